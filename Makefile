@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+#
+#   make             build
+#   make install     as root; or into DESTDIR=, for a package
+#   make uninstall   remove what make install put there
+#   make test        install what the tests need, and run them
+#   make demo        the same for the demonstration
+#   make bench       measure
+#   make lint        all that has an opinion on the source
+
+PREFIX    = /usr/local
+sbindir   = $(PREFIX)/sbin
+bindir    = $(PREFIX)/bin
+unitdir   = $(PREFIX)/lib/systemd
+datadir   = $(PREFIX)/share
+docdir    = $(datadir)/doc/vmlockd
+mandir    = $(datadir)/man
+bashdir   = $(datadir)/bash-completion/completions
+zshdir    = $(datadir)/zsh/site-functions
+fishdir   = $(datadir)/fish/vendor_completions.d
+dbusdir   = $(datadir)/dbus-1
+
+# Two readers don't look below /usr/local: message buses take their policy from
+# /usr/share and, for what the administrator adds, /etc; polkit its actions from
+# /usr/share only (before version 126). So these two stay outside of PREFIX.
+dbusconfdir      = $(if $(filter /usr,$(PREFIX)),/usr/share,/etc)/dbus-1/system.d
+polkitactionsdir = /usr/share/polkit-1/actions
+
+# The systemd that the units are for: the one here, unless told otherwise. Units
+# are written for 254; for older ones, keys that these don't know are replaced.
+SYSTEMD_VERSION = $(shell systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
+
+CARGO   = cargo
+INSTALL = install
+built   = $(or $(CARGO_TARGET_DIR),target)/release
+shells  = $(built)/completions
+
+older      = $(shell test "$(or $(SYSTEMD_VERSION),999)" -lt $(1) && echo yes)
+substitute = sed -e 's|@sbindir@|$(sbindir)|' \
+	$(if $(call older,254),-e '/^RestartSteps=/d' -e '/^RestartMaxDelaySec=/d' -e 's/^RestartSec=.*/RestartSec=2s/') \
+	$(if $(call older,253),-e "s/^Type=notify-reload/Type=notify\nExecReload=sh -c 'kill -HUP \$$MAINPID'/")
+
+man1 = $(wildcard man/*.1)
+man5 = $(wildcard man/*.5)
+man8 = $(wildcard man/*.8)
+
+.PHONY: all install uninstall test demo bench lint
+
+all:
+	$(CARGO) build --release --locked
+	mkdir -p $(shells)
+	$(built)/vmlockctl completions bash >$(shells)/vmlockctl
+	$(built)/vmlockctl completions zsh >$(shells)/_vmlockctl
+	$(built)/vmlockctl completions fish >$(shells)/vmlockctl.fish
+
+# Builds nothing, so that root need not: run make first.
+install:
+	$(INSTALL) -D -m 755 -t $(DESTDIR)$(sbindir) $(built)/vmlockd
+	$(INSTALL) -D -m 755 -t $(DESTDIR)$(bindir) $(built)/vmlockctl
+	$(INSTALL) -D -m 644 -t $(DESTDIR)$(bashdir) $(shells)/vmlockctl
+	$(INSTALL) -D -m 644 -t $(DESTDIR)$(zshdir) $(shells)/_vmlockctl
+	$(INSTALL) -D -m 644 -t $(DESTDIR)$(fishdir) $(shells)/vmlockctl.fish
+	$(substitute) systemd/vmlockd.service.in | $(INSTALL) -D -m 644 /dev/stdin $(DESTDIR)$(unitdir)/system/vmlockd.service
+	$(substitute) systemd/vmlockd.user.service.in | $(INSTALL) -D -m 644 /dev/stdin $(DESTDIR)$(unitdir)/user/vmlockd.service
+	$(substitute) dbus/org.vmlockd1.service.in | $(INSTALL) -D -m 644 /dev/stdin $(DESTDIR)$(dbusdir)/system-services/org.vmlockd1.service
+	$(substitute) dbus/org.vmlockd1.session.service.in | $(INSTALL) -D -m 644 /dev/stdin $(DESTDIR)$(dbusdir)/services/org.vmlockd1.service
+	$(INSTALL) -D -m 644 -t $(DESTDIR)$(dbusdir)/interfaces dbus/*.xml
+	$(INSTALL) -D -m 644 -t $(DESTDIR)$(dbusconfdir) dbus/org.vmlockd1.conf
+	$(INSTALL) -D -m 644 -t $(DESTDIR)$(polkitactionsdir) polkit/org.vmlockd1.policy
+	$(INSTALL) -D -m 644 -t $(DESTDIR)$(docdir) polkit/vmlockd.rules.example
+	$(if $(man1),$(INSTALL) -D -m 644 -t $(DESTDIR)$(mandir)/man1 $(man1))
+	$(if $(man5),$(INSTALL) -D -m 644 -t $(DESTDIR)$(mandir)/man5 $(man5))
+	$(if $(man8),$(INSTALL) -D -m 644 -t $(DESTDIR)$(mandir)/man8 $(man8))
+	$(if $(DESTDIR),,@echo "Next: systemctl daemon-reload && systemctl enable --now vmlockd.service")
+
+uninstall:
+	rm -f $(DESTDIR)$(sbindir)/vmlockd $(DESTDIR)$(bindir)/vmlockctl
+	rm -f $(DESTDIR)$(bashdir)/vmlockctl $(DESTDIR)$(zshdir)/_vmlockctl $(DESTDIR)$(fishdir)/vmlockctl.fish
+	rm -f $(DESTDIR)$(unitdir)/system/vmlockd.service $(DESTDIR)$(unitdir)/user/vmlockd.service
+	rm -f $(DESTDIR)$(dbusdir)/system-services/org.vmlockd1.service $(DESTDIR)$(dbusdir)/services/org.vmlockd1.service
+	rm -f $(patsubst dbus/%,$(DESTDIR)$(dbusdir)/interfaces/%,$(wildcard dbus/*.xml))
+	rm -f $(DESTDIR)$(dbusconfdir)/org.vmlockd1.conf $(DESTDIR)$(polkitactionsdir)/org.vmlockd1.policy
+	rm -f $(DESTDIR)$(docdir)/vmlockd.rules.example
+	rm -f $(patsubst man/%,$(DESTDIR)$(mandir)/man1/%,$(man1))
+	rm -f $(patsubst man/%,$(DESTDIR)$(mandir)/man5/%,$(man5))
+	rm -f $(patsubst man/%,$(DESTDIR)$(mandir)/man8/%,$(man8))
+	test ! -d $(DESTDIR)$(docdir) || rmdir --ignore-fail-on-non-empty $(DESTDIR)$(docdir)
+
+test:
+	tests/deps
+	if $(CARGO) nextest --version >/dev/null 2>&1; then $(CARGO) nextest run --locked; else $(CARGO) test --locked; fi
+
+demo:
+	tests/deps demo
+	tests/demo
+
+bench:
+	$(CARGO) bench --locked
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --locked -- -D warnings
+	$(CARGO) deny --offline check bans licenses sources

@@ -1,0 +1,39 @@
+//! Floor 1: what keeps an owner alive, and how its end is seen.
+//!
+//! Both kinds of anchor are descriptors that report an end by themselves: a [`lease`] when its last
+//! copy is closed, a [`process`] when it exits. Nothing is polled for, and nothing goes by a bare
+//! process number, which may be somebody else's by the time it is used.
+
+pub mod lease;
+pub mod process;
+
+pub use lease::Lease;
+pub use process::Process;
+
+/// Why an anchor can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No process has that number (any more).
+    #[error("there is no process {0}")]
+    NoSuchProcess(u32),
+    /// A descriptor that is no pidfd.
+    #[error("the descriptor is no process descriptor (pidfd)")]
+    NotAProcess,
+    /// A process that we can't see, such as one of another pid namespace.
+    #[error("the process of that descriptor is not visible from here")]
+    Hidden,
+    /// The system failed at something.
+    #[error("{doing}: {cause}")]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// The cause.
+        cause: std::io::Error,
+    },
+}
+
+impl Error {
+    fn system(doing: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |cause| Self::System { doing, cause }
+    }
+}

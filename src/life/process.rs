@@ -1,0 +1,119 @@
+//! A process, by a descriptor that can't come to mean another one (pidfd_open(2)).
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::Error;
+
+/// A watched process.
+#[derive(Debug)]
+pub struct Process {
+    pidfd: AsyncFd<OwnedFd>,
+    pid: u32,
+}
+
+impl Process {
+    /// The process that has this number now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchProcess`].
+    pub fn by_pid(pid: u32) -> Result<Self, Error> {
+        let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let pidfd = pidfd_open(number.ok_or(Error::NoSuchProcess(pid))?, PidfdFlags::empty());
+        match pidfd {
+            Ok(pidfd) => Self::watch(pidfd, pid),
+            // EINVAL: a number that is a thread's and not a process's.
+            Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => {
+                Err(Error::NoSuchProcess(pid))
+            }
+            Err(errno) => Err(Error::system("opening a process")(errno.into())),
+        }
+    }
+
+    /// The process behind a descriptor that somebody passed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAProcess`] for any other kind of descriptor, [`Error::NoSuchProcess`] for one
+    /// that has ended and been waited for, [`Error::Hidden`] for one of another pid namespace.
+    pub fn by_pidfd(pidfd: OwnedFd) -> Result<Self, Error> {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))
+            .map_err(Error::system("looking at a process descriptor"))?;
+        // The kernel writes this line for pidfds alone (pidfd_open(2)): -1 for one that has been
+        // waited for, 0 for one that our namespace does not show.
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).map(str::trim);
+        match pid.map(str::parse::<i64>) {
+            Some(Ok(0)) => Err(Error::Hidden),
+            Some(Ok(pid)) => match u32::try_from(pid) {
+                Ok(pid) => Self::watch(pidfd, pid),
+                Err(_) => Err(Error::NoSuchProcess(0)),
+            },
+            _ => Err(Error::NotAProcess),
+        }
+    }
+
+    fn watch(pidfd: OwnedFd, pid: u32) -> Result<Self, Error> {
+        let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE);
+        Ok(Self { pidfd: pidfd.map_err(Error::system("watching a process"))?, pid })
+    }
+
+    /// Its number, for people.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Whether it is this user's altogether: by its real, effective, saved and file system user.
+    ///
+    /// A set-user-id program that the user started is not: binding a machine's life to it would be
+    /// a way to speak of a process that runs with other rights.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchProcess`] if it has ended: the number may be another's by now, so what was
+    /// read of it counts only if the process still lives after the reading.
+    pub fn belongs_to(&self, uid: u32) -> Result<bool, Error> {
+        let gone = |_| Error::NoSuchProcess(self.pid);
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).map_err(gone)?;
+        let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+        let same = uids.is_some_and(|uids| {
+            uids.split_whitespace().all(|field| field.parse() == Ok(uid))
+        });
+        self.check_alive()?;
+        Ok(same)
+    }
+
+    /// # Errors
+    ///
+    /// [`Error::NoSuchProcess`] if it has ended.
+    pub fn check_alive(&self) -> Result<(), Error> {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        use std::os::fd::AsFd;
+        let mut asked = [PollFd::new(self.pidfd.get_ref().as_fd(), PollFlags::POLLIN)];
+        let ended = poll(&mut asked, PollTimeout::ZERO)
+            .map_err(io::Error::from)
+            .map_err(Error::system("looking at a process"))?;
+        if ended == 0 { Ok(()) } else { Err(Error::NoSuchProcess(self.pid)) }
+    }
+
+    /// Returns once the process has ended, whether or not it was waited for.
+    ///
+    /// # Errors
+    ///
+    /// Only where the event loop is at its end.
+    pub async fn gone(&self) -> io::Result<()> {
+        loop {
+            let mut ready = self.pidfd.readable().await?;
+            if self.check_alive().is_err() {
+                return Ok(());
+            }
+            ready.clear_ready();
+        }
+    }
+}

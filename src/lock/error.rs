@@ -1,0 +1,131 @@
+//! What can go wrong with a lock.
+
+use nix::errno::Errno;
+
+use super::holder::{Refusal, Stranger};
+use super::mode::Mode;
+use super::owner::OwnerId;
+
+/// Everything that floor 0 refuses or fails at.
+///
+/// Texts are lower case, name the thing and the cause, and hold no unescaped foreign characters:
+/// the names in them went through [`super::printable`].
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A word that is no mode.
+    #[error("mode '{0}' is neither 'exclusive' nor 'shared'")]
+    BadMode(String),
+    /// A path that can't name a disk.
+    #[error("path '{path}' {why}")]
+    BadPath {
+        /// The path, shortened and escaped.
+        path: String,
+        /// What is wrong with it, to follow the path in a sentence.
+        why: &'static str,
+    },
+    /// A name that can't be a machine's.
+    #[error("name '{name}' {why}")]
+    BadName {
+        /// The name, shortened and escaped.
+        name: String,
+        /// What is wrong with it, to follow the name in a sentence.
+        why: &'static str,
+    },
+    /// A word that is no UUID.
+    #[error("'{0}' is not a UUID")]
+    BadUuid(String),
+    /// A kind of resource that this version can't lock.
+    #[error("{0}")]
+    Unsupported(String),
+    /// One call names one disk twice and disagrees with itself.
+    #[error("disk {0} is asked for twice in one call, in different modes")]
+    TwoModes(String),
+    /// The owner holds it, otherwise than it asks now.
+    #[error("disk {resource} is held by this owner in mode {held}; convert lock {lock} instead")]
+    OtherMode {
+        /// The name asked for.
+        resource: String,
+        /// The mode in which it is held.
+        held: Mode,
+        /// The number of the lock.
+        lock: u64,
+    },
+    /// Nothing is there by that name.
+    #[error("disk {0} does not exist")]
+    Missing(String),
+    /// Something is there, and no lock can be put on it.
+    #[error("{resource} can't be locked: {why}")]
+    NotLockable {
+        /// What was asked for.
+        resource: String,
+        /// The cause.
+        why: String,
+    },
+    /// The name led elsewhere by the time the lock was there.
+    #[error("{0} was replaced by another file while it was being locked; ask again")]
+    Changed(String),
+    /// The system failed at something.
+    #[error("{doing} {name}: {}", errno.desc())]
+    System {
+        /// What was being done, as in "opening lock file".
+        doing: &'static str,
+        /// To what.
+        name: String,
+        /// The cause.
+        errno: Errno,
+    },
+    /// A lockspace directory that can't be trusted or used.
+    #[error("lockspace directory {directory}: {why}")]
+    Lockspace {
+        /// The directory.
+        directory: String,
+        /// The cause.
+        why: String,
+    },
+    /// Another owner holds it.
+    #[error("{0}")]
+    Held(Box<Refusal>),
+    /// Somebody holds it who is no owner of ours.
+    #[error("{0}")]
+    HeldElsewhere(Box<Stranger>),
+    /// That owner is open already.
+    #[error("owner {0} exists already")]
+    OwnerExists(OwnerId),
+    /// There is no such owner, or it has ended meanwhile.
+    #[error("there is no owner {0}")]
+    NoSuchOwner(OwnerId),
+    /// There is no such lock, or it has been released meanwhile.
+    #[error("there is no lock {0}")]
+    NoSuchLock(u64),
+    /// A step failed, and so did the undoing of those before it.
+    #[error("{cause}; and undoing it failed: {undo}")]
+    NotUndone {
+        /// Why the request failed.
+        cause: Box<Error>,
+        /// What is left because the undoing failed.
+        undo: Box<Error>,
+    },
+}
+
+impl Error {
+    /// A failed system call.
+    #[must_use]
+    pub fn system(doing: &'static str, name: impl Into<String>, errno: Errno) -> Self {
+        Self::System { doing, name: name.into(), errno }
+    }
+
+    /// Something that no lock can be put on.
+    #[must_use]
+    pub fn not_lockable(resource: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::NotLockable { resource: resource.into(), why: why.into() }
+    }
+
+    /// The error with the failures of its undoing, if there were any.
+    #[must_use]
+    pub fn with_undo(self, failures: Vec<Error>) -> Self {
+        failures.into_iter().fold(self, |cause, undo| Self::NotUndone {
+            cause: Box::new(cause),
+            undo: Box::new(undo),
+        })
+    }
+}

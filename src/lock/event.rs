@@ -1,0 +1,58 @@
+//! What happened in the table, in the order in which it happened.
+
+use super::owner::OwnerId;
+use super::record::Lock;
+
+/// One change that others may want to know of.
+///
+/// An event carries what its readers need, since by the time they read it the thing may be gone.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// An owner is there.
+    OwnerOpened(OwnerId),
+    /// An owner's anchors changed.
+    AnchorsChanged(OwnerId),
+    /// An owner is gone, and its locks before it.
+    OwnerClosed(OwnerId),
+    /// A lock was given.
+    LockAcquired(Box<Lock>),
+    /// A lock was given up.
+    LockReleased(Box<Lock>, Reason),
+    /// A lock has another mode now.
+    LockConverted(Box<Lock>),
+    /// An owner did not get what others hold.
+    LockContended {
+        /// The name it asked for.
+        resource: String,
+        /// The locks in its way.
+        holders: Vec<u64>,
+        /// Who asked.
+        owner: OwnerId,
+    },
+}
+
+/// Why a lock was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// Its owner, or somebody in its name, released it.
+    Released,
+    /// Its owner was closed.
+    OwnerClosed,
+    /// Its owner's last anchor went.
+    OwnerGone,
+    /// It was broken.
+    Forced,
+}
+
+impl Reason {
+    /// The word used on the bus and in the log.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Released => "released",
+            Self::OwnerClosed => "owner-closed",
+            Self::OwnerGone => "owner-gone",
+            Self::Forced => "forced",
+        }
+    }
+}

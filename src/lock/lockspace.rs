@@ -1,0 +1,264 @@
+//! From a resource to the file whose byte is locked.
+//!
+//! Directly the disk itself; or a file in a directory that hosts share, named by the SHA-256 of
+//! the disk's path as libvirt's lockd plugin names it (`src/locking/lock_driver_lockd.c`), so that
+//! virtlockd and vmlockd on different hosts meet.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{Mode as Permissions, SFlag, fstat, fstatat};
+use nix::sys::statvfs::{FsFlags, fstatvfs};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use sha2::{Digest, Sha256};
+
+use super::error::Error;
+use super::open::same_node;
+use super::printable::shown_path;
+
+/// The rules in force: which lockspace serves which resource.
+#[derive(Debug, Clone, Default)]
+pub struct Lockspaces {
+    /// Where lock files of disks are; `None`: the disks themselves are locked.
+    pub file: Option<Arc<Directory>>,
+}
+
+impl Lockspaces {
+    /// The lockspace that serves disks.
+    #[must_use]
+    pub fn of_disks(&self) -> Lockspace {
+        self.file.clone().map_or(Lockspace::Direct, Lockspace::File)
+    }
+}
+
+/// A rule from resource to lock file.
+#[derive(Debug, Clone)]
+pub enum Lockspace {
+    /// The disk is its own lock file.
+    Direct,
+    /// `<directory>/<SHA-256 of the path>`.
+    File(Arc<Directory>),
+}
+
+impl Lockspace {
+    /// Its name on the bus.
+    #[must_use]
+    pub fn kind(&self) -> LockspaceKind {
+        match self {
+            Self::Direct => LockspaceKind::Direct,
+            Self::File(_) => LockspaceKind::File,
+        }
+    }
+}
+
+/// Which of the lockspaces, without what it needs to work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LockspaceKind {
+    /// The disk is its own lock file.
+    Direct,
+    /// A directory of hashed names.
+    File,
+}
+
+impl LockspaceKind {
+    /// The last part of its object path.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::File => "file",
+        }
+    }
+}
+
+/// The name of a path's lock file: its SHA-256 in lower-case hex.
+#[must_use]
+pub fn hashed_name(path: &Path) -> String {
+    let digest = Sha256::digest(path.as_os_str().as_bytes());
+    digest.iter().fold(String::with_capacity(64), |mut name, byte| {
+        // Writing to a String has no way to fail.
+        let _ = write!(name, "{byte:02x}");
+        name
+    })
+}
+
+/// A directory of lock files, opened once.
+///
+/// It stays the directory that was checked, whatever happens to its name.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    fd: OwnedFd,
+}
+
+impl Directory {
+    /// Opens and checks a directory. It is never created: on shared storage that is not mounted
+    /// yet, an empty directory in its place would lock nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lockspace`] where it is missing, read-only, or where somebody else than root (or
+    /// the service's own user) could exchange it or its files.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let refuse = |why: String| Error::Lockspace { directory: shown_path(path), why };
+        if !path.is_absolute() {
+            return Err(refuse("is not an absolute path".into()));
+        }
+        check_trusted(path).map_err(refuse)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = nix::fcntl::open(path, flags, Permissions::empty())
+            .map_err(|errno| refuse(format!("can't be opened: {}", errno.desc())))?;
+        let held = fstatvfs(&fd)
+            .map_err(|errno| refuse(format!("can't be looked at: {}", errno.desc())))?;
+        if held.flags().contains(FsFlags::ST_RDONLY) {
+            return Err(refuse("is on a read-only file system".into()));
+        }
+        Ok(Self { path: path.to_owned(), fd })
+    }
+
+    /// Where it was when it was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of one of its lock files.
+    #[must_use]
+    pub fn path_of(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Opens a lock file, created empty if it is missing, as a description of our own.
+    ///
+    /// # Errors
+    ///
+    /// What `openat2(2)` says, links of all kinds refused; `EINVAL` where a node of another type
+    /// lies there.
+    pub fn open_file(&self, name: &str) -> Result<File, Errno> {
+        let how = OpenHow::new()
+            .flags(
+                OFlag::O_RDWR
+                    | OFlag::O_CREAT
+                    | OFlag::O_CLOEXEC
+                    | OFlag::O_NOFOLLOW
+                    | OFlag::O_NONBLOCK
+                    | OFlag::O_NOCTTY,
+            )
+            .mode(Permissions::S_IRUSR | Permissions::S_IWUSR)
+            .resolve(
+                ResolveFlag::RESOLVE_BENEATH
+                    | ResolveFlag::RESOLVE_NO_SYMLINKS
+                    | ResolveFlag::RESOLVE_NO_MAGICLINKS
+                    | ResolveFlag::RESOLVE_NO_XDEV,
+            );
+        let file = File::from(openat2(&self.fd, name, how)?);
+        let kind = SFlag::from_bits_truncate(fstat(&file)?.st_mode) & SFlag::S_IFMT;
+        if kind == SFlag::S_IFREG { Ok(file) } else { Err(Errno::EINVAL) }
+    }
+
+    /// Whether a name still leads to the file that is open: somebody may have removed it between
+    /// our opening and our locking.
+    ///
+    /// # Errors
+    ///
+    /// What looking says, but for a missing name: that is a plain no.
+    pub fn still_names(&self, name: &str, file: &File) -> Result<bool, Errno> {
+        match fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(there) => Ok(same_node(&there, &fstat(file.as_fd())?)),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Removes a lock file. Only for who holds it exclusively.
+    ///
+    /// # Errors
+    ///
+    /// What `unlinkat(2)` says.
+    pub fn remove_file(&self, name: &str) -> Result<(), Errno> {
+        unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir)
+    }
+}
+
+/// Checks that nobody but root and ourselves can exchange the directory or anything on the way.
+///
+/// Both the way as configured and the way after all links are walked. A sticky directory like
+/// `/tmp` is fine on the way (what lies in it belongs to root, so others can't rename it), but not
+/// as the lockspace itself, where others could put files.
+fn check_trusted(path: &Path) -> Result<(), String> {
+    let real = fs::canonicalize(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => "does not exist (make it with mkdir -m 0700)".to_owned(),
+        _ => format!("can't be resolved: {error}"),
+    })?;
+    let me = nix::unistd::geteuid().as_raw();
+    for step in path.ancestors().chain(real.ancestors()) {
+        let shown = shown_path(step);
+        let seen = fs::metadata(step).map_err(|error| format!("{shown}: {error}"))?;
+        if !seen.is_dir() {
+            return Err(format!("{shown} is not a directory"));
+        }
+        if seen.uid() != 0 && seen.uid() != me {
+            return Err(format!("{shown} belongs to uid {}, who could exchange it", seen.uid()));
+        }
+        let (others_write, sticky) = (seen.mode() & 0o022 != 0, seen.mode() & 0o1000 != 0);
+        if others_write && (!sticky || step == path || step == real) {
+            return Err(format!("{shown} is writable by its group or by all"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn names_are_libvirts() {
+        assert_eq!(
+            hashed_name(Path::new("/var/lib/libvirt/images/web1.qcow2")),
+            // printf %s PATH | sha256sum
+            "78ed52ac4f5cb86b69df6dba9d9ecdecde4cc8e36b25727d7208f4bd21ec796b"
+        );
+    }
+
+    #[test]
+    fn directories_that_others_write_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("locks");
+        let why = |path: &Path| Directory::open(path).unwrap_err().to_string();
+        assert!(why(&path).contains("does not exist"));
+        fs::create_dir(&path).unwrap();
+        for mode in [0o770, 0o707, 0o1777] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert!(why(&path).contains("writable by its group or by all"), "{mode:o}");
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        Directory::open(&path).unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(why(&file).contains("is not a directory"));
+        assert!(why(Path::new("locks")).contains("absolute"));
+    }
+
+    #[test]
+    fn a_lock_file_is_never_reached_through_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let space = Directory::open(dir.path()).unwrap();
+        let file = space.open_file("a").unwrap();
+        assert_eq!(fs::metadata(dir.path().join("a")).unwrap().mode() & 0o7777, 0o600);
+        assert!(space.still_names("a", &file).unwrap());
+        std::os::unix::fs::symlink("a", dir.path().join("b")).unwrap();
+        assert_eq!(space.open_file("b").unwrap_err(), Errno::ELOOP);
+        assert!(space.open_file("../x").is_err());
+        fs::remove_file(dir.path().join("a")).unwrap();
+        assert!(!space.still_names("a", &file).unwrap());
+    }
+}

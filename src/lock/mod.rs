@@ -1,0 +1,30 @@
+//! Floor 0: what a lock is.
+//!
+//! [`table`] decides who may hold what and touches nothing. The rest finds out what a name means
+//! ([`resolve`]), which file stands for it ([`lockspace`]), and locks that file's byte ([`held`],
+//! [`ofd`]), and decides nothing. Nothing here knows of a bus, an event loop or a log.
+
+pub mod error;
+pub mod event;
+pub mod held;
+pub mod holder;
+pub mod identity;
+pub mod lockspace;
+pub mod mode;
+pub mod ofd;
+pub mod open;
+pub mod owner;
+pub mod printable;
+pub mod record;
+pub mod resolve;
+pub mod resource;
+pub mod stranger;
+pub mod table;
+pub mod work;
+
+pub use error::Error;
+pub use event::{Event, Reason};
+pub use mode::Mode;
+pub use owner::{Anchor, Front, Owner, OwnerId};
+pub use record::{Lock, Want};
+pub use table::Table;

@@ -1,0 +1,187 @@
+//! How a file is opened that somebody else named or passed.
+//!
+//! Opening has side effects: a FIFO blocks, a tape rewinds, a watchdog arms, a file lease stalls
+//! the opener for up to 45 seconds. So a name is first turned into an `O_PATH` descriptor, which
+//! touches nothing; its type and file system are looked at; and only then is *that descriptor*
+//! opened, through `/proc/self/fd`, with `O_NONBLOCK`. No name is looked up twice in between, so
+//! nobody can exchange what it leads to. A descriptor that a caller passed is treated likewise:
+//! it is never locked itself, since he shares its description and could unlock it.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2, readlink};
+use nix::sys::stat::{FileStat, Mode as Permissions, SFlag, fstat};
+use nix::sys::statfs::{self, FsType, fstatfs};
+
+use super::error::Error;
+use super::identity::Identity;
+
+/// Turns a name into a descriptor of what it leads to, without opening that.
+///
+/// Links may be followed, but not the magic ones of `/proc/PID/fd`, which lead wherever a process
+/// likes.
+///
+/// # Errors
+///
+/// What `openat2(2)` says; `ELOOP` also for a magic link.
+pub fn locate(path: &Path) -> Result<OwnedFd, Errno> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    openat2(AT_FDCWD, path, how)
+}
+
+/// The name that the kernel has for a descriptor, in our own mount namespace.
+///
+/// For one that came from elsewhere this is no more than a hint: its sender may have made the
+/// mount that the name goes through. Compare what it leads to.
+///
+/// # Errors
+///
+/// What `readlink(2)` says.
+pub fn name_of(fd: BorrowedFd<'_>) -> Result<PathBuf, Errno> {
+    readlink(proc_name(fd).as_str()).map(PathBuf::from)
+}
+
+/// What a located or passed descriptor is: a regular file or a block device, on a file system
+/// that holds disks.
+///
+/// # Errors
+///
+/// [`Error::NotLockable`] with the type, [`Error::System`] where the file can't be looked at.
+pub fn examine(fd: BorrowedFd<'_>, name: &str) -> Result<(FileStat, Identity), Error> {
+    let stat = fstat(fd).map_err(|errno| Error::system("looking at", name, errno))?;
+    let identity =
+        Identity::of(&stat).ok_or_else(|| Error::not_lockable(name, kind_of(&stat)))?;
+    if stat.st_nlink == 0 {
+        return Err(Error::not_lockable(name, "it has been deleted"));
+    }
+    if let Some(kind) = artificial(file_system(fd, name)?) {
+        return Err(Error::not_lockable(name, format!("it is on {kind}, which holds no disks")));
+    }
+    Ok((stat, identity))
+}
+
+/// Whether the file lives on FUSE, where a process of any user may answer for it, or never answer.
+///
+/// # Errors
+///
+/// [`Error::System`] where the file can't be looked at.
+pub fn is_fuse(fd: BorrowedFd<'_>, name: &str) -> Result<bool, Error> {
+    Ok(file_system(fd, name)? == statfs::FUSE_SUPER_MAGIC)
+}
+
+/// Opens what a descriptor refers to afresh, as a description of our own.
+///
+/// # Errors
+///
+/// What `open(2)` says: `EAGAIN` where a lease is in the way, `EROFS`, `EACCES`, `EPERM` and
+/// `ETXTBSY` where it can't be written.
+pub fn reopen(fd: BorrowedFd<'_>, for_writing: bool) -> Result<File, Errno> {
+    let access = if for_writing { OFlag::O_RDWR } else { OFlag::O_RDONLY };
+    // No O_NOFOLLOW: the link in /proc is to be followed.
+    let flags = access | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    nix::fcntl::open(proc_name(fd).as_str(), flags, Permissions::empty()).map(File::from)
+}
+
+/// Whether a name leads to the very node that a descriptor has open: same device, same inode.
+///
+/// # Errors
+///
+/// What looking at either says, but for a name that leads nowhere: that is a plain no.
+pub fn leads_to(path: &Path, stat: &FileStat) -> Result<bool, Errno> {
+    match locate(path) {
+        Ok(there) => Ok(same_node(&fstat(&there)?, stat)),
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Whether two looks saw one node.
+#[must_use]
+pub fn same_node(a: &FileStat, b: &FileStat) -> bool {
+    (a.st_dev, a.st_ino, a.st_rdev) == (b.st_dev, b.st_ino, b.st_rdev)
+}
+
+fn proc_name(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+fn file_system(fd: BorrowedFd<'_>, name: &str) -> Result<FsType, Error> {
+    fstatfs(fd)
+        .map(|found| found.filesystem_type())
+        .map_err(|errno| Error::system("looking at the file system of", name, errno))
+}
+
+/// What the kernel makes up rather than stores: nothing there is a disk, and opening some of it
+/// for writing does things.
+fn artificial(kind: FsType) -> Option<&'static str> {
+    [
+        (statfs::PROC_SUPER_MAGIC, "proc"),
+        (statfs::SYSFS_MAGIC, "sysfs"),
+        (statfs::DEBUGFS_MAGIC, "debugfs"),
+        (statfs::TRACEFS_MAGIC, "tracefs"),
+        (statfs::SECURITYFS_MAGIC, "securityfs"),
+        (statfs::CGROUP_SUPER_MAGIC, "a cgroup file system"),
+        (statfs::CGROUP2_SUPER_MAGIC, "a cgroup file system"),
+        (statfs::DEVPTS_SUPER_MAGIC, "devpts"),
+        (statfs::BPF_FS_MAGIC, "bpffs"),
+        (statfs::NSFS_MAGIC, "nsfs"),
+        // From <linux/magic.h>, where nix has no name for them.
+        (FsType(0x6265_6570), "configfs"),
+        (FsType(0xf97c_ff8c), "selinuxfs"),
+        (FsType(0xde5e_81e4), "efivarfs"),
+        (FsType(0x6165_676c), "pstore"),
+        (FsType(0x4249_4e4d), "binfmt_misc"),
+    ]
+    .into_iter()
+    .find_map(|(magic, name)| (magic == kind).then_some(name))
+}
+
+/// Why a node that is neither file nor block device can't be locked.
+fn kind_of(stat: &FileStat) -> &'static str {
+    match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
+        SFlag::S_IFDIR => "it is a directory",
+        SFlag::S_IFIFO => "it is a FIFO",
+        SFlag::S_IFSOCK => "it is a socket",
+        SFlag::S_IFCHR => "it is a character device",
+        _ => "it is neither a regular file nor a block device",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    fn why(path: &str) -> String {
+        let fd = locate(Path::new(path)).unwrap();
+        examine(fd.as_fd(), path).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn only_files_and_block_devices() {
+        assert_eq!(why("/dev/null"), "/dev/null can't be locked: it is a character device");
+        assert_eq!(why("/tmp"), "/tmp can't be locked: it is a directory");
+        assert!(why("/proc/self/mem").contains("proc, which holds no disks"));
+        assert_eq!(locate(Path::new("/proc/self/exe")).unwrap_err(), Errno::ELOOP);
+    }
+
+    #[test]
+    fn what_was_located_is_what_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+        std::fs::write(&one, "1").unwrap();
+        std::fs::write(&two, "22").unwrap();
+        let fd = locate(&one).unwrap();
+        std::fs::rename(&two, &one).unwrap();
+        assert!(examine(fd.as_fd(), "one").unwrap_err().to_string().contains("deleted"));
+        let stat = fstat(&fd).unwrap();
+        assert!(!leads_to(&one, &stat).unwrap());
+        assert!(!leads_to(&dir.path().join("none"), &stat).unwrap());
+        assert!(same_node(&fstat(reopen(fd.as_fd(), true).unwrap()).unwrap(), &stat));
+    }
+}

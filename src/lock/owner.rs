@@ -1,0 +1,198 @@
+//! A virtual machine that may hold locks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use uuid::Uuid;
+
+use super::error::Error;
+use super::printable::{is_printable, shown};
+
+/// Which owner: one user's machine.
+///
+/// What one user registers never blocks, joins or commands what another registers, so the user is
+/// part of the key: two users may both open one UUID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OwnerId {
+    /// Who opened it.
+    pub uid: u32,
+    /// The machine.
+    pub uuid: Uuid,
+}
+
+impl fmt::Display for OwnerId {
+    /// The UUID; for users other than root with the user.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.uid {
+            0 => write!(f, "{}", self.uuid),
+            uid => write!(f, "{} of uid {uid}", self.uuid),
+        }
+    }
+}
+
+/// Reads a UUID as libvirt and the tools print it; empty means "make one".
+///
+/// # Errors
+///
+/// [`Error::BadUuid`], also for the braced and URN spellings: one machine, one spelling.
+pub fn parse_uuid(text: &str) -> Result<Uuid, Error> {
+    if text.is_empty() {
+        return Ok(Uuid::new_v4());
+    }
+    let wrong = || Error::BadUuid(shown(&text.chars().take(64).collect::<String>()));
+    let uuid = Uuid::try_parse(text).map_err(|_| wrong())?;
+    // 32 digits, or 36 characters with dashes; `{…}` and `urn:uuid:…` are longer.
+    if uuid.is_nil() || !matches!(text.len(), 32 | 36) { Err(wrong()) } else { Ok(uuid) }
+}
+
+/// The longest name of a machine, in bytes.
+pub const NAME_MAX: usize = 128;
+
+/// Checks a machine's name: not empty, at most [`NAME_MAX`] bytes, nothing that could deceive a
+/// reader of a log or a terminal.
+///
+/// # Errors
+///
+/// [`Error::BadName`] with the reason.
+pub fn check_name(name: &str) -> Result<(), Error> {
+    let why = if name.is_empty() {
+        "is empty"
+    } else if name.len() > NAME_MAX {
+        "is longer than 128 bytes"
+    } else if !name.chars().all(is_printable) {
+        "has a control, bidirectional or invisible character"
+    } else {
+        return Ok(());
+    };
+    Err(Error::BadName { name: shown(&name.chars().take(NAME_MAX).collect::<String>()), why })
+}
+
+/// The way in by which an owner came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Front {
+    /// The D-Bus API.
+    Dbus,
+}
+
+impl Front {
+    /// The word used on the bus.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dbus => "dbus",
+        }
+    }
+}
+
+/// What keeps an owner alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Anchor {
+    /// A pipe whose other end somebody keeps open.
+    Lease,
+    /// A living process.
+    Process {
+        /// Its number, for people; the life itself is watched by a pidfd.
+        pid: u32,
+    },
+    /// Nothing: the owner stays until it is closed, by its opener's explicit wish.
+    Manual,
+}
+
+impl Anchor {
+    /// The word used on the bus.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lease => "lease",
+            Self::Process { .. } => "process",
+            Self::Manual => "manual",
+        }
+    }
+}
+
+/// Numbers anchors over the life of the service.
+pub type AnchorId = u64;
+
+/// An owner as the table knows it.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    /// Which one.
+    pub id: OwnerId,
+    /// The machine's name.
+    pub name: String,
+    /// How it came in.
+    pub front: Front,
+    /// When it was opened, in microseconds since 1970.
+    pub since: u64,
+    /// What keeps it alive; numbered in the order in which they came.
+    pub anchors: BTreeMap<AnchorId, Anchor>,
+    /// The locks it holds or is about to hold.
+    pub locks: BTreeSet<u64>,
+    /// It has lost its last anchor or was closed; it goes when its last lock has gone.
+    pub ended: bool,
+}
+
+impl Owner {
+    /// A new owner without anchors or locks.
+    #[must_use]
+    pub fn new(id: OwnerId, name: String, front: Front, since: u64) -> Self {
+        Self {
+            id,
+            name,
+            front,
+            since,
+            anchors: BTreeMap::new(),
+            locks: BTreeSet::new(),
+            ended: false,
+        }
+    }
+
+    /// The process it is bound to, the first of several; 0 where there is none.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.anchors
+            .values()
+            .find_map(|anchor| match anchor {
+                Anchor::Process { pid } => Some(*pid),
+                Anchor::Lease | Anchor::Manual => None,
+            })
+            .unwrap_or(0)
+    }
+
+    /// Whether this process is one of its anchors.
+    #[must_use]
+    pub fn is_bound_to(&self, pid: u32) -> bool {
+        self.anchors.values().any(|anchor| *anchor == Anchor::Process { pid })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_spelling_of_a_uuid() {
+        assert!(parse_uuid("4dea22b3-1d52-d8f3-2516-782e98ab3fa0").is_ok());
+        assert!(parse_uuid("4DEA22B31D52D8F32516782E98AB3FA0").is_ok());
+        assert_ne!(parse_uuid("").unwrap(), parse_uuid("").unwrap());
+        for wrong in [
+            "{4dea22b3-1d52-d8f3-2516-782e98ab3fa0}",
+            "urn:uuid:4dea22b3-1d52-d8f3-2516-782e98ab3fa0",
+            "00000000-0000-0000-0000-000000000000",
+            "web1",
+            "4dea22b3-1d52-d8f3-2516-782e98ab3fa",
+        ] {
+            assert!(matches!(parse_uuid(wrong), Err(Error::BadUuid(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn names_that_could_deceive_are_refused() {
+        for name in ["", "a\nb", "\u{1b}[31m", "x\u{202e}y", "a\u{200b}", &"x".repeat(129)] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+        for name in ["web1", "VM of Zoë", "テスト"] {
+            check_name(name).unwrap();
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! How names that come from elsewhere are shown.
+//!
+//! File names and machine names end up in error messages, logs and terminals. A newline must not
+//! forge a log line, an escape code must not move the cursor, and a bidirectional mark must not
+//! make one name look like another; so whatever could do that is written as an escape.
+
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Whether a character shows itself and changes nothing around it.
+///
+/// Refused: control characters, line and paragraph separators, the bidirectional marks and
+/// isolates (Unicode Annex 9), zero-width characters, the tag block and the byte order mark.
+#[must_use]
+pub fn is_printable(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}')
+}
+
+/// The text with everything that is not printable written as an escape.
+#[must_use]
+pub fn shown(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    push_shown(&mut out, text);
+    out
+}
+
+/// A path for people: like [`shown`], and bytes that are not UTF-8 as `\xNN`.
+#[must_use]
+pub fn shown_path(path: &Path) -> String {
+    let mut out = String::with_capacity(path.as_os_str().len());
+    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+        push_shown(&mut out, chunk.valid());
+        for byte in chunk.invalid() {
+            // Writing to a String has no way to fail.
+            let _ = write!(out, "\\x{byte:02x}");
+        }
+    }
+    out
+}
+
+fn push_shown(out: &mut String, text: &str) {
+    for c in text.chars() {
+        if is_printable(c) {
+            out.push(c);
+        } else {
+            out.extend(c.escape_default());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+
+    #[test]
+    fn what_could_deceive_is_escaped() {
+        assert_eq!(shown("web1 café"), "web1 café");
+        assert_eq!(shown("a\nb\u{1b}[2J"), "a\\nb\\u{1b}[2J");
+        assert_eq!(shown("\u{202e}gpj.exe"), "\\u{202e}gpj.exe");
+        let path = Path::new(OsStr::from_bytes(b"/srv/\xff\xfe/a\tb"));
+        assert_eq!(shown_path(path), "/srv/\\xff\\xfe/a\\tb");
+    }
+}

@@ -1,0 +1,67 @@
+//! What the table keeps of each lock.
+
+use std::path::PathBuf;
+
+use super::identity::Identity;
+use super::lockspace::LockspaceKind;
+use super::mode::Mode;
+use super::owner::OwnerId;
+
+/// A resource in somebody's hands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lock {
+    /// Its number, over the life of the service never used twice.
+    pub id: u64,
+    /// Who holds it.
+    pub owner: OwnerId,
+    /// When it was given, in microseconds since 1970.
+    pub since: u64,
+    /// How far it is.
+    pub stage: Stage,
+    /// What is held, and how.
+    pub want: Want,
+}
+
+/// One resource of a request, as far as it was found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Want {
+    /// The name by which it was asked for, for people.
+    pub resource: String,
+    /// Its name without links and detours, for people.
+    pub canonical: Option<String>,
+    /// The path to it, for looking at it again; none where it came as a descriptor without a name.
+    pub path: Option<PathBuf>,
+    /// What it really is.
+    pub identity: Identity,
+    /// The rule by which its lock file was found.
+    pub lockspace: LockspaceKind,
+    /// The files whose byte is locked.
+    pub lock_files: Vec<PathBuf>,
+    /// How it shall be held.
+    pub mode: Mode,
+    /// Whether the caller showed that he may write it: that allows strengthening later.
+    pub write_shown: bool,
+}
+
+impl Want {
+    /// Whether two names mean one resource: one disk, or one file in a lockspace.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        let hashed = |want: &Self| want.lockspace == LockspaceKind::File;
+        self.identity == other.identity
+            || (hashed(self)
+                && hashed(other)
+                && self.lock_files.iter().any(|file| other.lock_files.contains(file)))
+    }
+}
+
+/// How far a lock is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Decided, its byte being taken.
+    Granting,
+    /// Its byte is taken, and its owner was told.
+    Held,
+    /// Being given up, its byte perhaps still taken.
+    Releasing,
+}

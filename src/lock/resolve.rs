@@ -1,0 +1,196 @@
+//! The first request of an acquisition: from what the caller says to what it is.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::FileStat;
+
+use super::error::Error;
+use super::identity::Identity;
+use super::lockspace::{Lockspace, hashed_name};
+use super::open;
+use super::printable::shown_path;
+use super::resource::DiskPath;
+use super::work::Work;
+
+/// What a caller says: a name or an open file.
+#[derive(Debug)]
+pub enum Wanted {
+    /// The disk of that name.
+    Path(DiskPath),
+    /// The disk that this descriptor has open.
+    File(OwnedFd),
+}
+
+/// Finds out what is wanted. Opens no disk, creates nothing.
+#[derive(Debug)]
+pub struct Resolve {
+    /// What the caller says.
+    pub wanted: Wanted,
+    /// The lockspace that serves it.
+    pub lockspace: Lockspace,
+}
+
+/// A disk that was found, pinned by a descriptor until it is locked or given up.
+#[derive(Debug)]
+pub struct Target {
+    /// Its name for people: as given, or what a descriptor's name was proven to be, or
+    /// `fd:<identity>`.
+    pub name: String,
+    /// The name without links and detours, for people.
+    pub canonical: Option<String>,
+    /// What it really is.
+    pub identity: Identity,
+    /// Who owns the file.
+    pub uid: u32,
+    /// What the caller showed by an open descriptor; `None` if he only named the disk.
+    pub shown: Option<Access>,
+    /// Whether the disk is on FUSE, where any user's process may answer or never answer.
+    pub fuse: bool,
+    /// The lockspace that serves it.
+    pub lockspace: Lockspace,
+    /// The lock files' names in the lockspace's directory; none where the disk itself is locked.
+    pub(super) files: Vec<String>,
+    /// A path that must still lead to the disk once it is locked.
+    pub(super) path: Option<PathBuf>,
+    /// The disk itself, to be opened through.
+    pub(super) pin: OwnedFd,
+    /// What it looked like.
+    pub(super) stat: FileStat,
+}
+
+/// How a descriptor was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// For reading only.
+    Read,
+    /// For reading and writing.
+    ReadWrite,
+}
+
+impl Target {
+    /// The path that leads to it; none for a descriptor whose name leads elsewhere from here.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// The paths of the files whose byte will be locked; the first is the one shown.
+    #[must_use]
+    pub fn lock_files(&self) -> Vec<PathBuf> {
+        match &self.lockspace {
+            Lockspace::Direct => vec![PathBuf::from(&self.name)],
+            Lockspace::File(directory) => {
+                self.files.iter().map(|name| directory.path_of(name)).collect()
+            }
+        }
+    }
+}
+
+impl Work for Resolve {
+    type Answer = Result<Target, Error>;
+
+    fn perform(self) -> Result<Target, Error> {
+        match self.wanted {
+            Wanted::Path(path) => by_path(&path, self.lockspace),
+            Wanted::File(fd) => by_descriptor(fd, self.lockspace),
+        }
+    }
+}
+
+fn by_path(path: &DiskPath, lockspace: Lockspace) -> Result<Target, Error> {
+    let name = path.shown();
+    let pin = open::locate(path.as_path()).map_err(|errno| match errno {
+        Errno::ENOENT | Errno::ENOTDIR => Error::Missing(name.clone()),
+        Errno::ELOOP => Error::not_lockable(&name, "its path has a loop or a magic link in it"),
+        errno => Error::system("finding", &name, errno),
+    })?;
+    // The kernel's name of what we located ourselves, in our own namespace: nobody forged that.
+    let canonical = open::name_of(pin.as_fd())
+        .map_err(|errno| Error::system("finding the canonical name of", &name, errno))?;
+    target(name, Some((path.as_path(), canonical)), pin, None, lockspace)
+}
+
+fn by_descriptor(fd: OwnedFd, lockspace: Lockspace) -> Result<Target, Error> {
+    let access = access(fd.as_fd())?;
+    let (stat, identity) = open::examine(fd.as_fd(), "the descriptor's file")?;
+    // The name is the sender's word until it is seen to lead to the same file from here.
+    let name = match open::name_of(fd.as_fd()) {
+        Ok(name) if name.is_absolute() && open::leads_to(&name, &stat).unwrap_or(false) => {
+            Some(name)
+        }
+        _ => None,
+    };
+    match name {
+        Some(path) => {
+            target(shown_path(&path), Some((&path, path.clone())), fd, Some(access), lockspace)
+        }
+        None if matches!(lockspace, Lockspace::Direct) => {
+            target(format!("fd:{identity}"), None, fd, Some(access), lockspace)
+        }
+        None => Err(Error::not_lockable(
+            format!("fd:{identity}"),
+            "its name, which the lockspace goes by, leads elsewhere on this side",
+        )),
+    }
+}
+
+fn target(
+    name: String,
+    path: Option<(&Path, PathBuf)>,
+    pin: OwnedFd,
+    shown: Option<Access>,
+    lockspace: Lockspace,
+) -> Result<Target, Error> {
+    let (stat, identity) = open::examine(pin.as_fd(), &name)?;
+    let fuse = open::is_fuse(pin.as_fd(), &name)?;
+    let files = match (&lockspace, &path) {
+        (Lockspace::File(_), Some((given, canonical))) => {
+            hashed_names(given, canonical, &identity)
+        }
+        _ => Vec::new(),
+    };
+    Ok(Target {
+        canonical: path.as_ref().map(|(_, canonical)| shown_path(canonical)),
+        path: path.map(|(given, _)| given.to_owned()),
+        name,
+        identity,
+        uid: stat.st_uid,
+        shown,
+        fuse,
+        lockspace,
+        files,
+        pin,
+        stat,
+    })
+}
+
+/// The names of the lock files: that of the path as given, which other hosts go by; and for a
+/// regular file that of its canonical path, so that its aliases meet on other hosts too. Never the
+/// latter for devices: `/dev/sda` is another disk on another host.
+fn hashed_names(given: &Path, canonical: &Path, identity: &Identity) -> Vec<String> {
+    let mut names = vec![hashed_name(given)];
+    // As bytes: to `Path`'s own comparison "//a/./b" and "/a/b" are one, to a digest they are two.
+    if given.as_os_str() != canonical.as_os_str() && matches!(identity, Identity::Inode { .. }) {
+        names.push(hashed_name(canonical));
+    }
+    names
+}
+
+/// What a descriptor proves: one opened with `O_PATH` or for writing only proves nothing we need.
+fn access(fd: BorrowedFd<'_>) -> Result<Access, Error> {
+    let refuse = |why: &str| Err(Error::not_lockable("the descriptor's file", why));
+    let flags = fcntl(fd, FcntlArg::F_GETFL)
+        .map_err(|errno| Error::system("looking at", "the descriptor", errno))?;
+    let flags = OFlag::from_bits_truncate(flags);
+    if flags.contains(OFlag::O_PATH) {
+        return refuse("the descriptor was opened with O_PATH");
+    }
+    match flags & OFlag::O_ACCMODE {
+        OFlag::O_RDWR => Ok(Access::ReadWrite),
+        OFlag::O_RDONLY => Ok(Access::Read),
+        _ => refuse("the descriptor was opened for writing only; open it for reading and writing"),
+    }
+}

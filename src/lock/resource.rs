@@ -1,0 +1,99 @@
+//! What callers name: a disk, by its path.
+//!
+//! A disk may also come as an open descriptor; that has no spelling and so no type here, see
+//! [`super::resolve`].
+
+use std::path::{Component, Path, PathBuf};
+
+use super::error::Error;
+use super::printable::{shown, shown_path};
+
+/// The longest path that the kernel takes, in bytes: `PATH_MAX` less its closing NUL.
+const PATH_MAX: usize = 4095;
+/// How leases are spelt; they are no paths.
+const LEASE: &str = "lease:";
+
+/// An absolute path as a caller gave it, to the letter: in a hashed lockspace the letters decide.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DiskPath(PathBuf);
+
+impl DiskPath {
+    /// Checks a path as callers send it. Touches no file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadPath`] for empty, relative and overlong ones, [`Error::Unsupported`] for leases.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        if text.starts_with(LEASE) {
+            let what = "leases are not supported by this version of vmlockd";
+            return Err(Error::Unsupported(format!("'{}': {what}", head(text))));
+        }
+        let why = if text.is_empty() {
+            "is empty"
+        } else if !text.starts_with('/') {
+            "is not absolute"
+        } else if text.len() > PATH_MAX {
+            "is longer than 4095 bytes"
+        } else if text.contains('\0') {
+            "has a NUL in it"
+        } else {
+            return Ok(Self(PathBuf::from(text)));
+        };
+        Err(Error::BadPath { path: head(text), why })
+    }
+
+    /// The path.
+    #[must_use]
+    pub fn as_path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The path for people: escaped.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        shown_path(&self.0)
+    }
+
+    /// Whether it climbs with `..`: a rule that looks at the string could be led astray by it.
+    #[must_use]
+    pub fn climbs(&self) -> bool {
+        self.0.components().any(|part| part == Component::ParentDir)
+    }
+}
+
+/// The beginning of a text, for an error message about all of it.
+fn head(text: &str) -> String {
+    const SHOWN: usize = 80;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", shown(&text[..end])),
+        None => shown(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_absolute_paths_of_bearable_length() {
+        for (path, word) in [
+            ("", "empty"),
+            ("a.img", "absolute"),
+            ("./a.img", "absolute"),
+            (&format!("/{}", "x".repeat(5000)), "longer"),
+            ("/a\0b", "NUL"),
+        ] {
+            let error = DiskPath::parse(path).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+            assert!(error.len() < 200, "{error}");
+        }
+        assert!(matches!(DiskPath::parse("lease:/a/b/c"), Err(Error::Unsupported(_))));
+        assert_eq!(DiskPath::parse("//a/./b").unwrap().as_path().as_os_str(), "//a/./b");
+    }
+
+    #[test]
+    fn climbing_is_seen() {
+        assert!(DiskPath::parse("/srv/../etc/shadow").unwrap().climbs());
+        assert!(!DiskPath::parse("/srv/..a/b..").unwrap().climbs());
+    }
+}

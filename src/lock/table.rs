@@ -1,0 +1,368 @@
+//! Who holds what: decides, and touches nothing.
+//!
+//! The table knows no bus, no clock and no file. Whoever changes it does what it decided (locks
+//! bytes, tells the bus) and comes back with the outcome, so every change has two halves:
+//! *reserve*, then *commit* or *cancel*; *begin* a release, then *finish* it. Between the halves a
+//! lock is in the way of others, since its byte may or may not be taken.
+//!
+//! What always holds:
+//! - two locks that conflict belong to one owner, so there is only one of them: an owner has at
+//!   most one lock on a resource;
+//! - a lock belongs to an owner that is there, and stands in that owner's list;
+//! - a lock's number is never used again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+
+use super::error::Error;
+use super::event::{Event, Reason};
+use super::holder::{Holder, Refusal};
+use super::identity::Identity;
+use super::lockspace::LockspaceKind;
+use super::mode::Mode;
+use super::owner::{Anchor, AnchorId, Owner, OwnerId};
+use super::record::{Lock, Stage, Want};
+
+/// What was decided on a request.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// A lock for each resource, in the order of the request.
+    pub locks: Vec<u64>,
+    /// Those of them that are new, with the place of their resource in the request: to be taken
+    /// now, then committed or cancelled.
+    pub fresh: Vec<(u64, usize)>,
+}
+
+/// Who holds what.
+#[derive(Debug, Default)]
+pub struct Table {
+    owners: BTreeMap<OwnerId, Owner>,
+    locks: BTreeMap<u64, Lock>,
+    by_identity: HashMap<Identity, BTreeSet<u64>>,
+    by_lock_file: HashMap<PathBuf, BTreeSet<u64>>,
+    last: u64,
+}
+
+impl Table {
+    /// Adds an owner.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OwnerExists`], also for one that is about to go.
+    pub fn open_owner(&mut self, owner: Owner) -> Result<(), Error> {
+        if self.owners.contains_key(&owner.id) {
+            return Err(Error::OwnerExists(owner.id));
+        }
+        self.owners.insert(owner.id, owner);
+        Ok(())
+    }
+
+    /// An owner, also one that is about to go.
+    #[must_use]
+    pub fn owner(&self, id: OwnerId) -> Option<&Owner> {
+        self.owners.get(&id)
+    }
+
+    /// An owner that may be commanded.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchOwner`], also for one that is about to go.
+    pub fn living(&self, id: OwnerId) -> Result<&Owner, Error> {
+        self.owners.get(&id).filter(|owner| !owner.ended).ok_or(Error::NoSuchOwner(id))
+    }
+
+    /// All owners, by user and UUID.
+    pub fn owners(&self) -> impl Iterator<Item = &Owner> {
+        self.owners.values().filter(|owner| !owner.ended)
+    }
+
+    /// The owners of one user.
+    pub fn owners_of(&self, uid: u32) -> impl Iterator<Item = &Owner> {
+        let first = OwnerId { uid, uuid: uuid::Uuid::nil() };
+        let last = OwnerId { uid, uuid: uuid::Uuid::max() };
+        self.owners.range(first..=last).map(|(_, owner)| owner)
+    }
+
+    /// A lock that is held.
+    #[must_use]
+    pub fn lock(&self, id: u64) -> Option<&Lock> {
+        self.locks.get(&id).filter(|lock| lock.stage == Stage::Held)
+    }
+
+    /// All locks that are held, in the order in which they were given.
+    pub fn locks(&self) -> impl Iterator<Item = &Lock> {
+        self.locks.values().filter(|lock| lock.stage == Stage::Held)
+    }
+
+    /// How many locks there are, with those being given and given up.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.locks.len()
+    }
+
+    /// Adds an anchor to an owner.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchOwner`].
+    pub fn add_anchor(&mut self, id: OwnerId, number: AnchorId, anchor: Anchor) -> Result<(), Error> {
+        self.living(id)?;
+        if let Some(owner) = self.owners.get_mut(&id) {
+            owner.anchors.insert(number, anchor);
+        }
+        Ok(())
+    }
+
+    /// Takes an anchor away. `Some(true)`: it was the last, and the owner is to end.
+    pub fn remove_anchor(&mut self, id: OwnerId, number: AnchorId) -> Option<bool> {
+        let owner = self.owners.get_mut(&id).filter(|owner| !owner.ended)?;
+        owner.anchors.remove(&number)?;
+        Some(owner.anchors.is_empty())
+    }
+
+    /// Decides on a request: all of it or nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Held`] with everyone in the way of the first resource that can't be given;
+    /// [`Error::TwoModes`] and [`Error::OtherMode`] for requests that disagree with themselves or
+    /// with what the owner holds; [`Error::NoSuchOwner`].
+    pub fn reserve(
+        &mut self,
+        id: OwnerId,
+        wants: &[Want],
+        since: u64,
+    ) -> Result<Reservation, Error> {
+        self.living(id)?;
+        let mut plan = Vec::with_capacity(wants.len());
+        for (n, want) in wants.iter().enumerate() {
+            plan.push(match wants[..n].iter().position(|earlier| earlier.meets(want)) {
+                Some(twin) if wants[twin].mode != want.mode => {
+                    return Err(Error::TwoModes(want.resource.clone()));
+                }
+                Some(twin) => Planned::LikeNumber(twin),
+                None => match self.met_by(want).find(|lock| lock.owner == id) {
+                    Some(lock) if lock.want.mode != want.mode => {
+                        let resource = want.resource.clone();
+                        return Err(Error::OtherMode { resource, held: lock.want.mode, lock: lock.id });
+                    }
+                    Some(lock) => Planned::There(lock.id),
+                    None => Planned::New,
+                },
+            });
+        }
+        for want in wants {
+            self.refuse_if_held(id, want)?;
+        }
+        let mut reservation = Reservation { locks: Vec::new(), fresh: Vec::new() };
+        for (n, (planned, want)) in plan.into_iter().zip(wants).enumerate() {
+            let lock = match planned {
+                Planned::There(lock) => lock,
+                Planned::LikeNumber(twin) => reservation.locks[twin],
+                Planned::New => {
+                    let lock = self.insert(id, want.clone(), since);
+                    reservation.fresh.push((lock, n));
+                    lock
+                }
+            };
+            reservation.locks.push(lock);
+        }
+        Ok(reservation)
+    }
+
+    /// Ends a reservation well: the bytes are taken.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchOwner`] if the owner ended meanwhile; then nothing is committed, the bytes
+    /// are to be given back and the reservation to be cancelled.
+    pub fn commit(&mut self, id: OwnerId, fresh: &[u64]) -> Result<Vec<Event>, Error> {
+        self.living(id)?;
+        let mut events = Vec::with_capacity(fresh.len());
+        for number in fresh {
+            if let Some(lock) = self.locks.get_mut(number) {
+                lock.stage = Stage::Held;
+                events.push(Event::LockAcquired(Box::new(lock.clone())));
+            }
+        }
+        Ok(events)
+    }
+
+    /// Ends a reservation badly: the bytes are not taken, or given back.
+    pub fn cancel(&mut self, fresh: &[u64]) -> Vec<Event> {
+        let owners: BTreeSet<OwnerId> =
+            fresh.iter().filter_map(|number| self.delete(*number)).map(|lock| lock.owner).collect();
+        owners.into_iter().filter_map(|id| self.sweep(id)).collect()
+    }
+
+    /// Begins a release; from now on the lock is listed no more, but still in the way.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchLock`] where it is not held (any more).
+    pub fn begin_release(&mut self, number: u64) -> Result<(), Error> {
+        let lock = self.locks.get_mut(&number).filter(|lock| lock.stage == Stage::Held);
+        lock.ok_or(Error::NoSuchLock(number))?.stage = Stage::Releasing;
+        Ok(())
+    }
+
+    /// Ends releases: the bytes are free. An owner that was only waiting for this goes too.
+    pub fn finish_release(&mut self, numbers: &[u64], reason: Reason) -> Vec<Event> {
+        let mut events = Vec::with_capacity(numbers.len());
+        let mut owners = BTreeSet::new();
+        for lock in numbers.iter().filter_map(|number| self.delete(*number)) {
+            owners.insert(lock.owner);
+            events.push(Event::LockReleased(Box::new(lock), reason));
+        }
+        events.extend(owners.into_iter().filter_map(|id| self.sweep(id)));
+        events
+    }
+
+    /// Begins an owner's end: it can be commanded no more, and what it holds is to be released.
+    /// The owner goes with its last lock, at once if it has none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchOwner`].
+    pub fn end_owner(&mut self, id: OwnerId) -> Result<(Vec<u64>, Vec<Event>), Error> {
+        self.living(id)?;
+        let Some(owner) = self.owners.get_mut(&id) else { return Err(Error::NoSuchOwner(id)) };
+        owner.ended = true;
+        let locks: Vec<u64> = owner.locks.iter().copied().collect();
+        // What is being granted is cancelled by the one who grants it, since only he knows what
+        // is taken already.
+        let held = locks.into_iter().filter(|lock| self.begin_release(*lock).is_ok()).collect();
+        Ok((held, self.sweep(id).into_iter().collect()))
+    }
+
+    /// Begins a strengthening: from now on nobody else is let in.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Held`] with those who share it, [`Error::NoSuchLock`].
+    pub fn begin_strengthening(&mut self, number: u64) -> Result<(), Error> {
+        let lock = self.lock(number).ok_or(Error::NoSuchLock(number))?;
+        let wish = Want { mode: Mode::Exclusive, ..lock.want.clone() };
+        self.refuse_if_held(lock.owner, &wish)?;
+        self.set_mode(number, Mode::Exclusive).map(drop)
+    }
+
+    /// Sets the mode of a held lock: the end of a weakening, or the undoing of a strengthening.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchLock`].
+    pub fn set_mode(&mut self, number: u64, mode: Mode) -> Result<Event, Error> {
+        let lock = self.locks.get_mut(&number).filter(|lock| lock.stage == Stage::Held);
+        let lock = lock.ok_or(Error::NoSuchLock(number))?;
+        lock.want.mode = mode;
+        Ok(Event::LockConverted(Box::new(lock.clone())))
+    }
+
+    /// The locks on one identity.
+    pub fn on_identity(&self, identity: Identity) -> impl Iterator<Item = &Lock> {
+        let numbers = self.by_identity.get(&identity).into_iter().flatten();
+        numbers.filter_map(|number| self.lock(*number))
+    }
+
+    /// Those who hold these locks, as a refusal tells of them.
+    #[must_use]
+    pub fn holder(&self, lock: &Lock) -> Holder {
+        let owner = self.owners.get(&lock.owner);
+        Holder {
+            lock: lock.id,
+            owner: lock.owner,
+            name: owner.map(|owner| owner.name.clone()).unwrap_or_default(),
+            pid: owner.map_or(0, Owner::pid),
+            mode: lock.want.mode,
+            since: lock.since,
+            resource: lock.want.resource.clone(),
+        }
+    }
+
+    fn refuse_if_held(&self, id: OwnerId, want: &Want) -> Result<(), Error> {
+        let holders: Vec<Holder> = self
+            .met_by(want)
+            .filter(|lock| lock.owner != id && lock.want.mode.conflicts(want.mode))
+            .map(|lock| self.holder(lock))
+            .collect();
+        if holders.is_empty() {
+            return Ok(());
+        }
+        let resource = want.resource.clone();
+        Err(Error::Held(Box::new(Refusal { resource, holders })))
+    }
+
+    /// The locks, at any stage, on what is wanted.
+    fn met_by(&self, want: &Want) -> impl Iterator<Item = &Lock> {
+        let hashed = want.lockspace == LockspaceKind::File;
+        let files = want.lock_files.iter().filter(move |_| hashed);
+        let numbers: BTreeSet<u64> = files
+            .filter_map(|file| self.by_lock_file.get(file))
+            .chain(self.by_identity.get(&want.identity))
+            .flatten()
+            .copied()
+            .collect();
+        numbers.into_iter().filter_map(|number| self.locks.get(&number))
+    }
+
+    fn insert(&mut self, owner: OwnerId, want: Want, since: u64) -> u64 {
+        self.last += 1;
+        let id = self.last;
+        self.by_identity.entry(want.identity).or_default().insert(id);
+        if want.lockspace == LockspaceKind::File {
+            for file in &want.lock_files {
+                self.by_lock_file.entry(file.clone()).or_default().insert(id);
+            }
+        }
+        if let Some(owner) = self.owners.get_mut(&owner) {
+            owner.locks.insert(id);
+        }
+        self.locks.insert(id, Lock { id, owner, since, stage: Stage::Granting, want });
+        id
+    }
+
+    fn delete(&mut self, number: u64) -> Option<Lock> {
+        let lock = self.locks.remove(&number)?;
+        forget(&mut self.by_identity, &lock.want.identity, number);
+        for file in &lock.want.lock_files {
+            forget(&mut self.by_lock_file, file, number);
+        }
+        if let Some(owner) = self.owners.get_mut(&lock.owner) {
+            owner.locks.remove(&number);
+        }
+        Some(lock)
+    }
+
+    /// Removes an owner that has ended and holds nothing any more.
+    fn sweep(&mut self, id: OwnerId) -> Option<Event> {
+        let gone = self.owners.get(&id).is_some_and(|owner| owner.ended && owner.locks.is_empty());
+        gone.then(|| {
+            self.owners.remove(&id);
+            Event::OwnerClosed(id)
+        })
+    }
+}
+
+/// What becomes of one resource of a request.
+enum Planned {
+    /// A new lock.
+    New,
+    /// The owner has it already.
+    There(u64),
+    /// The same as an earlier one of the request.
+    LikeNumber(usize),
+}
+
+fn forget<K: std::hash::Hash + Eq>(index: &mut HashMap<K, BTreeSet<u64>>, key: &K, number: u64) {
+    if let Some(numbers) = index.get_mut(key) {
+        numbers.remove(&number);
+        if numbers.is_empty() {
+            index.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

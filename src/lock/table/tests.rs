@@ -1,0 +1,217 @@
+//! The table under random requests: what it promises holds after every step.
+
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::lock::owner::Front;
+
+fn id(n: u32) -> OwnerId {
+    OwnerId { uid: n % 2, uuid: Uuid::from_u128(u128::from(n) + 1) }
+}
+
+fn table(owners: u32) -> Table {
+    let mut table = Table::default();
+    for n in 0..owners {
+        let mut owner = Owner::new(id(n), format!("vm{n}"), Front::Dbus, 0);
+        owner.anchors.insert(u64::from(n), Anchor::Manual);
+        table.open_owner(owner).unwrap();
+    }
+    table
+}
+
+fn want(name: &str, inode: u64, mode: Mode) -> Want {
+    Want {
+        resource: name.to_owned(),
+        canonical: None,
+        path: None,
+        identity: Identity::Inode { dev: 1, ino: inode },
+        lockspace: LockspaceKind::Direct,
+        lock_files: vec![PathBuf::from(name)],
+        mode,
+        write_shown: true,
+    }
+}
+
+fn hold(table: &mut Table, owner: u32, wants: &[Want]) -> Result<Vec<u64>, Error> {
+    let reservation = table.reserve(id(owner), wants, 7)?;
+    let fresh: Vec<u64> = reservation.fresh.iter().map(|(lock, _)| *lock).collect();
+    table.commit(id(owner), &fresh)?;
+    Ok(reservation.locks)
+}
+
+#[test]
+fn an_alias_is_refused_and_its_holder_named() {
+    let mut table = table(2);
+    hold(&mut table, 0, &[want("/a", 1, Mode::Exclusive)]).unwrap();
+    let Err(Error::Held(refusal)) = hold(&mut table, 1, &[want("/link", 1, Mode::Shared)]) else {
+        panic!("granted twice");
+    };
+    assert_eq!(refusal.resource, "/link");
+    assert_eq!((refusal.holders[0].name.as_str(), refusal.holders[0].resource.as_str()), ("vm0", "/a"));
+}
+
+#[test]
+fn a_replaced_disk_is_another_disk_but_a_shared_lock_file_is_not() {
+    let mut table = table(2);
+    hold(&mut table, 0, &[want("/a", 1, Mode::Exclusive)]).unwrap();
+    hold(&mut table, 1, &[want("/a", 2, Mode::Exclusive)]).unwrap();
+    let hashed = |inode| Want {
+        lockspace: LockspaceKind::File,
+        lock_files: vec!["/locks/x".into()],
+        ..want("/b", inode, Mode::Exclusive)
+    };
+    hold(&mut table, 0, &[hashed(3)]).unwrap();
+    assert!(matches!(hold(&mut table, 1, &[hashed(4)]), Err(Error::Held(_))));
+}
+
+#[test]
+fn asking_again_gives_the_same_lock_and_another_mode_an_error() {
+    let mut table = table(1);
+    let locks = hold(&mut table, 0, &[want("/a", 1, Mode::Shared), want("/b", 1, Mode::Shared)]);
+    let locks = locks.unwrap();
+    assert_eq!(locks[0], locks[1]);
+    assert_eq!(hold(&mut table, 0, &[want("/c", 1, Mode::Shared)]).unwrap(), locks[..1]);
+    let other = hold(&mut table, 0, &[want("/a", 1, Mode::Exclusive)]);
+    assert!(matches!(other, Err(Error::OtherMode { held: Mode::Shared, .. })));
+    let both = [want("/x", 9, Mode::Shared), want("/y", 9, Mode::Exclusive)];
+    assert!(matches!(hold(&mut table, 0, &both), Err(Error::TwoModes(_))));
+    assert_eq!(table.size(), 1);
+}
+
+#[test]
+fn a_refused_request_leaves_nothing() {
+    let mut table = table(2);
+    hold(&mut table, 0, &[want("/b", 2, Mode::Exclusive)]).unwrap();
+    let wants = [want("/a", 1, Mode::Exclusive), want("/b", 2, Mode::Exclusive)];
+    assert!(hold(&mut table, 1, &wants).is_err());
+    assert_eq!(table.size(), 1);
+    assert!(table.owner(id(1)).unwrap().locks.is_empty());
+}
+
+#[test]
+fn an_owner_that_ends_while_it_is_granted_gets_nothing_and_goes_last() {
+    let mut table = table(1);
+    hold(&mut table, 0, &[want("/a", 1, Mode::Exclusive)]).unwrap();
+    let reservation = table.reserve(id(0), &[want("/b", 2, Mode::Exclusive)], 0).unwrap();
+    let (held, events) = table.end_owner(id(0)).unwrap();
+    assert_eq!((held.as_slice(), events.len()), ([1].as_slice(), 0));
+    assert!(matches!(table.commit(id(0), &[2]), Err(Error::NoSuchOwner(_))));
+    assert_eq!(table.finish_release(&held, Reason::OwnerGone).len(), 1);
+    let fresh: Vec<u64> = reservation.fresh.iter().map(|(lock, _)| *lock).collect();
+    assert!(matches!(table.cancel(&fresh).as_slice(), [Event::OwnerClosed(_)]));
+    assert!(table.owner(id(0)).is_none());
+}
+
+#[test]
+fn strengthening_waits_for_nobody_and_lets_nobody_in() {
+    let mut table = table(3);
+    let lock = hold(&mut table, 0, &[want("/a", 1, Mode::Shared)]).unwrap()[0];
+    let other = hold(&mut table, 1, &[want("/a", 1, Mode::Shared)]).unwrap();
+    assert!(matches!(table.begin_strengthening(lock), Err(Error::Held(_))));
+    table.begin_release(other[0]).unwrap();
+    assert!(matches!(table.begin_strengthening(lock), Err(Error::Held(_))), "still in the way");
+    table.finish_release(&other, Reason::Released);
+    table.begin_strengthening(lock).unwrap();
+    assert!(hold(&mut table, 2, &[want("/a", 1, Mode::Shared)]).is_err());
+    table.set_mode(lock, Mode::Shared).unwrap();
+    hold(&mut table, 2, &[want("/a", 1, Mode::Shared)]).unwrap();
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Reserve(u32, Vec<(u64, bool)>),
+    Commit,
+    Cancel,
+    Release(usize),
+    Finish,
+    Strengthen(usize),
+    Weaken(usize),
+    End(u32),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (0..4u32, prop::collection::vec((0..4u64, any::<bool>()), 1..4))
+            .prop_map(|(owner, disks)| Step::Reserve(owner, disks)),
+        3 => Just(Step::Commit),
+        1 => Just(Step::Cancel),
+        2 => (0..8usize).prop_map(Step::Release),
+        2 => Just(Step::Finish),
+        1 => (0..8usize).prop_map(Step::Strengthen),
+        1 => (0..8usize).prop_map(Step::Weaken),
+        1 => (0..4u32).prop_map(Step::End),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+/// What must hold after every step.
+fn check(table: &Table) {
+    let locks: Vec<&Lock> = table.locks.values().collect();
+    for (n, a) in locks.iter().enumerate() {
+        let owner = table.owner(a.owner).expect("a lock's owner is there");
+        assert!(owner.locks.contains(&a.id));
+        for b in &locks[n + 1..] {
+            if a.want.meets(&b.want) {
+                assert_ne!(a.owner, b.owner, "one lock per owner and resource");
+                assert!(!a.want.mode.conflicts(b.want.mode), "{a:?} and {b:?}");
+            }
+        }
+    }
+    assert_eq!(table.owners.values().map(|owner| owner.locks.len()).sum::<usize>(), locks.len());
+    assert_eq!(table.by_identity.values().map(BTreeSet::len).sum::<usize>(), locks.len());
+    assert!(table.by_identity.values().all(|numbers| !numbers.is_empty()));
+}
+
+proptest! {
+    #[test]
+    fn no_two_incompatible_holders_whatever_happens(steps in steps()) {
+        let mut table = table(4);
+        let mut granting: Vec<(OwnerId, Vec<u64>)> = Vec::new();
+        let mut releasing: Vec<u64> = Vec::new();
+        for step in steps {
+            let nth = |table: &Table, n: usize| table.locks().nth(n).map(|lock| lock.id);
+            match step {
+                // One command of an owner at a time, as the service sees to.
+                Step::Reserve(owner, _) if granting.iter().any(|(who, _)| *who == id(owner)) => {}
+                Step::Reserve(owner, disks) => {
+                    let wants: Vec<Want> = disks.into_iter().map(|(disk, shared)| {
+                        let mode = if shared { Mode::Shared } else { Mode::Exclusive };
+                        want(&format!("/{disk}"), disk, mode)
+                    }).collect();
+                    if let Ok(reserved) = table.reserve(id(owner), &wants, 0) {
+                        prop_assert_eq!(reserved.locks.len(), wants.len());
+                        let fresh = reserved.fresh.iter().map(|(lock, _)| *lock).collect();
+                        granting.push((id(owner), fresh));
+                    }
+                }
+                Step::Commit => if let Some((owner, fresh)) = granting.pop()
+                    && table.commit(owner, &fresh).is_err() {
+                    table.cancel(&fresh);
+                },
+                Step::Cancel => if let Some((_, fresh)) = granting.pop() {
+                    table.cancel(&fresh);
+                },
+                Step::Release(n) => if let Some(lock) = nth(&table, n) {
+                    table.begin_release(lock).unwrap();
+                    releasing.push(lock);
+                },
+                Step::Finish => {
+                    table.finish_release(&std::mem::take(&mut releasing), Reason::Released);
+                }
+                Step::Strengthen(n) => if let Some(lock) = nth(&table, n) {
+                    let _ = table.begin_strengthening(lock);
+                },
+                Step::Weaken(n) => if let Some(lock) = nth(&table, n) {
+                    table.set_mode(lock, Mode::Shared).unwrap();
+                },
+                Step::End(owner) => if let Ok((held, _)) = table.end_owner(id(owner)) {
+                    releasing.extend(held);
+                },
+            }
+            check(&table);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The seam behind which all file system work lies.
+//!
+//! Any call on a file can hang: a dead NFS server, a FUSE process that never answers. So nothing
+//! above touches a file; it makes a plain request, hands it to whoever performs requests (a thread
+//! of the service today), and gets a plain answer and descriptors back. The table's mutex is never
+//! held meanwhile.
+
+use super::error::Error;
+
+/// One request to the file system.
+pub trait Work: Send + 'static {
+    /// What comes back.
+    type Answer: Send + 'static;
+
+    /// Does it, in whatever time it takes.
+    fn perform(self) -> Self::Answer;
+}
+
+impl<W: Work> Work for Vec<W> {
+    type Answer = Vec<W::Answer>;
+
+    fn perform(self) -> Self::Answer {
+        self.into_iter().map(Work::perform).collect()
+    }
+}
+
+/// Several requests in order, up to the first that fails.
+#[derive(Debug)]
+pub struct InOrder<W>(pub Vec<W>);
+
+/// What came of several requests: the answers of those that succeeded, and the first failure.
+#[derive(Debug)]
+pub struct Done<T> {
+    /// In the order of the requests.
+    pub answers: Vec<T>,
+    /// Why the rest was not tried.
+    pub failure: Option<Error>,
+}
+
+impl<T: Send + 'static, W: Work<Answer = Result<T, Error>>> Work for InOrder<W> {
+    type Answer = Done<T>;
+
+    fn perform(self) -> Done<T> {
+        let mut answers = Vec::with_capacity(self.0.len());
+        for work in self.0 {
+            match work.perform() {
+                Ok(answer) => answers.push(answer),
+                Err(failure) => return Done { answers, failure: Some(failure) },
+            }
+        }
+        Done { answers, failure: None }
+    }
+}

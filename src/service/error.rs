@@ -1,0 +1,52 @@
+//! What can go wrong with a command.
+
+use crate::lock::holder::Refusal;
+use crate::{life, lock};
+
+/// Everything that floor 2 refuses or fails at.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A lock that can't be given, found or changed.
+    #[error(transparent)]
+    Lock(#[from] lock::Error),
+    /// An anchor that can't be had.
+    #[error(transparent)]
+    Life(#[from] life::Error),
+    /// Owners of ours hold it.
+    #[error("{message}")]
+    Held {
+        /// The refusal in a sentence, with users and local time.
+        message: String,
+        /// The same as data.
+        refusal: Box<Refusal>,
+    },
+    /// Somebody else holds it.
+    #[error("{0}")]
+    HeldElsewhere(String),
+    /// More than is allowed.
+    #[error("{what}: no more than {limit} {whose}")]
+    Limit {
+        /// What there would be too many of.
+        what: &'static str,
+        /// How many there may be.
+        limit: usize,
+        /// Whose limit it is: "for user 1000", "in one call", "in all".
+        whose: String,
+    },
+    /// Breaking what belongs to a living owner of another user or front needs an explicit wish.
+    #[error("lock {lock} belongs to VM \"{name}\" of uid {uid}, which is alive; set 'force' to break it")]
+    NeedsForce {
+        /// The lock.
+        lock: u64,
+        /// The owner's name.
+        name: String,
+        /// The owner's user.
+        uid: u32,
+    },
+    /// The service is about to end.
+    #[error("vmlockd is shutting down")]
+    ShuttingDown,
+    /// A request to the file system ended without an answer: a bug, or the service's end.
+    #[error("a file system request was abandoned")]
+    Abandoned,
+}

@@ -1,0 +1,133 @@
+//! How much one user may ask for.
+//!
+//! Whoever may lock his own files may otherwise use up the service for everybody. Root has no
+//! quota, and in a per-user instance nobody has; what one call may name is bounded for all.
+
+use super::error::Error;
+use crate::lock::owner::{Anchor, Owner};
+
+/// The limits in force, all settable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Owners of one user.
+    pub owners_per_user: usize,
+    /// Locks of one user.
+    pub locks_per_user: usize,
+    /// Leases of one user's owners together.
+    pub leases_per_user: usize,
+    /// Processes that one user's owners are bound to, together.
+    pub processes_per_user: usize,
+    /// Calls of one user that are being answered at one time.
+    pub calls_per_user: usize,
+    /// Questions to polkit for one user at one time; a dialog may stay open for minutes.
+    pub checks_per_user: usize,
+    /// Questions to polkit at one time.
+    pub checks_total: usize,
+    /// Resources in one call, for everybody.
+    pub resources_per_call: usize,
+    /// Locks in all; each takes a descriptor, or two in a hashed lockspace.
+    pub locks_total: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            owners_per_user: 64,
+            locks_per_user: 64,
+            leases_per_user: 128,
+            processes_per_user: 64,
+            calls_per_user: 32,
+            checks_per_user: 4,
+            checks_total: 64,
+            resources_per_call: 64,
+            locks_total: 16_384,
+        }
+    }
+}
+
+/// Who is not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exempt {
+    /// Root: the system service.
+    Root,
+    /// Everybody: the instance of one user, who would only be in his own way.
+    Everybody,
+}
+
+impl Exempt {
+    /// Whether this user has no quota.
+    #[must_use]
+    pub fn covers(self, uid: u32) -> bool {
+        self == Self::Everybody || uid == 0
+    }
+}
+
+/// What a user has already, counted over his owners.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Usage {
+    owners: usize,
+    locks: usize,
+    leases: usize,
+    processes: usize,
+}
+
+impl Usage {
+    /// Counts.
+    #[must_use]
+    pub fn of<'a>(owners: impl Iterator<Item = &'a Owner>) -> Self {
+        owners.fold(Self::default(), |mut usage, owner| {
+            usage.owners += 1;
+            usage.locks += owner.locks.len();
+            for anchor in owner.anchors.values() {
+                usage.count(*anchor);
+            }
+            usage
+        })
+    }
+
+    /// Counts an anchor.
+    pub fn count(&mut self, anchor: Anchor) {
+        match anchor {
+            Anchor::Lease => self.leases += 1,
+            Anchor::Process { .. } => self.processes += 1,
+            Anchor::Manual => {}
+        }
+    }
+
+    /// Counts an owner.
+    pub fn count_owner(&mut self) {
+        self.owners += 1;
+    }
+
+    /// Counts locks.
+    pub fn count_locks(&mut self, more: usize) {
+        self.locks += more;
+    }
+
+    /// Refuses what is more than a user may have.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Limit`] with the first limit that is passed.
+    pub fn check(&self, limits: &Limits, uid: u32) -> Result<(), Error> {
+        let whose = || format!("for uid {uid}");
+        within("owners", self.owners, limits.owners_per_user, whose)?;
+        within("locks", self.locks, limits.locks_per_user, whose)?;
+        within("leases", self.leases, limits.leases_per_user, whose)?;
+        within("processes", self.processes, limits.processes_per_user, whose)
+    }
+}
+
+/// Refuses a count over its limit.
+///
+/// # Errors
+///
+/// [`Error::Limit`].
+pub fn within(
+    what: &'static str,
+    count: usize,
+    limit: usize,
+    whose: impl FnOnce() -> String,
+) -> Result<(), Error> {
+    if count > limit { Err(Error::Limit { what, limit, whose: whose() }) } else { Ok(()) }
+}

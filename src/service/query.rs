@@ -1,0 +1,67 @@
+//! What can be asked without changing anything.
+
+use super::Service;
+use crate::lock::identity::Identity;
+use crate::lock::{Lock, Owner, OwnerId};
+
+impl Service {
+    /// An owner.
+    #[must_use]
+    pub fn owner(&self, id: OwnerId) -> Option<Owner> {
+        self.state().table.living(id).ok().cloned()
+    }
+
+    /// All owners.
+    #[must_use]
+    pub fn owners(&self) -> Vec<Owner> {
+        self.state().table.owners().cloned().collect()
+    }
+
+    /// How many owners there are.
+    #[must_use]
+    pub fn owner_count(&self) -> usize {
+        self.state().table.owners().count()
+    }
+
+    /// A lock that is held.
+    #[must_use]
+    pub fn lock(&self, number: u64) -> Option<Lock> {
+        self.state().table.lock(number).cloned()
+    }
+
+    /// All locks that are held.
+    #[must_use]
+    pub fn locks(&self) -> Vec<Lock> {
+        self.state().table.locks().cloned().collect()
+    }
+
+    /// How many locks are held, of those that a question is asked about.
+    #[must_use]
+    pub fn count_locks(&self, counted: impl Fn(&Lock) -> bool) -> usize {
+        self.state().table.locks().filter(|lock| counted(lock)).count()
+    }
+
+    /// The owner that is bound to a process. Where several are, the caller's own comes first.
+    #[must_use]
+    pub fn owner_by_pid(&self, pid: u32, caller: u32) -> Option<OwnerId> {
+        let state = self.state();
+        let bound = |owner: &&Owner| pid != 0 && owner.is_bound_to(pid);
+        let mine = state.table.owners_of(caller).filter(|owner| !owner.ended).find(bound);
+        mine.or_else(|| state.table.owners().find(bound)).map(|owner| owner.id)
+    }
+
+    /// The locks on what is really one resource, whatever name it was locked by.
+    #[must_use]
+    pub fn locks_on(&self, identity: Identity) -> Vec<Lock> {
+        self.state().table.on_identity(identity).cloned().collect()
+    }
+
+    /// The locks that go by this name, as given or as found: strings are compared, nothing else.
+    #[must_use]
+    pub fn locks_named(&self, name: &str) -> Vec<Lock> {
+        let named = |lock: &&Lock| {
+            lock.want.resource == name || lock.want.canonical.as_deref() == Some(name)
+        };
+        self.state().table.locks().filter(named).cloned().collect()
+    }
+}

@@ -1,0 +1,233 @@
+//! The service under test, as a process.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus},
+    sync::{Arc, Mutex},
+};
+
+use nix::sys::signal::Signal;
+
+use super::{
+    Bus, NameWatch, Process,
+    process::mortal,
+    program,
+    user::{Account, ROOT},
+    within,
+};
+
+/// How the service is started: all that it takes to start it again.
+#[derive(Clone, Debug)]
+pub(crate) struct Launch {
+    /// Whose per-user instance it is; none for the system's.
+    pub(crate) session_of: Option<u32>,
+    pub(crate) config: PathBuf,
+    pub(crate) runtime_dir: PathBuf,
+    /// Where standard error goes.
+    pub(crate) log: PathBuf,
+    /// Further arguments.
+    pub(crate) args: Vec<String>,
+    /// Further environment.
+    pub(crate) env: Vec<(String, String)>,
+}
+
+impl Launch {
+    /// With everything below one directory.
+    pub(crate) fn below(dir: &Path) -> Launch {
+        Launch {
+            session_of: None,
+            config: dir.join("vmlockd.toml"),
+            runtime_dir: dir.join("run"),
+            log: dir.join("vmlockd.log"),
+            args: Vec::new(),
+            env: Vec::new(),
+        }
+    }
+
+    /// The words after the program's name.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let scope = if self.session_of.is_some() {
+            "--session"
+        } else {
+            "--system"
+        };
+        let mut words = vec![scope.to_owned(), "--config".to_owned()];
+        words.push(self.config.display().to_string());
+        words.extend([
+            "--runtime-dir".to_owned(),
+            self.runtime_dir.display().to_string(),
+        ]);
+        words.extend(self.args.iter().cloned());
+        words
+    }
+
+    /// A line for a D-Bus service file.
+    pub(crate) fn exec_line(&self) -> String {
+        let vmlockd = program("vmlockd");
+        let words = self.words().join(" ");
+        format!("{} {words}", vmlockd.display())
+    }
+
+    fn command(&self, bus: &Bus) -> Command {
+        let account = self.session_of.filter(|uid| *uid != ROOT).map(Account::of);
+        let mut command = mortal(account.as_ref(), program("vmlockd"));
+        command.args(self.words());
+        // The machine's own bus, service manager and user must not be met by accident.
+        for key in [
+            "NOTIFY_SOCKET",
+            "LISTEN_FDS",
+            "LISTEN_PID",
+            "LISTEN_FDNAMES",
+            "RUST_LOG",
+        ] {
+            command.env_remove(key);
+        }
+        command.env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent");
+        command.env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent");
+        command.env("XDG_RUNTIME_DIR", &self.runtime_dir);
+        let scope = if self.session_of.is_some() {
+            "SESSION"
+        } else {
+            "SYSTEM"
+        };
+        command.env(format!("DBUS_{scope}_BUS_ADDRESS"), bus.address());
+        command.envs(self.env.iter().map(|(key, value)| (key, value)));
+        command
+    }
+}
+
+/// The service ended instead of coming up.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) status: ExitStatus,
+    pub(crate) stderr: String,
+}
+
+/// A running service.
+pub(crate) struct Daemon {
+    bus: Arc<Bus>,
+    launch: Launch,
+    process: Mutex<Arc<Process>>,
+}
+
+impl Daemon {
+    /// Starts the service and waits until it owns its name.
+    pub(crate) async fn start(bus: &Arc<Bus>, launch: Launch) -> Daemon {
+        Daemon::try_start(bus, launch).await.unwrap_or_else(|f| {
+            panic!(
+                "vmlockd does not start ({}); it says:\n{}",
+                f.status, f.stderr
+            )
+        })
+    }
+
+    /// The same, where it may end instead.
+    pub(crate) async fn try_start(bus: &Arc<Bus>, launch: Launch) -> Result<Daemon, Failure> {
+        let process = come_up(bus, &launch).await?;
+        Ok(Daemon {
+            bus: bus.clone(),
+            launch,
+            process: Mutex::new(process),
+        })
+    }
+
+    /// Starts it again in the same place, after it has ended.
+    pub(crate) async fn start_again(&self) {
+        self.try_start_again().await.unwrap_or_else(|f| {
+            panic!(
+                "vmlockd does not start again ({}); it says:\n{}",
+                f.status, f.stderr
+            )
+        });
+    }
+
+    /// The same, where it may end instead.
+    pub(crate) async fn try_start_again(&self) -> Result<(), Failure> {
+        assert!(!self.process().lives(), "the service still runs");
+        let process = come_up(&self.bus, &self.launch).await?;
+        *self.process.lock().unwrap() = process;
+        Ok(())
+    }
+
+    /// The process number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process().pid()
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.process().signal(signal);
+    }
+
+    /// Kills it without giving it a chance; afterwards its name is free.
+    pub(crate) async fn kill9(&self) {
+        self.signal(Signal::SIGKILL);
+        self.ended().await;
+    }
+
+    /// Asks it to end and waits until it has; afterwards its name is free.
+    pub(crate) async fn terminate(&self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.ended().await
+    }
+
+    /// Waits until it has ended and the bus knows.
+    ///
+    /// The bus learns of it a moment after we do. A successor that is faster than that would be
+    /// refused the name.
+    pub(crate) async fn ended(&self) -> ExitStatus {
+        let process = self.process();
+        let status = within("the service ends", process.ended()).await;
+        if let Ok(connection) = self
+            .bus
+            .try_connection_as(self.launch.session_of.unwrap_or(ROOT))
+            .await
+        {
+            NameWatch::new(&connection, super::NAME)
+                .await
+                .not_owned_by(process.pid())
+                .await;
+        }
+        status
+    }
+
+    /// What it has written to standard error, in all its lives.
+    pub(crate) fn stderr(&self) -> String {
+        self.process().stderr()
+    }
+
+    /// How many descriptors it has open.
+    pub(crate) fn open_fds(&self) -> usize {
+        self.fd_targets().len()
+    }
+
+    /// What its descriptors refer to.
+    pub(crate) fn fd_targets(&self) -> Vec<String> {
+        let dir = format!("/proc/{}/fd", self.pid());
+        let entries = fs::read_dir(&dir).unwrap_or_else(|e| panic!("{dir}: {e}"));
+        // One that is closed while we look is no longer open.
+        let links = entries
+            .flatten()
+            .filter_map(|entry| fs::read_link(entry.path()).ok());
+        links.map(|target| target.display().to_string()).collect()
+    }
+
+    /// How it is started.
+    pub(crate) fn launch(&self) -> &Launch {
+        &self.launch
+    }
+
+    fn process(&self) -> Arc<Process> {
+        self.process.lock().unwrap().clone()
+    }
+}
+
+async fn come_up(bus: &Bus, launch: &Launch) -> Result<Arc<Process>, Failure> {
+    let mut watch = bus.watch().await;
+    let process = Process::start("vmlockd", launch.command(bus), &launch.log);
+    tokio::select! {
+        () = watch.owned_by(process.pid()) => Ok(Arc::new(process)),
+        status = process.ended() => Err(Failure { status, stderr: process.stderr() }),
+    }
+}

@@ -1,0 +1,58 @@
+//! The house: everything the service needs around it, once per test and nowhere else.
+//!
+//! Each test gets a message bus, a directory and a daemon of its own, so that tests run side by
+//! side and see nothing of each other or of the machine they run on. [`House`] puts the pieces
+//! together; [`Bus`], [`Daemon`], [`polkit`], [`user`] and [`Rival`] can be had one by one.
+//!
+//! Three promises hold for every piece. Nothing waits for time to pass: a piece is ready when an
+//! event says so, and the [deadline](within) only turns a hang into a failure. Nothing outlives
+//! its owner: a process dies with its [`Process`], and with the test binary if that is killed.
+//! And a test that fails says why: it shows what its processes wrote to standard error.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a fixture that can't be set up has nothing better to do than to end the test"
+)]
+#![allow(
+    dead_code,
+    reason = "a fixture offers more than the tests of the day use"
+)]
+
+mod agent;
+mod broker;
+mod bus;
+mod command;
+mod daemon;
+mod fixture;
+mod mock_polkit;
+pub(crate) mod polkit;
+mod process;
+mod rival;
+pub(crate) mod user;
+mod watch;
+
+use std::time::Duration;
+
+pub(crate) use agent::{Agent, Dialog};
+pub(crate) use bus::{Bus, Service};
+pub(crate) use command::{Ran, program, run};
+pub(crate) use daemon::{Daemon, Failure, Launch};
+pub(crate) use fixture::{Broker, House};
+pub(crate) use mock_polkit::{Answer, Call, Mock};
+pub(crate) use process::Process;
+pub(crate) use rival::{Kind, Rival};
+pub(crate) use watch::NameWatch;
+
+/// The name that the service has on the bus.
+pub(crate) const NAME: &str = "org.vmlockd1";
+
+/// Long enough for the slowest step on a busy machine: reaching it is a failure, never a wait.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Waits for an event, but not for ever.
+pub(crate) async fn within<T>(what: &str, event: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, event)
+        .await
+        .unwrap_or_else(|_| panic!("{what}: nothing in {} s", DEADLINE.as_secs()))
+}
