@@ -5,3 +5,5 @@ pub mod lock;
 pub mod life;
 
 pub mod service;
+
+pub mod auth;

@@ -6,19 +6,19 @@
 //! for an owner that was closed, a holder that watches its end sees it.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollFlags;
 use nix::unistd::pipe2;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::Error;
+use super::watched::Watched;
 
 /// Our end of a lease.
 #[derive(Debug)]
-pub struct Lease(AsyncFd<OwnedFd>);
+pub struct Lease(Watched);
 
 impl Lease {
     /// A new lease and the end that is given away.
@@ -27,10 +27,9 @@ impl Lease {
     ///
     /// [`Error::System`] where descriptors have run out.
     pub fn new() -> Result<(Self, OwnedFd), Error> {
-        let failed = Error::system("making a lease");
         let made = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(io::Error::from);
-        let (theirs, ours) = made.map_err(failed)?;
-        let ours = AsyncFd::with_interest(ours, Interest::ERROR);
+        let (theirs, ours) = made.map_err(Error::system("making a lease"))?;
+        let ours = Watched::new(ours, Interest::ERROR, PollFlags::POLLERR);
         Ok((Self(ours.map_err(Error::system("watching a lease"))?), theirs))
     }
 
@@ -40,18 +39,21 @@ impl Lease {
     ///
     /// Only where the event loop is at its end.
     pub async fn gone(&self) -> io::Result<()> {
-        loop {
-            let mut ready = self.0.ready(Interest::ERROR).await?;
-            if self.is_gone()? {
-                return Ok(());
-            }
-            ready.clear_ready();
-        }
+        self.0.wait().await
     }
+}
 
-    fn is_gone(&self) -> io::Result<bool> {
-        let mut asked = [PollFd::new(self.0.get_ref().as_fd(), PollFlags::empty())];
-        poll(&mut asked, PollTimeout::ZERO)?;
-        Ok(asked[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLERR)))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lease_ends_with_its_last_copy() {
+        let (lease, theirs) = Lease::new().unwrap();
+        let copy = theirs.try_clone().unwrap();
+        drop(theirs);
+        assert!(!lease.0.seen().unwrap());
+        drop(copy);
+        lease.gone().await.unwrap();
     }
 }

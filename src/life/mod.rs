@@ -6,6 +6,7 @@
 
 pub mod lease;
 pub mod process;
+mod watched;
 
 pub use lease::Lease;
 pub use process::Process;

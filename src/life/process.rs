@@ -4,16 +4,17 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use nix::poll::PollFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::Error;
+use super::watched::Watched;
 
 /// A watched process.
 #[derive(Debug)]
 pub struct Process {
-    pidfd: AsyncFd<OwnedFd>,
+    pidfd: Watched,
     pid: u32,
 }
 
@@ -59,7 +60,8 @@ impl Process {
     }
 
     fn watch(pidfd: OwnedFd, pid: u32) -> Result<Self, Error> {
-        let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE);
+        // POLLIN: it has exited, whether or not it was waited for (pidfd_open(2)).
+        let pidfd = Watched::new(pidfd, Interest::READABLE, PollFlags::POLLIN);
         Ok(Self { pidfd: pidfd.map_err(Error::system("watching a process"))?, pid })
     }
 
@@ -93,13 +95,10 @@ impl Process {
     ///
     /// [`Error::NoSuchProcess`] if it has ended.
     pub fn check_alive(&self) -> Result<(), Error> {
-        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-        use std::os::fd::AsFd;
-        let mut asked = [PollFd::new(self.pidfd.get_ref().as_fd(), PollFlags::POLLIN)];
-        let ended = poll(&mut asked, PollTimeout::ZERO)
-            .map_err(io::Error::from)
-            .map_err(Error::system("looking at a process"))?;
-        if ended == 0 { Ok(()) } else { Err(Error::NoSuchProcess(self.pid)) }
+        match self.pidfd.seen().map_err(Error::system("looking at a process"))? {
+            false => Ok(()),
+            true => Err(Error::NoSuchProcess(self.pid)),
+        }
     }
 
     /// Returns once the process has ended, whether or not it was waited for.
@@ -108,12 +107,37 @@ impl Process {
     ///
     /// Only where the event loop is at its end.
     pub async fn gone(&self) -> io::Result<()> {
-        loop {
-            let mut ready = self.pidfd.readable().await?;
-            if self.check_alive().is_err() {
-                return Ok(());
-            }
-            ready.clear_ready();
-        }
+        self.pidfd.wait().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::process::Command;
+
+    #[tokio::test]
+    async fn a_process_ends_before_it_is_waited_for() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let process = Process::by_pid(child.id()).unwrap();
+        process.check_alive().unwrap();
+        assert!(process.belongs_to(nix::unistd::getuid().as_raw()).unwrap());
+        assert!(!process.belongs_to(12345).unwrap());
+        child.kill().unwrap();
+        process.gone().await.unwrap();
+        assert!(matches!(process.belongs_to(0), Err(Error::NoSuchProcess(_))));
+        child.wait().unwrap();
+        assert!(matches!(Process::by_pid(child.id()), Err(Error::NoSuchProcess(_))));
+    }
+
+    #[tokio::test]
+    async fn only_a_pidfd_is_a_pidfd() {
+        let file = File::open("/dev/null").unwrap();
+        assert!(matches!(Process::by_pidfd(file.into()), Err(Error::NotAProcess)));
+        let me = Pid::from_raw(std::process::id().cast_signed()).unwrap();
+        let me = pidfd_open(me, PidfdFlags::empty()).unwrap();
+        assert_eq!(Process::by_pidfd(me).unwrap().pid(), std::process::id());
+        assert!(matches!(Process::by_pid(0), Err(Error::NoSuchProcess(0))));
     }
 }

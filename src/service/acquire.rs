@@ -71,10 +71,13 @@ impl Service {
             Ok(reserved) => reserved,
             Err(error) => return Err(self.tell(id, error).await),
         };
-        let done = self.storage().run(InOrder(takes)).await;
-        let (held, failure) = match done {
-            Ok(done) => (done.answers, done.failure.map(Error::Lock)),
-            Err(error) => (Vec::new(), Some(error)),
+        let (held, failure) = if takes.is_empty() {
+            (Vec::new(), None)
+        } else {
+            match self.storage().run(InOrder(takes)).await {
+                Ok(done) => (done.answers, done.failure.map(Error::Lock)),
+                Err(error) => (Vec::new(), Some(error)),
+            }
         };
         let held: Vec<Arc<Held>> = held.into_iter().map(Arc::new).collect();
         let committed = match failure {

@@ -83,6 +83,8 @@ impl Service {
                 if state.table.end_owner(id).is_ok() {
                     drop(state.kept.remove(&id));
                 }
+                drop(state);
+                self.owner_went();
                 Err(error)
             }
         }

@@ -1,0 +1,155 @@
+//! Who is behind a bus name.
+//!
+//! Asked of the bus once for each connection, and forgotten when it leaves. A unique name is never
+//! given twice in the life of a bus, so what is known of it can't become another's.
+//!
+//! The news that a caller left may overtake his last call. So he is entered first, *then* asked
+//! about: the bus answers `NameHasNoOwner` for one that has left, and he is not kept.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::StreamExt as _;
+use tokio::sync::watch;
+use zbus::fdo::DBusProxy;
+use zbus::message::Type;
+use zbus::names::{BusName, OwnedUniqueName, UniqueName};
+use zbus::{Connection, MatchRule, MessageStream};
+
+use super::Error;
+
+/// Somebody who calls.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// His connection.
+    pub name: OwnedUniqueName,
+    /// His user.
+    pub uid: u32,
+    /// His process, as the bus knows it; for people and for `pid 0`, never for a decision.
+    pub pid: Option<u32>,
+    gone: watch::Receiver<bool>,
+}
+
+impl Caller {
+    /// Whether he is still on the bus.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        !*self.gone.borrow()
+    }
+
+    /// Returns once he has left.
+    pub async fn gone(&mut self) {
+        // The sender is dropped only after it has said so, or with the bus connection itself:
+        // both mean that he is not there any more.
+        let _ = self.gone.wait_for(|gone| *gone).await;
+    }
+}
+
+/// All who have called and are still there.
+#[derive(Debug, Clone)]
+pub struct Callers {
+    bus: DBusProxy<'static>,
+    known: Arc<Mutex<HashMap<OwnedUniqueName, Known>>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    uid: Option<u32>,
+    pid: Option<u32>,
+    gone: watch::Sender<bool>,
+}
+
+impl Callers {
+    /// Starts to know callers of this connection.
+    ///
+    /// # Errors
+    ///
+    /// Where the bus does not answer.
+    pub async fn new(connection: &Connection) -> zbus::Result<Self> {
+        let bus = DBusProxy::builder(connection)
+            .cache_properties(zbus::proxy::CacheProperties::No)
+            .build()
+            .await?;
+        let rule = MatchRule::builder()
+            .msg_type(Type::Signal)
+            .sender("org.freedesktop.DBus")
+            .interface("org.freedesktop.DBus")
+            .member("NameOwnerChanged")
+            .arg(2, "")
+            .build()?;
+        let leaving = MessageStream::for_match_rule(rule, connection, None).await?;
+        let callers = Self { bus, known: Arc::default() };
+        tokio::spawn(forget_those_who_leave(leaving, Arc::clone(&callers.known)));
+        Ok(callers)
+    }
+
+    /// Finds out who has this name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CallerGone`] if nobody has it any more, or the bus does not tell his user.
+    pub async fn identify(&self, name: &UniqueName<'_>) -> Result<Caller, Error> {
+        let name = OwnedUniqueName::from(name.to_owned());
+        if let Some(caller) = self.enter(&name) {
+            return Ok(caller);
+        }
+        let asked = BusName::Unique(name.as_ref().clone());
+        let answer = self.bus.get_connection_credentials(asked).await;
+        let mut known = self.known();
+        let found = answer.ok().and_then(|found| {
+            let uid = found.unix_user_id()?;
+            let entry = known.get_mut(&name)?;
+            (entry.uid, entry.pid) = (Some(uid), found.process_id());
+            Some(entry.caller(name.clone(), uid))
+        });
+        if found.is_none() {
+            known.remove(&name);
+        }
+        found.ok_or(Error::CallerGone)
+    }
+
+    /// A descriptor of the caller's process, where the bus gives one (dbus-broker 35 and later).
+    pub async fn process_of(&self, caller: &Caller) -> Option<OwnedFd> {
+        let asked = BusName::Unique(caller.name.as_ref().clone());
+        let found = self.bus.get_connection_credentials(asked).await.ok()?;
+        found.into_process_fd().map(OwnedFd::from)
+    }
+
+    /// Enters a name; the caller if he is known already.
+    fn enter(&self, name: &OwnedUniqueName) -> Option<Caller> {
+        let mut known = self.known();
+        let entry = known.entry(name.clone()).or_insert_with(|| Known {
+            uid: None,
+            pid: None,
+            gone: watch::Sender::new(false),
+        });
+        entry.uid.map(|uid| entry.caller(name.clone(), uid))
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<OwnedUniqueName, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn caller(&self, name: OwnedUniqueName, uid: u32) -> Caller {
+        Caller { name, uid, pid: self.pid, gone: self.gone.subscribe() }
+    }
+}
+
+/// Reads who left, and does nothing else: a stream that is not read stops the whole connection.
+async fn forget_those_who_leave(
+    mut leaving: MessageStream,
+    known: Arc<Mutex<HashMap<OwnedUniqueName, Known>>>,
+) {
+    while let Some(Ok(message)) = leaving.next().await {
+        let body = message.body();
+        let Ok((name, _, _)) = body.deserialize::<(&str, &str, &str)>() else { continue };
+        let Ok(name) = UniqueName::try_from(name) else { continue };
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(left) = known.remove(&OwnedUniqueName::from(name.to_owned())) {
+            left.gone.send_replace(true);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Every guarded deed: one table that answers "who may do what".
+
+/// What polkit is asked about. The names, defaults and dialog texts are in
+/// `polkit/org.vmlockd1.policy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Opening an owner; registering one's own process as one.
+    OpenOwner,
+    /// Locking a file that the caller has open: for writing, or for reading and owned by him.
+    AcquireByDescriptor,
+    /// Locking, or finding out about, a file that the caller only names.
+    AcquireByName,
+    /// Binding an owner to another user's process.
+    RegisterProcess,
+    /// Commanding another user's owner.
+    ManageForeign,
+    /// Breaking another user's lock.
+    ReleaseForeign,
+    /// Loading the configuration again; setting the log level.
+    Reload,
+}
+
+impl Action {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::OpenOwner,
+        Self::AcquireByDescriptor,
+        Self::AcquireByName,
+        Self::RegisterProcess,
+        Self::ManageForeign,
+        Self::ReleaseForeign,
+        Self::Reload,
+    ];
+
+    /// Its name for polkit.
+    #[must_use]
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::OpenOwner => "org.vmlockd1.open-owner",
+            Self::AcquireByDescriptor => "org.vmlockd1.acquire-by-descriptor",
+            Self::AcquireByName => "org.vmlockd1.acquire-by-name",
+            Self::RegisterProcess => "org.vmlockd1.register-process",
+            Self::ManageForeign => "org.vmlockd1.manage-foreign",
+            Self::ReleaseForeign => "org.vmlockd1.release-foreign",
+            Self::Reload => "org.vmlockd1.reload",
+        }
+    }
+}
+
+/// A row of the list.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// The D-Bus interface.
+    pub interface: &'static str,
+    /// The method, or the property that is written.
+    pub member: &'static str,
+    /// What it may ask about, as its arguments require; nothing for what everybody may.
+    pub actions: &'static [Action],
+}
+
+/// The Manager's interface.
+pub const MANAGER: &str = "org.vmlockd1.Manager";
+/// An owner's interface.
+pub const OWNER: &str = "org.vmlockd1.Owner";
+/// A lock's interface.
+pub const LOCK: &str = "org.vmlockd1.Lock";
+/// systemd's interface to a service's log.
+pub const LOG_CONTROL: &str = "org.freedesktop.LogControl1";
+
+const fn row(
+    interface: &'static str,
+    member: &'static str,
+    actions: &'static [Action],
+) -> Row {
+    Row { interface, member, actions }
+}
+
+/// The list. Reading properties and listing objects is open to all, as with libvirt and machined.
+#[rustfmt::skip]
+pub const TABLE: &[Row] = {
+    use Action::{AcquireByDescriptor, AcquireByName, ManageForeign, OpenOwner, RegisterProcess, ReleaseForeign, Reload};
+    &[
+        row(MANAGER, "OpenOwner", &[OpenOwner, RegisterProcess, AcquireByName]),
+        row(MANAGER, "RegisterOwner", &[OpenOwner, RegisterProcess, AcquireByName]),
+        row(MANAGER, "GetOwner", &[]),
+        row(MANAGER, "GetOwnerByPID", &[]),
+        row(MANAGER, "ListOwners", &[]),
+        row(MANAGER, "ListLocks", &[]),
+        row(MANAGER, "ListWaiting", &[]),
+        row(MANAGER, "FindHolders", &[AcquireByName]),
+        row(MANAGER, "FindHoldersOfFile", &[]),
+        row(MANAGER, "Resolve", &[AcquireByName]),
+        row(MANAGER, "Reload", &[Reload]),
+        row(OWNER, "Acquire", &[ManageForeign, AcquireByName]),
+        row(OWNER, "AcquireWithFiles", &[ManageForeign, AcquireByDescriptor, AcquireByName]),
+        row(OWNER, "Release", &[ReleaseForeign]),
+        row(OWNER, "Hold", &[ManageForeign]),
+        row(OWNER, "BindProcess", &[ManageForeign, RegisterProcess]),
+        row(OWNER, "BindPID", &[ManageForeign, RegisterProcess]),
+        row(OWNER, "Cancel", &[ManageForeign]),
+        row(OWNER, "Close", &[ManageForeign, ReleaseForeign]),
+        row(LOCK, "Release", &[ReleaseForeign]),
+        row(LOCK, "Convert", &[ManageForeign, AcquireByDescriptor, AcquireByName]),
+        row(LOG_CONTROL, "LogLevel", &[Reload]),
+        row(LOG_CONTROL, "LogTarget", &[Reload]),
+    ]
+};
+
+/// The row of a method; `None` means that nobody may call it.
+#[must_use]
+pub fn find(interface: &str, member: &str) -> Option<&'static Row> {
+    TABLE.iter().find(|row| row.interface == interface && row.member == member)
+}

@@ -1,0 +1,223 @@
+//! Every call passes here before anything else happens.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use zbus::Connection;
+use zbus::message::{Flags, Header};
+
+use super::Error;
+use super::caller::{Caller, Callers};
+use super::deed::{self, Action, Row};
+use super::polkit::{Details, Polkit};
+use crate::service::limits::within;
+use crate::service::{Limits, Service};
+
+/// Who is let through without a question.
+#[derive(Debug)]
+enum Rule {
+    /// Root; everybody else as polkit says.
+    System(Polkit),
+    /// The user whose instance this is; nobody else, and no question.
+    Own(u32),
+}
+
+/// The gate.
+#[derive(Debug)]
+pub struct Gate {
+    rule: Rule,
+    /// Those who call.
+    pub callers: Callers,
+    service: Service,
+    busy: Arc<Mutex<Busy>>,
+}
+
+/// What is under way, by user.
+#[derive(Debug, Default)]
+struct Busy {
+    calls: HashMap<u32, usize>,
+    checks: HashMap<u32, usize>,
+}
+
+impl Gate {
+    /// The gate of the system service: root passes, polkit judges the rest.
+    ///
+    /// # Errors
+    ///
+    /// Where the bus does not answer.
+    pub async fn system(connection: &Connection, service: Service) -> zbus::Result<Self> {
+        let rule = Rule::System(Polkit::new(connection).await?);
+        Self::new(rule, connection, service).await
+    }
+
+    /// The gate of one user's own instance.
+    ///
+    /// # Errors
+    ///
+    /// Where the bus does not answer.
+    pub async fn own(connection: &Connection, service: Service) -> zbus::Result<Self> {
+        let rule = Rule::Own(nix::unistd::geteuid().as_raw());
+        Self::new(rule, connection, service).await
+    }
+
+    async fn new(rule: Rule, connection: &Connection, service: Service) -> zbus::Result<Self> {
+        let callers = Callers::new(connection).await?;
+        Ok(Self { rule, callers, service, busy: Arc::default() })
+    }
+
+    /// Lets a call in, counted and with its row of the list; whether it may go on is asked as its
+    /// arguments become known.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unlisted`], [`Error::CallerGone`], [`Error::Limit`].
+    pub async fn enter<'g>(
+        &'g self,
+        header: &'g Header<'g>,
+        interface: &str,
+        member: &str,
+    ) -> Result<Call<'g>, Error> {
+        let row = deed::find(interface, member)
+            .ok_or_else(|| Error::Unlisted(format!("{interface}.{member}")))?;
+        let sender = header.sender().ok_or(Error::CallerGone)?;
+        let caller = self.callers.identify(sender).await?;
+        let limits = self.service.settings().limits;
+        let counted = self.count(&caller, "calls at one time", limits.calls_per_user, |busy| {
+            &mut busy.calls
+        })?;
+        Ok(Call { gate: self, header, row, caller, _counted: counted })
+    }
+
+    /// Whether this user passes without a question.
+    fn passes(&self, uid: u32) -> bool {
+        match self.rule {
+            Rule::System(_) => uid == 0,
+            Rule::Own(own) => uid == own,
+        }
+    }
+
+    fn count(
+        &self,
+        caller: &Caller,
+        what: &'static str,
+        limit: usize,
+        which: fn(&mut Busy) -> &mut HashMap<u32, usize>,
+    ) -> Result<Counted, Error> {
+        let uid = caller.uid;
+        let mut busy = lock(&self.busy);
+        let count = which(&mut busy).entry(uid).or_default();
+        if !self.passes(uid) {
+            within(what, *count + 1, limit, || format!("for uid {uid}"))?;
+        }
+        *count += 1;
+        Ok(Counted { busy: Arc::clone(&self.busy), uid, which })
+    }
+
+    fn check_total(&self, limits: &Limits) -> Result<(), Error> {
+        let total = lock(&self.busy).checks.values().sum::<usize>();
+        Ok(within("questions to polkit", total, limits.checks_total, || "at one time".into())?)
+    }
+}
+
+fn lock(busy: &Mutex<Busy>) -> MutexGuard<'_, Busy> {
+    busy.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One more of something, until it is dropped.
+#[derive(Debug)]
+struct Counted {
+    busy: Arc<Mutex<Busy>>,
+    uid: u32,
+    which: fn(&mut Busy) -> &mut HashMap<u32, usize>,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut busy = lock(&self.busy);
+        let counts = (self.which)(&mut busy);
+        if let Some(count) = counts.get_mut(&self.uid) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.uid);
+            }
+        }
+    }
+}
+
+/// A call that was let in.
+#[derive(Debug)]
+pub struct Call<'g> {
+    /// Who calls.
+    pub caller: Caller,
+    gate: &'g Gate,
+    header: &'g Header<'g>,
+    row: &'static Row,
+    _counted: Counted,
+}
+
+impl Call<'_> {
+    /// The caller's user.
+    #[must_use]
+    pub fn uid(&self) -> u32 {
+        self.caller.uid
+    }
+
+    /// Whether the caller passes without a question: then nobody needs protection from him.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        self.gate.passes(self.caller.uid)
+    }
+
+    /// Asks whether the caller may do this, with a dialog if his message allows one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Denied`] and the like: whatever is not a clear yes.
+    pub async fn ask(&self, action: Action, details: &Details<'_>) -> Result<(), Error> {
+        let interactive = self.header.primary().flags().contains(Flags::ALLOW_INTERACTIVE_AUTH);
+        let asked = self.put(action, details, interactive).await;
+        if let Err(error) = &asked {
+            let (uid, sender) = (self.caller.uid, self.caller.name.as_str());
+            tracing::info!(uid, sender, member = self.row.member, "refused: {error}");
+        }
+        asked
+    }
+
+    /// Whether the caller may do this, without ever showing a dialog.
+    pub async fn may(&self, action: Action, details: &Details<'_>) -> bool {
+        self.put(action, details, false).await.is_ok()
+    }
+
+    async fn put(
+        &self,
+        action: Action,
+        details: &Details<'_>,
+        interactive: bool,
+    ) -> Result<(), Error> {
+        if !self.row.actions.contains(&action) {
+            let Row { interface, member, .. } = self.row;
+            return Err(Error::Unlisted(format!("{interface}.{member} with {}", action.id())));
+        }
+        if self.passes() {
+            return Ok(());
+        }
+        match &self.gate.rule {
+            Rule::Own(_) => {
+                let why = "this is another user's instance".to_owned();
+                Err(Error::Denied { action, why })
+            }
+            Rule::System(polkit) => {
+                let limits = self.gate.service.settings().limits;
+                let what = "questions to polkit at one time";
+                let limit = limits.checks_per_user;
+                let _counted =
+                    self.gate.count(&self.caller, what, limit, |busy| &mut busy.checks)?;
+                self.gate.check_total(&limits)?;
+                let mut caller = self.caller.clone();
+                polkit.ask(self.header, &mut caller, action, details, interactive).await?;
+                // The answer may have been given to somebody who is not there to use it.
+                if self.caller.is_here() { Ok(()) } else { Err(Error::CallerGone) }
+            }
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Floor 3: who may do what.
+//!
+//! [`deed`] is the list: every method with the actions it may ask polkit about; what is not listed
+//! is refused. [`caller`] knows who is behind a bus name, and whether he is still there. [`gate`]
+//! puts the two together, and [`polkit`] is the one place that talks to polkit.
+
+pub mod caller;
+pub mod deed;
+pub mod gate;
+pub mod polkit;
+
+use crate::service;
+use deed::Action;
+
+/// Why a caller may not.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// He may not, or it could not be found out that he may.
+    #[error("not authorized for {}: {why}", action.id())]
+    Denied {
+        /// What he would need.
+        action: Action,
+        /// The cause.
+        why: String,
+    },
+    /// He could be asked for a password, but did not say that he may be.
+    #[error("{} needs interactive authorization, which the call does not allow", .0.id())]
+    Interactive(Action),
+    /// A method that the list does not have, or an action that the list does not give it.
+    #[error("no rule says who may call {0}")]
+    Unlisted(String),
+    /// He left the bus.
+    #[error("the caller has left the bus")]
+    CallerGone,
+    /// He asks for too much at one time.
+    #[error(transparent)]
+    Limit(#[from] service::Error),
+}

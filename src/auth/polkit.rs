@@ -1,0 +1,103 @@
+//! The one place that talks to polkit.
+//!
+//! The subject is always the caller's bus name: polkit's own documentation calls a process number
+//! with a start time broken. Only an answer that says "authorized" is one; an error, a silence, or
+//! a caller that leaves meanwhile is a refusal.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use zbus::Connection;
+use zbus::message::Header;
+use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
+
+use super::Error;
+use super::caller::Caller;
+use super::deed::Action;
+
+/// How long polkit may take to answer without asking anybody.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a person may take to answer a dialog.
+const DIALOG: Duration = Duration::from_secs(300);
+
+/// The connection to polkit.
+#[derive(Debug)]
+pub struct Polkit {
+    authority: AuthorityProxy<'static>,
+    questions: AtomicU64,
+}
+
+/// What polkit's rules and dialogs get to know of a deed; see the action file for the keys.
+pub type Details<'d> = HashMap<&'static str, &'d str>;
+
+impl Polkit {
+    /// Prepares to ask the polkit of this bus, which need not be there yet.
+    ///
+    /// # Errors
+    ///
+    /// Only where the connection is at its end.
+    pub async fn new(connection: &Connection) -> zbus::Result<Self> {
+        let authority = AuthorityProxy::builder(connection)
+            .cache_properties(zbus::proxy::CacheProperties::No)
+            .build()
+            .await?;
+        Ok(Self { authority, questions: AtomicU64::new(1) })
+    }
+
+    /// Asks whether the sender of a message may do this.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Denied`], [`Error::Interactive`], [`Error::CallerGone`].
+    pub async fn ask(
+        &self,
+        header: &Header<'_>,
+        caller: &mut Caller,
+        action: Action,
+        details: &Details<'_>,
+        interactive: bool,
+    ) -> Result<(), Error> {
+        let denied = |why: String| Error::Denied { action, why };
+        let subject =
+            Subject::new_for_message_header(header).map_err(|error| denied(error.to_string()))?;
+        let question = self.questions.fetch_add(1, Ordering::Relaxed).to_string();
+        let (flags, patience) = if interactive {
+            (CheckAuthorizationFlags::ALLOW_USER_INTERACTION, DIALOG)
+        } else {
+            (CheckAuthorizationFlags::empty(), PATIENCE)
+        };
+        let asked =
+            self.authority.check_authorization(&subject, action.id(), details, flags, &question);
+        let answer = tokio::select! {
+            answer = asked => answer.map_err(|error| denied(format!("asking polkit failed: {error}")))?,
+            () = caller.gone() => {
+                self.cancel(&question).await;
+                return Err(Error::CallerGone);
+            }
+            () = tokio::time::sleep(patience) => {
+                self.cancel(&question).await;
+                return Err(denied(format!("polkit did not answer within {} s", patience.as_secs())));
+            }
+        };
+        if answer.is_authorized {
+            Ok(())
+        } else if answer.is_challenge && !interactive {
+            Err(Error::Interactive(action))
+        } else if answer.is_challenge {
+            Err(denied("nobody was there to ask for a password".into()))
+        } else {
+            Err(denied("polkit refused".into()))
+        }
+    }
+
+    /// Takes a dialog off the screen that nobody needs any more.
+    async fn cancel(&self, question: &str) {
+        let cancelled = self.authority.cancel_check_authorization(question);
+        match tokio::time::timeout(PATIENCE, cancelled).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "cancelling a question to polkit failed"),
+            Err(_) => tracing::warn!("polkit does not answer"),
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! A descriptor whose state the event loop watches.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// An own descriptor, registered with the event loop for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Watched {
+    fd: AsyncFd<OwnedFd>,
+    interest: Interest,
+    sign: PollFlags,
+}
+
+impl Watched {
+    /// Watches for one sign: `interest` is what the event loop calls it, `sign` what poll(2) does.
+    #[allow(unsafe_code)]
+    pub(super) fn new(fd: OwnedFd, interest: Interest, sign: PollFlags) -> io::Result<Self> {
+        // SAFETY: the descriptor must stay open, and refer to the same description, for as long as
+        // the AsyncFd lives. It is an OwnedFd that moves into it, nothing here gives it out but as
+        // a shared borrow, and no code of this program replaces descriptors by number (dup2).
+        let fd = unsafe { AsyncFd::register_with_interest(fd, interest) };
+        Ok(Self { fd: fd.map_err(|error| error.into_parts().1)?, interest, sign })
+    }
+
+    /// Whether the sign is there now.
+    pub(super) fn seen(&self) -> io::Result<bool> {
+        let mut asked = [PollFd::new(self.as_fd(), self.sign)];
+        poll(&mut asked, PollTimeout::ZERO)?;
+        Ok(asked[0].revents().is_some_and(|seen| seen.contains(self.sign)))
+    }
+
+    /// Returns once the sign is there.
+    pub(super) async fn wait(&self) -> io::Result<()> {
+        loop {
+            let mut ready = self.fd.ready(self.interest).await?;
+            if self.seen()? {
+                return Ok(());
+            }
+            ready.clear_ready();
+        }
+    }
+}
+
+impl AsFd for Watched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.get_ref().as_fd()
+    }
+}
