@@ -1,6 +1,10 @@
 //! An authentication agent: what would show a password dialog on a desktop.
 
-use std::{collections::HashMap, fs, sync::Arc};
+use std::{
+    collections::HashMap,
+    fs,
+    sync::{Arc, Mutex},
+};
 
 use tokio::sync::{mpsc, oneshot};
 use zbus::{Connection, OwnedVariant, Variant, connection, interface};
@@ -18,6 +22,7 @@ pub(crate) struct Dialog {
     pub(crate) action: String,
     /// The text, with the details filled in.
     pub(crate) message: String,
+    pub(crate) icon: String,
     pub(crate) details: HashMap<String, String>,
     cookie: String,
     identities: Vec<Identity>,
@@ -45,7 +50,14 @@ impl Dialog {
     }
 
     /// As if the dialog had been closed.
-    pub(crate) fn dismiss(self) {}
+    pub(crate) fn dismiss(self) {
+        drop(self.answer);
+    }
+
+    /// Waits until polkit takes the dialog away: the check was cancelled.
+    pub(crate) async fn withdrawn(&mut self) {
+        within("polkit withdraws the dialog", self.answer.closed()).await;
+    }
 }
 
 /// The agent for everything that one process does on the bus.
@@ -61,8 +73,12 @@ impl Agent {
     /// Agents mostly serve a login session, but there is none here to be had.
     pub(crate) async fn for_process(bus: &Arc<Bus>, pid: u32) -> Agent {
         let (dialogs, shown) = mpsc::unbounded_channel();
+        let listener = Listener {
+            dialogs,
+            open: Mutex::default(),
+        };
         let builder = connection::Builder::address(bus.address().as_str());
-        let connection = builder.serve_at("/agent", Listener(dialogs)).build().await;
+        let connection = builder.serve_at("/agent", listener).build().await;
         let connection = connection.expect("a connection for the agent");
         let agent = Agent {
             connection,
@@ -121,7 +137,11 @@ fn start_time(pid: u32) -> u64 {
     field.parse().expect("a number")
 }
 
-struct Listener(mpsc::UnboundedSender<Dialog>);
+struct Listener {
+    dialogs: mpsc::UnboundedSender<Dialog>,
+    /// How to take an open dialog away, by its cookie.
+    open: Mutex<HashMap<String, oneshot::Sender<()>>>,
+}
 
 #[derive(Debug, zbus::DBusError)]
 #[zbus(prefix = "org.freedesktop.PolicyKit1.Error")]
@@ -137,27 +157,36 @@ impl Listener {
         &self,
         action_id: String,
         message: String,
-        _icon_name: String,
+        icon: String,
         details: HashMap<String, String>,
         cookie: String,
         identities: Vec<Identity>,
     ) -> Result<(), Error> {
         let (answer, outcome) = oneshot::channel();
+        let (withdraw, withdrawn) = oneshot::channel();
+        self.open.lock().unwrap().insert(cookie.clone(), withdraw);
         let dialog = Dialog {
             action: action_id,
             message,
+            icon,
             details,
             cookie,
             identities,
             answer,
         };
-        let _ = self.0.send(dialog);
-        match outcome.await {
-            Ok(true) => Ok(()),
-            _ => Err(Error::Cancelled("the dialog was closed".to_owned())),
+        // The test may have dropped the agent; that too is a dialog nobody answers.
+        let _ = self.dialogs.send(dialog);
+        let granted = tokio::select! {
+            answer = outcome => answer.unwrap_or(false),
+            _ = withdrawn => false,
+        };
+        if granted {
+            return Ok(());
         }
+        Err(Error::Cancelled("the dialog was closed".to_owned()))
     }
 
-    #[expect(clippy::unused_async, reason = "the interface macro wants it so")]
-    async fn cancel_authentication(&self, _cookie: String) {}
+    fn cancel_authentication(&self, cookie: &str) {
+        self.open.lock().unwrap().remove(cookie);
+    }
 }

@@ -86,6 +86,9 @@ impl Launch {
         command.env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent");
         command.env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent");
         command.env("XDG_RUNTIME_DIR", &self.runtime_dir);
+        command
+            .env("HOME", &self.runtime_dir)
+            .env_remove("XDG_CONFIG_HOME");
         let scope = if self.session_of.is_some() {
             "SESSION"
         } else {

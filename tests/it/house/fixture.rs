@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    fs::{self, Permissions},
+    fs::{self, File, Permissions},
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     sync::Arc,
@@ -113,6 +113,10 @@ impl Builder {
 
     /// Builds the house, where the service may refuse to come up.
     pub(crate) async fn try_start(self) -> Result<House, Failure> {
+        assert!(
+            self.start != Start::Bus || self.broker == Broker::DbusDaemon,
+            "dbus-broker has services started by systemd, which is not here"
+        );
         let dir = open_directory();
         let path = dir.path();
         let launch = Launch {
@@ -244,6 +248,16 @@ impl House {
         path
     }
 
+    /// A disk without a format: for tests where nobody looks into it, and quicker to make.
+    pub(crate) fn raw_of(&self, uid: u32, name: &str) -> PathBuf {
+        let path = self.dir().join(name);
+        let file = File::create_new(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        file.set_len(1 << 20).expect("a sparse file");
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("the image is ours");
+        give(&path, Account::of(uid));
+        path
+    }
+
     /// Replaces the service's configuration file; the service has to be told.
     pub(crate) fn configure(&self, toml: &str) {
         let config = toml.replace("@DIR@", &self.dir().display().to_string());
@@ -262,7 +276,10 @@ impl House {
         command
             .env(ours, self.address())
             .env(other, "unix:path=/nonexistent");
-        command.env("XDG_RUNTIME_DIR", &self.launch.runtime_dir);
+        command
+            .env("XDG_RUNTIME_DIR", &self.launch.runtime_dir)
+            .env("HOME", &self.launch.runtime_dir)
+            .env_remove("XDG_CONFIG_HOME");
         // What it prints must depend neither on the language nor on a terminal.
         command
             .env("LC_ALL", "C.UTF-8")

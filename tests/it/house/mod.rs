@@ -16,6 +16,7 @@
 )]
 #![allow(
     dead_code,
+    unused_imports,
     reason = "a fixture offers more than the tests of the day use"
 )]
 
