@@ -1,4 +1,14 @@
 //! vmlockd locks the disks of virtual machines for as long as the machines live.
+//!
+//! The floors, from the ground up; a room uses its own floor and those below:
+//!
+//! 0. [`lock`]: what a lock is. No bus, no event loop, no log.
+//! 1. [`life`]: what keeps an owner alive.
+//! 2. [`service`]: the only writer of the table.
+//! 3. the fronts: [`auth`] says who may do what, [`dbus`] is the D-Bus API.
+//!
+//! Beside them: [`config`], [`logging`], [`notify`], [`instance`], and [`daemon`], which wires all
+//! of it together. `ARCHITECTURE.md` tells the stories.
 
 pub mod lock;
 
@@ -7,3 +17,10 @@ pub mod life;
 pub mod service;
 
 pub mod auth;
+pub mod dbus;
+
+pub mod config;
+pub mod daemon;
+pub mod instance;
+pub mod logging;
+pub mod notify;

@@ -1,1 +1,76 @@
-fn main() {}
+//! The service: reads the command line and the environment, and runs.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use vmlockd::config::Source;
+use vmlockd::daemon::{self, Options};
+use vmlockd::dbus::Bus;
+
+/// Locks the disks of virtual machines for as long as the machines live.
+#[derive(Debug, Parser)]
+#[command(name = "vmlockd", version)]
+struct Args {
+    /// Serve the system bus (the default for root).
+    #[arg(long, conflicts_with = "session")]
+    system: bool,
+    /// Serve the session bus: the instance of one user (the default for all others).
+    #[arg(long)]
+    session: bool,
+    /// Read this configuration instead of /etc/vmlockd/vmlockd.toml, or of vmlockd/vmlockd.toml
+    /// below $XDG_CONFIG_HOME for a user's instance.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Keep runtime files here instead of in $RUNTIME_DIRECTORY, /run/vmlockd, or vmlockd below
+    /// $XDG_RUNTIME_DIR for a user's instance.
+    #[arg(long, value_name = "DIR")]
+    runtime_dir: Option<PathBuf>,
+    /// Check a configuration, say what is wrong with it, and exit.
+    #[arg(long, value_name = "FILE", exclusive = true)]
+    check_config: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("vmlockd: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> Result<(), String> {
+    if let Some(path) = args.check_config {
+        let source = Source { path, required: true };
+        return source.load().map(drop).map_err(|error| error.to_string());
+    }
+    let root = nix::unistd::geteuid().is_root();
+    let bus = if args.system || (root && !args.session) { Bus::System } else { Bus::Session };
+    let config = match (args.config, bus) {
+        (Some(path), _) => Source { path, required: true },
+        (None, Bus::System) => {
+            Source { path: "/etc/vmlockd/vmlockd.toml".into(), required: false }
+        }
+        (None, Bus::Session) => {
+            let below = folder("XDG_CONFIG_HOME").or_else(|| Some(folder("HOME")?.join(".config")));
+            let below = below.ok_or("neither XDG_CONFIG_HOME nor HOME is set; use --config")?;
+            Source { path: below.join("vmlockd/vmlockd.toml"), required: false }
+        }
+    };
+    let given = args.runtime_dir.or_else(|| folder("RUNTIME_DIRECTORY"));
+    let runtime_dir = match (given, bus) {
+        (Some(path), _) => path,
+        (None, Bus::System) => "/run/vmlockd".into(),
+        (None, Bus::Session) => folder("XDG_RUNTIME_DIR")
+            .ok_or("XDG_RUNTIME_DIR is not set; use --runtime-dir")?
+            .join("vmlockd"),
+    };
+    daemon::run(&Options { bus, config, runtime_dir }).map_err(|error| error.to_string())
+}
+
+/// A directory from the environment; the XDG specification has relative ones ignored.
+fn folder(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
+}

@@ -5,11 +5,12 @@ use nix::errno::Errno;
 use super::holder::{Refusal, Stranger};
 use super::mode::Mode;
 use super::owner::OwnerId;
+use super::printable::shown;
 
 /// Everything that floor 0 refuses or fails at.
 ///
 /// Texts are lower case, name the thing and the cause, and hold no unescaped foreign characters:
-/// the names in them went through [`super::printable`].
+/// the names in them go through [`super::printable`], here or where the sentence is made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A word that is no mode.
@@ -110,14 +111,26 @@ pub enum Error {
 impl Error {
     /// A failed system call.
     #[must_use]
-    pub fn system(doing: &'static str, name: impl Into<String>, errno: Errno) -> Self {
-        Self::System { doing, name: name.into(), errno }
+    pub fn system(doing: &'static str, name: impl AsRef<str>, errno: Errno) -> Self {
+        Self::System { doing, name: shown(name.as_ref()), errno }
     }
 
     /// Something that no lock can be put on.
     #[must_use]
-    pub fn not_lockable(resource: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::NotLockable { resource: resource.into(), why: why.into() }
+    pub fn not_lockable(resource: impl AsRef<str>, why: impl Into<String>) -> Self {
+        Self::NotLockable { resource: shown(resource.as_ref()), why: why.into() }
+    }
+
+    /// Something that is not there.
+    #[must_use]
+    pub fn missing(resource: impl AsRef<str>) -> Self {
+        Self::Missing(shown(resource.as_ref()))
+    }
+
+    /// Something that was replaced.
+    #[must_use]
+    pub fn changed(resource: impl AsRef<str>) -> Self {
+        Self::Changed(shown(resource.as_ref()))
     }
 
     /// The error with the failures of its undoing, if there were any.

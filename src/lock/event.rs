@@ -1,5 +1,7 @@
 //! What happened in the table, in the order in which it happened.
 
+use std::collections::BTreeSet;
+
 use super::owner::OwnerId;
 use super::record::Lock;
 
@@ -20,12 +22,14 @@ pub enum Event {
     LockReleased(Box<Lock>, Reason),
     /// A lock has another mode now.
     LockConverted(Box<Lock>),
+    /// There are other lockspaces now.
+    LockspacesChanged,
     /// An owner did not get what others hold.
     LockContended {
         /// The name it asked for.
         resource: String,
-        /// The locks in its way.
-        holders: Vec<u64>,
+        /// The owners in its way, each once.
+        holders: BTreeSet<OwnerId>,
         /// Who asked.
         owner: OwnerId,
     },

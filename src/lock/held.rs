@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::stat::fstat;
 
 use super::error::Error;
-use super::holder::StrangersLock;
+use super::holder::{Stranger, StrangersLock};
 use super::identity::Identity;
 use super::lockspace::{Directory, Lockspace};
 use super::mode::Mode;
@@ -107,7 +107,7 @@ fn open_disk(target: &Target, mode: Mode) -> Result<(File, bool), Error> {
     if open::same_node(&stat, &target.stat) && Identity::of(&stat) == Some(target.identity) {
         Ok((file, writable))
     } else {
-        Err(Error::Changed(target.name.clone()))
+        Err(Error::changed(&target.name))
     }
 }
 
@@ -116,7 +116,7 @@ fn still_there(target: &Target) -> Result<(), Error> {
     let Some(path) = &target.path else { return Ok(()) };
     match open::leads_to(path, &target.stat) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(Error::Changed(target.name.clone())),
+        Ok(false) => Err(Error::changed(&target.name)),
         Err(errno) => Err(Error::system("looking at", &target.name, errno)),
     }
 }
@@ -165,7 +165,38 @@ fn lock_file(
             return Ok(Byte { file, place: Some((Arc::clone(directory), name.to_owned())) });
         }
     }
-    Err(Error::Changed(shown))
+    Err(Error::changed(shown))
+}
+
+/// Finds out who else holds a disk of which the table knows no holder. Creates nothing.
+#[derive(Debug)]
+pub struct Probe(pub Target);
+
+impl Work for Probe {
+    type Answer = Result<Option<Stranger>, Error>;
+
+    fn perform(self) -> Self::Answer {
+        let target = self.0;
+        let (name, mode) = (&target.name, Mode::Exclusive);
+        let tested = open_disk(&target, Mode::Shared)
+            .and_then(|(disk, _)| free_byte(&disk, mode, name, None))
+            .and_then(|()| {
+                let Lockspace::File(directory) = &target.lockspace else { return Ok(()) };
+                target.files.iter().try_for_each(|file| {
+                    let shown = shown_path(&directory.path_of(file));
+                    match directory.find_file(file) {
+                        Ok(lock_file) => free_byte(&lock_file, mode, name, Some(&shown)),
+                        Err(Errno::ENOENT) => Ok(()),
+                        Err(errno) => Err(Error::system("opening lock file", shown, errno)),
+                    }
+                })
+            });
+        match tested {
+            Ok(()) => Ok(None),
+            Err(Error::HeldElsewhere(stranger)) => Ok(Some(*stranger)),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// Gives a lock up, whatever copies of its descriptions exist.
@@ -265,7 +296,7 @@ impl Convert {
     }
 
     fn test_disk(&self, path: &std::path::Path, identity: Identity) -> Result<(), Error> {
-        let changed = || Error::Changed(self.name.clone());
+        let changed = || Error::changed(&self.name);
         let pin = open::locate(path).map_err(|_| changed())?;
         let (_, found) = open::examine(pin.as_fd(), &self.name)?;
         if found != identity {

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::mode::Mode;
 use super::owner::OwnerId;
+use super::printable::shown;
 
 /// An owner of ours that holds what somebody else asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,14 +21,14 @@ pub struct Holder {
     pub mode: Mode,
     /// Since when, in microseconds since 1970.
     pub since: u64,
-    /// The name by which it holds it.
+    /// The name by which it holds it, to the letter.
     pub resource: String,
 }
 
 /// Why an owner of ours does not get what it asks for: holders of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The name that was asked for.
+    /// The name that was asked for, to the letter.
     pub resource: String,
     /// Who holds it; never empty.
     pub holders: Vec<Holder>,
@@ -37,7 +38,7 @@ impl fmt::Display for Refusal {
     /// What the table alone knows; users and local time are added where they can be looked up.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { resource, holders } = self;
-        write!(f, "disk {resource} is locked")?;
+        write!(f, "disk {} is locked", shown(resource))?;
         for (n, holder) in holders.iter().enumerate() {
             let and = if n == 0 { "" } else { " and" };
             write!(f, "{and} {} by VM \"{}\" ({})", holder.mode.adverb(), holder.name, holder.owner)?;
@@ -49,7 +50,7 @@ impl fmt::Display for Refusal {
 /// Somebody who is no owner of ours and holds what an owner asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stranger {
-    /// The name that was asked for.
+    /// The name that was asked for, to the letter.
     pub resource: String,
     /// The file whose byte is taken, where it is not the resource itself.
     pub lock_file: Option<String>,
@@ -85,7 +86,7 @@ impl Stranger {
     /// The sentence, with the process's user as the caller knows to spell it.
     #[must_use]
     pub fn sentence(&self, user: &str) -> String {
-        let mut text = format!("disk {} ", self.resource);
+        let mut text = format!("disk {} ", shown(&self.resource));
         text.push_str(&match self.by {
             StrangersLock::Byte => format!("is locked {} by ", self.mode.adverb()),
             StrangersLock::Lease => "is kept by a lease (F_SETLEASE) of ".to_owned(),

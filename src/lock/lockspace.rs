@@ -89,6 +89,13 @@ pub fn hashed_name(path: &Path) -> String {
     })
 }
 
+/// How lock files are opened: for both modes, and without side effects should one be no file.
+const FLAGS: OFlag = OFlag::O_RDWR
+    .union(OFlag::O_CLOEXEC)
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_NONBLOCK)
+    .union(OFlag::O_NOCTTY);
+
 /// A directory of lock files, opened once.
 ///
 /// It stays the directory that was checked, whatever happens to its name.
@@ -142,16 +149,21 @@ impl Directory {
     /// What `openat2(2)` says, links of all kinds refused; `EINVAL` where a node of another type
     /// lies there.
     pub fn open_file(&self, name: &str) -> Result<File, Errno> {
-        let how = OpenHow::new()
-            .flags(
-                OFlag::O_RDWR
-                    | OFlag::O_CREAT
-                    | OFlag::O_CLOEXEC
-                    | OFlag::O_NOFOLLOW
-                    | OFlag::O_NONBLOCK
-                    | OFlag::O_NOCTTY,
-            )
-            .mode(Permissions::S_IRUSR | Permissions::S_IWUSR)
+        let owner_only = Permissions::S_IRUSR | Permissions::S_IWUSR;
+        self.open_with(name, OpenHow::new().flags(FLAGS | OFlag::O_CREAT).mode(owner_only))
+    }
+
+    /// Opens a lock file that is there already.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::open_file`], and `ENOENT`.
+    pub fn find_file(&self, name: &str) -> Result<File, Errno> {
+        self.open_with(name, OpenHow::new().flags(FLAGS))
+    }
+
+    fn open_with(&self, name: &str, how: OpenHow) -> Result<File, Errno> {
+        let how = how
             .resolve(
                 ResolveFlag::RESOLVE_BENEATH
                     | ResolveFlag::RESOLVE_NO_SYMLINKS

@@ -43,6 +43,13 @@ pub fn shown_path(path: &Path) -> String {
     out
 }
 
+/// A path as data: to the letter where it is UTF-8, which is all that a bus string can carry;
+/// otherwise as [`shown_path`] writes it. Not for people: what it holds is not escaped.
+#[must_use]
+pub fn spelt_path(path: &Path) -> String {
+    path.to_str().map_or_else(|| shown_path(path), str::to_owned)
+}
+
 fn push_shown(out: &mut String, text: &str) {
     for c in text.chars() {
         if is_printable(c) {

@@ -25,9 +25,9 @@ pub struct Lock {
 /// One resource of a request, as far as it was found out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Want {
-    /// The name by which it was asked for, for people.
+    /// The name by which it was asked for, to the letter.
     pub resource: String,
-    /// Its name without links and detours, for people.
+    /// Its name without links and detours.
     pub canonical: Option<String>,
     /// The path to it, for looking at it again; none where it came as a descriptor without a name.
     pub path: Option<PathBuf>,

@@ -11,7 +11,7 @@ use super::error::Error;
 use super::identity::Identity;
 use super::lockspace::{Lockspace, hashed_name};
 use super::open;
-use super::printable::shown_path;
+use super::printable::spelt_path;
 use super::resource::DiskPath;
 use super::work::Work;
 
@@ -36,10 +36,10 @@ pub struct Resolve {
 /// A disk that was found, pinned by a descriptor until it is locked or given up.
 #[derive(Debug)]
 pub struct Target {
-    /// Its name for people: as given, or what a descriptor's name was proven to be, or
+    /// Its name: as given to the letter, or what a descriptor's name was proven to be, or
     /// `fd:<identity>`.
     pub name: String,
-    /// The name without links and detours, for people.
+    /// The name without links and detours.
     pub canonical: Option<String>,
     /// What it really is.
     pub identity: Identity,
@@ -100,10 +100,23 @@ impl Work for Resolve {
     }
 }
 
+/// Finds out which disk a descriptor has open, whatever it was opened for.
+#[derive(Debug)]
+pub struct Identify(pub OwnedFd);
+
+impl Work for Identify {
+    type Answer = Result<(OwnedFd, Identity), Error>;
+
+    fn perform(self) -> Self::Answer {
+        let (_, identity) = open::examine(self.0.as_fd(), "the descriptor's file")?;
+        Ok((self.0, identity))
+    }
+}
+
 fn by_path(path: &DiskPath, lockspace: Lockspace) -> Result<Target, Error> {
-    let name = path.shown();
+    let name = spelt_path(path.as_path());
     let pin = open::locate(path.as_path()).map_err(|errno| match errno {
-        Errno::ENOENT | Errno::ENOTDIR => Error::Missing(name.clone()),
+        Errno::ENOENT | Errno::ENOTDIR => Error::missing(&name),
         Errno::ELOOP => Error::not_lockable(&name, "its path has a loop or a magic link in it"),
         errno => Error::system("finding", &name, errno),
     })?;
@@ -125,7 +138,7 @@ fn by_descriptor(fd: OwnedFd, lockspace: Lockspace) -> Result<Target, Error> {
     };
     match name {
         Some(path) => {
-            target(shown_path(&path), Some((&path, path.clone())), fd, Some(access), lockspace)
+            target(spelt_path(&path), Some((&path, path.clone())), fd, Some(access), lockspace)
         }
         None if matches!(lockspace, Lockspace::Direct) => {
             target(format!("fd:{identity}"), None, fd, Some(access), lockspace)
@@ -153,7 +166,7 @@ fn target(
         _ => Vec::new(),
     };
     Ok(Target {
-        canonical: path.as_ref().map(|(_, canonical)| shown_path(canonical)),
+        canonical: path.as_ref().map(|(_, canonical)| spelt_path(canonical)),
         path: path.map(|(given, _)| given.to_owned()),
         name,
         identity,

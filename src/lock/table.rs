@@ -21,6 +21,7 @@ use super::identity::Identity;
 use super::lockspace::LockspaceKind;
 use super::mode::Mode;
 use super::owner::{Anchor, AnchorId, Owner, OwnerId};
+use super::printable::shown;
 use super::record::{Lock, Stage, Want};
 
 /// What was decided on a request.
@@ -139,12 +140,12 @@ impl Table {
         for (n, want) in wants.iter().enumerate() {
             plan.push(match wants[..n].iter().position(|earlier| earlier.meets(want)) {
                 Some(twin) if wants[twin].mode != want.mode => {
-                    return Err(Error::TwoModes(want.resource.clone()));
+                    return Err(Error::TwoModes(shown(&want.resource)));
                 }
                 Some(twin) => Planned::LikeNumber(twin),
                 None => match self.met_by(want).find(|lock| lock.owner == id) {
                     Some(lock) if lock.want.mode != want.mode => {
-                        let resource = want.resource.clone();
+                        let resource = shown(&want.resource);
                         return Err(Error::OtherMode { resource, held: lock.want.mode, lock: lock.id });
                     }
                     Some(lock) => Planned::There(lock.id),

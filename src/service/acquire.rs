@@ -165,7 +165,7 @@ impl Service {
             Error::Lock(lock::Error::Held(refusal)) => {
                 let event = Event::LockContended {
                     resource: refusal.resource.clone(),
-                    holders: refusal.holders.iter().map(|holder| holder.lock).collect(),
+                    holders: refusal.holders.iter().map(|holder| holder.owner).collect(),
                     owner: id,
                 };
                 let shown = self.state().publish(vec![event]);

@@ -7,6 +7,7 @@
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 
 use crate::lock::holder::{Holder, Refusal, Stranger};
+use crate::lock::printable::shown;
 use crate::lock::stranger::process;
 use crate::lock::work::Work;
 
@@ -30,6 +31,7 @@ impl Work for DescribeRefusal {
 
     fn perform(self) -> String {
         let Refusal { resource, holders } = self.0;
+        let resource = shown(&resource);
         let named = holders.iter().take(NAMED).map(|holder| sentence(&resource, holder));
         let mut text = format!("disk {resource} is locked ");
         text.push_str(&named.collect::<Vec<_>>().join(", and "));
@@ -47,6 +49,7 @@ fn sentence(resource: &str, holder: &Holder) -> String {
     // Under libvirt the owner is root's and the process runs as somebody else: that is who people
     // know.
     let user = user_name(running.map_or(owner.uid, |process| process.uid));
+    let through = shown(through);
     let through = if through == resource { String::new() } else { format!(", through {through}") };
     let (uuid, since) = (owner.uuid, wall_clock(*since));
     format!("{} by VM \"{name}\" ({uuid}{pid}, user {user}) since {since}{through}", mode.adverb())

@@ -97,8 +97,13 @@ impl Service {
     }
 
     /// Puts other settings in force. What is held stays where it is.
-    pub fn change_settings(&self, settings: Settings) {
-        self.state().settings = settings;
+    pub async fn change_settings(&self, settings: Settings) {
+        let shown = {
+            let mut state = self.state();
+            state.settings = settings;
+            state.publish(vec![Event::LockspacesChanged])
+        };
+        shown.wait().await;
     }
 
     /// Whether this user has no quota.

@@ -1,6 +1,7 @@
 //! What can be asked without changing anything.
 
 use super::Service;
+use crate::lock::holder::Holder;
 use crate::lock::identity::Identity;
 use crate::lock::{Lock, Owner, OwnerId};
 
@@ -33,6 +34,21 @@ impl Service {
     #[must_use]
     pub fn locks(&self) -> Vec<Lock> {
         self.state().table.locks().cloned().collect()
+    }
+
+    /// All locks that are held, each with its owner.
+    #[must_use]
+    pub fn locks_and_owners(&self) -> Vec<(Lock, Option<Owner>)> {
+        let state = self.state();
+        let owner = |lock: &Lock| state.table.owner(lock.owner).cloned();
+        state.table.locks().map(|lock| (lock.clone(), owner(lock))).collect()
+    }
+
+    /// What a refusal would tell of the holders of these locks.
+    #[must_use]
+    pub fn holders(&self, locks: &[Lock]) -> Vec<Holder> {
+        let state = self.state();
+        locks.iter().map(|lock| state.table.holder(lock)).collect()
     }
 
     /// How many locks are held, of those that a question is asked about.

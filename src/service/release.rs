@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::{Error, Service, Shown};
 use crate::lock::held::{Give, Held};
+use crate::lock::printable::shown;
 use crate::lock::{self, OwnerId, Reason};
 
 impl Service {
@@ -110,7 +111,7 @@ impl Service {
         let events = state.table.finish_release(&numbers, reason);
         for event in &events {
             if let lock::Event::LockReleased(lock, reason) = event {
-                let (resource, owner) = (&lock.want.resource, lock.owner);
+                let (resource, owner) = (shown(&lock.want.resource), lock.owner);
                 tracing::info!(lock = lock.id, %owner, reason = reason.as_str(), "released {resource}");
             }
         }

@@ -1,0 +1,355 @@
+//! The other end of the bus: what a program in Rust needs to talk to the service.
+//!
+//! The proxies say what the XML files in `dbus/` say, no more and no less. Properties that change
+//! are asked for each time: an answer from a cache may be older than the question.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+use zbus::proxy::MethodFlags;
+use zbus::wire::DynamicDeserialize;
+use zbus::{Connection, DynamicType, Fd, OwnedFd, OwnedObjectPath, OwnedVariant, Variant};
+
+/// The service's name on the bus.
+pub const SERVICE: &str = "org.vmlockd1";
+/// Where the Manager is, and the ObjectManager.
+pub const MANAGER_PATH: &str = "/org/vmlockd1";
+/// Below it are the owners.
+pub const OWNERS_PATH: &str = "/org/vmlockd1/owner";
+/// Below it are the locks, by number.
+pub const LOCKS_PATH: &str = "/org/vmlockd1/lock";
+/// Below it are the lockspaces, by name.
+pub const LOCKSPACES_PATH: &str = "/org/vmlockd1/lockspace";
+
+/// The options of a method.
+pub type Options<'a> = HashMap<&'a str, Variant<'a>>;
+/// A dictionary that the service answers with; which keys it has is said in the XML.
+pub type Row = HashMap<String, OwnedVariant>;
+
+/// Which of the two buses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bus {
+    /// The host's.
+    System,
+    /// The user's own.
+    Session,
+}
+
+impl Bus {
+    /// The bus that libvirt's default connection would mean: root's is the host's service, and
+    /// everybody else has one of his own.
+    #[must_use]
+    pub fn of(uid: u32) -> Self {
+        if uid == 0 { Self::System } else { Self::Session }
+    }
+
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::Session => "session",
+        }
+    }
+
+    /// Connects: to where `DBUS_SYSTEM_BUS_ADDRESS` or `DBUS_SESSION_BUS_ADDRESS` says, otherwise
+    /// to where these buses usually are.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no bus, or it does not let us in.
+    pub async fn connect(self) -> zbus::Result<Connection> {
+        match self {
+            Self::System => Connection::system().await,
+            Self::Session => Connection::session().await,
+        }
+    }
+}
+
+/// Calls a method and, if told so, lets the service ask the person at the screen for a password.
+///
+/// The methods of the proxies never let it.
+///
+/// # Errors
+///
+/// What the service answers, or that it does not answer.
+pub async fn call<B, R>(
+    proxy: &zbus::Proxy<'_>,
+    method: &str,
+    arguments: &B,
+    interactive: bool,
+) -> zbus::Result<R>
+where
+    B: Serialize + DynamicType,
+    R: for<'d> DynamicDeserialize<'d>,
+{
+    let flags =
+        if interactive { MethodFlags::ALLOW_INTERACTIVE_AUTH } else { MethodFlags::empty() };
+    let answer = proxy.call_with_flags(method, flags, arguments).await?;
+    // There is one unless the flags say that none is wanted.
+    answer.ok_or(zbus::Error::InvalidReply)
+}
+
+/// Opens owners and tells what is locked.
+#[zbus::proxy(
+    interface = "org.vmlockd1.Manager",
+    default_service = "org.vmlockd1",
+    default_path = "/org/vmlockd1"
+)]
+pub trait Manager {
+    /// Opens an owner that is kept alive by a lease.
+    fn open_owner(
+        &self,
+        uuid: &str,
+        name: &str,
+        options: Options<'_>,
+    ) -> zbus::Result<(OwnedObjectPath, OwnedFd)>;
+
+    /// Opens an owner that is kept alive by a process; 0 means the caller.
+    fn register_owner(
+        &self,
+        uuid: &str,
+        name: &str,
+        pid: u32,
+        options: Options<'_>,
+    ) -> zbus::Result<OwnedObjectPath>;
+
+    /// Finds an owner by its UUID: the caller's own if there is one, else root's.
+    fn get_owner(&self, uuid: &str) -> zbus::Result<OwnedObjectPath>;
+
+    /// Finds the owner that a process keeps alive.
+    #[zbus(name = "GetOwnerByPID")]
+    fn get_owner_by_pid(&self, pid: u32) -> zbus::Result<OwnedObjectPath>;
+
+    /// Lists the owners of all users.
+    fn list_owners(&self, options: Options<'_>) -> zbus::Result<Vec<Row>>;
+
+    /// Lists the locks of all owners.
+    fn list_locks(&self, options: Options<'_>) -> zbus::Result<Vec<Row>>;
+
+    /// Lists who waits for what.
+    fn list_waiting(&self, options: Options<'_>) -> zbus::Result<Vec<Row>>;
+
+    /// Tells who holds a resource.
+    fn find_holders(&self, resource: &str, options: Options<'_>) -> zbus::Result<Vec<Row>>;
+
+    /// Tells who holds a file that the caller has open.
+    fn find_holders_of_file(&self, file: Fd<'_>, options: Options<'_>) -> zbus::Result<Vec<Row>>;
+
+    /// Tells what would be locked.
+    fn resolve(&self, resource: &str, options: Options<'_>) -> zbus::Result<Row>;
+
+    /// Reads the configuration again.
+    fn reload(&self, options: Options<'_>) -> zbus::Result<()>;
+
+    /// The service's version.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn version(&self) -> zbus::Result<String>;
+
+    /// What the service can do.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn features(&self) -> zbus::Result<Vec<String>>;
+
+    /// How many owners there are.
+    #[zbus(property(emits_changed_signal = "false"), name = "NOwners")]
+    fn n_owners(&self) -> zbus::Result<u32>;
+
+    /// How many locks are held.
+    #[zbus(property(emits_changed_signal = "false"), name = "NLocks")]
+    fn n_locks(&self) -> zbus::Result<u32>;
+
+    /// How many requests wait.
+    #[zbus(property(emits_changed_signal = "false"), name = "NWaiting")]
+    fn n_waiting(&self) -> zbus::Result<u32>;
+
+    /// A lock has been granted.
+    #[zbus(signal)]
+    fn lock_acquired(
+        &self,
+        lock: OwnedObjectPath,
+        owner: OwnedObjectPath,
+        resource: String,
+        mode: String,
+    ) -> zbus::Result<()>;
+
+    /// A lock has been released.
+    #[zbus(signal)]
+    fn lock_released(
+        &self,
+        lock: OwnedObjectPath,
+        owner: OwnedObjectPath,
+        resource: String,
+        reason: String,
+    ) -> zbus::Result<()>;
+
+    /// Owners keep another owner from a lock.
+    #[zbus(signal)]
+    fn lock_contended(
+        &self,
+        resource: String,
+        holders: Vec<OwnedObjectPath>,
+        owner: OwnedObjectPath,
+    ) -> zbus::Result<()>;
+}
+
+/// A virtual machine that may hold locks.
+#[zbus::proxy(interface = "org.vmlockd1.Owner", default_service = "org.vmlockd1")]
+pub trait Owner {
+    /// Locks resources by name: all of them or none.
+    fn acquire(
+        &self,
+        resources: &[(&str, &str)],
+        options: Options<'_>,
+    ) -> zbus::Result<Vec<OwnedObjectPath>>;
+
+    /// Locks resources by name and files that the caller has open: all of them or none.
+    fn acquire_with_files(
+        &self,
+        resources: &[(&str, &str)],
+        files: &[(Fd<'_>, &str)],
+        options: Options<'_>,
+    ) -> zbus::Result<Vec<OwnedObjectPath>>;
+
+    /// Releases locks: all of them or none.
+    fn release(&self, locks: &[OwnedObjectPath], options: Options<'_>) -> zbus::Result<()>;
+
+    /// Gives another lease.
+    fn hold(&self, options: Options<'_>) -> zbus::Result<OwnedFd>;
+
+    /// Makes a process an anchor, by its pidfd.
+    fn bind_process(&self, process: Fd<'_>, options: Options<'_>) -> zbus::Result<()>;
+
+    /// Makes a process an anchor, by its number; 0 means the caller.
+    #[zbus(name = "BindPID")]
+    fn bind_pid(&self, pid: u32, options: Options<'_>) -> zbus::Result<()>;
+
+    /// Withdraws all that the owner waits for.
+    fn cancel(&self, options: Options<'_>) -> zbus::Result<()>;
+
+    /// Releases all that the owner holds and forgets it.
+    fn close(&self, options: Options<'_>) -> zbus::Result<()>;
+
+    /// The machine's UUID.
+    #[zbus(property(emits_changed_signal = "const"), name = "UUID")]
+    fn uuid(&self) -> zbus::Result<String>;
+
+    /// What people call the machine.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn name(&self) -> zbus::Result<String>;
+
+    /// The user who opened it.
+    #[zbus(property(emits_changed_signal = "const"), name = "UID")]
+    fn uid(&self) -> zbus::Result<u32>;
+
+    /// The way by which it came in.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn front(&self) -> zbus::Result<String>;
+
+    /// When it was opened, in microseconds since the epoch.
+    #[zbus(property(emits_changed_signal = "const"), name = "SinceUSec")]
+    fn since_usec(&self) -> zbus::Result<u64>;
+
+    /// The process that keeps it alive, or 0.
+    #[zbus(property(emits_changed_signal = "false"), name = "PID")]
+    fn pid(&self) -> zbus::Result<u32>;
+
+    /// Whether it runs.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn state(&self) -> zbus::Result<String>;
+
+    /// What keeps it alive.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn anchors(&self) -> zbus::Result<Vec<String>>;
+
+    /// What it holds.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn locks(&self) -> zbus::Result<Vec<OwnedObjectPath>>;
+
+    /// It has been granted a lock.
+    #[zbus(signal)]
+    fn lock_acquired(
+        &self,
+        lock: OwnedObjectPath,
+        resource: String,
+        mode: String,
+    ) -> zbus::Result<()>;
+
+    /// A lock of its has been released.
+    #[zbus(signal)]
+    fn lock_released(
+        &self,
+        lock: OwnedObjectPath,
+        resource: String,
+        reason: String,
+    ) -> zbus::Result<()>;
+}
+
+/// A lock that an owner holds.
+#[zbus::proxy(interface = "org.vmlockd1.Lock", default_service = "org.vmlockd1")]
+pub trait Lock {
+    /// Releases it.
+    fn release(&self, options: Options<'_>) -> zbus::Result<()>;
+
+    /// Changes its mode.
+    fn convert(&self, mode: &str, options: Options<'_>) -> zbus::Result<()>;
+
+    /// Who holds it.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn owner(&self) -> zbus::Result<OwnedObjectPath>;
+
+    /// The name by which it was asked for.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn resource(&self) -> zbus::Result<String>;
+
+    /// The file that is locked in the kernel.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn lock_file(&self) -> zbus::Result<String>;
+
+    /// What the resource really is.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn identity(&self) -> zbus::Result<String>;
+
+    /// By which lockspace its lock file was chosen.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn lockspace(&self) -> zbus::Result<OwnedObjectPath>;
+
+    /// Its number.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn generation(&self) -> zbus::Result<u64>;
+
+    /// When it was granted, in microseconds since the epoch.
+    #[zbus(property(emits_changed_signal = "const"), name = "SinceUSec")]
+    fn since_usec(&self) -> zbus::Result<u64>;
+
+    /// How the resource is held.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn mode(&self) -> zbus::Result<String>;
+
+    /// Whether the service has seen that it is in place.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn verified(&self) -> zbus::Result<bool>;
+
+    /// How many requests wait for the resource.
+    #[zbus(property(emits_changed_signal = "false"), name = "NWaiting")]
+    fn n_waiting(&self) -> zbus::Result<u32>;
+}
+
+/// A rule that says which file stands for a resource.
+#[zbus::proxy(interface = "org.vmlockd1.Lockspace", default_service = "org.vmlockd1")]
+pub trait Lockspace {
+    /// Its name.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn name(&self) -> zbus::Result<String>;
+
+    /// How a resource leads to its lock file.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn kind(&self) -> zbus::Result<String>;
+
+    /// Where its lock files are.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn directory(&self) -> zbus::Result<String>;
+
+    /// How many locks are held in it.
+    #[zbus(property(emits_changed_signal = "false"), name = "NLocks")]
+    fn n_locks(&self) -> zbus::Result<u32>;
+}

@@ -1,0 +1,272 @@
+//! The configuration file: `vmlockd.toml`.
+//!
+//! Everything is optional; what is not known is refused, with its line and a suggestion, since a
+//! misspelt key would leave disks less protected than its writer believes. The keys about lock
+//! files bear libvirt's names and take its `0` and `1`, so that an existing `qemu-lockd.conf`,
+//! which is TOML as far as libvirt's own parser goes, can be read as it is.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::lock::lockspace::{Directory, Lockspaces};
+use crate::lock::printable::{shown, shown_path};
+use crate::logging::Level;
+use crate::service::{Limits, Settings};
+
+/// A configuration that was read and checked.
+#[derive(Debug)]
+pub struct Config {
+    /// What the service goes by.
+    pub settings: Settings,
+    /// How much is logged.
+    pub log_level: Level,
+}
+
+/// Why a configuration can't be used. The message names the file, and the line where there is one.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It can't be read.
+    #[error("{file}: {cause}")]
+    Unreadable {
+        /// The file.
+        file: String,
+        /// The cause.
+        cause: io::Error,
+    },
+    /// Something in it is wrong.
+    #[error("{file}:{line}: {what}")]
+    Wrong {
+        /// The file.
+        file: String,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+/// Where a configuration comes from.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The file.
+    pub path: PathBuf,
+    /// Whether it has to be there: one that somebody named must, the default one need not.
+    pub required: bool,
+}
+
+impl Source {
+    /// Reads and checks it, and opens the directories that it names.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub fn load(&self) -> Result<Config, Error> {
+        let file = shown_path(&self.path);
+        let text = match fs::read_to_string(&self.path) {
+            Ok(text) => text,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound && !self.required => String::new(),
+            Err(cause) => return Err(Error::Unreadable { file, cause }),
+        };
+        parse(&text).map_err(|wrong| Error::Wrong {
+            line: text[..wrong.at.min(text.len())].matches('\n').count() + 1,
+            file,
+            what: wrong.what,
+        })
+    }
+}
+
+/// Something wrong at a place in the text.
+struct Wrong {
+    at: usize,
+    what: String,
+}
+
+type Table<'t> = DeTable<'t>;
+type Value<'t> = Spanned<DeValue<'t>>;
+
+const KEYS: &[&str] = &[
+    "allow_fuse",
+    "auto_disk_leases",
+    "file_lockspace_dir",
+    "limits",
+    "log_level",
+    "lvm_lockspace_dir",
+    "require_lease_for_disks",
+    "scsi_lockspace_dir",
+];
+
+fn parse(text: &str) -> Result<Config, Wrong> {
+    let table = DeTable::parse(text).map_err(|error| Wrong {
+        at: error.span().map_or(0, |span| span.start),
+        what: error.message().to_owned(),
+    })?;
+    let table = table.get_ref();
+    check_keys(table, KEYS)?;
+    let mut config = Config { settings: Settings::default(), log_level: Level::Info };
+    if let Some((value, on)) = boolean(table, "auto_disk_leases")?
+        && !on
+    {
+        return Err(not_yet(value, "auto_disk_leases = false"));
+    }
+    if let Some((value, on)) = boolean(table, "require_lease_for_disks")?
+        && on
+    {
+        return Err(not_yet(value, "require_lease_for_disks = true"));
+    }
+    for key in ["lvm_lockspace_dir", "scsi_lockspace_dir"] {
+        if let Some((value, _)) = string(table, key)? {
+            return Err(not_yet(value, key));
+        }
+    }
+    if let Some((value, path)) = string(table, "file_lockspace_dir")? {
+        let directory = Directory::open(Path::new(path)).map_err(|error| wrong(value, error))?;
+        config.settings.lockspaces = Lockspaces { file: Some(Arc::new(directory)) };
+    }
+    if let Some((_, on)) = boolean(table, "allow_fuse")? {
+        config.settings.allow_fuse = on;
+    }
+    if let Some((value, word)) = string(table, "log_level")? {
+        config.log_level = word.parse().map_err(|error: String| wrong(value, error))?;
+    }
+    if let Some(value) = table.get("limits") {
+        let DeValue::Table(limits) = value.get_ref() else {
+            return Err(wrong(value, "'limits' must be a table"));
+        };
+        read_limits(limits, &mut config.settings.limits)?;
+    }
+    Ok(config)
+}
+
+fn read_limits(table: &Table<'_>, limits: &mut Limits) -> Result<(), Wrong> {
+    let fields: [(&str, &mut usize); 9] = [
+        ("owners_per_user", &mut limits.owners_per_user),
+        ("locks_per_user", &mut limits.locks_per_user),
+        ("leases_per_user", &mut limits.leases_per_user),
+        ("processes_per_user", &mut limits.processes_per_user),
+        ("calls_per_user", &mut limits.calls_per_user),
+        ("checks_per_user", &mut limits.checks_per_user),
+        ("checks_total", &mut limits.checks_total),
+        ("resources_per_call", &mut limits.resources_per_call),
+        ("locks_total", &mut limits.locks_total),
+    ];
+    check_keys(table, &fields.each_ref().map(|(key, _)| *key))?;
+    for (key, field) in fields {
+        if let Some(value) = table.get(key) {
+            let number = match value.get_ref() {
+                DeValue::Integer(number) => number.as_str().parse().ok(),
+                _ => None,
+            };
+            let wanted = || wrong(value, format!("'{key}' must be a whole number, 1 or more"));
+            *field = number.filter(|number| *number > 0).ok_or_else(wanted)?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses keys that nobody knows.
+fn check_keys(table: &Table<'_>, known: &[&str]) -> Result<(), Wrong> {
+    let unknown = |key: &&Spanned<_>| !known.contains(&AsRef::<str>::as_ref(key.get_ref()));
+    let Some(key) = table.keys().find(unknown) else { return Ok(()) };
+    let (at, key) = (key.span().start, AsRef::<str>::as_ref(key.get_ref()));
+    let near = known
+        .iter()
+        .map(|word| (strsim::jaro_winkler(key, word), word))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    let key = shown(key);
+    let what = match near {
+        Some((_, word)) => format!("unknown key '{key}', did you mean '{word}'?"),
+        None => format!("unknown key '{key}', known are: {}", known.join(", ")),
+    };
+    Err(Wrong { at, what })
+}
+
+/// A boolean, also as libvirt writes it.
+fn boolean<'t>(
+    table: &'t Table<'t>,
+    key: &str,
+) -> Result<Option<(&'t Value<'t>, bool)>, Wrong> {
+    let Some(value) = table.get(key) else { return Ok(None) };
+    let on = match value.get_ref() {
+        DeValue::Boolean(on) => Some(*on),
+        DeValue::Integer(number) if number.as_str() == "0" => Some(false),
+        DeValue::Integer(number) if number.as_str() == "1" => Some(true),
+        _ => None,
+    };
+    let wanted = || wrong(value, format!("'{key}' must be true or false"));
+    on.map(|on| Some((value, on))).ok_or_else(wanted)
+}
+
+fn string<'t>(
+    table: &'t Table<'t>,
+    key: &str,
+) -> Result<Option<(&'t Value<'t>, &'t str)>, Wrong> {
+    let Some(value) = table.get(key) else { return Ok(None) };
+    match value.get_ref() {
+        DeValue::String(text) => Ok(Some((value, text))),
+        _ => Err(wrong(value, format!("'{key}' must be a string"))),
+    }
+}
+
+fn wrong(value: &Value<'_>, what: impl ToString) -> Wrong {
+    Wrong { at: value.span().start, what: what.to_string() }
+}
+
+/// A setting that would protect, and that this version does not have: never overlooked.
+fn not_yet(value: &Value<'_>, setting: &str) -> Wrong {
+    wrong(value, format!("{setting} is not supported by this version of vmlockd"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vmlockd.toml");
+        fs::write(&path, text).unwrap();
+        let error = Source { path: path.clone(), required: true }.load().unwrap_err().to_string();
+        error.strip_prefix(&format!("{}:", path.display())).unwrap().to_owned()
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_line() {
+        for (text, said) in [
+            ("\n\nfile_lockspace_dri = \"/x\"\n", "3: unknown key 'file_lockspace_dri', did you mean 'file_lockspace_dir'?"),
+            ("foo = 1", "1: unknown key 'foo', known are: "),
+            ("allow_fuse = 2", "1: 'allow_fuse' must be true or false"),
+            ("log_level = \"loud\"", "1: 'loud' is no log level"),
+            ("log_level = 3", "1: 'log_level' must be a string"),
+            ("[limits]\nlocks_per_user = 0", "2: 'locks_per_user' must be a whole number"),
+            ("[limits]\nlocks_per_usr = 1", "2: unknown key 'locks_per_usr', did you mean 'locks_per_user'?"),
+            ("limits = 5", "1: 'limits' must be a table"),
+            ("\nauto_disk_leases = 0", "2: auto_disk_leases = false is not supported"),
+            ("lvm_lockspace_dir = \"/x\"", "1: lvm_lockspace_dir is not supported"),
+            ("file_lockspace_dir = \"/none/such\"", "1: lockspace directory /none/such: does not exist"),
+            ("a = ", "1: "),
+        ] {
+            let error = refused(text);
+            assert!(error.starts_with(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn libvirts_own_file_is_understood() {
+        let config = parse("# libvirt\nauto_disk_leases = 1\nrequire_lease_for_disks = 0\n");
+        assert!(config.is_ok());
+        let config = parse("log_level = \"debug\"\n[limits]\nlocks_per_user = 7\n").ok().unwrap();
+        assert_eq!((config.log_level, config.settings.limits.locks_per_user), (Level::Debug, 7));
+    }
+
+    #[test]
+    fn only_a_named_file_must_be_there() {
+        let path = PathBuf::from("/none/such");
+        assert!(Source { path: path.clone(), required: false }.load().is_ok());
+        assert!(Source { path, required: true }.load().is_err());
+    }
+}

@@ -1,0 +1,189 @@
+//! From what a caller asks for to what the service may lock: words, proof, resolution.
+//!
+//! 1. The words are checked. That touches nothing.
+//! 2. For every name the gate is asked about the string, before any file is touched: who may not
+//!    lock by name does not learn whether the file exists.
+//! 3. What is named is found, what was passed is looked at.
+//! 4. Where a name led elsewhere, the gate is asked about that name too, so that a rule that allows
+//!    a directory is not led out of it by a link. For what was passed, the gate is asked according
+//!    to how it was opened.
+//! 5. The caller is still there.
+
+use std::os::fd::OwnedFd;
+
+use super::error::Error;
+use super::front::Front;
+use crate::auth::deed::Action;
+use crate::auth::gate::Call;
+use crate::auth::polkit::Details;
+use crate::lock::Mode;
+use crate::lock::resolve::{Access, Resolve, Target, Wanted};
+use crate::lock::resource::DiskPath;
+use crate::lock::work::InOrder;
+use crate::service::Ask;
+
+/// The most descriptors in one call; the system bus lets no more through by default.
+const FILES_MAX: usize = 16;
+
+/// For whom something is asked, as a dialog tells of him.
+#[derive(Debug, Clone, Copy)]
+pub struct Machine<'m> {
+    /// The machine's name.
+    pub vm: &'m str,
+    /// Its UUID.
+    pub uuid: &'m str,
+}
+
+impl<'m> Machine<'m> {
+    /// What polkit is told about a deed that is about no disk.
+    #[must_use]
+    pub fn details(self) -> Details<'m> {
+        Details::from([("vm", self.vm), ("uuid", self.uuid)])
+    }
+
+    fn about(self, resource: &'m str, mode: Mode) -> Details<'m> {
+        let mut details = self.details();
+        details.extend([("resource", resource), ("mode", mode.as_str())]);
+        details
+    }
+}
+
+/// Checks the words of resources: step 1.
+///
+/// # Errors
+///
+/// `InvalidArgs`, `LimitsExceeded`.
+pub fn parse(
+    front: &Front,
+    resources: &[(String, String)],
+    files: usize,
+) -> Result<Vec<(DiskPath, Mode)>, Error> {
+    let limit = front.service.settings().limits.resources_per_call;
+    if resources.len() + files > limit {
+        return Err(Error::too_much(format!(
+            "{} resources in one call, {limit} are the most",
+            resources.len() + files
+        )));
+    }
+    if files > FILES_MAX {
+        return Err(Error::too_much(format!(
+            "{files} descriptors in one call, {FILES_MAX} are the most"
+        )));
+    }
+    let words = |(path, mode): &(String, String)| Ok((DiskPath::parse(path)?, mode.parse()?));
+    resources.iter().map(words).collect::<Result<_, crate::lock::Error>>().map_err(Error::from)
+}
+
+/// Steps 2 to 5.
+///
+/// # Errors
+///
+/// `AccessDenied` and the like, and what resolving fails with.
+pub async fn find(
+    front: &Front,
+    call: &Call<'_>,
+    machine: Machine<'_>,
+    paths: Vec<(DiskPath, Mode)>,
+    files: Vec<(OwnedFd, Mode)>,
+) -> Result<Vec<Ask>, Error> {
+    for (path, mode) in &paths {
+        ask_by_name(call, path, |name| machine.about(name, *mode)).await?;
+    }
+    let modes: Vec<Mode> =
+        paths.iter().map(|(_, mode)| *mode).chain(files.iter().map(|(_, mode)| *mode)).collect();
+    let named = paths.into_iter().map(|(path, _)| Wanted::Path(path));
+    let passed = files.into_iter().map(|(file, _)| Wanted::File(file));
+    let targets = resolve(front, named.chain(passed)).await?;
+    for (target, mode) in targets.iter().zip(&modes) {
+        match target.shown {
+            None => ask_about_canonical(call, target, |name| machine.about(name, *mode)).await?,
+            Some(access) => ask_by_descriptor(front, call, machine, target, access, *mode).await?,
+        }
+    }
+    if !call.caller.is_here() {
+        return Err(crate::auth::Error::CallerGone.into());
+    }
+    Ok(targets.into_iter().zip(modes).map(|(target, mode)| Ask { target, mode }).collect())
+}
+
+/// Step 2 for one name.
+///
+/// # Errors
+///
+/// `AccessDenied` and the like.
+pub async fn ask_by_name<'d>(
+    call: &Call<'_>,
+    path: &'d DiskPath,
+    details: impl FnOnce(&'d str) -> Details<'d>,
+) -> Result<(), Error> {
+    // A DiskPath came as a string, so it is UTF-8 and this is the string itself.
+    let name = path.as_path().to_str().unwrap_or_default();
+    if !call.passes() && path.climbs() {
+        let shown = path.shown();
+        return Err(Error::invalid(format!("path '{shown}' has '..' in it, which needs root")));
+    }
+    Ok(call.ask(Action::AcquireByName, &details(name)).await?)
+}
+
+/// Step 4 for one name.
+///
+/// # Errors
+///
+/// `AccessDenied` and the like.
+pub async fn ask_about_canonical<'d>(
+    call: &Call<'_>,
+    target: &'d Target,
+    details: impl FnOnce(&'d str) -> Details<'d>,
+) -> Result<(), Error> {
+    match &target.canonical {
+        Some(canonical) if *canonical != target.name => {
+            Ok(call.ask(Action::AcquireByName, &details(canonical)).await?)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Step 3.
+///
+/// # Errors
+///
+/// What resolving the first that can't be found fails with.
+pub async fn resolve(
+    front: &Front,
+    wanted: impl Iterator<Item = Wanted>,
+) -> Result<Vec<Target>, Error> {
+    let lockspace = front.service.settings().lockspaces.of_disks();
+    let requests: Vec<Resolve> =
+        wanted.map(|wanted| Resolve { wanted, lockspace: lockspace.clone() }).collect();
+    if requests.is_empty() {
+        return Ok(Vec::new());
+    }
+    let done = front.service.storage().run(InOrder(requests)).await?;
+    match done.failure {
+        None => Ok(done.answers),
+        Some(error) => Err(error.into()),
+    }
+}
+
+/// Step 4 for a descriptor: who can write a file may keep others from it; who can only read it may
+/// do so with a shared lock if it is his, since anybody could else block everybody's machine.
+async fn ask_by_descriptor(
+    front: &Front,
+    call: &Call<'_>,
+    machine: Machine<'_>,
+    target: &Target,
+    access: Access,
+    mode: Mode,
+) -> Result<(), Error> {
+    if target.fuse && !call.passes() && !front.service.settings().allow_fuse {
+        let why = "it is on FUSE, which 'allow_fuse' does not allow";
+        return Err(crate::lock::Error::not_lockable(&target.name, why).into());
+    }
+    let proven = match (access, mode) {
+        (Access::ReadWrite, _) => true,
+        (Access::Read, Mode::Shared) => target.uid == call.uid(),
+        (Access::Read, Mode::Exclusive) => false,
+    };
+    let action = if proven { Action::AcquireByDescriptor } else { Action::AcquireByName };
+    Ok(call.ask(action, &machine.about(&target.name, mode)).await?)
+}

@@ -1,0 +1,181 @@
+//! Errors of all floors to D-Bus errors: one place, and nothing falls through to "failed".
+
+use zbus::message::{Header, Message};
+use zbus::names::ErrorName;
+
+use crate::{auth, life, lock, service};
+
+/// What a method answers instead of a result.
+#[derive(Debug)]
+pub struct Error {
+    name: &'static str,
+    message: String,
+}
+
+const OURS: &str = "org.vmlockd1.Error.";
+
+/// The names of our own errors, all of them, as the man page lists them.
+pub const NAMES: &[&str] = &[
+    LOCK_HELD,
+    LOCK_HELD_ELSEWHERE,
+    OWNER_EXISTS,
+    NO_SUCH_OWNER,
+    NO_SUCH_LOCK,
+    NOT_LOCKABLE,
+    RESOURCE_CHANGED,
+    SHUTTING_DOWN,
+];
+
+const LOCK_HELD: &str = "org.vmlockd1.Error.LockHeld";
+const LOCK_HELD_ELSEWHERE: &str = "org.vmlockd1.Error.LockHeldElsewhere";
+const OWNER_EXISTS: &str = "org.vmlockd1.Error.OwnerExists";
+const NO_SUCH_OWNER: &str = "org.vmlockd1.Error.NoSuchOwner";
+const NO_SUCH_LOCK: &str = "org.vmlockd1.Error.NoSuchLock";
+const NOT_LOCKABLE: &str = "org.vmlockd1.Error.NotLockable";
+const RESOURCE_CHANGED: &str = "org.vmlockd1.Error.ResourceChanged";
+const SHUTTING_DOWN: &str = "org.vmlockd1.Error.ShuttingDown";
+
+const ACCESS_DENIED: &str = "org.freedesktop.DBus.Error.AccessDenied";
+const FAILED: &str = "org.freedesktop.DBus.Error.Failed";
+const FILE_NOT_FOUND: &str = "org.freedesktop.DBus.Error.FileNotFound";
+const INTERACTIVE: &str = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired";
+const INVALID_ARGS: &str = "org.freedesktop.DBus.Error.InvalidArgs";
+const IO_ERROR: &str = "org.freedesktop.DBus.Error.IOError";
+const LIMITS_EXCEEDED: &str = "org.freedesktop.DBus.Error.LimitsExceeded";
+const NOT_SUPPORTED: &str = "org.freedesktop.DBus.Error.NotSupported";
+const NO_SUCH_PROCESS: &str = "org.freedesktop.DBus.Error.UnixProcessIdUnknown";
+
+impl Error {
+    fn new(name: &'static str, message: impl ToString) -> Self {
+        debug_assert!(!name.starts_with(OURS) || NAMES.contains(&name), "{name} is not listed");
+        Self { name, message: message.to_string() }
+    }
+
+    /// Arguments that make no sense.
+    #[must_use]
+    pub fn invalid(message: impl ToString) -> Self {
+        Self::new(INVALID_ARGS, message)
+    }
+
+    /// Something that this version can't do.
+    #[must_use]
+    pub fn unsupported(message: impl ToString) -> Self {
+        Self::new(NOT_SUPPORTED, message)
+    }
+
+    /// More than one call may bring.
+    #[must_use]
+    pub fn too_much(message: impl ToString) -> Self {
+        Self::new(LIMITS_EXCEEDED, message)
+    }
+
+    /// No owner answers to that.
+    #[must_use]
+    pub fn no_such_owner(message: impl ToString) -> Self {
+        Self::new(NO_SUCH_OWNER, message)
+    }
+
+    /// A descriptor that shows another disk than the one it should.
+    #[must_use]
+    pub fn other_disk(message: impl ToString) -> Self {
+        Self::new(RESOURCE_CHANGED, message)
+    }
+
+    /// No lock answers to that.
+    #[must_use]
+    pub fn no_such_lock(message: impl ToString) -> Self {
+        Self::new(NO_SUCH_LOCK, message)
+    }
+
+    /// What should have worked.
+    #[must_use]
+    pub fn failed(message: impl ToString) -> Self {
+        Self::new(FAILED, message)
+    }
+}
+
+impl zbus::DBusError for Error {
+    fn create_reply(&self, call: &Header<'_>) -> zbus::Result<Message> {
+        Message::error(call, self.name).build(&self.message)
+    }
+
+    fn name(&self) -> ErrorName<'_> {
+        ErrorName::from_static_str_unchecked(self.name)
+    }
+
+    fn description(&self) -> Option<&str> {
+        Some(&self.message)
+    }
+}
+
+impl From<service::Error> for Error {
+    fn from(error: service::Error) -> Self {
+        use service::Error as E;
+        match error {
+            E::Lock(error) => error.into(),
+            E::Life(error) => error.into(),
+            E::Held { message, .. } => Self::new(LOCK_HELD, message),
+            E::HeldElsewhere(message) => Self::new(LOCK_HELD_ELSEWHERE, message),
+            E::Limit { .. } => Self::new(LIMITS_EXCEEDED, error),
+            E::NeedsForce { .. } => Self::new(ACCESS_DENIED, error),
+            E::ShuttingDown => Self::new(SHUTTING_DOWN, error),
+            E::Abandoned => Self::new(IO_ERROR, error),
+        }
+    }
+}
+
+impl From<lock::Error> for Error {
+    fn from(error: lock::Error) -> Self {
+        let name = name_of(&error);
+        Self::new(name, error)
+    }
+}
+
+fn name_of(error: &lock::Error) -> &'static str {
+    use lock::Error as E;
+    match error {
+        E::BadMode(_)
+        | E::BadPath { .. }
+        | E::BadName { .. }
+        | E::BadUuid(_)
+        | E::TwoModes(_)
+        | E::OtherMode { .. } => INVALID_ARGS,
+        E::Unsupported(_) => NOT_SUPPORTED,
+        E::Missing(_) => FILE_NOT_FOUND,
+        E::NotLockable { .. } | E::Lockspace { .. } => NOT_LOCKABLE,
+        E::Changed(_) => RESOURCE_CHANGED,
+        E::System { errno: nix::errno::Errno::EMFILE | nix::errno::Errno::ENFILE, .. } => {
+            LIMITS_EXCEEDED
+        }
+        E::System { .. } => IO_ERROR,
+        E::Held(_) => LOCK_HELD,
+        E::HeldElsewhere(_) => LOCK_HELD_ELSEWHERE,
+        E::OwnerExists(_) => OWNER_EXISTS,
+        E::NoSuchOwner(_) => NO_SUCH_OWNER,
+        E::NoSuchLock(_) => NO_SUCH_LOCK,
+        E::NotUndone { cause, .. } => name_of(cause),
+    }
+}
+
+impl From<life::Error> for Error {
+    fn from(error: life::Error) -> Self {
+        use life::Error as E;
+        let name = match error {
+            E::NoSuchProcess(_) => NO_SUCH_PROCESS,
+            E::NotAProcess | E::Hidden => INVALID_ARGS,
+            E::System { .. } => LIMITS_EXCEEDED,
+        };
+        Self::new(name, error)
+    }
+}
+
+impl From<auth::Error> for Error {
+    fn from(error: auth::Error) -> Self {
+        use auth::Error as E;
+        match error {
+            E::Denied { .. } | E::Unlisted(_) | E::CallerGone => Self::new(ACCESS_DENIED, error),
+            E::Interactive(_) => Self::new(INTERACTIVE, error),
+            E::Limit(error) => error.into(),
+        }
+    }
+}

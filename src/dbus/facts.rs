@@ -1,0 +1,123 @@
+//! Owners, locks and holders as dictionaries; the keys are documented with the methods.
+
+use std::collections::HashMap;
+
+use zbus::{ObjectPath, Variant};
+
+use super::paths;
+use crate::lock::holder::{Holder, Stranger};
+use crate::lock::printable::spelt_path;
+use crate::lock::resolve::Target;
+use crate::lock::{Anchor, Lock, Owner};
+
+/// One dictionary.
+pub type Facts = HashMap<&'static str, Variant<'static>>;
+
+fn object(path: zbus::OwnedObjectPath) -> Variant<'static> {
+    Variant::from(ObjectPath::from(path))
+}
+
+fn count(n: usize) -> Variant<'static> {
+    Variant::from(u32::try_from(n).unwrap_or(u32::MAX))
+}
+
+/// The words for an owner's anchors, in the order in which they came.
+#[must_use]
+pub fn anchors(owner: &Owner) -> Vec<&'static str> {
+    owner.anchors.values().copied().map(Anchor::as_str).collect()
+}
+
+/// What `ListOwners` tells of each.
+#[must_use]
+pub fn of_owner(owner: &Owner) -> Facts {
+    let words: Vec<String> = anchors(owner).into_iter().map(str::to_owned).collect();
+    Facts::from([
+        ("owner", object(paths::owner(owner.id))),
+        ("uuid", owner.id.uuid.to_string().into()),
+        ("name", owner.name.clone().into()),
+        ("uid", owner.id.uid.into()),
+        ("pid", owner.pid().into()),
+        ("front", owner.front.as_str().into()),
+        ("state", "running".into()),
+        ("since-usec", owner.since.into()),
+        ("anchors", words.into()),
+        ("locks", count(owner.locks.len())),
+    ])
+}
+
+/// What `ListLocks` tells of each.
+#[must_use]
+pub fn of_lock(lock: &Lock, owner: Option<&Owner>) -> Facts {
+    Facts::from([
+        ("lock", object(paths::lock(lock.id))),
+        ("owner", object(paths::owner(lock.owner))),
+        ("uuid", lock.owner.uuid.to_string().into()),
+        ("name", owner.map(|owner| owner.name.clone()).unwrap_or_default().into()),
+        ("uid", lock.owner.uid.into()),
+        ("pid", owner.map_or(0, Owner::pid).into()),
+        ("resource", lock.want.resource.clone().into()),
+        ("mode", lock.want.mode.as_str().into()),
+        ("lock-file", lock_file(lock).into()),
+        ("identity", lock.want.identity.to_string().into()),
+        ("lockspace", object(paths::lockspace(lock.want.lockspace))),
+        ("generation", lock.id.into()),
+        ("since-usec", lock.since.into()),
+        ("verified", true.into()),
+    ])
+}
+
+/// The file whose byte is locked; the first, where there are two.
+#[must_use]
+pub fn lock_file(lock: &Lock) -> String {
+    let file = lock.want.lock_files.first();
+    file.map(|file| spelt_path(file)).unwrap_or_default()
+}
+
+/// What `Resolve` tells.
+#[must_use]
+pub fn of_target(target: &Target) -> Facts {
+    let files: Vec<String> = target.lock_files().iter().map(|file| spelt_path(file)).collect();
+    Facts::from([
+        ("resource", target.name.clone().into()),
+        ("path", target.canonical.clone().unwrap_or_default().into()),
+        ("lockspace", object(paths::lockspace(target.lockspace.kind()))),
+        ("lock-file", files.first().cloned().unwrap_or_default().into()),
+        ("lock-files", files.into()),
+        ("identity", target.identity.to_string().into()),
+    ])
+}
+
+/// What `FindHolders` tells of an owner of ours.
+#[must_use]
+pub fn of_holder(holder: &Holder, user: String) -> Facts {
+    Facts::from([
+        ("kind", "owner".into()),
+        ("mode", holder.mode.as_str().into()),
+        ("lock", object(paths::lock(holder.lock))),
+        ("owner", object(paths::owner(holder.owner))),
+        ("uuid", holder.owner.uuid.to_string().into()),
+        ("name", holder.name.clone().into()),
+        ("pid", holder.pid.into()),
+        ("uid", holder.owner.uid.into()),
+        ("user", user.into()),
+        ("since-usec", holder.since.into()),
+        ("resource", holder.resource.clone().into()),
+    ])
+}
+
+/// What `FindHolders` tells of anybody else.
+#[must_use]
+pub fn of_stranger(stranger: &Stranger, user: String) -> Facts {
+    let mut facts = Facts::from([("mode", stranger.mode.as_str().into())]);
+    match &stranger.process {
+        None => facts.extend([("kind", "unknown".into())]),
+        Some(process) => facts.extend([
+            ("kind", "process".into()),
+            ("pid", process.pid.into()),
+            ("uid", process.uid.into()),
+            ("user", user.into()),
+            ("program", process.program.clone().into()),
+        ]),
+    }
+    facts
+}

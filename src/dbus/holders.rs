@@ -1,0 +1,82 @@
+//! Who holds a disk: from the table, and from the kernel where the table knows nobody.
+
+use std::os::fd::OwnedFd;
+
+use super::error::Error;
+use super::facts::{self, Facts};
+use super::front::Front;
+use crate::auth::deed::Action;
+use crate::auth::gate::Call;
+use crate::auth::polkit::Details;
+use crate::lock::Lock;
+use crate::lock::held::Probe;
+use crate::lock::identity::Identity;
+use crate::lock::resolve::{Identify, Target, Wanted};
+use crate::lock::resource::DiskPath;
+use crate::service::describe::UserNames;
+
+use super::claims;
+
+/// Answers by name. Finding out what the name means is only for who may lock by name; for others
+/// the string is compared with the names in the table. No dialog either way: asking who holds a
+/// disk must not.
+///
+/// # Errors
+///
+/// `InvalidArgs`; what resolving fails with.
+pub async fn by_name(front: &Front, call: &Call<'_>, name: &str) -> Result<Vec<Facts>, Error> {
+    let path = DiskPath::parse(name)?;
+    let details = Details::from([("resource", name)]);
+    let may = (call.passes() || !path.climbs()) && call.may(Action::AcquireByName, &details).await;
+    if !may {
+        return told(front, front.service.locks_named(name)).await;
+    }
+    let mut targets = claims::resolve(front, std::iter::once(Wanted::Path(path))).await?;
+    let Some(target) = targets.pop() else { return Ok(Vec::new()) };
+    if let Some(canonical) = target.canonical.as_deref().filter(|canonical| *canonical != name)
+        && !call.may(Action::AcquireByName, &Details::from([("resource", canonical)])).await
+    {
+        return told(front, front.service.locks_named(name)).await;
+    }
+    of_target(front, target).await
+}
+
+/// Answers by descriptor: what the caller has open he may know the holders of.
+///
+/// # Errors
+///
+/// `NotLockable` for what is neither file nor block device.
+pub async fn by_file(front: &Front, call: &Call<'_>, file: OwnedFd) -> Result<Vec<Facts>, Error> {
+    let storage = front.service.storage();
+    let (file, identity) = storage.run(Identify(file)).await??;
+    let resolved = claims::resolve(front, std::iter::once(Wanted::File(file))).await;
+    match resolved.ok().and_then(|mut targets| targets.pop()) {
+        // Testing opens the disk anew, and on FUSE any user's process would answer that.
+        Some(target) if call.passes() || !target.fuse => of_target(front, target).await,
+        // A descriptor that can't be tested through still says which disk it is.
+        _ => told(front, on(front, identity)).await,
+    }
+}
+
+fn on(front: &Front, identity: Identity) -> Vec<Lock> {
+    front.service.locks_on(identity)
+}
+
+async fn of_target(front: &Front, target: Target) -> Result<Vec<Facts>, Error> {
+    let locks = on(front, target.identity);
+    if !locks.is_empty() {
+        return told(front, locks).await;
+    }
+    let storage = front.service.storage();
+    let Some(stranger) = storage.run(Probe(target)).await?? else { return Ok(Vec::new()) };
+    let uid = stranger.process.as_ref().map_or(0, |process| process.uid);
+    let users = storage.run(UserNames(vec![uid])).await?;
+    Ok(users.into_iter().map(|user| facts::of_stranger(&stranger, user)).collect())
+}
+
+async fn told(front: &Front, locks: Vec<Lock>) -> Result<Vec<Facts>, Error> {
+    let holders = front.service.holders(&locks);
+    let uids = holders.iter().map(|holder| holder.owner.uid).collect();
+    let users = front.service.storage().run(UserNames(uids)).await?;
+    Ok(holders.iter().zip(users).map(|(holder, user)| facts::of_holder(holder, user)).collect())
+}

@@ -1,0 +1,166 @@
+//! `org.vmlockd1.Lock`: one disk in somebody's hands.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use zbus::OwnedObjectPath;
+use zbus::message::Header;
+
+use super::claims::{self, Machine};
+use super::error::Error;
+use super::facts;
+use super::front::Front;
+use super::options::{Options, Raw};
+use super::paths;
+use crate::auth::deed::{Action, LOCK};
+use crate::auth::gate::Call;
+use crate::lock::printable::shown;
+use crate::lock::resolve::{Access, Wanted};
+use crate::lock::{self, Lock, Mode, Owner};
+
+/// A lock's object.
+#[derive(Debug)]
+pub struct LockObject {
+    front: Arc<Front>,
+    /// As it was when it was given: what never changes is answered from here.
+    given: Lock,
+}
+
+impl LockObject {
+    /// The object of a lock.
+    #[must_use]
+    pub fn new(front: Arc<Front>, given: Lock) -> Self {
+        Self { front, given }
+    }
+
+    /// The lock as it is now, and its owner.
+    fn now(&self) -> Result<(Lock, Owner), Error> {
+        let lock = self.front.service.lock(self.given.id);
+        let lock = lock.ok_or(lock::Error::NoSuchLock(self.given.id))?;
+        let owner = self.front.owner(lock.owner)?;
+        Ok((lock, owner))
+    }
+
+    /// The proof that strengthening wants, where none was given when the lock was: a descriptor
+    /// opened for writing, or the right to lock by name.
+    async fn prove_write(
+        &self,
+        call: &Call<'_>,
+        lock: &Lock,
+        owner: &Owner,
+        file: Option<OwnedFd>,
+    ) -> Result<(), Error> {
+        let uuid = owner.id.uuid.to_string();
+        let name = &lock.want.resource;
+        let mut details = Machine { vm: &owner.name, uuid: &uuid }.details();
+        details.extend([("resource", name.as_str()), ("mode", Mode::Exclusive.as_str())]);
+        let Some(file) = file else {
+            if lock.want.write_shown {
+                return Ok(());
+            }
+            return Ok(call.ask(Action::AcquireByName, &details).await?);
+        };
+        let shown_file = claims::resolve(&self.front, std::iter::once(Wanted::File(file))).await?;
+        match shown_file.first() {
+            Some(target) if target.identity == lock.want.identity => {
+                let action = match target.shown {
+                    Some(Access::ReadWrite) => Action::AcquireByDescriptor,
+                    Some(Access::Read) | None => Action::AcquireByName,
+                };
+                Ok(call.ask(action, &details).await?)
+            }
+            _ => {
+                let name = shown(name);
+                Err(Error::other_disk(format!("option 'file' shows another disk than {name}")))
+            }
+        }
+    }
+}
+
+#[zbus::interface(name = "org.vmlockd1.Lock", introspection_docs = false)]
+impl LockObject {
+    async fn release(&self, #[zbus(header)] header: Header<'_>, options: Raw) -> Result<(), Error> {
+        let call = self.front.enter(&header, LOCK, "Release").await?;
+        let mut options = Options::new(options);
+        let force = options.flag("force")?;
+        options.finish()?;
+        let (lock, owner) = self.now()?;
+        if call.uid() != owner.id.uid {
+            self.front.ask_to_break(&call, &owner, [lock.id]).await?;
+        }
+        Ok(self.front.service.release(owner.id, &[lock.id], call.uid(), force).await?)
+    }
+
+    async fn convert(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        mode: String,
+        options: Raw,
+    ) -> Result<(), Error> {
+        let call = self.front.enter(&header, LOCK, "Convert").await?;
+        let mut options = Options::new(options);
+        options.timeout()?;
+        let file = options.file("file")?;
+        options.finish()?;
+        let mode: Mode = mode.parse().map_err(Error::from)?;
+        let (lock, owner) = self.now()?;
+        self.front.command(&call, owner.id).await?;
+        if mode == Mode::Exclusive && lock.want.mode != mode {
+            self.prove_write(&call, &lock, &owner, file).await?;
+        }
+        Ok(self.front.service.convert(lock.id, mode).await?)
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn owner(&self) -> OwnedObjectPath {
+        paths::owner(self.given.owner)
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn resource(&self) -> String {
+        self.given.want.resource.clone()
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn lock_file(&self) -> String {
+        facts::lock_file(&self.given)
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn identity(&self) -> String {
+        self.given.want.identity.to_string()
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn lockspace(&self) -> OwnedObjectPath {
+        paths::lockspace(self.given.want.lockspace)
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn generation(&self) -> u64 {
+        self.given.id
+    }
+
+    #[zbus(property(emits_changed_signal = "const"), name = "SinceUSec")]
+    fn since_usec(&self) -> u64 {
+        self.given.since
+    }
+
+    #[zbus(property)]
+    fn mode(&self) -> &'static str {
+        let now = self.front.service.lock(self.given.id);
+        now.map_or(self.given.want.mode, |lock| lock.want.mode).as_str()
+    }
+
+    /// A lock is given only once it was seen to be there.
+    #[zbus(property)]
+    fn verified(&self) -> bool {
+        true
+    }
+
+    /// Nobody can wait yet.
+    #[zbus(property(emits_changed_signal = "false"), name = "NWaiting")]
+    fn n_waiting(&self) -> u32 {
+        0
+    }
+}

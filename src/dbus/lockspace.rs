@@ -1,0 +1,54 @@
+//! `org.vmlockd1.Lockspace`: a rule from resource to lock file.
+
+use std::sync::Arc;
+
+use super::front::Front;
+use crate::lock::lockspace::LockspaceKind;
+use crate::lock::printable::spelt_path;
+
+/// A lockspace's object.
+#[derive(Debug)]
+pub struct LockspaceObject {
+    front: Arc<Front>,
+    kind: LockspaceKind,
+}
+
+impl LockspaceObject {
+    /// The object of a lockspace.
+    #[must_use]
+    pub fn new(front: Arc<Front>, kind: LockspaceKind) -> Self {
+        Self { front, kind }
+    }
+}
+
+#[zbus::interface(name = "org.vmlockd1.Lockspace", introspection_docs = false)]
+impl LockspaceObject {
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn name(&self) -> &'static str {
+        self.kind.as_str()
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn kind(&self) -> &'static str {
+        match self.kind {
+            LockspaceKind::Direct => "direct",
+            LockspaceKind::File => "hashed",
+        }
+    }
+
+    #[zbus(property)]
+    fn directory(&self) -> String {
+        let lockspaces = self.front.service.settings().lockspaces;
+        match (self.kind, lockspaces.file) {
+            (LockspaceKind::File, Some(directory)) => spelt_path(directory.path()),
+            _ => String::new(),
+        }
+    }
+
+    #[zbus(property(emits_changed_signal = "false"), name = "NLocks")]
+    fn n_locks(&self) -> u32 {
+        let kind = self.kind;
+        let here = self.front.service.count_locks(|lock| lock.want.lockspace == kind);
+        u32::try_from(here).unwrap_or(u32::MAX)
+    }
+}

@@ -1,0 +1,284 @@
+//! `org.vmlockd1.Manager`: owners are opened here, and everything is found here.
+
+use tokio::sync::oneshot;
+use zbus::message::Header;
+use zbus::object_server::SignalEmitter;
+use zbus::{ObjectPath, OwnedObjectPath};
+
+use super::claims::{self, Machine};
+use super::error::Error;
+use super::facts::{self, Facts};
+use super::front::Front;
+use super::options::{Options, Raw};
+use super::{binding, holders, paths};
+use crate::auth::deed::{Action, MANAGER};
+use crate::auth::gate::Call;
+use crate::auth::polkit::Details;
+use crate::life::Lease;
+use crate::lock::owner::{check_name, parse_uuid};
+use crate::lock::resolve::Wanted;
+use crate::lock::resource::DiskPath;
+use crate::lock::{self, OwnerId};
+use crate::service::{NewAnchor, Opening};
+
+use std::sync::Arc;
+
+/// The Manager object.
+#[derive(Debug)]
+pub struct Manager(pub Arc<Front>);
+
+impl Manager {
+    async fn enter<'c>(&'c self, header: &'c Header<'c>, member: &str) -> Result<Call<'c>, Error> {
+        self.0.enter(header, MANAGER, member).await
+    }
+
+    /// Opens an owner with what it asks for.
+    async fn open(
+        &self,
+        call: &Call<'_>,
+        id: OwnerId,
+        name: &str,
+        anchors: Vec<NewAnchor>,
+        resources: &[(String, String)],
+    ) -> Result<OwnedObjectPath, Error> {
+        let wanted = claims::parse(&self.0, resources, 0)?;
+        let uuid = id.uuid.to_string();
+        let machine = Machine { vm: name, uuid: &uuid };
+        let asks = claims::find(&self.0, call, machine, wanted, Vec::new()).await?;
+        let front = lock::Front::Dbus;
+        let opening = Opening { id, name: name.to_owned(), front, anchors, asks };
+        self.0.service.open(opening).await?;
+        Ok(paths::owner(id))
+    }
+
+    /// The caller's own owner of that UUID, or else root's.
+    fn find_owner(&self, call: &Call<'_>, uuid: &str) -> Result<OwnerId, Error> {
+        if uuid.is_empty() {
+            return Err(lock::Error::BadUuid(String::new()).into());
+        }
+        let uuid = parse_uuid(uuid)?;
+        [call.uid(), 0]
+            .into_iter()
+            .map(|uid| OwnerId { uid, uuid })
+            .find(|id| self.0.service.owner(*id).is_some())
+            .ok_or_else(|| Error::no_such_owner(format!("there is no owner {uuid}")))
+    }
+}
+
+#[zbus::interface(name = "org.vmlockd1.Manager", introspection_docs = false)]
+impl Manager {
+    #[zbus(out_args("owner", "lease"))]
+    async fn open_owner(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        uuid: String,
+        name: String,
+        options: Raw,
+    ) -> Result<(OwnedObjectPath, zbus::OwnedFd), Error> {
+        let call = self.enter(&header, "OpenOwner").await?;
+        let mut options = Options::new(options);
+        options.timeout()?;
+        let (manual, resources) = (options.flag("manual")?, options.resources()?);
+        let process = options.file("process")?;
+        options.finish()?;
+        let id = OwnerId { uid: call.uid(), uuid: parse_uuid(&uuid)? };
+        check_name(&name)?;
+        let uuid = id.uuid.to_string();
+        let machine = Machine { vm: &name, uuid: &uuid };
+        call.ask(Action::OpenOwner, &machine.details()).await?;
+        let (lease, theirs) = Lease::new()?;
+        let mut anchors = vec![NewAnchor::Lease(lease)];
+        if let Some(pidfd) = process {
+            anchors.push(binding::by_pidfd(&call, machine, pidfd).await?);
+        }
+        anchors.extend(manual.then_some(NewAnchor::Manual));
+        let owner = self.open(&call, id, &name, anchors, &resources).await?;
+        Ok((owner, theirs.into()))
+    }
+
+    #[zbus(out_args("owner"))]
+    async fn register_owner(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        uuid: String,
+        name: String,
+        pid: u32,
+        options: Raw,
+    ) -> Result<OwnedObjectPath, Error> {
+        let call = self.enter(&header, "RegisterOwner").await?;
+        let mut options = Options::new(options);
+        options.timeout()?;
+        let (manual, resources) = (options.flag("manual")?, options.resources()?);
+        options.finish()?;
+        let id = OwnerId { uid: call.uid(), uuid: parse_uuid(&uuid)? };
+        check_name(&name)?;
+        let uuid = id.uuid.to_string();
+        let machine = Machine { vm: &name, uuid: &uuid };
+        call.ask(Action::OpenOwner, &machine.details()).await?;
+        let mut anchors = vec![binding::by_pid(&self.0, &call, machine, pid).await?];
+        anchors.extend(manual.then_some(NewAnchor::Manual));
+        self.open(&call, id, &name, anchors, &resources).await
+    }
+
+    #[zbus(out_args("owner"))]
+    async fn get_owner(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        uuid: String,
+    ) -> Result<OwnedObjectPath, Error> {
+        let call = self.enter(&header, "GetOwner").await?;
+        self.find_owner(&call, &uuid).map(paths::owner)
+    }
+
+    #[zbus(name = "GetOwnerByPID", out_args("owner"))]
+    async fn get_owner_by_pid(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        pid: u32,
+    ) -> Result<OwnedObjectPath, Error> {
+        let call = self.enter(&header, "GetOwnerByPID").await?;
+        let pid = if pid == 0 { call.caller.pid.unwrap_or(0) } else { pid };
+        let owner = self.0.service.owner_by_pid(pid, call.uid());
+        let none = || Error::no_such_owner(format!("no owner is bound to process {pid}"));
+        owner.map(paths::owner).ok_or_else(none)
+    }
+
+    #[zbus(out_args("owners"))]
+    async fn list_owners(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        options: Raw,
+    ) -> Result<Vec<Facts>, Error> {
+        let _call = self.enter(&header, "ListOwners").await?;
+        Options::none(options)?;
+        Ok(self.0.service.owners().iter().map(facts::of_owner).collect())
+    }
+
+    #[zbus(out_args("locks"))]
+    async fn list_locks(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        options: Raw,
+    ) -> Result<Vec<Facts>, Error> {
+        let _call = self.enter(&header, "ListLocks").await?;
+        Options::none(options)?;
+        let locks = self.0.service.locks_and_owners();
+        Ok(locks.iter().map(|(lock, owner)| facts::of_lock(lock, owner.as_ref())).collect())
+    }
+
+    /// Nobody can wait yet, so nobody does.
+    #[zbus(out_args("waiting"))]
+    async fn list_waiting(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        options: Raw,
+    ) -> Result<Vec<Facts>, Error> {
+        let _call = self.enter(&header, "ListWaiting").await?;
+        Options::none(options)?;
+        Ok(Vec::new())
+    }
+
+    #[zbus(out_args("holders"))]
+    async fn find_holders(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        resource: String,
+        options: Raw,
+    ) -> Result<Vec<Facts>, Error> {
+        let call = self.enter(&header, "FindHolders").await?;
+        Options::none(options)?;
+        holders::by_name(&self.0, &call, &resource).await
+    }
+
+    #[zbus(out_args("holders"))]
+    async fn find_holders_of_file(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        file: zbus::OwnedFd,
+        options: Raw,
+    ) -> Result<Vec<Facts>, Error> {
+        let call = self.enter(&header, "FindHoldersOfFile").await?;
+        Options::none(options)?;
+        holders::by_file(&self.0, &call, file.into()).await
+    }
+
+    #[zbus(out_args("resolution"))]
+    async fn resolve(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        resource: String,
+        options: Raw,
+    ) -> Result<Facts, Error> {
+        let call = self.enter(&header, "Resolve").await?;
+        Options::none(options)?;
+        let path = DiskPath::parse(&resource)?;
+        claims::ask_by_name(&call, &path, |name| Details::from([("resource", name)])).await?;
+        let targets = claims::resolve(&self.0, std::iter::once(Wanted::Path(path))).await?;
+        let Some(target) = targets.first() else { return Ok(Facts::new()) };
+        let about = |name| Details::from([("resource", name)]);
+        claims::ask_about_canonical(&call, target, about).await?;
+        Ok(facts::of_target(target))
+    }
+
+    async fn reload(&self, #[zbus(header)] header: Header<'_>, options: Raw) -> Result<(), Error> {
+        let call = self.enter(&header, "Reload").await?;
+        Options::none(options)?;
+        call.ask(Action::Reload, &Details::new()).await?;
+        let (answer, answered) = oneshot::channel();
+        let ending = || Error::failed("vmlockd is shutting down");
+        self.0.reload.send(answer).await.map_err(|_| ending())?;
+        answered.await.map_err(|_| ending())?.map_err(Error::failed)
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn version(&self) -> &'static str {
+        env!("CARGO_PKG_VERSION")
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn features(&self) -> &'static [&'static str] {
+        &["lease", "process"]
+    }
+
+    #[zbus(property(emits_changed_signal = "false"), name = "NOwners")]
+    fn n_owners(&self) -> u32 {
+        u32::try_from(self.0.service.owner_count()).unwrap_or(u32::MAX)
+    }
+
+    #[zbus(property(emits_changed_signal = "false"), name = "NLocks")]
+    fn n_locks(&self) -> u32 {
+        u32::try_from(self.0.service.count_locks(|_| true)).unwrap_or(u32::MAX)
+    }
+
+    /// Nobody can wait yet.
+    #[zbus(property(emits_changed_signal = "false"), name = "NWaiting")]
+    fn n_waiting(&self) -> u32 {
+        0
+    }
+
+    #[zbus(signal)]
+    pub(super) async fn lock_acquired(
+        emitter: &SignalEmitter<'_>,
+        lock: ObjectPath<'_>,
+        owner: ObjectPath<'_>,
+        resource: &str,
+        mode: &str,
+    ) -> zbus::Result<()>;
+
+    #[zbus(signal)]
+    pub(super) async fn lock_released(
+        emitter: &SignalEmitter<'_>,
+        lock: ObjectPath<'_>,
+        owner: ObjectPath<'_>,
+        resource: &str,
+        reason: &str,
+    ) -> zbus::Result<()>;
+
+    #[zbus(signal)]
+    pub(super) async fn lock_contended(
+        emitter: &SignalEmitter<'_>,
+        resource: &str,
+        holders: Vec<OwnedObjectPath>,
+        owner: ObjectPath<'_>,
+    ) -> zbus::Result<()>;
+}

@@ -1,0 +1,143 @@
+//! Floor 3: the D-Bus front.
+//!
+//! Interface structs hold an id and a handle on the service, and no state: unpack, ask the gate,
+//! call the service, pack. No method takes `&mut self`, since zbus keeps an interface locked for
+//! the length of such a call. [`publish`] alone changes what objects there are.
+
+mod binding;
+mod claims;
+pub mod error;
+mod facts;
+mod front;
+mod holders;
+mod lock;
+mod lockspace;
+mod log_control;
+mod manager;
+mod options;
+mod owner;
+pub mod paths;
+mod publish;
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use zbus::Connection;
+use zbus::fdo::{ObjectManager, RequestNameFlags};
+
+use crate::auth::gate::Gate;
+use crate::logging::Log;
+use crate::service::Service;
+
+pub use front::{Front, Reload};
+
+/// The bus name.
+pub const NAME: &str = "org.vmlockd1";
+
+/// Which bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bus {
+    /// The system's.
+    System,
+    /// A user's.
+    Session,
+}
+
+impl Bus {
+    /// Its name in a sentence.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::System => "system bus",
+            Self::Session => "session bus",
+        }
+    }
+}
+
+/// Why the front can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// There is no bus, or it does not let us in.
+    #[error("connecting to the {bus}: {cause}")]
+    NoBus {
+        /// Which bus.
+        bus: &'static str,
+        /// The cause.
+        cause: zbus::Error,
+    },
+    /// Somebody else is vmlockd there.
+    #[error("the name {NAME} is taken on the {0}: another vmlockd serves it")]
+    NameTaken(&'static str),
+    /// The bus failed at something else, such as a policy that denies the name.
+    #[error("serving {NAME} on the {bus}: {cause}")]
+    Bus {
+        /// Which bus.
+        bus: &'static str,
+        /// The cause.
+        cause: zbus::Error,
+    },
+}
+
+/// Opens the front: connects, shows what there is, and only then takes the name.
+///
+/// # Errors
+///
+/// [`ServeError`]; nothing is left on the bus then.
+pub async fn serve(
+    bus: Bus,
+    service: &Service,
+    log: &Log,
+    reload: mpsc::Sender<Reload>,
+) -> Result<Connection, ServeError> {
+    let builder = match bus {
+        Bus::System => zbus::connection::Builder::system(),
+        Bus::Session => zbus::connection::Builder::session(),
+    };
+    let bus_name = bus.as_str();
+    let connection =
+        builder.build().await.map_err(|cause| ServeError::NoBus { bus: bus_name, cause })?;
+    match open(&connection, bus, service, log, reload).await {
+        Ok(()) => Ok(connection),
+        Err(cause) => {
+            // Otherwise the tasks that were started would keep it.
+            let closed = connection.close().await;
+            if let Err(error) = closed {
+                tracing::debug!(%error, "closing a connection that was not needed");
+            }
+            Err(match cause {
+                zbus::Error::NameTaken => ServeError::NameTaken(bus_name),
+                cause => ServeError::Bus { bus: bus_name, cause },
+            })
+        }
+    }
+}
+
+async fn open(
+    connection: &Connection,
+    bus: Bus,
+    service: &Service,
+    log: &Log,
+    reload: mpsc::Sender<Reload>,
+) -> zbus::Result<()> {
+    let gate = match bus {
+        Bus::System => Gate::system(connection, service.clone()).await?,
+        Bus::Session => Gate::own(connection, service.clone()).await?,
+    };
+    let front = Arc::new(Front { service: service.clone(), gate, reload });
+    let objects = connection.object_server();
+    // The object manager comes first: adding it later would read every object under it.
+    objects.at(paths::ROOT, ObjectManager).await?;
+    objects.at(paths::ROOT, manager::Manager(Arc::clone(&front))).await?;
+    let log_control = log_control::LogControl::new(Arc::clone(&front), log.clone());
+    objects.at(paths::LOG_CONTROL, log_control).await?;
+    let publisher = publish::Publisher::new(connection.clone(), front);
+    let mut subscription = service.subscribe();
+    let owners = std::mem::take(&mut subscription.owners);
+    publisher.show_all(owners, std::mem::take(&mut subscription.locks)).await?;
+    // Neither queued for nor replaceable: zbus allows both unless told otherwise, and a second
+    // vmlockd must fail rather than take over the name of one that holds locks.
+    let flags = RequestNameFlags::DO_NOT_QUEUE;
+    connection.request_name_with_flags(NAME, flags).await?;
+    tokio::spawn(publisher.follow(subscription));
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! The `a{sv}` at the end of every method that may grow.
+//!
+//! A lock service must not overlook a wish, so a key that nobody took is refused, and so is one
+//! with a value of another type than documented.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+
+use zbus::{OwnedVariant, Variant};
+
+use super::error::Error;
+use crate::lock::printable::shown;
+
+/// What arrives on the bus.
+pub type Raw = HashMap<String, OwnedVariant>;
+
+/// Options that are taken one by one.
+#[derive(Debug)]
+pub struct Options(Raw);
+
+impl Options {
+    /// Begins to take.
+    #[must_use]
+    pub fn new(raw: Raw) -> Self {
+        Self(raw)
+    }
+
+    /// Refuses whatever was given: for methods that have no options yet.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgs`.
+    pub fn none(raw: Raw) -> Result<(), Error> {
+        Self(raw).finish()
+    }
+
+    /// Takes a boolean; false where it is absent.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgs` for another type.
+    pub fn flag(&mut self, key: &'static str) -> Result<bool, Error> {
+        Ok(self.take::<bool>(key, "a boolean (b)")?.unwrap_or_default())
+    }
+
+    /// Takes the resources to lock, with their modes; none where the option is absent.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgs` for another type.
+    pub fn resources(&mut self) -> Result<Vec<(String, String)>, Error> {
+        let what = "an array of (resource, mode) (a(ss))";
+        Ok(self.take("resources", what)?.unwrap_or_default())
+    }
+
+    /// Takes a descriptor.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgs` for another type.
+    pub fn file(&mut self, key: &'static str) -> Result<Option<OwnedFd>, Error> {
+        match self.0.remove(key).as_deref() {
+            None => Ok(None),
+            Some(Variant::Fd(file)) => {
+                let file = file.as_fd().try_clone_to_owned();
+                file.map(Some).map_err(|error| Error::too_much(format!("option '{key}': {error}")))
+            }
+            Some(_) => Err(Error::invalid(format!("option '{key}' must be a descriptor (h)"))),
+        }
+    }
+
+    /// Takes the time to wait, which can only be none so far.
+    ///
+    /// # Errors
+    ///
+    /// `NotSupported` for anything but 0, `InvalidArgs` for another type.
+    pub fn timeout(&mut self) -> Result<(), Error> {
+        match self.take::<u64>("timeout-usec", "a 64-bit number (t)")? {
+            None | Some(0) => Ok(()),
+            Some(_) => {
+                Err(Error::unsupported("option 'timeout-usec': waiting is not supported yet, only 0 is"))
+            }
+        }
+    }
+
+    /// Refuses what was not taken.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgs` with the first such key.
+    pub fn finish(self) -> Result<(), Error> {
+        match self.0.keys().min() {
+            None => Ok(()),
+            Some(key) => {
+                let key = shown(&key.chars().take(64).collect::<String>());
+                Err(Error::invalid(format!("unknown option '{key}'")))
+            }
+        }
+    }
+
+    fn take<T: TryFrom<OwnedVariant>>(
+        &mut self,
+        key: &'static str,
+        what: &str,
+    ) -> Result<Option<T>, Error> {
+        let wrong = |_| Error::invalid(format!("option '{key}' must be {what}"));
+        self.0.remove(key).map(T::try_from).transpose().map_err(wrong)
+    }
+}

@@ -1,0 +1,253 @@
+//! `org.vmlockd1.Owner`: one machine.
+
+use std::sync::Arc;
+
+use zbus::message::Header;
+use zbus::object_server::SignalEmitter;
+use zbus::{ObjectPath, OwnedObjectPath, fdo};
+
+use super::claims::{self, Machine};
+use super::error::Error;
+use super::facts;
+use super::front::Front;
+use super::options::{Options, Raw};
+use super::{binding, paths};
+use crate::auth::deed::OWNER;
+use crate::auth::gate::Call;
+use crate::lock::{self, Mode, Owner, OwnerId};
+use crate::service::NewAnchor;
+
+/// An owner's object.
+#[derive(Debug)]
+pub struct OwnerObject {
+    front: Arc<Front>,
+    /// As it was when it was opened: what never changes is answered from here.
+    opened: Owner,
+}
+
+impl OwnerObject {
+    /// The object of an owner.
+    #[must_use]
+    pub fn new(front: Arc<Front>, opened: Owner) -> Self {
+        Self { front, opened }
+    }
+
+    fn id(&self) -> OwnerId {
+        self.opened.id
+    }
+
+    /// Lets a call in that commands this owner.
+    async fn enter<'c>(
+        &'c self,
+        header: &'c Header<'c>,
+        member: &str,
+    ) -> Result<Call<'c>, Error> {
+        let call = self.front.enter(header, OWNER, member).await?;
+        self.front.command(&call, self.id()).await?;
+        Ok(call)
+    }
+
+    /// The owner as it is now.
+    fn now(&self) -> fdo::Result<Owner> {
+        let gone = || fdo::Error::UnknownObject(format!("there is no owner {}", self.id()));
+        self.front.service.owner(self.id()).ok_or_else(gone)
+    }
+
+    async fn acquire_all(
+        &self,
+        call: &Call<'_>,
+        resources: &[(String, String)],
+        files: Vec<(zbus::OwnedFd, String)>,
+    ) -> Result<Vec<OwnedObjectPath>, Error> {
+        let paths = claims::parse(&self.front, resources, files.len())?;
+        let files = files
+            .into_iter()
+            .map(|(file, mode)| Ok((file.into(), mode.parse::<Mode>()?)))
+            .collect::<Result<_, lock::Error>>()?;
+        let uuid = self.id().uuid.to_string();
+        let machine = Machine { vm: &self.opened.name, uuid: &uuid };
+        let asks = claims::find(&self.front, call, machine, paths, files).await?;
+        let locks = self.front.service.acquire(self.id(), asks).await?;
+        Ok(locks.into_iter().map(paths::lock).collect())
+    }
+
+    async fn bind(&self, anchor: NewAnchor) -> Result<(), Error> {
+        Ok(self.front.service.bind(self.id(), anchor).await?)
+    }
+}
+
+#[zbus::interface(name = "org.vmlockd1.Owner", introspection_docs = false)]
+impl OwnerObject {
+    #[zbus(out_args("locks"))]
+    async fn acquire(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        resources: Vec<(String, String)>,
+        options: Raw,
+    ) -> Result<Vec<OwnedObjectPath>, Error> {
+        let call = self.enter(&header, "Acquire").await?;
+        let mut options = Options::new(options);
+        options.timeout()?;
+        options.finish()?;
+        self.acquire_all(&call, &resources, Vec::new()).await
+    }
+
+    #[zbus(out_args("locks"))]
+    async fn acquire_with_files(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        resources: Vec<(String, String)>,
+        files: Vec<(zbus::OwnedFd, String)>,
+        options: Raw,
+    ) -> Result<Vec<OwnedObjectPath>, Error> {
+        let call = self.enter(&header, "AcquireWithFiles").await?;
+        let mut options = Options::new(options);
+        options.timeout()?;
+        options.finish()?;
+        self.acquire_all(&call, &resources, files).await
+    }
+
+    async fn release(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        locks: Vec<OwnedObjectPath>,
+        options: Raw,
+    ) -> Result<(), Error> {
+        let call = self.front.enter(&header, OWNER, "Release").await?;
+        let mut options = Options::new(options);
+        let force = options.flag("force")?;
+        options.finish()?;
+        let owner = self.front.owner(self.id())?;
+        let number = |path: &OwnedObjectPath| {
+            let path = path.as_str();
+            let no_such = || Error::no_such_lock(format!("{path} is no lock"));
+            paths::lock_number(path).ok_or_else(no_such)
+        };
+        let locks = locks.iter().map(number).collect::<Result<Vec<u64>, Error>>()?;
+        if call.uid() != self.id().uid {
+            self.front.ask_to_break(&call, &owner, locks.iter().copied()).await?;
+        }
+        Ok(self.front.service.release(self.id(), &locks, call.uid(), force).await?)
+    }
+
+    #[zbus(out_args("lease"))]
+    async fn hold(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        options: Raw,
+    ) -> Result<zbus::OwnedFd, Error> {
+        let _call = self.enter(&header, "Hold").await?;
+        Options::none(options)?;
+        Ok(self.front.service.hold(self.id()).await?.into())
+    }
+
+    async fn bind_process(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        process: zbus::OwnedFd,
+        options: Raw,
+    ) -> Result<(), Error> {
+        let call = self.enter(&header, "BindProcess").await?;
+        Options::none(options)?;
+        let uuid = self.id().uuid.to_string();
+        let machine = Machine { vm: &self.opened.name, uuid: &uuid };
+        self.bind(binding::by_pidfd(&call, machine, process.into()).await?).await
+    }
+
+    #[zbus(name = "BindPID")]
+    async fn bind_pid(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        pid: u32,
+        options: Raw,
+    ) -> Result<(), Error> {
+        let call = self.enter(&header, "BindPID").await?;
+        Options::none(options)?;
+        let uuid = self.id().uuid.to_string();
+        let machine = Machine { vm: &self.opened.name, uuid: &uuid };
+        self.bind(binding::by_pid(&self.front, &call, machine, pid).await?).await
+    }
+
+    /// Withdraws what the owner waits for; nothing can wait yet.
+    async fn cancel(&self, #[zbus(header)] header: Header<'_>, options: Raw) -> Result<(), Error> {
+        let _call = self.enter(&header, "Cancel").await?;
+        Options::none(options)
+    }
+
+    async fn close(&self, #[zbus(header)] header: Header<'_>, options: Raw) -> Result<(), Error> {
+        let call = self.front.enter(&header, OWNER, "Close").await?;
+        let mut options = Options::new(options);
+        let force = options.flag("force")?;
+        options.finish()?;
+        let owner = self.front.owner(self.id())?;
+        if owner.locks.is_empty() {
+            self.front.command(&call, self.id()).await?;
+        } else if call.uid() != self.id().uid {
+            self.front.ask_to_break(&call, &owner, owner.locks.iter().copied()).await?;
+        }
+        Ok(self.front.service.close(self.id(), call.uid(), force).await?)
+    }
+
+    #[zbus(property(emits_changed_signal = "const"), name = "UUID")]
+    fn uuid(&self) -> String {
+        self.id().uuid.to_string()
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn name(&self) -> String {
+        self.opened.name.clone()
+    }
+
+    #[zbus(property(emits_changed_signal = "const"), name = "UID")]
+    fn uid(&self) -> u32 {
+        self.id().uid
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn front(&self) -> &'static str {
+        self.opened.front.as_str()
+    }
+
+    #[zbus(property(emits_changed_signal = "const"), name = "SinceUSec")]
+    fn since_usec(&self) -> u64 {
+        self.opened.since
+    }
+
+    #[zbus(property, name = "PID")]
+    fn pid(&self) -> u32 {
+        self.now().unwrap_or_else(|_| self.opened.clone()).pid()
+    }
+
+    #[zbus(property)]
+    fn state(&self) -> &'static str {
+        "running"
+    }
+
+    #[zbus(property)]
+    fn anchors(&self) -> Vec<&'static str> {
+        self.now().map(|owner| facts::anchors(&owner)).unwrap_or_default()
+    }
+
+    #[zbus(property(emits_changed_signal = "invalidates"))]
+    fn locks(&self) -> Vec<OwnedObjectPath> {
+        let held = |number: &u64| self.front.service.lock(*number).is_some();
+        let owner = self.now().map(|owner| owner.locks).unwrap_or_default();
+        owner.into_iter().filter(held).map(paths::lock).collect()
+    }
+
+    #[zbus(signal)]
+    pub(super) async fn lock_acquired(
+        emitter: &SignalEmitter<'_>,
+        lock: ObjectPath<'_>,
+        resource: &str,
+        mode: &str,
+    ) -> zbus::Result<()>;
+
+    #[zbus(signal)]
+    pub(super) async fn lock_released(
+        emitter: &SignalEmitter<'_>,
+        lock: ObjectPath<'_>,
+        resource: &str,
+        reason: &str,
+    ) -> zbus::Result<()>;
+}

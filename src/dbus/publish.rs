@@ -1,0 +1,184 @@
+//! The table, shown to the bus: objects and signals.
+//!
+//! One task does this, and it alone touches the object server: adding and removing objects holds
+//! a lock on the whole tree and reads the new object's properties, so nobody who is in a method or
+//! a getter may do it. It reads the events in the order of the decisions, and answers each batch
+//! when all of it was sent; a command is answered only after that, so whoever gets an answer finds
+//! the objects there.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use zbus::object_server::SignalEmitter;
+use zbus::{Connection, ObjectPath, OwnedObjectPath};
+
+use super::front::Front;
+use super::lock::LockObject;
+use super::lockspace::LockspaceObject;
+use super::manager::Manager;
+use super::owner::OwnerObject;
+use super::paths;
+use crate::lock::lockspace::LockspaceKind;
+use crate::lock::{Event, Lock, Owner, OwnerId, Reason};
+use crate::service::Subscription;
+
+/// What shows the table.
+#[derive(Debug)]
+pub struct Publisher {
+    connection: Connection,
+    front: Arc<Front>,
+}
+
+impl Publisher {
+    /// Shows on this connection.
+    #[must_use]
+    pub fn new(connection: Connection, front: Arc<Front>) -> Self {
+        Self { connection, front }
+    }
+
+    /// Shows what is there already: before the name is taken, so that nobody who finds the name
+    /// finds the house empty.
+    ///
+    /// # Errors
+    ///
+    /// Where the connection is at its end.
+    pub async fn show_all(&self, owners: Vec<Owner>, locks: Vec<Lock>) -> zbus::Result<()> {
+        self.show_lockspaces().await?;
+        for owner in owners {
+            self.show_owner(owner).await?;
+        }
+        for lock in locks {
+            self.show_lock(&lock).await?;
+        }
+        Ok(())
+    }
+
+    /// Shows what happens, until nothing more can happen.
+    pub async fn follow(self, mut subscription: Subscription) {
+        while let Some(batch) = subscription.batches.recv().await {
+            if let Err(error) = self.show(batch.events).await {
+                // The table is right all the same; only its picture is not.
+                tracing::error!(%error, "telling the bus failed");
+            }
+            // Whoever waited for it may have left.
+            let _ = batch.shown.send(());
+        }
+    }
+
+    async fn show(&self, events: Vec<Event>) -> zbus::Result<()> {
+        let mut changed = BTreeSet::new();
+        for event in events {
+            match event {
+                Event::OwnerOpened(id) => {
+                    // One that has gone already is told of next, and needs no object.
+                    if let Some(owner) = self.front.service.owner(id) {
+                        self.show_owner(owner).await?;
+                    }
+                }
+                Event::AnchorsChanged(id) => self.anchors_changed(id).await?,
+                Event::OwnerClosed(id) => {
+                    changed.remove(&id);
+                    self.hide::<OwnerObject>(paths::owner(id)).await?;
+                }
+                Event::LockAcquired(lock) => {
+                    self.acquired(&lock).await?;
+                    changed.insert(lock.owner);
+                }
+                Event::LockReleased(lock, reason) => {
+                    self.released(&lock, reason).await?;
+                    changed.insert(lock.owner);
+                }
+                Event::LockConverted(lock) => {
+                    let emitter = self.emitter(paths::lock(lock.id))?;
+                    LockObject::new(Arc::clone(&self.front), *lock).mode_changed(&emitter).await?;
+                }
+                Event::LockspacesChanged => self.show_lockspaces().await?,
+                Event::LockContended { resource, holders, owner } => {
+                    let holders = holders.into_iter().map(paths::owner).collect();
+                    let owner = ObjectPath::from(paths::owner(owner));
+                    Manager::lock_contended(&self.manager()?, &resource, holders, owner).await?;
+                }
+            }
+        }
+        for id in changed {
+            if let Some(owner) = self.front.service.owner(id) {
+                let emitter = self.emitter(paths::owner(id))?;
+                OwnerObject::new(Arc::clone(&self.front), owner).locks_invalidate(&emitter).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn show_owner(&self, owner: Owner) -> zbus::Result<()> {
+        let path = paths::owner(owner.id);
+        let object = OwnerObject::new(Arc::clone(&self.front), owner);
+        self.connection.object_server().at(path, object).await.map(drop)
+    }
+
+    async fn show_lock(&self, lock: &Lock) -> zbus::Result<()> {
+        let object = LockObject::new(Arc::clone(&self.front), lock.clone());
+        self.connection.object_server().at(paths::lock(lock.id), object).await.map(drop)
+    }
+
+    async fn hide<I: zbus::object_server::Interface>(
+        &self,
+        path: OwnedObjectPath,
+    ) -> zbus::Result<()> {
+        match self.connection.object_server().remove::<I, _>(path).await {
+            // What came and went in one breath was never shown.
+            Ok(_) | Err(zbus::Error::InterfaceNotFound) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn acquired(&self, lock: &Lock) -> zbus::Result<()> {
+        self.show_lock(lock).await?;
+        let (path, owner) = (paths::lock(lock.id), paths::owner(lock.owner));
+        let (resource, mode) = (lock.want.resource.as_str(), lock.want.mode.as_str());
+        let (manager, emitter) = (self.manager()?, self.emitter(owner.clone())?);
+        Manager::lock_acquired(&manager, path.as_ref(), owner.as_ref(), resource, mode).await?;
+        OwnerObject::lock_acquired(&emitter, path.as_ref(), resource, mode).await
+    }
+
+    async fn released(&self, lock: &Lock, reason: Reason) -> zbus::Result<()> {
+        let (path, owner) = (paths::lock(lock.id), paths::owner(lock.owner));
+        let (resource, reason) = (lock.want.resource.as_str(), reason.as_str());
+        let (manager, emitter) = (self.manager()?, self.emitter(owner.clone())?);
+        Manager::lock_released(&manager, path.as_ref(), owner.as_ref(), resource, reason).await?;
+        OwnerObject::lock_released(&emitter, path.as_ref(), resource, reason).await?;
+        self.hide::<LockObject>(path).await
+    }
+
+    async fn anchors_changed(&self, id: OwnerId) -> zbus::Result<()> {
+        let Some(owner) = self.front.service.owner(id) else { return Ok(()) };
+        let emitter = self.emitter(paths::owner(id))?;
+        let object = OwnerObject::new(Arc::clone(&self.front), owner);
+        object.anchors_changed(&emitter).await?;
+        object.p_i_d_changed(&emitter).await
+    }
+
+    /// A lockspace that was configured once stays shown: locks that were given there refer to it.
+    async fn show_lockspaces(&self) -> zbus::Result<()> {
+        let mut kinds = vec![LockspaceKind::Direct];
+        if self.front.service.settings().lockspaces.file.is_some() {
+            kinds.push(LockspaceKind::File);
+        }
+        for kind in kinds {
+            let object = || LockspaceObject::new(Arc::clone(&self.front), kind);
+            let path = paths::lockspace(kind);
+            let there = self.connection.object_server().at(path, object()).await?.is_some();
+            if there && kind == LockspaceKind::File {
+                object().directory_changed(&self.emitter(paths::lockspace(kind))?).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn manager(&self) -> zbus::Result<SignalEmitter<'static>> {
+        SignalEmitter::new(&self.connection, paths::ROOT)
+    }
+
+    fn emitter(&self, path: OwnedObjectPath) -> zbus::Result<SignalEmitter<'static>> {
+        SignalEmitter::new(&self.connection, ObjectPath::from(path))
+    }
+}

@@ -1,0 +1,143 @@
+//! The log: the journal where the service's output goes there, standard error otherwise.
+//!
+//! Levels bear syslog's names, as systemd's LogControl1 and users of `journalctl -p` expect.
+
+use std::fmt;
+use std::io::IsTerminal as _;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer, Registry, reload};
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// What fails.
+    Err,
+    /// What may be wrong: locks broken by force.
+    Warning,
+    /// The same as `Warning` here: nothing is logged at this level.
+    Notice,
+    /// Owners, locks, refusals.
+    Info,
+    /// Everything.
+    Debug,
+}
+
+impl Level {
+    /// syslog's word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Err => "err",
+            Self::Warning => "warning",
+            Self::Notice => "notice",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        }
+    }
+
+    fn filter(self) -> LevelFilter {
+        match self {
+            Self::Err => LevelFilter::ERROR,
+            Self::Warning | Self::Notice => LevelFilter::WARN,
+            Self::Info => LevelFilter::INFO,
+            Self::Debug => LevelFilter::DEBUG,
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Level {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            // More severe than anything we log.
+            "emerg" | "alert" | "crit" | "err" => Ok(Self::Err),
+            "warning" => Ok(Self::Warning),
+            "notice" => Ok(Self::Notice),
+            "info" => Ok(Self::Info),
+            "debug" => Ok(Self::Debug),
+            _ => {
+                let word = crate::lock::printable::shown(word);
+                Err(format!("'{word}' is no log level (err, warning, notice, info, debug)"))
+            }
+        }
+    }
+}
+
+/// A handle on the log.
+#[derive(Debug, Clone)]
+pub struct Log {
+    level: Arc<Mutex<Level>>,
+    filter: reload::Handle<LevelFilter, Registry>,
+    target: &'static str,
+}
+
+impl Log {
+    /// Begins to log.
+    ///
+    /// # Errors
+    ///
+    /// Where somebody logs already.
+    pub fn begin(level: Level) -> Result<Self, String> {
+        let (filter, handle) = reload::Layer::new(level.filter());
+        let journal = in_journal().then(tracing_journald::layer).and_then(Result::ok);
+        let target = if journal.is_some() { "journal" } else { "console" };
+        let console = journal.is_none().then(|| {
+            tracing_subscriber::fmt::layer()
+                .with_writer(std::io::stderr)
+                .with_ansi(std::io::stderr().is_terminal())
+                .with_target(false)
+                .without_time()
+        });
+        let begun = tracing_subscriber::registry()
+            .with(filter.and_then(console).and_then(journal.map(|layer| {
+                layer.with_syslog_identifier("vmlockd".to_owned()).with_field_prefix(Some("VMLOCKD".into()))
+            })))
+            .try_init();
+        begun.map_err(|error| format!("the log can't be opened: {error}"))?;
+        Ok(Self { level: Arc::new(Mutex::new(level)), filter: handle, target })
+    }
+
+    /// How much is logged.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        *self.level.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Logs more or less from now on.
+    ///
+    /// # Errors
+    ///
+    /// Only where the log is at its end.
+    pub fn set_level(&self, level: Level) -> Result<(), String> {
+        let mut current = self.level.lock().unwrap_or_else(PoisonError::into_inner);
+        self.filter.reload(level.filter()).map_err(|error| error.to_string())?;
+        *current = level;
+        Ok(())
+    }
+
+    /// Where it goes: `journal` or `console`.
+    #[must_use]
+    pub fn target(&self) -> &'static str {
+        self.target
+    }
+}
+
+/// Whether standard error is connected to the journal (systemd.exec(5), `$JOURNAL_STREAM`): then
+/// what is sent to the journal directly ends up in the same place, with its fields.
+fn in_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    let Ok(stat) = nix::sys::stat::fstat(std::io::stderr()) else { return false };
+    stream == format!("{}:{}", stat.st_dev, stat.st_ino)
+}
