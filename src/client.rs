@@ -3,12 +3,17 @@
 //! The proxies say what the XML files in `dbus/` say, no more and no less. Properties that change
 //! are asked for each time: an answer from a cache may be older than the question.
 
+// A module of its own, since the signals of two interfaces bear the same names.
+mod owner;
+
 use std::collections::HashMap;
 
 use serde::Serialize;
 use zbus::proxy::MethodFlags;
 use zbus::wire::DynamicDeserialize;
 use zbus::{Connection, DynamicType, Fd, OwnedFd, OwnedObjectPath, OwnedVariant, Variant};
+
+pub use owner::OwnerProxy;
 
 /// The service's name on the bus.
 pub const SERVICE: &str = "org.vmlockd1";
@@ -40,7 +45,11 @@ impl Bus {
     /// everybody else has one of his own.
     #[must_use]
     pub fn of(uid: u32) -> Self {
-        if uid == 0 { Self::System } else { Self::Session }
+        if uid == 0 {
+            Self::System
+        } else {
+            Self::Session
+        }
     }
 
     /// The word for it.
@@ -83,8 +92,11 @@ where
     B: Serialize + DynamicType,
     R: for<'d> DynamicDeserialize<'d>,
 {
-    let flags =
-        if interactive { MethodFlags::ALLOW_INTERACTIVE_AUTH } else { MethodFlags::empty() };
+    let flags = if interactive {
+        MethodFlags::ALLOW_INTERACTIVE_AUTH
+    } else {
+        MethodFlags::empty()
+    };
     let answer = proxy.call_with_flags(method, flags, arguments).await?;
     // There is one unless the flags say that none is wanted.
     answer.ok_or(zbus::Error::InvalidReply)
@@ -189,98 +201,6 @@ pub trait Manager {
         resource: String,
         holders: Vec<OwnedObjectPath>,
         owner: OwnedObjectPath,
-    ) -> zbus::Result<()>;
-}
-
-/// A virtual machine that may hold locks.
-#[zbus::proxy(interface = "org.vmlockd1.Owner", default_service = "org.vmlockd1")]
-pub trait Owner {
-    /// Locks resources by name: all of them or none.
-    fn acquire(
-        &self,
-        resources: &[(&str, &str)],
-        options: Options<'_>,
-    ) -> zbus::Result<Vec<OwnedObjectPath>>;
-
-    /// Locks resources by name and files that the caller has open: all of them or none.
-    fn acquire_with_files(
-        &self,
-        resources: &[(&str, &str)],
-        files: &[(Fd<'_>, &str)],
-        options: Options<'_>,
-    ) -> zbus::Result<Vec<OwnedObjectPath>>;
-
-    /// Releases locks: all of them or none.
-    fn release(&self, locks: &[OwnedObjectPath], options: Options<'_>) -> zbus::Result<()>;
-
-    /// Gives another lease.
-    fn hold(&self, options: Options<'_>) -> zbus::Result<OwnedFd>;
-
-    /// Makes a process an anchor, by its pidfd.
-    fn bind_process(&self, process: Fd<'_>, options: Options<'_>) -> zbus::Result<()>;
-
-    /// Makes a process an anchor, by its number; 0 means the caller.
-    #[zbus(name = "BindPID")]
-    fn bind_pid(&self, pid: u32, options: Options<'_>) -> zbus::Result<()>;
-
-    /// Withdraws all that the owner waits for.
-    fn cancel(&self, options: Options<'_>) -> zbus::Result<()>;
-
-    /// Releases all that the owner holds and forgets it.
-    fn close(&self, options: Options<'_>) -> zbus::Result<()>;
-
-    /// The machine's UUID.
-    #[zbus(property(emits_changed_signal = "const"), name = "UUID")]
-    fn uuid(&self) -> zbus::Result<String>;
-
-    /// What people call the machine.
-    #[zbus(property(emits_changed_signal = "const"))]
-    fn name(&self) -> zbus::Result<String>;
-
-    /// The user who opened it.
-    #[zbus(property(emits_changed_signal = "const"), name = "UID")]
-    fn uid(&self) -> zbus::Result<u32>;
-
-    /// The way by which it came in.
-    #[zbus(property(emits_changed_signal = "const"))]
-    fn front(&self) -> zbus::Result<String>;
-
-    /// When it was opened, in microseconds since the epoch.
-    #[zbus(property(emits_changed_signal = "const"), name = "SinceUSec")]
-    fn since_usec(&self) -> zbus::Result<u64>;
-
-    /// The process that keeps it alive, or 0.
-    #[zbus(property(emits_changed_signal = "false"), name = "PID")]
-    fn pid(&self) -> zbus::Result<u32>;
-
-    /// Whether it runs.
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn state(&self) -> zbus::Result<String>;
-
-    /// What keeps it alive.
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn anchors(&self) -> zbus::Result<Vec<String>>;
-
-    /// What it holds.
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn locks(&self) -> zbus::Result<Vec<OwnedObjectPath>>;
-
-    /// It has been granted a lock.
-    #[zbus(signal)]
-    fn lock_acquired(
-        &self,
-        lock: OwnedObjectPath,
-        resource: String,
-        mode: String,
-    ) -> zbus::Result<()>;
-
-    /// A lock of its has been released.
-    #[zbus(signal)]
-    fn lock_released(
-        &self,
-        lock: OwnedObjectPath,
-        resource: String,
-        reason: String,
     ) -> zbus::Result<()>;
 }
 

@@ -69,7 +69,9 @@ impl Source {
         let file = shown_path(&self.path);
         let text = match fs::read_to_string(&self.path) {
             Ok(text) => text,
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound && !self.required => String::new(),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound && !self.required => {
+                String::new()
+            }
             Err(cause) => return Err(Error::Unreadable { file, cause }),
         };
         parse(&text).map_err(|wrong| Error::Wrong {
@@ -107,7 +109,10 @@ fn parse(text: &str) -> Result<Config, Wrong> {
     })?;
     let table = table.get_ref();
     check_keys(table, KEYS)?;
-    let mut config = Config { settings: Settings::default(), log_level: Level::Info };
+    let mut config = Config {
+        settings: Settings::default(),
+        log_level: Level::Info,
+    };
     if let Some((value, on)) = boolean(table, "auto_disk_leases")?
         && !on
     {
@@ -125,7 +130,9 @@ fn parse(text: &str) -> Result<Config, Wrong> {
     }
     if let Some((value, path)) = string(table, "file_lockspace_dir")? {
         let directory = Directory::open(Path::new(path)).map_err(|error| wrong(value, error))?;
-        config.settings.lockspaces = Lockspaces { file: Some(Arc::new(directory)) };
+        config.settings.lockspaces = Lockspaces {
+            file: Some(Arc::new(directory)),
+        };
     }
     if let Some((_, on)) = boolean(table, "allow_fuse")? {
         config.settings.allow_fuse = on;
@@ -171,7 +178,9 @@ fn read_limits(table: &Table<'_>, limits: &mut Limits) -> Result<(), Wrong> {
 /// Refuses keys that nobody knows.
 fn check_keys(table: &Table<'_>, known: &[&str]) -> Result<(), Wrong> {
     let unknown = |key: &&Spanned<_>| !known.contains(&AsRef::<str>::as_ref(key.get_ref()));
-    let Some(key) = table.keys().find(unknown) else { return Ok(()) };
+    let Some(key) = table.keys().find(unknown) else {
+        return Ok(());
+    };
     let (at, key) = (key.span().start, AsRef::<str>::as_ref(key.get_ref()));
     let near = known
         .iter()
@@ -187,11 +196,10 @@ fn check_keys(table: &Table<'_>, known: &[&str]) -> Result<(), Wrong> {
 }
 
 /// A boolean, also as libvirt writes it.
-fn boolean<'t>(
-    table: &'t Table<'t>,
-    key: &str,
-) -> Result<Option<(&'t Value<'t>, bool)>, Wrong> {
-    let Some(value) = table.get(key) else { return Ok(None) };
+fn boolean<'t>(table: &'t Table<'t>, key: &str) -> Result<Option<(&'t Value<'t>, bool)>, Wrong> {
+    let Some(value) = table.get(key) else {
+        return Ok(None);
+    };
     let on = match value.get_ref() {
         DeValue::Boolean(on) => Some(*on),
         DeValue::Integer(number) if number.as_str() == "0" => Some(false),
@@ -202,11 +210,10 @@ fn boolean<'t>(
     on.map(|on| Some((value, on))).ok_or_else(wanted)
 }
 
-fn string<'t>(
-    table: &'t Table<'t>,
-    key: &str,
-) -> Result<Option<(&'t Value<'t>, &'t str)>, Wrong> {
-    let Some(value) = table.get(key) else { return Ok(None) };
+fn string<'t>(table: &'t Table<'t>, key: &str) -> Result<Option<(&'t Value<'t>, &'t str)>, Wrong> {
+    let Some(value) = table.get(key) else {
+        return Ok(None);
+    };
     match value.get_ref() {
         DeValue::String(text) => Ok(Some((value, text))),
         _ => Err(wrong(value, format!("'{key}' must be a string"))),
@@ -214,12 +221,18 @@ fn string<'t>(
 }
 
 fn wrong(value: &Value<'_>, what: impl ToString) -> Wrong {
-    Wrong { at: value.span().start, what: what.to_string() }
+    Wrong {
+        at: value.span().start,
+        what: what.to_string(),
+    }
 }
 
 /// A setting that would protect, and that this version does not have: never overlooked.
 fn not_yet(value: &Value<'_>, setting: &str) -> Wrong {
-    wrong(value, format!("{setting} is not supported by this version of vmlockd"))
+    wrong(
+        value,
+        format!("{setting} is not supported by this version of vmlockd"),
+    )
 }
 
 #[cfg(test)]
@@ -230,24 +243,51 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vmlockd.toml");
         fs::write(&path, text).unwrap();
-        let error = Source { path: path.clone(), required: true }.load().unwrap_err().to_string();
-        error.strip_prefix(&format!("{}:", path.display())).unwrap().to_owned()
+        let error = Source {
+            path: path.clone(),
+            required: true,
+        }
+        .load()
+        .unwrap_err()
+        .to_string();
+        error
+            .strip_prefix(&format!("{}:", path.display()))
+            .unwrap()
+            .to_owned()
     }
 
     #[test]
     fn what_is_wrong_is_said_with_its_line() {
         for (text, said) in [
-            ("\n\nfile_lockspace_dri = \"/x\"\n", "3: unknown key 'file_lockspace_dri', did you mean 'file_lockspace_dir'?"),
+            (
+                "\n\nfile_lockspace_dri = \"/x\"\n",
+                "3: unknown key 'file_lockspace_dri', did you mean 'file_lockspace_dir'?",
+            ),
             ("foo = 1", "1: unknown key 'foo', known are: "),
             ("allow_fuse = 2", "1: 'allow_fuse' must be true or false"),
             ("log_level = \"loud\"", "1: 'loud' is no log level"),
             ("log_level = 3", "1: 'log_level' must be a string"),
-            ("[limits]\nlocks_per_user = 0", "2: 'locks_per_user' must be a whole number"),
-            ("[limits]\nlocks_per_usr = 1", "2: unknown key 'locks_per_usr', did you mean 'locks_per_user'?"),
+            (
+                "[limits]\nlocks_per_user = 0",
+                "2: 'locks_per_user' must be a whole number",
+            ),
+            (
+                "[limits]\nlocks_per_usr = 1",
+                "2: unknown key 'locks_per_usr', did you mean 'locks_per_user'?",
+            ),
             ("limits = 5", "1: 'limits' must be a table"),
-            ("\nauto_disk_leases = 0", "2: auto_disk_leases = false is not supported"),
-            ("lvm_lockspace_dir = \"/x\"", "1: lvm_lockspace_dir is not supported"),
-            ("file_lockspace_dir = \"/none/such\"", "1: lockspace directory /none/such: does not exist"),
+            (
+                "\nauto_disk_leases = 0",
+                "2: auto_disk_leases = false is not supported",
+            ),
+            (
+                "lvm_lockspace_dir = \"/x\"",
+                "1: lvm_lockspace_dir is not supported",
+            ),
+            (
+                "file_lockspace_dir = \"/none/such\"",
+                "1: lockspace directory /none/such: does not exist",
+            ),
             ("a = ", "1: "),
         ] {
             let error = refused(text);
@@ -259,14 +299,33 @@ mod tests {
     fn libvirts_own_file_is_understood() {
         let config = parse("# libvirt\nauto_disk_leases = 1\nrequire_lease_for_disks = 0\n");
         assert!(config.is_ok());
-        let config = parse("log_level = \"debug\"\n[limits]\nlocks_per_user = 7\n").ok().unwrap();
-        assert_eq!((config.log_level, config.settings.limits.locks_per_user), (Level::Debug, 7));
+        let config = parse("log_level = \"debug\"\n[limits]\nlocks_per_user = 7\n")
+            .ok()
+            .unwrap();
+        assert_eq!(
+            (config.log_level, config.settings.limits.locks_per_user),
+            (Level::Debug, 7)
+        );
     }
 
     #[test]
     fn only_a_named_file_must_be_there() {
         let path = PathBuf::from("/none/such");
-        assert!(Source { path: path.clone(), required: false }.load().is_ok());
-        assert!(Source { path, required: true }.load().is_err());
+        assert!(
+            Source {
+                path: path.clone(),
+                required: false
+            }
+            .load()
+            .is_ok()
+        );
+        assert!(
+            Source {
+                path,
+                required: true
+            }
+            .load()
+            .is_err()
+        );
     }
 }

@@ -69,7 +69,9 @@ impl FromStr for Level {
             "debug" => Ok(Self::Debug),
             _ => {
                 let word = crate::lock::printable::shown(word);
-                Err(format!("'{word}' is no log level (err, warning, notice, info, debug)"))
+                Err(format!(
+                    "'{word}' is no log level (err, warning, notice, info, debug)"
+                ))
             }
         }
     }
@@ -91,22 +93,36 @@ impl Log {
     /// Where somebody logs already.
     pub fn begin(level: Level) -> Result<Self, String> {
         let (filter, handle) = reload::Layer::new(level.filter());
-        let journal = in_journal().then(tracing_journald::layer).and_then(Result::ok);
-        let target = if journal.is_some() { "journal" } else { "console" };
-        let console = journal.is_none().then(|| {
-            tracing_subscriber::fmt::layer()
-                .with_writer(std::io::stderr)
-                .with_ansi(std::io::stderr().is_terminal())
-                .with_target(false)
-                .without_time()
-        });
+        let journal = in_journal()
+            .then(tracing_journald::layer)
+            .and_then(Result::ok);
+        let target = if journal.is_some() {
+            "journal"
+        } else {
+            "console"
+        };
+        let output: Box<dyn Layer<Registry> + Send + Sync> = match journal {
+            Some(journal) => {
+                let journal = journal.with_syslog_identifier("vmlockd".to_owned());
+                Box::new(journal.with_field_prefix(Some("VMLOCKD".to_owned())))
+            }
+            None => Box::new(
+                tracing_subscriber::fmt::layer()
+                    .with_writer(std::io::stderr)
+                    .with_ansi(std::io::stderr().is_terminal())
+                    .with_target(false)
+                    .without_time(),
+            ),
+        };
         let begun = tracing_subscriber::registry()
-            .with(filter.and_then(console).and_then(journal.map(|layer| {
-                layer.with_syslog_identifier("vmlockd".to_owned()).with_field_prefix(Some("VMLOCKD".into()))
-            })))
+            .with(output.with_filter(filter))
             .try_init();
         begun.map_err(|error| format!("the log can't be opened: {error}"))?;
-        Ok(Self { level: Arc::new(Mutex::new(level)), filter: handle, target })
+        Ok(Self {
+            level: Arc::new(Mutex::new(level)),
+            filter: handle,
+            target,
+        })
     }
 
     /// How much is logged.
@@ -122,7 +138,9 @@ impl Log {
     /// Only where the log is at its end.
     pub fn set_level(&self, level: Level) -> Result<(), String> {
         let mut current = self.level.lock().unwrap_or_else(PoisonError::into_inner);
-        self.filter.reload(level.filter()).map_err(|error| error.to_string())?;
+        self.filter
+            .reload(level.filter())
+            .map_err(|error| error.to_string())?;
         *current = level;
         Ok(())
     }
@@ -137,7 +155,11 @@ impl Log {
 /// Whether standard error is connected to the journal (systemd.exec(5), `$JOURNAL_STREAM`): then
 /// what is sent to the journal directly ends up in the same place, with its fields.
 fn in_journal() -> bool {
-    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
-    let Ok(stat) = nix::sys::stat::fstat(std::io::stderr()) else { return false };
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    let Ok(stat) = nix::sys::stat::fstat(std::io::stderr()) else {
+        return false;
+    };
     stream == format!("{}:{}", stat.st_dev, stat.st_ino)
 }

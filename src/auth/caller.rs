@@ -79,7 +79,10 @@ impl Callers {
             .arg(2, "")
             .build()?;
         let leaving = MessageStream::for_match_rule(rule, connection, None).await?;
-        let callers = Self { bus, known: Arc::default() };
+        let callers = Self {
+            bus,
+            known: Arc::default(),
+        };
         tokio::spawn(forget_those_who_leave(leaving, Arc::clone(&callers.known)));
         Ok(callers)
     }
@@ -134,7 +137,12 @@ impl Callers {
 
 impl Known {
     fn caller(&self, name: OwnedUniqueName, uid: u32) -> Caller {
-        Caller { name, uid, pid: self.pid, gone: self.gone.subscribe() }
+        Caller {
+            name,
+            uid,
+            pid: self.pid,
+            gone: self.gone.subscribe(),
+        }
     }
 }
 
@@ -145,8 +153,12 @@ async fn forget_those_who_leave(
 ) {
     while let Some(Ok(message)) = leaving.next().await {
         let body = message.body();
-        let Ok((name, _, _)) = body.deserialize::<(&str, &str, &str)>() else { continue };
-        let Ok(name) = UniqueName::try_from(name) else { continue };
+        let Ok((name, _, _)) = body.deserialize::<(&str, &str, &str)>() else {
+            continue;
+        };
+        let Ok(name) = UniqueName::try_from(name) else {
+            continue;
+        };
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(left) = known.remove(&OwnedUniqueName::from(name.to_owned())) {
             left.gone.send_replace(true);

@@ -67,12 +67,12 @@ pub const LOCK: &str = "org.vmlockd1.Lock";
 /// systemd's interface to a service's log.
 pub const LOG_CONTROL: &str = "org.freedesktop.LogControl1";
 
-const fn row(
-    interface: &'static str,
-    member: &'static str,
-    actions: &'static [Action],
-) -> Row {
-    Row { interface, member, actions }
+const fn row(interface: &'static str, member: &'static str, actions: &'static [Action]) -> Row {
+    Row {
+        interface,
+        member,
+        actions,
+    }
 }
 
 /// The list. Reading properties and listing objects is open to all, as with libvirt and machined.
@@ -109,5 +109,7 @@ pub const TABLE: &[Row] = {
 /// The row of a method; `None` means that nobody may call it.
 #[must_use]
 pub fn find(interface: &str, member: &str) -> Option<&'static Row> {
-    TABLE.iter().find(|row| row.interface == interface && row.member == member)
+    TABLE
+        .iter()
+        .find(|row| row.interface == interface && row.member == member)
 }

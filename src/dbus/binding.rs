@@ -50,7 +50,8 @@ async fn check(
     process: Process,
 ) -> Result<NewAnchor, Error> {
     if !process.belongs_to(call.uid())? {
-        call.ask(Action::RegisterProcess, &machine.details()).await?;
+        call.ask(Action::RegisterProcess, &machine.details())
+            .await?;
         // A dialog may have been open for minutes.
         process.check_alive()?;
     }

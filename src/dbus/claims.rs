@@ -71,7 +71,11 @@ pub fn parse(
         )));
     }
     let words = |(path, mode): &(String, String)| Ok((DiskPath::parse(path)?, mode.parse()?));
-    resources.iter().map(words).collect::<Result<_, crate::lock::Error>>().map_err(Error::from)
+    resources
+        .iter()
+        .map(words)
+        .collect::<Result<_, crate::lock::Error>>()
+        .map_err(Error::from)
 }
 
 /// Steps 2 to 5.
@@ -89,8 +93,11 @@ pub async fn find(
     for (path, mode) in &paths {
         ask_by_name(call, path, |name| machine.about(name, *mode)).await?;
     }
-    let modes: Vec<Mode> =
-        paths.iter().map(|(_, mode)| *mode).chain(files.iter().map(|(_, mode)| *mode)).collect();
+    let modes: Vec<Mode> = paths
+        .iter()
+        .map(|(_, mode)| *mode)
+        .chain(files.iter().map(|(_, mode)| *mode))
+        .collect();
     let named = paths.into_iter().map(|(path, _)| Wanted::Path(path));
     let passed = files.into_iter().map(|(file, _)| Wanted::File(file));
     let targets = resolve(front, named.chain(passed)).await?;
@@ -103,7 +110,11 @@ pub async fn find(
     if !call.caller.is_here() {
         return Err(crate::auth::Error::CallerGone.into());
     }
-    Ok(targets.into_iter().zip(modes).map(|(target, mode)| Ask { target, mode }).collect())
+    Ok(targets
+        .into_iter()
+        .zip(modes)
+        .map(|(target, mode)| Ask { target, mode })
+        .collect())
 }
 
 /// Step 2 for one name.
@@ -120,7 +131,9 @@ pub async fn ask_by_name<'d>(
     let name = path.as_path().to_str().unwrap_or_default();
     if !call.passes() && path.climbs() {
         let shown = path.shown();
-        return Err(Error::invalid(format!("path '{shown}' has '..' in it, which needs root")));
+        return Err(Error::invalid(format!(
+            "path '{shown}' has '..' in it, which needs root"
+        )));
     }
     Ok(call.ask(Action::AcquireByName, &details(name)).await?)
 }
@@ -153,8 +166,12 @@ pub async fn resolve(
     wanted: impl Iterator<Item = Wanted>,
 ) -> Result<Vec<Target>, Error> {
     let lockspace = front.service.settings().lockspaces.of_disks();
-    let requests: Vec<Resolve> =
-        wanted.map(|wanted| Resolve { wanted, lockspace: lockspace.clone() }).collect();
+    let requests: Vec<Resolve> = wanted
+        .map(|wanted| Resolve {
+            wanted,
+            lockspace: lockspace.clone(),
+        })
+        .collect();
     if requests.is_empty() {
         return Ok(Vec::new());
     }
@@ -184,6 +201,10 @@ async fn ask_by_descriptor(
         (Access::Read, Mode::Shared) => target.uid == call.uid(),
         (Access::Read, Mode::Exclusive) => false,
     };
-    let action = if proven { Action::AcquireByDescriptor } else { Action::AcquireByName };
+    let action = if proven {
+        Action::AcquireByDescriptor
+    } else {
+        Action::AcquireByName
+    };
     Ok(call.ask(action, &machine.about(&target.name, mode)).await?)
 }

@@ -47,8 +47,14 @@ const NO_SUCH_PROCESS: &str = "org.freedesktop.DBus.Error.UnixProcessIdUnknown";
 
 impl Error {
     fn new(name: &'static str, message: impl ToString) -> Self {
-        debug_assert!(!name.starts_with(OURS) || NAMES.contains(&name), "{name} is not listed");
-        Self { name, message: message.to_string() }
+        debug_assert!(
+            !name.starts_with(OURS) || NAMES.contains(&name),
+            "{name} is not listed"
+        );
+        Self {
+            name,
+            message: message.to_string(),
+        }
     }
 
     /// Arguments that make no sense.
@@ -144,9 +150,10 @@ fn name_of(error: &lock::Error) -> &'static str {
         E::Missing(_) => FILE_NOT_FOUND,
         E::NotLockable { .. } | E::Lockspace { .. } => NOT_LOCKABLE,
         E::Changed(_) => RESOURCE_CHANGED,
-        E::System { errno: nix::errno::Errno::EMFILE | nix::errno::Errno::ENFILE, .. } => {
-            LIMITS_EXCEEDED
-        }
+        E::System {
+            errno: nix::errno::Errno::EMFILE | nix::errno::Errno::ENFILE,
+            ..
+        } => LIMITS_EXCEEDED,
         E::System { .. } => IO_ERROR,
         E::Held(_) => LOCK_HELD,
         E::HeldElsewhere(_) => LOCK_HELD_ELSEWHERE,

@@ -24,7 +24,12 @@ fn count(n: usize) -> Variant<'static> {
 /// The words for an owner's anchors, in the order in which they came.
 #[must_use]
 pub fn anchors(owner: &Owner) -> Vec<&'static str> {
-    owner.anchors.values().copied().map(Anchor::as_str).collect()
+    owner
+        .anchors
+        .values()
+        .copied()
+        .map(Anchor::as_str)
+        .collect()
 }
 
 /// What `ListOwners` tells of each.
@@ -52,7 +57,13 @@ pub fn of_lock(lock: &Lock, owner: Option<&Owner>) -> Facts {
         ("lock", object(paths::lock(lock.id))),
         ("owner", object(paths::owner(lock.owner))),
         ("uuid", lock.owner.uuid.to_string().into()),
-        ("name", owner.map(|owner| owner.name.clone()).unwrap_or_default().into()),
+        (
+            "name",
+            owner
+                .map(|owner| owner.name.clone())
+                .unwrap_or_default()
+                .into(),
+        ),
         ("uid", lock.owner.uid.into()),
         ("pid", owner.map_or(0, Owner::pid).into()),
         ("resource", lock.want.resource.clone().into()),
@@ -76,12 +87,22 @@ pub fn lock_file(lock: &Lock) -> String {
 /// What `Resolve` tells.
 #[must_use]
 pub fn of_target(target: &Target) -> Facts {
-    let files: Vec<String> = target.lock_files().iter().map(|file| spelt_path(file)).collect();
+    let files: Vec<String> = target
+        .lock_files()
+        .iter()
+        .map(|file| spelt_path(file))
+        .collect();
     Facts::from([
         ("resource", target.name.clone().into()),
         ("path", target.canonical.clone().unwrap_or_default().into()),
-        ("lockspace", object(paths::lockspace(target.lockspace.kind()))),
-        ("lock-file", files.first().cloned().unwrap_or_default().into()),
+        (
+            "lockspace",
+            object(paths::lockspace(target.lockspace.kind())),
+        ),
+        (
+            "lock-file",
+            files.first().cloned().unwrap_or_default().into(),
+        ),
         ("lock-files", files.into()),
         ("identity", target.identity.to_string().into()),
     ])

@@ -32,9 +32,19 @@ pub async fn by_name(front: &Front, call: &Call<'_>, name: &str) -> Result<Vec<F
         return told(front, front.service.locks_named(name)).await;
     }
     let mut targets = claims::resolve(front, std::iter::once(Wanted::Path(path))).await?;
-    let Some(target) = targets.pop() else { return Ok(Vec::new()) };
-    if let Some(canonical) = target.canonical.as_deref().filter(|canonical| *canonical != name)
-        && !call.may(Action::AcquireByName, &Details::from([("resource", canonical)])).await
+    let Some(target) = targets.pop() else {
+        return Ok(Vec::new());
+    };
+    if let Some(canonical) = target
+        .canonical
+        .as_deref()
+        .filter(|canonical| *canonical != name)
+        && !call
+            .may(
+                Action::AcquireByName,
+                &Details::from([("resource", canonical)]),
+            )
+            .await
     {
         return told(front, front.service.locks_named(name)).await;
     }
@@ -68,15 +78,24 @@ async fn of_target(front: &Front, target: Target) -> Result<Vec<Facts>, Error> {
         return told(front, locks).await;
     }
     let storage = front.service.storage();
-    let Some(stranger) = storage.run(Probe(target)).await?? else { return Ok(Vec::new()) };
+    let Some(stranger) = storage.run(Probe(target)).await?? else {
+        return Ok(Vec::new());
+    };
     let uid = stranger.process.as_ref().map_or(0, |process| process.uid);
     let users = storage.run(UserNames(vec![uid])).await?;
-    Ok(users.into_iter().map(|user| facts::of_stranger(&stranger, user)).collect())
+    Ok(users
+        .into_iter()
+        .map(|user| facts::of_stranger(&stranger, user))
+        .collect())
 }
 
 async fn told(front: &Front, locks: Vec<Lock>) -> Result<Vec<Facts>, Error> {
     let holders = front.service.holders(&locks);
     let uids = holders.iter().map(|holder| holder.owner.uid).collect();
     let users = front.service.storage().run(UserNames(uids)).await?;
-    Ok(holders.iter().zip(users).map(|(holder, user)| facts::of_holder(holder, user)).collect())
+    Ok(holders
+        .iter()
+        .zip(users)
+        .map(|(holder, user)| facts::of_holder(holder, user))
+        .collect())
 }

@@ -52,8 +52,15 @@ impl LockObject {
     ) -> Result<(), Error> {
         let uuid = owner.id.uuid.to_string();
         let name = &lock.want.resource;
-        let mut details = Machine { vm: &owner.name, uuid: &uuid }.details();
-        details.extend([("resource", name.as_str()), ("mode", Mode::Exclusive.as_str())]);
+        let mut details = Machine {
+            vm: &owner.name,
+            uuid: &uuid,
+        }
+        .details();
+        details.extend([
+            ("resource", name.as_str()),
+            ("mode", Mode::Exclusive.as_str()),
+        ]);
         let Some(file) = file else {
             if lock.want.write_shown {
                 return Ok(());
@@ -71,7 +78,9 @@ impl LockObject {
             }
             _ => {
                 let name = shown(name);
-                Err(Error::other_disk(format!("option 'file' shows another disk than {name}")))
+                Err(Error::other_disk(format!(
+                    "option 'file' shows another disk than {name}"
+                )))
             }
         }
     }
@@ -88,7 +97,11 @@ impl LockObject {
         if call.uid() != owner.id.uid {
             self.front.ask_to_break(&call, &owner, [lock.id]).await?;
         }
-        Ok(self.front.service.release(owner.id, &[lock.id], call.uid(), force).await?)
+        Ok(self
+            .front
+            .service
+            .release(owner.id, &[lock.id], call.uid(), force)
+            .await?)
     }
 
     async fn convert(
@@ -149,7 +162,8 @@ impl LockObject {
     #[zbus(property)]
     fn mode(&self) -> &'static str {
         let now = self.front.service.lock(self.given.id);
-        now.map_or(self.given.want.mode, |lock| lock.want.mode).as_str()
+        now.map_or(self.given.want.mode, |lock| lock.want.mode)
+            .as_str()
     }
 
     /// A lock is given only once it was seen to be there.

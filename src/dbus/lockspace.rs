@@ -48,7 +48,10 @@ impl LockspaceObject {
     #[zbus(property(emits_changed_signal = "false"), name = "NLocks")]
     fn n_locks(&self) -> u32 {
         let kind = self.kind;
-        let here = self.front.service.count_locks(|lock| lock.want.lockspace == kind);
+        let here = self
+            .front
+            .service
+            .count_locks(|lock| lock.want.lockspace == kind);
         u32::try_from(here).unwrap_or(u32::MAX)
     }
 }

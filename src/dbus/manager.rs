@@ -43,10 +43,19 @@ impl Manager {
     ) -> Result<OwnedObjectPath, Error> {
         let wanted = claims::parse(&self.0, resources, 0)?;
         let uuid = id.uuid.to_string();
-        let machine = Machine { vm: name, uuid: &uuid };
+        let machine = Machine {
+            vm: name,
+            uuid: &uuid,
+        };
         let asks = claims::find(&self.0, call, machine, wanted, Vec::new()).await?;
         let front = lock::Front::Dbus;
-        let opening = Opening { id, name: name.to_owned(), front, anchors, asks };
+        let opening = Opening {
+            id,
+            name: name.to_owned(),
+            front,
+            anchors,
+            asks,
+        };
         self.0.service.open(opening).await?;
         Ok(paths::owner(id))
     }
@@ -81,10 +90,16 @@ impl Manager {
         let (manual, resources) = (options.flag("manual")?, options.resources()?);
         let process = options.file("process")?;
         options.finish()?;
-        let id = OwnerId { uid: call.uid(), uuid: parse_uuid(&uuid)? };
+        let id = OwnerId {
+            uid: call.uid(),
+            uuid: parse_uuid(&uuid)?,
+        };
         check_name(&name)?;
         let uuid = id.uuid.to_string();
-        let machine = Machine { vm: &name, uuid: &uuid };
+        let machine = Machine {
+            vm: &name,
+            uuid: &uuid,
+        };
         call.ask(Action::OpenOwner, &machine.details()).await?;
         let (lease, theirs) = Lease::new()?;
         let mut anchors = vec![NewAnchor::Lease(lease)];
@@ -110,10 +125,16 @@ impl Manager {
         options.timeout()?;
         let (manual, resources) = (options.flag("manual")?, options.resources()?);
         options.finish()?;
-        let id = OwnerId { uid: call.uid(), uuid: parse_uuid(&uuid)? };
+        let id = OwnerId {
+            uid: call.uid(),
+            uuid: parse_uuid(&uuid)?,
+        };
         check_name(&name)?;
         let uuid = id.uuid.to_string();
-        let machine = Machine { vm: &name, uuid: &uuid };
+        let machine = Machine {
+            vm: &name,
+            uuid: &uuid,
+        };
         call.ask(Action::OpenOwner, &machine.details()).await?;
         let mut anchors = vec![binding::by_pid(&self.0, &call, machine, pid).await?];
         anchors.extend(manual.then_some(NewAnchor::Manual));
@@ -137,7 +158,11 @@ impl Manager {
         pid: u32,
     ) -> Result<OwnedObjectPath, Error> {
         let call = self.enter(&header, "GetOwnerByPID").await?;
-        let pid = if pid == 0 { call.caller.pid.unwrap_or(0) } else { pid };
+        let pid = if pid == 0 {
+            call.caller.pid.unwrap_or(0)
+        } else {
+            pid
+        };
         let owner = self.0.service.owner_by_pid(pid, call.uid());
         let none = || Error::no_such_owner(format!("no owner is bound to process {pid}"));
         owner.map(paths::owner).ok_or_else(none)
@@ -151,7 +176,13 @@ impl Manager {
     ) -> Result<Vec<Facts>, Error> {
         let _call = self.enter(&header, "ListOwners").await?;
         Options::none(options)?;
-        Ok(self.0.service.owners().iter().map(facts::of_owner).collect())
+        Ok(self
+            .0
+            .service
+            .owners()
+            .iter()
+            .map(facts::of_owner)
+            .collect())
     }
 
     #[zbus(out_args("locks"))]
@@ -163,7 +194,10 @@ impl Manager {
         let _call = self.enter(&header, "ListLocks").await?;
         Options::none(options)?;
         let locks = self.0.service.locks_and_owners();
-        Ok(locks.iter().map(|(lock, owner)| facts::of_lock(lock, owner.as_ref())).collect())
+        Ok(locks
+            .iter()
+            .map(|(lock, owner)| facts::of_lock(lock, owner.as_ref()))
+            .collect())
     }
 
     /// Nobody can wait yet, so nobody does.
@@ -214,7 +248,9 @@ impl Manager {
         let path = DiskPath::parse(&resource)?;
         claims::ask_by_name(&call, &path, |name| Details::from([("resource", name)])).await?;
         let targets = claims::resolve(&self.0, std::iter::once(Wanted::Path(path))).await?;
-        let Some(target) = targets.first() else { return Ok(Facts::new()) };
+        let Some(target) = targets.first() else {
+            return Ok(Facts::new());
+        };
         let about = |name| Details::from([("resource", name)]);
         claims::ask_about_canonical(&call, target, about).await?;
         Ok(facts::of_target(target))

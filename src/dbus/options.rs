@@ -63,9 +63,12 @@ impl Options {
             None => Ok(None),
             Some(Variant::Fd(file)) => {
                 let file = file.as_fd().try_clone_to_owned();
-                file.map(Some).map_err(|error| Error::too_much(format!("option '{key}': {error}")))
+                file.map(Some)
+                    .map_err(|error| Error::too_much(format!("option '{key}': {error}")))
             }
-            Some(_) => Err(Error::invalid(format!("option '{key}' must be a descriptor (h)"))),
+            Some(_) => Err(Error::invalid(format!(
+                "option '{key}' must be a descriptor (h)"
+            ))),
         }
     }
 
@@ -77,9 +80,9 @@ impl Options {
     pub fn timeout(&mut self) -> Result<(), Error> {
         match self.take::<u64>("timeout-usec", "a 64-bit number (t)")? {
             None | Some(0) => Ok(()),
-            Some(_) => {
-                Err(Error::unsupported("option 'timeout-usec': waiting is not supported yet, only 0 is"))
-            }
+            Some(_) => Err(Error::unsupported(
+                "option 'timeout-usec': waiting is not supported yet, only 0 is",
+            )),
         }
     }
 
@@ -104,6 +107,10 @@ impl Options {
         what: &str,
     ) -> Result<Option<T>, Error> {
         let wrong = |_| Error::invalid(format!("option '{key}' must be {what}"));
-        self.0.remove(key).map(T::try_from).transpose().map_err(wrong)
+        self.0
+            .remove(key)
+            .map(T::try_from)
+            .transpose()
+            .map_err(wrong)
     }
 }

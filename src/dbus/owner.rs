@@ -37,11 +37,7 @@ impl OwnerObject {
     }
 
     /// Lets a call in that commands this owner.
-    async fn enter<'c>(
-        &'c self,
-        header: &'c Header<'c>,
-        member: &str,
-    ) -> Result<Call<'c>, Error> {
+    async fn enter<'c>(&'c self, header: &'c Header<'c>, member: &str) -> Result<Call<'c>, Error> {
         let call = self.front.enter(header, OWNER, member).await?;
         self.front.command(&call, self.id()).await?;
         Ok(call)
@@ -65,7 +61,10 @@ impl OwnerObject {
             .map(|(file, mode)| Ok((file.into(), mode.parse::<Mode>()?)))
             .collect::<Result<_, lock::Error>>()?;
         let uuid = self.id().uuid.to_string();
-        let machine = Machine { vm: &self.opened.name, uuid: &uuid };
+        let machine = Machine {
+            vm: &self.opened.name,
+            uuid: &uuid,
+        };
         let asks = claims::find(&self.front, call, machine, paths, files).await?;
         let locks = self.front.service.acquire(self.id(), asks).await?;
         Ok(locks.into_iter().map(paths::lock).collect())
@@ -123,11 +122,20 @@ impl OwnerObject {
             let no_such = || Error::no_such_lock(format!("{path} is no lock"));
             paths::lock_number(path).ok_or_else(no_such)
         };
-        let locks = locks.iter().map(number).collect::<Result<Vec<u64>, Error>>()?;
+        let locks = locks
+            .iter()
+            .map(number)
+            .collect::<Result<Vec<u64>, Error>>()?;
         if call.uid() != self.id().uid {
-            self.front.ask_to_break(&call, &owner, locks.iter().copied()).await?;
+            self.front
+                .ask_to_break(&call, &owner, locks.iter().copied())
+                .await?;
         }
-        Ok(self.front.service.release(self.id(), &locks, call.uid(), force).await?)
+        Ok(self
+            .front
+            .service
+            .release(self.id(), &locks, call.uid(), force)
+            .await?)
     }
 
     #[zbus(out_args("lease"))]
@@ -150,8 +158,12 @@ impl OwnerObject {
         let call = self.enter(&header, "BindProcess").await?;
         Options::none(options)?;
         let uuid = self.id().uuid.to_string();
-        let machine = Machine { vm: &self.opened.name, uuid: &uuid };
-        self.bind(binding::by_pidfd(&call, machine, process.into()).await?).await
+        let machine = Machine {
+            vm: &self.opened.name,
+            uuid: &uuid,
+        };
+        self.bind(binding::by_pidfd(&call, machine, process.into()).await?)
+            .await
     }
 
     #[zbus(name = "BindPID")]
@@ -164,8 +176,12 @@ impl OwnerObject {
         let call = self.enter(&header, "BindPID").await?;
         Options::none(options)?;
         let uuid = self.id().uuid.to_string();
-        let machine = Machine { vm: &self.opened.name, uuid: &uuid };
-        self.bind(binding::by_pid(&self.front, &call, machine, pid).await?).await
+        let machine = Machine {
+            vm: &self.opened.name,
+            uuid: &uuid,
+        };
+        self.bind(binding::by_pid(&self.front, &call, machine, pid).await?)
+            .await
     }
 
     /// Withdraws what the owner waits for; nothing can wait yet.
@@ -183,9 +199,15 @@ impl OwnerObject {
         if owner.locks.is_empty() {
             self.front.command(&call, self.id()).await?;
         } else if call.uid() != self.id().uid {
-            self.front.ask_to_break(&call, &owner, owner.locks.iter().copied()).await?;
+            self.front
+                .ask_to_break(&call, &owner, owner.locks.iter().copied())
+                .await?;
         }
-        Ok(self.front.service.close(self.id(), call.uid(), force).await?)
+        Ok(self
+            .front
+            .service
+            .close(self.id(), call.uid(), force)
+            .await?)
     }
 
     #[zbus(property(emits_changed_signal = "const"), name = "UUID")]
@@ -225,7 +247,9 @@ impl OwnerObject {
 
     #[zbus(property)]
     fn anchors(&self) -> Vec<&'static str> {
-        self.now().map(|owner| facts::anchors(&owner)).unwrap_or_default()
+        self.now()
+            .map(|owner| facts::anchors(&owner))
+            .unwrap_or_default()
     }
 
     #[zbus(property(emits_changed_signal = "invalidates"))]

@@ -38,7 +38,10 @@ pub fn owner_id(path: &str) -> Option<OwnerId> {
         "" => 0,
         uid => uid.strip_prefix('_')?.parse().ok()?,
     };
-    let id = OwnerId { uid, uuid: Uuid::try_parse(&uuid.replace('_', "-")).ok()? };
+    let id = OwnerId {
+        uid,
+        uuid: Uuid::try_parse(&uuid.replace('_', "-")).ok()?,
+    };
     // One owner, one spelling.
     (owner(id).as_str() == path).then_some(id)
 }
@@ -52,7 +55,11 @@ pub fn lock(number: u64) -> OwnedObjectPath {
 /// The number of a lock's path.
 #[must_use]
 pub fn lock_number(path: &str) -> Option<u64> {
-    let number = path.strip_prefix(ROOT)?.strip_prefix("/lock/")?.parse().ok()?;
+    let number = path
+        .strip_prefix(ROOT)?
+        .strip_prefix("/lock/")?
+        .parse()
+        .ok()?;
     (lock(number).as_str() == path).then_some(number)
 }
 

@@ -90,10 +90,16 @@ impl Publisher {
                 }
                 Event::LockConverted(lock) => {
                     let emitter = self.emitter(paths::lock(lock.id))?;
-                    LockObject::new(Arc::clone(&self.front), *lock).mode_changed(&emitter).await?;
+                    LockObject::new(Arc::clone(&self.front), *lock)
+                        .mode_changed(&emitter)
+                        .await?;
                 }
                 Event::LockspacesChanged => self.show_lockspaces().await?,
-                Event::LockContended { resource, holders, owner } => {
+                Event::LockContended {
+                    resource,
+                    holders,
+                    owner,
+                } => {
                     let holders = holders.into_iter().map(paths::owner).collect();
                     let owner = ObjectPath::from(paths::owner(owner));
                     Manager::lock_contended(&self.manager()?, &resource, holders, owner).await?;
@@ -103,7 +109,9 @@ impl Publisher {
         for id in changed {
             if let Some(owner) = self.front.service.owner(id) {
                 let emitter = self.emitter(paths::owner(id))?;
-                OwnerObject::new(Arc::clone(&self.front), owner).locks_invalidate(&emitter).await?;
+                OwnerObject::new(Arc::clone(&self.front), owner)
+                    .locks_invalidate(&emitter)
+                    .await?;
             }
         }
         Ok(())
@@ -112,12 +120,20 @@ impl Publisher {
     async fn show_owner(&self, owner: Owner) -> zbus::Result<()> {
         let path = paths::owner(owner.id);
         let object = OwnerObject::new(Arc::clone(&self.front), owner);
-        self.connection.object_server().at(path, object).await.map(drop)
+        self.connection
+            .object_server()
+            .at(path, object)
+            .await
+            .map(drop)
     }
 
     async fn show_lock(&self, lock: &Lock) -> zbus::Result<()> {
         let object = LockObject::new(Arc::clone(&self.front), lock.clone());
-        self.connection.object_server().at(paths::lock(lock.id), object).await.map(drop)
+        self.connection
+            .object_server()
+            .at(paths::lock(lock.id), object)
+            .await
+            .map(drop)
     }
 
     async fn hide<I: zbus::object_server::Interface>(
@@ -150,7 +166,9 @@ impl Publisher {
     }
 
     async fn anchors_changed(&self, id: OwnerId) -> zbus::Result<()> {
-        let Some(owner) = self.front.service.owner(id) else { return Ok(()) };
+        let Some(owner) = self.front.service.owner(id) else {
+            return Ok(());
+        };
         let emitter = self.emitter(paths::owner(id))?;
         let object = OwnerObject::new(Arc::clone(&self.front), owner);
         object.anchors_changed(&emitter).await?;
@@ -166,9 +184,16 @@ impl Publisher {
         for kind in kinds {
             let object = || LockspaceObject::new(Arc::clone(&self.front), kind);
             let path = paths::lockspace(kind);
-            let there = self.connection.object_server().at(path, object()).await?.is_some();
+            let there = self
+                .connection
+                .object_server()
+                .at(path, object())
+                .await?
+                .is_some();
             if there && kind == LockspaceKind::File {
-                object().directory_changed(&self.emitter(paths::lockspace(kind))?).await?;
+                object()
+                    .directory_changed(&self.emitter(paths::lockspace(kind))?)
+                    .await?;
             }
         }
         Ok(())

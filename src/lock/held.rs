@@ -58,12 +58,21 @@ impl Work for Take {
             Lockspace::Direct => {
                 lock_byte(&disk, mode, &target.name, None)?;
                 still_there(&target)?;
-                Ok(Held { bytes: vec![Byte { file: disk, place: None }], writable })
+                Ok(Held {
+                    bytes: vec![Byte {
+                        file: disk,
+                        place: None,
+                    }],
+                    writable,
+                })
             }
             Lockspace::File(directory) => {
                 // A holder that locks the disk directly does not know of our directory.
                 free_byte(&disk, mode, &target.name, None)?;
-                let mut held = Held { bytes: Vec::new(), writable: true };
+                let mut held = Held {
+                    bytes: Vec::new(),
+                    writable: true,
+                };
                 for name in &target.files {
                     match lock_file(directory, name, mode, &target.name) {
                         Ok(byte) => held.bytes.push(byte),
@@ -88,10 +97,9 @@ fn open_disk(target: &Target, mode: Mode) -> Result<(File, bool), Error> {
         open::reopen(pin, false).map(|file| (file, false))
     } else {
         match (open::reopen(pin, true), mode) {
-            (
-                Err(Errno::EROFS | Errno::EACCES | Errno::EPERM | Errno::ETXTBSY),
-                Mode::Shared,
-            ) => open::reopen(pin, false).map(|file| (file, false)),
+            (Err(Errno::EROFS | Errno::EACCES | Errno::EPERM | Errno::ETXTBSY), Mode::Shared) => {
+                open::reopen(pin, false).map(|file| (file, false))
+            }
             (attempt, _) => attempt.map(|file| (file, true)),
         }
     };
@@ -113,7 +121,9 @@ fn open_disk(target: &Target, mode: Mode) -> Result<(File, bool), Error> {
 
 /// After the lock: does the name that was asked for still lead to what is locked?
 fn still_there(target: &Target) -> Result<(), Error> {
-    let Some(path) = &target.path else { return Ok(()) };
+    let Some(path) = &target.path else {
+        return Ok(());
+    };
     match open::leads_to(path, &target.stat) {
         Ok(true) => Ok(()),
         Ok(false) => Err(Error::changed(&target.name)),
@@ -127,15 +137,27 @@ fn lock_byte(file: &File, mode: Mode, disk: &str, lock_file: Option<&str>) -> Re
         return Ok(());
     }
     let other = ofd::in_the_way(file, mode).map_err(no_locks)?;
-    Err(stranger::error(disk, lock_file, file.as_fd(), mode, other, StrangersLock::Byte))
+    Err(stranger::error(
+        disk,
+        lock_file,
+        file.as_fd(),
+        mode,
+        other,
+        StrangersLock::Byte,
+    ))
 }
 
 fn free_byte(file: &File, mode: Mode, disk: &str, lock_file: Option<&str>) -> Result<(), Error> {
     match ofd::in_the_way(file, mode).map_err(|errno| no_locks(disk, lock_file, errno))? {
         None => Ok(()),
-        other => {
-            Err(stranger::error(disk, lock_file, file.as_fd(), mode, other, StrangersLock::Byte))
-        }
+        other => Err(stranger::error(
+            disk,
+            lock_file,
+            file.as_fd(),
+            mode,
+            other,
+            StrangersLock::Byte,
+        )),
     }
 }
 
@@ -159,10 +181,18 @@ fn lock_file(
         move |errno| Error::system(doing, shown, errno)
     };
     for _ in 0..TRIES {
-        let file = directory.open_file(name).map_err(failed("opening lock file"))?;
+        let file = directory
+            .open_file(name)
+            .map_err(failed("opening lock file"))?;
         lock_byte(&file, mode, disk, Some(&shown))?;
-        if directory.still_names(name, &file).map_err(failed("looking at lock file"))? {
-            return Ok(Byte { file, place: Some((Arc::clone(directory), name.to_owned())) });
+        if directory
+            .still_names(name, &file)
+            .map_err(failed("looking at lock file"))?
+        {
+            return Ok(Byte {
+                file,
+                place: Some((Arc::clone(directory), name.to_owned())),
+            });
         }
     }
     Err(Error::changed(shown))
@@ -181,7 +211,9 @@ impl Work for Probe {
         let tested = open_disk(&target, Mode::Shared)
             .and_then(|(disk, _)| free_byte(&disk, mode, name, None))
             .and_then(|()| {
-                let Lockspace::File(directory) = &target.lockspace else { return Ok(()) };
+                let Lockspace::File(directory) = &target.lockspace else {
+                    return Ok(());
+                };
                 target.files.iter().try_for_each(|file| {
                     let shown = shown_path(&directory.path_of(file));
                     match directory.find_file(file) {
@@ -214,7 +246,11 @@ impl Work for Give {
 
 impl Held {
     fn give(&self) -> Vec<Error> {
-        self.bytes.iter().flat_map(|byte| [byte.remove(), byte.unlock()]).flatten().collect()
+        self.bytes
+            .iter()
+            .flat_map(|byte| [byte.remove(), byte.unlock()])
+            .flatten()
+            .collect()
     }
 }
 
@@ -231,9 +267,8 @@ impl Byte {
     /// with a lock that the next to come does not see.
     fn remove(&self) -> Option<Error> {
         let (directory, name) = self.place.as_ref()?;
-        let alone = ofd::try_lock(&self.file, Mode::Exclusive).and_then(|alone| {
-            Ok(alone && directory.still_names(name, &self.file)?)
-        });
+        let alone = ofd::try_lock(&self.file, Mode::Exclusive)
+            .and_then(|alone| Ok(alone && directory.still_names(name, &self.file)?));
         match alone {
             Ok(true) => directory
                 .remove_file(name)
@@ -245,7 +280,9 @@ impl Byte {
     }
 
     fn unlock(&self) -> Option<Error> {
-        ofd::unlock(&self.file).err().map(|errno| Error::system("unlocking", self.shown(), errno))
+        ofd::unlock(&self.file)
+            .err()
+            .map(|errno| Error::system("unlocking", self.shown(), errno))
     }
 }
 
@@ -279,7 +316,9 @@ impl Work for Convert {
         for (n, byte) in self.held.bytes.iter().enumerate() {
             let lock_file = byte.place.as_ref().map(|_| byte.shown());
             if let Err(error) = lock_byte(&byte.file, self.mode, &self.name, lock_file.as_deref()) {
-                let undo = self.held.bytes[..n].iter().filter_map(|byte| self.weaken(byte));
+                let undo = self.held.bytes[..n]
+                    .iter()
+                    .filter_map(|byte| self.weaken(byte));
                 return Err(error.with_undo(undo.collect()));
             }
         }

@@ -41,7 +41,13 @@ impl fmt::Display for Refusal {
         write!(f, "disk {} is locked", shown(resource))?;
         for (n, holder) in holders.iter().enumerate() {
             let and = if n == 0 { "" } else { " and" };
-            write!(f, "{and} {} by VM \"{}\" ({})", holder.mode.adverb(), holder.name, holder.owner)?;
+            write!(
+                f,
+                "{and} {} by VM \"{}\" ({})",
+                holder.mode.adverb(),
+                holder.name,
+                holder.owner
+            )?;
         }
         Ok(())
     }
@@ -107,7 +113,10 @@ impl Stranger {
 
 impl fmt::Display for Stranger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let user = self.process.as_ref().map_or_else(String::new, |process| process.uid.to_string());
+        let user = self
+            .process
+            .as_ref()
+            .map_or_else(String::new, |process| process.uid.to_string());
         f.write_str(&self.sentence(&user))
     }
 }

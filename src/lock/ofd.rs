@@ -100,7 +100,13 @@ mod tests {
 
     fn two() -> (File, File) {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let open = || File::options().read(true).write(true).open(file.path()).unwrap();
+        let open = || {
+            File::options()
+                .read(true)
+                .write(true)
+                .open(file.path())
+                .unwrap()
+        };
         (open(), open())
     }
 
@@ -110,7 +116,13 @@ mod tests {
         assert!(try_lock(&a, Mode::Exclusive).unwrap());
         assert!(!try_lock(&b, Mode::Shared).unwrap());
         let other = in_the_way(&b, Mode::Shared).unwrap().unwrap();
-        assert_eq!(other, InTheWay { mode: Mode::Exclusive, pid: None });
+        assert_eq!(
+            other,
+            InTheWay {
+                mode: Mode::Exclusive,
+                pid: None
+            }
+        );
         assert_eq!(in_the_way(&a, Mode::Exclusive).unwrap(), None);
         unlock(&a).unwrap();
         assert!(try_lock(&b, Mode::Exclusive).unwrap());

@@ -51,7 +51,10 @@ impl Want {
         self.identity == other.identity
             || (hashed(self)
                 && hashed(other)
-                && self.lock_files.iter().any(|file| other.lock_files.contains(file)))
+                && self
+                    .lock_files
+                    .iter()
+                    .any(|file| other.lock_files.contains(file)))
     }
 }
 

@@ -48,7 +48,11 @@ pub(super) fn error(
 pub fn process(pid: u32) -> Option<Process> {
     let program = fs::read(format!("/proc/{pid}/comm")).ok()?;
     let program = shown(String::from_utf8_lossy(&program).trim_end_matches('\n'));
-    Some(Process { pid, program, uid: real_uid(pid)? })
+    Some(Process {
+        pid,
+        program,
+        uid: real_uid(pid)?,
+    })
 }
 
 /// The real user of a process, from `/proc/PID/status`.
@@ -66,7 +70,12 @@ fn real_uid(pid: u32) -> Option<u32> {
 /// Looks through all processes for one that shows the lock.
 fn find(file: BorrowedFd<'_>, by: StrangersLock, wanted: Mode) -> Option<Process> {
     let stat = fstat(file).ok()?;
-    let node = format!("{:02x}:{:02x}:{}", major(stat.st_dev), minor(stat.st_dev), stat.st_ino);
+    let node = format!(
+        "{:02x}:{:02x}:{}",
+        major(stat.st_dev),
+        minor(stat.st_dev),
+        stat.st_ino
+    );
     fs::read_dir("/proc")
         .ok()?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -87,9 +96,13 @@ fn shows(pid: u32, node: &str, by: StrangersLock, wanted: Mode) -> bool {
 /// Whether a line of fdinfo tells of a lock in the way: `lock: 1: OFDLCK ADVISORY WRITE -1
 /// fe:00:10085382 0 EOF`.
 fn line_shows(line: &str, node: &str, by: StrangersLock, wanted: Mode) -> bool {
-    let Some(line) = line.strip_prefix("lock:") else { return false };
+    let Some(line) = line.strip_prefix("lock:") else {
+        return false;
+    };
     let fields: Vec<&str> = line.split_whitespace().collect();
-    let [_, kind, _, mode, _, at, start, _end] = fields[..] else { return false };
+    let [_, kind, _, mode, _, at, start, _end] = fields[..] else {
+        return false;
+    };
     if at != node {
         return false;
     }
@@ -114,11 +127,22 @@ mod tests {
         assert!(byte(write, Mode::Shared) && byte(write, Mode::Exclusive));
         let read = "lock:\t1: POSIX  ADVISORY  READ 12 fe:00:42 0 EOF";
         assert!(!byte(read, Mode::Shared) && byte(read, Mode::Exclusive));
-        assert!(!byte("lock:\t1: OFDLCK ADVISORY  READ -1 fe:00:42 100 103", Mode::Exclusive));
-        assert!(!byte("lock:\t1: OFDLCK ADVISORY  WRITE -1 fe:00:43 0 0", Mode::Exclusive));
+        assert!(!byte(
+            "lock:\t1: OFDLCK ADVISORY  READ -1 fe:00:42 100 103",
+            Mode::Exclusive
+        ));
+        assert!(!byte(
+            "lock:\t1: OFDLCK ADVISORY  WRITE -1 fe:00:43 0 0",
+            Mode::Exclusive
+        ));
         assert!(!byte("pos:\t0", Mode::Exclusive));
         let lease = "lock:\t1: LEASE  ACTIVE    WRITE 77 fe:00:42 0 EOF";
-        assert!(line_shows(lease, "fe:00:42", StrangersLock::Lease, Mode::Exclusive));
+        assert!(line_shows(
+            lease,
+            "fe:00:42",
+            StrangersLock::Lease,
+            Mode::Exclusive
+        ));
     }
 
     #[test]

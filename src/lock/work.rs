@@ -45,9 +45,17 @@ impl<T: Send + 'static, W: Work<Answer = Result<T, Error>>> Work for InOrder<W> 
         for work in self.0 {
             match work.perform() {
                 Ok(answer) => answers.push(answer),
-                Err(failure) => return Done { answers, failure: Some(failure) },
+                Err(failure) => {
+                    return Done {
+                        answers,
+                        failure: Some(failure),
+                    };
+                }
             }
         }
-        Done { answers, failure: None }
+        Done {
+            answers,
+            failure: None,
+        }
     }
 }

@@ -153,7 +153,9 @@ impl Service {
         match error {
             Error::Lock(error) => Error::Lock(error.with_undo(failures)),
             error => {
-                failures.iter().for_each(|failure| tracing::error!(%failure, "undoing failed"));
+                failures
+                    .iter()
+                    .for_each(|failure| tracing::error!(%failure, "undoing failed"));
                 error
             }
         }
@@ -169,14 +171,20 @@ impl Service {
                     owner: id,
                 };
                 let shown = self.state().publish(vec![event]);
-                let described = self.storage().run(DescribeRefusal((*refusal).clone())).await;
+                let described = self
+                    .storage()
+                    .run(DescribeRefusal((*refusal).clone()))
+                    .await;
                 let message = described.unwrap_or_else(|_| refusal.to_string());
                 tracing::info!(owner = %id, "refused: {message}");
                 shown.wait().await;
                 Error::Held { message, refusal }
             }
             Error::Lock(lock::Error::HeldElsewhere(stranger)) => {
-                let described = self.storage().run(DescribeStranger((*stranger).clone())).await;
+                let described = self
+                    .storage()
+                    .run(DescribeStranger((*stranger).clone()))
+                    .await;
                 let message = described.unwrap_or_else(|_| stranger.to_string());
                 tracing::info!(owner = %id, "refused: {message}");
                 Error::HeldElsewhere(message)

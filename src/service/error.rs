@@ -34,7 +34,9 @@ pub enum Error {
         whose: String,
     },
     /// Breaking what belongs to a living owner of another user or front needs an explicit wish.
-    #[error("lock {lock} belongs to VM \"{name}\" of uid {uid}, which is alive; set 'force' to break it")]
+    #[error(
+        "lock {lock} belongs to VM \"{name}\" of uid {uid}, which is alive; set 'force' to break it"
+    )]
     NeedsForce {
         /// The lock.
         lock: u64,

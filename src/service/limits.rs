@@ -114,7 +114,12 @@ impl Usage {
         within("owners", self.owners, limits.owners_per_user, whose)?;
         within("locks", self.locks, limits.locks_per_user, whose)?;
         within("leases", self.leases, limits.leases_per_user, whose)?;
-        within("processes", self.processes, limits.processes_per_user, whose)
+        within(
+            "processes",
+            self.processes,
+            limits.processes_per_user,
+            whose,
+        )
     }
 }
 
@@ -129,5 +134,13 @@ pub fn within(
     limit: usize,
     whose: impl FnOnce() -> String,
 ) -> Result<(), Error> {
-    if count > limit { Err(Error::Limit { what, limit, whose: whose() }) } else { Ok(()) }
+    if count > limit {
+        Err(Error::Limit {
+            what,
+            limit,
+            whose: whose(),
+        })
+    } else {
+        Ok(())
+    }
 }

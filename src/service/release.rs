@@ -52,7 +52,11 @@ impl Service {
             }
             begun
         };
-        let reason = if foreign { Reason::Forced } else { Reason::Released };
+        let reason = if foreign {
+            Reason::Forced
+        } else {
+            Reason::Released
+        };
         if foreign {
             tracing::warn!(owner = %id, uid = by, locks = ?locks, "locks broken by force");
         }
@@ -75,7 +79,11 @@ impl Service {
         if foreign {
             tracing::warn!(owner = %id, uid = by, "owner closed by another user");
         }
-        let reason = if foreign { Reason::Forced } else { Reason::OwnerClosed };
+        let reason = if foreign {
+            Reason::Forced
+        } else {
+            Reason::OwnerClosed
+        };
         self.end(id, reason).await
     }
 
@@ -86,8 +94,10 @@ impl Service {
             let (locks, events) = state.table.end_owner(id)?;
             // Closes our ends of its leases, and its turn to all who come after.
             drop(state.kept.remove(&id));
-            let held: Vec<_> =
-                locks.into_iter().map(|lock| (lock, state.held.remove(&lock))).collect();
+            let held: Vec<_> = locks
+                .into_iter()
+                .map(|lock| (lock, state.held.remove(&lock)))
+                .collect();
             (held, state.publish(events))
         };
         tracing::info!(owner = %id, locks = held.len(), reason = reason.as_str(), "owner ended");

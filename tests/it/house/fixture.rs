@@ -50,9 +50,16 @@ pub(crate) struct Builder {
     args: Vec<String>,
     env: Vec<(String, String)>,
     start: Start,
+    folders: Vec<String>,
 }
 
 impl Builder {
+    /// A directory of root's own in the house, made before the service starts.
+    pub(crate) fn folder(mut self, name: &str) -> Builder {
+        self.folders.push(name.to_owned());
+        self
+    }
+
     /// Which system bus; dbus-daemon unless said otherwise.
     pub(crate) fn broker(mut self, broker: Broker) -> Builder {
         self.broker = broker;
@@ -119,6 +126,11 @@ impl Builder {
         );
         let dir = open_directory();
         let path = dir.path();
+        for folder in &self.folders {
+            fs::create_dir(path.join(folder)).expect("a directory can be made");
+            let only_root = Permissions::from_mode(0o700);
+            fs::set_permissions(path.join(folder), only_root).expect("its mode can be set");
+        }
         let launch = Launch {
             session_of: self.session_of,
             args: self.args,

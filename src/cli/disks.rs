@@ -1,0 +1,195 @@
+//! `PATH:MODE`, and what is sent for it: a name or an open descriptor.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{self, Path, PathBuf};
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use nix::fcntl::OFlag;
+
+use super::error::Error;
+use super::link::Link;
+use crate::lock::Mode;
+use crate::lock::printable::shown_path;
+
+/// The most descriptors in one message that every bus carries.
+const FILES_MAX: usize = 16;
+
+/// A disk, and how it shall be held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Disk {
+    /// As it was written; may be relative.
+    pub(super) path: PathBuf,
+    /// Exclusively, unless said otherwise.
+    pub(super) mode: Mode,
+}
+
+impl Disk {
+    /// Reads `PATH`, `PATH:shared` or `PATH:exclusive`. Whatever else follows a colon belongs to
+    /// the path; and so does one of the two words where the other follows it.
+    pub(super) fn parse(text: &OsStr) -> Result<Self, &'static str> {
+        let suffixed = [Mode::Shared, Mode::Exclusive].into_iter().find_map(|mode| {
+            let path = text.as_bytes().strip_suffix(mode.as_str().as_bytes())?;
+            Some((path.strip_suffix(b":")?, mode))
+        });
+        let (path, mode) = suffixed.unwrap_or((text.as_bytes(), Mode::Exclusive));
+        if path.is_empty() {
+            return Err("the path is empty");
+        }
+        Ok(Self { path: PathBuf::from(OsStr::from_bytes(path)), mode })
+    }
+
+    /// The same for clap.
+    pub(super) fn parser() -> impl TypedValueParser<Value = Self> {
+        OsStringValueParser::new().try_map(|text: OsString| Self::parse(&text))
+    }
+}
+
+/// An absolute path, otherwise as it was written: in a hashed lockspace the letters decide, so
+/// symlinks stay.
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, Error> {
+    if path.is_absolute() {
+        return Ok(path.to_owned());
+    }
+    // Of a relative path nobody else knows the letters, so it may lose its dots.
+    let here = env::current_dir().map_err(|e| Error::system("finding the current directory", e))?;
+    path::absolute(here.join(path)).map_err(|e| Error::system(&shown_path(path), e))
+}
+
+/// A path as it goes over the bus, which knows UTF-8 only.
+pub(super) fn name(path: &Path) -> Result<String, Error> {
+    let name = absolute(path)?.into_os_string().into_string();
+    name.map_err(|name| {
+        let name = shown_path(Path::new(&name));
+        Error::Failed(format!("{name} is not UTF-8, so it can't be sent by name"))
+    })
+}
+
+/// What is asked for: all of it or nothing.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    /// By name.
+    pub(super) names: Vec<(String, &'static str)>,
+    /// By open descriptor.
+    pub(super) files: Vec<(OwnedFd, &'static str)>,
+}
+
+impl Wanted {
+    /// Decides for each disk how it is asked for, and opens what has to be open.
+    pub(super) fn new(link: &Link, disks: &[Disk]) -> Result<Self, Error> {
+        let mut wanted = Self::default();
+        for Disk { path, mode } in disks {
+            let path = absolute(path)?;
+            let nameless = path.to_str().is_none();
+            let room = wanted.files.len() < FILES_MAX;
+            let file = if (nameless || !link.by_name()) && room {
+                open(&path, *mode, link.uid)?
+            } else {
+                None
+            };
+            match file {
+                Some(file) => wanted.files.push((file.into(), mode.as_str())),
+                None => wanted.names.push((name(&path)?, mode.as_str())),
+            }
+        }
+        Ok(wanted)
+    }
+}
+
+/// Opens a disk, as proof that we may have it; `None` where we may not: then its name is what is
+/// left, and polkit judges.
+fn open(path: &Path, mode: Mode, uid: u32) -> Result<Option<File>, Error> {
+    let found = match fs::metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(Error::Missing(format!("disk {} does not exist", shown_path(path))));
+        }
+        Err(_) => return Ok(None),
+    };
+    // Opening some kinds of device has consequences.
+    if !found.is_file() && !found.file_type().is_block_device() {
+        let path = shown_path(path);
+        return Err(Error::Failed(format!("{path} is neither a regular file nor a block device")));
+    }
+    let open = |write| {
+        let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        OpenOptions::new().read(true).write(write).custom_flags(flags.bits()).open(path).ok()
+    };
+    Ok(match mode {
+        Mode::Exclusive => open(true),
+        // Reading shows enough for a shared lock on one's own file, writing on any.
+        Mode::Shared if found.uid() == uid => open(false),
+        Mode::Shared => open(true).or_else(|| open(false)),
+    })
+}
+
+/// Opens a disk only to ask about it.
+pub(super) fn open_to_ask(path: &Path) -> Option<File> {
+    let found = fs::metadata(path).ok()?;
+    if !found.is_file() && !found.file_type().is_block_device() {
+        return None;
+    }
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    OpenOptions::new().read(true).custom_flags(flags.bits()).open(path).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(text: &str) -> (String, Mode) {
+        let disk = Disk::parse(OsStr::new(text)).unwrap();
+        (disk.path.into_os_string().into_string().unwrap(), disk.mode)
+    }
+
+    #[test]
+    fn only_two_words_are_modes() {
+        use Mode::{Exclusive, Shared};
+        for (text, path, mode) in [
+            ("/a.img", "/a.img", Exclusive),
+            ("/a.img:shared", "/a.img", Shared),
+            ("/a.img:exclusive", "/a.img", Exclusive),
+            ("a:share", "a:share", Exclusive),
+            ("a:Shared", "a:Shared", Exclusive),
+            ("a:shared:exclusive", "a:shared", Exclusive),
+            ("a:exclusive:shared", "a:exclusive", Shared),
+            ("shared", "shared", Exclusive),
+            ("/dev/disk/by-path/pci-0000:00:1f.2", "/dev/disk/by-path/pci-0000:00:1f.2", Exclusive),
+        ] {
+            assert_eq!(disk(text), (path.to_owned(), mode), "{text}");
+        }
+        assert!(Disk::parse(OsStr::new("")).is_err());
+        assert!(Disk::parse(OsStr::new(":shared")).is_err());
+        assert_eq!(Disk::parse(OsStr::from_bytes(b"/\xff:shared")).unwrap().mode, Shared);
+    }
+
+    #[test]
+    fn paths_become_absolute_and_nothing_else() {
+        let here = env::current_dir().unwrap();
+        assert_eq!(absolute(Path::new("./a.img")).unwrap(), here.join("a.img"));
+        assert_eq!(absolute(Path::new("../a.img")).unwrap(), here.join("../a.img"));
+        for same in ["/a/./b", "//a", "/a/../b", "/a/"] {
+            assert_eq!(absolute(Path::new(same)).unwrap().as_os_str(), same);
+        }
+        assert!(name(Path::new(OsStr::from_bytes(b"/\xff"))).is_err());
+    }
+
+    #[test]
+    fn opening_is_proof_or_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("a.img");
+        fs::write(&image, "").unwrap();
+        let me = nix::unistd::geteuid().as_raw();
+        assert!(open(&image, Mode::Exclusive, me).unwrap().is_some());
+        assert!(open(&image, Mode::Shared, me).unwrap().is_some());
+        assert!(matches!(open(&dir.path().join("b"), Mode::Shared, me), Err(Error::Missing(_))));
+        assert!(matches!(open(dir.path(), Mode::Shared, me), Err(Error::Failed(_))));
+        assert!(matches!(open(Path::new("/dev/null"), Mode::Shared, me), Err(Error::Failed(_))));
+        assert!(open_to_ask(&image).is_some() && open_to_ask(dir.path()).is_none());
+    }
+}

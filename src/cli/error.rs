@@ -1,0 +1,293 @@
+//! How a failure is told, and with which exit code the tool ends.
+
+use std::io;
+use std::process::ExitCode;
+
+use zbus::DBusError;
+
+use crate::client::Bus;
+use crate::lock::printable::shown;
+
+/// An exit code; those that are not a command's own are from `sysexits.h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Code(pub(super) u8);
+
+impl Code {
+    /// Done.
+    pub(super) const SUCCESS: Self = Self(0);
+    /// What no other code says. For `who`: nobody holds it.
+    pub(super) const FAILURE: Self = Self(1);
+    /// The command line is wrong.
+    pub(super) const USAGE: Self = Self(64);
+    /// No such disk, owner or lock.
+    pub(super) const MISSING: Self = Self(66);
+    /// The service or the bus is not there.
+    pub(super) const UNAVAILABLE: Self = Self(69);
+    /// Somebody else holds it.
+    pub(super) const HELD: Self = Self(75);
+    /// Not authorized.
+    pub(super) const DENIED: Self = Self(77);
+    /// A command that can't be executed, as shells have it.
+    pub(super) const NOT_EXECUTABLE: Self = Self(126);
+    /// No such command, as shells have it.
+    pub(super) const NOT_FOUND: Self = Self(127);
+
+    /// Ended by a signal, as shells have it.
+    pub(super) fn killed_by(signal: i32) -> Self {
+        Self(u8::try_from(128 + signal).unwrap_or(u8::MAX))
+    }
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code.0)
+    }
+}
+
+/// Why a verb is not done.
+#[derive(Debug)]
+pub(super) enum Error {
+    /// There is no way to the bus.
+    Connect(zbus::Error),
+    /// Somebody on the bus answered with an error, or nobody answered.
+    Call(zbus::Error),
+    /// The command line makes no sense, seen in the light of what there is.
+    Usage(String),
+    /// There is no such disk, owner or lock.
+    Missing(String),
+    /// Anything else.
+    Failed(String),
+    /// Nobody reads any more what is printed: no reason to complain.
+    ReaderGone,
+    /// A signal ended it before it was done.
+    Interrupted(i32),
+}
+
+impl From<zbus::Error> for Error {
+    fn from(error: zbus::Error) -> Self {
+        Self::Call(error)
+    }
+}
+
+impl From<zbus::fdo::Error> for Error {
+    fn from(error: zbus::fdo::Error) -> Self {
+        Self::Call(error.into())
+    }
+}
+
+impl Error {
+    /// A failed system call.
+    pub(super) fn system(doing: &str, error: impl Into<io::Error>) -> Self {
+        Self::Failed(format!("{doing}: {}", error.into()))
+    }
+
+    /// Whether what was called is not, or no longer, there.
+    pub(super) fn is_no_such_object(&self) -> bool {
+        let Self::Call(error) = self else { return false };
+        answer(error).is_some_and(|(name, _)| {
+            matches!(
+                name.as_str(),
+                "org.freedesktop.DBus.Error.UnknownObject"
+                    | "org.vmlockd1.Error.NoSuchLock"
+                    | "org.vmlockd1.Error.NoSuchOwner"
+            )
+        })
+    }
+
+    /// Whether nobody is there to answer.
+    pub(super) fn is_absence(&self) -> bool {
+        self.code() == Code::UNAVAILABLE
+    }
+
+    /// The exit code.
+    pub(super) fn code(&self) -> Code {
+        match self {
+            Self::Connect(_) => Code::UNAVAILABLE,
+            Self::Call(error) => match answer(error) {
+                Some((name, _)) => code_of(&name),
+                None if is_broken(error) => Code::UNAVAILABLE,
+                None => Code::FAILURE,
+            },
+            Self::Usage(_) => Code::USAGE,
+            Self::Missing(_) => Code::MISSING,
+            Self::Failed(_) => Code::FAILURE,
+            Self::ReaderGone => Code::SUCCESS,
+            Self::Interrupted(signal) => Code::killed_by(*signal),
+        }
+    }
+
+    /// What to tell the person, if anything.
+    pub(super) fn message(&self, bus: Bus) -> Option<String> {
+        let text = match self {
+            Self::Connect(error) => no_bus(bus, error),
+            Self::Call(error) => no_success(bus, error),
+            Self::Usage(text) | Self::Missing(text) | Self::Failed(text) => text.clone(),
+            Self::ReaderGone | Self::Interrupted(_) => return None,
+        };
+        // What others say has to stay one line, and must not play with the terminal.
+        Some(shown(&text))
+    }
+}
+
+/// The name and message of an error that somebody answered with; none for failures on the way.
+fn answer(error: &zbus::Error) -> Option<(String, String)> {
+    match error {
+        zbus::Error::MethodError(name, message, _) => {
+            Some((name.to_string(), message.clone().unwrap_or_default()))
+        }
+        zbus::Error::FDO(error) => match error.as_ref() {
+            zbus::fdo::Error::ZBus(error) => answer(error),
+            error => {
+                Some((error.name().to_string(), error.description().unwrap_or_default().to_owned()))
+            }
+        },
+        _ => None,
+    }
+}
+
+/// Whether the way to the bus is lost.
+fn is_broken(error: &zbus::Error) -> bool {
+    match error {
+        zbus::Error::InputOutput(_)
+        | zbus::Error::Connection(..)
+        | zbus::Error::Handshake(_)
+        | zbus::Error::Address(_) => true,
+        zbus::Error::FDO(error) => match error.as_ref() {
+            zbus::fdo::Error::ZBus(error) => is_broken(error),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+fn code_of(name: &str) -> Code {
+    if let Some(name) = name.strip_prefix("org.vmlockd1.Error.") {
+        return match name {
+            "LockHeld" | "LockHeldElsewhere" | "WaitTimedOut" => Code::HELD,
+            "NoSuchOwner" | "NoSuchLock" | "NoSuchLockspace" => Code::MISSING,
+            "ShuttingDown" => Code::UNAVAILABLE,
+            _ => Code::FAILURE,
+        };
+    }
+    match name.strip_prefix("org.freedesktop.DBus.Error.") {
+        Some("InvalidArgs") => Code::USAGE,
+        Some("FileNotFound" | "UnknownObject") => Code::MISSING,
+        Some("AccessDenied" | "AuthFailed" | "InteractiveAuthorizationRequired") => Code::DENIED,
+        Some(name) if is_nobody(name) || is_leaving(name) => Code::UNAVAILABLE,
+        _ => Code::FAILURE,
+    }
+}
+
+/// Whether the bus says that there is no such service, and that it can't start one.
+fn is_nobody(name: &str) -> bool {
+    matches!(name, "ServiceUnknown" | "NameHasNoOwner" | "TimedOut") || name.starts_with("Spawn.")
+}
+
+/// Whether the bus says that the service went before it answered.
+fn is_leaving(name: &str) -> bool {
+    matches!(name, "NoReply" | "Disconnected" | "NoServer" | "Timeout")
+}
+
+fn no_bus(bus: Bus, error: &zbus::Error) -> String {
+    let word = bus.as_str();
+    let (place, cause) = match error {
+        zbus::Error::Connection(cause, address) => (format!(" ({address})"), cause.to_string()),
+        error => (String::new(), error.to_string()),
+    };
+    let advice = match bus {
+        Bus::System => "",
+        Bus::Session => "; --system asks the host's service",
+    };
+    format!("the {word} bus can't be reached{place}: {cause}{advice}")
+}
+
+fn no_success(bus: Bus, error: &zbus::Error) -> String {
+    let word = bus.as_str();
+    let Some((name, message)) = answer(error) else {
+        return if is_broken(error) {
+            format!("the connection to the {word} bus is lost: {error}")
+        } else {
+            format!("vmlockd's answer is not understood: {error}")
+        };
+    };
+    match name.strip_prefix("org.freedesktop.DBus.Error.") {
+        Some(name) if is_nobody(name) => {
+            let advice = match bus {
+                Bus::System => "'systemctl start vmlockd' starts it",
+                Bus::Session => {
+                    "'systemctl --user start vmlockd' starts it, --system asks the host's service"
+                }
+            };
+            format!("vmlockd is not there on the {word} bus: {message}; {advice}")
+        }
+        Some(name) if is_leaving(name) => {
+            format!("vmlockd on the {word} bus ended before it answered: {message}")
+        }
+        _ if message.is_empty() => name,
+        _ => message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zbus::fdo;
+
+    fn ours(name: &str) -> zbus::Error {
+        let call = zbus::Message::method_call("/", "M").unwrap().build(&()).unwrap();
+        let reply = zbus::Message::error(&call.header(), name).unwrap().build(&"why").unwrap();
+        reply.into()
+    }
+
+    #[test]
+    fn codes() {
+        for (name, code) in [
+            ("org.vmlockd1.Error.LockHeld", 75),
+            ("org.vmlockd1.Error.LockHeldElsewhere", 75),
+            ("org.vmlockd1.Error.NoSuchOwner", 66),
+            ("org.vmlockd1.Error.NoSuchLock", 66),
+            ("org.vmlockd1.Error.NotLockable", 1),
+            ("org.vmlockd1.Error.ShuttingDown", 69),
+            ("org.freedesktop.DBus.Error.FileNotFound", 66),
+            ("org.freedesktop.DBus.Error.UnknownObject", 66),
+            ("org.freedesktop.DBus.Error.AccessDenied", 77),
+            ("org.freedesktop.DBus.Error.InteractiveAuthorizationRequired", 77),
+            ("org.freedesktop.DBus.Error.InvalidArgs", 64),
+            ("org.freedesktop.DBus.Error.ServiceUnknown", 69),
+            ("org.freedesktop.DBus.Error.Spawn.ChildExited", 69),
+            ("org.freedesktop.DBus.Error.NoReply", 69),
+            ("org.freedesktop.DBus.Error.LimitsExceeded", 1),
+            ("com.example.Error", 1),
+        ] {
+            assert_eq!(Error::from(ours(name)).code(), Code(code), "{name}");
+        }
+        assert_eq!(Error::Interrupted(2).code(), Code(130));
+    }
+
+    #[test]
+    fn the_message_is_the_services() {
+        let error = Error::from(ours("org.vmlockd1.Error.LockHeld"));
+        assert_eq!(error.message(Bus::System).unwrap(), "why");
+        let twice = Error::from(fdo::Error::ZBus(ours("org.vmlockd1.Error.LockHeld")));
+        assert_eq!((twice.code(), twice.message(Bus::System).unwrap()), (Code::HELD, "why".into()));
+        let forged = Error::Failed("a\nvmlockctl: b\u{1b}[2J".into());
+        assert_eq!(forged.message(Bus::System).unwrap(), "a\\nvmlockctl: b\\u{1b}[2J");
+    }
+
+    #[test]
+    fn who_is_not_there_is_said_with_what_to_do() {
+        let error = Error::from(fdo::Error::ServiceUnknown("no such name".into()));
+        let text = error.message(Bus::Session).unwrap();
+        assert!(text.contains("session bus") && text.contains("systemctl --user"), "{text}");
+        assert!(error.is_absence());
+        let io = io::Error::from_raw_os_error(2);
+        let text = Error::Connect(zbus::Error::InputOutput(io.into())).message(Bus::System).unwrap();
+        assert!(text.contains("system bus") && text.contains("No such file"), "{text}");
+    }
+
+    #[test]
+    fn what_is_gone() {
+        assert!(Error::from(fdo::Error::UnknownObject(String::new())).is_no_such_object());
+        assert!(!Error::from(fdo::Error::Failed(String::new())).is_no_such_object());
+    }
+}

@@ -1,0 +1,236 @@
+//! The command-line tool, `vmlockctl`: everything that a person or a script does with the service.
+//!
+//! One file per verb. What they have in common is small: [`link`] is the way to the service,
+//! [`disks`] reads `PATH:MODE`, [`find`] knows which owner or lock somebody means, and [`row`],
+//! [`clock`], [`table`] and [`json`] turn answers into something to read. [`error`] says how a
+//! failure is told and with which exit code.
+//!
+//! A table is for people and may change; what `--json` prints has the keys and values of the bus.
+
+mod clock;
+mod completions;
+mod disks;
+mod error;
+mod find;
+mod json;
+mod link;
+mod list;
+mod lock;
+mod monitor;
+mod open;
+mod output;
+mod owners;
+mod release;
+mod resolve;
+mod row;
+mod run;
+mod show;
+mod signals;
+mod start;
+mod table;
+mod unlock;
+mod who;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::client::Bus;
+use error::{Code, Error};
+use link::Link;
+use output::{Form, complain};
+
+const ABOUT: &str = "Lock the disks of virtual machines, and see who holds them";
+
+const LONG_ABOUT: &str = "\
+Locks the disks of virtual machines through the service vmlockd, and tells who holds which.
+
+Whoever writes a disk image should hold it exclusively: a second writer destroys it. 'vmlockctl \
+run' holds disks while a command runs; 'vmlockctl who' tells who holds a disk.";
+
+const AFTER_HELP: &str = "\
+Examples:
+  vmlockctl run --disk web1.qcow2 -- qemu-system-x86_64 -drive file=web1.qcow2
+  vmlockctl who web1.qcow2
+  vmlockctl list
+
+Exit codes:
+   0  done
+   1  something else went wrong; for 'who': nobody holds it
+  64  the command line is wrong
+  66  there is no such disk, owner or lock
+  69  the service, or the bus, can't be reached
+  75  somebody else holds the disk
+  77  not authorized
+'run' ends with the exit code of its command, with 128 and the signal's number
+if a signal ended it, with 126 if it can't be executed and with 127 if there is
+no such command.
+
+Root talks to the host's service on the system bus, everybody else to his own on
+the session bus, unless --system or --session says otherwise.";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "vmlockctl",
+    version,
+    about = ABOUT,
+    long_about = LONG_ABOUT,
+    after_long_help = AFTER_HELP,
+    disable_help_subcommand = true
+)]
+struct Arguments {
+    /// Talk to the host's service, on the system bus (default for root)
+    #[arg(long, global = true, conflicts_with = "session")]
+    system: bool,
+    /// Talk to your own service, on the session bus (default for everybody else)
+    #[arg(long, global = true)]
+    session: bool,
+    /// Print JSON with the keys and values of the D-Bus interface instead of a table
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Run(run::Arguments),
+    Lock(lock::Arguments),
+    Unlock(unlock::Arguments),
+    /// List the locks of all owners
+    List,
+    /// List the owners: the virtual machines that may hold locks
+    Owners,
+    Show(show::Arguments),
+    Who(who::Arguments),
+    Resolve(resolve::Arguments),
+    Release(release::Arguments),
+    /// Print what happens to locks, until Ctrl-C
+    Monitor,
+    Completions(completions::Arguments),
+}
+
+/// Runs the tool with these arguments, the first of which is its own name.
+#[must_use]
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if let Some(code) = start::main(&arguments) {
+        return code.into();
+    }
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nobody is left to be told where this fails.
+            let _ = error.print();
+            return if error.use_stderr() { Code::USAGE.into() } else { Code::SUCCESS.into() };
+        }
+    };
+    let bus = match (arguments.system, arguments.session) {
+        (true, _) => Bus::System,
+        (_, true) => Bus::Session,
+        (false, false) => Bus::of(nix::unistd::geteuid().as_raw()),
+    };
+    match perform(bus, arguments) {
+        Ok(code) => code.into(),
+        Err(error) => {
+            if let Some(message) = error.message(bus) {
+                complain(&message);
+            }
+            error.code().into()
+        }
+    }
+}
+
+fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
+    let form = if arguments.json { Form::Json } else { Form::Text };
+    if let Verb::Completions(arguments) = arguments.verb {
+        return completions::perform(&arguments, &mut Arguments::command());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::system("starting the event loop", error))?;
+    runtime.block_on(async {
+        let link = Link::open(bus).await?;
+        match arguments.verb {
+            Verb::Run(arguments) => run::perform(&link, arguments).await,
+            Verb::Lock(arguments) => lock::perform(&link, arguments, form).await,
+            Verb::Unlock(arguments) => unlock::perform(&link, arguments).await,
+            Verb::List => list::perform(&link, form).await,
+            Verb::Owners => owners::perform(&link, form).await,
+            Verb::Show(arguments) => show::perform(&link, arguments, form).await,
+            Verb::Who(arguments) => who::perform(&link, arguments, form).await,
+            Verb::Resolve(arguments) => resolve::perform(&link, arguments, form).await,
+            Verb::Release(arguments) => release::perform(&link, arguments).await,
+            Verb::Monitor => monitor::perform(&link, form).await,
+            // Needs neither bus nor event loop, and was served above.
+            Verb::Completions(_) => Ok(Code::SUCCESS),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_holds() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_a_command_line() {
+        for line in [
+            "vmlockctl run --disk a.img -- qemu --json --disk b",
+            "vmlockctl run --name n --disk a:shared --disk b:exclusive -- true",
+            "vmlockctl --system --json list",
+            "vmlockctl list --json --session",
+            "vmlockctl show 4dea",
+            "vmlockctl release --force 3",
+            "vmlockctl release ./a.img",
+            "vmlockctl who a b",
+            "vmlockctl completions fish",
+        ] {
+            parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn what_is_none() {
+        for line in [
+            "vmlockctl",
+            "vmlockctl frobnicate",
+            "vmlockctl run --disk a.img",
+            "vmlockctl run -- true",
+            "vmlockctl run --disk a b -- true",
+            "vmlockctl run --disk :shared -- true",
+            "vmlockctl run --uuid web1 --disk a -- true",
+            "vmlockctl run --name= --disk a -- true",
+            "vmlockctl lock",
+            "vmlockctl who",
+            "vmlockctl release a.img",
+            "vmlockctl --system --session list",
+            "vmlockctl completions tcsh",
+        ] {
+            assert!(parse(line).unwrap_err().use_stderr(), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_follows_the_dashes_is_the_command() {
+        let line = "vmlockctl run --disk a -- qemu --json -- --help";
+        let Verb::Run(run) = parse(line).unwrap().verb else { panic!("not run") };
+        assert_eq!(run.command, ["qemu", "--json", "--", "--help"]);
+    }
+
+    #[test]
+    fn help_is_no_error() {
+        for line in ["vmlockctl --help", "vmlockctl -h", "vmlockctl run --help", "vmlockctl --version"] {
+            assert!(!parse(line).unwrap_err().use_stderr(), "{line}");
+        }
+    }
+}

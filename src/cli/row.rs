@@ -1,0 +1,106 @@
+//! Reading the dictionaries that the service answers with.
+//!
+//! A key that is not there reads as empty or 0: a table shows less then, and nothing else happens.
+
+use nix::unistd::{Uid, User};
+use zbus::Variant;
+
+use super::clock;
+use crate::client::Row;
+use crate::dbus::paths;
+
+/// A string or an object path.
+pub(super) fn text<'r>(row: &'r Row, key: &str) -> &'r str {
+    match row.get(key).map(|value| &**value) {
+        Some(Variant::Str(text)) => text.as_str(),
+        Some(Variant::ObjectPath(path)) => path.as_str(),
+        _ => "",
+    }
+}
+
+/// A number.
+pub(super) fn number(row: &Row, key: &str) -> u64 {
+    match row.get(key).map(|value| &**value) {
+        Some(Variant::U32(n)) => (*n).into(),
+        Some(Variant::U64(n)) => *n,
+        _ => 0,
+    }
+}
+
+/// A list of strings.
+pub(super) fn words<'r>(row: &'r Row, key: &str) -> Vec<&'r str> {
+    let Some(Variant::Array(array)) = row.get(key).map(|value| &**value) else { return Vec::new() };
+    let word = |value: &'r Variant<'_>| match value {
+        Variant::Str(text) => Some(text.as_str()),
+        _ => None,
+    };
+    array.inner().iter().filter_map(word).collect()
+}
+
+/// A lock's number.
+pub(super) fn lock_number(row: &Row) -> String {
+    let path = text(row, "lock");
+    paths::lock_number(path).map_or_else(|| path.to_owned(), |number| number.to_string())
+}
+
+/// A process number; a dash where there is no process.
+pub(super) fn pid(row: &Row) -> String {
+    match number(row, "pid") {
+        0 => "-".to_owned(),
+        pid => pid.to_string(),
+    }
+}
+
+/// The beginning of the UUID: enough to tell machines apart, and to name one.
+pub(super) fn short_uuid(row: &Row) -> String {
+    text(row, "uuid").chars().take(8).collect()
+}
+
+/// Since when, for a table.
+pub(super) fn since(row: &Row) -> String {
+    clock::brief(number(row, "since-usec"))
+}
+
+/// The user, by name where he has one.
+pub(super) fn user(row: &Row) -> String {
+    user_name(u32::try_from(number(row, "uid")).unwrap_or(u32::MAX))
+}
+
+/// A user's name, or the number where there is none.
+pub(super) fn user_name(uid: u32) -> String {
+    match User::from_uid(Uid::from_raw(uid)) {
+        Ok(Some(user)) => user.name,
+        Ok(None) | Err(_) => uid.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zbus::{ObjectPath, OwnedVariant};
+
+    fn row<const N: usize>(entries: [(&str, Variant<'_>); N]) -> Row {
+        let owned = |(key, value): (&str, Variant<'_>)| {
+            (key.to_owned(), OwnedVariant::try_from(value).unwrap())
+        };
+        entries.map(owned).into()
+    }
+
+    #[test]
+    fn keys_are_read_by_type() {
+        let lock = ObjectPath::try_from("/org/vmlockd1/lock/12").unwrap();
+        let row = row([
+            ("lock", Variant::from(lock)),
+            ("name", "web1".into()),
+            ("pid", 0u32.into()),
+            ("uid", 0u32.into()),
+            ("uuid", "4dea22b3-1d52-d8f3-2516-782e98ab3fa0".into()),
+            ("anchors", vec!["lease", "process"].into()),
+        ]);
+        assert_eq!(lock_number(&row), "12");
+        assert_eq!((text(&row, "name"), pid(&row).as_str()), ("web1", "-"));
+        assert_eq!((short_uuid(&row).as_str(), user(&row).as_str()), ("4dea22b3", "root"));
+        assert_eq!(words(&row, "anchors"), ["lease", "process"]);
+        assert_eq!((text(&row, "pid"), number(&row, "name"), words(&row, "x").len()), ("", 0, 0));
+    }
+}

@@ -1,0 +1,90 @@
+//! The signals that somebody may send to a tool that waits.
+
+use std::fs;
+use std::future::poll_fn;
+use std::io;
+use std::task::Poll;
+
+use nix::sys::signal::Signal;
+use nix::unistd::{getpgrp, tcgetpgrp};
+use tokio::signal::unix::{self, SignalKind};
+
+use super::error::Error;
+
+/// What ends or informs a program; what the kernel does by itself is not among them.
+const WATCHED: [Signal; 6] = [
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
+
+/// Catches signals instead of dying of them.
+#[derive(Debug)]
+pub(super) struct Signals(Vec<(Signal, unix::Signal)>);
+
+impl Signals {
+    /// Begins to catch. What is ignored stays so: nohup and shells that put a command into the
+    /// background mean its children too, and those would not inherit it from a handler.
+    pub(super) fn catch() -> Result<Self, Error> {
+        let ignored = ignored();
+        WATCHED
+            .into_iter()
+            .filter(|signal| ignored & bit(*signal) == 0)
+            .map(|signal| Ok((signal, unix::signal(SignalKind::from_raw(signal as i32))?)))
+            .collect::<io::Result<_>>()
+            .map(Self)
+            .map_err(|error| Error::system("catching signals", error))
+    }
+
+    /// The next signal. Never returns where there is none to come.
+    pub(super) async fn next(&mut self) -> Signal {
+        poll_fn(|context| {
+            for (signal, stream) in &mut self.0 {
+                if stream.poll_recv(context).is_ready() {
+                    return Poll::Ready(*signal);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// Whether a terminal sends this signal to its whole foreground process group, and we are in it:
+/// then so are our children, who got it themselves.
+pub(super) fn is_for_the_group(signal: Signal) -> bool {
+    matches!(signal, Signal::SIGINT | Signal::SIGQUIT)
+        && fs::File::open("/dev/tty").is_ok_and(|terminal| tcgetpgrp(terminal) == Ok(getpgrp()))
+}
+
+fn bit(signal: Signal) -> u64 {
+    1 << (signal as i32 - 1)
+}
+
+/// The signals that are ignored; none where `/proc` does not tell.
+fn ignored() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    parse_ignored(&status).unwrap_or_default()
+}
+
+fn parse_ignored(status: &str) -> Option<u64> {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_signals_are_read() {
+        let status = "Name:\tx\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000001003\n";
+        let ignored = parse_ignored(status).unwrap();
+        assert!(ignored & bit(Signal::SIGHUP) != 0 && ignored & bit(Signal::SIGINT) != 0);
+        assert_eq!(ignored & bit(Signal::SIGTERM), 0);
+        assert_eq!(parse_ignored("Name:\tx\n"), None);
+    }
+}

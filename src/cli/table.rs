@@ -1,0 +1,91 @@
+//! Columns, no wider than what is in them.
+
+use std::fmt;
+
+use crate::lock::printable::shown;
+
+/// To which side a column's text leans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lean {
+    /// Text.
+    Left,
+    /// Numbers.
+    Right,
+}
+
+/// A table with a heading.
+#[derive(Debug)]
+pub(super) struct Table<const N: usize> {
+    columns: [(&'static str, Lean); N],
+    rows: Vec<[String; N]>,
+}
+
+impl<const N: usize> Table<N> {
+    /// An empty one.
+    pub(super) fn new(columns: [(&'static str, Lean); N]) -> Self {
+        Self { columns, rows: Vec::new() }
+    }
+
+    /// Adds a row; what could play with the terminal is escaped.
+    pub(super) fn push(&mut self, row: [String; N]) {
+        self.rows.push(row.map(|cell| shown(&cell)));
+    }
+}
+
+impl<const N: usize> fmt::Display for Table<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let heading = self.columns.map(|(name, _)| name.to_owned());
+        let widths: [usize; N] = std::array::from_fn(|n| {
+            let cells = std::iter::once(&heading).chain(&self.rows);
+            cells.map(|row| row[n].chars().count()).max().unwrap_or_default()
+        });
+        for row in std::iter::once(&heading).chain(&self.rows) {
+            let mut line = String::new();
+            for ((cell, width), (_, lean)) in row.iter().zip(widths).zip(self.columns) {
+                line.push_str(&match lean {
+                    Lean::Left => format!("{cell:<width$}  "),
+                    Lean::Right => format!("{cell:>width$}  "),
+                });
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// Names and values, one pair a line, the values below each other.
+pub(super) fn pairs(pairs: &[(String, String)]) -> String {
+    let width = pairs.iter().map(|(name, _)| name.chars().count() + 1).max().unwrap_or_default();
+    let line = |(name, value): &(String, String)| {
+        let line = format!("{:<width$} {}", format!("{}:", shown(name)), shown(value));
+        format!("{}\n", line.trim_end())
+    };
+    pairs.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_stand_below_each_other() {
+        let mut table = Table::new([("LOCK", Lean::Right), ("RESOURCE", Lean::Left), ("VM", Lean::Left)]);
+        table.push(["3".into(), "/srv/a.qcow2".into(), "wéb1".into()]);
+        table.push(["12345".into(), "/b".into(), "x\u{1b}[2J\ny".into()]);
+        assert_eq!(
+            table.to_string(),
+            " LOCK  RESOURCE      VM\n    \
+                 3  /srv/a.qcow2  wéb1\n\
+             12345  /b            x\\u{1b}[2J\\ny\n"
+        );
+    }
+
+    #[test]
+    fn pairs_stand_below_each_other() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(
+            pairs(&[pair("Name", "web1"), pair("SinceUSec", "14:03"), pair("Locks", "")]),
+            "Name:      web1\nSinceUSec: 14:03\nLocks:\n"
+        );
+    }
+}
