@@ -17,7 +17,7 @@ pub use owner::OwnerProxy;
 
 /// The service's name on the bus.
 pub const SERVICE: &str = "org.vmlockd1";
-/// Where the Manager is, and the ObjectManager.
+/// Where the Manager is, and the `ObjectManager`.
 pub const MANAGER_PATH: &str = "/org/vmlockd1";
 /// Below it are the owners.
 pub const OWNERS_PATH: &str = "/org/vmlockd1/owner";
@@ -45,11 +45,7 @@ impl Bus {
     /// everybody else has one of his own.
     #[must_use]
     pub fn of(uid: u32) -> Self {
-        if uid == 0 {
-            Self::System
-        } else {
-            Self::Session
-        }
+        if uid == 0 { Self::System } else { Self::Session }
     }
 
     /// The word for it.
@@ -92,11 +88,8 @@ where
     B: Serialize + DynamicType,
     R: for<'d> DynamicDeserialize<'d>,
 {
-    let flags = if interactive {
-        MethodFlags::ALLOW_INTERACTIVE_AUTH
-    } else {
-        MethodFlags::empty()
-    };
+    let flags =
+        if interactive { MethodFlags::ALLOW_INTERACTIVE_AUTH } else { MethodFlags::empty() };
     let answer = proxy.call_with_flags(method, flags, arguments).await?;
     // There is one unless the flags say that none is wanted.
     answer.ok_or(zbus::Error::InvalidReply)

@@ -109,10 +109,7 @@ fn parse(text: &str) -> Result<Config, Wrong> {
     })?;
     let table = table.get_ref();
     check_keys(table, KEYS)?;
-    let mut config = Config {
-        settings: Settings::default(),
-        log_level: Level::Info,
-    };
+    let mut config = Config { settings: Settings::default(), log_level: Level::Info };
     if let Some((value, on)) = boolean(table, "auto_disk_leases")?
         && !on
     {
@@ -129,10 +126,9 @@ fn parse(text: &str) -> Result<Config, Wrong> {
         }
     }
     if let Some((value, path)) = string(table, "file_lockspace_dir")? {
-        let directory = Directory::open(Path::new(path)).map_err(|error| wrong(value, error))?;
-        config.settings.lockspaces = Lockspaces {
-            file: Some(Arc::new(directory)),
-        };
+        let directory =
+            Directory::open(Path::new(path)).map_err(|error| wrong(value, error.to_string()))?;
+        config.settings.lockspaces = Lockspaces { file: Some(Arc::new(directory)) };
     }
     if let Some((_, on)) = boolean(table, "allow_fuse")? {
         config.settings.allow_fuse = on;
@@ -220,19 +216,13 @@ fn string<'t>(table: &'t Table<'t>, key: &str) -> Result<Option<(&'t Value<'t>, 
     }
 }
 
-fn wrong(value: &Value<'_>, what: impl ToString) -> Wrong {
-    Wrong {
-        at: value.span().start,
-        what: what.to_string(),
-    }
+fn wrong(value: &Value<'_>, what: impl Into<String>) -> Wrong {
+    Wrong { at: value.span().start, what: what.into() }
 }
 
 /// A setting that would protect, and that this version does not have: never overlooked.
 fn not_yet(value: &Value<'_>, setting: &str) -> Wrong {
-    wrong(
-        value,
-        format!("{setting} is not supported by this version of vmlockd"),
-    )
+    wrong(value, format!("{setting} is not supported by this version of vmlockd"))
 }
 
 #[cfg(test)]
@@ -243,17 +233,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vmlockd.toml");
         fs::write(&path, text).unwrap();
-        let error = Source {
-            path: path.clone(),
-            required: true,
-        }
-        .load()
-        .unwrap_err()
-        .to_string();
-        error
-            .strip_prefix(&format!("{}:", path.display()))
-            .unwrap()
-            .to_owned()
+        let error = Source { path: path.clone(), required: true }.load().unwrap_err().to_string();
+        error.strip_prefix(&format!("{}:", path.display())).unwrap().to_owned()
     }
 
     #[test]
@@ -267,23 +248,14 @@ mod tests {
             ("allow_fuse = 2", "1: 'allow_fuse' must be true or false"),
             ("log_level = \"loud\"", "1: 'loud' is no log level"),
             ("log_level = 3", "1: 'log_level' must be a string"),
-            (
-                "[limits]\nlocks_per_user = 0",
-                "2: 'locks_per_user' must be a whole number",
-            ),
+            ("[limits]\nlocks_per_user = 0", "2: 'locks_per_user' must be a whole number"),
             (
                 "[limits]\nlocks_per_usr = 1",
                 "2: unknown key 'locks_per_usr', did you mean 'locks_per_user'?",
             ),
             ("limits = 5", "1: 'limits' must be a table"),
-            (
-                "\nauto_disk_leases = 0",
-                "2: auto_disk_leases = false is not supported",
-            ),
-            (
-                "lvm_lockspace_dir = \"/x\"",
-                "1: lvm_lockspace_dir is not supported",
-            ),
+            ("\nauto_disk_leases = 0", "2: auto_disk_leases = false is not supported"),
+            ("lvm_lockspace_dir = \"/x\"", "1: lvm_lockspace_dir is not supported"),
             (
                 "file_lockspace_dir = \"/none/such\"",
                 "1: lockspace directory /none/such: does not exist",
@@ -299,33 +271,14 @@ mod tests {
     fn libvirts_own_file_is_understood() {
         let config = parse("# libvirt\nauto_disk_leases = 1\nrequire_lease_for_disks = 0\n");
         assert!(config.is_ok());
-        let config = parse("log_level = \"debug\"\n[limits]\nlocks_per_user = 7\n")
-            .ok()
-            .unwrap();
-        assert_eq!(
-            (config.log_level, config.settings.limits.locks_per_user),
-            (Level::Debug, 7)
-        );
+        let config = parse("log_level = \"debug\"\n[limits]\nlocks_per_user = 7\n").ok().unwrap();
+        assert_eq!((config.log_level, config.settings.limits.locks_per_user), (Level::Debug, 7));
     }
 
     #[test]
     fn only_a_named_file_must_be_there() {
         let path = PathBuf::from("/none/such");
-        assert!(
-            Source {
-                path: path.clone(),
-                required: false
-            }
-            .load()
-            .is_ok()
-        );
-        assert!(
-            Source {
-                path,
-                required: true
-            }
-            .load()
-            .is_err()
-        );
+        assert!(Source { path: path.clone(), required: false }.load().is_ok());
+        assert!(Source { path, required: true }.load().is_err());
     }
 }

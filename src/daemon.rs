@@ -69,10 +69,8 @@ impl Signals {
     /// Installed before anything else can be asked of the service: until then each would kill it.
     fn install() -> Result<Self, Error> {
         let install = |kind| {
-            signal(kind).map_err(|cause| Error::System {
-                doing: "installing a signal handler",
-                cause,
-            })
+            signal(kind)
+                .map_err(|cause| Error::System { doing: "installing a signal handler", cause })
         };
         Ok(Self {
             terminate: install(SignalKind::terminate())?,
@@ -94,10 +92,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         .enable_all()
         .max_blocking_threads(64)
         .build()
-        .map_err(|cause| Error::System {
-            doing: "starting the event loop",
-            cause,
-        })?;
+        .map_err(|cause| Error::System { doing: "starting the event loop", cause })?;
     let outcome = runtime.block_on(serve(options));
     // A request to a file system that hangs would otherwise hold up the end for ever.
     runtime.shutdown_background();
@@ -117,11 +112,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
     let service = Service::new(config.settings, exempt);
     let (reload, mut reloads) = mpsc::channel(1);
     let mut connection = dbus::serve(options.bus, &service, &log, reload.clone()).await?;
-    tracing::info!(
-        "vmlockd {} serves the {}",
-        env!("CARGO_PKG_VERSION"),
-        options.bus.as_str()
-    );
+    tracing::info!("vmlockd {} serves the {}", env!("CARGO_PKG_VERSION"), options.bus.as_str());
     notify::ready();
     loop {
         tokio::select! {

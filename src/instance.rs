@@ -49,15 +49,8 @@ impl Instance {
     ///
     /// [`Error::Running`], having changed nothing; [`Error::Directory`].
     pub fn begin(directory: &Path) -> Result<Self, Error> {
-        let failed = |cause| Error::Directory {
-            directory: shown_path(directory),
-            cause,
-        };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(directory)
-            .map_err(failed)?;
+        let failed = |cause| Error::Directory { directory: shown_path(directory), cause };
+        DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
         let path = directory.join(FILE);
         let mut file = File::options()
             .read(true)
@@ -71,21 +64,12 @@ impl Instance {
             let mut pid = String::new();
             // One that has just begun may not have written it yet: then it is said as unknown.
             let read = file.read_to_string(&mut pid).is_ok_and(|read| read > 0);
-            let pid = if read {
-                pid.trim().to_owned()
-            } else {
-                "unknown".to_owned()
-            };
-            return Err(Error::Running {
-                pid,
-                file: shown_path(&path),
-            });
+            let pid = if read { pid.trim().to_owned() } else { "unknown".to_owned() };
+            return Err(Error::Running { pid, file: shown_path(&path) });
         }
         let pid = format!("{}\n", std::process::id());
         let written = file.set_len(0).and_then(|()| file.rewind());
-        written
-            .and_then(|()| file.write_all(pid.as_bytes()))
-            .map_err(failed)?;
+        written.and_then(|()| file.write_all(pid.as_bytes())).map_err(failed)?;
         Ok(Self { _file: file })
     }
 }

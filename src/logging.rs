@@ -1,6 +1,6 @@
 //! The log: the journal where the service's output goes there, standard error otherwise.
 //!
-//! Levels bear syslog's names, as systemd's LogControl1 and users of `journalctl -p` expect.
+//! Levels bear syslog's names, as systemd's `LogControl1` and users of `journalctl -p` expect.
 
 use std::fmt;
 use std::io::IsTerminal as _;
@@ -69,9 +69,7 @@ impl FromStr for Level {
             "debug" => Ok(Self::Debug),
             _ => {
                 let word = crate::lock::printable::shown(word);
-                Err(format!(
-                    "'{word}' is no log level (err, warning, notice, info, debug)"
-                ))
+                Err(format!("'{word}' is no log level (err, warning, notice, info, debug)"))
             }
         }
     }
@@ -93,14 +91,8 @@ impl Log {
     /// Where somebody logs already.
     pub fn begin(level: Level) -> Result<Self, String> {
         let (filter, handle) = reload::Layer::new(level.filter());
-        let journal = in_journal()
-            .then(tracing_journald::layer)
-            .and_then(Result::ok);
-        let target = if journal.is_some() {
-            "journal"
-        } else {
-            "console"
-        };
+        let journal = in_journal().then(tracing_journald::layer).and_then(Result::ok);
+        let target = if journal.is_some() { "journal" } else { "console" };
         let output: Box<dyn Layer<Registry> + Send + Sync> = match journal {
             Some(journal) => {
                 let journal = journal.with_syslog_identifier("vmlockd".to_owned());
@@ -114,15 +106,9 @@ impl Log {
                     .without_time(),
             ),
         };
-        let begun = tracing_subscriber::registry()
-            .with(output.with_filter(filter))
-            .try_init();
+        let begun = tracing_subscriber::registry().with(output.with_filter(filter)).try_init();
         begun.map_err(|error| format!("the log can't be opened: {error}"))?;
-        Ok(Self {
-            level: Arc::new(Mutex::new(level)),
-            filter: handle,
-            target,
-        })
+        Ok(Self { level: Arc::new(Mutex::new(level)), filter: handle, target })
     }
 
     /// How much is logged.
@@ -138,9 +124,7 @@ impl Log {
     /// Only where the log is at its end.
     pub fn set_level(&self, level: Level) -> Result<(), String> {
         let mut current = self.level.lock().unwrap_or_else(PoisonError::into_inner);
-        self.filter
-            .reload(level.filter())
-            .map_err(|error| error.to_string())?;
+        self.filter.reload(level.filter()).map_err(|error| error.to_string())?;
         *current = level;
         Ok(())
     }

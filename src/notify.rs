@@ -1,4 +1,4 @@
-//! What systemd is told (sd_notify(3)); nothing where it did not ask.
+//! What systemd is told (`sd_notify(3)`); nothing where it did not ask.
 
 use std::time::Duration;
 

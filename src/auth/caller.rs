@@ -79,10 +79,7 @@ impl Callers {
             .arg(2, "")
             .build()?;
         let leaving = MessageStream::for_match_rule(rule, connection, None).await?;
-        let callers = Self {
-            bus,
-            known: Arc::default(),
-        };
+        let callers = Self { bus, known: Arc::default() };
         tokio::spawn(forget_those_who_leave(leaving, Arc::clone(&callers.known)));
         Ok(callers)
     }
@@ -137,12 +134,7 @@ impl Callers {
 
 impl Known {
     fn caller(&self, name: OwnedUniqueName, uid: u32) -> Caller {
-        Caller {
-            name,
-            uid,
-            pid: self.pid,
-            gone: self.gone.subscribe(),
-        }
+        Caller { name, uid, pid: self.pid, gone: self.gone.subscribe() }
     }
 }
 

@@ -68,11 +68,7 @@ pub const LOCK: &str = "org.vmlockd1.Lock";
 pub const LOG_CONTROL: &str = "org.freedesktop.LogControl1";
 
 const fn row(interface: &'static str, member: &'static str, actions: &'static [Action]) -> Row {
-    Row {
-        interface,
-        member,
-        actions,
-    }
+    Row { interface, member, actions }
 }
 
 /// The list. Reading properties and listing objects is open to all, as with libvirt and machined.
@@ -109,7 +105,5 @@ pub const TABLE: &[Row] = {
 /// The row of a method; `None` means that nobody may call it.
 #[must_use]
 pub fn find(interface: &str, member: &str) -> Option<&'static Row> {
-    TABLE
-        .iter()
-        .find(|row| row.interface == interface && row.member == member)
+    TABLE.iter().find(|row| row.interface == interface && row.member == member)
 }

@@ -62,12 +62,7 @@ impl Gate {
 
     async fn new(rule: Rule, connection: &Connection, service: Service) -> zbus::Result<Self> {
         let callers = Callers::new(connection).await?;
-        Ok(Self {
-            rule,
-            callers,
-            service,
-            busy: Arc::default(),
-        })
+        Ok(Self { rule, callers, service, busy: Arc::default() })
     }
 
     /// Lets a call in, counted and with its row of the list; whether it may go on is asked as its
@@ -87,19 +82,9 @@ impl Gate {
         let sender = header.sender().ok_or(Error::CallerGone)?;
         let caller = self.callers.identify(sender).await?;
         let limits = self.service.settings().limits;
-        let counted = self.count(
-            &caller,
-            "calls at one time",
-            limits.calls_per_user,
-            |busy| &mut busy.calls,
-        )?;
-        Ok(Call {
-            gate: self,
-            header,
-            row,
-            caller,
-            _counted: counted,
-        })
+        let counted = self
+            .count(&caller, "calls at one time", limits.calls_per_user, |busy| &mut busy.calls)?;
+        Ok(Call { gate: self, header, row, caller, _counted: counted })
     }
 
     /// Whether this user passes without a question.
@@ -124,21 +109,12 @@ impl Gate {
             within(what, *count + 1, limit, || format!("for uid {uid}"))?;
         }
         *count += 1;
-        Ok(Counted {
-            busy: Arc::clone(&self.busy),
-            uid,
-            which,
-        })
+        Ok(Counted { busy: Arc::clone(&self.busy), uid, which })
     }
 
     fn check_total(&self, limits: &Limits) -> Result<(), Error> {
         let total = lock(&self.busy).checks.values().sum::<usize>();
-        Ok(within(
-            "questions to polkit",
-            total,
-            limits.checks_total,
-            || "at one time".into(),
-        )?)
+        Ok(within("questions to polkit", total, limits.checks_total, || "at one time".into())?)
     }
 }
 
@@ -197,11 +173,7 @@ impl Call<'_> {
     ///
     /// [`Error::Denied`] and the like: whatever is not a clear yes.
     pub async fn ask(&self, action: Action, details: &Details<'_>) -> Result<(), Error> {
-        let interactive = self
-            .header
-            .primary()
-            .flags()
-            .contains(Flags::ALLOW_INTERACTIVE_AUTH);
+        let interactive = self.header.primary().flags().contains(Flags::ALLOW_INTERACTIVE_AUTH);
         let asked = self.put(action, details, interactive).await;
         if let Err(error) = &asked {
             let (uid, sender) = (self.caller.uid, self.caller.name.as_str());
@@ -222,13 +194,8 @@ impl Call<'_> {
         interactive: bool,
     ) -> Result<(), Error> {
         if !self.row.actions.contains(&action) {
-            let Row {
-                interface, member, ..
-            } = self.row;
-            return Err(Error::Unlisted(format!(
-                "{interface}.{member} with {}",
-                action.id()
-            )));
+            let Row { interface, member, .. } = self.row;
+            return Err(Error::Unlisted(format!("{interface}.{member} with {}", action.id())));
         }
         if self.passes() {
             return Ok(());
@@ -242,20 +209,13 @@ impl Call<'_> {
                 let limits = self.gate.service.settings().limits;
                 let what = "questions to polkit at one time";
                 let limit = limits.checks_per_user;
-                let _counted = self
-                    .gate
-                    .count(&self.caller, what, limit, |busy| &mut busy.checks)?;
+                let _counted =
+                    self.gate.count(&self.caller, what, limit, |busy| &mut busy.checks)?;
                 self.gate.check_total(&limits)?;
                 let mut caller = self.caller.clone();
-                polkit
-                    .ask(self.header, &mut caller, action, details, interactive)
-                    .await?;
+                polkit.ask(self.header, &mut caller, action, details, interactive).await?;
                 // The answer may have been given to somebody who is not there to use it.
-                if self.caller.is_here() {
-                    Ok(())
-                } else {
-                    Err(Error::CallerGone)
-                }
+                if self.caller.is_here() { Ok(()) } else { Err(Error::CallerGone) }
             }
         }
     }

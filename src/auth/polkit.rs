@@ -42,10 +42,7 @@ impl Polkit {
             .cache_properties(zbus::proxy::CacheProperties::No)
             .build()
             .await?;
-        Ok(Self {
-            authority,
-            questions: AtomicU64::new(1),
-        })
+        Ok(Self { authority, questions: AtomicU64::new(1) })
     }
 
     /// Asks whether the sender of a message may do this.
@@ -71,8 +68,7 @@ impl Polkit {
             (CheckAuthorizationFlags::empty(), PATIENCE)
         };
         let asked =
-            self.authority
-                .check_authorization(&subject, action.id(), details, flags, &question);
+            self.authority.check_authorization(&subject, action.id(), details, flags, &question);
         let answer = tokio::select! {
             answer = asked => answer.map_err(|error| denied(format!("asking polkit failed: {error}")))?,
             () = caller.gone() => {

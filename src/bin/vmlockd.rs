@@ -9,6 +9,8 @@ use vmlockd::daemon::{self, Options};
 use vmlockd::dbus::Bus;
 
 /// Locks the disks of virtual machines for as long as the machines live.
+// The doc comments are the help text, where backticks would only be in the way.
+#[allow(clippy::doc_markdown)]
 #[derive(Debug, Parser)]
 #[command(name = "vmlockd", version)]
 struct Args {
@@ -43,34 +45,18 @@ fn main() -> ExitCode {
 
 fn run(args: Args) -> Result<(), String> {
     if let Some(path) = args.check_config {
-        let source = Source {
-            path,
-            required: true,
-        };
+        let source = Source { path, required: true };
         return source.load().map(drop).map_err(|error| error.to_string());
     }
     let root = nix::unistd::geteuid().is_root();
-    let bus = if args.system || (root && !args.session) {
-        Bus::System
-    } else {
-        Bus::Session
-    };
+    let bus = if args.system || (root && !args.session) { Bus::System } else { Bus::Session };
     let config = match (args.config, bus) {
-        (Some(path), _) => Source {
-            path,
-            required: true,
-        },
-        (None, Bus::System) => Source {
-            path: "/etc/vmlockd/vmlockd.toml".into(),
-            required: false,
-        },
+        (Some(path), _) => Source { path, required: true },
+        (None, Bus::System) => Source { path: "/etc/vmlockd/vmlockd.toml".into(), required: false },
         (None, Bus::Session) => {
             let below = folder("XDG_CONFIG_HOME").or_else(|| Some(folder("HOME")?.join(".config")));
             let below = below.ok_or("neither XDG_CONFIG_HOME nor HOME is set; use --config")?;
-            Source {
-                path: below.join("vmlockd/vmlockd.toml"),
-                required: false,
-            }
+            Source { path: below.join("vmlockd/vmlockd.toml"), required: false }
         }
     };
     let given = args.runtime_dir.or_else(|| folder("RUNTIME_DIRECTORY"));
@@ -81,17 +67,10 @@ fn run(args: Args) -> Result<(), String> {
             .ok_or("XDG_RUNTIME_DIR is not set; use --runtime-dir")?
             .join("vmlockd"),
     };
-    daemon::run(&Options {
-        bus,
-        config,
-        runtime_dir,
-    })
-    .map_err(|error| error.to_string())
+    daemon::run(&Options { bus, config, runtime_dir }).map_err(|error| error.to_string())
 }
 
 /// A directory from the environment; the XDG specification has relative ones ignored.
 fn folder(variable: &str) -> Option<PathBuf> {
-    std::env::var_os(variable)
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute())
+    std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
+use nix::errno::Errno;
 use zbus::DBusError;
 
 use crate::client::Bus;
@@ -78,7 +79,7 @@ impl From<zbus::fdo::Error> for Error {
 impl Error {
     /// A failed system call.
     pub(super) fn system(doing: &str, error: impl Into<io::Error>) -> Self {
-        Self::Failed(format!("{doing}: {}", error.into()))
+        Self::Failed(format!("{doing}: {}", cause(&error.into())))
     }
 
     /// Whether what was called is not, or no longer, there.
@@ -126,6 +127,14 @@ impl Error {
         };
         // What others say has to stay one line, and must not play with the terminal.
         Some(shown(&text))
+    }
+}
+
+/// Why a system call failed, without its number.
+pub(super) fn cause(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => Errno::from_raw(number).desc().to_owned(),
+        None => error.to_string(),
     }
 }
 
@@ -191,7 +200,7 @@ fn is_leaving(name: &str) -> bool {
 fn no_bus(bus: Bus, error: &zbus::Error) -> String {
     let word = bus.as_str();
     let (place, cause) = match error {
-        zbus::Error::Connection(cause, address) => (format!(" ({address})"), cause.to_string()),
+        zbus::Error::Connection(cause, address) => (format!(" ({address})"), self::cause(cause)),
         error => (String::new(), error.to_string()),
     };
     let advice = match bus {
@@ -281,7 +290,8 @@ mod tests {
         assert!(text.contains("session bus") && text.contains("systemctl --user"), "{text}");
         assert!(error.is_absence());
         let io = io::Error::from_raw_os_error(2);
-        let text = Error::Connect(zbus::Error::InputOutput(io.into())).message(Bus::System).unwrap();
+        let text =
+            Error::Connect(zbus::Error::InputOutput(io.into())).message(Bus::System).unwrap();
         assert!(text.contains("system bus") && text.contains("No such file"), "{text}");
     }
 

@@ -229,7 +229,9 @@ mod tests {
 
     #[test]
     fn help_is_no_error() {
-        for line in ["vmlockctl --help", "vmlockctl -h", "vmlockctl run --help", "vmlockctl --version"] {
+        for line in
+            ["vmlockctl --help", "vmlockctl -h", "vmlockctl run --help", "vmlockctl --version"]
+        {
             assert!(!parse(line).unwrap_err().use_stderr(), "{line}");
         }
     }

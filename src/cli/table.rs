@@ -69,7 +69,8 @@ mod tests {
 
     #[test]
     fn columns_stand_below_each_other() {
-        let mut table = Table::new([("LOCK", Lean::Right), ("RESOURCE", Lean::Left), ("VM", Lean::Left)]);
+        let mut table =
+            Table::new([("LOCK", Lean::Right), ("RESOURCE", Lean::Left), ("VM", Lean::Left)]);
         table.push(["3".into(), "/srv/a.qcow2".into(), "wéb1".into()]);
         table.push(["12345".into(), "/b".into(), "x\u{1b}[2J\ny".into()]);
         assert_eq!(

@@ -15,7 +15,7 @@ use crate::service::NewAnchor;
 /// # Errors
 ///
 /// `UnixProcessIdUnknown`; `AccessDenied` and the like for another user's process.
-pub async fn by_pid(
+pub(super) async fn by_pid(
     front: &Front,
     call: &Call<'_>,
     machine: Machine<'_>,
@@ -36,7 +36,7 @@ pub async fn by_pid(
 /// # Errors
 ///
 /// `InvalidArgs` for what is no process; `AccessDenied` and the like for another user's.
-pub async fn by_pidfd(
+pub(super) async fn by_pidfd(
     call: &Call<'_>,
     machine: Machine<'_>,
     pidfd: OwnedFd,
@@ -50,8 +50,7 @@ async fn check(
     process: Process,
 ) -> Result<NewAnchor, Error> {
     if !process.belongs_to(call.uid())? {
-        call.ask(Action::RegisterProcess, &machine.details())
-            .await?;
+        call.ask(Action::RegisterProcess, &machine.details()).await?;
         // A dialog may have been open for minutes.
         process.check_alive()?;
     }

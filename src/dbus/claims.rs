@@ -27,7 +27,7 @@ const FILES_MAX: usize = 16;
 
 /// For whom something is asked, as a dialog tells of him.
 #[derive(Debug, Clone, Copy)]
-pub struct Machine<'m> {
+pub(super) struct Machine<'m> {
     /// The machine's name.
     pub vm: &'m str,
     /// Its UUID.
@@ -37,7 +37,7 @@ pub struct Machine<'m> {
 impl<'m> Machine<'m> {
     /// What polkit is told about a deed that is about no disk.
     #[must_use]
-    pub fn details(self) -> Details<'m> {
+    pub(super) fn details(self) -> Details<'m> {
         Details::from([("vm", self.vm), ("uuid", self.uuid)])
     }
 
@@ -53,7 +53,7 @@ impl<'m> Machine<'m> {
 /// # Errors
 ///
 /// `InvalidArgs`, `LimitsExceeded`.
-pub fn parse(
+pub(super) fn parse(
     front: &Front,
     resources: &[(String, String)],
     files: usize,
@@ -71,11 +71,7 @@ pub fn parse(
         )));
     }
     let words = |(path, mode): &(String, String)| Ok((DiskPath::parse(path)?, mode.parse()?));
-    resources
-        .iter()
-        .map(words)
-        .collect::<Result<_, crate::lock::Error>>()
-        .map_err(Error::from)
+    resources.iter().map(words).collect::<Result<_, crate::lock::Error>>().map_err(Error::from)
 }
 
 /// Steps 2 to 5.
@@ -83,7 +79,7 @@ pub fn parse(
 /// # Errors
 ///
 /// `AccessDenied` and the like, and what resolving fails with.
-pub async fn find(
+pub(super) async fn find(
     front: &Front,
     call: &Call<'_>,
     machine: Machine<'_>,
@@ -93,11 +89,8 @@ pub async fn find(
     for (path, mode) in &paths {
         ask_by_name(call, path, |name| machine.about(name, *mode)).await?;
     }
-    let modes: Vec<Mode> = paths
-        .iter()
-        .map(|(_, mode)| *mode)
-        .chain(files.iter().map(|(_, mode)| *mode))
-        .collect();
+    let modes: Vec<Mode> =
+        paths.iter().map(|(_, mode)| *mode).chain(files.iter().map(|(_, mode)| *mode)).collect();
     let named = paths.into_iter().map(|(path, _)| Wanted::Path(path));
     let passed = files.into_iter().map(|(file, _)| Wanted::File(file));
     let targets = resolve(front, named.chain(passed)).await?;
@@ -110,11 +103,7 @@ pub async fn find(
     if !call.caller.is_here() {
         return Err(crate::auth::Error::CallerGone.into());
     }
-    Ok(targets
-        .into_iter()
-        .zip(modes)
-        .map(|(target, mode)| Ask { target, mode })
-        .collect())
+    Ok(targets.into_iter().zip(modes).map(|(target, mode)| Ask { target, mode }).collect())
 }
 
 /// Step 2 for one name.
@@ -122,7 +111,7 @@ pub async fn find(
 /// # Errors
 ///
 /// `AccessDenied` and the like.
-pub async fn ask_by_name<'d>(
+pub(super) async fn ask_by_name<'d>(
     call: &Call<'_>,
     path: &'d DiskPath,
     details: impl FnOnce(&'d str) -> Details<'d>,
@@ -131,9 +120,7 @@ pub async fn ask_by_name<'d>(
     let name = path.as_path().to_str().unwrap_or_default();
     if !call.passes() && path.climbs() {
         let shown = path.shown();
-        return Err(Error::invalid(format!(
-            "path '{shown}' has '..' in it, which needs root"
-        )));
+        return Err(Error::invalid(format!("path '{shown}' has '..' in it, which needs root")));
     }
     Ok(call.ask(Action::AcquireByName, &details(name)).await?)
 }
@@ -143,7 +130,7 @@ pub async fn ask_by_name<'d>(
 /// # Errors
 ///
 /// `AccessDenied` and the like.
-pub async fn ask_about_canonical<'d>(
+pub(super) async fn ask_about_canonical<'d>(
     call: &Call<'_>,
     target: &'d Target,
     details: impl FnOnce(&'d str) -> Details<'d>,
@@ -161,17 +148,13 @@ pub async fn ask_about_canonical<'d>(
 /// # Errors
 ///
 /// What resolving the first that can't be found fails with.
-pub async fn resolve(
+pub(super) async fn resolve(
     front: &Front,
     wanted: impl Iterator<Item = Wanted>,
 ) -> Result<Vec<Target>, Error> {
     let lockspace = front.service.settings().lockspaces.of_disks();
-    let requests: Vec<Resolve> = wanted
-        .map(|wanted| Resolve {
-            wanted,
-            lockspace: lockspace.clone(),
-        })
-        .collect();
+    let requests: Vec<Resolve> =
+        wanted.map(|wanted| Resolve { wanted, lockspace: lockspace.clone() }).collect();
     if requests.is_empty() {
         return Ok(Vec::new());
     }
@@ -201,10 +184,6 @@ async fn ask_by_descriptor(
         (Access::Read, Mode::Shared) => target.uid == call.uid(),
         (Access::Read, Mode::Exclusive) => false,
     };
-    let action = if proven {
-        Action::AcquireByDescriptor
-    } else {
-        Action::AcquireByName
-    };
+    let action = if proven { Action::AcquireByDescriptor } else { Action::AcquireByName };
     Ok(call.ask(action, &machine.about(&target.name, mode)).await?)
 }

@@ -1,5 +1,7 @@
 //! Errors of all floors to D-Bus errors: one place, and nothing falls through to "failed".
 
+use std::fmt;
+
 use zbus::message::{Header, Message};
 use zbus::names::ErrorName;
 
@@ -46,56 +48,50 @@ const NOT_SUPPORTED: &str = "org.freedesktop.DBus.Error.NotSupported";
 const NO_SUCH_PROCESS: &str = "org.freedesktop.DBus.Error.UnixProcessIdUnknown";
 
 impl Error {
-    fn new(name: &'static str, message: impl ToString) -> Self {
-        debug_assert!(
-            !name.starts_with(OURS) || NAMES.contains(&name),
-            "{name} is not listed"
-        );
-        Self {
-            name,
-            message: message.to_string(),
-        }
+    fn new(name: &'static str, message: impl fmt::Display) -> Self {
+        debug_assert!(!name.starts_with(OURS) || NAMES.contains(&name), "{name} is not listed");
+        Self { name, message: message.to_string() }
     }
 
     /// Arguments that make no sense.
     #[must_use]
-    pub fn invalid(message: impl ToString) -> Self {
+    pub fn invalid(message: impl fmt::Display) -> Self {
         Self::new(INVALID_ARGS, message)
     }
 
     /// Something that this version can't do.
     #[must_use]
-    pub fn unsupported(message: impl ToString) -> Self {
+    pub fn unsupported(message: impl fmt::Display) -> Self {
         Self::new(NOT_SUPPORTED, message)
     }
 
     /// More than one call may bring.
     #[must_use]
-    pub fn too_much(message: impl ToString) -> Self {
+    pub fn too_much(message: impl fmt::Display) -> Self {
         Self::new(LIMITS_EXCEEDED, message)
     }
 
     /// No owner answers to that.
     #[must_use]
-    pub fn no_such_owner(message: impl ToString) -> Self {
+    pub fn no_such_owner(message: impl fmt::Display) -> Self {
         Self::new(NO_SUCH_OWNER, message)
     }
 
     /// A descriptor that shows another disk than the one it should.
     #[must_use]
-    pub fn other_disk(message: impl ToString) -> Self {
+    pub fn other_disk(message: impl fmt::Display) -> Self {
         Self::new(RESOURCE_CHANGED, message)
     }
 
     /// No lock answers to that.
     #[must_use]
-    pub fn no_such_lock(message: impl ToString) -> Self {
+    pub fn no_such_lock(message: impl fmt::Display) -> Self {
         Self::new(NO_SUCH_LOCK, message)
     }
 
     /// What should have worked.
     #[must_use]
-    pub fn failed(message: impl ToString) -> Self {
+    pub fn failed(message: impl fmt::Display) -> Self {
         Self::new(FAILED, message)
     }
 }
@@ -122,10 +118,10 @@ impl From<service::Error> for Error {
             E::Life(error) => error.into(),
             E::Held { message, .. } => Self::new(LOCK_HELD, message),
             E::HeldElsewhere(message) => Self::new(LOCK_HELD_ELSEWHERE, message),
-            E::Limit { .. } => Self::new(LIMITS_EXCEEDED, error),
-            E::NeedsForce { .. } => Self::new(ACCESS_DENIED, error),
-            E::ShuttingDown => Self::new(SHUTTING_DOWN, error),
-            E::Abandoned => Self::new(IO_ERROR, error),
+            E::Limit { .. } => Self::new(LIMITS_EXCEEDED, &error),
+            E::NeedsForce { .. } => Self::new(ACCESS_DENIED, &error),
+            E::ShuttingDown => Self::new(SHUTTING_DOWN, &error),
+            E::Abandoned => Self::new(IO_ERROR, &error),
         }
     }
 }
@@ -150,10 +146,9 @@ fn name_of(error: &lock::Error) -> &'static str {
         E::Missing(_) => FILE_NOT_FOUND,
         E::NotLockable { .. } | E::Lockspace { .. } => NOT_LOCKABLE,
         E::Changed(_) => RESOURCE_CHANGED,
-        E::System {
-            errno: nix::errno::Errno::EMFILE | nix::errno::Errno::ENFILE,
-            ..
-        } => LIMITS_EXCEEDED,
+        E::System { errno: nix::errno::Errno::EMFILE | nix::errno::Errno::ENFILE, .. } => {
+            LIMITS_EXCEEDED
+        }
         E::System { .. } => IO_ERROR,
         E::Held(_) => LOCK_HELD,
         E::HeldElsewhere(_) => LOCK_HELD_ELSEWHERE,
@@ -180,7 +175,7 @@ impl From<auth::Error> for Error {
     fn from(error: auth::Error) -> Self {
         use auth::Error as E;
         match error {
-            E::Denied { .. } | E::Unlisted(_) | E::CallerGone => Self::new(ACCESS_DENIED, error),
+            E::Denied { .. } | E::Unlisted(_) | E::CallerGone => Self::new(ACCESS_DENIED, &error),
             E::Interactive(_) => Self::new(INTERACTIVE, error),
             E::Limit(error) => error.into(),
         }

@@ -11,7 +11,7 @@ use crate::lock::resolve::Target;
 use crate::lock::{Anchor, Lock, Owner};
 
 /// One dictionary.
-pub type Facts = HashMap<&'static str, Variant<'static>>;
+pub(super) type Facts = HashMap<&'static str, Variant<'static>>;
 
 fn object(path: zbus::OwnedObjectPath) -> Variant<'static> {
     Variant::from(ObjectPath::from(path))
@@ -23,18 +23,13 @@ fn count(n: usize) -> Variant<'static> {
 
 /// The words for an owner's anchors, in the order in which they came.
 #[must_use]
-pub fn anchors(owner: &Owner) -> Vec<&'static str> {
-    owner
-        .anchors
-        .values()
-        .copied()
-        .map(Anchor::as_str)
-        .collect()
+pub(super) fn anchors(owner: &Owner) -> Vec<&'static str> {
+    owner.anchors.values().copied().map(Anchor::as_str).collect()
 }
 
 /// What `ListOwners` tells of each.
 #[must_use]
-pub fn of_owner(owner: &Owner) -> Facts {
+pub(super) fn of_owner(owner: &Owner) -> Facts {
     let words: Vec<String> = anchors(owner).into_iter().map(str::to_owned).collect();
     Facts::from([
         ("owner", object(paths::owner(owner.id))),
@@ -52,18 +47,12 @@ pub fn of_owner(owner: &Owner) -> Facts {
 
 /// What `ListLocks` tells of each.
 #[must_use]
-pub fn of_lock(lock: &Lock, owner: Option<&Owner>) -> Facts {
+pub(super) fn of_lock(lock: &Lock, owner: Option<&Owner>) -> Facts {
     Facts::from([
         ("lock", object(paths::lock(lock.id))),
         ("owner", object(paths::owner(lock.owner))),
         ("uuid", lock.owner.uuid.to_string().into()),
-        (
-            "name",
-            owner
-                .map(|owner| owner.name.clone())
-                .unwrap_or_default()
-                .into(),
-        ),
+        ("name", owner.map(|owner| owner.name.clone()).unwrap_or_default().into()),
         ("uid", lock.owner.uid.into()),
         ("pid", owner.map_or(0, Owner::pid).into()),
         ("resource", lock.want.resource.clone().into()),
@@ -79,30 +68,20 @@ pub fn of_lock(lock: &Lock, owner: Option<&Owner>) -> Facts {
 
 /// The file whose byte is locked; the first, where there are two.
 #[must_use]
-pub fn lock_file(lock: &Lock) -> String {
+pub(super) fn lock_file(lock: &Lock) -> String {
     let file = lock.want.lock_files.first();
     file.map(|file| spelt_path(file)).unwrap_or_default()
 }
 
 /// What `Resolve` tells.
 #[must_use]
-pub fn of_target(target: &Target) -> Facts {
-    let files: Vec<String> = target
-        .lock_files()
-        .iter()
-        .map(|file| spelt_path(file))
-        .collect();
+pub(super) fn of_target(target: &Target) -> Facts {
+    let files: Vec<String> = target.lock_files().iter().map(|file| spelt_path(file)).collect();
     Facts::from([
         ("resource", target.name.clone().into()),
         ("path", target.canonical.clone().unwrap_or_default().into()),
-        (
-            "lockspace",
-            object(paths::lockspace(target.lockspace.kind())),
-        ),
-        (
-            "lock-file",
-            files.first().cloned().unwrap_or_default().into(),
-        ),
+        ("lockspace", object(paths::lockspace(target.lockspace.kind()))),
+        ("lock-file", files.first().cloned().unwrap_or_default().into()),
         ("lock-files", files.into()),
         ("identity", target.identity.to_string().into()),
     ])
@@ -110,7 +89,7 @@ pub fn of_target(target: &Target) -> Facts {
 
 /// What `FindHolders` tells of an owner of ours.
 #[must_use]
-pub fn of_holder(holder: &Holder, user: String) -> Facts {
+pub(super) fn of_holder(holder: &Holder, user: String) -> Facts {
     Facts::from([
         ("kind", "owner".into()),
         ("mode", holder.mode.as_str().into()),
@@ -128,7 +107,7 @@ pub fn of_holder(holder: &Holder, user: String) -> Facts {
 
 /// What `FindHolders` tells of anybody else.
 #[must_use]
-pub fn of_stranger(stranger: &Stranger, user: String) -> Facts {
+pub(super) fn of_stranger(stranger: &Stranger, user: String) -> Facts {
     let mut facts = Facts::from([("mode", stranger.mode.as_str().into())]);
     match &stranger.process {
         None => facts.extend([("kind", "unknown".into())]),

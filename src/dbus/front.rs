@@ -58,10 +58,7 @@ impl Front {
         let owner = self.owner(id)?;
         if call.uid() != id.uid {
             let uuid = id.uuid.to_string();
-            let machine = Machine {
-                vm: &owner.name,
-                uuid: &uuid,
-            };
+            let machine = Machine { vm: &owner.name, uuid: &uuid };
             call.ask(Action::ManageForeign, &machine.details()).await?;
         }
         Ok(owner)
@@ -80,10 +77,7 @@ impl Front {
     ) -> Result<(), Error> {
         let uuid = owner.id.uuid.to_string();
         let holder = format!("{} of uid {}", owner.name, owner.id.uid);
-        let machine = Machine {
-            vm: &owner.name,
-            uuid: &uuid,
-        };
+        let machine = Machine { vm: &owner.name, uuid: &uuid };
         for lock in locks.into_iter().filter_map(|lock| self.service.lock(lock)) {
             let mut details = machine.details();
             details.extend([

@@ -24,7 +24,11 @@ use super::claims;
 /// # Errors
 ///
 /// `InvalidArgs`; what resolving fails with.
-pub async fn by_name(front: &Front, call: &Call<'_>, name: &str) -> Result<Vec<Facts>, Error> {
+pub(super) async fn by_name(
+    front: &Front,
+    call: &Call<'_>,
+    name: &str,
+) -> Result<Vec<Facts>, Error> {
     let path = DiskPath::parse(name)?;
     let details = Details::from([("resource", name)]);
     let may = (call.passes() || !path.climbs()) && call.may(Action::AcquireByName, &details).await;
@@ -35,16 +39,8 @@ pub async fn by_name(front: &Front, call: &Call<'_>, name: &str) -> Result<Vec<F
     let Some(target) = targets.pop() else {
         return Ok(Vec::new());
     };
-    if let Some(canonical) = target
-        .canonical
-        .as_deref()
-        .filter(|canonical| *canonical != name)
-        && !call
-            .may(
-                Action::AcquireByName,
-                &Details::from([("resource", canonical)]),
-            )
-            .await
+    if let Some(canonical) = target.canonical.as_deref().filter(|canonical| *canonical != name)
+        && !call.may(Action::AcquireByName, &Details::from([("resource", canonical)])).await
     {
         return told(front, front.service.locks_named(name)).await;
     }
@@ -56,7 +52,11 @@ pub async fn by_name(front: &Front, call: &Call<'_>, name: &str) -> Result<Vec<F
 /// # Errors
 ///
 /// `NotLockable` for what is neither file nor block device.
-pub async fn by_file(front: &Front, call: &Call<'_>, file: OwnedFd) -> Result<Vec<Facts>, Error> {
+pub(super) async fn by_file(
+    front: &Front,
+    call: &Call<'_>,
+    file: OwnedFd,
+) -> Result<Vec<Facts>, Error> {
     let storage = front.service.storage();
     let (file, identity) = storage.run(Identify(file)).await??;
     let resolved = claims::resolve(front, std::iter::once(Wanted::File(file))).await;
@@ -83,19 +83,12 @@ async fn of_target(front: &Front, target: Target) -> Result<Vec<Facts>, Error> {
     };
     let uid = stranger.process.as_ref().map_or(0, |process| process.uid);
     let users = storage.run(UserNames(vec![uid])).await?;
-    Ok(users
-        .into_iter()
-        .map(|user| facts::of_stranger(&stranger, user))
-        .collect())
+    Ok(users.into_iter().map(|user| facts::of_stranger(&stranger, user)).collect())
 }
 
 async fn told(front: &Front, locks: Vec<Lock>) -> Result<Vec<Facts>, Error> {
     let holders = front.service.holders(&locks);
     let uids = holders.iter().map(|holder| holder.owner.uid).collect();
     let users = front.service.storage().run(UserNames(uids)).await?;
-    Ok(holders
-        .iter()
-        .zip(users)
-        .map(|(holder, user)| facts::of_holder(holder, user))
-        .collect())
+    Ok(holders.iter().zip(users).map(|(holder, user)| facts::of_holder(holder, user)).collect())
 }

@@ -20,7 +20,7 @@ use crate::lock::{self, Lock, Mode, Owner};
 
 /// A lock's object.
 #[derive(Debug)]
-pub struct LockObject {
+pub(super) struct LockObject {
     front: Arc<Front>,
     /// As it was when it was given: what never changes is answered from here.
     given: Lock,
@@ -29,7 +29,7 @@ pub struct LockObject {
 impl LockObject {
     /// The object of a lock.
     #[must_use]
-    pub fn new(front: Arc<Front>, given: Lock) -> Self {
+    pub(super) fn new(front: Arc<Front>, given: Lock) -> Self {
         Self { front, given }
     }
 
@@ -52,15 +52,8 @@ impl LockObject {
     ) -> Result<(), Error> {
         let uuid = owner.id.uuid.to_string();
         let name = &lock.want.resource;
-        let mut details = Machine {
-            vm: &owner.name,
-            uuid: &uuid,
-        }
-        .details();
-        details.extend([
-            ("resource", name.as_str()),
-            ("mode", Mode::Exclusive.as_str()),
-        ]);
+        let mut details = Machine { vm: &owner.name, uuid: &uuid }.details();
+        details.extend([("resource", name.as_str()), ("mode", Mode::Exclusive.as_str())]);
         let Some(file) = file else {
             if lock.want.write_shown {
                 return Ok(());
@@ -78,14 +71,14 @@ impl LockObject {
             }
             _ => {
                 let name = shown(name);
-                Err(Error::other_disk(format!(
-                    "option 'file' shows another disk than {name}"
-                )))
+                Err(Error::other_disk(format!("option 'file' shows another disk than {name}")))
             }
         }
     }
 }
 
+// A getter is a method for zbus, whether or not it has to look at anything.
+#[allow(clippy::unused_self)]
 #[zbus::interface(name = "org.vmlockd1.Lock", introspection_docs = false)]
 impl LockObject {
     async fn release(&self, #[zbus(header)] header: Header<'_>, options: Raw) -> Result<(), Error> {
@@ -97,11 +90,7 @@ impl LockObject {
         if call.uid() != owner.id.uid {
             self.front.ask_to_break(&call, &owner, [lock.id]).await?;
         }
-        Ok(self
-            .front
-            .service
-            .release(owner.id, &[lock.id], call.uid(), force)
-            .await?)
+        Ok(self.front.service.release(owner.id, &[lock.id], call.uid(), force).await?)
     }
 
     async fn convert(
@@ -162,8 +151,7 @@ impl LockObject {
     #[zbus(property)]
     fn mode(&self) -> &'static str {
         let now = self.front.service.lock(self.given.id);
-        now.map_or(self.given.want.mode, |lock| lock.want.mode)
-            .as_str()
+        now.map_or(self.given.want.mode, |lock| lock.want.mode).as_str()
     }
 
     /// A lock is given only once it was seen to be there.

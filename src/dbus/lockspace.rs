@@ -8,7 +8,7 @@ use crate::lock::printable::spelt_path;
 
 /// A lockspace's object.
 #[derive(Debug)]
-pub struct LockspaceObject {
+pub(super) struct LockspaceObject {
     front: Arc<Front>,
     kind: LockspaceKind,
 }
@@ -16,7 +16,7 @@ pub struct LockspaceObject {
 impl LockspaceObject {
     /// The object of a lockspace.
     #[must_use]
-    pub fn new(front: Arc<Front>, kind: LockspaceKind) -> Self {
+    pub(super) fn new(front: Arc<Front>, kind: LockspaceKind) -> Self {
         Self { front, kind }
     }
 }
@@ -48,10 +48,7 @@ impl LockspaceObject {
     #[zbus(property(emits_changed_signal = "false"), name = "NLocks")]
     fn n_locks(&self) -> u32 {
         let kind = self.kind;
-        let here = self
-            .front
-            .service
-            .count_locks(|lock| lock.want.lockspace == kind);
+        let here = self.front.service.count_locks(|lock| lock.want.lockspace == kind);
         u32::try_from(here).unwrap_or(u32::MAX)
     }
 }

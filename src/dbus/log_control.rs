@@ -15,7 +15,7 @@ use crate::logging::{Level, Log};
 
 /// The log's object.
 #[derive(Debug)]
-pub struct LogControl {
+pub(super) struct LogControl {
     front: Arc<Front>,
     log: Log,
 }
@@ -23,7 +23,7 @@ pub struct LogControl {
 impl LogControl {
     /// Controls this log.
     #[must_use]
-    pub fn new(front: Arc<Front>, log: Log) -> Self {
+    pub(super) fn new(front: Arc<Front>, log: Log) -> Self {
         Self { front, log }
     }
 
@@ -34,6 +34,8 @@ impl LogControl {
     }
 }
 
+// A getter is a method for zbus, whether or not it has to look at anything.
+#[allow(clippy::unused_self)]
 #[zbus::interface(name = "org.freedesktop.LogControl1", introspection_docs = false)]
 impl LogControl {
     #[zbus(property(emits_changed_signal = "false"))]
@@ -67,9 +69,7 @@ impl LogControl {
         if target == self.log.target() || target == "auto" {
             return Ok(());
         }
-        Err(Error::unsupported(
-            "the log's target is chosen at the start and can't be changed",
-        ))
+        Err(Error::unsupported("the log's target is chosen at the start and can't be changed"))
     }
 
     #[zbus(property(emits_changed_signal = "const"))]

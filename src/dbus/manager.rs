@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 /// The Manager object.
 #[derive(Debug)]
-pub struct Manager(pub Arc<Front>);
+pub(super) struct Manager(pub Arc<Front>);
 
 impl Manager {
     async fn enter<'c>(&'c self, header: &'c Header<'c>, member: &str) -> Result<Call<'c>, Error> {
@@ -43,19 +43,10 @@ impl Manager {
     ) -> Result<OwnedObjectPath, Error> {
         let wanted = claims::parse(&self.0, resources, 0)?;
         let uuid = id.uuid.to_string();
-        let machine = Machine {
-            vm: name,
-            uuid: &uuid,
-        };
+        let machine = Machine { vm: name, uuid: &uuid };
         let asks = claims::find(&self.0, call, machine, wanted, Vec::new()).await?;
         let front = lock::Front::Dbus;
-        let opening = Opening {
-            id,
-            name: name.to_owned(),
-            front,
-            anchors,
-            asks,
-        };
+        let opening = Opening { id, name: name.to_owned(), front, anchors, asks };
         self.0.service.open(opening).await?;
         Ok(paths::owner(id))
     }
@@ -74,6 +65,8 @@ impl Manager {
     }
 }
 
+// A getter is a method for zbus, whether or not it has to look at anything.
+#[allow(clippy::unused_self)]
 #[zbus::interface(name = "org.vmlockd1.Manager", introspection_docs = false)]
 impl Manager {
     #[zbus(out_args("owner", "lease"))]
@@ -90,16 +83,10 @@ impl Manager {
         let (manual, resources) = (options.flag("manual")?, options.resources()?);
         let process = options.file("process")?;
         options.finish()?;
-        let id = OwnerId {
-            uid: call.uid(),
-            uuid: parse_uuid(&uuid)?,
-        };
+        let id = OwnerId { uid: call.uid(), uuid: parse_uuid(&uuid)? };
         check_name(&name)?;
         let uuid = id.uuid.to_string();
-        let machine = Machine {
-            vm: &name,
-            uuid: &uuid,
-        };
+        let machine = Machine { vm: &name, uuid: &uuid };
         call.ask(Action::OpenOwner, &machine.details()).await?;
         let (lease, theirs) = Lease::new()?;
         let mut anchors = vec![NewAnchor::Lease(lease)];
@@ -125,16 +112,10 @@ impl Manager {
         options.timeout()?;
         let (manual, resources) = (options.flag("manual")?, options.resources()?);
         options.finish()?;
-        let id = OwnerId {
-            uid: call.uid(),
-            uuid: parse_uuid(&uuid)?,
-        };
+        let id = OwnerId { uid: call.uid(), uuid: parse_uuid(&uuid)? };
         check_name(&name)?;
         let uuid = id.uuid.to_string();
-        let machine = Machine {
-            vm: &name,
-            uuid: &uuid,
-        };
+        let machine = Machine { vm: &name, uuid: &uuid };
         call.ask(Action::OpenOwner, &machine.details()).await?;
         let mut anchors = vec![binding::by_pid(&self.0, &call, machine, pid).await?];
         anchors.extend(manual.then_some(NewAnchor::Manual));
@@ -158,11 +139,7 @@ impl Manager {
         pid: u32,
     ) -> Result<OwnedObjectPath, Error> {
         let call = self.enter(&header, "GetOwnerByPID").await?;
-        let pid = if pid == 0 {
-            call.caller.pid.unwrap_or(0)
-        } else {
-            pid
-        };
+        let pid = if pid == 0 { call.caller.pid.unwrap_or(0) } else { pid };
         let owner = self.0.service.owner_by_pid(pid, call.uid());
         let none = || Error::no_such_owner(format!("no owner is bound to process {pid}"));
         owner.map(paths::owner).ok_or_else(none)
@@ -176,13 +153,7 @@ impl Manager {
     ) -> Result<Vec<Facts>, Error> {
         let _call = self.enter(&header, "ListOwners").await?;
         Options::none(options)?;
-        Ok(self
-            .0
-            .service
-            .owners()
-            .iter()
-            .map(facts::of_owner)
-            .collect())
+        Ok(self.0.service.owners().iter().map(facts::of_owner).collect())
     }
 
     #[zbus(out_args("locks"))]
@@ -194,10 +165,7 @@ impl Manager {
         let _call = self.enter(&header, "ListLocks").await?;
         Options::none(options)?;
         let locks = self.0.service.locks_and_owners();
-        Ok(locks
-            .iter()
-            .map(|(lock, owner)| facts::of_lock(lock, owner.as_ref()))
-            .collect())
+        Ok(locks.iter().map(|(lock, owner)| facts::of_lock(lock, owner.as_ref())).collect())
     }
 
     /// Nobody can wait yet, so nobody does.

@@ -94,10 +94,8 @@ pub async fn serve(
         Bus::Session => zbus::connection::Builder::session(),
     };
     let bus_name = bus.as_str();
-    let connection = builder.build().await.map_err(|cause| ServeError::NoBus {
-        bus: bus_name,
-        cause,
-    })?;
+    let connection =
+        builder.build().await.map_err(|cause| ServeError::NoBus { bus: bus_name, cause })?;
     match open(&connection, bus, service, log, reload).await {
         Ok(()) => Ok(connection),
         Err(cause) => {
@@ -108,10 +106,7 @@ pub async fn serve(
             }
             Err(match cause {
                 zbus::Error::NameTaken => ServeError::NameTaken(bus_name),
-                cause => ServeError::Bus {
-                    bus: bus_name,
-                    cause,
-                },
+                cause => ServeError::Bus { bus: bus_name, cause },
             })
         }
     }
@@ -128,25 +123,17 @@ async fn open(
         Bus::System => Gate::system(connection, service.clone()).await?,
         Bus::Session => Gate::own(connection, service.clone()).await?,
     };
-    let front = Arc::new(Front {
-        service: service.clone(),
-        gate,
-        reload,
-    });
+    let front = Arc::new(Front { service: service.clone(), gate, reload });
     let objects = connection.object_server();
     // The object manager comes first: adding it later would read every object under it.
     objects.at(paths::ROOT, ObjectManager).await?;
-    objects
-        .at(paths::ROOT, manager::Manager(Arc::clone(&front)))
-        .await?;
+    objects.at(paths::ROOT, manager::Manager(Arc::clone(&front))).await?;
     let log_control = log_control::LogControl::new(Arc::clone(&front), log.clone());
     objects.at(paths::LOG_CONTROL, log_control).await?;
     let publisher = publish::Publisher::new(connection.clone(), front);
     let mut subscription = service.subscribe();
     let owners = std::mem::take(&mut subscription.owners);
-    publisher
-        .show_all(owners, std::mem::take(&mut subscription.locks))
-        .await?;
+    publisher.show_all(owners, std::mem::take(&mut subscription.locks)).await?;
     // Neither queued for nor replaceable: zbus allows both unless told otherwise, and a second
     // vmlockd must fail rather than take over the name of one that holds locks.
     let flags = RequestNameFlags::DO_NOT_QUEUE;

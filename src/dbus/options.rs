@@ -12,16 +12,16 @@ use super::error::Error;
 use crate::lock::printable::shown;
 
 /// What arrives on the bus.
-pub type Raw = HashMap<String, OwnedVariant>;
+pub(super) type Raw = HashMap<String, OwnedVariant>;
 
 /// Options that are taken one by one.
 #[derive(Debug)]
-pub struct Options(Raw);
+pub(super) struct Options(Raw);
 
 impl Options {
     /// Begins to take.
     #[must_use]
-    pub fn new(raw: Raw) -> Self {
+    pub(super) fn new(raw: Raw) -> Self {
         Self(raw)
     }
 
@@ -30,7 +30,7 @@ impl Options {
     /// # Errors
     ///
     /// `InvalidArgs`.
-    pub fn none(raw: Raw) -> Result<(), Error> {
+    pub(super) fn none(raw: Raw) -> Result<(), Error> {
         Self(raw).finish()
     }
 
@@ -39,7 +39,7 @@ impl Options {
     /// # Errors
     ///
     /// `InvalidArgs` for another type.
-    pub fn flag(&mut self, key: &'static str) -> Result<bool, Error> {
+    pub(super) fn flag(&mut self, key: &'static str) -> Result<bool, Error> {
         Ok(self.take::<bool>(key, "a boolean (b)")?.unwrap_or_default())
     }
 
@@ -48,7 +48,7 @@ impl Options {
     /// # Errors
     ///
     /// `InvalidArgs` for another type.
-    pub fn resources(&mut self) -> Result<Vec<(String, String)>, Error> {
+    pub(super) fn resources(&mut self) -> Result<Vec<(String, String)>, Error> {
         let what = "an array of (resource, mode) (a(ss))";
         Ok(self.take("resources", what)?.unwrap_or_default())
     }
@@ -58,17 +58,14 @@ impl Options {
     /// # Errors
     ///
     /// `InvalidArgs` for another type.
-    pub fn file(&mut self, key: &'static str) -> Result<Option<OwnedFd>, Error> {
+    pub(super) fn file(&mut self, key: &'static str) -> Result<Option<OwnedFd>, Error> {
         match self.0.remove(key).as_deref() {
             None => Ok(None),
             Some(Variant::Fd(file)) => {
                 let file = file.as_fd().try_clone_to_owned();
-                file.map(Some)
-                    .map_err(|error| Error::too_much(format!("option '{key}': {error}")))
+                file.map(Some).map_err(|error| Error::too_much(format!("option '{key}': {error}")))
             }
-            Some(_) => Err(Error::invalid(format!(
-                "option '{key}' must be a descriptor (h)"
-            ))),
+            Some(_) => Err(Error::invalid(format!("option '{key}' must be a descriptor (h)"))),
         }
     }
 
@@ -77,7 +74,7 @@ impl Options {
     /// # Errors
     ///
     /// `NotSupported` for anything but 0, `InvalidArgs` for another type.
-    pub fn timeout(&mut self) -> Result<(), Error> {
+    pub(super) fn timeout(&mut self) -> Result<(), Error> {
         match self.take::<u64>("timeout-usec", "a 64-bit number (t)")? {
             None | Some(0) => Ok(()),
             Some(_) => Err(Error::unsupported(
@@ -91,7 +88,7 @@ impl Options {
     /// # Errors
     ///
     /// `InvalidArgs` with the first such key.
-    pub fn finish(self) -> Result<(), Error> {
+    pub(super) fn finish(self) -> Result<(), Error> {
         match self.0.keys().min() {
             None => Ok(()),
             Some(key) => {
@@ -107,10 +104,6 @@ impl Options {
         what: &str,
     ) -> Result<Option<T>, Error> {
         let wrong = |_| Error::invalid(format!("option '{key}' must be {what}"));
-        self.0
-            .remove(key)
-            .map(T::try_from)
-            .transpose()
-            .map_err(wrong)
+        self.0.remove(key).map(T::try_from).transpose().map_err(wrong)
     }
 }

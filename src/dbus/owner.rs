@@ -19,7 +19,7 @@ use crate::service::NewAnchor;
 
 /// An owner's object.
 #[derive(Debug)]
-pub struct OwnerObject {
+pub(super) struct OwnerObject {
     front: Arc<Front>,
     /// As it was when it was opened: what never changes is answered from here.
     opened: Owner,
@@ -28,7 +28,7 @@ pub struct OwnerObject {
 impl OwnerObject {
     /// The object of an owner.
     #[must_use]
-    pub fn new(front: Arc<Front>, opened: Owner) -> Self {
+    pub(super) fn new(front: Arc<Front>, opened: Owner) -> Self {
         Self { front, opened }
     }
 
@@ -61,10 +61,7 @@ impl OwnerObject {
             .map(|(file, mode)| Ok((file.into(), mode.parse::<Mode>()?)))
             .collect::<Result<_, lock::Error>>()?;
         let uuid = self.id().uuid.to_string();
-        let machine = Machine {
-            vm: &self.opened.name,
-            uuid: &uuid,
-        };
+        let machine = Machine { vm: &self.opened.name, uuid: &uuid };
         let asks = claims::find(&self.front, call, machine, paths, files).await?;
         let locks = self.front.service.acquire(self.id(), asks).await?;
         Ok(locks.into_iter().map(paths::lock).collect())
@@ -75,6 +72,8 @@ impl OwnerObject {
     }
 }
 
+// A getter is a method for zbus, whether or not it has to look at anything.
+#[allow(clippy::unused_self)]
 #[zbus::interface(name = "org.vmlockd1.Owner", introspection_docs = false)]
 impl OwnerObject {
     #[zbus(out_args("locks"))]
@@ -122,20 +121,11 @@ impl OwnerObject {
             let no_such = || Error::no_such_lock(format!("{path} is no lock"));
             paths::lock_number(path).ok_or_else(no_such)
         };
-        let locks = locks
-            .iter()
-            .map(number)
-            .collect::<Result<Vec<u64>, Error>>()?;
+        let locks = locks.iter().map(number).collect::<Result<Vec<u64>, Error>>()?;
         if call.uid() != self.id().uid {
-            self.front
-                .ask_to_break(&call, &owner, locks.iter().copied())
-                .await?;
+            self.front.ask_to_break(&call, &owner, locks.iter().copied()).await?;
         }
-        Ok(self
-            .front
-            .service
-            .release(self.id(), &locks, call.uid(), force)
-            .await?)
+        Ok(self.front.service.release(self.id(), &locks, call.uid(), force).await?)
     }
 
     #[zbus(out_args("lease"))]
@@ -158,12 +148,8 @@ impl OwnerObject {
         let call = self.enter(&header, "BindProcess").await?;
         Options::none(options)?;
         let uuid = self.id().uuid.to_string();
-        let machine = Machine {
-            vm: &self.opened.name,
-            uuid: &uuid,
-        };
-        self.bind(binding::by_pidfd(&call, machine, process.into()).await?)
-            .await
+        let machine = Machine { vm: &self.opened.name, uuid: &uuid };
+        self.bind(binding::by_pidfd(&call, machine, process.into()).await?).await
     }
 
     #[zbus(name = "BindPID")]
@@ -176,12 +162,8 @@ impl OwnerObject {
         let call = self.enter(&header, "BindPID").await?;
         Options::none(options)?;
         let uuid = self.id().uuid.to_string();
-        let machine = Machine {
-            vm: &self.opened.name,
-            uuid: &uuid,
-        };
-        self.bind(binding::by_pid(&self.front, &call, machine, pid).await?)
-            .await
+        let machine = Machine { vm: &self.opened.name, uuid: &uuid };
+        self.bind(binding::by_pid(&self.front, &call, machine, pid).await?).await
     }
 
     /// Withdraws what the owner waits for; nothing can wait yet.
@@ -199,15 +181,9 @@ impl OwnerObject {
         if owner.locks.is_empty() {
             self.front.command(&call, self.id()).await?;
         } else if call.uid() != self.id().uid {
-            self.front
-                .ask_to_break(&call, &owner, owner.locks.iter().copied())
-                .await?;
+            self.front.ask_to_break(&call, &owner, owner.locks.iter().copied()).await?;
         }
-        Ok(self
-            .front
-            .service
-            .close(self.id(), call.uid(), force)
-            .await?)
+        Ok(self.front.service.close(self.id(), call.uid(), force).await?)
     }
 
     #[zbus(property(emits_changed_signal = "const"), name = "UUID")]
@@ -247,9 +223,7 @@ impl OwnerObject {
 
     #[zbus(property)]
     fn anchors(&self) -> Vec<&'static str> {
-        self.now()
-            .map(|owner| facts::anchors(&owner))
-            .unwrap_or_default()
+        self.now().map(|owner| facts::anchors(&owner)).unwrap_or_default()
     }
 
     #[zbus(property(emits_changed_signal = "invalidates"))]

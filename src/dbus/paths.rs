@@ -22,10 +22,10 @@ fn path(text: String) -> OwnedObjectPath {
 /// `…/owner/_<uuid with _ for ->`, and `_<uid>` appended for users other than root.
 #[must_use]
 pub fn owner(id: OwnerId) -> OwnedObjectPath {
-    let uuid = id.uuid.to_string().replace('-', "_");
+    let machine = id.uuid.to_string().replace('-', "_");
     path(match id.uid {
-        0 => format!("{ROOT}/owner/_{uuid}"),
-        uid => format!("{ROOT}/owner/_{uuid}_{uid}"),
+        0 => format!("{ROOT}/owner/_{machine}"),
+        uid => format!("{ROOT}/owner/_{machine}_{uid}"),
     })
 }
 
@@ -33,15 +33,12 @@ pub fn owner(id: OwnerId) -> OwnedObjectPath {
 #[must_use]
 pub fn owner_id(path: &str) -> Option<OwnerId> {
     let rest = path.strip_prefix(ROOT)?.strip_prefix("/owner/_")?;
-    let (uuid, uid) = rest.split_at_checked(36)?;
-    let uid = match uid {
+    let (uuid, user) = rest.split_at_checked(36)?;
+    let uid = match user {
         "" => 0,
-        uid => uid.strip_prefix('_')?.parse().ok()?,
+        user => user.strip_prefix('_')?.parse().ok()?,
     };
-    let id = OwnerId {
-        uid,
-        uuid: Uuid::try_parse(&uuid.replace('_', "-")).ok()?,
-    };
+    let id = OwnerId { uid, uuid: Uuid::try_parse(&uuid.replace('_', "-")).ok()? };
     // One owner, one spelling.
     (owner(id).as_str() == path).then_some(id)
 }
@@ -55,11 +52,7 @@ pub fn lock(number: u64) -> OwnedObjectPath {
 /// The number of a lock's path.
 #[must_use]
 pub fn lock_number(path: &str) -> Option<u64> {
-    let number = path
-        .strip_prefix(ROOT)?
-        .strip_prefix("/lock/")?
-        .parse()
-        .ok()?;
+    let number = path.strip_prefix(ROOT)?.strip_prefix("/lock/")?.parse().ok()?;
     (lock(number).as_str() == path).then_some(number)
 }
 

@@ -24,7 +24,7 @@ use crate::service::Subscription;
 
 /// What shows the table.
 #[derive(Debug)]
-pub struct Publisher {
+pub(super) struct Publisher {
     connection: Connection,
     front: Arc<Front>,
 }
@@ -32,7 +32,7 @@ pub struct Publisher {
 impl Publisher {
     /// Shows on this connection.
     #[must_use]
-    pub fn new(connection: Connection, front: Arc<Front>) -> Self {
+    pub(super) fn new(connection: Connection, front: Arc<Front>) -> Self {
         Self { connection, front }
     }
 
@@ -42,7 +42,7 @@ impl Publisher {
     /// # Errors
     ///
     /// Where the connection is at its end.
-    pub async fn show_all(&self, owners: Vec<Owner>, locks: Vec<Lock>) -> zbus::Result<()> {
+    pub(super) async fn show_all(&self, owners: Vec<Owner>, locks: Vec<Lock>) -> zbus::Result<()> {
         self.show_lockspaces().await?;
         for owner in owners {
             self.show_owner(owner).await?;
@@ -54,7 +54,7 @@ impl Publisher {
     }
 
     /// Shows what happens, until nothing more can happen.
-    pub async fn follow(self, mut subscription: Subscription) {
+    pub(super) async fn follow(self, mut subscription: Subscription) {
         while let Some(batch) = subscription.batches.recv().await {
             if let Err(error) = self.show(batch.events).await {
                 // The table is right all the same; only its picture is not.
@@ -90,16 +90,10 @@ impl Publisher {
                 }
                 Event::LockConverted(lock) => {
                     let emitter = self.emitter(paths::lock(lock.id))?;
-                    LockObject::new(Arc::clone(&self.front), *lock)
-                        .mode_changed(&emitter)
-                        .await?;
+                    LockObject::new(Arc::clone(&self.front), *lock).mode_changed(&emitter).await?;
                 }
                 Event::LockspacesChanged => self.show_lockspaces().await?,
-                Event::LockContended {
-                    resource,
-                    holders,
-                    owner,
-                } => {
+                Event::LockContended { resource, holders, owner } => {
                     let holders = holders.into_iter().map(paths::owner).collect();
                     let owner = ObjectPath::from(paths::owner(owner));
                     Manager::lock_contended(&self.manager()?, &resource, holders, owner).await?;
@@ -109,9 +103,7 @@ impl Publisher {
         for id in changed {
             if let Some(owner) = self.front.service.owner(id) {
                 let emitter = self.emitter(paths::owner(id))?;
-                OwnerObject::new(Arc::clone(&self.front), owner)
-                    .locks_invalidate(&emitter)
-                    .await?;
+                OwnerObject::new(Arc::clone(&self.front), owner).locks_invalidate(&emitter).await?;
             }
         }
         Ok(())
@@ -120,20 +112,12 @@ impl Publisher {
     async fn show_owner(&self, owner: Owner) -> zbus::Result<()> {
         let path = paths::owner(owner.id);
         let object = OwnerObject::new(Arc::clone(&self.front), owner);
-        self.connection
-            .object_server()
-            .at(path, object)
-            .await
-            .map(drop)
+        self.connection.object_server().at(path, object).await.map(drop)
     }
 
     async fn show_lock(&self, lock: &Lock) -> zbus::Result<()> {
         let object = LockObject::new(Arc::clone(&self.front), lock.clone());
-        self.connection
-            .object_server()
-            .at(paths::lock(lock.id), object)
-            .await
-            .map(drop)
+        self.connection.object_server().at(paths::lock(lock.id), object).await.map(drop)
     }
 
     async fn hide<I: zbus::object_server::Interface>(
@@ -184,16 +168,9 @@ impl Publisher {
         for kind in kinds {
             let object = || LockspaceObject::new(Arc::clone(&self.front), kind);
             let path = paths::lockspace(kind);
-            let there = self
-                .connection
-                .object_server()
-                .at(path, object())
-                .await?
-                .is_some();
+            let there = self.connection.object_server().at(path, object()).await?.is_some();
             if there && kind == LockspaceKind::File {
-                object()
-                    .directory_changed(&self.emitter(paths::lockspace(kind))?)
-                    .await?;
+                object().directory_changed(&self.emitter(paths::lockspace(kind))?).await?;
             }
         }
         Ok(())

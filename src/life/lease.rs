@@ -30,10 +30,7 @@ impl Lease {
         let made = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(io::Error::from);
         let (theirs, ours) = made.map_err(Error::system("making a lease"))?;
         let ours = Watched::new(ours, Interest::ERROR, PollFlags::POLLERR);
-        Ok((
-            Self(ours.map_err(Error::system("watching a lease"))?),
-            theirs,
-        ))
+        Ok((Self(ours.map_err(Error::system("watching a lease"))?), theirs))
     }
 
     /// Returns once the last copy of the other end is closed.

@@ -1,4 +1,4 @@
-//! A process, by a descriptor that can't come to mean another one (pidfd_open(2)).
+//! A process, by a descriptor that can't come to mean another one (`pidfd_open(2)`).
 
 use std::fs;
 use std::io;
@@ -26,10 +26,7 @@ impl Process {
     /// [`Error::NoSuchProcess`].
     pub fn by_pid(pid: u32) -> Result<Self, Error> {
         let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        let pidfd = pidfd_open(
-            number.ok_or(Error::NoSuchProcess(pid))?,
-            PidfdFlags::empty(),
-        );
+        let pidfd = pidfd_open(number.ok_or(Error::NoSuchProcess(pid))?, PidfdFlags::empty());
         match pidfd {
             Ok(pidfd) => Self::watch(pidfd, pid),
             // EINVAL: a number that is a thread's and not a process's.
@@ -51,10 +48,7 @@ impl Process {
             .map_err(Error::system("looking at a process descriptor"))?;
         // The kernel writes this line for pidfds alone (pidfd_open(2)): -1 for one that has been
         // waited for, 0 for one that our namespace does not show.
-        let pid = info
-            .lines()
-            .find_map(|line| line.strip_prefix("Pid:"))
-            .map(str::trim);
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).map(str::trim);
         match pid.map(str::parse::<i64>) {
             Some(Ok(0)) => Err(Error::Hidden),
             Some(Ok(pid)) => match u32::try_from(pid) {
@@ -68,10 +62,7 @@ impl Process {
     fn watch(pidfd: OwnedFd, pid: u32) -> Result<Self, Error> {
         // POLLIN: it has exited, whether or not it was waited for (pidfd_open(2)).
         let pidfd = Watched::new(pidfd, Interest::READABLE, PollFlags::POLLIN);
-        Ok(Self {
-            pidfd: pidfd.map_err(Error::system("watching a process"))?,
-            pid,
-        })
+        Ok(Self { pidfd: pidfd.map_err(Error::system("watching a process"))?, pid })
     }
 
     /// Its number, for people.
@@ -93,10 +84,8 @@ impl Process {
         let gone = |_| Error::NoSuchProcess(self.pid);
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).map_err(gone)?;
         let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
-        let same = uids.is_some_and(|uids| {
-            uids.split_whitespace()
-                .all(|field| field.parse() == Ok(uid))
-        });
+        let same =
+            uids.is_some_and(|uids| uids.split_whitespace().all(|field| field.parse() == Ok(uid)));
         self.check_alive()?;
         Ok(same)
     }
@@ -105,14 +94,8 @@ impl Process {
     ///
     /// [`Error::NoSuchProcess`] if it has ended.
     pub fn check_alive(&self) -> Result<(), Error> {
-        match self
-            .pidfd
-            .seen()
-            .map_err(Error::system("looking at a process"))?
-        {
-            false => Ok(()),
-            true => Err(Error::NoSuchProcess(self.pid)),
-        }
+        let ended = self.pidfd.seen().map_err(Error::system("looking at a process"))?;
+        if ended { Err(Error::NoSuchProcess(self.pid)) } else { Ok(()) }
     }
 
     /// Returns once the process has ended, whether or not it was waited for.
@@ -140,24 +123,15 @@ mod tests {
         assert!(!process.belongs_to(12345).unwrap());
         child.kill().unwrap();
         process.gone().await.unwrap();
-        assert!(matches!(
-            process.belongs_to(0),
-            Err(Error::NoSuchProcess(_))
-        ));
+        assert!(matches!(process.belongs_to(0), Err(Error::NoSuchProcess(_))));
         child.wait().unwrap();
-        assert!(matches!(
-            Process::by_pid(child.id()),
-            Err(Error::NoSuchProcess(_))
-        ));
+        assert!(matches!(Process::by_pid(child.id()), Err(Error::NoSuchProcess(_))));
     }
 
     #[tokio::test]
     async fn only_a_pidfd_is_a_pidfd() {
         let file = File::open("/dev/null").unwrap();
-        assert!(matches!(
-            Process::by_pidfd(file.into()),
-            Err(Error::NotAProcess)
-        ));
+        assert!(matches!(Process::by_pidfd(file.into()), Err(Error::NotAProcess)));
         let me = Pid::from_raw(std::process::id().cast_signed()).unwrap();
         let me = pidfd_open(me, PidfdFlags::empty()).unwrap();
         assert_eq!(Process::by_pidfd(me).unwrap().pid(), std::process::id());

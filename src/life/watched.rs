@@ -23,20 +23,14 @@ impl Watched {
         // the AsyncFd lives. It is an OwnedFd that moves into it, nothing here gives it out but as
         // a shared borrow, and no code of this program replaces descriptors by number (dup2).
         let fd = unsafe { AsyncFd::register_with_interest(fd, interest) };
-        Ok(Self {
-            fd: fd.map_err(|error| error.into_parts().1)?,
-            interest,
-            sign,
-        })
+        Ok(Self { fd: fd.map_err(|error| error.into_parts().1)?, interest, sign })
     }
 
     /// Whether the sign is there now.
     pub(super) fn seen(&self) -> io::Result<bool> {
         let mut asked = [PollFd::new(self.as_fd(), self.sign)];
         poll(&mut asked, PollTimeout::ZERO)?;
-        Ok(asked[0]
-            .revents()
-            .is_some_and(|seen| seen.contains(self.sign)))
+        Ok(asked[0].revents().is_some_and(|seen| seen.contains(self.sign)))
     }
 
     /// Returns once the sign is there.

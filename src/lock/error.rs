@@ -112,20 +112,13 @@ impl Error {
     /// A failed system call.
     #[must_use]
     pub fn system(doing: &'static str, name: impl AsRef<str>, errno: Errno) -> Self {
-        Self::System {
-            doing,
-            name: shown(name.as_ref()),
-            errno,
-        }
+        Self::System { doing, name: shown(name.as_ref()), errno }
     }
 
     /// Something that no lock can be put on.
     #[must_use]
     pub fn not_lockable(resource: impl AsRef<str>, why: impl Into<String>) -> Self {
-        Self::NotLockable {
-            resource: shown(resource.as_ref()),
-            why: why.into(),
-        }
+        Self::NotLockable { resource: shown(resource.as_ref()), why: why.into() }
     }
 
     /// Something that is not there.
@@ -143,11 +136,9 @@ impl Error {
     /// The error with the failures of its undoing, if there were any.
     #[must_use]
     pub fn with_undo(self, failures: Vec<Error>) -> Self {
-        failures
-            .into_iter()
-            .fold(self, |cause, undo| Self::NotUndone {
-                cause: Box::new(cause),
-                undo: Box::new(undo),
-            })
+        failures.into_iter().fold(self, |cause, undo| Self::NotUndone {
+            cause: Box::new(cause),
+            undo: Box::new(undo),
+        })
     }
 }

@@ -58,21 +58,12 @@ impl Work for Take {
             Lockspace::Direct => {
                 lock_byte(&disk, mode, &target.name, None)?;
                 still_there(&target)?;
-                Ok(Held {
-                    bytes: vec![Byte {
-                        file: disk,
-                        place: None,
-                    }],
-                    writable,
-                })
+                Ok(Held { bytes: vec![Byte { file: disk, place: None }], writable })
             }
             Lockspace::File(directory) => {
                 // A holder that locks the disk directly does not know of our directory.
                 free_byte(&disk, mode, &target.name, None)?;
-                let mut held = Held {
-                    bytes: Vec::new(),
-                    writable: true,
-                };
+                let mut held = Held { bytes: Vec::new(), writable: true };
                 for name in &target.files {
                     match lock_file(directory, name, mode, &target.name) {
                         Ok(byte) => held.bytes.push(byte),
@@ -137,27 +128,15 @@ fn lock_byte(file: &File, mode: Mode, disk: &str, lock_file: Option<&str>) -> Re
         return Ok(());
     }
     let other = ofd::in_the_way(file, mode).map_err(no_locks)?;
-    Err(stranger::error(
-        disk,
-        lock_file,
-        file.as_fd(),
-        mode,
-        other,
-        StrangersLock::Byte,
-    ))
+    Err(stranger::error(disk, lock_file, file.as_fd(), mode, other, StrangersLock::Byte))
 }
 
 fn free_byte(file: &File, mode: Mode, disk: &str, lock_file: Option<&str>) -> Result<(), Error> {
     match ofd::in_the_way(file, mode).map_err(|errno| no_locks(disk, lock_file, errno))? {
         None => Ok(()),
-        other => Err(stranger::error(
-            disk,
-            lock_file,
-            file.as_fd(),
-            mode,
-            other,
-            StrangersLock::Byte,
-        )),
+        other => {
+            Err(stranger::error(disk, lock_file, file.as_fd(), mode, other, StrangersLock::Byte))
+        }
     }
 }
 
@@ -181,18 +160,10 @@ fn lock_file(
         move |errno| Error::system(doing, shown, errno)
     };
     for _ in 0..TRIES {
-        let file = directory
-            .open_file(name)
-            .map_err(failed("opening lock file"))?;
+        let file = directory.open_file(name).map_err(failed("opening lock file"))?;
         lock_byte(&file, mode, disk, Some(&shown))?;
-        if directory
-            .still_names(name, &file)
-            .map_err(failed("looking at lock file"))?
-        {
-            return Ok(Byte {
-                file,
-                place: Some((Arc::clone(directory), name.to_owned())),
-            });
+        if directory.still_names(name, &file).map_err(failed("looking at lock file"))? {
+            return Ok(Byte { file, place: Some((Arc::clone(directory), name.to_owned())) });
         }
     }
     Err(Error::changed(shown))
@@ -246,11 +217,7 @@ impl Work for Give {
 
 impl Held {
     fn give(&self) -> Vec<Error> {
-        self.bytes
-            .iter()
-            .flat_map(|byte| [byte.remove(), byte.unlock()])
-            .flatten()
-            .collect()
+        self.bytes.iter().flat_map(|byte| [byte.remove(), byte.unlock()]).flatten().collect()
     }
 }
 
@@ -280,9 +247,7 @@ impl Byte {
     }
 
     fn unlock(&self) -> Option<Error> {
-        ofd::unlock(&self.file)
-            .err()
-            .map(|errno| Error::system("unlocking", self.shown(), errno))
+        ofd::unlock(&self.file).err().map(|errno| Error::system("unlocking", self.shown(), errno))
     }
 }
 
@@ -316,9 +281,7 @@ impl Work for Convert {
         for (n, byte) in self.held.bytes.iter().enumerate() {
             let lock_file = byte.place.as_ref().map(|_| byte.shown());
             if let Err(error) = lock_byte(&byte.file, self.mode, &self.name, lock_file.as_deref()) {
-                let undo = self.held.bytes[..n]
-                    .iter()
-                    .filter_map(|byte| self.weaken(byte));
+                let undo = self.held.bytes[..n].iter().filter_map(|byte| self.weaken(byte));
                 return Err(error.with_undo(undo.collect()));
             }
         }

@@ -92,31 +92,28 @@ impl Stranger {
     /// The sentence, with the process's user as the caller knows to spell it.
     #[must_use]
     pub fn sentence(&self, user: &str) -> String {
-        let mut text = format!("disk {} ", shown(&self.resource));
-        text.push_str(&match self.by {
-            StrangersLock::Byte => format!("is locked {} by ", self.mode.adverb()),
-            StrangersLock::Lease => "is kept by a lease (F_SETLEASE) of ".to_owned(),
-        });
-        text.push_str(&match &self.process {
+        let resource = shown(&self.resource);
+        let held = match self.by {
+            StrangersLock::Byte => format!("is locked {} by", self.mode.adverb()),
+            StrangersLock::Lease => "is kept by a lease (F_SETLEASE) of".to_owned(),
+        };
+        let who = match &self.process {
             Some(Process { pid, program, .. }) => {
                 format!("another program ({program}, pid {pid}, user {user})")
             }
             None => "another program or host that the kernel does not name".to_owned(),
-        });
-        if let Some(file) = &self.lock_file {
-            text.push_str(", through lock file ");
-            text.push_str(file);
+        };
+        match &self.lock_file {
+            Some(file) => format!("disk {resource} {held} {who}, through lock file {file}"),
+            None => format!("disk {resource} {held} {who}"),
         }
-        text
     }
 }
 
 impl fmt::Display for Stranger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let user = self
-            .process
-            .as_ref()
-            .map_or_else(String::new, |process| process.uid.to_string());
+        let user =
+            self.process.as_ref().map_or_else(String::new, |process| process.uid.to_string());
         f.write_str(&self.sentence(&user))
     }
 }

@@ -34,14 +34,10 @@ impl Identity {
     #[must_use]
     pub fn of(stat: &FileStat) -> Option<Self> {
         match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
-            SFlag::S_IFREG => Some(Self::Inode {
-                dev: stat.st_dev,
-                ino: stat.st_ino,
-            }),
-            SFlag::S_IFBLK => Some(Self::Block {
-                dev: stat.st_rdev,
-                seq: disk_sequence(stat.st_rdev),
-            }),
+            SFlag::S_IFREG => Some(Self::Inode { dev: stat.st_dev, ino: stat.st_ino }),
+            SFlag::S_IFBLK => {
+                Some(Self::Block { dev: stat.st_rdev, seq: disk_sequence(stat.st_rdev) })
+            }
             _ => None,
         }
     }

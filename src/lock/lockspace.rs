@@ -82,13 +82,11 @@ impl LockspaceKind {
 #[must_use]
 pub fn hashed_name(path: &Path) -> String {
     let digest = Sha256::digest(path.as_os_str().as_bytes());
-    digest
-        .iter()
-        .fold(String::with_capacity(64), |mut name, byte| {
-            // Writing to a String has no way to fail.
-            let _ = write!(name, "{byte:02x}");
-            name
-        })
+    digest.iter().fold(String::with_capacity(64), |mut name, byte| {
+        // Writing to a String has no way to fail.
+        let _ = write!(name, "{byte:02x}");
+        name
+    })
 }
 
 /// How lock files are opened: for both modes, and without side effects should one be no file.
@@ -116,10 +114,7 @@ impl Directory {
     /// [`Error::Lockspace`] where it is missing, read-only, or where somebody else than root (or
     /// the service's own user) could exchange it or its files.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let refuse = |why: String| Error::Lockspace {
-            directory: shown_path(path),
-            why,
-        };
+        let refuse = |why: String| Error::Lockspace { directory: shown_path(path), why };
         if !path.is_absolute() {
             return Err(refuse("is not an absolute path".into()));
         }
@@ -132,10 +127,7 @@ impl Directory {
         if held.flags().contains(FsFlags::ST_RDONLY) {
             return Err(refuse("is on a read-only file system".into()));
         }
-        Ok(Self {
-            path: path.to_owned(),
-            fd,
-        })
+        Ok(Self { path: path.to_owned(), fd })
     }
 
     /// Where it was when it was opened.
@@ -158,12 +150,7 @@ impl Directory {
     /// lies there.
     pub fn open_file(&self, name: &str) -> Result<File, Errno> {
         let owner_only = Permissions::S_IRUSR | Permissions::S_IWUSR;
-        self.open_with(
-            name,
-            OpenHow::new()
-                .flags(FLAGS | OFlag::O_CREAT)
-                .mode(owner_only),
-        )
+        self.open_with(name, OpenHow::new().flags(FLAGS | OFlag::O_CREAT).mode(owner_only))
     }
 
     /// Opens a lock file that is there already.
@@ -184,11 +171,7 @@ impl Directory {
         );
         let file = File::from(openat2(&self.fd, name, how)?);
         let kind = SFlag::from_bits_truncate(fstat(&file)?.st_mode) & SFlag::S_IFMT;
-        if kind == SFlag::S_IFREG {
-            Ok(file)
-        } else {
-            Err(Errno::EINVAL)
-        }
+        if kind == SFlag::S_IFREG { Ok(file) } else { Err(Errno::EINVAL) }
     }
 
     /// Whether a name still leads to the file that is open: somebody may have removed it between
@@ -233,10 +216,7 @@ fn check_trusted(path: &Path) -> Result<(), String> {
             return Err(format!("{shown} is not a directory"));
         }
         if seen.uid() != 0 && seen.uid() != me {
-            return Err(format!(
-                "{shown} belongs to uid {}, who could exchange it",
-                seen.uid()
-            ));
+            return Err(format!("{shown} belongs to uid {}, who could exchange it", seen.uid()));
         }
         let (others_write, sticky) = (seen.mode() & 0o022 != 0, seen.mode() & 0o1000 != 0);
         if others_write && (!sticky || step == path || step == real) {
@@ -269,10 +249,7 @@ mod tests {
         fs::create_dir(&path).unwrap();
         for mode in [0o770, 0o707, 0o1777] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            assert!(
-                why(&path).contains("writable by its group or by all"),
-                "{mode:o}"
-            );
+            assert!(why(&path).contains("writable by its group or by all"), "{mode:o}");
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
         Directory::open(&path).unwrap();
@@ -287,10 +264,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let space = Directory::open(dir.path()).unwrap();
         let file = space.open_file("a").unwrap();
-        assert_eq!(
-            fs::metadata(dir.path().join("a")).unwrap().mode() & 0o7777,
-            0o600
-        );
+        assert_eq!(fs::metadata(dir.path().join("a")).unwrap().mode() & 0o7777, 0o600);
         assert!(space.still_names("a", &file).unwrap());
         std::os::unix::fs::symlink("a", dir.path().join("b")).unwrap();
         assert_eq!(space.open_file("b").unwrap_err(), Errno::ELOOP);

@@ -1,6 +1,6 @@
 //! One byte, locked, tested and freed: the only `fcntl` locking in the program.
 //!
-//! Open file description locks (`F_OFD_SETLK`, fcntl_locking(2)) belong to the description, not to
+//! Open file description locks (`F_OFD_SETLK`, `fcntl_locking(2)`) belong to the description, not to
 //! the process: two descriptions of one file conflict even within one process, and closing
 //! another descriptor of the file frees nothing. They conflict with the POSIX locks that virtlockd
 //! takes, on the same byte: byte 0, length 1 (libvirt's `src/util/virlockspace.c`). The length is
@@ -100,13 +100,7 @@ mod tests {
 
     fn two() -> (File, File) {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let open = || {
-            File::options()
-                .read(true)
-                .write(true)
-                .open(file.path())
-                .unwrap()
-        };
+        let open = || File::options().read(true).write(true).open(file.path()).unwrap();
         (open(), open())
     }
 
@@ -116,13 +110,7 @@ mod tests {
         assert!(try_lock(&a, Mode::Exclusive).unwrap());
         assert!(!try_lock(&b, Mode::Shared).unwrap());
         let other = in_the_way(&b, Mode::Shared).unwrap().unwrap();
-        assert_eq!(
-            other,
-            InTheWay {
-                mode: Mode::Exclusive,
-                pid: None
-            }
-        );
+        assert_eq!(other, InTheWay { mode: Mode::Exclusive, pid: None });
         assert_eq!(in_the_way(&a, Mode::Exclusive).unwrap(), None);
         unlock(&a).unwrap();
         assert!(try_lock(&b, Mode::Exclusive).unwrap());

@@ -59,10 +59,7 @@ pub fn examine(fd: BorrowedFd<'_>, name: &str) -> Result<(FileStat, Identity), E
         return Err(Error::not_lockable(name, "it has been deleted"));
     }
     if let Some(kind) = artificial(file_system(fd, name)?) {
-        return Err(Error::not_lockable(
-            name,
-            format!("it is on {kind}, which holds no disks"),
-        ));
+        return Err(Error::not_lockable(name, format!("it is on {kind}, which holds no disks")));
     }
     Ok((stat, identity))
 }
@@ -83,11 +80,7 @@ pub fn is_fuse(fd: BorrowedFd<'_>, name: &str) -> Result<bool, Error> {
 /// What `open(2)` says: `EAGAIN` where a lease is in the way, `EROFS`, `EACCES`, `EPERM` and
 /// `ETXTBSY` where it can't be written.
 pub fn reopen(fd: BorrowedFd<'_>, for_writing: bool) -> Result<File, Errno> {
-    let access = if for_writing {
-        OFlag::O_RDWR
-    } else {
-        OFlag::O_RDONLY
-    };
+    let access = if for_writing { OFlag::O_RDWR } else { OFlag::O_RDONLY };
     // No O_NOFOLLOW: the link in /proc is to be followed.
     let flags = access | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     nix::fcntl::open(proc_name(fd).as_str(), flags, Permissions::empty()).map(File::from)
@@ -170,16 +163,10 @@ mod tests {
 
     #[test]
     fn only_files_and_block_devices() {
-        assert_eq!(
-            why("/dev/null"),
-            "/dev/null can't be locked: it is a character device"
-        );
+        assert_eq!(why("/dev/null"), "/dev/null can't be locked: it is a character device");
         assert_eq!(why("/tmp"), "/tmp can't be locked: it is a directory");
         assert!(why("/proc/self/mem").contains("proc, which holds no disks"));
-        assert_eq!(
-            locate(Path::new("/proc/self/exe")).unwrap_err(),
-            Errno::ELOOP
-        );
+        assert_eq!(locate(Path::new("/proc/self/exe")).unwrap_err(), Errno::ELOOP);
     }
 
     #[test]
@@ -190,18 +177,10 @@ mod tests {
         std::fs::write(&two, "22").unwrap();
         let fd = locate(&one).unwrap();
         std::fs::rename(&two, &one).unwrap();
-        assert!(
-            examine(fd.as_fd(), "one")
-                .unwrap_err()
-                .to_string()
-                .contains("deleted")
-        );
+        assert!(examine(fd.as_fd(), "one").unwrap_err().to_string().contains("deleted"));
         let stat = fstat(&fd).unwrap();
         assert!(!leads_to(&one, &stat).unwrap());
         assert!(!leads_to(&dir.path().join("none"), &stat).unwrap());
-        assert!(same_node(
-            &fstat(reopen(fd.as_fd(), true).unwrap()).unwrap(),
-            &stat
-        ));
+        assert!(same_node(&fstat(reopen(fd.as_fd(), true).unwrap()).unwrap(), &stat));
     }
 }

@@ -42,11 +42,7 @@ pub fn parse_uuid(text: &str) -> Result<Uuid, Error> {
     let wrong = || Error::BadUuid(shown(&text.chars().take(64).collect::<String>()));
     let uuid = Uuid::try_parse(text).map_err(|_| wrong())?;
     // 32 digits, or 36 characters with dashes; `{…}` and `urn:uuid:…` are longer.
-    if uuid.is_nil() || !matches!(text.len(), 32 | 36) {
-        Err(wrong())
-    } else {
-        Ok(uuid)
-    }
+    if uuid.is_nil() || !matches!(text.len(), 32 | 36) { Err(wrong()) } else { Ok(uuid) }
 }
 
 /// The longest name of a machine, in bytes.
@@ -68,10 +64,7 @@ pub fn check_name(name: &str) -> Result<(), Error> {
     } else {
         return Ok(());
     };
-    Err(Error::BadName {
-        name: shown(&name.chars().take(NAME_MAX).collect::<String>()),
-        why,
-    })
+    Err(Error::BadName { name: shown(&name.chars().take(NAME_MAX).collect::<String>()), why })
 }
 
 /// The way in by which an owner came.
@@ -169,9 +162,7 @@ impl Owner {
     /// Whether this process is one of its anchors.
     #[must_use]
     pub fn is_bound_to(&self, pid: u32) -> bool {
-        self.anchors
-            .values()
-            .any(|anchor| *anchor == Anchor::Process { pid })
+        self.anchors.values().any(|anchor| *anchor == Anchor::Process { pid })
     }
 }
 
@@ -191,23 +182,13 @@ mod tests {
             "web1",
             "4dea22b3-1d52-d8f3-2516-782e98ab3fa",
         ] {
-            assert!(
-                matches!(parse_uuid(wrong), Err(Error::BadUuid(_))),
-                "{wrong}"
-            );
+            assert!(matches!(parse_uuid(wrong), Err(Error::BadUuid(_))), "{wrong}");
         }
     }
 
     #[test]
     fn names_that_could_deceive_are_refused() {
-        for name in [
-            "",
-            "a\nb",
-            "\u{1b}[31m",
-            "x\u{202e}y",
-            "a\u{200b}",
-            &"x".repeat(129),
-        ] {
+        for name in ["", "a\nb", "\u{1b}[31m", "x\u{202e}y", "a\u{200b}", &"x".repeat(129)] {
             assert!(check_name(name).is_err(), "{name:?}");
         }
         for name in ["web1", "VM of Zoë", "テスト"] {

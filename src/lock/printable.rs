@@ -47,8 +47,7 @@ pub fn shown_path(path: &Path) -> String {
 /// otherwise as [`shown_path`] writes it. Not for people: what it holds is not escaped.
 #[must_use]
 pub fn spelt_path(path: &Path) -> String {
-    path.to_str()
-        .map_or_else(|| shown_path(path), str::to_owned)
+    path.to_str().map_or_else(|| shown_path(path), str::to_owned)
 }
 
 fn push_shown(out: &mut String, text: &str) {

@@ -51,10 +51,7 @@ impl Want {
         self.identity == other.identity
             || (hashed(self)
                 && hashed(other)
-                && self
-                    .lock_files
-                    .iter()
-                    .any(|file| other.lock_files.contains(file)))
+                && self.lock_files.iter().any(|file| other.lock_files.contains(file)))
     }
 }
 

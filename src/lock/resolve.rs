@@ -82,11 +82,9 @@ impl Target {
     pub fn lock_files(&self) -> Vec<PathBuf> {
         match &self.lockspace {
             Lockspace::Direct => vec![PathBuf::from(&self.name)],
-            Lockspace::File(directory) => self
-                .files
-                .iter()
-                .map(|name| directory.path_of(name))
-                .collect(),
+            Lockspace::File(directory) => {
+                self.files.iter().map(|name| directory.path_of(name)).collect()
+            }
         }
     }
 }
@@ -125,13 +123,7 @@ fn by_path(path: &DiskPath, lockspace: Lockspace) -> Result<Target, Error> {
     // The kernel's name of what we located ourselves, in our own namespace: nobody forged that.
     let canonical = open::name_of(pin.as_fd())
         .map_err(|errno| Error::system("finding the canonical name of", &name, errno))?;
-    target(
-        name,
-        Some((path.as_path(), canonical)),
-        pin,
-        None,
-        lockspace,
-    )
+    target(name, Some((path.as_path(), canonical)), pin, None, lockspace)
 }
 
 fn by_descriptor(fd: OwnedFd, lockspace: Lockspace) -> Result<Target, Error> {
@@ -145,13 +137,9 @@ fn by_descriptor(fd: OwnedFd, lockspace: Lockspace) -> Result<Target, Error> {
         _ => None,
     };
     match name {
-        Some(path) => target(
-            spelt_path(&path),
-            Some((&path, path.clone())),
-            fd,
-            Some(access),
-            lockspace,
-        ),
+        Some(path) => {
+            target(spelt_path(&path), Some((&path, path.clone())), fd, Some(access), lockspace)
+        }
         None if matches!(lockspace, Lockspace::Direct) => {
             target(format!("fd:{identity}"), None, fd, Some(access), lockspace)
         }

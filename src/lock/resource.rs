@@ -39,10 +39,7 @@ impl DiskPath {
         } else {
             return Ok(Self(PathBuf::from(text)));
         };
-        Err(Error::BadPath {
-            path: head(text),
-            why,
-        })
+        Err(Error::BadPath { path: head(text), why })
     }
 
     /// The path.
@@ -90,14 +87,8 @@ mod tests {
             assert!(error.contains(word), "{error}");
             assert!(error.len() < 200, "{error}");
         }
-        assert!(matches!(
-            DiskPath::parse("lease:/a/b/c"),
-            Err(Error::Unsupported(_))
-        ));
-        assert_eq!(
-            DiskPath::parse("//a/./b").unwrap().as_path().as_os_str(),
-            "//a/./b"
-        );
+        assert!(matches!(DiskPath::parse("lease:/a/b/c"), Err(Error::Unsupported(_))));
+        assert_eq!(DiskPath::parse("//a/./b").unwrap().as_path().as_os_str(), "//a/./b");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! `F_OFD_GETLK` names the process of a POSIX lock. A lock of an open file description belongs to
 //! no process; but `/proc/PID/fdinfo/FD` of everyone who has the description shows it
-//! (proc_pid_fdinfo(5)). That walk reads `/proc` only, never the file, so it can't hang on storage,
+//! (`proc_pid_fdinfo(5)`). That walk reads `/proc` only, never the file, so it can't hang on storage,
 //! and it is done for a refusal alone. `/proc/locks` is never read: it stops every lock operation
 //! on the host meanwhile.
 
@@ -48,11 +48,7 @@ pub(super) fn error(
 pub fn process(pid: u32) -> Option<Process> {
     let program = fs::read(format!("/proc/{pid}/comm")).ok()?;
     let program = shown(String::from_utf8_lossy(&program).trim_end_matches('\n'));
-    Some(Process {
-        pid,
-        program,
-        uid: real_uid(pid)?,
-    })
+    Some(Process { pid, program, uid: real_uid(pid)? })
 }
 
 /// The real user of a process, from `/proc/PID/status`.
@@ -70,12 +66,7 @@ fn real_uid(pid: u32) -> Option<u32> {
 /// Looks through all processes for one that shows the lock.
 fn find(file: BorrowedFd<'_>, by: StrangersLock, wanted: Mode) -> Option<Process> {
     let stat = fstat(file).ok()?;
-    let node = format!(
-        "{:02x}:{:02x}:{}",
-        major(stat.st_dev),
-        minor(stat.st_dev),
-        stat.st_ino
-    );
+    let node = format!("{:02x}:{:02x}:{}", major(stat.st_dev), minor(stat.st_dev), stat.st_ino);
     fs::read_dir("/proc")
         .ok()?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -127,22 +118,11 @@ mod tests {
         assert!(byte(write, Mode::Shared) && byte(write, Mode::Exclusive));
         let read = "lock:\t1: POSIX  ADVISORY  READ 12 fe:00:42 0 EOF";
         assert!(!byte(read, Mode::Shared) && byte(read, Mode::Exclusive));
-        assert!(!byte(
-            "lock:\t1: OFDLCK ADVISORY  READ -1 fe:00:42 100 103",
-            Mode::Exclusive
-        ));
-        assert!(!byte(
-            "lock:\t1: OFDLCK ADVISORY  WRITE -1 fe:00:43 0 0",
-            Mode::Exclusive
-        ));
+        assert!(!byte("lock:\t1: OFDLCK ADVISORY  READ -1 fe:00:42 100 103", Mode::Exclusive));
+        assert!(!byte("lock:\t1: OFDLCK ADVISORY  WRITE -1 fe:00:43 0 0", Mode::Exclusive));
         assert!(!byte("pos:\t0", Mode::Exclusive));
         let lease = "lock:\t1: LEASE  ACTIVE    WRITE 77 fe:00:42 0 EOF";
-        assert!(line_shows(
-            lease,
-            "fe:00:42",
-            StrangersLock::Lease,
-            Mode::Exclusive
-        ));
+        assert!(line_shows(lease, "fe:00:42", StrangersLock::Lease, Mode::Exclusive));
     }
 
     #[test]

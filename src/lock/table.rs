@@ -70,10 +70,7 @@ impl Table {
     ///
     /// [`Error::NoSuchOwner`], also for one that is about to go.
     pub fn living(&self, id: OwnerId) -> Result<&Owner, Error> {
-        self.owners
-            .get(&id)
-            .filter(|owner| !owner.ended)
-            .ok_or(Error::NoSuchOwner(id))
+        self.owners.get(&id).filter(|owner| !owner.ended).ok_or(Error::NoSuchOwner(id))
     }
 
     /// All owners, by user and UUID.
@@ -83,14 +80,8 @@ impl Table {
 
     /// The owners of one user.
     pub fn owners_of(&self, uid: u32) -> impl Iterator<Item = &Owner> {
-        let first = OwnerId {
-            uid,
-            uuid: uuid::Uuid::nil(),
-        };
-        let last = OwnerId {
-            uid,
-            uuid: uuid::Uuid::max(),
-        };
+        let first = OwnerId { uid, uuid: uuid::Uuid::nil() };
+        let last = OwnerId { uid, uuid: uuid::Uuid::max() };
         self.owners.range(first..=last).map(|(_, owner)| owner)
     }
 
@@ -152,34 +143,29 @@ impl Table {
         self.living(id)?;
         let mut plan = Vec::with_capacity(wants.len());
         for (n, want) in wants.iter().enumerate() {
-            plan.push(
-                match wants[..n].iter().position(|earlier| earlier.meets(want)) {
-                    Some(twin) if wants[twin].mode != want.mode => {
-                        return Err(Error::TwoModes(shown(&want.resource)));
+            plan.push(match wants[..n].iter().position(|earlier| earlier.meets(want)) {
+                Some(twin) if wants[twin].mode != want.mode => {
+                    return Err(Error::TwoModes(shown(&want.resource)));
+                }
+                Some(twin) => Planned::LikeNumber(twin),
+                None => match self.met_by(want).find(|lock| lock.owner == id) {
+                    Some(lock) if lock.want.mode != want.mode => {
+                        let resource = shown(&want.resource);
+                        return Err(Error::OtherMode {
+                            resource,
+                            held: lock.want.mode,
+                            lock: lock.id,
+                        });
                     }
-                    Some(twin) => Planned::LikeNumber(twin),
-                    None => match self.met_by(want).find(|lock| lock.owner == id) {
-                        Some(lock) if lock.want.mode != want.mode => {
-                            let resource = shown(&want.resource);
-                            return Err(Error::OtherMode {
-                                resource,
-                                held: lock.want.mode,
-                                lock: lock.id,
-                            });
-                        }
-                        Some(lock) => Planned::There(lock.id),
-                        None => Planned::New,
-                    },
+                    Some(lock) => Planned::There(lock.id),
+                    None => Planned::New,
                 },
-            );
+            });
         }
         for want in wants {
             self.refuse_if_held(id, want)?;
         }
-        let mut reservation = Reservation {
-            locks: Vec::new(),
-            fresh: Vec::new(),
-        };
+        let mut reservation = Reservation { locks: Vec::new(), fresh: Vec::new() };
         for (n, (planned, want)) in plan.into_iter().zip(wants).enumerate() {
             let lock = match planned {
                 Planned::There(lock) => lock,
@@ -215,11 +201,8 @@ impl Table {
 
     /// Ends a reservation badly: the bytes are not taken, or given back.
     pub fn cancel(&mut self, fresh: &[u64]) -> Vec<Event> {
-        let owners: BTreeSet<OwnerId> = fresh
-            .iter()
-            .filter_map(|number| self.delete(*number))
-            .map(|lock| lock.owner)
-            .collect();
+        let owners: BTreeSet<OwnerId> =
+            fresh.iter().filter_map(|number| self.delete(*number)).map(|lock| lock.owner).collect();
         owners.into_iter().filter_map(|id| self.sweep(id)).collect()
     }
 
@@ -229,10 +212,7 @@ impl Table {
     ///
     /// [`Error::NoSuchLock`] where it is not held (any more).
     pub fn begin_release(&mut self, number: u64) -> Result<(), Error> {
-        let lock = self
-            .locks
-            .get_mut(&number)
-            .filter(|lock| lock.stage == Stage::Held);
+        let lock = self.locks.get_mut(&number).filter(|lock| lock.stage == Stage::Held);
         lock.ok_or(Error::NoSuchLock(number))?.stage = Stage::Releasing;
         Ok(())
     }
@@ -264,10 +244,7 @@ impl Table {
         let locks: Vec<u64> = owner.locks.iter().copied().collect();
         // What is being granted is cancelled by the one who grants it, since only he knows what
         // is taken already.
-        let held = locks
-            .into_iter()
-            .filter(|lock| self.begin_release(*lock).is_ok())
-            .collect();
+        let held = locks.into_iter().filter(|lock| self.begin_release(*lock).is_ok()).collect();
         Ok((held, self.sweep(id).into_iter().collect()))
     }
 
@@ -278,10 +255,7 @@ impl Table {
     /// [`Error::Held`] with those who share it, [`Error::NoSuchLock`].
     pub fn begin_strengthening(&mut self, number: u64) -> Result<(), Error> {
         let lock = self.lock(number).ok_or(Error::NoSuchLock(number))?;
-        let wish = Want {
-            mode: Mode::Exclusive,
-            ..lock.want.clone()
-        };
+        let wish = Want { mode: Mode::Exclusive, ..lock.want.clone() };
         self.refuse_if_held(lock.owner, &wish)?;
         self.set_mode(number, Mode::Exclusive).map(drop)
     }
@@ -292,10 +266,7 @@ impl Table {
     ///
     /// [`Error::NoSuchLock`].
     pub fn set_mode(&mut self, number: u64, mode: Mode) -> Result<Event, Error> {
-        let lock = self
-            .locks
-            .get_mut(&number)
-            .filter(|lock| lock.stage == Stage::Held);
+        let lock = self.locks.get_mut(&number).filter(|lock| lock.stage == Stage::Held);
         let lock = lock.ok_or(Error::NoSuchLock(number))?;
         lock.want.mode = mode;
         Ok(Event::LockConverted(Box::new(lock.clone())))
@@ -345,39 +316,22 @@ impl Table {
             .flatten()
             .copied()
             .collect();
-        numbers
-            .into_iter()
-            .filter_map(|number| self.locks.get(&number))
+        numbers.into_iter().filter_map(|number| self.locks.get(&number))
     }
 
     fn insert(&mut self, owner: OwnerId, want: Want, since: u64) -> u64 {
         self.last += 1;
         let id = self.last;
-        self.by_identity
-            .entry(want.identity)
-            .or_default()
-            .insert(id);
+        self.by_identity.entry(want.identity).or_default().insert(id);
         if want.lockspace == LockspaceKind::File {
             for file in &want.lock_files {
-                self.by_lock_file
-                    .entry(file.clone())
-                    .or_default()
-                    .insert(id);
+                self.by_lock_file.entry(file.clone()).or_default().insert(id);
             }
         }
         if let Some(owner) = self.owners.get_mut(&owner) {
             owner.locks.insert(id);
         }
-        self.locks.insert(
-            id,
-            Lock {
-                id,
-                owner,
-                since,
-                stage: Stage::Granting,
-                want,
-            },
-        );
+        self.locks.insert(id, Lock { id, owner, since, stage: Stage::Granting, want });
         id
     }
 
@@ -395,10 +349,7 @@ impl Table {
 
     /// Removes an owner that has ended and holds nothing any more.
     fn sweep(&mut self, id: OwnerId) -> Option<Event> {
-        let gone = self
-            .owners
-            .get(&id)
-            .is_some_and(|owner| owner.ended && owner.locks.is_empty());
+        let gone = self.owners.get(&id).is_some_and(|owner| owner.ended && owner.locks.is_empty());
         gone.then(|| {
             self.owners.remove(&id);
             Event::OwnerClosed(id)

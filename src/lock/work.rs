@@ -46,16 +46,10 @@ impl<T: Send + 'static, W: Work<Answer = Result<T, Error>>> Work for InOrder<W> 
             match work.perform() {
                 Ok(answer) => answers.push(answer),
                 Err(failure) => {
-                    return Done {
-                        answers,
-                        failure: Some(failure),
-                    };
+                    return Done { answers, failure: Some(failure) };
                 }
             }
         }
-        Done {
-            answers,
-            failure: None,
-        }
+        Done { answers, failure: None }
     }
 }

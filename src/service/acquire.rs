@@ -31,6 +31,16 @@ pub struct Ask {
     pub mode: Mode,
 }
 
+/// What came of step 2.
+struct Reserved {
+    /// The locks of the request, in its order.
+    locks: Vec<u64>,
+    /// Those of them that are new.
+    fresh: Vec<u64>,
+    /// What is to be done for the new ones, in the same order.
+    takes: Vec<Take>,
+}
+
 impl Ask {
     fn want(&self) -> Want {
         let Self { target, mode } = self;
@@ -67,7 +77,7 @@ impl Service {
         asks: Vec<Ask>,
         before: Vec<Event>,
     ) -> Result<Vec<u64>, Error> {
-        let (reservation, fresh, takes) = match self.reserve(id, asks) {
+        let Reserved { locks, fresh, takes } = match self.reserve(id, asks) {
             Ok(reserved) => reserved,
             Err(error) => return Err(self.tell(id, error).await),
         };
@@ -87,7 +97,7 @@ impl Service {
         match committed {
             Ok(shown) => {
                 shown.wait().await;
-                Ok(reservation)
+                Ok(locks)
             }
             Err(error) => {
                 let error = self.undo(error, &fresh, held).await;
@@ -96,12 +106,8 @@ impl Service {
         }
     }
 
-    /// Step 2: the locks of the request, those of them that are new, and what is to be done.
-    fn reserve(
-        &self,
-        id: OwnerId,
-        asks: Vec<Ask>,
-    ) -> Result<(Vec<u64>, Vec<u64>, Vec<Take>), Error> {
+    /// Step 2.
+    fn reserve(&self, id: OwnerId, asks: Vec<Ask>) -> Result<Reserved, Error> {
         let mut state = self.state();
         state.check_open()?;
         let limit = state.settings.limits.resources_per_call;
@@ -119,7 +125,7 @@ impl Service {
                 Some((*lock, Take { target, mode }))
             })
             .unzip();
-        Ok((reserved.locks, fresh, takes))
+        Ok(Reserved { locks: reserved.locks, fresh, takes })
     }
 
     /// Step 5.
@@ -153,9 +159,9 @@ impl Service {
         match error {
             Error::Lock(error) => Error::Lock(error.with_undo(failures)),
             error => {
-                failures
-                    .iter()
-                    .for_each(|failure| tracing::error!(%failure, "undoing failed"));
+                for failure in failures {
+                    tracing::error!(%failure, "undoing failed");
+                }
                 error
             }
         }
@@ -171,20 +177,14 @@ impl Service {
                     owner: id,
                 };
                 let shown = self.state().publish(vec![event]);
-                let described = self
-                    .storage()
-                    .run(DescribeRefusal((*refusal).clone()))
-                    .await;
+                let described = self.storage().run(DescribeRefusal((*refusal).clone())).await;
                 let message = described.unwrap_or_else(|_| refusal.to_string());
                 tracing::info!(owner = %id, "refused: {message}");
                 shown.wait().await;
                 Error::Held { message, refusal }
             }
             Error::Lock(lock::Error::HeldElsewhere(stranger)) => {
-                let described = self
-                    .storage()
-                    .run(DescribeStranger((*stranger).clone()))
-                    .await;
+                let described = self.storage().run(DescribeStranger((*stranger).clone())).await;
                 let message = described.unwrap_or_else(|_| stranger.to_string());
                 tracing::info!(owner = %id, "refused: {message}");
                 Error::HeldElsewhere(message)

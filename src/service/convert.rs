@@ -34,27 +34,15 @@ impl Service {
             begun.map(|()| {
                 let want = lock.want;
                 let hashed = want.lockspace == LockspaceKind::File;
-                let disk = want
-                    .path
-                    .filter(|_| hashed)
-                    .map(|path| (path, want.identity));
-                Convert {
-                    held,
-                    mode,
-                    name: want.resource,
-                    disk,
-                }
+                let disk = want.path.filter(|_| hashed).map(|path| (path, want.identity));
+                Convert { held, mode, name: want.resource, disk }
             })
         };
         let work = match begun {
             Ok(work) => work,
             Err(error) => return Err(self.tell(id, error.into()).await),
         };
-        let done = self
-            .storage()
-            .run(work)
-            .await
-            .and_then(|done| done.map_err(Error::from));
+        let done = self.storage().run(work).await.and_then(|done| done.map_err(Error::from));
         let shown = {
             let mut state = self.state();
             match done {

@@ -32,60 +32,34 @@ impl Work for DescribeRefusal {
     fn perform(self) -> String {
         let Refusal { resource, holders } = self.0;
         let resource = shown(&resource);
-        let named = holders
-            .iter()
-            .take(NAMED)
-            .map(|holder| sentence(&resource, holder));
-        let mut text = format!("disk {resource} is locked ");
-        text.push_str(&named.collect::<Vec<_>>().join(", and "));
-        if holders.len() > NAMED {
-            text.push_str(&format!(", and by {} more", holders.len() - NAMED));
-        }
-        text
+        let named = holders.iter().take(NAMED).map(|holder| sentence(&resource, holder));
+        let more = match holders.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(", and by {more} more"),
+        };
+        let named = named.collect::<Vec<_>>().join(", and ");
+        format!("disk {resource} is locked {named}{more}")
     }
 }
 
 fn sentence(resource: &str, holder: &Holder) -> String {
-    let Holder {
-        owner,
-        name,
-        pid,
-        mode,
-        since,
-        resource: through,
-        ..
-    } = holder;
+    let Holder { owner, name, pid, mode, since, resource: through, .. } = holder;
     let running = (*pid != 0).then(|| process(*pid)).flatten();
-    let pid = if *pid == 0 {
-        String::new()
-    } else {
-        format!(", pid {pid}")
-    };
+    let pid = if *pid == 0 { String::new() } else { format!(", pid {pid}") };
     // Under libvirt the owner is root's and the process runs as somebody else: that is who people
     // know.
     let user = user_name(running.map_or(owner.uid, |process| process.uid));
     let through = shown(through);
-    let through = if through == resource {
-        String::new()
-    } else {
-        format!(", through {through}")
-    };
+    let through = if through == resource { String::new() } else { format!(", through {through}") };
     let (uuid, since) = (owner.uuid, wall_clock(*since));
-    format!(
-        "{} by VM \"{name}\" ({uuid}{pid}, user {user}) since {since}{through}",
-        mode.adverb()
-    )
+    format!("{} by VM \"{name}\" ({uuid}{pid}, user {user}) since {since}{through}", mode.adverb())
 }
 
 impl Work for DescribeStranger {
     type Answer = String;
 
     fn perform(self) -> String {
-        let user = self
-            .0
-            .process
-            .as_ref()
-            .map(|process| user_name(process.uid));
+        let user = self.0.process.as_ref().map(|process| user_name(process.uid));
         self.0.sentence(&user.unwrap_or_default())
     }
 }
@@ -109,22 +83,13 @@ fn user_name(uid: u32) -> String {
 
 /// A time as people say it: the hour today, the day too otherwise.
 fn wall_clock(micros: u64) -> String {
-    let stamp = i64::try_from(micros)
-        .ok()
-        .and_then(|n| Timestamp::from_microsecond(n).ok());
+    let stamp = i64::try_from(micros).ok().and_then(|n| Timestamp::from_microsecond(n).ok());
     let Some(stamp) = stamp else {
         return "an unknown time".to_owned();
     };
     let zone = TimeZone::system();
-    let (then, now) = (
-        stamp.to_zoned(zone.clone()),
-        Zoned::now().with_time_zone(zone),
-    );
-    let format = if then.date() == now.date() {
-        "%H:%M"
-    } else {
-        "%Y-%m-%d %H:%M"
-    };
+    let (then, now) = (stamp.to_zoned(zone.clone()), Zoned::now().with_time_zone(zone));
+    let format = if then.date() == now.date() { "%H:%M" } else { "%Y-%m-%d %H:%M" };
     then.strftime(format).to_string()
 }
 
@@ -137,10 +102,7 @@ mod tests {
     fn a_refusal_reads_like_a_sentence() {
         let holder = Holder {
             lock: 1,
-            owner: OwnerId {
-                uid: 0,
-                uuid: uuid::Uuid::from_u128(5),
-            },
+            owner: OwnerId { uid: 0, uuid: uuid::Uuid::from_u128(5) },
             name: "web1".into(),
             pid: 0,
             mode: Mode::Exclusive,
@@ -148,20 +110,13 @@ mod tests {
             resource: "/images/a.qcow2".into(),
         };
         let resource = "/srv/vm/a.qcow2".to_owned();
-        let text = DescribeRefusal(Refusal {
-            resource,
-            holders: vec![holder],
-        })
-        .perform();
+        let text = DescribeRefusal(Refusal { resource, holders: vec![holder] }).perform();
         let (before, after) = text.split_once(" since ").unwrap();
         assert_eq!(
             before,
             "disk /srv/vm/a.qcow2 is locked exclusively by VM \"web1\" \
              (00000000-0000-0000-0000-000000000005, user root)"
         );
-        assert!(
-            after.starts_with("19") && after.ends_with(", through /images/a.qcow2"),
-            "{after}"
-        );
+        assert!(after.starts_with("19") && after.ends_with(", through /images/a.qcow2"), "{after}");
     }
 }

@@ -114,12 +114,7 @@ impl Usage {
         within("owners", self.owners, limits.owners_per_user, whose)?;
         within("locks", self.locks, limits.locks_per_user, whose)?;
         within("leases", self.leases, limits.leases_per_user, whose)?;
-        within(
-            "processes",
-            self.processes,
-            limits.processes_per_user,
-            whose,
-        )
+        within("processes", self.processes, limits.processes_per_user, whose)
     }
 }
 
@@ -134,13 +129,5 @@ pub fn within(
     limit: usize,
     whose: impl FnOnce() -> String,
 ) -> Result<(), Error> {
-    if count > limit {
-        Err(Error::Limit {
-            what,
-            limit,
-            whose: whose(),
-        })
-    } else {
-        Ok(())
-    }
+    if count > limit { Err(Error::Limit { what, limit, whose: whose() }) } else { Ok(()) }
 }

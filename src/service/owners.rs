@@ -54,25 +54,14 @@ impl Service {
     ///
     /// [`lock::Error::OwnerExists`], [`Error::Limit`], and those of [`Self::acquire`].
     pub async fn open(&self, opening: Opening) -> Result<Vec<u64>, Error> {
-        let Opening {
-            id,
-            name,
-            front,
-            anchors,
-            asks,
-        } = opening;
+        let Opening { id, name, front, anchors, asks } = opening;
         let turn = loop {
             // A machine that is started again while its old owner is still giving up its locks
             // is not told that it exists, but let in after it.
             let gone = self.0.went.notified();
             tokio::pin!(gone);
             gone.as_mut().enable();
-            if self
-                .state()
-                .table
-                .owner(id)
-                .is_some_and(|owner| owner.ended)
-            {
+            if self.state().table.owner(id).is_some_and(|owner| owner.ended) {
                 gone.await;
                 continue;
             }
@@ -115,18 +104,14 @@ impl Service {
         state.check_quota(self.0.exempt, id.uid, |usage| {
             usage.count_owner();
             usage.count_locks(locks);
-            anchors
-                .iter()
-                .for_each(|anchor| usage.count(anchor.anchor()));
+            for anchor in anchors {
+                usage.count(anchor.anchor());
+            }
         })?;
-        state
-            .table
-            .open_owner(Owner::new(id, name.to_owned(), front, now()))?;
+        state.table.open_owner(Owner::new(id, name.to_owned(), front, now()))?;
         let kept = state.kept.entry(id).or_default();
         // Nobody else has this mutex yet, so it is free.
-        Arc::clone(&kept.turn)
-            .try_lock_owned()
-            .map_err(|_| Error::Abandoned)
+        Arc::clone(&kept.turn).try_lock_owned().map_err(|_| Error::Abandoned)
     }
 
     /// Gives an owner another lease.
@@ -173,12 +158,7 @@ impl Service {
             }
         };
         let watch = tokio::spawn(task).abort_handle();
-        state
-            .kept
-            .entry(id)
-            .or_default()
-            .watches
-            .insert(number, watch);
+        state.kept.entry(id).or_default().watches.insert(number, watch);
         Ok(())
     }
 
@@ -208,13 +188,7 @@ impl Service {
         let turn = {
             let state = self.state();
             state.table.living(id)?;
-            Arc::clone(
-                &state
-                    .kept
-                    .get(&id)
-                    .ok_or(lock::Error::NoSuchOwner(id))?
-                    .turn,
-            )
+            Arc::clone(&state.kept.get(&id).ok_or(lock::Error::NoSuchOwner(id))?.turn)
         };
         Ok(turn.lock_owned().await)
     }

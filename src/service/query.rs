@@ -41,11 +41,7 @@ impl Service {
     pub fn locks_and_owners(&self) -> Vec<(Lock, Option<Owner>)> {
         let state = self.state();
         let owner = |lock: &Lock| state.table.owner(lock.owner).cloned();
-        state
-            .table
-            .locks()
-            .map(|lock| (lock.clone(), owner(lock)))
-            .collect()
+        state.table.locks().map(|lock| (lock.clone(), owner(lock))).collect()
     }
 
     /// What a refusal would tell of the holders of these locks.
@@ -58,11 +54,7 @@ impl Service {
     /// How many locks are held, of those that a question is asked about.
     #[must_use]
     pub fn count_locks(&self, counted: impl Fn(&Lock) -> bool) -> usize {
-        self.state()
-            .table
-            .locks()
-            .filter(|lock| counted(lock))
-            .count()
+        self.state().table.locks().filter(|lock| counted(lock)).count()
     }
 
     /// The owner that is bound to a process. Where several are, the caller's own comes first.
@@ -70,13 +62,8 @@ impl Service {
     pub fn owner_by_pid(&self, pid: u32, caller: u32) -> Option<OwnerId> {
         let state = self.state();
         let bound = |owner: &&Owner| pid != 0 && owner.is_bound_to(pid);
-        let mine = state
-            .table
-            .owners_of(caller)
-            .filter(|owner| !owner.ended)
-            .find(bound);
-        mine.or_else(|| state.table.owners().find(bound))
-            .map(|owner| owner.id)
+        let mine = state.table.owners_of(caller).filter(|owner| !owner.ended).find(bound);
+        mine.or_else(|| state.table.owners().find(bound)).map(|owner| owner.id)
     }
 
     /// The locks on what is really one resource, whatever name it was locked by.

@@ -52,11 +52,7 @@ impl Service {
             }
             begun
         };
-        let reason = if foreign {
-            Reason::Forced
-        } else {
-            Reason::Released
-        };
+        let reason = if foreign { Reason::Forced } else { Reason::Released };
         if foreign {
             tracing::warn!(owner = %id, uid = by, locks = ?locks, "locks broken by force");
         }
@@ -79,11 +75,7 @@ impl Service {
         if foreign {
             tracing::warn!(owner = %id, uid = by, "owner closed by another user");
         }
-        let reason = if foreign {
-            Reason::Forced
-        } else {
-            Reason::OwnerClosed
-        };
+        let reason = if foreign { Reason::Forced } else { Reason::OwnerClosed };
         self.end(id, reason).await
     }
 
@@ -94,10 +86,8 @@ impl Service {
             let (locks, events) = state.table.end_owner(id)?;
             // Closes our ends of its leases, and its turn to all who come after.
             drop(state.kept.remove(&id));
-            let held: Vec<_> = locks
-                .into_iter()
-                .map(|lock| (lock, state.held.remove(&lock)))
-                .collect();
+            let held: Vec<_> =
+                locks.into_iter().map(|lock| (lock, state.held.remove(&lock))).collect();
             (held, state.publish(events))
         };
         tracing::info!(owner = %id, locks = held.len(), reason = reason.as_str(), "owner ended");
@@ -140,11 +130,9 @@ impl Service {
         let owner = state.table.living(id)?;
         match locks.first() {
             // The instance of one user, whatever uid he calls himself, is all his.
-            Some(lock) if self.0.exempt != super::Exempt::Everybody => Err(Error::NeedsForce {
-                lock: *lock,
-                name: owner.name.clone(),
-                uid: id.uid,
-            }),
+            Some(lock) if self.0.exempt != super::Exempt::Everybody => {
+                Err(Error::NeedsForce { lock: *lock, name: owner.name.clone(), uid: id.uid })
+            }
             _ => Ok(()),
         }
     }

@@ -96,16 +96,10 @@ impl State {
     /// Refuses more locks than the service can hold at all.
     pub(super) fn check_total(&self, more: usize) -> Result<(), Error> {
         let limit = self.settings.limits.locks_total;
-        within("locks", self.table.size() + more, limit, || {
-            "in all".to_owned()
-        })
+        within("locks", self.table.size() + more, limit, || "in all".to_owned())
     }
 
     pub(super) fn check_open(&self) -> Result<(), Error> {
-        if self.closing {
-            Err(Error::ShuttingDown)
-        } else {
-            Ok(())
-        }
+        if self.closing { Err(Error::ShuttingDown) } else { Ok(()) }
     }
 }

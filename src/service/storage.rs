@@ -18,11 +18,9 @@ impl Storage {
     ///
     /// [`Error::Abandoned`] where the thread panicked or the service ends.
     pub async fn run<W: Work>(&self, work: W) -> Result<W::Answer, Error> {
-        tokio::task::spawn_blocking(|| work.perform())
-            .await
-            .map_err(|error| {
-                tracing::error!(%error, "a file system request ended without an answer");
-                Error::Abandoned
-            })
+        tokio::task::spawn_blocking(|| work.perform()).await.map_err(|error| {
+            tracing::error!(%error, "a file system request ended without an answer");
+            Error::Abandoned
+        })
     }
 }

@@ -15,23 +15,17 @@ use crate::machine::{Machine, exclusive, lock, manager, option, shared};
 /// A house whose lock files are in a directory of hashed names.
 async fn hashed_house() -> House {
     let house = House::builder().folder("locks");
-    house
-        .config("file_lockspace_dir = \"@DIR@/locks\"")
-        .start()
-        .await
+    house.config("file_lockspace_dir = \"@DIR@/locks\"").start().await
 }
 
 fn lock_files(house: &House) -> Vec<String> {
     let files = fs::read_dir(house.dir().join("locks")).unwrap();
-    files
-        .map(|file| file.unwrap().file_name().into_string().unwrap())
-        .collect()
+    files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 async fn sha256(path: &Path) -> String {
     let mut sum = tokio::process::Command::new("sh");
-    sum.args(["-c", "printf %s \"$1\" | sha256sum", "sh"])
-        .arg(path);
+    sum.args(["-c", "printf %s \"$1\" | sha256sum", "sh"]).arg(path);
     let sum = run(sum).await.ok();
     sum.split_whitespace().next().unwrap().to_owned()
 }
@@ -41,19 +35,15 @@ async fn a_second_machine_is_refused_and_told_who_holds_the_disk() {
     let house = House::builder().start().await;
     let (bus, image) = (house.connection().await, house.image("a.qcow2").await);
     let web1 = Machine::open(&bus, "web1").await;
-    web1.owner
-        .bind_pid(std::process::id(), HashMap::new())
-        .await
-        .unwrap();
+    web1.owner.bind_pid(std::process::id(), HashMap::new()).await.unwrap();
     let locks = web1.acquire(&[exclusive(&image)]).await.unwrap();
 
     let link = house.dir().join("link.qcow2");
     fs::hard_link(&image, &link).unwrap();
     let web2 = Machine::open(&bus, "web2").await;
-    for (path, through) in [
-        (&image, String::new()),
-        (&link, format!(", through {}", image.display())),
-    ] {
+    for (path, through) in
+        [(&image, String::new()), (&link, format!(", through {}", image.display()))]
+    {
         let refused = web2.acquire(&[shared(path)]).await.unwrap_err();
         assert_eq!(refused.name, "LockHeld");
         let (uuid, pid) = (web1.owner.uuid().await.unwrap(), std::process::id());
@@ -79,13 +69,7 @@ async fn every_other_name_of_a_disk_is_the_same_disk() {
         symlink(&image, &soft).unwrap();
         let bound = dir.join("bound");
         fs::create_dir(&bound).unwrap();
-        let bind = mount(
-            Some(dir),
-            &bound,
-            None::<&str>,
-            MsFlags::MS_BIND,
-            None::<&str>,
-        );
+        let bind = mount(Some(dir), &bound, None::<&str>, MsFlags::MS_BIND, None::<&str>);
         bind.unwrap();
         let name = dir.file_name().unwrap().to_str().unwrap();
         let aliases = [
@@ -123,13 +107,7 @@ async fn a_second_node_of_a_block_device_is_the_same_disk() {
     let node = PathBuf::from(run(attach).await.ok().trim());
     let second = house.dir().join("second-node");
     let device = fs::metadata(&node).unwrap().rdev();
-    mknod(
-        &second,
-        SFlag::S_IFBLK,
-        Mode::S_IRUSR | Mode::S_IWUSR,
-        device,
-    )
-    .unwrap();
+    mknod(&second, SFlag::S_IFBLK, Mode::S_IRUSR | Mode::S_IWUSR, device).unwrap();
 
     let web1 = Machine::open(&bus, "web1").await;
     let web2 = Machine::open(&bus, "web2").await;
@@ -142,17 +120,9 @@ async fn a_second_node_of_a_block_device_is_the_same_disk() {
     run(detach).await.ok();
 
     assert_eq!(refused.name, "LockHeld");
-    assert!(
-        refused
-            .message
-            .contains(&format!("through {}", node.display())),
-        "{refused:?}"
-    );
+    assert!(refused.message.contains(&format!("through {}", node.display())), "{refused:?}");
     let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
-    assert!(
-        identity.starts_with(&format!("block:{major}:{minor}:")),
-        "{identity}"
-    );
+    assert!(identity.starts_with(&format!("block:{major}:{minor}:")), "{identity}");
 }
 
 #[tokio::test]
@@ -174,18 +144,11 @@ async fn all_or_nothing_in_the_order_of_the_request() {
     // A stranger in the middle: what was locked before him is given back.
     let rival = Rival::hold(&images[1], Kind::Ofd, true).unwrap();
     let wish = [exclusive(&images[0]), exclusive(&images[1])];
-    assert_eq!(
-        web1.acquire(&wish).await.unwrap_err().name,
-        "LockHeldElsewhere"
-    );
+    assert_eq!(web1.acquire(&wish).await.unwrap_err().name, "LockHeldElsewhere");
     Rival::try_once(&images[0], Kind::Ofd, true).unwrap();
     drop(rival);
 
-    let wish = [
-        exclusive(&images[3]),
-        shared(&images[0]),
-        exclusive(&images[3]),
-    ];
+    let wish = [exclusive(&images[3]), shared(&images[0]), exclusive(&images[3])];
     let locks = web1.acquire(&wish).await.unwrap();
     assert_eq!((locks.len(), &locks[0]), (3, &locks[2]));
     for (path, (resource, mode)) in locks.iter().zip(wish) {
@@ -208,31 +171,21 @@ async fn sharing_converting_and_asking_again() {
     let refused = web1.acquire(&[exclusive(&image)]).await.unwrap_err();
     assert_eq!(refused.name, "DBus.Error.InvalidArgs");
     assert!(refused.message.contains("convert"), "{refused:?}");
-    let both = web1
-        .acquire(&[shared(&house.image("b").await), ("/dev/null", "exclusive")])
-        .await;
+    let both = web1.acquire(&[shared(&house.image("b").await), ("/dev/null", "exclusive")]).await;
     assert_eq!(both.unwrap_err().name, "NotLockable");
 
     let lock = lock(&bus, &mine[0]).await;
     let convert = async |mode| {
-        lock.convert(mode, HashMap::new())
-            .await
-            .map_err(crate::machine::Refused::from)
+        lock.convert(mode, HashMap::new()).await.map_err(crate::machine::Refused::from)
     };
     let refused = convert("exclusive").await.unwrap_err();
     assert_eq!(refused.name, "LockHeld");
-    assert!(
-        refused.message.contains("locked shared by VM \"web2\""),
-        "{refused:?}"
-    );
+    assert!(refused.message.contains("locked shared by VM \"web2\""), "{refused:?}");
     web2.release(&other).await.unwrap();
     convert("exclusive").await.unwrap();
     assert_eq!(lock.mode().await.unwrap(), "exclusive");
     Rival::try_once(&image, Kind::Ofd, false).unwrap_err();
-    assert_eq!(
-        web2.acquire(&[shared(&image)]).await.unwrap_err().name,
-        "LockHeld"
-    );
+    assert_eq!(web2.acquire(&[shared(&image)]).await.unwrap_err().name, "LockHeld");
     convert("shared").await.unwrap();
     Rival::try_once(&image, Kind::Ofd, false).unwrap();
     web2.acquire(&[shared(&image)]).await.unwrap();
@@ -241,10 +194,7 @@ async fn sharing_converting_and_asking_again() {
     let rival = Rival::hold(&image, Kind::Posix, false).unwrap();
     let refused = convert("exclusive").await.unwrap_err();
     assert_eq!(refused.name, "LockHeldElsewhere");
-    assert!(
-        refused.message.contains(&format!("pid {}", rival.pid())),
-        "{refused:?}"
-    );
+    assert!(refused.message.contains(&format!("pid {}", rival.pid())), "{refused:?}");
     assert_eq!(lock.mode().await.unwrap(), "shared");
 }
 
@@ -255,10 +205,7 @@ async fn the_same_disk_in_two_modes_is_no_request() {
     let soft = house.dir().join("soft");
     symlink(&image, &soft).unwrap();
     let web1 = Machine::open(&bus, "web1").await;
-    let refused = web1
-        .acquire(&[shared(&image), exclusive(&soft)])
-        .await
-        .unwrap_err();
+    let refused = web1.acquire(&[shared(&image), exclusive(&soft)]).await.unwrap_err();
     assert_eq!(refused.name, "DBus.Error.InvalidArgs");
     assert_eq!(web1.locks().await, []);
 }
@@ -275,10 +222,7 @@ async fn lock_files_are_libvirts_and_do_not_stay() {
     let file = house.dir().join("locks").join(sha256(&image).await);
     let seen = fs::metadata(&file).unwrap();
     assert_eq!((seen.len(), seen.mode() & 0o7777), (0, 0o600));
-    assert_eq!(
-        lock(&bus, &locks[0]).await.lock_file().await.unwrap(),
-        file.to_str().unwrap()
-    );
+    assert_eq!(lock(&bus, &locks[0]).await.lock_file().await.unwrap(), file.to_str().unwrap());
     // virtlockd on another host would meet us on that byte; the disk itself is left alone.
     Rival::try_once(&file, Kind::Posix, true).unwrap_err();
     Rival::try_once(&image, Kind::Ofd, true).unwrap();
@@ -307,10 +251,7 @@ async fn hashed_locks_meet_a_direct_holder_and_a_rival_in_the_lockspace() {
     let direct = Rival::hold(&image, Kind::Ofd, true).unwrap();
     let refused = web1.acquire(&[exclusive(&image)]).await.unwrap_err();
     assert_eq!(refused.name, "LockHeldElsewhere");
-    assert!(
-        refused.message.contains(&format!("pid {}", direct.pid())),
-        "{refused:?}"
-    );
+    assert!(refused.message.contains(&format!("pid {}", direct.pid())), "{refused:?}");
     assert_eq!(lock_files(&house), [""; 0], "a refusal leaves no file");
     drop(direct);
 
@@ -319,11 +260,7 @@ async fn hashed_locks_meet_a_direct_holder_and_a_rival_in_the_lockspace() {
     let rival = Rival::hold(&file, Kind::Posix, true).unwrap();
     let refused = web1.acquire(&[exclusive(&image)]).await.unwrap_err();
     assert_eq!(refused.name, "LockHeldElsewhere");
-    let said = format!(
-        "pid {}, user root), through lock file {}",
-        rival.pid(),
-        file.display()
-    );
+    let said = format!("pid {}, user root), through lock file {}", rival.pid(), file.display());
     assert!(refused.message.ends_with(&said), "{refused:?}");
 }
 
@@ -343,9 +280,7 @@ async fn a_rival_and_we_keep_each_other_out() {
         let refused = web1.acquire(&[shared(&image)]).await.unwrap_err();
         assert_eq!(refused.name, "LockHeldElsewhere");
         assert!(
-            refused
-                .message
-                .contains(&format!(", pid {}, user root)", rival.pid())),
+            refused.message.contains(&format!(", pid {}, user root)", rival.pid())),
             "{refused:?}"
         );
         let row = &manager(&bus)
@@ -371,10 +306,7 @@ async fn what_happens_is_told_and_seen_before_the_answer() {
     let web1 = Machine::open(&bus, "web1").await;
     let locks = web1.acquire(&[exclusive(&image)]).await.unwrap();
     // The object is there when the answer is.
-    assert_eq!(
-        lock(&bus, &locks[0]).await.owner().await.unwrap(),
-        web1.path()
-    );
+    assert_eq!(lock(&bus, &locks[0]).await.owner().await.unwrap(), web1.path());
     let told = within("the signal", acquired.next()).await.unwrap();
     let told = told.args().unwrap();
     assert_eq!((told.lock(), told.owner()), (&locks[0], &web1.path()));
@@ -383,19 +315,10 @@ async fn what_happens_is_told_and_seen_before_the_answer() {
         (image.to_str().unwrap(), "exclusive")
     );
 
-    let web2 = Machine::open_with(
-        &bus,
-        "",
-        "web2",
-        option("resources", vec![exclusive(&image)]),
-    )
-    .await;
+    let web2 =
+        Machine::open_with(&bus, "", "web2", option("resources", vec![exclusive(&image)])).await;
     assert_eq!(web2.unwrap_err().name, "LockHeld");
-    assert_eq!(
-        seen.n_owners().await.unwrap(),
-        1,
-        "an owner whose disks are refused is not opened"
-    );
+    assert_eq!(seen.n_owners().await.unwrap(), 1, "an owner whose disks are refused is not opened");
     let told = within("the signal", contended.next()).await.unwrap();
     assert_eq!(told.args().unwrap().holders(), &[web1.path()]);
 
@@ -403,10 +326,7 @@ async fn what_happens_is_told_and_seen_before_the_answer() {
     gone.release(HashMap::new()).await.unwrap();
     let told = within("the signal", released.next()).await.unwrap();
     assert_eq!(told.args().unwrap().reason(), "released");
-    assert!(
-        gone.mode().await.is_err(),
-        "the object is gone when the answer is there"
-    );
+    assert!(gone.mode().await.is_err(), "the object is gone when the answer is there");
 }
 
 #[tokio::test]
@@ -419,10 +339,7 @@ async fn a_disk_that_was_replaced_is_another_disk() {
     fs::rename(&image, &old).unwrap();
     house.image("a.qcow2").await;
     let web2 = Machine::open(&bus, "web2").await;
-    assert_eq!(
-        web2.acquire(&[exclusive(&old)]).await.unwrap_err().name,
-        "LockHeld"
-    );
+    assert_eq!(web2.acquire(&[exclusive(&old)]).await.unwrap_err().name, "LockHeld");
     web2.acquire(&[exclusive(&image)]).await.unwrap();
 }
 
@@ -430,43 +347,22 @@ async fn a_disk_that_was_replaced_is_another_disk() {
 async fn other_lock_files_after_a_reload_and_held_locks_stay_where_they_are() {
     let house = House::builder().folder("locks").start().await;
     let (bus, image) = (house.connection().await, house.image("a.qcow2").await);
-    let (web1, web2) = (
-        Machine::open(&bus, "web1").await,
-        Machine::open(&bus, "web2").await,
-    );
+    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
     let direct = web1.acquire(&[exclusive(&image)]).await.unwrap();
     let manager = manager(&bus).await;
     house.configure("file_lockspace_dir = \"@DIR@/locks\"");
     manager.reload(HashMap::new()).await.unwrap();
-    assert_eq!(
-        lock(&bus, &direct[0]).await.lock_file().await.unwrap(),
-        image.to_str().unwrap()
-    );
-    assert_eq!(
-        web2.acquire(&[exclusive(&image)]).await.unwrap_err().name,
-        "LockHeld"
-    );
-    let hashed = web2
-        .acquire(&[exclusive(&house.image("b.qcow2").await)])
-        .await
-        .unwrap();
+    assert_eq!(lock(&bus, &direct[0]).await.lock_file().await.unwrap(), image.to_str().unwrap());
+    assert_eq!(web2.acquire(&[exclusive(&image)]).await.unwrap_err().name, "LockHeld");
+    let hashed = web2.acquire(&[exclusive(&house.image("b.qcow2").await)]).await.unwrap();
     let place = lock(&bus, &hashed[0]).await.lockspace().await.unwrap();
     assert_eq!(place.as_str(), "/org/vmlockd1/lockspace/file");
     // A file that can't be used changes nothing.
     house.configure("file_lockspace_dri = \"/x\"");
-    let refused = manager
-        .reload(HashMap::new())
-        .await
-        .unwrap_err()
-        .to_string();
-    assert!(
-        refused.contains("did you mean 'file_lockspace_dir'?"),
-        "{refused}"
-    );
+    let refused = manager.reload(HashMap::new()).await.unwrap_err().to_string();
+    assert!(refused.contains("did you mean 'file_lockspace_dir'?"), "{refused}");
     assert_eq!(lock_files(&house).len(), 1);
     web2.release(&hashed).await.unwrap();
-    web2.acquire(&[exclusive(&house.image("c.qcow2").await)])
-        .await
-        .unwrap();
+    web2.acquire(&[exclusive(&house.image("c.qcow2").await)]).await.unwrap();
     assert_eq!(lock_files(&house).len(), 1);
 }

@@ -24,21 +24,13 @@ impl From<zbus::Error> for Refused {
             }
             zbus::Error::FDO(error) => {
                 use zbus::DBusError as _;
-                (
-                    error.name().to_string(),
-                    error.description().unwrap_or_default().to_owned(),
-                )
+                (error.name().to_string(), error.description().unwrap_or_default().to_owned())
             }
             error => panic!("no answer at all: {error}"),
         };
         let ours = name.strip_prefix("org.vmlockd1.Error.");
-        let short = ours
-            .or_else(|| name.strip_prefix("org.freedesktop."))
-            .unwrap_or(&name);
-        Self {
-            name: short.to_owned(),
-            message,
-        }
+        let short = ours.or_else(|| name.strip_prefix("org.freedesktop.")).unwrap_or(&name);
+        Self { name: short.to_owned(), message }
     }
 }
 
@@ -77,9 +69,7 @@ pub(crate) fn shared(path: &Path) -> (&str, &'static str) {
 impl Machine {
     /// Opens an owner that lives as long as the machine is kept.
     pub(crate) async fn open(connection: &Connection, name: &str) -> Self {
-        Self::open_with(connection, "", name, HashMap::new())
-            .await
-            .unwrap()
+        Self::open_with(connection, "", name, HashMap::new()).await.unwrap()
     }
 
     pub(crate) async fn open_with(
@@ -88,14 +78,8 @@ impl Machine {
         name: &str,
         options: Options<'_>,
     ) -> Answer<Self> {
-        let (path, lease) = manager(connection)
-            .await
-            .open_owner(uuid, name, options)
-            .await?;
-        Ok(Self {
-            owner: owner(connection, path).await,
-            lease: lease.into(),
-        })
+        let (path, lease) = manager(connection).await.open_owner(uuid, name, options).await?;
+        Ok(Self { owner: owner(connection, path).await, lease: lease.into() })
     }
 
     pub(crate) fn path(&self) -> OwnedObjectPath {
@@ -110,14 +94,9 @@ impl Machine {
         &self,
         files: &[(&dyn AsFdDyn, &str)],
     ) -> Answer<Vec<OwnedObjectPath>> {
-        let files: Vec<(Fd<'_>, &str)> = files
-            .iter()
-            .map(|(file, mode)| (Fd::from(file.fd()), *mode))
-            .collect();
-        Ok(self
-            .owner
-            .acquire_with_files(&[], &files, HashMap::new())
-            .await?)
+        let files: Vec<(Fd<'_>, &str)> =
+            files.iter().map(|(file, mode)| (Fd::from(file.fd()), *mode)).collect();
+        Ok(self.owner.acquire_with_files(&[], &files, HashMap::new()).await?)
     }
 
     pub(crate) async fn release(&self, locks: &[OwnedObjectPath]) -> Answer<()> {

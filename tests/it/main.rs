@@ -4,5 +4,8 @@
 //! runs in, [`machine`] says briefly what clients say.
 
 mod acquire;
+mod contract;
 mod house;
+mod layering;
 mod machine;
+mod owners;

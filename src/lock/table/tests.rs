@@ -9,10 +9,7 @@ use super::*;
 use crate::lock::owner::Front;
 
 fn id(n: u32) -> OwnerId {
-    OwnerId {
-        uid: n % 2,
-        uuid: Uuid::from_u128(u128::from(n) + 1),
-    }
+    OwnerId { uid: n % 2, uuid: Uuid::from_u128(u128::from(n) + 1) }
 }
 
 fn table(owners: u32) -> Table {
@@ -54,10 +51,7 @@ fn an_alias_is_refused_and_its_holder_named() {
     };
     assert_eq!(refusal.resource, "/link");
     assert_eq!(
-        (
-            refusal.holders[0].name.as_str(),
-            refusal.holders[0].resource.as_str()
-        ),
+        (refusal.holders[0].name.as_str(), refusal.holders[0].resource.as_str()),
         ("vm0", "/a")
     );
 }
@@ -73,39 +67,20 @@ fn a_replaced_disk_is_another_disk_but_a_shared_lock_file_is_not() {
         ..want("/b", inode, Mode::Exclusive)
     };
     hold(&mut table, 0, &[hashed(3)]).unwrap();
-    assert!(matches!(
-        hold(&mut table, 1, &[hashed(4)]),
-        Err(Error::Held(_))
-    ));
+    assert!(matches!(hold(&mut table, 1, &[hashed(4)]), Err(Error::Held(_))));
 }
 
 #[test]
 fn asking_again_gives_the_same_lock_and_another_mode_an_error() {
     let mut table = table(1);
-    let locks = hold(
-        &mut table,
-        0,
-        &[want("/a", 1, Mode::Shared), want("/b", 1, Mode::Shared)],
-    );
+    let locks = hold(&mut table, 0, &[want("/a", 1, Mode::Shared), want("/b", 1, Mode::Shared)]);
     let locks = locks.unwrap();
     assert_eq!(locks[0], locks[1]);
-    assert_eq!(
-        hold(&mut table, 0, &[want("/c", 1, Mode::Shared)]).unwrap(),
-        locks[..1]
-    );
+    assert_eq!(hold(&mut table, 0, &[want("/c", 1, Mode::Shared)]).unwrap(), locks[..1]);
     let other = hold(&mut table, 0, &[want("/a", 1, Mode::Exclusive)]);
-    assert!(matches!(
-        other,
-        Err(Error::OtherMode {
-            held: Mode::Shared,
-            ..
-        })
-    ));
+    assert!(matches!(other, Err(Error::OtherMode { held: Mode::Shared, .. })));
     let both = [want("/x", 9, Mode::Shared), want("/y", 9, Mode::Exclusive)];
-    assert!(matches!(
-        hold(&mut table, 0, &both),
-        Err(Error::TwoModes(_))
-    ));
+    assert!(matches!(hold(&mut table, 0, &both), Err(Error::TwoModes(_))));
     assert_eq!(table.size(), 1);
 }
 
@@ -113,10 +88,7 @@ fn asking_again_gives_the_same_lock_and_another_mode_an_error() {
 fn a_refused_request_leaves_nothing() {
     let mut table = table(2);
     hold(&mut table, 0, &[want("/b", 2, Mode::Exclusive)]).unwrap();
-    let wants = [
-        want("/a", 1, Mode::Exclusive),
-        want("/b", 2, Mode::Exclusive),
-    ];
+    let wants = [want("/a", 1, Mode::Exclusive), want("/b", 2, Mode::Exclusive)];
     assert!(hold(&mut table, 1, &wants).is_err());
     assert_eq!(table.size(), 1);
     assert!(table.owner(id(1)).unwrap().locks.is_empty());
@@ -126,21 +98,13 @@ fn a_refused_request_leaves_nothing() {
 fn an_owner_that_ends_while_it_is_granted_gets_nothing_and_goes_last() {
     let mut table = table(1);
     hold(&mut table, 0, &[want("/a", 1, Mode::Exclusive)]).unwrap();
-    let reservation = table
-        .reserve(id(0), &[want("/b", 2, Mode::Exclusive)], 0)
-        .unwrap();
+    let reservation = table.reserve(id(0), &[want("/b", 2, Mode::Exclusive)], 0).unwrap();
     let (held, events) = table.end_owner(id(0)).unwrap();
     assert_eq!((held.as_slice(), events.len()), ([1].as_slice(), 0));
-    assert!(matches!(
-        table.commit(id(0), &[2]),
-        Err(Error::NoSuchOwner(_))
-    ));
+    assert!(matches!(table.commit(id(0), &[2]), Err(Error::NoSuchOwner(_))));
     assert_eq!(table.finish_release(&held, Reason::OwnerGone).len(), 1);
     let fresh: Vec<u64> = reservation.fresh.iter().map(|(lock, _)| *lock).collect();
-    assert!(matches!(
-        table.cancel(&fresh).as_slice(),
-        [Event::OwnerClosed(_)]
-    ));
+    assert!(matches!(table.cancel(&fresh).as_slice(), [Event::OwnerClosed(_)]));
     assert!(table.owner(id(0)).is_none());
 }
 
@@ -149,15 +113,9 @@ fn strengthening_waits_for_nobody_and_lets_nobody_in() {
     let mut table = table(3);
     let lock = hold(&mut table, 0, &[want("/a", 1, Mode::Shared)]).unwrap()[0];
     let other = hold(&mut table, 1, &[want("/a", 1, Mode::Shared)]).unwrap();
-    assert!(matches!(
-        table.begin_strengthening(lock),
-        Err(Error::Held(_))
-    ));
+    assert!(matches!(table.begin_strengthening(lock), Err(Error::Held(_))));
     table.begin_release(other[0]).unwrap();
-    assert!(
-        matches!(table.begin_strengthening(lock), Err(Error::Held(_))),
-        "still in the way"
-    );
+    assert!(matches!(table.begin_strengthening(lock), Err(Error::Held(_))), "still in the way");
     table.finish_release(&other, Reason::Released);
     table.begin_strengthening(lock).unwrap();
     assert!(hold(&mut table, 2, &[want("/a", 1, Mode::Shared)]).is_err());
@@ -205,24 +163,9 @@ fn check(table: &Table) {
             }
         }
     }
-    assert_eq!(
-        table
-            .owners
-            .values()
-            .map(|owner| owner.locks.len())
-            .sum::<usize>(),
-        locks.len()
-    );
-    assert_eq!(
-        table.by_identity.values().map(BTreeSet::len).sum::<usize>(),
-        locks.len()
-    );
-    assert!(
-        table
-            .by_identity
-            .values()
-            .all(|numbers| !numbers.is_empty())
-    );
+    assert_eq!(table.owners.values().map(|owner| owner.locks.len()).sum::<usize>(), locks.len());
+    assert_eq!(table.by_identity.values().map(BTreeSet::len).sum::<usize>(), locks.len());
+    assert!(table.by_identity.values().all(|numbers| !numbers.is_empty()));
 }
 
 proptest! {

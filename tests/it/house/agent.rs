@@ -11,10 +11,8 @@ use zbus::{Connection, OwnedVariant, Variant, connection, interface};
 
 use super::{Bus, polkit, within};
 
-const AUTHORITY: (&str, &str) = (
-    "/org/freedesktop/PolicyKit1/Authority",
-    "org.freedesktop.PolicyKit1.Authority",
-);
+const AUTHORITY: (&str, &str) =
+    ("/org/freedesktop/PolicyKit1/Authority", "org.freedesktop.PolicyKit1.Authority");
 
 /// A dialog that polkit wants shown. Dropping it closes it without a password.
 #[derive(Debug)]
@@ -34,17 +32,9 @@ type Identity = (String, HashMap<String, OwnedVariant>);
 impl Dialog {
     /// As if the right password had been typed.
     pub(crate) async fn grant(self, agent: &Agent) {
-        let identity = self
-            .identities
-            .first()
-            .expect("polkit names who may say yes");
+        let identity = self.identities.first().expect("polkit names who may say yes");
         // polkit believes this because root says it, as its own setuid program would be.
-        agent
-            .call(
-                "AuthenticationAgentResponse2",
-                &(0_u32, &self.cookie, identity),
-            )
-            .await;
+        agent.call("AuthenticationAgentResponse2", &(0_u32, &self.cookie, identity)).await;
         // Somebody who is gone does not want to know.
         let _ = self.answer.send(true);
     }
@@ -73,27 +63,16 @@ impl Agent {
     /// Agents mostly serve a login session, but there is none here to be had.
     pub(crate) async fn for_process(bus: &Arc<Bus>, pid: u32) -> Agent {
         let (dialogs, shown) = mpsc::unbounded_channel();
-        let listener = Listener {
-            dialogs,
-            open: Mutex::default(),
-        };
+        let listener = Listener { dialogs, open: Mutex::default() };
         let builder = connection::Builder::address(bus.address().as_str());
         let connection = builder.serve_at("/agent", listener).build().await;
         let connection = connection.expect("a connection for the agent");
-        let agent = Agent {
-            connection,
-            dialogs: tokio::sync::Mutex::new(shown),
-        };
+        let agent = Agent { connection, dialogs: tokio::sync::Mutex::new(shown) };
         let start_time = start_time(pid);
-        let subject = HashMap::from([
-            ("pid", Variant::from(pid)),
-            ("start-time", Variant::from(start_time)),
-        ]);
+        let subject =
+            HashMap::from([("pid", Variant::from(pid)), ("start-time", Variant::from(start_time))]);
         agent
-            .call(
-                "RegisterAuthenticationAgent",
-                &(("unix-process", subject), "C", "/agent"),
-            )
+            .call("RegisterAuthenticationAgent", &(("unix-process", subject), "C", "/agent"))
             .await;
         agent
     }
@@ -101,9 +80,7 @@ impl Agent {
     /// Waits until polkit wants a dialog shown.
     pub(crate) async fn next_dialog(&self) -> Dialog {
         let dialog = async { self.dialogs.lock().await.recv().await };
-        within("polkit wants a password", dialog)
-            .await
-            .expect("the agent keeps the other end")
+        within("polkit wants a password", dialog).await.expect("the agent keeps the other end")
     }
 
     /// Whether polkit has wanted no dialog that nobody has seen.
@@ -117,11 +94,8 @@ impl Agent {
     {
         let (path, interface) = AUTHORITY;
         let call =
-            self.connection
-                .call_method(Some(polkit::NAME), path, Some(interface), method, body);
-        within(method, call)
-            .await
-            .unwrap_or_else(|e| panic!("{method}: {e}"));
+            self.connection.call_method(Some(polkit::NAME), path, Some(interface), method, body);
+        within(method, call).await.unwrap_or_else(|e| panic!("{method}: {e}"));
     }
 }
 
@@ -130,10 +104,7 @@ fn start_time(pid: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
     // The second field is the name in parentheses, and may itself contain spaces and parentheses.
     let (_, rest) = stat.rsplit_once(')').expect("a name in parentheses");
-    let field = rest
-        .split_whitespace()
-        .nth(19)
-        .expect("the 22nd field of all");
+    let field = rest.split_whitespace().nth(19).expect("the 22nd field of all");
     field.parse().expect("a number")
 }
 
@@ -165,15 +136,8 @@ impl Listener {
         let (answer, outcome) = oneshot::channel();
         let (withdraw, withdrawn) = oneshot::channel();
         self.open.lock().unwrap().insert(cookie.clone(), withdraw);
-        let dialog = Dialog {
-            action: action_id,
-            message,
-            icon,
-            details,
-            cookie,
-            identities,
-            answer,
-        };
+        let dialog =
+            Dialog { action: action_id, message, icon, details, cookie, identities, answer };
         // The test may have dropped the agent; that too is a dialog nobody answers.
         let _ = self.dialogs.send(dialog);
         let granted = tokio::select! {

@@ -41,25 +41,12 @@ pub(super) fn start(bus: &Bus, other: &Bus) -> (Process, Journal) {
 
     // It logs to the journal and to nothing else; in a file system of its own it finds ours.
     let mut command = mortal(None, "unshare");
-    command.args([
-        "--mount",
-        "--propagation=private",
-        "--",
-        "sh",
-        "-euc",
-        START,
-        "dbus-broker",
-    ]);
-    command
-        .arg(run)
-        .args(["dbus-broker-launch", "--scope=system", "--config-file"]);
+    command.args(["--mount", "--propagation=private", "--", "sh", "-euc", START, "dbus-broker"]);
+    command.arg(run).args(["dbus-broker-launch", "--scope=system", "--config-file"]);
     command.arg(bus.config());
     command.env("DBUS_SYSTEM_BUS_ADDRESS", other.address());
     command.stdin(OwnedFd::from(listener));
-    (
-        Process::start("dbus-broker", command, &bus.dir().join("log")),
-        journal,
-    )
+    (Process::start("dbus-broker", command, &bus.dir().join("log")), journal)
 }
 
 /// What stands in for systemd's journal. Shows what dbus-broker said if the test fails.
@@ -73,9 +60,7 @@ impl Journal {
         let _ = fs::remove_file(&path);
         let socket = UnixDatagram::bind(path).expect("a socket in our directory");
         // Nobody reads while the test runs: dbus-broker drops what does not fit, and never waits.
-        socket
-            .set_nonblocking(true)
-            .expect("a socket can be made so");
+        socket.set_nonblocking(true).expect("a socket can be made so");
         Journal(socket)
     }
 }
@@ -88,10 +73,7 @@ impl Drop for Journal {
         let mut entry = vec![0; 64 * 1024];
         while let Ok(length) = self.0.recv(&mut entry) {
             let text = String::from_utf8_lossy(&entry[..length]);
-            for message in text
-                .lines()
-                .filter_map(|line| line.strip_prefix("MESSAGE="))
-            {
+            for message in text.lines().filter_map(|line| line.strip_prefix("MESSAGE=")) {
                 eprintln!("dbus-broker: {message}");
             }
         }

@@ -65,14 +65,7 @@ impl Bus {
 
     /// The session bus of the user `uid`, whom alone it lets in.
     pub(crate) async fn session(dir: &Path, uid: u32) -> Arc<Bus> {
-        Bus::new(
-            dir,
-            Program::Daemon {
-                account: Some(Account::of(uid)),
-            },
-            &[],
-        )
-        .await
+        Bus::new(dir, Program::Daemon { account: Some(Account::of(uid)) }, &[]).await
     }
 
     async fn new(dir: &Path, program: Program, services: &[Service]) -> Arc<Bus> {
@@ -82,16 +75,9 @@ impl Bus {
             let text = format!("[D-BUS Service]\nName={name}\nExec={exec}\nUser=root\n");
             fs::write(dir.join(format!("services/{name}.service")), text).expect("a service file");
         }
-        let bus = Bus {
-            dir: dir.to_owned(),
-            program,
-            running: Mutex::default(),
-        };
+        let bus = Bus { dir: dir.to_owned(), program, running: Mutex::default() };
         fs::write(bus.config(), bus.configuration()).expect("a configuration for the bus");
-        if let Program::Daemon {
-            account: Some(Account { uid, gid }),
-        } = bus.program
-        {
+        if let Program::Daemon { account: Some(Account { uid, gid }) } = bus.program {
             chown(dir, Some(uid), Some(gid)).expect("root can give a directory away");
         }
         bus.start().await;
@@ -125,11 +111,7 @@ impl Bus {
         let mut address = process.stdout().expect("a pipe was asked for");
         // It prints its address once it listens; the end of file means that it never will.
         let first = user::in_thread(ROOT, move || address.read(&mut [0])).await;
-        assert!(
-            first.is_ok_and(|n| n == 1),
-            "dbus-daemon does not start: {}",
-            process.stderr()
-        );
+        assert!(first.is_ok_and(|n| n == 1), "dbus-daemon does not start: {}", process.stderr());
         process
     }
 
@@ -155,9 +137,7 @@ impl Bus {
     /// A new connection as the user whom the bus belongs to: root, but on a session bus.
     pub(crate) async fn connection(&self) -> Connection {
         let uid = match self.program {
-            Program::Daemon {
-                account: Some(Account { uid, .. }),
-            } => uid,
+            Program::Daemon { account: Some(Account { uid, .. }) } => uid,
             _ => ROOT,
         };
         self.connection_as(uid).await
@@ -165,9 +145,7 @@ impl Bus {
 
     /// A new connection as the user `uid`, for the calling task's runtime.
     pub(crate) async fn connection_as(&self, uid: u32) -> Connection {
-        self.try_connection_as(uid)
-            .await
-            .unwrap_or_else(|e| panic!("{}: {e}", self.address()))
+        self.try_connection_as(uid).await.unwrap_or_else(|e| panic!("{}: {e}", self.address()))
     }
 
     /// The same, where being turned away is what is expected.
@@ -219,10 +197,7 @@ impl Bus {
 
 /// Lets everyone in, and closes what a real system bus closes for the one name that matters here.
 fn system_policy() -> String {
-    assert!(
-        Path::new(POLICY).exists(),
-        "{POLICY} is missing: the tests need the real bus policy"
-    );
+    assert!(Path::new(POLICY).exists(), "{POLICY} is missing: the tests need the real bus policy");
     format!(
         r#"
   <policy context="default">

@@ -46,9 +46,5 @@ pub(crate) async fn run(mut command: Command) -> Ran {
     let output = within(&name, command.output()).await;
     let output = output.unwrap_or_else(|e| panic!("can't run {name}: {e} (is it installed?)"));
     let text = |bytes| String::from_utf8(bytes).expect("programs print UTF-8");
-    Ran {
-        status: output.status,
-        stdout: text(output.stdout),
-        stderr: text(output.stderr),
-    }
+    Ran { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
 }

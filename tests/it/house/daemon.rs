@@ -47,17 +47,10 @@ impl Launch {
 
     /// The words after the program's name.
     pub(crate) fn words(&self) -> Vec<String> {
-        let scope = if self.session_of.is_some() {
-            "--session"
-        } else {
-            "--system"
-        };
+        let scope = if self.session_of.is_some() { "--session" } else { "--system" };
         let mut words = vec![scope.to_owned(), "--config".to_owned()];
         words.push(self.config.display().to_string());
-        words.extend([
-            "--runtime-dir".to_owned(),
-            self.runtime_dir.display().to_string(),
-        ]);
+        words.extend(["--runtime-dir".to_owned(), self.runtime_dir.display().to_string()]);
         words.extend(self.args.iter().cloned());
         words
     }
@@ -74,26 +67,14 @@ impl Launch {
         let mut command = mortal(account.as_ref(), program("vmlockd"));
         command.args(self.words());
         // The machine's own bus, service manager and user must not be met by accident.
-        for key in [
-            "NOTIFY_SOCKET",
-            "LISTEN_FDS",
-            "LISTEN_PID",
-            "LISTEN_FDNAMES",
-            "RUST_LOG",
-        ] {
+        for key in ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "RUST_LOG"] {
             command.env_remove(key);
         }
         command.env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent");
         command.env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent");
         command.env("XDG_RUNTIME_DIR", &self.runtime_dir);
-        command
-            .env("HOME", &self.runtime_dir)
-            .env_remove("XDG_CONFIG_HOME");
-        let scope = if self.session_of.is_some() {
-            "SESSION"
-        } else {
-            "SYSTEM"
-        };
+        command.env("HOME", &self.runtime_dir).env_remove("XDG_CONFIG_HOME");
+        let scope = if self.session_of.is_some() { "SESSION" } else { "SYSTEM" };
         command.env(format!("DBUS_{scope}_BUS_ADDRESS"), bus.address());
         command.envs(self.env.iter().map(|(key, value)| (key, value)));
         command
@@ -118,30 +99,20 @@ impl Daemon {
     /// Starts the service and waits until it owns its name.
     pub(crate) async fn start(bus: &Arc<Bus>, launch: Launch) -> Daemon {
         Daemon::try_start(bus, launch).await.unwrap_or_else(|f| {
-            panic!(
-                "vmlockd does not start ({}); it says:\n{}",
-                f.status, f.stderr
-            )
+            panic!("vmlockd does not start ({}); it says:\n{}", f.status, f.stderr)
         })
     }
 
     /// The same, where it may end instead.
     pub(crate) async fn try_start(bus: &Arc<Bus>, launch: Launch) -> Result<Daemon, Failure> {
         let process = come_up(bus, &launch).await?;
-        Ok(Daemon {
-            bus: bus.clone(),
-            launch,
-            process: Mutex::new(process),
-        })
+        Ok(Daemon { bus: bus.clone(), launch, process: Mutex::new(process) })
     }
 
     /// Starts it again in the same place, after it has ended.
     pub(crate) async fn start_again(&self) {
         self.try_start_again().await.unwrap_or_else(|f| {
-            panic!(
-                "vmlockd does not start again ({}); it says:\n{}",
-                f.status, f.stderr
-            )
+            panic!("vmlockd does not start again ({}); it says:\n{}", f.status, f.stderr)
         });
     }
 
@@ -182,15 +153,10 @@ impl Daemon {
     pub(crate) async fn ended(&self) -> ExitStatus {
         let process = self.process();
         let status = within("the service ends", process.ended()).await;
-        if let Ok(connection) = self
-            .bus
-            .try_connection_as(self.launch.session_of.unwrap_or(ROOT))
-            .await
+        if let Ok(connection) =
+            self.bus.try_connection_as(self.launch.session_of.unwrap_or(ROOT)).await
         {
-            NameWatch::new(&connection, super::NAME)
-                .await
-                .not_owned_by(process.pid())
-                .await;
+            NameWatch::new(&connection, super::NAME).await.not_owned_by(process.pid()).await;
         }
         status
     }
@@ -210,9 +176,7 @@ impl Daemon {
         let dir = format!("/proc/{}/fd", self.pid());
         let entries = fs::read_dir(&dir).unwrap_or_else(|e| panic!("{dir}: {e}"));
         // One that is closed while we look is no longer open.
-        let links = entries
-            .flatten()
-            .filter_map(|entry| fs::read_link(entry.path()).ok());
+        let links = entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
         links.map(|target| target.display().to_string()).collect()
     }
 

@@ -111,10 +111,7 @@ impl Builder {
     /// Builds the house; everything in it is ready afterwards.
     pub(crate) async fn start(self) -> House {
         self.try_start().await.unwrap_or_else(|f| {
-            panic!(
-                "vmlockd does not start ({}); it says:\n{}",
-                f.status, f.stderr
-            )
+            panic!("vmlockd does not start ({}); it says:\n{}", f.status, f.stderr)
         })
     }
 
@@ -143,15 +140,8 @@ impl Builder {
         let account = Account::of(self.session_of.unwrap_or(ROOT));
         give(&launch.runtime_dir, account);
 
-        let service = Service {
-            name: NAME.to_owned(),
-            exec: launch.exec_line(),
-        };
-        let services = if self.start == Start::Bus {
-            vec![service]
-        } else {
-            Vec::new()
-        };
+        let service = Service { name: NAME.to_owned(), exec: launch.exec_line() };
+        let services = if self.start == Start::Bus { vec![service] } else { Vec::new() };
         let bus_dir = path.join("bus");
         let bus = match (self.session_of, self.broker) {
             (Some(uid), _) => Bus::session(&bus_dir, uid).await,
@@ -171,14 +161,7 @@ impl Builder {
             Start::Bus | Start::Nobody => None,
         };
         let strays = Strays(launch.runtime_dir.clone());
-        Ok(House {
-            daemon,
-            polkit,
-            bus,
-            launch,
-            _strays: strays,
-            dir,
-        })
+        Ok(House { daemon, polkit, bus, launch, _strays: strays, dir })
     }
 }
 
@@ -206,9 +189,7 @@ impl House {
 
     /// The service that the house has started.
     pub(crate) fn daemon(&self) -> &Daemon {
-        self.daemon
-            .as_ref()
-            .expect("this house has started no service itself")
+        self.daemon.as_ref().expect("this house has started no service itself")
     }
 
     /// How this house starts the service, for one that the test starts.
@@ -250,10 +231,7 @@ impl House {
     pub(crate) async fn image_of(&self, uid: u32, name: &str) -> PathBuf {
         let path = self.dir().join(name);
         let mut command = Command::new("qemu-img");
-        command
-            .args(["create", "-q", "-f", "qcow2"])
-            .arg(&path)
-            .arg("1M");
+        command.args(["create", "-q", "-f", "qcow2"]).arg(&path).arg("1M");
         run(command).await.ok();
         fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("the image is ours");
         give(&path, Account::of(uid));
@@ -280,27 +258,17 @@ impl House {
     pub(crate) fn command(&self, name: &str) -> Command {
         let mut command = Command::new(program(name));
         let (system, session) = ("DBUS_SYSTEM_BUS_ADDRESS", "DBUS_SESSION_BUS_ADDRESS");
-        let (ours, other) = if self.launch.session_of.is_some() {
-            (session, system)
-        } else {
-            (system, session)
-        };
-        command
-            .env(ours, self.address())
-            .env(other, "unix:path=/nonexistent");
+        let (ours, other) =
+            if self.launch.session_of.is_some() { (session, system) } else { (system, session) };
+        command.env(ours, self.address()).env(other, "unix:path=/nonexistent");
         command
             .env("XDG_RUNTIME_DIR", &self.launch.runtime_dir)
             .env("HOME", &self.launch.runtime_dir)
             .env_remove("XDG_CONFIG_HOME");
         // What it prints must depend neither on the language nor on a terminal.
-        command
-            .env("LC_ALL", "C.UTF-8")
-            .env("NO_COLOR", "1")
-            .env("SYSTEMD_COLORS", "0");
+        command.env("LC_ALL", "C.UTF-8").env("NO_COLOR", "1").env("SYSTEMD_COLORS", "0");
         command.env("SYSTEMD_PAGER", "").env_remove("NOTIFY_SOCKET");
-        command
-            .stdin(std::process::Stdio::null())
-            .kill_on_drop(true);
+        command.stdin(std::process::Stdio::null()).kill_on_drop(true);
         command
     }
 
@@ -340,11 +308,7 @@ fn open_directory() -> TempDir {
     for above in dir.path().ancestors() {
         let mode = fs::metadata(above).expect("a directory above ours").mode();
         let all = mode & 0o001 != 0;
-        assert!(
-            all,
-            "{} is closed to other users: set TMPDIR elsewhere",
-            above.display()
-        );
+        assert!(all, "{} is closed to other users: set TMPDIR elsewhere", above.display());
     }
     dir
 }

@@ -136,10 +136,7 @@ impl Mock {
             .replace_existing_names(false)
             .serve_at("/org/freedesktop/PolicyKit1/Authority", authority)
             .name(polkit::NAME);
-        let connection = builder
-            .build()
-            .await
-            .expect("nobody else is polkit on this bus");
+        let connection = builder.build().await.expect("nobody else is polkit on this bus");
         *self.connection.lock().unwrap() = Some(connection);
     }
 
@@ -156,17 +153,13 @@ impl Mock {
     /// Waits for a question that no earlier call of this has returned.
     pub(crate) async fn next_call(&self) -> Call {
         let call = async { self.calls.lock().await.recv().await };
-        within("polkit is asked", call)
-            .await
-            .expect("the mock keeps the other end")
+        within("polkit is asked", call).await.expect("the mock keeps the other end")
     }
 
     /// Waits for a cancellation; its id comes back.
     pub(crate) async fn next_cancellation(&self) -> String {
         let id = async { self.cancelled.lock().await.recv().await };
-        within("polkit is told to stop", id)
-            .await
-            .expect("the mock keeps the other end")
+        within("polkit is told to stop", id).await.expect("the mock keeps the other end")
     }
 
     /// All questions so far.
@@ -184,10 +177,7 @@ impl Mock {
     pub(crate) async fn vanish(&self) {
         let connection = self.connection.lock().unwrap().take();
         if let Some(connection) = connection {
-            connection
-                .close()
-                .await
-                .expect("a connection can be closed");
+            connection.close().await.expect("a connection can be closed");
         }
         self.script.hanging.lock().unwrap().clear();
     }
@@ -228,9 +218,7 @@ impl Authority {
         };
         let answer = script.answer.lock().unwrap().choose(&call);
         // What can be released or cancelled is there before the test hears of the question.
-        let hanging = (answer == Answer::Hang)
-            .then(|| script.hang(call.clone()))
-            .transpose()?;
+        let hanging = (answer == Answer::Hang).then(|| script.hang(call.clone())).transpose()?;
         // The test may have stopped listening.
         let _ = script.calls.send(call);
         match (answer, hanging) {
@@ -255,9 +243,7 @@ impl Authority {
         let hanging = call.and_then(|number| script.hanging.lock().unwrap().remove(&number));
         let _ = script.cancelled.send(cancellation_id);
         let Some((_, reply)) = hanging else {
-            return Err(Error::Failed(
-                "no such cancellation id for this caller".to_owned(),
-            ));
+            return Err(Error::Failed("no such cancellation id for this caller".to_owned()));
         };
         // A plain no, without an error: so does the real one.
         let _ = reply.send(plain(Answer::Deny));
@@ -273,10 +259,7 @@ impl Script {
             return Err(Error::CancellationIdNotUnique(call.cancellation_id));
         }
         let (reply, hanging) = oneshot::channel();
-        self.hanging
-            .lock()
-            .unwrap()
-            .insert(call.number, (call, reply));
+        self.hanging.lock().unwrap().insert(call.number, (call, reply));
         Ok(hanging)
     }
 
@@ -284,10 +267,7 @@ impl Script {
     fn find(&self, sender: &str, id: &str) -> Option<usize> {
         let hanging = self.hanging.lock().unwrap();
         let same = |call: &Call| call.sender == sender && call.cancellation_id == id;
-        hanging
-            .iter()
-            .find(|(_, (call, _))| same(call))
-            .map(|(number, _)| *number)
+        hanging.iter().find(|(_, (call, _))| same(call)).map(|(number, _)| *number)
     }
 }
 

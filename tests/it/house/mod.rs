@@ -14,11 +14,7 @@
     clippy::unwrap_used,
     reason = "a fixture that can't be set up has nothing better to do than to end the test"
 )]
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "a fixture offers more than the tests of the day use"
-)]
+#![allow(dead_code, unused_imports, reason = "a fixture offers more than the tests of the day use")]
 
 mod agent;
 mod broker;

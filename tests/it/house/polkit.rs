@@ -20,11 +20,8 @@ pub(crate) const NAME: &str = "org.freedesktop.PolicyKit1";
 const ACTIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/polkit/org.vmlockd1.policy");
 
 /// Where distributions put polkitd.
-const PROGRAMS: [&str; 3] = [
-    "/usr/lib/polkit-1/polkitd",
-    "/usr/libexec/polkit-1/polkitd",
-    "/usr/libexec/polkitd",
-];
+const PROGRAMS: [&str; 3] =
+    ["/usr/lib/polkit-1/polkitd", "/usr/libexec/polkit-1/polkitd", "/usr/libexec/polkitd"];
 
 /// Which polkit a house has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,17 +55,13 @@ impl Polkit {
 
     /// The scripted one, in a house that has it.
     pub(crate) fn mock(&self) -> &Mock {
-        let Polkit::Mock(mock) = self else {
-            panic!("this house has no mock polkit")
-        };
+        let Polkit::Mock(mock) = self else { panic!("this house has no mock polkit") };
         mock
     }
 
     /// The real one, in a house that has it.
     pub(crate) fn real(&self) -> &Real {
-        let Polkit::Real(real) = self else {
-            panic!("this house has no real polkit")
-        };
+        let Polkit::Real(real) = self else { panic!("this house has no real polkit") };
         real
     }
 }
@@ -90,11 +83,7 @@ impl Real {
         let program = PROGRAMS.into_iter().find(|path| Path::new(path).exists());
         let program = program.unwrap_or_else(|| panic!("no polkitd here (install polkitd)"));
         let (share, etc) = (dir.join("share"), dir.join("etc"));
-        for dir in [
-            share.join("actions"),
-            share.join("rules.d"),
-            etc.join("rules.d"),
-        ] {
+        for dir in [share.join("actions"), share.join("rules.d"), etc.join("rules.d")] {
             fs::create_dir_all(&dir).expect("a directory for polkit");
         }
         let actions = fs::read_to_string(ACTIONS).unwrap_or_else(|e| panic!("{ACTIONS}: {e}"));

@@ -45,13 +45,7 @@ impl Process {
         )
         .expect("a child that nobody has waited for has a pidfd");
         let (what, stderr) = (what.to_owned(), stderr.to_owned());
-        Process {
-            what,
-            pid,
-            child: Mutex::new(child),
-            pidfd,
-            stderr,
-        }
+        Process { what, pid, child: Mutex::new(child), pidfd, stderr }
     }
 
     /// The process number.
@@ -84,11 +78,7 @@ impl Process {
         // Not a pipe, but tokio has no other safe type that only waits for a descriptor.
         let event = pipe::Receiver::from_owned_fd_unchecked(pidfd).expect("epoll takes a pidfd");
         event.readable().await.expect("a pidfd can be waited for");
-        self.child
-            .lock()
-            .unwrap()
-            .wait()
-            .expect("a child can be waited for")
+        self.child.lock().unwrap().wait().expect("a child can be waited for")
     }
 
     /// Whether it is still there.
@@ -100,10 +90,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         // A test that failed may have left the mutex poisoned; the process has to go all the same.
-        let child = self
-            .child
-            .get_mut()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let child = self.child.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         let early = child.try_wait().ok().flatten();
         let _ = child.kill();
         let _ = child.wait();
@@ -175,15 +162,12 @@ pub(crate) fn spawn(mut command: Command) -> io::Result<Child> {
     let (answer, outcome) = mpsc::channel();
     let job = move || answer.send(command.spawn()).unwrap_or_default();
     PARENT.send(Box::new(job)).expect("the parent thread lives");
-    outcome
-        .recv()
-        .expect("the parent thread answers")
-        .map_err(|e| {
-            io::Error::new(
-                e.kind(),
-                format!("can't start {}: {e}{}", program.display(), advice(&program)),
-            )
-        })
+    outcome.recv().expect("the parent thread answers").map_err(|e| {
+        io::Error::new(
+            e.kind(),
+            format!("can't start {}: {e}{}", program.display(), advice(&program)),
+        )
+    })
 }
 
 /// Which package a missing program comes from.

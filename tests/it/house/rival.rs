@@ -52,25 +52,16 @@ impl Rival {
         exclusive: bool,
     ) -> Result<Rival, Errno> {
         let (control, theirs) = UnixStream::pair().expect("a socket pair");
-        control
-            .set_read_timeout(Some(DEADLINE))
-            .expect("a timeout can be set");
+        control.set_read_timeout(Some(DEADLINE)).expect("a timeout can be set");
         let mut command = Command::new(env::current_exe().expect("this binary has a path"));
-        let (_, main) = concat!(module_path!(), "::rival_main")
-            .split_once("::")
-            .expect("a module");
+        let (_, main) = concat!(module_path!(), "::rival_main").split_once("::").expect("a module");
         command.args(["--exact", main, "--ignored", "--nocapture"]);
-        command
-            .env(PATH, path.as_ref())
-            .env(LOCK, format!("{kind:?} {exclusive}"));
+        command.env(PATH, path.as_ref()).env(LOCK, format!("{kind:?} {exclusive}"));
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
         let child = spawn(command).expect("this binary can be run again");
         let mut rival = Rival { child, control };
         let mut answer = [0; 4];
-        rival
-            .control
-            .read_exact(&mut answer)
-            .expect("the rival says what became of the lock");
+        rival.control.read_exact(&mut answer).expect("the rival says what became of the lock");
         match i32::from_ne_bytes(answer) {
             0 => Ok(rival),
             errno => Err(Errno::from_raw(errno)),
@@ -107,13 +98,7 @@ impl Drop for Rival {
 /// Takes or tries a lock on byte 0 of an open file.
 pub(crate) fn lock(file: impl AsFd, kind: Kind, exclusive: bool) -> Result<(), Errno> {
     let wanted = libc::flock {
-        l_type: (if exclusive {
-            libc::F_WRLCK
-        } else {
-            libc::F_RDLCK
-        })
-        .try_into()
-        .unwrap(),
+        l_type: (if exclusive { libc::F_WRLCK } else { libc::F_RDLCK }).try_into().unwrap(),
         l_whence: libc::SEEK_SET.try_into().unwrap(),
         l_start: 0,
         l_len: 1,
@@ -133,15 +118,8 @@ fn rival_main() {
         return;
     };
     let exclusive = lock_wanted.ends_with("true");
-    let kind = if lock_wanted.starts_with("Posix") {
-        Kind::Posix
-    } else {
-        Kind::Ofd
-    };
-    let stdin = io::stdin()
-        .as_fd()
-        .try_clone_to_owned()
-        .expect("standard input is open");
+    let kind = if lock_wanted.starts_with("Posix") { Kind::Posix } else { Kind::Ofd };
+    let stdin = io::stdin().as_fd().try_clone_to_owned().expect("standard input is open");
     let mut control = UnixStream::from(stdin);
     let file = OpenOptions::new().read(true).write(exclusive).open(path);
     let outcome = match &file {
@@ -149,9 +127,7 @@ fn rival_main() {
         Err(e) => Err(Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO))),
     };
     let answer = outcome.map_or_else(|errno| errno as i32, |()| 0);
-    control
-        .write_all(&answer.to_ne_bytes())
-        .expect("whoever started us listens");
+    control.write_all(&answer.to_ne_bytes()).expect("whoever started us listens");
     // Hold the lock until the other end is closed.
     let _ = control.read(&mut [0]);
 }

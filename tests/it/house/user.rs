@@ -26,10 +26,7 @@ impl Account {
     /// Looks the user up; one whom nobody knows gets the group of the same number.
     pub(crate) fn of(uid: u32) -> Account {
         let known = User::from_uid(Uid::from_raw(uid)).ok().flatten();
-        Account {
-            uid,
-            gid: known.map_or(uid, |user| user.gid.as_raw()),
-        }
+        Account { uid, gid: known.map_or(uid, |user| user.gid.as_raw()) }
     }
 
     /// Makes the calling thread, and no other, run as this user, without a way back.
@@ -55,10 +52,7 @@ where
     F: Future<Output = T>,
 {
     in_thread(uid, move || {
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(act())
     })
     .await

@@ -20,21 +20,14 @@ pub(crate) struct NameWatch {
 impl NameWatch {
     /// Starts to listen, then looks: whatever happens in between is seen twice, not missed.
     pub(crate) async fn new(connection: &Connection, name: &str) -> NameWatch {
-        let bus = DBusProxy::new(connection)
-            .await
-            .expect("a bus has org.freedesktop.DBus");
+        let bus = DBusProxy::new(connection).await.expect("a bus has org.freedesktop.DBus");
         let changes = bus
             .receive_name_owner_changed_with_args(&[(0, name)])
             .await
             .expect("NameOwnerChanged can be subscribed to");
         let wanted = BusName::try_from(name.to_owned()).expect("a valid name");
         let owner = bus.get_name_owner(wanted).await.ok();
-        NameWatch {
-            bus,
-            name: name.to_owned(),
-            changes,
-            owner,
-        }
+        NameWatch { bus, name: name.to_owned(), changes, owner }
     }
 
     /// Waits until the process `pid` owns the name.
@@ -76,11 +69,7 @@ impl NameWatch {
     pub(crate) async fn not_owned_by(&mut self, pid: u32) {
         within(&format!("{} given up by process {pid}", self.name), async {
             while let Some(owner) = self.owner.clone() {
-                match self
-                    .bus
-                    .get_connection_unix_process_id(BusName::from(owner))
-                    .await
-                {
+                match self.bus.get_connection_unix_process_id(BusName::from(owner)).await {
                     Ok(other) if other != pid => return,
                     _ => self.change().await,
                 }
@@ -101,12 +90,7 @@ impl NameWatch {
 
     async fn change(&mut self) {
         let change = self.changes.next().await.expect("the bus is there");
-        let change = change
-            .args()
-            .expect("NameOwnerChanged has its documented arguments");
-        self.owner = change
-            .new_owner()
-            .as_ref()
-            .map(|owner| owner.to_owned().into());
+        let change = change.args().expect("NameOwnerChanged has its documented arguments");
+        self.owner = change.new_owner().as_ref().map(|owner| owner.to_owned().into());
     }
 }

@@ -1,0 +1,173 @@
+//! Which owner, lock or holder somebody means.
+
+use std::ffi::OsString;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::disks::{self, absolute};
+use super::error::Error;
+use super::link::Link;
+use super::row;
+use super::who::sentence;
+use crate::client::{Options, Row};
+use crate::lock::owner::parse_uuid;
+use crate::lock::printable::shown_path;
+
+/// The shortest beginning of a UUID that may stand for it.
+const PREFIX_MIN: usize = 4;
+
+/// What an argument means by its looks.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// A disk, by its absolute path.
+    Path(PathBuf),
+    /// A word: an owner, or the number of a lock.
+    Text(String),
+}
+
+impl Target {
+    /// A path begins with `/`, `./` or `../`, so that nothing else is taken for one.
+    pub(super) fn path_or_text(argument: OsString) -> Result<Self, Error> {
+        let starts = |with: &str| argument.as_bytes().starts_with(with.as_bytes());
+        if starts("/") || starts("./") || starts("../") {
+            return absolute(Path::new(&argument)).map(Self::Path);
+        }
+        let text = argument.into_string();
+        let odd = |text| Error::Usage(format!("{} is no UTF-8", shown_path(Path::new(&text))));
+        text.map(Self::Text).map_err(odd)
+    }
+}
+
+/// The owner with this UUID, the one whose UUID begins so, or the one of this name. Where there are
+/// several, one's own comes first.
+pub(super) fn owner<'r>(owners: &'r [Row], text: &str, uid: u32) -> Result<&'r Row, Error> {
+    let uuid = parse_uuid(text).ok().filter(|_| !text.is_empty()).map(|uuid| uuid.to_string());
+    let prefix = (text.len() >= PREFIX_MIN).then(|| text.to_ascii_lowercase());
+    let means = |owner: &&Row| {
+        let its = row::text(owner, "uuid");
+        uuid.as_ref().map_or_else(
+            || {
+                row::text(owner, "name") == text
+                    || prefix.as_ref().is_some_and(|prefix| its.starts_with(prefix))
+            },
+            |uuid| its == uuid,
+        )
+    };
+    let found: Vec<&Row> = owners.iter().filter(means).collect();
+    match one(&found, uid) {
+        Some(owner) => Ok(owner),
+        None if found.is_empty() => Err(Error::Missing(format!("there is no owner '{text}'"))),
+        None => {
+            let name = |owner: &&Row| {
+                format!("{} ({})", row::text(owner, "uuid"), row::text(owner, "name"))
+            };
+            let names = found.iter().map(name).collect::<Vec<_>>().join(", ");
+            Err(Error::Usage(format!("'{text}' may be any of {names}")))
+        }
+    }
+}
+
+/// The only one, or the only one of this user's.
+fn one<'r>(rows: &[&'r Row], uid: u32) -> Option<&'r Row> {
+    let own = |owner: &&&Row| row::number(owner, "uid") == u64::from(uid);
+    match rows {
+        [only] => Some(only),
+        _ => match rows.iter().filter(own).collect::<Vec<_>>().as_slice() {
+            [only] => Some(only),
+            _ => None,
+        },
+    }
+}
+
+/// Who holds a disk. Where its name would not be looked up for us, it is opened if possible: what
+/// somebody has open he may ask about.
+pub(super) async fn holders(link: &Link, path: &Path) -> Result<Vec<Row>, Error> {
+    let manager = link.manager().await?;
+    if !link.by_name() || path.to_str().is_none() {
+        if let Some(file) = disks::open_to_ask(path) {
+            let file = file.as_fd().into();
+            if let Ok(holders) = manager.find_holders_of_file(file, Options::new()).await {
+                return Ok(holders);
+            }
+        }
+    }
+    Ok(manager.find_holders(&disks::name(path)?, Options::new()).await?)
+}
+
+/// The one lock on a disk; if `whose` says so, the one of this user's.
+pub(super) async fn lock_on(link: &Link, path: &Path, whose: Option<u32>) -> Result<Row, Error> {
+    let disk = shown_path(path);
+    let holders = holders(link, path).await?;
+    let counts = |holder: &&Row| {
+        row::text(holder, "kind") == "owner"
+            && whose.is_none_or(|uid| row::number(holder, "uid") == u64::from(uid))
+    };
+    let found: Vec<&Row> = holders.iter().filter(counts).collect();
+    if let Some(lock) = one(&found, link.uid) {
+        return Ok(lock.clone());
+    }
+    if found.is_empty() {
+        return Err(match (holders.first(), whose) {
+            (Some(holder), Some(_)) => {
+                Error::Missing(format!("it is not you: {}", sentence(&disk, holder)))
+            }
+            (Some(holder), None) => {
+                Error::Failed(format!("vmlockd can't release it: {}", sentence(&disk, holder)))
+            }
+            (None, _) => Error::Missing(format!("nobody holds disk {disk}")),
+        });
+    }
+    let name =
+        |lock: &&Row| format!("{} (VM \"{}\")", row::lock_number(lock), row::text(lock, "name"));
+    let names = found.iter().map(name).collect::<Vec<_>>().join(", ");
+    Err(Error::Usage(format!("disk {disk} is locked several times, by locks {names}: name one")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zbus::{OwnedVariant, Variant};
+
+    fn row(uuid: &str, name: &str, uid: u32) -> Row {
+        let owned = |value: Variant<'_>| OwnedVariant::try_from(value).unwrap();
+        [("uuid", Variant::from(uuid)), ("name", name.into()), ("uid", uid.into())]
+            .map(|(key, value)| (key.to_owned(), owned(value)))
+            .into()
+    }
+
+    #[test]
+    fn an_owner_is_found_by_uuid_prefix_and_name() {
+        let owners = [
+            row("4dea22b3-1d52-d8f3-2516-782e98ab3fa0", "web1", 0),
+            row("4dea22b3-1d52-d8f3-2516-782e98ab3fa0", "mine", 1000),
+            row("4dea9999-1d52-d8f3-2516-782e98ab3fa0", "web2", 0),
+            row("beef0000-1d52-d8f3-2516-782e98ab3fa0", "web1", 0),
+        ];
+        let found = |text, uid| owner(&owners, text, uid).map(|row| row::text(row, "name"));
+        assert_eq!(found("4DEA22B31D52D8F32516782E98AB3FA0", 0).unwrap(), "web1");
+        assert_eq!(found("4dea22b3-1d52-d8f3-2516-782e98ab3fa0", 1000).unwrap(), "mine");
+        assert_eq!(found("4dea9", 0).unwrap(), "web2");
+        assert_eq!(found("BEEF", 0).unwrap(), "web1");
+        assert_eq!(found("web2", 5).unwrap(), "web2");
+        for (text, uid) in
+            [("4dea", 0), ("web1", 1000), ("4dea22b3-1d52-d8f3-2516-782e98ab3fa0", 5)]
+        {
+            assert!(matches!(found(text, uid), Err(Error::Usage(_))), "{text}");
+        }
+        for text in ["bee", "", "web3", "beef0000-1d52-d8f3-2516-782e98ab3fa1"] {
+            assert!(matches!(found(text, 0), Err(Error::Missing(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn paths_look_like_paths() {
+        let target = |text: &str| Target::path_or_text(text.into()).unwrap();
+        assert_eq!(target("/a/../b"), Target::Path("/a/../b".into()));
+        assert!(matches!(target("./a"), Target::Path(path) if path.is_absolute()));
+        assert!(matches!(target("../a"), Target::Path(_)));
+        for word in ["a.img", "3", ".a", "web1"] {
+            assert_eq!(target(word), Target::Text(word.into()));
+        }
+    }
+}

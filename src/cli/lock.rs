@@ -1,0 +1,113 @@
+//! `lock`: disks stay locked until `unlock`, for maintenance.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use clap::Args;
+use futures_util::StreamExt;
+use serde_json::json;
+use tokio::time::timeout;
+use uuid::Uuid;
+use zbus::{MatchRule, MessageStream, OwnedObjectPath};
+
+use super::disks::{Disk, Wanted};
+use super::error::{Code, Error};
+use super::link::Link;
+use super::open::{Opened, Opening, check_name, check_uuid};
+use super::output::{Form, print};
+use super::signals::Signals;
+use super::table::{Lean, Table};
+use super::{json, row};
+use crate::client::{Options, Row, SERVICE};
+
+/// How long an answer is awaited that is no longer wanted, or that is only a courtesy.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+const EXAMPLE: &str = "\
+Example:
+  vmlockctl lock --name backup web1.qcow2
+  …
+  vmlockctl unlock web1.qcow2
+
+No process keeps such a lock: it stays until 'vmlockctl unlock', or until the
+host is started again. Where a command can be named, 'vmlockctl run' is better.
+
+Prints the UUID of the lock's owner, and the locks.";
+
+/// Lock disks until 'vmlockctl unlock', for maintenance
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
+pub(super) struct Arguments {
+    /// What to call the locks' owner
+    #[arg(long, default_value = "vmlockctl lock", value_parser = check_name)]
+    name: String,
+    /// The owner's UUID [default: a new one]
+    #[arg(long, value_parser = check_uuid)]
+    uuid: Option<String>,
+    /// Disk images or block devices; MODE is 'exclusive' (default) or 'shared'
+    #[arg(required = true, value_name = "PATH[:MODE]", value_parser = Disk::parser())]
+    disks: Vec<Disk>,
+}
+
+/// Does it.
+pub(super) async fn perform(link: &Link, args: Arguments, form: Form) -> Result<Code, Error> {
+    let uuid = args.uuid.unwrap_or_else(|| Uuid::new_v4().to_string());
+    let wanted = Wanted::new(link, &args.disks)?;
+    let mut signals = Signals::catch()?;
+    let opening = Opening { name: &args.name, uuid: &uuid, manual: true };
+    let request = opening.open(link, &wanted);
+    tokio::pin!(request);
+    let Opened { path, lease } = tokio::select! {
+        opened = &mut request => opened?,
+        signal = signals.next() => {
+            // Nobody would know of locks that are granted now. Should the service wait for a
+            // password instead, it withdraws the question when we leave.
+            if let Ok(Ok(opened)) = timeout(PATIENCE, &mut request).await {
+                link.owner(&opened.path).await?.close(Options::new()).await?;
+            }
+            return Err(Error::Interrupted(signal as i32));
+        }
+    };
+    // Nothing is wrong if that is not seen in time: the locks are there.
+    let _ = timeout(PATIENCE, give_back(link, &path, lease)).await;
+    let locks = link.manager().await?.list_locks(Options::new()).await?;
+    let ours = |lock: &Row| row::text(lock, "owner") == path.as_str();
+    let locks: Vec<Row> = locks.into_iter().filter(ours).collect();
+    print(&match form {
+        Form::Json => {
+            let locks = json::objects(&locks);
+            json::document(&json!({ "owner": path.as_str(), "uuid": uuid, "locks": locks }))
+        }
+        Form::Text => text(&uuid, &locks),
+    })?;
+    Ok(Code::SUCCESS)
+}
+
+/// Closes the lease, which such an owner does not need, and waits until that is seen: `unlock`
+/// takes an owner with a lease for a living machine.
+async fn give_back(link: &Link, path: &OwnedObjectPath, lease: OwnedFd) -> Result<(), Error> {
+    let rule = MatchRule::builder()
+        .msg_type(zbus::message::Type::Signal)
+        .sender(SERVICE)
+        .path(path)
+        .interface("org.freedesktop.DBus.Properties")
+        .member("PropertiesChanged")
+        .build()?;
+    let mut changes = MessageStream::for_match_rule(rule, &link.connection, None).await?;
+    drop(lease);
+    let owner = link.owner(path).await?;
+    while owner.anchors().await?.iter().any(|anchor| anchor == "lease") {
+        changes.next().await;
+    }
+    Ok(())
+}
+
+fn text(uuid: &str, locks: &[Row]) -> String {
+    let mut table =
+        Table::new([("LOCK", Lean::Right), ("MODE", Lean::Left), ("RESOURCE", Lean::Left)]);
+    for lock in locks {
+        let word = |key| row::text(lock, key).to_owned();
+        table.push([row::lock_number(lock), word("mode"), word("resource")]);
+    }
+    format!("{uuid}\n{table}")
+}

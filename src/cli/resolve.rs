@@ -1,0 +1,40 @@
+//! `resolve`: what would be locked.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::disks;
+use super::error::{Code, Error};
+use super::link::Link;
+use super::output::{Form, print};
+use super::{json, table};
+use crate::client::{Options, Row};
+
+/// The keys in the order of the story: from the name to the lock.
+const ORDER: [&str; 6] = ["resource", "path", "identity", "lockspace", "lock-file", "lock-files"];
+
+/// Show which file would be locked for a disk, and lock nothing
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// A disk image or block device
+    path: PathBuf,
+}
+
+/// Does it.
+pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Result<Code, Error> {
+    let name = disks::name(&arguments.path)?;
+    let manager = link.manager().await?;
+    let resolution: Row =
+        link.ask(manager.inner(), "Resolve", &(name.as_str(), Options::new())).await?;
+    print(&match form {
+        Form::Json => json::document(&json::object(&resolution)),
+        Form::Text => text(&resolution),
+    })?;
+    Ok(Code::SUCCESS)
+}
+
+fn text(resolution: &Row) -> String {
+    let pair = |key: &str| Some((key.to_owned(), json::plain(resolution.get(key)?)));
+    table::pairs(&ORDER.into_iter().filter_map(pair).collect::<Vec<_>>())
+}

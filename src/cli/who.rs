@@ -1,0 +1,135 @@
+//! `who`: who holds a disk, in a sentence.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::disks::absolute;
+use super::error::{Code, Error};
+use super::find;
+use super::link::Link;
+use super::output::{Form, print, say};
+use super::{clock, json, row};
+use crate::client::Row;
+use crate::lock::printable::{shown, shown_path};
+
+const AFTER_HELP: &str = "\
+Ends with 0 if somebody holds one of the disks and with 1 if nobody does:
+
+  vmlockctl who web1.qcow2 || qemu-img convert web1.qcow2 copy.qcow2
+
+That nobody holds a disk may be over when you read it. To be sure, hold it
+yourself: vmlockctl run --disk web1.qcow2:shared -- qemu-img convert …";
+
+/// Tell who holds a disk
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct Arguments {
+    /// Disk images or block devices
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+}
+
+/// Does it.
+pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Result<Code, Error> {
+    let mut answers = Vec::new();
+    let mut somebody = false;
+    for path in arguments.paths {
+        let path = absolute(&path)?;
+        let holders = find::holders(link, &path).await?;
+        somebody |= !holders.is_empty();
+        let disk = shown_path(&path);
+        match form {
+            Form::Json => {
+                answers.push(json!({ "path": disk, "holders": json::objects(&holders) }));
+            }
+            Form::Text if holders.is_empty() => say(&format!("nobody holds disk {disk}")),
+            Form::Text => {
+                let line = |holder| format!("{}\n", sentence(&disk, holder));
+                print(&holders.iter().map(line).collect::<String>())?;
+            }
+        }
+    }
+    if form == Form::Json {
+        print(&json::document(&Value::Array(answers)))?;
+    }
+    Ok(if somebody { Code::SUCCESS } else { Code::FAILURE })
+}
+
+/// Who it is, in the words of a refusal.
+pub(super) fn sentence(disk: &str, holder: &Row) -> String {
+    let word = |key| row::text(holder, key);
+    let how = match word("mode") {
+        "exclusive" => "exclusively",
+        mode => mode,
+    };
+    let pid = row::number(holder, "pid");
+    let who = match (word("kind"), pid) {
+        ("owner", 0) => {
+            format!("VM \"{}\" ({}, user {})", word("name"), word("uuid"), word("user"))
+        }
+        ("owner", pid) => {
+            let (name, uuid, user) = (word("name"), word("uuid"), word("user"));
+            format!("VM \"{name}\" ({uuid}, pid {pid}, user {user})")
+        }
+        ("process", pid) => {
+            format!("another program ({}, pid {pid}, user {})", word("program"), word("user"))
+        }
+        _ => "another program or host that the kernel does not name".to_owned(),
+    };
+    let since = match row::number(holder, "since-usec") {
+        0 => String::new(),
+        micros => format!(" since {}", clock::spoken(micros)),
+    };
+    let through = match shown(word("resource")) {
+        name if name.is_empty() || name == disk => String::new(),
+        name => format!(", through {name}"),
+    };
+    shown(&format!("disk {disk} is locked {how} by {who}{since}{through}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zbus::{OwnedVariant, Variant};
+
+    fn holder<const N: usize>(entries: [(&str, Variant<'_>); N]) -> Row {
+        let owned = |value: Variant<'_>| OwnedVariant::try_from(value).unwrap();
+        entries.map(|(key, value)| (key.to_owned(), owned(value))).into()
+    }
+
+    #[test]
+    fn a_holder_is_told_like_a_refusal() {
+        let owner = holder([
+            ("kind", "owner".into()),
+            ("mode", "exclusive".into()),
+            ("name", "web1".into()),
+            ("uuid", "4dea22b3".into()),
+            ("pid", 4711u32.into()),
+            ("user", "libvirt-qemu".into()),
+            ("resource", "/images/a.qcow2".into()),
+        ]);
+        assert_eq!(
+            sentence("/srv/vm/a.qcow2", &owner),
+            "disk /srv/vm/a.qcow2 is locked exclusively by VM \"web1\" (4dea22b3, pid 4711, \
+             user libvirt-qemu), through /images/a.qcow2"
+        );
+        assert!(!sentence("/images/a.qcow2", &owner).contains("through"));
+    }
+
+    #[test]
+    fn strangers_are_told_as_far_as_they_are_known() {
+        let mut stranger = holder([
+            ("kind", "process".into()),
+            ("mode", "shared".into()),
+            ("pid", 7u32.into()),
+            ("user", "root".into()),
+            ("program", "qemu".into()),
+        ]);
+        let text = sentence("/a", &stranger);
+        assert_eq!(text, "disk /a is locked shared by another program (qemu, pid 7, user root)");
+        stranger.insert("kind".into(), OwnedVariant::try_from(Variant::from("unknown")).unwrap());
+        assert!(sentence("/a", &stranger).contains("does not name"));
+    }
+}

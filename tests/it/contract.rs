@@ -1,0 +1,205 @@
+//! One contract in many places: the XML, what the service really offers, the bus policy, polkit's
+//! actions, the table of deeds, and the man page all say the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+
+use roxmltree::{Document, Node};
+use vmlockd::auth::deed::{Action, TABLE};
+use vmlockd::dbus::error;
+use zbus::fdo::IntrospectableProxy;
+
+use crate::house::House;
+use crate::machine::{Machine, exclusive};
+
+const INTERFACES: [&str; 4] = ["Manager", "Owner", "Lock", "Lockspace"];
+
+fn file(name: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn xml(interface: &str) -> String {
+    file(&format!("dbus/org.vmlockd1.{interface}.xml"))
+}
+
+/// What an interface offers, a line each, without prose.
+fn offers(interface: &Node<'_, '_>) -> BTreeSet<String> {
+    let attribute = |node: &Node<'_, '_>, name| node.attribute(name).unwrap_or("-").to_owned();
+    let mut found = BTreeSet::new();
+    for member in interface.children().filter(Node::is_element) {
+        let kind = member.tag_name().name();
+        let mut line = format!("{kind} {}", attribute(&member, "name"));
+        let is_signal = kind == "signal";
+        for arg in member.children().filter(|node| node.has_tag_name("arg")) {
+            let direction = if is_signal { "out".to_owned() } else { attribute(&arg, "direction") };
+            let (name, kind) = (attribute(&arg, "name"), attribute(&arg, "type"));
+            line.push_str(&format!(" {direction} {name}:{kind}"));
+        }
+        if kind == "property" {
+            let changed = member
+                .children()
+                .filter(|node| {
+                    node.attribute("name")
+                        == Some("org.freedesktop.DBus.Property.EmitsChangedSignal")
+                })
+                .find_map(|node| node.attribute("value"))
+                .unwrap_or("true");
+            let (access, kind) = (attribute(&member, "access"), attribute(&member, "type"));
+            line.push_str(&format!(" {kind} {access} {changed}"));
+        }
+        if kind != "annotation" {
+            found.insert(line);
+        }
+    }
+    found
+}
+
+fn interface<'d>(document: &'d Document<'_>, name: &str) -> Node<'d, 'd> {
+    let name = format!("org.vmlockd1.{name}");
+    let named = |node: &Node<'_, '_>| {
+        node.has_tag_name("interface") && node.attribute("name") == Some(name.as_str())
+    };
+    document.root_element().children().find(named).unwrap_or_else(|| panic!("no {name}"))
+}
+
+fn parse(text: &str) -> Document<'_> {
+    let allowed = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+    Document::parse_with_options(text, allowed).unwrap()
+}
+
+#[tokio::test]
+async fn the_service_offers_what_the_xml_says() {
+    let house = House::builder().start().await;
+    let (bus, image) = (house.connection().await, house.image("a").await);
+    let machine = Machine::open(&bus, "web1").await;
+    let lock = machine.acquire(&[exclusive(&image)]).await.unwrap().remove(0);
+    let places = [
+        ("Manager", "/org/vmlockd1".to_owned()),
+        ("Owner", machine.path().to_string()),
+        ("Lock", lock.to_string()),
+        ("Lockspace", "/org/vmlockd1/lockspace/direct".to_owned()),
+    ];
+    for (name, path) in places {
+        let object = IntrospectableProxy::builder(&bus).destination("org.vmlockd1").path(path);
+        let live = object.build().await.unwrap().introspect().await.unwrap();
+        let (live, written) = (parse(&live), xml(name));
+        let written = parse(&written);
+        let (live, written) = (offers(&interface(&live, name)), offers(&interface(&written, name)));
+        assert_eq!(live, written, "{name}: the service on the left, the XML on the right");
+    }
+}
+
+#[test]
+fn every_method_has_a_row_and_every_row_a_method() {
+    let mut methods = BTreeSet::new();
+    for name in INTERFACES {
+        let text = xml(name);
+        let document = parse(&text);
+        for method in interface(&document, name).children().filter(|n| n.has_tag_name("method")) {
+            methods.insert((
+                format!("org.vmlockd1.{name}"),
+                method.attribute("name").unwrap().to_owned(),
+            ));
+        }
+    }
+    let ours = TABLE.iter().filter(|row| row.interface.starts_with("org.vmlockd1."));
+    let rows: BTreeSet<_> =
+        ours.map(|row| (row.interface.to_owned(), row.member.to_owned())).collect();
+    assert_eq!(methods, rows);
+    // Nothing of ours can be written; the log's controls are systemd's interface.
+    for name in INTERFACES {
+        assert!(
+            !xml(name).contains("access=\"readwrite\"") && !xml(name).contains("access=\"write\"")
+        );
+    }
+}
+
+#[test]
+fn polkit_knows_every_action_and_its_default() {
+    let text = file("polkit/org.vmlockd1.policy");
+    let document = parse(&text);
+    let mut found = BTreeMap::new();
+    for action in document.root_element().children().filter(|node| node.has_tag_name("action")) {
+        let defaults = action.children().find(|node| node.has_tag_name("defaults")).unwrap();
+        let default = |name: &str| {
+            let node = defaults.children().find(|node| node.has_tag_name(name)).unwrap();
+            node.text().unwrap().trim().to_owned()
+        };
+        let all = [default("allow_any"), default("allow_inactive"), default("allow_active")];
+        found.insert(action.attribute("id").unwrap().to_owned(), all.join(" / "));
+    }
+    let keep = "auth_admin / auth_admin / auth_admin_keep";
+    let expected: BTreeMap<_, _> = Action::ALL
+        .into_iter()
+        .map(|action| {
+            let default = match action {
+                Action::OpenOwner | Action::AcquireByDescriptor => "yes / yes / yes",
+                Action::ReleaseForeign => "auth_admin / auth_admin / auth_admin",
+                Action::AcquireByName
+                | Action::RegisterProcess
+                | Action::ManageForeign
+                | Action::Reload => keep,
+            };
+            (action.id().to_owned(), default.to_owned())
+        })
+        .collect();
+    assert_eq!(found, expected);
+    let asked: BTreeSet<_> = TABLE.iter().flat_map(|row| row.actions).map(|a| a.id()).collect();
+    assert_eq!(asked.len(), Action::ALL.len(), "an action that nothing asks about");
+}
+
+#[test]
+fn the_bus_policy_lets_every_interface_through_and_nothing_else() {
+    let text = file("dbus/org.vmlockd1.conf");
+    let document = parse(&text);
+    let all = document.descendants().filter(|node| node.has_tag_name("policy"));
+    let default = all.filter(|node| node.attribute("context") == Some("default"));
+    let mut open = BTreeSet::new();
+    for rule in default.flat_map(|policy| policy.children().filter(Node::is_element)) {
+        if rule.has_tag_name("allow") {
+            assert_eq!(rule.attribute("send_destination"), Some("org.vmlockd1"));
+            let interface = rule.attribute("send_interface").expect("nothing is allowed whole");
+            open.insert(interface.to_owned());
+        }
+    }
+    let mut expected: BTreeSet<_> =
+        INTERFACES.iter().map(|name| format!("org.vmlockd1.{name}")).collect();
+    for name in ["Introspectable", "Peer", "ObjectManager", "Properties"] {
+        expected.insert(format!("org.freedesktop.DBus.{name}"));
+    }
+    open.remove("org.freedesktop.LogControl1");
+    assert_eq!(open, expected);
+}
+
+#[test]
+fn the_man_page_names_everything() {
+    // roff writes a dash of its own as `\-`.
+    let page = file("man/org.vmlockd1.5").replace("\\-", "-").replace("\\&", "");
+    let missing = |word: &str| !page.contains(word);
+    for name in INTERFACES {
+        let text = xml(name);
+        let document = parse(&text);
+        for member in interface(&document, name).children().filter(Node::is_element) {
+            let word = member.attribute("name").unwrap();
+            assert!(!missing(word), "org.vmlockd1(5) does not name {name}.{word}");
+        }
+    }
+    let ids = Action::ALL.map(Action::id);
+    for word in error::NAMES.iter().copied().chain(ids) {
+        let short = word.rsplit('.').next().unwrap();
+        assert!(!missing(short), "org.vmlockd1(5) does not name {word}");
+    }
+    for word in ["timeout-usec", "manual", "process", "resources", "force", "since-usec"] {
+        assert!(!missing(word), "org.vmlockd1(5) does not name {word}");
+    }
+}
+
+#[test]
+fn the_documents_name_every_error() {
+    let all: String = INTERFACES.iter().map(|name| xml(name)).collect();
+    for name in error::NAMES {
+        assert!(all.contains(name), "no XML file names {name}");
+    }
+}

@@ -1,0 +1,148 @@
+//! The floors are obeyed, and the rooms are small.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A module uses those listed, itself, and nothing else of this crate.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("lock", &[]),
+    ("life", &["lock"]),
+    ("service", &["lock", "life"]),
+    ("auth", &["lock", "life", "service"]),
+    // `logging` stands beside the floors; the log's D-Bus object turns its knob.
+    ("dbus", &["lock", "life", "service", "auth", "logging"]),
+    ("logging", &["lock"]),
+    ("notify", &[]),
+    ("instance", &["lock"]),
+    ("config", &["lock", "service", "logging"]),
+    ("daemon", &["service", "dbus", "config", "instance", "logging", "notify"]),
+    ("client", &[]),
+    ("cli", &["client", "lock"]),
+];
+
+/// Crates that a floor must not know.
+const NEVER: &[(&str, &[&str])] = &[
+    ("lock", &["zbus", "tokio", "tracing", "sd_notify", "toml", "clap"]),
+    ("life", &["zbus", "tracing", "sd_notify", "toml", "clap"]),
+    ("service", &["zbus", "sd_notify", "toml", "clap"]),
+    ("cli", &["zbus_polkit"]),
+];
+
+/// What decides: no file, no clock, no system call.
+const PURE: &[&str] = &["lock/table.rs", "lock/record.rs", "lock/mode.rs", "lock/event.rs"];
+
+/// The longest file, in lines.
+const LINES: usize = 400;
+
+fn sources(below: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(below).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The code of a file: without comments, and without the tests at its end.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The first path parts after a prefix: the modules of this crate that a file names.
+fn named_after(code: &str, prefix: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for rest in code.split(prefix).skip(1) {
+        let heads: Vec<&str> = match rest.strip_prefix('{') {
+            Some(group) => group.split(['}', ';']).next().unwrap_or_default().split(',').collect(),
+            None => vec![rest],
+        };
+        for head in heads {
+            let word = |c: char| !(c.is_alphanumeric() || c == '_');
+            let name = head.trim().split(word).next().unwrap_or_default();
+            if !name.is_empty() {
+                names.insert(name.to_owned());
+            }
+        }
+    }
+    names
+}
+
+/// The room that a file of `src/` belongs to.
+fn room(path: &Path) -> String {
+    let first = path.strip_prefix(root().join("src")).unwrap().components().next().unwrap();
+    Path::new(first.as_os_str()).file_stem().unwrap().to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_room_uses_its_own_floor_and_those_below() {
+    for path in sources(&root().join("src")) {
+        let room = room(&path);
+        if ["lib", "bin"].contains(&room.as_str()) {
+            continue;
+        }
+        let (_, allowed) = MAY_USE.iter().find(|(name, _)| *name == room).unwrap_or_else(|| {
+            panic!("{} is on no floor: give it one in this list and in ARCHITECTURE.md", room)
+        });
+        for used in named_after(&code(&path), "crate::") {
+            let fine = used == room || allowed.contains(&used.as_str());
+            assert!(fine, "{} uses {used}, which is not below {room}", path.display());
+        }
+    }
+}
+
+#[test]
+fn a_floor_does_not_know_what_is_not_its_matter() {
+    for (room_name, crates) in NEVER {
+        for path in sources(&root().join("src")).into_iter().filter(|path| room(path) == *room_name)
+        {
+            let code = code(&path);
+            for name in *crates {
+                let used =
+                    code.contains(&format!("{name}::")) || code.contains(&format!("use {name}"));
+                assert!(!used, "{} knows {name}", path.display());
+            }
+        }
+    }
+    for path in PURE {
+        let code = code(&root().join("src").join(path));
+        for word in ["std::fs", "std::time", "File", "nix::", "Instant", "SystemTime", "async"] {
+            assert!(!code.contains(word), "{path} has '{word}' in it, and decides");
+        }
+    }
+}
+
+#[test]
+fn no_room_is_too_large_and_none_is_a_lumber_room() {
+    let root = root();
+    let mut files = sources(&root.join("src"));
+    files.extend(sources(&root.join("tests")));
+    files.extend(sources(&root.join("benches")));
+    for path in files {
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines <= LINES, "{} has {lines} lines, {LINES} are the most", path.display());
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        for word in ["util", "utils", "helper", "helpers", "common", "misc"] {
+            assert_ne!(name, word, "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_is_in_one_justified_place() {
+    let files = sources(&root().join("src"));
+    let unsafe_code = |path: &&PathBuf| code(path).contains("unsafe {");
+    let found: Vec<_> = files.iter().filter(unsafe_code).map(|path| room(path)).collect();
+    assert_eq!(found, ["life"]);
+}
