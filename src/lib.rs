@@ -26,3 +26,4 @@ pub mod daemon;
 pub mod instance;
 pub mod logging;
 pub mod notify;
+pub mod paths;

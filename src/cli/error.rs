@@ -243,8 +243,8 @@ mod tests {
     use zbus::fdo;
 
     fn ours(name: &str) -> zbus::Error {
-        let call = zbus::Message::method_call("/", "M").unwrap().build(&()).unwrap();
-        let reply = zbus::Message::error(&call.header(), name).unwrap().build(&"why").unwrap();
+        let call = zbus::Message::method_call("/", "M").build(&()).unwrap();
+        let reply = zbus::Message::error(&call.header(), name).build(&"why").unwrap();
         reply.into()
     }
 

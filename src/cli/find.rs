@@ -84,13 +84,11 @@ fn one<'r>(rows: &[&'r Row], uid: u32) -> Option<&'r Row> {
 /// somebody has open he may ask about.
 pub(super) async fn holders(link: &Link, path: &Path) -> Result<Vec<Row>, Error> {
     let manager = link.manager().await?;
-    if !link.by_name() || path.to_str().is_none() {
-        if let Some(file) = disks::open_to_ask(path) {
-            let file = file.as_fd().into();
-            if let Ok(holders) = manager.find_holders_of_file(file, Options::new()).await {
-                return Ok(holders);
-            }
-        }
+    if (!link.by_name() || path.to_str().is_none())
+        && let Some(file) = disks::open_to_ask(path)
+        && let Ok(holders) = manager.find_holders_of_file(file.as_fd().into(), Options::new()).await
+    {
+        return Ok(holders);
     }
     Ok(manager.find_holders(&disks::name(path)?, Options::new()).await?)
 }

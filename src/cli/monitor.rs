@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use zbus::fdo::{DBusProxy, NameOwnerChangedStream};
 use zbus::message::Type;
+use zbus::names::MemberName;
 use zbus::{MatchRule, Message, MessageStream, OwnedObjectPath};
 
 use super::error::{Code, Error};
@@ -15,8 +16,8 @@ use super::output::{Form, complain, print};
 use super::signals::Signals;
 use super::{clock, row};
 use crate::client::{MANAGER_PATH, Options, Row, SERVICE};
-use crate::dbus::paths;
 use crate::lock::printable::shown;
+use crate::paths;
 
 /// Something that happened to a lock, as the Manager's signals tell it.
 #[derive(Debug)]
@@ -113,7 +114,7 @@ impl Names {
     fn follow(&mut self, message: &Message) {
         let header = message.header();
         let body = message.body();
-        match header.member().map(|member| member.as_str()) {
+        match header.member().map(MemberName::as_str) {
             Some("InterfacesAdded") => {
                 type Added = (OwnedObjectPath, HashMap<String, Row>);
                 if let Ok((path, interfaces)) = body.deserialize::<Added>()

@@ -7,7 +7,7 @@ use zbus::Variant;
 
 use super::clock;
 use crate::client::Row;
-use crate::dbus::paths;
+use crate::paths;
 
 /// A string or an object path.
 pub(super) fn text<'r>(row: &'r Row, key: &str) -> &'r str {

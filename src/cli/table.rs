@@ -40,13 +40,13 @@ impl<const N: usize> fmt::Display for Table<N> {
             cells.map(|row| row[n].chars().count()).max().unwrap_or_default()
         });
         for row in std::iter::once(&heading).chain(&self.rows) {
-            let mut line = String::new();
-            for ((cell, width), (_, lean)) in row.iter().zip(widths).zip(self.columns) {
-                line.push_str(&match lean {
+            let cells = row.iter().zip(widths).zip(self.columns);
+            let line: String = cells
+                .map(|((cell, width), (_, lean))| match lean {
                     Lean::Left => format!("{cell:<width$}  "),
                     Lean::Right => format!("{cell:>width$}  "),
-                });
-            }
+                })
+                .collect();
             writeln!(f, "{}", line.trim_end())?;
         }
         Ok(())

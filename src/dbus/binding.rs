@@ -1,7 +1,5 @@
 //! Binding an owner to a process: which one, and whether the caller may.
 
-use std::os::fd::OwnedFd;
-
 use super::claims::Machine;
 use super::error::Error;
 use super::front::Front;
@@ -10,47 +8,36 @@ use crate::auth::gate::Call;
 use crate::life::Process;
 use crate::service::NewAnchor;
 
-/// By number; 0 is the caller's own process.
+/// The process of that number; 0 is the caller's own.
 ///
 /// # Errors
 ///
-/// `UnixProcessIdUnknown`; `AccessDenied` and the like for another user's process.
-pub(super) async fn by_pid(
-    front: &Front,
-    call: &Call<'_>,
-    machine: Machine<'_>,
-    pid: u32,
-) -> Result<NewAnchor, Error> {
-    let process = match pid {
+/// `UnixProcessIdUnknown`.
+pub(super) async fn by_pid(front: &Front, call: &Call<'_>, pid: u32) -> Result<Process, Error> {
+    Ok(match pid {
         0 => match front.gate.callers.process_of(&call.caller).await {
             Some(pidfd) => Process::by_pidfd(pidfd)?,
             None => Process::by_pid(call.caller.pid.unwrap_or(0))?,
         },
         pid => Process::by_pid(pid)?,
-    };
-    check(call, machine, process).await
+    })
 }
 
-/// By descriptor.
+/// Makes an anchor of a process. Another user's needs `register-process`; the caller's own needs
+/// `own`, if anything.
 ///
 /// # Errors
 ///
-/// `InvalidArgs` for what is no process; `AccessDenied` and the like for another user's.
-pub(super) async fn by_pidfd(
-    call: &Call<'_>,
-    machine: Machine<'_>,
-    pidfd: OwnedFd,
-) -> Result<NewAnchor, Error> {
-    check(call, machine, Process::by_pidfd(pidfd)?).await
-}
-
-async fn check(
+/// `AccessDenied` and the like; `UnixProcessIdUnknown` for a process that ended meanwhile.
+pub(super) async fn anchor(
     call: &Call<'_>,
     machine: Machine<'_>,
     process: Process,
+    own: Option<Action>,
 ) -> Result<NewAnchor, Error> {
-    if !process.belongs_to(call.uid())? {
-        call.ask(Action::RegisterProcess, &machine.details()).await?;
+    let action = if process.belongs_to(call.uid())? { own } else { Some(Action::RegisterProcess) };
+    if let Some(action) = action {
+        call.ask(action, &machine.details()).await?;
         // A dialog may have been open for minutes.
         process.check_alive()?;
     }

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use zbus::{ObjectPath, Variant};
 
-use super::paths;
 use crate::lock::holder::{Holder, Stranger};
 use crate::lock::printable::spelt_path;
 use crate::lock::resolve::Target;
 use crate::lock::{Anchor, Lock, Owner};
+use crate::paths;
 
 /// One dictionary.
 pub(super) type Facts = HashMap<&'static str, Variant<'static>>;

@@ -11,12 +11,12 @@ use super::error::Error;
 use super::facts;
 use super::front::Front;
 use super::options::{Options, Raw};
-use super::paths;
 use crate::auth::deed::{Action, LOCK};
 use crate::auth::gate::Call;
 use crate::lock::printable::shown;
 use crate::lock::resolve::{Access, Wanted};
 use crate::lock::{self, Lock, Mode, Owner};
+use crate::paths;
 
 /// A lock's object.
 #[derive(Debug)]

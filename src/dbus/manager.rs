@@ -10,15 +10,16 @@ use super::error::Error;
 use super::facts::{self, Facts};
 use super::front::Front;
 use super::options::{Options, Raw};
-use super::{binding, holders, paths};
+use super::{binding, holders};
 use crate::auth::deed::{Action, MANAGER};
 use crate::auth::gate::Call;
 use crate::auth::polkit::Details;
-use crate::life::Lease;
+use crate::life::{Lease, Process};
 use crate::lock::owner::{check_name, parse_uuid};
 use crate::lock::resolve::Wanted;
 use crate::lock::resource::DiskPath;
 use crate::lock::{self, OwnerId};
+use crate::paths;
 use crate::service::{NewAnchor, Opening};
 
 use std::sync::Arc;
@@ -91,7 +92,8 @@ impl Manager {
         let (lease, theirs) = Lease::new()?;
         let mut anchors = vec![NewAnchor::Lease(lease)];
         if let Some(pidfd) = process {
-            anchors.push(binding::by_pidfd(&call, machine, pidfd).await?);
+            let process = Process::by_pidfd(pidfd)?;
+            anchors.push(binding::anchor(&call, machine, process, None).await?);
         }
         anchors.extend(manual.then_some(NewAnchor::Manual));
         let owner = self.open(&call, id, &name, anchors, &resources).await?;
@@ -116,8 +118,9 @@ impl Manager {
         check_name(&name)?;
         let uuid = id.uuid.to_string();
         let machine = Machine { vm: &name, uuid: &uuid };
-        call.ask(Action::OpenOwner, &machine.details()).await?;
-        let mut anchors = vec![binding::by_pid(&self.0, &call, machine, pid).await?];
+        let process = binding::by_pid(&self.0, &call, pid).await?;
+        let anchor = binding::anchor(&call, machine, process, Some(Action::OpenOwner)).await?;
+        let mut anchors = vec![anchor];
         anchors.extend(manual.then_some(NewAnchor::Manual));
         self.open(&call, id, &name, anchors, &resources).await
     }

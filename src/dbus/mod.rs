@@ -16,7 +16,6 @@ mod log_control;
 mod manager;
 mod options;
 mod owner;
-pub mod paths;
 mod publish;
 
 use std::sync::Arc;
@@ -27,6 +26,7 @@ use zbus::fdo::{ObjectManager, RequestNameFlags};
 
 use crate::auth::gate::Gate;
 use crate::logging::Log;
+use crate::paths;
 use crate::service::Service;
 
 pub use front::{Front, Reload};

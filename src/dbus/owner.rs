@@ -6,15 +6,17 @@ use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 use zbus::{ObjectPath, OwnedObjectPath, fdo};
 
+use super::binding;
 use super::claims::{self, Machine};
 use super::error::Error;
 use super::facts;
 use super::front::Front;
 use super::options::{Options, Raw};
-use super::{binding, paths};
 use crate::auth::deed::OWNER;
 use crate::auth::gate::Call;
+use crate::life::Process;
 use crate::lock::{self, Mode, Owner, OwnerId};
+use crate::paths;
 use crate::service::NewAnchor;
 
 /// An owner's object.
@@ -149,7 +151,8 @@ impl OwnerObject {
         Options::none(options)?;
         let uuid = self.id().uuid.to_string();
         let machine = Machine { vm: &self.opened.name, uuid: &uuid };
-        self.bind(binding::by_pidfd(&call, machine, process.into()).await?).await
+        let process = Process::by_pidfd(process.into())?;
+        self.bind(binding::anchor(&call, machine, process, None).await?).await
     }
 
     #[zbus(name = "BindPID")]
@@ -163,7 +166,8 @@ impl OwnerObject {
         Options::none(options)?;
         let uuid = self.id().uuid.to_string();
         let machine = Machine { vm: &self.opened.name, uuid: &uuid };
-        self.bind(binding::by_pid(&self.front, &call, machine, pid).await?).await
+        let process = binding::by_pid(&self.front, &call, pid).await?;
+        self.bind(binding::anchor(&call, machine, process, None).await?).await
     }
 
     /// Withdraws what the owner waits for; nothing can wait yet.

@@ -17,9 +17,9 @@ use super::lock::LockObject;
 use super::lockspace::LockspaceObject;
 use super::manager::Manager;
 use super::owner::OwnerObject;
-use super::paths;
 use crate::lock::lockspace::LockspaceKind;
 use crate::lock::{Event, Lock, Owner, OwnerId, Reason};
+use crate::paths;
 use crate::service::Subscription;
 
 /// What shows the table.
