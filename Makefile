@@ -90,9 +90,11 @@ test:
 	tests/deps
 	if $(CARGO) nextest --version >/dev/null 2>&1; then $(CARGO) nextest run --locked; else $(CARGO) test --locked; fi
 
+# The unoptimized build: it is there sooner, and the tests use it too.
 demo:
 	tests/deps demo
-	tests/demo
+	$(CARGO) build --locked
+	VMLOCKD_BIN="$(abspath $(or $(CARGO_TARGET_DIR),target)/debug)" tests/demo
 
 bench:
 	$(CARGO) bench --locked

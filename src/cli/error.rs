@@ -52,6 +52,8 @@ pub(super) enum Error {
     Connect(zbus::Error),
     /// Somebody on the bus answered with an error, or nobody answered.
     Call(zbus::Error),
+    /// The bus left us.
+    Lost,
     /// The command line makes no sense, seen in the light of what there is.
     Usage(String),
     /// There is no such disk, owner or lock.
@@ -103,7 +105,7 @@ impl Error {
     /// The exit code.
     pub(super) fn code(&self) -> Code {
         match self {
-            Self::Connect(_) => Code::UNAVAILABLE,
+            Self::Connect(_) | Self::Lost => Code::UNAVAILABLE,
             Self::Call(error) => match answer(error) {
                 Some((name, _)) => code_of(&name),
                 None if is_broken(error) => Code::UNAVAILABLE,
@@ -122,6 +124,7 @@ impl Error {
         let text = match self {
             Self::Connect(error) => no_bus(bus, error),
             Self::Call(error) => no_success(bus, error),
+            Self::Lost => format!("the connection to the {} bus is lost", bus.as_str()),
             Self::Usage(text) | Self::Missing(text) | Self::Failed(text) => text.clone(),
             Self::ReaderGone | Self::Interrupted(_) => return None,
         };

@@ -119,7 +119,7 @@ pub(super) async fn lock_on(link: &Link, path: &Path, whose: Option<u32>) -> Res
     let name =
         |lock: &&Row| format!("{} (VM \"{}\")", row::lock_number(lock), row::text(lock, "name"));
     let names = found.iter().map(name).collect::<Vec<_>>().join(", ");
-    Err(Error::Usage(format!("disk {disk} is locked several times, by locks {names}: name one")))
+    Err(Error::Usage(format!("disk {disk} is locked several times, by locks {names}: say which")))
 }
 
 #[cfg(test)]

@@ -20,8 +20,10 @@ use super::table::{Lean, Table};
 use super::{json, row};
 use crate::client::{Options, Row, SERVICE};
 
-/// How long an answer is awaited that is no longer wanted, or that is only a courtesy.
+/// How long an answer is awaited that is no longer wanted.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the service has to see that the lease is closed.
+const LIMIT: Duration = Duration::from_secs(5);
 
 const EXAMPLE: &str = "\
 Example:
@@ -69,7 +71,7 @@ pub(super) async fn perform(link: &Link, args: Arguments, form: Form) -> Result<
         }
     };
     // Nothing is wrong if that is not seen in time: the locks are there.
-    let _ = timeout(PATIENCE, give_back(link, &path, lease)).await;
+    let _ = timeout(LIMIT, give_back(link, &path, lease)).await;
     let locks = link.manager().await?.list_locks(Options::new()).await?;
     let ours = |lock: &Row| row::text(lock, "owner") == path.as_str();
     let locks: Vec<Row> = locks.into_iter().filter(ours).collect();

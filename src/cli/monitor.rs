@@ -34,16 +34,14 @@ pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
     let mut service = service(link).await?;
     let mut messages = messages(link).await?;
     let mut names = Names::default();
+    complain(&format!("listening on the {} bus; Ctrl-C ends it", link.bus.as_str()));
     names.learn(link).await;
     loop {
         tokio::select! {
             biased;
             _ = signals.next() => return Ok(Code::SUCCESS),
             message = messages.recv() => {
-                let Some(message) = message else {
-                    let bus = link.bus.as_str();
-                    return Err(Error::Failed(format!("the connection to the {bus} bus is lost")));
-                };
+                let message = message.ok_or(Error::Lost)?;
                 names.follow(&message);
                 if let Some((member, event)) = read(&message) {
                     print(&told(&member, &event, &names, form))?;
@@ -132,9 +130,12 @@ impl Names {
         }
     }
 
-    /// A machine's name; of one that was never seen the UUID.
-    fn of(&self, owner: &OwnedObjectPath) -> String {
-        self.0.get(owner.as_str()).cloned().unwrap_or_else(|| uuid(owner))
+    /// What to call a machine: by its name, and one that never came to be by its UUID.
+    fn vm(&self, owner: &OwnedObjectPath) -> String {
+        match self.0.get(owner.as_str()) {
+            Some(name) => format!("VM \"{name}\""),
+            None => format!("VM {}", uuid(owner)),
+        }
     }
 }
 
@@ -202,13 +203,12 @@ fn line(member: &str, event: &Event, names: &Names) -> String {
     match event {
         Event::Lock { lock, owner, resource, last } => {
             let lock = lock.rsplit('/').next().unwrap_or_default();
-            let vm = names.of(owner);
-            format!("{word:<9}  VM \"{vm}\"  {resource}  {last}  lock {lock}")
+            format!("{word:<9}  {}  {resource}  {last}  lock {lock}", names.vm(owner))
         }
         Event::Contended { resource, holders, owner } => {
-            let holders = holders.iter().map(|holder| format!("\"{}\"", names.of(holder)));
-            let holders = holders.collect::<Vec<_>>().join(", ");
-            format!("{word:<9}  VM \"{}\"  {resource}  held by VM {holders}", names.of(owner))
+            let holders: Vec<String> = holders.iter().map(|holder| names.vm(holder)).collect();
+            let holders = holders.join(", ");
+            format!("{word:<9}  {}  {resource}  held by {holders}", names.vm(owner))
         }
     }
 }

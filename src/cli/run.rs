@@ -4,11 +4,14 @@
 //! 2. The command is started and bound to the owner, see [`super::start`]. It inherits the lease.
 //! 3. Signals that are meant for it are passed on, and its end is awaited. A copy of the lease
 //!    stays here meanwhile: programs that start others, sudo for one, close what they inherited.
+//!    Should the service end the owner all the same, the lease breaks, and that is said; the
+//!    command is let alone.
 //! 4. That copy is closed. If nobody else has one, the owner ends now, and this is awaited, so that
 //!    whoever comes next finds the disks free. A command that left a daemon behind has left it the
 //!    lease too: then the disks stay locked for as long as that lives.
 
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
@@ -18,7 +21,8 @@ use std::time::Duration;
 use clap::Args;
 use futures_util::StreamExt;
 use nix::sys::signal::Signal;
-use tokio::time::timeout;
+use tokio::net::unix::pipe;
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 use zbus::{MatchRule, MessageStream, OwnedObjectPath};
 
@@ -26,12 +30,16 @@ use super::disks::{Disk, Wanted};
 use super::error::{Code, Error};
 use super::link::Link;
 use super::open::{Opened, Opening, check_name, check_uuid, name_after};
+use super::output::complain;
 use super::signals::{Signals, is_for_the_group};
 use super::start::{self, Waiting};
 use crate::client::{MANAGER_PATH, Options, SERVICE};
 
-/// How long the end of an owner is awaited whose lease somebody else may have.
+/// How long the end of an owner is awaited whose lease somebody else may have, once the service
+/// has shown that it had time to see our copy closed.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the service has to show that.
+const LIMIT: Duration = Duration::from_secs(5);
 
 const EXAMPLE: &str = "\
 Example:
@@ -82,7 +90,7 @@ pub(super) async fn perform(link: &Link, arguments: Arguments) -> Result<Code, E
     };
     drop(wanted);
     let waiting = start::spawn(&command, &uuid, &lease)?;
-    let status = accompany(link, &path, waiting, &mut signals).await?;
+    let status = accompany(link, &path, waiting, &mut signals, &lease).await?;
     give_up(link, &path, lease).await;
     Ok(code_of(status))
 }
@@ -93,12 +101,18 @@ async fn accompany(
     owner: &OwnedObjectPath,
     waiting: Waiting,
     signals: &mut Signals,
+    lease: &OwnedFd,
 ) -> Result<ExitStatus, Error> {
     let Waiting { mut child, pidfd, gate } = waiting;
     let owner = link.owner(owner).await?;
     let bound = owner.bind_process(pidfd.as_fd().into(), Options::new());
     tokio::pin!(bound);
     let mut gate = Some(gate);
+    let lease = lease
+        .try_clone()
+        .and_then(pipe::Receiver::from_owned_fd)
+        .map_err(|error| Error::system("watching the lease", error))?;
+    let mut whole = true;
     loop {
         tokio::select! {
             status = child.wait() => {
@@ -111,6 +125,24 @@ async fn accompany(
                 (Err(error), _) => return Err(error.into()),
                 (Ok(()), None) => {}
             },
+            () = broken(&lease), if whole => {
+                whole = false;
+                complain(
+                    "the disks are no longer locked, but the command runs on: vmlockd, or \
+                     somebody through it, has ended the owner",
+                );
+            }
+        }
+    }
+}
+
+/// Returns when the service has closed its end of the lease. It carries no data, so all there is
+/// to read is its end.
+async fn broken(lease: &pipe::Receiver) {
+    while lease.readable().await.is_ok() {
+        if !matches!(lease.try_read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+        {
+            return;
         }
     }
 }
@@ -138,13 +170,21 @@ async fn give_up(link: &Link, path: &OwnedObjectPath, lease: OwnedFd) {
             .build()?;
         let one = Some(NonZeroUsize::MIN);
         let mut removed = MessageStream::for_match_rule(rule, &link.connection, one).await?;
+        let owner = link.owner(path).await?;
         // It may be gone already, closed by somebody.
-        link.owner(path).await?.state().await?;
+        owner.state().await?;
         drop(lease);
-        removed.next().await;
-        Ok::<(), Error>(())
+        let kept = async {
+            owner.state().await?;
+            sleep(PATIENCE).await;
+            Ok(())
+        };
+        tokio::select! {
+            _ = removed.next() => Ok(()),
+            waited = kept => waited,
+        }
     };
-    let _ = timeout(PATIENCE, gone).await;
+    let _: Result<Result<(), Error>, _> = timeout(LIMIT, gone).await;
 }
 
 fn name_of(command: &[OsString]) -> String {

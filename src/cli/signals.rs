@@ -23,26 +23,32 @@ const WATCHED: [Signal; 6] = [
 
 /// Catches signals instead of dying of them.
 #[derive(Debug)]
-pub(super) struct Signals(Vec<(Signal, unix::Signal)>);
+pub(super) struct Signals {
+    watched: Vec<(Signal, unix::Signal)>,
+    /// Never read. Where it is ignored, as some parents pass it on, the kernel forgets how a
+    /// child ended.
+    _child: unix::Signal,
+}
 
 impl Signals {
     /// Begins to catch. What is ignored stays so: nohup and shells that put a command into the
     /// background mean its children too, and those would not inherit it from a handler.
     pub(super) fn catch() -> Result<Self, Error> {
         let ignored = ignored();
-        WATCHED
+        let watched = WATCHED
             .into_iter()
             .filter(|signal| ignored & bit(*signal) == 0)
             .map(|signal| Ok((signal, unix::signal(SignalKind::from_raw(signal as i32))?)))
-            .collect::<io::Result<_>>()
-            .map(Self)
-            .map_err(|error| Error::system("catching signals", error))
+            .collect::<io::Result<_>>();
+        let failed = |error| Error::system("catching signals", error);
+        let child = unix::signal(SignalKind::child()).map_err(failed)?;
+        Ok(Self { watched: watched.map_err(failed)?, _child: child })
     }
 
     /// The next signal. Never returns where there is none to come.
     pub(super) async fn next(&mut self) -> Signal {
         poll_fn(|context| {
-            for (signal, stream) in &mut self.0 {
+            for (signal, stream) in &mut self.watched {
                 if stream.poll_recv(context).is_ready() {
                     return Poll::Ready(*signal);
                 }

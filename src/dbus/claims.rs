@@ -20,7 +20,7 @@ use crate::lock::Mode;
 use crate::lock::resolve::{Access, Resolve, Target, Wanted};
 use crate::lock::resource::DiskPath;
 use crate::lock::work::InOrder;
-use crate::service::Ask;
+use crate::service::{Ask, Disk};
 
 /// The most descriptors in one call; the system bus lets no more through by default.
 const FILES_MAX: usize = 16;
@@ -89,11 +89,17 @@ pub(super) async fn find(
     for (path, mode) in &paths {
         ask_by_name(call, path, |name| machine.about(name, *mode)).await?;
     }
-    let modes: Vec<Mode> =
-        paths.iter().map(|(_, mode)| *mode).chain(files.iter().map(|(_, mode)| *mode)).collect();
-    let named = paths.into_iter().map(|(path, _)| Wanted::Path(path));
-    let passed = files.into_iter().map(|(file, _)| Wanted::File(file));
-    let targets = resolve(front, named.chain(passed)).await?;
+    let (paths, files) = (paths.into_iter(), files.into_iter());
+    let (wanted, modes): (Vec<Wanted>, Vec<Mode>) = paths
+        .map(|(path, mode)| (Wanted::Path(path), mode))
+        .chain(files.map(|(file, mode)| (Wanted::File(file), mode)))
+        .unzip();
+    if call.passes() {
+        // Nobody has to be asked about what the names lead to: that can be found on the way.
+        let disks = requests(front, wanted).into_iter().map(Disk::Wanted);
+        return Ok(disks.zip(modes).map(|(disk, mode)| Ask { disk, mode }).collect());
+    }
+    let targets = resolve(front, wanted).await?;
     for (target, mode) in targets.iter().zip(&modes) {
         match target.shown {
             None => ask_about_canonical(call, target, |name| machine.about(name, *mode)).await?,
@@ -103,7 +109,8 @@ pub(super) async fn find(
     if !call.caller.is_here() {
         return Err(crate::auth::Error::CallerGone.into());
     }
-    Ok(targets.into_iter().zip(modes).map(|(target, mode)| Ask { target, mode }).collect())
+    let disks = targets.into_iter().map(|target| Disk::Found(Box::new(target)));
+    Ok(disks.zip(modes).map(|(disk, mode)| Ask { disk, mode }).collect())
 }
 
 /// Step 2 for one name.
@@ -150,11 +157,9 @@ pub(super) async fn ask_about_canonical<'d>(
 /// What resolving the first that can't be found fails with.
 pub(super) async fn resolve(
     front: &Front,
-    wanted: impl Iterator<Item = Wanted>,
+    wanted: impl IntoIterator<Item = Wanted>,
 ) -> Result<Vec<Target>, Error> {
-    let lockspace = front.service.settings().lockspaces.of_disks();
-    let requests: Vec<Resolve> =
-        wanted.map(|wanted| Resolve { wanted, lockspace: lockspace.clone() }).collect();
+    let requests = requests(front, wanted);
     if requests.is_empty() {
         return Ok(Vec::new());
     }
@@ -163,6 +168,11 @@ pub(super) async fn resolve(
         None => Ok(done.answers),
         Some(error) => Err(error.into()),
     }
+}
+
+fn requests(front: &Front, wanted: impl IntoIterator<Item = Wanted>) -> Vec<Resolve> {
+    let lockspace = front.service.settings().lockspaces.of_disks();
+    wanted.into_iter().map(|wanted| Resolve { wanted, lockspace: lockspace.clone() }).collect()
 }
 
 /// Step 4 for a descriptor: who can write a file may keep others from it; who can only read it may

@@ -163,7 +163,7 @@ impl From<life::Error> for Error {
     fn from(error: life::Error) -> Self {
         use life::Error as E;
         let name = match error {
-            E::NoSuchProcess(_) => NO_SUCH_PROCESS,
+            E::NoSuchProcess(_) | E::Ended => NO_SUCH_PROCESS,
             E::NotAProcess | E::Hidden => INVALID_ARGS,
             E::System { .. } => LIMITS_EXCEEDED,
         };

@@ -143,9 +143,12 @@ impl Manager {
     ) -> Result<OwnedObjectPath, Error> {
         let call = self.enter(&header, "GetOwnerByPID").await?;
         let pid = if pid == 0 { call.caller.pid.unwrap_or(0) } else { pid };
-        let owner = self.0.service.owner_by_pid(pid, call.uid());
-        let none = || Error::no_such_owner(format!("no owner is bound to process {pid}"));
-        owner.map(paths::owner).ok_or_else(none)
+        let Some(owner) = self.0.service.owner_by_pid(pid, call.uid()) else {
+            // A process that is none is another error than one that nobody is bound to.
+            Process::by_pid(pid)?;
+            return Err(Error::no_such_owner(format!("no owner is bound to process {pid}")));
+        };
+        Ok(paths::owner(owner))
     }
 
     #[zbus(out_args("owners"))]

@@ -2,9 +2,9 @@
 //!
 //! One task does this, and it alone touches the object server: adding and removing objects holds
 //! a lock on the whole tree and reads the new object's properties, so nobody who is in a method or
-//! a getter may do it. It reads the events in the order of the decisions, and answers each batch
-//! when all of it was sent; a command is answered only after that, so whoever gets an answer finds
-//! the objects there.
+//! a getter may do it. It reads the events in the order of the decisions. A command is answered
+//! once its objects are there (or gone), so whoever gets an answer finds them so; the signals that
+//! tell others of it follow.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -54,50 +54,71 @@ impl Publisher {
     }
 
     /// Shows what happens, until nothing more can happen.
+    ///
+    /// Objects first, then the answer to whoever made it happen, then the signals: those are for
+    /// others, and he need not wait for them.
     pub(super) async fn follow(self, mut subscription: Subscription) {
         while let Some(batch) = subscription.batches.recv().await {
-            if let Err(error) = self.show(batch.events).await {
+            if let Err(error) = self.place(&batch.events).await {
                 // The table is right all the same; only its picture is not.
-                tracing::error!(%error, "telling the bus failed");
+                tracing::error!(%error, "showing objects on the bus failed");
             }
             // Whoever waited for it may have left.
             let _ = batch.shown.send(());
+            tokio::task::yield_now().await;
+            if let Err(error) = self.tell(batch.events).await {
+                tracing::error!(%error, "telling the bus failed");
+            }
         }
     }
 
-    async fn show(&self, events: Vec<Event>) -> zbus::Result<()> {
-        let mut changed = BTreeSet::new();
+    /// Adds and removes objects.
+    async fn place(&self, events: &[Event]) -> zbus::Result<()> {
         for event in events {
             match event {
                 Event::OwnerOpened(id) => {
                     // One that has gone already is told of next, and needs no object.
-                    if let Some(owner) = self.front.service.owner(id) {
+                    if let Some(owner) = self.front.service.owner(*id) {
                         self.show_owner(owner).await?;
                     }
                 }
-                Event::AnchorsChanged(id) => self.anchors_changed(id).await?,
-                Event::OwnerClosed(id) => {
-                    changed.remove(&id);
-                    self.hide::<OwnerObject>(paths::owner(id)).await?;
+                Event::OwnerClosed(id) => self.hide::<OwnerObject>(paths::owner(*id)).await?,
+                Event::LockAcquired(lock) => self.show_lock(lock).await?,
+                Event::LockReleased(lock, reason) => {
+                    // First the reason, while there still is an object that it is about.
+                    self.released(lock, *reason).await?;
+                    self.hide::<LockObject>(paths::lock(lock.id)).await?;
                 }
+                Event::LockspacesChanged => self.show_lockspaces().await?,
+                Event::AnchorsChanged(_)
+                | Event::LockConverted(_)
+                | Event::LockContended { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends signals.
+    async fn tell(&self, events: Vec<Event>) -> zbus::Result<()> {
+        let mut changed = BTreeSet::new();
+        for event in events {
+            match event {
+                Event::AnchorsChanged(id) => self.anchors_changed(id).await?,
                 Event::LockAcquired(lock) => {
                     self.acquired(&lock).await?;
                     changed.insert(lock.owner);
                 }
-                Event::LockReleased(lock, reason) => {
-                    self.released(&lock, reason).await?;
-                    changed.insert(lock.owner);
-                }
+                Event::LockReleased(lock, _) => drop(changed.insert(lock.owner)),
                 Event::LockConverted(lock) => {
                     let emitter = self.emitter(paths::lock(lock.id))?;
                     LockObject::new(Arc::clone(&self.front), *lock).mode_changed(&emitter).await?;
                 }
-                Event::LockspacesChanged => self.show_lockspaces().await?,
                 Event::LockContended { resource, holders, owner } => {
                     let holders = holders.into_iter().map(paths::owner).collect();
                     let owner = ObjectPath::from(paths::owner(owner));
                     Manager::lock_contended(&self.manager()?, &resource, holders, owner).await?;
                 }
+                Event::OwnerOpened(_) | Event::OwnerClosed(_) | Event::LockspacesChanged => {}
             }
         }
         for id in changed {
@@ -132,7 +153,6 @@ impl Publisher {
     }
 
     async fn acquired(&self, lock: &Lock) -> zbus::Result<()> {
-        self.show_lock(lock).await?;
         let (path, owner) = (paths::lock(lock.id), paths::owner(lock.owner));
         let (resource, mode) = (lock.want.resource.as_str(), lock.want.mode.as_str());
         let (manager, emitter) = (self.manager()?, self.emitter(owner.clone())?);
@@ -145,8 +165,7 @@ impl Publisher {
         let (resource, reason) = (lock.want.resource.as_str(), reason.as_str());
         let (manager, emitter) = (self.manager()?, self.emitter(owner.clone())?);
         Manager::lock_released(&manager, path.as_ref(), owner.as_ref(), resource, reason).await?;
-        OwnerObject::lock_released(&emitter, path.as_ref(), resource, reason).await?;
-        self.hide::<LockObject>(path).await
+        OwnerObject::lock_released(&emitter, path.as_ref(), resource, reason).await
     }
 
     async fn anchors_changed(&self, id: OwnerId) -> zbus::Result<()> {

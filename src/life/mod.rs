@@ -17,6 +17,9 @@ pub enum Error {
     /// No process has that number (any more).
     #[error("there is no process {0}")]
     NoSuchProcess(u32),
+    /// A descriptor of a process that has ended and been waited for.
+    #[error("the process of that descriptor has ended")]
+    Ended,
     /// A descriptor that is no pidfd.
     #[error("the descriptor is no process descriptor (pidfd)")]
     NotAProcess,

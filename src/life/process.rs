@@ -29,8 +29,8 @@ impl Process {
         let pidfd = pidfd_open(number.ok_or(Error::NoSuchProcess(pid))?, PidfdFlags::empty());
         match pidfd {
             Ok(pidfd) => Self::watch(pidfd, pid),
-            // EINVAL: a number that is a thread's and not a process's.
-            Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => {
+            // A number that is a thread's and not a process's: EINVAL, since Linux 6.16 ENOENT.
+            Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {
                 Err(Error::NoSuchProcess(pid))
             }
             Err(errno) => Err(Error::system("opening a process")(errno.into())),
@@ -41,8 +41,8 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// [`Error::NotAProcess`] for any other kind of descriptor, [`Error::NoSuchProcess`] for one
-    /// that has ended and been waited for, [`Error::Hidden`] for one of another pid namespace.
+    /// [`Error::NotAProcess`] for any other kind of descriptor, [`Error::Ended`] for one that has
+    /// ended and been waited for, [`Error::Hidden`] for one of another pid namespace.
     pub fn by_pidfd(pidfd: OwnedFd) -> Result<Self, Error> {
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))
             .map_err(Error::system("looking at a process descriptor"))?;
@@ -53,7 +53,7 @@ impl Process {
             Some(Ok(0)) => Err(Error::Hidden),
             Some(Ok(pid)) => match u32::try_from(pid) {
                 Ok(pid) => Self::watch(pidfd, pid),
-                Err(_) => Err(Error::NoSuchProcess(0)),
+                Err(_) => Err(Error::Ended),
             },
             _ => Err(Error::NotAProcess),
         }

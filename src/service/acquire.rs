@@ -1,37 +1,70 @@
 //! How locks are given.
 //!
 //! 1. The owner's turn is taken.
-//! 2. The table decides: everything asked for is reserved, or nothing is. From here on nobody
+//! 2. What is not found yet is found.
+//! 3. The table decides: everything asked for is reserved, or nothing is. From here on nobody
 //!    else can come between, under whatever name.
-//! 3. The bytes are locked in the kernel, one after the other. It knows strangers.
-//! 4. Should one fail, those before it are given back, and the reservation is cancelled.
-//! 5. The table commits. Should the owner have ended meanwhile, all is given back.
-//! 6. The world is told, and sees the lock objects.
-//! 7. The caller is answered.
+//! 4. The bytes are locked in the kernel, one after the other. It knows strangers.
+//! 5. Should one fail, those before it are given back, and the reservation is cancelled.
+//! 6. The table commits. Should the owner have ended meanwhile, all is given back.
+//! 7. The world is told, and sees the lock objects.
+//! 8. The caller is answered.
 //!
-//! A caller that leaves in between changes nothing: the story runs to its end, and the locks are
-//! its owner's.
+//! Steps 2 to 6 are one story on one storage thread, since each change of threads costs more than
+//! all that is done on them. A caller that leaves in between changes nothing: the story runs to
+//! its end, and the locks are its owner's.
 
 use std::sync::Arc;
 
 use super::describe::{DescribeRefusal, DescribeStranger};
 use super::limits::within;
-use super::{Error, Service, now};
+use super::{Error, Service, Shown, now};
 use crate::lock::held::{Give, Held, Take};
-use crate::lock::resolve::{Access, Target};
-use crate::lock::work::InOrder;
+use crate::lock::resolve::{Access, Resolve, Target};
+use crate::lock::work::{InOrder, Work};
 use crate::lock::{self, Event, Mode, OwnerId, Want};
 
-/// One resource that an owner asks for, found already.
+/// One resource that an owner asks for.
 #[derive(Debug)]
 pub struct Ask {
     /// What it is.
-    pub target: Target,
+    pub disk: Disk,
     /// How it shall be held.
     pub mode: Mode,
 }
 
-/// What came of step 2.
+/// A disk, as far as it is known.
+#[derive(Debug)]
+pub enum Disk {
+    /// To be found.
+    Wanted(Resolve),
+    /// Found already, because somebody had to be asked about what it is.
+    Found(Box<Target>),
+}
+
+impl Disk {
+    fn find(self) -> Result<Target, lock::Error> {
+        match self {
+            Self::Wanted(resolve) => resolve.perform(),
+            Self::Found(target) => Ok(*target),
+        }
+    }
+}
+
+fn want(target: &Target, mode: Mode) -> Want {
+    Want {
+        resource: target.name.clone(),
+        canonical: target.canonical.clone(),
+        path: target.path().map(ToOwned::to_owned),
+        identity: target.identity,
+        lockspace: target.lockspace.kind(),
+        lock_files: target.lock_files(),
+        mode,
+        write_shown: target.shown == Some(Access::ReadWrite),
+    }
+}
+
+/// What came of step 3.
 struct Reserved {
     /// The locks of the request, in its order.
     locks: Vec<u64>,
@@ -39,22 +72,6 @@ struct Reserved {
     fresh: Vec<u64>,
     /// What is to be done for the new ones, in the same order.
     takes: Vec<Take>,
-}
-
-impl Ask {
-    fn want(&self) -> Want {
-        let Self { target, mode } = self;
-        Want {
-            resource: target.name.clone(),
-            canonical: target.canonical.clone(),
-            path: target.path().map(ToOwned::to_owned),
-            identity: target.identity,
-            lockspace: target.lockspace.kind(),
-            lock_files: target.lock_files(),
-            mode: *mode,
-            write_shown: target.shown == Some(Access::ReadWrite),
-        }
-    }
 }
 
 impl Service {
@@ -77,65 +94,53 @@ impl Service {
         asks: Vec<Ask>,
         before: Vec<Event>,
     ) -> Result<Vec<u64>, Error> {
-        let Reserved { locks, fresh, takes } = match self.reserve(id, asks) {
-            Ok(reserved) => reserved,
-            Err(error) => return Err(self.tell(id, error).await),
-        };
-        let (held, failure) = if takes.is_empty() {
-            (Vec::new(), None)
-        } else {
-            match self.storage().run(InOrder(takes)).await {
-                Ok(done) => (done.answers, done.failure.map(Error::Lock)),
-                Err(error) => (Vec::new(), Some(error)),
-            }
-        };
-        let held: Vec<Arc<Held>> = held.into_iter().map(Arc::new).collect();
-        let committed = match failure {
-            None => self.commit(id, &fresh, &held, before),
-            Some(failure) => Err(failure),
-        };
-        match committed {
-            Ok(shown) => {
-                shown.wait().await;
-                Ok(locks)
-            }
-            Err(error) => {
-                let error = self.undo(error, &fresh, held).await;
-                Err(self.tell(id, error).await)
-            }
-        }
+        let story = Story { service: self.clone(), id, asks, before };
+        // With nothing to find and nothing to lock there is nothing to leave this thread for.
+        let empty = story.asks.is_empty();
+        let told = if empty { story.perform() } else { self.storage().run(story).await? };
+        let (locks, shown) = told?;
+        shown.wait().await;
+        Ok(locks)
     }
 
-    /// Step 2.
-    fn reserve(&self, id: OwnerId, asks: Vec<Ask>) -> Result<Reserved, Error> {
-        let mut state = self.state();
-        state.check_open()?;
-        let limit = state.settings.limits.resources_per_call;
-        within("resources", asks.len(), limit, || "in one call".to_owned())?;
-        state.check_total(asks.len())?;
-        state.check_quota(self.0.exempt, id.uid, |usage| usage.count_locks(asks.len()))?;
-        let wants: Vec<Want> = asks.iter().map(Ask::want).collect();
-        let reserved = state.table.reserve(id, &wants, now())?;
-        let mut asks: Vec<Option<Ask>> = asks.into_iter().map(Some).collect();
+    /// Step 3.
+    fn reserve(
+        &self,
+        id: OwnerId,
+        targets: Vec<Target>,
+        modes: &[Mode],
+    ) -> Result<Reserved, Error> {
+        let wants: Vec<Want> =
+            targets.iter().zip(modes).map(|(target, mode)| want(target, *mode)).collect();
+        let reserved = {
+            let mut state = self.state();
+            state.check_open()?;
+            let limit = state.settings.limits.resources_per_call;
+            within("resources", wants.len(), limit, || "in one call".to_owned())?;
+            state.check_total(wants.len())?;
+            state.check_quota(self.0.exempt, id.uid, |usage| usage.count_locks(wants.len()))?;
+            state.table.reserve(id, &wants, now())?
+        };
+        let mut targets: Vec<Option<Target>> = targets.into_iter().map(Some).collect();
         let (fresh, takes) = reserved
             .fresh
             .iter()
             .filter_map(|(lock, n)| {
-                let Ask { target, mode } = asks.get_mut(*n)?.take()?;
-                Some((*lock, Take { target, mode }))
+                let target = targets.get_mut(*n)?.take()?;
+                Some((*lock, Take { target, mode: *modes.get(*n)? }))
             })
             .unzip();
         Ok(Reserved { locks: reserved.locks, fresh, takes })
     }
 
-    /// Step 5.
+    /// Step 6.
     fn commit(
         &self,
         id: OwnerId,
         fresh: &[u64],
         held: &[Arc<Held>],
         before: Vec<Event>,
-    ) -> Result<super::Shown, Error> {
+    ) -> Result<Shown, Error> {
         let mut state = self.state();
         let mut events = before;
         events.extend(state.table.commit(id, fresh)?);
@@ -145,17 +150,17 @@ impl Service {
         Ok(state.publish(events))
     }
 
-    /// Step 4: gives back what was taken. The error of the request comes with those of its undoing.
-    async fn undo(&self, error: Error, fresh: &[u64], held: Vec<Arc<Held>>) -> Error {
-        let gives: Vec<Give> = held.into_iter().map(Give).collect();
-        let failures = match self.storage().run(gives).await {
-            Ok(failures) => failures.into_iter().flatten().collect(),
-            Err(_) => Vec::new(), // logged where it happened, and closing the files frees them
-        };
-        let mut state = self.state();
-        let events = state.table.cancel(fresh);
-        // An owner that went meanwhile; nobody waits for that to be seen.
-        drop(state.publish(events));
+    /// Step 5: gives back what was taken. The error of the request comes with those of its undoing.
+    fn undo(&self, error: Error, fresh: &[u64], held: Vec<Arc<Held>>) -> Error {
+        let failures: Vec<lock::Error> =
+            held.into_iter().flat_map(|held| Give(held).perform()).collect();
+        {
+            let mut state = self.state();
+            let events = state.table.cancel(fresh);
+            // An owner that went meanwhile; nobody waits for that to be seen.
+            drop(state.publish(events));
+        }
+        self.owner_went();
         match error {
             Error::Lock(error) => Error::Lock(error.with_undo(failures)),
             error => {
@@ -167,8 +172,9 @@ impl Service {
         }
     }
 
-    /// Puts a refusal into a sentence, and tells those who watch the resource of it.
-    pub(super) async fn tell(&self, id: OwnerId, error: Error) -> Error {
+    /// Puts a refusal into a sentence, and tells those who watch the resource of it. Looks users
+    /// up, so it is for a storage thread.
+    pub(super) fn describe(&self, id: OwnerId, error: Error) -> Error {
         match error {
             Error::Lock(lock::Error::Held(refusal)) => {
                 let event = Event::LockContended {
@@ -176,20 +182,56 @@ impl Service {
                     holders: refusal.holders.iter().map(|holder| holder.owner).collect(),
                     owner: id,
                 };
-                let shown = self.state().publish(vec![event]);
-                let described = self.storage().run(DescribeRefusal((*refusal).clone())).await;
-                let message = described.unwrap_or_else(|_| refusal.to_string());
+                // For others: the one who is refused has his answer.
+                drop(self.state().publish(vec![event]));
+                let message = DescribeRefusal((*refusal).clone()).perform();
                 tracing::info!(owner = %id, "refused: {message}");
-                shown.wait().await;
                 Error::Held { message, refusal }
             }
             Error::Lock(lock::Error::HeldElsewhere(stranger)) => {
-                let described = self.storage().run(DescribeStranger((*stranger).clone())).await;
-                let message = described.unwrap_or_else(|_| stranger.to_string());
+                let message = DescribeStranger(*stranger).perform();
                 tracing::info!(owner = %id, "refused: {message}");
                 Error::HeldElsewhere(message)
             }
             error => error,
         }
+    }
+}
+
+/// Steps 2 to 6.
+struct Story {
+    service: Service,
+    id: OwnerId,
+    asks: Vec<Ask>,
+    before: Vec<Event>,
+}
+
+impl Work for Story {
+    type Answer = Result<(Vec<u64>, Shown), Error>;
+
+    fn perform(self) -> Self::Answer {
+        let Self { service, id, asks, before } = self;
+        tell(&service, id, asks, before).map_err(|error| service.describe(id, error))
+    }
+}
+
+fn tell(
+    service: &Service,
+    id: OwnerId,
+    asks: Vec<Ask>,
+    before: Vec<Event>,
+) -> Result<(Vec<u64>, Shown), Error> {
+    let modes: Vec<Mode> = asks.iter().map(|ask| ask.mode).collect();
+    let targets = asks.into_iter().map(|ask| ask.disk.find()).collect::<Result<Vec<_>, _>>()?;
+    let Reserved { locks, fresh, takes } = service.reserve(id, targets, &modes)?;
+    let done = InOrder(takes).perform();
+    let held: Vec<Arc<Held>> = done.answers.into_iter().map(Arc::new).collect();
+    let committed = match done.failure {
+        None => service.commit(id, &fresh, &held, before),
+        Some(failure) => Err(failure.into()),
+    };
+    match committed {
+        Ok(shown) => Ok((locks, shown)),
+        Err(error) => Err(service.undo(error, &fresh, held)),
     }
 }

@@ -27,7 +27,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::lock::lockspace::Lockspaces;
 use crate::lock::{Event, Lock, Owner};
 
-pub use acquire::Ask;
+pub use acquire::{Ask, Disk};
 pub use error::Error;
 pub use limits::{Exempt, Limits};
 pub use owners::{NewAnchor, Opening};

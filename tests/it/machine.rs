@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use vmlockd::client::{LockProxy, ManagerProxy, Options, OwnerProxy};
-use zbus::{Connection, Fd, OwnedObjectPath, Variant};
+use zbus::wire::Structure;
+use zbus::{Connection, Fd, Message, OwnedObjectPath, Variant};
 
 /// An error as it came over the bus.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +55,17 @@ pub(crate) async fn owner(connection: &Connection, path: OwnedObjectPath) -> Own
 
 pub(crate) async fn lock(connection: &Connection, path: &OwnedObjectPath) -> LockProxy<'static> {
     LockProxy::new(connection, path.clone()).await.unwrap()
+}
+
+/// Calls a method by its name, with arguments that a proxy would not let pass.
+pub(crate) async fn call(
+    connection: &Connection,
+    object: &str,
+    (interface, method): (&str, &str),
+    arguments: &Structure<'_>,
+) -> Answer<Message> {
+    let service = Some(vmlockd::client::SERVICE);
+    Ok(connection.call_method(service, object, Some(interface), method, arguments).await?)
 }
 
 /// A disk and how it shall be locked.

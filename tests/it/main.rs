@@ -3,9 +3,20 @@
 //! One binary, so that it is linked once; a module for each promise. [`house`] builds what a test
 //! runs in, [`machine`] says briefly what clients say.
 
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "what a test stands on is there, or the test has failed"
+)]
+
 mod acquire;
+mod authorize;
+mod bad_input;
+mod cli;
 mod contract;
 mod house;
 mod layering;
 mod machine;
+mod methods;
 mod owners;
+mod untouched;

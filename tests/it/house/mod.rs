@@ -22,7 +22,10 @@ mod bus;
 mod command;
 mod daemon;
 mod fixture;
+mod hostile;
 mod mock_polkit;
+mod mounted;
+mod opened;
 pub(crate) mod polkit;
 mod process;
 mod rival;
@@ -36,8 +39,11 @@ pub(crate) use bus::{Bus, Service};
 pub(crate) use command::{Ran, program, run};
 pub(crate) use daemon::{Daemon, Failure, Launch};
 pub(crate) use fixture::{Broker, House};
+pub(crate) use hostile::{Elsewhere, keep_lease};
 pub(crate) use mock_polkit::{Answer, Call, Mock};
-pub(crate) use process::Process;
+pub(crate) use mounted::Mounted;
+pub(crate) use opened::Opened;
+pub(crate) use process::{Process, pidfd};
 pub(crate) use rival::{Kind, Rival};
 pub(crate) use watch::NameWatch;
 
@@ -45,7 +51,7 @@ pub(crate) use watch::NameWatch;
 pub(crate) const NAME: &str = "org.vmlockd1";
 
 /// Long enough for the slowest step on a busy machine: reaching it is a failure, never a wait.
-const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Waits for an event, but not for ever.
 pub(crate) async fn within<T>(what: &str, event: impl Future<Output = T>) -> T {

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Read},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -16,7 +16,7 @@ use nix::{
 };
 use tokio::net::unix::pipe;
 
-use super::user::Account;
+use super::user::{self, Account};
 
 /// A running program. Dropping it kills it and waits until it is gone.
 pub(crate) struct Process {
@@ -39,11 +39,7 @@ impl Process {
         command.stderr(errors);
         let child = spawn(command).unwrap_or_else(|e| panic!("{what}: {e}"));
         let pid = Pid::from_raw(child.id().cast_signed());
-        let pidfd = rustix::process::pidfd_open(
-            rustix::process::Pid::from_child(&child),
-            rustix::process::PidfdFlags::empty(),
-        )
-        .expect("a child that nobody has waited for has a pidfd");
+        let pidfd = pidfd(child.id());
         let (what, stderr) = (what.to_owned(), stderr.to_owned());
         Process { what, pid, child: Mutex::new(child), pidfd, stderr }
     }
@@ -56,6 +52,14 @@ impl Process {
     /// Takes the standard output, if the command asked for a pipe.
     pub(crate) fn stdout(&self) -> Option<std::process::ChildStdout> {
         self.child.lock().unwrap().stdout.take()
+    }
+
+    /// Waits for the first word on its standard output, for which the command has a pipe.
+    pub(crate) async fn says_something(&self) {
+        let mut stdout = self.stdout().expect("a pipe was asked for");
+        // The end of file means that it never will.
+        let said = user::in_thread(user::ROOT, move || stdout.read(&mut [0])).await;
+        assert!(said.is_ok_and(|n| n == 1), "{} does not start: {}", self.what, self.stderr());
     }
 
     /// What it has written to standard error so far.
@@ -144,6 +148,13 @@ pub(crate) fn mortal(account: Option<&Account>, program: impl AsRef<std::ffi::Os
     command
 }
 
+/// A descriptor of a process that is there, or has at least not been waited for.
+pub(crate) fn pidfd(pid: u32) -> OwnedFd {
+    let number = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process number");
+    rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty())
+        .unwrap_or_else(|errno| panic!("process {pid}: {errno}"))
+}
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// Starts a process from a thread that lives as long as this binary.
@@ -178,6 +189,8 @@ fn advice(program: &std::ffi::OsStr) -> &'static str {
         Some("dbus-broker-launch") => " (install dbus-broker)",
         Some("busctl") => " (install systemd)",
         Some("gdbus") => " (install libglib2.0-bin)",
+        Some("chattr") => " (install e2fsprogs)",
+        Some("perl") => " (install perl)",
         Some("qemu-img") => " (install qemu-utils)",
         _ => "",
     }

@@ -1,0 +1,109 @@
+//! What an acquisition costs: beside a bare call on the same bus, beside the bare system calls,
+//! and with more and more locks held.
+//!
+//! Prints medians and, what counts, their ratios in one run; figures of different runs or machines
+//! say nothing about each other.
+
+#[allow(dead_code, unused_imports, unreachable_pub)]
+#[path = "../tests/it/house/mod.rs"]
+mod house;
+#[allow(dead_code)]
+#[path = "../tests/it/machine.rs"]
+mod machine;
+
+use std::fs::File;
+use std::hint::black_box;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use house::{Broker, House};
+use machine::{Machine, exclusive};
+use vmlockd::lock::Mode;
+use vmlockd::lock::ofd;
+use zbus::Connection;
+use zbus::fdo::PeerProxy;
+
+const ROUNDS: usize = 1500;
+const HELD: [usize; 3] = [0, 1000, 4000];
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+/// Open, lock, close: what no lock service can do without.
+fn bare_lock(image: &Path) -> Duration {
+    let times = (0..ROUNDS).map(|_| {
+        let start = Instant::now();
+        let file = File::options().read(true).write(true).open(image).unwrap();
+        assert!(ofd::try_lock(&file, Mode::Exclusive).unwrap());
+        drop(black_box(file));
+        start.elapsed()
+    });
+    median(times.collect())
+}
+
+/// A call that does nothing, and an acquisition, in turns: both see the same noise.
+async fn call_and_acquire(
+    bus: &Connection,
+    machine: &Machine,
+    image: &Path,
+) -> (Duration, Duration) {
+    let peer = PeerProxy::builder(bus).destination("org.vmlockd1").path("/org/vmlockd1");
+    let peer = peer.build().await.unwrap();
+    let (mut calls, mut acquisitions) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        peer.ping().await.unwrap();
+        calls.push(start.elapsed());
+        let start = Instant::now();
+        let locks = machine.acquire(&[exclusive(image)]).await.unwrap();
+        acquisitions.push(start.elapsed());
+        machine.release(&locks).await.unwrap();
+    }
+    (median(calls), median(acquisitions))
+}
+
+async fn bench(broker: Broker) {
+    let house = House::builder().broker(broker).start().await;
+    let bus = house.connection().await;
+    let image = house.image("measured.qcow2").await;
+    let machine = Machine::open(&bus, "measured").await;
+    println!("{broker:?}, medians of {ROUNDS}:");
+    let lock = bare_lock(&image);
+    println!("  open + lock + close      {:8.1} us", micros(lock));
+    let mut owners = Vec::new();
+    let mut first = None;
+    for held in HELD {
+        while owners.len() * 4 < held {
+            let n = owners.len();
+            let disks: Vec<_> = (0..4).map(|d| house.raw_of(0, &format!("{n}-{d}"))).collect();
+            let owner = Machine::open(&bus, &format!("vm{n}")).await;
+            let wish: Vec<_> = disks.iter().map(|disk| exclusive(disk)).collect();
+            owner.acquire(&wish).await.unwrap();
+            owners.push(owner);
+        }
+        let (call, acquire) = call_and_acquire(&bus, &machine, &image).await;
+        let first = *first.get_or_insert(acquire);
+        println!(
+            "  {held:5} locks held: call {:7.1} us, acquire {:7.1} us = {:.2} calls, {:.2} of that with none held",
+            micros(call),
+            micros(acquire),
+            acquire.as_secs_f64() / call.as_secs_f64(),
+            acquire.as_secs_f64() / first.as_secs_f64(),
+        );
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    // `cargo bench` passes --bench; `cargo test --benches` would run this too, and shall not.
+    if std::env::args().any(|arg| arg == "--bench") {
+        bench(Broker::DbusDaemon).await;
+        bench(Broker::DbusBroker).await;
+    }
+}

@@ -1,0 +1,35 @@
+//! Who may do what: what is one's own needs no password, and nothing else is had without one.
+
+mod dialogs;
+mod force;
+mod foreign;
+mod instance;
+mod leaving;
+mod matrix;
+mod own;
+mod questions;
+mod rules;
+
+use std::fs::File;
+use std::path::Path;
+
+use crate::house::{House, polkit};
+
+const DENIED: &str = "DBus.Error.AccessDenied";
+/// What polkit would ask a person about, had the caller let it.
+const INTERACTIVE: &str = "DBus.Error.InteractiveAuthorizationRequired";
+
+/// A house with the distribution's polkit, the project's actions and these rules.
+async fn with_polkit(rules: &str) -> House {
+    let rules = rules.to_owned();
+    House::builder().polkit(polkit::Choice::Real { rules }).start().await
+}
+
+/// A house with a polkit that does as the test says.
+async fn with_mock() -> House {
+    House::builder().polkit(polkit::Choice::Mock).start().await
+}
+
+fn read_write(disk: &Path) -> File {
+    File::options().read(true).write(true).open(disk).unwrap()
+}

@@ -1,0 +1,256 @@
+//! Arguments and options that can't be right.
+
+use std::collections::HashMap;
+use std::fs::File;
+
+use zbus::wire::Structure;
+use zbus::{Fd, OwnedObjectPath, Variant};
+
+use crate::house::{House, within};
+use crate::machine::{Machine, Refused, call, exclusive, lock, manager, option, shared};
+use crate::methods::{self, MANAGER, Method, OWNER, Subject, none};
+use crate::untouched::{Untouched, assert_free, assert_refused};
+
+const INVALID: &str = "DBus.Error.InvalidArgs";
+const NOT_SUPPORTED: &str = "DBus.Error.NotSupported";
+
+/// Every method, of an owner with one lock.
+async fn of(house: &House, machine: &Machine) -> Vec<Method> {
+    let (held, free) = (house.raw_of(0, "held"), house.raw_of(0, "free"));
+    let locks = machine.acquire(&[exclusive(&held)]).await.unwrap();
+    methods::all(&Subject { owner: &machine.path(), lock: &locks[0], disk: &free })
+}
+
+#[tokio::test]
+async fn no_method_overlooks_an_option_that_it_does_not_know() {
+    let house = House::builder().start().await;
+    let bus = house.connection().await;
+    let machine = Machine::open(&bus, "web1").await;
+    let methods = of(&house, &machine).await;
+    let before = Untouched::so_far(&house).await;
+    for method in methods.iter().filter(|method| method.has_options()) {
+        for (option, said) in [
+            ("forse", "unknown option 'forse'"),
+            ("", "unknown option ''"),
+            ("timeout_usec", "unknown option 'timeout_usec'"),
+            (&"y".repeat(100_000), &format!("unknown option '{}'", "y".repeat(64))),
+        ] {
+            println!("{method}");
+            let options = HashMap::from([(option, Variant::from(true))]);
+            let refused = method.call(&bus, options).await.unwrap_err();
+            assert_refused(&refused, INVALID, said);
+        }
+        before.still(method.name).await;
+    }
+    before.and_it_goes_on().await;
+}
+
+#[tokio::test]
+async fn an_option_of_another_type_is_not_taken_for_something_else() {
+    let house = House::builder().start().await;
+    let bus = house.connection().await;
+    let machine = Machine::open(&bus, "web1").await;
+    let methods = of(&house, &machine).await;
+    let before = Untouched::so_far(&house).await;
+    let mut tried = 0;
+    for method in &methods {
+        let known: &[&str] = match method.name {
+            "OpenOwner" => &["resources", "timeout-usec", "manual", "process"],
+            "RegisterOwner" => &["resources", "timeout-usec", "manual"],
+            "Acquire" | "AcquireWithFiles" => &["timeout-usec"],
+            "Convert" => &["timeout-usec", "file"],
+            "Release" | "Close" => &["force"],
+            _ => &[],
+        };
+        for option in known {
+            let (words, wrong): (&str, Vec<Variant<'_>>) = match *option {
+                "resources" => ("must be an array", vec!["/a".into(), vec!["/a"].into()]),
+                "timeout-usec" => ("a 64-bit number", vec![0_u32.into(), "0".into(), 0_i64.into()]),
+                "manual" | "force" => ("must be a boolean", vec!["true".into(), 1_u32.into()]),
+                _ => ("must be a descriptor", vec![3_u32.into(), "/dev/null".into()]),
+            };
+            for value in wrong {
+                println!("{method} {option} {value:?}");
+                let options = HashMap::from([(*option, value)]);
+                let refused = method.call(&bus, options).await.unwrap_err();
+                assert_refused(&refused, INVALID, &format!("option '{option}'"));
+                assert_refused(&refused, INVALID, words);
+                tried += 1;
+            }
+        }
+        before.still(method.name).await;
+    }
+    assert_eq!(tried, 33);
+    before.and_it_goes_on().await;
+}
+
+#[tokio::test]
+async fn nobody_waits_in_vain_where_waiting_is_not_known() {
+    let house = House::builder().start().await;
+    let bus = house.connection().await;
+    let machine = Machine::open(&bus, "web1").await;
+    let methods = of(&house, &machine).await;
+    let features = manager(&bus).await.features().await.unwrap();
+    assert!(!features.contains(&"wait".to_owned()));
+    let before = Untouched::so_far(&house).await;
+    for name in ["OpenOwner", "RegisterOwner", "Acquire", "AcquireWithFiles", "Convert"] {
+        let method = methods.iter().find(|method| method.name == name).unwrap();
+        for timeout in [1_u64, u64::MAX] {
+            let asked = method.call(&bus, option("timeout-usec", timeout));
+            let refused = within("an answer", asked).await.unwrap_err();
+            assert_refused(&refused, NOT_SUPPORTED, "option 'timeout-usec'");
+        }
+        before.still(name).await;
+    }
+    let mine = house.dir().join("free");
+    let no_time = option("timeout-usec", 0_u64);
+    machine.owner.acquire(&[exclusive(&mine)], no_time).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_that_can_not_be_read_is_refused_as_such() {
+    let house = House::builder().start().await;
+    let bus = house.connection().await;
+    let machine = Machine::open(&bus, "web1").await;
+    let methods = of(&house, &machine).await;
+    let before = Untouched::so_far(&house).await;
+    for method in &methods {
+        for arguments in [
+            Structure::from((7_i32,)),
+            Structure::from(("", vec![1.5_f64], true)),
+            Structure::from((vec![(1_u8, "x")], "exclusive")),
+        ] {
+            println!("{method}{}", arguments.signature());
+            let asked = method.call_with(&bus, &arguments);
+            let refused = within("an answer", asked).await.unwrap_err();
+            let property = method.interface == methods::LOG;
+            let error = if property { "DBus.Error.UnknownMethod" } else { INVALID };
+            assert_eq!(refused.name, error, "{refused:?}");
+        }
+        before.still(method.name).await;
+    }
+    let path = machine.path();
+    let body = Structure::from(("x",));
+    for (object, method, error) in [
+        ("/org/vmlockd1", (MANAGER, "OpenOwners"), "DBus.Error.UnknownMethod"),
+        ("/org/vmlockd1", (OWNER, "Close"), "DBus.Error.UnknownInterface"),
+        (path.as_str(), ("org.vmlockd1.Owner", "close"), "DBus.Error.UnknownMethod"),
+        ("/org/vmlockd1/owner/_1", (OWNER, "Close"), "DBus.Error.UnknownObject"),
+        ("/org/vmlockd1/lock/1000", (methods::LOCK, "Release"), "DBus.Error.UnknownObject"),
+        ("/", (MANAGER, "Reload"), "DBus.Error.UnknownInterface"),
+    ] {
+        let refused = call(&bus, object, method, &body).await.unwrap_err();
+        assert_eq!(refused.name, error, "{object} {method:?}: {refused:?}");
+    }
+    before.and_it_goes_on().await;
+}
+
+#[tokio::test]
+async fn a_mode_is_one_of_two_words() {
+    let house = House::builder().start().await;
+    let (bus, disk) = (house.connection().await, house.raw_of(0, "disk"));
+    let machine = Machine::open(&bus, "web1").await;
+    let held = machine.acquire(&[shared(&house.raw_of(0, "held"))]).await.unwrap();
+    let held = lock(&bus, &held[0]).await;
+    let file = File::options().read(true).write(true).open(&disk).unwrap();
+    let before = Untouched::so_far(&house).await;
+    for mode in ["", "none", "Exclusive", "exclusive ", "write", "ex\nclusive", "\u{202e}x"] {
+        let wish = [(disk.to_str().unwrap(), mode)];
+        let disks = option("resources", wish.to_vec());
+        let escaped: String = mode.chars().map(escape).collect();
+        let said = format!("mode '{escaped}' is neither 'exclusive' nor 'shared'");
+        for refused in [
+            machine.acquire(&wish).await.unwrap_err(),
+            machine.acquire_files(&[(&file, mode)]).await.unwrap_err(),
+            Machine::open_with(&bus, "", "web2", disks).await.unwrap_err(),
+            held.convert(mode, none()).await.unwrap_err().into(),
+        ] {
+            assert_refused(&refused, INVALID, &said);
+        }
+        before.still(&said).await;
+    }
+    assert_free(&disk);
+    before.and_it_goes_on().await;
+}
+
+fn escape(c: char) -> String {
+    if c == '\n' || c == '\u{202e}' { c.escape_default().to_string() } else { c.to_string() }
+}
+
+#[tokio::test]
+async fn a_lock_that_is_none_of_the_owners() {
+    let house = House::builder().start().await;
+    let bus = house.connection().await;
+    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    let (one, two) = (house.raw_of(0, "one"), house.raw_of(0, "two"));
+    let mine = web1.acquire(&[exclusive(&one)]).await.unwrap();
+    let others = web2.acquire(&[exclusive(&two)]).await.unwrap();
+    let before = Untouched::so_far(&house).await;
+    let other = others[0].as_str();
+    for (path, said) in [
+        ("/", "/ is no lock"),
+        ("/org/vmlockd1", "/org/vmlockd1 is no lock"),
+        ("/org/vmlockd1/lock/007", "/org/vmlockd1/lock/007 is no lock"),
+        (web1.path().as_str(), "is no lock"),
+        ("/org/vmlockd1/lock/1000", "there is no lock 1000"),
+        ("/org/vmlockd1/lock/18446744073709551616", "is no lock"),
+        (other, "there is no lock"),
+    ] {
+        // All or nothing: the right one is kept too.
+        let path = OwnedObjectPath::try_from(path).unwrap();
+        let refused = web1.release(&[mine[0].clone(), path]).await.unwrap_err();
+        assert_refused(&refused, "NoSuchLock", said);
+        before.still(said).await;
+    }
+    assert_eq!(web1.locks().await, mine);
+    // Twice in one call is once.
+    web1.release(&[mine[0].clone(), mine[0].clone()]).await.unwrap();
+    assert_free(&one);
+    let released = lock(&bus, &mine[0]).await.release(none()).await.unwrap_err();
+    assert_eq!(Refused::from(released).name, "DBus.Error.UnknownObject");
+    let again = web1.release(&mine).await.unwrap_err();
+    assert_refused(&again, "NoSuchLock", "there is no lock");
+}
+
+#[tokio::test]
+async fn a_proof_of_another_disk_proves_nothing() {
+    let house = House::builder().start().await;
+    let bus = house.connection().await;
+    let (disk, other) = (house.raw_of(0, "disk"), house.raw_of(0, "other"));
+    let machine = Machine::open(&bus, "web1").await;
+    let locks = machine.acquire(&[shared(&disk)]).await.unwrap();
+    let its = lock(&bus, &locks[0]).await;
+    let before = Untouched::so_far(&house).await;
+    let file = File::options().read(true).write(true).open(&other).unwrap();
+    let proof = option("file", Fd::from(&file));
+    let refused = its.convert("exclusive", proof).await.unwrap_err().into();
+    let words = format!("option 'file' shows another disk than {}", disk.display());
+    assert_refused(&refused, "ResourceChanged", &words);
+    assert_eq!(its.mode().await.unwrap(), "shared");
+    before.and_it_goes_on().await;
+}
+
+#[tokio::test]
+async fn an_owner_that_is_gone_is_no_object() {
+    let house = House::builder().start().await;
+    let bus = house.connection().await;
+    let before = Untouched::so_far(&house).await;
+    let machine = Machine::open(&bus, "web1").await;
+    let methods = of(&house, &machine).await;
+    let last = methods.last().unwrap();
+    last.call(&bus, none()).await.unwrap();
+    let of_it = methods.iter().filter(|method| method.object.contains("1/owner/"));
+    let of_its_lock = methods.iter().filter(|method| method.object.contains("1/lock/"));
+    for method in of_it.chain(of_its_lock) {
+        println!("{method}");
+        let refused = method.call(&bus, none()).await.unwrap_err();
+        assert_refused(&refused, "DBus.Error.UnknownObject", &method.object);
+    }
+    let read = machine.owner.locks().await.unwrap_err();
+    assert_eq!(Refused::from(read).name, "DBus.Error.UnknownObject");
+    drop((machine, methods));
+    for disk in ["held", "free"] {
+        std::fs::remove_file(house.dir().join(disk)).unwrap();
+    }
+    before.and_it_goes_on().await;
+}

@@ -1,0 +1,310 @@
+//! Descriptors that show no disk, or less than is asked for, or more than they should.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::Mode;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Serialize, Serializer};
+use vmlockd::client::Options;
+use zbus::Fd;
+use zbus::wire::{Signature, Type};
+
+use crate::house::user::NOBODY;
+use crate::house::{Answer, Broker, Elsewhere, House, Kind, Rival, keep_lease, polkit, within};
+use crate::machine::{AsFdDyn, Machine, Refused, exclusive, lock, manager, option, shared};
+use crate::untouched::{Untouched, assert_free, assert_refused};
+
+const NOT_LOCKABLE: &str = "NotLockable";
+
+fn opened(path: impl AsRef<Path>, flags: OFlag) -> OwnedFd {
+    let path = path.as_ref();
+    open(path, flags | OFlag::O_CLOEXEC, Mode::empty())
+        .unwrap_or_else(|errno| panic!("{}: {errno}", path.display()))
+}
+
+fn read_write(path: &Path) -> File {
+    File::options().read(true).write(true).open(path).unwrap()
+}
+
+/// All that a descriptor can be of and no lock can be put on, with what is said of it.
+fn no_disks(house: &House) -> Vec<(OwnedFd, &'static str)> {
+    let disk = house.raw_of(0, "disk.raw");
+    let deleted = house.raw_of(0, "deleted.raw");
+    let gone = opened(&deleted, OFlag::O_RDWR);
+    fs::remove_file(deleted).unwrap();
+    let me = Pid::from_raw(std::process::id().cast_signed()).unwrap();
+    let (fifo, _) = io::pipe().unwrap();
+    let (socket, _) = UnixStream::pair().unwrap();
+    let neither = "it is neither a regular file nor a block device";
+    vec![
+        (opened(&disk, OFlag::O_PATH), "the descriptor was opened with O_PATH"),
+        (opened(&disk, OFlag::O_WRONLY), "the descriptor was opened for writing only"),
+        (gone, "it has been deleted"),
+        (memfd_create(c"disk", MFdFlags::MFD_CLOEXEC).unwrap(), "it has been deleted"),
+        (opened(house.dir(), OFlag::O_RDONLY), "it is a directory"),
+        (fifo.into(), "it is a FIFO"),
+        (socket.into(), "it is a socket"),
+        (opened("/dev/null", OFlag::O_RDWR), "it is a character device"),
+        (opened("/proc/self/mem", OFlag::O_RDWR), "it is on proc"),
+        (opened("/proc/self/ns/mnt", OFlag::O_RDONLY), "it is on nsfs"),
+        (pidfd_open(me, PidfdFlags::empty()).unwrap(), neither),
+    ]
+}
+
+#[tokio::test]
+async fn what_is_no_disk_is_refused_whoever_has_it_open() {
+    let direct = House::builder();
+    let hashed = House::builder().folder("locks").config("file_lockspace_dir = \"@DIR@/locks\"");
+    for house in [direct.start().await, hashed.start().await] {
+        let bus = house.connection().await;
+        let machine = Machine::open(&bus, "web1").await;
+        let right = house.raw_of(0, "right");
+        let held = machine.acquire(&[shared(&right)]).await.unwrap();
+        let held = lock(&bus, &held[0]).await;
+        let other = house.raw_of(0, "other");
+        let files = no_disks(&house);
+        let before = Untouched::so_far(&house).await;
+        for (file, words) in &files {
+            for mode in ["exclusive", "shared"] {
+                let refused = machine.acquire_files(&[(file, mode)]).await.unwrap_err();
+                assert_refused(&refused, NOT_LOCKABLE, words);
+            }
+            // One that is right before it and one after it are not locked either.
+            let (first, last) = (read_write(&other), File::open(&right).unwrap());
+            let several: [(&dyn AsFdDyn, &str); 3] =
+                [(&first, "exclusive"), (file, "exclusive"), (&last, "shared")];
+            let refused = machine.acquire_files(&several).await.unwrap_err();
+            assert_refused(&refused, NOT_LOCKABLE, words);
+            assert_free(&other);
+            // As a proof that its lock may be strengthened it is worth as little.
+            let proof = option("file", Fd::from(file.as_fd()));
+            let refused = held.convert("exclusive", proof).await.unwrap_err().into();
+            assert_refused(&refused, NOT_LOCKABLE, words);
+            assert_eq!(held.mode().await.unwrap(), "shared");
+            before.still(words).await;
+        }
+        before.and_it_goes_on().await;
+    }
+}
+
+#[tokio::test]
+async fn who_asks_for_the_holders_of_no_disk_is_told_so() {
+    let house = House::builder().start().await;
+    let manager = manager(&house.connection().await).await;
+    let files = no_disks(&house);
+    let before = Untouched::so_far(&house).await;
+    for (file, words) in &files {
+        let asked = manager.find_holders_of_file(Fd::from(file.as_fd()), HashMap::new()).await;
+        if words.starts_with("the descriptor was opened") {
+            // However it was opened, it says which disk it is.
+            assert_eq!(asked.unwrap(), []);
+        } else {
+            assert_refused(&asked.unwrap_err().into(), NOT_LOCKABLE, words);
+        }
+        before.still(words).await;
+    }
+    before.and_it_goes_on().await;
+}
+
+#[tokio::test]
+async fn an_open_file_whose_name_was_taken_from_it_is_the_same_disk() {
+    let house = House::builder().start().await;
+    let bus = house.connection().await;
+    let (first, second) = (house.raw_of(0, "first"), house.dir().join("second"));
+    fs::hard_link(&first, &second).unwrap();
+    let file = read_write(&first);
+    fs::remove_file(&first).unwrap();
+    let web1 = Machine::open(&bus, "web1").await;
+    let locks = web1.acquire_files(&[(&file, "exclusive")]).await.unwrap();
+    let its = lock(&bus, &locks[0]).await;
+    let identity = its.identity().await.unwrap();
+    assert_eq!(its.resource().await.unwrap(), format!("fd:{identity}"));
+    let web2 = Machine::open(&bus, "web2").await;
+    let refused = web2.acquire(&[exclusive(&second)]).await.unwrap_err();
+    assert_refused(&refused, "LockHeld", &format!("through fd:{identity}"));
+}
+
+#[tokio::test]
+async fn one_disk_twice_in_a_call_is_one_lock_or_a_contradiction() {
+    let house = House::builder().start().await;
+    let (bus, disk) = (house.connection().await, house.raw_of(0, "disk"));
+    let soft = house.dir().join("soft");
+    symlink(&disk, &soft).unwrap();
+    let (one, two) = (read_write(&disk), read_write(&soft));
+    let machine = Machine::open(&bus, "web1").await;
+    let both = |mode| vec![(Fd::from(&one), "exclusive"), (Fd::from(&two), mode)];
+    let by_name = [exclusive(&disk), exclusive(&soft), exclusive(&disk)];
+    let before = Untouched::so_far(&house).await;
+    let files = both("exclusive");
+    let locks = machine.owner.acquire_with_files(&by_name, &files, HashMap::new()).await.unwrap();
+    assert_eq!(locks, vec![locks[0].clone(); 5]);
+    machine.release(&locks).await.unwrap();
+
+    for (named, files) in [
+        (&by_name[..1], both("shared")),
+        (&[shared(&soft)][..], both("exclusive")),
+        (&[exclusive(&disk), shared(&soft)], Vec::new()),
+    ] {
+        let refused = machine.owner.acquire_with_files(named, &files, HashMap::new()).await;
+        let words = "is asked for twice in one call, in different modes";
+        assert_refused(&refused.unwrap_err().into(), "DBus.Error.InvalidArgs", words);
+    }
+    assert_free(&disk);
+    before.and_it_goes_on().await;
+}
+
+#[tokio::test]
+async fn a_lease_that_is_not_given_up_holds_nobody_up() {
+    let house = House::builder().start().await;
+    let (bus, disk) = (house.connection().await, house.raw_of(0, "disk"));
+    let file = read_write(&disk);
+    let machine = Machine::open(&bus, "web1").await;
+    drop(file);
+    let log = house.dir().join("lease.log");
+    let holder = keep_lease(&disk, &log).await;
+    let before = Untouched::so_far(&house).await;
+    // The kernel would have a plain open() wait for 45 seconds, which is longer than this waits.
+    let asked = within("an answer", machine.acquire(&[exclusive(&disk)])).await;
+    let words = format!(
+        "disk {} is kept by a lease (F_SETLEASE) of another program (perl, pid {}, user root)",
+        disk.display(),
+        holder.pid()
+    );
+    assert_refused(&asked.unwrap_err(), "LockHeldElsewhere", &words);
+    let asked = within("an answer", machine.acquire(&[shared(&disk)])).await;
+    assert_refused(&asked.unwrap_err(), "LockHeldElsewhere", &words);
+    let shown = opened(&disk, OFlag::O_PATH);
+    let asked = within("an answer", machine.acquire_files(&[(&shown, "shared")])).await;
+    assert_refused(&asked.unwrap_err(), NOT_LOCKABLE, "O_PATH");
+    before.and_it_goes_on().await;
+    drop(holder);
+    machine.acquire(&[exclusive(&disk)]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_name_that_a_mount_namespace_forged_is_never_believed() {
+    let house = House::builder().polkit(polkit::Choice::Mock).start().await;
+    house.polkit().mock().answer(Answer::Allow);
+    let (root, user) = (house.connection().await, house.connection_as(NOBODY).await);
+    let victim = house.raw_of(0, "victim");
+    let mine = house.raw_of(NOBODY, "mine");
+    let elsewhere = Elsewhere::start(&victim, &mine, &house.dir().join("elsewhere.log")).await;
+    let file = elsewhere.open(&victim);
+    let seen = fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)));
+    assert_eq!(seen.unwrap(), victim, "the forgery works");
+
+    let machine = Machine::open(&user, "web1").await;
+    let locks = machine.acquire_files(&[(&file, "exclusive")]).await.unwrap();
+    let its = lock(&user, &locks[0]).await;
+    let name = format!("fd:{}", its.identity().await.unwrap());
+    assert_eq!(its.resource().await.unwrap(), name);
+    assert_eq!(its.lock_file().await.unwrap(), name);
+    // What is locked is the file that was passed, and it goes by that name for everybody.
+    let other = Machine::open(&root, "web2").await;
+    let refused = other.acquire(&[exclusive(&mine)]).await.unwrap_err();
+    assert_refused(&refused, "LockHeld", &format!(", through {name}"));
+    other.acquire(&[exclusive(&victim)]).await.unwrap();
+    let (manager, claimed) = (manager(&root).await, victim.to_str().unwrap());
+    let holders = manager.find_holders(claimed, HashMap::new()).await.unwrap();
+    assert_eq!(<&str>::try_from(&holders[0]["name"]).unwrap(), "web2");
+
+    for question in house.polkit().mock().seen() {
+        assert!(question.details.values().all(|detail| detail != claimed), "{question:?}");
+    }
+    drop(other);
+    let about_web1 = house.daemon().stderr();
+    let about_web1: Vec<_> = about_web1.lines().filter(|line| line.contains("65534")).collect();
+    assert!(!about_web1.is_empty() && !about_web1.concat().contains(claimed), "{about_web1:#?}");
+}
+
+#[tokio::test]
+async fn where_lock_files_go_by_name_a_forged_name_locks_nothing() {
+    let house = House::builder().folder("locks");
+    let house = house.config("file_lockspace_dir = \"@DIR@/locks\"").start().await;
+    let bus = house.connection().await;
+    let (victim, mine) = (house.raw_of(0, "victim"), house.raw_of(0, "mine"));
+    let elsewhere = Elsewhere::start(&victim, &mine, &house.dir().join("elsewhere.log")).await;
+    let file = elsewhere.open(&victim);
+    let machine = Machine::open(&bus, "web1").await;
+    let before = Untouched::so_far(&house).await;
+    let refused = machine.acquire_files(&[(&file, "exclusive")]).await.unwrap_err();
+    assert_refused(&refused, NOT_LOCKABLE, "its name, which the lockspace goes by");
+    assert!(!refused.message.contains("victim"), "{refused:?}");
+    before.and_it_goes_on().await;
+    machine.acquire(&[exclusive(&victim), exclusive(&mine)]).await.unwrap();
+}
+
+#[tokio::test]
+async fn more_descriptors_than_a_message_may_carry() {
+    for broker in [Broker::DbusDaemon, Broker::DbusBroker] {
+        let house = House::builder().broker(broker).start().await;
+        let (bus, disk) = (house.connection().await, house.raw_of(0, "disk"));
+        let watcher = manager(&house.connection().await).await;
+        let before = Untouched::so_far(&house).await;
+        let machine = Machine::open_with(&bus, "", "web1", option("manual", true)).await.unwrap();
+        let file = read_write(&disk);
+        let files = |n| (0..n).map(|_| (Fd::from(&file), "exclusive")).collect::<Vec<_>>();
+        let sixteen = files(16);
+        let locks = machine.owner.acquire_with_files(&[], &sixteen, HashMap::new()).await.unwrap();
+        assert_eq!(locks.len(), 16);
+        machine.release(&locks).await.unwrap();
+
+        let seventeen = files(17);
+        let asked = machine.owner.acquire_with_files(&[], &seventeen, HashMap::new());
+        let refused = within("an end", asked).await.unwrap_err();
+        if broker == Broker::DbusDaemon {
+            // It lets no such message through, and its sender neither.
+            within("the end of the connection", bus.closed()).await;
+        } else {
+            let words = "17 descriptors in one call, 16 are the most";
+            assert_refused(&refused.into(), "DBus.Error.LimitsExceeded", words);
+        }
+        assert_eq!(watcher.n_locks().await.unwrap(), 0);
+        Rival::try_once(&disk, Kind::Ofd, true).unwrap();
+        // The owner is none the worse for it: a connection keeps nobody alive.
+        let again = house.connection().await;
+        let owner = crate::machine::owner(&again, machine.path()).await;
+        owner.close(HashMap::new()).await.unwrap();
+        drop(machine);
+        before.and_it_goes_on().await;
+    }
+}
+
+#[tokio::test]
+async fn a_descriptor_that_the_message_does_not_carry() {
+    let house = House::builder().start().await;
+    let bus = house.connection().await;
+    let machine = Machine::open(&bus, "web1").await;
+    let path = machine.path();
+    let before = Untouched::so_far(&house).await;
+    for index in [0, 1, 7, u32::MAX] {
+        let (service, interface) = (Some("org.vmlockd1"), Some("org.vmlockd1.Owner"));
+        let arguments = (Index(index), Options::new());
+        let asked = bus.call_method(service, path.as_str(), interface, "BindProcess", &arguments);
+        let refused = within("an answer", asked).await.unwrap_err();
+        assert_eq!(Refused::from(refused).name, "DBus.Error.InvalidArgs");
+        before.still(&format!("descriptor {index} of none")).await;
+    }
+    before.and_it_goes_on().await;
+}
+
+/// The place of a descriptor in a message that has none there.
+struct Index(u32);
+
+impl Type for Index {
+    const SIGNATURE: &'static Signature = &Signature::Fd;
+}
+
+impl Serialize for Index {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u32(self.0)
+    }
+}

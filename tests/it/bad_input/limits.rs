@@ -1,0 +1,178 @@
+//! More than is allowed, of one user or of all.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use crate::house::user::{DAEMON, NOBODY, ROOT};
+use crate::house::{Answer, House, Kind, Rival, polkit, within};
+use crate::machine::{AsFdDyn, Machine, Refused, exclusive, manager, option, shared};
+use crate::methods::none;
+use crate::untouched::{Untouched, assert_free, assert_refused};
+
+const TOO_MUCH: &str = "DBus.Error.LimitsExceeded";
+
+/// A house where polkit allows everything, so that nothing but limits is in the way.
+async fn house_with(limits: &str) -> House {
+    let house = House::builder().polkit(polkit::Choice::Mock);
+    let house = house.config(&format!("[limits]\n{limits}")).start().await;
+    house.polkit().mock().answer(Answer::Allow);
+    house
+}
+
+fn disks_of(house: &House, uid: u32, count: usize) -> Vec<PathBuf> {
+    (0..count).map(|n| house.raw_of(uid, &format!("{uid}-{n}"))).collect()
+}
+
+fn open_all(disks: &[PathBuf]) -> Vec<File> {
+    let open = |disk| File::options().read(true).write(true).open(disk).unwrap();
+    disks.iter().map(open).collect()
+}
+
+#[tokio::test]
+async fn each_user_has_his_own_share_and_root_what_he_needs() {
+    let limits = "owners_per_user = 2\nlocks_per_user = 2\n\
+                  leases_per_user = 3\nprocesses_per_user = 1";
+    let house = house_with(limits).await;
+    let process = house.command_as(NOBODY, "sleep").arg("1000").spawn().unwrap();
+    let pid = process.id().unwrap();
+    for uid in [NOBODY, DAEMON, ROOT] {
+        let bus = house.connection_as(uid).await;
+        let disks = disks_of(&house, uid, 4);
+        let files = open_all(&disks);
+        let file = |n: usize| (&files[n] as &dyn AsFdDyn, "exclusive");
+        let (one, two) = (Machine::open(&bus, "one").await, Machine::open(&bus, "two").await);
+        let lease = one.owner.hold(none()).await.unwrap();
+        one.owner.bind_pid(pid, none()).await.unwrap();
+        let locks = two.acquire_files(&[file(0), file(1)]).await.unwrap();
+        let before = Untouched::so_far(&house).await;
+
+        let third = Machine::open_with(&bus, "", "three", none()).await.map(drop);
+        let held = one.owner.hold(none()).await.map(drop).map_err(Refused::from);
+        let bound = two.owner.bind_pid(pid, none()).await.map_err(Refused::from);
+        let locked = one.acquire_files(&[file(2)]).await.map(drop);
+        if uid == ROOT {
+            for outcome in [third, held, bound, locked] {
+                outcome.unwrap();
+            }
+            continue;
+        }
+        for (refused, what) in [
+            (third, "owners: no more than 2"),
+            (held, "leases: no more than 3"),
+            (bound, "processes: no more than 1"),
+            (locked, "locks: no more than 2"),
+        ] {
+            assert_refused(&refused.unwrap_err(), TOO_MUCH, &format!("{what} for uid {uid}"));
+        }
+        before.still("too much").await;
+        // What is given back can be had again, but no more than that.
+        two.release(&locks).await.unwrap();
+        let several = [file(1), file(2), file(3)];
+        assert_refused(&one.acquire_files(&several).await.unwrap_err(), TOO_MUCH, "locks");
+        for disk in &disks {
+            assert_free(disk);
+        }
+        one.acquire_files(&several[1..]).await.unwrap();
+        two.owner.close(none()).await.unwrap();
+        Machine::open(&bus, "three").await;
+        drop(lease);
+    }
+}
+
+#[tokio::test]
+async fn what_one_call_names_and_what_all_hold_is_bounded_for_root_too() {
+    let house = house_with("resources_per_call = 3\nlocks_total = 5").await;
+    let bus = house.connection().await;
+    let disks = disks_of(&house, ROOT, 6);
+    let wish: Vec<_> = disks.iter().map(|disk| exclusive(disk)).collect();
+    let files = open_all(&disks);
+    let machine = Machine::open(&bus, "web1").await;
+    let locks = machine.acquire(&wish[..2]).await.unwrap();
+    let before = Untouched::so_far(&house).await;
+    let words = "4 resources in one call, 3 are the most";
+    let two_open =
+        [(zbus::Fd::from(&files[0]), "exclusive"), (zbus::Fd::from(&files[1]), "shared")];
+    for refused in [
+        machine.acquire(&wish[2..6]).await.unwrap_err(),
+        machine.owner.acquire_with_files(&wish[2..4], &two_open, none()).await.unwrap_err().into(),
+        Machine::open_with(&bus, "", "web2", option("resources", wish[2..6].to_vec()))
+            .await
+            .unwrap_err(),
+    ] {
+        assert_refused(&refused, TOO_MUCH, words);
+        before.still(words).await;
+    }
+    machine.acquire(&wish[2..4]).await.unwrap();
+    let refused = machine.acquire(&wish[4..6]).await.unwrap_err();
+    assert_refused(&refused, TOO_MUCH, "locks: no more than 5 in all");
+    assert_free(&disks[4]);
+    machine.release(&locks).await.unwrap();
+    machine.acquire(&wish[4..6]).await.unwrap();
+    assert_eq!(manager(&bus).await.n_locks().await.unwrap(), 4);
+}
+
+#[tokio::test]
+async fn a_thousand_disks_in_one_call_are_too_many_unless_allowed() {
+    let house = House::builder().start().await;
+    let bus = house.connection().await;
+    let disks = disks_of(&house, ROOT, 1000);
+    let wish: Vec<_> = disks.iter().map(|disk| exclusive(disk)).collect();
+    let machine = Machine::open(&bus, "web1").await;
+    let before = Untouched::so_far(&house).await;
+    let refused = machine.acquire(&wish).await.unwrap_err();
+    assert_refused(&refused, TOO_MUCH, "1000 resources in one call, 64 are the most");
+    before.still("a thousand").await;
+
+    house.configure("[limits]\nresources_per_call = 1000");
+    manager(&bus).await.reload(none()).await.unwrap();
+    // All or nothing, also if the last of them is the one that can't be had.
+    let rival = Rival::hold(&disks[999], Kind::Ofd, true).unwrap();
+    let refused = within("an answer", machine.acquire(&wish)).await.unwrap_err();
+    assert_refused(&refused, "LockHeldElsewhere", &format!("pid {}", rival.pid()));
+    assert_free(&disks[0]);
+    assert_free(&disks[998]);
+    before.still("all but one").await;
+    drop(rival);
+    let locks = within("an answer", machine.acquire(&wish)).await.unwrap();
+    assert_eq!(locks.len(), 1000);
+    assert_eq!(machine.locks().await, locks);
+    within("an answer", machine.release(&locks)).await.unwrap();
+    before.and_it_goes_on().await;
+}
+
+#[tokio::test]
+async fn who_has_too_many_calls_open_waits_for_himself_alone() {
+    let house = house_with("calls_per_user = 2").await;
+    let mock = house.polkit().mock();
+    let decide = |call: &crate::house::Call| match call.details["vm"].as_str() {
+        "slow" => Answer::Hang,
+        _ => Answer::Allow,
+    };
+    mock.decide(decide);
+    let user = house.connection_as(NOBODY).await;
+    let manager = manager(&user).await;
+    let before = Untouched::so_far(&house).await;
+    let open = || async { manager.open_owner("", "slow", none()).await };
+    let meanwhile = async {
+        let (first, second) = (mock.next_call().await, mock.next_call().await);
+        let words = format!("calls at one time: no more than 2 for uid {NOBODY}");
+        // From another connection it is the same user.
+        let again = crate::machine::manager(&house.connection_as(NOBODY).await).await;
+        for manager in [&manager, &again] {
+            let refused = manager.list_locks(none()).await.unwrap_err().into();
+            assert_refused(&refused, TOO_MUCH, &words);
+        }
+        let other = house.connection_as(DAEMON).await;
+        Machine::open(&other, "quick").await.owner.close(none()).await.unwrap();
+        let disk = house.raw_of(ROOT, "disk");
+        let root = Machine::open(&house.connection().await, "roots").await;
+        root.acquire(&[shared(&disk)]).await.unwrap();
+        root.owner.close(none()).await.unwrap();
+        std::fs::remove_file(disk).unwrap();
+        assert!(mock.release(&first, Answer::Deny) && mock.release(&second, Answer::Deny));
+    };
+    let (one, two, ()) = tokio::join!(open(), open(), meanwhile);
+    assert!(one.is_err() && two.is_err());
+    assert_eq!(manager.list_locks(none()).await.unwrap(), []);
+    before.and_it_goes_on().await;
+}

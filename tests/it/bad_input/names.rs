@@ -1,0 +1,215 @@
+//! Names that lead to no disk, or to one that can't be had.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use tokio::process::Command;
+use zbus::Connection;
+
+use crate::house::{House, Mounted, Opened, run, within};
+use crate::machine::{Answer, Machine, Refused, exclusive, lock, manager, option, shared};
+use crate::untouched::{Untouched, assert_free, assert_refused};
+
+const NOT_LOCKABLE: &str = "NotLockable";
+const NOT_FOUND: &str = "DBus.Error.FileNotFound";
+const INVALID: &str = "DBus.Error.InvalidArgs";
+const NOT_SUPPORTED: &str = "DBus.Error.NotSupported";
+
+/// Names a disk in every way there is, and tells what came of it.
+async fn in_every_way(
+    bus: &Connection,
+    machine: &Machine,
+    disk: &str,
+) -> Vec<(&'static str, Answer<()>)> {
+    let manager = manager(bus).await;
+    let (none, wish) = (HashMap::new, [(disk, "exclusive")]);
+    let disks = || option("resources", wish.to_vec());
+    vec![
+        ("Acquire", machine.acquire(&wish).await.map(drop)),
+        ("OpenOwner", Machine::open_with(bus, "", "vm", disks()).await.map(drop)),
+        ("RegisterOwner", answer(manager.register_owner("", "vm", 0, disks()).await)),
+        ("Resolve", answer(manager.resolve(disk, none()).await)),
+        ("FindHolders", answer(manager.find_holders(disk, none()).await)),
+    ]
+}
+
+fn answer<T>(outcome: zbus::Result<T>) -> Answer<()> {
+    outcome.map(drop).map_err(Refused::from)
+}
+
+/// Makes everything that may lie in a directory and is no disk.
+fn fill_with_no_disks(dir: &Path) -> UnixListener {
+    fs::create_dir(dir.join("folder")).unwrap();
+    mkfifo(&dir.join("fifo"), Mode::S_IRWXU).unwrap();
+    File::create(dir.join("file")).unwrap();
+    symlink("nowhere", dir.join("dangling")).unwrap();
+    symlink("loop", dir.join("loop")).unwrap();
+    UnixListener::bind(dir.join("socket")).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_no_disk_is_refused_in_every_way_and_by_its_name() {
+    let direct = House::builder();
+    let hashed = House::builder().folder("locks").config("file_lockspace_dir = \"@DIR@/locks\"");
+    for house in [direct.start().await, hashed.start().await] {
+        let (bus, dir) = (house.connection().await, house.dir());
+        let _socket = fill_with_no_disks(dir);
+        let at = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+        let too_long = format!("/{}", "x".repeat(4999));
+        let long_name = at(&"x".repeat(256));
+        let table = [
+            ("a.qcow2".to_owned(), INVALID, "path 'a.qcow2' is not absolute"),
+            ("./a.qcow2".to_owned(), INVALID, "path './a.qcow2' is not absolute"),
+            ("file:///a.qcow2".to_owned(), INVALID, "path 'file:///a.qcow2' is not absolute"),
+            (String::new(), INVALID, "path '' is empty"),
+            (too_long, INVALID, "xxx…' is longer than 4095 bytes"),
+            (long_name, "DBus.Error.IOError", "File name too long"),
+            ("lease:/srv/leases/a/b".to_owned(), NOT_SUPPORTED, "'lease:/srv/leases/a/b'"),
+            (at("missing"), NOT_FOUND, "/missing does not exist"),
+            (at("file/below"), NOT_FOUND, "/file/below does not exist"),
+            (at("dangling"), NOT_FOUND, "/dangling does not exist"),
+            (at("loop"), NOT_LOCKABLE, "/loop can't be locked: its path has a loop"),
+            (at("folder"), NOT_LOCKABLE, "/folder can't be locked: it is a directory"),
+            (at("fifo"), NOT_LOCKABLE, "/fifo can't be locked: it is a FIFO"),
+            (at("socket"), NOT_LOCKABLE, "/socket can't be locked: it is a socket"),
+            ("/".to_owned(), NOT_LOCKABLE, "/ can't be locked: it is a directory"),
+            ("/dev/null".to_owned(), NOT_LOCKABLE, "/dev/null can't be locked: it is a character"),
+            ("/proc/self/mem".to_owned(), NOT_LOCKABLE, "/proc/self/mem can't be locked: it is on"),
+            ("/proc/self/exe".to_owned(), NOT_LOCKABLE, "/proc/self/exe can't be locked"),
+            ("/proc/self/fd/0".to_owned(), NOT_LOCKABLE, "/proc/self/fd/0 can't be locked"),
+            ("/sys/kernel/uevent_seqnum".to_owned(), NOT_LOCKABLE, "it is on sysfs"),
+        ];
+        let machine = Machine::open(&bus, "web1").await;
+        let before = Untouched::so_far(&house).await;
+        let opened = Opened::watch([dir.join("folder").as_path(), &dir.join("fifo")]);
+        for (name, error, words) in &table {
+            let asked = within(name, in_every_way(&bus, &machine, name)).await;
+            // Looking at what there is opens directories too.
+            assert!(!opened.any(), "{name} was opened");
+            for (way, outcome) in asked {
+                println!("{way} of {name:.80}");
+                assert_refused(&outcome.unwrap_err(), error, words);
+            }
+            before.still(name).await;
+            opened.any();
+        }
+        before.and_it_goes_on().await;
+    }
+}
+
+#[tokio::test]
+async fn one_that_is_none_among_many_and_none_of_them_is_locked() {
+    let house = House::builder().start().await;
+    let (bus, missing) = (house.connection().await, house.dir().join("missing"));
+    let disks: Vec<_> = (0..3).map(|n| house.raw_of(0, &format!("{n}"))).collect();
+    let machine = Machine::open(&bus, "web1").await;
+    let before = Untouched::so_far(&house).await;
+    for at in 0..=disks.len() {
+        let mut wish: Vec<_> = disks.iter().map(|disk| exclusive(disk)).collect();
+        wish.insert(at, shared(&missing));
+        let refused = machine.acquire(&wish).await.unwrap_err();
+        assert_refused(&refused, NOT_FOUND, "/missing does not exist");
+        for disk in &disks {
+            assert_free(disk);
+        }
+    }
+    before.and_it_goes_on().await;
+}
+
+#[tokio::test]
+async fn a_disk_that_can_only_be_read_is_locked_shared_and_stays_so() {
+    let house = House::builder().folder("images").start().await;
+    let (bus, at) = (house.connection().await, house.dir().join("read-only"));
+    house.raw_of(0, "images/a.iso");
+    let immutable = house.raw_of(0, "fixed.iso");
+    let _mounted = Mounted::read_only(&house.dir().join("images"), &at);
+    let _fixed = Immutable::make(&immutable).await;
+    let machine = Machine::open(&bus, "web1").await;
+    let before = Untouched::so_far(&house).await;
+    for (disk, cause) in
+        [(&at.join("a.iso"), "Read-only file system"), (&immutable, "Operation not permitted")]
+    {
+        let words = format!("{} can't be locked: it can't be opened for writing", disk.display());
+        let refused = machine.acquire(&[exclusive(disk)]).await.unwrap_err();
+        assert_refused(&refused, NOT_LOCKABLE, &words);
+        assert_refused(&refused, NOT_LOCKABLE, cause);
+        before.still(cause).await;
+
+        let locks = machine.acquire(&[shared(disk)]).await.unwrap();
+        let its = lock(&bus, &locks[0]).await;
+        let stronger = its.convert("exclusive", HashMap::new()).await.unwrap_err().into();
+        assert_refused(&stronger, NOT_LOCKABLE, "can't be strengthened");
+        assert_refused(&stronger, NOT_LOCKABLE, disk.to_str().unwrap());
+        assert_eq!(its.mode().await.unwrap(), "shared");
+        machine.release(&locks).await.unwrap();
+    }
+    before.and_it_goes_on().await;
+}
+
+#[tokio::test]
+async fn no_name_forges_a_line_or_moves_the_cursor() {
+    let house = House::builder().start().await;
+    let (bus, dir) = (house.connection().await, house.dir());
+    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    let before = Untouched::so_far(&house).await;
+    for (name, escaped) in [
+        ("a\nERROR a disk was lost", "a\\nERROR a disk was lost"),
+        ("a\u{1b}[2J\u{1b}[31m", "a\\u{1b}[2J\\u{1b}[31m"),
+        ("a\u{202e}2wocq.elif", "a\\u{202e}2wocq.elif"),
+        ("a\u{2066}b\u{200b}c\u{feff}", "a\\u{2066}b\\u{200b}c\\u{feff}"),
+    ] {
+        let disk = dir.join(name);
+        let missing = web1.acquire(&[exclusive(&disk)]).await.unwrap_err();
+        assert_refused(&missing, NOT_FOUND, escaped);
+        fs::create_dir(&disk).unwrap();
+        let folder = web1.acquire(&[exclusive(&disk)]).await.unwrap_err();
+        assert_refused(&folder, NOT_LOCKABLE, escaped);
+        fs::remove_dir(&disk).unwrap();
+
+        // A disk may be called so all the same, and programs get its name to the letter.
+        File::create(&disk).unwrap();
+        let locks = web1.acquire(&[exclusive(&disk)]).await.unwrap();
+        let resource = lock(&bus, &locks[0]).await.resource().await.unwrap();
+        assert_eq!(resource, disk.to_str().unwrap());
+        let held = web2.acquire(&[exclusive(&disk)]).await.unwrap_err();
+        assert_refused(&held, "LockHeld", escaped);
+        web1.release(&locks).await.unwrap();
+        fs::remove_file(&disk).unwrap();
+    }
+    let option = "forse\n\u{1b}[2J";
+    let options = HashMap::from([(option, true.into())]);
+    let unknown = web1.owner.close(options).await.unwrap_err().into();
+    assert_refused(&unknown, INVALID, "unknown option 'forse\\n\\u{1b}[2J'");
+    before.and_it_goes_on().await;
+
+    let log = house.daemon().stderr();
+    for line in log.lines() {
+        assert!(!line.starts_with("ERROR"), "{line}");
+        assert!(!line.chars().any(|c| c.is_control() || c == '\u{202e}'), "{line:?}");
+    }
+    assert!(log.contains("ERROR a disk was lost"), "the log shows disks by name");
+}
+
+/// A file that nobody can change or open for writing, root included, until it is dropped.
+struct Immutable<'f>(&'f Path);
+
+impl<'f> Immutable<'f> {
+    async fn make(file: &'f Path) -> Self {
+        let mut command = Command::new("chattr");
+        command.arg("+i").arg(file);
+        run(command).await.ok();
+        Self(file)
+    }
+}
+
+impl Drop for Immutable<'_> {
+    fn drop(&mut self) {
+        let undone = std::process::Command::new("chattr").arg("-i").arg(self.0).status();
+        assert!(undone.is_ok_and(|status| status.success()), "{} stays", self.0.display());
+    }
+}

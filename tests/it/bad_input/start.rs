@@ -1,0 +1,241 @@
+//! Circumstances in which the service can't begin, or not do all it is for.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::Path;
+
+use crate::house::user::NOBODY;
+use crate::house::{Daemon, Failure, House, Launch, Mounted, run};
+use crate::machine::{Machine, Refused, exclusive, manager};
+use crate::methods::none;
+use crate::untouched::{Untouched, assert_free, assert_refused};
+
+/// The service ended with an error that has these words in it.
+#[track_caller]
+fn assert_failed(failure: &Failure, words: &str) {
+    assert_eq!(failure.status.code(), Some(1), "{failure:?}");
+    let last = failure.stderr.lines().last().unwrap_or_default();
+    assert!(last.starts_with("vmlockd: ") && last.contains(words), "not \"{words}\", but {last}");
+}
+
+/// How to start a second service beside that of a house.
+fn second(house: &House) -> Launch {
+    Launch { log: house.dir().join("second.log"), ..house.launch() }
+}
+
+async fn refuses_to_start(house: &House, launch: Launch) -> Failure {
+    Daemon::try_start(house.bus(), launch).await.map(drop).expect_err("it starts")
+}
+
+#[tokio::test]
+async fn a_second_service_on_the_bus_leaves_the_first_alone() {
+    let house = House::builder().start().await;
+    let (bus, disk) = (house.connection().await, house.raw_of(0, "disk"));
+    let machine = Machine::open(&bus, "web1").await;
+    machine.acquire(&[exclusive(&disk)]).await.unwrap();
+    let launch = Launch { runtime_dir: house.dir().join("second"), ..second(&house) };
+    let failure = refuses_to_start(&house, launch.clone()).await;
+    assert_failed(&failure, "the name org.vmlockd1 is taken on the system bus");
+    let before = Untouched::so_far(&house).await;
+    refuses_to_start(&house, launch).await;
+    assert_eq!(machine.locks().await.len(), 1);
+    before.and_it_goes_on().await;
+}
+
+#[tokio::test]
+async fn a_second_service_in_the_runtime_directory_is_told_of_the_first() {
+    let house = House::builder().start().await;
+    let other = House::builder().without_daemon().start().await;
+    let words = format!(
+        "already running, pid {} (it holds {}/run/lock)",
+        house.daemon().pid(),
+        house.dir().display()
+    );
+    assert_failed(&refuses_to_start(&house, second(&house)).await, &words);
+    let before = Untouched::so_far(&house).await;
+    assert_failed(&refuses_to_start(&other, second(&house)).await, &words);
+    let noted = fs::read_to_string(house.dir().join("run/lock")).unwrap();
+    assert_eq!(noted.trim(), house.daemon().pid().to_string());
+    before.and_it_goes_on().await;
+    // However the first ends, the second can begin.
+    house.daemon().kill9().await;
+    Daemon::start(house.bus(), second(&house)).await;
+}
+
+#[tokio::test]
+async fn without_a_bus_there_is_no_service() {
+    let house = House::builder().without_daemon().start().await;
+    house.bus().stop();
+    let mut vmlockd = house.command("vmlockd");
+    vmlockd.args(house.launch().words());
+    let ran = run(vmlockd).await;
+    assert!(ran.stderr.contains("vmlockd: connecting to the system bus: "), "{ran:?}");
+    assert_eq!(ran.status.code(), Some(1));
+    house.bus().start().await;
+    Daemon::start(house.bus(), house.launch()).await;
+}
+
+#[tokio::test]
+async fn who_may_not_have_the_name_is_told_so() {
+    let house = House::builder().without_daemon().start().await;
+    let run_dir = house.dir().join("nobodys");
+    fs::create_dir(&run_dir).unwrap();
+    chown(&run_dir, Some(NOBODY), None).unwrap();
+    let mut vmlockd = house.command_as(NOBODY, "vmlockd");
+    vmlockd.args(Launch { runtime_dir: run_dir, ..house.launch() }.words());
+    let ran = run(vmlockd).await;
+    assert!(ran.stderr.contains("vmlockd: serving org.vmlockd1 on the system bus: "), "{ran:?}");
+    assert_eq!(ran.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn without_polkit_root_goes_on_and_others_are_refused() {
+    let house = House::builder().start().await;
+    let disk = house.raw_of(NOBODY, "disk");
+    let user = manager(&house.connection_as(NOBODY).await).await;
+    let before = Untouched::so_far(&house).await;
+    let refused = Refused::from(user.open_owner("", "web1", none()).await.unwrap_err());
+    let words = "not authorized for org.vmlockd1.open-owner: asking polkit failed";
+    assert_refused(&refused, "DBus.Error.AccessDenied", words);
+    assert_eq!(user.find_holders(disk.to_str().unwrap(), none()).await.unwrap(), []);
+    before.and_it_goes_on().await;
+}
+
+#[tokio::test]
+async fn a_runtime_directory_that_is_none() {
+    let house = House::builder().without_daemon().start().await;
+    let file = house.raw_of(0, "file");
+    for path in [file.clone(), file.join("below")] {
+        let launch = Launch { runtime_dir: path.clone(), ..house.launch() };
+        let words = format!("runtime directory {}: ", path.display());
+        assert_failed(&refuses_to_start(&house, launch).await, &words);
+    }
+}
+
+#[tokio::test]
+async fn a_configuration_with_a_mistake_is_no_configuration() {
+    let house = House::builder().without_daemon().start().await;
+    let running = House::builder().start().await;
+    let bus = running.connection().await;
+    let before = Untouched::so_far(&running).await;
+    for (toml, words) in [
+        ("file_lockspace_dri = \"/x\"", ":1: unknown key 'file_lockspace_dri', did you mean"),
+        ("\n\nlock_level = \"info\"", ":3: unknown key 'lock_level', did you mean 'log_level'?"),
+        ("xyz = 1", ":1: unknown key 'xyz', known are: "),
+        ("\"a\\u001b[2J\" = 1", ":1: unknown key 'a\\u{1b}[2J'"),
+        ("log_level = \"loud\"", ":1: 'loud' is no log level"),
+        ("log_level = 7", ":1: 'log_level' must be a string"),
+        ("allow_fuse = \"yes\"", ":1: 'allow_fuse' must be true or false"),
+        ("auto_disk_leases = 2", ":1: 'auto_disk_leases' must be true or false"),
+        ("limits = 3", ":1: 'limits' must be a table"),
+        ("[limits]\nlocks_per_usr = 3", ":2: unknown key 'locks_per_usr', did you mean"),
+        ("[limits]\nlocks_per_user = -1", ":2: 'locks_per_user' must be a whole number"),
+        ("[limits]\nlocks_per_user = 0", ":2: 'locks_per_user' must be a whole number"),
+        ("[limits]\nlocks_total = 99999999999999999999", ":2: 'locks_total' must be"),
+        ("allow_fuse = true\nallow_fuse = true", ":2: "),
+        ("allow_fuse =", ":1: "),
+        ("file_lockspace_dir = locks", ":1: "),
+        ("file_lockspace_dir = \"locks\"", ":1: lockspace directory locks: is not an absolute"),
+    ] {
+        house.configure(toml);
+        let at = |house: &House| format!("{}/vmlockd.toml{words}", house.dir().display());
+        assert_failed(&refuses_to_start(&house, house.launch()).await, &at(&house));
+        let check = ["--check-config".to_owned(), house.launch().config.display().to_string()];
+        let said = house.run("vmlockd", &check).await.refused();
+        assert!(said.contains(&at(&house)), "{said}");
+
+        running.configure(toml);
+        let refused = manager(&bus).await.reload(none()).await.unwrap_err().into();
+        assert_refused(&refused, "DBus.Error.Failed", &at(&running));
+        before.still(toml).await;
+    }
+    fs::remove_file(house.launch().config).unwrap();
+    let failure = refuses_to_start(&house, house.launch()).await;
+    assert_failed(&failure, "/vmlockd.toml: No such file or directory");
+    before.and_it_goes_on().await;
+}
+
+#[tokio::test]
+async fn a_lockspace_directory_that_can_not_be_trusted_or_used() {
+    let house = House::builder().folder("target").without_daemon().start().await;
+    let running = House::builder().start().await;
+    let (bus, dir) = (running.connection().await, house.dir());
+    let make = |name: &str, mode| {
+        let path = dir.join(name);
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        path
+    };
+    make("all", 0o777);
+    make("group", 0o770);
+    make("sticky", 0o1777);
+    fs::create_dir(dir.join("all/below")).unwrap();
+    chown(make("users", 0o700), Some(NOBODY), None).unwrap();
+    fs::create_dir(dir.join("users/below")).unwrap();
+    symlink(dir.join("users"), dir.join("link")).unwrap();
+    fs::write(dir.join("file"), "").unwrap();
+    let _mounted = Mounted::read_only(&dir.join("target"), &dir.join("read-only"));
+    let before = Untouched::so_far(&running).await;
+    for (name, words) in [
+        ("missing", "does not exist (make it with mkdir -m 0700)"),
+        ("file", "/file is not a directory"),
+        ("all", "/all is writable by its group or by all"),
+        ("all/below", "/all is writable by its group or by all"),
+        ("group", "/group is writable by its group or by all"),
+        ("sticky", "/sticky is writable by its group or by all"),
+        ("users", "/users belongs to uid 65534, who could exchange it"),
+        ("users/below", "/users belongs to uid 65534, who could exchange it"),
+        ("link", "/link belongs to uid 65534, who could exchange it"),
+        ("read-only", "is on a read-only file system"),
+    ] {
+        let path = dir.join(name);
+        let toml = format!("\nfile_lockspace_dir = \"{}\"", path.display());
+        house.configure(&toml);
+        let at = format!(":2: lockspace directory {}: ", path.display());
+        let failure = refuses_to_start(&house, house.launch()).await;
+        assert_failed(&failure, &at);
+        assert_failed(&failure, words);
+
+        // The service that runs keeps the old one: locks in the disks themselves.
+        running.configure(&toml);
+        let refused = manager(&bus).await.reload(none()).await.unwrap_err().into();
+        assert_refused(&refused, "DBus.Error.Failed", &at);
+        assert_refused(&refused, "DBus.Error.Failed", words);
+        before.still(name).await;
+    }
+    before.and_it_goes_on().await;
+    assert!(!dir.join("missing").exists(), "it is never made: what is mounted there may be late");
+    assert_eq!(list(&dir.join("target")), 0);
+}
+
+fn list(directory: &Path) -> usize {
+    fs::read_dir(directory).unwrap().count()
+}
+
+#[tokio::test]
+async fn a_lockspace_directory_that_fails_later_locks_nothing() {
+    let house = House::builder().folder("locks");
+    let house = house.config("file_lockspace_dir = \"@DIR@/locks\"").start().await;
+    let (bus, disk) = (house.connection().await, house.raw_of(0, "disk"));
+    let machine = Machine::open(&bus, "web1").await;
+    let locks = machine.acquire(&[exclusive(&disk)]).await.unwrap();
+    let lock_file = house.dir().join("locks").read_dir().unwrap().next().unwrap().unwrap().path();
+    machine.release(&locks).await.unwrap();
+    let before = Untouched::so_far(&house).await;
+    // Somebody has put something else where the lock file would be.
+    for put in ["dir", "link", "fifo"] {
+        match put {
+            "dir" => fs::create_dir(&lock_file).unwrap(),
+            "link" => symlink(&disk, &lock_file).unwrap(),
+            _ => nix::unistd::mkfifo(&lock_file, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+        }
+        let refused = machine.acquire(&[exclusive(&disk)]).await.unwrap_err();
+        let words = format!("opening lock file {}: ", lock_file.display());
+        assert_refused(&refused, "DBus.Error.IOError", &words);
+        if put == "dir" { fs::remove_dir(&lock_file) } else { fs::remove_file(&lock_file) }
+            .unwrap();
+        before.still(put).await;
+    }
+    assert_free(&disk);
+    before.and_it_goes_on().await;
+}

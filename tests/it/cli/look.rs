@@ -1,0 +1,190 @@
+//! Looking at locks, and setting and releasing them by hand.
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::{Tool, fails, str, vmlockctl};
+use crate::house::House;
+use crate::machine::{Machine, exclusive, shared};
+
+#[tokio::test]
+async fn what_lock_locks_stays_until_unlock() {
+    let house = House::builder().start().await;
+    let (a, b) = (house.image("a.qcow2").await, house.image("b.qcow2").await);
+    let said = vmlockctl(&house, &["lock", "--name", "backup", str(&a), str(&b)]).await.ok();
+    let uuid = said.lines().next().unwrap();
+    assert!(uuid.len() == 36 && said.contains(str(&a)) && said.contains(str(&b)), "{said}");
+    fails(&house, 75, &["lock", str(&a)]).await;
+    fails(&house, 75, &["run", "--disk", str(&b), "--", "true"]).await;
+    // One of two disks, then the rest by the owner's name.
+    vmlockctl(&house, &["unlock", str(&a)]).await.ok();
+    vmlockctl(&house, &["run", "--disk", str(&a), "--", "true"]).await.ok();
+    fails(&house, 75, &["lock", str(&b)]).await;
+    vmlockctl(&house, &["unlock", "backup"]).await.ok();
+    fails(&house, 66, &["unlock", uuid]).await;
+    fails(&house, 66, &["unlock", str(&b)]).await;
+
+    let locked = super::json(&house, &["lock", str(&b)]).await;
+    assert_eq!(locked["locks"][0]["resource"], str(&b));
+    vmlockctl(&house, &["unlock", str(&b)]).await.ok();
+    assert_eq!(super::json(&house, &["owners"]).await, json!([]));
+}
+
+#[tokio::test]
+async fn unlock_takes_nothing_from_a_living_machine() {
+    let house = House::builder().start().await;
+    let image = house.image("a.qcow2").await;
+    let (tool, pid) = Tool::holding(&house, &["--name", "web1", "--disk", str(&image)]).await;
+    for what in ["web1", str(&image)] {
+        let said = fails(&house, 1, &["unlock", what]).await;
+        assert!(said.contains(&format!("pid {pid}) is alive")), "{said}");
+    }
+    // That is what this is for.
+    vmlockctl(&house, &["release", "--force", str(&image)]).await.ok();
+    fails(&house, 66, &["release", str(&image)]).await;
+    fails(&house, 66, &["release", "1"]).await;
+    assert!(tool.finish().await.success());
+}
+
+#[tokio::test]
+async fn lists_are_empty_or_say_what_there_is() {
+    let house = House::builder().start().await;
+    let (a, b) = (house.image("a.qcow2").await, house.image("b.qcow2").await);
+    for (what, nothing) in [("list", "no locks\n"), ("owners", "no owners\n")] {
+        let ran = vmlockctl(&house, &[what]).await;
+        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", nothing));
+        assert_eq!(super::json(&house, &[what]).await, json!([]));
+    }
+    let bus = house.connection().await;
+    let web1 = Machine::open(&bus, "web1").await;
+    web1.acquire(&[exclusive(&a), shared(&b)]).await.unwrap();
+    let uuid = web1.owner.uuid().await.unwrap();
+
+    let list = vmlockctl(&house, &["list"]).await.ok();
+    let lines: Vec<Vec<&str>> =
+        list.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["LOCK", "MODE", "RESOURCE", "VM", "OWNER", "PID", "SINCE"]);
+    assert_eq!(lines[1][..6], ["1", "exclusive", str(&a), "web1", &uuid[..8], "-"]);
+    assert_eq!(lines[2][..3], ["2", "shared", str(&b)]);
+    let locks = super::json(&house, &["list"]).await;
+    assert_eq!((&locks[0]["uuid"], &locks[0]["generation"]), (&uuid.as_str().into(), &1.into()));
+    assert!(locks[0]["since-usec"].is_u64());
+
+    let owners = vmlockctl(&house, &["owners"]).await.ok();
+    let line: Vec<&str> = owners.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(line[..6], [&uuid[..8], "web1", "root", "-", "2", "lease"]);
+}
+
+#[tokio::test]
+async fn show_finds_owners_locks_and_holders() {
+    let house = House::builder().start().await;
+    let image = house.image("a.qcow2").await;
+    let bus = house.connection().await;
+    let web1 = Machine::open(&bus, "web1").await;
+    web1.acquire(&[exclusive(&image)]).await.unwrap();
+    let uuid = web1.owner.uuid().await.unwrap();
+    for word in [uuid.as_str(), &uuid[..8], "web1"] {
+        let owner = super::json(&house, &["show", word]).await;
+        assert_eq!((&owner["UUID"], &owner["UID"]), (&uuid.as_str().into(), &0.into()));
+        assert_eq!(owner["Locks"], json!(["/org/vmlockd1/lock/1"]));
+    }
+    let lock = super::json(&house, &["show", "1"]).await;
+    assert_eq!((&lock["Mode"], &lock["Resource"]), (&"exclusive".into(), &str(&image).into()));
+    assert_eq!(super::json(&house, &["show", str(&image)]).await, json!([lock]));
+    let text = vmlockctl(&house, &["show", "1"]).await.ok();
+    assert!(text.lines().any(|line| line == "Mode:       exclusive"), "{text}");
+    for nothing in ["2", "web2", "./none"] {
+        fails(&house, 66, &["show", nothing]).await;
+    }
+}
+
+#[tokio::test]
+async fn who_answers_in_a_sentence_and_with_its_exit_code() {
+    let house = House::builder().start().await;
+    let (image, free) = (house.image("a.qcow2").await, house.image("b.qcow2").await);
+    let bus = house.connection().await;
+    let web1 = Machine::open(&bus, "web1").await;
+    web1.acquire(&[exclusive(&image)]).await.unwrap();
+
+    let said = vmlockctl(&house, &["who", str(&image)]).await.ok();
+    let begins = format!("disk {} is locked exclusively by VM \"web1\" (", str(&image));
+    assert!(said.starts_with(&begins), "{said}");
+    let nobody = format!("nobody holds disk {}\n", str(&free));
+    assert_eq!(fails(&house, 1, &["who", str(&free)]).await, nobody);
+    let both = super::json(&house, &["who", str(&free), str(&image)]).await;
+    assert_eq!(both[0], json!({ "path": str(&free), "holders": [] }));
+    assert_eq!(both[1]["holders"][0]["name"], "web1");
+
+    let resolved = super::json(&house, &["resolve", str(&free)]).await;
+    assert_eq!(resolved["lock-file"], str(&free));
+}
+
+#[tokio::test]
+async fn a_relative_path_starts_where_the_tool_does() {
+    let house = House::builder().start().await;
+    let image = house.image("a.qcow2").await;
+    for path in ["a.qcow2", "./a.qcow2"] {
+        let mut command = house.command("vmlockctl");
+        command.current_dir(house.dir()).args(["--json", "resolve", path]);
+        let resolved: Value = serde_json::from_str(&crate::house::run(command).await.ok()).unwrap();
+        assert_eq!(resolved["resource"], str(&image));
+    }
+}
+
+#[tokio::test]
+async fn monitor_prints_what_happens_as_it_happens() {
+    let house = House::builder().start().await;
+    let image = house.image("a.qcow2").await;
+    let program = crate::house::program("vmlockctl");
+    let start = |form: &str| {
+        let mut command = house.command("sh");
+        command.args(["-c", "exec \"$@\" 2>&1", "sh", str(&program), "monitor", form]);
+        Tool::start(&house, command)
+    };
+    let (mut text, mut lines) = (start("--system"), start("--json"));
+    for tool in [&mut text, &mut lines] {
+        assert!(tool.line().await.contains("listening on the system bus"));
+    }
+    let bus = house.connection().await;
+    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    let locks = web1.acquire(&[exclusive(&image)]).await.unwrap();
+    web2.acquire(&[exclusive(&image)]).await.unwrap_err();
+    web1.release(&locks).await.unwrap();
+    for (event, key, value, rest) in [
+        (
+            "LockAcquired",
+            "mode",
+            json!("exclusive"),
+            "acquired   VM \"web1\"  @  exclusive  lock 1",
+        ),
+        (
+            "LockContended",
+            "holders",
+            json!([web1.path().as_str()]),
+            "contended  VM \"web2\"  @  held by VM \"web1\"",
+        ),
+        (
+            "LockReleased",
+            "reason",
+            json!("released"),
+            "released   VM \"web1\"  @  released  lock 1",
+        ),
+    ] {
+        let line = text.line().await;
+        assert_eq!(line.split_once(' ').unwrap().1, rest.replace('@', str(&image)));
+        let object: Value = serde_json::from_str(&lines.line().await).unwrap();
+        assert_eq!((&object["event"], &object[key]), (&event.into(), &value));
+        assert_eq!(object["resource"], str(&image));
+    }
+    house.daemon().terminate().await;
+    assert!(text.line().await.contains("has left the bus"));
+    house.daemon().start_again().await;
+    assert!(text.line().await.contains("has come to the bus"));
+    let web3 = Machine::open(&bus, "web3").await;
+    web3.acquire(&[exclusive(&image)]).await.unwrap();
+    assert!(text.line().await.contains("VM \"web3\""));
+    for tool in [text, lines] {
+        tool.signal(Signal::SIGINT);
+        assert_eq!(tool.ended().await.code(), Some(0));
+    }
+}

@@ -1,0 +1,186 @@
+//! What the tool says and does where it can't do what it is asked for.
+
+use std::io::pipe;
+use std::os::unix::process::ExitStatusExt as _;
+
+use nix::pty::openpty;
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use super::{Tool, fails, str, vmlockctl};
+use crate::house::user::{DAEMON, NOBODY};
+use crate::house::{Answer, Call, House, Process, polkit, within};
+
+/// Lets everybody do what polkit lets everybody do by default, and nothing else.
+fn by_default(call: &Call) -> Answer {
+    match call.action.as_str() {
+        "org.vmlockd1.open-owner" | "org.vmlockd1.acquire-by-descriptor" => Answer::Allow,
+        _ => Answer::Challenge,
+    }
+}
+
+async fn house_with_polkit() -> House {
+    let house = House::builder().polkit(polkit::Choice::Mock).start().await;
+    house.polkit().mock().decide(by_default);
+    house
+}
+
+/// What polkit was asked for, each action once, but for the harmless one.
+fn asked(house: &House) -> Vec<String> {
+    let mut actions: Vec<_> =
+        house.polkit().mock().seen().into_iter().map(|call| call.action).collect();
+    actions.retain(|action| action != "org.vmlockd1.open-owner");
+    actions.dedup();
+    actions
+}
+
+#[tokio::test]
+async fn wrong_arguments_are_told_apart_from_everything_else() {
+    let house = House::builder().without_daemon().start().await;
+    for line in [
+        &[][..],
+        &["frobnicate"],
+        &["run", "--", "true"],
+        &["run", "--disk", "/a"],
+        &["lock", "--uuid", "web1", "/a"],
+        &["release", "web1"],
+    ] {
+        let said = fails(&house, 64, line).await;
+        assert!(said.contains("Usage: vmlockctl") || said.contains("--help"), "{line:?}: {said}");
+    }
+    for line in [&["--help"][..], &["run", "--help"], &["--version"]] {
+        assert!(vmlockctl(&house, line).await.ok().contains("vmlockctl"));
+    }
+}
+
+#[tokio::test]
+async fn where_nobody_serves_that_is_said() {
+    let house = House::builder().without_daemon().start().await;
+    let image = house.image("a.qcow2").await;
+    for line in [&["list"][..], &["run", "--disk", str(&image), "--", "true"], &["who", "/a"]] {
+        let said = fails(&house, 69, line).await;
+        assert!(said.contains("on the system bus") && said.contains("systemctl"), "{said}");
+    }
+    let said = fails(&house, 69, &["--session", "list"]).await;
+    assert!(said.contains("the session bus can't be reached"), "{said}");
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_no_disk() {
+    let house = House::builder().start().await;
+    let none = house.dir().join("none");
+    for line in [&["lock", str(&none)][..], &["run", "--disk", str(&none), "--", "true"]] {
+        assert!(fails(&house, 66, line).await.contains("does not exist"));
+    }
+    let said = fails(&house, 1, &["lock", "/dev/null"]).await;
+    assert!(said.contains("/dev/null can't be locked"), "{said}");
+}
+
+#[tokio::test]
+async fn a_user_locks_his_own_disk_and_nobody_is_asked_for_a_password() {
+    let house = house_with_polkit().await;
+    let (mine, other) =
+        (house.image_of(NOBODY, "mine").await, house.image_of(DAEMON, "other").await);
+    let run_as = |arguments: Vec<&str>| {
+        let mut command = house.command_as(NOBODY, "vmlockctl");
+        command.arg("--system").args(arguments);
+        crate::house::run(command)
+    };
+    let shared = format!("{}:shared", str(&mine));
+    for disk in [str(&mine), &shared] {
+        run_as(vec!["run", "--disk", disk, "--", "true"]).await.ok();
+    }
+    run_as(vec!["lock", "--name", "backup", "mine"]).await.ok();
+    let locks = super::json(&house, &["list"]).await;
+    assert_eq!((&locks[0]["resource"], &locks[0]["uid"]), (&str(&mine).into(), &NOBODY.into()));
+    fails(&house, 75, &["run", "--disk", str(&mine), "--", "true"]).await;
+    // By any of its names, since he has the disk.
+    std::fs::hard_link(&mine, house.dir().join("link")).unwrap();
+    let said = run_as(vec!["who", "link"]).await.ok();
+    assert!(said.contains("VM \"backup\"") && said.contains("user nobody"), "{said}");
+    run_as(vec!["unlock", "./link"]).await.ok();
+    assert_eq!(asked(&house), ["org.vmlockd1.acquire-by-descriptor"]);
+
+    let refused = run_as(vec!["run", "--disk", str(&other), "--", "true"]).await;
+    assert_eq!(refused.status.code(), Some(77), "{refused:?}");
+    assert_eq!(super::json(&house, &["owners"]).await, json!([]));
+    let last = house.polkit().mock().seen().pop().unwrap();
+    assert_eq!(last.action, "org.vmlockd1.acquire-by-name");
+    assert!(!last.interactive(), "standard input is no terminal");
+    let terminal = openpty(None, None).unwrap();
+    let mut command = house.command_as(NOBODY, "vmlockctl");
+    command.args(["--system", "resolve", str(&other)]).stdin(terminal.slave);
+    assert_eq!(crate::house::run(command).await.status.code(), Some(77));
+    assert!(house.polkit().mock().seen().pop().unwrap().interactive(), "now it is one");
+}
+
+#[tokio::test]
+async fn more_disks_than_a_message_carries_are_asked_for_by_name() {
+    let house = house_with_polkit().await;
+    house.polkit().mock().answer(Answer::Allow);
+    let disks: Vec<String> =
+        (0..20).map(|n| str(&house.raw_of(NOBODY, &n.to_string())).to_owned()).collect();
+    let mut command = house.command_as(NOBODY, "vmlockctl");
+    command.args(["--system", "lock", "--name", "many"]).args(&disks);
+    crate::house::run(command).await.ok();
+    assert_eq!(super::json(&house, &["list"]).await.as_array().unwrap().len(), 20);
+}
+
+#[tokio::test]
+async fn a_user_has_his_own_service_on_the_session_bus() {
+    let house = House::builder().session_of(NOBODY).start().await;
+    let image = house.image_of(NOBODY, "a.qcow2").await;
+    let said = house.run_as(NOBODY, "vmlockctl", &["lock", str(&image)]).await.ok();
+    assert!(said.contains(str(&image)), "{said}");
+    let refused =
+        house.run_as(NOBODY, "vmlockctl", &["run", "--disk", "a.qcow2", "--", "true"]).await;
+    assert_eq!(refused.status.code(), Some(75), "{refused:?}");
+}
+
+#[tokio::test]
+async fn whoever_gives_up_asking_leaves_nothing_behind() {
+    let house = house_with_polkit().await;
+    let mock = house.polkit().mock();
+    let image = house.image_of(DAEMON, "a.qcow2").await;
+    for verb in [&["run", "--disk"][..], &["lock"]] {
+        mock.decide(|call: &Call| match by_default(call) {
+            Answer::Challenge => Answer::Hang,
+            answer => answer,
+        });
+        let mut command = house.command_as(NOBODY, "vmlockctl");
+        command.arg("--system").args(verb).arg(&image);
+        if verb[0] == "run" {
+            command.args(["--", "true"]);
+        }
+        let tool = Tool::start(&house, command);
+        while mock.next_call().await.action != "org.vmlockd1.acquire-by-name" {}
+        tool.signal(Signal::SIGINT);
+        let status = tool.ended().await;
+        assert_eq!((status.code(), status.signal()), (Some(128 + 2), None));
+        mock.next_cancellation().await;
+        assert_eq!(super::json(&house, &["owners"]).await, json!([]));
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_leaves_is_no_reason_to_complain() {
+    let house = House::builder().start().await;
+    for (n, words) in ["completions bash", "list --json", "--help"].into_iter().enumerate() {
+        let (reader, writer) = pipe().unwrap();
+        drop(reader);
+        let mut command = house.command("vmlockctl").into_std();
+        command.args(words.split(' ')).stdout(writer);
+        let tool = Process::start(words, command, &house.dir().join(format!("stderr{n}")));
+        assert!(within(words, tool.ended()).await.success(), "{words}");
+        assert_eq!(tool.stderr(), "", "{words}");
+    }
+}
+
+#[tokio::test]
+async fn shells_are_given_completions() {
+    let house = House::builder().without_daemon().start().await;
+    for shell in ["bash", "zsh", "fish"] {
+        let script = vmlockctl(&house, &["completions", shell]).await.ok();
+        assert!(script.contains("vmlockctl") && script.contains("completions"), "{shell}");
+    }
+}

@@ -1,0 +1,41 @@
+//! Mounts that are gone when the test is.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+/// A mount. Declare it after the house, so that it goes before the house's directory does.
+#[derive(Debug)]
+pub(crate) struct Mounted(PathBuf);
+
+impl Mounted {
+    /// Shows a directory at a second place, which is made, and there for reading only.
+    pub(crate) fn read_only(from: &Path, at: &Path) -> Mounted {
+        let mounted = Mounted::new(Some(from), at, None, MsFlags::MS_BIND);
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount(None::<&str>, at, None::<&str>, flags, None::<&str>).expect("a bind mount has flags");
+        mounted
+    }
+
+    /// A file system in memory that notes each access, at a place that is made.
+    pub(crate) fn noting_access(at: &Path) -> Mounted {
+        Mounted::new(None, at, Some("tmpfs"), MsFlags::MS_STRICTATIME)
+    }
+
+    fn new(from: Option<&Path>, at: &Path, kind: Option<&str>, flags: MsFlags) -> Mounted {
+        fs::create_dir(at).unwrap_or_else(|e| panic!("{}: {e}", at.display()));
+        mount(from, at, kind, flags, None::<&str>)
+            .unwrap_or_else(|e| panic!("mounting {}: {e}", at.display()));
+        Mounted(at.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Whoever has a file of it open keeps that, and nobody finds it any more.
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}

@@ -1,0 +1,108 @@
+//! A refused request changes nothing, keeps nothing, and is not the last one that is served.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use zbus::Connection;
+
+use crate::house::{House, Kind, Rival, within};
+use crate::machine::{Machine, Refused, exclusive, lock, manager};
+
+/// The service and its surroundings before a request that will be refused.
+pub(crate) struct Untouched<'h> {
+    house: &'h House,
+    bus: Connection,
+    descriptors: usize,
+    picture: Picture,
+}
+
+/// What there is, in words.
+#[derive(Debug, PartialEq)]
+struct Picture {
+    owners: Vec<String>,
+    locks: Vec<String>,
+    files: Vec<PathBuf>,
+}
+
+impl<'h> Untouched<'h> {
+    /// Looks at what there is. Whatever the test has let go of must have been seen to go.
+    pub(crate) async fn so_far(house: &'h House) -> Self {
+        let bus = house.connection().await;
+        let picture = Picture::take(house, &bus).await;
+        Self { house, descriptors: house.daemon().open_fds(), bus, picture }
+    }
+
+    /// Looks again: nothing was locked, opened as an owner or created, and what the service opened
+    /// for the request it has closed.
+    pub(crate) async fn still(&self, request: &str) {
+        assert_eq!(Picture::take(self.house, &self.bus).await, self.picture, "{request}");
+        // The answer may come a moment before the descriptors of the question are closed. Each
+        // look is a round trip to the service, which does one thing after the other.
+        let closed = async {
+            while self.house.daemon().open_fds() != self.descriptors {
+                manager(&self.bus).await.n_locks().await.unwrap();
+            }
+        };
+        let closed = tokio::time::timeout(crate::house::DEADLINE, closed).await;
+        let left = self.house.daemon().fd_targets();
+        assert!(closed.is_ok(), "{request}: not {} descriptors, but {left:#?}", self.descriptors);
+    }
+
+    /// The same, and then something is asked for that is right.
+    pub(crate) async fn and_it_goes_on(&self) {
+        self.still("all of it").await;
+        let disk = self.house.raw_of(0, "right.raw");
+        let machine = Machine::open(&self.bus, "right").await;
+        let locks = machine.acquire(&[exclusive(&disk)]).await.unwrap();
+        let lock_file = lock(&self.bus, &locks[0]).await.lock_file().await.unwrap();
+        Rival::try_once(lock_file, Kind::Ofd, true).unwrap_err();
+        machine.owner.close(HashMap::new()).await.unwrap();
+        drop(machine);
+        assert_free(&disk);
+        fs::remove_file(disk).unwrap();
+        self.still("what is right").await;
+    }
+}
+
+impl Picture {
+    async fn take(house: &House, bus: &Connection) -> Self {
+        let manager = manager(bus).await;
+        let said = |rows: Vec<vmlockd::client::Row>, key: &str| {
+            rows.iter().map(|row| format!("{:?}", row[key])).collect()
+        };
+        let owners = within("owners", manager.list_owners(HashMap::new())).await.unwrap();
+        let locks = within("locks", manager.list_locks(HashMap::new())).await.unwrap();
+        let mut files = Vec::new();
+        list(house.dir(), &mut files);
+        files.sort();
+        Self { owners: said(owners, "owner"), locks: said(locks, "lock"), files }
+    }
+}
+
+/// All that is in a directory, however deep.
+fn list(directory: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            list(&entry.path(), into);
+        }
+        into.push(entry.path());
+    }
+}
+
+/// Nobody has a lock on this file.
+#[track_caller]
+pub(crate) fn assert_free(disk: &Path) {
+    Rival::try_once(disk, Kind::Ofd, true)
+        .unwrap_or_else(|errno| panic!("{} is locked: {errno}", disk.display()));
+}
+
+/// The request was refused with this error, in a sentence that has these words in it.
+#[track_caller]
+pub(crate) fn assert_refused(refused: &Refused, error: &str, words: &str) {
+    assert_eq!(refused.name, error, "{}", refused.message);
+    assert!(refused.message.contains(words), "not \"{words}\", but \"{}\"", refused.message);
+    let clean = refused.message.chars().all(|c| !c.is_control() && c != '\u{202e}');
+    assert!(clean, "{:?}", refused.message);
+}
