@@ -57,7 +57,11 @@ pub(super) fn owner<'r>(owners: &'r [Row], text: &str, uid: u32) -> Result<&'r R
     let found: Vec<&Row> = owners.iter().filter(means).collect();
     match one(&found, uid) {
         Some(owner) => Ok(owner),
-        None if found.is_empty() => Err(Error::Missing(format!("there is no owner '{text}'"))),
+        None if found.is_empty() => {
+            let disk = Path::new(text).exists();
+            let hint = if disk { format!("; for the disk, say ./{text}") } else { String::new() };
+            Err(Error::Missing(format!("there is no owner '{text}'{hint}")))
+        }
         None => {
             let name = |owner: &&Row| {
                 format!("{} ({})", row::text(owner, "uuid"), row::text(owner, "name"))

@@ -29,7 +29,7 @@ const EXAMPLE: &str = "\
 Example:
   vmlockctl lock --name backup web1.qcow2
   …
-  vmlockctl unlock web1.qcow2
+  vmlockctl unlock ./web1.qcow2
 
 No process keeps such a lock: it stays until 'vmlockctl unlock', or until the
 host is started again. Where a command can be named, 'vmlockctl run' is better.

@@ -34,6 +34,7 @@ mod who;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::client::Bus;
@@ -82,13 +83,13 @@ the session bus, unless --system or --session says otherwise.";
 )]
 struct Arguments {
     /// Talk to the host's service, on the system bus (default for root)
-    #[arg(long, global = true, conflicts_with = "session")]
+    #[arg(long, global = true, display_order = 900)]
     system: bool,
     /// Talk to your own service, on the session bus (default for everybody else)
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 901)]
     session: bool,
     /// Print JSON with the keys and values of the D-Bus interface instead of a table
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 902)]
     json: bool,
     #[command(subcommand)]
     verb: Verb,
@@ -119,18 +120,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Some(code) = start::main(&arguments) {
         return code.into();
     }
-    let arguments = match Arguments::try_parse_from(arguments) {
-        Ok(arguments) => arguments,
+    let (bus, arguments) = match parse(arguments) {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Nobody is left to be told where this fails.
             let _ = error.print();
             return if error.use_stderr() { Code::USAGE.into() } else { Code::SUCCESS.into() };
         }
-    };
-    let bus = match (arguments.system, arguments.session) {
-        (true, _) => Bus::System,
-        (_, true) => Bus::Session,
-        (false, false) => Bus::of(nix::unistd::geteuid().as_raw()),
     };
     match perform(bus, arguments) {
         Ok(code) => code.into(),
@@ -141,6 +137,21 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             error.code().into()
         }
     }
+}
+
+fn parse(arguments: Vec<OsString>) -> Result<(Bus, Arguments), clap::Error> {
+    let arguments = Arguments::try_parse_from(arguments)?;
+    let bus = match (arguments.system, arguments.session) {
+        (true, false) => Bus::System,
+        (false, true) => Bus::Session,
+        (false, false) => Bus::of(nix::unistd::geteuid().as_raw()),
+        // clap itself would not see this where one is before the verb and one behind it.
+        (true, true) => {
+            let message = "--system and --session can't be used together";
+            return Err(Arguments::command().error(ErrorKind::ArgumentConflict, message));
+        }
+    };
+    Ok((bus, arguments))
 }
 
 fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
@@ -174,7 +185,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Arguments, clap::Error> {
-        Arguments::try_parse_from(line.split_whitespace())
+        super::parse(line.split_whitespace().map(OsString::from).collect()).map(|parsed| parsed.1)
     }
 
     #[test]
@@ -214,6 +225,7 @@ mod tests {
             "vmlockctl who",
             "vmlockctl release a.img",
             "vmlockctl --system --session list",
+            "vmlockctl --system list --session",
             "vmlockctl completions tcsh",
         ] {
             assert!(parse(line).unwrap_err().use_stderr(), "{line}");

@@ -14,6 +14,7 @@ mod lock;
 mod lockspace;
 mod log_control;
 mod manager;
+mod objects;
 mod options;
 mod owner;
 mod publish;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use zbus::Connection;
-use zbus::fdo::{ObjectManager, RequestNameFlags};
+use zbus::fdo::RequestNameFlags;
 
 use crate::auth::gate::Gate;
 use crate::logging::Log;
@@ -125,8 +126,7 @@ async fn open(
     };
     let front = Arc::new(Front { service: service.clone(), gate, reload });
     let objects = connection.object_server();
-    // The object manager comes first: adding it later would read every object under it.
-    objects.at(paths::ROOT, ObjectManager).await?;
+    objects.at(paths::ROOT, objects::Objects(Arc::clone(&front))).await?;
     objects.at(paths::ROOT, manager::Manager(Arc::clone(&front))).await?;
     let log_control = log_control::LogControl::new(Arc::clone(&front), log.clone());
     objects.at(paths::LOG_CONTROL, log_control).await?;

@@ -16,7 +16,9 @@ use super::front::Front;
 use super::lock::LockObject;
 use super::lockspace::LockspaceObject;
 use super::manager::Manager;
+use super::objects::{self, Interfaces, LOCKSPACE, Objects, Properties};
 use super::owner::OwnerObject;
+use crate::auth::deed::{LOCK, OWNER};
 use crate::lock::lockspace::LockspaceKind;
 use crate::lock::{Event, Lock, Owner, OwnerId, Reason};
 use crate::paths;
@@ -132,22 +134,46 @@ impl Publisher {
 
     async fn show_owner(&self, owner: Owner) -> zbus::Result<()> {
         let path = paths::owner(owner.id);
+        // None at first; but after the bus was away there are.
+        let held = |lock: &u64| self.front.service.lock(*lock).is_some();
+        let locks: Vec<u64> = owner.locks.iter().copied().filter(held).collect();
+        let properties = objects::of_owner(owner.clone(), &locks);
         let object = OwnerObject::new(Arc::clone(&self.front), owner);
-        self.connection.object_server().at(path, object).await.map(drop)
+        self.add(path, OWNER, object, properties).await.map(drop)
     }
 
     async fn show_lock(&self, lock: &Lock) -> zbus::Result<()> {
         let object = LockObject::new(Arc::clone(&self.front), lock.clone());
-        self.connection.object_server().at(paths::lock(lock.id), object).await.map(drop)
+        self.add(paths::lock(lock.id), LOCK, object, objects::of_lock(lock)).await.map(drop)
+    }
+
+    /// Adds an object and says so. `false`: it was there.
+    async fn add<I: zbus::object_server::Interface>(
+        &self,
+        path: OwnedObjectPath,
+        interface: &'static str,
+        object: I,
+        properties: Properties<'_>,
+    ) -> zbus::Result<bool> {
+        if self.connection.object_server().at(&path, object).await?.is_some() {
+            return Ok(false);
+        }
+        let interfaces = Interfaces::from([(interface, properties)]);
+        Objects::interfaces_added(&self.manager()?, path.into(), interfaces).await?;
+        Ok(true)
     }
 
     async fn hide<I: zbus::object_server::Interface>(
         &self,
         path: OwnedObjectPath,
     ) -> zbus::Result<()> {
-        match self.connection.object_server().remove::<I, _>(path).await {
+        match self.connection.object_server().remove::<I, _>(&path).await {
+            Ok(_) => {
+                let name = I::name();
+                Objects::interfaces_removed(&self.manager()?, path.into(), &[name.as_str()]).await
+            }
             // What came and went in one breath was never shown.
-            Ok(_) | Err(zbus::Error::InterfaceNotFound) => Ok(()),
+            Err(zbus::Error::InterfaceNotFound) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -180,15 +206,11 @@ impl Publisher {
 
     /// A lockspace that was configured once stays shown: locks that were given there refer to it.
     async fn show_lockspaces(&self) -> zbus::Result<()> {
-        let mut kinds = vec![LockspaceKind::Direct];
-        if self.front.service.settings().lockspaces.file.is_some() {
-            kinds.push(LockspaceKind::File);
-        }
-        for kind in kinds {
+        for kind in objects::lockspaces(&self.front) {
             let object = || LockspaceObject::new(Arc::clone(&self.front), kind);
-            let path = paths::lockspace(kind);
-            let there = self.connection.object_server().at(path, object()).await?.is_some();
-            if there && kind == LockspaceKind::File {
+            let properties = objects::of_lockspace(&self.front, kind);
+            let added = self.add(paths::lockspace(kind), LOCKSPACE, object(), properties).await?;
+            if !added && kind == LockspaceKind::File {
                 object().directory_changed(&self.emitter(paths::lockspace(kind))?).await?;
             }
         }

@@ -44,6 +44,17 @@ impl Service {
         state.table.locks().map(|lock| (lock.clone(), owner(lock))).collect()
     }
 
+    /// All owners, each with the locks that it holds.
+    #[must_use]
+    pub fn owners_and_locks(&self) -> Vec<(Owner, Vec<u64>)> {
+        let state = self.state();
+        let held = |owner: &Owner| {
+            let locks = owner.locks.iter().copied();
+            locks.filter(|lock| state.table.lock(*lock).is_some()).collect()
+        };
+        state.table.owners().map(|owner| (owner.clone(), held(owner))).collect()
+    }
+
     /// What a refusal would tell of the holders of these locks.
     #[must_use]
     pub fn holders(&self, locks: &[Lock]) -> Vec<Holder> {

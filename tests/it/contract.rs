@@ -1,14 +1,15 @@
 //! One contract in many places: the XML, what the service really offers, the bus policy, polkit's
 //! actions, the table of deeds, and the man page all say the same.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::PathBuf;
 
 use roxmltree::{Document, Node};
 use vmlockd::auth::deed::{Action, TABLE};
 use vmlockd::dbus::error;
-use zbus::fdo::IntrospectableProxy;
+use zbus::OwnedVariant;
+use zbus::fdo::{IntrospectableProxy, ObjectManagerProxy, PropertiesProxy};
 
 use crate::house::House;
 use crate::machine::{Machine, exclusive};
@@ -88,6 +89,28 @@ async fn the_service_offers_what_the_xml_says() {
         let written = parse(&written);
         let (live, written) = (offers(&interface(&live, name)), offers(&interface(&written, name)));
         assert_eq!(live, written, "{name}: the service on the left, the XML on the right");
+    }
+}
+
+#[tokio::test]
+async fn the_object_manager_tells_what_the_objects_answer() {
+    let house = House::builder().folder("locks").config("file_lockspace_dir = \"@DIR@/locks\"");
+    let house = house.start().await;
+    let (bus, image) = (house.connection().await, house.image("a").await);
+    let machine = Machine::open(&bus, "web1").await;
+    machine.acquire(&[exclusive(&image)]).await.unwrap();
+    let objects = ObjectManagerProxy::builder(&bus).destination("org.vmlockd1");
+    let objects = objects.path("/org/vmlockd1").build().await.unwrap();
+    let objects = objects.get_managed_objects().await.unwrap();
+    assert_eq!(objects.len(), 4, "an owner, a lock and two lockspaces: {objects:?}");
+    for (path, interfaces) in objects {
+        let object = PropertiesProxy::builder(&bus).destination("org.vmlockd1").path(&path);
+        let object = object.build().await.unwrap();
+        for (interface, told) in interfaces {
+            let answered = object.get_all(interface.clone().into()).await.unwrap();
+            let sorted = |all: HashMap<String, OwnedVariant>| BTreeMap::from_iter(all);
+            assert_eq!(sorted(told), sorted(answered), "{path} {interface}");
+        }
     }
 }
 

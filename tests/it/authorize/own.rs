@@ -42,7 +42,7 @@ async fn a_user_locks_what_he_has_open_and_nobody_asks_for_a_password() {
             machine.acquire_files(&[(&file, "shared")]).await.unwrap();
             (machine.path(), machine.lease)
         });
-        let (path, lease) = machine.await;
+        let (path, lease) = within("what the user does", machine).await;
         // His connection is gone, and what he has locked is not.
         let root = house.connection().await;
         let owner = crate::machine::owner(&root, path).await;

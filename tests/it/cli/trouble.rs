@@ -1,6 +1,8 @@
 //! What the tool says and does where it can't do what it is asked for.
 
+use std::fs::Permissions;
 use std::io::pipe;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 
 use nix::pty::openpty;
@@ -115,6 +117,25 @@ async fn a_user_locks_his_own_disk_and_nobody_is_asked_for_a_password() {
 }
 
 #[tokio::test]
+async fn a_command_that_becomes_another_user_is_bound_without_a_password() {
+    let house = house_with_polkit().await;
+    let image = house.image_of(NOBODY, "a.qcow2").await;
+    // Root from its first instruction, as sudo is.
+    let sudo = house.dir().join("sudo");
+    std::fs::copy("/bin/cat", &sudo).unwrap();
+    std::fs::set_permissions(&sudo, Permissions::from_mode(0o4755)).unwrap();
+    let mut command = house.command_as(NOBODY, "vmlockctl");
+    command.args(["--system", "run", "--disk", str(&image), "--", str(&sudo)]);
+    let mut tool = Tool::start(&house, command);
+    tool.say("here");
+    assert_eq!(tool.line().await, "here");
+    let owners = super::json(&house, &["owners"]).await;
+    assert_eq!(owners[0]["anchors"], json!(["lease", "process"]));
+    assert_eq!(asked(&house), ["org.vmlockd1.acquire-by-descriptor"]);
+    assert!(tool.finish().await.success());
+}
+
+#[tokio::test]
 async fn more_disks_than_a_message_carries_are_asked_for_by_name() {
     let house = house_with_polkit().await;
     house.polkit().mock().answer(Answer::Allow);
@@ -160,6 +181,25 @@ async fn whoever_gives_up_asking_leaves_nothing_behind() {
         mock.next_cancellation().await;
         assert_eq!(super::json(&house, &["owners"]).await, json!([]));
     }
+}
+
+#[tokio::test]
+async fn locks_that_are_granted_too_late_are_given_back() {
+    let house = house_with_polkit().await;
+    let mock = house.polkit().mock();
+    let image = house.image_of(NOBODY, "a.qcow2").await;
+    mock.decide(|call: &Call| match call.action.as_str() {
+        "org.vmlockd1.open-owner" => Answer::Hang,
+        _ => Answer::Allow,
+    });
+    let mut command = house.command_as(NOBODY, "vmlockctl");
+    command.args(["--system", "lock", str(&image)]);
+    let tool = Tool::start(&house, command);
+    let call = mock.next_call().await;
+    tool.signal(Signal::SIGINT);
+    mock.release(&call, Answer::Allow);
+    assert_eq!(tool.ended().await.code(), Some(128 + 2));
+    assert_eq!(super::json(&house, &["owners"]).await, json!([]));
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::{
     env,
     fs::OpenOptions,
     io::{self, Read, Write},
+    net::Shutdown,
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
@@ -90,6 +91,8 @@ impl Rival {
 
 impl Drop for Rival {
     fn drop(&mut self) {
+        // On a thread that is another user's for a while, only the first of these works.
+        let _ = self.control.shutdown(Shutdown::Both);
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
