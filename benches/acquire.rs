@@ -4,7 +4,8 @@
 //! Prints medians and, what counts, their ratios in one run; figures of different runs or machines
 //! say nothing about each other.
 
-#[allow(dead_code, unused_imports, unreachable_pub)]
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here ends the run")]
+
 #[path = "../tests/it/house/mod.rs"]
 mod house;
 #[allow(dead_code)]

@@ -13,7 +13,7 @@ use crate::lock::held::Probe;
 use crate::lock::identity::Identity;
 use crate::lock::resolve::{Identify, Target, Wanted};
 use crate::lock::resource::DiskPath;
-use crate::service::describe::UserNames;
+use crate::service::describe::{HolderUsers, UserName};
 
 use super::claims;
 
@@ -82,13 +82,12 @@ async fn of_target(front: &Front, target: Target) -> Result<Vec<Facts>, Error> {
         return Ok(Vec::new());
     };
     let uid = stranger.process.as_ref().map_or(0, |process| process.uid);
-    let users = storage.run(UserNames(vec![uid])).await?;
-    Ok(users.into_iter().map(|user| facts::of_stranger(&stranger, user)).collect())
+    let user = storage.run(UserName(uid)).await?;
+    Ok(vec![facts::of_stranger(&stranger, user)])
 }
 
 async fn told(front: &Front, locks: Vec<Lock>) -> Result<Vec<Facts>, Error> {
     let holders = front.service.holders(&locks);
-    let uids = holders.iter().map(|holder| holder.owner.uid).collect();
-    let users = front.service.storage().run(UserNames(uids)).await?;
-    Ok(holders.iter().zip(users).map(|(holder, user)| facts::of_holder(holder, user)).collect())
+    let named = front.service.storage().run(HolderUsers(holders)).await?;
+    Ok(named.into_iter().map(|(holder, user)| facts::of_holder(&holder, user)).collect())
 }

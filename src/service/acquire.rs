@@ -20,6 +20,7 @@ use super::describe::{DescribeRefusal, DescribeStranger};
 use super::limits::within;
 use super::{Error, Service, Shown, now};
 use crate::lock::held::{Give, Held, Take};
+use crate::lock::printable::shown;
 use crate::lock::resolve::{Access, Resolve, Target};
 use crate::lock::work::{InOrder, Work};
 use crate::lock::{self, Event, Mode, OwnerId, Want};
@@ -143,7 +144,14 @@ impl Service {
     ) -> Result<Shown, Error> {
         let mut state = self.state();
         let mut events = before;
-        events.extend(state.table.commit(id, fresh)?);
+        let given = state.table.commit(id, fresh)?;
+        for event in &given {
+            if let Event::LockAcquired(lock) = event {
+                let (resource, mode) = (shown(&lock.want.resource), lock.want.mode.as_str());
+                tracing::info!(lock = lock.id, owner = %id, mode, "acquired {resource}");
+            }
+        }
+        events.extend(given);
         for (lock, held) in fresh.iter().zip(held) {
             state.held.insert(*lock, Arc::clone(held));
         }

@@ -22,9 +22,13 @@ pub struct DescribeRefusal(pub Refusal);
 #[derive(Debug)]
 pub struct DescribeStranger(pub Stranger);
 
-/// Finds the names of users; `None` for those that have none.
+/// Finds the names of the users who run holders' machines.
 #[derive(Debug)]
-pub struct UserNames(pub Vec<u32>);
+pub struct HolderUsers(pub Vec<Holder>);
+
+/// Finds the name of a user; the number where he has none.
+#[derive(Debug)]
+pub struct UserName(pub u32);
 
 impl Work for DescribeRefusal {
     type Answer = String;
@@ -44,15 +48,19 @@ impl Work for DescribeRefusal {
 
 fn sentence(resource: &str, holder: &Holder) -> String {
     let Holder { owner, name, pid, mode, since, resource: through, .. } = holder;
-    let running = (*pid != 0).then(|| process(*pid)).flatten();
     let pid = if *pid == 0 { String::new() } else { format!(", pid {pid}") };
-    // Under libvirt the owner is root's and the process runs as somebody else: that is who people
-    // know.
-    let user = user_name(running.map_or(owner.uid, |process| process.uid));
+    let user = user_name(user_of(holder));
     let through = shown(through);
     let through = if through == resource { String::new() } else { format!(", through {through}") };
     let (uuid, since) = (owner.uuid, wall_clock(*since));
     format!("{} by VM \"{name}\" ({uuid}{pid}, user {user}) since {since}{through}", mode.adverb())
+}
+
+/// Whom people know as the one who runs a machine: under libvirt the owner is root's, and its
+/// process runs as somebody else.
+fn user_of(holder: &Holder) -> u32 {
+    let running = (holder.pid != 0).then(|| process(holder.pid)).flatten();
+    running.map_or(holder.owner.uid, |process| process.uid)
 }
 
 impl Work for DescribeStranger {
@@ -64,11 +72,23 @@ impl Work for DescribeStranger {
     }
 }
 
-impl Work for UserNames {
-    type Answer = Vec<String>;
+impl Work for HolderUsers {
+    type Answer = Vec<(Holder, String)>;
 
-    fn perform(self) -> Vec<String> {
-        self.0.into_iter().map(user_name).collect()
+    fn perform(self) -> Self::Answer {
+        let named = |holder: Holder| {
+            let user = user_name(user_of(&holder));
+            (holder, user)
+        };
+        self.0.into_iter().map(named).collect()
+    }
+}
+
+impl Work for UserName {
+    type Answer = String;
+
+    fn perform(self) -> String {
+        user_name(self.0)
     }
 }
 

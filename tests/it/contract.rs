@@ -31,12 +31,12 @@ fn offers(interface: &Node<'_, '_>) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for member in interface.children().filter(Node::is_element) {
         let kind = member.tag_name().name();
-        let mut line = format!("{kind} {}", attribute(&member, "name"));
+        let mut line = vec![kind.to_owned(), attribute(&member, "name")];
         let is_signal = kind == "signal";
         for arg in member.children().filter(|node| node.has_tag_name("arg")) {
             let direction = if is_signal { "out".to_owned() } else { attribute(&arg, "direction") };
             let (name, kind) = (attribute(&arg, "name"), attribute(&arg, "type"));
-            line.push_str(&format!(" {direction} {name}:{kind}"));
+            line.push(format!("{direction} {name}:{kind}"));
         }
         if kind == "property" {
             let changed = member
@@ -48,10 +48,10 @@ fn offers(interface: &Node<'_, '_>) -> BTreeSet<String> {
                 .find_map(|node| node.attribute("value"))
                 .unwrap_or("true");
             let (access, kind) = (attribute(&member, "access"), attribute(&member, "type"));
-            line.push_str(&format!(" {kind} {access} {changed}"));
+            line.push(format!("{kind} {access} {changed}"));
         }
         if kind != "annotation" {
-            found.insert(line);
+            found.insert(line.join(" "));
         }
     }
     found

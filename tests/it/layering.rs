@@ -95,7 +95,7 @@ fn a_room_uses_its_own_floor_and_those_below() {
             continue;
         }
         let (_, allowed) = MAY_USE.iter().find(|(name, _)| *name == room).unwrap_or_else(|| {
-            panic!("{} is on no floor: give it one in this list and in ARCHITECTURE.md", room)
+            panic!("{room} is on no floor: give it one in this list and in ARCHITECTURE.md")
         });
         for used in named_after(&code(&path), "crate::") {
             let fine = used == room || allowed.contains(&used.as_str());

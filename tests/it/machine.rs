@@ -21,7 +21,7 @@ impl From<zbus::Error> for Refused {
     fn from(error: zbus::Error) -> Self {
         let (name, message) = match error {
             zbus::Error::MethodError(name, message, _) => {
-                (name.to_string(), message.unwrap_or_default().to_string())
+                (name.to_string(), message.unwrap_or_default())
             }
             zbus::Error::FDO(error) => {
                 use zbus::DBusError as _;

@@ -14,6 +14,7 @@ mod authorize;
 mod bad_input;
 mod cli;
 mod contract;
+mod examples;
 mod house;
 mod layering;
 mod machine;

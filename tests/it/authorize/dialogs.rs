@@ -1,1 +1,223 @@
-//! To come.
+//! Dialogs: begun only if the caller lets it, with our words, and binding for what they are about.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use vmlockd::client::{Options, call};
+use zbus::{Connection, OwnedObjectPath};
+
+use super::{DENIED, INTERACTIVE, with_polkit};
+use crate::house::user::{DAEMON, NOBODY, ROOT};
+use crate::house::{Agent, House, Kind, Rival, within};
+use crate::machine::{Answer, Machine, Refused, exclusive, lock, manager, option, owner};
+use crate::methods::none;
+use crate::untouched::{Untouched, assert_free, assert_refused};
+
+const UUID: &str = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0";
+const BY_NAME: &str = "org.vmlockd1.acquire-by-name";
+
+/// An agent for whatever this process does on the bus, under any user.
+async fn agent(house: &House) -> Agent {
+    Agent::for_process(house.bus(), std::process::id()).await
+}
+
+/// Locks a disk by its name, and lets a person be asked.
+async fn acquire(machine: &Machine, disk: &Path) -> Answer<Vec<OwnedObjectPath>> {
+    let arguments = (vec![exclusive(disk)], none());
+    Ok(call(machine.owner.inner(), "Acquire", &arguments, true).await?)
+}
+
+#[tokio::test]
+async fn there_is_no_dialog_unless_the_caller_lets_it() {
+    let house = with_polkit("").await;
+    let agent = agent(&house).await;
+    let (bus, disk) = (house.connection_as(NOBODY).await, house.raw_of(ROOT, "disk"));
+    let machine = Machine::open(&bus, "web1").await;
+    let refused = machine.acquire(&[exclusive(&disk)]).await.unwrap_err();
+    let words = format!("{BY_NAME} needs interactive authorization, which the call does not allow");
+    assert_refused(&refused, INTERACTIVE, &words);
+    // Asking who holds it never begins one, flag or not.
+    let manager = manager(&bus).await;
+    let asked = (disk.to_str().unwrap(), none());
+    let rows: Vec<vmlockd::client::Row> =
+        call(manager.inner(), "FindHolders", &asked, true).await.unwrap();
+    assert_eq!(rows, []);
+    assert!(agent.idle().await);
+    assert_free(&disk);
+}
+
+#[tokio::test]
+async fn a_granted_dialog_lets_the_call_through_and_no_other() {
+    let house = with_polkit("").await;
+    let agent = agent(&house).await;
+    let bus = house.connection_as(NOBODY).await;
+    let (disk, other) = (house.raw_of(ROOT, "disk"), house.raw_of(ROOT, "other"));
+    let machine = Machine::open(&bus, "web1").await;
+    let grant = async {
+        let dialog = agent.next_dialog().await;
+        assert_eq!(dialog.action, BY_NAME);
+        let message = "Authentication is required to lock or look up the disk DISK for a virtual \
+                       machine";
+        assert_eq!(dialog.message, message.replace("DISK", disk.to_str().unwrap()));
+        assert_eq!(dialog.icon, "drive-harddisk");
+        Rival::try_once(&disk, Kind::Ofd, true).unwrap();
+        dialog.grant(&agent).await;
+    };
+    let (locks, ()) = tokio::join!(acquire(&machine, &disk), grant);
+    assert_eq!(machine.locks().await, locks.unwrap());
+    Rival::try_once(&disk, Kind::Ofd, true).unwrap_err();
+    let refused = machine.acquire(&[exclusive(&other)]).await.unwrap_err();
+    assert_refused(&refused, INTERACTIVE, BY_NAME);
+}
+
+#[tokio::test]
+async fn a_dialog_that_is_closed_is_a_no() {
+    let house = with_polkit("").await;
+    let agent = agent(&house).await;
+    let (bus, disk) = (house.connection_as(NOBODY).await, house.raw_of(ROOT, "disk"));
+    let machine = Machine::open(&bus, "web1").await;
+    let before = Untouched::so_far(&house).await;
+    let dismiss = async { agent.next_dialog().await.dismiss() };
+    let (refused, ()) = tokio::join!(acquire(&machine, &disk), dismiss);
+    assert_refused(&refused.unwrap_err(), DENIED, &format!("not authorized for {BY_NAME}"));
+    assert_free(&disk);
+    before.and_it_goes_on().await;
+}
+
+#[tokio::test]
+async fn where_nobody_can_be_asked_the_answer_is_no() {
+    let house = with_polkit("").await;
+    let (bus, disk) = (house.connection_as(NOBODY).await, house.raw_of(ROOT, "disk"));
+    let machine = Machine::open(&bus, "web1").await;
+    let before = Untouched::so_far(&house).await;
+    let refused = acquire(&machine, &disk).await.unwrap_err();
+    assert_refused(&refused, DENIED, "nobody was there to ask for a password");
+    before.and_it_goes_on().await;
+}
+
+#[tokio::test]
+async fn the_dialog_goes_with_the_caller() {
+    let house = with_polkit("").await;
+    let agent = agent(&house).await;
+    let (bus, disk) = (house.connection_as(NOBODY).await, house.raw_of(ROOT, "disk"));
+    let machine = Machine::open(&bus, "web1").await;
+    let before = Untouched::so_far(&house).await;
+    let leaves = house.connection_as(NOBODY).await;
+    let theirs = owner(&leaves, machine.path()).await;
+    let arguments = (vec![exclusive(&disk)], none());
+    let asked = call::<_, Vec<OwnedObjectPath>>(theirs.inner(), "Acquire", &arguments, true);
+    let mut dialog = tokio::select! {
+        answer = asked => panic!("{answer:?}"),
+        dialog = agent.next_dialog() => dialog,
+    };
+    drop(theirs);
+    leaves.close().await.unwrap();
+    dialog.withdrawn().await;
+    assert_eq!(machine.locks().await, []);
+    assert_free(&disk);
+    before.and_it_goes_on().await;
+}
+
+#[tokio::test]
+async fn others_are_served_while_a_dialog_is_open() {
+    let house = with_polkit("").await;
+    let agent = agent(&house).await;
+    let (bus, disk) = (house.connection_as(NOBODY).await, house.raw_of(ROOT, "disk"));
+    let mine = house.raw_of(NOBODY, "mine");
+    let machine = Machine::open(&bus, "web1").await;
+    let meanwhile = async {
+        let dialog = agent.next_dialog().await;
+        // Nothing is held for who has not been let in yet: root is not in anybody's way.
+        let roots = Machine::open(&house.connection().await, "roots").await;
+        roots.acquire(&[exclusive(&disk)]).await.unwrap();
+        let other = house.connection_as(DAEMON).await;
+        Machine::open(&other, "others").await.owner.close(none()).await.unwrap();
+        // Nor is he in his own: on the same machine and the same connection.
+        machine.acquire_files(&[(&super::read_write(&mine), "exclusive")]).await.unwrap();
+        dialog.grant(&agent).await;
+        roots
+    };
+    let (refused, roots) = tokio::join!(acquire(&machine, &disk), meanwhile);
+    assert_refused(&refused.unwrap_err(), "LockHeld", "VM \"roots\"");
+    drop(roots);
+}
+
+#[tokio::test]
+async fn each_dialog_says_what_it_is_about() {
+    let house = with_polkit("").await;
+    let agent = agent(&house).await;
+    let (root, user) = (house.connection().await, house.connection_as(NOBODY).await);
+    let disk = house.raw_of(ROOT, "disk");
+    let roots = Machine::open_with(&root, UUID, "roots", none()).await.unwrap();
+    let locks = roots.acquire(&[exclusive(&disk)]).await.unwrap();
+    let mine = Machine::open(&user, "mine").await;
+    let theirs = owner(&user, roots.path()).await;
+    let held = lock(&user, &locks[0]).await;
+    let manager = manager(&user).await;
+    let disk = disk.display();
+    for (proxy, method, message) in [
+        (
+            manager.inner(),
+            "Reload",
+            "reload the settings of the disk lock service or to".to_owned(),
+        ),
+        (
+            theirs.inner(),
+            "Cancel",
+            "manage the locks of the virtual machine roots, which".to_owned(),
+        ),
+        (mine.owner.inner(), "BindPID", "tie the locks of the virtual machine mine to".to_owned()),
+        (
+            held.inner(),
+            "Release",
+            format!("break the lock that roots of uid 0 has on the disk {disk}"),
+        ),
+    ] {
+        let pid = std::process::id();
+        let asked = async {
+            let answer: zbus::Result<()> = match method {
+                "BindPID" => call(proxy, method, &(pid, none()), true).await,
+                _ => call(proxy, method, &(none(),), true).await,
+            };
+            Refused::from(answer.unwrap_err())
+        };
+        let shown = async {
+            let dialog = agent.next_dialog().await;
+            let begins = format!("Authentication is required to {message}");
+            assert!(dialog.message.starts_with(&begins), "{}", dialog.message);
+            assert!(!dialog.message.contains("(null)"), "{}", dialog.message);
+            dialog.dismiss();
+        };
+        let (refused, ()) = within(method, async { tokio::join!(asked, shown) }).await;
+        assert_eq!(refused.name, DENIED, "{method}: {refused:?}");
+    }
+    assert_eq!(roots.locks().await, locks);
+}
+
+#[tokio::test]
+async fn a_person_may_let_anothers_lock_be_broken() {
+    let house = with_polkit("").await;
+    let agent = agent(&house).await;
+    let (root, user) = (house.connection().await, house.connection_as(NOBODY).await);
+    let (one, two) = (house.raw_of(ROOT, "one"), house.raw_of(ROOT, "two"));
+    let roots = Machine::open(&root, "roots").await;
+    let locks = roots.acquire(&[exclusive(&one), exclusive(&two)]).await.unwrap();
+    // Consent is never kept: each lock is asked about, and each time.
+    for (path, disk) in locks.iter().zip([&one, &two]) {
+        let grant = async {
+            let dialog = agent.next_dialog().await;
+            let words = format!("that roots of uid 0 has on the disk {}", disk.display());
+            assert!(dialog.message.ends_with(&words), "{}", dialog.message);
+            dialog.grant(&agent).await;
+        };
+        let (broken, ()) = tokio::join!(release(&user, path, option("force", true)), grant);
+        broken.unwrap();
+        assert_free(disk);
+    }
+}
+
+async fn release(bus: &Connection, path: &OwnedObjectPath, options: Options<'_>) -> Answer<()> {
+    let proxy = lock(bus, path).await;
+    let options: HashMap<_, _> = options;
+    Ok(call(proxy.inner(), "Release", &(options,), true).await?)
+}

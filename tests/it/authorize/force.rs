@@ -1,1 +1,148 @@
-//! To come.
+//! A living machine's locks are broken only by who says that he means it, and is allowed to.
+
+use std::path::Path;
+
+use futures_util::StreamExt as _;
+use vmlockd::client::Options;
+use zbus::{Connection, OwnedObjectPath};
+
+use super::{DENIED, read_write, with_mock};
+use crate::house::user::{DAEMON, NOBODY, ROOT};
+use crate::house::{Answer, Call, House, Kind, Rival, within};
+use crate::machine::{AsFdDyn, Machine, lock, manager, option, owner};
+use crate::methods::none;
+use crate::untouched::{Untouched, assert_free, assert_refused};
+
+const BREAKS: &str = "org.vmlockd1.release-foreign";
+
+/// A machine of a user's with these disks of his.
+async fn machine_of(house: &House, uid: u32, disks: &[&Path]) -> (Machine, Vec<OwnedObjectPath>) {
+    let machine = Machine::open(&house.connection_as(uid).await, "web1").await;
+    let files: Vec<_> = disks.iter().map(|disk| read_write(disk)).collect();
+    let wish: Vec<_> = files.iter().map(|file| (file as &dyn AsFdDyn, "exclusive")).collect();
+    let locks = machine.acquire_files(&wish).await.unwrap();
+    (machine, locks)
+}
+
+/// The reasons of releases, as they come.
+async fn reasons(bus: &Connection) -> impl AsyncFnMut() -> String {
+    let mut released = manager(bus).await.receive_lock_released().await.unwrap();
+    async move || {
+        let told = within("a release", released.next()).await.unwrap();
+        told.args().unwrap().reason().clone()
+    }
+}
+
+fn force() -> Options<'static> {
+    option("force", true)
+}
+
+#[tokio::test]
+async fn a_living_machines_lock_is_broken_only_by_force() {
+    // Root, who needs nobody's consent, and a user to whom polkit gives it.
+    for breaker in [ROOT, DAEMON] {
+        let house = with_mock().await;
+        house.polkit().mock().answer(Answer::Allow);
+        let bus = house.connection_as(breaker).await;
+        let disks = ["one", "two", "three"].map(|name| house.raw_of(NOBODY, name));
+        let all = disks.each_ref().map(|disk| disk.as_path());
+        let (machine, locks) = machine_of(&house, NOBODY, &all).await;
+        let theirs = owner(&bus, machine.path()).await;
+        let one = lock(&bus, &locks[0]).await;
+        let before = Untouched::so_far(&house).await;
+        for gentle in [none, || option("force", false)] {
+            for refused in [
+                one.release(gentle()).await.unwrap_err(),
+                theirs.release(&locks[1..2], gentle()).await.unwrap_err(),
+                theirs.close(gentle()).await.unwrap_err(),
+            ] {
+                let words = format!("VM \"web1\" of uid {NOBODY}, which is alive; set 'force'");
+                assert_refused(&refused.into(), DENIED, &words);
+            }
+            before.still("without force").await;
+        }
+        let mut reason = reasons(&bus).await;
+        one.release(force()).await.unwrap();
+        assert_eq!(reason().await, "forced");
+        assert_free(&disks[0]);
+        theirs.release(&locks[1..2], force()).await.unwrap();
+        assert_eq!(reason().await, "forced");
+        assert_free(&disks[1]);
+        Rival::try_once(&disks[2], Kind::Ofd, true).unwrap_err();
+        theirs.close(force()).await.unwrap();
+        assert_eq!(reason().await, "forced");
+        assert_free(&disks[2]);
+        assert_eq!(manager(&bus).await.n_owners().await.unwrap(), 0);
+        let log = house.daemon().stderr();
+        let warned = log.lines().filter(|line| {
+            line.trim_start().starts_with("WARN") && line.contains(&format!("uid={breaker}"))
+        });
+        assert_eq!(warned.count(), 3, "{log}");
+    }
+}
+
+#[tokio::test]
+async fn force_against_oneself_is_none() {
+    let house = with_mock().await;
+    house.polkit().mock().answer(Answer::Allow);
+    let bus = house.connection_as(NOBODY).await;
+    let (one, two) = (house.raw_of(NOBODY, "one"), house.raw_of(NOBODY, "two"));
+    let (machine, locks) = machine_of(&house, NOBODY, &[&one, &two]).await;
+    let mut reason = reasons(&bus).await;
+    machine.owner.release(&locks[..1], force()).await.unwrap();
+    assert_eq!(reason().await, "released");
+    machine.owner.close(force()).await.unwrap();
+    assert_eq!(reason().await, "owner-closed");
+}
+
+#[tokio::test]
+async fn polkit_is_asked_about_each_lock_and_one_no_is_enough() {
+    let house = with_mock().await;
+    let mock = house.polkit().mock();
+    mock.answer(Answer::Allow);
+    let (one, two) = (house.raw_of(ROOT, "one"), house.raw_of(ROOT, "two"));
+    let (machine, locks) = machine_of(&house, ROOT, &[&one, &two]).await;
+    let bus = house.connection_as(NOBODY).await;
+    let theirs = owner(&bus, machine.path()).await;
+    mock.decide(|call: &Call| {
+        let second = call.details.get("resource").is_some_and(|name| name.ends_with("two"));
+        if second { Answer::Deny } else { Answer::Allow }
+    });
+    let before = Untouched::so_far(&house).await;
+    for refused in [
+        theirs.release(&locks, force()).await.unwrap_err(),
+        theirs.close(force()).await.unwrap_err(),
+    ] {
+        assert_refused(&refused.into(), DENIED, BREAKS);
+        before.still("half a yes").await;
+    }
+    let about: Vec<_> = mock.seen().iter().map(|call| call.details["resource"].clone()).collect();
+    let each = [one.to_str().unwrap(), two.to_str().unwrap()];
+    assert_eq!(about, [each, each].concat());
+    before.and_it_goes_on().await;
+}
+
+#[tokio::test]
+async fn what_is_locked_while_a_dialog_is_open_is_not_broken_with_the_rest() {
+    for held_before in [0, 1] {
+        let house = with_mock().await;
+        let mock = house.polkit().mock();
+        mock.answer(Answer::Hang);
+        let (one, two) = (house.raw_of(ROOT, "one"), house.raw_of(ROOT, "two"));
+        let disks = [one.as_path()];
+        let (machine, _) = machine_of(&house, ROOT, &disks[..held_before]).await;
+        let bus = house.connection_as(NOBODY).await;
+        let theirs = owner(&bus, machine.path()).await;
+        let meanwhile = async {
+            let question = mock.next_call().await;
+            machine.acquire_files(&[(&read_write(&two), "exclusive")]).await.unwrap();
+            // Consent to what was asked about, and to nothing else.
+            mock.answer(Answer::Deny);
+            assert!(mock.release(&question, Answer::Allow));
+        };
+        let (closed, ()) = tokio::join!(theirs.close(force()), meanwhile);
+        assert_refused(&closed.unwrap_err().into(), DENIED, BREAKS);
+        assert_eq!(machine.locks().await.len(), held_before + 1);
+        Rival::try_once(&two, Kind::Ofd, true).unwrap_err();
+    }
+}

@@ -1,1 +1,99 @@
-//! To come.
+//! Another's machines and locks, and the service's own settings.
+
+use super::{INTERACTIVE, read_write, with_polkit};
+use crate::house::user::{DAEMON, NOBODY, ROOT};
+use crate::house::{House, Kind, Rival};
+use crate::machine::{Machine, exclusive, lock, manager, option};
+use crate::methods::{self, LOCK, LOG, Method, OWNER, Subject, none};
+use crate::untouched::{Untouched, assert_refused};
+
+/// What polkit is asked about before another's owner is commanded so.
+fn action(method: &Method) -> &'static str {
+    match (method.interface, method.name) {
+        (OWNER, "Release" | "Close") | (LOCK, "Release") => "org.vmlockd1.release-foreign",
+        (OWNER | LOCK, _) => "org.vmlockd1.manage-foreign",
+        _ => panic!("{method} commands no owner"),
+    }
+}
+
+/// The methods that command an owner, or a lock of it.
+fn commands(subject: &Subject<'_>) -> Vec<Method> {
+    let of_owner = |method: &Method| [OWNER, LOCK].contains(&method.interface);
+    methods::all(subject).into_iter().filter(of_owner).collect()
+}
+
+#[tokio::test]
+async fn nobody_commands_what_is_anothers() {
+    let house = with_polkit("").await;
+    let bus = house.connection_as(NOBODY).await;
+    // One that the caller could lock, so that it is the owner that is in the way.
+    let free = house.raw_of(NOBODY, "free");
+    for uid in [ROOT, DAEMON] {
+        let theirs = house.connection_as(uid).await;
+        let disk = house.raw_of(uid, &format!("held-by-{uid}"));
+        let machine = Machine::open(&theirs, "web1").await;
+        let locks = machine.acquire_files(&[(&read_write(&disk), "exclusive")]).await.unwrap();
+        let subject = Subject { owner: &machine.path(), lock: &locks[0], disk: &free };
+        let before = Untouched::so_far(&house).await;
+        for method in commands(&subject) {
+            let words = format!("{} needs interactive authorization", action(&method));
+            let refused = method.call(&bus, none()).await.unwrap_err();
+            assert_refused(&refused, INTERACTIVE, &words);
+            if action(&method).ends_with("release-foreign") {
+                let refused = method.call(&bus, option("force", true)).await.unwrap_err();
+                assert_refused(&refused, INTERACTIVE, &words);
+            }
+            before.still(method.name).await;
+        }
+        Rival::try_once(&disk, Kind::Ofd, false).unwrap_err();
+        assert_eq!(lock(&bus, &locks[0]).await.mode().await.unwrap(), "exclusive");
+        assert_eq!(machine.owner.anchors().await.unwrap(), ["lease"]);
+        before.and_it_goes_on().await;
+    }
+}
+
+#[tokio::test]
+async fn an_owner_without_locks_is_anothers_all_the_same() {
+    let house = with_polkit("").await;
+    let (root, user) = (house.connection().await, house.connection_as(NOBODY).await);
+    let machine = Machine::open(&root, "web1").await;
+    let before = Untouched::so_far(&house).await;
+    let owner = crate::machine::owner(&user, machine.path()).await;
+    for options in [none(), option("force", true)] {
+        let refused = owner.close(options).await.unwrap_err().into();
+        assert_refused(&refused, INTERACTIVE, "org.vmlockd1.manage-foreign needs");
+    }
+    before.and_it_goes_on().await;
+}
+
+#[tokio::test]
+async fn settings_are_not_for_everybody() {
+    let house = House::builder()
+        .folder("locks")
+        .polkit(crate::house::polkit::Choice::Real { rules: String::new() });
+    let house = house.start().await;
+    let (root, user) = (house.connection().await, house.connection_as(NOBODY).await);
+    let disk = house.raw_of(ROOT, "disk");
+    let machine = Machine::open(&root, "web1").await;
+    let locks = machine.acquire(&[exclusive(&disk)]).await.unwrap();
+    let subject = Subject { owner: &machine.path(), lock: &locks[0], disk: &disk };
+    house.configure("log_level = \"debug\"\nfile_lockspace_dir = \"@DIR@/locks\"");
+    let before = Untouched::so_far(&house).await;
+    let methods = methods::all(&subject);
+    let settings =
+        methods.iter().filter(|method| method.interface == LOG || method.name == "Reload");
+    let mut count = 0;
+    for method in settings {
+        let refused = method.call(&user, none()).await.unwrap_err();
+        assert_refused(&refused, INTERACTIVE, "org.vmlockd1.reload needs");
+        count += 1;
+    }
+    assert_eq!(count, 3);
+    let path = "/org/freedesktop/LogControl1";
+    let log = zbus::Proxy::new(&user, "org.vmlockd1", path, LOG).await.unwrap();
+    assert_eq!(log.get_property::<String>("LogLevel").await.unwrap(), "info");
+    let lockspace = |row: &vmlockd::client::Row| format!("{:?}", row["lockspace"]);
+    let resolved = manager(&root).await.resolve(disk.to_str().unwrap(), none()).await.unwrap();
+    assert!(lockspace(&resolved).contains("/direct"), "{resolved:?}");
+    before.and_it_goes_on().await;
+}

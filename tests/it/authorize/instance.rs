@@ -1,1 +1,70 @@
-//! To come.
+//! A user's own instance is all his, and nobody else's.
+
+use vmlockd::auth::deed::Action;
+
+use super::{DENIED, read_write};
+use crate::house::House;
+use crate::house::user::{NOBODY, ROOT};
+use crate::machine::{Machine, exclusive, lock, manager};
+use crate::methods::{self, Subject, none};
+use crate::untouched::{Untouched, assert_free, assert_refused};
+
+#[tokio::test]
+async fn in_ones_own_instance_everything_is_allowed_and_nobody_is_asked() {
+    let house = House::builder().session_of(NOBODY).start().await;
+    let bus = house.connection_as(NOBODY).await;
+    let (disk, free) = (house.raw_of(NOBODY, "disk"), house.raw_of(NOBODY, "free"));
+    let machine = Machine::open(&bus, "web1").await;
+    let locks = machine.acquire(&[exclusive(&disk)]).await.unwrap();
+    let subject = Subject { owner: &machine.path(), lock: &locks[0], disk: &free };
+    for method in methods::all(&subject) {
+        let Err(refused) = method.call(&bus, none()).await else { continue };
+        // This process is root's, whatever the connection; so it can't be bound, not even here.
+        let action = Action::RegisterProcess.id();
+        let another = refused.message.contains(action) && method.name != "OpenOwner";
+        assert!(refused.name != DENIED || !another || refused.message.contains(action), "{method}");
+        println!("{method}: {refused:?}");
+    }
+    assert_free(&disk);
+}
+
+#[tokio::test]
+async fn in_anothers_instance_nobody_does_anything_not_even_root() {
+    let house = House::builder().session_of(NOBODY).start().await;
+    let (own, root) = (house.connection_as(NOBODY).await, house.connection_as(ROOT).await);
+    let (disk, free) = (house.raw_of(NOBODY, "disk"), house.raw_of(ROOT, "free"));
+    let machine = Machine::open(&own, "web1").await;
+    let locks = machine.acquire(&[exclusive(&disk)]).await.unwrap();
+    let subject = Subject { owner: &machine.path(), lock: &locks[0], disk: &free };
+    let before = Untouched::so_far(&house).await;
+    for method in methods::all(&subject) {
+        let row = vmlockd::auth::deed::find(method.interface, method.name).unwrap();
+        let answer = method.call(&root, none()).await;
+        if row.actions.is_empty() || row.member == "FindHolders" {
+            let refused = answer.err().map(|refused| refused.name);
+            assert!(refused.is_none_or(|name| name == "NoSuchOwner"), "{method}");
+        } else {
+            let refused = answer.map(drop).expect_err(method.name);
+            assert_refused(&refused, DENIED, "this is another user's instance");
+        }
+        before.still(method.name).await;
+    }
+    // What is open to all he may see.
+    let rows = manager(&root).await.list_locks(none()).await.unwrap();
+    assert_eq!(rows.len(), 1);
+    assert_eq!(lock(&root, &locks[0]).await.mode().await.unwrap(), "exclusive");
+    before.and_it_goes_on().await;
+}
+
+#[tokio::test]
+async fn there_is_no_quota_in_ones_own_instance() {
+    let limits = "[limits]\nowners_per_user = 1\nlocks_per_user = 1";
+    let house = House::builder().session_of(NOBODY).config(limits).start().await;
+    let bus = house.connection_as(NOBODY).await;
+    let machines = [Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await];
+    for (n, machine) in machines.iter().enumerate() {
+        let files = ["a", "b"].map(|name| read_write(&house.raw_of(NOBODY, &format!("{name}{n}"))));
+        let wish = [(&files[0] as _, "exclusive"), (&files[1] as _, "exclusive")];
+        machine.acquire_files(&wish).await.unwrap();
+    }
+}

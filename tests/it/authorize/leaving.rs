@@ -1,1 +1,200 @@
-//! To come.
+//! Who leaves while polkit thinks gets nothing, and polkit need not think on.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use zbus::{Connection, Fd, OwnedObjectPath};
+
+use super::{read_write, with_mock};
+use crate::house::user::{NOBODY, ROOT};
+use crate::house::{Answer, Call, House, Mock, NameWatch, within};
+use crate::machine::{Machine, exclusive, lock, manager, option, owner, shared};
+use crate::methods::none;
+use crate::untouched::{Untouched, assert_free};
+
+/// What is asked for, each with as many questions as polkit is asked.
+#[derive(Clone, Copy, Debug)]
+enum Deed {
+    Open,
+    OpenWithDisk,
+    OpenWithProcess,
+    Register,
+    AcquireByName,
+    AcquireByLink,
+    AcquireFiles,
+    AcquireToRead,
+    BindPid,
+    Strengthen,
+    Resolve,
+    ManageForeign,
+    ReleaseForeign,
+    Reload,
+}
+
+const DEEDS: [(Deed, usize); 14] = [
+    (Deed::Open, 1),
+    (Deed::OpenWithDisk, 2),
+    (Deed::OpenWithProcess, 2),
+    (Deed::Register, 1),
+    (Deed::AcquireByName, 2),
+    (Deed::AcquireByLink, 2),
+    (Deed::AcquireFiles, 2),
+    (Deed::AcquireToRead, 1),
+    (Deed::BindPid, 1),
+    (Deed::Strengthen, 1),
+    (Deed::Resolve, 1),
+    (Deed::ManageForeign, 1),
+    (Deed::ReleaseForeign, 1),
+    (Deed::Reload, 1),
+];
+
+/// What the deeds are done to: nothing of it changes.
+struct Stage {
+    house: House,
+    mine: Machine,
+    shared: OwnedObjectPath,
+    roots: Machine,
+    held: OwnedObjectPath,
+    disks: [PathBuf; 2],
+    link: PathBuf,
+}
+
+impl Stage {
+    async fn set() -> Self {
+        let house = with_mock().await;
+        house.polkit().mock().answer(Answer::Allow);
+        let (root, user) = (house.connection().await, house.connection_as(NOBODY).await);
+        let mine = Machine::open(&user, "mine").await;
+        let read = File::open(house.raw_of(NOBODY, "shared")).unwrap();
+        let shared = mine.acquire_files(&[(&read, "shared")]).await.unwrap().remove(0);
+        let roots = Machine::open(&root, "roots").await;
+        let held =
+            roots.acquire(&[exclusive(&house.raw_of(ROOT, "held"))]).await.unwrap().remove(0);
+        let disks = ["one", "two"].map(|name| house.raw_of(NOBODY, name));
+        let link = house.dir().join("link");
+        std::os::unix::fs::symlink(&disks[0], &link).unwrap();
+        Self { house, mine, shared, roots, held, disks, link }
+    }
+
+    /// Does a deed, which may have an answer or not.
+    async fn act(&self, deed: Deed, bus: &Connection) -> zbus::Result<()> {
+        let [one, two] = &self.disks;
+        let manager = manager(bus).await;
+        let mine = owner(bus, self.mine.path()).await;
+        let me = std::process::id();
+        match deed {
+            Deed::Open => manager.open_owner("", "new", none()).await.map(drop),
+            Deed::OpenWithDisk => {
+                let disks = option("resources", vec![exclusive(one)]);
+                manager.open_owner("", "new", disks).await.map(drop)
+            }
+            Deed::OpenWithProcess => {
+                let process = crate::house::pidfd(me);
+                let process = option("process", Fd::from(&process));
+                manager.open_owner("", "new", process).await.map(drop)
+            }
+            Deed::Register => manager.register_owner("", "new", me, none()).await.map(drop),
+            Deed::AcquireByName => {
+                mine.acquire(&[exclusive(one), shared(two)], none()).await.map(drop)
+            }
+            Deed::AcquireByLink => mine.acquire(&[exclusive(&self.link)], none()).await.map(drop),
+            Deed::AcquireFiles => {
+                let files = [read_write(one), read_write(two)];
+                let wish = files.each_ref().map(|file| (Fd::from(file), "exclusive"));
+                mine.acquire_with_files(&[], &wish, none()).await.map(drop)
+            }
+            Deed::AcquireToRead => {
+                let file = File::open(one).unwrap();
+                mine.acquire_with_files(&[], &[(Fd::from(&file), "exclusive")], none())
+                    .await
+                    .map(drop)
+            }
+            Deed::BindPid => mine.bind_pid(me, none()).await,
+            Deed::Strengthen => lock(bus, &self.shared).await.convert("exclusive", none()).await,
+            Deed::Resolve => manager.resolve(one.to_str().unwrap(), none()).await.map(drop),
+            Deed::ManageForeign => owner(bus, self.roots.path()).await.hold(none()).await.map(drop),
+            Deed::ReleaseForeign => {
+                lock(bus, &self.held).await.release(option("force", true)).await
+            }
+            Deed::Reload => manager.reload(none()).await,
+        }
+    }
+}
+
+/// From now on the question of this number, from 0, is not answered, and those before it with yes.
+async fn hang_at(mock: &Mock, number: usize) {
+    let mut count = 0;
+    mock.decide(move |_: &Call| {
+        count += 1;
+        if count > number { Answer::Hang } else { Answer::Allow }
+    });
+}
+
+/// Waits for the question of this number since so many had been asked.
+async fn question(mock: &Mock, before: usize, number: usize) -> Call {
+    loop {
+        let call = mock.next_call().await;
+        let wanted = mock.seen().get(before + number).map(|call| call.cancellation_id.clone());
+        if wanted.is_some_and(|id| id == call.cancellation_id) {
+            return call;
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_at_any_question_gets_nothing() {
+    let stage = Stage::set().await;
+    let mock = stage.house.polkit().mock();
+    let before = Untouched::so_far(&stage.house).await;
+    for (deed, questions) in DEEDS {
+        for number in 0..questions {
+            println!("{deed:?}, question {number}");
+            hang_at(mock, number).await;
+            let asked = mock.seen().len();
+            let leaves = stage.house.connection_as(NOBODY).await;
+            let call = tokio::select! {
+                answer = stage.act(deed, &leaves) => panic!("{deed:?} is not asked about: {answer:?}"),
+                call = question(mock, asked, number) => call,
+            };
+            leaves.close().await.unwrap();
+            assert_eq!(mock.next_cancellation().await, call.cancellation_id);
+            assert!(!mock.release(&call, Answer::Allow), "nobody waits for an answer");
+            assert_eq!(mock.seen().len(), asked + number + 1, "no question follows");
+            before.still(&format!("{deed:?}, question {number}")).await;
+        }
+    }
+    let mode = lock(stage.mine.owner.inner().connection(), &stage.shared).await.mode().await;
+    assert_eq!(mode.unwrap(), "shared");
+    assert_eq!(stage.mine.owner.anchors().await.unwrap(), ["lease"]);
+    assert_eq!(stage.roots.owner.anchors().await.unwrap(), ["lease"]);
+    for disk in &stage.disks {
+        assert_free(disk);
+    }
+    before.and_it_goes_on().await;
+}
+
+#[tokio::test]
+async fn a_yes_that_comes_when_he_has_left_is_nobodys() {
+    let stage = Stage::set().await;
+    let mock = stage.house.polkit().mock();
+    let watcher = stage.house.connection().await;
+    let before = Untouched::so_far(&stage.house).await;
+    for (deed, questions) in DEEDS {
+        println!("{deed:?}");
+        hang_at(mock, questions - 1).await;
+        let asked = mock.seen().len();
+        let leaves = stage.house.connection_as(NOBODY).await;
+        let name = leaves.unique_name().unwrap().to_string();
+        let mut watch = NameWatch::new(&watcher, &name).await;
+        let call = tokio::select! {
+            answer = stage.act(deed, &leaves) => panic!("{deed:?} is not asked about: {answer:?}"),
+            call = question(mock, asked, questions - 1) => call,
+        };
+        leaves.close().await.unwrap();
+        // The bus knows; whether the service does, or reads the answer first, is open.
+        watch.free().await;
+        mock.release(&call, Answer::Allow);
+        within("a request after it", before.still(&format!("{deed:?}"))).await;
+    }
+    before.and_it_goes_on().await;
+}

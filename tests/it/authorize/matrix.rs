@@ -1,1 +1,75 @@
-//! To come.
+//! The list of deeds against those who may call: each method, by each kind of caller.
+
+use vmlockd::auth::deed::{Row, TABLE};
+
+use super::{DENIED, INTERACTIVE};
+use crate::house::user::{NOBODY, ROOT};
+use crate::house::{Answer, House, polkit};
+use crate::machine::{Machine, exclusive};
+use crate::methods::{self, Method, Subject, none};
+
+/// Answers whoever asks, and only the more to who may name disks.
+fn only_tells_less(row: &Row) -> bool {
+    row.member == "FindHolders"
+}
+
+/// Calls the method of a row, of a machine of root's with one lock, as this user.
+async fn outcome(house: &House, row: &Row, uid: u32) -> Result<(), String> {
+    let root = house.connection().await;
+    let name = format!("{}-{uid}", row.member);
+    let (held, free) = (house.raw_of(ROOT, &format!("held-{name}")), house.raw_of(uid, &name));
+    let machine = Machine::open(&root, "web1").await;
+    let locks = machine.acquire(&[exclusive(&held)]).await.unwrap();
+    let methods = methods::all(&Subject { owner: &machine.path(), lock: &locks[0], disk: &free });
+    let case = |method: &&Method| (method.interface, method.name) == (row.interface, row.member);
+    let method = methods.iter().find(case);
+    let method = method.unwrap_or_else(|| panic!("{row:?} is called by no test"));
+    let bus = house.connection_as(uid).await;
+    let answer = method.call(&bus, none()).await;
+    let lives = machine.owner.locks().await.is_ok_and(|now| now == locks);
+    for file in [held, free] {
+        std::fs::remove_file(file).unwrap();
+    }
+    match answer {
+        Err(refused) if [DENIED, INTERACTIVE].contains(&refused.name.as_str()) => {
+            assert!(lives, "{row:?} did something and was refused");
+            Err(format!("{}: {}", refused.name, refused.message))
+        }
+        // Refused for another reason, as an owner that is not found; that is for other tests.
+        _ => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn every_deed_is_guarded_as_the_list_says() {
+    let no = House::builder().polkit(polkit::Choice::Mock).start().await;
+    no.polkit().mock().answer(Answer::Deny);
+    let none = House::builder().start().await;
+    for (house, why) in [(&no, "polkit refused"), (&none, "asking polkit failed")] {
+        for row in TABLE {
+            assert_eq!(outcome(house, row, ROOT).await, Ok(()), "{row:?} by root");
+            let others = outcome(house, row, NOBODY).await;
+            if row.actions.is_empty() || only_tells_less(row) {
+                assert_eq!(others, Ok(()), "{row:?} by another");
+                continue;
+            }
+            let said = others.expect_err(&format!("{row:?} by another"));
+            let known = row.actions.iter().any(|action| said.contains(action.id()));
+            assert!(said.starts_with(DENIED) && known && said.contains(why), "{row:?}: {said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_method_is_on_the_list() {
+    let house = House::builder().start().await;
+    let (bus, disk) = (house.connection().await, house.raw_of(ROOT, "disk"));
+    let machine = Machine::open(&bus, "web1").await;
+    let locks = machine.acquire(&[exclusive(&disk)]).await.unwrap();
+    let methods = methods::all(&Subject { owner: &machine.path(), lock: &locks[0], disk: &disk });
+    assert_eq!(methods.len(), TABLE.len());
+    // And what is not, nobody may call: the list and the methods are the same, with live ones.
+    for method in &methods {
+        assert!(vmlockd::auth::deed::find(method.interface, method.name).is_some(), "{method}");
+    }
+}

@@ -1,1 +1,225 @@
-//! To come.
+//! A site's own rules, with the real polkit.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use nix::unistd::{Gid, Group};
+
+use super::{DENIED, INTERACTIVE, read_write, with_polkit};
+use crate::house::user::{Account, NOBODY, ROOT};
+use crate::house::{House, Opened, polkit};
+use crate::machine::{Machine, exclusive, manager, option, shared};
+use crate::methods::none;
+use crate::untouched::{Untouched, assert_free, assert_refused};
+
+const UUID: &str = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0";
+const BY_NAME: &str = "org.vmlockd1.acquire-by-name";
+
+/// A rule that lets every user name the disks below the house's directory `images`.
+const IMAGES: &str = r#"
+    polkit.addRule(function (action, subject) {
+        var name = action.lookup("resource");
+        if (action.id == "org.vmlockd1.acquire-by-name" && name &&
+                name.indexOf("@DIR@/images/") === 0)
+            return polkit.Result.YES;
+    });"#;
+
+#[tokio::test]
+async fn rules_see_machine_disk_and_mode() {
+    let house = with_polkit(
+        r#"polkit.addRule(function (action, subject) {
+            if (action.id == "org.vmlockd1.acquire-by-name" &&
+                    action.lookup("vm") == "web1" &&
+                    action.lookup("uuid") == "4dea22b3-1d52-d8f3-2516-782e98ab3fa0" &&
+                    action.lookup("resource") == "@DIR@/disk" &&
+                    action.lookup("mode") == "shared" &&
+                    subject.user == "nobody")
+                return polkit.Result.YES;
+        });"#,
+    )
+    .await;
+    let bus = house.connection_as(NOBODY).await;
+    let (disk, other) = (house.raw_of(ROOT, "disk"), house.raw_of(ROOT, "other"));
+    let web1 = Machine::open_with(&bus, UUID, "web1", none()).await.unwrap();
+    web1.acquire(&[shared(&disk)]).await.unwrap();
+    for wish in [exclusive(&disk), shared(&other)] {
+        assert_refused(&web1.acquire(&[wish]).await.unwrap_err(), INTERACTIVE, BY_NAME);
+    }
+    web1.owner.close(none()).await.unwrap();
+    let disks = || option("resources", vec![shared(&disk)]);
+    for (uuid, name) in [(UUID, "web2"), ("4dea22b3-1d52-d8f3-2516-782e98ab3fa1", "web1")] {
+        let refused = Machine::open_with(&bus, uuid, name, disks()).await.unwrap_err();
+        assert_refused(&refused, INTERACTIVE, BY_NAME);
+    }
+    Machine::open_with(&bus, UUID, "web1", disks()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_site_may_say_no_to_what_is_open_to_all() {
+    let house = with_polkit(
+        r#"polkit.addRule(function (action, subject) {
+            if (action.id == "org.vmlockd1.open-owner" && action.lookup("vm") == "game")
+                return polkit.Result.NO;
+            if (action.id == "org.vmlockd1.acquire-by-descriptor" &&
+                    action.lookup("resource").indexOf("@DIR@/images/") !== 0)
+                return polkit.Result.NO;
+        });"#,
+    )
+    .await;
+    fs::create_dir(house.dir().join("images")).unwrap();
+    let bus = house.connection_as(NOBODY).await;
+    let refused = Machine::open_with(&bus, "", "game", none()).await.unwrap_err();
+    assert_refused(&refused, DENIED, "not authorized for org.vmlockd1.open-owner: polkit refused");
+    let machine = Machine::open(&bus, "web1").await;
+    let inside = read_write(&house.raw_of(NOBODY, "images/disk"));
+    let outside = read_write(&house.raw_of(NOBODY, "disk"));
+    let before = Untouched::so_far(&house).await;
+    for wish in [&[&outside][..], &[&inside, &outside]] {
+        let files: Vec<_> = wish.iter().map(|file| (*file as _, "exclusive")).collect();
+        let refused = machine.acquire_files(&files).await.unwrap_err();
+        assert_refused(&refused, DENIED, "org.vmlockd1.acquire-by-descriptor: polkit refused");
+        before.still("outside").await;
+    }
+    machine.acquire_files(&[(&inside, "exclusive")]).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_example_lets_a_group_lock_below_one_directory() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/polkit/vmlockd.rules.example");
+    let example = fs::read_to_string(example).unwrap();
+    let gid = Gid::from_raw(Account::of(NOBODY).gid);
+    let group = Group::from_gid(gid).unwrap().unwrap().name;
+    for (group, member) in [(group.as_str(), true), ("root", false)] {
+        let (directory, libvirt) = ("\"/var/lib/libvirt/images/\"", "(\"libvirt\")");
+        assert!(example.contains(directory) && example.contains(libvirt));
+        let rules = example.replace(directory, "\"@DIR@/images/\"");
+        let house = with_polkit(&rules.replace(libvirt, &format!("(\"{group}\")"))).await;
+        fs::create_dir(house.dir().join("images")).unwrap();
+        let inside = house.raw_of(ROOT, "images/disk");
+        let outside = house.raw_of(ROOT, "disk");
+        let bus = house.connection_as(NOBODY).await;
+        let machine = Machine::open(&bus, "web1").await;
+        let locked = machine.acquire(&[exclusive(&inside)]).await;
+        if member {
+            locked.unwrap();
+        } else {
+            assert_refused(&locked.unwrap_err(), INTERACTIVE, BY_NAME);
+        }
+        let refused = machine.acquire(&[exclusive(&outside)]).await.unwrap_err();
+        assert_refused(&refused, INTERACTIVE, BY_NAME);
+    }
+}
+
+/// A house where every user may name the disks in a directory that one of them can write.
+async fn with_images() -> House {
+    let rules = IMAGES.to_owned();
+    let house = House::builder().polkit(polkit::Choice::Real { rules }).start().await;
+    let images = house.dir().join("images");
+    fs::create_dir(&images).unwrap();
+    std::os::unix::fs::chown(&images, Some(NOBODY), None).unwrap();
+    house
+}
+
+#[tokio::test]
+async fn no_link_leads_out_of_an_allowed_directory() {
+    let house = with_images().await;
+    let (bus, dir) = (house.connection_as(NOBODY).await, house.dir());
+    let (secret, inside) = (house.raw_of(ROOT, "secret"), house.raw_of(NOBODY, "images/disk"));
+    symlink(&secret, dir.join("images/out")).unwrap();
+    symlink("../secret", dir.join("images/relative")).unwrap();
+    symlink(dir, dir.join("images/folder")).unwrap();
+    symlink("disk", dir.join("images/in")).unwrap();
+    fs::create_dir(dir.join("images-of-others")).unwrap();
+    house.raw_of(ROOT, "images-of-others/disk");
+    let machine = Machine::open(&bus, "web1").await;
+    let manager = manager(&bus).await;
+    let before = Untouched::so_far(&house).await;
+    let opened = Opened::watch([secret.as_path()]);
+    for name in [
+        "images/out",
+        "images/relative",
+        "images/folder/secret",
+        "images-of-others/disk",
+        "./images/disk",
+        "/images/disk",
+    ] {
+        // Put together as text: a path would be tidied up.
+        let disk = format!("{}/{name}", dir.display());
+        for refused in [
+            machine.acquire(&[(&disk, "exclusive")]).await.unwrap_err(),
+            machine.acquire(&[(&disk, "shared")]).await.unwrap_err(),
+            manager.resolve(&disk, none()).await.unwrap_err().into(),
+        ] {
+            assert_refused(&refused, INTERACTIVE, BY_NAME);
+            assert!(!refused.message.contains("secret"), "{refused:?}");
+        }
+        assert_eq!(manager.find_holders(&disk, none()).await.unwrap(), []);
+        assert!(!opened.any(), "{name}");
+        before.still(name).await;
+    }
+    assert_free(&secret);
+    // One that leads to where he may is no obstacle.
+    let locks = machine.acquire(&[exclusive(&dir.join("images/in"))]).await.unwrap();
+    assert_eq!(machine.acquire(&[exclusive(&inside)]).await.unwrap(), locks);
+    machine.release(&locks).await.unwrap();
+    before.and_it_goes_on().await;
+}
+
+#[tokio::test]
+async fn nobody_but_root_climbs() {
+    let house = with_images().await;
+    let (root, user) = (house.connection().await, house.connection_as(NOBODY).await);
+    let secret = house.raw_of(ROOT, "secret");
+    house.raw_of(ROOT, "images/disk");
+    let (mine, roots) = (Machine::open(&user, "mine").await, Machine::open(&root, "roots").await);
+    let manager = manager(&user).await;
+    let before = Untouched::so_far(&house).await;
+    for name in ["images/../secret", "images/../images/disk", "images/disk/..", "images/.."] {
+        let disk = house.dir().join(name);
+        for refused in [
+            mine.acquire(&[exclusive(&disk)]).await.unwrap_err(),
+            manager.resolve(disk.to_str().unwrap(), none()).await.unwrap_err().into(),
+        ] {
+            let words = format!("path '{}' has '..' in it, which needs root", disk.display());
+            assert_refused(&refused, "DBus.Error.InvalidArgs", &words);
+        }
+        assert_eq!(manager.find_holders(disk.to_str().unwrap(), none()).await.unwrap(), []);
+    }
+    assert_free(&secret);
+    before.still("climbing").await;
+    let climbs = house.dir().join("images/../secret");
+    roots.acquire(&[exclusive(&climbs)]).await.unwrap();
+}
+
+#[tokio::test]
+async fn no_link_in_an_allowed_directory_tells_what_there_is_elsewhere() {
+    let house = with_images().await;
+    let (bus, dir) = (house.connection_as(NOBODY).await, house.dir());
+    let private = dir.join("private");
+    fs::create_dir(&private).unwrap();
+    fs::set_permissions(&private, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    house.raw_of(ROOT, "private/there");
+    fs::create_dir(private.join("folder")).unwrap();
+    let machine = Machine::open(&bus, "web1").await;
+    let manager = manager(&bus).await;
+    let mut said = Vec::new();
+    for target in ["there", "missing", "folder", "there/below", "folder/missing"] {
+        let link = dir.join("images/link");
+        symlink(private.join(target), &link).unwrap();
+        said.push((target, machine.acquire(&[shared(&link)]).await.unwrap_err()));
+        let name = link.to_str().unwrap();
+        said.push((target, manager.resolve(name, none()).await.unwrap_err().into()));
+        fs::remove_file(&link).unwrap();
+    }
+    let first = &said[0].1;
+    assert!(said.iter().all(|(_, refused)| refused == first), "{said:#?}");
+    // What is amiss in the directory itself he is told.
+    let missing = dir.join("images/missing");
+    let refused = machine.acquire(&[shared(&missing)]).await.unwrap_err();
+    assert_refused(&refused, "DBus.Error.FileNotFound", "images/missing does not exist");
+    let folder: &Path = &dir.join("images/folder");
+    fs::create_dir(folder).unwrap();
+    let refused = machine.acquire(&[shared(folder)]).await.unwrap_err();
+    assert_refused(&refused, "NotLockable", "it is a directory");
+}

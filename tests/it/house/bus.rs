@@ -62,7 +62,7 @@ impl Bus {
         Bus::new(dir, Program::Broker { other }, &[]).await
     }
 
-    /// The session bus of the user `uid`, whom alone it lets in.
+    /// The session bus of the user `uid`, who alone is let in, but for root.
     pub(crate) async fn session(dir: &Path, uid: u32) -> Arc<Bus> {
         Bus::new(dir, Program::Daemon { account: Some(Account::of(uid)) }, &[]).await
     }
@@ -162,7 +162,7 @@ impl Bus {
 
     fn configuration(&self) -> String {
         let (kind, policy) = match self.program {
-            Program::Daemon { account: Some(_) } => ("session", String::new()),
+            Program::Daemon { account: Some(_) } => ("session", session_policy()),
             _ => ("system", system_policy()),
         };
         let (socket, dir) = (self.socket(), self.dir.display());
@@ -190,6 +190,15 @@ impl Bus {
             socket.display()
         )
     }
+}
+
+/// Lets in who could come in anyway, by becoming that user.
+fn session_policy() -> String {
+    r#"
+  <policy context="default">
+    <allow user="root"/>
+  </policy>"#
+        .to_owned()
 }
 
 /// Lets everyone in, and closes what a real system bus closes for the one name that matters here.

@@ -1,0 +1,51 @@
+//! The examples of org.vmlockd1(5), line for line.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::house::{Broker, House};
+
+/// The lines of the page that are typed: between `.EX` and `.EE`, after a prompt.
+fn typed() -> Vec<String> {
+    let page = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("man/org.vmlockd1.5");
+    let page = fs::read_to_string(page).unwrap();
+    let mut inside = false;
+    let mut lines = Vec::new();
+    for line in page.lines() {
+        match line {
+            ".EX" => inside = true,
+            ".EE" => inside = false,
+            _ => {}
+        }
+        let command = line.strip_prefix("# ").or_else(|| line.strip_prefix("$ "));
+        if let Some(command) = command.filter(|_| inside) {
+            lines.push(command.replace("\\-", "-").replace("\\(aq", "'"));
+        }
+    }
+    lines
+}
+
+#[tokio::test]
+async fn the_man_pages_lines_work_as_they_stand() {
+    for broker in [Broker::DbusDaemon, Broker::DbusBroker] {
+        let house = House::builder().broker(broker).start().await;
+        let (image, base) = (house.image("web1.qcow2").await, house.image("base.qcow2").await);
+        let lines: Vec<String> = typed()
+            .into_iter()
+            .map(|line| match line.split_once('=') {
+                // The page's own paths are a real host's.
+                Some(("IMAGE", _)) => format!("IMAGE={}", image.display()),
+                Some(("BASE", _)) => format!("BASE={}", base.display()),
+                _ => line,
+            })
+            .collect();
+        for word in
+            ["RegisterOwner", "OpenOwner", "Acquire", "FindHolders", "Release", "gdbus", "busctl"]
+        {
+            assert!(lines.iter().any(|line| line.contains(word)), "no example has {word}");
+        }
+        let script = lines.join("\n");
+        let ran = house.run("bash", &["-e", "-x", "-c", &script]).await;
+        assert!(ran.status.success(), "{}\n{}", ran.stdout, ran.stderr);
+    }
+}
