@@ -75,13 +75,13 @@ mod tests {
         }
         assert_eq!(
             owner(OwnerId { uid: 0, uuid }).as_str(),
-            "/org/vmlockd1/owner/_4dea22b3_1d52_d8f3_2516_782e_98ab_3fa0"
+            "/org/vmlockd1/owner/_4dea22b3_1d52_d8f3_2516_782e98ab3fa0"
         );
         assert_eq!(lock_number(&lock(u64::MAX)), Some(u64::MAX));
         for wrong in [
-            "/org/vmlockd1/owner/_4DEA22B3_1d52_d8f3_2516_782e_98ab_3fa0",
-            "/org/vmlockd1/owner/_4dea22b3_1d52_d8f3_2516_782e_98ab_3fa0_0",
-            "/org/vmlockd1/owner/_4dea22b3_1d52_d8f3_2516_782e_98ab_3fa0_01",
+            "/org/vmlockd1/owner/_4DEA22B3_1d52_d8f3_2516_782e98ab3fa0",
+            "/org/vmlockd1/owner/_4dea22b3_1d52_d8f3_2516_782e98ab3fa0_0",
+            "/org/vmlockd1/owner/_4dea22b3_1d52_d8f3_2516_782e98ab3fa0_01",
             "/org/vmlockd1/owner",
             "/org/vmlockd1",
         ] {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use zbus::Connection;
 use zbus::message::{Flags, Header};
@@ -10,6 +11,7 @@ use super::Error;
 use super::caller::{Caller, Callers};
 use super::deed::{self, Action, Row};
 use super::polkit::{Details, Polkit};
+use super::rate::Rates;
 use crate::service::limits::within;
 use crate::service::{Limits, Service};
 
@@ -37,6 +39,7 @@ pub struct Gate {
 struct Busy {
     calls: HashMap<u32, usize>,
     checks: HashMap<u32, usize>,
+    rates: Rates,
 }
 
 impl Gate {
@@ -82,6 +85,7 @@ impl Gate {
         let sender = header.sender().ok_or(Error::CallerGone)?;
         let caller = self.callers.identify(sender).await?;
         let limits = self.service.settings().limits;
+        self.check_rate(caller.uid, &limits)?;
         let counted = self
             .count(&caller, "calls at one time", limits.calls_per_user, |busy| &mut busy.calls)?;
         Ok(Call { gate: self, header, row, caller, _counted: counted })
@@ -110,6 +114,15 @@ impl Gate {
         }
         *count += 1;
         Ok(Counted { busy: Arc::clone(&self.busy), uid, which })
+    }
+
+    fn check_rate(&self, uid: u32, limits: &Limits) -> Result<(), Error> {
+        let limit = limits.calls_per_second;
+        if self.passes(uid) || lock(&self.busy).rates.take(uid, limit, Instant::now()) {
+            return Ok(());
+        }
+        let whose = format!("in a second for uid {uid}");
+        Err(crate::service::Error::Limit { what: "calls", limit, whose }.into())
     }
 
     fn check_total(&self, limits: &Limits) -> Result<(), Error> {

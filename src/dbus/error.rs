@@ -119,7 +119,7 @@ impl From<service::Error> for Error {
             E::Held { message, .. } => Self::new(LOCK_HELD, message),
             E::HeldElsewhere(message) => Self::new(LOCK_HELD_ELSEWHERE, message),
             E::Limit { .. } => Self::new(LIMITS_EXCEEDED, &error),
-            E::NeedsForce { .. } => Self::new(ACCESS_DENIED, &error),
+            E::NeedsForce { .. } | E::MoreLocks => Self::new(ACCESS_DENIED, &error),
             E::ShuttingDown => Self::new(SHUTTING_DOWN, &error),
             E::Abandoned => Self::new(IO_ERROR, &error),
         }

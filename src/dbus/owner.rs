@@ -1,5 +1,6 @@
 //! `org.vmlockd1.Owner`: one machine.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use zbus::message::Header;
@@ -181,13 +182,22 @@ impl OwnerObject {
         let mut options = Options::new(options);
         let force = options.flag("force")?;
         options.finish()?;
-        let owner = self.front.owner(self.id())?;
-        if owner.locks.is_empty() {
+        if self.front.owner(self.id())?.locks.is_empty() {
             self.front.command(&call, self.id()).await?;
-        } else if call.uid() != self.id().uid {
-            self.front.ask_to_break(&call, &owner, owner.locks.iter().copied()).await?;
         }
-        Ok(self.front.service.close(self.id(), call.uid(), force).await?)
+        // Polkit may take minutes, and what is locked meanwhile it was not asked about; what comes
+        // even later than the last question makes the service refuse.
+        let mut asked = BTreeSet::new();
+        loop {
+            let owner = self.front.owner(self.id())?;
+            let new = &owner.locks - &asked;
+            if new.is_empty() || call.uid() == self.id().uid {
+                break;
+            }
+            self.front.ask_to_break(&call, &owner, new.iter().copied()).await?;
+            asked.extend(new);
+        }
+        Ok(self.front.service.close(self.id(), &asked, call.uid(), force).await?)
     }
 
     #[zbus(property(emits_changed_signal = "const"), name = "UUID")]

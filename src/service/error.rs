@@ -45,6 +45,9 @@ pub enum Error {
         /// The owner's user.
         uid: u32,
     },
+    /// An owner got more locks while somebody was asked whether they may be broken.
+    #[error("the owner has locked more meanwhile, which nobody was asked about; ask again")]
+    MoreLocks,
     /// The service is about to end.
     #[error("vmlockd is shutting down")]
     ShuttingDown,

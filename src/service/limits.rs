@@ -19,6 +19,8 @@ pub struct Limits {
     pub processes_per_user: usize,
     /// Calls of one user that are being answered at one time.
     pub calls_per_user: usize,
+    /// Calls of one user in a second.
+    pub calls_per_second: usize,
     /// Questions to polkit for one user at one time; a dialog may stay open for minutes.
     pub checks_per_user: usize,
     /// Questions to polkit at one time.
@@ -37,6 +39,7 @@ impl Default for Limits {
             leases_per_user: 128,
             processes_per_user: 64,
             calls_per_user: 32,
+            calls_per_second: 200,
             checks_per_user: 4,
             checks_total: 64,
             resources_per_call: 64,

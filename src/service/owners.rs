@@ -177,7 +177,7 @@ impl Service {
         if !last {
             let shown = self.state().publish(vec![Event::AnchorsChanged(id)]);
             shown.wait().await;
-        } else if let Err(error) = self.end(id, Reason::OwnerGone).await {
+        } else if let Err(error) = self.end(id, Reason::OwnerGone, |_| Ok(())).await {
             // Somebody closed it in between, and saw to its locks.
             tracing::debug!(owner = %id, %error, "an owner had ended already");
         }

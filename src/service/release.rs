@@ -8,8 +8,10 @@
 //! An owner that ends takes the same steps with all it holds. It does not wait for its turn: a
 //! command that is under way finds out at its commit, and gives back what it took.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::state::State;
 use super::{Error, Service, Shown};
 use crate::lock::held::{Give, Held};
 use crate::lock::printable::shown;
@@ -62,27 +64,48 @@ impl Service {
 
     /// Closes an owner: whatever it holds is released, whatever keeps it alive.
     ///
+    /// For another user's owner, `known` are the locks that the caller may break: had the owner
+    /// got more since he was asked, nothing is done.
+    ///
     /// # Errors
     ///
-    /// [`lock::Error::NoSuchOwner`], [`Error::NeedsForce`] as for [`Self::release`].
-    pub async fn close(&self, id: OwnerId, by: u32, force: bool) -> Result<(), Error> {
-        let foreign = by != id.uid;
-        if foreign && !force {
-            let state = self.state();
-            let locks: Vec<u64> = state.table.living(id)?.locks.iter().copied().collect();
-            self.refuse_to_break(&state, id, &locks)?;
+    /// [`lock::Error::NoSuchOwner`], [`Error::NeedsForce`] as for [`Self::release`],
+    /// [`Error::MoreLocks`].
+    pub async fn close(
+        &self,
+        id: OwnerId,
+        known: &BTreeSet<u64>,
+        by: u32,
+        force: bool,
+    ) -> Result<(), Error> {
+        if by == id.uid {
+            return self.end(id, Reason::OwnerClosed, |_| Ok(())).await;
         }
-        if foreign {
+        let check = |state: &State| {
+            let locks = &state.table.living(id)?.locks;
+            if !locks.is_subset(known) {
+                return Err(Error::MoreLocks);
+            }
+            if !force {
+                let locks: Vec<u64> = locks.iter().copied().collect();
+                self.refuse_to_break(state, id, &locks)?;
+            }
             tracing::warn!(owner = %id, uid = by, "owner closed by another user");
-        }
-        let reason = if foreign { Reason::Forced } else { Reason::OwnerClosed };
-        self.end(id, reason).await
+            Ok(())
+        };
+        self.end(id, Reason::Forced, check).await
     }
 
-    /// Ends an owner.
-    pub(super) async fn end(&self, id: OwnerId, reason: Reason) -> Result<(), Error> {
+    /// Ends an owner, if `check` agrees at that very moment.
+    pub(super) async fn end(
+        &self,
+        id: OwnerId,
+        reason: Reason,
+        check: impl FnOnce(&State) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let (held, gone) = {
             let mut state = self.state();
+            check(&state)?;
             let (locks, events) = state.table.end_owner(id)?;
             // Closes our ends of its leases, and its turn to all who come after.
             drop(state.kept.remove(&id));
@@ -121,12 +144,7 @@ impl Service {
         shown
     }
 
-    fn refuse_to_break(
-        &self,
-        state: &super::State,
-        id: OwnerId,
-        locks: &[u64],
-    ) -> Result<(), Error> {
+    fn refuse_to_break(&self, state: &State, id: OwnerId, locks: &[u64]) -> Result<(), Error> {
         let owner = state.table.living(id)?;
         match locks.first() {
             // The instance of one user, whatever uid he calls himself, is all his.

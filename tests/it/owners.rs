@@ -14,7 +14,7 @@ use zbus::Fd;
 use zbus::fdo::PropertiesProxy;
 
 use crate::house::user::NOBODY;
-use crate::house::{House, Kind, Rival, within};
+use crate::house::{House, Kind, NameWatch, Rival, within};
 use crate::machine::{Machine, Refused, exclusive, manager, option, owner};
 
 fn sleeper() -> Child {
@@ -200,6 +200,29 @@ async fn one_users_owners_are_not_anothers() {
     let image = house.image_of(NOBODY, "a").await;
     vm.acquire(&[exclusive(&image)]).await.unwrap();
     assert!(!is_free(&image));
+}
+
+#[tokio::test]
+async fn the_bus_goes_away_and_comes_back_and_everything_is_as_before() {
+    let house = House::builder().start().await;
+    let image = house.image("a").await;
+    let bus = house.connection().await;
+    let vm = Machine::open(&bus, "web1").await;
+    let locks = vm.acquire(&[exclusive(&image)]).await.unwrap();
+    house.bus().stop();
+    assert!(!is_free(&image));
+    house.bus().start().await;
+    let bus = house.connection().await;
+    NameWatch::new(&bus, "org.vmlockd1").await.owned_by(house.daemon().pid()).await;
+    assert!(!is_free(&image));
+    let again = owner(&bus, vm.path()).await;
+    assert_eq!(again.locks().await.unwrap(), locks);
+    // Its lease was no matter of the bus.
+    let manager = manager(&bus).await;
+    let mut released = releases(&manager).await;
+    drop(vm.lease);
+    assert_eq!(released().await, "owner-gone");
+    assert!(is_free(&image));
 }
 
 #[tokio::test]
