@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::level_filters::LevelFilter;
+use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, reload};
@@ -95,7 +96,13 @@ impl Log {
         let target = if journal.is_some() { "journal" } else { "console" };
         let output: Box<dyn Layer<Registry> + Send + Sync> = match journal {
             Some(journal) => {
-                let journal = journal.with_syslog_identifier("vmlockd".to_owned());
+                let journal = journal
+                    .with_syslog_identifier("vmlockd".to_owned())
+                    .with_priority_mappings(PriorityMappings {
+                        info: Priority::Informational,
+                        debug: Priority::Debug,
+                        ..PriorityMappings::new()
+                    });
                 Box::new(journal.with_field_prefix(Some("VMLOCKD".to_owned())))
             }
             None => Box::new(

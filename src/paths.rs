@@ -8,6 +8,10 @@ use crate::lock::lockspace::LockspaceKind;
 
 /// The root of all objects, and the Manager's place.
 pub const ROOT: &str = "/org/vmlockd1";
+/// The folder of all owners.
+pub const OWNERS: &str = "/org/vmlockd1/owner";
+/// The folder of all locks.
+pub const LOCKS: &str = "/org/vmlockd1/lock";
 /// Where systemd looks for the log's controls.
 pub const LOG_CONTROL: &str = "/org/freedesktop/LogControl1";
 

@@ -8,6 +8,7 @@ mod binding;
 mod claims;
 pub mod error;
 mod facts;
+mod folder;
 mod front;
 mod holders;
 mod lock;
@@ -130,6 +131,9 @@ async fn open(
     objects.at(paths::ROOT, manager::Manager(Arc::clone(&front))).await?;
     let log_control = log_control::LogControl::new(Arc::clone(&front), log.clone());
     objects.at(paths::LOG_CONTROL, log_control).await?;
+    for path in folder::FIXED {
+        folder::Folder::ensure(connection, &front, path).await?;
+    }
     let publisher = publish::Publisher::new(connection.clone(), front);
     let mut subscription = service.subscribe();
     let owners = std::mem::take(&mut subscription.owners);

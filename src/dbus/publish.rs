@@ -12,6 +12,7 @@ use std::sync::Arc;
 use zbus::object_server::SignalEmitter;
 use zbus::{Connection, ObjectPath, OwnedObjectPath};
 
+use super::folder::Folder;
 use super::front::Front;
 use super::lock::LockObject;
 use super::lockspace::LockspaceObject;
@@ -158,6 +159,8 @@ impl Publisher {
         if self.connection.object_server().at(&path, object).await?.is_some() {
             return Ok(false);
         }
+        let folder = path.rsplit_once('/').map_or("/", |(folder, _)| folder);
+        Folder::ensure(&self.connection, &self.front, folder).await?;
         let interfaces = Interfaces::from([(interface, properties)]);
         Objects::interfaces_added(&self.manager()?, path.into(), interfaces).await?;
         Ok(true)

@@ -7,7 +7,7 @@
 //! on the host meanwhile.
 
 use std::fs;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::path::Path;
 
 use nix::sys::stat::{fstat, major, minor};
@@ -66,13 +66,29 @@ fn real_uid(pid: u32) -> Option<u32> {
 /// Looks through all processes for one that shows the lock.
 fn find(file: BorrowedFd<'_>, by: StrangersLock, wanted: Mode) -> Option<Process> {
     let stat = fstat(file).ok()?;
-    let node = format!("{:02x}:{:02x}:{}", major(stat.st_dev), minor(stat.st_dev), stat.st_ino);
+    let (major, minor) = device_of_mount(file).unwrap_or((major(stat.st_dev), minor(stat.st_dev)));
+    let node = format!("{major:02x}:{minor:02x}:{}", stat.st_ino);
     fs::read_dir("/proc")
         .ok()?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|pid| *pid != std::process::id())
         .find(|pid| shows(*pid, &node, by, wanted))
         .and_then(process)
+}
+
+/// The device by which the kernel lists locks: that of the mounted file system. `st_dev` is another
+/// on overlayfs and in btrfs subvolumes. `None` for a mount that is not in our namespace.
+fn device_of_mount(file: BorrowedFd<'_>) -> Option<(u64, u64)> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    let mount = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().to_owned();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    // "36 35 98:0 /root /mnt …": the mount, its parent, its device (proc_pid_mountinfo(5)).
+    let device = mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        (fields.next()? == mount).then(|| fields.nth(1))?
+    })?;
+    let (major, minor) = device.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 fn shows(pid: u32, node: &str, by: StrangersLock, wanted: Mode) -> bool {

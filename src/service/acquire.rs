@@ -148,7 +148,7 @@ impl Service {
         for event in &given {
             if let Event::LockAcquired(lock) = event {
                 let (resource, mode) = (shown(&lock.want.resource), lock.want.mode.as_str());
-                tracing::info!(lock = lock.id, owner = %id, mode, "acquired {resource}");
+                tracing::info!(lock = lock.id, owner = %id.uuid, uid = id.uid, mode, "acquired {resource}");
             }
         }
         events.extend(given);
@@ -193,12 +193,12 @@ impl Service {
                 // For others: the one who is refused has his answer.
                 drop(self.state().publish(vec![event]));
                 let message = DescribeRefusal((*refusal).clone()).perform();
-                tracing::info!(owner = %id, "refused: {message}");
+                tracing::info!(owner = %id.uuid, uid = id.uid, "refused: {message}");
                 Error::Held { message, refusal }
             }
             Error::Lock(lock::Error::HeldElsewhere(stranger)) => {
                 let message = DescribeStranger(*stranger).perform();
-                tracing::info!(owner = %id, "refused: {message}");
+                tracing::info!(owner = %id.uuid, uid = id.uid, "refused: {message}");
                 Error::HeldElsewhere(message)
             }
             error => error,

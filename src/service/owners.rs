@@ -73,7 +73,7 @@ impl Service {
         let opened = vec![Event::OwnerOpened(id)];
         match self.acquire_in_turn(id, asks, opened).await {
             Ok(locks) => {
-                tracing::info!(owner = %id, "opened VM \"{name}\"");
+                tracing::info!(owner = %id.uuid, uid = id.uid, "opened VM \"{name}\"");
                 drop(turn);
                 Ok(locks)
             }
@@ -154,7 +154,9 @@ impl Service {
             match gone {
                 Ok(()) => service.anchor_gone(id, number).await,
                 // The event loop ends, and the service with it: this is no sign of the anchor.
-                Err(error) => tracing::error!(%error, owner = %id, "an anchor is watched no more"),
+                Err(error) => {
+                    tracing::error!(%error, owner = %id.uuid, uid = id.uid, "an anchor is watched no more");
+                }
             }
         };
         let watch = tokio::spawn(task).abort_handle();
@@ -179,7 +181,7 @@ impl Service {
             shown.wait().await;
         } else if let Err(error) = self.end(id, Reason::OwnerGone, |_| Ok(())).await {
             // Somebody closed it in between, and saw to its locks.
-            tracing::debug!(owner = %id, %error, "an owner had ended already");
+            tracing::debug!(owner = %id.uuid, uid = id.uid, %error, "an owner had ended already");
         }
     }
 

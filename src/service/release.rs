@@ -56,7 +56,7 @@ impl Service {
         };
         let reason = if foreign { Reason::Forced } else { Reason::Released };
         if foreign {
-            tracing::warn!(owner = %id, uid = by, locks = ?locks, "locks broken by force");
+            tracing::warn!(owner = %id.uuid, uid = id.uid, by, locks = ?locks, "locks broken by force");
         }
         self.give_up(held, reason).await.wait().await;
         Ok(())
@@ -90,7 +90,7 @@ impl Service {
                 let locks: Vec<u64> = locks.iter().copied().collect();
                 self.refuse_to_break(state, id, &locks)?;
             }
-            tracing::warn!(owner = %id, uid = by, "owner closed by another user");
+            tracing::warn!(owner = %id.uuid, uid = id.uid, by, "owner closed by another user");
             Ok(())
         };
         self.end(id, Reason::Forced, check).await
@@ -113,7 +113,7 @@ impl Service {
                 locks.into_iter().map(|lock| (lock, state.held.remove(&lock))).collect();
             (held, state.publish(events))
         };
-        tracing::info!(owner = %id, locks = held.len(), reason = reason.as_str(), "owner ended");
+        tracing::info!(owner = %id.uuid, uid = id.uid, locks = held.len(), reason = reason.as_str(), "owner ended");
         self.give_up(held, reason).await.wait().await;
         gone.wait().await;
         Ok(())
@@ -134,8 +134,9 @@ impl Service {
         let events = state.table.finish_release(&numbers, reason);
         for event in &events {
             if let lock::Event::LockReleased(lock, reason) = event {
-                let (resource, owner) = (shown(&lock.want.resource), lock.owner);
-                tracing::info!(lock = lock.id, %owner, reason = reason.as_str(), "released {resource}");
+                let (resource, id) = (shown(&lock.want.resource), lock.owner);
+                let reason = reason.as_str();
+                tracing::info!(lock = lock.id, owner = %id.uuid, uid = id.uid, reason, "released {resource}");
             }
         }
         let shown = state.publish(events);

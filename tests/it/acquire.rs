@@ -294,6 +294,35 @@ async fn a_rival_and_we_keep_each_other_out() {
 }
 
 #[tokio::test]
+async fn a_stranger_is_named_on_a_file_system_whose_files_have_another_device() {
+    let house = House::builder().start().await;
+    let bus = house.connection().await;
+    let dir = house.dir();
+    let [lower, upper, work, merged] = ["lower", "upper", "work", "merged"].map(|name| {
+        let path = dir.join(name);
+        fs::create_dir(&path).unwrap();
+        path
+    });
+    // A file system of its own below, or the files would have the overlay's device.
+    mount(Some("none"), &lower, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    fs::write(lower.join("disk"), "").unwrap();
+    let (lower_dir, upper, work) = (lower.display(), upper.display(), work.display());
+    let options = format!("lowerdir={lower_dir},upperdir={upper},workdir={work}");
+    let overlay = Some(options.as_str());
+    mount(Some("none"), &merged, Some("overlay"), MsFlags::empty(), overlay).unwrap();
+    let disk = merged.join("disk");
+    let rival = Rival::hold(&disk, Kind::Ofd, true).unwrap();
+    let web1 = Machine::open(&bus, "web1").await;
+    let refused = web1.acquire(&[exclusive(&disk)]).await.unwrap_err();
+    let pid = rival.pid();
+    drop(rival);
+    umount(&merged).unwrap();
+    umount(&lower).unwrap();
+    assert_eq!(refused.name, "LockHeldElsewhere");
+    assert!(refused.message.contains(&format!("pid {pid}")), "{refused:?}");
+}
+
+#[tokio::test]
 async fn what_happens_is_told_and_seen_before_the_answer() {
     let house = House::builder().start().await;
     let (bus, image) = (house.connection().await, house.image("a.qcow2").await);

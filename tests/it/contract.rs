@@ -114,6 +114,37 @@ async fn the_object_manager_tells_what_the_objects_answer() {
     }
 }
 
+#[tokio::test]
+async fn a_folder_names_its_children_and_does_not_tell_their_stories() {
+    let house = House::builder().start().await;
+    let bus = house.connection().await;
+    let mut machines = Vec::new();
+    for n in 0..50 {
+        let disk = house.raw_of(0, &n.to_string());
+        let machine = Machine::open(&bus, &format!("vm{n}")).await;
+        machine.acquire(&[exclusive(&disk)]).await.unwrap();
+        machines.push(machine);
+    }
+    let size = async |path: &'static str| {
+        let object = IntrospectableProxy::builder(&bus).destination("org.vmlockd1").path(path);
+        object.build().await.unwrap().introspect().await.unwrap().len()
+    };
+    for path in ["/", "/org", "/org/vmlockd1"] {
+        assert!(size(path).await < 16_000, "{path}");
+    }
+    // A line for each child.
+    assert!(size("/org/vmlockd1/lock").await < 50 * 100 + 2_000);
+    let tree = house.run("busctl", &["tree", "--list", "org.vmlockd1"]).await;
+    assert_eq!((tree.status.code(), tree.stderr.as_str()), (Some(0), ""));
+    assert!(tree.stdout.lines().any(|line| line == "/org/vmlockd1/lock/50"), "{}", tree.stdout);
+    assert!(tree.stdout.lines().any(|line| line == machines[49].path().as_str()));
+    // The folders come and go with what is in them, and stay shallow.
+    drop(machines);
+    let machine = Machine::open(&bus, "last").await;
+    assert!(size("/org/vmlockd1/owner").await < 16_000);
+    machine.owner.close(HashMap::new()).await.unwrap();
+}
+
 #[test]
 fn every_method_has_a_row_and_every_row_a_method() {
     let mut methods = BTreeSet::new();

@@ -52,7 +52,8 @@ impl<'h> Untouched<'h> {
     /// The same, and then something is asked for that is right.
     pub(crate) async fn and_it_goes_on(&self) {
         self.still("all of it").await;
-        let disk = self.house.raw_of(0, "right.raw");
+        let owner = self.house.launch().session_of.unwrap_or(0);
+        let disk = self.house.raw_of(owner, "right.raw");
         let machine = Machine::open(&self.bus, "right").await;
         let locks = machine.acquire(&[exclusive(&disk)]).await.unwrap();
         let lock_file = lock(&self.bus, &locks[0]).await.lock_file().await.unwrap();

@@ -1,6 +1,6 @@
 //! A living machine's locks are broken only by who says that he means it, and is allowed to.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use futures_util::StreamExt as _;
 use vmlockd::client::Options;
@@ -45,7 +45,7 @@ async fn a_living_machines_lock_is_broken_only_by_force() {
         house.polkit().mock().answer(Answer::Allow);
         let bus = house.connection_as(breaker).await;
         let disks = ["one", "two", "three"].map(|name| house.raw_of(NOBODY, name));
-        let all = disks.each_ref().map(|disk| disk.as_path());
+        let all = disks.each_ref().map(PathBuf::as_path);
         let (machine, locks) = machine_of(&house, NOBODY, &all).await;
         let theirs = owner(&bus, machine.path()).await;
         let one = lock(&bus, &locks[0]).await;

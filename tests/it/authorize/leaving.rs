@@ -122,7 +122,7 @@ impl Stage {
 }
 
 /// From now on the question of this number, from 0, is not answered, and those before it with yes.
-async fn hang_at(mock: &Mock, number: usize) {
+fn hang_at(mock: &Mock, number: usize) {
     let mut count = 0;
     mock.decide(move |_: &Call| {
         count += 1;
@@ -149,7 +149,7 @@ async fn who_leaves_at_any_question_gets_nothing() {
     for (deed, questions) in DEEDS {
         for number in 0..questions {
             println!("{deed:?}, question {number}");
-            hang_at(mock, number).await;
+            hang_at(mock, number);
             let asked = mock.seen().len();
             let leaves = stage.house.connection_as(NOBODY).await;
             let call = tokio::select! {
@@ -181,7 +181,7 @@ async fn a_yes_that_comes_when_he_has_left_is_nobodys() {
     let before = Untouched::so_far(&stage.house).await;
     for (deed, questions) in DEEDS {
         println!("{deed:?}");
-        hang_at(mock, questions - 1).await;
+        hang_at(mock, questions - 1);
         let asked = mock.seen().len();
         let leaves = stage.house.connection_as(NOBODY).await;
         let name = leaves.unique_name().unwrap().to_string();

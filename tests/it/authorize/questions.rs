@@ -211,7 +211,8 @@ async fn the_flag_for_dialogs_is_passed_on_as_it_comes() {
     let stage = Stage::set().await;
     let (mock, manager) = (stage.mock(), manager(&stage.user).await);
     for interactive in [false, true, false] {
-        let answer = vmlockd::client::call(manager.inner(), "Reload", &(none(),), interactive);
+        let arguments = (none(),);
+        let answer = vmlockd::client::call(manager.inner(), "Reload", &arguments, interactive);
         let () = answer.await.unwrap();
         assert_eq!(mock.seen().last().unwrap().interactive(), interactive);
     }

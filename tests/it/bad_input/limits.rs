@@ -176,3 +176,31 @@ async fn who_has_too_many_calls_open_waits_for_himself_alone() {
     assert_eq!(manager.list_locks(none()).await.unwrap(), []);
     before.and_it_goes_on().await;
 }
+
+#[tokio::test]
+async fn who_calls_too_fast_slows_nobody_else_down() {
+    let house = house_with("calls_per_second = 10").await;
+    let user = manager(&house.connection_as(NOBODY).await).await;
+    let other = manager(&house.connection_as(DAEMON).await).await;
+    let root = manager(&house.connection().await).await;
+    let before = Untouched::so_far(&house).await;
+    let mut refused = Vec::new();
+    for n in 0..100 {
+        // Ten at once, and one more for each tenth of a second that all of them take.
+        match user.list_owners(none()).await {
+            Ok(_) => {}
+            Err(error) if n >= 10 => refused.push(Refused::from(error)),
+            Err(error) => panic!("call {n}: {error}"),
+        }
+    }
+    assert!(!refused.is_empty());
+    for refused in refused {
+        let words = format!("calls: no more than 10 in a second for uid {NOBODY}");
+        assert_refused(&refused, TOO_MUCH, &words);
+    }
+    other.list_owners(none()).await.unwrap();
+    for _ in 0..100 {
+        root.list_owners(none()).await.unwrap();
+    }
+    before.and_it_goes_on().await;
+}

@@ -1,0 +1,131 @@
+//! What lies in a folder of the object tree: `org.freedesktop.DBus.Introspectable`, shallow.
+//!
+//! zbus answers for a folder with everything below it, in full: megabytes where thousands of locks
+//! are held, and past a message's largest size the bus throws the service off, at anybody's wish.
+//! So folders name their children, as the specification allows, and the children answer for
+//! themselves.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use zbus::Connection;
+use zbus::names::InterfaceName;
+use zbus::object_server::Interface as _;
+
+use super::front::Front;
+use super::manager::Manager;
+use super::objects::{self, Objects};
+use crate::paths;
+
+/// The folders above those that come and go.
+pub(super) const FIXED: [&str; 3] = ["/", "/org", paths::ROOT];
+
+const INTROSPECTABLE: InterfaceName<'static> =
+    InterfaceName::from_static_str_unchecked("org.freedesktop.DBus.Introspectable");
+
+const HEAD: &str = r#"<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">
+<node>
+  <interface name="org.freedesktop.DBus.Introspectable">
+    <method name="Introspect">
+      <arg name="xml_data" type="s" direction="out"/>
+    </method>
+  </interface>
+  <interface name="org.freedesktop.DBus.Peer">
+    <method name="Ping"/>
+    <method name="GetMachineId">
+      <arg name="machine_uuid" type="s" direction="out"/>
+    </method>
+  </interface>
+  <interface name="org.freedesktop.DBus.Properties">
+    <method name="Get">
+      <arg name="interface_name" type="s" direction="in"/>
+      <arg name="property_name" type="s" direction="in"/>
+      <arg name="value" type="v" direction="out"/>
+    </method>
+    <method name="GetAll">
+      <arg name="interface_name" type="s" direction="in"/>
+      <arg name="properties" type="a{sv}" direction="out"/>
+    </method>
+    <method name="Set">
+      <arg name="interface_name" type="s" direction="in"/>
+      <arg name="property_name" type="s" direction="in"/>
+      <arg name="value" type="v" direction="in"/>
+    </method>
+    <signal name="PropertiesChanged">
+      <arg name="interface_name" type="s"/>
+      <arg name="changed_properties" type="a{sv}"/>
+      <arg name="invalidated_properties" type="as"/>
+    </signal>
+  </interface>
+"#;
+
+/// One folder.
+#[derive(Debug)]
+pub(super) struct Folder {
+    front: Arc<Front>,
+    path: String,
+}
+
+impl Folder {
+    /// Sees to it that a folder answers shallowly. zbus makes and removes the folders of objects
+    /// with the objects, so this is asked for with each object, and mostly has nothing to do.
+    pub(super) async fn ensure(
+        connection: &Connection,
+        front: &Arc<Front>,
+        path: &str,
+    ) -> zbus::Result<()> {
+        let objects = connection.object_server();
+        if objects.interface::<_, Self>(path).await.is_ok() {
+            return Ok(());
+        }
+        match objects.remove_named(path, INTROSPECTABLE).await {
+            Ok(_) | Err(zbus::Error::InterfaceNotFound) => {}
+            Err(error) => return Err(error),
+        }
+        let folder = Self { front: Arc::clone(front), path: path.to_owned() };
+        objects.at(path, folder).await.map(drop)
+    }
+
+    fn children(&self) -> Vec<String> {
+        let service = &self.front.service;
+        let last =
+            |path: zbus::OwnedObjectPath| path.rsplit('/').next().unwrap_or_default().to_owned();
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        match self.path.as_str() {
+            "/" => words(&["org"]),
+            "/org" => words(&["freedesktop", "vmlockd1"]),
+            paths::ROOT => {
+                let mut there = vec!["lockspace"];
+                there.extend((service.owner_count() > 0).then_some("owner"));
+                there.extend((service.count_locks(|_| true) > 0).then_some("lock"));
+                words(&there)
+            }
+            path if path == paths::OWNERS => {
+                service.owners().iter().map(|owner| last(paths::owner(owner.id))).collect()
+            }
+            path if path == paths::LOCKS => {
+                service.locks().iter().map(|lock| last(paths::lock(lock.id))).collect()
+            }
+            _ => objects::lockspaces(&self.front).into_iter().map(|k| k.as_str().into()).collect(),
+        }
+    }
+}
+
+#[zbus::interface(name = "org.freedesktop.DBus.Introspectable", introspection_docs = false)]
+impl Folder {
+    #[zbus(out_args("xml_data"))]
+    fn introspect(&self) -> String {
+        let mut xml = HEAD.to_owned();
+        if self.path == paths::ROOT {
+            Objects(Arc::clone(&self.front)).introspect_to_writer(&mut xml, 2);
+            Manager(Arc::clone(&self.front)).introspect_to_writer(&mut xml, 2);
+        }
+        for child in self.children() {
+            // Writing to a String has no way to fail.
+            let _ = writeln!(xml, "  <node name=\"{child}\"/>");
+        }
+        xml.push_str("</node>\n");
+        xml
+    }
+}
