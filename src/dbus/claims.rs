@@ -3,10 +3,11 @@
 //! 1. The words are checked. That touches nothing.
 //! 2. For every name the gate is asked about the string, before any file is touched: who may not
 //!    lock by name does not learn whether the file exists.
-//! 3. What is named is found, what was passed is looked at.
-//! 4. Where a name led elsewhere, the gate is asked about that name too, so that a rule that allows
-//!    a directory is not led out of it by a link. For what was passed, the gate is asked according
-//!    to how it was opened.
+//! 3. What is named is found, what was passed is looked at. For callers whom polkit judged, a name
+//!    that leads through a symbolic link is refused, wherever it leads, and so is one with `..` in
+//!    it: the judgement was about the string, and what a rule allows below one directory must
+//!    not become a way to touch, or to learn of, what lies elsewhere.
+//! 4. For what was passed, the gate is asked according to how it was opened.
 //! 5. The caller is still there.
 
 use std::os::fd::OwnedFd;
@@ -17,6 +18,7 @@ use crate::auth::deed::Action;
 use crate::auth::gate::Call;
 use crate::auth::polkit::Details;
 use crate::lock::Mode;
+use crate::lock::open::Links;
 use crate::lock::resolve::{Access, Resolve, Target, Wanted};
 use crate::lock::resource::DiskPath;
 use crate::lock::work::InOrder;
@@ -96,14 +98,13 @@ pub(super) async fn find(
         .unzip();
     if call.passes() {
         // Nobody has to be asked about what the names lead to: that can be found on the way.
-        let disks = requests(front, wanted).into_iter().map(Disk::Wanted);
+        let disks = requests(front, call, wanted).into_iter().map(Disk::Wanted);
         return Ok(disks.zip(modes).map(|(disk, mode)| Ask { disk, mode }).collect());
     }
-    let targets = resolve(front, wanted).await?;
+    let targets = resolve(front, call, wanted).await?;
     for (target, mode) in targets.iter().zip(&modes) {
-        match target.shown {
-            None => ask_about_canonical(call, target, |name| machine.about(name, *mode)).await?,
-            Some(access) => ask_by_descriptor(front, call, machine, target, access, *mode).await?,
+        if let Some(access) = target.shown {
+            ask_by_descriptor(front, call, machine, target, access, *mode).await?;
         }
     }
     if !call.caller.is_here() {
@@ -132,24 +133,6 @@ pub(super) async fn ask_by_name<'d>(
     Ok(call.ask(Action::AcquireByName, &details(name)).await?)
 }
 
-/// Step 4 for one name.
-///
-/// # Errors
-///
-/// `AccessDenied` and the like.
-pub(super) async fn ask_about_canonical<'d>(
-    call: &Call<'_>,
-    target: &'d Target,
-    details: impl FnOnce(&'d str) -> Details<'d>,
-) -> Result<(), Error> {
-    match &target.canonical {
-        Some(canonical) if *canonical != target.name => {
-            Ok(call.ask(Action::AcquireByName, &details(canonical)).await?)
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Step 3.
 ///
 /// # Errors
@@ -157,9 +140,10 @@ pub(super) async fn ask_about_canonical<'d>(
 /// What resolving the first that can't be found fails with.
 pub(super) async fn resolve(
     front: &Front,
+    call: &Call<'_>,
     wanted: impl IntoIterator<Item = Wanted>,
 ) -> Result<Vec<Target>, Error> {
-    let requests = requests(front, wanted);
+    let requests = requests(front, call, wanted);
     if requests.is_empty() {
         return Ok(Vec::new());
     }
@@ -170,9 +154,15 @@ pub(super) async fn resolve(
     }
 }
 
-fn requests(front: &Front, wanted: impl IntoIterator<Item = Wanted>) -> Vec<Resolve> {
+fn requests(
+    front: &Front,
+    call: &Call<'_>,
+    wanted: impl IntoIterator<Item = Wanted>,
+) -> Vec<Resolve> {
     let lockspace = front.service.settings().lockspaces.of_disks();
-    wanted.into_iter().map(|wanted| Resolve { wanted, lockspace: lockspace.clone() }).collect()
+    let links = if call.passes() { Links::Follow } else { Links::Refuse };
+    let request = |wanted| Resolve { wanted, lockspace: lockspace.clone(), links };
+    wanted.into_iter().map(request).collect()
 }
 
 /// Step 4 for a descriptor: who can write a file may keep others from it; who can only read it may

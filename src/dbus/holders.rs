@@ -35,16 +35,16 @@ pub(super) async fn by_name(
     if !may {
         return told(front, front.service.locks_named(name)).await;
     }
-    let mut targets = claims::resolve(front, std::iter::once(Wanted::Path(path))).await?;
-    let Some(target) = targets.pop() else {
-        return Ok(Vec::new());
-    };
-    if let Some(canonical) = target.canonical.as_deref().filter(|canonical| *canonical != name)
-        && !call.may(Action::AcquireByName, &Details::from([("resource", canonical)])).await
-    {
-        return told(front, front.service.locks_named(name)).await;
+    match claims::resolve(front, call, [Wanted::Path(path)]).await {
+        Ok(targets) => match targets.into_iter().next() {
+            Some(target) => of_target(front, target).await,
+            None => Ok(Vec::new()),
+        },
+        // Root is told what is amiss. Who may only name what a rule allows is told of the table:
+        // what lies behind a link is none of his business.
+        Err(error) if call.passes() => Err(error),
+        Err(_) => told(front, front.service.locks_named(name)).await,
     }
-    of_target(front, target).await
 }
 
 /// Answers by descriptor: what the caller has open he may know the holders of.
@@ -59,7 +59,7 @@ pub(super) async fn by_file(
 ) -> Result<Vec<Facts>, Error> {
     let storage = front.service.storage();
     let (file, identity) = storage.run(Identify(file)).await??;
-    let resolved = claims::resolve(front, std::iter::once(Wanted::File(file))).await;
+    let resolved = claims::resolve(front, call, [Wanted::File(file)]).await;
     match resolved.ok().and_then(|mut targets| targets.pop()) {
         // Testing opens the disk anew, and on FUSE any user's process would answer that.
         Some(target) if call.passes() || !target.fuse => of_target(front, target).await,

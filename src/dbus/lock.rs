@@ -60,7 +60,7 @@ impl LockObject {
             }
             return Ok(call.ask(Action::AcquireByName, &details).await?);
         };
-        let shown_file = claims::resolve(&self.front, std::iter::once(Wanted::File(file))).await?;
+        let shown_file = claims::resolve(&self.front, call, [Wanted::File(file)]).await?;
         match shown_file.first() {
             Some(target) if target.identity == lock.want.identity => {
                 let action = match target.shown {

@@ -221,12 +221,10 @@ impl Manager {
         Options::none(options)?;
         let path = DiskPath::parse(&resource)?;
         claims::ask_by_name(&call, &path, |name| Details::from([("resource", name)])).await?;
-        let targets = claims::resolve(&self.0, std::iter::once(Wanted::Path(path))).await?;
+        let targets = claims::resolve(&self.0, &call, [Wanted::Path(path)]).await?;
         let Some(target) = targets.first() else {
             return Ok(Facts::new());
         };
-        let about = |name| Details::from([("resource", name)]);
-        claims::ask_about_canonical(&call, target, about).await?;
         Ok(facts::of_target(target))
     }
 

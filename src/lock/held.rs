@@ -14,7 +14,7 @@ use super::identity::Identity;
 use super::lockspace::{Directory, Lockspace};
 use super::mode::Mode;
 use super::ofd;
-use super::open;
+use super::open::{self, Links};
 use super::printable::shown_path;
 use super::resolve::Target;
 use super::stranger;
@@ -299,7 +299,7 @@ impl Convert {
 
     fn test_disk(&self, path: &std::path::Path, identity: Identity) -> Result<(), Error> {
         let changed = || Error::changed(&self.name);
-        let pin = open::locate(path).map_err(|_| changed())?;
+        let pin = open::locate(path, Links::Follow).map_err(|_| changed())?;
         let (_, found) = open::examine(pin.as_fd(), &self.name)?;
         if found != identity {
             return Err(changed());

@@ -19,6 +19,15 @@ use nix::sys::statfs::{self, FsType, fstatfs};
 use super::error::Error;
 use super::identity::Identity;
 
+/// What becomes of symbolic links in a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    /// They are followed.
+    Follow,
+    /// They are refused, wherever they lead.
+    Refuse,
+}
+
 /// Turns a name into a descriptor of what it leads to, without opening that.
 ///
 /// Links may be followed, but not the magic ones of `/proc/PID/fd`, which lead wherever a process
@@ -26,11 +35,13 @@ use super::identity::Identity;
 ///
 /// # Errors
 ///
-/// What `openat2(2)` says; `ELOOP` also for a magic link.
-pub fn locate(path: &Path) -> Result<OwnedFd, Errno> {
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+/// What `openat2(2)` says; `ELOOP` also for a link that may not be followed.
+pub fn locate(path: &Path, links: Links) -> Result<OwnedFd, Errno> {
+    let resolve = match links {
+        Links::Follow => ResolveFlag::RESOLVE_NO_MAGICLINKS,
+        Links::Refuse => ResolveFlag::RESOLVE_NO_SYMLINKS,
+    };
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
     openat2(AT_FDCWD, path, how)
 }
 
@@ -92,7 +103,7 @@ pub fn reopen(fd: BorrowedFd<'_>, for_writing: bool) -> Result<File, Errno> {
 ///
 /// What looking at either says, but for a name that leads nowhere: that is a plain no.
 pub fn leads_to(path: &Path, stat: &FileStat) -> Result<bool, Errno> {
-    match locate(path) {
+    match locate(path, Links::Follow) {
         Ok(there) => Ok(same_node(&fstat(&there)?, stat)),
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(false),
         Err(errno) => Err(errno),
@@ -157,7 +168,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     fn why(path: &str) -> String {
-        let fd = locate(Path::new(path)).unwrap();
+        let fd = locate(Path::new(path), Links::Follow).unwrap();
         examine(fd.as_fd(), path).unwrap_err().to_string()
     }
 
@@ -166,7 +177,8 @@ mod tests {
         assert_eq!(why("/dev/null"), "/dev/null can't be locked: it is a character device");
         assert_eq!(why("/tmp"), "/tmp can't be locked: it is a directory");
         assert!(why("/proc/self/mem").contains("proc, which holds no disks"));
-        assert_eq!(locate(Path::new("/proc/self/exe")).unwrap_err(), Errno::ELOOP);
+        let magic = locate(Path::new("/proc/self/exe"), Links::Follow);
+        assert_eq!(magic.unwrap_err(), Errno::ELOOP);
     }
 
     #[test]
@@ -175,7 +187,7 @@ mod tests {
         let (one, two) = (dir.path().join("one"), dir.path().join("two"));
         std::fs::write(&one, "1").unwrap();
         std::fs::write(&two, "22").unwrap();
-        let fd = locate(&one).unwrap();
+        let fd = locate(&one, Links::Refuse).unwrap();
         std::fs::rename(&two, &one).unwrap();
         assert!(examine(fd.as_fd(), "one").unwrap_err().to_string().contains("deleted"));
         let stat = fstat(&fd).unwrap();

@@ -10,7 +10,7 @@ use nix::sys::stat::FileStat;
 use super::error::Error;
 use super::identity::Identity;
 use super::lockspace::{Lockspace, hashed_name};
-use super::open;
+use super::open::{self, Links};
 use super::printable::spelt_path;
 use super::resource::DiskPath;
 use super::work::Work;
@@ -31,6 +31,8 @@ pub struct Resolve {
     pub wanted: Wanted,
     /// The lockspace that serves it.
     pub lockspace: Lockspace,
+    /// What becomes of links in a name.
+    pub links: Links,
 }
 
 /// A disk that was found, pinned by a descriptor until it is locked or given up.
@@ -94,7 +96,7 @@ impl Work for Resolve {
 
     fn perform(self) -> Result<Target, Error> {
         match self.wanted {
-            Wanted::Path(path) => by_path(&path, self.lockspace),
+            Wanted::Path(path) => by_path(&path, self.lockspace, self.links),
             Wanted::File(fd) => by_descriptor(fd, self.lockspace),
         }
     }
@@ -113,11 +115,17 @@ impl Work for Identify {
     }
 }
 
-fn by_path(path: &DiskPath, lockspace: Lockspace) -> Result<Target, Error> {
+fn by_path(path: &DiskPath, lockspace: Lockspace, links: Links) -> Result<Target, Error> {
     let name = spelt_path(path.as_path());
-    let pin = open::locate(path.as_path()).map_err(|errno| match errno {
+    let pin = open::locate(path.as_path(), links).map_err(|errno| match errno {
         Errno::ENOENT | Errno::ENOTDIR => Error::missing(&name),
-        Errno::ELOOP => Error::not_lockable(&name, "its path has a loop or a magic link in it"),
+        Errno::ELOOP => Error::not_lockable(
+            &name,
+            match links {
+                Links::Follow => "its path has a loop or a magic link in it",
+                Links::Refuse => "its path leads through a symbolic link, which only root may name",
+            },
+        ),
         errno => Error::system("finding", &name, errno),
     })?;
     // The kernel's name of what we located ourselves, in our own namespace: nobody forged that.

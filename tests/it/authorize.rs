@@ -13,7 +13,7 @@ mod rules;
 use std::fs::File;
 use std::path::Path;
 
-use crate::house::{House, polkit};
+use crate::house::{Call, House, Mock, polkit};
 
 const DENIED: &str = "DBus.Error.AccessDenied";
 /// What polkit would ask a person about, had the caller let it.
@@ -32,4 +32,15 @@ async fn with_mock() -> House {
 
 fn read_write(disk: &Path) -> File {
     File::options().read(true).write(true).open(disk).unwrap()
+}
+
+/// Waits for a question that was put, or will be, when so many had been put before it.
+async fn question(mock: &Mock, before: usize) -> Call {
+    loop {
+        let call = mock.next_call().await;
+        let wanted = mock.seen().get(before).map(|call| call.cancellation_id.clone());
+        if wanted.is_some_and(|id| id == call.cancellation_id) {
+            return call;
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use zbus::{Connection, Fd, OwnedObjectPath};
 
-use super::{read_write, with_mock};
+use super::{question, read_write, with_mock};
 use crate::house::user::{NOBODY, ROOT};
 use crate::house::{Answer, Call, House, Mock, NameWatch, within};
 use crate::machine::{Machine, exclusive, lock, manager, option, owner, shared};
@@ -20,7 +20,6 @@ enum Deed {
     OpenWithProcess,
     Register,
     AcquireByName,
-    AcquireByLink,
     AcquireFiles,
     AcquireToRead,
     BindPid,
@@ -31,13 +30,12 @@ enum Deed {
     Reload,
 }
 
-const DEEDS: [(Deed, usize); 14] = [
+const DEEDS: [(Deed, usize); 13] = [
     (Deed::Open, 1),
     (Deed::OpenWithDisk, 2),
     (Deed::OpenWithProcess, 2),
     (Deed::Register, 1),
     (Deed::AcquireByName, 2),
-    (Deed::AcquireByLink, 2),
     (Deed::AcquireFiles, 2),
     (Deed::AcquireToRead, 1),
     (Deed::BindPid, 1),
@@ -56,7 +54,6 @@ struct Stage {
     roots: Machine,
     held: OwnedObjectPath,
     disks: [PathBuf; 2],
-    link: PathBuf,
 }
 
 impl Stage {
@@ -71,9 +68,7 @@ impl Stage {
         let held =
             roots.acquire(&[exclusive(&house.raw_of(ROOT, "held"))]).await.unwrap().remove(0);
         let disks = ["one", "two"].map(|name| house.raw_of(NOBODY, name));
-        let link = house.dir().join("link");
-        std::os::unix::fs::symlink(&disks[0], &link).unwrap();
-        Self { house, mine, shared, roots, held, disks, link }
+        Self { house, mine, shared, roots, held, disks }
     }
 
     /// Does a deed, which may have an answer or not.
@@ -97,7 +92,6 @@ impl Stage {
             Deed::AcquireByName => {
                 mine.acquire(&[exclusive(one), shared(two)], none()).await.map(drop)
             }
-            Deed::AcquireByLink => mine.acquire(&[exclusive(&self.link)], none()).await.map(drop),
             Deed::AcquireFiles => {
                 let files = [read_write(one), read_write(two)];
                 let wish = files.each_ref().map(|file| (Fd::from(file), "exclusive"));
@@ -130,17 +124,6 @@ fn hang_at(mock: &Mock, number: usize) {
     });
 }
 
-/// Waits for the question of this number since so many had been asked.
-async fn question(mock: &Mock, before: usize, number: usize) -> Call {
-    loop {
-        let call = mock.next_call().await;
-        let wanted = mock.seen().get(before + number).map(|call| call.cancellation_id.clone());
-        if wanted.is_some_and(|id| id == call.cancellation_id) {
-            return call;
-        }
-    }
-}
-
 #[tokio::test]
 async fn who_leaves_at_any_question_gets_nothing() {
     let stage = Stage::set().await;
@@ -154,7 +137,7 @@ async fn who_leaves_at_any_question_gets_nothing() {
             let leaves = stage.house.connection_as(NOBODY).await;
             let call = tokio::select! {
                 answer = stage.act(deed, &leaves) => panic!("{deed:?} is not asked about: {answer:?}"),
-                call = question(mock, asked, number) => call,
+                call = question(mock, asked + number) => call,
             };
             leaves.close().await.unwrap();
             assert_eq!(mock.next_cancellation().await, call.cancellation_id);
@@ -188,7 +171,7 @@ async fn a_yes_that_comes_when_he_has_left_is_nobodys() {
         let mut watch = NameWatch::new(&watcher, &name).await;
         let call = tokio::select! {
             answer = stage.act(deed, &leaves) => panic!("{deed:?} is not asked about: {answer:?}"),
-            call = question(mock, asked, questions - 1) => call,
+            call = question(mock, asked + questions - 1) => call,
         };
         leaves.close().await.unwrap();
         // The bus knows; whether the service does, or reads the answer first, is open.
