@@ -78,7 +78,9 @@ impl Front {
         let uuid = owner.id.uuid.to_string();
         let holder = format!("{} of uid {}", owner.name, owner.id.uid);
         let machine = Machine { vm: &owner.name, uuid: &uuid };
-        for lock in locks.into_iter().filter_map(|lock| self.service.lock(lock)) {
+        let locks = locks.into_iter().filter_map(|lock| self.service.lock(lock));
+        // Of a lock that is another owner's nobody needs to be asked: it will not be found.
+        for lock in locks.filter(|lock| lock.owner == owner.id) {
             let mut details = machine.details();
             details.extend([
                 ("resource", lock.want.resource.as_str()),

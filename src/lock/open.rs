@@ -144,6 +144,7 @@ fn artificial(kind: FsType) -> Option<&'static str> {
         (FsType(0x6265_6570), "configfs"),
         (FsType(0xf97c_ff8c), "selinuxfs"),
         (FsType(0xde5e_81e4), "efivarfs"),
+        (FsType(0x5049_4446), "pidfs"),
         (FsType(0x6165_676c), "pstore"),
         (FsType(0x4249_4e4d), "binfmt_misc"),
     ]
