@@ -20,7 +20,7 @@ use super::describe::{DescribeRefusal, DescribeStranger};
 use super::limits::within;
 use super::{Error, Service, Shown, now};
 use crate::lock::held::{Give, Held, Take};
-use crate::lock::printable::shown;
+use crate::lock::printable::shown as shown_text;
 use crate::lock::resolve::{Access, Resolve, Target};
 use crate::lock::work::{InOrder, Work};
 use crate::lock::{self, Event, Mode, OwnerId, Want};
@@ -142,20 +142,22 @@ impl Service {
         held: &[Arc<Held>],
         before: Vec<Event>,
     ) -> Result<Shown, Error> {
-        let mut state = self.state();
-        let mut events = before;
-        let given = state.table.commit(id, fresh)?;
+        let (given, shown) = {
+            let mut state = self.state();
+            let given = state.table.commit(id, fresh)?;
+            for (lock, held) in fresh.iter().zip(held) {
+                state.held.insert(*lock, Arc::clone(held));
+            }
+            let events = before.into_iter().chain(given.iter().cloned()).collect();
+            (given, state.publish(events))
+        };
         for event in &given {
             if let Event::LockAcquired(lock) = event {
-                let (resource, mode) = (shown(&lock.want.resource), lock.want.mode.as_str());
+                let (resource, mode) = (shown_text(&lock.want.resource), lock.want.mode.as_str());
                 tracing::info!(lock = lock.id, owner = %id.uuid, uid = id.uid, mode, "acquired {resource}");
             }
         }
-        events.extend(given);
-        for (lock, held) in fresh.iter().zip(held) {
-            state.held.insert(*lock, Arc::clone(held));
-        }
-        Ok(state.publish(events))
+        Ok(shown)
     }
 
     /// Step 5: gives back what was taken. The error of the request comes with those of its undoing.

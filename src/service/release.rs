@@ -90,10 +90,11 @@ impl Service {
                 let locks: Vec<u64> = locks.iter().copied().collect();
                 self.refuse_to_break(state, id, &locks)?;
             }
-            tracing::warn!(owner = %id.uuid, uid = id.uid, by, "owner closed by another user");
             Ok(())
         };
-        self.end(id, Reason::Forced, check).await
+        self.end(id, Reason::Forced, check).await?;
+        tracing::warn!(owner = %id.uuid, uid = id.uid, by, "owner closed by another user");
+        Ok(())
     }
 
     /// Ends an owner, if `check` agrees at that very moment.
@@ -130,8 +131,12 @@ impl Service {
                 tracing::error!(%failure, "a lock is released, but not all of it could be undone");
             }
         }
-        let mut state = self.state();
-        let events = state.table.finish_release(&numbers, reason);
+        let (events, told) = {
+            let mut state = self.state();
+            let events = state.table.finish_release(&numbers, reason);
+            let told = state.publish(events.clone());
+            (events, told)
+        };
         for event in &events {
             if let lock::Event::LockReleased(lock, reason) = event {
                 let (resource, id) = (shown(&lock.want.resource), lock.owner);
@@ -139,10 +144,8 @@ impl Service {
                 tracing::info!(lock = lock.id, owner = %id.uuid, uid = id.uid, reason, "released {resource}");
             }
         }
-        let shown = state.publish(events);
-        drop(state);
         self.owner_went();
-        shown
+        told
     }
 
     fn refuse_to_break(&self, state: &State, id: OwnerId, locks: &[u64]) -> Result<(), Error> {
