@@ -1,8 +1,8 @@
 //! `org.freedesktop.DBus.ObjectManager`, so that a client learns of all objects in one call.
 //!
 //! zbus has one of its own, and it is passed over with reason: it reads every property of a new
-//! object through the object's own getters, which took three quarters of the time of an
-//! acquisition, and it keeps the whole tree locked while it lists, so that whoever lists holds up
+//! object through the object's own getters, so that showing a lock took more than twice as long
+//! (129 us against 55, one run), and it keeps the whole tree locked while it lists, so that whoever lists holds up
 //! everybody's locks. This one goes by the table. `tests/it/contract.rs` compares what it tells
 //! with what the objects themselves answer.
 
