@@ -13,6 +13,7 @@ use zbus::proxy::MethodFlags;
 use zbus::wire::DynamicDeserialize;
 use zbus::{Connection, DynamicType, Fd, OwnedFd, OwnedObjectPath, OwnedVariant, Variant};
 
+pub use crate::bus::Bus;
 pub use owner::OwnerProxy;
 
 /// The service's name on the bus.
@@ -31,32 +32,7 @@ pub type Options<'a> = HashMap<&'a str, Variant<'a>>;
 /// A dictionary that the service answers with; which keys it has is said in the XML.
 pub type Row = HashMap<String, OwnedVariant>;
 
-/// Which of the two buses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bus {
-    /// The host's.
-    System,
-    /// The user's own.
-    Session,
-}
-
 impl Bus {
-    /// The bus that libvirt's default connection would mean: root's is the host's service, and
-    /// everybody else has one of his own.
-    #[must_use]
-    pub fn of(uid: u32) -> Self {
-        if uid == 0 { Self::System } else { Self::Session }
-    }
-
-    /// The word for it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::System => "system",
-            Self::Session => "session",
-        }
-    }
-
     /// Connects: to where `DBUS_SYSTEM_BUS_ADDRESS` or `DBUS_SESSION_BUS_ADDRESS` says, otherwise
     /// to where these buses usually are.
     ///

@@ -9,8 +9,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, interval, sleep};
 use zbus::Connection;
 
+use crate::bus::Bus;
 use crate::config::Source;
-use crate::dbus::{self, Bus, Reload, ServeError};
+use crate::dbus::{self, Reload, ServeError};
 use crate::instance::Instance;
 use crate::logging::Log;
 use crate::notify;
@@ -112,7 +113,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
     let service = Service::new(config.settings, exempt);
     let (reload, mut reloads) = mpsc::channel(1);
     let mut connection = dbus::serve(options.bus, &service, &log, reload.clone()).await?;
-    tracing::info!("vmlockd {} serves the {}", env!("CARGO_PKG_VERSION"), options.bus.as_str());
+    tracing::info!("vmlockd {} serves the {} bus", env!("CARGO_PKG_VERSION"), options.bus.as_str());
     notify::ready();
     loop {
         tokio::select! {
@@ -133,14 +134,14 @@ async fn serve(options: &Options) -> Result<(), Error> {
             }
             () = tick(&mut signals.watchdog) => notify::alive(),
             () = connection.closed() => {
-                tracing::error!("the {} went away; all locks stay", options.bus.as_str());
+                tracing::error!("the {} bus went away; all locks stay", options.bus.as_str());
                 let again = tokio::select! {
                     connection = serve_again(options.bus, &service, &log, &reload) => connection,
                     _ = signals.terminate.recv() => break,
                     _ = signals.interrupt.recv() => break,
                 };
                 connection = again;
-                tracing::info!("back on the {}", options.bus.as_str());
+                tracing::info!("back on the {} bus", options.bus.as_str());
             }
         }
     }

@@ -19,6 +19,7 @@ pub mod service;
 pub mod auth;
 pub mod dbus;
 
+pub mod bus;
 pub mod cli;
 pub mod client;
 pub mod config;

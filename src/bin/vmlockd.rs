@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use vmlockd::bus::Bus;
 use vmlockd::config::Source;
 use vmlockd::daemon::{self, Options};
-use vmlockd::dbus::Bus;
 
 /// Locks the disks of virtual machines for as long as the machines live.
 // The doc comments are the help text, where backticks would only be in the way.

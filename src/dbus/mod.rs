@@ -27,6 +27,7 @@ use zbus::Connection;
 use zbus::fdo::RequestNameFlags;
 
 use crate::auth::gate::Gate;
+use crate::bus::Bus;
 use crate::logging::Log;
 use crate::paths;
 use crate::service::Service;
@@ -36,31 +37,11 @@ pub use front::{Front, Reload};
 /// The bus name.
 pub const NAME: &str = "org.vmlockd1";
 
-/// Which bus.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bus {
-    /// The system's.
-    System,
-    /// A user's.
-    Session,
-}
-
-impl Bus {
-    /// Its name in a sentence.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::System => "system bus",
-            Self::Session => "session bus",
-        }
-    }
-}
-
 /// Why the front can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// There is no bus, or it does not let us in.
-    #[error("connecting to the {bus}: {cause}")]
+    #[error("connecting to the {bus} bus: {cause}")]
     NoBus {
         /// Which bus.
         bus: &'static str,
@@ -68,10 +49,10 @@ pub enum ServeError {
         cause: zbus::Error,
     },
     /// Somebody else is vmlockd there.
-    #[error("the name {NAME} is taken on the {0}: another vmlockd serves it")]
+    #[error("the name {NAME} is taken on the {0} bus: another vmlockd serves it")]
     NameTaken(&'static str),
     /// The bus failed at something else, such as a policy that denies the name.
-    #[error("serving {NAME} on the {bus}: {cause}")]
+    #[error("serving {NAME} on the {bus} bus: {cause}")]
     Bus {
         /// Which bus.
         bus: &'static str,

@@ -11,15 +11,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("service", &["lock", "life"]),
     ("auth", &["lock", "life", "service"]),
     // `logging` stands beside the floors; the log's D-Bus object turns its knob.
-    ("dbus", &["lock", "life", "service", "auth", "logging", "paths"]),
+    ("dbus", &["lock", "life", "service", "auth", "bus", "logging", "paths"]),
     ("logging", &["lock"]),
     ("notify", &[]),
     ("instance", &["lock"]),
     ("config", &["lock", "service", "logging"]),
-    ("daemon", &["service", "dbus", "config", "instance", "logging", "notify"]),
+    ("daemon", &["service", "dbus", "bus", "config", "instance", "logging", "notify"]),
     // The names of objects are the same on both ends of the bus.
     ("paths", &["lock"]),
-    ("client", &[]),
+    ("bus", &[]),
+    ("client", &["bus"]),
     ("cli", &["client", "lock", "paths"]),
 ];
 
