@@ -13,6 +13,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::lock;
 use crate::lock::lockspace::{Directory, Lockspaces};
 use crate::lock::printable::{shown, shown_path};
 use crate::logging::Level;
@@ -66,6 +67,19 @@ impl Source {
     ///
     /// [`Error`].
     pub fn load(&self) -> Result<Config, Error> {
+        self.load_with(Directory::open)
+    }
+
+    /// Reads and checks it, and leaves the directories that it names alone until they are used.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub fn load_text(&self) -> Result<Config, Error> {
+        self.load_with(|path| Ok(Directory::unopened(path)))
+    }
+
+    fn load_with(&self, open: Open) -> Result<Config, Error> {
         let file = shown_path(&self.path);
         let text = match fs::read_to_string(&self.path) {
             Ok(text) => text,
@@ -74,7 +88,7 @@ impl Source {
             }
             Err(cause) => return Err(Error::Unreadable { file, cause }),
         };
-        parse(&text).map_err(|wrong| Error::Wrong {
+        parse(&text, open).map_err(|wrong| Error::Wrong {
             line: text[..wrong.at.min(text.len())].matches('\n').count() + 1,
             file,
             what: wrong.what,
@@ -102,7 +116,10 @@ const KEYS: &[&str] = &[
     "scsi_lockspace_dir",
 ];
 
-fn parse(text: &str) -> Result<Config, Wrong> {
+/// How the directories are had that a configuration names.
+type Open = fn(&Path) -> Result<Directory, lock::Error>;
+
+fn parse(text: &str, open: Open) -> Result<Config, Wrong> {
     let table = DeTable::parse(text).map_err(|error| Wrong {
         at: error.span().map_or(0, |span| span.start),
         what: error.message().to_owned(),
@@ -126,8 +143,7 @@ fn parse(text: &str) -> Result<Config, Wrong> {
         }
     }
     if let Some((value, path)) = string(table, "file_lockspace_dir")? {
-        let directory =
-            Directory::open(Path::new(path)).map_err(|error| wrong(value, error.to_string()))?;
+        let directory = open(Path::new(path)).map_err(|error| wrong(value, error.to_string()))?;
         config.settings.lockspaces = Lockspaces { file: Some(Arc::new(directory)) };
     }
     if let Some((_, on)) = boolean(table, "allow_fuse")? {
@@ -270,9 +286,11 @@ mod tests {
 
     #[test]
     fn libvirts_own_file_is_understood() {
-        let config = parse("# libvirt\nauto_disk_leases = 1\nrequire_lease_for_disks = 0\n");
+        let open: Open = |path| Directory::open(path);
+        let config = parse("# libvirt\nauto_disk_leases = 1\nrequire_lease_for_disks = 0\n", open);
         assert!(config.is_ok());
-        let config = parse("log_level = \"debug\"\n[limits]\nlocks_per_user = 7\n").ok().unwrap();
+        let config =
+            parse("log_level = \"debug\"\n[limits]\nlocks_per_user = 7\n", open).ok().unwrap();
         assert_eq!((config.log_level, config.settings.limits.locks_per_user), (Level::Debug, 7));
     }
 

@@ -1,25 +1,33 @@
 //! The service as a process: it wires the floors together, and sees to its orderly end.
 
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{Interval, interval, sleep};
-use zbus::Connection;
+use tokio::time::{Interval, interval, sleep, timeout};
 
 use crate::bus::Bus;
 use crate::config::Source;
-use crate::dbus::{self, Reload, ServeError};
+use crate::dbus::{self, Answer, ServeError, Served, Wish};
 use crate::instance::Instance;
+use crate::keep::Inherited;
 use crate::logging::Log;
 use crate::notify;
-use crate::service::{Exempt, Service};
-use crate::{config, instance};
+use crate::reexec::{self, Program};
+use crate::service::{self, Exempt, Service};
+use crate::step::step;
+use crate::{config, instance, keep};
 
 /// How long to wait before a bus that went away is tried again, at first and at most.
 const BUS_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// How long storage that is named in the configuration may take to answer at the start.
+const STORAGE_PAUSE: Duration = Duration::from_secs(3);
+/// How long requests to file systems may take to end before the program replaces itself.
+const LAST_REQUESTS: Duration = Duration::from_secs(5);
 
 /// What the command line and the environment say.
 #[derive(Debug)]
@@ -41,6 +49,12 @@ pub enum Error {
     /// Another one is there, or the runtime directory can't be used.
     #[error(transparent)]
     Instance(#[from] instance::Error),
+    /// What was kept can't be read back.
+    #[error(transparent)]
+    Inherit(#[from] keep::Error),
+    /// What was kept can't be taken up again.
+    #[error(transparent)]
+    Restore(#[from] service::Error),
     /// The bus can't be served.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -73,13 +87,16 @@ impl Signals {
             signal(kind)
                 .map_err(|cause| Error::System { doing: "installing a signal handler", cause })
         };
-        Ok(Self {
+        let signals = Self {
             terminate: install(SignalKind::terminate())?,
             interrupt: install(SignalKind::interrupt())?,
             hang_up: install(SignalKind::hangup())?,
             user1: install(SignalKind::user_defined1())?,
             watchdog: notify::watchdog().map(interval),
-        })
+        };
+        reexec::let_signals_through()
+            .map_err(|cause| Error::System { doing: "letting signals through", cause })?;
+        Ok(signals)
     }
 }
 
@@ -102,20 +119,29 @@ pub fn run(options: &Options) -> Result<(), Error> {
 
 async fn serve(options: &Options) -> Result<(), Error> {
     let mut signals = Signals::install()?;
-    let config = options.config.load()?;
+    let program = Program::this(options.runtime_dir.clone());
+    let program =
+        program.map_err(|cause| Error::System { doing: "finding this program", cause })?;
+    let mut inherited = Inherited::take()?;
+    let config = load_first(options).await?;
     let log = Log::begin(config.log_level).map_err(Error::Log)?;
-    let _instance = Instance::begin(&options.runtime_dir)?;
+    let instance = Instance::begin(&options.runtime_dir, inherited.lock.take())?;
     raise_descriptor_limit();
     let exempt = match options.bus {
         Bus::System => Exempt::Root,
         Bus::Session => Exempt::Everybody,
     };
-    let service = Service::new(config.settings, exempt);
-    let (reload, mut reloads) = mpsc::channel(1);
-    let mut connection = dbus::serve(options.bus, &service, &log, reload.clone()).await?;
-    tracing::info!("vmlockd {} serves the {} bus", env!("CARGO_PKG_VERSION"), options.bus.as_str());
+    let restored = service::restore(config.settings, exempt, &options.runtime_dir, inherited)?;
+    let service = restored.service().clone();
+    let (wishes, mut wished) = mpsc::channel(1);
+    let bus = options.bus;
+    let mut served = dbus::serve(bus, &service, &log, wishes.clone()).await?;
+    step("restore-served");
+    tracing::info!("vmlockd {} serves the {} bus", env!("CARGO_PKG_VERSION"), bus.as_str());
     notify::ready();
+    restored.settle();
     loop {
+        let mut reexecute = false;
         tokio::select! {
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
@@ -123,26 +149,34 @@ async fn serve(options: &Options) -> Result<(), Error> {
                 // Said in the log; a signal has nobody else to tell.
                 let _ = load_again(options, &service, &log).await;
             }
-            _ = signals.user1.recv() => {
-                tracing::warn!("SIGUSR1 asks for a new binary, which this version can't change to");
-            }
-            Some(answer) = reloads.recv() => {
-                let answer: Reload = answer;
-                let loaded = load_again(options, &service, &log).await;
+            _ = signals.user1.recv() => reexecute = is_fit(&program).await.is_ok(),
+            Some(wish) = wished.recv() => match wish {
                 // Whoever asked may have left.
-                let _ = answer.send(loaded);
-            }
+                Wish::Reload(answer) => {
+                    let _ = answer.send(load_again(options, &service, &log).await);
+                }
+                Wish::Reexecute(answer) => {
+                    let fit = is_fit(&program).await;
+                    reexecute = fit.is_ok();
+                    let _ = Answer::send(answer, fit);
+                }
+            },
             () = tick(&mut signals.watchdog) => notify::alive(),
-            () = connection.closed() => {
-                tracing::error!("the {} bus went away; all locks stay", options.bus.as_str());
-                let again = tokio::select! {
-                    connection = serve_again(options.bus, &service, &log, &reload) => connection,
+            () = served.closed() => {
+                tracing::error!("the {} bus went away; all locks stay", bus.as_str());
+                served = tokio::select! {
+                    served = serve_again(bus, &service, &log, &wishes) => served,
                     _ = signals.terminate.recv() => break,
                     _ = signals.interrupt.recv() => break,
                 };
-                connection = again;
-                tracing::info!("back on the {} bus", options.bus.as_str());
+                tracing::info!("back on the {} bus", bus.as_str());
             }
+        }
+        if reexecute {
+            served.withdraw().await;
+            let error = replace(&program, &service, &instance).await;
+            tracing::error!("vmlockd goes on as it is: {error}");
+            served = serve_again(bus, &service, &log, &wishes).await;
         }
     }
     notify::stopping();
@@ -151,21 +185,62 @@ async fn serve(options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
+/// Asks the program that is installed now whether it could take over.
+async fn is_fit(program: &Program) -> Result<(), String> {
+    let fit = program.check().await.map_err(|error| error.to_string());
+    if let Err(error) = &fit {
+        tracing::error!("vmlockd is not replaced, and goes on as it is: {error}");
+    }
+    fit
+}
+
+/// Replaces this program by the one that is installed now; returns only if that can't be done.
+async fn replace(program: &Program, service: &Service, instance: &Instance) -> reexec::Error {
+    // A thread that is in the kernel and does not come back holds up the exec, and the service.
+    if timeout(LAST_REQUESTS, service.storage().idle()).await.is_err() {
+        return reexec::Error::Hanging;
+    }
+    let inherited = match service.hand_down(instance.as_fd()) {
+        Ok(inherited) => inherited,
+        Err(error) => return error.into(),
+    };
+    tracing::info!("vmlockd {} is replaced by what is installed now", env!("CARGO_PKG_VERSION"));
+    step("reexec");
+    let error = program.replace(&inherited);
+    if let Err(error) = service.keep_back(instance.as_fd()) {
+        tracing::error!(%error, "descriptors would be inherited by other programs");
+    }
+    error
+}
+
+/// Loads the configuration at the start. Storage that it names and that does not answer must not
+/// keep the service down: it is looked at when it is used.
+async fn load_first(options: &Options) -> Result<config::Config, Error> {
+    let source = options.config.clone();
+    let loading = tokio::task::spawn_blocking(move || source.load());
+    if let Ok(Ok(config)) = timeout(STORAGE_PAUSE, loading).await {
+        return Ok(config?);
+    }
+    // There is no log yet.
+    eprintln!("vmlockd: storage that the configuration names does not answer");
+    Ok(options.config.load_text()?)
+}
+
 /// Tries until the bus is there again. The machines that hold locks live on meanwhile, and so do
 /// their locks; only nobody can ask for any.
 async fn serve_again(
     bus: Bus,
     service: &Service,
     log: &Log,
-    reload: &mpsc::Sender<Reload>,
-) -> Connection {
+    wishes: &mpsc::Sender<Wish>,
+) -> Served {
     let (mut pause, longest) = BUS_PAUSE;
     loop {
-        sleep(pause).await;
-        match dbus::serve(bus, service, log, reload.clone()).await {
-            Ok(connection) => return connection,
+        match dbus::serve(bus, service, log, wishes.clone()).await {
+            Ok(served) => return served,
             Err(error) => tracing::debug!("{error}"),
         }
+        sleep(pause).await;
         pause = (pause * 2).min(longest);
     }
 }

@@ -3,7 +3,7 @@
 //! The floors, from the ground up; a room uses its own floor and those below:
 //!
 //! 0. [`lock`]: what a lock is. No bus, no event loop, no log.
-//! 1. [`life`]: what keeps an owner alive.
+//! 1. [`life`]: what keeps an owner alive. [`keep`]: what outlives the service.
 //! 2. [`service`]: the only writer of the table.
 //! 3. the fronts: [`auth`] says who may do what, [`dbus`] is the D-Bus API.
 //!
@@ -12,6 +12,7 @@
 
 pub mod lock;
 
+pub mod keep;
 pub mod life;
 
 pub mod service;
@@ -28,3 +29,5 @@ pub mod instance;
 pub mod logging;
 pub mod notify;
 pub mod paths;
+pub mod reexec;
+pub mod step;

@@ -87,6 +87,7 @@ pub const TABLE: &[Row] = {
         row(MANAGER, "FindHoldersOfFile", &[]),
         row(MANAGER, "Resolve", &[AcquireByName]),
         row(MANAGER, "Reload", &[Reload]),
+        row(MANAGER, "Reexecute", &[Reload]),
         row(OWNER, "Acquire", &[ManageForeign, AcquireByName]),
         row(OWNER, "AcquireWithFiles", &[ManageForeign, AcquireByDescriptor, AcquireByName]),
         row(OWNER, "Release", &[ReleaseForeign]),

@@ -91,6 +91,12 @@ impl Gate {
         Ok(Call { gate: self, header, row, caller, _counted: counted })
     }
 
+    /// Whether no call is being answered.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        lock(&self.busy).calls.is_empty()
+    }
+
     /// Whether this user passes without a question.
     fn passes(&self, uid: u32) -> bool {
         match self.rule {

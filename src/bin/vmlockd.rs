@@ -7,6 +7,7 @@ use clap::Parser;
 use vmlockd::bus::Bus;
 use vmlockd::config::Source;
 use vmlockd::daemon::{self, Options};
+use vmlockd::keep::state;
 
 /// Locks the disks of virtual machines for as long as the machines live.
 // The doc comments are the help text, where backticks would only be in the way.
@@ -31,6 +32,10 @@ struct Args {
     /// Check a configuration, say what is wrong with it, and exit.
     #[arg(long, value_name = "FILE", exclusive = true)]
     check_config: Option<PathBuf>,
+    /// Look whether this program could go on from the state in a runtime directory, say what is
+    /// wrong with it, and exit. Changes nothing.
+    #[arg(long, value_name = "DIR", exclusive = true)]
+    check_state: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -47,6 +52,14 @@ fn run(args: Args) -> Result<(), String> {
     if let Some(path) = args.check_config {
         let source = Source { path, required: true };
         return source.load().map(drop).map_err(|error| error.to_string());
+    }
+    if let Some(directory) = args.check_state {
+        let contents = state::read(&directory).map_err(|error| error.to_string())?;
+        if contents.damaged > 0 {
+            let records = contents.damaged;
+            eprintln!("vmlockd: damaged records: {records}; what they told of would stay locked");
+        }
+        return Ok(());
     }
     let root = nix::unistd::geteuid().is_root();
     let bus = if args.system || (root && !args.session) { Bus::System } else { Bus::Session };

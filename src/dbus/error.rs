@@ -5,7 +5,7 @@ use std::fmt;
 use zbus::message::{Header, Message};
 use zbus::names::ErrorName;
 
-use crate::{auth, life, lock, service};
+use crate::{auth, keep, life, lock, service};
 
 /// What a method answers instead of a result.
 #[derive(Debug)]
@@ -118,10 +118,10 @@ impl From<service::Error> for Error {
             E::Life(error) => error.into(),
             E::Held { message, .. } => Self::new(LOCK_HELD, message),
             E::HeldElsewhere(message) => Self::new(LOCK_HELD_ELSEWHERE, message),
-            E::Limit { .. } => Self::new(LIMITS_EXCEEDED, &error),
+            E::Limit { .. } | E::Keep(keep::Error::Full(_)) => Self::new(LIMITS_EXCEEDED, &error),
             E::NeedsForce { .. } | E::MoreLocks => Self::new(ACCESS_DENIED, &error),
             E::ShuttingDown => Self::new(SHUTTING_DOWN, &error),
-            E::Abandoned => Self::new(IO_ERROR, &error),
+            E::Keep(_) | E::Abandoned => Self::new(IO_ERROR, &error),
         }
     }
 }

@@ -7,7 +7,7 @@ use zbus::{ObjectPath, Variant};
 use crate::lock::holder::{Holder, Stranger};
 use crate::lock::printable::spelt_path;
 use crate::lock::resolve::Target;
-use crate::lock::{Anchor, Lock, Owner};
+use crate::lock::{Anchor, Lock, Owner, Proof};
 use crate::paths;
 
 /// One dictionary.
@@ -62,7 +62,8 @@ pub(super) fn of_lock(lock: &Lock, owner: Option<&Owner>) -> Facts {
         ("lockspace", object(paths::lockspace(lock.want.lockspace))),
         ("generation", lock.id.into()),
         ("since-usec", lock.since.into()),
-        ("verified", true.into()),
+        ("verified", (lock.proof == Proof::Verified).into()),
+        ("lost", (lock.proof == Proof::Lost).into()),
     ])
 }
 

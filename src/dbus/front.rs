@@ -10,8 +10,18 @@ use crate::auth::gate::{Call, Gate};
 use crate::lock::{Owner, OwnerId};
 use crate::service::Service;
 
-/// A wish to load the configuration again, and where to say what came of it.
-pub type Reload = oneshot::Sender<Result<(), String>>;
+/// Where to say what came of a wish.
+pub type Answer = oneshot::Sender<Result<(), String>>;
+
+/// What callers may wish of the process itself.
+#[derive(Debug)]
+pub enum Wish {
+    /// That it loads its configuration again.
+    Reload(Answer),
+    /// That it replaces itself by the program that is installed now. Answered once that one was
+    /// found fit, and before it happens.
+    Reexecute(Answer),
+}
 
 /// The D-Bus front.
 #[derive(Debug)]
@@ -20,8 +30,8 @@ pub struct Front {
     pub service: Service,
     /// Who may do what.
     pub gate: Gate,
-    /// Whoever loads the configuration.
-    pub reload: mpsc::Sender<Reload>,
+    /// Whoever grants wishes.
+    pub wishes: mpsc::Sender<Wish>,
 }
 
 impl Front {
@@ -37,6 +47,18 @@ impl Front {
         member: &str,
     ) -> Result<Call<'c>, Error> {
         Ok(self.gate.enter(header, interface, member).await?)
+    }
+
+    /// Has a wish granted.
+    ///
+    /// # Errors
+    ///
+    /// `Failed` with the reason.
+    pub async fn wish(&self, wish: impl FnOnce(Answer) -> Wish) -> Result<(), Error> {
+        let (answer, answered) = oneshot::channel();
+        let ending = || Error::failed("vmlockd is shutting down");
+        self.wishes.send(wish(answer)).await.map_err(|_| ending())?;
+        answered.await.map_err(|_| ending())?.map_err(Error::failed)
     }
 
     /// An owner that is there.

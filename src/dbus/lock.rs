@@ -15,7 +15,7 @@ use crate::auth::deed::{Action, LOCK};
 use crate::auth::gate::Call;
 use crate::lock::printable::shown;
 use crate::lock::resolve::{Access, Wanted};
-use crate::lock::{self, Lock, Mode, Owner};
+use crate::lock::{self, Lock, Mode, Owner, Proof};
 use crate::paths;
 
 /// A lock's object.
@@ -154,10 +154,11 @@ impl LockObject {
         now.map_or(self.given.want.mode, |lock| lock.want.mode).as_str()
     }
 
-    /// A lock is given only once it was seen to be there.
+    /// A lock is given only once it was seen to be there; after a restart it is looked at again.
     #[zbus(property)]
     fn verified(&self) -> bool {
-        true
+        let now = self.front.service.lock(self.given.id);
+        now.map_or(self.given.proof, |lock| lock.proof) == Proof::Verified
     }
 
     /// Nobody can wait yet.

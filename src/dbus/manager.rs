@@ -1,6 +1,5 @@
 //! `org.vmlockd1.Manager`: owners are opened here, and everything is found here.
 
-use tokio::sync::oneshot;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 use zbus::{ObjectPath, OwnedObjectPath};
@@ -8,7 +7,7 @@ use zbus::{ObjectPath, OwnedObjectPath};
 use super::claims::{self, Machine};
 use super::error::Error;
 use super::facts::{self, Facts};
-use super::front::Front;
+use super::front::{Front, Wish};
 use super::options::{Options, Raw};
 use super::{binding, holders};
 use crate::auth::deed::{Action, MANAGER};
@@ -232,10 +231,18 @@ impl Manager {
         let call = self.enter(&header, "Reload").await?;
         Options::none(options)?;
         call.ask(Action::Reload, &Details::new()).await?;
-        let (answer, answered) = oneshot::channel();
-        let ending = || Error::failed("vmlockd is shutting down");
-        self.0.reload.send(answer).await.map_err(|_| ending())?;
-        answered.await.map_err(|_| ending())?.map_err(Error::failed)
+        self.0.wish(Wish::Reload).await
+    }
+
+    async fn reexecute(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        options: Raw,
+    ) -> Result<(), Error> {
+        let call = self.enter(&header, "Reexecute").await?;
+        Options::none(options)?;
+        call.ask(Action::Reload, &Details::new()).await?;
+        self.0.wish(Wish::Reexecute).await
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
@@ -245,7 +252,12 @@ impl Manager {
 
     #[zbus(property(emits_changed_signal = "const"))]
     fn features(&self) -> &'static [&'static str] {
-        &["lease", "process"]
+        // Whether locks outlive the service differs from one way of starting it to another.
+        if self.0.service.is_kept() {
+            &["lease", "process", "reexec", "fd-store"]
+        } else {
+            &["lease", "process", "reexec"]
+        }
     }
 
     #[zbus(property(emits_changed_signal = "false"), name = "NOwners")]
@@ -275,6 +287,15 @@ impl Manager {
 
     #[zbus(signal)]
     pub(super) async fn lock_released(
+        emitter: &SignalEmitter<'_>,
+        lock: ObjectPath<'_>,
+        owner: ObjectPath<'_>,
+        resource: &str,
+        reason: &str,
+    ) -> zbus::Result<()>;
+
+    #[zbus(signal)]
+    pub(super) async fn lock_lost(
         emitter: &SignalEmitter<'_>,
         lock: ObjectPath<'_>,
         owner: ObjectPath<'_>,

@@ -21,6 +21,7 @@ mod owner;
 mod publish;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use zbus::Connection;
@@ -32,10 +33,15 @@ use crate::logging::Log;
 use crate::paths;
 use crate::service::Service;
 
-pub use front::{Front, Reload};
+pub use front::{Answer, Front, Wish};
 
 /// The bus name.
 pub const NAME: &str = "org.vmlockd1";
+
+/// How long calls may take to be answered when the front is closed.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is looked whether they are.
+const ANSWERED: Duration = Duration::from_millis(2);
 
 /// Why the front can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -70,8 +76,8 @@ pub async fn serve(
     bus: Bus,
     service: &Service,
     log: &Log,
-    reload: mpsc::Sender<Reload>,
-) -> Result<Connection, ServeError> {
+    wishes: mpsc::Sender<Wish>,
+) -> Result<Served, ServeError> {
     let builder = match bus {
         Bus::System => zbus::connection::Builder::system(),
         Bus::Session => zbus::connection::Builder::session(),
@@ -79,8 +85,8 @@ pub async fn serve(
     let bus_name = bus.as_str();
     let connection =
         builder.build().await.map_err(|cause| ServeError::NoBus { bus: bus_name, cause })?;
-    match open(&connection, bus, service, log, reload).await {
-        Ok(()) => Ok(connection),
+    match open(&connection, bus, service, log, wishes).await {
+        Ok(front) => Ok(Served { connection, front }),
         Err(cause) => {
             // Otherwise the tasks that were started would keep it.
             let closed = connection.close().await;
@@ -100,13 +106,13 @@ async fn open(
     bus: Bus,
     service: &Service,
     log: &Log,
-    reload: mpsc::Sender<Reload>,
-) -> zbus::Result<()> {
+    wishes: mpsc::Sender<Wish>,
+) -> zbus::Result<Arc<Front>> {
     let gate = match bus {
         Bus::System => Gate::system(connection, service.clone()).await?,
         Bus::Session => Gate::own(connection, service.clone()).await?,
     };
-    let front = Arc::new(Front { service: service.clone(), gate, reload });
+    let front = Arc::new(Front { service: service.clone(), gate, wishes });
     let objects = connection.object_server();
     objects.at(paths::ROOT, objects::Objects(Arc::clone(&front))).await?;
     objects.at(paths::ROOT, manager::Manager(Arc::clone(&front))).await?;
@@ -115,7 +121,7 @@ async fn open(
     for path in folder::FIXED {
         folder::Folder::ensure(connection, &front, path).await?;
     }
-    let publisher = publish::Publisher::new(connection.clone(), front);
+    let publisher = publish::Publisher::new(connection.clone(), Arc::clone(&front));
     let mut subscription = service.subscribe();
     let owners = std::mem::take(&mut subscription.owners);
     publisher.show_all(owners, std::mem::take(&mut subscription.locks)).await?;
@@ -124,5 +130,47 @@ async fn open(
     let flags = RequestNameFlags::DO_NOT_QUEUE;
     connection.request_name_with_flags(NAME, flags).await?;
     tokio::spawn(publisher.follow(subscription));
-    Ok(())
+    Ok(front)
+}
+
+/// The front, open.
+#[derive(Debug)]
+pub struct Served {
+    connection: Connection,
+    front: Arc<Front>,
+}
+
+impl Served {
+    /// Returns once the bus has gone away.
+    pub async fn closed(&self) {
+        self.connection.closed().await;
+    }
+
+    /// Closes the front, politely: calls that came are answered, those that come now are kept by
+    /// the bus until the name is taken again. Who is asked something by a dialog is not waited for.
+    pub async fn withdraw(self) {
+        let Self { connection, front } = self;
+        if let Err(error) = connection.release_name(NAME).await {
+            tracing::debug!(%error, "giving the name back");
+        }
+        // The bus keeps order: what was sent to the name before has come by now.
+        let answered = async {
+            tokio::task::yield_now().await;
+            while !front.gate.is_idle() {
+                tokio::time::sleep(ANSWERED).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, answered).await.is_err() {
+            tracing::warn!("some calls are not answered: vmlockd does not wait longer for them");
+        }
+        // And so do we: with this answer, those given before are on their way.
+        let bus = Some("org.freedesktop.DBus");
+        let last = connection.call_method(bus, "/org/freedesktop/DBus", bus, "GetId", &());
+        if let Err(error) = last.await {
+            tracing::debug!(%error, "the bus does not answer");
+        }
+        if let Err(error) = connection.close().await {
+            tracing::debug!(%error, "closing the connection");
+        }
+    }
 }

@@ -17,7 +17,7 @@ use super::front::Front;
 use crate::auth::deed::{LOCK, OWNER};
 use crate::lock::lockspace::LockspaceKind;
 use crate::lock::printable::spelt_path;
-use crate::lock::{Lock, Owner};
+use crate::lock::{Lock, Owner, Proof};
 use crate::paths;
 
 /// The properties of one interface.
@@ -89,7 +89,7 @@ pub(super) fn of_lock(lock: &Lock) -> Properties<'static> {
         ("Generation", lock.id.into()),
         ("SinceUSec", lock.since.into()),
         ("Mode", want.mode.as_str().into()),
-        ("Verified", true.into()),
+        ("Verified", (lock.proof == Proof::Verified).into()),
         ("NWaiting", 0u32.into()),
     ])
 }

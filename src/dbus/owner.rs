@@ -262,4 +262,12 @@ impl OwnerObject {
         resource: &str,
         reason: &str,
     ) -> zbus::Result<()>;
+
+    #[zbus(signal)]
+    pub(super) async fn lock_lost(
+        emitter: &SignalEmitter<'_>,
+        lock: ObjectPath<'_>,
+        resource: &str,
+        reason: &str,
+    ) -> zbus::Result<()>;
 }

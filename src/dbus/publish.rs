@@ -21,7 +21,7 @@ use super::objects::{self, Interfaces, LOCKSPACE, Objects, Properties};
 use super::owner::OwnerObject;
 use crate::auth::deed::{LOCK, OWNER};
 use crate::lock::lockspace::LockspaceKind;
-use crate::lock::{Event, Lock, Owner, OwnerId, Reason};
+use crate::lock::{Event, Lock, Loss, Owner, OwnerId, Reason};
 use crate::paths;
 use crate::service::Subscription;
 
@@ -95,6 +95,8 @@ impl Publisher {
                 Event::LockspacesChanged => self.show_lockspaces().await?,
                 Event::AnchorsChanged(_)
                 | Event::LockConverted(_)
+                | Event::LockVerified(_)
+                | Event::LockLost(..)
                 | Event::LockContended { .. } => {}
             }
         }
@@ -115,6 +117,11 @@ impl Publisher {
                 Event::LockConverted(lock) => {
                     let emitter = self.emitter(paths::lock(lock.id))?;
                     LockObject::new(Arc::clone(&self.front), *lock).mode_changed(&emitter).await?;
+                }
+                Event::LockVerified(lock) => self.verified_changed(*lock).await?,
+                Event::LockLost(lock, loss) => {
+                    self.lost(&lock, loss).await?;
+                    self.verified_changed(*lock).await?;
                 }
                 Event::LockContended { resource, holders, owner } => {
                     let holders = holders.into_iter().map(paths::owner).collect();
@@ -195,6 +202,19 @@ impl Publisher {
         let (manager, emitter) = (self.manager()?, self.emitter(owner.clone())?);
         Manager::lock_released(&manager, path.as_ref(), owner.as_ref(), resource, reason).await?;
         OwnerObject::lock_released(&emitter, path.as_ref(), resource, reason).await
+    }
+
+    async fn lost(&self, lock: &Lock, loss: Loss) -> zbus::Result<()> {
+        let (path, owner) = (paths::lock(lock.id), paths::owner(lock.owner));
+        let (resource, reason) = (lock.want.resource.as_str(), loss.as_str());
+        let (manager, emitter) = (self.manager()?, self.emitter(owner.clone())?);
+        Manager::lock_lost(&manager, path.as_ref(), owner.as_ref(), resource, reason).await?;
+        OwnerObject::lock_lost(&emitter, path.as_ref(), resource, reason).await
+    }
+
+    async fn verified_changed(&self, lock: Lock) -> zbus::Result<()> {
+        let emitter = self.emitter(paths::lock(lock.id))?;
+        LockObject::new(Arc::clone(&self.front), lock).verified_changed(&emitter).await
     }
 
     async fn anchors_changed(&self, id: OwnerId) -> zbus::Result<()> {

@@ -2,14 +2,28 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::poll::PollFlags;
+use nix::sys::stat::fstat;
+use nix::sys::statfs::{FsType, fstatfs};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
 
 use super::Error;
 use super::watched::Watched;
+
+/// Where pidfds have numbers of their own, since Linux 6.9 (`PID_FS_MAGIC` in <linux/magic.h>).
+const PIDFS: FsType = FsType(0x5049_4446);
+
+/// What a process can be known by, as long as the host is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// When it was started, in ticks since boot.
+    pub start: u64,
+    /// The number of its pidfds; 0 where the kernel gives none.
+    pub inode: u64,
+}
 
 /// A watched process.
 #[derive(Debug)]
@@ -59,10 +73,52 @@ impl Process {
         }
     }
 
+    /// The process that had this number when its descriptor was parked; it may have ended.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] where it can't be watched.
+    pub fn restored(pidfd: OwnedFd, pid: u32) -> Result<Self, Error> {
+        Self::watch(pidfd, pid)
+    }
+
     fn watch(pidfd: OwnedFd, pid: u32) -> Result<Self, Error> {
         // POLLIN: it has exited, whether or not it was waited for (pidfd_open(2)).
         let pidfd = Watched::new(pidfd, Interest::READABLE, PollFlags::POLLIN);
         Ok(Self { pidfd: pidfd.map_err(Error::system("watching a process"))?, pid })
+    }
+
+    /// The process that had this number, and was started then, if it lives.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchProcess`], also where the number is another's by now.
+    pub fn find(pid: u32, known: Known) -> Result<Self, Error> {
+        let process = Self::by_pid(pid)?;
+        let now = process.known()?;
+        // Older kernels do not number processes.
+        let same = now.start == known.start && (known.inode == 0 || now.inode == known.inode);
+        if same { Ok(process) } else { Err(Error::NoSuchProcess(pid)) }
+    }
+
+    /// What it can be known by where its descriptor is lost.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchProcess`] if it has ended.
+    pub fn known(&self) -> Result<Known, Error> {
+        let gone = || Error::NoSuchProcess(self.pid);
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).map_err(|_| gone())?;
+        // The name, in parentheses, may hold anything; `starttime` is the 22nd field, the 20th
+        // after the name (proc_pid_stat(5)).
+        let start = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19));
+        let start = start.and_then(|start| start.parse().ok()).ok_or_else(gone)?;
+        let system = Error::system("looking at a process descriptor");
+        let look = || Ok((fstatfs(self.pidfd.as_fd())?, fstat(self.pidfd.as_fd())?.st_ino));
+        let (place, inode) = look().map_err(|errno: nix::errno::Errno| system(errno.into()))?;
+        self.check_alive()?;
+        let numbered = place.filesystem_type() == PIDFS;
+        Ok(Known { start, inode: if numbered { inode } else { 0 } })
     }
 
     /// Its number, for people.
@@ -108,6 +164,12 @@ impl Process {
     }
 }
 
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +183,9 @@ mod tests {
         process.check_alive().unwrap();
         assert!(process.belongs_to(nix::unistd::getuid().as_raw()).unwrap());
         assert!(!process.belongs_to(12345).unwrap());
+        let known = process.known().unwrap();
+        assert!(Process::find(child.id(), known).is_ok());
+        assert!(Process::find(child.id(), Known { start: known.start + 1, ..known }).is_err());
         child.kill().unwrap();
         process.gone().await.unwrap();
         assert!(matches!(process.belongs_to(0), Err(Error::NoSuchProcess(_))));

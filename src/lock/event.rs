@@ -22,6 +22,10 @@ pub enum Event {
     LockReleased(Box<Lock>, Reason),
     /// A lock has another mode now.
     LockConverted(Box<Lock>),
+    /// A lock that was restored was seen to be there.
+    LockVerified(Box<Lock>),
+    /// A lock is not there any more, though its owner lives.
+    LockLost(Box<Lock>, Loss),
     /// There are other lockspaces now.
     LockspacesChanged,
     /// An owner did not get what others hold.
@@ -33,6 +37,29 @@ pub enum Event {
         /// Who asked.
         owner: OwnerId,
     },
+}
+
+/// Why a lock is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// Somebody else holds it.
+    Taken,
+    /// Its name leads to another file, or to none.
+    Replaced,
+    /// It can't be locked any more.
+    Unlockable,
+}
+
+impl Loss {
+    /// The word used on the bus and in the log.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Taken => "taken",
+            Self::Replaced => "replaced",
+            Self::Unlockable => "unlockable",
+        }
+    }
 }
 
 /// Why a lock was given up.

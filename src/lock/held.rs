@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::stat::fstat;
@@ -27,16 +27,18 @@ const TRIES: usize = 64;
 /// names. They are free when the last copy of their descriptions is closed, or by [`Give`].
 #[derive(Debug)]
 pub struct Held {
-    bytes: Vec<Byte>,
+    pub(super) bytes: Vec<Byte>,
     /// Whether a shared lock could be strengthened: its description was opened for writing.
-    writable: bool,
+    pub(super) writable: bool,
+    /// How the bytes are locked; `None` once they were given up. Taken while that changes.
+    pub(super) mode: Mutex<Option<Mode>>,
 }
 
 #[derive(Debug)]
-struct Byte {
-    file: File,
+pub(super) struct Byte {
+    pub(super) file: File,
     /// The lock file and its name, where it is not the disk itself.
-    place: Option<(Arc<Directory>, String)>,
+    pub(super) place: Option<(Arc<Directory>, String)>,
 }
 
 /// Locks a target in a mode. Nothing is left locked or created when it fails.
@@ -58,12 +60,12 @@ impl Work for Take {
             Lockspace::Direct => {
                 lock_byte(&disk, mode, &target.name, None)?;
                 still_there(&target)?;
-                Ok(Held { bytes: vec![Byte { file: disk, place: None }], writable })
+                Ok(Held::new(vec![Byte { file: disk, place: None }], writable, mode))
             }
             Lockspace::File(directory) => {
                 // A holder that locks the disk directly does not know of our directory.
                 free_byte(&disk, mode, &target.name, None)?;
-                let mut held = Held { bytes: Vec::new(), writable: true };
+                let mut held = Held::new(Vec::new(), true, mode);
                 for name in &target.files {
                     match lock_file(directory, name, mode, &target.name) {
                         Ok(byte) => held.bytes.push(byte),
@@ -155,14 +157,10 @@ fn lock_file(
     disk: &str,
 ) -> Result<Byte, Error> {
     let shown = shown_path(&directory.path_of(name));
-    let failed = |doing| {
-        let shown = shown.clone();
-        move |errno| Error::system(doing, shown, errno)
-    };
     for _ in 0..TRIES {
-        let file = directory.open_file(name).map_err(failed("opening lock file"))?;
+        let file = directory.open_file(name)?;
         lock_byte(&file, mode, disk, Some(&shown))?;
-        if directory.still_names(name, &file).map_err(failed("looking at lock file"))? {
+        if directory.still_names(name, &file)? {
             return Ok(Byte { file, place: Some((Arc::clone(directory), name.to_owned())) });
         }
     }
@@ -187,10 +185,9 @@ impl Work for Probe {
                 };
                 target.files.iter().try_for_each(|file| {
                     let shown = shown_path(&directory.path_of(file));
-                    match directory.find_file(file) {
-                        Ok(lock_file) => free_byte(&lock_file, mode, name, Some(&shown)),
-                        Err(Errno::ENOENT) => Ok(()),
-                        Err(errno) => Err(Error::system("opening lock file", shown, errno)),
+                    match directory.find_file(file)? {
+                        Some(lock_file) => free_byte(&lock_file, mode, name, Some(&shown)),
+                        None => Ok(()),
                     }
                 })
             });
@@ -216,7 +213,17 @@ impl Work for Give {
 }
 
 impl Held {
+    pub(super) fn new(bytes: Vec<Byte>, writable: bool, mode: Mode) -> Self {
+        Self { bytes, writable, mode: Mutex::new(Some(mode)) }
+    }
+
+    /// Its mode, and the right to change it.
+    pub(super) fn mode(&self) -> MutexGuard<'_, Option<Mode>> {
+        self.mode.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn give(&self) -> Vec<Error> {
+        *self.mode() = None;
         self.bytes.iter().flat_map(|byte| [byte.remove(), byte.unlock()]).flatten().collect()
     }
 }
@@ -235,14 +242,12 @@ impl Byte {
     fn remove(&self) -> Option<Error> {
         let (directory, name) = self.place.as_ref()?;
         let alone = ofd::try_lock(&self.file, Mode::Exclusive)
+            .map_err(|errno| Error::system("locking lock file", self.shown(), errno))
             .and_then(|alone| Ok(alone && directory.still_names(name, &self.file)?));
         match alone {
-            Ok(true) => directory
-                .remove_file(name)
-                .err()
-                .map(|errno| Error::system("removing lock file", self.shown(), errno)),
+            Ok(true) => directory.remove_file(name).err(),
             Ok(false) => None,
-            Err(errno) => Some(Error::system("looking at lock file", self.shown(), errno)),
+            Err(error) => Some(error),
         }
     }
 
@@ -278,6 +283,7 @@ impl Work for Convert {
                 self.test_disk(path, *identity)?;
             }
         }
+        let mut mode = self.held.mode();
         for (n, byte) in self.held.bytes.iter().enumerate() {
             let lock_file = byte.place.as_ref().map(|_| byte.shown());
             if let Err(error) = lock_byte(&byte.file, self.mode, &self.name, lock_file.as_deref()) {
@@ -285,6 +291,7 @@ impl Work for Convert {
                 return Err(error.with_undo(undo.collect()));
             }
         }
+        *mode = Some(self.mode);
         Ok(())
     }
 }

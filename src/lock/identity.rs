@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::fs;
+use std::os::fd::AsFd;
 
 use nix::sys::stat::{FileStat, SFlag, major, minor};
+use rustix::fs::{AtFlags, FileType, StatxFlags, makedev, statx};
 
 /// What two names must share to be one resource.
 ///
@@ -30,6 +32,25 @@ pub enum Identity {
 }
 
 impl Identity {
+    /// The identity of what a descriptor has open, as far as this host knows without asking the
+    /// file system, which may be dead.
+    #[must_use]
+    pub fn of_open(fd: impl AsFd) -> Option<Self> {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let seen = statx(fd, "", flags, StatxFlags::BASIC_STATS).ok()?;
+        match FileType::from_raw_mode(seen.stx_mode.into()) {
+            FileType::RegularFile => {
+                let dev = makedev(seen.stx_dev_major, seen.stx_dev_minor);
+                Some(Self::Inode { dev, ino: seen.stx_ino })
+            }
+            FileType::BlockDevice => {
+                let dev = makedev(seen.stx_rdev_major, seen.stx_rdev_minor);
+                Some(Self::Block { dev, seq: disk_sequence(dev) })
+            }
+            _ => None,
+        }
+    }
+
     /// The identity of a regular file or block device; `None` for anything else.
     #[must_use]
     pub fn of(stat: &FileStat) -> Option<Self> {
@@ -65,5 +86,19 @@ impl fmt::Display for Identity {
             }
             Self::Block { dev, seq } => write!(f, "block:{}:{}:{seq}", major(dev), minor(dev)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_of_looking_see_the_same() {
+        let file = tempfile::tempfile().unwrap();
+        let stat = nix::sys::stat::fstat(&file).unwrap();
+        assert!(Identity::of(&stat).is_some());
+        assert_eq!(Identity::of_open(&file), Identity::of(&stat));
+        assert_eq!(Identity::of_open(fs::File::open("/dev/null").unwrap()), None);
     }
 }

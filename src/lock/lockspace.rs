@@ -6,11 +6,11 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
@@ -96,13 +96,14 @@ const FLAGS: OFlag = OFlag::O_RDWR
     .union(OFlag::O_NONBLOCK)
     .union(OFlag::O_NOCTTY);
 
-/// A directory of lock files, opened once.
+/// A directory of lock files, checked and opened once.
 ///
 /// It stays the directory that was checked, whatever happens to its name.
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
-    fd: OwnedFd,
+    /// Empty until it is first used, where nothing may be touched yet.
+    fd: OnceLock<OwnedFd>,
 }
 
 impl Directory {
@@ -114,20 +115,27 @@ impl Directory {
     /// [`Error::Lockspace`] where it is missing, read-only, or where somebody else than root (or
     /// the service's own user) could exchange it or its files.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let refuse = |why: String| Error::Lockspace { directory: shown_path(path), why };
-        if !path.is_absolute() {
-            return Err(refuse("is not an absolute path".into()));
+        let directory = Self::unopened(path);
+        directory.fd()?;
+        Ok(directory)
+    }
+
+    /// A directory that is checked and opened when it is first used: its storage may be dead, and
+    /// nothing that starts the service again may wait for that.
+    #[must_use]
+    pub fn unopened(path: &Path) -> Self {
+        Self { path: path.to_owned(), fd: OnceLock::new() }
+    }
+
+    /// # Errors
+    ///
+    /// As for [`Self::open`], for one that was not opened yet.
+    fn fd(&self) -> Result<BorrowedFd<'_>, Error> {
+        if let Some(fd) = self.fd.get() {
+            return Ok(fd.as_fd());
         }
-        check_trusted(path).map_err(refuse)?;
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let fd = nix::fcntl::open(path, flags, Permissions::empty())
-            .map_err(|errno| refuse(format!("can't be opened: {}", errno.desc())))?;
-        let held = fstatvfs(&fd)
-            .map_err(|errno| refuse(format!("can't be looked at: {}", errno.desc())))?;
-        if held.flags().contains(FsFlags::ST_RDONLY) {
-            return Err(refuse("is on a read-only file system".into()));
-        }
-        Ok(Self { path: path.to_owned(), fd })
+        let opened = check_and_open(&self.path)?;
+        Ok(self.fd.get_or_init(|| opened).as_fd())
     }
 
     /// Where it was when it was opened.
@@ -146,30 +154,40 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// What `openat2(2)` says, links of all kinds refused; `EINVAL` where a node of another type
-    /// lies there.
-    pub fn open_file(&self, name: &str) -> Result<File, Errno> {
+    /// [`Error::System`] with what `openat2(2)` says, links of all kinds refused; `EINVAL` where a
+    /// node of another type lies there.
+    pub fn open_file(&self, name: &str) -> Result<File, Error> {
         let owner_only = Permissions::S_IRUSR | Permissions::S_IWUSR;
-        self.open_with(name, OpenHow::new().flags(FLAGS | OFlag::O_CREAT).mode(owner_only))
+        let how = OpenHow::new().flags(FLAGS | OFlag::O_CREAT).mode(owner_only);
+        Self::open_with(self.fd()?, name, how)
+            .map_err(|errno| self.failed("opening lock file", name, errno))
     }
 
-    /// Opens a lock file that is there already.
+    /// Opens a lock file that is there already; `None` where there is none.
     ///
     /// # Errors
     ///
-    /// As for [`Self::open_file`], and `ENOENT`.
-    pub fn find_file(&self, name: &str) -> Result<File, Errno> {
-        self.open_with(name, OpenHow::new().flags(FLAGS))
+    /// As for [`Self::open_file`].
+    pub fn find_file(&self, name: &str) -> Result<Option<File>, Error> {
+        match Self::open_with(self.fd()?, name, OpenHow::new().flags(FLAGS)) {
+            Ok(file) => Ok(Some(file)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(self.failed("opening lock file", name, errno)),
+        }
     }
 
-    fn open_with(&self, name: &str, how: OpenHow) -> Result<File, Errno> {
+    fn failed(&self, doing: &'static str, name: &str, errno: Errno) -> Error {
+        Error::system(doing, shown_path(&self.path_of(name)), errno)
+    }
+
+    fn open_with(directory: BorrowedFd<'_>, name: &str, how: OpenHow) -> Result<File, Errno> {
         let how = how.resolve(
             ResolveFlag::RESOLVE_BENEATH
                 | ResolveFlag::RESOLVE_NO_SYMLINKS
                 | ResolveFlag::RESOLVE_NO_MAGICLINKS
                 | ResolveFlag::RESOLVE_NO_XDEV,
         );
-        let file = File::from(openat2(&self.fd, name, how)?);
+        let file = File::from(openat2(directory, name, how)?);
         let kind = SFlag::from_bits_truncate(fstat(&file)?.st_mode) & SFlag::S_IFMT;
         if kind == SFlag::S_IFREG { Ok(file) } else { Err(Errno::EINVAL) }
     }
@@ -180,22 +198,41 @@ impl Directory {
     /// # Errors
     ///
     /// What looking says, but for a missing name: that is a plain no.
-    pub fn still_names(&self, name: &str, file: &File) -> Result<bool, Errno> {
-        match fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(there) => Ok(same_node(&there, &fstat(file.as_fd())?)),
+    pub fn still_names(&self, name: &str, file: &File) -> Result<bool, Error> {
+        let there = match fstatat(self.fd()?, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(there) => fstat(file.as_fd()).map(|open| same_node(&there, &open)),
             Err(Errno::ENOENT) => Ok(false),
             Err(errno) => Err(errno),
-        }
+        };
+        there.map_err(|errno| self.failed("looking at lock file", name, errno))
     }
 
     /// Removes a lock file. Only for who holds it exclusively.
     ///
     /// # Errors
     ///
-    /// What `unlinkat(2)` says.
-    pub fn remove_file(&self, name: &str) -> Result<(), Errno> {
-        unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir)
+    /// [`Error::System`] with what `unlinkat(2)` says.
+    pub fn remove_file(&self, name: &str) -> Result<(), Error> {
+        unlinkat(self.fd()?, name, UnlinkatFlags::NoRemoveDir)
+            .map_err(|errno| self.failed("removing lock file", name, errno))
     }
+}
+
+fn check_and_open(path: &Path) -> Result<OwnedFd, Error> {
+    let refuse = |why: String| Error::Lockspace { directory: shown_path(path), why };
+    if !path.is_absolute() {
+        return Err(refuse("is not an absolute path".into()));
+    }
+    check_trusted(path).map_err(refuse)?;
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let fd = nix::fcntl::open(path, flags, Permissions::empty())
+        .map_err(|errno| refuse(format!("can't be opened: {}", errno.desc())))?;
+    let held =
+        fstatvfs(&fd).map_err(|errno| refuse(format!("can't be looked at: {}", errno.desc())))?;
+    if held.flags().contains(FsFlags::ST_RDONLY) {
+        return Err(refuse("is on a read-only file system".into()));
+    }
+    Ok(fd)
 }
 
 /// Checks that nobody but root and ourselves can exchange the directory or anything on the way.
@@ -267,7 +304,8 @@ mod tests {
         assert_eq!(fs::metadata(dir.path().join("a")).unwrap().mode() & 0o7777, 0o600);
         assert!(space.still_names("a", &file).unwrap());
         std::os::unix::fs::symlink("a", dir.path().join("b")).unwrap();
-        assert_eq!(space.open_file("b").unwrap_err(), Errno::ELOOP);
+        let error = space.open_file("b").unwrap_err();
+        assert!(matches!(error, Error::System { errno: Errno::ELOOP, .. }), "{error}");
         assert!(space.open_file("../x").is_err());
         fs::remove_file(dir.path().join("a")).unwrap();
         assert!(!space.still_names("a", &file).unwrap());

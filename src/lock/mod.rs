@@ -18,13 +18,14 @@ pub mod printable;
 pub mod record;
 pub mod resolve;
 pub mod resource;
+pub mod restored;
 pub mod stranger;
 pub mod table;
 pub mod work;
 
 pub use error::Error;
-pub use event::{Event, Reason};
+pub use event::{Event, Loss, Reason};
 pub use mode::Mode;
 pub use owner::{Anchor, Front, Owner, OwnerId};
-pub use record::{Lock, Want};
+pub use record::{Lock, Proof, Want};
 pub use table::Table;

@@ -18,8 +18,22 @@ pub struct Lock {
     pub since: u64,
     /// How far it is.
     pub stage: Stage,
+    /// Whether it is there.
+    pub proof: Proof,
     /// What is held, and how.
     pub want: Want,
+}
+
+/// Whether a lock that is held is there, as far as was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// It was seen to be there, when it was given or since.
+    Verified,
+    /// It was there before the service was started again, and has not been looked at since.
+    Unverified,
+    /// It is not there: somebody else has it, or its file is gone. Its owner may still be using
+    /// the disk, so it stays in the way of others.
+    Lost,
 }
 
 /// One resource of a request, as far as it was found out.

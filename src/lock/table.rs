@@ -22,7 +22,7 @@ use super::lockspace::LockspaceKind;
 use super::mode::Mode;
 use super::owner::{Anchor, AnchorId, Owner, OwnerId};
 use super::printable::shown;
-use super::record::{Lock, Stage, Want};
+use super::record::{Lock, Proof, Stage, Want};
 
 /// What was decided on a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -322,17 +322,23 @@ impl Table {
     fn insert(&mut self, owner: OwnerId, want: Want, since: u64) -> u64 {
         self.last += 1;
         let id = self.last;
+        let (stage, proof) = (Stage::Granting, Proof::Verified);
+        self.enter(Lock { id, owner, since, stage, proof, want });
+        id
+    }
+
+    fn enter(&mut self, lock: Lock) {
+        let (id, want) = (lock.id, &lock.want);
         self.by_identity.entry(want.identity).or_default().insert(id);
         if want.lockspace == LockspaceKind::File {
             for file in &want.lock_files {
                 self.by_lock_file.entry(file.clone()).or_default().insert(id);
             }
         }
-        if let Some(owner) = self.owners.get_mut(&owner) {
+        if let Some(owner) = self.owners.get_mut(&lock.owner) {
             owner.locks.insert(id);
         }
-        self.locks.insert(id, Lock { id, owner, since, stage: Stage::Granting, want });
-        id
+        self.locks.insert(id, lock);
     }
 
     fn delete(&mut self, number: u64) -> Option<Lock> {
@@ -376,5 +382,6 @@ fn forget<K: std::hash::Hash + Eq>(index: &mut HashMap<K, BTreeSet<u64>>, key: &
     }
 }
 
+mod restored;
 #[cfg(test)]
 mod tests;

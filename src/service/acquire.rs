@@ -4,26 +4,35 @@
 //! 2. What is not found yet is found.
 //! 3. The table decides: everything asked for is reserved, or nothing is. From here on nobody
 //!    else can come between, under whatever name.
-//! 4. The bytes are locked in the kernel, one after the other. It knows strangers.
-//! 5. Should one fail, those before it are given back, and the reservation is cancelled.
-//! 6. The table commits. Should the owner have ended meanwhile, all is given back.
-//! 7. The world is told, and sees the lock objects.
-//! 8. The caller is answered.
+//! 4. What was decided is noted as begun.
+//! 5. The bytes are locked in the kernel, one after the other. It knows strangers.
+//! 6. Their descriptors are parked, where they outlive the service, and the locks noted as held.
+//! 7. The table commits. Should the owner have ended meanwhile, all is given back.
+//! 8. The world is told, and sees the lock objects.
+//! 9. The caller is answered.
 //!
-//! Steps 2 to 6 are one story on one storage thread, since each change of threads costs more than
+//! Should a step fail, those before it are undone. An owner that is opened with its first locks is
+//! noted and parked in the same story, before its locks and after.
+//!
+//! Steps 2 to 7 are one story on one storage thread, since each change of threads costs more than
 //! all that is done on them. A caller that leaves in between changes nothing: the story runs to
 //! its end, and the locks are its owner's.
 
 use std::sync::Arc;
 
 use super::describe::{DescribeRefusal, DescribeStranger};
+use super::keeping::{Anchored, Names};
 use super::limits::within;
 use super::{Error, Service, Shown, now};
-use crate::lock::held::{Give, Held, Take};
+use crate::keep::line::Step;
+use crate::lock::held::{Held, Take};
+use crate::lock::owner::AnchorId;
 use crate::lock::printable::shown as shown_text;
+use crate::lock::record::{Proof, Stage};
 use crate::lock::resolve::{Access, Resolve, Target};
 use crate::lock::work::{InOrder, Work};
-use crate::lock::{self, Event, Mode, OwnerId, Want};
+use crate::lock::{self, Event, Lock, Mode, Owner, OwnerId, Want};
+use crate::step::step;
 
 /// One resource that an owner asks for.
 #[derive(Debug)]
@@ -71,6 +80,8 @@ struct Reserved {
     locks: Vec<u64>,
     /// Those of them that are new.
     fresh: Vec<u64>,
+    /// The same, as they will be.
+    records: Vec<Lock>,
     /// What is to be done for the new ones, in the same order.
     takes: Vec<Take>,
 }
@@ -85,21 +96,18 @@ impl Service {
     /// [`Error::Limit`], and those of [`crate::lock::Error`].
     pub async fn acquire(&self, id: OwnerId, asks: Vec<Ask>) -> Result<Vec<u64>, Error> {
         let _turn = self.turn(id).await?;
-        self.acquire_in_turn(id, asks, Vec::new()).await
+        self.acquire_in_turn(id, asks, None).await
     }
 
-    /// The story from step 2; `before` happened before the locks, and is told before them.
+    /// The story from step 2; for an owner that is being opened, `opened` is what is to be kept.
     pub(super) async fn acquire_in_turn(
         &self,
         id: OwnerId,
         asks: Vec<Ask>,
-        before: Vec<Event>,
+        opened: Option<Opened>,
     ) -> Result<Vec<u64>, Error> {
-        let story = Story { service: self.clone(), id, asks, before };
-        // With nothing to find and nothing to lock there is nothing to leave this thread for.
-        let empty = story.asks.is_empty();
-        let told = if empty { story.perform() } else { self.storage().run(story).await? };
-        let (locks, shown) = told?;
+        let story = Story { service: self.clone(), id, asks, opened };
+        let (locks, shown) = self.storage().run(story).await??;
         shown.wait().await;
         Ok(locks)
     }
@@ -113,6 +121,7 @@ impl Service {
     ) -> Result<Reserved, Error> {
         let wants: Vec<Want> =
             targets.iter().zip(modes).map(|(target, mode)| want(target, *mode)).collect();
+        let since = now();
         let reserved = {
             let mut state = self.state();
             state.check_open()?;
@@ -120,9 +129,14 @@ impl Service {
             within("resources", wants.len(), limit, || "in one call".to_owned())?;
             state.check_total(wants.len())?;
             state.check_quota(self.0.exempt, id.uid, |usage| usage.count_locks(wants.len()))?;
-            state.table.reserve(id, &wants, now())?
+            state.table.reserve(id, &wants, since)?
         };
         let mut targets: Vec<Option<Target>> = targets.into_iter().map(Some).collect();
+        let (stage, proof, owner) = (Stage::Granting, Proof::Verified, id);
+        let record = |(lock, n): &(u64, usize)| {
+            Some(Lock { id: *lock, owner, since, stage, proof, want: wants.get(*n)?.clone() })
+        };
+        let records = reserved.fresh.iter().filter_map(record).collect();
         let (fresh, takes) = reserved
             .fresh
             .iter()
@@ -131,16 +145,16 @@ impl Service {
                 Some((*lock, Take { target, mode: *modes.get(*n)? }))
             })
             .unzip();
-        Ok(Reserved { locks: reserved.locks, fresh, takes })
+        Ok(Reserved { locks: reserved.locks, fresh, records, takes })
     }
 
-    /// Step 6.
+    /// Step 7.
     fn commit(
         &self,
         id: OwnerId,
         fresh: &[u64],
         held: &[Arc<Held>],
-        before: Vec<Event>,
+        opened: bool,
     ) -> Result<Shown, Error> {
         let (given, shown) = {
             let mut state = self.state();
@@ -148,7 +162,8 @@ impl Service {
             for (lock, held) in fresh.iter().zip(held) {
                 state.held.insert(*lock, Arc::clone(held));
             }
-            let events = before.into_iter().chain(given.iter().cloned()).collect();
+            let opened = opened.then_some(Event::OwnerOpened(id));
+            let events = opened.into_iter().chain(given.iter().cloned()).collect();
             (given, state.publish(events))
         };
         for event in &given {
@@ -160,26 +175,24 @@ impl Service {
         Ok(shown)
     }
 
-    /// Step 5: gives back what was taken. The error of the request comes with those of its undoing.
-    fn undo(&self, error: Error, fresh: &[u64], held: Vec<Arc<Held>>) -> Error {
-        let failures: Vec<lock::Error> =
-            held.into_iter().flat_map(|held| Give(held).perform()).collect();
-        {
+    /// Gives back what was taken, and forgets what was noted. Tells what of that failed.
+    fn undo(&self, id: OwnerId, fresh: &[u64], held: Vec<Arc<Held>>) -> Vec<lock::Error> {
+        let held = held.into_iter().map(Some);
+        let failures = self.give(id, fresh.iter().copied().zip(held).collect());
+        if let Err(error) = self.keep().mark_locks(fresh, Step::Gone) {
+            tracing::error!(%error, "a lock was not given, but its record stays");
+        }
+        let closed = {
             let mut state = self.state();
             let events = state.table.cancel(fresh);
+            let closed = state.closed(&events);
             // An owner that went meanwhile; nobody waits for that to be seen.
             drop(state.publish(events));
-        }
+            closed
+        };
+        self.forget(&closed);
         self.owner_went();
-        match error {
-            Error::Lock(error) => Error::Lock(error.with_undo(failures)),
-            error => {
-                for failure in failures {
-                    tracing::error!(%failure, "undoing failed");
-                }
-                error
-            }
-        }
+        failures
     }
 
     /// Puts a refusal into a sentence, and tells those who watch the resource of it. Looks users
@@ -208,40 +221,61 @@ impl Service {
     }
 }
 
-/// Steps 2 to 6.
+/// An owner that is being opened, as it is kept.
+pub(super) struct Opened {
+    pub(super) owner: Owner,
+    pub(super) names: Names,
+    pub(super) anchors: Vec<(AnchorId, Anchored)>,
+}
+
+/// Steps 2 to 7.
 struct Story {
     service: Service,
     id: OwnerId,
     asks: Vec<Ask>,
-    before: Vec<Event>,
+    opened: Option<Opened>,
 }
 
 impl Work for Story {
     type Answer = Result<(Vec<u64>, Shown), Error>;
 
     fn perform(self) -> Self::Answer {
-        let Self { service, id, asks, before } = self;
-        tell(&service, id, asks, before).map_err(|error| service.describe(id, error))
+        let (service, id) = (self.service.clone(), self.id);
+        self.tell().map_err(|error| service.describe(id, error))
     }
 }
 
-fn tell(
-    service: &Service,
-    id: OwnerId,
-    asks: Vec<Ask>,
-    before: Vec<Event>,
-) -> Result<(Vec<u64>, Shown), Error> {
-    let modes: Vec<Mode> = asks.iter().map(|ask| ask.mode).collect();
-    let targets = asks.into_iter().map(|ask| ask.disk.find()).collect::<Result<Vec<_>, _>>()?;
-    let Reserved { locks, fresh, takes } = service.reserve(id, targets, &modes)?;
-    let done = InOrder(takes).perform();
-    let held: Vec<Arc<Held>> = done.answers.into_iter().map(Arc::new).collect();
-    let committed = match done.failure {
-        None => service.commit(id, &fresh, &held, before),
-        Some(failure) => Err(failure.into()),
-    };
-    match committed {
-        Ok(shown) => Ok((locks, shown)),
-        Err(error) => Err(service.undo(error, &fresh, held)),
+impl Story {
+    fn tell(self) -> Result<(Vec<u64>, Shown), Error> {
+        let Self { service, id, asks, opened } = self;
+        let modes: Vec<Mode> = asks.iter().map(|ask| ask.mode).collect();
+        let targets = asks.into_iter().map(|ask| ask.disk.find()).collect::<Result<Vec<_>, _>>()?;
+        if let Some(Opened { owner, names, anchors }) = &opened {
+            service.keep().open(names, owner, anchors)?;
+            service.forget_ended(names);
+        }
+        let Reserved { locks, fresh, records, takes } = service.reserve(id, targets, &modes)?;
+        step("grant-reserved");
+        let mut held = Vec::new();
+        let given = (|| {
+            service.keep().begin(&records)?;
+            let done = InOrder(takes).perform();
+            held.extend(done.answers.into_iter().map(Arc::new));
+            done.failure.map_or(Ok(()), Err)?;
+            step("grant-locked");
+            service.keep().park(id, &fresh, &held)?;
+            service.keep().commit(opened.as_ref().map(|opened| &opened.names), &fresh)?;
+            service.commit(id, &fresh, &held, opened.is_some())
+        })();
+        match given {
+            Ok(shown) => {
+                step("grant-committed");
+                Ok((locks, shown))
+            }
+            Err(error) => {
+                let failures = service.undo(id, &fresh, held);
+                Err(error.with_undo(failures))
+            }
+        }
     }
 }

@@ -1,14 +1,18 @@
 //! How a lock gets another mode.
 //!
-//! To weaken: the byte first, then the table, so that the table never promises what the kernel
-//! does not give. To strengthen: the table first, so that nobody comes in between, then the byte;
-//! and back in the table should the kernel refuse.
+//! To weaken: noted first, so that a restart asks for no more than was kept; then the byte, then
+//! the table, so that the table never promises what the kernel does not give. To strengthen: the
+//! table first, so that nobody comes in between, then the byte, then the note; and back should one
+//! of them fail.
+
+use std::sync::Arc;
 
 use super::{Error, Service, Shown};
 use crate::lock::held::Convert;
 use crate::lock::lockspace::LockspaceKind;
 use crate::lock::work::Work;
 use crate::lock::{self, Mode, OwnerId};
+use crate::step::step;
 
 impl Service {
     /// Changes the mode of a held lock. The same mode again is no change and no error.
@@ -33,7 +37,9 @@ impl Service {
         if want.mode == mode {
             return Ok(None);
         }
-        let held = state.held.get(&number).cloned().ok_or_else(no_such)?;
+        let why = "its lock is lost, so it can't be converted";
+        let lost = || lock::Error::not_lockable(&want.resource, why);
+        let held = state.held.get(&number).cloned().ok_or_else(lost)?;
         if mode == Mode::Exclusive {
             state.table.begin_strengthening(number)?;
         }
@@ -61,7 +67,29 @@ impl Work for Story {
 
 fn tell(service: &Service, number: u64, mode: Mode) -> Result<Shown, Error> {
     let Some(convert) = service.begin_conversion(number, mode)? else { return Ok(Shown(None)) };
-    let done = convert.perform();
+    let held = Arc::clone(&convert.held);
+    let (name, weaken) = (convert.name.clone(), mode == Mode::Shared);
+    if weaken {
+        service.keep().set_mode(number, mode)?;
+        step("weaken-noted");
+    }
+    let mut done = convert.perform().map_err(Error::from);
+    step("convert-locked");
+    if done.is_ok() && !weaken {
+        done = service.keep().set_mode(number, mode);
+        if done.is_err() {
+            let back = Convert { held, mode: Mode::Shared, name, disk: None };
+            if let Err(error) = back.perform() {
+                tracing::error!(%error, lock = number, "undoing a strengthening failed");
+            }
+        }
+    }
+    if done.is_err() && weaken {
+        // It is exclusive still, and is to be so after a restart.
+        if let Err(error) = service.keep().set_mode(number, Mode::Exclusive) {
+            tracing::error!(%error, lock = number, "undoing a weakening failed");
+        }
+    }
     let mut state = service.state();
     match done {
         Ok(()) => {
@@ -69,11 +97,11 @@ fn tell(service: &Service, number: u64, mode: Mode) -> Result<Shown, Error> {
             Ok(state.publish(vec![event]))
         }
         Err(error) => {
-            if mode == Mode::Exclusive {
+            if !weaken {
                 // Entered before it was done. If the lock is gone meanwhile, so is its mode.
                 let _ = state.table.set_mode(number, Mode::Shared);
             }
-            Err(error.into())
+            Err(error)
         }
     }
 }

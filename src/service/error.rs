@@ -1,7 +1,7 @@
 //! What can go wrong with a command.
 
 use crate::lock::holder::Refusal;
-use crate::{life, lock};
+use crate::{keep, life, lock};
 
 /// Everything that floor 2 refuses or fails at.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +12,9 @@ pub enum Error {
     /// An anchor that can't be had.
     #[error(transparent)]
     Life(#[from] life::Error),
+    /// Something that can't be kept over a crash, and so is not given.
+    #[error(transparent)]
+    Keep(#[from] keep::Error),
     /// Owners of ours hold it.
     #[error("{message}")]
     Held {
@@ -54,4 +57,20 @@ pub enum Error {
     /// A request to the file system ended without an answer: a bug, or the service's end.
     #[error("a file system request was abandoned")]
     Abandoned,
+}
+
+impl Error {
+    /// The error with the failures of its undoing, if there were any.
+    #[must_use]
+    pub(super) fn with_undo(self, failures: Vec<lock::Error>) -> Self {
+        match self {
+            Self::Lock(error) => Self::Lock(error.with_undo(failures)),
+            error => {
+                for failure in failures {
+                    tracing::error!(%failure, "undoing failed");
+                }
+                error
+            }
+        }
+    }
 }

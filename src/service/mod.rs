@@ -12,25 +12,33 @@ mod acquire;
 mod convert;
 pub mod describe;
 mod error;
+mod finding;
+mod keeping;
 pub mod limits;
 mod owners;
 mod query;
 mod release;
+mod restore;
 mod state;
 pub mod storage;
+mod verify;
 
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::lock::lockspace::Lockspaces;
+use crate::lock::work::Work;
 use crate::lock::{Event, Lock, Owner};
 
 pub use acquire::{Ask, Disk};
 pub use error::Error;
+use keeping::Keep;
 pub use limits::{Exempt, Limits};
 pub use owners::{NewAnchor, Opening};
+pub use restore::restore;
 use state::State;
 use storage::Storage;
 
@@ -54,8 +62,11 @@ struct Inner {
     state: Mutex<State>,
     storage: Storage,
     exempt: Exempt,
+    keep: Keep,
     /// Told when an owner may have gone.
     went: Notify,
+    /// Told when something lies dead in the parking.
+    unclean: Notify,
 }
 
 /// Events that belong together, for whoever shows the table to the world.
@@ -79,15 +90,19 @@ pub struct Subscription {
 }
 
 impl Service {
-    /// A service that holds nothing yet.
-    #[must_use]
-    pub fn new(settings: Settings, exempt: Exempt) -> Self {
+    fn new(state: State, exempt: Exempt, keep: Keep) -> Self {
         Self(Arc::new(Inner {
-            state: Mutex::new(State::new(settings)),
-            storage: Storage,
+            state: Mutex::new(state),
+            storage: Storage::default(),
             exempt,
+            keep,
             went: Notify::new(),
+            unclean: Notify::new(),
         }))
+    }
+
+    fn keep(&self) -> &Keep {
+        &self.0.keep
     }
 
     /// The settings in force.
@@ -118,6 +133,49 @@ impl Service {
         &self.0.storage
     }
 
+    /// Whether locks outlive the service itself, because somebody keeps their descriptors.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.keep().parking.is_kept()
+    }
+
+    /// Lets everything that is kept live on in the program that replaces this one, with the lock on
+    /// the runtime directory; tells what to tell it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Keep`]; nothing is passed on then.
+    pub fn hand_down(&self, lock: BorrowedFd<'_>) -> Result<String, Error> {
+        Ok(self.keep().parking.hand_down(lock)?)
+    }
+
+    /// Undoes [`Self::hand_down`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Keep`].
+    pub fn keep_back(&self, lock: BorrowedFd<'_>) -> Result<(), Error> {
+        Ok(self.keep().parking.keep_back(lock)?)
+    }
+
+    fn clean_soon(&self) {
+        self.0.unclean.notify_one();
+    }
+
+    /// Closes the parked copies of what was released, shortly after: they pin file systems that
+    /// somebody may want to unmount.
+    async fn clean(self) {
+        loop {
+            self.0.unclean.notified().await;
+            // What is released together is cleaned up together.
+            tokio::time::sleep(CLEAN_AFTER).await;
+            let clean = Clean(self.clone());
+            if let Err(error) = self.storage().run(clean).await.and_then(|cleaned| cleaned) {
+                tracing::error!(%error, "copies of released descriptors stay open");
+            }
+        }
+    }
+
     /// The table now and all that follows. There is one reader; a new one takes the old one's place.
     #[must_use]
     pub fn subscribe(&self) -> Subscription {
@@ -143,6 +201,19 @@ impl Service {
     }
 }
 
+/// How long dead descriptors may lie about.
+const CLEAN_AFTER: Duration = Duration::from_millis(200);
+
+struct Clean(Service);
+
+impl Work for Clean {
+    type Answer = Result<(), Error>;
+
+    fn perform(self) -> Self::Answer {
+        Ok(self.0.keep().parking.clean()?)
+    }
+}
+
 /// Microseconds since 1970; 0 on a clock that stands before that.
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -150,6 +221,7 @@ fn now() -> u64 {
 }
 
 /// Events on their way to being seen.
+#[derive(Debug)]
 #[must_use = "a command is answered only after its events can be seen"]
 struct Shown(Option<oneshot::Receiver<()>>);
 

@@ -4,11 +4,15 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use tokio::sync::OwnedMutexGuard;
+use tokio::task::AbortHandle;
 
+use super::acquire::Opened;
+use super::keeping::{Anchored, Names};
 use super::limits::Usage;
 use super::{Ask, Error, Service, now};
 use crate::life::{Lease, Process};
 use crate::lock::owner::AnchorId;
+use crate::lock::work::Work;
 use crate::lock::{self, Anchor, Event, Front, Owner, OwnerId, Reason};
 
 /// An owner that is about to be opened.
@@ -45,6 +49,15 @@ impl NewAnchor {
             Self::Manual => Anchor::Manual,
         }
     }
+
+    /// What there is to watch and to park.
+    fn anchored(self) -> Option<Anchored> {
+        match self {
+            Self::Lease(lease) => Some(Anchored::Lease(Arc::new(lease))),
+            Self::Process(process) => Some(Anchored::Process(Arc::new(process))),
+            Self::Manual => None,
+        }
+    }
 }
 
 impl Service {
@@ -67,11 +80,9 @@ impl Service {
             }
             break self.enter(id, &name, front, &anchors, asks.len())?;
         };
-        for anchor in anchors {
-            self.watch(id, anchor)?;
-        }
-        let opened = vec![Event::OwnerOpened(id)];
-        match self.acquire_in_turn(id, asks, opened).await {
+        let opened = self.attach(id, anchors)?;
+        let names = opened.names.clone();
+        match self.acquire_in_turn(id, asks, Some(opened)).await {
             Ok(locks) => {
                 tracing::info!(owner = %id.uuid, uid = id.uid, "opened VM \"{name}\"");
                 drop(turn);
@@ -79,15 +90,31 @@ impl Service {
             }
             Err(error) => {
                 // It was never shown, so nobody is told of its end; and it may have ended by itself.
-                let mut state = self.state();
-                if state.table.end_owner(id).is_ok() {
-                    drop(state.kept.remove(&id));
-                }
-                drop(state);
+                let ended = self.state().end(id);
+                drop(ended);
+                let forget = Forget { service: self.clone(), closed: vec![names] };
+                self.storage().run(forget).await?;
                 self.owner_went();
                 Err(error)
             }
         }
+    }
+
+    /// Gives an owner that was just entered its anchors, and has them watched.
+    fn attach(&self, id: OwnerId, anchors: Vec<NewAnchor>) -> Result<Opened, Error> {
+        let mut all = Vec::with_capacity(anchors.len());
+        for anchor in anchors {
+            let kind = anchor.anchor();
+            let anchored = anchor.anchored();
+            let number = self.watch(id, kind, anchored.clone())?;
+            all.extend(anchored.map(|anchored| (number, anchored)));
+        }
+        let mut state = self.state();
+        let record = state.next_anchor();
+        state.kept.entry(id).or_default().record = record;
+        let owner = state.table.owner(id).cloned().ok_or(lock::Error::NoSuchOwner(id))?;
+        let anchors = all.iter().map(|(number, _)| *number).collect();
+        Ok(Opened { owner, names: Names { owner: id, record, anchors }, anchors: all })
     }
 
     /// Enters an owner into the table, without anchors, its first turn taken.
@@ -131,25 +158,46 @@ impl Service {
     ///
     /// [`lock::Error::NoSuchOwner`], [`Error::Limit`].
     pub async fn bind(&self, id: OwnerId, anchor: NewAnchor) -> Result<(), Error> {
-        let count = |usage: &mut Usage| usage.count(anchor.anchor());
-        self.state().check_quota(self.0.exempt, id.uid, count)?;
-        self.watch(id, anchor)?;
+        let kind = anchor.anchor();
+        let more = |usage: &mut Usage| usage.count(kind);
+        self.state().check_quota(self.0.exempt, id.uid, more)?;
+        let Some(anchored) = anchor.anchored() else { return Ok(()) };
+        // Watched first: whoever ends before he is noted is not to be noted for ever.
+        let number = self.watch(id, kind, Some(anchored.clone()))?;
+        let bind = Bind { service: self.clone(), id, number, anchored };
+        if let Err(error) = self.storage().run(bind).await? {
+            self.clone().anchor_gone(id, number).await;
+            return Err(error);
+        }
         let shown = self.state().publish(vec![Event::AnchorsChanged(id)]);
         shown.wait().await;
         Ok(())
     }
 
     /// Adds an anchor, and a task that waits for its end.
-    fn watch(&self, id: OwnerId, new: NewAnchor) -> Result<(), Error> {
+    pub(super) fn watch(
+        &self,
+        id: OwnerId,
+        kind: Anchor,
+        anchored: Option<Anchored>,
+    ) -> Result<AnchorId, Error> {
         let mut state = self.state();
         let number = state.next_anchor();
-        state.table.add_anchor(id, number, new.anchor())?;
+        state.table.add_anchor(id, number, kind)?;
+        if let Some(anchored) = anchored {
+            let watch = self.follow(id, number, anchored);
+            state.kept.entry(id).or_default().watches.insert(number, watch);
+        }
+        Ok(number)
+    }
+
+    /// The task that waits for an anchor's end.
+    pub(super) fn follow(&self, id: OwnerId, number: AnchorId, anchored: Anchored) -> AbortHandle {
         let service = self.clone();
         let task = async move {
-            let gone = match &new {
-                NewAnchor::Lease(lease) => lease.gone().await,
-                NewAnchor::Process(process) => process.gone().await,
-                NewAnchor::Manual => return,
+            let gone = match &anchored {
+                Anchored::Lease(lease) => lease.gone().await,
+                Anchored::Process(process) => process.gone().await,
             };
             match gone {
                 Ok(()) => service.anchor_gone(id, number).await,
@@ -159,9 +207,7 @@ impl Service {
                 }
             }
         };
-        let watch = tokio::spawn(task).abort_handle();
-        state.kept.entry(id).or_default().watches.insert(number, watch);
-        Ok(())
+        tokio::spawn(task).abort_handle()
     }
 
     async fn anchor_gone(self, id: OwnerId, number: AnchorId) {
@@ -176,6 +222,10 @@ impl Service {
                 None => return, // closed meanwhile
             }
         };
+        let forget = ForgetAnchor { service: self.clone(), id, number };
+        if let Err(error) = self.storage().run(forget).await {
+            tracing::error!(%error, owner = %id.uuid, uid = id.uid, "an anchor that ended stays noted");
+        }
         if !last {
             let shown = self.state().publish(vec![Event::AnchorsChanged(id)]);
             shown.wait().await;
@@ -198,5 +248,83 @@ impl Service {
     /// Wakes those who wait for an owner to be gone altogether.
     pub(super) fn owner_went(&self) {
         self.0.went.notify_waiters();
+    }
+}
+
+/// Notes and parks an anchor.
+struct Bind {
+    service: Service,
+    id: OwnerId,
+    number: AnchorId,
+    anchored: Anchored,
+}
+
+impl Work for Bind {
+    type Answer = Result<(), Error>;
+
+    fn perform(self) -> Result<(), Error> {
+        let Self { service, id, number, anchored } = self;
+        service.keep().bind(id, number, &anchored)?;
+        // Had it ended, or its owner, while it was being noted, nobody would forget it any more.
+        let there = {
+            let state = service.state();
+            state.table.living(id).is_ok_and(|owner| owner.anchors.contains_key(&number))
+        };
+        if there {
+            return Ok(());
+        }
+        ForgetAnchor { service, id, number }.perform();
+        Err(lock::Error::NoSuchOwner(id).into())
+    }
+}
+
+/// Keeps an anchor no more.
+struct ForgetAnchor {
+    service: Service,
+    id: OwnerId,
+    number: AnchorId,
+}
+
+impl Work for ForgetAnchor {
+    type Answer = ();
+
+    fn perform(self) {
+        let Self { service, id, number } = self;
+        match service.keep().forget_anchor(id, number) {
+            Ok(true) => service.clean_soon(),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "an anchor is gone, but its record is not"),
+        }
+    }
+}
+
+impl Service {
+    /// Forgets those anchors that ended while they were being noted. For a storage thread.
+    pub(super) fn forget_ended(&self, names: &Names) {
+        let gone: Vec<AnchorId> = {
+            let state = self.state();
+            let owner = state.table.owner(names.owner);
+            let gone = |number: &AnchorId| {
+                owner.is_none_or(|owner| owner.ended || !owner.anchors.contains_key(number))
+            };
+            names.anchors.iter().copied().filter(gone).collect()
+        };
+        for number in gone {
+            ForgetAnchor { service: self.clone(), id: names.owner, number }.perform();
+        }
+    }
+}
+
+/// Keeps owners no more.
+struct Forget {
+    service: Service,
+    closed: Vec<Names>,
+}
+
+impl Work for Forget {
+    type Answer = ();
+
+    fn perform(self) {
+        self.service.forget(&self.closed);
     }
 }

@@ -1,9 +1,13 @@
 //! How locks end: by command, by force, with their owner.
 //!
 //! 1. The table takes the lock off the list, but keeps it in the way of others.
-//! 2. Its lock file is removed, its byte unlocked, its descriptor closed.
-//! 3. The table forgets it: from here on others may have it.
-//! 4. The world is told, with the reason.
+//! 2. It is noted as being released: a restart goes on from here.
+//! 3. Its lock file is removed, its byte unlocked, its descriptors closed, the parked one too.
+//! 4. It is noted as gone.
+//! 5. The table forgets it: from here on others may have it.
+//! 6. The world is told, with the reason.
+//!
+//! Steps 2 to 5 are one story on one storage thread.
 //!
 //! An owner that ends takes the same steps with all it holds. It does not wait for its turn: a
 //! command that is under way finds out at its commit, and gives back what it took.
@@ -11,11 +15,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::state::State;
+use super::keeping::{Names, byte_keys};
+use super::state::{Ending, State};
 use super::{Error, Service, Shown};
+use crate::keep::line::Step;
 use crate::lock::held::{Give, Held};
 use crate::lock::printable::shown;
-use crate::lock::{self, OwnerId, Reason};
+use crate::lock::work::Work;
+use crate::lock::{self, Event, OwnerId, Reason};
+use crate::step::step;
 
 impl Service {
     /// Releases locks of one owner, all of them or none.
@@ -58,7 +66,7 @@ impl Service {
         if foreign {
             tracing::warn!(owner = %id.uuid, uid = id.uid, by, locks = ?locks, "locks broken by force");
         }
-        self.give_up(held, reason).await.wait().await;
+        self.give_up(Story::of_locks(self, id, held, reason)).await?.wait().await;
         Ok(())
     }
 
@@ -104,48 +112,34 @@ impl Service {
         reason: Reason,
         check: impl FnOnce(&State) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let (held, gone) = {
+        let ending = {
             let mut state = self.state();
             check(&state)?;
-            let (locks, events) = state.table.end_owner(id)?;
-            // Closes our ends of its leases, and its turn to all who come after.
-            drop(state.kept.remove(&id));
-            let held: Vec<_> =
-                locks.into_iter().map(|lock| (lock, state.held.remove(&lock))).collect();
-            (held, state.publish(events))
+            state.end(id)?
         };
-        tracing::info!(owner = %id.uuid, uid = id.uid, locks = held.len(), reason = reason.as_str(), "owner ended");
-        self.give_up(held, reason).await.wait().await;
+        tracing::info!(owner = %id.uuid, uid = id.uid, locks = ending.held.len(), reason = reason.as_str(), "owner ended");
+        let (story, gone) = Story::of_owner(self, ending, reason);
+        self.give_up(story).await?.wait().await;
         gone.wait().await;
         Ok(())
     }
 
-    /// Steps 2 to 4.
-    async fn give_up(&self, locks: Vec<(u64, Option<Arc<Held>>)>, reason: Reason) -> Shown {
-        let (numbers, held): (Vec<u64>, Vec<Option<Arc<Held>>>) = locks.into_iter().unzip();
-        let gives: Vec<Give> = held.into_iter().flatten().map(Give).collect();
-        if !gives.is_empty() {
-            // One that ended without an answer closed its files, which frees them; it is logged.
-            let failures = self.storage().run(gives).await.unwrap_or_default();
-            for failure in failures.into_iter().flatten() {
-                tracing::error!(%failure, "a lock is released, but not all of it could be undone");
-            }
-        }
-        let (events, told) = {
-            let mut state = self.state();
-            let events = state.table.finish_release(&numbers, reason);
-            let told = state.publish(events.clone());
-            (events, told)
-        };
-        for event in &events {
-            if let lock::Event::LockReleased(lock, reason) = event {
-                let (resource, id) = (shown(&lock.want.resource), lock.owner);
-                let reason = reason.as_str();
-                tracing::info!(lock = lock.id, owner = %id.uuid, uid = id.uid, reason, "released {resource}");
-            }
-        }
+    /// Steps 2 to 5.
+    pub(super) async fn give_up(&self, story: Story) -> Result<Shown, Error> {
+        let told = self.storage().run(story).await?;
         self.owner_went();
-        told
+        Ok(told)
+    }
+
+    /// Keeps owners no more that are gone from the table.
+    pub(super) fn forget(&self, closed: &[Names]) {
+        for names in closed {
+            match self.keep().forget(names) {
+                Ok(true) => self.clean_soon(),
+                Ok(false) => {}
+                Err(error) => failed(&error, "an owner is gone, but its record is not"),
+            }
+        }
     }
 
     fn refuse_to_break(&self, state: &State, id: OwnerId, locks: &[u64]) -> Result<(), Error> {
@@ -158,4 +152,103 @@ impl Service {
             _ => Ok(()),
         }
     }
+}
+
+/// Steps 2 to 5.
+pub(super) struct Story {
+    service: Service,
+    id: OwnerId,
+    /// The owner, where it ends.
+    ended: Option<Names>,
+    /// Gone from the table already.
+    closed: Vec<Names>,
+    locks: Vec<(u64, Option<Arc<Held>>)>,
+    reason: Reason,
+}
+
+impl Story {
+    pub(super) fn of_locks(
+        service: &Service,
+        id: OwnerId,
+        locks: Vec<(u64, Option<Arc<Held>>)>,
+        reason: Reason,
+    ) -> Self {
+        let service = service.clone();
+        Self { service, id, ended: None, closed: Vec::new(), locks, reason }
+    }
+
+    pub(super) fn of_owner(service: &Service, ending: Ending, reason: Reason) -> (Self, Shown) {
+        let Ending { names, held: locks, closed, shown } = ending;
+        let (service, id) = (service.clone(), names.owner);
+        (Self { service, id, ended: Some(names), closed, locks, reason }, shown)
+    }
+}
+
+impl Work for Story {
+    type Answer = Shown;
+
+    /// A step that fails does not keep the next from being tried: whoever releases wants it gone.
+    fn perform(self) -> Shown {
+        let Self { service, id, ended, closed, locks, reason } = self;
+        let keep = service.keep();
+        let numbers: Vec<u64> = locks.iter().map(|(number, _)| *number).collect();
+        step("release-decided");
+        let ended = ended.map_or(Ok(()), |names| keep.end(&names));
+        if let Err(error) = ended.and_then(|()| keep.mark_locks(&numbers, Step::Releasing)) {
+            failed(&error, "a release goes on, though a restart would not know of it");
+        }
+        step("release-noted");
+        for failure in service.give(id, locks) {
+            tracing::error!(%failure, "a lock is released, but not all of it could be undone");
+        }
+        if let Err(error) = keep.mark_locks(&numbers, Step::Gone) {
+            failed(&error, "a lock is released, but its record is not");
+        }
+        step("release-forgotten");
+        let (events, closed_now, told) = {
+            let mut state = service.state();
+            let events = state.table.finish_release(&numbers, reason);
+            let closed = state.closed(&events);
+            let told = state.publish(events.clone());
+            (events, closed, told)
+        };
+        service.forget(&closed);
+        service.forget(&closed_now);
+        step("release-done");
+        for event in &events {
+            if let Event::LockReleased(lock, reason) = event {
+                let (resource, id) = (shown(&lock.want.resource), lock.owner);
+                let reason = reason.as_str();
+                tracing::info!(lock = lock.id, owner = %id.uuid, uid = id.uid, reason, "released {resource}");
+            }
+        }
+        told
+    }
+}
+
+impl Service {
+    /// Unlocks, and closes the last descriptors. For a storage thread. Tells what failed of it.
+    pub(super) fn give(
+        &self,
+        owner: OwnerId,
+        locks: Vec<(u64, Option<Arc<Held>>)>,
+    ) -> Vec<lock::Error> {
+        let mut failures = Vec::new();
+        for (number, held) in locks {
+            let Some(held) = held else { continue };
+            let keys: Vec<_> = byte_keys(owner, number, held.size()).collect();
+            failures.extend(Give(held).perform());
+            step("release-unlocked");
+            // Its copies are closed once the parking is cleaned.
+            if self.keep().parking.unpark(&keys) {
+                self.clean_soon();
+            }
+            step("release-unparked");
+        }
+        failures
+    }
+}
+
+fn failed(error: &Error, what: &'static str) {
+    tracing::error!(%error, "{what}");
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
+use super::keeping::Names;
 use super::limits::{Exempt, Usage, within};
 use super::{Batch, Error, Settings, Shown};
 use crate::lock::held::Held;
@@ -19,6 +20,8 @@ pub(super) struct State {
     /// The bytes of every lock that is held.
     pub(super) held: HashMap<u64, Arc<Held>>,
     pub(super) kept: HashMap<OwnerId, Kept>,
+    /// Owners that have ended and still hold something: what is to be forgotten with the last.
+    pub(super) leaving: HashMap<OwnerId, Names>,
     pub(super) settings: Settings,
     pub(super) closing: bool,
     last_anchor: AnchorId,
@@ -32,6 +35,18 @@ pub(super) struct Kept {
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
     /// The tasks that wait for the end of its anchors; ending one closes its descriptor.
     pub(super) watches: HashMap<AnchorId, AbortHandle>,
+    /// The number of its record.
+    pub(super) record: AnchorId,
+}
+
+/// An owner's end, decided and not yet done.
+#[derive(Debug)]
+pub(super) struct Ending {
+    pub(super) names: Names,
+    pub(super) held: Vec<(u64, Option<Arc<Held>>)>,
+    /// The owner itself, where nothing is in its way.
+    pub(super) closed: Vec<Names>,
+    pub(super) shown: Shown,
 }
 
 impl Drop for Kept {
@@ -46,6 +61,7 @@ impl State {
             table: Table::default(),
             held: HashMap::new(),
             kept: HashMap::new(),
+            leaving: HashMap::new(),
             settings,
             closing: false,
             last_anchor: 0,
@@ -71,6 +87,33 @@ impl State {
             return Shown(None);
         }
         Shown(Some(seen))
+    }
+
+    /// From now on only numbers above this one are given to anchors.
+    pub(super) fn count_anchors_from(&mut self, last: AnchorId) {
+        self.last_anchor = self.last_anchor.max(last);
+    }
+
+    /// Begins an owner's end: the locks it held, and what happened by that. Our ends of its leases
+    /// are closed, and its turn comes for nobody any more.
+    pub(super) fn end(&mut self, id: OwnerId) -> Result<Ending, Error> {
+        let anchors = self.table.living(id)?.anchors.keys().copied().collect();
+        let (locks, events) = self.table.end_owner(id)?;
+        let record = self.kept.remove(&id).map_or(0, |kept| kept.record);
+        let names = Names { owner: id, record, anchors };
+        self.leaving.insert(id, names.clone());
+        let held = locks.into_iter().map(|lock| (lock, self.held.remove(&lock))).collect();
+        let closed = self.closed(&events);
+        Ok(Ending { names, held, closed, shown: self.publish(events) })
+    }
+
+    /// The owners that are gone by these events, to be forgotten.
+    pub(super) fn closed(&mut self, events: &[Event]) -> Vec<Names> {
+        let closed = events.iter().filter_map(|event| match event {
+            Event::OwnerClosed(id) => self.leaving.remove(id),
+            _ => None,
+        });
+        closed.collect()
     }
 
     pub(super) fn next_anchor(&mut self) -> AnchorId {

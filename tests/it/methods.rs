@@ -8,6 +8,7 @@ use vmlockd::client::{MANAGER_PATH, Options};
 use zbus::wire::{Array, OwnedFd, Structure, StructureBuilder};
 use zbus::{Connection, Fd, Message, ObjectPath, Variant};
 
+use crate::house::NameWatch;
 use crate::machine::{Answer, call};
 
 pub(crate) const MANAGER: &str = "org.vmlockd1.Manager";
@@ -60,7 +61,13 @@ impl Method {
         let options = (self.last == Last::Options).then(|| Variant::from(options));
         let arguments =
             arguments.chain(options).fold(StructureBuilder::new(), StructureBuilder::append_field);
-        self.call_with(bus, &arguments.build().unwrap()).await
+        let mut name = NameWatch::new(bus, "org.vmlockd1").await;
+        let answer = self.call_with(bus, &arguments.build().unwrap()).await;
+        // It leaves the bus for a moment, and whoever asks next is not to meet that.
+        if self.name == "Reexecute" && answer.is_ok() {
+            name.owned_anew().await;
+        }
+        answer
     }
 
     /// Calls it with arguments that may be wrong.
@@ -121,6 +128,7 @@ pub(crate) fn all(subject: &Subject<'_>) -> Vec<Method> {
         manager("FindHoldersOfFile", vec![file()]),
         manager("Resolve", vec![Variant::from(disk_name.to_owned())]),
         manager("Reload", vec![]),
+        manager("Reexecute", vec![]),
         set("LogLevel", "debug"),
         set("LogTarget", "console"),
         owners("Acquire", vec![disks()]),

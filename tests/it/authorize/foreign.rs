@@ -80,15 +80,16 @@ async fn settings_are_not_for_everybody() {
     house.configure("log_level = \"debug\"\nfile_lockspace_dir = \"@DIR@/locks\"");
     let before = Untouched::so_far(&house).await;
     let methods = methods::all(&subject);
-    let settings =
-        methods.iter().filter(|method| method.interface == LOG || method.name == "Reload");
+    let settings = methods
+        .iter()
+        .filter(|method| method.interface == LOG || ["Reload", "Reexecute"].contains(&method.name));
     let mut count = 0;
     for method in settings {
         let refused = method.call(&user, none()).await.unwrap_err();
         assert_refused(&refused, INTERACTIVE, "org.vmlockd1.reload needs");
         count += 1;
     }
-    assert_eq!(count, 3);
+    assert_eq!(count, 4);
     let path = "/org/freedesktop/LogControl1";
     let log = zbus::Proxy::new(&user, "org.vmlockd1", path, LOG).await.unwrap();
     assert_eq!(log.get_property::<String>("LogLevel").await.unwrap(), "info");

@@ -65,6 +65,17 @@ impl NameWatch {
         .await
     }
 
+    /// Waits until somebody else owns the name than did at first, as after a restart.
+    pub(crate) async fn owned_anew(&mut self) {
+        let before = self.owner.clone();
+        within(&format!("{} owned anew", self.name), async {
+            while self.owner.is_none() || self.owner == before {
+                self.change().await;
+            }
+        })
+        .await;
+    }
+
     /// Waits until the process `pid` does not own the name: nobody does, or another.
     pub(crate) async fn not_owned_by(&mut self, pid: u32) {
         within(&format!("{} given up by process {pid}", self.name), async {

@@ -1,0 +1,78 @@
+//! What a parked descriptor is, told by the message that carries it.
+//!
+//! The records tell more, and are what counts; but a record may be damaged, and then this is all
+//! that is known of a descriptor.
+
+use uuid::Uuid;
+
+use crate::lock::OwnerId;
+use crate::lock::owner::AnchorId;
+
+/// Which descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// Whose it is.
+    pub owner: OwnerId,
+    /// What of his.
+    pub part: Part,
+}
+
+/// What of an owner's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    /// A locked byte: the number of its lock, and which of the lock's bytes it is.
+    Byte(u64, u8),
+    /// What keeps the owner alive: our end of a lease, or a pidfd.
+    Anchor(AnchorId),
+}
+
+impl Key {
+    /// How many bytes a key is written in.
+    pub(super) const LENGTH: usize = 30;
+
+    /// The key as bytes, native order: nothing but this host's memory ever holds them.
+    pub(super) fn write(self, to: &mut Vec<u8>) {
+        let (kind, byte, number) = match self.part {
+            Part::Byte(number, byte) => (b'b', byte, number),
+            Part::Anchor(number) => (b'a', 0, number),
+        };
+        to.extend([kind, byte]);
+        to.extend(number.to_ne_bytes());
+        to.extend(self.owner.uid.to_ne_bytes());
+        to.extend(self.owner.uuid.as_bytes());
+    }
+
+    /// The key that was written; `None` for anything else.
+    pub(super) fn read(from: &[u8]) -> Option<Self> {
+        let (head, rest) = from.split_at_checked(2)?;
+        let (number, rest) = rest.split_first_chunk()?;
+        let (uid, uuid) = rest.split_first_chunk()?;
+        let number = u64::from_ne_bytes(*number);
+        let part = match *head {
+            [b'b', byte] => Part::Byte(number, byte),
+            [b'a', 0] => Part::Anchor(number),
+            _ => return None,
+        };
+        let uuid = Uuid::from_slice(uuid).ok()?;
+        Some(Self { owner: OwnerId { uid: u32::from_ne_bytes(*uid), uuid }, part })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_and_back() {
+        let owner = OwnerId { uid: 1000, uuid: Uuid::from_u128(7) };
+        for part in [Part::Byte(u64::MAX, 1), Part::Anchor(3)] {
+            let key = Key { owner, part };
+            let mut bytes = Vec::new();
+            key.write(&mut bytes);
+            assert_eq!(bytes.len(), Key::LENGTH);
+            assert_eq!(Key::read(&bytes), Some(key));
+            assert_eq!(Key::read(&bytes[1..]), None);
+        }
+        assert_eq!(Key::read(b""), None);
+    }
+}

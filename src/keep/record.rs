@@ -1,0 +1,279 @@
+//! Owners, anchors and locks as they are written down.
+//!
+//! These are not the table's own types: what is written has to be read by another version of the
+//! program, so it changes only with the version of the state (`super::state::VERSION`).
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::lock::identity::Identity;
+use crate::lock::lockspace::LockspaceKind;
+use crate::lock::owner::AnchorId;
+use crate::lock::record::{Lock, Proof, Stage, Want};
+use crate::lock::{Anchor, Front, Mode, Owner, OwnerId};
+
+/// What one line of the state file tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Record {
+    /// The highest numbers that were ever given.
+    Counted(Counted),
+    /// An owner.
+    Owner(OwnerRecord),
+    /// What keeps an owner alive.
+    Anchor(AnchorRecord),
+    /// A lock.
+    Lock(LockRecord),
+}
+
+/// The highest numbers that were ever given: none is given twice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counted {
+    /// The last lock.
+    pub lock: u64,
+    /// The last anchor.
+    pub anchor: AnchorId,
+}
+
+/// An owner, without what it holds and what keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnerRecord {
+    number: AnchorId,
+    uid: u32,
+    uuid: String,
+    name: String,
+    front: String,
+    since: u64,
+    /// It stays until it is closed, whatever becomes of its anchors.
+    manual: bool,
+}
+
+/// What keeps an owner alive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AnchorRecord {
+    number: AnchorId,
+    uid: u32,
+    uuid: String,
+    kind: String,
+    /// Of a process.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pid: u32,
+    /// What it is known by where its descriptor is lost.
+    #[serde(default)]
+    sign: Sign,
+}
+
+/// What something is known by that there is no descriptor of, on a host that has not rebooted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sign {
+    /// The number of the pipe or of the pidfd (`st_ino`); 0 where it tells nothing.
+    #[serde(default)]
+    pub inode: u64,
+    /// When a process was started, in ticks since boot (`/proc/PID/stat`, `proc_pid_stat(5)`).
+    #[serde(default)]
+    pub start: u64,
+}
+
+/// A lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockRecord {
+    number: u64,
+    uid: u32,
+    uuid: String,
+    since: u64,
+    resource: String,
+    canonical: Option<String>,
+    path: Option<Spelling>,
+    identity: Identified,
+    lockspace: String,
+    lock_files: Vec<Spelling>,
+    write_shown: bool,
+}
+
+/// A path: as text where it is text, else as its bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Spelling {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+enum Identified {
+    Inode { dev: u64, ino: u64 },
+    Block { dev: u64, seq: u64 },
+}
+
+// serde passes a reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+fn owner_id(uid: u32, uuid: &str) -> Option<OwnerId> {
+    Some(OwnerId { uid, uuid: Uuid::try_parse(uuid).ok()? })
+}
+
+impl From<&Path> for Spelling {
+    fn from(path: &Path) -> Self {
+        match path.to_str() {
+            Some(text) => Self::Text(text.to_owned()),
+            None => Self::Bytes(path.as_os_str().as_bytes().to_vec()),
+        }
+    }
+}
+
+impl From<Spelling> for PathBuf {
+    fn from(spelling: Spelling) -> Self {
+        match spelling {
+            Spelling::Text(text) => text.into(),
+            Spelling::Bytes(bytes) => OsString::from_vec(bytes).into(),
+        }
+    }
+}
+
+impl From<Identity> for Identified {
+    fn from(identity: Identity) -> Self {
+        match identity {
+            Identity::Inode { dev, ino } => Self::Inode { dev, ino },
+            Identity::Block { dev, seq } => Self::Block { dev, seq },
+        }
+    }
+}
+
+impl From<Identified> for Identity {
+    fn from(identified: Identified) -> Self {
+        match identified {
+            Identified::Inode { dev, ino } => Self::Inode { dev, ino },
+            Identified::Block { dev, seq } => Self::Block { dev, seq },
+        }
+    }
+}
+
+impl OwnerRecord {
+    /// What is written of an owner; its record has a number among those of anchors, since a
+    /// machine may be opened again while its old owner is still being cleared away.
+    #[must_use]
+    pub fn new(number: AnchorId, owner: &Owner, manual: bool) -> Self {
+        Self {
+            number,
+            manual,
+            uid: owner.id.uid,
+            uuid: owner.id.uuid.to_string(),
+            name: owner.name.clone(),
+            front: owner.front.as_str().to_owned(),
+            since: owner.since,
+        }
+    }
+
+    /// The number of the record.
+    #[must_use]
+    pub fn number(&self) -> AnchorId {
+        self.number
+    }
+
+    /// Whether it stays until it is closed.
+    #[must_use]
+    pub fn is_manual(&self) -> bool {
+        self.manual
+    }
+
+    /// The owner, still without anchors; `None` where a word is none of ours.
+    #[must_use]
+    pub fn owner(&self) -> Option<Owner> {
+        let front = [Front::Dbus].into_iter().find(|front| front.as_str() == self.front)?;
+        Some(Owner::new(owner_id(self.uid, &self.uuid)?, self.name.clone(), front, self.since))
+    }
+}
+
+impl AnchorRecord {
+    /// What is written of an anchor.
+    #[must_use]
+    pub fn new(owner: OwnerId, number: AnchorId, anchor: Anchor, sign: Sign) -> Self {
+        let pid = if let Anchor::Process { pid } = anchor { pid } else { 0 };
+        let kind = anchor.as_str().to_owned();
+        Self { number, uid: owner.uid, uuid: owner.uuid.to_string(), kind, pid, sign }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(&self) -> AnchorId {
+        self.number
+    }
+
+    /// What it is known by.
+    #[must_use]
+    pub fn sign(&self) -> Sign {
+        self.sign
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn owner(&self) -> Option<OwnerId> {
+        owner_id(self.uid, &self.uuid)
+    }
+
+    /// The anchor; `None` where a word is none of ours.
+    #[must_use]
+    pub fn anchor(&self) -> Option<Anchor> {
+        let all = [Anchor::Lease, Anchor::Process { pid: self.pid }, Anchor::Manual];
+        all.into_iter().find(|anchor| anchor.as_str() == self.kind)
+    }
+}
+
+impl From<&Lock> for LockRecord {
+    fn from(lock: &Lock) -> Self {
+        let want = &lock.want;
+        Self {
+            number: lock.id,
+            uid: lock.owner.uid,
+            uuid: lock.owner.uuid.to_string(),
+            since: lock.since,
+            resource: want.resource.clone(),
+            canonical: want.canonical.clone(),
+            path: want.path.as_deref().map(Spelling::from),
+            identity: want.identity.into(),
+            lockspace: want.lockspace.as_str().to_owned(),
+            lock_files: want.lock_files.iter().map(|file| file.as_path().into()).collect(),
+            write_shown: want.write_shown,
+        }
+    }
+}
+
+impl LockRecord {
+    /// Its number.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The lock, unverified; `None` where a word is none of ours.
+    #[must_use]
+    pub fn lock(self, mode: Mode, stage: Stage) -> Option<Lock> {
+        let kinds = [LockspaceKind::Direct, LockspaceKind::File];
+        let lockspace = kinds.into_iter().find(|kind| kind.as_str() == self.lockspace)?;
+        let want = Want {
+            resource: self.resource,
+            canonical: self.canonical,
+            path: self.path.map(PathBuf::from),
+            identity: self.identity.into(),
+            lockspace,
+            lock_files: self.lock_files.into_iter().map(PathBuf::from).collect(),
+            mode,
+            write_shown: self.write_shown,
+        };
+        let owner = owner_id(self.uid, &self.uuid)?;
+        let proof = Proof::Unverified;
+        Some(Lock { id: self.number, owner, since: self.since, stage, proof, want })
+    }
+}

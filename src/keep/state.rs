@@ -1,0 +1,378 @@
+//! The state file: what is written down of owners, anchors and locks.
+//!
+//! A head, then a line for each thing ([`super::line`]), appended when it comes and marked in place
+//! as it goes on. The head says how much has been written: what is missing before that place is
+//! damage, what follows it was being written when the service died, and nobody was told of it.
+//! Lines of what is gone are cleared out by writing the file anew beside the old one, and renaming.
+//!
+//! Nothing is synced to a disk: the file has to outlive the service, not the host, since a reboot
+//! ends all machines. It says of which boot it is.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::Error;
+use super::line::{Line, Step, mode_byte};
+use super::record::{Counted, Record};
+use crate::lock::Mode;
+use crate::lock::owner::AnchorId;
+use crate::lock::printable::shown_path;
+
+/// The version of all that is written. A program reads its own only: what it does not know it
+/// could not keep.
+pub const VERSION: u64 = 1;
+
+/// The file's name in the runtime directory.
+const FILE: &str = "state";
+/// The first word of the head.
+const MAGIC: &str = "vmlockd-state";
+/// How many digits tell how much was written.
+const DIGITS: usize = 16;
+/// How many bytes of lines that tell of nothing are let be, whatever else is there.
+const SLACK: u64 = 256 * 1024;
+
+/// What a line is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Name {
+    /// An owner, by the number of its record.
+    Owner(AnchorId),
+    /// An anchor.
+    Anchor(AnchorId),
+    /// A lock.
+    Lock(u64),
+}
+
+/// What a state file holds.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// All that is readable and tells of something, in the order in which it came.
+    pub lines: Vec<Line>,
+    /// The highest numbers given.
+    pub counted: Counted,
+    /// How many records are damaged; a file that ends too early is one.
+    pub damaged: usize,
+    /// There is no file.
+    pub missing: bool,
+}
+
+/// The state file, being written.
+#[derive(Debug)]
+pub struct State {
+    path: PathBuf,
+    boot: String,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    file: File,
+    /// How much has been written.
+    length: u64,
+    places: HashMap<Name, Place>,
+    counted: Counted,
+    /// How long the file may grow before it is written anew.
+    limit: u64,
+    /// Something could not be written in place: the file says less than is so.
+    behind: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    offset: u64,
+    length: usize,
+    step: Step,
+    mode: Option<Mode>,
+}
+
+/// The boot that this is, as the kernel names it (`random(4)`).
+fn boot() -> Result<String, io::Error> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+fn head(boot: &str, length: u64) -> String {
+    format!("{MAGIC} {VERSION} {boot} {length:0DIGITS$}\n")
+}
+
+/// Reads the state file of a runtime directory. Changes nothing.
+///
+/// # Errors
+///
+/// [`Error::Version`] where another version wrote it, [`Error::File`] where it can't be read.
+pub fn read(directory: &Path) -> Result<Contents, Error> {
+    let path = directory.join(FILE);
+    let failed = failed(&path, "reading");
+    let mut bytes = Vec::new();
+    match File::open(&path) {
+        Ok(mut file) => file.read_to_end(&mut bytes).map_err(&failed)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Contents { missing: true, ..Contents::default() });
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let end = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |end| end + 1);
+    let (first, rest) = bytes.split_at(end);
+    let words: Vec<&str> = str::from_utf8(first).unwrap_or_default().split_whitespace().collect();
+    let mut contents = Contents::default();
+    let mut written = bytes.len();
+    match words[..] {
+        [MAGIC, version, ref more @ ..] => {
+            let version = version.parse().unwrap_or(0);
+            if version != VERSION {
+                let file = shown_path(&path);
+                return Err(Error::Version { file, found: version, known: VERSION });
+            }
+            match *more {
+                [there, length] if length.len() == DIGITS => {
+                    if there != boot().map_err(&failed)? {
+                        // All machines of that boot have ended, and all locks with them.
+                        return Ok(contents);
+                    }
+                    written = length.parse().unwrap_or(bytes.len());
+                }
+                _ => contents.damaged += 1,
+            }
+        }
+        _ => contents.damaged += 1,
+    }
+    if written > bytes.len() {
+        contents.damaged += 1;
+    }
+    let mut at = end;
+    for line in rest.split_inclusive(|byte| *byte == b'\n') {
+        at += line.len();
+        match line.strip_suffix(b"\n").and_then(Line::read) {
+            Some(line) => contents.add(line),
+            // Behind the mark nobody was told of anything.
+            None if at <= written => contents.damaged += 1,
+            None => {}
+        }
+    }
+    Ok(contents)
+}
+
+impl Contents {
+    fn add(&mut self, line: Line) {
+        match &line.record {
+            Record::Counted(counted) => {
+                self.counted.lock = self.counted.lock.max(counted.lock);
+                self.counted.anchor = self.counted.anchor.max(counted.anchor);
+                return;
+            }
+            Record::Lock(lock) => self.counted.lock = self.counted.lock.max(lock.number()),
+            Record::Anchor(anchor) => {
+                self.counted.anchor = self.counted.anchor.max(anchor.number());
+            }
+            Record::Owner(owner) => self.counted.anchor = self.counted.anchor.max(owner.number()),
+        }
+        if line.step != Step::Gone {
+            self.lines.push(line);
+        }
+    }
+}
+
+/// Puts a damaged state file aside, for whoever wants to know what happened.
+///
+/// # Errors
+///
+/// [`Error::File`].
+pub fn put_aside(directory: &Path) -> Result<PathBuf, Error> {
+    let path = directory.join(FILE);
+    let aside = directory.join("state.damaged");
+    fs::copy(&path, &aside).map_err(failed(&path, "copying"))?;
+    Ok(aside)
+}
+
+fn failed(path: &Path, doing: &'static str) -> impl Fn(io::Error) -> Error + use<> {
+    let file = shown_path(path);
+    move |cause| Error::File { file: file.clone(), doing, cause }
+}
+
+impl State {
+    /// Begins a new state file with these lines; an old one is there until the new one is complete.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`]; the old one is as it was then.
+    pub fn begin(
+        directory: &Path,
+        lines: &[(Name, Line)],
+        counted: Counted,
+    ) -> Result<Self, Error> {
+        let path = directory.join(FILE);
+        let failed = failed(&path, "beginning");
+        let boot = boot().map_err(&failed)?;
+        let mut written = Vec::with_capacity(lines.len());
+        for (name, line) in lines {
+            let bytes = line.write().map_err(|error| failed(error.into()))?;
+            written.push((*name, bytes, line.step, line.mode));
+        }
+        let inner = anew(&path, &boot, written, counted).map_err(&failed)?;
+        Ok(Self { path, boot, inner: Mutex::new(inner) })
+    }
+
+    /// Writes down new things, all of them or nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`], as where the file system is full.
+    pub fn put(&self, lines: &[(Name, Line)]) -> Result<(), Error> {
+        let failed = failed(&self.path, "writing");
+        let mut inner = self.inner();
+        if inner.behind {
+            self.rewrite(&mut inner).map_err(&failed)?;
+        }
+        let (mut all, mut places) = (Vec::new(), Vec::with_capacity(lines.len()));
+        for (name, line) in lines {
+            let bytes = line.write().map_err(|error| failed(error.into()))?;
+            let offset = inner.length + all.len() as u64;
+            let (step, mode) = (line.step, line.mode);
+            places.push((*name, Place { offset, length: bytes.len(), step, mode }));
+            all.extend(bytes);
+        }
+        let length = inner.length + all.len() as u64;
+        let written = inner
+            .file
+            .write_all_at(&all, inner.length)
+            .and_then(|()| self.set_length(&inner.file, length));
+        if let Err(error) = written {
+            // A line that has an end but not all before it would be damage to the next reader.
+            let cut = inner.file.set_len(inner.length);
+            inner.behind |= cut.and_then(|()| self.set_length(&inner.file, inner.length)).is_err();
+            return Err(failed(error));
+        }
+        inner.length = length;
+        for (name, place) in places {
+            inner.counted.count(name);
+            inner.places.insert(name, place);
+        }
+        Ok(())
+    }
+
+    /// Notes how far things are. What is gone is forgotten. What was never written down, or is
+    /// forgotten already, is passed over.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`]; it is made up for before the next thing is written down.
+    pub fn mark(&self, names: impl IntoIterator<Item = Name>, step: Step) -> Result<(), Error> {
+        let mut inner = self.inner();
+        let mut outcome = Ok(());
+        for name in names {
+            let Some(place) = inner.places.get_mut(&name) else { continue };
+            place.step = step;
+            let place = *place;
+            outcome = outcome.and(inner.file.write_all_at(&[step.byte()], place.offset));
+            if step == Step::Gone {
+                inner.places.remove(&name);
+            }
+        }
+        self.settle(&mut inner, &outcome)
+    }
+
+    /// Notes the mode of a lock.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::mark`].
+    pub fn set_mode(&self, name: Name, mode: Mode) -> Result<(), Error> {
+        let mut inner = self.inner();
+        let Some(place) = inner.places.get_mut(&name) else { return Ok(()) };
+        place.mode = Some(mode);
+        let place = *place;
+        let outcome = inner.file.write_all_at(&[mode_byte(place.mode)], place.offset + 1);
+        self.settle(&mut inner, &outcome)
+    }
+
+    /// After a change in place: makes up for what could not be written, clears out what is gone.
+    fn settle(&self, inner: &mut Inner, outcome: &io::Result<()>) -> Result<(), Error> {
+        inner.behind |= outcome.is_err();
+        if inner.behind || inner.length > inner.limit {
+            let rewritten = self.rewrite(inner);
+            if inner.behind {
+                return rewritten.map_err(failed(&self.path, "marking"));
+            }
+            if rewritten.is_err() {
+                // There is no room for two: it goes on growing, and is tried again later.
+                inner.limit = inner.length * 2;
+            }
+        }
+        Ok(())
+    }
+
+    fn set_length(&self, file: &File, length: u64) -> io::Result<()> {
+        let digits = format!("{length:0DIGITS$}");
+        let at = head(&self.boot, 0).len() - 1 - DIGITS;
+        file.write_all_at(digits.as_bytes(), at as u64)
+    }
+
+    fn rewrite(&self, inner: &mut Inner) -> io::Result<()> {
+        let mut lines = Vec::with_capacity(inner.places.len());
+        for (name, place) in &inner.places {
+            let mut bytes = vec![0; place.length];
+            inner.file.read_exact_at(&mut bytes, place.offset)?;
+            bytes[0] = place.step.byte();
+            bytes[1] = mode_byte(place.mode);
+            lines.push((*name, bytes, place.step, place.mode));
+        }
+        *inner = anew(&self.path, &self.boot, lines, inner.counted)?;
+        Ok(())
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counted {
+    fn count(&mut self, name: Name) {
+        match name {
+            Name::Lock(number) => self.lock = self.lock.max(number),
+            Name::Anchor(number) | Name::Owner(number) => self.anchor = self.anchor.max(number),
+        }
+    }
+}
+
+/// Writes a whole file and puts it in the old one's place.
+fn anew(
+    path: &Path,
+    boot: &str,
+    mut lines: Vec<(Name, Vec<u8>, Step, Option<Mode>)>,
+    counted: Counted,
+) -> io::Result<Inner> {
+    // In the order in which they came, as far as numbers tell.
+    lines.sort_by_key(|(name, ..)| match name {
+        Name::Owner(number) => (0, *number),
+        Name::Anchor(number) => (1, *number),
+        Name::Lock(number) => (2, *number),
+    });
+    let first = Line { step: Step::Held, mode: None, record: Record::Counted(counted) };
+    let first = first.write()?;
+    let start = head(boot, 0).len() + first.len();
+    let length = start + lines.iter().map(|(_, bytes, ..)| bytes.len()).sum::<usize>();
+    let mut all = head(boot, length as u64).into_bytes();
+    all.extend(first);
+    let mut places = HashMap::with_capacity(lines.len());
+    let mut counted = counted;
+    for (name, bytes, step, mode) in lines {
+        let offset = all.len() as u64;
+        places.insert(name, Place { offset, length: bytes.len(), step, mode });
+        all.extend(bytes);
+        counted.count(name);
+    }
+    let beside = path.with_extension("new");
+    let mut options = File::options();
+    let options = options.read(true).write(true).create(true).truncate(true).mode(0o600);
+    let file = options.open(&beside)?;
+    file.write_all_at(&all, 0)?;
+    fs::rename(&beside, path)?;
+    let length = all.len() as u64;
+    let limit = length * 2 + SLACK;
+    Ok(Inner { file, length, places, counted, limit, behind: false })
+}
+
+#[cfg(test)]
+mod tests;

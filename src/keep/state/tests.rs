@@ -1,0 +1,171 @@
+use super::*;
+use crate::keep::record::{LockRecord, OwnerRecord};
+use crate::lock::identity::Identity;
+use crate::lock::lockspace::LockspaceKind;
+use crate::lock::record::{Lock, Proof, Stage, Want};
+use crate::lock::{Front, Owner, OwnerId};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use uuid::Uuid;
+
+fn lock(number: u64) -> (Name, Line) {
+    let path = PathBuf::from(OsStr::from_bytes(b"/srv/\xff/a"));
+    let lock = Lock {
+        id: number,
+        owner: OwnerId { uid: 0, uuid: Uuid::from_u128(5) },
+        since: 17,
+        stage: Stage::Held,
+        proof: Proof::Unverified,
+        want: Want {
+            resource: format!("/srv/{number} \"quoted\"\n.img"),
+            canonical: Some("/srv/real".into()),
+            path: Some(path.clone()),
+            identity: Identity::Inode { dev: 3, ino: number },
+            lockspace: LockspaceKind::File,
+            lock_files: vec![path],
+            mode: Mode::Exclusive,
+            write_shown: true,
+        },
+    };
+    let record = LockRecord::from(&lock);
+    assert_eq!(record.clone().lock(Mode::Exclusive, Stage::Held), Some(lock));
+    let record = Record::Lock(record);
+    (Name::Lock(number), Line { step: Step::Granting, mode: Some(Mode::Exclusive), record })
+}
+
+fn owner(number: u64) -> (Name, Line) {
+    let id = OwnerId { uid: 1000, uuid: Uuid::from_u128(9) };
+    let owner = Owner::new(id, "web1".into(), Front::Dbus, 4);
+    let record = Record::Owner(OwnerRecord::new(number, &owner, false));
+    (Name::Owner(number), Line { step: Step::Held, mode: None, record })
+}
+
+fn begin(dir: &Path, lines: &[(Name, Line)]) -> State {
+    State::begin(dir, lines, Counted::default()).unwrap()
+}
+
+fn numbers(contents: &Contents) -> Vec<u64> {
+    let number = |line: &Line| match &line.record {
+        Record::Lock(lock) => lock.number(),
+        Record::Owner(owner) => owner.number(),
+        _ => 0,
+    };
+    contents.lines.iter().map(number).collect()
+}
+
+#[test]
+fn what_is_written_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(read(dir.path()).unwrap().missing);
+    let state = begin(dir.path(), &[owner(1)]);
+    state.put(&[lock(7), lock(8)]).unwrap();
+    state.put(&[lock(9)]).unwrap();
+    state.mark([Name::Lock(7), Name::Lock(9)], Step::Held).unwrap();
+    state.mark([Name::Lock(8)], Step::Gone).unwrap();
+    state.set_mode(Name::Lock(9), Mode::Shared).unwrap();
+    let contents = read(dir.path()).unwrap();
+    assert_eq!((contents.damaged, contents.missing), (0, false));
+    assert_eq!(contents.counted, Counted { lock: 9, anchor: 1 });
+    let held = |(_, line): (Name, Line), mode| Line { step: Step::Held, mode: Some(mode), ..line };
+    let expected = vec![owner(1).1, held(lock(7), Mode::Exclusive), held(lock(9), Mode::Shared)];
+    assert_eq!(contents.lines, expected);
+    // What is gone can't be marked, and does no harm.
+    state.mark([Name::Lock(8)], Step::Held).unwrap();
+    assert_eq!(numbers(&read(dir.path()).unwrap()), [1, 7, 9]);
+}
+
+#[test]
+fn what_is_gone_is_cleared_out_and_its_number_is_not_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = begin(dir.path(), &[owner(1), lock(3)]);
+    let size = || fs::metadata(dir.path().join(FILE)).unwrap().len();
+    for number in 4..4_000 {
+        state.put(&[lock(number)]).unwrap();
+        state.mark([Name::Lock(number)], Step::Gone).unwrap();
+        assert!(size() < SLACK + 8_192, "{} at {number}", size());
+    }
+    state.mark([Name::Lock(3)], Step::Releasing).unwrap();
+    let contents = read(dir.path()).unwrap();
+    assert_eq!(numbers(&contents), [1, 3]);
+    assert_eq!(contents.lines[1].step, Step::Releasing);
+    assert_eq!(contents.counted.lock, 3_999);
+    assert_eq!(contents.damaged, 0);
+}
+
+#[test]
+fn any_damaged_byte_of_a_record_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE);
+    drop(begin(dir.path(), &[owner(1), lock(2), lock(3)]));
+    let whole = fs::read(&path).unwrap();
+    let head = head(&boot().unwrap(), 0).len();
+    for at in head..whole.len() {
+        let mut bytes = whole.clone();
+        // A line break in a line makes two damaged ones, and a line without an end takes the next.
+        bytes[at] ^= 0x20;
+        fs::write(&path, &bytes).unwrap();
+        let contents = read(dir.path()).unwrap();
+        assert!(contents.damaged > 0, "byte {at}, {:?}", char::from(whole[at]));
+    }
+}
+
+#[test]
+fn a_file_that_ends_too_early_is_damaged_wherever_it_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE);
+    drop(begin(dir.path(), &[owner(1), lock(2), lock(3)]));
+    let whole = fs::read(&path).unwrap();
+    for length in 0..whole.len() {
+        fs::write(&path, &whole[..length]).unwrap();
+        match read(dir.path()) {
+            Ok(contents) => assert!(contents.damaged > 0, "{length} bytes"),
+            // So short that not even the version can be read.
+            Err(Error::Version { found: 0, .. }) => assert!(length < 20, "{length} bytes"),
+            Err(error) => panic!("{length} bytes: {error}"),
+        }
+    }
+}
+
+#[test]
+fn what_was_being_written_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE);
+    drop(begin(dir.path(), &[owner(1)]));
+    let mut bytes = fs::read(&path).unwrap();
+    let line = lock(2).1.write().unwrap();
+    for length in 0..line.len() {
+        let mut torn = bytes.clone();
+        torn.extend(&line[..length]);
+        fs::write(&path, &torn).unwrap();
+        let contents = read(dir.path()).unwrap();
+        assert_eq!((contents.damaged, numbers(&contents)), (0, vec![1]), "{length} bytes");
+    }
+    bytes.extend(line);
+    fs::write(&path, &bytes).unwrap();
+    assert_eq!(numbers(&read(dir.path()).unwrap()), [1, 2]);
+}
+
+#[test]
+fn another_version_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE);
+    for version in ["0", "2", "99"] {
+        let text = format!("{MAGIC} {version} in a way that nobody knows yet\n\u{1}\u{2}");
+        fs::write(&path, &text).unwrap();
+        let error = read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("has version {version}")), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    }
+}
+
+#[test]
+fn another_boot_has_no_locks() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE);
+    drop(begin(dir.path(), &[owner(1), lock(2)]));
+    let text = String::from_utf8(fs::read(&path).unwrap()).unwrap();
+    let other = text.replace(&boot().unwrap(), "00000000-0000-0000-0000-000000000000");
+    fs::write(&path, other).unwrap();
+    let contents = read(dir.path()).unwrap();
+    assert_eq!((contents.lines.len(), contents.damaged, contents.missing), (0, 0, false));
+}

@@ -1,0 +1,226 @@
+//! Locks that were there before the service was started again: the requests that see to them.
+//!
+//! Nothing here is asked before the service serves: the storage may be dead, and a lock that can't
+//! be looked at is a lock all the same.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::fstat;
+
+use super::error::Error;
+use super::event::Loss;
+use super::held::{Byte, Held, Take};
+use super::identity::Identity;
+use super::lockspace::{Directory, Lockspace, LockspaceKind};
+use super::mode::Mode;
+use super::ofd;
+use super::open::{self, Links};
+use super::printable::spelt_path;
+use super::record::Want;
+use super::resolve::{Resolve, Wanted};
+use super::resource::DiskPath;
+use super::work::Work;
+
+/// The directories of lock files that restored locks refer to, each once and none opened yet.
+#[derive(Debug, Default)]
+pub struct Directories(HashMap<PathBuf, Arc<Directory>>);
+
+impl Directories {
+    fn of(&mut self, file: &Path) -> Option<(Arc<Directory>, String)> {
+        let (path, name) = (file.parent()?, file.file_name()?.to_str()?);
+        let directory = self.0.entry(path.to_owned());
+        let directory = directory.or_insert_with(|| Arc::new(Directory::unopened(path)));
+        Some((Arc::clone(directory), name.to_owned()))
+    }
+}
+
+/// One byte of a lock, as something that has a descriptor.
+struct Of(Arc<Held>, usize);
+
+impl AsFd for Of {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // Proof: made below for the places there are, and their number never changes.
+        self.0.bytes[self.1].file.as_fd()
+    }
+}
+
+impl Held {
+    /// A lock from its descriptors; `None` where they are not as many as it has lock files.
+    #[must_use]
+    pub fn restored(files: Vec<File>, want: &Want, directories: &mut Directories) -> Option<Self> {
+        if files.len() != want.lock_files.len() || files.is_empty() {
+            return None;
+        }
+        let writable = files.iter().all(is_writable);
+        let place = |file: &PathBuf| match want.lockspace {
+            LockspaceKind::Direct => None,
+            LockspaceKind::File => directories.of(file),
+        };
+        let places: Vec<_> = want.lock_files.iter().map(place).collect();
+        let bytes = files.into_iter().zip(places).map(|(file, place)| Byte { file, place });
+        Some(Self::new(bytes.collect(), writable, want.mode))
+    }
+
+    /// How many bytes it has.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The descriptors of its bytes, in order.
+    pub fn parts(self: &Arc<Self>) -> impl Iterator<Item = Arc<dyn AsFd + Send + Sync>> {
+        (0..self.bytes.len()).map(|n| Arc::new(Of(Arc::clone(self), n)) as _)
+    }
+}
+
+/// What can be told of a lock of which there are descriptors and no record. Asks no file system.
+///
+/// `None` where they are of nothing that is ever locked.
+#[must_use]
+pub fn recognise(files: &[File]) -> Option<Want> {
+    let identity = Identity::of_open(files.first()?)?;
+    let name = |file: &File| {
+        let name = open::name_of(file.as_fd()).ok().filter(|name| name.is_absolute());
+        name.unwrap_or_else(|| PathBuf::from(format!("fd:{identity}")))
+    };
+    let lock_files: Vec<PathBuf> = files.iter().map(name).collect();
+    Some(Want {
+        resource: spelt_path(lock_files.first()?),
+        canonical: None,
+        path: None,
+        identity,
+        lockspace: LockspaceKind::Direct,
+        lock_files,
+        mode: mode_of(files.first()?),
+        write_shown: false,
+    })
+}
+
+/// How a description is locked, as its own `fdinfo` tells (`proc_pid_fdinfo(5)`); the stronger mode
+/// where it tells nothing.
+fn mode_of(file: &File) -> Mode {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()));
+    let shared = |line: &str| line.starts_with("lock:") && line.contains(" READ ");
+    match info {
+        Ok(info) if info.lines().any(shared) => Mode::Shared,
+        _ => Mode::Exclusive,
+    }
+}
+
+/// How the description was opened; asks nobody but the kernel.
+fn is_writable(file: &File) -> bool {
+    let flags = fcntl(file, FcntlArg::F_GETFL).map(OFlag::from_bits_truncate);
+    flags.is_ok_and(|flags| flags & OFlag::O_ACCMODE == OFlag::O_RDWR)
+}
+
+/// Looks whether a restored lock is there: on the file that it was on, and still ours. A network
+/// file system may have lost it, and tells only whoever locks again.
+#[derive(Debug)]
+pub struct Reassert {
+    /// The lock.
+    pub held: Arc<Held>,
+    /// What it is on.
+    pub want: Want,
+}
+
+/// What is wrong with a lock.
+#[derive(Debug)]
+pub struct Lost {
+    /// In a word.
+    pub loss: Loss,
+    /// In a sentence.
+    pub why: String,
+}
+
+impl Work for Reassert {
+    type Answer = Result<(), Lost>;
+
+    fn perform(self) -> Result<(), Lost> {
+        let Self { held, want } = self;
+        // As it is by now: it may have been converted, or given up, while this waited.
+        let mode = held.mode();
+        match *mode {
+            Some(mode) => held.bytes.iter().try_for_each(|byte| reassert(byte, &want, mode)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn reassert(byte: &Byte, want: &Want, mode: Mode) -> Result<(), Lost> {
+    let unlockable = |why: String| Lost { loss: Loss::Unlockable, why };
+    let replaced = |why: &str| Lost { loss: Loss::Replaced, why: why.to_owned() };
+    match &byte.place {
+        None => {
+            let stat = fstat(&byte.file).map_err(|errno| unlockable(errno.desc().to_owned()))?;
+            if Identity::of(&stat) != Some(want.identity) {
+                return Err(replaced("its descriptor leads to another disk"));
+            }
+        }
+        Some((directory, name)) => match directory.still_names(name, &byte.file) {
+            Ok(true) => {}
+            Ok(false) => return Err(replaced("its lock file was removed by somebody else")),
+            Err(error) => return Err(unlockable(error.to_string())),
+        },
+    }
+    match ofd::try_lock(&byte.file, mode) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Lost { loss: Loss::Taken, why: "somebody else has locked it".into() }),
+        Err(errno) => Err(unlockable(errno.desc().to_owned())),
+    }
+}
+
+/// Takes a lock again of which nothing but the record is left.
+#[derive(Debug)]
+pub struct Retake(pub Want);
+
+impl Work for Retake {
+    type Answer = Result<Held, Lost>;
+
+    fn perform(self) -> Result<Held, Lost> {
+        let want = self.0;
+        let mode = want.mode;
+        let target = find(&want)?;
+        Take { target, mode }.perform().map_err(|error| Lost {
+            loss: match error {
+                Error::HeldElsewhere(_) => Loss::Taken,
+                Error::Changed(_) => Loss::Replaced,
+                _ => Loss::Unlockable,
+            },
+            why: error.to_string(),
+        })
+    }
+}
+
+/// Finds what was locked: by its name, if that still leads to the same thing.
+fn find(want: &Want) -> Result<super::resolve::Target, Lost> {
+    let lost = |loss: Loss, why: String| Lost { loss, why };
+    let path = want.path.as_deref().and_then(Path::to_str).map(DiskPath::parse);
+    let Some(Ok(path)) = path else {
+        return Err(lost(Loss::Unlockable, "it has no name by which it could be found".into()));
+    };
+    let mut directories = Directories::default();
+    let mut places = want.lock_files.iter().map(|file| directories.of(file));
+    let lockspace = match want.lockspace {
+        LockspaceKind::Direct => Lockspace::Direct,
+        LockspaceKind::File => match places.next().flatten() {
+            Some((directory, _)) => Lockspace::File(directory),
+            None => return Err(lost(Loss::Unlockable, "its lock file is unknown".into())),
+        },
+    };
+    let resolve = Resolve { wanted: Wanted::Path(path), lockspace, links: Links::Follow };
+    let mut target = resolve.perform().map_err(|error| lost(Loss::Replaced, error.to_string()))?;
+    if target.identity != want.identity {
+        return Err(lost(Loss::Replaced, "its name leads to another disk".into()));
+    }
+    target.name.clone_from(&want.resource);
+    if want.lockspace == LockspaceKind::File {
+        let names = want.lock_files.iter().filter_map(|file| file.file_name()?.to_str());
+        target.files = names.map(str::to_owned).collect();
+    }
+    Ok(target)
+}

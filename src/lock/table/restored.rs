@@ -1,0 +1,40 @@
+//! What the table is told of locks that were there before the service was started again.
+
+use super::Table;
+use crate::lock::error::Error;
+use crate::lock::record::{Lock, Proof, Stage};
+
+impl Table {
+    /// Enters a lock that was there before the service was started again, at the stage where it
+    /// was; it keeps its number.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchOwner`]; [`Error::Held`] where the records contradict each other.
+    pub fn restore(&mut self, lock: Lock) -> Result<(), Error> {
+        if !self.owners.contains_key(&lock.owner) {
+            return Err(Error::NoSuchOwner(lock.owner));
+        }
+        self.refuse_if_held(lock.owner, &lock.want)?;
+        self.count_from(lock.id);
+        self.enter(lock);
+        Ok(())
+    }
+
+    /// From now on only numbers above this one are given.
+    pub fn count_from(&mut self, last: u64) {
+        self.last = self.last.max(last);
+    }
+
+    /// Notes whether a held lock is there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchLock`].
+    pub fn set_proof(&mut self, number: u64, proof: Proof) -> Result<&Lock, Error> {
+        let lock = self.locks.get_mut(&number).filter(|lock| lock.stage == Stage::Held);
+        let lock = lock.ok_or(Error::NoSuchLock(number))?;
+        lock.proof = proof;
+        Ok(lock)
+    }
+}

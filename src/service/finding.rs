@@ -1,0 +1,306 @@
+//! What the records and the parked descriptors say together: each thing finds its way into the
+//! table, or is told to be given up.
+//!
+//! Where a record is damaged, what it told of is not known to have ended; so it stays.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::keeping::{Anchored, lock_line, owner_line, parked};
+use super::state::State;
+use super::{Error, Settings, now};
+use crate::keep::line::{Line, Step};
+use crate::keep::parking::Parked;
+use crate::keep::record::{AnchorRecord, LockRecord, OwnerRecord, Record};
+use crate::keep::state::{Contents, Name};
+use crate::keep::{Key, Part};
+use crate::life::process::Known;
+use crate::life::{Lease, Process};
+use crate::lock::held::Held;
+use crate::lock::owner::AnchorId;
+use crate::lock::record::{Proof, Stage};
+use crate::lock::restored::{Directories, recognise};
+use crate::lock::{Anchor, Front, Lock, Mode, Owner, OwnerId};
+
+/// The UUID of the owner that holds what nothing is known of: always the same, so that it can be
+/// looked for.
+const RECOVERED: Uuid = Uuid::from_bytes(*b"vmlockd:recover\0");
+/// Its name.
+const RECOVERED_NAME: &str = "recovered";
+
+/// What the records and the descriptors say, on its way into the table.
+pub(super) struct Finding {
+    pub(super) state: State,
+    damaged: bool,
+    pub(super) fds: HashMap<Key, OwnedFd>,
+    /// The locks of which there are descriptors.
+    bytes: HashSet<u64>,
+    directories: Directories,
+    pub(super) lines: Vec<(Name, Line)>,
+    pub(super) wanted: Vec<(Key, Parked)>,
+    pub(super) anchored: Vec<(OwnerId, AnchorId, Anchored)>,
+    pub(super) endings: Vec<OwnerId>,
+    pub(super) releases: Vec<(OwnerId, u64)>,
+}
+
+impl Finding {
+    pub(super) fn new(settings: Settings, fds: HashMap<Key, OwnedFd>, damaged: bool) -> Self {
+        let bytes = fds.keys().filter_map(|key| match key.part {
+            Part::Byte(number, _) => Some(number),
+            Part::Anchor(_) => None,
+        });
+        Self {
+            state: State::new(settings),
+            damaged,
+            bytes: bytes.collect(),
+            fds,
+            directories: Directories::default(),
+            lines: Vec::new(),
+            wanted: Vec::new(),
+            anchored: Vec::new(),
+            endings: Vec::new(),
+            releases: Vec::new(),
+        }
+    }
+
+    /// Enters everything. No disk is touched.
+    pub(super) fn enter_all(&mut self, contents: Contents) -> Result<(), Error> {
+        let (mut owners, mut anchors, mut locks) = (Vec::new(), BTreeMap::new(), Vec::new());
+        for Line { step, mode, record } in contents.lines {
+            match (record, mode) {
+                (Record::Owner(owner), _) => owners.push((owner, step)),
+                (Record::Anchor(anchor), _) => {
+                    if let Some(owner) = anchor.owner() {
+                        anchors.entry(owner).or_insert_with(Vec::new).push(anchor);
+                    }
+                }
+                (Record::Lock(lock), Some(mode)) => locks.push((lock, mode, step)),
+                // No line reads so.
+                (Record::Lock(_), None) | (Record::Counted(_), _) => {}
+            }
+        }
+        let mut pipes = self.missing_leases(&anchors);
+        // Nothing tells of an anchor whose record is damaged where nothing was parked either.
+        let doubtful = self.damaged && self.fds.is_empty();
+        for (record, step) in owners {
+            let Some(mut owner) = record.owner() else { continue };
+            let of_owner = anchors.remove(&owner.id).unwrap_or_default();
+            let alive = step == Step::Held;
+            if record.is_manual() || doubtful {
+                owner.anchors.insert(self.state.next_anchor(), Anchor::Manual);
+            }
+            let known = of_owner.len();
+            let mut anchored = self.attach(&of_owner, &mut pipes);
+            anchored.extend(self.attach_unrecorded(owner.id));
+            if alive && self.damaged && known == 0 && anchored.is_empty() {
+                owner.anchors.insert(self.state.next_anchor(), Anchor::Manual);
+            }
+            self.enter_owner(&record, owner, alive, anchored)?;
+        }
+        // Those with descriptors first: where records contradict each other, these are right.
+        locks.sort_by_key(|(lock, ..)| !self.bytes.contains(&lock.number()));
+        for (record, mode, step) in locks {
+            self.enter_lock(record, mode, step)?;
+        }
+        if self.damaged {
+            self.recover()?;
+        }
+        Ok(())
+    }
+
+    /// Looks for the leases whose parked ends are missing among the files of all processes.
+    fn missing_leases(
+        &self,
+        anchors: &BTreeMap<OwnerId, Vec<AnchorRecord>>,
+    ) -> HashMap<u64, OwnedFd> {
+        let parked: HashSet<Part> = self.fds.keys().map(|key| key.part).collect();
+        let missing = |anchor: &&AnchorRecord| {
+            anchor.anchor() == Some(Anchor::Lease)
+                && anchor.sign().inode != 0
+                && !parked.contains(&Part::Anchor(anchor.number()))
+        };
+        let all = anchors.values().flatten().filter(missing);
+        let inodes: Vec<u64> = all.map(|anchor| anchor.sign().inode).collect();
+        if inodes.is_empty() { HashMap::new() } else { Lease::find(&inodes) }
+    }
+
+    /// The anchors of an owner that live, or of which a descriptor tells whether they do.
+    fn attach(
+        &mut self,
+        records: &[AnchorRecord],
+        pipes: &mut HashMap<u64, OwnedFd>,
+    ) -> Vec<(AnchorId, Anchored)> {
+        let mut anchored = Vec::new();
+        for record in records {
+            let (Some(owner), Some(anchor)) = (record.owner(), record.anchor()) else { continue };
+            let key = Key { owner, part: Part::Anchor(record.number()) };
+            let sign = record.sign();
+            let parked = self.fds.remove(&key);
+            let found = match (anchor, parked) {
+                (Anchor::Lease, Some(fd)) => Lease::of(fd).map(lease),
+                (Anchor::Lease, None) => match pipes.remove(&sign.inode) {
+                    Some(fd) => Lease::of(fd).map(lease),
+                    None => continue,
+                },
+                (Anchor::Process { pid }, Some(fd)) => Process::restored(fd, pid).map(process),
+                (Anchor::Process { pid }, None) => {
+                    let known = Known { start: sign.start, inode: sign.inode };
+                    Process::find(pid, known).map(process)
+                }
+                (Anchor::Manual, _) => continue,
+            };
+            match found {
+                Ok(found) => anchored.push((record.number(), found)),
+                Err(error) => tracing::info!(%error, owner = %owner, "an anchor is gone"),
+            }
+        }
+        anchored
+    }
+
+    /// Anchors of an owner that are parked, and whose records are damaged.
+    fn attach_unrecorded(&mut self, owner: OwnerId) -> Vec<(AnchorId, Anchored)> {
+        if !self.damaged {
+            return Vec::new();
+        }
+        let of_owner = |key: &&Key| key.owner == owner && matches!(key.part, Part::Anchor(_));
+        let keys: Vec<Key> = self.fds.keys().filter(of_owner).copied().collect();
+        let mut anchored = Vec::new();
+        for key in keys {
+            let (Some(fd), Part::Anchor(number)) = (self.fds.remove(&key), key.part) else {
+                continue;
+            };
+            self.state.count_anchors_from(number);
+            let is_process = fd.try_clone().map(Process::by_pidfd);
+            match is_process {
+                Ok(Ok(found)) => anchored.push((number, process(found))),
+                Ok(Err(crate::life::Error::NotAProcess)) => {
+                    anchored.extend(Lease::of(fd).ok().map(|found| (number, lease(found))));
+                }
+                // It has ended.
+                Ok(Err(_)) | Err(_) => {}
+            }
+        }
+        anchored
+    }
+
+    fn enter_owner(
+        &mut self,
+        record: &OwnerRecord,
+        mut owner: Owner,
+        alive: bool,
+        anchored: Vec<(AnchorId, Anchored)>,
+    ) -> Result<(), Error> {
+        let id = owner.id;
+        owner.anchors.extend(anchored.iter().map(|(number, found)| (*number, found.anchor())));
+        let ends = !alive || owner.anchors.is_empty();
+        let step = if ends { Step::Releasing } else { Step::Held };
+        self.lines.push(owner_line(record.number(), &owner, step));
+        for (number, found) in anchored {
+            // One that has ended meanwhile will say so by itself.
+            if let Ok(line) = found.line(id, number) {
+                self.lines.push(line);
+            }
+            self.wanted.push((Key { owner: id, part: Part::Anchor(number) }, found.parked()));
+            self.anchored.push((id, number, found));
+        }
+        self.state.table.open_owner(owner)?;
+        self.state.kept.entry(id).or_default().record = record.number();
+        if ends {
+            self.endings.push(id);
+        }
+        Ok(())
+    }
+
+    fn enter_lock(&mut self, record: LockRecord, mode: Mode, step: Step) -> Result<(), Error> {
+        let Some(lock) = record.lock(mode, Stage::Held) else { return Ok(()) };
+        let (id, number) = (lock.owner, lock.id);
+        if self.state.table.owner(id).is_none() {
+            // Its owner's record is damaged, or the lock would not be there.
+            self.enter_manual(id)?;
+        }
+        let files = self.files(id, number);
+        let held = Held::restored(files, &lock.want, &mut self.directories).map(Arc::new);
+        let proof = Proof::Unverified;
+        let lock = Lock { proof, ..lock };
+        if held.is_none() && step != Step::Held {
+            // Begun and not taken, or given up and not forgotten.
+            return Ok(());
+        }
+        self.lines.push(lock_line(&lock, step));
+        if let Err(error) = self.state.table.restore(lock) {
+            tracing::error!(%error, lock = number, "a recorded lock is not there; another is");
+            self.lines.pop();
+            return Ok(());
+        }
+        if let Some(held) = held {
+            self.wanted.extend(parked(id, number, &held));
+            self.state.held.insert(number, held);
+        }
+        if step != Step::Held {
+            self.releases.push((id, number));
+        }
+        Ok(())
+    }
+
+    /// The descriptors of a lock's bytes, in order.
+    fn files(&mut self, owner: OwnerId, lock: u64) -> Vec<File> {
+        let byte = |byte| Key { owner, part: Part::Byte(lock, byte) };
+        let fds = (0..2).map_while(|n| self.fds.remove(&byte(n)));
+        fds.map(File::from).collect()
+    }
+
+    /// An owner that stays until it is closed, in place of one of which nothing is known.
+    fn enter_manual(&mut self, id: OwnerId) -> Result<(), Error> {
+        let mut owner = Owner::new(id, RECOVERED_NAME.to_owned(), Front::Dbus, now());
+        owner.anchors.insert(self.state.next_anchor(), Anchor::Manual);
+        let record = self.state.next_anchor();
+        tracing::error!(owner = %id, "an owner's record is damaged; it stays until it is closed");
+        self.lines.push(owner_line(record, &owner, Step::Held));
+        self.state.table.open_owner(owner)?;
+        self.state.kept.entry(id).or_default().record = record;
+        Ok(())
+    }
+
+    /// What is locked, and of which no record is left, goes to an owner of its own.
+    fn recover(&mut self) -> Result<(), Error> {
+        let byte = |key: &Key| match key.part {
+            Part::Byte(number, _) => Some((number, key.owner)),
+            Part::Anchor(_) => None,
+        };
+        let numbers: BTreeMap<u64, OwnerId> = self.fds.keys().filter_map(byte).collect();
+        let id = OwnerId { uid: 0, uuid: RECOVERED };
+        for (number, owner) in numbers {
+            let files = self.files(owner, number);
+            let Some(want) = recognise(&files) else { continue };
+            let Some(held) = Held::restored(files, &want, &mut self.directories) else { continue };
+            if self.state.table.owner(id).is_none() {
+                self.enter_manual(id)?;
+            }
+            let (since, stage, proof) = (now(), Stage::Held, Proof::Unverified);
+            let lock = Lock { id: number, owner: id, since, stage, proof, want };
+            tracing::error!(
+                lock = number,
+                "nothing is known of a lock on {}; it stays until an administrator releases it",
+                crate::lock::printable::shown(&lock.want.resource)
+            );
+            let held = Arc::new(held);
+            self.wanted.extend(parked(id, number, &held));
+            self.lines.push(lock_line(&lock, Step::Held));
+            self.state.table.restore(lock)?;
+            self.state.held.insert(number, held);
+        }
+        Ok(())
+    }
+}
+
+fn lease(lease: Lease) -> Anchored {
+    Anchored::Lease(Arc::new(lease))
+}
+
+fn process(process: Process) -> Anchored {
+    Anchored::Process(Arc::new(process))
+}

@@ -1,0 +1,212 @@
+//! What is kept of each step, so that a crash after it finds out how far it had come.
+//!
+//! For a grant: noted as begun, locked, parked, noted as held; only then is anybody told. For a
+//! release: noted as begun, lock file removed, unlocked, unparked, noted as gone. A restart
+//! finishes what was begun: what nobody was told of is given back, what was being given up is
+//! given up.
+
+use std::sync::Arc;
+
+use super::Error;
+use crate::keep::line::{Line, Step};
+use crate::keep::parking::Parked;
+use crate::keep::record::{AnchorRecord, LockRecord, OwnerRecord, Record, Sign};
+use crate::keep::state::Name;
+use crate::keep::{Key, Parking, Part, State};
+use crate::life::{Lease, Process};
+use crate::lock::held::Held;
+use crate::lock::owner::AnchorId;
+use crate::lock::{Anchor, Lock, Mode, Owner, OwnerId};
+use crate::step::step;
+
+/// What is kept, and where.
+#[derive(Debug)]
+pub(super) struct Keep {
+    pub(super) state: State,
+    pub(super) parking: Parking,
+}
+
+/// Under which names an owner is kept.
+#[derive(Debug, Clone)]
+pub(super) struct Names {
+    pub(super) owner: OwnerId,
+    pub(super) record: AnchorId,
+    pub(super) anchors: Vec<AnchorId>,
+}
+
+/// An anchor with its descriptor.
+#[derive(Debug, Clone)]
+pub(super) enum Anchored {
+    Lease(Arc<Lease>),
+    Process(Arc<Process>),
+}
+
+impl Anchored {
+    pub(super) fn anchor(&self) -> Anchor {
+        match self {
+            Self::Lease(_) => Anchor::Lease,
+            Self::Process(process) => Anchor::Process { pid: process.pid() },
+        }
+    }
+
+    pub(super) fn parked(&self) -> Parked {
+        match self {
+            Self::Lease(lease) => Arc::clone(lease) as Parked,
+            Self::Process(process) => Arc::clone(process) as Parked,
+        }
+    }
+
+    /// By what it can be found again should its descriptor be lost.
+    fn sign(&self) -> Result<Sign, Error> {
+        Ok(match self {
+            Self::Lease(lease) => Sign { inode: lease.inode()?, start: 0 },
+            Self::Process(process) => {
+                let known = process.known()?;
+                Sign { inode: known.inode, start: known.start }
+            }
+        })
+    }
+
+    pub(super) fn line(&self, owner: OwnerId, number: AnchorId) -> Result<(Name, Line), Error> {
+        let record = AnchorRecord::new(owner, number, self.anchor(), self.sign()?);
+        let record = Record::Anchor(record);
+        Ok((Name::Anchor(number), Line { step: Step::Held, mode: None, record }))
+    }
+}
+
+pub(super) fn owner_line(number: AnchorId, owner: &Owner, step: Step) -> (Name, Line) {
+    let manual = owner.anchors.values().any(|anchor| *anchor == Anchor::Manual);
+    let record = Record::Owner(OwnerRecord::new(number, owner, manual));
+    (Name::Owner(number), Line { step, mode: None, record })
+}
+
+pub(super) fn lock_line(lock: &Lock, step: Step) -> (Name, Line) {
+    let record = Record::Lock(LockRecord::from(lock));
+    (Name::Lock(lock.id), Line { step, mode: Some(lock.want.mode), record })
+}
+
+/// The keys of a lock's bytes.
+pub(super) fn byte_keys(owner: OwnerId, lock: u64, bytes: usize) -> impl Iterator<Item = Key> {
+    (0..bytes).filter_map(move |byte| {
+        // Proof that none is left out: a lock has one byte or two.
+        Some(Key { owner, part: Part::Byte(lock, u8::try_from(byte).ok()?) })
+    })
+}
+
+/// A lock's bytes, to be parked.
+pub(super) fn parked(owner: OwnerId, lock: u64, held: &Arc<Held>) -> Vec<(Key, Parked)> {
+    byte_keys(owner, lock, held.size()).zip(held.parts()).collect()
+}
+
+impl Keep {
+    /// Notes an owner as begun, with its anchors, and parks these.
+    pub(super) fn open(
+        &self,
+        names: &Names,
+        owner: &Owner,
+        anchors: &[(AnchorId, Anchored)],
+    ) -> Result<(), Error> {
+        let mut lines = vec![owner_line(names.record, owner, Step::Granting)];
+        for (number, anchored) in anchors {
+            lines.push(anchored.line(owner.id, *number)?);
+        }
+        self.state.put(&lines)?;
+        step("open-noted");
+        self.park_anchors(owner.id, anchors)?;
+        step("open-parked");
+        Ok(())
+    }
+
+    /// Notes and parks another anchor of an owner.
+    pub(super) fn bind(
+        &self,
+        owner: OwnerId,
+        number: AnchorId,
+        anchored: &Anchored,
+    ) -> Result<(), Error> {
+        self.park_anchors(owner, &[(number, anchored.clone())])?;
+        step("bind-parked");
+        self.state.put(&[anchored.line(owner, number)?])?;
+        step("bind-noted");
+        Ok(())
+    }
+
+    fn park_anchors(&self, owner: OwnerId, anchors: &[(AnchorId, Anchored)]) -> Result<(), Error> {
+        let key = |number| Key { owner, part: Part::Anchor(number) };
+        let all = anchors.iter().map(|(number, anchored)| (key(*number), anchored.parked()));
+        Ok(self.parking.park(&all.collect::<Vec<_>>())?)
+    }
+
+    /// Notes locks as begun.
+    pub(super) fn begin(&self, locks: &[Lock]) -> Result<(), Error> {
+        if locks.is_empty() {
+            return Ok(());
+        }
+        let lines: Vec<_> = locks.iter().map(|lock| lock_line(lock, Step::Granting)).collect();
+        self.state.put(&lines)?;
+        step("grant-noted");
+        Ok(())
+    }
+
+    /// Parks what was locked.
+    pub(super) fn park(
+        &self,
+        owner: OwnerId,
+        locks: &[u64],
+        held: &[Arc<Held>],
+    ) -> Result<(), Error> {
+        let each = locks.iter().zip(held);
+        let all: Vec<_> = each.flat_map(|(lock, held)| parked(owner, *lock, held)).collect();
+        if !all.is_empty() {
+            self.parking.park(&all)?;
+            step("grant-parked");
+        }
+        Ok(())
+    }
+
+    /// Notes locks as held, and the owner that was opened with them as there.
+    pub(super) fn commit(&self, opened: Option<&Names>, locks: &[u64]) -> Result<(), Error> {
+        self.mark_locks(locks, Step::Held)?;
+        step("grant-held");
+        if let Some(names) = opened {
+            self.state.mark([Name::Owner(names.record)], Step::Held)?;
+            step("open-held");
+        }
+        Ok(())
+    }
+
+    pub(super) fn mark_locks(&self, locks: &[u64], step: Step) -> Result<(), Error> {
+        Ok(self.state.mark(locks.iter().map(|lock| Name::Lock(*lock)), step)?)
+    }
+
+    /// Notes that an owner is about to go, and all it holds with it.
+    pub(super) fn end(&self, names: &Names) -> Result<(), Error> {
+        Ok(self.state.mark([Name::Owner(names.record)], Step::Releasing)?)
+    }
+
+    /// Keeps an owner no more. `true`: something lies dead in the parking.
+    pub(super) fn forget(&self, names: &Names) -> Result<bool, Error> {
+        let dead = self.unpark_anchors(names.owner, &names.anchors);
+        let anchors = names.anchors.iter().map(|number| Name::Anchor(*number));
+        // The owner last: anchors without one would not be understood.
+        self.state.mark(anchors.chain([Name::Owner(names.record)]), Step::Gone)?;
+        Ok(dead)
+    }
+
+    /// Keeps an anchor no more.
+    pub(super) fn forget_anchor(&self, owner: OwnerId, number: AnchorId) -> Result<bool, Error> {
+        let dead = self.unpark_anchors(owner, &[number]);
+        self.state.mark([Name::Anchor(number)], Step::Gone)?;
+        Ok(dead)
+    }
+
+    fn unpark_anchors(&self, owner: OwnerId, anchors: &[AnchorId]) -> bool {
+        let key = |number: &AnchorId| Key { owner, part: Part::Anchor(*number) };
+        self.parking.unpark(&anchors.iter().map(key).collect::<Vec<_>>())
+    }
+
+    /// Notes the mode of a lock.
+    pub(super) fn set_mode(&self, lock: u64, mode: Mode) -> Result<(), Error> {
+        Ok(self.state.set_mode(Name::Lock(lock), mode)?)
+    }
+}

@@ -1,0 +1,158 @@
+//! Looking whether restored locks are there.
+//!
+//! What was parked is there, and nearly always so is its lock; but a network file system may have
+//! lost it meanwhile, and a lock of which only the record is left has to be taken again. Either
+//! asks the storage, which may be dead; so it happens while the service serves, device by device,
+//! and one that hangs holds up no other.
+//!
+//! A lock that is not there is *lost*: it is said loudly, and tried again now and then, since its
+//! machine may still be writing. Until then it stays in the way of all other owners.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::keeping::byte_keys;
+use super::{Error, Service};
+use crate::lock::held::{Give, Held};
+use crate::lock::identity::Identity;
+use crate::lock::printable::shown;
+use crate::lock::restored::{Lost, Reassert, Retake};
+use crate::lock::work::Work;
+use crate::lock::{self, Event, Lock, Proof};
+use crate::step::step;
+
+/// How long until a lost lock is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
+
+impl Service {
+    /// Looks at every lock that nobody has looked at since it was restored. Returns at once.
+    pub(super) fn verify_all(&self) {
+        let mut devices: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+        for lock in self.locks().into_iter().filter(|lock| lock.proof != Proof::Verified) {
+            let (Identity::Inode { dev, .. } | Identity::Block { dev, .. }) = lock.want.identity;
+            devices.entry(dev).or_default().push(lock.id);
+        }
+        for mut numbers in devices.into_values() {
+            let service = self.clone();
+            tokio::spawn(async move {
+                loop {
+                    let mut lost = Vec::new();
+                    for number in numbers {
+                        if !service.verify(number).await {
+                            lost.push(number);
+                        }
+                    }
+                    if lost.is_empty() {
+                        return;
+                    }
+                    numbers = lost;
+                    tokio::time::sleep(AGAIN).await;
+                }
+            });
+        }
+    }
+
+    /// `false`: it is lost.
+    async fn verify(&self, number: u64) -> bool {
+        let story = Story { service: self.clone(), number };
+        match self.storage().run(story).await {
+            Ok(there) => there,
+            Err(error) => {
+                tracing::error!(%error, lock = number, "looking at a lock failed");
+                false
+            }
+        }
+    }
+
+    /// Enters what was seen, and says it, unless it was known.
+    fn enter_proof(&self, number: u64, seen: Result<(), Lost>) {
+        let proof = if seen.is_ok() { Proof::Verified } else { Proof::Lost };
+        let before = {
+            let mut state = self.state();
+            let Some(before) = state.table.lock(number).map(|lock| lock.proof) else { return };
+            let Ok(lock) = state.table.set_proof(number, proof) else { return };
+            let lock = Box::new(lock.clone());
+            let event = match &seen {
+                Ok(()) => Event::LockVerified(lock),
+                Err(lost) => Event::LockLost(lock, lost.loss),
+            };
+            if before != proof {
+                drop(state.publish(vec![event]));
+            }
+            before
+        };
+        if before == proof {
+            return;
+        }
+        let Some(Lock { owner, want, .. }) = self.lock(number) else { return };
+        let resource = shown(&want.resource);
+        match seen {
+            Ok(()) if before == Proof::Lost => {
+                tracing::warn!(lock = number, owner = %owner.uuid, uid = owner.uid, "{resource} is locked again");
+            }
+            Ok(()) => {}
+            Err(Lost { why, .. }) => {
+                tracing::error!(lock = number, owner = %owner.uuid, uid = owner.uid, "LOST the lock on {resource}, whose machine lives: {why}");
+            }
+        }
+    }
+
+    /// Takes a lock again of which there is no descriptor.
+    fn retake(&self, lock: &Lock) -> Result<(), Lost> {
+        let held = Arc::new(Retake(lock.want.clone()).perform()?);
+        let unlockable =
+            |error: Error| Lost { loss: lock::Loss::Unlockable, why: error.to_string() };
+        let parked = self.keep().park(lock.owner, &[lock.id], &[Arc::clone(&held)]);
+        step("retake-parked");
+        let entered = parked.map_err(unlockable).and_then(|()| {
+            let mut state = self.state();
+            if state.table.lock(lock.id).is_some() {
+                state.held.insert(lock.id, Arc::clone(&held));
+                return Ok(());
+            }
+            let why = "it was released meanwhile".to_owned();
+            Err(Lost { loss: lock::Loss::Unlockable, why })
+        });
+        if entered.is_err() {
+            self.give_back(lock, held);
+        }
+        entered
+    }
+
+    fn give_back(&self, lock: &Lock, held: Arc<Held>) {
+        let keys: Vec<_> = byte_keys(lock.owner, lock.id, held.size()).collect();
+        for failure in Give(held).perform() {
+            tracing::error!(%failure, lock = lock.id, "undoing failed");
+        }
+        if self.keep().parking.unpark(&keys) {
+            self.clean_soon();
+        }
+    }
+}
+
+struct Story {
+    service: Service,
+    number: u64,
+}
+
+impl Work for Story {
+    type Answer = bool;
+
+    fn perform(self) -> bool {
+        let Self { service, number } = self;
+        let (lock, held) = {
+            let state = service.state();
+            let Some(lock) = state.table.lock(number).cloned() else { return true };
+            (lock, state.held.get(&number).cloned())
+        };
+        let seen = match held {
+            Some(held) => Reassert { held, want: lock.want.clone() }.perform(),
+            None => service.retake(&lock),
+        };
+        step("verify-seen");
+        let there = seen.is_ok();
+        service.enter_proof(number, seen);
+        there
+    }
+}
