@@ -29,13 +29,14 @@ mod opened;
 pub(crate) mod polkit;
 mod process;
 mod rival;
+mod tool;
 pub(crate) mod user;
 mod watch;
 
 use std::time::Duration;
 
 pub(crate) use agent::{Agent, Dialog};
-pub(crate) use bus::{Bus, Service};
+pub(crate) use bus::{Bus, Service, connect};
 pub(crate) use command::{Ran, program, run};
 pub(crate) use daemon::{Daemon, Failure, Launch};
 pub(crate) use fixture::{Broker, House};
@@ -45,6 +46,7 @@ pub(crate) use mounted::Mounted;
 pub(crate) use opened::Opened;
 pub(crate) use process::{Process, pidfd};
 pub(crate) use rival::{Kind, Rival};
+pub(crate) use tool::Tool;
 pub(crate) use watch::NameWatch;
 
 /// The name that the service has on the bus.
