@@ -22,4 +22,5 @@ mod layering;
 mod machine;
 mod methods;
 mod owners;
+mod survive;
 mod untouched;

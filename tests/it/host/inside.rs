@@ -41,7 +41,7 @@ impl Host {
     /// Starts a program as root, to be talked to. It is left with an input that ends when the tool
     /// is dropped; until then nothing that is done to systemd or the bus ends it.
     pub(crate) fn spawn(&self, words: &[&str]) -> Tool {
-        Tool::new(self.enter_as("root", words), &self.dir.path().join("tools.log"))
+        Tool::new(self.enter_as("root", words), &self.log())
     }
 
     /// Has `systemctl` do something that must succeed; what it prints comes back.

@@ -30,6 +30,7 @@ use zbus::Connection;
 use crate::house::{NAME, NameWatch, connect};
 use container::{Container, Failure};
 
+pub(crate) use service::Main;
 pub(crate) use tree::Tree;
 
 /// Where a host has its disk images.
@@ -115,6 +116,11 @@ impl Host {
         let socket = self.at("/run/dbus/system_bus_socket");
         let connection = connect(socket.clone(), 0).await;
         connection.unwrap_or_else(|e| panic!("{}: {e}", socket.display()))
+    }
+
+    /// Where programs that are started for this host may write what is wrong with them.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.dir.path().join("tools.log")
     }
 
     /// Follows the owner of the service's name.

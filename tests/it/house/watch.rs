@@ -65,6 +65,16 @@ impl NameWatch {
         .await
     }
 
+    /// Waits until another connection than `first` owns the name.
+    pub(crate) async fn owned_by_other_than(&mut self, first: &OwnedUniqueName) {
+        within(&format!("{} owned by other than {first}", self.name), async {
+            while self.owner.as_ref().is_none_or(|owner| owner == first) {
+                self.change().await;
+            }
+        })
+        .await;
+    }
+
     /// Waits until the process `pid` does not own the name: nobody does, or another.
     pub(crate) async fn not_owned_by(&mut self, pid: u32) {
         within(&format!("{} given up by process {pid}", self.name), async {
