@@ -2,9 +2,10 @@
 
 use std::process::Stdio;
 
+use serde_json::Value;
 use tokio::process::Command;
 
-use super::Host;
+use super::{Host, Main};
 use crate::house::{Ran, Tool, run};
 
 impl Host {
@@ -23,8 +24,7 @@ impl Host {
         let mut command = self.enter();
         command.args(["systemd-run", "--quiet", "--pipe", "--wait", "--collect"]);
         command.args(["--service-type=exec", "--setenv=LC_ALL=C.UTF-8", "--uid", user, "--"]);
-        // systemd puts the values of variables into the words of a command.
-        command.args(words.iter().map(|word| word.replace('$', "$$")));
+        command.args(dollars(words));
         command
     }
 
@@ -42,6 +42,21 @@ impl Host {
     /// is dropped; until then nothing that is done to systemd or the bus ends it.
     pub(crate) fn spawn(&self, words: &[&str]) -> Tool {
         Tool::new(self.enter_as("root", words), &self.log())
+    }
+
+    /// Runs a program that must print one JSON document.
+    pub(crate) async fn json(&self, words: &[&str]) -> Value {
+        let text = self.run(words).await.ok();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
+    }
+
+    /// Starts a program as the service `name` of this type; it is up when this returns.
+    pub(crate) async fn start(&self, name: &str, kind: &str, words: &[&str]) -> Main {
+        let mut command = self.enter();
+        command.args(["systemd-run", "--quiet", "--unit", name]);
+        command.arg(format!("--service-type={kind}")).arg("--").args(dollars(words));
+        run(command).await.ok();
+        self.main_of(&format!("{name}.service")).await
     }
 
     /// Has `systemctl` do something that must succeed; what it prints comes back.
@@ -77,3 +92,8 @@ const JOURNAL: [&str; 6] = [
     "--output=short-monotonic",
     "--unit=vmlockd.service",
 ];
+
+/// The words as systemd has to be told them: it puts the values of variables into a command.
+fn dollars(words: &[&str]) -> impl Iterator<Item = String> {
+    words.iter().map(|word| word.replace('$', "$$"))
+}

@@ -69,6 +69,8 @@ impl Host {
         };
         let mut host = Host { tree, systemd: 0, container, dir };
         fs::create_dir(host.at(IMAGES)).expect("a directory in the host");
+        let open = Permissions::from_mode(0o755);
+        fs::set_permissions(host.at(IMAGES), open).expect("the directory is ours");
         host.systemd = host.version().await;
         Some(host)
     }
@@ -106,6 +108,8 @@ impl Host {
         let above = outside.parent().expect("a file is in a directory");
         fs::create_dir_all(above).unwrap_or_else(|e| panic!("{}: {e}", above.display()));
         fs::write(&outside, text).unwrap_or_else(|e| panic!("{}: {e}", outside.display()));
+        // polkit, for one, reads as a user of its own.
+        fs::set_permissions(&outside, Permissions::from_mode(0o644)).expect("the file is ours");
     }
 
     /// A new connection to the host's system bus, as root.
@@ -138,7 +142,7 @@ impl Drop for Host {
 }
 
 /// Says why a test has nothing to say.
-fn skip<T>(reason: &str) -> Option<T> {
+pub(crate) fn skip<T>(reason: &str) -> Option<T> {
     let strict = env::var_os("VMLOCKD_TESTS_NO_SKIP").is_some();
     assert!(!strict, "nothing may be skipped, but {reason}");
     println!("skipped: {reason}");

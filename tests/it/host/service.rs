@@ -1,18 +1,31 @@
 //! The service of a host, and what systemd knows of it.
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
 use super::Host;
 use crate::house::NameWatch;
 
 /// The unit.
 const UNIT: &str = "vmlockd.service";
 
-/// The service's process.
+/// The main process of a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Main {
     /// As the host numbers it.
     pub(crate) inside: u32,
     /// As this machine does.
     pub(crate) outside: u32,
+}
+
+impl Main {
+    /// Sends it a signal. It must not have been seen to end: its number may be another's then.
+    pub(crate) fn signal(self, signal: Signal) {
+        kill(Pid::from_raw(self.outside.cast_signed()), signal)
+            .unwrap_or_else(|e| panic!("{signal} to process {}: {e}", self.outside));
+    }
 }
 
 impl Host {
@@ -23,15 +36,20 @@ impl Host {
         self.main().await
     }
 
-    /// The process of a service that runs.
+    /// The service's process.
     pub(crate) async fn main(&self) -> Main {
-        let number = self.property("MainPID").await;
-        let inside: u32 = number.parse().unwrap_or_else(|e| panic!("MainPID {number}: {e}"));
+        self.main_of(UNIT).await
+    }
+
+    /// The main process of a unit that runs.
+    pub(super) async fn main_of(&self, unit: &str) -> Main {
+        let number = self.systemctl(&["show", "--property=MainPID", "--value", unit]).await;
+        let inside = number.trim().parse().unwrap_or_else(|e| panic!("MainPID {number}: {e}"));
         // What systemd calls 0 is no process, but a signal to it would reach this one's group.
-        assert_ne!(inside, 0, "the service does not run");
-        let found = self.container.processes("system.slice/vmlockd.service");
+        assert_ne!(inside, 0, "{unit} does not run");
+        let found = self.container.processes(&format!("system.slice/{unit}"));
         let found = found.into_iter().find(|(_, number)| *number == inside);
-        let (outside, _) = found.unwrap_or_else(|| panic!("process {inside} is not the service's"));
+        let (outside, _) = found.unwrap_or_else(|| panic!("process {inside} is not {unit}'s"));
         Main { inside, outside }
     }
 

@@ -87,10 +87,7 @@ impl Process {
 
     /// Waits until it ends.
     pub(crate) async fn ended(&self) -> ExitStatus {
-        let pidfd = self.pidfd.try_clone().expect("a descriptor is free");
-        // Not a pipe, but tokio has no other safe type that only waits for a descriptor.
-        let event = pipe::Receiver::from_owned_fd_unchecked(pidfd).expect("epoll takes a pidfd");
-        event.readable().await.expect("a pidfd can be waited for");
+        gone(self.pidfd.try_clone().expect("a descriptor is free")).await;
         self.child.lock().unwrap().wait().expect("a child can be waited for")
     }
 
@@ -170,6 +167,13 @@ pub(crate) fn pidfd(pid: u32) -> OwnedFd {
     let number = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process number");
     rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty())
         .unwrap_or_else(|errno| panic!("process {pid}: {errno}"))
+}
+
+/// Waits until the process behind a descriptor has ended, and all its threads.
+pub(crate) async fn gone(pidfd: OwnedFd) {
+    // Not a pipe, but tokio has no other safe type that only waits for a descriptor.
+    let event = pipe::Receiver::from_owned_fd_unchecked(pidfd).expect("epoll takes a pidfd");
+    event.readable().await.expect("a pidfd can be waited for");
 }
 
 type Job = Box<dyn FnOnce() + Send>;
