@@ -6,6 +6,7 @@
 
 mod event;
 mod guests;
+mod storage;
 
 use crate::host::{Host, Tree};
 use event::Event;

@@ -3,8 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use crate::host::{Host, Main};
 use crate::house::NameWatch;
@@ -42,8 +41,8 @@ impl Event {
     pub(super) async fn happen(self, host: &Host, before: Main) -> Main {
         let mut watch = host.watch().await;
         match self {
-            Self::Kill => signal(before, Signal::SIGKILL),
-            Self::Abort => signal(before, Signal::SIGABRT),
+            Self::Kill => before.signal(Signal::SIGKILL),
+            Self::Abort => before.signal(Signal::SIGABRT),
             Self::Restart => drop(host.systemctl(&["restart", UNIT]).await),
             Self::Replace => {
                 replace_binary(host);
@@ -75,10 +74,6 @@ impl Event {
         }
         after
     }
-}
-
-fn signal(service: Main, signal: Signal) {
-    kill(Pid::from_raw(service.outside.try_into().unwrap()), signal).unwrap();
 }
 
 /// Another file under the same name, as package managers put it there.

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 
 use futures_util::StreamExt as _;
 use serde_json::Value;
+use vmlockd::client::LockReleasedStream;
+use zbus::Connection;
 
 use crate::host::Host;
 use crate::house::{Intruder, Kind, Rival, Tool, within};
 use crate::machine::{exclusive, lock, manager, owner, shared};
 
 /// A program that says its process number and then lives until its input ends.
-const LIVES: [&str; 3] = ["sh", "-c", "echo $$; exec cat"];
+pub(super) const LIVES: [&str; 3] = ["sh", "-c", "echo $$; exec cat"];
 
 /// `web1` lives by a lease and `web2` by its process; they share a disk.
 pub(super) struct Guests<'h> {
@@ -47,8 +49,8 @@ impl<'h> Guests<'h> {
 
     /// All that the service tells about owners and locks.
     pub(super) async fn known(&self) -> (Value, Value) {
-        let owners = self.json(&["vmlockctl", "--json", "owners"]).await;
-        let locks = self.json(&["vmlockctl", "--json", "list"]).await;
+        let owners = self.host.json(&["vmlockctl", "--json", "owners"]).await;
+        let locks = self.host.json(&["vmlockctl", "--json", "list"]).await;
         (owners, locks)
     }
 
@@ -85,22 +87,12 @@ impl<'h> Guests<'h> {
     pub(super) async fn end_and_leave_nothing(mut self) {
         let bus = self.host.bus().await;
         let manager = manager(&bus).await;
-        let mut released = manager.receive_lock_released().await.unwrap();
-        let mut ends_with = async |tool: &mut Tool, mut disks: Vec<&PathBuf>| {
-            tool.end_input();
-            while !disks.is_empty() {
-                let told = within("a release", released.next()).await.unwrap();
-                let told = told.args().unwrap();
-                assert_eq!(told.reason(), "owner-gone");
-                let place = disks.iter().position(|disk| disk.to_str() == Some(told.resource()));
-                disks.remove(place.unwrap_or_else(|| panic!("{} released", told.resource())));
-            }
-        };
+        let mut releases = Releases::follow(&bus).await;
         let [own, both, other] = &self.disks;
-        ends_with(&mut self.web1, vec![own, both]).await;
+        releases.at_the_end_of(&mut self.web1, &[own, both]).await;
         let left = manager.list_locks(HashMap::new()).await.unwrap();
         assert_eq!(left.len(), 2, "{left:?}");
-        ends_with(&mut self.web2, vec![other, both]).await;
+        releases.at_the_end_of(&mut self.web2, &[both, other]).await;
         assert!(manager.list_locks(HashMap::new()).await.unwrap().is_empty());
         assert!(manager.list_owners(HashMap::new()).await.unwrap().is_empty());
         for disk in &self.disks {
@@ -112,9 +104,26 @@ impl<'h> Guests<'h> {
             }
         }
     }
+}
 
-    async fn json(&self, words: &[&str]) -> Value {
-        let text = self.host.run(words).await.ok();
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
+/// The news of locks that are released.
+pub(super) struct Releases(LockReleasedStream);
+
+impl Releases {
+    pub(super) async fn follow(bus: &Connection) -> Self {
+        Self(manager(bus).await.receive_lock_released().await.unwrap())
+    }
+
+    /// Ends a machine, and waits until these disks are released, and no others, because it ended.
+    pub(super) async fn at_the_end_of(&mut self, machine: &mut Tool, disks: &[&PathBuf]) {
+        machine.end_input();
+        let mut disks = disks.to_vec();
+        while !disks.is_empty() {
+            let told = within("a release", self.0.next()).await.unwrap();
+            let told = told.args().unwrap();
+            assert_eq!(told.reason(), "owner-gone");
+            let place = disks.iter().position(|disk| disk.to_str() == Some(told.resource()));
+            disks.remove(place.unwrap_or_else(|| panic!("{} released", told.resource())));
+        }
     }
 }
