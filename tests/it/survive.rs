@@ -36,7 +36,7 @@ async fn outlives(host: Host, event: Event) {
     let still_known = guests.known().await;
     intruder.stop().were_refused();
     assert_eq!(still_known, known);
-    guests.are_refused_to_others().await;
+    guests.keep_others_out().await;
     guests.end_and_leave_nothing().await;
     assert_eq!(host.main().await, after);
 }
@@ -67,10 +67,10 @@ async fn outlives_a_stop(tree: Tree) {
     let known = guests.known().await;
     let after = Event::Upgrade.happen(&host, before).await;
     assert_ne!(after, before);
-    guests.are_refused_to_others().await;
+    guests.keep_others_out().await;
     assert_eq!(guests.known().await, known);
     let intruder = guests.intruder().await;
-    guests.are_refused_to_others().await;
+    guests.keep_others_out().await;
     intruder.stop().were_refused();
     guests.end_and_leave_nothing().await;
 }
@@ -84,6 +84,11 @@ macro_rules! on {
             #[tokio::test]
             async fn a_kill() {
                 outlives_on($tree, Event::Kill).await;
+            }
+
+            #[tokio::test]
+            async fn two_kills() {
+                outlives_on($tree, Event::Kills).await;
             }
 
             #[tokio::test]

@@ -17,6 +17,8 @@ const SYSTEMD: &str = "org.freedesktop.systemd1";
 pub(super) enum Event {
     /// It is killed.
     Kill,
+    /// Its successor is killed, too: what was handed on once is handed on again.
+    Kills,
     /// It ends itself, as a program does that has found a mistake of its own.
     Abort,
     /// An administrator restarts it.
@@ -42,6 +44,12 @@ impl Event {
         let mut watch = host.watch().await;
         match self {
             Self::Kill => before.signal(Signal::SIGKILL),
+            Self::Kills => {
+                before.signal(Signal::SIGKILL);
+                let next = host.successor(&mut watch, before).await;
+                next.signal(Signal::SIGKILL);
+                return host.successor(&mut watch, next).await;
+            }
             Self::Abort => before.signal(Signal::SIGABRT),
             Self::Restart => drop(host.systemctl(&["restart", UNIT]).await),
             Self::Replace => {

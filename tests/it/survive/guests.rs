@@ -20,6 +20,8 @@ pub(super) struct Guests<'h> {
     host: &'h Host,
     /// A disk of web1's, one of both, one of web2's.
     disks: [PathBuf; 3],
+    /// A disk that web2 has given back.
+    left: PathBuf,
     web1: Tool,
     web1_pid: u32,
     web2: Tool,
@@ -30,6 +32,7 @@ impl<'h> Guests<'h> {
     /// Starts both; they hold their disks when this returns.
     pub(super) async fn begin(host: &'h Host) -> Self {
         let disks = ["web1.img", "both.img", "web2.img"].map(|name| host.image(name));
+        let left = host.image("left.img");
         let [own, both, other] = disks.each_ref().map(|disk| disk.to_str().unwrap());
         let (both_shared, line) =
             (format!("{both}:shared"), ["vmlockctl", "run", "--name", "web1"]);
@@ -42,9 +45,12 @@ impl<'h> Guests<'h> {
         let bus = host.bus().await;
         let path = manager(&bus).await.register_owner("", "web2", web2_pid, HashMap::new()).await;
         let web2_owner = owner(&bus, path.unwrap()).await;
-        let wanted = [exclusive(Path::new(other)), shared(Path::new(both))];
-        web2_owner.acquire(&wanted, HashMap::new()).await.unwrap();
-        Self { host, disks, web1, web1_pid, web2, web2_pid }
+        // What it has done with its locks before is not to be undone by what happens.
+        let wanted = [shared(Path::new(other)), shared(Path::new(both)), exclusive(&left)];
+        let locks = web2_owner.acquire(&wanted, HashMap::new()).await.unwrap();
+        lock(&bus, &locks[0]).await.convert("exclusive", HashMap::new()).await.unwrap();
+        web2_owner.release(&locks[2..], HashMap::new()).await.unwrap();
+        Self { host, disks, left, web1, web1_pid, web2, web2_pid }
     }
 
     /// All that the service tells about owners and locks.
@@ -68,8 +74,9 @@ impl<'h> Guests<'h> {
         Intruder::at(&files, &self.host.log())
     }
 
-    /// A third machine gets none of the disks, and is told who has them.
-    pub(super) async fn are_refused_to_others(&self) {
+    /// A third machine gets none of the disks, and is told who has them. What has been given back
+    /// is free.
+    pub(super) async fn keep_others_out(&self) {
         let [own, both, other] = &self.disks;
         let (web1, web2) = (("web1", self.web1_pid), ("web2", self.web2_pid));
         for (disk, holders) in [(own, vec![web1]), (both, vec![web1, web2]), (other, vec![web2])] {
@@ -81,6 +88,7 @@ impl<'h> Guests<'h> {
                 assert!(ran.stderr.contains(&format!("pid {pid},")), "not {pid}, but {ran:?}");
             }
         }
+        Rival::try_once(self.host.at(&self.left), Kind::Ofd, true).unwrap();
     }
 
     /// Ends both, one after the other: what one holds is released, and no more than that.
