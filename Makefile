@@ -44,10 +44,14 @@ man1 = $(wildcard man/*.1)
 man5 = $(wildcard man/*.5)
 man8 = $(wildcard man/*.8)
 
-.PHONY: all install uninstall test demo bench lint
+.PHONY: all completions install uninstall test demo bench lint
 
 all:
 	$(CARGO) build --release --locked
+	$(MAKE) --no-print-directory completions
+
+# The tool that is there writes them.
+completions:
 	mkdir -p $(shells)
 	$(built)/vmlockctl completions bash >$(shells)/vmlockctl
 	$(built)/vmlockctl completions zsh >$(shells)/_vmlockctl

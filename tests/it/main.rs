@@ -1,7 +1,7 @@
 //! The service as its users meet it: real buses, real polkit, real locks, real tools.
 //!
 //! One binary, so that it is linked once; a module for each promise. [`house`] builds what a test
-//! runs in, [`machine`] says briefly what clients say.
+//! runs in, or [`host`] where it takes a systemd; [`machine`] says briefly what clients say.
 
 #![allow(
     clippy::expect_used,
@@ -15,9 +15,12 @@ mod bad_input;
 mod cli;
 mod contract;
 mod examples;
+mod host;
+mod hosts;
 mod house;
 mod layering;
 mod machine;
 mod methods;
 mod owners;
+mod survive;
 mod untouched;

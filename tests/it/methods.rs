@@ -62,10 +62,11 @@ impl Method {
         let arguments =
             arguments.chain(options).fold(StructureBuilder::new(), StructureBuilder::append_field);
         let mut name = NameWatch::new(bus, "org.vmlockd1").await;
+        let first = name.owned().await;
         let answer = self.call_with(bus, &arguments.build().unwrap()).await;
         // It leaves the bus for a moment, and whoever asks next is not to meet that.
         if self.name == "Reexecute" && answer.is_ok() {
-            name.owned_anew().await;
+            name.owned_by_other_than(&first).await;
         }
         answer
     }

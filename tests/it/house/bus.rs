@@ -147,12 +147,7 @@ impl Bus {
 
     /// The same, where being turned away is what is expected.
     pub(crate) async fn try_connection_as(&self, uid: u32) -> zbus::Result<Connection> {
-        let socket = self.socket();
-        // The kernel notes who connects at the time of connecting, so that is all that needs the
-        // user's credentials; what the SASL exchange says only has to agree.
-        let stream: io::Result<_> = user::in_thread(uid, move || UnixStream::connect(socket)).await;
-        let builder = connection::Builder::unix_stream(stream?).user_id(uid);
-        within("an answer to Hello", builder.build()).await
+        connect(self.socket(), uid).await
     }
 
     /// Follows the owner of the service's name.
@@ -190,6 +185,15 @@ impl Bus {
             socket.display()
         )
     }
+}
+
+/// A new connection to the bus that listens at `socket`, as the user `uid`.
+pub(crate) async fn connect(socket: PathBuf, uid: u32) -> zbus::Result<Connection> {
+    // The kernel notes who connects at the time of connecting, so that is all that needs the
+    // user's credentials; what the SASL exchange says only has to agree.
+    let stream: io::Result<_> = user::in_thread(uid, move || UnixStream::connect(socket)).await;
+    let builder = connection::Builder::unix_stream(stream?).user_id(uid);
+    within("an answer to Hello", builder.build()).await
 }
 
 /// Lets in who could come in anyway, by becoming that user.

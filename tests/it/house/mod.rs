@@ -23,28 +23,32 @@ mod command;
 mod daemon;
 mod fixture;
 mod hostile;
+mod intruder;
 mod mock_polkit;
 mod mounted;
 mod opened;
 pub(crate) mod polkit;
 mod process;
 mod rival;
+mod tool;
 pub(crate) mod user;
 mod watch;
 
 use std::time::Duration;
 
 pub(crate) use agent::{Agent, Dialog};
-pub(crate) use bus::{Bus, Service};
+pub(crate) use bus::{Bus, Service, connect};
 pub(crate) use command::{Ran, program, run};
 pub(crate) use daemon::{Daemon, Failure, Launch};
 pub(crate) use fixture::{Broker, House};
 pub(crate) use hostile::{Elsewhere, keep_lease};
+pub(crate) use intruder::{Attempts, Intruder};
 pub(crate) use mock_polkit::{Answer, Call, Mock};
 pub(crate) use mounted::Mounted;
 pub(crate) use opened::Opened;
-pub(crate) use process::{Process, pidfd};
+pub(crate) use process::{Process, gone, pidfd};
 pub(crate) use rival::{Kind, Rival};
+pub(crate) use tool::Tool;
 pub(crate) use watch::NameWatch;
 
 /// The name that the service has on the bus.

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{LazyLock, Mutex, mpsc},
@@ -11,12 +11,16 @@ use std::{
 };
 
 use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::{Signal, kill},
     unistd::{Pid, geteuid},
 };
 use tokio::net::unix::pipe;
 
-use super::user::{self, Account};
+use super::{
+    DEADLINE,
+    user::{self, Account},
+};
 
 /// A running program. Dropping it kills it and waits until it is gone.
 pub(crate) struct Process {
@@ -54,6 +58,11 @@ impl Process {
         self.child.lock().unwrap().stdout.take()
     }
 
+    /// Takes the standard input, if the command asked for a pipe.
+    pub(crate) fn stdin(&self) -> Option<std::process::ChildStdin> {
+        self.child.lock().unwrap().stdin.take()
+    }
+
     /// Waits for the first word on its standard output, for which the command has a pipe.
     pub(crate) async fn says_something(&self) {
         let mut stdout = self.stdout().expect("a pipe was asked for");
@@ -78,11 +87,16 @@ impl Process {
 
     /// Waits until it ends.
     pub(crate) async fn ended(&self) -> ExitStatus {
-        let pidfd = self.pidfd.try_clone().expect("a descriptor is free");
-        // Not a pipe, but tokio has no other safe type that only waits for a descriptor.
-        let event = pipe::Receiver::from_owned_fd_unchecked(pidfd).expect("epoll takes a pidfd");
-        event.readable().await.expect("a pidfd can be waited for");
+        gone(self.pidfd.try_clone().expect("a descriptor is free")).await;
         self.child.lock().unwrap().wait().expect("a child can be waited for")
+    }
+
+    /// The same where nothing else can be done meanwhile, and not for ever.
+    pub(crate) fn end(&self) {
+        let timeout = PollTimeout::try_from(DEADLINE).expect("a short time");
+        let mut event = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        let ended = poll(&mut event, timeout).is_ok_and(|events| events == 1);
+        assert!(ended || thread::panicking(), "{} does not end", self.what);
     }
 
     /// Whether it is still there.
@@ -153,6 +167,13 @@ pub(crate) fn pidfd(pid: u32) -> OwnedFd {
     let number = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process number");
     rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty())
         .unwrap_or_else(|errno| panic!("process {pid}: {errno}"))
+}
+
+/// Waits until the process behind a descriptor has ended, and all its threads.
+pub(crate) async fn gone(pidfd: OwnedFd) {
+    // Not a pipe, but tokio has no other safe type that only waits for a descriptor.
+    let event = pipe::Receiver::from_owned_fd_unchecked(pidfd).expect("epoll takes a pidfd");
+    event.readable().await.expect("a pidfd can be waited for");
 }
 
 type Job = Box<dyn FnOnce() + Send>;

@@ -55,8 +55,7 @@ impl Rival {
         let (control, theirs) = UnixStream::pair().expect("a socket pair");
         control.set_read_timeout(Some(DEADLINE)).expect("a timeout can be set");
         let mut command = Command::new(env::current_exe().expect("this binary has a path"));
-        let (_, main) = concat!(module_path!(), "::rival_main").split_once("::").expect("a module");
-        command.args(["--exact", main, "--ignored", "--nocapture"]);
+        command.args(main_function(concat!(module_path!(), "::rival_main")));
         command.env(PATH, path.as_ref()).env(LOCK, format!("{kind:?} {exclusive}"));
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
         let child = spawn(command).expect("this binary can be run again");
@@ -96,6 +95,12 @@ impl Drop for Rival {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The arguments with which this binary does nothing but what the ignored test `path` says.
+pub(super) fn main_function(path: &'static str) -> [&'static str; 4] {
+    let (_, test) = path.split_once("::").expect("a test is in a module");
+    ["--exact", test, "--ignored", "--nocapture"]
 }
 
 /// Takes or tries a lock on byte 0 of an open file.

@@ -65,11 +65,10 @@ impl NameWatch {
         .await
     }
 
-    /// Waits until somebody else owns the name than did at first, as after a restart.
-    pub(crate) async fn owned_anew(&mut self) {
-        let before = self.owner.clone();
-        within(&format!("{} owned anew", self.name), async {
-            while self.owner.is_none() || self.owner == before {
+    /// Waits until another connection than `first` owns the name.
+    pub(crate) async fn owned_by_other_than(&mut self, first: &OwnedUniqueName) {
+        within(&format!("{} owned by other than {first}", self.name), async {
+            while self.owner.as_ref().is_none_or(|owner| owner == first) {
                 self.change().await;
             }
         })
