@@ -316,3 +316,6 @@ impl Inner {
         self.pairs.values().find(spare).map(|pair| pair.number)
     }
 }
+
+#[cfg(test)]
+mod tests;

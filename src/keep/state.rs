@@ -119,8 +119,8 @@ pub fn read(directory: &Path) -> Result<Contents, Error> {
     let mut contents = Contents::default();
     let mut written = bytes.len();
     match words[..] {
-        [MAGIC, version, ref more @ ..] => {
-            let version = version.parse().unwrap_or(0);
+        [MAGIC, version, ref more @ ..] if is_number(version, more) => {
+            let version = version.parse().unwrap_or(u64::MAX);
             if version != VERSION {
                 let file = shown_path(&path);
                 return Err(Error::Version { file, found: version, known: VERSION });
@@ -152,6 +152,11 @@ pub fn read(directory: &Path) -> Result<Contents, Error> {
         }
     }
     Ok(contents)
+}
+
+/// Whether a word is a version, and not the beginning of one.
+fn is_number(word: &str, rest: &[&str]) -> bool {
+    word.bytes().all(|byte| byte.is_ascii_digit()) && !rest.is_empty()
 }
 
 impl Contents {

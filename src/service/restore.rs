@@ -61,8 +61,10 @@ pub fn restore(
         let records = contents.damaged;
         tracing::error!(records, "the state is damaged; what nothing is known of stays locked");
         if !contents.missing {
-            let aside = state::put_aside(directory)?;
-            tracing::error!("the damaged state is kept in {}", aside.display());
+            match state::put_aside(directory) {
+                Ok(aside) => tracing::error!("the damaged state is kept in {}", aside.display()),
+                Err(error) => tracing::error!(%error, "the damaged state can't be kept"),
+            }
         }
     }
     let (mut fds, mut twice) = (HashMap::with_capacity(found.len()), Vec::new());
