@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 use vmlockd::bus::Bus;
 use vmlockd::config::Source;
 use vmlockd::daemon::{self, Options};
@@ -36,6 +38,10 @@ struct Args {
     /// wrong with it, and exit. Changes nothing.
     #[arg(long, value_name = "DIR", exclusive = true)]
     check_state: Option<PathBuf>,
+    /// Ask the file system of a file whether it answers, and exit: what the service has another
+    /// process do, so that it need not wait itself.
+    #[arg(long, value_name = "FILE", exclusive = true, hide = true)]
+    probe: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -52,6 +58,11 @@ fn run(args: Args) -> Result<(), String> {
     if let Some(path) = args.check_config {
         let source = Source { path, required: true };
         return source.load().map(drop).map_err(|error| error.to_string());
+    }
+    if let Some(file) = args.probe {
+        // Any answer is one.
+        drop(open(&file, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY, Mode::empty()));
+        return Ok(());
     }
     if let Some(directory) = args.check_state {
         let contents = state::read(&directory).map_err(|error| error.to_string())?;

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
-use super::Error;
+use super::pair::Pair;
+use super::{Error, Far, Parking};
 
 /// Tells the next program what it inherits: `<pid>:<name>=<number>,…`.
 pub const VARIABLE: &str = "VMLOCKD_INHERITED";
@@ -20,13 +21,13 @@ const LOCK: &str = "lock";
 
 /// The name of the end of a pair that is written to. Short, since all names together go into one
 /// string of the environment.
-pub(super) fn name_into(number: u64) -> String {
-    format!("p{number}i")
+pub(super) fn name_into(pair: &str) -> String {
+    format!("{pair}i")
 }
 
 /// The name of the end with the queue.
-pub(super) fn name_out(number: u64) -> String {
-    format!("p{number}o")
+pub(super) fn name_out(pair: &str) -> String {
+    format!("{pair}o")
 }
 
 /// What was inherited.
@@ -34,8 +35,8 @@ pub(super) fn name_out(number: u64) -> String {
 pub struct Inherited {
     /// The lock on the runtime directory.
     pub lock: Option<OwnedFd>,
-    /// The ends of socket pairs, by the pair's number: written to, and with the queue.
-    pub(super) pairs: BTreeMap<u64, (Option<OwnedFd>, Option<OwnedFd>)>,
+    /// The ends of socket pairs, by the pair's name: written to, and with the queue.
+    pub(super) pairs: BTreeMap<String, (Option<OwnedFd>, Option<OwnedFd>)>,
 }
 
 impl Inherited {
@@ -69,18 +70,38 @@ impl Inherited {
         self.pairs.is_empty()
     }
 
+    /// Takes the pairs out whose names begin like this. One end alone is of a pair that was being
+    /// made: nothing was in it.
+    pub(super) fn take_pairs(&mut self, prefix: &str) -> Vec<(String, OwnedFd, OwnedFd)> {
+        let all = std::mem::take(&mut self.pairs);
+        let (taken, left) = all.into_iter().partition(|(name, _)| name.starts_with(prefix));
+        self.pairs = left;
+        let taken: BTreeMap<String, _> = taken;
+        let whole = |(name, ends): (String, (Option<_>, Option<_>))| Some((name, ends.0?, ends.1?));
+        taken.into_iter().filter_map(whole).collect()
+    }
+
     fn sort(&mut self, name: &str, number: RawFd) -> Result<(), Error> {
-        let pair = name.strip_prefix('p').and_then(|rest| rest.split_at_checked(rest.len() - 1));
-        let pair = pair.and_then(|(pair, end)| Some((pair.parse::<u64>().ok()?, end)));
+        if name == LOCK {
+            self.lock = Some(own(number)?);
+            return Ok(());
+        }
         // What we don't know we leave alone.
-        match (name, pair) {
-            (LOCK, _) => self.lock = Some(own(number)?),
-            (_, Some((pair, "i"))) => self.pairs.entry(pair).or_default().0 = Some(own(number)?),
-            (_, Some((pair, "o"))) => self.pairs.entry(pair).or_default().1 = Some(own(number)?),
-            _ => {}
+        let pairs = ["p", "f"];
+        if !pairs.iter().any(|prefix| name.strip_prefix(prefix).is_some_and(begins_with_digit)) {
+            return Ok(());
+        }
+        if let Some(pair) = name.strip_suffix('i') {
+            self.pairs.entry(pair.to_owned()).or_default().0 = Some(own(number)?);
+        } else if let Some(pair) = name.strip_suffix('o') {
+            self.pairs.entry(pair.to_owned()).or_default().1 = Some(own(number)?);
         }
         Ok(())
     }
+}
+
+fn begins_with_digit(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_digit())
 }
 
 /// What the program before this one left.
@@ -119,36 +140,49 @@ fn own(number: RawFd) -> Result<OwnedFd, Error> {
     }
 }
 
-/// Lets descriptors live on in the program that replaces this one, and says how to tell it: the
-/// value of [`VARIABLE`].
+/// Lets all that is parked live on in the program that replaces this one, with the lock on the
+/// runtime directory, and says how to tell it: the value of [`VARIABLE`].
 ///
 /// # Errors
 ///
-/// Where a descriptor can't be passed on; those before it are then passed on to whatever is
-/// executed next, so nothing should be, or [`keep_back`] be called first.
-pub(super) fn hand_down<'f>(
-    what: impl Iterator<Item = (String, BorrowedFd<'f>)>,
-) -> Result<String, Error> {
+/// Where a descriptor can't be passed on; nothing is passed on then.
+pub fn hand_down(parking: &Parking, far: &Far, lock: BorrowedFd<'_>) -> Result<String, Error> {
     let mut text = format!("{}:", std::process::id());
-    for (name, fd) in what {
-        fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))
-            .map_err(Error::system("passing a descriptor on"))?;
+    let mut pass = |name: &str, fd: BorrowedFd<'_>| {
         // Writing to a String has no way to fail.
         let _ = write!(text, "{name}={},", fd.as_raw_fd());
+        fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))
+    };
+    let mut outcome = pass(LOCK, lock);
+    let mut pass_pair = |pair: &Pair| {
+        let names = [name_into(&pair.name), name_out(&pair.name)];
+        for (name, end) in names.iter().zip(pair.ends()) {
+            outcome = outcome.and(pass(name, end));
+        }
+    };
+    parking.each(&mut pass_pair);
+    far.each(&mut pass_pair);
+    if let Err(errno) = outcome {
+        keep_back(parking, far, lock)?;
+        return Err(Error::system("passing a descriptor on")(errno));
     }
     Ok(text)
 }
 
-/// The name under which the lock on the runtime directory is passed on.
-pub(super) fn name_lock() -> String {
-    LOCK.to_owned()
-}
-
 /// Undoes [`hand_down`]: the descriptors are this program's alone again.
-pub(super) fn keep_back<'f>(what: impl Iterator<Item = BorrowedFd<'f>>) -> Result<(), Error> {
-    for fd in what {
-        fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
-            .map_err(Error::system("keeping a descriptor back"))?;
-    }
-    Ok(())
+///
+/// # Errors
+///
+/// Where that can't be done: then they would be inherited by whatever is executed next.
+pub fn keep_back(parking: &Parking, far: &Far, lock: BorrowedFd<'_>) -> Result<(), Error> {
+    let keep = |fd: BorrowedFd<'_>| fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+    let mut outcome = keep(lock);
+    let mut keep_pair = |pair: &Pair| {
+        for end in pair.ends() {
+            outcome = outcome.and(keep(end));
+        }
+    };
+    parking.each(&mut keep_pair);
+    far.each(&mut keep_pair);
+    outcome.map(drop).map_err(Error::system("keeping a descriptor back"))
 }

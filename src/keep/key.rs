@@ -8,10 +8,11 @@ use uuid::Uuid;
 use crate::lock::OwnerId;
 use crate::lock::owner::AnchorId;
 
-/// Which descriptor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// Which descriptor. Numbers are never given twice, so the part alone says which; two keys of one
+/// part are the same, whatever owner they were written for.
+#[derive(Debug, Clone, Copy)]
 pub struct Key {
-    /// Whose it is.
+    /// Whose it was when it was parked.
     pub owner: OwnerId,
     /// What of his.
     pub part: Part,
@@ -24,6 +25,32 @@ pub enum Part {
     Byte(u64, u8),
     /// What keeps the owner alive: our end of a lease, or a pidfd.
     Anchor(AnchorId),
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.part == other.part
+    }
+}
+
+impl Eq for Key {}
+
+impl std::hash::Hash for Key {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.part.hash(state);
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.part.cmp(&other.part)
+    }
 }
 
 impl Key {

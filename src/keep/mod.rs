@@ -6,10 +6,13 @@
 //! descriptor store ([`store`]), which gives them back to the next service ([`inherited`]). The
 //! manager has to be asked only when a pair is made: a grant costs one `sendmsg`, whatever is held.
 //!
+//! What is on a file system that may not answer is parked and not open besides ([`far`]).
+//!
 //! What the descriptors mean stands in one file of the runtime directory ([`state`], [`record`]).
 //! Neither a crash between any two steps nor a damaged record may free a disk whose machine lives:
 //! what must be true for that is said with each piece.
 
+pub mod far;
 pub mod inherited;
 pub mod key;
 pub mod line;
@@ -19,6 +22,7 @@ pub mod record;
 pub mod state;
 pub mod store;
 
+pub use far::Far;
 pub use inherited::Inherited;
 pub use key::{Key, Part};
 pub use parking::{Parked, Parking};

@@ -31,8 +31,10 @@ const CONTROL: usize = rustix::cmsg_space!(ScmRights(MESSAGE));
 /// Two connected sockets, and what lies between them.
 #[derive(Debug)]
 pub(super) struct Pair {
-    /// What its ends are called in the store; never used twice in one run.
+    /// Among those of its kind.
     pub(super) number: u64,
+    /// What its ends are called in the store, but for their last letter.
+    pub(super) name: String,
     into: OwnedFd,
     out: OwnedFd,
     /// What is in the queue, message by message, in order.
@@ -43,41 +45,58 @@ pub(super) struct Pair {
 
 impl Pair {
     /// A new, empty pair.
-    pub(super) fn new(number: u64) -> Result<Self, Error> {
+    pub(super) fn new(number: u64, name: String) -> Result<Self, Error> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (into, out) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
             .map_err(Error::system("making a socket pair"))?;
         sockopt::set_socket_send_buffer_size(&into, QUEUE)
             .map_err(Error::system("making room in a socket pair"))?;
-        Ok(Self { number, into, out, queue: VecDeque::new(), stored: false })
+        Ok(Self { number, name, into, out, queue: VecDeque::new(), stored: false })
     }
 
     /// A pair of an earlier service, and what it holds. Takes nothing out.
     pub(super) fn read(
         number: u64,
+        name: String,
         into: OwnedFd,
         out: OwnedFd,
     ) -> Result<(Self, Vec<(Key, OwnedFd)>), Error> {
-        let failed = || Error::system::<Errno>("reading back what was parked");
-        let mut pair = Self { number, into, out, queue: VecDeque::new(), stored: true };
         let mut found = Vec::new();
+        let mut pair = Self { number, name, into, out, queue: VecDeque::new(), stored: true };
         let mut at = 0;
-        loop {
-            peek_from(&pair.out, at).map_err(|error| Error::System {
-                doing: "reading back what was parked",
-                cause: error,
-            })?;
-            let Some((bytes, fds)) = peek(&pair.out).map_err(failed())? else { break };
+        while let Some((bytes, fds)) = pair.peek(at, MESSAGE)? {
             at += bytes.len();
-            let keys: Vec<Key> = bytes.chunks(Key::LENGTH).filter_map(Key::read).collect();
-            if keys.len() * Key::LENGTH != bytes.len() || keys.len() != fds.len() {
-                let cause = std::io::Error::other("a message that is none of ours");
-                return Err(Error::System { doing: "reading back what was parked", cause });
+            let keys = read_keys(&bytes)?;
+            if keys.len() != fds.len() {
+                return Err(strange());
             }
             found.extend(keys.iter().copied().zip(fds));
             pair.queue.push_back(keys);
         }
         Ok((pair, found))
+    }
+
+    /// The same without the descriptors: none is opened here, so none has to be closed.
+    pub(super) fn read_keys(
+        number: u64,
+        name: String,
+        into: OwnedFd,
+        out: OwnedFd,
+    ) -> Result<Self, Error> {
+        let mut pair = Self { number, name, into, out, queue: VecDeque::new(), stored: true };
+        let mut at = 0;
+        while let Some((bytes, _)) = pair.peek(at, 0)? {
+            at += bytes.len();
+            pair.queue.push_back(read_keys(&bytes)?);
+        }
+        Ok(pair)
+    }
+
+    /// A descriptor of the only one in a message, which stays there.
+    pub(super) fn look(&self, message: usize) -> Result<OwnedFd, Error> {
+        let before = self.queue.iter().take(message).map(|keys| keys.len() * Key::LENGTH);
+        let seen = self.peek(before.sum(), MESSAGE)?;
+        seen.and_then(|(_, mut fds)| fds.pop()).ok_or_else(strange)
     }
 
     /// Sends descriptors into the queue. `false`: it has no room.
@@ -145,34 +164,45 @@ fn peek_from(socket: &OwnedFd, at: usize) -> std::io::Result<()> {
 /// What is in a message.
 type Seen = (Vec<u8>, Vec<OwnedFd>);
 
-/// Looks at a message; `None` at the end of the queue.
-fn peek(socket: &OwnedFd) -> Result<Option<Seen>, Errno> {
-    let mut bytes = vec![0; MESSAGE * Key::LENGTH];
-    let mut space = [MaybeUninit::uninit(); CONTROL];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let seen = match recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
-        Ok(seen) => seen,
-        Err(Errno::AGAIN) => return Ok(None),
-        Err(errno) => return Err(errno),
-    };
-    if seen.bytes == 0 {
-        return Ok(None);
-    }
-    let fds = control
-        .drain()
-        .filter_map(|message| match message {
+impl Pair {
+    /// Looks at the message that begins at a byte of the queue; `None` at its end. Where no
+    /// descriptors are wanted, none is opened.
+    fn peek(&self, at: usize, fds: usize) -> Result<Option<Seen>, Error> {
+        let doing = "reading back what was parked";
+        peek_from(&self.out, at).map_err(Error::system(doing))?;
+        let mut bytes = vec![0; MESSAGE * Key::LENGTH];
+        let mut space = [MaybeUninit::uninit(); CONTROL];
+        let mut none = RecvAncillaryBuffer::default();
+        let mut all = RecvAncillaryBuffer::new(&mut space);
+        let control = if fds == 0 { &mut none } else { &mut all };
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let seen = match recvmsg(&self.out, &mut [IoSliceMut::new(&mut bytes)], control, flags) {
+            Ok(seen) if seen.bytes == 0 => return Ok(None),
+            Ok(seen) => seen,
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(errno) => return Err(Error::system(doing)(errno)),
+        };
+        let messages = control.drain().filter_map(|message| match message {
             RecvAncillaryMessage::ScmRights(fds) => Some(fds),
             _ => None,
-        })
-        .flatten()
-        .collect();
-    // Cut short: so many descriptors did not fit below our limit on open files.
-    if seen.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-        return Err(Errno::MFILE);
+        });
+        let opened: Vec<OwnedFd> = messages.flatten().collect();
+        // Cut short: so many descriptors did not fit below our limit on open files.
+        if fds > 0 && seen.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+            return Err(Error::system(doing)(Errno::MFILE));
+        }
+        bytes.truncate(seen.bytes);
+        Ok(Some((bytes, opened)))
     }
-    bytes.truncate(seen.bytes);
-    Ok(Some((bytes, fds)))
+}
+
+fn read_keys(bytes: &[u8]) -> Result<Vec<Key>, Error> {
+    bytes.chunks(Key::LENGTH).map(|key| Key::read(key).ok_or_else(strange)).collect()
+}
+
+fn strange() -> Error {
+    let cause = std::io::Error::other("a message that is none of ours");
+    Error::System { doing: "reading back what was parked", cause }
 }
 
 #[cfg(test)]
@@ -194,14 +224,14 @@ mod tests {
     #[test]
     fn what_is_in_flight_can_be_read_again_and_again() {
         let files: Vec<File> = (0..5).map(|_| tempfile::tempfile().unwrap()).collect();
-        let mut pair = Pair::new(1).unwrap();
+        let mut pair = Pair::new(1, "p1".into()).unwrap();
         assert!(pair.send(&[(key(0), files[0].as_fd())]).unwrap());
         let two = [(key(1), files[1].as_fd()), (key(2), files[2].as_fd())];
         assert!(pair.send(&two).unwrap());
         assert!(pair.send(&[(key(3), files[3].as_fd())]).unwrap());
         for _ in 0..2 {
             let ends = (pair.into.try_clone().unwrap(), pair.out.try_clone().unwrap());
-            let (again, found) = Pair::read(1, ends.0, ends.1).unwrap();
+            let (again, found) = Pair::read(1, "p1".into(), ends.0, ends.1).unwrap();
             assert_eq!(again.queue, pair.queue);
             let keys: Vec<Key> = found.iter().map(|(key, _)| *key).collect();
             assert_eq!(keys, (0..4).map(key).collect::<Vec<_>>());
@@ -212,7 +242,7 @@ mod tests {
         pair.drop_first().unwrap();
         pair.drop_first().unwrap();
         let ends = (pair.into.try_clone().unwrap(), pair.out.try_clone().unwrap());
-        let (_, found) = Pair::read(1, ends.0, ends.1).unwrap();
+        let (_, found) = Pair::read(1, "p1".into(), ends.0, ends.1).unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].0, inode(&found[0].1)), (key(3), inode(&files[3])));
     }
@@ -220,7 +250,7 @@ mod tests {
     #[test]
     fn a_queue_has_an_end() {
         let file = tempfile::tempfile().unwrap();
-        let mut pair = Pair::new(1).unwrap();
+        let mut pair = Pair::new(1, "p1".into()).unwrap();
         let mut sent = 0;
         while pair.send(&[(key(sent), file.as_fd())]).unwrap() {
             sent += 1;

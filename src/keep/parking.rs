@@ -9,13 +9,14 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::inherited::{hand_down, keep_back, name_into, name_lock, name_out};
 use super::pair::{MESSAGE, Pair};
 use super::{Error, Inherited, Key, Store};
 
+/// How the names of its pairs begin.
+const PREFIX: &str = "p";
 /// How many messages are few enough to be turned while somebody waits: some 50 microseconds.
 const FEW: usize = 16;
 
@@ -55,17 +56,18 @@ impl Parking {
     /// # Errors
     ///
     /// Where it can't be read, as when the limit on open files is too low for all of it.
-    pub fn read(inherited: Inherited, store: Store) -> Result<(Self, Found), Error> {
+    pub fn read(inherited: &mut Inherited, store: Store) -> Result<(Self, Found), Error> {
         let mut pairs = BTreeMap::new();
         let mut found = Vec::new();
-        for (number, ends) in inherited.pairs {
-            // One end alone is of a pair that was being made: nothing was in it.
-            if let (Some(into), Some(out)) = ends {
-                let (mut pair, parked) = Pair::read(number, into, out)?;
-                pair.stored = store != Store::Nowhere;
-                found.extend(parked);
-                pairs.insert(number, pair);
-            }
+        for (name, into, out) in inherited.take_pairs(PREFIX) {
+            let Some(number) = name.strip_prefix(PREFIX).and_then(|number| number.parse().ok())
+            else {
+                continue;
+            };
+            let (mut pair, parked) = Pair::read(number, name, into, out)?;
+            pair.stored = store != Store::Nowhere;
+            found.extend(parked);
+            pairs.insert(number, pair);
         }
         let unclean = pairs.keys().copied().collect();
         let current = pairs.keys().next().copied().unwrap_or(0);
@@ -166,34 +168,9 @@ impl Parking {
         Ok(())
     }
 
-    /// Lets everything live on in the program that replaces this one, with the lock on the runtime
-    /// directory; tells what to tell it.
-    ///
-    /// # Errors
-    ///
-    /// Where that can't be done; nothing is passed on then.
-    pub fn hand_down(&self, lock: BorrowedFd<'_>) -> Result<String, Error> {
-        let inner = self.inner();
-        let names = |pair: &Pair| [name_into(pair.number), name_out(pair.number)];
-        let ends = inner.pairs.values().flat_map(|pair| names(pair).into_iter().zip(pair.ends()));
-        match hand_down(ends.chain([(name_lock(), lock)])) {
-            Ok(text) => Ok(text),
-            Err(error) => {
-                drop(inner);
-                self.keep_back(lock)?;
-                Err(error)
-            }
-        }
-    }
-
-    /// Undoes [`Self::hand_down`].
-    ///
-    /// # Errors
-    ///
-    /// Where that can't be done: then they would be inherited by whatever is executed next.
-    pub fn keep_back(&self, lock: BorrowedFd<'_>) -> Result<(), Error> {
-        let inner = self.inner();
-        keep_back(inner.pairs.values().flat_map(Pair::ends).chain([lock]))
+    /// Each pair.
+    pub(super) fn each(&self, what: impl FnMut(&Pair)) {
+        self.inner().pairs.values().for_each(what);
     }
 
     fn send(&self, inner: &mut Inner, part: &[(Key, Parked)]) -> Result<(), Error> {
@@ -270,7 +247,7 @@ impl Parking {
     /// Adds a pair and makes it the current one. `false`: the store is full.
     fn add(&self, inner: &mut Inner) -> Result<bool, Error> {
         let number = inner.pairs.keys().next_back().map_or(1, |last| last + 1);
-        let mut pair = Pair::new(number)?;
+        let mut pair = Pair::new(number, format!("{PREFIX}{number}"))?;
         pair.stored = self.store.put(&pair)?;
         // Where nothing is stored at all, a pair that is not stored is as good as the others.
         if !pair.stored && inner.pairs.values().any(|pair| pair.stored) {
@@ -286,8 +263,12 @@ impl Parking {
     }
 }
 
+/// Why nothing more can be parked.
+pub(super) const NO_MORE: &str =
+    "the service manager's descriptor store takes no more (FileDescriptorStoreMax=)";
+
 fn no_more() -> Error {
-    Error::Full("the service manager's descriptor store takes no more (FileDescriptorStoreMax=)")
+    Error::Full(NO_MORE)
 }
 
 impl Inner {

@@ -49,7 +49,7 @@ impl Store {
     /// Where the manager can't be reached, or does not answer.
     pub(super) fn put(self, pair: &Pair) -> Result<bool, Error> {
         let Self::Manager(manager) = self else { return Ok(false) };
-        let names = [name_into(pair.number), name_out(pair.number)];
+        let names = [name_into(&pair.name), name_out(&pair.name)];
         for (name, end) in names.iter().zip(pair.ends()) {
             // Not to be watched: that the other end is ours is no reason to drop this one.
             let states =
@@ -62,7 +62,7 @@ impl Store {
         if taken.iter().all(|taken| *taken) {
             return Ok(true);
         }
-        self.remove(pair.number)?;
+        self.remove(&pair.name)?;
         Ok(false)
     }
 
@@ -71,11 +71,11 @@ impl Store {
     /// # Errors
     ///
     /// Where the manager can't be reached.
-    pub(super) fn remove(self, number: u64) -> Result<(), Error> {
+    pub(super) fn remove(self, pair: &str) -> Result<(), Error> {
         if self == Self::Nowhere {
             return Ok(());
         }
-        for name in [name_into(number), name_out(number)] {
+        for name in [name_into(pair), name_out(pair)] {
             let states = [NotifyState::FdStoreRemove, NotifyState::FdName(&name)];
             sd_notify::notify(&states).map_err(storing)?;
         }
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn who_has_a_socket_is_seen() {
-        let pair = Pair::new(1).unwrap();
+        let pair = Pair::new(1, "p1".into()).unwrap();
         assert!(has(std::process::id(), pair.ends()[0]).unwrap());
         assert!(!has(1, pair.ends()[0]).unwrap());
         assert!(!Store::Nowhere.put(&pair).unwrap());

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nix::errno::Errno;
 use nix::sys::stat::fstat;
 
+use super::description::Description;
 use super::error::Error;
 use super::holder::{Stranger, StrangersLock};
 use super::identity::Identity;
@@ -36,7 +37,7 @@ pub struct Held {
 
 #[derive(Debug)]
 pub(super) struct Byte {
-    pub(super) file: File,
+    pub(super) description: Description,
     /// The lock file and its name, where it is not the disk itself.
     pub(super) place: Option<(Arc<Directory>, String)>,
 }
@@ -60,7 +61,11 @@ impl Work for Take {
             Lockspace::Direct => {
                 lock_byte(&disk, mode, &target.name, None)?;
                 still_there(&target)?;
-                Ok(Held::new(vec![Byte { file: disk, place: None }], writable, mode))
+                Ok(Held::new(
+                    vec![Byte { description: Description::new(disk), place: None }],
+                    writable,
+                    mode,
+                ))
             }
             Lockspace::File(directory) => {
                 // A holder that locks the disk directly does not know of our directory.
@@ -161,7 +166,8 @@ fn lock_file(
         let file = directory.open_file(name)?;
         lock_byte(&file, mode, disk, Some(&shown))?;
         if directory.still_names(name, &file)? {
-            return Ok(Byte { file, place: Some((Arc::clone(directory), name.to_owned())) });
+            let place = Some((Arc::clone(directory), name.to_owned()));
+            return Ok(Byte { description: Description::new(file), place });
         }
     }
     Err(Error::changed(shown))
@@ -224,26 +230,32 @@ impl Held {
 
     fn give(&self) -> Vec<Error> {
         *self.mode() = None;
-        self.bytes.iter().flat_map(|byte| [byte.remove(), byte.unlock()]).flatten().collect()
+        self.bytes.iter().flat_map(Byte::give).collect()
     }
 }
 
 impl Byte {
-    fn shown(&self) -> String {
-        match &self.place {
-            Some((directory, name)) => shown_path(&directory.path_of(name)),
-            None => open::name_of(self.file.as_fd())
-                .map_or_else(|_| "a disk".to_owned(), |path| shown_path(&path)),
-        }
+    /// The name of its lock file, for people.
+    fn shown(&self) -> Option<String> {
+        self.place.as_ref().map(|(directory, name)| shown_path(&directory.path_of(name)))
+    }
+
+    fn give(&self) -> Vec<Error> {
+        let file = match self.description.file() {
+            Ok(file) => file,
+            Err(error) => return vec![error],
+        };
+        [self.remove(&file), self.unlock(&file)].into_iter().flatten().collect()
     }
 
     /// Removes the lock file, but only while we hold it alone: whoever shares it would be left
     /// with a lock that the next to come does not see.
-    fn remove(&self) -> Option<Error> {
+    fn remove(&self, file: &File) -> Option<Error> {
         let (directory, name) = self.place.as_ref()?;
-        let alone = ofd::try_lock(&self.file, Mode::Exclusive)
-            .map_err(|errno| Error::system("locking lock file", self.shown(), errno))
-            .and_then(|alone| Ok(alone && directory.still_names(name, &self.file)?));
+        let shown = || self.shown().unwrap_or_default();
+        let alone = ofd::try_lock(file, Mode::Exclusive)
+            .map_err(|errno| Error::system("locking lock file", shown(), errno))
+            .and_then(|alone| Ok(alone && directory.still_names(name, file)?));
         match alone {
             Ok(true) => directory.remove_file(name).err(),
             Ok(false) => None,
@@ -251,8 +263,12 @@ impl Byte {
         }
     }
 
-    fn unlock(&self) -> Option<Error> {
-        ofd::unlock(&self.file).err().map(|errno| Error::system("unlocking", self.shown(), errno))
+    fn unlock(&self, file: &File) -> Option<Error> {
+        let name = || {
+            let name = open::name_of(file.as_fd()).map(|path| shown_path(&path));
+            self.shown().or(name.ok()).unwrap_or_else(|| "a disk".to_owned())
+        };
+        ofd::unlock(file).err().map(|errno| Error::system("unlocking", name(), errno))
     }
 }
 
@@ -285,8 +301,12 @@ impl Work for Convert {
         }
         let mut mode = self.held.mode();
         for (n, byte) in self.held.bytes.iter().enumerate() {
-            let lock_file = byte.place.as_ref().map(|_| byte.shown());
-            if let Err(error) = lock_byte(&byte.file, self.mode, &self.name, lock_file.as_deref()) {
+            let lock_file = byte.shown();
+            let locked = byte
+                .description
+                .file()
+                .and_then(|file| lock_byte(&file, self.mode, &self.name, lock_file.as_deref()));
+            if let Err(error) = locked {
                 let undo = self.held.bytes[..n].iter().filter_map(|byte| self.weaken(byte));
                 return Err(error.with_undo(undo.collect()));
             }
@@ -299,9 +319,12 @@ impl Work for Convert {
 impl Convert {
     /// Undoes a strengthening.
     fn weaken(&self, byte: &Byte) -> Option<Error> {
-        ofd::try_lock(&byte.file, Mode::Shared)
-            .err()
-            .map(|errno| Error::system("weakening the lock on", &self.name, errno))
+        let failed = |errno| Error::system("weakening the lock on", &self.name, errno);
+        let weakened = byte
+            .description
+            .file()
+            .and_then(|file| ofd::try_lock(&*file, Mode::Shared).map_err(failed));
+        weakened.err()
     }
 
     fn test_disk(&self, path: &std::path::Path, identity: Identity) -> Result<(), Error> {

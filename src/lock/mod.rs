@@ -4,6 +4,7 @@
 //! ([`resolve`]), which file stands for it ([`lockspace`]), and locks that file's byte ([`held`],
 //! [`ofd`]), and decides nothing. Nothing here knows of a bus, an event loop or a log.
 
+pub mod description;
 pub mod error;
 pub mod event;
 pub mod held;

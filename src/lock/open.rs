@@ -84,6 +84,41 @@ pub fn is_fuse(fd: BorrowedFd<'_>, name: &str) -> Result<bool, Error> {
     Ok(file_system(fd, name)? == statfs::FUSE_SUPER_MAGIC)
 }
 
+/// Whether closing a file of this file system may wait for somebody who never answers, and can't
+/// be killed meanwhile.
+///
+/// That of FUSE asks the process that serves it, by force. Others that ask a server write back
+/// what is dirty. Local ones do not, and who waits for NFS can be killed (`nfs(5)`, on `intr`);
+/// what is not known may do anything.
+///
+/// # Errors
+///
+/// [`Error::System`] where the file can't be looked at.
+pub fn may_hang(fd: BorrowedFd<'_>, name: &str) -> Result<bool, Error> {
+    let near = [
+        statfs::EXT4_SUPER_MAGIC, // and ext2 and ext3
+        statfs::XFS_SUPER_MAGIC,
+        statfs::BTRFS_SUPER_MAGIC,
+        statfs::TMPFS_MAGIC,
+        statfs::OVERLAYFS_SUPER_MAGIC,
+        statfs::F2FS_SUPER_MAGIC,
+        statfs::NFS_SUPER_MAGIC,
+        statfs::ISOFS_SUPER_MAGIC,
+        statfs::MSDOS_SUPER_MAGIC,
+        statfs::REISERFS_SUPER_MAGIC,
+        statfs::HUGETLBFS_MAGIC,
+        // From <linux/magic.h> and the file systems themselves.
+        FsType(0x2fc1_2fc1), // zfs
+        FsType(0xca45_1a4e), // bcachefs
+        FsType(0x3153_464a), // jfs
+        FsType(0x7366_746e), // ntfs3
+        FsType(0x2011_bab0), // exfat
+        FsType(0x7371_7368), // squashfs
+        FsType(0x8584_58f6), // ramfs
+    ];
+    Ok(!near.contains(&file_system(fd, name)?))
+}
+
 /// Opens what a descriptor refers to afresh, as a description of our own.
 ///
 /// # Errors

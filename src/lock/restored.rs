@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::fstat;
 
+use super::description::Description;
 use super::error::Error;
 use super::event::Loss;
 use super::held::{Byte, Held, Take};
@@ -39,42 +40,37 @@ impl Directories {
     }
 }
 
-/// One byte of a lock, as something that has a descriptor.
-struct Of(Arc<Held>, usize);
-
-impl AsFd for Of {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // Proof: made below for the places there are, and their number never changes.
-        self.0.bytes[self.1].file.as_fd()
-    }
-}
-
 impl Held {
-    /// A lock from its descriptors; `None` where they are not as many as it has lock files.
+    /// A lock from its descriptions; `None` where they are not as many as it has lock files.
     #[must_use]
-    pub fn restored(files: Vec<File>, want: &Want, directories: &mut Directories) -> Option<Self> {
-        if files.len() != want.lock_files.len() || files.is_empty() {
+    pub fn restored(
+        descriptions: Vec<Description>,
+        want: &Want,
+        directories: &mut Directories,
+    ) -> Option<Self> {
+        if descriptions.len() != want.lock_files.len() || descriptions.is_empty() {
             return None;
         }
-        let writable = files.iter().all(is_writable);
+        let writable = descriptions.iter().all(is_writable);
         let place = |file: &PathBuf| match want.lockspace {
             LockspaceKind::Direct => None,
             LockspaceKind::File => directories.of(file),
         };
         let places: Vec<_> = want.lock_files.iter().map(place).collect();
-        let bytes = files.into_iter().zip(places).map(|(file, place)| Byte { file, place });
+        let byte = |(description, place)| Byte { description, place };
+        let bytes = descriptions.into_iter().zip(places).map(byte);
         Some(Self::new(bytes.collect(), writable, want.mode))
     }
 
-    /// How many bytes it has.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        self.bytes.len()
+    /// The descriptions of its bytes, in order.
+    pub fn descriptions(&self) -> impl Iterator<Item = &Description> {
+        self.bytes.iter().map(|byte| &byte.description)
     }
 
-    /// The descriptors of its bytes, in order.
-    pub fn parts(self: &Arc<Self>) -> impl Iterator<Item = Arc<dyn AsFd + Send + Sync>> {
-        (0..self.bytes.len()).map(|n| Arc::new(Of(Arc::clone(self), n)) as _)
+    /// Whether a file system has to be asked for it that may not answer.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        self.descriptions().any(Description::is_away)
     }
 }
 
@@ -82,13 +78,22 @@ impl Held {
 ///
 /// `None` where they are of nothing that is ever locked.
 #[must_use]
-pub fn recognise(files: &[File]) -> Option<Want> {
-    let identity = Identity::of_open(files.first()?)?;
-    let name = |file: &File| {
-        let name = open::name_of(file.as_fd()).ok().filter(|name| name.is_absolute());
-        name.unwrap_or_else(|| PathBuf::from(format!("fd:{identity}")))
+pub fn recognise(descriptions: &[Description], number: u64) -> Option<Want> {
+    let mut files = Vec::new();
+    for description in descriptions.iter().filter(|description| !description.is_away()) {
+        files.push(description.file().ok()?);
+    }
+    let identity = match files.first() {
+        Some(file) => Identity::of_open(&**file)?,
+        // Nothing can be told without its file system: none that is like any other's.
+        None => Identity::Inode { dev: 0, ino: u64::MAX - number },
     };
-    let lock_files: Vec<PathBuf> = files.iter().map(name).collect();
+    let name =
+        |file: &Arc<File>| open::name_of(file.as_fd()).ok().filter(|name| name.is_absolute());
+    let unnamed = || PathBuf::from(format!("fd:{identity}"));
+    let named = files.iter().map(|file| name(file).unwrap_or_else(unnamed));
+    let lock_files: Vec<PathBuf> =
+        named.chain(std::iter::repeat_with(unnamed)).take(descriptions.len()).collect();
     Some(Want {
         resource: spelt_path(lock_files.first()?),
         canonical: None,
@@ -96,7 +101,7 @@ pub fn recognise(files: &[File]) -> Option<Want> {
         identity,
         lockspace: LockspaceKind::Direct,
         lock_files,
-        mode: mode_of(files.first()?),
+        mode: files.first().map_or(Mode::Exclusive, |file| mode_of(file)),
         write_shown: false,
     })
 }
@@ -112,9 +117,14 @@ fn mode_of(file: &File) -> Mode {
     }
 }
 
-/// How the description was opened; asks nobody but the kernel.
-fn is_writable(file: &File) -> bool {
-    let flags = fcntl(file, FcntlArg::F_GETFL).map(OFlag::from_bits_truncate);
+/// How the description was opened; asks nobody but the kernel. Of one that is kept elsewhere it is
+/// not known before it is tried.
+fn is_writable(description: &Description) -> bool {
+    if description.is_away() {
+        return true;
+    }
+    let Ok(file) = description.file() else { return false };
+    let flags = fcntl(&*file, FcntlArg::F_GETFL).map(OFlag::from_bits_truncate);
     flags.is_ok_and(|flags| flags & OFlag::O_ACCMODE == OFlag::O_RDWR)
 }
 
@@ -154,20 +164,21 @@ impl Work for Reassert {
 fn reassert(byte: &Byte, want: &Want, mode: Mode) -> Result<(), Lost> {
     let unlockable = |why: String| Lost { loss: Loss::Unlockable, why };
     let replaced = |why: &str| Lost { loss: Loss::Replaced, why: why.to_owned() };
+    let file = byte.description.file().map_err(|error| unlockable(error.to_string()))?;
     match &byte.place {
         None => {
-            let stat = fstat(&byte.file).map_err(|errno| unlockable(errno.desc().to_owned()))?;
+            let stat = fstat(&*file).map_err(|errno| unlockable(errno.desc().to_owned()))?;
             if Identity::of(&stat) != Some(want.identity) {
                 return Err(replaced("its descriptor leads to another disk"));
             }
         }
-        Some((directory, name)) => match directory.still_names(name, &byte.file) {
+        Some((directory, name)) => match directory.still_names(name, &file) {
             Ok(true) => {}
             Ok(false) => return Err(replaced("its lock file was removed by somebody else")),
             Err(error) => return Err(unlockable(error.to_string())),
         },
     }
-    match ofd::try_lock(&byte.file, mode) {
+    match ofd::try_lock(&*file, mode) {
         Ok(true) => Ok(()),
         Ok(false) => Err(Lost { loss: Loss::Taken, why: "somebody else has locked it".into() }),
         Err(errno) => Err(unlockable(errno.desc().to_owned())),

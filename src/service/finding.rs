@@ -10,16 +10,17 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::keeping::{Anchored, lock_line, owner_line, parked};
+use super::keeping::{Anchored, Away, keyed, lock_line, owner_line};
 use super::state::State;
 use super::{Error, Settings, now};
 use crate::keep::line::{Line, Step};
 use crate::keep::parking::Parked;
 use crate::keep::record::{AnchorRecord, LockRecord, OwnerRecord, Record};
 use crate::keep::state::{Contents, Name};
-use crate::keep::{Key, Part};
+use crate::keep::{Far, Key, Part};
 use crate::life::process::Known;
 use crate::life::{Lease, Process};
+use crate::lock::description::Description;
 use crate::lock::held::Held;
 use crate::lock::owner::AnchorId;
 use crate::lock::record::{Proof, Stage};
@@ -37,19 +38,30 @@ pub(super) struct Finding {
     pub(super) state: State,
     damaged: bool,
     pub(super) fds: HashMap<Key, OwnedFd>,
+    /// What is parked and not open.
+    pub(super) away: HashSet<Key>,
+    far: Arc<Far>,
     /// The locks of which there are descriptors.
     bytes: HashSet<u64>,
     directories: Directories,
     pub(super) lines: Vec<(Name, Line)>,
     pub(super) wanted: Vec<(Key, Parked)>,
+    /// The same of what is not open.
+    pub(super) wanted_away: Vec<Key>,
     pub(super) anchored: Vec<(OwnerId, AnchorId, Anchored)>,
     pub(super) endings: Vec<OwnerId>,
     pub(super) releases: Vec<(OwnerId, u64)>,
 }
 
 impl Finding {
-    pub(super) fn new(settings: Settings, fds: HashMap<Key, OwnedFd>, damaged: bool) -> Self {
-        let bytes = fds.keys().filter_map(|key| match key.part {
+    pub(super) fn new(
+        settings: Settings,
+        fds: HashMap<Key, OwnedFd>,
+        away: HashSet<Key>,
+        far: &Arc<Far>,
+        damaged: bool,
+    ) -> Self {
+        let bytes = fds.keys().chain(&away).filter_map(|key| match key.part {
             Part::Byte(number, _) => Some(number),
             Part::Anchor(_) => None,
         });
@@ -58,6 +70,9 @@ impl Finding {
             damaged,
             bytes: bytes.collect(),
             fds,
+            away,
+            far: Arc::clone(far),
+            wanted_away: Vec::new(),
             directories: Directories::default(),
             lines: Vec::new(),
             wanted: Vec::new(),
@@ -85,7 +100,7 @@ impl Finding {
         }
         let mut pipes = self.missing_leases(&anchors);
         // Nothing tells of an anchor whose record is damaged where nothing was parked either.
-        let doubtful = self.damaged && self.fds.is_empty();
+        let doubtful = self.damaged && self.fds.is_empty() && self.away.is_empty();
         for (record, step) in owners {
             let Some(mut owner) = record.owner() else { continue };
             let of_owner = anchors.remove(&owner.id).unwrap_or_default();
@@ -222,8 +237,8 @@ impl Finding {
             // Its owner's record is damaged, or the lock would not be there.
             self.enter_manual(id)?;
         }
-        let files = self.files(id, number);
-        let held = Held::restored(files, &lock.want, &mut self.directories).map(Arc::new);
+        let found = self.descriptions(id, number);
+        let held = Held::restored(found, &lock.want, &mut self.directories).map(Arc::new);
         let proof = Proof::Unverified;
         let lock = Lock { proof, ..lock };
         if held.is_none() && step != Step::Held {
@@ -237,7 +252,7 @@ impl Finding {
             return Ok(());
         }
         if let Some(held) = held {
-            self.wanted.extend(parked(id, number, &held));
+            self.keep_parked(id, number, &held)?;
             self.state.held.insert(number, held);
         }
         if step != Step::Held {
@@ -246,11 +261,28 @@ impl Finding {
         Ok(())
     }
 
-    /// The descriptors of a lock's bytes, in order.
-    fn files(&mut self, owner: OwnerId, lock: u64) -> Vec<File> {
-        let byte = |byte| Key { owner, part: Part::Byte(lock, byte) };
-        let fds = (0..2).map_while(|n| self.fds.remove(&byte(n)));
-        fds.map(File::from).collect()
+    /// The descriptions of a lock's bytes, in order.
+    fn descriptions(&mut self, owner: OwnerId, lock: u64) -> Vec<Description> {
+        let all = (0..2).map_while(|byte| {
+            let key = Key { owner, part: Part::Byte(lock, byte) };
+            let here = self.fds.remove(&key).map(|fd| Description::new(File::from(fd)));
+            here.or_else(|| {
+                self.away.remove(&key).then(|| Description::away(Away::new(&self.far, key)))
+            })
+        });
+        all.collect()
+    }
+
+    /// What a lock has parked stays so.
+    fn keep_parked(&mut self, owner: OwnerId, lock: u64, held: &Held) -> Result<(), Error> {
+        for (key, description) in keyed(owner, lock, held) {
+            if description.is_away() {
+                self.wanted_away.push(key);
+            } else {
+                self.wanted.push((key, description.file()? as Parked));
+            }
+        }
+        Ok(())
     }
 
     /// An owner that stays until it is closed, in place of one of which nothing is known.
@@ -271,12 +303,13 @@ impl Finding {
             Part::Byte(number, _) => Some((number, key.owner)),
             Part::Anchor(_) => None,
         };
-        let numbers: BTreeMap<u64, OwnerId> = self.fds.keys().filter_map(byte).collect();
+        let keys = self.fds.keys().chain(&self.away);
+        let numbers: BTreeMap<u64, OwnerId> = keys.filter_map(byte).collect();
         let id = OwnerId { uid: 0, uuid: RECOVERED };
         for (number, owner) in numbers {
-            let files = self.files(owner, number);
-            let Some(want) = recognise(&files) else { continue };
-            let Some(held) = Held::restored(files, &want, &mut self.directories) else { continue };
+            let found = self.descriptions(owner, number);
+            let Some(want) = recognise(&found, number) else { continue };
+            let Some(held) = Held::restored(found, &want, &mut self.directories) else { continue };
             if self.state.table.owner(id).is_none() {
                 self.enter_manual(id)?;
             }
@@ -288,7 +321,7 @@ impl Finding {
                 crate::lock::printable::shown(&lock.want.resource)
             );
             let held = Arc::new(held);
-            self.wanted.extend(parked(id, number, &held));
+            self.keep_parked(owner, number, &held)?;
             self.lines.push(lock_line(&lock, Step::Held));
             self.state.table.restore(lock)?;
             self.state.held.insert(number, held);

@@ -5,6 +5,8 @@
 //! finishes what was begun: what nobody was told of is given back, what was being given up is
 //! given up.
 
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use super::Error;
@@ -12,8 +14,9 @@ use crate::keep::line::{Line, Step};
 use crate::keep::parking::Parked;
 use crate::keep::record::{AnchorRecord, LockRecord, OwnerRecord, Record, Sign};
 use crate::keep::state::Name;
-use crate::keep::{Key, Parking, Part, State};
+use crate::keep::{Far, Key, Parking, Part, State};
 use crate::life::{Lease, Process};
+use crate::lock::description::{Description, Keeper};
 use crate::lock::held::Held;
 use crate::lock::owner::AnchorId;
 use crate::lock::{Anchor, Lock, Mode, Owner, OwnerId};
@@ -24,6 +27,26 @@ use crate::step::step;
 pub(super) struct Keep {
     pub(super) state: State,
     pub(super) parking: Parking,
+    /// What is on file systems that may not answer.
+    pub(super) far: Arc<Far>,
+}
+
+/// A descriptor that is parked and not open.
+pub(super) struct Away {
+    far: Arc<Far>,
+    key: Key,
+}
+
+impl Away {
+    pub(super) fn new(far: &Arc<Far>, key: Key) -> Arc<Self> {
+        Arc::new(Self { far: Arc::clone(far), key })
+    }
+}
+
+impl Keeper for Away {
+    fn fetch(&self) -> io::Result<OwnedFd> {
+        self.far.fetch(self.key).map_err(io::Error::other)
+    }
 }
 
 /// Under which names an owner is kept.
@@ -85,17 +108,15 @@ pub(super) fn lock_line(lock: &Lock, step: Step) -> (Name, Line) {
     (Name::Lock(lock.id), Line { step, mode: Some(lock.want.mode), record })
 }
 
-/// The keys of a lock's bytes.
-pub(super) fn byte_keys(owner: OwnerId, lock: u64, bytes: usize) -> impl Iterator<Item = Key> {
-    (0..bytes).filter_map(move |byte| {
-        // Proof that none is left out: a lock has one byte or two.
-        Some(Key { owner, part: Part::Byte(lock, u8::try_from(byte).ok()?) })
-    })
-}
-
-/// A lock's bytes, to be parked.
-pub(super) fn parked(owner: OwnerId, lock: u64, held: &Arc<Held>) -> Vec<(Key, Parked)> {
-    byte_keys(owner, lock, held.size()).zip(held.parts()).collect()
+/// The descriptions of a lock, with the keys under which they are parked.
+pub(super) fn keyed(
+    owner: OwnerId,
+    lock: u64,
+    held: &Held,
+) -> impl Iterator<Item = (Key, &Description)> {
+    held.descriptions()
+        .zip(0..)
+        .map(move |(description, byte)| (Key { owner, part: Part::Byte(lock, byte) }, description))
 }
 
 impl Keep {
@@ -148,20 +169,45 @@ impl Keep {
         Ok(())
     }
 
-    /// Parks what was locked.
+    /// Parks what was locked. What is on a file system that may not answer is not open after.
     pub(super) fn park(
         &self,
         owner: OwnerId,
         locks: &[u64],
         held: &[Arc<Held>],
     ) -> Result<(), Error> {
+        let mut near = Vec::with_capacity(locks.len());
         let each = locks.iter().zip(held);
-        let all: Vec<_> = each.flat_map(|(lock, held)| parked(owner, *lock, held)).collect();
-        if !all.is_empty() {
-            self.parking.park(&all)?;
+        for (key, description) in each.flat_map(|(lock, held)| keyed(owner, *lock, held)) {
+            let file = description.file()?;
+            match description.far_device()? {
+                None => near.push((key, file as Parked)),
+                Some(device) => {
+                    self.far.park(device, key, file.as_fd())?;
+                    drop(file);
+                    description.put_away(Away::new(&self.far, key));
+                }
+            }
+        }
+        if !near.is_empty() {
+            self.parking.park(&near)?;
+        }
+        if !locks.is_empty() {
             step("grant-parked");
         }
         Ok(())
+    }
+
+    /// Closes the parked descriptors of a lock. `true`: some are closed only once the parking is
+    /// cleaned.
+    pub(super) fn unpark(&self, owner: OwnerId, lock: u64, held: &Held) -> bool {
+        let keys: Vec<Key> = keyed(owner, lock, held).map(|(key, _)| key).collect();
+        for number in self.far.unpark(&keys) {
+            if let Err(error) = self.far.clean(number) {
+                tracing::error!(%error, "copies of released descriptors stay open");
+            }
+        }
+        self.parking.unpark(&keys)
     }
 
     /// Notes locks as held, and the owner that was opened with them as there.

@@ -16,6 +16,7 @@ mod finding;
 mod keeping;
 pub mod limits;
 mod owners;
+mod probe;
 mod query;
 mod release;
 mod restore;
@@ -29,6 +30,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::keep::inherited;
 use crate::lock::lockspace::Lockspaces;
 use crate::lock::work::Work;
 use crate::lock::{Event, Lock, Owner};
@@ -146,7 +148,8 @@ impl Service {
     ///
     /// [`Error::Keep`]; nothing is passed on then.
     pub fn hand_down(&self, lock: BorrowedFd<'_>) -> Result<String, Error> {
-        Ok(self.keep().parking.hand_down(lock)?)
+        let Keep { parking, far, .. } = self.keep();
+        Ok(inherited::hand_down(parking, far, lock)?)
     }
 
     /// Undoes [`Self::hand_down`].
@@ -155,7 +158,8 @@ impl Service {
     ///
     /// [`Error::Keep`].
     pub fn keep_back(&self, lock: BorrowedFd<'_>) -> Result<(), Error> {
-        Ok(self.keep().parking.keep_back(lock)?)
+        let Keep { parking, far, .. } = self.keep();
+        Ok(inherited::keep_back(parking, far, lock)?)
     }
 
     fn clean_soon(&self) {

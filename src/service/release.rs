@@ -15,7 +15,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::keeping::{Names, byte_keys};
+use super::keeping::Names;
 use super::state::{Ending, State};
 use super::{Error, Service, Shown};
 use crate::keep::line::Step;
@@ -236,11 +236,9 @@ impl Service {
         let mut failures = Vec::new();
         for (number, held) in locks {
             let Some(held) = held else { continue };
-            let keys: Vec<_> = byte_keys(owner, number, held.size()).collect();
-            failures.extend(Give(held).perform());
+            failures.extend(Give(Arc::clone(&held)).perform());
             step("release-unlocked");
-            // Its copies are closed once the parking is cleaned.
-            if self.keep().parking.unpark(&keys) {
+            if self.keep().unpark(owner, number, &held) {
                 self.clean_soon();
             }
             step("release-unparked");

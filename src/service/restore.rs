@@ -18,14 +18,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::finding::Finding;
-use super::keeping::Keep;
+use super::keeping::{Away, Keep};
 use super::release::Story;
 use super::state::Ending;
 use super::{Error, Exempt, Service, Settings};
-use crate::keep::{self, Inherited, Parking, Part, Store, state};
+use crate::keep::{self, Far, Inherited, Key, Parking, Part, Store, state};
+use crate::lock::description::Description;
 use crate::lock::held::Held;
 use crate::lock::work::Work;
-use crate::lock::{OwnerId, Reason, ofd};
+use crate::lock::{self, OwnerId, Reason, ofd};
 use crate::step::step;
 
 /// A service that has come back and does not serve yet.
@@ -37,7 +38,9 @@ pub struct Restored {
     /// Locks of living owners that were being given up, or nobody was told of.
     releases: Vec<(OwnerId, u64, Option<Arc<Held>>)>,
     /// Descriptors that nobody was ever told of.
-    strays: Vec<File>,
+    strays: Vec<Description>,
+    /// The keys of those that are not open.
+    away: Vec<Key>,
     /// Copies of others.
     twice: Vec<File>,
 }
@@ -52,11 +55,15 @@ pub fn restore(
     settings: Settings,
     exempt: Exempt,
     directory: &Path,
-    inherited: Inherited,
+    mut inherited: Inherited,
 ) -> Result<Restored, Error> {
     let contents = state::read(directory)?;
-    let (parking, found) = Parking::read(inherited, Store::of_parent())?;
-    let damaged = contents.damaged > 0 || (contents.missing && !found.is_empty());
+    let store = Store::of_parent();
+    let (parking, found) = Parking::read(&mut inherited, store)?;
+    let (far, away) = Far::read(&mut inherited, store)?;
+    let far = Arc::new(far);
+    let parked = !found.is_empty() || !away.is_empty();
+    let damaged = contents.damaged > 0 || (contents.missing && parked);
     if damaged {
         let records = contents.damaged;
         tracing::error!(records, "the state is damaged; what nothing is known of stays locked");
@@ -74,18 +81,24 @@ pub fn restore(
             twice.push(File::from(earlier));
         }
     }
-    let mut finding = Finding::new(settings, fds, damaged);
+    let mut finding = Finding::new(settings, fds, away.into_iter().collect(), &far, damaged);
     let counted = contents.counted;
     finding.state.table.count_from(counted.lock);
     finding.state.count_anchors_from(counted.anchor);
     finding.enter_all(contents)?;
     step("restore-read");
-    let Finding { mut state, fds, lines, wanted, anchored, endings, releases, .. } = finding;
+    let Finding { mut state, fds, away, lines, wanted, wanted_away, .. } = finding;
+    let (anchored, endings, releases) = (finding.anchored, finding.endings, finding.releases);
     // What is left is nobody's: every record was readable, so nobody was ever told of it.
     let (bytes, anchors): (Vec<_>, Vec<_>) =
         fds.into_iter().partition(|(key, _)| matches!(key.part, Part::Byte(..)));
     drop(anchors);
-    let strays = bytes.into_iter().map(|(_, fd)| File::from(fd)).collect();
+    let here = bytes.into_iter().map(|(_, fd)| Description::new(File::from(fd)));
+    let elsewhere = away.iter().map(|key| Description::away(Away::new(&far, *key)));
+    let strays = here.chain(elsewhere).collect();
+    let stray_keys = away.iter().copied().collect();
+    // Wanted until they are unlocked.
+    let wanted_away = wanted_away.into_iter().chain(away.iter().copied());
     // Decided again, so that nobody ever sees them held; done once the service serves.
     let mut ended = Vec::new();
     for id in endings {
@@ -101,8 +114,9 @@ pub fn restore(
     let state_file = keep::State::begin(directory, &lines, counted)?;
     step("restore-written");
     parking.begin(wanted)?;
+    far.begin(wanted_away);
     step("restore-parked");
-    let service = Service::new(state, exempt, Keep { state: state_file, parking });
+    let service = Service::new(state, exempt, Keep { state: state_file, parking, far });
     for (id, number, anchored) in anchored {
         let watch = service.follow(id, number, anchored);
         if let Some(kept) = service.state().kept.get_mut(&id) {
@@ -110,7 +124,7 @@ pub fn restore(
         }
     }
     tokio::spawn(service.clone().clean());
-    Ok(Restored { service, endings: ended, releases: released, strays, twice })
+    Ok(Restored { service, endings: ended, releases: released, strays, away: stray_keys, twice })
 }
 
 impl Restored {
@@ -122,7 +136,7 @@ impl Restored {
 
     /// Step 4. Returns at once.
     pub fn settle(self) {
-        let Self { service, endings, releases, strays, twice } = self;
+        let Self { service, endings, releases, strays, away, twice } = self;
         for ending in endings {
             let (id, locks) = (ending.names.owner, ending.held.len());
             tracing::info!(owner = %id.uuid, uid = id.uid, locks, "owner ended while vmlockd was away");
@@ -133,7 +147,7 @@ impl Restored {
             let locks = vec![(number, held)];
             service.give_up_soon(Story::of_locks(&service, id, locks, Reason::Released));
         }
-        service.spawn(Discard { strays, twice });
+        service.spawn(Discard { service: service.clone(), strays, away, twice });
         service.clean_soon();
         service.verify_all();
     }
@@ -162,7 +176,10 @@ impl Service {
 
 /// Unlocks and closes what nobody was told of, and closes copies.
 struct Discard {
-    strays: Vec<File>,
+    service: Service,
+    strays: Vec<Description>,
+    /// The keys of those that are not open.
+    away: Vec<Key>,
     twice: Vec<File>,
 }
 
@@ -170,11 +187,22 @@ impl Work for Discard {
     type Answer = ();
 
     fn perform(self) {
-        for file in &self.strays {
-            if let Err(errno) = ofd::unlock(file) {
-                tracing::error!(%errno, "unlocking what nobody was told of failed");
+        let Self { service, strays, away, twice } = self;
+        for stray in strays {
+            let unlocked = stray.file().and_then(|file| {
+                let name = "what nobody was told of";
+                ofd::unlock(&*file).map_err(|errno| lock::Error::system("unlocking", name, errno))
+            });
+            if let Err(error) = unlocked {
+                tracing::error!("{error}");
             }
         }
-        drop(self.twice);
+        drop(twice);
+        let far = &service.keep().far;
+        for number in far.unpark(&away) {
+            if let Err(error) = far.clean(number) {
+                tracing::error!(%error, "copies of released descriptors stay open");
+            }
+        }
     }
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::keeping::byte_keys;
+use super::probe::Probe;
 use super::{Error, Service};
 use crate::lock::held::{Give, Held};
 use crate::lock::identity::Identity;
@@ -36,10 +36,11 @@ impl Service {
         for mut numbers in devices.into_values() {
             let service = self.clone();
             tokio::spawn(async move {
+                let mut probe = Probe::default();
                 loop {
                     let mut lost = Vec::new();
                     for number in numbers {
-                        if !service.verify(number).await {
+                        if !service.verify(number, &mut probe).await {
                             lost.push(number);
                         }
                     }
@@ -53,8 +54,20 @@ impl Service {
         }
     }
 
-    /// `false`: it is lost.
-    async fn verify(&self, number: u64) -> bool {
+    /// `false`: it is to be tried again, because it is lost, or its file system does not answer.
+    async fn verify(&self, number: u64, probe: &mut Probe) -> bool {
+        let away = {
+            let state = self.state();
+            let away = state.held.get(&number).is_some_and(|held| held.is_away());
+            let lock = state.table.lock(number).filter(|_| away);
+            lock.and_then(|lock| lock.want.lock_files.first().cloned())
+        };
+        if let Some(file) = away
+            && !probe.answers(&file).await
+        {
+            tracing::warn!(lock = number, "the file system of a lock does not answer");
+            return false;
+        }
         let story = Story { service: self.clone(), number };
         match self.storage().run(story).await {
             Ok(there) => there,
@@ -115,17 +128,16 @@ impl Service {
             Err(Lost { loss: lock::Loss::Unlockable, why })
         });
         if entered.is_err() {
-            self.give_back(lock, held);
+            self.give_back(lock, &held);
         }
         entered
     }
 
-    fn give_back(&self, lock: &Lock, held: Arc<Held>) {
-        let keys: Vec<_> = byte_keys(lock.owner, lock.id, held.size()).collect();
-        for failure in Give(held).perform() {
+    fn give_back(&self, lock: &Lock, held: &Arc<Held>) {
+        for failure in Give(Arc::clone(held)).perform() {
             tracing::error!(%failure, lock = lock.id, "undoing failed");
         }
-        if self.keep().parking.unpark(&keys) {
+        if self.keep().unpark(lock.owner, lock.id, held) {
             self.clean_soon();
         }
     }

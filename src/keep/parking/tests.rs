@@ -10,7 +10,7 @@ fn key(number: u64) -> Key {
 }
 
 fn parking() -> Parking {
-    let (parking, found) = Parking::read(Inherited::default(), Store::Nowhere).unwrap();
+    let (parking, found) = Parking::read(&mut Inherited::default(), Store::Nowhere).unwrap();
     assert!(found.is_empty());
     parking.begin([]).unwrap();
     parking
@@ -22,7 +22,7 @@ fn in_flight(parking: &Parking) -> Vec<Key> {
     let mut all = Vec::new();
     for pair in inner.pairs.values() {
         let [into, out] = pair.ends().map(|end| end.try_clone_to_owned().unwrap());
-        let (_, found) = Pair::read(pair.number, into, out).unwrap();
+        let (_, found) = Pair::read(pair.number, pair.name.clone(), into, out).unwrap();
         all.extend(found.into_iter().map(|(key, _)| key));
     }
     all
@@ -101,9 +101,9 @@ fn a_crash_while_a_pair_is_turned_leaves_copies_and_loses_nothing() {
         assert!(inner.send(current, &part).unwrap());
     }
     assert_eq!(in_flight(&parking).len(), 200);
-    let inherited = inherit(&parking);
+    let mut inherited = inherit(&parking);
     drop(parking);
-    let (again, found) = Parking::read(inherited, Store::Nowhere).unwrap();
+    let (again, found) = Parking::read(&mut inherited, Store::Nowhere).unwrap();
     assert_eq!(found.len(), 200);
     let found: BTreeSet<Key> = found.into_iter().map(|(key, _)| key).collect();
     assert_eq!(found, set(&keys));
@@ -117,7 +117,7 @@ fn inherit(parking: &Parking) -> Inherited {
     let inner = parking.inner();
     let pairs = inner.pairs.values().map(|pair| {
         let [into, out] = pair.ends().map(|end| Some(end.try_clone_to_owned().unwrap()));
-        (pair.number, (into, out))
+        (pair.name.clone(), (into, out))
     });
     Inherited { lock: None, pairs: pairs.collect() }
 }
