@@ -138,6 +138,15 @@ pub struct Reassert {
     pub want: Want,
 }
 
+/// What looking at a lock may find, other than the lock.
+#[derive(Debug)]
+pub enum Doubt {
+    /// It is not there.
+    Lost(Lost),
+    /// The file system does not say: that it is dead is no sign that others have the lock.
+    Unknown(String),
+}
+
 /// What is wrong with a lock.
 #[derive(Debug)]
 pub struct Lost {
@@ -148,9 +157,9 @@ pub struct Lost {
 }
 
 impl Work for Reassert {
-    type Answer = Result<(), Lost>;
+    type Answer = Result<(), Doubt>;
 
-    fn perform(self) -> Result<(), Lost> {
+    fn perform(self) -> Result<(), Doubt> {
         let Self { held, want } = self;
         // As it is by now: it may have been converted, or given up, while this waited.
         let mode = held.mode();
@@ -161,27 +170,28 @@ impl Work for Reassert {
     }
 }
 
-fn reassert(byte: &Byte, want: &Want, mode: Mode) -> Result<(), Lost> {
-    let unlockable = |why: String| Lost { loss: Loss::Unlockable, why };
-    let replaced = |why: &str| Lost { loss: Loss::Replaced, why: why.to_owned() };
-    let file = byte.description.file().map_err(|error| unlockable(error.to_string()))?;
+fn reassert(byte: &Byte, want: &Want, mode: Mode) -> Result<(), Doubt> {
+    let unknown = |errno: nix::errno::Errno| Doubt::Unknown(errno.desc().to_owned());
+    let lost = |loss, why: &str| Err(Doubt::Lost(Lost { loss, why: why.to_owned() }));
+    let told = |error: Error| Doubt::Unknown(error.to_string());
+    let file = byte.description.file().map_err(told)?;
     match &byte.place {
         None => {
-            let stat = fstat(&*file).map_err(|errno| unlockable(errno.desc().to_owned()))?;
+            let stat = fstat(&*file).map_err(unknown)?;
             if Identity::of(&stat) != Some(want.identity) {
-                return Err(replaced("its descriptor leads to another disk"));
+                return lost(Loss::Replaced, "its descriptor leads to another disk");
             }
         }
-        Some((directory, name)) => match directory.still_names(name, &file) {
-            Ok(true) => {}
-            Ok(false) => return Err(replaced("its lock file was removed by somebody else")),
-            Err(error) => return Err(unlockable(error.to_string())),
-        },
+        Some((directory, name)) => {
+            if !directory.still_names(name, &file).map_err(told)? {
+                return lost(Loss::Replaced, "its lock file was removed by somebody else");
+            }
+        }
     }
     match ofd::try_lock(&*file, mode) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(Lost { loss: Loss::Taken, why: "somebody else has locked it".into() }),
-        Err(errno) => Err(unlockable(errno.desc().to_owned())),
+        Ok(false) => lost(Loss::Taken, "somebody else has locked it"),
+        Err(errno) => Err(unknown(errno)),
     }
 }
 

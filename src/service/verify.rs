@@ -17,7 +17,7 @@ use super::{Error, Service};
 use crate::lock::held::{Give, Held};
 use crate::lock::identity::Identity;
 use crate::lock::printable::shown;
-use crate::lock::restored::{Lost, Reassert, Retake};
+use crate::lock::restored::{Doubt, Lost, Reassert, Retake};
 use crate::lock::work::Work;
 use crate::lock::{self, Event, Lock, Proof};
 use crate::step::step;
@@ -160,9 +160,18 @@ impl Work for Story {
         };
         let seen = match held {
             Some(held) => Reassert { held, want: lock.want.clone() }.perform(),
-            None => service.retake(&lock),
+            None => service.retake(&lock).map_err(Doubt::Lost),
         };
         step("verify-seen");
+        let seen = match seen {
+            Ok(()) => Ok(()),
+            Err(Doubt::Lost(lost)) => Err(lost),
+            Err(Doubt::Unknown(why)) => {
+                let resource = shown(&lock.want.resource);
+                tracing::warn!(lock = number, "whether {resource} is locked can't be told: {why}");
+                return false;
+            }
+        };
         let there = seen.is_ok();
         service.enter_proof(number, seen);
         there
