@@ -24,7 +24,7 @@ use crate::{config, instance, keep};
 /// How long to wait before a bus that went away is tried again, at first and at most.
 const BUS_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// How long storage that is named in the configuration may take to answer at the start.
+/// How long storage that is named in the configuration may take to answer.
 const STORAGE_PAUSE: Duration = Duration::from_secs(3);
 /// How long requests to file systems may take to end before the program replaces itself.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
@@ -249,14 +249,15 @@ async fn serve_again(
 async fn load_again(options: &Options, service: &Service, log: &Log) -> Result<(), String> {
     notify::reloading();
     let source = options.config.clone();
-    let loaded = tokio::task::spawn_blocking(move || source.load()).await;
-    let outcome = match loaded {
-        Ok(Ok(config)) => {
+    let loading = tokio::task::spawn_blocking(move || source.load());
+    let outcome = match timeout(STORAGE_PAUSE, loading).await {
+        Ok(Ok(Ok(config))) => {
             service.change_settings(config.settings).await;
             log.set_level(config.log_level)
         }
+        Ok(Ok(Err(error))) => Err(error.to_string()),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(error) => Err(error.to_string()),
+        Err(_) => Err("storage that it names does not answer".to_owned()),
     };
     match &outcome {
         Ok(()) => tracing::info!("configuration loaded"),

@@ -47,7 +47,7 @@ impl Far {
         for (name, into, out) in inherited.take_pairs(Self::PREFIX) {
             let Some((number, device)) = numbers(&name) else { continue };
             let mut pair = Pair::read_keys(number, name, into, out)?;
-            pair.stored = store != Store::Nowhere;
+            pair.stored = store.has(&pair)?;
             found.extend(pair.queue.iter().flatten());
             inner.pairs.insert(number, (device, pair));
         }

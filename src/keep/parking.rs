@@ -65,7 +65,7 @@ impl Parking {
                 continue;
             };
             let (mut pair, parked) = Pair::read(number, name, into, out)?;
-            pair.stored = store != Store::Nowhere;
+            pair.stored = store.has(&pair)?;
             found.extend(parked);
             pairs.insert(number, pair);
         }
@@ -76,25 +76,30 @@ impl Parking {
     }
 
     /// Goes on with what was found and is still wanted; the rest lies dead from now on. Makes sure
-    /// that there are pairs to park in.
+    /// that there are pairs to park in. Tells what of the wanted is not parked.
     ///
     /// # Errors
     ///
     /// Where no pair can be made.
-    pub fn begin(&self, wanted: impl IntoIterator<Item = (Key, Parked)>) -> Result<(), Error> {
+    pub fn begin(
+        &self,
+        wanted: impl IntoIterator<Item = (Key, Parked)>,
+    ) -> Result<Vec<(Key, Parked)>, Error> {
         let mut inner = self.inner();
         let place: HashMap<Key, u64> = inner
             .pairs
             .values()
             .flat_map(|pair| pair.queue.iter().flatten().map(|key| (*key, pair.number)))
             .collect();
+        let mut missing = Vec::new();
         for (key, parked) in wanted {
-            if let Some(number) = place.get(&key) {
-                inner.live.insert(key, (parked, *number));
+            match place.get(&key) {
+                Some(number) => drop(inner.live.insert(key, (parked, *number))),
+                None => missing.push((key, parked)),
             }
         }
         while inner.pairs.len() < 2 && self.add(&mut inner)? {}
-        Ok(())
+        Ok(missing)
     }
 
     /// Whether what is parked outlives this process.
@@ -209,6 +214,10 @@ impl Parking {
     /// `left` of them. Tells how many are left then.
     fn turn(&self, inner: &mut Inner, number: u64, left: usize) -> Result<usize, Error> {
         let Some(pair) = inner.pairs.get(&number) else { return Ok(0) };
+        if pair.queue.is_empty() {
+            // Somebody else turned it meanwhile.
+            return Ok(0);
+        }
         let (mut keys, mut messages) = (Vec::new(), 0);
         for message in pair.queue.iter().take(left) {
             let here = |key: &&Key| inner.live.get(key).is_some_and(|(_, at)| *at == number);

@@ -48,7 +48,9 @@ impl Store {
     ///
     /// Where the manager can't be reached, or does not answer.
     pub(super) fn put(self, pair: &Pair) -> Result<bool, Error> {
-        let Self::Manager(manager) = self else { return Ok(false) };
+        if self == Self::Nowhere {
+            return Ok(false);
+        }
         let names = [name_into(&pair.name), name_out(&pair.name)];
         for (name, end) in names.iter().zip(pair.ends()) {
             // Not to be watched: that the other end is ours is no reason to drop this one.
@@ -57,13 +59,35 @@ impl Store {
             sd_notify::notify_with_fds(&states, &[end]).map_err(storing)?;
         }
         barrier().map_err(storing)?;
-        let has = |end| has(manager, end);
-        let taken = pair.ends().into_iter().map(has).collect::<Result<Vec<_>, Error>>()?;
-        if taken.iter().all(|taken| *taken) {
-            return Ok(true);
+        let taken = self.has(pair)?;
+        if !taken {
+            self.remove(&pair.name)?;
         }
-        self.remove(&pair.name)?;
-        Ok(false)
+        Ok(taken)
+    }
+
+    /// Whether both ends of a pair are in the store.
+    ///
+    /// Where the manager's open files may not be looked at, as under some security modules, it is
+    /// believed that it took what it was given.
+    ///
+    /// # Errors
+    ///
+    /// Where looking fails otherwise.
+    pub(super) fn has(self, pair: &Pair) -> Result<bool, Error> {
+        let Self::Manager(manager) = self else { return Ok(false) };
+        for end in pair.ends() {
+            match has(manager, end) {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                Err(cause) => {
+                    let doing = "looking whether the service manager has stored a descriptor";
+                    return Err(Error::System { doing, cause });
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// Takes both ends of a pair out of the store.
@@ -100,14 +124,9 @@ fn barrier() -> io::Result<()> {
 }
 
 /// Whether a process has a socket of ours open too.
-fn has(process: u32, socket: BorrowedFd<'_>) -> Result<bool, Error> {
-    let looking = |cause: io::Error| Error::System {
-        doing: "looking whether the service manager has stored a descriptor",
-        cause,
-    };
-    let inode = fstat(socket).map_err(|errno| looking(errno.into()))?.st_ino;
-    let link = format!("socket:[{inode}]");
-    let open = fs::read_dir(format!("/proc/{process}/fd")).map_err(looking)?;
+fn has(process: u32, socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let link = format!("socket:[{}]", fstat(socket)?.st_ino);
+    let open = fs::read_dir(format!("/proc/{process}/fd"))?;
     // One that is closed while we look is no longer open.
     let mut links = open.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
     Ok(links.any(|there| there.as_os_str() == link.as_str()))

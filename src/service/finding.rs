@@ -98,19 +98,31 @@ impl Finding {
                 (Record::Lock(_), None) | (Record::Counted(_), _) => {}
             }
         }
+        // A machine may have been opened again while the record of its old owner was being cleared
+        // away. The old one held nothing any more.
+        owners.sort_by_key(|(record, _)| record.number());
+        let newest: HashMap<OwnerId, AnchorId> = owners
+            .iter()
+            .filter_map(|(record, _)| Some((record.owner()?.id, record.number())))
+            .collect();
+        owners.retain(|(record, _)| {
+            let id = record.owner().map(|owner| owner.id);
+            id.is_some_and(|id| newest.get(&id) == Some(&record.number()))
+        });
         let mut pipes = self.missing_leases(&anchors);
         // Nothing tells of an anchor whose record is damaged where nothing was parked either.
         let doubtful = self.damaged && self.fds.is_empty() && self.away.is_empty();
         for (record, step) in owners {
             let Some(mut owner) = record.owner() else { continue };
-            let of_owner = anchors.remove(&owner.id).unwrap_or_default();
+            let mut of_owner = anchors.remove(&owner.id).unwrap_or_default();
+            of_owner.retain(|anchor| anchor.number() > record.number());
             let alive = step == Step::Held;
             if record.is_manual() || doubtful {
                 owner.anchors.insert(self.state.next_anchor(), Anchor::Manual);
             }
             let known = of_owner.len();
             let mut anchored = self.attach(&of_owner, &mut pipes);
-            anchored.extend(self.attach_unrecorded(owner.id));
+            anchored.extend(self.attach_unrecorded(owner.id, record.number()));
             if alive && self.damaged && known == 0 && anchored.is_empty() {
                 owner.anchors.insert(self.state.next_anchor(), Anchor::Manual);
             }
@@ -177,11 +189,13 @@ impl Finding {
     }
 
     /// Anchors of an owner that are parked, and whose records are damaged.
-    fn attach_unrecorded(&mut self, owner: OwnerId) -> Vec<(AnchorId, Anchored)> {
+    fn attach_unrecorded(&mut self, owner: OwnerId, record: AnchorId) -> Vec<(AnchorId, Anchored)> {
         if !self.damaged {
             return Vec::new();
         }
-        let of_owner = |key: &&Key| key.owner == owner && matches!(key.part, Part::Anchor(_));
+        let of_owner = |key: &&Key| {
+            key.owner == owner && matches!(key.part, Part::Anchor(number) if number > record)
+        };
         let keys: Vec<Key> = self.fds.keys().filter(of_owner).copied().collect();
         let mut anchored = Vec::new();
         for key in keys {

@@ -102,6 +102,8 @@ impl Service {
 
     /// Gives an owner that was just entered its anchors, and has them watched.
     fn attach(&self, id: OwnerId, anchors: Vec<NewAnchor>) -> Result<Opened, Error> {
+        // Before its anchors: one of an older owner by that id has a lower number.
+        let record = self.state().next_anchor();
         let mut all = Vec::with_capacity(anchors.len());
         for anchor in anchors {
             let kind = anchor.anchor();
@@ -110,7 +112,6 @@ impl Service {
             all.extend(anchored.map(|anchored| (number, anchored)));
         }
         let mut state = self.state();
-        let record = state.next_anchor();
         state.kept.entry(id).or_default().record = record;
         let owner = state.table.owner(id).cloned().ok_or(lock::Error::NoSuchOwner(id))?;
         let anchors = all.iter().map(|(number, _)| *number).collect();

@@ -113,8 +113,12 @@ pub fn restore(
     }
     let state_file = keep::State::begin(directory, &lines, counted)?;
     step("restore-written");
-    parking.begin(wanted)?;
+    let missing = parking.begin(wanted)?;
     far.begin(wanted_away);
+    // Anchors that were found again where the store was lost.
+    if let Err(error) = parking.park(&missing) {
+        tracing::error!(%error, "anchors can't be kept over the next crash");
+    }
     step("restore-parked");
     let service = Service::new(state, exempt, Keep { state: state_file, parking, far });
     for (id, number, anchored) in anchored {

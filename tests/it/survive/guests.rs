@@ -53,11 +53,18 @@ impl<'h> Guests<'h> {
         Self { host, disks, left, web1, web1_pid, web2, web2_pid }
     }
 
-    /// All that the service tells about owners and locks.
+    /// All that the service tells about owners and locks, once it has looked at all of them.
     pub(super) async fn known(&self) -> (Value, Value) {
         let owners = self.host.json(&["vmlockctl", "--json", "owners"]).await;
-        let locks = self.host.json(&["vmlockctl", "--json", "list"]).await;
-        (owners, locks)
+        let looking = async {
+            loop {
+                let locks = self.host.json(&["vmlockctl", "--json", "list"]).await;
+                if locks.as_array().unwrap().iter().all(|lock| lock["verified"] == true) {
+                    return locks;
+                }
+            }
+        };
+        (owners, within("all locks verified", looking).await)
     }
 
     /// Sets an intruder on all files that are locked.
