@@ -3,18 +3,48 @@
 //! The records tell more, and are what counts; but a record may be damaged, and then this is all
 //! that is known of a descriptor.
 
+use std::cmp::Ordering;
+use std::hash::{Hash, Hasher};
+
 use uuid::Uuid;
 
 use crate::lock::OwnerId;
 use crate::lock::owner::AnchorId;
 
-/// Which descriptor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// Which descriptor. Two keys are the same whose parts are: no number is given twice, and what is
+/// recovered of an owner of which nothing is known becomes another's.
+#[derive(Debug, Clone, Copy)]
 pub struct Key {
     /// Whose it is.
     pub owner: OwnerId,
     /// What of his.
     pub part: Part,
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.part == other.part
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.part.hash(state);
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.part.cmp(&other.part)
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// What of an owner's.
@@ -70,7 +100,10 @@ mod tests {
             let mut bytes = Vec::new();
             key.write(&mut bytes);
             assert_eq!(bytes.len(), Key::LENGTH);
-            assert_eq!(Key::read(&bytes), Some(key));
+            let read = Key::read(&bytes).unwrap();
+            assert_eq!((read, read.owner), (key, owner));
+            let other = OwnerId { uid: 0, ..owner };
+            assert_eq!(read, Key { owner: other, part });
             assert_eq!(Key::read(&bytes[1..]), None);
         }
         assert_eq!(Key::read(b""), None);

@@ -54,9 +54,14 @@ pub fn restore(
     directory: &Path,
     inherited: Inherited,
 ) -> Result<Restored, Error> {
-    let contents = state::read(directory)?;
+    let mut contents = state::read(directory)?;
     let (parking, found) = Parking::read(inherited, Store::of_parent())?;
-    let damaged = contents.damaged > 0 || (contents.missing && !found.is_empty());
+    let parked = !found.is_empty();
+    if contents.outlived && !parked {
+        contents = state::Contents::default();
+    }
+    // No descriptor outlives a boot: records of another one can't be those of what is parked.
+    let damaged = contents.damaged > 0 || (parked && (contents.missing || contents.outlived));
     if damaged {
         let records = contents.damaged;
         tracing::error!(records, "the state is damaged; what nothing is known of stays locked");
@@ -72,8 +77,12 @@ pub fn restore(
             twice.push(File::from(earlier));
         }
     }
+    // What was given after the last number that can be read must not be given again.
+    let mut counted = contents.counted;
+    for key in fds.keys() {
+        counted.count_parked(key.part);
+    }
     let mut finding = Finding::new(settings, fds, damaged);
-    let counted = contents.counted;
     finding.state.table.count_from(counted.lock);
     finding.state.count_anchors_from(counted.anchor);
     finding.enter_all(contents)?;
