@@ -3,28 +3,22 @@
 //! The records tell more, and are what counts; but a record may be damaged, and then this is all
 //! that is known of a descriptor.
 
+use std::cmp::Ordering;
+use std::hash::{Hash, Hasher};
+
 use uuid::Uuid;
 
 use crate::lock::OwnerId;
 use crate::lock::owner::AnchorId;
 
-/// Which descriptor. Numbers are never given twice, so the part alone says which; two keys of one
-/// part are the same, whatever owner they were written for.
+/// Which descriptor. Two keys are the same whose parts are: no number is given twice, and what is
+/// recovered of an owner of which nothing is known becomes another's.
 #[derive(Debug, Clone, Copy)]
 pub struct Key {
     /// Whose it was when it was parked.
     pub owner: OwnerId,
     /// What of his.
     pub part: Part,
-}
-
-/// What of an owner's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Part {
-    /// A locked byte: the number of its lock, and which of the lock's bytes it is.
-    Byte(u64, u8),
-    /// What keeps the owner alive: our end of a lease, or a pidfd.
-    Anchor(AnchorId),
 }
 
 impl PartialEq for Key {
@@ -35,22 +29,31 @@ impl PartialEq for Key {
 
 impl Eq for Key {}
 
-impl std::hash::Hash for Key {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
         self.part.hash(state);
     }
 }
 
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.part.cmp(&other.part)
+    }
+}
+
 impl PartialOrd for Key {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Key {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.part.cmp(&other.part)
-    }
+/// What of an owner's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    /// A locked byte: the number of its lock, and which of the lock's bytes it is.
+    Byte(u64, u8),
+    /// What keeps the owner alive: our end of a lease, or a pidfd.
+    Anchor(AnchorId),
 }
 
 impl Key {
@@ -97,7 +100,10 @@ mod tests {
             let mut bytes = Vec::new();
             key.write(&mut bytes);
             assert_eq!(bytes.len(), Key::LENGTH);
-            assert_eq!(Key::read(&bytes), Some(key));
+            let read = Key::read(&bytes).unwrap();
+            assert_eq!((read, read.owner), (key, owner));
+            let other = OwnerId { uid: 0, ..owner };
+            assert_eq!(read, Key { owner: other, part });
             assert_eq!(Key::read(&bytes[1..]), None);
         }
         assert_eq!(Key::read(b""), None);

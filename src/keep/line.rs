@@ -99,7 +99,7 @@ impl Line {
 }
 
 /// The beginning of the SHA-256, in hex: against damage, not against an enemy, who would be root.
-fn checksum(bytes: &[u8]) -> [u8; 16] {
+pub(super) fn checksum(bytes: &[u8]) -> [u8; 16] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digest = Sha256::digest(bytes);
     let mut hex = [0; 16];

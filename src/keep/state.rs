@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Error;
-use super::line::{Line, Step, mode_byte};
+use super::key::Part;
+use super::line::{Line, Step, checksum, mode_byte};
 use super::record::{Counted, Record};
 use crate::lock::Mode;
 use crate::lock::owner::AnchorId;
@@ -57,6 +58,9 @@ pub struct Contents {
     pub damaged: usize,
     /// There is no file.
     pub missing: bool,
+    /// It was written before this host was booted: all machines of that boot have ended, and all
+    /// locks with them.
+    pub outlived: bool,
 }
 
 /// The state file, being written.
@@ -94,7 +98,9 @@ fn boot() -> Result<String, io::Error> {
 }
 
 fn head(boot: &str, length: u64) -> String {
-    format!("{MAGIC} {VERSION} {boot} {length:0DIGITS$}\n")
+    let sum = checksum(boot.as_bytes());
+    let sum = sum.escape_ascii();
+    format!("{MAGIC} {VERSION} {boot} {sum} {length:0DIGITS$}\n")
 }
 
 /// Reads the state file of a runtime directory. Changes nothing.
@@ -120,18 +126,23 @@ pub fn read(directory: &Path) -> Result<Contents, Error> {
     let mut written = bytes.len();
     match words[..] {
         [MAGIC, version, ref more @ ..] if is_number(version, more) => {
-            let version = version.parse().unwrap_or(u64::MAX);
-            if version != VERSION {
-                let file = shown_path(&path);
-                return Err(Error::Version { file, found: version, known: VERSION });
+            match version.parse() {
+                Ok(VERSION) => {}
+                Ok(found) => {
+                    let file = shown_path(&path);
+                    return Err(Error::Version { file, found, known: VERSION });
+                }
+                Err(_) => contents.damaged += 1,
             }
             match *more {
-                [there, length] if length.len() == DIGITS => {
-                    if there != boot().map_err(&failed)? {
-                        // All machines of that boot have ended, and all locks with them.
-                        return Ok(contents);
+                [there, sum, length]
+                    if length.len() == DIGITS && checksum(there.as_bytes()) == *sum.as_bytes() =>
+                {
+                    contents.outlived = there != boot().map_err(&failed)?;
+                    match length.parse() {
+                        Ok(length) => written = length,
+                        Err(_) => contents.damaged += 1,
                     }
-                    written = length.parse().unwrap_or(bytes.len());
                 }
                 _ => contents.damaged += 1,
             }
@@ -333,6 +344,14 @@ impl State {
 }
 
 impl Counted {
+    /// What is parked has a number, too.
+    pub fn count_parked(&mut self, part: Part) {
+        match part {
+            Part::Byte(number, _) => self.lock = self.lock.max(number),
+            Part::Anchor(number) => self.anchor = self.anchor.max(number),
+        }
+    }
+
     fn count(&mut self, name: Name) {
         match name {
             Name::Lock(number) => self.lock = self.lock.max(number),
@@ -372,8 +391,12 @@ fn anew(
     let mut options = File::options();
     let options = options.read(true).write(true).create(true).truncate(true).mode(0o600);
     let file = options.open(&beside)?;
-    file.write_all_at(&all, 0)?;
-    fs::rename(&beside, path)?;
+    let written = file.write_all_at(&all, 0).and_then(|()| fs::rename(&beside, path));
+    if written.is_err() {
+        // Half a file takes the room away that the old one needs.
+        let _ = fs::remove_file(&beside);
+    }
+    written?;
     let length = all.len() as u64;
     let limit = length * 2 + SLACK;
     Ok(Inner { file, length, places, counted, limit, behind: false })

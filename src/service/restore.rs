@@ -57,13 +57,17 @@ pub fn restore(
     directory: &Path,
     mut inherited: Inherited,
 ) -> Result<Restored, Error> {
-    let contents = state::read(directory)?;
+    let mut contents = state::read(directory)?;
     let store = Store::of_parent();
     let (parking, found) = Parking::read(&mut inherited, store)?;
     let (far, away) = Far::read(&mut inherited, store)?;
     let far = Arc::new(far);
     let parked = !found.is_empty() || !away.is_empty();
-    let damaged = contents.damaged > 0 || (contents.missing && parked);
+    if contents.outlived && !parked {
+        contents = state::Contents::default();
+    }
+    // No descriptor outlives a boot: records of another one can't be those of what is parked.
+    let damaged = contents.damaged > 0 || (parked && (contents.missing || contents.outlived));
     if damaged {
         let records = contents.damaged;
         tracing::error!(records, "the state is damaged; what nothing is known of stays locked");
@@ -81,8 +85,12 @@ pub fn restore(
             twice.push(File::from(earlier));
         }
     }
+    // What was given after the last number that can be read must not be given again.
+    let mut counted = contents.counted;
+    for key in fds.keys().chain(&away) {
+        counted.count_parked(key.part);
+    }
     let mut finding = Finding::new(settings, fds, away.into_iter().collect(), &far, damaged);
-    let counted = contents.counted;
     finding.state.table.count_from(counted.lock);
     finding.state.count_anchors_from(counted.anchor);
     finding.enter_all(contents)?;

@@ -155,13 +155,20 @@ fn another_version_is_left_alone() {
 }
 
 #[test]
-fn another_boot_has_no_locks() {
+fn another_boot_is_told_from_damage() {
+    const OTHER: &str = "00000000-0000-4000-8000-000000000000";
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE);
     drop(begin(dir.path(), &[owner(1), lock(2)]));
-    let text = String::from_utf8(fs::read(&path).unwrap()).unwrap();
-    let other = text.replace(&boot().unwrap(), "00000000-0000-0000-0000-000000000000");
-    fs::write(&path, other).unwrap();
-    let contents = read(dir.path()).unwrap();
-    assert_eq!((contents.lines.len(), contents.damaged, contents.missing), (0, 0, false));
+    let bytes = fs::read(&path).unwrap();
+    let here = head(&boot().unwrap(), bytes.len() as u64);
+    let rest = bytes.strip_prefix(here.as_bytes()).unwrap();
+    let with = |head: &str| {
+        fs::write(&path, [head.as_bytes(), rest].concat()).unwrap();
+        let contents = read(dir.path()).unwrap();
+        (contents.lines.len(), contents.damaged, contents.outlived)
+    };
+    assert_eq!(with(&here), (2, 0, false));
+    assert_eq!(with(&head(OTHER, bytes.len() as u64)), (2, 0, true));
+    assert_eq!(with(&here.replace(&boot().unwrap(), OTHER)), (2, 1, false));
 }

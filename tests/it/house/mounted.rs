@@ -25,6 +25,14 @@ impl Mounted {
         Mounted::new(None, at, Some("tmpfs"), MsFlags::MS_STRICTATIME)
     }
 
+    /// A small file system in memory, at a place that is made.
+    pub(crate) fn small(at: &Path) -> Mounted {
+        let mounted = Mounted::new(None, at, Some("tmpfs"), MsFlags::empty());
+        mount(None::<&str>, at, None::<&str>, MsFlags::MS_REMOUNT, Some("size=64k"))
+            .expect("a tmpfs has a size");
+        mounted
+    }
+
     fn new(from: Option<&Path>, at: &Path, kind: Option<&str>, flags: MsFlags) -> Mounted {
         fs::create_dir(at).unwrap_or_else(|e| panic!("{}: {e}", at.display()));
         mount(from, at, kind, flags, None::<&str>)

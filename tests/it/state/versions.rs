@@ -1,0 +1,51 @@
+//! State that another version of the program has written.
+
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use super::STATE;
+use super::scene::{Place, Scene};
+
+/// Where the head has the version.
+const VERSION: u64 = 14;
+
+fn set_version(file: &Path, digit: u8) {
+    let file = fs::File::options().write(true).open(file).unwrap();
+    file.write_all_at(&[digit], VERSION).unwrap();
+}
+
+/// The service refuses to begin and leaves all as it is, as often as systemd tries; with a state
+/// that it knows it comes back.
+async fn another_version_is_left_alone(digit: u8) {
+    let Some(mut place) = Place::boot("").await else { return };
+    let mut scene = Scene::set(&mut place).await;
+    let place = scene.place();
+    place.stop(|file| set_version(file, digit));
+    let state = place.host.at(STATE);
+    let before = fs::read(&state).unwrap();
+    place.tried_again().await;
+    assert_eq!(fs::read(&state).unwrap(), before);
+    let said = place.host.journal().await;
+    let words = format!("vmlockd: state file {STATE} has version {}", char::from(digit));
+    assert!(said.contains(&words), "{said}");
+    let check = ["/usr/sbin/vmlockd", "--check-state", "/run/vmlockd"];
+    let words = words.replace("vmlockd: ", "");
+    let refused = place.host.run(&check).await.refused();
+    assert!(refused.contains(&words), "{refused}");
+
+    set_version(&state, b'1');
+    place.host.run(&check).await.ok();
+    place.came_back().await;
+    scene.comes_back_as_it_was().await;
+}
+
+#[tokio::test]
+async fn a_newer_one() {
+    another_version_is_left_alone(b'2').await;
+}
+
+#[tokio::test]
+async fn an_older_one() {
+    another_version_is_left_alone(b'0').await;
+}
