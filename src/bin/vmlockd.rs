@@ -9,7 +9,7 @@ use nix::sys::stat::Mode;
 use vmlockd::bus::Bus;
 use vmlockd::config::Source;
 use vmlockd::daemon::{self, Options};
-use vmlockd::keep::state;
+use vmlockd::keep::contents;
 
 /// Locks the disks of virtual machines for as long as the machines live.
 // The doc comments are the help text, where backticks would only be in the way.
@@ -65,7 +65,7 @@ fn run(args: Args) -> Result<(), String> {
         return Ok(());
     }
     if let Some(directory) = args.check_state {
-        let contents = state::read(&directory).map_err(|error| error.to_string())?;
+        let contents = contents::read(&directory).map_err(|error| error.to_string())?;
         if contents.damaged > 0 {
             let records = contents.damaged;
             eprintln!("vmlockd: damaged records: {records}; what they told of would stay locked");

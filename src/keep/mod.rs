@@ -12,6 +12,7 @@
 //! Neither a crash between any two steps nor a damaged record may free a disk whose machine lives:
 //! what must be true for that is said with each piece.
 
+pub mod contents;
 pub mod far;
 pub mod inherited;
 pub mod key;
@@ -22,11 +23,12 @@ pub mod record;
 pub mod state;
 pub mod store;
 
+pub use contents::Contents;
 pub use far::Far;
 pub use inherited::Inherited;
 pub use key::{Key, Part};
 pub use parking::{Parked, Parking};
-pub use state::{Contents, State};
+pub use state::State;
 pub use store::Store;
 
 /// Why something can't be kept, or not be read back.

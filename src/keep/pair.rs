@@ -22,9 +22,9 @@ use super::key::Key;
 
 /// How many descriptors one message carries at most: the kernel's `SCM_MAX_FD`.
 pub(super) const MESSAGE: usize = 253;
-/// How much a queue may hold, in bytes of the kernel's memory. It gives less where
-/// `net.core.wmem_max` says so; its default is enough for some 500 messages.
-const QUEUE: usize = 1 << 20;
+/// How much a queue may hold, in bytes of the kernel's memory, which takes twice what it is told
+/// (socket(7)): what it allows everywhere, and some 500 messages.
+const QUEUE: usize = 212_992;
 /// The space for the control part of a message.
 const CONTROL: usize = rustix::cmsg_space!(ScmRights(MESSAGE));
 

@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -28,11 +28,11 @@ use crate::lock::printable::shown_path;
 pub const VERSION: u64 = 1;
 
 /// The file's name in the runtime directory.
-const FILE: &str = "state";
+pub(super) const FILE: &str = "state";
 /// The first word of the head.
-const MAGIC: &str = "vmlockd-state";
+pub(super) const MAGIC: &str = "vmlockd-state";
 /// How many digits tell how much was written.
-const DIGITS: usize = 16;
+pub(super) const DIGITS: usize = 16;
 /// How many bytes of lines that tell of nothing are let be, whatever else is there.
 const SLACK: u64 = 256 * 1024;
 
@@ -45,22 +45,6 @@ pub enum Name {
     Anchor(AnchorId),
     /// A lock.
     Lock(u64),
-}
-
-/// What a state file holds.
-#[derive(Debug, Default)]
-pub struct Contents {
-    /// All that is readable and tells of something, in the order in which it came.
-    pub lines: Vec<Line>,
-    /// The highest numbers given.
-    pub counted: Counted,
-    /// How many records are damaged; a file that ends too early is one.
-    pub damaged: usize,
-    /// There is no file.
-    pub missing: bool,
-    /// It was written before this host was booted: all machines of that boot have ended, and all
-    /// locks with them.
-    pub outlived: bool,
 }
 
 /// The state file, being written.
@@ -93,7 +77,7 @@ struct Place {
 }
 
 /// The boot that this is, as the kernel names it (`random(4)`).
-fn boot() -> Result<String, io::Error> {
+pub(super) fn boot() -> Result<String, io::Error> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
@@ -103,106 +87,7 @@ fn head(boot: &str, length: u64) -> String {
     format!("{MAGIC} {VERSION} {boot} {sum} {length:0DIGITS$}\n")
 }
 
-/// Reads the state file of a runtime directory. Changes nothing.
-///
-/// # Errors
-///
-/// [`Error::Version`] where another version wrote it, [`Error::File`] where it can't be read.
-pub fn read(directory: &Path) -> Result<Contents, Error> {
-    let path = directory.join(FILE);
-    let failed = failed(&path, "reading");
-    let mut bytes = Vec::new();
-    match File::open(&path) {
-        Ok(mut file) => file.read_to_end(&mut bytes).map_err(&failed)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(Contents { missing: true, ..Contents::default() });
-        }
-        Err(error) => return Err(failed(error)),
-    };
-    let end = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |end| end + 1);
-    let (first, rest) = bytes.split_at(end);
-    let words: Vec<&str> = str::from_utf8(first).unwrap_or_default().split_whitespace().collect();
-    let mut contents = Contents::default();
-    let mut written = bytes.len();
-    match words[..] {
-        [MAGIC, version, ref more @ ..] if is_number(version, more) => {
-            match version.parse() {
-                Ok(VERSION) => {}
-                Ok(found) => {
-                    let file = shown_path(&path);
-                    return Err(Error::Version { file, found, known: VERSION });
-                }
-                Err(_) => contents.damaged += 1,
-            }
-            match *more {
-                [there, sum, length]
-                    if length.len() == DIGITS && checksum(there.as_bytes()) == *sum.as_bytes() =>
-                {
-                    contents.outlived = there != boot().map_err(&failed)?;
-                    match length.parse() {
-                        Ok(length) => written = length,
-                        Err(_) => contents.damaged += 1,
-                    }
-                }
-                _ => contents.damaged += 1,
-            }
-        }
-        _ => contents.damaged += 1,
-    }
-    if written > bytes.len() {
-        contents.damaged += 1;
-    }
-    let mut at = end;
-    for line in rest.split_inclusive(|byte| *byte == b'\n') {
-        at += line.len();
-        match line.strip_suffix(b"\n").and_then(Line::read) {
-            Some(line) => contents.add(line),
-            // Behind the mark nobody was told of anything.
-            None if at <= written => contents.damaged += 1,
-            None => {}
-        }
-    }
-    Ok(contents)
-}
-
-/// Whether a word is a version, and not the beginning of one.
-fn is_number(word: &str, rest: &[&str]) -> bool {
-    word.bytes().all(|byte| byte.is_ascii_digit()) && !rest.is_empty()
-}
-
-impl Contents {
-    fn add(&mut self, line: Line) {
-        match &line.record {
-            Record::Counted(counted) => {
-                self.counted.lock = self.counted.lock.max(counted.lock);
-                self.counted.anchor = self.counted.anchor.max(counted.anchor);
-                return;
-            }
-            Record::Lock(lock) => self.counted.lock = self.counted.lock.max(lock.number()),
-            Record::Anchor(anchor) => {
-                self.counted.anchor = self.counted.anchor.max(anchor.number());
-            }
-            Record::Owner(owner) => self.counted.anchor = self.counted.anchor.max(owner.number()),
-        }
-        if line.step != Step::Gone {
-            self.lines.push(line);
-        }
-    }
-}
-
-/// Puts a damaged state file aside, for whoever wants to know what happened.
-///
-/// # Errors
-///
-/// [`Error::File`].
-pub fn put_aside(directory: &Path) -> Result<PathBuf, Error> {
-    let path = directory.join(FILE);
-    let aside = directory.join("state.damaged");
-    fs::copy(&path, &aside).map_err(failed(&path, "copying"))?;
-    Ok(aside)
-}
-
-fn failed(path: &Path, doing: &'static str) -> impl Fn(io::Error) -> Error + use<> {
+pub(super) fn failed(path: &Path, doing: &'static str) -> impl Fn(io::Error) -> Error + use<> {
     let file = shown_path(path);
     move |cause| Error::File { file: file.clone(), doing, cause }
 }

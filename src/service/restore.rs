@@ -22,7 +22,7 @@ use super::keeping::{Away, Keep};
 use super::release::Story;
 use super::state::Ending;
 use super::{Error, Exempt, Service, Settings};
-use crate::keep::{self, Far, Inherited, Key, Parking, Part, Store, state};
+use crate::keep::{self, Contents, Far, Inherited, Key, Parking, Part, Store, contents};
 use crate::lock::description::Description;
 use crate::lock::held::Held;
 use crate::lock::work::Work;
@@ -57,14 +57,14 @@ pub fn restore(
     directory: &Path,
     mut inherited: Inherited,
 ) -> Result<Restored, Error> {
-    let mut contents = state::read(directory)?;
+    let mut contents = contents::read(directory)?;
     let store = Store::of_parent();
     let (parking, found) = Parking::read(&mut inherited, store)?;
     let (far, away) = Far::read(&mut inherited, store)?;
     let far = Arc::new(far);
     let parked = !found.is_empty() || !away.is_empty();
     if contents.outlived && !parked {
-        contents = state::Contents::default();
+        contents = Contents::default();
     }
     // No descriptor outlives a boot: records of another one can't be those of what is parked.
     let damaged = contents.damaged > 0 || (parked && (contents.missing || contents.outlived));
@@ -72,7 +72,7 @@ pub fn restore(
         let records = contents.damaged;
         tracing::error!(records, "the state is damaged; what nothing is known of stays locked");
         if !contents.missing {
-            match state::put_aside(directory) {
+            match contents::put_aside(directory) {
                 Ok(aside) => tracing::error!("the damaged state is kept in {}", aside.display()),
                 Err(error) => tracing::error!(%error, "the damaged state can't be kept"),
             }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::keep::contents::{Contents, read};
 use crate::keep::record::{LockRecord, OwnerRecord};
 use crate::lock::identity::Identity;
 use crate::lock::lockspace::LockspaceKind;
