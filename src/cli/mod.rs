@@ -13,6 +13,7 @@ mod disks;
 mod error;
 mod find;
 mod json;
+mod known;
 mod link;
 mod list;
 mod lock;
