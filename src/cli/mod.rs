@@ -21,10 +21,12 @@ mod monitor;
 mod open;
 mod output;
 mod owners;
+mod reexec;
 mod release;
 mod resolve;
 mod row;
 mod run;
+mod running;
 mod show;
 mod signals;
 mod start;
@@ -109,6 +111,7 @@ enum Verb {
     Who(who::Arguments),
     Resolve(resolve::Arguments),
     Release(release::Arguments),
+    Reexec(reexec::Arguments),
     /// Print what happens to locks, until Ctrl-C
     Monitor,
     Completions(completions::Arguments),
@@ -163,8 +166,13 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::system("starting the event loop", error))?;
     runtime.block_on(async {
+        let verb = match arguments.verb {
+            // What it says where there is no bus is more than that.
+            Verb::Reexec(arguments) => return reexec::perform(bus, arguments, form).await,
+            verb => verb,
+        };
         let link = Link::open(bus).await?;
-        match arguments.verb {
+        match verb {
             Verb::Run(arguments) => run::perform(&link, arguments).await,
             Verb::Lock(arguments) => lock::perform(&link, arguments, form).await,
             Verb::Unlock(arguments) => unlock::perform(&link, arguments).await,
@@ -175,8 +183,8 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
             Verb::Resolve(arguments) => resolve::perform(&link, arguments, form).await,
             Verb::Release(arguments) => release::perform(&link, arguments).await,
             Verb::Monitor => monitor::perform(&link, form).await,
-            // Needs neither bus nor event loop, and was served above.
-            Verb::Completions(_) => Ok(Code::SUCCESS),
+            // Served above.
+            Verb::Completions(_) | Verb::Reexec(_) => Ok(Code::SUCCESS),
         }
     })
 }
@@ -206,6 +214,7 @@ mod tests {
             "vmlockctl release ./a.img",
             "vmlockctl who a b",
             "vmlockctl completions fish",
+            "vmlockctl reexec --json --runtime-dir /run/other",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         }

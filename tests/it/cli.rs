@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "what a test can't do ends it, in its helpers too")]
 
 mod look;
+mod reexec;
 mod run;
 mod trouble;
 
