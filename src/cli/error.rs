@@ -28,6 +28,8 @@ impl Code {
     pub(super) const HELD: Self = Self(75);
     /// Not authorized.
     pub(super) const DENIED: Self = Self(77);
+    /// All is well, but it may not stay so.
+    pub(super) const CONFIGURATION: Self = Self(78);
     /// A command that can't be executed, as shells have it.
     pub(super) const NOT_EXECUTABLE: Self = Self(126);
     /// No such command, as shells have it.

@@ -10,6 +10,7 @@
 mod clock;
 mod completions;
 mod disks;
+mod doctor;
 mod error;
 mod find;
 mod json;
@@ -23,6 +24,7 @@ mod output;
 mod owners;
 mod reexec;
 mod release;
+mod remark;
 mod resolve;
 mod row;
 mod run;
@@ -31,6 +33,7 @@ mod show;
 mod signals;
 mod start;
 mod table;
+mod unit;
 mod unlock;
 mod who;
 
@@ -61,12 +64,14 @@ Examples:
 
 Exit codes:
    0  done
-   1  something else went wrong; for 'who': nobody holds it
+   1  something else went wrong; for 'who': nobody holds it; for 'doctor': a disk
+      is in danger
   64  the command line is wrong
   66  there is no such disk, owner or lock
   69  the service, or the bus, can't be reached
   75  somebody else holds the disk
   77  not authorized
+  78  for 'doctor': no disk is in danger, but locks may be lost one day
 'run' ends with the exit code of its command, with 128 and the signal's number
 if a signal ended it, with 126 if it can't be executed and with 127 if there is
 no such command.
@@ -112,6 +117,7 @@ enum Verb {
     Resolve(resolve::Arguments),
     Release(release::Arguments),
     Reexec(reexec::Arguments),
+    Doctor(doctor::Arguments),
     /// Print what happens to locks, until Ctrl-C
     Monitor,
     Completions(completions::Arguments),
@@ -167,8 +173,9 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
     let runtime = runtime.map_err(|error| Error::system("starting the event loop", error))?;
     runtime.block_on(async {
         let verb = match arguments.verb {
-            // What it says where there is no bus is more than that.
+            // What these say where there is no bus is more than that.
             Verb::Reexec(arguments) => return reexec::perform(bus, arguments, form).await,
+            Verb::Doctor(_) => return doctor::perform(bus, form).await,
             verb => verb,
         };
         let link = Link::open(bus).await?;
@@ -184,7 +191,7 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
             Verb::Release(arguments) => release::perform(&link, arguments).await,
             Verb::Monitor => monitor::perform(&link, form).await,
             // Served above.
-            Verb::Completions(_) | Verb::Reexec(_) => Ok(Code::SUCCESS),
+            Verb::Completions(_) | Verb::Reexec(_) | Verb::Doctor(_) => Ok(Code::SUCCESS),
         }
     })
 }
@@ -215,6 +222,7 @@ mod tests {
             "vmlockctl who a b",
             "vmlockctl completions fish",
             "vmlockctl reexec --json --runtime-dir /run/other",
+            "vmlockctl doctor --json",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         }

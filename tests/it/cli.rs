@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what a test can't do ends it, in its helpers too")]
 
+mod doctor;
 mod look;
 mod reexec;
 mod run;
