@@ -90,7 +90,10 @@ async fn of_store(
     let unit = Unit::look(link).await?;
     // One that runs beside the unit is none of the unit's business.
     let unit = unit.map(|unit| (unit.main_pid == u64::from(pid), unit));
-    if manager.features().await?.iter().any(|feature| feature == "fd-store") {
+    let says = manager.features().await?.iter().any(|feature| feature == "fd-store");
+    // systemd may have let go of what it once took.
+    let kept = says && !matches!(&unit, Some((true, unit)) if unit.stored == 0);
+    if kept {
         let message = "locks outlive a crash and a restart of the service";
         remarks.push(Remark::new(Grade::Ok, "store", message));
     } else {
@@ -109,13 +112,15 @@ async fn of_store(
                  machine runs",
             ),
             Some((true, _)) => {
-                ("systemd has not taken what it was given".to_owned(), "its log says more")
+                ("systemd keeps nothing of what it was given".to_owned(), "its log says more")
             }
         };
         let message = format!("when the service ends, all disks are free until it is back: {why}");
         remarks.push(Remark::new(Grade::Warning, "store", message).advise(advice));
     }
-    if let Some((true, unit)) = unit {
+    if let Some((true, unit)) = unit
+        && kept
+    {
         let kept = "'systemctl stop' keeps the locks until the service is started again";
         remarks.push(unit.loses_at_stop().map_or_else(
             || Remark::new(Grade::Ok, "stop", kept),

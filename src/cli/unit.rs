@@ -23,6 +23,8 @@ pub(super) struct Unit {
     pub(super) main_pid: u64,
     /// How many descriptors it would keep.
     pub(super) store_max: u64,
+    /// How many it keeps.
+    pub(super) stored: u64,
     /// Whether it would keep them over a stop; empty where it does not know that setting.
     pub(super) preserve: String,
     /// `enabled` and the like; empty where there is no such file.
@@ -47,6 +49,7 @@ impl Unit {
             systemd: number(&version),
             main_pid: row::number(&of_service, "MainPID"),
             store_max: row::number(&of_service, "FileDescriptorStoreMax"),
+            stored: row::number(&of_service, "NFileDescriptorStore"),
             preserve: row::text(&of_service, "FileDescriptorStorePreserve").to_owned(),
             state: row::text(&of_unit, "UnitFileState").to_owned(),
         }))
@@ -100,7 +103,7 @@ mod tests {
 
     fn unit(systemd: u32, preserve: &str, state: &str) -> Unit {
         let (preserve, state) = (preserve.to_owned(), state.to_owned());
-        Unit { systemd, main_pid: 1, store_max: 128, preserve, state }
+        Unit { systemd, main_pid: 1, store_max: 128, stored: 4, preserve, state }
     }
 
     #[test]
