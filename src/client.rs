@@ -123,6 +123,9 @@ pub trait Manager {
     /// Reads the configuration again.
     fn reload(&self, options: Options<'_>) -> zbus::Result<()>;
 
+    /// Has the service replace itself by the program that is installed now.
+    fn reexecute(&self, options: Options<'_>) -> zbus::Result<()>;
+
     /// The service's version.
     #[zbus(property(emits_changed_signal = "const"))]
     fn version(&self) -> zbus::Result<String>;
@@ -156,6 +159,16 @@ pub trait Manager {
     /// A lock has been released.
     #[zbus(signal)]
     fn lock_released(
+        &self,
+        lock: OwnedObjectPath,
+        owner: OwnedObjectPath,
+        resource: String,
+        reason: String,
+    ) -> zbus::Result<()>;
+
+    /// A lock is not there any more although its owner lives.
+    #[zbus(signal)]
+    fn lock_lost(
         &self,
         lock: OwnedObjectPath,
         owner: OwnedObjectPath,

@@ -28,6 +28,8 @@ impl Code {
     pub(super) const HELD: Self = Self(75);
     /// Not authorized.
     pub(super) const DENIED: Self = Self(77);
+    /// All is well, but it may not stay so.
+    pub(super) const CONFIGURATION: Self = Self(78);
     /// A command that can't be executed, as shells have it.
     pub(super) const NOT_EXECUTABLE: Self = Self(126);
     /// No such command, as shells have it.
@@ -58,6 +60,8 @@ pub(super) enum Error {
     Usage(String),
     /// There is no such disk, owner or lock.
     Missing(String),
+    /// The service or the bus is not there, in words of our own.
+    Absent(String),
     /// Anything else.
     Failed(String),
     /// Nobody reads any more what is printed: no reason to complain.
@@ -97,6 +101,24 @@ impl Error {
         })
     }
 
+    /// Whether the service is older than what is asked of it.
+    pub(super) fn is_unknown_method(&self) -> bool {
+        let Self::Call(error) = self else { return false };
+        answer(error).is_some_and(|(name, _)| name == "org.freedesktop.DBus.Error.UnknownMethod")
+    }
+
+    /// The same, with what to do about it.
+    pub(super) fn with_advice(self, bus: Bus, advice: &str) -> Self {
+        let code = self.code();
+        match self.message(bus) {
+            Some(message) if code == Code::UNAVAILABLE => {
+                Self::Absent(format!("{message}; {advice}"))
+            }
+            Some(message) => Self::Failed(format!("{message}; {advice}")),
+            None => self,
+        }
+    }
+
     /// Whether nobody is there to answer.
     pub(super) fn is_absence(&self) -> bool {
         self.code() == Code::UNAVAILABLE
@@ -105,7 +127,7 @@ impl Error {
     /// The exit code.
     pub(super) fn code(&self) -> Code {
         match self {
-            Self::Connect(_) | Self::Lost => Code::UNAVAILABLE,
+            Self::Connect(_) | Self::Lost | Self::Absent(_) => Code::UNAVAILABLE,
             Self::Call(error) => match answer(error) {
                 Some((name, _)) => code_of(&name),
                 None if is_broken(error) => Code::UNAVAILABLE,
@@ -125,7 +147,9 @@ impl Error {
             Self::Connect(error) => no_bus(bus, error),
             Self::Call(error) => no_success(bus, error),
             Self::Lost => format!("the connection to the {} bus is lost", bus.as_str()),
-            Self::Usage(text) | Self::Missing(text) | Self::Failed(text) => text.clone(),
+            Self::Usage(text) | Self::Missing(text) | Self::Absent(text) | Self::Failed(text) => {
+                text.clone()
+            }
             Self::ReaderGone | Self::Interrupted(_) => return None,
         };
         // What others say has to stay one line, and must not play with the terminal.
@@ -296,6 +320,20 @@ mod tests {
         let text =
             Error::Connect(zbus::Error::InputOutput(io.into())).message(Bus::System).unwrap();
         assert!(text.contains("system bus") && text.contains("No such file"), "{text}");
+    }
+
+    #[test]
+    fn advice_changes_no_code() {
+        for (name, code) in [
+            ("org.freedesktop.DBus.Error.UnknownMethod", Code::FAILURE),
+            ("org.freedesktop.DBus.Error.NoReply", Code::UNAVAILABLE),
+        ] {
+            let error = Error::from(ours(name));
+            assert_eq!(error.is_unknown_method(), code == Code::FAILURE);
+            let advised = error.with_advice(Bus::System, "do this");
+            assert_eq!(advised.code(), code, "{name}");
+            assert!(advised.message(Bus::System).unwrap().ends_with("why; do this"), "{name}");
+        }
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
     let mut table = Table::new([
         ("LOCK", Lean::Right),
         ("MODE", Lean::Left),
+        // Only there where something is wrong.
+        ("STATE", Lean::Left),
         ("RESOURCE", Lean::Left),
         ("VM", Lean::Left),
         ("OWNER", Lean::Left),
@@ -32,6 +34,7 @@ pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
         table.push([
             row::lock_number(lock),
             word("mode"),
+            row::trouble(lock).to_owned(),
             word("resource"),
             word("name"),
             row::short_uuid(lock),

@@ -10,9 +10,11 @@
 mod clock;
 mod completions;
 mod disks;
+mod doctor;
 mod error;
 mod find;
 mod json;
+mod known;
 mod link;
 mod list;
 mod lock;
@@ -20,14 +22,18 @@ mod monitor;
 mod open;
 mod output;
 mod owners;
+mod reexec;
 mod release;
+mod remark;
 mod resolve;
 mod row;
 mod run;
+mod running;
 mod show;
 mod signals;
 mod start;
 mod table;
+mod unit;
 mod unlock;
 mod who;
 
@@ -58,12 +64,14 @@ Examples:
 
 Exit codes:
    0  done
-   1  something else went wrong; for 'who': nobody holds it
+   1  something else went wrong; for 'who': nobody holds it; for 'doctor': a disk
+      is in danger
   64  the command line is wrong
   66  there is no such disk, owner or lock
   69  the service, or the bus, can't be reached
   75  somebody else holds the disk
   77  not authorized
+  78  for 'doctor': no disk is in danger, but locks may be lost one day
 'run' ends with the exit code of its command, with 128 and the signal's number
 if a signal ended it, with 126 if it can't be executed and with 127 if there is
 no such command.
@@ -108,6 +116,8 @@ enum Verb {
     Who(who::Arguments),
     Resolve(resolve::Arguments),
     Release(release::Arguments),
+    Reexec(reexec::Arguments),
+    Doctor(doctor::Arguments),
     /// Print what happens to locks, until Ctrl-C
     Monitor,
     Completions(completions::Arguments),
@@ -162,8 +172,14 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::system("starting the event loop", error))?;
     runtime.block_on(async {
+        let verb = match arguments.verb {
+            // What these say where there is no bus is more than that.
+            Verb::Reexec(arguments) => return reexec::perform(bus, arguments, form).await,
+            Verb::Doctor(_) => return doctor::perform(bus, form).await,
+            verb => verb,
+        };
         let link = Link::open(bus).await?;
-        match arguments.verb {
+        match verb {
             Verb::Run(arguments) => run::perform(&link, arguments).await,
             Verb::Lock(arguments) => lock::perform(&link, arguments, form).await,
             Verb::Unlock(arguments) => unlock::perform(&link, arguments).await,
@@ -174,8 +190,8 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
             Verb::Resolve(arguments) => resolve::perform(&link, arguments, form).await,
             Verb::Release(arguments) => release::perform(&link, arguments).await,
             Verb::Monitor => monitor::perform(&link, form).await,
-            // Needs neither bus nor event loop, and was served above.
-            Verb::Completions(_) => Ok(Code::SUCCESS),
+            // Served above.
+            Verb::Completions(_) | Verb::Reexec(_) | Verb::Doctor(_) => Ok(Code::SUCCESS),
         }
     })
 }
@@ -205,6 +221,8 @@ mod tests {
             "vmlockctl release ./a.img",
             "vmlockctl who a b",
             "vmlockctl completions fish",
+            "vmlockctl reexec --json --runtime-dir /run/other",
+            "vmlockctl doctor --json",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         }

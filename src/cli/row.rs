@@ -1,6 +1,6 @@
 //! Reading the dictionaries that the service answers with.
 //!
-//! A key that is not there reads as empty or 0: a table shows less then, and nothing else happens.
+//! A key that is not there reads as empty, 0 or false: a table shows less then, and nothing else happens.
 
 use nix::unistd::{Uid, User};
 use zbus::Variant;
@@ -24,6 +24,22 @@ pub(super) fn number(row: &Row, key: &str) -> u64 {
         Some(Variant::U32(n)) => (*n).into(),
         Some(Variant::U64(n)) => *n,
         _ => 0,
+    }
+}
+
+/// A truth.
+pub(super) fn flag(row: &Row, key: &str) -> bool {
+    matches!(row.get(key).map(|value| &**value), Some(Variant::Bool(true)))
+}
+
+/// What is not as it should be with a lock, in a word; nothing if all is well.
+pub(super) fn trouble(row: &Row) -> &'static str {
+    // A service that does not tell is an older one, whose locks were always there.
+    let verified = flag(row, "verified") || !row.contains_key("verified");
+    match (flag(row, "lost"), verified) {
+        (true, _) => "LOST",
+        (false, false) => "unverified",
+        (false, true) => "",
     }
 }
 
@@ -101,6 +117,18 @@ mod tests {
         assert_eq!((text(&row, "name"), pid(&row).as_str()), ("web1", "-"));
         assert_eq!((short_uuid(&row).as_str(), user(&row).as_str()), ("4dea22b3", "root"));
         assert_eq!(words(&row, "anchors"), ["lease", "process"]);
+        assert!(flag(&self::row([("lost", true.into())]), "lost") && !flag(&row, "lost"));
         assert_eq!((text(&row, "pid"), number(&row, "name"), words(&row, "x").len()), ("", 0, 0));
+    }
+
+    #[test]
+    fn trouble_has_a_word() {
+        for (lost, verified, word) in
+            [(false, true, ""), (false, false, "unverified"), (true, false, "LOST")]
+        {
+            let row = row([("lost", lost.into()), ("verified", verified.into())]);
+            assert_eq!(trouble(&row), word);
+        }
+        assert_eq!(trouble(&row([])), "");
     }
 }

@@ -18,8 +18,10 @@ const OWNER: &str = "org.vmlockd1.Owner";
 const LOCK: &str = "org.vmlockd1.Lock";
 
 /// In which order a person looks for them; what is not here comes after it.
-const ORDER: [&str; 10] =
-    ["Path", "Name", "UUID", "Resource", "Mode", "UID", "PID", "State", "Anchors", "Owner"];
+const ORDER: [&str; 12] = [
+    "Path", "Name", "UUID", "Resource", "Mode", "Verified", "Lost", "UID", "PID", "State",
+    "Anchors", "Owner",
+];
 
 const AFTER_HELP: &str = "\
 An owner is named by its UUID, by the first digits of that (at least four), or
@@ -63,7 +65,7 @@ async fn holders(link: &Link, path: &Path) -> Result<Vec<Row>, Error> {
     for holder in find::holders(link, path).await? {
         match row::text(&holder, "lock") {
             "" => shown.push(holder),
-            lock => match properties(link, lock, LOCK).await {
+            path => match lock(link, path).await {
                 Ok(lock) => shown.push(lock),
                 // Released since we asked.
                 Err(error) if error.is_no_such_object() => {}
@@ -81,7 +83,7 @@ async fn holders(link: &Link, path: &Path) -> Result<Vec<Row>, Error> {
 async fn owner_or_lock(link: &Link, word: &str) -> Result<Row, Error> {
     let number: Option<u64> = word.parse().ok();
     if let Some(number) = number {
-        match properties(link, &format!("{LOCKS_PATH}/{number}"), LOCK).await {
+        match lock(link, &format!("{LOCKS_PATH}/{number}")).await {
             Err(error) if error.is_no_such_object() => {}
             found => return found,
         }
@@ -94,6 +96,19 @@ async fn owner_or_lock(link: &Link, word: &str) -> Result<Row, Error> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// The properties of a lock, and whether it is lost: that alone is told only where all locks are.
+async fn lock(link: &Link, path: &str) -> Result<Row, Error> {
+    let mut properties = properties(link, path, LOCK).await?;
+    let lost = if row::flag(&properties, "Verified") {
+        false
+    } else {
+        let locks = link.manager().await?.list_locks(Options::new()).await?;
+        locks.iter().any(|lock| row::text(lock, "lock") == path && row::flag(lock, "lost"))
+    };
+    properties.insert("Lost".to_owned(), Variant::from(lost).try_into()?);
+    Ok(properties)
 }
 
 /// The properties of an object, and its path as one more.
@@ -120,6 +135,7 @@ fn readable(key: &str, value: &Variant<'_>) -> String {
             name if name == uid.to_string() => name,
             name => format!("{uid} ({name})"),
         },
+        ("Lost", Variant::Bool(true)) => "YES: others may be using the disk".to_owned(),
         _ => json::plain(value),
     }
 }

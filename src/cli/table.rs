@@ -13,7 +13,7 @@ pub(super) enum Lean {
     Right,
 }
 
-/// A table with a heading.
+/// A table with a heading. A column in which nothing stands is not shown.
 #[derive(Debug)]
 pub(super) struct Table<const N: usize> {
     columns: [(&'static str, Lean); N],
@@ -39,9 +39,12 @@ impl<const N: usize> fmt::Display for Table<N> {
             let cells = std::iter::once(&heading).chain(&self.rows);
             cells.map(|row| row[n].chars().count()).max().unwrap_or_default()
         });
+        let filled: [bool; N] =
+            std::array::from_fn(|n| self.rows.iter().any(|row| !row[n].is_empty()));
         for row in std::iter::once(&heading).chain(&self.rows) {
-            let cells = row.iter().zip(widths).zip(self.columns);
+            let cells = row.iter().zip(widths).zip(self.columns).zip(filled);
             let line: String = cells
+                .filter_map(|(cell, filled)| filled.then_some(cell))
                 .map(|((cell, width), (_, lean))| match lean {
                     Lean::Left => format!("{cell:<width$}  "),
                     Lean::Right => format!("{cell:>width$}  "),
@@ -79,6 +82,15 @@ mod tests {
                  3  /srv/a.qcow2  wéb1\n\
              12345  /b            x\\u{1b}[2J\\ny\n"
         );
+    }
+
+    #[test]
+    fn a_column_that_says_nothing_is_not_there() {
+        let mut table = Table::new([("LOCK", Lean::Right), ("STATE", Lean::Left)]);
+        table.push(["1".into(), String::new()]);
+        assert_eq!(table.to_string(), "LOCK\n   1\n");
+        table.push(["2".into(), "LOST".into()]);
+        assert_eq!(table.to_string(), "LOCK  STATE\n   1\n   2  LOST\n");
     }
 
     #[test]

@@ -94,4 +94,13 @@ pub trait Owner {
         resource: String,
         reason: String,
     ) -> zbus::Result<()>;
+
+    /// A lock of its is not there any more.
+    #[zbus(signal)]
+    fn lock_lost(
+        &self,
+        lock: OwnedObjectPath,
+        resource: String,
+        reason: String,
+    ) -> zbus::Result<()>;
 }

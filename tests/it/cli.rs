@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "what a test can't do ends it, in its helpers too")]
 
+mod doctor;
 mod look;
+mod reexec;
 mod run;
 mod trouble;
 

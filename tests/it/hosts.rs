@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::Value;
+
 use crate::host::{Host, Tree};
 use crate::house::{Kind, Rival};
 
@@ -116,4 +118,48 @@ async fn the_service_can_do_what_it_must_and_no_more_here() {
 #[tokio::test]
 async fn the_service_can_do_what_it_must_and_no_more_on_trixie() {
     the_service_can_do_what_it_must_and_no_more(Tree::Release("trixie")).await;
+}
+
+/// `vmlockctl doctor`: what it says of keeping locks, over a crash and over a stop.
+async fn doctor(host: &Host, code: i32) -> [String; 2] {
+    let ran = host.run_as(ONE, &["vmlockctl", "--system", "--json", "doctor"]).await;
+    assert_eq!(ran.status.code(), Some(code), "{ran:#?}");
+    let remarks: Vec<Value> = serde_json::from_str(&ran.stdout).unwrap();
+    ["store", "stop"].map(|check| {
+        let remark = remarks.iter().find(|remark| remark["check"] == check);
+        let Some(remark) = remark else { return String::new() };
+        let word = |key: &str| remark[key].as_str().unwrap().to_owned();
+        format!("{}: {}", word("state"), word("message"))
+    })
+}
+
+/// Whether locks outlive the service depends on systemd and on the unit.
+async fn doctor_knows_the_unit(tree: Tree) {
+    let Some(host) = Host::boot(tree).await else { return };
+    let new = host.systemd() >= 254;
+    // The call starts it, and nothing would keep it loaded.
+    let [store, stop] = doctor(&host, 78).await;
+    assert!(store.starts_with("ok:"), "{store}");
+    let why = if new { "its unit is disabled" } else { "keeps nothing of what is stopped" };
+    assert!(stop.starts_with("warning:") && stop.contains(why), "{stop}");
+    host.enable().await;
+    let [_, stop] = doctor(&host, if new { 0 } else { 78 }).await;
+    assert_eq!(stop.starts_with("ok:"), new, "{stop}");
+
+    host.systemctl(&["stop", "vmlockd"]).await;
+    host.drop_in("store", "[Service]\nFileDescriptorStoreMax=0\n").await;
+    host.enable().await;
+    let [store, stop] = doctor(&host, 78).await;
+    assert!(store.contains("FileDescriptorStoreMax=0"), "{store}");
+    assert_eq!(stop, "");
+}
+
+#[tokio::test]
+async fn doctor_knows_the_unit_here() {
+    doctor_knows_the_unit(Tree::Own).await;
+}
+
+#[tokio::test]
+async fn doctor_knows_the_unit_on_trixie() {
+    doctor_knows_the_unit(Tree::Release("trixie")).await;
 }

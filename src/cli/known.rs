@@ -1,0 +1,102 @@
+//! What is known of owners and locks by their paths, while signals tell of them.
+
+use std::collections::HashMap;
+
+use zbus::names::MemberName;
+use zbus::{Message, OwnedObjectPath};
+
+use super::error::Error;
+use super::link::Link;
+use super::output::complain;
+use super::row;
+use crate::client::{Options, Row};
+use crate::paths;
+
+/// Names of machines, and what locks are on.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// By the paths of owners.
+    names: HashMap<String, String>,
+    /// By the paths of locks: who holds it, and the resource.
+    locks: HashMap<String, (OwnedObjectPath, String)>,
+}
+
+impl Known {
+    /// Asks for everything. Where nobody answers there is nothing to be learnt.
+    pub(super) async fn learn(&mut self, link: &Link) {
+        match ask(link).await {
+            Ok((owners, locks)) => {
+                let word = |row: &Row, key| row::text(row, key).to_owned();
+                self.names =
+                    owners.iter().map(|row| (word(row, "owner"), word(row, "name"))).collect();
+                let lock = |row: &Row| {
+                    let owner = OwnedObjectPath::try_from(row::text(row, "owner")).ok()?;
+                    Some((word(row, "lock"), (owner, word(row, "resource"))))
+                };
+                self.locks = locks.iter().filter_map(lock).collect();
+            }
+            Err(error) if error.is_absence() => {
+                complain("vmlockd is not on the bus; waiting for it");
+            }
+            // What can't be named is told by its number.
+            Err(_) => {}
+        }
+    }
+
+    /// Learns from an object that comes, and forgets one that goes.
+    pub(super) fn follow(&mut self, message: &Message) {
+        let header = message.header();
+        let body = message.body();
+        match header.member().map(MemberName::as_str) {
+            Some("InterfacesAdded") => {
+                type Added = (OwnedObjectPath, HashMap<String, Row>);
+                let Ok((path, interfaces)) = body.deserialize::<Added>() else { return };
+                if let Some(owner) = interfaces.get("org.vmlockd1.Owner") {
+                    self.names.insert(path.to_string(), row::text(owner, "Name").to_owned());
+                }
+                if let Some(lock) = interfaces.get("org.vmlockd1.Lock")
+                    && let Ok(owner) = OwnedObjectPath::try_from(row::text(lock, "Owner"))
+                {
+                    let resource = row::text(lock, "Resource").to_owned();
+                    self.locks.insert(path.to_string(), (owner, resource));
+                }
+            }
+            Some("InterfacesRemoved") => {
+                if let Ok((path, _)) = body.deserialize::<(OwnedObjectPath, Vec<String>)>() {
+                    self.names.remove(path.as_str());
+                    self.locks.remove(path.as_str());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A machine's name.
+    pub(super) fn name(&self, owner: &OwnedObjectPath) -> Option<&str> {
+        self.names.get(owner.as_str()).map(String::as_str)
+    }
+
+    /// What to call a machine: by its name, and one that never came to be by its UUID.
+    pub(super) fn vm(&self, owner: &OwnedObjectPath) -> String {
+        match self.name(owner) {
+            Some(name) => format!("VM \"{name}\""),
+            None => format!("VM {}", uuid(owner)),
+        }
+    }
+
+    /// Who holds a lock, and what it is on.
+    pub(super) fn lock(&self, lock: &OwnedObjectPath) -> Option<&(OwnedObjectPath, String)> {
+        self.locks.get(lock.as_str())
+    }
+}
+
+/// The UUID of an owner.
+pub(super) fn uuid(owner: &OwnedObjectPath) -> String {
+    paths::owner_id(owner).map_or_else(|| owner.to_string(), |id| id.uuid.to_string())
+}
+
+async fn ask(link: &Link) -> Result<(Vec<Row>, Vec<Row>), Error> {
+    let manager = link.manager().await?;
+    let owners = manager.list_owners(Options::new()).await?;
+    Ok((owners, manager.list_locks(Options::new()).await?))
+}

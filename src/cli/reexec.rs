@@ -1,0 +1,114 @@
+//! `reexec`: the service goes on as the program that is installed now.
+//!
+//! The service answers once the new program has said that it can take over. It leaves the bus then
+//! and comes back under another unique name; only what is seen after that counts.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use futures_util::StreamExt;
+use serde_json::json;
+use tokio::time::timeout;
+use zbus::fdo::{DBusProxy, NameOwnerChangedStream};
+use zbus::names::{BusName, OwnedUniqueName};
+
+use super::error::{Code, Error};
+use super::link::Link;
+use super::output::{Form, print};
+use super::{json, running};
+use crate::client::{Bus, Options, SERVICE};
+
+/// How long the service may be away. It waits some seconds for requests that are under way.
+const LIMIT: Duration = Duration::from_secs(30);
+
+const AFTER_HELP: &str = "\
+To be called after an upgrade. The service first asks the program that is
+installed now whether it can take over; if not, it goes on as it is. All locks
+stay: there is no instant without them. Users other than root need an
+administrator's password on the system bus.";
+
+/// Have the service replace itself by the program that is installed now
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct Arguments {
+    /// Where the service has its runtime files, to tell its process if the bus can't
+    #[arg(long, value_name = "DIR")]
+    runtime_dir: Option<PathBuf>,
+}
+
+/// A service that was asked, and does as it was told.
+struct Asked {
+    changes: NameOwnerChangedStream,
+    first: OwnedUniqueName,
+    version: String,
+}
+
+/// Does it.
+pub(super) async fn perform(bus: Bus, arguments: Arguments, form: Form) -> Result<Code, Error> {
+    let asked = async {
+        let link = Link::open(bus).await?;
+        let asked = ask(&link).await?;
+        Ok((link, asked))
+    };
+    let (link, asked) = asked.await.map_err(|error: Error| {
+        if error.is_absence() || error.is_unknown_method() {
+            let directory = arguments.runtime_dir.or_else(|| running::directory(bus));
+            return error.with_advice(bus, &running::advice(directory.as_deref()));
+        }
+        error
+    })?;
+    let before = asked.version.clone();
+    come_back(asked).await?;
+    let after = link.manager().await?.version().await?;
+    let name = BusName::try_from(SERVICE)?;
+    let pid = DBusProxy::new(&link.connection).await?.get_connection_unix_process_id(name).await?;
+    if is_left_over(pid) {
+        let text = format!("vmlockd {after} goes on as it is, in process {pid}; its log says why");
+        return Err(Error::Failed(text));
+    }
+    print(&match form {
+        Form::Json => json::document(&json!({ "before": before, "after": after, "pid": pid })),
+        Form::Text => {
+            format!("vmlockd {before} was replaced by vmlockd {after}, in process {pid}\n")
+        }
+    })?;
+    Ok(Code::SUCCESS)
+}
+
+/// Asks the service. One that does not run is not started for it.
+async fn ask(link: &Link) -> Result<Asked, Error> {
+    let bus = DBusProxy::new(&link.connection).await?;
+    let changes = bus.receive_name_owner_changed_with_args(&[(0, SERVICE)]).await?;
+    let first = bus.get_name_owner(BusName::try_from(SERVICE)?).await?;
+    let manager = link.manager().await?;
+    let version = manager.version().await?;
+    link.ask::<_, ()>(manager.inner(), "Reexecute", &(Options::new(),)).await?;
+    Ok(Asked { changes, first, version })
+}
+
+/// Waits until the name is owned anew.
+async fn come_back(asked: Asked) -> Result<(), Error> {
+    let Asked { mut changes, first, .. } = asked;
+    let back = async {
+        while let Some(change) = changes.next().await {
+            if change.args()?.new_owner().as_ref().is_some_and(|owner| *owner != first) {
+                return Ok(());
+            }
+        }
+        Err(Error::Lost)
+    };
+    timeout(LIMIT, back).await.unwrap_or_else(|_| {
+        let limit = LIMIT.as_secs();
+        let text = format!("vmlockd was away from the bus for {limit} s and has not come back");
+        Err(Error::Absent(format!("{text}; its log says why")))
+    })
+}
+
+/// Whether a process is of a program that has been replaced on the disk: then it was not replaced
+/// itself. Where we may not look, nobody says so.
+fn is_left_over(pid: u32) -> bool {
+    let program = fs::read_link(format!("/proc/{pid}/exe"));
+    program.is_ok_and(|path| path.to_string_lossy().ends_with(" (deleted)"))
+}

@@ -1,0 +1,130 @@
+//! What systemd knows of the service.
+
+use zbus::fdo::{DBusProxy, PropertiesProxy};
+use zbus::names::{BusName, InterfaceName};
+use zbus::{ObjectPath, OwnedObjectPath, Proxy};
+
+use super::error::Error;
+use super::link::Link;
+use super::row;
+use crate::client::Row;
+
+const SYSTEMD: &str = "org.freedesktop.systemd1";
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+const SERVICE: &str = "org.freedesktop.systemd1.Service";
+const UNIT: &str = "org.freedesktop.systemd1.Unit";
+
+/// The unit of the service, as far as it matters to locks.
+#[derive(Debug)]
+pub(super) struct Unit {
+    /// The version of systemd; 0 where it says nothing that is one.
+    pub(super) systemd: u32,
+    /// The process that it has started, or 0.
+    pub(super) main_pid: u64,
+    /// How many descriptors it would keep.
+    pub(super) store_max: u64,
+    /// How many it keeps.
+    pub(super) stored: u64,
+    /// Whether it would keep them over a stop; empty where it does not know that setting.
+    pub(super) preserve: String,
+    /// `enabled` and the like; empty where there is no such file.
+    pub(super) state: String,
+}
+
+impl Unit {
+    /// Asks the systemd that is on the bus; nobody is started for it. `None`: there is none.
+    pub(super) async fn look(link: &Link) -> Result<Option<Self>, Error> {
+        let bus = DBusProxy::new(&link.connection).await?;
+        if !bus.name_has_owner(BusName::try_from(SYSTEMD)?).await? {
+            return Ok(None);
+        }
+        let path = "/org/freedesktop/systemd1";
+        let manager: Proxy<'_> = Proxy::new(&link.connection, SYSTEMD, path, MANAGER).await?;
+        let version: String = manager.get_property("Version").await?;
+        // Open to everybody, and only reads: what is not loaded is forgotten again.
+        let unit: OwnedObjectPath = manager.call("LoadUnit", &("vmlockd.service",)).await?;
+        let of_unit = properties(link, &unit, UNIT).await?;
+        let of_service = properties(link, &unit, SERVICE).await?;
+        Ok(Some(Self {
+            systemd: number(&version),
+            main_pid: row::number(&of_service, "MainPID"),
+            store_max: row::number(&of_service, "FileDescriptorStoreMax"),
+            stored: row::number(&of_service, "NFileDescriptorStore"),
+            preserve: row::text(&of_service, "FileDescriptorStorePreserve").to_owned(),
+            state: row::text(&of_unit, "UnitFileState").to_owned(),
+        }))
+    }
+
+    /// Why a stop of the service would free its locks, and what to do; `None`: it would not.
+    pub(super) fn loses_at_stop(&self) -> Option<(String, &'static str)> {
+        if self.systemd < 254 {
+            let why = format!(
+                "'systemctl stop' frees all locks until the service is started again, since \
+                 systemd {} keeps nothing of what is stopped (254 and later do)",
+                self.systemd
+            );
+            return Some((why, "while machines run, restart it, never stop it"));
+        }
+        if self.preserve != "yes" {
+            let preserve = &self.preserve;
+            let why = format!(
+                "'systemctl stop' frees all locks until the service is started again: its unit \
+                 has FileDescriptorStorePreserve={preserve}"
+            );
+            return Some((why, "set it to 'yes' with 'systemctl edit vmlockd'"));
+        }
+        if !matches!(self.state.as_str(), "enabled" | "enabled-runtime") {
+            let state = if self.state.is_empty() { "not there as a file" } else { &self.state };
+            let why = format!(
+                "'systemctl stop' may free all locks until the service is started again: its unit \
+                 is {state}, so nothing keeps it loaded"
+            );
+            return Some((why, "'systemctl enable vmlockd' does"));
+        }
+        None
+    }
+}
+
+async fn properties(link: &Link, path: &ObjectPath<'_>, interface: &str) -> Result<Row, Error> {
+    let builder = PropertiesProxy::builder(&link.connection).destination(SYSTEMD);
+    let proxy = builder.path(path.to_owned()).build().await?;
+    Ok(proxy.get_all(InterfaceName::try_from(interface)?).await?)
+}
+
+/// What a version begins with, as in `252.39-1~deb12u2`.
+fn number(version: &str) -> u32 {
+    let digits = |c: char| !c.is_ascii_digit();
+    version.split(digits).next().and_then(|number| number.parse().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(systemd: u32, preserve: &str, state: &str) -> Unit {
+        let (preserve, state) = (preserve.to_owned(), state.to_owned());
+        Unit { systemd, main_pid: 1, store_max: 128, stored: 4, preserve, state }
+    }
+
+    #[test]
+    fn a_stop_loses_nothing_only_if_all_is_right() {
+        for (systemd, preserve, state, said) in [
+            (252, "", "enabled", "systemd 252 keeps nothing"),
+            (254, "restart", "enabled", "FileDescriptorStorePreserve=restart"),
+            (257, "yes", "disabled", "its unit is disabled"),
+            (257, "yes", "static", "its unit is static"),
+            (257, "yes", "", "its unit is not there as a file"),
+        ] {
+            let (why, _) = unit(systemd, preserve, state).loses_at_stop().unwrap();
+            assert!(why.contains(said), "{why}");
+        }
+        assert_eq!(unit(254, "yes", "enabled").loses_at_stop(), None);
+    }
+
+    #[test]
+    fn versions_begin_with_a_number() {
+        for (text, version) in [("252.39-1~deb12u2", 252), ("257", 257), ("v255-rc1", 0)] {
+            assert_eq!(number(text), version);
+        }
+    }
+}

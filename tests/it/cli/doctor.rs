@@ -1,0 +1,202 @@
+//! Locks that are not as they should be, where a person sees them; and `doctor`, which says what
+//! to do.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::{Tool, fails, str, vmlockctl};
+use crate::house::user::NOBODY;
+use crate::house::{House, Kind, Rival};
+use crate::machine::{Machine, exclusive, shared};
+
+/// Starts `monitor`; it listens when this returns.
+async fn monitor(house: &House, form: &str) -> Tool {
+    let mut command = house.command("sh");
+    let program = crate::house::program("vmlockctl");
+    command.args(["-c", "exec \"$@\" 2>&1", "sh", str(&program), "monitor", form]);
+    let mut tool = Tool::start(house, command);
+    assert!(tool.line().await.contains("listening"));
+    tool
+}
+
+/// The next line of these that has the word.
+async fn line_with(tool: &mut Tool, word: &str) -> String {
+    loop {
+        let line = tool.line().await;
+        if line.contains(word) {
+            return line;
+        }
+    }
+}
+
+/// A machine that had two disks, of which a rival has taken one while the service was away.
+struct Scene {
+    house: House,
+    machine: Machine,
+    lost: PathBuf,
+    kept: PathBuf,
+    _rival: Rival,
+}
+
+impl Scene {
+    async fn set() -> Self {
+        let house = House::builder().start().await;
+        let (lost, kept) = (house.image("lost.qcow2").await, house.image("kept.qcow2").await);
+        let machine = Machine::open(&house.connection().await, "web1").await;
+        machine.acquire(&[exclusive(&lost), shared(&kept)]).await.unwrap();
+        let mut monitor = monitor(&house, "--json").await;
+        house.daemon().kill9().await;
+        let rival = Rival::hold(&lost, Kind::Ofd, true).unwrap();
+        house.daemon().start_again().await;
+        // Both are looked at one after the other.
+        for (event, number) in [("LockLost", 1), ("Verified", 2)] {
+            let told: Value = serde_json::from_str(&line_with(&mut monitor, event).await).unwrap();
+            assert_eq!(told["lock"], format!("/org/vmlockd1/lock/{number}"));
+            assert_eq!(told["name"], "web1");
+        }
+        Self { house, machine, lost, kept, _rival: rival }
+    }
+}
+
+/// The remarks on one thing.
+fn on<'r>(remarks: &'r Value, check: &str) -> Vec<&'r Value> {
+    remarks.as_array().unwrap().iter().filter(|remark| remark["check"] == check).collect()
+}
+
+/// What `doctor` says, to a program, where it ends with this code.
+async fn doctor(house: &House, code: i32) -> Value {
+    let ran = vmlockctl(house, &["--json", "doctor"]).await;
+    assert_eq!(ran.status.code(), Some(code), "{ran:#?}");
+    serde_json::from_str(&ran.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn a_lost_lock_is_seen_at_a_glance() {
+    let Scene { house, machine, lost, kept, _rival } = Scene::set().await;
+    let list = vmlockctl(&house, &["list"]).await.ok();
+    let lines: Vec<Vec<&str>> =
+        list.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0][..4], ["LOCK", "MODE", "STATE", "RESOURCE"]);
+    assert_eq!(lines[1][..5], ["1", "exclusive", "LOST", str(&lost), "web1"]);
+    assert_eq!(lines[2][..4], ["2", "shared", str(&kept), "web1"]);
+    let locks = super::json(&house, &["list"]).await;
+    assert_eq!((&locks[0]["lost"], &locks[0]["verified"]), (&true.into(), &false.into()));
+    assert_eq!((&locks[1]["lost"], &locks[1]["verified"]), (&false.into(), &true.into()));
+
+    for what in ["1", str(&lost)] {
+        let shown = vmlockctl(&house, &["show", what]).await.ok();
+        let lost = |line: &str| line.starts_with("Lost:") && line.contains("YES");
+        assert!(shown.lines().any(lost), "{shown}");
+    }
+    assert_eq!(super::json(&house, &["show", "2"]).await["Lost"], false);
+    // It stays in the way all the same.
+    fails(&house, 75, &["run", "--disk", str(&lost), "--", "true"]).await;
+
+    let remarks = doctor(&house, 1).await;
+    let [remark] = on(&remarks, "lock")[..] else { panic!("{remarks:#}") };
+    assert_eq!((&remark["state"], &remark["about"]), (&"danger".into(), &locks[0]));
+    let ran = vmlockctl(&house, &["doctor"]).await;
+    let line = ran.stdout.lines().find(|line| line.starts_with("DANGER")).unwrap();
+    let uuid = machine.owner.uuid().await.unwrap();
+    for word in [str(&lost), "web1", &uuid, "user root", "since"] {
+        assert!(line.contains(word), "no {word}: {line}");
+    }
+}
+
+#[tokio::test]
+async fn monitor_tells_what_becomes_of_locks_at_a_restart() {
+    let house = House::builder().start().await;
+    let (a, b) = (house.image("a.qcow2").await, house.image("b.qcow2").await);
+    let machine = Machine::open(&house.connection().await, "web1").await;
+    machine.acquire(&[exclusive(&a), exclusive(&b)]).await.unwrap();
+    let mut monitor = monitor(&house, "--system").await;
+    house.daemon().kill9().await;
+    let rival = Rival::hold(&b, Kind::Ofd, true).unwrap();
+    house.daemon().start_again().await;
+    for rest in [
+        format!("verified   VM \"web1\"  {}  lock 1", str(&a)),
+        format!("LOST       VM \"web1\"  {}  taken  lock 2", str(&b)),
+    ] {
+        let word = rest.split(' ').next().unwrap();
+        let line = line_with(&mut monitor, word).await;
+        assert_eq!(line.split_once(' ').unwrap().1, rest);
+    }
+    drop(rival);
+    monitor.signal(Signal::SIGINT);
+    assert_eq!(monitor.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn without_a_service_manager_doctor_warns() {
+    let house = House::builder().start().await;
+    let image = house.image("a.qcow2").await;
+    let remarks = doctor(&house, 78).await;
+    for (check, state) in [
+        ("service", json!(["ok"])),
+        ("version", json!(["ok"])),
+        ("store", json!(["warning"])),
+        ("stop", json!([])),
+        ("locks", json!(["ok"])),
+        ("owners", json!(["ok"])),
+    ] {
+        let states: Value =
+            on(&remarks, check).iter().map(|remark| remark["state"].clone()).collect();
+        assert_eq!(states, state, "{check}: {remarks:#}");
+    }
+    assert!(on(&remarks, "store")[0]["message"].as_str().unwrap().contains("no systemd"));
+
+    // What has no machine is no fault, but not forgotten; and anybody may look.
+    vmlockctl(&house, &["lock", "--name", "backup", str(&image)]).await.ok();
+    let ran = house.run_as(NOBODY, "vmlockctl", &["--system", "doctor"]).await;
+    assert_eq!((ran.status.code(), ran.stderr.as_str()), (Some(78), ""));
+    let line = ran.stdout.lines().find(|line| line.starts_with("note")).unwrap();
+    assert!(line.contains("VM \"backup\"") && line.contains("vmlockctl unlock"), "{line}");
+    assert!(ran.stdout.contains("vmlockd 0.") && !ran.stdout.contains("DANGER"), "{}", ran.stdout);
+}
+
+/// Changes a letter in the record that has these words.
+fn damage(state: &Path, words: [&str; 2]) {
+    let text = fs::read_to_string(state).unwrap();
+    let has = |line: &&str| words.iter().all(|word| line.contains(word));
+    let line = text.lines().find(has).unwrap_or_else(|| panic!("no {words:?} in {text}"));
+    let damaged = line.replace(words[1], &words[1].to_uppercase());
+    fs::write(state, text.replace(line, &damaged)).unwrap();
+}
+
+#[tokio::test]
+async fn what_nothing_is_known_of_is_a_danger_until_it_is_unlocked() {
+    let house = House::builder().start().await;
+    let image = house.image("a.qcow2").await;
+    let machine = Machine::open(&house.connection().await, "web1").await;
+    machine.acquire(&[exclusive(&image)]).await.unwrap();
+    house.daemon().kill9().await;
+    damage(&house.launch().runtime_dir.join("state"), ["\"owner\":{", "web1"]);
+    house.daemon().start_again().await;
+
+    let remarks = doctor(&house, 1).await;
+    let [remark] = on(&remarks, "owner")[..] else { panic!("{remarks:#}") };
+    assert_eq!(
+        (&remark["state"], &remark["about"]["name"]),
+        (&"danger".into(), &"recovered".into())
+    );
+    let advice = remark["advice"].as_str().unwrap();
+    let word = advice.split_once("'vmlockctl unlock ").unwrap().1.trim_end_matches('\'');
+    vmlockctl(&house, &["unlock", word]).await.ok();
+    doctor(&house, 78).await;
+}
+
+#[tokio::test]
+async fn doctor_says_that_nobody_is_there() {
+    let house = House::builder().without_daemon().start().await;
+    for (scope, said) in [("--system", "vmlockd is not there"), ("--session", "can't be reached")] {
+        let ran = vmlockctl(&house, &[scope, "doctor"]).await;
+        assert_eq!(ran.status.code(), Some(69), "{ran:#?}");
+        assert!(
+            ran.stdout.starts_with("DANGER   service  ") && ran.stdout.contains(said),
+            "{ran:#?}"
+        );
+    }
+}

@@ -1,0 +1,100 @@
+//! `reexec`: the service is replaced, or goes on as it is, and which of the two is told.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::{Tool, fails, str, vmlockctl};
+use crate::house::user::NOBODY;
+use crate::house::{Answer, House, Kind, Rival, polkit, program};
+use crate::machine::{Machine, exclusive};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// A service of before there was `Reexecute`.
+struct Ancestor(&'static str);
+
+#[zbus::interface(name = "org.vmlockd1.Manager")]
+impl Ancestor {
+    #[zbus(property)]
+    fn version(&self) -> &'static str {
+        self.0
+    }
+}
+
+#[tokio::test]
+async fn the_service_is_replaced_and_locks_stay() {
+    let house = House::builder().start().await;
+    let image = house.image("a.qcow2").await;
+    let machine = Machine::open(&house.connection().await, "web1").await;
+    machine.acquire(&[exclusive(&image)]).await.unwrap();
+    let before = super::json(&house, &["list"]).await;
+    let pid = house.daemon().pid();
+    let said = vmlockctl(&house, &["reexec"]).await.ok();
+    let line = format!("vmlockd {VERSION} was replaced by vmlockd {VERSION}, in process {pid}\n");
+    assert_eq!(said, line);
+    Rival::try_once(&image, Kind::Ofd, true).unwrap_err();
+    let told = super::json(&house, &["reexec"]).await;
+    assert_eq!(
+        (&told["before"], &told["after"], &told["pid"]),
+        (&VERSION.into(), &VERSION.into(), &pid.into())
+    );
+    let after = super::json(&house, &["list"]).await;
+    assert_eq!(after[0]["generation"], before[0]["generation"]);
+    Rival::try_once(&image, Kind::Ofd, true).unwrap_err();
+}
+
+#[tokio::test]
+async fn what_the_installed_program_objects_to_is_said() {
+    let house = House::builder().without_daemon().start().await;
+    let installed = house.dir().join("vmlockd");
+    fs::copy(program("vmlockd"), &installed).unwrap();
+    let mut watch = house.bus().watch().await;
+    let mut command = house.command(str(&installed));
+    command.args(house.launch().words());
+    let service = Tool::start(&house, command);
+    watch.owned_by(service.process.pid()).await;
+
+    let new = house.dir().join("new");
+    fs::write(&new, "#!/bin/sh\necho 'not on a Monday' >&2\nexit 1\n").unwrap();
+    fs::set_permissions(&new, Permissions::from_mode(0o755)).unwrap();
+    fs::rename(&new, &installed).unwrap();
+    let said = fails(&house, 1, &["reexec"]).await;
+    assert!(said.contains("can't take over: not on a Monday"), "{said}");
+    // It goes on.
+    vmlockctl(&house, &["list"]).await.ok();
+    assert!(service.process.lives());
+}
+
+#[tokio::test]
+async fn where_the_bus_does_not_help_the_process_is_told() {
+    let house = House::builder().start().await;
+    let run = house.launch().runtime_dir;
+    house.bus().stop();
+    let said = fails(&house, 69, &["reexec", "--runtime-dir", str(&run)]).await;
+    assert!(said.contains("the system bus can't be reached"), "{said}");
+    assert!(said.contains(&format!("'kill -USR1 {}'", house.daemon().pid())), "{said}");
+
+    let house = House::builder().without_daemon().start().await;
+    let run = house.launch().runtime_dir;
+    let said = fails(&house, 69, &["reexec", "--runtime-dir", str(&run)]).await;
+    assert!(said.contains("not there") && said.contains("no service runs in "), "{said}");
+}
+
+#[tokio::test]
+async fn a_service_that_is_too_old_for_it_is_told() {
+    let house = House::builder().without_daemon().start().await;
+    let connection = house.connection().await;
+    connection.object_server().at("/org/vmlockd1", Ancestor("0.0.1")).await.unwrap();
+    connection.request_name("org.vmlockd1").await.unwrap();
+    let run = house.launch().runtime_dir;
+    let said = fails(&house, 1, &["reexec", "--runtime-dir", str(&run)]).await;
+    assert!(said.contains("Reexecute") && said.contains("no service runs in "), "{said}");
+}
+
+#[tokio::test]
+async fn not_everybody_replaces_the_service() {
+    let house = House::builder().polkit(polkit::Choice::Mock).start().await;
+    house.polkit().mock().answer(Answer::Deny);
+    let ran = house.run_as(NOBODY, "vmlockctl", &["--system", "reexec"]).await;
+    assert_eq!(ran.status.code(), Some(77), "{ran:#?}");
+}
