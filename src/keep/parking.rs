@@ -98,6 +98,10 @@ impl Parking {
                 None => missing.push((key, parked)),
             }
         }
+        // Of a program before this one that had no store.
+        for pair in inner.pairs.values_mut().filter(|pair| !pair.stored) {
+            pair.stored = self.store.put(pair)?;
+        }
         while inner.pairs.len() < 2 && self.add(&mut inner)? {}
         Ok(missing)
     }
