@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::fstat;
@@ -49,21 +50,12 @@ impl Store {
     /// Where the manager can't be reached, or does not answer.
     pub(super) fn put(self, pair: &Pair) -> Result<bool, Error> {
         let Self::Manager(manager) = self else { return Ok(false) };
-        let names = [name_into(pair.number), name_out(pair.number)];
-        for (name, end) in names.iter().zip(pair.ends()) {
-            // Not to be watched: that the other end is ours is no reason to drop this one.
-            let states =
-                [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
-            sd_notify::notify_with_fds(&states, &[end]).map_err(storing)?;
+        let taken = give(pair, manager);
+        if !matches!(taken, Ok(true)) {
+            // Not one end alone, nor one that might be taken for that of a pair to come.
+            self.remove(pair.number)?;
         }
-        barrier().map_err(storing)?;
-        let has = |end| has(manager, end);
-        let taken = pair.ends().into_iter().map(has).collect::<Result<Vec<_>, Error>>()?;
-        if taken.iter().all(|taken| *taken) {
-            return Ok(true);
-        }
-        self.remove(pair.number)?;
-        Ok(false)
+        taken
     }
 
     /// Takes both ends of a pair out of the store.
@@ -83,6 +75,21 @@ impl Store {
     }
 }
 
+/// `true`: the manager has both ends now.
+fn give(pair: &Pair, manager: u32) -> Result<bool, Error> {
+    let names = [name_into(pair.number), name_out(pair.number)];
+    for (name, end) in names.iter().zip(pair.ends()) {
+        // Not to be watched: that the other end is ours is no reason to drop this one.
+        let states =
+            [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
+        sd_notify::notify_with_fds(&states, &[end]).map_err(storing)?;
+    }
+    barrier().map_err(storing)?;
+    let has = |end| has(manager, end);
+    let taken = pair.ends().into_iter().map(has).collect::<Result<Vec<_>, Error>>()?;
+    Ok(taken.iter().all(|taken| *taken))
+}
+
 fn storing(cause: io::Error) -> Error {
     Error::System { doing: "storing descriptors with the service manager", cause }
 }
@@ -93,7 +100,14 @@ fn barrier() -> io::Result<()> {
     sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[theirs.as_fd()])?;
     drop(theirs);
     let mut asked = [PollFd::new(ours.as_fd(), PollFlags::POLLHUP)];
-    match poll(&mut asked, PollTimeout::from(PATIENCE))? {
+    // A signal is no answer; none comes that often.
+    let answered = loop {
+        match poll(&mut asked, PollTimeout::from(PATIENCE)) {
+            Err(Errno::EINTR) => {}
+            answered => break answered?,
+        }
+    };
+    match answered {
         0 => Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer")),
         _ => Ok(()),
     }

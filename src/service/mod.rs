@@ -146,6 +146,7 @@ impl Service {
     ///
     /// [`Error::Keep`]; nothing is passed on then.
     pub fn hand_down(&self, lock: BorrowedFd<'_>) -> Result<String, Error> {
+        self.keep().state.renew()?;
         Ok(self.keep().parking.hand_down(lock)?)
     }
 
