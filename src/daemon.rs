@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::kill;
+use nix::unistd::getpid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, interval, sleep, timeout};
@@ -98,6 +100,26 @@ impl Signals {
             .map_err(|cause| Error::System { doing: "letting signals through", cause })?;
         Ok(signals)
     }
+
+    /// Leaves all signals to the program that replaces this one, those too that have come by now
+    /// and that nobody has seen to: a second one, or one to end.
+    async fn leave(&mut self) -> std::io::Result<()> {
+        reexec::hold_signals()?;
+        // For a turn of the event loop, which is when those that have come are noticed.
+        sleep(Duration::from_millis(1)).await;
+        let all = [&mut self.terminate, &mut self.interrupt, &mut self.hang_up, &mut self.user1];
+        for (signal, kind) in all.into_iter().zip(reexec::SIGNALS) {
+            let come = tokio::select! {
+                biased;
+                _ = signal.recv() => true,
+                () = std::future::ready(()) => false,
+            };
+            if come {
+                kill(getpid(), kind)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Runs the service to its end.
@@ -109,6 +131,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(64)
+        // Signals are this thread's: it alone has to hold them back when the program is replaced.
+        .on_thread_start(|| drop(reexec::hold_signals()))
         .build()
         .map_err(|cause| Error::System { doing: "starting the event loop", cause })?;
     let outcome = runtime.block_on(serve(options));
@@ -125,7 +149,9 @@ async fn serve(options: &Options) -> Result<(), Error> {
     let mut inherited = Inherited::take()?;
     let config = load_first(options).await?;
     let log = Log::begin(config.log_level).map_err(Error::Log)?;
-    let instance = Instance::begin(&options.runtime_dir, inherited.lock.take())?;
+    let lock = inherited.lock.take();
+    let replaces = lock.is_some();
+    let instance = Instance::begin(&options.runtime_dir, lock)?;
     raise_descriptor_limit();
     let exempt = match options.bus {
         Bus::System => Exempt::Root,
@@ -135,7 +161,14 @@ async fn serve(options: &Options) -> Result<(), Error> {
     let service = restored.service().clone();
     let (wishes, mut wished) = mpsc::channel(1);
     let bus = options.bus;
-    let mut served = dbus::serve(bus, &service, &log, wishes.clone()).await?;
+    let front = Front { bus, service: &service, log: &log, wishes: &wishes };
+    let served = if replaces {
+        // The program before this one would have gone on without a bus, and so does this.
+        front.open_again(&mut signals).await
+    } else {
+        Some(front.open().await?)
+    };
+    let Some(mut served) = served else { return Ok(()) };
     step("restore-served");
     tracing::info!("vmlockd {} serves the {} bus", env!("CARGO_PKG_VERSION"), bus.as_str());
     notify::ready();
@@ -149,14 +182,14 @@ async fn serve(options: &Options) -> Result<(), Error> {
                 // Said in the log; a signal has nobody else to tell.
                 let _ = load_again(options, &service, &log).await;
             }
-            _ = signals.user1.recv() => reexecute = is_fit(&program).await.is_ok(),
+            _ = signals.user1.recv() => reexecute = is_fit(&program, &options.config).await.is_ok(),
             Some(wish) = wished.recv() => match wish {
                 // Whoever asked may have left.
                 Wish::Reload(answer) => {
                     let _ = answer.send(load_again(options, &service, &log).await);
                 }
                 Wish::Reexecute(answer) => {
-                    let fit = is_fit(&program).await;
+                    let fit = is_fit(&program, &options.config).await;
                     reexecute = fit.is_ok();
                     let _ = Answer::send(answer, fit);
                 }
@@ -164,19 +197,17 @@ async fn serve(options: &Options) -> Result<(), Error> {
             () = tick(&mut signals.watchdog) => notify::alive(),
             () = served.closed() => {
                 tracing::error!("the {} bus went away; all locks stay", bus.as_str());
-                served = tokio::select! {
-                    served = serve_again(bus, &service, &log, &wishes) => served,
-                    _ = signals.terminate.recv() => break,
-                    _ = signals.interrupt.recv() => break,
-                };
+                let Some(again) = front.open_again(&mut signals).await else { break };
+                served = again;
                 tracing::info!("back on the {} bus", bus.as_str());
             }
         }
         if reexecute {
             served.withdraw().await;
-            let error = replace(&program, &service, &instance).await;
+            let error = replace(&program, &service, &instance, &mut signals).await;
             tracing::error!("vmlockd goes on as it is: {error}");
-            served = serve_again(bus, &service, &log, &wishes).await;
+            let Some(again) = front.open_again(&mut signals).await else { break };
+            served = again;
         }
     }
     notify::stopping();
@@ -186,8 +217,13 @@ async fn serve(options: &Options) -> Result<(), Error> {
 }
 
 /// Asks the program that is installed now whether it could take over.
-async fn is_fit(program: &Program) -> Result<(), String> {
-    let fit = program.check().await.map_err(|error| error.to_string());
+async fn is_fit(program: &Program, config: &Source) -> Result<(), String> {
+    // Where one need not be there, none is right, too.
+    let there = config.required || config.path.exists();
+    let fit = program
+        .check(there.then_some(config.path.as_path()))
+        .await
+        .map_err(|error| error.to_string());
     if let Err(error) = &fit {
         tracing::error!("vmlockd is not replaced, and goes on as it is: {error}");
     }
@@ -195,7 +231,12 @@ async fn is_fit(program: &Program) -> Result<(), String> {
 }
 
 /// Replaces this program by the one that is installed now; returns only if that can't be done.
-async fn replace(program: &Program, service: &Service, instance: &Instance) -> reexec::Error {
+async fn replace(
+    program: &Program,
+    service: &Service,
+    instance: &Instance,
+    signals: &mut Signals,
+) -> reexec::Error {
     // A thread that is in the kernel and does not come back holds up the exec, and the service.
     if timeout(LAST_REQUESTS, service.storage().idle()).await.is_err() {
         return reexec::Error::Hanging;
@@ -204,9 +245,15 @@ async fn replace(program: &Program, service: &Service, instance: &Instance) -> r
         Ok(inherited) => inherited,
         Err(error) => return error.into(),
     };
+    if let Err(error) = signals.leave().await {
+        tracing::error!(%error, "signals that come now are lost");
+    }
     tracing::info!("vmlockd {} is replaced by what is installed now", env!("CARGO_PKG_VERSION"));
     step("reexec");
     let error = program.replace(&inherited);
+    if let Err(error) = reexec::let_signals_through() {
+        tracing::error!(%error, "signals stay blocked");
+    }
     if let Err(error) = service.keep_back(instance.as_fd()) {
         tracing::error!(%error, "descriptors would be inherited by other programs");
     }
@@ -226,22 +273,42 @@ async fn load_first(options: &Options) -> Result<config::Config, Error> {
     Ok(options.config.load_text()?)
 }
 
-/// Tries until the bus is there again. The machines that hold locks live on meanwhile, and so do
-/// their locks; only nobody can ask for any.
-async fn serve_again(
+/// What it takes to be on the bus.
+struct Front<'s> {
     bus: Bus,
-    service: &Service,
-    log: &Log,
-    wishes: &mpsc::Sender<Wish>,
-) -> Served {
-    let (mut pause, longest) = BUS_PAUSE;
-    loop {
-        match dbus::serve(bus, service, log, wishes.clone()).await {
-            Ok(served) => return served,
-            Err(error) => tracing::debug!("{error}"),
+    service: &'s Service,
+    log: &'s Log,
+    wishes: &'s mpsc::Sender<Wish>,
+}
+
+impl Front<'_> {
+    async fn open(&self) -> Result<Served, ServeError> {
+        dbus::serve(self.bus, self.service, self.log, self.wishes.clone()).await
+    }
+
+    /// Tries until the bus is there again. The machines that hold locks live on meanwhile, and so
+    /// do their locks; only nobody can ask for any. `None`: the service is to end.
+    async fn open_again(&self, signals: &mut Signals) -> Option<Served> {
+        let trying = async {
+            let (mut pause, longest) = BUS_PAUSE;
+            loop {
+                match self.open().await {
+                    Ok(served) => return served,
+                    Err(error) => tracing::debug!("{error}"),
+                }
+                sleep(pause).await;
+                pause = (pause * 2).min(longest);
+            }
+        };
+        tokio::pin!(trying);
+        loop {
+            tokio::select! {
+                served = &mut trying => return Some(served),
+                _ = signals.terminate.recv() => return None,
+                _ = signals.interrupt.recv() => return None,
+                () = tick(&mut signals.watchdog) => notify::alive(),
+            }
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(longest);
     }
 }
 

@@ -7,7 +7,7 @@
 use std::ffi::{CString, NulError, OsString};
 use std::io;
 use std::os::unix::ffi::OsStringExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -73,14 +73,23 @@ impl Program {
         Ok(Self { path, arguments: arguments.collect(), runtime_dir })
     }
 
-    /// Asks the program that is installed now whether it could take over.
+    /// Asks the program that is installed now whether it could take over: from the state, and with
+    /// the configuration that is there now.
     ///
     /// # Errors
     ///
     /// [`Error::Start`], [`Error::Unfit`].
-    pub async fn check(&self) -> Result<(), Error> {
+    pub async fn check(&self, configuration: Option<&Path>) -> Result<(), Error> {
+        self.ask("--check-state", &self.runtime_dir).await?;
+        if let Some(file) = configuration {
+            self.ask("--check-config", file).await?;
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, question: &str, about: &Path) -> Result<(), Error> {
         let mut command = Command::new(&self.path);
-        command.arg("--check-state").arg(&self.runtime_dir).stdin(Stdio::null());
+        command.arg(question).arg(about).stdin(Stdio::null());
         command.kill_on_drop(true);
         let unfit = |why: String| Error::Unfit { program: shown_path(&self.path), why };
         let output = tokio::time::timeout(PATIENCE, command.output())
@@ -97,8 +106,8 @@ impl Program {
 
     /// Replaces this program; returns only if that can't be done.
     ///
-    /// `inherited` tells the other what is passed on. Signals are kept for it meanwhile: until it
-    /// knows what to do about them, each would end it.
+    /// `inherited` tells the other what is passed on. Signals are to be [held](hold_signals) before:
+    /// until the other knows what to do about them, each would end it.
     #[must_use]
     pub fn replace(&self, inherited: &str) -> Error {
         let failed = |cause| Error::Start { program: shown_path(&self.path), cause };
@@ -106,16 +115,8 @@ impl Program {
             Ok(words) => words,
             Err(error) => return failed(io::Error::other(error)),
         };
-        let kept = signals();
-        if let Err(errno) = kept.thread_block() {
-            return failed(errno.into());
-        }
         let Err(errno) = execve(&path, &arguments, &environment);
-        let error = failed(errno.into());
-        if let Err(errno) = kept.thread_unblock() {
-            tracing::error!(%errno, "signals stay blocked");
-        }
-        error
+        failed(errno.into())
     }
 
     fn words(&self, inherited: &str) -> Result<(CString, Vec<CString>, Vec<CString>), NulError> {
@@ -140,8 +141,19 @@ impl Program {
 }
 
 /// Signals that would end a program that does not know them yet.
+pub const SIGNALS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1];
+
 fn signals() -> SigSet {
-    [Signal::SIGUSR1, Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT].into_iter().collect()
+    SIGNALS.into_iter().collect()
+}
+
+/// Keeps signals from this thread. Once no thread takes them, they wait for the next program.
+///
+/// # Errors
+///
+/// None that can happen.
+pub fn hold_signals() -> io::Result<()> {
+    Ok(signals().thread_block()?)
 }
 
 /// Lets signals through that were kept while one program replaced the other. To be called once

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::key::Part;
+use super::state::Name;
 use crate::lock::identity::Identity;
 use crate::lock::lockspace::LockspaceKind;
 use crate::lock::owner::AnchorId;
@@ -38,6 +40,24 @@ pub struct Counted {
     pub lock: u64,
     /// The last anchor.
     pub anchor: AnchorId,
+}
+
+impl Counted {
+    /// What is parked has one, too.
+    pub fn count_parked(&mut self, part: Part) {
+        match part {
+            Part::Byte(number, _) => self.lock = self.lock.max(number),
+            Part::Anchor(number) => self.anchor = self.anchor.max(number),
+        }
+    }
+
+    /// What is written down has a number.
+    pub(super) fn count(&mut self, name: Name) {
+        match name {
+            Name::Lock(number) => self.lock = self.lock.max(number),
+            Name::Anchor(number) | Name::Owner(number) => self.anchor = self.anchor.max(number),
+        }
+    }
 }
 
 /// An owner, without what it holds and what keeps it.

@@ -16,7 +16,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Error;
-use super::key::Part;
 use super::line::{Line, Step, checksum, mode_byte};
 use super::record::{Counted, Record};
 use crate::lock::Mode;
@@ -153,6 +152,15 @@ impl State {
         Ok(())
     }
 
+    /// Writes all of it anew, as the next program will do first: where this fails, that would, too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`]; the old one is as it was then.
+    pub fn renew(&self) -> Result<(), Error> {
+        self.rewrite(&mut self.inner()).map_err(failed(&self.path, "writing anew"))
+    }
+
     /// Notes how far things are. What is gone is forgotten. What was never written down, or is
     /// forgotten already, is passed over.
     ///
@@ -225,23 +233,6 @@ impl State {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Counted {
-    /// What is parked has a number, too.
-    pub fn count_parked(&mut self, part: Part) {
-        match part {
-            Part::Byte(number, _) => self.lock = self.lock.max(number),
-            Part::Anchor(number) => self.anchor = self.anchor.max(number),
-        }
-    }
-
-    fn count(&mut self, name: Name) {
-        match name {
-            Name::Lock(number) => self.lock = self.lock.max(number),
-            Name::Anchor(number) | Name::Owner(number) => self.anchor = self.anchor.max(number),
-        }
     }
 }
 

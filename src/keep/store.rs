@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::fstat;
@@ -51,19 +52,12 @@ impl Store {
         if self == Self::Nowhere {
             return Ok(false);
         }
-        let names = [name_into(&pair.name), name_out(&pair.name)];
-        for (name, end) in names.iter().zip(pair.ends()) {
-            // Not to be watched: that the other end is ours is no reason to drop this one.
-            let states =
-                [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
-            sd_notify::notify_with_fds(&states, &[end]).map_err(storing)?;
-        }
-        barrier().map_err(storing)?;
-        let taken = self.has(pair)?;
-        if !taken {
+        let taken = give(pair).and_then(|()| self.has(pair));
+        if !matches!(taken, Ok(true)) {
+            // Not one end alone, nor one that might be taken for that of a pair to come.
             self.remove(&pair.name)?;
         }
-        Ok(taken)
+        taken
     }
 
     /// Whether both ends of a pair are in the store.
@@ -107,6 +101,18 @@ impl Store {
     }
 }
 
+/// Sends both ends to the manager, and waits until it has dealt with them.
+fn give(pair: &Pair) -> Result<(), Error> {
+    let names = [name_into(&pair.name), name_out(&pair.name)];
+    for (name, end) in names.iter().zip(pair.ends()) {
+        // Not to be watched: that the other end is ours is no reason to drop this one.
+        let states =
+            [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
+        sd_notify::notify_with_fds(&states, &[end]).map_err(storing)?;
+    }
+    barrier().map_err(storing)
+}
+
 fn storing(cause: io::Error) -> Error {
     Error::System { doing: "storing descriptors with the service manager", cause }
 }
@@ -117,7 +123,14 @@ fn barrier() -> io::Result<()> {
     sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[theirs.as_fd()])?;
     drop(theirs);
     let mut asked = [PollFd::new(ours.as_fd(), PollFlags::POLLHUP)];
-    match poll(&mut asked, PollTimeout::from(PATIENCE))? {
+    // A signal is no answer; none comes that often.
+    let answered = loop {
+        match poll(&mut asked, PollTimeout::from(PATIENCE)) {
+            Err(Errno::EINTR) => {}
+            answered => break answered?,
+        }
+    };
+    match answered {
         0 => Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer")),
         _ => Ok(()),
     }

@@ -148,7 +148,8 @@ impl Service {
     ///
     /// [`Error::Keep`]; nothing is passed on then.
     pub fn hand_down(&self, lock: BorrowedFd<'_>) -> Result<String, Error> {
-        let Keep { parking, far, .. } = self.keep();
+        let Keep { state, parking, far } = self.keep();
+        state.renew()?;
         Ok(inherited::hand_down(parking, far, lock)?)
     }
 

@@ -23,6 +23,7 @@ mod listed;
 mod machine;
 mod methods;
 mod owners;
+mod reexec;
 mod state;
 mod survive;
 mod untouched;

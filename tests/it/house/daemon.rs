@@ -20,6 +20,8 @@ use super::{
 /// How the service is started: all that it takes to start it again.
 #[derive(Clone, Debug)]
 pub(crate) struct Launch {
+    /// The program.
+    pub(crate) program: PathBuf,
     /// Whose per-user instance it is; none for the system's.
     pub(crate) session_of: Option<u32>,
     pub(crate) config: PathBuf,
@@ -36,6 +38,7 @@ impl Launch {
     /// With everything below one directory.
     pub(crate) fn below(dir: &Path) -> Launch {
         Launch {
+            program: program("vmlockd"),
             session_of: None,
             config: dir.join("vmlockd.toml"),
             runtime_dir: dir.join("run"),
@@ -57,14 +60,13 @@ impl Launch {
 
     /// A line for a D-Bus service file.
     pub(crate) fn exec_line(&self) -> String {
-        let vmlockd = program("vmlockd");
         let words = self.words().join(" ");
-        format!("{} {words}", vmlockd.display())
+        format!("{} {words}", self.program.display())
     }
 
     fn command(&self, bus: &Bus) -> Command {
         let account = self.session_of.filter(|uid| *uid != ROOT).map(Account::of);
-        let mut command = mortal(account.as_ref(), program("vmlockd"));
+        let mut command = mortal(account.as_ref(), &self.program);
         command.args(self.words());
         // The machine's own bus, service manager and user must not be met by accident.
         for key in ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "RUST_LOG"] {
@@ -178,6 +180,11 @@ impl Daemon {
         // One that is closed while we look is no longer open.
         let links = entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
         links.map(|target| target.display().to_string()).collect()
+    }
+
+    /// Whether it runs.
+    pub(crate) fn lives(&self) -> bool {
+        self.process().lives()
     }
 
     /// How it is started.

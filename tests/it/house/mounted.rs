@@ -33,6 +33,13 @@ impl Mounted {
         mounted
     }
 
+    /// A directory in whose place there is for a while a file system with no room at all.
+    pub(crate) fn nothing_over(at: &Path) -> Mounted {
+        let none = None::<&str>;
+        mount(none, at, Some("tmpfs"), MsFlags::MS_RDONLY, none).expect("a tmpfs can be mounted");
+        Mounted(at.to_owned())
+    }
+
     fn new(from: Option<&Path>, at: &Path, kind: Option<&str>, flags: MsFlags) -> Mounted {
         fs::create_dir(at).unwrap_or_else(|e| panic!("{}: {e}", at.display()));
         mount(from, at, kind, flags, None::<&str>)

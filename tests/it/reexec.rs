@@ -1,0 +1,168 @@
+//! The program replaces itself by the one that is installed, and nobody but the log notices; or it
+//! goes on as it is.
+
+mod busy;
+mod large;
+mod signals;
+mod unfit;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+
+use nix::sys::signal::Signal;
+use zbus::Connection;
+
+use crate::house::{
+    Attempts, Daemon, House, Intruder, Launch, NameWatch, Process, program, within,
+};
+use crate::listed::Listed;
+use crate::machine::{Answer, Machine, call, exclusive, manager, owner, shared};
+use crate::methods::{MANAGER, none};
+use crate::untouched::assert_free;
+
+/// A service that was started from a file of its own, and two machines.
+struct Scene {
+    house: House,
+    daemon: Daemon,
+    bus: Connection,
+    watch: NameWatch,
+    /// Lives by a lease.
+    web1: Machine,
+    /// Lives by a process.
+    web2: Process,
+    disks: Vec<PathBuf>,
+    before: Listed,
+    descriptors: usize,
+    intruder: Intruder,
+}
+
+impl Scene {
+    async fn set() -> Self {
+        let house = House::builder().without_daemon().start().await;
+        let installed = house.dir().join("vmlockd");
+        fs::copy(program("vmlockd"), &installed).unwrap();
+        let launch = Launch { program: installed, ..house.launch() };
+        let daemon = Daemon::start(house.bus(), launch).await;
+        let (bus, watch) = (house.connection().await, house.bus().watch().await);
+        let disks = ["own", "both", "other"].map(|name| house.raw_of(0, name)).to_vec();
+        let web1 = Machine::open(&bus, "web1").await;
+        web1.acquire(&[exclusive(&disks[0]), shared(&disks[1])]).await.unwrap();
+        let mut sleep = std::process::Command::new("sleep");
+        sleep.arg("infinity");
+        let web2 = Process::start("web2", sleep, &house.dir().join("web2.log"));
+        let path = manager(&bus).await.register_owner("", "web2", web2.pid(), none()).await;
+        let wanted = [shared(&disks[1]), exclusive(&disks[2])];
+        owner(&bus, path.unwrap()).await.acquire(&wanted, none()).await.unwrap();
+        let before = Listed::by(&bus).await;
+        assert_eq!((before.owners.len(), before.locks.len()), (2, 4));
+        let descriptors = daemon.open_fds();
+        let intruder = Intruder::at(&disks, &house.dir().join("intruder.log"));
+        let mut scene =
+            Self { house, daemon, bus, watch, web1, web2, disks, before, descriptors, intruder };
+        scene.watch.owned().await;
+        scene
+    }
+
+    /// The file that the service was started from.
+    fn installed(&self) -> PathBuf {
+        self.daemon.launch().program.clone()
+    }
+
+    /// Another file takes its place, as package managers do it.
+    fn upgrade(&self) {
+        let new = self.house.dir().join("vmlockd.new");
+        fs::copy(program("vmlockd"), &new).unwrap();
+        fs::rename(new, self.installed()).unwrap();
+    }
+
+    /// `Reexecute()`.
+    async fn ask(&self) -> Answer<()> {
+        call(&self.bus, "/org/vmlockd1", (MANAGER, "Reexecute"), &(none(),).into()).await.map(drop)
+    }
+
+    /// Has it replace itself; the new program serves when this returns.
+    async fn replace(&mut self, asked: bool) {
+        self.upgrade();
+        let first = self.watch.owned().await;
+        if asked {
+            self.ask().await.unwrap();
+        } else {
+            self.daemon.signal(Signal::SIGUSR1);
+        }
+        self.watch.owned_by_other_than(&first).await;
+        self.watch.owned_by(self.daemon.pid()).await;
+        let runs = fs::metadata(format!("/proc/{}/exe", self.daemon.pid())).unwrap();
+        assert_eq!(runs.ino(), fs::metadata(self.installed()).unwrap().ino());
+    }
+
+    /// Owners and locks are as they were, and so is what is open.
+    async fn compare(&self) {
+        assert_eq!(Listed::by(&self.bus).await, self.before);
+        let settled = async {
+            while self.daemon.open_fds() > self.descriptors {
+                Listed::by(&self.bus).await;
+            }
+        };
+        let settled = tokio::time::timeout(crate::house::DEADLINE, settled).await;
+        let open = self.daemon.fd_targets();
+        assert!(settled.is_ok(), "not {} descriptors: {open:#?}", self.descriptors);
+    }
+
+    /// It says this in its log, sooner or later.
+    async fn says(&self, words: &str) {
+        let said = async {
+            while !self.daemon.stderr().contains(words) {
+                // As long as the bus takes for an answer.
+                drop(self.house.connection().await);
+            }
+        };
+        within(words, said).await;
+    }
+
+    /// It can give and take a disk.
+    async fn serves(&self) {
+        let disk = self.house.dir().join("served");
+        if !disk.exists() {
+            self.house.raw_of(0, "served");
+        }
+        let machine = Machine::open(&self.bus, "other").await;
+        machine.acquire(&[exclusive(&disk)]).await.unwrap();
+        for disk in &self.disks {
+            assert_eq!(machine.acquire(&[exclusive(disk)]).await.unwrap_err().name, "LockHeld");
+        }
+        machine.owner.close(none()).await.unwrap();
+        assert_free(&disk);
+    }
+
+    /// The machines end, and all is free.
+    async fn end(self) -> Attempts {
+        let attempts = self.intruder.stop();
+        assert!(attempts.news.is_empty(), "{attempts:#?}");
+        drop((self.web1, self.web2));
+        let gone = async { while !Listed::by(&self.bus).await.owners.is_empty() {} };
+        within("the machines' end", gone).await;
+        self.disks.iter().for_each(|disk| assert_free(disk));
+        attempts
+    }
+}
+
+async fn everything_stays(asked: bool) {
+    let mut scene = Scene::set().await;
+    for _ in 0..2 {
+        scene.replace(asked).await;
+        scene.compare().await;
+        scene.serves().await;
+    }
+    scene.end().await.were_refused();
+}
+
+#[tokio::test]
+async fn everything_stays_at_sigusr1() {
+    everything_stays(false).await;
+}
+
+#[tokio::test]
+async fn everything_stays_when_asked_to() {
+    everything_stays(true).await;
+}

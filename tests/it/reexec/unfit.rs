@@ -1,0 +1,136 @@
+//! What is installed can't take over: the old program goes on, and has all it had.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use super::Scene;
+use crate::house::{Mounted, program};
+use crate::listed::Listed;
+
+/// Puts something in the program's place, and tries both ways.
+async fn the_old_one_goes_on(install: impl FnOnce(&Path), words: &str) {
+    let mut scene = Scene::set().await;
+    let name = scene.watch.owned().await;
+    let installed = scene.installed();
+    fs::remove_file(&installed).unwrap();
+    install(&installed);
+    goes_on(&scene, words).await;
+    scene.daemon.signal(Signal::SIGUSR1);
+    scene.says("vmlockd is not replaced").await;
+    // It has not even left the bus.
+    assert_eq!(scene.watch.owned().await, name);
+    assert!(scene.daemon.lives());
+    let _ = fs::remove_file(&installed);
+    scene.replace(true).await;
+    scene.compare().await;
+    scene.end().await;
+}
+
+async fn goes_on(scene: &Scene, words: &str) {
+    let refused = scene.ask().await.unwrap_err();
+    assert_eq!(refused.name, "DBus.Error.Failed", "{}", refused.message);
+    assert!(refused.message.contains(words), "not {words}, but {}", refused.message);
+    scene.compare().await;
+    scene.serves().await;
+}
+
+fn script(path: &Path, text: &str) {
+    fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+}
+
+#[tokio::test]
+async fn none_is_there() {
+    the_old_one_goes_on(|_| (), "No such file or directory").await;
+}
+
+#[tokio::test]
+async fn it_is_not_executable() {
+    let copy = |path: &Path| {
+        fs::copy(program("vmlockd"), path).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
+    };
+    the_old_one_goes_on(copy, "Permission denied").await;
+}
+
+#[tokio::test]
+async fn it_is_cut_short() {
+    let copy = |path: &Path| {
+        fs::copy(program("vmlockd"), path).unwrap();
+        fs::File::options().write(true).open(path).unwrap().set_len(4000).unwrap();
+    };
+    the_old_one_goes_on(copy, "can't").await;
+}
+
+#[tokio::test]
+async fn it_is_garbage() {
+    let garbage = |path: &Path| {
+        fs::write(path, [0x7f; 4096]).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+    };
+    the_old_one_goes_on(garbage, "Exec format error").await;
+}
+
+#[tokio::test]
+async fn it_says_no() {
+    let no = |path: &Path| script(path, "echo first >&2; echo 'no: '\"$*\" >&2; exit 3");
+    the_old_one_goes_on(no, "can't take over: no: --check-state").await;
+}
+
+/// It takes as long as the service has patience.
+#[tokio::test]
+async fn it_says_nothing() {
+    let scene = Scene::set().await;
+    fs::remove_file(scene.installed()).unwrap();
+    script(&scene.installed(), "exec sleep infinity");
+    let (refused, ()) = tokio::join!(scene.ask(), scene.serves());
+    assert!(refused.as_ref().unwrap_err().message.contains("it says nothing in"), "{refused:?}");
+    scene.compare().await;
+    scene.serves().await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn the_state_is_a_newer_programs() {
+    let mut scene = Scene::set().await;
+    let state = scene.daemon.launch().runtime_dir.join("state");
+    let state = fs::File::options().write(true).open(state).unwrap();
+    state.write_all_at(b"2", 14).unwrap();
+    goes_on(&scene, "has version 2, and this program knows version 1 only").await;
+    state.write_all_at(b"1", 14).unwrap();
+    scene.replace(false).await;
+    scene.compare().await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn the_configuration_is_wrong() {
+    let mut scene = Scene::set().await;
+    scene.house.configure("no_such_key = 1\n");
+    goes_on(&scene, "no_such_key").await;
+    scene.house.configure("");
+    scene.replace(false).await;
+    scene.compare().await;
+    scene.end().await;
+}
+
+/// The new program would have to write the state anew.
+#[tokio::test]
+async fn there_is_no_room() {
+    let mut scene = Scene::set().await;
+    let directory = scene.daemon.launch().runtime_dir.clone();
+    // Over what is there: what is open stays, and nothing can be put beside it.
+    let mounted = Mounted::nothing_over(&directory);
+    let name = scene.watch.owned().await;
+    scene.daemon.signal(Signal::SIGUSR1);
+    scene.says("vmlockd goes on as it is").await;
+    scene.watch.owned_by_other_than(&name).await;
+    assert_eq!(Listed::by(&scene.bus).await, scene.before);
+    drop(mounted);
+    scene.replace(true).await;
+    scene.compare().await;
+    scene.end().await;
+}
