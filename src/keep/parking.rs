@@ -37,6 +37,11 @@ struct Inner {
     live: HashMap<Key, (Parked, u64)>,
     /// The pairs in which something lies dead.
     unclean: HashSet<u64>,
+    /// The highest number that a pair ever had. The store may know one that is used no more, and
+    /// would give back what has the same name under the same name.
+    last: u64,
+    /// Pairs that were being made when the service died: one end alone is stored.
+    halves: Vec<u64>,
 }
 
 impl fmt::Debug for Parking {
@@ -57,19 +62,22 @@ impl Parking {
     /// Where it can't be read, as when the limit on open files is too low for all of it.
     pub fn read(inherited: Inherited, store: Store) -> Result<(Self, Found), Error> {
         let mut pairs = BTreeMap::new();
-        let mut found = Vec::new();
+        let (mut found, mut last, mut halves) = (Vec::new(), 0, Vec::new());
         for (number, ends) in inherited.pairs {
+            last = last.max(number);
             // One end alone is of a pair that was being made: nothing was in it.
-            if let (Some(into), Some(out)) = ends {
-                let (mut pair, parked) = Pair::read(number, into, out)?;
-                pair.stored = store != Store::Nowhere;
-                found.extend(parked);
-                pairs.insert(number, pair);
-            }
+            let (Some(into), Some(out)) = ends else {
+                halves.push(number);
+                continue;
+            };
+            let (mut pair, parked) = Pair::read(number, into, out)?;
+            pair.stored = store != Store::Nowhere;
+            found.extend(parked);
+            pairs.insert(number, pair);
         }
         let unclean = pairs.keys().copied().collect();
         let current = pairs.keys().next().copied().unwrap_or(0);
-        let inner = Inner { pairs, current, live: HashMap::new(), unclean };
+        let inner = Inner { pairs, current, live: HashMap::new(), unclean, last, halves };
         Ok((Self { inner: Mutex::new(inner), store }, found))
     }
 
@@ -90,6 +98,9 @@ impl Parking {
             if let Some(number) = place.get(&key) {
                 inner.live.insert(key, (parked, *number));
             }
+        }
+        for number in std::mem::take(&mut inner.halves) {
+            self.store.remove(number)?;
         }
         while inner.pairs.len() < 2 && self.add(&mut inner)? {}
         Ok(())
@@ -269,7 +280,8 @@ impl Parking {
 
     /// Adds a pair and makes it the current one. `false`: the store is full.
     fn add(&self, inner: &mut Inner) -> Result<bool, Error> {
-        let number = inner.pairs.keys().next_back().map_or(1, |last| last + 1);
+        let number = inner.last + 1;
+        inner.last = number;
         let mut pair = Pair::new(number)?;
         pair.stored = self.store.put(&pair)?;
         // Where nothing is stored at all, a pair that is not stored is as good as the others.
