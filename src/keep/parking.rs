@@ -7,7 +7,7 @@
 //!
 //! One pair is kept empty, to turn a full one into.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,8 @@ use super::inherited::{hand_down, keep_back, name_into, name_lock, name_out};
 use super::pair::{MESSAGE, Pair};
 use super::{Error, Inherited, Key, Store};
 
-/// How many messages are few enough to be turned while somebody waits: some 50 microseconds.
+/// How many descriptors are few enough to be turned while somebody waits: some 50 microseconds.
+/// Messages don't tell: one may hold a few hundred, to be sent again for each that is unparked.
 const FEW: usize = 16;
 
 /// Something that is parked: kept open here too, so that it can be sent again.
@@ -140,9 +141,11 @@ impl Parking {
         }
         let unclean: Vec<u64> = inner.unclean.iter().copied().collect();
         for number in unclean {
-            let mut left = inner.pairs.get(&number).map_or(0, |pair| pair.queue.len());
+            let queue = inner.pairs.get(&number).map(|pair| &pair.queue);
+            let mut left = queue.map_or(0, VecDeque::len);
+            let all = queue.into_iter().flatten().take(FEW + 1).map(Vec::len).sum::<usize>();
             // What fails here is tried again, and then said.
-            while (1..=FEW).contains(&left) {
+            while all <= FEW && (1..=FEW).contains(&left) {
                 left = self.turn(&mut inner, number, left).unwrap_or(usize::MAX);
             }
             if left == 0 {
