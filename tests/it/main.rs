@@ -22,5 +22,6 @@ mod layering;
 mod machine;
 mod methods;
 mod owners;
+mod soak;
 mod survive;
 mod untouched;
