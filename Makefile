@@ -103,6 +103,7 @@ soak:
 	tests/deps
 	VMLOCKD_SOAK_KILLS=$(VMLOCKD_SOAK_KILLS) VMLOCKD_SOAK_RUNS=$(VMLOCKD_SOAK_RUNS) \
 		$(CARGO) test --locked --test it -- --nocapture --test-threads=1 soak::
+	$(CARGO) test --release --locked --test it -- --nocapture soak::many::
 
 # The unoptimized build: it is there sooner, and the tests use it too.
 demo:

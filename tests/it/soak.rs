@@ -14,6 +14,7 @@ mod dice;
 mod killer;
 mod ledger;
 mod load;
+mod many;
 mod nursery;
 mod points;
 mod scene;
