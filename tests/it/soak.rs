@@ -29,7 +29,7 @@ use client::Client;
 use killer::Killer;
 use scene::{CHURN, Scene};
 
-use crate::house::{Attempts, Intruder, Kind, Rival};
+use crate::house::{Attempts, Intruder, Kind, Rival, attempt};
 
 /// How many clients come and go.
 const CLIENTS: u64 = 4;
@@ -79,16 +79,20 @@ async fn through(scene: &Scene, what: impl AsyncFnOnce(&mut Killer<'_>)) {
     tokio::join!(Box::pin(killing), a, b, c, d);
     println!("seed {}:\n{}", scene.seed, scene.tally);
 
+    // Started before, since what is measured is not how a program is started.
+    let unmount = format!("echo there; read now; until umount {CHURN}; do :; done; echo unmounted");
+    let mut unmounting = scene.host.spawn(&["sh", "-c", &unmount]);
+    assert_eq!(unmounting.line().await, "there");
+
     killer.wait_for_all_but(lasting.len()).await;
     let begun = Instant::now();
-    let unmount = format!("until umount {CHURN}; do :; done");
     // Before the file system is gone, and with it the names.
     let own = (0..=MAYFLY).flat_map(Scene::own).chain(Scene::for_all());
     for disk in own.map(|disk| scene.host.at(disk)) {
-        Rival::try_once(&disk, Kind::Ofd, true)
-            .unwrap_or_else(|e| panic!("{}: {e}", disk.display()));
+        attempt(&disk, Kind::Ofd).unwrap_or_else(|e| panic!("{}: {e}", disk.display()));
     }
-    scene.host.run(&["timeout", "10", "sh", "-c", &unmount]).await.ok();
+    unmounting.say("now");
+    assert_eq!(unmounting.line().await, "unmounted");
     let took = begun.elapsed();
     println!("  unmounted after {took:.0?}");
     assert!(took < UNMOUNTED, "{took:?}");

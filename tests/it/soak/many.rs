@@ -15,7 +15,7 @@ use crate::house::{Intruder, within};
 use crate::machine::{Machine, exclusive, manager};
 
 const DISKS: &str = "/srv/many";
-const LOCKS: usize = if cfg!(debug_assertions) { 500 } else { 10_000 };
+const MANY: usize = if cfg!(debug_assertions) { 500 } else { 10_000 };
 /// As many as one call may name.
 const AT_ONCE: usize = 64;
 
@@ -45,11 +45,12 @@ async fn start(host: &Host) -> Duration {
 #[tokio::test]
 async fn many_locks_come_back() {
     let Some(host) = Host::boot(Tree::Own).await else { return };
+    let many = super::times("VMLOCKD_SOAK_LOCKS", MANY);
     host.drop_in("soak", "[Service]\nRestartSec=20ms\n").await;
     host.configure("log_level = \"warning\"\n");
     fs::create_dir(host.at(DISKS)).unwrap();
     host.run(&["mount", "-t", "tmpfs", "many", DISKS]).await.ok();
-    let disks: Vec<PathBuf> = (0..LOCKS).map(|n| format!("{DISKS}/{n}.img").into()).collect();
+    let disks: Vec<PathBuf> = (0..many).map(|n| format!("{DISKS}/{n}.img").into()).collect();
     for disk in &disks {
         File::create_new(host.at(disk)).unwrap();
     }
@@ -62,13 +63,13 @@ async fn many_locks_come_back() {
         let wish: Vec<_> = disks.iter().map(|disk| exclusive(disk)).collect();
         machine.acquire(&wish).await.unwrap();
     }
-    println!("{LOCKS} locks are given in {:.1?}", begun.elapsed());
+    println!("{many} locks are given in {:.1?}", begun.elapsed());
     let manager = manager(&bus).await;
     let begun = Instant::now();
     let (before, verified) = list(&manager).await;
     println!("listed in {:.1?}", begun.elapsed());
-    assert_eq!((before.len(), verified), (LOCKS, LOCKS));
-    let intruder = Intruder::at(&[host.at(&disks[0]), host.at(&disks[LOCKS - 1])], &host.log());
+    assert_eq!((before.len(), verified), (many, many));
+    let intruder = Intruder::at(&[host.at(&disks[0]), host.at(&disks[many - 1])], &host.log());
     let mut watch = host.watch().await;
     for event in ["systemctl restart", "kill -9"] {
         let begun = Instant::now();
@@ -83,7 +84,7 @@ async fn many_locks_come_back() {
             loop {
                 let (after, verified) = list(&manager).await;
                 assert_eq!(after, before);
-                if verified == LOCKS {
+                if verified == many {
                     return;
                 }
             }
@@ -101,6 +102,6 @@ async fn many_locks_come_back() {
     intruder.stop().were_refused();
     let begun = Instant::now();
     machine.owner.close(HashMap::new()).await.unwrap();
-    println!("{LOCKS} locks are given back in {:.1?}", begun.elapsed());
+    println!("{many} locks are given back in {:.1?}", begun.elapsed());
     assert!(list(&manager).await.0.is_empty());
 }
