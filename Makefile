@@ -4,6 +4,7 @@
 #   make install     as root; or into DESTDIR=, for a package
 #   make uninstall   remove what make install put there
 #   make test        install what the tests need, and run them
+#   make soak        kill the service some hundred times, and see what it remembers
 #   make demo        the same for the demonstration
 #   make bench       measure
 #   make lint        all that has an opinion on the source
@@ -44,7 +45,7 @@ man1 = $(wildcard man/*.1)
 man5 = $(wildcard man/*.5)
 man8 = $(wildcard man/*.8)
 
-.PHONY: all completions install uninstall test demo bench lint
+.PHONY: all completions install uninstall test soak demo bench lint
 
 all:
 	$(CARGO) build --release --locked
@@ -93,6 +94,16 @@ uninstall:
 test:
 	tests/deps
 	if $(CARGO) nextest --version >/dev/null 2>&1; then $(CARGO) nextest run --locked; else $(CARGO) test --locked; fi
+
+# A quarter of an hour or more. Both can be had longer; a seed that is printed can be told again.
+VMLOCKD_SOAK_KILLS ?= 500
+VMLOCKD_SOAK_RUNS  ?= 20
+
+soak:
+	tests/deps
+	VMLOCKD_SOAK_KILLS=$(VMLOCKD_SOAK_KILLS) VMLOCKD_SOAK_RUNS=$(VMLOCKD_SOAK_RUNS) \
+		$(CARGO) test --locked --test it -- --nocapture --test-threads=1 soak::
+	$(CARGO) test --release --locked --test it -- --nocapture soak::many::
 
 # The unoptimized build: it is there sooner, and the tests use it too.
 demo:

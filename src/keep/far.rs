@@ -30,6 +30,10 @@ struct Inner {
     live: HashMap<Key, u64>,
     /// The pairs in which something lies dead.
     unclean: HashSet<u64>,
+    /// The last number that a pair was given: the store may still know its name.
+    last: u64,
+    /// The names of pairs of which there is one end only.
+    halves: Vec<String>,
 }
 
 impl Far {
@@ -44,11 +48,17 @@ impl Far {
     pub fn read(inherited: &mut Inherited, store: Store) -> Result<(Self, Vec<Key>), Error> {
         let mut inner = Inner::default();
         let mut found = Vec::new();
-        for (name, into, out) in inherited.take_pairs(Self::PREFIX) {
+        let (whole, halves) = inherited.take_pairs(Self::PREFIX);
+        for half in &halves {
+            inner.last = inner.last.max(numbers(half).map_or(0, |(number, _)| number));
+        }
+        inner.halves = halves;
+        for (name, into, out) in whole {
             let Some((number, device)) = numbers(&name) else { continue };
             let mut pair = Pair::read_keys(number, name, into, out)?;
             pair.stored = store.has(&pair)?;
             found.extend(pair.queue.iter().flatten());
+            inner.last = inner.last.max(number);
             inner.pairs.insert(number, (device, pair));
         }
         inner.unclean = inner.pairs.keys().copied().collect();
@@ -56,14 +66,26 @@ impl Far {
     }
 
     /// Goes on with what was found and is still wanted; the rest lies dead from now on.
-    pub fn begin(&self, wanted: impl IntoIterator<Item = Key>) {
+    ///
+    /// # Errors
+    ///
+    /// Where the service manager can't be reached.
+    pub fn begin(&self, wanted: impl IntoIterator<Item = Key>) -> Result<(), Error> {
         let wanted: HashSet<Key> = wanted.into_iter().collect();
         let mut inner = self.inner();
+        for half in std::mem::take(&mut inner.halves) {
+            self.store.remove(&half)?;
+        }
+        // Of a program before this one that had no store.
+        for (_, pair) in inner.pairs.values_mut().filter(|(_, pair)| !pair.stored) {
+            pair.stored = self.store.put(pair)?;
+        }
         let place = |(number, (_, pair)): (&u64, &(u64, Pair))| {
             pair.queue.iter().flatten().map(|key| (*key, *number)).collect::<Vec<_>>()
         };
         let places = inner.pairs.iter().flat_map(place);
         inner.live = places.filter(|(key, _)| wanted.contains(key)).collect();
+        Ok(())
     }
 
     /// Parks one.
@@ -80,7 +102,8 @@ impl Far {
                 return Ok(());
             }
         }
-        let number = inner.pairs.keys().next_back().map_or(1, |last| last + 1);
+        let number = inner.last + 1;
+        inner.last = number;
         let mut pair = Pair::new(number, format!("{}{number}_{device}", Self::PREFIX))?;
         pair.stored = self.store.put(&pair)?;
         if !pair.stored && self.store != Store::Nowhere {

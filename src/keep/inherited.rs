@@ -30,6 +30,9 @@ pub(super) fn name_out(pair: &str) -> String {
     format!("{pair}o")
 }
 
+/// A pair's name and ends.
+type WholePair = (String, OwnedFd, OwnedFd);
+
 /// What was inherited.
 #[derive(Debug, Default)]
 pub struct Inherited {
@@ -70,15 +73,21 @@ impl Inherited {
         self.pairs.is_empty()
     }
 
-    /// Takes the pairs out whose names begin like this. One end alone is of a pair that was being
-    /// made: nothing was in it.
-    pub(super) fn take_pairs(&mut self, prefix: &str) -> Vec<(String, OwnedFd, OwnedFd)> {
+    /// Takes the pairs out whose names begin like this; and the names of those of which there is one
+    /// end only: they were being made, and nothing was in them.
+    pub(super) fn take_pairs(&mut self, prefix: &str) -> (Vec<WholePair>, Vec<String>) {
         let all = std::mem::take(&mut self.pairs);
-        let (taken, left) = all.into_iter().partition(|(name, _)| name.starts_with(prefix));
-        self.pairs = left;
-        let taken: BTreeMap<String, _> = taken;
-        let whole = |(name, ends): (String, (Option<_>, Option<_>))| Some((name, ends.0?, ends.1?));
-        taken.into_iter().filter_map(whole).collect()
+        let (mut whole, mut halves) = (Vec::new(), Vec::new());
+        for (name, ends) in all {
+            if !name.starts_with(prefix) {
+                self.pairs.insert(name, ends);
+            } else if let (Some(into), Some(out)) = ends {
+                whole.push((name, into, out));
+            } else {
+                halves.push(name);
+            }
+        }
+        (whole, halves)
     }
 
     fn sort(&mut self, name: &str, number: RawFd) -> Result<(), Error> {

@@ -7,7 +7,7 @@
 //!
 //! One pair is kept empty, to turn a full one into.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,8 @@ use super::{Error, Inherited, Key, Store};
 
 /// How the names of its pairs begin.
 const PREFIX: &str = "p";
-/// How many messages are few enough to be turned while somebody waits: some 50 microseconds.
+/// How many descriptors are few enough to be turned while somebody waits: some 50 microseconds.
+/// Messages don't tell: one may hold a few hundred, to be sent again for each that is unparked.
 const FEW: usize = 16;
 
 /// Something that is parked: kept open here too, so that it can be sent again.
@@ -38,6 +39,11 @@ struct Inner {
     live: HashMap<Key, (Parked, u64)>,
     /// The pairs in which something lies dead.
     unclean: HashSet<u64>,
+    /// The highest number that a pair ever had. The store may know one that is used no more, and
+    /// would give back what has the same name under the same name.
+    last: u64,
+    /// Pairs that were being made when the service died: one end alone is stored.
+    halves: Vec<String>,
 }
 
 impl fmt::Debug for Parking {
@@ -58,12 +64,15 @@ impl Parking {
     /// Where it can't be read, as when the limit on open files is too low for all of it.
     pub fn read(inherited: &mut Inherited, store: Store) -> Result<(Self, Found), Error> {
         let mut pairs = BTreeMap::new();
-        let mut found = Vec::new();
-        for (name, into, out) in inherited.take_pairs(PREFIX) {
-            let Some(number) = name.strip_prefix(PREFIX).and_then(|number| number.parse().ok())
-            else {
-                continue;
-            };
+        let (mut found, mut last) = (Vec::new(), 0);
+        let number = |name: &str| name.strip_prefix(PREFIX).and_then(|number| number.parse().ok());
+        let (whole, halves) = inherited.take_pairs(PREFIX);
+        for half in &halves {
+            last = last.max(number(half).unwrap_or(0));
+        }
+        for (name, into, out) in whole {
+            let Some(number) = number(&name) else { continue };
+            last = last.max(number);
             let (mut pair, parked) = Pair::read(number, name, into, out)?;
             pair.stored = store.has(&pair)?;
             found.extend(parked);
@@ -71,7 +80,7 @@ impl Parking {
         }
         let unclean = pairs.keys().copied().collect();
         let current = pairs.keys().next().copied().unwrap_or(0);
-        let inner = Inner { pairs, current, live: HashMap::new(), unclean };
+        let inner = Inner { pairs, current, live: HashMap::new(), unclean, last, halves };
         Ok((Self { inner: Mutex::new(inner), store }, found))
     }
 
@@ -97,6 +106,9 @@ impl Parking {
                 Some(number) => drop(inner.live.insert(key, (parked, *number))),
                 None => missing.push((key, parked)),
             }
+        }
+        for half in std::mem::take(&mut inner.halves) {
+            self.store.remove(&half)?;
         }
         // Of a program before this one that had no store.
         for pair in inner.pairs.values_mut().filter(|pair| !pair.stored) {
@@ -140,9 +152,11 @@ impl Parking {
         }
         let unclean: Vec<u64> = inner.unclean.iter().copied().collect();
         for number in unclean {
-            let mut left = inner.pairs.get(&number).map_or(0, |pair| pair.queue.len());
+            let queue = inner.pairs.get(&number).map(|pair| &pair.queue);
+            let mut left = queue.map_or(0, VecDeque::len);
+            let all = queue.into_iter().flatten().take(FEW + 1).map(Vec::len).sum::<usize>();
             // What fails here is tried again, and then said.
-            while (1..=FEW).contains(&left) {
+            while all <= FEW && (1..=FEW).contains(&left) {
                 left = self.turn(&mut inner, number, left).unwrap_or(usize::MAX);
             }
             if left == 0 {
@@ -259,7 +273,8 @@ impl Parking {
 
     /// Adds a pair and makes it the current one. `false`: the store is full.
     fn add(&self, inner: &mut Inner) -> Result<bool, Error> {
-        let number = inner.pairs.keys().next_back().map_or(1, |last| last + 1);
+        let number = inner.last + 1;
+        inner.last = number;
         let mut pair = Pair::new(number, format!("{PREFIX}{number}"))?;
         pair.stored = self.store.put(&pair)?;
         // Where nothing is stored at all, a pair that is not stored is as good as the others.

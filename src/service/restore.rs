@@ -12,10 +12,12 @@
 //! A lock whose machine may live is never given up. So where a record is damaged, what nothing is
 //! known of stays locked, for an owner that only an administrator closes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+
+use tokio::sync::OwnedMutexGuard;
 
 use super::finding::Finding;
 use super::keeping::{Away, Keep};
@@ -29,14 +31,18 @@ use crate::lock::work::Work;
 use crate::lock::{self, OwnerId, Reason, ofd};
 use crate::step::step;
 
+/// What an owner gives up before he is served: which locks, in whose turn.
+type Release = (OwnerId, Vec<(u64, Option<Arc<Held>>)>, OwnedMutexGuard<()>);
+
 /// A service that has come back and does not serve yet.
 #[derive(Debug)]
 pub struct Restored {
     service: Service,
     /// Owners that were ending, or ended meanwhile.
     endings: Vec<Ending>,
-    /// Locks of living owners that were being given up, or nobody was told of.
-    releases: Vec<(OwnerId, u64, Option<Arc<Held>>)>,
+    /// Locks of living owners that were being given up, or nobody was told of. Each owner's turn
+    /// is taken until they are gone: he must not be given one of them as his.
+    releases: Vec<Release>,
     /// Descriptors that nobody was ever told of.
     strays: Vec<Description>,
     /// The keys of those that are not open.
@@ -112,17 +118,24 @@ pub fn restore(
     for id in endings {
         ended.push(state.end(id)?);
     }
-    let mut released = Vec::new();
+    let mut begun = BTreeMap::new();
     for (id, number) in releases {
         // With its owner, perhaps.
         if state.table.begin_release(number).is_ok() {
-            released.push((id, number, state.held.remove(&number)));
+            let locks = begun.entry(id).or_insert_with(Vec::new);
+            locks.push((number, state.held.remove(&number)));
         }
+    }
+    let mut released = Vec::with_capacity(begun.len());
+    for (id, locks) in begun {
+        let turn = Arc::clone(&state.kept.entry(id).or_default().turn);
+        // Nobody is served yet, so it is free.
+        released.push((id, locks, turn.try_lock_owned().map_err(|_| Error::Abandoned)?));
     }
     let state_file = keep::State::begin(directory, &lines, counted)?;
     step("restore-written");
     let missing = parking.begin(wanted)?;
-    far.begin(wanted_away);
+    far.begin(wanted_away)?;
     // Anchors that were found again where the store was lost.
     if let Err(error) = parking.park(&missing) {
         tracing::error!(%error, "anchors can't be kept over the next crash");
@@ -153,11 +166,11 @@ impl Restored {
             let (id, locks) = (ending.names.owner, ending.held.len());
             tracing::info!(owner = %id.uuid, uid = id.uid, locks, "owner ended while vmlockd was away");
             let (story, _) = Story::of_owner(&service, ending, Reason::OwnerGone);
-            service.give_up_soon(story);
+            service.give_up_soon(story, None);
         }
-        for (id, number, held) in releases {
-            let locks = vec![(number, held)];
-            service.give_up_soon(Story::of_locks(&service, id, locks, Reason::Released));
+        for (id, locks, turn) in releases {
+            let story = Story::of_locks(&service, id, locks, Reason::Released);
+            service.give_up_soon(story, Some(turn));
         }
         service.spawn(Discard { service: service.clone(), strays, away, twice });
         service.clean_soon();
@@ -166,13 +179,14 @@ impl Restored {
 }
 
 impl Service {
-    fn give_up_soon(&self, story: Story) {
+    fn give_up_soon(&self, story: Story, turn: Option<OwnedMutexGuard<()>>) {
         let service = self.clone();
         tokio::spawn(async move {
             match service.give_up(story).await {
                 Ok(told) => told.wait().await,
                 Err(error) => tracing::error!(%error, "giving up what was left over failed"),
             }
+            drop(turn);
         });
     }
 

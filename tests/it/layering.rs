@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("lock", &[]),
     ("life", &["lock"]),
-    ("keep", &["lock"]),
     // `step` marks places, for tests, and does nothing.
     ("step", &[]),
+    ("keep", &["lock", "step"]),
     ("service", &["lock", "life", "keep", "step"]),
     ("auth", &["lock", "life", "service"]),
     // `logging` stands beside the floors; the log's D-Bus object turns its knob.

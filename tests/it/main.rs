@@ -24,6 +24,7 @@ mod machine;
 mod methods;
 mod owners;
 mod reexec;
+mod soak;
 mod state;
 mod survive;
 mod untouched;

@@ -41,6 +41,12 @@ impl Host {
         self.main_of(UNIT).await
     }
 
+    /// The processes that the service has at this moment, if it has any.
+    pub(crate) fn living(&self) -> Vec<Main> {
+        let found = self.container.processes(&format!("system.slice/{UNIT}"));
+        found.into_iter().map(|(outside, inside)| Main { inside, outside }).collect()
+    }
+
     /// The main process of a unit that runs.
     pub(super) async fn main_of(&self, unit: &str) -> Main {
         let number = self.systemctl(&["show", "--property=MainPID", "--value", unit]).await;

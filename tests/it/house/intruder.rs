@@ -120,7 +120,7 @@ fn intruder_main() {
 }
 
 /// Tries once. What it gets it gives back at once, with the descriptor.
-fn attempt(path: &Path, kind: Kind) -> Result<(), Errno> {
+pub(crate) fn attempt(path: &Path, kind: Kind) -> Result<(), Errno> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
     let file = file.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or_default()))?;
     lock(file, kind, true)

@@ -42,7 +42,7 @@ pub(crate) use command::{Ran, program, run};
 pub(crate) use daemon::{Daemon, Failure, Launch};
 pub(crate) use fixture::{Broker, House};
 pub(crate) use hostile::{Elsewhere, keep_lease};
-pub(crate) use intruder::{Attempts, Intruder};
+pub(crate) use intruder::{Attempts, Intruder, attempt};
 pub(crate) use mock_polkit::{Answer, Call, Mock};
 pub(crate) use mounted::Mounted;
 pub(crate) use opened::Opened;

@@ -1,0 +1,120 @@
+//! What a lock costs whatever else is held: given and given back at 10 and at 10,000 held locks.
+//!
+//! The service's own story, from the decision to the parking and the record, without a bus. The
+//! two services run in turns, so both see the same noise; what counts is the ratio.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here ends the run")]
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use uuid::Uuid;
+use vmlockd::keep::Inherited;
+use vmlockd::lock::lockspace::Lockspace;
+use vmlockd::lock::open::Links;
+use vmlockd::lock::resolve::{Resolve, Wanted};
+use vmlockd::lock::resource::DiskPath;
+use vmlockd::lock::{Front, Mode, OwnerId};
+use vmlockd::service::{Ask, Disk, Exempt, NewAnchor, Opening, Service, Settings, restore};
+
+const HELD: [usize; 2] = [10, 10_000];
+const ROUNDS: usize = 1000;
+const TURNS: usize = 5;
+/// As many as one call may name.
+const AT_ONCE: usize = 64;
+
+fn ask(disk: &Path) -> Ask {
+    let wanted = Wanted::Path(DiskPath::parse(disk.to_str().unwrap()).unwrap());
+    let resolve = Resolve { wanted, lockspace: Lockspace::Direct, links: Links::Follow };
+    Ask { disk: Disk::Wanted(resolve), mode: Mode::Exclusive }
+}
+
+/// A service that holds so many locks, and a disk that it does not hold.
+struct Scene {
+    service: Service,
+    owner: OwnerId,
+    disk: PathBuf,
+    held: usize,
+    times: Vec<Duration>,
+    /// All of it, with what is done afterwards while others wait.
+    whole: Duration,
+}
+
+impl Scene {
+    async fn set(directory: &Path, held: usize) -> Self {
+        let runtime = directory.join("run");
+        std::fs::create_dir_all(&runtime).unwrap();
+        let (settings, inherited) = (Settings::default(), Inherited::default());
+        let restored = restore(settings, Exempt::Root, &runtime, inherited).unwrap();
+        let service = restored.service().clone();
+        restored.settle();
+        let owner = OwnerId { uid: 0, uuid: Uuid::from_u128(1) };
+        let anchors = vec![NewAnchor::Manual];
+        let (name, front) = ("measured".to_owned(), Front::Dbus);
+        let opening = Opening { id: owner, name, front, anchors, asks: Vec::new() };
+        service.open(opening).await.unwrap();
+        let disk = |n: usize| directory.join(n.to_string());
+        for n in 0..=held {
+            File::create_new(disk(n)).unwrap();
+        }
+        let all: Vec<_> = (0..held).map(disk).collect();
+        for disks in all.chunks(AT_ONCE) {
+            service.acquire(owner, disks.iter().map(|disk| ask(disk)).collect()).await.unwrap();
+        }
+        let disk = disk(held);
+        Self { service, owner, disk, held, times: Vec::new(), whole: Duration::ZERO }
+    }
+
+    async fn rounds(&mut self) {
+        let begun = Instant::now();
+        for _ in 0..ROUNDS {
+            let start = Instant::now();
+            let locks = self.service.acquire(self.owner, vec![ask(&self.disk)]).await.unwrap();
+            self.service.release(self.owner, &locks, 0, false).await.unwrap();
+            self.times.push(start.elapsed());
+        }
+        self.whole += begun.elapsed();
+    }
+
+    /// The median, and the mean.
+    fn cost(&mut self) -> [f64; 2] {
+        self.times.sort_unstable();
+        let median = self.times[self.times.len() / 2].as_secs_f64() * 1e6;
+        let mean = (self.whole / u32::try_from(ROUNDS * TURNS).unwrap()).as_secs_f64() * 1e6;
+        println!("  {:6} held: median {median:.1} us, mean {mean:.1} us", self.held);
+        [median, mean]
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    // `cargo bench` passes --bench; `cargo test --benches` would run this too, and shall not.
+    if !std::env::args().any(|arg| arg == "--bench") {
+        return;
+    }
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    // In memory, as the runtime directory is.
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let mut scenes = Vec::new();
+    for held in HELD {
+        let own = directory.path().join(held.to_string());
+        std::fs::create_dir(&own).unwrap();
+        scenes.push(Scene::set(&own, held).await);
+    }
+    for _ in 0..TURNS {
+        for scene in &mut scenes {
+            scene.rounds().await;
+        }
+    }
+    println!("a lock given and given back, {} times each, without a bus:", ROUNDS * TURNS);
+    let costs: Vec<_> = scenes.iter_mut().map(Scene::cost).collect();
+    let [few, many] = costs[..] else { unreachable!("there are two") };
+    println!("  many to few: median {:.2}, mean {:.2}", many[0] / few[0], many[1] / few[1]);
+    for scene in &scenes {
+        scene.service.close(scene.owner, &BTreeSet::new(), 0, true).await.unwrap();
+    }
+}

@@ -1,0 +1,62 @@
+//! What becomes of a call to a service that may die at any moment.
+
+use tokio::task::yield_now;
+
+use crate::house::within;
+use crate::machine::Refused;
+
+/// Why a call brought nothing.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// The service died, or could not be started: nobody knows whether it was done.
+    Unanswered,
+    /// The service said no.
+    Refused(Refused),
+}
+
+impl Trouble {
+    /// Whether it is this refusal.
+    pub(super) fn is(&self, name: &str) -> bool {
+        matches!(self, Self::Refused(refused) if refused.name == name)
+    }
+}
+
+/// What the bus says in the name of somebody who does not answer.
+const NOBODY: [&str; 7] = [
+    "DBus.Error.NoReply",
+    "DBus.Error.ServiceUnknown",
+    "DBus.Error.NameHasNoOwner",
+    "DBus.Error.Disconnected",
+    "DBus.Error.Spawn.",
+    "DBus.Error.TimedOut",
+    "systemd1.",
+];
+
+/// Waits for an answer.
+pub(super) async fn ask<T>(
+    what: &str,
+    call: impl Future<Output = zbus::Result<T>>,
+) -> Result<T, Trouble> {
+    within(what, call).await.map_err(|error| {
+        let refused = Refused::from(error);
+        let nobody = NOBODY.iter().any(|name| refused.name.starts_with(name));
+        if nobody { Trouble::Unanswered } else { Trouble::Refused(refused) }
+    })
+}
+
+/// Asks a question, which changes nothing, until somebody answers it.
+pub(super) async fn insist<T, F>(what: &str, mut call: impl FnMut() -> F) -> T
+where
+    F: Future<Output = zbus::Result<T>>,
+{
+    let answered = async {
+        loop {
+            match ask(what, call()).await {
+                Ok(answer) => return answer,
+                Err(Trouble::Unanswered) => yield_now().await,
+                Err(Trouble::Refused(refused)) => panic!("{what}: {refused:?}"),
+            }
+        }
+    };
+    within(what, answered).await
+}

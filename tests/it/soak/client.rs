@@ -1,0 +1,350 @@
+//! A client: it has one owner at a time, and knows what it was told.
+//!
+//! A call without an answer is asked again, until it is known what became of it.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use tokio::task::yield_now;
+use vmlockd::client::{ManagerProxy, Options, OwnerProxy};
+use zbus::proxy::CacheProperties;
+use zbus::{Connection, OwnedObjectPath};
+
+use super::answer::{Trouble, ask, insist};
+use super::dice::Dice;
+use super::ledger::Place;
+use super::scene::Scene;
+use super::tally::count;
+use crate::house::{Kind, attempt};
+use crate::machine::{lock, manager, option};
+
+/// How long a lock may stay whose owner has ended, also while the service was dead.
+const ORPHANED: Duration = Duration::from_secs(5);
+
+/// A disk and a mode.
+pub(super) type Wish = (String, &'static str);
+
+/// What keeps its owner alive.
+pub(super) enum Anchor {
+    /// Alive while it is open.
+    Lease(#[allow(dead_code, reason = "what counts is that it is open")] OwnedFd),
+    Process(u32),
+}
+
+pub(super) struct Client<'s> {
+    pub(super) scene: &'s Scene,
+    pub(super) dice: Dice,
+    name: String,
+    uuid: String,
+    bus: Connection,
+    manager: ManagerProxy<'static>,
+    /// Disks that nobody else ever asks for.
+    pub(super) own: Vec<String>,
+    owner: Option<OwnerProxy<'static>>,
+    anchors: Vec<Anchor>,
+    /// When its last owner has ended, and what that held.
+    ended: Option<Instant>,
+    left: Vec<OwnedObjectPath>,
+}
+
+fn words(wish: &[Wish]) -> Vec<(&str, &str)> {
+    wish.iter().map(|(disk, mode)| (disk.as_str(), *mode)).collect()
+}
+
+impl<'s> Client<'s> {
+    pub(super) async fn new(scene: &'s Scene, who: u64, own: Vec<String>) -> Self {
+        let bus = scene.host.bus().await;
+        let manager = manager(&bus).await;
+        let (name, uuid) = (format!("client{who}"), uuid::Uuid::from_u128(u128::from(who) + 1));
+        Self {
+            scene,
+            dice: Dice::new(scene.seed, who),
+            name,
+            uuid: uuid.to_string(),
+            bus,
+            manager,
+            own,
+            owner: None,
+            anchors: Vec::new(),
+            ended: None,
+            left: Vec::new(),
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.owner.is_some()
+    }
+
+    fn owner(&self) -> OwnerProxy<'static> {
+        self.owner.clone().expect("it is open")
+    }
+
+    fn path(&self) -> OwnedObjectPath {
+        self.owner().inner().path().to_owned().into()
+    }
+
+    fn place(&self, disk: &str) -> Place {
+        (self.path(), disk.to_owned())
+    }
+
+    /// What it holds, with its modes.
+    pub(super) fn held(&self) -> Vec<Wish> {
+        let held = self.scene.ledger.borrow().of(&self.path());
+        held.into_iter().map(|((_, disk), entry)| (disk, entry.mode.unwrap())).collect()
+    }
+
+    fn doubt(&self) {
+        count(&self.scene.tally.doubts);
+    }
+
+    /// Opens its owner, by a lease or a process, with disks of its own or without. One of the same
+    /// UUID that has ended must be out of the way in time.
+    pub(super) async fn open(&mut self, wish: &[Wish], by_process: bool) {
+        let (path, anchor) = loop {
+            let options =
+                if wish.is_empty() { HashMap::new() } else { option("resources", words(wish)) };
+            let trouble = match self.try_open(options, by_process).await {
+                Ok(opened) => break opened,
+                Err(trouble) => trouble,
+            };
+            if matches!(trouble, Trouble::Unanswered) {
+                // It may be there, and has no anchor then.
+                self.doubt();
+                self.ended.get_or_insert_with(Instant::now);
+                continue;
+            }
+            assert!(trouble.is("OwnerExists"), "{}: {trouble:?}", self.name);
+            let since = self.ended.expect("nobody else has this UUID");
+            let late = since.elapsed();
+            assert!(late < ORPHANED, "{}: an owner that ended is there after {late:?}", self.name);
+        };
+        if let Some(since) = self.ended.take() {
+            let late = since.elapsed();
+            assert!(late < ORPHANED, "{}: locks without an owner for {late:?}", self.name);
+            self.scene.tally.orphaned.borrow_mut().push(late);
+        }
+        for lock in self.left.drain(..) {
+            self.scene.ledger.borrow_mut().bury(&lock);
+        }
+        count(&self.scene.tally.opened);
+        // A proxy that remembers properties also remembers that it was given none.
+        let owner = OwnerProxy::builder(&self.bus).path(path);
+        let owner = owner.cache_properties(CacheProperties::No).build().await;
+        self.owner = Some(owner.unwrap());
+        self.anchors = vec![anchor];
+        if wish.is_empty() {
+            for disk in &self.own {
+                self.is_free(disk);
+            }
+        } else {
+            // Which locks these are is told to who asks again.
+            assert!(self.acquire(wish).await);
+        }
+    }
+
+    async fn try_open(
+        &self,
+        options: Options<'_>,
+        by_process: bool,
+    ) -> Result<(OwnedObjectPath, Anchor), Trouble> {
+        if !by_process {
+            let call = self.manager.open_owner(&self.uuid, &self.name, options);
+            let (path, lease) = ask("OpenOwner", call).await?;
+            return Ok((path, Anchor::Lease(lease.into())));
+        }
+        let process = self.scene.nursery.begin().await;
+        let call = self.manager.register_owner(&self.uuid, &self.name, process, options);
+        let opened = ask("RegisterOwner", call).await;
+        if opened.is_err() {
+            self.scene.nursery.end(process).await;
+        }
+        Ok((opened?, Anchor::Process(process)))
+    }
+
+    /// Acquires; false where another client has one of the disks that are for all.
+    pub(super) async fn acquire(&mut self, wish: &[Wish]) -> bool {
+        let owner = self.owner();
+        let mut doubted = false;
+        loop {
+            match ask("Acquire", owner.acquire(&words(wish), HashMap::new())).await {
+                Ok(locks) => {
+                    assert_eq!(locks.len(), wish.len());
+                    let mut ledger = self.scene.ledger.borrow_mut();
+                    for (lock, (disk, mode)) in locks.iter().zip(wish) {
+                        ledger.acknowledge(&self.place(disk), lock, mode);
+                    }
+                    count(&self.scene.tally.acquired);
+                    if !std::mem::take(&mut doubted) {
+                        return true;
+                    }
+                    // Once more: in the same mode it has the same locks.
+                }
+                Err(Trouble::Unanswered) => {
+                    self.doubt();
+                    doubted = true;
+                }
+                Err(refused) => {
+                    let for_all = wish.iter().any(|(disk, _)| !self.own.contains(disk));
+                    assert!(refused.is("LockHeld") && for_all, "{wish:?}: {refused:?}");
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Gives disks back.
+    pub(super) async fn release(&mut self, disks: &[String]) {
+        let strike = |disk: &String| self.scene.ledger.borrow_mut().strike(&self.place(disk));
+        let struck = disks.iter().map(|disk| strike(disk).expect("it is held").lock);
+        let (owner, all) = (self.owner(), struck.collect::<Vec<_>>());
+        let (mut locks, mut doubted) = (all.clone(), false);
+        while !locks.is_empty() {
+            match ask("Release", owner.release(&locks, HashMap::new())).await {
+                Ok(()) => break,
+                Err(Trouble::Unanswered) => self.doubt(),
+                Err(refused) => assert!(doubted && refused.is("NoSuchLock"), "{refused:?}"),
+            }
+            // A release of several may have been done in part.
+            doubted = true;
+            let left = insist("Locks", || owner.locks()).await;
+            locks.retain(|lock| left.contains(lock));
+        }
+        for lock in &all {
+            self.scene.ledger.borrow_mut().bury(lock);
+        }
+        count(&self.scene.tally.released);
+        for disk in disks.iter().filter(|disk| self.own.contains(disk)) {
+            if doubted {
+                // It is off the list, and on its way.
+                self.gets_free(disk).await;
+            }
+            self.is_free(disk);
+        }
+    }
+
+    /// Changes the mode of a disk.
+    pub(super) async fn convert(&mut self, disk: &str) {
+        let place = self.place(disk);
+        let entry = self.scene.ledger.borrow().held()[&place].clone();
+        let exclusive = entry.mode == Some("exclusive");
+        let mode = if exclusive { "shared" } else { "exclusive" };
+        self.scene.ledger.borrow_mut().convert(&place, None);
+        let proxy = lock(&self.bus, &entry.lock).await;
+        let outcome = loop {
+            match ask("Convert", proxy.convert(mode, HashMap::new())).await {
+                Ok(()) => break mode,
+                Err(Trouble::Unanswered) => self.doubt(),
+                Err(refused) => {
+                    let others = !exclusive && !self.own.iter().any(|own| own == disk);
+                    assert!(refused.is("LockHeld") && others, "{disk}: {refused:?}");
+                    break "shared";
+                }
+            }
+        };
+        count(&self.scene.tally.converted);
+        self.scene.ledger.borrow_mut().convert(&place, Some(outcome));
+    }
+
+    /// Gets another anchor.
+    pub(super) async fn anchor(&mut self, by_process: bool) {
+        let owner = self.owner();
+        let process = if by_process { self.scene.nursery.begin().await } else { 0 };
+        let anchor = loop {
+            let anchored = if by_process {
+                let call = owner.bind_pid(process, HashMap::new());
+                ask("BindPID", call).await.map(|()| Anchor::Process(process))
+            } else {
+                let call = owner.hold(HashMap::new());
+                ask("Hold", call).await.map(|lease| Anchor::Lease(lease.into()))
+            };
+            match anchored {
+                Ok(anchor) => break anchor,
+                Err(Trouble::Unanswered) => self.doubt(),
+                Err(refused) => panic!("{}: {refused:?}", self.name),
+            }
+        };
+        self.anchors.push(anchor);
+    }
+
+    /// Loses its oldest anchor, and lives on by another.
+    pub(super) async fn shed(&mut self) {
+        if self.anchors.len() > 1 {
+            let anchor = self.anchors.remove(0);
+            self.drop_anchors(vec![anchor]).await;
+        }
+    }
+
+    async fn drop_anchors(&self, anchors: Vec<Anchor>) {
+        for anchor in anchors {
+            if let Anchor::Process(process) = anchor {
+                self.scene.nursery.end(process).await;
+            }
+        }
+    }
+
+    /// Ends, without a word to the service.
+    pub(super) async fn end(&mut self) {
+        self.left = self.scene.ledger.borrow_mut().strike_all(&self.path());
+        count(&self.scene.tally.ended);
+        self.owner = None;
+        let anchors = std::mem::take(&mut self.anchors);
+        self.drop_anchors(anchors).await;
+        self.ended = Some(Instant::now());
+    }
+
+    /// Has its owner closed; it lives, as far as its anchors go.
+    pub(super) async fn close(&mut self) {
+        let owner = self.owner();
+        let held = self.scene.ledger.borrow_mut().strike_all(&self.path());
+        let (begun, mut doubted) = (Instant::now(), false);
+        loop {
+            match ask("Close", owner.close(HashMap::new())).await {
+                Ok(()) => break,
+                Err(Trouble::Unanswered) => {
+                    self.doubt();
+                    doubted = true;
+                }
+                Err(refused) => {
+                    let gone = ["DBus.Error.UnknownObject", "NoSuchOwner"];
+                    let gone = gone.iter().any(|name| refused.is(name));
+                    assert!(doubted && gone, "{}: {refused:?}", self.name);
+                    break;
+                }
+            }
+        }
+        count(&self.scene.tally.ended);
+        self.owner = None;
+        for lock in held {
+            self.scene.ledger.borrow_mut().bury(&lock);
+        }
+        if doubted {
+            // It may be on its way only.
+            self.ended = Some(begun);
+        } else {
+            for disk in &self.own {
+                self.is_free(disk);
+            }
+        }
+        let anchors = std::mem::take(&mut self.anchors);
+        self.drop_anchors(anchors).await;
+    }
+
+    /// Nobody has a disk any more in time.
+    async fn gets_free(&self, disk: &str) {
+        let begun = Instant::now();
+        while attempt(&self.scene.host.at(disk), Kind::Ofd).is_err() {
+            let late = begun.elapsed();
+            assert!(late < ORPHANED, "{}: {disk} is locked after {late:?}", self.name);
+            yield_now().await;
+        }
+    }
+
+    /// The kernel gives a disk to anybody else.
+    fn is_free(&self, disk: &str) {
+        for kind in [Kind::Ofd, Kind::Posix] {
+            let outcome = attempt(&self.scene.host.at(disk), kind);
+            assert_eq!(outcome, Ok(()), "{}: {disk} is locked ({kind:?})", self.name);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The places where the service can be made to abort, and how it is brought there.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
+
+use super::killer::{Killer, VARIABLE};
+use super::scene::Scene;
+use super::tally::count;
+use crate::host::Host;
+use crate::house::within;
+
+/// What the service is told at its start.
+const ARMED: &str = "/srv/soak/armed";
+/// How it ended, one line each time.
+const ENDS: &str = "/run/soak-ends";
+/// Writes that down, and sees to it that one abort is not followed by another.
+const AFTERWARDS: &str = "echo \"$EXIT_CODE $EXIT_STATUS\" >>/run/soak-ends
+if [ \"$EXIT_STATUS\" = ABRT ]; then : >/srv/soak/armed; fi
+";
+
+/// What has a host's service do this.
+pub(super) const UNIT: &str = "EnvironmentFile=-/srv/soak/armed
+ExecStopPost=/bin/sh /srv/soak/afterwards
+";
+
+/// All points that there are in the sources.
+pub(super) fn all() -> BTreeSet<String> {
+    let mut points = BTreeSet::new();
+    collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut points);
+    points
+}
+
+fn collect(below: &Path, points: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(below).unwrap() {
+        let path: PathBuf = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, points);
+        } else {
+            let text = fs::read_to_string(&path).unwrap();
+            let names = text.split("step(\"").skip(1).filter_map(|rest| rest.split('"').next());
+            for name in names {
+                assert!(points.insert(name.to_owned()), "two points are called {name}");
+            }
+        }
+    }
+}
+
+/// Makes what [`UNIT`] refers to. The service has to be started again.
+pub(super) fn prepare(host: &Host) {
+    host.write(ARMED, "");
+    host.write("/srv/soak/afterwards", AFTERWARDS);
+}
+
+/// Has the next service abort when it comes by a point for the n-th time.
+pub(super) fn arm(host: &Host, point: &str, n: usize) {
+    host.write(ARMED, &format!("{VARIABLE}={point}:{n}\n"));
+}
+
+/// How often the service has aborted.
+pub(super) fn aborts(host: &Host) -> usize {
+    let ends = fs::read_to_string(host.at(ENDS)).unwrap_or_default();
+    ends.lines().filter(|line| line.ends_with(" ABRT")).count()
+}
+
+impl Killer<'_> {
+    /// Has the service abort when it comes by a point for the n-th time. Nothing takes it there but
+    /// what clients do all day, and that it comes back.
+    pub(super) async fn abort_at(&mut self, scene: &Scene, point: &str, n: usize) {
+        let host = &scene.host;
+        self.prepare().await;
+        let before = self.service(false).await;
+        let aborted = aborts(host);
+        arm(host, point, n);
+        self.strike(before).await;
+        if point == "reexec" {
+            self.service(true).await.signal(Signal::SIGUSR1);
+        }
+        let reached = async {
+            while aborts(host) == aborted {
+                scene.tally.commands(1).await;
+            }
+        };
+        within(&format!("the service comes by {point} {n} times"), reached).await;
+        assert_eq!(aborts(host), aborted + 1, "{point}");
+        count(&scene.tally.aborts);
+        self.service(false).await;
+        self.inspect().await;
+    }
+}
+
+/// The service has said where it aborted, each time.
+pub(super) async fn were_reached(host: &Host, points: &BTreeSet<String>, runs: usize) {
+    let journal = host.journal().await;
+    for point in points {
+        let said = format!("aborting at {point}, as told");
+        assert_eq!(journal.matches(&said).count(), runs, "{point}");
+    }
+}

@@ -1,0 +1,91 @@
+//! Where it happens: a host, disks on a file system of their own, and what is known of all this.
+
+use std::cell::{Cell, RefCell};
+use std::fs::{self, File};
+
+use super::dice::{Dice, seed};
+use super::ledger::Ledger;
+use super::nursery::Nursery;
+use super::tally::Tally;
+use crate::host::{Host, Main, Tree};
+
+/// Where the disks are that come and go.
+pub(super) const CHURN: &str = "/srv/churn";
+/// How many disks each client has to itself.
+const DISKS: usize = 5;
+
+/// Comes back soon, yet not at once; what it says of its end is not thrown away.
+const DROP_IN: &str = "[Service]
+RestartSec=20ms
+RestartSteps=0
+LimitCORE=0
+LogRateLimitIntervalSec=0
+";
+
+pub(super) struct Scene {
+    pub(super) seed: u64,
+    pub(super) ledger: RefCell<Ledger>,
+    pub(super) tally: Tally,
+    pub(super) nursery: Nursery,
+    over: Cell<bool>,
+    /// How many descriptors the service has that holds nothing.
+    idle: usize,
+    pub(super) host: Host,
+}
+
+/// How many descriptors a process has.
+pub(super) fn descriptors(main: Main) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", main.outside)).expect("it lives").count()
+}
+
+impl Scene {
+    /// A host with a service that nobody has asked for anything yet; `unit` is added to its unit.
+    pub(super) async fn set(unit: &str, clients: u64) -> Option<Self> {
+        let host = Host::boot(Tree::Own).await?;
+        let seed = seed();
+        println!("VMLOCKD_SOAK_SEED={seed}");
+        host.drop_in("soak", &format!("{DROP_IN}{unit}")).await;
+        host.configure("log_level = \"warning\"\n");
+        fs::create_dir(host.at(CHURN)).unwrap();
+        host.run(&["mount", "-t", "tmpfs", "churn", CHURN]).await.ok();
+        let own = (0..clients).flat_map(Self::own);
+        for disk in own.chain(Self::for_all()) {
+            File::create_new(host.at(disk)).unwrap().set_len(1 << 20).unwrap();
+        }
+        let idle = descriptors(host.enable().await);
+        let nursery = Nursery::open(&host);
+        let (ledger, tally, over) = Default::default();
+        Some(Self { seed, ledger, tally, nursery, over, idle, host })
+    }
+
+    /// The disks that a client has to itself.
+    pub(super) fn own(client: u64) -> Vec<String> {
+        (0..DISKS).map(|disk| format!("{CHURN}/{client}-{disk}.img")).collect()
+    }
+
+    /// The disks that all clients ask for.
+    pub(super) fn for_all() -> [String; 2] {
+        ["first", "second"].map(|name| format!("{CHURN}/{name}.img"))
+    }
+
+    /// Chance for somebody who is no client.
+    pub(super) fn dice(&self, who: u64) -> Dice {
+        Dice::new(self.seed, 1000 + who)
+    }
+
+    /// Has the clients stop.
+    pub(super) fn end(&self) {
+        self.over.set(true);
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over.get()
+    }
+
+    /// Nothing is open any more that was not at the start, but for what a larger parking takes.
+    pub(super) fn has_no_more_open(&self, main: Main) {
+        let (before, after) = (self.idle, descriptors(main));
+        println!("  descriptors of the service that holds nothing: {before} before, {after} after");
+        assert!(after <= before + 8, "{after}, and {before} at the start");
+    }
+}
