@@ -237,17 +237,26 @@ async fn replace(
     instance: &Instance,
     signals: &mut Signals,
 ) -> reexec::Error {
-    // A thread that is in the kernel and does not come back holds up the exec, and the service.
-    if timeout(LAST_REQUESTS, service.storage().idle()).await.is_err() {
-        return reexec::Error::Hanging;
-    }
-    let inherited = match service.hand_down(instance.as_fd()) {
-        Ok(inherited) => inherited,
-        Err(error) => return error.into(),
-    };
     if let Err(error) = signals.leave().await {
         tracing::error!(%error, "signals that come now are lost");
     }
+    // A thread that is in the kernel and does not come back holds up the exec, and the service.
+    let idle = timeout(LAST_REQUESTS, service.storage().idle()).await.is_ok();
+    // From here on nothing else may run on this thread: it could begin another request.
+    let handed = if idle {
+        service.hand_down(instance.as_fd()).map_err(reexec::Error::from)
+    } else {
+        Err(reexec::Error::Hanging)
+    };
+    let inherited = match handed {
+        Ok(inherited) => inherited,
+        Err(error) => {
+            if let Err(error) = reexec::let_signals_through() {
+                tracing::error!(%error, "signals stay blocked");
+            }
+            return error;
+        }
+    };
     tracing::info!("vmlockd {} is replaced by what is installed now", env!("CARGO_PKG_VERSION"));
     step("reexec");
     let error = program.replace(&inherited);

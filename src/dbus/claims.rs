@@ -176,7 +176,11 @@ async fn ask_by_descriptor(
     mode: Mode,
 ) -> Result<(), Error> {
     if target.fuse && !call.passes() && !front.service.settings().allow_fuse {
-        let why = "it is on FUSE, which 'allow_fuse' does not allow";
+        let why = if target.path().is_some() {
+            "it is on FUSE, which 'allow_fuse' does not allow"
+        } else {
+            "it may be on FUSE, which 'allow_fuse' does not allow: its name can't be seen from here"
+        };
         return Err(crate::lock::Error::not_lockable(&target.name, why).into());
     }
     let proven = match (access, mode) {

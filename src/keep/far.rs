@@ -6,9 +6,10 @@
 //! flight and not open: looking at what is parked goes by the keys alone, and a descriptor is
 //! fetched only by who wants to do something to its file, which would have to wait anyway.
 //!
-//! Each device has pairs of its own, one descriptor to a message.
+//! Each device has pairs of its own, one descriptor to a message. Only where something lies dead is a
+//! pair turned, and what lives in it opened for that.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -61,7 +62,6 @@ impl Far {
             inner.last = inner.last.max(number);
             inner.pairs.insert(number, (device, pair));
         }
-        inner.unclean = inner.pairs.keys().copied().collect();
         Ok((Self { inner: Mutex::new(inner), store }, found))
     }
 
@@ -84,7 +84,16 @@ impl Far {
             pair.queue.iter().flatten().map(|key| (*key, *number)).collect::<Vec<_>>()
         };
         let places = inner.pairs.iter().flat_map(place);
-        inner.live = places.filter(|(key, _)| wanted.contains(key)).collect();
+        let live: HashMap<Key, u64> = places.filter(|(key, _)| wanted.contains(key)).collect();
+        // Only these: to turn a pair is to open and close what lives in it, and its file system
+        // may not answer.
+        let unclean = inner.pairs.values().filter(|(_, pair)| {
+            let mut seen = HashSet::new();
+            let lives = |key: &Key| live.get(key) == Some(&pair.number);
+            pair.queue.iter().flatten().any(|key| !lives(key) || !seen.insert(*key))
+        });
+        inner.unclean = unclean.map(|(_, pair)| pair.number).collect();
+        inner.live = live;
         Ok(())
     }
 
@@ -142,15 +151,19 @@ impl Far {
         self.inner().live.contains_key(&key)
     }
 
-    /// These are wanted no more. Tells which pairs are to be cleaned now, each by itself.
-    pub fn unpark(&self, keys: &[Key]) -> Vec<u64> {
+    /// These are wanted no more. Tells which pairs they were in, to be cleaned now: no others, since
+    /// these may be on file systems that do not answer.
+    pub fn unpark(&self, keys: &[Key]) -> BTreeSet<u64> {
         let mut inner = self.inner();
-        for key in keys {
-            if let Some(number) = inner.live.remove(key) {
-                inner.unclean.insert(number);
-            }
-        }
-        inner.unclean.drain().collect()
+        let numbers: BTreeSet<u64> = keys.iter().filter_map(|key| inner.live.remove(key)).collect();
+        inner.unclean.extend(&numbers);
+        numbers
+    }
+
+    /// The pairs in which something lies dead.
+    #[must_use]
+    pub fn unclean(&self) -> BTreeSet<u64> {
+        self.inner().unclean.iter().copied().collect()
     }
 
     /// Takes all out of a pair that is not wanted. It may have to wait for its file system.
@@ -167,6 +180,7 @@ impl Far {
             left -= 1;
         }
         let mut inner = self.inner();
+        inner.unclean.remove(&number);
         if inner.length(number) == 0
             && let Some((_, pair)) = inner.pairs.remove(&number)
         {

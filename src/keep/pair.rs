@@ -126,8 +126,8 @@ impl Pair {
         }
     }
 
-    /// Drops the first message. The kernel closes its descriptors without our ever having them,
-    /// so nothing is waited for on the file systems they are on.
+    /// Drops the first message. The kernel closes its descriptors without our ever having them;
+    /// where one is the last of its description, that may have to wait for its file system.
     pub(super) fn drop_first(&mut self) -> Result<(), Error> {
         if self.queue.pop_front().is_some() {
             let mut nothing = [0u8; 0];

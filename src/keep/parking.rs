@@ -5,11 +5,12 @@
 //! messages dropped. So what lives is in a queue at every instant; a crash while turning leaves
 //! some of it there twice, which does no harm.
 //!
-//! One pair is kept empty, to turn a full one into.
+//! One pair is kept empty, as long as the store gives one, to turn a full one into.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::pair::{MESSAGE, Pair};
@@ -28,6 +29,8 @@ pub type Parked = Arc<dyn AsFd + Send + Sync>;
 pub struct Parking {
     inner: Mutex<Inner>,
     store: Store,
+    /// Whether anything is stored; for who must not wait for the mutex.
+    kept: AtomicBool,
 }
 
 struct Inner {
@@ -39,6 +42,9 @@ struct Inner {
     live: HashMap<Key, (Parked, u64)>,
     /// The pairs in which something lies dead.
     unclean: HashSet<u64>,
+    /// What is wanted no more, open until its message is dropped: so that the last descriptor is
+    /// closed by us, when nobody waits for the mutex. Closing may ask a server.
+    dead: Vec<Parked>,
     /// The highest number that a pair ever had. The store may know one that is used no more, and
     /// would give back what has the same name under the same name.
     last: u64,
@@ -80,8 +86,10 @@ impl Parking {
         }
         let unclean = pairs.keys().copied().collect();
         let current = pairs.keys().next().copied().unwrap_or(0);
-        let inner = Inner { pairs, current, live: HashMap::new(), unclean, last, halves };
-        Ok((Self { inner: Mutex::new(inner), store }, found))
+        let inner =
+            Inner { pairs, current, live: HashMap::new(), unclean, dead: Vec::new(), last, halves };
+        let kept = AtomicBool::new(inner.is_kept());
+        Ok((Self { inner: Mutex::new(inner), store, kept }, found))
     }
 
     /// Goes on with what was found and is still wanted; the rest lies dead from now on. Makes sure
@@ -115,13 +123,14 @@ impl Parking {
             pair.stored = self.store.put(pair)?;
         }
         while inner.pairs.len() < 2 && self.add(&mut inner)? {}
+        self.kept.store(inner.is_kept(), Ordering::Relaxed);
         Ok(missing)
     }
 
     /// Whether what is parked outlives this process.
     #[must_use]
     pub fn is_kept(&self) -> bool {
-        self.inner().pairs.values().any(|pair| pair.stored)
+        self.kept.load(Ordering::Relaxed)
     }
 
     /// Parks, all of it or nothing.
@@ -163,7 +172,11 @@ impl Parking {
                 inner.unclean.remove(&number);
             }
         }
-        !inner.unclean.is_empty()
+        let unclean = !inner.unclean.is_empty();
+        let dead = if unclean { Vec::new() } else { std::mem::take(&mut inner.dead) };
+        drop(inner);
+        drop(dead);
+        unclean
     }
 
     /// Takes all out that is not wanted.
@@ -172,14 +185,19 @@ impl Parking {
     ///
     /// Where a queue can't be turned; what lives in it stays there.
     pub fn clean(&self) -> Result<(), Error> {
-        let unclean = std::mem::take(&mut self.inner().unclean);
+        let (unclean, dead) = {
+            let mut inner = self.inner();
+            (std::mem::take(&mut inner.unclean), std::mem::take(&mut inner.dead))
+        };
         let cleaned = unclean.into_iter().map(|number| {
             self.clean_one(number).inspect_err(|_| {
                 self.inner().unclean.insert(number);
             })
         });
         // All of them, whatever becomes of the first.
-        cleaned.collect::<Vec<_>>().into_iter().collect()
+        let cleaned = cleaned.collect::<Vec<_>>().into_iter().collect();
+        drop(dead);
+        cleaned
     }
 
     fn clean_one(&self, number: u64) -> Result<(), Error> {
@@ -222,10 +240,11 @@ impl Parking {
         if packed * 4 < messages {
             return Ok(());
         }
-        // It was packed already: what was just emptied is used next, and needs a spare one.
-        let added = self.add(inner)?;
+        // It was packed already: what was just emptied is used next, and is to have a spare one.
+        // Where the store is full it has none, and is the last that can be used.
+        self.add(inner)?;
         inner.current = full;
-        if added { Ok(()) } else { Err(no_more()) }
+        Ok(())
     }
 
     /// Sends what lives in the first messages of a queue once more, and drops these messages; up to
@@ -278,7 +297,7 @@ impl Parking {
         let mut pair = Pair::new(number, format!("{PREFIX}{number}"))?;
         pair.stored = self.store.put(&pair)?;
         // Where nothing is stored at all, a pair that is not stored is as good as the others.
-        if !pair.stored && inner.pairs.values().any(|pair| pair.stored) {
+        if !pair.stored && inner.is_kept() {
             return Ok(false);
         }
         inner.pairs.insert(number, pair);
@@ -300,6 +319,10 @@ fn no_more() -> Error {
 }
 
 impl Inner {
+    fn is_kept(&self) -> bool {
+        self.pairs.values().any(|pair| pair.stored)
+    }
+
     /// Sends into a pair, and notes it. `false`: there is no room, or no such pair.
     fn send(&mut self, number: u64, part: &[(Key, Parked)]) -> Result<bool, Error> {
         let Some(pair) = self.pairs.get_mut(&number) else { return Ok(false) };
@@ -314,8 +337,9 @@ impl Inner {
     }
 
     fn forget(&mut self, key: Key) {
-        if let Some((_, number)) = self.live.remove(&key) {
+        if let Some((parked, number)) = self.live.remove(&key) {
             self.unclean.insert(number);
+            self.dead.push(parked);
         }
     }
 

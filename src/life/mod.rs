@@ -37,6 +37,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it says that what was looked for has ended, rather than that looking failed.
+    #[must_use]
+    pub fn says_gone(&self) -> bool {
+        matches!(self, Self::NoSuchProcess(_) | Self::Ended)
+    }
+
     fn system(doing: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |cause| Self::System { doing, cause }
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{FsType, fstatfs};
@@ -108,7 +109,11 @@ impl Process {
     /// [`Error::NoSuchProcess`] if it has ended.
     pub fn known(&self) -> Result<Known, Error> {
         let gone = || Error::NoSuchProcess(self.pid);
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).map_err(|_| gone())?;
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid));
+        let stat = stat.map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOENT | Errno::ESRCH) => gone(),
+            _ => Error::system("looking at a process")(error),
+        })?;
         // The name, in parentheses, may hold anything; `starttime` is the 22nd field, the 20th
         // after the name (proc_pid_stat(5)).
         let start = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19));

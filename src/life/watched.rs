@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -29,7 +30,12 @@ impl Watched {
     /// Whether the sign is there now.
     pub(super) fn seen(&self) -> io::Result<bool> {
         let mut asked = [PollFd::new(self.as_fd(), self.sign)];
-        poll(&mut asked, PollTimeout::ZERO)?;
+        // A signal that comes meanwhile is no answer.
+        while let Err(errno) = poll(&mut asked, PollTimeout::ZERO) {
+            if errno != Errno::EINTR {
+                return Err(errno.into());
+            }
+        }
         Ok(asked[0].revents().is_some_and(|seen| seen.contains(self.sign)))
     }
 

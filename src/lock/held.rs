@@ -229,7 +229,9 @@ impl Held {
     }
 
     fn give(&self) -> Vec<Error> {
-        *self.mode() = None;
+        // Held until all are unlocked: who looks at it in between would lock them again.
+        let mut mode = self.mode();
+        *mode = None;
         self.bytes.iter().flat_map(Byte::give).collect()
     }
 }
@@ -300,6 +302,9 @@ impl Work for Convert {
             }
         }
         let mut mode = self.held.mode();
+        if mode.is_none() {
+            return Err(Error::not_lockable(&self.name, "it has been released meanwhile"));
+        }
         for (n, byte) in self.held.bytes.iter().enumerate() {
             let lock_file = byte.shown();
             let locked = byte

@@ -84,6 +84,16 @@ pub fn is_fuse(fd: BorrowedFd<'_>, name: &str) -> Result<bool, Error> {
     Ok(file_system(fd, name)? == statfs::FUSE_SUPER_MAGIC)
 }
 
+/// Whether a file that is reached through somebody else's mount may be FUSE in disguise: any user
+/// can lay an overlay over his own FUSE in a namespace of his own.
+///
+/// # Errors
+///
+/// [`Error::System`] where the file can't be looked at.
+pub fn may_hide_fuse(fd: BorrowedFd<'_>, name: &str) -> Result<bool, Error> {
+    Ok(file_system(fd, name)? == statfs::OVERLAYFS_SUPER_MAGIC || may_hang(fd, name)?)
+}
+
 /// Whether closing a file of this file system may wait for somebody who never answers, and can't
 /// be killed meanwhile.
 ///
@@ -182,6 +192,7 @@ fn artificial(kind: FsType) -> Option<&'static str> {
         (FsType(0x5049_4446), "pidfs"),
         (FsType(0x6165_676c), "pstore"),
         (FsType(0x4249_4e4d), "binfmt_misc"),
+        (FsType(0x1980_0202), "mqueue"),
     ]
     .into_iter()
     .find_map(|(magic, name)| (magic == kind).then_some(name))

@@ -49,7 +49,8 @@ pub struct Target {
     pub uid: u32,
     /// What the caller showed by an open descriptor; `None` if he only named the disk.
     pub shown: Option<Access>,
-    /// Whether the disk is on FUSE, where any user's process may answer or never answer.
+    /// Whether the disk is on FUSE, where any user's process may answer or never answer; or perhaps
+    /// on something that stands on it, mounted where only the caller sees it.
     pub fuse: bool,
     /// The lockspace that serves it.
     pub lockspace: Lockspace,
@@ -166,7 +167,8 @@ fn target(
     lockspace: Lockspace,
 ) -> Result<Target, Error> {
     let (stat, identity) = open::examine(pin.as_fd(), &name)?;
-    let fuse = open::is_fuse(pin.as_fd(), &name)?;
+    let fuse = open::is_fuse(pin.as_fd(), &name)?
+        || (path.is_none() && open::may_hide_fuse(pin.as_fd(), &name)?);
     let files = match (&lockspace, &path) {
         (Lockspace::File(_), Some((given, canonical))) => hashed_names(given, canonical, &identity),
         _ => Vec::new(),

@@ -83,6 +83,8 @@ pub fn recognise(descriptions: &[Description], number: u64) -> Option<Want> {
     for description in descriptions.iter().filter(|description| !description.is_away()) {
         files.push(description.file().ok()?);
     }
+    // Of those that are not open it is not known; so it counts as locked.
+    let mode = files.first().map_or(Some(Mode::Exclusive), |file| mode_of(file))?;
     let identity = match files.first() {
         Some(file) => Identity::of_open(&**file)?,
         // Nothing can be told without its file system: none that is like any other's.
@@ -101,20 +103,18 @@ pub fn recognise(descriptions: &[Description], number: u64) -> Option<Want> {
         identity,
         lockspace: LockspaceKind::Direct,
         lock_files,
-        mode: files.first().map_or(Mode::Exclusive, |file| mode_of(file)),
+        mode,
         write_shown: false,
     })
 }
 
 /// How a description is locked, as its own `fdinfo` tells (`proc_pid_fdinfo(5)`); the stronger mode
-/// where it tells nothing.
-fn mode_of(file: &File) -> Mode {
+/// where it can't be read. `None`: it is not locked.
+fn mode_of(file: &File) -> Option<Mode> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()));
-    let shared = |line: &str| line.starts_with("lock:") && line.contains(" READ ");
-    match info {
-        Ok(info) if info.lines().any(shared) => Mode::Shared,
-        _ => Mode::Exclusive,
-    }
+    let Ok(info) = info else { return Some(Mode::Exclusive) };
+    let lock = info.lines().find(|line| line.starts_with("lock:"))?;
+    Some(if lock.contains(" READ ") { Mode::Shared } else { Mode::Exclusive })
 }
 
 /// How the description was opened; asks nobody but the kernel. Of one that is kept elsewhere it is

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::keeping::{Anchored, Away, keyed, lock_line, owner_line};
+use super::keeping::{Anchored, Away, anchor_line, keyed, lock_line, owner_line};
 use super::state::State;
 use super::{Error, Settings, now};
 use crate::keep::line::{Line, Step};
@@ -121,12 +121,12 @@ impl Finding {
                 owner.anchors.insert(self.state.next_anchor(), Anchor::Manual);
             }
             let known = of_owner.len();
-            let mut anchored = self.attach(&of_owner, &mut pipes);
+            let mut anchored = self.attach(&of_owner, &mut pipes)?;
             anchored.extend(self.attach_unrecorded(owner.id, record.number()));
             if alive && self.damaged && known == 0 && anchored.is_empty() {
                 owner.anchors.insert(self.state.next_anchor(), Anchor::Manual);
             }
-            self.enter_owner(&record, owner, alive, anchored)?;
+            self.enter_owner(&record, owner, alive, anchored, &of_owner)?;
         }
         // Those with descriptors first: where records contradict each other, these are right.
         locks.sort_by_key(|(lock, ..)| !self.bytes.contains(&lock.number()));
@@ -160,7 +160,7 @@ impl Finding {
         &mut self,
         records: &[AnchorRecord],
         pipes: &mut HashMap<u64, OwnedFd>,
-    ) -> Vec<(AnchorId, Anchored)> {
+    ) -> Result<Vec<(AnchorId, Anchored)>, Error> {
         let mut anchored = Vec::new();
         for record in records {
             let (Some(owner), Some(anchor)) = (record.owner(), record.anchor()) else { continue };
@@ -182,10 +182,14 @@ impl Finding {
             };
             match found {
                 Ok(found) => anchored.push((record.number(), found)),
-                Err(error) => tracing::info!(%error, owner = %owner, "an anchor is gone"),
+                Err(error) if error.says_gone() => {
+                    tracing::info!(%error, owner = %owner, "an anchor is gone");
+                }
+                // That it can't be looked at is no sign of its end.
+                Err(error) => return Err(error.into()),
             }
         }
-        anchored
+        Ok(anchored)
     }
 
     /// Anchors of an owner that are parked, and whose records are damaged.
@@ -222,6 +226,7 @@ impl Finding {
         mut owner: Owner,
         alive: bool,
         anchored: Vec<(AnchorId, Anchored)>,
+        records: &[AnchorRecord],
     ) -> Result<(), Error> {
         let id = owner.id;
         owner.anchors.extend(anchored.iter().map(|(number, found)| (*number, found.anchor())));
@@ -229,9 +234,16 @@ impl Finding {
         let step = if ends { Step::Releasing } else { Step::Held };
         self.lines.push(owner_line(record.number(), &owner, step));
         for (number, found) in anchored {
-            // One that has ended meanwhile will say so by itself.
-            if let Ok(line) = found.line(id, number) {
-                self.lines.push(line);
+            // As it was written; a process that has just ended can't be described any more.
+            let known = records.iter().find(|record| record.number() == number);
+            let line = match known {
+                Some(record) => Ok(anchor_line(record.clone())),
+                None => found.line(id, number),
+            };
+            match line {
+                Ok(line) => self.lines.push(line),
+                // It will say by itself that it has ended.
+                Err(error) => tracing::info!(%error, owner = %id, "an anchor can't be noted"),
             }
             self.wanted.push((Key { owner: id, part: Part::Anchor(number) }, found.parked()));
             self.anchored.push((id, number, found));
@@ -322,6 +334,7 @@ impl Finding {
         let id = OwnerId { uid: 0, uuid: RECOVERED };
         for (number, owner) in numbers {
             let found = self.descriptions(owner, number);
+            // Where nothing is locked, its record is missing because it was given up.
             let Some(want) = recognise(&found, number) else { continue };
             let Some(held) = Held::restored(found, &want, &mut self.directories) else { continue };
             if self.state.table.owner(id).is_none() {
@@ -334,10 +347,13 @@ impl Finding {
                 "nothing is known of a lock on {}; it stays until an administrator releases it",
                 crate::lock::printable::shown(&lock.want.resource)
             );
-            let held = Arc::new(held);
+            let (held, line) = (Arc::new(held), lock_line(&lock, Step::Held));
+            if let Err(error) = self.state.table.restore(lock) {
+                tracing::error!(%error, lock = number, "another lock has a record for it");
+                continue;
+            }
             self.keep_parked(owner, number, &held)?;
-            self.lines.push(lock_line(&lock, Step::Held));
-            self.state.table.restore(lock)?;
+            self.lines.push(line);
             self.state.held.insert(number, held);
         }
         Ok(())

@@ -91,10 +91,13 @@ impl Anchored {
     }
 
     pub(super) fn line(&self, owner: OwnerId, number: AnchorId) -> Result<(Name, Line), Error> {
-        let record = AnchorRecord::new(owner, number, self.anchor(), self.sign()?);
-        let record = Record::Anchor(record);
-        Ok((Name::Anchor(number), Line { step: Step::Held, mode: None, record }))
+        Ok(anchor_line(AnchorRecord::new(owner, number, self.anchor(), self.sign()?)))
     }
+}
+
+pub(super) fn anchor_line(record: AnchorRecord) -> (Name, Line) {
+    let name = Name::Anchor(record.number());
+    (name, Line { step: Step::Held, mode: None, record: Record::Anchor(record) })
 }
 
 pub(super) fn owner_line(number: AnchorId, owner: &Owner, step: Step) -> (Name, Line) {

@@ -9,6 +9,7 @@ use tokio::task::AbortHandle;
 use super::acquire::Opened;
 use super::keeping::{Anchored, Names};
 use super::limits::Usage;
+use super::state::State;
 use super::{Ask, Error, Service, now};
 use crate::life::{Lease, Process};
 use crate::lock::owner::AnchorId;
@@ -90,8 +91,15 @@ impl Service {
             }
             Err(error) => {
                 // It was never shown, so nobody is told of its end; and it may have ended by itself.
-                let ended = self.state().end(id);
-                drop(ended);
+                // If it is still this one, and not another that was opened since.
+                {
+                    let mut state = self.state();
+                    let record = state.kept.get(&id).map(|kept| kept.record);
+                    if record == Some(names.record) {
+                        // It holds nothing: what it was to hold was given back.
+                        drop(state.end(id));
+                    }
+                }
                 let forget = Forget { service: self.clone(), closed: vec![names] };
                 self.storage().run(forget).await?;
                 self.owner_went();
@@ -167,6 +175,11 @@ impl Service {
         let number = self.watch(id, kind, Some(anchored.clone()))?;
         let bind = Bind { service: self.clone(), id, number, anchored };
         if let Err(error) = self.storage().run(bind).await? {
+            let watch =
+                self.state().kept.get_mut(&id).and_then(|kept| kept.watches.remove(&number));
+            if let Some(watch) = watch {
+                watch.abort();
+            }
             self.clone().anchor_gone(id, number).await;
             return Err(error);
         }
@@ -227,13 +240,20 @@ impl Service {
         if let Err(error) = self.storage().run(forget).await {
             tracing::error!(%error, owner = %id.uuid, uid = id.uid, "an anchor that ended stays noted");
         }
-        if !last {
-            let shown = self.state().publish(vec![Event::AnchorsChanged(id)]);
-            shown.wait().await;
-        } else if let Err(error) = self.end(id, Reason::OwnerGone, |_| Ok(())).await {
-            // Somebody closed it in between, and saw to its locks.
-            tracing::debug!(owner = %id.uuid, uid = id.uid, %error, "an owner had ended already");
+        if last {
+            // It may have been given another while this one was being forgotten.
+            let check = |state: &State| {
+                let alone = state.table.living(id)?.anchors.is_empty();
+                alone.then_some(()).ok_or(lock::Error::OwnerExists(id).into())
+            };
+            if let Err(error) = self.end(id, Reason::OwnerGone, check).await {
+                // Or closed, by somebody who saw to its locks.
+                tracing::debug!(owner = %id.uuid, uid = id.uid, %error, "an owner is not ended");
+            }
+            return;
         }
+        let shown = self.state().publish(vec![Event::AnchorsChanged(id)]);
+        shown.wait().await;
     }
 
     /// Waits for an owner's turn.
@@ -265,7 +285,10 @@ impl Work for Bind {
 
     fn perform(self) -> Result<(), Error> {
         let Self { service, id, number, anchored } = self;
-        service.keep().bind(id, number, &anchored)?;
+        if let Err(error) = service.keep().bind(id, number, &anchored) {
+            ForgetAnchor { service, id, number }.perform();
+            return Err(error);
+        }
         // Had it ended, or its owner, while it was being noted, nobody would forget it any more.
         let there = {
             let state = service.state();

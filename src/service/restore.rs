@@ -225,7 +225,8 @@ impl Work for Discard {
         }
         drop(twice);
         let far = &service.keep().far;
-        for number in far.unpark(&away) {
+        far.unpark(&away);
+        for number in far.unclean() {
             if let Err(error) = far.clean(number) {
                 tracing::error!(%error, "copies of released descriptors stay open");
             }

@@ -9,6 +9,7 @@
 //! machine may still be writing. Until then it stays in the way of all other owners.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::probe::Probe;
 use super::{Error, Service};
 use crate::lock::held::{Give, Held};
 use crate::lock::identity::Identity;
+use crate::lock::lockspace::LockspaceKind;
 use crate::lock::printable::shown;
 use crate::lock::restored::{Doubt, Lost, Reassert, Retake};
 use crate::lock::work::Work;
@@ -28,10 +30,9 @@ const AGAIN: Duration = Duration::from_secs(10);
 impl Service {
     /// Looks at every lock that nobody has looked at since it was restored. Returns at once.
     pub(super) fn verify_all(&self) {
-        let mut devices: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+        let mut devices: BTreeMap<Asked, Vec<u64>> = BTreeMap::new();
         for lock in self.locks().into_iter().filter(|lock| lock.proof != Proof::Verified) {
-            let (Identity::Inode { dev, .. } | Identity::Block { dev, .. }) = lock.want.identity;
-            devices.entry(dev).or_default().push(lock.id);
+            devices.entry(asked(&lock)).or_default().push(lock.id);
         }
         for mut numbers in devices.into_values() {
             let service = self.clone();
@@ -63,7 +64,8 @@ impl Service {
             lock.and_then(|lock| lock.want.lock_files.first().cloned())
         };
         if let Some(file) = away
-            && !probe.answers(&file).await
+            // What has no name can't be asked about: it stays as it is.
+            && !(file.is_absolute() && probe.answers(&file).await)
         {
             tracing::warn!(lock = number, "the file system of a lock does not answer");
             return false;
@@ -139,6 +141,20 @@ impl Service {
         }
         if self.keep().unpark(lock.owner, lock.id, held) {
             self.clean_soon();
+        }
+    }
+}
+
+/// Whose answer a lock depends on: the device of its disk, or the directory of its lock file.
+type Asked = (u64, Option<PathBuf>);
+
+fn asked(lock: &Lock) -> Asked {
+    let (Identity::Inode { dev, .. } | Identity::Block { dev, .. }) = lock.want.identity;
+    match lock.want.lockspace {
+        LockspaceKind::Direct => (dev, None),
+        LockspaceKind::File => {
+            let file = lock.want.lock_files.first();
+            (0, file.and_then(|file| file.parent()).map(Path::to_owned))
         }
     }
 }

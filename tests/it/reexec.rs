@@ -91,9 +91,14 @@ impl Scene {
             self.daemon.signal(Signal::SIGUSR1);
         }
         self.watch.owned_by_other_than(&first).await;
+        // A signal of before may have had it replaced first, by what was installed then.
+        let installed = fs::metadata(self.installed()).unwrap().ino();
+        let runs = || fs::metadata(format!("/proc/{}/exe", self.daemon.pid())).unwrap().ino();
+        while runs() != installed {
+            let now = self.watch.owned().await;
+            self.watch.owned_by_other_than(&now).await;
+        }
         self.watch.owned_by(self.daemon.pid()).await;
-        let runs = fs::metadata(format!("/proc/{}/exe", self.daemon.pid())).unwrap();
-        assert_eq!(runs.ino(), fs::metadata(self.installed()).unwrap().ino());
     }
 
     /// Owners and locks are as they were, and so is what is open.
