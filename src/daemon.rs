@@ -197,6 +197,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
             () = tick(&mut signals.watchdog) => notify::alive(),
             () = served.closed() => {
                 tracing::error!("the {} bus went away; all locks stay", bus.as_str());
+                drop(served);
                 let Some(again) = front.open_again(&mut signals).await else { break };
                 served = again;
                 tracing::info!("back on the {} bus", bus.as_str());

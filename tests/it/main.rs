@@ -12,6 +12,7 @@
 mod acquire;
 mod authorize;
 mod bad_input;
+mod broker;
 mod cli;
 mod contract;
 mod examples;
