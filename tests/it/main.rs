@@ -21,6 +21,7 @@ mod hosts;
 mod house;
 mod layering;
 mod listed;
+mod lost;
 mod machine;
 mod methods;
 mod owners;
