@@ -26,6 +26,7 @@ mod machine;
 mod methods;
 mod owners;
 mod reexec;
+mod reload;
 mod soak;
 mod state;
 mod survive;
