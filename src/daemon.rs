@@ -171,6 +171,12 @@ async fn serve(options: &Options) -> Result<(), Error> {
     let Some(mut served) = served else { return Ok(()) };
     step("restore-served");
     tracing::info!("vmlockd {} serves the {} bus", env!("CARGO_PKG_VERSION"), bus.as_str());
+    if !service.is_kept() {
+        tracing::warn!(
+            "nobody keeps the descriptors of locks: they do not outlive a crash of vmlockd \
+             (under systemd, FileDescriptorStoreMax= of its unit)"
+        );
+    }
     notify::ready();
     restored.settle();
     loop {
@@ -197,6 +203,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
             () = tick(&mut signals.watchdog) => notify::alive(),
             () = served.closed() => {
                 tracing::error!("the {} bus went away; all locks stay", bus.as_str());
+                drop(served);
                 let Some(again) = front.open_again(&mut signals).await else { break };
                 served = again;
                 tracing::info!("back on the {} bus", bus.as_str());

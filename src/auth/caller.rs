@@ -8,11 +8,11 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
-use zbus::fdo::DBusProxy;
+use zbus::fdo::{ConnectionCredentials, DBusProxy};
 use zbus::message::Type;
 use zbus::names::{BusName, OwnedUniqueName, UniqueName};
 use zbus::{Connection, MatchRule, MessageStream};
@@ -49,7 +49,8 @@ impl Caller {
 /// All who have called and are still there.
 #[derive(Debug, Clone)]
 pub struct Callers {
-    bus: DBusProxy<'static>,
+    /// Weakly: the connection has the objects, and each of those has the gate and so this.
+    line: Weak<Connection>,
     known: Arc<Mutex<HashMap<OwnedUniqueName, Known>>>,
 }
 
@@ -66,11 +67,7 @@ impl Callers {
     /// # Errors
     ///
     /// Where the bus does not answer.
-    pub async fn new(connection: &Connection) -> zbus::Result<Self> {
-        let bus = DBusProxy::builder(connection)
-            .cache_properties(zbus::proxy::CacheProperties::No)
-            .build()
-            .await?;
+    pub async fn new(connection: &Arc<Connection>) -> zbus::Result<Self> {
         let rule = MatchRule::builder()
             .msg_type(Type::Signal)
             .sender("org.freedesktop.DBus")
@@ -79,7 +76,7 @@ impl Callers {
             .arg(2, "")
             .build()?;
         let leaving = MessageStream::for_match_rule(rule, connection, None).await?;
-        let callers = Self { bus, known: Arc::default() };
+        let callers = Self { line: Arc::downgrade(connection), known: Arc::default() };
         tokio::spawn(forget_those_who_leave(leaving, Arc::clone(&callers.known)));
         Ok(callers)
     }
@@ -94,10 +91,9 @@ impl Callers {
         if let Some(caller) = self.enter(&name) {
             return Ok(caller);
         }
-        let asked = BusName::Unique(name.as_ref().clone());
-        let answer = self.bus.get_connection_credentials(asked).await;
+        let answer = self.credentials(&name).await;
         let mut known = self.known();
-        let found = answer.ok().and_then(|found| {
+        let found = answer.and_then(|found| {
             let uid = found.unix_user_id()?;
             let entry = known.get_mut(&name)?;
             (entry.uid, entry.pid) = (Some(uid), found.process_id());
@@ -111,9 +107,20 @@ impl Callers {
 
     /// A descriptor of the caller's process, where the bus gives one (dbus-broker 35 and later).
     pub async fn process_of(&self, caller: &Caller) -> Option<OwnedFd> {
-        let asked = BusName::Unique(caller.name.as_ref().clone());
-        let found = self.bus.get_connection_credentials(asked).await.ok()?;
+        let found = self.credentials(&caller.name).await?;
         found.into_process_fd().map(OwnedFd::from)
+    }
+
+    /// Asks the bus, which may be gone.
+    async fn credentials(&self, name: &OwnedUniqueName) -> Option<ConnectionCredentials> {
+        let connection = self.line.upgrade()?;
+        let bus = DBusProxy::builder(&connection)
+            .cache_properties(zbus::proxy::CacheProperties::No)
+            .build()
+            .await
+            .ok()?;
+        let asked = BusName::Unique(name.as_ref().clone());
+        bus.get_connection_credentials(asked).await.ok()
     }
 
     /// Enters a name; the caller if he is known already.

@@ -48,8 +48,8 @@ impl Gate {
     /// # Errors
     ///
     /// Where the bus does not answer.
-    pub async fn system(connection: &Connection, service: Service) -> zbus::Result<Self> {
-        let rule = Rule::System(Polkit::new(connection).await?);
+    pub async fn system(connection: &Arc<Connection>, service: Service) -> zbus::Result<Self> {
+        let rule = Rule::System(Polkit::new(connection));
         Self::new(rule, connection, service).await
     }
 
@@ -58,12 +58,12 @@ impl Gate {
     /// # Errors
     ///
     /// Where the bus does not answer.
-    pub async fn own(connection: &Connection, service: Service) -> zbus::Result<Self> {
+    pub async fn own(connection: &Arc<Connection>, service: Service) -> zbus::Result<Self> {
         let rule = Rule::Own(nix::unistd::geteuid().as_raw());
         Self::new(rule, connection, service).await
     }
 
-    async fn new(rule: Rule, connection: &Connection, service: Service) -> zbus::Result<Self> {
+    async fn new(rule: Rule, connection: &Arc<Connection>, service: Service) -> zbus::Result<Self> {
         let callers = Callers::new(connection).await?;
         Ok(Self { rule, callers, service, busy: Arc::default() })
     }

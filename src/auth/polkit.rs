@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use zbus::Connection;
@@ -24,7 +25,8 @@ const DIALOG: Duration = Duration::from_secs(300);
 /// The connection to polkit.
 #[derive(Debug)]
 pub struct Polkit {
-    authority: AuthorityProxy<'static>,
+    /// Weakly: the connection has the objects, and each of those has the gate and so this.
+    line: Weak<Connection>,
     questions: AtomicU64,
 }
 
@@ -33,16 +35,9 @@ pub type Details<'d> = HashMap<&'static str, &'d str>;
 
 impl Polkit {
     /// Prepares to ask the polkit of this bus, which need not be there yet.
-    ///
-    /// # Errors
-    ///
-    /// Only where the connection is at its end.
-    pub async fn new(connection: &Connection) -> zbus::Result<Self> {
-        let authority = AuthorityProxy::builder(connection)
-            .cache_properties(zbus::proxy::CacheProperties::No)
-            .build()
-            .await?;
-        Ok(Self { authority, questions: AtomicU64::new(1) })
+    #[must_use]
+    pub fn new(connection: &Arc<Connection>) -> Self {
+        Self { line: Arc::downgrade(connection), questions: AtomicU64::new(1) }
     }
 
     /// Asks whether the sender of a message may do this.
@@ -61,22 +56,27 @@ impl Polkit {
         let denied = |why: String| Error::Denied { action, why };
         let subject =
             Subject::new_for_message_header(header).map_err(|error| denied(error.to_string()))?;
+        let line = self.line.upgrade().ok_or_else(|| denied("the bus went away".into()))?;
+        let authority = AuthorityProxy::builder(&line)
+            .cache_properties(zbus::proxy::CacheProperties::No)
+            .build()
+            .await
+            .map_err(|error| denied(error.to_string()))?;
         let question = self.questions.fetch_add(1, Ordering::Relaxed).to_string();
         let (flags, patience) = if interactive {
             (CheckAuthorizationFlags::ALLOW_USER_INTERACTION, DIALOG)
         } else {
             (CheckAuthorizationFlags::empty(), PATIENCE)
         };
-        let asked =
-            self.authority.check_authorization(&subject, action.id(), details, flags, &question);
+        let asked = authority.check_authorization(&subject, action.id(), details, flags, &question);
         let answer = tokio::select! {
             answer = asked => answer.map_err(|error| denied(format!("asking polkit failed: {error}")))?,
             () = caller.gone() => {
-                self.cancel(&question).await;
+                cancel(&authority, &question).await;
                 return Err(Error::CallerGone);
             }
             () = tokio::time::sleep(patience) => {
-                self.cancel(&question).await;
+                cancel(&authority, &question).await;
                 return Err(denied(format!("polkit did not answer within {} s", patience.as_secs())));
             }
         };
@@ -90,14 +90,14 @@ impl Polkit {
             Err(denied("polkit refused".into()))
         }
     }
+}
 
-    /// Takes a dialog off the screen that nobody needs any more.
-    async fn cancel(&self, question: &str) {
-        let cancelled = self.authority.cancel_check_authorization(question);
-        match tokio::time::timeout(PATIENCE, cancelled).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "cancelling a question to polkit failed"),
-            Err(_) => tracing::warn!("polkit does not answer"),
-        }
+/// Takes a dialog off the screen that nobody needs any more.
+async fn cancel(authority: &AuthorityProxy<'_>, question: &str) {
+    let cancelled = authority.cancel_check_authorization(question);
+    match tokio::time::timeout(PATIENCE, cancelled).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "cancelling a question to polkit failed"),
+        Err(_) => tracing::warn!("polkit does not answer"),
     }
 }

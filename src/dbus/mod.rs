@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use zbus::Connection;
 use zbus::fdo::RequestNameFlags;
 
@@ -85,11 +86,12 @@ pub async fn serve(
     let bus_name = bus.as_str();
     let connection =
         builder.build().await.map_err(|cause| ServeError::NoBus { bus: bus_name, cause })?;
+    let connection = Arc::new(connection);
     match open(&connection, bus, service, log, wishes).await {
-        Ok(front) => Ok(Served { connection, front }),
+        Ok((front, publishing)) => Ok(Served { connection, front, publishing }),
         Err(cause) => {
             // Otherwise the tasks that were started would keep it.
-            let closed = connection.close().await;
+            let closed = Connection::clone(&connection).close().await;
             if let Err(error) = closed {
                 tracing::debug!(%error, "closing a connection that was not needed");
             }
@@ -102,12 +104,12 @@ pub async fn serve(
 }
 
 async fn open(
-    connection: &Connection,
+    connection: &Arc<Connection>,
     bus: Bus,
     service: &Service,
     log: &Log,
     wishes: mpsc::Sender<Wish>,
-) -> zbus::Result<Arc<Front>> {
+) -> zbus::Result<(Arc<Front>, JoinSet<()>)> {
     let gate = match bus {
         Bus::System => Gate::system(connection, service.clone()).await?,
         Bus::Session => Gate::own(connection, service.clone()).await?,
@@ -121,7 +123,7 @@ async fn open(
     for path in folder::FIXED {
         folder::Folder::ensure(connection, &front, path).await?;
     }
-    let publisher = publish::Publisher::new(connection.clone(), Arc::clone(&front));
+    let publisher = publish::Publisher::new(Connection::clone(connection), Arc::clone(&front));
     let mut subscription = service.subscribe();
     let owners = std::mem::take(&mut subscription.owners);
     publisher.show_all(owners, std::mem::take(&mut subscription.locks)).await?;
@@ -129,15 +131,19 @@ async fn open(
     // vmlockd must fail rather than take over the name of one that holds locks.
     let flags = RequestNameFlags::DO_NOT_QUEUE;
     connection.request_name_with_flags(NAME, flags).await?;
-    tokio::spawn(publisher.follow(subscription));
-    Ok(front)
+    let mut publishing = JoinSet::new();
+    publishing.spawn(publisher.follow(subscription));
+    Ok((front, publishing))
 }
 
-/// The front, open.
+/// The front, open. Nothing of it is left when it is dropped: this alone keeps the connection, which
+/// keeps the objects.
 #[derive(Debug)]
 pub struct Served {
-    connection: Connection,
+    connection: Arc<Connection>,
     front: Arc<Front>,
+    /// What shows the table, as long as this is kept.
+    publishing: JoinSet<()>,
 }
 
 impl Served {
@@ -149,7 +155,7 @@ impl Served {
     /// Closes the front, politely: calls that came are answered, those that come now are kept by
     /// the bus until the name is taken again. Who is asked something by a dialog is not waited for.
     pub async fn withdraw(self) {
-        let Self { connection, front } = self;
+        let Self { connection, front, publishing } = self;
         if let Err(error) = connection.release_name(NAME).await {
             tracing::debug!(%error, "giving the name back");
         }
@@ -169,8 +175,9 @@ impl Served {
         if let Err(error) = last.await {
             tracing::debug!(%error, "the bus does not answer");
         }
-        if let Err(error) = connection.close().await {
+        if let Err(error) = Connection::clone(&connection).close().await {
             tracing::debug!(%error, "closing the connection");
         }
+        drop(publishing);
     }
 }

@@ -1,6 +1,7 @@
 //! The program replaces itself by the one that is installed, and nobody but the log notices; or it
 //! goes on as it is.
 
+mod between;
 mod busy;
 mod large;
 mod signals;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 use zbus::Connection;
+use zbus::names::OwnedUniqueName;
 
 use crate::house::{
     Attempts, Daemon, House, Intruder, Launch, NameWatch, Process, program, within,
@@ -76,17 +78,27 @@ impl Scene {
         fs::rename(new, self.installed()).unwrap();
     }
 
-    /// `Reexecute()`.
-    async fn ask(&self) -> Answer<()> {
-        call(&self.bus, "/org/vmlockd1", (MANAGER, "Reexecute"), &(none(),).into()).await.map(drop)
+    /// `Reexecute()`. Who has answered is the one that is replaced.
+    async fn ask(&self) -> Answer<OwnedUniqueName> {
+        let method = (MANAGER, "Reexecute");
+        let answer = call(&self.bus, "/org/vmlockd1", method, &(none(),).into()).await?;
+        Ok(answer.header().sender().expect("the bus names it").to_owned().into())
     }
 
     /// Has it replace itself; the new program serves when this returns.
     async fn replace(&mut self, asked: bool) {
         self.upgrade();
-        let first = self.watch.owned().await;
+        let mut first = self.watch.owned().await;
         if asked {
-            self.ask().await.unwrap();
+            first = loop {
+                match self.ask().await {
+                    Ok(name) => break name,
+                    // It may be replacing itself already, by an earlier wish.
+                    Err(refused) => assert_eq!(refused.name, "DBus.Error.ServiceUnknown"),
+                }
+            };
+            // What has been heard of the name so far may be older than the answer.
+            self.watch = self.house.bus().watch().await;
         } else {
             self.daemon.signal(Signal::SIGUSR1);
         }

@@ -8,7 +8,6 @@ use nix::sys::signal::Signal;
 
 use super::Scene;
 use crate::house::{Mounted, program};
-use crate::listed::Listed;
 
 /// Puts something in the program's place, and tries both ways.
 async fn the_old_one_goes_on(install: impl FnOnce(&Path), words: &str) {
@@ -128,7 +127,7 @@ async fn there_is_no_room() {
     scene.daemon.signal(Signal::SIGUSR1);
     scene.says("vmlockd goes on as it is").await;
     scene.watch.owned_by_other_than(&name).await;
-    assert_eq!(Listed::by(&scene.bus).await, scene.before);
+    scene.compare().await;
     drop(mounted);
     scene.replace(true).await;
     scene.compare().await;

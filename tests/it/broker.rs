@@ -1,0 +1,102 @@
+//! The bus goes away and comes back: locks stay, and nothing of the old connection does.
+
+use crate::host::{Host, Tree};
+use crate::house::{Broker, DEADLINE, House, Intruder, within};
+use crate::listed::Listed;
+use crate::machine::{Machine, exclusive, lock, manager, owner};
+use crate::untouched::{assert_free, assert_refused};
+
+/// How often the bus goes away.
+const ROUNDS: usize = 10;
+
+async fn ten_times(broker: Broker) {
+    let house = House::builder().broker(broker).start().await;
+    let daemon = house.daemon();
+    let bus = house.connection().await;
+    let (disk, passing) = (house.raw_of(0, "disk"), house.raw_of(0, "passing"));
+    let web1 = Machine::open(&bus, "web1").await;
+    let locks = web1.acquire(&[exclusive(&disk)]).await.unwrap();
+    let before = Listed::by(&bus).await;
+    let intruder = Intruder::at(std::slice::from_ref(&disk), &house.dir().join("intruder.log"));
+    let mut descriptors = None;
+    for round in 0..ROUNDS {
+        let bus = house.connection().await;
+        let web2 = Machine::open(&bus, "web2").await;
+        web2.acquire(&[exclusive(&passing)]).await.unwrap();
+        house.bus().stop();
+        // Its lease ends while nobody can be told.
+        drop(web2);
+        house.bus().start().await;
+        house.bus().watch().await.owned_by(daemon.pid()).await;
+        let bus = house.connection().await;
+        let gone = async { while Listed::by(&bus).await != before {} };
+        within("an owner whose lease has ended", gone).await;
+        assert_free(&passing);
+        let [lock_path] = &*locks else { panic!("one lock: {locks:?}") };
+        let resource = lock(&bus, lock_path).await.resource().await.unwrap();
+        assert_eq!(resource, disk.to_str().unwrap());
+        assert_eq!(owner(&bus, web1.path()).await.locks().await.unwrap(), locks);
+
+        let most = *descriptors.get_or_insert_with(|| daemon.open_fds());
+        let settled = async {
+            while daemon.open_fds() > most {
+                manager(&bus).await.n_locks().await.unwrap();
+            }
+        };
+        let settled = tokio::time::timeout(DEADLINE, settled).await;
+        assert!(settled.is_ok(), "round {round}: more than {most}: {:#?}", daemon.fd_targets());
+    }
+    let attempts = intruder.stop();
+    assert!(attempts.news.is_empty(), "{attempts:#?}");
+    drop(web1);
+    let bus = house.connection().await;
+    let gone = async { while !Listed::by(&bus).await.owners.is_empty() {} };
+    within("the machine's end", gone).await;
+    assert_free(&disk);
+}
+
+#[tokio::test]
+async fn dbus_daemon_ten_times() {
+    ten_times(Broker::DbusDaemon).await;
+}
+
+#[tokio::test]
+async fn dbus_broker_ten_times() {
+    ten_times(Broker::DbusBroker).await;
+}
+
+/// The host's bus ends, by an administrator or by itself; the service is not ended with it.
+async fn of_a_host(happen: &[&str]) {
+    let Some(host) = Host::boot(Tree::Own).await else { return };
+    let main = host.enable().await;
+    let (bus, disk) = (host.bus().await, host.image("disk"));
+    let web1 = Machine::open(&bus, "web1").await;
+    web1.acquire(&[exclusive(&disk)]).await.unwrap();
+    let before = Listed::by(&bus).await;
+    let intruder = Intruder::at(&[host.at(&disk)], &host.log());
+    host.systemctl(happen).await;
+    within("the bus ends", bus.closed()).await;
+
+    // Where it was killed, this connection starts it.
+    host.watch().await.owned_by(main.inside).await;
+    let bus = host.bus().await;
+    assert_eq!(Listed::by(&bus).await, before);
+    assert_eq!(host.main().await, main);
+    intruder.stop().were_refused();
+    let other = Machine::open(&bus, "other").await;
+    let refused = other.acquire(&[exclusive(&disk)]).await.unwrap_err();
+    assert_refused(&refused, "LockHeld", "web1");
+    drop(web1);
+    let free = async { while other.acquire(&[exclusive(&disk)]).await.is_err() {} };
+    within("the machine's end", free).await;
+}
+
+#[tokio::test]
+async fn of_a_host_restarted() {
+    of_a_host(&["restart", "dbus.service"]).await;
+}
+
+#[tokio::test]
+async fn of_a_host_killed() {
+    of_a_host(&["kill", "--signal=KILL", "dbus.service"]).await;
+}

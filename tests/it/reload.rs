@@ -1,0 +1,128 @@
+//! Other settings while locks are held.
+
+use std::fs;
+
+use nix::sys::signal::Signal;
+
+use crate::host::{Host, Tree};
+use crate::house::{House, Intruder, Kind, Rival, within};
+use crate::listed::Listed;
+use crate::machine::{Machine, exclusive, lock, manager};
+use crate::methods::none;
+
+const HASHED: &str = "file_lockspace_dir = \"@DIR@/locks\"\n";
+const WRONG: &str = "file_lockspace_dri = \"/x\"\n";
+/// What is said of a file that is wrong.
+const STAYS: &str = "configuration not loaded, the old one stays";
+
+/// How the service is told.
+#[derive(Clone, Copy)]
+enum Way {
+    Signal,
+    Method,
+}
+
+impl Way {
+    /// Has it load the file; it has done so when this returns.
+    async fn load(self, house: &House, right: bool) {
+        let bus = house.connection().await;
+        match self {
+            Self::Signal => {
+                let words = if right { "configuration loaded" } else { STAYS };
+                let count = || house.daemon().stderr().matches(words).count();
+                let before = count();
+                house.daemon().signal(Signal::SIGHUP);
+                let said = async {
+                    while count() == before {
+                        Listed::by(&bus).await;
+                    }
+                };
+                within(words, said).await;
+            }
+            Self::Method => {
+                let answer = manager(&bus).await.reload(none()).await;
+                assert_eq!(answer.is_ok(), right, "{answer:?}");
+            }
+        }
+    }
+}
+
+async fn held_locks_stay(way: Way) {
+    let house = House::builder().folder("locks").start().await;
+    let bus = house.connection().await;
+    let web1 = Machine::open(&bus, "web1").await;
+    let lock_file = async |name: &str| {
+        let disk = house.raw_of(0, name);
+        let locks = web1.acquire(&[exclusive(&disk)]).await.unwrap();
+        lock(&bus, &locks[0]).await.lock_file().await.unwrap()
+    };
+    let direct = lock_file("direct").await;
+    house.configure(HASHED);
+    way.load(&house, true).await;
+    let hashed = lock_file("hashed").await;
+    house.configure(WRONG);
+    way.load(&house, false).await;
+    let still = lock_file("still").await;
+    let locks = house.dir().join("locks");
+    for (file, elsewhere) in [(&direct, false), (&hashed, true), (&still, true)] {
+        assert_eq!(file.starts_with(locks.to_str().unwrap()), elsewhere, "{file}");
+    }
+
+    let before = Listed::by(&bus).await;
+    house.daemon().kill9().await;
+    // The next one would use it.
+    house.configure(HASHED);
+    house.daemon().start_again().await;
+    assert_eq!(Listed::by(&bus).await, before);
+    let verified = async || {
+        let rows = manager(&bus).await.list_locks(none()).await.unwrap();
+        rows.iter().all(|row| bool::try_from(&row["verified"]).unwrap())
+    };
+    within("all locks verified", async { while !verified().await {} }).await;
+    for file in [direct, hashed, still] {
+        Rival::try_once(file, Kind::Ofd, true).unwrap_err();
+    }
+}
+
+#[tokio::test]
+async fn held_locks_stay_at_sighup() {
+    held_locks_stay(Way::Signal).await;
+}
+
+#[tokio::test]
+async fn held_locks_stay_when_asked_to() {
+    held_locks_stay(Way::Method).await;
+}
+
+/// Told by systemd, and killed afterwards: whatever the settings are, nobody else gets a disk.
+#[tokio::test]
+async fn held_locks_stay_in_a_host() {
+    let Some(host) = Host::boot(Tree::Own).await else { return };
+    fs::create_dir(host.at("/srv/locks")).unwrap();
+    let main = host.enable().await;
+    let (mut watch, bus) = (host.watch().await, host.bus().await);
+    let web1 = Machine::open(&bus, "web1").await;
+    let lock_file = async |name: &str| {
+        let disk = host.image(name);
+        let locks = web1.acquire(&[exclusive(&disk)]).await.unwrap();
+        lock(&bus, &locks[0]).await.lock_file().await.unwrap()
+    };
+    let direct = lock_file("direct").await;
+    let intruder = Intruder::at(&[host.at(&direct)], &host.log());
+    let right = "file_lockspace_dir = \"/srv/locks\"\n";
+    host.configure(right);
+    host.systemctl(&["reload", "vmlockd"]).await;
+    assert!(lock_file("hashed").await.starts_with("/srv/locks/"));
+    host.configure(WRONG);
+    host.systemctl(&["reload", "vmlockd"]).await;
+    assert!(host.journal().await.contains(STAYS));
+    assert!(lock_file("still").await.starts_with("/srv/locks/"));
+    assert_eq!(host.main().await, main);
+
+    let before = Listed::by(&bus).await;
+    host.configure(right);
+    main.signal(Signal::SIGKILL);
+    host.successor(&mut watch, main).await;
+    assert_eq!(Listed::by(&bus).await, before);
+    intruder.stop().were_refused();
+}
