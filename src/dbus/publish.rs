@@ -40,18 +40,25 @@ impl Publisher {
     }
 
     /// Shows what is there already: before the name is taken, so that nobody who finds the name
-    /// finds the house empty.
+    /// finds the house empty. Without a word: nobody listens to who has no name yet, and whoever
+    /// sees the name come asks for all.
     ///
     /// # Errors
     ///
     /// Where the connection is at its end.
     pub(super) async fn show_all(&self, owners: Vec<Owner>, locks: Vec<Lock>) -> zbus::Result<()> {
         self.show_lockspaces().await?;
+        let objects = self.connection.object_server();
+        for folder in [paths::OWNERS, paths::LOCKS] {
+            Folder::ensure(&self.connection, &self.front, folder).await?;
+        }
         for owner in owners {
-            self.show_owner(owner).await?;
+            let path = paths::owner(owner.id);
+            objects.at(path, OwnerObject::new(Arc::clone(&self.front), owner)).await?;
         }
         for lock in locks {
-            self.show_lock(&lock).await?;
+            let path = paths::lock(lock.id);
+            objects.at(path, LockObject::new(Arc::clone(&self.front), lock)).await?;
         }
         Ok(())
     }
