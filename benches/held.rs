@@ -18,6 +18,7 @@ use vmlockd::lock::open::Links;
 use vmlockd::lock::resolve::{Resolve, Wanted};
 use vmlockd::lock::resource::DiskPath;
 use vmlockd::lock::{Front, Mode, OwnerId};
+use vmlockd::service::storage::Storage;
 use vmlockd::service::{Ask, Disk, Exempt, NewAnchor, Opening, Service, Settings, restore};
 
 const HELD: [usize; 2] = [10, 10_000];
@@ -48,7 +49,8 @@ impl Scene {
         let runtime = directory.join("run");
         std::fs::create_dir_all(&runtime).unwrap();
         let (settings, inherited) = (Settings::default(), Inherited::default());
-        let restored = restore(settings, Exempt::Root, &runtime, inherited).unwrap();
+        let storage = Storage::default();
+        let restored = restore(settings, Exempt::Root, &runtime, inherited, storage).unwrap();
         let service = restored.service().clone();
         restored.settle();
         let owner = OwnerId { uid: 0, uuid: Uuid::from_u128(1) };

@@ -16,9 +16,11 @@ use crate::config::Source;
 use crate::dbus::{self, Answer, ServeError, Served, Wish};
 use crate::instance::Instance;
 use crate::keep::Inherited;
+use crate::lock::work::Work;
 use crate::logging::Log;
 use crate::notify;
 use crate::reexec::{self, Program};
+use crate::service::storage::Storage;
 use crate::service::{self, Exempt, Service};
 use crate::step::step;
 use crate::{config, instance, keep};
@@ -147,7 +149,8 @@ async fn serve(options: &Options) -> Result<(), Error> {
     let program =
         program.map_err(|cause| Error::System { doing: "finding this program", cause })?;
     let mut inherited = Inherited::take()?;
-    let config = load_first(options).await?;
+    let storage = Storage::default();
+    let config = load_first(options, &storage).await?;
     let log = Log::begin(config.log_level).map_err(Error::Log)?;
     let lock = inherited.lock.take();
     let replaces = lock.is_some();
@@ -157,7 +160,8 @@ async fn serve(options: &Options) -> Result<(), Error> {
         Bus::System => Exempt::Root,
         Bus::Session => Exempt::Everybody,
     };
-    let restored = service::restore(config.settings, exempt, &options.runtime_dir, inherited)?;
+    let restored =
+        service::restore(config.settings, exempt, &options.runtime_dir, inherited, storage)?;
     let service = restored.service().clone();
     let (wishes, mut wished) = mpsc::channel(1);
     let bus = options.bus;
@@ -276,13 +280,24 @@ async fn replace(
     error
 }
 
+/// Loads a configuration: a request to the file system, as it opens the directories that are named.
+/// One that hangs is waited for before the program replaces itself, as any other.
+struct Load(Source);
+
+impl Work for Load {
+    type Answer = Result<config::Config, config::Error>;
+
+    fn perform(self) -> Self::Answer {
+        self.0.load()
+    }
+}
+
 /// Loads the configuration at the start. Storage that it names and that does not answer must not
 /// keep the service down: it is looked at when it is used.
-async fn load_first(options: &Options) -> Result<config::Config, Error> {
-    let source = options.config.clone();
-    let loading = tokio::task::spawn_blocking(move || source.load());
-    if let Ok(Ok(config)) = timeout(STORAGE_PAUSE, loading).await {
-        return Ok(config?);
+async fn load_first(options: &Options, storage: &Storage) -> Result<config::Config, Error> {
+    let loading = storage.run(Load(options.config.clone()));
+    if let Ok(config) = timeout(STORAGE_PAUSE, loading).await {
+        return Ok(config??);
     }
     // There is no log yet.
     eprintln!("vmlockd: storage that the configuration names does not answer");
@@ -331,8 +346,7 @@ impl Front<'_> {
 /// Loads the configuration: the new settings, or the old ones and an error.
 async fn load_again(options: &Options, service: &Service, log: &Log) -> Result<(), String> {
     notify::reloading();
-    let source = options.config.clone();
-    let loading = tokio::task::spawn_blocking(move || source.load());
+    let loading = service.storage().run(Load(options.config.clone()));
     let outcome = match timeout(STORAGE_PAUSE, loading).await {
         Ok(Ok(Ok(config))) => {
             service.change_settings(config.settings).await;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use super::pair::Pair;
-use super::{Error, Far, Parking};
+use super::{Error, Far, Parking, parking};
 
 /// Tells the next program what it inherits: `<pid>:<name>=<number>,…`.
 pub const VARIABLE: &str = "VMLOCKD_INHERITED";
@@ -96,7 +96,7 @@ impl Inherited {
             return Ok(());
         }
         // What we don't know we leave alone.
-        let pairs = ["p", "f"];
+        let pairs = [parking::PREFIX, Far::PREFIX];
         if !pairs.iter().any(|prefix| name.strip_prefix(prefix).is_some_and(begins_with_digit)) {
             return Ok(());
         }

@@ -17,8 +17,8 @@ use super::pair::{MESSAGE, Pair};
 use super::{Error, Inherited, Key, Store};
 
 /// How the names of its pairs begin.
-const PREFIX: &str = "p";
-/// How many descriptors are few enough to be turned while somebody waits: some 50 microseconds.
+pub(super) const PREFIX: &str = "p";
+/// How many descriptors are few enough to be turned while somebody waits.
 /// Messages don't tell: one may hold a few hundred, to be sent again for each that is unparked.
 const FEW: usize = 16;
 

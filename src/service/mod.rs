@@ -92,10 +92,10 @@ pub struct Subscription {
 }
 
 impl Service {
-    fn new(state: State, exempt: Exempt, keep: Keep) -> Self {
+    fn new(state: State, exempt: Exempt, keep: Keep, storage: Storage) -> Self {
         Self(Arc::new(Inner {
             state: Mutex::new(state),
-            storage: Storage::default(),
+            storage,
             exempt,
             keep,
             went: Notify::new(),

@@ -23,6 +23,7 @@ use super::finding::Finding;
 use super::keeping::{Away, Keep};
 use super::release::Story;
 use super::state::Ending;
+use super::storage::Storage;
 use super::{Error, Exempt, Service, Settings};
 use crate::keep::{self, Contents, Far, Inherited, Key, Parking, Part, Store, contents};
 use crate::lock::description::Description;
@@ -62,6 +63,7 @@ pub fn restore(
     exempt: Exempt,
     directory: &Path,
     mut inherited: Inherited,
+    storage: Storage,
 ) -> Result<Restored, Error> {
     let mut contents = contents::read(directory)?;
     let store = Store::of_parent();
@@ -141,7 +143,7 @@ pub fn restore(
         tracing::error!(%error, "anchors can't be kept over the next crash");
     }
     step("restore-parked");
-    let service = Service::new(state, exempt, Keep { state: state_file, parking, far });
+    let service = Service::new(state, exempt, Keep { state: state_file, parking, far }, storage);
     for (id, number, anchored) in anchored {
         let watch = service.follow(id, number, anchored);
         if let Some(kept) = service.state().kept.get_mut(&id) {

@@ -67,7 +67,6 @@ impl Service {
             // What has no name can't be asked about: it stays as it is.
             && !(file.is_absolute() && probe.answers(&file).await)
         {
-            tracing::warn!(lock = number, "the file system of a lock does not answer");
             return false;
         }
         let story = Story { service: self.clone(), number };

@@ -23,8 +23,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
-            "keep", "service", "dbus", "bus", "config", "instance", "logging", "notify", "reexec",
-            "step",
+            "lock", "keep", "service", "dbus", "bus", "config", "instance", "logging", "notify",
+            "reexec", "step",
         ],
     ),
     // The names of objects are the same on both ends of the bus.
