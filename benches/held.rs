@@ -53,7 +53,7 @@ impl Scene {
         let restored = restore(settings, Exempt::Root, &runtime, inherited, storage).unwrap();
         let service = restored.service().clone();
         restored.settle();
-        let owner = OwnerId { uid: 0, uuid: Uuid::from_u128(1) };
+        let owner = OwnerId::new(0, Uuid::from_u128(1));
         let anchors = vec![NewAnchor::Manual];
         let (name, front) = ("measured".to_owned(), Front::Dbus);
         let opening = Opening { id: owner, name, front, anchors, asks: Vec::new() };

@@ -23,13 +23,15 @@ fn path(text: String) -> OwnedObjectPath {
     path.into()
 }
 
-/// `…/owner/_<uuid with _ for ->`, and `_<uid>` appended for users other than root.
+/// `…/owner/_<uuid with _ for ->`, and `_<uid>` appended for users other than root; for a second
+/// process of one machine `_<uid>_<pid>`.
 #[must_use]
 pub fn owner(id: OwnerId) -> OwnedObjectPath {
     let machine = id.uuid.to_string().replace('-', "_");
-    path(match id.uid {
-        0 => format!("{ROOT}/owner/_{machine}"),
-        uid => format!("{ROOT}/owner/_{machine}_{uid}"),
+    path(match (id.uid, id.process) {
+        (0, 0) => format!("{ROOT}/owner/_{machine}"),
+        (uid, 0) => format!("{ROOT}/owner/_{machine}_{uid}"),
+        (uid, process) => format!("{ROOT}/owner/_{machine}_{uid}_{process}"),
     })
 }
 
@@ -38,11 +40,15 @@ pub fn owner(id: OwnerId) -> OwnedObjectPath {
 pub fn owner_id(path: &str) -> Option<OwnerId> {
     let rest = path.strip_prefix(ROOT)?.strip_prefix("/owner/_")?;
     let (uuid, user) = rest.split_at_checked(36)?;
-    let uid = match user {
-        "" => 0,
-        user => user.strip_prefix('_')?.parse().ok()?,
+    let (uid, process) = match user {
+        "" => ("0", "0"),
+        user => {
+            let user = user.strip_prefix('_')?;
+            user.split_once('_').unwrap_or((user, "0"))
+        }
     };
-    let id = OwnerId { uid, uuid: Uuid::try_parse(&uuid.replace('_', "-")).ok()? };
+    let uuid = Uuid::try_parse(&uuid.replace('_', "-")).ok()?;
+    let id = OwnerId { uid: uid.parse().ok()?, uuid, process: process.parse().ok()? };
     // One owner, one spelling.
     (owner(id).as_str() == path).then_some(id)
 }
@@ -63,7 +69,7 @@ pub fn lock_number(path: &str) -> Option<u64> {
 /// `…/lockspace/<name>`.
 #[must_use]
 pub fn lockspace(kind: LockspaceKind) -> OwnedObjectPath {
-    path(format!("{ROOT}/lockspace/{}", kind.as_str()))
+    path(format!("{ROOT}/lockspace/{}", kind.name()))
 }
 
 #[cfg(test)]
@@ -74,11 +80,13 @@ mod tests {
     fn there_and_back() {
         let uuid = Uuid::from_u128(0x4dea_22b3_1d52_d8f3_2516_782e_98ab_3fa0);
         for uid in [0, 1, 1000, u32::MAX] {
-            let id = OwnerId { uid, uuid };
-            assert_eq!(owner_id(&owner(id)), Some(id), "{}", owner(id));
+            for process in [0, 1, u32::MAX] {
+                let id = OwnerId { uid, uuid, process };
+                assert_eq!(owner_id(&owner(id)), Some(id), "{}", owner(id));
+            }
         }
         assert_eq!(
-            owner(OwnerId { uid: 0, uuid }).as_str(),
+            owner(OwnerId::new(0, uuid)).as_str(),
             "/org/vmlockd1/owner/_4dea22b3_1d52_d8f3_2516_782e98ab3fa0"
         );
         assert_eq!(lock_number(&lock(u64::MAX)), Some(u64::MAX));
@@ -86,6 +94,7 @@ mod tests {
             "/org/vmlockd1/owner/_4DEA22B3_1d52_d8f3_2516_782e98ab3fa0",
             "/org/vmlockd1/owner/_4dea22b3_1d52_d8f3_2516_782e98ab3fa0_0",
             "/org/vmlockd1/owner/_4dea22b3_1d52_d8f3_2516_782e98ab3fa0_01",
+            "/org/vmlockd1/owner/_4dea22b3_1d52_d8f3_2516_782e98ab3fa0_5_0",
             "/org/vmlockd1/owner",
             "/org/vmlockd1",
         ] {

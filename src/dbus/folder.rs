@@ -107,7 +107,10 @@ impl Folder {
             path if path == paths::LOCKS => {
                 service.locks().iter().map(|lock| last(paths::lock(lock.id))).collect()
             }
-            _ => objects::lockspaces(&self.front).into_iter().map(|k| k.as_str().into()).collect(),
+            _ => {
+                let kinds = objects::lockspaces(&self.front).into_iter();
+                kinds.map(|kind| kind.name().into_owned()).collect()
+            }
         }
     }
 }

@@ -9,10 +9,10 @@ use crate::auth::deed::Action;
 use crate::auth::gate::Call;
 use crate::auth::polkit::Details;
 use crate::lock::Lock;
-use crate::lock::held::Probe;
 use crate::lock::identity::Identity;
 use crate::lock::resolve::{Identify, Target, Wanted};
 use crate::lock::resource::DiskPath;
+use crate::lock::take::Probe;
 use crate::service::describe::{HolderUsers, UserName};
 
 use super::claims;

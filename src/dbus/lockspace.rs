@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::front::Front;
+use super::objects;
 use crate::lock::lockspace::LockspaceKind;
-use crate::lock::printable::spelt_path;
 
 /// A lockspace's object.
 #[derive(Debug)]
@@ -24,25 +24,18 @@ impl LockspaceObject {
 #[zbus::interface(name = "org.vmlockd1.Lockspace", introspection_docs = false)]
 impl LockspaceObject {
     #[zbus(property(emits_changed_signal = "const"))]
-    fn name(&self) -> &'static str {
-        self.kind.as_str()
+    fn name(&self) -> String {
+        self.kind.name().into_owned()
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
     fn kind(&self) -> &'static str {
-        match self.kind {
-            LockspaceKind::Direct => "direct",
-            LockspaceKind::File => "hashed",
-        }
+        objects::word(self.kind)
     }
 
     #[zbus(property)]
     fn directory(&self) -> String {
-        let lockspaces = self.front.service.settings().lockspaces;
-        match (self.kind, lockspaces.file) {
-            (LockspaceKind::File, Some(directory)) => spelt_path(directory.path()),
-            _ => String::new(),
-        }
+        objects::directory(&self.front, self.kind)
     }
 
     #[zbus(property(emits_changed_signal = "false"), name = "NLocks")]

@@ -59,7 +59,7 @@ impl Manager {
         let uuid = parse_uuid(uuid)?;
         [call.uid(), 0]
             .into_iter()
-            .map(|uid| OwnerId { uid, uuid })
+            .map(|uid| OwnerId::new(uid, uuid))
             .find(|id| self.0.service.owner(*id).is_some())
             .ok_or_else(|| Error::no_such_owner(format!("there is no owner {uuid}")))
     }
@@ -83,7 +83,7 @@ impl Manager {
         let (manual, resources) = (options.flag("manual")?, options.resources()?);
         let process = options.file("process")?;
         options.finish()?;
-        let id = OwnerId { uid: call.uid(), uuid: parse_uuid(&uuid)? };
+        let id = OwnerId::new(call.uid(), parse_uuid(&uuid)?);
         check_name(&name)?;
         let uuid = id.uuid.to_string();
         let machine = Machine { vm: &name, uuid: &uuid };
@@ -113,7 +113,7 @@ impl Manager {
         options.timeout()?;
         let (manual, resources) = (options.flag("manual")?, options.resources()?);
         options.finish()?;
-        let id = OwnerId { uid: call.uid(), uuid: parse_uuid(&uuid)? };
+        let id = OwnerId::new(call.uid(), parse_uuid(&uuid)?);
         check_name(&name)?;
         let uuid = id.uuid.to_string();
         let machine = Machine { vm: &name, uuid: &uuid };

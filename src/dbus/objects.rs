@@ -65,12 +65,27 @@ impl Objects {
     ) -> zbus::Result<()>;
 }
 
-/// The lockspaces there are: those configured, and those that were while locks refer to them.
+/// The lockspaces there are: those configured, those that clients named, and those that were while
+/// locks refer to them.
 pub(super) fn lockspaces(front: &Front) -> Vec<LockspaceKind> {
-    let file = LockspaceKind::File;
-    let there = front.service.settings().lockspaces.file.is_some()
-        || front.service.count_locks(|lock| lock.want.lockspace == file) > 0;
-    std::iter::once(LockspaceKind::Direct).chain(there.then_some(file)).collect()
+    let with_files = front.service.lockspaces().into_iter().map(|(kind, _)| kind);
+    std::iter::once(LockspaceKind::Direct).chain(with_files).collect()
+}
+
+/// What kind of rule a lockspace is, in a word.
+pub(super) fn word(kind: LockspaceKind) -> &'static str {
+    match kind {
+        LockspaceKind::Direct => "direct",
+        LockspaceKind::File => "hashed",
+        LockspaceKind::Lease(_) => "lease",
+    }
+}
+
+/// Where a lockspace's lock files are; empty where they are the disks, or it is configured no more.
+pub(super) fn directory(front: &Front, kind: LockspaceKind) -> String {
+    let mut lockspaces = front.service.lockspaces().into_iter();
+    let directory = lockspaces.find(|(there, _)| *there == kind).and_then(|(_, path)| path);
+    directory.map(|path| spelt_path(&path)).unwrap_or_default()
 }
 
 fn object(path: OwnedObjectPath) -> Variant<'static> {
@@ -114,16 +129,11 @@ pub(super) fn of_owner(owner: Owner, locks: &[u64]) -> Properties<'static> {
 
 /// All properties of a lockspace's object.
 pub(super) fn of_lockspace(front: &Front, kind: LockspaceKind) -> Properties<'static> {
-    let (word, directory) = match (kind, front.service.settings().lockspaces.file) {
-        (LockspaceKind::Direct, _) => ("direct", String::new()),
-        (LockspaceKind::File, None) => ("hashed", String::new()),
-        (LockspaceKind::File, Some(directory)) => ("hashed", spelt_path(directory.path())),
-    };
     let here = front.service.count_locks(|lock| lock.want.lockspace == kind);
     HashMap::from([
-        ("Name", kind.as_str().into()),
-        ("Kind", word.into()),
-        ("Directory", directory.into()),
+        ("Name", kind.name().into_owned().into()),
+        ("Kind", word(kind).into()),
+        ("Directory", directory(front, kind).into()),
         ("NLocks", u32::try_from(here).unwrap_or(u32::MAX).into()),
     ])
 }

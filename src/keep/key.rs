@@ -58,7 +58,7 @@ pub enum Part {
 
 impl Key {
     /// How many bytes a key is written in.
-    pub(super) const LENGTH: usize = 30;
+    pub(super) const LENGTH: usize = 34;
 
     /// The key as bytes, native order: nothing but this host's memory ever holds them.
     pub(super) fn write(self, to: &mut Vec<u8>) {
@@ -69,6 +69,7 @@ impl Key {
         to.extend([kind, byte]);
         to.extend(number.to_ne_bytes());
         to.extend(self.owner.uid.to_ne_bytes());
+        to.extend(self.owner.process.to_ne_bytes());
         to.extend(self.owner.uuid.as_bytes());
     }
 
@@ -76,7 +77,8 @@ impl Key {
     pub(super) fn read(from: &[u8]) -> Option<Self> {
         let (head, rest) = from.split_at_checked(2)?;
         let (number, rest) = rest.split_first_chunk()?;
-        let (uid, uuid) = rest.split_first_chunk()?;
+        let (uid, rest) = rest.split_first_chunk()?;
+        let (process, uuid) = rest.split_first_chunk()?;
         let number = u64::from_ne_bytes(*number);
         let part = match *head {
             [b'b', byte] => Part::Byte(number, byte),
@@ -84,7 +86,8 @@ impl Key {
             _ => return None,
         };
         let uuid = Uuid::from_slice(uuid).ok()?;
-        Some(Self { owner: OwnerId { uid: u32::from_ne_bytes(*uid), uuid }, part })
+        let (uid, process) = (u32::from_ne_bytes(*uid), u32::from_ne_bytes(*process));
+        Some(Self { owner: OwnerId { uid, uuid, process }, part })
     }
 }
 
@@ -94,7 +97,7 @@ mod tests {
 
     #[test]
     fn there_and_back() {
-        let owner = OwnerId { uid: 1000, uuid: Uuid::from_u128(7) };
+        let owner = OwnerId { process: 9, ..OwnerId::new(1000, Uuid::from_u128(7)) };
         for part in [Part::Byte(u64::MAX, 1), Part::Anchor(3)] {
             let key = Key { owner, part };
             let mut bytes = Vec::new();

@@ -213,7 +213,7 @@ mod tests {
     use std::fs::File;
 
     fn key(number: u64) -> Key {
-        let owner = OwnerId { uid: 0, uuid: uuid::Uuid::from_u128(1) };
+        let owner = OwnerId::new(0, uuid::Uuid::from_u128(1));
         Key { owner, part: Part::Byte(number, 0) }
     }
 

@@ -30,6 +30,36 @@ pub enum Record {
     Anchor(AnchorRecord),
     /// A lock.
     Lock(LockRecord),
+    /// A directory of keys.
+    Lockspace(LockspaceRecord),
+}
+
+/// A directory of keys that a client named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockspaceRecord {
+    number: u32,
+    path: Spelling,
+}
+
+impl LockspaceRecord {
+    /// What is written of one.
+    #[must_use]
+    pub fn new(number: u32, path: &Path) -> Self {
+        Self { number, path: path.into() }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(self) -> PathBuf {
+        self.path.into()
+    }
 }
 
 /// The highest numbers that were ever given: none is given twice.
@@ -56,6 +86,8 @@ impl Counted {
         match name {
             Name::Lock(number) => self.lock = self.lock.max(number),
             Name::Anchor(number) | Name::Owner(number) => self.anchor = self.anchor.max(number),
+            // The highest is still there: none is ever taken away.
+            Name::Lockspace(_) => {}
         }
     }
 }
@@ -67,6 +99,8 @@ pub struct OwnerRecord {
     number: AnchorId,
     uid: u32,
     uuid: String,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    process: u32,
     name: String,
     front: String,
     since: u64,
@@ -81,6 +115,8 @@ pub struct AnchorRecord {
     number: AnchorId,
     uid: u32,
     uuid: String,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    process: u32,
     kind: String,
     /// Of a process.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -109,6 +145,8 @@ pub struct LockRecord {
     number: u64,
     uid: u32,
     uuid: String,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    process: u32,
     since: u64,
     resource: String,
     canonical: Option<String>,
@@ -116,6 +154,7 @@ pub struct LockRecord {
     identity: Identified,
     lockspace: String,
     lock_files: Vec<Spelling>,
+    fleeting: bool,
     write_shown: bool,
 }
 
@@ -132,6 +171,7 @@ enum Spelling {
 enum Identified {
     Inode { dev: u64, ino: u64 },
     Block { dev: u64, seq: u64 },
+    Key { dev: u64, ino: u64, key: u64 },
 }
 
 // serde passes a reference.
@@ -140,8 +180,8 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-fn owner_id(uid: u32, uuid: &str) -> Option<OwnerId> {
-    Some(OwnerId { uid, uuid: Uuid::try_parse(uuid).ok()? })
+fn owner_id(uid: u32, uuid: &str, process: u32) -> Option<OwnerId> {
+    Some(OwnerId { uid, uuid: Uuid::try_parse(uuid).ok()?, process })
 }
 
 impl From<&Path> for Spelling {
@@ -167,6 +207,7 @@ impl From<Identity> for Identified {
         match identity {
             Identity::Inode { dev, ino } => Self::Inode { dev, ino },
             Identity::Block { dev, seq } => Self::Block { dev, seq },
+            Identity::Key { dev, ino, key } => Self::Key { dev, ino, key },
         }
     }
 }
@@ -176,6 +217,7 @@ impl From<Identified> for Identity {
         match identified {
             Identified::Inode { dev, ino } => Self::Inode { dev, ino },
             Identified::Block { dev, seq } => Self::Block { dev, seq },
+            Identified::Key { dev, ino, key } => Self::Key { dev, ino, key },
         }
     }
 }
@@ -190,6 +232,7 @@ impl OwnerRecord {
             manual,
             uid: owner.id.uid,
             uuid: owner.id.uuid.to_string(),
+            process: owner.id.process,
             name: owner.name.clone(),
             front: owner.front.as_str().to_owned(),
             since: owner.since,
@@ -211,8 +254,9 @@ impl OwnerRecord {
     /// The owner, still without anchors; `None` where a word is none of ours.
     #[must_use]
     pub fn owner(&self) -> Option<Owner> {
-        let front = [Front::Dbus].into_iter().find(|front| front.as_str() == self.front)?;
-        Some(Owner::new(owner_id(self.uid, &self.uuid)?, self.name.clone(), front, self.since))
+        let front = Front::ALL.into_iter().find(|front| front.as_str() == self.front)?;
+        let id = owner_id(self.uid, &self.uuid, self.process)?;
+        Some(Owner::new(id, self.name.clone(), front, self.since))
     }
 }
 
@@ -222,7 +266,8 @@ impl AnchorRecord {
     pub fn new(owner: OwnerId, number: AnchorId, anchor: Anchor, sign: Sign) -> Self {
         let pid = if let Anchor::Process { pid } = anchor { pid } else { 0 };
         let kind = anchor.as_str().to_owned();
-        Self { number, uid: owner.uid, uuid: owner.uuid.to_string(), kind, pid, sign }
+        let (uid, uuid, process) = (owner.uid, owner.uuid.to_string(), owner.process);
+        Self { number, uid, uuid, process, kind, pid, sign }
     }
 
     /// Its number.
@@ -240,13 +285,14 @@ impl AnchorRecord {
     /// Whose it is.
     #[must_use]
     pub fn owner(&self) -> Option<OwnerId> {
-        owner_id(self.uid, &self.uuid)
+        owner_id(self.uid, &self.uuid, self.process)
     }
 
     /// The anchor; `None` where a word is none of ours.
     #[must_use]
     pub fn anchor(&self) -> Option<Anchor> {
-        let all = [Anchor::Lease, Anchor::Process { pid: self.pid }, Anchor::Manual];
+        let process = Anchor::Process { pid: self.pid };
+        let all = [Anchor::Lease, process, Anchor::Connection, Anchor::Manual];
         all.into_iter().find(|anchor| anchor.as_str() == self.kind)
     }
 }
@@ -258,13 +304,15 @@ impl From<&Lock> for LockRecord {
             number: lock.id,
             uid: lock.owner.uid,
             uuid: lock.owner.uuid.to_string(),
+            process: lock.owner.process,
             since: lock.since,
             resource: want.resource.clone(),
             canonical: want.canonical.clone(),
             path: want.path.as_deref().map(Spelling::from),
             identity: want.identity.into(),
-            lockspace: want.lockspace.as_str().to_owned(),
+            lockspace: want.lockspace.name().into_owned(),
             lock_files: want.lock_files.iter().map(|file| file.as_path().into()).collect(),
+            fleeting: want.fleeting,
             write_shown: want.write_shown,
         }
     }
@@ -280,8 +328,7 @@ impl LockRecord {
     /// The lock, unverified; `None` where a word is none of ours.
     #[must_use]
     pub fn lock(self, mode: Mode, stage: Stage) -> Option<Lock> {
-        let kinds = [LockspaceKind::Direct, LockspaceKind::File];
-        let lockspace = kinds.into_iter().find(|kind| kind.as_str() == self.lockspace)?;
+        let lockspace = LockspaceKind::named(&self.lockspace)?;
         let want = Want {
             resource: self.resource,
             canonical: self.canonical,
@@ -289,10 +336,11 @@ impl LockRecord {
             identity: self.identity.into(),
             lockspace,
             lock_files: self.lock_files.into_iter().map(PathBuf::from).collect(),
+            fleeting: self.fleeting,
             mode,
             write_shown: self.write_shown,
         };
-        let owner = owner_id(self.uid, &self.uuid)?;
+        let owner = owner_id(self.uid, &self.uuid, self.process)?;
         let proof = Proof::Unverified;
         Some(Lock { id: self.number, owner, since: self.since, stage, proof, want })
     }

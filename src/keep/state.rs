@@ -24,7 +24,7 @@ use crate::lock::printable::shown_path;
 
 /// The version of all that is written. A program reads its own only: what it does not know it
 /// could not keep.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 
 /// The file's name in the runtime directory.
 pub(super) const FILE: &str = "state";
@@ -44,6 +44,8 @@ pub enum Name {
     Anchor(AnchorId),
     /// A lock.
     Lock(u64),
+    /// A directory of keys.
+    Lockspace(u32),
 }
 
 /// The state file, being written.
@@ -245,9 +247,10 @@ fn anew(
 ) -> io::Result<Inner> {
     // In the order in which they came, as far as numbers tell.
     lines.sort_by_key(|(name, ..)| match name {
-        Name::Owner(number) => (0, *number),
-        Name::Anchor(number) => (1, *number),
-        Name::Lock(number) => (2, *number),
+        Name::Lockspace(number) => (0, u64::from(*number)),
+        Name::Owner(number) => (1, *number),
+        Name::Anchor(number) => (2, *number),
+        Name::Lock(number) => (3, *number),
     });
     let first = Line { step: Step::Held, mode: None, record: Record::Counted(counted) };
     let first = first.write()?;

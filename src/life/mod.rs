@@ -1,13 +1,15 @@
 //! Floor 1: what keeps an owner alive, and how its end is seen.
 //!
-//! Both kinds of anchor are descriptors that report an end by themselves: a [`lease`] when its last
-//! copy is closed, a [`process`] when it exits. Nothing is polled for, and nothing goes by a bare
+//! Every kind of anchor is a descriptor that reports an end by itself: a [`lease`] and a
+//! [`connection`] when the last copy is closed, a [`process`] when it exits. Nothing is polled for, and nothing goes by a bare
 //! process number, which may be somebody else's by the time it is used.
 
+pub mod connection;
 pub mod lease;
 pub mod process;
 mod watched;
 
+pub use connection::Connection;
 pub use lease::Lease;
 pub use process::Process;
 

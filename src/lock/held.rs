@@ -1,28 +1,20 @@
-//! Locks that are taken, changed and given up: the requests that touch a lock file's byte.
+//! Locks that are held: how they change, and how they are given up.
 
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nix::errno::Errno;
-use nix::sys::stat::fstat;
-
 use super::description::Description;
 use super::error::Error;
-use super::holder::{Stranger, StrangersLock};
 use super::identity::Identity;
-use super::lockspace::{Directory, Lockspace};
+use super::lockspace::Directory;
 use super::mode::Mode;
 use super::ofd;
 use super::open::{self, Links};
 use super::printable::shown_path;
-use super::resolve::Target;
-use super::stranger;
+use super::take::{free_byte, lock_byte};
 use super::work::Work;
-
-/// How often a lock file is opened anew because somebody removed it in between.
-const TRIES: usize = 64;
 
 /// The bytes that one lock consists of: one, or two where a hashed lockspace knows a disk by two
 /// names. They are free when the last copy of their descriptions is closed, or by [`Give`].
@@ -38,170 +30,23 @@ pub struct Held {
 #[derive(Debug)]
 pub(super) struct Byte {
     pub(super) description: Description,
-    /// The lock file and its name, where it is not the disk itself.
-    pub(super) place: Option<(Arc<Directory>, String)>,
+    /// Where its lock file is, where it is not the disk itself.
+    pub(super) place: Option<Place>,
 }
 
-/// Locks a target in a mode. Nothing is left locked or created when it fails.
+/// Where a lock file is.
 #[derive(Debug)]
-pub struct Take {
-    /// The disk.
-    pub target: Target,
-    /// How.
-    pub mode: Mode,
+pub(super) struct Place {
+    pub(super) directory: Arc<Directory>,
+    pub(super) name: String,
+    /// It is removed with the last lock on it.
+    pub(super) fleeting: bool,
 }
 
-impl Work for Take {
-    type Answer = Result<Held, Error>;
-
-    fn perform(self) -> Result<Held, Error> {
-        let Self { target, mode } = self;
-        let (disk, writable) = open_disk(&target, mode)?;
-        match &target.lockspace {
-            Lockspace::Direct => {
-                lock_byte(&disk, mode, &target.name, None)?;
-                still_there(&target)?;
-                Ok(Held::new(
-                    vec![Byte { description: Description::new(disk), place: None }],
-                    writable,
-                    mode,
-                ))
-            }
-            Lockspace::File(directory) => {
-                // A holder that locks the disk directly does not know of our directory.
-                free_byte(&disk, mode, &target.name, None)?;
-                let mut held = Held::new(Vec::new(), true, mode);
-                for name in &target.files {
-                    match lock_file(directory, name, mode, &target.name) {
-                        Ok(byte) => held.bytes.push(byte),
-                        Err(error) => return Err(error.with_undo(held.give())),
-                    }
-                }
-                match still_there(&target) {
-                    Ok(()) => Ok(held),
-                    Err(error) => Err(error.with_undo(held.give())),
-                }
-            }
-        }
-    }
-}
-
-/// Opens the disk itself: for writing where an exclusive lock will sit on it, and where possible
-/// for a shared one too, since a description opened for reading can never be strengthened.
-fn open_disk(target: &Target, mode: Mode) -> Result<(File, bool), Error> {
-    let pin = target.pin.as_fd();
-    let only_tested = matches!(target.lockspace, Lockspace::File(_));
-    let attempt = if only_tested {
-        open::reopen(pin, false).map(|file| (file, false))
-    } else {
-        match (open::reopen(pin, true), mode) {
-            (Err(Errno::EROFS | Errno::EACCES | Errno::EPERM | Errno::ETXTBSY), Mode::Shared) => {
-                open::reopen(pin, false).map(|file| (file, false))
-            }
-            (attempt, _) => attempt.map(|file| (file, true)),
-        }
-    };
-    let (file, writable) = attempt.map_err(|errno| match errno {
-        Errno::EAGAIN => stranger::error(&target.name, None, pin, mode, None, StrangersLock::Lease),
-        Errno::EROFS | Errno::EACCES | Errno::EPERM | Errno::ETXTBSY => Error::not_lockable(
-            &target.name,
-            format!("it can't be opened for writing ({})", errno.desc()),
-        ),
-        errno => Error::system("opening", &target.name, errno),
-    })?;
-    let stat = fstat(&file).map_err(|errno| Error::system("looking at", &target.name, errno))?;
-    if open::same_node(&stat, &target.stat) && Identity::of(&stat) == Some(target.identity) {
-        Ok((file, writable))
-    } else {
-        Err(Error::changed(&target.name))
-    }
-}
-
-/// After the lock: does the name that was asked for still lead to what is locked?
-fn still_there(target: &Target) -> Result<(), Error> {
-    let Some(path) = &target.path else {
-        return Ok(());
-    };
-    match open::leads_to(path, &target.stat) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Error::changed(&target.name)),
-        Err(errno) => Err(Error::system("looking at", &target.name, errno)),
-    }
-}
-
-fn lock_byte(file: &File, mode: Mode, disk: &str, lock_file: Option<&str>) -> Result<(), Error> {
-    let no_locks = |errno: Errno| no_locks(disk, lock_file, errno);
-    if ofd::try_lock(file, mode).map_err(no_locks)? {
-        return Ok(());
-    }
-    let other = ofd::in_the_way(file, mode).map_err(no_locks)?;
-    Err(stranger::error(disk, lock_file, file.as_fd(), mode, other, StrangersLock::Byte))
-}
-
-fn free_byte(file: &File, mode: Mode, disk: &str, lock_file: Option<&str>) -> Result<(), Error> {
-    match ofd::in_the_way(file, mode).map_err(|errno| no_locks(disk, lock_file, errno))? {
-        None => Ok(()),
-        other => {
-            Err(stranger::error(disk, lock_file, file.as_fd(), mode, other, StrangersLock::Byte))
-        }
-    }
-}
-
-fn no_locks(disk: &str, lock_file: Option<&str>, errno: Errno) -> Error {
-    Error::not_lockable(
-        lock_file.unwrap_or(disk),
-        format!("its file system gives no lock ({})", errno.desc()),
-    )
-}
-
-/// Opens, locks and compares a lock file until the one that is locked is the one that is there.
-fn lock_file(
-    directory: &Arc<Directory>,
-    name: &str,
-    mode: Mode,
-    disk: &str,
-) -> Result<Byte, Error> {
-    let shown = shown_path(&directory.path_of(name));
-    for _ in 0..TRIES {
-        let file = directory.open_file(name)?;
-        lock_byte(&file, mode, disk, Some(&shown))?;
-        if directory.still_names(name, &file)? {
-            let place = Some((Arc::clone(directory), name.to_owned()));
-            return Ok(Byte { description: Description::new(file), place });
-        }
-    }
-    Err(Error::changed(shown))
-}
-
-/// Finds out who else holds a disk of which the table knows no holder. Creates nothing.
-#[derive(Debug)]
-pub struct Probe(pub Target);
-
-impl Work for Probe {
-    type Answer = Result<Option<Stranger>, Error>;
-
-    fn perform(self) -> Self::Answer {
-        let target = self.0;
-        let (name, mode) = (&target.name, Mode::Exclusive);
-        let tested = open_disk(&target, Mode::Shared)
-            .and_then(|(disk, _)| free_byte(&disk, mode, name, None))
-            .and_then(|()| {
-                let Lockspace::File(directory) = &target.lockspace else {
-                    return Ok(());
-                };
-                target.files.iter().try_for_each(|file| {
-                    let shown = shown_path(&directory.path_of(file));
-                    match directory.find_file(file)? {
-                        Some(lock_file) => free_byte(&lock_file, mode, name, Some(&shown)),
-                        None => Ok(()),
-                    }
-                })
-            });
-        match tested {
-            Ok(()) => Ok(None),
-            Err(Error::HeldElsewhere(stranger)) => Ok(Some(*stranger)),
-            Err(error) => Err(error),
-        }
+impl Place {
+    /// The lock file's path, for people.
+    fn shown(&self) -> String {
+        shown_path(&self.directory.path_of(&self.name))
     }
 }
 
@@ -228,7 +73,7 @@ impl Held {
         self.mode.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn give(&self) -> Vec<Error> {
+    pub(super) fn give(&self) -> Vec<Error> {
         // Held until all are unlocked: who looks at it in between would lock them again.
         let mut mode = self.mode();
         *mode = None;
@@ -239,7 +84,7 @@ impl Held {
 impl Byte {
     /// The name of its lock file, for people.
     fn shown(&self) -> Option<String> {
-        self.place.as_ref().map(|(directory, name)| shown_path(&directory.path_of(name)))
+        self.place.as_ref().map(Place::shown)
     }
 
     fn give(&self) -> Vec<Error> {
@@ -253,10 +98,10 @@ impl Byte {
     /// Removes the lock file, but only while we hold it alone: whoever shares it would be left
     /// with a lock that the next to come does not see.
     fn remove(&self, file: &File) -> Option<Error> {
-        let (directory, name) = self.place.as_ref()?;
-        let shown = || self.shown().unwrap_or_default();
+        let place = self.place.as_ref().filter(|place| place.fleeting)?;
+        let Place { directory, name, .. } = place;
         let alone = ofd::try_lock(file, Mode::Exclusive)
-            .map_err(|errno| Error::system("locking lock file", shown(), errno))
+            .map_err(|errno| Error::system("locking lock file", place.shown(), errno))
             .and_then(|alone| Ok(alone && directory.still_names(name, file)?));
         match alone {
             Ok(true) => directory.remove_file(name).err(),

@@ -29,6 +29,15 @@ pub enum Identity {
         /// from an earlier one that had the same number.
         seq: u64,
     },
+    /// A key in a lockspace: no disk that this host could know.
+    Key {
+        /// `st_dev` of the lockspace's directory.
+        dev: u64,
+        /// `st_ino` of the directory.
+        ino: u64,
+        /// The beginning of the SHA-256 of the key.
+        key: u64,
+    },
 }
 
 impl Identity {
@@ -78,13 +87,17 @@ fn disk_sequence(dev: u64) -> u64 {
 }
 
 impl fmt::Display for Identity {
-    /// `inode:fe:00:10085382`, spelt as in `/proc/locks`, or `block:7:0:12`.
+    /// `inode:fe:00:10085382`, spelt as in `/proc/locks`, `block:7:0:12`, or
+    /// `key:fe:00:10085382:78ed52ac4f5cb86b`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Inode { dev, ino } => {
                 write!(f, "inode:{:02x}:{:02x}:{ino}", major(dev), minor(dev))
             }
             Self::Block { dev, seq } => write!(f, "block:{}:{}:{seq}", major(dev), minor(dev)),
+            Self::Key { dev, ino, key } => {
+                write!(f, "key:{:02x}:{:02x}:{ino}:{key:016x}", major(dev), minor(dev))
+            }
         }
     }
 }

@@ -4,24 +4,15 @@
 //! the disk's path as libvirt's lockd plugin names it (`src/locking/lock_driver_lockd.c`), so that
 //! virtlockd and vmlockd on different hosts meet.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::path::Path;
+use std::sync::Arc;
 
-use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::{Mode as Permissions, SFlag, fstat, fstatat};
-use nix::sys::statvfs::{FsFlags, fstatvfs};
-use nix::unistd::{UnlinkatFlags, unlinkat};
 use sha2::{Digest, Sha256};
 
-use super::error::Error;
-use super::open::same_node;
-use super::printable::shown_path;
+pub use super::directory::Directory;
 
 /// The rules in force: which lockspace serves which resource.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +36,8 @@ pub enum Lockspace {
     Direct,
     /// `<directory>/<SHA-256 of the path>`.
     File(Arc<Directory>),
+    /// `<directory>/<key>`, one of several, numbered.
+    Lease(u32, Arc<Directory>),
 }
 
 impl Lockspace {
@@ -54,6 +47,16 @@ impl Lockspace {
         match self {
             Self::Direct => LockspaceKind::Direct,
             Self::File(_) => LockspaceKind::File,
+            Self::Lease(number, _) => LockspaceKind::Lease(*number),
+        }
+    }
+
+    /// Where its lock files are; `None` where the disks are their own.
+    #[must_use]
+    pub fn directory(&self) -> Option<&Arc<Directory>> {
+        match self {
+            Self::Direct => None,
+            Self::File(directory) | Self::Lease(_, directory) => Some(directory),
         }
     }
 }
@@ -65,16 +68,38 @@ pub enum LockspaceKind {
     Direct,
     /// A directory of hashed names.
     File,
+    /// A directory of keys, by its number.
+    Lease(u32),
 }
 
 impl LockspaceKind {
+    /// How the names of the numbered ones begin.
+    const LEASE: &str = "lease_";
+
     /// The last part of its object path.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub fn name(self) -> Cow<'static, str> {
         match self {
-            Self::Direct => "direct",
-            Self::File => "file",
+            Self::Direct => "direct".into(),
+            Self::File => "file".into(),
+            Self::Lease(number) => format!("{}{number}", Self::LEASE).into(),
         }
+    }
+
+    /// The one of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "direct" => Some(Self::Direct),
+            "file" => Some(Self::File),
+            name => name.strip_prefix(Self::LEASE)?.parse().ok().map(Self::Lease),
+        }
+    }
+
+    /// Whether its lock files are files of their own, beside the disks.
+    #[must_use]
+    pub fn has_files(self) -> bool {
+        self != Self::Direct
     }
 }
 
@@ -89,184 +114,9 @@ pub fn hashed_name(path: &Path) -> String {
     })
 }
 
-/// How lock files are opened: for both modes, and without side effects should one be no file.
-const FLAGS: OFlag = OFlag::O_RDWR
-    .union(OFlag::O_CLOEXEC)
-    .union(OFlag::O_NOFOLLOW)
-    .union(OFlag::O_NONBLOCK)
-    .union(OFlag::O_NOCTTY);
-
-/// A directory of lock files, checked and opened once.
-///
-/// It stays the directory that was checked, whatever happens to its name.
-#[derive(Debug)]
-pub struct Directory {
-    path: PathBuf,
-    /// Empty until it is first used, where nothing may be touched yet.
-    fd: OnceLock<OwnedFd>,
-}
-
-impl Directory {
-    /// Opens and checks a directory. It is never created: on shared storage that is not mounted
-    /// yet, an empty directory in its place would lock nothing.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Lockspace`] where it is missing, read-only, or where somebody else than root (or
-    /// the service's own user) could exchange it or its files.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let directory = Self::unopened(path);
-        directory.fd()?;
-        Ok(directory)
-    }
-
-    /// A directory that is checked and opened when it is first used: its storage may be dead, and
-    /// nothing that starts the service again may wait for that.
-    #[must_use]
-    pub fn unopened(path: &Path) -> Self {
-        Self { path: path.to_owned(), fd: OnceLock::new() }
-    }
-
-    /// # Errors
-    ///
-    /// As for [`Self::open`], for one that was not opened yet.
-    fn fd(&self) -> Result<BorrowedFd<'_>, Error> {
-        if let Some(fd) = self.fd.get() {
-            return Ok(fd.as_fd());
-        }
-        let opened = check_and_open(&self.path)?;
-        Ok(self.fd.get_or_init(|| opened).as_fd())
-    }
-
-    /// Where it was when it was opened.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The path of one of its lock files.
-    #[must_use]
-    pub fn path_of(&self, name: &str) -> PathBuf {
-        self.path.join(name)
-    }
-
-    /// Opens a lock file, created empty if it is missing, as a description of our own.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`] with what `openat2(2)` says, links of all kinds refused; `EINVAL` where a
-    /// node of another type lies there.
-    pub fn open_file(&self, name: &str) -> Result<File, Error> {
-        let owner_only = Permissions::S_IRUSR | Permissions::S_IWUSR;
-        let how = OpenHow::new().flags(FLAGS | OFlag::O_CREAT).mode(owner_only);
-        Self::open_with(self.fd()?, name, how)
-            .map_err(|errno| self.failed("opening lock file", name, errno))
-    }
-
-    /// Opens a lock file that is there already; `None` where there is none.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Self::open_file`].
-    pub fn find_file(&self, name: &str) -> Result<Option<File>, Error> {
-        match Self::open_with(self.fd()?, name, OpenHow::new().flags(FLAGS)) {
-            Ok(file) => Ok(Some(file)),
-            Err(Errno::ENOENT) => Ok(None),
-            Err(errno) => Err(self.failed("opening lock file", name, errno)),
-        }
-    }
-
-    fn failed(&self, doing: &'static str, name: &str, errno: Errno) -> Error {
-        Error::system(doing, shown_path(&self.path_of(name)), errno)
-    }
-
-    fn open_with(directory: BorrowedFd<'_>, name: &str, how: OpenHow) -> Result<File, Errno> {
-        let how = how.resolve(
-            ResolveFlag::RESOLVE_BENEATH
-                | ResolveFlag::RESOLVE_NO_SYMLINKS
-                | ResolveFlag::RESOLVE_NO_MAGICLINKS
-                | ResolveFlag::RESOLVE_NO_XDEV,
-        );
-        let file = File::from(openat2(directory, name, how)?);
-        let kind = SFlag::from_bits_truncate(fstat(&file)?.st_mode) & SFlag::S_IFMT;
-        if kind == SFlag::S_IFREG { Ok(file) } else { Err(Errno::EINVAL) }
-    }
-
-    /// Whether a name still leads to the file that is open: somebody may have removed it between
-    /// our opening and our locking.
-    ///
-    /// # Errors
-    ///
-    /// What looking says, but for a missing name: that is a plain no.
-    pub fn still_names(&self, name: &str, file: &File) -> Result<bool, Error> {
-        let there = match fstatat(self.fd()?, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(there) => fstat(file.as_fd()).map(|open| same_node(&there, &open)),
-            Err(Errno::ENOENT) => Ok(false),
-            Err(errno) => Err(errno),
-        };
-        there.map_err(|errno| self.failed("looking at lock file", name, errno))
-    }
-
-    /// Removes a lock file. Only for who holds it exclusively.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`] with what `unlinkat(2)` says.
-    pub fn remove_file(&self, name: &str) -> Result<(), Error> {
-        unlinkat(self.fd()?, name, UnlinkatFlags::NoRemoveDir)
-            .map_err(|errno| self.failed("removing lock file", name, errno))
-    }
-}
-
-fn check_and_open(path: &Path) -> Result<OwnedFd, Error> {
-    let refuse = |why: String| Error::Lockspace { directory: shown_path(path), why };
-    if !path.is_absolute() {
-        return Err(refuse("is not an absolute path".into()));
-    }
-    check_trusted(path).map_err(refuse)?;
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let fd = nix::fcntl::open(path, flags, Permissions::empty())
-        .map_err(|errno| refuse(format!("can't be opened: {}", errno.desc())))?;
-    let held =
-        fstatvfs(&fd).map_err(|errno| refuse(format!("can't be looked at: {}", errno.desc())))?;
-    if held.flags().contains(FsFlags::ST_RDONLY) {
-        return Err(refuse("is on a read-only file system".into()));
-    }
-    Ok(fd)
-}
-
-/// Checks that nobody but root and ourselves can exchange the directory or anything on the way.
-///
-/// Both the way as configured and the way after all links are walked. A sticky directory like
-/// `/tmp` is fine on the way (what lies in it belongs to root, so others can't rename it), but not
-/// as the lockspace itself, where others could put files.
-fn check_trusted(path: &Path) -> Result<(), String> {
-    let real = fs::canonicalize(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => "does not exist (make it with mkdir -m 0700)".to_owned(),
-        _ => format!("can't be resolved: {error}"),
-    })?;
-    let me = nix::unistd::geteuid().as_raw();
-    for step in path.ancestors().chain(real.ancestors()) {
-        let shown = shown_path(step);
-        let seen = fs::metadata(step).map_err(|error| format!("{shown}: {error}"))?;
-        if !seen.is_dir() {
-            return Err(format!("{shown} is not a directory"));
-        }
-        if seen.uid() != 0 && seen.uid() != me {
-            return Err(format!("{shown} belongs to uid {}, who could exchange it", seen.uid()));
-        }
-        let (others_write, sticky) = (seen.mode() & 0o022 != 0, seen.mode() & 0o1000 != 0);
-        if others_write && (!sticky || step == path || step == real) {
-            return Err(format!("{shown} is writable by its group or by all"));
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn names_are_libvirts() {
@@ -278,36 +128,10 @@ mod tests {
     }
 
     #[test]
-    fn directories_that_others_write_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("locks");
-        let why = |path: &Path| Directory::open(path).unwrap_err().to_string();
-        assert!(why(&path).contains("does not exist"));
-        fs::create_dir(&path).unwrap();
-        for mode in [0o770, 0o707, 0o1777] {
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            assert!(why(&path).contains("writable by its group or by all"), "{mode:o}");
+    fn kinds_have_names() {
+        for kind in [LockspaceKind::Direct, LockspaceKind::File, LockspaceKind::Lease(3)] {
+            assert_eq!(LockspaceKind::named(&kind.name()), Some(kind));
         }
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
-        Directory::open(&path).unwrap();
-        let file = dir.path().join("file");
-        fs::write(&file, "").unwrap();
-        assert!(why(&file).contains("is not a directory"));
-        assert!(why(Path::new("locks")).contains("absolute"));
-    }
-
-    #[test]
-    fn a_lock_file_is_never_reached_through_a_link() {
-        let dir = tempfile::tempdir().unwrap();
-        let space = Directory::open(dir.path()).unwrap();
-        let file = space.open_file("a").unwrap();
-        assert_eq!(fs::metadata(dir.path().join("a")).unwrap().mode() & 0o7777, 0o600);
-        assert!(space.still_names("a", &file).unwrap());
-        std::os::unix::fs::symlink("a", dir.path().join("b")).unwrap();
-        let error = space.open_file("b").unwrap_err();
-        assert!(matches!(error, Error::System { errno: Errno::ELOOP, .. }), "{error}");
-        assert!(space.open_file("../x").is_err());
-        fs::remove_file(dir.path().join("a")).unwrap();
-        assert!(!space.still_names("a", &file).unwrap());
+        assert_eq!(LockspaceKind::named("lvm"), None);
     }
 }

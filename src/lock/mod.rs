@@ -1,15 +1,17 @@
 //! Floor 0: what a lock is.
 //!
 //! [`table`] decides who may hold what and touches nothing. The rest finds out what a name means
-//! ([`resolve`]), which file stands for it ([`lockspace`]), and locks that file's byte ([`held`],
-//! [`ofd`]), and decides nothing. Nothing here knows of a bus, an event loop or a log.
+//! ([`resolve`]), which file stands for it ([`lockspace`]), and locks that file's byte ([`take`],
+//! [`held`], [`ofd`]), and decides nothing. Nothing here knows of a bus, an event loop or a log.
 
 pub mod description;
+pub mod directory;
 pub mod error;
 pub mod event;
 pub mod held;
 pub mod holder;
 pub mod identity;
+pub mod key;
 pub mod lockspace;
 pub mod mode;
 pub mod ofd;
@@ -22,6 +24,7 @@ pub mod resource;
 pub mod restored;
 pub mod stranger;
 pub mod table;
+pub mod take;
 pub mod work;
 
 pub use error::Error;

@@ -18,15 +18,30 @@ pub struct OwnerId {
     pub uid: u32,
     /// The machine.
     pub uuid: Uuid,
+    /// 0; or the number of a process, for a second one that says it is this machine while the
+    /// first lives. Two processes must not share what one of them holds.
+    pub process: u32,
+}
+
+impl OwnerId {
+    /// A user's machine.
+    #[must_use]
+    pub const fn new(uid: u32, uuid: Uuid) -> Self {
+        Self { uid, uuid, process: 0 }
+    }
 }
 
 impl fmt::Display for OwnerId {
     /// The UUID; for users other than root with the user.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.uid {
-            0 => write!(f, "{}", self.uuid),
-            uid => write!(f, "{} of uid {uid}", self.uuid),
+        write!(f, "{}", self.uuid)?;
+        if self.uid != 0 {
+            write!(f, " of uid {}", self.uid)?;
         }
+        if self.process != 0 {
+            write!(f, " as process {}", self.process)?;
+        }
+        Ok(())
     }
 }
 
@@ -47,6 +62,21 @@ pub fn parse_uuid(text: &str) -> Result<Uuid, Error> {
 
 /// The longest name of a machine, in bytes.
 pub const NAME_MAX: usize = 128;
+
+/// What of a name can be shown: where a machine is not to be refused for its name, as one that
+/// libvirt started already. The UUID where nothing of it can.
+#[must_use]
+pub fn shown_name(name: &[u8], uuid: Uuid) -> String {
+    let mut shown = String::new();
+    for c in String::from_utf8_lossy(name).chars() {
+        let c = if is_printable(c) { c } else { char::REPLACEMENT_CHARACTER };
+        if shown.len() + c.len_utf8() > NAME_MAX {
+            break;
+        }
+        shown.push(c);
+    }
+    if shown.is_empty() { uuid.to_string() } else { shown }
+}
 
 /// Checks a machine's name: not empty, at most [`NAME_MAX`] bytes, nothing that could deceive a
 /// reader of a log or a terminal.
@@ -72,14 +102,20 @@ pub fn check_name(name: &str) -> Result<(), Error> {
 pub enum Front {
     /// The D-Bus API.
     Dbus,
+    /// virtlockd's protocol: a machine that libvirt started.
+    Virtlockd,
 }
 
 impl Front {
+    /// Each of them.
+    pub const ALL: [Self; 2] = [Self::Dbus, Self::Virtlockd];
+
     /// The word used on the bus.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Dbus => "dbus",
+            Self::Virtlockd => "virtlockd",
         }
     }
 }
@@ -94,6 +130,9 @@ pub enum Anchor {
         /// Its number, for people; the life itself is watched by a pidfd.
         pid: u32,
     },
+    /// The connection of the machine's own process to virtlockd's socket, until its last copy is
+    /// closed.
+    Connection,
     /// Nothing: the owner stays until it is closed, by its opener's explicit wish.
     Manual,
 }
@@ -105,6 +144,7 @@ impl Anchor {
         match self {
             Self::Lease => "lease",
             Self::Process { .. } => "process",
+            Self::Connection => "connection",
             Self::Manual => "manual",
         }
     }
@@ -154,7 +194,7 @@ impl Owner {
             .values()
             .find_map(|anchor| match anchor {
                 Anchor::Process { pid } => Some(*pid),
-                Anchor::Lease | Anchor::Manual => None,
+                Anchor::Lease | Anchor::Connection | Anchor::Manual => None,
             })
             .unwrap_or(0)
     }
@@ -183,6 +223,16 @@ mod tests {
             "4dea22b3-1d52-d8f3-2516-782e98ab3fa",
         ] {
             assert!(matches!(parse_uuid(wrong), Err(Error::BadUuid(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn every_name_can_be_shown() {
+        let uuid = Uuid::from_u128(7);
+        assert_eq!(shown_name(b"web1", uuid), "web1");
+        assert_eq!(shown_name(b"", uuid), uuid.to_string());
+        for name in [&b"a\nb\xff"[..], "x\u{202e}y".as_bytes(), "é".repeat(200).as_bytes()] {
+            check_name(&shown_name(name, uuid)).unwrap();
         }
     }
 

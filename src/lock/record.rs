@@ -24,6 +24,14 @@ pub struct Lock {
     pub want: Want,
 }
 
+impl Lock {
+    /// Whether it was asked for by this name in this lockspace.
+    #[must_use]
+    pub fn goes_by(&self, lockspace: LockspaceKind, resource: &str) -> bool {
+        self.want.lockspace == lockspace && self.want.resource == resource
+    }
+}
+
 /// Whether a lock that is held is there, as far as was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
@@ -51,6 +59,8 @@ pub struct Want {
     pub lockspace: LockspaceKind,
     /// The files whose byte is locked.
     pub lock_files: Vec<PathBuf>,
+    /// Whether these are removed with the last lock on them. Never the disk itself.
+    pub fleeting: bool,
     /// How it shall be held.
     pub mode: Mode,
     /// Whether the caller showed that he may write it: that allows strengthening later.
@@ -61,7 +71,7 @@ impl Want {
     /// Whether two names mean one resource: one disk, or one file in a lockspace.
     #[must_use]
     pub fn meets(&self, other: &Self) -> bool {
-        let hashed = |want: &Self| want.lockspace == LockspaceKind::File;
+        let hashed = |want: &Self| want.lockspace.has_files();
         self.identity == other.identity
             || (hashed(self)
                 && hashed(other)

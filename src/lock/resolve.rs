@@ -10,8 +10,10 @@ use nix::sys::stat::FileStat;
 use super::error::Error;
 use super::identity::Identity;
 use super::lockspace::{Lockspace, hashed_name};
+use super::mode::Mode;
 use super::open::{self, Links};
 use super::printable::spelt_path;
+use super::record::Want;
 use super::resource::DiskPath;
 use super::work::Work;
 
@@ -85,9 +87,25 @@ impl Target {
     pub fn lock_files(&self) -> Vec<PathBuf> {
         match &self.lockspace {
             Lockspace::Direct => vec![PathBuf::from(&self.name)],
-            Lockspace::File(directory) => {
+            Lockspace::File(directory) | Lockspace::Lease(_, directory) => {
                 self.files.iter().map(|name| directory.path_of(name)).collect()
             }
+        }
+    }
+
+    /// What the table is told of it.
+    #[must_use]
+    pub fn want(&self, mode: Mode) -> Want {
+        Want {
+            resource: self.name.clone(),
+            canonical: self.canonical.clone(),
+            path: self.path.clone(),
+            identity: self.identity,
+            lockspace: self.lockspace.kind(),
+            lock_files: self.lock_files(),
+            fleeting: self.lockspace.kind().has_files(),
+            mode,
+            write_shown: self.shown == Some(Access::ReadWrite),
         }
     }
 }

@@ -15,8 +15,9 @@ use nix::sys::stat::fstat;
 use super::description::Description;
 use super::error::Error;
 use super::event::Loss;
-use super::held::{Byte, Held, Take};
+use super::held::{Byte, Held, Place};
 use super::identity::Identity;
+use super::key::Key;
 use super::lockspace::{Directory, Lockspace, LockspaceKind};
 use super::mode::Mode;
 use super::ofd;
@@ -25,6 +26,7 @@ use super::printable::spelt_path;
 use super::record::Want;
 use super::resolve::{Resolve, Wanted};
 use super::resource::DiskPath;
+use super::take::{Goal, Take};
 use super::work::Work;
 
 /// The directories of lock files that restored locks refer to, each once and none opened yet.
@@ -52,9 +54,9 @@ impl Held {
             return None;
         }
         let writable = descriptions.iter().all(is_writable);
-        let place = |file: &PathBuf| match want.lockspace {
-            LockspaceKind::Direct => None,
-            LockspaceKind::File => directories.of(file),
+        let place = |file: &PathBuf| {
+            let (directory, name) = directories.of(file).filter(|_| want.lockspace.has_files())?;
+            Some(Place { directory, name, fleeting: want.fleeting })
         };
         let places: Vec<_> = want.lock_files.iter().map(place).collect();
         let byte = |(description, place)| Byte { description, place };
@@ -103,6 +105,7 @@ pub fn recognise(descriptions: &[Description], number: u64) -> Option<Want> {
         identity,
         lockspace: LockspaceKind::Direct,
         lock_files,
+        fleeting: false,
         mode,
         write_shown: false,
     })
@@ -182,7 +185,7 @@ fn reassert(byte: &Byte, want: &Want, mode: Mode) -> Result<(), Doubt> {
                 return lost(Loss::Replaced, "its descriptor leads to another disk");
             }
         }
-        Some((directory, name)) => {
+        Some(Place { directory, name, .. }) => {
             if !directory.still_names(name, &file).map_err(told)? {
                 return lost(Loss::Replaced, "its lock file was removed by somebody else");
             }
@@ -205,8 +208,8 @@ impl Work for Retake {
     fn perform(self) -> Result<Held, Lost> {
         let want = self.0;
         let mode = want.mode;
-        let target = find(&want)?;
-        Take { target, mode }.perform().map_err(|error| Lost {
+        let goal = find(&want)?;
+        Take { goal, mode }.perform().map_err(|error| Lost {
             loss: match error {
                 Error::HeldElsewhere(_) => Loss::Taken,
                 Error::Changed(_) => Loss::Replaced,
@@ -218,20 +221,28 @@ impl Work for Retake {
 }
 
 /// Finds what was locked: by its name, if that still leads to the same thing.
-fn find(want: &Want) -> Result<super::resolve::Target, Lost> {
+fn find(want: &Want) -> Result<Goal, Lost> {
     let lost = |loss: Loss, why: String| Lost { loss, why };
+    let mut directories = Directories::default();
+    let mut places = want.lock_files.iter().map(|file| directories.of(file));
+    if matches!(want.identity, Identity::Key { .. }) {
+        let place = places.next().flatten();
+        let (directory, name) =
+            place.ok_or_else(|| lost(Loss::Unlockable, "its lock file is unknown".into()))?;
+        let lockspace = match want.lockspace {
+            LockspaceKind::Lease(number) => Lockspace::Lease(number, directory),
+            LockspaceKind::Direct | LockspaceKind::File => Lockspace::File(directory),
+        };
+        let key = Key::new(lockspace, &name, want.fleeting);
+        return key.map(Goal::Key).map_err(|error| lost(Loss::Unlockable, error.to_string()));
+    }
     let path = want.path.as_deref().and_then(Path::to_str).map(DiskPath::parse);
     let Some(Ok(path)) = path else {
         return Err(lost(Loss::Unlockable, "it has no name by which it could be found".into()));
     };
-    let mut directories = Directories::default();
-    let mut places = want.lock_files.iter().map(|file| directories.of(file));
-    let lockspace = match want.lockspace {
-        LockspaceKind::Direct => Lockspace::Direct,
-        LockspaceKind::File => match places.next().flatten() {
-            Some((directory, _)) => Lockspace::File(directory),
-            None => return Err(lost(Loss::Unlockable, "its lock file is unknown".into())),
-        },
+    let lockspace = match places.next().flatten().filter(|_| want.lockspace.has_files()) {
+        Some((directory, _)) => Lockspace::File(directory),
+        None => Lockspace::Direct,
     };
     let resolve = Resolve { wanted: Wanted::Path(path), lockspace, links: Links::Follow };
     let mut target = resolve.perform().map_err(|error| lost(Loss::Replaced, error.to_string()))?;
@@ -239,9 +250,9 @@ fn find(want: &Want) -> Result<super::resolve::Target, Lost> {
         return Err(lost(Loss::Replaced, "its name leads to another disk".into()));
     }
     target.name.clone_from(&want.resource);
-    if want.lockspace == LockspaceKind::File {
+    if want.lockspace.has_files() {
         let names = want.lock_files.iter().filter_map(|file| file.file_name()?.to_str());
         target.files = names.map(str::to_owned).collect();
     }
-    Ok(target)
+    Ok(Goal::Disk(Box::new(target)))
 }

@@ -6,8 +6,8 @@
 //! lock is in the way of others, since its byte may or may not be taken.
 //!
 //! What always holds:
-//! - two locks that conflict belong to one owner, so there is only one of them: an owner has at
-//!   most one lock on a resource;
+//! - two locks on one resource do not conflict; an owner has more than one of them only where it
+//!   asked for that ([`Again::Count`]);
 //! - a lock belongs to an owner that is there, and stands in that owner's list;
 //! - a lock's number is never used again.
 
@@ -21,18 +21,7 @@ use super::identity::Identity;
 use super::lockspace::LockspaceKind;
 use super::mode::Mode;
 use super::owner::{Anchor, AnchorId, Owner, OwnerId};
-use super::printable::shown;
 use super::record::{Lock, Proof, Stage, Want};
-
-/// What was decided on a request.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Reservation {
-    /// A lock for each resource, in the order of the request.
-    pub locks: Vec<u64>,
-    /// Those of them that are new, with the place of their resource in the request: to be taken
-    /// now, then committed or cancelled.
-    pub fresh: Vec<(u64, usize)>,
-}
 
 /// Who holds what.
 #[derive(Debug, Default)]
@@ -80,8 +69,8 @@ impl Table {
 
     /// The owners of one user.
     pub fn owners_of(&self, uid: u32) -> impl Iterator<Item = &Owner> {
-        let first = OwnerId { uid, uuid: uuid::Uuid::nil() };
-        let last = OwnerId { uid, uuid: uuid::Uuid::max() };
+        let first = OwnerId::new(uid, uuid::Uuid::nil());
+        let last = OwnerId { process: u32::MAX, ..OwnerId::new(uid, uuid::Uuid::max()) };
         self.owners.range(first..=last).map(|(_, owner)| owner)
     }
 
@@ -125,85 +114,6 @@ impl Table {
         let owner = self.owners.get_mut(&id).filter(|owner| !owner.ended)?;
         owner.anchors.remove(&number)?;
         Some(owner.anchors.is_empty())
-    }
-
-    /// Decides on a request: all of it or nothing.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Held`] with everyone in the way of the first resource that can't be given;
-    /// [`Error::TwoModes`] and [`Error::OtherMode`] for requests that disagree with themselves or
-    /// with what the owner holds; [`Error::NoSuchOwner`].
-    pub fn reserve(
-        &mut self,
-        id: OwnerId,
-        wants: &[Want],
-        since: u64,
-    ) -> Result<Reservation, Error> {
-        self.living(id)?;
-        let mut plan = Vec::with_capacity(wants.len());
-        for (n, want) in wants.iter().enumerate() {
-            plan.push(match wants[..n].iter().position(|earlier| earlier.meets(want)) {
-                Some(twin) if wants[twin].mode != want.mode => {
-                    return Err(Error::TwoModes(shown(&want.resource)));
-                }
-                Some(twin) => Planned::LikeNumber(twin),
-                None => match self.met_by(want).find(|lock| lock.owner == id) {
-                    Some(lock) if lock.want.mode != want.mode => {
-                        let resource = shown(&want.resource);
-                        return Err(Error::OtherMode {
-                            resource,
-                            held: lock.want.mode,
-                            lock: lock.id,
-                        });
-                    }
-                    Some(lock) => Planned::There(lock.id),
-                    None => Planned::New,
-                },
-            });
-        }
-        for want in wants {
-            self.refuse_if_held(id, want)?;
-        }
-        let mut reservation = Reservation { locks: Vec::new(), fresh: Vec::new() };
-        for (n, (planned, want)) in plan.into_iter().zip(wants).enumerate() {
-            let lock = match planned {
-                Planned::There(lock) => lock,
-                Planned::LikeNumber(twin) => reservation.locks[twin],
-                Planned::New => {
-                    let lock = self.insert(id, want.clone(), since);
-                    reservation.fresh.push((lock, n));
-                    lock
-                }
-            };
-            reservation.locks.push(lock);
-        }
-        Ok(reservation)
-    }
-
-    /// Ends a reservation well: the bytes are taken.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoSuchOwner`] if the owner ended meanwhile; then nothing is committed, the bytes
-    /// are to be given back and the reservation to be cancelled.
-    pub fn commit(&mut self, id: OwnerId, fresh: &[u64]) -> Result<Vec<Event>, Error> {
-        self.living(id)?;
-        let mut events = Vec::with_capacity(fresh.len());
-        for number in fresh {
-            if let Some(lock) = self.locks.get_mut(number) {
-                lock.stage = Stage::Held;
-                events.push(Event::LockAcquired(Box::new(lock.clone())));
-            }
-        }
-        Ok(events)
-    }
-
-    /// Ends a reservation badly: the bytes are not taken, or given back.
-    pub fn cancel(&mut self, fresh: &[u64]) -> Vec<Event> {
-        let owners: BTreeSet<OwnerId> =
-            fresh.iter().filter_map(|number| self.delete(*number)).map(|lock| lock.owner).collect();
-        owners.into_iter().filter_map(|id| self.sweep(id)).collect()
     }
 
     /// Begins a release; from now on the lock is listed no more, but still in the way.
@@ -256,7 +166,7 @@ impl Table {
     pub fn begin_strengthening(&mut self, number: u64) -> Result<(), Error> {
         let lock = self.lock(number).ok_or(Error::NoSuchLock(number))?;
         let wish = Want { mode: Mode::Exclusive, ..lock.want.clone() };
-        self.refuse_if_held(lock.owner, &wish)?;
+        self.refuse_if_held(&wish, |lock| lock.id != number)?;
         self.set_mode(number, Mode::Exclusive).map(drop)
     }
 
@@ -270,6 +180,14 @@ impl Table {
         let lock = lock.ok_or(Error::NoSuchLock(number))?;
         lock.want.mode = mode;
         Ok(Event::LockConverted(Box::new(lock.clone())))
+    }
+
+    /// The newest lock of an owner that goes by this name in this lockspace.
+    #[must_use]
+    pub fn named(&self, id: OwnerId, lockspace: LockspaceKind, resource: &str) -> Option<&Lock> {
+        let locks = self.owners.get(&id)?.locks.iter().rev().filter_map(|lock| self.lock(*lock));
+        let mut named = locks.filter(|lock| lock.goes_by(lockspace, resource));
+        named.next()
     }
 
     /// The locks on one identity.
@@ -293,10 +211,11 @@ impl Table {
         }
     }
 
-    fn refuse_if_held(&self, id: OwnerId, want: &Want) -> Result<(), Error> {
+    /// Refuses what conflicts with a lock that counts.
+    fn refuse_if_held(&self, want: &Want, counts: impl Fn(&Lock) -> bool) -> Result<(), Error> {
         let holders: Vec<Holder> = self
             .met_by(want)
-            .filter(|lock| lock.owner != id && lock.want.mode.conflicts(want.mode))
+            .filter(|lock| lock.want.mode.conflicts(want.mode) && counts(lock))
             .map(|lock| self.holder(lock))
             .collect();
         if holders.is_empty() {
@@ -308,7 +227,7 @@ impl Table {
 
     /// The locks, at any stage, on what is wanted.
     fn met_by(&self, want: &Want) -> impl Iterator<Item = &Lock> {
-        let hashed = want.lockspace == LockspaceKind::File;
+        let hashed = want.lockspace.has_files();
         let files = want.lock_files.iter().filter(move |_| hashed);
         let numbers: BTreeSet<u64> = files
             .filter_map(|file| self.by_lock_file.get(file))
@@ -330,7 +249,7 @@ impl Table {
     fn enter(&mut self, lock: Lock) {
         let (id, want) = (lock.id, &lock.want);
         self.by_identity.entry(want.identity).or_default().insert(id);
-        if want.lockspace == LockspaceKind::File {
+        if want.lockspace.has_files() {
             for file in &want.lock_files {
                 self.by_lock_file.entry(file.clone()).or_default().insert(id);
             }
@@ -363,16 +282,6 @@ impl Table {
     }
 }
 
-/// What becomes of one resource of a request.
-enum Planned {
-    /// A new lock.
-    New,
-    /// The owner has it already.
-    There(u64),
-    /// The same as an earlier one of the request.
-    LikeNumber(usize),
-}
-
 fn forget<K: std::hash::Hash + Eq>(index: &mut HashMap<K, BTreeSet<u64>>, key: &K, number: u64) {
     if let Some(numbers) = index.get_mut(key) {
         numbers.remove(&number);
@@ -382,6 +291,9 @@ fn forget<K: std::hash::Hash + Eq>(index: &mut HashMap<K, BTreeSet<u64>>, key: &
     }
 }
 
+mod grant;
 mod restored;
 #[cfg(test)]
 mod tests;
+
+pub use grant::{Again, Reservation};

@@ -25,11 +25,14 @@ use super::keeping::{Anchored, Names};
 use super::limits::within;
 use super::{Error, Service, Shown, now};
 use crate::keep::line::Step;
-use crate::lock::held::{Held, Take};
+use crate::lock::held::Held;
+use crate::lock::key::Key;
 use crate::lock::owner::AnchorId;
 use crate::lock::printable::shown as shown_text;
 use crate::lock::record::{Proof, Stage};
-use crate::lock::resolve::{Access, Resolve, Target};
+use crate::lock::resolve::{Resolve, Target};
+use crate::lock::table::Again;
+use crate::lock::take::{Goal, Take};
 use crate::lock::work::{InOrder, Work};
 use crate::lock::{self, Event, Lock, Mode, Owner, OwnerId, Want};
 use crate::step::step;
@@ -50,27 +53,17 @@ pub enum Disk {
     Wanted(Resolve),
     /// Found already, because somebody had to be asked about what it is.
     Found(Box<Target>),
+    /// A key in a lockspace, whatever it stands for.
+    Key(Key),
 }
 
 impl Disk {
-    fn find(self) -> Result<Target, lock::Error> {
+    fn find(self) -> Result<Goal, lock::Error> {
         match self {
-            Self::Wanted(resolve) => resolve.perform(),
-            Self::Found(target) => Ok(*target),
+            Self::Wanted(resolve) => Ok(Goal::Disk(Box::new(resolve.perform()?))),
+            Self::Found(target) => Ok(Goal::Disk(target)),
+            Self::Key(key) => Ok(Goal::Key(key)),
         }
-    }
-}
-
-fn want(target: &Target, mode: Mode) -> Want {
-    Want {
-        resource: target.name.clone(),
-        canonical: target.canonical.clone(),
-        path: target.path().map(ToOwned::to_owned),
-        identity: target.identity,
-        lockspace: target.lockspace.kind(),
-        lock_files: target.lock_files(),
-        mode,
-        write_shown: target.shown == Some(Access::ReadWrite),
     }
 }
 
@@ -96,31 +89,46 @@ impl Service {
     /// [`Error::Limit`], and those of [`crate::lock::Error`].
     pub async fn acquire(&self, id: OwnerId, asks: Vec<Ask>) -> Result<Vec<u64>, Error> {
         let _turn = self.turn(id).await?;
-        self.acquire_in_turn(id, asks, None).await
-    }
-
-    /// The story from step 2; for an owner that is being opened, `opened` is what is to be kept.
-    pub(super) async fn acquire_in_turn(
-        &self,
-        id: OwnerId,
-        asks: Vec<Ask>,
-        opened: Option<Opened>,
-    ) -> Result<Vec<u64>, Error> {
-        let story = Story { service: self.clone(), id, asks, opened };
+        let story = self.story(id, asks, Again::Same, None);
         let (locks, shown) = self.storage().run(story).await??;
         shown.wait().await;
         Ok(locks)
+    }
+
+    /// The story from step 2, for a storage thread that has the owner's turn.
+    pub(super) fn acquire_here(
+        &self,
+        id: OwnerId,
+        asks: Vec<Ask>,
+        again: Again,
+    ) -> Result<(Vec<u64>, Shown), Error> {
+        self.story(id, asks, again, None).perform()
+    }
+
+    /// The same for an owner that is being opened: `opened` is what is to be kept of it.
+    pub(super) fn acquire_opened(
+        &self,
+        id: OwnerId,
+        asks: Vec<Ask>,
+        opened: Opened,
+    ) -> Result<(Vec<u64>, Shown), Error> {
+        self.story(id, asks, Again::Same, Some(opened)).perform()
+    }
+
+    fn story(&self, id: OwnerId, asks: Vec<Ask>, again: Again, opened: Option<Opened>) -> Story {
+        Story { service: self.clone(), id, asks, again, opened }
     }
 
     /// Step 3.
     fn reserve(
         &self,
         id: OwnerId,
-        targets: Vec<Target>,
+        goals: Vec<Goal>,
         modes: &[Mode],
+        again: Again,
     ) -> Result<Reserved, Error> {
         let wants: Vec<Want> =
-            targets.iter().zip(modes).map(|(target, mode)| want(target, *mode)).collect();
+            goals.iter().zip(modes).map(|(goal, mode)| goal.want(*mode)).collect();
         let since = now();
         let reserved = {
             let mut state = self.state();
@@ -129,9 +137,9 @@ impl Service {
             within("resources", wants.len(), limit, || "in one call".to_owned())?;
             state.check_total(wants.len())?;
             state.check_quota(self.0.exempt, id.uid, |usage| usage.count_locks(wants.len()))?;
-            state.table.reserve(id, &wants, since)?
+            state.table.reserve(id, &wants, since, again)?
         };
-        let mut targets: Vec<Option<Target>> = targets.into_iter().map(Some).collect();
+        let mut goals: Vec<Option<Goal>> = goals.into_iter().map(Some).collect();
         let (stage, proof, owner) = (Stage::Granting, Proof::Verified, id);
         let record = |(lock, n): &(u64, usize)| {
             Some(Lock { id: *lock, owner, since, stage, proof, want: wants.get(*n)?.clone() })
@@ -141,8 +149,8 @@ impl Service {
             .fresh
             .iter()
             .filter_map(|(lock, n)| {
-                let target = targets.get_mut(*n)?.take()?;
-                Some((*lock, Take { target, mode: *modes.get(*n)? }))
+                let goal = goals.get_mut(*n)?.take()?;
+                Some((*lock, Take { goal, mode: *modes.get(*n)? }))
             })
             .unzip();
         Ok(Reserved { locks: reserved.locks, fresh, records, takes })
@@ -233,6 +241,7 @@ struct Story {
     service: Service,
     id: OwnerId,
     asks: Vec<Ask>,
+    again: Again,
     opened: Option<Opened>,
 }
 
@@ -247,14 +256,15 @@ impl Work for Story {
 
 impl Story {
     fn tell(self) -> Result<(Vec<u64>, Shown), Error> {
-        let Self { service, id, asks, opened } = self;
+        let Self { service, id, asks, again, opened } = self;
         let modes: Vec<Mode> = asks.iter().map(|ask| ask.mode).collect();
-        let targets = asks.into_iter().map(|ask| ask.disk.find()).collect::<Result<Vec<_>, _>>()?;
+        let goals = asks.into_iter().map(|ask| ask.disk.find()).collect::<Result<Vec<_>, _>>()?;
         if let Some(Opened { owner, names, anchors }) = &opened {
             service.keep().open(names, owner, anchors)?;
             service.forget_ended(names);
         }
-        let Reserved { locks, fresh, records, takes } = service.reserve(id, targets, &modes)?;
+        let Reserved { locks, fresh, records, takes } =
+            service.reserve(id, goals, &modes, again)?;
         step("grant-reserved");
         let mut held = Vec::new();
         let given = (|| {

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use super::{Error, Service, Shown};
 use crate::lock::held::Convert;
-use crate::lock::lockspace::LockspaceKind;
 use crate::lock::work::Work;
 use crate::lock::{self, Mode, OwnerId};
 use crate::step::step;
@@ -43,7 +42,7 @@ impl Service {
         if mode == Mode::Exclusive {
             state.table.begin_strengthening(number)?;
         }
-        let hashed = want.lockspace == LockspaceKind::File;
+        let hashed = want.lockspace.has_files();
         let disk = want.path.filter(|_| hashed).map(|path| (path, want.identity));
         Ok(Some(Convert { held, mode, name: want.resource, disk }))
     }

@@ -122,7 +122,7 @@ mod tests {
     fn a_refusal_reads_like_a_sentence() {
         let holder = Holder {
             lock: 1,
-            owner: OwnerId { uid: 0, uuid: uuid::Uuid::from_u128(5) },
+            owner: OwnerId::new(0, uuid::Uuid::from_u128(5)),
             name: "web1".into(),
             pid: 0,
             mode: Mode::Exclusive,

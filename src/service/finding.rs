@@ -10,17 +10,18 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::keeping::{Anchored, Away, anchor_line, keyed, lock_line, owner_line};
+use super::keeping::{Anchored, Away, anchor_line, keyed, lock_line, lockspace_line, owner_line};
 use super::state::State;
 use super::{Error, Settings, now};
 use crate::keep::line::{Line, Step};
 use crate::keep::parking::Parked;
-use crate::keep::record::{AnchorRecord, LockRecord, OwnerRecord, Record};
+use crate::keep::record::{AnchorRecord, LockRecord, LockspaceRecord, OwnerRecord, Record};
 use crate::keep::state::Name;
 use crate::keep::{Contents, Far, Key, Part};
 use crate::life::process::Known;
-use crate::life::{Lease, Process};
+use crate::life::{Connection, Lease, Process};
 use crate::lock::description::Description;
+use crate::lock::directory::Directory;
 use crate::lock::held::Held;
 use crate::lock::owner::AnchorId;
 use crate::lock::record::{Proof, Stage};
@@ -88,12 +89,16 @@ impl Finding {
         for Line { step, mode, record } in contents.lines {
             match (record, mode) {
                 (Record::Owner(owner), _) => owners.push((owner, step)),
+                // Whoever has the other end waits for an answer that he will not get.
+                (Record::Anchor(anchor), _)
+                    if anchor.anchor() == Some(Anchor::Connection) && step != Step::Held => {}
                 (Record::Anchor(anchor), _) => {
                     if let Some(owner) = anchor.owner() {
                         anchors.entry(owner).or_insert_with(Vec::new).push(anchor);
                     }
                 }
                 (Record::Lock(lock), Some(mode)) => locks.push((lock, mode, step)),
+                (Record::Lockspace(lockspace), _) => self.enter_lockspace(lockspace),
                 // No line reads so.
                 (Record::Lock(_), None) | (Record::Counted(_), _) => {}
             }
@@ -178,7 +183,8 @@ impl Finding {
                     let known = Known { start: sign.start, inode: sign.inode };
                     Process::find(pid, known).map(process)
                 }
-                (Anchor::Manual, _) => continue,
+                (Anchor::Connection, Some(fd)) => Ok(connection(fd)),
+                (Anchor::Connection, None) | (Anchor::Manual, _) => continue,
             };
             match found {
                 Ok(found) => anchored.push((record.number(), found)),
@@ -207,6 +213,10 @@ impl Finding {
                 continue;
             };
             self.state.count_anchors_from(number);
+            if Connection::is_one(&fd).unwrap_or(false) {
+                anchored.push((number, connection(fd)));
+                continue;
+            }
             let is_process = fd.try_clone().map(Process::by_pidfd);
             match is_process {
                 Ok(Ok(found)) => anchored.push((number, process(found))),
@@ -287,6 +297,12 @@ impl Finding {
         Ok(())
     }
 
+    fn enter_lockspace(&mut self, record: LockspaceRecord) {
+        let (number, path) = (record.number(), record.path());
+        self.lines.push(lockspace_line(number, &path));
+        self.state.lockspaces.insert(number, Arc::new(Directory::unopened(&path)));
+    }
+
     /// The descriptions of a lock's bytes, in order.
     fn descriptions(&mut self, owner: OwnerId, lock: u64) -> Vec<Description> {
         let all = (0..2).map_while(|byte| {
@@ -331,7 +347,7 @@ impl Finding {
         };
         let keys = self.fds.keys().chain(&self.away);
         let numbers: BTreeMap<u64, OwnerId> = keys.filter_map(byte).collect();
-        let id = OwnerId { uid: 0, uuid: RECOVERED };
+        let id = OwnerId::new(0, RECOVERED);
         for (number, owner) in numbers {
             let found = self.descriptions(owner, number);
             // Where nothing is locked, its record is missing because it was given up.
@@ -366,4 +382,8 @@ fn lease(lease: Lease) -> Anchored {
 
 fn process(process: Process) -> Anchored {
     Anchored::Process(Arc::new(process))
+}
+
+fn connection(fd: OwnedFd) -> Anchored {
+    Anchored::Connection(Arc::new(Connection::of(fd)))
 }

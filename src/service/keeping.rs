@@ -7,15 +7,16 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::Error;
 use crate::keep::line::{Line, Step};
 use crate::keep::parking::Parked;
-use crate::keep::record::{AnchorRecord, LockRecord, OwnerRecord, Record, Sign};
+use crate::keep::record::{AnchorRecord, LockRecord, LockspaceRecord, OwnerRecord, Record, Sign};
 use crate::keep::state::Name;
 use crate::keep::{Far, Key, Parking, Part, State};
-use crate::life::{Lease, Process};
+use crate::life::{Connection, Lease, Process};
 use crate::lock::description::{Description, Keeper};
 use crate::lock::held::Held;
 use crate::lock::owner::AnchorId;
@@ -62,6 +63,7 @@ pub(super) struct Names {
 pub(super) enum Anchored {
     Lease(Arc<Lease>),
     Process(Arc<Process>),
+    Connection(Arc<Connection>),
 }
 
 impl Anchored {
@@ -69,6 +71,7 @@ impl Anchored {
         match self {
             Self::Lease(_) => Anchor::Lease,
             Self::Process(process) => Anchor::Process { pid: process.pid() },
+            Self::Connection(_) => Anchor::Connection,
         }
     }
 
@@ -76,6 +79,7 @@ impl Anchored {
         match self {
             Self::Lease(lease) => Arc::clone(lease) as Parked,
             Self::Process(process) => Arc::clone(process) as Parked,
+            Self::Connection(connection) => Arc::clone(connection) as Parked,
         }
     }
 
@@ -87,6 +91,8 @@ impl Anchored {
                 let known = process.known()?;
                 Sign { inode: known.inode, start: known.start }
             }
+            // The other end of a socket can't be found from nothing.
+            Self::Connection(_) => Sign::default(),
         })
     }
 
@@ -104,6 +110,11 @@ pub(super) fn owner_line(number: AnchorId, owner: &Owner, step: Step) -> (Name, 
     let manual = owner.anchors.values().any(|anchor| *anchor == Anchor::Manual);
     let record = Record::Owner(OwnerRecord::new(number, owner, manual));
     (Name::Owner(number), Line { step, mode: None, record })
+}
+
+pub(super) fn lockspace_line(number: u32, path: &Path) -> (Name, Line) {
+    let record = Record::Lockspace(LockspaceRecord::new(number, path));
+    (Name::Lockspace(number), Line { step: Step::Held, mode: None, record })
 }
 
 pub(super) fn lock_line(lock: &Lock, step: Step) -> (Name, Line) {
@@ -231,6 +242,32 @@ impl Keep {
     /// Notes that an owner is about to go, and all it holds with it.
     pub(super) fn end(&self, names: &Names) -> Result<(), Error> {
         Ok(self.state.mark([Name::Owner(names.record)], Step::Releasing)?)
+    }
+
+    /// Parks an owner's connection; it is kept once [`Self::commit_connection`] is told.
+    pub(super) fn begin_connection(
+        &self,
+        owner: OwnerId,
+        number: AnchorId,
+        connection: &Arc<Connection>,
+    ) -> Result<(), Error> {
+        let anchored = Anchored::Connection(Arc::clone(connection));
+        let (name, line) = anchored.line(owner, number)?;
+        self.state.put(&[(name, Line { step: Step::Granting, ..line })])?;
+        step("restrict-noted");
+        self.park_anchors(owner, &[(number, anchored)])?;
+        step("restrict-parked");
+        Ok(())
+    }
+
+    /// Notes that whoever has the other end of a connection waits for nothing.
+    pub(super) fn commit_connection(&self, number: AnchorId) -> Result<(), Error> {
+        Ok(self.state.mark([Name::Anchor(number)], Step::Held)?)
+    }
+
+    /// Notes a lockspace.
+    pub(super) fn put_lockspace(&self, number: u32, path: &Path) -> Result<(), Error> {
+        Ok(self.state.put(&[lockspace_line(number, path)])?)
     }
 
     /// Keeps an owner no more. `true`: something lies dead in the parking.

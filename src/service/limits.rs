@@ -93,7 +93,7 @@ impl Usage {
         match anchor {
             Anchor::Lease => self.leases += 1,
             Anchor::Process { .. } => self.processes += 1,
-            Anchor::Manual => {}
+            Anchor::Connection | Anchor::Manual => {}
         }
     }
 

@@ -9,12 +9,15 @@
 //! half-done one of the same owner. Owners do not wait for each other.
 
 mod acquire;
+mod anchors;
 mod convert;
 pub mod describe;
+mod enrol;
 mod error;
 mod finding;
 mod keeping;
 pub mod limits;
+mod lockspaces;
 mod owners;
 mod probe;
 mod query;
@@ -36,6 +39,7 @@ use crate::lock::work::Work;
 use crate::lock::{Event, Lock, Owner};
 
 pub use acquire::{Ask, Disk};
+pub use enrol::Machine;
 pub use error::Error;
 use keeping::Keep;
 pub use limits::{Exempt, Limits};

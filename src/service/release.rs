@@ -112,16 +112,38 @@ impl Service {
         reason: Reason,
         check: impl FnOnce(&State) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        let (story, gone) = self.begin_end(id, reason, check)?;
+        self.give_up(story).await?.wait().await;
+        gone.wait().await;
+        Ok(())
+    }
+
+    /// The same, for a storage thread; nobody waits for it to be seen.
+    pub(super) fn end_here(
+        &self,
+        id: OwnerId,
+        reason: Reason,
+        check: impl FnOnce(&State) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let (story, _) = self.begin_end(id, reason, check)?;
+        drop(story.perform());
+        self.owner_went();
+        Ok(())
+    }
+
+    fn begin_end(
+        &self,
+        id: OwnerId,
+        reason: Reason,
+        check: impl FnOnce(&State) -> Result<(), Error>,
+    ) -> Result<(Story, Shown), Error> {
         let ending = {
             let mut state = self.state();
             check(&state)?;
             state.end(id)?
         };
         tracing::info!(owner = %id.uuid, uid = id.uid, locks = ending.held.len(), reason = reason.as_str(), "owner ended");
-        let (story, gone) = Story::of_owner(self, ending, reason);
-        self.give_up(story).await?.wait().await;
-        gone.wait().await;
-        Ok(())
+        Ok(Story::of_owner(self, ending, reason))
     }
 
     /// Steps 2 to 5.

@@ -22,12 +22,14 @@ use tokio::sync::OwnedMutexGuard;
 use super::finding::Finding;
 use super::keeping::{Away, Keep};
 use super::release::Story;
-use super::state::Ending;
+use super::state::{Ending, Watch};
 use super::storage::Storage;
 use super::{Error, Exempt, Service, Settings};
 use crate::keep::{self, Contents, Far, Inherited, Key, Parking, Part, Store, contents};
+use crate::life::Connection;
 use crate::lock::description::Description;
 use crate::lock::held::Held;
+use crate::lock::owner::AnchorId;
 use crate::lock::work::Work;
 use crate::lock::{self, OwnerId, Reason, ofd};
 use crate::step::step;
@@ -145,7 +147,7 @@ pub fn restore(
     step("restore-parked");
     let service = Service::new(state, exempt, Keep { state: state_file, parking, far }, storage);
     for (id, number, anchored) in anchored {
-        let watch = service.follow(id, number, anchored);
+        let watch = Watch { task: service.follow(id, number, &anchored), anchored };
         if let Some(kept) = service.state().kept.get_mut(&id) {
             kept.watches.insert(number, watch);
         }
@@ -159,6 +161,17 @@ impl Restored {
     #[must_use]
     pub fn service(&self) -> &Service {
         &self.service
+    }
+
+    /// The connections that keep owners alive, for whoever is to see their ends.
+    #[must_use]
+    pub fn connections(&self) -> Vec<(OwnerId, AnchorId, Arc<Connection>)> {
+        let state = self.service.state();
+        let each = state.kept.iter().flat_map(|(id, kept)| {
+            let watches = kept.watches.iter();
+            watches.filter_map(|(number, watch)| Some((*id, *number, watch.connection()?)))
+        });
+        each.collect()
     }
 
     /// Step 4. Returns at once.

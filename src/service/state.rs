@@ -1,14 +1,15 @@
 //! What is behind the mutex.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
-use super::keeping::Names;
+use super::keeping::{Anchored, Names};
 use super::limits::{Exempt, Usage, within};
 use super::{Batch, Error, Settings, Shown};
+use crate::lock::directory::Directory;
 use crate::lock::held::Held;
 use crate::lock::owner::AnchorId;
 use crate::lock::{Event, OwnerId, Table};
@@ -23,6 +24,8 @@ pub(super) struct State {
     /// Owners that have ended and still hold something: what is to be forgotten with the last.
     pub(super) leaving: HashMap<OwnerId, Names>,
     pub(super) settings: Settings,
+    /// The directories of keys that clients named, by number.
+    pub(super) lockspaces: BTreeMap<u32, Arc<Directory>>,
     pub(super) closing: bool,
     last_anchor: AnchorId,
     reader: Option<mpsc::UnboundedSender<Batch>>,
@@ -33,10 +36,25 @@ pub(super) struct State {
 pub(super) struct Kept {
     /// Held for the length of each of its commands.
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
-    /// The tasks that wait for the end of its anchors; ending one closes its descriptor.
-    pub(super) watches: HashMap<AnchorId, AbortHandle>,
+    /// What keeps it alive; manual anchors have nothing to watch.
+    pub(super) watches: HashMap<AnchorId, Watch>,
     /// The number of its record.
     pub(super) record: AnchorId,
+}
+
+/// An anchor that is watched.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) anchored: Anchored,
+    /// The task that waits for its end; none where somebody else tells of it.
+    pub(super) task: Option<AbortHandle>,
+}
+
+impl Watch {
+    /// Waits for its end no more.
+    pub(super) fn stop(&self) {
+        self.task.as_ref().inspect(|task| task.abort());
+    }
 }
 
 /// An owner's end, decided and not yet done.
@@ -51,7 +69,7 @@ pub(super) struct Ending {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.watches.values().for_each(AbortHandle::abort);
+        self.watches.values().for_each(Watch::stop);
     }
 }
 
@@ -63,6 +81,7 @@ impl State {
             kept: HashMap::new(),
             leaving: HashMap::new(),
             settings,
+            lockspaces: BTreeMap::new(),
             closing: false,
             last_anchor: 0,
             reader: None,

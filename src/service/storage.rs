@@ -11,8 +11,16 @@ use crate::lock::work::Work;
 /// The performer of [`Work`].
 #[derive(Debug, Default)]
 pub struct Storage {
-    /// How many requests are being performed.
-    running: watch::Sender<usize>,
+    load: watch::Sender<Load>,
+}
+
+/// What is being performed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Load {
+    /// How many requests.
+    running: usize,
+    /// Nothing more is let in.
+    closed: bool,
 }
 
 impl Storage {
@@ -22,7 +30,7 @@ impl Storage {
     ///
     /// [`Error::Abandoned`] where the thread panicked or the service ends.
     pub async fn run<W: Work>(&self, work: W) -> Result<W::Answer, Error> {
-        let running = Running::one_more(&self.running);
+        let running = Running::one_more(&self.load);
         let performed = tokio::task::spawn_blocking(move || {
             let answer = work.perform();
             drop(running);
@@ -34,25 +42,47 @@ impl Storage {
         })
     }
 
+    /// Lets a thread perform requests by itself, until what it gets is dropped. `None`: not now.
+    #[must_use]
+    pub fn enter(&self) -> Option<Running> {
+        let entered = self.load.send_if_modified(|load| {
+            load.running += usize::from(!load.closed);
+            !load.closed
+        });
+        entered.then(|| Running(self.load.clone()))
+    }
+
+    /// Lets threads in no more, or again.
+    pub fn close(&self, closed: bool) {
+        self.load.send_modify(|load| load.closed = closed);
+    }
+
+    /// Blocks until threads may come in again.
+    pub fn wait_open(&self) {
+        let mut load = self.load.subscribe();
+        // Its sender is ours, so it never ends.
+        let _ = tokio::runtime::Handle::current().block_on(load.wait_for(|load| !load.closed));
+    }
+
     /// Returns once no request is being performed.
     pub async fn idle(&self) {
-        // Its sender is ours, so it never ends.
-        let _ = self.running.subscribe().wait_for(|running| *running == 0).await;
+        let _ = self.load.subscribe().wait_for(|load| load.running == 0).await;
     }
 }
 
 /// One request more, until it is dropped.
-struct Running(watch::Sender<usize>);
+#[derive(Debug)]
+pub struct Running(watch::Sender<Load>);
 
 impl Running {
-    fn one_more(running: &watch::Sender<usize>) -> Self {
-        running.send_modify(|running| *running += 1);
-        Self(running.clone())
+    fn one_more(load: &watch::Sender<Load>) -> Self {
+        load.send_modify(|load| load.running += 1);
+        Self(load.clone())
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.send_modify(|running| *running -= 1);
+        self.0.send_modify(|load| load.running -= 1);
     }
 }

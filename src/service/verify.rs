@@ -17,7 +17,6 @@ use super::probe::Probe;
 use super::{Error, Service};
 use crate::lock::held::{Give, Held};
 use crate::lock::identity::Identity;
-use crate::lock::lockspace::LockspaceKind;
 use crate::lock::printable::shown;
 use crate::lock::restored::{Doubt, Lost, Reassert, Retake};
 use crate::lock::work::Work;
@@ -148,10 +147,13 @@ impl Service {
 type Asked = (u64, Option<PathBuf>);
 
 fn asked(lock: &Lock) -> Asked {
-    let (Identity::Inode { dev, .. } | Identity::Block { dev, .. }) = lock.want.identity;
-    match lock.want.lockspace {
-        LockspaceKind::Direct => (dev, None),
-        LockspaceKind::File => {
+    match lock.want.identity {
+        Identity::Inode { dev, .. } | Identity::Block { dev, .. }
+            if !lock.want.lockspace.has_files() =>
+        {
+            (dev, None)
+        }
+        _ => {
             let file = lock.want.lock_files.first();
             (0, file.and_then(|file| file.parent()).map(Path::to_owned))
         }

@@ -5,7 +5,7 @@ use std::fs::File;
 use uuid::Uuid;
 
 fn key(number: u64) -> Key {
-    let owner = OwnerId { uid: 0, uuid: Uuid::from_u128(1) };
+    let owner = OwnerId::new(0, Uuid::from_u128(1));
     Key { owner, part: super::super::Part::Byte(number, 0) }
 }
 

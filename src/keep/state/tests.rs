@@ -13,7 +13,7 @@ fn lock(number: u64) -> (Name, Line) {
     let path = PathBuf::from(OsStr::from_bytes(b"/srv/\xff/a"));
     let lock = Lock {
         id: number,
-        owner: OwnerId { uid: 0, uuid: Uuid::from_u128(5) },
+        owner: OwnerId::new(0, Uuid::from_u128(5)),
         since: 17,
         stage: Stage::Held,
         proof: Proof::Unverified,
@@ -24,6 +24,7 @@ fn lock(number: u64) -> (Name, Line) {
             identity: Identity::Inode { dev: 3, ino: number },
             lockspace: LockspaceKind::File,
             lock_files: vec![path],
+            fleeting: true,
             mode: Mode::Exclusive,
             write_shown: true,
         },
@@ -35,7 +36,7 @@ fn lock(number: u64) -> (Name, Line) {
 }
 
 fn owner(number: u64) -> (Name, Line) {
-    let id = OwnerId { uid: 1000, uuid: Uuid::from_u128(9) };
+    let id = OwnerId::new(1000, Uuid::from_u128(9));
     let owner = Owner::new(id, "web1".into(), Front::Dbus, 4);
     let record = Record::Owner(OwnerRecord::new(number, &owner, false));
     (Name::Owner(number), Line { step: Step::Held, mode: None, record })

@@ -9,7 +9,7 @@ use super::*;
 use crate::lock::owner::Front;
 
 fn id(n: u32) -> OwnerId {
-    OwnerId { uid: n % 2, uuid: Uuid::from_u128(u128::from(n) + 1) }
+    OwnerId::new(n % 2, Uuid::from_u128(u128::from(n) + 1))
 }
 
 fn table(owners: u32) -> Table {
@@ -30,13 +30,14 @@ fn want(name: &str, inode: u64, mode: Mode) -> Want {
         identity: Identity::Inode { dev: 1, ino: inode },
         lockspace: LockspaceKind::Direct,
         lock_files: vec![PathBuf::from(name)],
+        fleeting: false,
         mode,
         write_shown: true,
     }
 }
 
 fn hold(table: &mut Table, owner: u32, wants: &[Want]) -> Result<Vec<u64>, Error> {
-    let reservation = table.reserve(id(owner), wants, 7)?;
+    let reservation = table.reserve(id(owner), wants, 7, Again::Same)?;
     let fresh: Vec<u64> = reservation.fresh.iter().map(|(lock, _)| *lock).collect();
     table.commit(id(owner), &fresh)?;
     Ok(reservation.locks)
@@ -85,6 +86,31 @@ fn asking_again_gives_the_same_lock_and_another_mode_an_error() {
 }
 
 #[test]
+fn what_is_counted_is_given_once_more_if_shared_and_refused_if_not() {
+    let mut table = table(2);
+    let mut count = |owner, wants: &[Want]| {
+        let reservation = table.reserve(id(owner), wants, 7, Again::Count)?;
+        table.commit(id(owner), &reservation.locks)?;
+        Ok(reservation.locks)
+    };
+    let first = count(0, &[want("/a", 1, Mode::Shared)]).unwrap();
+    let second = count(0, &[want("/a", 1, Mode::Shared)]).unwrap();
+    assert_ne!(first, second);
+    let own = count(0, &[want("/a", 1, Mode::Exclusive)]);
+    assert!(matches!(own, Err(Error::Held(refusal)) if refusal.holders.len() == 2));
+    count(0, &[want("/b", 2, Mode::Exclusive)]).unwrap();
+    assert!(matches!(count(0, &[want("/b", 2, Mode::Exclusive)]), Err(Error::Held(_))));
+    // Neither may be strengthened over the other.
+    assert!(matches!(table.begin_strengthening(first[0]), Err(Error::Held(_))));
+    let newest = table.named(id(0), LockspaceKind::Direct, "/a").unwrap().id;
+    assert_eq!(newest, second[0]);
+    table.begin_release(newest).unwrap();
+    assert_eq!(table.named(id(0), LockspaceKind::Direct, "/a").unwrap().id, first[0]);
+    table.finish_release(&second, Reason::Released);
+    table.begin_strengthening(first[0]).unwrap();
+}
+
+#[test]
 fn a_refused_request_leaves_nothing() {
     let mut table = table(2);
     hold(&mut table, 0, &[want("/b", 2, Mode::Exclusive)]).unwrap();
@@ -98,7 +124,8 @@ fn a_refused_request_leaves_nothing() {
 fn an_owner_that_ends_while_it_is_granted_gets_nothing_and_goes_last() {
     let mut table = table(1);
     hold(&mut table, 0, &[want("/a", 1, Mode::Exclusive)]).unwrap();
-    let reservation = table.reserve(id(0), &[want("/b", 2, Mode::Exclusive)], 0).unwrap();
+    let reservation =
+        table.reserve(id(0), &[want("/b", 2, Mode::Exclusive)], 0, Again::Same).unwrap();
     let (held, events) = table.end_owner(id(0)).unwrap();
     assert_eq!((held.as_slice(), events.len()), ([1].as_slice(), 0));
     assert!(matches!(table.commit(id(0), &[2]), Err(Error::NoSuchOwner(_))));
@@ -125,7 +152,7 @@ fn strengthening_waits_for_nobody_and_lets_nobody_in() {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Reserve(u32, Vec<(u64, bool)>),
+    Reserve(u32, Vec<(u64, bool)>, Again),
     Commit,
     Cancel,
     Release(usize),
@@ -137,8 +164,12 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        4 => (0..4u32, prop::collection::vec((0..4u64, any::<bool>()), 1..4))
-            .prop_map(|(owner, disks)| Step::Reserve(owner, disks)),
+        4 => (
+            0..4u32,
+            prop::collection::vec((0..4u64, any::<bool>()), 1..4),
+            prop_oneof![Just(Again::Same), Just(Again::Count)],
+        )
+            .prop_map(|(owner, disks, again)| Step::Reserve(owner, disks, again)),
         3 => Just(Step::Commit),
         1 => Just(Step::Cancel),
         2 => (0..8usize).prop_map(Step::Release),
@@ -158,7 +189,6 @@ fn check(table: &Table) {
         assert!(owner.locks.contains(&a.id));
         for b in &locks[n + 1..] {
             if a.want.meets(&b.want) {
-                assert_ne!(a.owner, b.owner, "one lock per owner and resource");
                 assert!(!a.want.mode.conflicts(b.want.mode), "{a:?} and {b:?}");
             }
         }
@@ -178,13 +208,13 @@ proptest! {
             let nth = |table: &Table, n: usize| table.locks().nth(n).map(|lock| lock.id);
             match step {
                 // One command of an owner at a time, as the service sees to.
-                Step::Reserve(owner, _) if granting.iter().any(|(who, _)| *who == id(owner)) => {}
-                Step::Reserve(owner, disks) => {
+                Step::Reserve(owner, ..) if granting.iter().any(|(who, _)| *who == id(owner)) => {}
+                Step::Reserve(owner, disks, again) => {
                     let wants: Vec<Want> = disks.into_iter().map(|(disk, shared)| {
                         let mode = if shared { Mode::Shared } else { Mode::Exclusive };
                         want(&format!("/{disk}"), disk, mode)
                     }).collect();
-                    if let Ok(reserved) = table.reserve(id(owner), &wants, 0) {
+                    if let Ok(reserved) = table.reserve(id(owner), &wants, 0, again) {
                         prop_assert_eq!(reserved.locks.len(), wants.len());
                         let fresh = reserved.fresh.iter().map(|(lock, _)| *lock).collect();
                         granting.push((id(owner), fresh));

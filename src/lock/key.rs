@@ -1,0 +1,131 @@
+//! A lock file that is asked for by its name in a lockspace, whatever it may stand for: what
+//! virtlockd's clients name where they don't name the disk itself.
+
+use std::path::PathBuf;
+
+use sha2::{Digest, Sha256};
+
+use super::error::Error;
+use super::identity::Identity;
+use super::lockspace::Lockspace;
+use super::mode::Mode;
+use super::printable::{shown, spelt_path};
+use super::record::Want;
+
+/// The longest name of a file (`NAME_MAX`).
+const NAME_MAX: usize = 255;
+
+/// A file in a lockspace that is to be locked.
+#[derive(Debug, Clone)]
+pub struct Key {
+    lockspace: Lockspace,
+    name: String,
+    fleeting: bool,
+    identity: Identity,
+    path: PathBuf,
+}
+
+impl Key {
+    /// A key in a lockspace that has a directory. With `fleeting` its file is made where it is
+    /// missing, and removed with its last lock.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadPath`] where the name is none of a single file; what [`Lockspace`]s are
+    /// refused with.
+    pub fn new(lockspace: Lockspace, name: &str, fleeting: bool) -> Result<Self, Error> {
+        check_key(name)?;
+        let Some(directory) = lockspace.directory() else {
+            return Err(Error::BadPath { path: shown(name), why: "is in no lockspace" });
+        };
+        let (dev, ino) = directory.node()?;
+        let digest = Sha256::digest(name.as_bytes());
+        let key = digest.iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte));
+        let path = directory.path_of(name);
+        let identity = Identity::Key { dev, ino, key };
+        Ok(Self { lockspace, name: name.to_owned(), fleeting, identity, path })
+    }
+
+    /// The lockspace.
+    #[must_use]
+    pub fn lockspace(&self) -> &Lockspace {
+        &self.lockspace
+    }
+
+    /// The name in it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether its file comes and goes with its locks.
+    #[must_use]
+    pub fn is_fleeting(&self) -> bool {
+        self.fleeting
+    }
+
+    /// How it is spelt as a resource: `lease:<directory>/<name>`.
+    #[must_use]
+    pub fn resource(&self) -> String {
+        format!("lease:{}", spelt_path(&self.path))
+    }
+
+    /// What the table is told of it.
+    #[must_use]
+    pub fn want(&self, mode: Mode) -> Want {
+        Want {
+            resource: self.resource(),
+            canonical: None,
+            path: None,
+            identity: self.identity,
+            lockspace: self.lockspace.kind(),
+            lock_files: vec![self.path.clone()],
+            fleeting: self.fleeting,
+            mode,
+            // Whoever may ask for keys may ask for either mode.
+            write_shown: true,
+        }
+    }
+}
+
+/// Checks the name of a key: one that could leave its lockspace is none.
+///
+/// # Errors
+///
+/// [`Error::BadPath`].
+pub fn check_key(name: &str) -> Result<(), Error> {
+    let why = if name.is_empty() {
+        "is empty"
+    } else if name == "." || name == ".." || name.contains('/') {
+        "is not the name of a file in a lockspace"
+    } else if name.contains('\0') {
+        "has a NUL in it"
+    } else if name.len() > NAME_MAX {
+        "is longer than 255 bytes"
+    } else {
+        return Ok(());
+    };
+    Err(Error::BadPath { path: shown(&name.chars().take(80).collect::<String>()), why })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::directory::Directory;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_key_stays_in_its_lockspace() {
+        for name in ["", ".", "..", "../x", "a/b", "/a", "a\0b", &"x".repeat(256)] {
+            assert!(check_key(name).is_err(), "{name:?}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let lockspace = Lockspace::Lease(1, Arc::new(Directory::open(dir.path()).unwrap()));
+        let key = Key::new(lockspace.clone(), "..a", true).unwrap();
+        let want = key.want(Mode::Shared);
+        assert_eq!(want.resource, format!("lease:{}/..a", dir.path().display()));
+        let other = Key::new(lockspace, "..b", true).unwrap().want(Mode::Shared);
+        assert!(!want.meets(&other));
+        assert!(Key::new(Lockspace::Direct, "a", false).is_err());
+    }
+}

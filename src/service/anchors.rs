@@ -1,0 +1,217 @@
+//! What keeps owners, and how its end is seen to.
+
+use std::os::fd::OwnedFd;
+
+use tokio::task::AbortHandle;
+
+use super::keeping::{Anchored, Names};
+use super::limits::Usage;
+use super::state::{State, Watch};
+use super::{Error, NewAnchor, Service, Shown};
+use crate::life::Lease;
+use crate::lock::owner::AnchorId;
+use crate::lock::work::Work;
+use crate::lock::{self, Anchor, Event, OwnerId, Reason};
+
+impl Service {
+    /// Gives an owner another lease.
+    ///
+    /// # Errors
+    ///
+    /// [`lock::Error::NoSuchOwner`], [`Error::Limit`], and where descriptors have run out.
+    pub async fn hold(&self, id: OwnerId) -> Result<OwnedFd, Error> {
+        let (lease, theirs) = Lease::new()?;
+        self.bind(id, NewAnchor::Lease(lease)).await?;
+        Ok(theirs)
+    }
+
+    /// Gives an owner another anchor.
+    ///
+    /// # Errors
+    ///
+    /// [`lock::Error::NoSuchOwner`], [`Error::Limit`].
+    pub async fn bind(&self, id: OwnerId, anchor: NewAnchor) -> Result<(), Error> {
+        let bind = Bind { service: self.clone(), id, anchor };
+        self.storage().run(bind).await??.wait().await;
+        Ok(())
+    }
+
+    /// Adds an anchor, and a task that waits for its end.
+    pub(super) fn watch(
+        &self,
+        id: OwnerId,
+        kind: Anchor,
+        anchored: Option<Anchored>,
+    ) -> Result<AnchorId, Error> {
+        let mut state = self.state();
+        let number = state.next_anchor();
+        state.table.add_anchor(id, number, kind)?;
+        if let Some(anchored) = anchored {
+            let watch = Watch { task: self.follow(id, number, &anchored), anchored };
+            state.kept.entry(id).or_default().watches.insert(number, watch);
+        }
+        Ok(number)
+    }
+
+    /// The task that waits for an anchor's end; whoever serves a connection tells of it himself.
+    pub(super) fn follow(
+        &self,
+        id: OwnerId,
+        number: AnchorId,
+        anchored: &Anchored,
+    ) -> Option<AbortHandle> {
+        let (service, anchored) = (self.clone(), anchored.clone());
+        if matches!(anchored, Anchored::Connection(_)) {
+            return None;
+        }
+        let task = async move {
+            let gone = match &anchored {
+                Anchored::Lease(lease) => lease.gone().await,
+                Anchored::Process(process) => process.gone().await,
+                Anchored::Connection(_) => std::future::pending().await,
+            };
+            let seen = match gone {
+                Ok(()) => {
+                    service.storage().run(Gone { service: service.clone(), id, number }).await
+                }
+                // The event loop ends, and the service with it: this is no sign of the anchor.
+                Err(error) => {
+                    tracing::error!(%error, owner = %id.uuid, uid = id.uid, "an anchor is watched no more");
+                    return;
+                }
+            };
+            if let Err(error) = seen {
+                tracing::error!(%error, owner = %id.uuid, uid = id.uid, "the end of an anchor is not seen to");
+            }
+        };
+        Some(tokio::spawn(task).abort_handle())
+    }
+}
+
+/// An anchor has ended.
+pub(super) struct Gone {
+    pub(super) service: Service,
+    pub(super) id: OwnerId,
+    pub(super) number: AnchorId,
+}
+
+impl Work for Gone {
+    type Answer = ();
+
+    fn perform(self) {
+        let Self { service, id, number } = self;
+        let last = {
+            let mut state = service.state();
+            if let Some(kept) = state.kept.get_mut(&id) {
+                // Its task is what has this done: it ends by itself, and must not be stopped.
+                kept.watches.remove(&number);
+            }
+            match state.table.remove_anchor(id, number) {
+                Some(last) => last,
+                None => return, // closed meanwhile
+            }
+        };
+        ForgetAnchor { service: service.clone(), id, number }.perform();
+        if !last {
+            drop(service.state().publish(vec![Event::AnchorsChanged(id)]));
+            return;
+        }
+        // It may have been given another while this one was being forgotten.
+        let check = |state: &State| {
+            let alone = state.table.living(id)?.anchors.is_empty();
+            alone.then_some(()).ok_or(lock::Error::OwnerExists(id).into())
+        };
+        if let Err(error) = service.end_here(id, Reason::OwnerGone, check) {
+            // Or closed, by somebody who saw to its locks.
+            tracing::debug!(owner = %id.uuid, uid = id.uid, %error, "an owner is not ended");
+        }
+    }
+}
+
+/// Gives an owner an anchor: watched, noted and parked.
+pub(super) struct Bind {
+    pub(super) service: Service,
+    pub(super) id: OwnerId,
+    pub(super) anchor: NewAnchor,
+}
+
+impl Work for Bind {
+    type Answer = Result<Shown, Error>;
+
+    fn perform(self) -> Result<Shown, Error> {
+        let Self { service, id, anchor } = self;
+        let kind = anchor.anchor();
+        let more = |usage: &mut Usage| usage.count(kind);
+        service.state().check_quota(service.0.exempt, id.uid, more)?;
+        let Some(anchored) = anchor.anchored() else { return Ok(Shown(None)) };
+        // Watched first: whoever ends before he is noted is not to be noted for ever.
+        let number = service.watch(id, kind, Some(anchored.clone()))?;
+        if let Err(error) = service.note_anchor(id, number, &anchored) {
+            let mut state = service.state();
+            let watch = state.kept.get_mut(&id).and_then(|kept| kept.watches.remove(&number));
+            drop(state);
+            watch.inspect(Watch::stop);
+            Gone { service, id, number }.perform();
+            return Err(error);
+        }
+        Ok(service.state().publish(vec![Event::AnchorsChanged(id)]))
+    }
+}
+
+impl Service {
+    /// Notes and parks an anchor that is watched already.
+    fn note_anchor(&self, id: OwnerId, number: AnchorId, anchored: &Anchored) -> Result<(), Error> {
+        let forget = || ForgetAnchor { service: self.clone(), id, number }.perform();
+        if let Err(error) = self.keep().bind(id, number, anchored) {
+            forget();
+            return Err(error);
+        }
+        // Had it ended, or its owner, while it was being noted, nobody would forget it any more.
+        let there = {
+            let state = self.state();
+            state.table.living(id).is_ok_and(|owner| owner.anchors.contains_key(&number))
+        };
+        if there {
+            return Ok(());
+        }
+        forget();
+        Err(lock::Error::NoSuchOwner(id).into())
+    }
+}
+
+/// Keeps an anchor no more.
+pub(super) struct ForgetAnchor {
+    pub(super) service: Service,
+    pub(super) id: OwnerId,
+    pub(super) number: AnchorId,
+}
+
+impl Work for ForgetAnchor {
+    type Answer = ();
+
+    fn perform(self) {
+        let Self { service, id, number } = self;
+        match service.keep().forget_anchor(id, number) {
+            Ok(true) => service.clean_soon(),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "an anchor is gone, but its record is not"),
+        }
+    }
+}
+
+impl Service {
+    /// Forgets those anchors that ended while they were being noted. For a storage thread.
+    pub(super) fn forget_ended(&self, names: &Names) {
+        let gone: Vec<AnchorId> = {
+            let state = self.state();
+            let owner = state.table.owner(names.owner);
+            let gone = |number: &AnchorId| {
+                owner.is_none_or(|owner| owner.ended || !owner.anchors.contains_key(number))
+            };
+            names.anchors.iter().copied().filter(gone).collect()
+        };
+        for number in gone {
+            ForgetAnchor { service: self.clone(), id: names.owner, number }.perform();
+        }
+    }
+}

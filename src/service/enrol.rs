@@ -1,0 +1,284 @@
+//! Machines that register themselves, process by process, as libvirt's do.
+//!
+//! Who registers is a machine and a process. If an owner is there for both, it is that owner; else
+//! one is opened. What another process of the same machine holds is not this one's: where that
+//! process has ended, its owner ends first, whatever is left of it; where it lives, there are two
+//! owners, and the second does not get what the first one has.
+//!
+//! All of this is for threads that may wait, inside the event loop's context and outside of its
+//! tasks: a storage thread, or a front's own.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::sync::OwnedMutexGuard;
+use uuid::Uuid;
+
+use super::anchors::{Bind, ForgetAnchor, Gone};
+use super::keeping::Anchored;
+use super::owners::Open;
+use super::release::Story;
+use super::state::{State, Watch};
+use super::{Ask, Error, NewAnchor, Opening, Service};
+use crate::life::{Connection, Process};
+use crate::lock::lockspace::LockspaceKind;
+use crate::lock::owner::AnchorId;
+use crate::lock::table::Again;
+use crate::lock::work::Work as _;
+use crate::lock::{self, Anchor, Event, Front, Lock, OwnerId, Reason};
+
+/// A machine that registers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Whose it is.
+    pub uid: u32,
+    /// Which one.
+    pub uuid: Uuid,
+    /// Its name.
+    pub name: String,
+    /// Its process.
+    pub pid: u32,
+}
+
+/// An owner of a machine, as it is before one of its processes registers.
+struct Known {
+    id: OwnerId,
+    ended: bool,
+    /// The processes that keep it.
+    processes: Vec<(AnchorId, Arc<Process>)>,
+    /// Something keeps it that is no sign of a process: a lease, or somebody's wish.
+    kept: bool,
+}
+
+impl Service {
+    /// The owner of a machine's process: the one that is there, or a new one.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::life::Error::NoSuchProcess`], and those of [`Self::open`].
+    pub fn enrol(&self, machine: &Machine) -> Result<OwnerId, Error> {
+        loop {
+            if let Some(id) = self.find_or_open(machine)? {
+                return Ok(id);
+            }
+        }
+    }
+
+    /// The owner of a machine's process, if there is one.
+    #[must_use]
+    pub fn enrolled(&self, machine: &Machine) -> Option<OwnerId> {
+        let known = self.known(machine);
+        let bound = |known: &&Known| !known.ended && known.lives_as(machine.pid);
+        known.iter().find(bound).map(|known| known.id)
+    }
+
+    /// `None`: something changed meanwhile, and it is to be looked at again.
+    fn find_or_open(&self, machine: &Machine) -> Result<Option<OwnerId>, Error> {
+        let known = self.known(machine);
+        let mut living = known.iter().filter(|known| !known.ended);
+        if let Some(known) = living.clone().find(|known| known.lives_as(machine.pid)) {
+            return Ok(Some(known.id));
+        }
+        let process = Process::by_pid(machine.pid)?;
+        for known in living.clone() {
+            if known.has_ended() {
+                self.end_predecessor(known);
+                return Ok(None);
+            }
+        }
+        // One that nothing of a process is known of, as another front opened it: it is the same
+        // machine, and this is its process.
+        if let Some(known) = living.clone().find(|known| known.is_without_process()) {
+            let bind =
+                Bind { service: self.clone(), id: known.id, anchor: NewAnchor::Process(process) };
+            return match bind.perform() {
+                Ok(_) => Ok(Some(known.id)),
+                Err(Error::Lock(lock::Error::NoSuchOwner(_))) => Ok(None),
+                Err(error) => Err(error),
+            };
+        }
+        let first = OwnerId::new(machine.uid, machine.uuid);
+        let taken = living.any(|known| known.id == first);
+        let id = if taken { OwnerId { process: machine.pid, ..first } } else { first };
+        Handle::current().block_on(self.let_go(id));
+        let (name, front) = (machine.name.clone(), Front::Virtlockd);
+        let anchors = vec![NewAnchor::Process(process)];
+        let opening = Opening { id, name, front, anchors, asks: Vec::new() };
+        match (Open { service: self.clone(), opening }).perform() {
+            Ok(_) => Ok(Some(id)),
+            Err(Error::Lock(lock::Error::OwnerExists(_))) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The owners of a machine.
+    fn known(&self, machine: &Machine) -> Vec<Known> {
+        let state = self.state();
+        let owners = state.table.owners_of(machine.uid);
+        let owners = owners.filter(|owner| owner.id.uuid == machine.uuid);
+        let known = owners.map(|owner| {
+            let watches = state.kept.get(&owner.id).into_iter().flat_map(|kept| &kept.watches);
+            let processes = watches.filter_map(|(number, watch)| match &watch.anchored {
+                Anchored::Process(process) => Some((*number, Arc::clone(process))),
+                Anchored::Lease(_) | Anchored::Connection(_) => None,
+            });
+            let kept = |anchor: &Anchor| matches!(anchor, Anchor::Lease | Anchor::Manual);
+            Known {
+                id: owner.id,
+                ended: owner.ended,
+                processes: processes.collect(),
+                kept: owner.anchors.values().any(kept),
+            }
+        });
+        known.collect()
+    }
+
+    /// Ends an owner whose processes have all ended, before their ends are told of. Somebody may
+    /// have its connection still: a process that the machine left behind is not the machine.
+    fn end_predecessor(&self, known: &Known) {
+        if known.kept {
+            for (number, _) in &known.processes {
+                Gone { service: self.clone(), id: known.id, number: *number }.perform();
+            }
+            return;
+        }
+        let check = |state: &State| {
+            let owner = state.table.living(known.id)?;
+            let same = |(number, _): &(AnchorId, _)| owner.anchors.contains_key(number);
+            let none_new = owner.anchors.iter().all(|(number, anchor)| {
+                *anchor == Anchor::Connection
+                    || known.processes.iter().any(|(known, _)| known == number)
+            });
+            let stands = none_new && known.processes.iter().all(same);
+            stands.then_some(()).ok_or(lock::Error::OwnerExists(known.id).into())
+        };
+        if let Err(error) = self.end_here(known.id, Reason::OwnerGone, check) {
+            tracing::debug!(owner = %known.id.uuid, %error, "a machine's earlier owner went by itself");
+        }
+    }
+
+    /// Has an owner kept alive by its own connection, too, as long as that is open.
+    ///
+    /// # Errors
+    ///
+    /// [`lock::Error::NoSuchOwner`].
+    pub fn connect(&self, id: OwnerId, connection: &Arc<Connection>) -> Result<AnchorId, Error> {
+        let anchored = Anchored::Connection(Arc::clone(connection));
+        let number = self.watch(id, Anchor::Connection, Some(anchored))?;
+        drop(self.state().publish(vec![Event::AnchorsChanged(id)]));
+        Ok(number)
+    }
+
+    /// Parks a connection on which nothing more is to be said; to be told that whoever has the
+    /// other end was answered, by [`Self::answered`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Keep`]: then the connection ends with this service.
+    pub fn keep_connection(
+        &self,
+        id: OwnerId,
+        number: AnchorId,
+        connection: &Arc<Connection>,
+    ) -> Result<(), Error> {
+        let kept = self.keep().begin_connection(id, number, connection);
+        if kept.is_err() {
+            self.drop_connection(id, number);
+        }
+        kept
+    }
+
+    /// Nobody waits for an answer on a kept connection: it may outlive the service.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Keep`].
+    pub fn answered(&self, number: AnchorId) -> Result<(), Error> {
+        self.keep().commit_connection(number)
+    }
+
+    /// Keeps a connection no more, as something is being said on it. It is an anchor all the same.
+    pub fn drop_connection(&self, id: OwnerId, number: AnchorId) {
+        ForgetAnchor { service: self.clone(), id, number }.perform();
+    }
+
+    /// A connection has ended.
+    pub fn disconnected(&self, id: OwnerId, number: AnchorId) {
+        Gone { service: self.clone(), id, number }.perform();
+    }
+
+    /// Gives an owner one lock more; what it has already counts as another's would.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::acquire`].
+    pub fn acquire_counted(&self, id: OwnerId, ask: Ask) -> Result<(), Error> {
+        let _turn = self.turn_here(id)?;
+        self.acquire_here(id, vec![ask], Again::Count).map(drop)
+    }
+
+    /// Releases the newest lock that an owner has by this name. `None`: it has none.
+    ///
+    /// # Errors
+    ///
+    /// [`lock::Error::NoSuchOwner`].
+    pub fn release_named(
+        &self,
+        id: OwnerId,
+        lockspace: LockspaceKind,
+        resource: &str,
+    ) -> Result<Option<()>, Error> {
+        let _turn = self.turn_here(id)?;
+        let begun = {
+            let mut state = self.state();
+            let named = state.table.named(id, lockspace, resource).map(|lock| lock.id);
+            let Some(number) = named else { return Ok(None) };
+            state.table.begin_release(number)?;
+            (number, state.held.remove(&number))
+        };
+        drop(Story::of_locks(self, id, vec![begun], Reason::Released).perform());
+        self.owner_went();
+        Ok(Some(()))
+    }
+
+    /// A lock that anybody holds by this name.
+    #[must_use]
+    pub fn lock_named(&self, lockspace: LockspaceKind, resource: &str) -> Option<Lock> {
+        let state = self.state();
+        let mut locks = state.table.locks();
+        locks.find(|lock| lock.goes_by(lockspace, resource)).cloned()
+    }
+
+    /// Waits for an owner's turn.
+    fn turn_here(&self, id: OwnerId) -> Result<OwnedMutexGuard<()>, Error> {
+        let turn = self.turn_of(id)?;
+        Ok(Arc::clone(&turn).try_lock_owned().unwrap_or_else(|_| turn.blocking_lock_owned()))
+    }
+}
+
+impl Known {
+    /// Whether it is kept by this process, which lives.
+    fn lives_as(&self, pid: u32) -> bool {
+        self.processes.iter().any(|(_, known)| known.pid() == pid && known.check_alive().is_ok())
+    }
+
+    /// Whether all its processes have ended.
+    fn has_ended(&self) -> bool {
+        let ended = |(_, process): &(AnchorId, Arc<Process>)| process.check_alive().is_err();
+        !self.processes.is_empty() && self.processes.iter().all(ended)
+    }
+
+    fn is_without_process(&self) -> bool {
+        self.processes.is_empty()
+    }
+}
+
+impl Watch {
+    /// The connection, where it is one.
+    pub(super) fn connection(&self) -> Option<Arc<Connection>> {
+        match &self.anchored {
+            Anchored::Connection(connection) => Some(Arc::clone(connection)),
+            Anchored::Lease(_) | Anchored::Process(_) => None,
+        }
+    }
+}
