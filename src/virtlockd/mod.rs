@@ -5,4 +5,5 @@
 //! header, [`call`] what is asked, [`fault`] how a refusal is told. These four touch nothing: no
 //! file, no socket, no clock.
 
+pub mod frame;
 pub mod xdr;
