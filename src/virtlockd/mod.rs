@@ -5,5 +5,6 @@
 //! header, [`call`] what is asked, [`fault`] how a refusal is told. These four touch nothing: no
 //! file, no socket, no clock.
 
+pub mod call;
 pub mod frame;
 pub mod xdr;
