@@ -6,5 +6,6 @@
 //! file, no socket, no clock.
 
 pub mod call;
+pub mod fault;
 pub mod frame;
 pub mod xdr;
