@@ -5,7 +5,8 @@
 //! 0. [`lock`]: what a lock is. No bus, no event loop, no log.
 //! 1. [`life`]: what keeps an owner alive. [`keep`]: what outlives the service.
 //! 2. [`service`]: the only writer of the table.
-//! 3. the fronts: [`auth`] says who may do what, [`dbus`] is the D-Bus API.
+//! 3. the fronts: [`auth`] says who may do what, [`dbus`] is the D-Bus API, [`virtlockd`] is
+//!    libvirt's own protocol.
 //!
 //! Beside them: [`config`], [`logging`], [`notify`], [`instance`], and [`daemon`], which wires all
 //! of it together. `ARCHITECTURE.md` tells the stories.
@@ -19,6 +20,7 @@ pub mod service;
 
 pub mod auth;
 pub mod dbus;
+pub mod virtlockd;
 
 pub mod bus;
 pub mod cli;

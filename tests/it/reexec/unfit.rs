@@ -97,9 +97,9 @@ async fn the_state_is_a_newer_programs() {
     let mut scene = Scene::set().await;
     let state = scene.daemon.launch().runtime_dir.join("state");
     let state = fs::File::options().write(true).open(state).unwrap();
+    state.write_all_at(b"3", 14).unwrap();
+    goes_on(&scene, "has version 3, and this program knows version 2 only").await;
     state.write_all_at(b"2", 14).unwrap();
-    goes_on(&scene, "has version 2, and this program knows version 1 only").await;
-    state.write_all_at(b"1", 14).unwrap();
     scene.replace(false).await;
     scene.compare().await;
     scene.end().await;

@@ -9,6 +9,8 @@ use super::scene::{Place, Scene};
 
 /// Where the head has the version.
 const VERSION: u64 = 14;
+/// The version that this program writes.
+const OURS: u8 = b'2';
 
 fn set_version(file: &Path, digit: u8) {
     let file = fs::File::options().write(true).open(file).unwrap();
@@ -34,7 +36,7 @@ async fn another_version_is_left_alone(digit: u8) {
     let refused = place.host.run(&check).await.refused();
     assert!(refused.contains(&words), "{refused}");
 
-    set_version(&state, b'1');
+    set_version(&state, OURS);
     place.host.run(&check).await.ok();
     place.came_back().await;
     scene.comes_back_as_it_was().await;
@@ -42,10 +44,10 @@ async fn another_version_is_left_alone(digit: u8) {
 
 #[tokio::test]
 async fn a_newer_one() {
-    another_version_is_left_alone(b'2').await;
+    another_version_is_left_alone(OURS + 1).await;
 }
 
 #[tokio::test]
 async fn an_older_one() {
-    another_version_is_left_alone(b'0').await;
+    another_version_is_left_alone(OURS - 1).await;
 }
