@@ -26,6 +26,8 @@ pub struct Config {
     pub settings: Settings,
     /// How much is logged.
     pub log_level: Level,
+    /// The socket on which virtlockd's clients are served, if any. Goes by the start.
+    pub virtlockd_socket: Option<PathBuf>,
 }
 
 /// Why a configuration can't be used. The message names the file, and the line where there is one.
@@ -114,6 +116,7 @@ const KEYS: &[&str] = &[
     "lvm_lockspace_dir",
     "require_lease_for_disks",
     "scsi_lockspace_dir",
+    "virtlockd_socket",
 ];
 
 /// How the directories are had that a configuration names.
@@ -126,7 +129,8 @@ fn parse(text: &str, open: Open) -> Result<Config, Wrong> {
     })?;
     let table = table.get_ref();
     check_keys(table, KEYS)?;
-    let mut config = Config { settings: Settings::default(), log_level: Level::Info };
+    let settings = Settings::default();
+    let mut config = Config { settings, log_level: Level::Info, virtlockd_socket: None };
     if let Some((value, on)) = boolean(table, "auto_disk_leases")?
         && !on
     {
@@ -151,6 +155,12 @@ fn parse(text: &str, open: Open) -> Result<Config, Wrong> {
     }
     if let Some((value, word)) = string(table, "log_level")? {
         config.log_level = word.parse().map_err(|error: String| wrong(value, error))?;
+    }
+    if let Some((value, path)) = string(table, "virtlockd_socket")? {
+        if !path.starts_with('/') {
+            return Err(wrong(value, "'virtlockd_socket' must be an absolute path".to_owned()));
+        }
+        config.virtlockd_socket = Some(path.into());
     }
     if let Some(value) = table.get("limits") {
         let DeValue::Table(limits) = value.get_ref() else {

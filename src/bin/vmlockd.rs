@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use nix::fcntl::{OFlag, open};
@@ -31,6 +32,13 @@ struct Args {
     /// $XDG_RUNTIME_DIR for a user's instance.
     #[arg(long, value_name = "DIR")]
     runtime_dir: Option<PathBuf>,
+    /// Serve virtlockd's protocol on this socket, so that libvirt can use vmlockd in virtlockd's
+    /// place. A user's instance does so without being told, below $XDG_RUNTIME_DIR.
+    #[arg(long, value_name = "PATH")]
+    virtlockd_socket: Option<PathBuf>,
+    /// Exit once there has been no owner and no client of virtlockd's socket for so many seconds.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: Option<u64>,
     /// Check a configuration, say what is wrong with it, and exit.
     #[arg(long, value_name = "FILE", exclusive = true)]
     check_config: Option<PathBuf>,
@@ -91,7 +99,20 @@ fn run(args: Args) -> Result<(), String> {
             .ok_or("XDG_RUNTIME_DIR is not set; use --runtime-dir")?
             .join("vmlockd"),
     };
-    daemon::run(&Options { bus, config, runtime_dir }).map_err(|error| error.to_string())
+    let default_socket = match bus {
+        // There, virtlockd's own socket unit may be listening.
+        Bus::System => None,
+        Bus::Session => folder("XDG_RUNTIME_DIR").map(|below| below.join("libvirt/virtlockd-sock")),
+    };
+    let virtlockd_socket = match args.virtlockd_socket {
+        Some(path) if path.is_relative() => {
+            return Err(format!("--virtlockd-socket: {} is not an absolute path", path.display()));
+        }
+        named => named,
+    };
+    let timeout = args.timeout.map(Duration::from_secs);
+    let options = Options { bus, config, runtime_dir, virtlockd_socket, default_socket, timeout };
+    daemon::run(&options).map_err(|error| error.to_string())
 }
 
 /// A directory from the environment; the XDG specification has relative ones ignored.

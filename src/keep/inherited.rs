@@ -18,6 +18,10 @@ use super::{Error, Far, Parking, parking};
 pub const VARIABLE: &str = "VMLOCKD_INHERITED";
 /// The name of the lock on the runtime directory.
 const LOCK: &str = "lock";
+/// The name of virtlockd's socket: `FileDescriptorName=` of its unit.
+const SOCKET: &str = "virtlockd";
+/// What a socket is called that was passed without a name (`sd_listen_fds(3)`).
+const UNNAMED: &str = "unknown";
 
 /// The name of the end of a pair that is written to. Short, since all names together go into one
 /// string of the environment.
@@ -38,6 +42,8 @@ type WholePair = (String, OwnedFd, OwnedFd);
 pub struct Inherited {
     /// The lock on the runtime directory.
     pub lock: Option<OwnedFd>,
+    /// virtlockd's socket.
+    pub socket: Option<OwnedFd>,
     /// The ends of socket pairs, by the pair's name: written to, and with the queue.
     pub(super) pairs: BTreeMap<String, (Option<OwnedFd>, Option<OwnedFd>)>,
 }
@@ -95,6 +101,10 @@ impl Inherited {
             self.lock = Some(own(number)?);
             return Ok(());
         }
+        if name == SOCKET || name == UNNAMED {
+            self.socket = Some(own(number)?);
+            return Ok(());
+        }
         // What we don't know we leave alone.
         let pairs = [parking::PREFIX, Far::PREFIX];
         if !pairs.iter().any(|prefix| name.strip_prefix(prefix).is_some_and(begins_with_digit)) {
@@ -149,20 +159,32 @@ fn own(number: RawFd) -> Result<OwnedFd, Error> {
     }
 }
 
-/// Lets all that is parked live on in the program that replaces this one, with the lock on the
-/// runtime directory, and says how to tell it: the value of [`VARIABLE`].
+/// What of a running program's own lives on in the one that replaces it.
+#[derive(Debug, Clone, Copy)]
+pub struct Legacy<'f> {
+    /// The lock on the runtime directory.
+    pub lock: BorrowedFd<'f>,
+    /// virtlockd's socket.
+    pub socket: Option<BorrowedFd<'f>>,
+}
+
+/// Lets all that is parked live on in the program that replaces this one, with what is the
+/// program's own, and says how to tell it: the value of [`VARIABLE`].
 ///
 /// # Errors
 ///
 /// Where a descriptor can't be passed on; nothing is passed on then.
-pub fn hand_down(parking: &Parking, far: &Far, lock: BorrowedFd<'_>) -> Result<String, Error> {
+pub fn hand_down(parking: &Parking, far: &Far, legacy: Legacy<'_>) -> Result<String, Error> {
     let mut text = format!("{}:", std::process::id());
     let mut pass = |name: &str, fd: BorrowedFd<'_>| {
         // Writing to a String has no way to fail.
         let _ = write!(text, "{name}={},", fd.as_raw_fd());
         fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))
     };
-    let mut outcome = pass(LOCK, lock);
+    let mut outcome = pass(LOCK, legacy.lock);
+    if let Some(socket) = legacy.socket {
+        outcome = outcome.and(pass(SOCKET, socket));
+    }
     let mut pass_pair = |pair: &Pair| {
         let names = [name_into(&pair.name), name_out(&pair.name)];
         for (name, end) in names.iter().zip(pair.ends()) {
@@ -172,7 +194,7 @@ pub fn hand_down(parking: &Parking, far: &Far, lock: BorrowedFd<'_>) -> Result<S
     parking.each(&mut pass_pair);
     far.each(&mut pass_pair);
     if let Err(errno) = outcome {
-        keep_back(parking, far, lock)?;
+        keep_back(parking, far, legacy)?;
         return Err(Error::system("passing a descriptor on")(errno));
     }
     Ok(text)
@@ -183,9 +205,12 @@ pub fn hand_down(parking: &Parking, far: &Far, lock: BorrowedFd<'_>) -> Result<S
 /// # Errors
 ///
 /// Where that can't be done: then they would be inherited by whatever is executed next.
-pub fn keep_back(parking: &Parking, far: &Far, lock: BorrowedFd<'_>) -> Result<(), Error> {
+pub fn keep_back(parking: &Parking, far: &Far, legacy: Legacy<'_>) -> Result<(), Error> {
     let keep = |fd: BorrowedFd<'_>| fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
-    let mut outcome = keep(lock);
+    let mut outcome = keep(legacy.lock);
+    if let Some(socket) = legacy.socket {
+        outcome = outcome.and(keep(socket));
+    }
     let mut keep_pair = |pair: &Pair| {
         for end in pair.ends() {
             outcome = outcome.and(keep(end));

@@ -78,6 +78,20 @@ impl Connection {
         nix::unistd::read(&self.0, into)
     }
 
+    /// Whether something has come that is not read yet; `Some(false)`: the other side has closed it.
+    ///
+    /// # Errors
+    ///
+    /// What `recv(2)` says, but for `EAGAIN`: that is `None`.
+    pub fn has_come(&self) -> Result<Option<bool>, Errno> {
+        use rustix::net::{RecvFlags, recv};
+        match recv(&self.0, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Ok((count, _)) => Ok(Some(count > 0)),
+            Err(rustix::io::Errno::AGAIN) => Ok(None),
+            Err(errno) => Err(Errno::from_raw(errno.raw_os_error())),
+        }
+    }
+
     /// Writes as much as there is room for; never a signal where the other side is gone.
     ///
     /// # Errors

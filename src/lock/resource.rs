@@ -3,6 +3,8 @@
 //! A disk may also come as an open descriptor; that has no spelling and so no type here, see
 //! [`super::resolve`].
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use super::error::Error;
@@ -40,6 +42,24 @@ impl DiskPath {
             return Ok(Self(PathBuf::from(text)));
         };
         Err(Error::BadPath { path: head(text), why })
+    }
+
+    /// Checks a path that need not be text.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::parse`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
+        // What decides is ASCII; the letters of what is no text do not matter.
+        let checked = Self::parse(&String::from_utf8_lossy(bytes))?;
+        if str::from_utf8(bytes).is_ok() {
+            return Ok(checked);
+        }
+        if bytes.len() > PATH_MAX {
+            let path = head(&String::from_utf8_lossy(bytes));
+            return Err(Error::BadPath { path, why: "is longer than 4095 bytes" });
+        }
+        Ok(Self(PathBuf::from(OsString::from_vec(bytes.to_vec()))))
     }
 
     /// The path.
@@ -89,6 +109,15 @@ mod tests {
         }
         assert!(matches!(DiskPath::parse("lease:/a/b/c"), Err(Error::Unsupported(_))));
         assert_eq!(DiskPath::parse("//a/./b").unwrap().as_path().as_os_str(), "//a/./b");
+    }
+
+    #[test]
+    fn a_path_need_not_be_text() {
+        let path = DiskPath::from_bytes(b"/a\xff").unwrap();
+        assert_eq!(path.as_path().as_os_str().len(), 3);
+        for wrong in [&b"a\xff"[..], b"", b"/a\0\xff"] {
+            assert!(DiskPath::from_bytes(wrong).is_err());
+        }
     }
 
     #[test]

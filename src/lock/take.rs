@@ -98,6 +98,36 @@ fn take_key(key: &Key, mode: Mode) -> Result<Held, Error> {
     Ok(Held::new(vec![byte], true, mode))
 }
 
+/// Makes the file of a key, or removes it; the latter only while nobody has it locked.
+#[derive(Debug)]
+pub enum Tend {
+    /// Makes it where it is missing.
+    Make(Key),
+    /// Removes it where it is there.
+    Remove(Key),
+}
+
+impl Work for Tend {
+    type Answer = Result<(), Error>;
+
+    fn perform(self) -> Result<(), Error> {
+        let (Self::Make(key) | Self::Remove(key)) = &self;
+        let Some(directory) = key.lockspace().directory() else {
+            return Err(Error::not_lockable(key.resource(), "it is in no lockspace"));
+        };
+        if let Self::Make(key) = &self {
+            return directory.open_file(key.name()).map(drop);
+        }
+        if directory.find_file(key.name())?.is_none() {
+            return Ok(());
+        }
+        let resource = key.resource();
+        let byte = lock_file(directory, key.name(), true, Mode::Exclusive, &resource)?;
+        let mut failed = Held::new(vec![byte], true, Mode::Exclusive).give();
+        failed.pop().map_or(Ok(()), Err)
+    }
+}
+
 /// Opens the disk itself: for writing where an exclusive lock will sit on it, and where possible
 /// for a shared one too, since a description opened for reading can never be strengthened.
 fn open_disk(target: &Target, mode: Mode) -> Result<(File, bool), Error> {

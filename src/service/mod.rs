@@ -27,13 +27,12 @@ mod state;
 pub mod storage;
 mod verify;
 
-use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::keep::inherited;
+use crate::keep::inherited::{self, Legacy};
 use crate::lock::lockspace::Lockspaces;
 use crate::lock::work::Work;
 use crate::lock::{Event, Lock, Owner};
@@ -145,16 +144,16 @@ impl Service {
         self.keep().parking.is_kept()
     }
 
-    /// Lets everything that is kept live on in the program that replaces this one, with the lock on
-    /// the runtime directory; tells what to tell it.
+    /// Lets everything that is kept live on in the program that replaces this one, with what is the
+    /// program's own; tells what to tell it.
     ///
     /// # Errors
     ///
     /// [`Error::Keep`]; nothing is passed on then.
-    pub fn hand_down(&self, lock: BorrowedFd<'_>) -> Result<String, Error> {
+    pub fn hand_down(&self, legacy: Legacy<'_>) -> Result<String, Error> {
         let Keep { state, parking, far } = self.keep();
         state.renew()?;
-        Ok(inherited::hand_down(parking, far, lock)?)
+        Ok(inherited::hand_down(parking, far, legacy)?)
     }
 
     /// Undoes [`Self::hand_down`].
@@ -162,9 +161,9 @@ impl Service {
     /// # Errors
     ///
     /// [`Error::Keep`].
-    pub fn keep_back(&self, lock: BorrowedFd<'_>) -> Result<(), Error> {
+    pub fn keep_back(&self, legacy: Legacy<'_>) -> Result<(), Error> {
         let Keep { parking, far, .. } = self.keep();
-        Ok(inherited::keep_back(parking, far, lock)?)
+        Ok(inherited::keep_back(parking, far, legacy)?)
     }
 
     fn clean_soon(&self) {

@@ -179,6 +179,21 @@ impl<'p> Call<'p> {
         }
     }
 
+    /// The flags that are set and mean nothing.
+    #[must_use]
+    pub fn unknown_flags(&self) -> u32 {
+        match *self {
+            Self::AcquireResource { flags, .. } => flags & !(acquire::SHARED | acquire::CREATE),
+            Self::Register { flags, .. }
+            | Self::Restrict { flags }
+            | Self::NewLockspace { flags, .. }
+            | Self::CreateResource { flags, .. }
+            | Self::DeleteResource { flags, .. }
+            | Self::ReleaseResource { flags, .. } => flags,
+            Self::CreateLockspace { .. } => 0,
+        }
+    }
+
     /// The arguments as a client writes them.
     #[must_use]
     pub fn payload(&self) -> Vec<u8> {

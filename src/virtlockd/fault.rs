@@ -88,7 +88,7 @@ pub struct Fault {
 }
 
 /// A path or a name, from a client.
-fn named(bytes: &[u8]) -> String {
+pub(super) fn named(bytes: &[u8]) -> String {
     shown_path(Path::new(OsStr::from_bytes(bytes)))
 }
 

@@ -24,8 +24,19 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
-            "lock", "keep", "service", "dbus", "bus", "config", "instance", "logging", "notify",
-            "reexec", "step",
+            "lock",
+            "life",
+            "keep",
+            "service",
+            "dbus",
+            "virtlockd",
+            "bus",
+            "config",
+            "instance",
+            "logging",
+            "notify",
+            "reexec",
+            "step",
         ],
     ),
     // The names of objects are the same on both ends of the bus.

@@ -120,5 +120,5 @@ fn inherit(parking: &Parking) -> Inherited {
         let [into, out] = pair.ends().map(|end| Some(end.try_clone_to_owned().unwrap()));
         (pair.name.clone(), (into, out))
     });
-    Inherited { lock: None, pairs: pairs.collect() }
+    Inherited { pairs: pairs.collect(), ..Inherited::default() }
 }

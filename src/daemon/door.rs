@@ -1,0 +1,49 @@
+//! virtlockd's socket: which one, and who serves it.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{Error, Options};
+use crate::life::Connection;
+use crate::lock::OwnerId;
+use crate::lock::owner::AnchorId;
+use crate::reexec;
+use crate::service::Service;
+use crate::virtlockd::{Server, Socket};
+
+/// The socket that was passed; else the one that was named, on the command line or in the
+/// configuration; else the one where libvirt looks for it, if nobody is there.
+pub(super) fn open(
+    options: &Options,
+    passed: Option<OwnedFd>,
+    configured: Option<PathBuf>,
+) -> Result<Option<Socket>, Error> {
+    if let Some(passed) = passed {
+        return Ok(Some(Socket::passed(passed)?));
+    }
+    if let Some(path) = options.virtlockd_socket.clone().or(configured) {
+        return Ok(Some(Socket::bind(&path)?));
+    }
+    let Some(path) = &options.default_socket else { return Ok(None) };
+    match Socket::bind(path) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) => {
+            tracing::info!("{error}; so it is not served here");
+            Ok(None)
+        }
+    }
+}
+
+/// Serves it, and those who were connected before a restart.
+pub(super) fn serve(
+    service: &Service,
+    connections: Vec<(OwnerId, AnchorId, Arc<Connection>)>,
+    socket: Option<Socket>,
+) -> Result<Server, Error> {
+    let user = nix::unistd::geteuid().as_raw();
+    // Signals are the event loop's thread's.
+    let begun = Server::begin(service, user, connections, socket, || drop(reexec::hold_signals()));
+    begun
+        .map_err(|errno| Error::System { doing: "serving virtlockd's socket", cause: errno.into() })
+}

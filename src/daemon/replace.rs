@@ -1,0 +1,94 @@
+//! How the program that is installed now takes this one's place.
+
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::signals::Signals;
+use crate::config::Source;
+use crate::instance::Instance;
+use crate::keep::inherited::Legacy;
+use crate::reexec::{self, Program};
+use crate::service::Service;
+use crate::step::step;
+use crate::virtlockd::Server;
+
+/// How long requests to file systems may take to end before the program replaces itself.
+const LAST_REQUESTS: Duration = Duration::from_secs(5);
+
+/// Asks the program that is installed now whether it could take over.
+pub(super) async fn is_fit(program: &Program, config: &Source) -> Result<(), String> {
+    // Where one need not be there, none is right, too.
+    let there = config.required || config.path.exists();
+    let fit = program
+        .check(there.then_some(config.path.as_path()))
+        .await
+        .map_err(|error| error.to_string());
+    if let Err(error) = &fit {
+        tracing::error!("vmlockd is not replaced, and goes on as it is: {error}");
+    }
+    fit
+}
+
+/// Replaces this program by the one that is installed now; returns only if that can't be done.
+pub(super) async fn replace(
+    program: &Program,
+    service: &Service,
+    instance: &Instance,
+    server: &Server,
+    signals: &mut Signals,
+) -> reexec::Error {
+    // Clients of virtlockd's socket are served by other threads.
+    service.storage().close(true);
+    let error = try_to_replace(program, service, instance, server, signals).await;
+    service.storage().close(false);
+    error
+}
+
+async fn try_to_replace(
+    program: &Program,
+    service: &Service,
+    instance: &Instance,
+    server: &Server,
+    signals: &mut Signals,
+) -> reexec::Error {
+    if let Err(error) = signals.leave().await {
+        tracing::error!(%error, "signals that come now are lost");
+    }
+    // A thread that is in the kernel and does not come back holds up the exec, and the service.
+    let idle = timeout(LAST_REQUESTS, service.storage().idle()).await.is_ok();
+    // From here on nothing else may run on this thread: it could begin another request.
+    let hand_down = |socket: Option<BorrowedFd<'_>>| {
+        service.hand_down(Legacy { lock: instance.as_fd(), socket }).map_err(reexec::Error::from)
+    };
+    let handed = if idle {
+        let passed = server.with_listener(|socket| hand_down(Some(socket)));
+        passed.unwrap_or_else(|| hand_down(None))
+    } else {
+        Err(reexec::Error::Hanging)
+    };
+    let inherited = match handed {
+        Ok(inherited) => inherited,
+        Err(error) => {
+            if let Err(error) = reexec::let_signals_through() {
+                tracing::error!(%error, "signals stay blocked");
+            }
+            return error;
+        }
+    };
+    tracing::info!("vmlockd {} is replaced by what is installed now", env!("CARGO_PKG_VERSION"));
+    step("reexec");
+    let error = program.replace(&inherited);
+    if let Err(error) = reexec::let_signals_through() {
+        tracing::error!(%error, "signals stay blocked");
+    }
+    let keep_back = |socket: Option<BorrowedFd<'_>>| {
+        service.keep_back(Legacy { lock: instance.as_fd(), socket })
+    };
+    let kept = server.with_listener(|socket| keep_back(Some(socket)));
+    if let Err(error) = kept.unwrap_or_else(|| keep_back(None)) {
+        tracing::error!(%error, "descriptors would be inherited by other programs");
+    }
+    error
+}

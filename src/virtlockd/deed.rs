@@ -1,0 +1,150 @@
+//! What is done for a call, once it may be asked.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use super::call::acquire;
+use super::fault::{Code, Domain, Fault};
+use crate::lock::key::Key;
+use crate::lock::lockspace::{Lockspace, LockspaceKind};
+use crate::lock::open::Links;
+use crate::lock::printable::spelt_path;
+use crate::lock::resolve::{Resolve, Wanted};
+use crate::lock::resource::DiskPath;
+use crate::lock::take::Tend;
+use crate::lock::work::Work as _;
+use crate::lock::{self, Mode, OwnerId};
+use crate::service::{Ask, Disk, Error, Service};
+
+/// The deeds, done to a service.
+pub(super) struct Deed<'s> {
+    service: &'s Service,
+}
+
+fn invalid(text: impl AsRef<str>) -> Fault {
+    Fault::new(Code::InvalidArgument, Domain::Lockspace, text)
+}
+
+/// A directory that a client named.
+fn directory(path: &[u8]) -> Result<PathBuf, Fault> {
+    let path = DiskPath::from_bytes(path).map_err(|error| invalid(error.to_string()))?;
+    if path.climbs() {
+        return Err(invalid(format!("lockspace {} leads through '..'", path.shown())));
+    }
+    Ok(path.as_path().to_owned())
+}
+
+impl<'s> Deed<'s> {
+    pub(super) fn of(service: &'s Service) -> Self {
+        Self { service }
+    }
+
+    /// What is asked for, not looked at yet. The rules of the configuration are for others:
+    /// libvirt's plugin goes by its own, and says what came of them.
+    pub(super) fn ask(&self, lockspace: &[u8], name: &[u8], flags: u32) -> Result<Ask, Fault> {
+        let shared = flags & acquire::SHARED != 0;
+        let mode = if shared { Mode::Shared } else { Mode::Exclusive };
+        if lockspace.is_empty() {
+            let path = DiskPath::from_bytes(name).map_err(|error| invalid(error.to_string()))?;
+            let (wanted, lockspace) = (Wanted::Path(path), Lockspace::Direct);
+            // Nothing is created, whatever the flags say: a disk that is not there is none.
+            let disk = Disk::Wanted(Resolve { wanted, lockspace, links: Links::Follow });
+            return Ok(Ask { disk, mode });
+        }
+        let fleeting = flags & acquire::CREATE != 0;
+        Ok(Ask { disk: Disk::Key(self.key(lockspace, name, fleeting)?), mode })
+    }
+
+    fn lockspace(&self, path: &[u8]) -> Result<Lockspace, Fault> {
+        let there = self.service.lockspace(Path::new(OsStr::from_bytes(path)));
+        there.ok_or_else(|| Fault::no_lockspace(path))
+    }
+
+    fn key(&self, lockspace: &[u8], name: &[u8], fleeting: bool) -> Result<Key, Fault> {
+        let lockspace = self.lockspace(lockspace)?;
+        let text = str::from_utf8(name).map_err(|_| invalid("a resource name is not UTF-8"))?;
+        Key::new(lockspace, text, fleeting).map_err(|error| match error {
+            lock::Error::BadPath { .. } => invalid(error.to_string()),
+            error => Fault::of(&error.into(), name, fleeting),
+        })
+    }
+
+    /// Under which name the table knows it.
+    fn named(&self, lockspace: &[u8], name: &[u8]) -> Result<(LockspaceKind, String), Fault> {
+        if lockspace.is_empty() {
+            let path = DiskPath::from_bytes(name).map_err(|error| invalid(error.to_string()))?;
+            return Ok((LockspaceKind::Direct, spelt_path(path.as_path())));
+        }
+        let key = self.key(lockspace, name, false)?;
+        Ok((key.lockspace().kind(), key.resource()))
+    }
+
+    pub(super) fn release(
+        &self,
+        owner: Option<OwnerId>,
+        pid: u32,
+        lockspace: &[u8],
+        name: &[u8],
+    ) -> Result<(), Fault> {
+        let (kind, resource) = self.named(lockspace, name)?;
+        let released = owner.map(|owner| self.service.release_named(owner, kind, &resource));
+        match released {
+            Some(Ok(Some(()))) => Ok(()),
+            Some(Err(error)) if !matches!(error, Error::Lock(lock::Error::NoSuchOwner(_))) => {
+                Err(Fault::of(&error, name, false))
+            }
+            _ if self.service.lock_named(kind, &resource).is_some() => {
+                Err(Fault::not_the_holder(pid))
+            }
+            _ => Err(Fault::not_locked(name)),
+        }
+    }
+
+    /// A lockspace that may be there already.
+    pub(super) fn make_lockspace(&self, path: &[u8]) -> Result<(), Fault> {
+        if path.is_empty() {
+            return Err(Fault::default_lockspace_exists());
+        }
+        let directory = directory(path)?;
+        let made = self.service.make_lockspace(&directory);
+        made.map(drop).map_err(|error| {
+            // Through links, too: what counts is what is there.
+            let other = std::fs::metadata(&directory).is_ok_and(|there| !there.is_dir());
+            if other { Fault::not_a_directory(path) } else { Fault::of(&error, path, true) }
+        })
+    }
+
+    /// A lockspace that must not be there.
+    pub(super) fn make_new_lockspace(&self, path: &[u8]) -> Result<(), Fault> {
+        if !path.is_empty() && self.service.lockspace(&directory(path)?).is_some() {
+            return Err(Fault::lockspace_exists(path));
+        }
+        self.make_lockspace(path)
+    }
+
+    pub(super) fn create(&self, lockspace: &[u8], name: &[u8]) -> Result<(), Fault> {
+        let key = self.free_key(lockspace, name)?;
+        let made = Tend::Make(key).perform();
+        made.map_err(|error| Fault::of_tending(&error, name, Fault::not_created))
+    }
+
+    pub(super) fn delete(&self, lockspace: &[u8], name: &[u8]) -> Result<(), Fault> {
+        let key = self.free_key(lockspace, name)?;
+        let removed = Tend::Remove(key).perform();
+        removed.map_err(|error| Fault::of_tending(&error, name, Fault::not_deleted))
+    }
+
+    /// A key that nobody of ours holds.
+    fn free_key(&self, lockspace: &[u8], name: &[u8]) -> Result<Key, Fault> {
+        if lockspace.is_empty() {
+            let text = "disks are neither created nor deleted by a lock service";
+            return Err(Fault::new(Code::OperationInvalid, Domain::Lockspace, text));
+        }
+        let key = self.key(lockspace, name, false)?;
+        match self.service.lock_named(key.lockspace().kind(), &key.resource()) {
+            Some(_) => Err(Fault::locked(name, None)),
+            None => Ok(key),
+        }
+    }
+}

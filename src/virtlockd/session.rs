@@ -1,0 +1,270 @@
+//! What one client has said, and what it is answered.
+//!
+//! The order of the checks is virtlockd's (`src/locking/lock_daemon_dispatch.c`): flags, then
+//! whether the connection is restricted, then whether it has registered.
+
+use std::sync::Arc;
+
+use super::call::{Call, Undecodable};
+use super::deed::Deed;
+use super::fault::{Code, Domain, Fault};
+use super::frame::{self, Frame, Header, kind, status};
+use super::xdr::Reader;
+use crate::life::Connection;
+use crate::life::connection::Peer;
+use crate::lock::owner::{AnchorId, shown_name};
+use crate::lock::{self, OwnerId};
+use crate::service::{Error, Machine, Service};
+
+/// How many descriptors a call may bring (libvirt's `VIR_NET_MESSAGE_NUM_FDS_MAX`). None is wanted.
+const DESCRIPTORS: u32 = 32;
+
+/// A client.
+#[derive(Debug)]
+pub(super) struct Session {
+    service: Service,
+    connection: Arc<Connection>,
+    peer: Peer,
+    /// The machine in whose name it speaks.
+    registered: Option<Registered>,
+    /// It may ask for nothing any more.
+    restricted: bool,
+    /// The owner that this connection keeps alive, and its number as an anchor.
+    keeps: Option<(OwnerId, AnchorId)>,
+    kept: Kept,
+}
+
+#[derive(Debug)]
+struct Registered {
+    machine: Machine,
+    /// Its owner, once there is one.
+    owner: Option<OwnerId>,
+}
+
+/// Whether a connection outlives the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    No,
+    /// Once its client has been answered.
+    Soon,
+    Yes,
+}
+
+/// What becomes of a message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// This is sent.
+    Message(Vec<u8>),
+    /// Nothing is.
+    Silence,
+    /// The connection is closed.
+    HangUp,
+}
+
+impl Session {
+    /// One that has said nothing yet.
+    pub(super) fn new(service: Service, connection: Arc<Connection>, peer: Peer) -> Self {
+        let (registered, restricted, keeps, kept) = (None, false, None, Kept::No);
+        Self { service, connection, peer, registered, restricted, keeps, kept }
+    }
+
+    /// One that has outlived a restart of the service: it had said all it may.
+    pub(super) fn restored(
+        service: Service,
+        connection: Arc<Connection>,
+        keeps: (OwnerId, AnchorId),
+    ) -> Self {
+        let peer = Peer { pid: 0, uid: keeps.0.uid };
+        let session = Self::new(service, connection, peer);
+        Self { restricted: true, keeps: Some(keeps), kept: Kept::Yes, ..session }
+    }
+
+    /// Whether it may stay silent for as long as it likes.
+    pub(super) fn has_spoken(&self) -> bool {
+        self.registered.is_some() || self.restricted
+    }
+
+    /// Whether the service's end would not be this connection's.
+    pub(super) fn is_kept(&self) -> bool {
+        self.kept != Kept::No
+    }
+
+    /// Something is being said on it: from now on, half of it may be in our hands, or an answer
+    /// may be waited for. So it ends with the service.
+    pub(super) fn speaks(&mut self) {
+        if let Some((owner, number)) = self.keeps
+            && self.is_kept()
+        {
+            self.service.drop_connection(owner, number);
+            self.kept = Kept::No;
+        }
+    }
+
+    /// All answers are on their way.
+    pub(super) fn is_answered(&mut self) {
+        if let Some((_, number)) = self.keeps
+            && self.kept == Kept::Soon
+        {
+            match self.service.answered(number) {
+                Ok(()) => self.kept = Kept::Yes,
+                Err(error) => tracing::error!(%error, "a connection ends with the service"),
+            }
+        }
+    }
+
+    /// The connection is closed.
+    pub(super) fn end(&mut self) {
+        if let Some((owner, number)) = self.keeps.take() {
+            self.service.disconnected(owner, number);
+        }
+    }
+
+    /// What is answered to a message.
+    pub(super) fn answer(&mut self, frame: &Frame<'_>) -> Answer {
+        let header = &frame.header;
+        if (header.program, header.version) == (frame::KEEPALIVE, frame::KEEPALIVE_VERSION) {
+            return match header.procedure {
+                frame::PING => Answer::Message(frame::pong()),
+                _ => Answer::Silence,
+            };
+        }
+        let payload = match header.kind {
+            kind::CALL => frame.payload,
+            kind::CALL_WITH_FDS => {
+                let mut reader = Reader::new(frame.payload);
+                match reader.u32() {
+                    Ok(0) => reader.rest(),
+                    Ok(count) if count > DESCRIPTORS => return Answer::HangUp,
+                    _ => return refuse(header, &Undecodable::Payload.into()),
+                }
+            }
+            _ => return Answer::Silence,
+        };
+        let done = if (header.program, header.version) != (frame::PROGRAM, frame::VERSION) {
+            Err(Fault::unknown_program(header.program, header.version))
+        } else if header.status != status::OK {
+            Err(Fault::unexpected_status(header.status))
+        } else {
+            Call::decode(header.procedure, payload)
+                .map_err(Fault::from)
+                .and_then(|call| self.perform(&call))
+        };
+        match done {
+            Ok(()) => Answer::Message(frame::reply(header, status::OK, &[])),
+            Err(fault) => refuse(header, &fault),
+        }
+    }
+
+    fn perform(&mut self, call: &Call<'_>) -> Result<(), Fault> {
+        let unknown = call.unknown_flags();
+        if unknown != 0 {
+            return Err(Fault::unsupported_flags(call, unknown));
+        }
+        if self.restricted {
+            return Err(Fault::restricted());
+        }
+        match *call {
+            Call::Register { uuid, name, id, pid, .. } => self.register(uuid, name, id, pid),
+            // libvirt names its lockspaces before it speaks for any machine.
+            Call::CreateLockspace { path } => Deed::of(&self.service).make_lockspace(path),
+            _ if self.registered.is_none() => Err(Fault::unregistered()),
+            Call::Restrict { .. } => {
+                self.restrict();
+                Ok(())
+            }
+            Call::NewLockspace { path, .. } => Deed::of(&self.service).make_new_lockspace(path),
+            Call::CreateResource { lockspace, name, .. } => {
+                Deed::of(&self.service).create(lockspace, name)
+            }
+            Call::DeleteResource { lockspace, name, .. } => {
+                Deed::of(&self.service).delete(lockspace, name)
+            }
+            Call::AcquireResource { lockspace, name, flags } => {
+                self.acquire(lockspace, name, flags)
+            }
+            Call::ReleaseResource { lockspace, name, .. } => self.release(lockspace, name),
+        }
+    }
+
+    fn register(&mut self, uuid: [u8; 16], name: &[u8], id: u32, pid: u32) -> Result<(), Fault> {
+        if id == 0 {
+            return Err(Fault::unregistered());
+        }
+        let uuid = uuid::Uuid::from_bytes(uuid);
+        if uuid.is_nil() {
+            let text = "the UUID of a machine must not be zero";
+            return Err(Fault::new(Code::InvalidArgument, Domain::Rpc, text));
+        }
+        let machine = Machine { uid: self.peer.uid, uuid, name: shown_name(name, uuid), pid };
+        // It speaks for another machine from now on, and is that one's.
+        self.end();
+        self.registered = Some(Registered { machine, owner: None });
+        // The machine's own process: it is there from now on, whether or not it holds anything.
+        if pid != 0 && pid == self.peer.pid {
+            self.owner()?;
+        }
+        Ok(())
+    }
+
+    /// The owner for which this connection speaks.
+    fn owner(&mut self) -> Result<OwnerId, Fault> {
+        let Some(registered) = &mut self.registered else { return Err(Fault::unregistered()) };
+        if let Some(owner) = registered.owner {
+            return Ok(owner);
+        }
+        let machine = &registered.machine;
+        let owner = self.service.enrol(machine).map_err(|error| Fault::of(&error, b"", false))?;
+        registered.owner = Some(owner);
+        if machine.pid == self.peer.pid && self.keeps.is_none() {
+            let number = self.service.connect(owner, &self.connection);
+            let number = number.map_err(|error| Fault::of(&error, b"", false))?;
+            self.keeps = Some((owner, number));
+        }
+        Ok(owner)
+    }
+
+    /// From now on the client is silent, or so it says. It may outlive the service.
+    fn restrict(&mut self) {
+        self.restricted = true;
+        let Some((owner, number)) = self.keeps else { return };
+        match self.service.keep_connection(owner, number, &self.connection) {
+            Ok(()) => self.kept = Kept::Soon,
+            // Its process is an anchor, too.
+            Err(error) => {
+                tracing::error!(%error, owner = %owner, "a connection ends with the service");
+            }
+        }
+    }
+
+    fn acquire(&mut self, lockspace: &[u8], name: &[u8], flags: u32) -> Result<(), Fault> {
+        for last in [false, true] {
+            let ask = Deed::of(&self.service).ask(lockspace, name, flags)?;
+            let owner = self.owner()?;
+            match self.service.acquire_counted(owner, ask) {
+                Err(Error::Lock(lock::Error::NoSuchOwner(_))) if !last => self.forget_owner(),
+                done => return done.map_err(|error| Fault::of_lock(&error, name, flags)),
+            }
+        }
+        Err(Fault::unregistered())
+    }
+
+    /// The owner has ended, or was closed, while its process lives on.
+    fn forget_owner(&mut self) {
+        self.keeps = None;
+        self.kept = Kept::No;
+        if let Some(registered) = &mut self.registered {
+            registered.owner = None;
+        }
+    }
+
+    fn release(&mut self, lockspace: &[u8], name: &[u8]) -> Result<(), Fault> {
+        let Some(registered) = &self.registered else { return Err(Fault::unregistered()) };
+        let machine = &registered.machine;
+        let owner = registered.owner.or_else(|| self.service.enrolled(machine));
+        Deed::of(&self.service).release(owner, machine.pid, lockspace, name)
+    }
+}
+
+fn refuse(header: &Header, fault: &Fault) -> Answer {
+    Answer::Message(frame::reply(header, status::ERROR, &fault.payload()))
+}
