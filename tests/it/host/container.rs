@@ -40,8 +40,12 @@ pub(super) struct Container {
 impl Container {
     /// Boots a copy of `tree`; its systemd has started all that it starts when this returns.
     ///
-    /// `dir` is for what is written down.
-    pub(super) async fn boot(tree: &Path, dir: &Path) -> Result<Container, Failure> {
+    /// `dir` is for what is written down. Of `shared` no copy is made.
+    pub(super) async fn boot(
+        tree: &Path,
+        dir: &Path,
+        shared: Option<&Path>,
+    ) -> Result<Container, Failure> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("vmlockd-{}-{number}", process::id());
@@ -61,6 +65,7 @@ impl Container {
         fs::create_dir(&root).expect("a directory in ours");
         command.args([script, "keep"]).args([&root, &cgroup, tree]);
         command.arg(program("vmlockd").parent().expect("programs are in a directory"));
+        command.args(shared);
         command.env("NOTIFY_SOCKET", format!("@{name}"));
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         let log = dir.join("console");

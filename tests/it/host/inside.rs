@@ -19,6 +19,13 @@ impl Host {
         command
     }
 
+    /// Runs such a command to its end.
+    pub(crate) async fn come_in(&self, words: &[&str]) -> Ran {
+        let mut command = self.enter();
+        command.args(words);
+        run(command).await
+    }
+
     /// The same, of one that is run as a unit, and so in a control group, by a user of the host.
     fn enter_as(&self, user: &str, words: &[&str]) -> Command {
         let mut command = self.enter();

@@ -36,6 +36,9 @@ pub(crate) use tree::Tree;
 /// Where a host has its disk images.
 const IMAGES: &str = "/srv/images";
 
+/// Where it has what it shares with others.
+pub(crate) const SHARED: &str = "/srv/shared";
+
 /// A machine with a systemd of its own. It is gone without a trace when it is dropped.
 pub(crate) struct Host {
     tree: Tree,
@@ -49,13 +52,22 @@ impl Host {
     /// Boots a host; the service is installed and neither enabled nor running. None if this
     /// machine can't, which has been said then.
     pub(crate) async fn boot(tree: Tree) -> Option<Host> {
+        Self::boot_with(tree, None).await
+    }
+
+    /// The same, of one of several hosts that have a directory in common: at [`SHARED`].
+    pub(crate) async fn boot_sharing(tree: Tree, directory: &Path) -> Option<Host> {
+        Self::boot_with(tree, Some(directory)).await
+    }
+
+    async fn boot_with(tree: Tree, shared: Option<&Path>) -> Option<Host> {
         let dir = tempfile::Builder::new().prefix("vmlockd-host-").tempdir();
         let dir = dir.expect("a temporary directory");
         let path = match tree.path().await {
             Ok(path) => path,
             Err(reason) => return skip(&reason),
         };
-        let container = match Container::boot(&path, dir.path()).await {
+        let container = match Container::boot(&path, dir.path(), shared).await {
             Ok(container) => container,
             Err(Failure::NotHere(said)) => {
                 return skip(&format!("{tree} can't be booted here: {}", said.trim()));
