@@ -20,6 +20,7 @@ mod host;
 mod hosts;
 mod house;
 mod layering;
+mod libvirt;
 mod listed;
 mod lost;
 mod machine;

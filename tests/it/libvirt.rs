@@ -1,0 +1,96 @@
+//! libvirt, unmodified, with real guests, and a lock daemon where it looks for one.
+//!
+//! What libvirt relies on is tried with virtlockd, too: what virtlockd passes is what libvirt's
+//! users know, so a test that only we pass would ask for something else. Where virtlockd falls
+//! short there is a test for us alone.
+//!
+//! The guests run emulated, without an operating system; what matters here is their QEMU.
+
+mod between;
+mod byte;
+mod daemon;
+mod ending;
+mod guest;
+mod hashed;
+mod hypervisor;
+mod keeping;
+mod known;
+mod moving;
+mod names;
+mod running;
+mod sharing;
+mod starting;
+
+use daemon::LockDaemon;
+
+/// One lock daemon, all that libvirt does with it.
+macro_rules! with {
+    ($name:ident, $daemon:expr) => {
+        mod $name {
+            use super::{LockDaemon, ending, hashed, running, sharing, starting};
+
+            #[tokio::test]
+            async fn a_disk_has_one_guest() {
+                starting::a_disk_has_one_guest($daemon).await;
+            }
+
+            #[tokio::test]
+            async fn eight_disks_are_one_guests_or_none_is() {
+                starting::eight_disks_are_one_guests_or_none_is($daemon).await;
+            }
+
+            #[tokio::test]
+            async fn guests_share_what_all_call_shareable() {
+                sharing::guests_share_what_all_call_shareable($daemon).await;
+            }
+
+            #[tokio::test]
+            async fn what_is_only_read_is_not_locked() {
+                sharing::what_is_only_read_is_not_locked($daemon).await;
+            }
+
+            #[tokio::test]
+            async fn a_disk_is_plugged_in_and_out() {
+                running::a_disk_is_plugged_in_and_out($daemon).await;
+            }
+
+            #[tokio::test]
+            async fn a_paused_guest_has_no_lock() {
+                running::a_paused_guest_has_no_lock($daemon).await;
+            }
+
+            #[tokio::test]
+            async fn locks_follow_snapshots() {
+                running::locks_follow_snapshots($daemon).await;
+            }
+
+            #[tokio::test]
+            async fn a_killed_guest_leaves_nothing() {
+                ending::a_killed_guest_leaves_nothing($daemon).await;
+            }
+
+            #[tokio::test]
+            async fn guests_outlive_libvirt() {
+                ending::guests_outlive_libvirt($daemon).await;
+            }
+
+            #[tokio::test]
+            async fn lock_files_have_hashed_names() {
+                hashed::lock_files_have_hashed_names($daemon).await;
+            }
+
+            #[tokio::test]
+            async fn a_lease_is_a_lock_file_with_a_name() {
+                hashed::a_lease_is_a_lock_file_with_a_name($daemon).await;
+            }
+        }
+    };
+}
+
+with!(virtlockd, LockDaemon::Virtlockd);
+with!(vmlockd, LockDaemon::Vmlockd);
+
+#[tokio::test]
+async fn a_guest_is_started_again_at_once() {
+    starting::a_guest_is_started_again_at_once(LockDaemon::Vmlockd).await;
+}

@@ -1,0 +1,33 @@
+//! Who answers where libvirt looks for virtlockd.
+
+use crate::host::Host;
+
+/// A lock daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LockDaemon {
+    /// libvirt's own.
+    Virtlockd,
+    /// The service.
+    Vmlockd,
+}
+
+impl LockDaemon {
+    /// Puts it in its place, as its documentation says; libvirt stops. What is not this one has that
+    /// place on a host that has been booted.
+    pub(super) async fn take_over(self, host: &Host) {
+        match self {
+            // It is there when libvirt is installed.
+            LockDaemon::Virtlockd => {}
+            LockDaemon::Vmlockd => {
+                host.systemctl(&["disable", "--quiet", "--now", "virtlockd.socket"]).await;
+                host.systemctl(&["mask", "--quiet", "virtlockd.service", "virtlockd-admin.socket"])
+                    .await;
+                host.systemctl(&["enable", "--quiet", "vmlockd.service", SOCKET]).await;
+                // It may run already, without the socket.
+                host.systemctl(&["restart", "vmlockd.service"]).await;
+            }
+        }
+    }
+}
+
+const SOCKET: &str = "vmlockd-virtlockd.socket";
