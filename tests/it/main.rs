@@ -31,3 +31,4 @@ mod soak;
 mod state;
 mod survive;
 mod untouched;
+mod virtlockd;

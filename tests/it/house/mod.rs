@@ -30,8 +30,10 @@ mod opened;
 pub(crate) mod polkit;
 mod process;
 mod rival;
+pub(crate) mod rpc;
 mod tool;
 pub(crate) mod user;
+mod virtlockd;
 mod watch;
 
 use std::time::Duration;
@@ -49,6 +51,7 @@ pub(crate) use opened::Opened;
 pub(crate) use process::{Process, gone, pidfd};
 pub(crate) use rival::{Kind, Rival};
 pub(crate) use tool::Tool;
+pub(crate) use virtlockd::Virtlockd;
 pub(crate) use watch::NameWatch;
 
 /// The name that the service has on the bus.
