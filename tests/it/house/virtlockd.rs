@@ -30,7 +30,10 @@ pub(crate) struct Virtlockd {
 impl Virtlockd {
     /// The program, if it is installed.
     pub(crate) fn program() -> Option<PathBuf> {
-        PLACES.map(|place| Path::new(place).join("virtlockd")).into_iter().find(|path| path.exists())
+        PLACES
+            .map(|place| Path::new(place).join("virtlockd"))
+            .into_iter()
+            .find(|path| path.exists())
     }
 
     /// Starts it with its files in `dir`, which is made, and these lines in its configuration.

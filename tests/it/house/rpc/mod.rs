@@ -104,6 +104,11 @@ pub(crate) mod arguments {
         Arguments::default().number(flags)
     }
 
+    /// Of all procedures, that which makes a lockspace if need be takes no flags.
+    pub(crate) fn path(path: impl AsRef<[u8]>) -> Arguments {
+        Arguments::default().text(path)
+    }
+
     pub(crate) fn lockspace(path: impl AsRef<[u8]>, flags: u32) -> Arguments {
         Arguments::default().text(path).number(flags)
     }
@@ -151,7 +156,7 @@ impl Rpc {
     }
 
     pub(crate) fn create_lockspace(&mut self, path: impl AsRef<[u8]>) -> Answer {
-        self.call(procedure::CREATE_LOCKSPACE, arguments::lockspace(path, 0))
+        self.call(procedure::CREATE_LOCKSPACE, arguments::path(path))
     }
 
     pub(crate) fn create_resource(
