@@ -2,10 +2,18 @@
 //!
 //! What a client may depend on is in the [`rows`], which are true of virtlockd: that is tested too.
 
+mod access;
+mod crowd;
+mod guest;
+mod hang;
+mod interop;
 mod judge;
+mod lives;
+mod patience;
 mod place;
 mod row;
 mod rows;
+mod survive;
 mod table;
 
 use std::path::Path;

@@ -48,7 +48,7 @@ pub(crate) use intruder::{Attempts, Intruder, attempt};
 pub(crate) use mock_polkit::{Answer, Call, Mock};
 pub(crate) use mounted::Mounted;
 pub(crate) use opened::Opened;
-pub(crate) use process::{Process, gone, pidfd};
+pub(crate) use process::{Process, gone, mortal, pidfd};
 pub(crate) use rival::{Kind, Rival};
 pub(crate) use tool::Tool;
 pub(crate) use virtlockd::Virtlockd;
