@@ -32,3 +32,4 @@ mod soak;
 mod state;
 mod survive;
 mod untouched;
+mod virtlockd;

@@ -49,6 +49,14 @@ impl<'h> Untouched<'h> {
         assert!(closed.is_ok(), "{request}: not {} descriptors, but {left:#?}", self.descriptors);
     }
 
+    /// Waits until it is so: where somebody has ended, what was his goes a moment later.
+    pub(crate) async fn again(&self, request: &str) {
+        let as_before =
+            async { while Picture::take(self.house, &self.bus).await != self.picture {} };
+        let _ = tokio::time::timeout(crate::house::DEADLINE, as_before).await;
+        self.still(request).await;
+    }
+
     /// The same, and then something is asked for that is right.
     pub(crate) async fn and_it_goes_on(&self) {
         self.still("all of it").await;

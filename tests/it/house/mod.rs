@@ -30,8 +30,10 @@ mod opened;
 pub(crate) mod polkit;
 mod process;
 mod rival;
+pub(crate) mod rpc;
 mod tool;
 pub(crate) mod user;
+mod virtlockd;
 mod watch;
 
 use std::time::Duration;
@@ -46,9 +48,10 @@ pub(crate) use intruder::{Attempts, Intruder, attempt};
 pub(crate) use mock_polkit::{Answer, Call, Mock};
 pub(crate) use mounted::Mounted;
 pub(crate) use opened::Opened;
-pub(crate) use process::{Process, gone, pidfd};
+pub(crate) use process::{Process, gone, mortal, pidfd};
 pub(crate) use rival::{Kind, Rival};
 pub(crate) use tool::Tool;
+pub(crate) use virtlockd::Virtlockd;
 pub(crate) use watch::NameWatch;
 
 /// The name that the service has on the bus.

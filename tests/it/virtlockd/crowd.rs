@@ -1,0 +1,162 @@
+//! Very many clients, and clients that are a burden, keep nobody else from being served.
+
+use std::fs;
+use std::io::{ErrorKind, Write as _};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::house::rpc::{Answer, Frame, Owner, Rpc, arguments, procedure};
+use crate::house::{House, Process};
+use crate::untouched::Untouched;
+
+use super::judge::{house, threads};
+
+/// As many connections as virtlockd has places for, and some.
+const IDLE: usize = 1100;
+const MANY: usize = 5000;
+
+/// A process for somebody to be.
+pub(super) fn sleep(house: &House) -> Process {
+    let mut command = std::process::Command::new("sleep");
+    command.arg("infinity");
+    Process::start("sleep", command, &house.dir().join("sleep.log"))
+}
+
+fn connect(house: &House) -> Rpc {
+    Rpc::connect(&house.dir().join("virtlockd-sock")).unwrap()
+}
+
+/// A newcomer gets what he wants.
+fn is_served(house: &House, owner: &Owner, disk: &str) {
+    let mut rpc = connect(house);
+    rpc.register(owner).granted();
+    rpc.acquire("", disk, 0).granted();
+    rpc.release("", disk, 0).granted();
+}
+
+/// Has this process open as many files as it may.
+fn room_for_files() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    assert!(most > MANY as u64 + 500, "only {most} files may be open here");
+}
+
+/// The memory that the service has of its own, in KiB.
+fn memory(house: &House) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", house.daemon().pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn five_thousand_machines() {
+    room_for_files();
+    let house = house().await;
+    let process = sleep(&house);
+    let disk = house.raw_of(0, "disk");
+    let disk = disk.to_str().unwrap();
+    let before = (Untouched::so_far(&house).await, threads(&house));
+    let machine = |number: usize| {
+        let mut owner = Owner::new("web", 1, process.pid());
+        owner.uuid[8..].copy_from_slice(&number.to_be_bytes());
+        owner
+    };
+    let mut crowd: Vec<Rpc> = (0..MANY).map(|_| connect(&house)).collect();
+    for (number, rpc) in crowd.iter_mut().enumerate() {
+        rpc.register(&machine(number)).granted();
+    }
+    is_served(&house, &machine(MANY), disk);
+    // All of them, and in any order.
+    for rpc in crowd.iter_mut().rev() {
+        rpc.ping().granted();
+    }
+    crowd[MANY / 2].acquire("", disk, 0).granted();
+    let refused = crowd[MANY - 1].acquire("", disk, 0).refused();
+    assert_eq!(refused.code, 87, "{}", refused.message);
+    let now = threads(&house);
+    assert!(now <= before.1 + 8, "{} threads have become {now}", before.1);
+    drop(crowd);
+    drop(process);
+    before.0.again("five thousand").await;
+}
+
+#[tokio::test]
+async fn those_who_only_sit_there() {
+    room_for_files();
+    let house = house().await;
+    let process = sleep(&house);
+    let disk = house.raw_of(0, "disk");
+    let before = Untouched::so_far(&house).await;
+    let idle: Vec<Rpc> = (0..IDLE).map(|_| connect(&house)).collect();
+    is_served(&house, &Owner::new("web1", 1, process.pid()), disk.to_str().unwrap());
+    drop(idle);
+    drop(process);
+    before.again("idle").await;
+}
+
+#[tokio::test]
+async fn those_who_do_not_listen() {
+    let house = house().await;
+    let process = sleep(&house);
+    let disk = house.raw_of(0, "disk");
+    let before = Untouched::so_far(&house).await;
+    let (owner, mut deaf) = (Owner::new("web1", 1, process.pid()), connect(&house));
+    deaf.register(&owner).granted();
+    let memory_before = memory(&house);
+    // Refusals are longer than such calls, so somebody has to keep them, or to stop reading.
+    let calls: Vec<_> = (0..200_000)
+        .map(|_| deaf.next(procedure::RELEASE, arguments::resource("", "/nonexistent", 0)))
+        .collect();
+    let bytes: Vec<u8> = calls.iter().flat_map(Frame::bytes).collect();
+    deaf.stream().set_nonblocking(true).unwrap();
+    let (mut sent, mut in_vain) = (0, 0);
+    while sent < bytes.len() && in_vain < 50 {
+        match deaf.stream().write(&bytes[sent..]) {
+            Ok(count) => (sent, in_vain) = (sent + count, 0),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                // The service had time to do something, and others were served meanwhile.
+                in_vain += 1;
+                is_served(&house, &owner, disk.to_str().unwrap());
+            }
+            Err(e) => panic!("{e}"),
+        }
+    }
+    assert!(sent < bytes.len(), "all {sent} bytes were taken");
+    let grown = memory(&house).saturating_sub(memory_before);
+    assert!(grown < 16 << 10, "{grown} KiB are kept for one who does not listen");
+
+    // Once he listens, he is told everything, one after the other.
+    deaf.stream().set_nonblocking(false).unwrap();
+    let mut rest = deaf.stream().try_clone().unwrap();
+    let sender = std::thread::spawn(move || rest.write_all(&bytes[sent..]).unwrap());
+    for call in &calls {
+        assert_eq!(Answer::to(call, deaf.receive()).refused().code, 87);
+    }
+    sender.join().unwrap();
+    drop(deaf);
+    drop(process);
+    before.again("deaf").await;
+}
+
+/// Whoever goes in the middle of something leaves nothing behind.
+#[tokio::test]
+async fn those_who_leave_at_once() {
+    let house = house().await;
+    let process = sleep(&house);
+    let disk = house.raw_of(0, "disk");
+    let disk = disk.to_str().unwrap();
+    let before = Untouched::so_far(&house).await;
+    let owner = Owner::new("web1", 1, process.pid());
+    for round in 0..500 {
+        let mut rpc = connect(&house);
+        let register = rpc.next(procedure::REGISTER, arguments::register(&owner, 0)).bytes();
+        let resource = || arguments::resource("", disk, 0);
+        let acquire = rpc.next(procedure::ACQUIRE, resource()).bytes();
+        let release = rpc.next(procedure::RELEASE, resource()).bytes();
+        let all = [register, acquire, release].concat();
+        rpc.send(&all[..all.len() * round / 499]);
+    }
+    drop(process);
+    before.again("gone").await;
+    before.and_it_goes_on().await;
+}

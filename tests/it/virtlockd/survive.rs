@@ -1,0 +1,169 @@
+//! What outlives a service that is killed: locks, and the connections of machines that have said
+//! all they will ever say. All others are closed, so that nobody waits for an answer for ever.
+
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
+use zbus::Connection;
+
+use crate::host::{Host, Main, Tree};
+use crate::house::rpc::{Frame, Owner, SHARED, arguments, procedure};
+use crate::house::{Intruder, Kind, Rival, within};
+use crate::listed::Listed;
+use crate::untouched::assert_free;
+
+use super::guest::Guest;
+
+const SOCKET: &str = "/run/vmlockd/virtlockd-sock";
+
+struct Scene {
+    host: Host,
+    bus: Connection,
+    service: Main,
+    path: PathBuf,
+    disk: String,
+}
+
+impl Scene {
+    async fn set() -> Option<Scene> {
+        let host = Host::boot(Tree::Own).await?;
+        host.configure(&format!("virtlockd_socket = \"{SOCKET}\"\n"));
+        let service = host.enable().await;
+        let path = host.image("disk.img");
+        let disk = path.to_str().unwrap().to_owned();
+        Some(Scene { bus: host.bus().await, path: host.at(&path), host, service, disk })
+    }
+
+    async fn guest(&self) -> Guest {
+        Guest::inside(&self.host, Path::new(SOCKET)).await
+    }
+
+    /// A connection in somebody's name.
+    async fn libvirtd(&self, owner: &Owner) -> Guest {
+        let mut libvirtd = self.guest().await;
+        libvirtd.register(owner).await.granted();
+        libvirtd
+    }
+
+    /// Kills the service, and waits for the next one.
+    async fn kill(&mut self) {
+        let mut watch = self.host.watch().await;
+        self.service.signal(Signal::SIGKILL);
+        self.service = self.host.successor(&mut watch, self.service).await;
+    }
+
+    async fn end(&self, guest: &Guest) {
+        self.host.run(&["kill", "-KILL", &guest.pid.to_string()]).await.ok();
+    }
+
+    async fn is_freed(&self) {
+        let freed = async { while Listed::by(&self.bus).await.on(&self.disk).count() > 0 {} };
+        within("the disk is given up", freed).await;
+        assert_free(&self.path);
+    }
+
+    async fn is_locked(&self) {
+        assert_eq!(Listed::by(&self.bus).await.on(&self.disk).count(), 1);
+        Rival::try_once(&self.path, Kind::Posix, true).unwrap_err();
+    }
+}
+
+#[tokio::test]
+async fn a_machine_and_its_connection() {
+    let Some(mut scene) = Scene::set().await else { return };
+    let mut guest = scene.guest().await;
+    let owner = guest.come_up("web1", 1).await;
+    scene.libvirtd(&owner).await.acquire(&scene.disk, 0).await.granted();
+    let before = Listed::by(&scene.bus).await;
+    let intruder = Intruder::at(std::slice::from_ref(&scene.path), &scene.host.log());
+
+    scene.kill().await;
+    assert_eq!(Listed::by(&scene.bus).await, before);
+    // It is the same connection, and it has not got its rights back.
+    let refused = guest.acquire(&scene.disk, 0).await.refused();
+    assert_eq!(refused.code, 29, "{}", refused.message);
+    scene.kill().await;
+    let refused = guest.acquire(&scene.disk, 0).await.refused();
+    assert_eq!(refused.code, 29, "{}", refused.message);
+
+    let mut rival = scene.guest().await;
+    rival.register(&rival.owner("web2", 2)).await.granted();
+    let refused = rival.acquire(&scene.disk, 0).await.refused();
+    assert_eq!(refused.code, 87, "{}", refused.message);
+    assert!(refused.message.contains("web1"), "{}", refused.message);
+    intruder.stop().were_refused();
+
+    // It is suspended and goes on.
+    let mut libvirtd = scene.libvirtd(&owner).await;
+    libvirtd.release(&scene.disk).await.granted();
+    let again = libvirtd.release(&scene.disk).await.refused();
+    assert_eq!(again.code, 87, "{}", again.message);
+    libvirtd.acquire(&scene.disk, 0).await.granted();
+    scene.is_locked().await;
+    scene.end(&guest).await;
+    scene.is_freed().await;
+}
+
+/// The connection alone is enough, before and after.
+#[tokio::test]
+async fn a_machine_that_is_another_process_by_now() {
+    let Some(mut scene) = Scene::set().await else { return };
+    let mut guest = scene.guest().await;
+    let owner = guest.come_up("web1", 1).await;
+    scene.libvirtd(&owner).await.acquire(&scene.disk, 0).await.granted();
+    scene.kill().await;
+    guest.close().await;
+    scene.kill().await;
+    scene.is_locked().await;
+    scene.end(&guest).await;
+    scene.is_freed().await;
+}
+
+#[tokio::test]
+async fn connections_that_may_still_want_something_are_closed() {
+    let Some(mut scene) = Scene::set().await else { return };
+    let (mut silent, mut registered) = (scene.guest().await, scene.guest().await);
+    registered.register(&registered.owner("web1", 1)).await.granted();
+    registered.acquire(&scene.disk, 0).await.granted();
+    let (mut half, mut waiting) = (scene.guest().await, scene.guest().await);
+    half.come_up("web2", 2).await;
+    let call = Frame::call(procedure::RELEASE, 9, arguments::resource("", &scene.disk, 0)).bytes();
+    half.send(&call[..40]).await;
+    waiting.send(&call[..4]).await;
+    scene.guest().await.come_up("web3", 3).await;
+
+    scene.kill().await;
+    for (guest, what) in [
+        (&mut silent, "silent"),
+        (&mut registered, "registered"),
+        (&mut half, "half a message"),
+        (&mut waiting, "a length"),
+    ] {
+        assert_eq!(guest.receive().await, None, "{what}");
+    }
+    // Its process is there all the same.
+    scene.is_locked().await;
+    scene.end(&registered).await;
+    scene.is_freed().await;
+}
+
+#[tokio::test]
+async fn shared_twice() {
+    let Some(mut scene) = Scene::set().await else { return };
+    let mut guest = scene.guest().await;
+    let owner = guest.come_up("web1", 1).await;
+    let mut libvirtd = scene.libvirtd(&owner).await;
+    libvirtd.acquire(&scene.disk, SHARED).await.granted();
+    libvirtd.acquire(&scene.disk, SHARED).await.granted();
+    scene.kill().await;
+    let mut libvirtd = scene.libvirtd(&owner).await;
+    libvirtd.release(&scene.disk).await.granted();
+    scene.is_locked().await;
+    scene.kill().await;
+    let mut libvirtd = scene.libvirtd(&owner).await;
+    scene.is_locked().await;
+    libvirtd.release(&scene.disk).await.granted();
+    assert_free(&scene.path);
+    let refused = libvirtd.release(&scene.disk).await.refused();
+    assert_eq!(refused.code, 87, "{}", refused.message);
+}
