@@ -28,7 +28,6 @@ use crate::keep::line::Step;
 use crate::lock::held::Held;
 use crate::lock::key::Key;
 use crate::lock::owner::AnchorId;
-use crate::lock::printable::shown as shown_text;
 use crate::lock::record::{Proof, Stage};
 use crate::lock::resolve::{Resolve, Target};
 use crate::lock::table::Again;
@@ -174,13 +173,7 @@ impl Service {
             let events = opened.into_iter().chain(given.iter().cloned()).collect();
             (given, state.publish(events))
         };
-        for event in &given {
-            if let Event::LockAcquired(lock) = event {
-                let (resource, mode) = (shown_text(&lock.want.resource), lock.want.mode.as_str());
-                tracing::info!(lock = lock.id, owner = %id.uuid, uid = id.uid, mode, "acquired {resource}");
-            }
-        }
-        Ok(shown)
+        Ok(shown.and_say(given))
     }
 
     /// Gives back what was taken, and forgets what was noted. Tells what of that failed.
@@ -249,8 +242,15 @@ impl Work for Story {
     type Answer = Result<(Vec<u64>, Shown), Error>;
 
     fn perform(self) -> Self::Answer {
-        let (service, id) = (self.service.clone(), self.id);
-        self.tell().map_err(|error| service.describe(id, error))
+        let (service, id, again) = (self.service.clone(), self.id, self.again);
+        let mut told = self.tell();
+        if let Ok((_, shown)) = &mut told
+            && again == Again::Same
+        {
+            // Here, where nobody else waits for it; whoever counts says it once he has answered.
+            shown.say();
+        }
+        told.map_err(|error| service.describe(id, error))
     }
 }
 

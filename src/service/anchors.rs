@@ -143,7 +143,7 @@ impl Work for Bind {
         let kind = anchor.anchor();
         let more = |usage: &mut Usage| usage.count(kind);
         service.state().check_quota(service.0.exempt, id.uid, more)?;
-        let Some(anchored) = anchor.anchored() else { return Ok(Shown(None)) };
+        let Some(anchored) = anchor.anchored() else { return Ok(Shown::default()) };
         // Watched first: whoever ends before he is noted is not to be noted for ever.
         let number = service.watch(id, kind, Some(anchored.clone()))?;
         if let Err(error) = service.note_anchor(id, number, &anchored) {

@@ -65,7 +65,9 @@ impl Work for Story {
 }
 
 fn tell(service: &Service, number: u64, mode: Mode) -> Result<Shown, Error> {
-    let Some(convert) = service.begin_conversion(number, mode)? else { return Ok(Shown(None)) };
+    let Some(convert) = service.begin_conversion(number, mode)? else {
+        return Ok(Shown::default());
+    };
     let held = Arc::clone(&convert.held);
     let (name, weaken) = (convert.name.clone(), mode == Mode::Shared);
     if weaken {

@@ -19,7 +19,7 @@ use super::keeping::Anchored;
 use super::owners::Open;
 use super::release::Story;
 use super::state::{State, Watch};
-use super::{Ask, Error, NewAnchor, Opening, Service};
+use super::{Ask, Error, NewAnchor, Opening, Service, Shown};
 use crate::life::{Connection, Process};
 use crate::lock::lockspace::LockspaceKind;
 use crate::lock::owner::AnchorId;
@@ -207,14 +207,16 @@ impl Service {
         Gone { service: self.clone(), id, number }.perform();
     }
 
-    /// Gives an owner one lock more; what it has already counts as another's would.
+    /// Gives an owner one lock more; what it has already counts as another's would. What came of it
+    /// is logged once the answer is dropped.
     ///
     /// # Errors
     ///
     /// As for [`Self::acquire`].
-    pub fn acquire_counted(&self, id: OwnerId, ask: Ask) -> Result<(), Error> {
+    pub fn acquire_counted(&self, id: OwnerId, ask: Ask) -> Result<Shown, Error> {
         let _turn = self.turn_here(id)?;
-        self.acquire_here(id, vec![ask], Again::Count).map(drop)
+        let (_, shown) = self.acquire_here(id, vec![ask], Again::Count)?;
+        Ok(shown)
     }
 
     /// Releases the newest lock that an owner has by this name. `None`: it has none.
@@ -227,7 +229,7 @@ impl Service {
         id: OwnerId,
         lockspace: LockspaceKind,
         resource: &str,
-    ) -> Result<Option<()>, Error> {
+    ) -> Result<Option<Shown>, Error> {
         let _turn = self.turn_here(id)?;
         let begun = {
             let mut state = self.state();
@@ -236,9 +238,9 @@ impl Service {
             state.table.begin_release(number)?;
             (number, state.held.remove(&number))
         };
-        drop(Story::of_locks(self, id, vec![begun], Reason::Released).perform());
+        let shown = Story::of_locks(self, id, vec![begun], Reason::Released).tell();
         self.owner_went();
-        Ok(Some(()))
+        Ok(Some(shown))
     }
 
     /// A lock that anybody holds by this name.

@@ -34,6 +34,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::keep::inherited::{self, Legacy};
 use crate::lock::lockspace::Lockspaces;
+use crate::lock::printable::shown;
 use crate::lock::work::Work;
 use crate::lock::{Event, Lock, Owner};
 
@@ -228,17 +229,56 @@ fn now() -> u64 {
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Events on their way to being seen.
-#[derive(Debug)]
+/// Events on their way to being seen; and to the log, at the latest when this is dropped.
+#[derive(Debug, Default)]
 #[must_use = "a command is answered only after its events can be seen"]
-struct Shown(Option<oneshot::Receiver<()>>);
+pub struct Shown {
+    seen: Option<oneshot::Receiver<()>>,
+    unsaid: Vec<Event>,
+}
 
 impl Shown {
-    /// Returns once they can be seen, or nobody shows them.
-    async fn wait(self) {
-        if let Some(shown) = self.0 {
-            // An error means that the reader is gone: then there is nothing to wait for.
-            let _ = shown.await;
+    fn new(seen: oneshot::Receiver<()>) -> Self {
+        Self { seen: Some(seen), unsaid: Vec::new() }
+    }
+
+    /// These are to be logged, too.
+    fn and_say(mut self, events: Vec<Event>) -> Self {
+        self.unsaid.extend(events);
+        self
+    }
+
+    /// Logs what is not logged yet.
+    fn say(&mut self) {
+        for event in self.unsaid.drain(..) {
+            match event {
+                Event::LockAcquired(lock) => {
+                    let (resource, id) = (shown(&lock.want.resource), lock.owner);
+                    let mode = lock.want.mode.as_str();
+                    tracing::info!(lock = lock.id, owner = %id.uuid, uid = id.uid, mode, "acquired {resource}");
+                }
+                Event::LockReleased(lock, reason) => {
+                    let (resource, id) = (shown(&lock.want.resource), lock.owner);
+                    let reason = reason.as_str();
+                    tracing::info!(lock = lock.id, owner = %id.uuid, uid = id.uid, reason, "released {resource}");
+                }
+                _ => {}
+            }
         }
+    }
+
+    /// Returns once they can be seen, or nobody shows them.
+    async fn wait(mut self) {
+        self.say();
+        if let Some(seen) = self.seen.take() {
+            // An error means that the reader is gone: then there is nothing to wait for.
+            let _ = seen.await;
+        }
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.say();
     }
 }

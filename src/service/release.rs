@@ -20,9 +20,8 @@ use super::state::{Ending, State};
 use super::{Error, Service, Shown};
 use crate::keep::line::Step;
 use crate::lock::held::{Give, Held};
-use crate::lock::printable::shown;
 use crate::lock::work::Work;
-use crate::lock::{self, Event, OwnerId, Reason};
+use crate::lock::{self, OwnerId, Reason};
 use crate::step::step;
 
 impl Service {
@@ -209,8 +208,17 @@ impl Story {
 impl Work for Story {
     type Answer = Shown;
 
-    /// A step that fails does not keep the next from being tried: whoever releases wants it gone.
     fn perform(self) -> Shown {
+        let mut shown = self.tell();
+        // Here, where nobody else waits for it.
+        shown.say();
+        shown
+    }
+}
+
+impl Story {
+    /// A step that fails does not keep the next from being tried: whoever releases wants it gone.
+    pub(super) fn tell(self) -> Shown {
         let Self { service, id, ended, closed, locks, reason } = self;
         let keep = service.keep();
         let numbers: Vec<u64> = locks.iter().map(|(number, _)| *number).collect();
@@ -237,14 +245,7 @@ impl Work for Story {
         service.forget(&closed);
         service.forget(&closed_now);
         step("release-done");
-        for event in &events {
-            if let Event::LockReleased(lock, reason) = event {
-                let (resource, id) = (shown(&lock.want.resource), lock.owner);
-                let reason = reason.as_str();
-                tracing::info!(lock = lock.id, owner = %id.uuid, uid = id.uid, reason, "released {resource}");
-            }
-        }
-        told
+        told.and_say(events)
     }
 }
 

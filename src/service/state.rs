@@ -98,14 +98,14 @@ impl State {
     /// mutex. Never waits: what piles up is bounded by the commands that wait for it.
     pub(super) fn publish(&mut self, events: Vec<Event>) -> Shown {
         let Some(reader) = self.reader.as_ref().filter(|_| !events.is_empty()) else {
-            return Shown(None);
+            return Shown::default();
         };
         let (shown, seen) = oneshot::channel();
         if reader.send(Batch { events, shown }).is_err() {
             self.reader = None;
-            return Shown(None);
+            return Shown::default();
         }
-        Shown(Some(seen))
+        Shown::new(seen)
     }
 
     /// From now on only numbers above this one are given to anchors.

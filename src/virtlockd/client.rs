@@ -72,6 +72,7 @@ impl Client {
     /// Does all it asks for.
     pub(super) fn serve(&self) -> Next {
         let mut inner = self.inner();
+        let mut dry = false;
         loop {
             match inner.flush(&self.connection) {
                 Ok(true) => {}
@@ -86,12 +87,13 @@ impl Client {
                 Ok(false) => {}
                 Err(()) => return Next::End,
             }
+            // Less came than there was room for: there is no more, and to look would be in vain.
+            if dry {
+                return inner.wait();
+            }
             match inner.read(&self.connection) {
                 Ok(0) => return Next::End,
-                // Less than there was room for: there is no more. If it makes no whole message,
-                // the next look would be in vain.
-                Ok(count) if count < CHUNK && !inner.has_message() => return inner.wait(),
-                Ok(_) => {}
+                Ok(count) => dry = count < CHUNK,
                 Err(Errno::EAGAIN | Errno::EINTR) => return inner.wait(),
                 Err(_) => return Next::End,
             }
@@ -138,10 +140,6 @@ impl Inner {
             Answer::HangUp => return Err(()),
         }
         Ok(true)
-    }
-
-    fn has_message(&self) -> bool {
-        !matches!(frame::next(&self.input), Ok(None))
     }
 
     fn read(&mut self, connection: &Connection) -> Result<usize, Errno> {

@@ -15,7 +15,7 @@ use crate::lock::resource::DiskPath;
 use crate::lock::take::Tend;
 use crate::lock::work::Work as _;
 use crate::lock::{self, Mode, OwnerId};
-use crate::service::{Ask, Disk, Error, Service};
+use crate::service::{Ask, Disk, Error, Service, Shown};
 
 /// The deeds, done to a service.
 pub(super) struct Deed<'s> {
@@ -86,11 +86,11 @@ impl<'s> Deed<'s> {
         pid: u32,
         lockspace: &[u8],
         name: &[u8],
-    ) -> Result<(), Fault> {
+    ) -> Result<Shown, Fault> {
         let (kind, resource) = self.named(lockspace, name)?;
         let released = owner.map(|owner| self.service.release_named(owner, kind, &resource));
         match released {
-            Some(Ok(Some(()))) => Ok(()),
+            Some(Ok(Some(shown))) => Ok(shown),
             Some(Err(error)) if !matches!(error, Error::Lock(lock::Error::NoSuchOwner(_))) => {
                 Err(Fault::of(&error, name, false))
             }

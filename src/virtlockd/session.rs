@@ -14,7 +14,7 @@ use crate::life::Connection;
 use crate::life::connection::Peer;
 use crate::lock::owner::{AnchorId, shown_name};
 use crate::lock::{self, OwnerId};
-use crate::service::{Error, Machine, Service};
+use crate::service::{Error, Machine, Service, Shown};
 
 /// How many descriptors a call may bring (libvirt's `VIR_NET_MESSAGE_NUM_FDS_MAX`). None is wanted.
 const DESCRIPTORS: u32 = 32;
@@ -32,6 +32,8 @@ pub(super) struct Session {
     /// The owner that this connection keeps alive, and its number as an anchor.
     keeps: Option<(OwnerId, AnchorId)>,
     kept: Kept,
+    /// What has been done, and is logged once the client is answered.
+    unsaid: Vec<Shown>,
 }
 
 #[derive(Debug)]
@@ -65,7 +67,8 @@ impl Session {
     /// One that has said nothing yet.
     pub(super) fn new(service: Service, connection: Arc<Connection>, peer: Peer) -> Self {
         let (registered, restricted, keeps, kept) = (None, false, None, Kept::No);
-        Self { service, connection, peer, registered, restricted, keeps, kept }
+        let unsaid = Vec::new();
+        Self { service, connection, peer, registered, restricted, keeps, kept, unsaid }
     }
 
     /// One that has outlived a restart of the service: it had said all it may.
@@ -102,6 +105,7 @@ impl Session {
 
     /// All answers are on their way.
     pub(super) fn is_answered(&mut self) {
+        self.unsaid.clear();
         if let Some((_, number)) = self.keeps
             && self.kept == Kept::Soon
         {
@@ -242,7 +246,11 @@ impl Session {
             let owner = self.owner()?;
             match self.service.acquire_counted(owner, ask) {
                 Err(Error::Lock(lock::Error::NoSuchOwner(_))) if !last => self.forget_owner(),
-                done => return done.map_err(|error| Fault::of_lock(&error, name, flags)),
+                done => {
+                    let shown = done.map_err(|error| Fault::of_lock(&error, name, flags))?;
+                    self.unsaid.push(shown);
+                    return Ok(());
+                }
             }
         }
         Err(Fault::unregistered())
@@ -261,7 +269,9 @@ impl Session {
         let Some(registered) = &self.registered else { return Err(Fault::unregistered()) };
         let machine = &registered.machine;
         let owner = registered.owner.or_else(|| self.service.enrolled(machine));
-        Deed::of(&self.service).release(owner, machine.pid, lockspace, name)
+        let shown = Deed::of(&self.service).release(owner, machine.pid, lockspace, name)?;
+        self.unsaid.push(shown);
+        Ok(())
     }
 }
 
