@@ -50,11 +50,29 @@ impl<'h> Untouched<'h> {
     }
 
     /// Waits until it is so: where somebody has ended, what was his goes a moment later.
-    pub(crate) async fn again(&self, request: &str) {
-        let as_before =
-            async { while Picture::take(self.house, &self.bus).await != self.picture {} };
-        let _ = tokio::time::timeout(crate::house::DEADLINE, as_before).await;
-        self.still(request).await;
+    ///
+    /// Directories in `lasting` may be open: a lockspace stays once it is there.
+    pub(crate) async fn again(&self, lasting: &Path) -> Result<(), String> {
+        let mut now = None;
+        let as_before = async {
+            loop {
+                let picture = Picture::take(self.house, &self.bus).await;
+                let open = self.house.daemon().open_fds() - directories(self.house, lasting);
+                if picture == self.picture && open == self.descriptors {
+                    return;
+                }
+                now = Some((picture, open));
+            }
+        };
+        let waited = tokio::time::timeout(crate::house::DEADLINE, as_before).await;
+        waited.map_err(|_| {
+            let (picture, open) = now.expect("it was looked at");
+            let targets = self.house.daemon().fd_targets();
+            format!(
+                "not {:#?} with {} descriptors, but {picture:#?} with {open}: {targets:#?}",
+                self.picture, self.descriptors
+            )
+        })
     }
 
     /// The same, and then something is asked for that is right.
@@ -87,6 +105,16 @@ impl Picture {
         files.sort();
         Self { owners: said(owners, "owner"), locks: said(locks, "lock"), files }
     }
+}
+
+/// How many directories below this one the service has open.
+fn directories(house: &House, below: &Path) -> usize {
+    let fds = fs::read_dir(format!("/proc/{}/fd", house.daemon().pid())).unwrap();
+    let open = fds.flatten().filter(|fd| {
+        let leads_below = fs::read_link(fd.path()).is_ok_and(|target| target.starts_with(below));
+        leads_below && fs::metadata(fd.path()).is_ok_and(|what| what.is_dir())
+    });
+    open.count()
 }
 
 /// All that is in a directory, however deep.

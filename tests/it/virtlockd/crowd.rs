@@ -77,7 +77,7 @@ async fn five_thousand_machines() {
     assert!(now <= before.1 + 8, "{} threads have become {now}", before.1);
     drop(crowd);
     drop(process);
-    before.0.again("five thousand").await;
+    before.0.again(house.dir()).await.unwrap();
 }
 
 #[tokio::test]
@@ -91,7 +91,7 @@ async fn those_who_only_sit_there() {
     is_served(&house, &Owner::new("web1", 1, process.pid()), disk.to_str().unwrap());
     drop(idle);
     drop(process);
-    before.again("idle").await;
+    before.again(house.dir()).await.unwrap();
 }
 
 #[tokio::test]
@@ -135,7 +135,7 @@ async fn those_who_do_not_listen() {
     sender.join().unwrap();
     drop(deaf);
     drop(process);
-    before.again("deaf").await;
+    before.again(house.dir()).await.unwrap();
 }
 
 /// Whoever goes in the middle of something leaves nothing behind.
@@ -157,6 +157,6 @@ async fn those_who_leave_at_once() {
         rpc.send(&all[..all.len() * round / 499]);
     }
     drop(process);
-    before.again("gone").await;
+    before.again(house.dir()).await.unwrap();
     before.and_it_goes_on().await;
 }

@@ -120,7 +120,7 @@ async fn nobody_else_waits() {
     };
     within("the disk is free", free).await;
     drop((other, two));
-    before.again("a path that hung").await;
+    before.again(house.dir()).await.unwrap();
 }
 
 /// The one who named it is killed, and nobody ever answers.
@@ -154,5 +154,5 @@ async fn a_machine_that_ends_meanwhile() {
     };
     within("the disk is free", free).await;
     drop((other, two));
-    before.again("a path that hung").await;
+    before.again(house.dir()).await.unwrap();
 }

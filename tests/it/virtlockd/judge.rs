@@ -1,7 +1,9 @@
 //! Asks virtlockd and us what is in the rows.
 
+use std::any::Any;
 use std::env;
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use crate::house::House;
@@ -46,10 +48,17 @@ impl Bystander {
 struct Wrong(Vec<String>);
 
 impl Wrong {
-    fn unless(&mut self, fine: bool, row: &Row, wanted: &[&str], answers: &[String]) {
-        if !fine {
-            self.0.push(format!("{}:\n    wanted {wanted:?}\n    got    {answers:?}", row.what));
+    /// Asks a row's question.
+    fn unless_answered(&mut self, row: &Row, place: &Place, wanted: &[&str]) {
+        match catch_unwind(AssertUnwindSafe(|| (row.ask)(place))) {
+            Ok(answers) if are(&answers, wanted, place) => {}
+            Ok(answers) => self.note(row, &format!("wanted {wanted:?}\n    got    {answers:?}")),
+            Err(panic) => self.note(row, &words(&*panic)),
         }
+    }
+
+    fn note(&mut self, row: &Row, what: &str) {
+        self.0.push(format!("{}:\n    {what}", row.what));
     }
 
     #[track_caller]
@@ -57,6 +66,12 @@ impl Wrong {
         assert!(of > 0, "there are rows");
         assert!(self.0.is_empty(), "{} of {of} rows:\n{}", self.0.len(), self.0.join("\n"));
     }
+}
+
+/// What a panic says.
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
 }
 
 /// What the rows say of virtlockd is true.
@@ -69,8 +84,7 @@ pub(super) fn they_answer(rows: &[Row]) {
         // It has long memories of names.
         let dir = dir.path().join(number.to_string());
         let place = Place::new(&dir, virtlockd.socket(), virtlockd.folder());
-        let answers = (row.ask)(&place);
-        wrong.unless(are(&answers, &row.theirs, &place), row, &row.theirs, &answers);
+        wrong.unless_answered(row, &place, &row.theirs);
         bystander.is_served();
     }
     assert!(virtlockd.process().lives(), "virtlockd has ended");
@@ -82,21 +96,25 @@ pub(super) async fn we_answer(rows: &[Row]) {
     let house = house().await;
     let socket = house.dir().join("virtlockd-sock");
     let folder = env::current_dir().expect("it is there");
+    let places = house.dir().join("places");
+    fs::create_dir(&places).expect("the directory is ours");
     let mut bystander = Bystander::at(&socket, house.dir());
     let (before, threads) = (Untouched::so_far(&house).await, threads(&house));
     let mut wrong = Wrong::default();
-    for row in rows {
-        let mut place = Place::new(&house.dir().join("place"), &socket, &folder);
-        let answers = (row.ask)(&place);
-        wrong.unless(are(&answers, &row.ours, &place), row, &row.ours, &answers);
+    for (number, row) in rows.iter().enumerate() {
+        let mut place = Place::new(&places.join(number.to_string()), &socket, &folder);
+        wrong.unless_answered(row, &place, &row.ours);
         bystander.is_served();
         place.end_machines();
         let difference = place.difference();
         if !difference.is_empty() {
-            wrong.0.push(format!("{}: not as it was: {difference:?}", row.what));
+            wrong.note(row, &format!("not as it was: {difference:?}"));
         }
         drop(place);
-        before.again(&row.what).await;
+        if let Err(left) = before.again(&places).await {
+            wrong.note(row, &left);
+            break;
+        }
     }
     let now = self::threads(&house);
     assert!(now <= threads + 8, "{threads} threads have become {now}");

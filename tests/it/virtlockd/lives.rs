@@ -191,6 +191,7 @@ async fn a_machine_that_is_started_again_gets_its_disks() {
         let mut old = Guest::beside(&scene.house).await;
         let owner = old.come_up("web1", 1).await;
         scene.lock_for(&owner);
+        println!("old {} has it", old.pid);
         let mut new = Guest::beside(&scene.house).await;
         // It is a zombie now: nobody has asked how it ended.
         old.is_killed().await;

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Beginnings of messages, each sent by a client of its own.
 fn beginnings() -> Vec<(String, Vec<u8>)> {
-    let mut whole = Frame::call(procedure::ACQUIRE, 1, arguments::resource("", "/nonexistent", 0));
+    let whole = Frame::call(procedure::ACQUIRE, 1, arguments::resource("", "/nonexistent", 0));
     let bytes = whole.bytes();
     let mut list: Vec<_> = [0, 1, 3, 4, 5, 27, 28, 29, bytes.len() - 1]
         .map(|count| (format!("{count} bytes of a message"), bytes[..count].to_vec()))
@@ -26,18 +26,24 @@ fn beginnings() -> Vec<(String, Vec<u8>)> {
     let megabyte = Arguments::default().raw(&vec![0; 1 << 20]);
     let much = Frame::call(procedure::ACQUIRE, 1, megabyte).with_length(LONGEST);
     list.push(("a megabyte of the largest length".to_owned(), much));
-    whole.kind = kind::CALL_WITH_FDS;
-    whole.payload.splice(0..0, 1_u32.to_be_bytes());
-    list.push(("a descriptor is promised and does not come".to_owned(), whole.bytes()));
     list
+}
+
+/// A call that promises to bring a descriptor, which does not come.
+fn promise() -> Frame {
+    let resource = arguments::resource("", "/nonexistent", 0);
+    let call = Frame::call(procedure::ACQUIRE, 1, Arguments::default().number(1).raw(&resource.0));
+    Frame { kind: kind::CALL_WITH_FDS, ..call }
 }
 
 #[test]
 fn virtlockd_waits() {
     let dir = tempfile::tempdir().unwrap();
     let Some(virtlockd) = super::virtlockd(&dir.path().join("virtlockd")) else { return };
+    let promise = ("a promise".to_owned(), promise().bytes());
     let waiting: Vec<_> = beginnings()
         .into_iter()
+        .chain([promise])
         .map(|(what, bytes)| {
             let mut rpc = virtlockd.connect();
             rpc.send(&bytes);
@@ -102,6 +108,12 @@ async fn ten_seconds() {
     connect().ping().granted();
     registered.send(second);
     assert_eq!(registered.receive().unwrap().status, 1);
+
+    // None of the procedures takes a descriptor, so there is nothing to wait for.
+    let mut promising = connect();
+    let refused = promising.exchange(&promise()).refused();
+    assert_eq!(refused.code, 39, "{}", refused.message);
+    promising.register(&owner).granted();
 
     for (what, mut rpc) in waiting {
         assert_eq!(rpc.receive(), None, "{what}");

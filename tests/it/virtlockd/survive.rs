@@ -78,11 +78,9 @@ async fn a_machine_and_its_connection() {
     let intruder = Intruder::at(std::slice::from_ref(&scene.path), &scene.host.log());
 
     scene.kill().await;
+    scene.kill().await;
     assert_eq!(Listed::by(&scene.bus).await, before);
     // It is the same connection, and it has not got its rights back.
-    let refused = guest.acquire(&scene.disk, 0).await.refused();
-    assert_eq!(refused.code, 29, "{}", refused.message);
-    scene.kill().await;
     let refused = guest.acquire(&scene.disk, 0).await.refused();
     assert_eq!(refused.code, 29, "{}", refused.message);
 
@@ -104,9 +102,22 @@ async fn a_machine_and_its_connection() {
     scene.is_freed().await;
 }
 
-/// The connection alone is enough, before and after.
+/// It was refused, and knows that: nothing is left to be said, and nobody waits.
 #[tokio::test]
-async fn a_machine_that_is_another_process_by_now() {
+async fn a_connection_that_was_refused_something() {
+    let Some(mut scene) = Scene::set().await else { return };
+    let mut guest = scene.guest().await;
+    guest.come_up("web1", 1).await;
+    for _ in 0..2 {
+        scene.kill().await;
+        let refused = guest.acquire(&scene.disk, 0).await.refused();
+        assert_eq!(refused.code, 29, "{}", refused.message);
+    }
+}
+
+/// Its process alone is enough, before and after.
+#[tokio::test]
+async fn a_machine_that_hangs_up() {
     let Some(mut scene) = Scene::set().await else { return };
     let mut guest = scene.guest().await;
     let owner = guest.come_up("web1", 1).await;

@@ -1,7 +1,14 @@
 //! Messages that are none.
 
+use std::fs::File;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
 use crate::house::rpc::{
-    Arguments, Frame, KEEPALIVE, LONGEST, Rpc, SHORTEST, arguments, kind, procedure,
+    Answer, Arguments, Frame, KEEPALIVE, LONGEST, Rpc, SHORTEST, arguments, kind, procedure,
 };
 
 use super::super::place::Place;
@@ -150,7 +157,28 @@ fn kinds() -> Vec<Row> {
         with_fds("33 descriptors are promised", Some(33), "closed"),
         with_fds("very many descriptors are promised", Some(u32::MAX), "closed"),
     ]);
+    rows.push(row(
+        "descriptors that were not announced",
+        |place| {
+            let mut rpc = place.vm();
+            let call = call(place, &mut rpc);
+            send_with_descriptors(&rpc, &call.bytes(), 10);
+            vec![tell(Answer::to(&call, rpc.receive()))]
+        },
+        &[NOT_FOUND],
+    ));
     rows
+}
+
+/// Sends bytes, and descriptors with them.
+fn send_with_descriptors(rpc: &Rpc, bytes: &[u8], count: usize) {
+    let files: Vec<File> = (0..count).map(|_| File::open("/dev/zero").unwrap()).collect();
+    let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+    let mut space = vec![MaybeUninit::uninit(); SendAncillaryMessage::ScmRights(&files).size()];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&files)));
+    let sent = sendmsg(rpc.stream(), &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL);
+    assert_eq!(sent, Ok(bytes.len()));
 }
 
 fn keepalive() -> Vec<Row> {

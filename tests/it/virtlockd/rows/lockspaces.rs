@@ -26,6 +26,7 @@ fn space(place: &Place) -> (String, Rpc) {
 
 pub(in super::super) fn all() -> Vec<Row> {
     let mut rows = made();
+    rows.extend(not_there());
     rows.extend(names());
     rows.extend(resources());
     rows
@@ -97,6 +98,12 @@ fn made() -> Vec<Row> {
             &["granted", "38/51 Unable to open resource @DIR@/space/name: No such file"],
         )
         .ours(&["8/", NOT_THERE]),
+    ]
+}
+
+/// What is no lockspace, or not the one that it was.
+fn not_there() -> Vec<Row> {
+    vec![
         row(
             "a lockspace that is a file",
             |place| {
@@ -130,6 +137,20 @@ fn made() -> Vec<Row> {
                 vec![answer]
             },
             &["38/51 Unable to open/create resource @DIR@/space/name: No such file"],
+        ),
+        row(
+            "a lockspace in whose place there is another directory",
+            |place| {
+                let (space, mut vm) = space(place);
+                // So it is, too, when shared storage is mounted after all.
+                fs::rename(&space, place.made("aside")).unwrap();
+                fs::create_dir(&space).unwrap();
+                let mut answers = said([vm.create_lockspace(&space)]);
+                answers.push(tell(vm.acquire(&space, "name", AUTOCREATE)));
+                answers.extend(["space/name", "aside/name"].map(|name| there(place.path(name))));
+                answers
+            },
+            &["granted", "granted", "there", "not there"],
         ),
     ]
 }
