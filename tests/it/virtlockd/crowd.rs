@@ -104,7 +104,7 @@ async fn those_who_do_not_listen() {
     deaf.register(&owner).granted();
     let memory_before = memory(&house);
     // Refusals are longer than such calls, so somebody has to keep them, or to stop reading.
-    let calls: Vec<_> = (0..200_000)
+    let calls: Vec<_> = (0..20_000)
         .map(|_| deaf.next(procedure::RELEASE, arguments::resource("", "/nonexistent", 0)))
         .collect();
     let bytes: Vec<u8> = calls.iter().flat_map(Frame::bytes).collect();
@@ -136,6 +136,27 @@ async fn those_who_do_not_listen() {
     drop(deaf);
     drop(process);
     before.again(house.dir()).await.unwrap();
+}
+
+/// Who waits for the service is there before it looks.
+#[tokio::test]
+async fn those_who_are_early() {
+    let house = house().await;
+    let socket = house.dir().join("virtlockd-sock");
+    for _ in 0..20 {
+        assert!(house.daemon().terminate().await.success());
+        let socket = socket.clone();
+        let early = std::thread::spawn(move || {
+            loop {
+                if let Ok(mut rpc) = Rpc::connect(&socket) {
+                    break rpc.ping().granted();
+                }
+            }
+        });
+        house.daemon().start_again().await;
+        connect(&house).ping().granted();
+        early.join().unwrap();
+    }
 }
 
 /// Whoever goes in the middle of something leaves nothing behind.

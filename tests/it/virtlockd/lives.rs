@@ -191,7 +191,6 @@ async fn a_machine_that_is_started_again_gets_its_disks() {
         let mut old = Guest::beside(&scene.house).await;
         let owner = old.come_up("web1", 1).await;
         scene.lock_for(&owner);
-        println!("old {} has it", old.pid);
         let mut new = Guest::beside(&scene.house).await;
         // It is a zombie now: nobody has asked how it ended.
         old.is_killed().await;
@@ -205,6 +204,37 @@ async fn a_machine_that_is_started_again_gets_its_disks() {
         new.is_killed().await;
     }
     scene.is_freed().await;
+}
+
+/// A child that has its connection still is not the machine; and the one that comes is not it.
+#[tokio::test]
+async fn what_a_machine_left_behind_is_not_in_its_way() {
+    let scene = Scene::set().await;
+    let mut old = Guest::beside(&scene.house).await;
+    let owner = old.come_up("web1", 1).await;
+    scene.lock_for(&owner);
+    let child = old.bear().await;
+    old.is_killed().await;
+    // The end of the process is known, that of the connection is not there yet.
+    let known = async {
+        loop {
+            match scene.owners(1).await.as_slice() {
+                [owner] if owner["anchors"].contains("process") => {}
+                owners => break assert_eq!(owners.len(), 1, "{owners:?}"),
+            }
+        }
+    };
+    within("the end of the process is known", known).await;
+    scene.stays_locked().await;
+
+    let mut new = Guest::beside(&scene.house).await;
+    let owner = new.come_up("web1", 1).await;
+    scene.lock_for(&owner);
+    scene.stays_locked().await;
+    // It has its own life, and no share in that of the other one.
+    new.is_killed().await;
+    scene.is_freed().await;
+    end(child).await;
 }
 
 #[tokio::test]
