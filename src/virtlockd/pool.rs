@@ -84,8 +84,10 @@ impl Pool {
     /// Serves a listening socket.
     pub(super) fn listen(&self, listener: OwnedFd) -> Result<(), Errno> {
         let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, LISTENER);
+        // Whoever is told that somebody waits must find it: he is told once.
+        let mut place = self.listener.write().unwrap_or_else(PoisonError::into_inner);
         self.epoll.add(&listener, event)?;
-        *self.listener.write().unwrap_or_else(PoisonError::into_inner) = Some(listener);
+        *place = Some(listener);
         Ok(())
     }
 
