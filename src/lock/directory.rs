@@ -90,6 +90,17 @@ impl Directory {
         Ok((stat.st_dev, stat.st_ino))
     }
 
+    /// Whether its path still leads to it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::open`], and what `stat(2)` says.
+    pub fn is_there(&self) -> Result<bool, Error> {
+        let failed = |errno| Error::system("looking at", shown_path(&self.path), errno);
+        let there = nix::sys::stat::stat(&self.path).map_err(failed)?;
+        Ok(self.node()? == (there.st_dev, there.st_ino))
+    }
+
     /// Where it was when it was opened.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -202,6 +202,22 @@ impl Service {
         ForgetAnchor { service: self.clone(), id, number }.perform();
     }
 
+    /// Nobody speaks for this owner any more who did. Where it holds nothing, and no connection of
+    /// its own is there, its process need not be watched: it may be no machine at all.
+    pub fn leave(&self, id: OwnerId) {
+        let check = |state: &State| {
+            let owner = state.table.living(id)?;
+            let process = |anchor: &Anchor| matches!(anchor, Anchor::Process { .. });
+            let idle = owner.front == Front::Virtlockd
+                && owner.locks.is_empty()
+                && owner.anchors.values().all(process);
+            idle.then_some(()).ok_or(lock::Error::OwnerExists(id).into())
+        };
+        if let Err(error) = self.end_here(id, Reason::OwnerGone, check) {
+            tracing::trace!(owner = %id.uuid, %error, "an owner stays");
+        }
+    }
+
     /// A connection has ended.
     pub fn disconnected(&self, id: OwnerId, number: AnchorId) {
         Gone { service: self.clone(), id, number }.perform();
@@ -264,14 +280,16 @@ impl Known {
         self.processes.iter().any(|(_, known)| known.pid() == pid && known.check_alive().is_ok())
     }
 
-    /// Whether all its processes have ended.
+    /// Whether all its processes have ended, those too whose end was seen already: then a connection
+    /// may be all that is left of it.
     fn has_ended(&self) -> bool {
         let ended = |(_, process): &(AnchorId, Arc<Process>)| process.check_alive().is_err();
-        !self.processes.is_empty() && self.processes.iter().all(ended)
+        self.processes.iter().all(ended) && !self.is_without_process()
     }
 
+    /// Whether it is kept by something else, and was by nothing else.
     fn is_without_process(&self) -> bool {
-        self.processes.is_empty()
+        self.kept && self.processes.is_empty()
     }
 }
 

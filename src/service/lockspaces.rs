@@ -37,7 +37,7 @@ impl Service {
     /// [`lock::Error::Lockspace`], [`Error::Limit`], [`Error::Keep`].
     pub fn make_lockspace(&self, directory: &Path) -> Result<Lockspace, Error> {
         if let Some(there) = self.lockspace(directory) {
-            return Ok(there);
+            return self.renew_lockspace(there);
         }
         let count = self.state().lockspaces.len() + 1;
         within("lockspaces", count, LIMIT, || "in all".to_owned())?;
@@ -61,6 +61,36 @@ impl Service {
         drop(self.state().publish(vec![Event::LockspacesChanged]));
         tracing::info!("lockspace {} is {}", number, lock::printable::shown_path(&path));
         Ok(Lockspace::Lease(number, opened))
+    }
+
+    /// The lockspace, opened anew where its path leads to another directory by now. What is held in
+    /// the one before stays there. For a storage thread.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::make_lockspace`].
+    pub fn renew_lockspace(&self, lockspace: Lockspace) -> Result<Lockspace, Error> {
+        let Some(directory) = lockspace.directory() else { return Ok(lockspace) };
+        if directory.is_there()? {
+            return Ok(lockspace);
+        }
+        let opened = Arc::new(Directory::open(directory.path())?);
+        let mut state = self.state();
+        Ok(match lockspace {
+            Lockspace::Direct => Lockspace::Direct,
+            Lockspace::File(_) => {
+                // Another may have been configured meanwhile.
+                let file = &mut state.settings.lockspaces.file;
+                if file.as_ref().is_some_and(|file| file.path() == opened.path()) {
+                    *file = Some(Arc::clone(&opened));
+                }
+                Lockspace::File(opened)
+            }
+            Lockspace::Lease(number, _) => {
+                state.lockspaces.insert(number, Arc::clone(&opened));
+                Lockspace::Lease(number, opened)
+            }
+        })
     }
 
     /// All lockspaces but the direct one, with their directories; of one that is configured no

@@ -159,6 +159,8 @@ impl Inner {
     fn wait(&mut self) -> Next {
         if !self.input.is_empty() || !self.session.has_spoken() {
             self.since.get_or_insert_with(Instant::now);
+        } else {
+            self.session.is_silent();
         }
         Next::Word
     }

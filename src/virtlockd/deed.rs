@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::call::acquire;
 use super::fault::{Code, Domain, Fault};
+use super::refusal::Asked;
 use crate::lock::key::Key;
 use crate::lock::lockspace::{Lockspace, LockspaceKind};
 use crate::lock::open::Links;
@@ -58,15 +59,18 @@ impl<'s> Deed<'s> {
 
     fn lockspace(&self, path: &[u8]) -> Result<Lockspace, Fault> {
         let there = self.service.lockspace(Path::new(OsStr::from_bytes(path)));
-        there.ok_or_else(|| Fault::no_lockspace(path))
+        let there = there.ok_or_else(|| Fault::no_lockspace(path))?;
+        // Its storage may have been mounted since; what lies beneath would protect nothing.
+        let there = self.service.renew_lockspace(there);
+        there.map_err(|error| Fault::of(&error, Asked { lockspace: b"", name: path }, false))
     }
 
-    fn key(&self, lockspace: &[u8], name: &[u8], fleeting: bool) -> Result<Key, Fault> {
-        let lockspace = self.lockspace(lockspace)?;
+    fn key(&self, space: &[u8], name: &[u8], fleeting: bool) -> Result<Key, Fault> {
+        let lockspace = self.lockspace(space)?;
         let text = str::from_utf8(name).map_err(|_| invalid("a resource name is not UTF-8"))?;
         Key::new(lockspace, text, fleeting).map_err(|error| match error {
             lock::Error::BadPath { .. } => invalid(error.to_string()),
-            error => Fault::of(&error.into(), name, fleeting),
+            error => Fault::of(&error.into(), Asked { lockspace: space, name }, fleeting),
         })
     }
 
@@ -92,7 +96,7 @@ impl<'s> Deed<'s> {
         match released {
             Some(Ok(Some(shown))) => Ok(shown),
             Some(Err(error)) if !matches!(error, Error::Lock(lock::Error::NoSuchOwner(_))) => {
-                Err(Fault::of(&error, name, false))
+                Err(Fault::of(&error, Asked { lockspace, name }, false))
             }
             _ if self.service.lock_named(kind, &resource).is_some() => {
                 Err(Fault::not_the_holder(pid))
@@ -111,7 +115,7 @@ impl<'s> Deed<'s> {
         made.map(drop).map_err(|error| {
             // Through links, too: what counts is what is there.
             let other = std::fs::metadata(&directory).is_ok_and(|there| !there.is_dir());
-            if other { Fault::not_a_directory(path) } else { Fault::of(&error, path, true) }
+            if other { Fault::not_a_directory(path) } else { Fault::of_lockspace(&error, path) }
         })
     }
 
@@ -126,13 +130,17 @@ impl<'s> Deed<'s> {
     pub(super) fn create(&self, lockspace: &[u8], name: &[u8]) -> Result<(), Fault> {
         let key = self.free_key(lockspace, name)?;
         let made = Tend::Make(key).perform();
-        made.map_err(|error| Fault::of_tending(&error, name, Fault::not_created))
+        made.map_err(|error| {
+            Fault::of_tending(&error, Asked { lockspace, name }, Fault::not_created)
+        })
     }
 
     pub(super) fn delete(&self, lockspace: &[u8], name: &[u8]) -> Result<(), Fault> {
         let key = self.free_key(lockspace, name)?;
         let removed = Tend::Remove(key).perform();
-        removed.map_err(|error| Fault::of_tending(&error, name, Fault::not_deleted))
+        removed.map_err(|error| {
+            Fault::of_tending(&error, Asked { lockspace, name }, Fault::not_deleted)
+        })
     }
 
     /// A key that nobody of ours holds.

@@ -2,30 +2,23 @@
 
 use nix::errno::Errno;
 
-use super::call::acquire;
-use super::fault::{Code, Domain, Fault};
+use super::fault::{Code, Domain, Fault, named};
 use crate::life;
 use crate::lock::Error as LockError;
 use crate::lock::printable::shown;
 use crate::service::Error;
 
 impl Fault {
-    /// What came of an acquisition.
-    pub(super) fn of_lock(error: &Error, name: &[u8], flags: u32) -> Self {
-        Self::of(error, name, flags & acquire::CREATE != 0)
-    }
-
-    /// What came of something that was asked about this name; `create`: it could have been made.
-    pub(super) fn of(error: &Error, name: &[u8], create: bool) -> Self {
+    /// What came of a question about this; `create`: its file could have been made.
+    pub(super) fn of(error: &Error, what: Asked<'_>, create: bool) -> Self {
         match error {
             Error::Held { message, refusal } => {
-                Self::locked(name, Some(&holder(message, &refusal.resource)))
+                Self::locked(what.name, Some(&holder(message, &refusal.resource)))
             }
             Error::HeldElsewhere(message) => {
-                let path = super::fault::named(name);
-                Self::locked(name, Some(&holder(message, &path)))
+                Self::locked(what.name, Some(&holder(message, &what.resource())))
             }
-            Error::Lock(error) => Self::of_file(error, name, create),
+            Error::Lock(error) => Self::of_file(error, what, create),
             Error::Life(life::Error::NoSuchProcess(_) | life::Error::Ended) => {
                 Self::new(Code::OperationInvalid, Domain::Rpc, error.to_string())
             }
@@ -33,18 +26,19 @@ impl Fault {
         }
     }
 
-    fn of_file(error: &LockError, name: &[u8], create: bool) -> Self {
+    fn of_file(error: &LockError, what: Asked<'_>, create: bool) -> Self {
+        let path = what.path();
         match error {
-            LockError::Missing(_) => Self::not_opened(name, create, Errno::ENOENT),
+            LockError::Missing(_) => Self::not_opened(&path, create, Errno::ENOENT),
             LockError::System {
                 doing: "opening" | "opening lock file" | "finding", errno, ..
-            } => Self::not_opened(name, create, *errno),
-            LockError::System { errno, .. } => Self::not_acquired(name, *errno),
+            } => Self::not_opened(&path, create, *errno),
+            LockError::System { errno, .. } => Self::not_acquired(&path, *errno),
             LockError::BadPath { .. } => {
                 Self::new(Code::InvalidArgument, Domain::Lockspace, error.to_string())
             }
             LockError::NotLockable { why, .. } => {
-                let text = format!("Unable to open resource {}: {why}", super::fault::named(name));
+                let text = format!("Unable to open resource {}: {why}", named(&path));
                 Self::new(Code::System, Domain::Lockspace, text)
             }
             LockError::Lockspace { .. } => {
@@ -57,16 +51,54 @@ impl Fault {
     /// What came of making or removing a lock file.
     pub(super) fn of_tending(
         error: &LockError,
-        name: &[u8],
+        what: Asked<'_>,
         system: fn(&[u8], Errno) -> Self,
     ) -> Self {
         match error {
             LockError::HeldElsewhere(stranger) => {
-                Self::locked(name, Some(&holder(&stranger.to_string(), &stranger.resource)))
+                Self::locked(what.name, Some(&holder(&stranger.to_string(), &stranger.resource)))
             }
-            LockError::System { errno, .. } => system(name, *errno),
-            error => Self::of_file(error, name, true),
+            LockError::System { errno, .. } => system(&what.path(), *errno),
+            error => Self::of_file(error, what, true),
         }
+    }
+
+    /// Why a lockspace can't be made.
+    pub(super) fn of_lockspace(error: &Error, path: &[u8]) -> Self {
+        match error {
+            Error::Lock(LockError::Lockspace { why, .. }) => {
+                let text = format!("Unable to create lockspace {}: {why}", named(path));
+                Self::new(Code::System, Domain::Lockspace, text)
+            }
+            error => Self::of(error, Asked { lockspace: b"", name: path }, true),
+        }
+    }
+}
+
+/// What was asked about: a path, or a name in a lockspace.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'c> {
+    /// The directory; empty where the name is a path.
+    pub(super) lockspace: &'c [u8],
+    pub(super) name: &'c [u8],
+}
+
+/// Nothing that has a name.
+pub(super) const NOTHING: Asked<'static> = Asked { lockspace: b"", name: b"" };
+
+impl Asked<'_> {
+    /// The path of the file.
+    fn path(&self) -> Vec<u8> {
+        if self.lockspace.is_empty() {
+            return self.name.to_vec();
+        }
+        [self.lockspace, b"/", self.name].concat()
+    }
+
+    /// As the table names it.
+    fn resource(&self) -> String {
+        let lease = if self.lockspace.is_empty() { "" } else { "lease:" };
+        format!("{lease}{}", named(&self.path()))
     }
 }
 
@@ -82,13 +114,15 @@ mod tests {
 
     #[test]
     fn the_holder_follows_the_usual_text() {
+        let disk = Asked { lockspace: b"", name: b"/srv/a" };
         let message = "disk /srv/a is locked exclusively by VM \"web1\" (…)".to_owned();
-        let fault = Fault::of(&Error::HeldElsewhere(message.clone()), b"/srv/a", false);
+        let fault = Fault::of(&Error::HeldElsewhere(message.clone()), disk, false);
         assert_eq!(
             fault.message(),
             "resource busy: Lockspace resource '/srv/a' is locked exclusively by VM \"web1\" (…)"
         );
-        let fault = Fault::of(&Error::HeldElsewhere(message), b"a", false);
+        let key = Asked { lockspace: b"/srv", name: b"a" };
+        let fault = Fault::of(&Error::HeldElsewhere(message), key, false);
         assert!(
             fault.message().starts_with("resource busy: Lockspace resource 'a' is locked (disk")
         );

@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
-use super::call::{Call, Undecodable};
+use super::call::{self, Call, Undecodable};
 use super::deed::Deed;
 use super::fault::{Code, Domain, Fault};
 use super::frame::{self, Frame, Header, kind, status};
+use super::refusal::{Asked, NOTHING};
 use super::xdr::Reader;
 use crate::life::Connection;
 use crate::life::connection::Peer;
@@ -103,6 +104,14 @@ impl Session {
         }
     }
 
+    /// Nothing is half said, and nobody waits for an answer.
+    pub(super) fn is_silent(&mut self) {
+        if self.restricted && self.kept == Kept::No {
+            self.keep();
+            self.is_answered();
+        }
+    }
+
     /// All answers are on their way.
     pub(super) fn is_answered(&mut self) {
         self.unsaid.clear();
@@ -116,23 +125,27 @@ impl Session {
         }
     }
 
-    /// The connection is closed.
+    /// The connection is closed, or speaks for another machine from now on.
     pub(super) fn end(&mut self) {
         if let Some((owner, number)) = self.keeps.take() {
             self.service.disconnected(owner, number);
+        } else if let Some(owner) = self.registered.as_ref().and_then(|known| known.owner) {
+            self.service.leave(owner);
         }
+        self.kept = Kept::No;
     }
 
     /// What is answered to a message.
     pub(super) fn answer(&mut self, frame: &Frame<'_>) -> Answer {
         let header = &frame.header;
-        if (header.program, header.version) == (frame::KEEPALIVE, frame::KEEPALIVE_VERSION) {
-            return match header.procedure {
-                frame::PING => Answer::Message(frame::pong()),
-                _ => Answer::Silence,
-            };
-        }
+        let keepalive = (frame::KEEPALIVE, frame::KEEPALIVE_VERSION);
         let payload = match header.kind {
+            kind::MESSAGE if (header.program, header.version) == keepalive => {
+                return match header.procedure {
+                    frame::PING => Answer::Message(frame::pong()),
+                    _ => Answer::Silence,
+                };
+            }
             kind::CALL => frame.payload,
             kind::CALL_WITH_FDS => {
                 let mut reader = Reader::new(frame.payload);
@@ -173,7 +186,8 @@ impl Session {
             Call::CreateLockspace { path } => Deed::of(&self.service).make_lockspace(path),
             _ if self.registered.is_none() => Err(Fault::unregistered()),
             Call::Restrict { .. } => {
-                self.restrict();
+                self.restricted = true;
+                self.keep();
                 Ok(())
             }
             Call::NewLockspace { path, .. } => Deed::of(&self.service).make_new_lockspace(path),
@@ -217,19 +231,19 @@ impl Session {
             return Ok(owner);
         }
         let machine = &registered.machine;
-        let owner = self.service.enrol(machine).map_err(|error| Fault::of(&error, b"", false))?;
+        let owner =
+            self.service.enrol(machine).map_err(|error| Fault::of(&error, NOTHING, false))?;
         registered.owner = Some(owner);
         if machine.pid == self.peer.pid && self.keeps.is_none() {
             let number = self.service.connect(owner, &self.connection);
-            let number = number.map_err(|error| Fault::of(&error, b"", false))?;
+            let number = number.map_err(|error| Fault::of(&error, NOTHING, false))?;
             self.keeps = Some((owner, number));
         }
         Ok(owner)
     }
 
-    /// From now on the client is silent, or so it says. It may outlive the service.
-    fn restrict(&mut self) {
-        self.restricted = true;
+    /// The client has said all it may: its connection may outlive the service.
+    fn keep(&mut self) {
         let Some((owner, number)) = self.keeps else { return };
         match self.service.keep_connection(owner, number, &self.connection) {
             Ok(()) => self.kept = Kept::Soon,
@@ -247,7 +261,9 @@ impl Session {
             match self.service.acquire_counted(owner, ask) {
                 Err(Error::Lock(lock::Error::NoSuchOwner(_))) if !last => self.forget_owner(),
                 done => {
-                    let shown = done.map_err(|error| Fault::of_lock(&error, name, flags))?;
+                    let what = Asked { lockspace, name };
+                    let create = flags & call::acquire::CREATE != 0;
+                    let shown = done.map_err(|error| Fault::of(&error, what, create))?;
                     self.unsaid.push(shown);
                     return Ok(());
                 }

@@ -132,7 +132,8 @@ async fn aborted_at_every_point() {
     let mut points = points::all();
     assert!(points.len() >= 20, "{points:?}");
     // These have tests of their own.
-    for point in [store::POINT, store::RETAKEN] {
+    for point in [store::POINT, store::RETAKEN].into_iter().chain(crate::virtlockd::survive::POINTS)
+    {
         assert!(points.remove(point));
     }
     let Some(scene) = Scene::set(points::UNIT, MAYFLY + 1).await else { return };

@@ -13,7 +13,7 @@ mod patience;
 mod place;
 mod row;
 mod rows;
-mod survive;
+pub(crate) mod survive;
 mod table;
 
 use std::path::Path;

@@ -15,6 +15,8 @@ use crate::untouched::assert_free;
 use super::guest::Guest;
 
 const SOCKET: &str = "/run/vmlockd/virtlockd-sock";
+/// Where the service can be made to abort while a connection is being parked.
+pub(crate) const POINTS: [&str; 2] = ["restrict-noted", "restrict-parked"];
 
 struct Scene {
     host: Host,
@@ -43,6 +45,15 @@ impl Scene {
         let mut libvirtd = self.guest().await;
         libvirtd.register(owner).await.granted();
         libvirtd
+    }
+
+    /// Has the service abort at a point, and waits for the next one.
+    async fn abort(&mut self, point: &str, at: impl Future<Output = ()>) {
+        let mut watch = self.host.watch().await;
+        at.await;
+        self.service = self.host.successor(&mut watch, self.service).await;
+        let said = self.host.journal().await;
+        assert!(said.contains(&format!("aborting at {point}, as told")), "{said}");
     }
 
     /// Kills the service, and waits for the next one.
@@ -177,4 +188,27 @@ async fn shared_twice() {
     assert_free(&scene.path);
     let refused = libvirtd.release(&scene.disk).await.refused();
     assert_eq!(refused.code, 87, "{}", refused.message);
+}
+
+/// Whoever asks to be restricted is answered, or sees the end: he never waits for ever. And the
+/// machine, whose process is there, keeps what it has.
+#[tokio::test]
+async fn a_machine_that_is_being_restricted() {
+    let Some(mut scene) = Scene::set().await else { return };
+    for point in POINTS {
+        // The service that comes back is another process, which goes by that point no more.
+        let armed = format!("[Service]\nEnvironment=VMLOCKD_ABORT_AT={point}\n");
+        scene.host.drop_in("abort", &armed).await;
+        scene.kill().await;
+        let mut guest = scene.guest().await;
+        guest.register(&guest.owner("web1", 1)).await.granted();
+        guest.acquire(&scene.disk, 0).await.granted();
+        scene.host.drop_in("abort", "").await;
+        let call = Frame::call(procedure::RESTRICT, 9, arguments::restrict(0)).bytes();
+        scene.abort(point, guest.send(&call)).await;
+        assert_eq!(guest.receive().await, None, "{point}");
+        scene.is_locked().await;
+        scene.end(&guest).await;
+        scene.is_freed().await;
+    }
 }
