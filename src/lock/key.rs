@@ -1,10 +1,11 @@
 //! A lock file that is asked for by its name in a lockspace, whatever it may stand for: what
 //! virtlockd's clients name where they don't name the disk itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::directory::Directory;
 use super::error::Error;
 use super::identity::Identity;
 use super::lockspace::Lockspace;
@@ -67,7 +68,7 @@ impl Key {
     /// How it is spelt as a resource: `lease:<directory>/<name>`.
     #[must_use]
     pub fn resource(&self) -> String {
-        format!("lease:{}", spelt_path(&self.path))
+        spelt(&self.path)
     }
 
     /// What the table is told of it.
@@ -86,6 +87,20 @@ impl Key {
             write_shown: true,
         }
     }
+}
+
+/// How a key is spelt as a resource. Touches no file.
+///
+/// # Errors
+///
+/// [`Error::BadPath`].
+pub fn resource_of(directory: &Directory, name: &str) -> Result<String, Error> {
+    check_key(name)?;
+    Ok(spelt(&directory.path_of(name)))
+}
+
+fn spelt(path: &Path) -> String {
+    format!("lease:{}", spelt_path(path))
 }
 
 /// Checks the name of a key: one that could leave its lockspace is none.
@@ -111,7 +126,6 @@ pub fn check_key(name: &str) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lock::directory::Directory;
     use std::sync::Arc;
 
     #[test]

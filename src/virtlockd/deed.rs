@@ -4,10 +4,12 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 use super::call::acquire;
 use super::fault::{Code, Domain, Fault};
 use super::refusal::Asked;
-use crate::lock::key::Key;
+use crate::lock::key::{Key, check_key, resource_of};
 use crate::lock::lockspace::{Lockspace, LockspaceKind};
 use crate::lock::open::Links;
 use crate::lock::printable::spelt_path;
@@ -25,6 +27,13 @@ pub(super) struct Deed<'s> {
 
 fn invalid(text: impl AsRef<str>) -> Fault {
     Fault::new(Code::InvalidArgument, Domain::Lockspace, text)
+}
+
+/// The name of a key, checked.
+fn key_name(name: &[u8]) -> Result<&str, Fault> {
+    let text = str::from_utf8(name).map_err(|_| invalid("a resource name is not UTF-8"))?;
+    check_key(text).map_err(|error| invalid(error.to_string()))?;
+    Ok(text)
 }
 
 /// A directory that a client named.
@@ -59,29 +68,31 @@ impl<'s> Deed<'s> {
 
     fn lockspace(&self, path: &[u8]) -> Result<Lockspace, Fault> {
         let there = self.service.lockspace(Path::new(OsStr::from_bytes(path)));
-        let there = there.ok_or_else(|| Fault::no_lockspace(path))?;
+        there.ok_or_else(|| Fault::no_lockspace(path))
+    }
+
+    fn key(&self, lockspace: &[u8], name: &[u8], fleeting: bool) -> Result<Key, Fault> {
+        let there = self.lockspace(lockspace)?;
+        let text = key_name(name)?;
+        let refused =
+            |error: Error| Fault::of_nothing_there(&error, Asked { lockspace, name }, fleeting);
         // Its storage may have been mounted since; what lies beneath would protect nothing.
-        let there = self.service.renew_lockspace(there);
-        there.map_err(|error| Fault::of(&error, Asked { lockspace: b"", name: path }, false))
+        let there = self.service.renew_lockspace(there).map_err(refused)?;
+        Key::new(there, text, fleeting).map_err(|error| refused(error.into()))
     }
 
-    fn key(&self, space: &[u8], name: &[u8], fleeting: bool) -> Result<Key, Fault> {
-        let lockspace = self.lockspace(space)?;
-        let text = str::from_utf8(name).map_err(|_| invalid("a resource name is not UTF-8"))?;
-        Key::new(lockspace, text, fleeting).map_err(|error| match error {
-            lock::Error::BadPath { .. } => invalid(error.to_string()),
-            error => Fault::of(&error.into(), Asked { lockspace: space, name }, fleeting),
-        })
-    }
-
-    /// Under which name the table knows it.
+    /// Under which name the table knows it. Touches no file: what is held can be released, whatever
+    /// became of its storage.
     fn named(&self, lockspace: &[u8], name: &[u8]) -> Result<(LockspaceKind, String), Fault> {
         if lockspace.is_empty() {
             let path = DiskPath::from_bytes(name).map_err(|error| invalid(error.to_string()))?;
             return Ok((LockspaceKind::Direct, spelt_path(path.as_path())));
         }
-        let key = self.key(lockspace, name, false)?;
-        Ok((key.lockspace().kind(), key.resource()))
+        let there = self.lockspace(lockspace)?;
+        let text = key_name(name)?;
+        let Some(directory) = there.directory() else { return Err(Fault::no_lockspace(lockspace)) };
+        let resource = resource_of(directory, text).map_err(|error| invalid(error.to_string()))?;
+        Ok((there.kind(), resource))
     }
 
     pub(super) fn release(
@@ -114,8 +125,13 @@ impl<'s> Deed<'s> {
         let made = self.service.make_lockspace(&directory);
         made.map(drop).map_err(|error| {
             // Through links, too: what counts is what is there.
-            let other = std::fs::metadata(&directory).is_ok_and(|there| !there.is_dir());
-            if other { Fault::not_a_directory(path) } else { Fault::of_lockspace(&error, path) }
+            match std::fs::metadata(&directory) {
+                Ok(there) if !there.is_dir() => Fault::not_a_directory(path),
+                Err(seen) if seen.kind() == std::io::ErrorKind::NotADirectory => {
+                    Fault::lockspace_not_made(path, Errno::ENOTDIR)
+                }
+                _ => Fault::of_lockspace(&error, path),
+            }
         })
     }
 

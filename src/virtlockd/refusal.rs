@@ -63,6 +63,16 @@ impl Fault {
         }
     }
 
+    /// Why nothing can be found in a lockspace.
+    pub(super) fn of_nothing_there(error: &Error, what: Asked<'_>, create: bool) -> Self {
+        match error {
+            Error::Lock(LockError::System { errno, .. }) => {
+                Self::not_opened(&what.path(), create, *errno)
+            }
+            error => Self::of(error, what, create),
+        }
+    }
+
     /// Why a lockspace can't be made.
     pub(super) fn of_lockspace(error: &Error, path: &[u8]) -> Self {
         match error {

@@ -148,9 +148,10 @@ fn not_there() -> Vec<Row> {
                 let mut answers = said([vm.create_lockspace(&space)]);
                 answers.push(tell(vm.acquire(&space, "name", AUTOCREATE)));
                 answers.extend(["space/name", "aside/name"].map(|name| there(place.path(name))));
+                answers.push(tell(vm.release(&space, "name", 0)));
                 answers
             },
-            &["granted", "granted", "there", "not there"],
+            &["granted", "granted", "there", "not there", "granted"],
         ),
     ]
 }
