@@ -19,6 +19,7 @@ mod examples;
 mod host;
 mod hosts;
 mod house;
+mod init;
 mod layering;
 mod libvirt;
 mod listed;
