@@ -10,6 +10,7 @@
 )]
 
 mod acquire;
+mod augeas;
 mod authorize;
 mod bad_input;
 mod broker;
