@@ -3,6 +3,7 @@
 #   make             build
 #   make install     as root; or into DESTDIR=, for a package
 #   make uninstall   remove what make install put there
+#                    INIT=openrc or INIT=lsb with both: a script for /etc/init.d, too
 #   make test        install what the tests need, and run them
 #   make soak        kill the service some hundred times, and see what it remembers
 #   make demo        the same for the demonstration
@@ -27,6 +28,14 @@ dbusdir   = $(datadir)/dbus-1
 dbusconfdir      = $(if $(filter /usr,$(PREFIX)),/usr/share,/etc)/dbus-1/system.d
 polkitactionsdir = /usr/share/polkit-1/actions
 
+# What starts the service beside systemd and the message bus: nothing, openrc or lsb.
+# These look into /etc/init.d only.
+INIT    =
+initdir = /etc/init.d
+ifneq ($(filter-out openrc lsb,$(INIT))$(word 2,$(INIT)),)
+$(error INIT is openrc or lsb, or empty)
+endif
+
 # The systemd that the units are for: the one here, unless told otherwise. Units
 # are written for 254; for older ones, keys that these don't know are replaced.
 SYSTEMD_VERSION = $(shell systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
@@ -40,6 +49,13 @@ older      = $(shell test "$(or $(SYSTEMD_VERSION),999)" -lt $(1) && echo yes)
 substitute = sed -e 's|@sbindir@|$(sbindir)|' \
 	$(if $(call older,254),-e '/^RestartSteps=/d' -e '/^RestartMaxDelaySec=/d' -e '/^FileDescriptorStorePreserve=/d' -e 's/^RestartSec=.*/RestartSec=2s/') \
 	$(if $(call older,253),-e "s/^Type=notify-reload/Type=notify\nExecReload=sh -c 'kill -HUP \$$MAINPID'/")
+
+next = systemctl daemon-reload && systemctl enable --now vmlockd.service
+ifeq ($(INIT),openrc)
+next = rc-update add vmlockd default && rc-service vmlockd start
+else ifeq ($(INIT),lsb)
+next = have vmlockd started at boot (insserv, update-rc.d or chkconfig), and $(initdir)/vmlockd start
+endif
 
 man1 = $(wildcard man/*.1)
 man5 = $(wildcard man/*.5)
@@ -71,6 +87,7 @@ install:
 	$(INSTALL) -D -m 644 systemd/vmlockd-virtlockd.user.socket $(DESTDIR)$(unitdir)/user/vmlockd-virtlockd.socket
 	$(substitute) dbus/org.vmlockd1.service.in | $(INSTALL) -D -m 644 /dev/stdin $(DESTDIR)$(dbusdir)/system-services/org.vmlockd1.service
 	$(substitute) dbus/org.vmlockd1.session.service.in | $(INSTALL) -D -m 644 /dev/stdin $(DESTDIR)$(dbusdir)/services/org.vmlockd1.service
+	$(if $(INIT),$(substitute) init/vmlockd.$(INIT).in | $(INSTALL) -D -m 755 /dev/stdin $(DESTDIR)$(initdir)/vmlockd)
 	$(INSTALL) -D -m 644 -t $(DESTDIR)$(dbusdir)/interfaces dbus/*.xml
 	$(INSTALL) -D -m 644 -t $(DESTDIR)$(dbusconfdir) dbus/org.vmlockd1.conf
 	$(INSTALL) -D -m 644 -t $(DESTDIR)$(polkitactionsdir) polkit/org.vmlockd1.policy
@@ -78,13 +95,14 @@ install:
 	$(if $(man1),$(INSTALL) -D -m 644 -t $(DESTDIR)$(mandir)/man1 $(man1))
 	$(if $(man5),$(INSTALL) -D -m 644 -t $(DESTDIR)$(mandir)/man5 $(man5))
 	$(if $(man8),$(INSTALL) -D -m 644 -t $(DESTDIR)$(mandir)/man8 $(man8))
-	$(if $(DESTDIR),,@echo "Next: systemctl daemon-reload && systemctl enable --now vmlockd.service")
+	$(if $(DESTDIR),,@echo "Next: $(next)")
 
 uninstall:
 	rm -f $(DESTDIR)$(sbindir)/vmlockd $(DESTDIR)$(bindir)/vmlockctl
 	rm -f $(DESTDIR)$(bashdir)/vmlockctl $(DESTDIR)$(zshdir)/_vmlockctl $(DESTDIR)$(fishdir)/vmlockctl.fish
 	rm -f $(DESTDIR)$(unitdir)/system/vmlockd.service $(DESTDIR)$(unitdir)/user/vmlockd.service
 	rm -f $(DESTDIR)$(unitdir)/system/vmlockd-virtlockd.socket $(DESTDIR)$(unitdir)/user/vmlockd-virtlockd.socket
+	$(if $(INIT),rm -f $(DESTDIR)$(initdir)/vmlockd)
 	rm -f $(DESTDIR)$(dbusdir)/system-services/org.vmlockd1.service $(DESTDIR)$(dbusdir)/services/org.vmlockd1.service
 	rm -f $(patsubst dbus/%,$(DESTDIR)$(dbusdir)/interfaces/%,$(wildcard dbus/*.xml))
 	rm -f $(DESTDIR)$(dbusconfdir)/org.vmlockd1.conf $(DESTDIR)$(polkitactionsdir)/org.vmlockd1.policy

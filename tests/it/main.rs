@@ -10,6 +10,7 @@
 )]
 
 mod acquire;
+mod augeas;
 mod authorize;
 mod bad_input;
 mod broker;
@@ -19,6 +20,7 @@ mod examples;
 mod host;
 mod hosts;
 mod house;
+mod init;
 mod layering;
 mod libvirt;
 mod listed;
