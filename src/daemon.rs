@@ -125,7 +125,10 @@ async fn serve(options: &Options) -> Result<(), Error> {
     let bus = options.bus;
     let front = Front { bus, service: service.clone(), log: log.clone(), wishes };
     let mut state = match front.open().await {
-        Ok(served) => State::Served(served),
+        Ok(served) => {
+            tracing::info!("vmlockd {} serves the {} bus", env!("CARGO_PKG_VERSION"), bus.as_str());
+            State::Served(served)
+        }
         // The program before this one would have gone on without a bus, and so does this; and
         // whoever comes by the socket needs none.
         Err(error) if replaces || by_socket => {
@@ -136,7 +139,6 @@ async fn serve(options: &Options) -> Result<(), Error> {
     };
     step("restore-served");
     let server = door::serve(&service, restored.connections(), socket)?;
-    tracing::info!("vmlockd {} serves the {} bus", env!("CARGO_PKG_VERSION"), bus.as_str());
     if !service.is_kept() {
         tracing::warn!(
             "nobody keeps the descriptors of locks: they do not outlive a crash of vmlockd \

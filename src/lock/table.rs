@@ -12,6 +12,7 @@
 //! - a lock's number is never used again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
 
 use super::error::Error;
@@ -30,6 +31,8 @@ pub struct Table {
     locks: BTreeMap<u64, Lock>,
     by_identity: HashMap<Identity, BTreeSet<u64>>,
     by_lock_file: HashMap<PathBuf, BTreeSet<u64>>,
+    /// By the hash of the name: what it leads to is to be compared.
+    by_name: BTreeSet<(u64, u64)>,
     last: u64,
 }
 
@@ -185,9 +188,19 @@ impl Table {
     /// The newest lock of an owner that goes by this name in this lockspace.
     #[must_use]
     pub fn named(&self, id: OwnerId, lockspace: LockspaceKind, resource: &str) -> Option<&Lock> {
-        let locks = self.owners.get(&id)?.locks.iter().rev().filter_map(|lock| self.lock(*lock));
-        let mut named = locks.filter(|lock| lock.goes_by(lockspace, resource));
-        named.next()
+        self.all_named(lockspace, resource).filter(|lock| lock.owner == id).last()
+    }
+
+    /// All locks that go by this name in this lockspace, the oldest first.
+    pub fn all_named(
+        &self,
+        lockspace: LockspaceKind,
+        resource: &str,
+    ) -> impl Iterator<Item = &Lock> {
+        let hash = hash(resource);
+        let numbers = self.by_name.range((hash, 0)..=(hash, u64::MAX));
+        let locks = numbers.filter_map(|(_, number)| self.lock(*number));
+        locks.filter(move |lock| lock.goes_by(lockspace, resource))
     }
 
     /// The locks on one identity.
@@ -249,6 +262,7 @@ impl Table {
     fn enter(&mut self, lock: Lock) {
         let (id, want) = (lock.id, &lock.want);
         self.by_identity.entry(want.identity).or_default().insert(id);
+        self.by_name.insert((hash(&want.resource), id));
         if want.lockspace.has_files() {
             for file in &want.lock_files {
                 self.by_lock_file.entry(file.clone()).or_default().insert(id);
@@ -263,6 +277,7 @@ impl Table {
     fn delete(&mut self, number: u64) -> Option<Lock> {
         let lock = self.locks.remove(&number)?;
         forget(&mut self.by_identity, &lock.want.identity, number);
+        self.by_name.remove(&(hash(&lock.want.resource), number));
         for file in &lock.want.lock_files {
             forget(&mut self.by_lock_file, file, number);
         }
@@ -280,6 +295,12 @@ impl Table {
             Event::OwnerClosed(id)
         })
     }
+}
+
+fn hash(name: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn forget<K: std::hash::Hash + Eq>(index: &mut HashMap<K, BTreeSet<u64>>, key: &K, number: u64) {

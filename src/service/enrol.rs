@@ -263,8 +263,7 @@ impl Service {
     #[must_use]
     pub fn lock_named(&self, lockspace: LockspaceKind, resource: &str) -> Option<Lock> {
         let state = self.state();
-        let mut locks = state.table.locks();
-        locks.find(|lock| lock.goes_by(lockspace, resource)).cloned()
+        state.table.all_named(lockspace, resource).next().cloned()
     }
 
     /// Waits for an owner's turn.

@@ -21,13 +21,14 @@ use super::{Error, Service, Shown};
 use crate::keep::line::Step;
 use crate::lock::held::{Give, Held};
 use crate::lock::work::Work;
-use crate::lock::{self, OwnerId, Reason};
+use crate::lock::{self, Front, OwnerId, Reason};
 use crate::step::step;
 
 impl Service {
     /// Releases locks of one owner, all of them or none.
     ///
-    /// `by` is who asks: what a living owner of another user holds is broken only with `force`.
+    /// `by` is who asks, over the bus: what a living owner of another user or front holds is broken
+    /// only with `force`.
     ///
     /// # Errors
     ///
@@ -40,9 +41,9 @@ impl Service {
         force: bool,
     ) -> Result<(), Error> {
         let _turn = self.turn(id).await?;
-        let foreign = by != id.uid;
-        let held = {
+        let (foreign, held) = {
             let mut state = self.state();
+            let foreign = by != id.uid || state.table.living(id)?.front != Front::Dbus;
             for number in locks {
                 match state.table.lock(*number) {
                     Some(lock) if lock.owner == id => {}
@@ -59,7 +60,7 @@ impl Service {
                     begun.push((*number, state.held.remove(number)));
                 }
             }
-            begun
+            (foreign, begun)
         };
         let reason = if foreign { Reason::Forced } else { Reason::Released };
         if foreign {
@@ -85,12 +86,13 @@ impl Service {
         by: u32,
         force: bool,
     ) -> Result<(), Error> {
-        if by == id.uid {
+        let front = self.state().table.living(id)?.front;
+        if by == id.uid && front == Front::Dbus {
             return self.end(id, Reason::OwnerClosed, |_| Ok(())).await;
         }
         let check = |state: &State| {
             let locks = &state.table.living(id)?.locks;
-            if !locks.is_subset(known) {
+            if by != id.uid && !locks.is_subset(known) {
                 return Err(Error::MoreLocks);
             }
             if !force {
@@ -100,7 +102,7 @@ impl Service {
             Ok(())
         };
         self.end(id, Reason::Forced, check).await?;
-        tracing::warn!(owner = %id.uuid, uid = id.uid, by, "owner closed by another user");
+        tracing::warn!(owner = %id.uuid, uid = id.uid, by, "owner closed by force");
         Ok(())
     }
 

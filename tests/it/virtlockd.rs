@@ -3,6 +3,7 @@
 //! What a client may depend on is in the [`rows`], which are true of virtlockd: that is tested too.
 
 mod access;
+mod breaking;
 mod crowd;
 mod guest;
 mod hang;
