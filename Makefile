@@ -8,6 +8,7 @@
 #   make soak        kill the service some hundred times, and see what it remembers
 #   make demo        the same for the demonstration
 #   make bench       measure
+#   make fuzz        look for bytes that the decoder of libvirt's protocol can't take
 #   make lint        all that has an opinion on the source
 
 PREFIX    = /usr/local
@@ -61,7 +62,7 @@ man1 = $(wildcard man/*.1)
 man5 = $(wildcard man/*.5)
 man8 = $(wildcard man/*.8)
 
-.PHONY: all completions install uninstall test soak demo bench lint
+.PHONY: all completions install uninstall test soak demo bench fuzz lint
 
 all:
 	$(CARGO) build --release --locked
@@ -134,6 +135,18 @@ demo:
 
 bench:
 	$(CARGO) bench --locked
+
+# Some minutes, on one core. What is found beyond the corpus goes below the target directory, and
+# into the corpus only by `cargo fuzz cmin`.
+VMLOCKD_FUZZ_RUNS ?= 10000000
+
+fuzz: fuzz-frame fuzz-payload
+
+fuzz-%:
+	mkdir -p $(or $(CARGO_TARGET_DIR),fuzz/target)/corpus/$*
+	$(CARGO) fuzz run --sanitizer none $* $(abspath $(or $(CARGO_TARGET_DIR),fuzz/target))/corpus/$* \
+		$(abspath fuzz/corpus)/$* -- \
+		-runs=$(VMLOCKD_FUZZ_RUNS) -max_len=1024 -rss_limit_mb=1024 -print_final_stats=1
 
 lint:
 	$(CARGO) fmt --check

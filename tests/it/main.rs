@@ -17,6 +17,7 @@ mod broker;
 mod cli;
 mod contract;
 mod examples;
+mod fuzz;
 mod host;
 mod hosts;
 mod house;

@@ -1,0 +1,11 @@
+//! Bytes from a client, in whatever pieces they come.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+#[path = "../check.rs"]
+#[allow(dead_code)]
+mod check;
+
+fuzz_target!(|input: &[u8]| check::frame(input));
