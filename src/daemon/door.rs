@@ -1,10 +1,10 @@
 //! virtlockd's socket: which one, and who serves it.
 
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Error, Options};
+use crate::keep::Inherited;
 use crate::life::Connection;
 use crate::lock::OwnerId;
 use crate::lock::owner::AnchorId;
@@ -16,13 +16,19 @@ use crate::virtlockd::{Server, Socket};
 /// configuration; else the one where libvirt looks for it, if nobody is there.
 pub(super) fn open(
     options: &Options,
-    passed: Option<OwnedFd>,
+    inherited: &mut Inherited,
     configured: Option<PathBuf>,
 ) -> Result<Option<Socket>, Error> {
-    if let Some(passed) = passed {
-        return Ok(Some(Socket::passed(passed)?));
+    let named = options.virtlockd_socket.clone().or(configured);
+    if let Some(passed) = inherited.socket.take() {
+        let socket = Socket::passed(passed)?;
+        let path = named.or_else(|| options.default_socket.clone());
+        return Ok(Some(match path.filter(|_| inherited.own_socket) {
+            Some(path) => socket.at(path),
+            None => socket,
+        }));
     }
-    if let Some(path) = options.virtlockd_socket.clone().or(configured) {
+    if let Some(path) = named {
         return Ok(Some(Socket::bind(&path)?));
     }
     let Some(path) = &options.default_socket else { return Ok(None) };

@@ -63,6 +63,12 @@ impl Socket {
         Ok(Self { fd, path: None })
     }
 
+    /// The same, where its file is ours to remove.
+    #[must_use]
+    pub fn at(self, path: PathBuf) -> Self {
+        Self { path: Some(path), ..self }
+    }
+
     /// A new one, for this user alone. One that nobody serves any more is replaced.
     ///
     /// # Errors
