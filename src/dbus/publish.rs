@@ -8,7 +8,9 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::sleep;
 use zbus::object_server::SignalEmitter;
 use zbus::{Connection, ObjectPath, OwnedObjectPath};
 
@@ -23,7 +25,44 @@ use crate::auth::deed::{LOCK, OWNER};
 use crate::lock::lockspace::LockspaceKind;
 use crate::lock::{Event, Lock, Loss, Owner, OwnerId, Reason};
 use crate::paths;
-use crate::service::Subscription;
+use crate::service::{Batch, Subscription};
+
+/// How long what nobody waits for may wait: a machine that libvirt starts takes its disks one by
+/// one, and is not to be held up by the bus being told of the first.
+const LEISURE: Duration = Duration::from_millis(5);
+
+/// What has come by the time that something is to be shown.
+async fn gather(first: Batch, subscription: &mut Subscription) -> Vec<Batch> {
+    let mut batches = vec![first];
+    let pause = sleep(LEISURE);
+    tokio::pin!(pause);
+    while batches.last().is_some_and(|batch| !batch.awaited) {
+        tokio::select! {
+            () = &mut pause => break,
+            next = subscription.batches.recv() => match next {
+                Some(batch) => batches.push(batch),
+                None => break,
+            },
+        }
+    }
+    batches
+}
+
+/// The locks that came and went in between: they need no objects.
+fn brief(batches: &[Batch]) -> BTreeSet<u64> {
+    let events = || batches.iter().flat_map(|batch| &batch.events);
+    let came: BTreeSet<u64> = events()
+        .filter_map(|event| match event {
+            Event::LockAcquired(lock) => Some(lock.id),
+            _ => None,
+        })
+        .collect();
+    let went = events().filter_map(|event| match event {
+        Event::LockReleased(lock, _) => Some(lock.id),
+        _ => None,
+    });
+    went.filter(|lock| came.contains(lock)).collect()
+}
 
 /// What shows the table.
 #[derive(Debug)]
@@ -69,23 +108,28 @@ impl Publisher {
     /// others, and he need not wait for them.
     pub(super) async fn follow(self, mut subscription: Subscription) {
         while let Some(batch) = subscription.batches.recv().await {
-            if let Err(error) = self.place(&batch.events).await {
-                // The table is right all the same; only its picture is not.
-                tracing::error!(%error, "showing objects on the bus failed");
-            }
-            // Whoever waited for it may have left.
-            let _ = batch.shown.send(());
-            tokio::task::yield_now().await;
-            if let Err(error) = self.tell(batch.events).await {
-                tracing::error!(%error, "telling the bus failed");
+            let batches = gather(batch, &mut subscription).await;
+            let brief = brief(&batches);
+            for batch in batches {
+                if let Err(error) = self.place(&batch.events, &brief).await {
+                    // The table is right all the same; only its picture is not.
+                    tracing::error!(%error, "showing objects on the bus failed");
+                }
+                // Whoever waited for it may have left.
+                let _ = batch.shown.send(());
+                tokio::task::yield_now().await;
+                if let Err(error) = self.tell(batch.events).await {
+                    tracing::error!(%error, "telling the bus failed");
+                }
             }
         }
     }
 
-    /// Adds and removes objects.
-    async fn place(&self, events: &[Event]) -> zbus::Result<()> {
+    /// Adds and removes objects, but for those of locks that are gone already.
+    async fn place(&self, events: &[Event], brief: &BTreeSet<u64>) -> zbus::Result<()> {
         for event in events {
             match event {
+                Event::LockAcquired(lock) if brief.contains(&lock.id) => {}
                 Event::OwnerOpened(id) => {
                     // One that has gone already is told of next, and needs no object.
                     if let Some(owner) = self.front.service.owner(*id) {

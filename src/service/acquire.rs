@@ -162,6 +162,7 @@ impl Service {
         fresh: &[u64],
         held: &[Arc<Held>],
         opened: bool,
+        awaited: bool,
     ) -> Result<Shown, Error> {
         let (given, shown) = {
             let mut state = self.state();
@@ -171,7 +172,7 @@ impl Service {
             }
             let opened = opened.then_some(Event::OwnerOpened(id));
             let events = opened.into_iter().chain(given.iter().cloned()).collect();
-            (given, state.publish(events))
+            (given, state.publish_for(events, awaited))
         };
         Ok(shown.and_say(given))
     }
@@ -275,7 +276,7 @@ impl Story {
             step("grant-locked");
             service.keep().park(id, &fresh, &held)?;
             service.keep().commit(opened.as_ref().map(|opened| &opened.names), &fresh)?;
-            service.commit(id, &fresh, &held, opened.is_some())
+            service.commit(id, &fresh, &held, opened.is_some(), again == Again::Same)
         })();
         match given {
             Ok(shown) => {

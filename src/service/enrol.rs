@@ -9,6 +9,8 @@
 //! tasks: a storage thread, or a front's own.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::OwnedMutexGuard;
@@ -26,6 +28,12 @@ use crate::lock::owner::AnchorId;
 use crate::lock::table::Again;
 use crate::lock::work::Work as _;
 use crate::lock::{self, Anchor, Event, Front, Lock, OwnerId, Reason};
+
+/// How many batches of events may pile up before clients are slowed down.
+const BACKLOG: usize = 4096;
+/// How long a client is held up then, at a time and in all.
+const PAUSE: Duration = Duration::from_millis(1);
+const PAUSES: u32 = 100;
 
 /// A machine that registers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -230,6 +238,7 @@ impl Service {
     ///
     /// As for [`Self::acquire`].
     pub fn acquire_counted(&self, id: OwnerId, ask: Ask) -> Result<Shown, Error> {
+        self.let_others_see();
         let _turn = self.turn_here(id)?;
         let (_, shown) = self.acquire_here(id, vec![ask], Again::Count)?;
         Ok(shown)
@@ -246,6 +255,7 @@ impl Service {
         lockspace: LockspaceKind,
         resource: &str,
     ) -> Result<Option<Shown>, Error> {
+        self.let_others_see();
         let _turn = self.turn_here(id)?;
         let begun = {
             let mut state = self.state();
@@ -254,7 +264,8 @@ impl Service {
             state.table.begin_release(number)?;
             (number, state.held.remove(&number))
         };
-        let shown = Story::of_locks(self, id, vec![begun], Reason::Released).tell();
+        let story = Story::of_locks(self, id, vec![begun], Reason::Released);
+        let shown = story.unawaited().tell();
         self.owner_went();
         Ok(Some(shown))
     }
@@ -264,6 +275,17 @@ impl Service {
     pub fn lock_named(&self, lockspace: LockspaceKind, resource: &str) -> Option<Lock> {
         let state = self.state();
         state.table.all_named(lockspace, resource).next().cloned()
+    }
+
+    /// Waits a while where too much has happened that the bus has not been told of: what piles up
+    /// takes room. Not for ever, since the bus is not needed for what is done here.
+    fn let_others_see(&self) {
+        for _ in 0..PAUSES {
+            if self.0.backlog.load(Ordering::Relaxed) < BACKLOG {
+                return;
+            }
+            std::thread::sleep(PAUSE);
+        }
     }
 
     /// Waits for an owner's turn.

@@ -27,6 +27,7 @@ mod state;
 pub mod storage;
 mod verify;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -71,6 +72,8 @@ struct Inner {
     keep: Keep,
     /// Told when an owner may have gone.
     went: Notify,
+    /// How many batches are on their way to being seen.
+    backlog: Arc<AtomicUsize>,
     /// Told when something lies dead in the parking.
     unclean: Notify,
 }
@@ -82,6 +85,27 @@ pub struct Batch {
     pub events: Vec<Event>,
     /// To be told, or dropped, once all of it can be seen: a command is answered only after that.
     pub shown: oneshot::Sender<()>,
+    /// Whether somebody waits for that.
+    pub awaited: bool,
+    /// One less that is on its way, once it is dropped.
+    _backlog: Backlog,
+}
+
+/// One of the batches that are on their way.
+#[derive(Debug)]
+struct Backlog(Arc<AtomicUsize>);
+
+impl Backlog {
+    fn one_more(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Backlog {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The table at one moment, and everything that happens after it.
@@ -98,6 +122,7 @@ pub struct Subscription {
 impl Service {
     fn new(state: State, exempt: Exempt, keep: Keep, storage: Storage) -> Self {
         Self(Arc::new(Inner {
+            backlog: Arc::clone(&state.backlog),
             state: Mutex::new(state),
             storage,
             exempt,

@@ -187,6 +187,8 @@ pub(super) struct Story {
     closed: Vec<Names>,
     locks: Vec<(u64, Option<Arc<Held>>)>,
     reason: Reason,
+    /// Whether somebody waits for it to be seen.
+    awaited: bool,
 }
 
 impl Story {
@@ -197,13 +199,19 @@ impl Story {
         reason: Reason,
     ) -> Self {
         let service = service.clone();
-        Self { service, id, ended: None, closed: Vec::new(), locks, reason }
+        Self { service, id, ended: None, closed: Vec::new(), locks, reason, awaited: true }
+    }
+
+    /// The same, for whom nobody waits.
+    pub(super) fn unawaited(self) -> Self {
+        Self { awaited: false, ..self }
     }
 
     pub(super) fn of_owner(service: &Service, ending: Ending, reason: Reason) -> (Self, Shown) {
         let Ending { names, held: locks, closed, shown } = ending;
         let (service, id) = (service.clone(), names.owner);
-        (Self { service, id, ended: Some(names), closed, locks, reason }, shown)
+        let ended = Some(names);
+        (Self { service, id, ended, closed, locks, reason, awaited: true }, shown)
     }
 }
 
@@ -221,7 +229,7 @@ impl Work for Story {
 impl Story {
     /// A step that fails does not keep the next from being tried: whoever releases wants it gone.
     pub(super) fn tell(self) -> Shown {
-        let Self { service, id, ended, closed, locks, reason } = self;
+        let Self { service, id, ended, closed, locks, reason, awaited } = self;
         let keep = service.keep();
         let numbers: Vec<u64> = locks.iter().map(|(number, _)| *number).collect();
         step("release-decided");
@@ -241,7 +249,7 @@ impl Story {
             let mut state = service.state();
             let events = state.table.finish_release(&numbers, reason);
             let closed = state.closed(&events);
-            let told = state.publish(events.clone());
+            let told = state.publish_for(events.clone(), awaited);
             (events, closed, told)
         };
         service.forget(&closed);

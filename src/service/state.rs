@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 use super::keeping::{Anchored, Names};
 use super::limits::{Exempt, Usage, within};
-use super::{Batch, Error, Settings, Shown};
+use super::{Backlog, Batch, Error, Settings, Shown};
 use crate::lock::directory::Directory;
 use crate::lock::held::Held;
 use crate::lock::owner::AnchorId;
@@ -27,6 +28,8 @@ pub(super) struct State {
     /// The directories of keys that clients named, by number.
     pub(super) lockspaces: BTreeMap<u32, Arc<Directory>>,
     pub(super) closing: bool,
+    /// How many batches are on their way to being seen.
+    pub(super) backlog: Arc<AtomicUsize>,
     last_anchor: AnchorId,
     reader: Option<mpsc::UnboundedSender<Batch>>,
 }
@@ -83,6 +86,7 @@ impl State {
             settings,
             lockspaces: BTreeMap::new(),
             closing: false,
+            backlog: Arc::default(),
             last_anchor: 0,
             reader: None,
         }
@@ -97,11 +101,17 @@ impl State {
     /// Hands events to the reader, in the order of the decisions since this happens under the
     /// mutex. Never waits: what piles up is bounded by the commands that wait for it.
     pub(super) fn publish(&mut self, events: Vec<Event>) -> Shown {
+        self.publish_for(events, true)
+    }
+
+    /// The same; where nobody waits, whoever makes them sees to it that not too many pile up.
+    pub(super) fn publish_for(&mut self, events: Vec<Event>, awaited: bool) -> Shown {
         let Some(reader) = self.reader.as_ref().filter(|_| !events.is_empty()) else {
             return Shown::default();
         };
         let (shown, seen) = oneshot::channel();
-        if reader.send(Batch { events, shown }).is_err() {
+        let backlog = Backlog::one_more(&self.backlog);
+        if reader.send(Batch { events, shown, awaited, _backlog: backlog }).is_err() {
             self.reader = None;
             return Shown::default();
         }
