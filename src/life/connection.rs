@@ -9,8 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::stat::{SFlag, fstat};
-use rustix::net::{Shutdown, shutdown, sockopt::socket_peercred};
+use rustix::net::{Shutdown, shutdown};
 
 use super::Error;
 
@@ -56,10 +57,10 @@ impl Connection {
     ///
     /// [`Error::System`].
     pub fn peer(&self) -> Result<Peer, Error> {
-        let seen = socket_peercred(&self.0).map_err(io::Error::from);
+        // Not rustix's: there is no 0 among its process numbers.
+        let seen = getsockopt(&self.0, PeerCredentials).map_err(io::Error::from);
         let seen = seen.map_err(Error::system("asking who opened a connection"))?;
-        let pid = u32::try_from(seen.pid.as_raw_nonzero().get()).unwrap_or(0);
-        Ok(Peer { pid, uid: seen.uid.as_raw() })
+        Ok(Peer { pid: u32::try_from(seen.pid()).unwrap_or(0), uid: seen.uid() })
     }
 
     /// Ends it for the other side, whatever copies of our end exist. Of one that has ended already
