@@ -116,7 +116,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
         Bus::System => Exempt::Root,
         Bus::Session => Exempt::Everybody,
     };
-    let socket = door::open(options, inherited.socket.take(), config.virtlockd_socket)?;
+    let socket = door::open(options, inherited.socket.take(), config.virtlockd_socket.as_deref())?;
     let by_socket = socket.is_some();
     let restored =
         service::restore(config.settings, exempt, &options.runtime_dir, inherited, storage)?;

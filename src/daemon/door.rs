@@ -1,7 +1,7 @@
 //! virtlockd's socket: which one, and who serves it.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::{Error, Options};
@@ -17,13 +17,15 @@ use crate::virtlockd::{Server, Socket};
 pub(super) fn open(
     options: &Options,
     passed: Option<OwnedFd>,
-    configured: Option<PathBuf>,
+    configured: Option<&Path>,
 ) -> Result<Option<Socket>, Error> {
+    let named = options.virtlockd_socket.as_deref().or(configured);
     if let Some(passed) = passed {
-        return Ok(Some(Socket::passed(passed)?));
+        let own: Vec<&Path> = named.into_iter().chain(options.default_socket.as_deref()).collect();
+        return Ok(Some(Socket::passed(passed, &own)?));
     }
-    if let Some(path) = options.virtlockd_socket.clone().or(configured) {
-        return Ok(Some(Socket::bind(&path)?));
+    if let Some(path) = named {
+        return Ok(Some(Socket::bind(path)?));
     }
     let Some(path) = &options.default_socket else { return Ok(None) };
     match Socket::bind(path) {
