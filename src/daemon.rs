@@ -136,7 +136,13 @@ async fn serve(options: &Options) -> Result<(), Error> {
     };
     step("restore-served");
     let server = door::serve(&service, restored.connections(), socket)?;
-    tracing::info!("vmlockd {} serves the {} bus", env!("CARGO_PKG_VERSION"), bus.as_str());
+    let (version, name) = (env!("CARGO_PKG_VERSION"), bus.as_str());
+    match state {
+        State::Served(_) => tracing::info!("vmlockd {version} serves the {name} bus"),
+        State::Away(_) => {
+            tracing::info!("vmlockd {version} serves, and tries the {name} bus again");
+        }
+    }
     if !service.is_kept() {
         tracing::warn!(
             "nobody keeps the descriptors of locks: they do not outlive a crash of vmlockd \
