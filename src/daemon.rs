@@ -116,7 +116,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
         Bus::System => Exempt::Root,
         Bus::Session => Exempt::Everybody,
     };
-    let socket = door::open(options, &mut inherited, config.virtlockd_socket)?;
+    let socket = door::open(options, inherited.socket.take(), config.virtlockd_socket.as_deref())?;
     let by_socket = socket.is_some();
     let restored =
         service::restore(config.settings, exempt, &options.runtime_dir, inherited, storage)?;
@@ -125,10 +125,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
     let bus = options.bus;
     let front = Front { bus, service: service.clone(), log: log.clone(), wishes };
     let mut state = match front.open().await {
-        Ok(served) => {
-            tracing::info!("vmlockd {} serves the {} bus", env!("CARGO_PKG_VERSION"), bus.as_str());
-            State::Served(served)
-        }
+        Ok(served) => State::Served(served),
         // The program before this one would have gone on without a bus, and so does this; and
         // whoever comes by the socket needs none.
         Err(error) if replaces || by_socket => {
@@ -139,6 +136,13 @@ async fn serve(options: &Options) -> Result<(), Error> {
     };
     step("restore-served");
     let server = door::serve(&service, restored.connections(), socket)?;
+    let (version, name) = (env!("CARGO_PKG_VERSION"), bus.as_str());
+    match state {
+        State::Served(_) => tracing::info!("vmlockd {version} serves the {name} bus"),
+        State::Away(_) => {
+            tracing::info!("vmlockd {version} serves, and tries the {name} bus again");
+        }
+    }
     if !service.is_kept() {
         tracing::warn!(
             "nobody keeps the descriptors of locks: they do not outlive a crash of vmlockd \

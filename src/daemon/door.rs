@@ -1,10 +1,10 @@
 //! virtlockd's socket: which one, and who serves it.
 
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::{Error, Options};
-use crate::keep::Inherited;
 use crate::life::Connection;
 use crate::lock::OwnerId;
 use crate::lock::owner::AnchorId;
@@ -16,20 +16,16 @@ use crate::virtlockd::{Server, Socket};
 /// configuration; else the one where libvirt looks for it, if nobody is there.
 pub(super) fn open(
     options: &Options,
-    inherited: &mut Inherited,
-    configured: Option<PathBuf>,
+    passed: Option<OwnedFd>,
+    configured: Option<&Path>,
 ) -> Result<Option<Socket>, Error> {
-    let named = options.virtlockd_socket.clone().or(configured);
-    if let Some(passed) = inherited.socket.take() {
-        let socket = Socket::passed(passed)?;
-        let path = named.or_else(|| options.default_socket.clone());
-        return Ok(Some(match path.filter(|_| inherited.own_socket) {
-            Some(path) => socket.at(path),
-            None => socket,
-        }));
+    let named = options.virtlockd_socket.as_deref().or(configured);
+    if let Some(passed) = passed {
+        let own: Vec<&Path> = named.into_iter().chain(options.default_socket.as_deref()).collect();
+        return Ok(Some(Socket::passed(passed, &own)?));
     }
     if let Some(path) = named {
-        return Ok(Some(Socket::bind(&path)?));
+        return Ok(Some(Socket::bind(path)?));
     }
     let Some(path) = &options.default_socket else { return Ok(None) };
     match Socket::bind(path) {

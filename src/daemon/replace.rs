@@ -60,8 +60,7 @@ async fn try_to_replace(
     let idle = timeout(LAST_REQUESTS, service.storage().idle()).await.is_ok();
     // From here on nothing else may run on this thread: it could begin another request.
     let hand_down = |socket: Option<BorrowedFd<'_>>| {
-        let legacy = Legacy { lock: instance.as_fd(), socket, own_socket: server.owns_socket() };
-        service.hand_down(legacy).map_err(reexec::Error::from)
+        service.hand_down(Legacy { lock: instance.as_fd(), socket }).map_err(reexec::Error::from)
     };
     let handed = if idle {
         let passed = server.with_listener(|socket| hand_down(Some(socket)));
@@ -85,8 +84,7 @@ async fn try_to_replace(
         tracing::error!(%error, "signals stay blocked");
     }
     let keep_back = |socket: Option<BorrowedFd<'_>>| {
-        let legacy = Legacy { lock: instance.as_fd(), socket, own_socket: server.owns_socket() };
-        service.keep_back(legacy)
+        service.keep_back(Legacy { lock: instance.as_fd(), socket })
     };
     let kept = server.with_listener(|socket| keep_back(Some(socket)));
     if let Err(error) = kept.unwrap_or_else(|| keep_back(None)) {

@@ -20,8 +20,6 @@ pub const VARIABLE: &str = "VMLOCKD_INHERITED";
 const LOCK: &str = "lock";
 /// The name of virtlockd's socket: `FileDescriptorName=` of its unit.
 const SOCKET: &str = "virtlockd";
-/// The name of one that the program before this one had opened itself.
-const OWN_SOCKET: &str = "virtlockd-own";
 /// What a socket is called that was passed without a name (`sd_listen_fds(3)`).
 const UNNAMED: &str = "unknown";
 
@@ -46,8 +44,6 @@ pub struct Inherited {
     pub lock: Option<OwnedFd>,
     /// virtlockd's socket.
     pub socket: Option<OwnedFd>,
-    /// Whether that was opened by the program before this one, which would have removed its file.
-    pub own_socket: bool,
     /// The ends of socket pairs, by the pair's name: written to, and with the queue.
     pub(super) pairs: BTreeMap<String, (Option<OwnedFd>, Option<OwnedFd>)>,
 }
@@ -105,9 +101,8 @@ impl Inherited {
             self.lock = Some(own(number)?);
             return Ok(());
         }
-        if [SOCKET, OWN_SOCKET, UNNAMED].contains(&name) {
+        if name == SOCKET || name == UNNAMED {
             self.socket = Some(own(number)?);
-            self.own_socket = name == OWN_SOCKET;
             return Ok(());
         }
         // What we don't know we leave alone.
@@ -171,8 +166,6 @@ pub struct Legacy<'f> {
     pub lock: BorrowedFd<'f>,
     /// virtlockd's socket.
     pub socket: Option<BorrowedFd<'f>>,
-    /// Whether the socket's file is this program's to remove.
-    pub own_socket: bool,
 }
 
 /// Lets all that is parked live on in the program that replaces this one, with what is the
@@ -190,8 +183,7 @@ pub fn hand_down(parking: &Parking, far: &Far, legacy: Legacy<'_>) -> Result<Str
     };
     let mut outcome = pass(LOCK, legacy.lock);
     if let Some(socket) = legacy.socket {
-        let name = if legacy.own_socket { OWN_SOCKET } else { SOCKET };
-        outcome = outcome.and(pass(name, socket));
+        outcome = outcome.and(pass(SOCKET, socket));
     }
     let mut pass_pair = |pair: &Pair| {
         let names = [name_into(&pair.name), name_out(&pair.name)];

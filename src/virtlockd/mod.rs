@@ -74,12 +74,6 @@ impl Server {
         self.pool.count()
     }
 
-    /// Whether the socket's file is ours to remove.
-    #[must_use]
-    pub fn owns_socket(&self) -> bool {
-        self.path.is_some()
-    }
-
     /// Does something with the socket, if there is one.
     pub fn with_listener<T>(&self, what: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
         self.pool.with_listener(what)

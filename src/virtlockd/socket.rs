@@ -48,25 +48,25 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// One that was passed by whoever started this program.
+    /// One that was passed: by whoever started this program, or by the program before it in this
+    /// process, which may have opened it itself at one of these paths.
     ///
     /// # Errors
     ///
     /// [`Error::Unfit`].
-    pub fn passed(fd: OwnedFd) -> Result<Self, Error> {
+    pub fn passed(fd: OwnedFd, own: &[&Path]) -> Result<Self, Error> {
         let listens = socket_acceptconn(&fd).unwrap_or(false);
         if !listens || socket_domain(&fd) != Ok(AddressFamily::UNIX) {
             return Err(Error::Unfit);
         }
         let system = |cause| Error::System { doing: "using", path: "passed".into(), cause };
-        rustix::io::ioctl_fionbio(&fd, true).map_err(io::Error::from).map_err(system)?;
-        Ok(Self { fd, path: None })
-    }
-
-    /// The same, where its file is ours to remove.
-    #[must_use]
-    pub fn at(self, path: PathBuf) -> Self {
-        Self { path: Some(path), ..self }
+        let listener = UnixListener::from(fd);
+        listener.set_nonblocking(true).map_err(system)?;
+        // The kernel remembers the first name, and a process keeps its number.
+        let name = listener.local_addr().map_err(system)?;
+        let path = own.iter().find(|path| name.as_pathname() == Some(&beside(path)));
+        let path = path.map(|path| path.to_path_buf());
+        Ok(Self { fd: listener.into(), path })
     }
 
     /// A new one, for this user alone. One that nobody serves any more is replaced.
@@ -93,7 +93,7 @@ impl Socket {
             made.map_err(system("making the directory of"))?;
         }
         // Nobody must get in before its mode is right, so it gets its name last.
-        let beside = path.with_extension(format!("{}.new", std::process::id()));
+        let beside = beside(path);
         let bound = (|| {
             let listener = UnixListener::bind(&beside)?;
             fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))?;
@@ -119,6 +119,11 @@ impl Socket {
     }
 }
 
+/// The name under which this process opens a socket that will be here.
+fn beside(path: &Path) -> PathBuf {
+    path.with_extension(format!("{}.new", std::process::id()))
+}
+
 impl AsFd for Socket {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.fd.as_fd()
@@ -139,11 +144,16 @@ mod tests {
         drop(first);
         let second = Socket::bind(&path).unwrap();
         assert!(UnixStream::connect(&path).is_ok());
-        assert!(Socket::passed(second.fd).is_ok());
+        let elsewhere = dir.path().join("elsewhere");
+        let passed = Socket::passed(second.fd, &[&elsewhere, &path]).unwrap();
+        assert_eq!(passed.path(), Some(path.as_path()));
+        assert_eq!(Socket::passed(passed.fd, &[&elsewhere]).unwrap().path(), None);
+        let theirs = UnixListener::bind(&elsewhere).unwrap();
+        assert_eq!(Socket::passed(theirs.into(), &[&elsewhere]).unwrap().path(), None);
         fs::remove_file(&path).unwrap();
         fs::write(&path, "").unwrap();
         assert!(matches!(Socket::bind(&path), Err(Error::Taken(_))));
         let (one, _other) = UnixStream::pair().unwrap();
-        assert!(matches!(Socket::passed(one.into()), Err(Error::Unfit)));
+        assert!(matches!(Socket::passed(one.into(), &[]), Err(Error::Unfit)));
     }
 }

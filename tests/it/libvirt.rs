@@ -18,6 +18,7 @@ mod known;
 mod moving;
 mod names;
 mod running;
+mod session;
 mod sharing;
 mod starting;
 

@@ -1,7 +1,7 @@
 //! The program replaces itself by the one that is installed, and nobody but the log notices; or it
 //! goes on as it is.
 
-mod between;
+pub(crate) mod between;
 mod busy;
 mod large;
 mod signals;

@@ -3,10 +3,13 @@
 //! What a client may depend on is in the [`rows`], which are true of virtlockd: that is tested too.
 
 mod access;
+mod activation;
 mod breaking;
+mod by_hand;
 mod crowd;
 mod guest;
 mod hang;
+mod idle;
 mod interop;
 mod judge;
 mod lives;

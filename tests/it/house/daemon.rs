@@ -64,7 +64,8 @@ impl Launch {
         format!("{} {words}", self.program.display())
     }
 
-    fn command(&self, bus: &Bus) -> Command {
+    /// The command that starts it, which dies with this binary.
+    pub(crate) fn command(&self, bus: &Bus) -> Command {
         let account = self.session_of.filter(|uid| *uid != ROOT).map(Account::of);
         let mut command = mortal(account.as_ref(), &self.program);
         command.args(self.words());

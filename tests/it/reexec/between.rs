@@ -19,7 +19,7 @@ use crate::methods::none;
 use crate::untouched::assert_refused;
 
 /// Takes a program's place: answers its questions with it, and becomes it once it is let.
-fn put_in_between(installed: &Path, real: &str, gate: &str) {
+pub(crate) fn put_in_between(installed: &Path, real: &str, gate: &str) {
     let text = format!(
         "#!/bin/sh\ncase $1 in --check-*) exec {real} \"$@\" ;; esac\nread -r _ <{gate}\nexec {real} \"$@\"\n"
     );
@@ -29,7 +29,7 @@ fn put_in_between(installed: &Path, real: &str, gate: &str) {
 }
 
 /// Waits until somebody waits at the gate.
-async fn reached(gate: PathBuf) -> File {
+pub(crate) async fn reached(gate: PathBuf) -> File {
     let opened = in_thread(ROOT, move || File::options().write(true).open(gate));
     within("it is in between", opened).await.unwrap()
 }

@@ -1,0 +1,191 @@
+//! `--virtlockd-socket`: the socket of a service that nobody but its command line tells of it.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
+
+use crate::house::rpc::{Owner, Rpc};
+use crate::house::user::ROOT;
+use crate::house::{House, News, Process, Ran, run, within};
+use crate::listed::Listed;
+
+use super::crowd::sleep;
+
+/// A service that a test has started itself, and what it tells.
+struct Service {
+    process: Process,
+    news: News,
+}
+
+/// Starts it; it serves when this returns. A bus need not be there.
+async fn start(house: &House, socket: &Path) -> Service {
+    let launch = house.launch();
+    let mut command = launch.command(house.bus());
+    command.arg("--virtlockd-socket").arg(socket);
+    let news = News::of(&mut command, house.dir(), ROOT);
+    let process = Process::start("vmlockd", command, &launch.log);
+    tokio::select! {
+        () = news.say("READY=1") => {}
+        status = process.ended() => panic!("it does not start: {status}"),
+    }
+    Service { process, news }
+}
+
+impl Service {
+    async fn reload(&self) {
+        self.process.signal(Signal::SIGHUP);
+        self.news.say("RELOADING=1").await;
+        self.news.say("READY=1").await;
+    }
+
+    /// Has it replace itself by the same program.
+    async fn reexec(&self) {
+        self.process.signal(Signal::SIGUSR1);
+        self.news.say("READY=1").await;
+    }
+
+    async fn end(self, by: Signal) {
+        self.process.signal(by);
+        let status = within("an orderly end", self.process.ended()).await;
+        assert!(status.success(), "{status}");
+    }
+}
+
+/// A house in which nothing serves yet, and where the socket shall be.
+async fn house() -> (House, PathBuf) {
+    let house = House::builder().without_daemon().start().await;
+    let socket = house.dir().join("by-hand.sock");
+    (house, socket)
+}
+
+/// It ends instead of serving this socket, and says why.
+async fn refuses(house: &House, socket: &str, why: &str) {
+    let mut command = house.command("vmlockd");
+    command.args(house.launch().words()).args(["--virtlockd-socket", socket]);
+    let Ran { status, stderr, .. } = run(command).await;
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    assert_eq!(stderr.lines().last(), Some(format!("vmlockd: {why}").as_str()), "{stderr}");
+}
+
+#[tokio::test]
+async fn no_bus_is_needed_and_one_that_comes_is_served() {
+    let (house, socket) = house().await;
+    house.bus().stop();
+    let service = start(&house, &socket).await;
+    let machine = sleep(&house);
+    let owner = Owner::new("web1", 1, machine.pid());
+    let disk = house.raw_of(ROOT, "disk");
+    let disk = disk.to_str().unwrap();
+    let mut libvirtd = Rpc::connect(&socket).unwrap();
+    libvirtd.register(&owner).granted();
+    libvirtd.acquire("", disk, 0).granted();
+
+    service.reload().await;
+    assert!(service.process.stderr().contains("configuration loaded"));
+    libvirtd.ping().granted();
+    service.reexec().await;
+    assert!(service.process.stderr().contains("is replaced by what is installed now"));
+    let mut rival = Rpc::connect(&socket).unwrap();
+    rival.register(&Owner::new("web2", 2, machine.pid())).granted();
+    assert_eq!(rival.acquire("", disk, 0).refused().code, 87);
+    service.reload().await;
+
+    house.bus().start().await;
+    house.bus().watch().await.owned_by(service.process.pid()).await;
+    let listed = Listed::by(&house.connection().await).await;
+    assert_eq!(listed.on(disk).count(), 1);
+    // And without it again.
+    house.bus().stop();
+    rival.ping().granted();
+    service.reload().await;
+    service.end(Signal::SIGTERM).await;
+}
+
+#[tokio::test]
+async fn a_relative_path_is_refused() {
+    let (house, _) = house().await;
+    for path in ["by-hand.sock", "./by-hand.sock"] {
+        let why = format!("--virtlockd-socket: {path} is not an absolute path");
+        refuses(&house, path, &why).await;
+    }
+}
+
+#[tokio::test]
+async fn who_serves_it_already_goes_on() {
+    let (house, socket) = house().await;
+    let other = UnixListener::bind(&socket).unwrap();
+    let path = socket.to_str().unwrap();
+    let why = format!("socket {path} is served by another program already, perhaps virtlockd");
+    refuses(&house, path, &why).await;
+    // It is asked in passing.
+    other.set_nonblocking(true).unwrap();
+    while other.accept().is_ok() {}
+    let _client = Rpc::connect(&socket).unwrap();
+    other.accept().unwrap();
+}
+
+#[tokio::test]
+async fn a_file_in_its_place_stays_as_it_is() {
+    let (house, socket) = house().await;
+    fs::write(&socket, "dear").unwrap();
+    let path = socket.to_str().unwrap();
+    let why = format!("socket {path}: something that is no socket is in its place");
+    refuses(&house, path, &why).await;
+    assert_eq!(fs::read_to_string(&socket).unwrap(), "dear");
+    // Nor is what a link leads to touched, or the link.
+    let link = house.dir().join("link.sock");
+    std::os::unix::fs::symlink(&socket, &link).unwrap();
+    let path = link.to_str().unwrap();
+    let why = format!("socket {path}: something that is no socket is in its place");
+    refuses(&house, path, &why).await;
+    assert_eq!(fs::read_link(&link).unwrap(), socket);
+    File::open(&socket).unwrap();
+}
+
+#[tokio::test]
+async fn what_somebody_has_left_behind_is_replaced() {
+    let (house, socket) = house().await;
+    drop(UnixListener::bind(&socket).unwrap());
+    let error = Rpc::connect(&socket).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    for _ in 0..2 {
+        let service = start(&house, &socket).await;
+        let mode = fs::metadata(&socket).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "mode {mode:o}");
+        Rpc::connect(&socket).unwrap().ping().granted();
+        service.process.signal(Signal::SIGKILL);
+        within("its end", service.process.ended()).await;
+        // What a kill leaves, too.
+        assert!(socket.exists());
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_it_after_an_orderly_end() {
+    let (house, socket) = house().await;
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let service = start(&house, &socket).await;
+        assert!(socket.exists());
+        service.end(signal).await;
+        assert!(!socket.exists(), "{signal}");
+    }
+}
+
+/// It is still its own after it has replaced itself.
+#[tokio::test]
+async fn nothing_is_left_of_it_when_the_program_was_replaced_before() {
+    let (house, socket) = house().await;
+    let service = start(&house, &socket).await;
+    service.reexec().await;
+    service.reexec().await;
+    Rpc::connect(&socket).unwrap().ping().granted();
+    service.end(Signal::SIGTERM).await;
+    assert!(!socket.exists());
+    let left = fs::read_dir(house.dir()).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with("by-hand")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
