@@ -143,6 +143,8 @@ impl Pool {
             let waited = self.epoll.wait(&mut events, patience);
             let left = self.waiting.fetch_sub(1, Ordering::SeqCst) - 1;
             match waited {
+                // Whether enough wait is told by how many do now: all may have been too many once.
+                Ok(0) if left < WAITING => continue,
                 Ok(0) => break,
                 Ok(_) => {}
                 Err(Errno::EINTR) => continue,
