@@ -31,9 +31,10 @@ use crate::lock::{self, Anchor, Event, Front, Lock, OwnerId, Reason};
 
 /// How many batches of events may pile up before clients are slowed down.
 const BACKLOG: usize = 4096;
-/// How long a client is held up then, at a time and in all.
-const PAUSE: Duration = Duration::from_millis(1);
+/// How long a client is held up then, in pauses.
 const PAUSES: u32 = 100;
+/// How long something is let be that will have changed soon.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// A machine that registers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub struct Machine {
 struct Known {
     id: OwnerId,
     ended: bool,
+    /// It has no anchor at this moment: it is just being opened, or about to end.
+    between: bool,
     /// The processes that keep it.
     processes: Vec<(AnchorId, Arc<Process>)>,
     /// Something keeps it that is no sign of a process: a lease, or somebody's wish.
@@ -88,6 +91,10 @@ impl Service {
             return Ok(Some(known.id));
         }
         let process = Process::by_pid(machine.pid)?;
+        if living.clone().any(|known| known.between) {
+            std::thread::sleep(PAUSE);
+            return Ok(None);
+        }
         for known in living.clone() {
             if known.has_ended() {
                 self.end_predecessor(known);
@@ -134,6 +141,7 @@ impl Service {
             Known {
                 id: owner.id,
                 ended: owner.ended,
+                between: owner.anchors.is_empty(),
                 processes: processes.collect(),
                 kept: owner.anchors.values().any(kept),
             }
