@@ -28,6 +28,25 @@ fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
+/// What something cost, in microseconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cost {
+    /// Until the client went on.
+    pub(crate) time: f64,
+    /// On the server's side, in all its threads.
+    pub(crate) work: f64,
+}
+
+impl Cost {
+    /// Of one of so many, by a measurement that says how long one took.
+    fn of(server: &Server, count: usize, measured: impl FnOnce() -> f64) -> Cost {
+        let before = server.worked();
+        let time = measured();
+        let worked = micros(server.worked().saturating_sub(before));
+        Cost { time, work: worked / f64::from(u32::try_from(count).unwrap()) }
+    }
+}
+
 /// Where locks are taken: in a lockspace or not, and by which name.
 struct Place {
     lockspace: Vec<u8>,
@@ -86,7 +105,7 @@ impl Scene {
 
     /// What an acquisition and a release cost together: the median where one client asks, and the
     /// whole time shared out where many do.
-    pub(crate) fn pairs(&self, server: &Server, clients: usize, hashed: bool) -> f64 {
+    pub(crate) fn pairs(&self, server: &Server, clients: usize, hashed: bool) -> Cost {
         let lockspace = hashed.then(|| lockspace(server));
         let client = |n: usize| {
             let mut rpc = server.connect();
@@ -95,19 +114,21 @@ impl Scene {
         };
         if clients == 1 {
             let (mut rpc, place) = client(0);
-            let times = (0..PAIRS).map(|_| {
-                let begun = Instant::now();
-                place.acquire(&mut rpc);
-                place.release(&mut rpc);
-                micros(begun.elapsed())
+            return Cost::of(server, PAIRS, || {
+                let times = (0..PAIRS).map(|_| {
+                    let begun = Instant::now();
+                    place.acquire(&mut rpc);
+                    place.release(&mut rpc);
+                    micros(begun.elapsed())
+                });
+                median(&times.collect::<Vec<_>>())
             });
-            return median(&times.collect::<Vec<_>>());
         }
         let each = PAIRS / 4;
         let begin = Barrier::new(clients + 1);
-        let mut begun = Instant::now();
+        let mut cost = None;
         thread::scope(|scope| {
-            for n in 0..clients {
+            let run = |n: usize| {
                 let (mut rpc, place) = client(n);
                 let begin = &begin;
                 scope.spawn(move || {
@@ -116,19 +137,28 @@ impl Scene {
                         place.acquire(&mut rpc);
                         place.release(&mut rpc);
                     }
-                });
-            }
-            begun = Instant::now();
-            begin.wait();
+                })
+            };
+            let running: Vec<_> = (0..clients).map(run).collect();
+            let all = clients * each;
+            cost = Some(Cost::of(server, all, || {
+                let begun = Instant::now();
+                begin.wait();
+                for client in running {
+                    client.join().unwrap();
+                }
+                micros(begun.elapsed()) / f64::from(u32::try_from(all).unwrap())
+            }));
         });
-        micros(begun.elapsed()) / f64::from(u32::try_from(clients * each).unwrap())
+        cost.expect("it was measured")
     }
 
     /// What libvirt does when a guest starts; its median. The guest's process is not counted; it has
     /// ended, and its disks are free, when the next one starts.
-    pub(crate) fn start(&self, server: &Server, disks: usize) -> f64 {
+    pub(crate) fn start(&self, server: &Server, disks: usize) -> Cost {
         let places: Vec<Place> = self.disks[..disks].iter().map(|d| Place::of(d, None)).collect();
-        let times = (0..STARTS).map(|_| {
+        let costs = (0..STARTS).map(|_| {
+            let before = server.worked();
             let number = self.started.fetch_add(1, Ordering::Relaxed);
             let guest = Guest::start(server.socket(), number);
             let begun = Instant::now();
@@ -139,6 +169,7 @@ impl Scene {
             }
             drop(rpc);
             let took = begun.elapsed() + guest.took;
+            let worked = server.worked().saturating_sub(before);
             // virtlockd would see to the end of a guest that has locks for 0.2 s, and to nobody else.
             let mut rpc = server.connect();
             rpc.register(&guest.owner).granted();
@@ -147,9 +178,10 @@ impl Scene {
             }
             drop((rpc, guest));
             server.connect().ping().granted();
-            micros(took)
+            (micros(took), micros(worked))
         });
-        median(&times.collect::<Vec<_>>())
+        let (times, works): (Vec<f64>, Vec<f64>) = costs.unzip();
+        Cost { time: median(&times), work: median(&works) }
     }
 }
 

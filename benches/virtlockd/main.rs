@@ -25,8 +25,8 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use house::{Bus, Virtlockd};
-use load::Scene;
+use house::Virtlockd;
+use load::{Cost, Scene};
 use pin::Pinned;
 use rows::{Row, heading};
 use server::{Kind, Server};
@@ -67,18 +67,22 @@ impl Wanted {
 /// What takes time: all servers in turns, as many times as there are rounds.
 fn times(wanted: &Wanted, servers: &[Server], directory: &Path) {
     let scene = Scene::set(directory, servers);
-    let row = |name: &str, measured: &dyn Fn(&Server) -> f64| {
+    let row = |name: &str, measured: &dyn Fn(&Server) -> Cost| {
         if !wanted.row(name) {
             return;
         }
-        let mut row = Row::new(name, "us", servers.len());
+        let mut time = Row::new(name, "us", servers.len());
+        let mut work = Row::new("  of which the server worked", "us", servers.len());
         for round in 0..wanted.rounds {
             for turn in 0..servers.len() {
                 let which = (round + turn) % servers.len();
-                row.add(which, measured(&servers[which]));
+                let cost = measured(&servers[which]);
+                time.add(which, cost.time);
+                work.add(which, cost.work);
             }
         }
-        row.print();
+        time.print();
+        work.print();
     };
     for clients in [1, 16] {
         let name = format!("acquire + release, direct, {clients} at once");
@@ -91,28 +95,29 @@ fn times(wanted: &Wanted, servers: &[Server], directory: &Path) {
     }
 }
 
+/// What one more of something takes, in bytes.
+type Weighed<'w> = &'w dyn Fn(&Server) -> f64;
+
 /// What takes memory: a new server for each.
-fn weights(wanted: &Wanted, directory: &Path, bus: &Bus) {
+async fn weights(wanted: &Wanted, directory: &Path) {
     let files: Vec<PathBuf> = (0..LOCKS).map(|n| directory.join(format!("many-{n}"))).collect();
-    let row = |name: &str, measured: &dyn Fn(&Server) -> f64| {
-        if !wanted.row(name) {
-            return;
-        }
-        let mut row = Row::new(name, "B", wanted.kinds.len());
-        for (which, kind) in wanted.kinds.iter().enumerate() {
-            let place = tempfile::tempdir_in(directory).unwrap();
-            let server = Server::start(*kind, place.path(), bus);
-            row.add(which, measured(&server));
-        }
-        row.print();
-    };
     for file in &files {
         File::create_new(file).unwrap();
     }
-    row("memory of a lock", &|server| weight::of_locks(server, &files));
-    row("memory of a connection", &|server| weight::of_connections(server, CONNECTIONS));
-    row("memory of a guest's connection", &|server| weight::of_owners(server, CONNECTIONS));
-    row("memory at the start, in KiB", &|server| weight::at_start(server));
+    let rows: [(&str, Weighed); 4] = [
+        ("memory of a lock", &|server| weight::of_locks(server, &files)),
+        ("memory of a connection", &|server| weight::of_connections(server, CONNECTIONS)),
+        ("memory of a guest's connection", &|server| weight::of_owners(server, CONNECTIONS)),
+        ("memory of the server", &weight::at_start),
+    ];
+    for (name, measured) in rows.into_iter().filter(|(name, _)| wanted.row(name)) {
+        let mut row = Row::new(name, "B", wanted.kinds.len());
+        for (which, kind) in wanted.kinds.iter().enumerate() {
+            let place = tempfile::tempdir_in(directory).unwrap();
+            row.add(which, measured(&Server::start(*kind, place.path()).await));
+        }
+        row.print();
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -135,15 +140,12 @@ async fn main() {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
     // In memory: a disk's own pace would be measured otherwise.
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
-    let bus = Bus::system(&directory.path().join("bus"), &[]).await;
-
-    let place = |n: usize| {
+    let mut servers = Vec::new();
+    for (n, kind) in wanted.kinds.iter().enumerate() {
         let place = directory.path().join(n.to_string());
         std::fs::create_dir(&place).unwrap();
-        place
-    };
-    let start = |(n, kind): (usize, &Kind)| Server::start(*kind, &place(n), &bus);
-    let servers: Vec<Server> = wanted.kinds.iter().enumerate().map(start).collect();
+        servers.push(Server::start(*kind, &place).await);
+    }
     for pinned in [Pinned::Nowhere, Pinned::ToOneCore] {
         pinned.apply(servers.iter().map(Server::pid));
         let disks = tempfile::tempdir_in(directory.path()).unwrap();
@@ -153,5 +155,5 @@ async fn main() {
     Pinned::Nowhere.apply(servers.iter().map(Server::pid));
     drop(servers);
     heading("memory", &wanted.kinds);
-    weights(&wanted, directory.path(), &bus);
+    weights(&wanted, directory.path()).await;
 }

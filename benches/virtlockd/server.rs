@@ -3,11 +3,12 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::house::rpc::Rpc;
-use super::house::{Bus, Virtlockd, program};
+use super::house::{Bus, Virtlockd, program, within};
 use super::store::Store;
 
 /// Long enough for any of them to come up.
@@ -58,28 +59,33 @@ pub(crate) struct Server {
     program: Program,
     socket: PathBuf,
     directory: PathBuf,
+    /// A name is had by one of them only, so each has a bus to itself.
+    _bus: Option<Arc<Bus>>,
 }
 
 impl Server {
     /// Starts one with its files in this directory, and waits until it answers.
-    pub(crate) fn start(kind: Kind, directory: &Path, bus: &Bus) -> Server {
-        let (program, socket) = match kind {
+    pub(crate) async fn start(kind: Kind, directory: &Path) -> Server {
+        let directory = directory.to_owned();
+        let server = match kind {
             Kind::Virtlockd => {
                 let program = Virtlockd::program().expect("virtlockd is installed");
-                let settings = "max_clients = 10000\n";
-                let virtlockd = Virtlockd::start(&program, directory, settings);
+                let virtlockd = Virtlockd::start(&program, &directory, "max_clients = 10000\n");
                 let socket = virtlockd.socket().to_owned();
-                (Program::Virtlockd(virtlockd), socket)
+                Server { program: Program::Virtlockd(virtlockd), socket, directory, _bus: None }
             }
             Kind::Vmlockd { kept, bus: met } => {
                 let socket = directory.join("virtlockd-sock");
-                let address = met.then(|| bus.address());
+                let bus =
+                    if met { Some(Bus::system(&directory.join("bus"), &[]).await) } else { None };
                 let store = kept.then(|| Store::serve(&directory.join("notify")));
-                let child = vmlockd(directory, &socket, kept, address);
-                (Program::Vmlockd(child, store), socket)
+                let child = vmlockd(&directory, &socket, kept, bus.as_deref());
+                if let Some(bus) = &bus {
+                    within("the service's name", bus.watch().await.owned_by(child.id())).await;
+                }
+                Server { program: Program::Vmlockd(child, store), socket, directory, _bus: bus }
             }
         };
-        let server = Server { program, socket, directory: directory.to_owned() };
         let begun = Instant::now();
         while !server.answers() {
             assert!(begun.elapsed() < DEADLINE, "{kind} does not answer: {}", server.said());
@@ -105,6 +111,17 @@ impl Server {
             Program::Virtlockd(virtlockd) => virtlockd.process().pid(),
             Program::Vmlockd(child, _) => child.id(),
         }
+    }
+
+    /// How long all of its threads have run.
+    pub(crate) fn worked(&self) -> Duration {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let time = |thread: std::io::Result<std::fs::DirEntry>| {
+            // One that ends meanwhile is no loss.
+            let times = std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+            Some(Duration::from_nanos(times.split(' ').next()?.parse().ok()?))
+        };
+        threads.filter_map(time).sum()
     }
 
     /// Its socket.
@@ -135,7 +152,7 @@ impl Drop for Server {
 }
 
 /// Starts vmlockd as a child of ours: it looks for what it has stored in its parent.
-fn vmlockd(directory: &Path, socket: &Path, kept: bool, bus: Option<String>) -> Child {
+fn vmlockd(directory: &Path, socket: &Path, kept: bool, bus: Option<&Bus>) -> Child {
     let config = directory.join("vmlockd.toml");
     std::fs::write(&config, "").unwrap();
     let mut command = Command::new("setpriv");
@@ -146,7 +163,7 @@ fn vmlockd(directory: &Path, socket: &Path, kept: bool, bus: Option<String>) -> 
     for key in ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "RUST_LOG"] {
         command.env_remove(key);
     }
-    let bus = bus.unwrap_or_else(|| "unix:path=/nonexistent".to_owned());
+    let bus = bus.map_or_else(|| "unix:path=/nonexistent".to_owned(), Bus::address);
     command.env("DBUS_SYSTEM_BUS_ADDRESS", bus);
     if kept {
         command.env("NOTIFY_SOCKET", directory.join("notify"));

@@ -60,5 +60,5 @@ pub(crate) fn of_owners(server: &Server, count: usize) -> f64 {
 
 /// Of the server itself.
 pub(crate) fn at_start(server: &Server) -> f64 {
-    private(server) / 1024.0
+    private(server)
 }
