@@ -20,7 +20,9 @@ use crate::house::{Kind, attempt};
 use crate::machine::{lock, manager, option};
 
 /// How long a lock may stay whose owner has ended, also while the service was dead.
-const ORPHANED: Duration = Duration::from_secs(5);
+// Five seconds are what is wanted, and half a second is what is measured where nothing else runs
+// (`make soak` prints it); beside other tests every step takes its time, and what leaks stays for ever.
+const ORPHANED: Duration = Duration::from_secs(15);
 
 /// A disk and a mode.
 pub(super) type Wish = (String, &'static str);
