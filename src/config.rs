@@ -172,13 +172,15 @@ fn parse(text: &str, open: Open) -> Result<Config, Wrong> {
 }
 
 fn read_limits(table: &Table<'_>, limits: &mut Limits) -> Result<(), Wrong> {
-    let fields: [(&str, &mut usize); 10] = [
+    let fields: [(&str, &mut usize); 12] = [
         ("owners_per_user", &mut limits.owners_per_user),
         ("locks_per_user", &mut limits.locks_per_user),
         ("leases_per_user", &mut limits.leases_per_user),
         ("processes_per_user", &mut limits.processes_per_user),
         ("calls_per_user", &mut limits.calls_per_user),
         ("calls_per_second", &mut limits.calls_per_second),
+        ("waiters_per_user", &mut limits.waiters_per_user),
+        ("waiters_total", &mut limits.waiters_total),
         ("checks_per_user", &mut limits.checks_per_user),
         ("checks_total", &mut limits.checks_total),
         ("resources_per_call", &mut limits.resources_per_call),

@@ -21,13 +21,16 @@ use crate::keep::Inherited;
 use crate::logging::Log;
 use crate::reexec::{self, Program};
 use crate::service::storage::Storage;
-use crate::service::{self, Exempt};
+use crate::service::{self, Exempt, Service};
 use crate::step::step;
 use crate::{config, instance, keep, notify, virtlockd};
 use front::{Front, State};
 use idle::Idle;
 use replace::{is_fit, replace};
 use signals::{Signals, tick};
+
+/// How long it may take to tell those who wait that the service ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// What the command line and the environment say.
 #[derive(Debug)]
@@ -187,19 +190,32 @@ async fn serve(options: &Options) -> Result<(), Error> {
             },
         }
         if reexecute {
+            // Who waits could wait for ever, and calls are answered before the front is closed.
+            service.close_waits(true);
             if let State::Served(served) = state {
                 served.withdraw().await;
             }
             let error = replace(&program, &service, &instance, &server, &mut signals).await;
             tracing::error!("vmlockd goes on as it is: {error}");
+            service.close_waits(false);
             state = front.try_again();
         }
     }
     notify::stopping();
-    service.shut_down();
+    end(&service, state).await;
     server.close();
     tracing::info!("vmlockd ends");
     Ok(())
+}
+
+/// Nothing is given any more. Those who wait are told why they wait no more.
+async fn end(service: &Service, state: State) {
+    let waiting = service.waiting_count() > 0;
+    service.shut_down();
+    if let (true, State::Served(served)) = (waiting, state) {
+        // The name goes first, so nobody else is let in; who asks too much is not waited for.
+        let _ = tokio::time::timeout(LAST_ANSWERS, served.withdraw()).await;
+    }
 }
 
 /// Every lock and every anchor takes a descriptor, and the usual soft limit of 1,024 is a relic of

@@ -18,6 +18,7 @@ use zbus::names::{BusName, OwnedUniqueName, UniqueName};
 use zbus::{Connection, MatchRule, MessageStream};
 
 use super::Error;
+use crate::service::Presence;
 
 /// Somebody who calls.
 #[derive(Debug, Clone)]
@@ -36,6 +37,12 @@ impl Caller {
     #[must_use]
     pub fn is_here(&self) -> bool {
         !*self.gone.borrow()
+    }
+
+    /// What tells others of his leaving.
+    #[must_use]
+    pub fn presence(&self) -> Presence {
+        Presence(self.gone.clone())
     }
 
     /// Returns once he has left.
@@ -103,6 +110,11 @@ impl Callers {
             known.remove(&name);
         }
         found.ok_or(Error::CallerGone)
+    }
+
+    /// Asks the bus whether a caller is still there.
+    pub async fn confirm(&self, caller: &Caller) -> bool {
+        caller.is_here() && self.credentials(&caller.name).await.is_some()
     }
 
     /// A descriptor of the caller's process, where the bus gives one (dbus-broker 35 and later).

@@ -5,6 +5,7 @@ use std::fmt;
 use zbus::message::{Header, Message};
 use zbus::names::ErrorName;
 
+use crate::service::Why;
 use crate::{auth, keep, life, lock, service};
 
 /// What a method answers instead of a result.
@@ -26,6 +27,8 @@ pub const NAMES: &[&str] = &[
     NOT_LOCKABLE,
     RESOURCE_CHANGED,
     SHUTTING_DOWN,
+    WAIT_TIMED_OUT,
+    WAIT_CANCELLED,
 ];
 
 const LOCK_HELD: &str = "org.vmlockd1.Error.LockHeld";
@@ -36,6 +39,8 @@ const NO_SUCH_LOCK: &str = "org.vmlockd1.Error.NoSuchLock";
 const NOT_LOCKABLE: &str = "org.vmlockd1.Error.NotLockable";
 const RESOURCE_CHANGED: &str = "org.vmlockd1.Error.ResourceChanged";
 const SHUTTING_DOWN: &str = "org.vmlockd1.Error.ShuttingDown";
+const WAIT_TIMED_OUT: &str = "org.vmlockd1.Error.WaitTimedOut";
+const WAIT_CANCELLED: &str = "org.vmlockd1.Error.WaitCancelled";
 
 const ACCESS_DENIED: &str = "org.freedesktop.DBus.Error.AccessDenied";
 const FAILED: &str = "org.freedesktop.DBus.Error.Failed";
@@ -120,7 +125,9 @@ impl From<service::Error> for Error {
             E::HeldElsewhere(message) => Self::new(LOCK_HELD_ELSEWHERE, message),
             E::Limit { .. } | E::Keep(keep::Error::Full(_)) => Self::new(LIMITS_EXCEEDED, &error),
             E::NeedsForce { .. } | E::MoreLocks => Self::new(ACCESS_DENIED, &error),
-            E::ShuttingDown => Self::new(SHUTTING_DOWN, &error),
+            E::ShuttingDown | E::Cancelled(Why::Ending) => Self::new(SHUTTING_DOWN, &error),
+            E::TimedOut { .. } => Self::new(WAIT_TIMED_OUT, &error),
+            E::Cancelled(_) | E::CallerGone => Self::new(WAIT_CANCELLED, &error),
             E::Keep(_) | E::Abandoned => Self::new(IO_ERROR, &error),
         }
     }

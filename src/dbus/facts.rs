@@ -13,11 +13,11 @@ use crate::paths;
 /// One dictionary.
 pub(super) type Facts = HashMap<&'static str, Variant<'static>>;
 
-fn object(path: zbus::OwnedObjectPath) -> Variant<'static> {
+pub(super) fn object(path: zbus::OwnedObjectPath) -> Variant<'static> {
     Variant::from(ObjectPath::from(path))
 }
 
-fn count(n: usize) -> Variant<'static> {
+pub(super) fn count(n: usize) -> Variant<'static> {
     Variant::from(u32::try_from(n).unwrap_or(u32::MAX))
 }
 

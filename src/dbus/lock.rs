@@ -11,6 +11,7 @@ use super::error::Error;
 use super::facts;
 use super::front::Front;
 use super::options::{Options, Raw};
+use super::waiting;
 use crate::auth::deed::{Action, LOCK};
 use crate::auth::gate::Call;
 use crate::lock::printable::shown;
@@ -101,7 +102,7 @@ impl LockObject {
     ) -> Result<(), Error> {
         let call = self.front.enter(&header, LOCK, "Convert").await?;
         let mut options = Options::new(options);
-        options.timeout()?;
+        let timeout = options.timeout()?;
         let file = options.file("file")?;
         options.finish()?;
         let mode: Mode = mode.parse().map_err(Error::from)?;
@@ -110,7 +111,9 @@ impl LockObject {
         if mode == Mode::Exclusive && lock.want.mode != mode {
             self.prove_write(&call, &lock, &owner, file).await?;
         }
-        Ok(self.front.service.convert(lock.id, mode).await?)
+        let wait = timeout.begin(&call);
+        let granted = self.front.service.convert(lock.id, mode, wait).await?;
+        waiting::hand_out_strength(&self.front, &call, lock.id, &granted).await
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
@@ -161,9 +164,8 @@ impl LockObject {
         now.map_or(self.given.proof, |lock| lock.proof) == Proof::Verified
     }
 
-    /// Nobody can wait yet.
     #[zbus(property(emits_changed_signal = "false"), name = "NWaiting")]
     fn n_waiting(&self) -> u32 {
-        0
+        u32::try_from(self.front.service.waiting_for(self.given.id)).unwrap_or(u32::MAX)
     }
 }

@@ -9,7 +9,8 @@ use super::error::Error;
 use super::facts::{self, Facts};
 use super::front::{Front, Wish};
 use super::options::{Options, Raw};
-use super::{binding, holders};
+use super::waiting::Timeout;
+use super::{binding, holders, waiting};
 use crate::auth::deed::{Action, MANAGER};
 use crate::auth::gate::Call;
 use crate::auth::polkit::Details;
@@ -40,6 +41,7 @@ impl Manager {
         name: &str,
         anchors: Vec<NewAnchor>,
         resources: &[(String, String)],
+        timeout: Timeout,
     ) -> Result<OwnedObjectPath, Error> {
         let wanted = claims::parse(&self.0, resources, 0)?;
         let uuid = id.uuid.to_string();
@@ -47,7 +49,8 @@ impl Manager {
         let asks = claims::find(&self.0, call, machine, wanted, Vec::new()).await?;
         let front = lock::Front::Dbus;
         let opening = Opening { id, name: name.to_owned(), front, anchors, asks };
-        self.0.service.open(opening).await?;
+        let granted = self.0.service.open(opening, timeout.begin(call)).await?;
+        waiting::hand_out_owner(&self.0, call, id, &granted).await?;
         Ok(paths::owner(id))
     }
 
@@ -79,7 +82,7 @@ impl Manager {
     ) -> Result<(OwnedObjectPath, zbus::OwnedFd), Error> {
         let call = self.enter(&header, "OpenOwner").await?;
         let mut options = Options::new(options);
-        options.timeout()?;
+        let timeout = options.timeout()?;
         let (manual, resources) = (options.flag("manual")?, options.resources()?);
         let process = options.file("process")?;
         options.finish()?;
@@ -95,7 +98,7 @@ impl Manager {
             anchors.push(binding::anchor(&call, machine, process, None).await?);
         }
         anchors.extend(manual.then_some(NewAnchor::Manual));
-        let owner = self.open(&call, id, &name, anchors, &resources).await?;
+        let owner = self.open(&call, id, &name, anchors, &resources, timeout).await?;
         Ok((owner, theirs.into()))
     }
 
@@ -110,7 +113,7 @@ impl Manager {
     ) -> Result<OwnedObjectPath, Error> {
         let call = self.enter(&header, "RegisterOwner").await?;
         let mut options = Options::new(options);
-        options.timeout()?;
+        let timeout = options.timeout()?;
         let (manual, resources) = (options.flag("manual")?, options.resources()?);
         options.finish()?;
         let id = OwnerId::new(call.uid(), parse_uuid(&uuid)?);
@@ -121,7 +124,7 @@ impl Manager {
         let anchor = binding::anchor(&call, machine, process, Some(Action::OpenOwner)).await?;
         let mut anchors = vec![anchor];
         anchors.extend(manual.then_some(NewAnchor::Manual));
-        self.open(&call, id, &name, anchors, &resources).await
+        self.open(&call, id, &name, anchors, &resources, timeout).await
     }
 
     #[zbus(out_args("owner"))]
@@ -173,7 +176,6 @@ impl Manager {
         Ok(locks.iter().map(|(lock, owner)| facts::of_lock(lock, owner.as_ref())).collect())
     }
 
-    /// Nobody can wait yet, so nobody does.
     #[zbus(out_args("waiting"))]
     async fn list_waiting(
         &self,
@@ -182,7 +184,9 @@ impl Manager {
     ) -> Result<Vec<Facts>, Error> {
         let _call = self.enter(&header, "ListWaiting").await?;
         Options::none(options)?;
-        Ok(Vec::new())
+        let waiters = self.0.service.waiting();
+        let all = waiters.iter().zip(1..);
+        Ok(all.map(|((waiter, owner), n)| waiting::of_waiter(n, waiter, owner.as_ref())).collect())
     }
 
     #[zbus(out_args("holders"))]
@@ -254,9 +258,9 @@ impl Manager {
     fn features(&self) -> &'static [&'static str] {
         // Whether locks outlive the service differs from one way of starting it to another.
         if self.0.service.is_kept() {
-            &["lease", "process", "reexec", "fd-store"]
+            &["lease", "process", "reexec", "wait", "fd-store"]
         } else {
-            &["lease", "process", "reexec"]
+            &["lease", "process", "reexec", "wait"]
         }
     }
 
@@ -270,10 +274,9 @@ impl Manager {
         u32::try_from(self.0.service.count_locks(|_| true)).unwrap_or(u32::MAX)
     }
 
-    /// Nobody can wait yet.
     #[zbus(property(emits_changed_signal = "false"), name = "NWaiting")]
     fn n_waiting(&self) -> u32 {
-        0
+        u32::try_from(self.0.service.waiting_count()).unwrap_or(u32::MAX)
     }
 
     #[zbus(signal)]

@@ -19,6 +19,7 @@ mod objects;
 mod options;
 mod owner;
 mod publish;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use zbus::{OwnedVariant, Variant};
 
 use super::error::Error;
+use super::waiting::Timeout;
 use crate::lock::printable::shown;
 
 /// What arrives on the bus.
@@ -69,18 +70,14 @@ impl Options {
         }
     }
 
-    /// Takes the time to wait, which can only be none so far.
+    /// Takes the time to wait.
     ///
     /// # Errors
     ///
-    /// `NotSupported` for anything but 0, `InvalidArgs` for another type.
-    pub(super) fn timeout(&mut self) -> Result<(), Error> {
-        match self.take::<u64>("timeout-usec", "a 64-bit number (t)")? {
-            None | Some(0) => Ok(()),
-            Some(_) => Err(Error::unsupported(
-                "option 'timeout-usec': waiting is not supported yet, only 0 is",
-            )),
-        }
+    /// `InvalidArgs` for another type.
+    pub(super) fn timeout(&mut self) -> Result<Timeout, Error> {
+        let micros = self.take::<u64>("timeout-usec", "a 64-bit number (t)")?;
+        Ok(Timeout(micros.unwrap_or_default()))
     }
 
     /// Refuses what was not taken.

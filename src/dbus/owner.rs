@@ -13,6 +13,7 @@ use super::error::Error;
 use super::facts;
 use super::front::Front;
 use super::options::{Options, Raw};
+use super::waiting::{self, Timeout};
 use crate::auth::deed::OWNER;
 use crate::auth::gate::Call;
 use crate::life::Process;
@@ -57,6 +58,7 @@ impl OwnerObject {
         call: &Call<'_>,
         resources: &[(String, String)],
         files: Vec<(zbus::OwnedFd, String)>,
+        timeout: Timeout,
     ) -> Result<Vec<OwnedObjectPath>, Error> {
         let paths = claims::parse(&self.front, resources, files.len())?;
         let files = files
@@ -66,7 +68,8 @@ impl OwnerObject {
         let uuid = self.id().uuid.to_string();
         let machine = Machine { vm: &self.opened.name, uuid: &uuid };
         let asks = claims::find(&self.front, call, machine, paths, files).await?;
-        let locks = self.front.service.acquire(self.id(), asks).await?;
+        let granted = self.front.service.acquire(self.id(), asks, timeout.begin(call)).await?;
+        let locks = waiting::hand_out(&self.front, call, self.id(), granted).await?;
         Ok(locks.into_iter().map(paths::lock).collect())
     }
 
@@ -88,9 +91,9 @@ impl OwnerObject {
     ) -> Result<Vec<OwnedObjectPath>, Error> {
         let call = self.enter(&header, "Acquire").await?;
         let mut options = Options::new(options);
-        options.timeout()?;
+        let timeout = options.timeout()?;
         options.finish()?;
-        self.acquire_all(&call, &resources, Vec::new()).await
+        self.acquire_all(&call, &resources, Vec::new(), timeout).await
     }
 
     #[zbus(out_args("locks"))]
@@ -103,9 +106,9 @@ impl OwnerObject {
     ) -> Result<Vec<OwnedObjectPath>, Error> {
         let call = self.enter(&header, "AcquireWithFiles").await?;
         let mut options = Options::new(options);
-        options.timeout()?;
+        let timeout = options.timeout()?;
         options.finish()?;
-        self.acquire_all(&call, &resources, files).await
+        self.acquire_all(&call, &resources, files, timeout).await
     }
 
     async fn release(
@@ -171,10 +174,12 @@ impl OwnerObject {
         self.bind(binding::anchor(&call, machine, process, None).await?).await
     }
 
-    /// Withdraws what the owner waits for; nothing can wait yet.
+    /// Withdraws what the owner waits for, if it waits.
     async fn cancel(&self, #[zbus(header)] header: Header<'_>, options: Raw) -> Result<(), Error> {
         let _call = self.enter(&header, "Cancel").await?;
-        Options::none(options)
+        Options::none(options)?;
+        self.front.service.cancel(self.id())?;
+        Ok(())
     }
 
     async fn close(&self, #[zbus(header)] header: Header<'_>, options: Raw) -> Result<(), Error> {

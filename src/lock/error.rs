@@ -133,6 +133,12 @@ impl Error {
         Self::Changed(shown(resource.as_ref()))
     }
 
+    /// Whether somebody holds it, so that waiting may help.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        matches!(self, Self::Held(_) | Self::HeldElsewhere(_))
+    }
+
     /// The error with the failures of its undoing, if there were any.
     #[must_use]
     pub fn with_undo(self, failures: Vec<Error>) -> Self {

@@ -30,15 +30,29 @@ pub struct Holder {
 pub struct Refusal {
     /// The name that was asked for, to the letter.
     pub resource: String,
-    /// Who holds it; never empty.
+    /// Who holds it. Empty only where somebody is ahead who is just about to.
     pub holders: Vec<Holder>,
+    /// Who waits for it and came before: those who hold it would perhaps let one more in.
+    pub ahead: Option<Ahead>,
+}
+
+/// An owner of ours that waits, and is not to be overtaken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ahead {
+    /// Which owner.
+    pub owner: OwnerId,
+    /// The machine's name.
+    pub name: String,
+    /// Since when it waits, in microseconds since 1970.
+    pub since: u64,
 }
 
 impl fmt::Display for Refusal {
     /// What the table alone knows; users and local time are added where they can be looked up.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { resource, holders } = self;
-        write!(f, "disk {} is locked", shown(resource))?;
+        let Self { resource, holders, ahead } = self;
+        let is = if holders.is_empty() { "is" } else { "is locked" };
+        write!(f, "disk {} {is}", shown(resource))?;
         for (n, holder) in holders.iter().enumerate() {
             let and = if n == 0 { "" } else { " and" };
             write!(
@@ -48,6 +62,10 @@ impl fmt::Display for Refusal {
                 holder.name,
                 holder.owner
             )?;
+        }
+        if let Some(Ahead { owner, name, .. }) = ahead {
+            let comma = if holders.is_empty() { "" } else { "," };
+            write!(f, "{comma} waited for by VM \"{name}\" ({owner}), which comes first")?;
         }
         Ok(())
     }

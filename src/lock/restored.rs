@@ -208,7 +208,7 @@ impl Work for Retake {
     fn perform(self) -> Result<Held, Lost> {
         let want = self.0;
         let mode = want.mode;
-        let goal = find(&want)?;
+        let goal = Arc::new(find(&want)?);
         Take { goal, mode }.perform().map_err(|error| Lost {
             loss: match error {
                 Error::HeldElsewhere(_) => Loss::Taken,

@@ -11,9 +11,8 @@
 //! - a lock belongs to an owner that is there, and stands in that owner's list;
 //! - a lock's number is never used again.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::path::PathBuf;
 
 use super::error::Error;
 use super::event::{Event, Reason};
@@ -22,18 +21,24 @@ use super::identity::Identity;
 use super::lockspace::LockspaceKind;
 use super::mode::Mode;
 use super::owner::{Anchor, AnchorId, Owner, OwnerId};
+use super::queue::{Queue, Ticket};
 use super::record::{Lock, Proof, Stage, Want};
+use super::spots::Spots;
 
 /// Who holds what.
 #[derive(Debug, Default)]
 pub struct Table {
     owners: BTreeMap<OwnerId, Owner>,
     locks: BTreeMap<u64, Lock>,
-    by_identity: HashMap<Identity, BTreeSet<u64>>,
-    by_lock_file: HashMap<PathBuf, BTreeSet<u64>>,
+    spots: Spots<u64>,
     /// By the hash of the name: what it leads to is to be compared.
     by_name: BTreeSet<(u64, u64)>,
     last: u64,
+    queue: Queue,
+    /// What has changed since those who wait were looked at.
+    touched: Vec<Want>,
+    /// Who waits no more, and was not told yet.
+    ended: Vec<Ticket>,
 }
 
 impl Table {
@@ -155,6 +160,7 @@ impl Table {
         };
         owner.ended = true;
         let locks: Vec<u64> = owner.locks.iter().copied().collect();
+        self.end_waiters(id);
         // What is being granted is cancelled by the one who grants it, since only he knows what
         // is taken already.
         let held = locks.into_iter().filter(|lock| self.begin_release(*lock).is_ok()).collect();
@@ -182,7 +188,9 @@ impl Table {
         let lock = self.locks.get_mut(&number).filter(|lock| lock.stage == Stage::Held);
         let lock = lock.ok_or(Error::NoSuchLock(number))?;
         lock.want.mode = mode;
-        Ok(Event::LockConverted(Box::new(lock.clone())))
+        let lock = lock.clone();
+        self.touch(std::slice::from_ref(&lock.want));
+        Ok(Event::LockConverted(Box::new(lock)))
     }
 
     /// The newest lock of an owner that goes by this name in this lockspace.
@@ -205,8 +213,7 @@ impl Table {
 
     /// The locks on one identity.
     pub fn on_identity(&self, identity: Identity) -> impl Iterator<Item = &Lock> {
-        let numbers = self.by_identity.get(&identity).into_iter().flatten();
-        numbers.filter_map(|number| self.lock(*number))
+        self.spots.on(identity).filter_map(|number| self.lock(number))
     }
 
     /// Those who hold these locks, as a refusal tells of them.
@@ -235,19 +242,12 @@ impl Table {
             return Ok(());
         }
         let resource = want.resource.clone();
-        Err(Error::Held(Box::new(Refusal { resource, holders })))
+        Err(Error::Held(Box::new(Refusal { resource, holders, ahead: None })))
     }
 
     /// The locks, at any stage, on what is wanted.
     fn met_by(&self, want: &Want) -> impl Iterator<Item = &Lock> {
-        let hashed = want.lockspace.has_files();
-        let files = want.lock_files.iter().filter(move |_| hashed);
-        let numbers: BTreeSet<u64> = files
-            .filter_map(|file| self.by_lock_file.get(file))
-            .chain(self.by_identity.get(&want.identity))
-            .flatten()
-            .copied()
-            .collect();
+        let numbers = self.spots.meeting(want);
         numbers.into_iter().filter_map(|number| self.locks.get(&number))
     }
 
@@ -261,13 +261,8 @@ impl Table {
 
     fn enter(&mut self, lock: Lock) {
         let (id, want) = (lock.id, &lock.want);
-        self.by_identity.entry(want.identity).or_default().insert(id);
+        self.spots.insert(want, id);
         self.by_name.insert((hash(&want.resource), id));
-        if want.lockspace.has_files() {
-            for file in &want.lock_files {
-                self.by_lock_file.entry(file.clone()).or_default().insert(id);
-            }
-        }
         if let Some(owner) = self.owners.get_mut(&lock.owner) {
             owner.locks.insert(id);
         }
@@ -276,11 +271,9 @@ impl Table {
 
     fn delete(&mut self, number: u64) -> Option<Lock> {
         let lock = self.locks.remove(&number)?;
-        forget(&mut self.by_identity, &lock.want.identity, number);
+        self.spots.remove(&lock.want, number);
         self.by_name.remove(&(hash(&lock.want.resource), number));
-        for file in &lock.want.lock_files {
-            forget(&mut self.by_lock_file, file, number);
-        }
+        self.touch(std::slice::from_ref(&lock.want));
         if let Some(owner) = self.owners.get_mut(&lock.owner) {
             owner.locks.remove(&number);
         }
@@ -303,18 +296,11 @@ fn hash(name: &str) -> u64 {
     hasher.finish()
 }
 
-fn forget<K: std::hash::Hash + Eq>(index: &mut HashMap<K, BTreeSet<u64>>, key: &K, number: u64) {
-    if let Some(numbers) = index.get_mut(key) {
-        numbers.remove(&number);
-        if numbers.is_empty() {
-            index.remove(key);
-        }
-    }
-}
-
 mod grant;
 mod restored;
 #[cfg(test)]
 mod tests;
+mod wait;
 
 pub use grant::{Again, Reservation};
+pub use wait::News;

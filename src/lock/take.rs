@@ -50,7 +50,7 @@ impl Goal {
 #[derive(Debug)]
 pub struct Take {
     /// What.
-    pub goal: Goal,
+    pub goal: Arc<Goal>,
     /// How.
     pub mode: Mode,
 }
@@ -59,9 +59,9 @@ impl Work for Take {
     type Answer = Result<Held, Error>;
 
     fn perform(self) -> Result<Held, Error> {
-        match self.goal {
-            Goal::Disk(target) => take_disk(&target, self.mode),
-            Goal::Key(key) => take_key(&key, self.mode),
+        match &*self.goal {
+            Goal::Disk(target) => take_disk(target, self.mode),
+            Goal::Key(key) => take_key(key, self.mode),
         }
     }
 }

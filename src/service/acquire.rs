@@ -11,7 +11,10 @@
 //! 8. The world is told, and sees the lock objects.
 //! 9. The caller is answered.
 //!
-//! Should a step fail, those before it are undone. An owner that is opened with its first locks is
+//! Should a step fail, those before it are undone. Should something be held by somebody else, and
+//! the command may wait, it is in the queue from that moment, and begins again with step 3 when it is
+//! called ([`super::wait`]); it holds nothing meanwhile but the disks' descriptors, and these not
+//! opened. An owner that is opened with its first locks is
 //! noted and parked in the same story, before its locks and after.
 //!
 //! Steps 2 to 7 are one story on one storage thread, since each change of threads costs more than
@@ -23,14 +26,17 @@ use std::sync::Arc;
 use super::describe::{DescribeRefusal, DescribeStranger};
 use super::keeping::{Anchored, Names};
 use super::limits::within;
+use super::place::{Entry, Queued};
+use super::wait::{Attempt, Granted, Tried, Wait};
 use super::{Error, Service, Shown, now};
 use crate::keep::line::Step;
 use crate::lock::held::Held;
 use crate::lock::key::Key;
 use crate::lock::owner::AnchorId;
+use crate::lock::queue::Purpose;
 use crate::lock::record::{Proof, Stage};
 use crate::lock::resolve::{Resolve, Target};
-use crate::lock::table::Again;
+use crate::lock::table::{Again, Reservation};
 use crate::lock::take::{Goal, Take};
 use crate::lock::work::{InOrder, Work};
 use crate::lock::{self, Event, Lock, Mode, Owner, OwnerId, Want};
@@ -67,15 +73,19 @@ impl Disk {
 }
 
 /// What came of step 3.
+enum Decided {
+    Reserved(Reserved, Entry),
+    Queued(Queued),
+}
+
+/// What is to be done.
 struct Reserved {
     /// The locks of the request, in its order.
     locks: Vec<u64>,
-    /// Those of them that are new.
-    fresh: Vec<u64>,
+    /// Those of them that are new, with the place of their resource in the request.
+    fresh: Vec<(u64, usize)>,
     /// The same, as they will be.
     records: Vec<Lock>,
-    /// What is to be done for the new ones, in the same order.
-    takes: Vec<Take>,
 }
 
 impl Service {
@@ -84,51 +94,39 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`Error::Held`] and [`Error::HeldElsewhere`] with a sentence that names the holder,
-    /// [`Error::Limit`], and those of [`crate::lock::Error`].
-    pub async fn acquire(&self, id: OwnerId, asks: Vec<Ask>) -> Result<Vec<u64>, Error> {
-        let _turn = self.turn(id).await?;
-        let story = self.story(id, asks, Again::Same, None);
-        let (locks, shown) = self.storage().run(story).await??;
-        shown.wait().await;
-        Ok(locks)
+    /// [`Error::Held`] and [`Error::HeldElsewhere`] with a sentence that names the holder; where it
+    /// may wait, [`Error::TimedOut`], [`Error::Cancelled`], [`Error::CallerGone`]; [`Error::Limit`],
+    /// and those of [`crate::lock::Error`].
+    pub async fn acquire(
+        &self,
+        id: OwnerId,
+        asks: Vec<Ask>,
+        wait: Option<Wait>,
+    ) -> Result<Granted, Error> {
+        let turn = self.turn(id).await?;
+        self.persist(Request::new(self, id, asks, Again::Same), Some(turn), wait).await
     }
 
-    /// The story from step 2, for a storage thread that has the owner's turn.
+    /// The story from step 2, for a storage thread that has the owner's turn. Never waits.
     pub(super) fn acquire_here(
         &self,
         id: OwnerId,
         asks: Vec<Ask>,
         again: Again,
-    ) -> Result<(Vec<u64>, Shown), Error> {
-        self.story(id, asks, again, None).perform()
-    }
-
-    /// The same for an owner that is being opened: `opened` is what is to be kept of it.
-    pub(super) fn acquire_opened(
-        &self,
-        id: OwnerId,
-        asks: Vec<Ask>,
-        opened: Opened,
-    ) -> Result<(Vec<u64>, Shown), Error> {
-        self.story(id, asks, Again::Same, Some(opened)).perform()
-    }
-
-    fn story(&self, id: OwnerId, asks: Vec<Ask>, again: Again, opened: Option<Opened>) -> Story {
-        Story { service: self.clone(), id, asks, again, opened }
+    ) -> Result<(Granted, Shown), Error> {
+        match Request::new(self, id, asks, again).attempt(Entry::Once) {
+            Tried::Done(granted, shown) => Ok((granted, shown)),
+            Tried::Failed(error) => Err(error),
+            Tried::Waits(..) => Err(Error::Abandoned),
+        }
     }
 
     /// Step 3.
-    fn reserve(
-        &self,
-        id: OwnerId,
-        goals: Vec<Goal>,
-        modes: &[Mode],
-        again: Again,
-    ) -> Result<Reserved, Error> {
+    fn decide(&self, request: &Request, entry: Entry) -> Result<Decided, Error> {
+        let Request { id, goals, modes, again, purpose, .. } = request;
         let wants: Vec<Want> =
             goals.iter().zip(modes).map(|(goal, mode)| goal.want(*mode)).collect();
-        let since = now();
+        let (id, since) = (*id, now());
         let reserved = {
             let mut state = self.state();
             state.check_open()?;
@@ -136,23 +134,26 @@ impl Service {
             within("resources", wants.len(), limit, || "in one call".to_owned())?;
             state.check_total(wants.len())?;
             state.check_quota(self.0.exempt, id.uid, |usage| usage.count_locks(wants.len()))?;
-            state.table.reserve(id, &wants, since, again)?
+            let reserved = match entry.ticket() {
+                Some(ticket) => state.table.reserve_at(ticket, id, &wants, since, *again),
+                None => state.table.reserve(id, &wants, since, *again),
+            };
+            match reserved {
+                Ok(reserved) => reserved,
+                Err(error) if error.is_held() => {
+                    let queued = state.queue(self, id, &wants, *purpose, entry, error)?;
+                    return Ok(Decided::Queued(queued));
+                }
+                Err(error) => return Err(error.into()),
+            }
         };
-        let mut goals: Vec<Option<Goal>> = goals.into_iter().map(Some).collect();
         let (stage, proof, owner) = (Stage::Granting, Proof::Verified, id);
         let record = |(lock, n): &(u64, usize)| {
             Some(Lock { id: *lock, owner, since, stage, proof, want: wants.get(*n)?.clone() })
         };
         let records = reserved.fresh.iter().filter_map(record).collect();
-        let (fresh, takes) = reserved
-            .fresh
-            .iter()
-            .filter_map(|(lock, n)| {
-                let goal = goals.get_mut(*n)?.take()?;
-                Some((*lock, Take { goal, mode: *modes.get(*n)? }))
-            })
-            .unzip();
-        Ok(Reserved { locks: reserved.locks, fresh, records, takes })
+        let Reservation { locks, fresh } = reserved;
+        Ok(Decided::Reserved(Reserved { locks, fresh, records }, entry))
     }
 
     /// Step 7.
@@ -162,10 +163,14 @@ impl Service {
         fresh: &[u64],
         held: &[Arc<Held>],
         opened: bool,
+        entry: &Entry,
         awaited: bool,
     ) -> Result<Shown, Error> {
         let (given, shown) = {
             let mut state = self.state();
+            if entry.is_forlorn() {
+                return Err(Error::CallerGone);
+            }
             let given = state.table.commit(id, fresh)?;
             for (lock, held) in fresh.iter().zip(held) {
                 state.held.insert(*lock, Arc::clone(held));
@@ -177,49 +182,93 @@ impl Service {
         Ok(shown.and_say(given))
     }
 
-    /// Gives back what was taken, and forgets what was noted. Tells what of that failed.
-    fn undo(&self, id: OwnerId, fresh: &[u64], held: Vec<Arc<Held>>) -> Vec<lock::Error> {
+    /// Gives back what was taken, and forgets what was noted. Should a stranger be the reason, the
+    /// command waits for him if it may: it has its place before anybody else gets in.
+    fn undo(
+        &self,
+        request: &Request,
+        fresh: &[(u64, usize)],
+        held: Vec<Arc<Held>>,
+        error: Error,
+        entry: Entry,
+    ) -> Result<Queued, Error> {
+        let id = request.id;
+        let met = fresh.get(held.len()).map(|(_, n)| *n);
+        let numbers: Vec<u64> = fresh.iter().map(|(lock, _)| *lock).collect();
         let held = held.into_iter().map(Some);
-        let failures = self.give(id, fresh.iter().copied().zip(held).collect());
-        if let Err(error) = self.keep().mark_locks(fresh, Step::Gone) {
+        let failures = self.give(id, numbers.iter().copied().zip(held).collect());
+        if let Err(error) = self.keep().mark_locks(&numbers, Step::Gone) {
             tracing::error!(%error, "a lock was not given, but its record stays");
         }
-        let closed = {
+        let (closed, outcome) = {
             let mut state = self.state();
-            let events = state.table.cancel(fresh);
+            let outcome = match (error, met) {
+                (Error::Lock(lock::Error::HeldElsewhere(stranger)), Some(met))
+                    if failures.is_empty() && entry.may_wait() =>
+                {
+                    let wants = request.wants();
+                    let error = lock::Error::HeldElsewhere(stranger.clone());
+                    let queued = state.queue(self, id, &wants, request.purpose, entry, error);
+                    queued.inspect(|queued| {
+                        state.table.wait_for_stranger(queued.place.ticket, met, *stranger);
+                    })
+                }
+                (error, _) => Err(error.with_undo(failures)),
+            };
+            let events = state.table.cancel(&numbers);
             let closed = state.closed(&events);
             // An owner that went meanwhile; nobody waits for that to be seen.
             drop(state.publish(events));
-            closed
+            (closed, outcome)
         };
         self.forget(&closed);
         self.owner_went();
-        failures
+        outcome
     }
 
     /// Puts a refusal into a sentence, and tells those who watch the resource of it. Looks users
     /// up, so it is for a storage thread.
     pub(super) fn describe(&self, id: OwnerId, error: Error) -> Error {
-        match error {
-            Error::Lock(lock::Error::Held(refusal)) => {
-                let event = Event::LockContended {
-                    resource: refusal.resource.clone(),
-                    holders: refusal.holders.iter().map(|holder| holder.owner).collect(),
-                    owner: id,
-                };
-                // For others: the one who is refused has his answer.
-                drop(self.state().publish(vec![event]));
-                let message = DescribeRefusal((*refusal).clone()).perform();
-                tracing::info!(owner = %id.uuid, uid = id.uid, "refused: {message}");
-                Error::Held { message, refusal }
-            }
-            Error::Lock(lock::Error::HeldElsewhere(stranger)) => {
-                let message = DescribeStranger(*stranger).perform();
-                tracing::info!(owner = %id.uuid, uid = id.uid, "refused: {message}");
-                Error::HeldElsewhere(message)
-            }
-            error => error,
+        let error = self.contended(id, error);
+        if let Error::Held { message, .. } | Error::HeldElsewhere(message) = &error {
+            tracing::info!(owner = %id.uuid, uid = id.uid, "refused: {message}");
         }
+        error
+    }
+
+    /// The same for one who waits instead.
+    pub(super) fn describe_wait(&self, id: OwnerId, because: lock::Error) {
+        let error = self.contended(id, because.into());
+        if let Error::Held { message, .. } | Error::HeldElsewhere(message) = &error {
+            tracing::info!(owner = %id.uuid, uid = id.uid, "waits: {message}");
+        }
+    }
+
+    fn contended(&self, id: OwnerId, error: Error) -> Error {
+        if let Error::Lock(lock::Error::Held(refusal)) = &error {
+            let event = Event::LockContended {
+                resource: refusal.resource.clone(),
+                holders: refusal.holders.iter().map(|holder| holder.owner).collect(),
+                owner: id,
+            };
+            // For others: the one who is refused has his answer.
+            drop(self.state().publish(vec![event]));
+        }
+        told(error)
+    }
+}
+
+/// A refusal in a sentence. Looks users up, so it is for a storage thread.
+pub(super) fn told(error: Error) -> Error {
+    match error {
+        Error::Lock(lock::Error::Held(refusal)) => {
+            let message = DescribeRefusal((*refusal).clone()).perform();
+            Error::Held { message, refusal }
+        }
+        Error::Lock(lock::Error::HeldElsewhere(stranger)) => {
+            Error::HeldElsewhere(DescribeStranger(*stranger).perform())
+        }
+        error => error,
     }
 }
 
@@ -231,42 +280,99 @@ pub(super) struct Opened {
 }
 
 /// Steps 2 to 7.
-struct Story {
+pub(super) struct Request {
     service: Service,
     id: OwnerId,
+    /// What was asked for, until it is found.
     asks: Vec<Ask>,
+    goals: Vec<Arc<Goal>>,
+    modes: Vec<Mode>,
     again: Again,
+    purpose: Purpose,
     opened: Option<Opened>,
+    /// The owner that is being opened is noted.
+    noted: bool,
 }
 
-impl Work for Story {
-    type Answer = Result<(Vec<u64>, Shown), Error>;
+/// How far it came.
+enum Came {
+    Through(Granted, Shown),
+    Queued(Queued),
+}
 
-    fn perform(self) -> Self::Answer {
-        let (service, id, again) = (self.service.clone(), self.id, self.again);
-        let mut told = self.tell();
-        if let Ok((_, shown)) = &mut told
-            && again == Again::Same
-        {
-            // Here, where nobody else waits for it; whoever counts says it once he has answered.
-            shown.say();
+impl Attempt for Request {
+    fn owner(&self) -> OwnerId {
+        self.id
+    }
+
+    fn attempt(mut self, entry: Entry) -> Tried<Self> {
+        match self.tell(entry) {
+            Ok(Came::Through(granted, mut shown)) => {
+                if self.again == Again::Same {
+                    // Here, where nobody else waits for it; whoever counts says it once he has
+                    // answered.
+                    shown.say();
+                }
+                Tried::Done(granted, shown)
+            }
+            Ok(Came::Queued(Queued { place, because })) => {
+                if let Some(because) = because {
+                    self.service.describe_wait(self.id, because);
+                }
+                Tried::Waits(self, place)
+            }
+            Err(error) => Tried::Failed(self.service.describe(self.id, error)),
         }
-        told.map_err(|error| service.describe(id, error))
     }
 }
 
-impl Story {
-    fn tell(self) -> Result<(Vec<u64>, Shown), Error> {
-        let Self { service, id, asks, again, opened } = self;
-        let modes: Vec<Mode> = asks.iter().map(|ask| ask.mode).collect();
-        let goals = asks.into_iter().map(|ask| ask.disk.find()).collect::<Result<Vec<_>, _>>()?;
-        if let Some(Opened { owner, names, anchors }) = &opened {
+impl Request {
+    pub(super) fn new(service: &Service, id: OwnerId, asks: Vec<Ask>, again: Again) -> Self {
+        Self {
+            service: service.clone(),
+            id,
+            modes: asks.iter().map(|ask| ask.mode).collect(),
+            asks,
+            goals: Vec::new(),
+            again,
+            purpose: Purpose::Acquire,
+            opened: None,
+            noted: false,
+        }
+    }
+
+    /// The same for an owner that is being opened: `opened` is what is to be kept of it.
+    pub(super) fn opening(self, opened: Opened) -> Self {
+        Self { opened: Some(opened), ..self }
+    }
+
+    fn wants(&self) -> Vec<Want> {
+        self.goals.iter().zip(&self.modes).map(|(goal, mode)| goal.want(*mode)).collect()
+    }
+
+    fn tell(&mut self, entry: Entry) -> Result<Came, Error> {
+        let service = self.service.clone();
+        for ask in std::mem::take(&mut self.asks) {
+            self.goals.push(Arc::new(ask.disk.find()?));
+        }
+        if let Some(Opened { owner, names, anchors }) = self.opened.as_ref().filter(|_| !self.noted)
+        {
             service.keep().open(names, owner, anchors)?;
             service.forget_ended(names);
+            self.noted = true;
         }
-        let Reserved { locks, fresh, records, takes } =
-            service.reserve(id, goals, &modes, again)?;
+        let (reserved, entry) = match service.decide(self, entry)? {
+            Decided::Reserved(reserved, entry) => (reserved, entry),
+            Decided::Queued(queued) => return Ok(Came::Queued(queued)),
+        };
+        let Reserved { locks, fresh, records } = reserved;
         step("grant-reserved");
+        let numbers: Vec<u64> = fresh.iter().map(|(lock, _)| *lock).collect();
+        let takes = fresh.iter().filter_map(|(_, n)| {
+            let goal = Arc::clone(self.goals.get(*n)?);
+            Some(Take { goal, mode: *self.modes.get(*n)? })
+        });
+        let takes = takes.collect();
         let mut held = Vec::new();
         let given = (|| {
             service.keep().begin(&records)?;
@@ -274,19 +380,19 @@ impl Story {
             held.extend(done.answers.into_iter().map(Arc::new));
             done.failure.map_or(Ok(()), Err)?;
             step("grant-locked");
-            service.keep().park(id, &fresh, &held)?;
-            service.keep().commit(opened.as_ref().map(|opened| &opened.names), &fresh)?;
-            service.commit(id, &fresh, &held, opened.is_some(), again == Again::Same)
+            service.keep().park(self.id, &numbers, &held)?;
+            let names = self.opened.as_ref().map(|opened| &opened.names);
+            service.keep().commit(names, &numbers)?;
+            let awaited = self.again == Again::Same;
+            service.commit(self.id, &numbers, &held, names.is_some(), &entry, awaited)
         })();
         match given {
             Ok(shown) => {
                 step("grant-committed");
-                Ok((locks, shown))
+                let granted = Granted { locks, fresh: numbers, waited: false };
+                Ok(Came::Through(granted, shown))
             }
-            Err(error) => {
-                let failures = service.undo(id, &fresh, held);
-                Err(error.with_undo(failures))
-            }
+            Err(error) => service.undo(self, &fresh, held, error, entry).map(Came::Queued),
         }
     }
 }

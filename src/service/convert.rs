@@ -7,10 +7,13 @@
 
 use std::sync::Arc;
 
+use super::place::{Entry, Queued};
+use super::wait::{Attempt, Granted, Tried, Wait};
 use super::{Error, Service, Shown};
 use crate::lock::held::Convert;
+use crate::lock::queue::Purpose;
 use crate::lock::work::Work;
-use crate::lock::{self, Mode, OwnerId};
+use crate::lock::{self, Mode, OwnerId, Want};
 use crate::step::step;
 
 impl Service {
@@ -18,91 +21,157 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`Error::Held`] and [`Error::HeldElsewhere`] where others share it, and those of
+    /// [`Error::Held`] and [`Error::HeldElsewhere`] where others share it, those of waiting, and those of
     /// [`crate::lock::Error`]; the lock is then as it was.
-    pub async fn convert(&self, number: u64, mode: Mode) -> Result<(), Error> {
+    pub async fn convert(
+        &self,
+        number: u64,
+        mode: Mode,
+        wait: Option<Wait>,
+    ) -> Result<Granted, Error> {
         let lock = self.lock(number).ok_or(lock::Error::NoSuchLock(number))?;
-        let _turn = self.turn(lock.owner).await?;
-        let story = Story { service: self.clone(), id: lock.owner, number, mode };
-        self.storage().run(story).await??.wait().await;
-        Ok(())
+        let turn = self.turn(lock.owner).await?;
+        let conversion = Conversion { service: self.clone(), id: lock.owner, number, mode };
+        self.persist(conversion, Some(turn), wait).await
     }
 
-    /// The table's part before the byte is touched; `None` where nothing is to be changed.
-    fn begin_conversion(&self, number: u64, mode: Mode) -> Result<Option<Convert>, Error> {
+    /// The table's part before the byte is touched.
+    fn begin_conversion(
+        &self,
+        id: OwnerId,
+        number: u64,
+        mode: Mode,
+        entry: Entry,
+    ) -> Result<Begun, Error> {
         let mut state = self.state();
         let no_such = || lock::Error::NoSuchLock(number);
         let want = state.table.lock(number).ok_or_else(no_such)?.want.clone();
         if want.mode == mode {
-            return Ok(None);
+            return Ok(Begun::Already);
         }
         let why = "its lock is lost, so it can't be converted";
         let lost = || lock::Error::not_lockable(&want.resource, why);
         let held = state.held.get(&number).cloned().ok_or_else(lost)?;
         if mode == Mode::Exclusive {
-            state.table.begin_strengthening(number)?;
+            match state.table.begin_strengthening(number) {
+                Ok(()) => {}
+                Err(error) if error.is_held() => {
+                    let wants = [Want { mode, ..want }];
+                    let purpose = Purpose::Strengthen(number);
+                    let queued = state.queue(self, id, &wants, purpose, entry, error)?;
+                    return Ok(Begun::Queued(queued));
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         let hashed = want.lockspace.has_files();
         let disk = want.path.filter(|_| hashed).map(|path| (path, want.identity));
-        Ok(Some(Convert { held, mode, name: want.resource, disk }))
+        Ok(Begun::Convert(Convert { held, mode, name: want.resource, disk }, entry))
     }
 }
 
-struct Story {
+/// What the table says to a conversion.
+enum Begun {
+    Already,
+    Convert(Convert, Entry),
+    Queued(Queued),
+}
+
+struct Conversion {
     service: Service,
     id: OwnerId,
     number: u64,
     mode: Mode,
 }
 
-impl Work for Story {
-    type Answer = Result<Shown, Error>;
+/// How far it came.
+enum Came {
+    Through(Shown),
+    Queued(Queued),
+}
 
-    fn perform(self) -> Self::Answer {
-        let Self { service, id, number, mode } = self;
-        tell(&service, number, mode).map_err(|error| service.describe(id, error))
+impl Attempt for Conversion {
+    fn owner(&self) -> OwnerId {
+        self.id
+    }
+
+    fn attempt(self, entry: Entry) -> Tried<Self> {
+        match self.tell(entry) {
+            Ok(Came::Through(shown)) => {
+                let (locks, fresh) = (vec![self.number], Vec::new());
+                Tried::Done(Granted { locks, fresh, waited: false }, shown)
+            }
+            Ok(Came::Queued(Queued { place, because })) => {
+                if let Some(because) = because {
+                    self.service.describe_wait(self.id, because);
+                }
+                Tried::Waits(self, place)
+            }
+            Err(error) => Tried::Failed(self.service.describe(self.id, error)),
+        }
     }
 }
 
-fn tell(service: &Service, number: u64, mode: Mode) -> Result<Shown, Error> {
-    let Some(convert) = service.begin_conversion(number, mode)? else {
-        return Ok(Shown::default());
-    };
-    let held = Arc::clone(&convert.held);
-    let (name, weaken) = (convert.name.clone(), mode == Mode::Shared);
-    if weaken {
-        service.keep().set_mode(number, mode)?;
-        step("weaken-noted");
-    }
-    let mut done = convert.perform().map_err(Error::from);
-    step("convert-locked");
-    if done.is_ok() && !weaken {
-        done = service.keep().set_mode(number, mode);
-        if done.is_err() {
-            let back = Convert { held, mode: Mode::Shared, name, disk: None };
-            if let Err(error) = back.perform() {
-                tracing::error!(%error, lock = number, "undoing a strengthening failed");
+impl Conversion {
+    fn tell(&self, entry: Entry) -> Result<Came, Error> {
+        let Self { service, id, number, mode } = self;
+        let (id, number, mode) = (*id, *number, *mode);
+        let (convert, entry) = match service.begin_conversion(id, number, mode, entry)? {
+            Begun::Already => return Ok(Came::Through(Shown::default())),
+            Begun::Queued(queued) => return Ok(Came::Queued(queued)),
+            Begun::Convert(convert, entry) => (convert, entry),
+        };
+        let held = Arc::clone(&convert.held);
+        let (name, weaken) = (convert.name.clone(), mode == Mode::Shared);
+        if weaken {
+            service.keep().set_mode(number, mode)?;
+            step("weaken-noted");
+        }
+        let mut done = convert.perform().map_err(Error::from);
+        step("convert-locked");
+        if done.is_ok() && !weaken {
+            done = if entry.is_forlorn() {
+                Err(Error::CallerGone)
+            } else {
+                service.keep().set_mode(number, mode)
+            };
+            if done.is_err() {
+                let back = Convert { held, mode: Mode::Shared, name, disk: None };
+                if let Err(error) = back.perform() {
+                    tracing::error!(%error, lock = number, "undoing a strengthening failed");
+                }
             }
         }
-    }
-    if done.is_err() && weaken {
-        // It is exclusive still, and is to be so after a restart.
-        if let Err(error) = service.keep().set_mode(number, Mode::Exclusive) {
-            tracing::error!(%error, lock = number, "undoing a weakening failed");
-        }
-    }
-    let mut state = service.state();
-    match done {
-        Ok(()) => {
-            let event = state.table.set_mode(number, mode)?;
-            Ok(state.publish(vec![event]))
-        }
-        Err(error) => {
-            if !weaken {
-                // Entered before it was done. If the lock is gone meanwhile, so is its mode.
-                let _ = state.table.set_mode(number, Mode::Shared);
+        if done.is_err() && weaken {
+            // It is exclusive still, and is to be so after a restart.
+            if let Err(error) = service.keep().set_mode(number, Mode::Exclusive) {
+                tracing::error!(%error, lock = number, "undoing a weakening failed");
             }
-            Err(error)
+        }
+        let mut state = service.state();
+        let error = match done {
+            Ok(()) => {
+                let event = state.table.set_mode(number, mode)?;
+                return Ok(Came::Through(state.publish(vec![event])));
+            }
+            Err(error) => error,
+        };
+        if weaken {
+            return Err(error);
+        }
+        // Entered before it was done. If the lock is gone meanwhile, so is its mode.
+        let _ = state.table.set_mode(number, Mode::Shared);
+        match error {
+            Error::Lock(lock::Error::HeldElsewhere(stranger)) if entry.may_wait() => {
+                let lock = state.table.lock(number).ok_or(lock::Error::NoSuchLock(number))?;
+                let wants = [Want { mode, ..lock.want.clone() }];
+                let purpose = Purpose::Strengthen(number);
+                let error = lock::Error::HeldElsewhere(stranger.clone());
+                let queued = state.queue(service, id, &wants, purpose, entry, error)?;
+                state.table.wait_for_stranger(queued.place.ticket, 0, *stranger);
+                Ok(Came::Queued(queued))
+            }
+            error => Err(error),
         }
     }
 }

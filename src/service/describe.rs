@@ -6,7 +6,7 @@
 
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 
-use crate::lock::holder::{Holder, Refusal, Stranger};
+use crate::lock::holder::{Ahead, Holder, Refusal, Stranger};
 use crate::lock::printable::shown;
 use crate::lock::stranger::process;
 use crate::lock::work::Work;
@@ -34,7 +34,7 @@ impl Work for DescribeRefusal {
     type Answer = String;
 
     fn perform(self) -> String {
-        let Refusal { resource, holders } = self.0;
+        let Refusal { resource, holders, ahead } = self.0;
         let resource = shown(&resource);
         let named = holders.iter().take(NAMED).map(|holder| sentence(&resource, holder));
         let more = match holders.len().saturating_sub(NAMED) {
@@ -42,7 +42,14 @@ impl Work for DescribeRefusal {
             more => format!(", and by {more} more"),
         };
         let named = named.collect::<Vec<_>>().join(", and ");
-        format!("disk {resource} is locked {named}{more}")
+        let locked =
+            if named.is_empty() { String::new() } else { format!(" locked {named}{more}") };
+        let ahead = ahead.map(|Ahead { owner, name, since }| {
+            let comma = if locked.is_empty() { "" } else { "," };
+            let (uuid, since) = (owner.uuid, wall_clock(since));
+            format!("{comma} waited for since {since} by VM \"{name}\" ({uuid}), which comes first")
+        });
+        format!("disk {resource} is{locked}{}", ahead.unwrap_or_default())
     }
 }
 
@@ -130,7 +137,8 @@ mod tests {
             resource: "/images/a.qcow2".into(),
         };
         let resource = "/srv/vm/a.qcow2".to_owned();
-        let text = DescribeRefusal(Refusal { resource, holders: vec![holder] }).perform();
+        let text =
+            DescribeRefusal(Refusal { resource, holders: vec![holder], ahead: None }).perform();
         let (before, after) = text.split_once(" since ").unwrap();
         assert_eq!(
             before,

@@ -119,7 +119,7 @@ impl Service {
         let (name, front) = (machine.name.clone(), Front::Virtlockd);
         let anchors = vec![NewAnchor::Process(process)];
         let opening = Opening { id, name, front, anchors, asks: Vec::new() };
-        match (Open { service: self.clone(), opening }).perform() {
+        match Open::new(self, opening).at_once() {
             Ok(_) => Ok(Some(id)),
             Err(Error::Lock(lock::Error::OwnerExists(_))) => Ok(None),
             Err(error) => Err(error),

@@ -1,5 +1,8 @@
 //! What can go wrong with a command.
 
+use std::time::Duration;
+
+use super::wait::Why;
 use crate::lock::holder::Refusal;
 use crate::{keep, life, lock};
 
@@ -26,6 +29,24 @@ pub enum Error {
     /// Somebody else holds it.
     #[error("{0}")]
     HeldElsewhere(String),
+    /// What was waited for did not become free in time.
+    #[error("waited {} in vain{}", spoken(*waited), last.as_ref().map(|last| format!(": {last}")).unwrap_or_default())]
+    TimedOut {
+        /// How long.
+        waited: Duration,
+        /// Why it could not be had at the end.
+        last: Option<Box<Self>>,
+    },
+    /// A command waits no more, and has got nothing.
+    #[error("{}", match _0 {
+        Why::OwnerGone => "the owner ended while it waited",
+        Why::Cancelled => "the wait was cancelled",
+        Why::Ending => "the wait was cancelled: vmlockd ends or is being replaced; ask again",
+    })]
+    Cancelled(Why),
+    /// Whoever asked is not there any more.
+    #[error("the caller left while it waited")]
+    CallerGone,
     /// More than is allowed.
     #[error("{what}: no more than {limit} {whose}")]
     Limit {
@@ -72,5 +93,14 @@ impl Error {
                 error
             }
         }
+    }
+}
+
+/// A length of time as people say it.
+fn spoken(time: Duration) -> String {
+    if time < Duration::from_secs(10) {
+        format!("{:.1} s", time.as_secs_f64())
+    } else {
+        format!("{} s", time.as_secs())
     }
 }

@@ -17,10 +17,14 @@ pub struct Limits {
     pub leases_per_user: usize,
     /// Processes that one user's owners are bound to, together.
     pub processes_per_user: usize,
-    /// Calls of one user that are being answered at one time.
+    /// Calls of one user that are being answered at one time, with those that wait.
     pub calls_per_user: usize,
     /// Calls of one user in a second.
     pub calls_per_second: usize,
+    /// Calls of one user that wait for what others hold.
+    pub waiters_per_user: usize,
+    /// Calls that wait, in all.
+    pub waiters_total: usize,
     /// Questions to polkit for one user at one time; a dialog may stay open for minutes.
     pub checks_per_user: usize,
     /// Questions to polkit at one time.
@@ -38,7 +42,9 @@ impl Default for Limits {
             locks_per_user: 64,
             leases_per_user: 128,
             processes_per_user: 64,
-            calls_per_user: 32,
+            calls_per_user: 64,
+            waiters_per_user: 32,
+            waiters_total: 4096,
             calls_per_second: 200,
             checks_per_user: 4,
             checks_total: 64,

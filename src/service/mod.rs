@@ -19,6 +19,8 @@ mod keeping;
 pub mod limits;
 mod lockspaces;
 mod owners;
+mod pauses;
+mod place;
 mod probe;
 mod query;
 mod release;
@@ -26,9 +28,10 @@ mod restore;
 mod state;
 pub mod storage;
 mod verify;
+mod wait;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -46,8 +49,9 @@ use keeping::Keep;
 pub use limits::{Exempt, Limits};
 pub use owners::{NewAnchor, Opening};
 pub use restore::restore;
-use state::State;
+use state::{Locked, State};
 use storage::Storage;
+pub use wait::{Granted, Presence, Wait, Why};
 
 /// What may change while the service runs.
 #[derive(Debug, Clone, Default)]
@@ -221,17 +225,18 @@ impl Service {
         }
     }
 
-    /// From now on nothing is opened or given any more.
+    /// From now on nothing is opened or given any more, and nobody waits any more.
     pub fn shut_down(&self) {
         self.state().closing = true;
+        self.close_waits(true);
     }
 
     /// The state, for a decision.
     ///
     /// A panic of somebody who held it is no reason to stop: every change of the table is complete
     /// before anything that could panic follows, and ending would free all disks.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> Locked<'_> {
+        Locked(self.0.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedMutexGuard;
 
-use super::acquire::Opened;
+use super::acquire::{Opened, Request};
 use super::keeping::{Anchored, Names};
+use super::place::Entry;
+use super::wait::{Attempt, Granted, Tried, Wait};
 use super::{Ask, Error, Service, Shown, now};
 use crate::life::{Connection, Lease, Process};
-use crate::lock::work::Work;
+use crate::lock::table::Again;
 use crate::lock::{self, Anchor, Front, Owner, OwnerId};
 
 /// An owner that is about to be opened.
@@ -66,11 +68,9 @@ impl Service {
     /// # Errors
     ///
     /// [`lock::Error::OwnerExists`], [`Error::Limit`], and those of [`Self::acquire`].
-    pub async fn open(&self, opening: Opening) -> Result<Vec<u64>, Error> {
+    pub async fn open(&self, opening: Opening, wait: Option<Wait>) -> Result<Granted, Error> {
         self.let_go(opening.id).await;
-        let (locks, shown) = self.storage().run(Open { service: self.clone(), opening }).await??;
-        shown.wait().await;
-        Ok(locks)
+        self.persist(Open::new(self, opening), None, wait).await
     }
 
     /// Returns once no owner of this id is giving up what it held: a machine that is started again
@@ -149,41 +149,108 @@ impl Service {
     }
 }
 
-/// Opens an owner.
+/// Opens an owner. While it waits for what it shall hold it is there, and nobody is shown it.
 pub(super) struct Open {
-    pub(super) service: Service,
-    pub(super) opening: Opening,
+    service: Service,
+    id: OwnerId,
+    name: String,
+    stage: Stage,
 }
 
-impl Work for Open {
-    type Answer = Result<(Vec<u64>, Shown), Error>;
+enum Stage {
+    New(Opening),
+    Entered(Box<Entered>),
+}
 
-    fn perform(self) -> Self::Answer {
-        let Self { service, opening } = self;
+/// An owner that is in the table, and not opened yet.
+struct Entered {
+    request: Request,
+    names: Names,
+    /// None of its commands runs before it is opened.
+    turn: OwnedMutexGuard<()>,
+}
+
+impl Open {
+    pub(super) fn new(service: &Service, opening: Opening) -> Self {
+        let (id, name) = (opening.id, opening.name.clone());
+        Self { service: service.clone(), id, name, stage: Stage::New(opening) }
+    }
+
+    /// Opens it at once or not at all. For a storage thread.
+    pub(super) fn at_once(self) -> Result<Shown, Error> {
+        match self.attempt(Entry::Once) {
+            Tried::Done(_, shown) => Ok(shown),
+            Tried::Failed(error) => Err(error),
+            Tried::Waits(..) => Err(Error::Abandoned),
+        }
+    }
+
+    fn enter(service: &Service, opening: Opening) -> Result<Entered, Error> {
         let Opening { id, name, front, anchors, asks } = opening;
-        let _turn = service.enter(id, &name, front, &anchors, asks.len())?;
+        let turn = service.enter(id, &name, front, &anchors, asks.len())?;
         let opened = service.attach(id, anchors)?;
         let names = opened.names.clone();
-        match service.acquire_opened(id, asks, opened) {
-            Ok((locks, shown)) => {
+        let request = Request::new(service, id, asks, Again::Same).opening(opened);
+        Ok(Entered { request, names, turn })
+    }
+}
+
+impl Attempt for Open {
+    fn owner(&self) -> OwnerId {
+        self.id
+    }
+
+    fn keeps_turn(&self) -> bool {
+        true
+    }
+
+    fn attempt(self, entry: Entry) -> Tried<Self> {
+        let Self { service, id, name, stage } = self;
+        let entered = match stage {
+            Stage::Entered(entered) => *entered,
+            Stage::New(opening) => match Self::enter(&service, opening) {
+                Ok(entered) => entered,
+                Err(error) => return Tried::Failed(error),
+            },
+        };
+        let Entered { request, names, turn } = entered;
+        match request.attempt(entry) {
+            Tried::Done(granted, shown) => {
                 tracing::info!(owner = %id.uuid, uid = id.uid, "opened VM \"{name}\"");
-                Ok((locks, shown))
+                Tried::Done(granted, shown)
             }
-            Err(error) => {
-                // It was never shown, so nobody is told of its end; and it may have ended by itself.
-                // If it is still this one, and not another that was opened since.
-                {
-                    let mut state = service.state();
-                    let record = state.kept.get(&id).map(|kept| kept.record);
-                    if record == Some(names.record) {
-                        // It holds nothing: what it was to hold was given back.
-                        drop(state.end(id));
-                    }
-                }
-                service.forget(&[names]);
-                service.owner_went();
-                Err(error)
+            Tried::Waits(request, place) => {
+                let stage = Stage::Entered(Box::new(Entered { request, names, turn }));
+                Tried::Waits(Self { service, id, name, stage }, place)
+            }
+            Tried::Failed(error) => {
+                service.unenter(names);
+                Tried::Failed(error)
             }
         }
+    }
+
+    fn abandon(self) {
+        if let Stage::Entered(entered) = self.stage {
+            self.service.unenter(entered.names);
+        }
+    }
+}
+
+impl Service {
+    /// Takes an owner out again that was never opened. It was never shown, so nobody is told of its
+    /// end; and it may have ended by itself, and been opened by another since.
+    fn unenter(&self, names: Names) {
+        {
+            let mut state = self.state();
+            let id = names.owner;
+            let record = state.kept.get(&id).map(|kept| kept.record);
+            if record == Some(names.record) {
+                // It holds nothing: what it was to hold was given back.
+                drop(state.end(id));
+            }
+        }
+        self.forget(&[names]);
+        self.owner_went();
     }
 }

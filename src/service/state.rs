@@ -1,18 +1,21 @@
 //! What is behind the mutex.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, MutexGuard};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::keeping::{Anchored, Names};
 use super::limits::{Exempt, Usage, within};
+use super::place::Word;
 use super::{Backlog, Batch, Error, Settings, Shown};
 use crate::lock::directory::Directory;
 use crate::lock::held::Held;
 use crate::lock::owner::AnchorId;
+use crate::lock::queue::Ticket;
 use crate::lock::{Event, OwnerId, Table};
 
 /// The table, and beside it what the table may not know: descriptors and tasks.
@@ -25,13 +28,43 @@ pub(super) struct State {
     /// Owners that have ended and still hold something: what is to be forgotten with the last.
     pub(super) leaving: HashMap<OwnerId, Names>,
     pub(super) settings: Settings,
+    /// What those are told who wait, by ticket.
+    pub(super) words: HashMap<Ticket, watch::Sender<Word>>,
     /// The directories of keys that clients named, by number.
     pub(super) lockspaces: BTreeMap<u32, Arc<Directory>>,
     pub(super) closing: bool,
+    /// Nobody may begin to wait: the program is about to be replaced.
+    pub(super) waits_closed: bool,
     /// How many batches are on their way to being seen.
     pub(super) backlog: Arc<AtomicUsize>,
     last_anchor: AnchorId,
     reader: Option<mpsc::UnboundedSender<Batch>>,
+}
+
+/// The state under its mutex. Whoever changes it has those called who waited for that, in the same
+/// moment: nobody can forget it, and nobody gets in between.
+pub(super) struct Locked<'s>(pub(super) MutexGuard<'s, State>);
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.0
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.0
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        if self.0.table.has_news() {
+            self.0.tell_waiters();
+        }
+    }
 }
 
 /// What belongs to an owner and is no matter of the table.
@@ -84,8 +117,10 @@ impl State {
             kept: HashMap::new(),
             leaving: HashMap::new(),
             settings,
+            words: HashMap::new(),
             lockspaces: BTreeMap::new(),
             closing: false,
+            waits_closed: false,
             backlog: Arc::default(),
             last_anchor: 0,
             reader: None,
@@ -169,6 +204,20 @@ impl State {
     pub(super) fn check_total(&self, more: usize) -> Result<(), Error> {
         let limit = self.settings.limits.locks_total;
         within("locks", self.table.size() + more, limit, || "in all".to_owned())
+    }
+
+    /// Refuses one more that waits.
+    pub(super) fn check_waiters(&self, exempt: Exempt, uid: u32) -> Result<(), Error> {
+        let limits = &self.settings.limits;
+        let count = |whose: &dyn Fn(u32) -> bool| {
+            self.table.waiters().filter(|waiter| whose(waiter.owner.uid)).count() + 1
+        };
+        within("waiting requests", count(&|_| true), limits.waiters_total, || "in all".to_owned())?;
+        if exempt.covers(uid) {
+            return Ok(());
+        }
+        let whose = || format!("for uid {uid}");
+        within("waiting requests", count(&|other| other == uid), limits.waiters_per_user, whose)
     }
 
     pub(super) fn check_open(&self) -> Result<(), Error> {

@@ -36,3 +36,4 @@ mod state;
 mod survive;
 mod untouched;
 mod virtlockd;
+mod wait;

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::Table;
+use super::wait::LAST;
 use crate::lock::error::Error;
 use crate::lock::event::Event;
 use crate::lock::owner::OwnerId;
 use crate::lock::printable::shown;
+use crate::lock::queue::Ticket;
 use crate::lock::record::{Stage, Want};
 
 /// What was decided on a request.
@@ -44,6 +46,22 @@ impl Table {
         since: u64,
         again: Again,
     ) -> Result<Reservation, Error> {
+        self.reserve_at(LAST, id, wants, since, again)
+    }
+
+    /// The same for one who has a place in the queue, and keeps it: those behind him don't count.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::reserve`].
+    pub fn reserve_at(
+        &mut self,
+        place: Ticket,
+        id: OwnerId,
+        wants: &[Want],
+        since: u64,
+        again: Again,
+    ) -> Result<Reservation, Error> {
         self.living(id)?;
         if again == Again::Count {
             return self.reserve_once_more(id, wants, since);
@@ -69,8 +87,11 @@ impl Table {
                 },
             });
         }
-        for want in wants {
+        for (planned, want) in plan.iter().zip(wants) {
             self.refuse_if_held(want, |lock| lock.owner != id)?;
+            if matches!(planned, Planned::New) {
+                self.refuse_if_claimed(want, id, place)?;
+            }
         }
         let mut reservation = Reservation { locks: Vec::new(), fresh: Vec::new() };
         for (n, (planned, want)) in plan.into_iter().zip(wants).enumerate() {
@@ -97,6 +118,7 @@ impl Table {
     ) -> Result<Reservation, Error> {
         for (n, want) in wants.iter().enumerate() {
             self.refuse_if_held(want, |_| true)?;
+            self.refuse_if_claimed(want, id, LAST)?;
             if wants[..n].iter().any(|earlier| earlier.meets(want)) {
                 return Err(Error::TwoModes(shown(&want.resource)));
             }

@@ -194,8 +194,7 @@ fn check(table: &Table) {
         }
     }
     assert_eq!(table.owners.values().map(|owner| owner.locks.len()).sum::<usize>(), locks.len());
-    assert_eq!(table.by_identity.values().map(BTreeSet::len).sum::<usize>(), locks.len());
-    assert!(table.by_identity.values().all(|numbers| !numbers.is_empty()));
+    assert_eq!(table.spots.census(), (locks.len(), true));
     assert_eq!(table.by_name.len(), locks.len());
 }
 

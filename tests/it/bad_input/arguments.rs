@@ -7,12 +7,11 @@ use zbus::wire::Structure;
 use zbus::{Fd, OwnedObjectPath, Variant};
 
 use crate::house::{House, within};
-use crate::machine::{Machine, Refused, call, exclusive, lock, manager, option, shared};
+use crate::machine::{Machine, Refused, call, exclusive, lock, option, shared};
 use crate::methods::{self, MANAGER, Method, OWNER, Subject, none};
 use crate::untouched::{Untouched, assert_free, assert_refused};
 
 const INVALID: &str = "DBus.Error.InvalidArgs";
-const NOT_SUPPORTED: &str = "DBus.Error.NotSupported";
 
 /// Every method, of an owner with one lock.
 async fn of(house: &House, machine: &Machine) -> Vec<Method> {
@@ -82,29 +81,6 @@ async fn an_option_of_another_type_is_not_taken_for_something_else() {
     }
     assert_eq!(tried, 33);
     before.and_it_goes_on().await;
-}
-
-#[tokio::test]
-async fn nobody_waits_in_vain_where_waiting_is_not_known() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let machine = Machine::open(&bus, "web1").await;
-    let methods = of(&house, &machine).await;
-    let features = manager(&bus).await.features().await.unwrap();
-    assert!(!features.contains(&"wait".to_owned()));
-    let before = Untouched::so_far(&house).await;
-    for name in ["OpenOwner", "RegisterOwner", "Acquire", "AcquireWithFiles", "Convert"] {
-        let method = methods.iter().find(|method| method.name == name).unwrap();
-        for timeout in [1_u64, u64::MAX] {
-            let asked = method.call(&bus, option("timeout-usec", timeout));
-            let refused = within("an answer", asked).await.unwrap_err();
-            assert_refused(&refused, NOT_SUPPORTED, "option 'timeout-usec'");
-        }
-        before.still(name).await;
-    }
-    let mine = house.dir().join("free");
-    let no_time = option("timeout-usec", 0_u64);
-    machine.owner.acquire(&[exclusive(&mine)], no_time).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,0 +1,122 @@
+//! Calls that wait for what others hold.
+
+use std::time::{Duration, Instant};
+
+use super::error::Error;
+use super::facts::{self, Facts};
+use super::front::Front;
+use crate::auth::gate::Call;
+use crate::lock::queue::{Purpose, Waiter};
+use crate::lock::{Mode, Owner, OwnerId};
+use crate::service::{Granted, Wait};
+
+/// How long a call may wait, in microseconds: 0, and it is answered at once; the highest number, and
+/// it waits for as long as it takes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timeout(pub u64);
+
+impl Timeout {
+    /// The wait of a call, counted from now: a dialog that the caller had to answer before is not
+    /// taken off.
+    #[must_use]
+    pub(super) fn begin(self, call: &Call<'_>) -> Option<Wait> {
+        let until = match self.0 {
+            0 => return None,
+            u64::MAX => None,
+            micros => Instant::now().checked_add(Duration::from_micros(micros)),
+        };
+        Some(Wait { until, caller: call.caller.presence() })
+    }
+}
+
+/// Makes sure that whoever waited is there to be answered; what was given is given back otherwise.
+/// The news of his leaving may be on its way, so the bus is asked.
+///
+/// # Errors
+///
+/// `WaitCancelled`.
+pub(super) async fn hand_out(
+    front: &Front,
+    call: &Call<'_>,
+    id: OwnerId,
+    granted: Granted,
+) -> Result<Vec<u64>, Error> {
+    if is_left(front, call, &granted).await {
+        let taken_back = front.service.release(id, &granted.fresh, id.uid, true).await;
+        return Err(gone(taken_back));
+    }
+    Ok(granted.locks)
+}
+
+/// The same for an owner that was opened.
+///
+/// # Errors
+///
+/// `WaitCancelled`.
+pub(super) async fn hand_out_owner(
+    front: &Front,
+    call: &Call<'_>,
+    id: OwnerId,
+    granted: &Granted,
+) -> Result<(), Error> {
+    if is_left(front, call, granted).await {
+        let held = granted.fresh.iter().copied().collect();
+        return Err(gone(front.service.close(id, &held, id.uid, true).await));
+    }
+    Ok(())
+}
+
+/// The same for a lock that was strengthened.
+///
+/// # Errors
+///
+/// `WaitCancelled`.
+pub(super) async fn hand_out_strength(
+    front: &Front,
+    call: &Call<'_>,
+    lock: u64,
+    granted: &Granted,
+) -> Result<(), Error> {
+    if is_left(front, call, granted).await {
+        let weakened = front.service.convert(lock, Mode::Shared, None).await;
+        return Err(gone(weakened.map(drop)));
+    }
+    Ok(())
+}
+
+async fn is_left(front: &Front, call: &Call<'_>, granted: &Granted) -> bool {
+    granted.waited && !front.gate.callers.confirm(&call.caller).await
+}
+
+/// There is nobody to read this; what could not be undone is for the log.
+fn gone(undone: Result<(), crate::service::Error>) -> Error {
+    if let Err(error) = undone {
+        tracing::debug!(%error, "what was given to a caller who left is not given back");
+    }
+    crate::service::Error::CallerGone.into()
+}
+
+/// What `ListWaiting` tells of each.
+#[must_use]
+pub(super) fn of_waiter(position: usize, waiter: &Waiter, owner: Option<&Owner>) -> Facts {
+    let wants: Vec<(String, String)> = waiter
+        .wants
+        .iter()
+        .map(|want| (want.resource.clone(), want.mode.as_str().to_owned()))
+        .collect();
+    let mut told = Facts::from([
+        ("owner", facts::object(crate::paths::owner(waiter.owner))),
+        ("uuid", waiter.owner.uuid.to_string().into()),
+        ("name", owner.map(|owner| owner.name.clone()).unwrap_or_default().into()),
+        ("uid", waiter.owner.uid.into()),
+        ("pid", owner.map_or(0, Owner::pid).into()),
+        ("kind", waiter.purpose.as_str().into()),
+        ("resources", wants.into()),
+        ("position", facts::count(position)),
+        ("since-usec", waiter.since.into()),
+    ]);
+    if let Purpose::Strengthen(lock) = waiter.purpose {
+        told.insert("lock", facts::object(crate::paths::lock(lock)));
+    }
+    told
+}

@@ -1,0 +1,136 @@
+//! Who waits, in the order in which they came: remembers, and decides nothing.
+//!
+//! A waiter has a ticket and keeps its place until it gets what it asks for or gives up. It holds
+//! nothing meanwhile, so nobody ever waits for a waiter that waits for him. What its place is worth
+//! against others is decided in the table (`table/wait.rs`).
+
+use std::collections::BTreeMap;
+
+use super::holder::Stranger;
+use super::owner::OwnerId;
+use super::record::Want;
+use super::spots::Spots;
+
+/// A place in the queue; who came later has a higher one.
+pub type Ticket = u64;
+
+/// Somebody who waits.
+#[derive(Debug, Clone)]
+pub struct Waiter {
+    /// Its place.
+    pub ticket: Ticket,
+    /// Who waits.
+    pub owner: OwnerId,
+    /// Since when, in microseconds since 1970.
+    pub since: u64,
+    /// What it wants, all at once.
+    pub wants: Vec<Want>,
+    /// What for.
+    pub purpose: Purpose,
+    /// How far it is.
+    pub status: Status,
+}
+
+/// What somebody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// For locks.
+    Acquire,
+    /// For the locks that it held before it was suspended.
+    Resume,
+    /// To hold this lock alone.
+    Strengthen(u64),
+}
+
+impl Purpose {
+    /// The word used on the bus.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Acquire => "acquire",
+            Self::Resume => "resume",
+            Self::Strengthen(_) => "convert",
+        }
+    }
+}
+
+/// How far a waiter is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    /// Somebody is in its way.
+    Waiting,
+    /// Nobody is any more: it is about to try, and nobody gets before it.
+    Called,
+    /// It has tried, and met a stranger on one of the resources: whether he has gone is found out
+    /// only by trying again.
+    Elsewhere(usize, Box<Stranger>),
+    /// Nobody is in its way, but its owner is busy with something else, for longer than others could
+    /// be asked to wait: it will try when that is over.
+    Busy,
+}
+
+/// All who wait.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    waiters: BTreeMap<Ticket, Waiter>,
+    /// By ticket and place of the resource in the request.
+    spots: Spots<(Ticket, usize)>,
+    last: Ticket,
+}
+
+impl Queue {
+    /// Adds somebody at the end.
+    pub(super) fn add(
+        &mut self,
+        owner: OwnerId,
+        since: u64,
+        wants: Vec<Want>,
+        purpose: Purpose,
+        status: Status,
+    ) -> Ticket {
+        self.last += 1;
+        let ticket = self.last;
+        for (n, want) in wants.iter().enumerate() {
+            self.spots.insert(want, (ticket, n));
+        }
+        self.waiters.insert(ticket, Waiter { ticket, owner, since, wants, purpose, status });
+        ticket
+    }
+
+    /// Takes somebody out.
+    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Waiter> {
+        let waiter = self.waiters.remove(&ticket)?;
+        for (n, want) in waiter.wants.iter().enumerate() {
+            self.spots.remove(want, (ticket, n));
+        }
+        Some(waiter)
+    }
+
+    pub(super) fn get(&self, ticket: Ticket) -> Option<&Waiter> {
+        self.waiters.get(&ticket)
+    }
+
+    pub(super) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Waiter> {
+        self.waiters.get_mut(&ticket)
+    }
+
+    /// Everybody, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Waiter> {
+        self.waiters.values()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiters.is_empty()
+    }
+
+    /// Those who wait for this resource, in order, with what each wants of it.
+    pub(super) fn for_resource(
+        &self,
+        want: &Want,
+    ) -> impl Iterator<Item = (&Waiter, usize, &Want)> {
+        self.spots.meeting(want).into_iter().filter_map(|(ticket, n)| {
+            let waiter = self.waiters.get(&ticket)?;
+            Some((waiter, n, waiter.wants.get(n)?))
+        })
+    }
+}

@@ -1,0 +1,258 @@
+//! Waiting: what a place in the queue is worth.
+//!
+//! Who waits *claims* a resource while he is really held up there: somebody else holds it, or one
+//! who came before him claims it. Nobody who comes later gets past a claim, with or without waiting
+//! himself; so a writer that waits for its readers to go is not overtaken by further readers. What
+//! is free nobody claims, also if somebody waits for it *and* for something that is not free: else
+//! one who waits for two disks would keep one from everybody.
+//!
+//! Somebody whose way is free is *called*: until he has tried, he claims all that he wants.
+//!
+//! Who holds a resource shared and wants it alone comes before all who hold nothing of it: they
+//! can't have it while he does. Two such on one resource would wait for each other for ever, so
+//! there is but one.
+
+use std::collections::BTreeSet;
+
+use super::Table;
+use crate::lock::error::Error;
+use crate::lock::holder::{Ahead, Holder, Refusal, Stranger};
+use crate::lock::mode::Mode;
+use crate::lock::owner::{Owner, OwnerId};
+use crate::lock::queue::{Purpose, Status, Ticket, Waiter};
+use crate::lock::record::{Lock, Want};
+
+/// The place of somebody who has none: behind all others.
+pub(super) const LAST: Ticket = Ticket::MAX;
+
+/// What has changed for those who wait.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// These are to try now, in this order.
+    pub called: Vec<Ticket>,
+    /// These wait no more, as their owner has ended.
+    pub ended: Vec<Ticket>,
+}
+
+impl Table {
+    /// Has somebody wait for what was just refused.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchOwner`]; [`Error::Held`] for a second one that wants to be alone.
+    pub fn enqueue(
+        &mut self,
+        id: OwnerId,
+        wants: &[Want],
+        purpose: Purpose,
+        since: u64,
+    ) -> Result<Ticket, Error> {
+        self.living(id)?;
+        if let Purpose::Strengthen(lock) = purpose {
+            self.refuse_second_strengthening(lock, wants)?;
+        }
+        Ok(self.queue.add(id, since, wants.to_vec(), purpose, Status::Waiting))
+    }
+
+    /// Everybody who waits, in order.
+    pub fn waiters(&self) -> impl Iterator<Item = &Waiter> {
+        self.queue.iter()
+    }
+
+    /// Somebody who waits.
+    #[must_use]
+    pub fn waiter(&self, ticket: Ticket) -> Option<&Waiter> {
+        self.queue.get(ticket)
+    }
+
+    /// How many wait for what this lock is on.
+    #[must_use]
+    pub fn waiting_for(&self, lock: &Lock) -> usize {
+        let tickets = self.queue.for_resource(&lock.want).map(|(waiter, ..)| waiter.ticket);
+        tickets.collect::<BTreeSet<_>>().len()
+    }
+
+    /// Takes somebody out of the queue: he has what he wanted, or gives up.
+    pub fn leave_queue(&mut self, ticket: Ticket) -> Option<Waiter> {
+        let waiter = self.queue.remove(ticket)?;
+        self.touch(&waiter.wants);
+        Some(waiter)
+    }
+
+    /// Puts somebody back who was called, and has not got what he wants; his place stays.
+    pub fn wait_on(&mut self, ticket: Ticket) {
+        self.set_status(ticket, Status::Waiting);
+    }
+
+    /// The same for one who met a stranger, at this place of his request.
+    pub fn wait_for_stranger(&mut self, ticket: Ticket, place: usize, stranger: Stranger) {
+        self.set_status(ticket, Status::Elsewhere(place, Box::new(stranger)));
+    }
+
+    /// The same for one whose owner is busy with something else.
+    pub fn wait_busy(&mut self, ticket: Ticket) {
+        self.set_status(ticket, Status::Busy);
+    }
+
+    fn set_status(&mut self, ticket: Ticket, status: Status) {
+        let Some(waiter) = self.queue.get_mut(ticket) else { return };
+        waiter.status = status;
+        let wants = waiter.wants.clone();
+        self.touch(&wants);
+    }
+
+    /// Looks again at those who wait for what has changed since, and calls who may go on.
+    pub fn call(&mut self) -> News {
+        let ended = std::mem::take(&mut self.ended);
+        let touched = std::mem::take(&mut self.touched);
+        let tickets: BTreeSet<Ticket> = touched
+            .iter()
+            .flat_map(|want| self.queue.for_resource(want))
+            .filter(|(waiter, ..)| waiter.status == Status::Waiting)
+            .map(|(waiter, ..)| waiter.ticket)
+            .collect();
+        let mut called = Vec::new();
+        for ticket in tickets {
+            if self.queue.get(ticket).is_some_and(|waiter| self.may_go_on(waiter))
+                && let Some(waiter) = self.queue.get_mut(ticket)
+            {
+                waiter.status = Status::Called;
+                called.push(ticket);
+            }
+        }
+        News { called, ended }
+    }
+
+    /// Whether there is anything to be looked at.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        !self.touched.is_empty() || !self.ended.is_empty()
+    }
+
+    fn may_go_on(&self, waiter: &Waiter) -> bool {
+        let holds = matches!(waiter.purpose, Purpose::Strengthen(_));
+        waiter.wants.iter().all(|want| {
+            let claim = || self.claim_on(want, waiter.owner, waiter.ticket);
+            !self.is_held_up(waiter, want) && (holds || claim().is_none())
+        })
+    }
+
+    /// Whether a lock of somebody else is in a waiter's way.
+    fn is_held_up(&self, waiter: &Waiter, want: &Want) -> bool {
+        self.met_by(want).any(|lock| {
+            lock.want.mode.conflicts(want.mode)
+                && match waiter.purpose {
+                    Purpose::Strengthen(own) => lock.id != own,
+                    Purpose::Acquire | Purpose::Resume => lock.owner != waiter.owner,
+                }
+        })
+    }
+
+    /// The first claim that is in the way of an owner with this place.
+    fn claim_on(&self, want: &Want, id: OwnerId, place: Ticket) -> Option<&Waiter> {
+        let mut standing: Vec<(Mode, OwnerId)> = Vec::new();
+        for (waiter, n, wanted) in self.queue.for_resource(want) {
+            if waiter.ticket >= place {
+                break;
+            }
+            let behind = |(mode, owner): &(Mode, OwnerId)| {
+                mode.conflicts(wanted.mode) && *owner != waiter.owner
+            };
+            let claims = match &waiter.status {
+                Status::Called => true,
+                Status::Elsewhere(at, _) if *at == n => true,
+                Status::Elsewhere(..) | Status::Waiting | Status::Busy => {
+                    standing.iter().any(behind) || self.is_held_up(waiter, wanted)
+                }
+            };
+            if claims {
+                if wanted.mode.conflicts(want.mode) && waiter.owner != id {
+                    return Some(waiter);
+                }
+                standing.push((wanted.mode, waiter.owner));
+            }
+        }
+        None
+    }
+
+    /// Refuses what somebody with an earlier place claims.
+    pub(super) fn refuse_if_claimed(
+        &self,
+        want: &Want,
+        id: OwnerId,
+        place: Ticket,
+    ) -> Result<(), Error> {
+        if self.queue.is_empty() {
+            return Ok(());
+        }
+        match self.claim_on(want, id, place) {
+            None => Ok(()),
+            Some(waiter) => Err(self.behind(want, id, waiter)),
+        }
+    }
+
+    /// The refusal for one who would overtake a waiter: it says for whom that one waits.
+    fn behind(&self, want: &Want, id: OwnerId, waiter: &Waiter) -> Error {
+        if let Status::Elsewhere(_, stranger) = &waiter.status {
+            let resource = want.resource.clone();
+            return Error::HeldElsewhere(Box::new(Stranger { resource, ..(**stranger).clone() }));
+        }
+        let others = self.met_by(want).filter(|lock| lock.owner != id);
+        let holders: Vec<Holder> = others.map(|lock| self.holder(lock)).collect();
+        let ahead = Some(self.ahead(waiter));
+        Error::Held(Box::new(Refusal { resource: want.resource.clone(), holders, ahead }))
+    }
+
+    /// Why somebody waits; `None` where nobody of ours is in his way.
+    #[must_use]
+    pub fn refusal_of(&self, waiter: &Waiter) -> Option<Error> {
+        if let Status::Elsewhere(_, stranger) = &waiter.status {
+            return Some(Error::HeldElsewhere(stranger.clone()));
+        }
+        waiter.wants.iter().find_map(|want| {
+            let others = |lock: &Lock| match waiter.purpose {
+                Purpose::Strengthen(own) => lock.id != own,
+                Purpose::Acquire | Purpose::Resume => lock.owner != waiter.owner,
+            };
+            let held = self.refuse_if_held(want, others);
+            let claimed = || match waiter.purpose {
+                Purpose::Strengthen(_) => Ok(()),
+                _ => self.refuse_if_claimed(want, waiter.owner, waiter.ticket),
+            };
+            held.and_then(|()| claimed()).err()
+        })
+    }
+
+    fn ahead(&self, waiter: &Waiter) -> Ahead {
+        let name = self.owners.get(&waiter.owner).map(|owner: &Owner| owner.name.clone());
+        Ahead { owner: waiter.owner, name: name.unwrap_or_default(), since: waiter.since }
+    }
+
+    fn refuse_second_strengthening(&self, lock: u64, wants: &[Want]) -> Result<(), Error> {
+        for want in wants {
+            let other = |waiter: &&Waiter| matches!(waiter.purpose, Purpose::Strengthen(other) if other != lock);
+            let mut waiters = self.queue.for_resource(want).map(|(waiter, ..)| waiter);
+            if let (Some(other), Some(own)) = (waiters.find(other), self.lock(lock)) {
+                return Err(self.behind(want, own.owner, other));
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that something has changed for those who wait for these.
+    pub(super) fn touch(&mut self, wants: &[Want]) {
+        if !self.queue.is_empty() {
+            self.touched.extend_from_slice(wants);
+        }
+    }
+
+    /// Those who wait for an owner that ends wait no more.
+    pub(super) fn end_waiters(&mut self, id: OwnerId) {
+        let of_owner = self.queue.iter().filter(|waiter| waiter.owner == id);
+        let tickets: Vec<Ticket> = of_owner.map(|waiter| waiter.ticket).collect();
+        for ticket in tickets {
+            self.leave_queue(ticket);
+            self.ended.push(ticket);
+        }
+    }
+}
