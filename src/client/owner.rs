@@ -35,7 +35,19 @@ pub trait Owner {
     #[zbus(name = "BindPID")]
     fn bind_pid(&self, pid: u32, options: Options<'_>) -> zbus::Result<()>;
 
-    /// Withdraws all that the owner waits for.
+    /// Gives up all that it holds, and remembers it.
+    fn suspend(&self, options: Options<'_>) -> zbus::Result<()>;
+
+    /// Acquires again what it remembers.
+    fn resume(&self, options: Options<'_>) -> zbus::Result<Vec<OwnedObjectPath>>;
+
+    /// Offers all that it holds to whoever knows the token.
+    fn offer(&self, options: Options<'_>) -> zbus::Result<String>;
+
+    /// Takes over what another owner offers.
+    fn adopt(&self, token: &str, options: Options<'_>) -> zbus::Result<Vec<OwnedObjectPath>>;
+
+    /// Withdraws all that the owner waits for, and what it offers.
     fn cancel(&self, options: Options<'_>) -> zbus::Result<()>;
 
     /// Releases all that the owner holds and forgets it.
@@ -68,6 +80,10 @@ pub trait Owner {
     /// Whether it runs.
     #[zbus(property(emits_changed_signal = "false"))]
     fn state(&self) -> zbus::Result<String>;
+
+    /// What it remembers.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn suspended(&self) -> zbus::Result<Vec<(String, String)>>;
 
     /// What keeps it alive.
     #[zbus(property(emits_changed_signal = "false"))]

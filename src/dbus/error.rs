@@ -24,6 +24,7 @@ pub const NAMES: &[&str] = &[
     OWNER_EXISTS,
     NO_SUCH_OWNER,
     NO_SUCH_LOCK,
+    NO_SUCH_OFFER,
     NOT_LOCKABLE,
     RESOURCE_CHANGED,
     SHUTTING_DOWN,
@@ -36,6 +37,7 @@ const LOCK_HELD_ELSEWHERE: &str = "org.vmlockd1.Error.LockHeldElsewhere";
 const OWNER_EXISTS: &str = "org.vmlockd1.Error.OwnerExists";
 const NO_SUCH_OWNER: &str = "org.vmlockd1.Error.NoSuchOwner";
 const NO_SUCH_LOCK: &str = "org.vmlockd1.Error.NoSuchLock";
+const NO_SUCH_OFFER: &str = "org.vmlockd1.Error.NoSuchOffer";
 const NOT_LOCKABLE: &str = "org.vmlockd1.Error.NotLockable";
 const RESOURCE_CHANGED: &str = "org.vmlockd1.Error.ResourceChanged";
 const SHUTTING_DOWN: &str = "org.vmlockd1.Error.ShuttingDown";
@@ -148,7 +150,13 @@ fn name_of(error: &lock::Error) -> &'static str {
         | E::BadName { .. }
         | E::BadUuid(_)
         | E::TwoModes(_)
-        | E::OtherMode { .. } => INVALID_ARGS,
+        | E::OtherMode { .. }
+        | E::Suspended(_)
+        | E::OfferedAlready(_)
+        | E::NothingToOffer(_)
+        | E::OwnOffer(_)
+        | E::HeldTwice { .. } => INVALID_ARGS,
+        E::NoSuchOffer => NO_SUCH_OFFER,
         E::Unsupported(_) => NOT_SUPPORTED,
         E::Missing(_) => FILE_NOT_FOUND,
         E::NotLockable { .. } | E::Lockspace { .. } => NOT_LOCKABLE,

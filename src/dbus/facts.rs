@@ -27,6 +27,12 @@ pub(super) fn anchors(owner: &Owner) -> Vec<&'static str> {
     owner.anchors.values().copied().map(Anchor::as_str).collect()
 }
 
+/// What an owner has given up for a while, with the modes.
+#[must_use]
+pub(super) fn suspended(owner: &Owner) -> Vec<(String, &'static str)> {
+    owner.suspended.values().map(|want| (want.resource.clone(), want.mode.as_str())).collect()
+}
+
 /// What `ListOwners` tells of each.
 #[must_use]
 pub(super) fn of_owner(owner: &Owner) -> Facts {
@@ -38,7 +44,7 @@ pub(super) fn of_owner(owner: &Owner) -> Facts {
         ("uid", owner.id.uid.into()),
         ("pid", owner.pid().into()),
         ("front", owner.front.as_str().into()),
-        ("state", "running".into()),
+        ("state", owner.state().into()),
         ("since-usec", owner.since.into()),
         ("anchors", words.into()),
         ("locks", count(owner.locks.len())),

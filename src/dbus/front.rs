@@ -1,5 +1,7 @@
 //! What all objects of this front share.
 
+use std::collections::BTreeSet;
+
 use tokio::sync::{mpsc, oneshot};
 use zbus::message::Header;
 
@@ -84,6 +86,30 @@ impl Front {
             call.ask(Action::ManageForeign, &machine.details()).await?;
         }
         Ok(owner)
+    }
+
+    /// Asks whether the caller may take all that an owner holds away from it: his own, or another's
+    /// with authorization for each lock. Those that he was asked about are told.
+    ///
+    /// # Errors
+    ///
+    /// `NoSuchOwner`, `AccessDenied` and the like.
+    pub async fn ask_to_take(&self, call: &Call<'_>, id: OwnerId) -> Result<BTreeSet<u64>, Error> {
+        if self.owner(id)?.locks.is_empty() {
+            self.command(call, id).await?;
+        }
+        // Polkit may take minutes, and what is locked meanwhile it was not asked about; what comes
+        // even later than the last question makes the service refuse.
+        let mut asked = BTreeSet::new();
+        loop {
+            let owner = self.owner(id)?;
+            let new = &owner.locks - &asked;
+            if new.is_empty() || call.uid() == id.uid {
+                return Ok(asked);
+            }
+            self.ask_to_break(call, &owner, new.iter().copied()).await?;
+            asked.extend(new);
+        }
     }
 
     /// Asks whether the caller may break these locks of somebody else's owner, one by one.

@@ -185,8 +185,8 @@ impl Manager {
         let _call = self.enter(&header, "ListWaiting").await?;
         Options::none(options)?;
         let waiters = self.0.service.waiting();
-        let all = waiters.iter().zip(1..);
-        Ok(all.map(|((waiter, owner), n)| waiting::of_waiter(n, waiter, owner.as_ref())).collect())
+        let told = |(waiter, owner): &(_, Option<_>)| waiting::of_waiter(waiter, owner.as_ref());
+        Ok(waiters.iter().flat_map(told).collect())
     }
 
     #[zbus(out_args("holders"))]

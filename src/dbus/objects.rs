@@ -46,7 +46,7 @@ impl Objects {
         let locks = service
             .locks()
             .into_iter()
-            .map(|lock| (paths::lock(lock.id), Interfaces::from([(LOCK, of_lock(&lock))])));
+            .map(|lock| (paths::lock(lock.id), Interfaces::from([(LOCK, of_lock(&lock, service.waiting_for(lock.id)))])));
         lockspaces.chain(owners).chain(locks).collect()
     }
 
@@ -93,7 +93,7 @@ fn object(path: OwnedObjectPath) -> Variant<'static> {
 }
 
 /// All properties of a lock's object.
-pub(super) fn of_lock(lock: &Lock) -> Properties<'static> {
+pub(super) fn of_lock(lock: &Lock, waiting: usize) -> Properties<'static> {
     let want = &lock.want;
     HashMap::from([
         ("Owner", object(paths::owner(lock.owner))),
@@ -105,7 +105,7 @@ pub(super) fn of_lock(lock: &Lock) -> Properties<'static> {
         ("SinceUSec", lock.since.into()),
         ("Mode", want.mode.as_str().into()),
         ("Verified", (lock.proof == Proof::Verified).into()),
-        ("NWaiting", 0u32.into()),
+        ("NWaiting", facts::count(waiting)),
     ])
 }
 
@@ -120,7 +120,8 @@ pub(super) fn of_owner(owner: Owner, locks: &[u64]) -> Properties<'static> {
         ("Front", owner.front.as_str().into()),
         ("SinceUSec", owner.since.into()),
         ("PID", owner.pid().into()),
-        ("State", "running".into()),
+        ("State", owner.state().into()),
+        ("Suspended", facts::suspended(&owner).into()),
         ("Anchors", words.into()),
         ("Locks", locks.into()),
         ("Name", owner.name.into()),

@@ -5,12 +5,18 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use zbus::{OwnedVariant, Variant};
 
 use super::error::Error;
 use super::waiting::Timeout;
 use crate::lock::printable::shown;
+
+/// How long an offer stands where nobody says how long, and at most: its locks are nobody's when both
+/// machines are gone, and keep everybody off until then.
+const OFFER: Duration = Duration::from_secs(60);
+const OFFER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What arrives on the bus.
 pub(super) type Raw = HashMap<String, OwnedVariant>;
@@ -78,6 +84,21 @@ impl Options {
     pub(super) fn timeout(&mut self) -> Result<Timeout, Error> {
         let micros = self.take::<u64>("timeout-usec", "a 64-bit number (t)")?;
         Ok(Timeout(micros.unwrap_or_default()))
+    }
+
+    /// Takes the time for which an offer stands.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgs` for another type, and for none at all or more than a day.
+    pub(super) fn patience(&mut self) -> Result<Duration, Error> {
+        let micros = self.take::<u64>("timeout-usec", "a 64-bit number (t)")?;
+        let time = micros.map_or(OFFER, Duration::from_micros);
+        if time.is_zero() || time > OFFER_MAX {
+            let why = "option 'timeout-usec': an offer stands for a microsecond at least, and a day at most";
+            return Err(Error::invalid(why));
+        }
+        Ok(time)
     }
 
     /// Refuses what was not taken.

@@ -1,6 +1,5 @@
 //! `org.vmlockd1.Owner`: one machine.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use zbus::message::Header;
@@ -174,12 +173,65 @@ impl OwnerObject {
         self.bind(binding::anchor(&call, machine, process, None).await?).await
     }
 
-    /// Withdraws what the owner waits for, if it waits.
+    async fn suspend(&self, #[zbus(header)] header: Header<'_>, options: Raw) -> Result<(), Error> {
+        let call = self.front.enter(&header, OWNER, "Suspend").await?;
+        let mut options = Options::new(options);
+        let force = options.flag("force")?;
+        options.finish()?;
+        let asked = self.front.ask_to_take(&call, self.id()).await?;
+        Ok(self.front.service.suspend(self.id(), &asked, call.uid(), force).await?)
+    }
+
+    #[zbus(out_args("locks"))]
+    async fn resume(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        options: Raw,
+    ) -> Result<Vec<OwnedObjectPath>, Error> {
+        let call = self.enter(&header, "Resume").await?;
+        let mut options = Options::new(options);
+        let timeout = options.timeout()?;
+        options.finish()?;
+        let granted = self.front.service.resume(self.id(), timeout.begin(&call)).await?;
+        let locks = waiting::hand_out_again(&self.front, &call, self.id(), granted).await?;
+        Ok(locks.into_iter().map(paths::lock).collect())
+    }
+
+    #[zbus(out_args("token"))]
+    async fn offer(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        options: Raw,
+    ) -> Result<String, Error> {
+        let call = self.front.enter(&header, OWNER, "Offer").await?;
+        let mut options = Options::new(options);
+        let (force, patience) = (options.flag("force")?, options.patience()?);
+        options.finish()?;
+        let asked = self.front.ask_to_take(&call, self.id()).await?;
+        let offer = self.front.service.offer(self.id(), &asked, call.uid(), force, patience);
+        Ok(offer.await?.simple().to_string())
+    }
+
+    #[zbus(out_args("locks"))]
+    async fn adopt(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        token: String,
+        options: Raw,
+    ) -> Result<Vec<OwnedObjectPath>, Error> {
+        let _call = self.enter(&header, "Adopt").await?;
+        Options::none(options)?;
+        // What is no token is the token of no offer.
+        let token = uuid::Uuid::try_parse(&token).map_err(|_| lock::Error::NoSuchOffer)?;
+        let locks = self.front.service.adopt(self.id(), token).await?;
+        Ok(locks.into_iter().map(paths::lock).collect())
+    }
+
+    /// Withdraws what the owner waits for, and what it offers.
     async fn cancel(&self, #[zbus(header)] header: Header<'_>, options: Raw) -> Result<(), Error> {
         let _call = self.enter(&header, "Cancel").await?;
         Options::none(options)?;
-        self.front.service.cancel(self.id())?;
-        Ok(())
+        Ok(self.front.service.cancel(self.id()).await?)
     }
 
     async fn close(&self, #[zbus(header)] header: Header<'_>, options: Raw) -> Result<(), Error> {
@@ -187,21 +239,7 @@ impl OwnerObject {
         let mut options = Options::new(options);
         let force = options.flag("force")?;
         options.finish()?;
-        if self.front.owner(self.id())?.locks.is_empty() {
-            self.front.command(&call, self.id()).await?;
-        }
-        // Polkit may take minutes, and what is locked meanwhile it was not asked about; what comes
-        // even later than the last question makes the service refuse.
-        let mut asked = BTreeSet::new();
-        loop {
-            let owner = self.front.owner(self.id())?;
-            let new = &owner.locks - &asked;
-            if new.is_empty() || call.uid() == self.id().uid {
-                break;
-            }
-            self.front.ask_to_break(&call, &owner, new.iter().copied()).await?;
-            asked.extend(new);
-        }
+        let asked = self.front.ask_to_take(&call, self.id()).await?;
         Ok(self.front.service.close(self.id(), &asked, call.uid(), force).await?)
     }
 
@@ -237,7 +275,12 @@ impl OwnerObject {
 
     #[zbus(property)]
     fn state(&self) -> &'static str {
-        "running"
+        self.now().map_or("running", |owner| owner.state())
+    }
+
+    #[zbus(property)]
+    fn suspended(&self) -> Vec<(String, &'static str)> {
+        self.now().map(|owner| facts::suspended(&owner)).unwrap_or_default()
     }
 
     #[zbus(property)]

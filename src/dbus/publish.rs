@@ -145,6 +145,7 @@ impl Publisher {
                 }
                 Event::LockspacesChanged => self.show_lockspaces().await?,
                 Event::AnchorsChanged(_)
+                | Event::OwnerChanged(_)
                 | Event::LockConverted(_)
                 | Event::LockVerified(_)
                 | Event::LockLost(..)
@@ -160,6 +161,7 @@ impl Publisher {
         for event in events {
             match event {
                 Event::AnchorsChanged(id) => self.anchors_changed(id).await?,
+                Event::OwnerChanged(id) => self.owner_changed(id).await?,
                 Event::LockAcquired(lock) => {
                     self.acquired(&lock).await?;
                     changed.insert(lock.owner);
@@ -203,7 +205,8 @@ impl Publisher {
 
     async fn show_lock(&self, lock: &Lock) -> zbus::Result<()> {
         let object = LockObject::new(Arc::clone(&self.front), lock.clone());
-        self.add(paths::lock(lock.id), LOCK, object, objects::of_lock(lock)).await.map(drop)
+        let properties = objects::of_lock(lock, self.front.service.waiting_for(lock.id));
+        self.add(paths::lock(lock.id), LOCK, object, properties).await.map(drop)
     }
 
     /// Adds an object and says so. `false`: it was there.
@@ -276,6 +279,16 @@ impl Publisher {
         let object = OwnerObject::new(Arc::clone(&self.front), owner);
         object.anchors_changed(&emitter).await?;
         object.p_i_d_changed(&emitter).await
+    }
+
+    async fn owner_changed(&self, id: OwnerId) -> zbus::Result<()> {
+        let Some(owner) = self.front.service.owner(id) else {
+            return Ok(());
+        };
+        let emitter = self.emitter(paths::owner(id))?;
+        let object = OwnerObject::new(Arc::clone(&self.front), owner);
+        object.state_changed(&emitter).await?;
+        object.suspended_changed(&emitter).await
     }
 
     /// A lockspace that was configured once stays shown: locks that were given there refer to it.

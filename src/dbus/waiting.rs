@@ -48,6 +48,24 @@ pub(super) async fn hand_out(
     Ok(granted.locks)
 }
 
+/// The same for an owner that was resumed: it is suspended again.
+///
+/// # Errors
+///
+/// `WaitCancelled`.
+pub(super) async fn hand_out_again(
+    front: &Front,
+    call: &Call<'_>,
+    id: OwnerId,
+    granted: Granted,
+) -> Result<Vec<u64>, Error> {
+    if is_left(front, call, &granted).await {
+        let held = granted.locks.iter().copied().collect();
+        return Err(gone(front.service.suspend(id, &held, id.uid, true).await));
+    }
+    Ok(granted.locks)
+}
+
 /// The same for an owner that was opened.
 ///
 /// # Errors
@@ -96,27 +114,26 @@ fn gone(undone: Result<(), crate::service::Error>) -> Error {
     crate::service::Error::CallerGone.into()
 }
 
-/// What `ListWaiting` tells of each.
+/// What `ListWaiting` tells of a request: one dictionary for each of its resources.
 #[must_use]
-pub(super) fn of_waiter(position: usize, waiter: &Waiter, owner: Option<&Owner>) -> Facts {
-    let wants: Vec<(String, String)> = waiter
-        .wants
-        .iter()
-        .map(|want| (want.resource.clone(), want.mode.as_str().to_owned()))
-        .collect();
-    let mut told = Facts::from([
-        ("owner", facts::object(crate::paths::owner(waiter.owner))),
-        ("uuid", waiter.owner.uuid.to_string().into()),
-        ("name", owner.map(|owner| owner.name.clone()).unwrap_or_default().into()),
-        ("uid", waiter.owner.uid.into()),
-        ("pid", owner.map_or(0, Owner::pid).into()),
-        ("kind", waiter.purpose.as_str().into()),
-        ("resources", wants.into()),
-        ("position", facts::count(position)),
-        ("since-usec", waiter.since.into()),
-    ]);
-    if let Purpose::Strengthen(lock) = waiter.purpose {
-        told.insert("lock", facts::object(crate::paths::lock(lock)));
-    }
-    told
+pub(super) fn of_waiter(waiter: &Waiter, owner: Option<&Owner>) -> Vec<Facts> {
+    let told = waiter.wants.iter().map(|want| {
+        let mut told = Facts::from([
+            ("ticket", waiter.ticket.into()),
+            ("owner", facts::object(crate::paths::owner(waiter.owner))),
+            ("uuid", waiter.owner.uuid.to_string().into()),
+            ("name", owner.map(|owner| owner.name.clone()).unwrap_or_default().into()),
+            ("uid", waiter.owner.uid.into()),
+            ("pid", owner.map_or(0, Owner::pid).into()),
+            ("kind", waiter.purpose.as_str().into()),
+            ("resource", want.resource.clone().into()),
+            ("mode", want.mode.as_str().into()),
+            ("since-usec", waiter.since.into()),
+        ]);
+        if let Purpose::Strengthen(lock) = waiter.purpose {
+            told.insert("lock", facts::object(crate::paths::lock(lock)));
+        }
+        told
+    });
+    told.collect()
 }

@@ -109,6 +109,7 @@ impl Contents {
                 self.counted.anchor = self.counted.anchor.max(anchor.number());
             }
             Record::Owner(owner) => self.counted.anchor = self.counted.anchor.max(owner.number()),
+            Record::Offer(offer) => self.counted.anchor = self.counted.anchor.max(offer.number()),
             Record::Lockspace(_) => {}
         }
         if line.step != Step::Gone {

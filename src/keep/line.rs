@@ -19,6 +19,8 @@ pub enum Step {
     Held,
     /// Being given up.
     Releasing,
+    /// Given up, or being given up, and remembered.
+    Suspended,
     /// Gone: the line tells of nothing any more, but for the number that is used.
     Gone,
 }
@@ -30,12 +32,13 @@ impl Step {
             Self::Granting => b'g',
             Self::Held => b'h',
             Self::Releasing => b'r',
+            Self::Suspended => b's',
             Self::Gone => b'-',
         }
     }
 
     fn of(byte: u8) -> Option<Self> {
-        [Self::Granting, Self::Held, Self::Releasing, Self::Gone]
+        [Self::Granting, Self::Held, Self::Releasing, Self::Suspended, Self::Gone]
             .into_iter()
             .find(|step| step.byte() == byte)
     }

@@ -14,6 +14,7 @@
 
 pub mod contents;
 pub mod far;
+pub mod handover;
 pub mod inherited;
 pub mod key;
 pub mod line;

@@ -14,6 +14,7 @@ use super::key::Part;
 use super::state::Name;
 use crate::lock::identity::Identity;
 use crate::lock::lockspace::LockspaceKind;
+use super::handover::{OfferRecord, Origin};
 use crate::lock::owner::AnchorId;
 use crate::lock::record::{Lock, Proof, Stage, Want};
 use crate::lock::{Anchor, Front, Mode, Owner, OwnerId};
@@ -32,6 +33,8 @@ pub enum Record {
     Lock(LockRecord),
     /// A directory of keys.
     Lockspace(LockspaceRecord),
+    /// What an owner offers to another.
+    Offer(OfferRecord),
 }
 
 /// A directory of keys that a client named.
@@ -85,7 +88,7 @@ impl Counted {
     pub(super) fn count(&mut self, name: Name) {
         match name {
             Name::Lock(number) => self.lock = self.lock.max(number),
-            Name::Anchor(number) | Name::Owner(number) => self.anchor = self.anchor.max(number),
+            Name::Anchor(number) | Name::Owner(number) | Name::Offer(number) => self.anchor = self.anchor.max(number),
             // The highest is still there: none is ever taken away.
             Name::Lockspace(_) => {}
         }
@@ -156,6 +159,16 @@ pub struct LockRecord {
     lock_files: Vec<Spelling>,
     fleeting: bool,
     write_shown: bool,
+    /// Whose it was before, and which one, where it was handed over; and whether that one is
+    /// remembered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    before: Option<Origin>,
+    /// What its owner remembered, and has again with this.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    resumes: Vec<u64>,
+    /// Under which names its descriptors are parked, where it was handed over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    parked: Option<Origin>,
 }
 
 /// A path: as text where it is text, else as its bytes.
@@ -176,11 +189,11 @@ enum Identified {
 
 // serde passes a reference.
 #[allow(clippy::trivially_copy_pass_by_ref)]
-fn is_zero(number: &u32) -> bool {
+pub(super) fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-fn owner_id(uid: u32, uuid: &str, process: u32) -> Option<OwnerId> {
+pub(super) fn owner_id(uid: u32, uuid: &str, process: u32) -> Option<OwnerId> {
     Some(OwnerId { uid, uuid: Uuid::try_parse(uuid).ok()?, process })
 }
 
@@ -314,11 +327,47 @@ impl From<&Lock> for LockRecord {
             lock_files: want.lock_files.iter().map(|file| file.as_path().into()).collect(),
             fleeting: want.fleeting,
             write_shown: want.write_shown,
+            before: None,
+            resumes: Vec::new(),
+            parked: None,
         }
     }
 }
 
 impl LockRecord {
+    /// The same for a lock that was handed over.
+    #[must_use]
+    pub fn handed_over(self, before: Origin, parked: Origin, resumes: Vec<u64>) -> Self {
+        Self { before: Some(before), parked: Some(parked), resumes, ..self }
+    }
+
+    /// What its owner remembered, and has again with this.
+    #[must_use]
+    pub fn resumes(&self) -> &[u64] {
+        &self.resumes
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn owner(&self) -> Option<OwnerId> {
+        owner_id(self.uid, &self.uuid, self.process)
+    }
+
+    /// Whose it was before.
+    #[must_use]
+    pub fn before(&self) -> Option<&Origin> {
+        self.before.as_ref()
+    }
+
+    /// The owner and the number under which its descriptors are parked.
+    #[must_use]
+    pub fn parked(&self) -> Option<(OwnerId, u64)> {
+        match &self.parked {
+            Some(parked) => parked.name(),
+            None => Some((self.owner()?, self.number)),
+        }
+    }
+
     /// Its number.
     #[must_use]
     pub fn number(&self) -> u64 {

@@ -24,7 +24,7 @@ use crate::lock::printable::shown_path;
 
 /// The version of all that is written. A program reads its own only: what it does not know it
 /// could not keep.
-pub const VERSION: u64 = 2;
+pub const VERSION: u64 = 3;
 
 /// The file's name in the runtime directory.
 pub(super) const FILE: &str = "state";
@@ -46,6 +46,8 @@ pub enum Name {
     Lock(u64),
     /// A directory of keys.
     Lockspace(u32),
+    /// An offer.
+    Offer(AnchorId),
 }
 
 /// The state file, being written.
@@ -249,7 +251,7 @@ fn anew(
     lines.sort_by_key(|(name, ..)| match name {
         Name::Lockspace(number) => (0, u64::from(*number)),
         Name::Owner(number) => (1, *number),
-        Name::Anchor(number) => (2, *number),
+        Name::Anchor(number) | Name::Offer(number) => (2, *number),
         Name::Lock(number) => (3, *number),
     });
     let first = Line { step: Step::Held, mode: None, record: Record::Counted(counted) };

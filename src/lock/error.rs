@@ -95,6 +95,29 @@ pub enum Error {
     /// There is no such owner, or it has ended meanwhile.
     #[error("there is no owner {0}")]
     NoSuchOwner(OwnerId),
+    /// The owner has given up what it holds for a while, and may not ask for more meanwhile.
+    #[error("owner {0} is suspended; resume it first")]
+    Suspended(OwnerId),
+    /// The owner has offered what it holds, and nobody has adopted it yet.
+    #[error("owner {0} has offered its locks already; cancel that first")]
+    OfferedAlready(OwnerId),
+    /// The owner holds nothing that it could offer.
+    #[error("owner {0} holds nothing that could be handed over")]
+    NothingToOffer(OwnerId),
+    /// The owner's own offer.
+    #[error("owner {0} can't adopt its own locks")]
+    OwnOffer(OwnerId),
+    /// The owner holds itself what it would adopt.
+    #[error("disk {resource} is held by this owner itself, by lock {lock}; release that first")]
+    HeldTwice {
+        /// The name by which it is held.
+        resource: String,
+        /// The number of the owner's own lock.
+        lock: u64,
+    },
+    /// There is no such offer, or it has expired.
+    #[error("there is no such offer; it may have expired, been adopted or been cancelled")]
+    NoSuchOffer,
     /// There is no such lock, or it has been released meanwhile.
     #[error("there is no lock {0}")]
     NoSuchLock(u64),

@@ -14,6 +14,8 @@ pub enum Event {
     OwnerOpened(OwnerId),
     /// An owner's anchors changed.
     AnchorsChanged(OwnerId),
+    /// An owner was suspended or resumed, or what it remembers has changed.
+    OwnerChanged(OwnerId),
     /// An owner is gone, and its locks before it.
     OwnerClosed(OwnerId),
     /// A lock was given.
@@ -71,6 +73,10 @@ pub enum Reason {
     OwnerClosed,
     /// Its owner's last anchor went.
     OwnerGone,
+    /// Its owner was suspended, and remembers it.
+    Suspended,
+    /// It passed to another owner.
+    HandedOver,
     /// It was broken.
     Forced,
 }
@@ -83,6 +89,8 @@ impl Reason {
             Self::Released => "released",
             Self::OwnerClosed => "owner-closed",
             Self::OwnerGone => "owner-gone",
+            Self::Suspended => "suspended",
+            Self::HandedOver => "handed-over",
             Self::Forced => "forced",
         }
     }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::description::Description;
 use super::error::Error;
@@ -12,6 +12,7 @@ use super::lockspace::Directory;
 use super::mode::Mode;
 use super::ofd;
 use super::open::{self, Links};
+use super::owner::OwnerId;
 use super::printable::shown_path;
 use super::take::{free_byte, lock_byte};
 use super::work::Work;
@@ -25,6 +26,9 @@ pub struct Held {
     pub(super) writable: bool,
     /// How the bytes are locked; `None` once they were given up. Taken while that changes.
     pub(super) mode: Mutex<Option<Mode>>,
+    /// The owner and the number under which its descriptors are kept, from the first time that they
+    /// are: they stay where they are when the lock becomes another owner's.
+    kept_as: OnceLock<(OwnerId, u64)>,
 }
 
 #[derive(Debug)]
@@ -65,7 +69,12 @@ impl Work for Give {
 
 impl Held {
     pub(super) fn new(bytes: Vec<Byte>, writable: bool, mode: Mode) -> Self {
-        Self { bytes, writable, mode: Mutex::new(Some(mode)) }
+        Self { bytes, writable, mode: Mutex::new(Some(mode)), kept_as: OnceLock::new() }
+    }
+
+    /// The owner and the number under which its descriptors are kept; these, if nobody said before.
+    pub fn kept_as(&self, owner: OwnerId, number: u64) -> (OwnerId, u64) {
+        *self.kept_as.get_or_init(|| (owner, number))
     }
 
     /// Its mode, and the right to change it.

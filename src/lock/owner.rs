@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::error::Error;
 use super::printable::{is_printable, shown};
+use super::record::Want;
 
 /// Which owner: one user's machine.
 ///
@@ -168,8 +169,27 @@ pub struct Owner {
     pub anchors: BTreeMap<AnchorId, Anchor>,
     /// The locks it holds or is about to hold.
     pub locks: BTreeSet<u64>,
+    /// What it held and has given up for a while, by the numbers that the locks had.
+    pub suspended: BTreeMap<u64, Want>,
+    /// All that it holds is offered to another owner.
+    pub offer: Option<Offer>,
+    /// Who has what it remembers, and gives it back should it end.
+    pub handed_to: Option<OwnerId>,
+    /// The locks that it has from others, who remember them.
+    pub came_from: BTreeMap<u64, OwnerId>,
     /// It has lost its last anchor or was closed; it goes when its last lock has gone.
     pub ended: bool,
+}
+
+/// What one owner holds, offered to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offer {
+    /// Who knows this may have it.
+    pub token: Uuid,
+    /// Until when, in microseconds since boot (`CLOCK_BOOTTIME`, `clock_gettime(2)`).
+    pub until: u64,
+    /// The number of its record.
+    pub record: AnchorId,
 }
 
 impl Owner {
@@ -183,8 +203,24 @@ impl Owner {
             since,
             anchors: BTreeMap::new(),
             locks: BTreeSet::new(),
+            suspended: BTreeMap::new(),
+            offer: None,
+            handed_to: None,
+            came_from: BTreeMap::new(),
             ended: false,
         }
+    }
+
+    /// Whether it has given up something for a while.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        !self.suspended.is_empty()
+    }
+
+    /// The word for that.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        if self.is_suspended() { "suspended" } else { "running" }
     }
 
     /// The process it is bound to, the first of several; 0 where there is none.

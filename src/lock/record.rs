@@ -68,6 +68,13 @@ pub struct Want {
 }
 
 impl Want {
+    /// Whether it can be found again without the descriptor by which it came.
+    #[must_use]
+    pub fn can_be_found(&self) -> bool {
+        let key = matches!(self.identity, Identity::Key { .. });
+        key || self.path.as_deref().is_some_and(|path| path.to_str().is_some())
+    }
+
     /// Whether two names mean one resource: one disk, or one file in a lockspace.
     #[must_use]
     pub fn meets(&self, other: &Self) -> bool {

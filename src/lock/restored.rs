@@ -24,7 +24,7 @@ use super::ofd;
 use super::open::{self, Links};
 use super::printable::spelt_path;
 use super::record::Want;
-use super::resolve::{Resolve, Wanted};
+use super::resolve::{Access, Resolve, Wanted};
 use super::resource::DiskPath;
 use super::take::{Goal, Take};
 use super::work::Work;
@@ -218,6 +218,22 @@ impl Work for Retake {
             why: error.to_string(),
         })
     }
+}
+
+/// Finds again what somebody remembers. Opens no disk.
+///
+/// # Errors
+///
+/// [`Error::Changed`] where its name leads elsewhere by now, or nowhere; [`Error::NotLockable`].
+pub fn find_again(want: &Want) -> Result<Goal, Error> {
+    let mut found = find(want).map_err(|Lost { loss, why }| match loss {
+        Loss::Replaced => Error::changed(&want.resource),
+        Loss::Taken | Loss::Unlockable => Error::not_lockable(&want.resource, why),
+    })?;
+    if let Goal::Disk(target) = &mut found {
+        target.shown = want.write_shown.then_some(Access::ReadWrite);
+    }
+    Ok(found)
 }
 
 /// Finds what was locked: by its name, if that still leads to the same thing.

@@ -139,32 +139,46 @@ impl Table {
     pub fn finish_release(&mut self, numbers: &[u64], reason: Reason) -> Vec<Event> {
         let mut events = Vec::with_capacity(numbers.len());
         let mut owners = BTreeSet::new();
-        for lock in numbers.iter().filter_map(|number| self.delete(*number)) {
+        for number in numbers {
+            let Some(lock) = self.delete(*number) else { continue };
             owners.insert(lock.owner);
+            if reason == Reason::Suspended {
+                self.remember(lock.owner, lock.id, lock.want.clone());
+            }
             events.push(Event::LockReleased(Box::new(lock), reason));
+        }
+        if reason == Reason::Suspended {
+            events.extend(owners.iter().copied().map(Event::OwnerChanged));
         }
         events.extend(owners.into_iter().filter_map(|id| self.sweep(id)));
         events
     }
 
-    /// Begins an owner's end: it can be commanded no more, and what it holds is to be released.
-    /// The owner goes with its last lock, at once if it has none.
+    /// Begins an owner's end: it can be commanded no more, and what it holds is to be released, but
+    /// for what goes back to others if `gives_back`. The owner goes with its last lock, at once if
+    /// it has none.
     ///
     /// # Errors
     ///
     /// [`Error::NoSuchOwner`].
-    pub fn end_owner(&mut self, id: OwnerId) -> Result<(Vec<u64>, Vec<Event>), Error> {
+    pub fn end_owner(&mut self, id: OwnerId, gives_back: bool, since: u64) -> Result<Ended, Error> {
         self.living(id)?;
         let Some(owner) = self.owners.get_mut(&id) else {
             return Err(Error::NoSuchOwner(id));
         };
         owner.ended = true;
+        owner.offer = None;
         let locks: Vec<u64> = owner.locks.iter().copied().collect();
         self.end_waiters(id);
         // What is being granted is cancelled by the one who grants it, since only he knows what
         // is taken already.
-        let held = locks.into_iter().filter(|lock| self.begin_release(*lock).is_ok()).collect();
-        Ok((held, self.sweep(id).into_iter().collect()))
+        let held = locks.into_iter().filter(|lock| self.begin_release(*lock).is_ok());
+        let mut held: Vec<u64> = held.collect();
+        let returns = if gives_back { self.begin_returns(id, &held, since) } else { Vec::new() };
+        let back: BTreeSet<u64> =
+            returns.iter().flat_map(|back| &back.locks).map(|(old, _)| *old).collect();
+        held.retain(|lock| !back.contains(lock));
+        Ok(Ended { held, returns, events: self.sweep(id).into_iter().collect() })
     }
 
     /// Begins a strengthening: from now on nobody else is let in.
@@ -276,6 +290,7 @@ impl Table {
         self.touch(std::slice::from_ref(&lock.want));
         if let Some(owner) = self.owners.get_mut(&lock.owner) {
             owner.locks.remove(&number);
+            owner.came_from.remove(&number);
         }
         Some(lock)
     }
@@ -296,11 +311,25 @@ fn hash(name: &str) -> u64 {
     hasher.finish()
 }
 
+/// What is to be done for an owner that ends.
+#[derive(Debug)]
+pub struct Ended {
+    /// To be released.
+    pub held: Vec<u64>,
+    /// To be given back.
+    pub returns: Vec<Move>,
+    /// What has happened already.
+    pub events: Vec<Event>,
+}
+
 mod grant;
+mod handover;
 mod restored;
+mod suspend;
 #[cfg(test)]
 mod tests;
 mod wait;
 
 pub use grant::{Again, Reservation};
+pub use handover::Move;
 pub use wait::News;

@@ -23,9 +23,8 @@
 
 use std::sync::Arc;
 
-use super::describe::{DescribeRefusal, DescribeStranger};
 use super::keeping::{Anchored, Names};
-use super::limits::within;
+use super::limits::{Usage, within};
 use super::place::{Entry, Queued};
 use super::wait::{Attempt, Granted, Tried, Wait};
 use super::{Error, Service, Shown, now};
@@ -36,6 +35,7 @@ use crate::lock::owner::AnchorId;
 use crate::lock::queue::Purpose;
 use crate::lock::record::{Proof, Stage};
 use crate::lock::resolve::{Resolve, Target};
+use crate::lock::restored::find_again;
 use crate::lock::table::{Again, Reservation};
 use crate::lock::take::{Goal, Take};
 use crate::lock::work::{InOrder, Work};
@@ -60,6 +60,8 @@ pub enum Disk {
     Found(Box<Target>),
     /// A key in a lockspace, whatever it stands for.
     Key(Key),
+    /// What the owner held before it was suspended.
+    Remembered(Box<Want>),
 }
 
 impl Disk {
@@ -68,6 +70,7 @@ impl Disk {
             Self::Wanted(resolve) => Ok(Goal::Disk(Box::new(resolve.perform()?))),
             Self::Found(target) => Ok(Goal::Disk(target)),
             Self::Key(key) => Ok(Goal::Key(key)),
+            Self::Remembered(want) => find_again(&want),
         }
     }
 }
@@ -130,10 +133,15 @@ impl Service {
         let reserved = {
             let mut state = self.state();
             state.check_open()?;
-            let limit = state.settings.limits.resources_per_call;
-            within("resources", wants.len(), limit, || "in one call".to_owned())?;
             state.check_total(wants.len())?;
-            state.check_quota(self.0.exempt, id.uid, |usage| usage.count_locks(wants.len()))?;
+            if *purpose != Purpose::Resume {
+                // What is remembered is counted already.
+                state.table.check_running(id)?;
+                let limit = state.settings.limits.resources_per_call;
+                within("resources", wants.len(), limit, || "in one call".to_owned())?;
+                let more = |usage: &mut Usage| usage.count_locks(wants.len());
+                state.check_quota(self.0.exempt, id.uid, more)?;
+            }
             let reserved = match entry.ticket() {
                 Some(ticket) => state.table.reserve_at(ticket, id, &wants, since, *again),
                 None => state.table.reserve(id, &wants, since, *again),
@@ -159,14 +167,13 @@ impl Service {
     /// Step 7.
     fn commit(
         &self,
-        id: OwnerId,
+        request: &Request,
         fresh: &[u64],
         held: &[Arc<Held>],
-        opened: bool,
         entry: &Entry,
-        awaited: bool,
     ) -> Result<Shown, Error> {
-        let (given, shown) = {
+        let (id, opened) = (request.id, request.opened.is_some());
+        let (given, remembered, shown) = {
             let mut state = self.state();
             if entry.is_forlorn() {
                 return Err(Error::CallerGone);
@@ -176,9 +183,18 @@ impl Service {
                 state.held.insert(*lock, Arc::clone(held));
             }
             let opened = opened.then_some(Event::OwnerOpened(id));
-            let events = opened.into_iter().chain(given.iter().cloned()).collect();
-            (given, state.publish_for(events, awaited))
+            let remembered = match request.purpose {
+                Purpose::Resume => state.table.resume(id),
+                Purpose::Acquire | Purpose::Strengthen(_) => Vec::new(),
+            };
+            let resumed = (!remembered.is_empty()).then_some(Event::OwnerChanged(id));
+            let events = opened.into_iter().chain(given.iter().cloned()).chain(resumed);
+            let shown = state.publish_for(events.collect(), request.again == Again::Same);
+            (given, remembered, shown)
         };
+        if let Err(error) = self.keep().mark_locks(&remembered, Step::Gone) {
+            tracing::error!(%error, "an owner is resumed, but what it remembered stays noted");
+        }
         Ok(shown.and_say(given))
     }
 
@@ -224,51 +240,6 @@ impl Service {
         self.forget(&closed);
         self.owner_went();
         outcome
-    }
-
-    /// Puts a refusal into a sentence, and tells those who watch the resource of it. Looks users
-    /// up, so it is for a storage thread.
-    pub(super) fn describe(&self, id: OwnerId, error: Error) -> Error {
-        let error = self.contended(id, error);
-        if let Error::Held { message, .. } | Error::HeldElsewhere(message) = &error {
-            tracing::info!(owner = %id.uuid, uid = id.uid, "refused: {message}");
-        }
-        error
-    }
-
-    /// The same for one who waits instead.
-    pub(super) fn describe_wait(&self, id: OwnerId, because: lock::Error) {
-        let error = self.contended(id, because.into());
-        if let Error::Held { message, .. } | Error::HeldElsewhere(message) = &error {
-            tracing::info!(owner = %id.uuid, uid = id.uid, "waits: {message}");
-        }
-    }
-
-    fn contended(&self, id: OwnerId, error: Error) -> Error {
-        if let Error::Lock(lock::Error::Held(refusal)) = &error {
-            let event = Event::LockContended {
-                resource: refusal.resource.clone(),
-                holders: refusal.holders.iter().map(|holder| holder.owner).collect(),
-                owner: id,
-            };
-            // For others: the one who is refused has his answer.
-            drop(self.state().publish(vec![event]));
-        }
-        told(error)
-    }
-}
-
-/// A refusal in a sentence. Looks users up, so it is for a storage thread.
-pub(super) fn told(error: Error) -> Error {
-    match error {
-        Error::Lock(lock::Error::Held(refusal)) => {
-            let message = DescribeRefusal((*refusal).clone()).perform();
-            Error::Held { message, refusal }
-        }
-        Error::Lock(lock::Error::HeldElsewhere(stranger)) => {
-            Error::HeldElsewhere(DescribeStranger(*stranger).perform())
-        }
-        error => error,
     }
 }
 
@@ -346,6 +317,11 @@ impl Request {
         Self { opened: Some(opened), ..self }
     }
 
+    /// The same for an owner that is suspended.
+    pub(super) fn resuming(self) -> Self {
+        Self { purpose: Purpose::Resume, ..self }
+    }
+
     fn wants(&self) -> Vec<Want> {
         self.goals.iter().zip(&self.modes).map(|(goal, mode)| goal.want(*mode)).collect()
     }
@@ -383,8 +359,7 @@ impl Request {
             service.keep().park(self.id, &numbers, &held)?;
             let names = self.opened.as_ref().map(|opened| &opened.names);
             service.keep().commit(names, &numbers)?;
-            let awaited = self.again == Again::Same;
-            service.commit(self.id, &numbers, &held, names.is_some(), &entry, awaited)
+            service.commit(self, &numbers, &held, &entry)
         })();
         match given {
             Ok(shown) => {

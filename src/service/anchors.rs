@@ -118,7 +118,9 @@ impl Work for Gone {
         }
         // It may have been given another while this one was being forgotten.
         let check = |state: &State| {
-            let alone = state.table.living(id)?.anchors.is_empty();
+            let owner = state.table.living(id)?;
+            // What is offered stays until somebody has it, or the offer expires.
+            let alone = owner.anchors.is_empty() && owner.offer.is_none();
             alone.then_some(()).ok_or(lock::Error::OwnerExists(id).into())
         };
         if let Err(error) = service.end_here(id, Reason::OwnerGone, check) {

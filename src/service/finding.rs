@@ -8,11 +8,13 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use uuid::Uuid;
+mod recovered;
+mod remembered;
 
-use super::keeping::{Anchored, Away, anchor_line, keyed, lock_line, lockspace_line, owner_line};
+use super::keeping::{Anchored, Away, anchor_line, keyed, lockspace_line, offer_line, owner_line};
 use super::state::State;
-use super::{Error, Settings, now};
+use super::{Error, Settings};
+use crate::keep::handover::OfferRecord;
 use crate::keep::line::{Line, Step};
 use crate::keep::parking::Parked;
 use crate::keep::record::{AnchorRecord, LockRecord, LockspaceRecord, OwnerRecord, Record};
@@ -23,16 +25,11 @@ use crate::life::{Connection, Lease, Process};
 use crate::lock::description::Description;
 use crate::lock::directory::Directory;
 use crate::lock::held::Held;
-use crate::lock::owner::AnchorId;
+use crate::lock::owner::{AnchorId, Offer};
 use crate::lock::record::{Proof, Stage};
-use crate::lock::restored::{Directories, recognise};
-use crate::lock::{Anchor, Front, Lock, Mode, Owner, OwnerId};
-
-/// The UUID of the owner that holds what nothing is known of: always the same, so that it can be
-/// looked for.
-const RECOVERED: Uuid = Uuid::from_bytes(*b"vmlockd:recover\0");
-/// Its name.
-const RECOVERED_NAME: &str = "recovered";
+use crate::lock::restored::Directories;
+use crate::lock::{Anchor, Lock, Mode, Owner, OwnerId, Reason};
+use remembered::{Moved, What};
 
 /// What the records and the descriptors say, on its way into the table.
 pub(super) struct Finding {
@@ -51,7 +48,10 @@ pub(super) struct Finding {
     pub(super) wanted_away: Vec<Key>,
     pub(super) anchored: Vec<(OwnerId, AnchorId, Anchored)>,
     pub(super) endings: Vec<OwnerId>,
-    pub(super) releases: Vec<(OwnerId, u64)>,
+    /// What is given up, and whether its owner remembers it.
+    pub(super) releases: Vec<(OwnerId, u64, Reason)>,
+    /// What owners offer that is not expired.
+    pub(super) offers: Vec<(OwnerId, Offer)>,
 }
 
 impl Finding {
@@ -80,6 +80,7 @@ impl Finding {
             anchored: Vec::new(),
             endings: Vec::new(),
             releases: Vec::new(),
+            offers: Vec::new(),
         }
     }
 
@@ -99,6 +100,7 @@ impl Finding {
                 }
                 (Record::Lock(lock), Some(mode)) => locks.push((lock, mode, step)),
                 (Record::Lockspace(lockspace), _) => self.enter_lockspace(lockspace),
+                (Record::Offer(offer), _) => self.offers.extend(offer.offer()),
                 // No line reads so.
                 (Record::Lock(_), None) | (Record::Counted(_), _) => {}
             }
@@ -135,9 +137,16 @@ impl Finding {
         }
         // Those with descriptors first: where records contradict each other, these are right.
         locks.sort_by_key(|(lock, ..)| !self.bytes.contains(&lock.number()));
+        let moved = Moved::of(&locks);
         for (record, mode, step) in locks {
-            self.enter_lock(record, mode, step)?;
+            match moved.what_of(&record, step) {
+                What::Lock => self.enter_lock(record, mode, step)?,
+                What::Remembered => self.enter_remembered(record, mode),
+                What::Nothing => {}
+            }
         }
+        self.finish_suspensions();
+        moved.relate(&mut self.state.table);
         if self.damaged {
             self.recover()?;
         }
@@ -240,7 +249,12 @@ impl Finding {
     ) -> Result<(), Error> {
         let id = owner.id;
         owner.anchors.extend(anchored.iter().map(|(number, found)| (*number, found.anchor())));
-        let ends = !alive || owner.anchors.is_empty();
+        let offer = self.offer_of(id, record.number());
+        let ends = !alive || (owner.anchors.is_empty() && offer.is_none());
+        if let Some(offer) = offer.filter(|_| !ends) {
+            self.lines.push(offer_line(OfferRecord::new(id, offer)));
+            owner.offer = Some(offer);
+        }
         let step = if ends { Step::Releasing } else { Step::Held };
         self.lines.push(owner_line(record.number(), &owner, step));
         for (number, found) in anchored {
@@ -267,21 +281,27 @@ impl Finding {
     }
 
     fn enter_lock(&mut self, record: LockRecord, mode: Mode, step: Step) -> Result<(), Error> {
+        let line = Line { step, mode: Some(mode), record: Record::Lock(record.clone()) };
+        let kept_as = record.parked();
         let Some(lock) = record.lock(mode, Stage::Held) else { return Ok(()) };
         let (id, number) = (lock.owner, lock.id);
         if self.state.table.owner(id).is_none() {
             // Its owner's record is damaged, or the lock would not be there.
             self.enter_manual(id)?;
         }
-        let found = self.descriptions(id, number);
+        let (parked_owner, parked_number) = kept_as.unwrap_or((id, number));
+        let found = self.descriptions(parked_owner, parked_number);
         let held = Held::restored(found, &lock.want, &mut self.directories).map(Arc::new);
+        if let Some(held) = &held {
+            held.kept_as(parked_owner, parked_number);
+        }
         let proof = Proof::Unverified;
         let lock = Lock { proof, ..lock };
         if held.is_none() && step != Step::Held {
             // Begun and not taken, or given up and not forgotten.
             return Ok(());
         }
-        self.lines.push(lock_line(&lock, step));
+        self.lines.push((Name::Lock(number), line));
         if let Err(error) = self.state.table.restore(lock) {
             tracing::error!(%error, lock = number, "a recorded lock is not there; another is");
             self.lines.pop();
@@ -292,7 +312,7 @@ impl Finding {
             self.state.held.insert(number, held);
         }
         if step != Step::Held {
-            self.releases.push((id, number));
+            self.releases.push((id, number, Reason::Released));
         }
         Ok(())
     }
@@ -323,54 +343,6 @@ impl Finding {
             } else {
                 self.wanted.push((key, description.file()? as Parked));
             }
-        }
-        Ok(())
-    }
-
-    /// An owner that stays until it is closed, in place of one of which nothing is known.
-    fn enter_manual(&mut self, id: OwnerId) -> Result<(), Error> {
-        let mut owner = Owner::new(id, RECOVERED_NAME.to_owned(), Front::Dbus, now());
-        owner.anchors.insert(self.state.next_anchor(), Anchor::Manual);
-        let record = self.state.next_anchor();
-        tracing::error!(owner = %id, "an owner's record is damaged; it stays until it is closed");
-        self.lines.push(owner_line(record, &owner, Step::Held));
-        self.state.table.open_owner(owner)?;
-        self.state.kept.entry(id).or_default().record = record;
-        Ok(())
-    }
-
-    /// What is locked, and of which no record is left, goes to an owner of its own.
-    fn recover(&mut self) -> Result<(), Error> {
-        let byte = |key: &Key| match key.part {
-            Part::Byte(number, _) => Some((number, key.owner)),
-            Part::Anchor(_) => None,
-        };
-        let keys = self.fds.keys().chain(&self.away);
-        let numbers: BTreeMap<u64, OwnerId> = keys.filter_map(byte).collect();
-        let id = OwnerId::new(0, RECOVERED);
-        for (number, owner) in numbers {
-            let found = self.descriptions(owner, number);
-            // Where nothing is locked, its record is missing because it was given up.
-            let Some(want) = recognise(&found, number) else { continue };
-            let Some(held) = Held::restored(found, &want, &mut self.directories) else { continue };
-            if self.state.table.owner(id).is_none() {
-                self.enter_manual(id)?;
-            }
-            let (since, stage, proof) = (now(), Stage::Held, Proof::Unverified);
-            let lock = Lock { id: number, owner: id, since, stage, proof, want };
-            tracing::error!(
-                lock = number,
-                "nothing is known of a lock on {}; it stays until an administrator releases it",
-                crate::lock::printable::shown(&lock.want.resource)
-            );
-            let (held, line) = (Arc::new(held), lock_line(&lock, Step::Held));
-            if let Err(error) = self.state.table.restore(lock) {
-                tracing::error!(%error, lock = number, "another lock has a record for it");
-                continue;
-            }
-            self.keep_parked(owner, number, &held)?;
-            self.lines.push(line);
-            self.state.held.insert(number, held);
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Error;
+use crate::keep::handover::OfferRecord;
 use crate::keep::line::{Line, Step};
 use crate::keep::parking::Parked;
 use crate::keep::record::{AnchorRecord, LockRecord, LockspaceRecord, OwnerRecord, Record, Sign};
@@ -56,6 +57,10 @@ pub(super) struct Names {
     pub(super) owner: OwnerId,
     pub(super) record: AnchorId,
     pub(super) anchors: Vec<AnchorId>,
+    /// The locks that it remembers.
+    pub(super) suspended: Vec<u64>,
+    /// Its offer.
+    pub(super) offer: Option<AnchorId>,
 }
 
 /// An anchor with its descriptor.
@@ -117,6 +122,11 @@ pub(super) fn lockspace_line(number: u32, path: &Path) -> (Name, Line) {
     (Name::Lockspace(number), Line { step: Step::Held, mode: None, record })
 }
 
+pub(super) fn offer_line(record: OfferRecord) -> (Name, Line) {
+    let name = Name::Offer(record.number());
+    (name, Line { step: Step::Held, mode: None, record: Record::Offer(record) })
+}
+
 pub(super) fn lock_line(lock: &Lock, step: Step) -> (Name, Line) {
     let record = Record::Lock(LockRecord::from(lock));
     (Name::Lock(lock.id), Line { step, mode: Some(lock.want.mode), record })
@@ -128,6 +138,7 @@ pub(super) fn keyed(
     lock: u64,
     held: &Held,
 ) -> impl Iterator<Item = (Key, &Description)> {
+    let (owner, lock) = held.kept_as(owner, lock);
     held.descriptions()
         .zip(0..)
         .map(move |(description, byte)| (Key { owner, part: Part::Byte(lock, byte) }, description))
@@ -270,12 +281,30 @@ impl Keep {
         Ok(self.state.put(&[lockspace_line(number, path)])?)
     }
 
+    /// Notes whose some locks are now: all of them at once.
+    pub(super) fn put_moved(&self, lines: &[(Name, Line)]) -> Result<(), Error> {
+        Ok(self.state.put(lines)?)
+    }
+
+    /// Notes an offer.
+    pub(super) fn put_offer(&self, offer: OfferRecord) -> Result<(), Error> {
+        Ok(self.state.put(&[offer_line(offer)])?)
+    }
+
+    /// Keeps an offer no more.
+    pub(super) fn forget_offer(&self, record: AnchorId) -> Result<(), Error> {
+        Ok(self.state.mark([Name::Offer(record)], Step::Gone)?)
+    }
+
     /// Keeps an owner no more. `true`: something lies dead in the parking.
     pub(super) fn forget(&self, names: &Names) -> Result<bool, Error> {
         let dead = self.unpark_anchors(names.owner, &names.anchors);
         let anchors = names.anchors.iter().map(|number| Name::Anchor(*number));
+        let suspended = names.suspended.iter().map(|number| Name::Lock(*number));
+        let offer = names.offer.map(Name::Offer);
         // The owner last: anchors without one would not be understood.
-        self.state.mark(anchors.chain([Name::Owner(names.record)]), Step::Gone)?;
+        let all = anchors.chain(suspended).chain(offer).chain([Name::Owner(names.record)]);
+        self.state.mark(all, Step::Gone)?;
         Ok(dead)
     }
 

@@ -86,7 +86,7 @@ impl Usage {
     pub fn of<'a>(owners: impl Iterator<Item = &'a Owner>) -> Self {
         owners.fold(Self::default(), |mut usage, owner| {
             usage.owners += 1;
-            usage.locks += owner.locks.len();
+            usage.locks += owner.locks.len() + owner.suspended.len();
             for anchor in owner.anchors.values() {
                 usage.count(*anchor);
             }

@@ -104,7 +104,8 @@ impl Service {
         state.kept.entry(id).or_default().record = record;
         let owner = state.table.owner(id).cloned().ok_or(lock::Error::NoSuchOwner(id))?;
         let anchors = all.iter().map(|(number, _)| *number).collect();
-        Ok(Opened { owner, names: Names { owner: id, record, anchors }, anchors: all })
+        let names = Names { owner: id, record, anchors, suspended: Vec::new(), offer: None };
+        Ok(Opened { owner, names, anchors: all })
     }
 
     /// Enters an owner into the table, without anchors, its first turn taken.
@@ -247,7 +248,7 @@ impl Service {
             let record = state.kept.get(&id).map(|kept| kept.record);
             if record == Some(names.record) {
                 // It holds nothing: what it was to hold was given back.
-                drop(state.end(id));
+                drop(state.end(id, false));
             }
         }
         self.forget(&[names]);

@@ -20,6 +20,7 @@ use super::state::{Ending, State};
 use super::{Error, Service, Shown};
 use crate::keep::line::Step;
 use crate::lock::held::{Give, Held};
+use crate::lock::table::Move;
 use crate::lock::work::Work;
 use crate::lock::{self, Front, OwnerId, Reason};
 use crate::step::step;
@@ -90,19 +91,31 @@ impl Service {
         if by == id.uid && front == Front::Dbus {
             return self.end(id, Reason::OwnerClosed, |_| Ok(())).await;
         }
-        let check = |state: &State| {
-            let locks = &state.table.living(id)?.locks;
-            if by != id.uid && !locks.is_subset(known) {
-                return Err(Error::MoreLocks);
-            }
-            if !force {
-                let locks: Vec<u64> = locks.iter().copied().collect();
-                self.refuse_to_break(state, id, &locks)?;
-            }
-            Ok(())
-        };
-        self.end(id, Reason::Forced, check).await?;
+        self.end(id, Reason::Forced, |state| self.check_taking(state, id, known, by, force)).await?;
         tracing::warn!(owner = %id.uuid, uid = id.uid, by, "owner closed by force");
+        Ok(())
+    }
+
+    /// Whether somebody may take all that an owner holds away from it: as for [`Self::close`].
+    pub(super) fn check_taking(
+        &self,
+        state: &State,
+        id: OwnerId,
+        known: &BTreeSet<u64>,
+        by: u32,
+        force: bool,
+    ) -> Result<(), Error> {
+        let owner = state.table.living(id)?;
+        if by == id.uid && owner.front == Front::Dbus {
+            return Ok(());
+        }
+        if by != id.uid && !owner.locks.is_subset(known) {
+            return Err(Error::MoreLocks);
+        }
+        if !force {
+            let locks: Vec<u64> = owner.locks.iter().copied().collect();
+            self.refuse_to_break(state, id, &locks)?;
+        }
         Ok(())
     }
 
@@ -141,7 +154,8 @@ impl Service {
         let ending = {
             let mut state = self.state();
             check(&state)?;
-            state.end(id)?
+            // What was broken by force is to be free.
+            state.end(id, reason != Reason::Forced)?
         };
         tracing::info!(owner = %id.uuid, uid = id.uid, locks = ending.held.len(), reason = reason.as_str(), "owner ended");
         Ok(Story::of_owner(self, ending, reason))
@@ -185,6 +199,8 @@ pub(super) struct Story {
     ended: Option<Names>,
     /// Gone from the table already.
     closed: Vec<Names>,
+    /// What goes back to others, once the owner's last command is through.
+    returns: Option<(Vec<Move>, Arc<tokio::sync::Mutex<()>>)>,
     locks: Vec<(u64, Option<Arc<Held>>)>,
     reason: Reason,
     /// Whether somebody waits for it to be seen.
@@ -199,7 +215,8 @@ impl Story {
         reason: Reason,
     ) -> Self {
         let service = service.clone();
-        Self { service, id, ended: None, closed: Vec::new(), locks, reason, awaited: true }
+        let (ended, closed, returns) = (None, Vec::new(), None);
+        Self { service, id, ended, closed, returns, locks, reason, awaited: true }
     }
 
     /// The same, for whom nobody waits.
@@ -208,10 +225,11 @@ impl Story {
     }
 
     pub(super) fn of_owner(service: &Service, ending: Ending, reason: Reason) -> (Self, Shown) {
-        let Ending { names, held: locks, closed, shown } = ending;
+        let Ending { names, held: locks, returns, turn, closed, shown } = ending;
         let (service, id) = (service.clone(), names.owner);
         let ended = Some(names);
-        (Self { service, id, ended, closed, locks, reason, awaited: true }, shown)
+        let returns = (!returns.is_empty()).then_some((returns, turn));
+        (Self { service, id, ended, closed, returns, locks, reason, awaited: true }, shown)
     }
 }
 
@@ -229,19 +247,29 @@ impl Work for Story {
 impl Story {
     /// A step that fails does not keep the next from being tried: whoever releases wants it gone.
     pub(super) fn tell(self) -> Shown {
-        let Self { service, id, ended, closed, locks, reason, awaited } = self;
+        let Self { service, id, ended, closed, returns, mut locks, reason, awaited } = self;
         let keep = service.keep();
-        let numbers: Vec<u64> = locks.iter().map(|(number, _)| *number).collect();
         step("release-decided");
-        let ended = ended.map_or(Ok(()), |names| keep.end(&names));
-        if let Err(error) = ended.and_then(|()| keep.mark_locks(&numbers, Step::Releasing)) {
+        if let Err(error) = ended.map_or(Ok(()), |names| keep.end(&names)) {
+            failed(&error, "an owner ends, though a restart would not know of it");
+        }
+        if let Some((returns, turn)) = returns {
+            locks.extend(service.return_all(&returns, &turn));
+        }
+        let numbers: Vec<u64> = locks.iter().map(|(number, _)| *number).collect();
+        // What is remembered is noted so from the first.
+        let (begun, done) = match reason {
+            Reason::Suspended => (Step::Suspended, Step::Suspended),
+            _ => (Step::Releasing, Step::Gone),
+        };
+        if let Err(error) = keep.mark_locks(&numbers, begun) {
             failed(&error, "a release goes on, though a restart would not know of it");
         }
         step("release-noted");
         for failure in service.give(id, locks) {
             tracing::error!(%failure, "a lock is released, but not all of it could be undone");
         }
-        if let Err(error) = keep.mark_locks(&numbers, Step::Gone) {
+        if let Err(error) = keep.mark_locks(&numbers, done) {
             failed(&error, "a lock is released, but its record is not");
         }
         step("release-forgotten");
@@ -260,6 +288,28 @@ impl Story {
 }
 
 impl Service {
+    /// Gives back what goes back to others; what can't is told, to be released.
+    fn return_all(
+        &self,
+        returns: &[Move],
+        turn: &tokio::sync::Mutex<()>,
+    ) -> Vec<(u64, Option<Arc<Held>>)> {
+        // A lock that is just being converted is not to be handed on in another mode than it is in.
+        let _turn = turn.blocking_lock();
+        let mut left = Vec::new();
+        for moved in returns {
+            match self.carry(moved) {
+                Ok(shown) => drop(shown),
+                Err((error, numbers)) => {
+                    failed(&error, "locks do not go back to where they came from");
+                    let mut state = self.state();
+                    left.extend(numbers.into_iter().map(|lock| (lock, state.held.remove(&lock))));
+                }
+            }
+        }
+        left
+    }
+
     /// Unlocks, and closes the last descriptors. For a storage thread. Tells what failed of it.
     pub(super) fn give(
         &self,

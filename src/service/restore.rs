@@ -35,7 +35,7 @@ use crate::lock::{self, OwnerId, Reason, ofd};
 use crate::step::step;
 
 /// What an owner gives up before he is served: which locks, in whose turn.
-type Release = (OwnerId, Vec<(u64, Option<Arc<Held>>)>, OwnedMutexGuard<()>);
+type Release = (OwnerId, Vec<(u64, Option<Arc<Held>>, Reason)>, OwnedMutexGuard<()>);
 
 /// A service that has come back and does not serve yet.
 #[derive(Debug)]
@@ -120,14 +120,14 @@ pub fn restore(
     // Decided again, so that nobody ever sees them held; done once the service serves.
     let mut ended = Vec::new();
     for id in endings {
-        ended.push(state.end(id)?);
+        ended.push(state.end(id, true)?);
     }
     let mut begun = BTreeMap::new();
-    for (id, number) in releases {
+    for (id, number, reason) in releases {
         // With its owner, perhaps.
         if state.table.begin_release(number).is_ok() {
             let locks = begun.entry(id).or_insert_with(Vec::new);
-            locks.push((number, state.held.remove(&number)));
+            locks.push((number, state.held.remove(&number), reason));
         }
     }
     let mut released = Vec::with_capacity(begun.len());
@@ -184,8 +184,17 @@ impl Restored {
             service.give_up_soon(story, None);
         }
         for (id, locks, turn) in releases {
-            let story = Story::of_locks(&service, id, locks, Reason::Released);
-            service.give_up_soon(story, Some(turn));
+            let turn = Arc::new(turn);
+            for reason in [Reason::Released, Reason::Suspended] {
+                let these = locks.iter().filter(|(.., why)| *why == reason);
+                let these = these.map(|(number, held, _)| (*number, held.clone())).collect();
+                let story = Story::of_locks(&service, id, these, reason);
+                service.give_up_soon(story, Some(Arc::clone(&turn)));
+            }
+        }
+        let offers = service.owners().into_iter();
+        for (id, offer) in offers.filter_map(|owner| Some((owner.id, owner.offer?))) {
+            service.expire_later(id, offer);
         }
         service.spawn(Discard { service: service.clone(), strays, away, twice });
         service.clean_soon();
@@ -194,7 +203,7 @@ impl Restored {
 }
 
 impl Service {
-    fn give_up_soon(&self, story: Story, turn: Option<OwnedMutexGuard<()>>) {
+    fn give_up_soon(&self, story: Story, turn: Option<Arc<OwnedMutexGuard<()>>>) {
         let service = self.clone();
         tokio::spawn(async move {
             match service.give_up(story).await {

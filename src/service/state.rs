@@ -11,11 +11,12 @@ use tokio::task::AbortHandle;
 use super::keeping::{Anchored, Names};
 use super::limits::{Exempt, Usage, within};
 use super::place::Word;
-use super::{Backlog, Batch, Error, Settings, Shown};
+use super::{Backlog, Batch, Error, Settings, Shown, now};
 use crate::lock::directory::Directory;
 use crate::lock::held::Held;
 use crate::lock::owner::AnchorId;
 use crate::lock::queue::Ticket;
+use crate::lock::table::{Ended, Move};
 use crate::lock::{Event, OwnerId, Table};
 
 /// The table, and beside it what the table may not know: descriptors and tasks.
@@ -98,6 +99,10 @@ impl Watch {
 pub(super) struct Ending {
     pub(super) names: Names,
     pub(super) held: Vec<(u64, Option<Arc<Held>>)>,
+    /// What goes back to others.
+    pub(super) returns: Vec<Move>,
+    /// What was held for the length of each of its commands.
+    pub(super) turn: Arc<tokio::sync::Mutex<()>>,
     /// The owner itself, where nothing is in its way.
     pub(super) closed: Vec<Names>,
     pub(super) shown: Shown,
@@ -160,15 +165,20 @@ impl State {
 
     /// Begins an owner's end: the locks it held, and what happened by that. Our ends of its leases
     /// are closed, and its turn comes for nobody any more.
-    pub(super) fn end(&mut self, id: OwnerId) -> Result<Ending, Error> {
-        let anchors = self.table.living(id)?.anchors.keys().copied().collect();
-        let (locks, events) = self.table.end_owner(id)?;
-        let record = self.kept.remove(&id).map_or(0, |kept| kept.record);
-        let names = Names { owner: id, record, anchors };
+    pub(super) fn end(&mut self, id: OwnerId, gives_back: bool) -> Result<Ending, Error> {
+        let owner = self.table.living(id)?;
+        let anchors = owner.anchors.keys().copied().collect();
+        let suspended = owner.suspended.keys().copied().collect();
+        let offer = owner.offer.map(|offer| offer.record);
+        let Ended { held, returns, events } = self.table.end_owner(id, gives_back, now())?;
+        let kept = self.kept.remove(&id);
+        let record = kept.as_ref().map_or(0, |kept| kept.record);
+        let turn = kept.as_ref().map(|kept| Arc::clone(&kept.turn)).unwrap_or_default();
+        let names = Names { owner: id, record, anchors, suspended, offer };
         self.leaving.insert(id, names.clone());
-        let held = locks.into_iter().map(|lock| (lock, self.held.remove(&lock))).collect();
+        let held = held.into_iter().map(|lock| (lock, self.held.remove(&lock))).collect();
         let closed = self.closed(&events);
-        Ok(Ending { names, held, closed, shown: self.publish(events) })
+        Ok(Ending { names, held, returns, turn, closed, shown: self.publish(events) })
     }
 
     /// The owners that are gone by these events, to be forgotten.

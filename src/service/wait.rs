@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::time::{sleep, sleep_until};
 
-use super::acquire::told;
 use super::pauses::Pauses;
 use super::place::{Entry, Place, Word};
+use super::refusals::told;
 use super::{Error, Service, Shown};
 use crate::lock::queue::{Status, Waiter};
 use crate::lock::work::Work;
@@ -262,15 +262,18 @@ impl Service {
         }
     }
 
-    /// Withdraws all that an owner waits for; tells how much that was.
+    /// Withdraws all that an owner waits for, and what it offers.
     ///
     /// # Errors
     ///
     /// [`lock::Error::NoSuchOwner`].
-    pub fn cancel(&self, id: OwnerId) -> Result<usize, Error> {
-        let mut state = self.state();
-        state.table.living(id)?;
-        Ok(state.withdraw(|waiter| waiter.owner == id, Why::Cancelled))
+    pub async fn cancel(&self, id: OwnerId) -> Result<(), Error> {
+        {
+            let mut state = self.state();
+            state.table.living(id)?;
+            state.withdraw(|waiter| waiter.owner == id, Why::Cancelled);
+        }
+        self.withdraw_offer(id).await
     }
 
     /// Withdraws all that anybody waits for, since the service ends or is replaced, and has nobody

@@ -18,6 +18,7 @@ mod cli;
 mod contract;
 mod examples;
 mod fuzz;
+mod handover;
 mod host;
 mod hosts;
 mod house;

@@ -126,7 +126,7 @@ fn an_owner_that_ends_while_it_is_granted_gets_nothing_and_goes_last() {
     hold(&mut table, 0, &[want("/a", 1, Mode::Exclusive)]).unwrap();
     let reservation =
         table.reserve(id(0), &[want("/b", 2, Mode::Exclusive)], 0, Again::Same).unwrap();
-    let (held, events) = table.end_owner(id(0)).unwrap();
+    let Ended { held, events, .. } = table.end_owner(id(0), true, 0).unwrap();
     assert_eq!((held.as_slice(), events.len()), ([1].as_slice(), 0));
     assert!(matches!(table.commit(id(0), &[2]), Err(Error::NoSuchOwner(_))));
     assert_eq!(table.finish_release(&held, Reason::OwnerGone).len(), 1);
@@ -240,8 +240,8 @@ proptest! {
                 Step::Weaken(n) => if let Some(lock) = nth(&table, n) {
                     table.set_mode(lock, Mode::Shared).unwrap();
                 },
-                Step::End(owner) => if let Ok((held, _)) = table.end_owner(id(owner)) {
-                    releasing.extend(held);
+                Step::End(owner) => if let Ok(ended) = table.end_owner(id(owner), true, 0) {
+                    releasing.extend(ended.held);
                 },
             }
             check(&table);

@@ -1,0 +1,64 @@
+//! Owners that have given up what they hold, and remember it.
+
+use super::Table;
+use crate::lock::error::Error;
+use crate::lock::owner::OwnerId;
+use crate::lock::record::{Stage, Want};
+
+impl Table {
+    /// Begins to give up all that an owner holds, to be remembered.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchOwner`]; [`Error::NotLockable`] where something could not be found again.
+    pub fn begin_suspension(&mut self, id: OwnerId) -> Result<Vec<u64>, Error> {
+        let owner = self.living(id)?;
+        let held: Vec<u64> =
+            owner.locks.iter().copied().filter(|lock| self.lock(*lock).is_some()).collect();
+        for lock in held.iter().filter_map(|lock| self.lock(*lock)) {
+            if !lock.want.can_be_found() {
+                let why = "it has no name by which it could be found again";
+                return Err(Error::not_lockable(&lock.want.resource, why));
+            }
+        }
+        for number in &held {
+            if let Some(lock) = self.locks.get_mut(number) {
+                lock.stage = Stage::Releasing;
+            }
+        }
+        Ok(held)
+    }
+
+    /// Refuses what a suspended owner may not ask for.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Suspended`], [`Error::NoSuchOwner`].
+    pub fn check_running(&self, id: OwnerId) -> Result<(), Error> {
+        let owner = self.living(id)?;
+        if owner.is_suspended() { Err(Error::Suspended(id)) } else { Ok(()) }
+    }
+
+    /// What an owner remembers, by the numbers that its locks had.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchOwner`].
+    pub fn remembered(&self, id: OwnerId) -> Result<Vec<Want>, Error> {
+        Ok(self.living(id)?.suspended.values().cloned().collect())
+    }
+
+    /// Has an owner remember something.
+    pub fn remember(&mut self, id: OwnerId, number: u64, want: Want) {
+        if let Some(owner) = self.owners.get_mut(&id) {
+            owner.suspended.insert(number, want);
+        }
+    }
+
+    /// Has an owner forget all that it remembers: it has it again. The numbers that its locks had.
+    pub fn resume(&mut self, id: OwnerId) -> Vec<u64> {
+        let Some(owner) = self.owners.get_mut(&id) else { return Vec::new() };
+        owner.handed_to = None;
+        std::mem::take(&mut owner.suspended).into_keys().collect()
+    }
+}

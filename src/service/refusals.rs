@@ -1,0 +1,53 @@
+//! Refusals on their way to whoever asked, and to those who watch.
+
+use super::describe::{DescribeRefusal, DescribeStranger};
+use super::{Error, Service};
+use crate::lock::work::Work as _;
+use crate::lock::{self, Event, OwnerId};
+
+impl Service {
+    /// Puts a refusal into a sentence, and tells those who watch the resource of it. Looks users
+    /// up, so it is for a storage thread.
+    pub(super) fn describe(&self, id: OwnerId, error: Error) -> Error {
+        let error = self.contended(id, error);
+        if let Error::Held { message, .. } | Error::HeldElsewhere(message) = &error {
+            tracing::info!(owner = %id.uuid, uid = id.uid, "refused: {message}");
+        }
+        error
+    }
+
+    /// The same for one who waits instead.
+    pub(super) fn describe_wait(&self, id: OwnerId, because: lock::Error) {
+        let error = self.contended(id, because.into());
+        if let Error::Held { message, .. } | Error::HeldElsewhere(message) = &error {
+            tracing::info!(owner = %id.uuid, uid = id.uid, "waits: {message}");
+        }
+    }
+
+    fn contended(&self, id: OwnerId, error: Error) -> Error {
+        if let Error::Lock(lock::Error::Held(refusal)) = &error {
+            let event = Event::LockContended {
+                resource: refusal.resource.clone(),
+                holders: refusal.holders.iter().map(|holder| holder.owner).collect(),
+                owner: id,
+            };
+            // For others: the one who is refused has his answer.
+            drop(self.state().publish(vec![event]));
+        }
+        told(error)
+    }
+}
+
+/// A refusal in a sentence. Looks users up, so it is for a storage thread.
+pub(super) fn told(error: Error) -> Error {
+    match error {
+        Error::Lock(lock::Error::Held(refusal)) => {
+            let message = DescribeRefusal((*refusal).clone()).perform();
+            Error::Held { message, refusal }
+        }
+        Error::Lock(lock::Error::HeldElsewhere(stranger)) => {
+            Error::HeldElsewhere(DescribeStranger(*stranger).perform())
+        }
+        error => error,
+    }
+}
