@@ -43,10 +43,12 @@ impl Objects {
         let owners = service.owners_and_locks().into_iter().map(|(owner, locks)| {
             (paths::owner(owner.id), Interfaces::from([(OWNER, of_owner(owner, &locks))]))
         });
-        let locks = service
-            .locks()
-            .into_iter()
-            .map(|lock| (paths::lock(lock.id), Interfaces::from([(LOCK, of_lock(&lock, service.waiting_for(lock.id)))])));
+        let locks = service.locks().into_iter().map(|lock| {
+            (
+                paths::lock(lock.id),
+                Interfaces::from([(LOCK, of_lock(&lock, service.waiting_for(lock.id)))]),
+            )
+        });
         lockspaces.chain(owners).chain(locks).collect()
     }
 

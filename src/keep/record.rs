@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::handover::{OfferRecord, Origin};
 use super::key::Part;
 use super::state::Name;
 use crate::lock::identity::Identity;
 use crate::lock::lockspace::LockspaceKind;
-use super::handover::{OfferRecord, Origin};
 use crate::lock::owner::AnchorId;
 use crate::lock::record::{Lock, Proof, Stage, Want};
 use crate::lock::{Anchor, Front, Mode, Owner, OwnerId};
@@ -88,7 +88,9 @@ impl Counted {
     pub(super) fn count(&mut self, name: Name) {
         match name {
             Name::Lock(number) => self.lock = self.lock.max(number),
-            Name::Anchor(number) | Name::Owner(number) | Name::Offer(number) => self.anchor = self.anchor.max(number),
+            Name::Anchor(number) | Name::Owner(number) | Name::Offer(number) => {
+                self.anchor = self.anchor.max(number)
+            }
             // The highest is still there: none is ever taken away.
             Name::Lockspace(_) => {}
         }

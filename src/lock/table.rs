@@ -255,6 +255,9 @@ impl Table {
         if holders.is_empty() {
             return Ok(());
         }
+        if let Some(stranger) = self.stranger_met_on(want, &holders) {
+            return Err(Error::HeldElsewhere(Box::new(stranger)));
+        }
         let resource = want.resource.clone();
         Err(Error::Held(Box::new(Refusal { resource, holders, ahead: None })))
     }

@@ -132,7 +132,8 @@ impl Service {
     /// be done and nobody has them any more, are told with the error.
     pub(super) fn carry(&self, moved: &Move) -> Result<Shown, (Error, Vec<u64>)> {
         let Move { from, to, remembered, locks } = moved;
-        let resumes = self.state().table.owner(*to).map(|owner| owner.suspended.keys().copied().collect());
+        let resumes =
+            self.state().table.owner(*to).map(|owner| owner.suspended.keys().copied().collect());
         let resumes: Vec<u64> = resumes.filter(|_| !*remembered).unwrap_or_default();
         let mut lines = Vec::with_capacity(locks.len());
         for (old, lock) in locks {
@@ -141,11 +142,8 @@ impl Service {
             let before = Origin::new(*from, *old, *remembered);
             let parked = Origin::new(kept.0, kept.1, false);
             let record = LockRecord::from(lock).handed_over(before, parked, resumes.clone());
-            let line = Line {
-                step: Step::Held,
-                mode: Some(lock.want.mode),
-                record: Record::Lock(record),
-            };
+            let line =
+                Line { step: Step::Held, mode: Some(lock.want.mode), record: Record::Lock(record) };
             lines.push((Name::Lock(lock.id), line));
         }
         let old: Vec<u64> = locks.iter().map(|(old, _)| *old).collect();
@@ -245,7 +243,9 @@ impl Work for Adopt {
             let offer = state.table.owner(from).and_then(|owner| owner.offer);
             let moved = state.table.begin_adoption(token, to, now())?;
             let count = moved.locks.len();
-            if let Err(error) = state.check_quota(service.0.exempt, to.uid, |usage| usage.count_locks(count)) {
+            if let Err(error) =
+                state.check_quota(service.0.exempt, to.uid, |usage| usage.count_locks(count))
+            {
                 state.table.cancel_move(&moved);
                 return Err(error);
             }

@@ -91,7 +91,8 @@ impl Service {
         if by == id.uid && front == Front::Dbus {
             return self.end(id, Reason::OwnerClosed, |_| Ok(())).await;
         }
-        self.end(id, Reason::Forced, |state| self.check_taking(state, id, known, by, force)).await?;
+        self.end(id, Reason::Forced, |state| self.check_taking(state, id, known, by, force))
+            .await?;
         tracing::warn!(owner = %id.uuid, uid = id.uid, by, "owner closed by force");
         Ok(())
     }

@@ -48,7 +48,7 @@ async fn who_is_suspended_holds_nothing_and_gets_all_of_it_again() {
     assert_eq!(remembered, [spelt(&a, "exclusive"), spelt(&b, "shared")]);
     web1.owner.suspend(none()).await.unwrap();
     let more = web1.acquire(&[exclusive(&house.raw_of(0, "c"))]).await.unwrap_err();
-    assert_refused(&more, "InvalidArgs", "suspended");
+    assert_refused(&more, "DBus.Error.InvalidArgs", "suspended");
 
     let taken = web2.acquire(&[exclusive(&b)]).await.unwrap();
     let refused = web1.owner.resume(none()).await.unwrap_err();
@@ -79,9 +79,8 @@ async fn what_is_suspended_is_remembered_over_a_restart_and_an_end() {
     web1.acquire(&[exclusive(&disk)]).await.unwrap();
     web1.owner.suspend(none()).await.unwrap();
     manager(&bus).await.reexecute(none()).await.unwrap();
-    let suspended = async {
-        while web1.owner.state().await.ok().as_deref() != Some("suspended") {}
-    };
+    let suspended =
+        async { while web1.owner.state().await.ok().as_deref() != Some("suspended") {} };
     within("it is back", suspended).await;
     assert_free(&disk);
     assert_eq!(web1.owner.resume(none()).await.unwrap().len(), 1);
@@ -98,20 +97,20 @@ async fn what_is_offered_passes_to_who_adopts_it_and_is_never_free() {
     let (a, b) = (house.raw_of(0, "a"), house.raw_of(0, "b"));
     let (source, target) = two(&house, &bus).await;
     let empty = source.owner.offer(none()).await.unwrap_err();
-    assert_refused(&empty.into(), "InvalidArgs", "holds nothing");
+    assert_refused(&empty.into(), "DBus.Error.InvalidArgs", "holds nothing");
     let old = source.acquire(&[exclusive(&a), shared(&b)]).await.unwrap();
     let token = source.owner.offer(none()).await.unwrap();
     let again = source.owner.offer(none()).await.unwrap_err();
-    assert_refused(&again.into(), "InvalidArgs", "already");
+    assert_refused(&again.into(), "DBus.Error.InvalidArgs", "already");
     for wrong in ["", "x", "4dea22b31d52d8f32516782e98ab3fa0"] {
         let refused = target.owner.adopt(wrong, none()).await.unwrap_err();
         assert_refused(&refused.into(), "NoSuchOffer", "no such offer");
     }
     let own = source.owner.adopt(&token, none()).await.unwrap_err();
-    assert_refused(&own.into(), "InvalidArgs", "its own");
+    assert_refused(&own.into(), "DBus.Error.InvalidArgs", "its own");
     let mine = target.acquire(&[shared(&b)]).await.unwrap();
     let twice = target.owner.adopt(&token, none()).await.unwrap_err();
-    assert_refused(&twice.into(), "InvalidArgs", "itself");
+    assert_refused(&twice.into(), "DBus.Error.InvalidArgs", "itself");
     target.release(&mine).await.unwrap();
     assert_eq!(source.locks().await, old);
 
@@ -171,7 +170,8 @@ async fn a_source_that_fails_leaves_what_it_offers_until_the_offer_ends() {
     let brief = option("timeout-usec", 1000_u64);
     let late = target.owner.offer(brief).await.unwrap();
     drop(target.lease);
-    let gone = async { while !manager(&bus).await.list_owners(none()).await.unwrap().is_empty() {} };
+    let gone =
+        async { while !manager(&bus).await.list_owners(none()).await.unwrap().is_empty() {} };
     within("the end of the offer", gone).await;
     assert_free(&disk);
     let third = Machine::open(&bus, "third").await;

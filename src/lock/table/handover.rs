@@ -137,7 +137,8 @@ impl Table {
             let Some(lock) = self.locks.get_mut(number) else { continue };
             lock.stage = Stage::Releasing;
             self.last += 1;
-            let mut moved = Lock { id: self.last, owner: to, since, stage: Stage::Held, ..lock.clone() };
+            let mut moved =
+                Lock { id: self.last, owner: to, since, stage: Stage::Held, ..lock.clone() };
             // What one user has shown, another has not.
             moved.want.write_shown &= from.uid == to.uid;
             locks.push((*number, moved));

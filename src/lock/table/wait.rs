@@ -223,6 +223,26 @@ impl Table {
         })
     }
 
+    /// The stranger who really holds what one of those who wait for him is just trying again to get,
+    /// where that is all that is in the way.
+    pub(super) fn stranger_met_on(&self, want: &Want, holders: &[Holder]) -> Option<Stranger> {
+        let tries = |holder: &Holder| self.lock(holder.lock).is_none();
+        if !holders.iter().all(tries) {
+            return None;
+        }
+        let mut waiters = self.queue.for_resource(want).map(|(waiter, ..)| waiter);
+        let stranger = waiters.find_map(|waiter| match &waiter.status {
+            Status::Elsewhere(_, stranger)
+                if holders.iter().any(|holder| holder.owner == waiter.owner) =>
+            {
+                Some((**stranger).clone())
+            }
+            _ => None,
+        });
+        let resource = want.resource.clone();
+        stranger.map(|stranger| Stranger { resource, ..stranger })
+    }
+
     fn ahead(&self, waiter: &Waiter) -> Ahead {
         let name = self.owners.get(&waiter.owner).map(|owner: &Owner| owner.name.clone());
         Ahead { owner: waiter.owner, name: name.unwrap_or_default(), since: waiter.since }

@@ -65,7 +65,8 @@ impl Moved {
     /// Who gives back to whom.
     pub(super) fn relate(&self, table: &mut Table) {
         for (from, old, to, new) in &self.relations {
-            let remembers = table.owner(*from).is_some_and(|owner| owner.suspended.contains_key(old));
+            let remembers =
+                table.owner(*from).is_some_and(|owner| owner.suspended.contains_key(old));
             if remembers && table.lock(*new).is_some() {
                 table.restore_handover(*from, *to, *new);
             }
@@ -86,11 +87,8 @@ impl Finding {
     /// descriptors any more, and they are closed as what nobody was told of.
     pub(super) fn enter_remembered(&mut self, record: LockRecord, mode: Mode) {
         let number = record.number();
-        let line = Line {
-            step: Step::Suspended,
-            mode: Some(mode),
-            record: Record::Lock(record.clone()),
-        };
+        let line =
+            Line { step: Step::Suspended, mode: Some(mode), record: Record::Lock(record.clone()) };
         let Some(lock) = record.lock(mode, Stage::Held) else { return };
         // With an owner that has ended goes what it remembers.
         if self.state.table.living(lock.owner).is_ok() && !self.endings.contains(&lock.owner) {
@@ -109,7 +107,8 @@ impl Finding {
             Some((lock.owner, lock.id, reason))
         });
         let half: Vec<_> = half.collect();
-        let given_up = |number: &u64| self.releases.iter().any(|(_, released, _)| released == number);
+        let given_up =
+            |number: &u64| self.releases.iter().any(|(_, released, _)| released == number);
         let half: Vec<_> = half.into_iter().filter(|(_, number, _)| !given_up(number)).collect();
         self.releases.extend(half);
     }
