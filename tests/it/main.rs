@@ -31,6 +31,7 @@ mod methods;
 mod owners;
 mod reexec;
 mod reload;
+mod shared_fs;
 mod soak;
 mod state;
 mod survive;
