@@ -5,3 +5,4 @@ mod attributes;
 mod between;
 mod harness;
 mod pair;
+mod waiting;

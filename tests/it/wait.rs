@@ -7,7 +7,7 @@ use crate::machine::{Answer, Machine, exclusive, lock, manager, option, shared};
 use crate::untouched::assert_refused;
 
 /// Longer than any test lives.
-const LONG: u64 = u64::MAX;
+pub(crate) const LONG: u64 = u64::MAX;
 
 /// Returns once so many wait.
 pub(crate) async fn until_waiting(bus: &Connection, wanted: u32) {
@@ -17,7 +17,7 @@ pub(crate) async fn until_waiting(bus: &Connection, wanted: u32) {
 }
 
 /// Has a machine wait, by a task of its own, and returns once it does.
-async fn wait(
+pub(crate) async fn wait(
     bus: &Connection,
     machine: &Machine,
     disks: &[(&str, &str)],
