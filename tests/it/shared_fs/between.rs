@@ -4,8 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use super::pair::{Files, Half, Pair, until_got};
-use crate::house::within;
+use super::pair::{Files, Half, Pair, until, until_got};
 use crate::listed::Listed;
 use crate::machine::{Machine, exclusive, manager, shared};
 use crate::methods::none;
@@ -113,8 +112,8 @@ async fn a_machine_that_ends_leaves_its_disk(files: Files) {
         refused(&web2, exclusive(&disk)).await;
         drop(web1);
         until_got(&web2, &disk).await;
-        let gone = async { while !Listed::by(&first.bus).await.owners.is_empty() {} };
-        within("the machine's end", gone).await;
+        let gone = async || Listed::by(&first.bus).await.owners.is_empty();
+        until("the machine's end", gone).await;
         web2.owner.close(none()).await.unwrap();
     }
 }
@@ -156,16 +155,12 @@ struct Left {
 /// Waits until the only lock on a host is said to be verified, and lost, or not.
 async fn until_said(host: &Half, wanted: (bool, bool)) {
     let manager = manager(&host.bus).await;
-    let said = async {
-        loop {
-            let rows = manager.list_locks(none()).await.unwrap();
-            let word = |key: &str| bool::try_from(&rows[0][key]).unwrap();
-            if (word("verified"), word("lost")) == wanted {
-                return;
-            }
-        }
+    let said = async || {
+        let rows = manager.list_locks(none()).await.unwrap();
+        let word = |key: &str| bool::try_from(&rows[0][key]).unwrap();
+        (word("verified"), word("lost")) == wanted
     };
-    within(&format!("verified and lost: {wanted:?}"), said).await;
+    until(&format!("verified and lost: {wanted:?}"), said).await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use super::pair::shared;
+use super::pair::{shared, until};
 use crate::house::{Kind, Rival, Shared, gone, pidfd, within};
 
 const KINDS: [Kind; 2] = [Kind::Posix, Kind::Ofd];
@@ -17,12 +17,14 @@ async fn each_host_sees_what_the_other_writes_and_nobody_else_does() {
     let [a, b] = shared.hosts();
     for (writes, reads, text) in [(a, b, "by a"), (b, a, "by b")] {
         fs::write(writes.at(&file), text).unwrap();
-        until("it is written", || fs::read_to_string(reads.at(&file)).unwrap() == text).await;
+        until("it is written", async || fs::read_to_string(reads.at(&file)).unwrap() == text).await;
     }
     assert_eq!(fs::read_dir(shared.path()).unwrap().count(), 0);
-    let of = |path: &str| shared.hosts().each_ref().map(|host| fs::read(host.at(path)).unwrap());
-    let [first, second] = of("/proc/sys/kernel/random/boot_id");
-    assert_ne!(first, second);
+    let ids = ["/proc/sys/kernel/random/boot_id", "/etc/machine-id"];
+    for id in ids.into_iter().filter(|id| Path::new(id).exists()) {
+        let [first, second] = shared.hosts().each_ref().map(|host| fs::read(host.at(id)).unwrap());
+        assert_ne!(first, second, "{id}");
+    }
 }
 
 #[tokio::test]
@@ -37,7 +39,7 @@ async fn locks_of_both_kinds_are_in_the_way_of_both_kinds_on_the_other_host() {
                 assert_eq!(refused, Errno::EAGAIN, "{has:?} and {wants:?}");
             }
             rival.release();
-            let free = || Rival::try_once(&other, wants, true).is_ok();
+            let free = async || Rival::try_once(&other, wants, true).is_ok();
             until("a lock ends with its holder", free).await;
 
             let sharer = Rival::hold(&holder, has, false).unwrap();
@@ -63,16 +65,6 @@ async fn nothing_stays_of_it() {
     assert!(!path.parent().unwrap().exists());
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     assert!(!mounts.contains(path.to_str().unwrap()), "{mounts}");
-}
-
-/// Asks until it is so.
-async fn until(what: &str, so: impl Fn() -> bool) {
-    let so = async {
-        while !so() {
-            tokio::task::yield_now().await;
-        }
-    };
-    within(what, so).await;
 }
 
 fn both_ways(shared: &Shared, disk: &Path) -> [[PathBuf; 2]; 2] {

@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use zbus::Connection;
 
@@ -79,10 +80,24 @@ impl Half {
 
 /// Asks until the machine has the disk.
 pub(super) async fn until_got(machine: &Machine, disk: &Path) {
-    let got = async {
-        while let Err(refused) = machine.acquire(&[exclusive(disk)]).await {
+    until("the disk is free", async || match machine.acquire(&[exclusive(disk)]).await {
+        Ok(_) => true,
+        Err(refused) => {
             assert_eq!(refused.name, "LockHeldElsewhere", "{refused:?}");
+            false
+        }
+    })
+    .await;
+}
+
+/// Asks until it is so, with pauses: who asks without any keeps the processors from the file
+/// system's servers, on which it depends.
+pub(super) async fn until(what: &str, so: impl AsyncFn() -> bool) {
+    let mut moments = tokio::time::interval(Duration::from_millis(20));
+    let so = async {
+        while !so().await {
+            moments.tick().await;
         }
     };
-    within("the disk is free", got).await;
+    within(what, so).await;
 }
