@@ -32,6 +32,7 @@ mod methods;
 mod owners;
 mod reexec;
 mod reload;
+mod shared_fs;
 mod soak;
 mod state;
 mod survive;

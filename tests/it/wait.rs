@@ -7,7 +7,7 @@ use crate::machine::{Answer, Machine, exclusive, lock, manager, option, shared};
 use crate::untouched::assert_refused;
 
 /// Longer than any test lives.
-const LONG: u64 = u64::MAX;
+pub(crate) const LONG: u64 = u64::MAX;
 
 /// Returns once so many wait.
 pub(crate) async fn until_waiting(bus: &Connection, wanted: u32) {

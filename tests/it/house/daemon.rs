@@ -1,6 +1,7 @@
 //! The service under test, as a process.
 
 use std::{
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
@@ -22,6 +23,8 @@ use super::{
 pub(crate) struct Launch {
     /// The program.
     pub(crate) program: PathBuf,
+    /// The words before it, of a program that executes it elsewhere: on a host of its own.
+    pub(crate) inside: Vec<String>,
     /// Whose per-user instance it is; none for the system's.
     pub(crate) session_of: Option<u32>,
     pub(crate) config: PathBuf,
@@ -39,6 +42,7 @@ impl Launch {
     pub(crate) fn below(dir: &Path) -> Launch {
         Launch {
             program: program("vmlockd"),
+            inside: Vec::new(),
             session_of: None,
             config: dir.join("vmlockd.toml"),
             runtime_dir: dir.join("run"),
@@ -67,8 +71,9 @@ impl Launch {
     /// The command that starts it, which dies with this binary.
     pub(crate) fn command(&self, bus: &Bus) -> Command {
         let account = self.session_of.filter(|uid| *uid != ROOT).map(Account::of);
-        let mut command = mortal(account.as_ref(), &self.program);
-        command.args(self.words());
+        let mut line = self.inside.iter().map(OsStr::new).chain([self.program.as_os_str()]);
+        let mut command = mortal(account.as_ref(), line.next().expect("a program"));
+        command.args(line).args(self.words());
         // The machine's own bus, service manager and user must not be met by accident.
         for key in ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "RUST_LOG"] {
             command.env_remove(key);

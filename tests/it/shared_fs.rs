@@ -1,0 +1,8 @@
+//! Two hosts, a service on each, and a file system that they share: what one has locked, the other
+//! is refused, and gets as soon as it is free.
+
+mod attributes;
+mod between;
+mod harness;
+mod pair;
+mod waiting;
