@@ -12,7 +12,12 @@ pub(crate) const LONG: u64 = u64::MAX;
 /// Returns once so many wait.
 pub(crate) async fn until_waiting(bus: &Connection, wanted: u32) {
     let manager = manager(bus).await;
-    let waiting = async { while manager.n_waiting().await.unwrap() != wanted {} };
+    let waiting = async {
+        while manager.n_waiting().await.unwrap() != wanted {
+            // Not at once: whoever is to begin to wait needs the processor, too.
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    };
     within(&format!("{wanted} waiting"), waiting).await;
 }
 

@@ -133,8 +133,14 @@ impl Table {
         let holds = matches!(waiter.purpose, Purpose::Strengthen(_));
         waiter.wants.iter().all(|want| {
             let claim = || self.claim_on(want, waiter.owner, waiter.ticket);
-            !self.is_held_up(waiter, want) && (holds || claim().is_none())
+            let has = || holds || self.has(waiter.owner, want);
+            !self.is_held_up(waiter, want) && (has() || claim().is_none())
         })
+    }
+
+    /// Whether an owner has a lock on this already: nobody who waits for it can be overtaken by that.
+    fn has(&self, id: OwnerId, want: &Want) -> bool {
+        self.met_by(want).any(|lock| lock.owner == id)
     }
 
     /// Whether a lock of somebody else is in a waiter's way.
@@ -217,6 +223,7 @@ impl Table {
             let held = self.refuse_if_held(want, others);
             let claimed = || match waiter.purpose {
                 Purpose::Strengthen(_) => Ok(()),
+                _ if self.has(waiter.owner, want) => Ok(()),
                 _ => self.refuse_if_claimed(want, waiter.owner, waiter.ticket),
             };
             held.and_then(|()| claimed()).err()
