@@ -177,7 +177,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
                 }
             },
             () = tick(&mut signals.watchdog) => notify::alive(),
-            () = idle.is_over(|| service.owner_count() == 0 && server.count() == 0) => {
+            () = idle.is_over(|| service.is_idle() && server.count() == 0) => {
                 tracing::info!("nobody has needed vmlockd for a while");
                 break;
             }

@@ -177,6 +177,8 @@ pub struct Owner {
     pub handed_to: Option<OwnerId>,
     /// The locks that it has from others, who remember them.
     pub came_from: BTreeMap<u64, OwnerId>,
+    /// It is there for others to see: not while it is being opened, which may wait for its first locks.
+    pub opened: bool,
     /// It has lost its last anchor or was closed; it goes when its last lock has gone.
     pub ended: bool,
 }
@@ -207,6 +209,7 @@ impl Owner {
             offer: None,
             handed_to: None,
             came_from: BTreeMap::new(),
+            opened: true,
             ended: false,
         }
     }

@@ -70,9 +70,9 @@ impl Table {
         self.owners.get(&id).filter(|owner| !owner.ended).ok_or(Error::NoSuchOwner(id))
     }
 
-    /// All owners, by user and UUID.
+    /// All owners that are there for others to see, by user and UUID.
     pub fn owners(&self) -> impl Iterator<Item = &Owner> {
-        self.owners.values().filter(|owner| !owner.ended)
+        self.owners.values().filter(|owner| owner.opened && !owner.ended)
     }
 
     /// The owners of one user.

@@ -126,7 +126,8 @@ impl Service {
                 usage.count(anchor.anchor());
             }
         })?;
-        state.table.open_owner(Owner::new(id, name.to_owned(), front, now()))?;
+        let owner = Owner { opened: false, ..Owner::new(id, name.to_owned(), front, now()) };
+        state.table.open_owner(owner)?;
         let kept = state.kept.entry(id).or_default();
         // Nobody else has this mutex yet, so it is free.
         Arc::clone(&kept.turn).try_lock_owned().map_err(|_| Error::Abandoned)

@@ -9,13 +9,20 @@ impl Service {
     /// An owner.
     #[must_use]
     pub fn owner(&self, id: OwnerId) -> Option<Owner> {
-        self.state().table.living(id).ok().cloned()
+        self.state().table.living(id).ok().filter(|owner| owner.opened).cloned()
     }
 
     /// All owners.
     #[must_use]
     pub fn owners(&self) -> Vec<Owner> {
         self.state().table.owners().cloned().collect()
+    }
+
+    /// Whether nobody has anything here, or waits for it.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let state = self.state();
+        state.table.owners().next().is_none() && state.table.waiters().next().is_none()
     }
 
     /// How many owners there are.
@@ -73,7 +80,7 @@ impl Service {
     pub fn owner_by_pid(&self, pid: u32, caller: u32) -> Option<OwnerId> {
         let state = self.state();
         let bound = |owner: &&Owner| pid != 0 && owner.is_bound_to(pid);
-        let mine = state.table.owners_of(caller).filter(|owner| !owner.ended).find(bound);
+        let mine = state.table.owners().filter(|owner| owner.id.uid == caller).find(bound);
         mine.or_else(|| state.table.owners().find(bound)).map(|owner| owner.id)
     }
 

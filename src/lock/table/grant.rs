@@ -137,6 +137,9 @@ impl Table {
     /// are to be given back and the reservation to be cancelled.
     pub fn commit(&mut self, id: OwnerId, fresh: &[u64]) -> Result<Vec<Event>, Error> {
         self.living(id)?;
+        if let Some(owner) = self.owners.get_mut(&id) {
+            owner.opened = true;
+        }
         let mut events = Vec::with_capacity(fresh.len());
         for number in fresh {
             if let Some(lock) = self.locks.get_mut(number) {
