@@ -12,6 +12,8 @@ use super::op::{Disk, Vm, list};
 pub(super) enum Answer {
     /// It is done.
     Done,
+    /// So many were withdrawn.
+    Withdrawn(usize),
     /// Locks, in the order of the request.
     Locks(Vec<(Vm, Disk)>),
     /// It is not done.
@@ -21,8 +23,16 @@ pub(super) enum Answer {
 /// Why something is not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Why {
-    /// Others hold this one.
-    Held(Disk, BTreeSet<(Vm, Mode)>),
+    /// Others hold this one; or somebody waits for it who came first.
+    Held(Disk, BTreeSet<(Vm, Mode)>, Option<Vm>),
+    /// The time is over, and this was in the way.
+    TimedOut(Box<Option<Why>>),
+    /// Somebody withdrew it.
+    Cancelled,
+    /// The machine ended meanwhile.
+    OwnerGone,
+    /// Whoever asked went away.
+    CallerGone,
     TwoModes,
     /// The machine holds it, in this mode.
     OtherMode(Disk, Mode),
@@ -43,9 +53,11 @@ impl fmt::Display for Answer {
                 let locks = locks.iter().map(|(vm, disk)| format!("{vm}'s on {disk}"));
                 write!(f, "locks: {}", list(locks))
             }
-            Self::Refused(Why::Held(disk, holders)) => {
+            Self::Withdrawn(count) => write!(f, "{count} withdrawn"),
+            Self::Refused(Why::Held(disk, holders, ahead)) => {
                 let holders = holders.iter().map(|(vm, mode)| format!("{vm} ({mode})"));
-                write!(f, "refused: {disk} is held by {}", list(holders))
+                write!(f, "refused: {disk} is held by {}", list(holders))?;
+                ahead.map_or(Ok(()), |ahead| write!(f, "; {ahead} waits for it"))
             }
             Self::Refused(why) => write!(f, "refused: {why:?}"),
         }

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
+use std::time::Instant;
 
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use vmlockd::life::Lease;
 use vmlockd::lock::{self, Front};
-use vmlockd::service::{Error, NewAnchor, Opening, Service};
+use vmlockd::service::{self, Ask, Error, NewAnchor, Opening, Presence, Service};
 
 use super::answer::{Answer, Why};
 use super::numbers::Numbers;
-use super::op::{Anchor, By, Op, Vm, Wish};
+use super::op::{Anchor, By, Op, Vm, Wait, Wish};
 use super::scene::{self, Scene};
 
 /// A user who owns none of the machines.
@@ -22,6 +24,7 @@ const ANOTHER: u32 = 1000;
 #[derive(Debug)]
 enum Reply {
     Nothing,
+    Count(usize),
     Locks(Vec<u64>),
     Opened(Vm, Vec<u64>, Option<OwnedFd>),
     Lease(Vm, OwnedFd),
@@ -32,9 +35,17 @@ type Outcome = Result<Reply, Error>;
 /// Calls that are not answered yet, by the number of their step; and what came of others.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
-    open: BTreeMap<usize, JoinHandle<Outcome>>,
+    open: BTreeMap<usize, Call>,
     /// The ends of leases that callers have.
     pub(super) leases: BTreeMap<Vm, Vec<OwnedFd>>,
+}
+
+#[derive(Debug)]
+struct Call {
+    task: JoinHandle<Outcome>,
+    of: Option<Vm>,
+    /// Told when the caller goes away.
+    left: watch::Sender<bool>,
 }
 
 impl By {
@@ -53,20 +64,25 @@ fn call(
     service: Service,
     scene: &Scene,
     numbers: &Numbers,
+    caller: watch::Receiver<bool>,
 ) -> Option<Pin<Box<dyn Future<Output = Outcome> + Send>>> {
     let asks = |wishes: &[Wish]| wishes.iter().map(|wish| scene.ask(wish)).collect::<Vec<_>>();
+    let wait = |wait: Wait| {
+        let until = (wait == Wait::Over).then(Instant::now);
+        (wait != Wait::No).then(|| service::Wait { until, caller: Presence(caller) })
+    };
     Some(match op {
-        Op::Open { vm, anchor, wishes } => {
-            let (vm, anchor, asks) = (*vm, *anchor, asks(wishes));
-            Box::pin(open(service, vm, anchor, asks))
+        Op::Open { vm, anchor, wishes, wait: how } => {
+            let (vm, anchor, asks, wait) = (*vm, *anchor, asks(wishes), wait(*how));
+            Box::pin(open(service, vm, anchor, asks, wait))
         }
         Op::Hold(vm) => {
             let vm = *vm;
             Box::pin(async move { Ok(Reply::Lease(vm, service.hold(scene::id(vm)).await?)) })
         }
-        Op::Acquire { vm, wishes } => {
-            let (id, asks) = (scene::id(*vm), asks(wishes));
-            Box::pin(async move { Ok(Reply::Locks(service.acquire(id, asks).await?)) })
+        Op::Acquire { vm, wishes, wait: how } => {
+            let (id, asks, wait) = (scene::id(*vm), asks(wishes), wait(*how));
+            Box::pin(async move { Ok(Reply::Locks(service.acquire(id, asks, wait).await?.locks)) })
         }
         Op::Release { vm, disks, by } => {
             let locks: Vec<u64> = disks.iter().map(|disk| numbers.of(*vm, *disk)).collect();
@@ -75,9 +91,11 @@ fn call(
                 service.release(id, &locks, uid, force).await.map(|()| Reply::Nothing)
             })
         }
-        Op::Convert { vm, disk, mode } => {
-            let (number, mode) = (numbers.of(*vm, *disk), *mode);
-            Box::pin(async move { service.convert(number, mode).await.map(|()| Reply::Nothing) })
+        Op::Convert { vm, disk, mode, wait: how } => {
+            let (number, mode, wait) = (numbers.of(*vm, *disk), *mode, wait(*how));
+            Box::pin(
+                async move { service.convert(number, mode, wait).await.map(|_| Reply::Nothing) },
+            )
         }
         Op::Close { vm, by } => {
             let (id, (uid, force)) = (scene::id(*vm), by.asking());
@@ -86,7 +104,11 @@ fn call(
                 service.close(id, &known, uid, force).await.map(|()| Reply::Nothing)
             })
         }
-        Op::Drop(_) | Op::Restart(_) => return None,
+        Op::Cancel(vm) => {
+            let id = scene::id(*vm);
+            Box::pin(async move { Ok(Reply::Count(service.cancel(id)?)) })
+        }
+        Op::Drop(_) | Op::Leave(_) | Op::Restart(_) => return None,
     })
 }
 
@@ -94,7 +116,8 @@ async fn open(
     service: Service,
     vm: Vm,
     anchor: Anchor,
-    asks: Vec<vmlockd::service::Ask>,
+    asks: Vec<Ask>,
+    wait: Option<service::Wait>,
 ) -> Outcome {
     let (anchor, theirs) = match anchor {
         Anchor::Lease => {
@@ -105,7 +128,7 @@ async fn open(
     };
     let (id, name, anchors) = (scene::id(vm), vm.to_string(), vec![anchor]);
     let opening = Opening { id, name, front: Front::Dbus, anchors, asks };
-    Ok(Reply::Opened(vm, service.open(opening).await?, theirs))
+    Ok(Reply::Opened(vm, service.open(opening, wait).await?.locks, theirs))
 }
 
 impl Calls {
@@ -122,8 +145,18 @@ impl Calls {
         if let Op::Drop(vm) = op {
             self.leases.get_mut(vm).and_then(Vec::pop);
         }
-        if let Some(call) = call(op, service, scene, numbers) {
-            self.open.insert(number, runtime.spawn(call));
+        if let Op::Leave(vm) = op
+            && let Some(first) = self.open.values().find(|call| call.of == Some(*vm))
+        {
+            first.left.send_replace(true);
+        }
+        let (left, caller) = watch::channel(false);
+        if let Some(call) = call(op, service, scene, numbers, caller) {
+            let of = match op {
+                Op::Open { vm, .. } | Op::Acquire { vm, .. } | Op::Convert { vm, .. } => Some(*vm),
+                _ => None,
+            };
+            self.open.insert(number, Call { task: runtime.spawn(call), of, left });
         }
     }
 
@@ -139,11 +172,11 @@ impl Calls {
         service: &Service,
         scene: &Scene,
     ) -> Vec<(usize, Answer)> {
-        let done = self.open.iter().filter(|(_, task)| task.is_finished());
+        let done = self.open.iter().filter(|(_, call)| call.task.is_finished());
         let done: Vec<usize> = done.map(|(number, _)| *number).collect();
         let mut answers = Vec::with_capacity(done.len());
         for number in done {
-            let Some(task) = self.open.remove(&number) else { continue };
+            let Some(Call { task, .. }) = self.open.remove(&number) else { continue };
             answers.push((
                 number,
                 match runtime.block_on(task) {
@@ -160,6 +193,7 @@ impl Calls {
     fn take(&mut self, reply: Reply, service: &Service, scene: &Scene) -> Answer {
         match reply {
             Reply::Nothing => Answer::Done,
+            Reply::Count(count) => Answer::Withdrawn(count),
             Reply::Lease(vm, lease) => {
                 self.leases.entry(vm).or_default().push(lease);
                 Answer::Done
@@ -193,8 +227,15 @@ fn why(error: &Error, scene: &Scene) -> Why {
             let holders = refusal.holders.iter();
             let holders = holders.map(|holder| (scene::vm(holder.owner), holder.mode)).collect();
             let disk = scene.disk(&refusal.resource);
-            disk.map_or_else(unexpected, |disk| Why::Held(disk, holders))
+            let ahead = refusal.ahead.as_ref().map(|ahead| scene::vm(ahead.owner));
+            disk.map_or_else(unexpected, |disk| Why::Held(disk, holders, ahead))
         }
+        Error::TimedOut { last, .. } => {
+            Why::TimedOut(Box::new(last.as_ref().map(|last| why(last, scene))))
+        }
+        Error::Cancelled(service::Why::Cancelled) => Why::Cancelled,
+        Error::Cancelled(service::Why::OwnerGone) => Why::OwnerGone,
+        Error::CallerGone => Why::CallerGone,
         Error::NeedsForce { .. } => Why::NeedsForce,
         Error::MoreLocks => Why::MoreLocks,
         Error::Lock(lock::Error::TwoModes(_)) => Why::TwoModes,

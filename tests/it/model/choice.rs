@@ -3,7 +3,7 @@
 use vmlockd::lock::Mode;
 
 use super::book::Book;
-use super::op::{Anchor, By, DISKS, Disk, Op, Spelling, VMS, Vm, Wish};
+use super::op::{Anchor, By, DISKS, Disk, Op, Spelling, VMS, Vm, Wait, Wish};
 use crate::soak::dice::Dice;
 
 /// A sequence of steps.
@@ -12,7 +12,9 @@ pub(super) fn sequence(dice: &Dice, steps: usize) -> Vec<Op> {
     let mut ops = Vec::with_capacity(steps);
     for number in 0..steps {
         let op = step(dice, &book);
-        book.apply(number, &op);
+        if book.permits(&op) {
+            book.apply(number, &op);
+        }
         ops.push(op);
     }
     ops
@@ -23,22 +25,26 @@ fn step(dice: &Dice, book: &Book) -> Op {
     match dice.below(100) {
         0..12 => {
             let anchor = if dice.chance(85) { Anchor::Lease } else { Anchor::Manual };
-            Op::Open { vm: absent(dice, book), anchor, wishes: wishes(dice, 0) }
+            let (wishes, wait) = (wishes(dice, 0), wait(dice));
+            Op::Open { vm: absent(dice, book), anchor, wishes, wait }
         }
         12..17 => Op::Hold(vm),
         17..26 => Op::Drop(vm),
-        26..58 => Op::Acquire { vm, wishes: wishes(dice, 1) },
+        26..58 => Op::Acquire { vm, wishes: wishes(dice, 1), wait: wait(dice) },
         58..74 => Op::Release { vm, disks: disks(dice, book, vm), by: by(dice) },
-        74..88 => {
+        74..84 => {
             let disk = held(dice, book, vm);
             let other = match book.locks.get(&(vm, disk)).map(|lock| lock.mode) {
                 Some(Mode::Shared) => Mode::Exclusive,
                 Some(Mode::Exclusive) => Mode::Shared,
                 None => mode(dice),
             };
-            Op::Convert { vm, disk, mode: if dice.chance(90) { other } else { mode(dice) } }
+            let mode = if dice.chance(90) { other } else { mode(dice) };
+            Op::Convert { vm, disk, mode, wait: wait(dice) }
         }
-        88..94 => Op::Close { vm, by: by(dice) },
+        84..87 => Op::Cancel(waiting(dice, book)),
+        87..90 => Op::Leave(waiting(dice, book)),
+        90..95 => Op::Close { vm, by: by(dice) },
         _ => {
             let dying = if dice.chance(30) { vec![vm] } else { Vec::new() };
             Op::Restart(dying)
@@ -56,6 +62,14 @@ fn vm(dice: &Dice, book: &Book) -> Vm {
     }
 }
 
+/// A machine that waits, if there is one.
+fn waiting(dice: &Dice, book: &Book) -> Vm {
+    match book.waiters.len() {
+        0 => vm(dice, book),
+        count => book.waiters[dice.below(count)].vm,
+    }
+}
+
 /// Any machine; mostly one that is not there.
 fn absent(dice: &Dice, book: &Book) -> Vm {
     let absent: Vec<Vm> = (0..VMS).map(Vm).filter(|vm| !book.owners.contains_key(vm)).collect();
@@ -68,6 +82,14 @@ fn absent(dice: &Dice, book: &Book) -> Vm {
 
 fn mode(dice: &Dice) -> Mode {
     if dice.chance(50) { Mode::Shared } else { Mode::Exclusive }
+}
+
+fn wait(dice: &Dice) -> Wait {
+    match dice.below(10) {
+        0..5 => Wait::Long,
+        5 => Wait::Over,
+        _ => Wait::No,
+    }
 }
 
 fn by(dice: &Dice) -> By {

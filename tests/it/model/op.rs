@@ -43,6 +43,17 @@ pub(super) enum Anchor {
     Manual,
 }
 
+/// What becomes of a request that can't be granted at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// It is refused.
+    No,
+    /// It waits until it is granted or withdrawn.
+    Long,
+    /// It waits, and its time is over at once.
+    Over,
+}
+
 /// Who asks for an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum By {
@@ -61,6 +72,7 @@ pub(super) enum Op {
         vm: Vm,
         anchor: Anchor,
         wishes: Vec<Wish>,
+        wait: Wait,
     },
     /// Gives a machine another lease.
     Hold(Vm),
@@ -69,6 +81,7 @@ pub(super) enum Op {
     Acquire {
         vm: Vm,
         wishes: Vec<Wish>,
+        wait: Wait,
     },
     Release {
         vm: Vm,
@@ -79,11 +92,16 @@ pub(super) enum Op {
         vm: Vm,
         disk: Disk,
         mode: Mode,
+        wait: Wait,
     },
     Close {
         vm: Vm,
         by: By,
     },
+    /// Withdraws all that a machine waits for.
+    Cancel(Vm),
+    /// Whoever made the oldest of a machine's calls that wait goes away.
+    Leave(Vm),
     /// The service is killed, and comes back; meanwhile these lose all their leases.
     Restart(Vec<Vm>),
 }
@@ -121,6 +139,16 @@ impl fmt::Display for By {
     }
 }
 
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::No => "",
+            Self::Long => ", or waits",
+            Self::Over => ", or waits for no time",
+        })
+    }
+}
+
 /// A list with commas.
 pub(super) fn list<T: fmt::Display>(all: impl IntoIterator<Item = T>) -> String {
     let all: Vec<String> = all.into_iter().map(|one| one.to_string()).collect();
@@ -130,16 +158,20 @@ pub(super) fn list<T: fmt::Display>(all: impl IntoIterator<Item = T>) -> String 
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Open { vm, anchor, wishes } => {
+            Self::Open { vm, anchor, wishes, wait } => {
                 let anchor = if *anchor == Anchor::Lease { "" } else { " (manual)" };
-                write!(f, "open {vm}{anchor} with {}", list(wishes))
+                write!(f, "open {vm}{anchor} with {}{wait}", list(wishes))
             }
             Self::Hold(vm) => write!(f, "another lease for {vm}"),
             Self::Drop(vm) => write!(f, "close the newest lease of {vm}"),
-            Self::Acquire { vm, wishes } => write!(f, "{vm} acquires {}", list(wishes)),
+            Self::Acquire { vm, wishes, wait } => write!(f, "{vm} acquires {}{wait}", list(wishes)),
             Self::Release { vm, disks, by } => write!(f, "{vm} releases {}{by}", list(disks)),
-            Self::Convert { vm, disk, mode } => write!(f, "{vm} converts {disk} to {mode}"),
+            Self::Convert { vm, disk, mode, wait } => {
+                write!(f, "{vm} converts {disk} to {mode}{wait}")
+            }
             Self::Close { vm, by } => write!(f, "close {vm}{by}"),
+            Self::Cancel(vm) => write!(f, "cancel what {vm} waits for"),
+            Self::Leave(vm) => write!(f, "the first who waits for an answer for {vm} goes away"),
             Self::Restart(dying) => {
                 write!(f, "the service is killed and comes back; meanwhile dies: {}", list(dying))
             }

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use vmlockd::lock::queue::Status;
 use vmlockd::lock::{Anchor, Mode, Proof};
 
 use super::book::Book;
 use super::life::Life;
-use super::op::{DISKS, Disk, Vm};
+use super::op::{DISKS, Disk, Vm, list};
+use super::queue::Waiter;
 use super::scene::{self, Scene};
 
 /// Who there is, who holds what, and what the kernel says of it.
@@ -15,6 +17,8 @@ use super::scene::{self, Scene};
 pub(super) struct View {
     pub(super) owners: BTreeMap<Vm, Kept>,
     pub(super) locks: BTreeMap<(Vm, Disk), Held>,
+    /// In order: who waits, and for what.
+    waiting: Vec<(Vm, &'static str, Vec<(Disk, Mode)>)>,
     bytes: [Option<Mode>; DISKS],
     /// What contradicts itself.
     pub(super) odd: Vec<String>,
@@ -32,6 +36,8 @@ pub(super) struct Kept {
 pub(super) struct Held {
     mode: Mode,
     name: String,
+    /// How many wait for the disk.
+    waiting: usize,
 }
 
 impl View {
@@ -42,21 +48,38 @@ impl View {
         };
         let held = |((vm, disk), lock): (&(Vm, Disk), &super::book::Lock)| {
             let name = scene.name(*disk, lock.spelling).to_str().unwrap().to_owned();
-            ((*vm, *disk), Held { mode: lock.mode, name })
+            let wants =
+                |waiter: &&Waiter| waiter.what.wants().iter().any(|(which, _)| which == disk);
+            let waiting = book.waiters.iter().filter(wants).count();
+            ((*vm, *disk), Held { mode: lock.mode, name, waiting })
         };
         Self {
             owners: book.owners.iter().map(kept).collect(),
             locks: book.locks.iter().map(held).collect(),
+            waiting: book
+                .waiters
+                .iter()
+                .map(|waiter| {
+                    let what = if waiter.what.strengthens() { "convert" } else { "acquire" };
+                    (waiter.vm, what, waiter.what.wants())
+                })
+                .collect(),
             bytes: std::array::from_fn(|disk| book.byte(Disk(disk))),
             odd: Vec::new(),
         }
     }
 
     /// As it is; and each lock's number.
-    pub(super) fn of_life(life: &Life, scene: &Scene) -> (Self, BTreeMap<(Vm, Disk), u64>) {
+    pub(super) fn of_life(
+        life: &Life,
+        scene: &Scene,
+        book: &Book,
+    ) -> (Self, BTreeMap<(Vm, Disk), u64>) {
         let (mut owners, mut locks) = (BTreeMap::new(), BTreeMap::new());
         let (mut numbers, mut odd) = (BTreeMap::new(), Vec::new());
-        for (owner, held) in life.service.owners_and_locks() {
+        let shown = |id| !book.is_opening(scene::vm(id));
+        let all = life.service.owners_and_locks();
+        for (owner, held) in all.into_iter().filter(|(owner, _)| shown(owner.id)) {
             let anchors = || owner.anchors.values();
             let kept = Kept {
                 leases: anchors().filter(|anchor| **anchor == Anchor::Lease).count(),
@@ -80,7 +103,8 @@ impl View {
             if numbers.insert((vm, disk), lock.id).is_some() {
                 odd.push(format!("{vm} has {disk} twice"));
             }
-            locks.insert((vm, disk), Held { mode: lock.want.mode, name });
+            let waiting = life.service.waiting_for(lock.id);
+            locks.insert((vm, disk), Held { mode: lock.want.mode, name, waiting });
         }
         {
             let heard = life.heard.lock().unwrap();
@@ -93,7 +117,20 @@ impl View {
                 odd.push(format!("the world was told of other owners: {:?}", heard.owners));
             }
         }
-        (Self { owners, locks, bytes: scene.bytes(), odd }, numbers)
+        let waiting = life
+            .service
+            .waiting()
+            .into_iter()
+            .map(|(waiter, _)| {
+                if waiter.status != Status::Waiting {
+                    odd.push(format!("somebody who waits is {:?}", waiter.status));
+                }
+                let wants = waiter.wants.iter();
+                let wants = wants.filter_map(|want| Some((scene.disk(&want.resource)?, want.mode)));
+                (scene::vm(waiter.owner), waiter.purpose.as_str(), wants.collect())
+            })
+            .collect();
+        (Self { owners, locks, waiting, bytes: scene.bytes(), odd }, numbers)
     }
 }
 
@@ -104,9 +141,13 @@ impl fmt::Display for View {
             write!(f, "  {vm}, {leases} leases{manual}:")?;
             for ((_, disk), held) in self.locks.iter().filter(|((who, _), _)| who == vm) {
                 let name = held.name.rsplit('/').next().unwrap_or_default();
-                write!(f, " {disk} {} as {name};", held.mode)?;
+                write!(f, " {disk} {} as {name}, {} wait;", held.mode, held.waiting)?;
             }
             writeln!(f)?;
+        }
+        for (vm, what, wants) in &self.waiting {
+            let wants = wants.iter().map(|(disk, mode)| format!("{disk} {mode}"));
+            writeln!(f, "  {vm} waits ({what}) for {}", list(wants))?;
         }
         let byte = |mode: &Option<Mode>| mode.map_or("free", Mode::as_str);
         writeln!(f, "  bytes: {}", self.bytes.iter().map(byte).collect::<Vec<_>>().join(", "))?;
