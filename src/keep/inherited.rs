@@ -200,6 +200,30 @@ pub fn hand_down(parking: &Parking, far: &Far, legacy: Legacy<'_>) -> Result<Str
     Ok(text)
 }
 
+/// What the next service would find if this one were killed now: both ends of every pair once more,
+/// as the service manager has them, and nothing else. Whoever asks for it and then drops the
+/// service has had it killed within one process, and so can do that some hundred thousand times.
+///
+/// # Errors
+///
+/// Where descriptors have run out.
+pub fn left_behind(parking: &Parking, far: &Far) -> Result<Inherited, Error> {
+    let (mut inherited, mut outcome) = (Inherited::default(), Ok(()));
+    let mut copy = |pair: &Pair| {
+        let [into, out] = pair.ends().map(|end| end.try_clone_to_owned());
+        match (into, out) {
+            (Ok(into), Ok(out)) => {
+                inherited.pairs.insert(pair.name.clone(), (Some(into), Some(out)));
+            }
+            (Err(error), _) | (_, Err(error)) => outcome = Err(error),
+        }
+    };
+    parking.each(&mut copy);
+    far.each(&mut copy);
+    outcome.map_err(Error::system("copying a descriptor"))?;
+    Ok(inherited)
+}
+
 /// Undoes [`hand_down`]: the descriptors are this program's alone again.
 ///
 /// # Errors

@@ -39,7 +39,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::keep::inherited::{self, Legacy};
+use crate::keep::inherited::{self, Inherited, Legacy};
 use crate::lock::lockspace::Lockspaces;
 use crate::lock::printable::shown;
 use crate::lock::work::Work;
@@ -197,6 +197,17 @@ impl Service {
     pub fn keep_back(&self, legacy: Legacy<'_>) -> Result<(), Error> {
         let Keep { parking, far, .. } = self.keep();
         Ok(inherited::keep_back(parking, far, legacy)?)
+    }
+
+    /// What the next service would find if this one were killed now
+    /// ([`left_behind`](inherited::left_behind)).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Keep`].
+    pub fn left_behind(&self) -> Result<Inherited, Error> {
+        let Keep { parking, far, .. } = self.keep();
+        Ok(inherited::left_behind(parking, far)?)
     }
 
     fn clean_soon(&self) {

@@ -29,6 +29,7 @@ mod listed;
 mod lost;
 mod machine;
 mod methods;
+mod model;
 mod owners;
 mod reexec;
 mod reload;

@@ -10,7 +10,7 @@
 
 mod answer;
 mod client;
-mod dice;
+pub(crate) mod dice;
 mod killer;
 mod ledger;
 mod load;
@@ -38,7 +38,7 @@ const MAYFLY: u64 = CLIENTS;
 /// How soon the file system can be unmounted on which disks were.
 const UNMOUNTED: Duration = Duration::from_secs(1);
 
-fn times(variable: &str, default: usize) -> usize {
+pub(crate) fn times(variable: &str, default: usize) -> usize {
     match env::var(variable) {
         Ok(text) => text.parse().unwrap_or_else(|e| panic!("{variable}: {e}")),
         Err(_) => default,

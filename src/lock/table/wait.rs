@@ -25,6 +25,11 @@ use crate::lock::record::{Lock, Want};
 /// The place of somebody who has none: behind all others.
 pub(super) const LAST: Ticket = Ticket::MAX;
 
+/// Who comes first: whoever holds something already and wants it alone; then by place.
+fn rank(waiter: &Waiter) -> (bool, Ticket) {
+    (!matches!(waiter.purpose, Purpose::Strengthen(_)), waiter.ticket)
+}
+
 /// What has changed for those who wait.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct News {
@@ -105,14 +110,14 @@ impl Table {
     pub fn call(&mut self) -> News {
         let ended = std::mem::take(&mut self.ended);
         let touched = std::mem::take(&mut self.touched);
-        let tickets: BTreeSet<Ticket> = touched
+        let waiting: BTreeSet<(bool, Ticket)> = touched
             .iter()
             .flat_map(|want| self.queue.for_resource(want))
             .filter(|(waiter, ..)| waiter.status == Status::Waiting)
-            .map(|(waiter, ..)| waiter.ticket)
+            .map(|(waiter, ..)| rank(waiter))
             .collect();
         let mut called = Vec::new();
-        for ticket in tickets {
+        for (_, ticket) in waiting {
             if self.queue.get(ticket).is_some_and(|waiter| self.may_go_on(waiter))
                 && let Some(waiter) = self.queue.get_mut(ticket)
             {
@@ -130,11 +135,27 @@ impl Table {
     }
 
     fn may_go_on(&self, waiter: &Waiter) -> bool {
-        let holds = matches!(waiter.purpose, Purpose::Strengthen(_));
+        if let Purpose::Strengthen(own) = waiter.purpose
+            && self.lock(own).is_none()
+        {
+            // It was released: that is to be told, and nobody kept off by it any longer.
+            return true;
+        }
         waiter.wants.iter().all(|want| {
             let claim = || self.claim_on(want, waiter.owner, waiter.ticket);
-            let has = || holds || self.has(waiter.owner, want);
-            !self.is_held_up(waiter, want) && (has() || claim().is_none())
+            !self.is_held_up(waiter, want)
+                && !self.is_after_own(waiter, want)
+                && (self.has(waiter.owner, want) || claim().is_none())
+        })
+    }
+
+    /// Whether somebody else who waits for the same owner is about to try for this, and came first:
+    /// one owner's commands are not in each other's way, but they keep their order.
+    fn is_after_own(&self, waiter: &Waiter, want: &Want) -> bool {
+        self.queue.for_resource(want).any(|(other, ..)| {
+            other.owner == waiter.owner
+                && other.status == Status::Called
+                && rank(other) < rank(waiter)
         })
     }
 
@@ -157,8 +178,10 @@ impl Table {
     /// The first claim that is in the way of an owner with this place.
     fn claim_on(&self, want: &Want, id: OwnerId, place: Ticket) -> Option<&Waiter> {
         let mut standing: Vec<(Mode, OwnerId)> = Vec::new();
-        for (waiter, n, wanted) in self.queue.for_resource(want) {
-            if waiter.ticket >= place {
+        let mut waiters: Vec<_> = self.queue.for_resource(want).collect();
+        waiters.sort_by_key(|(waiter, n, _)| (rank(waiter), *n));
+        for (waiter, n, wanted) in waiters {
+            if rank(waiter) >= (true, place) {
                 break;
             }
             let behind = |(mode, owner): &(Mode, OwnerId)| {

@@ -6,12 +6,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A sequence of numbers that nobody expects, and everybody can repeat.
 #[derive(Debug)]
-pub(super) struct Dice(Cell<u64>);
+pub(crate) struct Dice(Cell<u64>);
 
 /// The seed of this run: told, or another one each time.
-pub(super) fn seed() -> u64 {
-    if let Ok(text) = env::var("VMLOCKD_SOAK_SEED") {
-        return text.parse().expect("VMLOCKD_SOAK_SEED is a number");
+pub(crate) fn seed(variable: &str) -> u64 {
+    if let Ok(text) = env::var(variable) {
+        return text.parse().unwrap_or_else(|e| panic!("{variable}: {e}"));
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     u64::from(now.subsec_nanos()) ^ now.as_secs() << 20
@@ -19,7 +19,7 @@ pub(super) fn seed() -> u64 {
 
 impl Dice {
     /// Those of a seed; each `who` has his own.
-    pub(super) fn new(seed: u64, who: u64) -> Self {
+    pub(crate) fn new(seed: u64, who: u64) -> Self {
         Self(Cell::new(seed.wrapping_add(who.wrapping_mul(0xd134_2543_de82_ef95))))
     }
 
@@ -33,18 +33,18 @@ impl Dice {
     }
 
     /// A number from zero up to, and without, `end`.
-    pub(super) fn below(&self, end: usize) -> usize {
+    pub(crate) fn below(&self, end: usize) -> usize {
         let end = u64::try_from(end).unwrap();
         usize::try_from(self.next() % end.max(1)).unwrap()
     }
 
     /// True so many times of a hundred.
-    pub(super) fn chance(&self, percent: usize) -> bool {
+    pub(crate) fn chance(&self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
     /// Up to `most` of these, and at least one if there is one.
-    pub(super) fn some<T: Clone>(&self, from: &[T], most: usize) -> Vec<T> {
+    pub(crate) fn some<T: Clone>(&self, from: &[T], most: usize) -> Vec<T> {
         let mut from = from.to_vec();
         let count = if from.is_empty() { 0 } else { 1 + self.below(most.min(from.len())) };
         (0..count).map(|_| from.swap_remove(self.below(from.len()))).collect()

@@ -42,7 +42,7 @@ impl Scene {
     /// A host with a service that nobody has asked for anything yet; `unit` is added to its unit.
     pub(super) async fn set(unit: &str, clients: u64) -> Option<Self> {
         let host = Host::boot(Tree::Own).await?;
-        let seed = seed();
+        let seed = seed("VMLOCKD_SOAK_SEED");
         println!("VMLOCKD_SOAK_SEED={seed}");
         host.drop_in("soak", &format!("{DROP_IN}{unit}")).await;
         host.configure("log_level = \"warning\"\n");

@@ -1,0 +1,103 @@
+//! The service does what a model says that is so small that one sees that it is right.
+//!
+//! Five machines and four disks, each with two names: by chance they open, acquire, convert,
+//! release, die, are closed; and the service is killed and comes back. After every step, what the
+//! service tells, what it told the world and what the kernel says of the bytes is compared with
+//! the [model](book), and so is every answer. Locks, files and descriptors are real; the service
+//! is in this process, so that a step takes some hundred microseconds.
+//!
+//! `$VMLOCKD_MODEL_SEQUENCES` says how many sequences of fifty steps are tried, and
+//! `$VMLOCKD_MODEL_SEED` repeats a run. What fails is made as short as it gets, and printed as
+//! a script.
+
+mod answer;
+mod book;
+mod calls;
+mod choice;
+mod heard;
+mod life;
+mod numbers;
+mod op;
+mod queue;
+mod scene;
+mod shrink;
+mod view;
+mod world;
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use book::Book;
+use op::Op;
+use scene::Scene;
+use world::World;
+
+use crate::soak::dice::{Dice, seed};
+
+/// How many steps a sequence has.
+const STEPS: usize = 50;
+/// How many sequences are tried where nobody says.
+const SEQUENCES: usize = 1000;
+/// How long the service may take to be as the model.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take while a sequence is made shorter, most of which comes to a difference.
+const IMPATIENCE: Duration = Duration::from_millis(300);
+
+/// What a sequence came to, and where.
+struct Difference {
+    step: usize,
+    text: String,
+}
+
+/// Has a sequence done by both.
+fn run(scene: &Scene, ops: &[Op], patience: Duration) -> Result<(), Difference> {
+    let mut book = Book::default();
+    let mut world = World::begin(scene, patience);
+    for (step, op) in ops.iter().enumerate() {
+        if !book.permits(op) {
+            continue;
+        }
+        let expected = book.apply(step, op);
+        let done = world.step(step, op, &book, &expected);
+        done.map_err(|text| Difference { step, text })?;
+    }
+    Ok(())
+}
+
+/// The sequence as a script, and what is different at its end.
+fn report(ops: &[Op], difference: &Difference) -> String {
+    let mut book = Book::default();
+    let mut text = String::new();
+    for (step, op) in ops.iter().take(difference.step + 1).enumerate() {
+        if !book.permits(op) {
+            continue;
+        }
+        write!(text, "{step:3}  {op}").unwrap();
+        for (call, answer) in book.apply(step, op) {
+            let whose = if call == step { String::new() } else { format!("step {call}: ") };
+            write!(text, "\n       {whose}{answer}").unwrap();
+        }
+        text.push('\n');
+    }
+    write!(text, "then {}", difference.text).unwrap();
+    text
+}
+
+#[test]
+fn the_service_does_what_the_model_says() {
+    let sequences = crate::soak::times("VMLOCKD_MODEL_SEQUENCES", SEQUENCES);
+    let (seed, scene, begun) = (seed("VMLOCKD_MODEL_SEED"), Scene::set(), Instant::now());
+    for sequence in 0..sequences {
+        let dice = Dice::new(seed, sequence as u64);
+        let ops = choice::sequence(&dice, STEPS);
+        let Err(Difference { step, text }) = run(&scene, &ops, PATIENCE) else { continue };
+        println!("seed {seed}, sequence {sequence}, step {step}: {text}");
+        let shortest =
+            shrink::shrink(ops[..=step].to_vec(), |ops| run(&scene, ops, IMPATIENCE).is_err());
+        match run(&scene, &shortest, PATIENCE) {
+            Err(difference) => panic!("the shortest:\n{}", report(&shortest, &difference)),
+            Ok(()) => panic!("it was not so again:\n{}", report(&ops, &Difference { step, text })),
+        }
+    }
+    println!("{sequences} sequences of {STEPS} steps, seed {seed}: {:.0?}", begun.elapsed());
+}

@@ -1,0 +1,257 @@
+//! The model: who holds what, as the rules say it, and nothing of how it is done.
+//!
+//! It knows no identity, no number and no stage: a step is done or refused, at once and as a whole.
+
+use std::collections::BTreeMap;
+
+use vmlockd::lock::Mode;
+
+use super::answer::{Answer, Why};
+use super::op::{Anchor, By, Disk, Op, Spelling, Vm, Wait, Wish};
+use super::queue::{Waiter, What};
+
+/// A machine that is open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Owner {
+    pub(super) leases: usize,
+    pub(super) manual: bool,
+}
+
+/// What a machine holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lock {
+    pub(super) mode: Mode,
+    pub(super) spelling: Spelling,
+    /// The how-manieth it is of all that were ever given: two locks with one number are one.
+    pub(super) born: usize,
+}
+
+/// Who holds what.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Book {
+    pub(super) owners: BTreeMap<Vm, Owner>,
+    pub(super) locks: BTreeMap<(Vm, Disk), Lock>,
+    /// In the order in which they came.
+    pub(super) waiters: Vec<Waiter>,
+    born: usize,
+}
+
+/// What comes of something that was asked for.
+pub(super) type Outcome = Result<Answer, Why>;
+
+impl Book {
+    /// Whether a step can be taken at all: nobody can say anything to a machine that is being opened
+    /// but that he does not want it any more.
+    pub(super) fn permits(&self, op: &Op) -> bool {
+        match op {
+            Op::Hold(vm)
+            | Op::Acquire { vm, .. }
+            | Op::Release { vm, .. }
+            | Op::Convert { vm, .. }
+            | Op::Close { vm, .. } => !self.is_opening(*vm),
+            _ => true,
+        }
+    }
+
+    /// Does a step, and tells which calls it answers, each by the number of its step.
+    pub(super) fn apply(&mut self, call: usize, op: &Op) -> Vec<(usize, Answer)> {
+        let mut answered = Vec::new();
+        let outcome = match op {
+            Op::Open { vm, anchor, wishes, wait } => self.open(call, *vm, *anchor, wishes, *wait),
+            Op::Hold(vm) => Some(self.living(*vm).map(|owner| {
+                owner.leases += 1;
+                Answer::Done
+            })),
+            Op::Drop(vm) => {
+                answered.extend(self.drop_leases(*vm, 1));
+                None
+            }
+            Op::Acquire { vm, wishes, wait } => match self.living(*vm) {
+                Ok(_) => self.ask(call, *vm, What::Acquire(wishes.clone()), *wait),
+                Err(why) => Some(Err(why)),
+            },
+            Op::Release { vm, disks, by } => Some(self.release(*vm, disks, *by, &mut answered)),
+            Op::Convert { vm, disk, mode, wait } => self.convert(call, *vm, *disk, *mode, *wait),
+            Op::Close { vm, by } => Some(self.close(*vm, *by, &mut answered)),
+            Op::Cancel(vm) => Some(self.cancel(*vm, &mut answered)),
+            Op::Leave(vm) => {
+                let first = self.waiters.iter().find(|waiter| waiter.vm == *vm);
+                if let Some(first) = first.map(|waiter| waiter.call) {
+                    answered = self.withdraw(&Why::CallerGone, |waiter| waiter.call == first);
+                }
+                None
+            }
+            Op::Restart(dying) => {
+                // Who waited sees an end, and no answer.
+                self.waiters.clear();
+                for vm in dying {
+                    self.drop_leases(*vm, usize::MAX);
+                }
+                None
+            }
+        };
+        answered.extend(outcome.map(|it| (call, it.unwrap_or_else(Answer::Refused))));
+        answered.extend(self.serve());
+        answered
+    }
+
+    /// What a machine holds.
+    pub(super) fn held_by(&self, vm: Vm) -> impl Iterator<Item = Disk> {
+        self.locks.keys().filter(move |(who, _)| *who == vm).map(|(_, disk)| *disk)
+    }
+
+    /// How a disk's byte is locked.
+    pub(super) fn byte(&self, disk: Disk) -> Option<Mode> {
+        self.locks.iter().filter(|((_, which), _)| *which == disk).map(|(_, lock)| lock.mode).max()
+    }
+
+    /// Whether a machine is not open yet, and waits for what it is to hold.
+    pub(super) fn is_opening(&self, vm: Vm) -> bool {
+        let opens = |waiter: &Waiter| waiter.vm == vm && matches!(waiter.what, What::Open(..));
+        self.waiters.iter().any(opens)
+    }
+
+    fn living(&mut self, vm: Vm) -> Result<&mut Owner, Why> {
+        self.owners.get_mut(&vm).ok_or(Why::NoSuchOwner)
+    }
+
+    fn open(
+        &mut self,
+        call: usize,
+        vm: Vm,
+        anchor: Anchor,
+        wishes: &[Wish],
+        wait: Wait,
+    ) -> Option<Outcome> {
+        if self.owners.contains_key(&vm) || self.is_opening(vm) {
+            return Some(Err(Why::OwnerExists));
+        }
+        self.ask(call, vm, What::Open(anchor, wishes.to_vec()), wait)
+    }
+
+    /// All that is asked for, or nothing. `place`: the step of one who waits already.
+    pub(super) fn attempt(&mut self, vm: Vm, what: &What, place: Option<usize>) -> Outcome {
+        match what {
+            What::Open(anchor, wishes) => {
+                let given = self.give(vm, wishes, what, place)?;
+                let owner = match anchor {
+                    Anchor::Lease => Owner { leases: 1, manual: false },
+                    Anchor::Manual => Owner { leases: 0, manual: true },
+                };
+                self.owners.insert(vm, owner);
+                Ok(given)
+            }
+            What::Acquire(wishes) => self.give(vm, wishes, what, place),
+            What::Strengthen(disk) => {
+                self.refusal(vm, what, place)?;
+                self.set_mode(vm, *disk, Mode::Exclusive)
+            }
+        }
+    }
+
+    fn give(&mut self, vm: Vm, wishes: &[Wish], what: &What, place: Option<usize>) -> Outcome {
+        for (n, wish) in wishes.iter().enumerate() {
+            if let Some(twin) = wishes[..n].iter().find(|earlier| earlier.disk == wish.disk) {
+                if twin.mode != wish.mode {
+                    return Err(Why::TwoModes);
+                }
+            } else if let Some(lock) = self.locks.get(&(vm, wish.disk))
+                && lock.mode != wish.mode
+            {
+                return Err(Why::OtherMode(wish.disk, lock.mode));
+            }
+        }
+        self.refusal(vm, what, place)?;
+        for wish in wishes {
+            let lock = Lock { mode: wish.mode, spelling: wish.spelling, born: self.born };
+            self.locks.entry((vm, wish.disk)).or_insert_with(|| {
+                self.born += 1;
+                lock
+            });
+        }
+        Ok(Answer::Locks(wishes.iter().map(|wish| (vm, wish.disk)).collect()))
+    }
+
+    fn convert(
+        &mut self,
+        call: usize,
+        vm: Vm,
+        disk: Disk,
+        mode: Mode,
+        wait: Wait,
+    ) -> Option<Outcome> {
+        let held = self.locks.get(&(vm, disk)).map(|lock| lock.mode);
+        match (held, mode) {
+            (None, _) => Some(Err(Why::NoSuchLock)),
+            (Some(Mode::Shared), Mode::Exclusive) => {
+                self.ask(call, vm, What::Strengthen(disk), wait)
+            }
+            (Some(_), mode) => Some(self.set_mode(vm, disk, mode)),
+        }
+    }
+
+    fn set_mode(&mut self, vm: Vm, disk: Disk, mode: Mode) -> Outcome {
+        self.locks.get_mut(&(vm, disk)).ok_or(Why::NoSuchLock)?.mode = mode;
+        Ok(Answer::Done)
+    }
+
+    fn release(
+        &mut self,
+        vm: Vm,
+        disks: &[Disk],
+        by: By,
+        answered: &mut Vec<(usize, Answer)>,
+    ) -> Outcome {
+        self.living(vm)?;
+        if !disks.iter().all(|disk| self.locks.contains_key(&(vm, *disk))) {
+            return Err(Why::NoSuchLock);
+        }
+        if by == By::Another && !disks.is_empty() {
+            return Err(Why::NeedsForce);
+        }
+        self.locks.retain(|(who, disk), _| *who != vm || !disks.contains(disk));
+        // Nobody waits to strengthen what he does not have.
+        answered.extend(self.withdraw(&Why::NoSuchLock, |waiter| {
+            waiter.vm == vm
+                && matches!(waiter.what, What::Strengthen(disk) if disks.contains(&disk))
+        }));
+        Ok(Answer::Done)
+    }
+
+    fn cancel(&mut self, vm: Vm, answered: &mut Vec<(usize, Answer)>) -> Outcome {
+        if !self.is_opening(vm) {
+            self.living(vm)?;
+        }
+        let withdrawn = self.withdraw(&Why::Cancelled, |waiter| waiter.vm == vm);
+        let count = withdrawn.len();
+        answered.extend(withdrawn);
+        Ok(Answer::Withdrawn(count))
+    }
+
+    fn close(&mut self, vm: Vm, by: By, answered: &mut Vec<(usize, Answer)>) -> Outcome {
+        self.living(vm)?;
+        if by == By::Another && self.held_by(vm).next().is_some() {
+            return Err(Why::NeedsForce);
+        }
+        answered.extend(self.end(vm));
+        Ok(Answer::Done)
+    }
+
+    fn drop_leases(&mut self, vm: Vm, how_many: usize) -> Vec<(usize, Answer)> {
+        if let Some(owner) = self.owners.get_mut(&vm)
+            && owner.leases > 0
+        {
+            owner.leases = owner.leases.saturating_sub(how_many);
+            if owner.leases == 0 && !owner.manual {
+                return self.end(vm);
+            }
+        }
+        Vec::new()
+    }
+
+    fn end(&mut self, vm: Vm) -> Vec<(usize, Answer)> {
+        self.owners.remove(&vm);
+        self.locks.retain(|(who, _), _| *who != vm);
+        self.withdraw(&Why::OwnerGone, |waiter| waiter.vm == vm)
+    }
+}

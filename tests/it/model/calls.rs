@@ -1,0 +1,250 @@
+//! What callers ask of the service, and what they are answered.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::time::Instant;
+
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use vmlockd::life::Lease;
+use vmlockd::lock::{self, Front};
+use vmlockd::service::{self, Ask, Error, NewAnchor, Opening, Presence, Service};
+
+use super::answer::{Answer, Why};
+use super::numbers::Numbers;
+use super::op::{Anchor, By, Op, Vm, Wait, Wish};
+use super::scene::{self, Scene};
+
+/// A user who owns none of the machines.
+const ANOTHER: u32 = 1000;
+
+/// What a call returns.
+#[derive(Debug)]
+enum Reply {
+    Nothing,
+    Count(usize),
+    Locks(Vec<u64>),
+    Opened(Vm, Vec<u64>, Option<OwnedFd>),
+    Lease(Vm, OwnedFd),
+}
+
+type Outcome = Result<Reply, Error>;
+
+/// Calls that are not answered yet, by the number of their step; and what came of others.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    open: BTreeMap<usize, Call>,
+    /// The ends of leases that callers have.
+    pub(super) leases: BTreeMap<Vm, Vec<OwnedFd>>,
+}
+
+#[derive(Debug)]
+struct Call {
+    task: JoinHandle<Outcome>,
+    of: Option<Vm>,
+    /// Told when the caller goes away.
+    left: watch::Sender<bool>,
+}
+
+impl By {
+    /// The user, and whether he insists.
+    fn asking(self) -> (u32, bool) {
+        match self {
+            Self::Itself => (0, false),
+            Self::Another => (ANOTHER, false),
+            Self::Force => (ANOTHER, true),
+        }
+    }
+}
+
+fn call(
+    op: &Op,
+    service: Service,
+    scene: &Scene,
+    numbers: &Numbers,
+    caller: watch::Receiver<bool>,
+) -> Option<Pin<Box<dyn Future<Output = Outcome> + Send>>> {
+    let asks = |wishes: &[Wish]| wishes.iter().map(|wish| scene.ask(wish)).collect::<Vec<_>>();
+    let wait = |wait: Wait| {
+        let until = (wait == Wait::Over).then(Instant::now);
+        (wait != Wait::No).then(|| service::Wait { until, caller: Presence(caller) })
+    };
+    Some(match op {
+        Op::Open { vm, anchor, wishes, wait: how } => {
+            let (vm, anchor, asks, wait) = (*vm, *anchor, asks(wishes), wait(*how));
+            Box::pin(open(service, vm, anchor, asks, wait))
+        }
+        Op::Hold(vm) => {
+            let vm = *vm;
+            Box::pin(async move { Ok(Reply::Lease(vm, service.hold(scene::id(vm)).await?)) })
+        }
+        Op::Acquire { vm, wishes, wait: how } => {
+            let (id, asks, wait) = (scene::id(*vm), asks(wishes), wait(*how));
+            Box::pin(async move { Ok(Reply::Locks(service.acquire(id, asks, wait).await?.locks)) })
+        }
+        Op::Release { vm, disks, by } => {
+            let locks: Vec<u64> = disks.iter().map(|disk| numbers.of(*vm, *disk)).collect();
+            let (id, (uid, force)) = (scene::id(*vm), by.asking());
+            Box::pin(async move {
+                service.release(id, &locks, uid, force).await.map(|()| Reply::Nothing)
+            })
+        }
+        Op::Convert { vm, disk, mode, wait: how } => {
+            let (number, mode, wait) = (numbers.of(*vm, *disk), *mode, wait(*how));
+            Box::pin(
+                async move { service.convert(number, mode, wait).await.map(|_| Reply::Nothing) },
+            )
+        }
+        Op::Close { vm, by } => {
+            let (id, (uid, force)) = (scene::id(*vm), by.asking());
+            Box::pin(async move {
+                let known = service.owner(id).map(|owner| owner.locks).unwrap_or_default();
+                service.close(id, &known, uid, force).await.map(|()| Reply::Nothing)
+            })
+        }
+        Op::Cancel(vm) => {
+            let id = scene::id(*vm);
+            Box::pin(async move { Ok(Reply::Count(service.cancel(id)?)) })
+        }
+        Op::Drop(_) | Op::Leave(_) | Op::Restart(_) => return None,
+    })
+}
+
+async fn open(
+    service: Service,
+    vm: Vm,
+    anchor: Anchor,
+    asks: Vec<Ask>,
+    wait: Option<service::Wait>,
+) -> Outcome {
+    let (anchor, theirs) = match anchor {
+        Anchor::Lease => {
+            let (lease, theirs) = Lease::new()?;
+            (NewAnchor::Lease(lease), Some(theirs))
+        }
+        Anchor::Manual => (NewAnchor::Manual, None),
+    };
+    let (id, name, anchors) = (scene::id(vm), vm.to_string(), vec![anchor]);
+    let opening = Opening { id, name, front: Front::Dbus, anchors, asks };
+    Ok(Reply::Opened(vm, service.open(opening, wait).await?.locks, theirs))
+}
+
+impl Calls {
+    /// Begins what a step asks for.
+    pub(super) fn begin(
+        &mut self,
+        number: usize,
+        op: &Op,
+        runtime: &Runtime,
+        service: Service,
+        scene: &Scene,
+        numbers: &Numbers,
+    ) {
+        if let Op::Drop(vm) = op {
+            self.leases.get_mut(vm).and_then(Vec::pop);
+        }
+        if let Op::Leave(vm) = op
+            && let Some(first) = self.open.values().find(|call| call.of == Some(*vm))
+        {
+            first.left.send_replace(true);
+        }
+        let (left, caller) = watch::channel(false);
+        if let Some(call) = call(op, service, scene, numbers, caller) {
+            let of = match op {
+                Op::Open { vm, .. } | Op::Acquire { vm, .. } | Op::Convert { vm, .. } => Some(*vm),
+                _ => None,
+            };
+            self.open.insert(number, Call { task: runtime.spawn(call), of, left });
+        }
+    }
+
+    /// Nobody is answered any more.
+    pub(super) fn forget(&mut self) {
+        self.open.clear();
+    }
+
+    /// What was answered since.
+    pub(super) fn collect(
+        &mut self,
+        runtime: &Runtime,
+        service: &Service,
+        scene: &Scene,
+    ) -> Vec<(usize, Answer)> {
+        let done = self.open.iter().filter(|(_, call)| call.task.is_finished());
+        let done: Vec<usize> = done.map(|(number, _)| *number).collect();
+        let mut answers = Vec::with_capacity(done.len());
+        for number in done {
+            let Some(Call { task, .. }) = self.open.remove(&number) else { continue };
+            answers.push((
+                number,
+                match runtime.block_on(task) {
+                    Ok(Ok(reply)) => self.take(reply, service, scene),
+                    Ok(Err(error)) => Answer::Refused(why(&error, scene)),
+                    Err(error) => Answer::Refused(Why::Unexpected(error.to_string())),
+                },
+            ));
+        }
+        answers
+    }
+
+    /// Keeps what a caller keeps, and says the rest in the model's words.
+    fn take(&mut self, reply: Reply, service: &Service, scene: &Scene) -> Answer {
+        match reply {
+            Reply::Nothing => Answer::Done,
+            Reply::Count(count) => Answer::Withdrawn(count),
+            Reply::Lease(vm, lease) => {
+                self.leases.entry(vm).or_default().push(lease);
+                Answer::Done
+            }
+            Reply::Opened(vm, locks, lease) => {
+                // Whatever an earlier machine of this name had is nobody's any more.
+                self.leases.insert(vm, lease.into_iter().collect());
+                meant(&locks, service, scene)
+            }
+            Reply::Locks(locks) => meant(&locks, service, scene),
+        }
+    }
+}
+
+/// What the numbers of an answer mean.
+fn meant(numbers: &[u64], service: &Service, scene: &Scene) -> Answer {
+    let meant = numbers.iter().map(|number| {
+        let lock = service.lock(*number)?;
+        Some((scene::vm(lock.owner), scene.disk(&lock.want.resource)?))
+    });
+    match meant.collect() {
+        Some(locks) => Answer::Locks(locks),
+        None => Answer::Refused(Why::Unexpected(format!("not all of {numbers:?} are locks"))),
+    }
+}
+
+fn why(error: &Error, scene: &Scene) -> Why {
+    let unexpected = || Why::Unexpected(error.to_string());
+    match error {
+        Error::Held { refusal, .. } => {
+            let holders = refusal.holders.iter();
+            let holders = holders.map(|holder| (scene::vm(holder.owner), holder.mode)).collect();
+            let disk = scene.disk(&refusal.resource);
+            let ahead = refusal.ahead.as_ref().map(|ahead| scene::vm(ahead.owner));
+            disk.map_or_else(unexpected, |disk| Why::Held(disk, holders, ahead))
+        }
+        Error::TimedOut { last, .. } => {
+            Why::TimedOut(Box::new(last.as_ref().map(|last| why(last, scene))))
+        }
+        Error::Cancelled(service::Why::Cancelled) => Why::Cancelled,
+        Error::Cancelled(service::Why::OwnerGone) => Why::OwnerGone,
+        Error::CallerGone => Why::CallerGone,
+        Error::NeedsForce { .. } => Why::NeedsForce,
+        Error::MoreLocks => Why::MoreLocks,
+        Error::Lock(lock::Error::TwoModes(_)) => Why::TwoModes,
+        Error::Lock(lock::Error::OtherMode { resource, held, .. }) => {
+            scene.disk(resource).map_or_else(unexpected, |disk| Why::OtherMode(disk, *held))
+        }
+        Error::Lock(lock::Error::OwnerExists(_)) => Why::OwnerExists,
+        Error::Lock(lock::Error::NoSuchOwner(_)) => Why::NoSuchOwner,
+        Error::Lock(lock::Error::NoSuchLock(_)) => Why::NoSuchLock,
+        _ => unexpected(),
+    }
+}

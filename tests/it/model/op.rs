@@ -1,0 +1,180 @@
+//! What may be done: one step of a sequence, and how it stands in a script.
+
+use std::fmt;
+
+use vmlockd::lock::Mode;
+
+/// How many machines there are.
+pub(super) const VMS: usize = 5;
+/// How many disks.
+pub(super) const DISKS: usize = 4;
+
+/// A machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Vm(pub(super) usize);
+
+/// A disk, whatever it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Disk(pub(super) usize);
+
+/// How somebody names a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spelling {
+    /// By its name.
+    Name,
+    /// By another that leads to it.
+    Alias,
+    /// By a descriptor.
+    Open,
+}
+
+/// A disk that somebody asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wish {
+    pub(super) disk: Disk,
+    pub(super) spelling: Spelling,
+    pub(super) mode: Mode,
+}
+
+/// What keeps a machine that is being opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Anchor {
+    Lease,
+    Manual,
+}
+
+/// What becomes of a request that can't be granted at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// It is refused.
+    No,
+    /// It waits until it is granted or withdrawn.
+    Long,
+    /// It waits, and its time is over at once.
+    Over,
+}
+
+/// Who asks for an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// The machine's own user.
+    Itself,
+    /// Another user.
+    Another,
+    /// Another user, who insists.
+    Force,
+}
+
+/// One step. What it names need not be there: the answer to that is compared, too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Op {
+    Open {
+        vm: Vm,
+        anchor: Anchor,
+        wishes: Vec<Wish>,
+        wait: Wait,
+    },
+    /// Gives a machine another lease.
+    Hold(Vm),
+    /// Closes the newest lease of a machine.
+    Drop(Vm),
+    Acquire {
+        vm: Vm,
+        wishes: Vec<Wish>,
+        wait: Wait,
+    },
+    Release {
+        vm: Vm,
+        disks: Vec<Disk>,
+        by: By,
+    },
+    Convert {
+        vm: Vm,
+        disk: Disk,
+        mode: Mode,
+        wait: Wait,
+    },
+    Close {
+        vm: Vm,
+        by: By,
+    },
+    /// Withdraws all that a machine waits for.
+    Cancel(Vm),
+    /// Whoever made the oldest of a machine's calls that wait goes away.
+    Leave(Vm),
+    /// The service is killed, and comes back; meanwhile these lose all their leases.
+    Restart(Vec<Vm>),
+}
+
+impl fmt::Display for Vm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "vm{}", self.0)
+    }
+}
+
+impl fmt::Display for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "disk{}", self.0)
+    }
+}
+
+impl fmt::Display for Wish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by = match self.spelling {
+            Spelling::Name => "",
+            Spelling::Alias => " (alias)",
+            Spelling::Open => " (descriptor)",
+        };
+        write!(f, "{}{by} {}", self.disk, self.mode)
+    }
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Itself => "",
+            Self::Another => ", by another user",
+            Self::Force => ", by force",
+        })
+    }
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::No => "",
+            Self::Long => ", or waits",
+            Self::Over => ", or waits for no time",
+        })
+    }
+}
+
+/// A list with commas.
+pub(super) fn list<T: fmt::Display>(all: impl IntoIterator<Item = T>) -> String {
+    let all: Vec<String> = all.into_iter().map(|one| one.to_string()).collect();
+    if all.is_empty() { "nothing".to_owned() } else { all.join(", ") }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open { vm, anchor, wishes, wait } => {
+                let anchor = if *anchor == Anchor::Lease { "" } else { " (manual)" };
+                write!(f, "open {vm}{anchor} with {}{wait}", list(wishes))
+            }
+            Self::Hold(vm) => write!(f, "another lease for {vm}"),
+            Self::Drop(vm) => write!(f, "close the newest lease of {vm}"),
+            Self::Acquire { vm, wishes, wait } => write!(f, "{vm} acquires {}{wait}", list(wishes)),
+            Self::Release { vm, disks, by } => write!(f, "{vm} releases {}{by}", list(disks)),
+            Self::Convert { vm, disk, mode, wait } => {
+                write!(f, "{vm} converts {disk} to {mode}{wait}")
+            }
+            Self::Close { vm, by } => write!(f, "close {vm}{by}"),
+            Self::Cancel(vm) => write!(f, "cancel what {vm} waits for"),
+            Self::Leave(vm) => write!(f, "the first who waits for an answer for {vm} goes away"),
+            Self::Restart(dying) => {
+                write!(f, "the service is killed and comes back; meanwhile dies: {}", list(dying))
+            }
+        }
+    }
+}

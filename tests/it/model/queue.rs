@@ -1,0 +1,153 @@
+//! The model's queue: who waits, and what that is worth against others.
+
+use std::collections::BTreeSet;
+
+use vmlockd::lock::Mode;
+
+use super::answer::{Answer, Why};
+use super::book::{Book, Outcome};
+use super::op::{Anchor, Disk, Vm, Wait, Wish};
+
+/// Somebody who waits.
+#[derive(Clone, Debug)]
+pub(super) struct Waiter {
+    /// The step that asked.
+    pub(super) call: usize,
+    pub(super) vm: Vm,
+    pub(super) what: What,
+}
+
+/// What somebody asks for, and may wait for.
+#[derive(Clone, Debug)]
+pub(super) enum What {
+    Open(Anchor, Vec<Wish>),
+    Acquire(Vec<Wish>),
+    Strengthen(Disk),
+}
+
+impl What {
+    /// The disks, and how each is wanted.
+    pub(super) fn wants(&self) -> Vec<(Disk, Mode)> {
+        match self {
+            Self::Open(_, wishes) | Self::Acquire(wishes) => {
+                wishes.iter().map(|wish| (wish.disk, wish.mode)).collect()
+            }
+            Self::Strengthen(disk) => vec![(*disk, Mode::Exclusive)],
+        }
+    }
+
+    pub(super) fn strengthens(&self) -> bool {
+        matches!(self, Self::Strengthen(_))
+    }
+}
+
+fn conflict(a: Mode, b: Mode) -> bool {
+    a == Mode::Exclusive || b == Mode::Exclusive
+}
+
+impl Book {
+    /// What is in the way of a want, for one who comes after these waiters: nobody, a lock of
+    /// somebody else's, or the claim of one of them.
+    fn in_the_way<'w>(
+        &self,
+        vm: Vm,
+        (disk, mode): (Disk, Mode),
+        ahead: impl Iterator<Item = &'w Waiter>,
+    ) -> Result<(), Why> {
+        let others = self.held_by_others(vm, disk);
+        let conflicting: BTreeSet<(Vm, Mode)> =
+            others.iter().copied().filter(|(_, held)| conflict(*held, mode)).collect();
+        if !conflicting.is_empty() {
+            return Err(Why::Held(disk, conflicting, None));
+        }
+        if self.locks.contains_key(&(vm, disk)) {
+            // Nobody else can have what it has already.
+            return Ok(());
+        }
+        let mut claims: Vec<(Vm, Mode)> = Vec::new();
+        for waiter in ahead {
+            let Some((_, wanted)) =
+                waiter.what.wants().into_iter().find(|(which, _)| *which == disk)
+            else {
+                continue;
+            };
+            let held = self.held_by_others(waiter.vm, disk);
+            let held = held.iter().any(|(_, held)| conflict(*held, wanted));
+            let behind =
+                claims.iter().any(|(of, earlier)| *of != waiter.vm && conflict(*earlier, wanted));
+            if held || behind {
+                if waiter.vm != vm && conflict(wanted, mode) {
+                    return Err(Why::Held(disk, others, Some(waiter.vm)));
+                }
+                claims.push((waiter.vm, wanted));
+            }
+        }
+        Ok(())
+    }
+
+    fn held_by_others(&self, vm: Vm, disk: Disk) -> BTreeSet<(Vm, Mode)> {
+        let locks = self.locks.iter().filter(|((who, which), _)| *who != vm && *which == disk);
+        locks.map(|((who, _), lock)| (*who, lock.mode)).collect()
+    }
+
+    /// Why a request has to wait, at its place in the queue or behind all others.
+    pub(super) fn refusal(&self, vm: Vm, what: &What, call: Option<usize>) -> Result<(), Why> {
+        for want in what.wants() {
+            let ahead = self.queue().take_while(|waiter| Some(waiter.call) != call);
+            self.in_the_way(vm, want, ahead)?;
+        }
+        Ok(())
+    }
+
+    /// Everybody who waits, in order: first who wants to be alone with what it has.
+    pub(super) fn queue(&self) -> impl Iterator<Item = &Waiter> {
+        let strengthens = |waiter: &&Waiter| waiter.what.strengthens();
+        let first = self.waiters.iter().filter(strengthens);
+        first.chain(self.waiters.iter().filter(move |waiter| !strengthens(waiter)))
+    }
+
+    /// Grants a request, has it wait, or refuses it. `None`: it waits.
+    pub(super) fn ask(&mut self, call: usize, vm: Vm, what: What, wait: Wait) -> Option<Outcome> {
+        let why = match self.attempt(vm, &what, None) {
+            Err(why @ Why::Held(..)) if wait != Wait::No => why,
+            outcome => return Some(outcome),
+        };
+        if let What::Strengthen(disk) = what {
+            let second = self.waiters.iter().find(|waiter| {
+                waiter.vm != vm && matches!(waiter.what, What::Strengthen(other) if other == disk)
+            });
+            if let Some(second) = second {
+                let others = self.held_by_others(vm, disk);
+                return Some(Err(Why::Held(disk, others, Some(second.vm))));
+            }
+        }
+        if wait == Wait::Over {
+            return Some(Err(Why::TimedOut(Box::new(Some(why)))));
+        }
+        self.waiters.push(Waiter { call, vm, what });
+        None
+    }
+
+    /// Looks again at those who wait, in order, until nobody can go on.
+    pub(super) fn serve(&mut self) -> Vec<(usize, Answer)> {
+        let mut answered = Vec::new();
+        loop {
+            let free =
+                |waiter: &&Waiter| self.refusal(waiter.vm, &waiter.what, Some(waiter.call)).is_ok();
+            let Some(next) = self.queue().find(free).cloned() else { return answered };
+            let outcome = self.attempt(next.vm, &next.what, Some(next.call));
+            self.waiters.retain(|waiter| waiter.call != next.call);
+            answered.push((next.call, outcome.unwrap_or_else(Answer::Refused)));
+        }
+    }
+
+    /// Those who are meant wait no more, and are told why.
+    pub(super) fn withdraw(
+        &mut self,
+        why: &Why,
+        whose: impl Fn(&Waiter) -> bool,
+    ) -> Vec<(usize, Answer)> {
+        let meant = self.waiters.extract_if(.., |waiter| whose(waiter));
+        meant.map(|waiter| (waiter.call, Answer::Refused(why.clone()))).collect()
+    }
+}

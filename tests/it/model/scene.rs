@@ -1,0 +1,110 @@
+//! What the machines have: disks with several names, and somebody who looks at their bytes.
+
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use uuid::Uuid;
+use vmlockd::lock::lockspace::Lockspace;
+use vmlockd::lock::open::Links;
+use vmlockd::lock::resolve::{Resolve, Wanted};
+use vmlockd::lock::resource::DiskPath;
+use vmlockd::lock::{Mode, OwnerId, ofd};
+use vmlockd::service::{Ask, Disk as Asked};
+
+use super::op::{DISKS, Disk, Spelling, VMS, Vm, Wish};
+
+/// Where all of it is: in memory, if the machine has a file system there.
+const MEMORY: &str = "/dev/shm";
+
+/// The disks, and a directory for the service.
+#[derive(Debug)]
+pub(super) struct Scene {
+    directory: TempDir,
+    names: Vec<PathBuf>,
+    aliases: Vec<PathBuf>,
+    /// Descriptions of nobody's, to ask the kernel with.
+    rivals: Vec<File>,
+}
+
+impl Scene {
+    pub(super) fn set() -> Self {
+        let memory = Path::new(MEMORY);
+        let place = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let directory =
+            tempfile::Builder::new().prefix("vmlockd-model-").tempdir_in(place).unwrap();
+        fs::create_dir(directory.path().join("run")).unwrap();
+        let (mut names, mut aliases, mut rivals) = (Vec::new(), Vec::new(), Vec::new());
+        for disk in 0..DISKS {
+            let name = directory.path().join(format!("disk{disk}"));
+            let alias = directory.path().join(format!("alias{disk}"));
+            rivals.push(File::create_new(&name).unwrap());
+            if disk % 2 == 0 {
+                fs::hard_link(&name, &alias).unwrap();
+            } else {
+                symlink(&name, &alias).unwrap();
+            }
+            names.push(name);
+            aliases.push(alias);
+        }
+        Self { directory, names, aliases, rivals }
+    }
+
+    /// The service's runtime directory.
+    pub(super) fn runtime_dir(&self) -> PathBuf {
+        self.directory.path().join("run")
+    }
+
+    /// No service has ever been here.
+    pub(super) fn forget_all(&self) {
+        for entry in fs::read_dir(self.runtime_dir()).unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+    }
+
+    /// The name by which a disk is asked for; the service finds it out for a descriptor.
+    pub(super) fn name(&self, disk: Disk, spelling: Spelling) -> &Path {
+        match spelling {
+            Spelling::Name | Spelling::Open => &self.names[disk.0],
+            Spelling::Alias => &self.aliases[disk.0],
+        }
+    }
+
+    /// The disk that a name means.
+    pub(super) fn disk(&self, name: &str) -> Option<Disk> {
+        let is = |known: &PathBuf| known.to_str() == Some(name);
+        let position = self.names.iter().position(is).or_else(|| self.aliases.iter().position(is));
+        position.map(Disk)
+    }
+
+    /// What the service is asked for.
+    pub(super) fn ask(&self, wish: &Wish) -> Ask {
+        let name = self.name(wish.disk, wish.spelling);
+        let wanted = if wish.spelling == Spelling::Open {
+            Wanted::File(File::options().read(true).write(true).open(name).unwrap().into())
+        } else {
+            Wanted::Path(DiskPath::parse(name.to_str().unwrap()).unwrap())
+        };
+        let resolve = Resolve { wanted, lockspace: Lockspace::Direct, links: Links::Follow };
+        Ask { disk: Asked::Wanted(resolve), mode: wish.mode }
+    }
+
+    /// How each disk is locked, as somebody else sees it.
+    pub(super) fn bytes(&self) -> [Option<Mode>; DISKS] {
+        std::array::from_fn(|disk| {
+            let seen = ofd::in_the_way(&self.rivals[disk], Mode::Exclusive).unwrap();
+            seen.map(|lock| lock.mode)
+        })
+    }
+}
+
+/// A machine as the service knows it.
+pub(super) fn id(vm: Vm) -> OwnerId {
+    OwnerId::new(0, Uuid::from_u128(1 + vm.0 as u128))
+}
+
+/// The machine that the service means.
+pub(super) fn vm(id: OwnerId) -> Vm {
+    (0..VMS).map(Vm).find(|vm| self::id(*vm) == id).expect("an owner that somebody opened")
+}

@@ -1,0 +1,156 @@
+//! What can be seen of it all from outside, of the model and of the service alike.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use vmlockd::lock::queue::Status;
+use vmlockd::lock::{Anchor, Mode, Proof};
+
+use super::book::Book;
+use super::life::Life;
+use super::op::{DISKS, Disk, Vm, list};
+use super::queue::Waiter;
+use super::scene::{self, Scene};
+
+/// Who there is, who holds what, and what the kernel says of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct View {
+    pub(super) owners: BTreeMap<Vm, Kept>,
+    pub(super) locks: BTreeMap<(Vm, Disk), Held>,
+    /// In order: who waits, and for what.
+    waiting: Vec<(Vm, &'static str, Vec<(Disk, Mode)>)>,
+    bytes: [Option<Mode>; DISKS],
+    /// What contradicts itself.
+    pub(super) odd: Vec<String>,
+}
+
+/// What keeps an owner.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Kept {
+    leases: usize,
+    manual: bool,
+}
+
+/// How a disk is held, and by which name.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    mode: Mode,
+    name: String,
+    /// How many wait for the disk.
+    waiting: usize,
+}
+
+impl View {
+    /// As it should be.
+    pub(super) fn of_book(book: &Book, scene: &Scene) -> Self {
+        let kept = |(vm, owner): (&Vm, &super::book::Owner)| {
+            (*vm, Kept { leases: owner.leases, manual: owner.manual })
+        };
+        let held = |((vm, disk), lock): (&(Vm, Disk), &super::book::Lock)| {
+            let name = scene.name(*disk, lock.spelling).to_str().unwrap().to_owned();
+            let wants =
+                |waiter: &&Waiter| waiter.what.wants().iter().any(|(which, _)| which == disk);
+            let waiting = book.waiters.iter().filter(wants).count();
+            ((*vm, *disk), Held { mode: lock.mode, name, waiting })
+        };
+        Self {
+            owners: book.owners.iter().map(kept).collect(),
+            locks: book.locks.iter().map(held).collect(),
+            waiting: book
+                .waiters
+                .iter()
+                .map(|waiter| {
+                    let what = if waiter.what.strengthens() { "convert" } else { "acquire" };
+                    (waiter.vm, what, waiter.what.wants())
+                })
+                .collect(),
+            bytes: std::array::from_fn(|disk| book.byte(Disk(disk))),
+            odd: Vec::new(),
+        }
+    }
+
+    /// As it is; and each lock's number.
+    pub(super) fn of_life(
+        life: &Life,
+        scene: &Scene,
+        book: &Book,
+    ) -> (Self, BTreeMap<(Vm, Disk), u64>) {
+        let (mut owners, mut locks) = (BTreeMap::new(), BTreeMap::new());
+        let (mut numbers, mut odd) = (BTreeMap::new(), Vec::new());
+        let shown = |id| !book.is_opening(scene::vm(id));
+        let all = life.service.owners_and_locks();
+        for (owner, held) in all.into_iter().filter(|(owner, _)| shown(owner.id)) {
+            let anchors = || owner.anchors.values();
+            let kept = Kept {
+                leases: anchors().filter(|anchor| **anchor == Anchor::Lease).count(),
+                manual: anchors().any(|anchor| *anchor == Anchor::Manual),
+            };
+            if owner.locks.len() != held.len() {
+                odd.push(format!("{} has locks that are not held: {:?}", owner.id, owner.locks));
+            }
+            owners.insert(scene::vm(owner.id), kept);
+        }
+        let all = life.service.locks();
+        for lock in &all {
+            let (vm, name) = (scene::vm(lock.owner), lock.want.resource.clone());
+            if lock.proof != Proof::Verified {
+                odd.push(format!("lock {} on {name} is {:?}", lock.id, lock.proof));
+            }
+            let Some(disk) = scene.disk(&name) else {
+                odd.push(format!("lock {} is on {name}, which nobody asked for", lock.id));
+                continue;
+            };
+            if numbers.insert((vm, disk), lock.id).is_some() {
+                odd.push(format!("{vm} has {disk} twice"));
+            }
+            let waiting = life.service.waiting_for(lock.id);
+            locks.insert((vm, disk), Held { mode: lock.want.mode, name, waiting });
+        }
+        {
+            let heard = life.heard.lock().unwrap();
+            odd.extend(heard.nonsense.iter().cloned());
+            let of = |lock: &vmlockd::lock::Lock| (lock.id, (lock.owner, lock.want.mode));
+            if heard.locks != all.iter().map(of).collect() {
+                odd.push(format!("the world was told of other locks: {:?}", heard.locks));
+            }
+            if !heard.owners.iter().map(|id| scene::vm(*id)).eq(owners.keys().copied()) {
+                odd.push(format!("the world was told of other owners: {:?}", heard.owners));
+            }
+        }
+        let waiting = life
+            .service
+            .waiting()
+            .into_iter()
+            .map(|(waiter, _)| {
+                if waiter.status != Status::Waiting {
+                    odd.push(format!("somebody who waits is {:?}", waiter.status));
+                }
+                let wants = waiter.wants.iter();
+                let wants = wants.filter_map(|want| Some((scene.disk(&want.resource)?, want.mode)));
+                (scene::vm(waiter.owner), waiter.purpose.as_str(), wants.collect())
+            })
+            .collect();
+        (Self { owners, locks, waiting, bytes: scene.bytes(), odd }, numbers)
+    }
+}
+
+impl fmt::Display for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (vm, Kept { leases, manual }) in &self.owners {
+            let manual = if *manual { ", manual" } else { "" };
+            write!(f, "  {vm}, {leases} leases{manual}:")?;
+            for ((_, disk), held) in self.locks.iter().filter(|((who, _), _)| who == vm) {
+                let name = held.name.rsplit('/').next().unwrap_or_default();
+                write!(f, " {disk} {} as {name}, {} wait;", held.mode, held.waiting)?;
+            }
+            writeln!(f)?;
+        }
+        for (vm, what, wants) in &self.waiting {
+            let wants = wants.iter().map(|(disk, mode)| format!("{disk} {mode}"));
+            writeln!(f, "  {vm} waits ({what}) for {}", list(wants))?;
+        }
+        let byte = |mode: &Option<Mode>| mode.map_or("free", Mode::as_str);
+        writeln!(f, "  bytes: {}", self.bytes.iter().map(byte).collect::<Vec<_>>().join(", "))?;
+        self.odd.iter().try_for_each(|odd| writeln!(f, "  {odd}"))
+    }
+}
