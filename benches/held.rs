@@ -57,14 +57,15 @@ impl Scene {
         let anchors = vec![NewAnchor::Manual];
         let (name, front) = ("measured".to_owned(), Front::Dbus);
         let opening = Opening { id: owner, name, front, anchors, asks: Vec::new() };
-        service.open(opening).await.unwrap();
+        service.open(opening, None).await.unwrap();
         let disk = |n: usize| directory.join(n.to_string());
         for n in 0..=held {
             File::create_new(disk(n)).unwrap();
         }
         let all: Vec<_> = (0..held).map(disk).collect();
         for disks in all.chunks(AT_ONCE) {
-            service.acquire(owner, disks.iter().map(|disk| ask(disk)).collect()).await.unwrap();
+            let asks = disks.iter().map(|disk| ask(disk)).collect();
+            service.acquire(owner, asks, None).await.unwrap();
         }
         let disk = disk(held);
         Self { service, owner, disk, held, times: Vec::new(), whole: Duration::ZERO }
@@ -74,8 +75,9 @@ impl Scene {
         let begun = Instant::now();
         for _ in 0..ROUNDS {
             let start = Instant::now();
-            let locks = self.service.acquire(self.owner, vec![ask(&self.disk)]).await.unwrap();
-            self.service.release(self.owner, &locks, 0, false).await.unwrap();
+            let asks = vec![ask(&self.disk)];
+            let granted = self.service.acquire(self.owner, asks, None).await.unwrap();
+            self.service.release(self.owner, &granted.locks, 0, false).await.unwrap();
             self.times.push(start.elapsed());
         }
         self.whole += begun.elapsed();

@@ -175,4 +175,8 @@ async fn forget_those_who_leave(
             left.gone.send_replace(true);
         }
     }
+    // With the bus all have left. What waits for them would wait for ever: it keeps this alive itself.
+    for (_, left) in known.lock().unwrap_or_else(PoisonError::into_inner).drain() {
+        left.gone.send_replace(true);
+    }
 }

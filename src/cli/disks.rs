@@ -99,6 +99,11 @@ impl Wanted {
         }
         Ok(wanted)
     }
+
+    /// What is asked for by name, as it is sent.
+    pub(super) fn names(&self) -> Vec<(&str, &str)> {
+        self.names.iter().map(|(name, mode)| (name.as_str(), *mode)).collect()
+    }
 }
 
 /// Opens a disk, as proof that we may have it; `None` where we may not: then its name is what is

@@ -101,6 +101,12 @@ impl Error {
         })
     }
 
+    /// Whether the service has ended, or is about to, before it did what it was asked.
+    pub(super) fn is_end_of_service(&self) -> bool {
+        let Self::Call(error) = self else { return false };
+        answer(error).is_some_and(|(name, _)| code_of(&name) == Code::UNAVAILABLE)
+    }
+
     /// Whether the service is older than what is asked of it.
     pub(super) fn is_unknown_method(&self) -> bool {
         let Self::Call(error) = self else { return false };

@@ -10,13 +10,14 @@ use tokio::time::timeout;
 use uuid::Uuid;
 use zbus::{MatchRule, MessageStream, OwnedObjectPath};
 
-use super::disks::{Disk, Wanted};
+use super::disks::Disk;
 use super::error::{Code, Error};
 use super::link::Link;
 use super::open::{Opened, Opening, check_name, check_uuid};
 use super::output::{Form, print};
 use super::signals::Signals;
 use super::table::{Lean, Table};
+use super::wait::Wait;
 use super::{json, row};
 use crate::client::{Options, Row, SERVICE};
 
@@ -46,6 +47,8 @@ pub(super) struct Arguments {
     /// The owner's UUID [default: a new one]
     #[arg(long, value_parser = check_uuid)]
     uuid: Option<String>,
+    #[command(flatten)]
+    wait: Wait,
     /// Disk images or block devices; MODE is 'exclusive' (default) or 'shared'
     #[arg(required = true, value_name = "PATH[:MODE]", value_parser = Disk::parser())]
     disks: Vec<Disk>,
@@ -54,14 +57,16 @@ pub(super) struct Arguments {
 /// Does it.
 pub(super) async fn perform(link: &Link, args: Arguments, form: Form) -> Result<Code, Error> {
     let uuid = args.uuid.unwrap_or_else(|| Uuid::new_v4().to_string());
-    let wanted = Wanted::new(link, &args.disks)?;
     let mut signals = Signals::catch()?;
-    let opening = Opening { name: &args.name, uuid: &uuid, manual: true };
-    let request = opening.open(link, &wanted);
-    tokio::pin!(request);
+    let (name, disks, wait) = (&args.name, &args.disks[..], args.wait.span());
+    let opening = Opening { name, uuid: &uuid, manual: true, disks, wait };
+    let mut request = Box::pin(opening.open(link));
     let Opened { path, lease } = tokio::select! {
         opened = &mut request => opened?,
         signal = signals.next() => {
+            if wait.is_some() {
+                let _ = timeout(PATIENCE, opening.give_up(link)).await;
+            }
             // Nobody would know of locks that are granted now. Should the service wait for a
             // password instead, it withdraws the question when we leave.
             if let Ok(Ok(opened)) = timeout(PATIENCE, &mut request).await {

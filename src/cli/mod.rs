@@ -15,6 +15,7 @@ mod error;
 mod find;
 mod json;
 mod known;
+mod line;
 mod link;
 mod list;
 mod lock;
@@ -31,10 +32,13 @@ mod run;
 mod running;
 mod show;
 mod signals;
+mod span;
 mod start;
 mod table;
 mod unit;
 mod unlock;
+mod wait;
+mod waiting;
 mod who;
 
 use std::ffi::OsString;
@@ -69,7 +73,7 @@ Exit codes:
   64  the command line is wrong
   66  there is no such disk, owner or lock
   69  the service, or the bus, can't be reached
-  75  somebody else holds the disk
+  75  somebody else holds the disk, also after '--wait=DURATION'
   77  not authorized
   78  for 'doctor': no disk is in danger, but locks may be lost one day
 'run' ends with the exit code of its command, with 128 and the signal's number
@@ -112,6 +116,8 @@ enum Verb {
     List,
     /// List the owners: the virtual machines that may hold locks
     Owners,
+    /// List who waits for what, first come first
+    Waiting,
     Show(show::Arguments),
     Who(who::Arguments),
     Resolve(resolve::Arguments),
@@ -185,6 +191,7 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
             Verb::Unlock(arguments) => unlock::perform(&link, arguments).await,
             Verb::List => list::perform(&link, form).await,
             Verb::Owners => owners::perform(&link, form).await,
+            Verb::Waiting => waiting::perform(&link, form).await,
             Verb::Show(arguments) => show::perform(&link, arguments, form).await,
             Verb::Who(arguments) => who::perform(&link, arguments, form).await,
             Verb::Resolve(arguments) => resolve::perform(&link, arguments, form).await,
@@ -216,6 +223,10 @@ mod tests {
             "vmlockctl run --name n --disk a:shared --disk b:exclusive -- true",
             "vmlockctl --system --json list",
             "vmlockctl list --json --session",
+            "vmlockctl run --wait --disk a -- true",
+            "vmlockctl run --disk a --wait=2min -- true",
+            "vmlockctl lock --wait a.img",
+            "vmlockctl waiting --json",
             "vmlockctl show 4dea",
             "vmlockctl release --force 3",
             "vmlockctl release ./a.img",
@@ -240,6 +251,8 @@ mod tests {
             "vmlockctl run --uuid web1 --disk a -- true",
             "vmlockctl run --name= --disk a -- true",
             "vmlockctl lock",
+            "vmlockctl lock --wait=never a",
+            "vmlockctl run --wait=-1 --disk a -- true",
             "vmlockctl who",
             "vmlockctl release a.img",
             "vmlockctl --system --session list",

@@ -4,12 +4,16 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use zbus::{Fd, OwnedObjectPath, Variant};
 
-use super::disks::Wanted;
+use super::disks::{Disk, Wanted};
 use super::error::Error;
 use super::link::Link;
-use crate::client::Options;
-use crate::lock::owner::NAME_MAX;
+use super::span::Span;
+use super::wait;
+use crate::client::{Options, OwnerProxy};
+use crate::lock::OwnerId;
+use crate::lock::owner::{NAME_MAX, parse_uuid};
 use crate::lock::printable::shown;
+use crate::paths;
 
 /// What an owner is opened with.
 #[derive(Debug)]
@@ -20,6 +24,10 @@ pub(super) struct Opening<'o> {
     pub(super) uuid: &'o str,
     /// Whether it stays until it is closed.
     pub(super) manual: bool,
+    /// What it shall hold.
+    pub(super) disks: &'o [Disk],
+    /// How long it may wait for that, if at all.
+    pub(super) wait: Option<Span>,
 }
 
 /// An owner that holds its disks.
@@ -33,15 +41,15 @@ pub(super) struct Opened {
 
 impl Opening<'_> {
     /// Opens the owner and locks the disks: all of it or nothing.
-    pub(super) async fn open(&self, link: &Link, wanted: &Wanted) -> Result<Opened, Error> {
-        let names: Vec<(&str, &str)> =
-            wanted.names.iter().map(|(name, mode)| (name.as_str(), *mode)).collect();
-        let by_name_only = wanted.files.is_empty();
+    pub(super) async fn open(&self, link: &Link) -> Result<Opened, Error> {
+        let wanted = Wanted::new(link, self.disks)?;
+        let names = wanted.names();
+        let at_once = wanted.files.is_empty() && self.wait.is_none();
         let mut options = Options::new();
         if self.manual {
             options.insert("manual", true.into());
         }
-        if by_name_only {
+        if at_once {
             options.insert("resources", Variant::from(names.as_slice()));
         }
         let manager = link.manager().await?;
@@ -49,17 +57,16 @@ impl Opening<'_> {
         let (path, lease): (OwnedObjectPath, zbus::OwnedFd) =
             link.ask(manager.inner(), "OpenOwner", &arguments).await?;
         let opened = Opened { path, lease: lease.into() };
-        if by_name_only {
+        if at_once {
             return Ok(opened);
         }
-        let files: Vec<(Fd<'_>, &str)> =
-            wanted.files.iter().map(|(file, mode)| (file.as_fd().into(), *mode)).collect();
         let owner = link.owner(&opened.path).await?;
-        let arguments = (names, files, Options::new());
-        let locked: Result<Vec<OwnedObjectPath>, _> =
-            link.ask(owner.inner(), "AcquireWithFiles", &arguments).await;
+        let locked = match self.wait {
+            None => ask_for(link, &owner, &wanted, Options::new()).await,
+            Some(span) => wait::lock(link, &owner, self.disks, &wanted, span).await,
+        };
         match locked {
-            Ok(_) => Ok(opened),
+            Ok(()) => Ok(opened),
             Err(error) => {
                 if self.manual {
                     // Otherwise it goes with the lease. The first error is the one to tell.
@@ -69,6 +76,29 @@ impl Opening<'_> {
             }
         }
     }
+}
+
+impl Opening<'_> {
+    /// Closes the owner again while it waits for its disks: nobody would know of one that stays.
+    pub(super) async fn give_up(&self, link: &Link) -> Result<(), Error> {
+        let Ok(uuid) = parse_uuid(self.uuid) else { return Ok(()) };
+        let owner = link.owner(&paths::owner(OwnerId::new(link.uid, uuid))).await?;
+        Ok(owner.close(Options::new()).await?)
+    }
+}
+
+/// Asks for disks, for an owner that is there.
+pub(super) async fn ask_for(
+    link: &Link,
+    owner: &OwnerProxy<'_>,
+    wanted: &Wanted,
+    options: Options<'_>,
+) -> Result<(), Error> {
+    let files: Vec<(Fd<'_>, &str)> =
+        wanted.files.iter().map(|(file, mode)| (file.as_fd().into(), *mode)).collect();
+    let arguments = (wanted.names(), files, options);
+    let _: Vec<OwnedObjectPath> = link.ask(owner.inner(), "AcquireWithFiles", &arguments).await?;
+    Ok(())
 }
 
 /// The name of a machine that nobody named: one that the service takes.

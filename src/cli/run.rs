@@ -1,6 +1,6 @@
 //! `run`: disks are locked while a command lives.
 //!
-//! 1. An owner is opened, and the disks are locked: all of them or none.
+//! 1. An owner is opened, and the disks are locked: all of them or none, if need be after a wait.
 //! 2. The command is started and bound to the owner, see [`super::start`]. It inherits the lease.
 //! 3. Signals that are meant for it are passed on, and its end is awaited. A copy of the lease
 //!    stays here meanwhile: programs that start others, sudo for one, close what they inherited.
@@ -26,13 +26,14 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 use zbus::{MatchRule, MessageStream, OwnedObjectPath};
 
-use super::disks::{Disk, Wanted};
+use super::disks::Disk;
 use super::error::{Code, Error};
 use super::link::Link;
 use super::open::{Opened, Opening, check_name, check_uuid, name_after};
 use super::output::complain;
 use super::signals::{Signals, is_for_the_group};
 use super::start::{self, Waiting};
+use super::wait::Wait;
 use crate::client::{MANAGER_PATH, Options, SERVICE};
 
 /// How long the end of an owner is awaited whose lease somebody else may have, once the service
@@ -48,7 +49,8 @@ Example:
 
 Nobody else can lock web1.qcow2 until QEMU has ended, and nobody can lock
 base.qcow2 exclusively. If somebody holds one of them already, QEMU is not
-started, the message says who it is, and the exit code is 75.
+started, the message says who it is, and the exit code is 75. With --wait it is
+started when they are free.
 
 The command, and all that it starts, inherits a descriptor that keeps the disks
 locked until the last of them has closed it or ended; its number is in
@@ -57,7 +59,7 @@ VMLOCKD_LEASE_FD, the owner's UUID in VMLOCKD_OWNER.";
 /// Run a command and keep disks locked for as long as it lives
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "vmlockctl run [--name NAME] [--uuid UUID] --disk PATH[:MODE]... -- COMMAND [ARG]...",
+    override_usage = "vmlockctl run [--name NAME] [--uuid UUID] [--wait[=DURATION]] --disk PATH[:MODE]... -- COMMAND [ARG]...",
     after_help = EXAMPLE
 )]
 pub(super) struct Arguments {
@@ -70,6 +72,8 @@ pub(super) struct Arguments {
     /// A disk image or block device; MODE is 'exclusive' (default) or 'shared'
     #[arg(long = "disk", required = true, value_name = "PATH[:MODE]", value_parser = Disk::parser())]
     disks: Vec<Disk>,
+    #[command(flatten)]
+    wait: Wait,
     /// What to run
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(super) command: Vec<OsString>,
@@ -77,18 +81,17 @@ pub(super) struct Arguments {
 
 /// Does it.
 pub(super) async fn perform(link: &Link, arguments: Arguments) -> Result<Code, Error> {
-    let Arguments { name, uuid, disks, command } = arguments;
+    let Arguments { name, uuid, disks, wait, command } = arguments;
     let name = name.unwrap_or_else(|| name_of(&command));
     let uuid = uuid.unwrap_or_else(|| Uuid::new_v4().to_string());
-    let wanted = Wanted::new(link, &disks)?;
     let mut signals = Signals::catch()?;
-    let opening = Opening { name: &name, uuid: &uuid, manual: false };
+    let (disks, wait) = (&disks[..], wait.span());
+    let opening = Opening { name: &name, uuid: &uuid, manual: false, disks, wait };
     let Opened { path, lease } = tokio::select! {
         // Our end closes the lease, also one that is on its way to us.
         signal = signals.next() => return Err(Error::Interrupted(signal as i32)),
-        opened = opening.open(link, &wanted) => opened?,
+        opened = opening.open(link) => opened?,
     };
-    drop(wanted);
     let waiting = start::spawn(&command, &uuid, &lease)?;
     let status = accompany(link, &path, waiting, &mut signals, &lease).await?;
     give_up(link, &path, lease).await;

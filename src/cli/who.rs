@@ -57,8 +57,22 @@ pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
     Ok(if somebody { Code::SUCCESS } else { Code::FAILURE })
 }
 
+/// How much is told of a holder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Detail {
+    /// What a person knows a machine by.
+    Brief,
+    /// The machine's UUID, too.
+    Full,
+}
+
 /// Who it is, in the words of a refusal.
 pub(super) fn sentence(disk: &str, holder: &Row) -> String {
+    format!("disk {} is {}", shown(disk), held(disk, holder, Detail::Full))
+}
+
+/// How a disk is held, and by whom.
+pub(super) fn held(disk: &str, holder: &Row, detail: Detail) -> String {
     let word = |key| row::text(holder, key);
     let how = match word("mode") {
         "exclusive" => "exclusively",
@@ -66,12 +80,13 @@ pub(super) fn sentence(disk: &str, holder: &Row) -> String {
     };
     let pid = row::number(holder, "pid");
     let who = match (word("kind"), pid) {
-        ("owner", 0) => {
-            format!("VM \"{}\" ({}, user {})", word("name"), word("uuid"), word("user"))
-        }
         ("owner", pid) => {
-            let (name, uuid, user) = (word("name"), word("uuid"), word("user"));
-            format!("VM \"{name}\" ({uuid}, pid {pid}, user {user})")
+            let uuid = match detail {
+                Detail::Brief => String::new(),
+                Detail::Full => format!("{}, ", word("uuid")),
+            };
+            let pid = if pid == 0 { String::new() } else { format!("pid {pid}, ") };
+            format!("VM \"{}\" ({uuid}{pid}user {})", word("name"), word("user"))
         }
         ("process", pid) => {
             format!("another program ({}, pid {pid}, user {})", word("program"), word("user"))
@@ -86,7 +101,7 @@ pub(super) fn sentence(disk: &str, holder: &Row) -> String {
         name if name.is_empty() || name == disk => String::new(),
         name => format!(", through {name}"),
     };
-    shown(&format!("disk {disk} is locked {how} by {who}{since}{through}"))
+    shown(&format!("locked {how} by {who}{since}{through}"))
 }
 
 #[cfg(test)]
@@ -115,7 +130,10 @@ mod tests {
             "disk /srv/vm/a.qcow2 is locked exclusively by VM \"web1\" (4dea22b3, pid 4711, \
              user libvirt-qemu), through /images/a.qcow2"
         );
-        assert!(!sentence("/images/a.qcow2", &owner).contains("through"));
+        assert_eq!(
+            held("/images/a.qcow2", &owner, Detail::Brief),
+            "locked exclusively by VM \"web1\" (pid 4711, user libvirt-qemu)"
+        );
     }
 
     #[test]

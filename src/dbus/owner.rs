@@ -231,7 +231,8 @@ impl OwnerObject {
     async fn cancel(&self, #[zbus(header)] header: Header<'_>, options: Raw) -> Result<(), Error> {
         let _call = self.enter(&header, "Cancel").await?;
         Options::none(options)?;
-        Ok(self.front.service.cancel(self.id()).await?)
+        self.front.service.cancel(self.id()).await?;
+        Ok(())
     }
 
     async fn close(&self, #[zbus(header)] header: Header<'_>, options: Raw) -> Result<(), Error> {

@@ -262,18 +262,19 @@ impl Service {
         }
     }
 
-    /// Withdraws all that an owner waits for, and what it offers.
+    /// Withdraws all that an owner waits for, and what it offers; tells for how much it waited.
     ///
     /// # Errors
     ///
     /// [`lock::Error::NoSuchOwner`].
-    pub async fn cancel(&self, id: OwnerId) -> Result<(), Error> {
-        {
+    pub async fn cancel(&self, id: OwnerId) -> Result<usize, Error> {
+        let withdrawn = {
             let mut state = self.state();
             state.table.living(id)?;
-            state.withdraw(|waiter| waiter.owner == id, Why::Cancelled);
-        }
-        self.withdraw_offer(id).await
+            state.withdraw(|waiter| waiter.owner == id, Why::Cancelled)
+        };
+        self.withdraw_offer(id).await?;
+        Ok(withdrawn)
     }
 
     /// Withdraws all that anybody waits for, since the service ends or is replaced, and has nobody

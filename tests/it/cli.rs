@@ -7,6 +7,7 @@ mod look;
 mod reexec;
 mod run;
 mod trouble;
+mod wait;
 
 use std::path::Path;
 

@@ -12,7 +12,7 @@
 //! can't have it while he does. Two such on one resource would wait for each other for ever, so
 //! there is but one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Table;
 use crate::lock::error::Error;
@@ -110,19 +110,30 @@ impl Table {
     pub fn call(&mut self) -> News {
         let ended = std::mem::take(&mut self.ended);
         let touched = std::mem::take(&mut self.touched);
-        let waiting: BTreeSet<(bool, Ticket)> = touched
-            .iter()
-            .flat_map(|want| self.queue.for_resource(want))
-            .filter(|(waiter, ..)| waiter.status == Status::Waiting)
-            .map(|(waiter, ..)| rank(waiter))
-            .collect();
+        // In their order, whatever they wait for: with what each wants of that.
+        let mut waiting: BTreeMap<(bool, Ticket), Vec<(usize, Mode)>> = BTreeMap::new();
+        for (n, want) in touched.iter().enumerate() {
+            let waiters = self.queue.for_resource(want);
+            for (waiter, _, wanted) in
+                waiters.filter(|(waiter, ..)| waiter.status == Status::Waiting)
+            {
+                waiting.entry(rank(waiter)).or_default().push((n, wanted.mode));
+            }
+        }
         let mut called = Vec::new();
-        for (_, ticket) in waiting {
-            if self.queue.get(ticket).is_some_and(|waiter| self.may_go_on(waiter))
+        // What somebody is about to take for himself alone: nobody who comes after him gets it, and
+        // there may be hundreds.
+        let mut taken = BTreeSet::new();
+        for ((_, ticket), of) in waiting {
+            if !of.iter().any(|(n, _)| taken.contains(n))
+                && self.queue.get(ticket).is_some_and(|waiter| self.may_go_on(waiter))
                 && let Some(waiter) = self.queue.get_mut(ticket)
             {
                 waiter.status = Status::Called;
                 called.push(ticket);
+                taken.extend(
+                    of.iter().filter(|(_, mode)| *mode == Mode::Exclusive).map(|(n, _)| *n),
+                );
             }
         }
         News { called, ended }
@@ -179,7 +190,8 @@ impl Table {
     fn claim_on(&self, want: &Want, id: OwnerId, place: Ticket) -> Option<&Waiter> {
         let mut standing: Vec<(Mode, OwnerId)> = Vec::new();
         let mut waiters: Vec<_> = self.queue.for_resource(want).collect();
-        waiters.sort_by_key(|(waiter, n, _)| (rank(waiter), *n));
+        // They come by place already.
+        waiters.sort_by_key(|(waiter, ..)| rank(waiter));
         for (waiter, n, wanted) in waiters {
             if rank(waiter) >= (true, place) {
                 break;

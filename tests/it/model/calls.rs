@@ -106,7 +106,7 @@ fn call(
         }
         Op::Cancel(vm) => {
             let id = scene::id(*vm);
-            Box::pin(async move { Ok(Reply::Count(service.cancel(id)?)) })
+            Box::pin(async move { Ok(Reply::Count(service.cancel(id).await?)) })
         }
         Op::Drop(_) | Op::Leave(_) | Op::Restart(_) => return None,
     })

@@ -57,6 +57,7 @@ impl Heard {
             }
             Event::LockLost(..) => (false, "a lock is lost"),
             Event::AnchorsChanged(_)
+            | Event::OwnerChanged(_)
             | Event::LockVerified(_)
             | Event::LockspacesChanged
             | Event::LockContended { .. } => (true, ""),

@@ -1,0 +1,334 @@
+//! `--wait`: who waits is told for whom, ends when he is told to, and outlasts the service.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use nix::pty::{Winsize, openpty};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use tokio::task::spawn_blocking;
+
+use super::{LIVES, Tool, fails, str, vmlockctl};
+use crate::house::user::NOBODY;
+use crate::house::{Answer, Call, House, NAME, NameWatch, Process, polkit, within};
+use crate::machine::{Machine, exclusive, manager};
+use crate::untouched::assert_free;
+use crate::wait::until_waiting;
+
+/// A disk that machine web1 holds.
+struct Scene {
+    house: House,
+    disk: PathBuf,
+    holder: Tool,
+    pid: i32,
+}
+
+impl Scene {
+    async fn set() -> Self {
+        let house = House::builder().start().await;
+        let disk = house.raw_of(0, "disk");
+        let (holder, pid) = Tool::holding(&house, &["--name", "web1", "--disk", str(&disk)]).await;
+        Self { house, disk, holder, pid }
+    }
+
+    /// Starts a command that waits; returns once it does.
+    async fn wait(&self, line: &[&str]) -> Tool {
+        let tool = Tool::vmlockctl(&self.house, line);
+        until_waiting(&self.house.connection().await, 1).await;
+        tool
+    }
+
+    /// The end of who waited in vain: nothing of him is left, and the disk is as it was.
+    async fn is_as_before(&self) {
+        until_waiting(&self.house.connection().await, 0).await;
+        let owners = async {
+            loop {
+                let owners = super::json(&self.house, &["owners"]).await;
+                if owners.as_array().unwrap().len() == 1 {
+                    return owners;
+                }
+            }
+        };
+        assert_eq!(within("one owner", owners).await[0]["name"], "web1");
+    }
+
+    /// The holder ends; afterwards the disk is another's, or free.
+    async fn release(self) -> (House, PathBuf) {
+        assert!(self.holder.finish().await.success());
+        (self.house, self.disk)
+    }
+}
+
+/// Returns once a program has complained of something with these words.
+async fn until_said(house: &House, tool: &Tool, words: &str) {
+    let manager = manager(&house.connection().await).await;
+    let said = async {
+        while !tool.process.stderr().contains(words) {
+            manager.n_waiting().await.unwrap();
+        }
+    };
+    within(words, said).await;
+}
+
+#[tokio::test]
+async fn a_command_is_run_when_its_disks_are_free_and_one_line_says_for_whom_it_waits() {
+    let scene = Scene::set().await;
+    let line = ["run", "--wait", "--disk", str(&scene.disk), "--", "sh", "-c", "echo go; exit 7"];
+    let mut tool = scene.wait(&line).await;
+    let words = format!(
+        "vmlockctl: waiting for disk {}: locked exclusively by VM \"web1\" (pid {}, user root) \
+         since ",
+        str(&scene.disk),
+        scene.pid
+    );
+    until_said(&scene.house, &tool, &words).await;
+    let (_house, disk) = scene.release().await;
+    assert_eq!(tool.line().await, "go");
+    assert_eq!(tool.ended().await.code(), Some(7));
+    assert_eq!(tool.process.stderr().lines().count(), 1);
+    assert_free(&disk);
+}
+
+#[tokio::test]
+async fn lock_waits_too_and_waiting_lists_both() {
+    let scene = Scene::set().await;
+    let disk = str(&scene.disk);
+    let ran = vmlockctl(&scene.house, &["lock", "--wait=0", disk]).await;
+    assert_eq!(ran.status.code(), Some(75), "{ran:#?}");
+    let mut lock = scene.wait(&["lock", "--name", "backup", "--wait=1h 30min", disk]).await;
+    let mut run = Tool::vmlockctl(
+        &scene.house,
+        &["run", "--name", "web2", "--wait=infinity", "--disk", disk, "--", "echo", "go"],
+    );
+    until_waiting(&scene.house.connection().await, 2).await;
+    let rows = super::json(&scene.house, &["waiting"]).await;
+    let of = |key: &str| (rows[0][key].clone(), rows[1][key].clone());
+    assert_eq!(of("name"), ("backup".into(), "web2".into()));
+    assert_eq!(of("position"), (1.into(), 2.into()));
+    assert_eq!(rows[1]["resources"], json!([[disk, "exclusive"]]));
+    let said = vmlockctl(&scene.house, &["waiting"]).await.ok();
+    let lines: Vec<Vec<&str>> =
+        said.lines().map(|line| line.split_whitespace().collect()).collect();
+    let columns = ["PLACE", "VM", "OWNER", "USER", "PID", "MODE", "RESOURCE", "SINCE"];
+    assert_eq!(lines[0], columns);
+    assert_eq!((lines[1][0], lines[1][1], lines[1][6]), ("1", "backup", disk));
+    assert_eq!((lines[2][0], lines[2][1], lines[2][3]), ("2", "web2", "root"));
+
+    let (house, disk) = scene.release().await;
+    lock.line().await;
+    assert!(lock.line().await.contains("RESOURCE") && lock.line().await.contains(str(&disk)));
+    assert!(lock.ended().await.success());
+    vmlockctl(&house, &["unlock", "backup"]).await.ok();
+    assert_eq!(run.line().await, "go");
+    assert!(run.ended().await.success());
+    let ran = vmlockctl(&house, &["waiting"]).await;
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", "nobody waits\n"));
+}
+
+#[tokio::test]
+async fn a_wait_in_vain_ends_as_a_refusal_does() {
+    let scene = Scene::set().await;
+    let trace = scene.house.dir().join("trace");
+    let disk = str(&scene.disk);
+    for line in [
+        &["run", "--wait=20ms", "--disk", disk, "--", "touch", str(&trace)][..],
+        &["lock", "--wait=20ms", disk],
+    ] {
+        let said = fails(&scene.house, 75, line).await;
+        let who = format!("disk {disk} is locked exclusively by VM \"web1\"");
+        assert!(said.contains("waited 0.0 s in vain") && said.contains(&who), "{said}");
+    }
+    scene.is_as_before().await;
+    assert!(!trace.exists());
+}
+
+#[tokio::test]
+async fn a_signal_ends_a_wait_and_nothing_is_left_of_it() {
+    let scene = Scene::set().await;
+    let disk = str(&scene.disk);
+    for (signal, line) in [
+        (Signal::SIGINT, &["run", "--wait", "--disk", disk, "--", "true"][..]),
+        (Signal::SIGTERM, &["run", "--wait=1h", "--disk", disk, "--", "true"]),
+        (Signal::SIGINT, &["lock", "--wait=1h", disk]),
+        (Signal::SIGTERM, &["lock", "--wait", disk]),
+    ] {
+        let tool = scene.wait(line).await;
+        tool.signal(signal);
+        assert_eq!(tool.ended().await.code(), Some(128 + signal as i32), "{line:?}");
+        scene.is_as_before().await;
+    }
+    // No time to say goodbye.
+    let tool = scene.wait(&["run", "--wait", "--disk", disk, "--", "true"]).await;
+    tool.signal(Signal::SIGKILL);
+    tool.ended().await;
+    scene.is_as_before().await;
+    let (_house, disk) = scene.release().await;
+    assert_free(&disk);
+}
+
+/// How a service goes and comes back.
+#[derive(Debug)]
+enum Change {
+    Killed,
+    Ended,
+    Replaced,
+}
+
+#[tokio::test]
+async fn a_wait_outlasts_the_service() {
+    let scene = Scene::set().await;
+    let disk = str(&scene.disk);
+    let mut run = scene.wait(&["run", "--wait", "--disk", disk, "--", "echo", "go"]).await;
+    until_said(&scene.house, &run, "waiting for disk").await;
+    let mut lock = Tool::vmlockctl(&scene.house, &["lock", "--wait=1h", "--name", "backup", disk]);
+    let bus = scene.house.connection().await;
+    until_waiting(&bus, 2).await;
+    for change in [Change::Killed, Change::Ended, Change::Replaced] {
+        let daemon = scene.house.daemon();
+        match change {
+            Change::Killed => daemon.kill9().await,
+            Change::Ended => drop(daemon.terminate().await),
+            Change::Replaced => {
+                let mut name = NameWatch::new(&bus, NAME).await;
+                let first = name.owned().await;
+                daemon.signal(Signal::SIGUSR1);
+                name.owned_by_other_than(&first).await;
+            }
+        }
+        if !daemon.lives() {
+            daemon.start_again().await;
+        }
+        until_waiting(&bus, 2).await;
+    }
+    assert!(run.process.lives() && lock.process.lives());
+    let (house, disk) = scene.release().await;
+    // Who has asked again first is first: either.
+    let locked = async {
+        lock.line().await;
+        lock.line().await;
+        assert!(lock.line().await.contains(str(&disk)));
+        assert!(lock.ended().await.success());
+        vmlockctl(&house, &["unlock", "backup"]).await.ok();
+    };
+    let ((), line) = tokio::join!(locked, run.line());
+    assert_eq!(line, "go");
+    assert!(run.ended().await.success());
+    // Both complain into one file, each of one thing at most.
+    let said = run.process.stderr();
+    assert!(said.lines().count() <= 2, "{said}");
+    assert_free(&disk);
+}
+
+#[tokio::test]
+async fn a_wait_for_a_service_that_stays_away_is_in_vain_too() {
+    let scene = Scene::set().await;
+    let line = ["run", "--wait=1s", "--disk", str(&scene.disk), "--", "true"];
+    let tool = scene.wait(&line).await;
+    scene.house.daemon().terminate().await;
+    assert_eq!(tool.ended().await.code(), Some(69));
+    assert!(tool.process.stderr().contains("ends or is being replaced"));
+    scene.house.daemon().start_again().await;
+    scene.is_as_before().await;
+}
+
+#[tokio::test]
+async fn who_shows_his_disk_waits_and_is_asked_for_no_password() {
+    let house = House::builder().polkit(polkit::Choice::Mock).start().await;
+    house.polkit().mock().decide(|call: &Call| match call.action.as_str() {
+        "org.vmlockd1.open-owner" | "org.vmlockd1.acquire-by-descriptor" => Answer::Allow,
+        _ => Answer::Challenge,
+    });
+    let disk = house.raw_of(NOBODY, "disk");
+    let bus = house.connection().await;
+    let web1 = Machine::open(&bus, "web1").await;
+    let locks = web1.acquire(&[exclusive(&disk)]).await.unwrap();
+    let mut command = house.command_as(NOBODY, "vmlockctl");
+    command.args(["--system", "run", "--wait", "--disk", "disk", "--"]).args(LIVES);
+    let mut tool = Tool::start(&house, command);
+    until_said(&house, &tool, "locked exclusively by VM \"web1\" (user root) since ").await;
+    web1.release(&locks).await.unwrap();
+    tool.line().await;
+    assert_eq!(super::json(&house, &["list"]).await[0]["uid"], NOBODY);
+    assert!(tool.finish().await.success());
+}
+
+/// A terminal with a program on it.
+struct Terminal {
+    screen: File,
+    seen: String,
+    process: Process,
+}
+
+impl Terminal {
+    /// Starts a command that has the terminal for itself.
+    fn start(house: &House, columns: u16, line: &[&str]) -> Self {
+        let size = Winsize { ws_row: 25, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let pair = openpty(&size, None).unwrap();
+        let mut command = house.command("setsid").into_std();
+        command.args(["--ctty", "sh", "-c", "exec \"$@\" 2>&0", "sh"]);
+        command.arg(crate::house::program("vmlockctl")).args(line);
+        command.stdin(pair.slave).stdout(std::process::Stdio::null()).env("TERM", "xterm");
+        let process = Process::start("vmlockctl", command, &house.dir().join("tool.log"));
+        Self { screen: File::from(pair.master), seen: String::new(), process }
+    }
+
+    /// Returns once this has been written on it.
+    async fn until_seen(&mut self, words: &str) {
+        while !self.seen.contains(words) {
+            let mut screen = self.screen.try_clone().unwrap();
+            let read = spawn_blocking(move || {
+                let mut bytes = [0; 4096];
+                let n = screen.read(&mut bytes).unwrap_or_default();
+                bytes[..n].to_vec()
+            });
+            let bytes = within(words, read).await.unwrap();
+            assert!(!bytes.is_empty(), "it has ended after {:?}", self.seen);
+            self.seen.push_str(&String::from_utf8_lossy(&bytes));
+        }
+    }
+}
+
+#[tokio::test]
+async fn on_a_terminal_one_line_is_kept_up_to_date_and_gone_at_the_end() {
+    let scene = Scene::set().await;
+    let line = ["run", "--wait", "--disk", str(&scene.disk), "--", "sh", "-c", "echo go >&2"];
+    let mut terminal = Terminal::start(&scene.house, 250, &line);
+    let said = format!(
+        "\rwaiting for disk {}: locked exclusively by VM \"web1\" (pid {}, user root) since ",
+        str(&scene.disk),
+        scene.pid
+    );
+    terminal.until_seen(&said).await;
+    terminal.until_seen(" — 1 s\u{1b}[K").await;
+    let (_house, disk) = scene.release().await;
+    terminal.until_seen("\r\u{1b}[Kgo").await;
+    assert!(within("its end", terminal.process.ended()).await.success());
+    assert!(!terminal.seen.trim_end().contains('\n'), "{:?}", terminal.seen);
+    assert_free(&disk);
+}
+
+#[tokio::test]
+async fn a_narrow_terminal_gets_a_short_line_and_ctrl_c_ends_it() {
+    let scene = Scene::set().await;
+    let mut terminal = Terminal::start(&scene.house, 40, &["lock", "--wait", str(&scene.disk)]);
+    terminal.until_seen("… — 1 s\u{1b}[K").await;
+    for written in terminal.seen.split('\r') {
+        let text = written.replace("\u{1b}[K", "");
+        assert!(text.chars().count() < 40, "{text:?}");
+    }
+    terminal.seen.clear();
+    terminal.screen.write_all(b"\x03").unwrap();
+    terminal.until_seen("\r\u{1b}[K").await;
+    assert_eq!(within("its end", terminal.process.ended()).await.code(), Some(130));
+    scene.is_as_before().await;
+}
+
+#[tokio::test]
+async fn what_is_no_duration_is_said() {
+    let house = House::builder().without_daemon().start().await;
+    for span in ["--wait=soon", "--wait=", "--wait=1 fortnight", "--wait=99999999999999999999"] {
+        let said = fails(&house, 64, &["lock", span, str(Path::new("/a"))]).await;
+        assert!(said.contains("--wait") && said.contains("--help"), "{said}");
+    }
+}
