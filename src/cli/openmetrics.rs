@@ -42,7 +42,7 @@ const NUMBERS: [(&str, Kind, &str); 20] = {
         ("requests-timed-out", Counter, "Requests that waited and got nothing in their time."),
         ("requests-cancelled", Counter, "Requests that waited and were withdrawn."),
         ("requests-denied", Counter, "Requests whose caller was not authorized."),
-        ("grant-usec", Histogram, "How long granted requests took."),
+        ("grant-usec", Histogram, "How long requests took that were granted without waiting."),
         ("wait-usec", Histogram, "How long requests waited."),
     ]
 };
@@ -171,7 +171,7 @@ vmlockd_locks 3
 vmlockd_locks_granted_total 5
 # TYPE vmlockd_grant_seconds histogram
 # UNIT vmlockd_grant_seconds seconds
-# HELP vmlockd_grant_seconds How long granted requests took.
+# HELP vmlockd_grant_seconds How long requests took that were granted without waiting.
 vmlockd_grant_seconds_bucket{le=\"0.0001\"} 2
 vmlockd_grant_seconds_bucket{le=\"+Inf\"} 5
 vmlockd_grant_seconds_sum 0.0015

@@ -9,7 +9,7 @@ use vmlockd::catalog::Kind;
 
 use crate::host::{Host, Tree};
 use crate::house::within;
-use crate::machine::{Machine, exclusive, lock, shared};
+use crate::machine::{Machine, exclusive, lock, option, shared};
 use crate::methods::none;
 
 /// The entries of the service with these fields, the oldest first.
@@ -51,6 +51,8 @@ async fn the_journal_has_what_happened_in_fields() {
     let locks = web1.acquire(&[(image, "exclusive")]).await.unwrap();
     let number = locks[0].rsplit_once('/').unwrap().1.to_owned();
     web2.acquire(&[(image, "exclusive")]).await.unwrap_err();
+    let soon = option("timeout-usec", 1_u64);
+    web2.owner.acquire(&[(image, "exclusive")], soon).await.unwrap_err();
     lock(&bus, &locks[0]).await.convert("shared", none()).await.unwrap();
     web1.release(&locks).await.unwrap();
     web2.owner.close(none()).await.unwrap();
@@ -73,6 +75,11 @@ async fn the_journal_has_what_happened_in_fields() {
     );
     assert_says(&refused, &[("HOLDER_UUID", &uuids[0]), ("HOLDER_NAME", "web1")]);
     assert_says(&refused, &[("REASON", "held"), ("LOCK", "")]);
+    let waiting = the(&host, Kind::Waiting).await;
+    assert_says(&waiting, &[("OWNER_NAME", "web2"), ("RESOURCE", image), ("HOLDER_NAME", "web1")]);
+    let waited = the(&host, Kind::WaitEnded).await;
+    assert_says(&waited, &[("OWNER_NAME", "web2"), ("RESOURCE", image), ("REASON", "timed-out")]);
+    assert!(waited["VMLOCKD_WAITED_USEC"].as_str().unwrap().parse::<u64>().unwrap() > 0);
     let converted = the(&host, Kind::Converted).await;
     assert_says(&converted, &[&web1[..], &on, &[("MODE", "shared")]].concat());
     let released = the(&host, Kind::Released).await;
@@ -90,7 +97,11 @@ async fn the_journal_has_what_happened_in_fields() {
     let denied = the(&host, Kind::Denied).await;
     let uid = nix::unistd::User::from_name("nobody").unwrap().unwrap().uid.to_string();
     assert_says(&denied, &[("ACTION", "org.vmlockd1.acquire-by-name"), ("CALLER_UID", &uid)]);
-    assert_says(&denied, &[("METHOD", "org.vmlockd1.Manager.RegisterOwner"), ("RESOURCE", disk)]);
+    assert_says(&denied, &[("RESOURCE", disk), ("OWNER_NAME", "vmlockctl lock")]);
+    assert_says(
+        &denied,
+        &[("METHOD", "org.vmlockd1.Manager.OpenOwner"), ("REASON", "interactive")],
+    );
 }
 
 #[tokio::test]

@@ -45,6 +45,8 @@ async fn what_happens_is_counted() {
     web1.acquire(&[exclusive(&a)]).await.unwrap();
     let web2 = Machine::open(&bus, "web2").await;
     web2.acquire(&[exclusive(&a)]).await.unwrap_err();
+    // It waits, though not for long.
+    web2.owner.acquire(&[exclusive(&a)], option("timeout-usec", 1_u64)).await.unwrap_err();
     let nobody = house.connection_as(NOBODY).await;
     Machine::open_with(&nobody, "", "web3", none()).await.err().unwrap();
     house.polkit().mock().answer(Answer::Allow);
@@ -68,13 +70,15 @@ async fn what_happens_is_counted() {
         ("owners-opened", 3),
         ("requests-denied", 1),
         ("requests-refused", 1),
+        ("requests-timed-out", 1),
+        ("requests-waited", 1),
     ];
     assert_eq!(counted(&told), expected);
     let grants = buckets(&told, "grant-usec");
     assert_eq!(grants.last(), Some(&(u64::MAX, 2)));
     assert!(grants.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1), "{grants:?}");
     assert!(number(&told, "grant-usec-sum") > 0);
-    assert_eq!(buckets(&told, "wait-usec").last(), Some(&(u64::MAX, 0)));
+    assert_eq!(buckets(&told, "wait-usec").last(), Some(&(u64::MAX, 1)));
 
     // Another program begins anew, with what it took up.
     let since = number(&told, "since-usec");

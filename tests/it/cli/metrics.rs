@@ -17,11 +17,12 @@ async fn read(house: &House, module: &str, path: &str) -> Value {
          from {module} import text_string_to_metric_families as read\n\
          told = {{}}\n\
          for family in read(open(sys.argv[1]).read()):\n\
-        \x20   samples = [[s.name, s.labels, s.value] for s in family.samples]\n\
+        \x20   samples = [[s.name, s.labels, float(s.value)] for s in family.samples]\n\
         \x20   told[family.name] = [family.type, family.unit, family.documentation, samples]\n\
          print(json.dumps(told))\n"
     );
-    let said = house.run("python3", &["-c", &script, path]).await.ok();
+    // The distribution's, whose package has the module.
+    let said = house.run("/usr/bin/python3", &["-c", &script, path]).await.ok();
     serde_json::from_str(&said).unwrap()
 }
 
