@@ -33,7 +33,7 @@ pub enum Kind {
     Suspended,
     /// And taken again.
     Resumed,
-    /// A lock has another owner now.
+    /// What one owner held is another's now.
     HandedOver,
     /// Somebody may not do what he asked for.
     Denied,

@@ -18,8 +18,8 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
 
-use super::state::State;
 use super::chronicle::{self, Unsaid};
+use super::state::State;
 use super::{Error, Service, Shown, now};
 use crate::keep::handover::{OfferRecord, Origin};
 use crate::keep::line::{Line, Step};
