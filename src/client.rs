@@ -120,6 +120,9 @@ pub trait Manager {
     /// Tells what would be locked.
     fn resolve(&self, resource: &str, options: Options<'_>) -> zbus::Result<Row>;
 
+    /// Tells how often what happened, and how long it took.
+    fn get_metrics(&self, options: Options<'_>) -> zbus::Result<Row>;
+
     /// Reads the configuration again.
     fn reload(&self, options: Options<'_>) -> zbus::Result<()>;
 

@@ -146,12 +146,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
             tracing::info!("vmlockd {version} serves, and tries the {name} bus again");
         }
     }
-    if !service.is_kept() {
-        tracing::warn!(
-            "nobody keeps the descriptors of locks: they do not outlive a crash of vmlockd \
-             (under systemd, FileDescriptorStoreMax= of its unit)"
-        );
-    }
+    warn_unless_kept(&service);
     notify::ready();
     restored.settle();
     let mut idle = Idle::new(options.timeout);
@@ -195,6 +190,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
             if let State::Served(served) = state {
                 served.withdraw().await;
             }
+            log.finish();
             let error = replace(&program, &service, &instance, &server, &mut signals).await;
             tracing::error!("vmlockd goes on as it is: {error}");
             service.close_waits(false);
@@ -205,6 +201,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
     end(&service, state).await;
     server.close();
     tracing::info!("vmlockd ends");
+    log.finish();
     Ok(())
 }
 
@@ -215,6 +212,16 @@ async fn end(service: &Service, state: State) {
     if let (true, State::Served(served)) = (waiting, state) {
         // The name goes first, so nobody else is let in; who asks too much is not waited for.
         let _ = tokio::time::timeout(LAST_ANSWERS, served.withdraw()).await;
+    }
+}
+
+/// What whoever starts the service may have overlooked.
+fn warn_unless_kept(service: &Service) {
+    if !service.is_kept() {
+        tracing::warn!(
+            "nobody keeps the descriptors of locks: they do not outlive a crash of vmlockd \
+             (under systemd, FileDescriptorStoreMax= of its unit)"
+        );
     }
 }
 

@@ -8,7 +8,7 @@
 //! 3. the fronts: [`auth`] says who may do what, [`dbus`] is the D-Bus API, [`virtlockd`] is
 //!    libvirt's own protocol.
 //!
-//! Beside them: [`config`], [`logging`], [`notify`], [`instance`], and [`daemon`], which wires all
+//! Beside them: [`catalog`], [`config`], [`logging`], [`notify`], [`instance`], and [`daemon`], which wires all
 //! of it together. `ARCHITECTURE.md` tells the stories.
 
 pub mod lock;
@@ -23,6 +23,7 @@ pub mod dbus;
 pub mod virtlockd;
 
 pub mod bus;
+pub mod catalog;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -2,16 +2,22 @@
 //!
 //! Levels bear syslog's names, as systemd's `LogControl1` and users of `journalctl -p` expect.
 
+mod console;
+mod journal;
+mod post;
+
 use std::fmt;
 use std::io::IsTerminal as _;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::level_filters::LevelFilter;
-use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, reload};
+
+use journal::Journal;
+use post::Post;
 
 /// How much is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +88,8 @@ pub struct Log {
     level: Arc<Mutex<Level>>,
     filter: reload::Handle<LevelFilter, Registry>,
     target: &'static str,
+    /// The way to the journal, where that is where it goes.
+    post: Option<Post>,
 }
 
 impl Log {
@@ -92,21 +100,15 @@ impl Log {
     /// Where somebody logs already.
     pub fn begin(level: Level) -> Result<Self, String> {
         let (filter, handle) = reload::Layer::new(level.filter());
-        let journal = in_journal().then(tracing_journald::layer).and_then(Result::ok);
+        // Where there is no journal after all, its stream is better than nothing.
+        let journal = in_journal().then(Journal::open).and_then(Result::ok);
         let target = if journal.is_some() { "journal" } else { "console" };
+        let post = journal.as_ref().map(Journal::post);
         let output: Box<dyn Layer<Registry> + Send + Sync> = match journal {
-            Some(journal) => {
-                let journal = journal
-                    .with_syslog_identifier("vmlockd".to_owned())
-                    .with_priority_mappings(PriorityMappings {
-                        info: Priority::Informational,
-                        debug: Priority::Debug,
-                        ..PriorityMappings::new()
-                    });
-                Box::new(journal.with_field_prefix(Some("VMLOCKD".to_owned())))
-            }
+            Some(journal) => Box::new(journal),
             None => Box::new(
                 tracing_subscriber::fmt::layer()
+                    .fmt_fields(console::Fields)
                     .with_writer(std::io::stderr)
                     .with_ansi(std::io::stderr().is_terminal())
                     .with_target(false)
@@ -115,7 +117,12 @@ impl Log {
         };
         let begun = tracing_subscriber::registry().with(output.with_filter(filter)).try_init();
         begun.map_err(|error| format!("the log can't be opened: {error}"))?;
-        Ok(Self { level: Arc::new(Mutex::new(level)), filter: handle, target })
+        Ok(Self { level: Arc::new(Mutex::new(level)), filter: handle, target, post })
+    }
+
+    /// Waits a little until what was logged has left this process, which is about to end.
+    pub fn finish(&self) {
+        self.post.as_ref().inspect(|post| post.finish());
     }
 
     /// How much is logged.

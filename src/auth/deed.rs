@@ -86,6 +86,7 @@ pub const TABLE: &[Row] = {
         row(MANAGER, "FindHolders", &[AcquireByName]),
         row(MANAGER, "FindHoldersOfFile", &[]),
         row(MANAGER, "Resolve", &[AcquireByName]),
+        row(MANAGER, "GetMetrics", &[]),
         row(MANAGER, "Reload", &[Reload]),
         row(MANAGER, "Reexecute", &[Reload]),
         row(OWNER, "Acquire", &[ManageForeign, AcquireByName]),

@@ -12,6 +12,7 @@ use super::caller::{Caller, Callers};
 use super::deed::{self, Action, Row};
 use super::polkit::{Details, Polkit};
 use super::rate::Rates;
+use crate::service::chronicle::{self, Denied};
 use crate::service::limits::within;
 use crate::service::{Limits, Service};
 
@@ -195,10 +196,26 @@ impl Call<'_> {
         let interactive = self.header.primary().flags().contains(Flags::ALLOW_INTERACTIVE_AUTH);
         let asked = self.put(action, details, interactive).await;
         if let Err(error) = &asked {
-            let (uid, sender) = (self.caller.uid, self.caller.name.as_str());
-            tracing::info!(uid, sender, member = self.row.member, "refused: {error}");
+            self.refuse(action, details, error);
         }
         asked
+    }
+
+    /// Has it known that the caller may not do this.
+    fn refuse(&self, action: Action, details: &Details<'_>, error: &Error) {
+        let known = |key| details.get(key).copied();
+        let method = format!("{}.{}", self.row.interface, self.row.member);
+        let denied = Denied {
+            sender: Some(self.caller.name.as_str()),
+            method: Some(&method),
+            action: Some(action.id()),
+            resource: known("resource"),
+            uuid: known("uuid"),
+            vm: known("vm"),
+            why: error.word(),
+        };
+        self.gate.service.counts().denied();
+        chronicle::denied(self.caller.uid, &denied, error);
     }
 
     /// Whether the caller may do this, without ever showing a dialog.

@@ -37,3 +37,17 @@ pub enum Error {
     #[error(transparent)]
     Limit(#[from] service::Error),
 }
+
+impl Error {
+    /// The cause in a word, for the log.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Denied { .. } => "not-authorized",
+            Self::Interactive(_) => "interactive",
+            Self::Unlisted(_) => "unlisted",
+            Self::CallerGone => "caller-gone",
+            Self::Limit(_) => "limit",
+        }
+    }
+}

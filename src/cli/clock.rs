@@ -28,6 +28,12 @@ pub(super) fn now_usec() -> u64 {
     u64::try_from(Timestamp::now().as_microsecond()).unwrap_or_default()
 }
 
+/// As programs read it: in UTC, to the microsecond.
+pub(super) fn rfc3339(micros: u64) -> String {
+    let stamp = i64::try_from(micros).ok().and_then(|n| Timestamp::from_microsecond(n).ok());
+    stamp.map_or_else(String::new, |stamp| format!("{stamp:.6}"))
+}
+
 fn told(micros: u64, today: &str, another: &str) -> String {
     let stamp = i64::try_from(micros).ok().and_then(|n| Timestamp::from_microsecond(n).ok());
     let Some(stamp) = stamp else { return "?".to_owned() };
@@ -50,5 +56,6 @@ mod tests {
         assert!(spoken(long_ago).starts_with("2001-09-"));
         assert!(exact(long_ago).starts_with(&spoken(long_ago)));
         assert_eq!(brief(u64::MAX), "?");
+        assert_eq!(rfc3339(long_ago), "2001-09-09T01:46:40.000000Z");
     }
 }

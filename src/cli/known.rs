@@ -10,6 +10,7 @@ use super::link::Link;
 use super::output::complain;
 use super::row;
 use crate::client::{Options, Row};
+use crate::lock::OwnerId;
 use crate::paths;
 
 /// Names of machines, and what locks are on.
@@ -17,8 +18,19 @@ use crate::paths;
 pub(super) struct Known {
     /// By the paths of owners.
     names: HashMap<String, String>,
-    /// By the paths of locks: who holds it, and the resource.
-    locks: HashMap<String, (OwnedObjectPath, String)>,
+    /// By the paths of locks.
+    locks: HashMap<String, Lock>,
+}
+
+/// What is known of a lock.
+#[derive(Debug)]
+pub(super) struct Lock {
+    /// Who holds it.
+    pub(super) owner: OwnedObjectPath,
+    /// What it is on.
+    pub(super) resource: String,
+    /// How it is held.
+    pub(super) mode: String,
 }
 
 impl Known {
@@ -31,7 +43,8 @@ impl Known {
                     owners.iter().map(|row| (word(row, "owner"), word(row, "name"))).collect();
                 let lock = |row: &Row| {
                     let owner = OwnedObjectPath::try_from(row::text(row, "owner")).ok()?;
-                    Some((word(row, "lock"), (owner, word(row, "resource"))))
+                    let (resource, mode) = (word(row, "resource"), word(row, "mode"));
+                    Some((word(row, "lock"), Lock { owner, resource, mode }))
                 };
                 self.locks = locks.iter().filter_map(lock).collect();
             }
@@ -57,8 +70,18 @@ impl Known {
                 if let Some(lock) = interfaces.get("org.vmlockd1.Lock")
                     && let Ok(owner) = OwnedObjectPath::try_from(row::text(lock, "Owner"))
                 {
-                    let resource = row::text(lock, "Resource").to_owned();
-                    self.locks.insert(path.to_string(), (owner, resource));
+                    let word = |key| row::text(lock, key).to_owned();
+                    let (resource, mode) = (word("Resource"), word("Mode"));
+                    self.locks.insert(path.to_string(), Lock { owner, resource, mode });
+                }
+            }
+            Some("PropertiesChanged") => {
+                let Ok((_, changed, _)) = body.deserialize::<(String, Row, Vec<String>)>() else {
+                    return;
+                };
+                let lock = header.path().and_then(|path| self.locks.get_mut(path.as_str()));
+                if let Some(lock) = lock.filter(|_| changed.contains_key("Mode")) {
+                    row::text(&changed, "Mode").clone_into(&mut lock.mode);
                 }
             }
             Some("InterfacesRemoved") => {
@@ -84,15 +107,20 @@ impl Known {
         }
     }
 
-    /// Who holds a lock, and what it is on.
-    pub(super) fn lock(&self, lock: &OwnedObjectPath) -> Option<&(OwnedObjectPath, String)> {
+    /// A lock.
+    pub(super) fn lock(&self, lock: &OwnedObjectPath) -> Option<&Lock> {
         self.locks.get(lock.as_str())
     }
 }
 
 /// The UUID of an owner.
 pub(super) fn uuid(owner: &OwnedObjectPath) -> String {
-    paths::owner_id(owner).map_or_else(|| owner.to_string(), |id| id.uuid.to_string())
+    owner_id(owner).map_or_else(|| owner.to_string(), |id| id.uuid.to_string())
+}
+
+/// What an owner's path says.
+pub(super) fn owner_id(owner: &OwnedObjectPath) -> Option<OwnerId> {
+    paths::owner_id(owner)
 }
 
 async fn ask(link: &Link) -> Result<(Vec<Row>, Vec<Row>), Error> {

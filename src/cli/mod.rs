@@ -19,8 +19,11 @@ mod line;
 mod link;
 mod list;
 mod lock;
+mod metrics;
 mod monitor;
+mod news;
 mod open;
+mod openmetrics;
 mod output;
 mod owners;
 mod reexec;
@@ -124,8 +127,9 @@ enum Verb {
     Release(release::Arguments),
     Reexec(reexec::Arguments),
     Doctor(doctor::Arguments),
-    /// Print what happens to locks, until Ctrl-C
+    /// Print what happens to owners and locks, until Ctrl-C
     Monitor,
+    Metrics(metrics::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -197,6 +201,7 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
             Verb::Resolve(arguments) => resolve::perform(&link, arguments, form).await,
             Verb::Release(arguments) => release::perform(&link, arguments).await,
             Verb::Monitor => monitor::perform(&link, form).await,
+            Verb::Metrics(arguments) => metrics::perform(&link, arguments, form).await,
             // Served above.
             Verb::Completions(_) | Verb::Reexec(_) | Verb::Doctor(_) => Ok(Code::SUCCESS),
         }

@@ -9,6 +9,7 @@ use crate::lock::printable::spelt_path;
 use crate::lock::resolve::Target;
 use crate::lock::{Anchor, Lock, Owner, Proof};
 use crate::paths;
+use crate::service::counts::Metrics;
 
 /// One dictionary.
 pub(super) type Facts = HashMap<&'static str, Variant<'static>>;
@@ -126,5 +127,20 @@ pub(super) fn of_stranger(stranger: &Stranger, user: String) -> Facts {
             ("program", process.program.clone().into()),
         ]),
     }
+    facts
+}
+
+/// What `GetMetrics` tells.
+#[must_use]
+pub(super) fn of_metrics(metrics: &Metrics) -> Facts {
+    let Metrics { since, numbers, grants, waits } = metrics;
+    let mut facts: Facts = numbers.iter().map(|(key, n)| (*key, Variant::from(*n))).collect();
+    facts.extend([
+        ("since-usec", (*since).into()),
+        ("grant-usec", grants.buckets.clone().into()),
+        ("grant-usec-sum", grants.sum.into()),
+        ("wait-usec", waits.buckets.clone().into()),
+        ("wait-usec-sum", waits.sum.into()),
+    ]);
     facts
 }

@@ -231,6 +231,17 @@ impl Manager {
         Ok(facts::of_target(target))
     }
 
+    #[zbus(out_args("metrics"))]
+    async fn get_metrics(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        options: Raw,
+    ) -> Result<Facts, Error> {
+        let _call = self.enter(&header, "GetMetrics").await?;
+        Options::none(options)?;
+        Ok(facts::of_metrics(&self.0.service.metrics()))
+    }
+
     async fn reload(&self, #[zbus(header)] header: Header<'_>, options: Raw) -> Result<(), Error> {
         let call = self.enter(&header, "Reload").await?;
         Options::none(options)?;

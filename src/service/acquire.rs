@@ -22,7 +22,9 @@
 //! its end, and the locks are its owner's.
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use super::chronicle::Unsaid;
 use super::keeping::{Anchored, Names};
 use super::limits::{Usage, within};
 use super::place::{Entry, Queued};
@@ -106,8 +108,9 @@ impl Service {
         asks: Vec<Ask>,
         wait: Option<Wait>,
     ) -> Result<Granted, Error> {
+        let request = Request::new(self, id, asks, Again::Same);
         let turn = self.turn(id).await?;
-        self.persist(Request::new(self, id, asks, Again::Same), Some(turn), wait).await
+        self.persist(request, Some(turn), wait).await
     }
 
     /// The story from step 2, for a storage thread that has the owner's turn. Never waits.
@@ -173,7 +176,7 @@ impl Service {
         entry: &Entry,
     ) -> Result<Shown, Error> {
         let (id, opened) = (request.id, request.opened.is_some());
-        let (given, remembered, shown) = {
+        let (unsaid, remembered, shown) = {
             let mut state = self.state();
             if entry.is_forlorn() {
                 return Err(Error::CallerGone);
@@ -190,12 +193,15 @@ impl Service {
             let resumed = (!remembered.is_empty()).then_some(Event::OwnerChanged(id));
             let events = opened.into_iter().chain(given.iter().cloned()).chain(resumed);
             let shown = state.publish_for(events.collect(), request.again == Again::Same);
-            (given, remembered, shown)
+            (Unsaid::new(state.name_of(id), given), remembered, shown)
         };
         if let Err(error) = self.keep().mark_locks(&remembered, Step::Gone) {
             tracing::error!(%error, "an owner is resumed, but what it remembered stays noted");
         }
-        Ok(shown.and_say(given))
+        if !remembered.is_empty() {
+            unsaid.resumed(id, remembered.len());
+        }
+        Ok(shown.and_say(unsaid))
     }
 
     /// Gives back what was taken, and forgets what was noted. Should a stranger be the reason, the
@@ -263,6 +269,8 @@ pub(super) struct Request {
     opened: Option<Opened>,
     /// The owner that is being opened is noted.
     noted: bool,
+    /// Since when it is under way.
+    begun: Instant,
 }
 
 /// How far it came.
@@ -309,6 +317,7 @@ impl Request {
             purpose: Purpose::Acquire,
             opened: None,
             noted: false,
+            begun: Instant::now(),
         }
     }
 
@@ -364,6 +373,7 @@ impl Request {
         match given {
             Ok(shown) => {
                 step("grant-committed");
+                service.counts().granted(numbers.len(), self.begun, entry.ticket().is_some());
                 let granted = Granted { locks, fresh: numbers, waited: false };
                 Ok(Came::Through(granted, shown))
             }

@@ -76,12 +76,12 @@ impl Service {
                 }
                 // The event loop ends, and the service with it: this is no sign of the anchor.
                 Err(error) => {
-                    tracing::error!(%error, owner = %id.uuid, uid = id.uid, "an anchor is watched no more");
+                    tracing::error!(%error, owner.uuid = %id.uuid, owner.uid = id.uid, "an anchor is watched no more");
                     return;
                 }
             };
             if let Err(error) = seen {
-                tracing::error!(%error, owner = %id.uuid, uid = id.uid, "the end of an anchor is not seen to");
+                tracing::error!(%error, owner.uuid = %id.uuid, owner.uid = id.uid, "the end of an anchor is not seen to");
             }
         };
         Some(tokio::spawn(task).abort_handle())
@@ -125,7 +125,7 @@ impl Work for Gone {
         };
         if let Err(error) = service.end_here(id, Reason::OwnerGone, check) {
             // Or closed, by somebody who saw to its locks.
-            tracing::debug!(owner = %id.uuid, uid = id.uid, %error, "an owner is not ended");
+            tracing::debug!(owner.uuid = %id.uuid, owner.uid = id.uid, %error, "an owner is not ended");
         }
     }
 }

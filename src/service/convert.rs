@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use super::chronicle::Unsaid;
 use super::place::{Entry, Queued};
 use super::wait::{Attempt, Granted, Tried, Wait};
 use super::{Error, Service, Shown};
@@ -152,7 +153,8 @@ impl Conversion {
         let error = match done {
             Ok(()) => {
                 let event = state.table.set_mode(number, mode)?;
-                return Ok(Came::Through(state.publish(vec![event])));
+                let unsaid = Unsaid::new(state.name_of(id), vec![event.clone()]);
+                return Ok(Came::Through(state.publish(vec![event]).and_say(unsaid)));
             }
             Err(error) => error,
         };

@@ -198,7 +198,7 @@ impl Finding {
             match found {
                 Ok(found) => anchored.push((record.number(), found)),
                 Err(error) if error.says_gone() => {
-                    tracing::info!(%error, owner = %owner, "an anchor is gone");
+                    tracing::info!(%error, owner.uuid = %owner.uuid, owner.uid = owner.uid, "an anchor is gone");
                 }
                 // That it can't be looked at is no sign of its end.
                 Err(error) => return Err(error.into()),
@@ -267,7 +267,9 @@ impl Finding {
             match line {
                 Ok(line) => self.lines.push(line),
                 // It will say by itself that it has ended.
-                Err(error) => tracing::info!(%error, owner = %id, "an anchor can't be noted"),
+                Err(error) => {
+                    tracing::info!(%error, owner.uuid = %id.uuid, owner.uid = id.uid, "an anchor can't be noted");
+                }
             }
             self.wanted.push((Key { owner: id, part: Part::Anchor(number) }, found.parked()));
             self.anchored.push((id, number, found));

@@ -18,6 +18,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
 
+use super::chronicle::{self, Unsaid};
 use super::state::State;
 use super::{Error, Service, Shown, now};
 use crate::keep::handover::{OfferRecord, Origin};
@@ -66,7 +67,7 @@ impl Service {
             self.state().table.withdraw_offer(id, Some(offer.token));
             return Err(error);
         }
-        tracing::info!(owner = %id.uuid, uid = id.uid, by, "locks offered to another owner");
+        tracing::info!(owner.uuid = %id.uuid, owner.uid = id.uid, caller.uid = by, "locks offered to another owner");
         self.expire_later(id, offer);
         Ok(offer.token)
     }
@@ -124,7 +125,7 @@ impl Service {
             left.then_some(()).ok_or(lock::Error::OwnerExists(id).into())
         };
         if let Err(error) = self.end_here(id, Reason::OwnerGone, left) {
-            tracing::trace!(owner = %id.uuid, %error, "an owner stays");
+            tracing::trace!(owner.uuid = %id.uuid, %error, "an owner stays");
         }
     }
 
@@ -184,8 +185,9 @@ impl Service {
             }
         }
         let shown = state.publish(events.clone());
+        self.counts().moved(&events);
         let said = events.into_iter().filter(|event| matches!(event, Event::LockAcquired(_)));
-        Ok(shown.and_say(said.collect()))
+        Ok(shown.and_say(Unsaid::new(state.name_of(moved.to), said.collect())))
     }
 }
 
@@ -219,7 +221,7 @@ impl Work for Withdraw {
         let withdrawn = service.state().table.withdraw_offer(id, token);
         let Some(offer) = withdrawn else { return };
         service.forget_offer(offer);
-        tracing::info!(owner = %id.uuid, uid = id.uid, "an offer of locks is withdrawn");
+        tracing::info!(owner.uuid = %id.uuid, owner.uid = id.uid, "an offer of locks is withdrawn");
         service.end_if_left(id);
     }
 }
@@ -261,7 +263,8 @@ impl Work for Adopt {
         if let Some(offer) = offer {
             service.forget_offer(offer);
         }
-        tracing::info!(owner = %to.uuid, uid = to.uid, from = %from.uuid, "locks handed over");
+        let name = |id| service.state().name_of(id);
+        chronicle::handed_over((to, &name(to)), (from, &name(from)), moved.locks.len());
         service.end_if_left(from);
         Ok((moved.locks.iter().map(|(_, lock)| lock.id).collect(), shown))
     }

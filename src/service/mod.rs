@@ -10,7 +10,9 @@
 
 mod acquire;
 mod anchors;
+pub mod chronicle;
 mod convert;
+pub mod counts;
 pub mod describe;
 mod enrol;
 mod error;
@@ -32,6 +34,7 @@ pub mod storage;
 mod suspend;
 mod verify;
 mod wait;
+mod waits;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,11 +44,12 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::keep::inherited::{self, Inherited, Legacy};
 use crate::lock::lockspace::Lockspaces;
-use crate::lock::printable::shown;
 use crate::lock::work::Work;
 use crate::lock::{Event, Lock, Owner};
 
 pub use acquire::{Ask, Disk};
+use chronicle::Unsaid;
+use counts::Counts;
 pub use enrol::Machine;
 pub use error::Error;
 use keeping::Keep;
@@ -77,6 +81,7 @@ struct Inner {
     storage: Storage,
     exempt: Exempt,
     keep: Keep,
+    counts: Counts,
     /// Told when an owner may have gone.
     went: Notify,
     /// How many batches are on their way to being seen.
@@ -134,6 +139,7 @@ impl Service {
             storage,
             exempt,
             keep,
+            counts: Counts::default(),
             went: Notify::new(),
             unclean: Notify::new(),
         }))
@@ -278,37 +284,23 @@ fn now() -> u64 {
 #[must_use = "a command is answered only after its events can be seen"]
 pub struct Shown {
     seen: Option<oneshot::Receiver<()>>,
-    unsaid: Vec<Event>,
+    unsaid: Unsaid,
 }
 
 impl Shown {
     fn new(seen: oneshot::Receiver<()>) -> Self {
-        Self { seen: Some(seen), unsaid: Vec::new() }
+        Self { seen: Some(seen), unsaid: Unsaid::default() }
     }
 
     /// These are to be logged, too.
-    fn and_say(mut self, events: Vec<Event>) -> Self {
-        self.unsaid.extend(events);
+    fn and_say(mut self, unsaid: Unsaid) -> Self {
+        self.unsaid = unsaid;
         self
     }
 
     /// Logs what is not logged yet.
     fn say(&mut self) {
-        for event in self.unsaid.drain(..) {
-            match event {
-                Event::LockAcquired(lock) => {
-                    let (resource, id) = (shown(&lock.want.resource), lock.owner);
-                    let mode = lock.want.mode.as_str();
-                    tracing::info!(lock = lock.id, owner = %id.uuid, uid = id.uid, mode, "acquired {resource}");
-                }
-                Event::LockReleased(lock, reason) => {
-                    let (resource, id) = (shown(&lock.want.resource), lock.owner);
-                    let reason = reason.as_str();
-                    tracing::info!(lock = lock.id, owner = %id.uuid, uid = id.uid, reason, "released {resource}");
-                }
-                _ => {}
-            }
-        }
+        self.unsaid.say();
     }
 
     /// Returns once they can be seen, or nobody shows them.

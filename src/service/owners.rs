@@ -8,7 +8,7 @@ use super::acquire::{Opened, Request};
 use super::keeping::{Anchored, Names};
 use super::place::Entry;
 use super::wait::{Attempt, Granted, Tried, Wait};
-use super::{Ask, Error, Service, Shown, now};
+use super::{Ask, Error, Service, Shown, chronicle, now};
 use crate::life::{Connection, Lease, Process};
 use crate::lock::table::Again;
 use crate::lock::{self, Anchor, Front, Owner, OwnerId};
@@ -218,7 +218,8 @@ impl Attempt for Open {
         let Entered { request, names, turn } = entered;
         match request.attempt(entry) {
             Tried::Done(granted, shown) => {
-                tracing::info!(owner = %id.uuid, uid = id.uid, "opened VM \"{name}\"");
+                service.counts().opened();
+                chronicle::opened(id, &name);
                 Tried::Done(granted, shown)
             }
             Tried::Waits(request, place) => {

@@ -1,7 +1,7 @@
 //! Refusals on their way to whoever asked, and to those who watch.
 
 use super::describe::{DescribeRefusal, DescribeStranger};
-use super::{Error, Service};
+use super::{Error, Service, chronicle};
 use crate::lock::work::Work as _;
 use crate::lock::{self, Event, OwnerId};
 
@@ -9,19 +9,13 @@ impl Service {
     /// Puts a refusal into a sentence, and tells those who watch the resource of it. Looks users
     /// up, so it is for a storage thread.
     pub(super) fn describe(&self, id: OwnerId, error: Error) -> Error {
-        let error = self.contended(id, error);
-        if let Error::Held { message, .. } | Error::HeldElsewhere(message) = &error {
-            tracing::info!(owner = %id.uuid, uid = id.uid, "refused: {message}");
-        }
-        error
+        self.say_refused(id, &chronicle::elsewhere(&error), self.contended(id, error))
     }
 
     /// The same for one who waits instead.
     pub(super) fn describe_wait(&self, id: OwnerId, because: lock::Error) {
-        let error = self.contended(id, because.into());
-        if let Error::Held { message, .. } | Error::HeldElsewhere(message) = &error {
-            tracing::info!(owner = %id.uuid, uid = id.uid, "waits: {message}");
-        }
+        let because = because.into();
+        self.say_waiting(id, &chronicle::elsewhere(&because), &self.contended(id, because));
     }
 
     fn contended(&self, id: OwnerId, error: Error) -> Error {

@@ -15,6 +15,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::chronicle::{self, Unsaid};
 use super::keeping::Names;
 use super::state::{Ending, State};
 use super::{Error, Service, Shown};
@@ -42,7 +43,7 @@ impl Service {
         force: bool,
     ) -> Result<(), Error> {
         let _turn = self.turn(id).await?;
-        let (foreign, held) = {
+        let (foreign, held, name) = {
             let mut state = self.state();
             let foreign = by != id.uid || state.table.living(id)?.front != Front::Dbus;
             for number in locks {
@@ -61,11 +62,12 @@ impl Service {
                     begun.push((*number, state.held.remove(number)));
                 }
             }
-            (foreign, begun)
+            (foreign, begun, state.name_of(id))
         };
         let reason = if foreign { Reason::Forced } else { Reason::Released };
         if foreign {
-            tracing::warn!(owner = %id.uuid, uid = id.uid, by, locks = ?locks, "locks broken by force");
+            self.counts().broken(held.len());
+            chronicle::broken(id, &name, locks, by);
         }
         self.give_up(Story::of_locks(self, id, held, reason)).await?.wait().await;
         Ok(())
@@ -91,9 +93,16 @@ impl Service {
         if by == id.uid && front == Front::Dbus {
             return self.end(id, Reason::OwnerClosed, |_| Ok(())).await;
         }
-        self.end(id, Reason::Forced, |state| self.check_taking(state, id, known, by, force))
-            .await?;
-        tracing::warn!(owner = %id.uuid, uid = id.uid, by, "owner closed by force");
+        let mut broken = (String::new(), Vec::new());
+        let check = |state: &State| {
+            let locks = &state.table.living(id)?.locks;
+            broken = (state.name_of(id), locks.iter().copied().collect());
+            self.check_taking(state, id, known, by, force)
+        };
+        self.end(id, Reason::Forced, check).await?;
+        let (name, locks) = broken;
+        self.counts().broken(locks.len());
+        chronicle::broken(id, &name, &locks, by);
         Ok(())
     }
 
@@ -152,13 +161,15 @@ impl Service {
         reason: Reason,
         check: impl FnOnce(&State) -> Result<(), Error>,
     ) -> Result<(Story, Shown), Error> {
-        let ending = {
+        let (ending, name) = {
             let mut state = self.state();
             check(&state)?;
+            let name = state.name_of(id);
             // What was broken by force is to be free.
-            state.end(id, reason != Reason::Forced)?
+            (state.end(id, reason != Reason::Forced)?, name)
         };
-        tracing::info!(owner = %id.uuid, uid = id.uid, locks = ending.held.len(), reason = reason.as_str(), "owner ended");
+        self.counts().ended();
+        chronicle::ended(id, &name, ending.held.len(), reason);
         Ok(Story::of_owner(self, ending, reason))
     }
 
@@ -274,17 +285,19 @@ impl Story {
             failed(&error, "a lock is released, but its record is not");
         }
         step("release-forgotten");
-        let (events, closed_now, told) = {
+        let (unsaid, closed_now, told) = {
             let mut state = service.state();
+            let name = state.name_of(id);
             let events = state.table.finish_release(&numbers, reason);
             let closed = state.closed(&events);
             let told = state.publish_for(events.clone(), awaited);
-            (events, closed, told)
+            service.counts().released(&events);
+            (Unsaid::new(name, events), closed, told)
         };
         service.forget(&closed);
         service.forget(&closed_now);
         step("release-done");
-        told.and_say(events)
+        told.and_say(unsaid)
     }
 }
 

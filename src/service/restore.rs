@@ -24,7 +24,7 @@ use super::keeping::{Away, Keep};
 use super::release::Story;
 use super::state::{Ending, Watch};
 use super::storage::Storage;
-use super::{Error, Exempt, Service, Settings};
+use super::{Error, Exempt, Service, Settings, chronicle};
 use crate::keep::{self, Contents, Far, Inherited, Key, Parking, Part, Store, contents};
 use crate::life::Connection;
 use crate::lock::description::Description;
@@ -41,8 +41,8 @@ type Release = (OwnerId, Vec<(u64, Option<Arc<Held>>, Reason)>, OwnedMutexGuard<
 #[derive(Debug)]
 pub struct Restored {
     service: Service,
-    /// Owners that were ending, or ended meanwhile.
-    endings: Vec<Ending>,
+    /// Owners that were ending, or ended meanwhile, with their names.
+    endings: Vec<(String, Ending)>,
     /// Locks of living owners that were being given up, or nobody was told of. Each owner's turn
     /// is taken until they are gone: he must not be given one of them as his.
     releases: Vec<Release>,
@@ -120,7 +120,8 @@ pub fn restore(
     // Decided again, so that nobody ever sees them held; done once the service serves.
     let mut ended = Vec::new();
     for id in endings {
-        ended.push(state.end(id, true)?);
+        let name = state.name_of(id);
+        ended.push((name, state.end(id, true)?));
     }
     let mut begun = BTreeMap::new();
     for (id, number, reason) in releases {
@@ -145,7 +146,9 @@ pub fn restore(
         tracing::error!(%error, "anchors can't be kept over the next crash");
     }
     step("restore-parked");
+    let locks = state.table.size();
     let service = Service::new(state, exempt, Keep { state: state_file, parking, far }, storage);
+    service.counts().restored(locks);
     for (id, number, anchored) in anchored {
         let watch = Watch { task: service.follow(id, number, &anchored), anchored };
         if let Some(kept) = service.state().kept.get_mut(&id) {
@@ -177,9 +180,10 @@ impl Restored {
     /// Step 4. Returns at once.
     pub fn settle(self) {
         let Self { service, endings, releases, strays, away, twice } = self;
-        for ending in endings {
-            let (id, locks) = (ending.names.owner, ending.held.len());
-            tracing::info!(owner = %id.uuid, uid = id.uid, locks, "owner ended while vmlockd was away");
+        chronicle::restored(service.owner_count(), service.count_locks(|_| true));
+        for (name, ending) in endings {
+            service.counts().ended();
+            chronicle::ended_unseen(ending.names.owner, &name, ending.held.len());
             let (story, _) = Story::of_owner(&service, ending, Reason::OwnerGone);
             service.give_up_soon(story, None);
         }

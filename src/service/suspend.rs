@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use super::acquire::{Ask, Disk, Request};
 use super::release::Story;
 use super::wait::{Granted, Wait, Why};
-use super::{Error, Service};
+use super::{Error, Service, chronicle};
 use crate::lock::table::Again;
 use crate::lock::{self, OwnerId, Reason};
 
@@ -30,7 +30,7 @@ impl Service {
         force: bool,
     ) -> Result<(), Error> {
         let _turn = self.turn(id).await?;
-        let held = {
+        let (held, name) = {
             let mut state = self.state();
             self.check_taking(&state, id, known, by, force)?;
             if state.table.living(id)?.offer.is_some() {
@@ -39,12 +39,12 @@ impl Service {
             let begun = state.table.begin_suspension(id)?;
             state.withdraw(|waiter| waiter.owner == id, Why::Cancelled);
             let held = begun.into_iter().map(|lock| (lock, state.held.remove(&lock)));
-            held.collect::<Vec<_>>()
+            (held.collect::<Vec<_>>(), state.name_of(id))
         };
         if held.is_empty() {
             return Ok(());
         }
-        tracing::info!(owner = %id.uuid, uid = id.uid, by, locks = held.len(), "owner suspended");
+        chronicle::suspended(id, &name, held.len(), by);
         let story = Story::of_locks(self, id, held, Reason::Suspended);
         self.give_up(story).await?.wait().await;
         Ok(())

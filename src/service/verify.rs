@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::probe::Probe;
-use super::{Error, Service};
+use super::{Error, Service, chronicle};
 use crate::lock::held::{Give, Held};
 use crate::lock::identity::Identity;
 use crate::lock::printable::shown;
@@ -98,15 +98,17 @@ impl Service {
         if before == proof {
             return;
         }
-        let Some(Lock { owner, want, .. }) = self.lock(number) else { return };
-        let resource = shown(&want.resource);
+        let Some(lock) = self.lock(number) else { return };
+        let name = self.state().name_of(lock.owner);
         match seen {
             Ok(()) if before == Proof::Lost => {
-                tracing::warn!(lock = number, owner = %owner.uuid, uid = owner.uid, "{resource} is locked again");
+                self.counts().regained();
+                chronicle::regained(&lock, &name);
             }
             Ok(()) => {}
-            Err(Lost { why, .. }) => {
-                tracing::error!(lock = number, owner = %owner.uuid, uid = owner.uid, "LOST the lock on {resource}, whose machine lives: {why}");
+            Err(lost) => {
+                self.counts().lost();
+                chronicle::lost(&lock, &name, &lost);
             }
         }
     }

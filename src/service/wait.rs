@@ -17,6 +17,7 @@ use tokio::time::{sleep, sleep_until};
 use super::pauses::Pauses;
 use super::place::{Entry, Place, Word};
 use super::refusals::told;
+use super::waits::Waits;
 use super::{Error, Service, Shown};
 use crate::lock::queue::{Status, Waiter};
 use crate::lock::work::Work;
@@ -135,24 +136,40 @@ impl Service {
     pub(super) async fn persist<A: Attempt>(
         &self,
         command: A,
+        turn: Option<OwnedMutexGuard<()>>,
+        wait: Option<Wait>,
+    ) -> Result<Granted, Error> {
+        let mut waits = None;
+        let came = self.try_on(command, turn, wait, &mut waits).await;
+        if let Some(waits) = waits {
+            waits.end(self, &came);
+        }
+        came
+    }
+
+    /// The same; `waits` is set from when it waits.
+    async fn try_on<A: Attempt>(
+        &self,
+        command: A,
         mut turn: Option<OwnedMutexGuard<()>>,
         wait: Option<Wait>,
+        waits: &mut Option<Waits>,
     ) -> Result<Granted, Error> {
         let entry = wait.as_ref().map_or(Entry::Once, |wait| Entry::First(wait.caller.clone()));
         let begun = Instant::now();
         let mut tried = self.storage().run(Try(command, entry)).await?;
-        let (mut pauses, mut waited) = (Pauses::default(), false);
+        let mut pauses = Pauses::default();
         loop {
             let (command, place) = match tried {
                 Tried::Done(granted, shown) => {
                     shown.wait().await;
                     drop(turn);
-                    return Ok(Granted { waited, ..granted });
+                    return Ok(Granted { waited: waits.is_some(), ..granted });
                 }
                 Tried::Failed(error) => return Err(error),
                 Tried::Waits(command, place) => (command, place),
             };
-            waited = true;
+            waits.get_or_insert_with(|| Waits::begin(self, command.owner(), &place));
             drop(turn.take());
             let Some(mut wait) = wait.clone() else { return Err(Error::Abandoned) };
             let called = self.called(&place, &mut wait, &mut pauses, begun).await;

@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
+use crate::catalog::Kind;
 use crate::life::Connection;
 use crate::life::connection::Peer;
 
@@ -20,6 +21,8 @@ pub(super) enum Accepted {
     Client(Connection, Peer),
     /// Somebody who was sent away: that he sees, and need not wait for.
     Refused,
+    /// The same, of one who may not come in.
+    Denied,
     /// There is no descriptor left for whoever waits.
     Exhausted,
     /// Nobody is waiting.
@@ -52,8 +55,14 @@ pub(super) fn accept(listener: BorrowedFd<'_>, user: u32, clients: usize) -> Acc
         }
     };
     if peer.uid != 0 && peer.uid != user {
-        tracing::warn!(uid = peer.uid, pid = peer.pid, "a client of virtlockd's socket is refused");
-        return Accepted::Refused;
+        tracing::warn!(
+            event = Kind::Denied.as_str(),
+            caller.uid = peer.uid,
+            caller.pid = peer.pid,
+            reason = "not-authorized",
+            "a client of virtlockd's socket is refused"
+        );
+        return Accepted::Denied;
     }
     if clients >= CLIENTS {
         tracing::warn!(

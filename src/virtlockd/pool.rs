@@ -209,6 +209,7 @@ impl Pool {
                         self.admit(&connection, session);
                     }
                     Accepted::Refused => {}
+                    Accepted::Denied => self.service.counts().denied(),
                     Accepted::Exhausted => self.send_away(listener),
                     Accepted::Nobody => break,
                 }

@@ -249,7 +249,7 @@ impl Session {
             Ok(()) => self.kept = Kept::Soon,
             // Its process is an anchor, too.
             Err(error) => {
-                tracing::error!(%error, owner = %owner, "a connection ends with the service");
+                tracing::error!(%error, owner.uuid = %owner.uuid, owner.uid = owner.uid, "a connection ends with the service");
             }
         }
     }

@@ -4,6 +4,8 @@
 
 mod doctor;
 mod look;
+mod metrics;
+mod monitor;
 mod reexec;
 mod run;
 mod trouble;

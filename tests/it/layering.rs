@@ -11,12 +11,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // `step` marks places, for tests, and does nothing.
     ("step", &[]),
     ("keep", &["lock", "step"]),
-    ("service", &["lock", "life", "keep", "step"]),
-    ("auth", &["lock", "life", "service"]),
+    // What the log tells of, for whoever tells it and for whoever writes it.
+    ("catalog", &[]),
+    ("service", &["lock", "life", "keep", "step", "catalog"]),
+    ("auth", &["lock", "life", "service", "catalog"]),
     // `logging` stands beside the floors; the log's D-Bus object turns its knob.
     ("dbus", &["lock", "life", "keep", "service", "auth", "bus", "logging", "paths"]),
-    ("virtlockd", &["lock", "life", "service", "keep", "step"]),
-    ("logging", &["lock"]),
+    ("virtlockd", &["lock", "life", "service", "keep", "step", "catalog"]),
+    ("logging", &["lock", "catalog"]),
     ("notify", &[]),
     ("instance", &["lock"]),
     ("config", &["lock", "service", "logging"]),

@@ -128,6 +128,7 @@ pub(crate) fn all(subject: &Subject<'_>) -> Vec<Method> {
         manager("FindHolders", vec![Variant::from(disk_name.to_owned())]),
         manager("FindHoldersOfFile", vec![file()]),
         manager("Resolve", vec![Variant::from(disk_name.to_owned())]),
+        manager("GetMetrics", vec![]),
         manager("Reload", vec![]),
         manager("Reexecute", vec![]),
         set("LogLevel", "debug"),

@@ -27,7 +27,7 @@ impl Finding {
         let mut owner = Owner::new(id, RECOVERED_NAME.to_owned(), Front::Dbus, now());
         owner.anchors.insert(self.state.next_anchor(), Anchor::Manual);
         let record = self.state.next_anchor();
-        tracing::error!(owner = %id, "an owner's record is damaged; it stays until it is closed");
+        tracing::error!(owner.uuid = %id.uuid, owner.uid = id.uid, "an owner's record is damaged; it stays until it is closed");
         self.lines.push(owner_line(record, &owner, Step::Held));
         self.state.table.open_owner(owner)?;
         self.state.kept.entry(id).or_default().record = record;

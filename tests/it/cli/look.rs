@@ -147,6 +147,13 @@ async fn monitor_prints_what_happens_as_it_happens() {
     }
     let bus = house.connection().await;
     let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    for machine in [&web1, &web2] {
+        let uuid = machine.owner.uuid().await.unwrap();
+        for tool in [&mut text, &mut lines] {
+            let line = tool.line().await;
+            assert!(line.contains("pened") && line.contains(&uuid), "{line}");
+        }
+    }
     let locks = web1.acquire(&[exclusive(&image)]).await.unwrap();
     web2.acquire(&[exclusive(&image)]).await.unwrap_err();
     web1.release(&locks).await.unwrap();

@@ -1,0 +1,183 @@
+//! Numbers as `OpenMetrics` 1.0 has them written; Prometheus's older format reads the same text.
+
+use std::fmt::Write as _;
+
+use zbus::Variant;
+
+use super::row;
+use crate::client::Row;
+
+/// What a number is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// How much there is.
+    Gauge,
+    /// How often it happened.
+    Counter,
+    /// A time: since 1970.
+    Time,
+    /// How many took how long.
+    Histogram,
+}
+
+/// The service's keys, in the order in which they are told. A key of a newer one is left out.
+const NUMBERS: [(&str, Kind, &str); 20] = {
+    use Kind::{Counter, Gauge, Histogram, Time};
+    [
+        ("since-usec", Time, "When the service was started."),
+        ("owners", Gauge, "Owners: machines that may hold locks."),
+        ("locks", Gauge, "Locks that are held."),
+        ("lost", Gauge, "Locks that are lost: somebody else may be using the disk."),
+        ("waiting", Gauge, "Requests that wait."),
+        ("owners-opened", Counter, "Owners that were opened."),
+        ("owners-ended", Counter, "Owners that have ended."),
+        ("locks-restored", Counter, "Locks that were there when the service was started."),
+        ("locks-granted", Counter, "Locks that were given."),
+        ("locks-released", Counter, "Locks that were given up, for whatever reason."),
+        ("locks-broken", Counter, "Locks that were broken by force."),
+        ("locks-lost", Counter, "How often a lock was found lost."),
+        ("locks-regained", Counter, "How often a lost lock was there again."),
+        ("requests-refused", Counter, "Requests refused for what somebody else holds."),
+        ("requests-waited", Counter, "Requests that have waited."),
+        ("requests-timed-out", Counter, "Requests that waited and got nothing in their time."),
+        ("requests-cancelled", Counter, "Requests that waited and were withdrawn."),
+        ("requests-denied", Counter, "Requests whose caller was not authorized."),
+        ("grant-usec", Histogram, "How long requests took that were granted without waiting."),
+        ("wait-usec", Histogram, "How long requests waited."),
+    ]
+};
+
+/// All of it.
+pub(super) fn text(metrics: &Row, version: &str) -> String {
+    let mut text = String::new();
+    // A gauge: the older format knows no type for this.
+    head(&mut text, "build_info", "gauge", "The version of the service.");
+    let version = version.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    say(&mut text, format_args!("vmlockd_build_info{{version=\"{version}\"}} 1"));
+    for (key, kind, help) in NUMBERS {
+        // An older service does not tell.
+        if metrics.contains_key(key) {
+            number(&mut text, metrics, key, kind, help);
+        }
+    }
+    text.push_str("# EOF\n");
+    text
+}
+
+fn number(text: &mut String, metrics: &Row, key: &str, kind: Kind, help: &str) {
+    let name = key.replace('-', "_");
+    let n = row::number(metrics, key);
+    match kind {
+        Kind::Gauge => {
+            head(text, &name, "gauge", help);
+            say(text, format_args!("vmlockd_{name} {n}"));
+        }
+        Kind::Counter => {
+            head(text, &name, "counter", help);
+            say(text, format_args!("vmlockd_{name}_total {n}"));
+        }
+        Kind::Time => {
+            let name = "start_time_seconds";
+            head(text, name, "gauge", help);
+            say(text, format_args!("vmlockd_{name} {}", seconds(n)));
+        }
+        Kind::Histogram => {
+            let name = name.replace("_usec", "_seconds");
+            head(text, &name, "histogram", help);
+            let buckets = pairs(metrics, key);
+            for (bound, count) in &buckets {
+                let bound = if *bound == u64::MAX { "+Inf".to_owned() } else { seconds(*bound) };
+                say(text, format_args!("vmlockd_{name}_bucket{{le=\"{bound}\"}} {count}"));
+            }
+            let sum = seconds(row::number(metrics, &format!("{key}-sum")));
+            say(text, format_args!("vmlockd_{name}_sum {sum}"));
+            let count = buckets.last().map_or(0, |(_, count)| *count);
+            say(text, format_args!("vmlockd_{name}_count {count}"));
+        }
+    }
+}
+
+/// What is said of a metric before its values.
+fn head(text: &mut String, name: &str, kind: &str, help: &str) {
+    say(text, format_args!("# TYPE vmlockd_{name} {kind}"));
+    if name.ends_with("_seconds") {
+        say(text, format_args!("# UNIT vmlockd_{name} seconds"));
+    }
+    say(text, format_args!("# HELP vmlockd_{name} {help}"));
+}
+
+fn say(text: &mut String, line: std::fmt::Arguments<'_>) {
+    // Writing to a String has no way to fail.
+    let _ = writeln!(text, "{line}");
+}
+
+/// Microseconds as seconds, to the last digit; one behind the point at least, as bounds must have.
+fn seconds(usec: u64) -> String {
+    let digits = format!("{:06}", usec % 1_000_000);
+    let digits = digits.trim_end_matches('0');
+    let digits = if digits.is_empty() { "0" } else { digits };
+    format!("{}.{digits}", usec / 1_000_000)
+}
+
+/// Bounds and counts.
+fn pairs(metrics: &Row, key: &str) -> Vec<(u64, u64)> {
+    let Some(Variant::Array(array)) = metrics.get(key).map(|value| &**value) else {
+        return Vec::new();
+    };
+    let pair = |value: &Variant<'_>| match value {
+        Variant::Structure(fields) => match fields.fields() {
+            [Variant::U64(bound), Variant::U64(count)] => Some((*bound, *count)),
+            _ => None,
+        },
+        _ => None,
+    };
+    array.inner().iter().filter_map(pair).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use zbus::OwnedVariant;
+
+    use super::*;
+
+    #[test]
+    fn seconds_to_the_last_digit() {
+        for (usec, text) in
+            [(0, "0.0"), (50, "0.00005"), (1_000_000, "1.0"), (12_345_678, "12.345678")]
+        {
+            assert_eq!(seconds(usec), text);
+        }
+    }
+
+    #[test]
+    fn a_text_has_what_there_is_and_ends() {
+        let value = |value: Variant<'static>| OwnedVariant::try_from(value).unwrap();
+        let metrics = Row::from([
+            ("locks".to_owned(), value(3_u64.into())),
+            ("locks-granted".to_owned(), value(5_u64.into())),
+            ("grant-usec".to_owned(), value(vec![(100_u64, 2_u64), (u64::MAX, 5)].into())),
+            ("grant-usec-sum".to_owned(), value(1_500_u64.into())),
+            ("a-newer-one".to_owned(), value("x".into())),
+        ]);
+        let expected = "\
+# TYPE vmlockd_build_info gauge
+# HELP vmlockd_build_info The version of the service.
+vmlockd_build_info{version=\"0.1\"} 1
+# TYPE vmlockd_locks gauge
+# HELP vmlockd_locks Locks that are held.
+vmlockd_locks 3
+# TYPE vmlockd_locks_granted counter
+# HELP vmlockd_locks_granted Locks that were given.
+vmlockd_locks_granted_total 5
+# TYPE vmlockd_grant_seconds histogram
+# UNIT vmlockd_grant_seconds seconds
+# HELP vmlockd_grant_seconds How long requests took that were granted without waiting.
+vmlockd_grant_seconds_bucket{le=\"0.0001\"} 2
+vmlockd_grant_seconds_bucket{le=\"+Inf\"} 5
+vmlockd_grant_seconds_sum 0.0015
+vmlockd_grant_seconds_count 5
+# EOF
+";
+        assert_eq!(text(&metrics, "0.1"), expected);
+    }
+}

@@ -1,0 +1,205 @@
+//! What the journal of a host is told, for machines: a number and fields for each kind of event.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use vmlockd::catalog::Kind;
+
+use crate::host::{Host, Tree};
+use crate::house::within;
+use crate::machine::{Machine, exclusive, lock, option, shared};
+use crate::methods::none;
+
+/// The entries of the service with these fields, the oldest first.
+async fn entries(host: &Host, fields: &[&str]) -> Vec<Value> {
+    host.come_in(&["journalctl", "--sync"]).await.ok();
+    let line = ["journalctl", "--quiet", "--output=json", "--all", "--no-pager"];
+    let line = [&line[..], &["_SYSTEMD_UNIT=vmlockd.service"], fields].concat();
+    let text = host.come_in(&line).await.ok();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The only entry of a kind, found by its word and by its number.
+async fn the(host: &Host, kind: Kind) -> Value {
+    let by_word = entries(host, &[&format!("VMLOCKD_EVENT={}", kind.as_str())]).await;
+    let by_number = entries(host, &[&format!("MESSAGE_ID={}", kind.message_id())]).await;
+    assert_eq!(by_word, by_number);
+    let [entry] = &by_word[..] else { panic!("{kind:?}: {by_word:#?}") };
+    entry.clone()
+}
+
+/// That an entry says this, and nothing of what is empty here.
+fn assert_says(entry: &Value, fields: &[(&str, &str)]) {
+    for (name, value) in fields {
+        let told = entry.get(format!("VMLOCKD_{name}")).and_then(Value::as_str).unwrap_or_default();
+        assert_eq!(told, *value, "{name}: {entry:#}");
+    }
+}
+
+#[tokio::test]
+async fn the_journal_has_what_happened_in_fields() {
+    let Some(host) = Host::boot(Tree::Own).await else { return };
+    host.enable().await;
+    let bus = host.bus().await;
+    // What is raw in a field, and escaped in a message.
+    let image = host.image("a\nMESSAGE_ID=0");
+    let image = image.to_str().unwrap();
+    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    let uuids = [web1.owner.uuid().await.unwrap(), web2.owner.uuid().await.unwrap()];
+    let locks = web1.acquire(&[(image, "exclusive")]).await.unwrap();
+    let number = locks[0].rsplit_once('/').unwrap().1.to_owned();
+    web2.acquire(&[(image, "exclusive")]).await.unwrap_err();
+    let soon = option("timeout-usec", 1_u64);
+    web2.owner.acquire(&[(image, "exclusive")], soon).await.unwrap_err();
+    lock(&bus, &locks[0]).await.convert("shared", none()).await.unwrap();
+    web1.release(&locks).await.unwrap();
+    web2.owner.close(none()).await.unwrap();
+
+    let web1 = [("OWNER_UUID", uuids[0].as_str()), ("OWNER_NAME", "web1"), ("OWNER_UID", "0")];
+    let on = [("LOCK", number.as_str()), ("RESOURCE", image)];
+    let acquired = the(&host, Kind::Acquired).await;
+    assert_says(&acquired, &[&web1[..], &on, &[("MODE", "exclusive"), ("REASON", "")]].concat());
+    assert_eq!(acquired["PRIORITY"], "6");
+    assert_eq!(acquired["SYSLOG_IDENTIFIER"], "vmlockd");
+    let message = acquired["MESSAGE"].as_str().unwrap();
+    assert!(
+        message.starts_with("acquired /") && message.ends_with("a\\nMESSAGE_ID=0"),
+        "{message}"
+    );
+    let refused = the(&host, Kind::Refused).await;
+    assert_says(
+        &refused,
+        &[("OWNER_UUID", &uuids[1]), ("OWNER_NAME", "web2"), ("RESOURCE", image)],
+    );
+    assert_says(&refused, &[("HOLDER_UUID", &uuids[0]), ("HOLDER_NAME", "web1")]);
+    assert_says(&refused, &[("REASON", "held"), ("LOCK", "")]);
+    let waiting = the(&host, Kind::Waiting).await;
+    assert_says(&waiting, &[("OWNER_NAME", "web2"), ("RESOURCE", image), ("HOLDER_NAME", "web1")]);
+    let waited = the(&host, Kind::WaitEnded).await;
+    assert_says(&waited, &[("OWNER_NAME", "web2"), ("RESOURCE", image), ("REASON", "timed-out")]);
+    assert!(waited["VMLOCKD_WAITED_USEC"].as_str().unwrap().parse::<u64>().unwrap() > 0);
+    let converted = the(&host, Kind::Converted).await;
+    assert_says(&converted, &[&web1[..], &on, &[("MODE", "shared")]].concat());
+    let released = the(&host, Kind::Released).await;
+    assert_says(&released, &[&web1[..], &on, &[("REASON", "released")]].concat());
+    let ended = the(&host, Kind::OwnerEnded).await;
+    assert_says(&ended, &[("OWNER_UUID", &uuids[1]), ("OWNER_NAME", "web2"), ("LOCKS", "0")]);
+    assert_says(&ended, &[("REASON", "owner-closed")]);
+    assert_eq!(entries(&host, &["VMLOCKD_EVENT=owner-opened"]).await.len(), 2);
+
+    // By name: for those whom polkit lets, and this one it does not.
+    let disk = host.image("disk");
+    let disk = disk.to_str().unwrap();
+    let ran = host.run_as("nobody", &["vmlockctl", "--system", "lock", disk]).await;
+    assert_eq!(ran.status.code(), Some(77), "{ran:?}");
+    let denied = the(&host, Kind::Denied).await;
+    let uid = nix::unistd::User::from_name("nobody").unwrap().unwrap().uid.to_string();
+    assert_says(&denied, &[("ACTION", "org.vmlockd1.acquire-by-name"), ("CALLER_UID", &uid)]);
+    assert_says(&denied, &[("RESOURCE", disk), ("OWNER_NAME", "vmlockctl lock")]);
+    assert_says(
+        &denied,
+        &[("METHOD", "org.vmlockd1.Manager.OpenOwner"), ("REASON", "interactive")],
+    );
+}
+
+#[tokio::test]
+async fn several_holders_are_several_fields() {
+    let Some(host) = Host::boot(Tree::Own).await else { return };
+    host.enable().await;
+    let (bus, image) = (host.bus().await, host.image("a"));
+    let holders = [Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await];
+    for holder in &holders {
+        holder.acquire(&[shared(&image)]).await.unwrap();
+    }
+    let other = Machine::open(&bus, "web3").await;
+    other.acquire(&[exclusive(&image)]).await.unwrap_err();
+    let refused = the(&host, Kind::Refused).await;
+    assert_eq!(refused["VMLOCKD_HOLDER_NAME"], serde_json::json!(["web1", "web2"]));
+    assert_eq!(entries(&host, &["VMLOCKD_HOLDER_NAME=web2"]).await, [refused]);
+
+    // The service that comes after this one says what it has.
+    let before = host.main().await;
+    let mut watch = host.watch().await;
+    before.signal(nix::sys::signal::Signal::SIGKILL);
+    host.successor(&mut watch, before).await;
+    let restored = the(&host, Kind::Restored).await;
+    assert_says(&restored, &[("OWNERS", "3"), ("LOCKS", "2")]);
+}
+
+/// More lines than the journal's socket holds.
+const LINES: usize = 700;
+
+#[tokio::test]
+async fn a_journal_that_stands_still_holds_nobody_up_and_misses_nothing() {
+    let Some(host) = Host::boot(Tree::Own).await else { return };
+    host.enable().await;
+    let (bus, image) = (host.bus().await, host.image("a"));
+    let machine = Machine::open(&bus, "web1").await;
+    let signal = async |name| {
+        host.systemctl(&["kill", "--signal", name, "systemd-journald.service"]).await;
+    };
+    signal("STOP").await;
+    for _ in 0..LINES {
+        let locks = machine.acquire(&[exclusive(&image)]).await.unwrap();
+        machine.release(&locks).await.unwrap();
+    }
+    signal("CONT").await;
+    for word in ["acquired", "released"] {
+        let field = format!("VMLOCKD_EVENT={word}");
+        let all = async { while entries(&host, &[&field]).await.len() < LINES {} };
+        within("all lines", all).await;
+    }
+    let all = entries(&host, &["VMLOCKD_EVENT=acquired", "VMLOCKD_EVENT=released"]).await;
+    for (n, pair) in all.chunks(2).enumerate() {
+        let number = (n + 1).to_string();
+        for (entry, word) in pair.iter().zip(["acquired", "released"]) {
+            assert_says(entry, &[("EVENT", word), ("LOCK", &number)]);
+        }
+    }
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sources(below: &Path, into: &mut String) {
+    for entry in fs::read_dir(below).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if !path.ends_with("catalog.rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            into.push_str(text.split("#[cfg(test)]").next().unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_kind_is_told_of_and_nothing_else_is_called_an_event() {
+    let mut text = String::new();
+    sources(&root().join("src"), &mut text);
+    let told = text.split("event = ").skip(1).filter_map(|rest| {
+        let (kind, rest) = rest.strip_prefix("Kind::")?.split_once('.')?;
+        rest.starts_with("as_str(),").then(|| kind.to_owned())
+    });
+    let told: BTreeSet<String> = told.collect();
+    assert_eq!(told, Kind::ALL.map(|kind| format!("{kind:?}")).into());
+    for level in ["error", "warn", "info", "debug"] {
+        for call in text.split(&format!("tracing::{level}!(")).skip(1) {
+            let call = call.split(");").next().unwrap();
+            assert!(!call.contains("event = \""), "{call}");
+        }
+    }
+}
+
+#[test]
+fn the_man_page_has_every_kind_with_its_number() {
+    let page = fs::read_to_string(root().join("man/vmlockd.8")).unwrap().replace("\\-", "-");
+    for kind in Kind::ALL {
+        for word in [kind.as_str(), kind.message_id()] {
+            assert!(page.contains(word), "vmlockd(8) does not name {word}");
+        }
+    }
+}
