@@ -17,6 +17,7 @@ use std::path::PathBuf;
 
 use super::error::Error;
 use super::event::{Event, Reason};
+use super::fdinfo::Processes;
 use super::holder::{Holder, Refusal};
 use super::identity::Identity;
 use super::lockspace::LockspaceKind;
@@ -235,7 +236,7 @@ impl Table {
             return Ok(());
         }
         let resource = want.resource.clone();
-        Err(Error::Held(Box::new(Refusal { resource, holders })))
+        Err(Error::Held(Box::new(Refusal { resource, holders, users: Processes::default() })))
     }
 
     /// The locks, at any stage, on what is wanted.

@@ -30,6 +30,7 @@ use crate::lock::key::Key;
 use crate::lock::owner::AnchorId;
 use crate::lock::record::{Proof, Stage};
 use crate::lock::resolve::{Resolve, Target};
+use crate::lock::signature::Signature;
 use crate::lock::table::Again;
 use crate::lock::take::{Goal, Take};
 use crate::lock::work::{InOrder, Work};
@@ -136,8 +137,11 @@ impl Service {
             within("resources", wants.len(), limit, || "in one call".to_owned())?;
             state.check_total(wants.len())?;
             state.check_quota(self.0.exempt, id.uid, |usage| usage.count_locks(wants.len()))?;
-            state.table.reserve(id, &wants, since, again)?
+            state.table.reserve(id, &wants, since, again)
         };
+        let reserved = reserved.map_err(|error| with_users(error, &wants, &goals))?;
+        let in_lockspace = wants.iter().any(|want| want.lockspace.has_files());
+        let signature = self.signature(id, since, in_lockspace);
         let mut goals: Vec<Option<Goal>> = goals.into_iter().map(Some).collect();
         let (stage, proof, owner) = (Stage::Granting, Proof::Verified, id);
         let record = |(lock, n): &(u64, usize)| {
@@ -149,7 +153,8 @@ impl Service {
             .iter()
             .filter_map(|(lock, n)| {
                 let goal = goals.get_mut(*n)?.take()?;
-                Some((*lock, Take { goal, mode: *modes.get(*n)? }))
+                let signature = Signature { lock: *lock, ..signature.clone() };
+                Some((*lock, Take { goal, mode: *modes.get(*n)?, signature, hasty: false }))
             })
             .unzip();
         Ok(Reserved { locks: reserved.locks, fresh, records, takes })
@@ -214,13 +219,27 @@ impl Service {
                 Error::Held { message, refusal }
             }
             Error::Lock(lock::Error::HeldElsewhere(stranger)) => {
-                let message = DescribeStranger(*stranger).perform();
+                let message = DescribeStranger((*stranger).clone()).perform();
                 tracing::info!(owner = %id.uuid, uid = id.uid, "refused: {message}");
-                Error::HeldElsewhere(message)
+                Error::HeldElsewhere { message, stranger }
             }
             error => error,
         }
     }
+}
+
+/// A refusal of the table's, with those who have the disk open: of them it knows nothing.
+fn with_users(mut error: lock::Error, wants: &[Want], goals: &[Goal]) -> lock::Error {
+    if let lock::Error::Held(refusal) = &mut error {
+        let refused = wants.iter().position(|want| want.resource == refusal.resource);
+        if let Some(goal) = refused.and_then(|n| goals.get(n)) {
+            refusal.users = goal.users();
+            refusal
+                .users
+                .leave_out(|user| refusal.holders.iter().any(|holder| holder.pid == user.pid));
+        }
+    }
+    error
 }
 
 /// An owner that is being opened, as it is kept.
@@ -272,6 +291,7 @@ impl Story {
             service.keep().begin(&records)?;
             let done = InOrder(takes).perform();
             held.extend(done.answers.into_iter().map(Arc::new));
+            Service::say_unrecorded(&held);
             done.failure.map_or(Ok(()), Err)?;
             step("grant-locked");
             service.keep().park(id, &fresh, &held)?;

@@ -1,6 +1,6 @@
 //! What can go wrong with a command.
 
-use crate::lock::holder::Refusal;
+use crate::lock::holder::{Refusal, Stranger};
 use crate::{keep, life, lock};
 
 /// Everything that floor 2 refuses or fails at.
@@ -24,8 +24,13 @@ pub enum Error {
         refusal: Box<Refusal>,
     },
     /// Somebody else holds it.
-    #[error("{0}")]
-    HeldElsewhere(String),
+    #[error("{message}")]
+    HeldElsewhere {
+        /// The refusal in a sentence, with users and local time.
+        message: String,
+        /// The same as data.
+        stranger: Box<Stranger>,
+    },
     /// More than is allowed.
     #[error("{what}: no more than {limit} {whose}")]
     Limit {

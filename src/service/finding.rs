@@ -11,6 +11,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::keeping::{Anchored, Away, anchor_line, keyed, lock_line, lockspace_line, owner_line};
+use super::signing::of_owner;
 use super::state::State;
 use super::{Error, Settings, now};
 use crate::keep::line::{Line, Step};
@@ -26,6 +27,7 @@ use crate::lock::held::Held;
 use crate::lock::owner::AnchorId;
 use crate::lock::record::{Proof, Stage};
 use crate::lock::restored::{Directories, recognise};
+use crate::lock::signature::Signature;
 use crate::lock::{Anchor, Front, Lock, Mode, Owner, OwnerId};
 
 /// The UUID of the owner that holds what nothing is known of: always the same, so that it can be
@@ -274,7 +276,9 @@ impl Finding {
             self.enter_manual(id)?;
         }
         let found = self.descriptions(id, number);
-        let held = Held::restored(found, &lock.want, &mut self.directories).map(Arc::new);
+        let signature = Signature { lock: number, ..of_owner(&self.state, id, lock.since) };
+        let held = Held::restored(found, &lock.want, &signature, &mut self.directories);
+        let held = held.map(Arc::new);
         let proof = Proof::Unverified;
         let lock = Lock { proof, ..lock };
         if held.is_none() && step != Step::Held {
@@ -352,7 +356,10 @@ impl Finding {
             let found = self.descriptions(owner, number);
             // Where nothing is locked, its record is missing because it was given up.
             let Some(want) = recognise(&found, number) else { continue };
-            let Some(held) = Held::restored(found, &want, &mut self.directories) else { continue };
+            // Who recorded it, if anybody, is not known.
+            let signature = Signature::default();
+            let held = Held::restored(found, &want, &signature, &mut self.directories);
+            let Some(held) = held else { continue };
             if self.state.table.owner(id).is_none() {
                 self.enter_manual(id)?;
             }

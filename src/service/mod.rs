@@ -23,8 +23,10 @@ mod probe;
 mod query;
 mod release;
 mod restore;
+mod signing;
 mod state;
 pub mod storage;
+mod user;
 mod verify;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
