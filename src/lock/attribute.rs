@@ -20,8 +20,11 @@ use super::recorded::{Entry, LONGEST, Recorded, Value};
 const PREFIX: &str = "user.vmlockd.holder.";
 /// The longest list of names that the kernel gives.
 const LIST: usize = 64 * 1024;
-/// How many hosts' records are read. More hosts share no disk.
-const HOSTS: usize = 64;
+/// And how long it mostly is at most.
+const FEW: usize = 1024;
+/// How many records are looked at. More hosts share no disk, and whoever can write the file could
+/// leave any number.
+const HOSTS: usize = 256;
 /// How many are cleared away at once.
 const REMOVED: usize = 1024;
 
@@ -100,14 +103,14 @@ fn value_of(file: &File, id: &str) -> Option<Value> {
 
 /// The ids of hosts that have recorded something.
 fn ids(file: &File, most: usize) -> Vec<String> {
-    let mut none = [0; 0];
-    // Mostly there are no attributes at all.
-    match flistxattr(file, &mut none[..]) {
-        Ok(length) if length > 0 => {}
-        _ => return Vec::new(),
+    // Mostly there are few attributes, or none.
+    let mut list = vec![0; FEW];
+    let mut length = flistxattr(file, &mut list[..]);
+    if length == Err(Errno::RANGE) {
+        list.resize(LIST, 0);
+        length = flistxattr(file, &mut list[..]);
     }
-    let mut list = vec![0; LIST];
-    let Ok(length) = flistxattr(file, &mut list[..]) else { return Vec::new() };
+    let Ok(length) = length else { return Vec::new() };
     let names = list.get(..length).unwrap_or_default().split(|byte| *byte == 0);
     let ids = names.filter_map(|name| str::from_utf8(name).ok()?.strip_prefix(PREFIX));
     ids.filter(|id| is_id(id)).take(most).map(str::to_owned).collect()
