@@ -34,5 +34,7 @@ mod reload;
 mod soak;
 mod state;
 mod survive;
+mod two_hosts;
 mod untouched;
+mod users;
 mod virtlockd;
