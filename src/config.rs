@@ -14,6 +14,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::lock;
+use crate::lock::host::Host;
 use crate::lock::lockspace::{Directory, Lockspaces};
 use crate::lock::printable::{shown, shown_path};
 use crate::logging::Level;
@@ -111,9 +112,12 @@ const KEYS: &[&str] = &[
     "allow_fuse",
     "auto_disk_leases",
     "file_lockspace_dir",
+    "host_id",
+    "host_name",
     "limits",
     "log_level",
     "lvm_lockspace_dir",
+    "record_holders",
     "require_lease_for_disks",
     "scsi_lockspace_dir",
     "virtlockd_socket",
@@ -148,8 +152,9 @@ fn parse(text: &str, open: Open) -> Result<Config, Wrong> {
     }
     if let Some((value, path)) = string(table, "file_lockspace_dir")? {
         let directory = open(Path::new(path)).map_err(|error| wrong(value, error.to_string()))?;
-        config.settings.lockspaces = Lockspaces { file: Some(Arc::new(directory)) };
+        config.settings.lockspaces.file = Some(Arc::new(directory));
     }
+    read_host(table, &mut config.settings.lockspaces)?;
     if let Some((_, on)) = boolean(table, "allow_fuse")? {
         config.settings.allow_fuse = on;
     }
@@ -169,6 +174,29 @@ fn parse(text: &str, open: Open) -> Result<Config, Wrong> {
         read_limits(limits, &mut config.settings.limits)?;
     }
     Ok(config)
+}
+
+/// Who this host is to others, and what they are told.
+fn read_host(table: &Table<'_>, lockspaces: &mut Lockspaces) -> Result<(), Wrong> {
+    let (id, name) = (string(table, "host_id")?, string(table, "host_name")?);
+    let (id_text, name_text) = (id.map(|(_, text)| text), name.map(|(_, text)| text));
+    for (key, given, host) in
+        [("host_id", id, Host::new(id_text, None)), ("host_name", name, Host::new(None, name_text))]
+    {
+        if let (Some((value, _)), Err(why)) = (given, host) {
+            return Err(wrong(value, format!("'{key}' {why}")));
+        }
+    }
+    // Both are fine.
+    lockspaces.host = Host::new(id_text, name_text).ok().flatten().map(Arc::new);
+    if let Some((value, word)) = string(table, "record_holders")? {
+        let wanted = || {
+            let words = "\"lockspaces\", \"always\" or \"never\"";
+            wrong(value, format!("'record_holders' must be {words}"))
+        };
+        lockspaces.recording = word.parse().map_err(|()| wanted())?;
+    }
+    Ok(())
 }
 
 fn read_limits(table: &Table<'_>, limits: &mut Limits) -> Result<(), Wrong> {
@@ -277,6 +305,9 @@ mod tests {
             ("allow_fuse = 2", "1: 'allow_fuse' must be true or false"),
             ("log_level = \"loud\"", "1: 'loud' is no log level"),
             ("log_level = 3", "1: 'log_level' must be a string"),
+            ("host_id = \"Node 1\"", "1: 'host_id' must be 1 to 64 of the characters a to z"),
+            ("host_id = \"a\"\nhost_name = \"\"", "2: 'host_name' must be 1 to 64 bytes long"),
+            ("record_holders = \"all\"", "1: 'record_holders' must be \"lockspaces\", \"always\""),
             ("[limits]\nlocks_per_user = 0", "2: 'locks_per_user' must be a whole number"),
             (
                 "[limits]\nlocks_per_usr = 1",

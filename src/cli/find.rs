@@ -110,7 +110,9 @@ pub(super) async fn lock_on(link: &Link, path: &Path, whose: Option<u32>) -> Res
         return Ok(lock.clone());
     }
     if found.is_empty() {
-        return Err(match (holders.first(), whose) {
+        // Who merely has it open holds nothing that could be released.
+        let holder = holders.iter().find(|holder| row::text(holder, "kind") != "user");
+        return Err(match (holder, whose) {
             (Some(holder), Some(_)) => {
                 Error::Missing(format!("it is not you: {}", sentence(&disk, holder)))
             }

@@ -12,10 +12,12 @@ use super::link::Link;
 use super::output::{Form, print, say};
 use super::{clock, json, row};
 use crate::client::Row;
+use crate::lock::age::age;
 use crate::lock::printable::{shown, shown_path};
 
 const AFTER_HELP: &str = "\
-Ends with 0 if somebody holds one of the disks and with 1 if nobody does:
+Ends with 0 if somebody holds one of the disks, or has it open as a virtual
+machine does, and with 1 if nobody does:
 
   vmlockctl who web1.qcow2 || qemu-img convert web1.qcow2 copy.qcow2
 
@@ -74,6 +76,9 @@ pub(super) fn sentence(disk: &str, holder: &Row) -> String {
 /// How a disk is held, and by whom.
 pub(super) fn held(disk: &str, holder: &Row, detail: Detail) -> String {
     let word = |key| row::text(holder, key);
+    if word("kind") == "user" {
+        return shown(&format!("{} has disk {disk} open", process(holder, "")));
+    }
     let how = match word("mode") {
         "exclusive" => "exclusively",
         mode => mode,
@@ -88,20 +93,41 @@ pub(super) fn held(disk: &str, holder: &Row, detail: Detail) -> String {
             let pid = if pid == 0 { String::new() } else { format!("pid {pid}, ") };
             format!("VM \"{}\" ({uuid}{pid}user {})", word("name"), word("user"))
         }
-        ("process", pid) => {
-            format!("another program ({}, pid {pid}, user {})", word("program"), word("user"))
+        ("process", _) => process(holder, "another program "),
+        ("host", pid) => {
+            let pid = if pid == 0 { String::new() } else { format!(", pid {pid}") };
+            let (name, uuid, user) = (word("name"), word("uuid"), word("user"));
+            let host = word("host");
+            format!(
+                "its last recorded holder, VM \"{name}\" ({uuid}{pid}, user {user}) on host {host}"
+            )
         }
         _ => "another program or host that the kernel does not name".to_owned(),
     };
     let since = match row::number(holder, "since-usec") {
         0 => String::new(),
-        micros => format!(" since {}", clock::spoken(micros)),
+        micros => match age(micros, clock::now_usec()) {
+            age if age.is_empty() => format!(" since {}", clock::spoken(micros)),
+            age => format!(" since {}, {age}", clock::spoken(micros)),
+        },
     };
+    let by = if word("kind") == "host" { "as" } else { "through" };
     let through = match shown(word("resource")) {
         name if name.is_empty() || name == disk => String::new(),
-        name => format!(", through {name}"),
+        name => format!(", {by} {name}"),
     };
     shown(&format!("locked {how} by {who}{since}{through}"))
+}
+
+/// A process: as the machine that it runs, or as a program; `other` goes before the latter.
+fn process(holder: &Row, other: &str) -> String {
+    let word = |key| row::text(holder, key);
+    let (pid, user, program) = (row::number(holder, "pid"), word("user"), word("program"));
+    match word("name") {
+        "" if other.is_empty() => format!("{program} (pid {pid}, user {user})"),
+        "" => format!("{other}({program}, pid {pid}, user {user})"),
+        name => format!("QEMU \"{name}\" (pid {pid}, user {user})"),
+    }
 }
 
 #[cfg(test)]
@@ -147,7 +173,37 @@ mod tests {
         ]);
         let text = sentence("/a", &stranger);
         assert_eq!(text, "disk /a is locked shared by another program (qemu, pid 7, user root)");
-        stranger.insert("kind".into(), OwnedVariant::try_from(Variant::from("unknown")).unwrap());
+        let owned = |text: &str| OwnedVariant::try_from(Variant::from(text)).unwrap();
+        stranger.insert("name".into(), owned("web1"));
+        let text = sentence("/a", &stranger);
+        assert_eq!(text, "disk /a is locked shared by QEMU \"web1\" (pid 7, user root)");
+        stranger.insert("kind".into(), owned("user"));
+        let text = sentence("/a", &stranger);
+        assert_eq!(text, "QEMU \"web1\" (pid 7, user root) has disk /a open");
+        stranger.insert("kind".into(), owned("unknown"));
         assert!(sentence("/a", &stranger).contains("does not name"));
+    }
+
+    #[test]
+    fn who_is_on_record_is_said_to_be_no_more_than_that() {
+        let since = clock::now_usec() - 7_200_000_000;
+        let mut host = holder([
+            ("kind", "host".into()),
+            ("mode", "exclusive".into()),
+            ("name", "web1".into()),
+            ("uuid", "4dea22b3".into()),
+            ("pid", 4711u32.into()),
+            ("user", "qemu".into()),
+            ("host", "node-b".into()),
+            ("since-usec", since.into()),
+            ("resource", "/srv/a".into()),
+        ]);
+        let told = "disk /srv/a is locked exclusively by its last recorded holder, VM \"web1\" \
+                    (4dea22b3, pid 4711, user qemu) on host node-b since ";
+        let text = sentence("/srv/a", &host);
+        assert!(text.starts_with(told) && text.ends_with(", 2 h ago"), "{text}");
+        assert!(sentence("/srv/b", &host).ends_with(", 2 h ago, as /srv/a"));
+        host.remove("since-usec");
+        assert!(sentence("/srv/a", &host).ends_with("on host node-b"));
     }
 }

@@ -124,7 +124,7 @@ impl From<service::Error> for Error {
             E::Lock(error) => error.into(),
             E::Life(error) => error.into(),
             E::Held { message, .. } => Self::new(LOCK_HELD, message),
-            E::HeldElsewhere(message) => Self::new(LOCK_HELD_ELSEWHERE, message),
+            E::HeldElsewhere { message, .. } => Self::new(LOCK_HELD_ELSEWHERE, message),
             E::Limit { .. } | E::Keep(keep::Error::Full(_)) => Self::new(LIMITS_EXCEEDED, &error),
             E::NeedsForce { .. } | E::MoreLocks => Self::new(ACCESS_DENIED, &error),
             E::ShuttingDown | E::Cancelled(Why::Ending) => Self::new(SHUTTING_DOWN, &error),

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 
 use zbus::{ObjectPath, Variant};
 
-use crate::lock::holder::{Holder, Stranger};
+use crate::lock::holder::Holder;
 use crate::lock::printable::spelt_path;
+use crate::lock::process::{Machine, Process};
+use crate::lock::recorded::Recorded;
 use crate::lock::resolve::Target;
 use crate::lock::{Anchor, Lock, Owner, Proof};
 use crate::paths;
@@ -97,8 +99,8 @@ pub(super) fn of_target(target: &Target) -> Facts {
 
 /// What `FindHolders` tells of an owner of ours.
 #[must_use]
-pub(super) fn of_holder(holder: &Holder, user: String) -> Facts {
-    Facts::from([
+pub(super) fn of_holder(holder: &Holder, user: String, program: String, host: &str) -> Facts {
+    let mut facts = Facts::from([
         ("kind", "owner".into()),
         ("mode", holder.mode.as_str().into()),
         ("lock", object(paths::lock(holder.lock))),
@@ -110,22 +112,11 @@ pub(super) fn of_holder(holder: &Holder, user: String) -> Facts {
         ("user", user.into()),
         ("since-usec", holder.since.into()),
         ("resource", holder.resource.clone().into()),
-    ])
-}
-
-/// What `FindHolders` tells of anybody else.
-#[must_use]
-pub(super) fn of_stranger(stranger: &Stranger, user: String) -> Facts {
-    let mut facts = Facts::from([("mode", stranger.mode.as_str().into())]);
-    match &stranger.process {
-        None => facts.extend([("kind", "unknown".into())]),
-        Some(process) => facts.extend([
-            ("kind", "process".into()),
-            ("pid", process.pid.into()),
-            ("uid", process.uid.into()),
-            ("user", user.into()),
-            ("program", process.program.clone().into()),
-        ]),
+        ("path", holder.resource.clone().into()),
+        ("host", host.to_owned().into()),
+    ]);
+    if !program.is_empty() {
+        facts.extend([("program", program.into())]);
     }
     facts
 }
@@ -143,4 +134,51 @@ pub(super) fn of_metrics(metrics: &Metrics) -> Facts {
         ("wait-usec-sum", waits.sum.into()),
     ]);
     facts
+}
+/// What `FindHolders` tells of a process that holds the lock, or has the disk open: `kind`.
+#[must_use]
+pub(super) fn of_process(process: &Process, kind: &'static str, user: String, host: &str) -> Facts {
+    let mut facts = Facts::from([
+        ("kind", kind.into()),
+        ("pid", process.pid.into()),
+        ("uid", process.uid.into()),
+        ("user", user.into()),
+        ("program", process.program.clone().into()),
+        ("host", host.to_owned().into()),
+    ]);
+    if let Some(Machine { name, uuid }) = &process.machine {
+        facts.extend([("name", name.clone().into())]);
+        facts.extend(uuid.map(|uuid| ("uuid", uuid.to_string().into())));
+    }
+    facts
+}
+
+/// What `FindHolders` tells of a holder that is on record.
+#[must_use]
+pub(super) fn of_recorded(recorded: &Recorded) -> Facts {
+    let Recorded { host, entry, .. } = recorded;
+    Facts::from([
+        ("kind", "host".into()),
+        ("mode", entry.mode.as_str().into()),
+        ("host", host.clone().into()),
+        ("name", entry.name.clone().into()),
+        ("uuid", entry.uuid.to_string().into()),
+        ("pid", entry.pid.into()),
+        ("user", entry.user.clone().into()),
+        ("since-usec", entry.since.into()),
+        ("path", entry.path.clone().into()),
+        ("resource", entry.path.clone().into()),
+    ])
+}
+
+/// What `FindHolders` tells of somebody who is not known.
+#[must_use]
+pub(super) fn of_unknown() -> Facts {
+    Facts::from([("kind", "unknown".into())])
+}
+
+/// How a disk is held by others: for those who have no other mode or name of their own.
+pub(super) fn held_as(facts: &mut Facts, mode: &'static str, path: &str) {
+    facts.entry("mode").or_insert_with(|| mode.into());
+    facts.entry("path").or_insert_with(|| path.to_owned().into());
 }

@@ -8,12 +8,14 @@ use super::front::Front;
 use crate::auth::deed::Action;
 use crate::auth::gate::Call;
 use crate::auth::polkit::Details;
-use crate::lock::Lock;
+use crate::lock::fdinfo::Processes;
+use crate::lock::holder::{Holder, Stranger};
 use crate::lock::identity::Identity;
+use crate::lock::probe::{Beside, Others, Probe};
 use crate::lock::resolve::{Identify, Target, Wanted};
 use crate::lock::resource::DiskPath;
-use crate::lock::take::Probe;
-use crate::service::describe::{HolderUsers, UserName};
+use crate::lock::{Lock, Mode};
+use crate::service::describe::{HolderUsers, ProcessUsers};
 
 use super::claims;
 
@@ -73,21 +75,66 @@ fn on(front: &Front, identity: Identity) -> Vec<Lock> {
 }
 
 async fn of_target(front: &Front, target: Target) -> Result<Vec<Facts>, Error> {
-    let locks = on(front, target.identity);
-    if !locks.is_empty() {
-        return told(front, locks).await;
+    let (storage, host) = (front.service.storage(), front.service.host());
+    let (locks, name) = (on(front, target.identity), target.name.clone());
+    if locks.is_empty() {
+        return match storage.run(Probe { target, host }).await?? {
+            Others::Hold(stranger) => others(front, &name, Some(*stranger), None, &[]).await,
+            Others::Use(users) => others(front, &name, None, Some(users), &[]).await,
+        };
     }
-    let storage = front.service.storage();
-    let Some(stranger) = storage.run(Probe(target)).await?? else {
-        return Ok(Vec::new());
-    };
-    let uid = stranger.process.as_ref().map_or(0, |process| process.uid);
-    let user = storage.run(UserName(uid)).await?;
-    Ok(vec![facts::of_stranger(&stranger, user)])
+    let held = front.service.held(&locks);
+    let holders = front.service.holders(&locks);
+    let (stranger, users) = storage.run(Beside { target, held, host }).await?;
+    let mut all = told(front, locks).await?;
+    all.extend(others(front, &name, stranger, Some(users), &holders).await?);
+    Ok(all)
+}
+
+/// Those who are no owners of ours: who else holds the disk, then who has it open and holds nothing.
+async fn others(
+    front: &Front,
+    name: &str,
+    stranger: Option<Stranger>,
+    users: Option<Processes>,
+    holders: &[Holder],
+) -> Result<Vec<Facts>, Error> {
+    let (storage, host) = (front.service.storage(), front.service.host_name());
+    let mut all = Vec::new();
+    let mut users = users.unwrap_or_default();
+    if let Some(stranger) = stranger {
+        all.extend(stranger.recorded.iter().map(facts::of_recorded));
+        let more = stranger.processes.more > 0;
+        for (process, user) in storage.run(ProcessUsers(stranger.processes)).await? {
+            users.leave_out(|user| user.pid == process.pid);
+            all.push(facts::of_process(&process, "process", user, &host));
+        }
+        if all.is_empty() || more {
+            all.push(facts::of_unknown());
+        }
+        let mode = stranger.mode.as_str();
+        for facts in &mut all {
+            facts::held_as(facts, mode, name);
+        }
+        if users.named.is_empty() {
+            users = stranger.users;
+        }
+    }
+    users.leave_out(|user| holders.iter().any(|holder| holder.pid == user.pid));
+    for (process, user) in storage.run(ProcessUsers(users)).await? {
+        let mode = process.mode.unwrap_or(Mode::Shared).as_str();
+        let mut facts = facts::of_process(&process, "user", user, &host);
+        facts::held_as(&mut facts, mode, name);
+        all.push(facts);
+    }
+    Ok(all)
 }
 
 async fn told(front: &Front, locks: Vec<Lock>) -> Result<Vec<Facts>, Error> {
-    let holders = front.service.holders(&locks);
+    let (holders, host) = (front.service.holders(&locks), front.service.host_name());
     let named = front.service.storage().run(HolderUsers(holders)).await?;
-    Ok(named.into_iter().map(|(holder, user)| facts::of_holder(&holder, user)).collect())
+    let facts = named
+        .into_iter()
+        .map(|(holder, user, program)| facts::of_holder(&holder, user, program, &host));
+    Ok(facts.collect())
 }

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
@@ -31,6 +32,8 @@ pub struct Directory {
     path: PathBuf,
     /// Empty until it is first used, where nothing may be touched yet.
     fd: OnceLock<OwnedFd>,
+    /// Whether it was said that holders can't be recorded in it.
+    complained: AtomicBool,
 }
 
 impl Directory {
@@ -65,7 +68,7 @@ impl Directory {
     /// nothing that starts the service again may wait for that.
     #[must_use]
     pub fn unopened(path: &Path) -> Self {
-        Self { path: path.to_owned(), fd: OnceLock::new() }
+        Self { path: path.to_owned(), fd: OnceLock::new(), complained: AtomicBool::new(false) }
     }
 
     /// # Errors
@@ -99,6 +102,11 @@ impl Directory {
         let failed = |errno| Error::system("looking at", shown_path(&self.path), errno);
         let there = nix::sys::stat::stat(&self.path).map_err(failed)?;
         Ok(self.node()? == (there.st_dev, there.st_ino))
+    }
+
+    /// Whether it is to be said that holders can't be recorded in it: the first time only.
+    pub(super) fn complain(&self) -> bool {
+        !self.complained.swap(true, Ordering::Relaxed)
     }
 
     /// Where it was when it was opened.

@@ -14,6 +14,9 @@ use super::ofd;
 use super::open::{self, Links};
 use super::owner::OwnerId;
 use super::printable::shown_path;
+use super::recorded::Entry;
+use super::signature::{Signature, Unrecorded, Written};
+use super::stranger::Request;
 use super::take::{free_byte, lock_byte};
 use super::work::Work;
 
@@ -29,6 +32,10 @@ pub struct Held {
     /// The owner and the number under which its descriptors are kept, from the first time that they
     /// are: they stay where they are when the lock becomes another owner's.
     kept_as: OnceLock<(OwnerId, u64)>,
+    /// What is recorded of it beside its bytes. Taken after the mode.
+    pub(super) written: Mutex<Option<Written>>,
+    /// Where that could not be written, if that is to be said.
+    unrecorded: Mutex<Option<Unrecorded>>,
 }
 
 #[derive(Debug)]
@@ -69,12 +76,48 @@ impl Work for Give {
 
 impl Held {
     pub(super) fn new(bytes: Vec<Byte>, writable: bool, mode: Mode) -> Self {
-        Self { bytes, writable, mode: Mutex::new(Some(mode)), kept_as: OnceLock::new() }
+        let (mode, written) = (Mutex::new(Some(mode)), Mutex::default());
+        let (kept_as, unrecorded) = (OnceLock::new(), Mutex::default());
+        Self { bytes, writable, mode, kept_as, written, unrecorded }
     }
 
     /// The owner and the number under which its descriptors are kept; these, if nobody said before.
     pub fn kept_as(&self, owner: OwnerId, number: u64) -> (OwnerId, u64) {
         *self.kept_as.get_or_init(|| (owner, number))
+    }
+
+    pub(super) fn written(&self) -> MutexGuard<'_, Option<Written>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records who holds it, where that is wanted. Nothing depends on it: that it fails is for the
+    /// log alone.
+    pub(super) fn record(&self, written: Option<Written>) {
+        let mut there = self.written();
+        *there = written;
+        let Some(written) = there.as_ref() else { return };
+        let write = |byte: &Byte| {
+            let file = byte.description.file().ok()?;
+            written.write(&file, byte.place.as_ref())
+        };
+        if let Some(unrecorded) = self.bytes.iter().filter_map(write).last() {
+            *self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner) = Some(unrecorded);
+        }
+    }
+
+    /// Where its holder could not be recorded, for the log: told once for a directory.
+    pub fn unrecorded(&self) -> Option<Unrecorded> {
+        self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Records that somebody else of this host has it from now on.
+    fn sign(&self, signature: &Signature) {
+        let mode = self.mode();
+        let written = self.written().clone().filter(|_| mode.is_some());
+        if let Some(mut written) = written {
+            written.sign(signature);
+            self.record(Some(written));
+        }
     }
 
     /// Its mode, and the right to change it.
@@ -86,37 +129,65 @@ impl Held {
         // Held until all are unlocked: who looks at it in between would lock them again.
         let mut mode = self.mode();
         *mode = None;
-        self.bytes.iter().flat_map(Byte::give).collect()
+        let written = self.written().take();
+        self.bytes.iter().flat_map(|byte| byte.give(written.as_ref())).collect()
+    }
+}
+
+/// Rewrites what is recorded of a lock, for an owner to whom it goes without being unlocked, or of
+/// whom more is known by now.
+#[derive(Debug)]
+pub struct Sign {
+    /// The lock.
+    pub held: Arc<Held>,
+    /// Who has it.
+    pub signature: Signature,
+}
+
+impl Work for Sign {
+    type Answer = ();
+
+    fn perform(self) {
+        self.held.sign(&self.signature);
     }
 }
 
 impl Byte {
     /// The name of its lock file, for people.
-    fn shown(&self) -> Option<String> {
+    pub(super) fn shown(&self) -> Option<String> {
         self.place.as_ref().map(Place::shown)
     }
 
-    fn give(&self) -> Vec<Error> {
+    fn give(&self, written: Option<&Written>) -> Vec<Error> {
         let file = match self.description.file() {
             Ok(file) => file,
             Err(error) => return vec![error],
         };
-        [self.remove(&file), self.unlock(&file)].into_iter().flatten().collect()
+        let (removed, failure) = match self.remove(&file) {
+            Ok(removed) => (removed, None),
+            Err(error) => (false, Some(error)),
+        };
+        if let Some(written) = written.filter(|_| !removed) {
+            written.erase(&file);
+        }
+        [failure, self.unlock(&file)].into_iter().flatten().collect()
     }
 
     /// Removes the lock file, but only while we hold it alone: whoever shares it would be left
-    /// with a lock that the next to come does not see.
-    fn remove(&self, file: &File) -> Option<Error> {
-        let place = self.place.as_ref().filter(|place| place.fleeting)?;
+    /// with a lock that the next to come does not see. Tells whether it did.
+    fn remove(&self, file: &File) -> Result<bool, Error> {
+        let Some(place) = self.place.as_ref().filter(|place| place.fleeting) else {
+            return Ok(false);
+        };
         let Place { directory, name, .. } = place;
         let alone = ofd::try_lock(file, Mode::Exclusive)
             .map_err(|errno| Error::system("locking lock file", place.shown(), errno))
             .and_then(|alone| Ok(alone && directory.still_names(name, file)?));
-        match alone {
-            Ok(true) => directory.remove_file(name).err(),
-            Ok(false) => None,
-            Err(error) => Some(error),
+        let alone = alone?;
+        if alone {
+            directory.remove_file(name)?;
         }
+        Ok(alone)
     }
 
     fn unlock(&self, file: &File) -> Option<Error> {
@@ -140,6 +211,8 @@ pub struct Convert {
     /// In a hashed lockspace the disk's path and identity: before strengthening, the disk's own
     /// byte is tested, as when the lock was taken.
     pub disk: Option<(PathBuf, Identity)>,
+    /// As for [`super::take::Take`].
+    pub hasty: bool,
 }
 
 impl Work for Convert {
@@ -159,23 +232,39 @@ impl Work for Convert {
         if mode.is_none() {
             return Err(Error::not_lockable(&self.name, "it has been released meanwhile"));
         }
+        let mut written = self.held.written().clone();
+        let own: Vec<Entry> = written.iter().map(|written| written.entry.clone()).collect();
         for (n, byte) in self.held.bytes.iter().enumerate() {
             let lock_file = byte.shown();
-            let locked = byte
-                .description
-                .file()
-                .and_then(|file| lock_byte(&file, self.mode, &self.name, lock_file.as_deref()));
+            let locked = byte.description.file().and_then(|file| {
+                let request = Request {
+                    lock_file: lock_file.as_deref(),
+                    disk: byte.place.is_none().then_some(file.as_fd()),
+                    own: own.as_slice(),
+                    ..self.request(written.as_ref())
+                };
+                lock_byte(&file, self.mode, &request)
+            });
             if let Err(error) = locked {
                 let undo = self.held.bytes[..n].iter().filter_map(|byte| self.weaken(byte));
                 return Err(error.with_undo(undo.collect()));
             }
         }
         *mode = Some(self.mode);
+        if let Some(written) = &mut written {
+            written.entry.mode = self.mode;
+            self.held.record(Some(written.clone()));
+        }
         Ok(())
     }
 }
 
 impl Convert {
+    fn request<'r>(&'r self, written: Option<&'r Written>) -> Request<'r> {
+        let host_id = written.map(|written| written.host.id());
+        Request { resource: &self.name, host_id, hasty: self.hasty, ..Request::default() }
+    }
+
     /// Undoes a strengthening.
     fn weaken(&self, byte: &Byte) -> Option<Error> {
         let failed = |errno| Error::system("weakening the lock on", &self.name, errno);
@@ -195,6 +284,7 @@ impl Convert {
         }
         let disk = open::reopen(pin.as_fd(), false)
             .map_err(|errno| Error::system("opening", &self.name, errno))?;
-        free_byte(&disk, self.mode, &self.name, None)
+        let request = Request { disk: Some(disk.as_fd()), ..self.request(None) };
+        free_byte(&disk, self.mode, &request)
     }
 }

@@ -2,9 +2,12 @@
 
 use std::fmt;
 
+use super::fdinfo::Processes;
 use super::mode::Mode;
 use super::owner::OwnerId;
 use super::printable::shown;
+use super::process::{Machine, Process};
+use super::recorded::Recorded;
 
 /// An owner of ours that holds what somebody else asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +37,8 @@ pub struct Refusal {
     pub holders: Vec<Holder>,
     /// Who waits for it and came before: those who hold it would perhaps let one more in.
     pub ahead: Option<Ahead>,
+    /// Who else has the disk open, where that was looked for.
+    pub users: Processes,
 }
 
 /// An owner of ours that waits, and is not to be overtaken.
@@ -50,7 +55,7 @@ pub struct Ahead {
 impl fmt::Display for Refusal {
     /// What the table alone knows; users and local time are added where they can be looked up.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { resource, holders, ahead } = self;
+        let Self { resource, holders, ahead, users } = self;
         let is = if holders.is_empty() { "is" } else { "is locked" };
         write!(f, "disk {} {is}", shown(resource))?;
         for (n, holder) in holders.iter().enumerate() {
@@ -67,7 +72,7 @@ impl fmt::Display for Refusal {
             let comma = if holders.is_empty() { "" } else { "," };
             write!(f, "{comma} waited for by VM \"{name}\" ({owner}), which comes first")?;
         }
-        Ok(())
+        f.write_str(&using(users, &Plain))
     }
 }
 
@@ -82,8 +87,12 @@ pub struct Stranger {
     pub mode: Mode,
     /// By what kind of lock: a byte range lock or a file lease (`F_SETLEASE`).
     pub by: StrangersLock,
-    /// The process, as far as the kernel tells.
-    pub process: Option<Process>,
+    /// The processes on this host that have the lock, as far as the kernel tells.
+    pub processes: Processes,
+    /// Who recorded that he holds it, here or on another host: a hint, and no more.
+    pub recorded: Vec<Recorded>,
+    /// Who else has the disk open.
+    pub users: Processes,
 }
 
 /// What a stranger holds.
@@ -95,43 +104,197 @@ pub enum StrangersLock {
     Lease,
 }
 
-/// A process on this host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Process {
-    /// Its number in our pid namespace.
-    pub pid: u32,
-    /// Its program, as in `/proc/PID/comm`, escaped.
-    pub program: String,
-    /// Its real user.
-    pub uid: u32,
+/// How many holders on record are named.
+const NAMED: usize = 3;
+
+/// How users and times are spelt, which takes a look at more than is known here.
+pub trait Words {
+    /// A user.
+    fn user(&self, uid: u32) -> String;
+    /// Since when, in microseconds since 1970, as in "since 14:05"; or nothing.
+    fn since(&self, micros: u64) -> String;
+}
+
+/// Users as numbers, and no times.
+struct Plain;
+
+impl Words for Plain {
+    fn user(&self, uid: u32) -> String {
+        uid.to_string()
+    }
+
+    fn since(&self, _micros: u64) -> String {
+        String::new()
+    }
 }
 
 impl Stranger {
-    /// The sentence, with the process's user as the caller knows to spell it.
+    /// The sentence, with users and times as the caller knows to spell them.
     #[must_use]
-    pub fn sentence(&self, user: &str) -> String {
+    pub fn sentence(&self, words: &impl Words) -> String {
         let resource = shown(&self.resource);
         let held = match self.by {
             StrangersLock::Byte => format!("is locked {} by", self.mode.adverb()),
             StrangersLock::Lease => "is kept by a lease (F_SETLEASE) of".to_owned(),
         };
-        let who = match &self.process {
-            Some(Process { pid, program, .. }) => {
-                format!("another program ({program}, pid {pid}, user {user})")
-            }
-            None => "another program or host that the kernel does not name".to_owned(),
-        };
-        match &self.lock_file {
-            Some(file) => format!("disk {resource} {held} {who}, through lock file {file}"),
-            None => format!("disk {resource} {held} {who}"),
+        let mut who = Vec::new();
+        if !self.recorded.is_empty() {
+            who.push(self.on_record(&resource, words));
         }
+        let processes = &self.processes;
+        who.extend(
+            processes.named.iter().map(|process| spoken(process, "another program ", words)),
+        );
+        if processes.more > 0 {
+            who.push(format!("{} more", processes.more));
+        }
+        if who.is_empty() {
+            who.push("another program or host that the kernel does not name".to_owned());
+        }
+        let who = who.join(", and ");
+        let file = self.lock_file.as_ref();
+        let file = file.map(|file| format!(", through lock file {file}")).unwrap_or_default();
+        format!("disk {resource} {held} {who}{file}{}", using(&self.users, words))
     }
+
+    fn on_record(&self, resource: &str, words: &impl Words) -> String {
+        let s = if self.recorded.len() == 1 { "" } else { "s" };
+        let named = self.recorded.iter().take(NAMED).map(|recorded| {
+            let Recorded { host, entry, .. } = recorded;
+            let pid = if entry.pid == 0 { String::new() } else { format!(", pid {}", entry.pid) };
+            let (name, uuid, user) = (&entry.name, entry.uuid, &entry.user);
+            let since = match words.since(entry.since) {
+                since if since.is_empty() => since,
+                since => format!(" {since}"),
+            };
+            let path = match entry.path.as_str() {
+                path if path.is_empty() || path == resource => String::new(),
+                path => format!(", as {path}"),
+            };
+            format!("VM \"{name}\" ({uuid}{pid}, user {user}) on host {host}{since}{path}")
+        });
+        let named = named.collect::<Vec<_>>().join(", and ");
+        let more = match self.recorded.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        };
+        format!("its last recorded holder{s}, {named}{more}")
+    }
+}
+
+/// A process for people: as the machine that it runs, or as a program; `other` goes before the
+/// latter.
+fn spoken(process: &Process, other: &str, words: &impl Words) -> String {
+    let Process { pid, program, uid, machine, .. } = process;
+    let user = words.user(*uid);
+    match machine {
+        Some(Machine { name, .. }) if !name.is_empty() => {
+            format!("QEMU \"{name}\" (pid {pid}, user {user})")
+        }
+        _ if other.is_empty() => format!("{program} (pid {pid}, user {user})"),
+        _ => format!("{other}({program}, pid {pid}, user {user})"),
+    }
+}
+
+/// What a refusal says, at its end, of those who have the disk open.
+#[must_use]
+pub fn using(users: &Processes, words: &impl Words) -> String {
+    let mut who: Vec<String> =
+        users.named.iter().map(|process| spoken(process, "", words)).collect();
+    if users.more > 0 {
+        who.push(format!("{} more", users.more));
+    }
+    let has = if who.len() == 1 { "has" } else { "have" };
+    if who.is_empty() {
+        return String::new();
+    }
+    format!("; {} {has} it open", who.join(" and "))
 }
 
 impl fmt::Display for Stranger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let user =
-            self.process.as_ref().map_or_else(String::new, |process| process.uid.to_string());
-        f.write_str(&self.sentence(&user))
+        f.write_str(&self.sentence(&Plain))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::recorded::Entry;
+    use uuid::Uuid;
+
+    struct Known;
+
+    impl Words for Known {
+        fn user(&self, uid: u32) -> String {
+            format!("u{uid}")
+        }
+
+        fn since(&self, micros: u64) -> String {
+            format!("since {micros}")
+        }
+    }
+
+    fn process(pid: u32, name: &str) -> Process {
+        let machine = Some(Machine { name: name.to_owned(), uuid: None });
+        Process { pid, program: "qemu-system-x86".to_owned(), uid: 7, machine, mode: None }
+    }
+
+    fn recorded(host: &str, lock: u64) -> Recorded {
+        let (user, path) = ("bob".to_owned(), "/srv/a".to_owned());
+        let (name, uuid) = (format!("web{lock}"), Uuid::from_u128(1));
+        let entry = Entry { lock, name, uuid, pid: 5, user, mode: Mode::Shared, since: 9, path };
+        Recorded { host_id: host.to_owned(), host: host.to_owned(), entry }
+    }
+
+    fn stranger() -> Stranger {
+        Stranger {
+            resource: "/srv/a".to_owned(),
+            lock_file: None,
+            mode: Mode::Shared,
+            by: StrangersLock::Byte,
+            processes: Processes::default(),
+            recorded: Vec::new(),
+            users: Processes::default(),
+        }
+    }
+
+    #[test]
+    fn who_is_known_is_named_and_the_rest_counted() {
+        let mut stranger = stranger();
+        assert_eq!(
+            stranger.sentence(&Known),
+            "disk /srv/a is locked shared by another program or host that the kernel does not name"
+        );
+        stranger.processes.named = vec![process(4, "")];
+        stranger.users = Processes { named: vec![process(4711, "web1")], more: 0 };
+        assert_eq!(
+            stranger.sentence(&Known),
+            "disk /srv/a is locked shared by another program (qemu-system-x86, pid 4, user u7); \
+             QEMU \"web1\" (pid 4711, user u7) has it open"
+        );
+        stranger.users = Processes { named: vec![process(1, "a"), process(2, "")], more: 3 };
+        stranger.processes = Processes { named: vec![process(4, "b")], more: 2 };
+        let text = stranger.sentence(&Known);
+        let by = "shared by QEMU \"b\" (pid 4, user u7), and 2 more; QEMU \"a\" (pid 1, user u7) and \
+                  qemu-system-x86 (pid 2, user u7) and 3 more have it open";
+        assert!(text.ends_with(by), "{text}");
+    }
+
+    #[test]
+    fn who_is_on_record_is_said_to_be_no_more_than_that() {
+        let mut stranger = stranger();
+        stranger.recorded = vec![recorded("two", 1)];
+        stranger.lock_file = Some("/locks/f".to_owned());
+        assert_eq!(
+            stranger.sentence(&Known),
+            "disk /srv/a is locked shared by its last recorded holder, VM \"web1\" \
+             (00000000-0000-0000-0000-000000000001, pid 5, user bob) on host two since 9, \
+             through lock file /locks/f"
+        );
+        stranger.recorded.extend((2..6).map(|lock| recorded("one", lock)));
+        let text = stranger.to_string();
+        assert!(text.contains("its last recorded holders, VM \"web1\""), "{text}");
+        assert!(text.contains("user bob) on host one, and 2 more, through"), "{text}");
     }
 }

@@ -12,6 +12,9 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::host::Host;
+use super::signature::Recording;
+
 pub use super::directory::Directory;
 
 /// The rules in force: which lockspace serves which resource.
@@ -19,6 +22,10 @@ pub use super::directory::Directory;
 pub struct Lockspaces {
     /// Where lock files of disks are; `None`: the disks themselves are locked.
     pub file: Option<Arc<Directory>>,
+    /// This host, as the records of its holders name it; `None` where nothing tells it from others.
+    pub host: Option<Arc<Host>>,
+    /// Which holders are recorded.
+    pub recording: Recording,
 }
 
 impl Lockspaces {

@@ -4,12 +4,16 @@
 //! ([`resolve`]), which file stands for it ([`lockspace`]), and locks that file's byte ([`take`],
 //! [`held`], [`ofd`]), and decides nothing. Nothing here knows of a bus, an event loop or a log.
 
+pub mod age;
+mod attribute;
 pub mod description;
 pub mod directory;
 pub mod error;
 pub mod event;
+pub mod fdinfo;
 pub mod held;
 pub mod holder;
+pub mod host;
 pub mod identity;
 pub mod key;
 pub mod lockspace;
@@ -18,13 +22,17 @@ pub mod ofd;
 pub mod open;
 pub mod owner;
 pub mod printable;
+pub mod probe;
+pub mod process;
 pub mod queue;
 pub mod record;
+pub mod recorded;
 pub mod resolve;
 pub mod resource;
 pub mod restored;
+pub mod signature;
 mod spots;
-pub mod stranger;
+mod stranger;
 pub mod table;
 pub mod take;
 pub mod work;

@@ -26,6 +26,7 @@ use super::printable::spelt_path;
 use super::record::Want;
 use super::resolve::{Access, Resolve, Wanted};
 use super::resource::DiskPath;
+use super::signature::Signature;
 use super::take::{Goal, Take};
 use super::work::Work;
 
@@ -48,6 +49,7 @@ impl Held {
     pub fn restored(
         descriptions: Vec<Description>,
         want: &Want,
+        signature: &Signature,
         directories: &mut Directories,
     ) -> Option<Self> {
         if descriptions.len() != want.lock_files.len() || descriptions.is_empty() {
@@ -61,7 +63,11 @@ impl Held {
         let places: Vec<_> = want.lock_files.iter().map(place).collect();
         let byte = |(description, place)| Byte { description, place };
         let bytes = descriptions.into_iter().zip(places).map(byte);
-        Some(Self::new(bytes.collect(), writable, want.mode))
+        let held = Self::new(bytes.collect(), writable, want.mode);
+        // As it was recorded when it was taken.
+        let in_lockspace = want.lockspace.has_files();
+        *held.written() = signature.written(&want.resource, in_lockspace, want.mode);
+        Some(held)
     }
 
     /// The descriptions of its bytes, in order.
@@ -200,16 +206,21 @@ fn reassert(byte: &Byte, want: &Want, mode: Mode) -> Result<(), Doubt> {
 
 /// Takes a lock again of which nothing but the record is left.
 #[derive(Debug)]
-pub struct Retake(pub Want);
+pub struct Retake {
+    /// What it is on.
+    pub want: Want,
+    /// For whom.
+    pub signature: Signature,
+}
 
 impl Work for Retake {
     type Answer = Result<Held, Lost>;
 
     fn perform(self) -> Result<Held, Lost> {
-        let want = self.0;
+        let Self { want, signature } = self;
         let mode = want.mode;
         let goal = Arc::new(find(&want)?);
-        Take { goal, mode }.perform().map_err(|error| Lost {
+        Take { goal, mode, signature, hasty: false }.perform().map_err(|error| Lost {
             loss: match error {
                 Error::HeldElsewhere(_) => Loss::Taken,
                 Error::Changed(_) => Loss::Replaced,

@@ -1,151 +1,168 @@
-//! Who holds a lock that is none of ours, as far as the kernel tells.
-//!
-//! `F_OFD_GETLK` names the process of a POSIX lock. A lock of an open file description belongs to
-//! no process; but `/proc/PID/fdinfo/FD` of everyone who has the description shows it
-//! (`proc_pid_fdinfo(5)`). That walk reads `/proc` only, never the file, so it can't hang on storage,
-//! and it is done for a refusal alone. `/proc/locks` is never read: it stops every lock operation
-//! on the host meanwhile.
+//! Who holds a lock that is none of ours: what the kernel tells, what `/proc` tells, and what the
+//! holder itself has recorded.
 
-use std::fs;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
-use std::path::Path;
+use std::fs::File;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
-use nix::sys::stat::{fstat, major, minor};
-
+use super::attribute;
 use super::error::Error;
-use super::holder::{Process, Stranger, StrangersLock};
+use super::fdinfo::{Found, Node, Processes, Search};
+use super::holder::{Stranger, StrangersLock};
 use super::mode::Mode;
 use super::ofd::InTheWay;
-use super::printable::shown;
+use super::process::Process;
+use super::recorded::{Entry, Recorded};
 
-/// The refusal for a lock that a stranger has; `wanted` is the mode asked for.
-pub(super) fn error(
-    resource: &str,
-    lock_file: Option<&str>,
-    file: BorrowedFd<'_>,
-    wanted: Mode,
-    other: Option<InTheWay>,
-    by: StrangersLock,
-) -> Error {
-    // A shared wish is refused by an exclusive lock only; otherwise what the kernel said.
-    let mode = other.map_or(Mode::Exclusive, |other| other.mode);
-    let process = match other.and_then(|other| other.pid) {
-        Some(pid) => process(pid),
-        None => find(file, by, wanted),
-    };
-    let lock_file = lock_file.map(str::to_owned);
-    Error::HeldElsewhere(Box::new(Stranger {
-        resource: resource.to_owned(),
-        lock_file,
-        mode,
-        by,
-        process,
-    }))
+/// A request that may be refused, as far as its refusal has to tell of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Request<'r> {
+    /// The name that was asked for.
+    pub(super) resource: &'r str,
+    /// The file whose byte is asked for, where it is not the disk itself.
+    pub(super) lock_file: Option<&'r str>,
+    /// The disk, where it is known.
+    pub(super) disk: Option<BorrowedFd<'r>>,
+    /// The id of this host.
+    pub(super) host_id: Option<&'r str>,
+    /// What is recorded of locks that are not in the way: of the one that is to be changed.
+    pub(super) own: &'r [Entry],
+    /// It is asked again and again: nobody is looked for.
+    pub(super) hasty: bool,
 }
 
-/// What `/proc` tells of a process; `None` once it is gone.
-#[must_use]
-pub fn process(pid: u32) -> Option<Process> {
-    let program = fs::read(format!("/proc/{pid}/comm")).ok()?;
-    let program = shown(String::from_utf8_lossy(&program).trim_end_matches('\n'));
-    Some(Process { pid, program, uid: real_uid(pid)? })
-}
-
-/// The real user of a process, from `/proc/PID/status`.
-fn real_uid(pid: u32) -> Option<u32> {
-    fs::read_to_string(format!("/proc/{pid}/status"))
-        .ok()?
-        .lines()
-        .find_map(|line| line.strip_prefix("Uid:"))?
-        .split_whitespace()
-        .next()?
-        .parse()
-        .ok()
-}
-
-/// Looks through all processes for one that shows the lock.
-fn find(file: BorrowedFd<'_>, by: StrangersLock, wanted: Mode) -> Option<Process> {
-    let stat = fstat(file).ok()?;
-    let (major, minor) = device_of_mount(file).unwrap_or((major(stat.st_dev), minor(stat.st_dev)));
-    let node = format!("{major:02x}:{minor:02x}:{}", stat.st_ino);
-    fs::read_dir("/proc")
-        .ok()?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| *pid != std::process::id())
-        .find(|pid| shows(*pid, &node, by, wanted))
-        .and_then(process)
-}
-
-/// The device by which the kernel lists locks: that of the mounted file system. `st_dev` is another
-/// on overlayfs and in btrfs subvolumes. `None` for a mount that is not in our namespace.
-fn device_of_mount(file: BorrowedFd<'_>) -> Option<(u64, u64)> {
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
-    let mount = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().to_owned();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    // "36 35 98:0 /root /mnt …": the mount, its parent, its device (proc_pid_mountinfo(5)).
-    let device = mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ');
-        (fields.next()? == mount).then(|| fields.nth(1))?
-    })?;
-    let (major, minor) = device.split_once(':')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
-}
-
-fn shows(pid: u32, node: &str, by: StrangersLock, wanted: Mode) -> bool {
-    let Ok(files) = fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fdinfo")) else {
-        return false; // gone, or not ours to see
-    };
-    files
-        .filter_map(|file| fs::read_to_string(file.ok()?.path()).ok())
-        .any(|info| info.lines().any(|line| line_shows(line, node, by, wanted)))
-}
-
-/// Whether a line of fdinfo tells of a lock in the way: `lock: 1: OFDLCK ADVISORY WRITE -1
-/// fe:00:10085382 0 EOF`.
-fn line_shows(line: &str, node: &str, by: StrangersLock, wanted: Mode) -> bool {
-    let Some(line) = line.strip_prefix("lock:") else {
-        return false;
-    };
-    let fields: Vec<&str> = line.split_whitespace().collect();
-    let [_, kind, _, mode, _, at, start, _end] = fields[..] else {
-        return false;
-    };
-    if at != node {
-        return false;
-    }
-    match by {
-        StrangersLock::Lease => kind == "LEASE",
-        StrangersLock::Byte => {
-            matches!(kind, "OFDLCK" | "POSIX")
-                && start == "0"
-                && (mode == "WRITE" || wanted == Mode::Exclusive)
+impl Request<'_> {
+    /// The refusal for a byte that somebody has locked.
+    pub(super) fn refused(&self, file: &File, other: Option<InTheWay>) -> Error {
+        // A shared wish is refused by an exclusive lock only; otherwise what the kernel said.
+        let mode = other.map_or(Mode::Exclusive, |other| other.mode);
+        let by = StrangersLock::Byte;
+        let mut found = self.look(file.as_fd(), by, mode);
+        // It is named by the kernel itself, even where its descriptors are not ours to see.
+        if let Some(process) = other.and_then(|other| other.pid).and_then(Process::of)
+            && !found.holders.has(process.pid)
+        {
+            found.holders.named.insert(0, process);
         }
+        let recorded = if self.hasty { Vec::new() } else { attribute::read(file) };
+        let recorded = self.believe(recorded, mode, &found.holders);
+        self.told(mode, by, found, recorded)
+    }
+
+    /// The refusal for a file that somebody has a lease on.
+    pub(super) fn refused_by_lease(&self, file: BorrowedFd<'_>) -> Error {
+        let (mode, by) = (Mode::Exclusive, StrangersLock::Lease);
+        let found = self.look(file, by, mode);
+        self.told(mode, by, found, Vec::new())
+    }
+
+    fn look(&self, file: BorrowedFd<'_>, by: StrangersLock, mode: Mode) -> Found {
+        if self.hasty {
+            return Found::default();
+        }
+        let locked = Node::of(file).map(|node| (node, by, mode));
+        Search { locked, disk: self.disk.and_then(Node::of) }.perform()
+    }
+
+    fn told(&self, mode: Mode, by: StrangersLock, found: Found, recorded: Vec<Recorded>) -> Error {
+        let Found { holders: mut processes, mut users } = found;
+        if !recorded.is_empty() {
+            // Through whom the machines hold it that are named.
+            processes.leave_out(Process::is_service);
+        }
+        users.leave_out(|user| recorded.iter().any(|recorded| self.is_process(recorded, user)));
+        Error::HeldElsewhere(Box::new(Stranger {
+            resource: self.resource.to_owned(),
+            lock_file: self.lock_file.map(str::to_owned),
+            mode,
+            by,
+            processes,
+            recorded,
+            users,
+        }))
+    }
+
+    fn is_process(&self, recorded: &Recorded, process: &Process) -> bool {
+        let uuid = process.machine.as_ref().and_then(|machine| machine.uuid);
+        let here = self.host_id == Some(&recorded.host_id);
+        recorded.entry.pid == process.pid && (here || uuid == Some(recorded.entry.uuid))
+    }
+
+    /// The records that fit what the kernel shows. Those of a holder that crashed stay behind.
+    fn believe(
+        &self,
+        mut recorded: Vec<Recorded>,
+        mode: Mode,
+        processes: &Processes,
+    ) -> Vec<Recorded> {
+        // A service writes records; any other program that holds alone is who holds.
+        let mut named = processes.named.iter();
+        if mode == Mode::Exclusive
+            && named.clone().next().is_some()
+            && !named.any(Process::is_service)
+        {
+            return Vec::new();
+        }
+        recorded.retain(|Recorded { host_id, entry, .. }| {
+            let here = self.host_id == Some(host_id);
+            let own = here && self.own.iter().any(|own| own.is_of_same_lock(entry));
+            let ended = here && entry.pid != 0 && !Process::lives(entry.pid);
+            entry.mode == mode && !own && !ended
+        });
+        if mode == Mode::Exclusive {
+            // Whoever holds alone clears the others away. What came after him is stale or false,
+            // and which it is can't be told; the last is the likeliest.
+            recorded.sort_by_key(|recorded| std::cmp::Reverse(recorded.entry.since));
+            recorded.truncate(1);
+        }
+        recorded
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use uuid::Uuid;
 
-    #[test]
-    fn lines_of_fdinfo() {
-        let byte = |line, wanted| line_shows(line, "fe:00:42", StrangersLock::Byte, wanted);
-        let write = "lock:\t1: OFDLCK ADVISORY  WRITE -1 fe:00:42 0 0";
-        assert!(byte(write, Mode::Shared) && byte(write, Mode::Exclusive));
-        let read = "lock:\t1: POSIX  ADVISORY  READ 12 fe:00:42 0 EOF";
-        assert!(!byte(read, Mode::Shared) && byte(read, Mode::Exclusive));
-        assert!(!byte("lock:\t1: OFDLCK ADVISORY  READ -1 fe:00:42 100 103", Mode::Exclusive));
-        assert!(!byte("lock:\t1: OFDLCK ADVISORY  WRITE -1 fe:00:43 0 0", Mode::Exclusive));
-        assert!(!byte("pos:\t0", Mode::Exclusive));
-        let lease = "lock:\t1: LEASE  ACTIVE    WRITE 77 fe:00:42 0 EOF";
-        assert!(line_shows(lease, "fe:00:42", StrangersLock::Lease, Mode::Exclusive));
+    fn recorded(host: &str, lock: u64, mode: Mode, pid: u32) -> Recorded {
+        let (name, user, path) = (format!("web{lock}"), "root".to_owned(), "/a".to_owned());
+        let entry = Entry { lock, name, uuid: Uuid::from_u128(1), pid, user, mode, since: 1, path };
+        Recorded { host_id: host.to_owned(), host: host.to_owned(), entry }
+    }
+
+    fn processes(programs: &[&str]) -> Processes {
+        let process = |program: &&str| Process {
+            pid: 1,
+            program: (*program).to_owned(),
+            uid: 0,
+            machine: None,
+            mode: None,
+        };
+        Processes { named: programs.iter().map(process).collect(), more: 0 }
     }
 
     #[test]
-    fn a_process_is_described() {
-        let me = process(std::process::id()).unwrap();
-        assert_eq!(me.uid, nix::unistd::getuid().as_raw());
-        assert!(!me.program.is_empty());
-        assert!(process(u32::MAX).is_none());
+    fn a_record_is_believed_where_the_kernel_shows_nothing_else() {
+        let own = recorded("here", 3, Mode::Shared, 0);
+        let entries = [own.entry.clone()];
+        let request = Request { host_id: Some("here"), own: &entries, ..Request::default() };
+        let me = std::process::id();
+        let all = || {
+            vec![
+                own.clone(),
+                recorded("here", 4, Mode::Shared, me),
+                recorded("here", 5, Mode::Shared, u32::MAX),
+                recorded("there", 3, Mode::Shared, u32::MAX),
+                recorded("there", 6, Mode::Exclusive, 0),
+            ]
+        };
+        let believed = |mode, programs: &[&str]| -> Vec<u64> {
+            let believed = request.believe(all(), mode, &processes(programs));
+            believed.iter().map(|recorded| recorded.entry.lock).collect()
+        };
+        assert_eq!(believed(Mode::Shared, &[]), [4, 3]);
+        assert_eq!(believed(Mode::Shared, &["perl"]), [4, 3]);
+        assert_eq!(believed(Mode::Exclusive, &[]), [6]);
+        assert_eq!(believed(Mode::Exclusive, &["vmlockd"]), [6]);
+        assert_eq!(believed(Mode::Exclusive, &["perl"]), [0; 0]);
     }
 }

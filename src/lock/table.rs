@@ -16,6 +16,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use super::error::Error;
 use super::event::{Event, Reason};
+use super::fdinfo::Processes;
 use super::holder::{Holder, Refusal};
 use super::identity::Identity;
 use super::lockspace::LockspaceKind;
@@ -259,7 +260,8 @@ impl Table {
             return Err(Error::HeldElsewhere(Box::new(stranger)));
         }
         let resource = want.resource.clone();
-        Err(Error::Held(Box::new(Refusal { resource, holders, ahead: None })))
+        let (ahead, users) = (None, Processes::default());
+        Err(Error::Held(Box::new(Refusal { resource, holders, ahead, users })))
     }
 
     /// The locks, at any stage, on what is wanted.

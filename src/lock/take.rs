@@ -10,17 +10,19 @@ use nix::sys::stat::fstat;
 use super::description::Description;
 use super::directory::Directory;
 use super::error::Error;
+use super::fdinfo::Processes;
 use super::held::{Byte, Held, Place};
-use super::holder::{Stranger, StrangersLock};
 use super::identity::Identity;
 use super::key::Key;
 use super::mode::Mode;
 use super::ofd;
 use super::open;
 use super::printable::shown_path;
+use super::probe;
 use super::record::Want;
 use super::resolve::Target;
-use super::stranger;
+use super::signature::Signature;
+use super::stranger::Request;
 use super::work::Work;
 
 /// How often a lock file is opened anew because somebody removed it in between.
@@ -44,6 +46,15 @@ impl Goal {
             Self::Key(key) => key.want(mode),
         }
     }
+
+    /// Who has it open.
+    #[must_use]
+    pub fn users(&self) -> Processes {
+        match self {
+            Self::Disk(target) => probe::users(target),
+            Self::Key(_) => Processes::default(),
+        }
+    }
 }
 
 /// Locks a goal in a mode. Nothing is left locked or created when it fails.
@@ -53,32 +64,47 @@ pub struct Take {
     pub goal: Arc<Goal>,
     /// How.
     pub mode: Mode,
+    /// For whom: what is recorded beside the lock.
+    pub signature: Signature,
+    /// It is asked again and again: a refusal tells only that somebody has it. To find out who,
+    /// all processes are looked at, which is too much for somebody who just waits.
+    pub hasty: bool,
 }
 
 impl Work for Take {
     type Answer = Result<Held, Error>;
 
     fn perform(self) -> Result<Held, Error> {
-        match &*self.goal {
-            Goal::Disk(target) => take_disk(target, self.mode),
-            Goal::Key(key) => take_key(key, self.mode),
-        }
+        let Self { goal, mode, signature, hasty } = self;
+        let host_id = signature.host.as_ref().map(|host| host.id());
+        let request = Request { host_id, hasty, ..Request::default() };
+        let (held, resource, in_lockspace) = match &*goal {
+            Goal::Disk(target) => {
+                let in_lockspace = target.lockspace.kind().has_files();
+                (take_disk(target, mode, &request)?, target.name.clone(), in_lockspace)
+            }
+            Goal::Key(key) => (take_key(key, mode, &request)?, key.resource(), true),
+        };
+        held.record(signature.written(&resource, in_lockspace, mode));
+        Ok(held)
     }
 }
 
-fn take_disk(target: &Target, mode: Mode) -> Result<Held, Error> {
-    let (disk, writable) = open_disk(target, mode)?;
+fn take_disk(target: &Target, mode: Mode, request: &Request<'_>) -> Result<Held, Error> {
+    let request = Request { resource: &target.name, ..*request };
+    let (disk, writable) = open_disk(target, mode, &request)?;
+    let request = Request { disk: Some(disk.as_fd()), ..request };
     let Some(directory) = target.lockspace.directory() else {
-        lock_byte(&disk, mode, &target.name, None)?;
+        lock_byte(&disk, mode, &request)?;
         still_there(target)?;
         let byte = Byte { description: Description::new(disk), place: None };
         return Ok(Held::new(vec![byte], writable, mode));
     };
     // A holder that locks the disk directly does not know of our directory.
-    free_byte(&disk, mode, &target.name, None)?;
+    free_byte(&disk, mode, &request)?;
     let mut held = Held::new(Vec::new(), true, mode);
     for name in &target.files {
-        match lock_file(directory, name, true, mode, &target.name) {
+        match lock_file(directory, name, true, mode, &request) {
             Ok(byte) => held.bytes.push(byte),
             Err(error) => return Err(error.with_undo(held.give())),
         }
@@ -89,12 +115,13 @@ fn take_disk(target: &Target, mode: Mode) -> Result<Held, Error> {
     }
 }
 
-fn take_key(key: &Key, mode: Mode) -> Result<Held, Error> {
+fn take_key(key: &Key, mode: Mode, request: &Request<'_>) -> Result<Held, Error> {
     let resource = key.resource();
+    let request = Request { resource: &resource, ..*request };
     let Some(directory) = key.lockspace().directory() else {
         return Err(Error::not_lockable(resource, "it is in no lockspace"));
     };
-    let byte = lock_file(directory, key.name(), key.is_fleeting(), mode, &resource)?;
+    let byte = lock_file(directory, key.name(), key.is_fleeting(), mode, &request)?;
     Ok(Held::new(vec![byte], true, mode))
 }
 
@@ -122,7 +149,8 @@ impl Work for Tend {
             return Ok(());
         }
         let resource = key.resource();
-        let byte = lock_file(directory, key.name(), true, Mode::Exclusive, &resource)?;
+        let request = Request { resource: &resource, ..Request::default() };
+        let byte = lock_file(directory, key.name(), true, Mode::Exclusive, &request)?;
         let mut failed = Held::new(vec![byte], true, Mode::Exclusive).give();
         failed.pop().map_or(Ok(()), Err)
     }
@@ -130,7 +158,11 @@ impl Work for Tend {
 
 /// Opens the disk itself: for writing where an exclusive lock will sit on it, and where possible
 /// for a shared one too, since a description opened for reading can never be strengthened.
-fn open_disk(target: &Target, mode: Mode) -> Result<(File, bool), Error> {
+pub(super) fn open_disk(
+    target: &Target,
+    mode: Mode,
+    request: &Request<'_>,
+) -> Result<(File, bool), Error> {
     let pin = target.pin.as_fd();
     let only_tested = target.lockspace.kind().has_files();
     let attempt = if only_tested {
@@ -144,7 +176,7 @@ fn open_disk(target: &Target, mode: Mode) -> Result<(File, bool), Error> {
         }
     };
     let (file, writable) = attempt.map_err(|errno| match errno {
-        Errno::EAGAIN => stranger::error(&target.name, None, pin, mode, None, StrangersLock::Lease),
+        Errno::EAGAIN => request.refused_by_lease(pin),
         Errno::EROFS | Errno::EACCES | Errno::EPERM | Errno::ETXTBSY => Error::not_lockable(
             &target.name,
             format!("it can't be opened for writing ({})", errno.desc()),
@@ -171,37 +203,25 @@ fn still_there(target: &Target) -> Result<(), Error> {
     }
 }
 
-pub(super) fn lock_byte(
-    file: &File,
-    mode: Mode,
-    disk: &str,
-    lock_file: Option<&str>,
-) -> Result<(), Error> {
-    let no_locks = |errno: Errno| no_locks(disk, lock_file, errno);
+pub(super) fn lock_byte(file: &File, mode: Mode, request: &Request<'_>) -> Result<(), Error> {
+    let no_locks = |errno: Errno| no_locks(request, errno);
     if ofd::try_lock(file, mode).map_err(no_locks)? {
         return Ok(());
     }
     let other = ofd::in_the_way(file, mode).map_err(no_locks)?;
-    Err(stranger::error(disk, lock_file, file.as_fd(), mode, other, StrangersLock::Byte))
+    Err(request.refused(file, other))
 }
 
-pub(super) fn free_byte(
-    file: &File,
-    mode: Mode,
-    disk: &str,
-    lock_file: Option<&str>,
-) -> Result<(), Error> {
-    match ofd::in_the_way(file, mode).map_err(|errno| no_locks(disk, lock_file, errno))? {
+pub(super) fn free_byte(file: &File, mode: Mode, request: &Request<'_>) -> Result<(), Error> {
+    match ofd::in_the_way(file, mode).map_err(|errno| no_locks(request, errno))? {
         None => Ok(()),
-        other => {
-            Err(stranger::error(disk, lock_file, file.as_fd(), mode, other, StrangersLock::Byte))
-        }
+        other => Err(request.refused(file, other)),
     }
 }
 
-fn no_locks(disk: &str, lock_file: Option<&str>, errno: Errno) -> Error {
+fn no_locks(request: &Request<'_>, errno: Errno) -> Error {
     Error::not_lockable(
-        lock_file.unwrap_or(disk),
+        request.lock_file.unwrap_or(request.resource),
         format!("its file system gives no lock ({})", errno.desc()),
     )
 }
@@ -212,7 +232,7 @@ fn lock_file(
     name: &str,
     fleeting: bool,
     mode: Mode,
-    resource: &str,
+    request: &Request<'_>,
 ) -> Result<Byte, Error> {
     let shown = shown_path(&directory.path_of(name));
     for _ in 0..TRIES {
@@ -221,7 +241,7 @@ fn lock_file(
         } else {
             directory.find_file(name)?.ok_or_else(|| Error::missing(&shown))?
         };
-        lock_byte(&file, mode, resource, Some(&shown))?;
+        lock_byte(&file, mode, &Request { lock_file: Some(&shown), ..*request })?;
         if directory.still_names(name, &file)? {
             let (directory, name) = (Arc::clone(directory), name.to_owned());
             let place = Some(Place { directory, name, fleeting });
@@ -229,34 +249,4 @@ fn lock_file(
         }
     }
     Err(Error::changed(shown))
-}
-
-/// Finds out who else holds a disk of which the table knows no holder. Creates nothing.
-#[derive(Debug)]
-pub struct Probe(pub Target);
-
-impl Work for Probe {
-    type Answer = Result<Option<Stranger>, Error>;
-
-    fn perform(self) -> Self::Answer {
-        let target = self.0;
-        let (name, mode) = (&target.name, Mode::Exclusive);
-        let tested = open_disk(&target, Mode::Shared)
-            .and_then(|(disk, _)| free_byte(&disk, mode, name, None))
-            .and_then(|()| {
-                let Some(directory) = target.lockspace.directory() else { return Ok(()) };
-                target.files.iter().try_for_each(|file| {
-                    let shown = shown_path(&directory.path_of(file));
-                    match directory.find_file(file)? {
-                        Some(lock_file) => free_byte(&lock_file, mode, name, Some(&shown)),
-                        None => Ok(()),
-                    }
-                })
-            });
-        match tested {
-            Ok(()) => Ok(None),
-            Err(Error::HeldElsewhere(stranger)) => Ok(Some(*stranger)),
-            Err(error) => Err(error),
-        }
-    }
 }

@@ -28,6 +28,7 @@ use super::chronicle::Unsaid;
 use super::keeping::{Anchored, Names};
 use super::limits::{Usage, within};
 use super::place::{Entry, Queued};
+use super::refusals::with_users;
 use super::wait::{Attempt, Granted, Tried, Wait};
 use super::{Error, Service, Shown, now};
 use crate::keep::line::Step;
@@ -38,6 +39,7 @@ use crate::lock::queue::Purpose;
 use crate::lock::record::{Proof, Stage};
 use crate::lock::resolve::{Resolve, Target};
 use crate::lock::restored::find_again;
+use crate::lock::signature::Signature;
 use crate::lock::table::{Again, Reservation};
 use crate::lock::take::{Goal, Take};
 use crate::lock::work::{InOrder, Work};
@@ -150,14 +152,14 @@ impl Service {
                 None => state.table.reserve(id, &wants, since, *again),
             };
             match reserved {
-                Ok(reserved) => reserved,
-                Err(error) if error.is_held() => {
+                Err(error) if error.is_held() && entry.may_wait() => {
                     let queued = state.queue(self, id, &wants, *purpose, entry, error)?;
                     return Ok(Decided::Queued(queued));
                 }
-                Err(error) => return Err(error.into()),
+                reserved => reserved,
             }
         };
+        let reserved = reserved.map_err(|error| with_users(error, &wants, goals))?;
         let (stage, proof, owner) = (Stage::Granting, Proof::Verified, id);
         let record = |(lock, n): &(u64, usize)| {
             Some(Lock { id: *lock, owner, since, stage, proof, want: wants.get(*n)?.clone() })
@@ -229,10 +231,14 @@ impl Service {
                     if failures.is_empty() && entry.may_wait() =>
                 {
                     let wants = request.wants();
-                    let error = lock::Error::HeldElsewhere(stranger.clone());
+                    // Who only looked whether he is still there knows no more than before.
+                    let known =
+                        entry.ticket().and_then(|ticket| state.table.stranger_of(ticket, met));
+                    let stranger = known.unwrap_or(*stranger);
+                    let error = lock::Error::HeldElsewhere(Box::new(stranger.clone()));
                     let queued = state.queue(self, id, &wants, request.purpose, entry, error);
                     queued.inspect(|queued| {
-                        state.table.wait_for_stranger(queued.place.ticket, met, *stranger);
+                        state.table.wait_for_stranger(queued.place.ticket, met, stranger);
                     })
                 }
                 (error, _) => Err(error.with_undo(failures)),
@@ -353,9 +359,12 @@ impl Request {
         let Reserved { locks, fresh, records } = reserved;
         step("grant-reserved");
         let numbers: Vec<u64> = fresh.iter().map(|(lock, _)| *lock).collect();
-        let takes = fresh.iter().filter_map(|(_, n)| {
+        let signature = service.signature_of(self.id, &records);
+        let hasty = service.is_trying_again(&entry);
+        let takes = fresh.iter().filter_map(|(lock, n)| {
             let goal = Arc::clone(self.goals.get(*n)?);
-            Some(Take { goal, mode: *self.modes.get(*n)? })
+            let signature = Signature { lock: *lock, ..signature.clone() };
+            Some(Take { goal, mode: *self.modes.get(*n)?, signature, hasty })
         });
         let takes = takes.collect();
         let mut held = Vec::new();
@@ -363,6 +372,7 @@ impl Request {
             service.keep().begin(&records)?;
             let done = InOrder(takes).perform();
             held.extend(done.answers.into_iter().map(Arc::new));
+            Service::say_unrecorded(&held);
             done.failure.map_or(Ok(()), Err)?;
             step("grant-locked");
             service.keep().park(self.id, &numbers, &held)?;

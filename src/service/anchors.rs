@@ -156,6 +156,9 @@ impl Work for Bind {
             Gone { service, id, number }.perform();
             return Err(error);
         }
+        if matches!(kind, Anchor::Process { .. }) {
+            service.sign_anew(id);
+        }
         Ok(service.state().publish(vec![Event::AnchorsChanged(id)]))
     }
 }

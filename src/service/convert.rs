@@ -67,7 +67,9 @@ impl Service {
         }
         let hashed = want.lockspace.has_files();
         let disk = want.path.filter(|_| hashed).map(|path| (path, want.identity));
-        Ok(Begun::Convert(Convert { held, mode, name: want.resource, disk }, entry))
+        let again = entry.ticket().and_then(|ticket| state.table.stranger_of(ticket, 0));
+        let hasty = again.is_some();
+        Ok(Begun::Convert(Convert { held, mode, name: want.resource, disk, hasty }, entry))
     }
 }
 
@@ -137,7 +139,7 @@ impl Conversion {
                 service.keep().set_mode(number, mode)
             };
             if done.is_err() {
-                let back = Convert { held, mode: Mode::Shared, name, disk: None };
+                let back = Convert { held, mode: Mode::Shared, name, disk: None, hasty: true };
                 if let Err(error) = back.perform() {
                     tracing::error!(%error, lock = number, "undoing a strengthening failed");
                 }
@@ -168,9 +170,11 @@ impl Conversion {
                 let lock = state.table.lock(number).ok_or(lock::Error::NoSuchLock(number))?;
                 let wants = [Want { mode, ..lock.want.clone() }];
                 let purpose = Purpose::Strengthen(number);
-                let error = lock::Error::HeldElsewhere(stranger.clone());
+                let known = entry.ticket().and_then(|ticket| state.table.stranger_of(ticket, 0));
+                let stranger = known.unwrap_or(*stranger);
+                let error = lock::Error::HeldElsewhere(Box::new(stranger.clone()));
                 let queued = state.queue(service, id, &wants, purpose, entry, error)?;
-                state.table.wait_for_stranger(queued.place.ticket, 0, *stranger);
+                state.table.wait_for_stranger(queued.place.ticket, 0, stranger);
                 Ok(Came::Queued(queued))
             }
             error => Err(error),

@@ -6,9 +6,12 @@
 
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 
-use crate::lock::holder::{Ahead, Holder, Refusal, Stranger};
+use super::user::user_name;
+use crate::lock::age::age;
+use crate::lock::fdinfo::Processes;
+use crate::lock::holder::{Ahead, Holder, Refusal, Stranger, Words, using};
 use crate::lock::printable::shown;
-use crate::lock::stranger::process;
+use crate::lock::process::Process;
 use crate::lock::work::Work;
 
 /// How many holders are named; a disk may be shared by hundreds.
@@ -22,19 +25,32 @@ pub struct DescribeRefusal(pub Refusal);
 #[derive(Debug)]
 pub struct DescribeStranger(pub Stranger);
 
-/// Finds the names of the users who run holders' machines.
+/// Finds the names of the users who run holders' machines, and their programs.
 #[derive(Debug)]
 pub struct HolderUsers(pub Vec<Holder>);
 
-/// Finds the name of a user; the number where he has none.
+/// Finds the names of the users whose processes these are.
 #[derive(Debug)]
-pub struct UserName(pub u32);
+pub struct ProcessUsers(pub Processes);
+
+/// Users by name, and times on the clock of this host.
+struct Local;
+
+impl Words for Local {
+    fn user(&self, uid: u32) -> String {
+        user_name(uid)
+    }
+
+    fn since(&self, micros: u64) -> String {
+        format!("since {}", wall_clock(micros))
+    }
+}
 
 impl Work for DescribeRefusal {
     type Answer = String;
 
     fn perform(self) -> String {
-        let Refusal { resource, holders, ahead } = self.0;
+        let Refusal { resource, holders, ahead, users } = self.0;
         let resource = shown(&resource);
         let named = holders.iter().take(NAMED).map(|holder| sentence(&resource, holder));
         let more = match holders.len().saturating_sub(NAMED) {
@@ -49,7 +65,8 @@ impl Work for DescribeRefusal {
             let (uuid, since) = (owner.uuid, wall_clock(since));
             format!("{comma} waited for since {since} by VM \"{name}\" ({uuid}), which comes first")
         });
-        format!("disk {resource} is{locked}{}", ahead.unwrap_or_default())
+        let ahead = ahead.unwrap_or_default();
+        format!("disk {resource} is{locked}{ahead}{}", using(&users, &Local))
     }
 }
 
@@ -66,49 +83,47 @@ fn sentence(resource: &str, holder: &Holder) -> String {
 /// Whom people know as the one who runs a machine: under libvirt the owner is root's, and its
 /// process runs as somebody else.
 fn user_of(holder: &Holder) -> u32 {
-    let running = (holder.pid != 0).then(|| process(holder.pid)).flatten();
-    running.map_or(holder.owner.uid, |process| process.uid)
+    process_of(holder).map_or(holder.owner.uid, |process| process.uid)
+}
+
+fn process_of(holder: &Holder) -> Option<Process> {
+    (holder.pid != 0).then(|| Process::of(holder.pid)).flatten()
 }
 
 impl Work for DescribeStranger {
     type Answer = String;
 
     fn perform(self) -> String {
-        let user = self.0.process.as_ref().map(|process| user_name(process.uid));
-        self.0.sentence(&user.unwrap_or_default())
+        self.0.sentence(&Local)
     }
 }
 
 impl Work for HolderUsers {
-    type Answer = Vec<(Holder, String)>;
+    type Answer = Vec<(Holder, String, String)>;
 
     fn perform(self) -> Self::Answer {
         let named = |holder: Holder| {
-            let user = user_name(user_of(&holder));
-            (holder, user)
+            let process = process_of(&holder);
+            let user = user_name(process.as_ref().map_or(holder.owner.uid, |process| process.uid));
+            (holder, user, process.map(|process| process.program).unwrap_or_default())
         };
         self.0.into_iter().map(named).collect()
     }
 }
 
-impl Work for UserName {
-    type Answer = String;
+impl Work for ProcessUsers {
+    type Answer = Vec<(Process, String)>;
 
-    fn perform(self) -> String {
-        user_name(self.0)
+    fn perform(self) -> Self::Answer {
+        let named = |process: Process| {
+            let user = user_name(process.uid);
+            (process, user)
+        };
+        self.0.named.into_iter().map(named).collect()
     }
 }
 
-/// A user's name, or the number where there is none.
-fn user_name(uid: u32) -> String {
-    match nix::unistd::User::from_uid(uid.into()) {
-        Ok(Some(user)) => user.name,
-        // No such user, or a user database that fails: the number says it too.
-        Ok(None) | Err(_) => uid.to_string(),
-    }
-}
-
-/// A time as people say it: the hour today, the day too otherwise.
+/// A time as people say it: the hour today, the day too otherwise; and how long ago that is.
 fn wall_clock(micros: u64) -> String {
     let stamp = i64::try_from(micros).ok().and_then(|n| Timestamp::from_microsecond(n).ok());
     let Some(stamp) = stamp else {
@@ -117,7 +132,11 @@ fn wall_clock(micros: u64) -> String {
     let zone = TimeZone::system();
     let (then, now) = (stamp.to_zoned(zone.clone()), Zoned::now().with_time_zone(zone));
     let format = if then.date() == now.date() { "%H:%M" } else { "%Y-%m-%d %H:%M" };
-    then.strftime(format).to_string()
+    let then = then.strftime(format);
+    match age(micros, super::now()) {
+        age if age.is_empty() => then.to_string(),
+        age => format!("{then}, {age}"),
+    }
 }
 
 #[cfg(test)]
@@ -137,8 +156,13 @@ mod tests {
             resource: "/images/a.qcow2".into(),
         };
         let resource = "/srv/vm/a.qcow2".to_owned();
-        let text =
-            DescribeRefusal(Refusal { resource, holders: vec![holder], ahead: None }).perform();
+        let text = DescribeRefusal(Refusal {
+            resource,
+            holders: vec![holder],
+            ahead: None,
+            users: Processes::default(),
+        })
+        .perform();
         let (before, after) = text.split_once(" since ").unwrap();
         assert_eq!(
             before,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::wait::Why;
-use crate::lock::holder::Refusal;
+use crate::lock::holder::{Refusal, Stranger};
 use crate::{keep, life, lock};
 
 /// Everything that floor 2 refuses or fails at.
@@ -27,8 +27,13 @@ pub enum Error {
         refusal: Box<Refusal>,
     },
     /// Somebody else holds it.
-    #[error("{0}")]
-    HeldElsewhere(String),
+    #[error("{message}")]
+    HeldElsewhere {
+        /// The refusal in a sentence, with users and local time.
+        message: String,
+        /// The same as data.
+        stranger: Box<Stranger>,
+    },
     /// What was waited for did not become free in time.
     #[error("waited {} in vain{}", spoken(*waited), last.as_ref().map(|last| format!(": {last}")).unwrap_or_default())]
     TimedOut {

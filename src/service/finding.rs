@@ -12,6 +12,7 @@ mod recovered;
 mod remembered;
 
 use super::keeping::{Anchored, Away, anchor_line, keyed, lockspace_line, offer_line, owner_line};
+use super::signing::of_owner;
 use super::state::State;
 use super::{Error, Settings};
 use crate::keep::handover::OfferRecord;
@@ -28,6 +29,7 @@ use crate::lock::held::Held;
 use crate::lock::owner::{AnchorId, Offer};
 use crate::lock::record::{Proof, Stage};
 use crate::lock::restored::Directories;
+use crate::lock::signature::Signature;
 use crate::lock::{Anchor, Lock, Mode, Owner, OwnerId, Reason};
 use remembered::{Moved, What};
 
@@ -293,7 +295,9 @@ impl Finding {
         }
         let (parked_owner, parked_number) = kept_as.unwrap_or((id, number));
         let found = self.descriptions(parked_owner, parked_number);
-        let held = Held::restored(found, &lock.want, &mut self.directories).map(Arc::new);
+        let signature = Signature { lock: number, ..of_owner(&self.state, id, lock.since) };
+        let held = Held::restored(found, &lock.want, &signature, &mut self.directories);
+        let held = held.map(Arc::new);
         if let Some(held) = &held {
             held.kept_as(parked_owner, parked_number);
         }

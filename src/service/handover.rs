@@ -160,6 +160,7 @@ impl Service {
         let ended = noted.and_then(|()| self.end_move(moved));
         match ended {
             Ok(shown) => {
+                self.sign_anew(*to);
                 step("move-done");
                 Ok(shown)
             }

@@ -5,7 +5,7 @@ use tokio::sync::watch;
 use super::state::State;
 use super::wait::{Presence, Why};
 use super::{Error, Service};
-use crate::lock::queue::{Purpose, Ticket, Waiter};
+use crate::lock::queue::{Purpose, Status, Ticket, Waiter};
 use crate::lock::{self, OwnerId, Want};
 
 /// What a waiter is told.
@@ -78,6 +78,15 @@ impl Drop for Place {
         let mut state = self.service.state();
         state.words.remove(&self.ticket);
         state.table.leave_queue(self.ticket);
+    }
+}
+
+impl Service {
+    /// Whether a command has met a stranger before, and only looks whether he is still there.
+    pub(super) fn is_trying_again(&self, entry: &Entry) -> bool {
+        let state = self.state();
+        let waiter = entry.ticket().and_then(|ticket| state.table.waiter(ticket));
+        waiter.is_some_and(|waiter| matches!(waiter.status, Status::Elsewhere(..)))
     }
 }
 

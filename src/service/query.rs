@@ -1,6 +1,9 @@
 //! What can be asked without changing anything.
 
+use std::sync::Arc;
+
 use super::Service;
+use crate::lock::held::Held;
 use crate::lock::holder::Holder;
 use crate::lock::identity::Identity;
 use crate::lock::{Lock, Owner, OwnerId};
@@ -67,6 +70,13 @@ impl Service {
     pub fn holders(&self, locks: &[Lock]) -> Vec<Holder> {
         let state = self.state();
         locks.iter().map(|lock| state.table.holder(lock)).collect()
+    }
+
+    /// The bytes of these locks, as far as they are there.
+    #[must_use]
+    pub fn held(&self, locks: &[Lock]) -> Vec<Arc<Held>> {
+        let state = self.state();
+        locks.iter().filter_map(|lock| state.held.get(&lock.id).cloned()).collect()
     }
 
     /// How many locks are held, of those that a question is asked about.

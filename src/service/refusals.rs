@@ -1,9 +1,12 @@
 //! Refusals on their way to whoever asked, and to those who watch.
 
+use std::sync::Arc;
+
 use super::describe::{DescribeRefusal, DescribeStranger};
 use super::{Error, Service, chronicle};
+use crate::lock::take::Goal;
 use crate::lock::work::Work as _;
-use crate::lock::{self, Event, OwnerId};
+use crate::lock::{self, Event, OwnerId, Want};
 
 impl Service {
     /// Puts a refusal into a sentence, and tells those who watch the resource of it. Looks users
@@ -40,8 +43,27 @@ pub(super) fn told(error: Error) -> Error {
             Error::Held { message, refusal }
         }
         Error::Lock(lock::Error::HeldElsewhere(stranger)) => {
-            Error::HeldElsewhere(DescribeStranger(*stranger).perform())
+            let message = DescribeStranger((*stranger).clone()).perform();
+            Error::HeldElsewhere { message, stranger }
         }
         error => error,
     }
+}
+
+/// A refusal of the table's, with those who have the disk open: of them it knows nothing.
+pub(super) fn with_users(
+    mut error: lock::Error,
+    wants: &[Want],
+    goals: &[Arc<Goal>],
+) -> lock::Error {
+    if let lock::Error::Held(refusal) = &mut error {
+        let refused = wants.iter().position(|want| want.resource == refusal.resource);
+        if let Some(goal) = refused.and_then(|n| goals.get(n)) {
+            refusal.users = goal.users();
+            refusal
+                .users
+                .leave_out(|user| refusal.holders.iter().any(|holder| holder.pid == user.pid));
+        }
+    }
+    error
 }

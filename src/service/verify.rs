@@ -19,6 +19,7 @@ use crate::lock::held::{Give, Held};
 use crate::lock::identity::Identity;
 use crate::lock::printable::shown;
 use crate::lock::restored::{Doubt, Lost, Reassert, Retake};
+use crate::lock::signature::Signature;
 use crate::lock::work::Work;
 use crate::lock::{self, Event, Lock, Proof};
 use crate::step::step;
@@ -115,7 +116,11 @@ impl Service {
 
     /// Takes a lock again of which there is no descriptor.
     fn retake(&self, lock: &Lock) -> Result<(), Lost> {
-        let held = Arc::new(Retake(lock.want.clone()).perform()?);
+        let held = Arc::new({
+            let want = lock.want.clone();
+            let signature = self.signature(lock.owner, lock.since, want.lockspace.has_files());
+            Retake { want, signature: Signature { lock: lock.id, ..signature } }.perform()?
+        });
         let unlockable =
             |error: Error| Lost { loss: lock::Loss::Unlockable, why: error.to_string() };
         let parked = self.keep().park(lock.owner, &[lock.id], &[Arc::clone(&held)]);

@@ -65,7 +65,7 @@ impl Service {
             Error::Held { message, refusal } => {
                 chronicle::refused(id, &name(), refusal, message);
             }
-            Error::HeldElsewhere(message) => {
+            Error::HeldElsewhere { message, .. } => {
                 chronicle::refused_elsewhere(id, &name(), elsewhere, message);
             }
             _ => return error,
@@ -81,7 +81,7 @@ impl Service {
             Error::Held { message, refusal } => {
                 chronicle::waiting(id, &name(), refusal, message);
             }
-            Error::HeldElsewhere(message) => {
+            Error::HeldElsewhere { message, .. } => {
                 chronicle::waiting_elsewhere(id, &name(), elsewhere, message);
             }
             _ => {}

@@ -15,7 +15,7 @@ impl Fault {
             Error::Held { message, refusal } => {
                 Self::locked(what.name, Some(&holder(message, &refusal.resource)))
             }
-            Error::HeldElsewhere(message) => {
+            Error::HeldElsewhere { message, .. } => {
                 Self::locked(what.name, Some(&holder(message, &what.resource())))
             }
             Error::Lock(error) => Self::of_file(error, what, create),
@@ -121,18 +121,34 @@ fn holder(message: &str, resource: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lock::Mode;
+    use crate::lock::fdinfo::Processes;
+    use crate::lock::holder::{Stranger, StrangersLock};
+
+    fn elsewhere(message: &str) -> Error {
+        let stranger = Box::new(Stranger {
+            resource: "/srv/a".to_owned(),
+            lock_file: None,
+            mode: Mode::Exclusive,
+            by: StrangersLock::Byte,
+            processes: Processes::default(),
+            recorded: Vec::new(),
+            users: Processes::default(),
+        });
+        Error::HeldElsewhere { message: message.to_owned(), stranger }
+    }
 
     #[test]
     fn the_holder_follows_the_usual_text() {
         let disk = Asked { lockspace: b"", name: b"/srv/a" };
-        let message = "disk /srv/a is locked exclusively by VM \"web1\" (…)".to_owned();
-        let fault = Fault::of(&Error::HeldElsewhere(message.clone()), disk, false);
+        let error = elsewhere("disk /srv/a is locked exclusively by VM \"web1\" (…)");
+        let fault = Fault::of(&error, disk, false);
         assert_eq!(
             fault.message(),
             "resource busy: Lockspace resource '/srv/a' is locked exclusively by VM \"web1\" (…)"
         );
         let key = Asked { lockspace: b"/srv", name: b"a" };
-        let fault = Fault::of(&Error::HeldElsewhere(message), key, false);
+        let fault = Fault::of(&error, key, false);
         assert!(
             fault.message().starts_with("resource busy: Lockspace resource 'a' is locked (disk")
         );

@@ -39,6 +39,8 @@ mod shared_fs;
 mod soak;
 mod state;
 mod survive;
+mod two_hosts;
 mod untouched;
+mod users;
 mod virtlockd;
 mod wait;

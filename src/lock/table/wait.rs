@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Table;
 use crate::lock::error::Error;
+use crate::lock::fdinfo::Processes;
 use crate::lock::holder::{Ahead, Holder, Refusal, Stranger};
 use crate::lock::mode::Mode;
 use crate::lock::owner::{Owner, OwnerId};
@@ -92,6 +93,15 @@ impl Table {
     /// The same for one who met a stranger, at this place of his request.
     pub fn wait_for_stranger(&mut self, ticket: Ticket, place: usize, stranger: Stranger) {
         self.set_status(ticket, Status::Elsewhere(place, Box::new(stranger)));
+    }
+
+    /// The stranger whom a waiter has met at this place of his request.
+    #[must_use]
+    pub fn stranger_of(&self, ticket: Ticket, place: usize) -> Option<Stranger> {
+        match &self.queue.get(ticket)?.status {
+            Status::Elsewhere(at, known) if *at == place => Some((**known).clone()),
+            _ => None,
+        }
     }
 
     /// The same for one whose owner is busy with something else.
@@ -241,7 +251,12 @@ impl Table {
         let others = self.met_by(want).filter(|lock| lock.owner != id);
         let holders: Vec<Holder> = others.map(|lock| self.holder(lock)).collect();
         let ahead = Some(self.ahead(waiter));
-        Error::Held(Box::new(Refusal { resource: want.resource.clone(), holders, ahead }))
+        Error::Held(Box::new(Refusal {
+            resource: want.resource.clone(),
+            holders,
+            ahead,
+            users: Processes::default(),
+        }))
     }
 
     /// Why somebody waits; `None` where nobody of ours is in his way.

@@ -11,6 +11,7 @@ use crate::keep::{Key, Part};
 use crate::lock::held::Held;
 use crate::lock::record::{Proof, Stage};
 use crate::lock::restored::recognise;
+use crate::lock::signature::Signature;
 use crate::lock::{Anchor, Front, Lock, Owner, OwnerId};
 use crate::service::keeping::{lock_line, owner_line};
 use crate::service::{Error, now};
@@ -47,7 +48,10 @@ impl Finding {
             let found = self.descriptions(owner, number);
             // Where nothing is locked, its record is missing because it was given up.
             let Some(want) = recognise(&found, number) else { continue };
-            let Some(held) = Held::restored(found, &want, &mut self.directories) else { continue };
+            // Who recorded it, if anybody, is not known.
+            let signature = Signature::default();
+            let held = Held::restored(found, &want, &signature, &mut self.directories);
+            let Some(held) = held else { continue };
             if self.state.table.owner(id).is_none() {
                 self.enter_manual(id)?;
             }

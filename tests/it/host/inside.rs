@@ -48,7 +48,12 @@ impl Host {
     /// Starts a program as root, to be talked to. It is left with an input that ends when the tool
     /// is dropped; until then nothing that is done to systemd or the bus ends it.
     pub(crate) fn spawn(&self, words: &[&str]) -> Tool {
-        Tool::new(self.enter_as("root", words), &self.log())
+        self.spawn_as("root", words)
+    }
+
+    /// The same, run by a user of the host.
+    pub(crate) fn spawn_as(&self, user: &str, words: &[&str]) -> Tool {
+        Tool::new(self.enter_as(user, words), &self.log())
     }
 
     /// Runs a program that must print one JSON document.

@@ -1,7 +1,8 @@
 //! Mounts that are gone when the test is.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -23,6 +24,20 @@ impl Mounted {
     /// A file system in memory that notes each access, at a place that is made.
     pub(crate) fn noting_access(at: &Path) -> Mounted {
         Mounted::new(None, at, Some("tmpfs"), MsFlags::MS_STRICTATIME)
+    }
+
+    /// A file system in memory, with room for attributes, at a place that is made.
+    pub(crate) fn roomy(at: &Path) -> Mounted {
+        let mounted = Mounted::new(None, at, Some("tmpfs"), MsFlags::empty());
+        fs::set_permissions(at, Permissions::from_mode(0o700)).expect("the directory is ours");
+        mounted
+    }
+
+    /// A file system in memory without attributes, at a place that is made.
+    pub(crate) fn without_attributes(at: &Path) -> Mounted {
+        let mounted = Mounted::new(None, at, Some("ramfs"), MsFlags::empty());
+        fs::set_permissions(at, Permissions::from_mode(0o700)).expect("the directory is ours");
+        mounted
     }
 
     /// A small file system in memory, at a place that is made.

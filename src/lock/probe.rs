@@ -1,0 +1,128 @@
+//! Asking who holds a disk, without locking it.
+
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+
+use super::error::Error;
+use super::fdinfo::{Node, Processes, Search};
+use super::held::Held;
+use super::holder::Stranger;
+use super::host::Host;
+use super::mode::Mode;
+use super::printable::shown_path;
+use super::recorded::Entry;
+use super::resolve::Target;
+use super::stranger::Request;
+use super::take::{free_byte, open_disk};
+use super::work::Work;
+
+/// Finds out who else holds a disk of which the table knows no holder, and who has it open. Creates
+/// nothing.
+#[derive(Debug)]
+pub struct Probe {
+    /// The disk.
+    pub target: Target,
+    /// This host.
+    pub host: Option<Arc<Host>>,
+}
+
+/// Who has to do with a disk besides the owners of this service.
+#[derive(Debug)]
+pub enum Others {
+    /// Somebody holds it.
+    Hold(Box<Stranger>),
+    /// Nobody holds it; these have it open.
+    Use(Processes),
+}
+
+impl Work for Probe {
+    type Answer = Result<Others, Error>;
+
+    fn perform(self) -> Self::Answer {
+        let Self { target, host } = self;
+        let mode = Mode::Exclusive;
+        let host_id = host.as_ref().map(|host| host.id());
+        let request = Request { resource: &target.name, host_id, ..Request::default() };
+        let tested = open_disk(&target, Mode::Shared, &request).and_then(|(disk, _)| {
+            let request = Request { disk: Some(disk.as_fd()), ..request };
+            free_byte(&disk, mode, &request)?;
+            let Some(directory) = target.lockspace.directory() else { return Ok(()) };
+            target.files.iter().try_for_each(|file| {
+                let shown = shown_path(&directory.path_of(file));
+                match directory.find_file(file)? {
+                    Some(lock_file) => {
+                        let request = Request { lock_file: Some(&shown), ..request };
+                        free_byte(&lock_file, mode, &request)
+                    }
+                    None => Ok(()),
+                }
+            })
+        });
+        match tested {
+            Ok(()) => Ok(Others::Use(users(&target))),
+            Err(Error::HeldElsewhere(stranger)) => Ok(Others::Hold(stranger)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The processes that have a disk open and locked in their own way, as QEMU does.
+#[must_use]
+pub fn users(target: &Target) -> Processes {
+    Search { locked: None, disk: Node::of(target.pin.as_fd()) }.perform().users
+}
+
+/// Finds out who shares a disk with owners of this service, and who has it open.
+#[derive(Debug)]
+pub struct Beside {
+    /// The disk.
+    pub target: Target,
+    /// The locks of this service on it.
+    pub held: Vec<Arc<Held>>,
+    /// This host.
+    pub host: Option<Arc<Host>>,
+}
+
+impl Work for Beside {
+    type Answer = (Option<Stranger>, Processes);
+
+    fn perform(self) -> Self::Answer {
+        let Self { target, held, host } = self;
+        let own: Vec<Entry> = held.iter().filter_map(|held| held.entry()).collect();
+        let request = Request {
+            resource: &target.name,
+            host_id: host.as_ref().map(|host| host.id()),
+            own: &own,
+            ..Request::default()
+        };
+        // Who holds alone shares with nobody. Any other lock shows those beside it, others of this
+        // service among them; so only who can be named counts.
+        let shown =
+            held.iter().find(|held| held.is_shared()).and_then(|held| held.beside(&request));
+        let shown =
+            shown.filter(|shown| !(shown.processes.named.is_empty() && shown.recorded.is_empty()));
+        (shown, users(&target))
+    }
+}
+
+impl Held {
+    fn is_shared(&self) -> bool {
+        *self.mode() == Some(Mode::Shared)
+    }
+
+    fn entry(&self) -> Option<Entry> {
+        self.written().as_ref().map(|written| written.entry.clone())
+    }
+
+    fn beside(&self, request: &Request<'_>) -> Option<Stranger> {
+        self.bytes.iter().find_map(|byte| {
+            let file = byte.description.file().ok()?;
+            let lock_file = byte.shown();
+            let request = Request { lock_file: lock_file.as_deref(), ..*request };
+            match free_byte(&file, Mode::Exclusive, &request) {
+                Err(Error::HeldElsewhere(stranger)) => Some(*stranger),
+                _ => None,
+            }
+        })
+    }
+}

@@ -1,0 +1,127 @@
+//! Who takes a lock, as the record beside it will tell; and the record of a lock that is held.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use uuid::Uuid;
+
+use super::attribute;
+use super::held::Place;
+use super::host::Host;
+use super::mode::Mode;
+use super::recorded::{Entry, path_to_record};
+
+/// Which holders are recorded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Recording {
+    /// Those of files in lockspaces.
+    #[default]
+    Lockspaces,
+    /// Those of disks that are locked directly, too.
+    Always,
+    /// None.
+    Never,
+}
+
+impl FromStr for Recording {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        match word {
+            "lockspaces" => Ok(Self::Lockspaces),
+            "always" => Ok(Self::Always),
+            "never" => Ok(Self::Never),
+            _ => Err(()),
+        }
+    }
+}
+
+/// Who takes a lock.
+#[derive(Debug, Clone, Default)]
+pub struct Signature {
+    /// This host; where nothing tells it from others, nothing is recorded.
+    pub host: Option<Arc<Host>>,
+    /// Which locks are recorded.
+    pub recording: Recording,
+    /// The number of the lock.
+    pub lock: u64,
+    /// The machine's name.
+    pub name: String,
+    /// The machine.
+    pub uuid: Uuid,
+    /// Its process; 0 where none is known.
+    pub pid: u32,
+    /// The user who runs it.
+    pub user: String,
+    /// Since when it is held, in microseconds since 1970.
+    pub since: u64,
+}
+
+impl Signature {
+    /// Whether a lock is recorded; `in_lockspace`: on a file in a lockspace.
+    #[must_use]
+    pub fn is_written(&self, in_lockspace: bool) -> bool {
+        self.host.is_some()
+            && match self.recording {
+                Recording::Lockspaces => in_lockspace,
+                Recording::Always => true,
+                Recording::Never => false,
+            }
+    }
+
+    /// What is recorded of a lock on what goes by this name.
+    pub(super) fn written(
+        &self,
+        resource: &str,
+        in_lockspace: bool,
+        mode: Mode,
+    ) -> Option<Written> {
+        let host = self.host.as_ref().filter(|_| self.is_written(in_lockspace))?;
+        let Self { lock, name, uuid, pid, user, since, .. } = self.clone();
+        let path = path_to_record(resource);
+        let entry = Entry { lock, name, uuid, pid, user, mode, since, path };
+        Some(Written { host: Arc::clone(host), entry })
+    }
+}
+
+/// What is recorded of a lock that is held.
+#[derive(Debug, Clone)]
+pub(super) struct Written {
+    pub(super) host: Arc<Host>,
+    pub(super) entry: Entry,
+}
+
+impl Written {
+    /// The same, of who has the lock now.
+    pub(super) fn sign(&mut self, signature: &Signature) {
+        let Signature { name, uuid, pid, user, since, .. } = signature.clone();
+        let Entry { lock, mode, path, .. } = self.entry.clone();
+        self.entry = Entry { lock, name, uuid, pid, user, mode, since, path };
+    }
+
+    /// Writes it; where that fails in a lockspace, for the first time there, it is told where.
+    pub(super) fn write(&self, file: &File, place: Option<&Place>) -> Option<Unrecorded> {
+        let alone = self.entry.mode == Mode::Exclusive;
+        let cause = attribute::record(file, &self.host, &self.entry, alone).err()?;
+        let directory = &place?.directory;
+        directory.complain().then(|| Unrecorded { directory: directory.path().to_owned(), cause })
+    }
+
+    /// Takes it away.
+    pub(super) fn erase(&self, file: &File) {
+        // Who reads it will see that nothing is locked.
+        let _ = attribute::erase(file, &self.host, &self.entry);
+    }
+}
+
+/// A directory where holders can't be recorded, for the log: found out once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unrecorded {
+    /// The directory.
+    pub directory: PathBuf,
+    /// What its file system says.
+    pub cause: Errno,
+}

@@ -1,0 +1,89 @@
+//! Who takes a lock, as the record beside it tells other hosts.
+
+use std::sync::Arc;
+
+use super::Service;
+use super::state::State;
+use super::user::recent_name;
+use crate::lock::held::{Held, Sign};
+use crate::lock::host::{Host, system_name};
+use crate::lock::printable::shown_path;
+use crate::lock::process::Process;
+use crate::lock::signature::{Recording, Signature, Unrecorded};
+use crate::lock::work::Work as _;
+use crate::lock::{Lock, Owner, OwnerId};
+
+impl Service {
+    /// This host, as records name it; `None` where nothing tells it from others.
+    #[must_use]
+    pub fn host(&self) -> Option<Arc<Host>> {
+        self.state().settings.lockspaces.host.clone()
+    }
+
+    /// What this host is called.
+    #[must_use]
+    pub fn host_name(&self) -> String {
+        self.host().map_or_else(system_name, |host| host.name())
+    }
+
+    /// The signature of an owner, for locks that it gets now. Looks its user up where that will be
+    /// recorded, so it is for a storage thread.
+    pub(super) fn signature(&self, id: OwnerId, since: u64, in_lockspace: bool) -> Signature {
+        let mut signature = of_owner(&self.state(), id, since);
+        if signature.is_written(in_lockspace) {
+            let process = (signature.pid != 0).then(|| Process::of(signature.pid)).flatten();
+            signature.user = recent_name(process.map_or(id.uid, |process| process.uid));
+        }
+        signature
+    }
+
+    /// The same for the locks of one request.
+    pub(super) fn signature_of(&self, id: OwnerId, records: &[Lock]) -> Signature {
+        let in_lockspace = records.iter().any(|lock| lock.want.lockspace.has_files());
+        self.signature(id, records.first().map_or(0, |lock| lock.since), in_lockspace)
+    }
+
+    /// Says where holders can't be recorded.
+    pub(super) fn say_unrecorded(held: &[Arc<Held>]) {
+        for Unrecorded { directory, cause } in held.iter().filter_map(|held| held.unrecorded()) {
+            let directory = shown_path(&directory);
+            tracing::warn!(
+                "who holds a lock in {directory} can't be recorded for other hosts: {cause}"
+            );
+        }
+    }
+
+    /// Has the records beside an owner's locks say what is known of it by now. For a storage thread.
+    pub(super) fn sign_anew(&self, id: OwnerId) {
+        let held: Vec<(u64, u64, Arc<Held>)> = {
+            let state = self.state();
+            if state.settings.lockspaces.recording == Recording::Never {
+                return;
+            }
+            let numbers = state.table.owner(id).map(|owner| owner.locks.clone());
+            let locks = numbers.iter().flatten().filter_map(|number| state.table.lock(*number));
+            let held = |number| state.held.get(&number).map(Arc::clone);
+            locks.filter_map(|lock| Some((lock.id, lock.since, held(lock.id)?))).collect()
+        };
+        for (lock, since, held) in held {
+            let signature = Signature { lock, ..self.signature(id, since, true) };
+            Sign { held, signature }.perform();
+        }
+    }
+}
+
+/// The signature of an owner, its user not looked up.
+pub(super) fn of_owner(state: &State, id: OwnerId, since: u64) -> Signature {
+    let lockspaces = &state.settings.lockspaces;
+    let owner = state.table.owner(id);
+    Signature {
+        host: lockspaces.host.clone(),
+        recording: lockspaces.recording,
+        lock: 0,
+        name: owner.map(|owner| owner.name.clone()).unwrap_or_default(),
+        uuid: id.uuid,
+        pid: owner.map_or(0, Owner::pid),
+        user: id.uid.to_string(),
+        since,
+    }
+}
