@@ -8,7 +8,7 @@ mod breaking;
 mod by_hand;
 mod crowd;
 mod guest;
-mod hang;
+pub(crate) mod hang;
 mod idle;
 mod interop;
 mod judge;
@@ -26,7 +26,7 @@ use crate::host::skip;
 use crate::house::Virtlockd;
 
 /// A virtlockd that has its files in this directory, which is made; none if it is not installed.
-fn virtlockd(dir: &Path) -> Option<Virtlockd> {
+pub(crate) fn virtlockd(dir: &Path) -> Option<Virtlockd> {
     let Some(program) = Virtlockd::program() else {
         return skip("virtlockd is not installed here");
     };

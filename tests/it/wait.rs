@@ -1,5 +1,12 @@
 //! Waiting for what others hold: in order, without holding anything, and not for ever.
 
+mod busy;
+mod leaving;
+mod order;
+mod quotas;
+mod replaced;
+mod strangers;
+
 use zbus::{Connection, OwnedObjectPath};
 
 use crate::house::{House, Kind, Rival, within};

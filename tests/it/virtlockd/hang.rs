@@ -18,14 +18,14 @@ use super::crowd::sleep;
 use super::judge::house;
 
 /// A file system whose server is a process that can be stopped.
-struct Far {
+pub(crate) struct Far {
     at: PathBuf,
     server: Process,
 }
 
 impl Far {
     /// Shows what is in one directory of the house in another one.
-    async fn mount(house: &House) -> Option<Far> {
+    pub(crate) async fn mount(house: &House) -> Option<Far> {
         if !Path::new("/dev/fuse").exists() {
             return skip("there is no /dev/fuse here");
         }
@@ -47,15 +47,15 @@ impl Far {
         Some(far)
     }
 
-    fn disk(&self) -> PathBuf {
+    pub(crate) fn disk(&self) -> PathBuf {
         self.at.join("disk")
     }
 
-    fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.server.signal(Signal::SIGSTOP);
     }
 
-    fn go_on(&self) {
+    pub(crate) fn go_on(&self) {
         self.server.signal(Signal::SIGCONT);
     }
 }

@@ -1,0 +1,152 @@
+//! Waiting costs nobody else anything: what one user may have of it, and what is left of it.
+
+use std::fs::File;
+use std::path::Path;
+
+use zbus::{Connection, Fd};
+
+use super::{LONG, until_waiting};
+use crate::house::user::{DAEMON, NOBODY, ROOT};
+use crate::house::{Answer, House, polkit, within};
+use crate::machine::{Machine, Refused, exclusive, lock, manager, option, shared};
+use crate::methods::none;
+use crate::untouched::{Untouched, assert_free, assert_refused};
+
+/// A house where polkit allows everything, and root has a disk.
+async fn house_with(limits: &str) -> House {
+    let house = House::builder().polkit(polkit::Choice::Mock);
+    let house = house.config(&format!("[limits]\n{limits}")).start().await;
+    house.polkit().mock().answer(Answer::Allow);
+    house
+}
+
+type Waits = tokio::task::JoinHandle<Result<Vec<zbus::OwnedObjectPath>, Refused>>;
+
+fn ask(machine: &Machine, disk: &Path, timeout: u64) -> Waits {
+    let (owner, disk) = (machine.owner.clone(), disk.to_path_buf());
+    tokio::spawn(async move {
+        Ok(owner.acquire(&[exclusive(&disk)], option("timeout-usec", timeout)).await?)
+    })
+}
+
+#[tokio::test]
+async fn each_user_has_his_share_of_the_line_and_all_together_too() {
+    let house = house_with("waiters_per_user = 3\nwaiters_total = 5\n").await;
+    let disk = house.raw_of(ROOT, "disk");
+    let own = house.raw_of(NOBODY, "own");
+    let root = house.connection().await;
+    let roots = Machine::open(&root, "roots").await;
+    let held = roots.acquire(&[exclusive(&disk)]).await.unwrap();
+    let (user, other) = (house.connection_as(NOBODY).await, house.connection_as(DAEMON).await);
+    let (his, theirs) = (Machine::open(&user, "his").await, Machine::open(&other, "theirs").await);
+    let locks = his.acquire(&[exclusive(&own)]).await.unwrap();
+    let mut waits = Vec::new();
+    for n in 1..=3 {
+        waits.push(ask(&his, &disk, LONG));
+        until_waiting(&root, n).await;
+    }
+    let before = Untouched::so_far(&house).await;
+    let refused = ask(&his, &disk, LONG).await.unwrap().unwrap_err();
+    let words = format!("waiting requests: no more than 3 for uid {NOBODY}");
+    assert_refused(&refused, "DBus.Error.LimitsExceeded", &words);
+    // Without waiting it is the disk that is the reason.
+    let refused = his.acquire(&[exclusive(&disk)]).await.unwrap_err();
+    assert_refused(&refused, "LockHeld", "roots");
+    // Who opens an owner with disks is counted too, and none is opened.
+    let mut options = option("resources", vec![(disk.to_str().unwrap(), "exclusive")]);
+    options.extend(option("timeout-usec", LONG));
+    let refused = Machine::open_with(&user, "", "more", options).await.unwrap_err();
+    assert_refused(&refused, "DBus.Error.LimitsExceeded", &words);
+    before.still("too many").await;
+
+    waits.push(ask(&theirs, &disk, LONG));
+    until_waiting(&root, 4).await;
+    waits.push(ask(&theirs, &disk, LONG));
+    until_waiting(&root, 5).await;
+    let third = Machine::open(&root, "third").await;
+    for machine in [&theirs, &third] {
+        let refused = ask(machine, &disk, LONG).await.unwrap().unwrap_err();
+        let words = "waiting requests: no more than 5 in all";
+        assert_refused(&refused, "DBus.Error.LimitsExceeded", words);
+    }
+
+    // Whose waits are all used up can still do all else.
+    within("a release", his.release(&locks)).await.unwrap();
+    assert_free(&own);
+    his.acquire(&[exclusive(&own)]).await.unwrap();
+    within("a list", manager(&user).await.list_waiting(none())).await.unwrap();
+    his.owner.cancel(none()).await.unwrap();
+    for wait in waits.drain(..3) {
+        let told = within("its end", wait).await.unwrap().unwrap_err();
+        assert_refused(&told, "WaitCancelled", "cancelled");
+    }
+    // Places that were given up can be had again.
+    waits.push(ask(&third, &disk, LONG));
+    until_waiting(&root, 3).await;
+    roots.release(&held).await.unwrap();
+    let first = within("the other's turn", waits.remove(0)).await.unwrap().unwrap();
+    // The other's second request was answered with the lock that its owner had by then.
+    assert_eq!(within("the same lock", waits.remove(0)).await.unwrap().unwrap(), first);
+    theirs.release(&first).await.unwrap();
+    within("root's turn", waits.remove(0)).await.unwrap().unwrap();
+}
+
+/// Every way to wait in vain, short of a crash, in one house.
+async fn in_vain(house: &House, bus: &Connection, disk: &Path, web2: &Machine, weak: &str) {
+    let timeout = || option("timeout-usec", 1_u64);
+    let resources = || option("resources", vec![(disk.to_str().unwrap(), "exclusive")]);
+    let manager = manager(bus).await;
+    let file = File::options().read(true).write(true).open(disk).unwrap();
+    let files = [(Fd::from(&file), "shared")];
+    let both = || {
+        let mut options = resources();
+        options.extend(timeout());
+        options
+    };
+    let weak = lock(bus, &zbus::ObjectPath::try_from(weak.to_owned()).unwrap().into()).await;
+    let mut refusals: Vec<(&str, Refused)> = Vec::new();
+    let mut note = |what, refused: zbus::Error| refusals.push((what, refused.into()));
+    note("Acquire", web2.owner.acquire(&[exclusive(disk)], timeout()).await.unwrap_err());
+    let with_files = web2.owner.acquire_with_files(&[], &files, timeout()).await;
+    note("AcquireWithFiles", with_files.unwrap_err());
+    note("OpenOwner", manager.open_owner("", "late", both()).await.map(drop).unwrap_err());
+    let registered = manager.register_owner("", "late", 0, both()).await;
+    note("RegisterOwner", registered.map(drop).unwrap_err());
+    note("Convert", weak.convert("exclusive", timeout()).await.unwrap_err());
+    for (what, refused) in refusals {
+        assert_eq!(refused.name, "WaitTimedOut", "{what}: {}", refused.message);
+        assert!(refused.message.contains("web1"), "{what}: {}", refused.message);
+    }
+    until_waiting(&house.connection().await, 0).await;
+}
+
+#[tokio::test]
+async fn who_waits_in_vain_leaves_nothing_behind() {
+    for config in ["", "file_lockspace_dir = \"@DIR@/locks\"\n"] {
+        let house = House::builder().folder("locks").config(config).start().await;
+        let bus = house.connection().await;
+        let (disk, both) = (house.raw_of(0, "disk"), house.raw_of(0, "both"));
+        let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+        web1.acquire(&[exclusive(&disk), shared(&both)]).await.unwrap();
+        let weak = web2.acquire(&[shared(&both)]).await.unwrap();
+        let before = Untouched::so_far(&house).await;
+        for _ in 0..20 {
+            in_vain(&house, &bus, &disk, &web2, weak[0].as_str()).await;
+        }
+        before.still("waited in vain").await;
+        // Nor do those who leave.
+        for _ in 0..20 {
+            let gone = house.connection().await;
+            let owner = crate::machine::owner(&gone, web2.path()).await;
+            let name = disk.clone();
+            let call = tokio::spawn(async move {
+                owner.acquire(&[exclusive(&name)], option("timeout-usec", LONG)).await
+            });
+            until_waiting(&bus, 1).await;
+            gone.close().await.unwrap();
+            within("its end", call).await.unwrap().unwrap_err();
+            until_waiting(&bus, 0).await;
+        }
+        before.and_it_goes_on().await;
+    }
+}
