@@ -318,3 +318,6 @@ impl Table {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,8 @@ use super::op::{Disk, Vm, list};
 pub(super) enum Answer {
     /// It is done.
     Done,
+    /// So many wait no more.
+    Withdrawn(usize),
     /// Locks, in the order of the request.
     Locks(Vec<(Vm, Disk)>),
     /// It is not done.
@@ -57,6 +59,7 @@ impl fmt::Display for Answer {
                 let locks = locks.iter().map(|(vm, disk)| format!("{vm}'s on {disk}"));
                 write!(f, "locks: {}", list(locks))
             }
+            Self::Withdrawn(count) => write!(f, "{count} withdrawn"),
             Self::Refused(Why::Held(disk, holders, ahead)) => {
                 let holders = holders.iter().map(|(vm, mode)| format!("{vm} ({mode})"));
                 write!(f, "refused: {disk} is held by {}", list(holders))?;

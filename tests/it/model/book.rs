@@ -252,12 +252,13 @@ impl Book {
         if !self.is_opening(vm) {
             self.living(vm)?;
         }
+        let waited = self.waiters.iter().filter(|waiter| waiter.vm == vm).count();
         self.withdraw(&Why::Cancelled, |waiter| waiter.vm == vm);
         if let Some(owner) = self.owners.get_mut(&vm).filter(|owner| owner.offers) {
             owner.offers = false;
             self.end_if_left(vm);
         }
-        Ok(Answer::Done)
+        Ok(Answer::Withdrawn(waited))
     }
 
     /// Whether somebody may take all that a machine holds.

@@ -31,6 +31,7 @@ enum Reply {
     /// In an order that may be one or another.
     Set(Vec<u64>),
     Token(Vm, Uuid),
+    Count(usize),
     Opened(Vm, Vec<u64>, Option<OwnedFd>),
     Lease(Vm, OwnedFd),
 }
@@ -138,7 +139,7 @@ fn call(
         }
         Op::Cancel(vm) => {
             let id = scene::id(*vm);
-            Box::pin(async move { service.cancel(id).await.map(|()| Reply::Nothing) })
+            Box::pin(async move { service.cancel(id).await.map(Reply::Count) })
         }
         Op::Drop(_) | Op::Leave(_) | Op::Restart(_) => return None,
     })
@@ -233,6 +234,7 @@ impl Calls {
     fn take(&mut self, reply: Reply, service: &Service, scene: &Scene) -> Answer {
         match reply {
             Reply::Nothing => Answer::Done,
+            Reply::Count(count) => Answer::Withdrawn(count),
             Reply::Token(vm, token) => {
                 self.tokens.insert(vm, token);
                 Answer::Done
