@@ -5,7 +5,8 @@
 #   make uninstall   remove what make install put there
 #                    INIT=openrc or INIT=lsb with both: a script for /etc/init.d, too
 #   make test        install what the tests need, and run them
-#   make soak        kill the service some hundred times, and see what it remembers
+#   make soak        kill the service some hundred times, and see what it remembers; have it do a
+#                    million things, and compare it with a model
 #   make demo        the same for the demonstration
 #   make bench       measure
 #   make fuzz        look for bytes that the decoder of libvirt's protocol can't take
@@ -117,15 +118,17 @@ test:
 	tests/deps
 	if $(CARGO) nextest --version >/dev/null 2>&1; then $(CARGO) nextest run --locked; else $(CARGO) test --locked; fi
 
-# A quarter of an hour or more. Both can be had longer; a seed that is printed can be told again.
+# A quarter of an hour or more. All of it can be had longer; a seed that is printed can be told again.
 VMLOCKD_SOAK_KILLS ?= 500
 VMLOCKD_SOAK_RUNS  ?= 20
+VMLOCKD_MODEL_SEQUENCES ?= 20000
 
 soak:
 	tests/deps
 	VMLOCKD_SOAK_KILLS=$(VMLOCKD_SOAK_KILLS) VMLOCKD_SOAK_RUNS=$(VMLOCKD_SOAK_RUNS) \
 		$(CARGO) test --locked --test it -- --nocapture --test-threads=1 soak::
-	$(CARGO) test --release --locked --test it -- --nocapture soak::many::
+	VMLOCKD_MODEL_SEQUENCES=$(VMLOCKD_MODEL_SEQUENCES) \
+		$(CARGO) test --release --locked --test it -- --nocapture soak::many:: model::
 
 # The unoptimized build: it is there sooner, and the tests use it too.
 demo:

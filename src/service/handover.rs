@@ -187,6 +187,7 @@ impl Service {
         }
         let shown = state.publish(events.clone());
         self.counts().moved(&events);
+        self.verify_these(moved.locks.iter().map(|(_, lock)| lock));
         let said = events.into_iter().filter(|event| matches!(event, Event::LockAcquired(_)));
         Ok(shown.and_say(Unsaid::new(state.name_of(moved.to), said.collect())))
     }

@@ -30,9 +30,15 @@ const AGAIN: Duration = Duration::from_secs(10);
 impl Service {
     /// Looks at every lock that nobody has looked at since it was restored. Returns at once.
     pub(super) fn verify_all(&self) {
+        self.verify_these(&self.locks());
+    }
+
+    /// The same for some: who passes to another owner has another number from then on, under which
+    /// nobody would look at it.
+    pub(super) fn verify_these<'l>(&self, locks: impl IntoIterator<Item = &'l Lock>) {
         let mut devices: BTreeMap<Asked, Vec<u64>> = BTreeMap::new();
-        for lock in self.locks().into_iter().filter(|lock| lock.proof != Proof::Verified) {
-            devices.entry(asked(&lock)).or_default().push(lock.id);
+        for lock in locks.into_iter().filter(|lock| lock.proof != Proof::Verified) {
+            devices.entry(asked(lock)).or_default().push(lock.id);
         }
         for mut numbers in devices.into_values() {
             let service = self.clone();

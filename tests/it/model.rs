@@ -16,6 +16,7 @@ mod calls;
 mod choice;
 mod heard;
 mod life;
+mod moves;
 mod numbers;
 mod op;
 mod queue;

@@ -8,11 +8,11 @@ use uuid::Uuid;
 use super::*;
 use crate::lock::owner::Front;
 
-fn id(n: u32) -> OwnerId {
+pub(super) fn id(n: u32) -> OwnerId {
     OwnerId::new(n % 2, Uuid::from_u128(u128::from(n) + 1))
 }
 
-fn table(owners: u32) -> Table {
+pub(super) fn table(owners: u32) -> Table {
     let mut table = Table::default();
     for n in 0..owners {
         let mut owner = Owner::new(id(n), format!("vm{n}"), Front::Dbus, 0);
@@ -22,7 +22,7 @@ fn table(owners: u32) -> Table {
     table
 }
 
-fn want(name: &str, inode: u64, mode: Mode) -> Want {
+pub(super) fn want(name: &str, inode: u64, mode: Mode) -> Want {
     Want {
         resource: name.to_owned(),
         canonical: None,

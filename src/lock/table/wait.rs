@@ -333,3 +333,6 @@ impl Table {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use super::op::{Disk, Vm, list};
 pub(super) enum Answer {
     /// It is done.
     Done,
-    /// So many were withdrawn.
+    /// So many wait no more.
     Withdrawn(usize),
     /// Locks, in the order of the request.
     Locks(Vec<(Vm, Disk)>),
@@ -41,6 +41,12 @@ pub(super) enum Why {
     NoSuchLock,
     NeedsForce,
     MoreLocks,
+    Suspended,
+    OfferedAlready,
+    NothingToOffer,
+    NoSuchOffer,
+    OwnOffer,
+    HeldTwice,
     /// What no sequence should lead to.
     Unexpected(String),
 }

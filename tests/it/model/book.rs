@@ -15,6 +15,14 @@ use super::queue::{Waiter, What};
 pub(super) struct Owner {
     pub(super) leases: usize,
     pub(super) manual: bool,
+    /// What it gave up and remembers, the oldest first.
+    pub(super) suspended: Vec<Wish>,
+    /// All that it holds is offered to others.
+    pub(super) offers: bool,
+    /// Who has what it remembers.
+    pub(super) handed_to: Option<Vm>,
+    /// Whose what it holds was.
+    pub(super) came_from: BTreeMap<Disk, Vm>,
 }
 
 /// What a machine holds.
@@ -33,6 +41,8 @@ pub(super) struct Book {
     pub(super) locks: BTreeMap<(Vm, Disk), Lock>,
     /// In the order in which they came.
     pub(super) waiters: Vec<Waiter>,
+    /// What was answered by the step that is being done.
+    pub(super) answered: Vec<(usize, Answer)>,
     born: usize,
 }
 
@@ -48,6 +58,10 @@ impl Book {
             | Op::Acquire { vm, .. }
             | Op::Release { vm, .. }
             | Op::Convert { vm, .. }
+            | Op::Suspend { vm, .. }
+            | Op::Resume { vm, .. }
+            | Op::Offer { vm, .. }
+            | Op::Adopt { vm, .. }
             | Op::Close { vm, .. } => !self.is_opening(*vm),
             _ => true,
         }
@@ -55,29 +69,29 @@ impl Book {
 
     /// Does a step, and tells which calls it answers, each by the number of its step.
     pub(super) fn apply(&mut self, call: usize, op: &Op) -> Vec<(usize, Answer)> {
-        let mut answered = Vec::new();
         let outcome = match op {
             Op::Open { vm, anchor, wishes, wait } => self.open(call, *vm, *anchor, wishes, *wait),
             Op::Hold(vm) => Some(self.living(*vm).map(|owner| {
                 owner.leases += 1;
                 Answer::Done
             })),
-            Op::Drop(vm) => {
-                answered.extend(self.drop_leases(*vm, 1));
-                None
-            }
-            Op::Acquire { vm, wishes, wait } => match self.living(*vm) {
-                Ok(_) => self.ask(call, *vm, What::Acquire(wishes.clone()), *wait),
+            Op::Drop(vm) => self.drop_leases(*vm, 1),
+            Op::Acquire { vm, wishes, wait } => match self.running(*vm) {
+                Ok(()) => self.ask(call, *vm, What::Acquire(wishes.clone()), *wait),
                 Err(why) => Some(Err(why)),
             },
-            Op::Release { vm, disks, by } => Some(self.release(*vm, disks, *by, &mut answered)),
+            Op::Release { vm, disks, by } => Some(self.release(*vm, disks, *by)),
             Op::Convert { vm, disk, mode, wait } => self.convert(call, *vm, *disk, *mode, *wait),
-            Op::Close { vm, by } => Some(self.close(*vm, *by, &mut answered)),
-            Op::Cancel(vm) => Some(self.cancel(*vm, &mut answered)),
+            Op::Suspend { vm, by } => Some(self.suspend(*vm, *by)),
+            Op::Resume { vm, wait } => self.resume(call, *vm, *wait),
+            Op::Offer { vm, by, lasting } => Some(self.offer(*vm, *by, *lasting)),
+            Op::Adopt { vm, from } => Some(self.adopt(*vm, *from)),
+            Op::Close { vm, by } => Some(self.close(*vm, *by)),
+            Op::Cancel(vm) => Some(self.cancel(*vm)),
             Op::Leave(vm) => {
                 let first = self.waiters.iter().find(|waiter| waiter.vm == *vm);
                 if let Some(first) = first.map(|waiter| waiter.call) {
-                    answered = self.withdraw(&Why::CallerGone, |waiter| waiter.call == first);
+                    self.withdraw(&Why::CallerGone, |waiter| waiter.call == first);
                 }
                 None
             }
@@ -90,9 +104,9 @@ impl Book {
                 None
             }
         };
-        answered.extend(outcome.map(|it| (call, it.unwrap_or_else(Answer::Refused))));
-        answered.extend(self.serve());
-        answered
+        self.answered.extend(outcome.map(|it| (call, it.unwrap_or_else(Answer::Refused))));
+        self.serve();
+        std::mem::take(&mut self.answered)
     }
 
     /// What a machine holds.
@@ -111,7 +125,7 @@ impl Book {
         self.waiters.iter().any(opens)
     }
 
-    fn living(&mut self, vm: Vm) -> Result<&mut Owner, Why> {
+    pub(super) fn living(&mut self, vm: Vm) -> Result<&mut Owner, Why> {
         self.owners.get_mut(&vm).ok_or(Why::NoSuchOwner)
     }
 
@@ -134,14 +148,16 @@ impl Book {
         match what {
             What::Open(anchor, wishes) => {
                 let given = self.give(vm, wishes, what, place)?;
-                let owner = match anchor {
-                    Anchor::Lease => Owner { leases: 1, manual: false },
-                    Anchor::Manual => Owner { leases: 0, manual: true },
-                };
+                let manual = *anchor == Anchor::Manual;
+                let owner = Owner { leases: usize::from(!manual), manual, ..Owner::default() };
                 self.owners.insert(vm, owner);
                 Ok(given)
             }
             What::Acquire(wishes) => self.give(vm, wishes, what, place),
+            What::Resume(wishes) => {
+                self.give(vm, wishes, what, place)?;
+                Ok(self.resumed_with(vm, wishes))
+            }
             What::Strengthen(disk) => {
                 self.refusal(vm, what, place)?;
                 self.set_mode(vm, *disk, Mode::Exclusive)
@@ -163,11 +179,9 @@ impl Book {
         }
         self.refusal(vm, what, place)?;
         for wish in wishes {
-            let lock = Lock { mode: wish.mode, spelling: wish.spelling, born: self.born };
-            self.locks.entry((vm, wish.disk)).or_insert_with(|| {
-                self.born += 1;
-                lock
-            });
+            if !self.locks.contains_key(&(vm, wish.disk)) {
+                self.enter(vm, *wish);
+            }
         }
         Ok(Answer::Locks(wishes.iter().map(|wish| (vm, wish.disk)).collect()))
     }
@@ -195,13 +209,34 @@ impl Book {
         Ok(Answer::Done)
     }
 
-    fn release(
-        &mut self,
-        vm: Vm,
-        disks: &[Disk],
-        by: By,
-        answered: &mut Vec<(usize, Answer)>,
-    ) -> Outcome {
+    /// Enters a new lock.
+    pub(super) fn enter(&mut self, vm: Vm, Wish { disk, spelling, mode }: Wish) {
+        self.born += 1;
+        self.locks.insert((vm, disk), Lock { mode, spelling, born: self.born });
+    }
+
+    /// Takes locks away from a machine; tells what they were, the oldest first.
+    pub(super) fn take(&mut self, vm: Vm, disks: &[Disk], why: &Why) -> Vec<Wish> {
+        let mut taken: Vec<(usize, Wish)> = Vec::new();
+        for disk in disks {
+            let Some(Lock { mode, spelling, born }) = self.locks.remove(&(vm, *disk)) else {
+                continue;
+            };
+            taken.push((born, Wish { disk: *disk, spelling, mode }));
+            if let Some(owner) = self.owners.get_mut(&vm) {
+                owner.came_from.remove(disk);
+            }
+        }
+        taken.sort_by_key(|(born, _)| *born);
+        // Nobody waits to strengthen what he does not have.
+        self.withdraw(why, |waiter| {
+            waiter.vm == vm
+                && matches!(waiter.what, What::Strengthen(disk) if disks.contains(&disk))
+        });
+        taken.into_iter().map(|(_, wish)| wish).collect()
+    }
+
+    fn release(&mut self, vm: Vm, disks: &[Disk], by: By) -> Outcome {
         self.living(vm)?;
         if !disks.iter().all(|disk| self.locks.contains_key(&(vm, *disk))) {
             return Err(Why::NoSuchLock);
@@ -209,49 +244,60 @@ impl Book {
         if by == By::Another && !disks.is_empty() {
             return Err(Why::NeedsForce);
         }
-        self.locks.retain(|(who, disk), _| *who != vm || !disks.contains(disk));
-        // Nobody waits to strengthen what he does not have.
-        answered.extend(self.withdraw(&Why::NoSuchLock, |waiter| {
-            waiter.vm == vm
-                && matches!(waiter.what, What::Strengthen(disk) if disks.contains(&disk))
-        }));
+        self.take(vm, disks, &Why::NoSuchLock);
         Ok(Answer::Done)
     }
 
-    fn cancel(&mut self, vm: Vm, answered: &mut Vec<(usize, Answer)>) -> Outcome {
+    fn cancel(&mut self, vm: Vm) -> Outcome {
         if !self.is_opening(vm) {
             self.living(vm)?;
         }
-        let withdrawn = self.withdraw(&Why::Cancelled, |waiter| waiter.vm == vm);
-        let count = withdrawn.len();
-        answered.extend(withdrawn);
-        Ok(Answer::Withdrawn(count))
+        let waited = self.waiters.iter().filter(|waiter| waiter.vm == vm).count();
+        self.withdraw(&Why::Cancelled, |waiter| waiter.vm == vm);
+        if let Some(owner) = self.owners.get_mut(&vm).filter(|owner| owner.offers) {
+            owner.offers = false;
+            self.end_if_left(vm);
+        }
+        Ok(Answer::Withdrawn(waited))
     }
 
-    fn close(&mut self, vm: Vm, by: By, answered: &mut Vec<(usize, Answer)>) -> Outcome {
+    /// Whether somebody may take all that a machine holds.
+    pub(super) fn may_take(&mut self, vm: Vm, by: By) -> Result<(), Why> {
         self.living(vm)?;
-        if by == By::Another && self.held_by(vm).next().is_some() {
-            return Err(Why::NeedsForce);
-        }
-        answered.extend(self.end(vm));
+        let holds = self.held_by(vm).next().is_some();
+        if by == By::Another && holds { Err(Why::NeedsForce) } else { Ok(()) }
+    }
+
+    fn close(&mut self, vm: Vm, by: By) -> Outcome {
+        self.may_take(vm, by)?;
+        self.end(vm, by == By::Itself);
         Ok(Answer::Done)
     }
 
-    fn drop_leases(&mut self, vm: Vm, how_many: usize) -> Vec<(usize, Answer)> {
+    fn drop_leases(&mut self, vm: Vm, how_many: usize) -> Option<Outcome> {
         if let Some(owner) = self.owners.get_mut(&vm)
             && owner.leases > 0
         {
             owner.leases = owner.leases.saturating_sub(how_many);
-            if owner.leases == 0 && !owner.manual {
-                return self.end(vm);
-            }
+            self.end_if_left(vm);
         }
-        Vec::new()
+        None
     }
 
-    fn end(&mut self, vm: Vm) -> Vec<(usize, Answer)> {
+    /// Ends a machine that nothing keeps any more, and whose locks nobody is about to adopt.
+    pub(super) fn end_if_left(&mut self, vm: Vm) {
+        let left = |owner: &Owner| owner.leases == 0 && !owner.manual && !owner.offers;
+        if self.owners.get(&vm).is_some_and(left) {
+            self.end(vm, true);
+        }
+    }
+
+    fn end(&mut self, vm: Vm, gives_back: bool) {
+        self.withdraw(&Why::OwnerGone, |waiter| waiter.vm == vm);
+        if gives_back {
+            self.give_back(vm);
+        }
         self.owners.remove(&vm);
         self.locks.retain(|(who, _), _| *who != vm);
-        self.withdraw(&Why::OwnerGone, |waiter| waiter.vm == vm)
     }
 }

@@ -1,15 +1,16 @@
 //! What callers ask of the service, and what they are answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 use vmlockd::life::Lease;
-use vmlockd::lock::{self, Front};
+use vmlockd::lock::{self, Front, OwnerId};
 use vmlockd::service::{self, Ask, Error, NewAnchor, Opening, Presence, Service};
 
 use super::answer::{Answer, Why};
@@ -19,13 +20,18 @@ use super::scene::{self, Scene};
 
 /// A user who owns none of the machines.
 const ANOTHER: u32 = 1000;
+/// How long an offer stands: longer than any sequence takes.
+const LONG: Duration = Duration::from_secs(3600);
 
 /// What a call returns.
 #[derive(Debug)]
 enum Reply {
     Nothing,
-    Count(usize),
     Locks(Vec<u64>),
+    /// In an order that may be one or another.
+    Set(Vec<u64>),
+    Token(Vm, Uuid),
+    Count(usize),
     Opened(Vm, Vec<u64>, Option<OwnedFd>),
     Lease(Vm, OwnedFd),
 }
@@ -38,6 +44,8 @@ pub(super) struct Calls {
     open: BTreeMap<usize, Call>,
     /// The ends of leases that callers have.
     pub(super) leases: BTreeMap<Vm, Vec<OwnedFd>>,
+    /// The newest token that each was given.
+    tokens: BTreeMap<Vm, Uuid>,
 }
 
 #[derive(Debug)]
@@ -64,6 +72,7 @@ fn call(
     service: Service,
     scene: &Scene,
     numbers: &Numbers,
+    tokens: &BTreeMap<Vm, Uuid>,
     caller: watch::Receiver<bool>,
 ) -> Option<Pin<Box<dyn Future<Output = Outcome> + Send>>> {
     let asks = |wishes: &[Wish]| wishes.iter().map(|wish| scene.ask(wish)).collect::<Vec<_>>();
@@ -100,16 +109,45 @@ fn call(
         Op::Close { vm, by } => {
             let (id, (uid, force)) = (scene::id(*vm), by.asking());
             Box::pin(async move {
-                let known = service.owner(id).map(|owner| owner.locks).unwrap_or_default();
+                let known = known(&service, id);
                 service.close(id, &known, uid, force).await.map(|()| Reply::Nothing)
             })
         }
+        Op::Suspend { vm, by } => {
+            let (id, (uid, force)) = (scene::id(*vm), by.asking());
+            Box::pin(async move {
+                let known = known(&service, id);
+                service.suspend(id, &known, uid, force).await.map(|()| Reply::Nothing)
+            })
+        }
+        Op::Resume { vm, wait: how } => {
+            let (id, wait) = (scene::id(*vm), wait(*how));
+            Box::pin(async move { Ok(Reply::Set(service.resume(id, wait).await?.locks)) })
+        }
+        Op::Offer { vm, by, lasting } => {
+            let (vm, (uid, force)) = (*vm, by.asking());
+            let patience = if *lasting { LONG } else { Duration::ZERO };
+            Box::pin(async move {
+                let id = scene::id(vm);
+                let known = known(&service, id);
+                Ok(Reply::Token(vm, service.offer(id, &known, uid, force, patience).await?))
+            })
+        }
+        Op::Adopt { vm, from } => {
+            let (id, token) = (scene::id(*vm), tokens.get(from).copied().unwrap_or_default());
+            Box::pin(async move { Ok(Reply::Set(service.adopt(id, token).await?)) })
+        }
         Op::Cancel(vm) => {
             let id = scene::id(*vm);
-            Box::pin(async move { Ok(Reply::Count(service.cancel(id).await?)) })
+            Box::pin(async move { service.cancel(id).await.map(Reply::Count) })
         }
         Op::Drop(_) | Op::Leave(_) | Op::Restart(_) => return None,
     })
+}
+
+/// What a machine holds, for somebody who is asked about that.
+fn known(service: &Service, id: OwnerId) -> BTreeSet<u64> {
+    service.owner(id).map(|owner| owner.locks).unwrap_or_default()
 }
 
 async fn open(
@@ -151,9 +189,12 @@ impl Calls {
             first.left.send_replace(true);
         }
         let (left, caller) = watch::channel(false);
-        if let Some(call) = call(op, service, scene, numbers, caller) {
+        if let Some(call) = call(op, service, scene, numbers, &self.tokens, caller) {
             let of = match op {
-                Op::Open { vm, .. } | Op::Acquire { vm, .. } | Op::Convert { vm, .. } => Some(*vm),
+                Op::Open { vm, .. }
+                | Op::Acquire { vm, .. }
+                | Op::Convert { vm, .. }
+                | Op::Resume { vm, .. } => Some(*vm),
                 _ => None,
             };
             self.open.insert(number, Call { task: runtime.spawn(call), of, left });
@@ -194,6 +235,10 @@ impl Calls {
         match reply {
             Reply::Nothing => Answer::Done,
             Reply::Count(count) => Answer::Withdrawn(count),
+            Reply::Token(vm, token) => {
+                self.tokens.insert(vm, token);
+                Answer::Done
+            }
             Reply::Lease(vm, lease) => {
                 self.leases.entry(vm).or_default().push(lease);
                 Answer::Done
@@ -204,6 +249,13 @@ impl Calls {
                 meant(&locks, service, scene)
             }
             Reply::Locks(locks) => meant(&locks, service, scene),
+            Reply::Set(locks) => match meant(&locks, service, scene) {
+                Answer::Locks(mut locks) => {
+                    locks.sort_unstable();
+                    Answer::Locks(locks)
+                }
+                answer => answer,
+            },
         }
     }
 }
@@ -242,6 +294,12 @@ fn why(error: &Error, scene: &Scene) -> Why {
         Error::Lock(lock::Error::OtherMode { resource, held, .. }) => {
             scene.disk(resource).map_or_else(unexpected, |disk| Why::OtherMode(disk, *held))
         }
+        Error::Lock(lock::Error::Suspended(_)) => Why::Suspended,
+        Error::Lock(lock::Error::OfferedAlready(_)) => Why::OfferedAlready,
+        Error::Lock(lock::Error::NothingToOffer(_)) => Why::NothingToOffer,
+        Error::Lock(lock::Error::NoSuchOffer) => Why::NoSuchOffer,
+        Error::Lock(lock::Error::OwnOffer(_)) => Why::OwnOffer,
+        Error::Lock(lock::Error::HeldTwice { .. }) => Why::HeldTwice,
         Error::Lock(lock::Error::OwnerExists(_)) => Why::OwnerExists,
         Error::Lock(lock::Error::NoSuchOwner(_)) => Why::NoSuchOwner,
         Error::Lock(lock::Error::NoSuchLock(_)) => Why::NoSuchLock,

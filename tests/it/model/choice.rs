@@ -30,8 +30,12 @@ fn step(dice: &Dice, book: &Book) -> Op {
         }
         12..17 => Op::Hold(vm),
         17..26 => Op::Drop(vm),
-        26..58 => Op::Acquire { vm, wishes: wishes(dice, 1), wait: wait(dice) },
-        58..74 => Op::Release { vm, disks: disks(dice, book, vm), by: by(dice) },
+        26..46 => Op::Acquire { vm, wishes: wishes(dice, 1), wait: wait(dice) },
+        46..49 => Op::Suspend { vm, by: by(dice) },
+        49..52 => Op::Resume { vm: suspended(dice, book), wait: wait(dice) },
+        52..55 => Op::Offer { vm, by: by(dice), lasting: dice.chance(85) },
+        55..60 => Op::Adopt { vm, from: offering(dice, book) },
+        60..74 => Op::Release { vm, disks: disks(dice, book, vm), by: by(dice) },
         74..84 => {
             let disk = held(dice, book, vm);
             let other = match book.locks.get(&(vm, disk)).map(|lock| lock.mode) {
@@ -68,6 +72,20 @@ fn waiting(dice: &Dice, book: &Book) -> Vm {
         0 => vm(dice, book),
         count => book.waiters[dice.below(count)].vm,
     }
+}
+
+/// A machine that remembers something, if there is one.
+fn suspended(dice: &Dice, book: &Book) -> Vm {
+    let suspended = book.owners.iter().filter(|(_, owner)| !owner.suspended.is_empty());
+    let suspended: Vec<Vm> = suspended.map(|(vm, _)| *vm).collect();
+    if suspended.is_empty() { vm(dice, book) } else { suspended[dice.below(suspended.len())] }
+}
+
+/// A machine that offers something, if there is one.
+fn offering(dice: &Dice, book: &Book) -> Vm {
+    let offering = book.owners.iter().filter(|(_, owner)| owner.offers);
+    let offering: Vec<Vm> = offering.map(|(vm, _)| *vm).collect();
+    if offering.is_empty() { vm(dice, book) } else { offering[dice.below(offering.len())] }
 }
 
 /// Any machine; mostly one that is not there.

@@ -94,11 +94,30 @@ pub(super) enum Op {
         mode: Mode,
         wait: Wait,
     },
+    Suspend {
+        vm: Vm,
+        by: By,
+    },
+    Resume {
+        vm: Vm,
+        wait: Wait,
+    },
+    /// Offers all that a machine holds: for long, or for no time at all.
+    Offer {
+        vm: Vm,
+        by: By,
+        lasting: bool,
+    },
+    /// A machine adopts by the newest token that another one was given.
+    Adopt {
+        vm: Vm,
+        from: Vm,
+    },
     Close {
         vm: Vm,
         by: By,
     },
-    /// Withdraws all that a machine waits for.
+    /// Withdraws all that a machine waits for, and what it offers.
     Cancel(Vm),
     /// Whoever made the oldest of a machine's calls that wait goes away.
     Leave(Vm),
@@ -169,8 +188,15 @@ impl fmt::Display for Op {
             Self::Convert { vm, disk, mode, wait } => {
                 write!(f, "{vm} converts {disk} to {mode}{wait}")
             }
+            Self::Suspend { vm, by } => write!(f, "suspend {vm}{by}"),
+            Self::Resume { vm, wait } => write!(f, "resume {vm}{wait}"),
+            Self::Offer { vm, by, lasting } => {
+                let time = if *lasting { "" } else { " for no time" };
+                write!(f, "{vm} offers{time} what it holds{by}")
+            }
+            Self::Adopt { vm, from } => write!(f, "{vm} adopts what {from} offered"),
             Self::Close { vm, by } => write!(f, "close {vm}{by}"),
-            Self::Cancel(vm) => write!(f, "cancel what {vm} waits for"),
+            Self::Cancel(vm) => write!(f, "cancel what {vm} waits for and offers"),
             Self::Leave(vm) => write!(f, "the first who waits for an answer for {vm} goes away"),
             Self::Restart(dying) => {
                 write!(f, "the service is killed and comes back; meanwhile dies: {}", list(dying))

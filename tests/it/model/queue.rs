@@ -22,6 +22,7 @@ pub(super) struct Waiter {
 pub(super) enum What {
     Open(Anchor, Vec<Wish>),
     Acquire(Vec<Wish>),
+    Resume(Vec<Wish>),
     Strengthen(Disk),
 }
 
@@ -29,10 +30,19 @@ impl What {
     /// The disks, and how each is wanted.
     pub(super) fn wants(&self) -> Vec<(Disk, Mode)> {
         match self {
-            Self::Open(_, wishes) | Self::Acquire(wishes) => {
+            Self::Open(_, wishes) | Self::Acquire(wishes) | Self::Resume(wishes) => {
                 wishes.iter().map(|wish| (wish.disk, wish.mode)).collect()
             }
             Self::Strengthen(disk) => vec![(*disk, Mode::Exclusive)],
+        }
+    }
+
+    /// The word for it.
+    pub(super) fn purpose(&self) -> &'static str {
+        match self {
+            Self::Open(..) | Self::Acquire(_) => "acquire",
+            Self::Resume(_) => "resume",
+            Self::Strengthen(_) => "convert",
         }
     }
 
@@ -129,25 +139,20 @@ impl Book {
     }
 
     /// Looks again at those who wait, in order, until nobody can go on.
-    pub(super) fn serve(&mut self) -> Vec<(usize, Answer)> {
-        let mut answered = Vec::new();
+    pub(super) fn serve(&mut self) {
         loop {
             let free =
                 |waiter: &&Waiter| self.refusal(waiter.vm, &waiter.what, Some(waiter.call)).is_ok();
-            let Some(next) = self.queue().find(free).cloned() else { return answered };
+            let Some(next) = self.queue().find(free).cloned() else { return };
             let outcome = self.attempt(next.vm, &next.what, Some(next.call));
             self.waiters.retain(|waiter| waiter.call != next.call);
-            answered.push((next.call, outcome.unwrap_or_else(Answer::Refused)));
+            self.answered.push((next.call, outcome.unwrap_or_else(Answer::Refused)));
         }
     }
 
     /// Those who are meant wait no more, and are told why.
-    pub(super) fn withdraw(
-        &mut self,
-        why: &Why,
-        whose: impl Fn(&Waiter) -> bool,
-    ) -> Vec<(usize, Answer)> {
+    pub(super) fn withdraw(&mut self, why: &Why, whose: impl Fn(&Waiter) -> bool) {
         let meant = self.waiters.extract_if(.., |waiter| whose(waiter));
-        meant.map(|waiter| (waiter.call, Answer::Refused(why.clone()))).collect()
+        self.answered.extend(meant.map(|waiter| (waiter.call, Answer::Refused(why.clone()))));
     }
 }

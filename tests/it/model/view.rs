@@ -8,7 +8,7 @@ use vmlockd::lock::{Anchor, Mode, Proof};
 
 use super::book::Book;
 use super::life::Life;
-use super::op::{DISKS, Disk, Vm, list};
+use super::op::{DISKS, Disk, Vm, Wish, list};
 use super::queue::Waiter;
 use super::scene::{self, Scene};
 
@@ -29,6 +29,9 @@ pub(super) struct View {
 pub(super) struct Kept {
     leases: usize,
     manual: bool,
+    /// What it remembers, and by which names.
+    suspended: Vec<(Disk, Mode, String)>,
+    offers: bool,
 }
 
 /// How a disk is held, and by which name.
@@ -40,14 +43,25 @@ pub(super) struct Held {
     waiting: usize,
 }
 
+impl Kept {
+    fn in_order(mut self) -> Self {
+        self.suspended.sort_unstable();
+        self
+    }
+}
+
 impl View {
     /// As it should be.
     pub(super) fn of_book(book: &Book, scene: &Scene) -> Self {
+        let path = |disk, spelling| scene.name(disk, spelling).to_str().unwrap().to_owned();
         let kept = |(vm, owner): (&Vm, &super::book::Owner)| {
-            (*vm, Kept { leases: owner.leases, manual: owner.manual })
+            let remembered = |wish: &Wish| (wish.disk, wish.mode, path(wish.disk, wish.spelling));
+            let suspended = owner.suspended.iter().map(remembered).collect();
+            let (leases, manual, offers) = (owner.leases, owner.manual, owner.offers);
+            (*vm, Kept { leases, manual, suspended, offers }.in_order())
         };
         let held = |((vm, disk), lock): (&(Vm, Disk), &super::book::Lock)| {
-            let name = scene.name(*disk, lock.spelling).to_str().unwrap().to_owned();
+            let name = path(*disk, lock.spelling);
             let wants =
                 |waiter: &&Waiter| waiter.what.wants().iter().any(|(which, _)| which == disk);
             let waiting = book.waiters.iter().filter(wants).count();
@@ -60,8 +74,9 @@ impl View {
                 .waiters
                 .iter()
                 .map(|waiter| {
-                    let what = if waiter.what.strengthens() { "convert" } else { "acquire" };
-                    (waiter.vm, what, waiter.what.wants())
+                    let mut wants = waiter.what.wants();
+                    wants.sort_unstable();
+                    (waiter.vm, waiter.what.purpose(), wants)
                 })
                 .collect(),
             bytes: std::array::from_fn(|disk| book.byte(Disk(disk))),
@@ -70,25 +85,27 @@ impl View {
     }
 
     /// As it is; and each lock's number.
-    pub(super) fn of_life(
-        life: &Life,
-        scene: &Scene,
-        book: &Book,
-    ) -> (Self, BTreeMap<(Vm, Disk), u64>) {
+    pub(super) fn of_life(life: &Life, scene: &Scene) -> (Self, BTreeMap<(Vm, Disk), u64>) {
         let (mut owners, mut locks) = (BTreeMap::new(), BTreeMap::new());
         let (mut numbers, mut odd) = (BTreeMap::new(), Vec::new());
-        let shown = |id| !book.is_opening(scene::vm(id));
-        let all = life.service.owners_and_locks();
-        for (owner, held) in all.into_iter().filter(|(owner, _)| shown(owner.id)) {
+        for (owner, held) in life.service.owners_and_locks() {
             let anchors = || owner.anchors.values();
             let kept = Kept {
                 leases: anchors().filter(|anchor| **anchor == Anchor::Lease).count(),
                 manual: anchors().any(|anchor| *anchor == Anchor::Manual),
+                suspended: owner
+                    .suspended
+                    .values()
+                    .filter_map(|want| {
+                        Some((scene.disk(&want.resource)?, want.mode, want.resource.clone()))
+                    })
+                    .collect(),
+                offers: owner.offer.is_some(),
             };
             if owner.locks.len() != held.len() {
                 odd.push(format!("{} has locks that are not held: {:?}", owner.id, owner.locks));
             }
-            owners.insert(scene::vm(owner.id), kept);
+            owners.insert(scene::vm(owner.id), kept.in_order());
         }
         let all = life.service.locks();
         for lock in &all {
@@ -127,7 +144,9 @@ impl View {
                 }
                 let wants = waiter.wants.iter();
                 let wants = wants.filter_map(|want| Some((scene.disk(&want.resource)?, want.mode)));
-                (scene::vm(waiter.owner), waiter.purpose.as_str(), wants.collect())
+                let mut wants: Vec<_> = wants.collect();
+                wants.sort_unstable();
+                (scene::vm(waiter.owner), waiter.purpose.as_str(), wants)
             })
             .collect();
         (Self { owners, locks, waiting, bytes: scene.bytes(), odd }, numbers)
@@ -136,9 +155,13 @@ impl View {
 
 impl fmt::Display for View {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (vm, Kept { leases, manual }) in &self.owners {
+        for (vm, Kept { leases, manual, suspended, offers }) in &self.owners {
             let manual = if *manual { ", manual" } else { "" };
-            write!(f, "  {vm}, {leases} leases{manual}:")?;
+            let offers = if *offers { ", offers" } else { "" };
+            write!(f, "  {vm}, {leases} leases{manual}{offers}:")?;
+            for (disk, mode, _) in suspended {
+                write!(f, " remembers {disk} {mode};")?;
+            }
             for ((_, disk), held) in self.locks.iter().filter(|((who, _), _)| who == vm) {
                 let name = held.name.rsplit('/').next().unwrap_or_default();
                 write!(f, " {disk} {} as {name}, {} wait;", held.mode, held.waiting)?;

@@ -118,7 +118,7 @@ impl<'s> World<'s> {
             }
         }
         let should = View::of_book(book, self.scene);
-        let (is, numbers) = View::of_life(self.life(), self.scene, book);
+        let (is, numbers) = View::of_life(self.life(), self.scene);
         if is == should {
             return Ok(numbers);
         }

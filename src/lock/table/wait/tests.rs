@@ -1,0 +1,256 @@
+//! The queue under random requests: nobody is overtaken or forgotten, nobody holds while he waits,
+//! and what is undone leaves nothing.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::lock::event::Reason;
+use crate::lock::table::Again;
+use crate::lock::table::tests::{id, table, want};
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// Asks, and waits if it has to.
+    Ask(u32, Vec<(u64, bool)>),
+    Strengthen(usize),
+    /// One who was called tries.
+    Try(usize),
+    /// What was reserved first comes true, or does not.
+    Commit,
+    Cancel,
+    Release(usize),
+    Weaken(usize),
+    Leave(usize),
+    End(u32),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let disks = prop::collection::vec((0..3u64, any::<bool>()), 1..3);
+    let step = prop_oneof![
+        6 => (0..5u32, disks).prop_map(|(owner, disks)| Step::Ask(owner, disks)),
+        2 => (0..8usize).prop_map(Step::Strengthen),
+        5 => (0..8usize).prop_map(Step::Try),
+        5 => Just(Step::Commit),
+        1 => Just(Step::Cancel),
+        4 => (0..8usize).prop_map(Step::Release),
+        1 => (0..8usize).prop_map(Step::Weaken),
+        1 => (0..8usize).prop_map(Step::Leave),
+        1 => (0..5u32).prop_map(Step::End),
+    ];
+    prop::collection::vec(step, 1..80)
+}
+
+/// A table, and what its service would know.
+struct Scene {
+    table: Table,
+    /// What is reserved and not committed: whose, at which place, and which locks are new.
+    granting: Vec<(OwnerId, Option<Ticket>, Vec<u64>)>,
+    called: Vec<Ticket>,
+}
+
+/// All that is to be as before, once something is undone.
+fn picture(table: &Table) -> String {
+    let waiters: Vec<&Waiter> = table.waiters().collect();
+    format!("{:?}\n{:?}\n{waiters:?}\n{:?}", table.owners, table.locks, table.spots.census())
+}
+
+impl Scene {
+    /// Does what the service does whenever the mutex is let go.
+    fn call(&mut self) -> usize {
+        let news = self.table.call();
+        let calls = news.called.len();
+        self.called.extend(news.called);
+        calls
+    }
+
+    fn is_busy(&self, owner: OwnerId) -> bool {
+        self.granting.iter().any(|(who, ..)| *who == owner)
+    }
+
+    /// Nobody who comes later gets what somebody waits for who wants this and nothing else.
+    fn overtakes_nobody(&self, owner: OwnerId, place: Ticket, fresh: &[u64]) {
+        for lock in fresh.iter().filter_map(|lock| self.table.locks.get(lock)) {
+            let waiters: Vec<_> = self.table.queue.for_resource(&lock.want).collect();
+            for (n, (waiter, _, wanted)) in waiters.iter().enumerate() {
+                // What an owner asked for before comes before; it may be refused for that.
+                let own = waiters[..n].iter().any(|(earlier, ..)| earlier.owner == waiter.owner);
+                let own = own || self.table.has(waiter.owner, wanted);
+                let first = waiter.ticket < place && waiter.wants.len() == 1 && !own;
+                let conflict = waiter.owner != owner && wanted.mode.conflicts(lock.want.mode);
+                assert!(!(first && conflict), "{lock:?} overtakes {waiter:?}");
+            }
+        }
+    }
+
+    fn reserve(
+        &mut self,
+        owner: OwnerId,
+        place: Option<Ticket>,
+        wants: &[Want],
+    ) -> Result<(), Error> {
+        let at = place.unwrap_or(LAST);
+        let before = picture(&self.table);
+        let reserved = self.table.reserve_at(at, owner, wants, 0, Again::Same);
+        let reserved = reserved.inspect_err(|_| {
+            assert_eq!(picture(&self.table), before, "what is refused leaves something");
+        })?;
+        let numbers = |fresh: &[(u64, usize)]| fresh.iter().map(|(lock, _)| *lock).collect();
+        let fresh: Vec<u64> = numbers(&reserved.fresh);
+        self.overtakes_nobody(owner, at, &fresh);
+        self.table.cancel(&fresh);
+        assert_eq!(self.call(), 0, "somebody is called though nothing is free that was not");
+        assert_eq!(picture(&self.table), before, "what is undone leaves something");
+        let fresh = numbers(&self.table.reserve_at(at, owner, wants, 0, Again::Same)?.fresh);
+        self.granting.push((owner, place, fresh));
+        Ok(())
+    }
+
+    fn ask(&mut self, owner: OwnerId, wants: &[Want]) {
+        if self.is_busy(owner) {
+            return;
+        }
+        if let Err(Error::Held(_)) = self.reserve(owner, None, wants) {
+            let locks = self.table.locks.len();
+            self.table.enqueue(owner, wants, Purpose::Acquire, 0).unwrap();
+            assert_eq!(self.table.locks.len(), locks, "who waits holds something for that");
+        }
+    }
+
+    fn strengthen(&mut self, number: u64) {
+        let Some(lock) = self.table.lock(number).cloned() else { return };
+        if !self.is_busy(lock.owner)
+            && let Err(Error::Held(_)) = self.table.begin_strengthening(number)
+        {
+            let wants = [Want { mode: Mode::Exclusive, ..lock.want }];
+            let _ = self.table.enqueue(lock.owner, &wants, Purpose::Strengthen(number), 0);
+        }
+    }
+
+    fn attempt(&mut self, n: usize) {
+        let Some(ticket) = self.called.get(n).copied() else { return };
+        let Some(waiter) = self.table.waiter(ticket).cloned() else {
+            self.called.remove(n);
+            return;
+        };
+        if self.is_busy(waiter.owner) {
+            return;
+        }
+        self.called.remove(n);
+        let (tried, ends) = match waiter.purpose {
+            Purpose::Strengthen(lock) => (self.table.begin_strengthening(lock), true),
+            _ => (self.reserve(waiter.owner, Some(ticket), &waiter.wants), false),
+        };
+        match tried {
+            Err(Error::Held(_)) => self.table.wait_on(ticket),
+            Ok(()) if !ends => {}
+            _ => drop(self.table.leave_queue(ticket)),
+        }
+    }
+
+    fn commit(&mut self, comes_true: bool) {
+        if self.granting.is_empty() {
+            return;
+        }
+        let (owner, place, fresh) = self.granting.remove(0);
+        if !comes_true || self.table.commit(owner, &fresh).is_err() {
+            self.table.cancel(&fresh);
+        }
+        if let Some(ticket) = place {
+            self.table.leave_queue(ticket);
+        }
+    }
+
+    fn release(&mut self, number: u64) {
+        self.table.begin_release(number).unwrap();
+        self.call();
+        self.table.finish_release(&[number], Reason::Released);
+    }
+
+    /// What must hold after every step.
+    fn check(&self) {
+        for waiter in self.table.waiters().filter(|waiter| waiter.status == Status::Waiting) {
+            assert!(!self.table.may_go_on(waiter), "nobody called {waiter:?}");
+            let alone = matches!(waiter.purpose, Purpose::Strengthen(_));
+            assert!(alone || self.table.refusal_of(waiter).is_some() || self.waits_for_own(waiter));
+        }
+        for waiter in self.table.waiters().filter(|waiter| waiter.status == Status::Called) {
+            let tries = self.granting.iter().any(|(_, place, _)| *place == Some(waiter.ticket));
+            assert!(tries || self.called.contains(&waiter.ticket), "{waiter:?} does not know it");
+        }
+    }
+
+    fn waits_for_own(&self, waiter: &Waiter) -> bool {
+        waiter.wants.iter().any(|want| self.table.is_after_own(waiter, want))
+    }
+
+    /// Lets everybody do what he has begun, and give up what he has: nobody may be left waiting.
+    fn wind_up(&mut self) {
+        let mut rounds = self.table.waiters().count() + 1;
+        while self.table.size() > 0 || !self.table.queue.is_empty() {
+            assert!(rounds > 0, "these wait for ever: {:?}", self.table.queue);
+            rounds -= 1;
+            while !self.granting.is_empty() {
+                self.commit(true);
+            }
+            let held: Vec<u64> = self.table.locks().map(|lock| lock.id).collect();
+            for lock in held {
+                self.release(lock);
+            }
+            self.call();
+            for _ in 0..self.called.len() {
+                self.attempt(0);
+                self.call();
+                self.commit(true);
+                self.call();
+            }
+            self.check();
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn nobody_is_overtaken_or_forgotten(steps in steps()) {
+        let mut scene = Scene { table: table(5), granting: Vec::new(), called: Vec::new() };
+        for step in steps {
+            let nth = |scene: &Scene, n: usize| scene.table.locks().nth(n).map(|lock| lock.id);
+            match step {
+                Step::Ask(owner, disks) => {
+                    let wants: Vec<Want> = disks.into_iter().map(|(disk, shared)| {
+                        let mode = if shared { Mode::Shared } else { Mode::Exclusive };
+                        want(&format!("/{disk}"), disk, mode)
+                    }).collect();
+                    if scene.table.living(id(owner)).is_ok() {
+                        scene.ask(id(owner), &wants);
+                    }
+                }
+                Step::Strengthen(n) => if let Some(lock) = nth(&scene, n) {
+                    scene.strengthen(lock);
+                },
+                Step::Try(n) => scene.attempt(n),
+                Step::Commit => scene.commit(true),
+                Step::Cancel => scene.commit(false),
+                Step::Release(n) => if let Some(lock) = nth(&scene, n) {
+                    scene.release(lock);
+                },
+                Step::Weaken(n) => if let Some(lock) = nth(&scene, n) {
+                    scene.table.set_mode(lock, Mode::Shared).unwrap();
+                },
+                Step::Leave(n) => {
+                    let ticket = scene.table.waiters().nth(n).map(|waiter| waiter.ticket);
+                    let tries = scene.granting.iter().any(|(_, place, _)| *place == ticket);
+                    if let Some(ticket) = ticket.filter(|_| !tries) {
+                        scene.table.leave_queue(ticket);
+                    }
+                }
+                Step::End(owner) => if let Ok(ended) = scene.table.end_owner(id(owner), false, 0) {
+                    scene.call();
+                    scene.table.finish_release(&ended.held, Reason::OwnerGone);
+                },
+            }
+            scene.call();
+            scene.check();
+        }
+        scene.wind_up();
+    }
+}
