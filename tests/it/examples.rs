@@ -39,9 +39,20 @@ async fn the_man_pages_lines_work_as_they_stand() {
                 _ => line,
             })
             .collect();
-        for word in
-            ["RegisterOwner", "OpenOwner", "Acquire", "FindHolders", "Release", "gdbus", "busctl"]
-        {
+        for word in [
+            "RegisterOwner",
+            "OpenOwner",
+            "Acquire",
+            "FindHolders",
+            "Release",
+            "ListWaiting",
+            "Suspend",
+            "Resume",
+            "Offer",
+            "Adopt",
+            "gdbus",
+            "busctl",
+        ] {
             assert!(lines.iter().any(|line| line.contains(word)), "no example has {word}");
         }
         let script = lines.join("\n");
