@@ -80,9 +80,12 @@ async fn a_machine_that_has_the_disk_open_is_named_and_refuses_nobody() {
 /// A program that locks byte 0 of a file as `fcntl` does with this command, says its process
 /// number, and lives until its input ends.
 fn locker(command: u32, path: &str) -> [String; 3] {
-    let lock = format!("fcntl(F, {command}, pack(\"s s l! l! l! x8\", 1, 0, 0, 1, 0)) or die $!");
-    let script =
-        format!("open(F, \"+<\", \"{path}\") or die $!; {lock}; $| = 1; print \"$$\\n\"; <STDIN>");
+    // struct flock, as 64-bit Linux has it.
+    let lock = format!(
+        "my $l = pack('s s x4 q q l x4', 1, 0, 0, 1, 0); fcntl(F, {command}, $l) or die $!"
+    );
+    let open = format!("open(F, '+<', '{path}') or die $!");
+    let script = format!("{open}; {lock}; $| = 1; print \"$$\\n\"; <STDIN>");
     ["perl".to_owned(), "-e".to_owned(), script]
 }
 
