@@ -30,7 +30,7 @@ pub enum Record {
     /// What keeps an owner alive.
     Anchor(AnchorRecord),
     /// A lock.
-    Lock(LockRecord),
+    Lock(Box<LockRecord>),
     /// A directory of keys.
     Lockspace(LockspaceRecord),
     /// What an owner offers to another.
@@ -89,7 +89,7 @@ impl Counted {
         match name {
             Name::Lock(number) => self.lock = self.lock.max(number),
             Name::Anchor(number) | Name::Owner(number) | Name::Offer(number) => {
-                self.anchor = self.anchor.max(number)
+                self.anchor = self.anchor.max(number);
             }
             // The highest is still there: none is ever taken away.
             Name::Lockspace(_) => {}

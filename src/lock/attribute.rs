@@ -14,6 +14,7 @@ use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr};
 use rustix::io::Errno;
 
 use super::host::{Host, is_id};
+use super::mode::Mode;
 use super::recorded::{Entry, LONGEST, Recorded, Value};
 
 /// How their names begin; the host's id follows.
@@ -29,16 +30,25 @@ const HOSTS: usize = 256;
 const REMOVED: usize = 1024;
 
 /// Records a holder: beside others of this host, or in place of everybody's where it holds alone.
+/// `before` is what was recorded of the lock while it was another owner's.
 ///
 /// # Errors
 ///
 /// What the file system says: `EOPNOTSUPP` where it has no attributes, `EROFS`, `ENOSPC`.
-pub(super) fn record(file: &File, host: &Host, entry: &Entry, alone: bool) -> Result<(), Errno> {
+pub(super) fn record(
+    file: &File,
+    host: &Host,
+    entry: &Entry,
+    before: Option<&Entry>,
+) -> Result<(), Errno> {
+    let alone = entry.mode == Mode::Exclusive;
     let turn = Turn::of(file);
     let _turn = turn.take();
     let own = name_of(host.id());
     let mut holders = if alone { Vec::new() } else { own_entries(file, host) };
-    holders.retain(|other| !other.is_of_same_lock(entry));
+    holders.retain(|other| {
+        !other.is_of_same_lock(entry) && !before.is_some_and(|before| before.is_of_same_lock(other))
+    });
     holders.push(entry.clone());
     let value = Value { host: host.name(), holders };
     fsetxattr(file, &own, &value.write(host.id()), XattrFlags::empty())?;
@@ -161,7 +171,6 @@ fn turns() -> MutexGuard<'static, Option<Turns>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lock::Mode;
     use uuid::Uuid;
 
     fn host(id: &str) -> Host {
@@ -188,13 +197,17 @@ mod tests {
         let (one, two) = (host("one"), host("two"));
         erase(&file, &one, &entry(1, Mode::Shared)).unwrap();
         for (host, lock) in [(&one, 1), (&one, 2), (&two, 1), (&one, 2)] {
-            record(&file, host, &entry(lock, Mode::Shared), false).unwrap();
+            record(&file, host, &entry(lock, Mode::Shared), None).unwrap();
         }
         assert_eq!(told(&file), ["one web1", "one web2", "two web1"]);
         erase(&file, &one, &entry(1, Mode::Shared)).unwrap();
         erase(&file, &two, &entry(1, Mode::Shared)).unwrap();
         assert_eq!(told(&file), ["one web2"]);
-        record(&file, &two, &entry(3, Mode::Exclusive), true).unwrap();
+        // Handed over, by which it got another number.
+        let (before, after) = (entry(2, Mode::Shared), entry(4, Mode::Shared));
+        record(&file, &one, &after, Some(&before)).unwrap();
+        assert_eq!(told(&file), ["one web4"]);
+        record(&file, &two, &entry(3, Mode::Exclusive), None).unwrap();
         assert_eq!(told(&file), ["two web3"]);
         erase(&file, &two, &entry(3, Mode::Exclusive)).unwrap();
         assert!(told(&file).is_empty());
@@ -212,7 +225,7 @@ mod tests {
             for lock in 1..=4 {
                 let (file, one) = (&file, &one);
                 scope.spawn(move || {
-                    record(file, one, &entry(lock, Mode::Shared), false).unwrap();
+                    record(file, one, &entry(lock, Mode::Shared), None).unwrap();
                 });
             }
         });

@@ -94,11 +94,11 @@ impl Held {
     /// log alone.
     pub(super) fn record(&self, written: Option<Written>) {
         let mut there = self.written();
-        *there = written;
+        let before = std::mem::replace(&mut *there, written);
         let Some(written) = there.as_ref() else { return };
         let write = |byte: &Byte| {
             let file = byte.description.file().ok()?;
-            written.write(&file, byte.place.as_ref())
+            written.write(&file, byte.place.as_ref(), before.as_ref())
         };
         if let Some(unrecorded) = self.bytes.iter().filter_map(write).last() {
             *self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner) = Some(unrecorded);

@@ -62,10 +62,10 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Whether both are about one lock, whatever changed of it since.
+    /// Whether both are about one lock of one host, whatever changed of it since.
     #[must_use]
     pub fn is_of_same_lock(&self, other: &Self) -> bool {
-        (self.lock, self.since) == (other.lock, other.since)
+        self.lock == other.lock
     }
 }
 

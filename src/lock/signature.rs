@@ -97,15 +97,20 @@ pub(super) struct Written {
 impl Written {
     /// The same, of who has the lock now.
     pub(super) fn sign(&mut self, signature: &Signature) {
-        let Signature { name, uuid, pid, user, since, .. } = signature.clone();
-        let Entry { lock, mode, path, .. } = self.entry.clone();
+        let Signature { lock, name, uuid, pid, user, since, .. } = signature.clone();
+        let Entry { mode, path, .. } = self.entry.clone();
         self.entry = Entry { lock, name, uuid, pid, user, mode, since, path };
     }
 
     /// Writes it; where that fails in a lockspace, for the first time there, it is told where.
-    pub(super) fn write(&self, file: &File, place: Option<&Place>) -> Option<Unrecorded> {
-        let alone = self.entry.mode == Mode::Exclusive;
-        let cause = attribute::record(file, &self.host, &self.entry, alone).err()?;
+    pub(super) fn write(
+        &self,
+        file: &File,
+        place: Option<&Place>,
+        before: Option<&Self>,
+    ) -> Option<Unrecorded> {
+        let before = before.map(|before| &before.entry);
+        let cause = attribute::record(file, &self.host, &self.entry, before).err()?;
         let directory = &place?.directory;
         directory.complain().then(|| Unrecorded { directory: directory.path().to_owned(), cause })
     }

@@ -100,7 +100,7 @@ impl Finding {
                         anchors.entry(owner).or_insert_with(Vec::new).push(anchor);
                     }
                 }
-                (Record::Lock(lock), Some(mode)) => locks.push((lock, mode, step)),
+                (Record::Lock(lock), Some(mode)) => locks.push((*lock, mode, step)),
                 (Record::Lockspace(lockspace), _) => self.enter_lockspace(lockspace),
                 (Record::Offer(offer), _) => self.offers.extend(offer.offer()),
                 // No line reads so.
@@ -285,7 +285,7 @@ impl Finding {
     }
 
     fn enter_lock(&mut self, record: LockRecord, mode: Mode, step: Step) -> Result<(), Error> {
-        let line = Line { step, mode: Some(mode), record: Record::Lock(record.clone()) };
+        let line = Line { step, mode: Some(mode), record: Record::Lock(Box::new(record.clone())) };
         let kept_as = record.parked();
         let Some(lock) = record.lock(mode, Stage::Held) else { return Ok(()) };
         let (id, number) = (lock.owner, lock.id);

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::chronicle::{self, Unsaid};
 use super::state::State;
+use super::wait::Why;
 use super::{Error, Service, Shown, now};
 use crate::keep::handover::{OfferRecord, Origin};
 use crate::keep::line::{Line, Step};
@@ -143,8 +144,11 @@ impl Service {
             let before = Origin::new(*from, *old, *remembered);
             let parked = Origin::new(kept.0, kept.1, false);
             let record = LockRecord::from(lock).handed_over(before, parked, resumes.clone());
-            let line =
-                Line { step: Step::Held, mode: Some(lock.want.mode), record: Record::Lock(record) };
+            let line = Line {
+                step: Step::Held,
+                mode: Some(lock.want.mode),
+                record: Record::Lock(Box::new(record)),
+            };
             lines.push((Name::Lock(lock.id), line));
         }
         let old: Vec<u64> = locks.iter().map(|(old, _)| *old).collect();
@@ -265,6 +269,8 @@ impl Work for Adopt {
         if let Some(offer) = offer {
             service.forget_offer(offer);
         }
+        // As whoever is suspended, it is to get nothing else.
+        service.state().withdraw(|waiter| waiter.owner == from, Why::Cancelled);
         let name = |id| service.state().name_of(id);
         chronicle::handed_over((to, &name(to)), (from, &name(from)), moved.locks.len());
         service.end_if_left(from);

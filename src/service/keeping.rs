@@ -128,7 +128,7 @@ pub(super) fn offer_line(record: OfferRecord) -> (Name, Line) {
 }
 
 pub(super) fn lock_line(lock: &Lock, step: Step) -> (Name, Line) {
-    let record = Record::Lock(LockRecord::from(lock));
+    let record = Record::Lock(Box::new(LockRecord::from(lock)));
     (Name::Lock(lock.id), Line { step, mode: Some(lock.want.mode), record })
 }
 

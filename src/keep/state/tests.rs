@@ -31,7 +31,7 @@ fn lock(number: u64) -> (Name, Line) {
     };
     let record = LockRecord::from(&lock);
     assert_eq!(record.clone().lock(Mode::Exclusive, Stage::Held), Some(lock));
-    let record = Record::Lock(record);
+    let record = Record::Lock(Box::new(record));
     (Name::Lock(number), Line { step: Step::Granting, mode: Some(Mode::Exclusive), record })
 }
 

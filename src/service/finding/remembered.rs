@@ -87,8 +87,11 @@ impl Finding {
     /// descriptors any more, and they are closed as what nobody was told of.
     pub(super) fn enter_remembered(&mut self, record: LockRecord, mode: Mode) {
         let number = record.number();
-        let line =
-            Line { step: Step::Suspended, mode: Some(mode), record: Record::Lock(record.clone()) };
+        let line = Line {
+            step: Step::Suspended,
+            mode: Some(mode),
+            record: Record::Lock(Box::new(record.clone())),
+        };
         let Some(lock) = record.lock(mode, Stage::Held) else { return };
         // With an owner that has ended goes what it remembers.
         if self.state.table.living(lock.owner).is_ok() && !self.endings.contains(&lock.owner) {

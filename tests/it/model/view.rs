@@ -12,13 +12,16 @@ use super::op::{DISKS, Disk, Vm, Wish, list};
 use super::queue::Waiter;
 use super::scene::{self, Scene};
 
+/// Who waits, how, and for what.
+type Waiting = (Vm, &'static str, Vec<(Disk, Mode)>);
+
 /// Who there is, who holds what, and what the kernel says of it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct View {
     pub(super) owners: BTreeMap<Vm, Kept>,
     pub(super) locks: BTreeMap<(Vm, Disk), Held>,
     /// In order: who waits, and for what.
-    waiting: Vec<(Vm, &'static str, Vec<(Disk, Mode)>)>,
+    waiting: Vec<Waiting>,
     bytes: [Option<Mode>; DISKS],
     /// What contradicts itself.
     pub(super) odd: Vec<String>,
