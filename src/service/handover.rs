@@ -189,6 +189,11 @@ impl Service {
                 state.held.insert(lock.id, held);
             }
         }
+        if moved.remembered {
+            // As whoever is suspended, it is to get nothing else. In the same moment: who waited
+            // to strengthen one of these is not to be told that it is not there.
+            state.withdraw(|waiter| waiter.owner == moved.from, Why::Cancelled);
+        }
         let shown = state.publish(events.clone());
         self.counts().moved(&events);
         self.verify_these(moved.locks.iter().map(|(_, lock)| lock));
@@ -269,8 +274,6 @@ impl Work for Adopt {
         if let Some(offer) = offer {
             service.forget_offer(offer);
         }
-        // As whoever is suspended, it is to get nothing else.
-        service.state().withdraw(|waiter| waiter.owner == from, Why::Cancelled);
         let name = |id| service.state().name_of(id);
         chronicle::handed_over((to, &name(to)), (from, &name(from)), moved.locks.len());
         service.end_if_left(from);
