@@ -160,6 +160,8 @@ impl Service {
         match ended {
             Ok(shown) => {
                 step("move-done");
+                // Whoever was to look at them knows them by numbers that are no more.
+                self.verify_those(locks.iter().map(|(_, lock)| lock.clone()).collect());
                 Ok(shown)
             }
             Err(error) => {
@@ -200,7 +202,9 @@ impl Work for Note {
     type Answer = Result<(), Error>;
 
     fn perform(self) -> Self::Answer {
-        self.service.keep().put_offer(OfferRecord::new(self.id, self.offer))
+        self.service.keep().put_offer(OfferRecord::new(self.id, self.offer))?;
+        step("offer-noted");
+        Ok(())
     }
 }
 

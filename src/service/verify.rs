@@ -29,8 +29,13 @@ const AGAIN: Duration = Duration::from_secs(10);
 impl Service {
     /// Looks at every lock that nobody has looked at since it was restored. Returns at once.
     pub(super) fn verify_all(&self) {
+        self.verify_those(self.locks());
+    }
+
+    /// Looks at those of these locks that nobody has looked at, or that are lost. Returns at once.
+    pub(super) fn verify_those(&self, locks: Vec<Lock>) {
         let mut devices: BTreeMap<Asked, Vec<u64>> = BTreeMap::new();
-        for lock in self.locks().into_iter().filter(|lock| lock.proof != Proof::Verified) {
+        for lock in locks.into_iter().filter(|lock| lock.proof != Proof::Verified) {
             devices.entry(asked(&lock)).or_default().push(lock.id);
         }
         for mut numbers in devices.into_values() {
