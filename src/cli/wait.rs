@@ -208,6 +208,8 @@ async fn held_up(link: &Link, owner: &str, disks: &[Disk]) -> String {
         let holders = find::holders(link, &path).await.unwrap_or_default();
         let hinders = |holder: &&Row| {
             row::text(holder, "owner") != owner
+                // Who merely has it open is in nobody's way.
+                && row::text(holder, "kind") != "user"
                 && (disk.mode == Mode::Exclusive || row::text(holder, "mode") != "shared")
         };
         if let Some(holder) = holders.iter().find(hinders) {

@@ -70,15 +70,15 @@ pub(super) enum Detail {
 
 /// Who it is, in the words of a refusal.
 pub(super) fn sentence(disk: &str, holder: &Row) -> String {
+    if row::text(holder, "kind") == "user" {
+        return shown(&format!("{} has disk {disk} open", process(holder, "")));
+    }
     format!("disk {} is {}", shown(disk), held(disk, holder, Detail::Full))
 }
 
 /// How a disk is held, and by whom.
 pub(super) fn held(disk: &str, holder: &Row, detail: Detail) -> String {
     let word = |key| row::text(holder, key);
-    if word("kind") == "user" {
-        return shown(&format!("{} has disk {disk} open", process(holder, "")));
-    }
     let how = match word("mode") {
         "exclusive" => "exclusively",
         mode => mode,

@@ -139,16 +139,25 @@ impl Finding {
         }
         // Those with descriptors first: where records contradict each other, these are right.
         locks.sort_by_key(|(lock, ..)| !self.bytes.contains(&lock.number()));
-        let moved = Moved::of(&locks);
+        let moved = Moved::of(&locks, |id| self.damaged || self.state.table.owner(id).is_some());
+        let mut given_up = Vec::new();
         for (record, mode, step) in locks {
             match moved.what_of(&record, step) {
                 What::Lock => self.enter_lock(record, mode, step)?,
-                What::Remembered => self.enter_remembered(record, mode),
+                What::Kept => self.enter_lock(record, mode, Step::Held)?,
+                What::Remembered => {
+                    self.enter_remembered(record.clone(), mode);
+                    given_up.push((record, mode));
+                }
                 What::Nothing => {}
             }
         }
+        for (record, mode) in given_up {
+            self.enter_half_given_up(record, mode);
+        }
         self.finish_suspensions();
         moved.relate(&mut self.state.table);
+        self.finish_offers();
         if self.damaged {
             self.recover()?;
         }
@@ -293,13 +302,18 @@ impl Finding {
             // Its owner's record is damaged, or the lock would not be there.
             self.enter_manual(id)?;
         }
-        let (parked_owner, parked_number) = kept_as.unwrap_or((id, number));
-        let found = self.descriptions(parked_owner, parked_number);
+        // What was taken again since it was handed over is kept under its own name.
+        let names = [kept_as.unwrap_or((id, number)), (id, number)];
         let signature = Signature { lock: number, ..of_owner(&self.state, id, lock.since) };
-        let held = Held::restored(found, &lock.want, &signature, &mut self.directories);
-        let held = held.map(Arc::new);
-        if let Some(held) = &held {
-            held.kept_as(parked_owner, parked_number);
+        let mut held = None;
+        for (owner, kept) in names {
+            let found = self.descriptions(owner, kept);
+            let found = Held::restored(found, &lock.want, &signature, &mut self.directories);
+            if let Some(found) = found {
+                found.kept_as(owner, kept);
+                held = Some(Arc::new(found));
+                break;
+            }
         }
         let proof = Proof::Unverified;
         let lock = Lock { proof, ..lock };

@@ -213,7 +213,9 @@ impl Work for Note {
     type Answer = Result<(), Error>;
 
     fn perform(self) -> Self::Answer {
-        self.service.keep().put_offer(OfferRecord::new(self.id, self.offer))
+        self.service.keep().put_offer(OfferRecord::new(self.id, self.offer))?;
+        step("offer-noted");
+        Ok(())
     }
 }
 

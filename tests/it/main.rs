@@ -16,6 +16,7 @@ mod bad_input;
 mod broker;
 mod cli;
 mod contract;
+mod crash;
 mod examples;
 mod fuzz;
 mod handover;

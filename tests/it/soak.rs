@@ -1,22 +1,23 @@
 //! Killed at any moment, at work and while it comes back, the service keeps its promises.
 //!
-//! Clients open owners, acquire, convert and release, give owners other anchors, and end, all the
-//! time. Owners that live throughout hold disks which an intruder never stops trying. After each
+//! Clients open owners, acquire, convert and release, wait for one another, are suspended and resumed,
+//! hand over to other owners, give owners other anchors, and end, all the time. Owners that live throughout hold disks which an intruder never stops trying. After each
 //! restart, all that was acknowledged is there, and nothing that is gone.
 //!
 //! `$VMLOCKD_SOAK_KILLS` says how often it is killed, `$VMLOCKD_SOAK_RUNS` how often at each point
 //! that the sources mark, and `$VMLOCKD_SOAK_SEED` repeats a run's choices, though not the moments
 //! that the machine chose.
 
-mod answer;
+pub(crate) mod answer;
 mod client;
 pub(crate) mod dice;
 mod killer;
 mod ledger;
 mod load;
 mod many;
-mod nursery;
-mod points;
+mod moving;
+pub(crate) mod nursery;
+pub(crate) mod points;
 mod scene;
 mod store;
 mod tally;

@@ -27,6 +27,9 @@ const UUID: &str = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0";
 async fn up(tool: &mut Tool) -> u32 {
     let pid = tool.line().await.parse().unwrap();
     assert!(tool.line().await.contains("QMP"));
+    // It greets before it has made its devices, and obeys after.
+    tool.say("{\"execute\": \"qmp_capabilities\"}");
+    assert!(tool.line().await.contains("return"));
     pid
 }
 
@@ -68,9 +71,7 @@ async fn a_machine_that_has_the_disk_open_is_named_and_refuses_nobody() {
     assert!(!refused.message.contains("QEMU"), "{refused:?}");
     let said = house.run("vmlockctl", &["who", path]).await.ok();
     assert_eq!(said.lines().count(), 1, "{said}");
-    // Nor where it is a stranger's too.
     web1.owner.close(HashMap::new()).await.unwrap();
-    tool.say("{\"execute\": \"qmp_capabilities\"}");
     tool.say("{\"execute\": \"quit\"}");
     assert!(tool.ended().await.success());
     let ran = house.run("vmlockctl", &["who", path]).await;

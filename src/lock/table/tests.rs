@@ -1,12 +1,15 @@
-//! The table under random requests: what it promises holds after every step.
+//! The table: what it decides, by example; and what it promises, after every one of random steps.
 
 use std::path::PathBuf;
 
-use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
 use crate::lock::owner::Front;
+
+mod naive;
+mod promises;
+mod steps;
 
 pub(super) fn id(n: u32) -> OwnerId {
     OwnerId::new(n % 2, Uuid::from_u128(u128::from(n) + 1))
@@ -148,103 +151,4 @@ fn strengthening_waits_for_nobody_and_lets_nobody_in() {
     assert!(hold(&mut table, 2, &[want("/a", 1, Mode::Shared)]).is_err());
     table.set_mode(lock, Mode::Shared).unwrap();
     hold(&mut table, 2, &[want("/a", 1, Mode::Shared)]).unwrap();
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    Reserve(u32, Vec<(u64, bool)>, Again),
-    Commit,
-    Cancel,
-    Release(usize),
-    Finish,
-    Strengthen(usize),
-    Weaken(usize),
-    End(u32),
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        4 => (
-            0..4u32,
-            prop::collection::vec((0..4u64, any::<bool>()), 1..4),
-            prop_oneof![Just(Again::Same), Just(Again::Count)],
-        )
-            .prop_map(|(owner, disks, again)| Step::Reserve(owner, disks, again)),
-        3 => Just(Step::Commit),
-        1 => Just(Step::Cancel),
-        2 => (0..8usize).prop_map(Step::Release),
-        2 => Just(Step::Finish),
-        1 => (0..8usize).prop_map(Step::Strengthen),
-        1 => (0..8usize).prop_map(Step::Weaken),
-        1 => (0..4u32).prop_map(Step::End),
-    ];
-    prop::collection::vec(step, 1..60)
-}
-
-/// What must hold after every step.
-fn check(table: &Table) {
-    let locks: Vec<&Lock> = table.locks.values().collect();
-    for (n, a) in locks.iter().enumerate() {
-        let owner = table.owner(a.owner).expect("a lock's owner is there");
-        assert!(owner.locks.contains(&a.id));
-        for b in &locks[n + 1..] {
-            if a.want.meets(&b.want) {
-                assert!(!a.want.mode.conflicts(b.want.mode), "{a:?} and {b:?}");
-            }
-        }
-    }
-    assert_eq!(table.owners.values().map(|owner| owner.locks.len()).sum::<usize>(), locks.len());
-    assert_eq!(table.spots.census(), (locks.len(), true));
-    assert_eq!(table.by_name.len(), locks.len());
-}
-
-proptest! {
-    #[test]
-    fn no_two_incompatible_holders_whatever_happens(steps in steps()) {
-        let mut table = table(4);
-        let mut granting: Vec<(OwnerId, Vec<u64>)> = Vec::new();
-        let mut releasing: Vec<u64> = Vec::new();
-        for step in steps {
-            let nth = |table: &Table, n: usize| table.locks().nth(n).map(|lock| lock.id);
-            match step {
-                // One command of an owner at a time, as the service sees to.
-                Step::Reserve(owner, ..) if granting.iter().any(|(who, _)| *who == id(owner)) => {}
-                Step::Reserve(owner, disks, again) => {
-                    let wants: Vec<Want> = disks.into_iter().map(|(disk, shared)| {
-                        let mode = if shared { Mode::Shared } else { Mode::Exclusive };
-                        want(&format!("/{disk}"), disk, mode)
-                    }).collect();
-                    if let Ok(reserved) = table.reserve(id(owner), &wants, 0, again) {
-                        prop_assert_eq!(reserved.locks.len(), wants.len());
-                        let fresh = reserved.fresh.iter().map(|(lock, _)| *lock).collect();
-                        granting.push((id(owner), fresh));
-                    }
-                }
-                Step::Commit => if let Some((owner, fresh)) = granting.pop()
-                    && table.commit(owner, &fresh).is_err() {
-                    table.cancel(&fresh);
-                },
-                Step::Cancel => if let Some((_, fresh)) = granting.pop() {
-                    table.cancel(&fresh);
-                },
-                Step::Release(n) => if let Some(lock) = nth(&table, n) {
-                    table.begin_release(lock).unwrap();
-                    releasing.push(lock);
-                },
-                Step::Finish => {
-                    table.finish_release(&std::mem::take(&mut releasing), Reason::Released);
-                }
-                Step::Strengthen(n) => if let Some(lock) = nth(&table, n) {
-                    let _ = table.begin_strengthening(lock);
-                },
-                Step::Weaken(n) => if let Some(lock) = nth(&table, n) {
-                    table.set_mode(lock, Mode::Shared).unwrap();
-                },
-                Step::End(owner) => if let Ok(ended) = table.end_owner(id(owner), true, 0) {
-                    releasing.extend(ended.held);
-                },
-            }
-            check(&table);
-        }
-    }
 }

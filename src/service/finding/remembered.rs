@@ -1,15 +1,20 @@
 //! What owners remember, offer, and have from one another.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::Finding;
 use crate::keep::line::{Line, Step};
 use crate::keep::record::{LockRecord, Record};
 use crate::keep::state::Name;
+use crate::keep::{Key, Part};
+use crate::lock::held::Held;
 use crate::lock::owner::{AnchorId, Offer};
 use crate::lock::record::Stage;
+use crate::lock::signature::Signature;
 use crate::lock::{Mode, OwnerId, Reason, Table};
 use crate::service::handover::since_boot;
+use crate::service::signing::of_owner;
 
 /// Which locks are other owners' by now.
 #[derive(Debug, Default)]
@@ -20,12 +25,18 @@ pub(super) struct Moved {
     forgotten: HashSet<u64>,
     /// Who had what that who has by which number now.
     relations: Vec<(OwnerId, u64, OwnerId, u64)>,
+    /// These were on their way to somebody who had gone before they came.
+    returned: HashSet<u64>,
+    /// And are their former owners', by these numbers.
+    kept: HashSet<u64>,
 }
 
 /// What the record of a lock is.
 pub(super) enum What {
     /// A lock.
     Lock,
+    /// One that was to be handed over, and was not.
+    Kept,
     /// One that its owner remembers.
     Remembered,
     /// One that is noted elsewhere.
@@ -33,10 +44,21 @@ pub(super) enum What {
 }
 
 impl Moved {
-    /// A lock that was handed over is noted before the one that it was is noted as gone.
-    pub(super) fn of(locks: &[(LockRecord, Mode, Step)]) -> Self {
+    /// A lock that was handed over is noted before the one that it was is noted as gone; and the
+    /// record of an owner goes after those of its locks, unless it went while one was on its way.
+    pub(super) fn of(
+        locks: &[(LockRecord, Mode, Step)],
+        is_known: impl Fn(OwnerId) -> bool,
+    ) -> Self {
         let mut moved = Self::default();
         for (record, ..) in locks.iter().filter(|(.., step)| *step != Step::Granting) {
+            if let Some(before) = record.before()
+                && !record.owner().is_some_and(&is_known)
+            {
+                moved.returned.insert(record.number());
+                moved.kept.insert(before.number());
+                continue;
+            }
             moved.forgotten.extend(record.resumes());
             let Some(before) = record.before() else { continue };
             if !before.is_remembered() {
@@ -53,8 +75,10 @@ impl Moved {
 
     pub(super) fn what_of(&self, record: &LockRecord, step: Step) -> What {
         let number = record.number();
-        if self.forgotten.contains(&number) {
+        if self.forgotten.contains(&number) || self.returned.contains(&number) {
             What::Nothing
+        } else if self.kept.contains(&number) {
+            What::Kept
         } else if step == Step::Suspended || self.remembered.contains(&number) {
             What::Remembered
         } else {
@@ -83,8 +107,7 @@ impl Finding {
         of_owner.map(|(_, offer)| *offer).find(|offer| offer.until > now)
     }
 
-    /// Has an owner remember a lock. Should it not have been unlocked yet, nobody has a record of its
-    /// descriptors any more, and they are closed as what nobody was told of.
+    /// Has an owner remember a lock.
     pub(super) fn enter_remembered(&mut self, record: LockRecord, mode: Mode) {
         let number = record.number();
         let line = Line {
@@ -97,6 +120,47 @@ impl Finding {
         if self.state.table.living(lock.owner).is_ok() && !self.endings.contains(&lock.owner) {
             self.state.table.remember(lock.owner, number, lock.want);
             self.lines.push((Name::Lock(number), line));
+        }
+    }
+
+    /// What is remembered may not have been unlocked yet: then it is in everybody's way until it is.
+    /// All that is held is known by now.
+    pub(super) fn enter_half_given_up(&mut self, record: LockRecord, mode: Mode) {
+        let Some((parked_owner, parked_number)) = record.parked() else { return };
+        let part = Part::Byte(parked_number, 0);
+        let key = Key { owner: parked_owner, part };
+        if !self.fds.contains_key(&key) && !self.away.contains(&key) {
+            return;
+        }
+        let Some(lock) = record.lock(mode, Stage::Held) else { return };
+        let (id, number, since, want) = (lock.owner, lock.id, lock.since, lock.want.clone());
+        if self.state.table.restore(lock).is_err() {
+            // Somebody has it, so it was unlocked; the copy is only not cleared away yet.
+            return;
+        }
+        let found = self.descriptions(parked_owner, parked_number);
+        let signature = Signature { lock: number, ..of_owner(&self.state, id, since) };
+        let held = Held::restored(found, &want, &signature, &mut self.directories);
+        if let Some(held) = held.map(Arc::new) {
+            held.kept_as(parked_owner, parked_number);
+            if let Err(error) = self.keep_parked(id, number, &held) {
+                tracing::error!(%error, lock = number, "a lock is given up, but may be again");
+            }
+            self.state.held.insert(number, held);
+        }
+        self.releases.push((id, number, Reason::Suspended));
+    }
+
+    /// Who is suspended has handed over what he offered, and nobody is to come for it again.
+    pub(super) fn finish_offers(&mut self) {
+        let owners = self.state.table.owners();
+        let used = owners.filter(|owner| owner.is_suspended() && owner.offer.is_some());
+        for id in used.map(|owner| owner.id).collect::<Vec<_>>() {
+            let Some(offer) = self.state.table.withdraw_offer(id, None) else { continue };
+            self.lines.retain(|(name, _)| *name != Name::Offer(offer.record));
+            if self.state.table.owner(id).is_some_and(|owner| owner.anchors.is_empty()) {
+                self.endings.push(id);
+            }
         }
     }
 

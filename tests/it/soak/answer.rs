@@ -7,7 +7,7 @@ use crate::machine::Refused;
 
 /// Why a call brought nothing.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(crate) enum Trouble {
     /// The service died, or could not be started: nobody knows whether it was done.
     Unanswered,
     /// The service said no.
@@ -16,8 +16,15 @@ pub(super) enum Trouble {
 
 impl Trouble {
     /// Whether it is this refusal.
-    pub(super) fn is(&self, name: &str) -> bool {
+    pub(crate) fn is(&self, name: &str) -> bool {
         matches!(self, Self::Refused(refused) if refused.name == name)
+    }
+
+    /// Whether others hold what was asked for, and did so for as long as it was waited for.
+    pub(crate) fn is_of_others(&self) -> bool {
+        ["LockHeld", "WaitTimedOut", "WaitCancelled", "ShuttingDown"]
+            .iter()
+            .any(|name| self.is(name))
     }
 }
 
@@ -33,7 +40,7 @@ const NOBODY: [&str; 7] = [
 ];
 
 /// Waits for an answer.
-pub(super) async fn ask<T>(
+pub(crate) async fn ask<T>(
     what: &str,
     call: impl Future<Output = zbus::Result<T>>,
 ) -> Result<T, Trouble> {
@@ -45,7 +52,7 @@ pub(super) async fn ask<T>(
 }
 
 /// Asks a question, which changes nothing, until somebody answers it.
-pub(super) async fn insist<T, F>(what: &str, mut call: impl FnMut() -> F) -> T
+pub(crate) async fn insist<T, F>(what: &str, mut call: impl FnMut() -> F) -> T
 where
     F: Future<Output = zbus::Result<T>>,
 {

@@ -22,7 +22,7 @@ use crate::machine::{lock, manager, option};
 /// How long a lock may stay whose owner has ended, also while the service was dead.
 // Five seconds are what is wanted, and half a second is what is measured where nothing else runs
 // (`make soak` prints it); beside other tests every step takes its time, and what leaks stays for ever.
-const ORPHANED: Duration = Duration::from_secs(15);
+pub(super) const ORPHANED: Duration = Duration::from_secs(15);
 
 /// A disk and a mode.
 pub(super) type Wish = (String, &'static str);
@@ -38,13 +38,15 @@ pub(super) struct Client<'s> {
     pub(super) scene: &'s Scene,
     pub(super) dice: Dice,
     name: String,
-    uuid: String,
+    pub(super) uuid: String,
+    /// That of the owner to which it moves.
+    pub(super) other_uuid: String,
     bus: Connection,
     manager: ManagerProxy<'static>,
     /// Disks that nobody else ever asks for.
     pub(super) own: Vec<String>,
     owner: Option<OwnerProxy<'static>>,
-    anchors: Vec<Anchor>,
+    pub(super) anchors: Vec<Anchor>,
     /// When its last owner has ended, and what that held.
     ended: Option<Instant>,
     left: Vec<OwnedObjectPath>,
@@ -58,12 +60,14 @@ impl<'s> Client<'s> {
     pub(super) async fn new(scene: &'s Scene, who: u64, own: Vec<String>) -> Self {
         let bus = scene.host.bus().await;
         let manager = manager(&bus).await;
-        let (name, uuid) = (format!("client{who}"), uuid::Uuid::from_u128(u128::from(who) + 1));
+        let name = format!("client{who}");
+        let uuid = |n: u128| uuid::Uuid::from_u128(u128::from(who) + n).to_string();
         Self {
             scene,
             dice: Dice::new(scene.seed, who),
             name,
-            uuid: uuid.to_string(),
+            uuid: uuid(1),
+            other_uuid: uuid(1 << 64),
             bus,
             manager,
             own,
@@ -78,11 +82,11 @@ impl<'s> Client<'s> {
         self.owner.is_some()
     }
 
-    fn owner(&self) -> OwnerProxy<'static> {
+    pub(super) fn owner(&self) -> OwnerProxy<'static> {
         self.owner.clone().expect("it is open")
     }
 
-    fn path(&self) -> OwnedObjectPath {
+    pub(super) fn path(&self) -> OwnedObjectPath {
         self.owner().inner().path().to_owned().into()
     }
 
@@ -96,7 +100,7 @@ impl<'s> Client<'s> {
         held.into_iter().map(|((_, disk), entry)| (disk, entry.mode.unwrap())).collect()
     }
 
-    fn doubt(&self) {
+    pub(super) fn doubt(&self) {
         count(&self.scene.tally.doubts);
     }
 
@@ -130,10 +134,7 @@ impl<'s> Client<'s> {
             self.scene.ledger.borrow_mut().bury(&lock);
         }
         count(&self.scene.tally.opened);
-        // A proxy that remembers properties also remembers that it was given none.
-        let owner = OwnerProxy::builder(&self.bus).path(path);
-        let owner = owner.cache_properties(CacheProperties::No).build().await;
-        self.owner = Some(owner.unwrap());
+        self.owner = Some(self.proxy(path).await);
         self.anchors = vec![anchor];
         if wish.is_empty() {
             for disk in &self.own {
@@ -145,7 +146,17 @@ impl<'s> Client<'s> {
         }
     }
 
-    async fn try_open(
+    pub(super) async fn proxy(&self, path: OwnedObjectPath) -> OwnerProxy<'static> {
+        // A proxy that remembers properties also remembers that it was given none.
+        let owner = OwnerProxy::builder(&self.bus).path(path);
+        owner.cache_properties(CacheProperties::No).build().await.unwrap()
+    }
+
+    pub(super) fn set_owner(&mut self, owner: OwnerProxy<'static>) {
+        self.owner = Some(owner);
+    }
+
+    pub(super) async fn try_open(
         &self,
         options: Options<'_>,
         by_process: bool,
@@ -169,7 +180,8 @@ impl<'s> Client<'s> {
         let owner = self.owner();
         let mut doubted = false;
         loop {
-            match ask("Acquire", owner.acquire(&words(wish), HashMap::new())).await {
+            let wait = if self.dice.chance(25) { Self::brief() } else { HashMap::new() };
+            match ask("Acquire", owner.acquire(&words(wish), wait)).await {
                 Ok(locks) => {
                     assert_eq!(locks.len(), wish.len());
                     let mut ledger = self.scene.ledger.borrow_mut();
@@ -188,7 +200,7 @@ impl<'s> Client<'s> {
                 }
                 Err(refused) => {
                     let for_all = wish.iter().any(|(disk, _)| !self.own.contains(disk));
-                    assert!(refused.is("LockHeld") && for_all, "{wish:?}: {refused:?}");
+                    assert!(refused.is_of_others() && for_all, "{wish:?}: {refused:?}");
                     return false;
                 }
             }
@@ -234,12 +246,13 @@ impl<'s> Client<'s> {
         self.scene.ledger.borrow_mut().convert(&place, None);
         let proxy = lock(&self.bus, &entry.lock).await;
         let outcome = loop {
-            match ask("Convert", proxy.convert(mode, HashMap::new())).await {
+            let wait = if self.dice.chance(25) { Self::brief() } else { HashMap::new() };
+            match ask("Convert", proxy.convert(mode, wait)).await {
                 Ok(()) => break mode,
                 Err(Trouble::Unanswered) => self.doubt(),
                 Err(refused) => {
                     let others = !exclusive && !self.own.iter().any(|own| own == disk);
-                    assert!(refused.is("LockHeld") && others, "{disk}: {refused:?}");
+                    assert!(refused.is_of_others() && others, "{disk}: {refused:?}");
                     break "shared";
                 }
             }
@@ -277,7 +290,7 @@ impl<'s> Client<'s> {
         }
     }
 
-    async fn drop_anchors(&self, anchors: Vec<Anchor>) {
+    pub(super) async fn drop_anchors(&self, anchors: Vec<Anchor>) {
         for anchor in anchors {
             if let Anchor::Process(process) = anchor {
                 self.scene.nursery.end(process).await;
@@ -333,7 +346,7 @@ impl<'s> Client<'s> {
     }
 
     /// Nobody has a disk any more in time.
-    async fn gets_free(&self, disk: &str) {
+    pub(super) async fn gets_free(&self, disk: &str) {
         let begun = Instant::now();
         while attempt(&self.scene.host.at(disk), Kind::Ofd).is_err() {
             let late = begun.elapsed();
@@ -343,7 +356,7 @@ impl<'s> Client<'s> {
     }
 
     /// The kernel gives a disk to anybody else.
-    fn is_free(&self, disk: &str) {
+    pub(super) fn is_free(&self, disk: &str) {
         for kind in [Kind::Ofd, Kind::Posix] {
             let outcome = attempt(&self.scene.host.at(disk), kind);
             assert_eq!(outcome, Ok(()), "{}: {disk} is locked ({kind:?})", self.name);

@@ -1,7 +1,6 @@
 //! Who kills the service, and looks afterwards whether all is as it was told.
 
 use std::collections::HashMap;
-use std::fs;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -15,14 +14,12 @@ use zbus::names::BusName;
 use super::answer::insist;
 use super::client::Client;
 use super::dice::Dice;
+use super::points;
 use super::scene::Scene;
 use super::tally::count;
 use crate::host::Main;
 use crate::house::{Kind, NAME, NameWatch, attempt, within};
 use crate::machine::manager;
-
-/// The variable that makes the service abort.
-pub(super) const VARIABLE: &str = "VMLOCKD_ABORT_AT";
 
 pub(super) struct Killer<'s> {
     scene: &'s Scene,
@@ -32,11 +29,6 @@ pub(super) struct Killer<'s> {
     manager: ManagerProxy<'static>,
     /// A client whose owner ends while the service is dead.
     mayfly: Client<'s>,
-}
-
-fn is_armed(main: Main) -> bool {
-    let environment = fs::read(format!("/proc/{}/environ", main.outside)).unwrap_or_default();
-    environment.windows(VARIABLE.len()).any(|part| part == VARIABLE.as_bytes())
 }
 
 /// Something of a row of `ListLocks`.
@@ -66,7 +58,7 @@ impl<'s> Killer<'s> {
                 let owner = self.dbus.get_connection_unix_process_id(name).await.ok();
                 let mut living = self.scene.host.living().into_iter();
                 let main = living.find(|main| Some(main.inside) == owner);
-                if let Some(main) = main.filter(|main| is_armed(*main) == armed) {
+                if let Some(main) = main.filter(|main| points::is_armed(*main) == armed) {
                     return main;
                 }
                 yield_now().await;
@@ -138,9 +130,9 @@ impl<'s> Killer<'s> {
     /// Every lock that was acknowledged, and not given back since, is listed and there; nothing
     /// that is gone is listed.
     pub(super) async fn inspect(&self) {
-        let (held, gone) = {
+        let (held, gone, moving) = {
             let ledger = self.scene.ledger.borrow();
-            (ledger.held(), ledger.gone())
+            (ledger.held(), ledger.gone(), ledger.moving.clone())
         };
         let rows = insist("ListLocks", || self.manager.list_locks(HashMap::new())).await;
         let mut listed = HashMap::new();
@@ -155,8 +147,13 @@ impl<'s> Killer<'s> {
             ledger.learn(&lock, &facts);
             listed.insert(place, (lock, of::<String>(row, "mode")));
         }
-        let now = ledger.held();
+        let (now, on_their_way) = (ledger.held(), ledger.moving.clone());
         drop(ledger);
+        let on_their_way = moving.intersection(&on_their_way);
+        for disk in on_their_way.clone().filter(|disk| !Scene::for_all().contains(disk)) {
+            let holders = listed.keys().filter(|(_, listed)| listed == disk);
+            assert!(holders.count() <= 1, "two hold {disk}: {listed:?}");
+        }
         for (place, entry) in held.iter().filter(|(place, entry)| now.get(place) == Some(entry)) {
             let there = listed.get(place);
             let (lock, mode) = there.unwrap_or_else(|| panic!("{place:?} is lost: {entry:?}"));
@@ -164,7 +161,7 @@ impl<'s> Killer<'s> {
             assert!(entry.mode.is_none_or(|known| known == mode), "{place:?}: {entry:?}, {mode}");
         }
         // Nobody else's turn comes in between, so nobody gives one back meanwhile.
-        for (_, disk) in now.keys() {
+        for disk in now.keys().map(|(_, disk)| disk).chain(on_their_way) {
             for kind in [Kind::Ofd, Kind::Posix] {
                 let outcome = attempt(&self.scene.host.at(disk), kind);
                 let refused = matches!(outcome, Err(Errno::EAGAIN | Errno::EACCES));

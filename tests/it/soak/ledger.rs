@@ -29,6 +29,8 @@ pub(super) struct Ledger {
     /// Numbers of locks that are certainly no more.
     gone: BTreeSet<u64>,
     facts: BTreeMap<u64, Facts>,
+    /// Disks on their way from one owner to another: one of the two holds each.
+    pub(super) moving: BTreeSet<String>,
 }
 
 /// The number of a lock, which is the end of its path.

@@ -44,13 +44,15 @@ impl Client<'_> {
                 let disk = self.dice.some(&disks, 1).remove(0);
                 self.convert(&disk).await;
             }
-            76..86 => {
+            76..80 if !disks.is_empty() => self.pause().await,
+            80..84 if !disks.is_empty() => self.hand_over().await,
+            76..87 => {
                 let by_process = self.dice.chance(60);
                 self.anchor(by_process).await;
                 self.shed().await;
             }
             // What it has it is given again.
-            86..90 if !held.is_empty() => assert!(self.acquire(&held).await),
+            87..90 if !held.is_empty() => assert!(self.acquire(&held).await),
             90..96 => self.end().await,
             96..100 => self.close().await,
             _ => {}

@@ -14,22 +14,22 @@ const SCRIPT: &str = "while read word number; do
 done";
 
 /// A process that has others. Some that have ended it waits for late, as parents do.
-pub(super) struct Nursery(Mutex<Tool>);
+pub(crate) struct Nursery(Mutex<Tool>);
 
 impl Nursery {
-    pub(super) fn open(host: &Host) -> Self {
+    pub(crate) fn open(host: &Host) -> Self {
         Self(Mutex::new(host.spawn(&["sh", "-c", SCRIPT])))
     }
 
     /// A new process; its number in the host comes back.
-    pub(super) async fn begin(&self) -> u32 {
+    pub(crate) async fn begin(&self) -> u32 {
         let mut tool = self.0.lock().await;
         tool.say("begin");
         tool.line().await.parse().expect("a process number")
     }
 
     /// Ends one.
-    pub(super) async fn end(&self, process: u32) {
+    pub(crate) async fn end(&self, process: u32) {
         self.0.lock().await.say(&format!("end {process}"));
     }
 }

@@ -6,28 +6,34 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
-use super::killer::{Killer, VARIABLE};
+use super::killer::Killer;
 use super::scene::Scene;
 use super::tally::count;
-use crate::host::Host;
+use crate::host::{Host, Main};
 use crate::house::within;
 
+/// The variable that makes the service abort.
+const VARIABLE: &str = "VMLOCKD_ABORT_AT";
 /// What the service is told at its start.
 const ARMED: &str = "/srv/soak/armed";
+/// What its successor is told, where it aborts.
+const NEXT: &str = "/srv/soak/next";
 /// How it ended, one line each time.
 const ENDS: &str = "/run/soak-ends";
 /// Writes that down, and sees to it that one abort is not followed by another.
 const AFTERWARDS: &str = "echo \"$EXIT_CODE $EXIT_STATUS\" >>/run/soak-ends
-if [ \"$EXIT_STATUS\" = ABRT ]; then : >/srv/soak/armed; fi
+if [ \"$EXIT_STATUS\" = ABRT ]; then
+    mv /srv/soak/next /srv/soak/armed 2>/dev/null || : >/srv/soak/armed
+fi
 ";
 
 /// What has a host's service do this.
-pub(super) const UNIT: &str = "EnvironmentFile=-/srv/soak/armed
+pub(crate) const UNIT: &str = "EnvironmentFile=-/srv/soak/armed
 ExecStopPost=/bin/sh /srv/soak/afterwards
 ";
 
 /// All points that there are in the sources.
-pub(super) fn all() -> BTreeSet<String> {
+pub(crate) fn all() -> BTreeSet<String> {
     let mut points = BTreeSet::new();
     collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut points);
     points
@@ -49,18 +55,29 @@ fn collect(below: &Path, points: &mut BTreeSet<String>) {
 }
 
 /// Makes what [`UNIT`] refers to. The service has to be started again.
-pub(super) fn prepare(host: &Host) {
+pub(crate) fn prepare(host: &Host) {
     host.write(ARMED, "");
     host.write("/srv/soak/afterwards", AFTERWARDS);
 }
 
 /// Has the next service abort when it comes by a point for the n-th time.
-pub(super) fn arm(host: &Host, point: &str, n: usize) {
+pub(crate) fn arm(host: &Host, point: &str, n: usize) {
     host.write(ARMED, &format!("{VARIABLE}={point}:{n}\n"));
 }
 
+/// The same for the one that comes after that.
+pub(crate) fn arm_next(host: &Host, point: &str, n: usize) {
+    host.write(NEXT, &format!("{VARIABLE}={point}:{n}\n"));
+}
+
+/// Whether a process has been told where to abort.
+pub(crate) fn is_armed(main: Main) -> bool {
+    let environment = fs::read(format!("/proc/{}/environ", main.outside)).unwrap_or_default();
+    environment.windows(VARIABLE.len()).any(|part| part == VARIABLE.as_bytes())
+}
+
 /// How often the service has aborted.
-pub(super) fn aborts(host: &Host) -> usize {
+pub(crate) fn aborts(host: &Host) -> usize {
     let ends = fs::read_to_string(host.at(ENDS)).unwrap_or_default();
     ends.lines().filter(|line| line.ends_with(" ABRT")).count()
 }
@@ -68,7 +85,7 @@ pub(super) fn aborts(host: &Host) -> usize {
 impl Killer<'_> {
     /// Has the service abort when it comes by a point for the n-th time. Nothing takes it there but
     /// what clients do all day, and that it comes back.
-    pub(super) async fn abort_at(&mut self, scene: &Scene, point: &str, n: usize) {
+    pub(crate) async fn abort_at(&mut self, scene: &Scene, point: &str, n: usize) {
         let host = &scene.host;
         self.prepare().await;
         let before = self.service(false).await;
@@ -92,7 +109,7 @@ impl Killer<'_> {
 }
 
 /// The service has said where it aborted, each time.
-pub(super) async fn were_reached(host: &Host, points: &BTreeSet<String>, runs: usize) {
+pub(crate) async fn were_reached(host: &Host, points: &BTreeSet<String>, runs: usize) {
     let journal = host.journal().await;
     for point in points {
         let said = format!("aborting at {point}, as told");

@@ -19,6 +19,8 @@ pub(super) struct Tally {
     pub(super) acquired: Cell<usize>,
     pub(super) released: Cell<usize>,
     pub(super) converted: Cell<usize>,
+    pub(super) paused: Cell<usize>,
+    pub(super) moved: Cell<usize>,
     pub(super) opened: Cell<usize>,
     pub(super) ended: Cell<usize>,
     /// Calls that nobody answered: whether they were done was found out by asking again.
@@ -72,6 +74,8 @@ impl fmt::Display for Tally {
         let (converted, doubts) = (self.converted.get(), self.doubts.get());
         writeln!(f, "  {acquired} acquisitions acknowledged, {released} releases, {converted}")?;
         writeln!(f, "  conversions; {doubts} calls without an answer, settled by asking again")?;
+        let (paused, moved) = (self.paused.get(), self.moved.get());
+        writeln!(f, "  {paused} times suspended, {moved} times handed over")?;
         writeln!(f, "  {} owners opened, {} ended", self.opened.get(), self.ended.get())?;
         let tries = self.tries.borrow();
         let (least, most) = (tries.values().min(), tries.values().max());

@@ -1,0 +1,98 @@
+//! The rules of waiting once more, word for word and without an index: each waiter is compared with
+//! all others.
+
+use super::*;
+use crate::lock::fdinfo::Processes;
+use crate::lock::holder::{Stranger, StrangersLock};
+use crate::lock::queue::{Purpose, Status, Ticket, Waiter};
+
+/// Who wants to be alone with what he holds comes before all others; then counts who came first.
+fn rank(waiter: &Waiter) -> (bool, Ticket) {
+    (!matches!(waiter.purpose, Purpose::Strengthen(_)), waiter.ticket)
+}
+
+fn conflict(one: &Want, other: &Want) -> bool {
+    one.meets(other) && one.mode.conflicts(other.mode)
+}
+
+/// Whether somebody else holds what a waiter wants.
+fn is_held_up(table: &Table, waiter: &Waiter, want: &Want) -> bool {
+    table.locks.values().any(|lock| {
+        let other = match waiter.purpose {
+            Purpose::Strengthen(own) => lock.id != own,
+            Purpose::Acquire | Purpose::Resume => lock.owner != waiter.owner,
+        };
+        other && conflict(&lock.want, want)
+    })
+}
+
+/// Whether a waiter claims the n-th of the things that he wants.
+fn claims(table: &Table, waiter: &Waiter, n: usize) -> bool {
+    let want = &waiter.wants[n];
+    match &waiter.status {
+        Status::Called => true,
+        Status::Elsewhere(at, _) if *at == n => true,
+        _ => is_held_up(table, waiter, want) || is_claimed(table, want, waiter.owner, rank(waiter)),
+    }
+}
+
+/// Whether another owner who comes before this place claims it.
+fn is_claimed(table: &Table, want: &Want, owner: OwnerId, place: (bool, Ticket)) -> bool {
+    let before = table.waiters().filter(|other| rank(other) < place && other.owner != owner);
+    before.into_iter().any(|other| {
+        (0..other.wants.len()).any(|n| conflict(&other.wants[n], want) && claims(table, other, n))
+    })
+}
+
+fn has(table: &Table, owner: OwnerId, want: &Want) -> bool {
+    table.locks.values().any(|lock| lock.owner == owner && lock.want.meets(want))
+}
+
+/// What of a request somebody claims who came before; what its owner has already is nobody's to claim.
+pub(super) fn claimed(
+    table: &Table,
+    place: Option<Ticket>,
+    owner: OwnerId,
+    wants: &[Want],
+) -> Option<String> {
+    let place = (true, place.unwrap_or(Ticket::MAX));
+    let new = wants.iter().filter(|want| !has(table, owner, want));
+    let mut claimed = new.filter(|want| is_claimed(table, want, owner, place));
+    claimed.next().map(|want| want.resource.clone())
+}
+
+/// Whether nothing is in the way of a waiter any more.
+pub(super) fn may_go_on(table: &Table, waiter: &Waiter) -> bool {
+    if let Purpose::Strengthen(own) = waiter.purpose
+        && table.lock(own).is_none()
+    {
+        return true;
+    }
+    let after_own = |want: &Want| {
+        table.waiters().any(|other| {
+            other.owner == waiter.owner
+                && other.status == Status::Called
+                && rank(other) < rank(waiter)
+                && other.wants.iter().any(|wanted| wanted.meets(want))
+        })
+    };
+    waiter.wants.iter().all(|want| {
+        !is_held_up(table, waiter, want)
+            && !after_own(want)
+            && (has(table, waiter.owner, want)
+                || !is_claimed(table, want, waiter.owner, (true, waiter.ticket)))
+    })
+}
+
+pub(super) fn stranger(resource: String) -> Stranger {
+    let (by, mode) = (StrangersLock::Byte, Mode::Exclusive);
+    Stranger {
+        resource,
+        lock_file: None,
+        mode,
+        by,
+        processes: Processes::default(),
+        recorded: Vec::new(),
+        users: Processes::default(),
+    }
+}

@@ -1,0 +1,55 @@
+//! What the table promises holds after every step.
+
+use proptest::prelude::*;
+
+use super::steps::{World, steps};
+use super::*;
+use crate::lock::queue::Status;
+
+/// What must hold after every step.
+fn check(table: &Table) {
+    let locks: Vec<&Lock> = table.locks.values().collect();
+    for (n, a) in locks.iter().enumerate() {
+        let owner = table.owner(a.owner).expect("a lock's owner is there");
+        assert!(owner.locks.contains(&a.id));
+        for b in &locks[n + 1..] {
+            if a.want.meets(&b.want) {
+                assert!(!a.want.mode.conflicts(b.want.mode), "{a:?} and {b:?}");
+            }
+        }
+    }
+    assert_eq!(table.owners.values().map(|owner| owner.locks.len()).sum::<usize>(), locks.len());
+    assert_eq!(table.spots.census(), (locks.len(), true));
+    assert_eq!(table.by_name.len(), locks.len());
+    for owner in table.owners.values() {
+        assert!(owner.came_from.keys().all(|lock| owner.locks.contains(lock)), "{owner:?}");
+        let idle = owner.locks.iter().all(|lock| table.lock(*lock).is_none());
+        assert!(owner.ended || !owner.is_suspended() || idle, "suspended, and holds: {owner:?}");
+        assert!(!owner.is_suspended() || owner.offer.is_none(), "suspended, and offers: {owner:?}");
+        assert!(!owner.ended || table.waiters().all(|waiter| waiter.owner != owner.id));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1024))]
+
+    /// No two incompatible holders; nobody overtakes; what is refused or undone leaves nothing (these
+    /// are in [`World::take`]); and nobody waits on who may go on.
+    #[test]
+    fn no_two_incompatible_holders_and_no_lost_waiter_whatever_happens(steps in steps()) {
+        let mut world = World::new();
+        for step in steps {
+            world.take(step);
+            check(&world.table);
+            let called = world.table.call().called;
+            let table = &world.table;
+            for ticket in called {
+                prop_assert_eq!(&table.waiter(ticket).unwrap().status, &Status::Called);
+            }
+            for waiter in table.waiters().filter(|waiter| waiter.status == Status::Waiting) {
+                prop_assert!(!naive::may_go_on(table, waiter), "{:?} is not called", waiter);
+            }
+            world.nobody_holds_who_waits();
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! Steps as chance has them, taken as the service takes them.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::lock::owner::Offer;
+use crate::lock::queue::{Purpose, Status, Ticket, Waiter};
+use crate::lock::table::Move;
+
+pub(super) const OWNERS: u32 = 4;
+const DISKS: u64 = 4;
+
+#[derive(Debug, Clone)]
+pub(super) enum Step {
+    Reserve(u32, Vec<(u64, bool)>, Again),
+    /// The same for one who waits where he is refused.
+    Ask(u32, Vec<(u64, bool)>),
+    Commit,
+    Cancel,
+    Release(usize),
+    Finish,
+    Strengthen(usize, bool),
+    Weaken(usize),
+    /// One who waits tries, if he was called or waits for a stranger.
+    Try(usize),
+    Withdraw(usize),
+    /// One who was called has met a stranger.
+    Stranger(usize),
+    Busy(usize),
+    Suspend(u32),
+    Resume(u32),
+    Offer(u32),
+    Adopt(u32, u32),
+    EndMove(bool),
+    End(u32, bool),
+}
+
+fn disks() -> impl Strategy<Value = Vec<(u64, bool)>> {
+    prop::collection::vec((0..DISKS, any::<bool>()), 1..4)
+}
+
+pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let again = prop_oneof![3 => Just(Again::Same), 1 => Just(Again::Count)];
+    let step = prop_oneof![
+        4 => (0..OWNERS, disks(), again).prop_map(|(o, d, a)| Step::Reserve(o, d, a)),
+        5 => (0..OWNERS, disks()).prop_map(|(o, d)| Step::Ask(o, d)),
+        6 => Just(Step::Commit),
+        2 => Just(Step::Cancel),
+        4 => (0..8usize).prop_map(Step::Release),
+        4 => Just(Step::Finish),
+        2 => (0..8usize, any::<bool>()).prop_map(|(n, waits)| Step::Strengthen(n, waits)),
+        1 => (0..8usize).prop_map(Step::Weaken),
+        4 => (0..8usize).prop_map(Step::Try),
+        1 => (0..8usize).prop_map(Step::Withdraw),
+        1 => (0..8usize).prop_map(Step::Stranger),
+        1 => (0..8usize).prop_map(Step::Busy),
+        1 => (0..OWNERS).prop_map(Step::Suspend),
+        2 => (0..OWNERS).prop_map(Step::Resume),
+        1 => (0..OWNERS).prop_map(Step::Offer),
+        2 => (0..OWNERS, 0..OWNERS).prop_map(|(s, t)| Step::Adopt(s, t)),
+        3 => any::<bool>().prop_map(Step::EndMove),
+        1 => (0..OWNERS, any::<bool>()).prop_map(|(o, back)| Step::End(o, back)),
+    ];
+    prop::collection::vec(step, 1..80)
+}
+
+/// A reservation that is neither committed nor cancelled.
+struct Granting {
+    owner: OwnerId,
+    fresh: Vec<u64>,
+    resumes: bool,
+}
+
+/// The table, and what is under way around it.
+#[derive(Default)]
+pub(super) struct World {
+    pub(super) table: Table,
+    granting: Vec<Granting>,
+    releasing: Vec<(u64, Reason)>,
+    moving: Vec<Move>,
+}
+
+fn wants(disks: &[(u64, bool)]) -> Vec<Want> {
+    let mode = |shared: bool| if shared { Mode::Shared } else { Mode::Exclusive };
+    disks.iter().map(|(disk, shared)| want(&format!("/{disk}"), *disk, mode(*shared))).collect()
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        Self { table: table(OWNERS), ..Self::default() }
+    }
+
+    /// One command of an owner at a time, as the service sees to.
+    fn is_busy(&self, owner: OwnerId) -> bool {
+        let moving = self
+            .moving
+            .iter()
+            .any(|moved| moved.remembered && (moved.from == owner || moved.to == owner));
+        let suspends = |(lock, reason): &(u64, Reason)| {
+            *reason == Reason::Suspended
+                && self.table.locks.get(lock).is_some_and(|lock| lock.owner == owner)
+        };
+        moving
+            || self.granting.iter().any(|granting| granting.owner == owner)
+            || self.releasing.iter().any(suspends)
+    }
+
+    fn nth(&self, n: usize) -> Option<(u64, OwnerId)> {
+        self.table.locks().nth(n).map(|lock| (lock.id, lock.owner))
+    }
+
+    fn waiter(&self, n: usize) -> Option<Waiter> {
+        self.table.waiters().nth(n).cloned()
+    }
+
+    /// Reserves. What is given was claimed by nobody who came before; what is refused, or cancelled
+    /// at once, leaves all as it was.
+    fn reserve(
+        &mut self,
+        place: Option<Ticket>,
+        owner: OwnerId,
+        wants: &[Want],
+        again: Again,
+        resumes: bool,
+    ) -> Result<(), Error> {
+        let before = self.picture();
+        let claimed = naive::claimed(&self.table, place, owner, wants);
+        let reserve = |table: &mut Table| match place {
+            Some(place) => table.reserve_at(place, owner, wants, 0, again),
+            None => table.reserve(owner, wants, 0, again),
+        };
+        let fresh = |reserved: &Reservation| reserved.fresh.iter().map(|(lock, _)| *lock).collect();
+        match reserve(&mut self.table) {
+            Ok(reserved) => {
+                assert_eq!(reserved.locks.len(), wants.len());
+                assert_eq!(claimed, None, "{owner:?} overtakes");
+                let fresh: Vec<u64> = fresh(&reserved);
+                self.table.cancel(&fresh);
+            }
+            Err(error) => {
+                assert_eq!(self.picture(), before, "refused: {error}");
+                return Err(error);
+            }
+        }
+        assert_eq!(self.picture(), before, "cancelled");
+        let fresh = fresh(&reserve(&mut self.table)?);
+        self.granting.push(Granting { owner, fresh, resumes });
+        Ok(())
+    }
+
+    fn wait(&mut self, owner: OwnerId, wants: &[Want], purpose: Purpose) {
+        // Whoever is refused for another reason than a holder does not wait.
+        if self.table.waiters().count() < 6 {
+            let _ = self.table.enqueue(owner, wants, purpose, 0);
+        }
+    }
+
+    // A step is a step: what it does is read in one place.
+    #[allow(clippy::too_many_lines)]
+    pub(super) fn take(&mut self, step: Step) {
+        match step {
+            Step::Reserve(owner, disks, again) => {
+                let owner = id(owner);
+                if !self.is_busy(owner) && self.table.check_running(owner).is_ok() {
+                    let _ = self.reserve(None, owner, &wants(&disks), again, false);
+                }
+            }
+            Step::Ask(owner, disks) => {
+                let (owner, wants) = (id(owner), wants(&disks));
+                if self.is_busy(owner) || self.table.check_running(owner).is_err() {
+                    return;
+                }
+                let reserved = self.reserve(None, owner, &wants, Again::Same, false);
+                if reserved.is_err_and(|error| error.is_held()) {
+                    self.wait(owner, &wants, Purpose::Acquire);
+                }
+            }
+            Step::Commit => {
+                let Some(Granting { owner, fresh, resumes }) = self.granting.pop() else { return };
+                if self.table.commit(owner, &fresh).is_err() {
+                    self.table.cancel(&fresh);
+                } else if resumes {
+                    self.table.resume(owner);
+                }
+            }
+            Step::Cancel => {
+                if let Some(Granting { fresh, .. }) = self.granting.pop() {
+                    self.table.cancel(&fresh);
+                }
+            }
+            Step::Release(n) => {
+                if let Some((lock, owner)) = self.nth(n)
+                    && !self.is_busy(owner)
+                {
+                    self.table.begin_release(lock).unwrap();
+                    self.releasing.push((lock, Reason::Released));
+                }
+            }
+            Step::Finish => {
+                for (lock, reason) in std::mem::take(&mut self.releasing) {
+                    self.table.finish_release(&[lock], reason);
+                }
+            }
+            Step::Strengthen(n, waits) => self.strengthen(n, waits),
+            Step::Weaken(n) => {
+                if let Some((lock, owner)) = self.nth(n)
+                    && !self.is_busy(owner)
+                {
+                    self.table.set_mode(lock, Mode::Shared).unwrap();
+                }
+            }
+            Step::Try(n) => self.try_again(n),
+            Step::Withdraw(n) => {
+                if let Some(waiter) = self.waiter(n) {
+                    self.table.leave_queue(waiter.ticket);
+                }
+            }
+            Step::Stranger(n) => {
+                if let Some(waiter) =
+                    self.waiter(n).filter(|waiter| waiter.status == Status::Called)
+                {
+                    let resource = waiter.wants[0].resource.clone();
+                    let stranger = naive::stranger(resource);
+                    self.table.wait_for_stranger(waiter.ticket, 0, stranger);
+                }
+            }
+            Step::Busy(n) => {
+                if let Some(waiter) =
+                    self.waiter(n).filter(|waiter| waiter.status == Status::Called)
+                {
+                    self.table.wait_busy(waiter.ticket);
+                }
+            }
+            Step::Suspend(owner) => self.suspend(id(owner)),
+            Step::Resume(owner) => {
+                let owner = id(owner);
+                if self.is_busy(owner) {
+                    return;
+                }
+                let Ok(wants) = self.table.remembered(owner) else { return };
+                if wants.is_empty() {
+                    return;
+                }
+                let reserved = self.reserve(None, owner, &wants, Again::Same, true);
+                if reserved.is_err_and(|error| error.is_held()) {
+                    self.wait(owner, &wants, Purpose::Resume);
+                }
+            }
+            Step::Offer(owner) => {
+                let token = Uuid::from_u128(u128::from(owner) + 1);
+                let _ = self.table.offer(id(owner), Offer { token, until: 1, record: 1 });
+            }
+            Step::Adopt(from, to) => {
+                let token = Uuid::from_u128(u128::from(from) + 1);
+                if self.is_busy(id(from)) || self.is_busy(id(to)) {
+                    return;
+                }
+                let before = self.picture();
+                match self.table.begin_adoption(token, id(to), 0) {
+                    Ok(moved) => {
+                        // Cancelled at once, it was never begun.
+                        assert!(self.table.cancel_move(&moved).is_empty());
+                        assert_eq!(self.picture(), before);
+                        let moved = self.table.begin_adoption(token, id(to), 0).unwrap();
+                        self.moving.push(moved);
+                    }
+                    Err(_) => assert_eq!(self.picture(), before),
+                }
+            }
+            Step::EndMove(well) => self.end_move(well),
+            Step::End(owner, gives_back) => {
+                if let Ok(ended) = self.table.end_owner(id(owner), gives_back, 0) {
+                    self.releasing
+                        .extend(ended.held.into_iter().map(|lock| (lock, Reason::OwnerGone)));
+                    self.moving.extend(ended.returns);
+                }
+            }
+        }
+    }
+
+    fn strengthen(&mut self, n: usize, waits: bool) {
+        let Some((lock, owner)) = self.nth(n) else { return };
+        if self.is_busy(owner) || self.table.begin_strengthening(lock).is_ok() || !waits {
+            return;
+        }
+        let held = self.table.lock(lock).unwrap().want.clone();
+        self.wait(owner, &[Want { mode: Mode::Exclusive, ..held }], Purpose::Strengthen(lock));
+    }
+
+    fn try_again(&mut self, n: usize) {
+        let Some(waiter) = self.waiter(n) else { return };
+        let tries = matches!(waiter.status, Status::Called | Status::Elsewhere(..) | Status::Busy);
+        if !tries || self.is_busy(waiter.owner) {
+            return;
+        }
+        let done = match waiter.purpose {
+            Purpose::Strengthen(lock) => match self.table.begin_strengthening(lock) {
+                Ok(()) | Err(Error::NoSuchLock(_)) => true,
+                Err(_) => false,
+            },
+            Purpose::Resume
+                if self.table.remembered(waiter.owner).is_ok_and(|all| all.is_empty()) =>
+            {
+                true
+            }
+            Purpose::Acquire if self.table.check_running(waiter.owner).is_err() => true,
+            Purpose::Acquire | Purpose::Resume => {
+                let resumes = waiter.purpose == Purpose::Resume;
+                let place = Some(waiter.ticket);
+                let reserved =
+                    self.reserve(place, waiter.owner, &waiter.wants, Again::Same, resumes);
+                !reserved.is_err_and(|error| error.is_held())
+            }
+        };
+        if done {
+            self.table.leave_queue(waiter.ticket);
+        } else {
+            self.table.wait_on(waiter.ticket);
+        }
+    }
+
+    fn suspend(&mut self, owner: OwnerId) {
+        let offers = self.table.living(owner).is_ok_and(|owner| owner.offer.is_some());
+        if self.is_busy(owner) || offers {
+            return;
+        }
+        let Ok(held) = self.table.begin_suspension(owner) else { return };
+        let own = self.table.waiters().filter(|waiter| waiter.owner == owner);
+        for ticket in own.map(|waiter| waiter.ticket).collect::<Vec<_>>() {
+            self.table.leave_queue(ticket);
+        }
+        self.releasing.extend(held.into_iter().map(|lock| (lock, Reason::Suspended)));
+    }
+
+    fn end_move(&mut self, well: bool) {
+        let Some(moved) = self.moving.pop() else { return };
+        if well && self.table.end_move(&moved).is_ok() {
+            return;
+        }
+        let left = self.table.cancel_move(&moved);
+        self.releasing.extend(left.into_iter().map(|lock| (lock, Reason::OwnerGone)));
+    }
+
+    /// What is being given is a command's that is under way, and none of one who waits.
+    pub(super) fn nobody_holds_who_waits(&self) {
+        let given: BTreeSet<u64> =
+            self.granting.iter().flat_map(|granting| granting.fresh.iter().copied()).collect();
+        let giving = self.table.locks.values().filter(|lock| lock.stage == Stage::Granting);
+        assert_eq!(giving.map(|lock| lock.id).collect::<BTreeSet<_>>(), given);
+    }
+
+    /// All that there is, but for the numbers that are used.
+    pub(super) fn picture(&self) -> String {
+        let Table { owners, locks, by_name, queue, ended, .. } = &self.table;
+        let waiters: Vec<_> = queue.iter().collect();
+        format!(
+            "{owners:?}\n{locks:?}\n{by_name:?}\n{waiters:?}\n{ended:?}\n{}",
+            self.table.spots.census().0
+        )
+    }
+}

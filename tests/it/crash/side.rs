@@ -1,0 +1,80 @@
+//! One of the two machines between which disks pass.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+
+use vmlockd::client::OwnerProxy;
+use zbus::OwnedObjectPath;
+use zbus::proxy::CacheProperties;
+
+use super::scene::Scene;
+use crate::methods::none;
+use crate::soak::answer::insist;
+
+/// What keeps a machine alive, and how it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// A process, which is killed.
+    Process,
+    /// A lease, which is dropped.
+    Lease,
+    /// Its owner is closed, and its process lives.
+    Close,
+}
+
+/// Whoever has a lease is outside of the host, where nobody could find it again without a store.
+pub(super) const WAYS: [By; 3] = [By::Process, By::Close, By::Lease];
+
+enum Anchor {
+    Lease(#[allow(dead_code, reason = "what counts is that it is open")] OwnedFd),
+    Process(u32),
+}
+
+pub(super) struct Side {
+    pub(super) owner: OwnerProxy<'static>,
+    anchor: Anchor,
+}
+
+impl Side {
+    /// Opens one, while nothing happens to the service.
+    pub(super) async fn open(scene: &Scene, name: &str, by: By) -> Self {
+        let (path, anchor) = if by == By::Lease {
+            let opened = scene.manager.open_owner("", name, HashMap::new()).await;
+            let (path, lease) = opened.unwrap();
+            (path, Anchor::Lease(lease.into()))
+        } else {
+            let process = scene.nursery.begin().await;
+            let path = scene.manager.register_owner("", name, process, HashMap::new()).await;
+            (path.unwrap(), Anchor::Process(process))
+        };
+        // A proxy that remembers properties also remembers that it was given none.
+        let owner = OwnerProxy::builder(&scene.bus).path(path);
+        let owner = owner.cache_properties(CacheProperties::No).build().await.unwrap();
+        Self { owner, anchor }
+    }
+
+    pub(super) fn path(&self) -> OwnedObjectPath {
+        self.owner.inner().path().to_owned().into()
+    }
+
+    /// Its process is killed, or its lease dropped.
+    pub(super) async fn die(self, scene: &Scene) {
+        if let Anchor::Process(process) = self.anchor {
+            scene.nursery.end(process).await;
+        }
+    }
+
+    pub(super) async fn state(&self) -> String {
+        insist("State", || self.owner.state()).await
+    }
+
+    /// What it says that it remembers.
+    pub(super) async fn remembers(&self) -> Vec<(String, String)> {
+        insist("Suspended", || self.owner.suspended()).await
+    }
+
+    /// A token for all that it holds.
+    pub(super) async fn offer(&self) -> String {
+        self.owner.offer(none()).await.unwrap()
+    }
+}
