@@ -77,6 +77,7 @@ async fn round(scene: &Scene, dies: Dies, after: After, unheard: bool, by: By) {
                 other.owner.adopt(&token, none()).await.unwrap();
                 assert_eq!(scene.settled(&source, Some(&other)).await, Whose::Target);
                 other.die(scene).await;
+                scene.owners(2).await;
                 scene.back(&source).await;
             }
             intruder.stop().were_refused();

@@ -31,8 +31,6 @@ fn check(table: &Table) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1024))]
-
     /// No two incompatible holders; nobody overtakes; what is refused or undone leaves nothing (these
     /// are in [`World::take`]); and nobody waits on who may go on.
     #[test]
