@@ -45,7 +45,8 @@ impl Tool {
 
     /// Writes a line to its input.
     pub(crate) fn say(&mut self, line: &str) {
-        writeln!(self.input.as_mut().unwrap(), "{line}").unwrap();
+        // At once: a program that ends at the line's end reads no more after it.
+        self.input.as_mut().unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
     /// Ends its input.
