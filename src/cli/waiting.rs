@@ -1,6 +1,6 @@
 //! `waiting`: who waits for what.
 
-use zbus::Variant;
+use std::collections::BTreeSet;
 
 use super::error::{Code, Error};
 use super::link::Link;
@@ -24,7 +24,7 @@ pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
     Ok(Code::SUCCESS)
 }
 
-/// A line for each resource; what is the same for all of one request stands in the first.
+/// A line for each resource, as the service tells of them: in the order in which they are served.
 fn table(waiters: &[Row]) -> String {
     let mut table = Table::new([
         ("PLACE", Lean::Right),
@@ -36,59 +36,54 @@ fn table(waiters: &[Row]) -> String {
         ("RESOURCE", Lean::Left),
         ("SINCE", Lean::Left),
     ]);
+    let tickets: BTreeSet<u64> = waiters.iter().map(ticket).collect();
     for waiter in waiters {
-        for (n, (resource, mode)) in resources(waiter).into_iter().enumerate() {
-            let once = |cell: String| if n == 0 { cell } else { String::new() };
-            table.push([
-                once(row::number(waiter, "position").to_string()),
-                once(row::text(waiter, "name").to_owned()),
-                once(row::short_uuid(waiter)),
-                once(row::user(waiter)),
-                once(row::pid(waiter)),
-                mode,
-                resource,
-                once(row::since(waiter)),
-            ]);
-        }
+        table.push([
+            (tickets.range(..=ticket(waiter)).count()).to_string(),
+            row::text(waiter, "name").to_owned(),
+            row::short_uuid(waiter),
+            row::user(waiter),
+            row::pid(waiter),
+            row::text(waiter, "mode").to_owned(),
+            row::text(waiter, "resource").to_owned(),
+            row::since(waiter),
+        ]);
     }
     table.to_string()
 }
 
-/// What it waits for, and how that shall be held.
-fn resources(waiter: &Row) -> Vec<(String, String)> {
-    let Some(Variant::Array(pairs)) = waiter.get("resources").map(|value| &**value) else {
-        return Vec::new();
-    };
-    let pair = |value: &Variant<'_>| match value {
-        Variant::Structure(pair) => match pair.fields() {
-            [Variant::Str(resource), Variant::Str(mode)] => {
-                Some((resource.to_string(), mode.to_string()))
-            }
-            _ => None,
-        },
-        _ => None,
-    };
-    pairs.inner().iter().filter_map(pair).collect()
+/// Says which request it is; those that came earlier have lower numbers.
+fn ticket(waiter: &Row) -> u64 {
+    row::number(waiter, "ticket")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zbus::OwnedVariant;
+    use zbus::{OwnedVariant, Variant};
 
     #[test]
-    fn a_request_for_two_disks_has_two_lines() {
-        let row = [
-            ("position", Variant::from(1_u32)),
-            ("name", "web1".into()),
-            ("uuid", "4dea22b3-1d52-d8f3-2516-782e98ab3fa0".into()),
-            ("resources", vec![("/a", "exclusive"), ("/b", "shared")].into()),
-        ];
-        let owned = |value: Variant<'_>| OwnedVariant::try_from(value).unwrap();
-        let text = table(&[row.map(|(key, value)| (key.to_owned(), owned(value))).into()]);
+    fn a_request_for_two_disks_has_two_lines_and_one_place() {
+        let row = |ticket: u64, name: &'static str, resource: &'static str, mode: &'static str| {
+            let row = [
+                ("ticket", Variant::from(ticket)),
+                ("name", name.into()),
+                ("uuid", "4dea22b3-1d52-d8f3-2516-782e98ab3fa0".into()),
+                ("resource", resource.into()),
+                ("mode", mode.into()),
+            ];
+            let owned = |value: Variant<'_>| OwnedVariant::try_from(value).unwrap();
+            Row::from(row.map(|(key, value)| (key.to_owned(), owned(value))))
+        };
+        let text = table(&[
+            row(7, "web1", "/a", "exclusive"),
+            row(7, "web1", "/b", "shared"),
+            row(9, "web2", "/a", "shared"),
+        ]);
         let lines: Vec<Vec<&str>> =
             text.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(lines[1][..6], ["1", "web1", "4dea22b3", "root", "-", "exclusive"]);
-        assert_eq!((lines[1][6], &lines[2][..]), ("/a", &["shared", "/b"][..]));
+        assert_eq!(lines[1][..7], ["1", "web1", "4dea22b3", "root", "-", "exclusive", "/a"]);
+        assert_eq!((lines[2][0], lines[2][6]), ("1", "/b"));
+        assert_eq!((lines[3][0], lines[3][1]), ("2", "web2"));
     }
 }

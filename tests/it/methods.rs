@@ -142,6 +142,10 @@ pub(crate) fn all(subject: &Subject<'_>) -> Vec<Method> {
         method(lock, LOCK, "Convert", vec![word("shared")], Last::Options),
         method(lock, LOCK, "Release", vec![], Last::Options),
         owners("Release", vec![locks()]),
+        owners("Suspend", vec![]),
+        owners("Resume", vec![]),
+        owners("Offer", vec![]),
+        owners("Adopt", vec![word("0f5b33a29d1c4f6d8a55a8f4a4d0b7c1")]),
         owners("Close", vec![]),
     ]
 }

@@ -10,7 +10,9 @@ use crate::untouched::{Untouched, assert_refused};
 /// What polkit is asked about before another's owner is commanded so.
 fn action(method: &Method) -> &'static str {
     match (method.interface, method.name) {
-        (OWNER, "Release" | "Close") | (LOCK, "Release") => "org.vmlockd1.release-foreign",
+        (OWNER, "Release" | "Suspend" | "Offer" | "Close") | (LOCK, "Release") => {
+            "org.vmlockd1.release-foreign"
+        }
         (OWNER | LOCK, _) => "org.vmlockd1.manage-foreign",
         _ => panic!("{method} commands no owner"),
     }

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::Signal;
-use serde_json::json;
 use tokio::task::spawn_blocking;
 
 use super::{LIVES, Tool, fails, str, vmlockctl};
@@ -105,8 +104,9 @@ async fn lock_waits_too_and_waiting_lists_both() {
     let rows = super::json(&scene.house, &["waiting"]).await;
     let of = |key: &str| (rows[0][key].clone(), rows[1][key].clone());
     assert_eq!(of("name"), ("backup".into(), "web2".into()));
-    assert_eq!(of("position"), (1.into(), 2.into()));
-    assert_eq!(rows[1]["resources"], json!([[disk, "exclusive"]]));
+    assert!(rows[0]["ticket"].as_u64() < rows[1]["ticket"].as_u64(), "{rows}");
+    assert_eq!(of("resource"), (disk.into(), disk.into()));
+    assert_eq!(of("mode"), ("exclusive".into(), "exclusive".into()));
     let said = vmlockctl(&scene.house, &["waiting"]).await.ok();
     let lines: Vec<Vec<&str>> =
         said.lines().map(|line| line.split_whitespace().collect()).collect();
