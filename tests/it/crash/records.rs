@@ -1,32 +1,14 @@
 //! Hand-overs where nothing outlives a crash but records, and where another program takes the
 //! service's place.
 
-use std::collections::HashMap;
-
 use nix::sys::signal::Signal;
 use tokio::task::yield_now;
 
 use super::moves::{BACK, THERE, round};
 use super::scene::{Scene, Whose};
 use super::side::{By, Side, WAYS};
-use crate::house::within;
 use crate::methods::none;
-use crate::soak::answer::{ask, insist};
-
-/// All that is listed has been looked at, and is there.
-async fn all_verified(scene: &Scene) {
-    let verified = async {
-        loop {
-            let rows = insist("ListLocks", || scene.manager.list_locks(HashMap::new())).await;
-            let seen = |row: &vmlockd::client::Row| bool::try_from(&row["verified"]).unwrap();
-            if rows.iter().all(seen) {
-                return;
-            }
-            yield_now().await;
-        }
-    };
-    within("all are verified", verified).await;
-}
+use crate::soak::answer::ask;
 
 /// Nobody keeps a byte while the service is dead, but the records tell whose it is: it takes it again.
 #[tokio::test]
@@ -37,7 +19,7 @@ async fn one_side_has_the_disks_where_there_are_records_alone() {
     for n in 0..BACK.len() {
         let way = WAYS[n % 2];
         round(&scene, &source, &own, way, [THERE[n % THERE.len()], BACK[n]]).await;
-        all_verified(&scene).await;
+        scene.verified().await;
     }
     source.owner.close(none()).await.unwrap();
     scene.owners(1).await;
@@ -103,14 +85,14 @@ async fn what_was_taken_again_after_a_hand_over_outlives_an_exec() {
     let token = source.offer().await;
     target.owner.adopt(&token, none()).await.unwrap();
     scene.kill(async {}).await;
-    all_verified(&scene).await;
+    scene.verified().await;
     let intruder = scene.intruder(&files);
     for _ in 0..2 {
         let mut watch = scene.host.watch().await;
         let first = watch.owned().await;
         scene.main().await.signal(Signal::SIGUSR1);
         watch.owned_by_other_than(&first).await;
-        all_verified(&scene).await;
+        scene.verified().await;
         assert_eq!(scene.settled(&source, Some(&target)).await, Whose::Target);
     }
     target.die(&scene).await;

@@ -113,9 +113,8 @@ impl Scene {
         Intruder::at(files, &self.host.log())
     }
 
-    /// Who has the disks, as is listed at one moment. That several have them, or one not all of
-    /// them, or in other modes, ends the test.
-    pub(super) async fn whose(&self, source: &Side, target: Option<&Side>) -> Whose {
+    /// What passes, by who has it at one moment, without whom who stays.
+    async fn held(&self) -> HashMap<OwnedObjectPath, Vec<(String, String)>> {
         let rows = insist("ListLocks", || self.manager.list_locks(HashMap::new())).await;
         let mut of: HashMap<OwnedObjectPath, Vec<(String, String)>> = HashMap::new();
         for row in &rows {
@@ -130,6 +129,13 @@ impl Scene {
         for held in of.values_mut() {
             held.sort();
         }
+        of
+    }
+
+    /// Who has the disks, as is listed at one moment. That several have them, or one not all of
+    /// them, or in other modes, ends the test.
+    pub(super) async fn whose(&self, source: &Side, target: Option<&Side>) -> Whose {
+        let mut of = self.held().await;
         let mut all = self.passing();
         all.sort();
         let (s, t) = (of.remove(&source.path()), target.and_then(|side| of.remove(&side.path())));
@@ -166,12 +172,16 @@ impl Scene {
         (side.state().await, side.remembers().await)
     }
 
-    /// Waits until the source has the disks again.
+    /// Waits until the source has the disks again. The service may not have heard yet that who had
+    /// them has died; but they have them one after the other.
     pub(super) async fn back(&self, source: &Side) {
         let back = async {
-            while self.whose(source, None).await != Whose::Source
-                || source.state().await != "running"
-            {
+            loop {
+                let of = self.held().await;
+                assert!(of.len() <= 1, "several have some of it: {of:?}");
+                if of.contains_key(&source.path()) && source.state().await == "running" {
+                    return;
+                }
                 yield_now().await;
             }
         };
@@ -259,6 +269,7 @@ impl Scene {
         } else {
             self.arm(*first).await;
             self.service(true).await;
+            self.verified().await;
             what.await;
         }
         self.crashed(crash, aborted).await;
@@ -276,6 +287,21 @@ impl Scene {
     async fn arm(&self, (point, n): Point) {
         points::arm(&self.host, point, n);
         self.main().await.signal(Signal::SIGKILL);
+    }
+
+    /// All that is listed has been looked at, and is there. Where records alone outlive a crash, a
+    /// lock that ends before that has no byte to unlock.
+    pub(super) async fn verified(&self) {
+        let verified = async {
+            loop {
+                let rows = insist("ListLocks", || self.manager.list_locks(HashMap::new())).await;
+                if rows.iter().all(|row| bool::try_from(&row["verified"]).unwrap()) {
+                    return;
+                }
+                yield_now().await;
+            }
+        };
+        within("all are verified", verified).await;
     }
 
     async fn crashed(&self, crash: &[Point], aborted: usize) {
