@@ -3,6 +3,10 @@
 //! Nobody waits for another host to write its own; within this one, writers of one file take turns,
 //! since the holders that share it share the attribute. The file stays as long as it is, which is
 //! nothing at all.
+//!
+//! Each time a host writes, it does so under a name that was never used before, and takes away its
+//! old one: file systems that hosts share may remember for half a minute what stood under a name, or
+//! that nothing did (MooseFS does both), but they tell which names there are as it is.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -12,12 +16,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nix::sys::stat::fstat;
 use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr};
 use rustix::io::Errno;
+use uuid::Uuid;
 
 use super::host::{Host, is_id};
 use super::mode::Mode;
 use super::recorded::{Entry, LONGEST, Recorded, Value};
 
-/// How their names begin; the host's id follows.
+/// How their names begin; the host's id follows, and after a dot a word that is never used again.
 const PREFIX: &str = "user.vmlockd.holder.";
 /// The longest list of names that the kernel gives.
 const LIST: usize = 64 * 1024;
@@ -25,7 +30,7 @@ const LIST: usize = 64 * 1024;
 const FEW: usize = 1024;
 /// How many records are looked at. More hosts share no disk, and whoever can write the file could
 /// leave any number.
-const HOSTS: usize = 256;
+const RECORDS: usize = 256;
 /// How many are cleared away at once.
 const REMOVED: usize = 1024;
 
@@ -41,22 +46,22 @@ pub(super) fn record(
     entry: &Entry,
     before: Option<&Entry>,
 ) -> Result<(), Errno> {
-    let alone = entry.mode == Mode::Exclusive;
     let turn = Turn::of(file);
     let _turn = turn.take();
-    let own = name_of(host.id());
-    let mut holders = if alone { Vec::new() } else { own_entries(file, host) };
+    let names = Name::all(file, REMOVED);
+    let (own, others): (Vec<Name>, Vec<Name>) =
+        names.into_iter().partition(|name| name.host == host.id());
+    let alone = entry.mode == Mode::Exclusive;
+    let mut holders = if alone { Vec::new() } else { entries(file, &own) };
     holders.retain(|other| {
         !other.is_of_same_lock(entry) && !before.is_some_and(|before| before.is_of_same_lock(other))
     });
     holders.push(entry.clone());
-    let value = Value { host: host.name(), holders };
-    fsetxattr(file, &own, &value.write(host.id()), XattrFlags::empty())?;
+    write(file, host, holders)?;
+    remove(file, &own)?;
     if alone {
-        for id in ids(file, REMOVED).iter().filter(|id| *id != host.id()) {
-            // Somebody's who holds nothing; if it stays, nobody believes it while this one is here.
-            let _ = fremovexattr(file, name_of(id));
-        }
+        // Somebody's who holds nothing; if it stays, nobody believes it while this one is here.
+        let _ = remove(file, &others);
     }
     Ok(())
 }
@@ -69,61 +74,96 @@ pub(super) fn record(
 pub(super) fn erase(file: &File, host: &Host, entry: &Entry) -> Result<(), Errno> {
     let turn = Turn::of(file);
     let _turn = turn.take();
-    let own = name_of(host.id());
-    let mut holders = own_entries(file, host);
+    let mut own = Name::all(file, REMOVED);
+    own.retain(|name| name.host == host.id());
+    let mut holders = entries(file, &own);
     holders.retain(|other| !other.is_of_same_lock(entry));
-    let done = if holders.is_empty() {
-        fremovexattr(file, &own)
-    } else {
-        let value = Value { host: host.name(), holders };
-        fsetxattr(file, &own, &value.write(host.id()), XattrFlags::empty())
-    };
-    match done {
+    if !holders.is_empty() {
+        write(file, host, holders)?;
+    }
+    remove(file, &own)
+}
+
+/// Under a name of its own, so that whoever reads meanwhile finds the old ones or this.
+fn write(file: &File, host: &Host, holders: Vec<Entry>) -> Result<(), Errno> {
+    let value = Value { host: host.name(), holders };
+    fsetxattr(file, Name::new(host).full(), &value.write(host.id()), XattrFlags::CREATE)
+}
+
+/// Removes all of these, or says why the first can't be that is there.
+fn remove(file: &File, names: &[Name]) -> Result<(), Errno> {
+    let each = names.iter().map(|name| match fremovexattr(file, name.full()) {
         Err(Errno::NODATA) => Ok(()),
         done => done,
-    }
+    });
+    // All are tried.
+    each.fold(Ok(()), Result::and)
 }
 
 /// All holders on record that can be understood, of a bounded number of hosts.
 pub(super) fn read(file: &File) -> Vec<Recorded> {
-    let ids = ids(file, HOSTS).into_iter();
-    let of_host = |host_id: String| {
-        let Value { host, holders } = value_of(file, &host_id)?;
+    let names = Name::all(file, RECORDS).into_iter();
+    let of_name = |name: Name| {
+        let Value { host, holders } = name.value(file)?;
+        let host_id = name.host;
         let recorded =
             move |entry| Recorded { host_id: host_id.clone(), host: host.clone(), entry };
         Some(holders.into_iter().map(recorded))
     };
-    ids.filter_map(of_host).flatten().collect()
+    names.filter_map(of_name).flatten().collect()
 }
 
-fn name_of(id: &str) -> String {
-    format!("{PREFIX}{id}")
+/// What a host has recorded under these names.
+fn entries(file: &File, names: &[Name]) -> Vec<Entry> {
+    names.iter().filter_map(|name| name.value(file)).flat_map(|value| value.holders).collect()
 }
 
-fn own_entries(file: &File, host: &Host) -> Vec<Entry> {
-    value_of(file, host.id()).map(|value| value.holders).unwrap_or_default()
+/// The name of an attribute.
+struct Name {
+    /// The id of the host that wrote it.
+    host: String,
+    /// What was never used before.
+    word: String,
 }
 
-fn value_of(file: &File, id: &str) -> Option<Value> {
-    // What is longer is none of ours: the kernel says so, and copies nothing.
-    let mut bytes = [0; LONGEST];
-    let length = fgetxattr(file, name_of(id), &mut bytes[..]).ok()?;
-    Value::read(id, bytes.get(..length)?)
-}
-
-/// The ids of hosts that have recorded something.
-fn ids(file: &File, most: usize) -> Vec<String> {
-    // Mostly there are few attributes, or none.
-    let mut list = vec![0; FEW];
-    let mut length = flistxattr(file, &mut list[..]);
-    if length == Err(Errno::RANGE) {
-        list.resize(LIST, 0);
-        length = flistxattr(file, &mut list[..]);
+impl Name {
+    /// One for what this host writes now.
+    fn new(host: &Host) -> Self {
+        let (word, ..) = Uuid::new_v4().as_fields();
+        Self { host: host.id().to_owned(), word: format!("{word:08x}") }
     }
-    let Ok(length) = length else { return Vec::new() };
-    let names = list.get(..length).unwrap_or_default().split(|byte| *byte == 0);
-    let ids = names.filter_map(|name| str::from_utf8(name).ok()?.strip_prefix(PREFIX));
-    ids.filter(|id| is_id(id)).take(most).map(str::to_owned).collect()
+
+    fn full(&self) -> String {
+        let Self { host, word } = self;
+        format!("{PREFIX}{host}.{word}")
+    }
+
+    fn read(name: &[u8]) -> Option<Self> {
+        let (host, word) = str::from_utf8(name).ok()?.strip_prefix(PREFIX)?.split_once('.')?;
+        (is_id(host) && is_id(word)).then(|| Self { host: host.to_owned(), word: word.to_owned() })
+    }
+
+    /// Those that a file has.
+    fn all(file: &File, most: usize) -> Vec<Self> {
+        // Mostly there are few attributes, or none.
+        let mut list = vec![0; FEW];
+        let mut length = flistxattr(file, &mut list[..]);
+        if length == Err(Errno::RANGE) {
+            list.resize(LIST, 0);
+            length = flistxattr(file, &mut list[..]);
+        }
+        let Ok(length) = length else { return Vec::new() };
+        let names = list.get(..length).unwrap_or_default().split(|byte| *byte == 0);
+        names.filter_map(Self::read).take(most).collect()
+    }
+
+    /// What stands there, if it can be understood.
+    fn value(&self, file: &File) -> Option<Value> {
+        // What is longer is none of ours: the kernel says so, and copies nothing.
+        let mut bytes = [0; LONGEST];
+        let length = fgetxattr(file, self.full(), &mut bytes[..]).ok()?;
+        Value::read(&self.host, bytes.get(..length)?)
+    }
 }
 
 /// The turns of those who write records, by file. One that hangs holds up that file alone.
@@ -171,7 +211,6 @@ fn turns() -> MutexGuard<'static, Option<Turns>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use uuid::Uuid;
 
     fn host(id: &str) -> Host {
         Host::new(Some(id), Some(id)).unwrap().unwrap()
@@ -207,10 +246,11 @@ mod tests {
         let (before, after) = (entry(2, Mode::Shared), entry(4, Mode::Shared));
         record(&file, &one, &after, Some(&before)).unwrap();
         assert_eq!(told(&file), ["one web4"]);
+        assert_eq!(Name::all(&file, REMOVED).len(), 1);
         record(&file, &two, &entry(3, Mode::Exclusive), None).unwrap();
         assert_eq!(told(&file), ["two web3"]);
         erase(&file, &two, &entry(3, Mode::Exclusive)).unwrap();
-        assert!(told(&file).is_empty());
+        assert!(told(&file).is_empty() && Name::all(&file, REMOVED).is_empty());
         assert_eq!(file.metadata().unwrap().len(), 0);
         assert!(turns().as_ref().is_none_or(|turns| {
             let stat = fstat(&file).unwrap();

@@ -1,7 +1,7 @@
 //! What a holder leaves beside its lock, for other hosts to read: who it is.
 //!
 //! The kernel names nobody on another host. So whoever locks a file in a lockspace writes into an
-//! attribute of that file (`user.vmlockd.holder.<host id>`) which machine holds it:
+//! attribute of that file (`user.vmlockd.holder.<host id>.<word>`) which machine holds it:
 //! `1 <checksum> <JSON>`, at most [`LONGEST`] bytes. Other hosts write there, too, and anybody who
 //! can write the file; so what is read is a hint that is shown, once it was found to be whole and
 //! harmless, and decides nothing.

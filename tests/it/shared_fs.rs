@@ -5,4 +5,5 @@ mod attributes;
 mod between;
 mod harness;
 mod pair;
+mod told;
 mod waiting;

@@ -39,7 +39,7 @@ async fn what_is_no_record_is_not_shown() {
     web1.acquire(&[shared(&hosts.disk)]).await.unwrap();
     let file = hosts.files().remove(0);
     let set = |id: &str, value: &[u8]| {
-        let name = format!("user.vmlockd.holder.{id}");
+        let name = format!("user.vmlockd.holder.{id}.w");
         setxattr(&file, name, value, XattrFlags::empty()).unwrap();
     };
     let fine = record("fine", "web9", "/a");
@@ -75,6 +75,8 @@ async fn what_is_no_record_is_not_shown() {
     web2.acquire(&[exclusive(&hosts.disk)]).await.unwrap();
     let mut names = [0; 4096];
     let length = listxattr(&file, &mut names).unwrap();
-    assert_eq!(&names[..length], b"user.vmlockd.holder.node-1\0");
+    let names = std::str::from_utf8(&names[..length]).unwrap();
+    assert!(names.starts_with("user.vmlockd.holder.node-1."), "{names}");
+    assert_eq!(names.matches('\0').count(), 1, "{names}");
     assert_eq!(std::fs::metadata(&file).unwrap().len(), 0);
 }
