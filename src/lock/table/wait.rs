@@ -135,15 +135,19 @@ impl Table {
         // there may be hundreds.
         let mut taken = BTreeSet::new();
         for ((_, ticket), of) in waiting {
-            if !of.iter().any(|(n, _)| taken.contains(n))
-                && self.queue.get(ticket).is_some_and(|waiter| self.may_go_on(waiter))
-                && let Some(waiter) = self.queue.get_mut(ticket)
-            {
+            let Some(waiter) = self.queue.get(ticket) else { continue };
+            let takes = !self.is_for_nothing(waiter);
+            let late = takes && of.iter().any(|(n, _)| taken.contains(n));
+            if late || !self.may_go_on(waiter) {
+                continue;
+            }
+            if takes {
+                let alone = of.iter().filter(|(_, mode)| *mode == Mode::Exclusive);
+                taken.extend(alone.map(|(n, _)| *n));
+            }
+            if let Some(waiter) = self.queue.get_mut(ticket) {
                 waiter.status = Status::Called;
                 called.push(ticket);
-                taken.extend(
-                    of.iter().filter(|(_, mode)| *mode == Mode::Exclusive).map(|(n, _)| *n),
-                );
             }
         }
         News { called, ended }
@@ -155,11 +159,14 @@ impl Table {
         !self.touched.is_empty() || !self.ended.is_empty()
     }
 
+    /// Whether the lock that somebody wants to strengthen was released: that is to be told, and
+    /// nobody kept off by it any longer.
+    fn is_for_nothing(&self, waiter: &Waiter) -> bool {
+        matches!(waiter.purpose, Purpose::Strengthen(own) if self.lock(own).is_none())
+    }
+
     fn may_go_on(&self, waiter: &Waiter) -> bool {
-        if let Purpose::Strengthen(own) = waiter.purpose
-            && self.lock(own).is_none()
-        {
-            // It was released: that is to be told, and nobody kept off by it any longer.
+        if self.is_for_nothing(waiter) {
             return true;
         }
         waiter.wants.iter().all(|want| {

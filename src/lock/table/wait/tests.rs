@@ -97,6 +97,12 @@ impl Scene {
         let numbers = |fresh: &[(u64, usize)]| fresh.iter().map(|(lock, _)| *lock).collect();
         let fresh: Vec<u64> = numbers(&reserved.fresh);
         self.overtakes_nobody(owner, at, &fresh);
+        // Who waits in vain may be told at any time.
+        let told_late = self.table.waiters().any(|waiter| self.is_vain(waiter));
+        if told_late {
+            self.granting.push((owner, place, fresh));
+            return Ok(());
+        }
         self.table.cancel(&fresh);
         assert_eq!(self.call(), 0, "somebody is called though nothing is free that was not");
         assert_eq!(picture(&self.table), before, "what is undone leaves something");
