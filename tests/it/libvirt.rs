@@ -21,6 +21,7 @@ mod running;
 mod session;
 mod sharing;
 mod starting;
+mod stranger;
 
 use daemon::LockDaemon;
 
