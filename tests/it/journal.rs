@@ -203,3 +203,26 @@ fn the_man_page_has_every_kind_with_its_number() {
         }
     }
 }
+
+#[tokio::test]
+async fn pauses_and_moves_are_told() {
+    let Some(host) = Host::boot(Tree::Own).await else { return };
+    host.enable().await;
+    let (bus, image) = (host.bus().await, host.image("a"));
+    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    web1.acquire(&[exclusive(&image)]).await.unwrap();
+    web1.owner.suspend(none()).await.unwrap();
+    let suspended = the(&host, Kind::Suspended).await;
+    assert_says(&suspended, &[("OWNER_NAME", "web1"), ("LOCKS", "1"), ("CALLER_UID", "0")]);
+    assert_says(&the(&host, Kind::Released).await, &[("REASON", "suspended")]);
+    web1.owner.resume(none()).await.unwrap();
+    assert_says(&the(&host, Kind::Resumed).await, &[("OWNER_NAME", "web1"), ("LOCKS", "1")]);
+    let token = web1.owner.offer(none()).await.unwrap();
+    web2.owner.adopt(&token, none()).await.unwrap();
+    let uuid = web1.owner.uuid().await.unwrap();
+    let moved = the(&host, Kind::HandedOver).await;
+    assert_says(&moved, &[("OWNER_NAME", "web2"), ("OWNER_UID", "0"), ("LOCKS", "1")]);
+    assert_says(&moved, &[("FROM_NAME", "web1"), ("FROM_UUID", &uuid), ("FROM_UID", "0")]);
+    let acquired = entries(&host, &["VMLOCKD_EVENT=acquired", "VMLOCKD_OWNER_NAME=web2"]).await;
+    assert_eq!(acquired.len(), 1);
+}
