@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use nix::sys::signal::Signal;
+use vmlockd::keep::state::VERSION;
 
 use super::Scene;
 use crate::house::{Mounted, program};
@@ -97,9 +98,12 @@ async fn the_state_is_a_newer_programs() {
     let mut scene = Scene::set().await;
     let state = scene.daemon.launch().runtime_dir.join("state");
     let state = fs::File::options().write(true).open(state).unwrap();
-    state.write_all_at(b"3", 14).unwrap();
-    goes_on(&scene, "has version 3, and this program knows version 2 only").await;
-    state.write_all_at(b"2", 14).unwrap();
+    // Behind the word that it begins with.
+    let (place, newer) = (14, VERSION + 1);
+    state.write_all_at(newer.to_string().as_bytes(), place).unwrap();
+    let said = format!("has version {newer}, and this program knows version {VERSION} only");
+    goes_on(&scene, &said).await;
+    state.write_all_at(VERSION.to_string().as_bytes(), place).unwrap();
     scene.replace(false).await;
     scene.compare().await;
     scene.end().await;

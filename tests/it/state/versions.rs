@@ -4,17 +4,20 @@ use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
+use vmlockd::keep::state::VERSION;
+
 use super::STATE;
 use super::scene::{Place, Scene};
 
 /// Where the head has the version.
-const VERSION: u64 = 14;
+const PLACE: u64 = 14;
 /// The version that this program writes.
-const OURS: u8 = b'2';
+#[allow(clippy::cast_possible_truncation, reason = "it is one digit")]
+const OURS: u8 = b'0' + VERSION as u8;
 
 fn set_version(file: &Path, digit: u8) {
     let file = fs::File::options().write(true).open(file).unwrap();
-    file.write_all_at(&[digit], VERSION).unwrap();
+    file.write_all_at(&[digit], PLACE).unwrap();
 }
 
 /// The service refuses to begin and leaves all as it is, as often as systemd tries; with a state
