@@ -17,6 +17,9 @@ use crate::lock::owner::{AnchorId, shown_name};
 use crate::lock::{self, OwnerId};
 use crate::service::{Error, Machine, Service, Shown};
 
+/// How often an owner is looked for anew that has ended meanwhile: with each of its other connections
+/// that closes, one that holds nothing may.
+const TRIES: u32 = 16;
 /// How many descriptors a call may bring (libvirt's `VIR_NET_MESSAGE_NUM_FDS_MAX`). None is wanted.
 const DESCRIPTORS: u32 = 32;
 
@@ -255,11 +258,11 @@ impl Session {
     }
 
     fn acquire(&mut self, lockspace: &[u8], name: &[u8], flags: u32) -> Result<(), Fault> {
-        for last in [false, true] {
+        for left in (0..TRIES).rev() {
             let ask = Deed::of(&self.service).ask(lockspace, name, flags)?;
             let owner = self.owner()?;
             match self.service.acquire_counted(owner, ask) {
-                Err(Error::Lock(lock::Error::NoSuchOwner(_))) if !last => self.forget_owner(),
+                Err(Error::Lock(lock::Error::NoSuchOwner(_))) if left > 0 => self.forget_owner(),
                 done => {
                     let what = Asked { lockspace, name };
                     let create = flags & call::acquire::CREATE != 0;

@@ -85,9 +85,14 @@ impl Scene {
         told.sort();
         let of = |object: &str| (object.to_owned(), why.to_owned());
         assert_eq!(told, [of(vmlockd::client::MANAGER_PATH), of(&self.web1.path())]);
-        let log = self.house.daemon().stderr();
         let line = format!("LOST the lock on {}", path(&self.disks[0]));
-        assert!(log.lines().any(|l| l.contains(&line) && l.contains("ERROR")), "{log}");
+        let is_it = |said: &str| said.contains(&line) && said.contains("ERROR");
+        let logged = async {
+            while !self.house.daemon().stderr().lines().any(is_it) {
+                manager(&self.bus).await.n_locks().await.unwrap();
+            }
+        };
+        within(&line, logged).await;
         self.until_said([(false, true), (true, false)]).await;
         Rival::try_once(&self.lock_files[1], Kind::Ofd, true).unwrap_err();
     }

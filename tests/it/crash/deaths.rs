@@ -121,17 +121,24 @@ async fn one_side_has_the_disks_whoever_dies() {
 async fn both_die_unheard_and_the_service_dies_again_while_it_gives_back() {
     let Some(scene) = Scene::set(false, "").await else { return };
     for point in ["move-decided", "move-noted", "move-marked"] {
-        let target = Side::open(&scene, "target", By::Process).await;
-        let (source, _) = scene.source(By::Process).await;
-        let token = source.offer().await;
-        target.owner.adopt(&token, none()).await.unwrap();
-        let die = async {
-            target.die(&scene).await;
-            source.die(&scene).await;
-        };
-        scene.crash_after((point, 1), die).await;
-        scene.owners(1).await;
-        scene.free(&scene.alone(), 1).await;
+        let mut crashed = false;
+        for _ in 0..10 {
+            let target = Side::open(&scene, "target", By::Process).await;
+            let (source, _) = scene.source(By::Process).await;
+            let token = source.offer().await;
+            target.owner.adopt(&token, none()).await.unwrap();
+            let die = async {
+                target.die(&scene).await;
+                source.die(&scene).await;
+            };
+            crashed |= scene.crash_after((point, 1), die).await;
+            scene.owners(1).await;
+            scene.free(&scene.alone(), 1).await;
+            if crashed {
+                break;
+            }
+        }
+        assert!(crashed, "the source always ended first");
     }
     scene.lost_nothing().await;
 }

@@ -275,12 +275,27 @@ impl Scene {
         self.crashed(crash, aborted).await;
     }
 
-    /// The same for what is done while the service is dead.
-    pub(super) async fn crash_after(&self, point: Point, what: impl Future<Output = ()>) {
+    /// The same for machines that die while the service is dead. Which of them it hears of first is
+    /// chance: `false` where it came by the point with none of them.
+    pub(super) async fn crash_after(&self, point: Point, die: impl Future<Output = ()>) -> bool {
         let aborted = points::aborts(&self.host);
         self.arm(point).await;
-        what.await;
-        self.crashed(&[point], aborted).await;
+        die.await;
+        let over = async {
+            while points::aborts(&self.host) == aborted {
+                let living = self.host.living();
+                let owners = self.manager.list_owners(HashMap::new()).await;
+                if owners.is_ok_and(|owners| owners.len() == 1) {
+                    living.into_iter().for_each(|main| main.signal(Signal::SIGKILL));
+                    return false;
+                }
+                yield_now().await;
+            }
+            true
+        };
+        let crashed = within(&format!("a crash at {point:?}, or an end"), over).await;
+        self.service(false).await;
+        crashed
     }
 
     /// Kills the service; its successor is to abort.
