@@ -283,10 +283,12 @@ impl Scene {
         die.await;
         let over = async {
             while points::aborts(&self.host) == aborted {
-                let living = self.host.living();
                 let owners = self.manager.list_owners(HashMap::new()).await;
-                if owners.is_ok_and(|owners| owners.len() == 1) {
-                    living.into_iter().for_each(|main| main.signal(Signal::SIGKILL));
+                // It may be the successor that has answered.
+                if owners.is_ok_and(|owners| owners.len() == 1)
+                    && points::aborts(&self.host) == aborted
+                {
+                    self.service(true).await.signal(Signal::SIGKILL);
                     return false;
                 }
                 yield_now().await;
