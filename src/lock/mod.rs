@@ -18,6 +18,7 @@ pub mod identity;
 pub mod key;
 pub mod lockspace;
 pub mod mode;
+pub mod mount;
 pub mod ofd;
 pub mod open;
 pub mod owner;
@@ -35,6 +36,7 @@ mod spots;
 mod stranger;
 pub mod table;
 pub mod take;
+pub mod way;
 pub mod work;
 
 pub use error::Error;

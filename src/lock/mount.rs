@@ -1,0 +1,223 @@
+//! What is mounted here, as the kernel lists it: reading the list asks no file system.
+//!
+//! A file system that others serve (a server on the network, a process) may not answer, and whoever
+//! asks it waits for as long as that lasts. So who is about to ask finds out here which mount he
+//! would ask.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::makedev;
+
+/// File systems that this host's kernel serves by itself, from a device of its own or from memory:
+/// who asks them waits for no one else.
+const LOCAL: [&str; 31] = [
+    "bcachefs",
+    "bpf",
+    "btrfs",
+    "cgroup",
+    "cgroup2",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "erofs",
+    "exfat",
+    "ext2",
+    "ext3",
+    "ext4",
+    "f2fs",
+    "hugetlbfs",
+    "iso9660",
+    "jfs",
+    "mqueue",
+    "ntfs3",
+    "overlay",
+    "proc",
+    "ramfs",
+    "reiserfs",
+    "securityfs",
+    "squashfs",
+    "sysfs",
+    "tmpfs",
+    "udf",
+    "vfat",
+    "xfs",
+    "zfs",
+];
+
+/// A mount, as `proc_pid_mountinfo(5)` tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Its number, which `fdinfo` tells of open files, too.
+    pub id: u64,
+    /// The device that `stat(2)` tells of most files on it.
+    pub dev: u64,
+    /// Where it is.
+    pub point: PathBuf,
+    /// The type of its file system, as `nfs4` or `fuse.bindfs`.
+    pub kind: String,
+    /// What is mounted: a device, an export.
+    pub source: String,
+    /// The options of the mount and of the file system, joined by commas.
+    pub options: String,
+}
+
+impl Mount {
+    /// Whether somebody else than this host's kernel answers for what is on it.
+    #[must_use]
+    pub fn is_far(&self) -> bool {
+        !LOCAL.contains(&self.kind.as_str())
+    }
+
+    /// The value of an option, empty for one that has none; `None` where it is not set.
+    #[must_use]
+    pub fn option(&self, name: &str) -> Option<&str> {
+        self.options.split(',').find_map(|option| match option.split_once('=') {
+            Some((key, value)) => (key == name).then_some(value),
+            None => (option == name).then_some(""),
+        })
+    }
+
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut words = line.split(|byte| *byte == b' ');
+        let id = number(words.next()?)?;
+        let (major, minor) = str::from_utf8(words.nth(1)?).ok()?.split_once(':')?;
+        let dev = makedev(major.parse().ok()?, minor.parse().ok()?);
+        let point = plain(words.nth(1)?);
+        let mount_options = words.next()?;
+        words.find(|word| *word == b"-")?;
+        let (kind, source, options) = (words.next()?, words.next()?, words.next()?);
+        let text = |word: &[u8]| plain(word).to_string_lossy().into_owned();
+        let options = format!("{},{}", text(mount_options), text(options));
+        let (kind, source) = (text(kind), text(source));
+        Some(Self { id, dev, point: point.into(), kind, source, options })
+    }
+}
+
+/// All mounts of this process, in the order in which they were made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mounts(Vec<Mount>);
+
+impl Mounts {
+    /// Those of this moment.
+    ///
+    /// # Errors
+    ///
+    /// Where the list can't be read.
+    pub fn now() -> io::Result<Self> {
+        Self::read(fs::File::open("/proc/self/mountinfo")?)
+    }
+
+    /// Those that the kernel's list tells of.
+    ///
+    /// # Errors
+    ///
+    /// Where it can't be read.
+    pub fn read(mut list: impl io::Read) -> io::Result<Self> {
+        let mut text = Vec::new();
+        list.read_to_end(&mut text)?;
+        Ok(Self::parse(&text))
+    }
+
+    /// Those in a list as the kernel writes it; what is no mount is left out.
+    #[must_use]
+    pub fn parse(list: &[u8]) -> Self {
+        Self(list.split(|byte| *byte == b'\n').filter_map(Mount::parse).collect())
+    }
+
+    /// The one that a path without links is on.
+    #[must_use]
+    pub fn of(&self, path: &Path) -> Option<&Mount> {
+        // Of several in one place, the last covers the others.
+        self.0.iter().rev().filter(|mount| path.starts_with(&mount.point)).max_by(|a, b| {
+            let depth = |mount: &Mount| mount.point.components().count();
+            // `max_by` takes the last of equals, which here was mounted first.
+            depth(a).cmp(&depth(b)).then(std::cmp::Ordering::Greater)
+        })
+    }
+
+    /// The first far one on the way to a path without links: who walks it asks that one first.
+    #[must_use]
+    pub fn far_on_the_way(&self, path: &Path) -> Option<&Mount> {
+        let mut steps: Vec<&Path> = path.ancestors().collect();
+        steps.reverse();
+        steps.into_iter().filter_map(|step| self.of(step)).find(|mount| mount.is_far())
+    }
+
+    /// The one with this number.
+    #[must_use]
+    pub fn numbered(&self, id: u64) -> Option<&Mount> {
+        self.0.iter().find(|mount| mount.id == id)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Mount> {
+        self.0.iter()
+    }
+}
+
+fn number(word: &[u8]) -> Option<u64> {
+    str::from_utf8(word).ok()?.parse().ok()
+}
+
+/// A word without the kernel's escapes: blanks, newlines and backslashes are three octal digits.
+fn plain(word: &[u8]) -> OsString {
+    let mut bytes = Vec::with_capacity(word.len());
+    let mut rest = word;
+    while let Some((first, after)) = rest.split_first() {
+        let escaped = after
+            .get(..3)
+            .filter(|_| *first == b'\\')
+            .and_then(|digits| u8::from_str_radix(str::from_utf8(digits).ok()?, 8).ok());
+        bytes.push(escaped.unwrap_or(*first));
+        rest = if escaped.is_some() { &after[3..] } else { after };
+    }
+    OsString::from_vec(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIST: &[u8] = b"\
+21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,errors=remount-ro
+22 21 0:30 / /mnt/a\\040b rw,nosuid - nfs4 nas:/export rw,vers=4.2,hard
+23 21 0:31 / /srv rw - tmpfs tmpfs rw
+24 22 0:32 / /mnt/a\\040b/near rw - xfs /dev/sdb rw
+25 23 0:33 / /srv rw - fuse.bindfs /x\\134y rw,user_id=0
+no mount
+";
+
+    #[test]
+    fn the_list_is_read() {
+        let mounts = Mounts::parse(LIST);
+        assert_eq!(mounts.iter().count(), 5);
+        let nfs = mounts.numbered(22).unwrap();
+        assert_eq!((nfs.point.to_str(), nfs.source.as_str()), (Some("/mnt/a b"), "nas:/export"));
+        assert_eq!((nfs.option("vers"), nfs.option("hard")), (Some("4.2"), Some("")));
+        assert_eq!((nfs.option("nosuid"), nfs.option("nolock")), (Some(""), None));
+        assert_eq!(nfs.dev, makedev(0, 30));
+        assert_eq!(mounts.numbered(25).unwrap().source, "/x\\y");
+    }
+
+    #[test]
+    fn a_path_is_on_the_deepest_and_the_last() {
+        let mounts = Mounts::parse(LIST);
+        let of = |path: &str| mounts.of(Path::new(path)).unwrap().id;
+        assert_eq!((of("/"), of("/mnt/a"), of("/mnt/a b/x"), of("/mnt/a bc")), (21, 21, 22, 21));
+        assert_eq!((of("/mnt/a b/near/x"), of("/srv/disk")), (24, 25));
+        let far = |path: &str| mounts.far_on_the_way(Path::new(path)).map(|mount| mount.id);
+        assert_eq!((far("/etc/x"), far("/srv/disk")), (None, Some(25)));
+        // What is near behind what is far is reached through that.
+        assert_eq!(far("/mnt/a b/near/x"), Some(22));
+    }
+
+    #[test]
+    fn this_process_has_some() {
+        let mounts = Mounts::now().unwrap();
+        assert!(mounts.of(Path::new("/proc/self")).is_some_and(|mount| mount.kind == "proc"));
+    }
+}

@@ -1,0 +1,127 @@
+//! Which mounts a name leads to, found out without asking any of them that may not answer.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2, readlink};
+
+use super::mount::{Mount, Mounts};
+
+/// How many links one name may lead through, as in the kernel (`path_resolution(7)`).
+const LINKS: usize = 40;
+
+/// The far mount that a name leads to or through; `None` where none does, or the name leads nowhere
+/// without one.
+///
+/// Only what is near is looked at, so this returns whatever is dead.
+#[must_use]
+pub fn far_mount<'m>(mounts: &'m Mounts, path: &Path) -> Option<&'m Mount> {
+    if !mounts.iter().any(Mount::is_far) {
+        return None;
+    }
+    let mut path = path.to_owned();
+    for _ in 0..LINKS {
+        match step(mounts, &path) {
+            Step::Far(mount) => return Some(mount),
+            Step::Near => return None,
+            Step::Link(to) => path = to,
+        }
+    }
+    None
+}
+
+enum Step<'m> {
+    Far(&'m Mount),
+    Near,
+    /// There is a link; without it, the name is this.
+    Link(PathBuf),
+}
+
+/// Walks a name up to the first link or far mount in it.
+fn step<'m>(mounts: &'m Mounts, path: &Path) -> Step<'m> {
+    let mut walked = PathBuf::from("/");
+    let mut rest: VecDeque<OsString> = path
+        .components()
+        .filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir))
+        .map(|part| part.as_os_str().to_owned())
+        .collect();
+    // Mostly there is no link at all, and one look shows it.
+    let plain = !rest.iter().any(|part| part == "..");
+    if plain {
+        if let Some(far) = mounts.far_on_the_way(path) {
+            // A link before it may lead elsewhere; then it is walked below.
+            if leads_straight(far.point.parent().unwrap_or(Path::new("/"))) {
+                return Step::Far(far);
+            }
+        } else if leads_straight(path) {
+            return Step::Near;
+        }
+    }
+    while let Some(part) = rest.pop_front() {
+        if part == ".." {
+            walked.pop();
+            continue;
+        }
+        walked.push(&part);
+        if let Some(far) = mounts.far_on_the_way(&walked) {
+            return Step::Far(far);
+        }
+        if let Ok(target) = readlink(&walked) {
+            walked.pop();
+            let mut to = walked.join(target);
+            to.extend(rest);
+            return Step::Link(to);
+        }
+    }
+    Step::Near
+}
+
+/// Whether a name without detours has no link in it, as far as it leads. Only for one that no far
+/// mount is on the way of.
+fn leads_straight(path: &Path) -> bool {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+    !matches!(openat2(AT_FDCWD, path, how), Err(Errno::ELOOP))
+        && readlink(path) == Err(Errno::EINVAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_name_is_walked_up_to_what_is_far() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        let at = |name: &str| real.join(name);
+        std::fs::create_dir(at("far")).unwrap();
+        std::fs::create_dir(at("near")).unwrap();
+        std::fs::write(at("near/disk"), "").unwrap();
+        symlink(at("far"), at("absolute")).unwrap();
+        symlink("../far/disk", at("near/relative")).unwrap();
+        symlink("loop", at("loop")).unwrap();
+        symlink(at("near"), at("far/back")).unwrap();
+        let list = format!(
+            "1 0 1:1 / / rw - ext4 x rw\n2 1 0:9 / {} rw - nfs x rw\n",
+            at("far").display()
+        );
+        let mounts = Mounts::parse(list.as_bytes());
+        let far = |name: &str| far_mount(&mounts, &at(name)).map(|mount| mount.id);
+        for name in
+            ["far", "far/disk", "far/a/b", "absolute/disk", "near/relative", "near/../far/x"]
+        {
+            assert_eq!(far(name), Some(2), "{name}");
+        }
+        // It would be asked where that leads.
+        assert_eq!(far("far/back/disk"), Some(2));
+        for name in ["near", "near/disk", "near/none", "loop", "farther", "far/../../near"] {
+            assert_eq!(far_mount(&Mounts::default(), &at(name)), None);
+            if name != "far/../../near" {
+                assert_eq!(far(name), None, "{name}");
+            }
+        }
+    }
+}
