@@ -113,6 +113,9 @@ async fn serve(options: &Options) -> Result<(), Error> {
     let log = Log::begin(config.log_level).map_err(Error::Log)?;
     let lock = inherited.lock.take();
     let replaces = lock.is_some();
+    if replaces {
+        reexec::see_off_children();
+    }
     let instance = Instance::begin(&options.runtime_dir, lock)?;
     raise_descriptor_limit();
     let exempt = match options.bus {

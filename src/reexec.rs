@@ -12,7 +12,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::execve;
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, execve};
 use tokio::process::Command;
 
 use crate::keep::inherited::VARIABLE;
@@ -154,6 +155,19 @@ fn signals() -> SigSet {
 /// None that can happen.
 pub fn hold_signals() -> io::Result<()> {
     Ok(signals().thread_block()?)
+}
+
+/// Takes leave of the processes that the program before this one had started: they end by themselves,
+/// now that nobody talks to them any more, and one of them may take its time.
+pub fn see_off_children() {
+    let own = format!("/proc/self/task/{}/children", std::process::id());
+    let children = std::fs::read_to_string(own).unwrap_or_default();
+    for child in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+        let wait = move || waitpid(Pid::from_raw(child), None);
+        if let Err(error) = std::thread::Builder::new().name("farewell".to_owned()).spawn(wait) {
+            tracing::debug!(%error, child, "a process that has ended stays listed");
+        }
+    }
 }
 
 /// Lets signals through that were kept while one program replaced the other. To be called once

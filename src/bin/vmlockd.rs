@@ -11,6 +11,7 @@ use vmlockd::bus::Bus;
 use vmlockd::config::Source;
 use vmlockd::daemon::{self, Options};
 use vmlockd::keep::contents;
+use vmlockd::service::sentinel::stand;
 
 /// Locks the disks of virtual machines for as long as the machines live.
 // The doc comments are the help text, where backticks would only be in the way.
@@ -50,6 +51,9 @@ struct Args {
     /// process do, so that it need not wait itself.
     #[arg(long, value_name = "FILE", exclusive = true, hide = true)]
     probe: Option<PathBuf>,
+    /// The same for each name that standard input has, ended by NUL, until it ends.
+    #[arg(long, exclusive = true, hide = true)]
+    sentinel: bool,
 }
 
 fn main() -> ExitCode {
@@ -71,6 +75,9 @@ fn run(args: Args) -> Result<(), String> {
         // Any answer is one.
         drop(open(&file, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY, Mode::empty()));
         return Ok(());
+    }
+    if args.sentinel {
+        return stand(std::io::stdin(), std::io::stdout()).map_err(|error| error.to_string());
     }
     if let Some(directory) = args.check_state {
         let contents = contents::read(&directory).map_err(|error| error.to_string())?;

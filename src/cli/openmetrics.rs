@@ -21,7 +21,7 @@ enum Kind {
 }
 
 /// The service's keys, in the order in which they are told. A key of a newer one is left out.
-const NUMBERS: [(&str, Kind, &str); 20] = {
+const NUMBERS: [(&str, Kind, &str); 21] = {
     use Kind::{Counter, Gauge, Histogram, Time};
     [
         ("since-usec", Time, "When the service was started."),
@@ -29,6 +29,7 @@ const NUMBERS: [(&str, Kind, &str); 20] = {
         ("locks", Gauge, "Locks that are held."),
         ("lost", Gauge, "Locks that are lost: somebody else may be using the disk."),
         ("waiting", Gauge, "Requests that wait."),
+        ("storage-silent", Gauge, "Mounts whose storage does not answer."),
         ("owners-opened", Counter, "Owners that were opened."),
         ("owners-ended", Counter, "Owners that have ended."),
         ("locks-restored", Counter, "Locks that were there when the service was started."),

@@ -52,6 +52,7 @@ const INVALID_ARGS: &str = "org.freedesktop.DBus.Error.InvalidArgs";
 const IO_ERROR: &str = "org.freedesktop.DBus.Error.IOError";
 const LIMITS_EXCEEDED: &str = "org.freedesktop.DBus.Error.LimitsExceeded";
 const NOT_SUPPORTED: &str = "org.freedesktop.DBus.Error.NotSupported";
+const TIMEOUT: &str = "org.freedesktop.DBus.Error.Timeout";
 const NO_SUCH_PROCESS: &str = "org.freedesktop.DBus.Error.UnixProcessIdUnknown";
 
 impl Error {
@@ -128,6 +129,7 @@ impl From<service::Error> for Error {
             E::Limit { .. } | E::Keep(keep::Error::Full(_)) => Self::new(LIMITS_EXCEEDED, &error),
             E::NeedsForce { .. } | E::MoreLocks => Self::new(ACCESS_DENIED, &error),
             E::ShuttingDown | E::Cancelled(Why::Ending) => Self::new(SHUTTING_DOWN, &error),
+            E::Silent(_) => Self::new(TIMEOUT, &error),
             E::TimedOut { .. } => Self::new(WAIT_TIMED_OUT, &error),
             E::Cancelled(_) | E::CallerGone => Self::new(WAIT_CANCELLED, &error),
             E::Keep(_) | E::Abandoned => Self::new(IO_ERROR, &error),

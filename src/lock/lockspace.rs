@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::host::Host;
 use super::signature::Recording;
+use super::work::Asked;
 
 pub use super::directory::Directory;
 
@@ -56,6 +57,12 @@ impl Lockspace {
             Self::File(_) => LockspaceKind::File,
             Self::Lease(number, _) => LockspaceKind::Lease(*number),
         }
+    }
+
+    /// What has to be asked about its lock files.
+    #[must_use]
+    pub fn asks(&self) -> Option<Asked<'_>> {
+        self.directory().map(|directory| Asked::path(directory.path()))
     }
 
     /// Where its lock files are; `None` where the disks are their own.

@@ -14,7 +14,7 @@ use super::recorded::Entry;
 use super::resolve::Target;
 use super::stranger::Request;
 use super::take::{free_byte, open_disk};
-use super::work::Work;
+use super::work::{Asked, Work};
 
 /// Finds out who else holds a disk of which the table knows no holder, and who has it open. Creates
 /// nothing.
@@ -37,6 +37,10 @@ pub enum Others {
 
 impl Work for Probe {
     type Answer = Result<Others, Error>;
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        self.target.asks()
+    }
 
     fn perform(self) -> Self::Answer {
         let Self { target, host } = self;
@@ -85,6 +89,10 @@ pub struct Beside {
 
 impl Work for Beside {
     type Answer = (Option<Stranger>, Processes);
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        self.target.asks()
+    }
 
     fn perform(self) -> Self::Answer {
         let Self { target, held, host } = self;

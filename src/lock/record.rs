@@ -6,6 +6,7 @@ use super::identity::Identity;
 use super::lockspace::LockspaceKind;
 use super::mode::Mode;
 use super::owner::OwnerId;
+use super::work::Asked;
 
 /// A resource in somebody's hands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +69,18 @@ pub struct Want {
 }
 
 impl Want {
+    /// What has to be asked about it.
+    #[must_use]
+    pub fn asks(&self) -> Vec<Asked<'_>> {
+        let files = self.lock_files.iter().map(PathBuf::as_path).filter(|file| file.is_absolute());
+        // A lock file itself may be gone; its directory says as much.
+        let files = files.map(|file| match file.parent() {
+            Some(directory) if self.lockspace.has_files() => directory,
+            _ => file,
+        });
+        files.chain(self.path.as_deref()).map(Asked::path).collect()
+    }
+
     /// Whether it can be found again without the descriptor by which it came.
     #[must_use]
     pub fn can_be_found(&self) -> bool {

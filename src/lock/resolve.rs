@@ -15,7 +15,7 @@ use super::open::{self, Links};
 use super::printable::spelt_path;
 use super::record::Want;
 use super::resource::DiskPath;
-use super::work::Work;
+use super::work::{Asked, Work};
 
 /// What a caller says: a name or an open file.
 #[derive(Debug)]
@@ -93,6 +93,12 @@ impl Target {
         }
     }
 
+    /// What has to be asked about it.
+    #[must_use]
+    pub fn asks(&self) -> Vec<Asked<'_>> {
+        [Asked::File(self.pin.as_fd())].into_iter().chain(self.lockspace.asks()).collect()
+    }
+
     /// What the table is told of it.
     #[must_use]
     pub fn want(&self, mode: Mode) -> Want {
@@ -113,6 +119,14 @@ impl Target {
 impl Work for Resolve {
     type Answer = Result<Target, Error>;
 
+    fn asks(&self) -> Vec<Asked<'_>> {
+        let disk = match &self.wanted {
+            Wanted::Path(path) => Asked::path(path.as_path()),
+            Wanted::File(fd) => Asked::File(fd.as_fd()),
+        };
+        [disk].into_iter().chain(self.lockspace.asks()).collect()
+    }
+
     fn perform(self) -> Result<Target, Error> {
         match self.wanted {
             Wanted::Path(path) => by_path(&path, self.lockspace, self.links),
@@ -127,6 +141,10 @@ pub struct Identify(pub OwnedFd);
 
 impl Work for Identify {
     type Answer = Result<(OwnedFd, Identity), Error>;
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        vec![Asked::File(self.0.as_fd())]
+    }
 
     fn perform(self) -> Self::Answer {
         let (_, identity) = open::examine(self.0.as_fd(), "the descriptor's file")?;

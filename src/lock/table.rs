@@ -89,6 +89,12 @@ impl Table {
         self.locks.get(&id).filter(|lock| lock.stage == Stage::Held)
     }
 
+    /// What a lock is on, also one that is being given or given up.
+    #[must_use]
+    pub fn want_of(&self, id: u64) -> Option<&Want> {
+        self.locks.get(&id).map(|lock| &lock.want)
+    }
+
     /// All locks that are held, in the order in which they were given.
     pub fn locks(&self) -> impl Iterator<Item = &Lock> {
         self.locks.values().filter(|lock| lock.stage == Stage::Held)

@@ -23,7 +23,7 @@ use super::record::Want;
 use super::resolve::Target;
 use super::signature::Signature;
 use super::stranger::Request;
-use super::work::Work;
+use super::work::{Asked, Work};
 
 /// How often a lock file is opened anew because somebody removed it in between.
 const TRIES: usize = 64;
@@ -44,6 +44,15 @@ impl Goal {
         match self {
             Self::Disk(target) => target.want(mode),
             Self::Key(key) => key.want(mode),
+        }
+    }
+
+    /// What has to be asked about it.
+    #[must_use]
+    pub fn asks(&self) -> Vec<Asked<'_>> {
+        match self {
+            Self::Disk(target) => target.asks(),
+            Self::Key(key) => key.lockspace().asks().into_iter().collect(),
         }
     }
 
@@ -73,6 +82,10 @@ pub struct Take {
 
 impl Work for Take {
     type Answer = Result<Held, Error>;
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        self.goal.asks()
+    }
 
     fn perform(self) -> Result<Held, Error> {
         let Self { goal, mode, signature, hasty } = self;
@@ -136,6 +149,11 @@ pub enum Tend {
 
 impl Work for Tend {
     type Answer = Result<(), Error>;
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        let (Self::Make(key) | Self::Remove(key)) = self;
+        key.lockspace().asks().into_iter().collect()
+    }
 
     fn perform(self) -> Result<(), Error> {
         let (Self::Make(key) | Self::Remove(key)) = &self;

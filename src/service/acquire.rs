@@ -24,6 +24,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::ask::Ask;
 use super::chronicle::Unsaid;
 use super::keeping::{Anchored, Names};
 use super::limits::{Usage, within};
@@ -33,51 +34,15 @@ use super::wait::{Attempt, Granted, Tried, Wait};
 use super::{Error, Service, Shown, now};
 use crate::keep::line::Step;
 use crate::lock::held::Held;
-use crate::lock::key::Key;
 use crate::lock::owner::AnchorId;
 use crate::lock::queue::Purpose;
 use crate::lock::record::{Proof, Stage};
-use crate::lock::resolve::{Resolve, Target};
-use crate::lock::restored::find_again;
 use crate::lock::signature::Signature;
 use crate::lock::table::{Again, Reservation};
 use crate::lock::take::{Goal, Take};
-use crate::lock::work::{InOrder, Work};
+use crate::lock::work::{Asked, InOrder, Work};
 use crate::lock::{self, Event, Lock, Mode, Owner, OwnerId, Want};
 use crate::step::step;
-
-/// One resource that an owner asks for.
-#[derive(Debug)]
-pub struct Ask {
-    /// What it is.
-    pub disk: Disk,
-    /// How it shall be held.
-    pub mode: Mode,
-}
-
-/// A disk, as far as it is known.
-#[derive(Debug)]
-pub enum Disk {
-    /// To be found.
-    Wanted(Resolve),
-    /// Found already, because somebody had to be asked about what it is.
-    Found(Box<Target>),
-    /// A key in a lockspace, whatever it stands for.
-    Key(Key),
-    /// What the owner held before it was suspended.
-    Remembered(Box<Want>),
-}
-
-impl Disk {
-    fn find(self) -> Result<Goal, lock::Error> {
-        match self {
-            Self::Wanted(resolve) => Ok(Goal::Disk(Box::new(resolve.perform()?))),
-            Self::Found(target) => Ok(Goal::Disk(target)),
-            Self::Key(key) => Ok(Goal::Key(key)),
-            Self::Remembered(want) => find_again(&want),
-        }
-    }
-}
 
 /// What came of step 3.
 enum Decided {
@@ -122,7 +87,9 @@ impl Service {
         asks: Vec<Ask>,
         again: Again,
     ) -> Result<(Granted, Shown), Error> {
-        match Request::new(self, id, asks, again).attempt(Entry::Once) {
+        let request = Request::new(self, id, asks, again);
+        let _passes = self.storage().admit_here(&request.asks())?;
+        match request.attempt(Entry::Once) {
             Tried::Done(granted, shown) => Ok((granted, shown)),
             Tried::Failed(error) => Err(error),
             Tried::Waits(..) => Err(Error::Abandoned),
@@ -288,6 +255,11 @@ enum Came {
 impl Attempt for Request {
     fn owner(&self) -> OwnerId {
         self.id
+    }
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        let found = self.goals.iter().flat_map(|goal| goal.asks());
+        self.asks.iter().flat_map(|ask| ask.disk.asks()).chain(found).collect()
     }
 
     fn attempt(mut self, entry: Entry) -> Tried<Self> {

@@ -10,7 +10,7 @@ use super::state::{State, Watch};
 use super::{Error, NewAnchor, Service, Shown};
 use crate::life::Lease;
 use crate::lock::owner::AnchorId;
-use crate::lock::work::Work;
+use crate::lock::work::{Asked, Work};
 use crate::lock::{self, Anchor, Event, OwnerId, Reason};
 
 impl Service {
@@ -72,7 +72,8 @@ impl Service {
             };
             let seen = match gone {
                 Ok(()) => {
-                    service.storage().run(Gone { service: service.clone(), id, number }).await
+                    let gone = Gone { service: service.clone(), id, number };
+                    service.storage().run_at_last(gone).await
                 }
                 // The event loop ends, and the service with it: this is no sign of the anchor.
                 Err(error) => {
@@ -97,6 +98,13 @@ pub(super) struct Gone {
 
 impl Work for Gone {
     type Answer = ();
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        // With the last anchor, all that its owner holds goes.
+        let state = self.service.state();
+        let locks = state.table.locks().filter(|lock| lock.owner == self.id);
+        locks.flat_map(|lock| lock.want.asks()).filter_map(Asked::into_owned).collect()
+    }
 
     fn perform(self) {
         let Self { service, id, number } = self;

@@ -13,7 +13,7 @@ use super::wait::{Attempt, Granted, Tried, Wait};
 use super::{Error, Service, Shown};
 use crate::lock::held::Convert;
 use crate::lock::queue::Purpose;
-use crate::lock::work::Work;
+use crate::lock::work::{Asked, Work};
 use crate::lock::{self, Mode, OwnerId, Want};
 use crate::step::step;
 
@@ -32,7 +32,8 @@ impl Service {
     ) -> Result<Granted, Error> {
         let lock = self.lock(number).ok_or(lock::Error::NoSuchLock(number))?;
         let turn = self.turn(lock.owner).await?;
-        let conversion = Conversion { service: self.clone(), id: lock.owner, number, mode };
+        let conversion =
+            Conversion { service: self.clone(), id: lock.owner, number, mode, want: lock.want };
         self.persist(conversion, Some(turn), wait).await
     }
 
@@ -85,6 +86,8 @@ struct Conversion {
     id: OwnerId,
     number: u64,
     mode: Mode,
+    /// What it is on.
+    want: Want,
 }
 
 /// How far it came.
@@ -96,6 +99,10 @@ enum Came {
 impl Attempt for Conversion {
     fn owner(&self) -> OwnerId {
         self.id
+    }
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        self.want.asks()
     }
 
     fn attempt(self, entry: Entry) -> Tried<Self> {
@@ -117,7 +124,7 @@ impl Attempt for Conversion {
 
 impl Conversion {
     fn tell(&self, entry: Entry) -> Result<Came, Error> {
-        let Self { service, id, number, mode } = self;
+        let Self { service, id, number, mode, .. } = self;
         let (id, number, mode) = (*id, *number, *mode);
         let (convert, entry) = match service.begin_conversion(id, number, mode, entry)? {
             Begun::Already => return Ok(Came::Through(Shown::default())),

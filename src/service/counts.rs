@@ -258,6 +258,7 @@ impl Service {
             ("locks", there(locks)),
             ("lost", there(lost)),
             ("waiting", there(waiting)),
+            ("storage-silent", there(self.storage().silent().len())),
             ("owners-opened", counts.opened.read()),
             ("owners-ended", counts.ended.read()),
             ("locks-restored", counts.restored.read()),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::lanes::Silent;
 use super::wait::Why;
 use crate::lock::holder::{Refusal, Stranger};
 use crate::{keep, life, lock};
@@ -80,6 +81,9 @@ pub enum Error {
     /// The service is about to end.
     #[error("vmlockd is shutting down")]
     ShuttingDown,
+    /// The storage of what was asked for does not answer; nothing was done.
+    #[error("the storage at {} does not answer, for {} by now", _0.mount, spoken(_0.time))]
+    Silent(Silent),
     /// A request to the file system ended without an answer: a bug, or the service's end.
     #[error("a file system request was abandoned")]
     Abandoned,

@@ -11,6 +11,7 @@ use super::wait::{Attempt, Granted, Tried, Wait};
 use super::{Ask, Error, Service, Shown, chronicle, now};
 use crate::life::{Connection, Lease, Process};
 use crate::lock::table::Again;
+use crate::lock::work::Asked;
 use crate::lock::{self, Anchor, Front, Owner, OwnerId};
 
 /// An owner that is about to be opened.
@@ -204,6 +205,13 @@ impl Attempt for Open {
 
     fn keeps_turn(&self) -> bool {
         true
+    }
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        match &self.stage {
+            Stage::New(opening) => opening.asks.iter().flat_map(|ask| ask.disk.asks()).collect(),
+            Stage::Entered(entered) => entered.request.asks(),
+        }
     }
 
     fn attempt(self, entry: Entry) -> Tried<Self> {

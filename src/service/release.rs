@@ -22,8 +22,8 @@ use super::{Error, Service, Shown};
 use crate::keep::line::Step;
 use crate::lock::held::{Give, Held};
 use crate::lock::table::Move;
-use crate::lock::work::Work;
-use crate::lock::{self, Front, OwnerId, Reason};
+use crate::lock::work::{Asked, Work};
+use crate::lock::{self, Front, OwnerId, Reason, Want};
 use crate::step::step;
 
 impl Service {
@@ -175,7 +175,7 @@ impl Service {
 
     /// Steps 2 to 5.
     pub(super) async fn give_up(&self, story: Story) -> Result<Shown, Error> {
-        let told = self.storage().run(story).await?;
+        let told = self.storage().run_at_last(story).await?;
         self.owner_went();
         Ok(told)
     }
@@ -189,6 +189,12 @@ impl Service {
                 Err(error) => failed(&error, "an owner is gone, but its record is not"),
             }
         }
+    }
+
+    /// What these locks are on.
+    fn wants_of(&self, locks: &[(u64, Option<Arc<Held>>)]) -> Vec<Want> {
+        let state = self.state();
+        locks.iter().filter_map(|(number, _)| state.table.want_of(*number).cloned()).collect()
     }
 
     fn refuse_to_break(&self, state: &State, id: OwnerId, locks: &[u64]) -> Result<(), Error> {
@@ -214,6 +220,8 @@ pub(super) struct Story {
     /// What goes back to others, once the owner's last command is through.
     returns: Option<(Vec<Move>, Arc<tokio::sync::Mutex<()>>)>,
     locks: Vec<(u64, Option<Arc<Held>>)>,
+    /// What they are on.
+    wants: Vec<Want>,
     reason: Reason,
     /// Whether somebody waits for it to be seen.
     awaited: bool,
@@ -226,9 +234,10 @@ impl Story {
         locks: Vec<(u64, Option<Arc<Held>>)>,
         reason: Reason,
     ) -> Self {
+        let wants = service.wants_of(&locks);
         let service = service.clone();
         let (ended, closed, returns) = (None, Vec::new(), None);
-        Self { service, id, ended, closed, returns, locks, reason, awaited: true }
+        Self { service, id, ended, closed, returns, locks, wants, reason, awaited: true }
     }
 
     /// The same, for whom nobody waits.
@@ -238,15 +247,20 @@ impl Story {
 
     pub(super) fn of_owner(service: &Service, ending: Ending, reason: Reason) -> (Self, Shown) {
         let Ending { names, held: locks, returns, turn, closed, shown } = ending;
+        let wants = service.wants_of(&locks);
         let (service, id) = (service.clone(), names.owner);
         let ended = Some(names);
         let returns = (!returns.is_empty()).then_some((returns, turn));
-        (Self { service, id, ended, closed, returns, locks, reason, awaited: true }, shown)
+        (Self { service, id, ended, closed, returns, locks, wants, reason, awaited: true }, shown)
     }
 }
 
 impl Work for Story {
     type Answer = Shown;
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        self.wants.iter().flat_map(Want::asks).collect()
+    }
 
     fn perform(self) -> Shown {
         let mut shown = self.tell();
@@ -259,7 +273,7 @@ impl Work for Story {
 impl Story {
     /// A step that fails does not keep the next from being tried: whoever releases wants it gone.
     pub(super) fn tell(self) -> Shown {
-        let Self { service, id, ended, closed, returns, mut locks, reason, awaited } = self;
+        let Self { service, id, ended, closed, returns, mut locks, reason, awaited, .. } = self;
         let keep = service.keep();
         step("release-decided");
         if let Err(error) = ended.map_or(Ok(()), |names| keep.end(&names)) {

@@ -1,17 +1,26 @@
 //! Who performs requests to the file system: threads of the service, outside the event loop.
 //!
-//! All of it goes through [`Storage::run`], so that requests for storage that may hang can be
-//! handed to something that may be left behind.
+//! All of it goes through [`Storage::run`], where what may not answer is asked first by a process
+//! that may be left behind ([`super::lanes`]).
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use super::error::Error;
-use crate::lock::work::Work;
+use super::lanes::{Lanes, Passes, Silent};
+use crate::lock::work::{Asked, Work};
+
+/// How long until a file system that does not answer is asked again for what has to be done there.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The performer of [`Work`].
 #[derive(Debug, Default)]
 pub struct Storage {
     load: watch::Sender<Load>,
+    lanes: Arc<Lanes>,
 }
 
 /// What is being performed.
@@ -24,22 +33,91 @@ struct Load {
 }
 
 impl Storage {
-    /// Has a request performed and waits for its answer, however long that takes.
+    /// Has a request performed and waits for its answer. Where somebody else serves the file system
+    /// that it asks, it is begun only if that one answers.
     ///
     /// # Errors
     ///
-    /// [`Error::Abandoned`] where the thread panicked or the service ends.
+    /// [`Error::Silent`]: nothing was done. [`Error::Abandoned`] where the thread panicked or the service ends.
     pub async fn run<W: Work>(&self, work: W) -> Result<W::Answer, Error> {
-        let running = Running::one_more(&self.load);
-        let performed = tokio::task::spawn_blocking(move || {
+        self.run_or_back(work).await.map_err(|(error, _)| error)
+    }
+
+    /// The same; what could not be begun comes back.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::run`].
+    pub async fn run_or_back<W: Work>(&self, work: W) -> Result<W::Answer, (Error, Option<W>)> {
+        let lanes = Arc::clone(&self.lanes);
+        let looked = self.on_thread(move || {
+            let far = lanes.far(&work.asks());
+            if far.is_empty() { Ok(work.perform()) } else { Err((work, far)) }
+        });
+        let (work, far) = match looked.await.map_err(|error| (error, None))? {
+            Ok(answer) => return Ok(answer),
+            Err(turned) => turned,
+        };
+        let passes = match self.lanes.admit(&far).await {
+            Ok(passes) => passes,
+            Err(error) => return Err((error, Some(work))),
+        };
+        let performed = self.on_thread(move || {
             let answer = work.perform();
-            drop(running);
+            drop(passes);
             answer
         });
-        performed.await.map_err(|error| {
+        performed.await.map_err(|error| (error, None))
+    }
+
+    /// The same for what has to be done, sooner or later.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::run`], but for a file system that does not answer: that is waited for.
+    pub async fn run_at_last<W: Work>(&self, mut work: W) -> Result<W::Answer, Error> {
+        loop {
+            work = match self.run_or_back(work).await {
+                Err((Error::Silent(_), Some(work))) => work,
+                done => return done.map_err(|(error, _)| error),
+            };
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// Lets a storage thread do by itself what asks these, until what it gets is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Silent`].
+    pub(super) fn admit_here(&self, asked: &[Asked<'_>]) -> Result<Passes, Error> {
+        let far = self.lanes.far(asked);
+        if far.is_empty() {
+            return Ok(Passes::new());
+        }
+        tokio::runtime::Handle::current().block_on(self.lanes.admit(&far))
+    }
+
+    async fn on_thread<T: Send + 'static>(
+        &self,
+        what: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let running = Running::one_more(&self.load);
+        let done = tokio::task::spawn_blocking(move || {
+            let done = what();
+            drop(running);
+            done
+        });
+        done.await.map_err(|error| {
             tracing::error!(%error, "a file system request ended without an answer");
             Error::Abandoned
         })
+    }
+
+    /// The file systems that do not answer.
+    #[must_use]
+    pub fn silent(&self) -> Vec<Silent> {
+        self.lanes.silent()
     }
 
     /// Lets a thread perform requests by itself, until what it gets is dropped. `None`: not now.

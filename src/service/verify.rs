@@ -13,15 +13,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::probe::Probe;
 use super::{Error, Service, chronicle};
 use crate::lock::held::{Give, Held};
 use crate::lock::identity::Identity;
 use crate::lock::printable::shown;
 use crate::lock::restored::{Doubt, Lost, Reassert, Retake};
 use crate::lock::signature::Signature;
-use crate::lock::work::Work;
-use crate::lock::{self, Event, Lock, Proof};
+use crate::lock::work::{Asked, Work};
+use crate::lock::{self, Event, Lock, Proof, Want};
 use crate::step::step;
 
 /// How long until a lost lock is tried again.
@@ -36,18 +35,17 @@ impl Service {
     /// The same for some: who passes to another owner has another number from then on, under which
     /// nobody would look at it.
     pub(super) fn verify_these<'l>(&self, locks: impl IntoIterator<Item = &'l Lock>) {
-        let mut devices: BTreeMap<Asked, Vec<u64>> = BTreeMap::new();
+        let mut devices: BTreeMap<Server, Vec<u64>> = BTreeMap::new();
         for lock in locks.into_iter().filter(|lock| lock.proof != Proof::Verified) {
-            devices.entry(asked(lock)).or_default().push(lock.id);
+            devices.entry(server(lock)).or_default().push(lock.id);
         }
         for mut numbers in devices.into_values() {
             let service = self.clone();
             tokio::spawn(async move {
-                let mut probe = Probe::default();
                 loop {
                     let mut lost = Vec::new();
                     for number in numbers {
-                        if !service.verify(number, &mut probe).await {
+                        if !service.verify(number).await {
                             lost.push(number);
                         }
                     }
@@ -62,22 +60,23 @@ impl Service {
     }
 
     /// `false`: it is to be tried again, because it is lost, or its file system does not answer.
-    async fn verify(&self, number: u64, probe: &mut Probe) -> bool {
+    async fn verify(&self, number: u64) -> bool {
         let away = {
             let state = self.state();
             let away = state.held.get(&number).is_some_and(|held| held.is_away());
             let lock = state.table.lock(number).filter(|_| away);
             lock.and_then(|lock| lock.want.lock_files.first().cloned())
         };
-        if let Some(file) = away
-            // What has no name can't be asked about: it stays as it is.
-            && !(file.is_absolute() && probe.answers(&file).await)
-        {
+        // What has no name can't be asked about: it stays as it is.
+        if away.is_some_and(|file| !file.is_absolute()) {
             return false;
         }
-        let story = Story { service: self.clone(), number };
+        let Some(want) = self.lock(number).map(|lock| lock.want) else { return true };
+        let story = Story { service: self.clone(), number, want };
         match self.storage().run(story).await {
             Ok(there) => there,
+            // That is said already.
+            Err(Error::Silent(_)) => false,
             Err(error) => {
                 tracing::error!(%error, lock = number, "looking at a lock failed");
                 false
@@ -157,9 +156,9 @@ impl Service {
 }
 
 /// Whose answer a lock depends on: the device of its disk, or the directory of its lock file.
-type Asked = (u64, Option<PathBuf>);
+type Server = (u64, Option<PathBuf>);
 
-fn asked(lock: &Lock) -> Asked {
+fn server(lock: &Lock) -> Server {
     match lock.want.identity {
         Identity::Inode { dev, .. } | Identity::Block { dev, .. }
             if !lock.want.lockspace.has_files() =>
@@ -176,13 +175,19 @@ fn asked(lock: &Lock) -> Asked {
 struct Story {
     service: Service,
     number: u64,
+    /// What it is on.
+    want: Want,
 }
 
 impl Work for Story {
     type Answer = bool;
 
+    fn asks(&self) -> Vec<Asked<'_>> {
+        self.want.asks()
+    }
+
     fn perform(self) -> bool {
-        let Self { service, number } = self;
+        let Self { service, number, .. } = self;
         let (lock, held) = {
             let state = service.state();
             let Some(lock) = state.table.lock(number).cloned() else { return true };

@@ -20,7 +20,7 @@ use super::refusals::told;
 use super::waits::Waits;
 use super::{Error, Service, Shown};
 use crate::lock::queue::{Status, Waiter};
-use crate::lock::work::Work;
+use crate::lock::work::{Asked, Work};
 use crate::lock::{self, OwnerId};
 
 /// How long one who is called may keep others off while its owner is busy with something else.
@@ -84,6 +84,9 @@ pub(super) trait Attempt: Send + Sized + 'static {
         false
     }
 
+    /// What has to be asked to try.
+    fn asks(&self) -> Vec<Asked<'_>>;
+
     /// Tries; keeps its place where it has to wait on.
     fn attempt(self, entry: Entry) -> Tried<Self>;
 
@@ -103,6 +106,10 @@ struct Try<A>(A, Entry);
 
 impl<A: Attempt> Work for Try<A> {
     type Answer = Tried<A>;
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        self.0.asks()
+    }
 
     fn perform(self) -> Tried<A> {
         self.0.attempt(self.1)
@@ -189,7 +196,17 @@ impl Service {
                     return Err(error);
                 }
             }
-            tried = self.storage().run(Try(command, Entry::Again(wait.caller, place))).await?;
+            let again = Try(command, Entry::Again(wait.caller, place));
+            tried = match self.storage().run_or_back(again).await {
+                Ok(tried) => tried,
+                Err((error, again)) => {
+                    if let Some(Try(command, entry)) = again {
+                        drop(entry);
+                        self.storage().run(Abandon(command)).await?;
+                    }
+                    return Err(error);
+                }
+            };
         }
     }
 

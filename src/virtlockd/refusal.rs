@@ -22,6 +22,7 @@ impl Fault {
             Error::Life(life::Error::NoSuchProcess(_) | life::Error::Ended) => {
                 Self::new(Code::OperationInvalid, Domain::Rpc, error.to_string())
             }
+            Error::Silent(_) => Self::new(Code::System, Domain::Lockspace, error.to_string()),
             error => Self::new(Code::Internal, Domain::Rpc, error.to_string()),
         }
     }

@@ -18,6 +18,7 @@ mod cli;
 mod contract;
 mod crash;
 mod examples;
+mod far;
 mod fuzz;
 mod handover;
 mod host;

@@ -47,6 +47,13 @@ impl Far {
         Some(far)
     }
 
+    /// Has the service look at it for the first time: from then on it has somebody beside it who
+    /// asks whether it answers.
+    pub(crate) async fn is_known(&self, house: &House) {
+        let (bus, disk) = (house.connection().await, self.disk());
+        manager(&bus).await.resolve(disk.to_str().unwrap(), none()).await.unwrap();
+    }
+
     pub(crate) fn disk(&self) -> PathBuf {
         self.at.join("disk")
     }
@@ -72,6 +79,7 @@ impl Drop for Far {
 async fn nobody_else_waits() {
     let house = house().await;
     let Some(far) = Far::mount(&house).await else { return };
+    far.is_known(&house).await;
     let (one, two) = (sleep(&house), sleep(&house));
     let (web1, web2) = (Owner::new("web1", 1, one.pid()), Owner::new("web2", 2, two.pid()));
     let near = house.raw_of(0, "near");
@@ -128,6 +136,7 @@ async fn nobody_else_waits() {
 async fn a_machine_that_ends_meanwhile() {
     let house = house().await;
     let Some(far) = Far::mount(&house).await else { return };
+    far.is_known(&house).await;
     let (one, two) = (sleep(&house), sleep(&house));
     let before = Untouched::so_far(&house).await;
     let connect = |owner: &Owner| {

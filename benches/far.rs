@@ -1,0 +1,106 @@
+//! What a mount that does not answer costs those who want nothing of it: acquisitions on a disk of this
+//! host, before a hundred requests go to the dead mount, and while they are there.
+//!
+//! Prints medians and the slowest of a hundred and, what counts, their ratios in one run.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here ends the run")]
+
+#[path = "../tests/it/house/mod.rs"]
+mod house;
+#[allow(dead_code)]
+#[path = "../tests/it/machine.rs"]
+mod machine;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use house::{Broker, House, Process};
+use machine::{Machine, exclusive, shared};
+use nix::sys::signal::Signal;
+use tokio::task::JoinSet;
+
+const ROUNDS: usize = 2000;
+/// How many requests go to the dead mount.
+const REQUESTS: usize = 100;
+/// A bus lets one connection have a limited number of calls open.
+const PER_CONNECTION: usize = 25;
+
+/// Acquisitions and releases of one disk, in order of their times.
+async fn acquisitions(machine: &Machine, disk: &std::path::Path) -> Vec<Duration> {
+    let mut times = Vec::with_capacity(ROUNDS);
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        let locks = machine.acquire(&[exclusive(disk)]).await.unwrap();
+        times.push(start.elapsed());
+        machine.release(&locks).await.unwrap();
+    }
+    times.sort_unstable();
+    times
+}
+
+fn at(times: &[Duration], percent: usize) -> f64 {
+    times[(times.len() * percent / 100).min(times.len() - 1)].as_secs_f64() * 1e6
+}
+
+async fn bench(broker: Broker) {
+    let house = House::builder().broker(broker).start().await;
+    let (behind, point) = (house.dir().join("behind"), house.dir().join("far"));
+    for made in [&behind, &point] {
+        std::fs::create_dir(made).unwrap();
+    }
+    std::fs::write(behind.join("disk"), "").unwrap();
+    let mut command = Command::new("bindfs");
+    command.args(["-f", "-o", "attr_timeout=0,entry_timeout=0"]).args([&behind, &point]);
+    let server = Process::start("bindfs", command, &house.dir().join("bindfs.log"));
+    let dead = point.join("disk");
+    while !dead.exists() {
+        assert!(server.lives(), "{}", server.stderr());
+    }
+    let bus = house.connection().await;
+    let near = house.raw_of(0, "near");
+    let web1 = Machine::open(&bus, "web1").await;
+    acquisitions(&web1, &near).await;
+    let before = acquisitions(&web1, &near).await;
+    server.signal(Signal::SIGSTOP);
+    let mut asked = JoinSet::new();
+    let mut connection = bus.clone();
+    let mut machines = Vec::new();
+    for n in 0..REQUESTS {
+        if n % PER_CONNECTION == 0 {
+            connection = house.connection().await;
+        }
+        let machine = Machine::open(&connection, &format!("vm{n}")).await;
+        let (owner, disk) = (machine.owner.clone(), dead.clone());
+        machines.push(machine);
+        asked.spawn(async move {
+            // They go on asking, however often they are refused.
+            loop {
+                let wish = [shared(&disk)];
+                if owner.acquire(&wish, std::collections::HashMap::new()).await.is_ok() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+    }
+    let during = acquisitions(&web1, &near).await;
+    let waiting = asked.len();
+    asked.abort_all();
+    println!("{broker:?}, {waiting} requests at a dead mount, {ROUNDS} acquisitions elsewhere:");
+    for (what, percent) in [("median", 50), ("p99", 99)] {
+        let (before, during) = (at(&before, percent), at(&during, percent));
+        println!("  {what:6} {before:8.1} us before, {during:8.1} us = {:.2}", during / before);
+    }
+    server.signal(Signal::SIGKILL);
+    let _ = nix::mount::umount2(&point, nix::mount::MntFlags::MNT_DETACH);
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    // `cargo bench` passes --bench; `cargo test --benches` would run this too, and shall not.
+    if std::env::args().any(|arg| arg == "--bench") {
+        for broker in [Broker::DbusDaemon, Broker::DbusBroker] {
+            bench(broker).await;
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Who may ask file systems that others serve: one that does not answer holds up nobody but those
+//! who want something of it, and these not for long.
+//!
+//! Each such mount has a *lane*. So many requests at a time may be in it; before each of them a
+//! process of the lane's own, its [sentinel](super::sentinel), asks the file system whether it
+//! answers. While one question is open for too long, everybody is refused, and it costs no thread.
+//! A file system that dies just between the answer and the request keeps the thread of that request;
+//! but no more of them than the lane lets in.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use std::{fs, io};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::Error;
+use super::sentinel::Sentinel;
+use crate::lock::mount::{Mount, Mounts};
+use crate::lock::printable::shown_path;
+use crate::lock::way::far_mount;
+use crate::lock::work::Asked;
+
+/// How long a file system may take to answer, and how long somebody waits to be let in.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How many requests at a time may be with one file system.
+const ABREAST: usize = 8;
+
+/// All lanes, and what is mounted.
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    /// By device and mount point.
+    lanes: Mutex<HashMap<(u64, PathBuf), Arc<Lane>>>,
+    mounts: Mutex<Option<Known>>,
+}
+
+/// What was mounted when it was last looked.
+#[derive(Debug)]
+struct Known {
+    /// The kernel's list, which tells when it has changed.
+    list: fs::File,
+    mounts: Arc<Mounts>,
+}
+
+/// The right to have so many requests with some file systems.
+pub(super) type Passes = Vec<OwnedSemaphorePermit>;
+
+/// A mount whose file system does not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Silent {
+    /// Where it is, escaped.
+    pub mount: String,
+    /// For how long.
+    pub time: Duration,
+}
+
+impl Lanes {
+    /// The far mounts that these lead to. For a storage thread; asks none of them.
+    pub(super) fn far(&self, asked: &[Asked<'_>]) -> Vec<Mount> {
+        let mounts = match self.mounts() {
+            Ok(mounts) if mounts.iter().any(Mount::is_far) => mounts,
+            Ok(_) => return Vec::new(),
+            Err(error) => {
+                tracing::error!(%error, "what is mounted can't be read");
+                return Vec::new();
+            }
+        };
+        let mount = |asked: &Asked<'_>| match asked {
+            Asked::Path(path) => far_mount(&mounts, path).cloned(),
+            Asked::File(fd) => mount_of(&mounts, *fd).filter(|mount| mount.is_far()).cloned(),
+        };
+        let mut far: Vec<Mount> = asked.iter().filter_map(mount).collect();
+        // In one order for all, since one may need several.
+        far.sort_by_key(|mount| mount.id);
+        far.dedup_by_key(|mount| mount.id);
+        far
+    }
+
+    /// Lets a request in to all of these.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Silent`].
+    pub(super) async fn admit(&self, far: &[Mount]) -> Result<Passes, Error> {
+        let mut passes = Vec::with_capacity(far.len());
+        for mount in far {
+            passes.push(self.lane(mount).admit().await?);
+        }
+        Ok(passes)
+    }
+
+    /// Those that do not answer.
+    pub(super) fn silent(&self) -> Vec<Silent> {
+        let lanes: Vec<Arc<Lane>> = locked(&self.lanes).values().cloned().collect();
+        lanes.iter().filter_map(|lane| lane.silent()).collect()
+    }
+
+    fn lane(&self, mount: &Mount) -> Arc<Lane> {
+        let mut lanes = locked(&self.lanes);
+        let key = (mount.dev, mount.point.clone());
+        if !lanes.contains_key(&key) {
+            // Here, where it seldom matters how long it takes: of what is mounted no more, and
+            // nobody uses.
+            if let Ok(mounts) = self.mounts() {
+                let there = |dev, point: &Path| {
+                    mounts.iter().any(|mount| mount.dev == dev && mount.point == point)
+                };
+                lanes
+                    .retain(|(dev, point), lane| Arc::strong_count(lane) > 1 || there(*dev, point));
+            }
+        }
+        Arc::clone(lanes.entry(key).or_insert_with(|| Arc::new(Lane::new(mount.point.clone()))))
+    }
+
+    fn mounts(&self) -> io::Result<Arc<Mounts>> {
+        let mut known = locked(&self.mounts);
+        if let Some(Known { list, mounts }) = &*known {
+            let mut polled = [PollFd::new(list.as_fd(), PollFlags::POLLPRI)];
+            if poll(&mut polled, PollTimeout::ZERO)? == 0 {
+                return Ok(Arc::clone(mounts));
+            }
+        }
+        // Opened first: what changes while it is read is seen the next time.
+        let list = fs::File::open("/proc/self/mountinfo")?;
+        let mounts = Arc::new(Mounts::read(&list)?);
+        *known = Some(Known { list, mounts: Arc::clone(&mounts) });
+        Ok(mounts)
+    }
+}
+
+/// The mount that an open file is on, if it is one of ours. The kernel knows without asking it.
+fn mount_of<'m>(mounts: &'m Mounts, fd: BorrowedFd<'_>) -> Option<&'m Mount> {
+    let told = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
+    let id = told.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
+    mounts.numbered(id.trim().parse().ok()?)
+}
+
+/// The way to one file system.
+#[derive(Debug)]
+struct Lane {
+    point: PathBuf,
+    places: Arc<Semaphore>,
+    sentinel: Arc<tokio::sync::Mutex<Option<Sentinel>>>,
+    said: Mutex<Said>,
+}
+
+/// What the file system has said.
+#[derive(Debug, Default)]
+struct Said {
+    /// How often it has answered.
+    answers: u64,
+    /// Since when it does not.
+    silent: Option<Instant>,
+}
+
+impl Lane {
+    fn new(point: PathBuf) -> Self {
+        Self {
+            point,
+            places: Arc::new(Semaphore::new(ABREAST)),
+            sentinel: Arc::default(),
+            said: Mutex::default(),
+        }
+    }
+
+    async fn admit(self: Arc<Self>) -> Result<OwnedSemaphorePermit, Error> {
+        if let Some(silent) = self.silent() {
+            return Err(Error::Silent(silent));
+        }
+        let asked = Instant::now();
+        let place = Arc::clone(&self.places).acquire_owned();
+        let place = match timeout(PATIENCE, place).await {
+            Ok(Ok(place)) => place,
+            // It is never closed.
+            Ok(Err(_)) => return Err(Error::Abandoned),
+            Err(_) => {
+                let mount = shown_path(&self.point);
+                return Err(Error::Silent(Silent { mount, time: asked.elapsed() }));
+            }
+        };
+        let answers = locked(&self.said).answers;
+        // A task of its own: a question that was begun is not left half asked, and whoever it is
+        // that it is answered to, the lane is open again.
+        match timeout(PATIENCE, tokio::spawn(Arc::clone(&self).ask())).await {
+            Ok(Ok(())) => Ok(place),
+            Ok(Err(_)) => Err(Error::Abandoned),
+            Err(_) => Err(Error::Silent(self.fall_silent(answers, asked))),
+        }
+    }
+
+    /// Returns once the file system has answered.
+    async fn ask(self: Arc<Self>) {
+        let mut sentinel = Arc::clone(&self.sentinel).lock_owned().await;
+        // One that has ended is replaced once; where there is no process to be had nobody can ask
+        // but who wants something.
+        for _ in 0..2 {
+            let posted = match sentinel.take() {
+                Some(posted) => Ok(posted),
+                None => Sentinel::post(),
+            };
+            let answered = match posted {
+                Ok(mut posted) => {
+                    let answered = posted.ask(&self.point).await;
+                    *sentinel = answered.is_ok().then_some(posted);
+                    answered
+                }
+                Err(error) => Err(error),
+            };
+            match answered {
+                Ok(()) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "nobody asks whether {} answers", shown_path(&self.point));
+                }
+            }
+        }
+        self.heard();
+    }
+
+    fn heard(&self) {
+        let before = {
+            let mut said = locked(&self.said);
+            said.answers += 1;
+            said.silent.take()
+        };
+        if let Some(since) = before {
+            let time = since.elapsed().as_secs();
+            tracing::info!(
+                "the storage at {} answers again, after {time} s",
+                shown_path(&self.point)
+            );
+        }
+    }
+
+    /// Notes that there was no answer to a question, unless there was one just now.
+    fn fall_silent(&self, answers: u64, asked: Instant) -> Silent {
+        let fell = {
+            let mut said = locked(&self.said);
+            let fell = said.silent.is_none() && said.answers == answers;
+            if fell {
+                said.silent = Some(asked);
+            }
+            fell
+        };
+        if fell {
+            tracing::warn!("the storage at {} does not answer", shown_path(&self.point));
+        }
+        Silent { mount: shown_path(&self.point), time: asked.elapsed() }
+    }
+
+    fn silent(&self) -> Option<Silent> {
+        let since = locked(&self.said).silent?;
+        Some(Silent { mount: shown_path(&self.point), time: since.elapsed() })
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
