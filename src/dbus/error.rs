@@ -24,6 +24,7 @@ pub const NAMES: &[&str] = &[
     OWNER_EXISTS,
     NO_SUCH_OWNER,
     NO_SUCH_LOCK,
+    NO_SUCH_LOCKSPACE,
     NO_SUCH_OFFER,
     NOT_LOCKABLE,
     RESOURCE_CHANGED,
@@ -37,6 +38,7 @@ const LOCK_HELD_ELSEWHERE: &str = "org.vmlockd1.Error.LockHeldElsewhere";
 const OWNER_EXISTS: &str = "org.vmlockd1.Error.OwnerExists";
 const NO_SUCH_OWNER: &str = "org.vmlockd1.Error.NoSuchOwner";
 const NO_SUCH_LOCK: &str = "org.vmlockd1.Error.NoSuchLock";
+const NO_SUCH_LOCKSPACE: &str = "org.vmlockd1.Error.NoSuchLockspace";
 const NO_SUCH_OFFER: &str = "org.vmlockd1.Error.NoSuchOffer";
 const NOT_LOCKABLE: &str = "org.vmlockd1.Error.NotLockable";
 const RESOURCE_CHANGED: &str = "org.vmlockd1.Error.ResourceChanged";
@@ -147,6 +149,7 @@ fn name_of(error: &lock::Error) -> &'static str {
     match error {
         E::BadMode(_)
         | E::BadPath { .. }
+        | E::BadKey { .. }
         | E::BadName { .. }
         | E::BadUuid(_)
         | E::TwoModes(_)
@@ -155,9 +158,9 @@ fn name_of(error: &lock::Error) -> &'static str {
         | E::OfferedAlready(_)
         | E::NothingToOffer(_)
         | E::OwnOffer(_)
+        | E::Configured(_)
         | E::HeldTwice { .. } => INVALID_ARGS,
         E::NoSuchOffer => NO_SUCH_OFFER,
-        E::Unsupported(_) => NOT_SUPPORTED,
         E::Missing(_) => FILE_NOT_FOUND,
         E::NotLockable { .. } | E::Lockspace { .. } => NOT_LOCKABLE,
         E::Changed(_) => RESOURCE_CHANGED,
@@ -165,7 +168,8 @@ fn name_of(error: &lock::Error) -> &'static str {
             LIMITS_EXCEEDED
         }
         E::System { .. } => IO_ERROR,
-        E::Held(_) => LOCK_HELD,
+        E::NoSuchLockspace(_) => NO_SUCH_LOCKSPACE,
+        E::Held(_) | E::LockspaceInUse { .. } => LOCK_HELD,
         E::HeldElsewhere(_) => LOCK_HELD_ELSEWHERE,
         E::OwnerExists(_) => OWNER_EXISTS,
         E::NoSuchOwner(_) => NO_SUCH_OWNER,

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use zbus::{ObjectPath, Variant};
 
 use crate::lock::holder::Holder;
+use crate::lock::key::Key;
 use crate::lock::printable::spelt_path;
 use crate::lock::process::{Machine, Process};
 use crate::lock::recorded::Recorded;
@@ -94,6 +95,20 @@ pub(super) fn of_target(target: &Target) -> Facts {
         ("lock-file", files.first().cloned().unwrap_or_default().into()),
         ("lock-files", files.into()),
         ("identity", target.identity.to_string().into()),
+    ])
+}
+
+/// What `Resolve` tells of a lease.
+#[must_use]
+pub(super) fn of_lease(key: &Key) -> Facts {
+    let file = spelt_path(key.path());
+    Facts::from([
+        ("resource", key.resource().into()),
+        ("path", file.clone().into()),
+        ("lockspace", object(paths::lockspace(key.lockspace().kind()))),
+        ("lock-file", file.clone().into()),
+        ("lock-files", vec![file].into()),
+        ("identity", key.identity().to_string().into()),
     ])
 }
 

@@ -261,6 +261,7 @@ fn find(want: &Want) -> Result<Goal, Lost> {
             LockspaceKind::Direct | LockspaceKind::File => Lockspace::File(directory),
         };
         let key = Key::new(lockspace, &name, want.fleeting);
+        let key = key.map(|key| if want.write_shown { key } else { key.for_one_mode() });
         return key.map(Goal::Key).map_err(|error| lost(Loss::Unlockable, error.to_string()));
     }
     let path = want.path.as_deref().and_then(Path::to_str).map(DiskPath::parse);

@@ -329,6 +329,7 @@ pub struct Ended {
 
 mod grant;
 mod handover;
+mod lockspace;
 mod restored;
 mod suspend;
 #[cfg(test)]

@@ -24,6 +24,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::ask::Ask;
 use super::chronicle::Unsaid;
 use super::keeping::{Anchored, Names};
 use super::limits::{Usage, within};
@@ -33,51 +34,15 @@ use super::wait::{Attempt, Granted, Tried, Wait};
 use super::{Error, Service, Shown, now};
 use crate::keep::line::Step;
 use crate::lock::held::Held;
-use crate::lock::key::Key;
 use crate::lock::owner::AnchorId;
 use crate::lock::queue::Purpose;
 use crate::lock::record::{Proof, Stage};
-use crate::lock::resolve::{Resolve, Target};
-use crate::lock::restored::find_again;
 use crate::lock::signature::Signature;
 use crate::lock::table::{Again, Reservation};
 use crate::lock::take::{Goal, Take};
 use crate::lock::work::{InOrder, Work};
 use crate::lock::{self, Event, Lock, Mode, Owner, OwnerId, Want};
 use crate::step::step;
-
-/// One resource that an owner asks for.
-#[derive(Debug)]
-pub struct Ask {
-    /// What it is.
-    pub disk: Disk,
-    /// How it shall be held.
-    pub mode: Mode,
-}
-
-/// A disk, as far as it is known.
-#[derive(Debug)]
-pub enum Disk {
-    /// To be found.
-    Wanted(Resolve),
-    /// Found already, because somebody had to be asked about what it is.
-    Found(Box<Target>),
-    /// A key in a lockspace, whatever it stands for.
-    Key(Key),
-    /// What the owner held before it was suspended.
-    Remembered(Box<Want>),
-}
-
-impl Disk {
-    fn find(self) -> Result<Goal, lock::Error> {
-        match self {
-            Self::Wanted(resolve) => Ok(Goal::Disk(Box::new(resolve.perform()?))),
-            Self::Found(target) => Ok(Goal::Disk(target)),
-            Self::Key(key) => Ok(Goal::Key(key)),
-            Self::Remembered(want) => find_again(&want),
-        }
-    }
-}
 
 /// What came of step 3.
 enum Decided {
@@ -142,6 +107,7 @@ impl Service {
             if *purpose != Purpose::Resume {
                 // What is remembered is counted already.
                 state.table.check_running(id)?;
+                state.check_lockspaces(&wants)?;
                 let limit = state.settings.limits.resources_per_call;
                 within("resources", wants.len(), limit, || "in one call".to_owned())?;
                 let more = |usage: &mut Usage| usage.count_locks(wants.len());
@@ -344,7 +310,7 @@ impl Request {
     fn tell(&mut self, entry: Entry) -> Result<Came, Error> {
         let service = self.service.clone();
         for ask in std::mem::take(&mut self.asks) {
-            self.goals.push(Arc::new(ask.disk.find()?));
+            self.goals.push(Arc::new(ask.disk.find(&service)?));
         }
         if let Some(Opened { owner, names, anchors }) = self.opened.as_ref().filter(|_| !self.noted)
         {

@@ -10,6 +10,7 @@
 
 mod acquire;
 mod anchors;
+mod ask;
 pub mod chronicle;
 mod convert;
 pub mod counts;
@@ -19,6 +20,7 @@ mod error;
 mod finding;
 mod handover;
 mod keeping;
+mod leases;
 pub mod limits;
 mod lockspaces;
 mod owners;
@@ -49,7 +51,7 @@ use crate::lock::lockspace::Lockspaces;
 use crate::lock::work::Work;
 use crate::lock::{Event, Lock, Owner};
 
-pub use acquire::{Ask, Disk};
+pub use ask::{Ask, Disk};
 use chronicle::Unsaid;
 use counts::Counts;
 pub use enrol::Machine;

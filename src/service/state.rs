@@ -33,6 +33,8 @@ pub(super) struct State {
     pub(super) words: HashMap<Ticket, watch::Sender<Word>>,
     /// The directories of keys that clients named, by number.
     pub(super) lockspaces: BTreeMap<u32, Arc<Directory>>,
+    /// The last number that one of them was given.
+    pub(super) last_lockspace: u32,
     pub(super) closing: bool,
     /// Nobody may begin to wait: the program is about to be replaced.
     pub(super) waits_closed: bool,
@@ -124,6 +126,7 @@ impl State {
             settings,
             words: HashMap::new(),
             lockspaces: BTreeMap::new(),
+            last_lockspace: 0,
             closing: false,
             waits_closed: false,
             backlog: Arc::default(),

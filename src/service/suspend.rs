@@ -7,7 +7,8 @@
 
 use std::collections::BTreeSet;
 
-use super::acquire::{Ask, Disk, Request};
+use super::acquire::Request;
+use super::ask::{Ask, Disk};
 use super::release::Story;
 use super::wait::{Granted, Wait, Why};
 use super::{Error, Service, chronicle};

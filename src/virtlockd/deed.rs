@@ -122,7 +122,7 @@ impl<'s> Deed<'s> {
             return Err(Fault::default_lockspace_exists());
         }
         let directory = directory(path)?;
-        let made = self.service.make_lockspace(&directory);
+        let made = self.service.make_lockspace(&directory, Links::Follow);
         made.map(drop).map_err(|error| {
             // Through links, too: what counts is what is there.
             match std::fs::metadata(&directory) {

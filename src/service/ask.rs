@@ -1,0 +1,47 @@
+//! What an owner asks for, as far as it is known.
+
+use super::{Error, Service};
+use crate::lock::key::Key;
+use crate::lock::lease::LeaseName;
+use crate::lock::resolve::{Resolve, Target};
+use crate::lock::restored::find_again;
+use crate::lock::take::Goal;
+use crate::lock::work::Work as _;
+use crate::lock::{Mode, Want};
+
+/// One resource that an owner asks for.
+#[derive(Debug)]
+pub struct Ask {
+    /// What it is.
+    pub disk: Disk,
+    /// How it shall be held.
+    pub mode: Mode,
+}
+
+/// A disk, as far as it is known.
+#[derive(Debug)]
+pub enum Disk {
+    /// To be found.
+    Wanted(Resolve),
+    /// Found already, because somebody had to be asked about what it is.
+    Found(Box<Target>),
+    /// A key in a lockspace, whatever it stands for.
+    Key(Key),
+    /// The same, to be found.
+    Lease(LeaseName),
+    /// What the owner held before it was suspended.
+    Remembered(Box<Want>),
+}
+
+impl Disk {
+    /// Finds it. For a storage thread.
+    pub(super) fn find(self, service: &Service) -> Result<Goal, Error> {
+        Ok(match self {
+            Self::Wanted(resolve) => Goal::Disk(Box::new(resolve.perform()?)),
+            Self::Found(target) => Goal::Disk(target),
+            Self::Key(key) => Goal::Key(key),
+            Self::Lease(name) => Goal::Key(service.find_lease(&name)?),
+            Self::Remembered(want) => find_again(&want)?,
+        })
+    }
+}
