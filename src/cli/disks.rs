@@ -155,7 +155,7 @@ fn open(path: &Path, mode: Mode, uid: u32) -> Result<Option<File>, Error> {
         OpenOptions::new().read(true).write(write).custom_flags(flags.bits()).open(path).ok()
     };
     Ok(match mode {
-        Mode::Exclusive => open(true),
+        Mode::Exclusive | Mode::None => open(true),
         // Reading shows enough for a shared lock on one's own file, writing on any.
         Mode::Shared if found.uid() == uid => open(false),
         Mode::Shared => open(true).or_else(|| open(false)),

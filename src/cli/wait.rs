@@ -211,6 +211,7 @@ async fn held_up(link: &Link, owner: &str, disks: &[Disk]) -> String {
             row::text(holder, "owner") != owner
                 // Who merely has it open is in nobody's way.
                 && row::text(holder, "kind") != "user"
+                && row::text(holder, "mode") != "none"
                 && (disk.mode == Mode::Exclusive || row::text(holder, "mode") != "shared")
         };
         if let Some(holder) = holders.iter().find(hinders) {

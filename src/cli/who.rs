@@ -81,8 +81,9 @@ pub(super) fn sentence(disk: &str, holder: &Row) -> String {
 pub(super) fn held(disk: &str, holder: &Row, detail: Detail) -> String {
     let word = |key| row::text(holder, key);
     let how = match word("mode") {
-        "exclusive" => "exclusively",
-        mode => mode,
+        "exclusive" => "locked exclusively by".to_owned(),
+        "none" => "recorded, and not locked, for".to_owned(),
+        mode => format!("locked {mode} by"),
     };
     let pid = row::number(holder, "pid");
     let who = match (word("kind"), pid) {
@@ -117,7 +118,7 @@ pub(super) fn held(disk: &str, holder: &Row, detail: Detail) -> String {
         name if name.is_empty() || name == disk => String::new(),
         name => format!(", {by} {name}"),
     };
-    shown(&format!("locked {how} by {who}{since}{through}"))
+    shown(&format!("{how} {who}{since}{through}"))
 }
 
 /// A process: as the machine that it runs, or as a program; `other` goes before the latter.

@@ -114,11 +114,16 @@ pub(super) async fn find(
     } else {
         find_disks(front, call, machine, wanted, &modes).await?
     };
-    let mut disks = disks.into_iter().zip(modes).map(|(disk, mode)| Ask { disk, mode });
+    let settings = front.service.settings();
+    let mut disks = disks.into_iter().zip(modes).map(|(disk, mode)| Ask {
+        disk,
+        with_lease: settings.require_lease_for_disks && mode == Mode::Exclusive,
+        mode: if settings.only_record_disks { Mode::None } else { mode },
+    });
     let mut asks = Vec::new();
     for lease in leases {
         asks.extend(match lease {
-            Some((lease, mode)) => Some(Ask { disk: Disk::Lease(lease), mode }),
+            Some((lease, mode)) => Some(Ask { disk: Disk::Lease(lease), mode, with_lease: false }),
             None => disks.next(),
         });
     }
@@ -225,7 +230,7 @@ async fn ask_by_descriptor(
     let proven = match (access, mode) {
         (Access::ReadWrite, _) => true,
         (Access::Read, Mode::Shared) => target.uid == call.uid(),
-        (Access::Read, Mode::Exclusive) => false,
+        (Access::Read, Mode::Exclusive | Mode::None) => false,
     };
     let action = if proven { Action::AcquireByDescriptor } else { Action::AcquireByName };
     Ok(call.ask(action, &machine.about(&target.name, mode)).await?)

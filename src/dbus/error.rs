@@ -21,6 +21,7 @@ const OURS: &str = "org.vmlockd1.Error.";
 pub const NAMES: &[&str] = &[
     LOCK_HELD,
     LOCK_HELD_ELSEWHERE,
+    LEASE_REQUIRED,
     OWNER_EXISTS,
     NO_SUCH_OWNER,
     NO_SUCH_LOCK,
@@ -35,6 +36,7 @@ pub const NAMES: &[&str] = &[
 
 const LOCK_HELD: &str = "org.vmlockd1.Error.LockHeld";
 const LOCK_HELD_ELSEWHERE: &str = "org.vmlockd1.Error.LockHeldElsewhere";
+const LEASE_REQUIRED: &str = "org.vmlockd1.Error.LeaseRequired";
 const OWNER_EXISTS: &str = "org.vmlockd1.Error.OwnerExists";
 const NO_SUCH_OWNER: &str = "org.vmlockd1.Error.NoSuchOwner";
 const NO_SUCH_LOCK: &str = "org.vmlockd1.Error.NoSuchLock";
@@ -154,6 +156,7 @@ fn name_of(error: &lock::Error) -> &'static str {
         | E::BadUuid(_)
         | E::TwoModes(_)
         | E::OtherMode { .. }
+        | E::OnlyRecorded { .. }
         | E::Suspended(_)
         | E::OfferedAlready(_)
         | E::NothingToOffer(_)
@@ -169,6 +172,7 @@ fn name_of(error: &lock::Error) -> &'static str {
         }
         E::System { .. } => IO_ERROR,
         E::NoSuchLockspace(_) => NO_SUCH_LOCKSPACE,
+        E::LeaseRequired(_) => LEASE_REQUIRED,
         E::Held(_) | E::LockspaceInUse { .. } => LOCK_HELD,
         E::HeldElsewhere(_) => LOCK_HELD_ELSEWHERE,
         E::OwnerExists(_) => OWNER_EXISTS,

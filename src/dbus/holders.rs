@@ -97,11 +97,15 @@ fn on(front: &Front, identity: Identity) -> Vec<Lock> {
 async fn of_target(front: &Front, target: Target) -> Result<Vec<Facts>, Error> {
     let (storage, host) = (front.service.storage(), front.service.host());
     let (locks, name) = (on(front, target.identity), target.name.clone());
-    if locks.is_empty() {
-        return match storage.run(Probe { target, host }).await?? {
-            Others::Hold(stranger) => others(front, &name, Some(*stranger), None, &[]).await,
-            Others::Use(users) => others(front, &name, None, Some(users), &[]).await,
-        };
+    if locks.iter().all(|lock| lock.want.mode == Mode::None) {
+        // Those for whom it is only recorded are in nobody's way.
+        let holders = front.service.holders(&locks);
+        let mut all = told(front, locks).await?;
+        all.extend(match storage.run(Probe { target, host }).await?? {
+            Others::Hold(stranger) => others(front, &name, Some(*stranger), None, &holders).await,
+            Others::Use(users) => others(front, &name, None, Some(users), &holders).await,
+        }?);
+        return Ok(all);
     }
     let held = front.service.held(&locks);
     let holders = front.service.holders(&locks);

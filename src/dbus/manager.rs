@@ -234,7 +234,7 @@ impl Manager {
         let Some(target) = targets.first() else {
             return Ok(Facts::new());
         };
-        Ok(facts::of_target(target))
+        Ok(facts::of_target(target, self.0.service.settings().only_record_disks))
     }
 
     #[zbus(out_args("lockspace"))]

@@ -60,6 +60,24 @@ pub enum Error {
         /// The number of the lock.
         lock: u64,
     },
+    /// The owner has it recorded, and neither locked nor to be locked by that.
+    #[error(
+        "{} is only recorded for this owner, not locked; release lock {lock} first",
+        spoken(resource)
+    )]
+    OnlyRecorded {
+        /// The name asked for.
+        resource: String,
+        /// The number of its lock.
+        lock: u64,
+    },
+    /// The owner wants to write a disk, and has no lease.
+    #[error(
+        "{} can't be had for writing without a lease, which 'require_lease_for_disks' wants: ask for \
+         one first, or in the same call",
+        spoken(_0)
+    )]
+    LeaseRequired(String),
     /// Nothing is there by that name.
     #[error("{} does not exist", spoken(_0))]
     Missing(String),

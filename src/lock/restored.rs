@@ -52,6 +52,9 @@ impl Held {
         signature: &Signature,
         directories: &mut Directories,
     ) -> Option<Self> {
+        if want.mode == Mode::None && descriptions.is_empty() {
+            return Some(Self::of_nothing());
+        }
         if descriptions.len() != want.lock_files.len() || descriptions.is_empty() {
             return None;
         }

@@ -76,6 +76,9 @@ impl Work for Take {
 
     fn perform(self) -> Result<Held, Error> {
         let Self { goal, mode, signature, hasty } = self;
+        if mode == Mode::None {
+            return Ok(Held::of_nothing());
+        }
         let host_id = signature.host.as_ref().map(|host| host.id());
         let request = Request { host_id, hasty, ..Request::default() };
         let (held, resource, in_lockspace) = match &*goal {

@@ -108,6 +108,9 @@ impl Service {
                 // What is remembered is counted already.
                 state.table.check_running(id)?;
                 state.check_lockspaces(&wants)?;
+                if let Some(disk) = request.with_lease {
+                    state.check_lease(id, &wants, disk)?;
+                }
                 let limit = state.settings.limits.resources_per_call;
                 within("resources", wants.len(), limit, || "in one call".to_owned())?;
                 let more = |usage: &mut Usage| usage.count_locks(wants.len());
@@ -236,6 +239,8 @@ pub(super) struct Request {
     asks: Vec<Ask>,
     goals: Vec<Arc<Goal>>,
     modes: Vec<Mode>,
+    /// The first of them for which the owner has to hold a lease.
+    with_lease: Option<usize>,
     again: Again,
     purpose: Purpose,
     opened: Option<Opened>,
@@ -283,6 +288,7 @@ impl Request {
             service: service.clone(),
             id,
             modes: asks.iter().map(|ask| ask.mode).collect(),
+            with_lease: asks.iter().position(|ask| ask.with_lease),
             asks,
             goals: Vec::new(),
             again,

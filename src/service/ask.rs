@@ -16,6 +16,8 @@ pub struct Ask {
     pub disk: Disk,
     /// How it shall be held.
     pub mode: Mode,
+    /// Its owner has to hold a lease as well, or to ask for one with it.
+    pub with_lease: bool,
 }
 
 /// A disk, as far as it is known.

@@ -5,6 +5,7 @@ mod fronts;
 mod held;
 mod made;
 mod names;
+mod recorded;
 
 use std::path::{Path, PathBuf};
 

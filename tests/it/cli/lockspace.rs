@@ -97,6 +97,25 @@ async fn a_command_has_its_lease_for_as_long_as_it_lives() {
 }
 
 #[tokio::test]
+async fn a_disk_that_is_only_recorded_is_said_to_be_just_that() {
+    let house = House::builder().config("auto_disk_leases = 0\n").start().await;
+    let (disk, dir) = (house.image("a.qcow2").await, house.dir().join("leases"));
+    let said = fails(&house, 1, &["run", "--disk", str(&disk), "--", "true"]).await;
+    assert!(said.contains("can't be had for writing without a lease"), "{said}");
+    vmlockctl(&house, &["lockspace", "create", str(&dir)]).await.ok();
+    let key = format!("{}/web", dir.display());
+    vmlockctl(&house, &["lockspace", "create-lease", &key]).await.ok();
+    let line = ["--name", "web1", "--disk", str(&disk), "--lease", &key];
+    let (tool, _) = Tool::holding(&house, &line).await;
+    let said = vmlockctl(&house, &["who", str(&disk)]).await.ok();
+    let words = format!("disk {} is recorded, and not locked, for VM \"web1\"", disk.display());
+    assert!(said.starts_with(&words), "{said}");
+    let list = super::json(&house, &["list"]).await;
+    assert_eq!((&list[0]["mode"], &list[1]["mode"]), (&json!("none"), &json!("exclusive")));
+    assert!(tool.finish().await.success());
+}
+
+#[tokio::test]
 async fn others_are_not_authorized() {
     let house = House::builder().start().await;
     let dir = house.dir().join("leases");
