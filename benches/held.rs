@@ -30,7 +30,7 @@ const AT_ONCE: usize = 64;
 fn ask(disk: &Path) -> Ask {
     let wanted = Wanted::Path(DiskPath::parse(disk.to_str().unwrap()).unwrap());
     let resolve = Resolve { wanted, lockspace: Lockspace::Direct, links: Links::Follow };
-    Ask { disk: Disk::Wanted(resolve), mode: Mode::Exclusive }
+    Ask { disk: Disk::Wanted(resolve), mode: Mode::Exclusive, with_lease: false }
 }
 
 /// A service that holds so many locks, and a disk that it does not hold.

@@ -120,6 +120,22 @@ pub trait Manager {
     /// Tells what would be locked.
     fn resolve(&self, resource: &str, options: Options<'_>) -> zbus::Result<Row>;
 
+    /// Makes a directory a lockspace.
+    fn create_lockspace(
+        &self,
+        directory: &str,
+        options: Options<'_>,
+    ) -> zbus::Result<OwnedObjectPath>;
+
+    /// Removes a lockspace that nobody uses, with its directory.
+    fn remove_lockspace(&self, directory: &str, options: Options<'_>) -> zbus::Result<()>;
+
+    /// Makes a lease in a lockspace.
+    fn create_lease(&self, lease: &str, options: Options<'_>) -> zbus::Result<()>;
+
+    /// Removes a lease that nobody holds.
+    fn remove_lease(&self, lease: &str, options: Options<'_>) -> zbus::Result<()>;
+
     /// Tells how often what happened, and how long it took.
     fn get_metrics(&self, options: Options<'_>) -> zbus::Result<Row>;
 

@@ -135,16 +135,11 @@ fn parse(text: &str, open: Open) -> Result<Config, Wrong> {
     check_keys(table, KEYS)?;
     let settings = Settings::default();
     let mut config = Config { settings, log_level: Level::Info, virtlockd_socket: None };
-    if let Some((value, on)) = boolean(table, "auto_disk_leases")?
-        && !on
-    {
-        return Err(not_yet(value, "auto_disk_leases = false"));
-    }
-    if let Some((value, on)) = boolean(table, "require_lease_for_disks")?
-        && on
-    {
-        return Err(not_yet(value, "require_lease_for_disks = true"));
-    }
+    let locked = boolean(table, "auto_disk_leases")?.is_none_or(|(_, on)| on);
+    config.settings.only_record_disks = !locked;
+    // As libvirt has it: what does not lock disks has to have something else that excludes others.
+    let required = boolean(table, "require_lease_for_disks")?.map(|(_, on)| on);
+    config.settings.require_lease_for_disks = required.unwrap_or(!locked);
     for key in ["lvm_lockspace_dir", "scsi_lockspace_dir"] {
         if let Some((value, _)) = string(table, key)? {
             return Err(not_yet(value, key));
@@ -314,7 +309,7 @@ mod tests {
                 "2: unknown key 'locks_per_usr', did you mean 'locks_per_user'?",
             ),
             ("limits = 5", "1: 'limits' must be a table"),
-            ("\nauto_disk_leases = 0", "2: auto_disk_leases = false is not supported"),
+            ("\nauto_disk_leases = 2", "2: 'auto_disk_leases' must be true or false"),
             ("lvm_lockspace_dir = \"/x\"", "1: lvm_lockspace_dir is not supported"),
             (
                 "file_lockspace_dir = \"/none/such\"",
@@ -331,7 +326,18 @@ mod tests {
     fn libvirts_own_file_is_understood() {
         let open: Open = |path| Directory::open(path);
         let config = parse("# libvirt\nauto_disk_leases = 1\nrequire_lease_for_disks = 0\n", open);
-        assert!(config.is_ok());
+        assert!(config.is_ok_and(|config| !config.settings.require_lease_for_disks));
+        for (text, recorded, required) in [
+            ("", false, false),
+            ("auto_disk_leases = 0", true, true),
+            ("auto_disk_leases = false\nrequire_lease_for_disks = 0", true, false),
+            ("require_lease_for_disks = true", false, true),
+            ("auto_disk_leases = true\nrequire_lease_for_disks = 1", false, true),
+        ] {
+            let settings = parse(text, open).ok().unwrap().settings;
+            let found = (settings.only_record_disks, settings.require_lease_for_disks);
+            assert_eq!(found, (recorded, required), "{text}");
+        }
         let config =
             parse("log_level = \"debug\"\n[limits]\nlocks_per_user = 7\n", open).ok().unwrap();
         assert_eq!((config.log_level, config.settings.limits.locks_per_user), (Level::Debug, 7));

@@ -16,19 +16,22 @@ pub enum Action {
     ManageForeign,
     /// Breaking another user's lock.
     ReleaseForeign,
+    /// Making and removing lockspaces, and the leases in them.
+    ManageLockspaces,
     /// Loading the configuration again; setting the log level.
     Reload,
 }
 
 impl Action {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::OpenOwner,
         Self::AcquireByDescriptor,
         Self::AcquireByName,
         Self::RegisterProcess,
         Self::ManageForeign,
         Self::ReleaseForeign,
+        Self::ManageLockspaces,
         Self::Reload,
     ];
 
@@ -42,6 +45,7 @@ impl Action {
             Self::RegisterProcess => "org.vmlockd1.register-process",
             Self::ManageForeign => "org.vmlockd1.manage-foreign",
             Self::ReleaseForeign => "org.vmlockd1.release-foreign",
+            Self::ManageLockspaces => "org.vmlockd1.manage-lockspaces",
             Self::Reload => "org.vmlockd1.reload",
         }
     }
@@ -74,7 +78,7 @@ const fn row(interface: &'static str, member: &'static str, actions: &'static [A
 /// The list. Reading properties and listing objects is open to all, as with libvirt and machined.
 #[rustfmt::skip]
 pub const TABLE: &[Row] = {
-    use Action::{AcquireByDescriptor, AcquireByName, ManageForeign, OpenOwner, RegisterProcess, ReleaseForeign, Reload};
+    use Action::{AcquireByDescriptor, AcquireByName, ManageForeign, ManageLockspaces, OpenOwner, RegisterProcess, ReleaseForeign, Reload};
     &[
         row(MANAGER, "OpenOwner", &[OpenOwner, RegisterProcess, AcquireByName]),
         row(MANAGER, "RegisterOwner", &[OpenOwner, RegisterProcess, AcquireByName]),
@@ -86,6 +90,10 @@ pub const TABLE: &[Row] = {
         row(MANAGER, "FindHolders", &[AcquireByName]),
         row(MANAGER, "FindHoldersOfFile", &[]),
         row(MANAGER, "Resolve", &[AcquireByName]),
+        row(MANAGER, "CreateLockspace", &[ManageLockspaces]),
+        row(MANAGER, "RemoveLockspace", &[ManageLockspaces]),
+        row(MANAGER, "CreateLease", &[ManageLockspaces]),
+        row(MANAGER, "RemoveLease", &[ManageLockspaces]),
         row(MANAGER, "GetMetrics", &[]),
         row(MANAGER, "Reload", &[Reload]),
         row(MANAGER, "Reexecute", &[Reload]),

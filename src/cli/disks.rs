@@ -1,4 +1,5 @@
-//! `PATH:MODE`, and what is sent for it: a name or an open descriptor.
+//! `PATH:MODE`, and what is sent for it: a name or an open descriptor. A lease always goes by its
+//! name, which is `lease:` and a path.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -20,7 +21,7 @@ use crate::lock::printable::shown_path;
 /// The most descriptors in one message that every bus carries.
 const FILES_MAX: usize = 16;
 
-/// A disk, and how it shall be held.
+/// A disk or a lease, and how it shall be held.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Disk {
     /// As it was written; may be relative.
@@ -38,7 +39,7 @@ impl Disk {
             Some((path.strip_suffix(b":")?, mode))
         });
         let (path, mode) = suffixed.unwrap_or((text.as_bytes(), Mode::Exclusive));
-        if path.is_empty() {
+        if path.is_empty() || path == LEASE.as_bytes() {
             return Err("the path is empty");
         }
         Ok(Self { path: PathBuf::from(OsStr::from_bytes(path)), mode })
@@ -48,11 +49,38 @@ impl Disk {
     pub(super) fn parser() -> impl TypedValueParser<Value = Self> {
         OsStringValueParser::new().try_map(|text: OsString| Self::parse(&text))
     }
+
+    /// The same, of leases: these need not say that they are some.
+    pub(super) fn lease_parser() -> impl TypedValueParser<Value = Self> {
+        OsStringValueParser::new().try_map(|text: OsString| Self::parse(as_lease(text).as_os_str()))
+    }
+}
+
+/// How the names of leases begin.
+const LEASE: &str = "lease:";
+
+/// The path in the name of a lease; `None` where it is none.
+fn in_lease(path: &Path) -> Option<&Path> {
+    let rest = path.as_os_str().as_bytes().strip_prefix(LEASE.as_bytes())?;
+    Some(Path::new(OsStr::from_bytes(rest)))
+}
+
+/// What can only be a lease, by its name.
+pub(super) fn as_lease(text: OsString) -> OsString {
+    if in_lease(Path::new(&text)).is_some() {
+        return text;
+    }
+    let mut name = OsString::from(LEASE);
+    name.push(text);
+    name
 }
 
 /// An absolute path, otherwise as it was written: in a hashed lockspace the letters decide, so
-/// symlinks stay.
+/// symlinks stay. The name of a lease has one in it.
 pub(super) fn absolute(path: &Path) -> Result<PathBuf, Error> {
+    if let Some(path) = in_lease(path) {
+        return Ok(as_lease(absolute(path)?.into_os_string()).into());
+    }
     if path.is_absolute() {
         return Ok(path.to_owned());
     }
@@ -87,7 +115,8 @@ impl Wanted {
             let path = absolute(path)?;
             let nameless = path.to_str().is_none();
             let room = wanted.files.len() < FILES_MAX;
-            let file = if (nameless || !link.by_name()) && room {
+            let is_lease = in_lease(&path).is_some();
+            let file = if (nameless || !link.by_name()) && room && !is_lease {
                 open(&path, *mode, link.uid)?
             } else {
                 None
@@ -126,7 +155,7 @@ fn open(path: &Path, mode: Mode, uid: u32) -> Result<Option<File>, Error> {
         OpenOptions::new().read(true).write(write).custom_flags(flags.bits()).open(path).ok()
     };
     Ok(match mode {
-        Mode::Exclusive => open(true),
+        Mode::Exclusive | Mode::None => open(true),
         // Reading shows enough for a shared lock on one's own file, writing on any.
         Mode::Shared if found.uid() == uid => open(false),
         Mode::Shared => open(true).or_else(|| open(false)),
@@ -135,6 +164,9 @@ fn open(path: &Path, mode: Mode, uid: u32) -> Result<Option<File>, Error> {
 
 /// Opens a disk only to ask about it.
 pub(super) fn open_to_ask(path: &Path) -> Option<File> {
+    if in_lease(path).is_some() {
+        return None;
+    }
     let found = fs::metadata(path).ok()?;
     if !found.is_file() && !found.file_type().is_block_device() {
         return None;
@@ -164,6 +196,7 @@ mod tests {
             ("a:shared:exclusive", "a:shared", Exclusive),
             ("a:exclusive:shared", "a:exclusive", Shared),
             ("shared", "shared", Exclusive),
+            ("lease:/a/b:shared", "lease:/a/b", Shared),
             ("/dev/disk/by-path/pci-0000:00:1f.2", "/dev/disk/by-path/pci-0000:00:1f.2", Exclusive),
         ] {
             assert_eq!(disk(text), (path.to_owned(), mode), "{text}");
@@ -174,6 +207,13 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_need_not_say_that_it_is_one() {
+        for text in ["/srv/a", "lease:/srv/a"] {
+            assert_eq!(as_lease(text.into()), "lease:/srv/a");
+        }
+    }
+
+    #[test]
     fn paths_become_absolute_and_nothing_else() {
         let here = env::current_dir().unwrap();
         assert_eq!(absolute(Path::new("./a.img")).unwrap(), here.join("a.img"));
@@ -181,6 +221,9 @@ mod tests {
         for same in ["/a/./b", "//a", "/a/../b", "/a/"] {
             assert_eq!(absolute(Path::new(same)).unwrap().as_os_str(), same);
         }
+        assert_eq!(absolute(Path::new("lease:/a//b%25")).unwrap(), Path::new("lease:/a//b%25"));
+        let lease = absolute(Path::new("lease:locks/b")).unwrap();
+        assert_eq!(lease.to_str().unwrap(), format!("lease:{}", here.join("locks/b").display()));
         assert!(name(Path::new(OsStr::from_bytes(b"/\xff"))).is_err());
     }
 

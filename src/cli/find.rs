@@ -11,6 +11,7 @@ use super::link::Link;
 use super::row;
 use super::who::sentence;
 use crate::client::{Options, Row};
+use crate::lock::lease::spoken;
 use crate::lock::owner::parse_uuid;
 use crate::lock::printable::shown_path;
 
@@ -20,17 +21,18 @@ const PREFIX_MIN: usize = 4;
 /// What an argument means by its looks.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Target {
-    /// A disk, by its absolute path.
+    /// A disk, by its absolute path, or a lease, by its name.
     Path(PathBuf),
     /// A word: an owner, or the number of a lock.
     Text(String),
 }
 
 impl Target {
-    /// A path begins with `/`, `./` or `../`, so that nothing else is taken for one.
+    /// A path begins with `/`, `./` or `../`, so that nothing else is taken for one; and the name of
+    /// a lease with `lease:`.
     pub(super) fn path_or_text(argument: OsString) -> Result<Self, Error> {
         let starts = |with: &str| argument.as_bytes().starts_with(with.as_bytes());
-        if starts("/") || starts("./") || starts("../") {
+        if starts("/") || starts("./") || starts("../") || starts("lease:") {
             return absolute(Path::new(&argument)).map(Self::Path);
         }
         let text = argument.into_string();
@@ -99,7 +101,7 @@ pub(super) async fn holders(link: &Link, path: &Path) -> Result<Vec<Row>, Error>
 
 /// The one lock on a disk; if `whose` says so, the one of this user's.
 pub(super) async fn lock_on(link: &Link, path: &Path, whose: Option<u32>) -> Result<Row, Error> {
-    let disk = shown_path(path);
+    let disk = spoken(&shown_path(path));
     let holders = holders(link, path).await?;
     let counts = |holder: &&Row| {
         row::text(holder, "kind") == "owner"
@@ -114,18 +116,19 @@ pub(super) async fn lock_on(link: &Link, path: &Path, whose: Option<u32>) -> Res
         let holder = holders.iter().find(|holder| row::text(holder, "kind") != "user");
         return Err(match (holder, whose) {
             (Some(holder), Some(_)) => {
-                Error::Missing(format!("it is not you: {}", sentence(&disk, holder)))
+                Error::Missing(format!("it is not you: {}", sentence(&shown_path(path), holder)))
             }
-            (Some(holder), None) => {
-                Error::Failed(format!("vmlockd can't release it: {}", sentence(&disk, holder)))
-            }
-            (None, _) => Error::Missing(format!("nobody holds disk {disk}")),
+            (Some(holder), None) => Error::Failed(format!(
+                "vmlockd can't release it: {}",
+                sentence(&shown_path(path), holder)
+            )),
+            (None, _) => Error::Missing(format!("nobody holds {disk}")),
         });
     }
     let name =
         |lock: &&Row| format!("{} (VM \"{}\")", row::lock_number(lock), row::text(lock, "name"));
     let names = found.iter().map(name).collect::<Vec<_>>().join(", ");
-    Err(Error::Usage(format!("disk {disk} is locked several times, by locks {names}: say which")))
+    Err(Error::Usage(format!("{disk} is locked several times, by locks {names}: say which")))
 }
 
 #[cfg(test)]
@@ -170,6 +173,7 @@ mod tests {
         assert_eq!(target("/a/../b"), Target::Path("/a/../b".into()));
         assert!(matches!(target("./a"), Target::Path(path) if path.is_absolute()));
         assert!(matches!(target("../a"), Target::Path(_)));
+        assert_eq!(target("lease:/a/b"), Target::Path("lease:/a/b".into()));
         for word in ["a.img", "3", ".a", "web1"] {
             assert_eq!(target(word), Target::Text(word.into()));
         }

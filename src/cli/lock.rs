@@ -49,7 +49,8 @@ pub(super) struct Arguments {
     uuid: Option<String>,
     #[command(flatten)]
     wait: Wait,
-    /// Disk images or block devices; MODE is 'exclusive' (default) or 'shared'
+    /// Disk images, block devices, or leases (lease:DIRECTORY/KEY); MODE is 'exclusive' (default) or
+    /// 'shared'
     #[arg(required = true, value_name = "PATH[:MODE]", value_parser = Disk::parser())]
     disks: Vec<Disk>,
 }

@@ -19,6 +19,7 @@ mod line;
 mod link;
 mod list;
 mod lock;
+mod lockspace;
 mod metrics;
 mod monitor;
 mod news;
@@ -74,7 +75,7 @@ Exit codes:
    1  something else went wrong; for 'who': nobody holds it; for 'doctor': a disk
       is in danger
   64  the command line is wrong
-  66  there is no such disk, owner or lock
+  66  there is no such disk, lease, lockspace, owner or lock
   69  the service, or the bus, can't be reached
   75  somebody else holds the disk, also after '--wait=DURATION'
   77  not authorized
@@ -124,6 +125,7 @@ enum Verb {
     Show(show::Arguments),
     Who(who::Arguments),
     Resolve(resolve::Arguments),
+    Lockspace(lockspace::Arguments),
     Release(release::Arguments),
     Reexec(reexec::Arguments),
     Doctor(doctor::Arguments),
@@ -199,6 +201,7 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
             Verb::Show(arguments) => show::perform(&link, arguments, form).await,
             Verb::Who(arguments) => who::perform(&link, arguments, form).await,
             Verb::Resolve(arguments) => resolve::perform(&link, arguments, form).await,
+            Verb::Lockspace(arguments) => lockspace::perform(&link, arguments, form).await,
             Verb::Release(arguments) => release::perform(&link, arguments).await,
             Verb::Monitor => monitor::perform(&link, form).await,
             Verb::Metrics(arguments) => metrics::perform(&link, arguments, form).await,
@@ -239,6 +242,10 @@ mod tests {
             "vmlockctl completions fish",
             "vmlockctl reexec --json --runtime-dir /run/other",
             "vmlockctl doctor --json",
+            "vmlockctl run --lease /srv/leases/a:shared -- true",
+            "vmlockctl lock lease:/srv/leases/a",
+            "vmlockctl lockspace list --json",
+            "vmlockctl lockspace create-lease /srv/leases/a",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -263,6 +270,10 @@ mod tests {
             "vmlockctl --system --session list",
             "vmlockctl --system list --session",
             "vmlockctl completions tcsh",
+            "vmlockctl lockspace",
+            "vmlockctl lockspace create",
+            "vmlockctl lockspace remove a b",
+            "vmlockctl run --lease :shared -- true",
         ] {
             assert!(parse(line).unwrap_err().use_stderr(), "{line}");
         }

@@ -23,7 +23,7 @@ pub(super) struct Arguments {
     /// Break the lock of a living machine that another user opened
     #[arg(long)]
     force: bool,
-    /// The lock's number, or the disk: /PATH or ./PATH
+    /// The lock's number, or the disk: /PATH or ./PATH; or the lease: lease:DIRECTORY/KEY
     #[arg(value_name = "LOCK|PATH", value_parser = OsStringValueParser::new().try_map(parse))]
     target: Which,
 }
@@ -42,7 +42,9 @@ fn parse(argument: OsString) -> Result<Which, &'static str> {
     match (number, Target::path_or_text(argument.clone())) {
         (Some(number), _) => Ok(Which::Number(number)),
         (None, Ok(Target::Path(_))) => Ok(Which::On(argument)),
-        _ => Err("neither the number of a lock nor a path that begins with /, ./ or ../"),
+        _ => Err(
+            "neither the number of a lock nor a path that begins with /, ./ or ../, nor a lease",
+        ),
     }
 }
 

@@ -17,7 +17,7 @@ const ORDER: [&str; 6] = ["resource", "path", "identity", "lockspace", "lock-fil
 /// Show which file would be locked for a disk, and lock nothing
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// A disk image or block device
+    /// A disk image or block device, or a lease (lease:DIRECTORY/KEY)
     path: PathBuf,
 }
 

@@ -59,7 +59,7 @@ VMLOCKD_LEASE_FD, the owner's UUID in VMLOCKD_OWNER.";
 /// Run a command and keep disks locked for as long as it lives
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "vmlockctl run [--name NAME] [--uuid UUID] [--wait[=DURATION]] --disk PATH[:MODE]... -- COMMAND [ARG]...",
+    override_usage = "vmlockctl run [--name NAME] [--uuid UUID] [--wait[=DURATION]] --disk PATH[:MODE]... [--lease DIRECTORY/KEY[:MODE]]... -- COMMAND [ARG]...",
     after_help = EXAMPLE
 )]
 pub(super) struct Arguments {
@@ -70,8 +70,14 @@ pub(super) struct Arguments {
     #[arg(long, value_parser = check_uuid)]
     uuid: Option<String>,
     /// A disk image or block device; MODE is 'exclusive' (default) or 'shared'
-    #[arg(long = "disk", required = true, value_name = "PATH[:MODE]", value_parser = Disk::parser())]
+    #[arg(
+        long = "disk", value_name = "PATH[:MODE]", value_parser = Disk::parser(),
+        required_unless_present = "leases"
+    )]
     disks: Vec<Disk>,
+    /// A lease in a lockspace, see 'vmlockctl lockspace --help'
+    #[arg(long = "lease", value_name = "DIRECTORY/KEY[:MODE]", value_parser = Disk::lease_parser())]
+    leases: Vec<Disk>,
     #[command(flatten)]
     wait: Wait,
     /// What to run
@@ -81,7 +87,8 @@ pub(super) struct Arguments {
 
 /// Does it.
 pub(super) async fn perform(link: &Link, arguments: Arguments) -> Result<Code, Error> {
-    let Arguments { name, uuid, disks, wait, command } = arguments;
+    let Arguments { name, uuid, mut disks, leases, wait, command } = arguments;
+    disks.extend(leases);
     let name = name.unwrap_or_else(|| name_of(&command));
     let uuid = uuid.unwrap_or_else(|| Uuid::new_v4().to_string());
     let mut signals = Signals::catch()?;

@@ -12,6 +12,7 @@ use super::link::Link;
 use super::output::{Form, print};
 use super::{clock, json, row, table};
 use crate::client::{LOCKS_PATH, Options, Row};
+use crate::lock::lease::spoken;
 use crate::lock::printable::shown_path;
 
 const OWNER: &str = "org.vmlockd1.Owner";
@@ -26,7 +27,7 @@ const ORDER: [&str; 12] = [
 const AFTER_HELP: &str = "\
 An owner is named by its UUID, by the first digits of that (at least four), or
 by the machine's name; a lock by its number; a disk by a path that begins with
-/, ./ or ../, and shown is what holds it.";
+/, ./ or ../, or a lease by lease:DIRECTORY/KEY, and shown is what holds it.";
 
 /// Show all properties of an owner, a lock, or of what holds a disk
 #[derive(Debug, Args)]
@@ -74,7 +75,7 @@ async fn holders(link: &Link, path: &Path) -> Result<Vec<Row>, Error> {
         }
     }
     if shown.is_empty() {
-        return Err(Error::Missing(format!("nobody holds disk {}", shown_path(path))));
+        return Err(Error::Missing(format!("nobody holds {}", spoken(&shown_path(path)))));
     }
     Ok(shown)
 }

@@ -18,7 +18,8 @@ alone; to take it away, see 'vmlockctl release --help'.";
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct Arguments {
-    /// UUID (or its first digits) or name of an owner, or a disk: /PATH or ./PATH
+    /// UUID (or its first digits) or name of an owner, or a disk: /PATH or ./PATH;
+    /// or a lease: lease:DIRECTORY/KEY
     #[arg(value_name = "OWNER|PATH")]
     target: OsString,
 }

@@ -28,6 +28,7 @@ use super::span::{Span, told};
 use super::{find, row, who};
 use crate::client::{Options, OwnerProxy, Row, SERVICE};
 use crate::lock::Mode;
+use crate::lock::lease::spoken;
 use crate::lock::printable::shown_path;
 
 /// When it is first looked whether we wait: what is granted sooner is not worth a word.
@@ -210,14 +211,16 @@ async fn held_up(link: &Link, owner: &str, disks: &[Disk]) -> String {
             row::text(holder, "owner") != owner
                 // Who merely has it open is in nobody's way.
                 && row::text(holder, "kind") != "user"
+                && row::text(holder, "mode") != "none"
                 && (disk.mode == Mode::Exclusive || row::text(holder, "mode") != "shared")
         };
         if let Some(holder) = holders.iter().find(hinders) {
             let name = name(disk);
-            return format!("disk {name}: {}", who::held(&name, holder, who::Detail::Brief));
+            let held = who::held(&name, holder, who::Detail::Brief);
+            return format!("{}: {held}", spoken(&name));
         }
     }
-    disks.first().map_or_else(|| "disks".to_owned(), |disk| format!("disk {}", name(disk)))
+    disks.first().map_or_else(|| "disks".to_owned(), |disk| spoken(&name(disk)))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use super::output::{Form, print, say};
 use super::{clock, json, row};
 use crate::client::Row;
 use crate::lock::age::age;
+use crate::lock::lease::spoken;
 use crate::lock::printable::{shown, shown_path};
 
 const AFTER_HELP: &str = "\
@@ -28,7 +29,7 @@ yourself: vmlockctl run --disk web1.qcow2:shared -- qemu-img convert …";
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Arguments {
-    /// Disk images or block devices
+    /// Disk images, block devices, or leases (lease:DIRECTORY/KEY)
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
 }
@@ -46,7 +47,7 @@ pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
             Form::Json => {
                 answers.push(json!({ "path": disk, "holders": json::objects(&holders) }));
             }
-            Form::Text if holders.is_empty() => say(&format!("nobody holds disk {disk}")),
+            Form::Text if holders.is_empty() => say(&format!("nobody holds {}", spoken(&disk))),
             Form::Text => {
                 let line = |holder| format!("{}\n", sentence(&disk, holder));
                 print(&holders.iter().map(line).collect::<String>())?;
@@ -73,15 +74,16 @@ pub(super) fn sentence(disk: &str, holder: &Row) -> String {
     if row::text(holder, "kind") == "user" {
         return shown(&format!("{} has disk {disk} open", process(holder, "")));
     }
-    format!("disk {} is {}", shown(disk), held(disk, holder, Detail::Full))
+    format!("{} is {}", spoken(&shown(disk)), held(disk, holder, Detail::Full))
 }
 
 /// How a disk is held, and by whom.
 pub(super) fn held(disk: &str, holder: &Row, detail: Detail) -> String {
     let word = |key| row::text(holder, key);
     let how = match word("mode") {
-        "exclusive" => "exclusively",
-        mode => mode,
+        "exclusive" => "locked exclusively by".to_owned(),
+        "none" => "recorded, and not locked, for".to_owned(),
+        mode => format!("locked {mode} by"),
     };
     let pid = row::number(holder, "pid");
     let who = match (word("kind"), pid) {
@@ -116,7 +118,7 @@ pub(super) fn held(disk: &str, holder: &Row, detail: Detail) -> String {
         name if name.is_empty() || name == disk => String::new(),
         name => format!(", {by} {name}"),
     };
-    shown(&format!("locked {how} by {who}{since}{through}"))
+    shown(&format!("{how} {who}{since}{through}"))
 }
 
 /// A process: as the machine that it runs, or as a program; `other` goes before the latter.

@@ -20,7 +20,7 @@ use crate::auth::polkit::Details;
 use crate::lock::Mode;
 use crate::lock::open::Links;
 use crate::lock::resolve::{Access, Resolve, Target, Wanted};
-use crate::lock::resource::DiskPath;
+use crate::lock::resource::Resource;
 use crate::lock::work::InOrder;
 use crate::service::{Ask, Disk};
 
@@ -59,7 +59,7 @@ pub(super) fn parse(
     front: &Front,
     resources: &[(String, String)],
     files: usize,
-) -> Result<Vec<(DiskPath, Mode)>, Error> {
+) -> Result<Vec<(Resource, Mode)>, Error> {
     let limit = front.service.settings().limits.resources_per_call;
     if resources.len() + files > limit {
         return Err(Error::too_much(format!(
@@ -72,7 +72,8 @@ pub(super) fn parse(
             "{files} descriptors in one call, {FILES_MAX} are the most"
         )));
     }
-    let words = |(path, mode): &(String, String)| Ok((DiskPath::parse(path)?, mode.parse()?));
+    let words =
+        |(name, mode): &(String, String)| Ok((Resource::parse(name)?, mode.parse::<Mode>()?));
     resources.iter().map(words).collect::<Result<_, crate::lock::Error>>().map_err(Error::from)
 }
 
@@ -85,24 +86,61 @@ pub(super) async fn find(
     front: &Front,
     call: &Call<'_>,
     machine: Machine<'_>,
-    paths: Vec<(DiskPath, Mode)>,
+    resources: Vec<(Resource, Mode)>,
     files: Vec<(OwnedFd, Mode)>,
 ) -> Result<Vec<Ask>, Error> {
-    for (path, mode) in &paths {
-        ask_by_name(call, path, |name| machine.about(name, *mode)).await?;
+    for (resource, mode) in &resources {
+        ask_by_name(call, resource, |name| machine.about(name, *mode)).await?;
     }
-    let (paths, files) = (paths.into_iter(), files.into_iter());
-    let (wanted, modes): (Vec<Wanted>, Vec<Mode>) = paths
-        .map(|(path, mode)| (Wanted::Path(path), mode))
-        .chain(files.map(|(file, mode)| (Wanted::File(file), mode)))
-        .unzip();
-    if call.passes() {
-        // Nobody has to be asked about what the names lead to: that can be found on the way.
-        let disks = requests(front, call, wanted).into_iter().map(Disk::Wanted);
-        return Ok(disks.zip(modes).map(|(disk, mode)| Ask { disk, mode }).collect());
+    // A lease is found on the way: nobody has to be asked about what it leads to.
+    let (mut leases, mut wanted, mut modes) = (Vec::new(), Vec::new(), Vec::new());
+    for (resource, mode) in resources {
+        match resource {
+            Resource::Lease(lease) => leases.push(Some((lease, mode))),
+            Resource::Disk(path) => {
+                leases.push(None);
+                wanted.push(Wanted::Path(path));
+                modes.push(mode);
+            }
+        }
     }
+    for (file, mode) in files {
+        wanted.push(Wanted::File(file));
+        modes.push(mode);
+    }
+    let disks = if call.passes() {
+        // Nor about these: they can be found on the way, too.
+        requests(front, call, wanted).into_iter().map(Disk::Wanted).collect()
+    } else {
+        find_disks(front, call, machine, wanted, &modes).await?
+    };
+    let settings = front.service.settings();
+    let mut disks = disks.into_iter().zip(modes).map(|(disk, mode)| Ask {
+        disk,
+        with_lease: settings.require_lease_for_disks && mode == Mode::Exclusive,
+        mode: if settings.only_record_disks { Mode::None } else { mode },
+    });
+    let mut asks = Vec::new();
+    for lease in leases {
+        asks.extend(match lease {
+            Some((lease, mode)) => Some(Ask { disk: Disk::Lease(lease), mode, with_lease: false }),
+            None => disks.next(),
+        });
+    }
+    asks.extend(disks);
+    Ok(asks)
+}
+
+/// Steps 3 to 5 for disks, of a caller whom polkit judges.
+async fn find_disks(
+    front: &Front,
+    call: &Call<'_>,
+    machine: Machine<'_>,
+    wanted: Vec<Wanted>,
+    modes: &[Mode],
+) -> Result<Vec<Disk>, Error> {
     let targets = resolve(front, call, wanted).await?;
-    for (target, mode) in targets.iter().zip(&modes) {
+    for (target, mode) in targets.iter().zip(modes) {
         if let Some(access) = target.shown {
             ask_by_descriptor(front, call, machine, target, access, *mode).await?;
         }
@@ -110,8 +148,7 @@ pub(super) async fn find(
     if !call.caller.is_here() {
         return Err(crate::auth::Error::CallerGone.into());
     }
-    let disks = targets.into_iter().map(|target| Disk::Found(Box::new(target)));
-    Ok(disks.zip(modes).map(|(disk, mode)| Ask { disk, mode }).collect())
+    Ok(targets.into_iter().map(|target| Disk::Found(Box::new(target))).collect())
 }
 
 /// Step 2 for one name.
@@ -121,16 +158,23 @@ pub(super) async fn find(
 /// `AccessDenied` and the like.
 pub(super) async fn ask_by_name<'d>(
     call: &Call<'_>,
-    path: &'d DiskPath,
+    resource: &'d Resource,
     details: impl FnOnce(&'d str) -> Details<'d>,
 ) -> Result<(), Error> {
-    // A DiskPath came as a string, so it is UTF-8 and this is the string itself.
-    let name = path.as_path().to_str().unwrap_or_default();
-    if !call.passes() && path.climbs() {
-        let shown = path.shown();
-        return Err(Error::invalid(format!("path '{shown}' has '..' in it, which needs root")));
+    refuse_climbing(call, resource)?;
+    Ok(call.ask(Action::AcquireByName, &details(resource.as_str())).await?)
+}
+
+/// Refuses a name that climbs with `..` to whoever is judged by it.
+fn refuse_climbing(call: &Call<'_>, resource: &Resource) -> Result<(), Error> {
+    match resource {
+        Resource::Disk(path) if !call.passes() && path.climbs() => {
+            let shown = path.shown();
+            Err(Error::invalid(format!("path '{shown}' has '..' in it, which needs root")))
+        }
+        // Of a lease, nobody's climbs.
+        Resource::Disk(_) | Resource::Lease(_) => Ok(()),
     }
-    Ok(call.ask(Action::AcquireByName, &details(name)).await?)
 }
 
 /// Step 3.
@@ -186,7 +230,7 @@ async fn ask_by_descriptor(
     let proven = match (access, mode) {
         (Access::ReadWrite, _) => true,
         (Access::Read, Mode::Shared) => target.uid == call.uid(),
-        (Access::Read, Mode::Exclusive) => false,
+        (Access::Read, Mode::Exclusive | Mode::None) => false,
     };
     let action = if proven { Action::AcquireByDescriptor } else { Action::AcquireByName };
     Ok(call.ask(action, &machine.about(&target.name, mode)).await?)

@@ -21,9 +21,11 @@ const OURS: &str = "org.vmlockd1.Error.";
 pub const NAMES: &[&str] = &[
     LOCK_HELD,
     LOCK_HELD_ELSEWHERE,
+    LEASE_REQUIRED,
     OWNER_EXISTS,
     NO_SUCH_OWNER,
     NO_SUCH_LOCK,
+    NO_SUCH_LOCKSPACE,
     NO_SUCH_OFFER,
     NOT_LOCKABLE,
     RESOURCE_CHANGED,
@@ -34,9 +36,11 @@ pub const NAMES: &[&str] = &[
 
 const LOCK_HELD: &str = "org.vmlockd1.Error.LockHeld";
 const LOCK_HELD_ELSEWHERE: &str = "org.vmlockd1.Error.LockHeldElsewhere";
+const LEASE_REQUIRED: &str = "org.vmlockd1.Error.LeaseRequired";
 const OWNER_EXISTS: &str = "org.vmlockd1.Error.OwnerExists";
 const NO_SUCH_OWNER: &str = "org.vmlockd1.Error.NoSuchOwner";
 const NO_SUCH_LOCK: &str = "org.vmlockd1.Error.NoSuchLock";
+const NO_SUCH_LOCKSPACE: &str = "org.vmlockd1.Error.NoSuchLockspace";
 const NO_SUCH_OFFER: &str = "org.vmlockd1.Error.NoSuchOffer";
 const NOT_LOCKABLE: &str = "org.vmlockd1.Error.NotLockable";
 const RESOURCE_CHANGED: &str = "org.vmlockd1.Error.ResourceChanged";
@@ -149,17 +153,19 @@ fn name_of(error: &lock::Error) -> &'static str {
     match error {
         E::BadMode(_)
         | E::BadPath { .. }
+        | E::BadKey { .. }
         | E::BadName { .. }
         | E::BadUuid(_)
         | E::TwoModes(_)
         | E::OtherMode { .. }
+        | E::OnlyRecorded { .. }
         | E::Suspended(_)
         | E::OfferedAlready(_)
         | E::NothingToOffer(_)
         | E::OwnOffer(_)
+        | E::Configured(_)
         | E::HeldTwice { .. } => INVALID_ARGS,
         E::NoSuchOffer => NO_SUCH_OFFER,
-        E::Unsupported(_) => NOT_SUPPORTED,
         E::Missing(_) => FILE_NOT_FOUND,
         E::NotLockable { .. } | E::Lockspace { .. } => NOT_LOCKABLE,
         E::Changed(_) => RESOURCE_CHANGED,
@@ -167,7 +173,9 @@ fn name_of(error: &lock::Error) -> &'static str {
             LIMITS_EXCEEDED
         }
         E::System { .. } => IO_ERROR,
-        E::Held(_) => LOCK_HELD,
+        E::NoSuchLockspace(_) => NO_SUCH_LOCKSPACE,
+        E::LeaseRequired(_) => LEASE_REQUIRED,
+        E::Held(_) | E::LockspaceInUse { .. } => LOCK_HELD,
         E::HeldElsewhere(_) => LOCK_HELD_ELSEWHERE,
         E::OwnerExists(_) => OWNER_EXISTS,
         E::NoSuchOwner(_) => NO_SUCH_OWNER,

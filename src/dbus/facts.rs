@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use zbus::{ObjectPath, Variant};
 
 use crate::lock::holder::Holder;
+use crate::lock::key::Key;
 use crate::lock::printable::spelt_path;
 use crate::lock::process::{Machine, Process};
 use crate::lock::recorded::Recorded;
 use crate::lock::resolve::Target;
-use crate::lock::{Anchor, Lock, Owner, Proof};
+use crate::lock::{Anchor, Lock, Mode, Owner, Proof};
 use crate::paths;
 use crate::service::counts::Metrics;
 
@@ -76,17 +77,19 @@ pub(super) fn of_lock(lock: &Lock, owner: Option<&Owner>) -> Facts {
     ])
 }
 
-/// The file whose byte is locked; the first, where there are two.
+/// The file whose byte is locked; the first, where there are two. None where nothing is locked.
 #[must_use]
 pub(super) fn lock_file(lock: &Lock) -> String {
-    let file = lock.want.lock_files.first();
+    let locked = lock.want.mode != Mode::None;
+    let file = lock.want.lock_files.first().filter(|_| locked);
     file.map(|file| spelt_path(file)).unwrap_or_default()
 }
 
 /// What `Resolve` tells.
 #[must_use]
-pub(super) fn of_target(target: &Target) -> Facts {
-    let files: Vec<String> = target.lock_files().iter().map(|file| spelt_path(file)).collect();
+pub(super) fn of_target(target: &Target, only_recorded: bool) -> Facts {
+    let locked = if only_recorded { Vec::new() } else { target.lock_files() };
+    let files: Vec<String> = locked.iter().map(|file| spelt_path(file)).collect();
     Facts::from([
         ("resource", target.name.clone().into()),
         ("path", target.canonical.clone().unwrap_or_default().into()),
@@ -94,6 +97,20 @@ pub(super) fn of_target(target: &Target) -> Facts {
         ("lock-file", files.first().cloned().unwrap_or_default().into()),
         ("lock-files", files.into()),
         ("identity", target.identity.to_string().into()),
+    ])
+}
+
+/// What `Resolve` tells of a lease.
+#[must_use]
+pub(super) fn of_lease(key: &Key) -> Facts {
+    let file = spelt_path(key.path());
+    Facts::from([
+        ("resource", key.resource().into()),
+        ("path", file.clone().into()),
+        ("lockspace", object(paths::lockspace(key.lockspace().kind()))),
+        ("lock-file", file.clone().into()),
+        ("lock-files", vec![file].into()),
+        ("identity", key.identity().to_string().into()),
     ])
 }
 

@@ -1,4 +1,4 @@
-//! Who holds a disk: from the table, and from the kernel where the table knows nobody.
+//! Who holds a disk, or a lease: from the table, and from the kernel where the table knows nobody.
 
 use std::os::fd::OwnedFd;
 
@@ -11,9 +11,10 @@ use crate::auth::polkit::Details;
 use crate::lock::fdinfo::Processes;
 use crate::lock::holder::{Holder, Stranger};
 use crate::lock::identity::Identity;
+use crate::lock::lease::LeaseName;
 use crate::lock::probe::{Beside, Others, Probe};
 use crate::lock::resolve::{Identify, Target, Wanted};
-use crate::lock::resource::DiskPath;
+use crate::lock::resource::{DiskPath, Resource};
 use crate::lock::{Lock, Mode};
 use crate::service::describe::{HolderUsers, ProcessUsers};
 
@@ -31,20 +32,22 @@ pub(super) async fn by_name(
     call: &Call<'_>,
     name: &str,
 ) -> Result<Vec<Facts>, Error> {
-    let path = DiskPath::parse(name)?;
+    let resource = Resource::parse(name)?;
     let details = Details::from([("resource", name)]);
-    let may = (call.passes() || !path.climbs()) && call.may(Action::AcquireByName, &details).await;
+    let climbs = matches!(&resource, Resource::Disk(path) if path.climbs());
+    let may = (call.passes() || !climbs) && call.may(Action::AcquireByName, &details).await;
     if !may {
         return told(front, front.service.locks_named(name)).await;
     }
-    match claims::resolve(front, call, [Wanted::Path(path)]).await {
-        Ok(targets) => match targets.into_iter().next() {
-            Some(target) => of_target(front, target).await,
-            None => Ok(Vec::new()),
-        },
+    let found = match resource {
+        Resource::Lease(lease) => of_lease(front, lease).await,
+        Resource::Disk(path) => of_path(front, call, path).await,
+    };
+    match found {
         // Root is told what is amiss. Who may only name what a rule allows is told of the table:
         // what lies behind a link is none of his business.
         Err(error) if call.passes() => Err(error),
+        Ok(holders) => Ok(holders),
         Err(_) => told(front, front.service.locks_named(name)).await,
     }
 }
@@ -70,6 +73,23 @@ pub(super) async fn by_file(
     }
 }
 
+async fn of_path(front: &Front, call: &Call<'_>, path: DiskPath) -> Result<Vec<Facts>, Error> {
+    let targets = claims::resolve(front, call, [Wanted::Path(path)]).await?;
+    match targets.into_iter().next() {
+        Some(target) => of_target(front, target).await,
+        None => Ok(Vec::new()),
+    }
+}
+
+async fn of_lease(front: &Front, lease: LeaseName) -> Result<Vec<Facts>, Error> {
+    let name = lease.as_str().to_owned();
+    let (locks, stranger) = front.service.probe_lease(lease).await?;
+    if locks.is_empty() {
+        return others(front, &name, stranger, None, &[]).await;
+    }
+    told(front, locks).await
+}
+
 fn on(front: &Front, identity: Identity) -> Vec<Lock> {
     front.service.locks_on(identity)
 }
@@ -77,11 +97,15 @@ fn on(front: &Front, identity: Identity) -> Vec<Lock> {
 async fn of_target(front: &Front, target: Target) -> Result<Vec<Facts>, Error> {
     let (storage, host) = (front.service.storage(), front.service.host());
     let (locks, name) = (on(front, target.identity), target.name.clone());
-    if locks.is_empty() {
-        return match storage.run(Probe { target, host }).await?? {
-            Others::Hold(stranger) => others(front, &name, Some(*stranger), None, &[]).await,
-            Others::Use(users) => others(front, &name, None, Some(users), &[]).await,
-        };
+    if locks.iter().all(|lock| lock.want.mode == Mode::None) {
+        // Those for whom it is only recorded are in nobody's way.
+        let holders = front.service.holders(&locks);
+        let mut all = told(front, locks).await?;
+        all.extend(match storage.run(Probe { target, host }).await?? {
+            Others::Hold(stranger) => others(front, &name, Some(*stranger), None, &holders).await,
+            Others::Use(users) => others(front, &name, None, Some(users), &holders).await,
+        }?);
+        return Ok(all);
     }
     let held = front.service.held(&locks);
     let holders = front.service.holders(&locks);

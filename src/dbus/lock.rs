@@ -108,6 +108,10 @@ impl LockObject {
         let mode: Mode = mode.parse().map_err(Error::from)?;
         let (lock, owner) = self.now()?;
         self.front.command(&call, owner.id).await?;
+        if lock.want.mode == Mode::None {
+            let resource = shown(&lock.want.resource);
+            return Err(lock::Error::OnlyRecorded { resource, lock: lock.id }.into());
+        }
         if mode == Mode::Exclusive && lock.want.mode != mode {
             self.prove_write(&call, &lock, &owner, file).await?;
         }

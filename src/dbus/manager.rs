@@ -10,14 +10,14 @@ use super::facts::{self, Facts};
 use super::front::{Front, Wish};
 use super::options::{Options, Raw};
 use super::waiting::Timeout;
-use super::{binding, holders, waiting};
+use super::{binding, holders, lockspaces, waiting};
 use crate::auth::deed::{Action, MANAGER};
 use crate::auth::gate::Call;
 use crate::auth::polkit::Details;
 use crate::life::{Lease, Process};
 use crate::lock::owner::{check_name, parse_uuid};
 use crate::lock::resolve::Wanted;
-use crate::lock::resource::DiskPath;
+use crate::lock::resource::Resource;
 use crate::lock::{self, OwnerId};
 use crate::paths;
 use crate::service::{NewAnchor, Opening};
@@ -222,13 +222,66 @@ impl Manager {
     ) -> Result<Facts, Error> {
         let call = self.enter(&header, "Resolve").await?;
         Options::none(options)?;
-        let path = DiskPath::parse(&resource)?;
-        claims::ask_by_name(&call, &path, |name| Details::from([("resource", name)])).await?;
+        let resource = Resource::parse(&resource)?;
+        claims::ask_by_name(&call, &resource, |name| Details::from([("resource", name)])).await?;
+        let path = match resource {
+            Resource::Lease(lease) => {
+                return Ok(facts::of_lease(&self.0.service.resolve_lease(lease).await?));
+            }
+            Resource::Disk(path) => path,
+        };
         let targets = claims::resolve(&self.0, &call, [Wanted::Path(path)]).await?;
         let Some(target) = targets.first() else {
             return Ok(Facts::new());
         };
-        Ok(facts::of_target(target))
+        Ok(facts::of_target(target, self.0.service.settings().only_record_disks))
+    }
+
+    #[zbus(out_args("lockspace"))]
+    async fn create_lockspace(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        directory: String,
+        options: Raw,
+    ) -> Result<OwnedObjectPath, Error> {
+        let call = self.enter(&header, "CreateLockspace").await?;
+        Options::none(options)?;
+        lockspaces::create(&self.0, &call, &directory).await
+    }
+
+    async fn remove_lockspace(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        directory: String,
+        options: Raw,
+    ) -> Result<(), Error> {
+        let call = self.enter(&header, "RemoveLockspace").await?;
+        Options::none(options)?;
+        lockspaces::remove(&self.0, &call, &directory).await
+    }
+
+    async fn create_lease(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        lease: String,
+        options: Raw,
+    ) -> Result<(), Error> {
+        let call = self.enter(&header, "CreateLease").await?;
+        Options::none(options)?;
+        let name = lockspaces::lease(&call, &lease).await?;
+        Ok(self.0.service.create_lease(name).await?)
+    }
+
+    async fn remove_lease(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        lease: String,
+        options: Raw,
+    ) -> Result<(), Error> {
+        let call = self.enter(&header, "RemoveLease").await?;
+        Options::none(options)?;
+        let name = lockspaces::lease(&call, &lease).await?;
+        Ok(self.0.service.remove_lease(name).await?)
     }
 
     #[zbus(out_args("metrics"))]
@@ -269,9 +322,9 @@ impl Manager {
     fn features(&self) -> &'static [&'static str] {
         // Whether locks outlive the service differs from one way of starting it to another.
         if self.0.service.is_kept() {
-            &["lease", "process", "reexec", "wait", "fd-store"]
+            &["lease", "process", "reexec", "wait", "lockspaces", "fd-store"]
         } else {
-            &["lease", "process", "reexec", "wait"]
+            &["lease", "process", "reexec", "wait", "lockspaces"]
         }
     }
 

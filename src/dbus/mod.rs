@@ -13,6 +13,7 @@ mod front;
 mod holders;
 mod lock;
 mod lockspace;
+mod lockspaces;
 mod log_control;
 mod manager;
 mod objects;

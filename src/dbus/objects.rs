@@ -85,9 +85,7 @@ pub(super) fn word(kind: LockspaceKind) -> &'static str {
 
 /// Where a lockspace's lock files are; empty where they are the disks, or it is configured no more.
 pub(super) fn directory(front: &Front, kind: LockspaceKind) -> String {
-    let mut lockspaces = front.service.lockspaces().into_iter();
-    let directory = lockspaces.find(|(there, _)| *there == kind).and_then(|(_, path)| path);
-    directory.map(|path| spelt_path(&path)).unwrap_or_default()
+    front.service.directory_of(kind).map(|path| spelt_path(&path)).unwrap_or_default()
 }
 
 fn object(path: OwnedObjectPath) -> Variant<'static> {

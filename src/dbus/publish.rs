@@ -144,6 +144,9 @@ impl Publisher {
                     self.hide::<LockObject>(paths::lock(lock.id)).await?;
                 }
                 Event::LockspacesChanged => self.show_lockspaces().await?,
+                Event::LockspaceRemoved(kind) => {
+                    self.hide::<LockspaceObject>(paths::lockspace(*kind)).await?;
+                }
                 Event::AnchorsChanged(_)
                 | Event::OwnerChanged(_)
                 | Event::LockConverted(_)
@@ -181,7 +184,10 @@ impl Publisher {
                     let owner = ObjectPath::from(paths::owner(owner));
                     Manager::lock_contended(&self.manager()?, &resource, holders, owner).await?;
                 }
-                Event::OwnerOpened(_) | Event::OwnerClosed(_) | Event::LockspacesChanged => {}
+                Event::OwnerOpened(_)
+                | Event::OwnerClosed(_)
+                | Event::LockspacesChanged
+                | Event::LockspaceRemoved(_) => {}
             }
         }
         for id in changed {

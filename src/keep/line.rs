@@ -49,6 +49,7 @@ pub(super) fn mode_byte(mode: Option<Mode>) -> u8 {
     match mode {
         Some(Mode::Exclusive) => b'x',
         Some(Mode::Shared) => b's',
+        Some(Mode::None) => b'n',
         None => b'.',
     }
 }
@@ -89,7 +90,7 @@ impl Line {
         let (head, record) = bytes.split_at_checked(HEAD)?;
         let [step, mode, b' ', sum @ .., b' '] = head else { return None };
         let step = Step::of(*step)?;
-        let mode = [Some(Mode::Exclusive), Some(Mode::Shared), None]
+        let mode = [Some(Mode::Exclusive), Some(Mode::Shared), Some(Mode::None), None]
             .into_iter()
             .find(|known| mode_byte(*known) == *mode)?;
         if checksum(record) != *sum {

@@ -91,7 +91,7 @@ impl Counted {
             Name::Anchor(number) | Name::Owner(number) | Name::Offer(number) => {
                 self.anchor = self.anchor.max(number);
             }
-            // The highest is still there: none is ever taken away.
+            // What refers to one keeps it.
             Name::Lockspace(_) => {}
         }
     }

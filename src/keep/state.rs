@@ -24,7 +24,7 @@ use crate::lock::printable::shown_path;
 
 /// The version of all that is written. A program reads its own only: what it does not know it
 /// could not keep.
-pub const VERSION: u64 = 3;
+pub const VERSION: u64 = 4;
 
 /// The file's name in the runtime directory.
 pub(super) const FILE: &str = "state";

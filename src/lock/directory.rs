@@ -1,6 +1,7 @@
 //! A directory of lock files.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt};
 use std::path::{Component, Path, PathBuf};
@@ -14,7 +15,7 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::error::Error;
-use super::open::same_node;
+use super::open::{self, Links, same_node};
 use super::printable::shown_path;
 
 /// How lock files are opened: for both modes, and without side effects should one be no file.
@@ -38,17 +39,47 @@ pub struct Directory {
 
 impl Directory {
     /// Makes a directory where none is, with those above it, and opens it: for whoever asks for
-    /// just that. What it is made in is checked before.
+    /// just that. What it is made in is checked before. `links`: what becomes of those on the way.
     ///
     /// # Errors
     ///
     /// As for [`Self::open`].
-    pub fn make(path: &Path) -> Result<Self, Error> {
+    pub fn make(path: &Path, links: Links) -> Result<Self, Error> {
         if path.is_absolute() && !path.components().any(|part| part == Component::ParentDir) {
-            make_missing(path)
+            make_missing(path, links)
                 .map_err(|why| Error::Lockspace { directory: shown_path(path), why })?;
         }
         Self::open(path)
+    }
+
+    /// Removes the directory, if it is there still and nothing is in it. That something is mounted
+    /// on it keeps it, and is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`]: `ENOTEMPTY`, and what else keeps it from being removed.
+    pub fn remove(&self) -> Result<(), Error> {
+        match self.is_there() {
+            Ok(true) => {}
+            // Whatever its path leads to by now was never ours.
+            Ok(false) | Err(Error::System { errno: Errno::ENOENT | Errno::ENOTDIR, .. }) => {
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+        let failed = |error: io::Error| {
+            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO));
+            Error::system("removing lockspace", shown_path(&self.path), errno)
+        };
+        let real = fs::canonicalize(&self.path).map_err(failed)?;
+        if fs::read_dir(&real).map_err(failed)?.next().is_some() {
+            let errno = Errno::ENOTEMPTY;
+            return Err(Error::system("removing lockspace", shown_path(&self.path), errno));
+        }
+        match fs::remove_dir(&real) {
+            Err(error) if error.raw_os_error() != Some(nix::libc::EBUSY) => Err(failed(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Opens and checks a directory. It is not created: on shared storage that is not mounted
@@ -190,8 +221,15 @@ impl Directory {
 }
 
 /// Makes what is missing of a path, for its owner alone.
-fn make_missing(path: &Path) -> Result<(), String> {
+fn make_missing(path: &Path, links: Links) -> Result<(), String> {
     let there = path.ancestors().find(|step| step.symlink_metadata().is_ok());
+    if let (Some(there), Links::Refuse) = (there, links) {
+        let led = |errno: Errno| match errno {
+            Errno::ELOOP => "leads through a symbolic link, which only root may name".to_owned(),
+            errno => format!("can't be resolved: {}", errno.desc()),
+        };
+        open::locate(there, links).map_err(led)?;
+    }
     match there {
         Some(there) if there != path => {
             check_trusted(there, Part::OnTheWay)?;
@@ -286,15 +324,54 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let path = dir.path().join("a/b");
-        Directory::make(&path).unwrap();
+        let make = |path: &Path| Directory::make(path, Links::Follow);
+        make(&path).unwrap();
         assert_eq!(fs::metadata(dir.path().join("a")).unwrap().mode() & 0o7777, 0o700);
-        Directory::make(&path).unwrap();
+        make(&path).unwrap();
         let open = dir.path().join("open");
         fs::create_dir(&open).unwrap();
         fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(Directory::make(&open.join("c")).is_err());
-        assert!(Directory::make(&dir.path().join("x/../y")).is_err());
+        assert!(make(&open.join("c")).is_err());
+        assert!(make(&dir.path().join("x/../y")).is_err());
         assert!(!open.join("c").exists() && !dir.path().join("x").exists());
+    }
+
+    #[test]
+    fn who_is_judged_by_the_name_is_not_led_by_links() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        Directory::make(&real, Links::Refuse).unwrap();
+        std::os::unix::fs::symlink("real", &link).unwrap();
+        for path in [link.clone(), link.join("below")] {
+            let refused = Directory::make(&path, Links::Refuse).unwrap_err().to_string();
+            assert!(refused.contains("leads through a symbolic link"), "{refused}");
+        }
+        assert!(!real.join("below").exists());
+        Directory::make(&link.join("below"), Links::Follow).unwrap();
+        assert!(real.join("below").exists());
+    }
+
+    #[test]
+    fn only_an_empty_directory_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let path = dir.path().join("locks");
+        let space = Directory::make(&path, Links::Follow).unwrap();
+        drop(space.open_file("a").unwrap());
+        let refused = space.remove().unwrap_err();
+        assert!(matches!(refused, Error::System { errno: Errno::ENOTEMPTY, .. }), "{refused}");
+        space.remove_file("a").unwrap();
+        // Another one in its place is none of ours.
+        fs::rename(&path, dir.path().join("aside")).unwrap();
+        fs::create_dir(&path).unwrap();
+        space.remove().unwrap();
+        assert!(path.exists());
+        fs::remove_dir(&path).unwrap();
+        space.remove().unwrap();
+        fs::rename(dir.path().join("aside"), &path).unwrap();
+        space.remove().unwrap();
+        assert!(!path.exists());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use nix::errno::Errno;
 
 use super::holder::{Refusal, Stranger};
+use super::lease::spoken;
 use super::mode::Mode;
 use super::owner::OwnerId;
 use super::printable::shown;
@@ -24,6 +25,14 @@ pub enum Error {
         /// What is wrong with it, to follow the path in a sentence.
         why: &'static str,
     },
+    /// A name that can't be a file's in a lockspace.
+    #[error("key '{key}' {why}")]
+    BadKey {
+        /// The name, shortened and escaped.
+        key: String,
+        /// What is wrong with it, to follow the name in a sentence.
+        why: &'static str,
+    },
     /// A name that can't be a machine's.
     #[error("name '{name}' {why}")]
     BadName {
@@ -35,14 +44,14 @@ pub enum Error {
     /// A word that is no UUID.
     #[error("'{0}' is not a UUID")]
     BadUuid(String),
-    /// A kind of resource that this version can't lock.
-    #[error("{0}")]
-    Unsupported(String),
     /// One call names one disk twice and disagrees with itself.
-    #[error("disk {0} is asked for twice in one call, in different modes")]
+    #[error("{} is asked for twice in one call, in different modes", spoken(_0))]
     TwoModes(String),
     /// The owner holds it, otherwise than it asks now.
-    #[error("disk {resource} is held by this owner in mode {held}; convert lock {lock} instead")]
+    #[error(
+        "{} is held by this owner in mode {held}; convert lock {lock} instead",
+        spoken(resource)
+    )]
     OtherMode {
         /// The name asked for.
         resource: String,
@@ -51,8 +60,26 @@ pub enum Error {
         /// The number of the lock.
         lock: u64,
     },
+    /// The owner has it recorded, and neither locked nor to be locked by that.
+    #[error(
+        "{} is only recorded for this owner, not locked; release lock {lock} first",
+        spoken(resource)
+    )]
+    OnlyRecorded {
+        /// The name asked for.
+        resource: String,
+        /// The number of its lock.
+        lock: u64,
+    },
+    /// The owner wants to write a disk, and has no lease.
+    #[error(
+        "{} can't be had for writing without a lease, which 'require_lease_for_disks' wants: ask for \
+         one first, or in the same call",
+        spoken(_0)
+    )]
+    LeaseRequired(String),
     /// Nothing is there by that name.
-    #[error("disk {0} does not exist")]
+    #[error("{} does not exist", spoken(_0))]
     Missing(String),
     /// Something is there, and no lock can be put on it.
     #[error("{resource} can't be locked: {why}")]
@@ -83,6 +110,22 @@ pub enum Error {
         /// The cause.
         why: String,
     },
+    /// No lockspace is known by that directory.
+    #[error("there is no lockspace {0}; it has to be made first")]
+    NoSuchLockspace(String),
+    /// A lockspace that an owner of ours still has to do with.
+    #[error("lockspace {directory} is in use: VM \"{name}\" {how}")]
+    LockspaceInUse {
+        /// The directory.
+        directory: String,
+        /// The owner's name.
+        name: String,
+        /// What it does, in words that follow the name.
+        how: &'static str,
+    },
+    /// A lockspace that the configuration names, and nobody else makes, fills or removes.
+    #[error("lockspace {0} is ruled by the configuration; leases are kept elsewhere")]
+    Configured(String),
     /// Another owner holds it.
     #[error("{0}")]
     Held(Box<Refusal>),
@@ -108,7 +151,10 @@ pub enum Error {
     #[error("owner {0} can't adopt its own locks")]
     OwnOffer(OwnerId),
     /// The owner holds itself what it would adopt.
-    #[error("disk {resource} is held by this owner itself, by lock {lock}; release that first")]
+    #[error(
+        "{} is held by this owner itself, by lock {lock}; release that first",
+        spoken(resource)
+    )]
     HeldTwice {
         /// The name by which it is held.
         resource: String,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::lockspace::LockspaceKind;
 use super::owner::OwnerId;
 use super::record::Lock;
 
@@ -30,6 +31,8 @@ pub enum Event {
     LockLost(Box<Lock>, Loss),
     /// There are other lockspaces now.
     LockspacesChanged,
+    /// A lockspace is no more.
+    LockspaceRemoved(LockspaceKind),
     /// An owner did not get what others hold.
     LockContended {
         /// The name it asked for.

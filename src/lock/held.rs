@@ -81,6 +81,11 @@ impl Held {
         Self { bytes, writable, mode, kept_as, written, unrecorded }
     }
 
+    /// What is held of a disk that is only recorded.
+    pub(super) fn of_nothing() -> Self {
+        Self::new(Vec::new(), false, Mode::None)
+    }
+
     /// The owner and the number under which its descriptors are kept; these, if nobody said before.
     pub fn kept_as(&self, owner: OwnerId, number: u64) -> (OwnerId, u64) {
         *self.kept_as.get_or_init(|| (owner, number))

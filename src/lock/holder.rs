@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::fdinfo::Processes;
+use super::lease::spoken as named;
 use super::mode::Mode;
 use super::owner::OwnerId;
 use super::printable::shown;
@@ -57,7 +58,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { resource, holders, ahead, users } = self;
         let is = if holders.is_empty() { "is" } else { "is locked" };
-        write!(f, "disk {} {is}", shown(resource))?;
+        write!(f, "{} {is}", named(&shown(resource)))?;
         for (n, holder) in holders.iter().enumerate() {
             let and = if n == 0 { "" } else { " and" };
             write!(
@@ -154,7 +155,8 @@ impl Stranger {
         let who = who.join(", and ");
         let file = self.lock_file.as_ref();
         let file = file.map(|file| format!(", through lock file {file}")).unwrap_or_default();
-        format!("disk {resource} {held} {who}{file}{}", using(&self.users, words))
+        let resource = named(&resource);
+        format!("{resource} {held} {who}{file}{}", using(&self.users, words))
     }
 
     fn on_record(&self, resource: &str, words: &impl Words) -> String {

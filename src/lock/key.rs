@@ -1,6 +1,7 @@
 //! A lock file that is asked for by its name in a lockspace, whatever it may stand for: what
 //! virtlockd's clients name where they don't name the disk itself.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -8,9 +9,10 @@ use sha2::{Digest, Sha256};
 use super::directory::Directory;
 use super::error::Error;
 use super::identity::Identity;
+use super::lease::{head, spelt};
 use super::lockspace::Lockspace;
 use super::mode::Mode;
-use super::printable::{shown, spelt_path};
+use super::printable::shown;
 use super::record::Want;
 
 /// The longest name of a file (`NAME_MAX`).
@@ -24,15 +26,17 @@ pub struct Key {
     fleeting: bool,
     identity: Identity,
     path: PathBuf,
+    resource: String,
+    write_shown: bool,
 }
 
 impl Key {
     /// A key in a lockspace that has a directory. With `fleeting` its file is made where it is
-    /// missing, and removed with its last lock.
+    /// missing, and removed with its last lock. Whoever asks may have it in either mode.
     ///
     /// # Errors
     ///
-    /// [`Error::BadPath`] where the name is none of a single file; what [`Lockspace`]s are
+    /// [`Error::BadKey`] where the name is none of a single file; what [`Lockspace`]s are
     /// refused with.
     pub fn new(lockspace: Lockspace, name: &str, fleeting: bool) -> Result<Self, Error> {
         check_key(name)?;
@@ -44,7 +48,15 @@ impl Key {
         let key = digest.iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte));
         let path = directory.path_of(name);
         let identity = Identity::Key { dev, ino, key };
-        Ok(Self { lockspace, name: name.to_owned(), fleeting, identity, path })
+        let resource = spelt(directory.path(), name);
+        let name = name.to_owned();
+        Ok(Self { lockspace, name, fleeting, identity, path, resource, write_shown: true })
+    }
+
+    /// The same for one who may have it in one mode, and is to be asked again before it is another.
+    #[must_use]
+    pub fn for_one_mode(self) -> Self {
+        Self { write_shown: false, ..self }
     }
 
     /// The lockspace.
@@ -68,7 +80,31 @@ impl Key {
     /// How it is spelt as a resource: `lease:<directory>/<name>`.
     #[must_use]
     pub fn resource(&self) -> String {
-        spelt(&self.path)
+        self.resource.clone()
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// The path of its file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens its file, which has to be there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Missing`], and what opening says.
+    pub fn find_file(&self) -> Result<File, Error> {
+        let Some(directory) = self.lockspace.directory() else {
+            return Err(Error::not_lockable(&self.resource, "it is in no lockspace"));
+        };
+        directory.find_file(&self.name)?.ok_or_else(|| Error::missing(&self.resource))
     }
 
     /// What the table is told of it.
@@ -83,8 +119,7 @@ impl Key {
             lock_files: vec![self.path.clone()],
             fleeting: self.fleeting,
             mode,
-            // Whoever may ask for keys may ask for either mode.
-            write_shown: true,
+            write_shown: self.write_shown,
         }
     }
 }
@@ -93,21 +128,17 @@ impl Key {
 ///
 /// # Errors
 ///
-/// [`Error::BadPath`].
+/// [`Error::BadKey`].
 pub fn resource_of(directory: &Directory, name: &str) -> Result<String, Error> {
     check_key(name)?;
-    Ok(spelt(&directory.path_of(name)))
-}
-
-fn spelt(path: &Path) -> String {
-    format!("lease:{}", spelt_path(path))
+    Ok(spelt(directory.path(), name))
 }
 
 /// Checks the name of a key: one that could leave its lockspace is none.
 ///
 /// # Errors
 ///
-/// [`Error::BadPath`].
+/// [`Error::BadKey`].
 pub fn check_key(name: &str) -> Result<(), Error> {
     let why = if name.is_empty() {
         "is empty"
@@ -120,7 +151,7 @@ pub fn check_key(name: &str) -> Result<(), Error> {
     } else {
         return Ok(());
     };
-    Err(Error::BadPath { path: shown(&name.chars().take(80).collect::<String>()), why })
+    Err(Error::BadKey { key: head(name), why })
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub mod holder;
 pub mod host;
 pub mod identity;
 pub mod key;
+pub mod lease;
 pub mod lockspace;
 pub mod mode;
 pub mod mount;

@@ -14,13 +14,17 @@ pub enum Mode {
     Shared,
     /// Nobody else may hold it: a disk that one machine writes.
     Exclusive,
+    /// It is not locked at all: a disk that is only recorded, for who looks at what machines use.
+    None,
 }
 
 impl Mode {
     /// Whether two different owners can not hold one resource in these two modes at once.
     #[must_use]
     pub fn conflicts(self, other: Self) -> bool {
-        self == Self::Exclusive || other == Self::Exclusive
+        self != Self::None
+            && other != Self::None
+            && (self == Self::Exclusive || other == Self::Exclusive)
     }
 
     /// The word used on the bus and the command line.
@@ -29,6 +33,7 @@ impl Mode {
         match self {
             Self::Shared => "shared",
             Self::Exclusive => "exclusive",
+            Self::None => "none",
         }
     }
 
@@ -38,6 +43,7 @@ impl Mode {
         match self {
             Self::Shared => "shared",
             Self::Exclusive => "exclusively",
+            Self::None => "not at all",
         }
     }
 }
@@ -51,11 +57,26 @@ impl fmt::Display for Mode {
 impl FromStr for Mode {
     type Err = Error;
 
+    /// A mode that can be asked for.
     fn from_str(word: &str) -> Result<Self, Error> {
         match word {
             "shared" => Ok(Self::Shared),
             "exclusive" => Ok(Self::Exclusive),
             _ => Err(Error::BadMode(super::printable::shown(word))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_only_recorded_is_in_nobodys_way() {
+        for mode in [Mode::Shared, Mode::Exclusive, Mode::None] {
+            assert!(!mode.conflicts(Mode::None) && !Mode::None.conflicts(mode));
+        }
+        assert!(Mode::Shared.conflicts(Mode::Exclusive) && !Mode::Shared.conflicts(Mode::Shared));
+        assert!("none".parse::<Mode>().is_err());
     }
 }

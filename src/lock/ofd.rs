@@ -46,6 +46,8 @@ fn kind(mode: Mode) -> libc::c_int {
     match mode {
         Mode::Shared => libc::F_RDLCK,
         Mode::Exclusive => libc::F_WRLCK,
+        // What is held in no mode is not locked; nobody asks for it here.
+        Mode::None => libc::F_UNLCK,
     }
 }
 

@@ -8,6 +8,7 @@ use super::fdinfo::{Node, Processes, Search};
 use super::held::Held;
 use super::holder::Stranger;
 use super::host::Host;
+use super::key::Key;
 use super::mode::Mode;
 use super::printable::shown_path;
 use super::recorded::Entry;
@@ -65,6 +66,33 @@ impl Work for Probe {
         match tested {
             Ok(()) => Ok(Others::Use(users(&target))),
             Err(Error::HeldElsewhere(stranger)) => Ok(Others::Hold(stranger)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Finds out who else holds a key of which the table knows no holder. Creates nothing.
+#[derive(Debug)]
+pub struct ProbeKey {
+    /// The key.
+    pub key: Key,
+    /// This host.
+    pub host: Option<Arc<Host>>,
+}
+
+impl Work for ProbeKey {
+    /// The stranger, if there is one.
+    type Answer = Result<Option<Stranger>, Error>;
+
+    fn perform(self) -> Self::Answer {
+        let Self { key, host } = self;
+        let (resource, shown) = (key.resource(), shown_path(key.path()));
+        let host_id = host.as_ref().map(|host| host.id());
+        let lock_file = Some(shown.as_str());
+        let request = Request { resource: &resource, lock_file, host_id, ..Request::default() };
+        match key.find_file().and_then(|file| free_byte(&file, Mode::Exclusive, &request)) {
+            Ok(()) => Ok(None),
+            Err(Error::HeldElsewhere(stranger)) => Ok(Some(*stranger)),
             Err(error) => Err(error),
         }
     }

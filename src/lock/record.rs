@@ -81,11 +81,16 @@ impl Want {
         files.chain(self.path.as_deref()).map(Asked::path).collect()
     }
 
+    /// Whether it is a lease, and no disk.
+    #[must_use]
+    pub fn is_lease(&self) -> bool {
+        matches!(self.identity, Identity::Key { .. })
+    }
+
     /// Whether it can be found again without the descriptor by which it came.
     #[must_use]
     pub fn can_be_found(&self) -> bool {
-        let key = matches!(self.identity, Identity::Key { .. });
-        key || self.path.as_deref().is_some_and(|path| path.to_str().is_some())
+        self.is_lease() || self.path.as_deref().is_some_and(|path| path.to_str().is_some())
     }
 
     /// Whether two names mean one resource: one disk, or one file in a lockspace.

@@ -1,4 +1,4 @@
-//! What callers name: a disk, by its path.
+//! What callers name: a disk, by its path; or a lease.
 //!
 //! A disk may also come as an open descriptor; that has no spelling and so no type here, see
 //! [`super::resolve`].
@@ -8,12 +8,44 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use super::error::Error;
+use super::lease::LeaseName;
 use super::printable::{shown, shown_path};
 
 /// The longest path that the kernel takes, in bytes: `PATH_MAX` less its closing NUL.
 const PATH_MAX: usize = 4095;
-/// How leases are spelt; they are no paths.
-const LEASE: &str = "lease:";
+
+/// What a caller names, by whatever kind of name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Resource {
+    /// A disk.
+    Disk(DiskPath),
+    /// A lease.
+    Lease(LeaseName),
+}
+
+impl Resource {
+    /// Checks a name as callers send it. Touches no file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadPath`].
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        match LeaseName::parse(text) {
+            Some(lease) => lease.map(Self::Lease),
+            None => DiskPath::parse(text).map(Self::Disk),
+        }
+    }
+
+    /// The name, to the letter.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            // It came as a string, so it is UTF-8 and this is the string itself.
+            Self::Disk(path) => path.as_path().to_str().unwrap_or_default(),
+            Self::Lease(lease) => lease.as_str(),
+        }
+    }
+}
 
 /// An absolute path as a caller gave it, to the letter: in a hashed lockspace the letters decide.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -24,12 +56,8 @@ impl DiskPath {
     ///
     /// # Errors
     ///
-    /// [`Error::BadPath`] for empty, relative and overlong ones, [`Error::Unsupported`] for leases.
+    /// [`Error::BadPath`] for empty, relative and overlong ones.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        if text.starts_with(LEASE) {
-            let what = "leases are not supported by this version of vmlockd";
-            return Err(Error::Unsupported(format!("'{}': {what}", head(text))));
-        }
         let why = if text.is_empty() {
             "is empty"
         } else if !text.starts_with('/') {
@@ -74,6 +102,11 @@ impl DiskPath {
         shown_path(&self.0)
     }
 
+    /// The beginning of it, for an error message about all of it.
+    pub(super) fn head(&self) -> String {
+        head(&self.0.to_string_lossy())
+    }
+
     /// Whether it climbs with `..`: a rule that looks at the string could be led astray by it.
     #[must_use]
     pub fn climbs(&self) -> bool {
@@ -107,7 +140,7 @@ mod tests {
             assert!(error.contains(word), "{error}");
             assert!(error.len() < 200, "{error}");
         }
-        assert!(matches!(DiskPath::parse("lease:/a/b/c"), Err(Error::Unsupported(_))));
+        assert!(DiskPath::parse("lease:/a/b/c").is_err());
         assert_eq!(DiskPath::parse("//a/./b").unwrap().as_path().as_os_str(), "//a/./b");
     }
 
@@ -118,6 +151,16 @@ mod tests {
         for wrong in [&b"a\xff"[..], b"", b"/a\0\xff"] {
             assert!(DiskPath::from_bytes(wrong).is_err());
         }
+    }
+
+    #[test]
+    fn a_resource_is_what_its_name_says() {
+        for text in ["/srv/a.img", "lease:/srv/leases/a"] {
+            let resource = Resource::parse(text).unwrap();
+            assert_eq!(resource.as_str(), text);
+            assert_eq!(matches!(resource, Resource::Lease(_)), text.starts_with("lease:"));
+        }
+        assert!(Resource::parse("leases:/a").is_err());
     }
 
     #[test]

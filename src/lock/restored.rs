@@ -52,6 +52,9 @@ impl Held {
         signature: &Signature,
         directories: &mut Directories,
     ) -> Option<Self> {
+        if want.mode == Mode::None && descriptions.is_empty() {
+            return Some(Self::of_nothing());
+        }
         if descriptions.len() != want.lock_files.len() || descriptions.is_empty() {
             return None;
         }
@@ -261,6 +264,7 @@ fn find(want: &Want) -> Result<Goal, Lost> {
             LockspaceKind::Direct | LockspaceKind::File => Lockspace::File(directory),
         };
         let key = Key::new(lockspace, &name, want.fleeting);
+        let key = key.map(|key| if want.write_shown { key } else { key.for_one_mode() });
         return key.map(Goal::Key).map_err(|error| lost(Loss::Unlockable, error.to_string()));
     }
     let path = want.path.as_deref().and_then(Path::to_str).map(DiskPath::parse);

@@ -106,6 +106,14 @@ impl Table {
         self.locks.len()
     }
 
+    /// Whether an owner holds a lease, in whatever mode.
+    #[must_use]
+    pub fn has_lease(&self, id: OwnerId) -> bool {
+        let locks = self.owners.get(&id).map(|owner| &owner.locks);
+        let held = locks.into_iter().flatten().filter_map(|number| self.lock(*number));
+        held.into_iter().any(|lock| lock.want.is_lease())
+    }
+
     /// Adds an anchor to an owner.
     ///
     /// # Errors
@@ -335,6 +343,7 @@ pub struct Ended {
 
 mod grant;
 mod handover;
+mod lockspace;
 mod restored;
 mod suspend;
 #[cfg(test)]

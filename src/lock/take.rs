@@ -89,6 +89,9 @@ impl Work for Take {
 
     fn perform(self) -> Result<Held, Error> {
         let Self { goal, mode, signature, hasty } = self;
+        if mode == Mode::None {
+            return Ok(Held::of_nothing());
+        }
         let host_id = signature.host.as_ref().map(|host| host.id());
         let request = Request { host_id, hasty, ..Request::default() };
         let (held, resource, in_lockspace) = match &*goal {
@@ -138,7 +141,8 @@ fn take_key(key: &Key, mode: Mode, request: &Request<'_>) -> Result<Held, Error>
     Ok(Held::new(vec![byte], true, mode))
 }
 
-/// Makes the file of a key, or removes it; the latter only while nobody has it locked.
+/// Makes the file of a key, or removes it; the latter only while nobody has it locked, and it is
+/// empty as it was made.
 #[derive(Debug)]
 pub enum Tend {
     /// Makes it where it is missing.
@@ -169,9 +173,22 @@ impl Work for Tend {
         let resource = key.resource();
         let request = Request { resource: &resource, ..Request::default() };
         let byte = lock_file(directory, key.name(), true, Mode::Exclusive, &request)?;
+        if has_content(&byte)? {
+            let byte = Byte { place: None, ..byte };
+            let kept = Held::new(vec![byte], true, Mode::Exclusive).give();
+            let why = "it has something in it, so it is no lock file, and stays";
+            return Err(Error::not_lockable(resource, why).with_undo(kept));
+        }
         let mut failed = Held::new(vec![byte], true, Mode::Exclusive).give();
         failed.pop().map_or(Ok(()), Err)
     }
+}
+
+/// Whether there is something in a lock file. What the service makes stays empty.
+fn has_content(byte: &Byte) -> Result<bool, Error> {
+    let stat = fstat(&*byte.description.file()?);
+    let name = || byte.shown().unwrap_or_default();
+    Ok(stat.map_err(|errno| Error::system("looking at lock file", name(), errno))?.st_size > 0)
 }
 
 /// Opens the disk itself: for writing where an exclusive lock will sit on it, and where possible
@@ -257,7 +274,7 @@ fn lock_file(
         let file = if fleeting {
             directory.open_file(name)?
         } else {
-            directory.find_file(name)?.ok_or_else(|| Error::missing(&shown))?
+            directory.find_file(name)?.ok_or_else(|| Error::missing(request.resource))?
         };
         lock_byte(&file, mode, &Request { lock_file: Some(&shown), ..*request })?;
         if directory.still_names(name, &file)? {

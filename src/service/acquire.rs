@@ -109,6 +109,10 @@ impl Service {
             if *purpose != Purpose::Resume {
                 // What is remembered is counted already.
                 state.table.check_running(id)?;
+                state.check_lockspaces(&wants)?;
+                if let Some(disk) = request.with_lease {
+                    state.check_lease(id, &wants, disk)?;
+                }
                 let limit = state.settings.limits.resources_per_call;
                 within("resources", wants.len(), limit, || "in one call".to_owned())?;
                 let more = |usage: &mut Usage| usage.count_locks(wants.len());
@@ -237,6 +241,8 @@ pub(super) struct Request {
     asks: Vec<Ask>,
     goals: Vec<Arc<Goal>>,
     modes: Vec<Mode>,
+    /// The first of them for which the owner has to hold a lease.
+    with_lease: Option<usize>,
     again: Again,
     purpose: Purpose,
     opened: Option<Opened>,
@@ -289,6 +295,7 @@ impl Request {
             service: service.clone(),
             id,
             modes: asks.iter().map(|ask| ask.mode).collect(),
+            with_lease: asks.iter().position(|ask| ask.with_lease),
             asks,
             goals: Vec::new(),
             again,
@@ -316,7 +323,7 @@ impl Request {
     fn tell(&mut self, entry: Entry) -> Result<Came, Error> {
         let service = self.service.clone();
         for ask in std::mem::take(&mut self.asks) {
-            self.goals.push(Arc::new(ask.disk.find()?));
+            self.goals.push(Arc::new(ask.disk.find(&service)?));
         }
         if let Some(Opened { owner, names, anchors }) = self.opened.as_ref().filter(|_| !self.noted)
         {

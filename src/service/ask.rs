@@ -1,11 +1,13 @@
-//! What an owner asks for, as far as it is known before anything is touched.
+//! What an owner asks for, as far as it is known.
 
+use super::{Error, Service};
 use crate::lock::key::Key;
+use crate::lock::lease::LeaseName;
 use crate::lock::resolve::{Resolve, Target};
 use crate::lock::restored::find_again;
 use crate::lock::take::Goal;
 use crate::lock::work::{Asked, Work as _};
-use crate::lock::{self, Mode, Want};
+use crate::lock::{Mode, Want};
 
 /// One resource that an owner asks for.
 #[derive(Debug)]
@@ -14,6 +16,8 @@ pub struct Ask {
     pub disk: Disk,
     /// How it shall be held.
     pub mode: Mode,
+    /// Its owner has to hold a lease as well, or to ask for one with it.
+    pub with_lease: bool,
 }
 
 /// A disk, as far as it is known.
@@ -25,6 +29,8 @@ pub enum Disk {
     Found(Box<Target>),
     /// A key in a lockspace, whatever it stands for.
     Key(Key),
+    /// The same, to be found.
+    Lease(LeaseName),
     /// What the owner held before it was suspended.
     Remembered(Box<Want>),
 }
@@ -36,21 +42,19 @@ impl Disk {
             Self::Wanted(resolve) => resolve.asks(),
             Self::Found(target) => target.asks(),
             Self::Key(key) => key.lockspace().asks().into_iter().collect(),
+            Self::Lease(name) => vec![Asked::path(name.directory())],
             Self::Remembered(want) => want.asks(),
         }
     }
 
-    /// What it is.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Resolve`], and where what was remembered leads elsewhere.
-    pub(super) fn find(self) -> Result<Goal, lock::Error> {
-        match self {
-            Self::Wanted(resolve) => Ok(Goal::Disk(Box::new(resolve.perform()?))),
-            Self::Found(target) => Ok(Goal::Disk(target)),
-            Self::Key(key) => Ok(Goal::Key(key)),
-            Self::Remembered(want) => find_again(&want),
-        }
+    /// Finds it. For a storage thread.
+    pub(super) fn find(self, service: &Service) -> Result<Goal, Error> {
+        Ok(match self {
+            Self::Wanted(resolve) => Goal::Disk(Box::new(resolve.perform()?)),
+            Self::Found(target) => Goal::Disk(target),
+            Self::Key(key) => Goal::Key(key),
+            Self::Lease(name) => Goal::Key(service.find_lease(&name)?),
+            Self::Remembered(want) => find_again(&want)?,
+        })
     }
 }

@@ -12,6 +12,7 @@ use super::place::{Entry, Queued};
 use super::wait::{Attempt, Granted, Tried, Wait};
 use super::{Error, Service, Shown};
 use crate::lock::held::Convert;
+use crate::lock::printable::shown;
 use crate::lock::queue::Purpose;
 use crate::lock::work::{Asked, Work};
 use crate::lock::{self, Mode, OwnerId, Want};
@@ -50,6 +51,13 @@ impl Service {
         let want = state.table.lock(number).ok_or_else(no_such)?.want.clone();
         if want.mode == mode {
             return Ok(Begun::Already);
+        }
+        if want.mode == Mode::None {
+            let resource = shown(&want.resource);
+            return Err(lock::Error::OnlyRecorded { resource, lock: number }.into());
+        }
+        if mode == Mode::Exclusive && state.settings.require_lease_for_disks && !want.is_lease() {
+            state.check_lease(id, std::slice::from_ref(&want), 0)?;
         }
         let why = "its lock is lost, so it can't be converted";
         let lost = || lock::Error::not_lockable(&want.resource, why);

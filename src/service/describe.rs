@@ -10,6 +10,7 @@ use super::user::user_name;
 use crate::lock::age::age;
 use crate::lock::fdinfo::Processes;
 use crate::lock::holder::{Ahead, Holder, Refusal, Stranger, Words, using};
+use crate::lock::lease::spoken;
 use crate::lock::printable::shown;
 use crate::lock::process::Process;
 use crate::lock::work::Work;
@@ -66,7 +67,7 @@ impl Work for DescribeRefusal {
             format!("{comma} waited for since {since} by VM \"{name}\" ({uuid}), which comes first")
         });
         let ahead = ahead.unwrap_or_default();
-        format!("disk {resource} is{locked}{ahead}{}", using(&users, &Local))
+        format!("{} is{locked}{ahead}{}", spoken(&resource), using(&users, &Local))
     }
 }
 

@@ -281,6 +281,11 @@ impl Keep {
         Ok(self.state.put(&[lockspace_line(number, path)])?)
     }
 
+    /// Keeps a lockspace no more.
+    pub(super) fn forget_lockspace(&self, number: u32) -> Result<(), Error> {
+        Ok(self.state.mark([Name::Lockspace(number)], Step::Gone)?)
+    }
+
     /// Notes whose some locks are now: all of them at once.
     pub(super) fn put_moved(&self, lines: &[(Name, Line)]) -> Result<(), Error> {
         Ok(self.state.put(lines)?)

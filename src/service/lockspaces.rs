@@ -1,16 +1,22 @@
 //! Directories of keys that clients name.
 //!
-//! virtlockd's clients name a lockspace once, when they start, and use it for as long as they live.
-//! So it is noted: after a restart of the service it is there as before.
+//! virtlockd's clients name a lockspace once, when they start, and use it for as long as they live;
+//! whoever calls over D-Bus makes one once and for all. So it is noted: after a restart of the service
+//! it is there as before. It goes by command only, and only while nobody has to do with it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::limits::within;
-use super::{Error, Service};
+use super::refusals::told;
+use super::state::State;
+use super::{Error, Service, Shown};
 use crate::lock::directory::Directory;
 use crate::lock::lockspace::{Lockspace, LockspaceKind};
-use crate::lock::{self, Event};
+use crate::lock::open::Links;
+use crate::lock::printable::shown_path;
+use crate::lock::work::Work;
+use crate::lock::{self, Event, Want};
 
 /// How many there may be; whoever names more does something else than libvirt does.
 const LIMIT: usize = 256;
@@ -30,27 +36,62 @@ impl Service {
         })
     }
 
+    /// Makes a directory a lockspace. One that is there is answered as it is.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::make_lockspace`].
+    pub async fn create_lockspace(
+        &self,
+        directory: PathBuf,
+        links: Links,
+    ) -> Result<LockspaceKind, Error> {
+        let create = Create { service: self.clone(), directory, links };
+        let (kind, shown) = self.storage().run(create).await??;
+        shown.wait().await;
+        Ok(kind)
+    }
+
+    /// Has a lockspace go, and its directory with it, where nothing is in it and nobody has to do
+    /// with it.
+    ///
+    /// # Errors
+    ///
+    /// [`lock::Error::NoSuchLockspace`], [`lock::Error::Configured`]; [`Error::Held`] and
+    /// [`lock::Error::LockspaceInUse`]; [`lock::Error::System`] where it is not empty, or can't be
+    /// removed; [`Error::Keep`].
+    pub async fn remove_lockspace(&self, directory: PathBuf) -> Result<(), Error> {
+        let remove = Remove { service: self.clone(), directory };
+        self.storage().run(remove).await??.wait().await;
+        Ok(())
+    }
+
     /// The lockspace of a directory, which is made where it is missing. For a storage thread.
+    /// `links`: what becomes of those on the way to it.
     ///
     /// # Errors
     ///
     /// [`lock::Error::Lockspace`], [`Error::Limit`], [`Error::Keep`].
-    pub fn make_lockspace(&self, directory: &Path) -> Result<Lockspace, Error> {
+    pub fn make_lockspace(
+        &self,
+        directory: &Path,
+        links: Links,
+    ) -> Result<(Lockspace, Shown), Error> {
         if let Some(there) = self.lockspace(directory) {
-            return self.renew_lockspace(there);
+            return Ok((self.renew_lockspace(there)?, Shown::default()));
         }
         let count = self.state().lockspaces.len() + 1;
         within("lockspaces", count, LIMIT, || "in all".to_owned())?;
         let path = plain(directory);
-        let opened = Arc::new(Directory::make(&path)?);
+        let opened = Arc::new(Directory::make(&path, links)?);
         let number = {
             let mut state = self.state();
             // Somebody else may have named it meanwhile.
             let twin = state.lockspaces.iter().find(|(_, there)| there.path() == path);
             if let Some((number, there)) = twin {
-                return Ok(Lockspace::Lease(*number, Arc::clone(there)));
+                return Ok((Lockspace::Lease(*number, Arc::clone(there)), Shown::default()));
             }
-            let number = state.lockspaces.keys().next_back().map_or(1, |last| last + 1);
+            let number = state.next_lockspace();
             state.lockspaces.insert(number, Arc::clone(&opened));
             number
         };
@@ -58,9 +99,9 @@ impl Service {
             self.state().lockspaces.remove(&number);
             return Err(error);
         }
-        drop(self.state().publish(vec![Event::LockspacesChanged]));
-        tracing::info!("lockspace {} is {}", number, lock::printable::shown_path(&path));
-        Ok(Lockspace::Lease(number, opened))
+        let shown = self.state().publish(vec![Event::LockspacesChanged]);
+        tracing::info!("lockspace {} is {}", number, shown_path(&path));
+        Ok((Lockspace::Lease(number, opened), shown))
     }
 
     /// The lockspace, opened anew where its path leads to another directory by now. What is held in
@@ -87,10 +128,60 @@ impl Service {
                 Lockspace::File(opened)
             }
             Lockspace::Lease(number, _) => {
-                state.lockspaces.insert(number, Arc::clone(&opened));
+                // It may be gone meanwhile.
+                let there = state.lockspaces.get_mut(&number);
+                *there.ok_or_else(|| no_such(opened.path()))? = Arc::clone(&opened);
                 Lockspace::Lease(number, opened)
             }
         })
+    }
+
+    /// For a storage thread.
+    fn take_lockspace_away(&self, directory: &Path) -> Result<Shown, Error> {
+        let (number, there) = {
+            let mut state = self.state();
+            state.check_open()?;
+            let path = plain(directory);
+            let mut named = state.lockspaces.iter();
+            let named = named.find(|(_, there)| there.path() == path);
+            let Some((number, there)) = named.map(|(number, there)| (*number, Arc::clone(there)))
+            else {
+                drop(state);
+                return Err(match self.lockspace(directory) {
+                    Some(_) => lock::Error::Configured(shown_path(directory)).into(),
+                    None => no_such(directory),
+                });
+            };
+            let kind = LockspaceKind::Lease(number);
+            state.table.refuse_if_used(kind, &shown_path(there.path()))?;
+            // In the same moment, so that nobody begins anything in it.
+            state.lockspaces.remove(&number);
+            (number, there)
+        };
+        if let Err(error) = there.remove() {
+            self.state().lockspaces.insert(number, there);
+            return Err(error.into());
+        }
+        if let Err(error) = self.keep().forget_lockspace(number) {
+            // There again after a restart, without its directory: then it can be removed once more.
+            tracing::error!(%error, "a lockspace is gone, but its record is not");
+        }
+        let gone = Event::LockspaceRemoved(LockspaceKind::Lease(number));
+        let shown = self.state().publish(vec![gone]);
+        tracing::info!("lockspace {} is no more: {}", number, shown_path(there.path()));
+        Ok(shown)
+    }
+
+    /// The directory of a lockspace; none where there is none, or it is configured no more.
+    #[must_use]
+    pub fn directory_of(&self, kind: LockspaceKind) -> Option<PathBuf> {
+        let state = self.state();
+        let directory = match kind {
+            LockspaceKind::Direct => None,
+            LockspaceKind::File => state.settings.lockspaces.file.as_ref(),
+            LockspaceKind::Lease(number) => state.lockspaces.get(&number),
+        };
+        directory.map(|directory| directory.path().to_owned())
     }
 
     /// All lockspaces but the direct one, with their directories; of one that is configured no
@@ -108,6 +199,58 @@ impl Service {
             .map(|(number, there)| (LockspaceKind::Lease(*number), Some(there.path().to_owned())));
         file.into_iter().chain(named).collect()
     }
+}
+
+impl State {
+    /// A number for a lockspace that no other has had.
+    fn next_lockspace(&mut self) -> u32 {
+        let last = self.lockspaces.keys().next_back().copied().unwrap_or_default();
+        self.last_lockspace = self.last_lockspace.max(last) + 1;
+        self.last_lockspace
+    }
+
+    /// Refuses what was found in a lockspace that has gone since.
+    pub(super) fn check_lockspaces(&self, wants: &[Want]) -> Result<(), Error> {
+        let gone = |want: &&Want| match want.lockspace {
+            LockspaceKind::Lease(number) => !self.lockspaces.contains_key(&number),
+            LockspaceKind::Direct | LockspaceKind::File => false,
+        };
+        let Some(want) = wants.iter().find(gone) else { return Ok(()) };
+        let file = want.lock_files.first().and_then(|file| file.parent());
+        Err(no_such(file.unwrap_or(Path::new(""))))
+    }
+}
+
+struct Create {
+    service: Service,
+    directory: PathBuf,
+    links: Links,
+}
+
+impl Work for Create {
+    type Answer = Result<(LockspaceKind, Shown), Error>;
+
+    fn perform(self) -> Self::Answer {
+        let made = self.service.make_lockspace(&self.directory, self.links);
+        made.map(|(lockspace, shown)| (lockspace.kind(), shown))
+    }
+}
+
+struct Remove {
+    service: Service,
+    directory: PathBuf,
+}
+
+impl Work for Remove {
+    type Answer = Result<Shown, Error>;
+
+    fn perform(self) -> Self::Answer {
+        self.service.take_lockspace_away(&self.directory).map_err(told)
+    }
+}
+
+pub(super) fn no_such(directory: &Path) -> Error {
+    lock::Error::NoSuchLockspace(shown_path(directory)).into()
 }
 
 /// A path without what changes nothing: doubled slashes, one at the end, `.`.

@@ -21,6 +21,7 @@ mod finding;
 mod handover;
 mod keeping;
 pub mod lanes;
+mod leases;
 pub mod limits;
 mod lockspaces;
 mod owners;
@@ -73,6 +74,10 @@ pub struct Settings {
     pub limits: Limits,
     /// Whether disks on FUSE may be locked by descriptor by others than root.
     pub allow_fuse: bool,
+    /// Whether disks of callers over D-Bus are recorded, and not locked.
+    pub only_record_disks: bool,
+    /// Whether these callers' owners have to hold a lease to write a disk.
+    pub require_lease_for_disks: bool,
 }
 
 /// A handle on the service.

@@ -15,9 +15,10 @@ use super::{Backlog, Batch, Error, Settings, Shown, now};
 use crate::lock::directory::Directory;
 use crate::lock::held::Held;
 use crate::lock::owner::AnchorId;
+use crate::lock::printable::shown;
 use crate::lock::queue::Ticket;
 use crate::lock::table::{Ended, Move};
-use crate::lock::{Event, OwnerId, Table};
+use crate::lock::{self, Event, OwnerId, Table, Want};
 
 /// The table, and beside it what the table may not know: descriptors and tasks.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub(super) struct State {
     pub(super) words: HashMap<Ticket, watch::Sender<Word>>,
     /// The directories of keys that clients named, by number.
     pub(super) lockspaces: BTreeMap<u32, Arc<Directory>>,
+    /// The last number that one of them was given.
+    pub(super) last_lockspace: u32,
     pub(super) closing: bool,
     /// Nobody may begin to wait: the program is about to be replaced.
     pub(super) waits_closed: bool,
@@ -124,6 +127,7 @@ impl State {
             settings,
             words: HashMap::new(),
             lockspaces: BTreeMap::new(),
+            last_lockspace: 0,
             closing: false,
             waits_closed: false,
             backlog: Arc::default(),
@@ -228,6 +232,20 @@ impl State {
         }
         let whose = || format!("for uid {uid}");
         within("waiting requests", count(&|other| other == uid), limits.waiters_per_user, whose)
+    }
+
+    /// Refuses disks to an owner that neither holds a lease nor asks for one with them.
+    pub(super) fn check_lease(
+        &self,
+        id: OwnerId,
+        wants: &[Want],
+        disk: usize,
+    ) -> Result<(), Error> {
+        if wants.iter().any(Want::is_lease) || self.table.has_lease(id) {
+            return Ok(());
+        }
+        let disk = wants.get(disk).map(|want| shown(&want.resource)).unwrap_or_default();
+        Err(lock::Error::LeaseRequired(disk).into())
     }
 
     pub(super) fn check_open(&self) -> Result<(), Error> {

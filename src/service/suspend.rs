@@ -65,7 +65,7 @@ impl Service {
         }
         let asks = wants.into_iter().map(|want| {
             let mode = want.mode;
-            Ask { mode, disk: Disk::Remembered(Box::new(want)) }
+            Ask { mode, disk: Disk::Remembered(Box::new(want)), with_lease: false }
         });
         let request = Request::new(self, id, asks.collect(), Again::Same).resuming();
         self.persist(request, Some(turn), wait).await

@@ -60,10 +60,11 @@ impl<'s> Deed<'s> {
             let (wanted, lockspace) = (Wanted::Path(path), Lockspace::Direct);
             // Nothing is created, whatever the flags say: a disk that is not there is none.
             let disk = Disk::Wanted(Resolve { wanted, lockspace, links: Links::Follow });
-            return Ok(Ask { disk, mode });
+            return Ok(Ask { disk, mode, with_lease: false });
         }
         let fleeting = flags & acquire::CREATE != 0;
-        Ok(Ask { disk: Disk::Key(self.key(lockspace, name, fleeting)?), mode })
+        let disk = Disk::Key(self.key(lockspace, name, fleeting)?);
+        Ok(Ask { disk, mode, with_lease: false })
     }
 
     fn lockspace(&self, path: &[u8]) -> Result<Lockspace, Fault> {
@@ -122,7 +123,7 @@ impl<'s> Deed<'s> {
             return Err(Fault::default_lockspace_exists());
         }
         let directory = directory(path)?;
-        let made = self.service.make_lockspace(&directory);
+        let made = self.service.make_lockspace(&directory, Links::Follow);
         made.map(drop).map_err(|error| {
             // Through links, too: what counts is what is there.
             match std::fs::metadata(&directory) {

@@ -1,10 +1,13 @@
 //! What the service refuses or fails at, as libvirt's users know it.
 
+use std::path::Path;
+
 use nix::errno::Errno;
 
 use super::fault::{Code, Domain, Fault, named};
 use crate::life;
 use crate::lock::Error as LockError;
+use crate::lock::lease::{spelt, spoken};
 use crate::lock::printable::shown;
 use crate::service::Error;
 
@@ -35,7 +38,7 @@ impl Fault {
                 doing: "opening" | "opening lock file" | "finding", errno, ..
             } => Self::not_opened(&path, create, *errno),
             LockError::System { errno, .. } => Self::not_acquired(&path, *errno),
-            LockError::BadPath { .. } => {
+            LockError::BadPath { .. } | LockError::BadKey { .. } => {
                 Self::new(Code::InvalidArgument, Domain::Lockspace, error.to_string())
             }
             LockError::NotLockable { why, .. } => {
@@ -108,14 +111,16 @@ impl Asked<'_> {
 
     /// As the table names it.
     fn resource(&self) -> String {
-        let lease = if self.lockspace.is_empty() { "" } else { "lease:" };
-        format!("{lease}{}", named(&self.path()))
+        if self.lockspace.is_empty() {
+            return named(self.name);
+        }
+        spelt(Path::new(&named(self.lockspace)), &named(self.name))
     }
 }
 
 /// Who holds it: what the sentence says after that it is locked.
 fn holder(message: &str, resource: &str) -> String {
-    let told = message.strip_prefix(&format!("disk {} is locked ", shown(resource)));
+    let told = message.strip_prefix(&format!("{} is locked ", spoken(&shown(resource))));
     told.map_or_else(|| format!("({message})"), str::to_owned)
 }
 

@@ -61,6 +61,7 @@ const NEVER: &[(&str, &[&str])] = &[
 const PURE: &[&str] = &[
     "lock/table.rs",
     "lock/table/grant.rs",
+    "lock/table/lockspace.rs",
     "lock/table/restored.rs",
     "lock/record.rs",
     "lock/mode.rs",

@@ -27,6 +27,7 @@ mod house;
 mod init;
 mod journal;
 mod layering;
+mod leases;
 mod libvirt;
 mod listed;
 mod lost;

@@ -102,6 +102,9 @@ pub(crate) fn all(subject: &Subject<'_>) -> Vec<Method> {
     };
     let me = || Variant::from(std::process::id());
     let locks = || Variant::from(vec![(*lock).clone().into_owned()]);
+    let beside = disk.with_file_name("leases").display().to_string();
+    let lockspace = || Variant::from(beside.clone());
+    let lease = || Variant::from(format!("lease:{beside}/web"));
     let word = |word: &'static str| Variant::from(word);
     let pidfd = || Variant::from(Fd::from(OwnedFd::from(crate::house::pidfd(std::process::id()))));
     let method = |object: &str, interface, name, arguments: Vec<Variant<'static>>, last| Method {
@@ -128,6 +131,10 @@ pub(crate) fn all(subject: &Subject<'_>) -> Vec<Method> {
         manager("FindHolders", vec![Variant::from(disk_name.to_owned())]),
         manager("FindHoldersOfFile", vec![file()]),
         manager("Resolve", vec![Variant::from(disk_name.to_owned())]),
+        manager("CreateLockspace", vec![lockspace()]),
+        manager("CreateLease", vec![lease()]),
+        manager("RemoveLease", vec![lease()]),
+        manager("RemoveLockspace", vec![lockspace()]),
         manager("GetMetrics", vec![]),
         manager("Reload", vec![]),
         manager("Reexecute", vec![]),

@@ -6,6 +6,7 @@ use super::Table;
 use super::wait::LAST;
 use crate::lock::error::Error;
 use crate::lock::event::Event;
+use crate::lock::mode::Mode;
 use crate::lock::owner::OwnerId;
 use crate::lock::printable::shown;
 use crate::lock::queue::Ticket;
@@ -37,7 +38,7 @@ impl Table {
     /// # Errors
     ///
     /// [`Error::Held`] with everyone in the way of the first resource that can't be given;
-    /// [`Error::TwoModes`] and [`Error::OtherMode`] for requests that disagree with themselves or
+    /// [`Error::TwoModes`], [`Error::OtherMode`] and [`Error::OnlyRecorded`] for requests that disagree with themselves or
     /// with what the owner holds; [`Error::NoSuchOwner`].
     pub fn reserve(
         &mut self,
@@ -74,6 +75,14 @@ impl Table {
                 }
                 Some(twin) => Planned::LikeNumber(twin),
                 None => match self.met_by(want).find(|lock| lock.owner == id) {
+                    // Who has it in whatever mode needs no record besides.
+                    Some(lock) if want.mode == Mode::None => Planned::There(lock.id),
+                    Some(lock) if lock.want.mode == Mode::None => {
+                        return Err(Error::OnlyRecorded {
+                            resource: shown(&want.resource),
+                            lock: lock.id,
+                        });
+                    }
                     Some(lock) if lock.want.mode != want.mode => {
                         let resource = shown(&want.resource);
                         return Err(Error::OtherMode {

@@ -255,7 +255,8 @@ impl Table {
             let resource = want.resource.clone();
             return Error::HeldElsewhere(Box::new(Stranger { resource, ..(**stranger).clone() }));
         }
-        let others = self.met_by(want).filter(|lock| lock.owner != id);
+        let counts = |lock: &&Lock| lock.owner != id && lock.want.mode != Mode::None;
+        let others = self.met_by(want).filter(counts);
         let holders: Vec<Holder> = others.map(|lock| self.holder(lock)).collect();
         let ahead = Some(self.ahead(waiter));
         Error::Held(Box::new(Refusal {

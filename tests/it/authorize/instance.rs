@@ -11,7 +11,8 @@ use crate::untouched::{Untouched, assert_free, assert_refused};
 async fn in_ones_own_instance_everything_is_allowed_and_nobody_is_asked() {
     let house = House::builder().session_of(NOBODY).start().await;
     let bus = house.connection_as(NOBODY).await;
-    let (disk, free) = (house.raw_of(NOBODY, "disk"), house.raw_of(NOBODY, "free"));
+    // In a directory of his, so that he may make others there.
+    let (disk, free) = (house.raw_of(NOBODY, "disk"), house.raw_of(NOBODY, "run/free"));
     let machine = Machine::open(&bus, "web1").await;
     let locks = machine.acquire(&[exclusive(&disk)]).await.unwrap();
     let subject = Subject { owner: &machine.path(), lock: &locks[0], disk: &free };

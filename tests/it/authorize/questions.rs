@@ -126,6 +126,16 @@ async fn each_question_says_what_it_is_about() {
     manager.find_holders(disk_name, none()).await.unwrap();
     let name = details(&[("resource", disk_name)]);
     asked("looking up", &[("acquire-by-name", &name), ("acquire-by-name", &name)]);
+    let leases = house.dir().join("leases").display().to_string();
+    let lease = format!("lease:{leases}/web");
+    manager.create_lockspace(&leases, none()).await.unwrap();
+    asked("a lockspace", &[("manage-lockspaces", &details(&[("resource", &leases)]))]);
+    manager.create_lease(&lease, none()).await.unwrap();
+    manager.remove_lease(&lease, none()).await.unwrap();
+    let deed = ("manage-lockspaces", &details(&[("resource", &lease)]));
+    asked("a lease", &[deed, deed]);
+    manager.remove_lockspace(&leases, none()).await.unwrap();
+    asked("no lockspace", &[("manage-lockspaces", &details(&[("resource", &leases)]))]);
     manager.reload(none()).await.unwrap();
     asked("reloading", &[("reload", &Details::new())]);
 

@@ -18,7 +18,6 @@ use crate::untouched::{Untouched, assert_free, assert_refused};
 const NOT_LOCKABLE: &str = "NotLockable";
 const NOT_FOUND: &str = "DBus.Error.FileNotFound";
 const INVALID: &str = "DBus.Error.InvalidArgs";
-const NOT_SUPPORTED: &str = "DBus.Error.NotSupported";
 
 /// Names a disk in every way there is, and tells what came of it.
 async fn in_every_way(
@@ -69,7 +68,8 @@ async fn what_is_no_disk_is_refused_in_every_way_and_by_its_name() {
             (String::new(), INVALID, "path '' is empty"),
             (too_long, INVALID, "xxx…' is longer than 4095 bytes"),
             (long_name, "DBus.Error.IOError", "File name too long"),
-            ("lease:/srv/leases/a/b".to_owned(), NOT_SUPPORTED, "'lease:/srv/leases/a/b'"),
+            ("lease:/srv/a/b".to_owned(), "NoSuchLockspace", "there is no lockspace /srv/a;"),
+            ("lease:srv/a/b".to_owned(), INVALID, "path 'srv/a/b' is not absolute"),
             (at("missing"), NOT_FOUND, "/missing does not exist"),
             (at("file/below"), NOT_FOUND, "/file/below does not exist"),
             (at("dangling"), NOT_FOUND, "/dangling does not exist"),

@@ -55,6 +55,14 @@ impl Mounted {
         Mounted(at.to_owned())
     }
 
+    /// A directory in whose place there is for a while an empty one of root's, as where storage is
+    /// mounted late.
+    pub(crate) fn empty_over(at: &Path) -> Mounted {
+        let (none, flags) = (None::<&str>, MsFlags::empty());
+        mount(none, at, Some("tmpfs"), flags, Some("mode=700")).expect("a tmpfs can be mounted");
+        Mounted(at.to_owned())
+    }
+
     fn new(from: Option<&Path>, at: &Path, kind: Option<&str>, flags: MsFlags) -> Mounted {
         fs::create_dir(at).unwrap_or_else(|e| panic!("{}: {e}", at.display()));
         mount(from, at, kind, flags, None::<&str>)

@@ -41,7 +41,7 @@ fn step(dice: &Dice, book: &Book) -> Op {
             let other = match book.locks.get(&(vm, disk)).map(|lock| lock.mode) {
                 Some(Mode::Shared) => Mode::Exclusive,
                 Some(Mode::Exclusive) => Mode::Shared,
-                None => mode(dice),
+                Some(Mode::None) | None => mode(dice),
             };
             let mode = if dice.chance(90) { other } else { mode(dice) };
             Op::Convert { vm, disk, mode, wait: wait(dice) }

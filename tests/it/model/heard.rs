@@ -60,6 +60,7 @@ impl Heard {
             | Event::OwnerChanged(_)
             | Event::LockVerified(_)
             | Event::LockspacesChanged
+            | Event::LockspaceRemoved(_)
             | Event::LockContended { .. } => (true, ""),
         };
         if !sane {

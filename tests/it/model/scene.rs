@@ -87,7 +87,7 @@ impl Scene {
             Wanted::Path(DiskPath::parse(name.to_str().unwrap()).unwrap())
         };
         let resolve = Resolve { wanted, lockspace: Lockspace::Direct, links: Links::Follow };
-        Ask { disk: Asked::Wanted(resolve), mode: wish.mode }
+        Ask { disk: Asked::Wanted(resolve), mode: wish.mode, with_lease: false }
     }
 
     /// How each disk is locked, as somebody else sees it.

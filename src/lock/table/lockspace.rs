@@ -1,0 +1,45 @@
+//! What the table knows of a lockspace: who has to do with it, as long as it is not to go.
+
+use super::Table;
+use crate::lock::error::Error;
+use crate::lock::lockspace::LockspaceKind;
+use crate::lock::owner::OwnerId;
+use crate::lock::printable::shown;
+use crate::lock::record::Want;
+
+impl Table {
+    /// Refuses the end of a lockspace, shown by its directory, with which somebody has to do.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Held`] with one who holds something in it, [`Error::LockspaceInUse`] for one who
+    /// remembers that, or waits for it.
+    pub fn refuse_if_used(&self, kind: LockspaceKind, directory: &str) -> Result<(), Error> {
+        let within = |want: &Want| want.lockspace == kind;
+        if let Some(lock) = self.locks.values().find(|lock| within(&lock.want)) {
+            return self.refuse_if_locked(&lock.want);
+        }
+        let used = |id: OwnerId, how| {
+            let name = self.owners.get(&id).map(|owner| shown(&owner.name)).unwrap_or_default();
+            Err(Error::LockspaceInUse { directory: directory.to_owned(), name, how })
+        };
+        if let Some(owner) = self.owners.values().find(|owner| owner.suspended.values().any(within))
+        {
+            return used(owner.id, "is suspended, and remembers a lease in it");
+        }
+        match self.queue.iter().find(|waiter| waiter.wants.iter().any(within)) {
+            Some(waiter) => used(waiter.owner, "waits for a lease in it"),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses what somebody has locked, in whatever mode and at whatever stage.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Held`].
+    pub fn refuse_if_locked(&self, want: &Want) -> Result<(), Error> {
+        let alone = Want { mode: crate::lock::Mode::Exclusive, ..want.clone() };
+        self.refuse_if_held(&alone, |_| true)
+    }
+}

@@ -1,0 +1,127 @@
+//! Leases that callers name: found, made, and removed.
+//!
+//! A lease is a file in a lockspace that somebody has made for it: asking for one that is not there
+//! makes none, since a misspelt name would protect nothing. Its lockspace is opened anew where its path
+//! leads to another directory by now, as shared storage that was mounted since does.
+
+use super::lockspaces::no_such;
+use super::refusals::told;
+use super::{Error, Service};
+use crate::lock::holder::Stranger;
+use crate::lock::key::Key;
+use crate::lock::lease::LeaseName;
+use crate::lock::lockspace::LockspaceKind;
+use crate::lock::printable::shown_path;
+use crate::lock::probe::ProbeKey;
+use crate::lock::take::Tend;
+use crate::lock::work::Work;
+use crate::lock::{self, Lock, Mode};
+
+impl Service {
+    /// The key of that name, whether or not there is a file for it. For a storage thread.
+    ///
+    /// # Errors
+    ///
+    /// [`lock::Error::NoSuchLockspace`], and what opening its directory says.
+    pub(super) fn find_lease(&self, name: &LeaseName) -> Result<Key, Error> {
+        let there = self.lockspace(name.directory()).ok_or_else(|| no_such(name.directory()))?;
+        let there = self.renew_lockspace(there)?;
+        // Somebody else was asked, if anybody, and about one mode.
+        Ok(Key::new(there, name.key(), false)?.for_one_mode())
+    }
+
+    /// What a lease of that name is. It has to be there.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::find_lease`]; [`lock::Error::Missing`].
+    pub async fn resolve_lease(&self, name: LeaseName) -> Result<Key, Error> {
+        let find = Find { service: self.clone(), name };
+        self.storage().run(find).await?
+    }
+
+    /// Who holds a lease: owners of ours, or else somebody who is none.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::resolve_lease`].
+    pub async fn probe_lease(
+        &self,
+        name: LeaseName,
+    ) -> Result<(Vec<Lock>, Option<Stranger>), Error> {
+        let key = self.resolve_lease(name).await?;
+        let locks = self.locks_on(key.identity());
+        if !locks.is_empty() {
+            return Ok((locks, None));
+        }
+        let probe = ProbeKey { key, host: self.host() };
+        Ok((locks, self.storage().run(probe).await??))
+    }
+
+    /// Makes a lease. One that is there stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::find_lease`]; [`lock::Error::Configured`], and what making the file says.
+    pub async fn create_lease(&self, name: LeaseName) -> Result<(), Error> {
+        let deed = Deed { service: self.clone(), name, tend: Tend::Make };
+        self.storage().run(deed).await?
+    }
+
+    /// Removes a lease, while nobody has it locked.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::resolve_lease`]; [`lock::Error::Configured`]; [`Error::Held`],
+    /// [`Error::HeldElsewhere`]; [`lock::Error::NotLockable`] for a file that is not empty.
+    pub async fn remove_lease(&self, name: LeaseName) -> Result<(), Error> {
+        let deed = Deed { service: self.clone(), name, tend: Tend::Remove };
+        self.storage().run(deed).await?
+    }
+}
+
+struct Find {
+    service: Service,
+    name: LeaseName,
+}
+
+impl Work for Find {
+    type Answer = Result<Key, Error>;
+
+    fn perform(self) -> Self::Answer {
+        let key = self.service.find_lease(&self.name)?;
+        key.find_file()?;
+        Ok(key)
+    }
+}
+
+struct Deed {
+    service: Service,
+    name: LeaseName,
+    tend: fn(Key) -> Tend,
+}
+
+impl Work for Deed {
+    type Answer = Result<(), Error>;
+
+    fn perform(self) -> Self::Answer {
+        let Self { service, name, tend } = self;
+        let key = service.find_lease(&name)?;
+        if key.lockspace().kind() == LockspaceKind::File {
+            // What is in there comes and goes with the locks on disks.
+            return Err(lock::Error::Configured(shown_path(name.directory())).into());
+        }
+        let (resource, tend) = (key.resource(), tend(key.clone()));
+        let removes = matches!(tend, Tend::Remove(_));
+        if removes {
+            key.find_file()?;
+            let want = key.want(Mode::Exclusive);
+            let taken = service.state().table.refuse_if_locked(&want);
+            taken.map_err(|error| told(error.into()))?;
+        }
+        tend.perform().map_err(|error| told(error.into()))?;
+        let done = if removes { "removed" } else { "there" };
+        tracing::info!("{} is {done}", lock::lease::spoken(&lock::printable::shown(&resource)));
+        Ok(())
+    }
+}

@@ -1,0 +1,265 @@
+//! Lockspaces and leases are made and removed, and neither while somebody has to do with them.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+
+use nix::sys::stat::Mode;
+use zbus::fdo::ObjectManagerProxy;
+
+use super::{Scene, refused, text};
+use crate::house::user::{Account, NOBODY};
+use crate::house::{House, Kind, Mounted, Rival};
+use crate::machine::{Machine, manager, option};
+use crate::methods::none;
+use crate::untouched::{assert_free, assert_refused};
+
+const INVALID: &str = "DBus.Error.InvalidArgs";
+const IO: &str = "DBus.Error.IOError";
+
+/// The names of the lockspaces that are shown, in order.
+async fn shown(scene: &Scene) -> Vec<String> {
+    let objects = ObjectManagerProxy::builder(&scene.bus).destination("org.vmlockd1");
+    let objects = objects.path("/org/vmlockd1").build().await.unwrap();
+    let objects = objects.get_managed_objects().await.unwrap();
+    let names = objects.keys().filter_map(|path| path.strip_prefix("/org/vmlockd1/lockspace/"));
+    let mut names: Vec<String> = names.map(str::to_owned).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn a_lockspace_comes_and_goes() {
+    let scene = Scene::set().await;
+    let Scene { house, manager, directory, .. } = &scene;
+    assert_eq!(fs::metadata(directory).unwrap().permissions().mode() & 0o7777, 0o700);
+    // Asked for once more it is the same, also by another spelling; and one below is another.
+    let again = format!("{}//.//", directory.display());
+    let path = manager.create_lockspace(&again, none()).await.unwrap();
+    assert_eq!(path.as_str(), "/org/vmlockd1/lockspace/lease_1");
+    let below = directory.join("a/b");
+    let path = manager.create_lockspace(text(&below), none()).await.unwrap();
+    assert_eq!(path.as_str(), "/org/vmlockd1/lockspace/lease_2");
+    assert_eq!(shown(&scene).await, ["direct", "lease_1", "lease_2"]);
+
+    let refused_for = |path: &str| {
+        let path = path.to_owned();
+        async move { refused(manager.remove_lockspace(&path, none()).await) }
+    };
+    let gone = refused_for(text(&house.dir().join("none"))).await;
+    assert_refused(&gone, "NoSuchLockspace", "there is no lockspace");
+    assert_refused(&refused_for(text(directory)).await, IO, "removing lockspace");
+    assert_refused(&refused_for(text(directory)).await, IO, "not empty");
+    manager.remove_lockspace(text(&below), none()).await.unwrap();
+    assert!(!below.exists() && directory.join("a").exists());
+    assert_eq!(shown(&scene).await, ["direct", "lease_1"]);
+    assert_refused(&refused_for(text(&below)).await, "NoSuchLockspace", "there is no lockspace");
+
+    // A number is not used again, and what is gone is not there after a restart.
+    let path = manager.create_lockspace(text(&below), none()).await.unwrap();
+    assert_eq!(path.as_str(), "/org/vmlockd1/lockspace/lease_3");
+    manager.remove_lockspace(text(&below), none()).await.unwrap();
+    house.daemon().kill9().await;
+    house.daemon().start_again().await;
+    assert_eq!(shown(&scene).await, ["direct", "lease_1"]);
+    fs::remove_dir(directory.join("a")).unwrap();
+    manager.remove_lockspace(text(directory), none()).await.unwrap();
+    assert!(!directory.exists());
+    assert_eq!(shown(&scene).await, ["direct"]);
+}
+
+#[tokio::test]
+async fn where_others_could_exchange_it_no_lockspace_is_made() {
+    let house = House::builder().folder("open").folder("theirs").start().await;
+    let (bus, dir) = (house.connection().await, house.dir());
+    let manager = manager(&bus).await;
+    fs::set_permissions(dir.join("open"), fs::Permissions::from_mode(0o777)).unwrap();
+    chown(dir.join("theirs"), Some(NOBODY), Some(Account::of(NOBODY).gid)).unwrap();
+    fs::write(dir.join("file"), "").unwrap();
+    let at = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    for (path, error, words) in [
+        (at("open/locks"), "NotLockable", "is writable by its group or by all"),
+        (at("theirs/locks"), "NotLockable", "belongs to uid"),
+        (at("file"), "NotLockable", "is not a directory"),
+        (at("file/below"), "NotLockable", "is not a directory"),
+        (at("a/../b"), INVALID, "has '..' in it"),
+        ("locks".to_owned(), INVALID, "is not absolute"),
+        (String::new(), INVALID, "is empty"),
+        (format!("/{}", "x".repeat(5000)), INVALID, "is longer than 4095 bytes"),
+    ] {
+        let refused = refused(manager.create_lockspace(&path, none()).await);
+        assert_refused(&refused, error, words);
+    }
+    for made in ["open/locks", "theirs/locks", "b", "a"] {
+        assert!(!dir.join(made).exists(), "{made}");
+    }
+    let unknown = refused(manager.create_lockspace(&at("x"), option("mode", 7_u32)).await);
+    assert_refused(&unknown, INVALID, "unknown option 'mode'");
+    assert!(!dir.join("x").exists());
+}
+
+#[tokio::test]
+async fn there_are_only_so_many_lockspaces() {
+    let scene = Scene::set().await;
+    for n in 2..=256 {
+        let path = scene.directory.join(n.to_string());
+        scene.manager.create_lockspace(text(&path), none()).await.unwrap();
+    }
+    let path = scene.directory.join("257");
+    let refused = refused(scene.manager.create_lockspace(text(&path), none()).await);
+    assert_refused(&refused, "DBus.Error.LimitsExceeded", "lockspaces: no more than 256 in all");
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_lockspace_stays_while_somebody_has_to_do_with_it() {
+    let scene = Scene::set().await;
+    let name = scene.lease("web").await;
+    let remove =
+        async || refused(scene.manager.remove_lockspace(text(&scene.directory), none()).await);
+    let (web1, web2) =
+        (Machine::open(&scene.bus, "web1").await, Machine::open(&scene.bus, "web2").await);
+    let locks = web1.acquire(&[(&name, "shared")]).await.unwrap();
+    assert_refused(&remove().await, "LockHeld", "is locked shared by VM \"web1\"");
+    // Whoever waits has a place in it.
+    let waits = async {
+        let wish = [(name.as_str(), "exclusive")];
+        refused(web2.owner.acquire(&wish, option("timeout-usec", u64::MAX)).await)
+    };
+    let meanwhile = async {
+        while scene.manager.n_waiting().await.unwrap() == 0 {}
+        assert_refused(&remove().await, "LockHeld", "web1");
+        web2.owner.cancel(none()).await.unwrap();
+    };
+    let (withdrawn, ()) = tokio::join!(waits, meanwhile);
+    assert_eq!(withdrawn.name, "WaitCancelled");
+    web1.owner.suspend(none()).await.unwrap();
+    fs::remove_file(scene.file("web")).unwrap();
+    let words = "is in use: VM \"web1\" is suspended, and remembers a lease in it";
+    assert_refused(&remove().await, "LockHeld", words);
+    // Without its lease, it can't go on.
+    let resumed = refused(web1.owner.resume(none()).await);
+    assert_refused(&resumed, "DBus.Error.FileNotFound", "does not exist");
+    scene.lease("web").await;
+    web1.owner.resume(none()).await.unwrap();
+    assert_ne!(web1.locks().await, locks);
+    web1.owner.close(none()).await.unwrap();
+    scene.manager.remove_lease(&name, none()).await.unwrap();
+    scene.manager.remove_lockspace(text(&scene.directory), none()).await.unwrap();
+    let gone = web2.acquire(&[(&name, "shared")]).await.unwrap_err();
+    let words = format!("there is no lockspace {}", scene.directory.display());
+    assert_refused(&gone, "NoSuchLockspace", &words);
+}
+
+#[tokio::test]
+async fn a_lease_comes_and_goes() {
+    let scene = Scene::set().await;
+    let (manager, file) = (&scene.manager, scene.file("web"));
+    let web1 = Machine::open(&scene.bus, "web1").await;
+    let name = scene.name("web");
+    let missing = format!("lease {} does not exist", &name[6..]);
+    let not_there = [
+        refused(manager.remove_lease(&name, none()).await),
+        refused(manager.resolve(&name, none()).await),
+        refused(manager.find_holders(&name, none()).await),
+        web1.acquire(&[(&name, "shared")]).await.unwrap_err(),
+    ];
+    for refused in not_there {
+        assert_refused(&refused, "DBus.Error.FileNotFound", &missing);
+    }
+    assert!(!file.exists(), "none is made by asking for it");
+
+    scene.lease("web").await;
+    let mode = fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o600);
+    let resolved = manager.resolve(&name, none()).await.unwrap();
+    let word = |key| crate::listed::text(&resolved, key);
+    assert_eq!((word("resource"), word("lock-file")), (name.clone(), text(&file).to_owned()));
+    assert_eq!(word("lockspace"), "/org/vmlockd1/lockspace/lease_1");
+    assert!(word("identity").starts_with("key:"), "{resolved:?}");
+
+    let locks = web1.acquire(&[(&name, "shared")]).await.unwrap();
+    // One that is there stays, whoever has it.
+    scene.lease("web").await;
+    let held = refused(manager.remove_lease(&name, none()).await);
+    assert_refused(&held, "LockHeld", "is locked shared by VM \"web1\"");
+    web1.release(&locks).await.unwrap();
+    for kind in [Kind::Posix, Kind::Ofd] {
+        let rival = Rival::hold(&file, kind, false).unwrap();
+        let held = refused(manager.remove_lease(&name, none()).await);
+        assert_refused(&held, "LockHeldElsewhere", &format!("pid {}", rival.pid()));
+        rival.release();
+    }
+    assert!(file.exists());
+    assert_free(&file);
+    fs::write(&file, "a disk after all").unwrap();
+    let filled = refused(manager.remove_lease(&name, none()).await);
+    assert_refused(&filled, "NotLockable", "it has something in it, so it is no lock file");
+    assert_free(&file);
+    fs::write(&file, "").unwrap();
+    manager.remove_lease(&name, none()).await.unwrap();
+    assert!(!file.exists());
+    let again = refused(manager.remove_lease(&name, none()).await);
+    assert_refused(&again, "DBus.Error.FileNotFound", "does not exist");
+}
+
+#[tokio::test]
+async fn what_is_no_file_is_no_lease() {
+    let scene = Scene::set().await;
+    let web1 = Machine::open(&scene.bus, "web1").await;
+    fs::create_dir(scene.file("folder")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", scene.file("link")).unwrap();
+    nix::unistd::mkfifo(&scene.file("fifo"), Mode::S_IRWXU).unwrap();
+    for key in ["folder", "link", "fifo"] {
+        let name = scene.name(key);
+        let answers = [
+            refused(scene.manager.create_lease(&name, none()).await),
+            refused(scene.manager.remove_lease(&name, none()).await),
+            web1.acquire(&[(&name, "exclusive")]).await.unwrap_err(),
+        ];
+        for refused in answers {
+            assert_refused(&refused, IO, "opening lock file");
+        }
+    }
+    assert_eq!(fs::read_dir(&scene.directory).unwrap().count(), 3);
+}
+
+#[tokio::test]
+async fn the_directory_of_the_configuration_is_not_for_leases() {
+    let house = House::builder().folder("locks").config("file_lockspace_dir = \"@DIR@/locks\"");
+    let scene = Scene::within(house.start().await).await;
+    let locks = scene.house.dir().join("locks");
+    let path = scene.manager.create_lockspace(text(&locks), none()).await.unwrap();
+    assert_eq!(path.as_str(), "/org/vmlockd1/lockspace/file");
+    let name = format!("lease:{}/web", locks.display());
+    let answers = [
+        refused(scene.manager.remove_lockspace(text(&locks), none()).await),
+        refused(scene.manager.create_lease(&name, none()).await),
+        refused(scene.manager.remove_lease(&name, none()).await),
+    ];
+    for refused in answers {
+        assert_refused(&refused, INVALID, "is ruled by the configuration");
+    }
+    assert_eq!(fs::read_dir(&locks).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn storage_that_is_mounted_later_is_what_counts() {
+    let house = House::builder().folder("storage").start().await;
+    let scene = Scene::within(house).await;
+    let name = scene.lease("web").await;
+    let web1 = Machine::open(&scene.bus, "web1").await;
+    let mounted = Mounted::empty_over(&scene.directory);
+    let hidden = web1.acquire(&[(&name, "shared")]).await.unwrap_err();
+    assert_refused(&hidden, "DBus.Error.FileNotFound", "does not exist");
+    scene.lease("web").await;
+    let locks = web1.acquire(&[(&name, "exclusive")]).await.unwrap();
+    Rival::try_once(scene.file("web"), Kind::Ofd, true).unwrap_err();
+    web1.release(&locks).await.unwrap();
+    scene.manager.remove_lease(&name, none()).await.unwrap();
+    // What something is mounted on stays, and is no lockspace any more.
+    scene.manager.remove_lockspace(text(&scene.directory), none()).await.unwrap();
+    assert!(scene.directory.exists());
+    assert_eq!(shown(&scene).await, ["direct"]);
+    drop(mounted);
+    assert!(scene.file("web").exists());
+}
