@@ -32,9 +32,12 @@ pub mod resource;
 pub mod restored;
 pub mod signature;
 mod spots;
+mod stack;
 mod stranger;
+pub mod sysfs;
 pub mod table;
 pub mod take;
+mod tool;
 pub mod work;
 
 pub use error::Error;

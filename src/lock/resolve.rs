@@ -15,6 +15,8 @@ use super::open::{self, Links};
 use super::printable::spelt_path;
 use super::record::Want;
 use super::resource::DiskPath;
+use super::stack;
+use super::sysfs::Sysfs;
 use super::work::Work;
 
 /// What a caller says: a name or an open file.
@@ -47,6 +49,8 @@ pub struct Target {
     pub canonical: Option<String>,
     /// What it really is.
     pub identity: Identity,
+    /// All that it lies on.
+    pub below: Vec<Identity>,
     /// Who owns the file.
     pub uid: u32,
     /// What the caller showed by an open descriptor; `None` if he only named the disk.
@@ -101,6 +105,7 @@ impl Target {
             canonical: self.canonical.clone(),
             path: self.path.clone(),
             identity: self.identity,
+            below: self.below.clone(),
             lockspace: self.lockspace.kind(),
             lock_files: self.lock_files(),
             fleeting: self.lockspace.kind().has_files(),
@@ -185,6 +190,7 @@ fn target(
     lockspace: Lockspace,
 ) -> Result<Target, Error> {
     let (stat, identity) = open::examine(pin.as_fd(), &name)?;
+    let below = stack::below(identity, &name, &Sysfs::default())?;
     let fuse = open::is_fuse(pin.as_fd(), &name)?
         || (path.is_none() && open::may_hide_fuse(pin.as_fd(), &name)?);
     let files = match (&lockspace, &path) {
@@ -196,6 +202,7 @@ fn target(
         path: path.map(|(given, _)| given.to_owned()),
         name,
         identity,
+        below,
         uid: stat.st_uid,
         shown,
         fuse,

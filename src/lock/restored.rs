@@ -109,6 +109,7 @@ pub fn recognise(descriptions: &[Description], number: u64) -> Option<Want> {
         canonical: None,
         path: None,
         identity,
+        below: Vec::new(),
         lockspace: LockspaceKind::Direct,
         lock_files,
         fleeting: false,
