@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use uuid::Uuid;
 use vmlockd::keep::Inherited;
-use vmlockd::lock::lockspace::Lockspace;
+use vmlockd::lock::naming::Naming;
 use vmlockd::lock::open::Links;
 use vmlockd::lock::resolve::{Resolve, Wanted};
 use vmlockd::lock::resource::DiskPath;
@@ -29,7 +29,7 @@ const AT_ONCE: usize = 64;
 
 fn ask(disk: &Path) -> Ask {
     let wanted = Wanted::Path(DiskPath::parse(disk.to_str().unwrap()).unwrap());
-    let resolve = Resolve { wanted, lockspace: Lockspace::Direct, links: Links::Follow };
+    let resolve = Resolve { wanted, naming: Naming::Direct, links: Links::Follow };
     Ask { disk: Disk::Wanted(resolve), mode: Mode::Exclusive }
 }
 

@@ -145,14 +145,14 @@ fn parse(text: &str, open: Open) -> Result<Config, Wrong> {
     {
         return Err(not_yet(value, "require_lease_for_disks = true"));
     }
-    for key in ["lvm_lockspace_dir", "scsi_lockspace_dir"] {
-        if let Some((value, _)) = string(table, key)? {
-            return Err(not_yet(value, key));
+    let Lockspaces { file, lvm, scsi, .. } = &mut config.settings.lockspaces;
+    for (key, place) in
+        [("file_lockspace_dir", file), ("lvm_lockspace_dir", lvm), ("scsi_lockspace_dir", scsi)]
+    {
+        if let Some((value, path)) = string(table, key)? {
+            let opened = open(Path::new(path)).map_err(|error| wrong(value, error.to_string()))?;
+            *place = Some(Arc::new(opened));
         }
-    }
-    if let Some((value, path)) = string(table, "file_lockspace_dir")? {
-        let directory = open(Path::new(path)).map_err(|error| wrong(value, error.to_string()))?;
-        config.settings.lockspaces.file = Some(Arc::new(directory));
     }
     read_host(table, &mut config.settings.lockspaces)?;
     if let Some((_, on)) = boolean(table, "allow_fuse")? {
@@ -315,7 +315,12 @@ mod tests {
             ),
             ("limits = 5", "1: 'limits' must be a table"),
             ("\nauto_disk_leases = 0", "2: auto_disk_leases = false is not supported"),
-            ("lvm_lockspace_dir = \"/x\"", "1: lvm_lockspace_dir is not supported"),
+            ("lvm_lockspace_dir = 1", "1: 'lvm_lockspace_dir' must be a string"),
+            ("scsi_lockspace_dir = \"x\"", "1: lockspace directory x: is not an absolute path"),
+            (
+                "\nlvm_lockspace_dir = \"/none/such\"",
+                "2: lockspace directory /none/such: does not exist",
+            ),
             (
                 "file_lockspace_dir = \"/none/such\"",
                 "1: lockspace directory /none/such: does not exist",

@@ -18,6 +18,7 @@ use crate::auth::deed::Action;
 use crate::auth::gate::Call;
 use crate::auth::polkit::Details;
 use crate::lock::Mode;
+use crate::lock::naming::Naming;
 use crate::lock::open::Links;
 use crate::lock::resolve::{Access, Resolve, Target, Wanted};
 use crate::lock::resource::DiskPath;
@@ -159,9 +160,9 @@ fn requests(
     call: &Call<'_>,
     wanted: impl IntoIterator<Item = Wanted>,
 ) -> Vec<Resolve> {
-    let lockspace = front.service.settings().lockspaces.of_disks();
+    let naming = Naming::Rules(front.service.settings().lockspaces);
     let links = if call.passes() { Links::Follow } else { Links::Refuse };
-    let request = |wanted| Resolve { wanted, lockspace: lockspace.clone(), links };
+    let request = |wanted| Resolve { wanted, naming: naming.clone(), links };
     wanted.into_iter().map(request).collect()
 }
 

@@ -9,8 +9,9 @@ use nix::sys::stat::FileStat;
 
 use super::error::Error;
 use super::identity::Identity;
-use super::lockspace::{Lockspace, hashed_name};
+use super::lockspace::Lockspace;
 use super::mode::Mode;
+use super::naming::{self, Naming};
 use super::open::{self, Links};
 use super::printable::spelt_path;
 use super::record::Want;
@@ -33,8 +34,8 @@ pub enum Wanted {
 pub struct Resolve {
     /// What the caller says.
     pub wanted: Wanted,
-    /// The lockspace that serves it.
-    pub lockspace: Lockspace,
+    /// How its lock files are found.
+    pub naming: Naming,
     /// What becomes of links in a name.
     pub links: Links,
 }
@@ -89,11 +90,9 @@ impl Target {
     /// The paths of the files whose byte will be locked; the first is the one shown.
     #[must_use]
     pub fn lock_files(&self) -> Vec<PathBuf> {
-        match &self.lockspace {
-            Lockspace::Direct => vec![PathBuf::from(&self.name)],
-            Lockspace::File(directory) | Lockspace::Lease(_, directory) => {
-                self.files.iter().map(|name| directory.path_of(name)).collect()
-            }
+        match self.lockspace.directory() {
+            None => vec![PathBuf::from(&self.name)],
+            Some(directory) => self.files.iter().map(|name| directory.path_of(name)).collect(),
         }
     }
 
@@ -120,8 +119,8 @@ impl Work for Resolve {
 
     fn perform(self) -> Result<Target, Error> {
         match self.wanted {
-            Wanted::Path(path) => by_path(&path, self.lockspace, self.links),
-            Wanted::File(fd) => by_descriptor(fd, self.lockspace),
+            Wanted::Path(path) => by_path(&path, self.naming, self.links),
+            Wanted::File(fd) => by_descriptor(fd, self.naming),
         }
     }
 }
@@ -139,7 +138,7 @@ impl Work for Identify {
     }
 }
 
-fn by_path(path: &DiskPath, lockspace: Lockspace, links: Links) -> Result<Target, Error> {
+fn by_path(path: &DiskPath, naming: Naming, links: Links) -> Result<Target, Error> {
     let name = spelt_path(path.as_path());
     let pin = open::locate(path.as_path(), links).map_err(|errno| match errno {
         Errno::ENOENT | Errno::ENOTDIR => Error::missing(&name),
@@ -155,10 +154,10 @@ fn by_path(path: &DiskPath, lockspace: Lockspace, links: Links) -> Result<Target
     // The kernel's name of what we located ourselves, in our own namespace: nobody forged that.
     let canonical = open::name_of(pin.as_fd())
         .map_err(|errno| Error::system("finding the canonical name of", &name, errno))?;
-    target(name, Some((path.as_path(), canonical)), pin, None, lockspace)
+    target(name, Some((path.as_path(), canonical)), pin, None, naming)
 }
 
-fn by_descriptor(fd: OwnedFd, lockspace: Lockspace) -> Result<Target, Error> {
+fn by_descriptor(fd: OwnedFd, naming: Naming) -> Result<Target, Error> {
     let access = access(fd.as_fd())?;
     let (stat, identity) = open::examine(fd.as_fd(), "the descriptor's file")?;
     // The name is the sender's word until it is seen to lead to the same file from here.
@@ -170,15 +169,9 @@ fn by_descriptor(fd: OwnedFd, lockspace: Lockspace) -> Result<Target, Error> {
     };
     match name {
         Some(path) => {
-            target(spelt_path(&path), Some((&path, path.clone())), fd, Some(access), lockspace)
+            target(spelt_path(&path), Some((&path, path.clone())), fd, Some(access), naming)
         }
-        None if matches!(lockspace, Lockspace::Direct) => {
-            target(format!("fd:{identity}"), None, fd, Some(access), lockspace)
-        }
-        None => Err(Error::not_lockable(
-            format!("fd:{identity}"),
-            "its name, which the lockspace goes by, leads elsewhere on this side",
-        )),
+        None => target(format!("fd:{identity}"), None, fd, Some(access), naming),
     }
 }
 
@@ -187,16 +180,15 @@ fn target(
     path: Option<(&Path, PathBuf)>,
     pin: OwnedFd,
     shown: Option<Access>,
-    lockspace: Lockspace,
+    naming: Naming,
 ) -> Result<Target, Error> {
     let (stat, identity) = open::examine(pin.as_fd(), &name)?;
     let below = stack::below(identity, &name, &Sysfs::default())?;
     let fuse = open::is_fuse(pin.as_fd(), &name)?
         || (path.is_none() && open::may_hide_fuse(pin.as_fd(), &name)?);
-    let files = match (&lockspace, &path) {
-        (Lockspace::File(_), Some((given, canonical))) => hashed_names(given, canonical, &identity),
-        _ => Vec::new(),
-    };
+    let given = path.as_ref().map(|(given, canonical)| (*given, canonical.as_path()));
+    let disk = naming::Disk { name: &name, path: given, pin: pin.as_fd(), identity };
+    let (lockspace, files) = naming.of(disk)?;
     Ok(Target {
         canonical: path.as_ref().map(|(_, canonical)| spelt_path(canonical)),
         path: path.map(|(given, _)| given.to_owned()),
@@ -211,18 +203,6 @@ fn target(
         pin,
         stat,
     })
-}
-
-/// The names of the lock files: that of the path as given, which other hosts go by; and for a
-/// regular file that of its canonical path, so that its aliases meet on other hosts too. Never the
-/// latter for devices: `/dev/sda` is another disk on another host.
-fn hashed_names(given: &Path, canonical: &Path, identity: &Identity) -> Vec<String> {
-    let mut names = vec![hashed_name(given)];
-    // As bytes: to `Path`'s own comparison "//a/./b" and "/a/b" are one, to a digest they are two.
-    if given.as_os_str() != canonical.as_os_str() && matches!(identity, Identity::Inode { .. }) {
-        names.push(hashed_name(canonical));
-    }
-    names
 }
 
 /// What a descriptor proves: one opened with `O_PATH` or for writing only proves nothing we need.

@@ -20,6 +20,7 @@ use super::identity::Identity;
 use super::key::Key;
 use super::lockspace::{Directory, Lockspace, LockspaceKind};
 use super::mode::Mode;
+use super::naming::Naming;
 use super::ofd;
 use super::open::{self, Links};
 use super::printable::spelt_path;
@@ -258,8 +259,8 @@ fn find(want: &Want) -> Result<Goal, Lost> {
         let (directory, name) =
             place.ok_or_else(|| lost(Loss::Unlockable, "its lock file is unknown".into()))?;
         let lockspace = match want.lockspace {
-            LockspaceKind::Lease(number) => Lockspace::Lease(number, directory),
-            LockspaceKind::Direct | LockspaceKind::File => Lockspace::File(directory),
+            LockspaceKind::Direct => Lockspace::File(directory),
+            kind => kind.lockspace(directory),
         };
         let key = Key::new(lockspace, &name, want.fleeting);
         return key.map(Goal::Key).map_err(|error| lost(Loss::Unlockable, error.to_string()));
@@ -268,19 +269,19 @@ fn find(want: &Want) -> Result<Goal, Lost> {
     let Some(Ok(path)) = path else {
         return Err(lost(Loss::Unlockable, "it has no name by which it could be found".into()));
     };
-    let lockspace = match places.next().flatten().filter(|_| want.lockspace.has_files()) {
-        Some((directory, _)) => Lockspace::File(directory),
-        None => Lockspace::Direct,
+    let naming = match places.next().flatten().filter(|_| want.lockspace.has_files()) {
+        Some((directory, _)) => {
+            let names = want.lock_files.iter().filter_map(|file| file.file_name()?.to_str());
+            let names = names.map(str::to_owned).collect();
+            Naming::Known(want.lockspace.lockspace(directory), names)
+        }
+        None => Naming::Direct,
     };
-    let resolve = Resolve { wanted: Wanted::Path(path), lockspace, links: Links::Follow };
+    let resolve = Resolve { wanted: Wanted::Path(path), naming, links: Links::Follow };
     let mut target = resolve.perform().map_err(|error| lost(Loss::Replaced, error.to_string()))?;
     if target.identity != want.identity {
         return Err(lost(Loss::Replaced, "its name leads to another disk".into()));
     }
     target.name.clone_from(&want.resource);
-    if want.lockspace.has_files() {
-        let names = want.lock_files.iter().filter_map(|file| file.file_name()?.to_str());
-        target.files = names.map(str::to_owned).collect();
-    }
     Ok(Goal::Disk(Box::new(target)))
 }

@@ -3,6 +3,7 @@
 //! virtlockd's clients name a lockspace once, when they start, and use it for as long as they live.
 //! So it is noted: after a restart of the service it is there as before.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,9 +22,10 @@ impl Service {
     pub fn lockspace(&self, directory: &Path) -> Option<Lockspace> {
         let directory = plain(directory);
         let state = self.state();
-        let configured = state.settings.lockspaces.file.as_ref();
-        let configured = configured.filter(|file| plain(file.path()) == directory);
-        configured.map(|file| Lockspace::File(Arc::clone(file))).or_else(|| {
+        let there = |lockspace: &Lockspace| {
+            lockspace.directory().is_some_and(|there| plain(there.path()) == directory)
+        };
+        state.settings.lockspaces.configured().find(there).or_else(|| {
             let mut named = state.lockspaces.iter();
             let named = named.find(|(_, there)| there.path() == directory);
             named.map(|(number, there)| Lockspace::Lease(*number, Arc::clone(there)))
@@ -77,18 +79,13 @@ impl Service {
         let opened = Arc::new(Directory::open(directory.path())?);
         let mut state = self.state();
         Ok(match lockspace {
-            Lockspace::Direct => Lockspace::Direct,
-            Lockspace::File(_) => {
-                // Another may have been configured meanwhile.
-                let file = &mut state.settings.lockspaces.file;
-                if file.as_ref().is_some_and(|file| file.path() == opened.path()) {
-                    *file = Some(Arc::clone(&opened));
-                }
-                Lockspace::File(opened)
-            }
             Lockspace::Lease(number, _) => {
                 state.lockspaces.insert(number, Arc::clone(&opened));
                 Lockspace::Lease(number, opened)
+            }
+            configured => {
+                state.settings.lockspaces.renew(configured.kind(), &opened);
+                configured.kind().lockspace(opened)
             }
         })
     }
@@ -98,15 +95,18 @@ impl Service {
     #[must_use]
     pub fn lockspaces(&self) -> Vec<(LockspaceKind, Option<PathBuf>)> {
         let state = self.state();
-        let configured = state.settings.lockspaces.file.as_ref();
+        let mut configured: HashMap<LockspaceKind, PathBuf> = HashMap::new();
+        for lockspace in state.settings.lockspaces.configured() {
+            let directory = lockspace.directory().map(|there| there.path().to_owned());
+            configured.extend(directory.map(|directory| (lockspace.kind(), directory)));
+        }
         let in_use = |kind| state.table.locks().any(|lock| lock.want.lockspace == kind);
-        let file = LockspaceKind::File;
-        let file = (configured.is_some() || in_use(file))
-            .then(|| (file, configured.map(|file| file.path().to_owned())));
+        let there = LockspaceKind::CONFIGURED.map(|kind| (kind, configured.remove(&kind)));
+        let there = there.into_iter().filter(|(kind, path)| path.is_some() || in_use(*kind));
         let named = state.lockspaces.iter();
         let named = named
             .map(|(number, there)| (LockspaceKind::Lease(*number), Some(there.path().to_owned())));
-        file.into_iter().chain(named).collect()
+        there.chain(named).collect()
     }
 }
 

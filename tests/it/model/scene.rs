@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use uuid::Uuid;
-use vmlockd::lock::lockspace::Lockspace;
+use vmlockd::lock::naming::Naming;
 use vmlockd::lock::open::Links;
 use vmlockd::lock::resolve::{Resolve, Wanted};
 use vmlockd::lock::resource::DiskPath;
@@ -86,7 +86,7 @@ impl Scene {
         } else {
             Wanted::Path(DiskPath::parse(name.to_str().unwrap()).unwrap())
         };
-        let resolve = Resolve { wanted, lockspace: Lockspace::Direct, links: Links::Follow };
+        let resolve = Resolve { wanted, naming: Naming::Direct, links: Links::Follow };
         Ask { disk: Asked::Wanted(resolve), mode: wish.mode }
     }
 
