@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use uuid::Uuid;
 use vmlockd::keep::Inherited;
+use vmlockd::lock::in_use::InUse;
 use vmlockd::lock::naming::Naming;
 use vmlockd::lock::open::Links;
 use vmlockd::lock::resolve::{Resolve, Wanted};
@@ -30,7 +31,7 @@ const AT_ONCE: usize = 64;
 fn ask(disk: &Path) -> Ask {
     let wanted = Wanted::Path(DiskPath::parse(disk.to_str().unwrap()).unwrap());
     let resolve = Resolve { wanted, naming: Naming::Direct, links: Links::Follow };
-    Ask { disk: Disk::Wanted(resolve), mode: Mode::Exclusive }
+    Ask { disk: Disk::Wanted(resolve), mode: Mode::Exclusive, in_use: InUse::Refused }
 }
 
 /// A service that holds so many locks, and a disk that it does not hold.

@@ -18,6 +18,7 @@ use crate::auth::deed::Action;
 use crate::auth::gate::Call;
 use crate::auth::polkit::Details;
 use crate::lock::Mode;
+use crate::lock::in_use::InUse;
 use crate::lock::naming::Naming;
 use crate::lock::open::Links;
 use crate::lock::resolve::{Access, Resolve, Target, Wanted};
@@ -88,6 +89,7 @@ pub(super) async fn find(
     machine: Machine<'_>,
     paths: Vec<(DiskPath, Mode)>,
     files: Vec<(OwnedFd, Mode)>,
+    in_use: InUse,
 ) -> Result<Vec<Ask>, Error> {
     for (path, mode) in &paths {
         ask_by_name(call, path, |name| machine.about(name, *mode)).await?;
@@ -100,7 +102,7 @@ pub(super) async fn find(
     if call.passes() {
         // Nobody has to be asked about what the names lead to: that can be found on the way.
         let disks = requests(front, call, wanted).into_iter().map(Disk::Wanted);
-        return Ok(disks.zip(modes).map(|(disk, mode)| Ask { disk, mode }).collect());
+        return Ok(disks.zip(modes).map(|(disk, mode)| Ask { disk, mode, in_use }).collect());
     }
     let targets = resolve(front, call, wanted).await?;
     for (target, mode) in targets.iter().zip(&modes) {
@@ -112,7 +114,7 @@ pub(super) async fn find(
         return Err(crate::auth::Error::CallerGone.into());
     }
     let disks = targets.into_iter().map(|target| Disk::Found(Box::new(target)));
-    Ok(disks.zip(modes).map(|(disk, mode)| Ask { disk, mode }).collect())
+    Ok(disks.zip(modes).map(|(disk, mode)| Ask { disk, mode, in_use }).collect())
 }
 
 /// Step 2 for one name.

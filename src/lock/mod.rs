@@ -15,6 +15,7 @@ pub mod held;
 pub mod holder;
 pub mod host;
 pub mod identity;
+pub mod in_use;
 pub mod key;
 pub mod lockspace;
 pub mod mode;

@@ -17,6 +17,7 @@ use super::error::Error;
 use super::event::Loss;
 use super::held::{Byte, Held, Place};
 use super::identity::Identity;
+use super::in_use::InUse;
 use super::key::Key;
 use super::lockspace::{Directory, Lockspace, LockspaceKind};
 use super::mode::Mode;
@@ -222,7 +223,9 @@ impl Work for Retake {
         let Self { want, signature } = self;
         let mode = want.mode;
         let goal = Arc::new(find(&want)?);
-        Take { goal, mode, signature, hasty: false }.perform().map_err(|error| Lost {
+        // It was locked before, and its machine lives.
+        let take = Take { goal, mode, signature, hasty: false, in_use: InUse::Allowed };
+        take.perform().map_err(|error| Lost {
             loss: match error {
                 Error::HeldElsewhere(_) => Loss::Taken,
                 Error::Changed(_) => Loss::Replaced,

@@ -13,6 +13,7 @@ use super::error::Error;
 use super::fdinfo::Processes;
 use super::held::{Byte, Held, Place};
 use super::identity::Identity;
+use super::in_use::{InUse, refuse_if_used};
 use super::key::Key;
 use super::mode::Mode;
 use super::ofd;
@@ -69,17 +70,22 @@ pub struct Take {
     /// It is asked again and again: a refusal tells only that somebody has it. To find out who,
     /// all processes are looked at, which is too much for somebody who just waits.
     pub hasty: bool,
+    /// What becomes of it where this host uses it itself.
+    pub in_use: InUse,
 }
 
 impl Work for Take {
     type Answer = Result<Held, Error>;
 
     fn perform(self) -> Result<Held, Error> {
-        let Self { goal, mode, signature, hasty } = self;
+        let Self { goal, mode, signature, hasty, in_use } = self;
         let host_id = signature.host.as_ref().map(|host| host.id());
         let request = Request { host_id, hasty, ..Request::default() };
         let (held, resource, in_lockspace) = match &*goal {
             Goal::Disk(target) => {
+                if in_use == InUse::Refused && mode == Mode::Exclusive {
+                    refuse_if_used(target)?;
+                }
                 let in_lockspace = target.lockspace.kind().has_files();
                 (take_disk(target, mode, &request)?, target.name.clone(), in_lockspace)
             }

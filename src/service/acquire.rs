@@ -33,6 +33,7 @@ use super::wait::{Attempt, Granted, Tried, Wait};
 use super::{Error, Service, Shown, now};
 use crate::keep::line::Step;
 use crate::lock::held::Held;
+use crate::lock::in_use::InUse;
 use crate::lock::key::Key;
 use crate::lock::owner::AnchorId;
 use crate::lock::queue::Purpose;
@@ -53,6 +54,8 @@ pub struct Ask {
     pub disk: Disk,
     /// How it shall be held.
     pub mode: Mode,
+    /// What becomes of a block device that this host uses itself.
+    pub in_use: InUse,
 }
 
 /// A disk, as far as it is known.
@@ -270,6 +273,7 @@ pub(super) struct Request {
     asks: Vec<Ask>,
     goals: Vec<Arc<Goal>>,
     modes: Vec<Mode>,
+    in_use: Vec<InUse>,
     again: Again,
     purpose: Purpose,
     opened: Option<Opened>,
@@ -317,6 +321,7 @@ impl Request {
             service: service.clone(),
             id,
             modes: asks.iter().map(|ask| ask.mode).collect(),
+            in_use: asks.iter().map(|ask| ask.in_use).collect(),
             asks,
             goals: Vec::new(),
             again,
@@ -364,7 +369,8 @@ impl Request {
         let takes = fresh.iter().filter_map(|(lock, n)| {
             let goal = Arc::clone(self.goals.get(*n)?);
             let signature = Signature { lock: *lock, ..signature.clone() };
-            Some(Take { goal, mode: *self.modes.get(*n)?, signature, hasty })
+            let (mode, in_use) = (*self.modes.get(*n)?, *self.in_use.get(*n)?);
+            Some(Take { goal, mode, signature, hasty, in_use })
         });
         let takes = takes.collect();
         let mut held = Vec::new();

@@ -11,6 +11,7 @@ use super::acquire::{Ask, Disk, Request};
 use super::release::Story;
 use super::wait::{Granted, Wait, Why};
 use super::{Error, Service, chronicle};
+use crate::lock::in_use::InUse;
 use crate::lock::table::Again;
 use crate::lock::{self, OwnerId, Reason};
 
@@ -64,7 +65,9 @@ impl Service {
         }
         let asks = wants.into_iter().map(|want| {
             let mode = want.mode;
-            Ask { mode, disk: Disk::Remembered(Box::new(want)) }
+            // It held that before.
+            let (disk, in_use) = (Disk::Remembered(Box::new(want)), InUse::Allowed);
+            Ask { disk, mode, in_use }
         });
         let request = Request::new(self, id, asks.collect(), Again::Same).resuming();
         self.persist(request, Some(turn), wait).await

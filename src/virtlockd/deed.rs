@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use super::call::acquire;
 use super::fault::{Code, Domain, Fault};
 use super::refusal::Asked;
+use crate::lock::in_use::InUse;
 use crate::lock::key::{Key, check_key, resource_of};
 use crate::lock::lockspace::{Lockspace, LockspaceKind};
 use crate::lock::naming::Naming;
@@ -61,11 +62,11 @@ impl<'s> Deed<'s> {
             let (wanted, naming) = (Wanted::Path(path), Naming::Direct);
             // Nothing is created, whatever the flags say: a disk that is not there is none.
             let disk = Disk::Wanted(Resolve { wanted, naming, links: Links::Follow });
-            return Ok(Ask { disk, mode });
+            return Ok(Ask { disk, mode, in_use: InUse::Allowed });
         }
         let fleeting = flags & acquire::CREATE != 0;
         let disk = Disk::Key(self.key(lockspace, name, fleeting)?);
-        Ok(Ask { disk, mode })
+        Ok(Ask { disk, mode, in_use: InUse::Allowed })
     }
 
     fn lockspace(&self, path: &[u8]) -> Result<Lockspace, Fault> {

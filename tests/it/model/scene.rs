@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use uuid::Uuid;
+use vmlockd::lock::in_use::InUse;
 use vmlockd::lock::naming::Naming;
 use vmlockd::lock::open::Links;
 use vmlockd::lock::resolve::{Resolve, Wanted};
@@ -87,7 +88,7 @@ impl Scene {
             Wanted::Path(DiskPath::parse(name.to_str().unwrap()).unwrap())
         };
         let resolve = Resolve { wanted, naming: Naming::Direct, links: Links::Follow };
-        Ask { disk: Asked::Wanted(resolve), mode: wish.mode }
+        Ask { disk: Asked::Wanted(resolve), mode: wish.mode, in_use: InUse::Refused }
     }
 
     /// How each disk is locked, as somebody else sees it.
