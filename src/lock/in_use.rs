@@ -152,7 +152,7 @@ line";
         tree.device("sda", "8:0").device("sda/sda1", "8:1").device("sda/sda2", "8:2");
         tree.device("dm-0", "253:0").on("dm-0", "sda/sda2").file("dm-0", "dm/name", "vg-lv\n");
         let host = Host { sysfs: tree.sysfs(), mounts: &mounts, swaps: &swaps };
-        let all = ["mounted on /mnt/a b\\\\c", "a part of /dev/dm-0 (vg-lv)"];
+        let all = ["mounted on /mnt/a b\\c", "a part of /dev/dm-0 (vg-lv)"];
         assert_eq!(host.uses(makedev(8, 0)), all);
         assert_eq!(host.uses(makedev(8, 1)), all[..1]);
         assert_eq!(host.uses(makedev(8, 2)), all[1..]);

@@ -21,7 +21,7 @@ use super::sysfs::{Lower, Sysfs};
 use super::tool;
 
 /// How much a disk may lie on: a volume group of hundreds of disks is large already.
-const MOST: usize = 1024;
+const MOST: usize = 512;
 /// How long the file system may take to answer on which the file behind a loop device is.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -146,6 +146,6 @@ mod tests {
             tree.device(&name, &format!("8:{minor}")).on("md0", &name);
         }
         let error = below(disk(9, 0), "/dev/md0", &tree.sysfs()).unwrap_err();
-        assert_eq!(error.to_string(), "/dev/md0 can't be locked: it lies on more than 1024 disks");
+        assert_eq!(error.to_string(), "/dev/md0 can't be locked: it lies on more than 512 disks");
     }
 }

@@ -48,24 +48,24 @@ async fn meet(house: &House, lower: &Path, upper: &Path) {
 
 #[tokio::test]
 async fn a_loop_device_and_what_it_was_made_of_are_not_given_to_two() {
+    let device = Looped::new();
+    let upper = Looped::attach(device.node());
     let house = House::builder().start().await;
-    let file = house.raw_of(0, "disk");
-    let device = Looped::attach(&file);
+    let file = device.file();
     meet(&house, &file, device.node()).await;
     // A link to the file is the file, and what lies on what lies on it lies on it.
     let link = house.dir().join("link");
     std::os::unix::fs::symlink(&file, &link).unwrap();
-    let upper = Looped::attach(device.node());
     meet(&house, &link, upper.node()).await;
     meet(&house, device.node(), upper.node()).await;
 }
 
 #[tokio::test]
 async fn a_disk_and_its_partitions_are_not_given_to_two_but_two_partitions_are() {
-    let house = House::builder().start().await;
-    let file = house.raw_of(0, "disk");
-    let mut device = Looped::attach(&file);
+    let mut device = Looped::new();
     let parts = [device.part(64, 64), device.part(256, 64)];
+    let house = House::builder().start().await;
+    let file = device.file();
     for part in &parts {
         meet(&house, device.node(), part).await;
         meet(&house, &file, part).await;
@@ -90,10 +90,9 @@ async fn wait(bus: &Connection, machine: &Machine, disk: &Path) -> Waiting {
 
 #[tokio::test]
 async fn who_waits_for_a_disk_waits_for_all_its_parts_and_is_not_overtaken_there() {
-    let house = House::builder().start().await;
-    let file = house.raw_of(0, "disk");
-    let mut device = Looped::attach(&file);
+    let mut device = Looped::new();
     let (one, two) = (device.part(64, 64), device.part(256, 64));
+    let house = House::builder().start().await;
     let bus = house.connection().await;
     let [web1, web2, web3] = [
         Machine::open(&bus, "web1").await,
@@ -115,9 +114,8 @@ async fn who_waits_for_a_disk_waits_for_all_its_parts_and_is_not_overtaken_there
 
 #[tokio::test]
 async fn what_a_disk_lies_on_is_known_after_a_crash() {
-    let house = House::builder().start().await;
-    let file = house.raw_of(0, "disk");
-    let device = Looped::attach(&file);
+    let device = Looped::new();
+    let (house, file) = (House::builder().start().await, device.file());
     let bus = house.connection().await;
     let web1 = Machine::open(&bus, "web1").await;
     web1.owner.bind_pid(std::process::id(), none()).await.unwrap();

@@ -32,9 +32,9 @@ impl Drop for Mounted {
 #[tokio::test]
 async fn what_is_mounted_is_refused_unless_somebody_insists() {
     let config = "virtlockd_socket = \"@DIR@/virtlockd-sock\"";
+    let device = Looped::new();
     let house = House::builder().config(config).start().await;
-    let (bus, file) = (house.connection().await, house.raw_of(0, "disk"));
-    let device = Looped::attach(&file);
+    let bus = house.connection().await;
     let node = device.node();
     let mounted = Mounted::of(&house, node).await;
     let said = format!("this host uses it (mounted on {}), and 'in-use'", mounted.0.display());
@@ -78,10 +78,10 @@ async fn what_is_mounted_is_refused_unless_somebody_insists() {
 
 #[tokio::test]
 async fn a_disk_is_in_use_where_a_part_of_it_is() {
-    let house = House::builder().start().await;
-    let (bus, file) = (house.connection().await, house.raw_of(0, "disk"));
-    let mut device = Looped::attach(&file);
+    let mut device = Looped::new();
     let (one, two) = (device.part(64, 1024), device.part(1200, 64));
+    let house = House::builder().start().await;
+    let bus = house.connection().await;
     let mounted = Mounted::of(&house, &one).await;
     let web1 = Machine::open(&bus, "web1").await;
     let said = format!("mounted on {}", mounted.0.display());

@@ -166,6 +166,13 @@ async fn they_are_the_same_after_a_crash_and_when_the_configuration_names_others
         let there = zbus::ObjectPath::try_from(&*lock["lockspace"]).unwrap();
         assert_eq!(there.as_str(), object);
     }
+    let verified = async {
+        let all = |locks: &[vmlockd::client::Row]| {
+            locks.iter().all(|lock| bool::try_from(&lock["verified"]).unwrap())
+        };
+        while !all(&manager(&bus).await.list_locks(none()).await.unwrap()) {}
+    };
+    within("the locks are seen to be there", verified).await;
     scene.house.configure("");
     manager(&bus).await.reload(none()).await.unwrap();
     let web2 = Machine::open(&bus, "web2").await;

@@ -1,26 +1,54 @@
 //! Block devices of a test's own: loop devices, and parts of them.
 
 use std::{
-    fs,
+    fs::{self, File},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
 };
 
-/// A loop device that is detached when the test ends. Declare it after the house and before what
-/// uses it.
+use tempfile::TempDir;
+
+/// A loop device that is detached when the test ends. Declare it before the house, so that nobody has
+/// it or a part of it open by then.
 #[derive(Debug)]
 pub(crate) struct Looped {
     node: PathBuf,
     parts: u32,
+    dir: Option<TempDir>,
 }
 
 impl Looped {
+    /// One with a file of its own.
+    pub(crate) fn new() -> Looped {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = File::create_new(dir.path().join("disk")).expect("a file in it");
+        file.set_len(1 << 20).expect("a sparse file");
+        let mut device = Looped::attach(&dir.path().join("disk"));
+        device.dir = Some(dir);
+        device
+    }
+
     /// Attaches a file, or another device.
     pub(crate) fn attach(to: &Path) -> Looped {
         let to = to.to_str().expect("a name in UTF-8");
         let node = told("losetup", &["--find", "--show", to]);
-        Looped { node: node.trim().into(), parts: 0 }
+        let device = Looped { node: node.trim().into(), parts: 0, dir: None };
+        // The kernel keeps the parts of a device that is detached.
+        let name = device.node.file_name().expect("a node");
+        let folder = Path::new("/sys/block").join(name);
+        for entry in fs::read_dir(folder).expect("a folder of the device") {
+            let partition = entry.expect("an entry").path().join("partition");
+            if let Ok(number) = fs::read_to_string(partition) {
+                told("delpart", &[device.name(), number.trim()]);
+            }
+        }
+        device
+    }
+
+    /// The file that it was made of.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.dir.as_ref().expect("a file of its own").path().join("disk")
     }
 
     /// The device's node.
