@@ -5,7 +5,7 @@
 //! what it opens, so a device that machines use passes.
 
 use std::fs;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -15,7 +15,6 @@ use super::error::Error;
 use super::identity::Identity;
 use super::open;
 use super::printable::shown;
-use super::resolve::Target;
 use super::sysfs::Sysfs;
 
 /// How many uses a refusal tells.
@@ -35,9 +34,13 @@ pub enum InUse {
 /// # Errors
 ///
 /// [`Error::NotLockable`] with the use, as far as it can be told.
-pub(super) fn refuse_if_used(target: &Target) -> Result<(), Error> {
-    let Identity::Block { dev, .. } = target.identity else { return Ok(()) };
-    if !is_claimed(target.pin.as_fd()) {
+pub(super) fn refuse_if_used(
+    disk: BorrowedFd<'_>,
+    identity: Identity,
+    name: &str,
+) -> Result<(), Error> {
+    let Identity::Block { dev, .. } = identity else { return Ok(()) };
+    if !is_claimed(disk) {
         return Ok(());
     }
     let uses = Host::default().uses(dev);
@@ -47,7 +50,7 @@ pub(super) fn refuse_if_used(target: &Target) -> Result<(), Error> {
         uses => format!("{}{more}", uses.join(", ")),
     };
     let why = format!("this host uses it ({uses}), and 'in-use' was not said");
-    Err(Error::not_lockable(&target.name, why))
+    Err(Error::not_lockable(name, why))
 }
 
 /// Whether somebody has claimed a device. Claims it, for an instant; should opening fail for another

@@ -84,7 +84,7 @@ impl Work for Take {
         let (held, resource, in_lockspace) = match &*goal {
             Goal::Disk(target) => {
                 if in_use == InUse::Refused && mode == Mode::Exclusive {
-                    refuse_if_used(target)?;
+                    refuse_if_used(target.pin.as_fd(), target.identity, &target.name)?;
                 }
                 let in_lockspace = target.lockspace.kind().has_files();
                 (take_disk(target, mode, &request)?, target.name.clone(), in_lockspace)

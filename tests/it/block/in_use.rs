@@ -53,6 +53,11 @@ async fn what_is_mounted_is_refused_unless_somebody_insists() {
     assert_eq!(manager(&bus).await.n_locks().await.unwrap(), 0);
     // Reading does no harm, and its file is not it.
     let locks = web1.acquire(&[shared(node)]).await.unwrap();
+    let reads = lock(&bus, &locks[0]).await;
+    let refused = reads.convert("exclusive", none()).await.unwrap_err().into();
+    assert_refused(&refused, "NotLockable", &said);
+    assert_eq!(reads.mode().await.unwrap(), "shared");
+    reads.convert("exclusive", option("in-use", true)).await.unwrap();
     web1.release(&locks).await.unwrap();
     let locks = web1.owner.acquire(&wish, option("in-use", true)).await.unwrap();
     web1.release(&locks).await.unwrap();
