@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use uuid::Uuid;
 use vmlockd::keep::Inherited;
-use vmlockd::lock::lockspace::Lockspace;
+use vmlockd::lock::in_use::InUse;
+use vmlockd::lock::naming::Naming;
 use vmlockd::lock::open::Links;
 use vmlockd::lock::resolve::{Resolve, Wanted};
 use vmlockd::lock::resource::DiskPath;
@@ -29,8 +30,9 @@ const AT_ONCE: usize = 64;
 
 fn ask(disk: &Path) -> Ask {
     let wanted = Wanted::Path(DiskPath::parse(disk.to_str().unwrap()).unwrap());
-    let resolve = Resolve { wanted, lockspace: Lockspace::Direct, links: Links::Follow };
-    Ask { disk: Disk::Wanted(resolve), mode: Mode::Exclusive, with_lease: false }
+    let resolve = Resolve { wanted, naming: Naming::Direct, links: Links::Follow };
+    let (disk, mode) = (Disk::Wanted(resolve), Mode::Exclusive);
+    Ask { disk, mode, with_lease: false, in_use: InUse::Refused }
 }
 
 /// A service that holds so many locks, and a disk that it does not hold.

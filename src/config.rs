@@ -140,14 +140,14 @@ fn parse(text: &str, open: Open) -> Result<Config, Wrong> {
     // As libvirt has it: what does not lock disks has to have something else that excludes others.
     let required = boolean(table, "require_lease_for_disks")?.map(|(_, on)| on);
     config.settings.require_lease_for_disks = required.unwrap_or(!locked);
-    for key in ["lvm_lockspace_dir", "scsi_lockspace_dir"] {
-        if let Some((value, _)) = string(table, key)? {
-            return Err(not_yet(value, key));
+    let Lockspaces { file, lvm, scsi, .. } = &mut config.settings.lockspaces;
+    for (key, place) in
+        [("file_lockspace_dir", file), ("lvm_lockspace_dir", lvm), ("scsi_lockspace_dir", scsi)]
+    {
+        if let Some((value, path)) = string(table, key)? {
+            let opened = open(Path::new(path)).map_err(|error| wrong(value, error.to_string()))?;
+            *place = Some(Arc::new(opened));
         }
-    }
-    if let Some((value, path)) = string(table, "file_lockspace_dir")? {
-        let directory = open(Path::new(path)).map_err(|error| wrong(value, error.to_string()))?;
-        config.settings.lockspaces.file = Some(Arc::new(directory));
     }
     read_host(table, &mut config.settings.lockspaces)?;
     if let Some((_, on)) = boolean(table, "allow_fuse")? {
@@ -272,11 +272,6 @@ fn wrong(value: &Value<'_>, what: impl Into<String>) -> Wrong {
     Wrong { at: value.span().start, what: what.into() }
 }
 
-/// A setting that would protect, and that this version does not have: never overlooked.
-fn not_yet(value: &Value<'_>, setting: &str) -> Wrong {
-    wrong(value, format!("{setting} is not supported by this version of vmlockd"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,7 +305,12 @@ mod tests {
             ),
             ("limits = 5", "1: 'limits' must be a table"),
             ("\nauto_disk_leases = 2", "2: 'auto_disk_leases' must be true or false"),
-            ("lvm_lockspace_dir = \"/x\"", "1: lvm_lockspace_dir is not supported"),
+            ("lvm_lockspace_dir = 1", "1: 'lvm_lockspace_dir' must be a string"),
+            ("scsi_lockspace_dir = \"x\"", "1: lockspace directory x: is not an absolute path"),
+            (
+                "\nlvm_lockspace_dir = \"/none/such\"",
+                "2: lockspace directory /none/such: does not exist",
+            ),
             (
                 "file_lockspace_dir = \"/none/such\"",
                 "1: lockspace directory /none/such: does not exist",

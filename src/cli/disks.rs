@@ -15,6 +15,7 @@ use nix::fcntl::OFlag;
 
 use super::error::Error;
 use super::link::Link;
+use crate::client::Options;
 use crate::lock::Mode;
 use crate::lock::printable::shown_path;
 
@@ -105,6 +106,8 @@ pub(super) struct Wanted {
     pub(super) names: Vec<(String, &'static str)>,
     /// By open descriptor.
     pub(super) files: Vec<(OwnedFd, &'static str)>,
+    /// Also block devices that this host uses itself.
+    pub(super) in_use: bool,
 }
 
 impl Wanted {
@@ -127,6 +130,13 @@ impl Wanted {
             }
         }
         Ok(wanted)
+    }
+
+    /// Adds what is said besides.
+    pub(super) fn say_in_use(&self, options: &mut Options<'_>) {
+        if self.in_use {
+            options.insert("in-use", true.into());
+        }
     }
 
     /// What is asked for by name, as it is sent.

@@ -49,6 +49,9 @@ pub(super) struct Arguments {
     uuid: Option<String>,
     #[command(flatten)]
     wait: Wait,
+    /// Lock block devices also while this host uses them itself
+    #[arg(long)]
+    in_use: bool,
     /// Disk images, block devices, or leases (lease:DIRECTORY/KEY); MODE is 'exclusive' (default) or
     /// 'shared'
     #[arg(required = true, value_name = "PATH[:MODE]", value_parser = Disk::parser())]
@@ -60,7 +63,7 @@ pub(super) async fn perform(link: &Link, args: Arguments, form: Form) -> Result<
     let uuid = args.uuid.unwrap_or_else(|| Uuid::new_v4().to_string());
     let mut signals = Signals::catch()?;
     let (name, disks, wait) = (&args.name, &args.disks[..], args.wait.span());
-    let opening = Opening { name, uuid: &uuid, manual: true, disks, wait };
+    let opening = Opening { name, uuid: &uuid, manual: true, disks, in_use: args.in_use, wait };
     let mut request = Box::pin(opening.open(link));
     let Opened { path, lease } = tokio::select! {
         opened = &mut request => opened?,

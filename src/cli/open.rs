@@ -26,6 +26,8 @@ pub(super) struct Opening<'o> {
     pub(super) manual: bool,
     /// What it shall hold.
     pub(super) disks: &'o [Disk],
+    /// Whether it shall hold block devices also while this host uses them itself.
+    pub(super) in_use: bool,
     /// How long it may wait for that, if at all.
     pub(super) wait: Option<Span>,
 }
@@ -42,7 +44,7 @@ pub(super) struct Opened {
 impl Opening<'_> {
     /// Opens the owner and locks the disks: all of it or nothing.
     pub(super) async fn open(&self, link: &Link) -> Result<Opened, Error> {
-        let wanted = Wanted::new(link, self.disks)?;
+        let wanted = Wanted { in_use: self.in_use, ..Wanted::new(link, self.disks)? };
         let names = wanted.names();
         let at_once = wanted.files.is_empty() && self.wait.is_none();
         let mut options = Options::new();
@@ -51,6 +53,7 @@ impl Opening<'_> {
         }
         if at_once {
             options.insert("resources", Variant::from(names.as_slice()));
+            wanted.say_in_use(&mut options);
         }
         let manager = link.manager().await?;
         let arguments = (self.uuid, self.name, options);
@@ -92,8 +95,9 @@ pub(super) async fn ask_for(
     link: &Link,
     owner: &OwnerProxy<'_>,
     wanted: &Wanted,
-    options: Options<'_>,
+    mut options: Options<'_>,
 ) -> Result<(), Error> {
+    wanted.say_in_use(&mut options);
     let files: Vec<(Fd<'_>, &str)> =
         wanted.files.iter().map(|(file, mode)| (file.as_fd().into(), *mode)).collect();
     let arguments = (wanted.names(), files, options);

@@ -59,7 +59,7 @@ VMLOCKD_LEASE_FD, the owner's UUID in VMLOCKD_OWNER.";
 /// Run a command and keep disks locked for as long as it lives
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "vmlockctl run [--name NAME] [--uuid UUID] [--wait[=DURATION]] --disk PATH[:MODE]... [--lease DIRECTORY/KEY[:MODE]]... -- COMMAND [ARG]...",
+    override_usage = "vmlockctl run [--name NAME] [--uuid UUID] [--wait[=DURATION]] [--in-use] --disk PATH[:MODE]... [--lease DIRECTORY/KEY[:MODE]]... -- COMMAND [ARG]...",
     after_help = EXAMPLE
 )]
 pub(super) struct Arguments {
@@ -80,6 +80,9 @@ pub(super) struct Arguments {
     leases: Vec<Disk>,
     #[command(flatten)]
     wait: Wait,
+    /// Lock block devices also while this host uses them itself
+    #[arg(long)]
+    in_use: bool,
     /// What to run
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(super) command: Vec<OsString>,
@@ -87,13 +90,13 @@ pub(super) struct Arguments {
 
 /// Does it.
 pub(super) async fn perform(link: &Link, arguments: Arguments) -> Result<Code, Error> {
-    let Arguments { name, uuid, mut disks, leases, wait, command } = arguments;
+    let Arguments { name, uuid, mut disks, leases, wait, in_use, command } = arguments;
     disks.extend(leases);
     let name = name.unwrap_or_else(|| name_of(&command));
     let uuid = uuid.unwrap_or_else(|| Uuid::new_v4().to_string());
     let mut signals = Signals::catch()?;
     let (disks, wait) = (&disks[..], wait.span());
-    let opening = Opening { name: &name, uuid: &uuid, manual: false, disks, wait };
+    let opening = Opening { name: &name, uuid: &uuid, manual: false, disks, in_use, wait };
     let Opened { path, lease } = tokio::select! {
         // Our end closes the lease, also one that is on its way to us.
         signal = signals.next() => return Err(Error::Interrupted(signal as i32)),

@@ -18,6 +18,8 @@ use crate::auth::deed::Action;
 use crate::auth::gate::Call;
 use crate::auth::polkit::Details;
 use crate::lock::Mode;
+use crate::lock::in_use::InUse;
+use crate::lock::naming::Naming;
 use crate::lock::open::Links;
 use crate::lock::resolve::{Access, Resolve, Target, Wanted};
 use crate::lock::resource::Resource;
@@ -88,6 +90,7 @@ pub(super) async fn find(
     machine: Machine<'_>,
     resources: Vec<(Resource, Mode)>,
     files: Vec<(OwnedFd, Mode)>,
+    in_use: InUse,
 ) -> Result<Vec<Ask>, Error> {
     for (resource, mode) in &resources {
         ask_by_name(call, resource, |name| machine.about(name, *mode)).await?;
@@ -117,13 +120,16 @@ pub(super) async fn find(
     let settings = front.service.settings();
     let mut disks = disks.into_iter().zip(modes).map(|(disk, mode)| Ask {
         disk,
+        in_use,
         with_lease: settings.require_lease_for_disks && mode == Mode::Exclusive,
         mode: if settings.only_record_disks { Mode::None } else { mode },
     });
     let mut asks = Vec::new();
     for lease in leases {
         asks.extend(match lease {
-            Some((lease, mode)) => Some(Ask { disk: Disk::Lease(lease), mode, with_lease: false }),
+            Some((lease, mode)) => {
+                Some(Ask { disk: Disk::Lease(lease), mode, with_lease: false, in_use })
+            }
             None => disks.next(),
         });
     }
@@ -203,9 +209,9 @@ fn requests(
     call: &Call<'_>,
     wanted: impl IntoIterator<Item = Wanted>,
 ) -> Vec<Resolve> {
-    let lockspace = front.service.settings().lockspaces.of_disks();
+    let naming = Naming::Rules(front.service.settings().lockspaces);
     let links = if call.passes() { Links::Follow } else { Links::Refuse };
-    let request = |wanted| Resolve { wanted, lockspace: lockspace.clone(), links };
+    let request = |wanted| Resolve { wanted, naming: naming.clone(), links };
     wanted.into_iter().map(request).collect()
 }
 

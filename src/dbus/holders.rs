@@ -10,7 +10,6 @@ use crate::auth::gate::Call;
 use crate::auth::polkit::Details;
 use crate::lock::fdinfo::Processes;
 use crate::lock::holder::{Holder, Stranger};
-use crate::lock::identity::Identity;
 use crate::lock::lease::LeaseName;
 use crate::lock::probe::{Beside, Others, Probe};
 use crate::lock::resolve::{Identify, Target, Wanted};
@@ -69,7 +68,7 @@ pub(super) async fn by_file(
         // Testing opens the disk anew, and on FUSE any user's process would answer that.
         Some(target) if call.passes() || !target.fuse => of_target(front, target).await,
         // A descriptor that can't be tested through still says which disk it is.
-        _ => told(front, on(front, identity)).await,
+        _ => told(front, front.service.locks_on(identity, &[])).await,
     }
 }
 
@@ -90,13 +89,10 @@ async fn of_lease(front: &Front, lease: LeaseName) -> Result<Vec<Facts>, Error> 
     told(front, locks).await
 }
 
-fn on(front: &Front, identity: Identity) -> Vec<Lock> {
-    front.service.locks_on(identity)
-}
-
 async fn of_target(front: &Front, target: Target) -> Result<Vec<Facts>, Error> {
     let (storage, host) = (front.service.storage(), front.service.host());
-    let (locks, name) = (on(front, target.identity), target.name.clone());
+    let locks = front.service.locks_on(target.identity, &target.below);
+    let name = target.name.clone();
     if locks.iter().all(|lock| lock.want.mode == Mode::None) {
         // Those for whom it is only recorded are in nobody's way.
         let holders = front.service.holders(&locks);

@@ -102,7 +102,7 @@ impl LockObject {
     ) -> Result<(), Error> {
         let call = self.front.enter(&header, LOCK, "Convert").await?;
         let mut options = Options::new(options);
-        let timeout = options.timeout()?;
+        let (timeout, in_use) = (options.timeout()?, options.in_use()?);
         let file = options.file("file")?;
         options.finish()?;
         let mode: Mode = mode.parse().map_err(Error::from)?;
@@ -116,7 +116,7 @@ impl LockObject {
             self.prove_write(&call, &lock, &owner, file).await?;
         }
         let wait = timeout.begin(&call);
-        let granted = self.front.service.convert(lock.id, mode, wait).await?;
+        let granted = self.front.service.convert(lock.id, mode, in_use, wait).await?;
         waiting::hand_out_strength(&self.front, &call, lock.id, &granted).await
     }
 

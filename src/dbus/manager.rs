@@ -15,6 +15,7 @@ use crate::auth::deed::{Action, MANAGER};
 use crate::auth::gate::Call;
 use crate::auth::polkit::Details;
 use crate::life::{Lease, Process};
+use crate::lock::in_use::InUse;
 use crate::lock::owner::{check_name, parse_uuid};
 use crate::lock::resolve::Wanted;
 use crate::lock::resource::Resource;
@@ -28,6 +29,20 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Manager(pub Arc<Front>);
 
+/// What an owner is opened with.
+struct First {
+    resources: Vec<(String, String)>,
+    timeout: Timeout,
+    in_use: InUse,
+}
+
+impl First {
+    fn take(options: &mut Options) -> Result<Self, Error> {
+        let (timeout, in_use) = (options.timeout()?, options.in_use()?);
+        Ok(Self { resources: options.resources()?, timeout, in_use })
+    }
+}
+
 impl Manager {
     async fn enter<'c>(&'c self, header: &'c Header<'c>, member: &str) -> Result<Call<'c>, Error> {
         self.0.enter(header, MANAGER, member).await
@@ -40,13 +55,13 @@ impl Manager {
         id: OwnerId,
         name: &str,
         anchors: Vec<NewAnchor>,
-        resources: &[(String, String)],
-        timeout: Timeout,
+        first: First,
     ) -> Result<OwnedObjectPath, Error> {
-        let wanted = claims::parse(&self.0, resources, 0)?;
+        let First { resources, timeout, in_use } = first;
+        let wanted = claims::parse(&self.0, &resources, 0)?;
         let uuid = id.uuid.to_string();
         let machine = Machine { vm: name, uuid: &uuid };
-        let asks = claims::find(&self.0, call, machine, wanted, Vec::new()).await?;
+        let asks = claims::find(&self.0, call, machine, wanted, Vec::new(), in_use).await?;
         let front = lock::Front::Dbus;
         let opening = Opening { id, name: name.to_owned(), front, anchors, asks };
         let granted = self.0.service.open(opening, timeout.begin(call)).await?;
@@ -82,8 +97,7 @@ impl Manager {
     ) -> Result<(OwnedObjectPath, zbus::OwnedFd), Error> {
         let call = self.enter(&header, "OpenOwner").await?;
         let mut options = Options::new(options);
-        let timeout = options.timeout()?;
-        let (manual, resources) = (options.flag("manual")?, options.resources()?);
+        let (manual, first) = (options.flag("manual")?, First::take(&mut options)?);
         let process = options.file("process")?;
         options.finish()?;
         let id = OwnerId::new(call.uid(), parse_uuid(&uuid)?);
@@ -98,7 +112,7 @@ impl Manager {
             anchors.push(binding::anchor(&call, machine, process, None).await?);
         }
         anchors.extend(manual.then_some(NewAnchor::Manual));
-        let owner = self.open(&call, id, &name, anchors, &resources, timeout).await?;
+        let owner = self.open(&call, id, &name, anchors, first).await?;
         Ok((owner, theirs.into()))
     }
 
@@ -113,8 +127,7 @@ impl Manager {
     ) -> Result<OwnedObjectPath, Error> {
         let call = self.enter(&header, "RegisterOwner").await?;
         let mut options = Options::new(options);
-        let timeout = options.timeout()?;
-        let (manual, resources) = (options.flag("manual")?, options.resources()?);
+        let (manual, first) = (options.flag("manual")?, First::take(&mut options)?);
         options.finish()?;
         let id = OwnerId::new(call.uid(), parse_uuid(&uuid)?);
         check_name(&name)?;
@@ -124,7 +137,7 @@ impl Manager {
         let anchor = binding::anchor(&call, machine, process, Some(Action::OpenOwner)).await?;
         let mut anchors = vec![anchor];
         anchors.extend(manual.then_some(NewAnchor::Manual));
-        self.open(&call, id, &name, anchors, &resources, timeout).await
+        self.open(&call, id, &name, anchors, first).await
     }
 
     #[zbus(out_args("owner"))]

@@ -79,6 +79,8 @@ pub(super) fn word(kind: LockspaceKind) -> &'static str {
     match kind {
         LockspaceKind::Direct => "direct",
         LockspaceKind::File => "hashed",
+        LockspaceKind::Lvm => "lvm",
+        LockspaceKind::Scsi => "scsi",
         LockspaceKind::Lease(_) => "lease",
     }
 }

@@ -11,6 +11,7 @@ use zbus::{OwnedVariant, Variant};
 
 use super::error::Error;
 use super::waiting::Timeout;
+use crate::lock::in_use::InUse;
 use crate::lock::printable::shown;
 
 /// How long an offer stands where nobody says how long, and at most: its locks are nobody's when both
@@ -48,6 +49,15 @@ impl Options {
     /// `InvalidArgs` for another type.
     pub(super) fn flag(&mut self, key: &'static str) -> Result<bool, Error> {
         Ok(self.take::<bool>(key, "a boolean (b)")?.unwrap_or_default())
+    }
+
+    /// Takes what becomes of block devices that the host uses itself.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgs` for another type.
+    pub(super) fn in_use(&mut self) -> Result<InUse, Error> {
+        Ok(if self.flag("in-use")? { InUse::Allowed } else { InUse::Refused })
     }
 
     /// Takes the resources to lock, with their modes; none where the option is absent.

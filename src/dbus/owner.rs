@@ -16,6 +16,7 @@ use super::waiting::{self, Timeout};
 use crate::auth::deed::OWNER;
 use crate::auth::gate::Call;
 use crate::life::Process;
+use crate::lock::in_use::InUse;
 use crate::lock::{self, Mode, Owner, OwnerId};
 use crate::paths;
 use crate::service::NewAnchor;
@@ -58,6 +59,7 @@ impl OwnerObject {
         resources: &[(String, String)],
         files: Vec<(zbus::OwnedFd, String)>,
         timeout: Timeout,
+        in_use: InUse,
     ) -> Result<Vec<OwnedObjectPath>, Error> {
         let paths = claims::parse(&self.front, resources, files.len())?;
         let files = files
@@ -66,7 +68,7 @@ impl OwnerObject {
             .collect::<Result<_, lock::Error>>()?;
         let uuid = self.id().uuid.to_string();
         let machine = Machine { vm: &self.opened.name, uuid: &uuid };
-        let asks = claims::find(&self.front, call, machine, paths, files).await?;
+        let asks = claims::find(&self.front, call, machine, paths, files, in_use).await?;
         let granted = self.front.service.acquire(self.id(), asks, timeout.begin(call)).await?;
         let locks = waiting::hand_out(&self.front, call, self.id(), granted).await?;
         Ok(locks.into_iter().map(paths::lock).collect())
@@ -90,9 +92,9 @@ impl OwnerObject {
     ) -> Result<Vec<OwnedObjectPath>, Error> {
         let call = self.enter(&header, "Acquire").await?;
         let mut options = Options::new(options);
-        let timeout = options.timeout()?;
+        let (timeout, in_use) = (options.timeout()?, options.in_use()?);
         options.finish()?;
-        self.acquire_all(&call, &resources, Vec::new(), timeout).await
+        self.acquire_all(&call, &resources, Vec::new(), timeout, in_use).await
     }
 
     #[zbus(out_args("locks"))]
@@ -105,9 +107,9 @@ impl OwnerObject {
     ) -> Result<Vec<OwnedObjectPath>, Error> {
         let call = self.enter(&header, "AcquireWithFiles").await?;
         let mut options = Options::new(options);
-        let timeout = options.timeout()?;
+        let (timeout, in_use) = (options.timeout()?, options.in_use()?);
         options.finish()?;
-        self.acquire_all(&call, &resources, files, timeout).await
+        self.acquire_all(&call, &resources, files, timeout, in_use).await
     }
 
     async fn release(

@@ -303,7 +303,7 @@ impl Publisher {
             let object = || LockspaceObject::new(Arc::clone(&self.front), kind);
             let properties = objects::of_lockspace(&self.front, kind);
             let added = self.add(paths::lockspace(kind), LOCKSPACE, object(), properties).await?;
-            if !added && kind == LockspaceKind::File {
+            if !added && LockspaceKind::CONFIGURED.contains(&kind) {
                 object().directory_changed(&self.emitter(paths::lockspace(kind))?).await?;
             }
         }

@@ -6,6 +6,7 @@ use super::error::Error;
 use super::facts::{self, Facts};
 use super::front::Front;
 use crate::auth::gate::Call;
+use crate::lock::in_use::InUse;
 use crate::lock::queue::{Purpose, Waiter};
 use crate::lock::{Mode, Owner, OwnerId};
 use crate::service::{Granted, Wait};
@@ -96,7 +97,7 @@ pub(super) async fn hand_out_strength(
     granted: &Granted,
 ) -> Result<(), Error> {
     if is_left(front, call, granted).await {
-        let weakened = front.service.convert(lock, Mode::Shared, None).await;
+        let weakened = front.service.convert(lock, Mode::Shared, InUse::Allowed, None).await;
         return Err(gone(weakened.map(drop)));
     }
     Ok(())

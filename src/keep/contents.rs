@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::Error;
 use super::line::{Line, Step, checksum};
 use super::record::{Counted, Record};
-use super::state::{DIGITS, FILE, MAGIC, VERSION, boot, failed};
+use super::state::{DIGITS, FILE, MAGIC, OLDEST, VERSION, boot, failed};
 use crate::lock::printable::shown_path;
 
 /// What a state file holds.
@@ -53,10 +53,11 @@ pub fn read(directory: &Path) -> Result<Contents, Error> {
     match words[..] {
         [MAGIC, version, ref more @ ..] if is_number(version, more) => {
             match version.parse() {
-                Ok(VERSION) => {}
+                Ok(OLDEST..=VERSION) => {}
                 Ok(found) => {
                     let file = shown_path(&path);
-                    return Err(Error::Version { file, found, known: VERSION });
+                    let (oldest, known) = (OLDEST, VERSION);
+                    return Err(Error::Version { file, found, oldest, known });
                 }
                 Err(_) => contents.damaged += 1,
             }

@@ -21,6 +21,7 @@ pub mod line;
 mod pair;
 pub mod parking;
 pub mod record;
+mod spelling;
 pub mod state;
 pub mod store;
 
@@ -50,7 +51,7 @@ pub enum Error {
     },
     /// The state was written by a program that knows more than this one, or less.
     #[error(
-        "state file {file} has version {found}, and this program knows version {known} only; \
+        "state file {file} has version {found}, and this program knows versions {oldest} to {known}; \
          nothing was changed, start the program that wrote it"
     )]
     Version {
@@ -58,6 +59,8 @@ pub enum Error {
         file: String,
         /// Its version.
         found: u64,
+        /// The oldest that can be read.
+        oldest: u64,
         /// Ours.
         known: u64,
     },

@@ -3,8 +3,6 @@
 //! These are not the table's own types: what is written has to be read by another version of the
 //! program, so it changes only with the version of the state (`super::state::VERSION`).
 
-use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +10,7 @@ use uuid::Uuid;
 
 use super::handover::{OfferRecord, Origin};
 use super::key::Part;
+use super::spelling::{Identified, Spelling};
 use super::state::Name;
 use crate::lock::identity::Identity;
 use crate::lock::lockspace::LockspaceKind;
@@ -157,6 +156,8 @@ pub struct LockRecord {
     canonical: Option<String>,
     path: Option<Spelling>,
     identity: Identified,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    below: Vec<Identified>,
     lockspace: String,
     lock_files: Vec<Spelling>,
     fleeting: bool,
@@ -173,22 +174,6 @@ pub struct LockRecord {
     parked: Option<Origin>,
 }
 
-/// A path: as text where it is text, else as its bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-enum Spelling {
-    Text(String),
-    Bytes(Vec<u8>),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-enum Identified {
-    Inode { dev: u64, ino: u64 },
-    Block { dev: u64, seq: u64 },
-    Key { dev: u64, ino: u64, key: u64 },
-}
-
 // serde passes a reference.
 #[allow(clippy::trivially_copy_pass_by_ref)]
 pub(super) fn is_zero(number: &u32) -> bool {
@@ -197,44 +182,6 @@ pub(super) fn is_zero(number: &u32) -> bool {
 
 pub(super) fn owner_id(uid: u32, uuid: &str, process: u32) -> Option<OwnerId> {
     Some(OwnerId { uid, uuid: Uuid::try_parse(uuid).ok()?, process })
-}
-
-impl From<&Path> for Spelling {
-    fn from(path: &Path) -> Self {
-        match path.to_str() {
-            Some(text) => Self::Text(text.to_owned()),
-            None => Self::Bytes(path.as_os_str().as_bytes().to_vec()),
-        }
-    }
-}
-
-impl From<Spelling> for PathBuf {
-    fn from(spelling: Spelling) -> Self {
-        match spelling {
-            Spelling::Text(text) => text.into(),
-            Spelling::Bytes(bytes) => OsString::from_vec(bytes).into(),
-        }
-    }
-}
-
-impl From<Identity> for Identified {
-    fn from(identity: Identity) -> Self {
-        match identity {
-            Identity::Inode { dev, ino } => Self::Inode { dev, ino },
-            Identity::Block { dev, seq } => Self::Block { dev, seq },
-            Identity::Key { dev, ino, key } => Self::Key { dev, ino, key },
-        }
-    }
-}
-
-impl From<Identified> for Identity {
-    fn from(identified: Identified) -> Self {
-        match identified {
-            Identified::Inode { dev, ino } => Self::Inode { dev, ino },
-            Identified::Block { dev, seq } => Self::Block { dev, seq },
-            Identified::Key { dev, ino, key } => Self::Key { dev, ino, key },
-        }
-    }
 }
 
 impl OwnerRecord {
@@ -325,6 +272,7 @@ impl From<&Lock> for LockRecord {
             canonical: want.canonical.clone(),
             path: want.path.as_deref().map(Spelling::from),
             identity: want.identity.into(),
+            below: want.below.iter().copied().map(Identified::from).collect(),
             lockspace: want.lockspace.name().into_owned(),
             lock_files: want.lock_files.iter().map(|file| file.as_path().into()).collect(),
             fleeting: want.fleeting,
@@ -385,6 +333,7 @@ impl LockRecord {
             canonical: self.canonical,
             path: self.path.map(PathBuf::from),
             identity: self.identity.into(),
+            below: self.below.into_iter().map(Identity::from).collect(),
             lockspace,
             lock_files: self.lock_files.into_iter().map(PathBuf::from).collect(),
             fleeting: self.fleeting,

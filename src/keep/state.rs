@@ -22,9 +22,12 @@ use crate::lock::Mode;
 use crate::lock::owner::AnchorId;
 use crate::lock::printable::shown_path;
 
-/// The version of all that is written. A program reads its own only: what it does not know it
+/// The version of all that is written. A program reads none that is newer: what it does not know it
 /// could not keep.
 pub const VERSION: u64 = 4;
+/// The oldest version that is read as well: what is new since then (what a disk lies on, and two
+/// lockspaces) is missing there.
+pub const OLDEST: u64 = 3;
 
 /// The file's name in the runtime directory.
 pub(super) const FILE: &str = "state";

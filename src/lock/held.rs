@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use super::description::Description;
 use super::error::Error;
 use super::identity::Identity;
+use super::in_use::{InUse, refuse_if_used};
 use super::lockspace::Directory;
 use super::mode::Mode;
 use super::ofd;
@@ -218,6 +219,8 @@ pub struct Convert {
     pub disk: Option<(PathBuf, Identity)>,
     /// As for [`super::take::Take`].
     pub hasty: bool,
+    /// The same.
+    pub in_use: InUse,
 }
 
 impl Work for Convert {
@@ -229,8 +232,9 @@ impl Work for Convert {
                 let why = "it could only be opened for reading, so its lock can't be strengthened";
                 return Err(Error::not_lockable(&self.name, why));
             }
-            if let Some((path, identity)) = &self.disk {
-                self.test_disk(path, *identity)?;
+            match &self.disk {
+                Some((path, identity)) => self.test_disk(path, *identity)?,
+                None => self.test_itself()?,
             }
         }
         let mut mode = self.held.mode();
@@ -280,12 +284,26 @@ impl Convert {
         weakened.err()
     }
 
+    /// The same for a disk that is its own lock file.
+    fn test_itself(&self) -> Result<(), Error> {
+        let direct = self.held.bytes.iter().find(|byte| byte.place.is_none());
+        let Some(byte) = direct.filter(|_| self.in_use == InUse::Refused) else { return Ok(()) };
+        let file = byte.description.file()?;
+        match Identity::of_open(file.as_fd()) {
+            Some(identity) => refuse_if_used(file.as_fd(), identity, &self.name),
+            None => Ok(()),
+        }
+    }
+
     fn test_disk(&self, path: &std::path::Path, identity: Identity) -> Result<(), Error> {
         let changed = || Error::changed(&self.name);
         let pin = open::locate(path, Links::Follow).map_err(|_| changed())?;
         let (_, found) = open::examine(pin.as_fd(), &self.name)?;
         if found != identity {
             return Err(changed());
+        }
+        if self.in_use == InUse::Refused {
+            refuse_if_used(pin.as_fd(), identity, &self.name)?;
         }
         let disk = open::reopen(pin.as_fd(), false)
             .map_err(|errno| Error::system("opening", &self.name, errno))?;

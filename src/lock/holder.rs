@@ -27,6 +27,31 @@ pub struct Holder {
     pub since: u64,
     /// The name by which it holds it, to the letter.
     pub resource: String,
+    /// What this is to what was asked for.
+    pub relation: Relation,
+}
+
+/// What is held, to who asks for something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relation {
+    /// The same, if perhaps by another name.
+    Same,
+    /// What is asked for lies on it.
+    Beneath,
+    /// It lies on what is asked for.
+    Above,
+}
+
+impl Relation {
+    /// What is added, for people, to the name of what is held.
+    #[must_use]
+    pub fn remark(self) -> &'static str {
+        match self {
+            Self::Same => "",
+            Self::Beneath => ", on which it lies",
+            Self::Above => ", which lies on it",
+        }
+    }
 }
 
 /// Why an owner of ours does not get what it asks for: holders of ours.

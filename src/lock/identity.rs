@@ -1,11 +1,12 @@
 //! What a resource really is, whatever name it came by.
 
 use std::fmt;
-use std::fs;
 use std::os::fd::AsFd;
 
 use nix::sys::stat::{FileStat, SFlag, major, minor};
 use rustix::fs::{AtFlags, FileType, StatxFlags, makedev, statx};
+
+use super::sysfs::Sysfs;
 
 /// What two names must share to be one resource.
 ///
@@ -54,7 +55,7 @@ impl Identity {
             }
             FileType::BlockDevice => {
                 let dev = makedev(seen.stx_rdev_major, seen.stx_rdev_minor);
-                Some(Self::Block { dev, seq: disk_sequence(dev) })
+                Some(Self::device(dev, &Sysfs::default()))
             }
             _ => None,
         }
@@ -65,25 +66,16 @@ impl Identity {
     pub fn of(stat: &FileStat) -> Option<Self> {
         match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
             SFlag::S_IFREG => Some(Self::Inode { dev: stat.st_dev, ino: stat.st_ino }),
-            SFlag::S_IFBLK => {
-                Some(Self::Block { dev: stat.st_rdev, seq: disk_sequence(stat.st_rdev) })
-            }
+            SFlag::S_IFBLK => Some(Self::device(stat.st_rdev, &Sysfs::default())),
             _ => None,
         }
     }
-}
 
-/// The sequence number of a disk, from sysfs; a partition has that of its disk.
-///
-/// Not every device has one (the file came with Linux 5.15): then 0, and the device number alone
-/// decides.
-fn disk_sequence(dev: u64) -> u64 {
-    let folder = format!("/sys/dev/block/{}:{}", major(dev), minor(dev));
-    [format!("{folder}/diskseq"), format!("{folder}/../diskseq")]
-        .iter()
-        .find_map(|file| fs::read_to_string(file).ok())
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(0)
+    /// The identity of a block device, by its number.
+    #[must_use]
+    pub fn device(dev: u64, sysfs: &Sysfs) -> Self {
+        Self::Block { dev, seq: sysfs.disk_sequence(dev) }
+    }
 }
 
 impl fmt::Display for Identity {
@@ -112,6 +104,6 @@ mod tests {
         let stat = nix::sys::stat::fstat(&file).unwrap();
         assert!(Identity::of(&stat).is_some());
         assert_eq!(Identity::of_open(&file), Identity::of(&stat));
-        assert_eq!(Identity::of_open(fs::File::open("/dev/null").unwrap()), None);
+        assert_eq!(Identity::of_open(std::fs::File::open("/dev/null").unwrap()), None);
     }
 }

@@ -115,6 +115,7 @@ impl Key {
             canonical: None,
             path: None,
             identity: self.identity,
+            below: Vec::new(),
             lockspace: self.lockspace.kind(),
             lock_files: vec![self.path.clone()],
             fleeting: self.fleeting,

@@ -1,8 +1,9 @@
 //! From a resource to the file whose byte is locked.
 //!
-//! Directly the disk itself; or a file in a directory that hosts share, named by the SHA-256 of
-//! the disk's path as libvirt's lockd plugin names it (`src/locking/lock_driver_lockd.c`), so that
-//! virtlockd and vmlockd on different hosts meet.
+//! Directly the disk itself; or a file in a directory that hosts share, named by the UUID of a logical
+//! volume, the id of a SCSI disk, or the SHA-256 of the disk's path, as libvirt's lockd plugin names it
+//! (`src/locking/lock_driver_lockd.c`), so that virtlockd and vmlockd on different hosts meet. Which
+//! of them it is for a disk, [`super::naming`] tells.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -23,6 +24,10 @@ pub use super::directory::Directory;
 pub struct Lockspaces {
     /// Where lock files of disks are; `None`: the disks themselves are locked.
     pub file: Option<Arc<Directory>>,
+    /// Where lock files of logical volumes are; `None`: they are disks like any other.
+    pub lvm: Option<Arc<Directory>>,
+    /// The same for SCSI disks.
+    pub scsi: Option<Arc<Directory>>,
     /// This host, as the records of its holders name it; `None` where nothing tells it from others.
     pub host: Option<Arc<Host>>,
     /// Which holders are recorded.
@@ -30,10 +35,25 @@ pub struct Lockspaces {
 }
 
 impl Lockspaces {
-    /// The lockspace that serves disks.
-    #[must_use]
-    pub fn of_disks(&self) -> Lockspace {
-        self.file.clone().map_or(Lockspace::Direct, Lockspace::File)
+    /// Those that are configured, in the order in which a directory is looked for.
+    pub fn configured(&self) -> impl Iterator<Item = Lockspace> {
+        let file = self.file.clone().map(Lockspace::File);
+        let lvm = self.lvm.clone().map(Lockspace::Lvm);
+        file.into_iter().chain(lvm).chain(self.scsi.clone().map(Lockspace::Scsi))
+    }
+
+    /// Puts another directory in the place of one that is configured.
+    pub fn renew(&mut self, kind: LockspaceKind, directory: &Arc<Directory>) {
+        let place = match kind {
+            LockspaceKind::File => &mut self.file,
+            LockspaceKind::Lvm => &mut self.lvm,
+            LockspaceKind::Scsi => &mut self.scsi,
+            LockspaceKind::Direct | LockspaceKind::Lease(_) => return,
+        };
+        // Another may have been configured meanwhile.
+        if place.as_ref().is_some_and(|there| there.path() == directory.path()) {
+            *place = Some(Arc::clone(directory));
+        }
     }
 }
 
@@ -44,6 +64,10 @@ pub enum Lockspace {
     Direct,
     /// `<directory>/<SHA-256 of the path>`.
     File(Arc<Directory>),
+    /// `<directory>/<UUID of the logical volume>`.
+    Lvm(Arc<Directory>),
+    /// `<directory>/<id of the SCSI disk>`.
+    Scsi(Arc<Directory>),
     /// `<directory>/<key>`, one of several, numbered.
     Lease(u32, Arc<Directory>),
 }
@@ -55,6 +79,8 @@ impl Lockspace {
         match self {
             Self::Direct => LockspaceKind::Direct,
             Self::File(_) => LockspaceKind::File,
+            Self::Lvm(_) => LockspaceKind::Lvm,
+            Self::Scsi(_) => LockspaceKind::Scsi,
             Self::Lease(number, _) => LockspaceKind::Lease(*number),
         }
     }
@@ -70,7 +96,10 @@ impl Lockspace {
     pub fn directory(&self) -> Option<&Arc<Directory>> {
         match self {
             Self::Direct => None,
-            Self::File(directory) | Self::Lease(_, directory) => Some(directory),
+            Self::File(directory)
+            | Self::Lvm(directory)
+            | Self::Scsi(directory)
+            | Self::Lease(_, directory) => Some(directory),
         }
     }
 }
@@ -82,6 +111,10 @@ pub enum LockspaceKind {
     Direct,
     /// A directory of hashed names.
     File,
+    /// A directory of the UUIDs of logical volumes.
+    Lvm,
+    /// A directory of the ids of SCSI disks.
+    Scsi,
     /// A directory of keys, by its number.
     Lease(u32),
 }
@@ -90,12 +123,29 @@ impl LockspaceKind {
     /// How the names of the numbered ones begin.
     const LEASE: &str = "lease_";
 
+    /// Those of which there is one each, where it is configured.
+    pub const CONFIGURED: [Self; 3] = [Self::File, Self::Lvm, Self::Scsi];
+
+    /// The one of this kind in a directory.
+    #[must_use]
+    pub fn lockspace(self, directory: Arc<Directory>) -> Lockspace {
+        match self {
+            Self::Direct => Lockspace::Direct,
+            Self::File => Lockspace::File(directory),
+            Self::Lvm => Lockspace::Lvm(directory),
+            Self::Scsi => Lockspace::Scsi(directory),
+            Self::Lease(number) => Lockspace::Lease(number, directory),
+        }
+    }
+
     /// The last part of its object path.
     #[must_use]
     pub fn name(self) -> Cow<'static, str> {
         match self {
             Self::Direct => "direct".into(),
             Self::File => "file".into(),
+            Self::Lvm => "lvm".into(),
+            Self::Scsi => "scsi".into(),
             Self::Lease(number) => format!("{}{number}", Self::LEASE).into(),
         }
     }
@@ -106,6 +156,8 @@ impl LockspaceKind {
         match name {
             "direct" => Some(Self::Direct),
             "file" => Some(Self::File),
+            "lvm" => Some(Self::Lvm),
+            "scsi" => Some(Self::Scsi),
             name => name.strip_prefix(Self::LEASE)?.parse().ok().map(Self::Lease),
         }
     }
@@ -143,9 +195,12 @@ mod tests {
 
     #[test]
     fn kinds_have_names() {
-        for kind in [LockspaceKind::Direct, LockspaceKind::File, LockspaceKind::Lease(3)] {
+        let others = [LockspaceKind::Direct, LockspaceKind::Lease(3)];
+        for kind in LockspaceKind::CONFIGURED.into_iter().chain(others) {
             assert_eq!(LockspaceKind::named(&kind.name()), Some(kind));
+            let directory = Arc::new(Directory::unopened(Path::new("/none")));
+            assert_eq!(kind.lockspace(directory).kind(), kind);
         }
-        assert_eq!(LockspaceKind::named("lvm"), None);
+        assert_eq!(LockspaceKind::named("lease"), None);
     }
 }

@@ -142,6 +142,17 @@ pub fn reopen(fd: BorrowedFd<'_>, for_writing: bool) -> Result<File, Errno> {
     nix::fcntl::open(proc_name(fd).as_str(), flags, Permissions::empty()).map(File::from)
 }
 
+/// Claims a block device for an instant, as whoever mounts it does for good.
+///
+/// # Errors
+///
+/// What `open(2)` says: `EBUSY` where somebody has claimed it, or a part of it.
+pub fn claim(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    // Without O_CREAT, and for block devices, this is what O_EXCL means.
+    let flags = OFlag::O_RDONLY | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    nix::fcntl::open(proc_name(fd).as_str(), flags, Permissions::empty()).map(drop)
+}
+
 /// Whether a name leads to the very node that a descriptor has open: same device, same inode.
 ///
 /// # Errors

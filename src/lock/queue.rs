@@ -4,7 +4,7 @@
 //! nothing meanwhile, so nobody ever waits for a waiter that waits for him. What its place is worth
 //! against others is decided in the table (`table/wait.rs`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::holder::Stranger;
 use super::owner::OwnerId;
@@ -128,9 +128,29 @@ impl Queue {
         &self,
         want: &Want,
     ) -> impl Iterator<Item = (&Waiter, usize, &Want)> {
-        self.spots.meeting(want).into_iter().filter_map(|(ticket, n)| {
-            let waiter = self.waiters.get(&ticket)?;
-            Some((waiter, n, waiter.wants.get(n)?))
-        })
+        self.spots.meeting(want).into_iter().filter_map(|spot| self.at(spot))
+    }
+
+    /// The same, and those who wait for what meets that, and so on: the parts of a disk have nothing
+    /// to do with each other, but who wants the disk has to do with all who want a part.
+    pub(super) fn around(&self, want: &Want) -> impl Iterator<Item = (&Waiter, usize, &Want)> {
+        let mut found = self.spots.meeting(want);
+        if !self.spots.is_flat() {
+            let mut left: Vec<_> = found.iter().copied().collect();
+            let mut known = BTreeSet::from([want.identity]);
+            while let Some((_, _, wanted)) = left.pop().and_then(|spot| self.at(spot)) {
+                // Who waits for the same meets the same.
+                if known.insert(wanted.identity) {
+                    let more = self.spots.meeting(wanted);
+                    left.extend(more.into_iter().filter(|spot| found.insert(*spot)));
+                }
+            }
+        }
+        found.into_iter().filter_map(|spot| self.at(spot))
+    }
+
+    fn at(&self, (ticket, n): (Ticket, usize)) -> Option<(&Waiter, usize, &Want)> {
+        let waiter = self.waiters.get(&ticket)?;
+        Some((waiter, n, waiter.wants.get(n)?))
     }
 }

@@ -31,6 +31,13 @@ impl Lock {
     pub fn goes_by(&self, lockspace: LockspaceKind, resource: &str) -> bool {
         self.want.lockspace == lockspace && self.want.resource == resource
     }
+
+    /// Whether it is in the way of an owner who asks for this in a conflicting mode: what he holds
+    /// himself is, if it is the very same. One machine may use a disk and a part of it.
+    #[must_use]
+    pub fn hinders(&self, id: OwnerId, want: &Want) -> bool {
+        self.owner != id || self.want.is_same(want)
+    }
 }
 
 /// Whether a lock that is held is there, as far as was seen.
@@ -56,6 +63,9 @@ pub struct Want {
     pub path: Option<PathBuf>,
     /// What it really is.
     pub identity: Identity,
+    /// All that it lies on, however far below: the disk that a partition is a part of, the file
+    /// behind a loop device, the disks that a volume is made of.
+    pub below: Vec<Identity>,
     /// The rule by which its lock file was found.
     pub lockspace: LockspaceKind,
     /// The files whose byte is locked.
@@ -95,12 +105,25 @@ impl Want {
 
     /// Whether two names mean one resource: one disk, or one file in a lockspace.
     #[must_use]
-    pub fn meets(&self, other: &Self) -> bool {
+    pub fn is_same(&self, other: &Self) -> bool {
         let hashed = |want: &Self| want.lockspace.has_files();
         self.identity == other.identity
             || (hashed(self)
                 && hashed(other)
                 && self.lock_files.iter().any(|file| other.lock_files.contains(file)))
+    }
+
+    /// Whether who writes the one may write what the other is made of: they are one resource, or
+    /// one lies on the other. Two that lie on a third, as two partitions do, don't meet.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        self.is_same(other) || self.lies_on(other) || other.lies_on(self)
+    }
+
+    /// Whether the other is among what this one lies on.
+    #[must_use]
+    pub fn lies_on(&self, other: &Self) -> bool {
+        self.below.contains(&other.identity)
     }
 }
 

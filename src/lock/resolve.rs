@@ -9,12 +9,15 @@ use nix::sys::stat::FileStat;
 
 use super::error::Error;
 use super::identity::Identity;
-use super::lockspace::{Lockspace, hashed_name};
+use super::lockspace::Lockspace;
 use super::mode::Mode;
+use super::naming::{self, Naming};
 use super::open::{self, Links};
 use super::printable::spelt_path;
 use super::record::Want;
 use super::resource::DiskPath;
+use super::stack;
+use super::sysfs::Sysfs;
 use super::work::{Asked, Work};
 
 /// What a caller says: a name or an open file.
@@ -31,8 +34,8 @@ pub enum Wanted {
 pub struct Resolve {
     /// What the caller says.
     pub wanted: Wanted,
-    /// The lockspace that serves it.
-    pub lockspace: Lockspace,
+    /// How its lock files are found.
+    pub naming: Naming,
     /// What becomes of links in a name.
     pub links: Links,
 }
@@ -47,6 +50,8 @@ pub struct Target {
     pub canonical: Option<String>,
     /// What it really is.
     pub identity: Identity,
+    /// All that it lies on.
+    pub below: Vec<Identity>,
     /// Who owns the file.
     pub uid: u32,
     /// What the caller showed by an open descriptor; `None` if he only named the disk.
@@ -85,11 +90,9 @@ impl Target {
     /// The paths of the files whose byte will be locked; the first is the one shown.
     #[must_use]
     pub fn lock_files(&self) -> Vec<PathBuf> {
-        match &self.lockspace {
-            Lockspace::Direct => vec![PathBuf::from(&self.name)],
-            Lockspace::File(directory) | Lockspace::Lease(_, directory) => {
-                self.files.iter().map(|name| directory.path_of(name)).collect()
-            }
+        match self.lockspace.directory() {
+            None => vec![PathBuf::from(&self.name)],
+            Some(directory) => self.files.iter().map(|name| directory.path_of(name)).collect(),
         }
     }
 
@@ -107,6 +110,7 @@ impl Target {
             canonical: self.canonical.clone(),
             path: self.path.clone(),
             identity: self.identity,
+            below: self.below.clone(),
             lockspace: self.lockspace.kind(),
             lock_files: self.lock_files(),
             fleeting: self.lockspace.kind().has_files(),
@@ -124,13 +128,13 @@ impl Work for Resolve {
             Wanted::Path(path) => Asked::path(path.as_path()),
             Wanted::File(fd) => Asked::File(fd.as_fd()),
         };
-        [disk].into_iter().chain(self.lockspace.asks()).collect()
+        [disk].into_iter().chain(self.naming.asks()).collect()
     }
 
     fn perform(self) -> Result<Target, Error> {
         match self.wanted {
-            Wanted::Path(path) => by_path(&path, self.lockspace, self.links),
-            Wanted::File(fd) => by_descriptor(fd, self.lockspace),
+            Wanted::Path(path) => by_path(&path, self.naming, self.links),
+            Wanted::File(fd) => by_descriptor(fd, self.naming),
         }
     }
 }
@@ -152,7 +156,7 @@ impl Work for Identify {
     }
 }
 
-fn by_path(path: &DiskPath, lockspace: Lockspace, links: Links) -> Result<Target, Error> {
+fn by_path(path: &DiskPath, naming: Naming, links: Links) -> Result<Target, Error> {
     let name = spelt_path(path.as_path());
     let pin = open::locate(path.as_path(), links).map_err(|errno| match errno {
         Errno::ENOENT | Errno::ENOTDIR => Error::missing(&name),
@@ -168,10 +172,10 @@ fn by_path(path: &DiskPath, lockspace: Lockspace, links: Links) -> Result<Target
     // The kernel's name of what we located ourselves, in our own namespace: nobody forged that.
     let canonical = open::name_of(pin.as_fd())
         .map_err(|errno| Error::system("finding the canonical name of", &name, errno))?;
-    target(name, Some((path.as_path(), canonical)), pin, None, lockspace)
+    target(name, Some((path.as_path(), canonical)), pin, None, naming)
 }
 
-fn by_descriptor(fd: OwnedFd, lockspace: Lockspace) -> Result<Target, Error> {
+fn by_descriptor(fd: OwnedFd, naming: Naming) -> Result<Target, Error> {
     let access = access(fd.as_fd())?;
     let (stat, identity) = open::examine(fd.as_fd(), "the descriptor's file")?;
     // The name is the sender's word until it is seen to lead to the same file from here.
@@ -183,15 +187,9 @@ fn by_descriptor(fd: OwnedFd, lockspace: Lockspace) -> Result<Target, Error> {
     };
     match name {
         Some(path) => {
-            target(spelt_path(&path), Some((&path, path.clone())), fd, Some(access), lockspace)
+            target(spelt_path(&path), Some((&path, path.clone())), fd, Some(access), naming)
         }
-        None if matches!(lockspace, Lockspace::Direct) => {
-            target(format!("fd:{identity}"), None, fd, Some(access), lockspace)
-        }
-        None => Err(Error::not_lockable(
-            format!("fd:{identity}"),
-            "its name, which the lockspace goes by, leads elsewhere on this side",
-        )),
+        None => target(format!("fd:{identity}"), None, fd, Some(access), naming),
     }
 }
 
@@ -200,20 +198,21 @@ fn target(
     path: Option<(&Path, PathBuf)>,
     pin: OwnedFd,
     shown: Option<Access>,
-    lockspace: Lockspace,
+    naming: Naming,
 ) -> Result<Target, Error> {
     let (stat, identity) = open::examine(pin.as_fd(), &name)?;
+    let below = stack::below(identity, &name, &Sysfs::default())?;
     let fuse = open::is_fuse(pin.as_fd(), &name)?
         || (path.is_none() && open::may_hide_fuse(pin.as_fd(), &name)?);
-    let files = match (&lockspace, &path) {
-        (Lockspace::File(_), Some((given, canonical))) => hashed_names(given, canonical, &identity),
-        _ => Vec::new(),
-    };
+    let given = path.as_ref().map(|(given, canonical)| (*given, canonical.as_path()));
+    let disk = naming::Disk { name: &name, path: given, pin: pin.as_fd(), identity };
+    let (lockspace, files) = naming.of(disk)?;
     Ok(Target {
         canonical: path.as_ref().map(|(_, canonical)| spelt_path(canonical)),
         path: path.map(|(given, _)| given.to_owned()),
         name,
         identity,
+        below,
         uid: stat.st_uid,
         shown,
         fuse,
@@ -222,18 +221,6 @@ fn target(
         pin,
         stat,
     })
-}
-
-/// The names of the lock files: that of the path as given, which other hosts go by; and for a
-/// regular file that of its canonical path, so that its aliases meet on other hosts too. Never the
-/// latter for devices: `/dev/sda` is another disk on another host.
-fn hashed_names(given: &Path, canonical: &Path, identity: &Identity) -> Vec<String> {
-    let mut names = vec![hashed_name(given)];
-    // As bytes: to `Path`'s own comparison "//a/./b" and "/a/b" are one, to a digest they are two.
-    if given.as_os_str() != canonical.as_os_str() && matches!(identity, Identity::Inode { .. }) {
-        names.push(hashed_name(canonical));
-    }
-    names
 }
 
 /// What a descriptor proves: one opened with `O_PATH` or for writing only proves nothing we need.

@@ -17,9 +17,11 @@ use super::error::Error;
 use super::event::Loss;
 use super::held::{Byte, Held, Place};
 use super::identity::Identity;
+use super::in_use::InUse;
 use super::key::Key;
 use super::lockspace::{Directory, Lockspace, LockspaceKind};
 use super::mode::Mode;
+use super::naming::Naming;
 use super::ofd;
 use super::open::{self, Links};
 use super::printable::spelt_path;
@@ -112,6 +114,7 @@ pub fn recognise(descriptions: &[Description], number: u64) -> Option<Want> {
         canonical: None,
         path: None,
         identity,
+        below: Vec::new(),
         lockspace: LockspaceKind::Direct,
         lock_files,
         fleeting: false,
@@ -223,7 +226,9 @@ impl Work for Retake {
         let Self { want, signature } = self;
         let mode = want.mode;
         let goal = Arc::new(find(&want)?);
-        Take { goal, mode, signature, hasty: false }.perform().map_err(|error| Lost {
+        // It was locked before, and its machine lives.
+        let take = Take { goal, mode, signature, hasty: false, in_use: InUse::Allowed };
+        take.perform().map_err(|error| Lost {
             loss: match error {
                 Error::HeldElsewhere(_) => Loss::Taken,
                 Error::Changed(_) => Loss::Replaced,
@@ -260,8 +265,8 @@ fn find(want: &Want) -> Result<Goal, Lost> {
         let (directory, name) =
             place.ok_or_else(|| lost(Loss::Unlockable, "its lock file is unknown".into()))?;
         let lockspace = match want.lockspace {
-            LockspaceKind::Lease(number) => Lockspace::Lease(number, directory),
-            LockspaceKind::Direct | LockspaceKind::File => Lockspace::File(directory),
+            LockspaceKind::Direct => Lockspace::File(directory),
+            kind => kind.lockspace(directory),
         };
         let key = Key::new(lockspace, &name, want.fleeting);
         let key = key.map(|key| if want.write_shown { key } else { key.for_one_mode() });
@@ -271,19 +276,19 @@ fn find(want: &Want) -> Result<Goal, Lost> {
     let Some(Ok(path)) = path else {
         return Err(lost(Loss::Unlockable, "it has no name by which it could be found".into()));
     };
-    let lockspace = match places.next().flatten().filter(|_| want.lockspace.has_files()) {
-        Some((directory, _)) => Lockspace::File(directory),
-        None => Lockspace::Direct,
+    let naming = match places.next().flatten().filter(|_| want.lockspace.has_files()) {
+        Some((directory, _)) => {
+            let names = want.lock_files.iter().filter_map(|file| file.file_name()?.to_str());
+            let names = names.map(str::to_owned).collect();
+            Naming::Known(want.lockspace.lockspace(directory), names)
+        }
+        None => Naming::Direct,
     };
-    let resolve = Resolve { wanted: Wanted::Path(path), lockspace, links: Links::Follow };
+    let resolve = Resolve { wanted: Wanted::Path(path), naming, links: Links::Follow };
     let mut target = resolve.perform().map_err(|error| lost(Loss::Replaced, error.to_string()))?;
     if target.identity != want.identity {
         return Err(lost(Loss::Replaced, "its name leads to another disk".into()));
     }
     target.name.clone_from(&want.resource);
-    if want.lockspace.has_files() {
-        let names = want.lock_files.iter().filter_map(|file| file.file_name()?.to_str());
-        target.files = names.map(str::to_owned).collect();
-    }
     Ok(Goal::Disk(Box::new(target)))
 }

@@ -8,6 +8,7 @@
 //! What always holds:
 //! - two locks on one resource do not conflict; an owner has more than one of them only where it
 //!   asked for that ([`Again::Count`]);
+//! - two locks of which one lies on the other conflict only where one owner has both;
 //! - a lock belongs to an owner that is there, and stands in that owner's list;
 //! - a lock's number is never used again.
 
@@ -17,7 +18,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use super::error::Error;
 use super::event::{Event, Reason};
 use super::fdinfo::Processes;
-use super::holder::{Holder, Refusal};
+use super::holder::{Holder, Refusal, Relation};
 use super::identity::Identity;
 use super::lockspace::LockspaceKind;
 use super::mode::Mode;
@@ -204,7 +205,8 @@ impl Table {
     pub fn begin_strengthening(&mut self, number: u64) -> Result<(), Error> {
         let lock = self.lock(number).ok_or(Error::NoSuchLock(number))?;
         let wish = Want { mode: Mode::Exclusive, ..lock.want.clone() };
-        self.refuse_if_held(&wish, |lock| lock.id != number)?;
+        let owner = lock.owner;
+        self.refuse_if_held(&wish, |lock| lock.id != number && lock.hinders(owner, &wish))?;
         self.set_mode(number, Mode::Exclusive).map(drop)
     }
 
@@ -240,12 +242,14 @@ impl Table {
         locks.filter(move |lock| lock.goes_by(lockspace, resource))
     }
 
-    /// The locks on one identity.
-    pub fn on_identity(&self, identity: Identity) -> impl Iterator<Item = &Lock> {
-        self.spots.on(identity).filter_map(|number| self.lock(number))
+    /// The locks on what is this, on what it lies on, and on what lies on it, in order.
+    #[must_use]
+    pub fn locks_on(&self, identity: Identity, below: &[Identity]) -> Vec<&Lock> {
+        let numbers: BTreeSet<u64> = self.spots.on(identity, below).collect();
+        numbers.into_iter().filter_map(|number| self.lock(number)).collect()
     }
 
-    /// Those who hold these locks, as a refusal tells of them.
+    /// Who holds this lock, as a refusal tells of him.
     #[must_use]
     pub fn holder(&self, lock: &Lock) -> Holder {
         let owner = self.owners.get(&lock.owner);
@@ -257,7 +261,18 @@ impl Table {
             mode: lock.want.mode,
             since: lock.since,
             resource: lock.want.resource.clone(),
+            relation: Relation::Same,
         }
+    }
+
+    /// The same holder for one who asks for this.
+    fn holder_of(&self, lock: &Lock, want: &Want) -> Holder {
+        let relation = match (want.lies_on(&lock.want), lock.want.lies_on(want)) {
+            (true, _) => Relation::Beneath,
+            (_, true) => Relation::Above,
+            _ => Relation::Same,
+        };
+        Holder { relation, ..self.holder(lock) }
     }
 
     /// Refuses what conflicts with a lock that counts.
@@ -265,7 +280,7 @@ impl Table {
         let holders: Vec<Holder> = self
             .met_by(want)
             .filter(|lock| lock.want.mode.conflicts(want.mode) && counts(lock))
-            .map(|lock| self.holder(lock))
+            .map(|lock| self.holder_of(lock, want))
             .collect();
         if holders.is_empty() {
             return Ok(());
@@ -278,7 +293,12 @@ impl Table {
         Err(Error::Held(Box::new(Refusal { resource, holders, ahead, users })))
     }
 
-    /// The locks, at any stage, on what is wanted.
+    /// The lock, at any stage, that an owner has itself on what it wants.
+    fn own(&self, id: OwnerId, want: &Want) -> Option<&Lock> {
+        self.met_by(want).find(|lock| lock.owner == id && lock.want.is_same(want))
+    }
+
+    /// The locks, at any stage, on what is wanted, on what that lies on, and on what lies on it.
     fn met_by(&self, want: &Want) -> impl Iterator<Item = &Lock> {
         let numbers = self.spots.meeting(want);
         numbers.into_iter().filter_map(|number| self.locks.get(&number))

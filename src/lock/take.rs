@@ -13,6 +13,7 @@ use super::error::Error;
 use super::fdinfo::Processes;
 use super::held::{Byte, Held, Place};
 use super::identity::Identity;
+use super::in_use::{InUse, refuse_if_used};
 use super::key::Key;
 use super::mode::Mode;
 use super::ofd;
@@ -78,6 +79,8 @@ pub struct Take {
     /// It is asked again and again: a refusal tells only that somebody has it. To find out who,
     /// all processes are looked at, which is too much for somebody who just waits.
     pub hasty: bool,
+    /// What becomes of it where this host uses it itself.
+    pub in_use: InUse,
 }
 
 impl Work for Take {
@@ -88,7 +91,7 @@ impl Work for Take {
     }
 
     fn perform(self) -> Result<Held, Error> {
-        let Self { goal, mode, signature, hasty } = self;
+        let Self { goal, mode, signature, hasty, in_use } = self;
         if mode == Mode::None {
             return Ok(Held::of_nothing());
         }
@@ -96,6 +99,9 @@ impl Work for Take {
         let request = Request { host_id, hasty, ..Request::default() };
         let (held, resource, in_lockspace) = match &*goal {
             Goal::Disk(target) => {
+                if in_use == InUse::Refused && mode == Mode::Exclusive {
+                    refuse_if_used(target.pin.as_fd(), target.identity, &target.name)?;
+                }
                 let in_lockspace = target.lockspace.kind().has_files();
                 (take_disk(target, mode, &request)?, target.name.clone(), in_lockspace)
             }

@@ -34,6 +34,7 @@ use super::wait::{Attempt, Granted, Tried, Wait};
 use super::{Error, Service, Shown, now};
 use crate::keep::line::Step;
 use crate::lock::held::Held;
+use crate::lock::in_use::InUse;
 use crate::lock::owner::AnchorId;
 use crate::lock::queue::Purpose;
 use crate::lock::record::{Proof, Stage};
@@ -243,6 +244,7 @@ pub(super) struct Request {
     modes: Vec<Mode>,
     /// The first of them for which the owner has to hold a lease.
     with_lease: Option<usize>,
+    in_use: Vec<InUse>,
     again: Again,
     purpose: Purpose,
     opened: Option<Opened>,
@@ -296,6 +298,7 @@ impl Request {
             id,
             modes: asks.iter().map(|ask| ask.mode).collect(),
             with_lease: asks.iter().position(|ask| ask.with_lease),
+            in_use: asks.iter().map(|ask| ask.in_use).collect(),
             asks,
             goals: Vec::new(),
             again,
@@ -343,7 +346,8 @@ impl Request {
         let takes = fresh.iter().filter_map(|(lock, n)| {
             let goal = Arc::clone(self.goals.get(*n)?);
             let signature = Signature { lock: *lock, ..signature.clone() };
-            Some(Take { goal, mode: *self.modes.get(*n)?, signature, hasty })
+            let (mode, in_use) = (*self.modes.get(*n)?, *self.in_use.get(*n)?);
+            Some(Take { goal, mode, signature, hasty, in_use })
         });
         let takes = takes.collect();
         let mut held = Vec::new();

@@ -1,6 +1,7 @@
 //! What an owner asks for, as far as it is known.
 
 use super::{Error, Service};
+use crate::lock::in_use::InUse;
 use crate::lock::key::Key;
 use crate::lock::lease::LeaseName;
 use crate::lock::resolve::{Resolve, Target};
@@ -18,6 +19,8 @@ pub struct Ask {
     pub mode: Mode,
     /// Its owner has to hold a lease as well, or to ask for one with it.
     pub with_lease: bool,
+    /// What becomes of a block device that this host uses itself.
+    pub in_use: InUse,
 }
 
 /// A disk, as far as it is known.

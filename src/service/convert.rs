@@ -12,6 +12,7 @@ use super::place::{Entry, Queued};
 use super::wait::{Attempt, Granted, Tried, Wait};
 use super::{Error, Service, Shown};
 use crate::lock::held::Convert;
+use crate::lock::in_use::InUse;
 use crate::lock::printable::shown;
 use crate::lock::queue::Purpose;
 use crate::lock::work::{Asked, Work};
@@ -29,12 +30,13 @@ impl Service {
         &self,
         number: u64,
         mode: Mode,
+        in_use: InUse,
         wait: Option<Wait>,
     ) -> Result<Granted, Error> {
         let lock = self.lock(number).ok_or(lock::Error::NoSuchLock(number))?;
         let turn = self.turn(lock.owner).await?;
-        let conversion =
-            Conversion { service: self.clone(), id: lock.owner, number, mode, want: lock.want };
+        let (service, id, want) = (self.clone(), lock.owner, lock.want);
+        let conversion = Conversion { service, id, number, mode, in_use, want };
         self.persist(conversion, Some(turn), wait).await
     }
 
@@ -43,7 +45,7 @@ impl Service {
         &self,
         id: OwnerId,
         number: u64,
-        mode: Mode,
+        (mode, in_use): (Mode, InUse),
         entry: Entry,
     ) -> Result<Begun, Error> {
         let mut state = self.state();
@@ -78,7 +80,8 @@ impl Service {
         let disk = want.path.filter(|_| hashed).map(|path| (path, want.identity));
         let again = entry.ticket().and_then(|ticket| state.table.stranger_of(ticket, 0));
         let hasty = again.is_some();
-        Ok(Begun::Convert(Convert { held, mode, name: want.resource, disk, hasty }, entry))
+        let convert = Convert { held, mode, name: want.resource, disk, hasty, in_use };
+        Ok(Begun::Convert(convert, entry))
     }
 }
 
@@ -96,6 +99,7 @@ struct Conversion {
     mode: Mode,
     /// What it is on.
     want: Want,
+    in_use: InUse,
 }
 
 /// How far it came.
@@ -132,9 +136,9 @@ impl Attempt for Conversion {
 
 impl Conversion {
     fn tell(&self, entry: Entry) -> Result<Came, Error> {
-        let Self { service, id, number, mode, .. } = self;
+        let Self { service, id, number, mode, in_use, .. } = self;
         let (id, number, mode) = (*id, *number, *mode);
-        let (convert, entry) = match service.begin_conversion(id, number, mode, entry)? {
+        let (convert, entry) = match service.begin_conversion(id, number, (mode, *in_use), entry)? {
             Begun::Already => return Ok(Came::Through(Shown::default())),
             Begun::Queued(queued) => return Ok(Came::Queued(queued)),
             Begun::Convert(convert, entry) => (convert, entry),
@@ -154,7 +158,8 @@ impl Conversion {
                 service.keep().set_mode(number, mode)
             };
             if done.is_err() {
-                let back = Convert { held, mode: Mode::Shared, name, disk: None, hasty: true };
+                let (mode, in_use) = (Mode::Shared, InUse::Allowed);
+                let back = Convert { held, mode, name, disk: None, hasty: true, in_use };
                 if let Err(error) = back.perform() {
                     tracing::error!(%error, lock = number, "undoing a strengthening failed");
                 }

@@ -72,11 +72,15 @@ impl Work for DescribeRefusal {
 }
 
 fn sentence(resource: &str, holder: &Holder) -> String {
-    let Holder { owner, name, pid, mode, since, resource: through, .. } = holder;
+    let Holder { owner, name, pid, mode, since, resource: through, relation, .. } = holder;
     let pid = if *pid == 0 { String::new() } else { format!(", pid {pid}") };
     let user = user_name(user_of(holder));
     let through = shown(through);
-    let through = if through == resource { String::new() } else { format!(", through {through}") };
+    let through = if through == resource {
+        String::new()
+    } else {
+        format!(", through {through}{}", relation.remark())
+    };
     let (uuid, since) = (owner.uuid, wall_clock(*since));
     format!("{} by VM \"{name}\" ({uuid}{pid}, user {user}) since {since}{through}", mode.adverb())
 }
@@ -143,6 +147,7 @@ fn wall_clock(micros: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lock::holder::Relation;
     use crate::lock::{Mode, OwnerId};
 
     #[test]
@@ -155,6 +160,7 @@ mod tests {
             mode: Mode::Exclusive,
             since: 0,
             resource: "/images/a.qcow2".into(),
+            relation: Relation::Above,
         };
         let resource = "/srv/vm/a.qcow2".to_owned();
         let text = DescribeRefusal(Refusal {
@@ -170,6 +176,10 @@ mod tests {
             "disk /srv/vm/a.qcow2 is locked exclusively by VM \"web1\" \
              (00000000-0000-0000-0000-000000000005, user root)"
         );
-        assert!(after.starts_with("19") && after.ends_with(", through /images/a.qcow2"), "{after}");
+        assert!(
+            after.starts_with("19")
+                && after.ends_with(", through /images/a.qcow2, which lies on it"),
+            "{after}"
+        );
     }
 }

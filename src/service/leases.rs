@@ -50,7 +50,7 @@ impl Service {
         name: LeaseName,
     ) -> Result<(Vec<Lock>, Option<Stranger>), Error> {
         let key = self.resolve_lease(name).await?;
-        let locks = self.locks_on(key.identity());
+        let locks = self.locks_on(key.identity(), &[]);
         if !locks.is_empty() {
             return Ok((locks, None));
         }

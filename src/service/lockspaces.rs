@@ -4,6 +4,7 @@
 //! whoever calls over D-Bus makes one once and for all. So it is noted: after a restart of the service
 //! it is there as before. It goes by command only, and only while nobody has to do with it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,9 +28,10 @@ impl Service {
     pub fn lockspace(&self, directory: &Path) -> Option<Lockspace> {
         let directory = plain(directory);
         let state = self.state();
-        let configured = state.settings.lockspaces.file.as_ref();
-        let configured = configured.filter(|file| plain(file.path()) == directory);
-        configured.map(|file| Lockspace::File(Arc::clone(file))).or_else(|| {
+        let there = |lockspace: &Lockspace| {
+            lockspace.directory().is_some_and(|there| plain(there.path()) == directory)
+        };
+        state.settings.lockspaces.configured().find(there).or_else(|| {
             let mut named = state.lockspaces.iter();
             let named = named.find(|(_, there)| there.path() == directory);
             named.map(|(number, there)| Lockspace::Lease(*number, Arc::clone(there)))
@@ -118,20 +120,15 @@ impl Service {
         let opened = Arc::new(Directory::open(directory.path())?);
         let mut state = self.state();
         Ok(match lockspace {
-            Lockspace::Direct => Lockspace::Direct,
-            Lockspace::File(_) => {
-                // Another may have been configured meanwhile.
-                let file = &mut state.settings.lockspaces.file;
-                if file.as_ref().is_some_and(|file| file.path() == opened.path()) {
-                    *file = Some(Arc::clone(&opened));
-                }
-                Lockspace::File(opened)
-            }
             Lockspace::Lease(number, _) => {
                 // It may be gone meanwhile.
                 let there = state.lockspaces.get_mut(&number);
                 *there.ok_or_else(|| no_such(opened.path()))? = Arc::clone(&opened);
                 Lockspace::Lease(number, opened)
+            }
+            configured => {
+                state.settings.lockspaces.renew(configured.kind(), &opened);
+                configured.kind().lockspace(opened)
             }
         })
     }
@@ -179,6 +176,8 @@ impl Service {
         let directory = match kind {
             LockspaceKind::Direct => None,
             LockspaceKind::File => state.settings.lockspaces.file.as_ref(),
+            LockspaceKind::Lvm => state.settings.lockspaces.lvm.as_ref(),
+            LockspaceKind::Scsi => state.settings.lockspaces.scsi.as_ref(),
             LockspaceKind::Lease(number) => state.lockspaces.get(&number),
         };
         directory.map(|directory| directory.path().to_owned())
@@ -189,15 +188,18 @@ impl Service {
     #[must_use]
     pub fn lockspaces(&self) -> Vec<(LockspaceKind, Option<PathBuf>)> {
         let state = self.state();
-        let configured = state.settings.lockspaces.file.as_ref();
+        let mut configured: HashMap<LockspaceKind, PathBuf> = HashMap::new();
+        for lockspace in state.settings.lockspaces.configured() {
+            let directory = lockspace.directory().map(|there| there.path().to_owned());
+            configured.extend(directory.map(|directory| (lockspace.kind(), directory)));
+        }
         let in_use = |kind| state.table.locks().any(|lock| lock.want.lockspace == kind);
-        let file = LockspaceKind::File;
-        let file = (configured.is_some() || in_use(file))
-            .then(|| (file, configured.map(|file| file.path().to_owned())));
+        let there = LockspaceKind::CONFIGURED.map(|kind| (kind, configured.remove(&kind)));
+        let there = there.into_iter().filter(|(kind, path)| path.is_some() || in_use(*kind));
         let named = state.lockspaces.iter();
         let named = named
             .map(|(number, there)| (LockspaceKind::Lease(*number), Some(there.path().to_owned())));
-        file.into_iter().chain(named).collect()
+        there.chain(named).collect()
     }
 }
 
@@ -213,7 +215,10 @@ impl State {
     pub(super) fn check_lockspaces(&self, wants: &[Want]) -> Result<(), Error> {
         let gone = |want: &&Want| match want.lockspace {
             LockspaceKind::Lease(number) => !self.lockspaces.contains_key(&number),
-            LockspaceKind::Direct | LockspaceKind::File => false,
+            LockspaceKind::Direct
+            | LockspaceKind::File
+            | LockspaceKind::Lvm
+            | LockspaceKind::Scsi => false,
         };
         let Some(want) = wants.iter().find(gone) else { return Ok(()) };
         let file = want.lock_files.first().and_then(|file| file.parent());

@@ -94,10 +94,11 @@ impl Service {
         mine.or_else(|| state.table.owners().find(bound)).map(|owner| owner.id)
     }
 
-    /// The locks on what is really one resource, whatever name it was locked by.
+    /// The locks on what is really one resource, whatever name it was locked by; on what it lies
+    /// on, and on what lies on it.
     #[must_use]
-    pub fn locks_on(&self, identity: Identity) -> Vec<Lock> {
-        self.state().table.on_identity(identity).cloned().collect()
+    pub fn locks_on(&self, identity: Identity, below: &[Identity]) -> Vec<Lock> {
+        self.state().table.locks_on(identity, below).into_iter().cloned().collect()
     }
 
     /// The locks that go by this name, as given or as found: strings are compared, nothing else.

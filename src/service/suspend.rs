@@ -12,6 +12,7 @@ use super::ask::{Ask, Disk};
 use super::release::Story;
 use super::wait::{Granted, Wait, Why};
 use super::{Error, Service, chronicle};
+use crate::lock::in_use::InUse;
 use crate::lock::table::Again;
 use crate::lock::{self, OwnerId, Reason};
 
@@ -65,7 +66,9 @@ impl Service {
         }
         let asks = wants.into_iter().map(|want| {
             let mode = want.mode;
-            Ask { mode, disk: Disk::Remembered(Box::new(want)), with_lease: false }
+            // It held that before.
+            let (disk, in_use) = (Disk::Remembered(Box::new(want)), InUse::Allowed);
+            Ask { disk, mode, in_use, with_lease: false }
         });
         let request = Request::new(self, id, asks.collect(), Again::Same).resuming();
         self.persist(request, Some(turn), wait).await

@@ -9,8 +9,10 @@ use nix::errno::Errno;
 use super::call::acquire;
 use super::fault::{Code, Domain, Fault};
 use super::refusal::Asked;
+use crate::lock::in_use::InUse;
 use crate::lock::key::{Key, check_key, resource_of};
 use crate::lock::lockspace::{Lockspace, LockspaceKind};
+use crate::lock::naming::Naming;
 use crate::lock::open::Links;
 use crate::lock::printable::spelt_path;
 use crate::lock::resolve::{Resolve, Wanted};
@@ -57,14 +59,14 @@ impl<'s> Deed<'s> {
         let mode = if shared { Mode::Shared } else { Mode::Exclusive };
         if lockspace.is_empty() {
             let path = DiskPath::from_bytes(name).map_err(|error| invalid(error.to_string()))?;
-            let (wanted, lockspace) = (Wanted::Path(path), Lockspace::Direct);
+            let (wanted, naming) = (Wanted::Path(path), Naming::Direct);
             // Nothing is created, whatever the flags say: a disk that is not there is none.
-            let disk = Disk::Wanted(Resolve { wanted, lockspace, links: Links::Follow });
-            return Ok(Ask { disk, mode, with_lease: false });
+            let disk = Disk::Wanted(Resolve { wanted, naming, links: Links::Follow });
+            return Ok(Ask { disk, mode, in_use: InUse::Allowed, with_lease: false });
         }
         let fleeting = flags & acquire::CREATE != 0;
         let disk = Disk::Key(self.key(lockspace, name, fleeting)?);
-        Ok(Ask { disk, mode, with_lease: false })
+        Ok(Ask { disk, mode, in_use: InUse::Allowed, with_lease: false })
     }
 
     fn lockspace(&self, path: &[u8]) -> Result<Lockspace, Fault> {

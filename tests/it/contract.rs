@@ -246,7 +246,8 @@ fn the_man_page_names_everything() {
         let short = word.rsplit('.').next().unwrap();
         assert!(!missing(short), "org.vmlockd1(5) does not name {word}");
     }
-    for word in ["timeout-usec", "manual", "process", "resources", "force", "since-usec"] {
+    for word in ["timeout-usec", "in-use", "manual", "process", "resources", "force", "since-usec"]
+    {
         assert!(!missing(word), "org.vmlockd1(5) does not name {word}");
     }
 }

@@ -13,6 +13,7 @@ mod acquire;
 mod augeas;
 mod authorize;
 mod bad_input;
+mod block;
 mod broker;
 mod cli;
 mod contract;

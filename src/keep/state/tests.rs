@@ -22,6 +22,7 @@ fn lock(number: u64) -> (Name, Line) {
             canonical: Some("/srv/real".into()),
             path: Some(path.clone()),
             identity: Identity::Inode { dev: 3, ino: number },
+            below: vec![Identity::Block { dev: 7, seq: 8 }, Identity::Inode { dev: 3, ino: 0 }],
             lockspace: LockspaceKind::File,
             lock_files: vec![path],
             fleeting: true,
@@ -147,13 +148,33 @@ fn what_was_being_written_is_no_damage() {
 fn another_version_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE);
-    for version in ["0", "1", "99"] {
+    for version in ["0", "1", "2", "5", "99"] {
         let text = format!("{MAGIC} {version} in a way that nobody knows yet\n\u{1}\u{2}");
         fs::write(&path, &text).unwrap();
         let error = read(dir.path()).unwrap_err().to_string();
         assert!(error.contains(&format!("has version {version}")), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }
+}
+
+#[test]
+fn the_version_before_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE);
+    drop(begin(dir.path(), &[owner(1), lock(2)]));
+    let text = fs::read(&path).unwrap();
+    let ours = format!("{MAGIC} {VERSION} ");
+    let rest = text.strip_prefix(ours.as_bytes()).unwrap();
+    fs::write(&path, [format!("{MAGIC} {OLDEST} ").as_bytes(), rest].concat()).unwrap();
+    let contents = read(dir.path()).unwrap();
+    assert_eq!((contents.damaged, numbers(&contents)), (0, vec![1, 2]));
+    // What was written then had no word of what a disk lies on.
+    let Record::Lock(record) = &contents.lines[1].record else { panic!("no lock") };
+    let mut old = serde_json::to_value(record).unwrap();
+    old.as_object_mut().unwrap().remove("below").unwrap();
+    let old: LockRecord = serde_json::from_value(old).unwrap();
+    let old = old.lock(Mode::Exclusive, Stage::Held).unwrap();
+    assert_eq!((old.id, old.want.below), (2, Vec::new()));
 }
 
 #[test]

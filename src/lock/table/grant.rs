@@ -69,12 +69,12 @@ impl Table {
         }
         let mut plan = Vec::with_capacity(wants.len());
         for (n, want) in wants.iter().enumerate() {
-            plan.push(match wants[..n].iter().position(|earlier| earlier.meets(want)) {
+            plan.push(match wants[..n].iter().position(|earlier| earlier.is_same(want)) {
                 Some(twin) if wants[twin].mode != want.mode => {
                     return Err(Error::TwoModes(shown(&want.resource)));
                 }
                 Some(twin) => Planned::LikeNumber(twin),
-                None => match self.met_by(want).find(|lock| lock.owner == id) {
+                None => match self.own(id, want) {
                     // Who has it in whatever mode needs no record besides.
                     Some(lock) if want.mode == Mode::None => Planned::There(lock.id),
                     Some(lock) if lock.want.mode == Mode::None => {
@@ -126,9 +126,9 @@ impl Table {
         since: u64,
     ) -> Result<Reservation, Error> {
         for (n, want) in wants.iter().enumerate() {
-            self.refuse_if_held(want, |_| true)?;
+            self.refuse_if_held(want, |lock| lock.hinders(id, want))?;
             self.refuse_if_claimed(want, id, LAST)?;
-            if wants[..n].iter().any(|earlier| earlier.meets(want)) {
+            if wants[..n].iter().any(|earlier| earlier.is_same(want)) {
                 return Err(Error::TwoModes(shown(&want.resource)));
             }
         }

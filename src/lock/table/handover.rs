@@ -91,7 +91,7 @@ impl Table {
             return Err(Error::NothingToOffer(from));
         }
         for lock in held.iter().filter_map(|lock| self.lock(*lock)) {
-            if let Some(own) = self.met_by(&lock.want).find(|own| own.owner == to) {
+            if let Some(own) = self.own(to, &lock.want) {
                 let resource = shown(&lock.want.resource);
                 return Err(Error::HeldTwice { resource, lock: own.id });
             }

@@ -31,12 +31,27 @@ pub(super) fn want(name: &str, inode: u64, mode: Mode) -> Want {
         canonical: None,
         path: None,
         identity: Identity::Inode { dev: 1, ino: inode },
+        below: Vec::new(),
         lockspace: LockspaceKind::Direct,
         lock_files: vec![PathBuf::from(name)],
         fleeting: false,
         mode,
         write_shown: true,
     }
+}
+
+/// How many disks [`disk`] knows.
+pub(super) const DISKS: u64 = 5;
+
+/// A disk of a few that lie on each other: 1 and 2 are parts of 3, which is kept in 4.
+pub(super) fn disk(n: u64, mode: Mode) -> Want {
+    let inode = |ino| Identity::Inode { dev: 1, ino };
+    let below = match n {
+        1 | 2 => vec![inode(3), inode(4)],
+        3 => vec![inode(4)],
+        _ => Vec::new(),
+    };
+    Want { below, ..want(&format!("/{n}"), n, mode) }
 }
 
 fn hold(table: &mut Table, owner: u32, wants: &[Want]) -> Result<Vec<u64>, Error> {
@@ -72,6 +87,51 @@ fn a_replaced_disk_is_another_disk_but_a_shared_lock_file_is_not() {
     };
     hold(&mut table, 0, &[hashed(3)]).unwrap();
     assert!(matches!(hold(&mut table, 1, &[hashed(4)]), Err(Error::Held(_))));
+}
+
+#[test]
+fn what_lies_on_a_disk_is_not_free_while_the_disk_is_held() {
+    let (alone, shared) = (Mode::Exclusive, Mode::Shared);
+    for (held, asked, relation) in [
+        (3, 1, Relation::Beneath),
+        (4, 1, Relation::Beneath),
+        (1, 3, Relation::Above),
+        (2, 4, Relation::Above),
+        (3, 3, Relation::Same),
+    ] {
+        let mut table = table(2);
+        let first = hold(&mut table, 0, &[disk(held, alone)]).unwrap();
+        for mode in [alone, shared] {
+            let Err(Error::Held(refusal)) = hold(&mut table, 1, &[disk(asked, mode)]) else {
+                panic!("{asked} is given while {held} is held");
+            };
+            let holder = &refusal.holders[0];
+            assert_eq!((holder.lock, holder.relation), (first[0], relation));
+        }
+        let around = disk(asked, alone);
+        let found = table.locks_on(around.identity, &around.below);
+        assert_eq!(found.iter().map(|lock| lock.id).collect::<Vec<_>>(), first);
+        table.set_mode(first[0], shared).unwrap();
+        hold(&mut table, 1, &[disk(asked, shared)]).unwrap();
+        assert!(matches!(table.begin_strengthening(first[0]), Err(Error::Held(_))));
+    }
+    let mut table = table(2);
+    hold(&mut table, 0, &[disk(1, alone)]).unwrap();
+    hold(&mut table, 1, &[disk(2, alone), disk(0, alone)]).unwrap();
+}
+
+#[test]
+fn one_owner_may_have_a_disk_and_its_parts_in_any_mode() {
+    for again in [Again::Same, Again::Count] {
+        let mut table = table(2);
+        let both = [disk(3, Mode::Shared), disk(1, Mode::Exclusive), disk(4, Mode::Shared)];
+        let reserved = table.reserve(id(0), &both, 0, again).unwrap();
+        assert_eq!(reserved.locks, [1, 2, 3]);
+        table.commit(id(0), &[1, 2, 3]).unwrap();
+        assert_eq!(hold(&mut table, 0, &[disk(2, Mode::Exclusive)]).unwrap(), [4]);
+        table.begin_strengthening(1).unwrap();
+        assert!(hold(&mut table, 1, &[disk(4, Mode::Shared)]).is_err());
+    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ use super::Table;
 use crate::lock::error::Error;
 use crate::lock::fdinfo::Processes;
 use crate::lock::holder::{Ahead, Holder, Refusal, Stranger};
+use crate::lock::identity::Identity;
 use crate::lock::mode::Mode;
 use crate::lock::owner::{Owner, OwnerId};
 use crate::lock::queue::{Purpose, Status, Ticket, Waiter};
@@ -121,13 +122,15 @@ impl Table {
         let ended = std::mem::take(&mut self.ended);
         let touched = std::mem::take(&mut self.touched);
         // In their order, whatever they wait for: with what each wants of that.
-        let mut waiting: BTreeMap<(bool, Ticket), Vec<(usize, Mode)>> = BTreeMap::new();
-        for (n, want) in touched.iter().enumerate() {
-            let waiters = self.queue.for_resource(want);
+        let mut waiting: BTreeMap<(bool, Ticket), Vec<(Identity, Mode)>> = BTreeMap::new();
+        for want in &touched {
+            // A claim on a whole disk keeps others from its parts, and lapses with what was in its
+            // own way: so all are looked at who have to do with each other.
+            let waiters = self.queue.around(want);
             for (waiter, _, wanted) in
                 waiters.filter(|(waiter, ..)| waiter.status == Status::Waiting)
             {
-                waiting.entry(rank(waiter)).or_default().push((n, wanted.mode));
+                waiting.entry(rank(waiter)).or_default().push((wanted.identity, wanted.mode));
             }
         }
         let mut called = Vec::new();
@@ -137,13 +140,13 @@ impl Table {
         for ((_, ticket), of) in waiting {
             let Some(waiter) = self.queue.get(ticket) else { continue };
             let takes = !self.is_for_nothing(waiter);
-            let late = takes && of.iter().any(|(n, _)| taken.contains(n));
+            let late = takes && of.iter().any(|(identity, _)| taken.contains(identity));
             if late || !self.may_go_on(waiter) {
                 continue;
             }
             if takes {
                 let alone = of.iter().filter(|(_, mode)| *mode == Mode::Exclusive);
-                taken.extend(alone.map(|(n, _)| *n));
+                taken.extend(alone.map(|(identity, _)| *identity));
             }
             if let Some(waiter) = self.queue.get_mut(ticket) {
                 waiter.status = Status::Called;
@@ -189,7 +192,7 @@ impl Table {
 
     /// Whether an owner has a lock on this already: nobody who waits for it can be overtaken by that.
     fn has(&self, id: OwnerId, want: &Want) -> bool {
-        self.met_by(want).any(|lock| lock.owner == id)
+        self.own(id, want).is_some()
     }
 
     /// Whether a lock of somebody else is in a waiter's way.
@@ -197,7 +200,7 @@ impl Table {
         self.met_by(want).any(|lock| {
             lock.want.mode.conflicts(want.mode)
                 && match waiter.purpose {
-                    Purpose::Strengthen(own) => lock.id != own,
+                    Purpose::Strengthen(own) => lock.id != own && lock.hinders(waiter.owner, want),
                     Purpose::Acquire | Purpose::Resume => lock.owner != waiter.owner,
                 }
         })
@@ -205,16 +208,18 @@ impl Table {
 
     /// The first claim that is in the way of an owner with this place.
     fn claim_on(&self, want: &Want, id: OwnerId, place: Ticket) -> Option<&Waiter> {
-        let mut standing: Vec<(Mode, OwnerId)> = Vec::new();
-        let mut waiters: Vec<_> = self.queue.for_resource(want).collect();
+        let mut standing: Vec<(&Want, OwnerId)> = Vec::new();
+        let mut waiters: Vec<_> = self.queue.around(want).collect();
         // They come by place already.
         waiters.sort_by_key(|(waiter, ..)| rank(waiter));
         for (waiter, n, wanted) in waiters {
             if rank(waiter) >= (true, place) {
                 break;
             }
-            let behind = |(mode, owner): &(Mode, OwnerId)| {
-                mode.conflicts(wanted.mode) && *owner != waiter.owner
+            let behind = |(claimed, owner): &(&Want, OwnerId)| {
+                claimed.mode.conflicts(wanted.mode)
+                    && *owner != waiter.owner
+                    && claimed.meets(wanted)
             };
             let claims = match &waiter.status {
                 Status::Called => true,
@@ -224,10 +229,10 @@ impl Table {
                 }
             };
             if claims {
-                if wanted.mode.conflicts(want.mode) && waiter.owner != id {
+                if wanted.mode.conflicts(want.mode) && waiter.owner != id && wanted.meets(want) {
                     return Some(waiter);
                 }
-                standing.push((wanted.mode, waiter.owner));
+                standing.push((wanted, waiter.owner));
             }
         }
         None
@@ -257,7 +262,7 @@ impl Table {
         }
         let counts = |lock: &&Lock| lock.owner != id && lock.want.mode != Mode::None;
         let others = self.met_by(want).filter(counts);
-        let holders: Vec<Holder> = others.map(|lock| self.holder(lock)).collect();
+        let holders: Vec<Holder> = others.map(|lock| self.holder_of(lock, want)).collect();
         let ahead = Some(self.ahead(waiter));
         Error::Held(Box::new(Refusal {
             resource: want.resource.clone(),
@@ -275,7 +280,7 @@ impl Table {
         }
         waiter.wants.iter().find_map(|want| {
             let others = |lock: &Lock| match waiter.purpose {
-                Purpose::Strengthen(own) => lock.id != own,
+                Purpose::Strengthen(own) => lock.id != own && lock.hinders(waiter.owner, want),
                 Purpose::Acquire | Purpose::Resume => lock.owner != waiter.owner,
             };
             let held = self.refuse_if_held(want, others);

@@ -54,10 +54,11 @@ async fn an_option_of_another_type_is_not_taken_for_something_else() {
     let mut tried = 0;
     for method in &methods {
         let known: &[&str] = match method.name {
-            "OpenOwner" => &["resources", "timeout-usec", "manual", "process"],
-            "RegisterOwner" => &["resources", "timeout-usec", "manual"],
-            "Acquire" | "AcquireWithFiles" | "Resume" => &["timeout-usec"],
-            "Convert" => &["timeout-usec", "file"],
+            "OpenOwner" => &["resources", "timeout-usec", "in-use", "manual", "process"],
+            "RegisterOwner" => &["resources", "timeout-usec", "in-use", "manual"],
+            "Acquire" | "AcquireWithFiles" => &["timeout-usec", "in-use"],
+            "Resume" => &["timeout-usec"],
+            "Convert" => &["timeout-usec", "in-use", "file"],
             "Offer" => &["timeout-usec", "force"],
             "Release" | "Suspend" | "Close" => &["force"],
             _ => &[],
@@ -66,7 +67,9 @@ async fn an_option_of_another_type_is_not_taken_for_something_else() {
             let (words, wrong): (&str, Vec<Variant<'_>>) = match *option {
                 "resources" => ("must be an array", vec!["/a".into(), vec!["/a"].into()]),
                 "timeout-usec" => ("a 64-bit number", vec![0_u32.into(), "0".into(), 0_i64.into()]),
-                "manual" | "force" => ("must be a boolean", vec!["true".into(), 1_u32.into()]),
+                "manual" | "force" | "in-use" => {
+                    ("must be a boolean", vec!["true".into(), 1_u32.into()])
+                }
                 _ => ("must be a descriptor", vec![3_u32.into(), "/dev/null".into()]),
             };
             for value in wrong {
@@ -80,7 +83,7 @@ async fn an_option_of_another_type_is_not_taken_for_something_else() {
         }
         before.still(method.name).await;
     }
-    assert_eq!(tried, 43);
+    assert_eq!(tried, 53);
     before.and_it_goes_on().await;
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 use vmlockd::life::Lease;
+use vmlockd::lock::in_use::InUse;
 use vmlockd::lock::{self, Front, OwnerId};
 use vmlockd::service::{self, Ask, Error, NewAnchor, Opening, Presence, Service};
 
@@ -102,9 +103,9 @@ fn call(
         }
         Op::Convert { vm, disk, mode, wait: how } => {
             let (number, mode, wait) = (numbers.of(*vm, *disk), *mode, wait(*how));
-            Box::pin(
-                async move { service.convert(number, mode, wait).await.map(|_| Reply::Nothing) },
-            )
+            Box::pin(async move {
+                service.convert(number, mode, InUse::Refused, wait).await.map(|_| Reply::Nothing)
+            })
         }
         Op::Close { vm, by } => {
             let (id, (uid, force)) = (scene::id(*vm), by.asking());

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use uuid::Uuid;
-use vmlockd::lock::lockspace::Lockspace;
+use vmlockd::lock::in_use::InUse;
+use vmlockd::lock::naming::Naming;
 use vmlockd::lock::open::Links;
 use vmlockd::lock::resolve::{Resolve, Wanted};
 use vmlockd::lock::resource::DiskPath;
@@ -86,8 +87,9 @@ impl Scene {
         } else {
             Wanted::Path(DiskPath::parse(name.to_str().unwrap()).unwrap())
         };
-        let resolve = Resolve { wanted, lockspace: Lockspace::Direct, links: Links::Follow };
-        Ask { disk: Asked::Wanted(resolve), mode: wish.mode, with_lease: false }
+        let resolve = Resolve { wanted, naming: Naming::Direct, links: Links::Follow };
+        let (disk, mode) = (Asked::Wanted(resolve), wish.mode);
+        Ask { disk, mode, with_lease: false, in_use: InUse::Refused }
     }
 
     /// How each disk is locked, as somebody else sees it.

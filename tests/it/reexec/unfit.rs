@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use nix::sys::signal::Signal;
-use vmlockd::keep::state::VERSION;
+use vmlockd::keep::state::{OLDEST, VERSION};
 
 use super::Scene;
 use crate::house::{Mounted, program};
@@ -101,7 +101,8 @@ async fn the_state_is_a_newer_programs() {
     // Behind the word that it begins with.
     let (place, newer) = (14, VERSION + 1);
     state.write_all_at(newer.to_string().as_bytes(), place).unwrap();
-    let said = format!("has version {newer}, and this program knows version {VERSION} only");
+    let said =
+        format!("has version {newer}, and this program knows versions {OLDEST} to {VERSION};");
     goes_on(&scene, &said).await;
     state.write_all_at(VERSION.to_string().as_bytes(), place).unwrap();
     scene.replace(false).await;

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use vmlockd::keep::state::VERSION;
+use vmlockd::keep::state::{OLDEST, VERSION};
 
 use super::STATE;
 use super::scene::{Place, Scene};
@@ -14,6 +14,9 @@ const PLACE: u64 = 14;
 /// The version that this program writes.
 #[allow(clippy::cast_possible_truncation, reason = "it is one digit")]
 const OURS: u8 = b'0' + VERSION as u8;
+/// The oldest version that it reads.
+#[allow(clippy::cast_possible_truncation, reason = "it is one digit")]
+const OLD: u8 = b'0' + OLDEST as u8;
 
 fn set_version(file: &Path, digit: u8) {
     let file = fs::File::options().write(true).open(file).unwrap();
@@ -52,5 +55,5 @@ async fn a_newer_one() {
 
 #[tokio::test]
 async fn an_older_one() {
-    another_version_is_left_alone(OURS - 1).await;
+    another_version_is_left_alone(OLD - 1).await;
 }

@@ -19,7 +19,10 @@ fn conflict(one: &Want, other: &Want) -> bool {
 fn is_held_up(table: &Table, waiter: &Waiter, want: &Want) -> bool {
     table.locks.values().any(|lock| {
         let other = match waiter.purpose {
-            Purpose::Strengthen(own) => lock.id != own,
+            Purpose::Strengthen(own) => {
+                let same = lock.want.is_same(want);
+                lock.id != own && (same || lock.owner != waiter.owner)
+            }
             Purpose::Acquire | Purpose::Resume => lock.owner != waiter.owner,
         };
         other && conflict(&lock.want, want)
@@ -45,7 +48,7 @@ fn is_claimed(table: &Table, want: &Want, owner: OwnerId, place: (bool, Ticket))
 }
 
 fn has(table: &Table, owner: OwnerId, want: &Want) -> bool {
-    table.locks.values().any(|lock| lock.owner == owner && lock.want.meets(want))
+    table.locks.values().any(|lock| lock.owner == owner && lock.want.is_same(want))
 }
 
 /// What of a request somebody claims who came before; what its owner has already is nobody's to claim.

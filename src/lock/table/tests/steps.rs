@@ -8,7 +8,6 @@ use crate::lock::queue::{Purpose, Status, Ticket, Waiter};
 use crate::lock::table::Move;
 
 pub(super) const OWNERS: u32 = 4;
-const DISKS: u64 = 4;
 
 #[derive(Debug, Clone)]
 pub(super) enum Step {
@@ -82,7 +81,7 @@ pub(super) struct World {
 
 fn wants(disks: &[(u64, bool)]) -> Vec<Want> {
     let mode = |shared: bool| if shared { Mode::Shared } else { Mode::Exclusive };
-    disks.iter().map(|(disk, shared)| want(&format!("/{disk}"), *disk, mode(*shared))).collect()
+    disks.iter().map(|(n, shared)| disk(*n, mode(*shared))).collect()
 }
 
 impl World {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::lock::event::Reason;
 use crate::lock::table::Again;
-use crate::lock::table::tests::{id, table, want};
+use crate::lock::table::tests::{DISKS, disk, id, table};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -25,7 +25,7 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let disks = prop::collection::vec((0..3u64, any::<bool>()), 1..3);
+    let disks = prop::collection::vec((0..DISKS, any::<bool>()), 1..3);
     let step = prop_oneof![
         6 => (0..5u32, disks).prop_map(|(owner, disks)| Step::Ask(owner, disks)),
         2 => (0..8usize).prop_map(Step::Strengthen),
@@ -191,8 +191,8 @@ impl Scene {
     fn is_vain(&self, waiter: &Waiter) -> bool {
         let alone = matches!(waiter.purpose, Purpose::Strengthen(_));
         let other = |want: &Want| {
-            let mut own = self.table.met_by(want).filter(|lock| lock.owner == waiter.owner);
-            own.any(|lock| lock.want.mode != want.mode)
+            let own = self.table.own(waiter.owner, want);
+            own.is_some_and(|lock| lock.want.mode != want.mode)
         };
         !alone && waiter.wants.iter().any(other)
     }
@@ -234,9 +234,8 @@ proptest! {
             let nth = |scene: &Scene, n: usize| scene.table.locks().nth(n).map(|lock| lock.id);
             match step {
                 Step::Ask(owner, disks) => {
-                    let wants: Vec<Want> = disks.into_iter().map(|(disk, shared)| {
-                        let mode = if shared { Mode::Shared } else { Mode::Exclusive };
-                        want(&format!("/{disk}"), disk, mode)
+                    let wants: Vec<Want> = disks.into_iter().map(|(n, shared)| {
+                        disk(n, if shared { Mode::Shared } else { Mode::Exclusive })
                     }).collect();
                     if scene.table.living(id(owner)).is_ok() {
                         scene.ask(id(owner), &wants);

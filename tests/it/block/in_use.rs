@@ -1,0 +1,101 @@
+//! Block devices that the host uses itself.
+
+use std::process::Stdio;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::*;
+use crate::house::{rpc, run};
+
+/// A file system on a device, mounted in the house.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    async fn of(house: &House, device: &Path) -> Mounted {
+        let mut make = tokio::process::Command::new("mkfs.ext4");
+        make.args(["-q", "-F"]).arg(device).stdout(Stdio::null());
+        run(make).await.ok();
+        let place = house.dir().join("a b");
+        std::fs::create_dir(&place).unwrap();
+        let none = None::<&str>;
+        mount(Some(device), &place, Some("ext4"), MsFlags::empty(), none).unwrap();
+        Mounted(place)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::empty());
+    }
+}
+
+#[tokio::test]
+async fn what_is_mounted_is_refused_unless_somebody_insists() {
+    let config = "virtlockd_socket = \"@DIR@/virtlockd-sock\"";
+    let device = Looped::new();
+    let house = House::builder().config(config).start().await;
+    let bus = house.connection().await;
+    let node = device.node();
+    let mounted = Mounted::of(&house, node).await;
+    let said = format!("this host uses it (mounted on {}), and 'in-use'", mounted.0.display());
+    let web1 = Machine::open(&bus, "web1").await;
+    let wish = [exclusive(node)];
+    let open = std::fs::File::options().read(true).write(true).open(node).unwrap();
+    let resources = || option("resources", wish.to_vec());
+    for refused in [
+        web1.acquire(&wish).await.unwrap_err(),
+        web1.acquire_files(&[(&open, "exclusive")]).await.unwrap_err(),
+        Machine::open_with(&bus, "", "web2", resources()).await.unwrap_err(),
+        web1.owner.acquire(&wish, option("in-use", false)).await.unwrap_err().into(),
+    ] {
+        assert_refused(&refused, "NotLockable", &said);
+    }
+    assert_eq!(manager(&bus).await.n_locks().await.unwrap(), 0);
+    // Reading does no harm, and its file is not it.
+    let locks = web1.acquire(&[shared(node)]).await.unwrap();
+    let reads = lock(&bus, &locks[0]).await;
+    let refused = reads.convert("exclusive", none()).await.unwrap_err().into();
+    assert_refused(&refused, "NotLockable", &said);
+    assert_eq!(reads.mode().await.unwrap(), "shared");
+    reads.convert("exclusive", option("in-use", true)).await.unwrap();
+    web1.release(&locks).await.unwrap();
+    let locks = web1.owner.acquire(&wish, option("in-use", true)).await.unwrap();
+    web1.release(&locks).await.unwrap();
+    let mut options = resources();
+    options.insert("in-use", true.into());
+    drop(Machine::open_with(&bus, "", "web2", options).await.unwrap());
+
+    // The same by the command line, and through virtlockd's socket nobody is asked.
+    let disk = node.to_str().unwrap();
+    let refused = house.run("vmlockctl", &["lock", disk]).await.refused();
+    assert!(refused.contains(&said), "{refused}");
+    house.run("vmlockctl", &["run", "--in-use", "--disk", disk, "--", "true"]).await.ok();
+    house.run("vmlockctl", &["lock", "--in-use", "--wait=1h", disk]).await.ok();
+    house.run("vmlockctl", &["unlock", disk]).await.ok();
+    let mut libvirt = rpc::Rpc::connect(&house.dir().join("virtlockd-sock")).unwrap();
+    libvirt.register(&rpc::Owner::new("web3", 3, std::process::id())).granted();
+    libvirt.acquire("", disk, 0).granted();
+    libvirt.release("", disk, 0).granted();
+
+    drop(mounted);
+    web1.acquire(&wish).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_disk_is_in_use_where_a_part_of_it_is() {
+    let mut device = Looped::new();
+    let (one, two) = (device.part(64, 1024), device.part(1200, 64));
+    let house = House::builder().start().await;
+    let bus = house.connection().await;
+    let mounted = Mounted::of(&house, &one).await;
+    let web1 = Machine::open(&bus, "web1").await;
+    let said = format!("mounted on {}", mounted.0.display());
+    for disk in [device.node(), &one] {
+        let refused = web1.acquire(&[exclusive(disk)]).await.unwrap_err();
+        assert_refused(&refused, "NotLockable", &said);
+    }
+    web1.acquire(&[exclusive(&two)]).await.unwrap();
+    // Nothing is left of the question: it can be mounted and unmounted.
+    drop(mounted);
+    web1.acquire(&[exclusive(device.node())]).await.unwrap();
+}
