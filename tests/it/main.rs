@@ -44,4 +44,5 @@ mod two_hosts;
 mod untouched;
 mod users;
 mod virtlockd;
+mod vm;
 mod wait;
