@@ -5,6 +5,7 @@
 #   make uninstall   remove what make install put there
 #                    INIT=openrc or INIT=lsb with both: a script for /etc/init.d, too
 #   make test        install what the tests need, and run them
+#   make test-vm     the same for the tests that take virtual machines
 #   make soak        kill the service some hundred times, and see what it remembers; have it do a
 #                    million things, and compare it with a model
 #   make demo        the same for the demonstration
@@ -63,7 +64,7 @@ man1 = $(wildcard man/*.1)
 man5 = $(wildcard man/*.5)
 man8 = $(wildcard man/*.8)
 
-.PHONY: all completions install uninstall test soak demo bench fuzz lint
+.PHONY: all completions install uninstall test test-vm soak demo bench fuzz lint
 
 all:
 	$(CARGO) build --release --locked
@@ -117,6 +118,13 @@ uninstall:
 test:
 	tests/deps
 	if $(CARGO) nextest --version >/dev/null 2>&1; then $(CARGO) nextest run --locked; else $(CARGO) test --locked; fi
+
+# Some minutes, on emulated processors; once, some more for the disk that machines boot from.
+test-vm:
+	tests/deps vm
+	if $(CARGO) nextest --version >/dev/null 2>&1; \
+	then $(CARGO) nextest run --locked --profile vm --run-ignored only --test it; \
+	else $(CARGO) test --locked --test it -- --ignored --test-threads=1 vm::; fi
 
 # A quarter of an hour or more. All of it can be had longer; a seed that is printed can be told again.
 VMLOCKD_SOAK_KILLS ?= 500

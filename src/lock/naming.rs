@@ -39,13 +39,16 @@ pub(super) struct Disk<'d> {
 }
 
 impl Naming {
-    /// What has to be asked about the lock files.
-    #[must_use]
-    pub fn asks(&self) -> Vec<Asked<'_>> {
+    /// What has to be asked about lock files, of a disk that may be a device or can't be one.
+    pub(super) fn asks(&self, may_be_device: bool) -> Vec<Asked<'_>> {
         match self {
             Self::Rules(Lockspaces { file, lvm, scsi, .. }) => {
-                let all = [file, lvm, scsi].into_iter().flatten();
-                all.map(|directory| Asked::path(directory.path())).collect()
+                let devices = [lvm, scsi].into_iter().filter(|_| may_be_device);
+                devices
+                    .chain([file])
+                    .flatten()
+                    .map(|directory| Asked::path(directory.path()))
+                    .collect()
             }
             Self::Direct => Vec::new(),
             Self::Known(lockspace, _) => lockspace.asks().into_iter().collect(),
@@ -77,6 +80,11 @@ impl Naming {
     }
 }
 
+/// Whether a name is one by which a device is known on other hosts.
+pub(super) fn is_below_dev(given: &Path) -> bool {
+    given.starts_with("/dev")
+}
+
 /// The same for what is known by more than its name.
 fn of_device(
     rules: &Lockspaces,
@@ -84,7 +92,7 @@ fn of_device(
 ) -> Result<Option<(Lockspace, Vec<String>)>, Error> {
     let Identity::Block { dev, .. } = disk.identity else { return Ok(None) };
     // By the name that was given, as libvirt goes; a device without one is one all the same.
-    if disk.path.is_some_and(|(given, _)| !given.starts_with("/dev")) {
+    if disk.path.is_some_and(|(given, _)| !is_below_dev(given)) {
         return Ok(None);
     }
     let refuse = |what, why| Error::not_lockable(disk.name, format!("its {what}: {why}"));

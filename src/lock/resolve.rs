@@ -124,11 +124,13 @@ impl Work for Resolve {
     type Answer = Result<Target, Error>;
 
     fn asks(&self) -> Vec<Asked<'_>> {
-        let disk = match &self.wanted {
-            Wanted::Path(path) => Asked::path(path.as_path()),
-            Wanted::File(fd) => Asked::File(fd.as_fd()),
+        let (disk, may_be_device) = match &self.wanted {
+            Wanted::Path(path) => {
+                (Asked::path(path.as_path()), naming::is_below_dev(path.as_path()))
+            }
+            Wanted::File(fd) => (Asked::File(fd.as_fd()), true),
         };
-        [disk].into_iter().chain(self.naming.asks()).collect()
+        [disk].into_iter().chain(self.naming.asks(may_be_device)).collect()
     }
 
     fn perform(self) -> Result<Target, Error> {

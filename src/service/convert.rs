@@ -36,7 +36,7 @@ impl Service {
         let lock = self.lock(number).ok_or(lock::Error::NoSuchLock(number))?;
         let turn = self.turn(lock.owner).await?;
         let (service, id, want) = (self.clone(), lock.owner, lock.want);
-        let conversion = Conversion { service, id, number, mode, in_use, want };
+        let conversion = Conversion { service, id, number, mode, want, in_use };
         self.persist(conversion, Some(turn), wait).await
     }
 

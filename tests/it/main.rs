@@ -47,4 +47,5 @@ mod two_hosts;
 mod untouched;
 mod users;
 mod virtlockd;
+mod vm;
 mod wait;

@@ -1,0 +1,108 @@
+//! Virtual machines: what is installed, under a kernel of its own, with disks and a network as a
+//! test wants them.
+//!
+//! They boot the [`Tree`], in which `make install` has put our files as a package would, under an
+//! emulated processor: so they run everywhere, and everything in them takes ten times as long. What
+//! a [`crate::host`] can do is done there. `make test-vm` runs these tests; `make test` does not,
+//! which is what `#[ignore]` is for.
+//!
+//! A machine is asked through an agent, [`Talk`], which runs programs in it. All of it waits for
+//! events, in the calling thread: while one machine boots, others that are started do, too. Where
+//! machines can't be had, a test says why and is content, as in [`crate::host`].
+
+#![allow(dead_code, reason = "machines offer more than the tests of the day use")]
+
+mod base64;
+mod inside;
+mod machine;
+mod service;
+mod talk;
+mod tree;
+mod wire;
+
+use std::{fs, path::PathBuf, thread, time::Duration};
+
+use serde_json::{Value, json};
+
+use crate::house::Process;
+
+pub(crate) use machine::Machine;
+use talk::Talk;
+pub(crate) use tree::Tree;
+pub(crate) use wire::Wire;
+
+/// Long enough for the slowest step on a busy machine: reaching it is a failure, never a wait.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A machine that is switched on. It is gone without a trace when it is dropped.
+pub(crate) struct Vm {
+    name: String,
+    number: Option<u32>,
+    agent: Talk,
+    control: Talk,
+    process: Process,
+    console: PathBuf,
+}
+
+impl Vm {
+    /// Waits until it has booted and is on its wire; the service is installed and neither enabled
+    /// nor running.
+    pub(crate) fn booted(&self) {
+        let open = |device: &Value| device["label"] == "agent" && device["frontend-open"] == true;
+        while !self.control.ask("query-chardev", &json!({})).as_array().unwrap().iter().any(open) {
+            self.control.hear("VSERPORT_CHANGE");
+        }
+        let state = self.run(&["systemctl", "is-system-running", "--wait"]);
+        assert_eq!(state.stdout, "running\n", "{}", self.run(&["systemctl", "--failed"]).stdout);
+        // It does not wait for drivers.
+        self.run(&["udevadm", "settle"]).ok();
+        if let Some(number) = self.number {
+            let address = format!("{}/24", Wire::address(number));
+            self.run(&["ip", "address", "add", &address, "dev", "eth0"]).ok();
+            self.run(&["ip", "link", "set", "eth0", "up"]).ok();
+        }
+    }
+
+    /// What it is called.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Cuts its wire, or mends it.
+    pub(crate) fn link(&self, up: bool) {
+        self.control.ask("set_link", &json!({ "name": "nic", "up": up }));
+    }
+
+    /// Has it stand still, as if it had no power, and remember what it was doing.
+    pub(crate) fn freeze(&self) {
+        self.control.ask("stop", &json!({}));
+    }
+
+    /// Takes its power away and gives it back, whatever it was doing; it boots then.
+    pub(crate) fn reset(&self) {
+        // A kernel that gives up means the end of the machine, but this is no such reset.
+        self.control.ask("set-action", &json!({ "reboot": "reset" }));
+        self.control.ask("system_reset", &json!({}));
+        self.control.hear("RESET");
+        self.control.ask("cont", &json!({}));
+    }
+
+    /// Takes its power away for good.
+    pub(crate) fn power_off(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        let console = fs::read(&self.console).unwrap_or_default();
+        let console = String::from_utf8_lossy(&console);
+        let from = console.lines().count().saturating_sub(40);
+        let last: Vec<_> = console.lines().skip(from).collect();
+        eprintln!("---- the console of {}:\n{}\n----", self.name, last.join("\n"));
+        eprintln!("---- the service on {}:\n{}----", self.name, self.last_words());
+    }
+}

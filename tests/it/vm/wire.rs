@@ -1,0 +1,62 @@
+//! A network that nobody else is on.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use tempfile::TempDir;
+
+/// A network of some machines. The first one on it has the switch, so it is to start before the
+/// others, and to outlive them.
+pub(crate) struct Wire {
+    ends: u32,
+    taken: AtomicU32,
+    dir: TempDir,
+}
+
+impl Wire {
+    /// One for so many machines.
+    pub(crate) fn new(machines: u32) -> Wire {
+        let dir = tempfile::Builder::new().prefix("vmlockd-wire-").tempdir();
+        let dir = dir.expect("a temporary directory");
+        Wire { ends: machines - 1, taken: AtomicU32::new(0), dir }
+    }
+
+    /// The network address of the machine of this number, which counts from 0.
+    pub(crate) fn address(number: u32) -> String {
+        format!("10.98.0.{}", number + 1)
+    }
+
+    /// What QEMU is told of the next machine's end, and its number.
+    pub(super) fn end(&self) -> (Vec<String>, u32) {
+        let number = self.taken.fetch_add(1, Ordering::Relaxed);
+        let mut words = match number {
+            0 => self.switch(),
+            _ => vec![format!("stream,id=net,server=off,{}", unix(&self.socket(number)))],
+        };
+        words = words.into_iter().flat_map(|word| ["-netdev".to_owned(), word]).collect();
+        words.push("-device".to_owned());
+        words.push(format!("virtio-net-pci,id=nic,netdev=net,mac=52:54:00:98:00:{number:02x}"));
+        (words, number)
+    }
+
+    fn switch(&self) -> Vec<String> {
+        let ends = (1..=self.ends).flat_map(|end| {
+            let socket = unix(&self.socket(end));
+            [
+                format!("stream,id=end{end},server=on,{socket}"),
+                format!("hubport,id=port{end},hubid=0,netdev=end{end}"),
+            ]
+        });
+        ends.chain(["hubport,id=net,hubid=0".to_owned()]).collect()
+    }
+
+    fn socket(&self, end: u32) -> PathBuf {
+        self.dir.path().join(end.to_string())
+    }
+}
+
+fn unix(path: &Path) -> String {
+    format!("addr.type=unix,addr.path={}", path.display())
+}
