@@ -70,10 +70,13 @@ impl Scene {
     /// Nobody who comes later gets what somebody waits for who wants this and nothing else.
     fn overtakes_nobody(&self, owner: OwnerId, place: Ticket, fresh: &[u64]) {
         for lock in fresh.iter().filter_map(|lock| self.table.locks.get(lock)) {
-            let waiters: Vec<_> = self.table.queue.for_resource(&lock.want).collect();
-            for (n, (waiter, _, wanted)) in waiters.iter().enumerate() {
-                // What an owner asked for before comes before; it may be refused for that.
-                let own = waiters[..n].iter().any(|(earlier, ..)| earlier.owner == waiter.owner);
+            for (waiter, _, wanted) in self.table.queue.for_resource(&lock.want) {
+                // What an owner asked for before comes before, also of a part of the same disk; until
+                // then it claims nothing more.
+                let mut before = self.table.queue.for_resource(wanted);
+                let own = before.any(|(earlier, ..)| {
+                    earlier.owner == waiter.owner && earlier.ticket < waiter.ticket
+                });
                 let own = own || self.table.has(waiter.owner, wanted);
                 let first = waiter.ticket < place && waiter.wants.len() == 1 && !own;
                 let conflict = waiter.owner != owner && wanted.mode.conflicts(lock.want.mode);
