@@ -15,6 +15,7 @@ use uuid::Uuid;
 use vmlockd::keep::Inherited;
 use vmlockd::lock::in_use::InUse;
 use vmlockd::lock::naming::Naming;
+use vmlockd::lock::on_lost::OnLost;
 use vmlockd::lock::open::Links;
 use vmlockd::lock::resolve::{Resolve, Wanted};
 use vmlockd::lock::resource::DiskPath;
@@ -58,7 +59,8 @@ impl Scene {
         let owner = OwnerId::new(0, Uuid::from_u128(1));
         let anchors = vec![NewAnchor::Manual];
         let (name, front) = ("measured".to_owned(), Front::Dbus);
-        let opening = Opening { id: owner, name, front, anchors, asks: Vec::new() };
+        let opening =
+            Opening { id: owner, name, front, on_lost: OnLost::Notify, anchors, asks: Vec::new() };
         service.open(opening, None).await.unwrap();
         let disk = |n: usize| directory.join(n.to_string());
         for n in 0..=held {

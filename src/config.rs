@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -120,6 +121,7 @@ const KEYS: &[&str] = &[
     "record_holders",
     "require_lease_for_disks",
     "scsi_lockspace_dir",
+    "verify_interval",
     "virtlockd_socket",
 ];
 
@@ -152,6 +154,15 @@ fn parse(text: &str, open: Open) -> Result<Config, Wrong> {
     read_host(table, &mut config.settings.lockspaces)?;
     if let Some((_, on)) = boolean(table, "allow_fuse")? {
         config.settings.allow_fuse = on;
+    }
+    if let Some(value) = table.get("verify_interval") {
+        let seconds = match value.get_ref() {
+            DeValue::Integer(number) => number.as_str().parse().ok(),
+            _ => None,
+        };
+        let most = "'verify_interval' must be a number of seconds, 86400 at most; 0 for never";
+        let seconds: u64 = seconds.filter(|n| *n <= 86_400).ok_or_else(|| wrong(value, most))?;
+        config.settings.verify_interval = (seconds > 0).then(|| Duration::from_secs(seconds));
     }
     if let Some((value, word)) = string(table, "log_level")? {
         config.log_level = word.parse().map_err(|error: String| wrong(value, error))?;
@@ -315,6 +326,8 @@ mod tests {
                 "file_lockspace_dir = \"/none/such\"",
                 "1: lockspace directory /none/such: does not exist",
             ),
+            ("verify_interval = 86401", "1: 'verify_interval' must be a number of seconds"),
+            ("verify_interval = \"1s\"", "1: 'verify_interval' must be a number of seconds"),
             ("a = ", "1: "),
         ] {
             let error = refused(text);

@@ -20,6 +20,7 @@ use super::table::{Lean, Table};
 use super::wait::Wait;
 use super::{json, row};
 use crate::client::{Options, Row, SERVICE};
+use crate::lock::on_lost::OnLost;
 
 /// How long an answer is awaited that is no longer wanted.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -63,7 +64,9 @@ pub(super) async fn perform(link: &Link, args: Arguments, form: Form) -> Result<
     let uuid = args.uuid.unwrap_or_else(|| Uuid::new_v4().to_string());
     let mut signals = Signals::catch()?;
     let (name, disks, wait) = (&args.name, &args.disks[..], args.wait.span());
-    let opening = Opening { name, uuid: &uuid, manual: true, disks, in_use: args.in_use, wait };
+    // There is no process that anything could become of.
+    let (in_use, on_lost) = (args.in_use, OnLost::Notify);
+    let opening = Opening { name, uuid: &uuid, manual: true, disks, in_use, on_lost, wait };
     let mut request = Box::pin(opening.open(link));
     let Opened { path, lease } = tokio::select! {
         opened = &mut request => opened?,

@@ -11,6 +11,7 @@ use super::span::Span;
 use super::wait;
 use crate::client::{Options, OwnerProxy};
 use crate::lock::OwnerId;
+use crate::lock::on_lost::OnLost;
 use crate::lock::owner::{NAME_MAX, parse_uuid};
 use crate::lock::printable::shown;
 use crate::paths;
@@ -28,6 +29,8 @@ pub(super) struct Opening<'o> {
     pub(super) disks: &'o [Disk],
     /// Whether it shall hold block devices also while this host uses them itself.
     pub(super) in_use: bool,
+    /// What becomes of its processes when a lock is lost.
+    pub(super) on_lost: OnLost,
     /// How long it may wait for that, if at all.
     pub(super) wait: Option<Span>,
 }
@@ -50,6 +53,9 @@ impl Opening<'_> {
         let mut options = Options::new();
         if self.manual {
             options.insert("manual", true.into());
+        }
+        if self.on_lost != OnLost::default() {
+            options.insert("on-lost", self.on_lost.as_str().into());
         }
         if at_once {
             options.insert("resources", Variant::from(names.as_slice()));

@@ -19,6 +19,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use futures_util::StreamExt;
 use nix::sys::signal::Signal;
 use tokio::net::unix::pipe;
@@ -35,6 +36,7 @@ use super::signals::{Signals, is_for_the_group};
 use super::start::{self, Waiting};
 use super::wait::Wait;
 use crate::client::{MANAGER_PATH, Options, SERVICE};
+use crate::lock::on_lost::OnLost;
 
 /// How long the end of an owner is awaited whose lease somebody else may have, once the service
 /// has shown that it had time to see our copy closed.
@@ -59,7 +61,7 @@ VMLOCKD_LEASE_FD, the owner's UUID in VMLOCKD_OWNER.";
 /// Run a command and keep disks locked for as long as it lives
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "vmlockctl run [--name NAME] [--uuid UUID] [--wait[=DURATION]] [--in-use] --disk PATH[:MODE]... [--lease DIRECTORY/KEY[:MODE]]... -- COMMAND [ARG]...",
+    override_usage = "vmlockctl run [--name NAME] [--uuid UUID] [--wait[=DURATION]] [--in-use] [--on-lost=ACTION] --disk PATH[:MODE]... [--lease DIRECTORY/KEY[:MODE]]... -- COMMAND [ARG]...",
     after_help = EXAMPLE
 )]
 pub(super) struct Arguments {
@@ -83,6 +85,11 @@ pub(super) struct Arguments {
     /// Lock block devices also while this host uses them itself
     #[arg(long)]
     in_use: bool,
+    /// What becomes of the command when a lock is lost: 'notify' (nothing), 'pause' or 'kill'
+    #[arg(long, value_name = "ACTION", default_value = "notify", hide_default_value = true,
+        value_parser = PossibleValuesParser::new(OnLost::ALL.map(OnLost::as_str))
+            .try_map(|word| word.parse::<OnLost>().map_err(|()| "no such action")))]
+    on_lost: OnLost,
     /// What to run
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(super) command: Vec<OsString>,
@@ -90,19 +97,20 @@ pub(super) struct Arguments {
 
 /// Does it.
 pub(super) async fn perform(link: &Link, arguments: Arguments) -> Result<Code, Error> {
-    let Arguments { name, uuid, mut disks, leases, wait, in_use, command } = arguments;
+    let Arguments { name, uuid, mut disks, leases, wait, in_use, on_lost, command } = arguments;
     disks.extend(leases);
     let name = name.unwrap_or_else(|| name_of(&command));
     let uuid = uuid.unwrap_or_else(|| Uuid::new_v4().to_string());
     let mut signals = Signals::catch()?;
     let (disks, wait) = (&disks[..], wait.span());
-    let opening = Opening { name: &name, uuid: &uuid, manual: false, disks, in_use, wait };
+    let (name, uuid) = (&name, &uuid);
+    let opening = Opening { name, uuid, manual: false, disks, in_use, on_lost, wait };
     let Opened { path, lease } = tokio::select! {
         // Our end closes the lease, also one that is on its way to us.
         signal = signals.next() => return Err(Error::Interrupted(signal as i32)),
         opened = opening.open(link) => opened?,
     };
-    let waiting = start::spawn(&command, &uuid, &lease)?;
+    let waiting = start::spawn(&command, uuid, &lease)?;
     let status = accompany(link, &path, waiting, &mut signals, &lease).await?;
     give_up(link, &path, lease).await;
     Ok(code_of(status))

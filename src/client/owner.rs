@@ -69,6 +69,10 @@ pub trait Owner {
     #[zbus(property(emits_changed_signal = "const"))]
     fn front(&self) -> zbus::Result<String>;
 
+    /// What becomes of its processes when a lock is lost.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn on_lost(&self) -> zbus::Result<String>;
+
     /// When it was opened, in microseconds since the epoch.
     #[zbus(property(emits_changed_signal = "const"), name = "SinceUSec")]
     fn since_usec(&self) -> zbus::Result<u64>;

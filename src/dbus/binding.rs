@@ -35,11 +35,12 @@ pub(super) async fn anchor(
     process: Process,
     own: Option<Action>,
 ) -> Result<NewAnchor, Error> {
-    let action = if process.belongs_to(call.uid())? { own } else { Some(Action::RegisterProcess) };
+    let is_own = process.belongs_to(call.uid())?;
+    let action = if is_own { own } else { Some(Action::RegisterProcess) };
     if let Some(action) = action {
         call.ask(action, &machine.details()).await?;
         // A dialog may have been open for minutes.
         process.check_alive()?;
     }
-    Ok(NewAnchor::Process(process))
+    Ok(NewAnchor::Process(process.permitted(!is_own)))
 }

@@ -8,20 +8,19 @@ use super::claims::{self, Machine};
 use super::error::Error;
 use super::facts::{self, Facts};
 use super::front::{Front, Wish};
+use super::opening::First;
 use super::options::{Options, Raw};
-use super::waiting::Timeout;
 use super::{binding, holders, lockspaces, waiting};
 use crate::auth::deed::{Action, MANAGER};
 use crate::auth::gate::Call;
 use crate::auth::polkit::Details;
 use crate::life::{Lease, Process};
-use crate::lock::in_use::InUse;
 use crate::lock::owner::{check_name, parse_uuid};
 use crate::lock::resolve::Wanted;
 use crate::lock::resource::Resource;
 use crate::lock::{self, OwnerId};
 use crate::paths;
-use crate::service::{NewAnchor, Opening};
+use crate::service::NewAnchor;
 
 use std::sync::Arc;
 
@@ -29,44 +28,9 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Manager(pub Arc<Front>);
 
-/// What an owner is opened with.
-struct First {
-    resources: Vec<(String, String)>,
-    timeout: Timeout,
-    in_use: InUse,
-}
-
-impl First {
-    fn take(options: &mut Options) -> Result<Self, Error> {
-        let (timeout, in_use) = (options.timeout()?, options.in_use()?);
-        Ok(Self { resources: options.resources()?, timeout, in_use })
-    }
-}
-
 impl Manager {
     async fn enter<'c>(&'c self, header: &'c Header<'c>, member: &str) -> Result<Call<'c>, Error> {
         self.0.enter(header, MANAGER, member).await
-    }
-
-    /// Opens an owner with what it asks for.
-    async fn open(
-        &self,
-        call: &Call<'_>,
-        id: OwnerId,
-        name: &str,
-        anchors: Vec<NewAnchor>,
-        first: First,
-    ) -> Result<OwnedObjectPath, Error> {
-        let First { resources, timeout, in_use } = first;
-        let wanted = claims::parse(&self.0, &resources, 0)?;
-        let uuid = id.uuid.to_string();
-        let machine = Machine { vm: name, uuid: &uuid };
-        let asks = claims::find(&self.0, call, machine, wanted, Vec::new(), in_use).await?;
-        let front = lock::Front::Dbus;
-        let opening = Opening { id, name: name.to_owned(), front, anchors, asks };
-        let granted = self.0.service.open(opening, timeout.begin(call)).await?;
-        waiting::hand_out_owner(&self.0, call, id, &granted).await?;
-        Ok(paths::owner(id))
     }
 
     /// The caller's own owner of that UUID, or else root's.
@@ -112,7 +76,7 @@ impl Manager {
             anchors.push(binding::anchor(&call, machine, process, None).await?);
         }
         anchors.extend(manual.then_some(NewAnchor::Manual));
-        let owner = self.open(&call, id, &name, anchors, first).await?;
+        let owner = first.open(&self.0, &call, (id, &name), anchors).await?;
         Ok((owner, theirs.into()))
     }
 
@@ -137,7 +101,7 @@ impl Manager {
         let anchor = binding::anchor(&call, machine, process, Some(Action::OpenOwner)).await?;
         let mut anchors = vec![anchor];
         anchors.extend(manual.then_some(NewAnchor::Manual));
-        self.open(&call, id, &name, anchors, first).await
+        first.open(&self.0, &call, (id, &name), anchors).await
     }
 
     #[zbus(out_args("owner"))]

@@ -17,6 +17,7 @@ mod lockspaces;
 mod log_control;
 mod manager;
 mod objects;
+mod opening;
 mod options;
 mod owner;
 mod publish;

@@ -120,6 +120,7 @@ pub(super) fn of_owner(owner: Owner, locks: &[u64]) -> Properties<'static> {
         ("UUID", owner.id.uuid.to_string().into()),
         ("UID", owner.id.uid.into()),
         ("Front", owner.front.as_str().into()),
+        ("OnLost", owner.on_lost.as_str().into()),
         ("SinceUSec", owner.since.into()),
         ("PID", owner.pid().into()),
         ("State", owner.state().into()),

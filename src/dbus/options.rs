@@ -12,6 +12,7 @@ use zbus::{OwnedVariant, Variant};
 use super::error::Error;
 use super::waiting::Timeout;
 use crate::lock::in_use::InUse;
+use crate::lock::on_lost::OnLost;
 use crate::lock::printable::shown;
 
 /// How long an offer stands where nobody says how long, and at most: its locks are nobody's when both
@@ -58,6 +59,19 @@ impl Options {
     /// `InvalidArgs` for another type.
     pub(super) fn in_use(&mut self) -> Result<InUse, Error> {
         Ok(if self.flag("in-use")? { InUse::Allowed } else { InUse::Refused })
+    }
+
+    /// Takes what becomes of a machine that loses a lock.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgs` for another type, and for a word that is none.
+    pub(super) fn on_lost(&mut self) -> Result<OnLost, Error> {
+        let wrong = |()| {
+            Error::invalid("option 'on-lost' must be \"notify\", \"pause\" or \"kill\"".to_owned())
+        };
+        let word = self.take::<String>("on-lost", "a string (s)")?;
+        word.map_or(Ok(OnLost::default()), |word| word.parse()).map_err(wrong)
     }
 
     /// Takes the resources to lock, with their modes; none where the option is absent.

@@ -266,6 +266,11 @@ impl OwnerObject {
         self.opened.front.as_str()
     }
 
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn on_lost(&self) -> &'static str {
+        self.opened.on_lost.as_str()
+    }
+
     #[zbus(property(emits_changed_signal = "const"), name = "SinceUSec")]
     fn since_usec(&self) -> u64 {
         self.opened.since

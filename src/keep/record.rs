@@ -14,6 +14,7 @@ use super::spelling::{Identified, Spelling};
 use super::state::Name;
 use crate::lock::identity::Identity;
 use crate::lock::lockspace::LockspaceKind;
+use crate::lock::on_lost::OnLost;
 use crate::lock::owner::AnchorId;
 use crate::lock::record::{Lock, Proof, Stage, Want};
 use crate::lock::{Anchor, Front, Mode, Owner, OwnerId};
@@ -110,6 +111,9 @@ pub struct OwnerRecord {
     since: u64,
     /// It stays until it is closed, whatever becomes of its anchors.
     manual: bool,
+    /// What becomes of its processes when a lock is lost, where anything does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    on_lost: Option<String>,
 }
 
 /// What keeps an owner alive.
@@ -125,6 +129,9 @@ pub struct AnchorRecord {
     /// Of a process.
     #[serde(default, skip_serializing_if = "is_zero")]
     pid: u32,
+    /// Of a process: it was allowed though it is another user's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    permitted: bool,
     /// What it is known by where its descriptor is lost.
     #[serde(default)]
     sign: Sign,
@@ -198,6 +205,8 @@ impl OwnerRecord {
             name: owner.name.clone(),
             front: owner.front.as_str().to_owned(),
             since: owner.since,
+            on_lost: (owner.on_lost != OnLost::default())
+                .then(|| owner.on_lost.as_str().to_owned()),
         }
     }
 
@@ -218,7 +227,8 @@ impl OwnerRecord {
     pub fn owner(&self) -> Option<Owner> {
         let front = Front::ALL.into_iter().find(|front| front.as_str() == self.front)?;
         let id = owner_id(self.uid, &self.uuid, self.process)?;
-        Some(Owner::new(id, self.name.clone(), front, self.since))
+        let on_lost = self.on_lost.as_deref().map_or(Ok(OnLost::default()), str::parse).ok()?;
+        Some(Owner { on_lost, ..Owner::new(id, self.name.clone(), front, self.since) })
     }
 }
 
@@ -229,7 +239,19 @@ impl AnchorRecord {
         let pid = if let Anchor::Process { pid } = anchor { pid } else { 0 };
         let kind = anchor.as_str().to_owned();
         let (uid, uuid, process) = (owner.uid, owner.uuid.to_string(), owner.process);
-        Self { number, uid, uuid, process, kind, pid, sign }
+        Self { number, uid, uuid, process, kind, pid, permitted: false, sign }
+    }
+
+    /// The same of a process that is another user's, if so.
+    #[must_use]
+    pub fn permitted(self, permitted: bool) -> Self {
+        Self { permitted, ..self }
+    }
+
+    /// Whether it was allowed though it is another user's.
+    #[must_use]
+    pub fn is_permitted(&self) -> bool {
+        self.permitted
     }
 
     /// Its number.

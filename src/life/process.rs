@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{FsType, fstatfs};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 
 use super::Error;
@@ -31,6 +31,7 @@ pub struct Known {
 pub struct Process {
     pidfd: Watched,
     pid: u32,
+    permitted: bool,
 }
 
 impl Process {
@@ -86,7 +87,8 @@ impl Process {
     fn watch(pidfd: OwnedFd, pid: u32) -> Result<Self, Error> {
         // POLLIN: it has exited, whether or not it was waited for (pidfd_open(2)).
         let pidfd = Watched::new(pidfd, Interest::READABLE, PollFlags::POLLIN);
-        Ok(Self { pidfd: pidfd.map_err(Error::system("watching a process"))?, pid })
+        let pidfd = pidfd.map_err(Error::system("watching a process"))?;
+        Ok(Self { pidfd, pid, permitted: false })
     }
 
     /// The process that had this number, and was started then, if it lives.
@@ -124,6 +126,30 @@ impl Process {
         self.check_alive()?;
         let numbered = place.filesystem_type() == PIDFS;
         Ok(Known { start, inode: if numbered { inode } else { 0 } })
+    }
+
+    /// The same, where whoever named it was allowed to though it is another user's.
+    #[must_use]
+    pub fn permitted(self, permitted: bool) -> Self {
+        Self { permitted, ..self }
+    }
+
+    /// Whether whoever named it was allowed to though it is another user's.
+    #[must_use]
+    pub fn is_permitted(&self) -> bool {
+        self.permitted
+    }
+
+    /// Sends it a signal, whatever has its number by now (`pidfd_send_signal(2)`).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchProcess`] if it has ended; [`Error::System`] where it is not allowed.
+    pub fn signal(&self, signal: Signal) -> Result<(), Error> {
+        pidfd_send_signal(self.pidfd.as_fd(), signal).map_err(|errno| match errno {
+            rustix::io::Errno::SRCH => Error::NoSuchProcess(self.pid),
+            errno => Error::system("sending a signal")(errno.into()),
+        })
     }
 
     /// Its number, for people.

@@ -51,6 +51,9 @@ pub enum Loss {
     Taken,
     /// Its name leads to another file, or to none.
     Replaced,
+    /// The server gave it up, since it did not hear of us for too long; others may have had it
+    /// meanwhile.
+    Expired,
     /// It can't be locked any more.
     Unlockable,
 }
@@ -62,6 +65,7 @@ impl Loss {
         match self {
             Self::Taken => "taken",
             Self::Replaced => "replaced",
+            Self::Expired => "expired",
             Self::Unlockable => "unlockable",
         }
     }

@@ -131,6 +131,19 @@ impl Held {
         self.mode.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Frees what of it may be left, of a lock that somebody else may have by now: nothing of his
+    /// is touched.
+    #[must_use]
+    pub fn forsake(&self) -> Vec<Error> {
+        let mut mode = self.mode();
+        *mode = None;
+        let free = |byte: &Byte| match byte.description.file() {
+            Ok(file) => byte.unlock(&file),
+            Err(error) => Some(error),
+        };
+        self.bytes.iter().filter_map(free).collect()
+    }
+
     pub(super) fn give(&self) -> Vec<Error> {
         // Held until all are unlocked: who looks at it in between would lock them again.
         let mut mode = self.mode();

@@ -6,6 +6,7 @@ use std::fmt;
 use uuid::Uuid;
 
 use super::error::Error;
+use super::on_lost::OnLost;
 use super::printable::{is_printable, shown};
 use super::record::Want;
 
@@ -163,6 +164,8 @@ pub struct Owner {
     pub name: String,
     /// How it came in.
     pub front: Front,
+    /// What becomes of its processes when a lock of its is lost.
+    pub on_lost: OnLost,
     /// When it was opened, in microseconds since 1970.
     pub since: u64,
     /// What keeps it alive; numbered in the order in which they came.
@@ -202,6 +205,7 @@ impl Owner {
             id,
             name,
             front,
+            on_lost: OnLost::default(),
             since,
             anchors: BTreeMap::new(),
             locks: BTreeSet::new(),

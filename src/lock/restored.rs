@@ -15,6 +15,7 @@ use nix::sys::stat::fstat;
 use super::description::Description;
 use super::error::Error;
 use super::event::Loss;
+use super::expired::is_expired;
 use super::held::{Byte, Held, Place};
 use super::identity::Identity;
 use super::in_use::InUse;
@@ -203,6 +204,9 @@ fn reassert(byte: &Byte, want: &Want, mode: Mode) -> Result<(), Doubt> {
             }
         }
     }
+    if is_expired(&file).map_err(unknown)? {
+        return lost(Loss::Expired, "the server gave it up, since it did not hear of this host");
+    }
     match ofd::try_lock(&*file, mode) {
         Ok(true) => Ok(()),
         Ok(false) => lost(Loss::Taken, "somebody else has locked it"),
@@ -247,7 +251,7 @@ impl Work for Retake {
 pub fn find_again(want: &Want) -> Result<Goal, Error> {
     let mut found = find(want).map_err(|Lost { loss, why }| match loss {
         Loss::Replaced => Error::changed(&want.resource),
-        Loss::Taken | Loss::Unlockable => Error::not_lockable(&want.resource, why),
+        Loss::Taken | Loss::Expired | Loss::Unlockable => Error::not_lockable(&want.resource, why),
     })?;
     if let Goal::Disk(target) = &mut found {
         target.shown = want.write_shown.then_some(Access::ReadWrite);

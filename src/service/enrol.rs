@@ -24,6 +24,7 @@ use super::state::{State, Watch};
 use super::{Ask, Error, NewAnchor, Opening, Service, Shown};
 use crate::life::{Connection, Process};
 use crate::lock::lockspace::LockspaceKind;
+use crate::lock::on_lost::OnLost;
 use crate::lock::owner::AnchorId;
 use crate::lock::table::Again;
 use crate::lock::work::Work as _;
@@ -118,7 +119,8 @@ impl Service {
         Handle::current().block_on(self.let_go(id));
         let (name, front) = (machine.name.clone(), Front::Virtlockd);
         let anchors = vec![NewAnchor::Process(process)];
-        let opening = Opening { id, name, front, anchors, asks: Vec::new() };
+        let opening =
+            Opening { id, name, front, on_lost: OnLost::Notify, anchors, asks: Vec::new() };
         match Open::new(self, opening).at_once() {
             Ok(_) => Ok(Some(id)),
             Err(Error::Lock(lock::Error::OwnerExists(_))) => Ok(None),

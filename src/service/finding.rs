@@ -191,6 +191,7 @@ impl Finding {
             let (Some(owner), Some(anchor)) = (record.owner(), record.anchor()) else { continue };
             let key = Key { owner, part: Part::Anchor(record.number()) };
             let sign = record.sign();
+            let known = |found: Process| process(found.permitted(record.is_permitted()));
             let parked = self.fds.remove(&key);
             let found = match (anchor, parked) {
                 (Anchor::Lease, Some(fd)) => Lease::of(fd).map(lease),
@@ -198,10 +199,10 @@ impl Finding {
                     Some(fd) => Lease::of(fd).map(lease),
                     None => continue,
                 },
-                (Anchor::Process { pid }, Some(fd)) => Process::restored(fd, pid).map(process),
+                (Anchor::Process { pid }, Some(fd)) => Process::restored(fd, pid).map(known),
                 (Anchor::Process { pid }, None) => {
-                    let known = Known { start: sign.start, inode: sign.inode };
-                    Process::find(pid, known).map(process)
+                    let sign = Known { start: sign.start, inode: sign.inode };
+                    Process::find(pid, sign).map(known)
                 }
                 (Anchor::Connection, Some(fd)) => Ok(connection(fd)),
                 (Anchor::Connection, None) | (Anchor::Manual, _) => continue,

@@ -102,7 +102,9 @@ impl Anchored {
     }
 
     pub(super) fn line(&self, owner: OwnerId, number: AnchorId) -> Result<(Name, Line), Error> {
-        Ok(anchor_line(AnchorRecord::new(owner, number, self.anchor(), self.sign()?)))
+        let permitted = matches!(self, Self::Process(process) if process.is_permitted());
+        let record = AnchorRecord::new(owner, number, self.anchor(), self.sign()?);
+        Ok(anchor_line(record.permitted(permitted)))
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::Error;
@@ -34,8 +34,10 @@ const ABREAST: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
     /// By device and mount point.
-    lanes: Mutex<HashMap<(u64, PathBuf), Arc<Lane>>>,
+    known: Mutex<HashMap<(u64, PathBuf), Arc<Lane>>>,
     mounts: Mutex<Option<Known>>,
+    /// Told when one answers again that did not.
+    heard: Arc<Notify>,
 }
 
 /// What was mounted when it was last looked.
@@ -93,14 +95,19 @@ impl Lanes {
         Ok(passes)
     }
 
+    /// What tells when one answers again that did not.
+    pub(super) fn heard(&self) -> &Notify {
+        &self.heard
+    }
+
     /// Those that do not answer.
     pub(super) fn silent(&self) -> Vec<Silent> {
-        let lanes: Vec<Arc<Lane>> = locked(&self.lanes).values().cloned().collect();
+        let lanes: Vec<Arc<Lane>> = locked(&self.known).values().cloned().collect();
         lanes.iter().filter_map(|lane| lane.silent()).collect()
     }
 
     fn lane(&self, mount: &Mount) -> Arc<Lane> {
-        let mut lanes = locked(&self.lanes);
+        let mut lanes = locked(&self.known);
         let key = (mount.dev, mount.point.clone());
         if !lanes.contains_key(&key) {
             // Here, where it seldom matters how long it takes: of what is mounted no more, and
@@ -113,7 +120,11 @@ impl Lanes {
                     .retain(|(dev, point), lane| Arc::strong_count(lane) > 1 || there(*dev, point));
             }
         }
-        Arc::clone(lanes.entry(key).or_insert_with(|| Arc::new(Lane::new(mount.point.clone()))))
+        Arc::clone(
+            lanes
+                .entry(key)
+                .or_insert_with(|| Arc::new(Lane::new(mount.point.clone(), &self.heard))),
+        )
     }
 
     fn mounts(&self) -> io::Result<Arc<Mounts>> {
@@ -146,6 +157,7 @@ struct Lane {
     places: Arc<Semaphore>,
     sentinel: Arc<tokio::sync::Mutex<Option<Sentinel>>>,
     said: Mutex<Said>,
+    heard: Arc<Notify>,
 }
 
 /// What the file system has said.
@@ -158,8 +170,9 @@ struct Said {
 }
 
 impl Lane {
-    fn new(point: PathBuf) -> Self {
+    fn new(point: PathBuf, heard: &Arc<Notify>) -> Self {
         Self {
+            heard: Arc::clone(heard),
             point,
             places: Arc::new(Semaphore::new(ABREAST)),
             sentinel: Arc::default(),
@@ -232,6 +245,7 @@ impl Lane {
                 "the storage at {} answers again, after {time} s",
                 shown_path(&self.point)
             );
+            self.heard.notify_one();
         }
     }
 

@@ -30,7 +30,9 @@ mod place;
 mod query;
 mod refusals;
 mod release;
+mod remedy;
 mod restore;
+mod rounds;
 pub mod sentinel;
 mod signing;
 mod state;
@@ -66,7 +68,7 @@ use storage::Storage;
 pub use wait::{Granted, Presence, Wait, Why};
 
 /// What may change while the service runs.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Which lock files stand for which resources.
     pub lockspaces: Lockspaces,
@@ -78,6 +80,21 @@ pub struct Settings {
     pub only_record_disks: bool,
     /// Whether these callers' owners have to hold a lease to write a disk.
     pub require_lease_for_disks: bool,
+    /// How often locks are looked at that others' storage could lose; `None`: never.
+    pub verify_interval: Option<Duration>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            lockspaces: Lockspaces::default(),
+            limits: Limits::default(),
+            allow_fuse: false,
+            only_record_disks: false,
+            require_lease_for_disks: false,
+            verify_interval: Some(rounds::INTERVAL),
+        }
+    }
 }
 
 /// A handle on the service.
@@ -171,6 +188,7 @@ impl Service {
             state.settings = settings;
             state.publish(vec![Event::LockspacesChanged])
         };
+        self.storage().look_again();
         shown.wait().await;
     }
 

@@ -10,6 +10,7 @@ use super::place::Entry;
 use super::wait::{Attempt, Granted, Tried, Wait};
 use super::{Ask, Error, Service, Shown, chronicle, now};
 use crate::life::{Connection, Lease, Process};
+use crate::lock::on_lost::OnLost;
 use crate::lock::table::Again;
 use crate::lock::work::Asked;
 use crate::lock::{self, Anchor, Front, Owner, OwnerId};
@@ -23,6 +24,8 @@ pub struct Opening {
     pub name: String,
     /// How it comes in.
     pub front: Front,
+    /// What becomes of its processes when a lock is lost.
+    pub on_lost: OnLost,
     /// What will keep it alive; never empty.
     pub anchors: Vec<NewAnchor>,
     /// What it shall hold from the first moment.
@@ -112,12 +115,11 @@ impl Service {
     /// Enters an owner into the table, without anchors, its first turn taken.
     fn enter(
         &self,
-        id: OwnerId,
-        name: &str,
-        front: Front,
+        owner: Owner,
         anchors: &[NewAnchor],
         locks: usize,
     ) -> Result<OwnedMutexGuard<()>, Error> {
+        let id = owner.id;
         let mut state = self.state();
         state.check_open()?;
         state.check_quota(self.0.exempt, id.uid, |usage| {
@@ -127,8 +129,7 @@ impl Service {
                 usage.count(anchor.anchor());
             }
         })?;
-        let owner = Owner { opened: false, ..Owner::new(id, name.to_owned(), front, now()) };
-        state.table.open_owner(owner)?;
+        state.table.open_owner(Owner { opened: false, ..owner })?;
         let kept = state.kept.entry(id).or_default();
         // Nobody else has this mutex yet, so it is free.
         Arc::clone(&kept.turn).try_lock_owned().map_err(|_| Error::Abandoned)
@@ -189,8 +190,9 @@ impl Open {
     }
 
     fn enter(service: &Service, opening: Opening) -> Result<Entered, Error> {
-        let Opening { id, name, front, anchors, asks } = opening;
-        let turn = service.enter(id, &name, front, &anchors, asks.len())?;
+        let Opening { id, name, front, on_lost, anchors, asks } = opening;
+        let owner = Owner { on_lost, ..Owner::new(id, name, front, now()) };
+        let turn = service.enter(owner, &anchors, asks.len())?;
         let opened = service.attach(id, anchors)?;
         let names = opened.names.clone();
         let request = Request::new(service, id, asks, Again::Same).opening(opened);

@@ -203,6 +203,7 @@ impl Restored {
         service.spawn(Discard { service: service.clone(), strays, away, twice });
         service.clean_soon();
         service.verify_all();
+        tokio::spawn(service.clone().go_rounds());
     }
 }
 

@@ -114,6 +114,21 @@ impl Storage {
         })
     }
 
+    /// Whether any of these leads to a file system that somebody else serves. For a storage thread.
+    pub(super) fn is_far(&self, asked: &[Asked<'_>]) -> bool {
+        !self.lanes.far(asked).is_empty()
+    }
+
+    /// Returns when a file system answers again that did not, or [`Self::look_again`] is called.
+    pub(super) async fn heard(&self) {
+        self.lanes.heard().notified().await;
+    }
+
+    /// Has locks looked at before their time.
+    pub(super) fn look_again(&self) {
+        self.lanes.heard().notify_one();
+    }
+
     /// The file systems that do not answer.
     #[must_use]
     pub fn silent(&self) -> Vec<Silent> {

@@ -20,7 +20,7 @@ use crate::lock::printable::shown;
 use crate::lock::restored::{Doubt, Lost, Reassert, Retake};
 use crate::lock::signature::Signature;
 use crate::lock::work::{Asked, Work};
-use crate::lock::{self, Event, Lock, Proof, Want};
+use crate::lock::{self, Event, Lock, Loss, Proof, Want};
 use crate::step::step;
 
 /// How long until a lost lock is tried again.
@@ -45,7 +45,7 @@ impl Service {
                 loop {
                     let mut lost = Vec::new();
                     for number in numbers {
-                        if !service.verify(number).await {
+                        if service.verify(number).await != Found::There {
                             lost.push(number);
                         }
                     }
@@ -59,8 +59,8 @@ impl Service {
         }
     }
 
-    /// `false`: it is to be tried again, because it is lost, or its file system does not answer.
-    async fn verify(&self, number: u64) -> bool {
+    /// Looks at one.
+    pub(super) async fn verify(&self, number: u64) -> Found {
         let away = {
             let state = self.state();
             let away = state.held.get(&number).is_some_and(|held| held.is_away());
@@ -69,17 +69,17 @@ impl Service {
         };
         // What has no name can't be asked about: it stays as it is.
         if away.is_some_and(|file| !file.is_absolute()) {
-            return false;
+            return Found::Unknown;
         }
-        let Some(want) = self.lock(number).map(|lock| lock.want) else { return true };
+        let Some(want) = self.lock(number).map(|lock| lock.want) else { return Found::There };
         let story = Story { service: self.clone(), number, want };
         match self.storage().run(story).await {
-            Ok(there) => there,
+            Ok(found) => found,
             // That is said already.
-            Err(Error::Silent(_)) => false,
+            Err(Error::Silent(_)) => Found::Unknown,
             Err(error) => {
                 tracing::error!(%error, lock = number, "looking at a lock failed");
-                false
+                Found::Unknown
             }
         }
     }
@@ -115,7 +115,20 @@ impl Service {
             Err(lost) => {
                 self.counts().lost();
                 chronicle::lost(&lock, &name, &lost);
+                self.remedy(lock.owner);
             }
+        }
+    }
+
+    /// Lets go of what can never be locked again: the next time that it is looked at, the lock is
+    /// taken by another description.
+    fn forsake(&self, lock: &Lock) {
+        let Some(held) = self.state().held.remove(&lock.id) else { return };
+        for failure in held.forsake() {
+            tracing::warn!(%failure, lock = lock.id, "freeing what is left of a lost lock failed");
+        }
+        if self.keep().unpark(lock.owner, lock.id, &held) {
+            self.clean_soon();
         }
     }
 
@@ -155,10 +168,21 @@ impl Service {
     }
 }
 
-/// Whose answer a lock depends on: the device of its disk, or the directory of its lock file.
-type Server = (u64, Option<PathBuf>);
+/// What looking at a lock has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// It is there, or was given up.
+    There,
+    /// It is lost.
+    Lost,
+    /// Its file system does not tell.
+    Unknown,
+}
 
-fn server(lock: &Lock) -> Server {
+/// Whose answer a lock depends on: the device of its disk, or the directory of its lock file.
+pub(super) type Server = (u64, Option<PathBuf>);
+
+pub(super) fn server(lock: &Lock) -> Server {
     match lock.want.identity {
         Identity::Inode { dev, .. } | Identity::Block { dev, .. }
             if !lock.want.lockspace.has_files() =>
@@ -180,17 +204,17 @@ struct Story {
 }
 
 impl Work for Story {
-    type Answer = bool;
+    type Answer = Found;
 
     fn asks(&self) -> Vec<Asked<'_>> {
         self.want.asks()
     }
 
-    fn perform(self) -> bool {
+    fn perform(self) -> Found {
         let Self { service, number, .. } = self;
         let (lock, held) = {
             let state = service.state();
-            let Some(lock) = state.table.lock(number).cloned() else { return true };
+            let Some(lock) = state.table.lock(number).cloned() else { return Found::There };
             (lock, state.held.get(&number).cloned())
         };
         let seen = match held {
@@ -204,11 +228,14 @@ impl Work for Story {
             Err(Doubt::Unknown(why)) => {
                 let resource = shown(&lock.want.resource);
                 tracing::warn!(lock = number, "whether {resource} is locked can't be told: {why}");
-                return false;
+                return Found::Unknown;
             }
         };
-        let there = seen.is_ok();
+        let loss = seen.as_ref().err().map(|lost| lost.loss);
         service.enter_proof(number, seen);
-        there
+        if loss == Some(Loss::Expired) {
+            service.forsake(&lock);
+        }
+        if loss.is_some() { Found::Lost } else { Found::There }
     }
 }

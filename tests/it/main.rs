@@ -39,6 +39,7 @@ mod model;
 mod owners;
 mod reexec;
 mod reload;
+mod rounds;
 mod shared_fs;
 mod soak;
 mod state;

@@ -54,8 +54,8 @@ async fn an_option_of_another_type_is_not_taken_for_something_else() {
     let mut tried = 0;
     for method in &methods {
         let known: &[&str] = match method.name {
-            "OpenOwner" => &["resources", "timeout-usec", "in-use", "manual", "process"],
-            "RegisterOwner" => &["resources", "timeout-usec", "in-use", "manual"],
+            "OpenOwner" => &["resources", "timeout-usec", "in-use", "on-lost", "manual", "process"],
+            "RegisterOwner" => &["resources", "timeout-usec", "in-use", "on-lost", "manual"],
             "Acquire" | "AcquireWithFiles" => &["timeout-usec", "in-use"],
             "Resume" => &["timeout-usec"],
             "Convert" => &["timeout-usec", "in-use", "file"],
@@ -70,6 +70,7 @@ async fn an_option_of_another_type_is_not_taken_for_something_else() {
                 "manual" | "force" | "in-use" => {
                     ("must be a boolean", vec!["true".into(), 1_u32.into()])
                 }
+                "on-lost" => ("", vec![true.into(), "".into(), "stop".into(), "KILL".into()]),
                 _ => ("must be a descriptor", vec![3_u32.into(), "/dev/null".into()]),
             };
             for value in wrong {
@@ -83,7 +84,7 @@ async fn an_option_of_another_type_is_not_taken_for_something_else() {
         }
         before.still(method.name).await;
     }
-    assert_eq!(tried, 53);
+    assert_eq!(tried, 61);
     before.and_it_goes_on().await;
 }
 

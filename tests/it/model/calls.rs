@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 use vmlockd::life::Lease;
 use vmlockd::lock::in_use::InUse;
+use vmlockd::lock::on_lost::OnLost;
 use vmlockd::lock::{self, Front, OwnerId};
 use vmlockd::service::{self, Ask, Error, NewAnchor, Opening, Presence, Service};
 
@@ -166,7 +167,8 @@ async fn open(
         Anchor::Manual => (NewAnchor::Manual, None),
     };
     let (id, name, anchors) = (scene::id(vm), vm.to_string(), vec![anchor]);
-    let opening = Opening { id, name, front: Front::Dbus, anchors, asks };
+    let on_lost = OnLost::default();
+    let opening = Opening { id, name, front: Front::Dbus, on_lost, anchors, asks };
     Ok(Reply::Opened(vm, service.open(opening, wait).await?.locks, theirs))
 }
 

@@ -1,0 +1,77 @@
+//! What becomes of a machine that has lost a lock: from then on another one may be writing to the
+//! same disk, and only the end of one of them keeps that disk whole.
+//!
+//! It goes by what the owner's opener wished ([`OnLost`]), and only to processes that he may command:
+//! his own, and those of others to which binding it was allowed. A process may have become another
+//! user's since, by running a set-user-id program; so it is looked at again.
+
+use std::sync::Arc;
+
+use rustix::process::Signal;
+
+use super::Service;
+use super::keeping::Anchored;
+use crate::life::{self, Process};
+use crate::lock::OwnerId;
+use crate::lock::on_lost::OnLost;
+
+impl Service {
+    /// Does it. For a storage thread.
+    pub(super) fn remedy(&self, id: OwnerId) {
+        let (name, on_lost, processes) = {
+            let state = self.state();
+            let Some(owner) = state.table.owner(id) else { return };
+            let watches = state.kept.get(&id).into_iter().flat_map(|kept| kept.watches.values());
+            let process = |anchored: &Anchored| match anchored {
+                Anchored::Process(process) => Some(Arc::clone(process)),
+                Anchored::Lease(_) | Anchored::Connection(_) => None,
+            };
+            let processes: Vec<_> = watches.filter_map(|watch| process(&watch.anchored)).collect();
+            (owner.name.clone(), owner.on_lost, processes)
+        };
+        let (signal, done) = match on_lost {
+            OnLost::Notify => return,
+            OnLost::Pause => (Signal::STOP, "paused"),
+            OnLost::Kill => (Signal::KILL, "killed"),
+        };
+        let told = |process: Option<&Process>, outcome: &str| {
+            tracing::error!(
+                owner.uuid = %id.uuid,
+                owner.name = name.as_str(),
+                owner.uid = id.uid,
+                pid = process.map(Process::pid),
+                "VM \"{name}\" has lost a lock: {outcome}"
+            );
+        };
+        if processes.is_empty() {
+            told(None, &format!("it is bound to no process that could be {done}"));
+        }
+        for process in &processes {
+            match apply(process, signal, id.uid) {
+                Ok(true) => told(Some(process), &format!("process {} {done}", process.pid())),
+                Ok(false) => {
+                    let pid = process.pid();
+                    told(
+                        Some(process),
+                        &format!("process {pid} is not uid {}'s, and is not {done}", id.uid),
+                    );
+                }
+                Err(life::Error::NoSuchProcess(_)) => {}
+                Err(error) => {
+                    let pid = process.pid();
+                    told(Some(process), &format!("process {pid} could not be {done}: {error}"));
+                }
+            }
+        }
+    }
+}
+
+/// `false`: it is another user's.
+fn apply(process: &Process, signal: Signal, uid: u32) -> Result<bool, life::Error> {
+    // Root commands all of them.
+    let may = uid == 0 || process.is_permitted() || process.belongs_to(uid)?;
+    if may {
+        process.signal(signal)?;
+    }
+    Ok(may)
+}
