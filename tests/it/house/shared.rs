@@ -40,6 +40,8 @@ pub(crate) struct Shared {
 pub(crate) struct Side {
     /// What has it mounted. Whoever enters its namespaces is on the host.
     mount: Process,
+    /// Where.
+    at: PathBuf,
 }
 
 impl Shared {
@@ -113,10 +115,10 @@ impl Side {
         command.arg(at).arg(name).stdout(Stdio::piped());
         let mount = Process::start(name, command, log);
         within("a host starts", mount.says_something()).await;
-        let (pid, at) = (mount.pid(), at.to_owned());
-        let mounted = user::in_thread(user::ROOT, move || mounted(pid, &at)).await;
+        let (pid, path) = (mount.pid(), at.to_owned());
+        let mounted = user::in_thread(user::ROOT, move || mounted(pid, &path)).await;
         assert!(mounted, "{name} mounts nothing: {}", mount.stderr());
-        Side { mount }
+        Side { mount, at: at.to_owned() }
     }
 
     /// Where this process finds what is at `path` on the host.
@@ -132,6 +134,16 @@ impl Side {
             .into_iter()
             .chain([format!("--uts={namespaces}/uts"), "--".to_owned()])
             .collect()
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        // What serves it looks at its own mount at first: killed in the middle of that, it would wait
+        // for itself for ever. Nobody waits for one that was unmounted by force.
+        let namespace = format!("--mount=/proc/{}/ns/mnt", self.mount.pid());
+        let mut unmount = std::process::Command::new("nsenter");
+        let _ = unmount.arg(namespace).args(["umount", "-f", "-i"]).arg(&self.at).output();
     }
 }
 
