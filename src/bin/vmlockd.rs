@@ -1,5 +1,6 @@
 //! The service: reads the command line and the environment, and runs.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use vmlockd::bus::Bus;
 use vmlockd::config::Source;
 use vmlockd::daemon::{self, Options};
 use vmlockd::keep::contents;
+use vmlockd::lock::trial;
 use vmlockd::service::sentinel::stand;
 
 /// Locks the disks of virtual machines for as long as the machines live.
@@ -57,7 +59,11 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match run(Args::parse()) {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    if let Some(code) = trial::main(&arguments) {
+        return code;
+    }
+    match run(Args::parse_from(arguments)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("vmlockd: {message}");
