@@ -37,6 +37,7 @@ pub mod resolve;
 pub mod resource;
 pub mod restored;
 mod scsi;
+pub mod sighting;
 pub mod signature;
 mod spots;
 mod stack;
