@@ -12,6 +12,7 @@ use vmlockd::bus::Bus;
 use vmlockd::config::Source;
 use vmlockd::daemon::{self, Options};
 use vmlockd::keep::contents;
+use vmlockd::lock::sighting::keeper;
 use vmlockd::lock::trial;
 use vmlockd::service::sentinel::stand;
 
@@ -56,6 +57,10 @@ struct Args {
     /// The same for each name that standard input has, ended by NUL, until it ends.
     #[arg(long, exclusive = true, hide = true)]
     sentinel: bool,
+    /// Keep a host's file locked in a lockspace until standard input ends, which begins with the
+    /// host's id and what it tells.
+    #[arg(long, value_name = "DIR", exclusive = true, hide = true)]
+    keep_host: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -84,6 +89,10 @@ fn run(args: Args) -> Result<(), String> {
     }
     if args.sentinel {
         return stand(std::io::stdin(), std::io::stdout()).map_err(|error| error.to_string());
+    }
+    if let Some(lockspace) = args.keep_host {
+        let (told, answers) = (std::io::stdin(), std::io::stdout());
+        return keeper::stay(&lockspace, told, answers).map_err(|error| error.to_string());
     }
     if let Some(directory) = args.check_state {
         let contents = contents::read(&directory).map_err(|error| error.to_string())?;

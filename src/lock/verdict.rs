@@ -81,7 +81,8 @@ impl Verdict {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Shared => "shared",
-            Self::Local(_) => "local",
+            Self::Local(Local::OwnDevice) => "local",
+            Self::Local(_) => "not-shared",
             Self::Unfit(_) => "unfit",
             Self::Untested(_) => "untested",
         }
@@ -108,6 +109,15 @@ impl Verdict {
             Self::Local(why) => Some(why.advice()),
             Self::Unfit(flaw) => Some(flaw.advice()),
             Self::Untested(why) => Some(why.advice()),
+        }
+    }
+
+    /// Both, for people.
+    #[must_use]
+    pub fn said(&self) -> String {
+        match self.advice() {
+            Some(advice) => format!("{}; {advice}", self.sentence()),
+            None => self.sentence(),
         }
     }
 
@@ -140,7 +150,7 @@ impl Local {
 
     fn advice(&self) -> &'static str {
         match self {
-            Self::OwnDevice => "no other host can have it mounted",
+            Self::OwnDevice => "hosts that share disks need a file system that they share",
             Self::Overlay => "have the file system below it mounted, and use that",
             Self::Lent => "in the machine, use storage that it has mounted itself",
             Self::Process => "if other hosts use it, use another file system for lock files",

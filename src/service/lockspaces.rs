@@ -103,7 +103,9 @@ impl Service {
         }
         let shown = self.state().publish(vec![Event::LockspacesChanged]);
         tracing::info!("lockspace {} is {}", number, shown_path(&path));
-        Ok((Lockspace::Lease(number, opened), shown))
+        let made = Lockspace::Lease(number, opened);
+        self.examine_soon(made.clone());
+        Ok((made, shown))
     }
 
     /// The lockspace, opened anew where its path leads to another directory by now. What is held in
