@@ -12,7 +12,7 @@ use super::link::Link;
 use super::output::{Form, print};
 use super::remark::{Grade, Remark};
 use super::unit::Unit;
-use super::{clock, examine, json, row};
+use super::{clock, examine, json, row, storage};
 use crate::client::{Bus, ManagerProxy, Options, Row, SERVICE};
 
 const AFTER_HELP: &str = "\
@@ -84,6 +84,7 @@ async fn examine(link: &Link, remarks: &mut Vec<Remark>) -> Result<(), Error> {
     remarks.push(Remark::new(Grade::Ok, "service", answers));
     remarks.push(of_versions(&version));
     of_store(link, &manager, remarks).await?;
+    storage::look(link, &manager, remarks).await?;
     of_locks(&manager.list_locks(Options::new()).await?, remarks);
     of_owners(&manager.list_owners(Options::new()).await?, remarks);
     Ok(())

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use serde_json::{Value, json};
 
 use super::error::Error;
+use super::hosts;
 use super::remark::{Grade, Remark};
 use crate::lock::examination::{Examination, Examine, PATIENCE};
 use crate::lock::mount::{Mount, Mounts};
@@ -99,6 +100,9 @@ pub(super) fn tell(directory: &Path, examination: &Examination, remarks: &mut Ve
         remark = remark.advise(advice);
     }
     remarks.push(remark.with_facts(facts(directory, examination)));
+    if !matches!(verdict, Verdict::Untested(_)) {
+        hosts::look(directory, remarks);
+    }
 }
 
 fn of_step(step: Step, outcome: &Outcome) -> Remark {
