@@ -117,12 +117,17 @@ fn listen(directory: &Path, patience: Duration) -> std::io::Result<Heard> {
     };
     let (until, mut heard) = (Instant::now() + patience, Heard::default());
     let (mut talk, mut buffer) = (Vec::new(), [0; 1024]);
-    while !heard.ended && talk.len() < TALK {
+    while talk.len() < TALK {
         if !is_ready(&says, until.saturating_duration_since(Instant::now())) {
             heard.silent = true;
             break;
         }
         let count = says.read(&mut buffer)?;
+        if count == 0 && heard.ended {
+            // It has closed everything else before it said so: nothing holds it up.
+            process.wait()?;
+            return Ok(heard);
+        }
         if count == 0 {
             break;
         }
@@ -179,7 +184,11 @@ fn judge(
             Outcome::Wrong(how) => Flaw::Broken(*step, how.clone()),
             Outcome::NoLocks(errno) => Flaw::NoLocks(*errno),
             Outcome::Failed(Errno::EROFS) => Flaw::ReadOnly,
-            Outcome::Failed(Errno::EACCES | Errno::EPERM) if root && shared => Flaw::Squashed,
+            Outcome::Failed(Errno::EACCES | Errno::EPERM)
+                if root && shared && !step.is_about_names() =>
+            {
+                Flaw::Squashed
+            }
             Outcome::Passed | Outcome::Failed(_) => continue,
         };
         return Verdict::Unfit(flaw);
@@ -190,7 +199,8 @@ fn judge(
     if let Some(why) = unheard {
         return Verdict::Untested(why);
     }
-    for (step, outcome) in tried {
+    // Where a file that somebody has open can't be replaced or removed, locks are good all the same.
+    for (step, outcome) in tried.iter().filter(|(step, _)| !step.is_about_names()) {
         match outcome {
             Outcome::Failed(Errno::EACCES | Errno::EPERM) if !root => {
                 return Verdict::Untested(Untested::Forbidden);
@@ -265,6 +275,8 @@ mod tests {
         }
         let failed = Untested::Failed(Step::Make, Errno::EACCES);
         assert_eq!(judge(Errno::EACCES, &own, true), Verdict::Untested(failed));
+        let kept = with(Step::Remove, Outcome::Failed(Errno::EACCES));
+        assert_eq!(super::judge(&kept, None, Some(&shared), true), Verdict::Shared);
         let full = Untested::Failed(Step::Make, Errno::ENOSPC);
         assert_eq!(judge(Errno::ENOSPC, &shared, true), Verdict::Untested(full));
         let read_only = Told { read_only: true, ..told(None) };

@@ -67,6 +67,8 @@ pub fn told(mount: &Mount, parameters: Parameters) -> Told {
         "overlay" => Some(Local::Overlay),
         "virtiofs" | "9p" => Some(Local::Lent),
         kind if PROCESSES.contains(&kind) => None,
+        // MooseFS gives its mounts no type of their own.
+        "fuse" if mount.source.starts_with("mfs#") => None,
         "fuse" | "fuseblk" => Some(Local::Process),
         kind if kind.starts_with("fuse.") => Some(Local::Process),
         _ if mount.is_far() => Some(Local::UnknownType),
@@ -117,6 +119,14 @@ mod tests {
         ] {
             assert_eq!(of(kind, options).local, None, "{kind} {options}");
         }
+    }
+
+    #[test]
+    fn a_process_is_known_by_its_source() {
+        let line = |source| format!("22 21 0:30 / /mnt rw - fuse {source} rw,user_id=0");
+        assert_eq!(of_line(&line("mfs#10.0.0.1:9421")).local, None);
+        assert_eq!(of_line(&line("mfsmeta#10.0.0.1:9421")).local, Some(Local::Process));
+        assert_eq!(of_line(&line("/srv")).local, Some(Local::Process));
     }
 
     #[test]

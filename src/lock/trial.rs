@@ -111,6 +111,12 @@ impl Step {
         }
     }
 
+    /// Whether it is about files and their names, and not about locks.
+    #[must_use]
+    pub fn is_about_names(self) -> bool {
+        matches!(self, Self::Names | Self::Remove)
+    }
+
     fn named(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|step| step.as_str() == word)
     }

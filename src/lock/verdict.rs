@@ -140,7 +140,9 @@ impl Local {
                 "an overlay has locks of its own, not those of the layers below".to_owned()
             }
             Self::Lent => "what a host lends to a machine has no locks of the host's".to_owned(),
-            Self::Process => "a process serves it, and does not pass locks on".to_owned(),
+            Self::Process => {
+                "a process serves it, and as far as is known it keeps them there".to_owned()
+            }
             Self::Option(option) => format!("'{option}' keeps them here"),
             Self::UnknownType => {
                 "nothing is known of what its type does with the locks of others".to_owned()
@@ -153,7 +155,10 @@ impl Local {
             Self::OwnDevice => "hosts that share disks need a file system that they share",
             Self::Overlay => "have the file system below it mounted, and use that",
             Self::Lent => "in the machine, use storage that it has mounted itself",
-            Self::Process => "if other hosts use it, use another file system for lock files",
+            Self::Process => {
+                "if other hosts use it, try whether they see each other's locks, or keep lock files \
+                 elsewhere"
+            }
             Self::Option(_) => "if other hosts use it, mount it without that, on all of them",
             Self::UnknownType => "if other hosts use it, try whether they see each other's locks",
         }

@@ -65,8 +65,22 @@ impl Service {
         }
     }
 
-    /// The same for one.
-    pub(super) fn examine_soon(&self, lockspace: Lockspace) {
+    /// Has one examined, if it was not; returns when nobody is at it any more. For a storage thread.
+    pub(super) fn examine_now(&self, lockspace: &Lockspace) {
+        let Some(directory) = lockspace.directory() else { return };
+        if let Err(error) = self.examine(lockspace.kind(), directory) {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// Returns when nobody is at it any more. For a storage thread.
+    pub(super) fn examined(&self, directory: &Directory) {
+        if let Ok(node) = directory.node() {
+            drop(locked(&self.fitness().slot(node)));
+        }
+    }
+
+    fn examine_soon(&self, lockspace: Lockspace) {
         let service = self.clone();
         tokio::spawn(async move {
             let look = Look { service: service.clone(), lockspace };
@@ -154,9 +168,9 @@ impl Work for Look {
 
     fn perform(self) {
         let Self { service, lockspace } = self;
-        let Some(directory) = lockspace.directory() else { return };
-        if let Err(error) = service.examine(lockspace.kind(), directory) {
-            tracing::warn!("{error}");
+        // It may have gone meanwhile.
+        if path_of(&lockspace).is_some_and(|path| service.lockspace(&path).is_some()) {
+            service.examine_now(&lockspace);
         }
     }
 }

@@ -2,8 +2,9 @@
 //! each of them, for as long as the service runs.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as Pair;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Mutex;
@@ -34,7 +35,7 @@ struct Kept {
     /// Killed when nobody wants it any more; one that hangs dies as soon as it does not.
     _process: Child,
     /// Its input, which ends with the service at the latest.
-    _talk: UnixStream,
+    _talk: Pair,
 }
 
 impl Service {
@@ -81,24 +82,17 @@ fn agreed(settings: &Settings) -> BTreeMap<String, String> {
     directories.chain([("auto_disk_leases".to_owned(), locked)]).collect()
 }
 
-fn keep(lockspace: &Path, id: &str, told: &str) -> io::Result<(Child, UnixStream, UnixStream)> {
+fn keep(lockspace: &Path, id: &str, told: &str) -> io::Result<(Child, Pair, UnixStream)> {
     // Whatever is installed by now, this is the program that knows the argument.
     let mut keeper = Command::new("/proc/self/exe");
     keeper.arg("--keep-host").arg(lockspace).current_dir("/").kill_on_drop(true);
-    let pair = || {
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        io::Result::Ok((UnixStream::from_std(ours)?, OwnedFd::from(theirs)))
-    };
-    let ((talk, hears), (says, speaks)) = (pair()?, pair()?);
-    keeper.stdin(hears).stdout(speaks).stderr(Stdio::null());
-    let process = keeper.spawn()?;
-    let text = format!("{id}\n{told}\n");
-    // It has room in the socket, in which there is nothing else.
-    if talk.try_write(text.as_bytes())? != text.len() {
-        return Err(io::Error::other("half a word"));
-    }
-    Ok((process, talk, says))
+    let ((mut talk, hears), (says, speaks)) = (Pair::pair()?, Pair::pair()?);
+    keeper.stdin(OwnedFd::from(hears)).stdout(OwnedFd::from(speaks)).stderr(Stdio::null());
+    // It has room in the socket, in which there is nothing else, or it is not said at all.
+    talk.set_nonblocking(true)?;
+    talk.write_all(format!("{id}\n{told}\n").as_bytes())?;
+    says.set_nonblocking(true)?;
+    Ok((keeper.spawn()?, talk, UnixStream::from_std(says)?))
 }
 
 /// Logs what the process says, until it ends.
