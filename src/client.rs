@@ -270,6 +270,14 @@ pub trait Lockspace {
     #[zbus(property(emits_changed_signal = "false"))]
     fn directory(&self) -> zbus::Result<String>;
 
+    /// What its locks are worth, in a word.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn verdict(&self) -> zbus::Result<String>;
+
+    /// The same in sentences.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn findings(&self) -> zbus::Result<Vec<String>>;
+
     /// How many locks are held in it.
     #[zbus(property(emits_changed_signal = "false"), name = "NLocks")]
     fn n_locks(&self) -> zbus::Result<u32>;

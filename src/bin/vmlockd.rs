@@ -1,5 +1,6 @@
 //! The service: reads the command line and the environment, and runs.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,6 +12,8 @@ use vmlockd::bus::Bus;
 use vmlockd::config::Source;
 use vmlockd::daemon::{self, Options};
 use vmlockd::keep::contents;
+use vmlockd::lock::sighting::keeper;
+use vmlockd::lock::trial;
 use vmlockd::service::sentinel::stand;
 
 /// Locks the disks of virtual machines for as long as the machines live.
@@ -54,10 +57,18 @@ struct Args {
     /// The same for each name that standard input has, ended by NUL, until it ends.
     #[arg(long, exclusive = true, hide = true)]
     sentinel: bool,
+    /// Keep a host's file locked in a lockspace until standard input ends, which begins with the
+    /// host's id and what it tells.
+    #[arg(long, value_name = "DIR", exclusive = true, hide = true)]
+    keep_host: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    match run(Args::parse()) {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    if let Some(code) = trial::main(&arguments) {
+        return code;
+    }
+    match run(Args::parse_from(arguments)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("vmlockd: {message}");
@@ -78,6 +89,10 @@ fn run(args: Args) -> Result<(), String> {
     }
     if args.sentinel {
         return stand(std::io::stdin(), std::io::stdout()).map_err(|error| error.to_string());
+    }
+    if let Some(lockspace) = args.keep_host {
+        let (told, answers) = (std::io::stdin(), std::io::stdout());
+        return keeper::stay(&lockspace, told, answers).map_err(|error| error.to_string());
     }
     if let Some(directory) = args.check_state {
         let contents = contents::read(&directory).map_err(|error| error.to_string())?;

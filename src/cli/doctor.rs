@@ -1,5 +1,7 @@
 //! `doctor`: whether all is well, and what to do if not.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use serde_json::Value;
 use zbus::fdo::DBusProxy;
@@ -10,13 +12,17 @@ use super::link::Link;
 use super::output::{Form, print};
 use super::remark::{Grade, Remark};
 use super::unit::Unit;
-use super::{clock, json, row};
+use super::{clock, examine, json, row, storage};
 use crate::client::{Bus, ManagerProxy, Options, Row, SERVICE};
 
 const AFTER_HELP: &str = "\
 Looks whether the service answers and is of this tool's version, whether locks
 outlive it, and which locks and owners need somebody's attention. Changes
 nothing, and needs no rights.
+
+With a directory, this tool itself tries what locks on its file system are worth,
+with a file of its own that it removes, and tells whether other hosts are kept
+out, too. With a disk, it tries the same beside it; the disk is not touched.
 
 Exit codes:
    0  all is well
@@ -27,7 +33,11 @@ Exit codes:
 /// Check whether all is well, and say what to do if not
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
-pub(super) struct Arguments {}
+pub(super) struct Arguments {
+    /// Look at the locks on this directory's file system, or this disk's, instead
+    #[arg(value_name = "DIRECTORY|DISK")]
+    path: Option<PathBuf>,
+}
 
 /// What this tool is.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -35,8 +45,12 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const RECOVERED: &str = "recovered";
 
 /// Does it.
-pub(super) async fn perform(bus: Bus, form: Form) -> Result<Code, Error> {
+pub(super) async fn perform(bus: Bus, arguments: Arguments, form: Form) -> Result<Code, Error> {
     let mut remarks = Vec::new();
+    if let Some(path) = arguments.path {
+        examine::examine(&path, &mut remarks)?;
+        return tell(&remarks, form);
+    }
     let examined = async {
         let link = Link::open(bus).await?;
         examine(&link, &mut remarks).await
@@ -50,12 +64,17 @@ pub(super) async fn perform(bus: Bus, form: Form) -> Result<Code, Error> {
         }
         Err(error) => return Err(error),
     };
+    let code = tell(&remarks, form)?;
+    Ok(absent.unwrap_or(code))
+}
+
+/// Prints it, and says how grave it is.
+fn tell(remarks: &[Remark], form: Form) -> Result<Code, Error> {
     print(&match form {
         Form::Json => json::document(&remarks.iter().map(Remark::object).collect::<Value>()),
         Form::Text => remarks.iter().map(Remark::line).collect(),
     })?;
-    let worst = remarks.iter().map(|remark| remark.grade).max().unwrap_or(Grade::Ok);
-    Ok(absent.unwrap_or(worst.code()))
+    Ok(remarks.iter().map(|remark| remark.grade).max().unwrap_or(Grade::Ok).code())
 }
 
 async fn examine(link: &Link, remarks: &mut Vec<Remark>) -> Result<(), Error> {
@@ -65,6 +84,7 @@ async fn examine(link: &Link, remarks: &mut Vec<Remark>) -> Result<(), Error> {
     remarks.push(Remark::new(Grade::Ok, "service", answers));
     remarks.push(of_versions(&version));
     of_store(link, &manager, remarks).await?;
+    storage::look(link, &manager, remarks).await?;
     of_locks(&manager.list_locks(Options::new()).await?, remarks);
     of_owners(&manager.list_owners(Options::new()).await?, remarks);
     Ok(())

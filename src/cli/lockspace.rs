@@ -96,6 +96,15 @@ pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
 }
 
 async fn list(link: &Link, form: Form) -> Result<(), Error> {
+    let lockspaces = all(link).await?;
+    print(&match form {
+        Form::Json => json::document(&json::objects(&lockspaces)),
+        Form::Text => text(&lockspaces),
+    })
+}
+
+/// All lockspaces with their properties, and `Path`.
+pub(super) async fn all(link: &Link) -> Result<Vec<Row>, Error> {
     let objects = ObjectManagerProxy::builder(&link.connection).destination(SERVICE);
     let objects = objects.path(MANAGER_PATH).build().await?.get_managed_objects().await?;
     let mut lockspaces = Vec::new();
@@ -105,10 +114,7 @@ async fn list(link: &Link, form: Form) -> Result<(), Error> {
         lockspaces.push(properties);
     }
     lockspaces.sort_by_key(|row: &Row| place(row::text(row, "Name")));
-    print(&match form {
-        Form::Json => json::document(&json::objects(&lockspaces)),
-        Form::Text => text(&lockspaces),
-    })
+    Ok(lockspaces)
 }
 
 /// Those with a number in the order of these, after those without.

@@ -12,7 +12,9 @@ mod completions;
 mod disks;
 mod doctor;
 mod error;
+mod examine;
 mod find;
+mod hosts;
 mod json;
 mod known;
 mod line;
@@ -38,6 +40,7 @@ mod show;
 mod signals;
 mod span;
 mod start;
+mod storage;
 mod table;
 mod unit;
 mod unlock;
@@ -187,7 +190,7 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
         let verb = match arguments.verb {
             // What these say where there is no bus is more than that.
             Verb::Reexec(arguments) => return reexec::perform(bus, arguments, form).await,
-            Verb::Doctor(_) => return doctor::perform(bus, form).await,
+            Verb::Doctor(arguments) => return doctor::perform(bus, arguments, form).await,
             verb => verb,
         };
         let link = Link::open(bus).await?;
@@ -242,6 +245,7 @@ mod tests {
             "vmlockctl completions fish",
             "vmlockctl reexec --json --runtime-dir /run/other",
             "vmlockctl doctor --json",
+            "vmlockctl doctor /srv/locks",
             "vmlockctl run --lease /srv/leases/a:shared -- true",
             "vmlockctl lock lease:/srv/leases/a",
             "vmlockctl lockspace list --json",
@@ -270,6 +274,7 @@ mod tests {
             "vmlockctl --system --session list",
             "vmlockctl --system list --session",
             "vmlockctl completions tcsh",
+            "vmlockctl doctor a b",
             "vmlockctl lockspace",
             "vmlockctl lockspace create",
             "vmlockctl lockspace remove a b",

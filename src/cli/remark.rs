@@ -50,7 +50,7 @@ pub(super) struct Remark {
     message: String,
     /// What to do about it.
     advice: Option<String>,
-    /// The lock or the owner that it is about.
+    /// The lock, the owner or the directory that it is about.
     about: Option<Value>,
 }
 
@@ -72,6 +72,12 @@ impl Remark {
         self
     }
 
+    /// And what it is about, in facts of our own.
+    pub(super) fn with_facts(mut self, facts: Value) -> Self {
+        self.about = Some(facts);
+        self
+    }
+
     /// For a person.
     pub(super) fn line(&self) -> String {
         let word = match self.grade {
@@ -81,7 +87,7 @@ impl Remark {
         };
         let Self { check, message, .. } = self;
         let advice = self.advice.as_ref().map(|advice| format!("; {advice}")).unwrap_or_default();
-        format!("{}\n", shown(&format!("{word:<7}  {check:<7}  {message}{advice}")))
+        format!("{}\n", shown(&format!("{word:<7}  {check:<9}  {message}{advice}")))
     }
 
     /// For a program.
@@ -107,7 +113,7 @@ mod tests {
     #[test]
     fn a_remark_is_a_line() {
         let remark = Remark::new(Grade::Danger, "lock", "a\nb").advise("do c");
-        assert_eq!(remark.line(), "DANGER   lock     a\\nb; do c\n");
+        assert_eq!(remark.line(), "DANGER   lock       a\\nb; do c\n");
         assert_eq!(remark.object()["state"], "danger");
         assert!(remark.object().get("about").is_none());
     }

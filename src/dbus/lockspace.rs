@@ -38,6 +38,16 @@ impl LockspaceObject {
         objects::directory(&self.front, self.kind)
     }
 
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn verdict(&self) -> &'static str {
+        objects::verdict(&self.front, self.kind)
+    }
+
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn findings(&self) -> Vec<String> {
+        objects::findings(&self.front, self.kind)
+    }
+
     #[zbus(property(emits_changed_signal = "false"), name = "NLocks")]
     fn n_locks(&self) -> u32 {
         let kind = self.kind;

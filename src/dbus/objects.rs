@@ -90,6 +90,27 @@ pub(super) fn directory(front: &Front, kind: LockspaceKind) -> String {
     front.service.directory_of(kind).map(|path| spelt_path(&path)).unwrap_or_default()
 }
 
+/// What the locks in a lockspace are worth, in a word; empty where that is not known, or as with any
+/// disk.
+pub(super) fn verdict(front: &Front, kind: LockspaceKind) -> &'static str {
+    if kind == LockspaceKind::Direct {
+        return if front.service.settings().only_record_disks { "recorded" } else { "" };
+    }
+    front.service.examination(kind).map_or("", |examination| examination.verdict.as_str())
+}
+
+/// The same in sentences, the verdict's first.
+pub(super) fn findings(front: &Front, kind: LockspaceKind) -> Vec<String> {
+    if verdict(front, kind) == "recorded" {
+        let why = "for callers over D-Bus, disks are recorded and not locked";
+        return vec![format!("{why}; 'auto_disk_leases = true' has them locked")];
+    }
+    let Some(examination) = front.service.examination(kind) else { return Vec::new() };
+    let caveats = examination.caveats.iter();
+    let caveats = caveats.map(|caveat| format!("{}; {}", caveat.sentence(), caveat.advice()));
+    std::iter::once(examination.verdict.said()).chain(caveats).collect()
+}
+
 fn object(path: OwnedObjectPath) -> Variant<'static> {
     Variant::from(ObjectPath::from(path))
 }
@@ -138,6 +159,8 @@ pub(super) fn of_lockspace(front: &Front, kind: LockspaceKind) -> Properties<'st
         ("Name", kind.name().into_owned().into()),
         ("Kind", word(kind).into()),
         ("Directory", directory(front, kind).into()),
+        ("Verdict", verdict(front, kind).into()),
+        ("Findings", findings(front, kind).into()),
         ("NLocks", u32::try_from(here).unwrap_or(u32::MAX).into()),
     ])
 }

@@ -162,6 +162,12 @@ impl LockspaceKind {
         }
     }
 
+    /// Whether it is the configuration that names it.
+    #[must_use]
+    pub fn is_configured(self) -> bool {
+        Self::CONFIGURED.contains(&self)
+    }
+
     /// Whether its lock files are files of their own, beside the disks.
     #[must_use]
     pub fn has_files(self) -> bool {

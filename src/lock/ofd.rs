@@ -75,6 +75,20 @@ pub fn unlock(file: impl AsFd) -> Result<(), Errno> {
     fcntl(file, FcntlArg::F_OFD_SETLK(&range(libc::F_UNLCK))).map(drop)
 }
 
+/// The same with a lock of the kind that belongs to the process (`F_SETLK`), as virtlockd's do: for
+/// finding out whether the two kinds are in each other's way, and for nothing that is to be kept.
+///
+/// # Errors
+///
+/// As for [`try_lock`].
+pub(super) fn try_lock_as_process(file: impl AsFd, mode: Mode) -> Result<bool, Errno> {
+    match fcntl(file, FcntlArg::F_SETLK(&range(kind(mode)))) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Who would be in the way of a lock of this mode, other than this description itself.
 ///
 /// Works on any readable or writable description, whatever the mode asked about.

@@ -352,6 +352,8 @@ impl Request {
         let takes = takes.collect();
         let mut held = Vec::new();
         let given = (|| {
+            let mut goals = fresh.iter().filter_map(|(_, n)| self.goals.get(*n));
+            goals.try_for_each(|goal| service.check_fit(goal))?;
             service.keep().begin(&records)?;
             let done = InOrder(takes).perform();
             held.extend(done.answers.into_iter().map(Arc::new));

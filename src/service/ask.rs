@@ -52,9 +52,14 @@ impl Disk {
 
     /// Finds it. For a storage thread.
     pub(super) fn find(self, service: &Service) -> Result<Goal, Error> {
+        let renewed = |mut target: Box<Target>| {
+            // Its storage may have been mounted since; what lies beneath would protect nothing.
+            target.lockspace = service.renew_lockspace(target.lockspace)?;
+            Ok::<_, Error>(Goal::Disk(target))
+        };
         Ok(match self {
-            Self::Wanted(resolve) => Goal::Disk(Box::new(resolve.perform()?)),
-            Self::Found(target) => Goal::Disk(target),
+            Self::Wanted(resolve) => renewed(Box::new(resolve.perform()?))?,
+            Self::Found(target) => renewed(target)?,
             Self::Key(key) => Goal::Key(key),
             Self::Lease(name) => Goal::Key(service.find_lease(&name)?),
             Self::Remembered(want) => find_again(&want)?,

@@ -16,7 +16,7 @@ use crate::lock::directory::Directory;
 use crate::lock::lockspace::{Lockspace, LockspaceKind};
 use crate::lock::open::Links;
 use crate::lock::printable::shown_path;
-use crate::lock::work::Work;
+use crate::lock::work::{Asked, Work};
 use crate::lock::{self, Event, Want};
 
 /// How many there may be; whoever names more does something else than libvirt does.
@@ -80,7 +80,9 @@ impl Service {
         links: Links,
     ) -> Result<(Lockspace, Shown), Error> {
         if let Some(there) = self.lockspace(directory) {
-            return Ok((self.renew_lockspace(there)?, Shown::default()));
+            let there = self.renew_lockspace(there)?;
+            self.examine_now(&there);
+            return Ok((there, Shown::default()));
         }
         let count = self.state().lockspaces.len() + 1;
         within("lockspaces", count, LIMIT, || "in all".to_owned())?;
@@ -103,7 +105,10 @@ impl Service {
         }
         let shown = self.state().publish(vec![Event::LockspacesChanged]);
         tracing::info!("lockspace {} is {}", number, shown_path(&path));
-        Ok((Lockspace::Lease(number, opened), shown))
+        let made = Lockspace::Lease(number, opened);
+        // Whoever has it made may remove it the next moment, and nothing of ours may lie in it then.
+        self.examine_now(&made);
+        Ok((made, shown))
     }
 
     /// The lockspace, opened anew where its path leads to another directory by now. What is held in
@@ -155,6 +160,7 @@ impl Service {
             state.lockspaces.remove(&number);
             (number, there)
         };
+        self.examined(&there);
         if let Err(error) = there.remove() {
             self.state().lockspaces.insert(number, there);
             return Err(error.into());
@@ -235,6 +241,10 @@ struct Create {
 impl Work for Create {
     type Answer = Result<(LockspaceKind, Shown), Error>;
 
+    fn asks(&self) -> Vec<Asked<'_>> {
+        vec![Asked::path(&self.directory)]
+    }
+
     fn perform(self) -> Self::Answer {
         let made = self.service.make_lockspace(&self.directory, self.links);
         made.map(|(lockspace, shown)| (lockspace.kind(), shown))
@@ -248,6 +258,10 @@ struct Remove {
 
 impl Work for Remove {
     type Answer = Result<Shown, Error>;
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        vec![Asked::path(&self.directory)]
+    }
 
     fn perform(self) -> Self::Answer {
         self.service.take_lockspace_away(&self.directory).map_err(told)

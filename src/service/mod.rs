@@ -18,6 +18,7 @@ pub mod describe;
 mod enrol;
 mod error;
 mod finding;
+mod fitness;
 mod handover;
 mod keeping;
 pub mod lanes;
@@ -34,6 +35,7 @@ mod remedy;
 mod restore;
 mod rounds;
 pub mod sentinel;
+mod sighting;
 mod signing;
 mod state;
 pub mod storage;
@@ -59,10 +61,12 @@ use chronicle::Unsaid;
 use counts::Counts;
 pub use enrol::Machine;
 pub use error::Error;
+use fitness::Fitness;
 use keeping::Keep;
 pub use limits::{Exempt, Limits};
 pub use owners::{NewAnchor, Opening};
 pub use restore::restore;
+use sighting::Sightings;
 use state::{Locked, State};
 use storage::Storage;
 pub use wait::{Granted, Presence, Wait, Why};
@@ -108,6 +112,8 @@ struct Inner {
     exempt: Exempt,
     keep: Keep,
     counts: Counts,
+    fitness: Fitness,
+    sightings: Sightings,
     /// Told when an owner may have gone.
     went: Notify,
     /// How many batches are on their way to being seen.
@@ -166,6 +172,8 @@ impl Service {
             exempt,
             keep,
             counts: Counts::default(),
+            fitness: Fitness::default(),
+            sightings: Sightings::default(),
             went: Notify::new(),
             unclean: Notify::new(),
         }))
@@ -173,6 +181,14 @@ impl Service {
 
     fn keep(&self) -> &Keep {
         &self.0.keep
+    }
+
+    fn fitness(&self) -> &Fitness {
+        &self.0.fitness
+    }
+
+    fn sightings(&self) -> &Sightings {
+        &self.0.sightings
     }
 
     /// The settings in force.
@@ -189,6 +205,7 @@ impl Service {
             state.publish(vec![Event::LockspacesChanged])
         };
         self.storage().look_again();
+        self.examine_all();
         shown.wait().await;
     }
 

@@ -202,6 +202,7 @@ impl Restored {
         }
         service.spawn(Discard { service: service.clone(), strays, away, twice });
         service.clean_soon();
+        service.examine_all();
         service.verify_all();
         tokio::spawn(service.clone().go_rounds());
     }

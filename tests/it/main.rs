@@ -18,6 +18,7 @@ mod broker;
 mod cli;
 mod contract;
 mod crash;
+mod doctor;
 mod examples;
 mod far;
 mod fuzz;

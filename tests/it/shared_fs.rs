@@ -5,5 +5,6 @@ mod attributes;
 mod between;
 mod harness;
 mod pair;
+mod seen;
 mod told;
 mod waiting;

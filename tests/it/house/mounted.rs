@@ -63,6 +63,14 @@ impl Mounted {
         Mounted(at.to_owned())
     }
 
+    /// The same, in which nothing can be made.
+    pub(crate) fn read_only_over(at: &Path) -> Mounted {
+        let none = None::<&str>;
+        mount(none, at, Some("tmpfs"), MsFlags::MS_RDONLY, Some("mode=700"))
+            .expect("a tmpfs can be mounted");
+        Mounted(at.to_owned())
+    }
+
     fn new(from: Option<&Path>, at: &Path, kind: Option<&str>, flags: MsFlags) -> Mounted {
         fs::create_dir(at).unwrap_or_else(|e| panic!("{}: {e}", at.display()));
         mount(from, at, kind, flags, None::<&str>)

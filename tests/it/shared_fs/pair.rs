@@ -2,13 +2,13 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use zbus::Connection;
 
 use crate::host::skip;
-use crate::house::{Daemon, House, Launch, Shared, Side, within};
+use crate::house::{Daemon, House, Launch, Ran, Shared, Side, program, run, within};
 use crate::machine::{Machine, exclusive};
 
 /// Where lock files are.
@@ -24,7 +24,7 @@ pub(super) enum Files {
 pub(super) struct Half {
     pub(super) bus: Connection,
     pub(super) daemon: Daemon,
-    _house: House,
+    house: House,
 }
 
 /// The hosts.
@@ -32,6 +32,11 @@ pub(super) struct Pair {
     pub(super) a: Half,
     pub(super) b: Half,
     pub(super) shared: Shared,
+}
+
+/// Where lock files are, as both hosts know it.
+pub(super) fn locks(shared: &Shared) -> PathBuf {
+    shared.path().join("locks")
 }
 
 /// The file system alone. None if this machine can't have it, which has been said then.
@@ -45,16 +50,23 @@ pub(super) async fn shared() -> Option<Shared> {
 impl Pair {
     /// Starts it all. None if this machine can't, which has been said then.
     pub(super) async fn start(files: Files) -> Option<Pair> {
+        let config = match files {
+            Files::Direct => "",
+            Files::Hashed => "file_lockspace_dir = \"@LOCKS@\"\n",
+        };
+        Pair::start_with([config; 2]).await
+    }
+
+    /// The same with settings for each, in which `@LOCKS@` is a directory of the shared file system.
+    pub(super) async fn start_with(configs: [&str; 2]) -> Option<Pair> {
         let shared = shared().await?;
         let [a, b] = shared.hosts();
-        let locks = shared.path().join("locks");
+        let locks = locks(&shared);
         fs::create_dir(a.at(&locks)).unwrap();
         fs::set_permissions(a.at(&locks), Permissions::from_mode(0o700)).unwrap();
-        let config = match files {
-            Files::Direct => String::new(),
-            Files::Hashed => format!("file_lockspace_dir = \"{}\"\n", locks.display()),
-        };
-        let (a, b) = (Half::on(a, &config).await, Half::on(b, &config).await);
+        let [for_a, for_b] =
+            configs.map(|config| config.replace("@LOCKS@", &locks.display().to_string()));
+        let (a, b) = (Half::on(a, &for_a).await, Half::on(b, &for_b).await);
         Some(Pair { a, b, shared })
     }
 
@@ -69,7 +81,15 @@ impl Half {
         let house = House::builder().config(config).without_daemon().start().await;
         let launch = Launch { inside: side.inside(), ..house.launch() };
         let daemon = Daemon::start(house.bus(), launch).await;
-        Half { bus: house.connection().await, daemon, _house: house }
+        Half { bus: house.connection().await, daemon, house }
+    }
+
+    /// Runs the tool on this host, which is that side.
+    pub(super) async fn vmlockctl(&self, side: &Side, arguments: &[&str]) -> Ran {
+        let inside = side.inside();
+        let mut command = self.house.command(&inside[0]);
+        command.args(&inside[1..]).arg(program("vmlockctl")).args(arguments);
+        run(command).await
     }
 
     /// A machine on this host.

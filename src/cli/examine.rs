@@ -1,0 +1,145 @@
+//! `doctor DIRECTORY`: what locks on a file system are worth.
+//!
+//! The tool finds out by itself, as whoever has started it; the service is not asked.
+
+use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use serde_json::{Value, json};
+
+use super::error::Error;
+use super::hosts;
+use super::remark::{Grade, Remark};
+use crate::lock::examination::{Examination, Examine, PATIENCE};
+use crate::lock::mount::{Mount, Mounts};
+use crate::lock::printable::{shown_path, spelt_path};
+use crate::lock::trial::{Outcome, Step};
+use crate::lock::verdict::{Caveat, Local, Verdict};
+use crate::lock::work::Work as _;
+
+/// Examines a directory, or where a disk is.
+///
+/// # Errors
+///
+/// Where there is no such thing.
+pub(super) fn examine(path: &Path, remarks: &mut Vec<Remark>) -> Result<(), Error> {
+    let path = std::path::absolute(path)
+        .map_err(|error| Error::Usage(format!("'{}' is no path: {error}", shown_path(path))))?;
+    // Nothing is asked here that the process has not had an answer to: it may hang.
+    let examination = of(&path);
+    match examination.tried.first() {
+        Some((Step::Open, Outcome::Failed(Errno::ENOTDIR))) => examine_disk(&path, remarks),
+        Some((Step::Open, Outcome::Failed(Errno::ENOENT))) => {
+            Err(Error::Missing(format!("{} does not exist", shown_path(&path))))
+        }
+        _ => {
+            tell(&path, &examination, remarks);
+            Ok(())
+        }
+    }
+}
+
+fn of(directory: &Path) -> Examination {
+    Examine { directory: directory.to_owned(), patience: PATIENCE }.perform()
+}
+
+fn examine_disk(path: &Path, remarks: &mut Vec<Remark>) -> Result<(), Error> {
+    let shown = shown_path(path);
+    let failed = |error| Error::system(&format!("looking at {shown}"), error);
+    let real = fs::canonicalize(path).map_err(failed)?;
+    let kind = fs::metadata(&real).map_err(failed)?.file_type();
+    if kind.is_block_device() {
+        let message = format!(
+            "{shown} is a block device: a lock on it is in the way of this host only, and is not \
+             tested"
+        );
+        let advice = "if other hosts have it, too, lock it by its name, with 'lvm_lockspace_dir' or \
+                      'scsi_lockspace_dir' on a file system that they share";
+        remarks.push(Remark::new(Grade::Warning, "disk", message).advise(advice));
+        return Ok(());
+    }
+    if !kind.is_file() {
+        let message = format!("{shown} is neither a directory nor a disk");
+        return Err(Error::Usage(message));
+    }
+    let message = format!("where no lockspace is configured, {shown} itself is locked");
+    remarks.push(Remark::new(Grade::Ok, "disk", message));
+    let directory = real.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned);
+    let examination = of(&directory);
+    let mounts = Mounts::now().unwrap_or_default();
+    let own = mounts.of(&real).map(|mount| mount.id);
+    if own.is_some() && own != examination.mount.as_ref().map(|mount| mount.id) {
+        let message = format!("not tested: {shown} is mounted by itself, and no file is beside it");
+        let advice = "look at the directory from which it was mounted";
+        remarks.push(Remark::new(Grade::Warning, "verdict", message).advise(advice));
+        return Ok(());
+    }
+    tell(&directory, &examination, remarks);
+    Ok(())
+}
+
+/// What was found out, line by line.
+pub(super) fn tell(directory: &Path, examination: &Examination, remarks: &mut Vec<Remark>) {
+    let shown = shown_path(directory);
+    let Examination { mount, tried, verdict, caveats, .. } = examination;
+    let place = match mount {
+        Some(Mount { kind, source, point, .. }) => {
+            let point = shown_path(point);
+            format!("{shown} is on {source}, a file system of type {kind}, mounted at {point}")
+        }
+        None => format!("what {shown} is on is not known"),
+    };
+    remarks.push(Remark::new(Grade::Ok, "place", place));
+    remarks.extend(tried.iter().map(|(step, outcome)| of_step(*step, outcome)));
+    remarks.extend(caveats.iter().map(|caveat| of_caveat(*caveat)));
+    let message = format!("{shown}: {}", verdict.sentence());
+    let mut remark = Remark::new(grade(verdict), "verdict", message);
+    if let Some(advice) = verdict.advice() {
+        remark = remark.advise(advice);
+    }
+    remarks.push(remark.with_facts(facts(directory, examination)));
+    if !matches!(verdict, Verdict::Untested(_)) {
+        hosts::look(directory, remarks);
+    }
+}
+
+fn of_step(step: Step, outcome: &Outcome) -> Remark {
+    let (grade, message) = match outcome {
+        Outcome::Passed => (Grade::Ok, step.promise().to_owned()),
+        Outcome::Wrong(how) => (Grade::Danger, how.clone()),
+        Outcome::NoLocks(errno) => {
+            (Grade::Danger, format!("{}: no lock is given ({})", step.deed(), errno.desc()))
+        }
+        Outcome::Failed(errno) => (Grade::Warning, format!("{}: {}", step.deed(), errno.desc())),
+    };
+    Remark::new(grade, step.as_str(), message)
+}
+
+fn of_caveat(caveat: Caveat) -> Remark {
+    Remark::new(Grade::Warning, "mount", caveat.sentence()).advise(caveat.advice())
+}
+
+/// How grave a verdict is for somebody who wants to rely on locks there.
+pub(super) fn grade(verdict: &Verdict) -> Grade {
+    match verdict {
+        Verdict::Shared => Grade::Ok,
+        Verdict::Local(Local::OwnDevice) => Grade::Note,
+        Verdict::Local(_) | Verdict::Untested(_) => Grade::Warning,
+        Verdict::Unfit(_) => Grade::Danger,
+    }
+}
+
+fn facts(directory: &Path, examination: &Examination) -> Value {
+    let mut facts = json!({
+        "directory": spelt_path(directory),
+        "verdict": examination.verdict.as_str(),
+    });
+    if let Some(mount) = &examination.mount {
+        facts["filesystem"] = mount.kind.as_str().into();
+        facts["source"] = mount.source.as_str().into();
+        facts["mount-point"] = spelt_path(&mount.point).into();
+    }
+    facts
+}

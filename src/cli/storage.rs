@@ -1,0 +1,109 @@
+//! What `doctor` says of the storage that the service uses.
+
+use std::path::Path;
+
+use super::error::Error;
+use super::link::Link;
+use super::remark::{Grade, Remark};
+use super::{hosts, lockspace, row};
+use crate::client::{ManagerProxy, Options, Row};
+
+/// Looks at the lockspaces, and whether storage answers.
+pub(super) async fn look(
+    link: &Link,
+    manager: &ManagerProxy<'_>,
+    remarks: &mut Vec<Remark>,
+) -> Result<(), Error> {
+    let silent = row::number(&manager.get_metrics(Options::new()).await?, "storage-silent");
+    remarks.extend(of_silence(silent));
+    for lockspace in lockspace::all(link).await? {
+        of_lockspace(&lockspace, remarks);
+        let directory = row::text(&lockspace, "Directory");
+        let shared = matches!(row::text(&lockspace, "Verdict"), "shared" | "not-shared");
+        // Nobody may know how long who asks it would wait.
+        if shared && silent == 0 && row::text(&lockspace, "Kind") != "lease" {
+            hosts::look(Path::new(directory), remarks);
+        }
+    }
+    Ok(())
+}
+
+fn of_silence(silent: u64) -> Option<Remark> {
+    let message = match silent {
+        0 => return None,
+        1 => "one mount does not answer, and nothing is locked there until it does".to_owned(),
+        count => format!("{count} mounts do not answer, and nothing is locked there until they do"),
+    };
+    let advice = "the service's log says which; see to its server, or to the way to it";
+    Some(Remark::new(Grade::Warning, "storage", message).advise(advice))
+}
+
+/// What the service has found out about a lockspace. One older than that says nothing.
+fn of_lockspace(lockspace: &Row, remarks: &mut Vec<Remark>) {
+    let configured = row::text(lockspace, "Kind") != "lease";
+    let grade = match row::text(lockspace, "Verdict") {
+        "shared" => Grade::Ok,
+        // Of one that somebody has made it is known what he wanted.
+        "local" if !configured => Grade::Ok,
+        "local" => Grade::Note,
+        "unfit" => Grade::Danger,
+        "" => return,
+        _ => Grade::Warning,
+    };
+    let (name, directory) = (row::text(lockspace, "Name"), row::text(lockspace, "Directory"));
+    let place = match directory {
+        "" => format!("lockspace {name}"),
+        directory => format!("lockspace {name}, {directory}"),
+    };
+    let findings = row::words(lockspace, "Findings");
+    let grades = std::iter::once(grade).chain(std::iter::repeat(Grade::Warning));
+    for (finding, grade) in findings.into_iter().zip(grades) {
+        let remark = Remark::new(grade, "lockspace", format!("{place}: {finding}"));
+        remarks.push(remark.about(lockspace));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zbus::{OwnedVariant, Variant};
+
+    fn lockspace(kind: &str, verdict: &str, findings: Vec<&str>) -> Row {
+        let owned = |value: Variant<'_>| OwnedVariant::try_from(value).unwrap();
+        let text = [("Name", "x"), ("Kind", kind), ("Directory", "/srv"), ("Verdict", verdict)];
+        let text = text.map(|(key, value)| (key.to_owned(), owned(value.into())));
+        let findings = ("Findings".to_owned(), owned(findings.into()));
+        text.into_iter().chain([findings]).collect()
+    }
+
+    #[test]
+    fn a_verdict_is_as_grave_as_it_is() {
+        for (kind, verdict, grade) in [
+            ("hashed", "shared", Some(Grade::Ok)),
+            ("hashed", "local", Some(Grade::Note)),
+            ("lease", "local", Some(Grade::Ok)),
+            ("lease", "not-shared", Some(Grade::Warning)),
+            ("hashed", "untested", Some(Grade::Warning)),
+            ("direct", "recorded", Some(Grade::Warning)),
+            ("hashed", "of-tomorrow", Some(Grade::Warning)),
+            ("hashed", "unfit", Some(Grade::Danger)),
+            ("direct", "", None),
+        ] {
+            let mut remarks = Vec::new();
+            of_lockspace(&lockspace(kind, verdict, vec!["so it is"]), &mut remarks);
+            let found = remarks.first().map(|remark| remark.grade);
+            assert_eq!(found, grade, "{kind} {verdict}");
+        }
+        let mut remarks = Vec::new();
+        of_lockspace(&lockspace("hashed", "shared", vec!["good", "but"]), &mut remarks);
+        let grades: Vec<Grade> = remarks.iter().map(|remark| remark.grade).collect();
+        assert_eq!(grades, [Grade::Ok, Grade::Warning]);
+        assert!(remarks[1].line().contains("lockspace x, /srv: but"), "{}", remarks[1].line());
+    }
+
+    #[test]
+    fn silence_is_told() {
+        assert!(of_silence(0).is_none());
+        assert_eq!(of_silence(2).unwrap().grade, Grade::Warning);
+    }
+}

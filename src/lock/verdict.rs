@@ -1,0 +1,243 @@
+//! What locks on a directory's file system are worth, in words.
+
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use super::trial::Step;
+
+/// What is to be thought of the locks on a file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// They are in the way of this host and of all others that have it mounted.
+    Shared,
+    /// They are in the way of this host only.
+    Local(Local),
+    /// They are in nobody's way, or can't be had.
+    Unfit(Flaw),
+    /// It was not to be found out.
+    Untested(Untested),
+}
+
+/// Why locks are this host's only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Local {
+    /// The file system is on a device of this host's, or in its memory.
+    OwnDevice,
+    /// It lies on others, and its locks are not theirs.
+    Overlay,
+    /// The host lends it to a machine, and keeps the machine's locks out of it.
+    Lent,
+    /// A process serves it, and the kernel keeps the locks unless that one wants to.
+    Process,
+    /// It is shared, but an option of the mount, or what it was made with, keeps the locks here.
+    Option(String),
+    /// It is of a type of which nothing is known.
+    UnknownType,
+}
+
+/// Why no lock can be relied on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Flaw {
+    /// Nothing can be made there.
+    ReadOnly,
+    /// Root is nobody there.
+    Squashed,
+    /// The file system gives no locks.
+    NoLocks(Errno),
+    /// A lock was not what it has to be.
+    Broken(Step, String),
+}
+
+/// Why it was not to be found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Untested {
+    /// There was no answer for so long.
+    Silent(Duration),
+    /// Who asked may not make a file there.
+    Forbidden,
+    /// It failed at something that says nothing of locks.
+    Failed(Step, Errno),
+    /// There is no process for it.
+    NoProcess(String),
+}
+
+/// What should be known of locks that are good otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caveat {
+    /// The server keeps the locks of a host that went without a word.
+    KeptForEver,
+    /// The kernel takes lost locks again, and tells nobody.
+    RecoversLost,
+    /// What is locked can't be read or written by anybody else.
+    Mandatory,
+    /// What root makes belongs to somebody else.
+    Squashed(u32),
+}
+
+impl Verdict {
+    /// In a word, as it is told on the bus.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Shared => "shared",
+            Self::Local(Local::OwnDevice) => "local",
+            Self::Local(_) => "not-shared",
+            Self::Unfit(_) => "unfit",
+            Self::Untested(_) => "untested",
+        }
+    }
+
+    /// In a sentence, of which the subject is the locks there.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        match self {
+            Self::Shared => "locks are in the way of every host that has it mounted".to_owned(),
+            Self::Local(why) => {
+                format!("locks are in the way of this host only: {}", why.sentence())
+            }
+            Self::Unfit(flaw) => flaw.sentence(),
+            Self::Untested(why) => format!("not tested: {}", why.sentence()),
+        }
+    }
+
+    /// What somebody can do about it, where there is anything to be done.
+    #[must_use]
+    pub fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::Shared | Self::Local(Local::OwnDevice) => None,
+            Self::Local(why) => Some(why.advice()),
+            Self::Unfit(flaw) => Some(flaw.advice()),
+            Self::Untested(why) => Some(why.advice()),
+        }
+    }
+
+    /// Both, for people.
+    #[must_use]
+    pub fn said(&self) -> String {
+        match self.advice() {
+            Some(advice) => format!("{}; {advice}", self.sentence()),
+            None => self.sentence(),
+        }
+    }
+
+    /// Whether other hosts may have it mounted, and their locks may be seen here.
+    #[must_use]
+    pub fn may_be_shared(&self) -> bool {
+        match self {
+            Self::Shared => true,
+            Self::Local(why) => matches!(why, Local::Process | Local::UnknownType),
+            Self::Unfit(_) | Self::Untested(_) => false,
+        }
+    }
+}
+
+impl Local {
+    fn sentence(&self) -> String {
+        match self {
+            Self::OwnDevice => "the file system is its own".to_owned(),
+            Self::Overlay => {
+                "an overlay has locks of its own, not those of the layers below".to_owned()
+            }
+            Self::Lent => "what a host lends to a machine has no locks of the host's".to_owned(),
+            Self::Process => {
+                "a process serves it, and as far as is known it keeps them there".to_owned()
+            }
+            Self::Option(option) => format!("'{option}' keeps them here"),
+            Self::UnknownType => {
+                "nothing is known of what its type does with the locks of others".to_owned()
+            }
+        }
+    }
+
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::OwnDevice => "hosts that share disks need a file system that they share",
+            Self::Overlay => "have the file system below it mounted, and use that",
+            Self::Lent => "in the machine, use storage that it has mounted itself",
+            Self::Process => {
+                "if other hosts use it, try whether they see each other's locks, or keep lock files \
+                 elsewhere"
+            }
+            Self::Option(_) => "if other hosts use it, mount it without that, on all of them",
+            Self::UnknownType => "if other hosts use it, try whether they see each other's locks",
+        }
+    }
+}
+
+impl Flaw {
+    fn sentence(&self) -> String {
+        match self {
+            Self::ReadOnly => "it is mounted read-only".to_owned(),
+            Self::Squashed => "root may not make files there, as with 'root_squash'".to_owned(),
+            Self::NoLocks(errno) => format!("its file system gives no lock ({})", errno.desc()),
+            Self::Broken(_, how) => how.clone(),
+        }
+    }
+
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::ReadOnly => "mount it for writing",
+            Self::Squashed => "on the server, export it with 'no_root_squash'",
+            Self::NoLocks(_) => {
+                "start what gives locks there (for NFS 3, rpc.statd), or use another file system"
+            }
+            Self::Broken(..) => "two machines could write one disk: use another file system",
+        }
+    }
+}
+
+impl Untested {
+    fn sentence(&self) -> String {
+        match self {
+            Self::Silent(time) => format!("it does not answer, for {} s", time.as_secs()),
+            Self::Forbidden => "this user may not make a file there".to_owned(),
+            Self::Failed(step, errno) => format!("{}: {}", step.deed(), errno.desc()),
+            Self::NoProcess(why) => format!("there is no process for it: {why}"),
+        }
+    }
+
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::Silent(_) => "see to its server, or to the way to it",
+            Self::Forbidden => "ask as root, or as whom it belongs to",
+            Self::Failed(..) | Self::NoProcess(_) => "see to that, and ask again",
+        }
+    }
+}
+
+impl Caveat {
+    /// In a sentence.
+    #[must_use]
+    pub fn sentence(self) -> String {
+        match self {
+            Self::KeptForEver => {
+                "NFS before version 4 keeps the locks of a host that was powered off for ever"
+                    .to_owned()
+            }
+            Self::RecoversLost => {
+                "'recover_lost_locks' has the kernel take lost locks again, and tell nobody"
+                    .to_owned()
+            }
+            Self::Mandatory => {
+                "SMB keeps everybody else from reading and writing what is locked".to_owned()
+            }
+            Self::Squashed(uid) => format!("what root makes there belongs to uid {uid}"),
+        }
+    }
+
+    /// What to do.
+    #[must_use]
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::KeptForEver => {
+                "mount it with 'vers=4.2', or clear such a host's locks on the server"
+            }
+            Self::RecoversLost => "set the parameter 'recover_lost_locks' of the module nfs to N",
+            Self::Mandatory => {
+                "keep lock files there if need be, but no disks that are locked directly"
+            }
+            Self::Squashed(_) => "on the server, export it with 'no_root_squash'",
+        }
+    }
+}

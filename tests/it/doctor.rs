@@ -1,0 +1,93 @@
+//! Storage that lies: what locks on a file system are worth is found out, and said, before anybody
+//! relies on them.
+
+mod service;
+mod silence;
+mod verdicts;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::host::skip;
+use crate::house::{House, Process, within};
+
+/// What bindfs is told to pass locks on: it does so as one process, whoever asks.
+const FORWARDING: [&str; 2] = ["--multithreaded", "--enable-lock-forwarding"];
+
+/// A directory of the house that a process shows in another place.
+struct Served {
+    /// Where it is shown.
+    at: PathBuf,
+    /// Where it is.
+    behind: PathBuf,
+    server: Process,
+}
+
+impl Served {
+    async fn mount(house: &House, options: &[&str]) -> Option<Served> {
+        if !Path::new("/dev/fuse").exists() {
+            return skip("there is no /dev/fuse here");
+        }
+        let [behind, at] = ["behind", "served"].map(|name| private(&house.dir().join(name)));
+        fs::write(behind.join("there"), "").unwrap();
+        let mut command = Command::new("bindfs");
+        command.arg("-f").args(options).args([&behind, &at]);
+        let server = Process::start("bindfs", command, &house.dir().join("bindfs.log"));
+        let served = Served { at, behind, server };
+        let there = async {
+            while !served.at.join("there").exists() {
+                assert!(served.server.lives(), "bindfs: {}", served.server.stderr());
+                tokio::task::yield_now().await;
+            }
+        };
+        within("the file system is mounted", there).await;
+        fs::remove_file(served.behind.join("there")).unwrap();
+        Some(served)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // What waits for it gets an error.
+        self.server.signal(Signal::SIGKILL);
+        let _ = umount2(&self.at, MntFlags::MNT_DETACH);
+    }
+}
+
+/// Makes a directory that a lockspace may be.
+fn private(path: &Path) -> PathBuf {
+    fs::create_dir(path).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(0o700)).unwrap();
+    path.to_owned()
+}
+
+/// What is in a directory.
+fn names(directory: &Path) -> Vec<PathBuf> {
+    fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+/// What `doctor` says of a path, with its exit code.
+async fn doctor(house: &House, path: &Path) -> (i32, Vec<Value>) {
+    let ran = house.run("vmlockctl", &["--json", "doctor", path.to_str().unwrap()]).await;
+    let remarks = serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{ran:#?}"));
+    (ran.status.code().unwrap(), remarks)
+}
+
+/// The remark on one thing.
+fn on<'r>(remarks: &'r [Value], check: &str) -> &'r Value {
+    let found = remarks.iter().find(|remark| remark["check"] == check);
+    found.unwrap_or_else(|| panic!("nothing on {check}: {remarks:#?}"))
+}
+
+/// What `doctor` says of the service, with its exit code.
+async fn of_service(house: &House) -> (i32, Vec<Value>) {
+    let ran = house.run("vmlockctl", &["--json", "doctor"]).await;
+    let remarks = serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{ran:#?}"));
+    (ran.status.code().unwrap(), remarks)
+}

@@ -1,0 +1,121 @@
+//! What the service does about it.
+
+use std::fs;
+use std::path::Path;
+
+use super::{FORWARDING, Served, names, of_service, on, private};
+use crate::house::{Daemon, House, Mounted, within};
+use crate::machine::{Machine, exclusive, lock, manager};
+use crate::methods::none;
+
+/// What it says of a lockspace once it has looked.
+async fn verdict(house: &House, name: &str) -> String {
+    let bus = house.connection().await;
+    let lockspace = vmlockd::client::LockspaceProxy::builder(&bus);
+    let path = format!("/org/vmlockd1/lockspace/{name}");
+    let lockspace = lockspace.path(path).cache_properties(zbus::proxy::CacheProperties::No);
+    let lockspace = lockspace.build().await.unwrap();
+    let looked = async {
+        loop {
+            let verdict = lockspace.verdict().await.unwrap();
+            if !verdict.is_empty() {
+                return verdict;
+            }
+        }
+    };
+    within("it is looked at", looked).await
+}
+
+fn hashed(at: &Path) -> String {
+    format!("file_lockspace_dir = \"{}\"\n", at.display())
+}
+
+#[tokio::test]
+async fn where_locks_are_worth_nothing_nothing_is_locked() {
+    let house = House::builder().without_daemon().start().await;
+    let Some(served) = Served::mount(&house, &FORWARDING).await else { return };
+    house.configure(&hashed(&served.at));
+    let daemon = Daemon::start(house.bus(), house.launch()).await;
+    let bus = house.connection().await;
+    let (web1, disk) = (Machine::open(&bus, "web1").await, house.raw_of(0, "disk"));
+    let refused = web1.acquire(&[exclusive(&disk)]).await.unwrap_err();
+    assert_eq!(refused.name, "NotLockable", "{refused:?}");
+    let at = served.at.display().to_string();
+    assert!(refused.message.contains(&at) && refused.message.contains("both got the lock"));
+    assert_eq!(verdict(&house, "file").await, "unfit");
+    assert_eq!(names(&served.behind), Vec::<std::path::PathBuf>::new());
+    assert!(web1.locks().await.is_empty());
+    let said = || daemon.stderr().matches("nothing more is locked in lockspace").count();
+    assert_eq!(said(), 1, "{}", daemon.stderr());
+    web1.acquire(&[exclusive(&disk)]).await.unwrap_err();
+    assert_eq!(said(), 1);
+    let (code, remarks) = of_service(&house).await;
+    assert_eq!((code, &on(&remarks, "lockspace")["state"]), (1, &"danger".into()));
+
+    // Where somebody names it himself it is no better.
+    let leases = served.at.join("leases");
+    manager(&bus).await.create_lockspace(leases.to_str().unwrap(), none()).await.unwrap();
+    let lease = format!("lease:{}/a", leases.display());
+    manager(&bus).await.create_lease(&lease, none()).await.unwrap();
+    let refused = web1.acquire(&[(lease.as_str(), "exclusive")]).await.unwrap_err();
+    assert_eq!(refused.name, "NotLockable", "{refused:?}");
+    drop(daemon);
+}
+
+/// Settings that lead there take nothing away from anybody.
+#[tokio::test]
+async fn what_is_held_stays_held() {
+    let house = House::builder().folder("locks").start().await;
+    let Some(served) = Served::mount(&house, &FORWARDING).await else { return };
+    let bus = house.connection().await;
+    let (web1, disk) = (Machine::open(&bus, "web1").await, house.raw_of(0, "disk"));
+    let held = web1.acquire(&[exclusive(&disk)]).await.unwrap();
+    house.configure(&hashed(&served.at));
+    manager(&bus).await.reload(none()).await.unwrap();
+    let other = house.raw_of(0, "other");
+    assert_eq!(web1.acquire(&[exclusive(&other)]).await.unwrap_err().name, "NotLockable");
+    assert_eq!(web1.acquire(&[exclusive(&disk)]).await.unwrap(), held);
+    house.daemon().kill9().await;
+    house.daemon().start_again().await;
+    assert_eq!(web1.acquire(&[exclusive(&other)]).await.unwrap_err().name, "NotLockable");
+    let kept = lock(&bus, &held[0]).await;
+    let verified = async { while !kept.verified().await.unwrap() {} };
+    within("it is there", verified).await;
+    assert_eq!(kept.mode().await.unwrap(), "exclusive");
+}
+
+/// Storage is mounted over a directory that was empty until then.
+#[tokio::test]
+async fn a_directory_that_becomes_another_is_looked_at_again() {
+    let house = House::builder().without_daemon().start().await;
+    let at = private(&house.dir().join("locks"));
+    house.configure(&hashed(&at));
+    let daemon = Daemon::start(house.bus(), house.launch()).await;
+    let bus = house.connection().await;
+    let web1 = Machine::open(&bus, "web1").await;
+    let disks = ["a", "b", "c"].map(|name| house.raw_of(0, name));
+    web1.acquire(&[exclusive(&disks[0])]).await.unwrap();
+    assert_eq!(names(&at).len(), 1);
+    let mounted = Mounted::empty_over(&at);
+    web1.acquire(&[exclusive(&disks[1])]).await.unwrap();
+    assert_eq!(names(&at).len(), 1, "its lock file is on what is mounted");
+    fs::remove_file(&names(&at)[0]).unwrap();
+    drop(mounted);
+    let mounted = Mounted::read_only_over(&at);
+    let refused = web1.acquire(&[exclusive(&disks[2])]).await.unwrap_err();
+    assert_eq!(refused.name, "NotLockable", "{refused:?}");
+    assert!(refused.message.contains("read-only"), "{refused:?}");
+    drop(mounted);
+    web1.acquire(&[exclusive(&disks[2])]).await.unwrap();
+    assert_eq!(names(&at).len(), 2);
+    drop(daemon);
+}
+
+#[tokio::test]
+async fn what_is_only_recorded_is_said() {
+    let config = "auto_disk_leases = false\nrequire_lease_for_disks = false\n";
+    let house = House::builder().config(config).start().await;
+    assert_eq!(verdict(&house, "direct").await, "recorded");
+    let (code, remarks) = of_service(&house).await;
+    assert_eq!((code, &on(&remarks, "lockspace")["state"]), (78, &"warning".into()));
+}

@@ -1,0 +1,144 @@
+//! What `vmlockctl doctor` finds out by itself.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount, umount};
+
+use super::{FORWARDING, Served, doctor, names, on, private};
+use crate::house::user::NOBODY;
+use crate::house::{House, Looped, Mounted, run};
+
+/// Asserts what it says of a directory, and that it leaves nothing behind.
+async fn assert_verdict(house: &House, at: &Path, code: i32, verdict: &str, words: &str) {
+    let before = names(at);
+    let (ended, remarks) = doctor(house, at).await;
+    let told = on(&remarks, "verdict");
+    assert_eq!(told["about"]["verdict"], verdict, "{remarks:#?}");
+    assert!(told["message"].as_str().unwrap().contains(words), "{told:#}");
+    assert_eq!(ended, code, "{remarks:#?}");
+    assert_eq!(names(at), before);
+}
+
+#[tokio::test]
+async fn what_is_the_hosts_own_is_local() {
+    let disk = Looped::new();
+    let house = House::builder().without_daemon().start().await;
+    File::options().write(true).open(disk.file()).unwrap().set_len(8 << 20).unwrap();
+    let mut resize = tokio::process::Command::new("losetup");
+    resize.arg("--set-capacity").arg(disk.node());
+    run(resize).await.ok();
+    let mut make = tokio::process::Command::new("mkfs.ext4");
+    make.arg("-q").arg(disk.node());
+    run(make).await.ok();
+    let at = private(&house.dir().join("ext4"));
+    mount(Some(disk.node()), &at, Some("ext4"), MsFlags::empty(), None::<&str>).unwrap();
+    let own = "this host only: the file system is its own";
+    assert_verdict(&house, &at, 0, "local", own).await;
+    let image = at.join("disk.img");
+    fs::write(&image, "a disk").unwrap();
+    assert_verdict(&house, &at, 0, "local", own).await;
+    // A disk is looked at from beside it.
+    let (code, remarks) = doctor(&house, &image).await;
+    assert_eq!((code, &on(&remarks, "verdict")["about"]["filesystem"]), (0, &"ext4".into()));
+    assert_eq!(fs::read(&image).unwrap(), b"a disk");
+    umount(&at).unwrap();
+
+    let memory = house.dir().join("memory");
+    let _mounted = Mounted::roomy(&memory);
+    assert_verdict(&house, &memory, 0, "local", own).await;
+    let (_, remarks) = doctor(&house, &memory).await;
+    assert_eq!(remarks.iter().filter(|remark| remark["state"] == "ok").count(), 10);
+    let facts = &on(&remarks, "verdict")["about"];
+    assert_eq!((&facts["source"], &facts["mount-point"]), (&"none".into(), &facts["directory"]));
+}
+
+#[tokio::test]
+async fn an_overlay_is_not_what_lies_below() {
+    let house = House::builder().without_daemon().start().await;
+    let below = house.dir().join("below");
+    let _below = Mounted::roomy(&below);
+    let [lower, upper, work] = ["lower", "upper", "work"].map(|name| private(&below.join(name)));
+    let merged = private(&house.dir().join("merged"));
+    let (lower, upper, work) = (lower.display(), upper.display(), work.display());
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+    let kind = Some("overlay");
+    mount(kind, &merged, kind, MsFlags::empty(), Some(options.as_str())).unwrap();
+    assert_verdict(&house, &merged, 78, "not-shared", "an overlay has locks of its own").await;
+    umount(&merged).unwrap();
+}
+
+#[tokio::test]
+async fn a_process_that_keeps_locks_out_is_told_from_one_that_mixes_them_up() {
+    let house = House::builder().without_daemon().start().await;
+    let Some(served) = Served::mount(&house, &[]).await else { return };
+    assert_verdict(&house, &served.at, 78, "not-shared", "a process serves it").await;
+    assert_eq!(names(&served.behind), Vec::<std::path::PathBuf>::new());
+    drop(served);
+
+    let house = House::builder().without_daemon().start().await;
+    let Some(served) = Served::mount(&house, &FORWARDING).await else { return };
+    assert_verdict(&house, &served.at, 1, "unfit", "both got the lock").await;
+    let (_, remarks) = doctor(&house, &served.at).await;
+    assert_eq!(on(&remarks, "files")["state"], "danger", "{remarks:#?}");
+    assert_eq!(names(&served.behind), Vec::<std::path::PathBuf>::new());
+}
+
+#[tokio::test]
+async fn where_nothing_can_be_made_nothing_can_be_locked() {
+    let house = House::builder().without_daemon().start().await;
+    let (from, at) = (private(&house.dir().join("from")), house.dir().join("at"));
+    let mounted = Mounted::read_only(&from, &at);
+    assert_verdict(&house, &at, 1, "unfit", "read-only").await;
+    drop(mounted);
+    // Nobody is root here.
+    fs::set_permissions(&from, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let words = ["doctor", from.to_str().unwrap()];
+    let ran = house.run_as(NOBODY, "vmlockctl", &words).await;
+    assert_eq!(ran.status.code(), Some(78), "{ran:#?}");
+    assert!(ran.stdout.contains("not tested: this user may not make a file there"), "{ran:#?}");
+}
+
+#[tokio::test]
+async fn what_is_no_place_for_locks_is_refused_in_words() {
+    let house = House::builder().without_daemon().start().await;
+    let missing = house.dir().join("missing");
+    let long = format!("/{}", "x".repeat(5000));
+    for (arguments, code, said) in [
+        (vec!["doctor", missing.to_str().unwrap()], 66, "does not exist"),
+        (vec!["doctor", "/dev/null"], 64, "neither a directory nor a disk"),
+        (vec!["doctor", ""], 64, ""),
+        (vec!["doctor", "a", "b"], 64, "unexpected argument"),
+    ] {
+        let ran = house.run("vmlockctl", &arguments).await;
+        assert_eq!(ran.status.code(), Some(code), "{arguments:?}: {ran:#?}");
+        assert!(ran.stderr.contains(said) && ran.stdout.is_empty(), "{ran:#?}");
+    }
+    let ran = house.run("vmlockctl", &["doctor", &long]).await;
+    assert_eq!(ran.status.code(), Some(78), "{ran:#?}");
+    let disk = Looped::new();
+    let ran = house.run("vmlockctl", &["doctor", disk.node().to_str().unwrap()]).await;
+    assert_eq!(ran.status.code(), Some(78), "{ran:#?}");
+    assert!(ran.stdout.contains("lvm_lockspace_dir"), "{ran:#?}");
+}
+
+/// Whatever lies where the hosts are, none of it is believed or costs anything.
+#[tokio::test]
+async fn what_strangers_put_among_the_hosts_is_passed_over() {
+    let house = House::builder().without_daemon().start().await;
+    let at = private(&house.dir().join("locks"));
+    let hosts = private(&at.join("hosts"));
+    fs::write(hosts.join("huge"), vec![b'['; 4 << 20]).unwrap();
+    fs::write(hosts.join("escapes"), "\n{\"name\":\"\u{1b}[2J\"}").unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", hosts.join("link")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", hosts.join("zero")).unwrap();
+    fs::write(hosts.join("A\u{1b}[2J"), "").unwrap();
+    for n in 0..1000 {
+        fs::write(hosts.join(format!("many-{n}")), "{}").unwrap();
+    }
+    let ran = house.run("vmlockctl", &["doctor", at.to_str().unwrap()]).await;
+    assert_eq!(ran.status.code(), Some(0), "{ran:#?}");
+    assert!(!ran.stdout.contains(['\u{1b}']) && !ran.stdout.contains("root:"), "{ran:#?}");
+    let told = ran.stdout.lines().filter(|line| line.contains("is not understood")).count();
+    assert!((1..=256).contains(&told), "{told}");
+}
