@@ -138,7 +138,7 @@ mod tests {
         let other = |locked| host("b", locked, Some(away(told("B", "/x", true))));
         assert_eq!(grades(&[own.clone(), other(true)]), [Grade::Ok, Grade::Ok]);
         assert_eq!(grades(&[own.clone(), other(false)]), [Grade::Ok, Grade::Note, Grade::Warning]);
-        assert_eq!(grades(&[own.clone()]), [Grade::Ok]);
+        assert_eq!(grades(std::slice::from_ref(&own)), [Grade::Ok]);
         let strange = host("c", true, None);
         assert_eq!(grades(&[own, strange]), [Grade::Ok, Grade::Warning]);
         assert_eq!(grades(&[]), []);

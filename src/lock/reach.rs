@@ -99,8 +99,8 @@ mod tests {
         told(mounts.iter().next().unwrap(), Parameters::default())
     }
 
-    fn option(text: &str) -> Option<Local> {
-        Some(Local::Option(text.to_owned()))
+    fn option(text: &str) -> Local {
+        Local::Option(text.to_owned())
     }
 
     #[test]
@@ -141,7 +141,7 @@ mod tests {
             ("gfs2", "localflocks", "localflocks"),
             ("lustre", "localflock", "localflock"),
         ] {
-            assert_eq!(of(kind, options).local, option(why), "{kind} {options}");
+            assert_eq!(of(kind, options).local, Some(option(why)), "{kind} {options}");
         }
     }
 

@@ -101,9 +101,7 @@ impl Work for Gone {
 
     fn asks(&self) -> Vec<Asked<'_>> {
         // With the last anchor, all that its owner holds goes.
-        let state = self.service.state();
-        let locks = state.table.locks().filter(|lock| lock.owner == self.id);
-        locks.flat_map(|lock| lock.want.asks()).filter_map(Asked::into_owned).collect()
+        self.service.asks_of(self.id)
     }
 
     fn perform(self) {
@@ -172,6 +170,13 @@ impl Work for Bind {
 }
 
 impl Service {
+    /// What has to be asked about all that an owner holds.
+    pub(super) fn asks_of(&self, id: OwnerId) -> Vec<Asked<'static>> {
+        let state = self.state();
+        let locks = state.table.locks().filter(|lock| lock.owner == id);
+        locks.flat_map(|lock| lock.want.asks()).filter_map(Asked::into_owned).collect()
+    }
+
     /// Notes and parks an anchor that is watched already.
     fn note_anchor(&self, id: OwnerId, number: AnchorId, anchored: &Anchored) -> Result<(), Error> {
         let forget = || ForgetAnchor { service: self.clone(), id, number }.perform();

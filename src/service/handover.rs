@@ -28,7 +28,7 @@ use crate::keep::record::{LockRecord, Record};
 use crate::keep::state::Name;
 use crate::lock::owner::Offer;
 use crate::lock::table::Move;
-use crate::lock::work::Work;
+use crate::lock::work::{Asked, Work};
 use crate::lock::{self, Event, OwnerId, Reason};
 use crate::step::step;
 
@@ -107,7 +107,7 @@ impl Service {
                 tokio::time::sleep(nap).await;
             }
             let withdraw = Withdraw { service: service.clone(), id, token: Some(offer.token) };
-            if let Err(error) = service.storage().run(withdraw).await {
+            if let Err(error) = service.storage().run_at_last(withdraw).await {
                 tracing::error!(%error, "an expired offer is not withdrawn");
             }
         });
@@ -228,6 +228,13 @@ struct Withdraw {
 
 impl Work for Withdraw {
     type Answer = ();
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        // Who has nothing but the offer goes with it, and all that is held.
+        let owner = self.service.owner(self.id);
+        let goes = owner.is_some_and(|owner| owner.anchors.is_empty());
+        if goes { self.service.asks_of(self.id) } else { Vec::new() }
+    }
 
     fn perform(self) {
         let Self { service, id, token } = self;

@@ -49,7 +49,7 @@ struct Known {
 }
 
 /// The right to have so many requests with some file systems.
-pub(super) type Passes = Vec<OwnedSemaphorePermit>;
+pub type Passes = Vec<OwnedSemaphorePermit>;
 
 /// A mount whose file system does not answer.
 #[derive(Debug, Clone, PartialEq, Eq)]

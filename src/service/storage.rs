@@ -90,7 +90,7 @@ impl Storage {
     /// # Errors
     ///
     /// [`Error::Silent`].
-    pub(super) fn admit_here(&self, asked: &[Asked<'_>]) -> Result<Passes, Error> {
+    pub fn admit_here(&self, asked: &[Asked<'_>]) -> Result<Passes, Error> {
         let far = self.lanes.far(asked);
         if far.is_empty() {
             return Ok(Passes::new());

@@ -18,7 +18,7 @@ use crate::lock::printable::spelt_path;
 use crate::lock::resolve::{Resolve, Wanted};
 use crate::lock::resource::DiskPath;
 use crate::lock::take::Tend;
-use crate::lock::work::Work as _;
+use crate::lock::work::{Asked as Dependence, Work as _};
 use crate::lock::{self, Mode, OwnerId};
 use crate::service::{Ask, Disk, Error, Service, Shown};
 
@@ -79,6 +79,9 @@ impl<'s> Deed<'s> {
         let text = key_name(name)?;
         let refused =
             |error: Error| Fault::of_nothing_there(&error, Asked { lockspace, name }, fleeting);
+        let storage = self.service.storage();
+        let _passes =
+            storage.admit_here(&there.asks().into_iter().collect::<Vec<_>>()).map_err(refused)?;
         // Its storage may have been mounted since; what lies beneath would protect nothing.
         let there = self.service.renew_lockspace(there).map_err(refused)?;
         Key::new(there, text, fleeting).map_err(|error| refused(error.into()))
@@ -125,6 +128,10 @@ impl<'s> Deed<'s> {
             return Err(Fault::default_lockspace_exists());
         }
         let directory = directory(path)?;
+        let storage = self.service.storage();
+        let _passes = storage
+            .admit_here(&[Dependence::path(&directory)])
+            .map_err(|silent| Fault::of_lockspace(&silent, path))?;
         let made = self.service.make_lockspace(&directory, Links::Follow);
         made.map(drop).map_err(|error| {
             // Through links, too: what counts is what is there.
