@@ -21,7 +21,7 @@ enum Kind {
 }
 
 /// The service's keys, in the order in which they are told. A key of a newer one is left out.
-const NUMBERS: [(&str, Kind, &str); 21] = {
+const NUMBERS: [(&str, Kind, &str); 22] = {
     use Kind::{Counter, Gauge, Histogram, Time};
     [
         ("since-usec", Time, "When the service was started."),
@@ -30,6 +30,7 @@ const NUMBERS: [(&str, Kind, &str); 21] = {
         ("lost", Gauge, "Locks that are lost: somebody else may be using the disk."),
         ("waiting", Gauge, "Requests that wait."),
         ("storage-silent", Gauge, "Mounts whose storage does not answer."),
+        ("requests-stuck", Gauge, "Requests that storage leaves without an answer."),
         ("owners-opened", Counter, "Owners that were opened."),
         ("owners-ended", Counter, "Owners that have ended."),
         ("locks-restored", Counter, "Locks that were there when the service was started."),

@@ -14,8 +14,10 @@ pub(super) async fn look(
     manager: &ManagerProxy<'_>,
     remarks: &mut Vec<Remark>,
 ) -> Result<(), Error> {
-    let silent = row::number(&manager.get_metrics(Options::new()).await?, "storage-silent");
+    let metrics = manager.get_metrics(Options::new()).await?;
+    let silent = row::number(&metrics, "storage-silent");
     remarks.extend(of_silence(silent));
+    remarks.extend(of_stuck(row::number(&metrics, "requests-stuck")));
     for lockspace in lockspace::all(link).await? {
         of_lockspace(&lockspace, remarks);
         let directory = row::text(&lockspace, "Directory");
@@ -35,6 +37,17 @@ fn of_silence(silent: u64) -> Option<Remark> {
         count => format!("{count} mounts do not answer, and nothing is locked there until they do"),
     };
     let advice = "the service's log says which; see to its server, or to the way to it";
+    Some(Remark::new(Grade::Warning, "storage", message).advise(advice))
+}
+
+fn of_stuck(stuck: u64) -> Option<Remark> {
+    let message = match stuck {
+        0 => return None,
+        1 => "one request is stuck in storage that does not answer".to_owned(),
+        count => format!("{count} requests are stuck in storage that does not answer"),
+    };
+    let advice = "each keeps a thread of the service until the storage answers, or is unmounted by \
+                  force";
     Some(Remark::new(Grade::Warning, "storage", message).advise(advice))
 }
 

@@ -259,6 +259,7 @@ impl Service {
             ("lost", there(lost)),
             ("waiting", there(waiting)),
             ("storage-silent", there(self.storage().silent().len())),
+            ("requests-stuck", there(self.storage().stuck())),
             ("owners-opened", counts.opened.read()),
             ("owners-ended", counts.ended.read()),
             ("locks-restored", counts.restored.read()),

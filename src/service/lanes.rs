@@ -26,7 +26,7 @@ use crate::lock::way::far_mount;
 use crate::lock::work::Asked;
 
 /// How long a file system may take to answer, and how long somebody waits to be let in.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// How many requests at a time may be with one file system.
 const ABREAST: usize = 8;
 
@@ -93,6 +93,18 @@ impl Lanes {
             passes.push(self.lane(mount).admit().await?);
         }
         Ok(passes)
+    }
+
+    /// Holds these for silent until they are heard again: something was asked of them, and there is no
+    /// answer.
+    pub(super) fn doubt(&self, far: &[Mount]) {
+        for mount in far {
+            let lane = self.lane(mount);
+            let answers = locked(&lane.said).answers;
+            let asked = Instant::now().checked_sub(PATIENCE).unwrap_or_else(Instant::now);
+            lane.fall_silent(answers, asked);
+            tokio::spawn(lane.ask());
+        }
     }
 
     /// What tells when one answers again that did not.

@@ -4,13 +4,15 @@
 //! that may be left behind ([`super::lanes`]).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::error::Error;
-use super::lanes::{Lanes, Passes, Silent};
+use super::lanes::{Lanes, PATIENCE, Passes, Silent};
+use crate::lock::mount::Mount;
 use crate::lock::work::{Asked, Work};
 
 /// How long until a file system that does not answer is asked again for what has to be done there.
@@ -21,6 +23,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub struct Storage {
     load: watch::Sender<Load>,
     lanes: Arc<Lanes>,
+    stuck: Arc<AtomicUsize>,
 }
 
 /// What is being performed.
@@ -67,7 +70,29 @@ impl Storage {
             drop(passes);
             answer
         });
-        performed.await.map_err(|error| (error, None))
+        self.attended(performed, &far).await.map_err(|error| (error, None))
+    }
+
+    /// Waits for what is with these file systems by now. What takes too long there can't be taken
+    /// back, and whether it is done nobody knows; but it is counted, and they are silent meanwhile.
+    async fn attended<T>(
+        &self,
+        performed: impl Future<Output = Result<T, Error>>,
+        far: &[Mount],
+    ) -> Result<T, Error> {
+        tokio::pin!(performed);
+        if let Ok(done) = timeout(PATIENCE, &mut performed).await {
+            return done;
+        }
+        let _stuck = Stuck::one_more(&self.stuck);
+        self.lanes.doubt(far);
+        performed.await
+    }
+
+    /// How many requests are with file systems that have left them without an answer.
+    #[must_use]
+    pub fn stuck(&self) -> usize {
+        self.stuck.load(Ordering::Relaxed)
     }
 
     /// The same for what has to be done, sooner or later.
@@ -177,5 +202,21 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.send_modify(|load| load.running -= 1);
+    }
+}
+
+/// One request more without an answer, until it is dropped.
+struct Stuck(Arc<AtomicUsize>);
+
+impl Stuck {
+    fn one_more(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

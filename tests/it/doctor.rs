@@ -3,6 +3,7 @@
 
 mod service;
 mod silence;
+mod stuck;
 mod verdicts;
 
 use std::fs::{self, Permissions};
@@ -31,10 +32,15 @@ struct Served {
 
 impl Served {
     async fn mount(house: &House, options: &[&str]) -> Option<Served> {
+        Self::of(house, private(&house.dir().join("behind")), options).await
+    }
+
+    /// The same of a directory that is there.
+    async fn of(house: &House, behind: PathBuf, options: &[&str]) -> Option<Served> {
         if !Path::new("/dev/fuse").exists() {
             return skip("there is no /dev/fuse here");
         }
-        let [behind, at] = ["behind", "served"].map(|name| private(&house.dir().join(name)));
+        let at = private(&house.dir().join("served"));
         fs::write(behind.join("there"), "").unwrap();
         let mut command = Command::new("bindfs");
         command.arg("-f").args(options).args([&behind, &at]);
