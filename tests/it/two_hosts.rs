@@ -75,10 +75,12 @@ impl Hosts {
         said["data"][0].as_array().unwrap().clone()
     }
 
-    /// The lock files, as the first host sees them.
+    /// The lock files, as the first host sees them. A service that has just begun may be trying locks
+    /// with a hidden file of its own.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        let files = fs::read_dir(&self.shared.places[0]).unwrap();
-        files.map(|file| file.unwrap().path()).collect()
+        let files = fs::read_dir(&self.shared.places[0]).unwrap().map(|file| file.unwrap());
+        let hidden = |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(b".");
+        files.filter(|file| !hidden(&file.file_name())).map(|file| file.path()).collect()
     }
 }
 
