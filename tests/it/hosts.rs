@@ -98,8 +98,8 @@ async fn the_service_can_do_what_it_must_and_no_more(tree: Tree) {
         assert!(line.ends_with(outcome), "{command}: not '{outcome}', but '{line}'");
     }
     let status = fs::read_to_string(format!("/proc/{}/status", main.outside)).unwrap();
-    // CAP_DAC_OVERRIDE and CAP_SYS_PTRACE.
-    let powers = 1_u64 << 1 | 1 << 19;
+    // CAP_DAC_OVERRIDE, CAP_KILL and CAP_SYS_PTRACE.
+    let powers = 1_u64 << 1 | 1 << 5 | 1 << 19;
     for (key, value) in [
         ("CapBnd", format!("{powers:016x}")),
         ("CapEff", format!("{powers:016x}")),

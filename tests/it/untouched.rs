@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use vmlockd::client::{MANAGER_PATH, SERVICE};
 use zbus::Connection;
+use zbus::fdo::ObjectManagerProxy;
 
 use crate::house::{House, Kind, Rival, within};
 use crate::machine::{Machine, Refused, exclusive, lock, manager};
@@ -29,6 +31,7 @@ impl<'h> Untouched<'h> {
     /// Looks at what there is. Whatever the test has let go of must have been seen to go.
     pub(crate) async fn so_far(house: &'h House) -> Self {
         let bus = house.connection().await;
+        within("lockspaces are examined", async { while !are_examined(&bus).await {} }).await;
         let picture = Picture::take(house, &bus).await;
         Self { house, descriptors: house.daemon().open_fds(), bus, picture }
     }
@@ -105,6 +108,18 @@ impl Picture {
         files.sort();
         Self { owners: said(owners, "owner"), locks: said(locks, "lock"), files }
     }
+}
+
+/// Whether the service has tried what locks are worth in its lockspaces, with files of its own.
+async fn are_examined(bus: &Connection) -> bool {
+    let objects = ObjectManagerProxy::builder(bus).destination(SERVICE).path(MANAGER_PATH);
+    let objects = objects.build().await.unwrap().get_managed_objects().await.unwrap();
+    objects.values().filter_map(|interfaces| interfaces.get("org.vmlockd1.Lockspace")).all(
+        |lockspace| {
+            let word = |key: &str| String::try_from(lockspace[key].clone()).unwrap();
+            word("Directory").is_empty() || !word("Verdict").is_empty()
+        },
+    )
 }
 
 /// How many directories below this one the service has open.

@@ -72,7 +72,9 @@ impl Scene {
 
     fn lock_files(&self, lockspace: &str) -> Vec<String> {
         let files = fs::read_dir(self.house.dir().join(lockspace)).unwrap();
-        files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        // The service may be trying locks with a hidden file.
+        names.filter(|name| !name.starts_with('.')).collect()
     }
 }
 
