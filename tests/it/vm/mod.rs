@@ -13,6 +13,7 @@
 #![allow(dead_code, reason = "machines offer more than the tests of the day use")]
 
 mod base64;
+mod disks;
 mod inside;
 mod machine;
 mod service;
