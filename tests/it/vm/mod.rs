@@ -16,6 +16,7 @@ mod base64;
 mod disks;
 mod inside;
 mod machine;
+mod nfs;
 mod service;
 mod talk;
 mod tree;
@@ -27,6 +28,7 @@ use serde_json::{Value, json};
 
 use crate::house::Process;
 
+pub(crate) use inside::Running;
 pub(crate) use machine::Machine;
 use talk::Talk;
 pub(crate) use tree::Tree;
