@@ -13,8 +13,10 @@
 #![allow(dead_code, reason = "machines offer more than the tests of the day use")]
 
 mod base64;
+mod disks;
 mod inside;
 mod machine;
+mod nfs;
 mod service;
 mod talk;
 mod tree;
@@ -26,6 +28,7 @@ use serde_json::{Value, json};
 
 use crate::house::Process;
 
+pub(crate) use inside::Running;
 pub(crate) use machine::Machine;
 use talk::Talk;
 pub(crate) use tree::Tree;

@@ -8,7 +8,8 @@ use std::{
 use tempfile::TempDir;
 
 /// A network of some machines. The first one on it has the switch, so it is to start before the
-/// others, and to outlive them.
+/// others, and to outlive them. They send each other datagrams: a machine that reads none, because
+/// it stands still or boots, holds up nobody else, as it would on a stream.
 pub(crate) struct Wire {
     ends: u32,
     taken: AtomicU32,
@@ -31,9 +32,11 @@ impl Wire {
     /// What QEMU is told of the next machine's end, and its number.
     pub(super) fn end(&self) -> (Vec<String>, u32) {
         let number = self.taken.fetch_add(1, Ordering::Relaxed);
-        let mut words = match number {
-            0 => self.switch(),
-            _ => vec![format!("stream,id=net,server=off,{}", unix(&self.socket(number)))],
+        let mut words = if number == 0 {
+            self.switch()
+        } else {
+            let [machine, switch] = self.sockets(number);
+            vec![datagrams("net", &machine, &switch)]
         };
         words = words.into_iter().flat_map(|word| ["-netdev".to_owned(), word]).collect();
         words.push("-device".to_owned());
@@ -43,20 +46,22 @@ impl Wire {
 
     fn switch(&self) -> Vec<String> {
         let ends = (1..=self.ends).flat_map(|end| {
-            let socket = unix(&self.socket(end));
+            let [machine, switch] = self.sockets(end);
             [
-                format!("stream,id=end{end},server=on,{socket}"),
+                datagrams(&format!("end{end}"), &switch, &machine),
                 format!("hubport,id=port{end},hubid=0,netdev=end{end}"),
             ]
         });
         ends.chain(["hubport,id=net,hubid=0".to_owned()]).collect()
     }
 
-    fn socket(&self, end: u32) -> PathBuf {
-        self.dir.path().join(end.to_string())
+    /// The machine's, and the switch's for it.
+    fn sockets(&self, end: u32) -> [PathBuf; 2] {
+        ["machine", "switch"].map(|side| self.dir.path().join(format!("{side}{end}")))
     }
 }
 
-fn unix(path: &Path) -> String {
-    format!("addr.type=unix,addr.path={}", path.display())
+fn datagrams(name: &str, from: &Path, to: &Path) -> String {
+    let (from, to) = (from.display(), to.display());
+    format!("dgram,id={name},local.type=unix,local.path={from},remote.type=unix,remote.path={to}")
 }
