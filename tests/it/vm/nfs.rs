@@ -3,5 +3,6 @@
 //! is no more.
 
 mod between;
+mod doctor;
 mod ending;
 mod hosts;

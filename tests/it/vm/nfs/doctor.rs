@@ -1,0 +1,78 @@
+//! What `vmlockctl doctor` says of what a server shares, by how it is exported and mounted.
+//!
+//! Server and host are one machine here: that other hosts are refused can't be found out from one of
+//! them, and is shown in [`super::between`].
+
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::vm::{Machine, PATIENCE, Tree, Vm};
+
+const PLACE: &str = "/mnt/nas";
+
+/// How it is mounted, from where; and the exit code, the verdict, and words that are in it.
+const CASES: [(&str, &str, i32, &str, &str); 8] = [
+    ("vers=4.2", "shared", 0, "shared", "every host that has it mounted"),
+    ("vers=4.0", "shared", 0, "shared", "every host that has it mounted"),
+    // It warns that the server keeps locks for ever.
+    ("vers=3", "shared", 78, "shared", "every host that has it mounted"),
+    ("vers=3,nolock", "shared", 78, "not-shared", "'nolock' keeps them here"),
+    ("vers=4.2,ro", "shared", 1, "unfit", "it is mounted read-only"),
+    ("vers=4.2", "fixed", 1, "unfit", "read-only"),
+    ("vers=4.2", "squashed", 1, "unfit", "'root_squash'"),
+    // It warns whose the files are.
+    ("vers=4.2", "squashed/open", 78, "shared", "every host that has it mounted"),
+];
+
+#[test]
+#[ignore = "takes a virtual machine: make test-vm"]
+fn a_doctor_knows_how_it_is_exported_and_mounted() {
+    let Some(tree) = Tree::here() else { return };
+    let vm = &Machine::new("server").boot(&tree);
+    vm.write("/etc/nfs.conf", "[nfsd]\nthreads=2\nlease-time=20\ngrace-time=20\n");
+    vm.script(&format!(
+        "cd /srv
+        mkdir -m 755 {PLACE} shared fixed squashed
+        mkdir -m 1777 squashed/open
+        echo '/srv/shared *(rw,no_root_squash,no_subtree_check)
+            /srv/fixed *(ro,no_root_squash,no_subtree_check)
+            /srv/squashed *(rw,root_squash,no_subtree_check)' >/etc/exports
+        echo options lockd nlm_timeout=3 nlm_grace_period=3 >/etc/modprobe.d/lockd.conf
+        ip link set lo up
+        systemctl start rpcbind rpc-statd nfs-server"
+    ));
+    for (options, export, code, verdict, words) in CASES {
+        vm.script(&format!("mount -t nfs -o {options},hard 127.0.0.1:/srv/{export} {PLACE}"));
+        let (ended, remarks) = doctor(vm);
+        let told = on_verdict(&remarks);
+        assert_eq!(told["about"]["verdict"], verdict, "{options} {export}: {remarks:#?}");
+        assert!(told["message"].as_str().unwrap().contains(words), "{told:#}");
+        assert_eq!(ended, code, "{options} {export}: {remarks:#?}");
+        // Nothing is left behind.
+        let left = if export == "squashed" { "open\n" } else { "" };
+        let since = Instant::now();
+        while vm.run(&["ls", "-A", PLACE]).ok() != left {
+            assert!(since.elapsed() < PATIENCE, "{options} {export}");
+        }
+        vm.run(&["umount", PLACE]).ok();
+    }
+}
+
+/// What it says, with its exit code, once it has found out something: a busy machine may take
+/// longer than it waits.
+fn doctor(vm: &Vm) -> (i32, Vec<Value>) {
+    let since = Instant::now();
+    loop {
+        let ran = vm.run(&["vmlockctl", "--json", "doctor", PLACE]);
+        let remarks: Vec<Value> =
+            serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{ran:#?}"));
+        if on_verdict(&remarks)["about"]["verdict"] != "untested" || since.elapsed() > PATIENCE {
+            return (ran.status.code().unwrap(), remarks);
+        }
+    }
+}
+
+fn on_verdict(remarks: &[Value]) -> &Value {
+    remarks.iter().find(|remark| remark["check"] == "verdict").unwrap()
+}
