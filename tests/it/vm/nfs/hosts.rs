@@ -102,10 +102,15 @@ impl Hosts {
             Files::Direct => String::new(),
             Files::Hashed => format!("file_lockspace_dir = \"{place}/files\"\n"),
         };
-        let lines = format!(
+        self.configure(&format!(
             "{files}lvm_lockspace_dir = \"{place}/volumes\"\n\
-            scsi_lockspace_dir = \"{place}/scsi\"\nverify_interval = {ROUND}\n"
-        );
+            scsi_lockspace_dir = \"{place}/scsi\"\n"
+        ));
+    }
+
+    /// Configures both so; and to look at their locks each [`ROUND`].
+    pub(super) fn configure(&self, lines: &str) {
+        let lines = format!("{lines}verify_interval = {ROUND}\n");
         for (host, _) in self.both_ways() {
             host.write("/etc/vmlockd/vmlockd.toml", &lines);
             host.systemctl(&["reload", "vmlockd"]);
