@@ -2,7 +2,7 @@
 //!
 //! Nobody waits for another host to write its own; within this one, writers of one file take turns,
 //! since the holders that share it share the attribute. The file stays as long as it is, which is
-//! nothing at all.
+//! nothing at all, unless its file system has no attributes ([`super::slots`]).
 //!
 //! Each time a host writes, it does so under a name that was never used before, and takes away its
 //! old one: file systems that hosts share may remember for half a minute what stood under a name, or
@@ -173,13 +173,13 @@ static TURNS: Mutex<Option<Turns>> = Mutex::new(None);
 type Turns = HashMap<(u64, u64), Arc<Mutex<()>>>;
 
 /// The right to wait for the turn at one file.
-struct Turn {
+pub(super) struct Turn {
     node: (u64, u64),
     turn: Arc<Mutex<()>>,
 }
 
 impl Turn {
-    fn of(file: &File) -> Self {
+    pub(super) fn of(file: &File) -> Self {
         // What can't be looked at can't be written either; then it matters not whose turn it is.
         let node = fstat(file.as_fd()).map_or((0, 0), |stat| (stat.st_dev, stat.st_ino));
         let mut turns = turns();
@@ -187,7 +187,7 @@ impl Turn {
         Self { node, turn }
     }
 
-    fn take(&self) -> MutexGuard<'_, ()> {
+    pub(super) fn take(&self) -> MutexGuard<'_, ()> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

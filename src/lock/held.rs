@@ -187,7 +187,7 @@ impl Byte {
             Err(error) => (false, Some(error)),
         };
         if let Some(written) = written.filter(|_| !removed) {
-            written.erase(&file);
+            written.erase(&file, self.place.as_ref());
         }
         [failure, self.unlock(&file)].into_iter().flatten().collect()
     }

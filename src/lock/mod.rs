@@ -41,6 +41,7 @@ pub mod restored;
 mod scsi;
 pub mod sighting;
 pub mod signature;
+mod slots;
 mod spots;
 mod stack;
 mod stranger;

@@ -13,6 +13,7 @@ use super::held::Place;
 use super::host::Host;
 use super::mode::Mode;
 use super::recorded::{Entry, path_to_record};
+use super::slots;
 
 /// Which holders are recorded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -110,15 +111,22 @@ impl Written {
         before: Option<&Self>,
     ) -> Option<Unrecorded> {
         let before = before.map(|before| &before.entry);
-        let cause = attribute::record(file, &self.host, &self.entry, before).err()?;
+        let mut cause = attribute::record(file, &self.host, &self.entry, before).err()?;
+        if cause == Errno::OPNOTSUPP && place.is_some_and(|place| place.fleeting) {
+            let error = slots::record(file, &self.host, &self.entry, before).err()?;
+            cause = Errno::from_io_error(&error).unwrap_or(cause);
+        }
         let directory = &place?.directory;
         directory.complain().then(|| Unrecorded { directory: directory.path().to_owned(), cause })
     }
 
     /// Takes it away.
-    pub(super) fn erase(&self, file: &File) {
+    pub(super) fn erase(&self, file: &File, place: Option<&Place>) {
         // Who reads it will see that nothing is locked.
         let _ = attribute::erase(file, &self.host, &self.entry);
+        if place.is_some_and(|place| place.fleeting) {
+            let _ = slots::erase(file, &self.host, &self.entry);
+        }
     }
 }
 

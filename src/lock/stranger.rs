@@ -12,6 +12,7 @@ use super::mode::Mode;
 use super::ofd::InTheWay;
 use super::process::Process;
 use super::recorded::{Entry, Recorded};
+use super::slots;
 
 /// A request that may be refused, as far as its refusal has to tell of it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,7 +44,7 @@ impl Request<'_> {
         {
             found.holders.named.insert(0, process);
         }
-        let recorded = if self.hasty { Vec::new() } else { attribute::read(file) };
+        let recorded = if self.hasty { Vec::new() } else { self.recorded(file) };
         let recorded = self.believe(recorded, mode, &found.holders);
         self.told(mode, by, found, recorded)
     }
@@ -85,6 +86,15 @@ impl Request<'_> {
         let uuid = process.machine.as_ref().and_then(|machine| machine.uuid);
         let here = self.host_id == Some(&recorded.host_id);
         recorded.entry.pid == process.pid && (here || uuid == Some(recorded.entry.uuid))
+    }
+
+    /// What stands beside a lock; of a lock file, in it, too. A disk is never read.
+    fn recorded(&self, file: &File) -> Vec<Recorded> {
+        let mut recorded = attribute::read(file);
+        if recorded.is_empty() && self.lock_file.is_some() {
+            recorded = slots::read(file);
+        }
+        recorded
     }
 
     /// The records that fit what the kernel shows. Those of a holder that crashed stay behind.

@@ -24,12 +24,11 @@ fn whoever_is_first_keeps_the_other_out() {
 
         hosts.lock_by(version, Files::Hashed);
         let Hosts { a, b, .. } = &hosts;
-        let named = version == V42;
-        alone(a, b, disk, disk, named);
+        alone(a, b, disk, disk, true);
         together(b, a, disk);
         // The same disk, by other names.
-        alone(b, a, "/dev/vg/lv", "/dev/mapper/vg-lv", named);
-        alone(a, b, &by_id(1), &node(b, &by_id(1)), named);
+        alone(b, a, "/dev/vg/lv", "/dev/mapper/vg-lv", true);
+        alone(a, b, &by_id(1), &node(b, &by_id(1)), true);
         killed(a, b, disk);
     }
     by_different_versions(&hosts, V3, V42);

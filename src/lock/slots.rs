@@ -1,0 +1,210 @@
+//! Records of holders in the lock file itself, where its file system has no attributes: NFS does
+//! before version 4.2.
+//!
+//! Behind the byte that is locked, each host has a slot of its own, by its id: who comes last is told
+//! where two share one. What is read is a hint, as in an attribute ([`super::attribute`]), and a torn
+//! or foreign one is known by its checksum. This is for files that the service makes and removes
+//! itself, and for no others: whatever else has a file locked may have something in it.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+
+use super::attribute::Turn;
+use super::host::{Host, is_id};
+use super::mode::Mode;
+use super::recorded::{Entry, LONGEST, Recorded, Value};
+
+/// Where the slots begin. Byte 0 is locked, which keeps some servers from reading it.
+const FIRST: usize = 1024;
+/// How many there are.
+const SLOTS: u64 = 64;
+/// Where the last one ends.
+const END: u64 = start(SLOTS);
+/// How long each is: a word, a host's id, and what is recorded.
+const LENGTH: usize = 2048;
+/// How a slot begins; the host's id follows, and a line's end.
+const WORD: &str = "vmlockd-holder ";
+
+/// Records a holder: beside others of this host, or in place of everybody's where it holds alone.
+/// `before` is what was recorded of the lock while it was another owner's.
+///
+/// # Errors
+///
+/// Where something is in the file that is none of ours, and what the file system says.
+pub(super) fn record(
+    file: &File,
+    host: &Host,
+    entry: &Entry,
+    before: Option<&Entry>,
+) -> io::Result<()> {
+    let turn = Turn::of(file);
+    let _turn = turn.take();
+    if !is_ours(file)? {
+        return Err(io::Error::other("there is something else in the lock file"));
+    }
+    let mut holders = if entry.mode == Mode::Exclusive {
+        // Somebody's who holds nothing.
+        file.set_len(0)?;
+        Vec::new()
+    } else {
+        of_host(file, host)
+    };
+    holders.retain(|other| {
+        !other.is_of_same_lock(entry) && !before.is_some_and(|before| before.is_of_same_lock(other))
+    });
+    holders.push(entry.clone());
+    write(file, host, holders)
+}
+
+/// Records a holder no more.
+///
+/// # Errors
+///
+/// What the file system says.
+pub(super) fn erase(file: &File, host: &Host, entry: &Entry) -> io::Result<()> {
+    let turn = Turn::of(file);
+    let _turn = turn.take();
+    if file.metadata()?.len() == 0 || !is_ours(file)? {
+        return Ok(());
+    }
+    let mut holders = of_host(file, host);
+    holders.retain(|other| !other.is_of_same_lock(entry));
+    if holders.is_empty() {
+        return file.write_all_at(&[0; LENGTH], place(host.id()));
+    }
+    write(file, host, holders)
+}
+
+/// All holders on record that can be understood.
+pub(super) fn read(file: &File) -> Vec<Recorded> {
+    if file.metadata().map_or(0, |there| there.len()) <= start(0) {
+        return Vec::new();
+    }
+    let slots = (0..SLOTS).filter_map(|slot| look(file, start(slot)));
+    let of_slot = |(host_id, Value { host, holders }): (String, Value)| {
+        let recorded =
+            move |entry| Recorded { host_id: host_id.clone(), host: host.clone(), entry };
+        holders.into_iter().map(recorded)
+    };
+    slots.flat_map(of_slot).collect()
+}
+
+/// Whether the file is empty, or has slots and nothing else: nothing before them, nothing after.
+fn is_ours(file: &File) -> io::Result<bool> {
+    let length = file.metadata()?.len();
+    if length == 0 {
+        return Ok(true);
+    }
+    let mut start = [0; FIRST - 1];
+    // Not byte 0, which is locked.
+    let read = file.read_at(&mut start, 1)?;
+    Ok(length <= END && start.iter().take(read).all(|byte| *byte == 0))
+}
+
+fn write(file: &File, host: &Host, holders: Vec<Entry>) -> io::Result<()> {
+    let value = Value { host: host.name(), holders }.write(host.id());
+    let mut slot = format!("{WORD}{}\n", host.id()).into_bytes();
+    slot.extend(value);
+    slot.resize(LENGTH, 0);
+    file.write_all_at(&slot, place(host.id()))
+}
+
+fn of_host(file: &File, host: &Host) -> Vec<Entry> {
+    let own = look(file, place(host.id())).filter(|(id, _)| id == host.id());
+    own.map(|(_, value)| value.holders).unwrap_or_default()
+}
+
+fn look(file: &File, at: u64) -> Option<(String, Value)> {
+    let mut slot = [0; LENGTH];
+    let read = file.read_at(&mut slot, at).ok()?;
+    let text = slot.get(..read)?;
+    let text = text.split(|byte| *byte == 0).next()?;
+    let (id, value) = str::from_utf8(text).ok()?.strip_prefix(WORD)?.split_once('\n')?;
+    let fits = is_id(id) && value.len() <= LONGEST;
+    Some((id.to_owned(), Value::read(id, value.as_bytes()).filter(|_| fits)?))
+}
+
+/// Where the slot of a host is.
+fn place(id: &str) -> u64 {
+    // FNV-1a: the same on all hosts, of whatever version.
+    let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    start(hash % SLOTS)
+}
+
+/// Where a slot begins.
+const fn start(slot: u64) -> u64 {
+    // Both are small.
+    FIRST as u64 + slot * LENGTH as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    fn host(id: &str) -> Host {
+        Host::new(Some(id), Some(id)).unwrap().unwrap()
+    }
+
+    fn entry(lock: u64, mode: Mode) -> Entry {
+        let (name, user, path) = (format!("web{lock}"), "root".to_owned(), "/a".to_owned());
+        Entry { lock, name, uuid: Uuid::from_u128(1), pid: 1, user, mode, since: lock, path }
+    }
+
+    fn told(file: &File) -> Vec<String> {
+        let told = |recorded: Recorded| format!("{} {}", recorded.host, recorded.entry.name);
+        let mut told: Vec<String> = read(file).into_iter().map(told).collect();
+        told.sort();
+        told
+    }
+
+    #[test]
+    fn sharers_stand_side_by_side_and_who_holds_alone_stands_alone() {
+        let file = tempfile::tempfile().unwrap();
+        let (one, two) = (host("one"), host("two"));
+        assert_ne!(place("one"), place("two"));
+        erase(&file, &one, &entry(1, Mode::Shared)).unwrap();
+        assert!(told(&file).is_empty());
+        for (host, lock) in [(&one, 1), (&one, 2), (&two, 1), (&one, 2)] {
+            record(&file, host, &entry(lock, Mode::Shared), None).unwrap();
+        }
+        assert_eq!(told(&file), ["one web1", "one web2", "two web1"]);
+        erase(&file, &one, &entry(1, Mode::Shared)).unwrap();
+        erase(&file, &two, &entry(1, Mode::Shared)).unwrap();
+        assert_eq!(told(&file), ["one web2"]);
+        let (before, after) = (entry(2, Mode::Shared), entry(4, Mode::Shared));
+        record(&file, &one, &after, Some(&before)).unwrap();
+        assert_eq!(told(&file), ["one web4"]);
+        record(&file, &two, &entry(3, Mode::Exclusive), None).unwrap();
+        assert_eq!(told(&file), ["two web3"]);
+        erase(&file, &two, &entry(3, Mode::Exclusive)).unwrap();
+        assert!(told(&file).is_empty());
+    }
+
+    #[test]
+    fn what_is_none_of_ours_is_let_alone() {
+        let one = host("one");
+        for content in [&b"QFI\xfb a disk"[..], &[7; 9000], b"\0x"] {
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(content, 0).unwrap();
+            record(&file, &one, &entry(1, Mode::Exclusive), None).unwrap_err();
+            erase(&file, &one, &entry(1, Mode::Exclusive)).unwrap();
+            let mut there = vec![0; content.len()];
+            file.read_exact_at(&mut there, 0).unwrap();
+            assert_eq!(
+                (there, file.metadata().unwrap().len()),
+                (content.to_vec(), content.len() as u64)
+            );
+            assert!(told(&file).is_empty());
+        }
+        // Somebody else's text in a slot tells nothing, and stays in nobody's way.
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(b"vmlockd-holder one\n1 0123456789abcdef {}", place("one")).unwrap();
+        assert!(told(&file).is_empty());
+        record(&file, &one, &entry(1, Mode::Shared), None).unwrap();
+        assert_eq!(told(&file), ["one web1"]);
+    }
+}
