@@ -123,7 +123,7 @@ impl Service {
             Opening { id, name, front, on_lost: OnLost::Notify, anchors, asks: Vec::new() };
         match Open::new(self, opening).at_once() {
             Ok(_) => Ok(Some(id)),
-            Err(Error::Lock(lock::Error::OwnerExists(_))) => Ok(None),
+            Err(Error::Lock(lock::Error::OwnerExists(_) | lock::Error::NoSuchOwner(_))) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -226,7 +226,9 @@ impl Service {
         let check = |state: &State| {
             let owner = state.table.living(id)?;
             let process = |anchor: &Anchor| matches!(anchor, Anchor::Process { .. });
-            let idle = owner.front == Front::Virtlockd
+            // One that is just being opened is somebody else's who comes.
+            let idle = owner.opened
+                && owner.front == Front::Virtlockd
                 && owner.locks.is_empty()
                 && owner.anchors.values().all(process);
             idle.then_some(()).ok_or(lock::Error::OwnerExists(id).into())
