@@ -71,7 +71,8 @@ pub(super) fn erase(file: &File, host: &Host, entry: &Entry) -> io::Result<()> {
     let mut holders = of_host(file, host);
     holders.retain(|other| !other.is_of_same_lock(entry));
     if holders.is_empty() {
-        return file.write_all_at(&[0; LENGTH], place(host.id()));
+        file.write_all_at(&[0; LENGTH], place(host.id()))?;
+        return file.sync_data();
     }
     write(file, host, holders)
 }
@@ -107,7 +108,9 @@ fn write(file: &File, host: &Host, holders: Vec<Entry>) -> io::Result<()> {
     let mut slot = format!("{WORD}{}\n", host.id()).into_bytes();
     slot.extend(value);
     slot.resize(LENGTH, 0);
-    file.write_all_at(&slot, place(host.id()))
+    file.write_all_at(&slot, place(host.id()))?;
+    // A host may keep what it wrote to itself for a while.
+    file.sync_data()
 }
 
 fn of_host(file: &File, host: &Host) -> Vec<Entry> {
