@@ -1,16 +1,17 @@
-//! Where a file system has no attributes, locks are locks, and nobody is named.
+//! Where a file system has no attributes, locks are locks, and who holds one stands in its file.
 
 use super::{Hosts, Shared};
 use crate::house::Mounted;
-use crate::machine::exclusive;
+use crate::machine::{exclusive, shared};
+use crate::methods::none;
 
 #[tokio::test]
 async fn locks_need_no_attributes() {
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("locks");
     let mounted = Mounted::without_attributes(&place);
-    let shared = Shared { places: vec![place; 2], _kept: vec![Box::new(mounted), Box::new(dir)] };
-    let hosts = Hosts::sharing(shared).await;
+    let place = Shared { places: vec![place; 2], _kept: vec![Box::new(mounted), Box::new(dir)] };
+    let hosts = Hosts::sharing(place).await;
     let other = hosts.houses[0].raw_of(0, "b.img");
     let web1 = hosts.machine(0, "web1").await;
     for disk in [&hosts.disk, &other] {
@@ -19,8 +20,28 @@ async fn locks_need_no_attributes() {
     let web2 = hosts.machine(1, "web2").await;
     let refused = web2.acquire(&[exclusive(&hosts.disk)]).await.unwrap_err();
     assert_eq!(refused.name, "LockHeldElsewhere");
-    // On this host it is the service that has the lock.
-    assert!(refused.message.contains("another program (vmlockd, pid "), "{refused:?}");
+    let (named, host) = ("VM \"web1\"", "on host Node 0");
+    assert!(refused.message.contains(named) && refused.message.contains(host), "{refused:?}");
+    let sizes =
+        || hosts.files().iter().map(|file| file.metadata().unwrap().len()).collect::<Vec<_>>();
+    assert!(sizes().len() == 2 && sizes().iter().all(|size| *size > 0), "{:?}", sizes());
+    // No disk is written to.
+    assert_eq!(std::fs::read(&other).unwrap(), vec![0; 1 << 20]);
     let log = hosts.houses[0].daemon().stderr();
-    assert_eq!(log.matches("can't be recorded for other hosts").count(), 1, "{log}");
+    assert_eq!(log.matches("can't be recorded for other hosts").count(), 0, "{log}");
+    web1.owner.close(none()).await.unwrap();
+    assert!(sizes().is_empty());
+
+    // Those who share are named side by side, on both hosts, and one that has gone is not.
+    let (web1, web3) = (hosts.machine(0, "web1").await, hosts.machine(0, "web3").await);
+    for machine in [&web1, &web2] {
+        machine.acquire(&[shared(&hosts.disk)]).await.unwrap();
+    }
+    let alone = [exclusive(&hosts.disk)];
+    let refused = web3.acquire(&alone).await.unwrap_err();
+    assert!(refused.message.contains(named), "{refused:?}");
+    web1.owner.close(none()).await.unwrap();
+    let refused = web3.acquire(&alone).await.unwrap_err();
+    assert!(refused.message.contains("VM \"web2\""), "{refused:?}");
+    assert!(!refused.message.contains(named), "{refused:?}");
 }
