@@ -153,6 +153,7 @@ async fn others(
 async fn told(front: &Front, locks: Vec<Lock>) -> Result<Vec<Facts>, Error> {
     let (holders, host) = (front.service.holders(&locks), front.service.host_name());
     let named = front.service.storage().run(HolderUsers(holders)).await?;
+    front.service.all_shown().await;
     let facts = named
         .into_iter()
         .map(|(holder, user, program)| facts::of_holder(&holder, user, program, &host));

@@ -111,7 +111,9 @@ impl Manager {
         uuid: String,
     ) -> Result<OwnedObjectPath, Error> {
         let call = self.enter(&header, "GetOwner").await?;
-        self.find_owner(&call, &uuid).map(paths::owner)
+        let owner = self.find_owner(&call, &uuid)?;
+        self.0.service.all_shown().await;
+        Ok(paths::owner(owner))
     }
 
     #[zbus(name = "GetOwnerByPID", out_args("owner"))]
@@ -127,6 +129,7 @@ impl Manager {
             Process::by_pid(pid)?;
             return Err(Error::no_such_owner(format!("no owner is bound to process {pid}")));
         };
+        self.0.service.all_shown().await;
         Ok(paths::owner(owner))
     }
 
@@ -138,7 +141,9 @@ impl Manager {
     ) -> Result<Vec<Facts>, Error> {
         let _call = self.enter(&header, "ListOwners").await?;
         Options::none(options)?;
-        Ok(self.0.service.owners().iter().map(facts::of_owner).collect())
+        let owners = self.0.service.owners();
+        self.0.service.all_shown().await;
+        Ok(owners.iter().map(facts::of_owner).collect())
     }
 
     #[zbus(out_args("locks"))]
@@ -150,6 +155,7 @@ impl Manager {
         let _call = self.enter(&header, "ListLocks").await?;
         Options::none(options)?;
         let locks = self.0.service.locks_and_owners();
+        self.0.service.all_shown().await;
         Ok(locks.iter().map(|(lock, owner)| facts::of_lock(lock, owner.as_ref())).collect())
     }
 

@@ -35,7 +35,7 @@ pub(super) struct Objects(pub(super) Arc<Front>);
 #[zbus::interface(name = "org.freedesktop.DBus.ObjectManager", introspection_docs = false)]
 impl Objects {
     #[zbus(out_args("objpath_interfaces_and_properties"))]
-    fn get_managed_objects(&self) -> HashMap<OwnedObjectPath, Interfaces<'static>> {
+    async fn get_managed_objects(&self) -> HashMap<OwnedObjectPath, Interfaces<'static>> {
         let service = &self.0.service;
         let lockspaces = lockspaces(&self.0).into_iter().map(|kind| {
             (paths::lockspace(kind), Interfaces::from([(LOCKSPACE, of_lockspace(&self.0, kind))]))
@@ -49,7 +49,9 @@ impl Objects {
                 Interfaces::from([(LOCK, of_lock(&lock, service.waiting_for(lock.id)))]),
             )
         });
-        lockspaces.chain(owners).chain(locks).collect()
+        let all = lockspaces.chain(owners).chain(locks).collect();
+        service.all_shown().await;
+        all
     }
 
     #[zbus(signal)]

@@ -166,7 +166,13 @@ impl Service {
             };
             let resumed = (!remembered.is_empty()).then_some(Event::OwnerChanged(id));
             let events = opened.into_iter().chain(given.iter().cloned()).chain(resumed);
-            let shown = state.publish_for(events.collect(), request.again == Again::Same);
+            let (events, awaited) = (events.collect::<Vec<_>>(), request.again == Again::Same);
+            let shown = if events.is_empty() && awaited {
+                // It has all of it, perhaps by somebody else's end, for which nobody waited.
+                state.so_far()
+            } else {
+                state.publish_for(events, awaited)
+            };
             (Unsaid::new(state.name_of(id), given), remembered, shown)
         };
         if let Err(error) = self.keep().mark_locks(&remembered, Step::Gone) {

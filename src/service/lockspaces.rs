@@ -82,7 +82,7 @@ impl Service {
         if let Some(there) = self.lockspace(directory) {
             let there = self.renew_lockspace(there)?;
             self.examine_now(&there);
-            return Ok((there, Shown::default()));
+            return Ok((there, self.state().so_far()));
         }
         let count = self.state().lockspaces.len() + 1;
         within("lockspaces", count, LIMIT, || "in all".to_owned())?;
@@ -93,7 +93,9 @@ impl Service {
             // Somebody else may have named it meanwhile.
             let twin = state.lockspaces.iter().find(|(_, there)| there.path() == path);
             if let Some((number, there)) = twin {
-                return Ok((Lockspace::Lease(*number, Arc::clone(there)), Shown::default()));
+                let twin = Lockspace::Lease(*number, Arc::clone(there));
+                // He may not have come to telling of it.
+                return Ok((twin, state.publish(vec![Event::LockspacesChanged])));
             }
             let number = state.next_lockspace();
             state.lockspaces.insert(number, Arc::clone(&opened));

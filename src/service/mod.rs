@@ -289,6 +289,13 @@ impl Service {
         }
     }
 
+    /// Returns once all can be seen that has happened until now, whoever it was that did it. For
+    /// whoever names what is there.
+    pub async fn all_shown(&self) {
+        let so_far = self.state().so_far();
+        so_far.wait().await;
+    }
+
     /// From now on nothing is opened or given any more, and nobody waits any more.
     pub fn shut_down(&self) {
         self.state().closing = true;

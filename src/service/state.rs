@@ -150,7 +150,17 @@ impl State {
 
     /// The same; where nobody waits, whoever makes them sees to it that not too many pile up.
     pub(super) fn publish_for(&mut self, events: Vec<Event>, awaited: bool) -> Shown {
-        let Some(reader) = self.reader.as_ref().filter(|_| !events.is_empty()) else {
+        if events.is_empty() { Shown::default() } else { self.send(events, awaited) }
+    }
+
+    /// All that was published before, to be waited for by who names what others brought: nobody is
+    /// told of an object that he would not find.
+    pub(super) fn so_far(&mut self) -> Shown {
+        self.send(Vec::new(), true)
+    }
+
+    fn send(&mut self, events: Vec<Event>, awaited: bool) -> Shown {
+        let Some(reader) = self.reader.as_ref() else {
             return Shown::default();
         };
         let (shown, seen) = oneshot::channel();

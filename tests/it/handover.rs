@@ -149,6 +149,26 @@ async fn a_target_that_fails_gives_back_what_it_has() {
     assert_free(&disk);
 }
 
+/// Whoever is told a lock that he holds already finds it on the bus, though nobody waited for what
+/// brought it.
+#[tokio::test]
+async fn what_comes_back_is_there_when_it_is_told() {
+    let house = House::builder().start().await;
+    let bus = house.connection().await;
+    let disks: Vec<_> = (0..64).map(|n| house.raw_of(0, &format!("disk{n}"))).collect();
+    let wish: Vec<_> = disks.iter().map(|disk| exclusive(disk)).collect();
+    let (source, target) = two(&house, &bus).await;
+    source.acquire(&wish).await.unwrap();
+    let token = source.owner.offer(none()).await.unwrap();
+    target.owner.adopt(&token, none()).await.unwrap();
+    drop(target);
+    until_locks(&source, wish.len()).await;
+    let told = source.acquire(&wish).await.unwrap();
+    for path in told.iter().rev() {
+        assert_eq!(lock(&bus, path).await.mode().await.unwrap(), "exclusive");
+    }
+}
+
 #[tokio::test]
 async fn a_source_that_fails_leaves_what_it_offers_until_the_offer_ends() {
     let house = House::builder().start().await;
