@@ -20,6 +20,12 @@ impl Trouble {
         matches!(self, Self::Refused(refused) if refused.name == name)
     }
 
+    /// Whether this owner holds what was asked for.
+    pub(crate) fn is_by(&self, uuid: &str) -> bool {
+        self.is("LockHeld")
+            && matches!(self, Self::Refused(refused) if refused.message.contains(uuid))
+    }
+
     /// Whether others hold what was asked for, and did so for as long as it was waited for.
     pub(crate) fn is_of_others(&self) -> bool {
         ["LockHeld", "WaitTimedOut", "WaitCancelled", "ShuttingDown"]

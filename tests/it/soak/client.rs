@@ -49,6 +49,9 @@ pub(super) struct Client<'s> {
     pub(super) anchors: Vec<Anchor>,
     /// When its last owner has ended, and what that held.
     ended: Option<Instant>,
+    /// When the owner from which it moved was left without anchors. Until the service sees that,
+    /// what the last owner held may go back to that one.
+    pub(super) moved: Option<Instant>,
     left: Vec<OwnedObjectPath>,
 }
 
@@ -74,6 +77,7 @@ impl<'s> Client<'s> {
             owner: None,
             anchors: Vec::new(),
             ended: None,
+            moved: None,
             left: Vec::new(),
         }
     }
@@ -120,11 +124,16 @@ impl<'s> Client<'s> {
                 self.ended.get_or_insert_with(Instant::now);
                 continue;
             }
-            assert!(trouble.is("OwnerExists"), "{}: {trouble:?}", self.name);
-            let since = self.ended.expect("nobody else has this UUID");
-            let late = since.elapsed();
+            let since = if self.moved.is_some() && trouble.is_by(&self.other_uuid) {
+                self.moved
+            } else {
+                assert!(trouble.is("OwnerExists"), "{}: {trouble:?}", self.name);
+                self.ended
+            };
+            let late = since.expect("nobody else has this UUID").elapsed();
             assert!(late < ORPHANED, "{}: an owner that ended is there after {late:?}", self.name);
         };
+        let moved = self.moved.take().is_some();
         if let Some(since) = self.ended.take() {
             let late = since.elapsed();
             assert!(late < ORPHANED, "{}: locks without an owner for {late:?}", self.name);
@@ -138,6 +147,9 @@ impl<'s> Client<'s> {
         self.anchors = vec![anchor];
         if wish.is_empty() {
             for disk in &self.own {
+                if moved {
+                    self.gets_free(disk).await;
+                }
                 self.is_free(disk);
             }
         } else {

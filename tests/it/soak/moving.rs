@@ -97,6 +97,8 @@ impl Client<'_> {
                 }
             }
         };
+        // Where it moved before from one of this UUID, that one is gone.
+        self.moved = None;
         let target = self.proxy(path).await;
         let token = self.token(&source).await;
         let gone = self.set_out(&wish);
@@ -122,7 +124,9 @@ impl Client<'_> {
         self.arrive(&wish, &gone).await;
         if self.dice.chance(50) {
             // The first one ends, with nothing.
-            return self.drop_anchors(left).await;
+            self.drop_anchors(left).await;
+            self.moved = Some(Instant::now());
+            return;
         }
         let gone = self.set_out(&wish);
         let ended = std::mem::replace(&mut self.anchors, left);
