@@ -24,9 +24,9 @@ use crate::lock::printable::shown_path;
 
 /// The version of all that is written. A program reads none that is newer: what it does not know it
 /// could not keep.
-pub const VERSION: u64 = 4;
-/// The oldest version that is read as well: what is new since then (what a disk lies on, and two
-/// lockspaces) is missing there.
+pub const VERSION: u64 = 5;
+/// The oldest version that is read as well: what is new since then is missing there. Version 4 brought
+/// what a disk lies on, and two lockspaces; version 5 what becomes of a machine that loses a lock.
 pub const OLDEST: u64 = 3;
 
 /// The file's name in the runtime directory.

@@ -148,7 +148,7 @@ fn what_was_being_written_is_no_damage() {
 fn another_version_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE);
-    for version in ["0", "1", "2", "5", "99"] {
+    for version in ["0", "1", "2", "6", "99"] {
         let text = format!("{MAGIC} {version} in a way that nobody knows yet\n\u{1}\u{2}");
         fs::write(&path, &text).unwrap();
         let error = read(dir.path()).unwrap_err().to_string();
