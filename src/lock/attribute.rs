@@ -53,10 +53,7 @@ pub(super) fn record(
         names.into_iter().partition(|name| name.host == host.id());
     let alone = entry.mode == Mode::Exclusive;
     let mut holders = if alone { Vec::new() } else { entries(file, &own) };
-    holders.retain(|other| {
-        !other.is_of_same_lock(entry) && !before.is_some_and(|before| before.is_of_same_lock(other))
-    });
-    holders.push(entry.clone());
+    entry.join(&mut holders, before);
     write(file, host, holders)?;
     remove(file, &own)?;
     if alone {
@@ -103,13 +100,7 @@ fn remove(file: &File, names: &[Name]) -> Result<(), Errno> {
 /// All holders on record that can be understood, of a bounded number of hosts.
 pub(super) fn read(file: &File) -> Vec<Recorded> {
     let names = Name::all(file, RECORDS).into_iter();
-    let of_name = |name: Name| {
-        let Value { host, holders } = name.value(file)?;
-        let host_id = name.host;
-        let recorded =
-            move |entry| Recorded { host_id: host_id.clone(), host: host.clone(), entry };
-        Some(holders.into_iter().map(recorded))
-    };
+    let of_name = |name: Name| Some(name.value(file)?.recorded(name.host));
     names.filter_map(of_name).flatten().collect()
 }
 
@@ -211,46 +202,21 @@ fn turns() -> MutexGuard<'static, Option<Turns>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn host(id: &str) -> Host {
-        Host::new(Some(id), Some(id)).unwrap().unwrap()
-    }
-
-    fn entry(lock: u64, mode: Mode) -> Entry {
-        let (name, user, path) = (format!("web{lock}"), "root".to_owned(), "/a".to_owned());
-        Entry { lock, name, uuid: Uuid::from_u128(1), pid: 1, user, mode, since: lock, path }
-    }
-
-    fn told(file: &File) -> Vec<String> {
-        let mut told: Vec<String> = read(file)
-            .into_iter()
-            .map(|recorded| format!("{} {}", recorded.host, recorded.entry.name))
-            .collect();
-        told.sort();
-        told
-    }
+    use crate::lock::recorded::place::{Place, entry, host, told};
 
     #[test]
     fn sharers_stand_side_by_side_and_who_holds_alone_stands_alone() {
         let file = tempfile::tempfile().unwrap();
-        let (one, two) = (host("one"), host("two"));
-        erase(&file, &one, &entry(1, Mode::Shared)).unwrap();
-        for (host, lock) in [(&one, 1), (&one, 2), (&two, 1), (&one, 2)] {
-            record(&file, host, &entry(lock, Mode::Shared), None).unwrap();
-        }
-        assert_eq!(told(&file), ["one web1", "one web2", "two web1"]);
-        erase(&file, &one, &entry(1, Mode::Shared)).unwrap();
-        erase(&file, &two, &entry(1, Mode::Shared)).unwrap();
-        assert_eq!(told(&file), ["one web2"]);
-        // Handed over, by which it got another number.
-        let (before, after) = (entry(2, Mode::Shared), entry(4, Mode::Shared));
-        record(&file, &one, &after, Some(&before)).unwrap();
-        assert_eq!(told(&file), ["one web4"]);
+        let attributes = Place {
+            file: &file,
+            record: |file, host, entry, before| record(file, host, entry, before).unwrap(),
+            erase: |file, host, entry| erase(file, host, entry).unwrap(),
+            read,
+        };
+        attributes.has_sharers_side_by_side();
         assert_eq!(Name::all(&file, REMOVED).len(), 1);
-        record(&file, &two, &entry(3, Mode::Exclusive), None).unwrap();
-        assert_eq!(told(&file), ["two web3"]);
-        erase(&file, &two, &entry(3, Mode::Exclusive)).unwrap();
-        assert!(told(&file).is_empty() && Name::all(&file, REMOVED).is_empty());
+        attributes.has_who_holds_alone();
+        assert!(Name::all(&file, REMOVED).is_empty());
         assert_eq!(file.metadata().unwrap().len(), 0);
         assert!(turns().as_ref().is_none_or(|turns| {
             let stat = fstat(&file).unwrap();
@@ -269,6 +235,6 @@ mod tests {
                 });
             }
         });
-        assert_eq!(told(&file).len(), 4);
+        assert_eq!(told(read(&file)).len(), 4);
     }
 }

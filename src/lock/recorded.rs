@@ -67,6 +67,14 @@ impl Entry {
     pub fn is_of_same_lock(&self, other: &Self) -> bool {
         self.lock == other.lock
     }
+
+    /// Enters it among others of its host, in place of what was recorded of its lock, also while that
+    /// was another owner's (`before`).
+    pub(super) fn join(&self, holders: &mut Vec<Self>, before: Option<&Self>) {
+        let same = [Some(self), before];
+        holders.retain(|other| !same.into_iter().flatten().any(|one| one.is_of_same_lock(other)));
+        holders.push(self.clone());
+    }
 }
 
 /// A path as it is recorded.
@@ -169,6 +177,14 @@ impl Value {
         let value: Self = serde_json::from_str(text).ok()?;
         (is_name(&value.host) && value.holders.len() <= MOST).then_some(value)
     }
+
+    /// Each of its holders, of the host with this id.
+    pub(super) fn recorded(self, host_id: String) -> impl Iterator<Item = Recorded> {
+        let Self { host, holders } = self;
+        let recorded =
+            move |entry| Recorded { host_id: host_id.clone(), host: host.clone(), entry };
+        holders.into_iter().map(recorded)
+    }
 }
 
 /// The beginning of a SHA-256, in hex: against damage, and against what was copied from another
@@ -178,5 +194,7 @@ fn checksum(host_id: &str, text: &str) -> String {
     hex(&digest.finalize()[..DIGITS / 2])
 }
 
+#[cfg(test)]
+pub(super) mod place;
 #[cfg(test)]
 mod tests;

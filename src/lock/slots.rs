@@ -50,10 +50,7 @@ pub(super) fn record(
     } else {
         of_host(file, host)
     };
-    holders.retain(|other| {
-        !other.is_of_same_lock(entry) && !before.is_some_and(|before| before.is_of_same_lock(other))
-    });
-    holders.push(entry.clone());
+    entry.join(&mut holders, before);
     write(file, host, holders)
 }
 
@@ -83,12 +80,7 @@ pub(super) fn read(file: &File) -> Vec<Recorded> {
         return Vec::new();
     }
     let slots = (0..SLOTS).filter_map(|slot| look(file, start(slot)));
-    let of_slot = |(host_id, Value { host, holders }): (String, Value)| {
-        let recorded =
-            move |entry| Recorded { host_id: host_id.clone(), host: host.clone(), entry };
-        holders.into_iter().map(recorded)
-    };
-    slots.flat_map(of_slot).collect()
+    slots.flat_map(|(host_id, value)| value.recorded(host_id)).collect()
 }
 
 /// Whether the file is empty, or has slots and nothing else: nothing before them, nothing after.
@@ -146,45 +138,20 @@ const fn start(slot: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use uuid::Uuid;
-
-    fn host(id: &str) -> Host {
-        Host::new(Some(id), Some(id)).unwrap().unwrap()
-    }
-
-    fn entry(lock: u64, mode: Mode) -> Entry {
-        let (name, user, path) = (format!("web{lock}"), "root".to_owned(), "/a".to_owned());
-        Entry { lock, name, uuid: Uuid::from_u128(1), pid: 1, user, mode, since: lock, path }
-    }
-
-    fn told(file: &File) -> Vec<String> {
-        let told = |recorded: Recorded| format!("{} {}", recorded.host, recorded.entry.name);
-        let mut told: Vec<String> = read(file).into_iter().map(told).collect();
-        told.sort();
-        told
-    }
+    use crate::lock::recorded::place::{Place, entry, host, told};
 
     #[test]
     fn sharers_stand_side_by_side_and_who_holds_alone_stands_alone() {
         let file = tempfile::tempfile().unwrap();
-        let (one, two) = (host("one"), host("two"));
         assert_ne!(place("one"), place("two"));
-        erase(&file, &one, &entry(1, Mode::Shared)).unwrap();
-        assert!(told(&file).is_empty());
-        for (host, lock) in [(&one, 1), (&one, 2), (&two, 1), (&one, 2)] {
-            record(&file, host, &entry(lock, Mode::Shared), None).unwrap();
-        }
-        assert_eq!(told(&file), ["one web1", "one web2", "two web1"]);
-        erase(&file, &one, &entry(1, Mode::Shared)).unwrap();
-        erase(&file, &two, &entry(1, Mode::Shared)).unwrap();
-        assert_eq!(told(&file), ["one web2"]);
-        let (before, after) = (entry(2, Mode::Shared), entry(4, Mode::Shared));
-        record(&file, &one, &after, Some(&before)).unwrap();
-        assert_eq!(told(&file), ["one web4"]);
-        record(&file, &two, &entry(3, Mode::Exclusive), None).unwrap();
-        assert_eq!(told(&file), ["two web3"]);
-        erase(&file, &two, &entry(3, Mode::Exclusive)).unwrap();
-        assert!(told(&file).is_empty());
+        let slots = Place {
+            file: &file,
+            record: |file, host, entry, before| record(file, host, entry, before).unwrap(),
+            erase: |file, host, entry| erase(file, host, entry).unwrap(),
+            read,
+        };
+        slots.has_sharers_side_by_side();
+        slots.has_who_holds_alone();
     }
 
     #[test]
@@ -201,13 +168,13 @@ mod tests {
                 (there, file.metadata().unwrap().len()),
                 (content.to_vec(), content.len() as u64)
             );
-            assert!(told(&file).is_empty());
+            assert!(told(read(&file)).is_empty());
         }
         // Somebody else's text in a slot tells nothing, and stays in nobody's way.
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(b"vmlockd-holder one\n1 0123456789abcdef {}", place("one")).unwrap();
-        assert!(told(&file).is_empty());
+        assert!(told(read(&file)).is_empty());
         record(&file, &one, &entry(1, Mode::Shared), None).unwrap();
-        assert_eq!(told(&file), ["one web1"]);
+        assert_eq!(told(read(&file)), ["one web1"]);
     }
 }

@@ -7,9 +7,9 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use super::lanes::Silent;
+use super::lanes::{Silent, locked};
 use super::{Error, Service};
 use crate::lock;
 use crate::lock::directory::Directory;
@@ -198,8 +198,4 @@ fn say(kind: LockspaceKind, path: &Path, examination: &Examination) {
 
 fn path_of(lockspace: &Lockspace) -> Option<PathBuf> {
     lockspace.directory().map(|directory| directory.path().to_owned())
-}
-
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

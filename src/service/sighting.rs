@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
-use super::fitness::locked;
+use super::lanes::locked;
 use super::{Service, Settings};
 use crate::lock::lockspace::Lockspaces;
 use crate::lock::printable::{shown, shown_path, spelt_path};

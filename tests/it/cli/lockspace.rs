@@ -1,12 +1,25 @@
 //! Lockspaces and leases by hand.
 
+use std::path::PathBuf;
+
 use serde_json::json;
+use zbus::Connection;
 
 use super::{Tool, fails, str, vmlockctl};
 use crate::house::user::NOBODY;
 use crate::house::{House, Kind, Rival};
 use crate::machine::{Machine, manager};
 use crate::methods::none;
+
+/// A lockspace, and the name of a lease in it.
+async fn leased(house: &House, bus: &Connection) -> (PathBuf, String) {
+    let dir = house.dir().join("leases");
+    let manager = manager(bus).await;
+    manager.create_lockspace(str(&dir), none()).await.unwrap();
+    let name = format!("lease:{}/web", dir.display());
+    manager.create_lease(&name, none()).await.unwrap();
+    (dir, name)
+}
 
 #[tokio::test]
 async fn a_lockspace_and_its_leases_come_and_go() {
@@ -48,12 +61,8 @@ async fn a_lockspace_and_its_leases_come_and_go() {
 #[tokio::test]
 async fn a_command_has_its_lease_for_as_long_as_it_lives() {
     let house = House::builder().start().await;
-    let dir = house.dir().join("leases");
     let bus = house.connection().await;
-    let manager = manager(&bus).await;
-    manager.create_lockspace(str(&dir), none()).await.unwrap();
-    let name = format!("lease:{}/web", dir.display());
-    manager.create_lease(&name, none()).await.unwrap();
+    let (dir, name) = leased(&house, &bus).await;
     let (key, disk) = (&name[6..], house.image("a.qcow2").await);
 
     let line = ["--name", "web1", "--lease", key, "--disk", str(&disk)];
@@ -118,12 +127,8 @@ async fn a_disk_that_is_only_recorded_is_said_to_be_just_that() {
 #[tokio::test]
 async fn others_are_not_authorized() {
     let house = House::builder().start().await;
-    let dir = house.dir().join("leases");
     let bus = house.connection().await;
-    let manager = manager(&bus).await;
-    manager.create_lockspace(str(&dir), none()).await.unwrap();
-    let name = format!("lease:{}/web", dir.display());
-    manager.create_lease(&name, none()).await.unwrap();
+    let (dir, name) = leased(&house, &bus).await;
     let roots = Machine::open(&bus, "roots").await;
     roots.acquire(&[(&name, "exclusive")]).await.unwrap();
     let new = house.dir().join("new").display().to_string();

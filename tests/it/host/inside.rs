@@ -96,7 +96,8 @@ impl Host {
     }
 }
 
-const JOURNAL: [&str; 6] = [
+/// Asks for what the service and systemd have written about it since the boot.
+pub(crate) const JOURNAL: [&str; 6] = [
     "journalctl",
     "--quiet",
     "--no-pager",

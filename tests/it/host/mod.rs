@@ -30,8 +30,9 @@ use zbus::Connection;
 use crate::house::{NAME, NameWatch, connect};
 use container::{Container, Failure};
 
+pub(crate) use inside::JOURNAL;
 pub(crate) use service::Main;
-pub(crate) use tree::Tree;
+pub(crate) use tree::{Tree, apart};
 
 /// Where a host has its disk images.
 const IMAGES: &str = "/srv/images";

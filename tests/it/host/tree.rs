@@ -45,6 +45,15 @@ impl Tree {
     }
 }
 
+/// The beginning of a command that makes a tree. It ends with the test, and what it mounts for its own
+/// use is not met by who removes what it left unfinished.
+pub(crate) fn apart() -> std::process::Command {
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--pdeathsig=KILL", "--", "unshare", "--mount", "--propagation=private"]);
+    command.args(["--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--"]);
+    command
+}
+
 /// A release's tree, which one of those who want it makes while the others wait.
 async fn made(release: &str) -> Result<PathBuf, String> {
     let trees = Path::new(env!("CARGO_TARGET_TMPDIR")).join("trees");
@@ -63,10 +72,7 @@ async fn made(release: &str) -> Result<PathBuf, String> {
     }
     // What was begun by one that has been killed.
     let _ = fs::remove_dir_all(&part);
-    // What it mounts for its own use must not be met by who removes what it left unfinished.
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig=KILL", "--", "unshare", "--mount", "--propagation=private"]);
-    command.args(["--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--"]);
+    let mut command = Command::from(apart());
     command.args(["mmdebstrap", "--quiet", "--variant=minbase"]);
     command.arg(format!("--include={}", PACKAGES.join(","))).arg(release).arg(&part);
     command.stdin(Stdio::null()).kill_on_drop(true);

@@ -13,19 +13,10 @@ use super::{
     PATIENCE, Vm,
     base64::{decode, encode},
 };
-use crate::house::Ran;
+use crate::{host::JOURNAL, house::Ran};
 
 /// The unit.
 const UNIT: &str = "vmlockd.service";
-
-const JOURNAL: [&str; 6] = [
-    "journalctl",
-    "--quiet",
-    "--no-pager",
-    "--boot",
-    "--output=short-monotonic",
-    "--unit=vmlockd.service",
-];
 
 /// A program that runs in a machine beside the test.
 pub(crate) struct Running<'v> {

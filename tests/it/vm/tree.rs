@@ -10,7 +10,10 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::{host::skip, house::program};
+use crate::{
+    host::{apart, skip},
+    house::program,
+};
 
 /// Does the work.
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/vm/make");
@@ -102,11 +105,7 @@ fn kept(release: &str) -> Result<PathBuf, String> {
     }
     // What was begun by one that has been killed.
     let _ = fs::remove_dir_all(&part);
-    // What it mounts for its own use must not be met by who removes what it left unfinished.
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig=KILL", "--", "unshare", "--mount", "--propagation=private"]);
-    command.args(["--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--"]);
-    let output = run(command.args([SCRIPT, "tree", release]).arg(&part));
+    let output = run(apart().args([SCRIPT, "tree", release]).arg(&part));
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(format!("there can't be a disk with Debian {release}: {}", said.trim()));
