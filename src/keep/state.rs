@@ -26,7 +26,8 @@ use crate::lock::printable::shown_path;
 /// could not keep.
 pub const VERSION: u64 = 5;
 /// The oldest version that is read as well: what is new since then is missing there. Version 4 brought
-/// what a disk lies on, and two lockspaces; version 5 what becomes of a machine that loses a lock.
+/// what a disk lies on, and two lockspaces; version 5 what becomes of a machine that loses a lock, and
+/// which processes of other users were allowed.
 pub const OLDEST: u64 = 3;
 
 /// The file's name in the runtime directory.

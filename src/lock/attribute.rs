@@ -207,12 +207,7 @@ mod tests {
     #[test]
     fn sharers_stand_side_by_side_and_who_holds_alone_stands_alone() {
         let file = tempfile::tempfile().unwrap();
-        let attributes = Place {
-            file: &file,
-            record: |file, host, entry, before| record(file, host, entry, before).unwrap(),
-            erase: |file, host, entry| erase(file, host, entry).unwrap(),
-            read,
-        };
+        let attributes = Place { file: &file, record, erase, read };
         attributes.has_sharers_side_by_side();
         assert_eq!(Name::all(&file, REMOVED).len(), 1);
         attributes.has_who_holds_alone();

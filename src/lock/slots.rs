@@ -144,12 +144,7 @@ mod tests {
     fn sharers_stand_side_by_side_and_who_holds_alone_stands_alone() {
         let file = tempfile::tempfile().unwrap();
         assert_ne!(place("one"), place("two"));
-        let slots = Place {
-            file: &file,
-            record: |file, host, entry, before| record(file, host, entry, before).unwrap(),
-            erase: |file, host, entry| erase(file, host, entry).unwrap(),
-            read,
-        };
+        let slots = Place { file: &file, record, erase, read };
         slots.has_sharers_side_by_side();
         slots.has_who_holds_alone();
     }

@@ -289,8 +289,8 @@ impl Service {
         }
     }
 
-    /// Returns once all can be seen that has happened until now, whoever it was that did it. For
-    /// whoever names what is there.
+    /// Returns once all can be seen that has happened until now, whoever it was that did it: for
+    /// whoever is about to name what he found in the table.
     pub async fn all_shown(&self) {
         let so_far = self.state().so_far();
         so_far.wait().await;

@@ -1,5 +1,6 @@
 //! What every place of records has to do, be it attributes or slots in the file.
 
+use std::fmt::Debug;
 use std::fs::File;
 
 use uuid::Uuid;
@@ -26,20 +27,20 @@ pub(in crate::lock) fn told(read: Vec<Recorded>) -> Vec<String> {
 }
 
 /// Where holders are recorded, and how. What fails there ends the test.
-pub(in crate::lock) struct Place<'f> {
+pub(in crate::lock) struct Place<'f, E> {
     pub(in crate::lock) file: &'f File,
-    pub(in crate::lock) record: fn(&File, &Host, &Entry, Option<&Entry>),
-    pub(in crate::lock) erase: fn(&File, &Host, &Entry),
+    pub(in crate::lock) record: fn(&File, &Host, &Entry, Option<&Entry>) -> Result<(), E>,
+    pub(in crate::lock) erase: fn(&File, &Host, &Entry) -> Result<(), E>,
     pub(in crate::lock) read: fn(&File) -> Vec<Recorded>,
 }
 
-impl Place<'_> {
+impl<E: Debug> Place<'_, E> {
     fn record(&self, host: &Host, entry: &Entry, before: Option<&Entry>) {
-        (self.record)(self.file, host, entry, before);
+        (self.record)(self.file, host, entry, before).unwrap();
     }
 
     fn erase(&self, host: &Host, entry: &Entry) {
-        (self.erase)(self.file, host, entry);
+        (self.erase)(self.file, host, entry).unwrap();
     }
 
     fn tells(&self, expected: &[&str]) {
