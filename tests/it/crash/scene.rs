@@ -232,7 +232,7 @@ impl Scene {
                 let pid = self.dbus.get_connection_unix_process_id(name).await.ok();
                 let mut living = self.host.living().into_iter();
                 let main = living.find(|main| Some(main.inside) == pid);
-                if let Some(main) = main.filter(|main| points::is_armed(*main) == armed) {
+                if let Some(main) = main.filter(|main| points::is_armed(*main) == Some(armed)) {
                     return main;
                 }
                 yield_now().await;
@@ -288,7 +288,9 @@ impl Scene {
                 if owners.is_ok_and(|owners| owners.len() == 1)
                     && points::aborts(&self.host) == aborted
                 {
-                    self.service(true).await.signal(Signal::SIGKILL);
+                    let armed = self.service(true).await;
+                    points::disarm(&self.host);
+                    armed.signal(Signal::SIGKILL);
                     return false;
                 }
                 yield_now().await;

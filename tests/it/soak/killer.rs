@@ -58,7 +58,7 @@ impl<'s> Killer<'s> {
                 let owner = self.dbus.get_connection_unix_process_id(name).await.ok();
                 let mut living = self.scene.host.living().into_iter();
                 let main = living.find(|main| Some(main.inside) == owner);
-                if let Some(main) = main.filter(|main| points::is_armed(*main) == armed) {
+                if let Some(main) = main.filter(|main| points::is_armed(*main) == Some(armed)) {
                     return main;
                 }
                 yield_now().await;

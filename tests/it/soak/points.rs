@@ -70,10 +70,17 @@ pub(crate) fn arm_next(host: &Host, point: &str, n: usize) {
     host.write(NEXT, &format!("{VARIABLE}={point}:{n}\n"));
 }
 
-/// Whether a process has been told where to abort.
-pub(crate) fn is_armed(main: Main) -> bool {
-    let environment = fs::read(format!("/proc/{}/environ", main.outside)).unwrap_or_default();
-    environment.windows(VARIABLE.len()).any(|part| part == VARIABLE.as_bytes())
+/// Takes that back, for services that start from now on.
+pub(crate) fn disarm(host: &Host) {
+    host.write(ARMED, "");
+}
+
+/// Whether a process has been told where to abort, or has not. One that is dying has no environment
+/// any more, and tells neither; a service is never without one.
+pub(crate) fn is_armed(main: Main) -> Option<bool> {
+    let environment = fs::read(format!("/proc/{}/environ", main.outside)).ok()?;
+    let armed = environment.windows(VARIABLE.len()).any(|part| part == VARIABLE.as_bytes());
+    (!environment.is_empty()).then_some(armed)
 }
 
 /// How often the service has aborted.
