@@ -197,7 +197,7 @@ fn read_host(table: &Table<'_>, lockspaces: &mut Lockspaces) -> Result<(), Wrong
     lockspaces.host = Host::new(id_text, name_text).ok().flatten().map(Arc::new);
     if let Some((value, word)) = string(table, "record_holders")? {
         let wanted = || {
-            let words = "\"lockspaces\", \"always\" or \"never\"";
+            let words = "\"lockspaces\", \"shared\", \"always\" or \"never\"";
             wrong(value, format!("'record_holders' must be {words}"))
         };
         lockspaces.recording = word.parse().map_err(|()| wanted())?;
@@ -308,7 +308,7 @@ mod tests {
             ("log_level = 3", "1: 'log_level' must be a string"),
             ("host_id = \"Node 1\"", "1: 'host_id' must be 1 to 64 of the characters a to z"),
             ("host_id = \"a\"\nhost_name = \"\"", "2: 'host_name' must be 1 to 64 bytes long"),
-            ("record_holders = \"all\"", "1: 'record_holders' must be \"lockspaces\", \"always\""),
+            ("record_holders = \"all\"", "1: 'record_holders' must be \"lockspaces\", \"shared\""),
             ("[limits]\nlocks_per_user = 0", "2: 'locks_per_user' must be a whole number"),
             (
                 "[limits]\nlocks_per_usr = 1",

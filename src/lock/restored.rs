@@ -62,6 +62,9 @@ impl Held {
             return None;
         }
         let writable = descriptions.iter().all(is_writable);
+        // Elsewhere is where those are kept whose file systems others serve.
+        let is_far = descriptions.iter().any(Description::is_away);
+        let signature = Signature { is_far, ..signature.clone() };
         let place = |file: &PathBuf| {
             let (directory, name) = directories.of(file).filter(|_| want.lockspace.has_files())?;
             Some(Place { directory, name, fleeting: want.fleeting })

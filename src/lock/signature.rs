@@ -19,9 +19,11 @@ use super::slots;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Recording {
     /// Those of files in lockspaces.
-    #[default]
     Lockspaces,
-    /// Those of disks that are locked directly, too.
+    /// Those of disks that are locked directly, too, where other hosts may want them.
+    #[default]
+    Shared,
+    /// Those of all disks that are locked directly, too.
     Always,
     /// None.
     Never,
@@ -33,6 +35,7 @@ impl FromStr for Recording {
     fn from_str(word: &str) -> Result<Self, ()> {
         match word {
             "lockspaces" => Ok(Self::Lockspaces),
+            "shared" => Ok(Self::Shared),
             "always" => Ok(Self::Always),
             "never" => Ok(Self::Never),
             _ => Err(()),
@@ -47,6 +50,8 @@ pub struct Signature {
     pub host: Option<Arc<Host>>,
     /// Which locks are recorded.
     pub recording: Recording,
+    /// It is for a lock on a file system that somebody else than this host serves.
+    pub is_far: bool,
     /// The number of the lock.
     pub lock: u64,
     /// The machine's name.
@@ -68,6 +73,7 @@ impl Signature {
         self.host.is_some()
             && match self.recording {
                 Recording::Lockspaces => in_lockspace,
+                Recording::Shared => in_lockspace || self.is_far,
                 Recording::Always => true,
                 Recording::Never => false,
             }

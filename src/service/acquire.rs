@@ -38,7 +38,6 @@ use crate::lock::in_use::InUse;
 use crate::lock::owner::AnchorId;
 use crate::lock::queue::Purpose;
 use crate::lock::record::{Proof, Stage};
-use crate::lock::signature::Signature;
 use crate::lock::table::{Again, Reservation};
 use crate::lock::take::{Goal, Take};
 use crate::lock::work::{Asked, InOrder, Work};
@@ -347,11 +346,11 @@ impl Request {
         let Reserved { locks, fresh, records } = reserved;
         step("grant-reserved");
         let numbers: Vec<u64> = fresh.iter().map(|(lock, _)| *lock).collect();
-        let signature = service.signature_of(self.id, &records);
+        let sign = service.signer(self.id);
         let hasty = service.is_trying_again(&entry);
         let takes = fresh.iter().filter_map(|(lock, n)| {
             let goal = Arc::clone(self.goals.get(*n)?);
-            let signature = Signature { lock: *lock, ..signature.clone() };
+            let signature = sign(records.iter().find(|record| record.id == *lock)?);
             let (mode, in_use) = (*self.modes.get(*n)?, *self.in_use.get(*n)?);
             Some(Take { goal, mode, signature, hasty, in_use })
         });

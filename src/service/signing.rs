@@ -1,5 +1,6 @@
 //! Who takes a lock, as the record beside it tells other hosts.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use super::Service;
@@ -26,21 +27,23 @@ impl Service {
         self.host().map_or_else(system_name, |host| host.name())
     }
 
-    /// The signature of an owner, for locks that it gets now. Looks its user up where that will be
-    /// recorded, so it is for a storage thread.
-    pub(super) fn signature(&self, id: OwnerId, since: u64, in_lockspace: bool) -> Signature {
-        let mut signature = of_owner(&self.state(), id, since);
-        if signature.is_written(in_lockspace) {
-            let process = (signature.pid != 0).then(|| Process::of(signature.pid)).flatten();
-            signature.user = recent_name(process.map_or(id.uid, |process| process.uid));
+    /// Signs for an owner, what it gets now. Looks its user up where that will be recorded, once; so
+    /// it is for a storage thread.
+    pub(super) fn signer(&self, id: OwnerId) -> impl Fn(&Lock) -> Signature {
+        let of_owner = of_owner(&self.state(), id, 0);
+        let user = OnceCell::new();
+        move |lock| {
+            let Lock { id: number, since, want, .. } = lock;
+            let in_lockspace = want.lockspace.has_files();
+            let is_far = !in_lockspace && self.storage().is_far(&want.asks());
+            let (lock, since) = (*number, *since);
+            let mut signature = Signature { is_far, lock, since, ..of_owner.clone() };
+            if signature.is_written(in_lockspace) {
+                let user = user.get_or_init(|| user_of(&signature, id));
+                signature.user.clone_from(user);
+            }
+            signature
         }
-        signature
-    }
-
-    /// The same for the locks of one request.
-    pub(super) fn signature_of(&self, id: OwnerId, records: &[Lock]) -> Signature {
-        let in_lockspace = records.iter().any(|lock| lock.want.lockspace.has_files());
-        self.signature(id, records.first().map_or(0, |lock| lock.since), in_lockspace)
     }
 
     /// Says where holders can't be recorded.
@@ -66,10 +69,17 @@ impl Service {
             locks.filter_map(|lock| Some((lock.id, lock.since, held(lock.id)?))).collect()
         };
         for (lock, since, held) in held {
-            let signature = Signature { lock, ..self.signature(id, since, true) };
-            Sign { held, signature }.perform();
+            let signature = of_owner(&self.state(), id, since);
+            let user = user_of(&signature, id);
+            Sign { held, signature: Signature { lock, user, ..signature } }.perform();
         }
     }
+}
+
+/// Who runs the process, or has the owner.
+fn user_of(signature: &Signature, id: OwnerId) -> String {
+    let process = (signature.pid != 0).then(|| Process::of(signature.pid)).flatten();
+    recent_name(process.map_or(id.uid, |process| process.uid))
 }
 
 /// The signature of an owner, its user not looked up.
@@ -79,6 +89,7 @@ pub(super) fn of_owner(state: &State, id: OwnerId, since: u64) -> Signature {
     Signature {
         host: lockspaces.host.clone(),
         recording: lockspaces.recording,
+        is_far: false,
         lock: 0,
         name: owner.map(|owner| owner.name.clone()).unwrap_or_default(),
         uuid: id.uuid,

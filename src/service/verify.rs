@@ -18,7 +18,6 @@ use crate::lock::held::{Give, Held};
 use crate::lock::identity::Identity;
 use crate::lock::printable::shown;
 use crate::lock::restored::{Doubt, Lost, Reassert, Retake};
-use crate::lock::signature::Signature;
 use crate::lock::work::{Asked, Work};
 use crate::lock::{self, Event, Lock, Loss, Proof, Want};
 use crate::step::step;
@@ -135,9 +134,8 @@ impl Service {
     /// Takes a lock again of which there is no descriptor.
     fn retake(&self, lock: &Lock) -> Result<(), Lost> {
         let held = Arc::new({
-            let want = lock.want.clone();
-            let signature = self.signature(lock.owner, lock.since, want.lockspace.has_files());
-            Retake { want, signature: Signature { lock: lock.id, ..signature } }.perform()?
+            let (want, signature) = (lock.want.clone(), self.signer(lock.owner)(lock));
+            Retake { want, signature }.perform()?
         });
         let unlockable =
             |error: Error| Lost { loss: lock::Loss::Unlockable, why: error.to_string() };

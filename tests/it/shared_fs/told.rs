@@ -1,15 +1,18 @@
 //! Who is refused on one host is told who holds the disk on the other.
 
+use std::path::Path;
 use std::process::Command;
 
+use rustix::fs::listxattr;
+
 use super::pair::{Files, Half, Pair, until, until_got};
-use crate::house::Process;
+use crate::house::{NAME, NameWatch, Process};
 use crate::listed::Listed;
-use crate::machine::{Machine, exclusive};
+use crate::machine::{Machine, exclusive, manager};
 use crate::methods::none;
 
 /// What a machine is told that wants a disk.
-async fn told(machine: &Machine, disk: &std::path::Path) -> String {
+async fn told(machine: &Machine, disk: &Path) -> String {
     let refused = machine.acquire(&[exclusive(disk)]).await.unwrap_err();
     assert_eq!(refused.name, "LockHeldElsewhere", "{refused:?}");
     refused.message
@@ -21,9 +24,8 @@ fn process(pair: &Pair, name: &str) -> Process {
     Process::start(name, command, &pair.shared.path().with_file_name("machines.log"))
 }
 
-#[tokio::test]
-async fn the_holder_on_the_other_host_is_named() {
-    let Some(pair) = Pair::start(Files::Hashed).await else { return };
+async fn the_holder_on_the_other_host_is_named(files: Files) {
+    let Some(pair) = Pair::start(files).await else { return };
     let disk = pair.shared.disk("disk");
     let hosts: [(&Half, &Half, &str); 2] =
         [(&pair.a, &pair.b, "host-a"), (&pair.b, &pair.a, "host-b")];
@@ -46,10 +48,19 @@ async fn the_holder_on_the_other_host_is_named() {
     }
 }
 
-/// What a killed service has written stays, and is not believed of whoever comes after.
 #[tokio::test]
-async fn of_a_killed_service_nobody_is_told() {
-    let Some(pair) = Pair::start(Files::Hashed).await else { return };
+async fn the_holder_is_named_who_has_the_disk_itself() {
+    the_holder_on_the_other_host_is_named(Files::Direct).await;
+}
+
+#[tokio::test]
+async fn the_holder_is_named_where_lock_files_are_hashed() {
+    the_holder_on_the_other_host_is_named(Files::Hashed).await;
+}
+
+/// What a killed service has written stays, and is not believed of whoever comes after.
+async fn of_a_killed_service_nobody_is_told(files: Files) {
+    let Some(pair) = Pair::start(files).await else { return };
     let disk = pair.shared.disk("disk");
     let (web1, web2) = (pair.a.machine("web1").await, pair.b.machine("web2").await);
     web1.acquire(&[exclusive(&disk)]).await.unwrap();
@@ -63,4 +74,44 @@ async fn of_a_killed_service_nobody_is_told() {
     let message = told(&pair.a.machine("web3").await, &disk).await;
     assert!(message.contains("VM \"web2\"") && message.contains("on host host-b"), "{message}");
     assert!(!message.contains("web1"), "{message}");
+}
+
+#[tokio::test]
+async fn of_a_killed_service_nobody_is_told_of_the_disk_itself() {
+    of_a_killed_service_nobody_is_told(Files::Direct).await;
+}
+
+#[tokio::test]
+async fn of_a_killed_service_nobody_is_told_where_lock_files_are_hashed() {
+    of_a_killed_service_nobody_is_told(Files::Hashed).await;
+}
+
+/// The names of what is written beside a disk.
+fn beside(disk: &Path) -> String {
+    let mut names = [0; 1000];
+    let length = listxattr(disk, &mut names).unwrap();
+    names[..length].escape_ascii().to_string()
+}
+
+/// Also where the service that gives the disk up is not the one that took it.
+#[tokio::test]
+async fn nothing_of_it_is_left_on_the_disk() {
+    let Some(pair) = Pair::start(Files::Direct).await else { return };
+    let disk = pair.shared.disk("disk");
+    let there = pair.shared.hosts()[0].at(&disk);
+    for again in [false, true] {
+        let web1 = pair.a.machine("web1").await;
+        let lock = web1.acquire(&[exclusive(&disk)]).await.unwrap();
+        assert!(beside(&there).contains("user.vmlockd.holder."), "{}", beside(&there));
+        if again {
+            let mut name = NameWatch::new(&pair.a.bus, NAME).await;
+            let first = name.owned().await;
+            manager(&pair.a.bus).await.reexecute(none()).await.unwrap();
+            name.owned_by_other_than(&first).await;
+            assert_eq!(Listed::by(&pair.a.bus).await.locks.len(), 1);
+        }
+        web1.release(&lock).await.unwrap();
+        assert_eq!(beside(&there), "");
+        web1.owner.close(none()).await.unwrap();
+    }
 }

@@ -17,10 +17,12 @@ fn whoever_is_first_keeps_the_other_out() {
         let disk = &version.disk();
         hosts.lock_by(version, Files::Direct);
         for (first, second) in hosts.both_ways() {
-            alone(first, second, disk, disk, false);
+            // Beside a disk is no place for a name before version 4.2.
+            alone(first, second, disk, disk, version == V42);
             together(first, second, disk);
             beside_a_program(first, second, disk);
         }
+        killed(&hosts.a, &hosts.b, disk);
 
         hosts.lock_by(version, Files::Hashed);
         let Hosts { a, b, .. } = &hosts;
