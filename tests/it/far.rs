@@ -1,8 +1,6 @@
 //! Storage that somebody else serves, who does not answer: it is the matter of those who want
 //! something of it, and these are told so.
 
-use std::time::Duration;
-
 use tokio::task::JoinSet;
 
 use crate::house::{House, within};
@@ -159,7 +157,7 @@ async fn the_service_ends_and_is_replaced_meanwhile() {
     };
     web1.locks().await;
     let ended = house.daemon().terminate();
-    tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it ends");
+    within("it ends", ended).await;
     drop(hangs);
     house.daemon().start_again().await;
     far.go_on();

@@ -12,20 +12,18 @@ use std::{
     io::{self, ErrorKind, Read as _, Write as _},
     os::unix::net::UnixStream,
     path::Path,
-    time::Duration,
 };
 
 pub(crate) use wire::{
     Arguments, Frame, KEEPALIVE, LONGEST, PROGRAM, Refusal, SHORTEST, kind, procedure,
 };
 
+use super::DEADLINE;
+
 /// The disk may be used by more than one.
 pub(crate) const SHARED: u32 = 1;
 /// A lock file that is not there is made.
 pub(crate) const AUTOCREATE: u32 = 2;
-
-/// Reaching it is a failure, never a wait.
-const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Who says he is the owner.
 #[derive(Clone, Debug)]
