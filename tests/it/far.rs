@@ -1,6 +1,8 @@
 //! Storage that somebody else serves, who does not answer: it is the matter of those who want
 //! something of it, and these are told so.
 
+use std::time::Duration;
+
 use tokio::task::JoinSet;
 
 use crate::house::{House, within};
@@ -157,7 +159,7 @@ async fn the_service_ends_and_is_replaced_meanwhile() {
     };
     web1.locks().await;
     let ended = house.daemon().terminate();
-    within("it ends", ended).await;
+    tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it ends");
     drop(hangs);
     house.daemon().start_again().await;
     far.go_on();

@@ -40,7 +40,7 @@ const STEPS: usize = 50;
 /// How many sequences are tried where nobody says.
 const SEQUENCES: usize = 1000;
 /// How long the service may take to be as the model.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take while a sequence is made shorter, most of which comes to a difference.
 const IMPATIENCE: Duration = Duration::from_millis(300);
 

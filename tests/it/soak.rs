@@ -36,8 +36,8 @@ use crate::house::{Attempts, Intruder, Kind, Rival, attempt};
 const CLIENTS: u64 = 4;
 /// Who ends while the service is dead.
 const MAYFLY: u64 = CLIENTS;
-/// How soon the file system can be unmounted on which disks were, with what a busy machine adds.
-const UNMOUNTED: Duration = Duration::from_secs(5);
+/// How soon the file system can be unmounted on which disks were.
+const UNMOUNTED: Duration = Duration::from_secs(1);
 
 pub(crate) fn times(variable: &str, default: usize) -> usize {
     match env::var(variable) {

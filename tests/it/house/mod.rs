@@ -64,7 +64,7 @@ pub(crate) use watch::NameWatch;
 pub(crate) const NAME: &str = "org.vmlockd1";
 
 /// Long enough for the slowest step on a busy machine: reaching it is a failure, never a wait.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Waits for an event, but not for ever.
 pub(crate) async fn within<T>(what: &str, event: impl Future<Output = T>) -> T {

@@ -22,7 +22,7 @@ use crate::machine::{lock, manager, option};
 /// How long a lock may stay whose owner has ended, also while the service was dead.
 // Five seconds are what is wanted, and half a second is what is measured where nothing else runs
 // (`make soak` prints it); beside other tests every step takes its time, and what leaks stays for ever.
-pub(super) const ORPHANED: Duration = Duration::from_secs(30);
+pub(super) const ORPHANED: Duration = Duration::from_secs(15);
 
 /// A disk and a mode.
 pub(super) type Wish = (String, &'static str);

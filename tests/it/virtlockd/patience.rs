@@ -11,7 +11,7 @@ use super::crowd::sleep;
 use super::judge::house;
 
 /// The service's ten seconds, and what a busy machine adds.
-const PATIENCE: Duration = Duration::from_secs(25);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Beginnings of messages, each sent by a client of its own.
 fn beginnings() -> Vec<(String, Vec<u8>)> {
