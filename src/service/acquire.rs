@@ -348,9 +348,10 @@ impl Request {
         let numbers: Vec<u64> = fresh.iter().map(|(lock, _)| *lock).collect();
         let sign = service.signer(self.id);
         let hasty = service.is_trying_again(&entry);
-        let takes = fresh.iter().filter_map(|(lock, n)| {
+        // There is a record of each, in this order.
+        let takes = fresh.iter().zip(&records).filter_map(|((_, n), record)| {
             let goal = Arc::clone(self.goals.get(*n)?);
-            let signature = sign(records.iter().find(|record| record.id == *lock)?);
+            let signature = sign(record);
             let (mode, in_use) = (*self.modes.get(*n)?, *self.in_use.get(*n)?);
             Some(Take { goal, mode, signature, hasty, in_use })
         });

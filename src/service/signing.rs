@@ -27,20 +27,18 @@ impl Service {
         self.host().map_or_else(system_name, |host| host.name())
     }
 
-    /// Signs for an owner, what it gets now. Looks its user up where that will be recorded, once; so
-    /// it is for a storage thread.
+    /// Signs locks that an owner gets now. Its user is looked up where he will be recorded, and once
+    /// for all of them; so this is for a storage thread.
     pub(super) fn signer(&self, id: OwnerId) -> impl Fn(&Lock) -> Signature {
         let of_owner = of_owner(&self.state(), id, 0);
         let user = OnceCell::new();
-        move |lock| {
-            let Lock { id: number, since, want, .. } = lock;
+        move |Lock { id: lock, since, want, .. }| {
+            let (lock, since) = (*lock, *since);
             let in_lockspace = want.lockspace.has_files();
             let is_far = !in_lockspace && self.storage().is_far(&want.asks());
-            let (lock, since) = (*number, *since);
             let mut signature = Signature { is_far, lock, since, ..of_owner.clone() };
             if signature.is_written(in_lockspace) {
-                let user = user.get_or_init(|| user_of(&signature, id));
-                signature.user.clone_from(user);
+                signature.user.clone_from(user.get_or_init(|| user_of(&of_owner, id)));
             }
             signature
         }
