@@ -5,11 +5,16 @@
 
 // A module of its own, since the signals of two interfaces bear the same names.
 mod owner;
+mod uid;
 
 use std::collections::HashMap;
 
 use serde::Serialize;
-use zbus::proxy::MethodFlags;
+use zbus::address::Address;
+use zbus::connection::Builder;
+use zbus::fdo::DBusProxy;
+use zbus::names::BusName;
+use zbus::proxy::{CacheProperties, MethodFlags};
 use zbus::wire::DynamicDeserialize;
 use zbus::{Connection, DynamicType, Fd, OwnedFd, OwnedObjectPath, OwnedVariant, Variant};
 
@@ -34,17 +39,41 @@ pub type Row = HashMap<String, OwnedVariant>;
 
 impl Bus {
     /// Connects: to where `DBUS_SYSTEM_BUS_ADDRESS` or `DBUS_SESSION_BUS_ADDRESS` says, otherwise
-    /// to where these buses usually are.
+    /// to where these buses usually are. Works from a user namespace, too.
     ///
     /// # Errors
     ///
     /// Where there is no bus, or it does not let us in.
     pub async fn connect(self) -> zbus::Result<Connection> {
-        match self {
-            Self::System => Connection::system().await,
-            Self::Session => Connection::session().await,
+        let address = match self {
+            Self::System => Address::system(),
+            Self::Session => Address::session(),
+        }?;
+        let error = match Builder::address(address.clone()).build().await {
+            // The bus rejects the uid, and may close the connection before that is read.
+            Err(error @ (zbus::Error::Handshake(_) | zbus::Error::InputOutput(_))) => error,
+            done => return done,
+        };
+        let transport = address.transport().clone();
+        let asked = tokio::task::spawn_blocking(move || uid::ask(&transport)).await;
+        match asked {
+            Ok(Ok(uid)) => Builder::address(address).user_id(uid).build().await,
+            // The first error says more.
+            Ok(Err(_)) | Err(_) => Err(error),
         }
     }
+}
+
+/// Asks the bus for the uid that it has for a connection of this process. In a user namespace this
+/// is not the uid that the process sees, and all that the service says of users is in these terms.
+///
+/// # Errors
+///
+/// Where the bus does not answer.
+pub async fn own_uid(connection: &Connection) -> zbus::Result<u32> {
+    let name = connection.unique_name().ok_or(zbus::Error::InvalidReply)?;
+    let bus = DBusProxy::builder(connection).cache_properties(CacheProperties::No).build().await?;
+    Ok(bus.get_connection_unix_user(BusName::Unique(name.as_ref().clone())).await?)
 }
 
 /// Calls a method and, if told so, lets the service ask the person at the screen for a password.

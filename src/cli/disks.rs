@@ -120,7 +120,7 @@ impl Wanted {
             let room = wanted.files.len() < FILES_MAX;
             let is_lease = in_lease(&path).is_some();
             let file = if (nameless || !link.by_name()) && room && !is_lease {
-                open(&path, *mode, link.uid)?
+                open(&path, *mode)?
             } else {
                 None
             };
@@ -147,7 +147,7 @@ impl Wanted {
 
 /// Opens a disk, as proof that we may have it; `None` where we may not: then its name is what is
 /// left, and polkit judges.
-fn open(path: &Path, mode: Mode, uid: u32) -> Result<Option<File>, Error> {
+fn open(path: &Path, mode: Mode) -> Result<Option<File>, Error> {
     let found = match fs::metadata(path) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -166,8 +166,9 @@ fn open(path: &Path, mode: Mode, uid: u32) -> Result<Option<File>, Error> {
     };
     Ok(match mode {
         Mode::Exclusive | Mode::None => open(true),
-        // Reading shows enough for a shared lock on one's own file, writing on any.
-        Mode::Shared if found.uid() == uid => open(false),
+        // Reading shows enough for a shared lock on one's own file, writing on any. Both uids are
+        // those of this user namespace.
+        Mode::Shared if found.uid() == nix::unistd::geteuid().as_raw() => open(false),
         Mode::Shared => open(true).or_else(|| open(false)),
     })
 }
@@ -242,12 +243,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("a.img");
         fs::write(&image, "").unwrap();
-        let me = nix::unistd::geteuid().as_raw();
-        assert!(open(&image, Mode::Exclusive, me).unwrap().is_some());
-        assert!(open(&image, Mode::Shared, me).unwrap().is_some());
-        assert!(matches!(open(&dir.path().join("b"), Mode::Shared, me), Err(Error::Missing(_))));
-        assert!(matches!(open(dir.path(), Mode::Shared, me), Err(Error::Failed(_))));
-        assert!(matches!(open(Path::new("/dev/null"), Mode::Shared, me), Err(Error::Failed(_))));
+        assert!(open(&image, Mode::Exclusive).unwrap().is_some());
+        assert!(open(&image, Mode::Shared).unwrap().is_some());
+        assert!(matches!(open(&dir.path().join("b"), Mode::Shared), Err(Error::Missing(_))));
+        assert!(matches!(open(dir.path(), Mode::Shared), Err(Error::Failed(_))));
+        assert!(matches!(open(Path::new("/dev/null"), Mode::Shared), Err(Error::Failed(_))));
         assert!(open_to_ask(&image).is_some() && open_to_ask(dir.path()).is_none());
     }
 }

@@ -18,7 +18,7 @@ pub(super) struct Link {
     pub(super) connection: Connection,
     /// Which bus it is.
     pub(super) bus: Bus,
-    /// Who we are.
+    /// The uid that the bus has for this process.
     pub(super) uid: u32,
     /// Whether somebody sits there who could be asked for a password.
     interactive: bool,
@@ -28,7 +28,7 @@ impl Link {
     /// Connects.
     pub(super) async fn open(bus: Bus) -> Result<Self, Error> {
         let connection = bus.connect().await.map_err(Error::Connect)?;
-        let uid = nix::unistd::geteuid().as_raw();
+        let uid = client::own_uid(&connection).await.map_err(Error::Connect)?;
         Ok(Self { connection, bus, uid, interactive: std::io::stdin().is_terminal() })
     }
 

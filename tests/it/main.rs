@@ -37,6 +37,7 @@ mod machine;
 mod methods;
 mod metrics;
 mod model;
+mod namespaces;
 mod owners;
 mod reexec;
 mod reload;
