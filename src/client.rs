@@ -2,9 +2,13 @@
 //!
 //! The proxies say what the XML files in `dbus/` say, no more and no less. Properties that change
 //! are asked for each time: an answer from a cache may be older than the question.
+//!
+//! Signals come from a [`Subscription`], or from the proxies; both drop what another program than the
+//! service has sent. A plain [`zbus::MessageStream`] does not.
 
 // A module of its own, since the signals of two interfaces bear the same names.
 mod owner;
+mod subscription;
 mod uid;
 
 use std::collections::HashMap;
@@ -20,6 +24,7 @@ use zbus::{Connection, DynamicType, Fd, OwnedFd, OwnedObjectPath, OwnedVariant, 
 
 pub use crate::bus::Bus;
 pub use owner::OwnerProxy;
+pub use subscription::{Event, Subscription};
 
 /// The service's name on the bus.
 pub const SERVICE: &str = "org.vmlockd1";

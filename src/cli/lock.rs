@@ -4,11 +4,10 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use clap::Args;
-use futures_util::StreamExt;
 use serde_json::json;
 use tokio::time::timeout;
 use uuid::Uuid;
-use zbus::{MatchRule, MessageStream, OwnedObjectPath};
+use zbus::{MatchRule, OwnedObjectPath};
 
 use super::disks::Disk;
 use super::error::{Code, Error};
@@ -19,7 +18,7 @@ use super::signals::Signals;
 use super::table::{Lean, Table};
 use super::wait::Wait;
 use super::{json, row};
-use crate::client::{Options, Row, SERVICE};
+use crate::client::{Options, Row, Subscription};
 use crate::lock::on_lost::OnLost;
 
 /// How long an answer is awaited that is no longer wanted.
@@ -101,13 +100,10 @@ pub(super) async fn perform(link: &Link, args: Arguments, form: Form) -> Result<
 /// takes an owner with a lease for a living machine.
 async fn give_back(link: &Link, path: &OwnedObjectPath, lease: OwnedFd) -> Result<(), Error> {
     let rule = MatchRule::builder()
-        .msg_type(zbus::message::Type::Signal)
-        .sender(SERVICE)
         .path(path)
         .interface("org.freedesktop.DBus.Properties")
-        .member("PropertiesChanged")
-        .build()?;
-    let mut changes = MessageStream::for_match_rule(rule, &link.connection, None).await?;
+        .member("PropertiesChanged");
+    let mut changes = Subscription::new(&link.connection, rule).await?;
     drop(lease);
     let owner = link.owner(path).await?;
     while owner.anchors().await?.iter().any(|anchor| anchor == "lease") {

@@ -12,7 +12,6 @@
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
-use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -20,12 +19,11 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
-use futures_util::StreamExt;
 use nix::sys::signal::Signal;
 use tokio::net::unix::pipe;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
-use zbus::{MatchRule, MessageStream, OwnedObjectPath};
+use zbus::{MatchRule, OwnedObjectPath};
 
 use super::disks::Disk;
 use super::error::{Code, Error};
@@ -35,7 +33,7 @@ use super::output::complain;
 use super::signals::{Signals, is_for_the_group};
 use super::start::{self, Waiting};
 use super::wait::Wait;
-use crate::client::{MANAGER_PATH, Options, SERVICE};
+use crate::client::{Event, MANAGER_PATH, Options, Subscription};
 use crate::lock::on_lost::OnLost;
 
 /// How long the end of an owner is awaited whose lease somebody else may have, once the service
@@ -182,15 +180,12 @@ fn pass_on(pidfd: &OwnedFd, signal: Signal) {
 async fn give_up(link: &Link, path: &OwnedObjectPath, lease: OwnedFd) {
     let gone = async {
         let rule = MatchRule::builder()
-            .msg_type(zbus::message::Type::Signal)
-            .sender(SERVICE)
             .path(MANAGER_PATH)
             .interface("org.freedesktop.DBus.ObjectManager")
             .member("InterfacesRemoved")
-            .arg_path(0, path)
-            .build()?;
-        let one = Some(NonZeroUsize::MIN);
-        let mut removed = MessageStream::for_match_rule(rule, &link.connection, one).await?;
+            .arg_path(0, path);
+        let mut changes = Subscription::new(&link.connection, rule).await?;
+        let removed = async { while matches!(changes.next().await, Some(Event::Owner(_))) {} };
         let owner = link.owner(path).await?;
         // It may be gone already, closed by somebody.
         owner.state().await?;
@@ -201,7 +196,7 @@ async fn give_up(link: &Link, path: &OwnedObjectPath, lease: OwnedFd) {
             Ok(())
         };
         tokio::select! {
-            _ = removed.next() => Ok(()),
+            () = removed => Ok(()),
             waited = kept => waited,
         }
     };

@@ -190,3 +190,14 @@ fn unsafe_code_is_in_few_justified_places() {
         .collect();
     assert_eq!(found, places.map(PathBuf::from).into());
 }
+
+/// A message stream has whatever any program sends to its connection. Only these compare the sender.
+#[test]
+fn signals_are_read_only_where_their_sender_is_checked() {
+    let places = ["auth/caller.rs", "client/subscription.rs"];
+    let source = root().join("src");
+    let files = sources(&source).into_iter().filter(|path| code(path).contains("MessageStream"));
+    let found: BTreeSet<PathBuf> =
+        files.map(|path| path.strip_prefix(&source).unwrap().to_owned()).collect();
+    assert_eq!(found, places.map(PathBuf::from).into());
+}

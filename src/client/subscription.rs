@@ -1,0 +1,210 @@
+//! The only source of the service's signals.
+//!
+//! A match rule with `sender=org.vmlockd1` is a filter of the bus for *broadcast* signals. A signal
+//! that a program addresses to one connection is delivered whatever the rules of its receiver are
+//! (D-Bus specification, "Message Bus Message Routing"), and a client library can't compare a unique
+//! name with a well-known one. So any user can send a client a signal that looks like the service's.
+//! A [`Subscription`] follows the owner of the service's name, and drops each message that has
+//! another sender.
+
+use futures_util::StreamExt as _;
+use tokio::sync::{mpsc, oneshot};
+use zbus::fdo::DBusProxy;
+use zbus::message::Type;
+use zbus::names::{BusName, OwnedUniqueName};
+use zbus::{Connection, MatchRule, Message, MessageStream, match_rule, proxy};
+
+use super::SERVICE;
+
+/// The bus itself. No other connection can have this name as its sender.
+const BUS: &str = "org.freedesktop.DBus";
+
+/// What a subscription reports, in the order in which the bus delivered it.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A signal that the service sent.
+    Signal(Message),
+    /// The service's name has another owner, or none.
+    Owner(Option<OwnedUniqueName>),
+}
+
+/// Signals of the service that match a rule.
+///
+/// All signals of one subscription keep their order, across restarts of the service too. The match
+/// rules go with the subscription.
+#[derive(Debug)]
+pub struct Subscription(mpsc::UnboundedReceiver<Event>);
+
+impl Subscription {
+    /// Subscribes to the signals of the service that match `rule`, which need not name the type of
+    /// the message or its sender. Signals that the service sends after this returns are not missed.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the bus does not accept the rule.
+    pub async fn new(connection: &Connection, rule: match_rule::Builder<'_>) -> zbus::Result<Self> {
+        let rule = rule.msg_type(Type::Signal).sender(SERVICE).build()?.to_owned();
+        let bus = DBusProxy::builder(connection)
+            .cache_properties(proxy::CacheProperties::No)
+            .build()
+            .await?;
+        // All messages of the connection, since streams of two rules have no common order.
+        let messages = MessageStream::from(connection);
+        let (events, receiver) = mpsc::unbounded_channel();
+        let (known, owner) = oneshot::channel();
+        // The reader starts before the first call: a stream without one stops the connection.
+        tokio::spawn(read(messages, rule.clone(), owner, events, bus.clone()));
+        for rule in [name_rule()?, rule] {
+            bus.add_match_rule(rule).await?;
+        }
+        let owner = match bus.get_name_owner(BusName::try_from(SERVICE)?).await {
+            Ok(owner) => Some(owner),
+            Err(zbus::fdo::Error::NameHasNoOwner(_)) => None,
+            Err(error) => return Err(error.into()),
+        };
+        // Without a reader the connection is lost, which the receiver reports.
+        let _ = known.send(owner);
+        Ok(Self(receiver))
+    }
+
+    /// Returns the next event, or `None` once the connection to the bus is lost.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.0.recv().await
+    }
+}
+
+/// The rule for the changes of the service's name.
+fn name_rule() -> zbus::Result<MatchRule<'static>> {
+    let rule = MatchRule::builder()
+        .msg_type(Type::Signal)
+        .sender(BUS)
+        .interface(BUS)
+        .member("NameOwnerChanged")
+        .arg(0, SERVICE);
+    rule.build()
+}
+
+/// Reads the connection's messages until nobody wants the events or the connection is lost.
+async fn read(
+    mut messages: MessageStream,
+    rule: MatchRule<'static>,
+    answer: oneshot::Receiver<Option<OwnedUniqueName>>,
+    events: mpsc::UnboundedSender<Event>,
+    bus: DBusProxy<'static>,
+) {
+    let mut filter = Filter { rule, owner: None, changed: false };
+    let mut answer = Some(answer);
+    loop {
+        tokio::select! {
+            biased;
+            () = events.closed() => break,
+            owner = async { answer.as_mut()?.await.ok() }, if answer.is_some() => {
+                answer = None;
+                match owner {
+                    // A change that was seen meanwhile is newer than the answer, or as new.
+                    Some(owner) if !filter.changed => filter.owner = owner,
+                    Some(_) => {}
+                    // The subscription failed.
+                    None => break,
+                }
+            }
+            message = messages.next() => {
+                let Some(Ok(message)) = message else { return };
+                if let Some(event) = filter.pass(message)
+                    && answer.is_none()
+                    && events.send(event).is_err()
+                {
+                    break;
+                }
+            }
+        }
+    }
+    drop(messages);
+    let rules = [name_rule(), Ok(filter.rule)];
+    for rule in rules.into_iter().flatten() {
+        // If the bus does not answer, its rules are gone with the connection.
+        let _ = bus.remove_match_rule(rule).await;
+    }
+}
+
+/// Decides which messages of a connection are events.
+#[derive(Debug)]
+struct Filter {
+    rule: MatchRule<'static>,
+    /// The owner of the service's name.
+    owner: Option<OwnedUniqueName>,
+    /// Whether the bus has reported a change of it.
+    changed: bool,
+}
+
+impl Filter {
+    fn pass(&mut self, message: Message) -> Option<Event> {
+        let header = message.header();
+        let sender = header.sender()?;
+        if header.message_type() != Type::Signal {
+            return None;
+        }
+        if sender == BUS {
+            let named = header.interface().is_some_and(|interface| interface == BUS)
+                && header.member().is_some_and(|member| member == "NameOwnerChanged");
+            let body = message.body();
+            let (name, _, new) = body.deserialize::<(&str, &str, &str)>().ok().filter(|_| named)?;
+            if name != SERVICE {
+                return None;
+            }
+            self.owner = OwnedUniqueName::try_from(new.to_owned()).ok();
+            self.changed = true;
+            return Some(Event::Owner(self.owner.clone()));
+        }
+        let is_service = self.owner.as_ref().is_some_and(|owner| owner == sender);
+        let matches = is_service && self.rule.matches(&message).unwrap_or(false);
+        drop(header);
+        matches.then_some(Event::Signal(message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn signal(sender: &str, member: &str) -> Message {
+        let signal = Message::signal("/org/vmlockd1", "org.vmlockd1.Manager", member);
+        signal.sender(sender).build(&()).unwrap()
+    }
+
+    fn change(sender: &str, name: &str, new: &str) -> Message {
+        let change = Message::signal("/org/freedesktop/DBus", BUS, "NameOwnerChanged");
+        change.sender(sender).build(&(name, "", new)).unwrap()
+    }
+
+    fn filter(owner: Option<&str>) -> Filter {
+        let rule = MatchRule::builder().member("LockLost").build().unwrap();
+        let owner = owner.map(|owner| OwnedUniqueName::try_from(owner.to_owned()).unwrap());
+        Filter { rule, owner, changed: false }
+    }
+
+    #[test]
+    fn only_the_owner_of_the_name_is_heard() {
+        let mut filter = filter(Some(":1.5"));
+        assert!(matches!(filter.pass(signal(":1.5", "LockLost")), Some(Event::Signal(_))));
+        assert!(filter.pass(signal(":1.6", "LockLost")).is_none());
+        assert!(filter.pass(signal(":1.5", "LockReleased")).is_none(), "the rule decides, too");
+        assert!(filter.pass(change(":1.6", SERVICE, ":1.6")).is_none());
+        assert!(filter.pass(change(BUS, "org.vmlockd2", ":1.6")).is_none());
+        assert!(filter.pass(signal(":1.6", "LockLost")).is_none());
+    }
+
+    #[test]
+    fn the_owner_of_the_name_is_followed() {
+        let mut filter = filter(None);
+        assert!(
+            filter.pass(signal(":1.6", "LockLost")).is_none(),
+            "without an owner, none is heard"
+        );
+        let came = filter.pass(change(BUS, SERVICE, ":1.7"));
+        assert!(matches!(came, Some(Event::Owner(Some(owner))) if owner == ":1.7"));
+        assert!(filter.pass(signal(":1.7", "LockLost")).is_some());
+        assert!(matches!(filter.pass(change(BUS, SERVICE, "")), Some(Event::Owner(None))));
+        assert!(filter.pass(signal(":1.7", "LockLost")).is_none());
+    }
+}
