@@ -126,7 +126,7 @@ pub(super) fn grade(verdict: &Verdict) -> Grade {
     match verdict {
         Verdict::Shared => Grade::Ok,
         Verdict::Local(Local::OwnDevice) => Grade::Note,
-        Verdict::Local(_) | Verdict::Untested(_) => Grade::Warning,
+        Verdict::Local(_) | Verdict::Unknown(_) | Verdict::Untested(_) => Grade::Warning,
         Verdict::Unfit(_) => Grade::Danger,
     }
 }

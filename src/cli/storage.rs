@@ -15,15 +15,18 @@ pub(super) async fn look(
     remarks: &mut Vec<Remark>,
 ) -> Result<(), Error> {
     let metrics = manager.get_metrics(Options::new()).await?;
-    let silent = row::number(&metrics, "storage-silent");
+    let (silent, stuck) =
+        (row::number(&metrics, "storage-silent"), row::number(&metrics, "requests-stuck"));
     remarks.extend(of_silence(silent));
-    remarks.extend(of_stuck(row::number(&metrics, "requests-stuck")));
+    remarks.extend(of_stuck(stuck));
     for lockspace in lockspace::all(link).await? {
         of_lockspace(&lockspace, remarks);
         let directory = row::text(&lockspace, "Directory");
-        let shared = matches!(row::text(&lockspace, "Verdict"), "shared" | "not-shared");
-        // Nobody may know how long who asks it would wait.
-        if shared && silent == 0 && row::text(&lockspace, "Kind") != "lease" {
+        // The other verdicts mean that hosts don't see each other's locks there.
+        let visible = matches!(row::text(&lockspace, "Verdict"), "shared" | "unknown");
+        // The lookup would hang as long as the requests that hang already.
+        let responsive = silent == 0 && stuck == 0;
+        if visible && responsive && row::text(&lockspace, "Kind") != "lease" {
             hosts::look(Path::new(directory), remarks);
         }
     }
@@ -96,6 +99,7 @@ mod tests {
             ("hashed", "local", Some(Grade::Note)),
             ("lease", "local", Some(Grade::Ok)),
             ("lease", "not-shared", Some(Grade::Warning)),
+            ("lease", "unknown", Some(Grade::Warning)),
             ("hashed", "untested", Some(Grade::Warning)),
             ("direct", "recorded", Some(Grade::Warning)),
             ("hashed", "of-tomorrow", Some(Grade::Warning)),

@@ -10,9 +10,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::mount::{Mount, Mounts};
-use super::reach::{Parameters, Told, told};
+use super::reach::{Assessment, Parameters, Reach, assess};
 use super::trial::{self, Line, Outcome, Step};
-use super::verdict::{Caveat, Flaw, Local, Untested, Verdict};
+use super::verdict::{Caveat, Flaw, Unknown, Untested, Verdict};
 use super::way::far_mount;
 use super::work::{Asked, Work};
 
@@ -68,10 +68,10 @@ impl Work for Examine {
             // It does not answer, so it is far; or nothing is known.
             None => far_mount(&mounts, &directory).or_else(|| mounts.of(&directory)),
         };
-        let told = mount.map(|mount| told(mount, Parameters::now()));
+        let assessment = mount.map(|mount| assess(mount, Parameters::now(), heard.kept));
         let root = nix::unistd::geteuid().is_root();
-        let verdict = judge(&heard.tried, unheard, told.as_ref(), root);
-        let mut caveats = told.map(|told| told.caveats).unwrap_or_default();
+        let verdict = judge(&heard.tried, unheard, assessment.as_ref(), root);
+        let mut caveats = assessment.map(|assessment| assessment.caveats).unwrap_or_default();
         caveats.extend(heard.owner.filter(|uid| root && *uid != 0).map(Caveat::Squashed));
         let Heard { node, tried, .. } = heard;
         Examination { node, mount: mount.cloned(), tried, verdict, caveats }
@@ -84,6 +84,8 @@ struct Heard {
     node: Option<(u64, u64)>,
     mount: Option<u64>,
     owner: Option<u32>,
+    /// The kernel keeps the locks itself.
+    kept: Option<bool>,
     tried: Vec<(Step, Outcome)>,
     /// It was through.
     ended: bool,
@@ -98,6 +100,7 @@ impl Heard {
                 (self.node, self.mount) = (Some((dev, ino)), Some(mount));
             }
             Some(Line::Made(uid)) => self.owner = Some(uid),
+            Some(Line::Kept(kept)) => self.kept = Some(kept),
             Some(Line::Done(step, outcome)) => self.tried.push((step, outcome)),
             Some(Line::End) => self.ended = true,
             None => {}
@@ -175,17 +178,17 @@ fn see_off(mut process: Child, says: ChildStdout) {
 fn judge(
     tried: &[(Step, Outcome)],
     unheard: Option<Untested>,
-    told: Option<&Told>,
+    mount: Option<&Assessment>,
     root: bool,
 ) -> Verdict {
-    let shared = told.is_some_and(|told| told.local.is_none());
+    let may_squash_root = mount.is_some_and(|mount| mount.may_squash_root);
     for (step, outcome) in tried {
         let flaw = match outcome {
             Outcome::Wrong(how) => Flaw::Broken(*step, how.clone()),
             Outcome::NoLocks(errno) => Flaw::NoLocks(*errno),
             Outcome::Failed(Errno::EROFS) => Flaw::ReadOnly,
             Outcome::Failed(Errno::EACCES | Errno::EPERM)
-                if root && shared && !step.is_about_names() =>
+                if root && may_squash_root && !step.is_about_names() =>
             {
                 Flaw::Squashed
             }
@@ -193,7 +196,7 @@ fn judge(
         };
         return Verdict::Unfit(flaw);
     }
-    if told.is_some_and(|told| told.read_only) {
+    if mount.is_some_and(|mount| mount.read_only) {
         return Verdict::Unfit(Flaw::ReadOnly);
     }
     if let Some(why) = unheard {
@@ -209,19 +212,26 @@ fn judge(
             _ => {}
         }
     }
-    match told {
-        Some(Told { local: None, .. }) => Verdict::Shared,
-        Some(Told { local: Some(why), .. }) => Verdict::Local(why.clone()),
-        None => Verdict::Local(Local::UnknownType),
+    match mount.map(|mount| &mount.reach) {
+        Some(Reach::Shared) => Verdict::Shared,
+        Some(Reach::Local(why)) => Verdict::Local(why.clone()),
+        Some(Reach::Unknown(why)) => Verdict::Unknown(*why),
+        None => Verdict::Unknown(Unknown::Type),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lock::verdict::Local;
 
-    fn told(local: Option<Local>) -> Told {
-        Told { local, read_only: false, caveats: Vec::new() }
+    fn mount(reach: Reach) -> Assessment {
+        let may_squash_root = reach == Reach::Shared;
+        Assessment { reach, read_only: false, may_squash_root, caveats: Vec::new() }
+    }
+
+    fn shared() -> Assessment {
+        mount(Reach::Shared)
     }
 
     fn passed() -> Vec<(Step, Outcome)> {
@@ -237,22 +247,25 @@ mod tests {
 
     #[test]
     fn what_passed_is_worth_what_the_mount_says() {
-        let shared = told(None);
-        assert_eq!(judge(&passed(), None, Some(&shared), true), Verdict::Shared);
+        assert_eq!(judge(&passed(), None, Some(&shared()), true), Verdict::Shared);
         for why in [Local::Overlay, Local::OwnDevice, Local::Option("nolock".to_owned())] {
-            let verdict = judge(&passed(), None, Some(&told(Some(why.clone()))), false);
+            let verdict = judge(&passed(), None, Some(&mount(Reach::Local(why.clone()))), false);
             assert_eq!(verdict, Verdict::Local(why));
         }
-        assert_eq!(judge(&passed(), None, None, true), Verdict::Local(Local::UnknownType));
+        for why in [Unknown::Server, Unknown::NotShown("'flock'")] {
+            let verdict = judge(&passed(), None, Some(&mount(Reach::Unknown(why))), false);
+            assert_eq!(verdict, Verdict::Unknown(why));
+        }
+        assert_eq!(judge(&passed(), None, None, true), Verdict::Unknown(Unknown::Type));
     }
 
     #[test]
     fn what_is_wrong_counts_more_than_anything() {
-        let (how, shared) = ("two got it".to_owned(), told(None));
+        let (how, shared) = ("two got it".to_owned(), shared());
         let tried = with(Step::Files, Outcome::Wrong(how.clone()));
         let silent = || Some(Untested::Silent(PATIENCE));
-        for told in [None, Some(&shared)] {
-            let verdict = judge(&tried, silent(), told, false);
+        for mount in [None, Some(&shared)] {
+            let verdict = judge(&tried, silent(), mount, false);
             assert_eq!(verdict, Verdict::Unfit(Flaw::Broken(Step::Files, how.clone())));
         }
         let none = with(Step::Files, Outcome::NoLocks(Errno::ENOLCK));
@@ -265,12 +278,12 @@ mod tests {
     fn what_can_not_be_made_is_told_apart() {
         let make =
             |errno| vec![(Step::Open, Outcome::Passed), (Step::Make, Outcome::Failed(errno))];
-        let (shared, own) = (told(None), told(Some(Local::OwnDevice)));
-        let judge = |errno, told, root| judge(&make(errno), None, Some(told), root);
+        let (shared, own) = (shared(), mount(Reach::Local(Local::OwnDevice)));
+        let judge = |errno, mount, root| judge(&make(errno), None, Some(mount), root);
         assert_eq!(judge(Errno::EROFS, &own, true), Verdict::Unfit(Flaw::ReadOnly));
         assert_eq!(judge(Errno::EACCES, &shared, true), Verdict::Unfit(Flaw::Squashed));
-        for told in [&shared, &own] {
-            let verdict = judge(Errno::EACCES, told, false);
+        for mount in [&shared, &own] {
+            let verdict = judge(Errno::EACCES, mount, false);
             assert_eq!(verdict, Verdict::Untested(Untested::Forbidden));
         }
         let failed = Untested::Failed(Step::Make, Errno::EACCES);
@@ -279,17 +292,20 @@ mod tests {
         assert_eq!(super::judge(&kept, None, Some(&shared), true), Verdict::Shared);
         let full = Untested::Failed(Step::Make, Errno::ENOSPC);
         assert_eq!(judge(Errno::ENOSPC, &shared, true), Verdict::Untested(full));
-        let read_only = Told { read_only: true, ..told(None) };
+        let read_only = Assessment { read_only: true, ..shared.clone() };
         assert_eq!(judge(Errno::EIO, &read_only, true), Verdict::Unfit(Flaw::ReadOnly));
     }
 
     #[test]
     fn what_is_said_in_vain_is_passed_over() {
         let mut heard = Heard::default();
-        for line in ["there 1 2 3", "nonsense", "made 7", "files passed", "\u{1b}[2J", "end"] {
+        for line in
+            ["there 1 2 3", "nonsense", "made 7", "kept yes", "files passed", "\u{1b}[2J", "end"]
+        {
             heard.hear(line);
         }
         assert!(heard.ended && heard.tried == [(Step::Files, Outcome::Passed)]);
         assert_eq!((heard.node, heard.mount, heard.owner), (Some((1, 2)), Some(3), Some(7)));
+        assert_eq!(heard.kept, Some(true));
     }
 }

@@ -142,6 +142,9 @@ pub enum Line {
     There(u64, u64, u64),
     /// To whom the file belongs that it has made.
     Made(u32),
+    /// Whether the kernel lists a lock on the file as its own. On a FUSE mount it does so only where
+    /// it does not ask the server for locks (`fs/fuse/file.c`, `fuse_file_lock`).
+    Kept(bool),
     /// A step is done.
     Done(Step, Outcome),
     /// All of them are.
@@ -161,6 +164,9 @@ impl Line {
                 Some(Self::There(next()?, next()?, next()?))
             }
             "made" => rest.parse().ok().map(Self::Made),
+            "kept" if rest == "yes" => Some(Self::Kept(true)),
+            "kept" if rest == "no" => Some(Self::Kept(false)),
+            "kept" => None,
             "end" if rest.is_empty() => Some(Self::End),
             word => {
                 let step = Step::named(word)?;
@@ -185,6 +191,7 @@ impl Line {
         let _ = match self {
             Self::There(dev, ino, mount) => writeln!(line, "there {dev} {ino} {mount}"),
             Self::Made(uid) => writeln!(line, "made {uid}"),
+            Self::Kept(kept) => writeln!(line, "kept {}", if *kept { "yes" } else { "no" }),
             Self::End => writeln!(line, "end"),
             Self::Done(step, outcome) => match outcome {
                 Outcome::Passed => writeln!(line, "{} passed", step.as_str()),
@@ -237,7 +244,9 @@ mod tests {
         let done = outcomes.into_iter().flat_map(|outcome| {
             Step::ALL.into_iter().map(move |step| Line::Done(step, outcome.clone()))
         });
-        for line in done.chain([Line::There(1, 2, 3), Line::Made(65534), Line::End]) {
+        let others = [Line::There(1, 2, 3), Line::Made(65534), Line::End];
+        let kept = [true, false].map(Line::Kept);
+        for line in done.chain(others).chain(kept) {
             let spelt = line.spelt();
             assert_eq!(Line::parse(spelt.trim_end()), Some(line), "{spelt}");
         }
@@ -245,7 +254,9 @@ mod tests {
 
     #[test]
     fn what_is_no_line_is_none() {
-        for line in ["", "x", "end now", "there 1 2", "made -1", "files", "files perhaps", "made"] {
+        for line in
+            ["", "x", "end now", "there 1 2", "made -1", "files", "files perhaps", "made", "kept x"]
+        {
             assert_eq!(Line::parse(line), None, "{line}");
         }
         assert!(main(&["vmlockd".into(), "--version".into()]).is_none());

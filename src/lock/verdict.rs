@@ -13,6 +13,8 @@ pub enum Verdict {
     Shared,
     /// They are in the way of this host only.
     Local(Local),
+    /// They exclude programs on this host. Whether they exclude other hosts is not known.
+    Unknown(Unknown),
     /// They are in nobody's way, or can't be had.
     Unfit(Flaw),
     /// It was not to be found out.
@@ -28,12 +30,25 @@ pub enum Local {
     Overlay,
     /// The host lends it to a machine, and keeps the machine's locks out of it.
     Lent,
-    /// A process serves it, and the kernel keeps the locks unless that one wants to.
+    /// A process serves it without POSIX locks of its own, so that the kernel keeps them.
     Process,
     /// It is shared, but an option of the mount, or what it was made with, keeps the locks here.
     Option(String),
-    /// It is of a type of which nothing is known.
-    UnknownType,
+    /// Its driver in the kernel sends no POSIX locks to a server.
+    Driver,
+}
+
+/// Why it is not known whether locks exclude other hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unknown {
+    /// Nothing is known of its type.
+    Type,
+    /// A process serves it, and decides what becomes of the locks that it is asked for.
+    Server,
+    /// The host that lends it to a VM decides.
+    Lent,
+    /// Hosts share locks there only with a setting that the mount does not show.
+    NotShown(&'static str),
 }
 
 /// Why no lock can be relied on.
@@ -83,6 +98,7 @@ impl Verdict {
             Self::Shared => "shared",
             Self::Local(Local::OwnDevice) => "local",
             Self::Local(_) => "not-shared",
+            Self::Unknown(_) => "unknown",
             Self::Unfit(_) => "unfit",
             Self::Untested(_) => "untested",
         }
@@ -96,6 +112,10 @@ impl Verdict {
             Self::Local(why) => {
                 format!("locks are in the way of this host only: {}", why.sentence())
             }
+            Self::Unknown(why) => format!(
+                "locks exclude programs on this host; whether they exclude other hosts is unknown: {}",
+                why.sentence()
+            ),
             Self::Unfit(flaw) => flaw.sentence(),
             Self::Untested(why) => format!("not tested: {}", why.sentence()),
         }
@@ -107,6 +127,7 @@ impl Verdict {
         match self {
             Self::Shared | Self::Local(Local::OwnDevice) => None,
             Self::Local(why) => Some(why.advice()),
+            Self::Unknown(why) => Some(why.advice()),
             Self::Unfit(flaw) => Some(flaw.advice()),
             Self::Untested(why) => Some(why.advice()),
         }
@@ -124,11 +145,7 @@ impl Verdict {
     /// Whether other hosts may have it mounted, and their locks may be seen here.
     #[must_use]
     pub fn may_be_shared(&self) -> bool {
-        match self {
-            Self::Shared => true,
-            Self::Local(why) => matches!(why, Local::Process | Local::UnknownType),
-            Self::Unfit(_) | Self::Untested(_) => false,
-        }
+        matches!(self, Self::Shared | Self::Unknown(_))
     }
 }
 
@@ -141,12 +158,10 @@ impl Local {
             }
             Self::Lent => "what a host lends to a machine has no locks of the host's".to_owned(),
             Self::Process => {
-                "a process serves it, and as far as is known it keeps them there".to_owned()
+                "a process serves it, and the kernel does not ask it for locks".to_owned()
             }
             Self::Option(option) => format!("'{option}' keeps them here"),
-            Self::UnknownType => {
-                "nothing is known of what its type does with the locks of others".to_owned()
-            }
+            Self::Driver => "its driver sends no locks to a server".to_owned(),
         }
     }
 
@@ -155,12 +170,35 @@ impl Local {
             Self::OwnDevice => "hosts that share disks need a file system that they share",
             Self::Overlay => "have the file system below it mounted, and use that",
             Self::Lent => "in the machine, use storage that it has mounted itself",
-            Self::Process => {
-                "if other hosts use it, try whether they see each other's locks, or keep lock files \
-                 elsewhere"
+            Self::Process | Self::Driver => {
+                "if other hosts use it, keep lock files on a file system that shares locks"
             }
             Self::Option(_) => "if other hosts use it, mount it without that, on all of them",
-            Self::UnknownType => "if other hosts use it, try whether they see each other's locks",
+        }
+    }
+}
+
+impl Unknown {
+    fn sentence(self) -> String {
+        match self {
+            Self::Type => "file systems of its type are not known to share locks".to_owned(),
+            Self::Server => {
+                "the process that serves it decides, and is not known to share locks".to_owned()
+            }
+            Self::Lent => "the host that lends it to this VM decides".to_owned(),
+            Self::NotShown(setting) => {
+                format!("hosts share locks there with {setting}, which the mount does not show")
+            }
+        }
+    }
+
+    fn advice(self) -> &'static str {
+        match self {
+            Self::Type | Self::Server | Self::NotShown(_) => {
+                "if other hosts use it, check that a lock on one host is refused on another, or keep \
+                 lock files on a file system that shares locks"
+            }
+            Self::Lent => "in the VM, use storage that it has mounted itself",
         }
     }
 }

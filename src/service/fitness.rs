@@ -186,7 +186,9 @@ fn say(kind: LockspaceKind, path: &Path, examination: &Examination) {
             tracing::info!("lockspace {shown}: {said}");
         }
         Verdict::Local(Local::OwnDevice) => tracing::debug!("lockspace {shown}: {said}"),
-        Verdict::Local(_) | Verdict::Untested(_) => tracing::warn!("lockspace {shown}: {said}"),
+        Verdict::Local(_) | Verdict::Unknown(_) | Verdict::Untested(_) => {
+            tracing::warn!("lockspace {shown}: {said}");
+        }
         Verdict::Unfit(_) => {
             tracing::error!("nothing more is locked in lockspace {shown}: {said}");
         }

@@ -7,4 +7,5 @@ mod harness;
 mod pair;
 mod seen;
 mod told;
+mod verdict;
 mod waiting;

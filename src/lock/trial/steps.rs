@@ -1,5 +1,7 @@
 //! The steps of a trial.
 
+use std::fs;
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -63,6 +65,9 @@ fn try_in(directory: &Path, tell: &mut impl FnMut(&Line)) -> Result<(), Ended> {
     }
     let (mut scratch, owner) = first(Step::Make, Scratch::make(&place), tell)?;
     tell(&Line::Made(owner));
+    if let Ok(Some(kept)) = kept(&scratch) {
+        tell(&Line::Kept(kept));
+    }
     let steps: [(Step, Attempt); 5] = [
         (Step::Files, files),
         (Step::Processes, processes),
@@ -119,6 +124,17 @@ fn freed(mut lock: impl FnMut() -> Result<bool, Errno>, how: &'static str) -> Tr
         }
         thread::sleep(AGAIN);
     }
+}
+
+/// Returns whether the kernel lists a lock on the file as its own, in `proc_pid_fdinfo(5)`; `None`
+/// where that can't be read or no lock was granted.
+fn kept(scratch: &Scratch<'_>) -> Result<Option<bool>, Errno> {
+    let file = scratch.open()?;
+    if !ofd::try_lock(&file, ALONE)? {
+        return Ok(None);
+    }
+    let description = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()));
+    Ok(description.ok().map(|text| text.lines().any(|line| line.starts_with("lock:"))))
 }
 
 const NOT_FREE: &str = "a lock that nobody has is refused";

@@ -47,6 +47,11 @@ pub(crate) struct Side {
 impl Shared {
     /// Starts the servers and mounts the file system twice; the reason, where this machine can't.
     pub(crate) async fn start() -> Result<Shared, String> {
+        Self::start_with(&[]).await
+    }
+
+    /// Does the same with further arguments of `mfsmount(8)` for both mounts.
+    pub(crate) async fn start_with(arguments: &[&str]) -> Result<Shared, String> {
         if let Some(missing) = PROGRAMS.iter().find(|program| !Path::new(program).exists()) {
             return Err(format!("there is no {missing} here"));
         }
@@ -69,7 +74,7 @@ impl Shared {
         within("the servers start", servers.says_something()).await;
         let mount = async |name| {
             let log = dir.path().join(format!("{name}.log"));
-            Side::mount(name, &at, &servers, &log).await
+            Side::mount(name, &at, &servers, &log, arguments).await
         };
         let first = mount("host-a").await;
         // Of a new file system the root is everybody's. A host may remember that for a while.
@@ -108,11 +113,17 @@ impl Shared {
 }
 
 impl Side {
-    async fn mount(name: &str, at: &Path, servers: &Process, log: &Path) -> Side {
+    async fn mount(
+        name: &str,
+        at: &Path,
+        servers: &Process,
+        log: &Path,
+        arguments: &[&str],
+    ) -> Side {
         let mut command = mortal(None, "nsenter");
         command.arg(format!("--net=/proc/{}/ns/net", servers.pid()));
         command.args(["--", "unshare", "--mount", "--uts", "--", SCRIPT, "mount"]);
-        command.arg(at).arg(name).stdout(Stdio::piped());
+        command.arg(at).arg(name).args(arguments).stdout(Stdio::piped());
         let mount = Process::start(name, command, log);
         within("a host starts", mount.says_something()).await;
         let (pid, path) = (mount.pid(), at.to_owned());

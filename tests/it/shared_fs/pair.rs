@@ -41,7 +41,13 @@ pub(super) fn locks(shared: &Shared) -> PathBuf {
 
 /// The file system alone. None if this machine can't have it, which has been said then.
 pub(super) async fn shared() -> Option<Shared> {
-    match Shared::start().await {
+    shared_with(&[]).await
+}
+
+/// Returns the file system alone, mounted with these arguments of `mfsmount(8)`. `None` if this
+/// machine can't have it, which was printed then.
+pub(super) async fn shared_with(arguments: &[&str]) -> Option<Shared> {
+    match Shared::start_with(arguments).await {
         Ok(shared) => Some(shared),
         Err(reason) => skip(&reason),
     }
