@@ -106,6 +106,8 @@ pub(super) struct Wanted {
     pub(super) names: Vec<(String, &'static str)>,
     /// By open descriptor.
     pub(super) files: Vec<(OwnedFd, &'static str)>,
+    /// The names by which these were opened.
+    pub(super) opened: Vec<Opened>,
     /// Also block devices that this host uses itself.
     pub(super) in_use: bool,
 }
@@ -125,7 +127,10 @@ impl Wanted {
                 None
             };
             match file {
-                Some(file) => wanted.files.push((file.into(), mode.as_str())),
+                Some(file) => {
+                    wanted.opened.extend(Opened::new(&path, &file));
+                    wanted.files.push((file.into(), mode.as_str()));
+                }
                 None => wanted.names.push((name(&path)?, mode.as_str())),
             }
         }
@@ -142,6 +147,30 @@ impl Wanted {
     /// What is asked for by name, as it is sent.
     pub(super) fn names(&self) -> Vec<(&str, &str)> {
         self.names.iter().map(|(name, mode)| (name.as_str(), *mode)).collect()
+    }
+}
+
+/// A name, and the file that it led to when it was opened.
+#[derive(Debug, Clone)]
+pub(super) struct Opened {
+    path: PathBuf,
+    node: (u64, u64),
+}
+
+impl Opened {
+    fn new(path: &Path, file: &File) -> Option<Self> {
+        let node = file.metadata().ok().map(|found| (found.dev(), found.ino()))?;
+        Some(Self { path: path.to_owned(), node })
+    }
+
+    /// Whether the name leads to another file, or to none. Not where that can't be told.
+    pub(super) fn is_replaced(&self) -> bool {
+        match fs::metadata(&self.path) {
+            Ok(found) => (found.dev(), found.ino()) != self.node,
+            Err(error) => {
+                matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+            }
+        }
     }
 }
 

@@ -107,6 +107,18 @@ impl Error {
         answer(error).is_some_and(|(name, _)| code_of(&name) == Code::UNAVAILABLE)
     }
 
+    /// Whether a name led to another file by the time it was locked.
+    pub(super) fn is_change(&self) -> bool {
+        let Self::Call(error) = self else { return false };
+        answer(error).is_some_and(|(name, _)| name == "org.vmlockd1.Error.ResourceChanged")
+    }
+
+    /// Whether a wait was withdrawn.
+    pub(super) fn is_cancelled(&self) -> bool {
+        let Self::Call(error) = self else { return false };
+        answer(error).is_some_and(|(name, _)| name == "org.vmlockd1.Error.WaitCancelled")
+    }
+
     /// Whether the service is older than what is asked of it.
     pub(super) fn is_unknown_method(&self) -> bool {
         let Self::Call(error) = self else { return false };

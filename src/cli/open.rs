@@ -47,7 +47,7 @@ pub(super) struct Opened {
 impl Opening<'_> {
     /// Opens the owner and locks the disks: all of it or nothing.
     pub(super) async fn open(&self, link: &Link) -> Result<Opened, Error> {
-        let wanted = Wanted { in_use: self.in_use, ..Wanted::new(link, self.disks)? };
+        let wanted = self.wanted(link)?;
         let names = wanted.names();
         let at_once = wanted.files.is_empty() && self.wait.is_none();
         let mut options = Options::new();
@@ -72,7 +72,7 @@ impl Opening<'_> {
         let owner = link.owner(&opened.path).await?;
         let locked = match self.wait {
             None => ask_for(link, &owner, &wanted, Options::new()).await,
-            Some(span) => wait::lock(link, &owner, self.disks, &wanted, span).await,
+            Some(span) => wait::lock(link, &owner, self, wanted, span).await,
         };
         match locked {
             Ok(()) => Ok(opened),
@@ -88,6 +88,11 @@ impl Opening<'_> {
 }
 
 impl Opening<'_> {
+    /// Decides how each disk is asked for, and opens what has to be open.
+    pub(super) fn wanted(&self, link: &Link) -> Result<Wanted, Error> {
+        Ok(Wanted { in_use: self.in_use, ..Wanted::new(link, self.disks)? })
+    }
+
     /// Closes the owner again while it waits for its disks: nobody would know of one that stays.
     pub(super) async fn give_up(&self, link: &Link) -> Result<(), Error> {
         let Ok(uuid) = parse_uuid(self.uuid) else { return Ok(()) };

@@ -4,26 +4,32 @@
 //!    becomes of a question, the same can be asked again. What was granted meanwhile is answered
 //!    with the locks that are there.
 //! 2. The service is asked, and has us wait. Where it says that we do, the person is told for whom.
-//! 3. A service that ends or is replaced knows nothing of its waiters afterwards. They ask again
+//! 3. A disk that was shown by descriptor may lose its name to another file meanwhile. Then the
+//!    request is withdrawn, and the file that has the name now is asked for. Names that the service
+//!    looks up itself it follows itself.
+//! 4. A service that ends or is replaced knows nothing of its waiters afterwards. They ask again
 //!    once there is one on the bus, for the time that is left.
 //!
 //! Whoever leaves the bus waits for nothing any more, so there is nothing to withdraw at the end.
 
 use std::convert::Infallible;
 use std::future::pending;
+use std::pin::pin;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use futures_util::StreamExt;
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use zbus::fdo::DBusProxy;
 use zbus::names::{BusName, OwnedUniqueName};
 
-use super::disks::{Disk, Wanted, absolute};
+use super::disks::{Disk, Opened, Wanted, absolute};
 use super::error::Error;
 use super::line::Line;
 use super::link::Link;
-use super::open::ask_for;
+use super::open::{Opening, ask_for};
 use super::span::{Span, told};
 use super::{find, row, who};
 use crate::client::{Options, OwnerProxy, Row, SERVICE};
@@ -35,6 +41,10 @@ use crate::lock::printable::shown_path;
 const FIRST: Duration = Duration::from_millis(200);
 /// How often what is said of it is brought up to date.
 const EVERY: Duration = Duration::from_secs(1);
+/// How often it is checked whether names still lead to the files that were opened by them.
+const CHECK: Duration = Duration::from_secs(2);
+/// How often in a row a name is followed that leads to another file by the time it is locked.
+const RENEWALS: usize = 8;
 /// How long a service that says that it ends has to leave the bus, before it is asked again.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -90,20 +100,29 @@ impl Begun {
 pub(super) async fn lock(
     link: &Link,
     owner: &OwnerProxy<'_>,
-    disks: &[Disk],
-    wanted: &Wanted,
+    opening: &Opening<'_>,
+    mut wanted: Wanted,
     span: Span,
 ) -> Result<(), Error> {
     let begun = Begun { at: Instant::now(), span };
     let mut line = Line::new();
+    let mut renewals = 0;
     loop {
         let asked = unique_name(link).await;
-        let options = Options::from([("timeout-usec", begun.timeout().into())]);
-        let answer = tokio::select! {
-            answer = ask_for(link, owner, wanted, options) => answer,
-            never = tell(link, owner, disks, begun, &mut line) => match never {},
-        };
+        let begun_asking = Instant::now();
+        let (answer, withdrawn) = ask(link, owner, opening, &wanted, begun, &mut line).await;
+        if begun_asking.elapsed() > CHECK {
+            renewals = 0;
+        }
         match answer {
+            Err(error)
+                if (error.is_change() || (withdrawn && error.is_cancelled()))
+                    && !begun.is_over()
+                    && renewals < RENEWALS =>
+            {
+                renewals += 1;
+                wanted = opening.wanted(link)?;
+            }
             Err(error) if error.is_end_of_service() && !begun.is_over() => {
                 if !return_of_service(link, owner, asked, begun, &mut line).await? {
                     return Err(error);
@@ -112,6 +131,45 @@ pub(super) async fn lock(
             answer => return answer,
         }
     }
+}
+
+/// Asks the service once. Returns its answer, and whether the request was withdrawn since the name of
+/// a file that it shows leads elsewhere.
+async fn ask(
+    link: &Link,
+    owner: &OwnerProxy<'_>,
+    opening: &Opening<'_>,
+    wanted: &Wanted,
+    begun: Begun,
+    line: &mut Line,
+) -> (Result<(), Error>, bool) {
+    let options = Options::from([("timeout-usec", begun.timeout().into())]);
+    let mut answer = pin!(ask_for(link, owner, wanted, options));
+    tokio::select! {
+        answer = &mut answer => return (answer, false),
+        () = replaced(wanted) => {}
+        never = tell(link, owner, opening.disks, begun, line) => match never {},
+    }
+    // Should it have been granted in this moment, that is the answer.
+    let _ = owner.cancel(Options::new()).await;
+    (answer.await, true)
+}
+
+/// Returns once the name of a file that is shown leads to another one, or to none.
+async fn replaced(wanted: &Wanted) {
+    while !wanted.opened.is_empty() {
+        sleep(CHECK).await;
+        let opened = wanted.opened.clone();
+        let (said, heard) = oneshot::channel();
+        // A thread of its own, which nobody waits for at the end: storage may not answer.
+        let check = move || {
+            let _ = said.send(opened.iter().any(Opened::is_replaced));
+        };
+        if thread::Builder::new().spawn(check).is_ok() && heard.await == Ok(true) {
+            return;
+        }
+    }
+    pending::<()>().await;
 }
 
 /// Who the service is on the bus.

@@ -145,7 +145,9 @@ async fn find_disks(
     wanted: Vec<Wanted>,
     modes: &[Mode],
 ) -> Result<Vec<Disk>, Error> {
-    let targets = resolve(front, call, wanted).await?;
+    let requests = requests(front, call, wanted);
+    let lookups: Vec<Option<Resolve>> = requests.iter().map(Resolve::again).collect();
+    let targets = perform(front, requests).await?;
     for (target, mode) in targets.iter().zip(modes) {
         if let Some(access) = target.shown {
             ask_by_descriptor(front, call, machine, target, access, *mode).await?;
@@ -154,7 +156,8 @@ async fn find_disks(
     if !call.caller.is_here() {
         return Err(crate::auth::Error::CallerGone.into());
     }
-    Ok(targets.into_iter().map(|target| Disk::Found(Box::new(target))).collect())
+    let found = targets.into_iter().zip(lookups);
+    Ok(found.map(|(target, lookup)| Disk::Found(Box::new(target), lookup.map(Box::new))).collect())
 }
 
 /// Step 2 for one name.
@@ -193,7 +196,10 @@ pub(super) async fn resolve(
     call: &Call<'_>,
     wanted: impl IntoIterator<Item = Wanted>,
 ) -> Result<Vec<Target>, Error> {
-    let requests = requests(front, call, wanted);
+    perform(front, requests(front, call, wanted)).await
+}
+
+async fn perform(front: &Front, requests: Vec<Resolve>) -> Result<Vec<Target>, Error> {
     if requests.is_empty() {
         return Ok(Vec::new());
     }

@@ -106,6 +106,18 @@ impl Queue {
         Some(waiter)
     }
 
+    /// Exchanges what a waiter wants; returns what it wanted before. Its place stays.
+    pub(super) fn replace(&mut self, ticket: Ticket, wants: Vec<Want>) -> Option<Vec<Want>> {
+        let waiter = self.waiters.get_mut(&ticket)?;
+        for (n, want) in waiter.wants.iter().enumerate() {
+            self.spots.remove(want, (ticket, n));
+        }
+        for (n, want) in wants.iter().enumerate() {
+            self.spots.insert(want, (ticket, n));
+        }
+        Some(std::mem::replace(&mut waiter.wants, wants))
+    }
+
     pub(super) fn get(&self, ticket: Ticket) -> Option<&Waiter> {
         self.waiters.get(&ticket)
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::stat::FileStat;
+use nix::sys::stat::{FileStat, fstat};
 
 use super::error::Error;
 use super::identity::Identity;
@@ -38,6 +38,21 @@ pub struct Resolve {
     pub naming: Naming,
     /// What becomes of links in a name.
     pub links: Links,
+}
+
+impl Resolve {
+    /// Returns the same request for another lookup; `None` for an open file, which is what is wanted
+    /// whatever its name leads to later.
+    #[must_use]
+    pub fn again(&self) -> Option<Self> {
+        match &self.wanted {
+            Wanted::Path(path) => {
+                let wanted = Wanted::Path(path.clone());
+                Some(Self { wanted, naming: self.naming.clone(), links: self.links })
+            }
+            Wanted::File(_) => None,
+        }
+    }
 }
 
 /// A disk that was found, pinned by a descriptor until it is locked or given up.
@@ -85,6 +100,22 @@ impl Target {
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
+    }
+
+    /// Whether its path still leads to this disk. True for a disk without a path.
+    ///
+    /// # Errors
+    ///
+    /// What looking the path up fails with, except for a path that leads nowhere.
+    pub fn is_named(&self) -> Result<bool, Errno> {
+        let Some(path) = &self.path else { return Ok(true) };
+        let there = match open::locate(path, Links::Follow) {
+            Ok(there) => fstat(&there)?,
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(false),
+            Err(errno) => return Err(errno),
+        };
+        // A block device may have another disk behind the same node.
+        Ok(open::same_node(&there, &self.stat) && Identity::of(&there) == Some(self.identity))
     }
 
     /// The paths of the files whose byte will be locked; the first is the one shown.

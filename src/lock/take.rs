@@ -234,10 +234,7 @@ pub(super) fn open_disk(
 
 /// After the lock: does the name that was asked for still lead to what is locked?
 fn still_there(target: &Target) -> Result<(), Error> {
-    let Some(path) = &target.path else {
-        return Ok(());
-    };
-    match open::leads_to(path, &target.stat) {
+    match target.is_named() {
         Ok(true) => Ok(()),
         Ok(false) => Err(Error::changed(&target.name)),
         Err(errno) => Err(Error::system("looking at", &target.name, errno)),

@@ -14,12 +14,15 @@
 //! Should a step fail, those before it are undone. Should something be held by somebody else, and
 //! the command may wait, it is in the queue from that moment, and begins again with step 3 when it is
 //! called ([`super::wait`]); it holds nothing meanwhile but the disks' descriptors, and these not
-//! opened. An owner that is opened with its first locks is
+//! opened. A name that leads to another disk by then is looked up again, and the request stays in the
+//! queue for that one ([`super::lookups`]). An owner that is opened with its first locks is
 //! noted and parked in the same story, before its locks and after.
 //!
 //! Steps 2 to 7 are one story on one storage thread, since each change of threads costs more than
 //! all that is done on them. A caller that leaves in between changes nothing: the story runs to
 //! its end, and the locks are its owner's.
+
+mod undo;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,6 +31,7 @@ use super::ask::Ask;
 use super::chronicle::Unsaid;
 use super::keeping::{Anchored, Names};
 use super::limits::{Usage, within};
+use super::lookups::{CheckNames, Lookups};
 use super::place::{Entry, Queued};
 use super::refusals::with_users;
 use super::wait::{Attempt, Granted, Tried, Wait};
@@ -43,6 +47,9 @@ use crate::lock::take::{Goal, Take};
 use crate::lock::work::{Asked, InOrder, Work};
 use crate::lock::{self, Event, Lock, Mode, Owner, OwnerId, Want};
 use crate::step::step;
+
+/// How often a request follows a name that is given to another disk while it is being locked.
+const RENEWALS: usize = 4;
 
 /// What came of step 3.
 enum Decided {
@@ -182,54 +189,6 @@ impl Service {
         }
         Ok(shown.and_say(unsaid))
     }
-
-    /// Gives back what was taken, and forgets what was noted. Should a stranger be the reason, the
-    /// command waits for him if it may: it has its place before anybody else gets in.
-    fn undo(
-        &self,
-        request: &Request,
-        fresh: &[(u64, usize)],
-        held: Vec<Arc<Held>>,
-        error: Error,
-        entry: Entry,
-    ) -> Result<Queued, Error> {
-        let id = request.id;
-        let met = fresh.get(held.len()).map(|(_, n)| *n);
-        let numbers: Vec<u64> = fresh.iter().map(|(lock, _)| *lock).collect();
-        let held = held.into_iter().map(Some);
-        let failures = self.give(id, numbers.iter().copied().zip(held).collect());
-        if let Err(error) = self.keep().mark_locks(&numbers, Step::Gone) {
-            tracing::error!(%error, "a lock was not given, but its record stays");
-        }
-        let (closed, outcome) = {
-            let mut state = self.state();
-            let outcome = match (error, met) {
-                (Error::Lock(lock::Error::HeldElsewhere(stranger)), Some(met))
-                    if failures.is_empty() && entry.may_wait() =>
-                {
-                    let wants = request.wants();
-                    // Who only looked whether he is still there knows no more than before.
-                    let known =
-                        entry.ticket().and_then(|ticket| state.table.stranger_of(ticket, met));
-                    let stranger = known.unwrap_or(*stranger);
-                    let error = lock::Error::HeldElsewhere(Box::new(stranger.clone()));
-                    let queued = state.queue(self, id, &wants, request.purpose, entry, error);
-                    queued.inspect(|queued| {
-                        state.table.wait_for_stranger(queued.place.ticket, met, stranger);
-                    })
-                }
-                (error, _) => Err(error.with_undo(failures)),
-            };
-            let events = state.table.cancel(&numbers);
-            let closed = state.closed(&events);
-            // An owner that went meanwhile; nobody waits for that to be seen.
-            drop(state.publish(events));
-            (closed, outcome)
-        };
-        self.forget(&closed);
-        self.owner_went();
-        outcome
-    }
 }
 
 /// An owner that is being opened, as it is kept.
@@ -246,6 +205,7 @@ pub(super) struct Request {
     /// What was asked for, until it is found.
     asks: Vec<Ask>,
     goals: Vec<Arc<Goal>>,
+    lookups: Lookups,
     modes: Vec<Mode>,
     /// The first of them for which the owner has to hold a lease.
     with_lease: Option<usize>,
@@ -272,7 +232,12 @@ impl Attempt for Request {
 
     fn asks(&self) -> Vec<Asked<'_>> {
         let found = self.goals.iter().flat_map(|goal| goal.asks());
+        let found = found.chain(self.lookups.asks());
         self.asks.iter().flat_map(|ask| ask.disk.asks()).chain(found).collect()
+    }
+
+    fn check_names(&self) -> Option<CheckNames> {
+        self.lookups.check(&self.goals)
     }
 
     fn attempt(mut self, entry: Entry) -> Tried<Self> {
@@ -306,6 +271,7 @@ impl Request {
             in_use: asks.iter().map(|ask| ask.in_use).collect(),
             asks,
             goals: Vec::new(),
+            lookups: Lookups::default(),
             again,
             purpose: Purpose::Acquire,
             opened: None,
@@ -328,9 +294,10 @@ impl Request {
         self.goals.iter().zip(&self.modes).map(|(goal, mode)| goal.want(*mode)).collect()
     }
 
-    fn tell(&mut self, entry: Entry) -> Result<Came, Error> {
+    fn tell(&mut self, mut entry: Entry) -> Result<Came, Error> {
         let service = self.service.clone();
         for ask in std::mem::take(&mut self.asks) {
+            self.lookups.push(ask.disk.lookup());
             self.goals.push(Arc::new(ask.disk.find(&service)?));
         }
         if let Some(Opened { owner, names, anchors }) = self.opened.as_ref().filter(|_| !self.noted)
@@ -339,7 +306,39 @@ impl Request {
             service.forget_ended(names);
             self.noted = true;
         }
-        let (reserved, entry) = match service.decide(self, entry)? {
+        if entry.ticket().is_some() {
+            self.renew(&entry)?;
+        }
+        for _ in 0..RENEWALS {
+            match self.grant(entry) {
+                // Its name was given to another disk after the lookup.
+                Err((Error::Lock(lock::Error::Changed(_)), Some(kept)))
+                    if !self.lookups.is_empty() =>
+                {
+                    self.renew(&kept)?;
+                    entry = kept;
+                }
+                outcome => return outcome.map_err(|(error, _)| error),
+            }
+        }
+        self.grant(entry).map_err(|(error, _)| error)
+    }
+
+    /// Looks names up again that lead to other disks by now. A waiting request is in the queue for
+    /// these from then on.
+    fn renew(&mut self, entry: &Entry) -> Result<(), Error> {
+        if self.lookups.renew(&self.service, &mut self.goals)?
+            && let Some(ticket) = entry.ticket()
+        {
+            self.service.state().table.want_instead(ticket, &self.wants());
+        }
+        Ok(())
+    }
+
+    /// Steps 3 to 7. The place in the queue comes back with an error that did not cost it.
+    fn grant(&mut self, entry: Entry) -> Result<Came, (Error, Option<Entry>)> {
+        let service = self.service.clone();
+        let (reserved, entry) = match service.decide(self, entry).map_err(|error| (error, None))? {
             Decided::Reserved(reserved, entry) => (reserved, entry),
             Decided::Queued(queued) => return Ok(Came::Queued(queued)),
         };

@@ -28,8 +28,9 @@ pub struct Ask {
 pub enum Disk {
     /// To be found.
     Wanted(Resolve),
-    /// Found already, because somebody had to be asked about what it is.
-    Found(Box<Target>),
+    /// Found already, because somebody had to be asked about what it is; with the lookup that found
+    /// it, where it was asked for by name.
+    Found(Box<Target>, Option<Box<Resolve>>),
     /// A key in a lockspace, whatever it stands for.
     Key(Key),
     /// The same, to be found.
@@ -43,10 +44,20 @@ impl Disk {
     pub(super) fn asks(&self) -> Vec<Asked<'_>> {
         match self {
             Self::Wanted(resolve) => resolve.asks(),
-            Self::Found(target) => target.asks(),
+            Self::Found(target, _) => target.asks(),
             Self::Key(key) => key.lockspace().asks().into_iter().collect(),
             Self::Lease(name) => vec![Asked::path(name.directory())],
             Self::Remembered(want) => want.asks(),
+        }
+    }
+
+    /// Returns the lookup of its name, to be done again should the name lead to another disk later.
+    pub(super) fn lookup(&self) -> Option<Resolve> {
+        match self {
+            Self::Wanted(resolve) => resolve.again(),
+            Self::Found(_, lookup) => lookup.as_ref().and_then(|lookup| lookup.again()),
+            // A key is a name itself, and what was suspended is the disk that its VM has open.
+            Self::Key(_) | Self::Lease(_) | Self::Remembered(_) => None,
         }
     }
 
@@ -59,7 +70,7 @@ impl Disk {
         };
         Ok(match self {
             Self::Wanted(resolve) => renewed(Box::new(resolve.perform()?))?,
-            Self::Found(target) => renewed(target)?,
+            Self::Found(target, _) => renewed(target)?,
             Self::Key(key) => Goal::Key(key),
             Self::Lease(name) => Goal::Key(service.find_lease(&name)?),
             Self::Remembered(want) => find_again(&want)?,

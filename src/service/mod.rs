@@ -25,6 +25,7 @@ pub mod lanes;
 mod leases;
 pub mod limits;
 mod lockspaces;
+mod lookups;
 mod owners;
 mod pauses;
 mod place;

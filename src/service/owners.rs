@@ -6,6 +6,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::acquire::{Opened, Request};
 use super::keeping::{Anchored, Names};
+use super::lookups::CheckNames;
 use super::place::Entry;
 use super::wait::{Attempt, Granted, Tried, Wait};
 use super::{Ask, Error, Service, Shown, chronicle, now};
@@ -213,6 +214,13 @@ impl Attempt for Open {
         match &self.stage {
             Stage::New(opening) => opening.asks.iter().flat_map(|ask| ask.disk.asks()).collect(),
             Stage::Entered(entered) => entered.request.asks(),
+        }
+    }
+
+    fn check_names(&self) -> Option<CheckNames> {
+        match &self.stage {
+            Stage::New(_) => None,
+            Stage::Entered(entered) => entered.request.check_names(),
         }
     }
 

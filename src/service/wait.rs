@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::time::{sleep, sleep_until};
 
+use super::lookups::CheckNames;
 use super::pauses::Pauses;
 use super::place::{Entry, Place, Word};
 use super::refusals::told;
@@ -90,6 +91,11 @@ pub(super) trait Attempt: Send + Sized + 'static {
     /// Tries; keeps its place where it has to wait on.
     fn attempt(self, entry: Entry) -> Tried<Self>;
 
+    /// A check whether the names of what it waits for still lead there; `None` where it has no names.
+    fn check_names(&self) -> Option<CheckNames> {
+        None
+    }
+
     /// Undoes what was done before it had to wait.
     fn abandon(self) {}
 }
@@ -99,6 +105,18 @@ pub(super) enum Tried<A> {
     Done(Granted, Shown),
     Waits(A, Place),
     Failed(Error),
+}
+
+/// The pauses of a command that waits.
+struct Backoff {
+    foreign: Pauses,
+    names: Pauses,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { foreign: Pauses::for_foreign_holder(), names: Pauses::for_names() }
+    }
 }
 
 /// What a storage thread does for a command.
@@ -165,7 +183,7 @@ impl Service {
         let entry = wait.as_ref().map_or(Entry::Once, |wait| Entry::First(wait.caller.clone()));
         let begun = Instant::now();
         let mut tried = self.storage().run(Try(command, entry)).await?;
-        let mut pauses = Pauses::default();
+        let mut backoff = Backoff::default();
         loop {
             let (command, place) = match tried {
                 Tried::Done(granted, shown) => {
@@ -179,7 +197,7 @@ impl Service {
             waits.get_or_insert_with(|| Waits::begin(self, command.owner(), &place));
             drop(turn.take());
             let Some(mut wait) = wait.clone() else { return Err(Error::Abandoned) };
-            let called = self.called(&place, &mut wait, &mut pauses, begun).await;
+            let called = self.called(&command, &place, &mut wait, &mut backoff, begun).await;
             let ready = match called {
                 Ok(()) if command.keeps_turn() => Ok(None),
                 Ok(()) => {
@@ -211,13 +229,15 @@ impl Service {
     }
 
     /// Returns once there is reason to try again.
-    async fn called(
+    async fn called<A: Attempt>(
         &self,
+        command: &A,
         place: &Place,
         wait: &mut Wait,
-        pauses: &mut Pauses,
+        backoff: &mut Backoff,
         begun: Instant,
     ) -> Result<(), Error> {
+        let Backoff { foreign, names } = backoff;
         let elsewhere = {
             let state = self.state();
             let waiter = state.table.waiter(place.ticket);
@@ -225,9 +245,10 @@ impl Service {
         };
         let pause = async {
             if elsewhere {
-                sleep(pauses.next()).await;
+                // That looks the names up as well.
+                sleep(foreign.next()).await;
             } else {
-                std::future::pending::<()>().await;
+                self.names_change(command, names).await;
             }
         };
         tokio::select! {
@@ -236,6 +257,19 @@ impl Service {
             error = self.over(place, wait, begun) => Err(error),
             () = pause => Ok(()),
         }
+    }
+
+    /// Returns once a name of a waiting command leads to another disk than the one that it waits for,
+    /// or to none. No event reports that, least of all from other hosts.
+    async fn names_change<A: Attempt>(&self, command: &A, pauses: &mut Pauses) {
+        while let Some(check) = command.check_names() {
+            sleep(pauses.next()).await;
+            // Storage that does not answer, and a name that may not be looked up, say nothing of it.
+            if let Ok(false) = self.storage().run(check).await {
+                return;
+            }
+        }
+        std::future::pending::<()>().await;
     }
 
     /// The turn of one who was called. Where its owner is busy for long, others need not wait for

@@ -96,6 +96,14 @@ impl Table {
         self.set_status(ticket, Status::Elsewhere(place, Box::new(stranger)));
     }
 
+    /// Exchanges what a waiter wants, since its names lead to other disks by now. It keeps its
+    /// place, which is that of its request, and is about to try.
+    pub fn want_instead(&mut self, ticket: Ticket, wants: &[Want]) {
+        let Some(before) = self.queue.replace(ticket, wants.to_vec()) else { return };
+        self.touch(&before);
+        self.set_status(ticket, Status::Called);
+    }
+
     /// The stranger whom a waiter has met at this place of his request.
     #[must_use]
     pub fn stranger_of(&self, ticket: Ticket, place: usize) -> Option<Stranger> {

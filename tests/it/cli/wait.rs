@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::pty::{Winsize, openpty};
@@ -332,5 +333,44 @@ async fn what_is_no_duration_is_said() {
     for span in ["--wait=soon", "--wait=", "--wait=1 fortnight", "--wait=99999999999999999999"] {
         let said = fails(&house, 64, &["lock", span, str(Path::new("/a"))]).await;
         assert!(said.contains("--wait") && said.contains("--help"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_is_replaced_or_deleted_meanwhile_is_followed_by_its_name() {
+    let house = House::builder().polkit(polkit::Choice::Mock).start().await;
+    house.polkit().mock().decide(|call: &Call| match call.action.as_str() {
+        "org.vmlockd1.acquire-by-name" => Answer::Deny,
+        _ => Answer::Allow,
+    });
+    for user in [0, NOBODY] {
+        let held = house.raw_of(user, &format!("held-{user}"));
+        let gone = house.raw_of(user, &format!("gone-{user}"));
+        let bus = house.connection().await;
+        let web1 = Machine::open(&bus, "web1").await;
+        web1.acquire(&[exclusive(&held), exclusive(&gone)]).await.unwrap();
+        // An ordinary user shows the file that it has opened.
+        let start = |disk: &Path| {
+            let mut command = house.command_as(user, "vmlockctl");
+            command.args(["--system", "run", "--wait", "--disk", str(disk), "--"]).args(LIVES);
+            Tool::start(&house, command)
+        };
+        let mut replaced = start(&held);
+        until_waiting(&bus, 1).await;
+        let deleted = start(&gone);
+        until_waiting(&bus, 2).await;
+        let new = house.raw_of(user, &format!("new-{user}"));
+        std::fs::rename(&new, &held).unwrap();
+        std::fs::remove_file(&gone).unwrap();
+        // The old disks stay locked.
+        replaced.line().await;
+        let locks = super::json(&house, &["list"]).await;
+        let inode = std::fs::metadata(&held).unwrap().ino();
+        let had = locks.as_array().unwrap().iter().find(|lock| lock["name"] == "sh").unwrap();
+        assert!(had["identity"].as_str().unwrap().ends_with(&format!(":{inode}")), "{had}");
+        assert_eq!(deleted.ended().await.code(), Some(66), "{}", deleted.process.stderr());
+        assert!(deleted.process.stderr().contains("does not exist"));
+        assert!(replaced.finish().await.success());
+        until_waiting(&bus, 0).await;
     }
 }

@@ -21,13 +21,15 @@ enum Step {
     Release(usize),
     Weaken(usize),
     Leave(usize),
+    /// The names that somebody waits for lead to other disks.
+    Rename(usize, Vec<(u64, bool)>),
     End(u32),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let disks = prop::collection::vec((0..DISKS, any::<bool>()), 1..3);
     let step = prop_oneof![
-        6 => (0..5u32, disks).prop_map(|(owner, disks)| Step::Ask(owner, disks)),
+        6 => (0..5u32, disks.clone()).prop_map(|(owner, disks)| Step::Ask(owner, disks)),
         2 => (0..8usize).prop_map(Step::Strengthen),
         5 => (0..8usize).prop_map(Step::Try),
         5 => Just(Step::Commit),
@@ -35,6 +37,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (0..8usize).prop_map(Step::Release),
         1 => (0..8usize).prop_map(Step::Weaken),
         1 => (0..8usize).prop_map(Step::Leave),
+        1 => (0..8usize, disks).prop_map(|(n, disks)| Step::Rename(n, disks)),
         1 => (0..5u32).prop_map(Step::End),
     ];
     prop::collection::vec(step, 1..80)
@@ -156,6 +159,19 @@ impl Scene {
         }
     }
 
+    fn rename(&mut self, n: usize, wants: &[Want]) {
+        let Some(waiter) = self.table.waiters().nth(n).cloned() else { return };
+        let ticket = waiter.ticket;
+        let tries = self.granting.iter().any(|(_, place, _)| *place == Some(ticket));
+        if waiter.purpose == Purpose::Acquire && !tries {
+            self.table.want_instead(ticket, wants);
+            assert_eq!(self.table.waiter(ticket).unwrap().wants, wants);
+            if !self.called.contains(&ticket) {
+                self.called.push(ticket);
+            }
+        }
+    }
+
     fn commit(&mut self, comes_true: bool) {
         if self.granting.is_empty() {
             return;
@@ -229,6 +245,12 @@ impl Scene {
     }
 }
 
+fn wanted(disks: &[(u64, bool)]) -> Vec<Want> {
+    let want =
+        |(n, shared): &(u64, bool)| disk(*n, if *shared { Mode::Shared } else { Mode::Exclusive });
+    disks.iter().map(want).collect()
+}
+
 proptest! {
     #[test]
     fn nobody_is_overtaken_or_forgotten(steps in steps()) {
@@ -236,10 +258,9 @@ proptest! {
         for step in steps {
             let nth = |scene: &Scene, n: usize| scene.table.locks().nth(n).map(|lock| lock.id);
             match step {
+                Step::Rename(n, disks) => scene.rename(n, &wanted(&disks)),
                 Step::Ask(owner, disks) => {
-                    let wants: Vec<Want> = disks.into_iter().map(|(n, shared)| {
-                        disk(n, if shared { Mode::Shared } else { Mode::Exclusive })
-                    }).collect();
+                    let wants = wanted(&disks);
                     if scene.table.living(id(owner)).is_ok() {
                         scene.ask(id(owner), &wants);
                     }
