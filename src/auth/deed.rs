@@ -1,5 +1,13 @@
 //! Every guarded deed: one table that answers "who may do what".
 
+use std::collections::HashMap;
+
+use crate::lock::lease::spoken;
+use crate::lock::printable::shown;
+
+/// What polkit's rules and dialogs get to know of a deed; see the action file for the keys.
+pub type Details<'d> = HashMap<&'static str, &'d str>;
+
 /// What polkit is asked about. The names, defaults and dialog texts are in
 /// `polkit/org.vmlockd1.policy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,6 +55,56 @@ impl Action {
             Self::ReleaseForeign => "org.vmlockd1.release-foreign",
             Self::ManageLockspaces => "org.vmlockd1.manage-lockspaces",
             Self::Reload => "org.vmlockd1.reload",
+        }
+    }
+
+    /// Describes what was asked for, in words that follow "cannot".
+    #[must_use]
+    pub fn describe(self, details: &Details<'_>) -> String {
+        let word = |key| details.get(key).map(|word| shown(word)).unwrap_or_default();
+        let (disk, vm) = (spoken(&word("resource")), word("vm"));
+        match self {
+            Self::OpenOwner => format!("open an owner for VM \"{vm}\""),
+            Self::AcquireByDescriptor => format!("lock {disk}"),
+            Self::AcquireByName if details.contains_key("mode") => format!("lock {disk} by name"),
+            Self::AcquireByName => format!("look up {disk} by name"),
+            Self::RegisterProcess => {
+                format!("bind VM \"{vm}\" to a process of another user")
+            }
+            Self::ManageForeign => format!("command VM \"{vm}\" of another user"),
+            Self::ReleaseForeign => {
+                format!("take {disk} from VM {}", word("holder"))
+            }
+            Self::ManageLockspaces => {
+                let resource = word("resource");
+                let what = if resource.starts_with('/') { "lockspace " } else { "" };
+                format!("make or remove {what}{}", resource.replacen("lease:", "lease ", 1))
+            }
+            Self::Reload => "change how vmlockd runs".to_owned(),
+        }
+    }
+
+    /// What else the caller can do.
+    #[must_use]
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::OpenOwner => {
+                "use your own instance on the session bus, or have an administrator authorize you"
+            }
+            Self::AcquireByDescriptor | Self::AcquireByName => {
+                "pass a descriptor that is open for reading and writing (vmlockctl does, where the \
+                 disk's permissions allow it), use your own instance on the session bus, or have an \
+                 administrator authorize you"
+            }
+            Self::RegisterProcess => {
+                "name a process of your own, or have an administrator authorize you"
+            }
+            Self::ManageForeign | Self::ReleaseForeign => {
+                "ask the user of that VM, or have an administrator authorize you"
+            }
+            Self::ManageLockspaces | Self::Reload => {
+                "call as root, or have an administrator authorize you"
+            }
         }
     }
 }
@@ -120,4 +178,38 @@ pub const TABLE: &[Row] = {
 #[must_use]
 pub fn find(interface: &str, member: &str) -> Option<&'static Row> {
     TABLE.iter().find(|row| row.interface == interface && row.member == member)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deed_is_described_with_its_object() {
+        let details = Details::from([
+            ("resource", "/srv/a\n.img"),
+            ("vm", "web1"),
+            ("mode", "exclusive"),
+            ("holder", "db1 of uid 0"),
+        ]);
+        for action in Action::ALL {
+            let deed = action.describe(&details);
+            let named = match action {
+                Action::OpenOwner | Action::RegisterProcess | Action::ManageForeign => {
+                    deed.contains("VM \"web1\"")
+                }
+                Action::ReleaseForeign => deed == "take disk /srv/a\\n.img from VM db1 of uid 0",
+                Action::Reload => true,
+                _ => deed.contains("/srv/a\\n.img"),
+            };
+            assert!(named, "{action:?}: {deed}");
+        }
+        let lease = Details::from([("resource", "lease:/srv/l/a")]);
+        assert_eq!(Action::AcquireByName.describe(&lease), "look up lease /srv/l/a by name");
+        let made = Action::ManageLockspaces.describe(&lease);
+        assert_eq!(made, "make or remove lease /srv/l/a");
+        let lockspace = Details::from([("resource", "/srv/l")]);
+        let made = Action::ManageLockspaces.describe(&lockspace);
+        assert_eq!(made, "make or remove lockspace /srv/l");
+    }
 }

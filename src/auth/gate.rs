@@ -9,8 +9,8 @@ use zbus::message::{Flags, Header};
 
 use super::Error;
 use super::caller::{Caller, Callers};
-use super::deed::{self, Action, Row};
-use super::polkit::{Details, Polkit};
+use super::deed::{self, Action, Details, Row};
+use super::polkit::Polkit;
 use super::rate::Rates;
 use crate::service::chronicle::{self, Denied};
 use crate::service::limits::within;
@@ -239,7 +239,7 @@ impl Call<'_> {
         match &self.gate.rule {
             Rule::Own(_) => {
                 let why = "this is another user's instance".to_owned();
-                Err(Error::Denied { action, why })
+                Err(Error::Denied { action, deed: action.describe(details), why })
             }
             Rule::System(polkit) => {
                 let limits = self.gate.service.settings().limits;

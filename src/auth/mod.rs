@@ -16,17 +16,27 @@ use deed::Action;
 /// Why a caller may not.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// He may not, or it could not be found out that he may.
-    #[error("not authorized for {}: {why}", action.id())]
+    /// The caller is not authorized, or the authorization could not be determined.
+    #[error("cannot {deed}: not authorized for {}: {why}", action.id())]
     Denied {
-        /// What he would need.
+        /// The action that needs authorization.
         action: Action,
+        /// What was asked for, in words that follow "cannot".
+        deed: String,
         /// The cause.
         why: String,
     },
-    /// He could be asked for a password, but did not say that he may be.
-    #[error("{} needs interactive authorization, which the call does not allow", .0.id())]
-    Interactive(Action),
+    /// The caller could be asked for a password, but the call does not allow that.
+    #[error(
+        "cannot {deed}: {} needs interactive authorization, which the call does not allow",
+        action.id()
+    )]
+    Interactive {
+        /// The action that needs authorization.
+        action: Action,
+        /// What was asked for, in words that follow "cannot".
+        deed: String,
+    },
     /// A method that the list does not have, or an action that the list does not give it.
     #[error("no rule says who may call {0}")]
     Unlisted(String),
@@ -44,7 +54,7 @@ impl Error {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Denied { .. } => "not-authorized",
-            Self::Interactive(_) => "interactive",
+            Self::Interactive { .. } => "interactive",
             Self::Unlisted(_) => "unlisted",
             Self::CallerGone => "caller-gone",
             Self::Limit(_) => "limit",

@@ -4,7 +4,6 @@
 //! with a start time broken. Only an answer that says "authorized" is one; an error, a silence, or
 //! a caller that leaves meanwhile is a refusal.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
 
 use super::Error;
 use super::caller::Caller;
-use super::deed::Action;
+use super::deed::{Action, Details};
 
 /// How long polkit may take to answer without asking anybody.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,9 +28,6 @@ pub struct Polkit {
     line: Weak<Connection>,
     questions: AtomicU64,
 }
-
-/// What polkit's rules and dialogs get to know of a deed; see the action file for the keys.
-pub type Details<'d> = HashMap<&'static str, &'d str>;
 
 impl Polkit {
     /// Prepares to ask the polkit of this bus, which need not be there yet.
@@ -53,7 +49,8 @@ impl Polkit {
         details: &Details<'_>,
         interactive: bool,
     ) -> Result<(), Error> {
-        let denied = |why: String| Error::Denied { action, why };
+        let deed = || action.describe(details);
+        let denied = |why: String| Error::Denied { action, deed: deed(), why };
         let subject =
             Subject::new_for_message_header(header).map_err(|error| denied(error.to_string()))?;
         let line = self.line.upgrade().ok_or_else(|| denied("the bus went away".into()))?;
@@ -83,7 +80,7 @@ impl Polkit {
         if answer.is_authorized {
             Ok(())
         } else if answer.is_challenge && !interactive {
-            Err(Error::Interactive(action))
+            Err(Error::Interactive { action, deed: deed() })
         } else if answer.is_challenge {
             Err(denied("nobody was there to ask for a password".into()))
         } else {

@@ -27,6 +27,7 @@ mod monitor;
 mod news;
 mod open;
 mod openmetrics;
+mod other;
 mod output;
 mod owners;
 mod reexec;

@@ -9,7 +9,8 @@ use super::disks::absolute;
 use super::error::{Code, Error};
 use super::find;
 use super::link::Link;
-use super::output::{Form, print, say};
+use super::other::{self, BUS, Other};
+use super::output::{Form, complain, print, say};
 use super::{clock, json, row};
 use crate::client::Row;
 use crate::lock::age::age;
@@ -38,9 +39,11 @@ pub(super) struct Arguments {
 pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Result<Code, Error> {
     let mut answers = Vec::new();
     let mut somebody = false;
+    let other = Other::than(link.bus);
     for path in arguments.paths {
         let path = absolute(&path)?;
-        let holders = find::holders(link, &path).await?;
+        let mut holders = find::holders(link, &path).await?;
+        let completed = other.complete(&path, &mut holders).await;
         somebody |= !holders.is_empty();
         let disk = shown_path(&path);
         match form {
@@ -52,6 +55,18 @@ pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
                 let line = |holder| format!("{}\n", sentence(&disk, holder));
                 print(&holders.iter().map(line).collect::<String>())?;
             }
+        }
+        if let Err(error) = completed {
+            let why = error.message(other.bus()).unwrap_or_default();
+            let bus = other.bus().as_str();
+            complain(&format!("vmlockd on the {bus} bus may know more of {disk}: {why}"));
+        }
+        if let Some(holder) = holders.iter().find(|holder| other::is_vmlockd(holder)) {
+            let user = row::text(holder, "user");
+            complain(&format!(
+                "the instance of vmlockd that holds {disk} may know more: run 'vmlockctl who' as \
+                 user {user}"
+            ));
         }
     }
     if form == Form::Json {
@@ -74,7 +89,11 @@ pub(super) fn sentence(disk: &str, holder: &Row) -> String {
     if row::text(holder, "kind") == "user" {
         return shown(&format!("{} has disk {disk} open", process(holder, "")));
     }
-    format!("{} is {}", spoken(&shown(disk)), held(disk, holder, Detail::Full))
+    let instance = match row::text(holder, BUS) {
+        "" => String::new(),
+        bus => format!(" (by vmlockd on the {bus} bus)"),
+    };
+    format!("{} is {}{instance}", spoken(&shown(disk)), held(disk, holder, Detail::Full))
 }
 
 /// How a disk is held, and by whom.

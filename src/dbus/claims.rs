@@ -14,9 +14,10 @@ use std::os::fd::OwnedFd;
 
 use super::error::Error;
 use super::front::Front;
+use super::holders;
 use crate::auth::deed::Action;
+use crate::auth::deed::Details;
 use crate::auth::gate::Call;
-use crate::auth::polkit::Details;
 use crate::lock::Mode;
 use crate::lock::in_use::InUse;
 use crate::lock::naming::Naming;
@@ -93,7 +94,7 @@ pub(super) async fn find(
     in_use: InUse,
 ) -> Result<Vec<Ask>, Error> {
     for (resource, mode) in &resources {
-        ask_by_name(call, resource, |name| machine.about(name, *mode)).await?;
+        ask_by_name(front, call, resource, |name| machine.about(name, *mode)).await?;
     }
     // A lease is found on the way: nobody has to be asked about what it leads to.
     let (mut leases, mut wanted, mut modes) = (Vec::new(), Vec::new(), Vec::new());
@@ -166,12 +167,20 @@ async fn find_disks(
 ///
 /// `AccessDenied` and the like.
 pub(super) async fn ask_by_name<'d>(
+    front: &Front,
     call: &Call<'_>,
     resource: &'d Resource,
     details: impl FnOnce(&'d str) -> Details<'d>,
 ) -> Result<(), Error> {
     refuse_climbing(call, resource)?;
-    Ok(call.ask(Action::AcquireByName, &details(resource.as_str())).await?)
+    let name = resource.as_str();
+    match call.ask(Action::AcquireByName, &details(name)).await {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            let locks = front.service.locks_named(name);
+            Err(holders::with_holders(front, error.into(), name, locks).await)
+        }
+    }
 }
 
 /// Refuses a name that climbs with `..` to whoever is judged by it.
@@ -245,5 +254,11 @@ async fn ask_by_descriptor(
         (Access::Read, Mode::Exclusive | Mode::None) => false,
     };
     let action = if proven { Action::AcquireByDescriptor } else { Action::AcquireByName };
-    Ok(call.ask(action, &machine.about(&target.name, mode)).await?)
+    match call.ask(action, &machine.about(&target.name, mode)).await {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            let locks = front.service.locks_on(target.identity, &target.below);
+            Err(holders::with_holders(front, error.into(), &target.name, locks).await)
+        }
+    }
 }

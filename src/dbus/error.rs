@@ -101,6 +101,12 @@ impl Error {
         Self::new(NO_SUCH_LOCK, message)
     }
 
+    /// The same error with more in its message.
+    #[must_use]
+    pub fn and(self, more: impl fmt::Display) -> Self {
+        Self { message: format!("{}; {more}", self.message), ..self }
+    }
+
     /// What should have worked.
     #[must_use]
     pub fn failed(message: impl fmt::Display) -> Self {
@@ -200,8 +206,9 @@ impl From<auth::Error> for Error {
     fn from(error: auth::Error) -> Self {
         use auth::Error as E;
         match error {
-            E::Denied { .. } | E::Unlisted(_) | E::CallerGone => Self::new(ACCESS_DENIED, &error),
-            E::Interactive(_) => Self::new(INTERACTIVE, error),
+            E::Denied { action, .. } => Self::new(ACCESS_DENIED, &error).and(action.advice()),
+            E::Interactive { action, .. } => Self::new(INTERACTIVE, &error).and(action.advice()),
+            E::Unlisted(_) | E::CallerGone => Self::new(ACCESS_DENIED, &error),
             E::Limit(error) => error.into(),
         }
     }

@@ -6,8 +6,8 @@ use super::error::Error;
 use super::facts::{self, Facts};
 use super::front::Front;
 use crate::auth::deed::Action;
+use crate::auth::deed::Details;
 use crate::auth::gate::Call;
-use crate::auth::polkit::Details;
 use crate::lock::fdinfo::Processes;
 use crate::lock::holder::{Holder, Stranger};
 use crate::lock::lease::LeaseName;
@@ -69,6 +69,20 @@ pub(super) async fn by_file(
         Some(target) if call.passes() || !target.fuse => of_target(front, target).await,
         // A descriptor that can't be tested through still says which disk it is.
         _ => told(front, front.service.locks_on(identity, &[])).await,
+    }
+}
+
+/// Adds to a refusal of authorization the owners that hold the resource, as far as [`by_name`] and
+/// [`by_file`] name them to anybody.
+pub(super) async fn with_holders(
+    front: &Front,
+    error: Error,
+    resource: &str,
+    locks: Vec<Lock>,
+) -> Error {
+    match front.service.describe_holders(resource, &locks).await {
+        Some(holders) => error.and(holders),
+        None => error,
     }
 }
 

@@ -9,8 +9,8 @@ use zbus::message::Header;
 
 use super::error::Error;
 use super::front::Front;
+use crate::auth::deed::Details;
 use crate::auth::deed::{Action, LOG_CONTROL};
-use crate::auth::polkit::Details;
 use crate::logging::{Level, Log};
 
 /// The log's object.

@@ -11,9 +11,9 @@ use super::front::{Front, Wish};
 use super::opening::First;
 use super::options::{Options, Raw};
 use super::{binding, holders, lockspaces, waiting};
+use crate::auth::deed::Details;
 use crate::auth::deed::{Action, MANAGER};
 use crate::auth::gate::Call;
-use crate::auth::polkit::Details;
 use crate::life::{Lease, Process};
 use crate::lock::owner::{check_name, parse_uuid};
 use crate::lock::resolve::Wanted;
@@ -206,7 +206,8 @@ impl Manager {
         let call = self.enter(&header, "Resolve").await?;
         Options::none(options)?;
         let resource = Resource::parse(&resource)?;
-        claims::ask_by_name(&call, &resource, |name| Details::from([("resource", name)])).await?;
+        let details = |name| Details::from([("resource", name)]);
+        claims::ask_by_name(&self.0, &call, &resource, details).await?;
         let path = match resource {
             Resource::Lease(lease) => {
                 return Ok(facts::of_lease(&self.0.service.resolve_lease(lease).await?));

@@ -4,11 +4,24 @@ use std::sync::Arc;
 
 use super::describe::{DescribeRefusal, DescribeStranger};
 use super::{Error, Service, chronicle};
+use crate::lock::fdinfo::Processes;
+use crate::lock::holder::Refusal;
 use crate::lock::take::Goal;
 use crate::lock::work::Work as _;
-use crate::lock::{self, Event, OwnerId, Want};
+use crate::lock::{self, Event, Lock, OwnerId, Want};
 
 impl Service {
+    /// Describes the owners that hold these locks on a resource; `None` where there are none.
+    pub async fn describe_holders(&self, resource: &str, locks: &[Lock]) -> Option<String> {
+        let (resource, holders) = (resource.to_owned(), self.holders(locks));
+        if holders.is_empty() {
+            return None;
+        }
+        let refusal = Refusal { resource, holders, ahead: None, users: Processes::default() };
+        // Without the description the refusal says less; a failure is logged where it happens.
+        self.storage().run(DescribeRefusal(refusal)).await.ok()
+    }
+
     /// Puts a refusal into a sentence, and tells those who watch the resource of it. Looks users
     /// up, so it is for a storage thread.
     pub(super) fn describe(&self, id: OwnerId, error: Error) -> Error {

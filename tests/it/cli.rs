@@ -4,6 +4,7 @@
 
 mod doctor;
 mod forged;
+mod instances;
 mod lockspace;
 mod look;
 mod metrics;

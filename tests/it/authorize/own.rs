@@ -259,9 +259,15 @@ async fn who_may_not_name_a_disk_does_not_learn_what_there_is() {
     let mut said: Vec<Refused> = Vec::new();
     for name in ["there", "missing", "folder", "link", "dangling", "there/below"] {
         let disk = dir.join(name);
-        said.push(machine.acquire(&[shared(&disk)]).await.unwrap_err());
         let name = disk.to_str().unwrap();
-        said.push(manager.resolve(name, none()).await.unwrap_err().into());
+        let acquired = machine.acquire(&[shared(&disk)]).await.unwrap_err();
+        let resolved = manager.resolve(name, none()).await.unwrap_err().into();
+        for (refused, deed) in [(acquired, "lock"), (resolved, "look up")] {
+            let Refused { name: error, message } = refused;
+            let its = format!("cannot {deed} disk {name} by name");
+            assert!(message.starts_with(&its), "{message}");
+            said.push(Refused { name: error, message: message.replace(&its, "") });
+        }
         assert_eq!(manager.find_holders(name, none()).await.unwrap(), []);
     }
     said.dedup();

@@ -1,7 +1,7 @@
 //! A site's own rules, with the real polkit.
 
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
 use nix::unistd::{Gid, Group};
@@ -9,7 +9,7 @@ use nix::unistd::{Gid, Group};
 use super::{DENIED, INTERACTIVE, read_write, with_polkit};
 use crate::house::user::{Account, NOBODY, ROOT};
 use crate::house::{House, Opened, polkit};
-use crate::machine::{Machine, exclusive, manager, option, shared};
+use crate::machine::{Machine, Refused, exclusive, manager, option, shared};
 use crate::methods::none;
 use crate::untouched::{Untouched, assert_free, assert_refused};
 
@@ -222,4 +222,39 @@ async fn no_link_in_an_allowed_directory_tells_what_there_is_elsewhere() {
     fs::create_dir(folder).unwrap();
     let refused = machine.acquire(&[shared(folder)]).await.unwrap_err();
     assert_refused(&refused, "NotLockable", "it is a directory");
+}
+
+#[tokio::test]
+async fn a_refusal_names_the_disk_its_holder_and_what_helps() {
+    let house = with_polkit("").await;
+    let (mine, disk) = (house.raw_of(NOBODY, "mine"), house.raw_of(ROOT, "disk"));
+    let root = house.connection().await;
+    let db1 = Machine::open(&root, "db1").await;
+    db1.acquire(&[exclusive(&disk)]).await.unwrap();
+    let bus = house.connection_as(NOBODY).await;
+    let web1 = Machine::open(&bus, "web1").await;
+    let name = disk.to_str().unwrap();
+
+    let refused = web1.acquire(&[exclusive(&disk)]).await.unwrap_err();
+    assert_refused(&refused, INTERACTIVE, &format!("cannot lock disk {name} by name: "));
+    assert_refused(&refused, INTERACTIVE, "pass a descriptor that is open for reading and");
+    let held = format!("; disk {name} is locked exclusively by VM \"db1\" (");
+    assert_refused(&refused, INTERACTIVE, &held);
+    let refused: Refused = manager(&bus).await.resolve(name, none()).await.unwrap_err().into();
+    assert_refused(&refused, INTERACTIVE, &format!("cannot look up disk {name} by name: "));
+    // What nobody holds has no holder.
+    let refused = web1.acquire(&[exclusive(&mine)]).await.unwrap_err();
+    assert!(!refused.message.contains("is locked"), "{refused:?}");
+
+    // By a descriptor that proves too little.
+    fs::set_permissions(&disk, Permissions::from_mode(0o644)).unwrap();
+    let file = File::open(&disk).unwrap();
+    let refused = web1.acquire_files(&[(&file, "exclusive")]).await.unwrap_err();
+    assert_refused(&refused, INTERACTIVE, &held);
+
+    let taken = crate::machine::owner(&bus, db1.path()).await.close(none()).await;
+    let refused: Refused = taken.unwrap_err().into();
+    let words = format!("cannot take disk {name} from VM db1 of uid 0: ");
+    assert_refused(&refused, INTERACTIVE, &words);
+    assert_refused(&refused, INTERACTIVE, "ask the user of that VM, or");
 }
