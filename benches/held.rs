@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use uuid::Uuid;
+use vmlockd::inspector::Inspector;
 use vmlockd::keep::Inherited;
 use vmlockd::lock::in_use::InUse;
 use vmlockd::lock::naming::Naming;
@@ -53,7 +54,9 @@ impl Scene {
         std::fs::create_dir_all(&runtime).unwrap();
         let (settings, inherited) = (Settings::default(), Inherited::default());
         let storage = Storage::default();
-        let restored = restore(settings, Exempt::Root, &runtime, inherited, storage).unwrap();
+        let restored =
+            restore(settings, Exempt::Root, &runtime, inherited, storage, Inspector::default())
+                .unwrap();
         let service = restored.service().clone();
         restored.settle();
         let owner = OwnerId::new(0, Uuid::from_u128(1));

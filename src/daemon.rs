@@ -16,6 +16,8 @@ use tokio::sync::mpsc;
 use crate::bus::Bus;
 use crate::config::Source;
 use crate::dbus::{Answer, ServeError, Wish};
+use crate::inspector::Inspector;
+use crate::inspector::hand::Start;
 use crate::instance::Instance;
 use crate::keep::Inherited;
 use crate::logging::Log;
@@ -124,22 +126,22 @@ async fn serve(options: &Options) -> Result<(), Error> {
     };
     let socket = door::open(options, inherited.socket.take(), config.virtlockd_socket.as_deref())?;
     let by_socket = socket.is_some();
-    let restored =
-        service::restore(config.settings, exempt, &options.runtime_dir, inherited, storage)?;
+    let inspector = Inspector::new(Start::Program("/proc/self/exe".into()));
+    let restored = service::restore(
+        config.settings,
+        exempt,
+        &options.runtime_dir,
+        inherited,
+        storage,
+        inspector,
+    )?;
     let service = restored.service().clone();
     let (wishes, mut wished) = mpsc::channel(1);
     let bus = options.bus;
     let front = Front { bus, service: service.clone(), log: log.clone(), wishes };
-    let mut state = match front.open().await {
-        Ok(served) => State::Served(served),
-        // The program before this one would have gone on without a bus, and so does this; and
-        // whoever comes by the socket needs none.
-        Err(error) if replaces || by_socket => {
-            tracing::warn!("vmlockd is not on the {} bus: {error}", bus.as_str());
-            front.try_again()
-        }
-        Err(error) => return Err(error.into()),
-    };
+    // The program before this one would have gone on without a bus, and so does this; and
+    // clients of the socket need none.
+    let mut state = open(&front, replaces || by_socket).await?;
     step("restore-served");
     let server = door::serve(&service, restored.connections(), socket)?;
     let (version, name) = (env!("CARGO_PKG_VERSION"), bus.as_str());
@@ -206,6 +208,18 @@ async fn serve(options: &Options) -> Result<(), Error> {
     tracing::info!("vmlockd ends");
     log.finish();
     Ok(())
+}
+
+/// Opens the D-Bus front; later, where it has to do without a bus for now.
+async fn open(front: &Front, without: bool) -> Result<State, Error> {
+    match front.open().await {
+        Ok(served) => Ok(State::Served(served)),
+        Err(error) if without => {
+            tracing::warn!("vmlockd is not on the {} bus: {error}", front.bus.as_str());
+            Ok(front.try_again())
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Nothing is given any more. Those who wait are told why they wait no more.

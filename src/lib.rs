@@ -3,7 +3,8 @@
 //! The floors, from the ground up; a room uses its own floor and those below:
 //!
 //! 0. [`lock`]: what a lock is. No bus, no event loop, no log.
-//! 1. [`life`]: what keeps an owner alive. [`keep`]: what outlives the service.
+//! 1. [`life`]: what keeps an owner alive. [`keep`]: what outlives the service. [`inspector`]: what
+//!    `/proc` tells of other processes.
 //! 2. [`service`]: the only writer of the table.
 //! 3. the fronts: [`auth`] says who may do what, [`dbus`] is the D-Bus API, [`virtlockd`] is
 //!    libvirt's own protocol.
@@ -13,6 +14,7 @@
 
 pub mod lock;
 
+pub mod inspector;
 pub mod keep;
 pub mod life;
 

@@ -11,6 +11,7 @@ use nix::sys::stat::Mode;
 use vmlockd::bus::Bus;
 use vmlockd::config::Source;
 use vmlockd::daemon::{self, Options};
+use vmlockd::inspector::worker;
 use vmlockd::keep::contents;
 use vmlockd::lock::sighting::keeper;
 use vmlockd::lock::trial;
@@ -65,7 +66,7 @@ struct Args {
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    if let Some(code) = trial::main(&arguments) {
+    if let Some(code) = trial::main(&arguments).or_else(|| worker::main(&arguments)) {
         return code;
     }
     match run(Args::parse_from(arguments)) {

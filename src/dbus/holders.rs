@@ -1,5 +1,6 @@
 //! Who holds a disk, or a lease: from the table, and from the kernel where the table knows nobody.
 
+use std::iter;
 use std::os::fd::OwnedFd;
 
 use super::error::Error;
@@ -8,14 +9,16 @@ use super::front::Front;
 use crate::auth::deed::Action;
 use crate::auth::deed::Details;
 use crate::auth::gate::Call;
-use crate::lock::fdinfo::Processes;
-use crate::lock::holder::{Holder, Stranger};
+use crate::inspector::Asker;
+use crate::lock::fdinfo::Search;
+use crate::lock::holder::Stranger;
 use crate::lock::lease::LeaseName;
-use crate::lock::probe::{Beside, Others, Probe};
+use crate::lock::probe::{self, Beside, Probe};
 use crate::lock::resolve::{Identify, Target, Wanted};
 use crate::lock::resource::{DiskPath, Resource};
 use crate::lock::{Lock, Mode};
 use crate::service::describe::{HolderUsers, ProcessUsers};
+use crate::service::naming::{NameProcesses, Named};
 
 use super::claims;
 
@@ -36,10 +39,10 @@ pub(super) async fn by_name(
     let climbs = matches!(&resource, Resource::Disk(path) if path.climbs());
     let may = (call.passes() || !climbs) && call.may(Action::AcquireByName, &details).await;
     if !may {
-        return told(front, front.service.locks_named(name)).await;
+        return told(front, call, front.service.locks_named(name)).await;
     }
     let found = match resource {
-        Resource::Lease(lease) => of_lease(front, lease).await,
+        Resource::Lease(lease) => of_lease(front, call, lease).await,
         Resource::Disk(path) => of_path(front, call, path).await,
     };
     match found {
@@ -47,7 +50,7 @@ pub(super) async fn by_name(
         // what lies behind a link is none of his business.
         Err(error) if call.passes() => Err(error),
         Ok(holders) => Ok(holders),
-        Err(_) => told(front, front.service.locks_named(name)).await,
+        Err(_) => told(front, call, front.service.locks_named(name)).await,
     }
 }
 
@@ -66,9 +69,9 @@ pub(super) async fn by_file(
     let resolved = claims::resolve(front, call, [Wanted::File(file)]).await;
     match resolved.ok().and_then(|mut targets| targets.pop()) {
         // Testing opens the disk anew, and on FUSE any user's process would answer that.
-        Some(target) if call.passes() || !target.fuse => of_target(front, target).await,
+        Some(target) if call.passes() || !target.fuse => of_target(front, call, target).await,
         // A descriptor that can't be tested through still says which disk it is.
-        _ => told(front, front.service.locks_on(identity, &[])).await,
+        _ => told(front, call, front.service.locks_on(identity, &[])).await,
     }
 }
 
@@ -89,67 +92,85 @@ pub(super) async fn with_holders(
 async fn of_path(front: &Front, call: &Call<'_>, path: DiskPath) -> Result<Vec<Facts>, Error> {
     let targets = claims::resolve(front, call, [Wanted::Path(path)]).await?;
     match targets.into_iter().next() {
-        Some(target) => of_target(front, target).await,
+        Some(target) => of_target(front, call, target).await,
         None => Ok(Vec::new()),
     }
 }
 
-async fn of_lease(front: &Front, lease: LeaseName) -> Result<Vec<Facts>, Error> {
+async fn of_lease(front: &Front, call: &Call<'_>, lease: LeaseName) -> Result<Vec<Facts>, Error> {
     let name = lease.as_str().to_owned();
     let (locks, stranger) = front.service.probe_lease(lease).await?;
-    if locks.is_empty() {
-        return others(front, &name, stranger, None, &[]).await;
-    }
-    told(front, locks).await
+    all(front, call, locks, Others { name, stranger, ..Others::default() }).await
 }
 
-async fn of_target(front: &Front, target: Target) -> Result<Vec<Facts>, Error> {
+async fn of_target(front: &Front, call: &Call<'_>, target: Target) -> Result<Vec<Facts>, Error> {
     let (storage, host) = (front.service.storage(), front.service.host());
     let locks = front.service.locks_on(target.identity, &target.below);
     let name = target.name.clone();
-    if locks.iter().all(|lock| lock.want.mode == Mode::None) {
-        // Those for whom it is only recorded are in nobody's way.
-        let holders = front.service.holders(&locks);
-        let mut all = told(front, locks).await?;
-        all.extend(match storage.run(Probe { target, host }).await?? {
-            Others::Hold(stranger) => others(front, &name, Some(*stranger), None, &holders).await,
-            Others::Use(users) => others(front, &name, None, Some(users), &holders).await,
-        }?);
-        return Ok(all);
-    }
-    let held = front.service.held(&locks);
-    let holders = front.service.holders(&locks);
-    let (stranger, users) = storage.run(Beside { target, held, host }).await?;
-    let mut all = told(front, locks).await?;
-    all.extend(others(front, &name, stranger, Some(users), &holders).await?);
-    Ok(all)
+    let others = if locks.iter().all(|lock| lock.want.mode == Mode::None) {
+        // Owners for which it is only recorded block no other.
+        match storage.run(Probe { target, host }).await?? {
+            probe::Others::Hold(stranger) => {
+                Others { name, stranger: Some(*stranger), ..Others::default() }
+            }
+            probe::Others::Use(users) => Others { name, users: Some(users), ..Others::default() },
+        }
+    } else {
+        let held = front.service.held(&locks);
+        let (stranger, users) = storage.run(Beside { target, held, host }).await?;
+        Others { name, stranger, shares: true, users: Some(users) }
+    };
+    all(front, call, locks, others).await
 }
 
-/// Those who are no owners of ours: who else holds the disk, then who has it open and holds nothing.
-async fn others(
-    front: &Front,
-    name: &str,
+/// Those that have to do with a disk and are no owners of this service.
+#[derive(Debug, Default)]
+struct Others {
+    /// The disk.
+    name: String,
     stranger: Option<Stranger>,
-    users: Option<Processes>,
-    holders: &[Holder],
+    /// The stranger shares the disk with owners: it counts only if it can be named.
+    shares: bool,
+    users: Option<Search>,
+}
+
+/// The owners that hold it, then the foreign holders, then those that have it open.
+async fn all(
+    front: &Front,
+    call: &Call<'_>,
+    locks: Vec<Lock>,
+    others: Others,
 ) -> Result<Vec<Facts>, Error> {
-    let (storage, host) = (front.service.storage(), front.service.host_name());
-    let mut all = Vec::new();
-    let mut users = users.unwrap_or_default();
+    let (service, storage) = (front.service.clone(), front.service.storage());
+    let (holders, host) = (service.holders(&locks), service.host_name());
+    let Others { name, stranger, shares, users } = others;
+    let (asker, pids) =
+        (Asker::User(call.uid()), holders.iter().map(|holder| holder.pid).collect());
+    let naming = NameProcesses { service: service.clone(), asker, stranger, users, bound: pids };
+    let Named { stranger, mut users, bound } = storage.run(naming).await?;
+    let named = storage.run(HolderUsers(holders.clone())).await?;
+    service.all_shown().await;
+    let programs = bound.into_iter().map(|process| process.map(|process| process.program));
+    let programs = programs.map(Option::unwrap_or_default).chain(iter::repeat(String::new()));
+    let owners = named.into_iter().zip(programs);
+    let mut all: Vec<Facts> = owners
+        .map(|((holder, user), program)| facts::of_holder(&holder, user, program, &host))
+        .collect();
+    let stranger = stranger.filter(|stranger| !shares || stranger.is_named());
     if let Some(stranger) = stranger {
-        all.extend(stranger.recorded.iter().map(facts::of_recorded));
+        let mut found: Vec<Facts> = stranger.recorded.iter().map(facts::of_recorded).collect();
         let more = stranger.processes.more > 0;
         for (process, user) in storage.run(ProcessUsers(stranger.processes)).await? {
             users.leave_out(|user| user.pid == process.pid);
-            all.push(facts::of_process(&process, "process", user, &host));
+            found.push(facts::of_process(&process, "process", user, &host));
         }
-        if all.is_empty() || more {
-            all.push(facts::of_unknown());
+        if found.is_empty() || more {
+            found.push(facts::of_unknown());
         }
-        let mode = stranger.mode.as_str();
-        for facts in &mut all {
-            facts::held_as(facts, mode, name);
+        for facts in &mut found {
+            facts::held_as(facts, stranger.mode.as_str(), &name);
         }
+        all.extend(found);
         if users.named.is_empty() {
             users = stranger.users;
         }
@@ -158,18 +179,12 @@ async fn others(
     for (process, user) in storage.run(ProcessUsers(users)).await? {
         let mode = process.mode.unwrap_or(Mode::Shared).as_str();
         let mut facts = facts::of_process(&process, "user", user, &host);
-        facts::held_as(&mut facts, mode, name);
+        facts::held_as(&mut facts, mode, &name);
         all.push(facts);
     }
     Ok(all)
 }
 
-async fn told(front: &Front, locks: Vec<Lock>) -> Result<Vec<Facts>, Error> {
-    let (holders, host) = (front.service.holders(&locks), front.service.host_name());
-    let named = front.service.storage().run(HolderUsers(holders)).await?;
-    front.service.all_shown().await;
-    let facts = named
-        .into_iter()
-        .map(|(holder, user, program)| facts::of_holder(&holder, user, program, &host));
-    Ok(facts.collect())
+async fn told(front: &Front, call: &Call<'_>, locks: Vec<Lock>) -> Result<Vec<Facts>, Error> {
+    all(front, call, locks, Others::default()).await
 }

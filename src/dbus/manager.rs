@@ -253,7 +253,7 @@ impl Manager {
         let call = self.enter(&header, "CreateLease").await?;
         Options::none(options)?;
         let name = lockspaces::lease(&call, &lease).await?;
-        Ok(self.0.service.create_lease(name).await?)
+        Ok(self.0.service.create_lease(name, call.uid()).await?)
     }
 
     async fn remove_lease(
@@ -265,7 +265,7 @@ impl Manager {
         let call = self.enter(&header, "RemoveLease").await?;
         Options::none(options)?;
         let name = lockspaces::lease(&call, &lease).await?;
-        Ok(self.0.service.remove_lease(name).await?)
+        Ok(self.0.service.remove_lease(name, call.uid()).await?)
     }
 
     #[zbus(out_args("metrics"))]

@@ -1,21 +1,19 @@
-//! Which processes of this host have a lock on a file, and which have a disk open.
+//! Which locks `/proc/PID/fdinfo/FD` lists on a file, and what is looked for among them.
 //!
-//! A lock of an open file description belongs to no process; but `/proc/PID/fdinfo/FD` of everyone
-//! who has the description shows it (`proc_pid_fdinfo(5)`), and so it does a POSIX lock of the
-//! process. One walk over all of them finds both who holds our byte and who uses a disk: QEMU has
-//! locks of its own on the images that it has open (bytes 100 and 200 and up, QEMU's
-//! `block/file-posix.c`). The walk reads `/proc` only, never the file, so it can't hang on storage.
-//! It is made for a refusal or a question, once, and never to wait for something. `/proc/locks` is
-//! never read: that stops every lock operation on the host meanwhile.
+//! A lock of an open file description belongs to no process; but `/proc/PID/fdinfo/FD` of every
+//! process that has the description lists it (`proc_pid_fdinfo(5)`), and so it does a POSIX lock of
+//! the process. One walk over all of them finds both the holders of our byte and the processes that
+//! use a disk: QEMU has locks of its own on the images that it has open (bytes 100 and 200 and up,
+//! QEMU's `block/file-posix.c`). The walk itself is made by the inspector; here is what it looks for,
+//! and how a line is read. `/proc/locks` is never read: that stops every lock operation on the host
+//! meanwhile.
 
-use std::fs::{self, File};
-use std::io::Read as _;
+use std::fs;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
-use std::path::Path;
-use std::time::{Duration, Instant};
 
 use nix::sys::stat::{fstat, major, minor};
+use serde::{Deserialize, Serialize};
 
 use super::holder::StrangersLock;
 use super::mode::Mode;
@@ -23,23 +21,27 @@ use super::process::Process;
 
 /// How many processes are named; the rest is counted.
 pub const NAMED: usize = 3;
-/// What of one description is read. Its locks come first.
-const INFO: u64 = 16 * 1024;
-/// How long the walk may take. On a host with so many open files that it takes longer, what was
-/// not found by then stays unnamed.
-const LONGEST: Duration = Duration::from_secs(2);
 
-/// A file as the kernel lists locks on it: `fe:00:10085382`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Node(String);
+/// A file, as the kernel lists locks on it and as `stat(2)` identifies it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Device and inode as in a lock line: `fe:00:10085382`. The device is the file system's, so all
+    /// subvolumes and snapshots of a btrfs share these.
+    pub listed: String,
+    /// The device (`st_dev`), which tells subvolumes apart.
+    pub dev: u64,
+    /// The inode (`st_ino`).
+    pub ino: u64,
+}
 
 impl Node {
-    /// That of an open file.
+    /// Returns the node of an open file.
     #[must_use]
     pub fn of(file: BorrowedFd<'_>) -> Option<Self> {
         let stat = fstat(file).ok()?;
         let device = device_of_mount(file).unwrap_or((major(stat.st_dev), minor(stat.st_dev)));
-        Some(Self(format!("{:02x}:{:02x}:{}", device.0, device.1, stat.st_ino)))
+        let listed = format!("{:02x}:{:02x}:{}", device.0, device.1, stat.st_ino);
+        Some(Self { listed, dev: stat.st_dev, ino: stat.st_ino })
     }
 }
 
@@ -59,16 +61,19 @@ fn device_of_mount(file: BorrowedFd<'_>) -> Option<(u64, u64)> {
 }
 
 /// What is looked for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Search {
     /// The file whose lock is in the way, and what kind of lock and mode that is.
     pub locked: Option<(Node, StrangersLock, Mode)>,
+    /// The process that the kernel itself names as the holder. It is described even where its
+    /// descriptors can't be listed.
+    pub told: Option<u32>,
     /// The disk.
     pub disk: Option<Node>,
 }
 
 /// Processes, as many as are named, and how many there are besides.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Processes {
     /// Those that are named.
     pub named: Vec<Process>,
@@ -77,14 +82,6 @@ pub struct Processes {
 }
 
 impl Processes {
-    fn add(&mut self, pid: u32, mode: Option<Mode>) {
-        if self.named.len() < NAMED {
-            self.named.extend(Process::of(pid).map(|process| Process { mode, ..process }));
-        } else {
-            self.more += 1;
-        }
-    }
-
     /// Whether this process is among those that are named.
     #[must_use]
     pub fn has(&self, pid: u32) -> bool {
@@ -98,7 +95,7 @@ impl Processes {
 }
 
 /// Who was found, each once: the holders of the lock, and those users of the disk that are none.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
     /// Processes that have the lock.
     pub holders: Processes,
@@ -106,64 +103,34 @@ pub struct Found {
     pub users: Processes,
 }
 
-/// What one process has of what is looked for.
+/// What one open file of a process has of what is looked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Seen {
-    holds: bool,
-    uses: bool,
-    writes: bool,
+pub struct Seen {
+    /// It has the lock.
+    pub holds: bool,
+    /// It has the disk open, locked as QEMU locks an image.
+    pub uses: bool,
+    /// It writes the disk.
+    pub writes: bool,
 }
 
 impl Search {
-    /// Looks through all processes but this one.
+    /// Whether there is anything to look for.
     #[must_use]
-    pub fn perform(&self) -> Found {
-        let (mut found, end) = (Found::default(), Instant::now() + LONGEST);
-        let Ok(entries) = fs::read_dir("/proc") else { return found };
-        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        let mut info = String::new();
-        for pid in pids.filter(|pid| *pid != std::process::id()) {
-            let seen = self.look_at(pid, &mut info);
-            if seen.holds {
-                found.holders.add(pid, None);
-            } else if seen.uses {
-                let mode = if seen.writes { Mode::Exclusive } else { Mode::Shared };
-                found.users.add(pid, Some(mode));
-            }
-            if Instant::now() > end {
-                break;
-            }
-        }
-        found
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 
-    fn look_at(&self, pid: u32, info: &mut String) -> Seen {
-        let mut seen = Seen::default();
-        let folder = Path::new("/proc").join(pid.to_string()).join("fdinfo");
-        // Gone, or not ours to see.
-        let Ok(files) = fs::read_dir(folder) else { return seen };
-        for file in files.filter_map(Result::ok) {
-            info.clear();
-            let Ok(file) = File::open(file.path()) else { continue };
-            // What is no text is none of the kernel's.
-            if file.take(INFO).read_to_string(info).is_err() {
-                continue;
-            }
-            info.lines().for_each(|line| self.note(line, &mut seen));
-        }
-        seen
-    }
-
-    /// Notes what a line tells: `lock: 1: OFDLCK ADVISORY WRITE -1 fe:00:10085382 0 EOF`.
-    fn note(&self, line: &str, seen: &mut Seen) {
+    /// Notes what a line says: `lock: 1: OFDLCK ADVISORY WRITE -1 fe:00:10085382 0 EOF`.
+    pub fn note(&self, line: &str, seen: &mut Seen) {
         let Some(line) = line.strip_prefix("lock:") else { return };
         let mut fields = line.split_whitespace().skip(1);
         let mut next = || fields.next().unwrap_or_default();
         let (kind, _, mode, _, at, start, end) =
             (next(), next(), next(), next(), next(), next(), next());
         let is_byte = matches!(kind, "OFDLCK" | "POSIX");
-        if let Some((Node(node), by, in_the_way)) = &self.locked
-            && at == node
+        if let Some((node, by, in_the_way)) = &self.locked
+            && at == node.listed
         {
             seen.holds |= match by {
                 StrangersLock::Lease => kind == "LEASE",
@@ -173,7 +140,7 @@ impl Search {
                 }
             };
         }
-        let is_disk = self.disk.as_ref().is_some_and(|Node(node)| at == node);
+        let is_disk = self.disk.as_ref().is_some_and(|node| at == node.listed);
         if let Some(range) = qemus(start, end).filter(|_| is_byte && is_disk) {
             seen.uses = true;
             seen.writes |= range.contains(&WRITES);
@@ -195,9 +162,9 @@ mod tests {
     use super::*;
 
     fn seen(line: &str, by: StrangersLock, mode: Mode) -> (bool, bool) {
-        let node = |text: &str| Node(text.to_owned());
-        let search =
-            Search { locked: Some((node("fe:00:42"), by, mode)), disk: Some(node("fe:00:7")) };
+        let node = |text: &str| Node { listed: text.to_owned(), dev: 1, ino: 1 };
+        let locked = Some((node("fe:00:42"), by, mode));
+        let search = Search { locked, told: None, disk: Some(node("fe:00:7")) };
         let mut seen = Seen::default();
         search.note(line, &mut seen);
         assert_eq!(seen.writes, line.contains(" 100 101"));

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::fdinfo::Processes;
+use serde::{Deserialize, Serialize};
+
+use super::fdinfo::{Processes, Search};
 use super::lease::spoken as named;
 use super::mode::Mode;
 use super::owner::OwnerId;
@@ -119,10 +121,34 @@ pub struct Stranger {
     pub recorded: Vec<Recorded>,
     /// Who else has the disk open.
     pub users: Processes,
+    /// Whether `processes` and `users` are known.
+    pub naming: Naming,
+}
+
+/// How far a foreign holder's processes are known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Naming {
+    /// As far as they can be known; or they are not wanted.
+    #[default]
+    Done,
+    /// They have to be looked for.
+    Needed(Box<Unnamed>),
+    /// They were looked for, and there was no answer in time. The number is that of the process
+    /// that the kernel itself names.
+    Late(Option<u32>),
+}
+
+/// What is needed in order to name a foreign holder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unnamed {
+    /// What to look for.
+    pub search: Search,
+    /// The id of this host, by which its records are known.
+    pub host_id: Option<String>,
 }
 
 /// What a stranger holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StrangersLock {
     /// A POSIX or open file description lock on our byte.
     Byte,
@@ -174,8 +200,17 @@ impl Stranger {
         if processes.more > 0 {
             who.push(format!("{} more", processes.more));
         }
-        if who.is_empty() {
-            who.push("another program or host that the kernel does not name".to_owned());
+        match self.naming {
+            Naming::Late(Some(pid)) => {
+                who.push(format!("another program (pid {pid}, not described in time)"));
+            }
+            Naming::Late(None) | Naming::Needed(_) if who.is_empty() => {
+                who.push("another program or host, which could not be named in time".to_owned());
+            }
+            _ if who.is_empty() => {
+                who.push("another program or host that the kernel does not name".to_owned());
+            }
+            _ => {}
         }
         let who = who.join(", and ");
         let file = self.lock_file.as_ref();
@@ -283,6 +318,21 @@ mod tests {
             processes: Processes::default(),
             recorded: Vec::new(),
             users: Processes::default(),
+            naming: Naming::Done,
+        }
+    }
+
+    #[test]
+    fn a_holder_that_is_not_named_in_time_is_said_to_be_so() {
+        let mut stranger = stranger();
+        for (told, who) in [
+            (None, "another program or host, which could not be named in time"),
+            (Some(7), "another program (pid 7, not described in time)"),
+        ] {
+            let search = Search { told, ..Search::default() };
+            stranger.naming = Naming::Needed(Box::new(Unnamed { search, host_id: None }));
+            stranger.name(None);
+            assert_eq!(stranger.sentence(&Known), format!("disk /srv/a is locked shared by {who}"));
         }
     }
 

@@ -8,7 +8,9 @@ use super::error::Error;
 /// How a holder shares, or does not share, what it holds.
 ///
 /// The words are those of the D-Bus API, the command line and the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub enum Mode {
     /// Others may hold it too, in the same mode: a disk that several machines read.
     Shared,

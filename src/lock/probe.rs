@@ -4,7 +4,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use super::error::Error;
-use super::fdinfo::{Node, Processes, Search};
+use super::fdinfo::{Node, Search};
 use super::held::Held;
 use super::holder::Stranger;
 use super::host::Host;
@@ -32,8 +32,8 @@ pub struct Probe {
 pub enum Others {
     /// Somebody holds it.
     Hold(Box<Stranger>),
-    /// Nobody holds it; these have it open.
-    Use(Processes),
+    /// Nobody holds it; this finds the processes that have it open.
+    Use(Search),
 }
 
 impl Work for Probe {
@@ -64,7 +64,7 @@ impl Work for Probe {
             })
         });
         match tested {
-            Ok(()) => Ok(Others::Use(users(&target))),
+            Ok(()) => Ok(Others::Use(search_users(&target))),
             Err(Error::HeldElsewhere(stranger)) => Ok(Others::Hold(stranger)),
             Err(error) => Err(error),
         }
@@ -98,10 +98,11 @@ impl Work for ProbeKey {
     }
 }
 
-/// The processes that have a disk open and locked in their own way, as QEMU does.
+/// What to look for in order to find the processes that have a disk open and locked in their own
+/// way, as QEMU does.
 #[must_use]
-pub fn users(target: &Target) -> Processes {
-    Search { locked: None, disk: Node::of(target.pin.as_fd()) }.perform().users
+pub fn search_users(target: &Target) -> Search {
+    Search { disk: Node::of(target.pin.as_fd()), ..Search::default() }
 }
 
 /// Finds out who shares a disk with owners of this service, and who has it open.
@@ -116,7 +117,9 @@ pub struct Beside {
 }
 
 impl Work for Beside {
-    type Answer = (Option<Stranger>, Processes);
+    /// The foreign holder, which counts only if it can be named; and what to look for in order to
+    /// find the users.
+    type Answer = (Option<Stranger>, Search);
 
     fn asks(&self) -> Vec<Asked<'_>> {
         self.target.asks()
@@ -131,13 +134,10 @@ impl Work for Beside {
             own: &own,
             ..Request::default()
         };
-        // Who holds alone shares with nobody. Any other lock shows those beside it, others of this
-        // service among them; so only who can be named counts.
-        let shown =
-            held.iter().find(|held| held.is_shared()).and_then(|held| held.beside(&request));
-        let shown =
-            shown.filter(|shown| !(shown.processes.named.is_empty() && shown.recorded.is_empty()));
-        (shown, users(&target))
+        // An exclusive holder shares with no other. Any other lock shows those beside it, others of
+        // this service among them.
+        let shared = held.iter().find(|held| held.is_shared());
+        (shared.and_then(|held| held.beside(&request)), search_users(&target))
     }
 }
 

@@ -1,25 +1,18 @@
-//! A process of this host, as far as `/proc` tells.
+//! A process of this host, as the inspector describes it.
 //!
 //! What a process says of itself, its program's name and its command line, it may change as it
 //! likes. So the machine that an emulator says it runs is shown, and decides nothing.
 
-use std::fs::{self, File};
-use std::io::Read as _;
-use std::os::unix::ffi::OsStrExt as _;
-
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::mode::Mode;
 use super::owner::shown_name;
-use super::printable::shown;
-
-/// How much of a command line is read; the machine's name stands near its beginning.
-const COMMAND_LINE: u64 = 32 * 1024;
-/// The longest name of a program that is shown. The kernel keeps 15 bytes.
-const PROGRAM: usize = 64;
 
 /// A process on this host.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// Its number in our pid namespace.
     pub pid: u32,
@@ -35,7 +28,7 @@ pub struct Process {
 }
 
 /// A machine as its emulator was told to call it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     /// Its name, in what of it can be shown; empty where it has none.
     pub name: String,
@@ -44,21 +37,12 @@ pub struct Machine {
 }
 
 impl Process {
-    /// What `/proc` tells of a process; `None` once it is gone.
-    #[must_use]
-    pub fn of(pid: u32) -> Option<Self> {
-        let program = fs::read(format!("/proc/{pid}/comm")).ok()?;
-        let program = String::from_utf8_lossy(&program);
-        let program = program.trim_end_matches('\n');
-        let machine = if is_emulator(pid, program) { machine_of(pid) } else { None };
-        let program = shown(&program.chars().take(PROGRAM).collect::<String>());
-        Some(Self { pid, program, uid: real_uid(pid)?, machine, mode: None })
-    }
-
-    /// Whether there is a process of this number.
+    /// Whether there is a process of this number. Asks by a signal that is not sent (`kill(2)`),
+    /// since `/proc` may hide the processes of others.
     #[must_use]
     pub fn lives(pid: u32) -> bool {
-        pid != 0 && fs::exists(format!("/proc/{pid}")).unwrap_or(true)
+        let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
+        !matches!(test_kill_process(pid), Err(Errno::SRCH))
     }
 
     /// Whether it is a service like this one, whose locks are those of machines.
@@ -67,34 +51,10 @@ impl Process {
     }
 }
 
-/// The real user of a process, from `/proc/PID/status`.
-fn real_uid(pid: u32) -> Option<u32> {
-    fs::read_to_string(format!("/proc/{pid}/status"))
-        .ok()?
-        .lines()
-        .find_map(|line| line.strip_prefix("Uid:"))?
-        .split_whitespace()
-        .next()?
-        .parse()
-        .ok()
-}
-
-/// Whether it is QEMU, by the name of its program or of its file: `-name X,process=Y` changes the
-/// former.
-fn is_emulator(pid: u32, program: &str) -> bool {
-    let known = |name: &[u8]| name.starts_with(b"qemu-") || name == b"kvm";
-    let file = || {
-        let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-        path.file_name().map(|name| known(name.as_bytes()))
-    };
-    known(program.as_bytes()) || file().unwrap_or(false)
-}
-
-fn machine_of(pid: u32) -> Option<Machine> {
-    let mut line = Vec::new();
-    let file = File::open(format!("/proc/{pid}/cmdline")).ok()?;
-    file.take(COMMAND_LINE).read_to_end(&mut line).ok()?;
-    read_command_line(&line)
+/// Whether a program is QEMU, by its name or the name of its file.
+#[must_use]
+pub fn is_emulator(name: &[u8]) -> bool {
+    name.starts_with(b"qemu-") || name == b"kvm"
 }
 
 /// The machine by a command line of QEMU's: `-name guest=X,…`, `-name X,…`, `-uuid U`; the last of
@@ -146,13 +106,14 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_process_is_described() {
-        let me = Process::of(std::process::id()).unwrap();
-        assert_eq!(me.uid, nix::unistd::getuid().as_raw());
-        assert!(!me.program.is_empty());
-        assert_eq!(me.machine, None);
-        assert!(Process::of(u32::MAX).is_none());
-        assert!(Process::lives(me.pid) && !Process::lives(u32::MAX) && !Process::lives(0));
+    fn a_process_lives_until_it_is_waited_for() {
+        assert!(Process::lives(std::process::id()));
+        assert!(!Process::lives(u32::MAX) && !Process::lives(0));
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(Process::lives(child.id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!Process::lives(child.id()));
     }
 
     fn name(line: &[u8]) -> Option<String> {

@@ -1,5 +1,6 @@
-//! Who holds a lock that is none of ours: what the kernel tells, what `/proc` tells, and what the
-//! holder itself has recorded.
+//! The holder of a lock that is none of ours: what the kernel says of it, and what the holder itself
+//! has recorded. The processes are named later, from what the inspector finds
+//! ([`Stranger::name`]): no process is looked at here.
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -7,7 +8,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use super::attribute;
 use super::error::Error;
 use super::fdinfo::{Found, Node, Processes, Search};
-use super::holder::{Stranger, StrangersLock};
+use super::holder::{Naming, Stranger, StrangersLock, Unnamed};
 use super::mode::Mode;
 use super::ofd::InTheWay;
 use super::process::Process;
@@ -32,86 +33,58 @@ pub(super) struct Request<'r> {
 }
 
 impl Request<'_> {
-    /// The refusal for a byte that somebody has locked.
+    /// The refusal for a byte that another program has locked.
     pub(super) fn refused(&self, file: &File, other: Option<InTheWay>) -> Error {
         // A shared wish is refused by an exclusive lock only; otherwise what the kernel said.
         let mode = other.map_or(Mode::Exclusive, |other| other.mode);
-        let by = StrangersLock::Byte;
-        let mut found = self.look(file.as_fd(), by, mode);
-        // It is named by the kernel itself, even where its descriptors are not ours to see.
-        if let Some(process) = other.and_then(|other| other.pid).and_then(Process::of)
-            && !found.holders.has(process.pid)
-        {
-            found.holders.named.insert(0, process);
-        }
-        let recorded = if self.hasty { Vec::new() } else { self.recorded(file) };
-        let recorded = self.believe(recorded, mode, &found.holders);
-        self.told(mode, by, found, recorded)
+        let recorded = if self.hasty { Vec::new() } else { self.recorded(file, mode) };
+        let told = other.and_then(|other| other.pid);
+        self.told(file.as_fd(), mode, StrangersLock::Byte, told, recorded)
     }
 
-    /// The refusal for a file that somebody has a lease on.
+    /// The refusal for a file on which another program has a lease.
     pub(super) fn refused_by_lease(&self, file: BorrowedFd<'_>) -> Error {
-        let (mode, by) = (Mode::Exclusive, StrangersLock::Lease);
-        let found = self.look(file, by, mode);
-        self.told(mode, by, found, Vec::new())
+        self.told(file, Mode::Exclusive, StrangersLock::Lease, None, Vec::new())
     }
 
-    fn look(&self, file: BorrowedFd<'_>, by: StrangersLock, mode: Mode) -> Found {
-        if self.hasty {
-            return Found::default();
-        }
-        let locked = Node::of(file).map(|node| (node, by, mode));
-        Search { locked, disk: self.disk.and_then(Node::of) }.perform()
-    }
-
-    fn told(&self, mode: Mode, by: StrangersLock, found: Found, recorded: Vec<Recorded>) -> Error {
-        let Found { holders: mut processes, mut users } = found;
-        if !recorded.is_empty() {
-            // Through whom the machines hold it that are named.
-            processes.leave_out(Process::is_service);
-        }
-        users.leave_out(|user| recorded.iter().any(|recorded| self.is_process(recorded, user)));
+    fn told(
+        &self,
+        file: BorrowedFd<'_>,
+        mode: Mode,
+        by: StrangersLock,
+        told: Option<u32>,
+        recorded: Vec<Recorded>,
+    ) -> Error {
+        let search = (!self.hasty).then(|| {
+            let locked = Node::of(file).map(|node| (node, by, mode));
+            Search { locked, told, disk: self.disk.and_then(Node::of) }
+        });
         Error::HeldElsewhere(Box::new(Stranger {
             resource: self.resource.to_owned(),
             lock_file: self.lock_file.map(str::to_owned),
             mode,
             by,
-            processes,
+            processes: Processes::default(),
             recorded,
-            users,
+            users: Processes::default(),
+            naming: search.map_or(Naming::Done, |search| {
+                let host_id = self.host_id.map(str::to_owned);
+                Naming::Needed(Box::new(Unnamed { search, host_id }))
+            }),
         }))
     }
 
-    fn is_process(&self, recorded: &Recorded, process: &Process) -> bool {
-        let uuid = process.machine.as_ref().and_then(|machine| machine.uuid);
-        let here = self.host_id == Some(&recorded.host_id);
-        recorded.entry.pid == process.pid && (here || uuid == Some(recorded.entry.uuid))
-    }
-
-    /// What stands beside a lock; of a lock file, in it, too. A disk is never read.
-    fn recorded(&self, file: &File) -> Vec<Recorded> {
+    /// The records beside a lock that fit what the kernel shows; of a lock file, those in it, too.
+    /// Records of a holder that crashed stay behind. A disk is never read.
+    fn recorded(&self, file: &File, mode: Mode) -> Vec<Recorded> {
         let mut recorded = attribute::read(file);
         if recorded.is_empty() && self.lock_file.is_some() {
             recorded = slots::read(file);
         }
-        recorded
+        self.fitting(recorded, mode)
     }
 
-    /// The records that fit what the kernel shows. Those of a holder that crashed stay behind.
-    fn believe(
-        &self,
-        mut recorded: Vec<Recorded>,
-        mode: Mode,
-        processes: &Processes,
-    ) -> Vec<Recorded> {
-        // A service writes records; any other program that holds alone is who holds.
-        let mut named = processes.named.iter();
-        if mode == Mode::Exclusive
-            && named.clone().next().is_some()
-            && !named.any(Process::is_service)
-        {
-            return Vec::new();
-        }
+    fn fitting(&self, mut recorded: Vec<Recorded>, mode: Mode) -> Vec<Recorded> {
         recorded.retain(|Recorded { host_id, entry, .. }| {
             let here = self.host_id == Some(host_id);
             let own = here && self.own.iter().any(|own| own.is_of_same_lock(entry));
@@ -119,12 +92,59 @@ impl Request<'_> {
             entry.mode == mode && !own && !ended
         });
         if mode == Mode::Exclusive {
-            // Whoever holds alone clears the others away. What came after him is stale or false,
+            // An exclusive holder clears the others away. What came after it is stale or false,
             // and which it is can't be told; the last is the likeliest.
             recorded.sort_by_key(|recorded| std::cmp::Reverse(recorded.entry.since));
             recorded.truncate(1);
         }
         recorded
+    }
+}
+
+impl Stranger {
+    /// What is to be looked for in order to name it.
+    #[must_use]
+    pub fn search(&self) -> Option<&Search> {
+        match &self.naming {
+            Naming::Needed(unnamed) => Some(&unnamed.search),
+            Naming::Done | Naming::Late(_) => None,
+        }
+    }
+
+    /// Whether any of it is known by name.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        !self.processes.named.is_empty() || !self.recorded.is_empty()
+    }
+
+    /// Enters what was found of the processes that hold the lock and that use the disk; `None`
+    /// where that could not be found out in time.
+    pub fn name(&mut self, found: Option<Found>) {
+        let Naming::Needed(unnamed) = std::mem::take(&mut self.naming) else { return };
+        let Unnamed { search, host_id } = *unnamed;
+        let Some(Found { mut holders, mut users }) = found else {
+            self.naming = Naming::Late(search.told);
+            return;
+        };
+        // A service writes records; any other program that holds alone is the holder.
+        let mut named = holders.named.iter();
+        if self.mode == Mode::Exclusive
+            && !holders.named.is_empty()
+            && !named.any(Process::is_service)
+        {
+            self.recorded.clear();
+        }
+        if !self.recorded.is_empty() {
+            // Through whom the machines hold it that are named.
+            holders.leave_out(Process::is_service);
+        }
+        let is_process = |recorded: &Recorded, process: &Process| {
+            let uuid = process.machine.as_ref().and_then(|machine| machine.uuid);
+            let here = host_id.as_ref() == Some(&recorded.host_id);
+            recorded.entry.pid == process.pid && (here || uuid == Some(recorded.entry.uuid))
+        };
+        users.leave_out(|user| self.recorded.iter().any(|recorded| is_process(recorded, user)));
+        (self.processes, self.users) = (holders, users);
     }
 }
 
@@ -166,8 +186,15 @@ mod tests {
             ]
         };
         let believed = |mode, programs: &[&str]| -> Vec<u64> {
-            let believed = request.believe(all(), mode, &processes(programs));
-            believed.iter().map(|recorded| recorded.entry.lock).collect()
+            let file = tempfile::tempfile().unwrap();
+            let recorded = request.fitting(all(), mode);
+            let by = StrangersLock::Byte;
+            let refused = request.told(file.as_fd(), mode, by, None, recorded);
+            let Error::HeldElsewhere(mut stranger) = refused else { panic!("{refused}") };
+            assert!(stranger.search().unwrap().locked.is_some());
+            stranger.name(Some(Found { holders: processes(programs), ..Found::default() }));
+            assert_eq!(stranger.search(), None);
+            stranger.recorded.iter().map(|recorded| recorded.entry.lock).collect()
         };
         assert_eq!(believed(Mode::Shared, &[]), [4, 3]);
         assert_eq!(believed(Mode::Shared, &["perl"]), [4, 3]);

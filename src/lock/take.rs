@@ -10,7 +10,7 @@ use nix::sys::stat::fstat;
 use super::description::Description;
 use super::directory::Directory;
 use super::error::Error;
-use super::fdinfo::Processes;
+use super::fdinfo::Search;
 use super::held::{Byte, Held, Place};
 use super::identity::Identity;
 use super::in_use::{InUse, refuse_if_used};
@@ -57,12 +57,12 @@ impl Goal {
         }
     }
 
-    /// Who has it open.
+    /// What to look for in order to find the processes that have it open.
     #[must_use]
-    pub fn users(&self) -> Processes {
+    pub fn search_users(&self) -> Option<Search> {
         match self {
-            Self::Disk(target) => probe::users(target),
-            Self::Key(_) => Processes::default(),
+            Self::Disk(target) => Some(probe::search_users(target)),
+            Self::Key(_) => None,
         }
     }
 }

@@ -33,7 +33,6 @@ use super::keeping::{Anchored, Names};
 use super::limits::{Usage, within};
 use super::lookups::{CheckNames, Lookups};
 use super::place::{Entry, Queued};
-use super::refusals::with_users;
 use super::wait::{Attempt, Granted, Tried, Wait};
 use super::{Error, Service, Shown, now};
 use crate::keep::line::Step;
@@ -137,7 +136,7 @@ impl Service {
                 reserved => reserved,
             }
         };
-        let reserved = reserved.map_err(|error| with_users(error, &wants, goals))?;
+        let reserved = reserved.map_err(|error| self.with_users(id, error, &wants, goals))?;
         let (stage, proof, owner) = (Stage::Granting, Proof::Verified, id);
         let record = |(lock, n): &(u64, usize)| {
             Some(Lock { id: *lock, owner, since, stage, proof, want: wants.get(*n)?.clone() })
@@ -252,7 +251,7 @@ impl Attempt for Request {
             }
             Ok(Came::Queued(Queued { place, because })) => {
                 if let Some(because) = because {
-                    self.service.describe_wait(self.id, because);
+                    self.service.describe_wait(self.id, place.ticket, because);
                 }
                 Tried::Waits(self, place)
             }

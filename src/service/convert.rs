@@ -125,7 +125,7 @@ impl Attempt for Conversion {
             }
             Ok(Came::Queued(Queued { place, because })) => {
                 if let Some(because) = because {
-                    self.service.describe_wait(self.id, because);
+                    self.service.describe_wait(self.id, place.ticket, because);
                 }
                 Tried::Waits(self, place)
             }

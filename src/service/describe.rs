@@ -6,7 +6,7 @@
 
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 
-use super::user::user_name;
+use super::user::{process_user, user_name};
 use crate::lock::age::age;
 use crate::lock::fdinfo::Processes;
 use crate::lock::holder::{Ahead, Holder, Refusal, Stranger, Words, using};
@@ -26,7 +26,7 @@ pub struct DescribeRefusal(pub Refusal);
 #[derive(Debug)]
 pub struct DescribeStranger(pub Stranger);
 
-/// Finds the names of the users who run holders' machines, and their programs.
+/// Finds the names of the users that run holders' VMs.
 #[derive(Debug)]
 pub struct HolderUsers(pub Vec<Holder>);
 
@@ -85,14 +85,10 @@ fn sentence(resource: &str, holder: &Holder) -> String {
     format!("{} by VM \"{name}\" ({uuid}{pid}, user {user}) since {since}{through}", mode.adverb())
 }
 
-/// Whom people know as the one who runs a machine: under libvirt the owner is root's, and its
-/// process runs as somebody else.
+/// The user that people know as the one that runs a VM: under libvirt the owner is root's, and its
+/// process runs as another user.
 fn user_of(holder: &Holder) -> u32 {
-    process_of(holder).map_or(holder.owner.uid, |process| process.uid)
-}
-
-fn process_of(holder: &Holder) -> Option<Process> {
-    (holder.pid != 0).then(|| Process::of(holder.pid)).flatten()
+    process_user(holder.pid).unwrap_or(holder.owner.uid)
 }
 
 impl Work for DescribeStranger {
@@ -104,13 +100,12 @@ impl Work for DescribeStranger {
 }
 
 impl Work for HolderUsers {
-    type Answer = Vec<(Holder, String, String)>;
+    type Answer = Vec<(Holder, String)>;
 
     fn perform(self) -> Self::Answer {
         let named = |holder: Holder| {
-            let process = process_of(&holder);
-            let user = user_name(process.as_ref().map_or(holder.owner.uid, |process| process.uid));
-            (holder, user, process.map(|process| process.program).unwrap_or_default())
+            let user = user_name(user_of(&holder));
+            (holder, user)
         };
         self.0.into_iter().map(named).collect()
     }

@@ -7,6 +7,7 @@
 use super::lockspaces::no_such;
 use super::refusals::told;
 use super::{Error, Service};
+use crate::inspector::Asker;
 use crate::lock::holder::Stranger;
 use crate::lock::key::Key;
 use crate::lock::lease::LeaseName;
@@ -63,8 +64,9 @@ impl Service {
     /// # Errors
     ///
     /// As for [`Self::find_lease`]; [`lock::Error::Configured`], and what making the file says.
-    pub async fn create_lease(&self, name: LeaseName) -> Result<(), Error> {
-        let deed = Deed { service: self.clone(), name, tend: Tend::Make };
+    pub async fn create_lease(&self, name: LeaseName, uid: u32) -> Result<(), Error> {
+        let asker = Asker::User(uid);
+        let deed = Deed { service: self.clone(), name, tend: Tend::Make, asker };
         self.storage().run(deed).await?
     }
 
@@ -74,8 +76,9 @@ impl Service {
     ///
     /// As for [`Self::resolve_lease`]; [`lock::Error::Configured`]; [`Error::Held`],
     /// [`Error::HeldElsewhere`]; [`lock::Error::NotLockable`] for a file that is not empty.
-    pub async fn remove_lease(&self, name: LeaseName) -> Result<(), Error> {
-        let deed = Deed { service: self.clone(), name, tend: Tend::Remove };
+    pub async fn remove_lease(&self, name: LeaseName, uid: u32) -> Result<(), Error> {
+        let asker = Asker::User(uid);
+        let deed = Deed { service: self.clone(), name, tend: Tend::Remove, asker };
         self.storage().run(deed).await?
     }
 }
@@ -99,13 +102,14 @@ struct Deed {
     service: Service,
     name: LeaseName,
     tend: fn(Key) -> Tend,
+    asker: Asker,
 }
 
 impl Work for Deed {
     type Answer = Result<(), Error>;
 
     fn perform(self) -> Self::Answer {
-        let Self { service, name, tend } = self;
+        let Self { service, name, tend, asker } = self;
         let key = service.find_lease(&name)?;
         if key.lockspace().kind() == LockspaceKind::File {
             // What is in there comes and goes with the locks on disks.
@@ -119,7 +123,10 @@ impl Work for Deed {
             let taken = service.state().table.refuse_if_locked(&want);
             taken.map_err(|error| told(error.into()))?;
         }
-        tend.perform().map_err(|error| told(error.into()))?;
+        tend.perform().map_err(|mut error| {
+            service.name_holder_for(asker, &mut error);
+            told(error.into())
+        })?;
         let done = if removes { "removed" } else { "there" };
         tracing::info!("{} is {done}", lock::lease::spoken(&lock::printable::shown(&resource)));
         Ok(())

@@ -26,6 +26,7 @@ mod leases;
 pub mod limits;
 mod lockspaces;
 mod lookups;
+pub mod naming;
 mod owners;
 mod pauses;
 mod place;
@@ -52,6 +53,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::inspector::Inspector;
 use crate::keep::inherited::{self, Inherited, Legacy};
 use crate::lock::lockspace::Lockspaces;
 use crate::lock::work::Work;
@@ -115,6 +117,7 @@ struct Inner {
     counts: Counts,
     fitness: Fitness,
     sightings: Sightings,
+    inspector: Inspector,
     /// Told when an owner may have gone.
     went: Notify,
     /// How many batches are on their way to being seen.
@@ -165,7 +168,13 @@ pub struct Subscription {
 }
 
 impl Service {
-    fn new(state: State, exempt: Exempt, keep: Keep, storage: Storage) -> Self {
+    fn new(
+        state: State,
+        exempt: Exempt,
+        keep: Keep,
+        storage: Storage,
+        inspector: Inspector,
+    ) -> Self {
         Self(Arc::new(Inner {
             backlog: Arc::clone(&state.backlog),
             state: Mutex::new(state),
@@ -175,6 +184,7 @@ impl Service {
             counts: Counts::default(),
             fitness: Fitness::default(),
             sightings: Sightings::default(),
+            inspector,
             went: Notify::new(),
             unclean: Notify::new(),
         }))
@@ -190,6 +200,12 @@ impl Service {
 
     fn sightings(&self) -> &Sightings {
         &self.0.sightings
+    }
+
+    /// What reads the `/proc` of other processes.
+    #[must_use]
+    pub fn inspector(&self) -> &Inspector {
+        &self.0.inspector
     }
 
     /// The settings in force.

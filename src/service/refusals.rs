@@ -1,14 +1,12 @@
 //! Refusals on their way to whoever asked, and to those who watch.
 
-use std::sync::Arc;
-
 use super::describe::{DescribeRefusal, DescribeStranger};
 use super::{Error, Service, chronicle};
 use crate::lock::fdinfo::Processes;
 use crate::lock::holder::Refusal;
-use crate::lock::take::Goal;
+use crate::lock::queue::Ticket;
 use crate::lock::work::Work as _;
-use crate::lock::{self, Event, Lock, OwnerId, Want};
+use crate::lock::{self, Event, Lock, OwnerId};
 
 impl Service {
     /// Describes the owners that hold these locks on a resource; `None` where there are none.
@@ -24,13 +22,18 @@ impl Service {
 
     /// Puts a refusal into a sentence, and tells those who watch the resource of it. Looks users
     /// up, so it is for a storage thread.
-    pub(super) fn describe(&self, id: OwnerId, error: Error) -> Error {
+    pub(super) fn describe(&self, id: OwnerId, mut error: Error) -> Error {
+        self.name_holder(id, &mut error);
         self.say_refused(id, &chronicle::elsewhere(&error), self.contended(id, error))
     }
 
-    /// The same for one who waits instead.
-    pub(super) fn describe_wait(&self, id: OwnerId, because: lock::Error) {
-        let because = because.into();
+    /// Describes why a request waits. A foreign holder is named in the table, too.
+    pub(super) fn describe_wait(&self, id: OwnerId, ticket: Ticket, because: lock::Error) {
+        let mut because = because.into();
+        self.name_holder(id, &mut because);
+        if let Error::Lock(lock::Error::HeldElsewhere(stranger)) = &because {
+            self.state().table.name_stranger(ticket, stranger);
+        }
         self.say_waiting(id, &chronicle::elsewhere(&because), &self.contended(id, because));
     }
 
@@ -61,22 +64,4 @@ pub(super) fn told(error: Error) -> Error {
         }
         error => error,
     }
-}
-
-/// A refusal of the table's, with those who have the disk open: of them it knows nothing.
-pub(super) fn with_users(
-    mut error: lock::Error,
-    wants: &[Want],
-    goals: &[Arc<Goal>],
-) -> lock::Error {
-    if let lock::Error::Held(refusal) = &mut error {
-        let refused = wants.iter().position(|want| want.resource == refusal.resource);
-        if let Some(goal) = refused.and_then(|n| goals.get(n)) {
-            refusal.users = goal.users();
-            refusal
-                .users
-                .leave_out(|user| refusal.holders.iter().any(|holder| holder.pid == user.pid));
-        }
-    }
-    error
 }

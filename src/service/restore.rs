@@ -25,6 +25,7 @@ use super::release::Story;
 use super::state::{Ending, Watch};
 use super::storage::Storage;
 use super::{Error, Exempt, Service, Settings, chronicle};
+use crate::inspector::Inspector;
 use crate::keep::{self, Contents, Far, Inherited, Key, Parking, Part, Store, contents};
 use crate::life::Connection;
 use crate::lock::description::Description;
@@ -54,6 +55,17 @@ pub struct Restored {
     twice: Vec<File>,
 }
 
+/// Has an inspector ready for the first question.
+struct Prepare(Inspector);
+
+impl Work for Prepare {
+    type Answer = ();
+
+    fn perform(self) {
+        self.0.prepare();
+    }
+}
+
 /// Brings the service back, as it was when the one before it ended. Needs an event loop.
 ///
 /// # Errors
@@ -66,6 +78,7 @@ pub fn restore(
     directory: &Path,
     mut inherited: Inherited,
     storage: Storage,
+    inspector: Inspector,
 ) -> Result<Restored, Error> {
     let mut contents = contents::read(directory)?;
     let store = Store::of_parent();
@@ -147,7 +160,8 @@ pub fn restore(
     }
     step("restore-parked");
     let locks = state.table.size();
-    let service = Service::new(state, exempt, Keep { state: state_file, parking, far }, storage);
+    let keep = Keep { state: state_file, parking, far };
+    let service = Service::new(state, exempt, keep, storage, inspector);
     service.counts().restored(locks);
     for (id, number, anchored) in anchored {
         let watch = Watch { task: service.follow(id, number, &anchored), anchored };
@@ -201,6 +215,7 @@ impl Restored {
             service.expire_later(id, offer);
         }
         service.spawn(Discard { service: service.clone(), strays, away, twice });
+        service.spawn(Prepare(service.inspector().clone()));
         service.clean_soon();
         service.examine_all();
         service.verify_all();

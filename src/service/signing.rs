@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use super::Service;
 use super::state::State;
-use super::user::recent_name;
+use super::user::{process_user, recent_name};
 use crate::lock::held::{Held, Sign};
 use crate::lock::host::{Host, system_name};
 use crate::lock::printable::shown_path;
-use crate::lock::process::Process;
 use crate::lock::signature::{Recording, Signature, Unrecorded};
 use crate::lock::work::Work as _;
 use crate::lock::{Lock, Owner, OwnerId};
@@ -76,8 +75,7 @@ impl Service {
 
 /// Who runs the process, or has the owner.
 fn user_of(signature: &Signature, id: OwnerId) -> String {
-    let process = (signature.pid != 0).then(|| Process::of(signature.pid)).flatten();
-    recent_name(process.map_or(id.uid, |process| process.uid))
+    recent_name(process_user(signature.pid).unwrap_or(id.uid))
 }
 
 /// The signature of an owner, its user not looked up.

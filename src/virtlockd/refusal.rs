@@ -129,7 +129,7 @@ mod tests {
     use super::*;
     use crate::lock::Mode;
     use crate::lock::fdinfo::Processes;
-    use crate::lock::holder::{Stranger, StrangersLock};
+    use crate::lock::holder::{Naming, Stranger, StrangersLock};
 
     fn elsewhere(message: &str) -> Error {
         let stranger = Box::new(Stranger {
@@ -140,6 +140,7 @@ mod tests {
             processes: Processes::default(),
             recorded: Vec::new(),
             users: Processes::default(),
+            naming: Naming::Done,
         });
         Error::HeldElsewhere { message: message.to_owned(), stranger }
     }

@@ -8,15 +8,16 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("lock", &[]),
     ("life", &["lock"]),
+    ("inspector", &["lock"]),
     // `step` marks places, for tests, and does nothing.
     ("step", &[]),
     ("keep", &["lock", "step"]),
     // What the log tells of, for whoever tells it and for whoever writes it.
     ("catalog", &[]),
-    ("service", &["lock", "life", "keep", "step", "catalog"]),
+    ("service", &["lock", "life", "keep", "inspector", "step", "catalog"]),
     ("auth", &["lock", "life", "service", "catalog"]),
     // `logging` stands beside the floors; the log's D-Bus object turns its knob.
-    ("dbus", &["lock", "life", "keep", "service", "auth", "bus", "logging", "paths"]),
+    ("dbus", &["lock", "life", "keep", "inspector", "service", "auth", "bus", "logging", "paths"]),
     ("virtlockd", &["lock", "life", "service", "keep", "step", "catalog"]),
     ("logging", &["lock", "catalog"]),
     ("notify", &[]),
@@ -34,6 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "virtlockd",
             "bus",
             "config",
+            "inspector",
             "instance",
             "logging",
             "notify",
@@ -51,6 +53,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// Crates that a floor must not know.
 const NEVER: &[(&str, &[&str])] = &[
     ("lock", &["zbus", "tokio", "tracing", "sd_notify", "toml", "clap"]),
+    ("inspector", &["zbus", "tokio", "sd_notify", "toml", "clap"]),
     ("life", &["zbus", "tracing", "sd_notify", "toml", "clap"]),
     ("keep", &["zbus", "tokio", "tracing", "toml", "clap"]),
     ("service", &["zbus", "sd_notify", "toml", "clap"]),

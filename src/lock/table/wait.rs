@@ -104,6 +104,16 @@ impl Table {
         self.set_status(ticket, Status::Called);
     }
 
+    /// Enters what is known by now of the foreign holder that a waiter has met.
+    pub fn name_stranger(&mut self, ticket: Ticket, stranger: &Stranger) {
+        if let Some(waiter) = self.queue.get_mut(ticket)
+            && let Status::Elsewhere(_, known) = &mut waiter.status
+            && known.resource == stranger.resource
+        {
+            known.clone_from(&Box::new(stranger.clone()));
+        }
+    }
+
     /// The stranger whom a waiter has met at this place of his request.
     #[must_use]
     pub fn stranger_of(&self, ticket: Ticket, place: usize) -> Option<Stranger> {

@@ -81,6 +81,8 @@ impl Launch {
         command.env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent");
         command.env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent");
         command.env("XDG_RUNTIME_DIR", &self.runtime_dir);
+        // What is named must not depend on how busy this machine is.
+        command.env("VMLOCKD_INSPECTOR_MS", "10000");
         command.env("HOME", &self.runtime_dir).env_remove("XDG_CONFIG_HOME");
         let scope = if self.session_of.is_some() { "SESSION" } else { "SYSTEM" };
         command.env(format!("DBUS_{scope}_BUS_ADDRESS"), bus.address());
@@ -174,18 +176,18 @@ impl Daemon {
         self.process().stderr()
     }
 
-    /// How many descriptors it has open.
+    /// How many descriptors it has open, but for those of inspectors: their socket, their pidfd and
+    /// the file in memory in which they write where they are.
     pub(crate) fn open_fds(&self) -> usize {
-        self.fd_targets().len()
+        let targets = self.fd_targets();
+        targets.len() - 3 * targets.iter().filter(|target| is_inspectors(target)).count()
     }
 
     /// What its descriptors refer to.
     pub(crate) fn fd_targets(&self) -> Vec<String> {
-        let dir = format!("/proc/{}/fd", self.pid());
-        let entries = fs::read_dir(&dir).unwrap_or_else(|e| panic!("{dir}: {e}"));
-        // One that is closed while we look is no longer open.
-        let links = entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
-        links.map(|target| target.display().to_string()).collect()
+        let targets = targets(self.pid());
+        assert!(!targets.is_empty(), "process {} is gone", self.pid());
+        targets
     }
 
     /// Whether it runs.
@@ -203,11 +205,30 @@ impl Daemon {
     }
 }
 
+/// What the descriptors of a process refer to.
+fn targets(pid: u32) -> Vec<String> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    // One that is closed while we look is no longer open.
+    let links = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
+    links.map(|target| target.display().to_string()).collect()
+}
+
+/// Whether this is the file in which an inspector writes where it is.
+fn is_inspectors(target: &str) -> bool {
+    target.contains("memfd:position")
+}
+
 async fn come_up(bus: &Bus, launch: &Launch) -> Result<Arc<Process>, Failure> {
     let mut watch = bus.watch().await;
     let process = Process::start("vmlockd", launch.command(bus), &launch.log);
     tokio::select! {
-        () = watch.owned_by(process.pid()) => Ok(Arc::new(process)),
+        () = watch.owned_by(process.pid()) => {
+            // Its first inspector is on its way, and would change how many descriptors it has.
+            while process.lives() && !targets(process.pid()).iter().any(|target| is_inspectors(target)) {
+                tokio::task::yield_now().await;
+            }
+            Ok(Arc::new(process))
+        }
         status = process.ended() => Err(Failure { status, stderr: process.stderr() }),
     }
 }

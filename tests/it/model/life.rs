@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::yield_now;
+use vmlockd::inspector::Inspector;
 use vmlockd::keep::Inherited;
 use vmlockd::service::storage::Storage;
 use vmlockd::service::{self, Exempt, Service, Settings};
@@ -32,8 +33,15 @@ impl Life {
         let runtime = builder.enable_all().max_blocking_threads(8).build().unwrap();
         let guard = runtime.enter();
         let (settings, storage) = (Settings::default(), Storage::default());
-        let restored =
-            service::restore(settings, Exempt::Root, directory, inherited, storage).unwrap();
+        let restored = service::restore(
+            settings,
+            Exempt::Root,
+            directory,
+            inherited,
+            storage,
+            Inspector::default(),
+        )
+        .unwrap();
         let service = restored.service().clone();
         let heard = Heard::listen(&service);
         restored.settle();

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::lock::fdinfo::Processes;
-use crate::lock::holder::{Stranger, StrangersLock};
+use crate::lock::holder::{Naming, Stranger, StrangersLock};
 use crate::lock::queue::{Purpose, Status, Ticket, Waiter};
 
 /// Who wants to be alone with what he holds comes before all others; then counts who came first.
@@ -98,5 +98,6 @@ pub(super) fn stranger(resource: String) -> Stranger {
         processes: Processes::default(),
         recorded: Vec::new(),
         users: Processes::default(),
+        naming: Naming::Done,
     }
 }

@@ -1,0 +1,97 @@
+//! Messages between service and worker: one JSON document each, with descriptors.
+
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    sendmsg, socketpair,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The longest message.
+const LONGEST: usize = 128 * 1024;
+/// The most descriptors in a message.
+const DESCRIPTORS: usize = 2;
+/// The space for them.
+const CONTROL: usize = rustix::cmsg_space!(ScmRights(DESCRIPTORS));
+
+/// Makes a pair of connected sockets.
+pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// Sends a message.
+pub(super) fn send(
+    socket: impl AsFd,
+    message: &impl Serialize,
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let bytes = serde_json::to_vec(message)?;
+    let mut space = [MaybeUninit::uninit(); CONTROL];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::other("too many descriptors"));
+    }
+    sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Receives a message; `None` at the end of the socket.
+///
+/// # Errors
+///
+/// What the socket says; `InvalidData` for what is not such a message.
+pub(super) fn receive<T: DeserializeOwned>(
+    socket: impl AsFd,
+    flags: RecvFlags,
+) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let mut bytes = vec![0; LONGEST];
+    let mut space = [MaybeUninit::uninit(); CONTROL];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = flags | RecvFlags::CMSG_CLOEXEC;
+    let received = loop {
+        match recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
+            Err(rustix::io::Errno::INTR) => {}
+            received => break received?,
+        }
+    };
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    let messages = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+        _ => None,
+    });
+    let fds: Vec<OwnedFd> = messages.flatten().collect();
+    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        return Err(io::Error::new(ErrorKind::InvalidData, "a message that is cut short"));
+    }
+    Ok(Some((serde_json::from_slice(&bytes[..received.bytes])?, fds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    #[test]
+    fn messages_carry_descriptors() {
+        let (ours, theirs) = pair().unwrap();
+        let file = File::open("/dev/null").unwrap();
+        send(&ours, &"one", &[]).unwrap();
+        send(&ours, &"two", &[file.as_fd(), file.as_fd()]).unwrap();
+        let get = |flags| receive::<String>(&theirs, flags);
+        assert_eq!(get(RecvFlags::empty()).unwrap().unwrap().0, "one");
+        let (message, fds) = get(RecvFlags::empty()).unwrap().unwrap();
+        assert_eq!((message.as_str(), fds.len()), ("two", 2));
+        assert_eq!(get(RecvFlags::DONTWAIT).unwrap_err().kind(), ErrorKind::WouldBlock);
+        rustix::net::send(&ours, b"none", SendFlags::empty()).unwrap();
+        assert!(get(RecvFlags::empty()).is_err());
+        drop(ours);
+        assert!(get(RecvFlags::empty()).unwrap().is_none());
+    }
+}

@@ -1,0 +1,68 @@
+//! The worker: answers questions until nobody asks any more.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+
+use rustix::net::RecvFlags;
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
+
+use super::channel::{receive, send};
+use super::describe::describe;
+use super::position::Position;
+use super::walk::{Selection, search};
+use super::{Answer, Hello, Question, Reply, Request, VERSION};
+
+/// The argument that makes the program a worker, whose socket is its standard input.
+pub(super) const ARGUMENT: &str = "--inspector-worker";
+
+/// Runs the worker, if that is what these arguments say.
+#[must_use]
+pub fn main(arguments: &[OsString]) -> Option<ExitCode> {
+    if arguments.get(1).is_none_or(|argument| argument != ARGUMENT) {
+        return None;
+    }
+    match serve(io::stdin()) {
+        Ok(()) => Some(ExitCode::SUCCESS),
+        Err(error) => {
+            eprintln!("vmlockd: inspector: {error}");
+            Some(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Serves one socket to its end.
+///
+/// # Errors
+///
+/// Where the socket, or what the worker needs for itself, can't be had.
+pub fn serve(socket: impl AsFd) -> io::Result<()> {
+    let position = Position::new()?;
+    let own = pidfd_open(getpid(), PidfdFlags::empty())?;
+    send(&socket, &Hello { version: VERSION }, &[own.as_fd(), position.as_fd()])?;
+    drop(own);
+    while let Some((request, _)) = receive::<serde_json::Value>(&socket, RecvFlags::empty())? {
+        let Reply { answer, fd } = match serde_json::from_value::<Request>(request) {
+            Ok(request) => answer(&request, &position),
+            // Of another version of the service.
+            Err(error) => Answer::Failed(error.to_string()).into(),
+        };
+        let fds: Vec<_> = fd.as_ref().map(OwnedFd::as_fd).into_iter().collect();
+        send(&socket, &answer, &fds)?;
+    }
+    Ok(())
+}
+
+/// Answers one question.
+pub(super) fn answer(request: &Request, position: &Position) -> Reply {
+    let Request { question, service, skipped } = request;
+    let selection = Selection::new(skipped, *service);
+    match question {
+        Question::Search(wanted) => Answer::Found(search(wanted, &selection, position)).into(),
+        Question::Describe(pids) => {
+            let describe = |pid: &u32| selection.has(*pid).then(|| describe(*pid, position))?;
+            Answer::Described(pids.iter().map(describe).collect()).into()
+        }
+    }
+}
