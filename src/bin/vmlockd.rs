@@ -6,13 +6,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
 use vmlockd::bus::Bus;
 use vmlockd::config::Source;
 use vmlockd::daemon::{self, Options};
 use vmlockd::inspector::worker;
 use vmlockd::keep::contents;
+use vmlockd::lock::loop_device::{Device, write_status};
 use vmlockd::lock::sighting::keeper;
 use vmlockd::lock::trial;
 use vmlockd::service::sentinel::stand;
@@ -51,11 +50,12 @@ struct Args {
     /// wrong with it, and exit. Changes nothing.
     #[arg(long, value_name = "DIR", exclusive = true)]
     check_state: Option<PathBuf>,
-    /// Ask the file system of a file whether it answers, and exit: what the service has another
-    /// process do, so that it need not wait itself.
-    #[arg(long, value_name = "FILE", exclusive = true, hide = true)]
-    probe: Option<PathBuf>,
-    /// The same for each name that standard input has, ended by NUL, until it ends.
+    /// Print what these loop devices are set up on, and exit: what the service has another process
+    /// do, so that it need not wait itself.
+    #[arg(long, value_name = "MAJOR:MINOR", num_args = 1.., exclusive = true, hide = true)]
+    loop_status: Vec<Device>,
+    /// Ask the file system of each name that standard input has, ended by NUL, whether it answers,
+    /// until standard input ends: what the service has another process do, for the same reason.
     #[arg(long, exclusive = true, hide = true)]
     sentinel: bool,
     /// Keep a host's file locked in a lockspace until standard input ends, which begins with the
@@ -83,10 +83,9 @@ fn run(args: Args) -> Result<(), String> {
         let source = Source { path, required: true };
         return source.load().map(drop).map_err(|error| error.to_string());
     }
-    if let Some(file) = args.probe {
-        // Any answer is one.
-        drop(open(&file, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY, Mode::empty()));
-        return Ok(());
+    if !args.loop_status.is_empty() {
+        let written = write_status(&args.loop_status, std::io::stdout());
+        return written.map_err(|error| error.to_string());
     }
     if args.sentinel {
         return stand(std::io::stdin(), std::io::stdout()).map_err(|error| error.to_string());

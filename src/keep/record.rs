@@ -10,9 +10,9 @@ use uuid::Uuid;
 
 use super::handover::{OfferRecord, Origin};
 use super::key::Part;
-use super::spelling::{Identified, Spelling};
+use super::spelling::{Identified, Occupied, Spelling};
 use super::state::Name;
-use crate::lock::identity::Identity;
+use crate::lock::extent::Extent;
 use crate::lock::lockspace::LockspaceKind;
 use crate::lock::on_lost::OnLost;
 use crate::lock::owner::AnchorId;
@@ -163,8 +163,12 @@ pub struct LockRecord {
     canonical: Option<String>,
     path: Option<Spelling>,
     identity: Identified,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// What it lies on, as versions 4 and 5 wrote it: not which part of that it occupies.
+    #[serde(default, skip_serializing)]
     below: Vec<Identified>,
+    /// The parts of other files and devices that it occupies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    occupies: Vec<Occupied>,
     lockspace: String,
     lock_files: Vec<Spelling>,
     fleeting: bool,
@@ -294,7 +298,8 @@ impl From<&Lock> for LockRecord {
             canonical: want.canonical.clone(),
             path: want.path.as_deref().map(Spelling::from),
             identity: want.identity.into(),
-            below: want.below.iter().copied().map(Identified::from).collect(),
+            below: Vec::new(),
+            occupies: want.below.iter().copied().map(Occupied::from).collect(),
             lockspace: want.lockspace.name().into_owned(),
             lock_files: want.lock_files.iter().map(|file| file.as_path().into()).collect(),
             fleeting: want.fleeting,
@@ -350,12 +355,14 @@ impl LockRecord {
     #[must_use]
     pub fn lock(self, mode: Mode, stage: Stage) -> Option<Lock> {
         let lockspace = LockspaceKind::named(&self.lockspace)?;
+        let occupied = self.occupies.into_iter().map(Extent::from);
+        let below = self.below.into_iter().map(|lower| Extent::partial(lower.into()));
         let want = Want {
             resource: self.resource,
             canonical: self.canonical,
             path: self.path.map(PathBuf::from),
             identity: self.identity.into(),
-            below: self.below.into_iter().map(Identity::from).collect(),
+            below: occupied.chain(below).collect(),
             lockspace,
             lock_files: self.lock_files.into_iter().map(PathBuf::from).collect(),
             fleeting: self.fleeting,

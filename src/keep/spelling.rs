@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::lock::extent::{Extent, Placement, Span};
 use crate::lock::identity::Identity;
 
 /// A path: as text where it is text, else as its bytes.
@@ -23,6 +24,38 @@ pub(super) enum Identified {
     Inode { dev: u64, ino: u64 },
     Block { dev: u64, seq: u64 },
     Key { dev: u64, ino: u64, key: u64 },
+}
+
+/// The part of a file or device that a disk occupies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Occupied {
+    of: Identified,
+    start: u64,
+    /// Missing where the range has no end of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    end: Option<u64>,
+    /// Whether all of the range is occupied.
+    exact: bool,
+}
+
+impl From<Extent> for Occupied {
+    fn from(Extent { identity, span, placement }: Extent) -> Self {
+        Self {
+            of: identity.into(),
+            start: span.start,
+            end: (span.end != Span::WHOLE.end).then_some(span.end),
+            exact: placement == Placement::Exact,
+        }
+    }
+}
+
+impl From<Occupied> for Extent {
+    fn from(Occupied { of, start, end, exact }: Occupied) -> Self {
+        let placement = if exact { Placement::Exact } else { Placement::Partial };
+        let span = Span { start, end: end.unwrap_or(Span::WHOLE.end) };
+        Self { identity: of.into(), span, placement }
+    }
 }
 
 impl From<&Path> for Spelling {

@@ -42,6 +42,8 @@ pub enum Relation {
     Beneath,
     /// It lies on what is asked for.
     Above,
+    /// Both lie on a third file or device, and overlap there.
+    Overlapping,
 }
 
 impl Relation {
@@ -52,6 +54,7 @@ impl Relation {
             Self::Same => "",
             Self::Beneath => ", on which it lies",
             Self::Above => ", which lies on it",
+            Self::Overlapping => ", which overlaps it",
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::extent::Extent;
 use super::identity::Identity;
 use super::lockspace::LockspaceKind;
 use super::mode::Mode;
@@ -63,9 +64,9 @@ pub struct Want {
     pub path: Option<PathBuf>,
     /// What it really is.
     pub identity: Identity,
-    /// All that it lies on, however far below: the disk that a partition is a part of, the file
-    /// behind a loop device, the disks that a volume is made of.
-    pub below: Vec<Identity>,
+    /// All that it lies on, however far below: its range of the disk that a partition is a part of
+    /// and of the file behind a loop device, and the disks that a volume is made of.
+    pub below: Vec<Extent>,
     /// The rule by which its lock file was found.
     pub lockspace: LockspaceKind,
     /// The files whose byte is locked.
@@ -113,17 +114,21 @@ impl Want {
                 && self.lock_files.iter().any(|file| other.lock_files.contains(file)))
     }
 
-    /// Whether who writes the one may write what the other is made of: they are one resource, or
-    /// one lies on the other. Two that lie on a third, as two partitions do, don't meet.
+    /// Whether a write to one may change a byte of the other: they are one resource, one lies on
+    /// the other, or both lie on a third one and their ranges there overlap.
     #[must_use]
     pub fn meets(&self, other: &Self) -> bool {
-        self.is_same(other) || self.lies_on(other) || other.lies_on(self)
+        self.is_same(other)
+            || self.lies_on(other)
+            || other.lies_on(self)
+            || self.below.iter().any(|extent| other.below.iter().any(|it| extent.conflicts(it)))
     }
 
-    /// Whether the other is among what this one lies on.
+    /// Whether this one occupies a part of the other, or all of it.
     #[must_use]
     pub fn lies_on(&self, other: &Self) -> bool {
-        self.below.contains(&other.identity)
+        let all = Extent::whole(other.identity);
+        self.below.iter().any(|extent| extent.conflicts(&all))
     }
 }
 

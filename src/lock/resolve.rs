@@ -8,6 +8,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{FileStat, fstat};
 
 use super::error::Error;
+use super::extent::Extent;
 use super::identity::Identity;
 use super::lockspace::Lockspace;
 use super::mode::Mode;
@@ -66,7 +67,7 @@ pub struct Target {
     /// What it really is.
     pub identity: Identity,
     /// All that it lies on.
-    pub below: Vec<Identity>,
+    pub below: Vec<Extent>,
     /// Who owns the file.
     pub uid: u32,
     /// What the caller showed by an open descriptor; `None` if he only named the disk.

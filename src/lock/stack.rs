@@ -5,51 +5,52 @@
 //! lock files know that.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
-
-use nix::errno::Errno;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 
 use super::error::Error;
+use super::extent::{Extent, Placement};
 use super::identity::Identity;
-use super::open::{self, Links};
-use super::printable::shown_path;
+use super::loop_device;
 use super::sysfs::{Lower, Sysfs};
-use super::tool;
 
 /// How much a disk may lie on: a volume group of hundreds of disks is large already.
 const MOST: usize = 512;
-/// How long the file system may take to answer on which the file behind a loop device is.
-const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Everything that a disk lies on, the next first. Opens none of it.
+/// Returns everything that a disk lies on, the next first. Opens none of it.
 ///
 /// # Errors
 ///
 /// [`Error::NotLockable`] where that can't be found out: what is not known is not compared.
-pub(super) fn below(identity: Identity, name: &str, sysfs: &Sysfs) -> Result<Vec<Identity>, Error> {
-    let refuse = |why: String| Error::not_lockable(name, why);
-    let mut found: Vec<Identity> = Vec::new();
-    let mut next = Some(identity);
+pub(super) fn below(identity: Identity, name: &str, sysfs: &Sysfs) -> Result<Vec<Extent>, Error> {
+    let backing = |dev| loop_device::extent_of(dev, sysfs).map_err(|unknown| unknown.to_string());
+    walk(identity, sysfs, backing).map_err(|why| Error::not_lockable(name, why))
+}
+
+/// As [`below`]; `backing` tells what a loop device is set up on.
+fn walk(
+    identity: Identity,
+    sysfs: &Sysfs,
+    backing: impl Fn(u64) -> Result<Extent, String>,
+) -> Result<Vec<Extent>, String> {
+    let failed = |why: String| format!("what it lies on can't be told ({why})");
+    let mut found: Vec<Extent> = Vec::new();
+    let mut next = Some(Extent::whole(identity));
     let mut at = 0;
     while let Some(upper) = next {
-        if let Identity::Block { dev, .. } = upper {
-            let failed =
-                |error: io::Error| refuse(format!("what it lies on can't be told ({error})"));
-            for lower in sysfs.lower(dev).map_err(failed)? {
+        if let Identity::Block { dev, .. } = upper.identity {
+            for lower in sysfs.lower(dev).map_err(|error: io::Error| failed(error.to_string()))? {
                 let lower = match lower {
-                    Lower::Device(dev) => Some(Identity::device(dev, sysfs)),
-                    Lower::File(path) => backing(&path).map_err(refuse)?,
+                    Lower::Disk(dev, span) => Extent::exact(Identity::device(dev, sysfs), span),
+                    Lower::Device(dev) => Extent::partial(Identity::device(dev, sysfs)),
+                    Lower::Backing => backing(dev).map_err(failed)?,
                 };
-                let lower = lower.filter(|lower| *lower != identity && !found.contains(lower));
-                found.extend(lower);
+                let lower = upper.through(lower);
+                if lower.identity != identity && !covers(&found, &lower) {
+                    found.push(lower);
+                }
             }
         }
         if found.len() > MOST {
-            return Err(refuse(format!("it lies on more than {MOST} disks")));
+            return Err(format!("it lies on more than {MOST} disks"));
         }
         next = found.get(at).copied();
         at += 1;
@@ -57,42 +58,22 @@ pub(super) fn below(identity: Identity, name: &str, sysfs: &Sysfs) -> Result<Vec
     Ok(found)
 }
 
-/// What a loop device was set up with; none where it is no longer there by that name.
-fn backing(path: &Path) -> Result<Option<Identity>, String> {
-    let gone = |errno: &Errno| matches!(errno, Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP);
-    match find(path) {
-        Ok(file) => Ok(Identity::of_open(file.as_fd())),
-        Err(errno) if gone(&errno) || !path.is_absolute() => Ok(None),
-        Err(Errno::EAGAIN) => {
-            let path = shown_path(path);
-            Err(format!("the file system of {path}, on which it lies, does not answer"))
-        }
-        Err(errno) => Err(format!("{}, on which it lies: {}", shown_path(path), errno.desc())),
-    }
-}
-
-/// Finds a file that somebody else named, on whatever file system. It is open in the kernel, so it is
-/// mostly known without asking anybody; otherwise a process asks first that can be left behind.
-fn find(path: &Path) -> Result<OwnedFd, Errno> {
-    let how = ResolveFlags::NO_MAGICLINKS | ResolveFlags::CACHED;
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    match openat2(CWD, path, flags, Mode::empty(), how) {
-        Ok(file) => Ok(file),
-        Err(rustix::io::Errno::AGAIN) if answers(path) => open::locate(path, Links::Follow),
-        Err(errno) => Err(Errno::from_raw(errno.raw_os_error())),
-    }
-}
-
-fn answers(path: &Path) -> bool {
-    // Whatever is installed by now, this is the program that knows the argument.
-    let mut probe = Command::new("/proc/self/exe");
-    probe.arg("--probe").arg(path);
-    tool::run(probe, PATIENCE).is_ok_and(|output| output.status.success())
+/// Whether an extent is there already, or is a part of one that counts as at least as much.
+fn covers(found: &[Extent], extent: &Extent) -> bool {
+    found.iter().any(|other| {
+        let stronger = other.placement == Placement::Exact || other.placement == extent.placement;
+        let (outer, inner) = (other.span, extent.span);
+        other.identity == extent.identity
+            && stronger
+            && outer.start <= inner.start
+            && inner.end <= outer.end
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lock::extent::Span;
     use crate::lock::sysfs::tests::Tree;
     use nix::sys::stat::makedev;
 
@@ -100,41 +81,62 @@ mod tests {
         Identity::Block { dev: makedev(major, minor), seq: 0 }
     }
 
-    #[test]
-    fn a_volume_lies_on_all_that_it_is_made_of() {
-        let tree = Tree::new();
-        tree.device("sda", "8:0").device("sda/sda1", "8:1").device("sdb", "8:16");
-        tree.device("dm-0", "253:0").on("dm-0", "sda/sda1").on("dm-0", "sdb");
-        tree.device("dm-1", "253:1").on("dm-1", "dm-0").on("dm-1", "sdb");
-        let below = |identity| below(identity, "x", &tree.sysfs()).unwrap();
-        assert_eq!(below(disk(8, 0)), []);
-        assert_eq!(below(disk(253, 0)), [disk(8, 1), disk(8, 16), disk(8, 0)]);
-        assert_eq!(below(disk(253, 1)), [disk(253, 0), disk(8, 16), disk(8, 1), disk(8, 0)]);
-        assert_eq!(below(Identity::Inode { dev: 1, ino: 2 }), []);
-        // No kernel tells this; nothing turns in circles if one does.
-        tree.device("a", "250:0").device("b", "250:1").on("a", "b").on("b", "a");
-        assert_eq!(below(disk(250, 0)), [disk(250, 1)]);
+    fn no_loop(_: u64) -> Result<Extent, String> {
+        panic!("a loop device is asked")
+    }
+
+    fn partition(tree: &Tree, name: &str, start: u64, sectors: u64) {
+        tree.file(name, "start", &format!("{start}\n")).file(name, "size", &format!("{sectors}\n"));
     }
 
     #[test]
-    fn a_loop_device_lies_on_its_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("a\nb (deleted)");
-        std::fs::write(&file, "").unwrap();
-        let identity = Identity::of(&nix::sys::stat::stat(&file).unwrap()).unwrap();
+    fn a_volume_lies_on_parts_of_all_that_it_is_made_of() {
         let tree = Tree::new();
-        let line = |path: &Path| format!("{}\n", path.display());
-        tree.device("loop0", "7:0").file("loop0", "loop/backing_file", &line(&file));
-        tree.device("loop0/loop0p1", "259:0");
-        let below = |minor| below(disk(7, minor), "x", &tree.sysfs());
-        assert_eq!(below(0).unwrap(), [identity]);
-        assert_eq!(super::below(disk(259, 0), "x", &tree.sysfs()).unwrap(), [disk(7, 0), identity]);
-        for (minor, path) in [(1, "/none/such (deleted)"), (2, "a"), (3, ""), (4, "/dev/null")] {
-            let name = format!("loop{minor}");
-            let number = format!("7:{minor}");
-            tree.device(&name, &number).file(&name, "loop/backing_file", &line(Path::new(path)));
-            assert_eq!(below(minor).unwrap(), [], "{path}");
+        tree.device("sda", "8:0").device("sda/sda1", "8:1").device("sdb", "8:16");
+        partition(&tree, "sda/sda1", 8, 2);
+        tree.device("dm-0", "253:0").on("dm-0", "sda/sda1").on("dm-0", "sdb");
+        tree.device("dm-1", "253:1").on("dm-1", "dm-0").on("dm-1", "sdb");
+        let below = |identity| walk(identity, &tree.sysfs(), no_loop).unwrap();
+        let partial = |major, minor| Extent::partial(disk(major, minor));
+        let in_sda = Extent { span: Span::new(4096, 1024), ..partial(8, 0) };
+        assert_eq!(below(disk(8, 0)), []);
+        assert_eq!(below(disk(8, 1)), [Extent { placement: Placement::Exact, ..in_sda }]);
+        assert_eq!(below(disk(253, 0)), [partial(8, 1), partial(8, 16), in_sda]);
+        let all = [partial(253, 0), partial(8, 16), partial(8, 1), in_sda];
+        assert_eq!(below(disk(253, 1)), all);
+        assert_eq!(below(Identity::Inode { dev: 1, ino: 2 }), []);
+        // No kernel tells this; nothing turns in circles if one does.
+        tree.device("a", "250:0").device("b", "250:1").on("a", "b").on("b", "a");
+        assert_eq!(below(disk(250, 0)), [partial(250, 1)]);
+    }
+
+    #[test]
+    fn a_loop_device_lies_on_a_range_of_its_file() {
+        let tree = Tree::new();
+        for (name, number) in [("loop0", "7:0"), ("loop1", "7:1")] {
+            tree.device(name, number).file(name, "loop/offset", "0\n");
+            tree.file(name, "loop/sizelimit", "0\n");
         }
+        tree.device("loop2", "7:2").device("loop0/loop0p1", "259:0");
+        partition(&tree, "loop0/loop0p1", 2, 4);
+        let file = Identity::Inode { dev: 1, ino: 2 };
+        let backing = |dev: u64| match nix::sys::stat::minor(dev) {
+            0 => Ok(Extent::exact(file, Span::new(100, 8000))),
+            1 => Ok(Extent::exact(disk(7, 0), Span::new(50, 1000))),
+            _ => Err("it is not known".to_owned()),
+        };
+        let below = |identity| walk(identity, &tree.sysfs(), backing);
+        let exact = |identity, start, length| Extent::exact(identity, Span::new(start, length));
+        assert_eq!(below(disk(7, 0)).unwrap(), [exact(file, 100, 8000)]);
+        let (part, whole) = (exact(disk(7, 0), 1024, 2048), exact(file, 1124, 2048));
+        assert_eq!(below(disk(259, 0)).unwrap(), [part, whole]);
+        let (device, whole) = (exact(disk(7, 0), 50, 1000), exact(file, 150, 1000));
+        assert_eq!(below(disk(7, 1)).unwrap(), [device, whole]);
+        // One that is not set up is not asked; where one that is does not answer, that is said.
+        assert_eq!(below(disk(7, 2)).unwrap(), []);
+        tree.file("loop2", "loop/offset", "0\n").file("loop2", "loop/sizelimit", "0\n");
+        let why = "what it lies on can't be told (it is not known)";
+        assert_eq!(below(disk(7, 2)).unwrap_err(), why);
     }
 
     #[test]

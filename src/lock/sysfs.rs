@@ -7,10 +7,15 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{major, makedev, minor};
 
+use super::extent::Span;
+use super::loop_device::is_loop;
+
 /// How the UUIDs begin that the logical volume manager gives to devices.
 const LVM: &str = "LVM-";
 /// How long the UUID of a volume, and of a volume group, is without dashes.
 const UUID: usize = 32;
+/// The unit of sizes, whatever the sectors of a disk are.
+const SECTOR: u64 = 512;
 
 /// Where the kernel tells of devices.
 #[derive(Debug, Clone)]
@@ -19,10 +24,12 @@ pub struct Sysfs(PathBuf);
 /// What a device lies on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lower {
-    /// Another device, by its number.
+    /// The disk that it is a partition of, by its number, and which bytes of that it is.
+    Disk(u64, Span),
+    /// Another device, by its number, of which it uses a part.
     Device(u64),
-    /// The file behind a loop device, or the device, by the name that it had when that was set up.
-    File(PathBuf),
+    /// What a loop device is set up on, which only the device itself can tell.
+    Backing,
 }
 
 impl Default for Sysfs {
@@ -103,14 +110,52 @@ impl Sysfs {
     /// What reading fails with.
     pub fn lower(&self, dev: u64) -> io::Result<Vec<Lower>> {
         let folder = self.folder(dev);
-        let mut found: Vec<Lower> = self.whole(dev)?.into_iter().map(Lower::Device).collect();
+        let mut found = Vec::new();
+        if let Some(disk) = self.whole(dev)? {
+            let sectors = |file: &str| plain_number(&folder.join(file));
+            let (start, size) = (sectors("start")?, sectors("size")?);
+            // A partition that is not known to be a part of the disk counts as all of it.
+            let span = match (start, size) {
+                (Some(start), Some(size)) if size > 0 => {
+                    Span::new(start.saturating_mul(SECTOR), size.saturating_mul(SECTOR))
+                }
+                _ => Span::WHOLE,
+            };
+            found.push(Lower::Disk(disk, span));
+        }
         for slave in entries(&folder.join("slaves"))? {
             found.extend(number(&slave.join("dev"))?.map(Lower::Device));
         }
-        if let Some(mut name) = read(&folder.join("loop/backing_file"))? {
-            // The line's end; there may be others in the name.
-            name.pop();
-            found.push(Lower::File(std::ffi::OsString::from_vec(name).into()));
+        if is_loop(dev) && self.loop_range(dev)?.is_some() {
+            found.push(Lower::Backing);
+        }
+        Ok(found)
+    }
+
+    /// The offset and the size limit of a loop device, in bytes; none where it is not set up.
+    ///
+    /// # Errors
+    ///
+    /// What reading fails with.
+    pub fn loop_range(&self, dev: u64) -> io::Result<Option<(u64, u64)>> {
+        let folder = self.folder(dev).join("loop");
+        let range =
+            (plain_number(&folder.join("offset"))?, plain_number(&folder.join("sizelimit"))?);
+        Ok(if let (Some(offset), Some(limit)) = range { Some((offset, limit)) } else { None })
+    }
+
+    /// The loop devices that are set up, by their numbers.
+    ///
+    /// # Errors
+    ///
+    /// What reading fails with.
+    pub fn loop_devices(&self) -> io::Result<Vec<u64>> {
+        let mut found = Vec::new();
+        for folder in entries(&self.0.join("block"))? {
+            let name = folder.file_name().unwrap_or_default();
+            if name.as_encoded_bytes().starts_with(b"loop") && folder.join("loop").is_dir() {
+                found.extend(number(&folder.join("dev"))?);
+            }
         }
         Ok(found)
     }
@@ -172,6 +217,12 @@ fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// A number from a file with nothing else in it.
+fn plain_number(file: &Path) -> io::Result<Option<u64>> {
+    let text = read(file)?;
+    Ok(text.and_then(|text| str::from_utf8(&text).ok()?.trim().parse().ok()))
+}
+
 /// A device's number from its file.
 fn number(file: &Path) -> io::Result<Option<u64>> {
     let text = read(file)?.unwrap_or_default();
@@ -230,6 +281,11 @@ pub(super) mod tests {
             fs::write(place.join("dev"), format!("{number}\n")).unwrap();
             let link = self.0.path().join("dev/block").join(number);
             symlink(Path::new("../../devices").join(name), link).unwrap();
+            let disks = self.0.path().join("block");
+            fs::create_dir_all(&disks).unwrap();
+            if !name.contains('/') {
+                symlink(Path::new("../devices").join(name), disks.join(name)).unwrap();
+            }
             if name.contains('/') { self.file(name, "partition", "1\n") } else { self }
         }
 
@@ -288,14 +344,20 @@ pub(super) mod tests {
         tree.device("sda", "8:0").device("sda/sda1", "8:1").device("sda/sda2", "8:2");
         tree.device("dm-0", "253:0").on("dm-0", "sda/sda1").file("dm-0", "dm/name", "vg-lv\n");
         tree.device("md0", "9:0").on("md0", "sda/sda2").file("sda", "diskseq", "12\n");
-        tree.device("loop0", "7:0").file("loop0", "loop/backing_file", "/srv/a\nb \n");
+        tree.device("loop0", "7:0").file("loop0", "loop/offset", "4096\n");
+        tree.file("loop0", "loop/sizelimit", "0\n").device("loop1", "7:1");
+        tree.file("sda/sda2", "start", "8\n").file("sda/sda2", "size", "2\n");
         tree.file("sda/sda2", "uevent", "MAJOR=8\nDEVNAME=sda2\n");
         let (sysfs, of) = (tree.sysfs(), |major, minor| Lower::Device(makedev(major, minor)));
         let lower = |major, minor| sysfs.lower(makedev(major, minor)).unwrap();
         assert_eq!(lower(8, 0), []);
-        assert_eq!(lower(8, 1), [of(8, 0)]);
+        assert_eq!(lower(8, 1), [Lower::Disk(makedev(8, 0), Span::WHOLE)]);
+        assert_eq!(lower(8, 2), [Lower::Disk(makedev(8, 0), Span::new(4096, 1024))]);
         assert_eq!(lower(253, 0), [of(8, 1)]);
-        assert_eq!(lower(7, 0), [Lower::File("/srv/a\nb ".into())]);
+        assert_eq!(lower(7, 0), [Lower::Backing]);
+        assert_eq!(sysfs.loop_range(makedev(7, 0)).unwrap(), Some((4096, 0)));
+        assert_eq!(sysfs.loop_range(makedev(7, 1)).unwrap(), None);
+        assert_eq!(sysfs.loop_devices().unwrap(), [makedev(7, 0)]);
         assert_eq!(lower(7, 1), []);
         let holders = |minor| sysfs.holders(makedev(8, minor)).unwrap();
         assert_eq!(

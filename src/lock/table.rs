@@ -8,7 +8,8 @@
 //! What always holds:
 //! - two locks on one resource do not conflict; an owner has more than one of them only where it
 //!   asked for that ([`Again::Count`]);
-//! - two locks of which one lies on the other conflict only where one owner has both;
+//! - two locks of which one lies on the other, or which overlap, conflict only where one owner has
+//!   both;
 //! - a lock belongs to an owner that is there, and stands in that owner's list;
 //! - a lock's number is never used again.
 
@@ -17,6 +18,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use super::error::Error;
 use super::event::{Event, Reason};
+use super::extent::Extent;
 use super::fdinfo::Processes;
 use super::holder::{Holder, Refusal, Relation};
 use super::identity::Identity;
@@ -242,9 +244,10 @@ impl Table {
         locks.filter(move |lock| lock.goes_by(lockspace, resource))
     }
 
-    /// The locks on what is this, on what it lies on, and on what lies on it, in order.
+    /// The locks on what is this, on what it lies on, on what lies on it, and on what overlaps it,
+    /// in order.
     #[must_use]
-    pub fn locks_on(&self, identity: Identity, below: &[Identity]) -> Vec<&Lock> {
+    pub fn locks_on(&self, identity: Identity, below: &[Extent]) -> Vec<&Lock> {
         let numbers: BTreeSet<u64> = self.spots.on(identity, below).collect();
         numbers.into_iter().filter_map(|number| self.lock(number)).collect()
     }
@@ -270,7 +273,8 @@ impl Table {
         let relation = match (want.lies_on(&lock.want), lock.want.lies_on(want)) {
             (true, _) => Relation::Beneath,
             (_, true) => Relation::Above,
-            _ => Relation::Same,
+            _ if want.is_same(&lock.want) => Relation::Same,
+            _ => Relation::Overlapping,
         };
         Holder { relation, ..self.holder(lock) }
     }
@@ -298,7 +302,8 @@ impl Table {
         self.met_by(want).find(|lock| lock.owner == id && lock.want.is_same(want))
     }
 
-    /// The locks, at any stage, on what is wanted, on what that lies on, and on what lies on it.
+    /// The locks, at any stage, on what is wanted, on what that lies on, on what lies on it, and on
+    /// what overlaps it.
     fn met_by(&self, want: &Want) -> impl Iterator<Item = &Lock> {
         let numbers = self.spots.meeting(want);
         numbers.into_iter().filter_map(|number| self.locks.get(&number))

@@ -23,7 +23,9 @@ use super::probe;
 use super::record::Want;
 use super::resolve::Target;
 use super::signature::Signature;
+use super::stack;
 use super::stranger::Request;
+use super::sysfs::Sysfs;
 use super::work::{Asked, Work};
 
 /// How often a lock file is opened anew because somebody removed it in between.
@@ -232,12 +234,19 @@ pub(super) fn open_disk(
     }
 }
 
-/// After the lock: does the name that was asked for still lead to what is locked?
+/// Checks, after the lock, that the name that was asked for still leads to what is locked, and that
+/// it lies on what the table compared.
 fn still_there(target: &Target) -> Result<(), Error> {
     match target.is_named() {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Error::changed(&target.name)),
-        Err(errno) => Err(Error::system("looking at", &target.name, errno)),
+        Ok(true) => {}
+        Ok(false) => return Err(Error::changed(&target.name)),
+        Err(errno) => return Err(Error::system("looking at", &target.name, errno)),
+    }
+    // A loop device may have been set up anew, or with another range.
+    if stack::below(target.identity, &target.name, &Sysfs::default())? == target.below {
+        Ok(())
+    } else {
+        Err(Error::changed(&target.name))
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::io::{self, ErrorKind, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -36,18 +36,36 @@ pub(super) fn run(mut command: Command, patience: Duration) -> Result<Output, Tr
     command.env_clear().current_dir("/");
     command.stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn()?;
-    let heard = listen(&mut child, patience);
+    let mut said = Vec::new();
+    let heard = listen(&mut child, patience, &mut said);
     if heard.is_err() {
         stop(child);
     }
-    heard
+    heard.map(|status| Output { status, stdout: said, stderr: Vec::new() })
 }
 
-fn listen(child: &mut Child, patience: Duration) -> Result<Output, Trouble> {
+/// Runs a program as [`run`] does; returns all that it has said by its end or the end of patience,
+/// and whether it has ended.
+pub(super) fn listen_for(mut command: Command, patience: Duration) -> (Vec<u8>, bool) {
+    command.env_clear().current_dir("/");
+    command.stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut said = Vec::new();
+    let Ok(mut child) = command.spawn() else { return (said, true) };
+    let heard = listen(&mut child, patience, &mut said);
+    if heard.is_err() {
+        stop(child);
+    }
+    (said, !matches!(heard, Err(Trouble::Late(_))))
+}
+
+fn listen(
+    child: &mut Child,
+    patience: Duration,
+    said: &mut Vec<u8>,
+) -> Result<ExitStatus, Trouble> {
     let until = Instant::now() + patience;
     let ended = pidfd_of(child)?;
     let mut stdout = child.stdout.take();
-    let mut said = Vec::new();
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -65,8 +83,7 @@ fn listen(child: &mut Child, patience: Duration) -> Result<Output, Trouble> {
             }
         } else if gone {
             // All that it said was read: nothing lay in the pipe when it had ended.
-            let status = child.wait()?;
-            return Ok(Output { status, stdout: said, stderr: Vec::new() });
+            return Ok(child.wait()?);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Service;
+use crate::lock::extent::Extent;
 use crate::lock::held::Held;
 use crate::lock::holder::Holder;
 use crate::lock::identity::Identity;
@@ -97,7 +98,7 @@ impl Service {
     /// The locks on what is really one resource, whatever name it was locked by; on what it lies
     /// on, and on what lies on it.
     #[must_use]
-    pub fn locks_on(&self, identity: Identity, below: &[Identity]) -> Vec<Lock> {
+    pub fn locks_on(&self, identity: Identity, below: &[Extent]) -> Vec<Lock> {
         self.state().table.locks_on(identity, below).into_iter().cloned().collect()
     }
 

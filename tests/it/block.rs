@@ -2,6 +2,7 @@
 //! agree on.
 
 mod in_use;
+mod loops;
 mod names;
 
 use std::path::Path;

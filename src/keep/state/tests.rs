@@ -1,6 +1,7 @@
 use super::*;
 use crate::keep::contents::{Contents, read};
 use crate::keep::record::{LockRecord, OwnerRecord};
+use crate::lock::extent::{Extent, Span};
 use crate::lock::identity::Identity;
 use crate::lock::lockspace::LockspaceKind;
 use crate::lock::record::{Lock, Proof, Stage, Want};
@@ -22,7 +23,10 @@ fn lock(number: u64) -> (Name, Line) {
             canonical: Some("/srv/real".into()),
             path: Some(path.clone()),
             identity: Identity::Inode { dev: 3, ino: number },
-            below: vec![Identity::Block { dev: 7, seq: 8 }, Identity::Inode { dev: 3, ino: 0 }],
+            below: vec![
+                Extent::partial(Identity::Block { dev: 7, seq: 8 }),
+                Extent::exact(Identity::Inode { dev: 3, ino: 0 }, Span::new(512, 9)),
+            ],
             lockspace: LockspaceKind::File,
             lock_files: vec![path],
             fleeting: true,
@@ -148,7 +152,7 @@ fn what_was_being_written_is_no_damage() {
 fn another_version_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE);
-    for version in ["0", "1", "2", "6", "99"] {
+    for version in ["0", "1", "2", "7", "99"] {
         let text = format!("{MAGIC} {version} in a way that nobody knows yet\n\u{1}\u{2}");
         fs::write(&path, &text).unwrap();
         let error = read(dir.path()).unwrap_err().to_string();
@@ -171,10 +175,18 @@ fn the_version_before_is_read() {
     // What was written then had no word of what a disk lies on.
     let Record::Lock(record) = &contents.lines[1].record else { panic!("no lock") };
     let mut old = serde_json::to_value(record).unwrap();
-    old.as_object_mut().unwrap().remove("below").unwrap();
+    old.as_object_mut().unwrap().remove("occupies").unwrap();
     let old: LockRecord = serde_json::from_value(old).unwrap();
     let old = old.lock(Mode::Exclusive, Stage::Held).unwrap();
     assert_eq!((old.id, old.want.below), (2, Vec::new()));
+    // Later it had no word of which part of that.
+    let mut old = serde_json::to_value(record).unwrap();
+    let members = old.as_object_mut().unwrap();
+    members.remove("occupies").unwrap();
+    members.insert("below".to_owned(), serde_json::json!([{"inode": {"dev": 3, "ino": 0}}]));
+    let old: LockRecord = serde_json::from_value(old).unwrap();
+    let old = old.lock(Mode::Exclusive, Stage::Held).unwrap();
+    assert_eq!(old.want.below, [Extent::partial(Identity::Inode { dev: 3, ino: 0 })]);
 }
 
 #[test]

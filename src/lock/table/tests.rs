@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use super::*;
+use crate::lock::extent::Span;
 use crate::lock::owner::Front;
 
 mod naive;
@@ -41,14 +42,19 @@ pub(super) fn want(name: &str, inode: u64, mode: Mode) -> Want {
 }
 
 /// How many disks [`disk`] knows.
-pub(super) const DISKS: u64 = 5;
+pub(super) const DISKS: u64 = 7;
 
-/// A disk of a few that lie on each other: 1 and 2 are parts of 3, which is kept in 4.
+/// A disk of a few that lie on each other: 1 and 2 are parts of 3, which is kept in 4; 5 and 6 are
+/// ranges of 4, which overlap.
 pub(super) fn disk(n: u64, mode: Mode) -> Want {
     let inode = |ino| Identity::Inode { dev: 1, ino };
+    let part = |ino| Extent::partial(inode(ino));
+    let range = |start, length| Extent::exact(inode(4), Span::new(start, length));
     let below = match n {
-        1 | 2 => vec![inode(3), inode(4)],
-        3 => vec![inode(4)],
+        1 | 2 => vec![part(3), Extent { span: Span::new(0, 10), ..part(4) }],
+        3 => vec![range(0, 10)],
+        5 => vec![range(5, 10)],
+        6 => vec![range(10, 10)],
         _ => Vec::new(),
     };
     Want { below, ..want(&format!("/{n}"), n, mode) }
@@ -98,6 +104,10 @@ fn what_lies_on_a_disk_is_not_free_while_the_disk_is_held() {
         (1, 3, Relation::Above),
         (2, 4, Relation::Above),
         (3, 3, Relation::Same),
+        (3, 5, Relation::Overlapping),
+        (6, 5, Relation::Overlapping),
+        (5, 1, Relation::Overlapping),
+        (6, 4, Relation::Above),
     ] {
         let mut table = table(2);
         let first = hold(&mut table, 0, &[disk(held, alone)]).unwrap();
@@ -117,7 +127,7 @@ fn what_lies_on_a_disk_is_not_free_while_the_disk_is_held() {
     }
     let mut table = table(2);
     hold(&mut table, 0, &[disk(1, alone)]).unwrap();
-    hold(&mut table, 1, &[disk(2, alone), disk(0, alone)]).unwrap();
+    hold(&mut table, 1, &[disk(2, alone), disk(0, alone), disk(6, alone)]).unwrap();
 }
 
 #[test]

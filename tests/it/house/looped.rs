@@ -31,9 +31,21 @@ impl Looped {
 
     /// Attaches a file, or another device.
     pub(crate) fn attach(to: &Path) -> Looped {
+        Looped::attach_range(to, 0, 0)
+    }
+
+    /// Attaches a range of a file or of another device, in bytes; up to the end where its length is 0.
+    pub(crate) fn attach_range(to: &Path, offset: u64, length: u64) -> Looped {
         let to = to.to_str().expect("a name in UTF-8");
-        let node = told("losetup", &["--find", "--show", to]);
-        let device = Looped { node: node.trim().into(), parts: 0, dir: None };
+        let (offset, length) = (offset.to_string(), length.to_string());
+        let node =
+            told("losetup", &["--find", "--show", "--offset", &offset, "--sizelimit", &length, to]);
+        Looped::adopt(node.trim().into())
+    }
+
+    /// One that was attached already.
+    pub(crate) fn adopt(node: PathBuf) -> Looped {
+        let device = Looped { node, parts: 0, dir: None };
         // The kernel keeps the parts of a device that is detached.
         let name = device.node.file_name().expect("a node");
         let folder = Path::new("/sys/block").join(name);
@@ -54,6 +66,15 @@ impl Looped {
     /// The device's node.
     pub(crate) fn node(&self) -> &Path {
         &self.node
+    }
+
+    /// Has it begin elsewhere in its file, as no program does with a device that is in use: there is
+    /// `LOOP_SET_STATUS64` for it, which gets what `LOOP_GET_STATUS64` told, but for the offset.
+    pub(crate) fn set_offset(&self, offset: u64) {
+        let script = "open(my $device, '+<', $ARGV[0]) or die $!; my $told = \"\\0\" x 232;
+            ioctl($device, 0x4C05, $told) or die $!; substr($told, 24, 8) = pack('Q', $ARGV[1]);
+            ioctl($device, 0x4C04, $told) or die $!;";
+        told("perl", &["-e", script, self.name(), &offset.to_string()]);
     }
 
     /// Makes a partition of so many sectors; its node.

@@ -1,0 +1,275 @@
+//! What loop devices are set up on, as the kernel says (`LOOP_GET_STATUS64`, `loop(4)`).
+//!
+//! The name in `loop/backing_file` of `sysfs(5)` is only where the file was once: it may have been
+//! removed, renamed or mounted over since, and another file may have that name.
+//!
+//! To answer, the kernel asks the file system that the file is on, which may never answer. So a
+//! process asks that can be left behind, and what it was told is remembered for as long as the
+//! device is not set up anew, which its disk sequence number tells.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, Write};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::str::FromStr;
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::stat::{SFlag, fstat, major, makedev, minor};
+use rustix::ioctl::{Getter, ioctl};
+
+use super::extent::{Extent, Span};
+use super::identity::Identity;
+use super::open::{self, Links};
+use super::sysfs::Sysfs;
+use super::tool;
+
+/// How long the kernel may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// For how long a device whose file system did not answer is not asked again.
+const SILENCE: Duration = Duration::from_secs(60);
+/// The major number of loop devices (`Documentation/admin-guide/devices.txt`).
+const MAJOR: u64 = 7;
+/// `LOOP_GET_STATUS64` (`<linux/loop.h>`).
+const GET_STATUS: rustix::ioctl::Opcode = 0x4C05;
+
+/// The device and inode of the file that a loop device is set up on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Backing {
+    dev: u64,
+    ino: u64,
+    /// Of a block device, its number; else 0.
+    rdev: u64,
+}
+
+impl Backing {
+    fn identity(self, sysfs: &Sysfs) -> Identity {
+        match self.rdev {
+            0 => Identity::Inode { dev: self.dev, ino: self.ino },
+            rdev => Identity::device(rdev, sysfs),
+        }
+    }
+}
+
+/// Why it is not known what a loop device is set up on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// The file system of its file does not answer.
+    Silent,
+    /// The device can't be opened or asked.
+    Refused(Errno),
+    /// No process could be started that asks, or it said nothing.
+    Unasked,
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silent => f.write_str("the file system that it lies on does not answer"),
+            Self::Refused(errno) => f.write_str(errno.desc()),
+            Self::Unasked => f.write_str("no process could ask the kernel"),
+        }
+    }
+}
+
+type Answer = Result<Backing, Unknown>;
+
+/// An answer, and the disk sequence number that the device had.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    seq: u64,
+    answer: Answer,
+    since: Instant,
+}
+
+/// By device number. At most one entry for each loop device of this host.
+static KNOWN: Mutex<BTreeMap<u64, Known>> = Mutex::new(BTreeMap::new());
+
+/// Whether a device number is that of a loop device, or of a part of one.
+#[must_use]
+pub(super) fn is_loop(dev: u64) -> bool {
+    major(dev) == MAJOR
+}
+
+/// Returns what a loop device that is set up occupies.
+///
+/// # Errors
+///
+/// [`Unknown`].
+pub(super) fn extent_of(dev: u64, sysfs: &Sysfs) -> Result<Extent, Unknown> {
+    let seq = sysfs.disk_sequence(dev);
+    let answer = match remembered(dev, seq) {
+        Some(answer) => answer,
+        None => ask(&[(dev, seq)]).remove(&dev).unwrap_or(Err(Unknown::Unasked)),
+    };
+    extent(dev, answer?, sysfs)
+}
+
+/// Offset and size limit may be changed while a device is in use, so they are never remembered.
+fn extent(dev: u64, backing: Backing, sysfs: &Sysfs) -> Result<Extent, Unknown> {
+    let failed = |error: io::Error| {
+        Unknown::Refused(Errno::from_raw(error.raw_os_error().unwrap_or_default()))
+    };
+    let (offset, limit) = sysfs.loop_range(dev).map_err(failed)?.unwrap_or_default();
+    Ok(Extent::exact(backing.identity(sysfs), Span::new(offset, limit)))
+}
+
+fn remembered(dev: u64, seq: u64) -> Option<Answer> {
+    let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = known.get(&dev).filter(|known| known.seq == seq)?;
+    match known.answer {
+        // Kernels before 5.15 do not number what is set up.
+        Ok(_) => (seq != 0).then_some(known.answer),
+        Err(Unknown::Silent) => (known.since.elapsed() < SILENCE).then_some(known.answer),
+        Err(_) => None,
+    }
+}
+
+/// Asks about some devices, and remembers what is said.
+fn ask(devices: &[(u64, u64)]) -> BTreeMap<u64, Answer> {
+    // Whatever is installed by now, this is the program that knows the argument.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("--loop-status").stdin(Stdio::null());
+    command.args(devices.iter().map(|(dev, _)| format!("{}:{}", major(*dev), minor(*dev))));
+    let (said, ended) = tool::listen_for(command, PATIENCE);
+    let said = String::from_utf8_lossy(&said);
+    let mut answers: BTreeMap<u64, Answer> = said.lines().filter_map(parse).collect();
+    let since = Instant::now();
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    for (dev, seq) in devices {
+        let missing = Err(if ended { Unknown::Unasked } else { Unknown::Silent });
+        let answer = *answers.entry(*dev).or_insert(missing);
+        known.insert(*dev, Known { seq: *seq, answer, since });
+    }
+    answers
+}
+
+/// `7:0 ok DEV INO RDEV`, or `7:0 error ERRNO`.
+fn parse(line: &str) -> Option<(u64, Answer)> {
+    let mut words = line.split(' ');
+    let Device(dev) = words.next()?.parse().ok()?;
+    let answer = match words.next()? {
+        "ok" => {
+            let mut number = || words.next()?.parse().ok();
+            Ok(Backing { dev: number()?, ino: number()?, rdev: number()? })
+        }
+        "error" => Err(Unknown::Refused(Errno::from_raw(words.next()?.parse().ok()?))),
+        _ => return None,
+    };
+    Some((dev, answer))
+}
+
+/// A device number, as `7:0`.
+#[derive(Debug, Clone, Copy)]
+pub struct Device(u64);
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once(':');
+        let number = parts
+            .and_then(|(major, minor)| Some(makedev(major.parse().ok()?, minor.parse().ok()?)));
+        number.map(Self).ok_or_else(|| format!("{text:?} is not MAJOR:MINOR"))
+    }
+}
+
+/// Asks the kernel about each of these devices and writes a line as each answers: what the service
+/// has another process do. One that does not answer holds up no other.
+///
+/// # Errors
+///
+/// Where it can't be written.
+pub fn write_status(devices: &[Device], mut to: impl Write) -> io::Result<()> {
+    let (sender, answers) = mpsc::channel();
+    for Device(dev) in devices.iter().copied() {
+        let sender = sender.clone();
+        // The receiver is gone only where the process is about to end.
+        let answer = move || {
+            let _ = sender.send((dev, status(dev)));
+        };
+        thread::Builder::new().spawn(answer)?;
+    }
+    drop(sender);
+    for (dev, answer) in answers {
+        let (major, minor) = (major(dev), minor(dev));
+        match answer {
+            Ok(Backing { dev, ino, rdev }) => writeln!(to, "{major}:{minor} ok {dev} {ino} {rdev}"),
+            Err(errno) => writeln!(to, "{major}:{minor} error {}", errno as i32),
+        }?;
+        to.flush()?;
+    }
+    Ok(())
+}
+
+fn status(dev: u64) -> Result<Backing, Errno> {
+    let node = Sysfs::default().node(dev).ok().flatten().ok_or(Errno::ENOENT)?;
+    status_of(&node, dev)
+}
+
+/// Opens a node only if it is that of this loop device: opening others may have side effects, and
+/// only loop devices know the request.
+fn status_of(node: &Path, dev: u64) -> Result<Backing, Errno> {
+    let pin = open::locate(node, Links::Follow)?;
+    let stat = fstat(&pin)?;
+    let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+    if kind != SFlag::S_IFBLK || stat.st_rdev != dev || !is_loop(dev) {
+        return Err(Errno::ENODEV);
+    }
+    let device = open::reopen(pin.as_fd(), false)?;
+    let [dev, ino, rdev, ..] = loop_info(device.as_fd())?;
+    Ok(Backing { dev: decoded(dev), ino, rdev: decoded(rdev) })
+}
+
+/// Device numbers come as `huge_encode_dev()` makes them (`<linux/kdev_t.h>`).
+fn decoded(dev: u64) -> u64 {
+    if dev == 0 { 0 } else { makedev((dev >> 8) & 0xfff, (dev & 0xff) | ((dev >> 12) & 0xf_ff00)) }
+}
+
+/// `struct loop_info64` begins with device, inode, number of the device, offset and size limit.
+#[allow(unsafe_code)]
+fn loop_info(device: BorrowedFd<'_>) -> Result<[u64; 29], Errno> {
+    // SAFETY: the descriptor is that of a loop device, for which this request is known to write a
+    // `struct loop_info64`: 232 bytes, all of them integers, which fill an array of 29 u64.
+    let told = unsafe { ioctl(device, Getter::<GET_STATUS, [u64; 29]>::new()) };
+    told.map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_numbers_are_decoded() {
+        assert_eq!(decoded(0), 0);
+        assert_eq!(decoded(0xfe00), makedev(254, 0));
+        assert_eq!(decoded(0x29), makedev(0, 0x29));
+        assert_eq!(decoded(0x1234_5677), makedev(0x456, 0x1_2377));
+    }
+
+    #[test]
+    fn an_answer_is_read_and_nothing_else() {
+        let read = |line: &str| parse(line).map(|(dev, answer)| (minor(dev), answer));
+        let backing = Backing { dev: 9, ino: 8, rdev: 0 };
+        assert_eq!(read("7:3 ok 9 8 0"), Some((3, Ok(backing))));
+        assert_eq!(read("7:3 error 13"), Some((3, Err(Unknown::Refused(Errno::EACCES)))));
+        for line in ["", "7:3", "7 ok 1 2 3", "7:3 ok 1 2", "7:3 error x", "7:3 so 1 2 3"] {
+            assert_eq!(read(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn only_the_node_of_a_loop_device_is_opened() {
+        for node in ["/dev/null", "/dev", "/none/such"] {
+            assert!(status_of(Path::new(node), makedev(7, 0)).is_err(), "{node}");
+        }
+        let mut said = Vec::new();
+        write_status(&["1:3".parse().unwrap()], &mut said).unwrap();
+        assert!(said.starts_with(b"1:3 error "), "{}", String::from_utf8_lossy(&said));
+        assert!("7".parse::<Device>().is_err());
+    }
+}

@@ -1,0 +1,199 @@
+//! Loop devices: what they are set up on is what the kernel says, and which bytes of it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::*;
+use crate::house::Mounted;
+use crate::virtlockd::hang::Far;
+
+const KIB: u64 = 1024;
+
+/// Two machines ask for two disks that share bytes, in both orders; only one gets one.
+async fn conflict(house: &House, one: &Path, other: &Path, remark: &str) {
+    let bus = house.connection().await;
+    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    for (first, second) in [(one, other), (other, one)] {
+        let locks = web1.acquire(&[exclusive(first)]).await.unwrap();
+        let refused = web2.acquire(&[exclusive(second)]).await.unwrap_err();
+        assert_refused(&refused, "LockHeld", &format!("{}{remark}", first.display()));
+        web1.release(&locks).await.unwrap();
+    }
+}
+
+/// Two machines have two disks at once.
+async fn coexist(house: &House, one: &Path, other: &Path) {
+    let bus = house.connection().await;
+    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    web1.acquire(&[exclusive(one)]).await.unwrap();
+    let locks = web2.acquire(&[exclusive(other)]).await.unwrap();
+    web2.release(&locks).await.unwrap();
+    web1.owner.close(none()).await.unwrap();
+}
+
+#[tokio::test]
+async fn loop_devices_on_one_file_conflict_where_their_ranges_overlap() {
+    let whole = Looped::new();
+    let file = whole.file();
+    let range = |start, length| Looped::attach_range(&file, start * KIB, length * KIB);
+    let (first, second, across) = (range(0, 512), range(512, 512), range(256, 512));
+    let twin = Looped::attach(&file);
+    // Offsets add up: half of what was a half.
+    let nested = Looped::attach_range(second.node(), 256 * KIB, 0);
+    let last = range(768, 256);
+    let house = House::builder().start().await;
+    for device in [&whole, &twin, &first, &second, &across, &nested] {
+        meet(&house, &file, device.node()).await;
+    }
+    for (one, other) in [
+        (&whole, &twin),
+        (&whole, &first),
+        (&first, &across),
+        (&across, &second),
+        (&nested, &last),
+        (&nested, &twin),
+    ] {
+        conflict(&house, one.node(), other.node(), ", which overlaps it").await;
+    }
+    for (one, other) in [(&first, &second), (&across, &nested), (&across, &last)] {
+        coexist(&house, one.node(), other.node()).await;
+    }
+}
+
+#[tokio::test]
+async fn partitions_of_two_loop_devices_on_one_file_conflict_where_they_overlap() {
+    let mut one = Looped::new();
+    let mut other = Looped::attach(&one.file());
+    let (first, second) = (one.part(64, 64), one.part(256, 64));
+    let again = other.part(100, 64);
+    let house = House::builder().start().await;
+    conflict(&house, &first, &again, ", which overlaps it").await;
+    conflict(&house, one.node(), &again, ", which overlaps it").await;
+    coexist(&house, &second, &again).await;
+}
+
+#[tokio::test]
+async fn a_file_that_its_loop_device_does_not_name_any_more_is_still_its_file() {
+    let house = House::builder().folder("kept").folder("hidden").start().await;
+    let at = |name: &str| house.dir().join(name);
+    let image = |name: &str| {
+        let file = house.raw_of(0, name);
+        fs::File::options().write(true).open(&file).unwrap().set_len(64 * KIB).unwrap();
+        file
+    };
+    let link = |file: &Path| {
+        let other = at("kept").join(file.file_name().unwrap());
+        fs::hard_link(file, &other).unwrap();
+        other
+    };
+    // Renamed, and another file has its name.
+    let renamed = image("renamed");
+    let device = Looped::attach(&renamed);
+    fs::rename(&renamed, at("moved")).unwrap();
+    let innocent = image("renamed");
+    meet(&house, &at("moved"), device.node()).await;
+    coexist(&house, &innocent, device.node()).await;
+    // Its name was removed, and it has another one.
+    let removed = image("removed");
+    let (device, other) = (Looped::attach(&removed), link(&removed));
+    fs::remove_file(&removed).unwrap();
+    meet(&house, &other, device.node()).await;
+    // Its folder is mounted over, and a file there has its name.
+    let hidden = image("hidden/disk");
+    let (device, other) = (Looped::attach(&hidden), link(&hidden));
+    let over = Mounted::empty_over(&at("hidden"));
+    let innocent = image("hidden/disk");
+    meet(&house, &other, device.node()).await;
+    coexist(&house, &innocent, device.node()).await;
+    drop(over);
+}
+
+/// Attaches a file in a mount namespace in which its name leads elsewhere.
+fn attach_elsewhere(file: &Path, folder: &Path) -> PathBuf {
+    let script = "mount --bind \"$1\" \"$2\" && losetup --find --show \"$2/${3##*/}\"";
+    let output = std::process::Command::new("unshare")
+        .args(["--mount", "sh", "-euc", script, "sh"])
+        .args([file.parent().unwrap(), folder, file])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().into()
+}
+
+#[tokio::test]
+async fn a_loop_device_of_another_mount_namespace_is_on_the_file_that_was_meant_there() {
+    let house = House::builder().folder("real").folder("seen").start().await;
+    let (real, seen) = (house.raw_of(0, "real/disk"), house.raw_of(0, "seen/disk"));
+    for file in [&real, &seen] {
+        fs::File::options().write(true).open(file).unwrap().set_len(64 * KIB).unwrap();
+    }
+    let device = Looped::adopt(attach_elsewhere(&real, seen.parent().unwrap()));
+    meet(&house, &real, device.node()).await;
+    coexist(&house, &seen, device.node()).await;
+}
+
+#[tokio::test]
+async fn which_range_a_loop_device_has_is_known_after_a_crash() {
+    let whole = Looped::new();
+    let file = whole.file();
+    let first = Looped::attach_range(&file, 0, 512 * KIB);
+    let second = Looped::attach_range(&file, 512 * KIB, 0);
+    let house = House::builder().start().await;
+    let bus = house.connection().await;
+    let web1 = Machine::open(&bus, "web1").await;
+    web1.owner.bind_pid(std::process::id(), none()).await.unwrap();
+    web1.acquire(&[exclusive(first.node())]).await.unwrap();
+    house.daemon().kill9().await;
+    house.daemon().start_again().await;
+    let bus = house.connection().await;
+    let web2 = Machine::open(&bus, "web2").await;
+    for (disk, remark) in [(whole.node(), ", which overlaps it"), (&file, ", which lies on it")] {
+        let refused = web2.acquire(&[exclusive(disk)]).await.unwrap_err();
+        let through = format!("through {}{remark}", first.node().display());
+        assert_refused(&refused, "LockHeld", &through);
+    }
+    web2.acquire(&[exclusive(second.node())]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_loop_device_that_got_another_range_while_it_was_waited_for_is_not_granted_as_it_was() {
+    let device = Looped::new();
+    let moved = Looped::attach(&device.file());
+    let before = Looped::attach_range(&device.file(), 0, 512 * KIB);
+    let house = House::builder().start().await;
+    let bus = house.connection().await;
+    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    let locks = web1.acquire(&[exclusive(moved.node())]).await.unwrap();
+    let waiting = wait(&bus, &web2, moved.node()).await;
+    moved.set_offset(512 * KIB);
+    web1.release(&locks).await.unwrap();
+    if let Err(refused) = within("an answer", waiting).await.unwrap() {
+        assert_refused(&refused, "ResourceChanged", "was replaced");
+        web2.acquire(&[exclusive(moved.node())]).await.unwrap();
+    }
+    // It holds the range that the device has now.
+    web1.acquire(&[exclusive(before.node())]).await.unwrap();
+    let refused = web1.acquire(&[exclusive(&device.file())]).await.unwrap_err();
+    assert_refused(&refused, "LockHeld", "by VM \"web2\"");
+}
+
+#[tokio::test]
+async fn a_loop_device_whose_file_system_does_not_answer_is_refused_and_holds_up_nobody() {
+    let house = House::builder().start().await;
+    let Some(far) = Far::mount(&house).await else { return };
+    fs::write(far.disk(), vec![0; 64 << 10]).unwrap();
+    let device = Looped::attach(&far.disk());
+    let near = Looped::new();
+    far.stop();
+    let bus = house.connection().await;
+    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    let hangs = {
+        let (owner, node) = (web1.owner.clone(), device.node().to_owned());
+        tokio::spawn(async move { owner.acquire(&[exclusive(&node)], none()).await })
+    };
+    let locks = web2.acquire(&[exclusive(near.node())]).await.unwrap();
+    web2.release(&locks).await.unwrap();
+    let refused = within("an answer", hangs).await.unwrap().unwrap_err().into();
+    assert_refused(&refused, "NotLockable", "the file system that it lies on does not answer");
+    far.go_on();
+}
