@@ -119,6 +119,16 @@ impl Target {
         Ok(open::same_node(&there, &self.stat) && Identity::of(&there) == Some(self.identity))
     }
 
+    /// Whether it lies on what it lay on when it was found: a loop device may have been set up anew, or
+    /// with another range.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotLockable`] where that can't be found out.
+    pub fn lies_as_found(&self) -> Result<bool, Error> {
+        Ok(stack::below(self.identity, &self.name, &Sysfs::default())? == self.below)
+    }
+
     /// The paths of the files whose byte will be locked; the first is the one shown.
     #[must_use]
     pub fn lock_files(&self) -> Vec<PathBuf> {

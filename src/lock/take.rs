@@ -23,9 +23,7 @@ use super::probe;
 use super::record::Want;
 use super::resolve::Target;
 use super::signature::Signature;
-use super::stack;
 use super::stranger::Request;
-use super::sysfs::Sysfs;
 use super::work::{Asked, Work};
 
 /// How often a lock file is opened anew because somebody removed it in between.
@@ -242,12 +240,7 @@ fn still_there(target: &Target) -> Result<(), Error> {
         Ok(false) => return Err(Error::changed(&target.name)),
         Err(errno) => return Err(Error::system("looking at", &target.name, errno)),
     }
-    // A loop device may have been set up anew, or with another range.
-    if stack::below(target.identity, &target.name, &Sysfs::default())? == target.below {
-        Ok(())
-    } else {
-        Err(Error::changed(&target.name))
-    }
+    if target.lies_as_found()? { Ok(()) } else { Err(Error::changed(&target.name)) }
 }
 
 pub(super) fn lock_byte(file: &File, mode: Mode, request: &Request<'_>) -> Result<(), Error> {

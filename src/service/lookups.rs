@@ -43,7 +43,7 @@ impl Lookups {
         for (goal, lookup) in goals.iter_mut().zip(&self.0) {
             let (Goal::Disk(target), Some(lookup)) = (&**goal, lookup) else { continue };
             // A name that can't be looked up is looked up once more, to tell why.
-            if target.is_named().unwrap_or(false) {
+            if target.is_named().unwrap_or(false) && target.lies_as_found().unwrap_or(false) {
                 continue;
             }
             let Some(lookup) = lookup.again() else { continue };
