@@ -218,7 +218,13 @@ pub(super) fn open_disk(
     };
     let (file, writable) = attempt.map_err(|errno| match errno {
         Errno::EAGAIN => request.refused_by_lease(pin),
-        Errno::EROFS | Errno::EACCES | Errno::EPERM | Errno::ETXTBSY => Error::not_lockable(
+        // By the file system or by the unit, which shows some directories read-only.
+        Errno::EROFS => Error::not_lockable(
+            &target.name,
+            "it can't be opened for writing (Read-only file system; see SECURITY in vmlockd(8) for \
+             what the service's unit makes read-only)",
+        ),
+        Errno::EACCES | Errno::EPERM | Errno::ETXTBSY => Error::not_lockable(
             &target.name,
             format!("it can't be opened for writing ({})", errno.desc()),
         ),

@@ -1,6 +1,6 @@
 //! What is installed, on a host where systemd, a bus and polkit run it.
 
-use std::fs;
+mod confinement;
 
 use serde_json::Value;
 
@@ -66,58 +66,6 @@ async fn a_user_locks_what_he_may_open_and_is_not_asked() {
     host.run_as(ONE, &line).await.ok();
     let ran = host.run_as(OTHER, &line).await;
     assert_eq!(ran.status.code(), Some(77), "{ran:?}");
-}
-
-/// What is tried in the service's place, and what becomes of it.
-const TRIED: [(&str, &str); 8] = [
-    ("touch /usr/probe", "Read-only file system"),
-    ("touch /etc/probe", "Read-only file system"),
-    ("touch /srv/images/probe", "done"),
-    ("head -c 0 /srv/character", "Operation not permitted"),
-    // There may be no such disk, but nobody is kept from it.
-    ("head -c 0 /srv/block 2>&1 | grep permitted || true", "done"),
-    ("unshare --mount true", "Operation not permitted"),
-    ("chown games /srv/images/probe", "Operation not permitted"),
-    ("test $(grep -c : /proc/net/dev) = 1", "done"),
-];
-
-async fn the_service_can_do_what_it_must_and_no_more(tree: Tree) {
-    let Some(host) = Host::boot(tree).await else { return };
-    // What it would open if it were let: the FUSE device, and a loop device.
-    host.run(&["mknod", "/srv/character", "c", "10", "229"]).await.ok();
-    host.run(&["mknod", "/srv/block", "b", "7", "0"]).await.ok();
-    let tries = TRIED.map(|(command, _)| format!("({command}) 2>&1 && echo done || true\n"));
-    host.write("/srv/probe", &tries.concat());
-    let probe = "ExecStartPre=/bin/sh -c '/bin/sh /srv/probe >/run/vmlockd/probe'";
-    host.drop_in("probe", &format!("[Service]\n{probe}\n")).await;
-    let main = host.enable().await;
-
-    let said = fs::read_to_string(host.at("/run/vmlockd/probe")).unwrap();
-    assert_eq!(said.lines().count(), TRIED.len(), "{said}");
-    for (line, (command, outcome)) in said.lines().zip(TRIED) {
-        assert!(line.ends_with(outcome), "{command}: not '{outcome}', but '{line}'");
-    }
-    let status = fs::read_to_string(format!("/proc/{}/status", main.outside)).unwrap();
-    // CAP_DAC_OVERRIDE, CAP_KILL and CAP_SYS_PTRACE.
-    let powers = 1_u64 << 1 | 1 << 5 | 1 << 19;
-    for (key, value) in [
-        ("CapBnd", format!("{powers:016x}")),
-        ("CapEff", format!("{powers:016x}")),
-        ("NoNewPrivs", "1".to_owned()),
-        ("Seccomp", "2".to_owned()),
-    ] {
-        assert!(status.contains(&format!("{key}:\t{value}\n")), "not {key} {value}: {status}");
-    }
-}
-
-#[tokio::test]
-async fn the_service_can_do_what_it_must_and_no_more_here() {
-    the_service_can_do_what_it_must_and_no_more(Tree::Own).await;
-}
-
-#[tokio::test]
-async fn the_service_can_do_what_it_must_and_no_more_on_trixie() {
-    the_service_can_do_what_it_must_and_no_more(Tree::Release("trixie")).await;
 }
 
 /// `vmlockctl doctor`: what it says of keeping locks, over a crash and over a stop.
