@@ -10,7 +10,6 @@ mod signals;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 
 use crate::bus::Bus;
@@ -94,6 +93,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(64)
+        // A request for which no thread can be had (RLIMIT_NPROC, TasksMax=) waits for one that there
+        // is. Without any, the runtime would panic, so those that were had once are kept.
+        .thread_keep_alive(Duration::from_secs(u32::MAX.into()))
         // Signals are this thread's: it alone has to hold them back when the program is replaced.
         .on_thread_start(|| drop(reexec::hold_signals()))
         .build()
@@ -119,7 +121,6 @@ async fn serve(options: &Options) -> Result<(), Error> {
         reexec::see_off_children();
     }
     let instance = Instance::begin(&options.runtime_dir, lock)?;
-    raise_descriptor_limit();
     let exempt = match options.bus {
         Bus::System => Exempt::Root,
         Bus::Session => Exempt::Everybody,
@@ -239,15 +240,5 @@ fn warn_unless_kept(service: &Service) {
             "nobody keeps the descriptors of locks: they do not outlive a crash of vmlockd \
              (under systemd, FileDescriptorStoreMax= of its unit)"
         );
-    }
-}
-
-/// Every lock and every anchor takes a descriptor, and the usual soft limit of 1,024 is a relic of
-/// select(2), which nothing here calls.
-fn raise_descriptor_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "the limit on descriptors can't be raised");
     }
 }

@@ -9,7 +9,7 @@
 //! 3. the fronts: [`auth`] says who may do what, [`dbus`] is the D-Bus API, [`virtlockd`] is
 //!    libvirt's own protocol.
 //!
-//! Beside them: [`catalog`], [`config`], [`logging`], [`notify`], [`instance`], and [`daemon`], which wires all
+//! Beside them: [`catalog`], [`config`], [`logging`], [`notify`], [`instance`], [`rlimit`], and [`daemon`], which wires all
 //! of it together. `ARCHITECTURE.md` tells the stories.
 
 pub mod lock;
@@ -35,4 +35,5 @@ pub mod logging;
 pub mod notify;
 pub mod paths;
 pub mod reexec;
+pub mod rlimit;
 pub mod step;

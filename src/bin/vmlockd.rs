@@ -11,9 +11,11 @@ use vmlockd::config::Source;
 use vmlockd::daemon::{self, Options};
 use vmlockd::inspector::worker;
 use vmlockd::keep::contents;
+use vmlockd::keep::inherited::VARIABLE;
 use vmlockd::lock::loop_device::{Device, write_status};
 use vmlockd::lock::sighting::keeper;
 use vmlockd::lock::trial;
+use vmlockd::rlimit::{self, Needs};
 use vmlockd::service::sentinel::stand;
 
 /// Locks the disks of virtual machines for as long as the machines live.
@@ -64,7 +66,22 @@ struct Args {
     keep_host: Option<PathBuf>,
 }
 
+/// What the service needs to hold a lock at all. Every lock and every anchor takes a descriptor more.
+const NEEDS: Needs = Needs { descriptors: 64, memory: 64 << 20, stack: 1 << 20 };
+
 fn main() -> ExitCode {
+    rlimit::raise(NEEDS);
+    rlimit::hold_file_size_signal();
+    if let Err(error) = rlimit::check_stack(NEEDS) {
+        eprintln!("vmlockd: {error}");
+        return ExitCode::FAILURE;
+    }
+    start()
+}
+
+/// The rest, in a frame of its own: that of what reads the arguments is large.
+#[inline(never)]
+fn start() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     if let Some(code) = trial::main(&arguments).or_else(|| worker::main(&arguments)) {
         return code;
@@ -93,6 +110,11 @@ fn run(args: Args) -> Result<(), String> {
     if let Some(lockspace) = args.keep_host {
         let (told, answers) = (std::io::stdin(), std::io::stdout());
         return keeper::stay(&lockspace, told, answers).map_err(|error| error.to_string());
+    }
+    // What was inherited may take all descriptors but those that are free by then. The program that
+    // this one replaces has asked before, with '--check-state'.
+    if std::env::var_os(VARIABLE).is_none() {
+        rlimit::check(NEEDS).map_err(|error| error.to_string())?;
     }
     if let Some(directory) = args.check_state {
         let contents = contents::read(&directory).map_err(|error| error.to_string())?;

@@ -20,7 +20,7 @@ use crate::lock::Mode;
 use crate::lock::printable::shown_path;
 
 /// The most descriptors in one message that every bus carries.
-const FILES_MAX: usize = 16;
+pub(super) const FILES_MAX: usize = 16;
 
 /// A disk or a lease, and how it shall be held.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -107,6 +107,11 @@ impl Error {
         answer(error).is_some_and(|(name, _)| code_of(&name) == Code::UNAVAILABLE)
     }
 
+    /// Whether this is what the service or the bus answered, and not a failure on the way.
+    pub(super) fn is_answer(&self) -> bool {
+        matches!(self, Self::Call(error) if answer(error).is_some())
+    }
+
     /// Whether a name led to another file by the time it was locked.
     pub(super) fn is_change(&self) -> bool {
         let Self::Call(error) = self else { return false };

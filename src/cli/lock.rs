@@ -58,6 +58,13 @@ pub(super) struct Arguments {
     disks: Vec<Disk>,
 }
 
+impl Arguments {
+    /// How many disks are to be locked.
+    pub(super) fn disks(&self) -> usize {
+        self.disks.len()
+    }
+}
+
 /// Does it.
 pub(super) async fn perform(link: &Link, args: Arguments, form: Form) -> Result<Code, Error> {
     let uuid = args.uuid.unwrap_or_else(|| Uuid::new_v4().to_string());
@@ -81,8 +88,22 @@ pub(super) async fn perform(link: &Link, args: Arguments, form: Form) -> Result<
             return Err(Error::Interrupted(signal as i32));
         }
     };
+    match report(link, &path, &uuid, lease, form).await {
+        Ok(()) => Ok(Code::SUCCESS),
+        Err(error) => Err(withdraw(link, &path, &uuid, error).await),
+    }
+}
+
+/// Prints the owner and its locks.
+async fn report(
+    link: &Link,
+    path: &OwnedObjectPath,
+    uuid: &str,
+    lease: OwnedFd,
+    form: Form,
+) -> Result<(), Error> {
     // Nothing is wrong if that is not seen in time: the locks are there.
-    let _ = timeout(LIMIT, give_back(link, &path, lease)).await;
+    let _ = timeout(LIMIT, give_back(link, path, lease)).await;
     let locks = link.manager().await?.list_locks(Options::new()).await?;
     let ours = |lock: &Row| row::text(lock, "owner") == path.as_str();
     let locks: Vec<Row> = locks.into_iter().filter(ours).collect();
@@ -91,9 +112,24 @@ pub(super) async fn perform(link: &Link, args: Arguments, form: Form) -> Result<
             let locks = json::objects(&locks);
             json::document(&json!({ "owner": path.as_str(), "uuid": uuid, "locks": locks }))
         }
-        Form::Text => text(&uuid, &locks),
-    })?;
-    Ok(Code::SUCCESS)
+        Form::Text => text(uuid, &locks),
+    })
+}
+
+/// Closes an owner that could not be reported: a caller that is told of a failure does not expect
+/// locks. Returns the error to report.
+async fn withdraw(link: &Link, path: &OwnedObjectPath, uuid: &str, error: Error) -> Error {
+    let closed = async { Ok::<_, Error>(link.owner(path).await?.close(Options::new()).await?) };
+    let closed = timeout(LIMIT, closed).await;
+    let outcome = match closed {
+        Ok(Ok(())) => "nothing is locked".to_owned(),
+        _ => format!("the disks may be locked still: 'vmlockctl unlock {uuid}' unlocks them"),
+    };
+    let why = match error {
+        Error::ReaderGone => "writing to standard output: Broken pipe".to_owned(),
+        error => error.message(link.bus).unwrap_or_default(),
+    };
+    Error::Failed(format!("{why}; {outcome}"))
 }
 
 /// Closes the lease, which such an owner does not need, and waits until that is seen: `unlock`

@@ -51,11 +51,14 @@ mod who;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::thread;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::client::Bus;
+use crate::rlimit::{self, Needs};
+use disks::FILES_MAX;
 use error::{Code, Error};
 use link::Link;
 use output::{Form, complain};
@@ -139,28 +142,56 @@ enum Verb {
     Completions(completions::Arguments),
 }
 
+impl Verb {
+    /// How many disks it may have to open.
+    fn disks(&self) -> usize {
+        match self {
+            Self::Run(arguments) => arguments.disks().min(FILES_MAX),
+            Self::Lock(arguments) => arguments.disks().min(FILES_MAX),
+            _ => 1,
+        }
+    }
+}
+
+/// What the tool needs beside the disks that it opens.
+const NEEDS: Needs = Needs { descriptors: 20, memory: 32 << 20, stack: 0 };
+/// The stack of the thread that does everything: the main thread's may be limited to less.
+const STACK: usize = 4 << 20;
+
 /// Runs the tool with these arguments, the first of which is its own name.
 #[must_use]
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let started = thread::Builder::new().stack_size(STACK).spawn(move || run_tool(arguments));
+    match started.map(thread::JoinHandle::join) {
+        Ok(Ok(code)) => code.into(),
+        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+        Err(error) => {
+            complain(&rlimit::Error::Thread(error).to_string());
+            Code::FAILURE.into()
+        }
+    }
+}
+
+fn run_tool(arguments: Vec<OsString>) -> Code {
     if let Some(code) = start::main(&arguments) {
-        return code.into();
+        return code;
     }
     let (bus, arguments) = match parse(arguments) {
         Ok(parsed) => parsed,
         Err(error) => {
             // Nobody is left to be told where this fails.
             let _ = error.print();
-            return if error.use_stderr() { Code::USAGE.into() } else { Code::SUCCESS.into() };
+            return if error.use_stderr() { Code::USAGE } else { Code::SUCCESS };
         }
     };
     match perform(bus, arguments) {
-        Ok(code) => code.into(),
+        Ok(code) => code,
         Err(error) => {
             if let Some(message) = error.message(bus) {
                 complain(&message);
             }
-            error.code().into()
+            error.code()
         }
     }
 }
@@ -182,16 +213,20 @@ fn parse(arguments: Vec<OsString>) -> Result<(Bus, Arguments), clap::Error> {
 
 fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
     let form = if arguments.json { Form::Json } else { Form::Text };
-    if let Verb::Completions(arguments) = arguments.verb {
-        return completions::perform(&arguments, &mut Arguments::command());
-    }
+    let needs = Needs { descriptors: NEEDS.descriptors + arguments.verb.disks(), ..NEEDS };
+    rlimit::check(needs).map_err(|error| Error::Failed(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::system("starting the event loop", error))?;
     runtime.block_on(async {
+        // What is printed may go to a file.
+        let _file_size = signals::catch_file_size()?;
         let verb = match arguments.verb {
             // What these say where there is no bus is more than that.
             Verb::Reexec(arguments) => return reexec::perform(bus, arguments, form).await,
             Verb::Doctor(arguments) => return doctor::perform(bus, arguments, form).await,
+            Verb::Completions(arguments) => {
+                return completions::perform(&arguments, &mut Arguments::command());
+            }
             verb => verb,
         };
         let link = Link::open(bus).await?;

@@ -63,8 +63,15 @@ impl Opening<'_> {
         }
         let manager = link.manager().await?;
         let arguments = (self.uuid, self.name, options);
-        let (path, lease): (OwnedObjectPath, zbus::OwnedFd) =
-            link.ask(manager.inner(), "OpenOwner", &arguments).await?;
+        let answer = link.ask(manager.inner(), "OpenOwner", &arguments).await;
+        if let Err(error) = &answer
+            && self.manual
+            && (!error.is_answer() || error.is_end_of_service())
+        {
+            // It may be open all the same, and nothing else would close it.
+            let _ = self.give_up(link).await;
+        }
+        let (path, lease): (OwnedObjectPath, zbus::OwnedFd) = answer?;
         let opened = Opened { path, lease: lease.into() };
         if at_once {
             return Ok(opened);

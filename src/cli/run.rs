@@ -93,6 +93,13 @@ pub(super) struct Arguments {
     pub(super) command: Vec<OsString>,
 }
 
+impl Arguments {
+    /// How many disks and leases are to be locked.
+    pub(super) fn disks(&self) -> usize {
+        self.disks.len() + self.leases.len()
+    }
+}
+
 /// Does it.
 pub(super) async fn perform(link: &Link, arguments: Arguments) -> Result<Code, Error> {
     let Arguments { name, uuid, mut disks, leases, wait, in_use, on_lost, command } = arguments;

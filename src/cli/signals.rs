@@ -59,6 +59,16 @@ impl Signals {
     }
 }
 
+/// Makes a write beyond the limit on file sizes an error instead of the end of the program, for as
+/// long as the process lives. The programs that it starts find the signal as it was.
+pub(super) fn catch_file_size() -> Result<Option<unix::Signal>, Error> {
+    if ignored() & bit(Signal::SIGXFSZ) != 0 {
+        return Ok(None);
+    }
+    let caught = unix::signal(SignalKind::from_raw(Signal::SIGXFSZ as i32));
+    caught.map(Some).map_err(|error| Error::system("catching signals", error))
+}
+
 /// Whether a terminal sends this signal to its whole foreground process group, and we are in it:
 /// then so are our children, who got it themselves.
 pub(super) fn is_for_the_group(signal: Signal) -> bool {

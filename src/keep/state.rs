@@ -134,9 +134,20 @@ impl State {
         if inner.behind {
             self.rewrite(&mut inner).map_err(&failed)?;
         }
+        match self.append(&mut inner, lines) {
+            // Lines of what is gone may take the room that is missing.
+            Err(_) if self.rewrite(&mut inner).is_ok() => {
+                self.append(&mut inner, lines).map_err(failed)
+            }
+            outcome => outcome.map_err(failed),
+        }
+    }
+
+    /// Appends lines, all of them or none.
+    fn append(&self, inner: &mut Inner, lines: &[(Name, Line)]) -> io::Result<()> {
         let (mut all, mut places) = (Vec::new(), Vec::with_capacity(lines.len()));
         for (name, line) in lines {
-            let bytes = line.write().map_err(|error| failed(error.into()))?;
+            let bytes = line.write()?;
             let offset = inner.length + all.len() as u64;
             let (step, mode) = (line.step, line.mode);
             places.push((*name, Place { offset, length: bytes.len(), step, mode }));
@@ -151,7 +162,7 @@ impl State {
             // A line that has an end but not all before it would be damage to the next reader.
             let cut = inner.file.set_len(inner.length);
             inner.behind |= cut.and_then(|()| self.set_length(&inner.file, inner.length)).is_err();
-            return Err(failed(error));
+            return Err(error);
         }
         inner.length = length;
         for (name, place) in places {

@@ -46,8 +46,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // The names of objects are the same on both ends of the bus.
     ("paths", &["lock"]),
     ("bus", &[]),
+    ("rlimit", &[]),
     ("client", &["bus"]),
-    ("cli", &["client", "lock", "paths"]),
+    ("cli", &["client", "lock", "paths", "rlimit"]),
 ];
 
 /// Crates that a floor must not know.

@@ -41,6 +41,7 @@ mod namespaces;
 mod owners;
 mod reexec;
 mod reload;
+mod rlimits;
 mod rounds;
 mod shared_fs;
 mod soak;
