@@ -6,6 +6,7 @@
 //! Signals come from a [`Subscription`], or from the proxies; both drop what another program than the
 //! service has sent. A plain [`zbus::MessageStream`] does not.
 
+pub mod lists;
 // A module of its own, since the signals of two interfaces bear the same names.
 mod owner;
 mod subscription;

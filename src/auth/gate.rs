@@ -99,7 +99,8 @@ impl Gate {
     }
 
     /// Whether this user passes without a question.
-    fn passes(&self, uid: u32) -> bool {
+    #[must_use]
+    pub fn passes(&self, uid: u32) -> bool {
         match self.rule {
             Rule::System(_) => uid == 0,
             Rule::Own(own) => uid == own,

@@ -13,7 +13,7 @@ use super::output::{Form, print};
 use super::remark::{Grade, Remark};
 use super::unit::Unit;
 use super::{clock, examine, json, row, storage};
-use crate::client::{Bus, ManagerProxy, Options, Row, SERVICE};
+use crate::client::{Bus, ManagerProxy, Options, Row, SERVICE, lists};
 
 const AFTER_HELP: &str = "\
 Looks whether the service answers and is of this tool's version, whether locks
@@ -85,8 +85,8 @@ async fn examine(link: &Link, remarks: &mut Vec<Remark>) -> Result<(), Error> {
     remarks.push(of_versions(&version));
     of_store(link, &manager, remarks).await?;
     storage::look(link, &manager, remarks).await?;
-    of_locks(&manager.list_locks(Options::new()).await?, remarks);
-    of_owners(&manager.list_owners(Options::new()).await?, remarks);
+    of_locks(&lists::locks(&manager, Options::new()).await?, remarks);
+    of_owners(&lists::owners(&manager).await?, remarks);
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use super::error::Error;
 use super::link::Link;
 use super::output::complain;
 use super::row;
-use crate::client::{Options, Row};
+use crate::client::{Options, Row, lists};
 use crate::lock::OwnerId;
 use crate::paths;
 
@@ -125,6 +125,6 @@ pub(super) fn owner_id(owner: &OwnedObjectPath) -> Option<OwnerId> {
 
 async fn ask(link: &Link) -> Result<(Vec<Row>, Vec<Row>), Error> {
     let manager = link.manager().await?;
-    let owners = manager.list_owners(Options::new()).await?;
-    Ok((owners, manager.list_locks(Options::new()).await?))
+    let owners = lists::owners(&manager).await?;
+    Ok((owners, lists::locks(&manager, Options::new()).await?))
 }

@@ -18,7 +18,7 @@ use super::signals::Signals;
 use super::table::{Lean, Table};
 use super::wait::Wait;
 use super::{json, row};
-use crate::client::{Options, Row, Subscription};
+use crate::client::{Options, Row, Subscription, lists};
 use crate::lock::on_lost::OnLost;
 
 /// How long an answer is awaited that is no longer wanted.
@@ -104,7 +104,8 @@ async fn report(
 ) -> Result<(), Error> {
     // Nothing is wrong if that is not seen in time: the locks are there.
     let _ = timeout(LIMIT, give_back(link, path, lease)).await;
-    let locks = link.manager().await?.list_locks(Options::new()).await?;
+    let filter = lists::path_option("owner", path);
+    let locks = lists::locks(&link.manager().await?, filter).await?;
     let ours = |lock: &Row| row::text(lock, "owner") == path.as_str();
     let locks: Vec<Row> = locks.into_iter().filter(ours).collect();
     print(&match form {

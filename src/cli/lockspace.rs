@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use zbus::fdo::ObjectManagerProxy;
-use zbus::{OwnedObjectPath, Variant};
+use zbus::fdo::IntrospectableProxy;
+use zbus::{ObjectPath, OwnedObjectPath, Variant};
 
 use super::disks::{self, as_lease};
 use super::error::{Code, Error};
@@ -14,7 +14,7 @@ use super::link::Link;
 use super::output::{Form, print};
 use super::table::{Lean, Table};
 use super::{json, row};
-use crate::client::{MANAGER_PATH, Options, Row, SERVICE};
+use crate::client::{LOCKSPACES_PATH, Options, Row, SERVICE};
 
 const LOCKSPACE: &str = "org.vmlockd1.Lockspace";
 
@@ -105,16 +105,28 @@ async fn list(link: &Link, form: Form) -> Result<(), Error> {
 
 /// All lockspaces with their properties, and `Path`.
 pub(super) async fn all(link: &Link) -> Result<Vec<Row>, Error> {
-    let objects = ObjectManagerProxy::builder(&link.connection).destination(SERVICE);
-    let objects = objects.path(MANAGER_PATH).build().await?.get_managed_objects().await?;
+    // The object manager's reply has all locks as well, and may be too large.
+    let folder = IntrospectableProxy::builder(&link.connection).destination(SERVICE);
+    let folder = folder.path(LOCKSPACES_PATH).build().await?.introspect().await?;
     let mut lockspaces = Vec::new();
-    for (path, mut interfaces) in objects {
-        let Some(mut properties) = interfaces.remove(LOCKSPACE) else { continue };
-        properties.insert("Path".to_owned(), Variant::from(path.into_inner()).try_into()?);
+    for name in children(&folder) {
+        let path = ObjectPath::try_from(format!("{LOCKSPACES_PATH}/{name}"))?;
+        // One that has gone meanwhile is none any more.
+        let mut properties = match link.properties(&path, LOCKSPACE).await {
+            Err(error) if error.is_no_such_object() => continue,
+            properties => properties?,
+        };
+        properties.insert("Path".to_owned(), Variant::from(path).try_into()?);
         lockspaces.push(properties);
     }
     lockspaces.sort_by_key(|row: &Row| place(row::text(row, "Name")));
     Ok(lockspaces)
+}
+
+/// The names of an object's children in its introspection data.
+fn children(xml: &str) -> impl Iterator<Item = &str> {
+    let names = xml.split("<node name=\"").skip(1);
+    names.filter_map(|rest| rest.split_once('"').map(|(name, _)| name))
 }
 
 /// Those with a number in the order of these, after those without.
@@ -141,6 +153,13 @@ fn text(lockspaces: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn children_are_found_by_their_names() {
+        let xml = "<node>\n  <node name=\"direct\"/>\n  <node name=\"lease_1\"/>\n</node>\n";
+        assert_eq!(children(xml).collect::<Vec<_>>(), ["direct", "lease_1"]);
+        assert_eq!(children("<node/>").count(), 0);
+    }
 
     #[test]
     fn lockspaces_stand_in_the_order_of_their_numbers() {

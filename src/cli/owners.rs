@@ -5,11 +5,11 @@ use super::link::Link;
 use super::output::{Form, print, say};
 use super::table::{Lean, Table};
 use super::{json, row};
-use crate::client::Options;
+use crate::client::lists;
 
 /// Does it.
 pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
-    let owners = link.manager().await?.list_owners(Options::new()).await?;
+    let owners = lists::owners(&link.manager().await?).await?;
     if form == Form::Json {
         print(&json::document(&json::objects(&owners)))?;
         return Ok(Code::SUCCESS);

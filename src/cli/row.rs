@@ -18,6 +18,14 @@ pub(super) fn text<'r>(row: &'r Row, key: &str) -> &'r str {
     }
 }
 
+/// An object path.
+pub(super) fn path<'r>(row: &'r Row, key: &str) -> Option<&'r zbus::ObjectPath<'static>> {
+    match row.get(key).map(|value| &**value) {
+        Some(Variant::ObjectPath(path)) => Some(path),
+        _ => None,
+    }
+}
+
 /// A number.
 pub(super) fn number(row: &Row, key: &str) -> u64 {
     match row.get(key).map(|value| &**value) {

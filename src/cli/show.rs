@@ -11,7 +11,7 @@ use super::find::{self, Target};
 use super::link::Link;
 use super::output::{Form, print};
 use super::{clock, json, row, table};
-use crate::client::{LOCKS_PATH, Options, Row};
+use crate::client::{LOCKS_PATH, Row, lists};
 use crate::lock::lease::spoken;
 use crate::lock::printable::shown_path;
 
@@ -89,7 +89,7 @@ async fn owner_or_lock(link: &Link, word: &str) -> Result<Row, Error> {
             found => return found,
         }
     }
-    let owners = link.manager().await?.list_owners(Options::new()).await?;
+    let owners = lists::owners(&link.manager().await?).await?;
     match find::owner(&owners, word, link.uid) {
         Ok(owner) => properties(link, row::text(owner, "owner"), OWNER).await,
         Err(Error::Missing(_)) if number.is_some() => {
@@ -105,7 +105,9 @@ async fn lock(link: &Link, path: &str) -> Result<Row, Error> {
     let lost = if row::flag(&properties, "Verified") {
         false
     } else {
-        let locks = link.manager().await?.list_locks(Options::new()).await?;
+        let owner = row::path(&properties, "Owner");
+        let filter = owner.map(|owner| lists::path_option("owner", owner)).unwrap_or_default();
+        let locks = lists::locks(&link.manager().await?, filter).await?;
         locks.iter().any(|lock| row::text(lock, "lock") == path && row::flag(lock, "lost"))
     };
     properties.insert("Lost".to_owned(), Variant::from(lost).try_into()?);

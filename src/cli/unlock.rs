@@ -8,7 +8,7 @@ use super::error::{Code, Error};
 use super::find::{self, Target};
 use super::link::Link;
 use super::row;
-use crate::client::{Options, Row};
+use crate::client::{Options, Row, lists};
 
 const EXAMPLE: &str = "\
 Ends what 'vmlockctl lock' began. A disk that a living machine holds is let
@@ -26,7 +26,7 @@ pub(super) struct Arguments {
 
 /// Does it.
 pub(super) async fn perform(link: &Link, arguments: Arguments) -> Result<Code, Error> {
-    let owners = link.manager().await?.list_owners(Options::new()).await?;
+    let owners = lists::owners(&link.manager().await?).await?;
     match Target::path_or_text(arguments.target)? {
         Target::Path(path) => {
             let lock = find::lock_on(link, &path, Some(link.uid)).await?;

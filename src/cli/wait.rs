@@ -32,7 +32,7 @@ use super::link::Link;
 use super::open::{Opening, ask_for};
 use super::span::{Span, told};
 use super::{find, row, who};
-use crate::client::{Options, OwnerProxy, Row, SERVICE};
+use crate::client::{Options, OwnerProxy, Row, SERVICE, lists};
 use crate::lock::Mode;
 use crate::lock::lease::spoken;
 use crate::lock::printable::shown_path;
@@ -254,7 +254,8 @@ fn stand(begun: Begun) -> String {
 
 async fn waits(link: &Link, owner: &OwnerProxy<'_>) -> bool {
     let Ok(manager) = link.manager().await else { return false };
-    let rows = manager.list_waiting(Options::new()).await.unwrap_or_default();
+    let filter = lists::path_option("owner", owner.inner().path());
+    let rows = lists::waiting(&manager, filter).await.unwrap_or_default();
     rows.iter().any(|row| row::text(row, "owner") == owner.inner().path().as_str())
 }
 

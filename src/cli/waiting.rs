@@ -7,11 +7,11 @@ use super::link::Link;
 use super::output::{Form, print, say};
 use super::table::{Lean, Table};
 use super::{json, row};
-use crate::client::{Options, Row};
+use crate::client::{Options, Row, lists};
 
 /// Does it.
 pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
-    let waiters = link.manager().await?.list_waiting(Options::new()).await?;
+    let waiters = lists::waiting(&link.manager().await?, Options::new()).await?;
     if form == Form::Json {
         print(&json::document(&json::objects(&waiters)))?;
         return Ok(Code::SUCCESS);

@@ -10,9 +10,10 @@ use crate::lock::printable::spelt_path;
 use crate::lock::process::{Machine, Process};
 use crate::lock::recorded::Recorded;
 use crate::lock::resolve::Target;
-use crate::lock::{Anchor, Lock, Mode, Owner, Proof};
+use crate::lock::{Anchor, Mode, Owner, Proof, Want};
 use crate::paths;
 use crate::service::counts::Metrics;
+use crate::service::list::{LockRow, OwnerRow, SuspendedRow, Whose};
 
 /// One dictionary.
 pub(super) type Facts = HashMap<&'static str, Variant<'static>>;
@@ -37,51 +38,82 @@ pub(super) fn suspended(owner: &Owner) -> Vec<(String, &'static str)> {
     owner.suspended.values().map(|want| (want.resource.clone(), want.mode.as_str())).collect()
 }
 
-/// What `ListOwners` tells of each.
+/// How many bytes that is at most.
 #[must_use]
-pub(super) fn of_owner(owner: &Owner) -> Facts {
-    let words: Vec<String> = anchors(owner).into_iter().map(str::to_owned).collect();
+pub(super) fn suspended_size(owner: &Owner) -> usize {
+    owner.suspended.values().map(|want| want.resource.len() + 40).sum()
+}
+
+/// A row of `ListOwners`.
+#[must_use]
+pub(super) fn of_owner(owner: &OwnerRow) -> Facts {
+    let words: Vec<&'static str> = owner.anchors.iter().map(|anchor| anchor.as_str()).collect();
     Facts::from([
         ("owner", object(paths::owner(owner.id))),
         ("uuid", owner.id.uuid.to_string().into()),
         ("name", owner.name.clone().into()),
         ("uid", owner.id.uid.into()),
-        ("pid", owner.pid().into()),
+        ("pid", owner.pid.into()),
         ("front", owner.front.as_str().into()),
-        ("state", owner.state().into()),
+        ("state", owner.state.into()),
         ("since-usec", owner.since.into()),
         ("anchors", words.into()),
-        ("locks", count(owner.locks.len())),
+        ("locks", count(owner.locks)),
     ])
 }
 
-/// What `ListLocks` tells of each.
+/// What rows of locks and of waiting requests show of the owner.
 #[must_use]
-pub(super) fn of_lock(lock: &Lock, owner: Option<&Owner>) -> Facts {
+pub(super) fn of_whose(whose: &Whose) -> Facts {
     Facts::from([
+        ("owner", object(paths::owner(whose.id))),
+        ("uuid", whose.id.uuid.to_string().into()),
+        ("name", whose.name.to_string().into()),
+        ("uid", whose.id.uid.into()),
+        ("pid", whose.pid.into()),
+    ])
+}
+
+/// What rows of held and of suspended locks show of what is locked.
+fn of_want(want: &Want) -> Facts {
+    Facts::from([
+        ("resource", want.resource.clone().into()),
+        ("mode", want.mode.as_str().into()),
+        ("lock-file", lock_file(want).into()),
+        ("identity", want.identity.to_string().into()),
+        ("lockspace", object(paths::lockspace(want.lockspace))),
+    ])
+}
+
+/// A row of `ListLocks`.
+#[must_use]
+pub(super) fn of_lock(LockRow { lock, whose }: &LockRow) -> Facts {
+    let mut facts = of_whose(whose);
+    facts.extend(of_want(&lock.want));
+    facts.extend([
         ("lock", object(paths::lock(lock.id))),
-        ("owner", object(paths::owner(lock.owner))),
-        ("uuid", lock.owner.uuid.to_string().into()),
-        ("name", owner.map(|owner| owner.name.clone()).unwrap_or_default().into()),
-        ("uid", lock.owner.uid.into()),
-        ("pid", owner.map_or(0, Owner::pid).into()),
-        ("resource", lock.want.resource.clone().into()),
-        ("mode", lock.want.mode.as_str().into()),
-        ("lock-file", lock_file(lock).into()),
-        ("identity", lock.want.identity.to_string().into()),
-        ("lockspace", object(paths::lockspace(lock.want.lockspace))),
         ("generation", lock.id.into()),
         ("since-usec", lock.since.into()),
         ("verified", (lock.proof == Proof::Verified).into()),
         ("lost", (lock.proof == Proof::Lost).into()),
-    ])
+    ]);
+    facts
+}
+
+/// A row of `ListLocks` for what an owner has suspended.
+#[must_use]
+pub(super) fn of_suspended(row: &SuspendedRow) -> Facts {
+    let mut facts = of_whose(&row.whose);
+    facts.extend(of_want(&row.want));
+    facts.extend([("generation", row.number.into())]);
+    facts
 }
 
 /// The file whose byte is locked; the first, where there are two. None where nothing is locked.
 #[must_use]
-pub(super) fn lock_file(lock: &Lock) -> String {
-    let locked = lock.want.mode != Mode::None;
-    let file = lock.want.lock_files.first().filter(|_| locked);
+pub(super) fn lock_file(want: &Want) -> String {
+    let locked = want.mode != Mode::None;
+    let file = want.lock_files.first().filter(|_| locked);
     file.map(|file| spelt_path(file)).unwrap_or_default()
 }
 

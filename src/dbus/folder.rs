@@ -102,10 +102,10 @@ impl Folder {
                 words(&there)
             }
             path if path == paths::OWNERS => {
-                service.owners().iter().map(|owner| last(paths::owner(owner.id))).collect()
+                service.owner_ids().into_iter().map(|id| last(paths::owner(id))).collect()
             }
             path if path == paths::LOCKS => {
-                service.locks().iter().map(|lock| last(paths::lock(lock.id))).collect()
+                service.lock_numbers().into_iter().map(|lock| last(paths::lock(lock))).collect()
             }
             _ => {
                 let kinds = objects::lockspaces(&self.front).into_iter();

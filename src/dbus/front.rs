@@ -2,11 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
+use zbus::DynamicType;
 use zbus::message::Header;
 
+use super::bulk::{Bulk, Reply};
 use super::claims::Machine;
 use super::error::Error;
+use crate::auth::caller::Caller;
 use crate::auth::deed::Action;
 use crate::auth::gate::{Call, Gate};
 use crate::lock::{Owner, OwnerId};
@@ -34,6 +38,8 @@ pub struct Front {
     pub gate: Gate,
     /// Whoever grants wishes.
     pub wishes: mpsc::Sender<Wish>,
+    /// Builds large replies.
+    pub(super) bulk: Bulk,
 }
 
 impl Front {
@@ -49,6 +55,23 @@ impl Front {
         member: &str,
     ) -> Result<Call<'c>, Error> {
         Ok(self.gate.enter(header, interface, member).await?)
+    }
+
+    /// Builds a large reply: `collect` copies what is in the table, `write` makes the body of it.
+    pub(super) async fn bulk_reply<T, B>(
+        &self,
+        caller: &Caller,
+        header: &Header<'_>,
+        collect: impl FnOnce() -> Result<T, Error> + Send + 'static,
+        write: impl FnOnce(T) -> Result<B, Error> + Send + 'static,
+    ) -> Reply
+    where
+        T: Send + 'static,
+        B: Serialize + DynamicType,
+    {
+        // What is listed is on the bus by the time that the caller reads of it.
+        let settle = || self.service.all_shown();
+        self.bulk.reply((&self.gate, caller, header), collect, settle, write).await
     }
 
     /// Has a wish granted.

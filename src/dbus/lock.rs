@@ -132,7 +132,7 @@ impl LockObject {
 
     #[zbus(property(emits_changed_signal = "const"))]
     fn lock_file(&self) -> String {
-        facts::lock_file(&self.given)
+        facts::lock_file(&self.given.want)
     }
 
     #[zbus(property(emits_changed_signal = "const"))]

@@ -4,13 +4,14 @@ use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 use zbus::{ObjectPath, OwnedObjectPath};
 
+use super::bulk::Reply;
 use super::claims::{self, Machine};
 use super::error::Error;
 use super::facts::{self, Facts};
 use super::front::{Front, Wish};
 use super::opening::First;
 use super::options::{Options, Raw};
-use super::{binding, holders, lockspaces, waiting};
+use super::{binding, holders, lists, lockspaces};
 use crate::auth::deed::Details;
 use crate::auth::deed::{Action, MANAGER};
 use crate::auth::gate::Call;
@@ -138,12 +139,9 @@ impl Manager {
         &self,
         #[zbus(header)] header: Header<'_>,
         options: Raw,
-    ) -> Result<Vec<Facts>, Error> {
-        let _call = self.enter(&header, "ListOwners").await?;
-        Options::none(options)?;
-        let owners = self.0.service.owners();
-        self.0.service.all_shown().await;
-        Ok(owners.iter().map(facts::of_owner).collect())
+    ) -> Result<Vec<Facts>, Reply> {
+        let call = self.enter(&header, "ListOwners").await?;
+        Err(lists::owners(&self.0, &call, options, &header).await)
     }
 
     #[zbus(out_args("locks"))]
@@ -151,12 +149,9 @@ impl Manager {
         &self,
         #[zbus(header)] header: Header<'_>,
         options: Raw,
-    ) -> Result<Vec<Facts>, Error> {
-        let _call = self.enter(&header, "ListLocks").await?;
-        Options::none(options)?;
-        let locks = self.0.service.locks_and_owners();
-        self.0.service.all_shown().await;
-        Ok(locks.iter().map(|(lock, owner)| facts::of_lock(lock, owner.as_ref())).collect())
+    ) -> Result<Vec<Facts>, Reply> {
+        let call = self.enter(&header, "ListLocks").await?;
+        Err(lists::locks(&self.0, &call, options, &header).await)
     }
 
     #[zbus(out_args("waiting"))]
@@ -164,12 +159,9 @@ impl Manager {
         &self,
         #[zbus(header)] header: Header<'_>,
         options: Raw,
-    ) -> Result<Vec<Facts>, Error> {
-        let _call = self.enter(&header, "ListWaiting").await?;
-        Options::none(options)?;
-        let waiters = self.0.service.waiting();
-        let told = |(waiter, owner): &(_, Option<_>)| waiting::of_waiter(waiter, owner.as_ref());
-        Ok(waiters.iter().flat_map(told).collect())
+    ) -> Result<Vec<Facts>, Reply> {
+        let call = self.enter(&header, "ListWaiting").await?;
+        Err(lists::waiting(&self.0, &call, options, &header).await)
     }
 
     #[zbus(out_args("holders"))]

@@ -5,12 +5,14 @@
 //! the length of such a call. [`publish`] alone changes what objects there are.
 
 mod binding;
+mod bulk;
 mod claims;
 pub mod error;
 mod facts;
 mod folder;
 mod front;
 mod holders;
+mod lists;
 mod lock;
 mod lockspace;
 mod lockspaces;
@@ -37,6 +39,7 @@ use crate::logging::Log;
 use crate::paths;
 use crate::service::Service;
 
+use bulk::Bulk;
 pub use front::{Answer, Front, Wish};
 
 /// The bus name.
@@ -117,7 +120,7 @@ async fn open(
         Bus::System => Gate::system(connection, service.clone()).await?,
         Bus::Session => Gate::own(connection, service.clone()).await?,
     };
-    let front = Arc::new(Front { service: service.clone(), gate, wishes });
+    let front = Arc::new(Front { service: service.clone(), gate, wishes, bulk: Bulk::default() });
     let objects = connection.object_server();
     objects.at(paths::ROOT, objects::Objects(Arc::clone(&front))).await?;
     objects.at(paths::ROOT, manager::Manager(Arc::clone(&front))).await?;

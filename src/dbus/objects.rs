@@ -9,9 +9,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use serde::Serialize;
+use serde::ser::{SerializeMap as _, Serializer};
+use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
-use zbus::{ObjectPath, OwnedObjectPath, Variant};
+use zbus::{ObjectPath, OwnedObjectPath, Signature, Type, Variant};
 
+use super::bulk::{REPLY_MAX, Reply};
+use super::error::Error;
 use super::facts;
 use super::front::Front;
 use crate::auth::deed::{LOCK, OWNER};
@@ -19,6 +24,7 @@ use crate::lock::lockspace::LockspaceKind;
 use crate::lock::printable::spelt_path;
 use crate::lock::{Lock, Owner, Proof};
 use crate::paths;
+use crate::service::list::{Filter, LockRow};
 
 /// The properties of one interface.
 pub(super) type Properties<'p> = HashMap<&'static str, Variant<'p>>;
@@ -28,6 +34,13 @@ pub(super) type Interfaces<'p> = HashMap<&'static str, Properties<'p>>;
 /// A lockspace's interface.
 pub(super) const LOCKSPACE: &str = "org.vmlockd1.Lockspace";
 
+/// What the names, types and fixed values of an owner's object have at most, in bytes.
+const OWNER_FRAME: usize = 700;
+/// The same of a lock's object.
+const LOCK_FRAME: usize = 700;
+/// What the path of a lock has at most in an array, in bytes.
+const LOCK_PATH: usize = 48;
+
 /// The object manager.
 #[derive(Debug)]
 pub(super) struct Objects(pub(super) Arc<Front>);
@@ -35,23 +48,15 @@ pub(super) struct Objects(pub(super) Arc<Front>);
 #[zbus::interface(name = "org.freedesktop.DBus.ObjectManager", introspection_docs = false)]
 impl Objects {
     #[zbus(out_args("objpath_interfaces_and_properties"))]
-    async fn get_managed_objects(&self) -> HashMap<OwnedObjectPath, Interfaces<'static>> {
-        let service = &self.0.service;
-        let lockspaces = lockspaces(&self.0).into_iter().map(|kind| {
-            (paths::lockspace(kind), Interfaces::from([(LOCKSPACE, of_lockspace(&self.0, kind))]))
-        });
-        let owners = service.owners_and_locks().into_iter().map(|(owner, locks)| {
-            (paths::owner(owner.id), Interfaces::from([(OWNER, of_owner(owner, &locks))]))
-        });
-        let locks = service.locks().into_iter().map(|lock| {
-            (
-                paths::lock(lock.id),
-                Interfaces::from([(LOCK, of_lock(&lock, service.waiting_for(lock.id)))]),
-            )
-        });
-        let all = lockspaces.chain(owners).chain(locks).collect();
-        service.all_shown().await;
-        all
+    async fn get_managed_objects(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<HashMap<OwnedObjectPath, Interfaces<'static>>, Reply> {
+        let sender = header.sender().ok_or(crate::auth::Error::CallerGone)?;
+        let caller = self.0.gate.callers.identify(sender).await?;
+        let front = Arc::clone(&self.0);
+        let collect = move || Tree::collect(front);
+        Err(self.0.bulk_reply(&caller, &header, collect, Ok).await)
     }
 
     #[zbus(signal)]
@@ -67,6 +72,67 @@ impl Objects {
         object_path: ObjectPath<'_>,
         interfaces: &[&str],
     ) -> zbus::Result<()>;
+}
+
+/// All objects, with what their interfaces show.
+struct Tree {
+    front: Arc<Front>,
+    owners: Vec<(Owner, Vec<u64>)>,
+    locks: Vec<LockRow>,
+}
+
+impl Tree {
+    fn collect(front: Arc<Front>) -> Result<Self, Error> {
+        let owners = front.service.owners_and_locks();
+        let locks = front.service.list_locks(&Filter::default());
+        let bytes = owners.iter().map(|(owner, locks)| weight_of_owner(owner, locks.len()));
+        let bytes: usize = bytes.chain(locks.iter().map(weight_of_lock)).sum();
+        if bytes > REPLY_MAX {
+            return Err(Error::too_much(format!(
+                "the objects are more than {} MiB: read the lists of ListOwners and ListLocks page \
+                 by page instead, with the options 'limit' and 'after'",
+                REPLY_MAX >> 20
+            )));
+        }
+        Ok(Self { front, owners, locks })
+    }
+}
+
+impl Type for Tree {
+    const SIGNATURE: &'static Signature =
+        <HashMap<OwnedObjectPath, Interfaces<'static>> as Type>::SIGNATURE;
+}
+
+impl Serialize for Tree {
+    /// Makes the dictionaries of one object at a time.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut objects = serializer.serialize_map(None)?;
+        for kind in lockspaces(&self.front) {
+            let shown = Interfaces::from([(LOCKSPACE, of_lockspace(&self.front, kind))]);
+            objects.serialize_entry(&paths::lockspace(kind), &shown)?;
+        }
+        for (owner, locks) in &self.owners {
+            let shown = Interfaces::from([(OWNER, of_owner(owner, locks))]);
+            objects.serialize_entry(&paths::owner(owner.id), &shown)?;
+        }
+        for LockRow { lock, .. } in &self.locks {
+            let waiting = self.front.service.waiting_for(lock.id);
+            let shown = Interfaces::from([(LOCK, of_lock(lock, waiting))]);
+            objects.serialize_entry(&paths::lock(lock.id), &shown)?;
+        }
+        objects.end()
+    }
+}
+
+/// At most so many bytes are an owner's object.
+fn weight_of_owner(owner: &Owner, locks: usize) -> usize {
+    let anchors = owner.anchors.len() * 20;
+    OWNER_FRAME + owner.name.len() + anchors + locks * LOCK_PATH + facts::suspended_size(owner)
+}
+
+/// At most so many bytes are a lock's object.
+fn weight_of_lock(LockRow { lock, .. }: &LockRow) -> usize {
+    LOCK_FRAME + lock.want.resource.len() + facts::lock_file(&lock.want).len()
 }
 
 /// The lockspaces there are: those configured, those that clients named, and those that were while
@@ -123,7 +189,7 @@ pub(super) fn of_lock(lock: &Lock, waiting: usize) -> Properties<'static> {
     HashMap::from([
         ("Owner", object(paths::owner(lock.owner))),
         ("Resource", want.resource.clone().into()),
-        ("LockFile", facts::lock_file(lock).into()),
+        ("LockFile", facts::lock_file(want).into()),
         ("Identity", want.identity.to_string().into()),
         ("Lockspace", object(paths::lockspace(want.lockspace))),
         ("Generation", lock.id.into()),
@@ -135,8 +201,8 @@ pub(super) fn of_lock(lock: &Lock, waiting: usize) -> Properties<'static> {
 }
 
 /// All properties of an owner's object.
-pub(super) fn of_owner(owner: Owner, locks: &[u64]) -> Properties<'static> {
-    let words: Vec<String> = facts::anchors(&owner).into_iter().map(str::to_owned).collect();
+pub(super) fn of_owner(owner: &Owner, locks: &[u64]) -> Properties<'static> {
+    let words = facts::anchors(owner);
     let locks: Vec<ObjectPath<'static>> =
         locks.iter().map(|lock| ObjectPath::from(paths::lock(*lock))).collect();
     HashMap::from([
@@ -147,10 +213,10 @@ pub(super) fn of_owner(owner: Owner, locks: &[u64]) -> Properties<'static> {
         ("SinceUSec", owner.since.into()),
         ("PID", owner.pid().into()),
         ("State", owner.state().into()),
-        ("Suspended", facts::suspended(&owner).into()),
+        ("Suspended", facts::suspended(owner).into()),
         ("Anchors", words.into()),
         ("Locks", locks.into()),
-        ("Name", owner.name.into()),
+        ("Name", owner.name.clone().into()),
     ])
 }
 

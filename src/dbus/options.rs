@@ -11,9 +11,11 @@ use zbus::{OwnedVariant, Variant};
 
 use super::error::Error;
 use super::waiting::Timeout;
+use crate::lock::OwnerId;
 use crate::lock::in_use::InUse;
 use crate::lock::on_lost::OnLost;
 use crate::lock::printable::shown;
+use crate::paths;
 
 /// How long an offer stands where nobody says how long, and at most: its locks are nobody's when both
 /// machines are gone, and keep everybody off until then.
@@ -82,6 +84,61 @@ impl Options {
     pub(super) fn resources(&mut self) -> Result<Vec<(String, String)>, Error> {
         let what = "an array of (resource, mode) (a(ss))";
         Ok(self.take("resources", what)?.unwrap_or_default())
+    }
+
+    /// Takes a string.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgs` for another type.
+    pub(super) fn text(&mut self, key: &'static str) -> Result<Option<String>, Error> {
+        self.take(key, "a string (s)")
+    }
+
+    /// Takes the path of an owner, which need not be there.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgs` for another type, and for a path that no owner can have.
+    pub(super) fn owner(&mut self, key: &'static str) -> Result<Option<OwnerId>, Error> {
+        let what = "the object path of an owner (o)";
+        let path = self.take::<zbus::ObjectPath<'static>>(key, what)?;
+        let id = path.map(|path| paths::owner_id(path.as_str()));
+        id.map(|id| id.ok_or_else(|| Error::invalid(format!("option '{key}' must be {what}"))))
+            .transpose()
+    }
+
+    /// Takes a number, or a path that has one.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgs` for another type, and for a path that has none.
+    pub(super) fn number(
+        &mut self,
+        key: &'static str,
+        of_path: impl Fn(&str) -> Option<u64>,
+    ) -> Result<Option<u64>, Error> {
+        let Some(value) = self.0.remove(key) else { return Ok(None) };
+        let number = match &*value {
+            Variant::U64(number) => Some(*number),
+            Variant::ObjectPath(path) => of_path(path.as_str()),
+            _ => None,
+        };
+        let wrong = || Error::invalid(format!("option '{key}' must be a 64-bit number (t)"));
+        number.map(Some).ok_or_else(wrong)
+    }
+
+    /// Takes the largest number of rows.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgs` for another type, and for 0.
+    pub(super) fn limit(&mut self) -> Result<Option<usize>, Error> {
+        let limit = self.take::<u32>("limit", "a 32-bit number (u)")?;
+        if limit == Some(0) {
+            return Err(Error::invalid("option 'limit' must be at least 1"));
+        }
+        Ok(limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)))
     }
 
     /// Takes a descriptor.

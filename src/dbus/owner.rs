@@ -7,6 +7,7 @@ use zbus::object_server::SignalEmitter;
 use zbus::{ObjectPath, OwnedObjectPath, fdo};
 
 use super::binding;
+use super::bulk::PROPERTY_MAX;
 use super::claims::{self, Machine};
 use super::error::Error;
 use super::facts;
@@ -47,10 +48,9 @@ impl OwnerObject {
         Ok(call)
     }
 
-    /// The owner as it is now.
-    fn now(&self) -> fdo::Result<Owner> {
-        let gone = || fdo::Error::UnknownObject(format!("there is no owner {}", self.id()));
-        self.front.service.owner(self.id()).ok_or_else(gone)
+    /// Reads the owner as it is now; `None` where it has gone.
+    fn now<T>(&self, read: impl FnOnce(&Owner) -> T) -> Option<T> {
+        self.front.service.read_owner(self.id(), read)
     }
 
     async fn acquire_all(
@@ -278,29 +278,38 @@ impl OwnerObject {
 
     #[zbus(property, name = "PID")]
     fn pid(&self) -> u32 {
-        self.now().unwrap_or_else(|_| self.opened.clone()).pid()
+        self.now(Owner::pid).unwrap_or_else(|| self.opened.pid())
     }
 
     #[zbus(property)]
     fn state(&self) -> &'static str {
-        self.now().map_or("running", |owner| owner.state())
+        self.now(Owner::state).unwrap_or("running")
     }
 
-    #[zbus(property)]
-    fn suspended(&self) -> Vec<(String, &'static str)> {
-        self.now().map(|owner| facts::suspended(&owner)).unwrap_or_default()
+    #[zbus(property(emits_changed_signal = "invalidates"))]
+    fn suspended(&self) -> fdo::Result<Vec<(String, &'static str)>> {
+        let read = |owner: &Owner| {
+            let fits = facts::suspended_size(owner) <= PROPERTY_MAX;
+            fits.then(|| facts::suspended(owner))
+        };
+        self.now(read).unwrap_or_else(|| Some(Vec::new())).ok_or_else(|| {
+            fdo::Error::LimitsExceeded(format!(
+                "what owner {} has suspended is more than {} KiB: read it page by page with \
+                 ListLocks and the options 'owner', 'suspended', 'limit' and 'after'",
+                self.id(),
+                PROPERTY_MAX >> 10
+            ))
+        })
     }
 
     #[zbus(property)]
     fn anchors(&self) -> Vec<&'static str> {
-        self.now().map(|owner| facts::anchors(&owner)).unwrap_or_default()
+        self.now(facts::anchors).unwrap_or_default()
     }
 
     #[zbus(property(emits_changed_signal = "invalidates"))]
     fn locks(&self) -> Vec<OwnedObjectPath> {
-        let held = |number: &u64| self.front.service.lock(*number).is_some();
-        let owner = self.now().map(|owner| owner.locks).unwrap_or_default();
-        owner.into_iter().filter(held).map(paths::lock).collect()
+        self.front.service.locks_of(self.id()).into_iter().map(paths::lock).collect()
     }
 
     #[zbus(signal)]

@@ -202,9 +202,8 @@ impl Publisher {
     async fn show_owner(&self, owner: Owner) -> zbus::Result<()> {
         let path = paths::owner(owner.id);
         // None at first; but after the bus was away there are.
-        let held = |lock: &u64| self.front.service.lock(*lock).is_some();
-        let locks: Vec<u64> = owner.locks.iter().copied().filter(held).collect();
-        let properties = objects::of_owner(owner.clone(), &locks);
+        let locks = self.front.service.locks_of(owner.id);
+        let properties = objects::of_owner(&owner, &locks);
         let object = OwnerObject::new(Arc::clone(&self.front), owner);
         self.add(path, OWNER, object, properties).await.map(drop)
     }
@@ -294,7 +293,7 @@ impl Publisher {
         let emitter = self.emitter(paths::owner(id))?;
         let object = OwnerObject::new(Arc::clone(&self.front), owner);
         object.state_changed(&emitter).await?;
-        object.suspended_changed(&emitter).await
+        object.suspended_invalidate(&emitter).await
     }
 
     /// A lockspace that was configured once stays shown: locks that were given there refer to it.

@@ -7,8 +7,9 @@ use super::facts::{self, Facts};
 use super::front::Front;
 use crate::auth::gate::Call;
 use crate::lock::in_use::InUse;
-use crate::lock::queue::{Purpose, Waiter};
-use crate::lock::{Mode, Owner, OwnerId};
+use crate::lock::queue::Purpose;
+use crate::lock::{Mode, OwnerId};
+use crate::service::list::WaitingRow;
 use crate::service::{Granted, Wait};
 
 /// How long a call may wait, in microseconds: 0, and it is answered at once; the highest number, and
@@ -117,15 +118,11 @@ fn gone(undone: Result<(), crate::service::Error>) -> Error {
 
 /// What `ListWaiting` tells of a request: one dictionary for each of its resources.
 #[must_use]
-pub(super) fn of_waiter(waiter: &Waiter, owner: Option<&Owner>) -> Vec<Facts> {
+pub(super) fn of_waiter(WaitingRow { waiter, whose }: &WaitingRow) -> Vec<Facts> {
     let told = waiter.wants.iter().map(|want| {
-        let mut told = Facts::from([
+        let mut told = facts::of_whose(whose);
+        told.extend([
             ("ticket", waiter.ticket.into()),
-            ("owner", facts::object(crate::paths::owner(waiter.owner))),
-            ("uuid", waiter.owner.uuid.to_string().into()),
-            ("name", owner.map(|owner| owner.name.clone()).unwrap_or_default().into()),
-            ("uid", waiter.owner.uid.into()),
-            ("pid", owner.map_or(0, Owner::pid).into()),
             ("kind", waiter.purpose.as_str().into()),
             ("resource", want.resource.clone().into()),
             ("mode", want.mode.as_str().into()),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -173,7 +174,7 @@ pub struct Owner {
     /// The locks it holds or is about to hold.
     pub locks: BTreeSet<u64>,
     /// What it held and has given up for a while, by the numbers that the locks had.
-    pub suspended: BTreeMap<u64, Want>,
+    pub suspended: BTreeMap<u64, Arc<Want>>,
     /// All that it holds is offered to another owner.
     pub offer: Option<Offer>,
     /// Who has what it remembers, and gives it back should it end.

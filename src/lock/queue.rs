@@ -5,6 +5,8 @@
 //! against others is decided in the table (`table/wait.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
 
 use super::holder::Stranger;
 use super::owner::OwnerId;
@@ -72,7 +74,7 @@ pub enum Status {
 /// All who wait.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    waiters: BTreeMap<Ticket, Waiter>,
+    waiters: BTreeMap<Ticket, Arc<Waiter>>,
     /// By ticket and place of the resource in the request.
     spots: Spots<(Ticket, usize)>,
     last: Ticket,
@@ -93,7 +95,8 @@ impl Queue {
         for (n, want) in wants.iter().enumerate() {
             self.spots.insert(want, (ticket, n));
         }
-        self.waiters.insert(ticket, Waiter { ticket, owner, since, wants, purpose, status });
+        let waiter = Waiter { ticket, owner, since, wants, purpose, status };
+        self.waiters.insert(ticket, Arc::new(waiter));
         ticket
     }
 
@@ -103,12 +106,12 @@ impl Queue {
         for (n, want) in waiter.wants.iter().enumerate() {
             self.spots.remove(want, (ticket, n));
         }
-        Some(waiter)
+        Some(Arc::unwrap_or_clone(waiter))
     }
 
     /// Exchanges what a waiter wants; returns what it wanted before. Its place stays.
     pub(super) fn replace(&mut self, ticket: Ticket, wants: Vec<Want>) -> Option<Vec<Want>> {
-        let waiter = self.waiters.get_mut(&ticket)?;
+        let waiter = Arc::make_mut(self.waiters.get_mut(&ticket)?);
         for (n, want) in waiter.wants.iter().enumerate() {
             self.spots.remove(want, (ticket, n));
         }
@@ -119,16 +122,21 @@ impl Queue {
     }
 
     pub(super) fn get(&self, ticket: Ticket) -> Option<&Waiter> {
-        self.waiters.get(&ticket)
+        self.waiters.get(&ticket).map(Arc::as_ref)
     }
 
     pub(super) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Waiter> {
-        self.waiters.get_mut(&ticket)
+        self.waiters.get_mut(&ticket).map(Arc::make_mut)
     }
 
     /// Everybody, in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Waiter> {
-        self.waiters.values()
+        self.waiters.values().map(Arc::as_ref)
+    }
+
+    /// The requests whose ticket is higher than this one, in order.
+    pub(super) fn after(&self, ticket: Ticket) -> impl Iterator<Item = &Arc<Waiter>> {
+        self.waiters.range((Bound::Excluded(ticket), Bound::Unbounded)).map(|(_, waiter)| waiter)
     }
 
     pub(super) fn is_empty(&self) -> bool {

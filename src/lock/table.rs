@@ -15,6 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
 
 use super::error::Error;
 use super::event::{Event, Reason};
@@ -33,7 +34,8 @@ use super::spots::Spots;
 #[derive(Debug, Default)]
 pub struct Table {
     owners: BTreeMap<OwnerId, Owner>,
-    locks: BTreeMap<u64, Lock>,
+    /// Shared with the lists that are being built: a list costs a reference for each lock, not a copy.
+    locks: BTreeMap<u64, Arc<Lock>>,
     spots: Spots<u64>,
     /// By the hash of the name: what it leads to is to be compared.
     by_name: BTreeSet<(u64, u64)>,
@@ -89,7 +91,7 @@ impl Table {
     /// A lock that is held.
     #[must_use]
     pub fn lock(&self, id: u64) -> Option<&Lock> {
-        self.locks.get(&id).filter(|lock| lock.stage == Stage::Held)
+        self.locks.get(&id).map(Arc::as_ref).filter(|lock| lock.stage == Stage::Held)
     }
 
     /// What a lock is on, also one that is being given or given up.
@@ -100,7 +102,7 @@ impl Table {
 
     /// All locks that are held, in the order in which they were given.
     pub fn locks(&self) -> impl Iterator<Item = &Lock> {
-        self.locks.values().filter(|lock| lock.stage == Stage::Held)
+        self.locks.values().map(Arc::as_ref).filter(|lock| lock.stage == Stage::Held)
     }
 
     /// How many locks there are, with those being given and given up.
@@ -148,8 +150,7 @@ impl Table {
     ///
     /// [`Error::NoSuchLock`] where it is not held (any more).
     pub fn begin_release(&mut self, number: u64) -> Result<(), Error> {
-        let lock = self.locks.get_mut(&number).filter(|lock| lock.stage == Stage::Held);
-        lock.ok_or(Error::NoSuchLock(number))?.stage = Stage::Releasing;
+        self.held_mut(number).ok_or(Error::NoSuchLock(number))?.stage = Stage::Releasing;
         Ok(())
     }
 
@@ -218,8 +219,7 @@ impl Table {
     ///
     /// [`Error::NoSuchLock`].
     pub fn set_mode(&mut self, number: u64, mode: Mode) -> Result<Event, Error> {
-        let lock = self.locks.get_mut(&number).filter(|lock| lock.stage == Stage::Held);
-        let lock = lock.ok_or(Error::NoSuchLock(number))?;
+        let lock = self.held_mut(number).ok_or(Error::NoSuchLock(number))?;
         lock.want.mode = mode;
         let lock = lock.clone();
         self.touch(std::slice::from_ref(&lock.want));
@@ -306,7 +306,18 @@ impl Table {
     /// what overlaps it.
     fn met_by(&self, want: &Want) -> impl Iterator<Item = &Lock> {
         let numbers = self.spots.meeting(want);
-        numbers.into_iter().filter_map(|number| self.locks.get(&number))
+        numbers.into_iter().filter_map(|number| self.locks.get(&number)).map(Arc::as_ref)
+    }
+
+    /// A lock at any stage, to be changed; a list that refers to it keeps what it was.
+    fn lock_mut(&mut self, number: u64) -> Option<&mut Lock> {
+        self.locks.get_mut(&number).map(Arc::make_mut)
+    }
+
+    /// A held lock, to be changed.
+    fn held_mut(&mut self, number: u64) -> Option<&mut Lock> {
+        let lock = self.locks.get_mut(&number).filter(|lock| lock.stage == Stage::Held);
+        lock.map(Arc::make_mut)
     }
 
     fn insert(&mut self, owner: OwnerId, want: Want, since: u64) -> u64 {
@@ -324,11 +335,11 @@ impl Table {
         if let Some(owner) = self.owners.get_mut(&lock.owner) {
             owner.locks.insert(id);
         }
-        self.locks.insert(id, lock);
+        self.locks.insert(id, Arc::new(lock));
     }
 
     fn delete(&mut self, number: u64) -> Option<Lock> {
-        let lock = self.locks.remove(&number)?;
+        let lock = Arc::unwrap_or_clone(self.locks.remove(&number)?);
         self.spots.remove(&lock.want, number);
         self.by_name.remove(&(hash(&lock.want.resource), number));
         self.touch(std::slice::from_ref(&lock.want));
@@ -368,6 +379,7 @@ pub struct Ended {
 
 mod grant;
 mod handover;
+mod list;
 mod lockspace;
 mod restored;
 mod suspend;

@@ -24,6 +24,7 @@ mod keeping;
 pub mod lanes;
 mod leases;
 pub mod limits;
+pub mod list;
 mod lockspaces;
 mod lookups;
 pub mod naming;

@@ -47,14 +47,6 @@ impl Service {
         self.state().table.locks().cloned().collect()
     }
 
-    /// All locks that are held, each with its owner.
-    #[must_use]
-    pub fn locks_and_owners(&self) -> Vec<(Lock, Option<Owner>)> {
-        let state = self.state();
-        let owner = |lock: &Lock| state.table.owner(lock.owner).cloned();
-        state.table.locks().map(|lock| (lock.clone(), owner(lock))).collect()
-    }
-
     /// All owners, each with the locks that it holds.
     #[must_use]
     pub fn owners_and_locks(&self) -> Vec<(Owner, Vec<u64>)> {

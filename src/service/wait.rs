@@ -20,7 +20,7 @@ use super::place::{Entry, Place, Word};
 use super::refusals::told;
 use super::waits::Waits;
 use super::{Error, Service, Shown};
-use crate::lock::queue::{Status, Waiter};
+use crate::lock::queue::Status;
 use crate::lock::work::{Asked, Work};
 use crate::lock::{self, OwnerId};
 
@@ -353,14 +353,6 @@ impl Service {
         if closed {
             state.withdraw(|_| true, Why::Ending);
         }
-    }
-
-    /// Everybody who waits, in order, with the owners' names and processes.
-    #[must_use]
-    pub fn waiting(&self) -> Vec<(Waiter, Option<lock::Owner>)> {
-        let state = self.state();
-        let waiters = state.table.waiters();
-        waiters.map(|waiter| (waiter.clone(), state.table.owner(waiter.owner).cloned())).collect()
     }
 
     /// How many wait.

@@ -246,8 +246,18 @@ fn the_man_page_names_everything() {
         let short = word.rsplit('.').next().unwrap();
         assert!(!missing(short), "org.vmlockd1(5) does not name {word}");
     }
-    for word in ["timeout-usec", "in-use", "manual", "process", "resources", "force", "since-usec"]
-    {
+    for word in [
+        "timeout-usec",
+        "in-use",
+        "manual",
+        "process",
+        "resources",
+        "force",
+        "since-usec",
+        "limit",
+        "after",
+        "suspended",
+    ] {
         assert!(!missing(word), "org.vmlockd1(5) does not name {word}");
     }
 }

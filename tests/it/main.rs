@@ -32,6 +32,7 @@ mod layering;
 mod leases;
 mod libvirt;
 mod listed;
+mod lists;
 mod lost;
 mod machine;
 mod methods;

@@ -151,7 +151,7 @@ impl Table {
         }
         let mut events = Vec::with_capacity(fresh.len());
         for number in fresh {
-            if let Some(lock) = self.locks.get_mut(number) {
+            if let Some(lock) = self.lock_mut(*number) {
                 lock.stage = Stage::Held;
                 events.push(Event::LockAcquired(Box::new(lock.clone())));
             }

@@ -134,11 +134,11 @@ impl Table {
     ) -> Move {
         let mut locks = Vec::with_capacity(numbers.len());
         for number in numbers {
-            let Some(lock) = self.locks.get_mut(number) else { continue };
+            let Some(lock) = self.lock_mut(*number) else { continue };
             lock.stage = Stage::Releasing;
+            let lock = lock.clone();
             self.last += 1;
-            let mut moved =
-                Lock { id: self.last, owner: to, since, stage: Stage::Held, ..lock.clone() };
+            let mut moved = Lock { id: self.last, owner: to, since, stage: Stage::Held, ..lock };
             // What one user has shown, another has not.
             moved.want.write_shown &= from.uid == to.uid;
             locks.push((*number, moved));
@@ -183,7 +183,7 @@ impl Table {
         let ended = self.owners.get(&moved.from).is_none_or(|owner| owner.ended);
         let mut left = Vec::new();
         for (old, _) in &moved.locks {
-            let Some(lock) = self.locks.get_mut(old) else { continue };
+            let Some(lock) = self.lock_mut(*old) else { continue };
             if ended {
                 left.push(*old);
             } else {

@@ -23,7 +23,8 @@ impl Table {
             let name = self.owners.get(&id).map(|owner| shown(&owner.name)).unwrap_or_default();
             Err(Error::LockspaceInUse { directory: directory.to_owned(), name, how })
         };
-        if let Some(owner) = self.owners.values().find(|owner| owner.suspended.values().any(within))
+        if let Some(owner) =
+            self.owners.values().find(|owner| owner.suspended.values().any(|want| within(want)))
         {
             return used(owner.id, "is suspended, and remembers a lease in it");
         }

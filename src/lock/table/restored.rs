@@ -2,7 +2,7 @@
 
 use super::Table;
 use crate::lock::error::Error;
-use crate::lock::record::{Lock, Proof, Stage};
+use crate::lock::record::{Lock, Proof};
 
 impl Table {
     /// Enters a lock that was there before the service was started again, at the stage where it
@@ -32,8 +32,7 @@ impl Table {
     ///
     /// [`Error::NoSuchLock`].
     pub fn set_proof(&mut self, number: u64, proof: Proof) -> Result<&Lock, Error> {
-        let lock = self.locks.get_mut(&number).filter(|lock| lock.stage == Stage::Held);
-        let lock = lock.ok_or(Error::NoSuchLock(number))?;
+        let lock = self.held_mut(number).ok_or(Error::NoSuchLock(number))?;
         lock.proof = proof;
         Ok(lock)
     }

@@ -1,5 +1,7 @@
 //! Owners that have given up what they hold, and remember it.
 
+use std::sync::Arc;
+
 use super::Table;
 use crate::lock::error::Error;
 use crate::lock::owner::OwnerId;
@@ -22,7 +24,7 @@ impl Table {
             }
         }
         for number in &held {
-            if let Some(lock) = self.locks.get_mut(number) {
+            if let Some(lock) = self.lock_mut(*number) {
                 lock.stage = Stage::Releasing;
             }
         }
@@ -45,13 +47,13 @@ impl Table {
     ///
     /// [`Error::NoSuchOwner`].
     pub fn remembered(&self, id: OwnerId) -> Result<Vec<Want>, Error> {
-        Ok(self.living(id)?.suspended.values().cloned().collect())
+        Ok(self.living(id)?.suspended.values().map(|want| Want::clone(want)).collect())
     }
 
     /// Has an owner remember something.
     pub fn remember(&mut self, id: OwnerId, number: u64, want: Want) {
         if let Some(owner) = self.owners.get_mut(&id) {
-            owner.suspended.insert(number, want);
+            owner.suspended.insert(number, Arc::new(want));
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 
 use zbus::wire::Structure;
-use zbus::{Fd, OwnedObjectPath, Variant};
+use zbus::{Fd, ObjectPath, OwnedObjectPath, Variant};
 
 use crate::house::{House, within};
 use crate::machine::{Machine, Refused, call, exclusive, lock, option, shared};
@@ -18,6 +18,10 @@ async fn of(house: &House, machine: &Machine) -> Vec<Method> {
     let (held, free) = (house.raw_of(0, "held"), house.raw_of(0, "free"));
     let locks = machine.acquire(&[exclusive(&held)]).await.unwrap();
     methods::all(&Subject { owner: &machine.path(), lock: &locks[0], disk: &free })
+}
+
+fn path(text: &'static str) -> Variant<'static> {
+    ObjectPath::try_from(text).unwrap().into()
 }
 
 #[tokio::test]
@@ -61,13 +65,19 @@ async fn an_option_of_another_type_is_not_taken_for_something_else() {
             "Convert" => &["timeout-usec", "in-use", "file"],
             "Offer" => &["timeout-usec", "force"],
             "Release" | "Suspend" | "Close" => &["force"],
+            "ListLocks" => &["limit", "after", "owner", "resource", "suspended"],
+            "ListOwners" => &["limit", "after"],
+            "ListWaiting" => &["limit", "after", "owner", "resource"],
             _ => &[],
         };
         for option in known {
             let (words, wrong): (&str, Vec<Variant<'_>>) = match *option {
                 "resources" => ("must be an array", vec!["/a".into(), vec!["/a"].into()]),
                 "timeout-usec" => ("a 64-bit number", vec![0_u32.into(), "0".into(), 0_i64.into()]),
-                "manual" | "force" | "in-use" => {
+                "limit" => ("", vec![0_u32.into(), 1_u64.into(), (-1_i32).into(), "1".into()]),
+                "after" | "owner" => ("must be", vec![1_u32.into(), "1".into(), path("/a")]),
+                "resource" => ("must be a string", vec![path("/a"), vec!["/a"].into()]),
+                "manual" | "force" | "in-use" | "suspended" => {
                     ("must be a boolean", vec!["true".into(), 1_u32.into()])
                 }
                 "on-lost" => ("", vec![true.into(), "".into(), "stop".into(), "KILL".into()]),
@@ -84,7 +94,7 @@ async fn an_option_of_another_type_is_not_taken_for_something_else() {
         }
         before.still(method.name).await;
     }
-    assert_eq!(tried, 61);
+    assert_eq!(tried, 94);
     before.and_it_goes_on().await;
 }
 

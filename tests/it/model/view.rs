@@ -5,6 +5,7 @@ use std::fmt;
 
 use vmlockd::lock::queue::Status;
 use vmlockd::lock::{Anchor, Mode, Proof};
+use vmlockd::service::list::{Filter, WaitingRow};
 
 use super::book::Book;
 use super::life::Life;
@@ -139,9 +140,9 @@ impl View {
         }
         let waiting = life
             .service
-            .waiting()
+            .list_waiting(&Filter::default())
             .into_iter()
-            .map(|(waiter, _)| {
+            .map(|WaitingRow { waiter, .. }| {
                 if waiter.status != Status::Waiting {
                     odd.push(format!("somebody who waits is {:?}", waiter.status));
                 }

@@ -8,7 +8,7 @@ use crate::lock::queue::Status;
 
 /// What must hold after every step.
 fn check(table: &Table) {
-    let locks: Vec<&Lock> = table.locks.values().collect();
+    let locks: Vec<&Lock> = table.locks.values().map(AsRef::as_ref).collect();
     for (n, a) in locks.iter().enumerate() {
         let owner = table.owner(a.owner).expect("a lock's owner is there");
         assert!(owner.locks.contains(&a.id));

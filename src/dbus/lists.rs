@@ -1,0 +1,296 @@
+//! `ListOwners`, `ListLocks` and `ListWaiting`: their options, and how much one reply has.
+//!
+//! Without `after` and `limit` a caller gets all or an error, so that no list is cut without a word.
+//! With one of them it gets as much as fits, and asks again with `after` until a page is empty.
+
+use zbus::message::Header;
+
+use super::bulk::{REPLY_MAX, Reply, Rows};
+use super::error::Error;
+use super::facts;
+use super::front::Front;
+use super::options::{Options, Raw};
+use super::waiting;
+use crate::auth::gate::Call;
+use crate::lock::{OwnerId, Want};
+use crate::paths;
+use crate::service::list::{Filter, LockRow, OwnerRow, SuspendedRow, WaitingRow};
+
+/// What the keys, the types and the fixed values of a row of `ListOwners` have at most, in bytes.
+const OWNER_FRAME: usize = 400;
+/// The same of a row of `ListLocks`, also of a suspended lock.
+const LOCK_FRAME: usize = 720;
+/// The same of a row of `ListWaiting`.
+const WAITING_FRAME: usize = 520;
+/// More rows than that never fit into one reply.
+const ROWS_MAX: usize = REPLY_MAX / 512;
+
+/// Which part of a list is asked for.
+#[derive(Debug)]
+struct Page {
+    /// Whether the caller asks page by page.
+    paged: bool,
+    limit: usize,
+}
+
+impl Page {
+    fn take(options: &mut Options, paged: bool) -> Result<Self, Error> {
+        let limit = options.limit()?;
+        let paged = paged || limit.is_some();
+        // One more than fits, to know that it does not.
+        Ok(Self { paged, limit: limit.unwrap_or(ROWS_MAX).min(ROWS_MAX) + usize::from(!paged) })
+    }
+
+    /// Cuts a page to what one reply may have; the first row always fits.
+    fn cut<R>(&self, rows: &mut Vec<R>, weight: impl Fn(&R) -> usize) -> Result<(), Error> {
+        let mut bytes = 0;
+        let fits = |row: &R| {
+            bytes += weight(row);
+            bytes <= REPLY_MAX
+        };
+        let fit = rows.iter().map(fits).take_while(|fits| *fits).count();
+        if self.paged {
+            rows.truncate(fit.max(1));
+            return Ok(());
+        }
+        if fit < rows.len() || rows.len() > ROWS_MAX { Err(too_large()) } else { Ok(()) }
+    }
+}
+
+fn too_large() -> Error {
+    Error::too_much(format!(
+        "the list is larger than {} MiB: read it page by page with the options 'limit' and 'after'",
+        REPLY_MAX >> 20
+    ))
+}
+
+/// The options that `ListLocks` and `ListWaiting` share.
+fn filter(options: &mut Options, after: Option<u64>, page: &Page) -> Result<Filter, Error> {
+    Ok(Filter {
+        after: after.unwrap_or_default(),
+        limit: page.limit,
+        owner: options.owner("owner")?,
+        resource: options.text("resource")?,
+    })
+}
+
+/// Answers `ListOwners`.
+pub(super) async fn owners(front: &Front, call: &Call<'_>, raw: Raw, header: &Header<'_>) -> Reply {
+    let asked = || -> Result<(Option<OwnerId>, Page), Error> {
+        let mut options = Options::new(raw);
+        let after = options.owner("after")?;
+        let page = Page::take(&mut options, after.is_some())?;
+        options.finish()?;
+        Ok((after, page))
+    };
+    let (after, page) = match asked() {
+        Ok(asked) => asked,
+        Err(error) => return error.into(),
+    };
+    let service = front.service.clone();
+    let collect = move || {
+        let mut rows = service.list_owners(after, page.limit);
+        page.cut(&mut rows, weight_of_owner)?;
+        Ok(rows)
+    };
+    let write = |rows| Ok(Rows { rows, facts: |row| vec![facts::of_owner(row)] });
+    front.bulk_reply(&call.caller, header, collect, write).await
+}
+
+/// Answers `ListLocks`.
+pub(super) async fn locks(front: &Front, call: &Call<'_>, raw: Raw, header: &Header<'_>) -> Reply {
+    let asked = || -> Result<(Filter, Page, bool), Error> {
+        let mut options = Options::new(raw);
+        let suspended = options.flag("suspended")?;
+        let after = options.number("after", paths::lock_number)?;
+        let page = Page::take(&mut options, after.is_some())?;
+        let filter = filter(&mut options, after, &page)?;
+        options.finish()?;
+        if suspended && filter.owner.is_none() {
+            return Err(Error::invalid("option 'suspended' needs the option 'owner'"));
+        }
+        Ok((filter, page, suspended))
+    };
+    let (filter, page, suspended) = match asked() {
+        Ok(asked) => asked,
+        Err(error) => return error.into(),
+    };
+    let service = front.service.clone();
+    if let Some(owner) = filter.owner.filter(|_| suspended) {
+        let collect = move || {
+            let mut rows = service.list_suspended(owner, &filter);
+            page.cut(&mut rows, weight_of_suspended)?;
+            Ok(rows)
+        };
+        let write = |rows| Ok(Rows { rows, facts: |row| vec![facts::of_suspended(row)] });
+        return front.bulk_reply(&call.caller, header, collect, write).await;
+    }
+    let collect = move || {
+        let mut rows = service.list_locks(&filter);
+        page.cut(&mut rows, weight_of_lock)?;
+        Ok(rows)
+    };
+    let write = |rows| Ok(Rows { rows, facts: |row| vec![facts::of_lock(row)] });
+    front.bulk_reply(&call.caller, header, collect, write).await
+}
+
+/// Answers `ListWaiting`.
+pub(super) async fn waiting(
+    front: &Front,
+    call: &Call<'_>,
+    raw: Raw,
+    header: &Header<'_>,
+) -> Reply {
+    let asked = || -> Result<(Filter, Page), Error> {
+        let mut options = Options::new(raw);
+        let after = options.number("after", |_| None)?;
+        let page = Page::take(&mut options, after.is_some())?;
+        let filter = filter(&mut options, after, &page)?;
+        options.finish()?;
+        Ok((filter, page))
+    };
+    let (filter, page) = match asked() {
+        Ok(asked) => asked,
+        Err(error) => return error.into(),
+    };
+    let service = front.service.clone();
+    let collect = move || {
+        let mut rows = service.list_waiting(&filter);
+        page.cut(&mut rows, weight_of_waiting)?;
+        Ok(rows)
+    };
+    let write = |rows| Ok(Rows { rows, facts: waiting::of_waiter });
+    front.bulk_reply(&call.caller, header, collect, write).await
+}
+
+fn weight_of_owner(row: &OwnerRow) -> usize {
+    let anchors: usize = row.anchors.iter().map(|anchor| anchor.as_str().len() + 8).sum();
+    OWNER_FRAME + row.name.len() + anchors
+}
+
+fn weight_of_lock(row: &LockRow) -> usize {
+    let want = &row.lock.want;
+    LOCK_FRAME + row.whose.name.len() + want.resource.len() + facts::lock_file(want).len()
+}
+
+fn weight_of_suspended(row: &SuspendedRow) -> usize {
+    let file = facts::lock_file(&row.want).len();
+    LOCK_FRAME + row.whose.name.len() + row.want.resource.len() + file
+}
+
+fn weight_of_waiting(row: &WaitingRow) -> usize {
+    let want = |want: &Want| WAITING_FRAME + row.whose.name.len() + want.resource.len();
+    row.waiter.wants.iter().map(want).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use uuid::Uuid;
+    use zbus::wire::serialized::Context;
+    use zbus::wire::{LE, serialized_size};
+
+    use super::*;
+    use crate::lock::identity::Identity;
+    use crate::lock::lockspace::LockspaceKind;
+    use crate::lock::queue::{Purpose, Status, Waiter};
+    use crate::lock::record::Stage;
+    use crate::lock::{Anchor, Front, Lock, Mode, Proof};
+    use crate::service::list::Whose;
+
+    fn want(length: usize) -> Want {
+        let name = format!("/{}", "x".repeat(length));
+        Want {
+            canonical: Some(name.clone()),
+            path: Some(PathBuf::from(&name)),
+            lock_files: vec![PathBuf::from(&name)],
+            resource: name,
+            identity: Identity::Key { dev: u64::MAX, ino: u64::MAX, key: u64::MAX },
+            below: Vec::new(),
+            lockspace: LockspaceKind::Lease(u32::MAX),
+            fleeting: false,
+            mode: Mode::Exclusive,
+            write_shown: true,
+        }
+    }
+
+    fn size<R>(rows: Vec<R>, facts: fn(&R) -> Vec<facts::Facts>) -> usize {
+        *serialized_size(Context::new(LE, 0), &Rows { rows, facts }).unwrap()
+    }
+
+    /// What is reckoned is enough, and not so much that a reply would be cut for nothing.
+    #[track_caller]
+    fn assert_close(reckoned: usize, real: usize) {
+        assert!(reckoned >= real, "{reckoned} for {real} bytes");
+        assert!(reckoned <= real + 120, "{reckoned} for {real} bytes");
+    }
+
+    #[test]
+    fn a_row_has_no_more_bytes_than_reckoned() {
+        let id = OwnerId { uid: u32::MAX, uuid: Uuid::max(), process: u32::MAX };
+        for length in [10, 3900] {
+            let whose = Whose { id, name: "n".repeat(128).into(), pid: u32::MAX };
+            let lock = Lock {
+                id: u64::MAX,
+                owner: id,
+                since: u64::MAX,
+                stage: Stage::Held,
+                proof: Proof::Unverified,
+                want: want(length),
+            };
+            let row = LockRow { lock: Arc::new(lock), whose: whose.clone() };
+            let rows = vec![row.clone(); 100];
+            assert_close(weight_of_lock(&row), size(rows, |row| vec![facts::of_lock(row)]) / 100);
+            let row = SuspendedRow {
+                number: u64::MAX,
+                want: Arc::new(want(length)),
+                whose: whose.clone(),
+            };
+            let real = size(vec![row.clone(); 100], |row| vec![facts::of_suspended(row)]) / 100;
+            assert!(weight_of_suspended(&row) >= real);
+            let waiter = Waiter {
+                ticket: u64::MAX,
+                owner: id,
+                since: u64::MAX,
+                wants: vec![want(length); 10],
+                purpose: Purpose::Strengthen(u64::MAX),
+                status: Status::Waiting,
+            };
+            let row = WaitingRow { waiter: Arc::new(waiter), whose };
+            let real = size(vec![row.clone(); 10], waiting::of_waiter) / 100;
+            assert_close(weight_of_waiting(&row) / 10, real);
+        }
+        let row = OwnerRow {
+            id,
+            name: "n".repeat(128),
+            pid: u32::MAX,
+            front: Front::Virtlockd,
+            state: "suspended",
+            since: u64::MAX,
+            anchors: vec![Anchor::Connection; 4],
+            locks: usize::MAX,
+        };
+        let rows = vec![row.clone(); 100];
+        assert_close(weight_of_owner(&row), size(rows, |row| vec![facts::of_owner(row)]) / 100);
+    }
+
+    #[test]
+    fn a_page_is_cut_and_a_whole_list_is_not() {
+        let mut rows = vec![REPLY_MAX / 2; 3];
+        let weight = |row: &usize| *row;
+        assert!(Page { paged: false, limit: 9 }.cut(&mut rows, weight).is_err());
+        Page { paged: true, limit: 9 }.cut(&mut rows, weight).unwrap();
+        assert_eq!(rows.len(), 2);
+        Page { paged: false, limit: 9 }.cut(&mut rows, weight).unwrap();
+        assert_eq!(rows.len(), 2);
+        // One row is always there, or a caller would take the list for ended.
+        let mut rows = vec![REPLY_MAX + 1; 2];
+        Page { paged: true, limit: 9 }.cut(&mut rows, weight).unwrap();
+        assert_eq!(rows.len(), 1);
+        let mut none = Vec::<usize>::new();
+        Page { paged: true, limit: 9 }.cut(&mut none, weight).unwrap();
+        assert!(none.is_empty());
+    }
+}
