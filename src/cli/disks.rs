@@ -108,7 +108,7 @@ pub(super) struct Wanted {
     pub(super) files: Vec<(OwnedFd, &'static str)>,
     /// The names by which these were opened.
     pub(super) opened: Vec<Opened>,
-    /// Also block devices that this host uses itself.
+    /// Also disks that this host uses itself.
     pub(super) in_use: bool,
 }
 

@@ -49,7 +49,7 @@ pub(super) struct Arguments {
     uuid: Option<String>,
     #[command(flatten)]
     wait: Wait,
-    /// Lock block devices also while this host uses them itself
+    /// Lock disks also while this host uses them itself
     #[arg(long)]
     in_use: bool,
     /// Disk images, block devices, or leases (lease:DIRECTORY/KEY); MODE is 'exclusive' (default) or

@@ -80,7 +80,7 @@ pub(super) struct Arguments {
     leases: Vec<Disk>,
     #[command(flatten)]
     wait: Wait,
-    /// Lock block devices also while this host uses them itself
+    /// Lock disks also while this host uses them itself
     #[arg(long)]
     in_use: bool,
     /// What becomes of the command when a lock is lost: 'notify' (nothing), 'pause' or 'kill'

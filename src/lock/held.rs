@@ -1,14 +1,14 @@
 //! Locks that are held: how they change, and how they are given up.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::description::Description;
 use super::error::Error;
 use super::identity::Identity;
-use super::in_use::{InUse, refuse_if_used};
+use super::in_use::{InUse, refuse_if_used, refuse_swap_file};
 use super::lockspace::Directory;
 use super::mode::Mode;
 use super::ofd;
@@ -17,7 +17,9 @@ use super::owner::OwnerId;
 use super::printable::shown_path;
 use super::recorded::Entry;
 use super::signature::{Signature, Unrecorded, Written};
+use super::stack;
 use super::stranger::Request;
+use super::sysfs::Sysfs;
 use super::take::{free_byte, lock_byte};
 use super::work::Work;
 
@@ -303,9 +305,17 @@ impl Convert {
         let Some(byte) = direct.filter(|_| self.in_use == InUse::Refused) else { return Ok(()) };
         let file = byte.description.file()?;
         match Identity::of_open(file.as_fd()) {
-            Some(identity) => refuse_if_used(file.as_fd(), identity, &self.name),
+            Some(identity) => {
+                self.test_use(file.as_fd(), identity)?;
+                refuse_swap_file(&file, &self.name)
+            }
             None => Ok(()),
         }
+    }
+
+    fn test_use(&self, disk: BorrowedFd<'_>, identity: Identity) -> Result<(), Error> {
+        let below = stack::below(identity, &self.name, &Sysfs::default())?;
+        refuse_if_used(disk, identity, &below, &self.name)
     }
 
     fn test_disk(&self, path: &std::path::Path, identity: Identity) -> Result<(), Error> {
@@ -316,7 +326,7 @@ impl Convert {
             return Err(changed());
         }
         if self.in_use == InUse::Refused {
-            refuse_if_used(pin.as_fd(), identity, &self.name)?;
+            self.test_use(pin.as_fd(), identity)?;
         }
         let disk = open::reopen(pin.as_fd(), false)
             .map_err(|errno| Error::system("opening", &self.name, errno))?;

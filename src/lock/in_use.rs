@@ -1,26 +1,35 @@
-//! Block devices that this host uses itself: mounted, swapped to, or a part of another device.
+//! Disks that this host uses itself: mounted, swapped to, or a part of another device.
 //!
 //! The kernel has a claim of its own on such a device (`O_EXCL` in `open(2)`), of which byte locks know
 //! nothing. Whoever gave it to a machine as well would have both write to it. QEMU does not claim
 //! what it opens, so a device that machines use passes.
+//!
+//! A file has no such claim. It is in use where a loop device is that is set up on it, or where the
+//! host swaps to it.
 
-use std::fs;
-use std::os::fd::BorrowedFd;
+use std::fs::{self, File};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::stat::{SFlag, major, minor, stat};
+use nix::sys::stat::{SFlag, fstat, major, minor, stat};
+use nix::sys::uio::pwrite;
 
 use super::error::Error;
+use super::extent::Extent;
 use super::identity::Identity;
-use super::open;
-use super::printable::shown;
+use super::loop_device;
+use super::open::{self, Links};
+use super::printable::{shown, shown_path};
+use super::stack;
 use super::sysfs::Sysfs;
 
 /// How many uses a refusal tells.
 const TOLD: usize = 3;
+/// What a claim may mean.
+const CLAIMED: &str = "mounted, swapped to, or a part of another device";
 
-/// What becomes of a device that this host uses itself.
+/// What becomes of a disk that this host uses itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InUse {
     /// It is not locked exclusively.
@@ -29,7 +38,7 @@ pub enum InUse {
     Allowed,
 }
 
-/// Refuses a disk that this host uses itself.
+/// Refuses a disk that this host uses itself; `below` is all that it lies on.
 ///
 /// # Errors
 ///
@@ -37,26 +46,78 @@ pub enum InUse {
 pub(super) fn refuse_if_used(
     disk: BorrowedFd<'_>,
     identity: Identity,
+    below: &[Extent],
     name: &str,
 ) -> Result<(), Error> {
-    let Identity::Block { dev, .. } = identity else { return Ok(()) };
-    if !is_claimed(disk) {
+    let host = Host::default();
+    let mut uses = match identity {
+        Identity::Block { dev, .. } if is_claimed(disk) => or_claimed(host.uses(dev)),
+        Identity::Block { .. } => Vec::new(),
+        Identity::Inode { .. } => host.swaps_to(disk, identity).into_iter().collect(),
+        Identity::Key { .. } => return Ok(()),
+    };
+    for used in host.uses_through_loops(identity, below) {
+        if !uses.iter().any(|known| used.starts_with(known.as_str())) {
+            uses.push(used);
+        }
+    }
+    if uses.is_empty() { Ok(()) } else { Err(refusal(&uses, name)) }
+}
+
+/// Refuses a file that this host swaps to, also where the name that `/proc/swaps` has for it leads
+/// elsewhere. The kernel refuses to write to such a file; of anything else, nothing is written.
+///
+/// # Errors
+///
+/// [`Error::NotLockable`].
+pub(super) fn refuse_swap_file(file: &File, name: &str) -> Result<(), Error> {
+    if Host::default().swap_files().is_empty() {
         return Ok(());
     }
-    let uses = Host::default().uses(dev);
+    let stat = fstat(file).map_err(|errno| Error::system("looking at", name, errno))?;
+    let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+    if kind == SFlag::S_IFREG && is_swap_file(file) {
+        return Err(refusal(&["swapped to".to_owned()], name));
+    }
+    Ok(())
+}
+
+/// Whether the kernel swaps to a file that is open for writing.
+fn is_swap_file(file: &File) -> bool {
+    pwrite(file, &[], 0) == Err(Errno::ETXTBSY)
+}
+
+fn refusal(uses: &[String], name: &str) -> Error {
     let more = if uses.len() > TOLD { ", and more" } else { "" };
-    let uses = match uses.get(..TOLD).unwrap_or(&uses) {
-        [] => "mounted, swapped to, or a part of another device".to_owned(),
-        uses => format!("{}{more}", uses.join(", ")),
-    };
-    let why = format!("this host uses it ({uses}), and 'in-use' was not said");
-    Err(Error::not_lockable(name, why))
+    let uses = uses.get(..TOLD).unwrap_or(uses).join(", ");
+    let why = format!("this host uses it ({uses}{more}), and 'in-use' was not said");
+    Error::not_lockable(name, why)
+}
+
+/// What is said of a device that is claimed.
+fn or_claimed(uses: Vec<String>) -> Vec<String> {
+    if uses.is_empty() { vec![CLAIMED.to_owned()] } else { uses }
 }
 
 /// Whether somebody has claimed a device. Claims it, for an instant; should opening fail for another
 /// reason, whoever opens it next is told that.
 fn is_claimed(pin: BorrowedFd<'_>) -> bool {
     matches!(open::claim(pin), Err(Errno::EBUSY))
+}
+
+/// Whether somebody has claimed the device with this number; `None` where it can't be opened.
+fn is_device_claimed(dev: u64, node: &Path) -> Option<bool> {
+    let pin = open::locate(node, Links::Follow).ok()?;
+    let stat = fstat(&pin).ok()?;
+    let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+    if kind != SFlag::S_IFBLK || stat.st_rdev != dev {
+        return None;
+    }
+    match open::claim(pin.as_fd()) {
+        Ok(()) => Some(false),
+        Err(Errno::EBUSY) => Some(true),
+        Err(_) => None,
+    }
 }
 
 /// Where it is told what this host does with its devices.
@@ -74,6 +135,64 @@ impl Default for Host<'_> {
 }
 
 impl Host<'_> {
+    /// The files that are swapped to, by the names that the kernel has for them.
+    fn swap_files(&self) -> Vec<String> {
+        let swaps = fs::read_to_string(self.swaps).unwrap_or_default();
+        let file = |line: &str| {
+            let mut words = line.split_ascii_whitespace();
+            let (name, kind) = (words.next()?, words.next()?);
+            (kind == "file").then(|| plain(name))
+        };
+        swaps.lines().skip(1).filter_map(file).collect()
+    }
+
+    /// By which name a file is swapped to. That another file has the name by now is seen where the
+    /// file can be opened for writing.
+    fn swaps_to(&self, file: BorrowedFd<'_>, identity: Identity) -> Option<String> {
+        let is_it = |name: &String| {
+            let found = open::locate_known(Path::new(name)).ok();
+            found.and_then(Identity::of_open) == Some(identity)
+        };
+        let name = self.swap_files().into_iter().find(is_it)?;
+        let swaps = open::reopen(file, true).map_or(true, |file| is_swap_file(&file));
+        swaps.then(|| format!("swapped to as {}", shown(&name)))
+    }
+
+    /// What the loop devices are used for, and their partitions, that have bytes in common with a
+    /// disk.
+    fn uses_through_loops(&self, identity: Identity, below: &[Extent]) -> Vec<String> {
+        let own: Vec<Extent> =
+            std::iter::once(Extent::whole(identity)).chain(below.iter().copied()).collect();
+        let conflicts = |extent: &Extent| own.iter().any(|own| own.conflicts(extent));
+        let mut uses = Vec::new();
+        for (device, _) in loop_device::extents(&self.sysfs) {
+            let parts = self.sysfs.partitions(device).unwrap_or_default();
+            // The claim on a part is one on the whole, too.
+            let devices = if parts.is_empty() { vec![device] } else { parts };
+            for dev in devices {
+                let itself = Identity::device(dev, &self.sysfs);
+                let Ok(lower) = stack::below(itself, "", &self.sysfs) else { continue };
+                if itself != identity && lower.iter().any(conflicts) {
+                    uses.extend(self.uses_of_other(dev));
+                }
+            }
+        }
+        uses
+    }
+
+    /// What another device is used for that has bytes in common with a disk.
+    fn uses_of_other(&self, dev: u64) -> Vec<String> {
+        let Ok(Some(node)) = self.sysfs.node(dev) else { return Vec::new() };
+        let uses = self.uses(dev);
+        let uses = match is_device_claimed(dev, &node) {
+            Some(true) => or_claimed(uses),
+            Some(false) => Vec::new(),
+            None => uses,
+        };
+        let through = shown_path(&node);
+        uses.into_iter().map(|used| format!("{used} through {through}")).collect()
+    }
+
     /// What a device is used for, or its partitions are. What can't be read tells nothing.
     fn uses(&self, dev: u64) -> Vec<String> {
         let parts = self.sysfs.partitions(dev).unwrap_or_default();
@@ -160,8 +279,40 @@ line";
         assert_eq!(host.uses(makedev(8, 1)), all[..1]);
         assert_eq!(host.uses(makedev(8, 2)), all[1..]);
         assert!(host.uses(makedev(253, 0)).is_empty());
+        assert!(host.swap_files().is_empty());
         let nowhere = Host { mounts: &swaps, swaps: Path::new("/none"), ..host };
         assert!(nowhere.uses(makedev(8, 1)).is_empty());
+    }
+
+    #[test]
+    fn a_swap_file_is_found_by_what_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("a b"), "").unwrap();
+        fs::hard_link(at("a b"), at("link")).unwrap();
+        fs::write(at("other"), "").unwrap();
+        let name = at("a b").display().to_string();
+        let lines = format!(
+            "Filename Type Size Used Priority\n/none/such file 1 0 -2\n{} file 8 0 -2\n\
+             {} partition 8 0 -2\n",
+            name.replace(' ', "\\040"),
+            at("other").display()
+        );
+        fs::write(at("swaps"), lines).unwrap();
+        let swaps = at("swaps");
+        let host = Host { swaps: &swaps, ..Host::default() };
+        let used = |file: &str| {
+            let identity = Identity::of(&stat(&at(file)).unwrap()).unwrap();
+            // What is swapped to is tested where the kernel does it; this can't be opened.
+            host.swaps_to(File::open(dir.path()).unwrap().as_fd(), identity)
+        };
+        assert_eq!(used("link"), Some(format!("swapped to as {name}")));
+        assert_eq!(used("other"), None);
+        let file = File::open(at("a b")).unwrap();
+        let identity = Identity::of_open(&file).unwrap();
+        assert_eq!(host.swaps_to(file.as_fd(), identity), None);
+        // What nobody swaps to is not written to, either.
+        refuse_swap_file(&File::open(at("a b")).unwrap(), "x").unwrap();
     }
 
     #[test]

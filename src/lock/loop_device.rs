@@ -30,8 +30,10 @@ use super::tool;
 
 /// How long the kernel may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// For how long a device whose file system did not answer is not asked again.
+/// For how long a device is not asked again that did not answer or refused to.
 const SILENCE: Duration = Duration::from_secs(60);
+/// How many devices one process asks: what it says about them is bounded.
+const AT_ONCE: usize = 32;
 /// The major number of loop devices (`Documentation/admin-guide/devices.txt`).
 const MAJOR: u64 = 7;
 /// `LOOP_GET_STATUS64` (`<linux/loop.h>`).
@@ -102,11 +104,45 @@ pub(super) fn is_loop(dev: u64) -> bool {
 /// [`Unknown`].
 pub(super) fn extent_of(dev: u64, sysfs: &Sysfs) -> Result<Extent, Unknown> {
     let seq = sysfs.disk_sequence(dev);
-    let answer = match remembered(dev, seq) {
+    let answer = match remembered(dev, seq, false) {
         Some(answer) => answer,
         None => ask(&[(dev, seq)]).remove(&dev).unwrap_or(Err(Unknown::Unasked)),
     };
     extent(dev, answer?, sysfs)
+}
+
+/// Returns what each loop device of this host occupies that is set up and answers.
+///
+/// Where this process may not ask a device, the name that it was set up with is tried: who is told
+/// about another file by it is told too much, and not too little.
+pub(super) fn extents(sysfs: &Sysfs) -> Vec<(u64, Extent)> {
+    let (mut answers, mut unasked) = (Vec::new(), Vec::new());
+    for dev in sysfs.loop_devices().unwrap_or_default() {
+        let seq = sysfs.disk_sequence(dev);
+        match remembered(dev, seq, true) {
+            Some(answer) => answers.push((dev, answer)),
+            None => unasked.push((dev, seq)),
+        }
+    }
+    for some in unasked.chunks(AT_ONCE) {
+        answers.extend(ask(some));
+    }
+    let extent = |(dev, answer): (u64, Answer)| {
+        let extent = match answer {
+            Ok(backing) => extent(dev, backing, sysfs).ok(),
+            Err(Unknown::Refused(Errno::EACCES | Errno::EPERM)) => named(dev, sysfs),
+            Err(_) => None,
+        };
+        Some((dev, extent?))
+    };
+    answers.into_iter().filter_map(extent).collect()
+}
+
+/// What the name leads to that a device was set up with, if the kernel knows that by heart.
+fn named(dev: u64, sysfs: &Sysfs) -> Option<Extent> {
+    let file = open::locate_known(&sysfs.backing_name(dev).ok()??).ok()?;
+    let (offset, limit) = sysfs.loop_range(dev).ok()??;
+    Some(Extent::exact(Identity::of_open(file)?, Span::new(offset, limit)))
 }
 
 /// Offset and size limit may be changed while a device is in use, so they are never remembered.
@@ -118,14 +154,16 @@ fn extent(dev: u64, backing: Backing, sysfs: &Sysfs) -> Result<Extent, Unknown> 
     Ok(Extent::exact(backing.identity(sysfs), Span::new(offset, limit)))
 }
 
-fn remembered(dev: u64, seq: u64) -> Option<Answer> {
+/// What a device has answered; also that it may not be asked, if `refusals`.
+fn remembered(dev: u64, seq: u64, refusals: bool) -> Option<Answer> {
     let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     let known = known.get(&dev).filter(|known| known.seq == seq)?;
+    let recent = known.since.elapsed() < SILENCE;
     match known.answer {
         // Kernels before 5.15 do not number what is set up.
         Ok(_) => (seq != 0).then_some(known.answer),
-        Err(Unknown::Silent) => (known.since.elapsed() < SILENCE).then_some(known.answer),
-        Err(_) => None,
+        Err(Unknown::Silent) => recent.then_some(known.answer),
+        Err(_) => (refusals && recent).then_some(known.answer),
     }
 }
 

@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2, readlink};
 use nix::sys::stat::{FileStat, Mode as Permissions, SFlag, fstat};
 use nix::sys::statfs::{self, FsType, fstatfs};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
 use super::error::Error;
 use super::identity::Identity;
@@ -43,6 +44,19 @@ pub fn locate(path: &Path, links: Links) -> Result<OwnedFd, Errno> {
     };
     let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
     openat2(AT_FDCWD, path, how)
+}
+
+/// Turns a name into a descriptor as [`locate`] does, but only if the kernel has all of it in
+/// memory and need not ask any file system.
+///
+/// # Errors
+///
+/// What `openat2(2)` says; `EAGAIN` where a file system would have to be asked.
+pub fn locate_known(path: &Path) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::NO_MAGICLINKS | ResolveFlags::CACHED;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    rustix::fs::openat2(CWD, path, flags, Mode::empty(), resolve)
+        .map_err(|errno| Errno::from_raw(errno.raw_os_error()))
 }
 
 /// The name that the kernel has for a descriptor, in our own mount namespace.

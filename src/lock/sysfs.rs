@@ -144,6 +144,18 @@ impl Sysfs {
         Ok(if let (Some(offset), Some(limit)) = range { Some((offset, limit)) } else { None })
     }
 
+    /// The name that the file of a loop device had when that was set up.
+    ///
+    /// # Errors
+    ///
+    /// What reading fails with.
+    pub fn backing_name(&self, dev: u64) -> io::Result<Option<PathBuf>> {
+        let name = read(&self.folder(dev).join("loop/backing_file"))?;
+        // The line's end; there may be others in the name.
+        let name = name.and_then(|mut name| name.pop().map(|_| name));
+        Ok(name.map(|name| std::ffi::OsString::from_vec(name).into()))
+    }
+
     /// The loop devices that are set up, by their numbers.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use super::error::Error;
 use super::fdinfo::Search;
 use super::held::{Byte, Held, Place};
 use super::identity::Identity;
-use super::in_use::{InUse, refuse_if_used};
+use super::in_use::{InUse, refuse_if_used, refuse_swap_file};
 use super::key::Key;
 use super::mode::Mode;
 use super::ofd::{self, InTheWay};
@@ -99,11 +99,13 @@ impl Work for Take {
         let request = Request { host_id, hasty, ..Request::default() };
         let (held, resource, in_lockspace) = match &*goal {
             Goal::Disk(target) => {
-                if in_use == InUse::Refused && mode == Mode::Exclusive {
-                    refuse_if_used(target.pin.as_fd(), target.identity, &target.name)?;
+                let unused = in_use == InUse::Refused && mode == Mode::Exclusive;
+                if unused {
+                    let Target { pin, identity, below, name, .. } = &**target;
+                    refuse_if_used(pin.as_fd(), *identity, below, name)?;
                 }
                 let in_lockspace = target.lockspace.kind().has_files();
-                (take_disk(target, mode, &request)?, target.name.clone(), in_lockspace)
+                (take_disk(target, mode, unused, &request)?, target.name.clone(), in_lockspace)
             }
             Goal::Key(key) => (take_key(key, mode, &request)?, key.resource(), true),
         };
@@ -112,9 +114,17 @@ impl Work for Take {
     }
 }
 
-fn take_disk(target: &Target, mode: Mode, request: &Request<'_>) -> Result<Held, Error> {
+fn take_disk(
+    target: &Target,
+    mode: Mode,
+    unused: bool,
+    request: &Request<'_>,
+) -> Result<Held, Error> {
     let request = Request { resource: &target.name, ..*request };
     let (disk, writable) = open_disk(target, mode, &request)?;
+    if unused && writable {
+        refuse_swap_file(&disk, &target.name)?;
+    }
     let request = Request { disk: Some(disk.as_fd()), ..request };
     let Some(directory) = target.lockspace.directory() else {
         lock_byte(&disk, mode, &request)?;

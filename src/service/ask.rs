@@ -19,7 +19,7 @@ pub struct Ask {
     pub mode: Mode,
     /// Its owner has to hold a lease as well, or to ask for one with it.
     pub with_lease: bool,
-    /// What becomes of a block device that this host uses itself.
+    /// What becomes of a disk that this host uses itself.
     pub in_use: InUse,
 }
 

@@ -115,3 +115,85 @@ async fn a_disk_is_in_use_where_a_part_of_it_is() {
     drop(mounted);
     web1.acquire(&[exclusive(device.node())]).await.unwrap();
 }
+
+/// The refusal of a disk in whatever way it is asked for.
+async fn refused_as_used(house: &House, disk: &Path, use_: &str) {
+    let bus = house.connection().await;
+    let machine = Machine::open(&bus, "web9").await;
+    let said = format!("this host uses it ({use_}");
+    let open = std::fs::File::options().read(true).write(true).open(disk).unwrap();
+    for refused in [
+        machine.acquire(&[exclusive(disk)]).await.unwrap_err(),
+        machine.acquire_files(&[(&open, "exclusive")]).await.unwrap_err(),
+    ] {
+        assert_refused(&refused, "NotLockable", &said);
+    }
+    let locks = machine.acquire(&[shared(disk)]).await.unwrap();
+    let reads = lock(&bus, &locks[0]).await;
+    let refused = reads.convert("exclusive", none()).await.unwrap_err().into();
+    assert_refused(&refused, "NotLockable", &said);
+    reads.convert("exclusive", option("in-use", true)).await.unwrap();
+    machine.release(&locks).await.unwrap();
+    let insisted = machine.owner.acquire(&[exclusive(disk)], option("in-use", true)).await;
+    machine.release(&insisted.unwrap()).await.unwrap();
+}
+
+/// A machine gets a disk, and gives it up.
+async fn had(house: &House, disk: &Path) {
+    let bus = house.connection().await;
+    let machine = Machine::open(&bus, "web8").await;
+    let locks = machine.acquire(&[exclusive(disk)]).await.unwrap();
+    machine.release(&locks).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_is_in_use_where_a_loop_device_on_it_is() {
+    let device = Looped::new();
+    let (file, upper) = (device.file(), Looped::attach_range(device.node(), 256 << 10, 0));
+    let (before, across) = (
+        Looped::attach_range(&file, 0, 256 << 10),
+        Looped::attach_range(&file, 128 << 10, 256 << 10),
+    );
+    let house = House::builder().start().await;
+    // A loop device that nobody uses is no use.
+    had(&house, &file).await;
+    let mounted = Mounted::of(&house, upper.node()).await;
+    let place = mounted.0.display();
+    let used = format!("mounted on {place} through {}), and", upper.node().display());
+    for disk in [file.as_path(), device.node(), across.node()] {
+        refused_as_used(&house, disk, &used).await;
+    }
+    refused_as_used(&house, upper.node(), &format!("mounted on {place}), and")).await;
+    // It has no byte of what is mounted.
+    had(&house, before.node()).await;
+    drop(mounted);
+    for disk in [&file, device.node(), upper.node(), across.node()] {
+        had(&house, disk).await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_is_in_use_where_a_partition_of_a_loop_device_is() {
+    let mut device = Looped::new();
+    let (one, two) = (device.part(64, 1024), device.part(1200, 64));
+    let twin = Looped::attach(&device.file());
+    let house = House::builder().start().await;
+    let mounted = Mounted::of(&house, &one).await;
+    let used = format!("mounted on {} through {}", mounted.0.display(), one.display());
+    refused_as_used(&house, &device.file(), &used).await;
+    refused_as_used(&house, twin.node(), &used).await;
+    had(&house, &two).await;
+    drop(mounted);
+    had(&house, &device.file()).await;
+}
+
+#[tokio::test]
+async fn a_file_whose_lock_is_elsewhere_is_in_use_all_the_same() {
+    let device = Looped::new();
+    let house = House::builder().folder("locks").config("file_lockspace_dir = \"@DIR@/locks\"");
+    let house = house.start().await;
+    let mounted = Mounted::of(&house, device.node()).await;
+    refused_as_used(&house, &device.file(), &format!("mounted on {}", mounted.0.display())).await;
+    drop(mounted);
+    had(&house, &device.file()).await;
+}

@@ -71,6 +71,12 @@ impl Mounted {
         Mounted(at.to_owned())
     }
 
+    /// Shows a directory in the place of another one.
+    pub(crate) fn over(from: &Path, at: &Path) -> Mounted {
+        mount(Some(from), at, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("a bind mount");
+        Mounted(at.to_owned())
+    }
+
     fn new(from: Option<&Path>, at: &Path, kind: Option<&str>, flags: MsFlags) -> Mounted {
         fs::create_dir(at).unwrap_or_else(|e| panic!("{}: {e}", at.display()));
         mount(from, at, kind, flags, None::<&str>)
