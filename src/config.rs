@@ -206,13 +206,15 @@ fn read_host(table: &Table<'_>, lockspaces: &mut Lockspaces) -> Result<(), Wrong
 }
 
 fn read_limits(table: &Table<'_>, limits: &mut Limits) -> Result<(), Wrong> {
-    let fields: [(&str, &mut usize); 12] = [
+    let fields: [(&str, &mut usize); 14] = [
         ("owners_per_user", &mut limits.owners_per_user),
         ("locks_per_user", &mut limits.locks_per_user),
         ("leases_per_user", &mut limits.leases_per_user),
         ("processes_per_user", &mut limits.processes_per_user),
         ("calls_per_user", &mut limits.calls_per_user),
+        ("calls_per_connection", &mut limits.calls_per_connection),
         ("calls_per_second", &mut limits.calls_per_second),
+        ("calls_per_second_per_connection", &mut limits.calls_per_second_per_connection),
         ("waiters_per_user", &mut limits.waiters_per_user),
         ("waiters_total", &mut limits.waiters_total),
         ("checks_per_user", &mut limits.checks_per_user),

@@ -12,13 +12,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use zbus::fdo::{ConnectionCredentials, DBusProxy};
 use zbus::message::Type;
 use zbus::names::{BusName, OwnedUniqueName, UniqueName};
 use zbus::{Connection, MatchRule, MessageStream};
 
 use super::Error;
+use crate::admission::{Admission, Unknown};
 use crate::service::Presence;
+
+/// How many connections are looked up at one time.
+const LOOKUPS: usize = 64;
 
 /// Somebody who calls.
 #[derive(Debug, Clone)]
@@ -69,12 +74,12 @@ struct Known {
 }
 
 impl Callers {
-    /// Starts to know callers of this connection.
+    /// Starts to know callers of this connection, and tells `admission` which of them have left.
     ///
     /// # Errors
     ///
     /// Where the bus does not answer.
-    pub async fn new(connection: &Arc<Connection>) -> zbus::Result<Self> {
+    pub async fn new(connection: &Arc<Connection>, admission: Admission) -> zbus::Result<Self> {
         let rule = MatchRule::builder()
             .msg_type(Type::Signal)
             .sender("org.freedesktop.DBus")
@@ -84,7 +89,7 @@ impl Callers {
             .build()?;
         let leaving = MessageStream::for_match_rule(rule, connection, None).await?;
         let callers = Self { line: Arc::downgrade(connection), known: Arc::default() };
-        tokio::spawn(forget_those_who_leave(leaving, Arc::clone(&callers.known)));
+        tokio::spawn(forget_those_who_leave(leaving, Arc::clone(&callers.known), admission));
         Ok(callers)
     }
 
@@ -110,6 +115,27 @@ impl Callers {
             known.remove(&name);
         }
         found.ok_or(Error::CallerGone)
+    }
+
+    /// Finds out which users connections belong to, for as long as there are any to identify.
+    pub async fn identify_all(self, admission: Admission, mut unknown: Unknown) {
+        let mut lookups = JoinSet::new();
+        loop {
+            tokio::select! {
+                Some(name) = unknown.recv(), if lookups.len() < LOOKUPS => {
+                    let (callers, admission) = (self.clone(), admission.clone());
+                    lookups.spawn(async move {
+                        let caller = match UniqueName::try_from(&*name) {
+                            Ok(name) => callers.identify(&name).await.ok(),
+                            Err(_) => None,
+                        };
+                        admission.identified(&name, caller.map(|caller| caller.uid));
+                    });
+                }
+                Some(_) = lookups.join_next() => {}
+                else => break,
+            }
+        }
     }
 
     /// Asks the bus whether a caller is still there.
@@ -161,6 +187,7 @@ impl Known {
 async fn forget_those_who_leave(
     mut leaving: MessageStream,
     known: Arc<Mutex<HashMap<OwnedUniqueName, Known>>>,
+    admission: Admission,
 ) {
     while let Some(Ok(message)) = leaving.next().await {
         let body = message.body();
@@ -170,6 +197,7 @@ async fn forget_those_who_leave(
         let Ok(name) = UniqueName::try_from(name) else {
             continue;
         };
+        admission.left(name.as_str());
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(left) = known.remove(&OwnedUniqueName::from(name.to_owned())) {
             left.gone.send_replace(true);

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use zbus::Connection;
 use zbus::message::{Flags, Header};
@@ -11,10 +10,10 @@ use super::Error;
 use super::caller::{Caller, Callers};
 use super::deed::{self, Action, Details, Row};
 use super::polkit::Polkit;
-use super::rate::Rates;
+use crate::admission::Admission;
+use crate::service::Service;
 use crate::service::chronicle::{self, Denied};
 use crate::service::limits::within;
-use crate::service::{Limits, Service};
 
 /// Who is let through without a question.
 #[derive(Debug)]
@@ -35,13 +34,8 @@ pub struct Gate {
     busy: Arc<Mutex<Busy>>,
 }
 
-/// What is under way, by user.
-#[derive(Debug, Default)]
-struct Busy {
-    calls: HashMap<u32, usize>,
-    checks: HashMap<u32, usize>,
-    rates: Rates,
-}
+/// Questions to polkit that are open, by user.
+type Busy = HashMap<u32, usize>;
 
 impl Gate {
     /// The gate of the system service: root passes, polkit judges the rest.
@@ -49,9 +43,13 @@ impl Gate {
     /// # Errors
     ///
     /// Where the bus does not answer.
-    pub async fn system(connection: &Arc<Connection>, service: Service) -> zbus::Result<Self> {
+    pub async fn system(
+        connection: &Arc<Connection>,
+        service: Service,
+        admission: Admission,
+    ) -> zbus::Result<Self> {
         let rule = Rule::System(Polkit::new(connection));
-        Self::new(rule, connection, service).await
+        Self::new(rule, connection, service, admission).await
     }
 
     /// The gate of one user's own instance.
@@ -59,22 +57,31 @@ impl Gate {
     /// # Errors
     ///
     /// Where the bus does not answer.
-    pub async fn own(connection: &Arc<Connection>, service: Service) -> zbus::Result<Self> {
+    pub async fn own(
+        connection: &Arc<Connection>,
+        service: Service,
+        admission: Admission,
+    ) -> zbus::Result<Self> {
         let rule = Rule::Own(nix::unistd::geteuid().as_raw());
-        Self::new(rule, connection, service).await
+        Self::new(rule, connection, service, admission).await
     }
 
-    async fn new(rule: Rule, connection: &Arc<Connection>, service: Service) -> zbus::Result<Self> {
-        let callers = Callers::new(connection).await?;
+    async fn new(
+        rule: Rule,
+        connection: &Arc<Connection>,
+        service: Service,
+        admission: Admission,
+    ) -> zbus::Result<Self> {
+        let callers = Callers::new(connection, admission).await?;
         Ok(Self { rule, callers, service, busy: Arc::default() })
     }
 
-    /// Lets a call in, counted and with its row of the list; whether it may go on is asked as its
-    /// arguments become known.
+    /// Lets a call in, with its row of the list; whether it may go on is asked as its arguments
+    /// become known. How many calls there may be is decided before, by [`Admission`].
     ///
     /// # Errors
     ///
-    /// [`Error::Unlisted`], [`Error::CallerGone`], [`Error::Limit`].
+    /// [`Error::Unlisted`], [`Error::CallerGone`].
     pub async fn enter<'g>(
         &'g self,
         header: &'g Header<'g>,
@@ -85,17 +92,7 @@ impl Gate {
             .ok_or_else(|| Error::Unlisted(format!("{interface}.{member}")))?;
         let sender = header.sender().ok_or(Error::CallerGone)?;
         let caller = self.callers.identify(sender).await?;
-        let limits = self.service.settings().limits;
-        self.check_rate(caller.uid, &limits)?;
-        let counted = self
-            .count(&caller, "calls at one time", limits.calls_per_user, |busy| &mut busy.calls)?;
-        Ok(Call { gate: self, header, row, caller, _counted: counted })
-    }
-
-    /// Whether no call is being answered.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        lock(&self.busy).calls.is_empty()
+        Ok(Call { gate: self, header, row, caller })
     }
 
     /// Whether this user passes without a question.
@@ -107,35 +104,17 @@ impl Gate {
         }
     }
 
-    fn count(
-        &self,
-        caller: &Caller,
-        what: &'static str,
-        limit: usize,
-        which: fn(&mut Busy) -> &mut HashMap<u32, usize>,
-    ) -> Result<Counted, Error> {
-        let uid = caller.uid;
+    /// Counts a question to polkit, until what is returned is dropped.
+    fn count_check(&self, uid: u32) -> Result<Counted, Error> {
+        let limits = self.service.limits();
         let mut busy = lock(&self.busy);
-        let count = which(&mut busy).entry(uid).or_default();
-        if !self.passes(uid) {
-            within(what, *count + 1, limit, || format!("for uid {uid}"))?;
-        }
-        *count += 1;
-        Ok(Counted { busy: Arc::clone(&self.busy), uid, which })
-    }
-
-    fn check_rate(&self, uid: u32, limits: &Limits) -> Result<(), Error> {
-        let limit = limits.calls_per_second;
-        if self.passes(uid) || lock(&self.busy).rates.take(uid, limit, Instant::now()) {
-            return Ok(());
-        }
-        let whose = format!("in a second for uid {uid}");
-        Err(crate::service::Error::Limit { what: "calls", limit, whose }.into())
-    }
-
-    fn check_total(&self, limits: &Limits) -> Result<(), Error> {
-        let total = lock(&self.busy).checks.values().sum::<usize>();
-        Ok(within("questions to polkit", total, limits.checks_total, || "at one time".into())?)
+        let own = busy.get(&uid).copied().unwrap_or_default() + 1;
+        let total = busy.values().sum::<usize>() + 1;
+        let what = "questions to polkit at one time";
+        within(what, own, limits.checks_per_user, || format!("for uid {uid}"))?;
+        within("questions to polkit", total, limits.checks_total, || "at one time".into())?;
+        *busy.entry(uid).or_default() += 1;
+        Ok(Counted { busy: Arc::clone(&self.busy), uid })
     }
 }
 
@@ -143,22 +122,20 @@ fn lock(busy: &Mutex<Busy>) -> MutexGuard<'_, Busy> {
     busy.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One more of something, until it is dropped.
+/// One more question, until it is dropped.
 #[derive(Debug)]
 struct Counted {
     busy: Arc<Mutex<Busy>>,
     uid: u32,
-    which: fn(&mut Busy) -> &mut HashMap<u32, usize>,
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         let mut busy = lock(&self.busy);
-        let counts = (self.which)(&mut busy);
-        if let Some(count) = counts.get_mut(&self.uid) {
+        if let Some(count) = busy.get_mut(&self.uid) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&self.uid);
+                busy.remove(&self.uid);
             }
         }
     }
@@ -172,7 +149,6 @@ pub struct Call<'g> {
     gate: &'g Gate,
     header: &'g Header<'g>,
     row: &'static Row,
-    _counted: Counted,
 }
 
 impl Call<'_> {
@@ -243,12 +219,7 @@ impl Call<'_> {
                 Err(Error::Denied { action, deed: action.describe(details), why })
             }
             Rule::System(polkit) => {
-                let limits = self.gate.service.settings().limits;
-                let what = "questions to polkit at one time";
-                let limit = limits.checks_per_user;
-                let _counted =
-                    self.gate.count(&self.caller, what, limit, |busy| &mut busy.checks)?;
-                self.gate.check_total(&limits)?;
+                let _counted = self.gate.count_check(self.caller.uid)?;
                 let mut caller = self.caller.clone();
                 polkit.ask(self.header, &mut caller, action, details, interactive).await?;
                 // The answer may have been given to somebody who is not there to use it.

@@ -8,7 +8,6 @@ pub mod caller;
 pub mod deed;
 pub mod gate;
 pub mod polkit;
-mod rate;
 
 use crate::service;
 use deed::Action;

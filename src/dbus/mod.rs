@@ -33,6 +33,8 @@ use tokio::task::JoinSet;
 use zbus::Connection;
 use zbus::fdo::RequestNameFlags;
 
+use crate::admission::{Admission, Socket};
+use crate::auth::caller::Callers;
 use crate::auth::gate::Gate;
 use crate::bus::Bus;
 use crate::logging::Log;
@@ -85,16 +87,23 @@ pub async fn serve(
     log: &Log,
     wishes: mpsc::Sender<Wish>,
 ) -> Result<Served, ServeError> {
-    let builder = match bus {
-        Bus::System => zbus::connection::Builder::system(),
-        Bus::Session => zbus::connection::Builder::session(),
-    };
     let bus_name = bus.as_str();
-    let connection =
-        builder.build().await.map_err(|cause| ServeError::NoBus { bus: bus_name, cause })?;
+    let privileged = match bus {
+        Bus::System => 0,
+        Bus::Session => nix::unistd::geteuid().as_raw(),
+    };
+    let (admission, unknown) = Admission::new(service.clone(), privileged);
+    let connected = async {
+        let socket = Socket::connect(bus, &admission).await?;
+        zbus::connection::Builder::socket(socket).build().await
+    };
+    let connection = connected.await.map_err(|cause| ServeError::NoBus { bus: bus_name, cause })?;
     let connection = Arc::new(connection);
-    match open(&connection, bus, service, log, wishes).await {
-        Ok((front, publishing)) => Ok(Served { connection, front, publishing }),
+    match open(&connection, bus, service, log, wishes, &admission).await {
+        Ok((callers, mut tasks)) => {
+            tasks.spawn(callers.identify_all(admission.clone(), unknown));
+            Ok(Served { connection, admission, tasks })
+        }
         Err(cause) => {
             // Otherwise the tasks that were started would keep it.
             let closed = Connection::clone(&connection).close().await;
@@ -115,11 +124,13 @@ async fn open(
     service: &Service,
     log: &Log,
     wishes: mpsc::Sender<Wish>,
-) -> zbus::Result<(Arc<Front>, JoinSet<()>)> {
+    admission: &Admission,
+) -> zbus::Result<(Callers, JoinSet<()>)> {
     let gate = match bus {
-        Bus::System => Gate::system(connection, service.clone()).await?,
-        Bus::Session => Gate::own(connection, service.clone()).await?,
+        Bus::System => Gate::system(connection, service.clone(), admission.clone()).await?,
+        Bus::Session => Gate::own(connection, service.clone(), admission.clone()).await?,
     };
+    let callers = gate.callers.clone();
     let front = Arc::new(Front { service: service.clone(), gate, wishes, bulk: Bulk::default() });
     let objects = connection.object_server();
     objects.at(paths::ROOT, objects::Objects(Arc::clone(&front))).await?;
@@ -137,9 +148,9 @@ async fn open(
     // vmlockd must fail rather than take over the name of one that holds locks.
     let flags = RequestNameFlags::DO_NOT_QUEUE;
     connection.request_name_with_flags(NAME, flags).await?;
-    let mut publishing = JoinSet::new();
-    publishing.spawn(publisher.follow(subscription));
-    Ok((front, publishing))
+    let mut tasks = JoinSet::new();
+    tasks.spawn(publisher.follow(subscription));
+    Ok((callers, tasks))
 }
 
 /// The front, open. Nothing of it is left when it is dropped: this alone keeps the connection, which
@@ -147,9 +158,9 @@ async fn open(
 #[derive(Debug)]
 pub struct Served {
     connection: Arc<Connection>,
-    front: Arc<Front>,
-    /// What shows the table, as long as this is kept.
-    publishing: JoinSet<()>,
+    admission: Admission,
+    /// What shows the table and what identifies callers, as long as this is kept.
+    tasks: JoinSet<()>,
 }
 
 impl Served {
@@ -161,14 +172,14 @@ impl Served {
     /// Closes the front, politely: calls that came are answered, those that come now are kept by
     /// the bus until the name is taken again. Who is asked something by a dialog is not waited for.
     pub async fn withdraw(self) {
-        let Self { connection, front, publishing } = self;
+        let Self { connection, admission, tasks } = self;
         if let Err(error) = connection.release_name(NAME).await {
             tracing::debug!(%error, "giving the name back");
         }
         // The bus keeps order: what was sent to the name before has come by now.
         let answered = async {
             tokio::task::yield_now().await;
-            while !front.gate.is_idle() {
+            while !admission.is_idle() {
                 tokio::time::sleep(ANSWERED).await;
             }
         };
@@ -184,6 +195,6 @@ impl Served {
         if let Err(error) = Connection::clone(&connection).close().await {
             tracing::debug!(%error, "closing the connection");
         }
-        drop(publishing);
+        drop(tasks);
     }
 }

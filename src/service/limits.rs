@@ -17,10 +17,14 @@ pub struct Limits {
     pub leases_per_user: usize,
     /// Processes that one user's owners are bound to, together.
     pub processes_per_user: usize,
-    /// Calls of one user that are being answered at one time, with those that wait.
+    /// Calls of one user in flight, with those that wait for locks.
     pub calls_per_user: usize,
+    /// Calls of one connection to the bus in flight.
+    pub calls_per_connection: usize,
     /// Calls of one user in a second.
     pub calls_per_second: usize,
+    /// Calls of one connection to the bus in a second.
+    pub calls_per_second_per_connection: usize,
     /// Calls of one user that wait for what others hold.
     pub waiters_per_user: usize,
     /// Calls that wait, in all.
@@ -43,9 +47,11 @@ impl Default for Limits {
             leases_per_user: 128,
             processes_per_user: 64,
             calls_per_user: 64,
+            calls_per_connection: 48,
             waiters_per_user: 32,
             waiters_total: 4096,
             calls_per_second: 200,
+            calls_per_second_per_connection: 150,
             checks_per_user: 4,
             checks_total: 64,
             resources_per_call: 64,

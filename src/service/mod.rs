@@ -215,6 +215,12 @@ impl Service {
         self.state().settings.clone()
     }
 
+    /// The limits in force.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.state().settings.limits
+    }
+
     /// Puts other settings in force. What is held stays where it is.
     pub async fn change_settings(&self, settings: Settings) {
         let shown = {

@@ -15,9 +15,24 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // What the log tells of, for whoever tells it and for whoever writes it.
     ("catalog", &[]),
     ("service", &["lock", "life", "keep", "inspector", "step", "catalog"]),
-    ("auth", &["lock", "life", "service", "catalog"]),
+    ("admission", &["service", "bus"]),
+    ("auth", &["lock", "life", "service", "catalog", "admission"]),
     // `logging` stands beside the floors; the log's D-Bus object turns its knob.
-    ("dbus", &["lock", "life", "keep", "inspector", "service", "auth", "bus", "logging", "paths"]),
+    (
+        "dbus",
+        &[
+            "lock",
+            "life",
+            "keep",
+            "inspector",
+            "service",
+            "admission",
+            "auth",
+            "bus",
+            "logging",
+            "paths",
+        ],
+    ),
     ("virtlockd", &["lock", "life", "service", "keep", "step", "catalog"]),
     ("logging", &["lock", "catalog"]),
     ("notify", &[]),

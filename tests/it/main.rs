@@ -21,6 +21,7 @@ mod crash;
 mod doctor;
 mod examples;
 mod far;
+mod flood;
 mod fuzz;
 mod handover;
 mod host;

@@ -1,0 +1,166 @@
+//! What a flood of calls costs others: three processes of one user send as fast as the bus takes
+//! it, and root acquires and releases a disk meanwhile.
+//!
+//! Prints root's times under the flood as ratios to its times without, in the same run and in
+//! turns, and the service's memory at its peak and afterwards. Figures of different runs or machines
+//! say nothing about each other.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here ends the run")]
+
+#[path = "../tests/it/house/mod.rs"]
+mod house;
+#[allow(dead_code)]
+#[path = "../tests/it/machine.rs"]
+mod machine;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use house::user::{Account, NOBODY};
+use house::{Broker, Flood, Flooder, House, Process, mortal};
+use machine::{Machine, exclusive};
+use zbus::fdo::DBusProxy;
+
+/// Acquisitions with and without the flood, in so many turns each.
+const ROUNDS: usize = 250;
+const TURNS: usize = 4;
+/// Processes that send.
+const SENDERS: usize = 3;
+/// Calls after which a sender counts as one that floods.
+const BEGUN: usize = 20_000;
+
+fn percentile(times: &mut [Duration], percent: usize) -> f64 {
+    times.sort_unstable();
+    times[(times.len() * percent / 100).min(times.len() - 1)].as_secs_f64() * 1e6
+}
+
+/// Times of an acquisition with its release, and of two calls that the bus answers by itself: what
+/// the bus alone makes of it.
+#[derive(Default)]
+struct Times {
+    locks: Vec<Duration>,
+    bus: Vec<Duration>,
+}
+
+async fn measure(bus: &DBusProxy<'_>, machine: &Machine, image: &Path, times: &mut Times) {
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        let locks = machine.acquire(&[exclusive(image)]).await.unwrap();
+        machine.release(&locks).await.unwrap();
+        times.locks.push(start.elapsed());
+        let start = Instant::now();
+        bus.get_id().await.unwrap();
+        bus.get_id().await.unwrap();
+        times.bus.push(start.elapsed());
+    }
+}
+
+/// A figure of the service's memory in MiB, from its status.
+fn memory(house: &House, figure: &str) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", house.daemon().pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(figure)).unwrap();
+    let kib: f64 = line.trim_matches([':', '\t', ' ', 'k', 'B']).trim().parse().unwrap();
+    kib / 1024.0
+}
+
+/// Processes that flood, until this is dropped.
+async fn flood(house: &House, socket: &Path, flood: &str, replies: &str) -> Vec<Process> {
+    let mut senders = Vec::new();
+    for _ in 0..SENDERS {
+        let mut command = mortal(Some(&Account::of(NOBODY)), std::env::current_exe().unwrap());
+        command.args(["--send", flood, replies]).arg(socket).stdout(Stdio::piped());
+        senders.push(Process::start("sender", command, &house.dir().join("senders.log")));
+    }
+    for sender in &senders {
+        sender.says_something().await;
+    }
+    senders
+}
+
+/// What a sender does: never returns, unless the bus ends its connection.
+fn send(flood: &str, replies: &str, socket: &Path) {
+    let flood = Flood::ALL.into_iter().find(|known| format!("{known:?}") == flood).unwrap();
+    let count = if flood == Flood::LargeMessage { BEGUN / 100 } else { BEGUN };
+    let mut begun = false;
+    loop {
+        let mut flooder = Flooder::connect(socket);
+        while flooder.send(flood, replies == "replies", count) {
+            // Said once: after that, nobody listens any more.
+            if !std::mem::replace(&mut begun, true) {
+                println!("flooding");
+            }
+        }
+    }
+}
+
+/// Whether a name is among those that the command line asks for, if it asks for any.
+fn is_wanted(name: &str, among: &[String], names: &[String]) -> bool {
+    let wanted: Vec<_> = among.iter().filter(|word| names.contains(word)).collect();
+    wanted.is_empty() || wanted.iter().any(|word| *word == name)
+}
+
+async fn bench(broker: Broker, words: &[String]) {
+    let brokers = [Broker::DbusDaemon, Broker::DbusBroker].map(|broker| format!("{broker:?}"));
+    let kinds = Flood::ALL.map(|kind| format!("{kind:?}"));
+    if !is_wanted(&format!("{broker:?}"), words, &brokers) {
+        return;
+    }
+    let house = House::builder().broker(broker).start().await;
+    let bus = house.connection().await;
+    let image = house.raw_of(0, "measured");
+    let machine = Machine::open(&bus, "measured").await;
+    let socket: PathBuf = house.address().strip_prefix("unix:path=").unwrap().into();
+    println!("{broker:?}: root's acquisition and release, {} with and without:", ROUNDS * TURNS);
+    let bus = DBusProxy::new(&bus).await.unwrap();
+    measure(&bus, &machine, &image, &mut Times::default()).await;
+    println!("  memory before: {:.1} MiB", memory(&house, "VmRSS"));
+    for kind in Flood::ALL {
+        let name = format!("{kind:?}");
+        if !is_wanted(&name, words, &kinds) {
+            continue;
+        }
+        for replies in ["replies", "no-replies"] {
+            // Resets the peak.
+            fs::write(format!("/proc/{}/clear_refs", house.daemon().pid()), "5").unwrap();
+            let (mut without, mut with) = (Times::default(), Times::default());
+            for _ in 0..TURNS {
+                measure(&bus, &machine, &image, &mut without).await;
+                let senders = flood(&house, &socket, &name, replies).await;
+                measure(&bus, &machine, &image, &mut with).await;
+                drop(senders);
+            }
+            let [p50, p99] = [50, 99].map(|percent| {
+                let (with_flood, before) =
+                    (percentile(&mut with.locks, percent), percentile(&mut without.locks, percent));
+                let bus =
+                    percentile(&mut with.bus, percent) / percentile(&mut without.bus, percent);
+                format!("{before:8.1} us, flood {:5.2} (bus {bus:5.2})", with_flood / before)
+            });
+            println!(
+                "  {name:15} {replies:10} p50 {p50}  p99 {p99}  peak {:5.1} MiB, after {:5.1} MiB",
+                memory(&house, "VmHWM"),
+                memory(&house, "VmRSS"),
+            );
+        }
+    }
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if let [_, word, flood, replies, socket] = args.as_slice()
+        && word == "--send"
+    {
+        send(flood, replies, Path::new(socket));
+        return;
+    }
+    // `cargo bench` passes --bench; `cargo test --benches` would run this too, and shall not.
+    if args.iter().any(|arg| arg == "--bench") {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            bench(Broker::DbusDaemon, &args).await;
+            bench(Broker::DbusBroker, &args).await;
+        });
+    }
+}

@@ -1,0 +1,64 @@
+//! A method call on its way to the object server.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::head::Head;
+use super::refusal::Error;
+
+/// Methods whose replies grow with the number of locks or owners. Only so many of them are
+/// answered at one time, since each may hold megabytes until the reply is sent.
+const LISTINGS: &[&str] =
+    &["Get", "GetAll", "GetManagedObjects", "Introspect", "ListLocks", "ListOwners", "ListWaiting"];
+
+/// A message as it was received.
+#[derive(Debug)]
+pub(super) struct Raw {
+    /// Its bytes.
+    pub(super) bytes: Vec<u8>,
+    /// The descriptors that accompany it.
+    pub(super) descriptors: Vec<OwnedFd>,
+}
+
+/// A call that was admitted.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    /// The message.
+    pub(super) raw: Raw,
+    /// The caller's connection.
+    pub(super) sender: Arc<str>,
+    /// The call's serial number.
+    pub(super) serial: u32,
+    /// Whether the caller wants no reply.
+    pub(super) no_reply: bool,
+    /// Whether its reply grows with what is held.
+    pub(super) listing: bool,
+}
+
+impl Admitted {
+    /// The call that `head` describes.
+    pub(super) fn new(sender: &Arc<str>, head: &Head<'_>, raw: Raw) -> Self {
+        Self {
+            raw,
+            sender: Arc::clone(sender),
+            serial: head.serial,
+            no_reply: head.no_reply,
+            listing: head.member.is_some_and(|member| LISTINGS.contains(&member)),
+        }
+    }
+}
+
+/// A call that was not admitted.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// The caller's connection.
+    pub(super) sender: Arc<str>,
+    /// The caller's user, where it is known.
+    pub(super) uid: Option<u32>,
+    /// The call's serial number.
+    pub(super) serial: u32,
+    /// Whether the caller wants no reply.
+    pub(super) no_reply: bool,
+    /// The limit.
+    pub(super) why: Error,
+}

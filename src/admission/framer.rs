@@ -1,0 +1,184 @@
+//! Messages out of a stream of bytes.
+//!
+//! Keeps one small buffer, which grows to the length of a longer message for as long as that one
+//! is read, and skips a message that is longer than allowed without holding it.
+
+use super::head::{FIXED, Lengths, Malformed};
+
+/// The size of the buffer, in bytes. Most messages are far smaller, so that one read takes in many
+/// of those that come in quick succession; and no more than this is sorted at one go.
+const BUFFER: usize = 16 << 10;
+/// The longest message that is read, in bytes. 64 resources with names of 4,095 bytes fit in.
+pub(super) const LONGEST: usize = 1 << 20;
+
+/// What is next in the stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Frame<'b> {
+    /// A whole message, and the length of its header.
+    Message(&'b [u8], usize),
+    /// The header of a message that is too long. What follows it is skipped.
+    TooLong(&'b [u8]),
+    /// Not there yet: more is to be read.
+    Incomplete,
+}
+
+/// The bytes that were read and are not consumed.
+#[derive(Debug)]
+pub(super) struct Framer {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// How many bytes of a message that is too long are still to come.
+    skip: usize,
+}
+
+impl Framer {
+    /// An empty buffer.
+    pub(super) fn new() -> Self {
+        Self { buffer: vec![0; BUFFER], start: 0, end: 0, skip: 0 }
+    }
+
+    /// The room for what is read next; never empty.
+    pub(super) fn room(&mut self) -> &mut [u8] {
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if self.end == 0 && self.buffer.len() > BUFFER {
+            self.buffer.truncate(BUFFER);
+            self.buffer.shrink_to_fit();
+        }
+        if self.end == self.buffer.len() {
+            self.buffer.resize(self.end + BUFFER, 0);
+        }
+        &mut self.buffer[self.end..]
+    }
+
+    /// Enters that so many bytes were read into the room.
+    pub(super) fn filled(&mut self, count: usize) {
+        self.end = self.buffer.len().min(self.end + count);
+    }
+
+    /// Puts bytes that somebody else has read behind those that are there.
+    pub(super) fn append(&mut self, bytes: &[u8]) {
+        self.buffer.truncate(self.end);
+        self.buffer.extend_from_slice(bytes);
+        self.end = self.buffer.len();
+    }
+
+    /// Whether no byte of a message is waiting.
+    pub(super) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Consumes the next message.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`]: the end of the message can't be known, nor anything after it.
+    pub(super) fn next(&mut self) -> Result<Frame<'_>, Malformed> {
+        let skipped = self.skip.min(self.end - self.start);
+        self.start += skipped;
+        self.skip -= skipped;
+        let there = &self.buffer[self.start..self.end];
+        let Some(fixed) = there.first_chunk::<FIXED>() else { return Ok(Frame::Incomplete) };
+        let Lengths { header, message } = Lengths::read(fixed)?;
+        if message <= LONGEST {
+            return Ok(self.whole(header, message));
+        }
+        // A header that is too long itself says nothing that could be answered.
+        let header = if header <= LONGEST { header } else { FIXED };
+        if there.len() < header {
+            self.reserve(header);
+            return Ok(Frame::Incomplete);
+        }
+        let at = self.start;
+        self.start += header;
+        self.skip = message - header;
+        Ok(Frame::TooLong(&self.buffer[at..at + header]))
+    }
+
+    fn whole(&mut self, header: usize, message: usize) -> Frame<'_> {
+        if self.end - self.start < message {
+            self.reserve(message);
+            return Frame::Incomplete;
+        }
+        let at = self.start;
+        self.start += message;
+        Frame::Message(&self.buffer[at..at + message], header)
+    }
+
+    /// Makes the buffer so large that `length` bytes from the start of a message fit in.
+    fn reserve(&mut self, length: usize) {
+        let needed = self.start + length;
+        if needed > self.buffer.len() && length > BUFFER {
+            self.buffer.resize(needed, 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(body: usize) -> Vec<u8> {
+        let mut bytes = vec![b'l', 1, 0, 1];
+        bytes.extend_from_slice(&u32::try_from(body).unwrap().to_le_bytes());
+        bytes.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0]);
+        bytes.resize(16 + body, 7);
+        bytes
+    }
+
+    /// Passes a stream in pieces, and returns the length of each message, or `None` for each one
+    /// that is too long.
+    fn pass(stream: &[u8], piece: usize) -> (Framer, Vec<Option<usize>>) {
+        let (mut framer, mut found) = (Framer::new(), Vec::new());
+        for bytes in stream.chunks(piece) {
+            let mut bytes = bytes;
+            while !bytes.is_empty() {
+                let room = framer.room();
+                let count = room.len().min(bytes.len());
+                room[..count].copy_from_slice(&bytes[..count]);
+                framer.filled(count);
+                bytes = &bytes[count..];
+                loop {
+                    match framer.next().unwrap() {
+                        Frame::Message(bytes, header) => {
+                            assert_eq!(header, 16);
+                            found.push(Some(bytes.len()));
+                        }
+                        Frame::TooLong(header) => {
+                            assert_eq!(header.len(), 16);
+                            found.push(None);
+                        }
+                        Frame::Incomplete => break,
+                    }
+                }
+            }
+        }
+        (framer, found)
+    }
+
+    #[test]
+    fn finds_messages_of_all_lengths_whatever_the_pieces() {
+        let stream: Vec<u8> = [0, 8, BUFFER, 0, LONGEST - 16, 3 * LONGEST, 24, BUFFER - 16, 0]
+            .into_iter()
+            .flat_map(message)
+            .collect();
+        let lengths = [16, 24, BUFFER + 16, 16, LONGEST, 0, 40, BUFFER, 16];
+        let expected = lengths.map(|length| (length > 0).then_some(length));
+        for piece in [1000, 4096, BUFFER, 1 << 20, stream.len()] {
+            let (mut framer, found) = pass(&stream, piece);
+            assert_eq!(found, expected, "in pieces of {piece}");
+            assert_eq!(framer.room().len(), BUFFER, "the buffer is small again");
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_is_never_held() {
+        let (framer, found) = pass(&message(64 * LONGEST), 1 << 16);
+        assert_eq!(found, [None]);
+        assert!(framer.buffer.capacity() < LONGEST);
+    }
+}

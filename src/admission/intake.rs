@@ -1,0 +1,169 @@
+//! Sorts what comes from the bus: passed on, queued, refused or dropped.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use super::call::{Raw, Refused};
+use super::framer::{Frame, Framer, LONGEST};
+use super::head::{Head, Kind};
+use super::refusals::Refusals;
+use super::{Admission, BUS};
+use crate::service::Error;
+
+/// Descriptors that no message has taken. More are never there, unless the bus is broken.
+const DESCRIPTORS: usize = 1024;
+
+/// What one read has brought.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sorted {
+    /// Messages that are to be passed on, or may be.
+    pub(super) accepted: usize,
+    /// Messages that were refused or dropped.
+    pub(super) rejected: usize,
+}
+
+/// What came and is not passed on.
+#[derive(Debug)]
+pub(super) struct Intake {
+    framer: Framer,
+    /// Descriptors that came and belong to messages that are not consumed.
+    descriptors: VecDeque<OwnedFd>,
+    /// Replies and signals, in order.
+    pub(super) others: VecDeque<Raw>,
+    /// Calls that are to be refused.
+    pub(super) refusals: Refusals,
+    /// Whether the reply to `Hello` is still to come, which the handshake sends by itself.
+    greeting: bool,
+}
+
+impl Intake {
+    /// Nothing has come.
+    pub(super) fn new() -> Self {
+        Self {
+            framer: Framer::new(),
+            descriptors: VecDeque::new(),
+            others: VecDeque::new(),
+            refusals: Refusals::default(),
+            greeting: true,
+        }
+    }
+
+    /// Room for what is read next, for its bytes and its descriptors.
+    pub(super) fn room(&mut self) -> (&mut [u8], &mut VecDeque<OwnedFd>) {
+        (self.framer.room(), &mut self.descriptors)
+    }
+
+    /// Takes over what the handshake has read.
+    pub(super) fn append(&mut self, bytes: &[u8], descriptors: Vec<OwnedFd>) {
+        self.framer.append(bytes);
+        self.descriptors.extend(descriptors);
+    }
+
+    /// Sorts the messages that are complete, after `count` more bytes were read.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` if the bus has sent what is no D-Bus, and nothing after it can be understood.
+    pub(super) fn sort(&mut self, count: usize, admission: &Admission) -> io::Result<Sorted> {
+        self.framer.filled(count);
+        let Self { framer, descriptors, others, refusals, greeting } = self;
+        let now = Instant::now();
+        let mut sorter = Sorter { admission, now, others, refusals, greeting };
+        let mut sorted = Sorted::default();
+        loop {
+            match framer.next().map_err(|_| broken("a malformed message"))? {
+                Frame::Incomplete => break,
+                Frame::Message(bytes, header) => {
+                    let head = parse(bytes.get(..header).unwrap_or_default())?;
+                    let count = descriptors_of(&head);
+                    let complete = count <= descriptors.len();
+                    let taken = descriptors.drain(..count.min(descriptors.len()));
+                    let accepted = complete
+                        && sorter.sort(&head, bytes.len(), || Raw {
+                            bytes: bytes.to_vec(),
+                            descriptors: taken.collect(),
+                        });
+                    sorted.accepted += usize::from(accepted);
+                    sorted.rejected += usize::from(!accepted);
+                }
+                Frame::TooLong(header) => {
+                    let head = parse(header)?;
+                    let count = descriptors_of(&head).min(descriptors.len());
+                    descriptors.drain(..count);
+                    sorter.refuse_too_long(&head);
+                    sorted.rejected += 1;
+                }
+            }
+        }
+        // The kernel hands out descriptors with bytes of the message that they belong to. What no
+        // message has taken must not become part of another caller's.
+        if framer.is_empty() {
+            descriptors.clear();
+        }
+        if descriptors.len() > DESCRIPTORS {
+            return Err(broken("descriptors that belong to no message"));
+        }
+        Ok(sorted)
+    }
+}
+
+/// Where messages go.
+struct Sorter<'r> {
+    admission: &'r Admission,
+    now: Instant,
+    others: &'r mut VecDeque<Raw>,
+    refusals: &'r mut Refusals,
+    greeting: &'r mut bool,
+}
+
+impl Sorter<'_> {
+    /// Returns whether the message is kept.
+    fn sort(&mut self, head: &Head<'_>, size: usize, raw: impl FnOnce() -> Raw) -> bool {
+        // The bus passes on replies that nothing waits for, and signals of anybody.
+        let passed_on = match (head.kind, head.sender) {
+            (Kind::Call, Some(sender)) => {
+                let offered = self.admission.offer(sender, head, size, raw, self.now);
+                return offered.map_err(|refused| self.refusals.push(refused, self.now)).is_ok();
+            }
+            (Kind::Reply, sender) => {
+                let greeted = sender == Some(BUS) && std::mem::take(self.greeting);
+                let expected = |serial| self.admission.is_expected(serial);
+                greeted || head.reply_serial.is_some_and(expected)
+            }
+            (Kind::Signal, sender) => sender == Some(BUS),
+            (Kind::Call | Kind::Unknown, _) => false,
+        };
+        if passed_on {
+            self.others.push_back(raw());
+        }
+        passed_on
+    }
+
+    fn refuse_too_long(&mut self, head: &Head<'_>) {
+        if let (Kind::Call, Some(sender)) = (head.kind, head.sender) {
+            let whose = "in one message".to_owned();
+            let why = Error::Limit { what: "bytes", limit: LONGEST, whose }.into();
+            let Head { serial, no_reply, .. } = *head;
+            let refused = Refused { sender: sender.into(), uid: None, serial, no_reply, why };
+            self.refusals.push(refused, self.now);
+        }
+    }
+}
+
+/// # Errors
+///
+/// A malformed header: how many descriptors belong to the message is not known then, and those of
+/// one caller must not become another's.
+fn parse(header: &[u8]) -> io::Result<Head<'_>> {
+    Head::parse(header).map_err(|_| broken("a malformed header"))
+}
+
+fn descriptors_of(head: &Head<'_>) -> usize {
+    usize::try_from(head.descriptors).unwrap_or(usize::MAX)
+}
+
+fn broken(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the bus has sent {what}"))
+}

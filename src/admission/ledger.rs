@@ -1,0 +1,323 @@
+//! Which calls are admitted, and which is dispatched next.
+//!
+//! Counts the calls of each connection and of each user, from the moment that a call is admitted
+//! until it is answered, and keeps the calls that are not dispatched yet in one queue for each
+//! user. The calls of the privileged user are dispatched first; the other users take turns.
+//! Touches nothing; the time is passed in.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::account::{Connection, Dispatched, User};
+use super::call::{Admitted, Raw, Refused};
+use super::head::Head;
+use super::rate::{Bucket, Rate};
+use super::refusal;
+use crate::service::limits::within;
+use crate::service::{Error, Limits};
+
+/// Bytes of the calls of one user that are in flight.
+const BYTES_PER_USER: usize = 2 << 20;
+/// Bytes of the calls of all users but the privileged one that are in flight, and again of
+/// connections whose user is not known yet.
+const BYTES_TOTAL: usize = 16 << 20;
+/// Bytes of the calls of the privileged user that are in flight.
+const BYTES_PRIVILEGED: usize = 32 << 20;
+/// Calls of the privileged user in flight, besides those that may wait for locks.
+const PRIVILEGED: usize = 4096;
+/// Calls of a connection that are kept until its user is known.
+const UNIDENTIFIED: usize = 256;
+/// Bytes of these calls, but for the first one.
+const BYTES_UNIDENTIFIED: usize = 64 << 10;
+
+/// What became of a call that was offered.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It is queued.
+    Queued,
+    /// It is kept until the user of its connection is known, which is to be found out.
+    Identify,
+}
+
+/// All calls in flight.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    /// The user to whom no quota applies.
+    privileged: u32,
+    connections: HashMap<Arc<str>, Connection>,
+    users: HashMap<u32, User>,
+    /// The other users that have calls in their queues, in turn.
+    turns: VecDeque<u32>,
+    in_flight: usize,
+    /// Bytes in flight of all but the privileged user, and of unidentified connections.
+    size: usize,
+    unidentified: usize,
+    /// Listings that are being answered to all but the privileged user.
+    listing: usize,
+    dispatched: u64,
+}
+
+impl Ledger {
+    /// Nothing in flight; no quota applies to the user `privileged`.
+    pub(super) fn new(privileged: u32) -> Self {
+        Self {
+            privileged,
+            connections: HashMap::new(),
+            users: HashMap::new(),
+            turns: VecDeque::new(),
+            in_flight: 0,
+            size: 0,
+            unidentified: 0,
+            listing: 0,
+            dispatched: 0,
+        }
+    }
+
+    /// Whether every call that was admitted has been answered.
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight == 0
+    }
+
+    /// Whether a call waits in a queue.
+    pub(super) fn has_queued(&self) -> bool {
+        !self.turns.is_empty() || self.users.get(&self.privileged).is_some_and(User::has_queued)
+    }
+
+    /// Offers a call of `size` bytes. `raw` is asked for only if the call is admitted.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] for [`Error::Limit`].
+    pub(super) fn offer(
+        &mut self,
+        sender: &str,
+        head: &Head<'_>,
+        size: usize,
+        raw: impl FnOnce() -> Raw,
+        limits: &Limits,
+        now: Instant,
+    ) -> Result<Outcome, Refused> {
+        let name = self.connection(sender, limits, now);
+        let known = self.connections.get(&name).and_then(|connection| connection.uid);
+        let refused = |why: Error| {
+            let Head { serial, no_reply, .. } = *head;
+            Refused { sender: Arc::clone(&name), uid: known, serial, no_reply, why: why.into() }
+        };
+        let Some(uid) = known else {
+            let identify = self.reserve_unidentified(&name, size).map_err(refused)?;
+            let admitted = Admitted::new(&name, head, raw());
+            if let Some(connection) = self.connections.get_mut(&name) {
+                connection.unidentified.push(admitted);
+            }
+            return Ok(if identify { Outcome::Identify } else { Outcome::Queued });
+        };
+        self.reserve(&name, uid, size, limits, now).map_err(refused)?;
+        self.queue(uid, Admitted::new(&name, head, raw()));
+        Ok(Outcome::Queued)
+    }
+
+    /// Enters the user of a connection, and admits or refuses what it has sent. With none, the
+    /// connection has left, and all of it is refused.
+    pub(super) fn identify(
+        &mut self,
+        sender: &str,
+        uid: Option<u32>,
+        limits: &Limits,
+        now: Instant,
+    ) -> Vec<Refused> {
+        let Some(connection) = self.connections.get_mut(sender) else { return Vec::new() };
+        connection.uid = uid;
+        let calls = std::mem::take(&mut connection.unidentified);
+        connection.in_flight -= calls.len();
+        let size = std::mem::take(&mut connection.size);
+        self.in_flight -= calls.len();
+        self.unidentified -= size;
+        let mut refused = Vec::new();
+        for call in calls {
+            let reserved = match uid {
+                Some(uid) => {
+                    let size = call.raw.bytes.len();
+                    let reserved = self.reserve(&call.sender, uid, size, limits, now);
+                    reserved.map(|()| uid).map_err(refusal::Error::from)
+                }
+                None => Err(refusal::Error::Unidentified),
+            };
+            match reserved {
+                Ok(uid) => self.queue(uid, call),
+                Err(why) => {
+                    let Admitted { sender, serial, no_reply, .. } = call;
+                    refused.push(Refused { sender, uid, serial, no_reply, why });
+                }
+            }
+        }
+        if uid.is_none() {
+            self.connections.remove(sender);
+        }
+        self.drop_if_done(sender);
+        refused
+    }
+
+    /// Forgets a connection that has left the bus, once what it has asked for is answered.
+    pub(super) fn forget(&mut self, sender: &str) {
+        if let Some(connection) = self.connections.get_mut(sender) {
+            connection.has_left = true;
+            self.drop_if_done(sender);
+        }
+    }
+
+    /// Takes the next call to dispatch. Without `ordinary`, only one of the privileged user.
+    pub(super) fn next(&mut self, ordinary: bool) -> Option<Admitted> {
+        if let Some(call) = self.users.get_mut(&self.privileged).and_then(|user| user.take(0)) {
+            return Some(self.dispatch(call));
+        }
+        let turns = if ordinary { self.turns.len() } else { 0 };
+        for _ in 0..turns {
+            let uid = self.turns.pop_front()?;
+            let user = self.users.get_mut(&uid)?;
+            let taken = user.take(self.listing);
+            if user.has_queued() {
+                self.turns.push_back(uid);
+            }
+            if let Some(call) = taken {
+                self.listing += usize::from(call.listing);
+                return Some(self.dispatch(call));
+            }
+        }
+        None
+    }
+
+    /// Enters that a call was answered. Returns whether the caller wants the reply.
+    pub(super) fn answered(&mut self, sender: &str, serial: u32) -> bool {
+        let Some(connection) = self.connections.get_mut(sender) else { return true };
+        let first = connection.dispatched.range((serial, 0)..=(serial, u64::MAX)).next();
+        let Some(key) = first.map(|(key, _)| *key) else { return true };
+        let Some(call) = connection.dispatched.remove(&key) else { return true };
+        connection.in_flight -= 1;
+        self.in_flight -= 1;
+        let uid = connection.uid.unwrap_or(self.privileged);
+        if let Some(user) = self.users.get_mut(&uid) {
+            user.in_flight -= 1;
+            user.size -= call.size;
+            user.listing -= usize::from(call.listing);
+        }
+        if uid != self.privileged {
+            self.size -= call.size;
+            self.listing -= usize::from(call.listing);
+        }
+        self.drop_if_done(sender);
+        !call.no_reply
+    }
+
+    fn connection(&mut self, sender: &str, limits: &Limits, now: Instant) -> Arc<str> {
+        if let Some((name, _)) = self.connections.get_key_value(sender) {
+            return Arc::clone(name);
+        }
+        let name: Arc<str> = sender.into();
+        let connection = Connection {
+            uid: None,
+            bucket: Bucket::full(Rate::per_second(limits.calls_per_second_per_connection), now),
+            in_flight: 0,
+            dispatched: BTreeMap::new(),
+            unidentified: Vec::new(),
+            size: 0,
+            has_left: false,
+        };
+        self.connections.insert(Arc::clone(&name), connection);
+        name
+    }
+
+    /// Counts a call of a connection whose user is not known. Returns whether it is the first.
+    fn reserve_unidentified(&mut self, sender: &str, size: usize) -> Result<bool, Error> {
+        let Some(connection) = self.connections.get_mut(sender) else { return Ok(false) };
+        let whose = || format!("for {sender}, whose user is not known yet");
+        let first = connection.unidentified.is_empty();
+        within("calls at one time", connection.in_flight + 1, UNIDENTIFIED, whose)?;
+        if !first {
+            let sum = connection.size + size;
+            within("bytes of calls at one time", sum, BYTES_UNIDENTIFIED, whose)?;
+        }
+        within("bytes of calls at one time", self.unidentified + size, BYTES_TOTAL, whose)?;
+        connection.in_flight += 1;
+        connection.size += size;
+        self.in_flight += 1;
+        self.unidentified += size;
+        Ok(first)
+    }
+
+    /// Counts a call, if its connection and its user may have one more.
+    fn reserve(
+        &mut self,
+        sender: &str,
+        uid: u32,
+        size: usize,
+        limits: &Limits,
+        now: Instant,
+    ) -> Result<(), Error> {
+        if !self.users.contains_key(&uid) {
+            let rate = Rate::per_second(limits.calls_per_second);
+            self.users.retain(|_, user| user.in_flight > 0 || !user.bucket.is_full(rate, now));
+        }
+        let Some(connection) = self.connections.get_mut(sender) else { return Ok(()) };
+        let user = self.users.entry(uid).or_insert_with(|| User::new(limits, now));
+        let whose = || format!("for uid {uid}");
+        let bytes = "bytes of calls at one time";
+        if uid == self.privileged {
+            let most = limits.waiters_total.saturating_add(PRIVILEGED);
+            within("calls at one time", user.in_flight + 1, most, whose)?;
+            within(bytes, user.size + size, BYTES_PRIVILEGED, whose)?;
+        } else {
+            let of_connection = || format!("for one connection of uid {uid}");
+            let (calls, most) = (connection.in_flight + 1, limits.calls_per_connection);
+            within("calls at one time", user.in_flight + 1, limits.calls_per_user, whose)?;
+            within("calls at one time", calls, most, of_connection)?;
+            within(bytes, user.size + size, BYTES_PER_USER, whose)?;
+            within(bytes, self.size + size, BYTES_TOTAL, || "for all users".to_owned())?;
+            let limit = limits.calls_per_second;
+            if !user.bucket.take(Rate::per_second(limit), now) {
+                let whose = format!("in a second for uid {uid}");
+                return Err(Error::Limit { what: "calls", limit, whose });
+            }
+            let limit = limits.calls_per_second_per_connection;
+            if !connection.bucket.take(Rate::per_second(limit), now) {
+                let whose = format!("in a second for one connection of uid {uid}");
+                return Err(Error::Limit { what: "calls", limit, whose });
+            }
+            self.size += size;
+        }
+        connection.in_flight += 1;
+        user.in_flight += 1;
+        user.size += size;
+        self.in_flight += 1;
+        Ok(())
+    }
+
+    fn queue(&mut self, uid: u32, call: Admitted) {
+        let Some(user) = self.users.get_mut(&uid) else { return };
+        if uid != self.privileged && !user.has_queued() {
+            self.turns.push_back(uid);
+        }
+        let queue = if call.listing { &mut user.listings } else { &mut user.calls };
+        queue.push_back(call);
+    }
+
+    fn dispatch(&mut self, call: Admitted) -> Admitted {
+        self.dispatched += 1;
+        let Admitted { no_reply, listing, .. } = call;
+        let dispatched = Dispatched { no_reply, listing, size: call.raw.bytes.len() };
+        if let Some(connection) = self.connections.get_mut(&call.sender) {
+            connection.dispatched.insert((call.serial, self.dispatched), dispatched);
+        }
+        call
+    }
+
+    fn drop_if_done(&mut self, sender: &str) {
+        let done = |connection: &Connection| connection.has_left && connection.in_flight == 0;
+        if self.connections.get(sender).is_some_and(done) {
+            self.connections.remove(sender);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,248 @@
+use std::time::Duration;
+
+use super::*;
+use crate::admission::head::Kind;
+
+const ROOT: u32 = 0;
+const USER: u32 = 1000;
+const OTHER: u32 = 1001;
+
+/// A ledger with the time that it is told.
+struct Fixture {
+    ledger: Ledger,
+    limits: Limits,
+    now: Instant,
+    serial: u32,
+}
+
+impl Fixture {
+    fn new(limits: Limits) -> Self {
+        Self { ledger: Ledger::new(ROOT), limits, now: Instant::now(), serial: 0 }
+    }
+
+    /// One with a connection of each user: `:root`, `:user`, `:other`.
+    fn with_users(limits: Limits) -> Self {
+        let mut fixture = Self::new(limits);
+        for (name, uid) in [(":root", ROOT), (":user", USER), (":other", OTHER)] {
+            assert_eq!(fixture.call(name).unwrap(), Outcome::Identify);
+            fixture.identify(name, uid);
+        }
+        while fixture.dispatch().is_some() {}
+        for (name, serial) in [(":root", 1), (":user", 2), (":other", 3)] {
+            fixture.ledger.answered(name, serial);
+        }
+        assert!(fixture.ledger.is_idle());
+        fixture.now += Duration::from_secs(2);
+        fixture
+    }
+
+    fn identify(&mut self, name: &str, uid: u32) -> Vec<Refused> {
+        self.ledger.identify(name, Some(uid), &self.limits, self.now)
+    }
+
+    fn call(&mut self, sender: &str) -> Result<Outcome, Refused> {
+        self.offer(sender, "Acquire", 100)
+    }
+
+    fn offer(&mut self, sender: &str, member: &str, size: usize) -> Result<Outcome, Refused> {
+        self.serial += 1;
+        let head = Head {
+            kind: Kind::Call,
+            no_reply: false,
+            serial: self.serial,
+            reply_serial: None,
+            sender: Some(sender),
+            member: Some(member),
+            descriptors: 0,
+        };
+        let raw = || Raw { bytes: vec![0; size], descriptors: Vec::new() };
+        self.ledger.offer(sender, &head, size, raw, &self.limits, self.now)
+    }
+
+    fn dispatch(&mut self) -> Option<(String, u32)> {
+        self.ledger.next(true).map(|call| (call.sender.to_string(), call.serial))
+    }
+
+    /// The senders of all calls that are dispatched.
+    fn dispatch_all(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.dispatch()).map(|(sender, _)| sender).collect()
+    }
+}
+
+/// The limit that a call was refused for, and to whom it applies.
+fn limit<T: std::fmt::Debug>(refused: Result<T, Refused>) -> String {
+    refused.unwrap_err().why.to_string()
+}
+
+#[test]
+fn calls_in_flight_are_bounded_until_they_are_answered() {
+    let mut fixture = Fixture::with_users(Limits { calls_per_user: 2, ..Limits::default() });
+    let words = "calls at one time: no more than 2 for uid 1000";
+    fixture.call(":user").unwrap();
+    fixture.call(":user").unwrap();
+    assert_eq!(limit(fixture.call(":user")), words);
+    // Another connection of that user counts for the same user; other users have their own.
+    fixture.call(":more").unwrap();
+    let refused = fixture.identify(":more", USER);
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].why.to_string(), words);
+    fixture.call(":other").unwrap();
+
+    let (sender, serial) = fixture.dispatch().unwrap();
+    assert_eq!(limit(fixture.call(":user")), words, "a dispatched call is in flight");
+    assert!(fixture.ledger.answered(&sender, serial));
+    fixture.call(":user").unwrap();
+}
+
+#[test]
+fn one_connection_can_not_use_all_that_its_user_may() {
+    let limits = Limits { calls_per_user: 3, calls_per_connection: 2, ..Limits::default() };
+    let mut fixture = Fixture::with_users(limits);
+    fixture.call(":user").unwrap();
+    fixture.call(":user").unwrap();
+    let words = "calls at one time: no more than 2 for one connection of uid 1000";
+    assert_eq!(limit(fixture.call(":user")), words);
+    fixture.call(":more").unwrap();
+    assert!(fixture.identify(":more", USER).is_empty());
+}
+
+#[test]
+fn calls_in_a_second_are_bounded_even_if_all_are_answered() {
+    let limits =
+        Limits { calls_per_second: 5, calls_per_second_per_connection: 3, ..Limits::default() };
+    let mut fixture = Fixture::with_users(limits);
+    let answered = |fixture: &mut Fixture, sender: &str| {
+        fixture.call(sender).map(|_| {
+            let (sender, serial) = fixture.dispatch().unwrap();
+            fixture.ledger.answered(&sender, serial);
+        })
+    };
+    for _ in 0..3 {
+        answered(&mut fixture, ":user").unwrap();
+    }
+    let words = "calls: no more than 3 in a second for one connection of uid 1000";
+    assert_eq!(limit(answered(&mut fixture, ":user")), words);
+    fixture.call(":more").unwrap();
+    assert_eq!(fixture.identify(":more", USER).len(), 0);
+    let words = "calls: no more than 5 in a second for uid 1000";
+    assert_eq!(limit(answered(&mut fixture, ":more")), words);
+    for _ in 0..1000 {
+        answered(&mut fixture, ":root").unwrap();
+    }
+    answered(&mut fixture, ":other").unwrap();
+    fixture.now += Duration::from_secs(1);
+    answered(&mut fixture, ":user").unwrap();
+}
+
+#[test]
+fn the_privileged_user_goes_first_and_the_others_take_turns() {
+    let mut fixture = Fixture::with_users(Limits::default());
+    for sender in [":user", ":user", ":user", ":other", ":other", ":root"] {
+        fixture.call(sender).unwrap();
+    }
+    let order = [":root", ":user", ":other", ":user", ":other", ":user"];
+    assert_eq!(fixture.dispatch_all(), order);
+}
+
+#[test]
+fn only_privileged_calls_go_on_while_replies_are_held_up() {
+    let mut fixture = Fixture::with_users(Limits::default());
+    fixture.call(":user").unwrap();
+    fixture.call(":root").unwrap();
+    assert_eq!(&*fixture.ledger.next(false).unwrap().sender, ":root");
+    assert!(fixture.ledger.next(false).is_none());
+    assert!(fixture.ledger.has_queued());
+    assert_eq!(fixture.dispatch_all(), [":user"]);
+}
+
+#[test]
+fn few_calls_with_long_replies_are_answered_at_one_time() {
+    let mut fixture = Fixture::with_users(Limits::default());
+    for _ in 0..5 {
+        fixture.offer(":user", "GetManagedObjects", 100).unwrap();
+    }
+    fixture.call(":user").unwrap();
+    let first: Vec<_> = std::iter::from_fn(|| fixture.dispatch()).collect();
+    assert_eq!(first.len(), 3, "two of them, and the other call");
+    assert!(fixture.ledger.has_queued());
+    for (sender, serial) in first {
+        fixture.ledger.answered(&sender, serial);
+    }
+    assert_eq!(fixture.dispatch_all().len(), 2);
+}
+
+#[test]
+fn bytes_in_flight_are_bounded() {
+    let mut fixture = Fixture::with_users(Limits::default());
+    fixture.offer(":user", "Acquire", BYTES_PER_USER).unwrap();
+    let words = "bytes of calls at one time: no more than 2097152 for uid 1000";
+    assert_eq!(limit(fixture.offer(":user", "Acquire", 1)), words);
+    for n in 0..7 {
+        let name = format!(":{n}");
+        fixture.call(&name).unwrap();
+        fixture.identify(&name, 2000 + n);
+        fixture.offer(&name, "Acquire", BYTES_PER_USER - 100).unwrap();
+    }
+    let words = "bytes of calls at one time: no more than 16777216 for all users";
+    assert_eq!(limit(fixture.offer(":other", "Acquire", 1)), words);
+    fixture.offer(":root", "Acquire", BYTES_PER_USER).unwrap();
+}
+
+#[test]
+fn what_comes_before_its_user_is_known_is_bounded_and_then_judged() {
+    let limits = Limits { calls_per_user: 10, ..Limits::default() };
+    let mut fixture = Fixture::new(limits);
+    assert_eq!(fixture.call(":new").unwrap(), Outcome::Identify);
+    for _ in 1..UNIDENTIFIED {
+        assert_eq!(fixture.call(":new").unwrap(), Outcome::Queued);
+    }
+    assert!(
+        limit(fixture.call(":new")).starts_with("calls at one time: no more than 256 for :new")
+    );
+    assert!(fixture.dispatch().is_none(), "not before the user is known");
+    // One large message may come first, and more only within the limit.
+    fixture.offer(":large", "Acquire", 1 << 20).unwrap();
+    assert!(limit(fixture.offer(":large", "Acquire", 1)).starts_with("bytes of calls at one time"));
+
+    let refused = fixture.identify(":new", USER);
+    assert_eq!(refused.len(), UNIDENTIFIED - 10);
+    assert_eq!(fixture.dispatch_all().len(), 10);
+    assert!(fixture.identify(":large", ROOT).is_empty());
+    assert_eq!(fixture.dispatch_all(), [":large"]);
+}
+
+#[test]
+fn nothing_is_remembered_of_a_connection_that_has_left() {
+    let mut fixture = Fixture::with_users(Limits::default());
+    fixture.call(":user").unwrap();
+    let (sender, serial) = fixture.dispatch().unwrap();
+    fixture.ledger.forget(":user");
+    assert!(!fixture.ledger.is_idle(), "its call is still being answered");
+    fixture.ledger.answered(&sender, serial);
+    fixture.call(":gone").unwrap();
+    let refused = fixture.ledger.identify(":gone", None, &fixture.limits, fixture.now);
+    assert_eq!(refused.len(), 1);
+    assert!(fixture.ledger.is_idle());
+    for name in [":root", ":other"] {
+        fixture.ledger.forget(name);
+    }
+    assert!(fixture.ledger.connections.is_empty());
+    assert_eq!(fixture.ledger.size, 0);
+    assert_eq!(fixture.ledger.unidentified, 0);
+    // Users are forgotten once their rate is not needed any more, when another one comes.
+    fixture.now += Duration::from_secs(2);
+    fixture.call(":new").unwrap();
+    fixture.identify(":new", 3000);
+    assert_eq!(fixture.ledger.users.len(), 1);
+}
+
+#[test]
+fn a_reply_that_the_caller_does_not_want_is_not_sent() {
+    let mut fixture = Fixture::with_users(Limits::default());
+    fixture.call(":user").unwrap();
+    let (sender, serial) = fixture.dispatch().unwrap();
+    let connection = fixture.ledger.connections.get_mut(":user").unwrap();
+    connection.dispatched.values_mut().for_each(|call| call.no_reply = true);
+    assert!(!fixture.ledger.answered(&sender, serial));
+    assert!(fixture.ledger.answered(&sender, serial), "what is not known is sent");
+}

@@ -1,0 +1,233 @@
+//! The connection to the bus: bytes and descriptors in, messages and refusals out.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::sync::Mutex;
+use zbus::address::Transport;
+use zbus::address::transport::UnixSocket;
+
+use crate::bus::Bus;
+
+/// How many descriptors one message carries at most: the kernel's `SCM_MAX_FD`.
+const DESCRIPTORS: usize = 253;
+/// The space for the control part of a message.
+const CONTROL: usize = rustix::cmsg_space!(ScmRights(DESCRIPTORS));
+
+/// A connected socket.
+#[derive(Debug)]
+pub(super) struct Link {
+    stream: UnixStream,
+    outgoing: Mutex<Outgoing>,
+    /// Whether the bus does not take what is being sent.
+    blocked: AtomicBool,
+}
+
+/// What must be sent before anything else: the rest of a message that is sent in part already,
+/// and whole refusals after it.
+#[derive(Debug, Default)]
+struct Outgoing(Vec<u8>);
+
+impl Link {
+    /// Connects to a bus.
+    ///
+    /// # Errors
+    ///
+    /// [`zbus::Error`]; only Unix sockets are supported.
+    pub(super) async fn connect(bus: Bus) -> zbus::Result<Self> {
+        let address = match bus {
+            Bus::System => zbus::Address::system(),
+            Bus::Session => zbus::Address::session(),
+        }?;
+        let path = path_of(address.transport()).ok_or(zbus::Error::Unsupported)?;
+        let stream = UnixStream::connect(path).await?;
+        Ok(Self { stream, outgoing: Mutex::default(), blocked: AtomicBool::new(false) })
+    }
+
+    /// Waits until there is something to read.
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        self.stream.readable().await
+    }
+
+    /// Reads what is there, and the descriptors that come with it.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if there is nothing; `UnexpectedEof` at the end of the stream.
+    pub(super) fn receive(
+        &self,
+        buffer: &mut [u8],
+        descriptors: &mut impl Extend<OwnedFd>,
+    ) -> io::Result<usize> {
+        self.stream.try_io(Interest::READABLE, || self.receive_now(buffer, descriptors))
+    }
+
+    /// Does the same in another thread than the event loop's.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub(super) fn receive_now(
+        &self,
+        buffer: &mut [u8],
+        descriptors: &mut impl Extend<OwnedFd>,
+    ) -> io::Result<usize> {
+        let mut space = [MaybeUninit::uninit(); CONTROL];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let into = &mut [IoSliceMut::new(buffer)];
+        let count = rustix::net::recvmsg(&self.stream, into, &mut control, flags)?.bytes;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                descriptors.extend(received);
+            }
+        }
+        if count == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(count) }
+    }
+
+    /// Sends a message, after what must be sent before it.
+    ///
+    /// # Errors
+    ///
+    /// Those of sendmsg(2).
+    pub(super) async fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let mut outgoing = self.outgoing.lock().await;
+        let _unblock = Unblock(&self.blocked);
+        self.send_locked(&mut outgoing, bytes, fds).await
+    }
+
+    async fn send_locked(
+        &self,
+        outgoing: &mut Outgoing,
+        bytes: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        self.flush_locked(outgoing).await?;
+        let sent = loop {
+            match self.try_send(bytes, fds) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
+                sent => break sent?,
+            }
+        };
+        // Kept before the next await, so that a caller that gives up leaves no half message.
+        outgoing.0.extend_from_slice(bytes.get(sent..).unwrap_or_default());
+        self.flush_locked(outgoing).await
+    }
+
+    async fn flush_locked(&self, outgoing: &mut Outgoing) -> io::Result<()> {
+        while !outgoing.0.is_empty() {
+            match self.try_send(&outgoing.0, &[]) {
+                Ok(sent) => drop(outgoing.0.drain(..sent)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn writable(&self) -> io::Result<()> {
+        self.blocked.store(true, Ordering::Relaxed);
+        self.stream.writable().await
+    }
+
+    fn try_send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+        let mut space = [MaybeUninit::uninit(); CONTROL];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors"));
+        }
+        self.stream.try_io(Interest::WRITABLE, || {
+            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            let from = &[IoSlice::new(bytes)];
+            Ok(rustix::net::sendmsg(&self.stream, from, &mut control, flags)?)
+        })
+    }
+
+    /// Whether a message waits for the bus to take it.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
+    /// Sends refusals as far as the bus takes them at once. Returns whether all of them are sent;
+    /// [`flush`](Self::flush) sends the rest later.
+    ///
+    /// # Errors
+    ///
+    /// Those of sendmsg(2).
+    pub(super) fn refuse(&self, refusals: &mut Vec<u8>) -> io::Result<bool> {
+        let Ok(mut outgoing) = self.outgoing.try_lock() else { return Ok(refusals.is_empty()) };
+        loop {
+            if outgoing.0.is_empty() {
+                std::mem::swap(&mut outgoing.0, refusals);
+            }
+            if outgoing.0.is_empty() {
+                return Ok(true);
+            }
+            match self.try_send(&outgoing.0, &[]) {
+                Ok(sent) => drop(outgoing.0.drain(..sent)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Sends refusals that the bus did not take at once.
+    ///
+    /// # Errors
+    ///
+    /// Those of sendmsg(2).
+    pub(super) async fn flush(&self, refusals: &mut Vec<u8>) -> io::Result<()> {
+        let mut outgoing = self.outgoing.lock().await;
+        outgoing.0.append(refusals);
+        let _unblock = Unblock(&self.blocked);
+        self.flush_locked(&mut outgoing).await
+    }
+
+    /// Ends the connection.
+    ///
+    /// # Errors
+    ///
+    /// Those of shutdown(2).
+    pub(super) fn close(&self) -> io::Result<()> {
+        Ok(rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both)?)
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// Enters that nothing waits for the bus any more, when dropped.
+struct Unblock<'b>(&'b AtomicBool);
+
+impl Drop for Unblock<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Where a bus listens.
+fn path_of(transport: &Transport) -> Option<PathBuf> {
+    let Transport::Unix(unix) = transport else { return None };
+    match unix.path() {
+        UnixSocket::File(path) => Some(path.clone()),
+        // An address of the abstract namespace begins with a zero byte (unix(7)).
+        UnixSocket::Abstract(name) => {
+            let bytes = [b"\0", name.as_bytes()].concat();
+            Some(Path::new(std::ffi::OsStr::from_bytes(&bytes)).to_owned())
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,206 @@
+//! Admission control: what of the messages on the bus reaches the service at all.
+//!
+//! zbus parses each message that comes, queues it, and runs each call as a task of its own, as many
+//! as there are. Any user can send hundred thousand calls a second. So the connection to the bus
+//! runs over a socket of our own ([`Socket`]), whose receiving half sorts messages by their headers
+//! before zbus sees them:
+//!
+//! - Replies to our own calls, and signals of the bus itself, are passed on first. Other signals,
+//!   and replies that nothing waits for, are dropped.
+//! - Calls are counted for each connection and each user, whatever their interface: how many are in
+//!   flight, how many bytes these have, and how many come in a second. A call over a limit is
+//!   answered with `LimitsExceeded`, by bytes that are written at once; nothing else is built for
+//!   it. A call stays in flight until the sending half sees its reply.
+//! - Admitted calls wait in one queue for each user. Those of the user to whom no quota applies go
+//!   first; the others take turns, and go on only while replies are taken by the bus.
+//! - The calls of a connection whose user is not known are kept, some KiB of them, until the bus
+//!   has said which one it is.
+//!
+//! The socket is always read, during a flood by a thread of its own ([`inbox`]): what waits in the
+//! bus for us would keep back the next call of root. So memory is bounded by what is admitted, and
+//! not by what is sent. A user that calls too fast is refused at a bounded rate ([`refusals`]),
+//! since a refusal costs the bus as much as a call.
+
+mod account;
+mod call;
+mod framer;
+mod head;
+mod inbox;
+mod intake;
+mod ledger;
+mod link;
+mod rate;
+mod raw;
+mod reader;
+mod refusal;
+mod refusals;
+mod writer;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::{Notify, mpsc};
+use zbus::connection::socket::Split;
+
+use self::call::{Admitted, Raw, Refused};
+use self::head::Head;
+use self::ledger::{Ledger, Outcome};
+use self::link::Link;
+pub use self::reader::Reader;
+pub use self::writer::Writer;
+use crate::bus::Bus;
+use crate::service::Service;
+
+/// The name by which the bus itself sends messages.
+const BUS: &str = "org.freedesktop.DBus";
+
+/// Connections whose user is to be found out.
+pub type Unknown = mpsc::UnboundedReceiver<Arc<str>>;
+
+/// What is admitted and in flight on one connection to a bus.
+#[derive(Debug, Clone)]
+pub struct Admission(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    service: Service,
+    ledger: Mutex<Ledger>,
+    /// Calls that were refused once their user was known.
+    refused: Mutex<Vec<Refused>>,
+    /// The serial numbers of our own calls that are not answered.
+    expected: Mutex<HashSet<u32>>,
+    unknown: mpsc::UnboundedSender<Arc<str>>,
+    wake: Notify,
+}
+
+impl Admission {
+    /// Nothing in flight; no quota applies to the user `privileged`. Tells which connections'
+    /// users are to be found out: [`identified`](Self::identified) is to be called for each.
+    #[must_use]
+    pub fn new(service: Service, privileged: u32) -> (Self, Unknown) {
+        let (unknown, names) = mpsc::unbounded_channel();
+        let shared = Shared {
+            service,
+            ledger: Mutex::new(Ledger::new(privileged)),
+            refused: Mutex::default(),
+            expected: Mutex::default(),
+            unknown,
+            wake: Notify::new(),
+        };
+        (Self(Arc::new(shared)), names)
+    }
+
+    /// Enters which user a connection belongs to; with none, it has left the bus.
+    pub fn identified(&self, sender: &str, uid: Option<u32>) {
+        let limits = self.0.service.limits();
+        let refused = lock(&self.0.ledger).identify(sender, uid, &limits, Instant::now());
+        lock(&self.0.refused).extend(refused);
+        self.0.wake.notify_one();
+    }
+
+    /// Enters that a connection has left the bus.
+    pub fn left(&self, sender: &str) {
+        lock(&self.0.ledger).forget(sender);
+    }
+
+    /// Whether no call is in flight.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        lock(&self.0.ledger).is_idle()
+    }
+
+    fn offer(
+        &self,
+        sender: &str,
+        head: &Head<'_>,
+        size: usize,
+        raw: impl FnOnce() -> Raw,
+        now: Instant,
+    ) -> Result<(), Refused> {
+        let limits = self.0.service.limits();
+        let offered = lock(&self.0.ledger).offer(sender, head, size, raw, &limits, now)?;
+        if offered == Outcome::Identify {
+            // Nobody finds it out any more where the connection is being closed.
+            let _ = self.0.unknown.send(sender.into());
+        }
+        Ok(())
+    }
+
+    fn next(&self, ordinary: bool) -> Option<Admitted> {
+        lock(&self.0.ledger).next(ordinary)
+    }
+
+    fn has_queued(&self) -> bool {
+        lock(&self.0.ledger).has_queued()
+    }
+
+    fn take_refused(&self) -> Vec<Refused> {
+        std::mem::take(&mut lock(&self.0.refused))
+    }
+
+    /// Enters that a call was answered. Returns whether the caller wants the reply.
+    fn answered(&self, caller: &str, serial: u32) -> bool {
+        lock(&self.0.ledger).answered(caller, serial)
+    }
+
+    /// Enters that something was sent: what waited for that may go on.
+    fn sent(&self) {
+        if self.has_queued() {
+            self.0.wake.notify_one();
+        }
+    }
+
+    /// Enters a call of our own.
+    fn expect(&self, serial: u32) {
+        lock(&self.0.expected).insert(serial);
+    }
+
+    /// Whether this is the reply to a call of our own; it is not expected a second time.
+    fn is_expected(&self, reply_serial: u32) -> bool {
+        lock(&self.0.expected).remove(&reply_serial)
+    }
+
+    /// Has the receiving half look what there is.
+    fn wake(&self) {
+        self.0.wake.notify_one();
+    }
+
+    async fn woken(&self) {
+        self.0.wake.notified().await;
+    }
+}
+
+/// A panic of another thread leaves counts as they are; each change is complete by itself.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A connected socket with admission control, for zbus to run a connection over.
+#[derive(Debug)]
+pub struct Socket {
+    link: Arc<Link>,
+    admission: Admission,
+}
+
+impl Socket {
+    /// Connects to a bus.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no bus, or its address is not that of a Unix socket.
+    pub async fn connect(bus: Bus, admission: &Admission) -> zbus::Result<Self> {
+        let link = Arc::new(Link::connect(bus).await?);
+        Ok(Self { link, admission: admission.clone() })
+    }
+}
+
+impl zbus::connection::Socket for Socket {
+    type ReadHalf = Reader;
+    type WriteHalf = Writer;
+
+    fn split(self) -> Split<Self::ReadHalf, Self::WriteHalf> {
+        let Self { link, admission } = self;
+        Split::new(Reader::new(Arc::clone(&link), admission.clone()), Writer::new(link, admission))
+    }
+}

@@ -1,0 +1,180 @@
+//! The receiving half: passes on one message after the other.
+//!
+//! The socket is read as long as there is something, so that a call of the privileged user never
+//! waits behind those of others, neither here nor in the bus. Replies and signals of the bus are
+//! passed on first: calls that are being answered wait for them. Before another call of an ordinary
+//! user is passed on, the tasks of the event loop have a turn, so that the one before it has begun
+//! and at most a few of their replies exist at a time.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::task::yield_now;
+use tokio::time::sleep;
+use zbus::Message;
+use zbus::connection::socket::ReadHalf;
+use zbus::export::async_trait::async_trait;
+
+use super::call::Refused;
+use super::inbox::Inbox;
+use super::link::Link;
+use super::{Admission, head, raw, refusal};
+
+/// Turns of the event loop between two calls of ordinary users: one in which zbus takes the call
+/// from its queue, one in which its task begins, and one for what that wakes.
+const TURNS: u8 = 3;
+/// Bytes of refusals that are handed to the bus at one time.
+const REFUSALS: usize = 4 << 10;
+
+/// The receiving half.
+#[derive(Debug)]
+pub struct Reader {
+    link: Arc<Link>,
+    admission: Admission,
+    inbox: Arc<Inbox>,
+    /// Refusals that the bus has not taken.
+    outgoing: Vec<u8>,
+    /// Turns of the event loop since the last call was passed on.
+    turns: u8,
+}
+
+impl Reader {
+    /// Receives over this link.
+    pub(super) fn new(link: Arc<Link>, admission: Admission) -> Self {
+        let inbox = Arc::new(Inbox::new(Arc::clone(&link), admission.clone()));
+        Self { link, admission, inbox, outgoing: Vec::new(), turns: 0 }
+    }
+
+    /// Passes on the next message, if one may be passed on now.
+    async fn pass_on(&mut self, seq: u64) -> Option<Message> {
+        while let Some(other) = self.inbox.next_other() {
+            match raw::parse(seq, other).await {
+                Ok(message) => return Some(message),
+                Err(error) => tracing::debug!(%error, "dropped a message of the bus"),
+            }
+        }
+        let ordinary = self.turns >= TURNS && !self.link.is_blocked();
+        while let Some(call) = self.admission.next(ordinary) {
+            let (sender, serial, no_reply) = (call.sender, call.serial, call.no_reply);
+            let mut call = call.raw;
+            if no_reply {
+                // So that zbus says when it has finished. The reply is dropped on its way out.
+                head::expect_reply(&mut call.bytes);
+            }
+            match raw::parse(seq, call).await {
+                Ok(message) => {
+                    self.turns = 0;
+                    return Some(message);
+                }
+                Err(error) => {
+                    self.admission.answered(&sender, serial);
+                    let why = refusal::Error::Malformed(error);
+                    let refused = Refused { sender, uid: None, serial, no_reply, why };
+                    self.inbox.with_refusals(|refusals| refusals.push(refused, Instant::now()));
+                }
+            }
+        }
+        None
+    }
+
+    /// Sends refusals, as far as they may be sent and the bus takes them. Returns whether the bus
+    /// has taken all of these.
+    fn refuse(&mut self) -> io::Result<bool> {
+        let now = Instant::now();
+        let refused = self.admission.take_refused();
+        if !refused.is_empty() {
+            self.inbox.with_refusals(|refusals| {
+                for refused in refused {
+                    refusals.push(refused, now);
+                }
+            });
+        }
+        while self.link.refuse(&mut self.outgoing)? {
+            let outgoing = &mut self.outgoing;
+            self.inbox.with_refusals(|refusals| {
+                refusals.send(now, |refused| {
+                    let Refused { sender, serial, why, .. } = refused;
+                    refusal::write(outgoing, &sender, serial, why.name(), &why.to_string());
+                    outgoing.len() < REFUSALS
+                });
+            });
+            if self.outgoing.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Waits until there is something to do.
+    async fn wait(&mut self) -> io::Result<()> {
+        let all_sent = self.refuse()?;
+        let delay = self.inbox.with_refusals(|refusals| refusals.delay());
+        let flooded = self.inbox.is_flooded();
+        tokio::select! {
+            readable = self.link.readable(), if !flooded => readable,
+            () = self.admission.woken() => Ok(()),
+            flushed = self.link.flush(&mut self.outgoing), if !all_sent => flushed,
+            () = sleep(delay.unwrap_or_default()), if all_sent && delay.is_some() => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl ReadHalf for Reader {
+    async fn receive_message(
+        &mut self,
+        seq: u64,
+        already_received_bytes: &mut Vec<u8>,
+        already_received_fds: &mut Vec<OwnedFd>,
+    ) -> zbus::Result<Message> {
+        if !already_received_bytes.is_empty() {
+            self.inbox.append(already_received_bytes, std::mem::take(already_received_fds))?;
+            already_received_bytes.clear();
+        }
+        loop {
+            let received = self.inbox.receive()?;
+            if let Some(message) = self.pass_on(seq).await {
+                return Ok(message);
+            }
+            let pacing = self.turns < TURNS && self.admission.has_queued();
+            if received || pacing {
+                self.turns = self.turns.saturating_add(1);
+                if received {
+                    self.refuse()?;
+                }
+                yield_now().await;
+            } else {
+                self.wait().await?;
+            }
+        }
+    }
+
+    /// Reads for the handshake.
+    async fn recvmsg(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+        loop {
+            let mut descriptors = Vec::new();
+            match self.link.receive(buffer, &mut descriptors) {
+                Ok(count) => return Ok((count, descriptors)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.link.readable().await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn can_pass_unix_fd(&self) -> bool {
+        true
+    }
+}
+
+/// A thread that reads sees the end of the connection.
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Err(error) = self.link.close() {
+            tracing::debug!(%error, "closing the connection to the bus");
+        }
+    }
+}

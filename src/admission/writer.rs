@@ -1,0 +1,76 @@
+//! The sending half: messages go out, and replies end the calls that they answer.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::Arc;
+
+use zbus::Message;
+use zbus::connection::socket::WriteHalf;
+use zbus::export::async_trait::async_trait;
+use zbus::message::{Flags, Type};
+
+use super::Admission;
+use super::link::Link;
+
+/// The sending half.
+#[derive(Debug)]
+pub struct Writer {
+    link: Arc<Link>,
+    admission: Admission,
+}
+
+impl Writer {
+    /// Sends over this link.
+    pub(super) fn new(link: Arc<Link>, admission: Admission) -> Self {
+        Self { link, admission }
+    }
+
+    /// Enters what a message means for calls in flight. Returns whether it is to be sent.
+    fn enter(&self, message: &Message) -> bool {
+        let header = message.header();
+        match message.message_type() {
+            Type::MethodCall => {
+                let primary = message.primary_header();
+                if !primary.flags().contains(Flags::NO_REPLY_EXPECTED) {
+                    self.admission.expect(primary.serial_num().get());
+                }
+                true
+            }
+            Type::MethodReturn | Type::Error => match (header.destination(), header.reply_serial())
+            {
+                (Some(caller), Some(serial)) => {
+                    self.admission.answered(caller.as_str(), serial.get())
+                }
+                _ => true,
+            },
+            Type::Signal => true,
+        }
+    }
+}
+
+#[async_trait]
+impl WriteHalf for Writer {
+    async fn send_message(&mut self, message: &Message) -> zbus::Result<()> {
+        if self.enter(message) {
+            let data = message.data();
+            let fds: Vec<BorrowedFd<'_>> = data.fds().iter().map(|fd| fd.as_fd()).collect();
+            self.link.send(data.bytes(), &fds).await?;
+        }
+        self.admission.sent();
+        Ok(())
+    }
+
+    /// Sends what the handshake says.
+    async fn sendmsg(&mut self, buffer: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+        self.link.send(buffer, fds).await?;
+        Ok(buffer.len())
+    }
+
+    async fn close(&mut self) -> io::Result<()> {
+        self.link.close()
+    }
+
+    fn can_pass_unix_fd(&self) -> bool {
+        true
+    }
+}

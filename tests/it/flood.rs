@@ -1,0 +1,184 @@
+//! Messages beyond all measure: the service stays small, answers root, and serves on afterwards.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{fs, thread};
+
+use futures_util::StreamExt as _;
+use vmlockd::client::SERVICE;
+use zbus::fdo::PeerProxy;
+use zbus::message::{Flags, Message, Type};
+use zbus::{Connection, MessageStream};
+
+use crate::house::user::{NOBODY, ROOT, in_thread};
+use crate::house::{Broker, Flood, Flooder, House, within};
+use crate::machine::{Machine, Refused, exclusive};
+use crate::methods::none;
+use crate::untouched::assert_refused;
+
+/// What the service's memory may amount to, in KiB.
+const MEMORY: u64 = 64 << 10;
+
+/// The most memory that the service has had, in KiB.
+fn peak(house: &House) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", house.daemon().pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+fn socket(house: &House) -> PathBuf {
+    house.address().strip_prefix("unix:path=").unwrap().into()
+}
+
+async fn ping(bus: &Connection) -> Result<(), Refused> {
+    let peer = PeerProxy::builder(bus).destination(SERVICE).path("/");
+    let peer = peer.build().await.unwrap();
+    within("an answer", peer.ping()).await.map_err(Refused::from)
+}
+
+/// Three connections of one user send so many calls each, every other one without waiting for
+/// replies; root locks and unlocks a disk until they have.
+async fn flood(house: &House, root: &Machine, disk: &std::path::Path, kind: Flood, count: usize) {
+    const SENDERS: usize = 3;
+    let sent = Arc::new(AtomicUsize::new(0));
+    for _ in 0..SENDERS {
+        let (socket, sent) = (socket(house), sent.clone());
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(in_thread(NOBODY, move || {
+                let mut flooder = Flooder::connect(&socket);
+                for n in 0..10 {
+                    flooder.send(kind, n % 2 == 0, count / 10);
+                }
+            }));
+            sent.fetch_add(1, Ordering::Release);
+        });
+    }
+    while sent.load(Ordering::Acquire) < SENDERS {
+        let locks = within("root's lock", root.acquire(&[exclusive(disk)])).await.unwrap();
+        within("root's release", root.release(&locks)).await.unwrap();
+    }
+}
+
+async fn floods_are_bounded(broker: Broker) {
+    let house = House::builder().broker(broker).start().await;
+    let disk = house.raw_of(ROOT, "disk");
+    let root = Machine::open(&house.connection().await, "root").await;
+    let user = house.connection_as(NOBODY).await;
+    for kind in Flood::ALL {
+        let count = if kind == Flood::LargeMessage { 100 } else { 5000 };
+        flood(&house, &root, &disk, kind, count).await;
+        let peak = peak(&house);
+        assert!(peak < MEMORY, "{kind:?}: {peak} KiB");
+        // The user is served again as soon as it does not call too fast.
+        while let Err(refused) = ping(&user).await {
+            assert_refused(&refused, "DBus.Error.LimitsExceeded", "calls");
+        }
+    }
+    root.owner.close(none()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_flood_by_way_of_dbus_daemon_is_bounded() {
+    floods_are_bounded(Broker::DbusDaemon).await;
+}
+
+#[tokio::test]
+async fn a_flood_by_way_of_dbus_broker_is_bounded() {
+    floods_are_bounded(Broker::DbusBroker).await;
+}
+
+#[tokio::test]
+async fn calls_of_every_interface_count() {
+    let house = House::builder().config("[limits]\ncalls_per_second = 1").start().await;
+    let root = house.connection().await;
+    let words = format!("calls: no more than 1 in a second for uid {NOBODY}");
+    for kind in Flood::ALL {
+        let user = house.connection_as(NOBODY).await;
+        let mut limited = None;
+        for _ in 0..20 {
+            let outcome = within("an answer", kind.call_on(&user)).await;
+            if let Err(refused) = outcome.map_err(Refused::from)
+                && refused.name == "DBus.Error.LimitsExceeded"
+            {
+                limited = Some(refused);
+                break;
+            }
+        }
+        let limited = limited.unwrap_or_else(|| panic!("{kind:?} is not limited"));
+        assert_refused(&limited, "DBus.Error.LimitsExceeded", &words);
+        // Root is not.
+        for _ in 0..20 {
+            if let Err(error) = within("an answer", kind.call_on(&root)).await {
+                let refused = Refused::from(error);
+                assert_ne!(refused.name, "DBus.Error.LimitsExceeded", "{kind:?}: {refused:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_long_is_refused() {
+    for broker in [Broker::DbusDaemon, Broker::DbusBroker] {
+        let house = House::builder().broker(broker).start().await;
+        let user = house.connection_as(NOBODY).await;
+        let body = "x".repeat(8 << 20);
+        let peer = Some("org.freedesktop.DBus.Peer");
+        for _ in 0..3 {
+            let call = user.call_method(Some(SERVICE), "/", peer, "Ping", &body);
+            let refused = within("an answer", call).await.unwrap_err().into();
+            let words = "bytes: no more than 1048576 in one message";
+            assert_refused(&refused, "DBus.Error.LimitsExceeded", words);
+        }
+        ping(&user).await.unwrap();
+        assert!(peak(&house) < MEMORY);
+    }
+}
+
+/// The service's connection to the bus ends only if the bus ends it.
+#[tokio::test]
+async fn a_header_with_a_field_that_is_not_defined_ends_nothing() {
+    for broker in [Broker::DbusDaemon, Broker::DbusBroker] {
+        let house = House::builder().broker(broker).start().await;
+        let root = house.connection().await;
+        let mut watch = house.bus().watch().await;
+        let before = watch.owned().await;
+        let at = socket(&house);
+        in_thread(NOBODY, move || Flooder::connect(&at).send_undefined_field()).await;
+        for _ in 0..3 {
+            ping(&root).await.unwrap();
+        }
+        assert_eq!(house.bus().watch().await.owned().await, before, "{broker:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_wants_no_reply_gets_none() {
+    let house = House::builder().start().await;
+    let user = house.connection_as(NOBODY).await;
+    let mut received = MessageStream::from(&user);
+    let call = || {
+        let call = Message::method_call("/", "Ping").destination(SERVICE);
+        call.interface("org.freedesktop.DBus.Peer")
+    };
+    let silent = call().with_flags(Flags::NO_REPLY_EXPECTED).build(&()).unwrap();
+    let last = call().build(&()).unwrap();
+    for message in [&silent, &silent, &last] {
+        user.send(message).await.unwrap();
+    }
+    let replies = async {
+        let mut replies = Vec::new();
+        while let Some(Ok(message)) = received.next().await {
+            if matches!(message.message_type(), Type::MethodReturn | Type::Error) {
+                replies.extend(message.header().reply_serial());
+                if replies.last() == Some(&last.primary_header().serial_num()) {
+                    break;
+                }
+            }
+        }
+        replies
+    };
+    let replies = within("a reply", replies).await;
+    assert_eq!(replies, [last.primary_header().serial_num()]);
+}
