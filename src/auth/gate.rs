@@ -13,7 +13,7 @@ use super::polkit::Polkit;
 use crate::admission::Admission;
 use crate::service::Service;
 use crate::service::chronicle::{self, Denied};
-use crate::service::limits::within;
+use crate::service::limits::{self, within};
 
 /// Who is let through without a question.
 #[derive(Debug)]
@@ -106,13 +106,14 @@ impl Gate {
 
     /// Counts a question to polkit, until what is returned is dropped.
     fn count_check(&self, uid: u32) -> Result<Counted, Error> {
-        let limits = self.service.limits();
+        let in_force = self.service.limits();
         let mut busy = lock(&self.busy);
         let own = busy.get(&uid).copied().unwrap_or_default() + 1;
         let total = busy.values().sum::<usize>() + 1;
         let what = "questions to polkit at one time";
-        within(what, own, limits.checks_per_user, || format!("for uid {uid}"))?;
-        within("questions to polkit", total, limits.checks_total, || "at one time".into())?;
+        let most = in_force.checks_per_user.min(limits::share(in_force.checks_total));
+        within(what, own, most, || format!("for uid {uid}"))?;
+        within("questions to polkit", total, in_force.checks_total, || "at one time".into())?;
         *busy.entry(uid).or_default() += 1;
         Ok(Counted { busy: Arc::clone(&self.busy), uid })
     }

@@ -111,7 +111,7 @@ impl Service {
         let reserved = {
             let mut state = self.state();
             state.check_open()?;
-            state.check_total(wants.len())?;
+            state.check_total(self.0.exempt, id.uid, wants.len())?;
             if *purpose != Purpose::Resume {
                 // What is remembered is counted already.
                 state.table.check_running(id)?;

@@ -127,10 +127,31 @@ impl Usage {
     pub fn check(&self, limits: &Limits, uid: u32) -> Result<(), Error> {
         let whose = || format!("for uid {uid}");
         within("owners", self.owners, limits.owners_per_user, whose)?;
-        within("locks", self.locks, limits.locks_per_user, whose)?;
+        let locks = limits.locks_per_user.min(share(limits.locks_total));
+        within("locks", self.locks, locks, whose)?;
         within("leases", self.leases, limits.leases_per_user, whose)?;
         within("processes", self.processes, limits.processes_per_user, whose)
     }
+}
+
+/// What users other than root may have of a total: the last eighth is kept for root, so that other
+/// users can't keep its VMs from starting.
+#[must_use]
+pub fn without_reserve(total: usize) -> usize {
+    total - total / 8
+}
+
+/// What one user other than root may have of a total, whatever its own limit: an eighth, but not
+/// less than 8, since of a small total an eighth is nothing.
+#[must_use]
+pub fn share(total: usize) -> usize {
+    (total / 8).max(8)
+}
+
+/// To whom a limit without root's reserve applies.
+#[must_use]
+pub fn besides_reserve() -> String {
+    "in all, besides the reserve for root".to_owned()
 }
 
 /// Refuses a count over its limit.
@@ -145,4 +166,28 @@ pub fn within(
     whose: impl FnOnce() -> String,
 ) -> Result<(), Error> {
     if count > limit { Err(Error::Limit { what, limit, whose: whose() }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_eighth_of_each_total_is_for_root_and_one_user_gets_no_more_than_an_eighth() {
+        assert_eq!((without_reserve(16_384), share(16_384)), (14_336, 2048));
+        assert_eq!((without_reserve(64), share(64)), (56, 8));
+        // A small total is not divided until nothing is left of it.
+        assert_eq!((without_reserve(1), share(1)), (1, 8));
+    }
+
+    #[test]
+    fn a_high_limit_of_a_user_does_not_exceed_its_share() {
+        let limits = Limits { locks_per_user: 1000, locks_total: 80, ..Limits::default() };
+        let mut usage = Usage::default();
+        usage.count_locks(10);
+        assert!(usage.check(&limits, 1000).is_ok());
+        usage.count_locks(1);
+        let refused = usage.check(&limits, 1000).unwrap_err().to_string();
+        assert_eq!(refused, "locks: no more than 10 for uid 1000");
+    }
 }

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::keeping::{Anchored, Names};
-use super::limits::{Exempt, Usage, within};
+use super::limits::{self, Exempt, Limits, Usage, besides_reserve, within};
 use super::place::Word;
 use super::{Backlog, Batch, Error, Settings, Shown, now};
 use crate::lock::directory::Directory;
@@ -224,10 +224,13 @@ impl State {
         usage.check(&self.settings.limits, uid)
     }
 
-    /// Refuses more locks than the service can hold at all.
-    pub(super) fn check_total(&self, more: usize) -> Result<(), Error> {
-        let limit = self.settings.limits.locks_total;
-        within("locks", self.table.size() + more, limit, || "in all".to_owned())
+    /// Refuses more locks than the service can hold at all, or may hold besides root's reserve.
+    pub(super) fn check_total(&self, exempt: Exempt, uid: u32, more: usize) -> Result<(), Error> {
+        let Limits { locks_total, .. } = self.settings.limits;
+        let sum = self.table.size() + more;
+        within("locks", sum, locks_total, || "in all".to_owned())?;
+        let ordinary = limits::without_reserve(locks_total);
+        if exempt.covers(uid) { Ok(()) } else { within("locks", sum, ordinary, besides_reserve) }
     }
 
     /// Refuses one more that waits.
@@ -236,12 +239,15 @@ impl State {
         let count = |whose: &dyn Fn(u32) -> bool| {
             self.table.waiters().filter(|waiter| whose(waiter.owner.uid)).count() + 1
         };
-        within("waiting requests", count(&|_| true), limits.waiters_total, || "in all".to_owned())?;
+        let (what, total) = ("waiting requests", limits.waiters_total);
+        let sum = count(&|_| true);
+        within(what, sum, total, || "in all".to_owned())?;
         if exempt.covers(uid) {
             return Ok(());
         }
-        let whose = || format!("for uid {uid}");
-        within("waiting requests", count(&|other| other == uid), limits.waiters_per_user, whose)
+        within(what, sum, limits::without_reserve(total), besides_reserve)?;
+        let own = limits.waiters_per_user.min(limits::share(total));
+        within(what, count(&|other| other == uid), own, || format!("for uid {uid}"))
     }
 
     /// Refuses disks to an owner that neither holds a lease nor asks for one with them.

@@ -112,6 +112,32 @@ async fn what_one_call_names_and_what_all_hold_is_bounded_for_root_too() {
 }
 
 #[tokio::test]
+async fn other_users_leave_an_eighth_of_all_locks_to_root() {
+    let house = house_with("locks_total = 16\nlocks_per_user = 100").await;
+    let mut held = Vec::new();
+    for (uid, most, words) in [
+        (NOBODY, 8, "locks: no more than 8 for uid 65534"),
+        (DAEMON, 6, "locks: no more than 14 in all, besides the reserve for root"),
+    ] {
+        let machine = Machine::open(&house.connection_as(uid).await, "vm").await;
+        let files = open_all(&disks_of(&house, uid, most + 1));
+        let of = |file| (file as &dyn AsFdDyn, "exclusive");
+        for file in &files[..most] {
+            machine.acquire_files(&[of(file)]).await.unwrap();
+        }
+        let refused = machine.acquire_files(&[of(&files[most])]).await.unwrap_err();
+        assert_refused(&refused, TOO_MUCH, words);
+        held.push(machine);
+    }
+    let disks = disks_of(&house, ROOT, 3);
+    let root = Machine::open(&house.connection().await, "root").await;
+    let wish: Vec<_> = disks.iter().map(|disk| exclusive(disk)).collect();
+    root.acquire(&wish[..2]).await.unwrap();
+    let refused = root.acquire(&wish[2..]).await.unwrap_err();
+    assert_refused(&refused, TOO_MUCH, "locks: no more than 16 in all");
+}
+
+#[tokio::test]
 async fn a_thousand_disks_in_one_call_are_too_many_unless_allowed() {
     let house = House::builder().start().await;
     let bus = house.connection().await;
