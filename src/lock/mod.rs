@@ -21,6 +21,7 @@ pub mod identity;
 pub mod in_use;
 pub mod key;
 pub mod lease;
+mod lease_break;
 pub mod lockspace;
 pub mod loop_device;
 pub mod mode;

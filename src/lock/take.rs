@@ -15,6 +15,7 @@ use super::held::{Byte, Held, Place};
 use super::identity::Identity;
 use super::in_use::{InUse, refuse_if_used, refuse_swap_file};
 use super::key::Key;
+use super::lease_break::open_leased;
 use super::mode::Mode;
 use super::ofd::{self, InTheWay};
 use super::open;
@@ -216,16 +217,21 @@ pub(super) fn open_disk(
 ) -> Result<(File, bool), Error> {
     let pin = target.pin.as_fd();
     let only_tested = target.lockspace.kind().has_files();
-    let attempt = if only_tested {
-        open::reopen(pin, false).map(|file| (file, false))
-    } else {
-        match (open::reopen(pin, true), mode) {
-            (Err(Errno::EROFS | Errno::EACCES | Errno::EPERM | Errno::ETXTBSY), Mode::Shared) => {
-                open::reopen(pin, false).map(|file| (file, false))
+    // A request that waits tries again by itself.
+    let try_open = || {
+        if only_tested {
+            open::reopen(pin, false).map(|file| (file, false))
+        } else {
+            match (open::reopen(pin, true), mode) {
+                (
+                    Err(Errno::EROFS | Errno::EACCES | Errno::EPERM | Errno::ETXTBSY),
+                    Mode::Shared,
+                ) => open::reopen(pin, false).map(|file| (file, false)),
+                (attempt, _) => attempt.map(|file| (file, true)),
             }
-            (attempt, _) => attempt.map(|file| (file, true)),
         }
     };
+    let attempt = if request.hasty { try_open() } else { open_leased(try_open) };
     let (file, writable) = attempt.map_err(|errno| match errno {
         Errno::EAGAIN => request.refused_by_lease(pin),
         // By the file system or by the unit, which shows some directories read-only.
