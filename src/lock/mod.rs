@@ -30,6 +30,7 @@ pub mod naming;
 pub mod ofd;
 pub mod on_lost;
 pub mod open;
+mod overlay;
 pub mod owner;
 pub mod printable;
 pub mod probe;

@@ -98,6 +98,15 @@ pub fn is_fuse(fd: BorrowedFd<'_>, name: &str) -> Result<bool, Error> {
     Ok(file_system(fd, name)? == statfs::FUSE_SUPER_MAGIC)
 }
 
+/// Whether the file is on an overlay.
+///
+/// # Errors
+///
+/// What `fstatfs(2)` says.
+pub fn is_overlay(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    Ok(fstatfs(fd)?.filesystem_type() == statfs::OVERLAYFS_SUPER_MAGIC)
+}
+
 /// Whether a file that is reached through somebody else's mount may be FUSE in disguise: any user
 /// can lay an overlay over his own FUSE in a namespace of his own.
 ///

@@ -14,6 +14,7 @@ use super::lockspace::Lockspace;
 use super::mode::Mode;
 use super::naming::{self, Naming};
 use super::open::{self, Links};
+use super::overlay;
 use super::printable::spelt_path;
 use super::record::Want;
 use super::resource::DiskPath;
@@ -68,6 +69,8 @@ pub struct Target {
     pub identity: Identity,
     /// All that it lies on.
     pub below: Vec<Extent>,
+    /// The file of a lower layer that it is on an overlay, until it is copied up.
+    pub(super) lower: Vec<Extent>,
     /// Who owns the file.
     pub uid: u32,
     /// What the caller showed by an open descriptor; `None` if he only named the disk.
@@ -126,7 +129,8 @@ impl Target {
     ///
     /// [`Error::NotLockable`] where that can't be found out.
     pub fn lies_as_found(&self) -> Result<bool, Error> {
-        Ok(stack::below(self.identity, &self.name, &Sysfs::default())? == self.below)
+        let found = lies_on(self.pin.as_fd(), self.identity, &self.name)?;
+        Ok(found.0 == self.below && found.1 == self.lower)
     }
 
     /// The paths of the files whose byte will be locked; the first is the one shown.
@@ -152,7 +156,11 @@ impl Target {
             canonical: self.canonical.clone(),
             path: self.path.clone(),
             identity: self.identity,
-            below: self.below.clone(),
+            // What is opened for writing is copied up, and not what lies in the lower layer.
+            below: match mode {
+                Mode::Shared => [&self.below[..], &self.lower].concat(),
+                Mode::Exclusive | Mode::None => self.below.clone(),
+            },
             lockspace: self.lockspace.kind(),
             lock_files: self.lock_files(),
             fleeting: self.lockspace.kind().has_files(),
@@ -245,7 +253,7 @@ fn target(
     naming: Naming,
 ) -> Result<Target, Error> {
     let (stat, identity) = open::examine(pin.as_fd(), &name)?;
-    let below = stack::below(identity, &name, &Sysfs::default())?;
+    let (below, lower) = lies_on(pin.as_fd(), identity, &name)?;
     let fuse = open::is_fuse(pin.as_fd(), &name)?
         || (path.is_none() && open::may_hide_fuse(pin.as_fd(), &name)?);
     let given = path.as_ref().map(|(given, canonical)| (*given, canonical.as_path()));
@@ -257,6 +265,7 @@ fn target(
         name,
         identity,
         below,
+        lower,
         uid: stat.st_uid,
         shown,
         fuse,
@@ -265,6 +274,18 @@ fn target(
         pin,
         stat,
     })
+}
+
+/// All that a disk lies on, and what it lies on until it is copied up.
+fn lies_on(
+    pin: BorrowedFd<'_>,
+    identity: Identity,
+    name: &str,
+) -> Result<(Vec<Extent>, Vec<Extent>), Error> {
+    let mut below = stack::below(identity, name, &Sysfs::default())?;
+    let real = overlay::real(pin);
+    below.extend(real.upper);
+    Ok((below, real.lower))
 }
 
 /// What a descriptor proves: one opened with `O_PATH` or for writing only proves nothing we need.

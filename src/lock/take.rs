@@ -218,8 +218,9 @@ pub(super) fn open_disk(
     let pin = target.pin.as_fd();
     let only_tested = target.lockspace.kind().has_files();
     // A request that waits tries again by itself.
+    let copies_up = mode == Mode::Shared && !target.lower.is_empty();
     let try_open = || {
-        if only_tested {
+        if only_tested || copies_up {
             open::reopen(pin, false).map(|file| (file, false))
         } else {
             match (open::reopen(pin, true), mode) {
