@@ -76,13 +76,19 @@ pub(super) fn as_lease(text: OsString) -> OsString {
     name
 }
 
+/// Whether this is how the service names a disk that was shown by a descriptor without a name.
+pub(super) fn is_nameless(path: &Path) -> bool {
+    let name = path.as_os_str().as_bytes();
+    name.starts_with(b"fd:inode:") || name.starts_with(b"fd:block:")
+}
+
 /// An absolute path, otherwise as it was written: in a hashed lockspace the letters decide, so
 /// symlinks stay. The name of a lease has one in it.
 pub(super) fn absolute(path: &Path) -> Result<PathBuf, Error> {
     if let Some(path) = in_lease(path) {
         return Ok(as_lease(absolute(path)?.into_os_string()).into());
     }
-    if path.is_absolute() {
+    if path.is_absolute() || is_nameless(path) {
         return Ok(path.to_owned());
     }
     // Of a relative path nobody else knows the letters, so it may lose its dots.

@@ -13,7 +13,7 @@ use super::output::{Form, print};
 use super::remark::{Grade, Remark};
 use super::unit::Unit;
 use super::{clock, examine, json, row, storage};
-use crate::client::{Bus, ManagerProxy, Options, Row, SERVICE, lists};
+use crate::client::{Bus, ManagerProxy, Row, SERVICE, lists};
 
 const AFTER_HELP: &str = "\
 Looks whether the service answers and is of this tool's version, whether locks
@@ -85,7 +85,7 @@ async fn examine(link: &Link, remarks: &mut Vec<Remark>) -> Result<(), Error> {
     remarks.push(of_versions(&version));
     of_store(link, &manager, remarks).await?;
     storage::look(link, &manager, remarks).await?;
-    of_locks(&lists::locks(&manager, Options::new()).await?, remarks);
+    of_locks(&link.locks().await?, remarks);
     of_owners(&lists::owners(&manager).await?, remarks);
     Ok(())
 }
@@ -169,6 +169,10 @@ fn of_locks(locks: &[Row], remarks: &mut Vec<Remark>) {
             let advice = "another program may be using the disk: end one of the two; the \
                           service's log says why, and it goes on trying";
             Remark::new(Grade::Danger, "lock", message).advise(advice).about(lock)
+        } else if let Some(what) = row::name_state(lock) {
+            let message = format!("lock {number} on {disk}: {what}, of {owner}, since {since}");
+            let advice = "what this VM writes is not found by the name any more: see                           'ls -l /proc/PID/fd' for the file that it has open, before it ends";
+            Remark::new(Grade::Warning, "lock", message).advise(advice).about(lock)
         } else {
             let message = format!(
                 "lock {number} on {disk} is not verified since the service was started, of \

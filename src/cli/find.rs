@@ -1,6 +1,7 @@
 //! Which owner, lock or holder somebody means.
 
 use std::ffi::OsString;
+use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use super::who::sentence;
 use crate::client::{Options, Row};
 use crate::lock::lease::spoken;
 use crate::lock::owner::parse_uuid;
-use crate::lock::printable::shown_path;
+use crate::lock::printable::{shown_path, spelt_path};
 
 /// The shortest beginning of a UUID that may stand for it.
 const PREFIX_MIN: usize = 4;
@@ -31,6 +32,9 @@ impl Target {
     /// A path begins with `/`, `./` or `../`, so that nothing else is taken for one; and the name of
     /// a lease with `lease:`.
     pub(super) fn path_or_text(argument: OsString) -> Result<Self, Error> {
+        if disks::is_nameless(Path::new(&argument)) {
+            return Ok(Self::Path(argument.into()));
+        }
         let starts = |with: &str| argument.as_bytes().starts_with(with.as_bytes());
         if starts("/") || starts("./") || starts("../") || starts("lease:") {
             return absolute(Path::new(&argument)).map(Self::Path);
@@ -87,16 +91,36 @@ fn one<'r>(rows: &[&'r Row], uid: u32) -> Option<&'r Row> {
 }
 
 /// Who holds a disk. Where its name would not be looked up for us, it is opened if possible: what
-/// somebody has open he may ask about.
+/// somebody has open he may ask about. Locks that are listed by the name are found also if it leads to
+/// another file by now, or to none.
 pub(super) async fn holders(link: &Link, path: &Path) -> Result<Vec<Row>, Error> {
     let manager = link.manager().await?;
+    let mut found = None;
     if (!link.by_name() || path.to_str().is_none())
         && let Some(file) = disks::open_to_ask(path)
-        && let Ok(holders) = manager.find_holders_of_file(file.as_fd().into(), Options::new()).await
     {
-        return Ok(holders);
+        let holders = manager.find_holders_of_file(file.as_fd().into(), Options::new()).await;
+        // The service knows the file by this very name, and what is listed by it.
+        let is_its_name = fs::canonicalize(path).is_ok_and(|name| name == path);
+        match holders {
+            Ok(holders) if is_its_name => return Ok(holders),
+            holders => found = holders.ok(),
+        }
     }
-    Ok(manager.find_holders(&disks::name(path)?, Options::new()).await?)
+    let named = manager.find_holders(&spelt_path(path), Options::new()).await;
+    let Some(mut found) = found else { return Ok(named?) };
+    for holder in named.unwrap_or_default() {
+        let same = |key, known: &Row| row::text(known, key) == row::text(&holder, key);
+        let is_known = |known: &Row| {
+            same("lock", known)
+                && same("kind", known)
+                && row::number(known, "pid") == row::number(&holder, "pid")
+        };
+        if !found.iter().any(is_known) {
+            found.push(holder);
+        }
+    }
+    Ok(found)
 }
 
 /// The one lock on a disk; if `whose` says so, the one of this user's.
@@ -108,7 +132,9 @@ pub(super) async fn lock_on(link: &Link, path: &Path, whose: Option<u32>) -> Res
             && whose.is_none_or(|uid| row::number(holder, "uid") == u64::from(uid))
     };
     let found: Vec<&Row> = holders.iter().filter(counts).collect();
-    if let Some(lock) = one(&found, link.uid) {
+    // Of several files that had the name one after the other, none is meant more than another.
+    let is_clear = found.len() < 2 || found.iter().all(|lock| row::name_state(lock).is_none());
+    if let Some(lock) = one(&found, link.uid).filter(|_| is_clear) {
         return Ok(lock.clone());
     }
     if found.is_empty() {
@@ -125,10 +151,17 @@ pub(super) async fn lock_on(link: &Link, path: &Path, whose: Option<u32>) -> Res
             (None, _) => Error::Missing(format!("nobody holds {disk}")),
         });
     }
-    let name =
-        |lock: &&Row| format!("{} (VM \"{}\")", row::lock_number(lock), row::text(lock, "name"));
+    let name = |lock: &&Row| {
+        let state = match row::text(lock, "name-state") {
+            "" => String::new(),
+            state => format!(", {state}"),
+        };
+        format!("{} (VM \"{}\"{state})", row::lock_number(lock), row::text(lock, "name"))
+    };
     let names = found.iter().map(name).collect::<Vec<_>>().join(", ");
-    Err(Error::Usage(format!("{disk} is locked several times, by locks {names}: say which")))
+    Err(Error::Usage(format!(
+        "{disk} is locked several times, by locks {names}: say which with 'vmlockctl release LOCK'"
+    )))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use zbus::wire::DynamicDeserialize;
 use zbus::{Connection, DynamicType, ObjectPath, Proxy};
 
 use super::error::Error;
-use crate::client::{self, Bus, LockProxy, ManagerProxy, OwnerProxy, Row, SERVICE};
+use crate::client::{self, Bus, LockProxy, ManagerProxy, Options, OwnerProxy, Row, SERVICE, lists};
 
 /// A connection to the bus that the service is on.
 #[derive(Debug)]
@@ -65,6 +65,12 @@ impl Link {
         R: for<'d> DynamicDeserialize<'d>,
     {
         Ok(client::call(proxy, method, arguments, self.interactive).await?)
+    }
+
+    /// All locks, with where their names lead as far as the service tells that.
+    pub(super) async fn locks(&self) -> Result<Vec<Row>, Error> {
+        let checked = Options::from([("check-names", true.into())]);
+        Ok(lists::locks(&self.manager().await?, checked).await?)
     }
 
     /// All properties of an object.

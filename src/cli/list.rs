@@ -5,11 +5,10 @@ use super::link::Link;
 use super::output::{Form, print, say};
 use super::table::{Lean, Table};
 use super::{json, row};
-use crate::client::{Options, lists};
 
 /// Does it.
 pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
-    let locks = lists::locks(&link.manager().await?, Options::new()).await?;
+    let locks = link.locks().await?;
     if form == Form::Json {
         print(&json::document(&json::objects(&locks)))?;
         return Ok(Code::SUCCESS);

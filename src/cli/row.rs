@@ -41,13 +41,22 @@ pub(super) fn flag(row: &Row, key: &str) -> bool {
 }
 
 /// What is not as it should be with a lock, in a word; nothing if all is well.
-pub(super) fn trouble(row: &Row) -> &'static str {
+pub(super) fn trouble(row: &Row) -> &str {
     // A service that does not tell is an older one, whose locks were always there.
     let verified = flag(row, "verified") || !row.contains_key("verified");
     match (flag(row, "lost"), verified) {
         (true, _) => "LOST",
         (false, false) => "unverified",
-        (false, true) => "",
+        (false, true) => text(row, "name-state"),
+    }
+}
+
+/// What has become of the name by which a disk was locked, in words; `None` if it still leads there.
+pub(super) fn name_state(row: &Row) -> Option<&'static str> {
+    match text(row, "name-state") {
+        "" => None,
+        "replaced" => Some("the file was replaced, and its name leads to another one"),
+        _ => Some("the file was deleted or moved, and no other has its name"),
     }
 }
 

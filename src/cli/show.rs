@@ -19,9 +19,20 @@ const OWNER: &str = "org.vmlockd1.Owner";
 const LOCK: &str = "org.vmlockd1.Lock";
 
 /// In which order a person looks for them; what is not here comes after it.
-const ORDER: [&str; 12] = [
-    "Path", "Name", "UUID", "Resource", "Mode", "Verified", "Lost", "UID", "PID", "State",
-    "Anchors", "Owner",
+const ORDER: [&str; 13] = [
+    "Path",
+    "Name",
+    "UUID",
+    "Resource",
+    "NameState",
+    "Mode",
+    "Verified",
+    "Lost",
+    "UID",
+    "PID",
+    "State",
+    "Anchors",
+    "Owner",
 ];
 
 const AFTER_HELP: &str = "\
@@ -67,7 +78,12 @@ async fn holders(link: &Link, path: &Path) -> Result<Vec<Row>, Error> {
         match row::text(&holder, "lock") {
             "" => shown.push(holder),
             path => match lock(link, path).await {
-                Ok(lock) => shown.push(lock),
+                Ok(mut lock) => {
+                    if let Some(state) = holder.get("name-state") {
+                        lock.insert("NameState".to_owned(), state.clone());
+                    }
+                    shown.push(lock);
+                }
                 // Released since we asked.
                 Err(error) if error.is_no_such_object() => {}
                 Err(error) => return Err(error),

@@ -268,6 +268,8 @@ async fn held_up(link: &Link, owner: &str, disks: &[Disk]) -> String {
         let holders = find::holders(link, &path).await.unwrap_or_default();
         let hinders = |holder: &&Row| {
             row::text(holder, "owner") != owner
+                // It holds a file that had the name before.
+                && row::name_state(holder).is_none()
                 // Who merely has it open is in nobody's way.
                 && row::text(holder, "kind") != "user"
                 && row::text(holder, "mode") != "none"

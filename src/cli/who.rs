@@ -93,7 +93,18 @@ pub(super) fn sentence(disk: &str, holder: &Row) -> String {
         "" => String::new(),
         bus => format!(" (by vmlockd on the {bus} bus)"),
     };
-    format!("{} is {}{instance}", spoken(&shown(disk)), held(disk, holder, Detail::Full))
+    let held = held(disk, holder, Detail::Full);
+    let disk = spoken(&shown(disk));
+    if is_former(&disk, holder) {
+        let what = row::name_state(holder).unwrap_or_default();
+        return format!("{disk}: {what}; that file is {held}{instance}");
+    }
+    format!("{disk} is {held}{instance}")
+}
+
+/// Whether a holder has the file that had this name before.
+fn is_former(disk: &str, holder: &Row) -> bool {
+    row::name_state(holder).is_some() && spoken(&shown(row::text(holder, "resource"))) == disk
 }
 
 /// How a disk is held, and by whom.
@@ -135,7 +146,11 @@ pub(super) fn held(disk: &str, holder: &Row, detail: Detail) -> String {
     let by = if word("kind") == "host" { "as" } else { "through" };
     let through = match shown(word("resource")) {
         name if name.is_empty() || name == disk => String::new(),
-        name => format!(", {by} {name}"),
+        name => {
+            let state = row::text(holder, "name-state");
+            let state = if state.is_empty() { String::new() } else { format!(" ({state})") };
+            format!(", {by} {name}{state}")
+        }
     };
     shown(&format!("{how} {who}{since}{through}"))
 }

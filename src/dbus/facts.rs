@@ -6,6 +6,7 @@ use zbus::{ObjectPath, Variant};
 
 use crate::lock::holder::Holder;
 use crate::lock::key::Key;
+use crate::lock::name_state::NameState;
 use crate::lock::printable::spelt_path;
 use crate::lock::process::{Machine, Process};
 use crate::lock::recorded::Recorded;
@@ -87,8 +88,9 @@ fn of_want(want: &Want) -> Facts {
 
 /// A row of `ListLocks`.
 #[must_use]
-pub(super) fn of_lock(LockRow { lock, whose }: &LockRow) -> Facts {
+pub(super) fn of_lock(LockRow { lock, whose, name_state }: &LockRow) -> Facts {
     let mut facts = of_whose(whose);
+    named(&mut facts, *name_state);
     facts.extend(of_want(&lock.want));
     facts.extend([
         ("lock", object(paths::lock(lock.id))),
@@ -107,6 +109,11 @@ pub(super) fn of_suspended(row: &SuspendedRow) -> Facts {
     facts.extend(of_want(&row.want));
     facts.extend([("generation", row.number.into())]);
     facts
+}
+
+/// Adds where the name leads by which it was locked, if not to what is locked.
+pub(super) fn named(facts: &mut Facts, state: Option<NameState>) {
+    facts.extend(state.and_then(NameState::as_str).map(|word| ("name-state", word.into())));
 }
 
 /// The file whose byte is locked; the first, where there are two. None where nothing is locked.

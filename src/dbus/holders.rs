@@ -34,23 +34,30 @@ pub(super) async fn by_name(
     call: &Call<'_>,
     name: &str,
 ) -> Result<Vec<Facts>, Error> {
-    let resource = Resource::parse(name)?;
+    let named = front.service.locks_named(name);
+    let resource = match Resource::parse(name) {
+        Ok(resource) => resource,
+        // What came as a descriptor may be listed by a name that is no path.
+        Err(_) if !named.is_empty() => return told(front, call, named).await,
+        Err(error) => return Err(error.into()),
+    };
     let details = Details::from([("resource", name)]);
     let climbs = matches!(&resource, Resource::Disk(path) if path.climbs());
     let may = (call.passes() || !climbs) && call.may(Action::AcquireByName, &details).await;
     if !may {
-        return told(front, call, front.service.locks_named(name)).await;
+        return told(front, call, named).await;
     }
     let found = match resource {
         Resource::Lease(lease) => of_lease(front, call, lease).await,
-        Resource::Disk(path) => of_path(front, call, path).await,
+        Resource::Disk(path) => of_path(front, call, path, &named).await,
     };
     match found {
-        // Root is told what is amiss. Who may only name what a rule allows is told of the table:
-        // what lies behind a link is none of his business.
-        Err(error) if call.passes() => Err(error),
+        // Root is told what is amiss, unless locks are listed by this name: then its file was
+        // deleted, moved or replaced by what is no disk. Who may only name what a rule allows is
+        // told of the table: what lies behind a link is none of its business.
+        Err(error) if call.passes() && named.is_empty() => Err(error),
         Ok(holders) => Ok(holders),
-        Err(_) => told(front, call, front.service.locks_named(name)).await,
+        Err(_) => told(front, call, named).await,
     }
 }
 
@@ -69,7 +76,10 @@ pub(super) async fn by_file(
     let resolved = claims::resolve(front, call, [Wanted::File(file)]).await;
     match resolved.ok().and_then(|mut targets| targets.pop()) {
         // Testing opens the disk anew, and on FUSE any user's process would answer that.
-        Some(target) if call.passes() || !target.fuse => of_target(front, call, target).await,
+        Some(target) if call.passes() || !target.fuse => {
+            let named = front.service.locks_named(&target.name);
+            of_target(front, call, target, &named).await
+        }
         // A descriptor that can't be tested through still says which disk it is.
         _ => told(front, call, front.service.locks_on(identity, &[])).await,
     }
@@ -89,10 +99,15 @@ pub(super) async fn with_holders(
     }
 }
 
-async fn of_path(front: &Front, call: &Call<'_>, path: DiskPath) -> Result<Vec<Facts>, Error> {
+async fn of_path(
+    front: &Front,
+    call: &Call<'_>,
+    path: DiskPath,
+    named: &[Lock],
+) -> Result<Vec<Facts>, Error> {
     let targets = claims::resolve(front, call, [Wanted::Path(path)]).await?;
     match targets.into_iter().next() {
-        Some(target) => of_target(front, call, target).await,
+        Some(target) => of_target(front, call, target, named).await,
         None => Ok(Vec::new()),
     }
 }
@@ -103,9 +118,15 @@ async fn of_lease(front: &Front, call: &Call<'_>, lease: LeaseName) -> Result<Ve
     all(front, call, locks, Others { name, stranger, ..Others::default() }).await
 }
 
-async fn of_target(front: &Front, call: &Call<'_>, target: Target) -> Result<Vec<Facts>, Error> {
+/// The holders of what a name leads to, and of what it led to when these other locks were granted.
+async fn of_target(
+    front: &Front,
+    call: &Call<'_>,
+    target: Target,
+    named: &[Lock],
+) -> Result<Vec<Facts>, Error> {
     let (storage, host) = (front.service.storage(), front.service.host());
-    let locks = front.service.locks_on(target.identity, &target.below);
+    let mut locks = front.service.locks_on(target.identity, &target.below);
     let name = target.name.clone();
     let others = if locks.iter().all(|lock| lock.want.mode == Mode::None) {
         // Owners for which it is only recorded block no other.
@@ -120,6 +141,11 @@ async fn of_target(front: &Front, call: &Call<'_>, target: Target) -> Result<Vec
         let (stranger, users) = storage.run(Beside { target, held, host }).await?;
         Others { name, stranger, shares: true, users: Some(users) }
     };
+    for lock in named {
+        if locks.iter().all(|known| known.id != lock.id) {
+            locks.push(lock.clone());
+        }
+    }
     all(front, call, locks, others).await
 }
 
@@ -152,9 +178,14 @@ async fn all(
     service.all_shown().await;
     let programs = bound.into_iter().map(|process| process.map(|process| process.program));
     let programs = programs.map(Option::unwrap_or_default).chain(iter::repeat(String::new()));
-    let owners = named.into_iter().zip(programs);
+    let states = service.name_states(locks.iter().map(|lock| &lock.want)).await;
+    let owners = named.into_iter().zip(programs).zip(states);
     let mut all: Vec<Facts> = owners
-        .map(|((holder, user), program)| facts::of_holder(&holder, user, program, &host))
+        .map(|(((holder, user), program), state)| {
+            let mut facts = facts::of_holder(&holder, user, program, &host);
+            facts::named(&mut facts, state);
+            facts
+        })
         .collect();
     let stranger = stranger.filter(|stranger| !shares || stranger.is_named());
     if let Some(stranger) = stranger {

@@ -20,6 +20,8 @@ use crate::service::list::{Filter, LockRow, OwnerRow, SuspendedRow, WaitingRow};
 const OWNER_FRAME: usize = 400;
 /// The same of a row of `ListLocks`, also of a suspended lock.
 const LOCK_FRAME: usize = 720;
+/// What the state of a name adds to it.
+const NAME_STATE: usize = 48;
 /// The same of a row of `ListWaiting`.
 const WAITING_FRAME: usize = 520;
 /// More rows than that never fit into one reply.
@@ -99,9 +101,10 @@ pub(super) async fn owners(front: &Front, call: &Call<'_>, raw: Raw, header: &He
 
 /// Answers `ListLocks`.
 pub(super) async fn locks(front: &Front, call: &Call<'_>, raw: Raw, header: &Header<'_>) -> Reply {
-    let asked = || -> Result<(Filter, Page, bool), Error> {
+    let asked = || -> Result<(Filter, Page, bool, bool), Error> {
         let mut options = Options::new(raw);
         let suspended = options.flag("suspended")?;
+        let check_names = options.flag("check-names")?;
         let after = options.number("after", paths::lock_number)?;
         let page = Page::take(&mut options, after.is_some())?;
         let filter = filter(&mut options, after, &page)?;
@@ -109,9 +112,9 @@ pub(super) async fn locks(front: &Front, call: &Call<'_>, raw: Raw, header: &Hea
         if suspended && filter.owner.is_none() {
             return Err(Error::invalid("option 'suspended' needs the option 'owner'"));
         }
-        Ok((filter, page, suspended))
+        Ok((filter, page, suspended, check_names))
     };
-    let (filter, page, suspended) = match asked() {
+    let (filter, page, suspended, check_names) = match asked() {
         Ok(asked) => asked,
         Err(error) => return error.into(),
     };
@@ -127,6 +130,9 @@ pub(super) async fn locks(front: &Front, call: &Call<'_>, raw: Raw, header: &Hea
     }
     let collect = move || {
         let mut rows = service.list_locks(&filter);
+        if check_names {
+            service.check_names(&mut rows);
+        }
         page.cut(&mut rows, weight_of_lock)?;
         Ok(rows)
     };
@@ -170,7 +176,9 @@ fn weight_of_owner(row: &OwnerRow) -> usize {
 
 fn weight_of_lock(row: &LockRow) -> usize {
     let want = &row.lock.want;
-    LOCK_FRAME + row.whose.name.len() + want.resource.len() + facts::lock_file(want).len()
+    let name_state = if row.name_state.is_some() { NAME_STATE } else { 0 };
+    let names = row.whose.name.len() + want.resource.len() + facts::lock_file(want).len();
+    LOCK_FRAME + name_state + names
 }
 
 fn weight_of_suspended(row: &SuspendedRow) -> usize {
@@ -195,6 +203,7 @@ mod tests {
     use super::*;
     use crate::lock::identity::Identity;
     use crate::lock::lockspace::LockspaceKind;
+    use crate::lock::name_state::NameState;
     use crate::lock::queue::{Purpose, Status, Waiter};
     use crate::lock::record::Stage;
     use crate::lock::{Anchor, Front, Lock, Mode, Proof};
@@ -240,7 +249,10 @@ mod tests {
                 proof: Proof::Unverified,
                 want: want(length),
             };
-            let row = LockRow { lock: Arc::new(lock), whose: whose.clone() };
+            let mut row = LockRow { lock: Arc::new(lock), whose: whose.clone(), name_state: None };
+            let rows = vec![row.clone(); 100];
+            assert_close(weight_of_lock(&row), size(rows, |row| vec![facts::of_lock(row)]) / 100);
+            row.name_state = Some(NameState::Replaced);
             let rows = vec![row.clone(); 100];
             assert_close(weight_of_lock(&row), size(rows, |row| vec![facts::of_lock(row)]) / 100);
             let row = SuspendedRow {

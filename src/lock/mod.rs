@@ -26,6 +26,7 @@ pub mod lockspace;
 pub mod loop_device;
 pub mod mode;
 pub mod mount;
+pub mod name_state;
 pub mod naming;
 pub mod ofd;
 pub mod on_lost;

@@ -7,7 +7,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
+
 use super::Service;
+use crate::lock::name_state::NameState;
 use crate::lock::queue::{Ticket, Waiter};
 use crate::lock::{Anchor, Front, Lock, Owner, OwnerId, Table, Want};
 
@@ -37,6 +40,8 @@ pub struct LockRow {
     pub lock: Arc<Lock>,
     /// Its owner.
     pub whose: Whose,
+    /// Where its name leads, if that was looked up.
+    pub name_state: Option<NameState>,
 }
 
 /// A row of the list of what an owner has suspended.
@@ -144,8 +149,11 @@ impl Service {
     pub fn list_locks(&self, filter: &Filter) -> Vec<LockRow> {
         let state = self.state();
         let mut owners = Owners::new(&state.table);
-        let row =
-            |lock: &Arc<Lock>| LockRow { lock: Arc::clone(lock), whose: owners.whose(lock.owner) };
+        let row = |lock: &Arc<Lock>| LockRow {
+            lock: Arc::clone(lock),
+            whose: owners.whose(lock.owner),
+            name_state: None,
+        };
         let named = |lock: &&Arc<Lock>| filter.is_named(&lock.want);
         if let Some(owner) = filter.owner {
             let locks = state.table.locks_of(owner, filter.after).filter(named);
@@ -153,6 +161,15 @@ impl Service {
         } else {
             let locks = state.table.locks_after(filter.after).filter(named);
             locks.take(filter.limit).map(row).collect()
+        }
+    }
+
+    /// Looks up where the names of locks lead. For a worker thread.
+    pub fn check_names(&self, rows: &mut [LockRow]) {
+        let wants = rows.iter().map(|row| &row.lock.want);
+        let states = Handle::current().block_on(self.name_states(wants));
+        for (row, state) in rows.iter_mut().zip(states) {
+            row.name_state = state;
         }
     }
 

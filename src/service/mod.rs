@@ -27,6 +27,7 @@ pub mod limits;
 pub mod list;
 mod lockspaces;
 mod lookups;
+mod name_states;
 pub mod naming;
 mod owners;
 mod pauses;

@@ -9,6 +9,7 @@ mod lockspace;
 mod look;
 mod metrics;
 mod monitor;
+mod names;
 mod reexec;
 mod run;
 mod trouble;

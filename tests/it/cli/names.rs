@@ -1,0 +1,151 @@
+//! A disk that was deleted, moved or replaced while it is locked: it is found by the name that `list`
+//! shows, and its state is told.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{str, vmlockctl};
+use crate::house::user::{NOBODY, ROOT};
+use crate::house::{Answer, Call, House, Ran, polkit};
+use crate::machine::{Machine, exclusive};
+use crate::untouched::assert_free;
+
+/// Where users may lock what they have open, and name nothing.
+async fn house() -> House {
+    let house = House::builder().polkit(polkit::Choice::Mock).start().await;
+    house.polkit().mock().decide(|call: &Call| match call.action.as_str() {
+        "org.vmlockd1.acquire-by-name" => Answer::Deny,
+        _ => Answer::Allow,
+    });
+    house
+}
+
+async fn ctl(house: &House, uid: u32, line: &[&str]) -> Ran {
+    house.run_as(uid, "vmlockctl", &[&["--system"], line].concat()).await
+}
+
+/// Makes a folder with a disk of this user's, and locks that.
+async fn locked(house: &House, uid: u32, name: &str) -> PathBuf {
+    let folder = house.dir().join(format!("{name}-{uid}"));
+    fs::create_dir(&folder).unwrap();
+    let disk = folder.join("disk");
+    fs::rename(house.raw_of(uid, &format!("{name}-{uid}.raw")), &disk).unwrap();
+    ctl(house, uid, &["lock", "--name", name, str(&disk)]).await.ok();
+    disk
+}
+
+/// Does to a disk what its name says, and returns where it is then, if anywhere.
+fn act(house: &House, uid: u32, what: &str, disk: &Path) -> Option<PathBuf> {
+    let beside = disk.with_extension("old");
+    match what {
+        "deleted" => fs::remove_file(disk).unwrap(),
+        "moved" => fs::rename(disk, &beside).unwrap(),
+        "replaced" => {
+            fs::rename(disk, &beside).unwrap();
+            fs::rename(house.raw_of(uid, &format!("new-{uid}.raw")), disk).unwrap();
+        }
+        _ => {
+            let folder = disk.parent().unwrap().with_extension("old");
+            fs::rename(disk.parent().unwrap(), &folder).unwrap();
+            return Some(folder.join("disk"));
+        }
+    }
+    beside.exists().then_some(beside)
+}
+
+#[tokio::test]
+async fn what_is_listed_is_found_by_its_name_whatever_became_of_the_file() {
+    let house = house().await;
+    for uid in [ROOT, NOBODY] {
+        for what in ["deleted", "moved", "replaced", "folder"] {
+            let disk = locked(&house, uid, what).await;
+            let there = act(&house, uid, what, &disk);
+            let path = str(&disk);
+            let listed = ctl(&house, uid, &["list"]).await.ok();
+            let word = if what == "replaced" { "replaced" } else { "deleted" };
+            let row = listed.lines().find(|line| line.contains(path)).unwrap();
+            assert!(row.contains(&format!("  {word}  ")), "{row}");
+            let who = ctl(&house, uid, &["who", path]).await.ok();
+            assert!(who.contains(&format!("VM \"{what}\"")) && who.contains(word), "{who}");
+            // By where it is now, it is found as any disk.
+            if let Some(there) = there {
+                let who = ctl(&house, uid, &["who", str(&there)]).await.ok();
+                assert!(who.contains(&format!(", through {path} ({word})")), "{who}");
+            }
+            let shown = ctl(&house, uid, &["show", path]).await.ok();
+            assert!(shown.contains(word) && shown.contains(path), "{shown}");
+            ctl(&house, uid, &["unlock", path]).await.ok();
+            let who = ctl(&house, uid, &["who", path]).await;
+            assert!(!who.status.success() && who.stdout.is_empty(), "{who:?}");
+            let disk = locked(&house, uid, &format!("{what}-again")).await;
+            act(&house, uid, if what == "replaced" { "moved" } else { what }, &disk);
+            ctl(&house, uid, &["release", str(&disk)]).await.ok();
+        }
+    }
+    assert_eq!(vmlockctl(&house, &["--json", "list"]).await.ok().trim(), "[]");
+}
+
+#[tokio::test]
+async fn a_path_with_two_locks_releases_neither_and_doctor_tells_of_both() {
+    let house = house().await;
+    let bus = house.connection().await;
+    let disk = house.raw_of(0, "disk");
+    let path = str(&disk);
+    let old = Machine::open(&bus, "old").await;
+    old.acquire(&[exclusive(&disk)]).await.unwrap();
+    fs::rename(house.raw_of(0, "raw"), &disk).unwrap();
+    let new = Machine::open(&bus, "new").await;
+    new.acquire(&[exclusive(&disk)]).await.unwrap();
+
+    let who = vmlockctl(&house, &["who", path]).await.ok();
+    let lines: Vec<&str> = who.lines().collect();
+    let [first, second] = lines[..] else { panic!("{who}") };
+    assert!(
+        first.starts_with(&format!("disk {path} is locked exclusively by VM \"new\"")),
+        "{who}"
+    );
+    let begins = format!(
+        "disk {path}: the file was replaced, and its name leads to another one; that file is \
+         locked exclusively by VM \"old\""
+    );
+    assert!(second.starts_with(&begins), "{who}");
+    for line in [&["release", path][..], &["release", "--force", path], &["unlock", path]] {
+        let ran = vmlockctl(&house, line).await;
+        assert_eq!(ran.status.code(), Some(64), "{line:?}: {ran:?}");
+        let words = "locks 2 (VM \"new\"), 1 (VM \"old\", replaced)";
+        let said = ran.stderr;
+        assert!(said.contains(words) && said.contains("'vmlockctl release LOCK'"), "{said}");
+    }
+    let ran = vmlockctl(&house, &["doctor"]).await;
+    let about = |line: &&str| line.contains(path);
+    let lines: Vec<&str> = ran.stdout.lines().filter(about).collect();
+    let [line] = lines[..] else { panic!("{}", ran.stdout) };
+    assert!(line.starts_with("warning") && line.contains("lock 1 on"), "{line}");
+    assert!(line.contains("replaced") && line.contains("VM \"old\""), "{line}");
+    assert_eq!((old.locks().await.len(), new.locks().await.len()), (1, 1));
+    vmlockctl(&house, &["release", "1"]).await.ok();
+    assert!(old.locks().await.is_empty());
+    vmlockctl(&house, &["release", path]).await.ok();
+    assert_free(&disk);
+}
+
+#[tokio::test]
+async fn a_disk_that_was_shown_without_a_name_is_found_as_it_is_listed() {
+    let house = house().await;
+    let bus = house.connection().await;
+    let disk = house.raw_of(0, "disk");
+    let file = fs::File::options().read(true).write(true).open(&disk).unwrap();
+    let link = house.dir().join("link");
+    fs::hard_link(&disk, &link).unwrap();
+    // Its name is gone, so that it is known by its inode alone.
+    fs::remove_file(&disk).unwrap();
+    let web1 = Machine::open(&bus, "web1").await;
+    web1.acquire_files(&[(&file, "exclusive")]).await.unwrap();
+    let locks = super::json(&house, &["list"]).await;
+    let name = locks[0]["resource"].as_str().unwrap();
+    assert!(name.starts_with("fd:inode:"), "{name}");
+    for line in [["who", name], ["show", name], ["release", name]] {
+        vmlockctl(&house, &line).await.ok();
+    }
+    assert!(web1.locks().await.is_empty());
+}
