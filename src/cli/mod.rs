@@ -42,6 +42,7 @@ mod signals;
 mod span;
 mod start;
 mod storage;
+mod survivors;
 mod table;
 mod unit;
 mod unlock;

@@ -6,9 +6,11 @@
 //!    stays here meanwhile: programs that start others, sudo for one, close what they inherited.
 //!    Should the service end the owner all the same, the lease breaks, and that is said; the
 //!    command is let alone.
-//! 4. That copy is closed. If nobody else has one, the owner ends now, and this is awaited, so that
-//!    whoever comes next finds the disks free. A command that left a daemon behind has left it the
-//!    lease too: then the disks stay locked for as long as that lives.
+//! 4. What the command has left behind is looked for ([`super::survivors`]). A process that has one of
+//!    the disks open, and no lease, is bound to the owner: it may be the virtual machine.
+//! 5. That copy is closed. If no other process has one, the owner ends now, and this is awaited, so
+//!    that a later request finds the disks free. A command that left a daemon behind has left it the
+//!    lease too: then the disks stay locked for as long as that lives. Either is reported.
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -25,15 +27,16 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 use zbus::{MatchRule, OwnedObjectPath};
 
-use super::disks::Disk;
+use super::disks::{Disk, absolute};
 use super::error::{Code, Error};
 use super::link::Link;
 use super::open::{Opened, Opening, check_name, check_uuid, name_after};
 use super::output::complain;
 use super::signals::{Signals, is_for_the_group};
 use super::start::{self, Waiting};
+use super::survivors::{self, Survivor};
 use super::wait::Wait;
-use crate::client::{Event, MANAGER_PATH, Options, Subscription};
+use crate::client::{Event, MANAGER_PATH, Options, OwnerProxy, Subscription};
 use crate::lock::on_lost::OnLost;
 
 /// How long the end of an owner is awaited whose lease somebody else may have, once the service
@@ -115,10 +118,58 @@ pub(super) async fn perform(link: &Link, arguments: Arguments) -> Result<Code, E
         signal = signals.next() => return Err(Error::Interrupted(signal as i32)),
         opened = opening.open(link) => opened?,
     };
+    survivors::adopt_orphans();
     let waiting = start::spawn(&command, uuid, &lease)?;
     let status = accompany(link, &path, waiting, &mut signals, &lease).await?;
-    give_up(link, &path, lease).await;
+    let disks = disks.iter().filter_map(|disk| absolute(&disk.path).ok()).collect();
+    let mut left = survivors::survivors(&lease, disks).await;
+    bind(link, &path, &mut left).await;
+    let kept = give_up(link, &path, lease).await;
+    report(kept, left).await;
     Ok(code_of(status))
+}
+
+/// Step 4. Has the owner live for as long as a process that uses a disk of it without a lease.
+async fn bind(link: &Link, path: &OwnedObjectPath, left: &mut [Survivor]) {
+    for survivor in left.iter_mut().filter(|it| it.disk.is_some() && !it.has_lease) {
+        let bound = async {
+            let owner = link.owner(path).await?;
+            owner.bind_process(survivor.pidfd.as_fd().into(), Options::new()).await?;
+            Ok::<_, Error>(())
+        };
+        survivor.is_bound = matches!(timeout(LIMIT, bound).await, Ok(Ok(())));
+    }
+}
+
+/// Says what has become of the disks, where that is not what a reader of the command line expects.
+async fn report(kept: Option<bool>, left: Vec<Survivor>) {
+    if kept == Some(true) {
+        complain(&kept_by(&left));
+        return;
+    }
+    // Those that end with the command need no word.
+    let _ = timeout(PATIENCE, survivors::ended(&left)).await;
+    let left: Vec<Survivor> = left.into_iter().filter(Survivor::lives).collect();
+    if kept == Some(false) && !left.is_empty() {
+        let (names, are) = (survivors::names(&left), if left.len() == 1 { "is" } else { "are" });
+        complain(&format!(
+            "the command has ended and its disks are no longer locked, but {names}, which it \
+             started, {are} running without the descriptor that keeps them locked; see 'What keeps \
+             the disks locked' in vmlockctl(1) for programs that use a disk in the background"
+        ));
+    }
+}
+
+/// The message for an owner that lives on.
+fn kept_by(left: &[Survivor]) -> String {
+    let keepers: Vec<&Survivor> = left.iter().filter(|it| it.has_lease || it.is_bound).collect();
+    let keepers = if keepers.is_empty() { left.iter().collect() } else { keepers };
+    let (names, end) = match keepers.len() {
+        0 => ("another process that has the lease open".to_owned(), "keeps the disks locked"),
+        1 => (survivors::names(keepers.iter().copied()), "keeps the disks locked until it ends"),
+        _ => (survivors::names(keepers.iter().copied()), "keep the disks locked until they end"),
+    };
+    format!("the command has ended, but not all that it started: {names} {end}")
 }
 
 /// Steps 2 and 3, from the binding on.
@@ -134,6 +185,7 @@ async fn accompany(
     let bound = owner.bind_process(pidfd.as_fd().into(), Options::new());
     tokio::pin!(bound);
     let mut gate = Some(gate);
+    let pid = child.id();
     let lease = lease
         .try_clone()
         .and_then(pipe::Receiver::from_owned_fd)
@@ -144,7 +196,10 @@ async fn accompany(
             status = child.wait() => {
                 return status.map_err(|error| Error::system("waiting for the command", error));
             }
-            signal = signals.next() => pass_on(&pidfd, signal),
+            signal = signals.next_or_child() => match signal {
+                Some(signal) => pass_on(&pidfd, signal),
+                None => survivors::reap_orphans(pid),
+            },
             answer = &mut bound, if gate.is_some() => match (answer, gate.take()) {
                 (Ok(()), Some(gate)) => gate.open()?,
                 // With the gate gone the process ends.
@@ -183,9 +238,10 @@ fn pass_on(pidfd: &OwnedFd, signal: Signal) {
     }
 }
 
-/// Step 4. Whatever fails here: the lease is closed, and the service sees to the rest.
-async fn give_up(link: &Link, path: &OwnedObjectPath, lease: OwnedFd) {
-    let gone = async {
+/// Step 5. Whatever fails here: the lease is closed, and the service sees to the rest. Returns whether
+/// the owner lives on, if that is known.
+async fn give_up(link: &Link, path: &OwnedObjectPath, lease: OwnedFd) -> Option<bool> {
+    let kept = async {
         let rule = MatchRule::builder()
             .path(MANAGER_PATH)
             .interface("org.freedesktop.DBus.ObjectManager")
@@ -195,19 +251,32 @@ async fn give_up(link: &Link, path: &OwnedObjectPath, lease: OwnedFd) {
         let removed = async { while matches!(changes.next().await, Some(Event::Owner(_))) {} };
         let owner = link.owner(path).await?;
         // It may be gone already, closed by somebody.
-        owner.state().await?;
+        if !is_there(&owner).await? {
+            return Ok::<_, Error>(false);
+        }
         drop(lease);
-        let kept = async {
-            owner.state().await?;
-            sleep(PATIENCE).await;
-            Ok(())
+        let waited = async {
+            // The service has had time for it when it has answered.
+            if is_there(&owner).await? {
+                sleep(PATIENCE).await;
+            }
+            Ok::<_, Error>(())
         };
         tokio::select! {
-            () = removed => Ok(()),
-            waited = kept => waited,
+            () = removed => {}
+            waited = waited => waited?,
         }
+        is_there(&owner).await
     };
-    let _: Result<Result<(), Error>, _> = timeout(LIMIT, gone).await;
+    timeout(LIMIT, kept).await.ok()?.ok()
+}
+
+async fn is_there(owner: &OwnerProxy<'_>) -> Result<bool, Error> {
+    match owner.state().await.map_err(Error::from) {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_no_such_object() => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn name_of(command: &[OsString]) -> String {

@@ -25,9 +25,8 @@ const WATCHED: [Signal; 6] = [
 #[derive(Debug)]
 pub(super) struct Signals {
     watched: Vec<(Signal, unix::Signal)>,
-    /// Never read. Where it is ignored, as some parents pass it on, the kernel forgets how a
-    /// child ended.
-    _child: unix::Signal,
+    /// Where it is ignored, as some parents pass it on, the kernel forgets how a child ended.
+    child: unix::Signal,
 }
 
 impl Signals {
@@ -42,21 +41,34 @@ impl Signals {
             .collect::<io::Result<_>>();
         let failed = |error| Error::system("catching signals", error);
         let child = unix::signal(SignalKind::child()).map_err(failed)?;
-        Ok(Self { watched: watched.map_err(failed)?, _child: child })
+        Ok(Self { watched: watched.map_err(failed)?, child })
+    }
+
+    /// Returns the next signal, or `None` when a child has ended.
+    pub(super) async fn next_or_child(&mut self) -> Option<Signal> {
+        let Self { watched, child } = self;
+        tokio::select! {
+            signal = next(watched) => Some(signal),
+            _ = child.recv() => None,
+        }
     }
 
     /// The next signal. Never returns where there is none to come.
     pub(super) async fn next(&mut self) -> Signal {
-        poll_fn(|context| {
-            for (signal, stream) in &mut self.watched {
-                if stream.poll_recv(context).is_ready() {
-                    return Poll::Ready(*signal);
-                }
-            }
-            Poll::Pending
-        })
-        .await
+        next(&mut self.watched).await
     }
+}
+
+async fn next(watched: &mut [(Signal, unix::Signal)]) -> Signal {
+    poll_fn(|context| {
+        for (signal, stream) in &mut *watched {
+            if stream.poll_recv(context).is_ready() {
+                return Poll::Ready(*signal);
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// Makes a write beyond the limit on file sizes an error instead of the end of the program, for as

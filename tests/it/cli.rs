@@ -5,6 +5,7 @@
 mod doctor;
 mod forged;
 mod instances;
+mod left;
 mod lockspace;
 mod look;
 mod metrics;
