@@ -25,7 +25,15 @@ pub(super) fn open(
         return Ok(Some(Socket::passed(passed, &own)?));
     }
     if let Some(path) = named {
-        return Ok(Some(Socket::bind(path)?));
+        return match Socket::bind(path) {
+            Ok(socket) => Ok(Some(socket)),
+            // What is locked is served without it. A VM that libvirt starts meanwhile gets no lock.
+            Err(error) if error.is_lack_of_room() => {
+                tracing::error!("{error}; restart the service once that works");
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        };
     }
     let Some(path) = &options.default_socket else { return Ok(None) };
     match Socket::bind(path) {

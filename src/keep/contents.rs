@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::Error;
 use super::line::{Line, Step, checksum};
 use super::record::{Counted, Record};
-use super::state::{DIGITS, FILE, MAGIC, OLDEST, VERSION, boot, failed};
+use super::state::{DIGITS, FILE, MAGIC, Name, OLDEST, Origin, VERSION, boot, failed};
 use crate::lock::printable::shown_path;
 
 /// What a state file holds.
@@ -18,6 +18,8 @@ use crate::lock::printable::shown_path;
 pub struct Contents {
     /// All that is readable and tells of something, in the order in which it came.
     pub lines: Vec<Line>,
+    /// Where those lines are in the file.
+    pub origins: Vec<Origin>,
     /// The highest numbers given.
     pub counted: Counted,
     /// How many records are damaged; a file that ends too early is one.
@@ -83,7 +85,7 @@ pub fn read(directory: &Path) -> Result<Contents, Error> {
     for line in rest.split_inclusive(|byte| *byte == b'\n') {
         at += line.len();
         match line.strip_suffix(b"\n").and_then(Line::read) {
-            Some(line) => contents.add(line),
+            Some(read) => contents.add(read, (at - line.len()) as u64),
             // Behind the mark nobody was told of anything.
             None if at <= written => contents.damaged += 1,
             None => {}
@@ -98,22 +100,23 @@ fn is_number(word: &str, rest: &[&str]) -> bool {
 }
 
 impl Contents {
-    fn add(&mut self, line: Line) {
-        match &line.record {
+    fn add(&mut self, line: Line, offset: u64) {
+        let name = match &line.record {
             Record::Counted(counted) => {
                 self.counted.lock = self.counted.lock.max(counted.lock);
                 self.counted.anchor = self.counted.anchor.max(counted.anchor);
                 return;
             }
-            Record::Lock(lock) => self.counted.lock = self.counted.lock.max(lock.number()),
-            Record::Anchor(anchor) => {
-                self.counted.anchor = self.counted.anchor.max(anchor.number());
-            }
-            Record::Owner(owner) => self.counted.anchor = self.counted.anchor.max(owner.number()),
-            Record::Offer(offer) => self.counted.anchor = self.counted.anchor.max(offer.number()),
-            Record::Lockspace(_) => {}
-        }
+            Record::Lock(lock) => Name::Lock(lock.number()),
+            Record::Anchor(anchor) => Name::Anchor(anchor.number()),
+            Record::Owner(owner) => Name::Owner(owner.number()),
+            Record::Offer(offer) => Name::Offer(offer.number()),
+            Record::Lockspace(lockspace) => Name::Lockspace(lockspace.number()),
+        };
+        self.counted.count(name);
         if line.step != Step::Gone {
+            let Line { step, mode, .. } = line;
+            self.origins.push(Origin { name, offset, step, mode });
             self.lines.push(line);
         }
     }
@@ -127,6 +130,10 @@ impl Contents {
 pub fn put_aside(directory: &Path) -> Result<PathBuf, Error> {
     let path = directory.join(FILE);
     let aside = directory.join("state.damaged");
-    fs::copy(&path, &aside).map_err(failed(&path, "copying"))?;
+    fs::copy(&path, &aside).map_err(|cause| {
+        // Half a copy takes the room away that new records need.
+        let _ = fs::remove_file(&aside);
+        failed(&path, "copying")(cause)
+    })?;
     Ok(aside)
 }

@@ -49,6 +49,16 @@ pub enum Error {
         /// The cause.
         cause: std::io::Error,
     },
+    /// Something new can't be recorded.
+    #[error(
+        "cannot record it in {file}: {cause}; nothing new is locked until that is possible again"
+    )]
+    Unrecorded {
+        /// The state file.
+        file: String,
+        /// The cause.
+        cause: std::io::Error,
+    },
     /// The state was written by a program that knows more than this one, or less.
     #[error(
         "state file {file} has version {found}, and this program knows versions {oldest} to {known}; \

@@ -5,8 +5,12 @@
 //! damage, what follows it was being written when the service died, and nobody was told of it.
 //! Lines of what is gone are cleared out by writing the file anew beside the old one, and renaming.
 //!
+//! Where that can't be done at the start, the state is kept in memory until it can be ([`former`]).
+//!
 //! Nothing is synced to a disk: the file has to outlive the service, not the host, since a reboot
 //! ends all machines. It says of which boot it is.
+
+mod former;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -15,12 +19,16 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rustix::fs::MemfdFlags;
+
 use super::Error;
 use super::line::{Line, Step, checksum, mode_byte};
 use super::record::{Counted, Record};
 use crate::lock::Mode;
 use crate::lock::owner::AnchorId;
 use crate::lock::printable::shown_path;
+use former::Former;
+pub use former::Origin;
 
 /// The version of all that is written. A program reads none that is newer: what it does not know it
 /// could not keep.
@@ -74,6 +82,8 @@ struct Inner {
     limit: u64,
     /// Something could not be written in place: the file says less than is so.
     behind: bool,
+    /// `file` is in memory, and this is what is on the file system, or why it can't be marked.
+    former: Option<io::Result<Former>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -114,25 +124,53 @@ impl State {
         let path = directory.join(FILE);
         let failed = failed(&path, "beginning");
         let boot = boot().map_err(&failed)?;
-        let mut written = Vec::with_capacity(lines.len());
-        for (name, line) in lines {
-            let bytes = line.write().map_err(|error| failed(error.into()))?;
-            written.push((*name, bytes, line.step, line.mode));
-        }
+        let written = written(lines).map_err(&failed)?;
         let inner = anew(&path, &boot, written, counted).map_err(&failed)?;
         Ok(Self { path, boot, inner: Mutex::new(inner) })
+    }
+
+    /// Begins the state in memory, where [`Self::begin`] fails. `origins` are the lines of the file
+    /// that is there. Nothing is recorded until the file can be written; each attempt to record
+    /// something tries that again, and so does [`Self::renew`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`], where there is no memory.
+    pub fn begin_in_memory(
+        directory: &Path,
+        lines: &[(Name, Line)],
+        counted: Counted,
+        origins: &[Origin],
+    ) -> Result<Self, Error> {
+        let path = directory.join(FILE);
+        let failed = failed(&path, "keeping in memory");
+        let boot = boot().map_err(&failed)?;
+        let written = written(lines).map_err(&failed)?;
+        let memory = rustix::fs::memfd_create("vmlockd-state", MemfdFlags::CLOEXEC);
+        let file = File::from(memory.map_err(|errno| failed(errno.into()))?);
+        let all = Whole::compose(&boot, written, counted).map_err(&failed)?;
+        let mut inner = all.write_to(file).map_err(&failed)?;
+        inner.behind = true;
+        inner.former = Some(Former::adopt(&path, origins, lines));
+        Ok(Self { path, boot, inner: Mutex::new(inner) })
+    }
+
+    /// Whether the state is in memory only.
+    #[must_use]
+    pub fn is_in_memory(&self) -> bool {
+        self.inner().former.is_some()
     }
 
     /// Writes down new things, all of them or nothing.
     ///
     /// # Errors
     ///
-    /// [`Error::File`], as where the file system is full.
+    /// [`Error::Unrecorded`], as where the file system is full.
     pub fn put(&self, lines: &[(Name, Line)]) -> Result<(), Error> {
-        let failed = failed(&self.path, "writing");
+        let failed = |cause| Error::Unrecorded { file: shown_path(&self.path), cause };
         let mut inner = self.inner();
         if inner.behind {
-            self.rewrite(&mut inner).map_err(&failed)?;
+            self.rewrite(&mut inner).map_err(failed)?;
         }
         match self.append(&mut inner, lines) {
             // Lines of what is gone may take the room that is missing.
@@ -195,6 +233,9 @@ impl State {
             place.step = step;
             let place = *place;
             outcome = outcome.and(inner.file.write_all_at(&[step.byte()], place.offset));
+            if let Some(former) = &inner.former {
+                outcome = outcome.and(in_place(former, |former| former.mark(name, step)));
+            }
             if step == Step::Gone {
                 inner.places.remove(&name);
             }
@@ -212,12 +253,20 @@ impl State {
         let Some(place) = inner.places.get_mut(&name) else { return Ok(()) };
         place.mode = Some(mode);
         let place = *place;
-        let outcome = inner.file.write_all_at(&[mode_byte(place.mode)], place.offset + 1);
+        let mut outcome = inner.file.write_all_at(&[mode_byte(place.mode)], place.offset + 1);
+        if let Some(former) = &inner.former {
+            let mode = place.mode;
+            outcome = outcome.and(in_place(former, |former| former.set_mode(name, mode)));
+        }
         self.settle(&mut inner, &outcome)
     }
 
     /// After a change in place: makes up for what could not be written, clears out what is gone.
     fn settle(&self, inner: &mut Inner, outcome: &io::Result<()>) -> Result<(), Error> {
+        if inner.former.is_some() && outcome.is_ok() {
+            // The file is tried again by what has something to record, and now and then.
+            return Ok(());
+        }
         inner.behind |= outcome.is_err();
         if inner.behind || inner.length > inner.limit {
             let rewritten = self.rewrite(inner);
@@ -256,47 +305,84 @@ impl State {
     }
 }
 
-/// Writes a whole file and puts it in the old one's place.
-fn anew(
-    path: &Path,
-    boot: &str,
-    mut lines: Vec<(Name, Vec<u8>, Step, Option<Mode>)>,
-    counted: Counted,
-) -> io::Result<Inner> {
-    // In the order in which they came, as far as numbers tell.
-    lines.sort_by_key(|(name, ..)| match name {
-        Name::Lockspace(number) => (0, u64::from(*number)),
-        Name::Owner(number) => (1, *number),
-        Name::Anchor(number) | Name::Offer(number) => (2, *number),
-        Name::Lock(number) => (3, *number),
-    });
-    let first = Line { step: Step::Held, mode: None, record: Record::Counted(counted) };
-    let first = first.write()?;
-    let start = head(boot, 0).len() + first.len();
-    let length = start + lines.iter().map(|(_, bytes, ..)| bytes.len()).sum::<usize>();
-    let mut all = head(boot, length as u64).into_bytes();
-    all.extend(first);
-    let mut places = HashMap::with_capacity(lines.len());
-    let mut counted = counted;
-    for (name, bytes, step, mode) in lines {
-        let offset = all.len() as u64;
-        places.insert(name, Place { offset, length: bytes.len(), step, mode });
-        all.extend(bytes);
-        counted.count(name);
+fn in_place(
+    former: &io::Result<Former>,
+    mark: impl FnOnce(&Former) -> io::Result<()>,
+) -> io::Result<()> {
+    match former {
+        Ok(former) => mark(former),
+        Err(error) => {
+            Err(error.raw_os_error().map_or(error.kind().into(), io::Error::from_raw_os_error))
+        }
     }
+}
+
+/// A line as it is written, with what it is about.
+type Written = (Name, Vec<u8>, Step, Option<Mode>);
+
+fn written(lines: &[(Name, Line)]) -> io::Result<Vec<Written>> {
+    let written = |(name, line): &(Name, Line)| Ok((*name, line.write()?, line.step, line.mode));
+    lines.iter().map(written).collect()
+}
+
+/// Writes a whole file and puts it in the old one's place.
+fn anew(path: &Path, boot: &str, lines: Vec<Written>, counted: Counted) -> io::Result<Inner> {
+    let whole = Whole::compose(boot, lines, counted)?;
     let beside = path.with_extension("new");
     let mut options = File::options();
     let options = options.read(true).write(true).create(true).truncate(true).mode(0o600);
     let file = options.open(&beside)?;
-    let written = file.write_all_at(&all, 0).and_then(|()| fs::rename(&beside, path));
-    if written.is_err() {
+    let inner = whole.write_to(file).and_then(|inner| {
+        fs::rename(&beside, path)?;
+        Ok(inner)
+    });
+    if inner.is_err() {
         // Half a file takes the room away that the old one needs.
         let _ = fs::remove_file(&beside);
     }
-    written?;
-    let length = all.len() as u64;
-    let limit = length * 2 + SLACK;
-    Ok(Inner { file, length, places, counted, limit, behind: false })
+    inner
+}
+
+/// All that a state file has in it when it begins.
+struct Whole {
+    bytes: Vec<u8>,
+    places: HashMap<Name, Place>,
+    counted: Counted,
+}
+
+impl Whole {
+    fn compose(boot: &str, mut lines: Vec<Written>, counted: Counted) -> io::Result<Self> {
+        // In the order in which they came, as far as numbers tell.
+        lines.sort_by_key(|(name, ..)| match name {
+            Name::Lockspace(number) => (0, u64::from(*number)),
+            Name::Owner(number) => (1, *number),
+            Name::Anchor(number) | Name::Offer(number) => (2, *number),
+            Name::Lock(number) => (3, *number),
+        });
+        let first = Line { step: Step::Held, mode: None, record: Record::Counted(counted) };
+        let first = first.write()?;
+        let start = head(boot, 0).len() + first.len();
+        let length = start + lines.iter().map(|(_, bytes, ..)| bytes.len()).sum::<usize>();
+        let mut all = head(boot, length as u64).into_bytes();
+        all.extend(first);
+        let mut places = HashMap::with_capacity(lines.len());
+        let mut counted = counted;
+        for (name, bytes, step, mode) in lines {
+            let offset = all.len() as u64;
+            places.insert(name, Place { offset, length: bytes.len(), step, mode });
+            all.extend(bytes);
+            counted.count(name);
+        }
+        Ok(Self { bytes: all, places, counted })
+    }
+
+    fn write_to(self, file: File) -> io::Result<Inner> {
+        let Self { bytes, places, counted } = self;
+        file.write_all_at(&bytes, 0)?;
+        let length = bytes.len() as u64;
+        let limit = length * 2 + SLACK;
+        Ok(Inner { file, length, places, counted, limit, behind: false, former: None })
+    }
 }
 
 #[cfg(test)]

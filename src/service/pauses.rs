@@ -7,6 +7,8 @@ use std::time::Duration;
 const FOREIGN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// Before the names of a waiting request are looked up again, at first and at most.
 const NAMES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
+/// Before the state file is written again that could not be written, at first and at most.
+const STATE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
 /// Each is about twice as long as the one before, and no two waiters' are alike: who all began to wait
 /// at one time would else come at one time for ever.
@@ -27,6 +29,11 @@ impl Pauses {
     /// Returns the back-off for the names of a waiting request.
     pub(super) fn for_names() -> Self {
         Self { first: NAMES.0, longest: NAMES.1, count: 0 }
+    }
+
+    /// Returns the back-off for a state file that can't be written.
+    pub(super) fn for_state() -> Self {
+        Self { first: STATE.0, longest: STATE.1, count: 0 }
     }
 
     pub(super) fn next(&mut self) -> Duration {

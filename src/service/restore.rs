@@ -4,7 +4,8 @@
 //!    version wrote is left to that version.
 //! 2. Owners, then anchors, then locks enter the table, each with its number and its time. No disk
 //!    is touched: its storage may be dead.
-//! 3. What was found is written down anew; from here on another crash finds it so.
+//! 3. What was found is written down anew; from here on another crash finds it so. Where there is no
+//!    room for that, it is kept in memory until there is ([`keep::State::begin_in_memory`]).
 //! 4. Once the service serves ([`Restored::settle`]): what was being given up, and what nobody was
 //!    told of, is given up; anchors that ended meanwhile say so by themselves; every lock is
 //!    looked at.
@@ -12,8 +13,9 @@
 //! A lock whose machine may live is never given up. So where a record is damaged, what nothing is
 //! known of stays locked, for an owner that only an administrator closes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
+use std::mem;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,11 +23,13 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::finding::Finding;
 use super::keeping::{Away, Keep};
+use super::pauses::Pauses;
 use super::release::Story;
 use super::state::{Ending, Watch};
 use super::storage::Storage;
 use super::{Error, Exempt, Service, Settings, chronicle};
 use crate::inspector::Inspector;
+use crate::keep::state::Name;
 use crate::keep::{self, Contents, Far, Inherited, Key, Parking, Part, Store, contents};
 use crate::life::Connection;
 use crate::lock::description::Description;
@@ -116,6 +120,7 @@ pub fn restore(
     let mut finding = Finding::new(settings, fds, away.into_iter().collect(), &far, damaged);
     finding.state.table.count_from(counted.lock);
     finding.state.count_anchors_from(counted.anchor);
+    let (missing_file, mut origins) = (contents.missing, mem::take(&mut contents.origins));
     finding.enter_all(contents)?;
     step("restore-read");
     let Finding { mut state, fds, away, lines, wanted, wanted_away, .. } = finding;
@@ -150,7 +155,20 @@ pub fn restore(
         // Nobody is served yet, so it is free.
         released.push((id, locks, turn.try_lock_owned().map_err(|_| Error::Abandoned)?));
     }
-    let state_file = keep::State::begin(directory, &lines, counted)?;
+    let state_file = match keep::State::begin(directory, &lines, counted) {
+        // There is nothing that a service would be needed for.
+        Err(error) if missing_file && !parked => return Err(error.into()),
+        Err(error) => {
+            tracing::error!(%error, "all locks are kept; nothing new is locked until this works");
+            if damaged {
+                // Nothing is concluded from what was not found.
+                let kept: HashSet<Name> = lines.iter().map(|(name, _)| *name).collect();
+                origins.retain(|origin| kept.contains(&origin.name));
+            }
+            keep::State::begin_in_memory(directory, &lines, counted, &origins)?
+        }
+        Ok(state_file) => state_file,
+    };
     step("restore-written");
     let missing = parking.begin(wanted)?;
     far.begin(wanted_away)?;
@@ -220,10 +238,37 @@ impl Restored {
         service.examine_all();
         service.verify_all();
         tokio::spawn(service.clone().go_rounds());
+        if service.keep().state.is_in_memory() {
+            tokio::spawn(service.write_state_later());
+        }
+    }
+}
+
+/// Writes the state file, which could not be written at the start.
+struct WriteState(Service);
+
+impl Work for WriteState {
+    type Answer = bool;
+
+    fn perform(self) -> bool {
+        let state = &self.0.keep().state;
+        if state.is_in_memory() && state.renew().is_err() {
+            return false;
+        }
+        tracing::info!("the state file is written again, and new locks are granted");
+        true
     }
 }
 
 impl Service {
+    /// Retries to write the state file until that succeeds.
+    async fn write_state_later(self) {
+        let mut backoff = Pauses::for_state();
+        while !matches!(self.storage().run(WriteState(self.clone())).await, Ok(true)) {
+            tokio::time::sleep(backoff.next()).await;
+        }
+    }
+
     fn give_up_soon(&self, story: Story, turn: Option<Arc<OwnedMutexGuard<()>>>) {
         let service = self.clone();
         tokio::spawn(async move {

@@ -39,6 +39,16 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the file system is full or read-only.
+    #[must_use]
+    pub fn is_lack_of_room(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        let Self::System { cause, .. } = self else { return false };
+        matches!(cause.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
+    }
+}
+
 /// A socket that clients can connect to.
 #[derive(Debug)]
 pub struct Socket {

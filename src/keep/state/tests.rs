@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use uuid::Uuid;
 
-fn lock(number: u64) -> (Name, Line) {
+pub(super) fn lock(number: u64) -> (Name, Line) {
     let path = PathBuf::from(OsStr::from_bytes(b"/srv/\xff/a"));
     let lock = Lock {
         id: number,
@@ -40,7 +40,7 @@ fn lock(number: u64) -> (Name, Line) {
     (Name::Lock(number), Line { step: Step::Granting, mode: Some(Mode::Exclusive), record })
 }
 
-fn owner(number: u64) -> (Name, Line) {
+pub(super) fn owner(number: u64) -> (Name, Line) {
     let id = OwnerId::new(1000, Uuid::from_u128(9));
     let owner = Owner::new(id, "web1".into(), Front::Dbus, 4);
     let record = Record::Owner(OwnerRecord::new(number, &owner, false));

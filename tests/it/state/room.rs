@@ -2,12 +2,15 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use tokio::task::spawn_blocking;
 use zbus::Connection;
 
 use super::scene::Place;
-use crate::house::{Daemon, House, Intruder, Launch, Mounted, within};
+use crate::host::Host;
+use crate::house::{Daemon, House, Intruder, Kind, Launch, Mounted, Rival, within};
 use crate::listed::Listed;
 use crate::machine::{Machine, Refused, exclusive};
 use crate::methods::none;
@@ -104,25 +107,178 @@ async fn no_room_for_records() {
     assert_free(&first);
 }
 
-/// Killed where there is no room, the service can't begin; all stays locked until there is.
-#[tokio::test]
-async fn no_room_for_a_successor() {
+/// How the runtime directory is made unable to take a new file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lack {
+    /// No byte is left.
+    Bytes,
+    /// No inode is left.
+    Inodes,
+    /// It is read-only.
+    Writing,
+    /// No byte is left on all of `/run`.
+    Run,
+}
+
+impl Lack {
+    /// Mounts something that can be made so, before the service starts.
+    async fn prepare(self, host: &Host) {
+        let tmpfs = |options| ["mount", "-t", "tmpfs", "-o", options, "none", "/run/vmlockd"];
+        match self {
+            Self::Bytes | Self::Writing => host.come_in(&tmpfs("size=64k,mode=700")).await.ok(),
+            Self::Inodes => host.come_in(&tmpfs("size=1m,nr_inodes=16,mode=700")).await.ok(),
+            Self::Run => host.come_in(&["mount", "-o", "remount,size=16m", "/run"]).await.ok(),
+        };
+    }
+
+    fn begin(self, host: &Host) {
+        let runtime = host.at("/run/vmlockd");
+        match self {
+            Self::Bytes => drop(fill(&runtime)),
+            Self::Run => drop(fill(&host.at("/run"))),
+            Self::Inodes => {
+                fs::create_dir(runtime.join("filling")).unwrap();
+                let name = |number: usize| runtime.join(format!("filling/{number}"));
+                assert!((0..100).map_while(|number| File::create(name(number)).ok()).count() < 100);
+            }
+            // Only where no file is open for writing: see `kill`.
+            Self::Writing => {}
+        }
+    }
+
+    /// Kills the service, with the lack there when the next one starts.
+    async fn kill(self, place: &mut Place) {
+        if self == Self::Writing {
+            let gate = place.host.at("/srv/gate");
+            place.host.run(&["mkfifo", "/srv/gate"]).await.ok();
+            // The next start waits until somebody opens the other end.
+            let wait = "[Service]\nExecStartPre=/bin/sh -c ': </srv/gate'\n";
+            place.host.drop_in("gate", wait).await;
+            place.stop_and_wait().await;
+            // The file system, and not just this mount of it.
+            for options in ["remount,ro", "remount,bind,rw"] {
+                place.host.come_in(&["mount", "-o", options, "/run/vmlockd"]).await.ok();
+            }
+            let open =
+                spawn_blocking(move || drop(File::options().write(true).open(gate).unwrap()));
+            within("the next start", open).await.unwrap();
+            place.came_back().await;
+            place.host.drop_in("gate", "").await;
+        } else {
+            place.kill(|_| ()).await;
+        }
+    }
+
+    async fn end(self, host: &Host) {
+        let runtime = host.at("/run/vmlockd");
+        match self {
+            Self::Bytes => fs::remove_file(runtime.join("filling")).unwrap(),
+            Self::Run => fs::remove_file(host.at("/run/filling")).unwrap(),
+            Self::Inodes => fs::remove_dir_all(runtime.join("filling")).unwrap(),
+            Self::Writing => {
+                host.come_in(&["mount", "-o", "remount,rw", "/run/vmlockd"]).await.ok();
+            }
+        }
+    }
+}
+
+/// Killed where nothing can be written, the service starts all the same, keeps all locks, refuses new
+/// ones, and goes on once something can be written again.
+async fn starts_without(lack: Lack) {
     let Some(mut place) = Place::boot("").await else { return };
-    let run = place.host.at("/run/vmlockd");
-    place.host.run(&["mount", "-t", "tmpfs", "-o", "size=64k", "none", "/run/vmlockd"]).await.ok();
+    lack.prepare(&place.host).await;
+    place.host.systemctl(&["restart", "vmlockd"]).await;
+    place.came_back().await;
+    let bus = place.bus.clone();
+    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    let [kept, given_back, new] = ["kept", "given-back", "new"].map(|name| place.host.image(name));
+    web1.acquire(&[exclusive(&kept)]).await.unwrap();
+    let second = web1.acquire(&[exclusive(&given_back)]).await.unwrap();
+    let before = Listed::by(&bus).await;
+    let intruder = Intruder::at(&[place.host.at(&kept)], &place.host.log());
+
+    lack.begin(&place.host);
+    lack.kill(&mut place).await;
+    assert_eq!(Listed::by(&bus).await, before);
+    for machine in [&web1, &web2] {
+        let refused = machine.acquire(&[exclusive(&new)]).await.unwrap_err();
+        let words = "nothing new is locked until that is possible again";
+        assert_refused(&refused, "DBus.Error.IOError", words);
+        assert!(refused.message.contains("/run/vmlockd/state"), "{}", refused.message);
+    }
+    Rival::try_once(place.host.at(&new), Kind::Ofd, true).unwrap();
+    let refused = web2.acquire(&[exclusive(&kept)]).await.unwrap_err();
+    assert_refused(&refused, "LockHeld", "web1");
+
+    web1.release(&second).await.unwrap();
+    Rival::try_once(place.host.at(&given_back), Kind::Ofd, true).unwrap();
+    if lack != Lack::Writing {
+        // That is recorded in place, and so outlives another crash.
+        let before = Listed::by(&bus).await;
+        assert_eq!(before.locks.len(), 1);
+        place.kill(|_| ()).await;
+        assert_eq!(Listed::by(&bus).await, before);
+        Rival::try_once(place.host.at(&given_back), Kind::Ofd, true).unwrap();
+    }
+
+    lack.end(&place.host).await;
+    web2.acquire(&[exclusive(&new)]).await.unwrap();
+    let before = Listed::by(&bus).await;
+    assert_eq!(before.locks.len(), 2);
+    place.kill(|_| ()).await;
+    assert_eq!(Listed::by(&bus).await, before);
+    intruder.stop().were_refused();
+    drop((web1, web2));
+    let gone = async { while !Listed::by(&bus).await.owners.is_empty() {} };
+    within("the machines' end", gone).await;
+    Rival::try_once(place.host.at(&kept), Kind::Ofd, true).unwrap();
+}
+
+#[tokio::test]
+async fn a_successor_starts_without_a_byte_of_room() {
+    starts_without(Lack::Bytes).await;
+}
+
+#[tokio::test]
+async fn a_successor_starts_without_an_inode() {
+    starts_without(Lack::Inodes).await;
+}
+
+#[tokio::test]
+async fn a_successor_starts_where_it_can_only_read() {
+    starts_without(Lack::Writing).await;
+}
+
+#[tokio::test]
+async fn a_successor_starts_where_all_of_run_is_full() {
+    starts_without(Lack::Run).await;
+}
+
+/// The state file is written again by itself once that is possible, without a request.
+#[tokio::test]
+async fn the_state_is_written_as_soon_as_there_is_room() {
+    let Some(mut place) = Place::boot("").await else { return };
+    Lack::Bytes.prepare(&place.host).await;
     place.host.systemctl(&["restart", "vmlockd"]).await;
     place.came_back().await;
     let mut scene = super::scene::Scene::set(&mut place).await;
-    let filling = fill(&run);
     let place = scene.place();
-    place.stop(|_| ());
-    place.tried_again().await;
-    fs::remove_file(filling).unwrap();
-    place.came_back().await;
+    let before = fs::metadata(place.host.at(super::STATE)).unwrap().ino();
+    Lack::Bytes.begin(&place.host);
+    place.kill(|_| ()).await;
+    let inode = || fs::metadata(place.host.at(super::STATE)).unwrap().ino();
+    assert_eq!(inode(), before);
+    Lack::Bytes.end(&place.host).await;
+    within("the state file is written again", async {
+        while inode() == before {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     scene.comes_back_as_it_was().await;
 }
 
-/// Where nothing can be written any more the service does not begin, and says why.
+/// Where another directory is in the place of its own, the service does not start, and says why.
 #[tokio::test]
 async fn a_directory_that_is_read_only() {
     let Some(mut place) = Place::boot("").await else { return };

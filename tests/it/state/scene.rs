@@ -9,7 +9,7 @@ use zbus::Connection;
 
 use super::STATE;
 use crate::host::{Host, Main, Tree};
-use crate::house::{Intruder, Kind, NameWatch, Rival, Tool, within};
+use crate::house::{Intruder, Kind, NameWatch, Rival, Tool, gone, pidfd, within};
 use crate::listed::Listed;
 use crate::machine::{Machine, exclusive, manager, owner, shared};
 use crate::methods::none;
@@ -65,6 +65,13 @@ impl Place {
         self.main.signal(Signal::SIGSTOP);
         damage(&self.host.at(STATE));
         self.main.signal(Signal::SIGKILL);
+    }
+
+    /// Kills the service, and returns when its process has ended.
+    pub(super) async fn stop_and_wait(&self) {
+        let end = pidfd(self.main.outside);
+        self.main.signal(Signal::SIGKILL);
+        within("the end of the service", gone(end)).await;
     }
 
     /// systemd has tried to start it some times since.
