@@ -114,7 +114,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
     let mut inherited = Inherited::take()?;
     let storage = Storage::default();
     let config = load::first(options, &storage).await?;
-    let log = Log::begin(config.log_level).map_err(Error::Log)?;
+    let log = Log::begin(config.log_level, options.bus == Bus::System).map_err(Error::Log)?;
     let lock = inherited.lock.take();
     let replaces = lock.is_some();
     if replaces {

@@ -4,6 +4,7 @@
 
 mod console;
 mod journal;
+mod limit;
 mod post;
 
 use std::fmt;
@@ -12,11 +13,13 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::FilterExt as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, reload};
 
 use journal::Journal;
+use limit::PerUser;
 use post::Post;
 
 /// How much is logged.
@@ -93,12 +96,12 @@ pub struct Log {
 }
 
 impl Log {
-    /// Begins to log.
+    /// Begins to log; where several users are served, each of them only so much.
     ///
     /// # Errors
     ///
     /// Where somebody logs already.
-    pub fn begin(level: Level) -> Result<Self, String> {
+    pub fn begin(level: Level, several_users: bool) -> Result<Self, String> {
         let (filter, handle) = reload::Layer::new(level.filter());
         // Where there is no journal after all, its stream is better than nothing.
         let journal = in_journal().then(Journal::open).and_then(Result::ok);
@@ -115,6 +118,7 @@ impl Log {
                     .without_time(),
             ),
         };
+        let filter = filter.and(PerUser::new(several_users));
         let begun = tracing_subscriber::registry().with(output.with_filter(filter)).try_init();
         begun.map_err(|error| format!("the log can't be opened: {error}"))?;
         Ok(Self { level: Arc::new(Mutex::new(level)), filter: handle, target, post })

@@ -12,7 +12,7 @@ use zbus::message::{Flags, Message, Type};
 use zbus::{Connection, MessageStream};
 
 use crate::house::user::{NOBODY, ROOT, in_thread};
-use crate::house::{Broker, Flood, Flooder, House, within};
+use crate::house::{Answer, Broker, Flood, Flooder, House, polkit, within};
 use crate::machine::{Machine, Refused, exclusive};
 use crate::methods::none;
 use crate::untouched::assert_refused;
@@ -181,4 +181,23 @@ async fn a_call_that_wants_no_reply_gets_none() {
     };
     let replies = within("a reply", replies).await;
     assert_eq!(replies, [last.primary_header().serial_num()]);
+}
+
+#[tokio::test]
+async fn one_user_fills_the_log_only_so_far() {
+    let limits = "[limits]\ncalls_per_second = 100000\ncalls_per_second_per_connection = 100000";
+    let house = House::builder().polkit(polkit::Choice::Mock).config(limits).start().await;
+    house.polkit().mock().answer(Answer::Allow);
+    let user = house.connection_as(NOBODY).await;
+    let root = house.connection().await;
+    for _ in 0..100 {
+        Machine::open(&user, "users").await.owner.close(none()).await.unwrap();
+        Machine::open(&root, "roots").await.owner.close(none()).await.unwrap();
+    }
+    let log = house.daemon().stderr();
+    let count = |name: &str| log.lines().filter(|line| line.contains(name)).count();
+    // Two lines for each: opened, with the name, and ended, with the user.
+    assert_eq!(count("opened VM \"roots\""), 100);
+    let users = count(&format!("owner.uid={NOBODY}"));
+    assert_eq!(users, 120, "{log}");
 }
