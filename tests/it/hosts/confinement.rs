@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::host::{Host, Tree, skip};
 use crate::house::{Kind, Rival};
@@ -203,4 +204,30 @@ async fn a_hung_mount_does_not_delay_the_start_here() {
 #[tokio::test]
 async fn a_hung_mount_does_not_delay_the_start_on_trixie() {
     a_hung_mount_does_not_delay_the_start(Tree::Release("trixie")).await;
+}
+
+/// What `systemd-analyze security` says of the unit, in tenths.
+const MOST_EXPOSURE: u32 = 20;
+
+/// The exposure stays as low as it is, and each open item has its reason in the unit.
+#[tokio::test]
+async fn what_is_open_has_a_reason() {
+    let Some(host) = Host::boot(Tree::Release("trixie")).await else { return };
+    let unit = "/usr/lib/systemd/system/vmlockd.service";
+    let line = ["systemd-analyze", "--no-pager", "--offline=true", "security", unit];
+    let said = host.run(&line).await.ok();
+    let (_, overall) = said.split_once("Overall exposure level for vmlockd.service: ").unwrap();
+    let overall = overall.split_whitespace().next().unwrap();
+    let tenths: u32 = overall.replace('.', "").parse().unwrap();
+    assert!(tenths <= MOST_EXPOSURE, "{said}");
+
+    let text = fs::read_to_string(host.at(unit)).unwrap();
+    let items = host.json(&[&line[..], &["--json=short"]].concat()).await;
+    for item in items.as_array().unwrap().iter().filter(|item| item["set"] == Value::Bool(false)) {
+        // As in "RootDirectory=/RootImage=" and "CapabilityBoundingSet=~CAP_KILL".
+        let name = item["name"].as_str().unwrap();
+        let setting = &name[..=name.find('=').unwrap()];
+        let open = item["exposure"].as_str().is_some_and(|exposure| exposure != "0.0");
+        assert!(!open || text.contains(setting), "{name} is open without a reason: {item}");
+    }
 }
