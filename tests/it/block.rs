@@ -4,6 +4,7 @@
 mod in_use;
 mod loops;
 mod names;
+mod overlay;
 mod swap;
 
 use std::path::Path;

@@ -18,7 +18,9 @@ use zbus::Fd;
 use zbus::wire::{Signature, Type};
 
 use crate::house::user::NOBODY;
-use crate::house::{Answer, Broker, Elsewhere, House, Kind, Rival, keep_lease, polkit, within};
+use crate::house::{
+    Answer, Broker, Elsewhere, House, Kind, Rival, keep_lease, polkit, within, yield_lease,
+};
 use crate::machine::{AsFdDyn, Machine, Refused, exclusive, lock, manager, option, shared};
 use crate::untouched::{Untouched, assert_free, assert_refused};
 
@@ -186,6 +188,15 @@ async fn a_lease_that_is_not_given_up_holds_nobody_up() {
     assert_refused(&asked.unwrap_err(), NOT_LOCKABLE, "O_PATH");
     before.and_it_goes_on().await;
     drop(holder);
+    machine.acquire(&[exclusive(&disk)]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lease_that_is_given_up_at_once_costs_no_try() {
+    let house = House::builder().start().await;
+    let (bus, disk) = (house.connection().await, house.raw_of(0, "disk"));
+    let machine = Machine::open(&bus, "web1").await;
+    let _holder = yield_lease(&disk, &house.dir().join("lease.log")).await;
     machine.acquire(&[exclusive(&disk)]).await.unwrap();
 }
 

@@ -39,6 +39,23 @@ impl Elsewhere {
     }
 }
 
+/// Starts a process that has a lease (`F_SETLEASE`) on a file and gives it up at once when asked.
+pub(crate) async fn yield_lease(path: &Path, log: &Path) -> Process {
+    const YIELD: &str = r#"
+        open my $file, "+<", $ARGV[0] or die "$ARGV[0]: $!";
+        $SIG{IO} = sub { fcntl $file, 1024, 2 or die "F_UNLCK: $!"; close $file; };
+        fcntl $file, 1024, 1 or die "F_SETLEASE: $!";
+        $| = 1;
+        print "ready\n";
+        sleep while 1;
+    "#;
+    let mut command = mortal(None, "perl");
+    command.args(["-e", YIELD]).arg(path).stdout(Stdio::piped());
+    let process = Process::start("perl", command, log);
+    process.says_something().await;
+    process
+}
+
 /// Starts a process that has a lease (`F_SETLEASE`) on a file and does not give it up when asked.
 ///
 /// Who opens such a file waits until the kernel breaks the lease, 45 seconds unless set otherwise.

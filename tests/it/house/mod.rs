@@ -48,7 +48,7 @@ pub(crate) use command::{Ran, program, run};
 pub(crate) use daemon::{Daemon, Failure, Launch};
 pub(crate) use fixture::{Broker, House};
 pub(crate) use flood::{Flood, Flooder};
-pub(crate) use hostile::{Elsewhere, keep_lease};
+pub(crate) use hostile::{Elsewhere, keep_lease, yield_lease};
 pub(crate) use intruder::{Attempts, Intruder, attempt};
 pub(crate) use looped::Looped;
 pub(crate) use mock_polkit::{Answer, Call, Mock};

@@ -71,6 +71,11 @@ impl Mounted {
         Mounted(at.to_owned())
     }
 
+    /// What was mounted already.
+    pub(crate) fn there(at: &Path) -> Mounted {
+        Mounted(at.to_owned())
+    }
+
     /// Shows a directory in the place of another one.
     pub(crate) fn over(from: &Path, at: &Path) -> Mounted {
         mount(Some(from), at, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("a bind mount");
