@@ -10,6 +10,7 @@ use super::disks::{self, absolute};
 use super::error::Error;
 use super::link::Link;
 use super::row;
+use super::slow::report_slow;
 use super::who::sentence;
 use crate::client::{Options, Row};
 use crate::lock::lease::spoken;
@@ -94,6 +95,10 @@ fn one<'r>(rows: &[&'r Row], uid: u32) -> Option<&'r Row> {
 /// somebody has open he may ask about. Locks that are listed by the name are found also if it leads to
 /// another file by now, or to none.
 pub(super) async fn holders(link: &Link, path: &Path) -> Result<Vec<Row>, Error> {
+    report_slow([path], ask_holders(link, path)).await
+}
+
+async fn ask_holders(link: &Link, path: &Path) -> Result<Vec<Row>, Error> {
     let manager = link.manager().await?;
     let mut found = None;
     if (!link.by_name() || path.to_str().is_none())

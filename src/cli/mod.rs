@@ -39,6 +39,7 @@ mod run;
 mod running;
 mod show;
 mod signals;
+mod slow;
 mod span;
 mod start;
 mod storage;

@@ -1,12 +1,14 @@
 //! An owner with its disks: what `run` and `lock` begin with.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use zbus::{Fd, OwnedObjectPath, Variant};
 
 use super::disks::{Disk, Wanted};
 use super::error::Error;
 use super::link::Link;
+use super::slow::report_slow;
 use super::span::Span;
 use super::wait;
 use crate::client::{Options, OwnerProxy};
@@ -63,7 +65,8 @@ impl Opening<'_> {
         }
         let manager = link.manager().await?;
         let arguments = (self.uuid, self.name, options);
-        let answer = link.ask(manager.inner(), "OpenOwner", &arguments).await;
+        let asked = link.ask(manager.inner(), "OpenOwner", &arguments);
+        let answer = report_slow(self.paths(), asked).await;
         if let Err(error) = &answer
             && self.manual
             && (!error.is_answer() || error.is_end_of_service())
@@ -78,7 +81,10 @@ impl Opening<'_> {
         }
         let owner = link.owner(&opened.path).await?;
         let locked = match self.wait {
-            None => ask_for(link, &owner, &wanted, Options::new()).await,
+            None => {
+                let asked = ask_for(link, &owner, &wanted, Options::new());
+                report_slow(self.paths(), asked).await
+            }
             Some(span) => wait::lock(link, &owner, self, wanted, span).await,
         };
         match locked {
@@ -95,6 +101,10 @@ impl Opening<'_> {
 }
 
 impl Opening<'_> {
+    fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.disks.iter().map(|disk| disk.path.as_path())
+    }
+
     /// Decides how each disk is asked for, and opens what has to be open.
     pub(super) fn wanted(&self, link: &Link) -> Result<Wanted, Error> {
         Ok(Wanted { in_use: self.in_use, ..Wanted::new(link, self.disks)? })

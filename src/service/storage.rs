@@ -57,7 +57,8 @@ impl Storage {
             let far = lanes.far(&work.asks());
             if far.is_empty() { Ok(work.perform()) } else { Err((work, far)) }
         });
-        let (work, far) = match looked.await.map_err(|error| (error, None))? {
+        // Local file systems may hang, too: one that is frozen, or a scanner that does not answer.
+        let (work, far) = match self.attended(looked, &[]).await.map_err(|error| (error, None))? {
             Ok(answer) => return Ok(answer),
             Err(turned) => turned,
         };
