@@ -26,7 +26,7 @@ async fn a_file_of_an_overlay_is_that_of_its_upper_layer() {
     let house = House::builder().start().await;
     let dir = house.dir().to_str().unwrap().to_owned();
     // By relative names, and by absolute ones.
-    for (n, base) in ["".to_owned(), format!("{dir}/")].iter().enumerate() {
+    for (n, base) in [String::new(), format!("{dir}/")].iter().enumerate() {
         let (lower, upper) = (format!("{base}lower{n}"), format!("{base}upper{n}"));
         let at = house.dir().join(format!("merged{n}"));
         let mounted = overlay(&house, &lower, &upper, at.to_str().unwrap());
