@@ -19,9 +19,9 @@ const ARMED: &str = "/srv/soak/armed";
 /// What its successor is told, where it aborts.
 const NEXT: &str = "/srv/soak/next";
 /// How it ended, one line each time.
-const ENDS: &str = "/run/soak-ends";
+const ENDS: &str = "/srv/soak/ends";
 /// Writes that down, and sees to it that one abort is not followed by another.
-const AFTERWARDS: &str = "echo \"$EXIT_CODE $EXIT_STATUS\" >>/run/soak-ends
+const AFTERWARDS: &str = "echo \"$EXIT_CODE $EXIT_STATUS\" >>/srv/soak/ends
 if [ \"$EXIT_STATUS\" = ABRT ]; then
     mv /srv/soak/next /srv/soak/armed 2>/dev/null || : >/srv/soak/armed
 fi
