@@ -17,7 +17,6 @@ mod keeping;
 mod known;
 mod moving;
 mod names;
-mod pausing;
 mod running;
 mod session;
 mod sharing;

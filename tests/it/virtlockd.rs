@@ -15,7 +15,6 @@ mod judge;
 mod lives;
 mod patience;
 mod place;
-mod reserved;
 mod row;
 mod rows;
 pub(crate) mod survive;

@@ -30,7 +30,7 @@ pub(crate) async fn until_waiting(bus: &Connection, wanted: u32) {
 }
 
 /// Has a machine wait, by a task of its own, and returns once it does.
-pub(crate) async fn wait(
+async fn wait(
     bus: &Connection,
     machine: &Machine,
     disks: &[(&str, &str)],
