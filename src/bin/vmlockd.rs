@@ -67,7 +67,7 @@ struct Args {
 }
 
 /// What the service needs to hold a lock at all. Every lock and every anchor takes a descriptor more.
-const NEEDS: Needs = Needs { descriptors: 64, memory: 64 << 20, stack: 1 << 20 };
+const NEEDS: Needs = Needs { descriptors: 32, memory: 64 << 20, stack: 1 << 20 };
 
 fn main() -> ExitCode {
     rlimit::raise(NEEDS);

@@ -67,11 +67,20 @@ fn find(file: BorrowedFd<'_>) -> Option<(bool, OwnedFd)> {
             // A layer may be on storage that does not answer.
             let near = far_mount(&mounts, &place).is_none();
             let found = near.then(|| open::locate(&place, Links::Follow).ok()).flatten()?;
-            (!guessed || looks_the_same(file, found.as_fd())).then_some(found)
+            // In a container, the names of its root's layers are those of the host, and may lead back
+            // to the file itself.
+            let known = !is_same(file, found.as_fd());
+            (known && (!guessed || looks_the_same(file, found.as_fd()))).then_some(found)
         })
     };
     let upper = layers.upper.as_ref().and_then(seek).map(|found| (true, found));
     upper.or_else(|| layers.lower.iter().take(LAYERS).find_map(seek).map(|found| (false, found)))
+}
+
+/// Whether two descriptors are of one file of one overlay.
+fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    let node = |file| fstat(file).map(|stat| (stat.st_dev, stat.st_ino));
+    open::is_overlay(other).unwrap_or(false) && node(one).is_ok_and(|one| node(other) == Ok(one))
 }
 
 /// Whether two files look like one, also while it is being written.
