@@ -1,5 +1,7 @@
 //! The service of a host, and what systemd knows of it.
 
+use std::fs;
+
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -41,10 +43,23 @@ impl Host {
         self.main_of(UNIT).await
     }
 
-    /// The processes that the service has at this moment, if it has any.
+    /// The main processes that the service has at this moment, if it has any: without the processes
+    /// that these start, such as workers of the inspector.
     pub(crate) fn living(&self) -> Vec<Main> {
         let found = self.container.processes(&format!("system.slice/{UNIT}"));
-        found.into_iter().map(|(outside, inside)| Main { inside, outside }).collect()
+        let all: Vec<u32> = found.iter().map(|(outside, _)| *outside).collect();
+        let is_helper = |outside: u32| {
+            // Its arguments say so once it is executed, and its parent does before.
+            let arguments = fs::read(format!("/proc/{outside}/cmdline")).unwrap_or_default();
+            let mut arguments = arguments.split(|byte| *byte == 0).skip(1);
+            let stat = fs::read_to_string(format!("/proc/{outside}/stat")).unwrap_or_default();
+            let parent =
+                stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse().ok());
+            arguments.any(|argument| argument.starts_with(b"--") && argument != b"--system")
+                || parent.is_some_and(|parent| all.contains(&parent))
+        };
+        let mains = found.into_iter().filter(|(outside, _)| !is_helper(*outside));
+        mains.map(|(outside, inside)| Main { inside, outside }).collect()
     }
 
     /// The main process of a unit that runs.
