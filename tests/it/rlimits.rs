@@ -113,7 +113,7 @@ async fn vmlockd_says_which_limit_is_too_low() {
     let words = Launch { session_of: Some(NOBODY), ..Launch::below(&dir) }.words();
     fs::write(dir.join("vmlockd.toml"), "").unwrap();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let limits = [4, 6, 7, 8, 12, 20, 40].map(|n| format!("ulimit -n {n}"));
+    let limits = [4, 6, 7, 8, 12, 20, 30].map(|n| format!("ulimit -n {n}"));
     let limits = limits.into_iter().chain([64, 256].map(|n| format!("ulimit -s {n}")));
     for limit in limits.chain(["ulimit -v 40000".to_owned(), "ulimit -d 4000".to_owned()]) {
         let ran = limited(&house, NOBODY, &limit, "vmlockd", &words).await;
