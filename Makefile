@@ -159,7 +159,10 @@ fuzz-%:
 		$(abspath fuzz/corpus)/$* -- \
 		-runs=$(VMLOCKD_FUZZ_RUNS) -max_len=1024 -rss_limit_mb=1024 -print_final_stats=1
 
+# cargo deny reads the manifests of all dependencies, those of other platforms included, so all are
+# fetched before.
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
+	$(CARGO) fetch --locked
 	$(CARGO) deny --offline check bans licenses sources
