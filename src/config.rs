@@ -119,6 +119,7 @@ const KEYS: &[&str] = &[
     "log_level",
     "lvm_lockspace_dir",
     "record_holders",
+    "release_grace",
     "require_lease_for_disks",
     "scsi_lockspace_dir",
     "verify_interval",
@@ -155,14 +156,12 @@ fn parse(text: &str, open: Open) -> Result<Config, Wrong> {
     if let Some((_, on)) = boolean(table, "allow_fuse")? {
         config.settings.allow_fuse = on;
     }
-    if let Some(value) = table.get("verify_interval") {
-        let seconds = match value.get_ref() {
-            DeValue::Integer(number) => number.as_str().parse().ok(),
-            _ => None,
-        };
-        let most = "'verify_interval' must be a number of seconds, 86400 at most; 0 for never";
-        let seconds: u64 = seconds.filter(|n| *n <= 86_400).ok_or_else(|| wrong(value, most))?;
-        config.settings.verify_interval = (seconds > 0).then(|| Duration::from_secs(seconds));
+    let for_never = "86400 at most; 0 for never";
+    if let Some(interval) = seconds(table, "verify_interval", 86_400, for_never)? {
+        config.settings.verify_interval = (interval > 0).then(|| Duration::from_secs(interval));
+    }
+    if let Some(grace) = seconds(table, "release_grace", 3600, "3600 at most; 0 for none")? {
+        config.settings.release_grace = (grace > 0).then(|| Duration::from_secs(grace));
     }
     if let Some((value, word)) = string(table, "log_level")? {
         config.log_level = word.parse().map_err(|error: String| wrong(value, error))?;
@@ -256,6 +255,17 @@ fn check_keys(table: &Table<'_>, known: &[&str]) -> Result<(), Wrong> {
     Err(Wrong { at, what })
 }
 
+/// A number of seconds up to `most`.
+fn seconds(table: &Table<'_>, key: &str, most: u64, range: &str) -> Result<Option<u64>, Wrong> {
+    let Some(value) = table.get(key) else { return Ok(None) };
+    let seconds = match value.get_ref() {
+        DeValue::Integer(number) => number.as_str().parse().ok().filter(|n: &u64| *n <= most),
+        _ => None,
+    };
+    let wanted = || wrong(value, format!("'{key}' must be a number of seconds, {range}"));
+    seconds.map(Some).ok_or_else(wanted)
+}
+
 /// A boolean, also as libvirt writes it.
 fn boolean<'t>(table: &'t Table<'t>, key: &str) -> Result<Option<(&'t Value<'t>, bool)>, Wrong> {
     let Some(value) = table.get(key) else {
@@ -330,6 +340,11 @@ mod tests {
             ),
             ("verify_interval = 86401", "1: 'verify_interval' must be a number of seconds"),
             ("verify_interval = \"1s\"", "1: 'verify_interval' must be a number of seconds"),
+            (
+                "release_grace = 3601",
+                "1: 'release_grace' must be a number of seconds, 3600 at most",
+            ),
+            ("release_grace = -1", "1: 'release_grace' must be a number of seconds, 3600 at most"),
             ("a = ", "1: "),
         ] {
             let error = refused(text);

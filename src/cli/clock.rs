@@ -18,6 +18,11 @@ pub(super) fn exact(micros: u64) -> String {
     told(micros, "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M:%S")
 }
 
+/// The time of day, to the second.
+pub(super) fn time_of_day(micros: u64) -> String {
+    told(micros, "%H:%M:%S", "%H:%M:%S")
+}
+
 /// The time of day now, to the second.
 pub(super) fn now() -> String {
     Zoned::now().strftime("%H:%M:%S").to_string()

@@ -6,7 +6,7 @@ use super::error::{Code, Error};
 use super::link::Link;
 use super::output::{Form, print, say};
 use super::table::{Lean, Table};
-use super::{json, row};
+use super::{clock, json, row};
 use crate::client::{Options, Row, lists};
 
 /// Does it.
@@ -20,7 +20,7 @@ pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
         say("nobody waits");
         return Ok(Code::SUCCESS);
     }
-    print(&table(&waiters))?;
+    print(&(table(&waiters) + &reservations(&waiters)))?;
     Ok(Code::SUCCESS)
 }
 
@@ -50,6 +50,29 @@ fn table(waiters: &[Row]) -> String {
         ]);
     }
     table.to_string()
+}
+
+/// A line for each resource that is reserved for the VM that released it.
+fn reservations(waiters: &[Row]) -> String {
+    let mut lines = Vec::new();
+    for waiter in waiters.iter().filter(|waiter| waiter.contains_key("reserved-for")) {
+        let word = |key| row::text(waiter, key);
+        let pid = match row::number(waiter, "reserved-pid") {
+            0 => String::new(),
+            pid => format!(", pid {pid}"),
+        };
+        let line = format!(
+            "{} is reserved for VM \"{}\" ({}{pid}) until {}\n",
+            word("resource"),
+            word("reserved-name"),
+            word("reserved-uuid"),
+            clock::time_of_day(row::number(waiter, "reserved-until-usec")),
+        );
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    lines.concat()
 }
 
 /// Says which request it is; those that came earlier have lower numbers.

@@ -111,13 +111,14 @@ fn is_former(disk: &str, holder: &Row) -> bool {
 pub(super) fn held(disk: &str, holder: &Row, detail: Detail) -> String {
     let word = |key| row::text(holder, key);
     let how = match word("mode") {
+        _ if word("kind") == "reserved" => "reserved for".to_owned(),
         "exclusive" => "locked exclusively by".to_owned(),
         "none" => "recorded, and not locked, for".to_owned(),
         mode => format!("locked {mode} by"),
     };
     let pid = row::number(holder, "pid");
     let who = match (word("kind"), pid) {
-        ("owner", pid) => {
+        ("owner" | "reserved", pid) => {
             let uuid = match detail {
                 Detail::Brief => String::new(),
                 Detail::Full => format!("{}, ", word("uuid")),
@@ -136,6 +137,10 @@ pub(super) fn held(disk: &str, holder: &Row, detail: Detail) -> String {
         }
         _ => "another program or host that the kernel does not name".to_owned(),
     };
+    let until = match row::number(holder, "until-usec") {
+        0 => String::new(),
+        micros => format!(" until {}", clock::time_of_day(micros)),
+    };
     let since = match row::number(holder, "since-usec") {
         0 => String::new(),
         micros => match age(micros, clock::now_usec()) {
@@ -152,7 +157,7 @@ pub(super) fn held(disk: &str, holder: &Row, detail: Detail) -> String {
             format!(", {by} {name}{state}")
         }
     };
-    shown(&format!("{how} {who}{since}{through}"))
+    shown(&format!("{how} {who}{since}{until}{through}"))
 }
 
 /// A process: as the machine that it runs, or as a program; `other` goes before the latter.

@@ -15,6 +15,7 @@ use crate::lock::{Anchor, Mode, Owner, Proof, Want};
 use crate::paths;
 use crate::service::counts::Metrics;
 use crate::service::list::{LockRow, OwnerRow, SuspendedRow, Whose};
+use crate::service::wall_clock_of;
 
 /// One dictionary.
 pub(super) type Facts = HashMap<&'static str, Variant<'static>>;
@@ -153,7 +154,7 @@ pub(super) fn of_lease(key: &Key) -> Facts {
     ])
 }
 
-/// What `FindHolders` tells of an owner of ours.
+/// What `FindHolders` tells of an owner of ours that holds a resource, or for which it is reserved.
 #[must_use]
 pub(super) fn of_holder(holder: &Holder, user: String, program: String, host: &str) -> Facts {
     let mut facts = Facts::from([
@@ -171,6 +172,12 @@ pub(super) fn of_holder(holder: &Holder, user: String, program: String, host: &s
         ("path", holder.resource.clone().into()),
         ("host", host.to_owned().into()),
     ]);
+    if let Some(until) = holder.reserved_until {
+        facts.remove("lock");
+        facts.remove("since-usec");
+        let until = wall_clock_of(until);
+        facts.extend([("kind", "reserved".into()), ("until-usec", until.into())]);
+    }
     if !program.is_empty() {
         facts.extend([("program", program.into())]);
     }

@@ -11,7 +11,7 @@ use crate::auth::deed::Details;
 use crate::auth::gate::Call;
 use crate::inspector::Asker;
 use crate::lock::fdinfo::Search;
-use crate::lock::holder::Stranger;
+use crate::lock::holder::{Holder, Stranger};
 use crate::lock::lease::LeaseName;
 use crate::lock::probe::{self, Beside, Probe};
 use crate::lock::resolve::{Identify, Target, Wanted};
@@ -114,8 +114,8 @@ async fn of_path(
 
 async fn of_lease(front: &Front, call: &Call<'_>, lease: LeaseName) -> Result<Vec<Facts>, Error> {
     let name = lease.as_str().to_owned();
-    let (locks, stranger) = front.service.probe_lease(lease).await?;
-    all(front, call, locks, Others { name, stranger, ..Others::default() }).await
+    let (locks, reserved, stranger) = front.service.probe_lease(lease).await?;
+    all(front, call, locks, Others { name, reserved, stranger, ..Others::default() }).await
 }
 
 /// The holders of what a name leads to, and of what it led to when these other locks were granted.
@@ -127,6 +127,7 @@ async fn of_target(
 ) -> Result<Vec<Facts>, Error> {
     let (storage, host) = (front.service.storage(), front.service.host());
     let mut locks = front.service.locks_on(target.identity, &target.below);
+    let reserved = front.service.reserved_holders(target.identity, &target.below);
     let name = target.name.clone();
     let others = if locks.iter().all(|lock| lock.want.mode == Mode::None) {
         // Owners for which it is only recorded block no other.
@@ -139,21 +140,23 @@ async fn of_target(
     } else {
         let held = front.service.held(&locks);
         let (stranger, users) = storage.run(Beside { target, held, host }).await?;
-        Others { name, stranger, shares: true, users: Some(users) }
+        Others { name, stranger, shares: true, users: Some(users), ..Others::default() }
     };
     for lock in named {
         if locks.iter().all(|known| known.id != lock.id) {
             locks.push(lock.clone());
         }
     }
-    all(front, call, locks, others).await
+    all(front, call, locks, Others { reserved, ..others }).await
 }
 
-/// Those that have to do with a disk and are no owners of this service.
+/// Those that have to do with a disk and hold none of its locks here.
 #[derive(Debug, Default)]
 struct Others {
     /// The disk.
     name: String,
+    /// Owners for which it is reserved.
+    reserved: Vec<Holder>,
     stranger: Option<Stranger>,
     /// The stranger shares the disk with owners: it counts only if it can be named.
     shares: bool,
@@ -168,8 +171,9 @@ async fn all(
     others: Others,
 ) -> Result<Vec<Facts>, Error> {
     let (service, storage) = (front.service.clone(), front.service.storage());
-    let (holders, host) = (service.holders(&locks), service.host_name());
-    let Others { name, stranger, shares, users } = others;
+    let (mut holders, host) = (service.holders(&locks), service.host_name());
+    let Others { name, reserved, stranger, shares, users } = others;
+    holders.extend(reserved);
     let (asker, pids) =
         (Asker::User(call.uid()), holders.iter().map(|holder| holder.pid).collect());
     let naming = NameProcesses { service: service.clone(), asker, stranger, users, bound: pids };

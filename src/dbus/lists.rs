@@ -12,6 +12,7 @@ use super::front::Front;
 use super::options::{Options, Raw};
 use super::waiting;
 use crate::auth::gate::Call;
+use crate::lock::holder::Holder;
 use crate::lock::{OwnerId, Want};
 use crate::paths;
 use crate::service::list::{Filter, LockRow, OwnerRow, SuspendedRow, WaitingRow};
@@ -24,6 +25,8 @@ const LOCK_FRAME: usize = 720;
 const NAME_STATE: usize = 48;
 /// The same of a row of `ListWaiting`.
 const WAITING_FRAME: usize = 520;
+/// What a row of `ListWaiting` has more where the resource is reserved.
+const RESERVED_FRAME: usize = 264;
 /// More rows than that never fit into one reply.
 const ROWS_MAX: usize = REPLY_MAX / 512;
 
@@ -188,7 +191,9 @@ fn weight_of_suspended(row: &SuspendedRow) -> usize {
 
 fn weight_of_waiting(row: &WaitingRow) -> usize {
     let want = |want: &Want| WAITING_FRAME + row.whose.name.len() + want.resource.len();
-    row.waiter.wants.iter().map(want).sum()
+    let reserved = |(_, holder): &(usize, Holder)| RESERVED_FRAME + holder.name.len();
+    let wants: usize = row.waiter.wants.iter().map(want).sum();
+    wants + row.reserved.iter().map(reserved).sum::<usize>()
 }
 
 #[cfg(test)]
@@ -201,6 +206,7 @@ mod tests {
     use zbus::wire::{LE, serialized_size};
 
     use super::*;
+    use crate::lock::holder::Relation;
     use crate::lock::identity::Identity;
     use crate::lock::lockspace::LockspaceKind;
     use crate::lock::name_state::NameState;
@@ -270,9 +276,24 @@ mod tests {
                 purpose: Purpose::Strengthen(u64::MAX),
                 status: Status::Waiting,
             };
-            let row = WaitingRow { waiter: Arc::new(waiter), whose };
-            let real = size(vec![row.clone(); 10], waiting::of_waiter) / 100;
-            assert_close(weight_of_waiting(&row) / 10, real);
+            let holder = Holder {
+                lock: u64::MAX,
+                owner: id,
+                name: "n".repeat(128),
+                pid: u32::MAX,
+                mode: Mode::Exclusive,
+                since: u64::MAX,
+                resource: String::new(),
+                relation: Relation::Same,
+                reserved_until: Some(u64::MAX),
+            };
+            let reserved = (0..10).map(|n| (n, holder.clone())).collect();
+            for reserved in [Vec::new(), reserved] {
+                let waiter = Arc::new(waiter.clone());
+                let row = WaitingRow { waiter, whose: whose.clone(), reserved };
+                let real = size(vec![row.clone(); 10], waiting::of_waiter) / 100;
+                assert_close(weight_of_waiting(&row) / 10, real);
+            }
         }
         let row = OwnerRow {
             id,

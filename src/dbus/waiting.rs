@@ -10,7 +10,7 @@ use crate::lock::in_use::InUse;
 use crate::lock::queue::Purpose;
 use crate::lock::{Mode, OwnerId};
 use crate::service::list::WaitingRow;
-use crate::service::{Granted, Wait};
+use crate::service::{Granted, Wait, wall_clock_of};
 
 /// How long a call may wait, in microseconds: 0, and it is answered at once; the highest number, and
 /// it waits for as long as it takes.
@@ -118,8 +118,8 @@ fn gone(undone: Result<(), crate::service::Error>) -> Error {
 
 /// What `ListWaiting` tells of a request: one dictionary for each of its resources.
 #[must_use]
-pub(super) fn of_waiter(WaitingRow { waiter, whose }: &WaitingRow) -> Vec<Facts> {
-    let told = waiter.wants.iter().map(|want| {
+pub(super) fn of_waiter(WaitingRow { waiter, whose, reserved }: &WaitingRow) -> Vec<Facts> {
+    let told = waiter.wants.iter().enumerate().map(|(n, want)| {
         let mut told = facts::of_whose(whose);
         told.extend([
             ("ticket", waiter.ticket.into()),
@@ -130,6 +130,16 @@ pub(super) fn of_waiter(WaitingRow { waiter, whose }: &WaitingRow) -> Vec<Facts>
         ]);
         if let Purpose::Strengthen(lock) = waiter.purpose {
             told.insert("lock", facts::object(crate::paths::lock(lock)));
+        }
+        if let Some((_, holder)) = reserved.iter().find(|(reserved, _)| *reserved == n) {
+            let until = wall_clock_of(holder.reserved_until.unwrap_or_default());
+            told.extend([
+                ("reserved-for", facts::object(crate::paths::owner(holder.owner))),
+                ("reserved-uuid", holder.owner.uuid.to_string().into()),
+                ("reserved-name", holder.name.clone().into()),
+                ("reserved-pid", holder.pid.into()),
+                ("reserved-until-usec", until.into()),
+            ]);
         }
         told
     });

@@ -21,6 +21,8 @@ pub enum Step {
     Releasing,
     /// Given up, or being given up, and remembered.
     Suspended,
+    /// Released, and reserved for its former owner.
+    Reserved,
     /// Gone: the line tells of nothing any more, but for the number that is used.
     Gone,
 }
@@ -33,14 +35,21 @@ impl Step {
             Self::Held => b'h',
             Self::Releasing => b'r',
             Self::Suspended => b's',
+            Self::Reserved => b'v',
             Self::Gone => b'-',
         }
     }
 
     fn of(byte: u8) -> Option<Self> {
-        [Self::Granting, Self::Held, Self::Releasing, Self::Suspended, Self::Gone]
-            .into_iter()
-            .find(|step| step.byte() == byte)
+        let all = [
+            Self::Granting,
+            Self::Held,
+            Self::Releasing,
+            Self::Suspended,
+            Self::Reserved,
+            Self::Gone,
+        ];
+        all.into_iter().find(|step| step.byte() == byte)
     }
 }
 

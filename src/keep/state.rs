@@ -36,7 +36,7 @@ pub const VERSION: u64 = 6;
 /// The oldest version that is read as well: what is new since then is missing there. Version 4 brought
 /// what a disk lies on, and two lockspaces; version 5 what becomes of a machine that loses a lock, and
 /// which processes of other users were allowed; version 6 which part it occupies of what a disk lies
-/// on.
+/// on, and released locks that are reserved.
 pub const OLDEST: u64 = 3;
 
 /// The file's name in the runtime directory.

@@ -31,6 +31,9 @@ pub struct Holder {
     pub resource: String,
     /// What this is to what was asked for.
     pub relation: Relation,
+    /// It has released the lock, and may acquire it again until then, in microseconds since boot;
+    /// it is reserved for it meanwhile.
+    pub reserved_until: Option<u64>,
 }
 
 /// What is held, to who asks for something else.
@@ -64,7 +67,8 @@ impl Relation {
 pub struct Refusal {
     /// The name that was asked for, to the letter.
     pub resource: String,
-    /// Who holds it. Empty only where somebody is ahead who is just about to.
+    /// Who holds it; after them, the owners for which it is reserved. Empty only where somebody is
+    /// ahead who is just about to.
     pub holders: Vec<Holder>,
     /// Who waits for it and came before: those who hold it would perhaps let one more in.
     pub ahead: Option<Ahead>,
@@ -87,17 +91,16 @@ impl fmt::Display for Refusal {
     /// What the table alone knows; users and local time are added where they can be looked up.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { resource, holders, ahead, users } = self;
-        let is = if holders.is_empty() { "is" } else { "is locked" };
-        write!(f, "{} {is}", named(&shown(resource)))?;
-        for (n, holder) in holders.iter().enumerate() {
-            let and = if n == 0 { "" } else { " and" };
-            write!(
-                f,
-                "{and} {} by VM \"{}\" ({})",
-                holder.mode.adverb(),
-                holder.name,
-                holder.owner
-            )?;
+        write!(f, "{} is", named(&shown(resource)))?;
+        for (n, Holder { mode, name, owner, reserved_until, .. }) in holders.iter().enumerate() {
+            let (and, locked) = if n == 0 { ("", " locked") } else { (" and", "") };
+            match reserved_until {
+                None => {
+                    let how = mode.adverb();
+                    write!(f, "{and}{locked} {how} by VM \"{name}\" ({owner})")?;
+                }
+                Some(_) => write!(f, "{and} reserved for VM \"{name}\" ({owner})")?,
+            }
         }
         if let Some(Ahead { owner, name, .. }) = ahead {
             let comma = if holders.is_empty() { "" } else { "," };

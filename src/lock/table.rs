@@ -20,8 +20,6 @@ use std::sync::Arc;
 use super::error::Error;
 use super::event::{Event, Reason};
 use super::extent::Extent;
-use super::fdinfo::Processes;
-use super::holder::{Holder, Refusal, Relation};
 use super::identity::Identity;
 use super::lockspace::LockspaceKind;
 use super::mode::Mode;
@@ -41,6 +39,7 @@ pub struct Table {
     by_name: BTreeSet<(u64, u64)>,
     last: u64,
     queue: Queue,
+    reclaims: Reclaims,
     /// What has changed since those who wait were looked at.
     touched: Vec<Want>,
     /// Who waits no more, and was not told yet.
@@ -189,6 +188,7 @@ impl Table {
         owner.offer = None;
         let locks: Vec<u64> = owner.locks.iter().copied().collect();
         self.end_waiters(id);
+        self.end_reclaims_of(id);
         // What is being granted is cancelled by the one who grants it, since only he knows what
         // is taken already.
         let held = locks.into_iter().filter(|lock| self.begin_release(*lock).is_ok());
@@ -209,7 +209,9 @@ impl Table {
         let lock = self.lock(number).ok_or(Error::NoSuchLock(number))?;
         let wish = Want { mode: Mode::Exclusive, ..lock.want.clone() };
         let owner = lock.owner;
-        self.refuse_if_held(&wish, |lock| lock.id != number && lock.hinders(owner, &wish))?;
+        self.refuse_if_held(&wish, Some(owner), |lock| {
+            lock.id != number && lock.hinders(owner, &wish)
+        })?;
         self.set_mode(number, Mode::Exclusive).map(drop)
     }
 
@@ -250,51 +252,6 @@ impl Table {
     pub fn locks_on(&self, identity: Identity, below: &[Extent]) -> Vec<&Lock> {
         let numbers: BTreeSet<u64> = self.spots.on(identity, below).collect();
         numbers.into_iter().filter_map(|number| self.lock(number)).collect()
-    }
-
-    /// Who holds this lock, as a refusal tells of him.
-    #[must_use]
-    pub fn holder(&self, lock: &Lock) -> Holder {
-        let owner = self.owners.get(&lock.owner);
-        Holder {
-            lock: lock.id,
-            owner: lock.owner,
-            name: owner.map(|owner| owner.name.clone()).unwrap_or_default(),
-            pid: owner.map_or(0, Owner::pid),
-            mode: lock.want.mode,
-            since: lock.since,
-            resource: lock.want.resource.clone(),
-            relation: Relation::Same,
-        }
-    }
-
-    /// The same holder for one who asks for this.
-    fn holder_of(&self, lock: &Lock, want: &Want) -> Holder {
-        let relation = match (want.lies_on(&lock.want), lock.want.lies_on(want)) {
-            (true, _) => Relation::Beneath,
-            (_, true) => Relation::Above,
-            _ if want.is_same(&lock.want) => Relation::Same,
-            _ => Relation::Overlapping,
-        };
-        Holder { relation, ..self.holder(lock) }
-    }
-
-    /// Refuses what conflicts with a lock that counts.
-    fn refuse_if_held(&self, want: &Want, counts: impl Fn(&Lock) -> bool) -> Result<(), Error> {
-        let holders: Vec<Holder> = self
-            .met_by(want)
-            .filter(|lock| lock.want.mode.conflicts(want.mode) && counts(lock))
-            .map(|lock| self.holder_of(lock, want))
-            .collect();
-        if holders.is_empty() {
-            return Ok(());
-        }
-        if let Some(stranger) = self.stranger_met_on(want, &holders) {
-            return Err(Error::HeldElsewhere(Box::new(stranger)));
-        }
-        let resource = want.resource.clone();
-        let (ahead, users) = (None, Processes::default());
-        Err(Error::Held(Box::new(Refusal { resource, holders, ahead, users })))
     }
 
     /// The lock, at any stage, that an owner has itself on what it wants.
@@ -381,6 +338,8 @@ mod grant;
 mod handover;
 mod list;
 mod lockspace;
+mod reclaim;
+mod refusal;
 mod restored;
 mod suspend;
 #[cfg(test)]
@@ -389,4 +348,6 @@ mod wait;
 
 pub use grant::{Again, Reservation};
 pub use handover::Move;
+pub use reclaim::Reclaimable;
+use reclaim::Reclaims;
 pub use wait::News;

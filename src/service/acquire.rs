@@ -155,12 +155,13 @@ impl Service {
         entry: &Entry,
     ) -> Result<Shown, Error> {
         let (id, opened) = (request.id, request.opened.is_some());
-        let (unsaid, remembered, shown) = {
+        let (unsaid, remembered, reclaimed, shown) = {
             let mut state = self.state();
             if entry.is_forlorn() {
                 return Err(Error::CallerGone);
             }
             let given = state.table.commit(id, fresh)?;
+            let reclaimed = state.table.reclaim(id, fresh);
             for (lock, held) in fresh.iter().zip(held) {
                 state.held.insert(*lock, Arc::clone(held));
             }
@@ -178,8 +179,9 @@ impl Service {
             } else {
                 state.publish_for(events, awaited)
             };
-            (Unsaid::new(state.name_of(id), given), remembered, shown)
+            (Unsaid::new(state.name_of(id), given), remembered, reclaimed, shown)
         };
+        self.mark_reservations_gone(&reclaimed);
         if let Err(error) = self.keep().mark_locks(&remembered, Step::Gone) {
             tracing::error!(%error, "an owner is resumed, but what it remembered stays noted");
         }

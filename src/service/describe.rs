@@ -6,6 +6,7 @@
 
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 
+use super::reclaim::wall_clock_of;
 use super::user::{process_user, user_name};
 use crate::lock::age::age;
 use crate::lock::fdinfo::Processes;
@@ -53,14 +54,11 @@ impl Work for DescribeRefusal {
     fn perform(self) -> String {
         let Refusal { resource, holders, ahead, users } = self.0;
         let resource = shown(&resource);
-        let named = holders.iter().take(NAMED).map(|holder| sentence(&resource, holder));
-        let more = match holders.len().saturating_sub(NAMED) {
-            0 => String::new(),
-            more => format!(", and by {more} more"),
-        };
-        let named = named.collect::<Vec<_>>().join(", and ");
-        let locked =
-            if named.is_empty() { String::new() } else { format!(" locked {named}{more}") };
+        let (reserved, holding): (Vec<_>, Vec<_>) =
+            holders.iter().partition(|holder| holder.reserved_until.is_some());
+        let locked = list(" locked ", &holding, |holder| sentence(&resource, holder));
+        let verb = if locked.is_empty() { " reserved " } else { ", and reserved " };
+        let locked = locked + &list(verb, &reserved, |holder| reservation(&resource, holder));
         let ahead = ahead.map(|Ahead { owner, name, since }| {
             let comma = if locked.is_empty() { "" } else { "," };
             let (uuid, since) = (owner.uuid, wall_clock(since));
@@ -71,18 +69,44 @@ impl Work for DescribeRefusal {
     }
 }
 
-fn sentence(resource: &str, holder: &Holder) -> String {
-    let Holder { owner, name, pid, mode, since, resource: through, relation, .. } = holder;
-    let pid = if *pid == 0 { String::new() } else { format!(", pid {pid}") };
-    let user = user_name(user_of(holder));
-    let through = shown(through);
-    let through = if through == resource {
-        String::new()
-    } else {
-        format!(", through {through}{}", relation.remark())
+/// The first of several holders in words, and how many more there are.
+fn list(verb: &str, holders: &[&Holder], words: impl Fn(&Holder) -> String) -> String {
+    if holders.is_empty() {
+        return String::new();
+    }
+    let more = match holders.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(", and by {more} more"),
     };
-    let (uuid, since) = (owner.uuid, wall_clock(*since));
-    format!("{} by VM \"{name}\" ({uuid}{pid}, user {user}) since {since}{through}", mode.adverb())
+    let named: Vec<_> = holders.iter().take(NAMED).map(|holder| words(holder)).collect();
+    format!("{verb}{}{more}", named.join(", and "))
+}
+
+fn sentence(resource: &str, holder: &Holder) -> String {
+    let (vm, through) = (vm(holder), through(resource, holder));
+    format!("{} by {vm} since {}{through}", holder.mode.adverb(), wall_clock(holder.since))
+}
+
+fn reservation(resource: &str, holder: &Holder) -> String {
+    let until = wall_clock_of(holder.reserved_until.unwrap_or_default());
+    let (vm, through) = (vm(holder), through(resource, holder));
+    format!("for {vm} until {}{through}", time_of_day(until))
+}
+
+/// A VM with its UUID, process and user.
+fn vm(holder: &Holder) -> String {
+    let Holder { owner, name, pid, .. } = holder;
+    let pid = if *pid == 0 { String::new() } else { format!(", pid {pid}") };
+    format!("VM \"{name}\" ({}{pid}, user {})", owner.uuid, user_name(user_of(holder)))
+}
+
+/// The name by which a holder locked the resource, where it is another one.
+fn through(resource: &str, holder: &Holder) -> String {
+    let through = shown(&holder.resource);
+    if through == resource {
+        return String::new();
+    }
+    format!(", through {through}{}", holder.relation.remark())
 }
 
 /// The user that people know as the one that runs a VM: under libvirt the owner is root's, and its
@@ -123,6 +147,13 @@ impl Work for ProcessUsers {
     }
 }
 
+/// The time of day, to the second.
+fn time_of_day(micros: u64) -> String {
+    let stamp = i64::try_from(micros).ok().and_then(|n| Timestamp::from_microsecond(n).ok());
+    let zoned = stamp.map(|stamp| stamp.to_zoned(TimeZone::system()));
+    zoned.map_or_else(|| "an unknown time".to_owned(), |then| then.strftime("%H:%M:%S").to_string())
+}
+
 /// A time as people say it: the hour today, the day too otherwise; and how long ago that is.
 fn wall_clock(micros: u64) -> String {
     let stamp = i64::try_from(micros).ok().and_then(|n| Timestamp::from_microsecond(n).ok());
@@ -156,6 +187,7 @@ mod tests {
             since: 0,
             resource: "/images/a.qcow2".into(),
             relation: Relation::Above,
+            reserved_until: None,
         };
         let resource = "/srv/vm/a.qcow2".to_owned();
         let text = DescribeRefusal(Refusal {

@@ -220,8 +220,8 @@ impl Service {
         ForgetAnchor { service: self.clone(), id, number }.perform();
     }
 
-    /// Nobody speaks for this owner any more who did. Where it holds nothing, and no connection of
-    /// its own is there, its process need not be watched: it may be no machine at all.
+    /// Nobody speaks for this owner any more who did. Where it holds nothing, nothing is reserved
+    /// for it, and no connection of its own is there, its process need not be watched: it may be no machine at all.
     pub fn leave(&self, id: OwnerId) {
         let check = |state: &State| {
             let owner = state.table.living(id)?;
@@ -230,6 +230,7 @@ impl Service {
             let idle = owner.opened
                 && owner.front == Front::Virtlockd
                 && owner.locks.is_empty()
+                && state.table.reclaimable_by(id).is_empty()
                 && owner.anchors.values().all(process);
             idle.then_some(()).ok_or(lock::Error::OwnerExists(id).into())
         };
@@ -256,7 +257,8 @@ impl Service {
         Ok(shown)
     }
 
-    /// Releases the newest lock that an owner has by this name. `None`: it has none.
+    /// Releases the newest lock that an owner has by this name, and reserves the resource for the
+    /// owner for the grace period. `None`: it has none.
     ///
     /// # Errors
     ///
@@ -269,14 +271,15 @@ impl Service {
     ) -> Result<Option<Shown>, Error> {
         self.let_others_see();
         let _turn = self.turn_here(id)?;
-        let begun = {
+        let (begun, grace) = {
             let mut state = self.state();
             let named = state.table.named(id, lockspace, resource).map(|lock| lock.id);
             let Some(number) = named else { return Ok(None) };
             state.table.begin_release(number)?;
-            (number, state.held.remove(&number))
+            ((number, state.held.remove(&number)), state.settings.release_grace)
         };
-        let story = Story::of_locks(self, id, vec![begun], Reason::Released);
+        // libvirt may only have paused the VM for a moment.
+        let story = Story::of_locks(self, id, vec![begun], Reason::Released).reserved_for(grace);
         let shown = story.unawaited().tell();
         self.owner_went();
         Ok(Some(shown))

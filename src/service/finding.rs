@@ -89,6 +89,7 @@ impl Finding {
     /// Enters everything. No disk is touched.
     pub(super) fn enter_all(&mut self, contents: Contents) -> Result<(), Error> {
         let (mut owners, mut anchors, mut locks) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let mut reserved = Vec::new();
         for Line { step, mode, record } in contents.lines {
             match (record, mode) {
                 (Record::Owner(owner), _) => owners.push((owner, step)),
@@ -99,6 +100,9 @@ impl Finding {
                     if let Some(owner) = anchor.owner() {
                         anchors.entry(owner).or_insert_with(Vec::new).push(anchor);
                     }
+                }
+                (Record::Lock(lock), Some(mode)) if step == Step::Reserved => {
+                    reserved.push((*lock, mode));
                 }
                 (Record::Lock(lock), Some(mode)) => locks.push((*lock, mode, step)),
                 (Record::Lockspace(lockspace), _) => self.enter_lockspace(lockspace),
@@ -154,6 +158,9 @@ impl Finding {
         }
         for (record, mode) in given_up {
             self.enter_half_given_up(record, mode);
+        }
+        for (record, mode) in reserved {
+            self.enter_reserved(record, mode);
         }
         self.finish_suspensions();
         moved.relate(&mut self.state.table);

@@ -57,8 +57,9 @@ pub(super) struct Names {
     pub(super) owner: OwnerId,
     pub(super) record: AnchorId,
     pub(super) anchors: Vec<AnchorId>,
-    /// The locks that it remembers.
-    pub(super) suspended: Vec<u64>,
+    /// The locks that it does not hold and that are noted: what it remembers, and what is reserved
+    /// for it.
+    pub(super) noted: Vec<u64>,
     /// Its offer.
     pub(super) offer: Option<AnchorId>,
 }
@@ -307,10 +308,10 @@ impl Keep {
     pub(super) fn forget(&self, names: &Names) -> Result<bool, Error> {
         let dead = self.unpark_anchors(names.owner, &names.anchors);
         let anchors = names.anchors.iter().map(|number| Name::Anchor(*number));
-        let suspended = names.suspended.iter().map(|number| Name::Lock(*number));
+        let noted = names.noted.iter().map(|number| Name::Lock(*number));
         let offer = names.offer.map(Name::Offer);
         // The owner last: anchors without one would not be understood.
-        let all = anchors.chain(suspended).chain(offer).chain([Name::Owner(names.record)]);
+        let all = anchors.chain(noted).chain(offer).chain([Name::Owner(names.record)]);
         self.state.mark(all, Step::Gone)?;
         Ok(dead)
     }

@@ -8,7 +8,7 @@ use super::lockspaces::no_such;
 use super::refusals::told;
 use super::{Error, Service};
 use crate::inspector::Asker;
-use crate::lock::holder::Stranger;
+use crate::lock::holder::{Holder, Stranger};
 use crate::lock::key::Key;
 use crate::lock::lease::LeaseName;
 use crate::lock::lockspace::LockspaceKind;
@@ -41,7 +41,8 @@ impl Service {
         self.storage().run(find).await?
     }
 
-    /// Who holds a lease: owners of ours, or else somebody who is none.
+    /// Who holds a lease: owners of ours, or else those for which it is reserved, and somebody who
+    /// is none.
     ///
     /// # Errors
     ///
@@ -49,14 +50,15 @@ impl Service {
     pub async fn probe_lease(
         &self,
         name: LeaseName,
-    ) -> Result<(Vec<Lock>, Option<Stranger>), Error> {
+    ) -> Result<(Vec<Lock>, Vec<Holder>, Option<Stranger>), Error> {
         let key = self.resolve_lease(name).await?;
         let locks = self.locks_on(key.identity(), &[]);
         if !locks.is_empty() {
-            return Ok((locks, None));
+            return Ok((locks, Vec::new(), None));
         }
+        let reserved = self.reserved_holders(key.identity(), &[]);
         let probe = ProbeKey { key, host: self.host() };
-        Ok((locks, self.storage().run(probe).await??))
+        Ok((locks, reserved, self.storage().run(probe).await??))
     }
 
     /// Makes a lease. One that is there stays as it is.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::Service;
+use crate::lock::holder::Holder;
 use crate::lock::name_state::NameState;
 use crate::lock::queue::{Ticket, Waiter};
 use crate::lock::{Anchor, Front, Lock, Owner, OwnerId, Table, Want};
@@ -98,6 +99,8 @@ pub struct WaitingRow {
     pub waiter: Arc<Waiter>,
     /// Its owner.
     pub whose: Whose,
+    /// The owners for which resources of the request are reserved, with the places of these.
+    pub reserved: Vec<(usize, Holder)>,
 }
 
 /// Which locks, or which waiting requests, a page has.
@@ -209,6 +212,7 @@ impl Service {
         let row = |waiter: &Arc<Waiter>| WaitingRow {
             waiter: Arc::clone(waiter),
             whose: owners.whose(waiter.owner),
+            reserved: state.table.reserved_for(waiter),
         };
         waiters.map(row).collect()
     }

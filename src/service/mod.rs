@@ -33,6 +33,7 @@ mod owners;
 mod pauses;
 mod place;
 mod query;
+mod reclaim;
 mod refusals;
 mod release;
 mod remedy;
@@ -70,6 +71,7 @@ use fitness::Fitness;
 use keeping::Keep;
 pub use limits::{Exempt, Limits};
 pub use owners::{NewAnchor, Opening};
+pub use reclaim::wall_clock_of;
 pub use restore::restore;
 use sighting::Sightings;
 use state::{Locked, State};
@@ -91,6 +93,9 @@ pub struct Settings {
     pub require_lease_for_disks: bool,
     /// How often locks are looked at that others' storage could lose; `None`: never.
     pub verify_interval: Option<Duration>,
+    /// How long a lock that libvirt releases while its VM lives is reserved for this VM; `None`:
+    /// not at all.
+    pub release_grace: Option<Duration>,
 }
 
 impl Default for Settings {
@@ -102,6 +107,7 @@ impl Default for Settings {
             only_record_disks: false,
             require_lease_for_disks: false,
             verify_interval: Some(rounds::INTERVAL),
+            release_grace: Some(reclaim::GRACE),
         }
     }
 }
@@ -126,6 +132,8 @@ struct Inner {
     backlog: Arc<AtomicUsize>,
     /// Told when something lies dead in the parking.
     unclean: Notify,
+    /// Told when a released lock is reserved for its former owner.
+    reserved: Notify,
 }
 
 /// Events that belong together, for whoever shows the table to the world.
@@ -189,6 +197,7 @@ impl Service {
             inspector,
             went: Notify::new(),
             unclean: Notify::new(),
+            reserved: Notify::new(),
         }))
     }
 

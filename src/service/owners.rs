@@ -109,7 +109,7 @@ impl Service {
         state.kept.entry(id).or_default().record = record;
         let owner = state.table.owner(id).cloned().ok_or(lock::Error::NoSuchOwner(id))?;
         let anchors = all.iter().map(|(number, _)| *number).collect();
-        let names = Names { owner: id, record, anchors, suspended: Vec::new(), offer: None };
+        let names = Names { owner: id, record, anchors, noted: Vec::new(), offer: None };
         Ok(Opened { owner, names, anchors: all })
     }
 

@@ -65,6 +65,12 @@ impl Service {
         locks.iter().map(|lock| state.table.holder(lock)).collect()
     }
 
+    /// The owners that have just released what is this resource, and for which it is reserved.
+    #[must_use]
+    pub fn reserved_holders(&self, identity: Identity, below: &[Extent]) -> Vec<Holder> {
+        self.state().table.reserved_holders(identity, below)
+    }
+
     /// The bytes of these locks, as far as they are there.
     #[must_use]
     pub fn held(&self, locks: &[Lock]) -> Vec<Arc<Held>> {

@@ -4,7 +4,8 @@
 //! 2. It is noted as being released: a restart goes on from here.
 //! 3. Its lock file is removed, its byte unlocked, its descriptors closed, the parked one too.
 //! 4. It is noted as gone.
-//! 5. The table forgets it: from here on others may have it.
+//! 5. The table forgets it: from here on others may have it. What libvirt releases while its VM
+//!    lives is reserved for this VM first, and noted as that ([`super::reclaim`]).
 //! 6. The world is told, with the reason.
 //!
 //! Steps 2 to 5 are one story on one storage thread.
@@ -14,11 +15,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::chronicle::{self, Unsaid};
 use super::keeping::Names;
 use super::state::{Ending, State};
-use super::{Error, Service, Shown};
+use super::{Error, Service, Shown, reclaim};
 use crate::keep::line::Step;
 use crate::lock::held::{Give, Held};
 use crate::lock::table::Move;
@@ -223,6 +225,8 @@ pub(super) struct Story {
     /// What they are on.
     wants: Vec<Want>,
     reason: Reason,
+    /// How long the locks are reserved for their owner; `None`: not at all.
+    grace: Option<Duration>,
     /// Whether somebody waits for it to be seen.
     awaited: bool,
 }
@@ -236,8 +240,13 @@ impl Story {
     ) -> Self {
         let wants = service.wants_of(&locks);
         let service = service.clone();
-        let (ended, closed, returns) = (None, Vec::new(), None);
-        Self { service, id, ended, closed, returns, locks, wants, reason, awaited: true }
+        let (ended, closed, returns, grace) = (None, Vec::new(), None, None);
+        Self { service, id, ended, closed, returns, locks, wants, reason, grace, awaited: true }
+    }
+
+    /// The same, where the locks are reserved for their owner after the release.
+    pub(super) fn reserved_for(self, grace: Option<Duration>) -> Self {
+        Self { grace, ..self }
     }
 
     /// The same, for whom nobody waits.
@@ -251,7 +260,8 @@ impl Story {
         let (service, id) = (service.clone(), names.owner);
         let ended = Some(names);
         let returns = (!returns.is_empty()).then_some((returns, turn));
-        (Self { service, id, ended, closed, returns, locks, wants, reason, awaited: true }, shown)
+        let (grace, awaited) = (None, true);
+        (Self { service, id, ended, closed, returns, locks, wants, reason, grace, awaited }, shown)
     }
 }
 
@@ -273,7 +283,8 @@ impl Work for Story {
 impl Story {
     /// A step that fails does not keep the next from being tried: whoever releases wants it gone.
     pub(super) fn tell(self) -> Shown {
-        let Self { service, id, ended, closed, returns, mut locks, reason, awaited, .. } = self;
+        let Self { service, id, ended, closed, returns, mut locks, reason, grace, awaited, .. } =
+            self;
         let keep = service.keep();
         step("release-decided");
         if let Err(error) = ended.map_or(Ok(()), |names| keep.end(&names)) {
@@ -286,6 +297,7 @@ impl Story {
         // What is remembered is noted so from the first.
         let (begun, done) = match reason {
             Reason::Suspended => (Step::Suspended, Step::Suspended),
+            Reason::Released if grace.is_some() => (Step::Releasing, Step::Reserved),
             _ => (Step::Releasing, Step::Gone),
         };
         if let Err(error) = keep.mark_locks(&numbers, begun) {
@@ -299,15 +311,25 @@ impl Story {
             failed(&error, "a lock is released, but its record is not");
         }
         step("release-forgotten");
-        let (unsaid, closed_now, told) = {
+        let reserves = grace.filter(|_| done == Step::Reserved).map(reclaim::end_of);
+        let (unsaid, closed_now, told, reserved) = {
             let mut state = service.state();
             let name = state.name_of(id);
-            let events = state.table.finish_release(&numbers, reason);
+            let (events, reserved) = match reserves {
+                Some(until) => state.finish_release_reserved(&numbers, until),
+                None => (state.table.finish_release(&numbers, reason), Vec::new()),
+            };
             let closed = state.closed(&events);
             let told = state.publish_for(events.clone(), awaited);
             service.counts().released(&events);
-            (Unsaid::new(name, events), closed, told)
+            (Unsaid::new(name, events), closed, told, reserved)
         };
+        if reserves.is_some() {
+            // Those of an owner that ended meanwhile are free.
+            let free = numbers.iter().copied().filter(|number| !reserved.contains(number));
+            service.mark_reservations_gone(&free.collect::<Vec<_>>());
+            service.reservation_begun(reserves);
+        }
         service.forget(&closed);
         service.forget(&closed_now);
         step("release-done");

@@ -188,6 +188,7 @@ pub fn restore(
         }
     }
     tokio::spawn(service.clone().clean());
+    tokio::spawn(service.clone().end_reservations());
     Ok(Restored { service, endings: ended, releases: released, strays, away: stray_keys, twice })
 }
 
@@ -221,10 +222,11 @@ impl Restored {
         }
         for (id, locks, turn) in releases {
             let turn = Arc::new(turn);
+            let grace = service.grace_of(id);
             for reason in [Reason::Released, Reason::Suspended] {
                 let these = locks.iter().filter(|(.., why)| *why == reason);
                 let these = these.map(|(number, held, _)| (*number, held.clone())).collect();
-                let story = Story::of_locks(&service, id, these, reason);
+                let story = Story::of_locks(&service, id, these, reason).reserved_for(grace);
                 service.give_up_soon(story, Some(Arc::clone(&turn)));
             }
         }

@@ -182,13 +182,14 @@ impl State {
     pub(super) fn end(&mut self, id: OwnerId, gives_back: bool) -> Result<Ending, Error> {
         let owner = self.table.living(id)?;
         let anchors = owner.anchors.keys().copied().collect();
-        let suspended = owner.suspended.keys().copied().collect();
+        let suspended = owner.suspended.keys().copied();
+        let noted = suspended.chain(self.table.reclaimable_by(id)).collect();
         let offer = owner.offer.map(|offer| offer.record);
         let Ended { held, returns, events } = self.table.end_owner(id, gives_back, now())?;
         let kept = self.kept.remove(&id);
         let record = kept.as_ref().map_or(0, |kept| kept.record);
         let turn = kept.as_ref().map(|kept| Arc::clone(&kept.turn)).unwrap_or_default();
-        let names = Names { owner: id, record, anchors, suspended, offer };
+        let names = Names { owner: id, record, anchors, noted, offer };
         self.leaving.insert(id, names.clone());
         let held = held.into_iter().map(|lock| (lock, self.held.remove(&lock))).collect();
         let closed = self.closed(&events);

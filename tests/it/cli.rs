@@ -33,7 +33,7 @@ impl Tool {
     }
 
     /// Starts `vmlockctl` with these arguments.
-    fn vmlockctl(house: &House, arguments: &[&str]) -> Self {
+    pub(crate) fn vmlockctl(house: &House, arguments: &[&str]) -> Self {
         let mut command = house.command("vmlockctl");
         command.args(arguments);
         Self::start(house, command)
@@ -49,23 +49,23 @@ impl Tool {
 }
 
 /// Runs `vmlockctl` to its end.
-async fn vmlockctl(house: &House, arguments: &[&str]) -> Ran {
+pub(crate) async fn vmlockctl(house: &House, arguments: &[&str]) -> Ran {
     house.run("vmlockctl", arguments).await
 }
 
 /// Runs it where it must end with this code; what it complains of comes back.
-async fn fails(house: &House, code: i32, arguments: &[&str]) -> String {
+pub(crate) async fn fails(house: &House, code: i32, arguments: &[&str]) -> String {
     let ran = vmlockctl(house, arguments).await;
     assert_eq!(ran.status.code(), Some(code), "{arguments:?}: {ran:#?}");
     ran.stderr
 }
 
 /// Runs it where it must print one JSON document.
-async fn json(house: &House, arguments: &[&str]) -> serde_json::Value {
+pub(crate) async fn json(house: &House, arguments: &[&str]) -> serde_json::Value {
     let text = vmlockctl(house, &[&["--json"], arguments].concat()).await.ok();
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
 }
 
-fn str(path: &Path) -> &str {
+pub(crate) fn str(path: &Path) -> &str {
     path.to_str().unwrap()
 }

@@ -15,6 +15,7 @@ mod judge;
 mod lives;
 mod patience;
 mod place;
+mod reserved;
 mod row;
 mod rows;
 pub(crate) mod survive;

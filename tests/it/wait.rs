@@ -30,7 +30,7 @@ pub(crate) async fn until_waiting(bus: &Connection, wanted: u32) {
 }
 
 /// Has a machine wait, by a task of its own, and returns once it does.
-async fn wait(
+pub(crate) async fn wait(
     bus: &Connection,
     machine: &Machine,
     disks: &[(&str, &str)],

@@ -97,8 +97,8 @@ impl Table {
             });
         }
         for (planned, want) in plan.iter().zip(wants) {
-            self.refuse_if_held(want, |lock| lock.owner != id)?;
-            if matches!(planned, Planned::New) {
+            self.refuse_if_held(want, Some(id), |lock| lock.owner != id)?;
+            if matches!(planned, Planned::New) && !self.may_reclaim(id, want) {
                 self.refuse_if_claimed(want, id, place)?;
             }
         }
@@ -126,8 +126,10 @@ impl Table {
         since: u64,
     ) -> Result<Reservation, Error> {
         for (n, want) in wants.iter().enumerate() {
-            self.refuse_if_held(want, |lock| lock.hinders(id, want))?;
-            self.refuse_if_claimed(want, id, LAST)?;
+            self.refuse_if_held(want, Some(id), |lock| lock.hinders(id, want))?;
+            if !self.may_reclaim(id, want) {
+                self.refuse_if_claimed(want, id, LAST)?;
+            }
             if wants[..n].iter().any(|earlier| earlier.is_same(want)) {
                 return Err(Error::TwoModes(shown(&want.resource)));
             }

@@ -15,7 +15,7 @@ impl Table {
         if !self.owners.contains_key(&lock.owner) {
             return Err(Error::NoSuchOwner(lock.owner));
         }
-        self.refuse_if_held(&lock.want, |other| other.owner != lock.owner)?;
+        self.refuse_if_held(&lock.want, Some(lock.owner), |other| other.owner != lock.owner)?;
         self.count_from(lock.id);
         self.enter(lock);
         Ok(())

@@ -6,10 +6,12 @@ use uuid::Uuid;
 
 use super::*;
 use crate::lock::extent::Span;
+use crate::lock::holder::Relation;
 use crate::lock::owner::Front;
 
 mod naive;
 mod promises;
+mod reclaim;
 mod steps;
 
 pub(super) fn id(n: u32) -> OwnerId {

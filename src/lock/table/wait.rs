@@ -194,7 +194,7 @@ impl Table {
             let claim = || self.claim_on(want, waiter.owner, waiter.ticket);
             !self.is_held_up(waiter, want)
                 && !self.is_after_own(waiter, want)
-                && (self.has(waiter.owner, want) || claim().is_none())
+                && (self.precedes_claims(waiter.owner, want) || claim().is_none())
         })
     }
 
@@ -213,8 +213,16 @@ impl Table {
         self.own(id, want).is_some()
     }
 
-    /// Whether a lock of somebody else is in a waiter's way.
+    /// Whether no claim keeps an owner from this: it has a lock on it, or may reclaim one.
+    fn precedes_claims(&self, id: OwnerId, want: &Want) -> bool {
+        self.has(id, want) || self.may_reclaim(id, want)
+    }
+
+    /// Whether another owner's lock or reservation blocks a waiter.
     fn is_held_up(&self, waiter: &Waiter, want: &Want) -> bool {
+        if self.reserved_for_others(want, Some(waiter.owner)).next().is_some() {
+            return true;
+        }
         self.met_by(want).any(|lock| {
             lock.want.mode.conflicts(want.mode)
                 && match waiter.purpose {
@@ -280,7 +288,9 @@ impl Table {
         }
         let counts = |lock: &&Lock| lock.owner != id && lock.want.mode != Mode::None;
         let others = self.met_by(want).filter(counts);
-        let holders: Vec<Holder> = others.map(|lock| self.holder_of(lock, want)).collect();
+        let mut holders = others.map(|lock| self.holder_of(lock, want)).collect();
+        let reserved = self.reserved_on(want).filter(|reserved| reserved.lock.owner != id);
+        self.add_reserved_holders(&mut holders, want, reserved);
         let ahead = Some(self.ahead(waiter));
         Error::Held(Box::new(Refusal {
             resource: want.resource.clone(),
@@ -301,10 +311,10 @@ impl Table {
                 Purpose::Strengthen(own) => lock.id != own && lock.hinders(waiter.owner, want),
                 Purpose::Acquire | Purpose::Resume => lock.owner != waiter.owner,
             };
-            let held = self.refuse_if_held(want, others);
+            let held = self.refuse_if_held(want, Some(waiter.owner), others);
             let claimed = || match waiter.purpose {
                 Purpose::Strengthen(_) => Ok(()),
-                _ if self.has(waiter.owner, want) => Ok(()),
+                _ if self.precedes_claims(waiter.owner, want) => Ok(()),
                 _ => self.refuse_if_claimed(want, waiter.owner, waiter.ticket),
             };
             held.and_then(|()| claimed()).err()
@@ -314,7 +324,8 @@ impl Table {
     /// The stranger who really holds what one of those who wait for him is just trying again to get,
     /// where that is all that is in the way.
     pub(super) fn stranger_met_on(&self, want: &Want, holders: &[Holder]) -> Option<Stranger> {
-        let tries = |holder: &Holder| self.lock(holder.lock).is_none();
+        let tries =
+            |holder: &Holder| holder.reserved_until.is_none() && self.lock(holder.lock).is_none();
         if !holders.iter().all(tries) {
             return None;
         }

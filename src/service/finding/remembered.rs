@@ -14,6 +14,7 @@ use crate::lock::record::Stage;
 use crate::lock::signature::Signature;
 use crate::lock::{Mode, OwnerId, Reason, Table};
 use crate::service::handover::since_boot;
+use crate::service::reclaim::end_of;
 use crate::service::signing::of_owner;
 
 /// Which locks are other owners' by now.
@@ -119,6 +120,23 @@ impl Finding {
         // With an owner that has ended goes what it remembers.
         if self.state.table.living(lock.owner).is_ok() && !self.endings.contains(&lock.owner) {
             self.state.table.remember(lock.owner, number, lock.want);
+            self.lines.push((Name::Lock(number), line));
+        }
+    }
+
+    /// Reserves a released lock for its owner, for a whole grace period again: when the reservation
+    /// began is not noted.
+    pub(super) fn enter_reserved(&mut self, record: LockRecord, mode: Mode) {
+        let number = record.number();
+        let Some(grace) = self.state.settings.release_grace else { return };
+        let line = Line {
+            step: Step::Reserved,
+            mode: Some(mode),
+            record: Record::Lock(Box::new(record.clone())),
+        };
+        let Some(lock) = record.lock(mode, Stage::Held) else { return };
+        if self.state.table.living(lock.owner).is_ok() && !self.endings.contains(&lock.owner) {
+            self.state.table.restore_reclaimable(lock, end_of(grace));
             self.lines.push((Name::Lock(number), line));
         }
     }

@@ -47,7 +47,7 @@ impl Drop for Mounted {
 
 #[tokio::test]
 async fn what_is_mounted_is_refused_unless_somebody_insists() {
-    let config = "virtlockd_socket = \"@DIR@/virtlockd-sock\"";
+    let config = "virtlockd_socket = \"@DIR@/virtlockd-sock\"\nrelease_grace = 0\n";
     let device = Looped::new();
     let house = House::builder().config(config).start().await;
     let bus = house.connection().await;

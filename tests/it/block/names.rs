@@ -16,6 +16,7 @@ const VOLUME: &str = "aB3dE6-fG8h-J0kL-2mN4-pQ6r-S8tU-0vW2xY";
 const DISK: &str = "35000c500a1b2c3d4";
 const CONFIG: &str = "\
 virtlockd_socket = \"@DIR@/virtlockd-sock\"
+release_grace = 0
 lvm_lockspace_dir = \"@DIR@/lvm\"
 scsi_lockspace_dir = \"@DIR@/scsi\"
 file_lockspace_dir = \"@DIR@/file\"

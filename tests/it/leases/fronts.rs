@@ -11,7 +11,7 @@ use crate::methods::none;
 use crate::untouched::assert_refused;
 
 async fn scene() -> Scene {
-    let config = "virtlockd_socket = \"@DIR@/virtlockd-sock\"\n";
+    let config = "virtlockd_socket = \"@DIR@/virtlockd-sock\"\nrelease_grace = 0\n";
     Scene::within(House::builder().config(config).start().await).await
 }
 

@@ -23,6 +23,8 @@ pub(super) struct Guest {
     pub(super) name: String,
     pub(super) uuid: String,
     disks: Vec<(PathBuf, Use)>,
+    /// The format of its images.
+    format: &'static str,
     lease: Option<(PathBuf, String)>,
 }
 
@@ -31,7 +33,7 @@ impl Guest {
     pub(super) fn new(name: &str) -> Guest {
         let digit = name.chars().last().filter(char::is_ascii_digit).expect("a name with a number");
         let uuid = format!("4dea22b3-1d52-d8f3-2516-78{}", digit.to_string().repeat(10));
-        Guest { name: name.to_owned(), uuid, disks: Vec::new(), lease: None }
+        Guest { name: name.to_owned(), uuid, disks: Vec::new(), format: "raw", lease: None }
     }
 
     /// A guest with one disk.
@@ -42,6 +44,12 @@ impl Guest {
     /// The same guest with another disk.
     pub(super) fn with(mut self, disk: &Path, how: Use) -> Guest {
         self.disks.push((disk.to_owned(), how));
+        self
+    }
+
+    /// The same guest, with images that hold snapshots.
+    pub(super) fn in_qcow2(mut self) -> Guest {
+        self.format = "qcow2";
         self
     }
 
@@ -63,8 +71,9 @@ impl Guest {
             };
             writeln!(
                 devices,
-                "<disk type='file' device='disk'><driver name='qemu' type='raw'/>\
+                "<disk type='file' device='disk'><driver name='qemu' type='{}'/>\
                  <source file='{}'/><target dev='vd{letter}' bus='virtio'/>{how}</disk>",
+                self.format,
                 path.display()
             )
             .expect("strings grow");

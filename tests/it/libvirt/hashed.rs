@@ -81,6 +81,7 @@ pub(super) async fn a_lease_is_a_lock_file_with_a_name(daemon: LockDaemon) {
     let [web1, web2] = [("web1", &one), ("web2", &two)]
         .map(|(name, disk)| Guest::on(name, disk).with_lease(lockspace, "disk-group"));
     let elsewhere = Guest::new("web3").with_lease(Path::new("/srv/leases"), "disk-group");
+    hypervisor.release_grace(0).await;
 
     hypervisor.cannot_start(&web1, "No such file or directory").await;
     hypervisor.freed(&[&own]).await;

@@ -70,6 +70,15 @@ impl Hypervisor {
         self.host.systemctl(&["start", "libvirtd.service"]).await;
     }
 
+    /// Sets how long the service reserves what libvirt releases, in seconds. virtlockd reserves
+    /// nothing.
+    pub(super) async fn release_grace(&self, seconds: u32) {
+        if self.daemon == LockDaemon::Vmlockd {
+            self.host.configure(&format!("release_grace = {seconds}\n"));
+            self.host.systemctl(&["reload", "vmlockd.service"]).await;
+        }
+    }
+
     /// Has libvirt's client do something.
     pub(super) async fn try_virsh(&self, words: &[&str]) -> Ran {
         let line = ["virsh", "--quiet", "--connect", "qemu:///system"];

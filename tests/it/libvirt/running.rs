@@ -32,6 +32,7 @@ pub(super) async fn a_disk_is_plugged_in_and_out(daemon: LockDaemon) {
     let (own, hot) = (hypervisor.image("own.img"), hypervisor.image("hot.img"));
     let (web1, web2) = (Guest::on("web1", &own), Guest::on("web2", &hot));
     let resource = hot.to_str().unwrap();
+    hypervisor.release_grace(0).await;
 
     hypervisor.start(&web1).await;
     plug::disk_in(&hypervisor, &web1, &hot).await.ok();
@@ -58,6 +59,7 @@ pub(super) async fn a_paused_guest_has_no_lock(daemon: LockDaemon) {
     let disk = hypervisor.image("one.img");
     let (web1, web2) = (Guest::on("web1", &disk), Guest::on("web2", &disk));
     let resource = disk.to_str().unwrap();
+    hypervisor.release_grace(0).await;
 
     hypervisor.start(&web1).await;
     hypervisor.virsh(&["suspend", "web1"]).await;

@@ -15,7 +15,13 @@ use super::row::{Row, are};
 
 /// A house with a socket as virtlockd has it.
 pub(super) async fn house() -> House {
-    House::builder().config("virtlockd_socket = \"@DIR@/virtlockd-sock\"\n").start().await
+    house_with("").await
+}
+
+/// The same, with further lines of configuration.
+pub(super) async fn house_with(lines: &str) -> House {
+    let config = format!("virtlockd_socket = \"@DIR@/virtlockd-sock\"\n{lines}");
+    House::builder().config(&config).start().await
 }
 
 /// Somebody else, who is served whatever the others do.
@@ -93,7 +99,8 @@ pub(super) fn they_answer(rows: &[Row]) {
 
 /// What the rows say of us is true; and whatever was asked, nothing is left of it.
 pub(super) async fn we_answer(rows: &[Row]) {
-    let house = house().await;
+    // virtlockd reserves nothing for the VM that releases a lock.
+    let house = house_with("release_grace = 0\n").await;
     let socket = house.dir().join("virtlockd-sock");
     let folder = env::current_dir().expect("it is there");
     let places = house.dir().join("places");

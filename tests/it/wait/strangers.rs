@@ -94,7 +94,7 @@ async fn a_real_virtlockd_is_waited_for() {
 /// libvirt does not wait; but it does not overtake either.
 #[tokio::test]
 async fn a_reader_of_libvirts_does_not_overtake_a_writer_who_waits() {
-    let config = "virtlockd_socket = \"@DIR@/virtlockd-sock\"\n";
+    let config = "virtlockd_socket = \"@DIR@/virtlockd-sock\"\nrelease_grace = 0\n";
     let house = House::builder().config(config).start().await;
     let bus = house.connection().await;
     let disk = house.raw_of(0, "disk");

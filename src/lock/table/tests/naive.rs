@@ -15,18 +15,32 @@ fn conflict(one: &Want, other: &Want) -> bool {
     one.meets(other) && one.mode.conflicts(other.mode)
 }
 
-/// Whether somebody else holds what a waiter wants.
+/// Whether the resource is reserved for another owner.
+fn is_reserved(table: &Table, owner: OwnerId, want: &Want) -> bool {
+    let mut reserved = table.reclaims.iter().map(|reserved| &reserved.lock);
+    reserved.any(|lock| lock.owner != owner && conflict(&lock.want, want))
+}
+
+/// Whether an owner may reclaim this.
+fn may_reclaim(table: &Table, owner: OwnerId, want: &Want) -> bool {
+    let covers = |mode: Mode| mode == Mode::Exclusive || mode == want.mode;
+    let mut reserved = table.reclaims.iter().map(|reserved| &reserved.lock);
+    reserved.any(|lock| lock.owner == owner && lock.want.is_same(want) && covers(lock.want.mode))
+}
+
+/// Whether somebody else holds what a waiter wants, or it is reserved for somebody else.
 fn is_held_up(table: &Table, waiter: &Waiter, want: &Want) -> bool {
-    table.locks.values().any(|lock| {
-        let other = match waiter.purpose {
-            Purpose::Strengthen(own) => {
-                let same = lock.want.is_same(want);
-                lock.id != own && (same || lock.owner != waiter.owner)
-            }
-            Purpose::Acquire | Purpose::Resume => lock.owner != waiter.owner,
-        };
-        other && conflict(&lock.want, want)
-    })
+    is_reserved(table, waiter.owner, want)
+        || table.locks.values().any(|lock| {
+            let other = match waiter.purpose {
+                Purpose::Strengthen(own) => {
+                    let same = lock.want.is_same(want);
+                    lock.id != own && (same || lock.owner != waiter.owner)
+                }
+                Purpose::Acquire | Purpose::Resume => lock.owner != waiter.owner,
+            };
+            other && conflict(&lock.want, want)
+        })
 }
 
 /// Whether a waiter claims the n-th of the things that he wants.
@@ -59,7 +73,8 @@ pub(super) fn claimed(
     wants: &[Want],
 ) -> Option<String> {
     let place = (true, place.unwrap_or(Ticket::MAX));
-    let new = wants.iter().filter(|want| !has(table, owner, want));
+    let new =
+        wants.iter().filter(|want| !has(table, owner, want) && !may_reclaim(table, owner, want));
     let mut claimed = new.filter(|want| is_claimed(table, want, owner, place));
     claimed.next().map(|want| want.resource.clone())
 }
@@ -84,6 +99,7 @@ pub(super) fn may_go_on(table: &Table, waiter: &Waiter) -> bool {
         !is_held_up(table, waiter, want)
             && !after_own(want)
             && (has(table, waiter.owner, want)
+                || may_reclaim(table, waiter.owner, want)
                 || !is_claimed(table, want, waiter.owner, (true, waiter.ticket)))
     })
 }

@@ -20,6 +20,15 @@ fn check(table: &Table) {
             }
         }
     }
+    for reserved in table.reclaims.iter().map(|reserved| &reserved.lock) {
+        assert!(table.living(reserved.owner).is_ok(), "reserved for nobody: {reserved:?}");
+        for lock in locks.iter().filter(|lock| lock.owner != reserved.owner) {
+            let conflict = lock.want.mode.conflicts(reserved.want.mode);
+            assert!(!(conflict && lock.want.meets(&reserved.want)), "{lock:?} and {reserved:?}");
+        }
+    }
+    let reserved = table.reclaims.iter().count();
+    assert_eq!(table.reclaims.census(), [reserved; 4]);
     assert_eq!(table.owners.values().map(|owner| owner.locks.len()).sum::<usize>(), locks.len());
     assert_eq!(table.spots.census(), (locks.len(), true));
     assert_eq!(table.by_name.len(), locks.len());

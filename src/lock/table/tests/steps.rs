@@ -18,6 +18,10 @@ pub(super) enum Step {
     Cancel,
     Release(usize),
     Finish,
+    /// What was released is reserved for its former owner.
+    FinishReserved,
+    /// Time passes.
+    Tick,
     Strengthen(usize, bool),
     Weaken(usize),
     /// One who waits tries, if he was called or waits for a stranger.
@@ -46,7 +50,9 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => Just(Step::Commit),
         2 => Just(Step::Cancel),
         4 => (0..8usize).prop_map(Step::Release),
-        4 => Just(Step::Finish),
+        3 => Just(Step::Finish),
+        2 => Just(Step::FinishReserved),
+        2 => Just(Step::Tick),
         2 => (0..8usize, any::<bool>()).prop_map(|(n, waits)| Step::Strengthen(n, waits)),
         1 => (0..8usize).prop_map(Step::Weaken),
         4 => (0..8usize).prop_map(Step::Try),
@@ -77,6 +83,7 @@ pub(super) struct World {
     granting: Vec<Granting>,
     releasing: Vec<(u64, Reason)>,
     moving: Vec<Move>,
+    clock: u64,
 }
 
 fn wants(disks: &[(u64, bool)]) -> Vec<Want> {
@@ -178,7 +185,10 @@ impl World {
                 let Some(Granting { owner, fresh, resumes }) = self.granting.pop() else { return };
                 if self.table.commit(owner, &fresh).is_err() {
                     self.table.cancel(&fresh);
-                } else if resumes {
+                    return;
+                }
+                self.table.reclaim(owner, &fresh);
+                if resumes {
                     self.table.resume(owner);
                 }
             }
@@ -199,6 +209,21 @@ impl World {
                 for (lock, reason) in std::mem::take(&mut self.releasing) {
                     self.table.finish_release(&[lock], reason);
                 }
+            }
+            Step::FinishReserved => {
+                for (lock, reason) in std::mem::take(&mut self.releasing) {
+                    if reason == Reason::Released {
+                        self.table.finish_release_reserved(&[lock], self.clock + 2, 3);
+                    } else {
+                        self.table.finish_release(&[lock], reason);
+                    }
+                }
+            }
+            Step::Tick => {
+                self.clock += 1;
+                let over = self.table.end_reclaims(self.clock);
+                assert!(over.iter().all(|reserved| reserved.until == self.clock));
+                assert!(self.table.next_reclaim_end().is_none_or(|end| end > self.clock));
             }
             Step::Strengthen(n, waits) => self.strengthen(n, waits),
             Step::Weaken(n) => {
@@ -350,10 +375,11 @@ impl World {
 
     /// All that there is, but for the numbers that are used.
     pub(super) fn picture(&self) -> String {
-        let Table { owners, locks, by_name, queue, ended, .. } = &self.table;
+        let Table { owners, locks, by_name, queue, reclaims, ended, .. } = &self.table;
+        let reclaims: Vec<_> = reclaims.iter().collect();
         let waiters: Vec<_> = queue.iter().collect();
         format!(
-            "{owners:?}\n{locks:?}\n{by_name:?}\n{waiters:?}\n{ended:?}\n{}",
+            "{owners:?}\n{locks:?}\n{by_name:?}\n{waiters:?}\n{reclaims:?}\n{ended:?}\n{}",
             self.table.spots.census().0
         )
     }
