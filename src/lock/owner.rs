@@ -32,6 +32,12 @@ impl OwnerId {
     pub const fn new(uid: u32, uuid: Uuid) -> Self {
         Self { uid, uuid, process: 0 }
     }
+
+    /// Whether both are owners of one VM, perhaps of two of its processes.
+    #[must_use]
+    pub fn is_same_vm(self, other: Self) -> bool {
+        self.uid == other.uid && self.uuid == other.uuid
+    }
 }
 
 impl fmt::Display for OwnerId {

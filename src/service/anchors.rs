@@ -106,17 +106,18 @@ impl Work for Gone {
 
     fn perform(self) {
         let Self { service, id, number } = self;
-        let last = {
+        let (last, over) = {
             let mut state = service.state();
             if let Some(kept) = state.kept.get_mut(&id) {
                 // Its task is what has this done: it ends by itself, and must not be stopped.
                 kept.watches.remove(&number);
             }
-            match state.table.remove_anchor(id, number) {
-                Some(last) => last,
-                None => return, // closed meanwhile
-            }
+            let Some(last) = state.table.remove_anchor(id, number) else {
+                return; // closed meanwhile
+            };
+            (last, state.end_reclaims_without_process(id))
         };
+        service.mark_reservations_gone(&over);
         ForgetAnchor { service: service.clone(), id, number }.perform();
         if !last {
             drop(service.state().publish(vec![Event::AnchorsChanged(id)]));

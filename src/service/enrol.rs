@@ -220,8 +220,8 @@ impl Service {
         ForgetAnchor { service: self.clone(), id, number }.perform();
     }
 
-    /// Nobody speaks for this owner any more who did. Where it holds nothing, nothing is reserved
-    /// for it, and no connection of its own is there, its process need not be watched: it may be no machine at all.
+    /// Ends an owner for which no client speaks any more, if it holds nothing, nothing is reserved for
+    /// it, and no connection of its own is there: its process may be no VM at all.
     pub fn leave(&self, id: OwnerId) {
         let check = |state: &State| {
             let owner = state.table.living(id)?;

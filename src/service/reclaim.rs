@@ -13,7 +13,7 @@ use super::state::State;
 use super::{Service, now};
 use crate::keep::line::Step;
 use crate::lock::table::Reclaimable;
-use crate::lock::{Event, Front, OwnerId};
+use crate::lock::{Anchor, Event, Front, OwnerId};
 
 /// How long a released lock is reserved for its former owner, by default.
 pub(super) const GRACE: Duration = Duration::from_secs(10);
@@ -42,6 +42,14 @@ impl State {
     ) -> (Vec<Event>, Vec<u64>) {
         let limit = self.settings.limits.locks_total;
         self.table.finish_release_reserved(numbers, until, limit)
+    }
+
+    /// Ends the reservations of an owner of which no process is left: something else keeps it, such
+    /// as a connection that another process has inherited.
+    pub(super) fn end_reclaims_without_process(&mut self, id: OwnerId) -> Vec<u64> {
+        let Some(owner) = self.table.owner(id) else { return Vec::new() };
+        let process = |anchor: &Anchor| matches!(anchor, Anchor::Process { .. });
+        if owner.anchors.values().any(process) { Vec::new() } else { self.table.end_reclaims_of(id) }
     }
 }
 

@@ -6,8 +6,10 @@
 //! *reclaims* it ahead of all waiters. The byte itself is unlocked, as libvirt expects, so a
 //! foreign holder can lock it.
 //!
-//! A reservation ends when its owner acquires the resource, when the owner ends, or when its time
-//! is over. The table has no clock: instants are microseconds since boot, passed by the caller.
+//! A reservation ends when its owner acquires the resource, when the owner or the last of its
+//! processes ends, or when its time is over. Another process of the same VM is not kept off by it:
+//! libvirt acquires the disks of a VM that moves within the host in the name of the new process.
+//! The table has no clock: instants are microseconds since boot, passed by the caller.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -171,10 +173,11 @@ impl Table {
         reserved.map(holder).collect()
     }
 
-    /// Ends all reservations of an owner.
-    pub(super) fn end_reclaims_of(&mut self, id: OwnerId) {
+    /// Ends all reservations of an owner, and returns the numbers of the locks.
+    pub fn end_reclaims_of(&mut self, id: OwnerId) -> Vec<u64> {
         let all = self.reclaimable_by(id);
         self.remove_reclaims(&all);
+        all
     }
 
     /// Returns the reservations that keep owner `id` from this resource; for `None`, all that
@@ -186,7 +189,7 @@ impl Table {
     ) -> impl Iterator<Item = &Reclaimable> {
         let mode = want.mode;
         self.reserved_on(want).filter(move |Reclaimable { lock, .. }| {
-            Some(lock.owner) != id && lock.want.mode.conflicts(mode)
+            !id.is_some_and(|id| id.is_same_vm(lock.owner)) && lock.want.mode.conflicts(mode)
         })
     }
 
