@@ -183,11 +183,15 @@ async fn all(
     let programs = bound.into_iter().map(|process| process.map(|process| process.program));
     let programs = programs.map(Option::unwrap_or_default).chain(iter::repeat(String::new()));
     let states = service.name_states(locks.iter().map(|lock| &lock.want)).await;
+    // The owners for which it is reserved follow those that hold a lock.
+    let states = states.into_iter().map(Some).chain(iter::repeat(None));
     let owners = named.into_iter().zip(programs).zip(states);
     let mut all: Vec<Facts> = owners
         .map(|(((holder, user), program), state)| {
             let mut facts = facts::of_holder(&holder, user, program, &host);
-            facts::named(&mut facts, state);
+            if let Some(state) = state {
+                facts::named(&mut facts, state);
+            }
             facts
         })
         .collect();

@@ -3,8 +3,9 @@
 use super::describe::{DescribeRefusal, DescribeStranger};
 use super::{Error, Service, chronicle};
 use crate::lock::fdinfo::Processes;
-use crate::lock::holder::Refusal;
+use crate::lock::holder::{Holder, Refusal};
 use crate::lock::queue::Ticket;
+use crate::lock::record::Proof;
 use crate::lock::work::Work as _;
 use crate::lock::{self, Event, Lock, OwnerId};
 
@@ -38,6 +39,7 @@ impl Service {
     }
 
     fn contended(&self, id: OwnerId, error: Error) -> Error {
+        let own = own_lock(id, &error).and_then(|number| self.lock(number));
         if let Error::Lock(lock::Error::Held(refusal)) = &error {
             let event = Event::LockContended {
                 resource: refusal.resource.clone(),
@@ -47,8 +49,35 @@ impl Service {
             // For others: the one who is refused has his answer.
             drop(self.state().publish(vec![event]));
         }
-        told(error)
+        match (told(error), own) {
+            (Error::Held { message, refusal }, Some(lock)) => {
+                Error::Held { message: message + &advice_on_own(&lock), refusal }
+            }
+            (error, _) => error,
+        }
     }
+}
+
+/// Returns the lock of the refused owner itself that is in its way. Over libvirt's protocol every
+/// request counts as one of another owner, since a guest that lists one disk twice must not start.
+fn own_lock(id: OwnerId, error: &Error) -> Option<u64> {
+    let Error::Lock(lock::Error::Held(refusal)) = error else { return None };
+    let own = |holder: &&Holder| holder.owner == id && holder.reserved_until.is_none();
+    refusal.holders.iter().find(own).map(|holder| holder.lock)
+}
+
+/// Says what an owner can do about its own lock. libvirt 9 to 12 leaves the lock of a base image
+/// behind after `snapshot-delete` and after `blockcommit` of an inactive image.
+fn advice_on_own(lock: &Lock) -> String {
+    let number = lock.id;
+    let lost = match lock.proof {
+        Proof::Lost => ", although this lock is lost",
+        Proof::Verified | Proof::Unverified => "",
+    };
+    format!(
+        "; this VM itself holds it (lock {number}{lost}), and libvirt may have left the lock behind: \
+         once the VM does not write there, 'vmlockctl release --force {number}' frees it"
+    )
 }
 
 /// A refusal in a sentence. Looks users up, so it is for a storage thread.

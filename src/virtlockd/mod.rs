@@ -20,7 +20,6 @@ mod refusal;
 mod session;
 
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -32,13 +31,14 @@ use crate::service::Service;
 use pool::Pool;
 use session::Session;
 pub use socket::Socket;
+use socket::SocketFile;
 
 /// Serves clients of virtlockd's protocol for as long as the process lives.
 #[derive(Debug)]
 pub struct Server {
     pool: Arc<Pool>,
-    /// The socket's file, where it is ours to remove.
-    path: Option<PathBuf>,
+    /// The socket's file, where this process made it.
+    file: Option<SocketFile>,
 }
 
 impl Server {
@@ -61,11 +61,11 @@ impl Server {
             let session = Session::restored(service.clone(), Arc::clone(&connection), keeps);
             pool.admit(&connection, session);
         }
-        let path = socket.as_ref().and_then(|socket| socket.path().map(ToOwned::to_owned));
+        let file = socket.as_ref().and_then(|socket| socket.file().cloned());
         if let Some(socket) = socket {
             pool.listen(socket.fd)?;
         }
-        Ok(Self { pool, path })
+        Ok(Self { pool, file })
     }
 
     /// How many clients there are.
@@ -79,12 +79,16 @@ impl Server {
         self.pool.with_listener(what)
     }
 
-    /// Lets nobody find the socket any more.
+    /// Removes the socket's file, unless another program has put its own in this place.
     pub fn close(&self) {
-        if let Some(path) = &self.path
-            && let Err(error) = std::fs::remove_file(path)
-        {
-            tracing::debug!(%error, "the file of virtlockd's socket is gone already");
+        match self.file.as_ref().map(SocketFile::remove) {
+            None | Some(Ok(true)) => {}
+            Some(Ok(false)) => {
+                tracing::debug!("the file of virtlockd's socket is gone, or another program's");
+            }
+            Some(Err(error)) => {
+                tracing::warn!(%error, "cannot remove the file of virtlockd's socket");
+            }
         }
     }
 }

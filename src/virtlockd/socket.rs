@@ -3,12 +3,16 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
+};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use rustix::net::sockopt::{socket_acceptconn, socket_domain};
-use rustix::net::{AddressFamily, listen};
+use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_peercred};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, listen, socket_with,
+};
 
 use crate::lock::printable::shown_path;
 
@@ -53,8 +57,39 @@ impl Error {
 #[derive(Debug)]
 pub struct Socket {
     pub(super) fd: OwnedFd,
-    /// Its file, where it is ours to remove.
-    path: Option<PathBuf>,
+    /// Its file, where this process made it.
+    file: Option<SocketFile>,
+}
+
+/// The file of a socket that this process made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    /// Device and inode: another program may have put its own socket in this place since.
+    id: (u64, u64),
+}
+
+impl SocketFile {
+    /// Returns the file at `path`, which is there under the name `now`.
+    fn made(path: &Path, now: &Path) -> io::Result<Self> {
+        let metadata = now.symlink_metadata()?;
+        Ok(Self { path: path.to_owned(), id: (metadata.dev(), metadata.ino()) })
+    }
+
+    /// Removes the file. Returns whether it was still there; a file that another program has put in
+    /// its place stays.
+    ///
+    /// # Errors
+    ///
+    /// Those of `lstat(2)` and `unlink(2)`.
+    pub(super) fn remove(&self) -> io::Result<bool> {
+        match Self::made(&self.path, &self.path) {
+            Ok(there) if there == *self => fs::remove_file(&self.path).map(|()| true),
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 impl Socket {
@@ -75,8 +110,9 @@ impl Socket {
         // The kernel remembers the first name, and a process keeps its number.
         let name = listener.local_addr().map_err(system)?;
         let path = own.iter().find(|path| name.as_pathname() == Some(&beside(path)));
-        let path = path.map(|path| path.to_path_buf());
-        Ok(Self { fd: listener.into(), path })
+        let file = path.filter(|path| leads_here(path));
+        let file = file.and_then(|path| SocketFile::made(path, path).ok());
+        Ok(Self { fd: listener.into(), file })
     }
 
     /// A new one, for this user alone. One that nobody serves any more is replaced.
@@ -109,11 +145,12 @@ impl Socket {
             fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))?;
             listener.set_nonblocking(true)?;
             listen(&listener, BACKLOG)?;
+            let file = SocketFile::made(path, &beside)?;
             fs::rename(&beside, path)?;
-            Ok(listener)
+            Ok((listener, file))
         })();
         match bound {
-            Ok(listener) => Ok(Self { fd: listener.into(), path: Some(path.to_owned()) }),
+            Ok((listener, file)) => Ok(Self { fd: listener.into(), file: Some(file) }),
             Err(cause) => {
                 // Nothing may be there.
                 let _ = fs::remove_file(&beside);
@@ -122,11 +159,24 @@ impl Socket {
         }
     }
 
-    /// Its file, where it is ours to remove.
-    #[must_use]
-    pub fn path(&self) -> Option<&Path> {
-        self.path.as_deref()
+    /// Its file, where this process made it.
+    pub(super) fn file(&self) -> Option<&SocketFile> {
+        self.file.as_ref()
     }
+}
+
+/// Whether the socket at this path is one on which this process listens: the kernel tells a client
+/// which process called `listen(2)` (`SO_PEERCRED`, unix(7)), and a process keeps its number over
+/// `execve(2)`. Where the queue of the socket is full this is not known, and its file stays.
+fn leads_here(path: &Path) -> bool {
+    let connected = || {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        connect(&socket, &SocketAddrUnix::new(path)?)?;
+        socket_peercred(&socket)
+    };
+    let own = rustix::process::getpid();
+    connected().is_ok_and(|peer| peer.pid == own)
 }
 
 /// The name under which this process opens a socket that will be here.
@@ -154,16 +204,36 @@ mod tests {
         drop(first);
         let second = Socket::bind(&path).unwrap();
         assert!(UnixStream::connect(&path).is_ok());
+        let second_file = second.file().cloned();
         let elsewhere = dir.path().join("elsewhere");
         let passed = Socket::passed(second.fd, &[&elsewhere, &path]).unwrap();
-        assert_eq!(passed.path(), Some(path.as_path()));
-        assert_eq!(Socket::passed(passed.fd, &[&elsewhere]).unwrap().path(), None);
+        assert_eq!(passed.file(), second_file.as_ref());
+        assert_eq!(Socket::passed(passed.fd, &[&elsewhere]).unwrap().file(), None);
         let theirs = UnixListener::bind(&elsewhere).unwrap();
-        assert_eq!(Socket::passed(theirs.into(), &[&elsewhere]).unwrap().path(), None);
+        assert_eq!(Socket::passed(theirs.into(), &[&elsewhere]).unwrap().file(), None);
         fs::remove_file(&path).unwrap();
         fs::write(&path, "").unwrap();
         assert!(matches!(Socket::bind(&path), Err(Error::Taken(_))));
         let (one, _other) = UnixStream::pair().unwrap();
         assert!(matches!(Socket::passed(one.into(), &[]), Err(Error::Unfit)));
+    }
+
+    #[test]
+    fn a_file_that_another_program_put_in_its_place_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("virtlockd-sock");
+        let socket = Socket::bind(&path).unwrap();
+        let file = socket.file().cloned().unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(!file.remove().unwrap());
+        // The name by which it was bound first is what the successor in this process knows it by.
+        fs::write(&path, "").unwrap();
+        assert!(!file.remove().unwrap());
+        assert_eq!(Socket::passed(socket.fd, &[&path]).unwrap().file(), None);
+        assert!(path.exists());
+        fs::remove_file(&path).unwrap();
+        let socket = Socket::bind(&path).unwrap();
+        assert!(socket.file().unwrap().remove().unwrap());
+        assert!(!path.exists());
     }
 }
