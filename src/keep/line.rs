@@ -17,6 +17,9 @@ pub enum Step {
     Granting,
     /// There, and somebody was told.
     Held,
+    /// Held; the service acquired it again by itself after a restart, and its owner has not asked
+    /// for it since.
+    Reacquired,
     /// Being given up.
     Releasing,
     /// Given up, or being given up, and remembered.
@@ -33,6 +36,7 @@ impl Step {
         match self {
             Self::Granting => b'g',
             Self::Held => b'h',
+            Self::Reacquired => b'a',
             Self::Releasing => b'r',
             Self::Suspended => b's',
             Self::Reserved => b'v',
@@ -44,6 +48,7 @@ impl Step {
         let all = [
             Self::Granting,
             Self::Held,
+            Self::Reacquired,
             Self::Releasing,
             Self::Suspended,
             Self::Reserved,

@@ -201,8 +201,8 @@ pub(super) struct Opened {
 
 /// Steps 2 to 7.
 pub(super) struct Request {
-    service: Service,
-    id: OwnerId,
+    pub(super) service: Service,
+    pub(super) id: OwnerId,
     /// What was asked for, until it is found.
     asks: Vec<Ask>,
     goals: Vec<Arc<Goal>>,
@@ -210,8 +210,8 @@ pub(super) struct Request {
     modes: Vec<Mode>,
     /// The first of them for which the owner has to hold a lease.
     with_lease: Option<usize>,
-    in_use: Vec<InUse>,
-    again: Again,
+    pub(super) in_use: Vec<InUse>,
+    pub(super) again: Again,
     purpose: Purpose,
     opened: Option<Opened>,
     /// The owner that is being opened is noted.
@@ -291,7 +291,7 @@ impl Request {
         Self { purpose: Purpose::Resume, ..self }
     }
 
-    fn wants(&self) -> Vec<Want> {
+    pub(super) fn wants(&self) -> Vec<Want> {
         self.goals.iter().zip(&self.modes).map(|(goal, mode)| goal.want(*mode)).collect()
     }
 
@@ -309,6 +309,9 @@ impl Request {
         }
         if entry.ticket().is_some() {
             self.renew(&entry)?;
+        }
+        if let Some((granted, shown)) = self.adopt()? {
+            return Ok(Came::Through(granted, shown));
         }
         for _ in 0..RENEWALS {
             match self.grant(entry) {

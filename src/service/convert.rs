@@ -16,7 +16,7 @@ use crate::lock::in_use::InUse;
 use crate::lock::printable::shown;
 use crate::lock::queue::Purpose;
 use crate::lock::work::{Asked, Work};
-use crate::lock::{self, Mode, OwnerId, Want};
+use crate::lock::{self, Lock, Mode, OwnerId, Want};
 use crate::step::step;
 
 impl Service {
@@ -38,6 +38,27 @@ impl Service {
         let (service, id, want) = (self.clone(), lock.owner, lock.want);
         let conversion = Conversion { service, id, number, mode, want, in_use };
         self.persist(conversion, Some(turn), wait).await
+    }
+
+    /// Changes the mode of a held lock, for a storage thread that has its owner's turn and the permits
+    /// for its file systems. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::convert`], but for those of waiting.
+    pub(super) fn convert_here(
+        &self,
+        lock: &Lock,
+        mode: Mode,
+        in_use: InUse,
+    ) -> Result<Shown, Error> {
+        let (service, id, number, want) = (self.clone(), lock.owner, lock.id, lock.want.clone());
+        let conversion = Conversion { service, id, number, mode, want, in_use };
+        match conversion.attempt(Entry::Once) {
+            Tried::Done(_, shown) => Ok(shown),
+            Tried::Failed(error) => Err(error),
+            Tried::Waits(..) => Err(Error::Abandoned),
+        }
     }
 
     /// The table's part before the byte is touched.

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+mod anchors;
 mod recovered;
 mod remembered;
 
@@ -21,8 +22,6 @@ use crate::keep::parking::Parked;
 use crate::keep::record::{AnchorRecord, LockRecord, LockspaceRecord, OwnerRecord, Record};
 use crate::keep::state::Name;
 use crate::keep::{Contents, Far, Key, Part};
-use crate::life::process::Known;
-use crate::life::{Connection, Lease, Process};
 use crate::lock::description::Description;
 use crate::lock::directory::Directory;
 use crate::lock::held::Held;
@@ -30,7 +29,7 @@ use crate::lock::owner::{AnchorId, Offer};
 use crate::lock::record::{Proof, Stage};
 use crate::lock::restored::Directories;
 use crate::lock::signature::Signature;
-use crate::lock::{Anchor, Lock, Mode, Owner, OwnerId, Reason};
+use crate::lock::{Anchor, Front, Lock, Mode, Owner, OwnerId, Reason};
 use remembered::{Moved, What};
 
 /// What the records and the descriptors say, on its way into the table.
@@ -171,93 +170,6 @@ impl Finding {
         Ok(())
     }
 
-    /// Looks for the leases whose parked ends are missing among the files of all processes.
-    fn missing_leases(
-        &self,
-        anchors: &BTreeMap<OwnerId, Vec<AnchorRecord>>,
-    ) -> HashMap<u64, OwnedFd> {
-        let parked: HashSet<Part> = self.fds.keys().map(|key| key.part).collect();
-        let missing = |anchor: &&AnchorRecord| {
-            anchor.anchor() == Some(Anchor::Lease)
-                && anchor.sign().inode != 0
-                && !parked.contains(&Part::Anchor(anchor.number()))
-        };
-        let all = anchors.values().flatten().filter(missing);
-        let inodes: Vec<u64> = all.map(|anchor| anchor.sign().inode).collect();
-        if inodes.is_empty() { HashMap::new() } else { Lease::find(&inodes) }
-    }
-
-    /// The anchors of an owner that live, or of which a descriptor tells whether they do.
-    fn attach(
-        &mut self,
-        records: &[AnchorRecord],
-        pipes: &mut HashMap<u64, OwnedFd>,
-    ) -> Result<Vec<(AnchorId, Anchored)>, Error> {
-        let mut anchored = Vec::new();
-        for record in records {
-            let (Some(owner), Some(anchor)) = (record.owner(), record.anchor()) else { continue };
-            let key = Key { owner, part: Part::Anchor(record.number()) };
-            let sign = record.sign();
-            let known = |found: Process| process(found.permitted(record.is_permitted()));
-            let parked = self.fds.remove(&key);
-            let found = match (anchor, parked) {
-                (Anchor::Lease, Some(fd)) => Lease::of(fd).map(lease),
-                (Anchor::Lease, None) => match pipes.remove(&sign.inode) {
-                    Some(fd) => Lease::of(fd).map(lease),
-                    None => continue,
-                },
-                (Anchor::Process { pid }, Some(fd)) => Process::restored(fd, pid).map(known),
-                (Anchor::Process { pid }, None) => {
-                    let sign = Known { start: sign.start, inode: sign.inode };
-                    Process::find(pid, sign).map(known)
-                }
-                (Anchor::Connection, Some(fd)) => Ok(connection(fd)),
-                (Anchor::Connection, None) | (Anchor::Manual, _) => continue,
-            };
-            match found {
-                Ok(found) => anchored.push((record.number(), found)),
-                Err(error) if error.says_gone() => {
-                    tracing::info!(%error, owner.uuid = %owner.uuid, owner.uid = owner.uid, "an anchor is gone");
-                }
-                // That it can't be looked at is no sign of its end.
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(anchored)
-    }
-
-    /// Anchors of an owner that are parked, and whose records are damaged.
-    fn attach_unrecorded(&mut self, owner: OwnerId, record: AnchorId) -> Vec<(AnchorId, Anchored)> {
-        if !self.damaged {
-            return Vec::new();
-        }
-        let of_owner = |key: &&Key| {
-            key.owner == owner && matches!(key.part, Part::Anchor(number) if number > record)
-        };
-        let keys: Vec<Key> = self.fds.keys().filter(of_owner).copied().collect();
-        let mut anchored = Vec::new();
-        for key in keys {
-            let (Some(fd), Part::Anchor(number)) = (self.fds.remove(&key), key.part) else {
-                continue;
-            };
-            self.state.count_anchors_from(number);
-            if Connection::is_one(&fd).unwrap_or(false) {
-                anchored.push((number, connection(fd)));
-                continue;
-            }
-            let is_process = fd.try_clone().map(Process::by_pidfd);
-            match is_process {
-                Ok(Ok(found)) => anchored.push((number, process(found))),
-                Ok(Err(crate::life::Error::NotAProcess)) => {
-                    anchored.extend(Lease::of(fd).ok().map(|found| (number, lease(found))));
-                }
-                // It has ended.
-                Ok(Err(_)) | Err(_) => {}
-            }
-        }
-        anchored
-    }
-
     fn enter_owner(
         &mut self,
         record: &OwnerRecord,
@@ -302,7 +214,9 @@ impl Finding {
     }
 
     fn enter_lock(&mut self, record: LockRecord, mode: Mode, step: Step) -> Result<(), Error> {
-        let line = Line { step, mode: Some(mode), record: Record::Lock(Box::new(record.clone())) };
+        let noted = Record::Lock(Box::new(record.clone()));
+        let mut line = Line { step, mode: Some(mode), record: noted };
+        let step = if step == Step::Reacquired { Step::Held } else { step };
         let kept_as = record.parked();
         let Some(lock) = record.lock(mode, Stage::Held) else { return Ok(()) };
         let (id, number) = (lock.owner, lock.id);
@@ -329,12 +243,17 @@ impl Finding {
             // Begun and not taken, or given up and not forgotten.
             return Ok(());
         }
-        self.lines.push((Name::Lock(number), line));
         if let Err(error) = self.state.table.restore(lock) {
             tracing::error!(%error, lock = number, "a recorded lock is not there; another is");
-            self.lines.pop();
             return Ok(());
         }
+        if held.is_none() && self.is_libvirts(id) {
+            line.step = Step::Reacquired;
+        }
+        if line.step == Step::Reacquired {
+            self.state.reacquired.insert(number);
+        }
+        self.lines.push((Name::Lock(number), line));
         if let Some(held) = held {
             self.keep_parked(id, number, &held)?;
             self.state.held.insert(number, held);
@@ -343,6 +262,11 @@ impl Finding {
             self.releases.push((id, number, Reason::Released));
         }
         Ok(())
+    }
+
+    /// Whether an owner was opened over libvirt's protocol.
+    fn is_libvirts(&self, id: OwnerId) -> bool {
+        self.state.table.owner(id).is_some_and(|owner| owner.front == Front::Virtlockd)
     }
 
     fn enter_lockspace(&mut self, record: LockspaceRecord) {
@@ -374,16 +298,4 @@ impl Finding {
         }
         Ok(())
     }
-}
-
-fn lease(lease: Lease) -> Anchored {
-    Anchored::Lease(Arc::new(lease))
-}
-
-fn process(process: Process) -> Anchored {
-    Anchored::Process(Arc::new(process))
-}
-
-fn connection(fd: OwnedFd) -> Anchored {
-    Anchored::Connection(Arc::new(Connection::of(fd)))
 }

@@ -33,6 +33,7 @@ mod owners;
 mod pauses;
 mod place;
 mod query;
+mod reacquired;
 mod reclaim;
 mod refusals;
 mod release;

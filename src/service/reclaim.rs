@@ -49,7 +49,11 @@ impl State {
     pub(super) fn end_reclaims_without_process(&mut self, id: OwnerId) -> Vec<u64> {
         let Some(owner) = self.table.owner(id) else { return Vec::new() };
         let process = |anchor: &Anchor| matches!(anchor, Anchor::Process { .. });
-        if owner.anchors.values().any(process) { Vec::new() } else { self.table.end_reclaims_of(id) }
+        if owner.anchors.values().any(process) {
+            Vec::new()
+        } else {
+            self.table.end_reclaims_of(id)
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! What is behind the mutex.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
@@ -27,6 +27,10 @@ pub(super) struct State {
     /// The bytes of every lock that is held.
     pub(super) held: HashMap<u64, Arc<Held>>,
     pub(super) kept: HashMap<OwnerId, Kept>,
+    /// Locks that the service acquired again by itself, and that are not adopted yet.
+    pub(super) reacquired: BTreeSet<u64>,
+    /// Held while a lock is being looked at, by its number.
+    pub(super) looks: HashMap<u64, Weak<Mutex<()>>>,
     /// Owners that have ended and still hold something: what is to be forgotten with the last.
     pub(super) leaving: HashMap<OwnerId, Names>,
     pub(super) settings: Settings,
@@ -123,6 +127,8 @@ impl State {
             table: Table::default(),
             held: HashMap::new(),
             kept: HashMap::new(),
+            reacquired: BTreeSet::new(),
+            looks: HashMap::new(),
             leaving: HashMap::new(),
             settings,
             words: HashMap::new(),

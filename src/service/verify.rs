@@ -10,9 +10,10 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use super::state::State;
 use super::{Error, Service, chronicle};
 use crate::lock::held::{Give, Held};
 use crate::lock::identity::Identity;
@@ -194,11 +195,39 @@ pub(super) fn server(lock: &Lock) -> Server {
     }
 }
 
-struct Story {
+/// A look at one lock.
+pub(super) struct Story {
     service: Service,
     number: u64,
     /// What it is on.
     want: Want,
+}
+
+impl Story {
+    pub(super) fn new(service: &Service, lock: &Lock) -> Self {
+        Self { service: service.clone(), number: lock.id, want: lock.want.clone() }
+    }
+
+    /// Looks at the lock, after every other thread that is just looking at it: two that acquire one
+    /// lock again would each meet the other as a foreign holder.
+    pub(super) fn look(self) -> Found {
+        let gate = self.service.state().look_gate(self.number);
+        let _looking = gate.lock().unwrap_or_else(PoisonError::into_inner);
+        self.perform_alone()
+    }
+}
+
+impl State {
+    /// Returns the mutex that is held while this lock is being looked at.
+    fn look_gate(&mut self, number: u64) -> Arc<Mutex<()>> {
+        if let Some(gate) = self.looks.get(&number).and_then(Weak::upgrade) {
+            return gate;
+        }
+        self.looks.retain(|_, gate| gate.strong_count() > 0);
+        let gate = Arc::default();
+        self.looks.insert(number, Arc::downgrade(&gate));
+        gate
+    }
 }
 
 impl Work for Story {
@@ -209,6 +238,12 @@ impl Work for Story {
     }
 
     fn perform(self) -> Found {
+        self.look()
+    }
+}
+
+impl Story {
+    fn perform_alone(self) -> Found {
         let Self { service, number, .. } = self;
         let (lock, held) = {
             let state = service.state();

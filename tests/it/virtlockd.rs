@@ -15,6 +15,7 @@ mod judge;
 mod lives;
 mod patience;
 mod place;
+mod reacquired;
 mod reserved;
 mod row;
 mod rows;

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
@@ -188,4 +188,33 @@ async fn nothing_is_left_of_it_when_the_program_was_replaced_before() {
     let left = fs::read_dir(house.dir()).unwrap().map(|entry| entry.unwrap().file_name());
     let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with("by-hand")).collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// At its end the service removes its socket's file, and no other program's.
+#[tokio::test]
+async fn a_socket_that_another_program_put_in_its_place_stays() {
+    let (house, socket) = house().await;
+    for reexecs in 0..=1 {
+        for replaced_at in [None, Some(0), Some(1)] {
+            let service = start(&house, &socket).await;
+            let mut theirs = None;
+            for at in 0..=1 {
+                if replaced_at == Some(at) {
+                    fs::remove_file(&socket).unwrap();
+                    theirs = Some(UnixListener::bind(&socket).unwrap());
+                }
+                if at < reexecs {
+                    service.reexec().await;
+                }
+            }
+            service.end(Signal::SIGTERM).await;
+            match theirs {
+                Some(_) => {
+                    UnixStream::connect(&socket).unwrap();
+                    fs::remove_file(&socket).unwrap();
+                }
+                None => assert!(!socket.exists()),
+            }
+        }
+    }
 }

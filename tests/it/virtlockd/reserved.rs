@@ -25,17 +25,17 @@ const BRIEF: &str = "release_grace = 1\n";
 type Waiting = JoinHandle<Answer<Vec<OwnedObjectPath>>>;
 
 /// A VM that libvirt has just paused: it has released its disk.
-struct Scene {
-    house: House,
-    bus: Connection,
-    path: PathBuf,
-    disk: String,
+pub(super) struct Scene {
+    pub(super) house: House,
+    pub(super) bus: Connection,
+    pub(super) path: PathBuf,
+    pub(super) disk: String,
     guest: Guest,
-    owner: Owner,
+    pub(super) owner: Owner,
 }
 
 impl Scene {
-    async fn set(config: &str) -> Scene {
+    pub(super) async fn set(config: &str) -> Scene {
         let house = house_with(config).await;
         let bus = house.connection().await;
         let path = house.raw_of(0, "disk");
@@ -48,21 +48,21 @@ impl Scene {
     }
 
     /// A connection in the name of a VM, as libvirtd has it for each of its commands.
-    fn libvirtd(&self, owner: &Owner) -> Rpc {
+    pub(super) fn libvirtd(&self, owner: &Owner) -> Rpc {
         let mut rpc = Rpc::connect(&self.house.dir().join("virtlockd-sock")).unwrap();
         rpc.register(owner).granted();
         rpc
     }
 
     /// libvirt pauses the VM.
-    fn pause(&self) {
+    pub(super) fn pause(&self) {
         self.libvirtd(&self.owner).release("", &self.disk, 0).granted();
         // As libvirt expects; another program could have it.
         assert_free(&self.path);
     }
 
     /// libvirt lets the VM go on.
-    fn go_on(&self) {
+    pub(super) fn go_on(&self) {
         self.libvirtd(&self.owner).acquire("", &self.disk, 0).granted();
         Rival::try_once(&self.path, Kind::Posix, true).unwrap_err();
     }

@@ -1,0 +1,120 @@
+//! What the records and the parked descriptors say of anchors.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::Finding;
+use crate::keep::record::AnchorRecord;
+use crate::keep::{Key, Part};
+use crate::life::process::Known;
+use crate::life::{Connection, Lease, Process};
+use crate::lock::owner::AnchorId;
+use crate::lock::{Anchor, OwnerId};
+use crate::service::Error;
+use crate::service::keeping::Anchored;
+
+impl Finding {
+    /// Looks for the leases whose parked ends are missing among the files of all processes.
+    pub(super) fn missing_leases(
+        &self,
+        anchors: &BTreeMap<OwnerId, Vec<AnchorRecord>>,
+    ) -> HashMap<u64, OwnedFd> {
+        let parked: HashSet<Part> = self.fds.keys().map(|key| key.part).collect();
+        let missing = |anchor: &&AnchorRecord| {
+            anchor.anchor() == Some(Anchor::Lease)
+                && anchor.sign().inode != 0
+                && !parked.contains(&Part::Anchor(anchor.number()))
+        };
+        let all = anchors.values().flatten().filter(missing);
+        let inodes: Vec<u64> = all.map(|anchor| anchor.sign().inode).collect();
+        if inodes.is_empty() { HashMap::new() } else { Lease::find(&inodes) }
+    }
+
+    /// The anchors of an owner that live, or of which a descriptor tells whether they do.
+    pub(super) fn attach(
+        &mut self,
+        records: &[AnchorRecord],
+        pipes: &mut HashMap<u64, OwnedFd>,
+    ) -> Result<Vec<(AnchorId, Anchored)>, Error> {
+        let mut anchored = Vec::new();
+        for record in records {
+            let (Some(owner), Some(anchor)) = (record.owner(), record.anchor()) else { continue };
+            let key = Key { owner, part: Part::Anchor(record.number()) };
+            let sign = record.sign();
+            let known = |found: Process| process(found.permitted(record.is_permitted()));
+            let parked = self.fds.remove(&key);
+            let found = match (anchor, parked) {
+                (Anchor::Lease, Some(fd)) => Lease::of(fd).map(lease),
+                (Anchor::Lease, None) => match pipes.remove(&sign.inode) {
+                    Some(fd) => Lease::of(fd).map(lease),
+                    None => continue,
+                },
+                (Anchor::Process { pid }, Some(fd)) => Process::restored(fd, pid).map(known),
+                (Anchor::Process { pid }, None) => {
+                    let sign = Known { start: sign.start, inode: sign.inode };
+                    Process::find(pid, sign).map(known)
+                }
+                (Anchor::Connection, Some(fd)) => Ok(connection(fd)),
+                (Anchor::Connection, None) | (Anchor::Manual, _) => continue,
+            };
+            match found {
+                Ok(found) => anchored.push((record.number(), found)),
+                Err(error) if error.says_gone() => {
+                    tracing::info!(%error, owner.uuid = %owner.uuid, owner.uid = owner.uid, "an anchor is gone");
+                }
+                // That it can't be looked at is no sign of its end.
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(anchored)
+    }
+
+    /// Anchors of an owner that are parked, and whose records are damaged.
+    pub(super) fn attach_unrecorded(
+        &mut self,
+        owner: OwnerId,
+        record: AnchorId,
+    ) -> Vec<(AnchorId, Anchored)> {
+        if !self.damaged {
+            return Vec::new();
+        }
+        let of_owner = |key: &&Key| {
+            key.owner == owner && matches!(key.part, Part::Anchor(number) if number > record)
+        };
+        let keys: Vec<Key> = self.fds.keys().filter(of_owner).copied().collect();
+        let mut anchored = Vec::new();
+        for key in keys {
+            let (Some(fd), Part::Anchor(number)) = (self.fds.remove(&key), key.part) else {
+                continue;
+            };
+            self.state.count_anchors_from(number);
+            if Connection::is_one(&fd).unwrap_or(false) {
+                anchored.push((number, connection(fd)));
+                continue;
+            }
+            let is_process = fd.try_clone().map(Process::by_pidfd);
+            match is_process {
+                Ok(Ok(found)) => anchored.push((number, process(found))),
+                Ok(Err(crate::life::Error::NotAProcess)) => {
+                    anchored.extend(Lease::of(fd).ok().map(|found| (number, lease(found))));
+                }
+                // It has ended.
+                Ok(Err(_)) | Err(_) => {}
+            }
+        }
+        anchored
+    }
+}
+
+fn lease(lease: Lease) -> Anchored {
+    Anchored::Lease(Arc::new(lease))
+}
+
+fn process(process: Process) -> Anchored {
+    Anchored::Process(Arc::new(process))
+}
+
+fn connection(fd: OwnedFd) -> Anchored {
+    Anchored::Connection(Arc::new(Connection::of(fd)))
+}
