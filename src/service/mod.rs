@@ -41,6 +41,7 @@ mod remedy;
 mod restore;
 mod rounds;
 pub mod sentinel;
+mod settings;
 mod sighting;
 mod signing;
 mod state;
@@ -59,7 +60,6 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::inspector::Inspector;
 use crate::keep::inherited::{self, Inherited, Legacy};
-use crate::lock::lockspace::Lockspaces;
 use crate::lock::work::Work;
 use crate::lock::{Event, Lock, Owner};
 
@@ -74,44 +74,11 @@ pub use limits::{Exempt, Limits};
 pub use owners::{NewAnchor, Opening};
 pub use reclaim::wall_clock_of;
 pub use restore::restore;
+pub use settings::Settings;
 use sighting::Sightings;
 use state::{Locked, State};
 use storage::Storage;
 pub use wait::{Granted, Presence, Wait, Why};
-
-/// What may change while the service runs.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Which lock files stand for which resources.
-    pub lockspaces: Lockspaces,
-    /// How much one user may ask for.
-    pub limits: Limits,
-    /// Whether disks on FUSE may be locked by descriptor by others than root.
-    pub allow_fuse: bool,
-    /// Whether disks of callers over D-Bus are recorded, and not locked.
-    pub only_record_disks: bool,
-    /// Whether these callers' owners have to hold a lease to write a disk.
-    pub require_lease_for_disks: bool,
-    /// How often locks are looked at that others' storage could lose; `None`: never.
-    pub verify_interval: Option<Duration>,
-    /// How long a lock that libvirt releases while its VM lives is reserved for this VM; `None`:
-    /// not at all.
-    pub release_grace: Option<Duration>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            lockspaces: Lockspaces::default(),
-            limits: Limits::default(),
-            allow_fuse: false,
-            only_record_disks: false,
-            require_lease_for_disks: false,
-            verify_interval: Some(rounds::INTERVAL),
-            release_grace: Some(reclaim::GRACE),
-        }
-    }
-}
 
 /// A handle on the service.
 #[derive(Debug, Clone)]

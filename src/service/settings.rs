@@ -1,0 +1,40 @@
+//! The settings of the service.
+
+use std::time::Duration;
+
+use super::{Limits, reclaim, rounds};
+use crate::lock::lockspace::Lockspaces;
+
+/// What may change while the service runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Which lock files stand for which resources.
+    pub lockspaces: Lockspaces,
+    /// How much one user may ask for.
+    pub limits: Limits,
+    /// Whether disks on FUSE may be locked by descriptor by others than root.
+    pub allow_fuse: bool,
+    /// Whether disks of callers over D-Bus are recorded, and not locked.
+    pub only_record_disks: bool,
+    /// Whether these callers' owners have to hold a lease to write a disk.
+    pub require_lease_for_disks: bool,
+    /// How often locks are looked at that others' storage could lose; `None`: never.
+    pub verify_interval: Option<Duration>,
+    /// How long a lock that libvirt releases while its VM lives is reserved for this VM; `None`:
+    /// not at all.
+    pub release_grace: Option<Duration>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            lockspaces: Lockspaces::default(),
+            limits: Limits::default(),
+            allow_fuse: false,
+            only_record_disks: false,
+            require_lease_for_disks: false,
+            verify_interval: Some(rounds::INTERVAL),
+            release_grace: Some(reclaim::GRACE),
+        }
+    }
+}
