@@ -34,7 +34,7 @@ fn ask(disk: &Path) -> Ask {
     let wanted = Wanted::Path(DiskPath::parse(disk.to_str().unwrap()).unwrap());
     let resolve = Resolve { wanted, naming: Naming::Direct, links: Links::Follow };
     let (disk, mode) = (Disk::Wanted(resolve), Mode::Exclusive);
-    Ask { disk, mode, with_lease: false, in_use: InUse::Refused }
+    Ask { disk, mode, with_lease: false, in_use: InUse::Refused, named_by: None }
 }
 
 /// A service that holds so many locks, and a disk that it does not hold.

@@ -155,6 +155,9 @@ pub trait Manager {
     /// Tells what would be locked.
     fn resolve(&self, resource: &str, options: Options<'_>) -> zbus::Result<Row>;
 
+    /// Tells what would be locked for a file that the caller has open.
+    fn resolve_file(&self, file: Fd<'_>, options: Options<'_>) -> zbus::Result<Row>;
+
     /// Makes a directory a lockspace.
     fn create_lockspace(
         &self,

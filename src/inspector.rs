@@ -40,6 +40,7 @@ pub mod hand;
 pub mod patience;
 pub mod position;
 pub mod skip;
+mod view;
 mod walk;
 pub mod worker;
 
@@ -52,6 +53,7 @@ use skip::Skipped;
 
 use crate::lock::fdinfo::{Found, Search};
 use crate::lock::process::Process;
+use crate::lock::view::{Look, Numbered, View};
 
 /// The version of the protocol.
 pub const VERSION: u32 = 1;
@@ -81,6 +83,10 @@ pub enum Question {
     Search(Search),
     /// What these processes are.
     Describe(Vec<u32>),
+    /// Where names lead for a process, and what process numbers mean to it.
+    Look(Look),
+    /// Which process has a number for another process.
+    Numbered(Numbered),
 }
 
 /// What is answered.
@@ -91,6 +97,10 @@ pub enum Answer {
     /// To [`Question::Describe`]: in the order of the question; nothing for a process that is gone or
     /// skipped.
     Described(Vec<Option<Process>>),
+    /// To [`Question::Look`].
+    View(View),
+    /// To [`Question::Numbered`]: whether there is one. It is carried as a descriptor.
+    Numbered(bool),
     /// To any question: why there is no answer.
     Failed(String),
 }
@@ -115,6 +125,8 @@ impl From<Answer> for Reply {
 pub enum Asker {
     /// A user of the bus.
     User(u32),
+    /// The callers of a user, of whom it is asked what they see.
+    Callers(u32),
     /// The front that serves libvirt.
     Front,
     /// The service itself.
@@ -124,7 +136,7 @@ pub enum Asker {
 impl Asker {
     /// Whether it may use the workers that are reserved for the administrator and for libvirt.
     fn is_privileged(self) -> bool {
-        !matches!(self, Self::User(uid) if uid != 0)
+        !matches!(self, Self::User(uid) | Self::Callers(uid) if uid != 0)
     }
 }
 

@@ -20,7 +20,7 @@ use zbus::{Connection, MatchRule, MessageStream};
 
 use super::Error;
 use crate::admission::{Admission, Unknown};
-use crate::service::Presence;
+use crate::service::{CallerProcess, Presence};
 
 /// How many connections are looked up at one time.
 const LOOKUPS: usize = 64;
@@ -32,8 +32,10 @@ pub struct Caller {
     pub name: OwnedUniqueName,
     /// His user.
     pub uid: u32,
-    /// His process, as the bus knows it; for people and for `pid 0`, never for a decision.
+    /// Its process, as the bus knows it; for people and for `pid 0`, never for a decision.
     pub pid: Option<u32>,
+    /// The same, with what is known of its namespaces.
+    pub process: Arc<CallerProcess>,
     gone: watch::Receiver<bool>,
 }
 
@@ -68,8 +70,9 @@ pub struct Callers {
 
 #[derive(Debug)]
 struct Known {
-    uid: Option<u32>,
     pid: Option<u32>,
+    /// Set once the bus has told it.
+    process: Option<Arc<CallerProcess>>,
     gone: watch::Sender<bool>,
 }
 
@@ -108,8 +111,11 @@ impl Callers {
         let found = answer.and_then(|found| {
             let uid = found.unix_user_id()?;
             let entry = known.get_mut(&name)?;
-            (entry.uid, entry.pid) = (Some(uid), found.process_id());
-            Some(entry.caller(name.clone(), uid))
+            entry.pid = found.process_id();
+            let pidfd = found.into_process_fd().map(OwnedFd::from);
+            let process = Arc::new(CallerProcess::new(uid, entry.pid, pidfd));
+            entry.process = Some(Arc::clone(&process));
+            Some(entry.caller(name.clone(), process))
         });
         if found.is_none() {
             known.remove(&name);
@@ -165,11 +171,12 @@ impl Callers {
     fn enter(&self, name: &OwnedUniqueName) -> Option<Caller> {
         let mut known = self.known();
         let entry = known.entry(name.clone()).or_insert_with(|| Known {
-            uid: None,
             pid: None,
+            process: None,
             gone: watch::Sender::new(false),
         });
-        entry.uid.map(|uid| entry.caller(name.clone(), uid))
+        let process = entry.process.clone()?;
+        Some(entry.caller(name.clone(), process))
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<OwnedUniqueName, Known>> {
@@ -178,8 +185,9 @@ impl Callers {
 }
 
 impl Known {
-    fn caller(&self, name: OwnedUniqueName, uid: u32) -> Caller {
-        Caller { name, uid, pid: self.pid, gone: self.gone.subscribe() }
+    fn caller(&self, name: OwnedUniqueName, process: Arc<CallerProcess>) -> Caller {
+        let (uid, pid) = (process.uid(), self.pid);
+        Caller { name, uid, pid, process, gone: self.gone.subscribe() }
     }
 }
 

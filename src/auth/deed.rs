@@ -148,6 +148,7 @@ pub const TABLE: &[Row] = {
         row(MANAGER, "FindHolders", &[AcquireByName]),
         row(MANAGER, "FindHoldersOfFile", &[]),
         row(MANAGER, "Resolve", &[AcquireByName]),
+        row(MANAGER, "ResolveFile", &[]),
         row(MANAGER, "CreateLockspace", &[ManageLockspaces]),
         row(MANAGER, "RemoveLockspace", &[ManageLockspaces]),
         row(MANAGER, "CreateLease", &[ManageLockspaces]),

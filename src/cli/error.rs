@@ -118,6 +118,12 @@ impl Error {
         answer(error).is_some_and(|(name, _)| name == "org.vmlockd1.Error.ResourceChanged")
     }
 
+    /// Whether a name is not proven to mean the same to the service as to this process.
+    pub(super) fn is_foreign(&self) -> bool {
+        let Self::Call(error) = self else { return false };
+        answer(error).is_some_and(|(name, _)| name == "org.vmlockd1.Error.ForeignNamespace")
+    }
+
     /// Whether a wait was withdrawn.
     pub(super) fn is_cancelled(&self) -> bool {
         let Self::Call(error) = self else { return false };

@@ -95,7 +95,13 @@ fn one<'r>(rows: &[&'r Row], uid: u32) -> Option<&'r Row> {
 /// somebody has open he may ask about. Locks that are listed by the name are found also if it leads to
 /// another file by now, or to none.
 pub(super) async fn holders(link: &Link, path: &Path) -> Result<Vec<Row>, Error> {
-    report_slow([path], ask_holders(link, path)).await
+    let asked = async {
+        match ask_holders(link, path).await {
+            Err(error) if link.show_files_after(&error) => ask_holders(link, path).await,
+            answer => answer,
+        }
+    };
+    report_slow([path], asked).await
 }
 
 async fn ask_holders(link: &Link, path: &Path) -> Result<Vec<Row>, Error> {

@@ -1,6 +1,7 @@
 //! The way to the service.
 
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 use zbus::fdo::PropertiesProxy;
@@ -20,6 +21,8 @@ pub(super) struct Link {
     pub(super) bus: Bus,
     /// The uid that the bus has for this process.
     pub(super) uid: u32,
+    /// Whether names lead elsewhere for the service, as it has answered.
+    foreign: AtomicBool,
     /// Whether somebody sits there who could be asked for a password.
     interactive: bool,
 }
@@ -29,13 +32,21 @@ impl Link {
     pub(super) async fn open(bus: Bus) -> Result<Self, Error> {
         let connection = bus.connect().await.map_err(Error::Connect)?;
         let uid = client::own_uid(&connection).await.map_err(Error::Connect)?;
-        Ok(Self { connection, bus, uid, interactive: std::io::stdin().is_terminal() })
+        let interactive = std::io::stdin().is_terminal();
+        Ok(Self { connection, bus, uid, foreign: AtomicBool::new(false), interactive })
     }
 
     /// Whether disks are best asked for by name: then nobody is asked for a password. Anybody else
     /// shows by an open descriptor that he may have the disk.
     pub(super) fn by_name(&self) -> bool {
-        self.bus == Bus::Session || self.uid == 0
+        (self.bus == Bus::Session || self.uid == 0) && !self.foreign.load(Ordering::Relaxed)
+    }
+
+    /// Has disks opened and shown from now on, where the service refuses their names since this
+    /// process is in another mount namespace. Returns whether that is worth another attempt.
+    pub(super) fn show_files_after(&self, error: &Error) -> bool {
+        let by_name = self.by_name();
+        error.is_foreign() && !self.foreign.swap(true, Ordering::Relaxed) && by_name
     }
 
     /// The Manager.

@@ -49,6 +49,14 @@ pub(super) struct Opened {
 impl Opening<'_> {
     /// Opens the owner and locks the disks: all of it or nothing.
     pub(super) async fn open(&self, link: &Link) -> Result<Opened, Error> {
+        match self.attempt(link).await {
+            // Nothing is open then.
+            Err(error) if link.show_files_after(&error) => self.attempt(link).await,
+            opened => opened,
+        }
+    }
+
+    async fn attempt(&self, link: &Link) -> Result<Opened, Error> {
         let wanted = self.wanted(link)?;
         let names = wanted.names();
         let at_once = wanted.files.is_empty() && self.wait.is_none();
@@ -83,7 +91,14 @@ impl Opening<'_> {
         let locked = match self.wait {
             None => {
                 let asked = ask_for(link, &owner, &wanted, Options::new());
-                report_slow(self.paths(), asked).await
+                match report_slow(self.paths(), asked).await {
+                    Err(error) if link.show_files_after(&error) => {
+                        let wanted = self.wanted(link)?;
+                        let asked = ask_for(link, &owner, &wanted, Options::new());
+                        report_slow(self.paths(), asked).await
+                    }
+                    answer => answer,
+                }
             }
             Some(span) => wait::lock(link, &owner, self, wanted, span).await,
         };

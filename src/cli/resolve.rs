@@ -1,5 +1,6 @@
 //! `resolve`: what would be locked.
 
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -23,10 +24,20 @@ pub(super) struct Arguments {
 
 /// Does it.
 pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Result<Code, Error> {
-    let name = disks::name(&arguments.path)?;
     let manager = link.manager().await?;
-    let resolution: Row =
-        link.ask(manager.inner(), "Resolve", &(name.as_str(), Options::new())).await?;
+    let by_name = async {
+        let name = disks::name(&arguments.path)?;
+        let asked = (name.as_str(), Options::new());
+        link.ask::<_, Row>(manager.inner(), "Resolve", &asked).await
+    };
+    let resolution = match by_name.await {
+        // From another mount namespace the file can be shown, but not named.
+        Err(error) if link.show_files_after(&error) => {
+            let file = disks::open_to_ask(&arguments.path).ok_or(error)?;
+            manager.resolve_file(file.as_fd().into(), Options::new()).await?
+        }
+        resolution => resolution?,
+    };
     print(&match form {
         Form::Json => json::document(&json::object(&resolution)),
         Form::Text => text(&resolution),

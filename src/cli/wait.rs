@@ -123,6 +123,7 @@ pub(super) async fn lock(
                 renewals += 1;
                 wanted = opening.wanted(link)?;
             }
+            Err(error) if link.show_files_after(&error) => wanted = opening.wanted(link)?,
             Err(error) if error.is_end_of_service() && !begun.is_over() => {
                 if !return_of_service(link, owner, asked, begun, &mut line).await? {
                     return Err(error);

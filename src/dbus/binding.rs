@@ -8,18 +8,18 @@ use crate::auth::gate::Call;
 use crate::life::Process;
 use crate::service::NewAnchor;
 
-/// The process of that number; 0 is the caller's own.
+/// The process that has this number for the caller; 0 is the caller's own.
 ///
 /// # Errors
 ///
-/// `UnixProcessIdUnknown`.
+/// `UnixProcessIdUnknown`; `ForeignNamespace`.
 pub(super) async fn by_pid(front: &Front, call: &Call<'_>, pid: u32) -> Result<Process, Error> {
     Ok(match pid {
         0 => match front.gate.callers.process_of(&call.caller).await {
             Some(pidfd) => Process::by_pidfd(pidfd)?,
             None => Process::by_pid(call.caller.pid.unwrap_or(0))?,
         },
-        pid => Process::by_pid(pid)?,
+        pid => front.service.find_process(&call.caller.process, pid).await?,
     })
 }
 

@@ -11,6 +11,7 @@
 //! 5. The caller is still there.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use super::error::Error;
 use super::front::Front;
@@ -24,8 +25,7 @@ use crate::lock::naming::Naming;
 use crate::lock::open::Links;
 use crate::lock::resolve::{Access, Resolve, Target, Wanted};
 use crate::lock::resource::Resource;
-use crate::lock::work::InOrder;
-use crate::service::{Ask, Disk};
+use crate::service::{Ask, Disk, ResolveFor};
 
 /// The most descriptors in one call; the system bus lets no more through by default.
 const FILES_MAX: usize = 16;
@@ -119,7 +119,9 @@ pub(super) async fn find(
         find_disks(front, call, machine, wanted, &modes).await?
     };
     let settings = front.service.settings();
+    let named_by = Some(Arc::clone(&call.caller.process));
     let mut disks = disks.into_iter().zip(modes).map(|(disk, mode)| Ask {
+        named_by: named_by.clone(),
         disk,
         in_use,
         with_lease: settings.require_lease_for_disks && mode == Mode::Exclusive,
@@ -129,7 +131,8 @@ pub(super) async fn find(
     for lease in leases {
         asks.extend(match lease {
             Some((lease, mode)) => {
-                Some(Ask { disk: Disk::Lease(lease), mode, with_lease: false, in_use })
+                let (disk, named_by) = (Disk::Lease(lease), named_by.clone());
+                Some(Ask { disk, mode, with_lease: false, in_use, named_by })
             }
             None => disks.next(),
         });
@@ -148,7 +151,7 @@ async fn find_disks(
 ) -> Result<Vec<Disk>, Error> {
     let requests = requests(front, call, wanted);
     let lookups: Vec<Option<Resolve>> = requests.iter().map(Resolve::again).collect();
-    let targets = perform(front, requests).await?;
+    let targets = perform(front, call, requests).await?;
     for (target, mode) in targets.iter().zip(modes) {
         if let Some(access) = target.shown {
             ask_by_descriptor(front, call, machine, target, access, *mode).await?;
@@ -205,18 +208,19 @@ pub(super) async fn resolve(
     call: &Call<'_>,
     wanted: impl IntoIterator<Item = Wanted>,
 ) -> Result<Vec<Target>, Error> {
-    perform(front, requests(front, call, wanted)).await
+    perform(front, call, requests(front, call, wanted)).await
 }
 
-async fn perform(front: &Front, requests: Vec<Resolve>) -> Result<Vec<Target>, Error> {
+async fn perform(
+    front: &Front,
+    call: &Call<'_>,
+    requests: Vec<Resolve>,
+) -> Result<Vec<Target>, Error> {
     if requests.is_empty() {
         return Ok(Vec::new());
     }
-    let done = front.service.storage().run(InOrder(requests)).await?;
-    match done.failure {
-        None => Ok(done.answers),
-        Some(error) => Err(error.into()),
-    }
+    let (service, caller) = (front.service.clone(), Arc::clone(&call.caller.process));
+    Ok(front.service.storage().run(ResolveFor { service, caller, requests }).await??)
 }
 
 fn requests(

@@ -19,6 +19,7 @@ const OURS: &str = "org.vmlockd1.Error.";
 
 /// The names of our own errors, all of them, as the man page lists them.
 pub const NAMES: &[&str] = &[
+    FOREIGN_NAMESPACE,
     LOCK_HELD,
     LOCK_HELD_ELSEWHERE,
     LEASE_REQUIRED,
@@ -34,6 +35,7 @@ pub const NAMES: &[&str] = &[
     WAIT_CANCELLED,
 ];
 
+const FOREIGN_NAMESPACE: &str = "org.vmlockd1.Error.ForeignNamespace";
 const LOCK_HELD: &str = "org.vmlockd1.Error.LockHeld";
 const LOCK_HELD_ELSEWHERE: &str = "org.vmlockd1.Error.LockHeldElsewhere";
 const LEASE_REQUIRED: &str = "org.vmlockd1.Error.LeaseRequired";
@@ -101,6 +103,12 @@ impl Error {
         Self::new(NO_SUCH_LOCK, message)
     }
 
+    /// Whether it is about a name or a number of another namespace.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        self.name == FOREIGN_NAMESPACE
+    }
+
     /// The same error with more in its message.
     #[must_use]
     pub fn and(self, more: impl fmt::Display) -> Self {
@@ -139,6 +147,7 @@ impl From<service::Error> for Error {
             E::Limit { .. } | E::Keep(keep::Error::Full(_)) => Self::new(LIMITS_EXCEEDED, &error),
             E::NeedsForce { .. } | E::MoreLocks => Self::new(ACCESS_DENIED, &error),
             E::ShuttingDown | E::Cancelled(Why::Ending) => Self::new(SHUTTING_DOWN, &error),
+            E::ForeignName(_) | E::ForeignPid { .. } => Self::new(FOREIGN_NAMESPACE, &error),
             E::Silent(_) => Self::new(TIMEOUT, &error),
             E::TimedOut { .. } => Self::new(WAIT_TIMED_OUT, &error),
             E::Cancelled(_) | E::CallerGone => Self::new(WAIT_CANCELLED, &error),

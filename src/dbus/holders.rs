@@ -45,6 +45,9 @@ pub(super) async fn by_name(
     let climbs = matches!(&resource, Resource::Disk(path) if path.climbs());
     let may = (call.passes() || !climbs) && call.may(Action::AcquireByName, &details).await;
     if !may {
+        if !named.is_empty() {
+            front.service.check_unresolved(&call.caller.process, name).await?;
+        }
         return told(front, call, named).await;
     }
     let found = match resource {
@@ -52,6 +55,8 @@ pub(super) async fn by_name(
         Resource::Disk(path) => of_path(front, call, path, &named).await,
     };
     match found {
+        // What is listed by this name may be another file than the caller's.
+        Err(error) if error.is_foreign() => Err(error),
         // Root is told what is amiss, unless locks are listed by this name: then its file was
         // deleted, moved or replaced by what is no disk. Who may only name what a rule allows is
         // told of the table: what lies behind a link is none of its business.
@@ -114,7 +119,8 @@ async fn of_path(
 
 async fn of_lease(front: &Front, call: &Call<'_>, lease: LeaseName) -> Result<Vec<Facts>, Error> {
     let name = lease.as_str().to_owned();
-    let (locks, reserved, stranger) = front.service.probe_lease(lease).await?;
+    let probed = front.service.probe_lease(&call.caller.process, lease).await?;
+    let (locks, reserved, stranger) = probed;
     all(front, call, locks, Others { name, reserved, stranger, ..Others::default() }).await
 }
 

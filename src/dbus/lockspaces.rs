@@ -27,7 +27,8 @@ pub(super) async fn create(
 ) -> Result<OwnedObjectPath, Error> {
     let path = self::directory(call, directory).await?;
     let links = if call.passes() { Links::Follow } else { Links::Refuse };
-    let kind = front.service.create_lockspace(path.as_path().to_owned(), links).await?;
+    let caller = &call.caller.process;
+    let kind = front.service.create_lockspace(caller, path.as_path().to_owned(), links).await?;
     Ok(paths::lockspace(kind))
 }
 
@@ -38,7 +39,8 @@ pub(super) async fn create(
 /// `InvalidArgs`, `AccessDenied` and the like; what keeps it from being removed.
 pub(super) async fn remove(front: &Front, call: &Call<'_>, directory: &str) -> Result<(), Error> {
     let path = self::directory(call, directory).await?;
-    Ok(front.service.remove_lockspace(path.as_path().to_owned()).await?)
+    let caller = &call.caller.process;
+    Ok(front.service.remove_lockspace(caller, path.as_path().to_owned()).await?)
 }
 
 /// The name of a lease that the caller may make or remove.

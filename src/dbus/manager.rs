@@ -34,6 +34,14 @@ impl Manager {
         self.0.enter(header, MANAGER, member).await
     }
 
+    /// What would be locked for a disk.
+    async fn target_facts(&self, call: &Call<'_>, wanted: Wanted) -> Result<Facts, Error> {
+        let targets = claims::resolve(&self.0, call, [wanted]).await?;
+        let only_record = self.0.service.settings().only_record_disks;
+        let facts = targets.first().map(|target| facts::of_target(target, only_record));
+        Ok(facts.unwrap_or_default())
+    }
+
     /// The caller's own owner of that UUID, or else root's.
     fn find_owner(&self, call: &Call<'_>, uuid: &str) -> Result<OwnerId, Error> {
         if uuid.is_empty() {
@@ -124,10 +132,9 @@ impl Manager {
         pid: u32,
     ) -> Result<OwnedObjectPath, Error> {
         let call = self.enter(&header, "GetOwnerByPID").await?;
-        let pid = if pid == 0 { call.caller.pid.unwrap_or(0) } else { pid };
+        // A process that does not exist is another error than one to which no owner is bound.
+        let pid = binding::by_pid(&self.0, &call, pid).await?.pid();
         let Some(owner) = self.0.service.owner_by_pid(pid, call.uid()) else {
-            // A process that is none is another error than one that nobody is bound to.
-            Process::by_pid(pid)?;
             return Err(Error::no_such_owner(format!("no owner is bound to process {pid}")));
         };
         self.0.service.all_shown().await;
@@ -202,15 +209,25 @@ impl Manager {
         claims::ask_by_name(&self.0, &call, &resource, details).await?;
         let path = match resource {
             Resource::Lease(lease) => {
-                return Ok(facts::of_lease(&self.0.service.resolve_lease(lease).await?));
+                return Ok(facts::of_lease(
+                    &self.0.service.resolve_lease(&call.caller.process, lease).await?,
+                ));
             }
             Resource::Disk(path) => path,
         };
-        let targets = claims::resolve(&self.0, &call, [Wanted::Path(path)]).await?;
-        let Some(target) = targets.first() else {
-            return Ok(Facts::new());
-        };
-        Ok(facts::of_target(target, self.0.service.settings().only_record_disks))
+        self.target_facts(&call, Wanted::Path(path)).await
+    }
+
+    #[zbus(out_args("resolution"))]
+    async fn resolve_file(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        file: zbus::OwnedFd,
+        options: Raw,
+    ) -> Result<Facts, Error> {
+        let call = self.enter(&header, "ResolveFile").await?;
+        Options::none(options)?;
+        self.target_facts(&call, Wanted::File(file.into())).await
     }
 
     #[zbus(out_args("lockspace"))]
@@ -245,7 +262,7 @@ impl Manager {
         let call = self.enter(&header, "CreateLease").await?;
         Options::none(options)?;
         let name = lockspaces::lease(&call, &lease).await?;
-        Ok(self.0.service.create_lease(name, call.uid()).await?)
+        Ok(self.0.service.create_lease(&call.caller.process, name).await?)
     }
 
     async fn remove_lease(
@@ -257,7 +274,7 @@ impl Manager {
         let call = self.enter(&header, "RemoveLease").await?;
         Options::none(options)?;
         let name = lockspaces::lease(&call, &lease).await?;
-        Ok(self.0.service.remove_lease(name, call.uid()).await?)
+        Ok(self.0.service.remove_lease(&call.caller.process, name).await?)
     }
 
     #[zbus(out_args("metrics"))]

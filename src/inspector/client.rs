@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,15 +15,18 @@ use super::skip::Skipped;
 use super::{Answer, Asker, Error, Question, Reply, Request};
 use crate::lock::fdinfo::{Found, Search};
 use crate::lock::process::Process;
+use crate::lock::view::{Look, Numbered, View};
 
 /// How many workers there may be, hung ones included.
 pub const WORKERS: usize = 8;
 /// How many of them are reserved for root, libvirt's front and the service itself.
 const RESERVED: usize = 2;
 /// How many workers wait for the next question.
-const IDLE: usize = 1;
+const IDLE: usize = 2;
 /// After how long without a step a worker counts as hung.
 const HANGS: Duration = Duration::from_millis(100);
+/// The same for one that looks names up in file systems, which may be slow.
+const LOOKUP_HANGS: Duration = Duration::from_secs(1);
 /// How often a worker's steps are looked at, and how long another asker waits before it looks again
 /// whether there is room.
 const LOOK: Duration = Duration::from_millis(20);
@@ -99,6 +103,36 @@ impl Inspector {
         }
     }
 
+    /// Looks names up as another process does. Blocks until the deadline at most.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub fn look(&self, asker: Asker, look: Look, patience: Duration) -> Result<View, Error> {
+        match self.ask(asker, Question::Look(look), patience)?.answer {
+            Answer::View(view) => Ok(view),
+            answer => Err(unfit(answer)),
+        }
+    }
+
+    /// Finds the process that has a number for another process. Blocks until the deadline at most.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub fn numbered(
+        &self,
+        asker: Asker,
+        wanted: Numbered,
+        patience: Duration,
+    ) -> Result<Option<OwnedFd>, Error> {
+        let Reply { answer, fd } = self.ask(asker, Question::Numbered(wanted), patience)?;
+        match answer {
+            Answer::Numbered(_) => Ok(fd),
+            answer => Err(unfit(answer)),
+        }
+    }
+
     /// Starts the worker that answers the first question, so that the question need not wait for it.
     /// Blocks until it is up.
     pub fn prepare(&self) {
@@ -163,7 +197,11 @@ impl Inspector {
                 None => start.worker().map_err(Error::Start),
             };
             let mut hand = asked?;
-            match hand.ask(&request, until, HANGS, LOOK) {
+            let hangs = match request.question {
+                Question::Look(_) => LOOKUP_HANGS,
+                _ => HANGS,
+            };
+            match hand.ask(&request, until, hangs, LOOK) {
                 Heard::Reply(reply) => {
                     self.back(hand);
                     return Ok(reply);
@@ -279,7 +317,7 @@ impl Drop for Turn<'_> {
 fn unfit(answer: Answer) -> Error {
     match answer {
         Answer::Failed(why) => Error::Worker(why),
-        Answer::Found(_) | Answer::Described(_) => {
+        Answer::Found(_) | Answer::Described(_) | Answer::View(_) | Answer::Numbered(_) => {
             Error::Worker("the answer is to another question".to_owned())
         }
     }

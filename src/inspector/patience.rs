@@ -20,6 +20,14 @@ pub fn question() -> Duration {
     or_as_told(Duration::from_secs(2))
 }
 
+/// For what a caller sees, without which a name that it sends is refused. It is long, since a name
+/// that is refused may keep a virtual machine from starting, and only callers of one user wait for each
+/// other.
+#[must_use]
+pub fn view() -> Duration {
+    Duration::from_secs(5)
+}
+
 /// In a build for tests, `$VMLOCKD_INSPECTOR_MS` replaces all of these, so that a test of what is
 /// named does not depend on the load of the machine.
 #[cfg(debug_assertions)]

@@ -141,12 +141,12 @@ fn start_of(folder: BorrowedFd<'_>) -> Option<u64> {
     ticks.checked_mul(1_000_000)?.checked_div(second)
 }
 
-fn open_folder(at: impl AsFd, path: impl rustix::path::Arg) -> Option<OwnedFd> {
+pub(super) fn open_folder(at: impl AsFd, path: impl rustix::path::Arg) -> Option<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(at, path, flags, Permissions::empty()).ok()
 }
 
-fn open_file(at: BorrowedFd<'_>, path: impl rustix::path::Arg) -> Option<File> {
+pub(super) fn open_file(at: BorrowedFd<'_>, path: impl rustix::path::Arg) -> Option<File> {
     openat(at, path, OFlags::RDONLY | OFlags::CLOEXEC, Permissions::empty()).ok().map(File::from)
 }
 

@@ -11,6 +11,7 @@ use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use super::channel::{receive, send};
 use super::describe::describe;
 use super::position::Position;
+use super::view::{look, numbered};
 use super::walk::{Selection, search};
 use super::{Answer, Hello, Question, Reply, Request, VERSION};
 
@@ -63,6 +64,11 @@ pub(super) fn answer(request: &Request, position: &Position) -> Reply {
         Question::Describe(pids) => {
             let describe = |pid: &u32| selection.has(*pid).then(|| describe(*pid, position))?;
             Answer::Described(pids.iter().map(describe).collect()).into()
+        }
+        Question::Look(wanted) => Answer::View(look(wanted, &selection, *service, position)).into(),
+        Question::Numbered(wanted) => {
+            let fd = numbered(*wanted, &selection, position);
+            Reply { answer: Answer::Numbered(fd.is_some()), fd }
         }
     }
 }

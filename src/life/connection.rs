@@ -9,7 +9,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::socket::{
+    getsockopt,
+    sockopt::{PeerCredentials, PeerPidfd},
+};
 use nix::sys::stat::{SFlag, fstat};
 use rustix::net::{Shutdown, shutdown};
 
@@ -61,6 +64,12 @@ impl Connection {
         let seen = getsockopt(&self.0, PeerCredentials).map_err(io::Error::from);
         let seen = seen.map_err(Error::system("asking who opened a connection"))?;
         Ok(Peer { pid: u32::try_from(seen.pid()).unwrap_or(0), uid: seen.uid() })
+    }
+
+    /// The process that opened it (`SO_PEERPIDFD`, Linux 6.5); `None` where the kernel does not tell.
+    #[must_use]
+    pub fn peer_process(&self) -> Option<OwnedFd> {
+        getsockopt(&self.0, PeerPidfd).ok()
     }
 
     /// Ends it for the other side, whatever copies of our end exist. Of one that has ended already

@@ -26,6 +26,13 @@ pub struct Known {
     pub inode: u64,
 }
 
+/// Opens the process that has a number now; `None` where there is none, or no descriptor is left.
+#[must_use]
+pub fn open(pid: u32) -> Option<OwnedFd> {
+    let number = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+    pidfd_open(number, PidfdFlags::empty()).ok()
+}
+
 /// A watched process.
 #[derive(Debug)]
 pub struct Process {

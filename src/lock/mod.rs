@@ -56,6 +56,7 @@ pub mod take;
 mod tool;
 pub mod trial;
 pub mod verdict;
+pub mod view;
 pub mod way;
 pub mod work;
 

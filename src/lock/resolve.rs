@@ -20,6 +20,7 @@ use super::record::Want;
 use super::resource::DiskPath;
 use super::stack;
 use super::sysfs::Sysfs;
+use super::view::FileId;
 use super::work::{Asked, Work};
 
 /// What a caller says: a name or an open file.
@@ -104,6 +105,12 @@ impl Target {
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
+    }
+
+    /// Returns what tells whether another name leads to the same file.
+    #[must_use]
+    pub fn file_id(&self) -> FileId {
+        FileId::of(&self.stat)
     }
 
     /// Whether its path still leads to this disk. True for a disk without a path.

@@ -298,8 +298,10 @@ impl Request {
     fn tell(&mut self, mut entry: Entry) -> Result<Came, Error> {
         let service = self.service.clone();
         for ask in std::mem::take(&mut self.asks) {
-            self.lookups.push(ask.disk.lookup());
-            self.goals.push(Arc::new(ask.disk.find(&service)?));
+            let named = self.lookups.push(&ask);
+            let goal = ask.disk.find(&service);
+            let goal = goal.map_err(|error| service.explain_missing(named, error))?;
+            self.goals.push(Arc::new(goal));
         }
         if let Some(Opened { owner, names, anchors }) = self.opened.as_ref().filter(|_| !self.noted)
         {
@@ -309,6 +311,8 @@ impl Request {
         }
         if entry.ticket().is_some() {
             self.renew(&entry)?;
+        } else {
+            self.lookups.prove(&service, &mut self.goals)?;
         }
         if let Some((granted, shown)) = self.adopt()? {
             return Ok(Came::Through(granted, shown));

@@ -1,5 +1,8 @@
 //! What an owner asks for, as far as it is known.
 
+use std::sync::Arc;
+
+use super::views::{CallerProcess, Named, named_disk, named_lease};
 use super::{Error, Service};
 use crate::lock::in_use::InUse;
 use crate::lock::key::Key;
@@ -21,6 +24,23 @@ pub struct Ask {
     pub with_lease: bool,
     /// What becomes of a disk that this host uses itself.
     pub in_use: InUse,
+    /// The process that has named it, where it came by name: the name has to lead to the same file for
+    /// that process and for the service.
+    pub named_by: Option<Arc<CallerProcess>>,
+}
+
+impl Ask {
+    /// Returns the name that has to be proven.
+    pub(super) fn named(&self) -> Option<Named> {
+        let by = self.named_by.as_ref()?;
+        match &self.disk {
+            Disk::Wanted(resolve) => named_disk(by, resolve),
+            Disk::Found(_, lookup) => named_disk(by, lookup.as_deref()?),
+            Disk::Lease(name) => Some(named_lease(by, name)),
+            // Found by the one who asks, or by this service before.
+            Disk::Key(_) | Disk::Remembered(_) => None,
+        }
+    }
 }
 
 /// A disk, as far as it is known.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::lanes::Silent;
 use super::wait::Why;
 use crate::lock::holder::{Refusal, Stranger};
+use crate::lock::view::ForeignName;
 use crate::{keep, life, lock};
 
 /// Everything that floor 2 refuses or fails at.
@@ -34,6 +35,23 @@ pub enum Error {
         message: String,
         /// The same as data.
         stranger: Box<Stranger>,
+    },
+    /// A name that is not proven to lead to the same file for the caller and for the service.
+    #[error(transparent)]
+    ForeignName(#[from] ForeignName),
+    /// A process number of another pid namespace.
+    #[error(
+        "process number {pid} is one of the pid namespace of the caller (pid {caller}), and cannot be \
+         translated: {why}; pass a process descriptor instead (BindProcess, or option 'process' of \
+         OpenOwner)"
+    )]
+    ForeignPid {
+        /// The number.
+        pid: u32,
+        /// The caller's process.
+        caller: u32,
+        /// The cause.
+        why: String,
     },
     /// What was waited for did not become free in time.
     #[error("waited {} in vain{}", spoken(*waited), last.as_ref().map(|last| format!(": {last}")).unwrap_or_default())]

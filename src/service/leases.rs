@@ -4,8 +4,11 @@
 //! makes none, since a misspelt name would protect nothing. Its lockspace is opened anew where its path
 //! leads to another directory by now, as shared storage that was mounted since does.
 
+use std::sync::Arc;
+
 use super::lockspaces::no_such;
 use super::refusals::told;
+use super::views::{CallerProcess, named_lease};
 use super::{Error, Service};
 use crate::inspector::Asker;
 use crate::lock::holder::{Holder, Stranger};
@@ -31,13 +34,29 @@ impl Service {
         Ok(Key::new(there, name.key(), false)?.for_one_mode())
     }
 
+    /// The same, where the directory of the lease has to be the same for its caller. For a storage
+    /// thread.
+    fn find_lease_for(&self, caller: &Arc<CallerProcess>, name: &LeaseName) -> Result<Key, Error> {
+        let named = named_lease(caller, name);
+        let key = self.find_lease(name);
+        let key = key.map_err(|error| self.explain_missing(Some(&named), error))?;
+        if let Some(directory) = key.lockspace().directory() {
+            self.check_lockspace(caller, name.directory(), directory)?;
+        }
+        Ok(key)
+    }
+
     /// What a lease of that name is. It has to be there.
     ///
     /// # Errors
     ///
     /// As for [`Self::find_lease`]; [`lock::Error::Missing`].
-    pub async fn resolve_lease(&self, name: LeaseName) -> Result<Key, Error> {
-        let find = Find { service: self.clone(), name };
+    pub async fn resolve_lease(
+        &self,
+        caller: &Arc<CallerProcess>,
+        name: LeaseName,
+    ) -> Result<Key, Error> {
+        let find = Find { service: self.clone(), caller: Arc::clone(caller), name };
         self.storage().run(find).await?
     }
 
@@ -49,9 +68,10 @@ impl Service {
     /// As for [`Self::resolve_lease`].
     pub async fn probe_lease(
         &self,
+        caller: &Arc<CallerProcess>,
         name: LeaseName,
     ) -> Result<(Vec<Lock>, Vec<Holder>, Option<Stranger>), Error> {
-        let key = self.resolve_lease(name).await?;
+        let key = self.resolve_lease(caller, name).await?;
         let locks = self.locks_on(key.identity(), &[]);
         if !locks.is_empty() {
             return Ok((locks, Vec::new(), None));
@@ -66,9 +86,13 @@ impl Service {
     /// # Errors
     ///
     /// As for [`Self::find_lease`]; [`lock::Error::Configured`], and what making the file says.
-    pub async fn create_lease(&self, name: LeaseName, uid: u32) -> Result<(), Error> {
-        let asker = Asker::User(uid);
-        let deed = Deed { service: self.clone(), name, tend: Tend::Make, asker };
+    pub async fn create_lease(
+        &self,
+        caller: &Arc<CallerProcess>,
+        name: LeaseName,
+    ) -> Result<(), Error> {
+        let caller = Arc::clone(caller);
+        let deed = Deed { service: self.clone(), caller, name, tend: Tend::Make };
         self.storage().run(deed).await?
     }
 
@@ -78,15 +102,20 @@ impl Service {
     ///
     /// As for [`Self::resolve_lease`]; [`lock::Error::Configured`]; [`Error::Held`],
     /// [`Error::HeldElsewhere`]; [`lock::Error::NotLockable`] for a file that is not empty.
-    pub async fn remove_lease(&self, name: LeaseName, uid: u32) -> Result<(), Error> {
-        let asker = Asker::User(uid);
-        let deed = Deed { service: self.clone(), name, tend: Tend::Remove, asker };
+    pub async fn remove_lease(
+        &self,
+        caller: &Arc<CallerProcess>,
+        name: LeaseName,
+    ) -> Result<(), Error> {
+        let caller = Arc::clone(caller);
+        let deed = Deed { service: self.clone(), caller, name, tend: Tend::Remove };
         self.storage().run(deed).await?
     }
 }
 
 struct Find {
     service: Service,
+    caller: Arc<CallerProcess>,
     name: LeaseName,
 }
 
@@ -94,7 +123,7 @@ impl Work for Find {
     type Answer = Result<Key, Error>;
 
     fn perform(self) -> Self::Answer {
-        let key = self.service.find_lease(&self.name)?;
+        let key = self.service.find_lease_for(&self.caller, &self.name)?;
         key.find_file()?;
         Ok(key)
     }
@@ -102,17 +131,18 @@ impl Work for Find {
 
 struct Deed {
     service: Service,
+    caller: Arc<CallerProcess>,
     name: LeaseName,
     tend: fn(Key) -> Tend,
-    asker: Asker,
 }
 
 impl Work for Deed {
     type Answer = Result<(), Error>;
 
     fn perform(self) -> Self::Answer {
-        let Self { service, name, tend, asker } = self;
-        let key = service.find_lease(&name)?;
+        let Self { service, caller, name, tend } = self;
+        let asker = Asker::User(caller.uid());
+        let key = service.find_lease_for(&caller, &name)?;
         if key.lockspace().kind() == LockspaceKind::File {
             // What is in there comes and goes with the locks on disks.
             return Err(lock::Error::Configured(shown_path(name.directory())).into());

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::limits::within;
 use super::refusals::told;
 use super::state::State;
+use super::views::CallerProcess;
 use super::{Error, Service, Shown};
 use crate::lock::directory::Directory;
 use crate::lock::lockspace::{Lockspace, LockspaceKind};
@@ -45,10 +46,12 @@ impl Service {
     /// As for [`Self::make_lockspace`].
     pub async fn create_lockspace(
         &self,
+        caller: &Arc<CallerProcess>,
         directory: PathBuf,
         links: Links,
     ) -> Result<LockspaceKind, Error> {
-        let create = Create { service: self.clone(), directory, links };
+        let caller = Arc::clone(caller);
+        let create = Create { service: self.clone(), caller, directory, links };
         let (kind, shown) = self.storage().run(create).await??;
         shown.wait().await;
         Ok(kind)
@@ -62,8 +65,12 @@ impl Service {
     /// [`lock::Error::NoSuchLockspace`], [`lock::Error::Configured`]; [`Error::Held`] and
     /// [`lock::Error::LockspaceInUse`]; [`lock::Error::System`] where it is not empty, or can't be
     /// removed; [`Error::Keep`].
-    pub async fn remove_lockspace(&self, directory: PathBuf) -> Result<(), Error> {
-        let remove = Remove { service: self.clone(), directory };
+    pub async fn remove_lockspace(
+        &self,
+        caller: &Arc<CallerProcess>,
+        directory: PathBuf,
+    ) -> Result<(), Error> {
+        let remove = Remove { service: self.clone(), caller: Arc::clone(caller), directory };
         self.storage().run(remove).await??.wait().await;
         Ok(())
     }
@@ -236,6 +243,7 @@ impl State {
 
 struct Create {
     service: Service,
+    caller: Arc<CallerProcess>,
     directory: PathBuf,
     links: Links,
 }
@@ -248,6 +256,7 @@ impl Work for Create {
     }
 
     fn perform(self) -> Self::Answer {
+        self.service.check_directory(&self.caller, &self.directory, self.links)?;
         let made = self.service.make_lockspace(&self.directory, self.links);
         made.map(|(lockspace, shown)| (lockspace.kind(), shown))
     }
@@ -255,6 +264,7 @@ impl Work for Create {
 
 struct Remove {
     service: Service,
+    caller: Arc<CallerProcess>,
     directory: PathBuf,
 }
 
@@ -266,6 +276,7 @@ impl Work for Remove {
     }
 
     fn perform(self) -> Self::Answer {
+        self.service.check_directory(&self.caller, &self.directory, Links::Follow)?;
         self.service.take_lockspace_away(&self.directory).map_err(told)
     }
 }

@@ -7,29 +7,42 @@
 
 use std::sync::Arc;
 
-use super::ask::Disk;
+use super::ask::{Ask, Disk};
+use super::views::Named;
 use super::{Error, Service};
+use crate::lock;
 use crate::lock::resolve::Resolve;
 use crate::lock::take::Goal;
 use crate::lock::work::{Asked, Work};
 
-/// The lookups of a request, in its order; none for what has no name.
+/// How often names are looked up again that are given to other disks meanwhile.
+const RENEWALS: usize = 4;
+
+/// The lookups of a request, in its order.
 #[derive(Debug, Default)]
-pub(super) struct Lookups(Vec<Option<Resolve>>);
+pub(super) struct Lookups {
+    /// None for what has no name.
+    resolves: Vec<Option<Resolve>>,
+    /// The names that have to lead to the same files for the caller.
+    names: Vec<Option<Named>>,
+}
 
 impl Lookups {
-    pub(super) fn push(&mut self, lookup: Option<Resolve>) {
-        self.0.push(lookup);
+    /// Adds the lookup of one resource. Returns its name.
+    pub(super) fn push(&mut self, ask: &Ask) -> Option<&Named> {
+        self.resolves.push(ask.disk.lookup());
+        self.names.push(ask.named());
+        self.names.last().and_then(Option::as_ref)
     }
 
     /// Whether there are none.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.iter().all(Option::is_none)
+        self.resolves.iter().all(Option::is_none)
     }
 
     /// What has to be asked to look the names up.
     pub(super) fn asks(&self) -> impl Iterator<Item = Asked<'_>> {
-        self.0.iter().flatten().flat_map(Work::asks)
+        self.resolves.iter().flatten().flat_map(Work::asks)
     }
 
     /// Looks up again what is not there any more by its name. Returns whether a name leads to
@@ -37,17 +50,44 @@ impl Lookups {
     ///
     /// # Errors
     ///
-    /// What resolving fails with: [`crate::lock::Error::Missing`] for a name that leads nowhere.
+    /// What resolving fails with: [`lock::Error::Missing`] for a name that leads nowhere; and those of
+    /// [`Self::prove`].
     pub(super) fn renew(&self, service: &Service, goals: &mut [Arc<Goal>]) -> Result<bool, Error> {
+        let changed = self.look_up(service, goals)?;
+        Ok(self.prove(service, goals)? || changed)
+    }
+
+    /// Checks that each name leads to the same file for the caller. Returns whether a name leads to
+    /// another disk by now. For a storage thread.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ForeignName`], and what resolving fails with.
+    pub(super) fn prove(&self, service: &Service, goals: &mut [Arc<Goal>]) -> Result<bool, Error> {
         let mut changed = false;
-        for (goal, lookup) in goals.iter_mut().zip(&self.0) {
+        for _ in 0..RENEWALS {
+            match service.prove(goals, &self.names) {
+                Err(Error::Lock(lock::Error::Changed(_))) if !self.is_empty() => {
+                    changed |= self.look_up(service, goals)?;
+                }
+                proven => return proven.map(|()| changed),
+            }
+        }
+        service.prove(goals, &self.names).map(|()| changed)
+    }
+
+    fn look_up(&self, service: &Service, goals: &mut [Arc<Goal>]) -> Result<bool, Error> {
+        let mut changed = false;
+        for ((goal, lookup), named) in goals.iter_mut().zip(&self.resolves).zip(&self.names) {
             let (Goal::Disk(target), Some(lookup)) = (&**goal, lookup) else { continue };
             // A name that can't be looked up is looked up once more, to tell why.
             if target.is_named().unwrap_or(false) && target.lies_as_found().unwrap_or(false) {
                 continue;
             }
             let Some(lookup) = lookup.again() else { continue };
-            *goal = Arc::new(Disk::Wanted(lookup).find(service)?);
+            let found = Disk::Wanted(lookup).find(service);
+            let found = found.map_err(|error| service.explain_missing(named.as_ref(), error))?;
+            *goal = Arc::new(found);
             changed = true;
         }
         Ok(changed)
@@ -55,7 +95,7 @@ impl Lookups {
 
     /// Returns a check whether all names lead where they led.
     pub(super) fn check(&self, goals: &[Arc<Goal>]) -> Option<CheckNames> {
-        let named = goals.iter().zip(&self.0).filter(|(_, lookup)| lookup.is_some());
+        let named = goals.iter().zip(&self.resolves).filter(|(_, lookup)| lookup.is_some());
         let named: Vec<Arc<Goal>> = named.map(|(goal, _)| Arc::clone(goal)).collect();
         (!named.is_empty()).then_some(CheckNames(named))
     }

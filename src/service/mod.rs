@@ -49,6 +49,7 @@ pub mod storage;
 mod suspend;
 mod user;
 mod verify;
+mod views;
 mod wait;
 mod waits;
 
@@ -78,6 +79,7 @@ pub use settings::Settings;
 use sighting::Sightings;
 use state::{Locked, State};
 use storage::Storage;
+pub use views::{CallerProcess, ResolveFor};
 pub use wait::{Granted, Presence, Wait, Why};
 
 /// A handle on the service.

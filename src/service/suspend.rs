@@ -68,7 +68,7 @@ impl Service {
             let mode = want.mode;
             // It held that before.
             let (disk, in_use) = (Disk::Remembered(Box::new(want)), InUse::Allowed);
-            Ask { disk, mode, in_use, with_lease: false }
+            Ask { disk, mode, in_use, with_lease: false, named_by: None }
         });
         let request = Request::new(self, id, asks.collect(), Again::Same).resuming();
         self.persist(request, Some(turn), wait).await

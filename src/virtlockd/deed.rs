@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
@@ -20,11 +21,12 @@ use crate::lock::resource::DiskPath;
 use crate::lock::take::Tend;
 use crate::lock::work::{Asked as Dependence, Work as _};
 use crate::lock::{self, Mode, OwnerId};
-use crate::service::{Ask, Disk, Error, Service, Shown};
+use crate::service::{Ask, CallerProcess, Disk, Error, Service, Shown};
 
 /// The deeds, done to a service.
 pub(super) struct Deed<'s> {
     service: &'s Service,
+    caller: &'s Arc<CallerProcess>,
 }
 
 fn invalid(text: impl AsRef<str>) -> Fault {
@@ -48,8 +50,8 @@ fn directory(path: &[u8]) -> Result<PathBuf, Fault> {
 }
 
 impl<'s> Deed<'s> {
-    pub(super) fn of(service: &'s Service) -> Self {
-        Self { service }
+    pub(super) fn of(service: &'s Service, caller: &'s Arc<CallerProcess>) -> Self {
+        Self { service, caller }
     }
 
     /// What is asked for, not looked at yet. The rules of the configuration are for others:
@@ -62,11 +64,12 @@ impl<'s> Deed<'s> {
             let (wanted, naming) = (Wanted::Path(path), Naming::Direct);
             // Nothing is created, whatever the flags say: a disk that is not there is none.
             let disk = Disk::Wanted(Resolve { wanted, naming, links: Links::Follow });
-            return Ok(Ask { disk, mode, in_use: InUse::Allowed, with_lease: false });
+            let (in_use, named_by) = (InUse::Allowed, Some(Arc::clone(self.caller)));
+            return Ok(Ask { disk, mode, in_use, with_lease: false, named_by });
         }
         let fleeting = flags & acquire::CREATE != 0;
         let disk = Disk::Key(self.key(lockspace, name, fleeting)?);
-        Ok(Ask { disk, mode, in_use: InUse::Allowed, with_lease: false })
+        Ok(Ask { disk, mode, in_use: InUse::Allowed, with_lease: false, named_by: None })
     }
 
     fn lockspace(&self, path: &[u8]) -> Result<Lockspace, Fault> {
@@ -84,6 +87,10 @@ impl<'s> Deed<'s> {
             storage.admit_here(&there.asks().into_iter().collect::<Vec<_>>()).map_err(refused)?;
         // Its storage may have been mounted since; what lies beneath would protect nothing.
         let there = self.service.renew_lockspace(there).map_err(refused)?;
+        if let Some(directory) = there.directory() {
+            let name = Path::new(OsStr::from_bytes(lockspace));
+            self.service.check_lockspace(self.caller, name, directory).map_err(refused)?;
+        }
         Key::new(there, text, fleeting).map_err(|error| refused(error.into()))
     }
 
@@ -132,6 +139,9 @@ impl<'s> Deed<'s> {
         let _passes = storage
             .admit_here(&[Dependence::path(&directory)])
             .map_err(|silent| Fault::of_lockspace(&silent, path))?;
+        self.service
+            .check_directory(self.caller, &directory, Links::Follow)
+            .map_err(|error| Fault::of_lockspace(&error, path))?;
         let made = self.service.make_lockspace(&directory, Links::Follow);
         made.map(drop).map_err(|error| {
             // Through links, too: what counts is what is there.

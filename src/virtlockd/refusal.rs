@@ -22,8 +22,12 @@ impl Fault {
                 Self::locked(what.name, Some(&holder(message, &what.resource())))
             }
             Error::Lock(error) => Self::of_file(error, what, create),
-            Error::Life(life::Error::NoSuchProcess(_) | life::Error::Ended) => {
+            Error::Life(life::Error::NoSuchProcess(_) | life::Error::Ended)
+            | Error::ForeignPid { .. } => {
                 Self::new(Code::OperationInvalid, Domain::Rpc, error.to_string())
+            }
+            Error::ForeignName(_) => {
+                Self::new(Code::OperationInvalid, Domain::Lockspace, error.to_string())
             }
             Error::Silent(_) => Self::new(Code::System, Domain::Lockspace, error.to_string()),
             error => Self::new(Code::Internal, Domain::Rpc, error.to_string()),

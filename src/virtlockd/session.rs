@@ -3,6 +3,7 @@
 //! The order of the checks is virtlockd's (`src/locking/lock_daemon_dispatch.c`): flags, then
 //! whether the connection is restricted, then whether it has registered.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use super::call::{self, Call, Undecodable};
@@ -15,7 +16,7 @@ use crate::life::Connection;
 use crate::life::connection::Peer;
 use crate::lock::owner::{AnchorId, shown_name};
 use crate::lock::{self, OwnerId};
-use crate::service::{Error, Machine, Service, Shown};
+use crate::service::{CallerProcess, Error, Machine, Service, Shown};
 
 /// How often an owner is looked for anew that has ended meanwhile: with each of its other connections
 /// that closes, one that holds nothing may.
@@ -29,6 +30,8 @@ pub(super) struct Session {
     service: Service,
     connection: Arc<Connection>,
     peer: Peer,
+    /// The process that opened the connection, and what it sees, once that matters.
+    caller: OnceCell<Arc<CallerProcess>>,
     /// The machine in whose name it speaks.
     registered: Option<Registered>,
     /// It may ask for nothing any more.
@@ -72,7 +75,17 @@ impl Session {
     pub(super) fn new(service: Service, connection: Arc<Connection>, peer: Peer) -> Self {
         let (registered, restricted, keeps, kept) = (None, false, None, Kept::No);
         let unsaid = Vec::new();
-        Self { service, connection, peer, registered, restricted, keeps, kept, unsaid }
+        Self {
+            service,
+            connection,
+            peer,
+            caller: OnceCell::new(),
+            registered,
+            restricted,
+            keeps,
+            kept,
+            unsaid,
+        }
     }
 
     /// One that has outlived a restart of the service: it had said all it may.
@@ -186,20 +199,16 @@ impl Session {
         match *call {
             Call::Register { uuid, name, id, pid, .. } => self.register(uuid, name, id, pid),
             // libvirt names its lockspaces before it speaks for any machine.
-            Call::CreateLockspace { path } => Deed::of(&self.service).make_lockspace(path),
+            Call::CreateLockspace { path } => self.deed().make_lockspace(path),
             _ if self.registered.is_none() => Err(Fault::unregistered()),
             Call::Restrict { .. } => {
                 self.restricted = true;
                 self.keep();
                 Ok(())
             }
-            Call::NewLockspace { path, .. } => Deed::of(&self.service).make_new_lockspace(path),
-            Call::CreateResource { lockspace, name, .. } => {
-                Deed::of(&self.service).create(lockspace, name)
-            }
-            Call::DeleteResource { lockspace, name, .. } => {
-                Deed::of(&self.service).delete(lockspace, name)
-            }
+            Call::NewLockspace { path, .. } => self.deed().make_new_lockspace(path),
+            Call::CreateResource { lockspace, name, .. } => self.deed().create(lockspace, name),
+            Call::DeleteResource { lockspace, name, .. } => self.deed().delete(lockspace, name),
             Call::AcquireResource { lockspace, name, flags } => {
                 self.acquire(lockspace, name, flags)
             }
@@ -216,6 +225,7 @@ impl Session {
             let text = "the UUID of a machine must not be zero";
             return Err(Fault::new(Code::InvalidArgument, Domain::Rpc, text));
         }
+        let pid = self.translated(pid)?;
         let machine = Machine { uid: self.peer.uid, uuid, name: shown_name(name, uuid), pid };
         // It speaks for another machine from now on, and is that one's.
         self.end();
@@ -225,6 +235,30 @@ impl Session {
             self.owner()?;
         }
         Ok(())
+    }
+
+    /// The number that a process has here, by that which it has for the client. The client's own
+    /// process needs no question, and has no other number here than the one that the kernel tells.
+    fn translated(&self, pid: u32) -> Result<u32, Fault> {
+        if pid == 0 || pid == self.peer.pid {
+            return Ok(pid);
+        }
+        // Whether there is one is not asked, as virtlockd does not.
+        match self.service.translate_pid(self.caller(), pid) {
+            Ok(None) => Ok(pid),
+            Ok(Some(process)) => Ok(process.pid()),
+            Err(error) => Err(Fault::of(&error, NOTHING, false)),
+        }
+    }
+
+    fn caller(&self) -> &Arc<CallerProcess> {
+        let Peer { uid, pid } = self.peer;
+        let of_peer = || Arc::new(CallerProcess::of_peer(&self.connection, uid, pid));
+        self.caller.get_or_init(of_peer)
+    }
+
+    fn deed(&self) -> Deed<'_> {
+        Deed::of(&self.service, self.caller())
     }
 
     /// The owner for which this connection speaks.
@@ -259,7 +293,7 @@ impl Session {
 
     fn acquire(&mut self, lockspace: &[u8], name: &[u8], flags: u32) -> Result<(), Fault> {
         for left in (0..TRIES).rev() {
-            let ask = Deed::of(&self.service).ask(lockspace, name, flags)?;
+            let ask = self.deed().ask(lockspace, name, flags)?;
             let owner = self.owner()?;
             match self.service.acquire_counted(owner, ask) {
                 Err(Error::Lock(lock::Error::NoSuchOwner(_))) if left > 0 => self.forget_owner(),
@@ -288,7 +322,7 @@ impl Session {
         let Some(registered) = &self.registered else { return Err(Fault::unregistered()) };
         let machine = &registered.machine;
         let owner = registered.owner.or_else(|| self.service.enrolled(machine));
-        let shown = Deed::of(&self.service).release(owner, machine.pid, lockspace, name)?;
+        let shown = self.deed().release(owner, machine.pid, lockspace, name)?;
         self.unsaid.push(shown);
         Ok(())
     }

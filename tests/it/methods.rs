@@ -131,6 +131,7 @@ pub(crate) fn all(subject: &Subject<'_>) -> Vec<Method> {
         manager("FindHolders", vec![Variant::from(disk_name.to_owned())]),
         manager("FindHoldersOfFile", vec![file()]),
         manager("Resolve", vec![Variant::from(disk_name.to_owned())]),
+        manager("ResolveFile", vec![file()]),
         manager("CreateLockspace", vec![lockspace()]),
         manager("CreateLease", vec![lease()]),
         manager("RemoveLease", vec![lease()]),

@@ -1,3 +1,19 @@
 //! Callers in namespaces of their own: what they name, and who they are, is theirs.
 
+mod mount;
+mod pids;
+mod root;
+mod rpc;
+mod scene;
+mod session;
 mod user;
+mod wait;
+
+use crate::machine::Refused;
+
+/// Checks that a request was refused since its name or number is another namespace's.
+#[track_caller]
+fn assert_foreign(refused: &Refused, words: &str) {
+    assert_eq!(refused.name, "ForeignNamespace", "{refused:?}");
+    assert!(refused.message.contains(words), "{words}: {refused:?}");
+}

@@ -26,7 +26,7 @@ fn none() -> Options<'static> {
 }
 
 /// The reasons with which locks are released, as they come.
-async fn releases(manager: &ManagerProxy<'static>) -> impl AsyncFnMut() -> String {
+pub(crate) async fn releases(manager: &ManagerProxy<'static>) -> impl AsyncFnMut() -> String {
     let mut stream = manager.receive_lock_released().await.unwrap();
     async move || {
         let told = within("a release", stream.next()).await.unwrap();

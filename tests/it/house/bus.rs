@@ -11,7 +11,7 @@ use std::{
 use zbus::{Connection, connection};
 
 use super::{
-    NAME, NameWatch, broker,
+    Connector, NAME, NameWatch, broker,
     process::{Process, mortal},
     user::{self, Account, ROOT},
     within,
@@ -42,6 +42,8 @@ pub(crate) struct Bus {
     program: Program,
     /// The program, and what it logs to if not to standard error. None while the bus is down.
     running: Mutex<Option<(Process, Option<broker::Journal>)>>,
+    /// The processes that have connected to it for the test.
+    connectors: Mutex<Vec<Connector>>,
 }
 
 impl std::fmt::Debug for Bus {
@@ -74,7 +76,8 @@ impl Bus {
             let text = format!("[D-BUS Service]\nName={name}\nExec={exec}\nUser=root\n");
             fs::write(dir.join(format!("services/{name}.service")), text).expect("a service file");
         }
-        let bus = Bus { dir: dir.to_owned(), program, running: Mutex::default() };
+        let (running, connectors) = (Mutex::default(), Mutex::default());
+        let bus = Bus { dir: dir.to_owned(), program, running, connectors };
         fs::write(bus.config(), bus.configuration()).expect("a configuration for the bus");
         if let Program::Daemon { account: Some(Account { uid, gid }) } = bus.program {
             chown(dir, Some(uid), Some(gid)).expect("root can give a directory away");
@@ -147,7 +150,18 @@ impl Bus {
 
     /// The same, where being turned away is what is expected.
     pub(crate) async fn try_connection_as(&self, uid: u32) -> zbus::Result<Connection> {
-        connect(self.socket(), uid).await
+        // A user's own instance looks at the processes of that user, and this process is root's.
+        let Program::Daemon { account: Some(account) } = &self.program else {
+            return connect(self.socket(), uid).await;
+        };
+        if uid == ROOT || uid != account.uid {
+            return connect(self.socket(), uid).await;
+        }
+        let (log, account) = (self.dir.join("connector.log"), *account);
+        let (connector, stream) = Connector::start(&["env"], Some(account), &self.socket(), &log);
+        self.connectors.lock().unwrap().push(connector);
+        let builder = connection::Builder::unix_stream(stream).user_id(uid);
+        within("an answer to Hello", builder.build()).await
     }
 
     /// Follows the owner of the service's name.

@@ -89,7 +89,7 @@ impl Scene {
         };
         let resolve = Resolve { wanted, naming: Naming::Direct, links: Links::Follow };
         let (disk, mode) = (Asked::Wanted(resolve), wish.mode);
-        Ask { disk, mode, with_lease: false, in_use: InUse::Refused }
+        Ask { disk, mode, with_lease: false, in_use: InUse::Refused, named_by: None }
     }
 
     /// How each disk is locked, as somebody else sees it.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::house::rpc::{Answer, Owner, Rpc};
-use crate::house::user::{Account, NOBODY, in_thread};
-use crate::house::{House, Process, within};
+use crate::house::user::{Account, NOBODY};
+use crate::house::{Connector, House, Process, within};
 use crate::machine::{Machine, exclusive};
 
 /// How long it waits before it ends, with what a busy machine adds: who is there longer keeps it.
@@ -23,15 +23,15 @@ async fn house() -> (House, PathBuf) {
 }
 
 /// Connects to it as its user, and starts it again where nobody came in time.
-async fn come_in(house: &House, socket: &Path) -> Rpc {
+async fn come_in(house: &House, socket: &Path) -> (Connector, Rpc) {
     loop {
-        let path = socket.to_owned();
-        let client = in_thread(NOBODY, move || {
-            let mut client = Rpc::connect(&path).ok()?;
-            (client.ping() == Answer::Granted).then_some(client)
-        });
-        if let Some(client) = client.await {
-            return client;
+        let log = house.dir().join("connector.log");
+        let account = Some(Account::of(NOBODY));
+        if let Ok((process, stream)) = Connector::try_start(&["env"], account, socket, &log) {
+            let mut client = Rpc::on(stream);
+            if client.ping() == Answer::Granted {
+                return (process, client);
+            }
         }
         house.daemon().ended().await;
         house.daemon().start_again().await;
@@ -76,7 +76,7 @@ async fn it_ends_when_nobody_has_come() {
 #[tokio::test]
 async fn it_stays_for_a_client() {
     let (house, socket) = house().await;
-    let mut client = come_in(&house, &socket).await;
+    let (_process, mut client) = come_in(&house, &socket).await;
     let process = process(&house);
     client.register(&Owner::new("web1", 1, process.pid())).granted();
     client.restrict().granted();
@@ -92,7 +92,7 @@ async fn it_stays_for_a_machine_that_has_no_client_left() {
     let (house, socket) = house().await;
     let disk = house.raw_of(NOBODY, "disk");
     let process = process(&house);
-    let mut client = come_in(&house, &socket).await;
+    let (_process, mut client) = come_in(&house, &socket).await;
     client.register(&Owner::new("web1", 1, process.pid())).granted();
     client.acquire("", disk.to_str().unwrap(), 0).granted();
     drop(client);
@@ -105,7 +105,7 @@ async fn it_stays_for_a_machine_that_has_no_client_left() {
 async fn it_stays_for_a_machine_that_came_by_the_bus() {
     let (house, socket) = house().await;
     let disk = house.raw_of(NOBODY, "disk");
-    let client = come_in(&house, &socket).await;
+    let (_process, client) = come_in(&house, &socket).await;
     let bus = house.connection().await;
     let machine = Machine::open(&bus, "web1").await;
     machine.acquire(&[exclusive(&disk)]).await.unwrap();
@@ -121,7 +121,7 @@ async fn it_stays_for_a_machine_of_an_earlier_life() {
     let (house, socket) = house().await;
     let disk = house.raw_of(NOBODY, "disk");
     let process = process(&house);
-    let mut client = come_in(&house, &socket).await;
+    let (_process, mut client) = come_in(&house, &socket).await;
     client.register(&Owner::new("web1", 1, process.pid())).granted();
     client.acquire("", disk.to_str().unwrap(), 0).granted();
     house.daemon().kill9().await;

@@ -1,0 +1,438 @@
+//! Names and process numbers of callers in other namespaces.
+//!
+//! A name means what it leads to for the process that sends it. The service looks names up in its own
+//! mount namespace; where that, and its root directory, are not the caller's, a name counts only if it
+//! leads to the same file for both. Anything else is refused before it is locked, opened or created:
+//! the caller's file would stay unlocked, and another one would be locked in its place. A descriptor
+//! means one file everywhere.
+//!
+//! The inspector compares ([`crate::inspector`]), since looking at another process takes a privilege
+//! that the service does not have, and may block. That the names of a process lead where they lead for
+//! the service is remembered for its connection. A process that enters another mount namespace or
+//! root directory after its first request by name is not noticed; it is told to connect anew
+//! (org.vmlockd1(5)). Nothing is gained by lying with that: polkit has judged the string, and whoever may
+//! lock a name from one namespace may lock it from any other. That a name is *not* proven, and what
+//! each name of another namespace leads to, is asked for each request.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::{Error, Service};
+use crate::inspector::{Asker, patience};
+use crate::life::{self, Connection, Process};
+use crate::lock;
+use crate::lock::directory::Directory;
+use crate::lock::lease::LeaseName;
+use crate::lock::open::{self, Links};
+use crate::lock::resolve::{Resolve, Target, Wanted};
+use crate::lock::take::Goal;
+use crate::lock::view::{FileId, ForeignName, Kind, Look, Names, Numbered, View, Why};
+use crate::lock::work::{Asked, Work};
+
+/// The process that a connection belongs to, and what is known of its namespaces.
+#[derive(Debug)]
+pub struct CallerProcess {
+    uid: u32,
+    /// 0 where it is not known.
+    pid: u32,
+    /// The process itself, so that another one that gets its number is noticed.
+    pidfd: OnceLock<Option<OwnedFd>>,
+    /// Set once its names are known to lead where they lead for the service.
+    same_names: OnceLock<()>,
+    /// Whether process numbers mean the same to it and to the service. It can't change.
+    same_pids: OnceLock<bool>,
+}
+
+/// A name of a request, with the process that sent it.
+#[derive(Debug, Clone)]
+pub(super) struct Named {
+    pub(super) by: Arc<CallerProcess>,
+    pub(super) path: PathBuf,
+    pub(super) kind: Kind,
+}
+
+impl CallerProcess {
+    /// A process of a user, by its number and, where there is one, its descriptor.
+    #[must_use]
+    pub fn new(uid: u32, pid: Option<u32>, pidfd: Option<OwnedFd>) -> Self {
+        let known = OnceLock::new();
+        if let Some(pidfd) = pidfd {
+            // It is new, so this sets it.
+            let _ = known.set(Some(pidfd));
+        }
+        let (same_names, same_pids) = (OnceLock::new(), OnceLock::new());
+        Self { uid, pid: pid.unwrap_or(0), pidfd: known, same_names, same_pids }
+    }
+
+    /// The process that opened a connection of its own.
+    #[must_use]
+    pub fn of_peer(connection: &Connection, uid: u32, pid: u32) -> Self {
+        Self::new(uid, Some(pid), connection.peer_process())
+    }
+
+    /// Its user.
+    #[must_use]
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// Returns its descriptor, opened with the first question about it where none came with the
+    /// connection.
+    fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        let open = || life::process::open(self.pid);
+        self.pidfd.get_or_init(open).as_ref().map(|pidfd| pidfd.as_fd())
+    }
+
+    /// Whether it has ended, so that its number may be another's. False where that can't be told.
+    fn has_ended(&self) -> bool {
+        self.pidfd().is_some_and(|pidfd| {
+            let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        })
+    }
+
+    fn foreign(&self, (path, kind): (&Path, Kind), why: Why) -> Error {
+        ForeignName::new(path, kind, self.pid, why).into()
+    }
+}
+
+impl Named {
+    /// The name of a disk or of a lease's directory.
+    fn as_pair(&self) -> (&Path, Kind) {
+        (&self.path, self.kind)
+    }
+}
+
+impl Service {
+    /// Asks what a process sees. For a storage thread.
+    ///
+    /// # Errors
+    ///
+    /// Why that can't be told, in words that follow a colon.
+    fn look(&self, caller: &CallerProcess, look: Look) -> Result<View, String> {
+        if caller.pid == 0 {
+            return Err("the process of the caller is not visible from here".to_owned());
+        }
+        // Opened before it is looked at.
+        caller.pidfd();
+        let asker = Asker::Callers(caller.uid);
+        let view = self.inspector().look(asker, look, patience::view());
+        let view = view.map_err(|error| error.to_string())?;
+        if caller.has_ended() {
+            return Err("the process that opened the connection has ended".to_owned());
+        }
+        if view.names == Names::Same {
+            caller.same_names.get_or_init(|| ());
+        }
+        if let Some(same) = view.same_pids {
+            caller.same_pids.get_or_init(|| same);
+        }
+        Ok(view)
+    }
+
+    /// Whether the names of a process are known to lead where they lead for the service. For a
+    /// storage thread.
+    fn shares_names(&self, caller: &CallerProcess) -> bool {
+        caller.same_names.get().is_some()
+            || self.look(caller, Look::at(caller.pid)).is_ok_and(|view| view.names == Names::Same)
+    }
+
+    /// Compares what names lead to for their caller with what the service has found by them. For a
+    /// storage thread.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ForeignName`] for the first that is not proven.
+    fn compare(
+        &self,
+        caller: &CallerProcess,
+        names: &[((&Path, Kind), FileId)],
+    ) -> Result<(), Error> {
+        if caller.same_names.get().is_some() {
+            return Ok(());
+        }
+        let Some(((first, _), _)) = names.split_first() else { return Ok(()) };
+        let paths: Vec<&Path> = names.iter().map(|((path, _), _)| *path).collect();
+        let mut rest = names.iter();
+        for look in Look::for_paths(caller.pid, &paths) {
+            let unknown = |why| caller.foreign(*first, Why::Unknown(why));
+            match self.look(caller, look).map_err(unknown)?.names {
+                Names::Same => return Ok(()),
+                Names::Other(found) => {
+                    for (theirs, (name, ours)) in found.into_iter().zip(&mut rest) {
+                        ForeignName::compare(*name, caller.pid, *ours, theirs)?;
+                    }
+                }
+                Names::Hidden(errno) => {
+                    let why = nix::errno::Errno::from_raw(errno).desc().to_owned();
+                    return Err(unknown(format!("looking at the process failed: {why}")));
+                }
+                Names::Hangs => {
+                    return Err(unknown("looking at the process does not end".to_owned()));
+                }
+            }
+        }
+        match rest.next() {
+            None => Ok(()),
+            // Of a worker that answers less than it was asked.
+            Some((name, _)) => {
+                Err(caller.foreign(*name, Why::Unknown("there is no answer".to_owned())))
+            }
+        }
+    }
+
+    /// Checks that what was found by the names of a request is what they lead to for the caller;
+    /// nothing for what has no name. For a storage thread.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ForeignName`]; [`lock::Error::Changed`] where a name leads elsewhere here by now.
+    pub(super) fn prove(&self, goals: &[Arc<Goal>], names: &[Option<Named>]) -> Result<(), Error> {
+        let mut found = Vec::new();
+        for (goal, named) in goals.iter().zip(names) {
+            if let Some(named) = named.as_ref().filter(|named| named.by.same_names.get().is_none())
+            {
+                found.push((named, goal, id_of(goal)?));
+            }
+        }
+        let Some((first, ..)) = found.first() else { return Ok(()) };
+        // One request has one caller.
+        let pairs: Vec<_> = found.iter().map(|(named, _, id)| (named.as_pair(), *id)).collect();
+        self.compare(&first.by, &pairs).map_err(|error| {
+            let replaced = found.iter().find_map(|(_, goal, _)| match &***goal {
+                Goal::Disk(target) if !target.is_named().unwrap_or(true) => Some(target),
+                Goal::Disk(_) | Goal::Key(_) => None,
+            });
+            replaced.map_or(error, |target| lock::Error::changed(&target.name).into())
+        })
+    }
+
+    /// Replaces the error for a name that leads to nothing here, where that says nothing about the
+    /// caller. For a storage thread.
+    pub(super) fn explain_missing(&self, named: Option<&Named>, error: Error) -> Error {
+        let missing = |error: &Error| {
+            matches!(error, Error::Lock(lock::Error::Missing(_) | lock::Error::NoSuchLockspace(_)))
+        };
+        match named {
+            Some(named) if missing(&error) && !self.shares_names(&named.by) => {
+                named.by.foreign(named.as_pair(), Why::MissingHere)
+            }
+            _ => error,
+        }
+    }
+
+    /// Checks that the directory of a lockspace is what its name leads to for the caller. For a storage
+    /// thread.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ForeignName`], and what looking at the directory fails with.
+    pub fn check_lockspace(
+        &self,
+        caller: &CallerProcess,
+        name: &Path,
+        directory: &Directory,
+    ) -> Result<(), Error> {
+        if caller.same_names.get().is_some() {
+            return Ok(());
+        }
+        let id = FileId::of_inode(directory.node()?);
+        self.compare(caller, &[((name, Kind::Directory), id)])
+    }
+
+    /// Checks that a directory that a caller names is there, and the same for the caller, unless the
+    /// caller's names lead where they lead for the service. For a storage thread.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ForeignName`].
+    pub fn check_directory(
+        &self,
+        caller: &CallerProcess,
+        directory: &Path,
+        links: Links,
+    ) -> Result<(), Error> {
+        if self.shares_names(caller) {
+            return Ok(());
+        }
+        let name = (directory, Kind::Directory);
+        match open::locate(directory, links).and_then(nix::sys::stat::fstat) {
+            Ok(stat) => self.compare(caller, &[(name, FileId::of(&stat))]),
+            Err(_) => Err(caller.foreign(name, Why::MissingHere)),
+        }
+    }
+
+    /// Checks that a caller's names lead where they lead for the service, for a name that is not
+    /// looked up.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ForeignName`].
+    pub async fn check_unresolved(
+        &self,
+        caller: &Arc<CallerProcess>,
+        name: &str,
+    ) -> Result<(), Error> {
+        if caller.same_names.get().is_some() {
+            return Ok(());
+        }
+        let check = CheckShared { service: self.clone(), caller: Arc::clone(caller) };
+        if self.storage().run(check).await? {
+            return Ok(());
+        }
+        let why = "names of another mount namespace are looked up only for callers that may lock by \
+                   name";
+        Err(caller.foreign((Path::new(name), Kind::Disk), Why::Unknown(why.to_owned())))
+    }
+
+    /// Finds the process that has a number for a caller in another pid namespace; `None` for a caller
+    /// in that of the service, to which the number means the same. For a storage thread.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ForeignPid`] where the number can't be translated.
+    pub fn translate_pid(
+        &self,
+        caller: &CallerProcess,
+        pid: u32,
+    ) -> Result<Option<Process>, Error> {
+        let foreign = |why: String| Error::ForeignPid { pid, caller: caller.pid, why };
+        let same = match caller.same_pids.get() {
+            Some(same) => Some(*same),
+            None => self.look(caller, Look::at(caller.pid)).map_err(foreign)?.same_pids,
+        };
+        match same {
+            Some(true) => return Ok(None),
+            Some(false) => {}
+            None => return Err(foreign("its pid namespace is not known".to_owned())),
+        }
+        let (asker, wanted) =
+            (Asker::Callers(caller.uid), Numbered { by: caller.pid, number: pid });
+        let found = self.inspector().numbered(asker, wanted, patience::view());
+        let found = found.map_err(|error| foreign(error.to_string()))?;
+        if caller.has_ended() {
+            return Err(foreign("the process that opened the connection has ended".to_owned()));
+        }
+        let found = found.ok_or_else(|| foreign("there is no such process".to_owned()))?;
+        let process = Process::by_pidfd(found)?;
+        // What was read of it was read before this.
+        process.check_alive()?;
+        Ok(Some(process))
+    }
+
+    /// Finds the process that has a number for a caller.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::translate_pid`]; [`life::Error::NoSuchProcess`].
+    pub async fn find_process(
+        &self,
+        caller: &Arc<CallerProcess>,
+        pid: u32,
+    ) -> Result<Process, Error> {
+        if caller.same_pids.get() == Some(&true) {
+            return Ok(Process::by_pid(pid)?);
+        }
+        let find = FindProcess { service: self.clone(), caller: Arc::clone(caller), pid };
+        self.storage().run(find).await?
+    }
+}
+
+/// Returns the id of what was found.
+fn id_of(goal: &Goal) -> Result<FileId, Error> {
+    Ok(match goal {
+        Goal::Disk(target) => target.file_id(),
+        Goal::Key(key) => match key.lockspace().directory() {
+            Some(directory) => FileId::of_inode(directory.node()?),
+            None => {
+                return Err(
+                    lock::Error::not_lockable(key.resource(), "it is in no lockspace").into()
+                );
+            }
+        },
+    })
+}
+
+struct CheckShared {
+    service: Service,
+    caller: Arc<CallerProcess>,
+}
+
+impl Work for CheckShared {
+    type Answer = bool;
+
+    fn perform(self) -> bool {
+        self.service.shares_names(&self.caller)
+    }
+}
+
+struct FindProcess {
+    service: Service,
+    caller: Arc<CallerProcess>,
+    pid: u32,
+}
+
+impl Work for FindProcess {
+    type Answer = Result<Process, Error>;
+
+    fn perform(self) -> Self::Answer {
+        match self.service.translate_pid(&self.caller, self.pid)? {
+            Some(process) => Ok(process),
+            None => Ok(Process::by_pid(self.pid)?),
+        }
+    }
+}
+
+/// Resolves names and descriptors for a caller: each name has to lead to the same file for both.
+#[derive(Debug)]
+pub struct ResolveFor {
+    /// The service.
+    pub service: Service,
+    /// The caller.
+    pub caller: Arc<CallerProcess>,
+    /// What to resolve.
+    pub requests: Vec<Resolve>,
+}
+
+impl Work for ResolveFor {
+    type Answer = Result<Vec<Target>, Error>;
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        self.requests.asks()
+    }
+
+    fn perform(self) -> Self::Answer {
+        let Self { service, caller, requests } = self;
+        let mut targets = Vec::with_capacity(requests.len());
+        let mut names = Vec::new();
+        for request in requests {
+            let named = named_disk(&caller, &request);
+            let target = request.perform().map_err(Error::from);
+            let target = target.map_err(|error| service.explain_missing(named.as_ref(), error))?;
+            names.extend(named.map(|named| (named, target.file_id())));
+            targets.push(target);
+        }
+        let pairs: Vec<_> = names.iter().map(|(named, id)| (named.as_pair(), *id)).collect();
+        service.compare(&caller, &pairs)?;
+        Ok(targets)
+    }
+}
+
+/// The name that a lookup is about; `None` for a descriptor.
+pub(super) fn named_disk(by: &Arc<CallerProcess>, resolve: &Resolve) -> Option<Named> {
+    match &resolve.wanted {
+        Wanted::Path(path) => {
+            let (by, path) = (Arc::clone(by), path.as_path().to_owned());
+            Some(Named { by, path, kind: Kind::Disk })
+        }
+        Wanted::File(_) => None,
+    }
+}
+
+/// The directory that the name of a lease begins with.
+pub(super) fn named_lease(by: &Arc<CallerProcess>, lease: &LeaseName) -> Named {
+    Named { by: Arc::clone(by), path: lease.directory().to_owned(), kind: Kind::Directory }
+}
