@@ -22,7 +22,7 @@ pub const WORKERS: usize = 8;
 /// How many of them are reserved for root, libvirt's front and the service itself.
 const RESERVED: usize = 2;
 /// How many workers wait for the next question.
-const IDLE: usize = 2;
+const IDLE: usize = 1;
 /// After how long without a step a worker counts as hung.
 const HANGS: Duration = Duration::from_millis(100);
 /// The same for one that looks names up in file systems, which may be slow.

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::poll::PollFlags;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{FsType, fstatfs};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -31,6 +31,22 @@ pub struct Known {
 pub fn open(pid: u32) -> Option<OwnedFd> {
     let number = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
     pidfd_open(number, PidfdFlags::empty()).ok()
+}
+
+/// Returns the number of a process descriptor's inode, which no other process has until the host is
+/// booted again (Linux 6.9); `None` from kernels that do not number processes.
+#[must_use]
+pub fn inode_of(pidfd: BorrowedFd<'_>) -> Option<u64> {
+    let place = fstatfs(pidfd).ok()?;
+    let inode = fstat(pidfd).ok()?.st_ino;
+    (place.filesystem_type() == PIDFS).then_some(inode)
+}
+
+/// Whether the process of a descriptor has ended. False where that can't be told.
+#[must_use]
+pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 /// A watched process.

@@ -31,6 +31,7 @@ mod name_states;
 pub mod naming;
 mod owners;
 mod pauses;
+mod pids;
 mod place;
 mod query;
 mod reacquired;

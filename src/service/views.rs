@@ -14,36 +14,37 @@
 //! lock a name from one namespace may lock it from any other. That a name is *not* proven, and what
 //! each name of another namespace leads to, is asked for each request.
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
 use super::{Error, Service};
 use crate::inspector::{Asker, patience};
-use crate::life::{self, Connection, Process};
+use crate::life::{self, Connection};
 use crate::lock;
 use crate::lock::directory::Directory;
 use crate::lock::lease::LeaseName;
 use crate::lock::open::{self, Links};
 use crate::lock::resolve::{Resolve, Target, Wanted};
 use crate::lock::take::Goal;
-use crate::lock::view::{FileId, ForeignName, Kind, Look, Names, Numbered, View, Why};
+use crate::lock::view::{FileId, ForeignName, Kind, Look, Names, View, Why};
 use crate::lock::work::{Asked, Work};
+
+/// Why nothing more is known of a caller.
+pub(super) const ENDED: &str = "the process that opened the connection has ended";
 
 /// The process that a connection belongs to, and what is known of its namespaces.
 #[derive(Debug)]
 pub struct CallerProcess {
-    uid: u32,
+    pub(super) uid: u32,
     /// 0 where it is not known.
-    pid: u32,
-    /// The process itself, so that another one that gets its number is noticed.
-    pidfd: OnceLock<Option<OwnedFd>>,
+    pub(super) pid: u32,
+    /// What its descriptor is known by, so that another process that gets its number is noticed.
+    inode: Option<u64>,
     /// Set once its names are known to lead where they lead for the service.
     same_names: OnceLock<()>,
     /// Whether process numbers mean the same to it and to the service. It can't change.
-    same_pids: OnceLock<bool>,
+    pub(super) same_pids: OnceLock<bool>,
 }
 
 /// A name of a request, with the process that sent it.
@@ -58,13 +59,9 @@ impl CallerProcess {
     /// A process of a user, by its number and, where there is one, its descriptor.
     #[must_use]
     pub fn new(uid: u32, pid: Option<u32>, pidfd: Option<OwnedFd>) -> Self {
-        let known = OnceLock::new();
-        if let Some(pidfd) = pidfd {
-            // It is new, so this sets it.
-            let _ = known.set(Some(pidfd));
-        }
+        let inode = pidfd.and_then(|pidfd| life::process::inode_of(pidfd.as_fd()));
         let (same_names, same_pids) = (OnceLock::new(), OnceLock::new());
-        Self { uid, pid: pid.unwrap_or(0), pidfd: known, same_names, same_pids }
+        Self { uid, pid: pid.unwrap_or(0), inode, same_names, same_pids }
     }
 
     /// The process that opened a connection of its own.
@@ -79,19 +76,19 @@ impl CallerProcess {
         self.uid
     }
 
-    /// Returns its descriptor, opened with the first question about it where none came with the
-    /// connection.
-    fn pidfd(&self) -> Option<BorrowedFd<'_>> {
-        let open = || life::process::open(self.pid);
-        self.pidfd.get_or_init(open).as_ref().map(|pidfd| pidfd.as_fd())
-    }
-
-    /// Whether it has ended, so that its number may be another's. False where that can't be told.
-    fn has_ended(&self) -> bool {
-        self.pidfd().is_some_and(|pidfd| {
-            let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
-            poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
-        })
+    /// Opens the process, before it is looked at.
+    ///
+    /// # Errors
+    ///
+    /// Why there is nothing to be looked at.
+    pub(super) fn open(&self) -> Result<OwnedFd, &'static str> {
+        if self.pid == 0 {
+            return Err("the process of the caller is not visible from here");
+        }
+        let pidfd = life::process::open(self.pid).ok_or(ENDED)?;
+        let inode = life::process::inode_of(pidfd.as_fd());
+        let is_same = self.inode.is_none() || self.inode == inode;
+        is_same.then_some(pidfd).ok_or(ENDED)
     }
 
     fn foreign(&self, (path, kind): (&Path, Kind), why: Why) -> Error {
@@ -112,17 +109,13 @@ impl Service {
     /// # Errors
     ///
     /// Why that can't be told, in words that follow a colon.
-    fn look(&self, caller: &CallerProcess, look: Look) -> Result<View, String> {
-        if caller.pid == 0 {
-            return Err("the process of the caller is not visible from here".to_owned());
-        }
-        // Opened before it is looked at.
-        caller.pidfd();
+    pub(super) fn look(&self, caller: &CallerProcess, look: Look) -> Result<View, String> {
+        let process = caller.open()?;
         let asker = Asker::Callers(caller.uid);
         let view = self.inspector().look(asker, look, patience::view());
         let view = view.map_err(|error| error.to_string())?;
-        if caller.has_ended() {
-            return Err("the process that opened the connection has ended".to_owned());
+        if life::process::has_ended(process.as_fd()) {
+            return Err(ENDED.to_owned());
         }
         if view.names == Names::Same {
             caller.same_names.get_or_init(|| ());
@@ -287,58 +280,6 @@ impl Service {
                    name";
         Err(caller.foreign((Path::new(name), Kind::Disk), Why::Unknown(why.to_owned())))
     }
-
-    /// Finds the process that has a number for a caller in another pid namespace; `None` for a caller
-    /// in that of the service, to which the number means the same. For a storage thread.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::ForeignPid`] where the number can't be translated.
-    pub fn translate_pid(
-        &self,
-        caller: &CallerProcess,
-        pid: u32,
-    ) -> Result<Option<Process>, Error> {
-        let foreign = |why: String| Error::ForeignPid { pid, caller: caller.pid, why };
-        let same = match caller.same_pids.get() {
-            Some(same) => Some(*same),
-            None => self.look(caller, Look::at(caller.pid)).map_err(foreign)?.same_pids,
-        };
-        match same {
-            Some(true) => return Ok(None),
-            Some(false) => {}
-            None => return Err(foreign("its pid namespace is not known".to_owned())),
-        }
-        let (asker, wanted) =
-            (Asker::Callers(caller.uid), Numbered { by: caller.pid, number: pid });
-        let found = self.inspector().numbered(asker, wanted, patience::view());
-        let found = found.map_err(|error| foreign(error.to_string()))?;
-        if caller.has_ended() {
-            return Err(foreign("the process that opened the connection has ended".to_owned()));
-        }
-        let found = found.ok_or_else(|| foreign("there is no such process".to_owned()))?;
-        let process = Process::by_pidfd(found)?;
-        // What was read of it was read before this.
-        process.check_alive()?;
-        Ok(Some(process))
-    }
-
-    /// Finds the process that has a number for a caller.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Self::translate_pid`]; [`life::Error::NoSuchProcess`].
-    pub async fn find_process(
-        &self,
-        caller: &Arc<CallerProcess>,
-        pid: u32,
-    ) -> Result<Process, Error> {
-        if caller.same_pids.get() == Some(&true) {
-            return Ok(Process::by_pid(pid)?);
-        }
-        let find = FindProcess { service: self.clone(), caller: Arc::clone(caller), pid };
-        self.storage().run(find).await?
-    }
 }
 
 /// Returns the id of what was found.
@@ -366,23 +307,6 @@ impl Work for CheckShared {
 
     fn perform(self) -> bool {
         self.service.shares_names(&self.caller)
-    }
-}
-
-struct FindProcess {
-    service: Service,
-    caller: Arc<CallerProcess>,
-    pid: u32,
-}
-
-impl Work for FindProcess {
-    type Answer = Result<Process, Error>;
-
-    fn perform(self) -> Self::Answer {
-        match self.service.translate_pid(&self.caller, self.pid)? {
-            Some(process) => Ok(process),
-            None => Ok(Process::by_pid(self.pid)?),
-        }
     }
 }
 
