@@ -5,7 +5,7 @@ use std::fs;
 use zbus::OwnedObjectPath;
 
 use super::assert_foreign;
-use super::scene::Scene;
+use super::scene::{Scene, is_free};
 use crate::house::House;
 use crate::house::user::NOBODY;
 use crate::house::{Connector, polkit};
@@ -32,7 +32,7 @@ async fn a_name_that_leads_to_another_file_is_refused_and_nothing_is_locked() {
     // With others that are proven: all of it or nothing.
     let both = [exclusive(&other), exclusive(&disk)];
     assert_foreign(&inner.acquire(&both).await.unwrap_err(), OTHER);
-    assert!(scene.is_free(&disk) && scene.is_free(&other));
+    assert!(is_free(&disk) && is_free(&other));
     let resources = vec![(text(&disk).to_owned(), "exclusive".to_owned())];
     let opened = Machine::open_with(&bus, "", "late", option("resources", resources)).await;
     assert_foreign(&opened.unwrap_err(), OTHER);
@@ -40,7 +40,7 @@ async fn a_name_that_leads_to_another_file_is_refused_and_nothing_is_locked() {
     assert_eq!(manager.n_owners().await.unwrap(), 1);
     // A name that leads to one file for both is as good as ever.
     inner.acquire(&[exclusive(&other)]).await.unwrap();
-    assert!(scene.is_free(&disk) && !scene.is_free(&other));
+    assert!(is_free(&disk) && !is_free(&other));
 }
 
 #[tokio::test]
@@ -54,7 +54,7 @@ async fn a_name_that_leads_to_nothing_for_one_of_both_is_refused() {
     let missing = scene.path("pool/none.img");
     let refused = inner.acquire(&[exclusive(&missing)]).await.unwrap_err();
     assert_foreign(&refused, "does not exist in the mount namespace of vmlockd");
-    assert!(scene.is_free(&scene.disk()));
+    assert!(is_free(&scene.disk()));
     // For a caller on the host that is another error.
     let outer = Machine::open(&scene.house.connection().await, "outer").await;
     let refused = outer.acquire(&[exclusive(&missing)]).await.unwrap_err();
@@ -119,13 +119,13 @@ async fn lockspaces_and_leases_are_those_of_the_caller() {
     inner.create_lease(&ours, none()).await.unwrap();
     let machine = Machine::open(&bus, "inner").await;
     assert_foreign(&machine.acquire(&[(&theirs, "exclusive")]).await.unwrap_err(), OTHER);
-    assert!(scene.is_free(&pool.join("a")));
+    assert!(is_free(&pool.join("a")));
     foreign(inner.find_holders(&theirs, none()).await.map(drop));
     foreign(inner.resolve(&theirs, none()).await.map(drop));
     foreign(inner.remove_lease(&theirs, none()).await);
     foreign(inner.remove_lockspace(text(&pool), none()).await);
     machine.acquire(&[(&ours, "exclusive")]).await.unwrap();
-    assert!(!scene.is_free(&other.join("a")));
+    assert!(!is_free(&other.join("a")));
     drop(machine);
 }
 
@@ -137,7 +137,7 @@ async fn a_process_that_has_ended_names_nothing() {
     process.end().await;
     let refused = machine.acquire(&[exclusive(&scene.disk())]).await.unwrap_err();
     assert_foreign(&refused, "cannot be compared");
-    assert!(scene.is_free(&scene.disk()));
+    assert!(is_free(&scene.disk()));
 }
 
 #[tokio::test]
@@ -161,14 +161,14 @@ async fn vmlockctl_shows_files_from_another_mount_namespace() {
     }
     let lock = ["--system", "lock", "--name", "inner", text(&disk)];
     scene.vmlockctl(&swapped, &lock).await.ok();
-    assert!(scene.is_free(&disk) && !scene.is_free(&other));
+    assert!(is_free(&disk) && !is_free(&other));
     let said = scene.vmlockctl(&swapped, &["--system", "resolve", text(&disk)]).await.ok();
     assert!(said.contains("inode:") && !said.contains(text(&disk)), "{said}");
     // On the host it is found by its own name.
     let said = scene.house.run("vmlockctl", &["--system", "who", text(&other)]).await.ok();
     assert!(said.contains("VM \"inner\""), "{said}");
     scene.vmlockctl(&swapped, &["--system", "unlock", text(&disk)]).await.ok();
-    assert!(scene.is_free(&other));
+    assert!(is_free(&other));
     let lockspace = scene.path("pool/leases");
     let create = ["--system", "lockspace", "create", text(&lockspace)];
     let refused = scene.vmlockctl(&swapped, &create).await.refused();
@@ -184,7 +184,7 @@ async fn a_namespace_in_which_the_name_leads_to_the_same_file_is_no_obstacle() {
     std::os::unix::fs::symlink(&disk, &link).unwrap();
     let inner = Machine::open(&bus, "inner").await;
     let locks = inner.acquire(&[exclusive(&link)]).await.unwrap();
-    assert!(!scene.is_free(&disk));
+    assert!(!is_free(&disk));
     inner.release(&locks).await.unwrap();
     let said = scene.vmlockctl(&scene.beside(), &["--system", "lock", text(&disk)]).await.ok();
     assert!(said.contains(text(&disk)), "{said}");

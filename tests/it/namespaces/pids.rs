@@ -1,7 +1,7 @@
 //! Process numbers from inside a pid namespace.
 
 use super::assert_foreign;
-use super::scene::Scene;
+use super::scene::{Scene, is_free};
 use crate::house::House;
 use crate::machine::{Machine, exclusive, manager, owner};
 use crate::methods::none;
@@ -54,7 +54,7 @@ async fn an_owner_ends_with_the_process_that_the_caller_meant() {
     let mut released = crate::owners::releases(&manager).await;
     process.end().await;
     assert_eq!(released().await, "owner-gone");
-    assert!(scene.is_free(&disk));
+    assert!(is_free(&disk));
 }
 
 #[tokio::test]

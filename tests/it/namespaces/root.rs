@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::assert_foreign;
-use super::scene::Scene;
+use super::scene::{Scene, is_free};
 use crate::house::Mounted;
 use crate::machine::{Machine, exclusive};
 
@@ -27,7 +27,7 @@ async fn a_name_means_what_it_leads_to_from_the_callers_root_directory() {
     let inner = Machine::open(&bus, "inner").await;
     let refused = inner.acquire(&[exclusive(&scene.disk())]).await.unwrap_err();
     assert_foreign(&refused, "leads to another file");
-    assert!(scene.is_free(&scene.disk()));
+    assert!(is_free(&scene.disk()));
     inner.acquire(&[exclusive(&scene.other())]).await.unwrap();
-    assert!(!scene.is_free(&scene.other()));
+    assert!(!is_free(&scene.other()));
 }

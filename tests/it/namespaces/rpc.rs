@@ -1,7 +1,7 @@
 //! Clients of virtlockd's protocol in namespaces of their own: libvirt in a container that has the
 //! socket of the host.
 
-use super::scene::Scene;
+use super::scene::{Scene, is_free};
 use crate::house::House;
 use crate::house::rpc::Owner;
 use crate::house::user::ROOT;
@@ -20,9 +20,9 @@ async fn a_name_that_leads_to_another_file_is_refused() {
     let (disk, other) = (scene.disk(), scene.other());
     let refused = client.acquire("", disk.to_str().unwrap(), 0).refused();
     assert!(refused.message.contains("leads to another file"), "{refused:?}");
-    assert!(scene.is_free(&disk) && scene.is_free(&other));
+    assert!(is_free(&disk) && is_free(&other));
     client.acquire("", other.to_str().unwrap(), 0).granted();
-    assert!(!scene.is_free(&other));
+    assert!(!is_free(&other));
     // The same for directories of keys: nothing is made.
     let pool = scene.path("pool");
     let pool = pool.to_str().unwrap();

@@ -57,15 +57,6 @@ impl Scene {
         self.path("other/x.img")
     }
 
-    /// Whether a disk is locked.
-    pub(crate) fn is_free(&self, disk: &Path) -> bool {
-        match Rival::try_once(disk, Kind::Ofd, true) {
-            Ok(()) => true,
-            Err(Errno::EAGAIN) => false,
-            Err(errno) => panic!("{}: {errno}", disk.display()),
-        }
-    }
-
     /// A command that executes its arguments where `pool` shows `other`.
     pub(crate) fn swapped(&self) -> Vec<String> {
         self.entering(BIND, &self.path("other"))
@@ -130,5 +121,14 @@ impl Scene {
     pub(crate) fn rpc(&self, behind: &[String]) -> (Connector, Rpc) {
         let (connector, stream) = self.connector(behind, &self.path("virtlockd-sock"));
         (connector, Rpc::on(stream))
+    }
+}
+
+/// Whether no lock is on a disk.
+pub(crate) fn is_free(disk: &Path) -> bool {
+    match Rival::try_once(disk, Kind::Ofd, true) {
+        Ok(()) => true,
+        Err(Errno::EAGAIN) => false,
+        Err(errno) => panic!("{}: {errno}", disk.display()),
     }
 }

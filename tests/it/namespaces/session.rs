@@ -1,7 +1,7 @@
 //! The instance of a user, which looks at processes of that user without any privilege.
 
 use super::assert_foreign;
-use super::scene::Scene;
+use super::scene::{Scene, is_free};
 use crate::house::House;
 use crate::house::user::NOBODY;
 use crate::machine::{Machine, exclusive};
@@ -18,9 +18,9 @@ async fn a_name_from_the_users_own_namespaces_is_proven_or_refused() {
     let inner = Machine::open(&bus, "inner").await;
     let refused = inner.acquire(&[exclusive(&disk)]).await.unwrap_err();
     assert_foreign(&refused, "leads to another file");
-    assert!(scene.is_free(&disk) && scene.is_free(&other));
+    assert!(is_free(&disk) && is_free(&other));
     inner.acquire(&[exclusive(&other)]).await.unwrap();
-    assert!(scene.is_free(&disk) && !scene.is_free(&other));
+    assert!(is_free(&disk) && !is_free(&other));
 }
 
 #[tokio::test]
@@ -31,10 +31,10 @@ async fn a_process_that_may_not_be_looked_at_names_nothing() {
     let machine = Machine::open(&bus, "web1").await;
     let refused = machine.acquire(&[exclusive(&scene.disk())]).await.unwrap_err();
     assert_foreign(&refused, "looking at the process failed");
-    assert!(scene.is_free(&scene.disk()));
+    assert!(is_free(&scene.disk()));
     let file = std::fs::File::options().read(true).write(true).open(scene.disk()).unwrap();
     machine.acquire_files(&[(&file, "exclusive")]).await.unwrap();
-    assert!(!scene.is_free(&scene.disk()));
+    assert!(!is_free(&scene.disk()));
 }
 
 #[tokio::test]
@@ -45,7 +45,7 @@ async fn vmlockctl_shows_files_there_too() {
     let swapped = scene.swapped();
     let words = ["--session", "lock", "--name", "inner", path];
     scene.vmlockctl(&swapped, &words).await.ok();
-    assert!(scene.is_free(&disk) && !scene.is_free(&other));
+    assert!(is_free(&disk) && !is_free(&other));
     let words = ["--session", "run", "--disk", path, "--", "true"];
     let refused = scene.vmlockctl(&swapped, &words).await;
     assert_eq!(refused.status.code(), Some(75), "{refused:?}");

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::assert_foreign;
-use super::scene::Scene;
+use super::scene::{Scene, is_free};
 use crate::house::within;
 use crate::machine::{Machine, exclusive};
 use crate::wait::{LONG, until_waiting, wait};
@@ -30,7 +30,7 @@ async fn a_name_that_leads_elsewhere_for_the_waiter_is_refused_when_its_turn_com
     web1.release(&held).await.unwrap();
     let refused = within("the end of the wait", waits).await.unwrap().unwrap_err();
     assert_foreign(&refused, "leads to another file");
-    assert!(scene.is_free(&scene.disk()) && scene.is_free(&scene.other()));
+    assert!(is_free(&scene.disk()) && is_free(&scene.other()));
     until_waiting(&outer, 0).await;
 }
 
@@ -47,5 +47,5 @@ async fn a_name_that_is_given_to_another_file_for_both_is_followed() {
     fs::rename(&disk, &old).unwrap();
     fs::copy(&old, &disk).unwrap();
     within("the lock", waits).await.unwrap().unwrap();
-    assert!(!scene.is_free(&disk) && !scene.is_free(&old));
+    assert!(!is_free(&disk) && !is_free(&old));
 }
