@@ -5,8 +5,8 @@
 //! a queue of its own, which it never empties as long as the flood lasts: in one turn of its loop it
 //! takes 2,048 bytes from each sender, and passes on 2,048 in all. The next call of root would stand
 //! at the end of that queue. So when calls are rejected and more is waiting, a thread takes over the
-//! reading until a second has passed without a rejection. It has a high priority where that is
-//! permitted, since the buffer of the socket is full after some 270 messages.
+//! reading until a second has passed without a rejection. The buffer of the socket is full after some
+//! 270 messages, which is why the unit gives the service a high priority.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::process::{getpriority_process, setpriority_process};
 
 use super::call::Raw;
 use super::intake::{Intake, Sorted};
@@ -29,8 +28,6 @@ const QUIET: Duration = Duration::from_secs(1);
 const LOOK: u16 = 250;
 /// Replies and signals that the event loop has not taken. With more, the thread stops reading.
 const OTHERS: usize = 4096;
-/// The nice value of the thread (setpriority(2)).
-const PRIORITY: i32 = -15;
 
 /// What was read and is not passed on.
 #[derive(Debug)]
@@ -113,7 +110,6 @@ impl Inbox {
 
     /// Reads until the flood is over or the connection ends.
     fn read_flood(&self) {
-        let _priority = Priority::raise();
         let mut rejected = Instant::now();
         loop {
             match self.wait_and_receive() {
@@ -156,26 +152,5 @@ impl Inbox {
 
     fn intake(&self) -> MutexGuard<'_, Intake> {
         lock(&self.intake)
-    }
-}
-
-/// The calling thread's nice value, which is restored when this is dropped.
-struct Priority(Option<i32>);
-
-impl Priority {
-    /// Raises the priority, if that is permitted (`CAP_SYS_NICE` or `RLIMIT_NICE`).
-    fn raise() -> Self {
-        let before = getpriority_process(None).ok().filter(|before| *before > PRIORITY);
-        Self(before.filter(|_| setpriority_process(None, PRIORITY).is_ok()))
-    }
-}
-
-impl Drop for Priority {
-    fn drop(&mut self) {
-        if let Some(before) = self.0
-            && let Err(error) = setpriority_process(None, before)
-        {
-            tracing::warn!(%error, "cannot restore the priority of a thread");
-        }
     }
 }
