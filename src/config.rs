@@ -205,7 +205,7 @@ fn read_host(table: &Table<'_>, lockspaces: &mut Lockspaces) -> Result<(), Wrong
 }
 
 fn read_limits(table: &Table<'_>, limits: &mut Limits) -> Result<(), Wrong> {
-    let fields: [(&str, &mut usize); 14] = [
+    let fields: [(&str, &mut usize); 16] = [
         ("owners_per_user", &mut limits.owners_per_user),
         ("locks_per_user", &mut limits.locks_per_user),
         ("leases_per_user", &mut limits.leases_per_user),
@@ -219,6 +219,8 @@ fn read_limits(table: &Table<'_>, limits: &mut Limits) -> Result<(), Wrong> {
         ("checks_per_user", &mut limits.checks_per_user),
         ("checks_total", &mut limits.checks_total),
         ("resources_per_call", &mut limits.resources_per_call),
+        ("owners_total", &mut limits.owners_total),
+        ("anchors_total", &mut limits.anchors_total),
         ("locks_total", &mut limits.locks_total),
     ];
     check_keys(table, &fields.each_ref().map(|(key, _)| *key))?;

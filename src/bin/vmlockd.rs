@@ -1,6 +1,7 @@
 //! The service: reads the command line and the environment, and runs.
 
 use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -86,7 +87,16 @@ fn start() -> ExitCode {
     if let Some(code) = trial::main(&arguments).or_else(|| worker::main(&arguments)) {
         return code;
     }
-    match run(Args::parse_from(arguments)) {
+    let ran = match Args::try_parse_from(arguments) {
+        Ok(args) => run(args),
+        Err(error) if error.use_stderr() => error.exit(),
+        // The help or the version.
+        Err(error) => error
+            .print()
+            .and_then(|()| io::stdout().flush())
+            .map_err(|error| format!("cannot write to standard output: {error}")),
+    };
+    match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("vmlockd: {message}");
@@ -101,14 +111,14 @@ fn run(args: Args) -> Result<(), String> {
         return source.load().map(drop).map_err(|error| error.to_string());
     }
     if !args.loop_status.is_empty() {
-        let written = write_status(&args.loop_status, std::io::stdout());
+        let written = write_status(&args.loop_status, io::stdout());
         return written.map_err(|error| error.to_string());
     }
     if args.sentinel {
-        return stand(std::io::stdin(), std::io::stdout()).map_err(|error| error.to_string());
+        return stand(io::stdin(), io::stdout()).map_err(|error| error.to_string());
     }
     if let Some(lockspace) = args.keep_host {
-        let (told, answers) = (std::io::stdin(), std::io::stdout());
+        let (told, answers) = (io::stdin(), io::stdout());
         return keeper::stay(&lockspace, told, answers).map_err(|error| error.to_string());
     }
     // What was inherited may take all descriptors but those that are free by then. The program that

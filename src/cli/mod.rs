@@ -181,21 +181,26 @@ fn run_tool(arguments: Vec<OsString>) -> Code {
     }
     let (bus, arguments) = match parse(arguments) {
         Ok(parsed) => parsed,
-        Err(error) => {
-            // Nobody is left to be told where this fails.
+        Err(error) if error.use_stderr() => {
+            // There is nowhere to report that standard error cannot be written.
             let _ = error.print();
-            return if error.use_stderr() { Code::USAGE } else { Code::SUCCESS };
+            return Code::USAGE;
+        }
+        // The help or the version.
+        Err(error) => {
+            let printed = output::written(error.print());
+            return printed.map_or_else(|error| report(&error, Bus::System), |()| Code::SUCCESS);
         }
     };
-    match perform(bus, arguments) {
-        Ok(code) => code,
-        Err(error) => {
-            if let Some(message) = error.message(bus) {
-                complain(&message);
-            }
-            error.code()
-        }
+    perform(bus, arguments).unwrap_or_else(|error| report(&error, bus))
+}
+
+/// Prints an error. Returns its exit code.
+fn report(error: &Error, bus: Bus) -> Code {
+    if let Some(message) = error.message(bus) {
+        complain(&message);
     }
+    error.code()
 }
 
 fn parse(arguments: Vec<OsString>) -> Result<(Bus, Arguments), clap::Error> {

@@ -22,8 +22,12 @@ pub(super) enum Form {
 
 /// Prints a text, which brings its own line ends, at once.
 pub(super) fn print(text: &str) -> Result<(), Error> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    written(io::stdout().lock().write_all(text.as_bytes()))
+}
+
+/// Flushes standard output after this was written. Returns the first error.
+pub(super) fn written(result: io::Result<()>) -> Result<(), Error> {
+    match result.and_then(|()| io::stdout().flush()) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Error::ReaderGone),
         Err(error) => Err(Error::system("writing to standard output", error)),

@@ -18,7 +18,7 @@ use super::error::{Code, Error};
 use super::link::Link;
 use super::output::{Form, print};
 use super::{json, running};
-use crate::client::{Bus, Options, SERVICE};
+use crate::client::{Bus, ManagerProxy, Options, SERVICE};
 
 /// How long the service may be away. It waits some seconds for requests that are under way.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -43,6 +43,8 @@ struct Asked {
     changes: NameOwnerChangedStream,
     first: OwnedUniqueName,
     version: String,
+    /// When it was started, as [`started`] returns it.
+    since: Option<u64>,
 }
 
 /// Does it.
@@ -59,12 +61,14 @@ pub(super) async fn perform(bus: Bus, arguments: Arguments, form: Form) -> Resul
         }
         error
     })?;
-    let before = asked.version.clone();
+    let (before, since) = (asked.version.clone(), asked.since);
     come_back(asked).await?;
-    let after = link.manager().await?.version().await?;
+    let manager = link.manager().await?;
+    let after = manager.version().await?;
+    let same_run = since.is_some() && started(&manager).await == since;
     let name = BusName::try_from(SERVICE)?;
     let pid = DBusProxy::new(&link.connection).await?.get_connection_unix_process_id(name).await?;
-    if is_left_over(pid) {
+    if same_run || is_left_over(pid) {
         let text = format!("vmlockd {after} goes on as it is, in process {pid}; its log says why");
         return Err(Error::Failed(text));
     }
@@ -84,8 +88,9 @@ async fn ask(link: &Link) -> Result<Asked, Error> {
     let first = bus.get_name_owner(BusName::try_from(SERVICE)?).await?;
     let manager = link.manager().await?;
     let version = manager.version().await?;
+    let since = started(&manager).await;
     link.ask::<_, ()>(manager.inner(), "Reexecute", &(Options::new(),)).await?;
-    Ok(Asked { changes, first, version })
+    Ok(Asked { changes, first, version, since })
 }
 
 /// Waits until the name is owned anew.
@@ -104,6 +109,13 @@ async fn come_back(asked: Asked) -> Result<(), Error> {
         let text = format!("vmlockd was away from the bus for {limit} s and has not come back");
         Err(Error::Absent(format!("{text}; its log says why")))
     })
+}
+
+/// Returns when the service was started, in microseconds since 1970: a time that is new after each
+/// exec. `None` where the service does not say, such as to a user that may not see its metrics.
+async fn started(manager: &ManagerProxy<'_>) -> Option<u64> {
+    let metrics = manager.get_metrics(Options::new()).await.ok()?;
+    u64::try_from(&**metrics.get("since-usec")?).ok()
 }
 
 /// Whether a process is of a program that has been replaced on the disk: then it was not replaced

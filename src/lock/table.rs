@@ -37,6 +37,8 @@ pub struct Table {
     spots: Spots<u64>,
     /// By the hash of the name: what it leads to is to be compared.
     by_name: BTreeSet<(u64, u64)>,
+    /// The anchors of all owners.
+    anchors: usize,
     last: u64,
     queue: Queue,
     reclaims: Reclaims,
@@ -56,6 +58,7 @@ impl Table {
         if self.owners.contains_key(&owner.id) {
             return Err(Error::OwnerExists(owner.id));
         }
+        self.anchors += owner.anchors.len();
         self.owners.insert(owner.id, owner);
         Ok(())
     }
@@ -130,8 +133,10 @@ impl Table {
         anchor: Anchor,
     ) -> Result<(), Error> {
         self.living(id)?;
-        if let Some(owner) = self.owners.get_mut(&id) {
-            owner.anchors.insert(number, anchor);
+        if let Some(owner) = self.owners.get_mut(&id)
+            && owner.anchors.insert(number, anchor).is_none()
+        {
+            self.anchors += 1;
         }
         Ok(())
     }
@@ -140,6 +145,7 @@ impl Table {
     pub fn remove_anchor(&mut self, id: OwnerId, number: AnchorId) -> Option<bool> {
         let owner = self.owners.get_mut(&id).filter(|owner| !owner.ended)?;
         owner.anchors.remove(&number)?;
+        self.anchors -= 1;
         Some(owner.anchors.is_empty())
     }
 
@@ -310,10 +316,9 @@ impl Table {
     /// Removes an owner that has ended and holds nothing any more.
     fn sweep(&mut self, id: OwnerId) -> Option<Event> {
         let gone = self.owners.get(&id).is_some_and(|owner| owner.ended && owner.locks.is_empty());
-        gone.then(|| {
-            self.owners.remove(&id);
-            Event::OwnerClosed(id)
-        })
+        let owner = if gone { self.owners.remove(&id) } else { None }?;
+        self.anchors -= owner.anchors.len();
+        Some(Event::OwnerClosed(id))
     }
 }
 

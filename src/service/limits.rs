@@ -35,6 +35,10 @@ pub struct Limits {
     pub checks_total: usize,
     /// Resources in one call, for everybody.
     pub resources_per_call: usize,
+    /// Owners in all.
+    pub owners_total: usize,
+    /// Anchors of all owners; each takes a descriptor or two.
+    pub anchors_total: usize,
     /// Locks in all; each takes a descriptor, or two in a hashed lockspace.
     pub locks_total: usize,
 }
@@ -55,6 +59,8 @@ impl Default for Limits {
             checks_per_user: 4,
             checks_total: 64,
             resources_per_call: 64,
+            owners_total: 8192,
+            anchors_total: 16_384,
             locks_total: 16_384,
         }
     }
@@ -100,6 +106,17 @@ impl Usage {
         })
     }
 
+    /// Adds another usage.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            owners: self.owners + other.owners,
+            locks: self.locks + other.locks,
+            leases: self.leases + other.leases,
+            processes: self.processes + other.processes,
+        }
+    }
+
     /// Counts an anchor.
     pub fn count(&mut self, anchor: Anchor) {
         match anchor {
@@ -119,6 +136,28 @@ impl Usage {
         self.locks += more;
     }
 
+    /// Refuses what would be too much in all, where `owners` and `anchors` exist already.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Limit`] with the first limit that is passed.
+    pub fn check_totals(
+        &self,
+        limits: &Limits,
+        owners: usize,
+        anchors: usize,
+        exempt: bool,
+    ) -> Result<(), Error> {
+        if self.owners > 0 {
+            check_total("owners", owners + self.owners, limits.owners_total, exempt)?;
+        }
+        let more = self.leases + self.processes;
+        if more > 0 {
+            check_total("anchors", anchors + more, limits.anchors_total, exempt)?;
+        }
+        Ok(())
+    }
+
     /// Refuses what is more than a user may have.
     ///
     /// # Errors
@@ -126,12 +165,31 @@ impl Usage {
     /// [`Error::Limit`] with the first limit that is passed.
     pub fn check(&self, limits: &Limits, uid: u32) -> Result<(), Error> {
         let whose = || format!("for uid {uid}");
-        within("owners", self.owners, limits.owners_per_user, whose)?;
+        let owners = limits.owners_per_user.min(share(limits.owners_total));
+        within("owners", self.owners, owners, whose)?;
+        let anchors = self.leases + self.processes;
+        within("anchors", anchors, share(limits.anchors_total), whose)?;
         let locks = limits.locks_per_user.min(share(limits.locks_total));
         within("locks", self.locks, locks, whose)?;
         within("leases", self.leases, limits.leases_per_user, whose)?;
         within("processes", self.processes, limits.processes_per_user, whose)
     }
+}
+
+/// Refuses what there would be too much of in all, or for a user that is not exempt more than is
+/// left beside root's reserve.
+///
+/// # Errors
+///
+/// [`Error::Limit`].
+pub fn check_total(
+    what: &'static str,
+    sum: usize,
+    total: usize,
+    exempt: bool,
+) -> Result<(), Error> {
+    within(what, sum, total, || "in all".to_owned())?;
+    if exempt { Ok(()) } else { within(what, sum, without_reserve(total), besides_reserve) }
 }
 
 /// What users other than root may have of a total: the last eighth is kept for root, so that other
@@ -149,8 +207,7 @@ pub fn share(total: usize) -> usize {
 }
 
 /// To whom a limit without root's reserve applies.
-#[must_use]
-pub fn besides_reserve() -> String {
+fn besides_reserve() -> String {
     "in all, besides the reserve for root".to_owned()
 }
 

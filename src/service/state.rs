@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::keeping::{Anchored, Names};
-use super::limits::{self, Exempt, Limits, Usage, besides_reserve, within};
+use super::limits::{self, Exempt, Limits, Usage, check_total, within};
 use super::place::Word;
 use super::{Backlog, Batch, Error, Settings, Shown, now};
 use crate::lock::directory::Directory;
@@ -216,28 +216,28 @@ impl State {
         self.last_anchor
     }
 
-    /// Refuses what would be more than this user may have; `more` says what is asked for.
+    /// Refuses what would be more than this user, or all together, may have; `more` counts the
+    /// request.
     pub(super) fn check_quota(
         &self,
         exempt: Exempt,
         uid: u32,
         more: impl FnOnce(&mut Usage),
     ) -> Result<(), Error> {
+        let (mut wanted, limits) = (Usage::default(), &self.settings.limits);
+        more(&mut wanted);
+        let (owners, anchors) = (self.table.owner_count(), self.table.anchor_count());
+        wanted.check_totals(limits, owners, anchors, exempt.covers(uid))?;
         if exempt.covers(uid) {
             return Ok(());
         }
-        let mut usage = Usage::of(self.table.owners_of(uid));
-        more(&mut usage);
-        usage.check(&self.settings.limits, uid)
+        Usage::of(self.table.owners_of(uid)).plus(wanted).check(limits, uid)
     }
 
     /// Refuses more locks than the service can hold at all, or may hold besides root's reserve.
     pub(super) fn check_total(&self, exempt: Exempt, uid: u32, more: usize) -> Result<(), Error> {
         let Limits { locks_total, .. } = self.settings.limits;
-        let sum = self.table.size() + more;
-        within("locks", sum, locks_total, || "in all".to_owned())?;
-        let ordinary = limits::without_reserve(locks_total);
-        if exempt.covers(uid) { Ok(()) } else { within("locks", sum, ordinary, besides_reserve) }
+        check_total("locks", self.table.size() + more, locks_total, exempt.covers(uid))
     }
 
     /// Refuses one more that waits.
@@ -248,11 +248,10 @@ impl State {
         };
         let (what, total) = ("waiting requests", limits.waiters_total);
         let sum = count(&|_| true);
-        within(what, sum, total, || "in all".to_owned())?;
+        check_total(what, sum, total, exempt.covers(uid))?;
         if exempt.covers(uid) {
             return Ok(());
         }
-        within(what, sum, limits::without_reserve(total), besides_reserve)?;
         let own = limits.waiters_per_user.min(limits::share(total));
         within(what, count(&|other| other == uid), own, || format!("for uid {uid}"))
     }

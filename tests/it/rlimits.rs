@@ -88,6 +88,24 @@ async fn a_lock_that_cannot_be_reported_is_not_kept() {
 }
 
 #[tokio::test]
+async fn help_that_cannot_be_written_is_a_failure() {
+    let house = House::builder().without_daemon().start().await;
+    for (program, line) in [
+        ("vmlockctl", &["--help"][..]),
+        ("vmlockctl", &["run", "--help"]),
+        ("vmlockctl", &["--version"]),
+        ("vmlockd", &["--help"]),
+        ("vmlockd", &["--version"]),
+    ] {
+        let ran = limited(&house, 0, "exec >/dev/full", program, line).await;
+        let said = ran.refused();
+        let words = "standard output: No space left on device";
+        assert!(said.contains(words), "{program} {line:?}: {said}");
+        limited(&house, 0, ":", program, line).await.ok();
+    }
+}
+
+#[tokio::test]
 async fn a_command_finds_its_signals_as_they_were() {
     let house = House::builder().start().await;
     let disk = house.raw_of(0, "disk");

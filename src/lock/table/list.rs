@@ -9,6 +9,18 @@ use crate::lock::queue::{Ticket, Waiter};
 use crate::lock::record::{Lock, Stage, Want};
 
 impl Table {
+    /// Returns how many owners there are, those that are opening or ending included.
+    #[must_use]
+    pub fn owner_count(&self) -> usize {
+        self.owners.len()
+    }
+
+    /// Returns how many anchors these owners have.
+    #[must_use]
+    pub fn anchor_count(&self) -> usize {
+        self.anchors
+    }
+
     /// Returns the held locks with a higher number than `after`, in the order of their numbers.
     pub fn locks_after(&self, after: u64) -> impl Iterator<Item = &Arc<Lock>> {
         let locks = self.locks.range((Excluded(after), Unbounded)).map(|(_, lock)| lock);

@@ -138,6 +138,35 @@ async fn other_users_leave_an_eighth_of_all_locks_to_root() {
 }
 
 #[tokio::test]
+async fn other_users_leave_an_eighth_of_all_owners_and_anchors_to_root() {
+    for (limits, words, total) in [
+        ("owners_total = 16", "owners: no more than", 16),
+        ("anchors_total = 16", "anchors: no more than", 16),
+    ] {
+        let house = house_with(&format!("{limits}\nowners_per_user = 100")).await;
+        let mut open = Vec::new();
+        for (uid, most, whose) in [
+            (NOBODY, 8, "8 for uid 65534"),
+            (DAEMON, 6, "14 in all, besides the reserve for root"),
+            (ROOT, total - 14, "16 in all"),
+        ] {
+            let bus = house.connection_as(uid).await;
+            for n in 0..most {
+                // Each owner comes with a lease.
+                open.push(Machine::open(&bus, &format!("{uid}-{n}")).await);
+            }
+            let refused = Machine::open_with(&bus, "", "more", none()).await.unwrap_err();
+            assert_refused(&refused, TOO_MUCH, &format!("{words} {whose}"));
+        }
+        // What has ended is not counted.
+        for machine in open.drain(..) {
+            machine.owner.close(none()).await.unwrap();
+        }
+        Machine::open(&house.connection_as(NOBODY).await, "again").await;
+    }
+}
+
+#[tokio::test]
 async fn a_thousand_disks_in_one_call_are_too_many_unless_allowed() {
     let house = House::builder().start().await;
     let bus = house.connection().await;

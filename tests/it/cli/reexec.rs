@@ -1,11 +1,12 @@
 //! `reexec`: the service is replaced, or goes on as it is, and which of the two is told.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::{Tool, fails, str, vmlockctl};
 use crate::house::user::NOBODY;
-use crate::house::{Answer, House, Kind, Rival, polkit, program};
+use crate::house::{Answer, Daemon, House, Kind, Launch, Mounted, Rival, polkit, program};
 use crate::machine::{Machine, exclusive};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -63,6 +64,23 @@ async fn what_the_installed_program_objects_to_is_said() {
     // It goes on.
     vmlockctl(&house, &["list"]).await.ok();
     assert!(service.process.lives());
+}
+
+#[tokio::test]
+async fn a_replacement_that_fails_is_reported() {
+    let house = House::builder().without_daemon().start().await;
+    let run = house.dir().join("small");
+    let _mounted = Mounted::small(&run);
+    fs::set_permissions(&run, Permissions::from_mode(0o700)).unwrap();
+    let launch = Launch { runtime_dir: run.clone(), ..house.launch() };
+    let daemon = Daemon::start(house.bus(), launch).await;
+    // The new program would get the state in a file, for which there is no room.
+    let mut filler = File::create(run.join("filler")).unwrap();
+    while filler.write_all(&[0; 4096]).is_ok() {}
+    let said = fails(&house, 1, &["reexec"]).await;
+    let line = format!("vmlockd {VERSION} goes on as it is, in process {}", daemon.pid());
+    assert!(said.contains(&line), "{said}");
+    drop(daemon);
 }
 
 #[tokio::test]
