@@ -19,7 +19,7 @@ use crate::lock::host::Host;
 use crate::lock::lockspace::{Directory, Lockspaces};
 use crate::lock::printable::{shown, shown_path};
 use crate::logging::Level;
-use crate::service::{Limits, Settings};
+use crate::service::{Limits, Settings, Visibility};
 
 /// A configuration that was read and checked.
 #[derive(Debug)]
@@ -118,6 +118,7 @@ const KEYS: &[&str] = &[
     "limits",
     "log_level",
     "lvm_lockspace_dir",
+    "privacy",
     "record_holders",
     "release_grace",
     "require_lease_for_disks",
@@ -162,6 +163,13 @@ fn parse(text: &str, open: Open) -> Result<Config, Wrong> {
     }
     if let Some(grace) = seconds(table, "release_grace", 3600, "3600 at most; 0 for none")? {
         config.settings.release_grace = (grace > 0).then(|| Duration::from_secs(grace));
+    }
+    if let Some((value, word)) = string(table, "privacy")? {
+        config.settings.visibility = match word {
+            "open" => Visibility::Open,
+            "private" => Visibility::Private,
+            _ => return Err(wrong(value, "'privacy' must be \"open\" or \"private\"")),
+        };
     }
     if let Some((value, word)) = string(table, "log_level")? {
         config.log_level = word.parse().map_err(|error: String| wrong(value, error))?;
@@ -340,6 +348,8 @@ mod tests {
                 "file_lockspace_dir = \"/none/such\"",
                 "1: lockspace directory /none/such: does not exist",
             ),
+            ("\nprivacy = \"closed\"", "2: 'privacy' must be \"open\" or \"private\""),
+            ("privacy = true", "1: 'privacy' must be a string"),
             ("verify_interval = 86401", "1: 'verify_interval' must be a number of seconds"),
             ("verify_interval = \"1s\"", "1: 'verify_interval' must be a number of seconds"),
             (

@@ -6,7 +6,7 @@
 //! 1. [`life`]: what keeps an owner alive. [`keep`]: what outlives the service. [`inspector`]: what
 //!    `/proc` tells of other processes.
 //! 2. [`service`]: the only writer of the table.
-//! 3. the fronts: [`admission`] bounds what callers ask for, [`auth`] says who may do what, [`dbus`] is the D-Bus API, [`virtlockd`] is
+//! 3. the fronts: [`admission`] bounds what callers ask for, [`auth`] says who may do what, [`privacy`] what each caller may see, [`dbus`] is the D-Bus API, [`virtlockd`] is
 //!    libvirt's own protocol.
 //!
 //! Beside them: [`catalog`], [`config`], [`logging`], [`notify`], [`instance`], [`rlimit`], and [`daemon`], which wires all
@@ -23,6 +23,7 @@ pub mod service;
 pub mod admission;
 pub mod auth;
 pub mod dbus;
+pub mod privacy;
 pub mod virtlockd;
 
 pub mod bus;

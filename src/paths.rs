@@ -12,6 +12,8 @@ pub const ROOT: &str = "/org/vmlockd1";
 pub const OWNERS: &str = "/org/vmlockd1/owner";
 /// The folder of all locks.
 pub const LOCKS: &str = "/org/vmlockd1/lock";
+/// The folder of all lockspaces.
+pub const LOCKSPACES: &str = "/org/vmlockd1/lockspace";
 /// Where systemd looks for the log's controls.
 pub const LOG_CONTROL: &str = "/org/freedesktop/LogControl1";
 

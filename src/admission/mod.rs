@@ -16,6 +16,9 @@
 //! - The calls of a connection whose user is not known are kept, some KiB of them, until the bus
 //!   has said which one it is.
 //!
+//! The same socket hides objects from callers that may not see them, and chooses the text of errors
+//! ([`crate::privacy`]).
+//!
 //! The socket is always read, during a flood by a thread of its own ([`inbox`]): what waits in the
 //! bus for us would keep back the next call of root. So memory is bounded by what is admitted, and
 //! not by what is sent. A user that calls too fast is refused at a bounded rate ([`refusals`]),
@@ -50,6 +53,7 @@ use self::link::Link;
 pub use self::reader::Reader;
 pub use self::writer::Writer;
 use crate::bus::Bus;
+use crate::privacy::Privacy;
 use crate::service::Service;
 
 /// The name by which the bus itself sends messages.
@@ -65,6 +69,7 @@ pub struct Admission(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     service: Service,
+    privacy: Privacy,
     ledger: Mutex<Ledger>,
     /// Calls that were refused once their user was known.
     refused: Mutex<Vec<Refused>>,
@@ -81,6 +86,7 @@ impl Admission {
     pub fn new(service: Service, privileged: u32) -> (Self, Unknown) {
         let (unknown, names) = mpsc::unbounded_channel();
         let shared = Shared {
+            privacy: Privacy::new(service.clone(), privileged),
             service,
             ledger: Mutex::new(Ledger::new(privileged)),
             refused: Mutex::default(),
@@ -89,6 +95,12 @@ impl Admission {
             wake: Notify::new(),
         };
         (Self(Arc::new(shared)), names)
+    }
+
+    /// What callers on this connection may see.
+    #[must_use]
+    pub fn privacy(&self) -> &Privacy {
+        &self.0.privacy
     }
 
     /// Enters which user a connection belongs to; with none, it has left the bus.
@@ -102,6 +114,7 @@ impl Admission {
     /// Enters that a connection has left the bus.
     pub fn left(&self, sender: &str) {
         lock(&self.0.ledger).forget(sender);
+        self.0.privacy.leave(sender);
     }
 
     /// Whether no call is in flight.

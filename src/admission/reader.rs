@@ -13,9 +13,10 @@ use std::time::Instant;
 
 use tokio::task::yield_now;
 use tokio::time::sleep;
-use zbus::Message;
 use zbus::connection::socket::ReadHalf;
 use zbus::export::async_trait::async_trait;
+use zbus::names::InterfaceName;
+use zbus::{Message, ObjectPath};
 
 use super::call::Refused;
 use super::inbox::Inbox;
@@ -64,19 +65,43 @@ impl Reader {
                 head::expect_reply(&mut call.bytes);
             }
             match raw::parse(seq, call).await {
-                Ok(message) => {
-                    self.turns = 0;
-                    return Some(message);
-                }
+                Ok(message) => match self.check(&sender, &message) {
+                    Ok(()) => {
+                        self.turns = 0;
+                        return Some(message);
+                    }
+                    Err(why) => self.reject(sender, serial, no_reply, why),
+                },
                 Err(error) => {
-                    self.admission.answered(&sender, serial);
-                    let why = refusal::Error::Malformed(error);
-                    let refused = Refused { sender, uid: None, serial, no_reply, why };
-                    self.inbox.with_refusals(|refusals| refusals.push(refused, Instant::now()));
+                    self.reject(sender, serial, no_reply, refusal::Error::Malformed(error));
                 }
             }
         }
         None
+    }
+
+    /// Checks that the caller may see the object that it calls.
+    ///
+    /// # Errors
+    ///
+    /// [`refusal::Error::UnknownObject`].
+    fn check(&self, sender: &str, message: &Message) -> Result<(), refusal::Error> {
+        let header = message.header();
+        let Some(path) = header.path().map(ObjectPath::as_str) else { return Ok(()) };
+        let interface = header.interface().map(InterfaceName::as_str);
+        let privacy = self.admission.privacy();
+        if privacy.hides(sender, path, interface) {
+            return Err(refusal::Error::UnknownObject(path.to_owned()));
+        }
+        privacy.note(sender, path, interface, header.member().map_or("", |member| member.as_str()));
+        Ok(())
+    }
+
+    /// Refuses a call that was admitted.
+    fn reject(&self, sender: Arc<str>, serial: u32, no_reply: bool, why: refusal::Error) {
+        self.admission.answered(&sender, serial);
+        let refused = Refused { sender, uid: None, serial, no_reply, why };
+        self.inbox.with_refusals(|refusals| refusals.push(refused, Instant::now()));
     }
 
     /// Sends refusals, as far as they may be sent and the bus takes them. Returns whether the bus

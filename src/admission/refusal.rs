@@ -5,7 +5,8 @@
 
 use crate::service;
 
-/// Why a call is refused before anything is done for it.
+/// Why a call is refused before anything is done for it. A text must be the one that zbus would
+/// answer where both can happen.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     /// It exceeds a limit.
@@ -14,6 +15,9 @@ pub(super) enum Error {
     /// zbus can't parse it.
     #[error("malformed message: {0}")]
     Malformed(zbus::Error),
+    /// There is no such object, or the caller may not see it.
+    #[error("Unknown object '{0}'")]
+    UnknownObject(String),
     /// The bus does not tell its user.
     #[error("the bus does not tell which user this connection belongs to")]
     Unidentified,
@@ -25,6 +29,7 @@ impl Error {
         match self {
             Self::Limit(_) => "org.freedesktop.DBus.Error.LimitsExceeded",
             Self::Malformed(_) => "org.freedesktop.DBus.Error.InvalidArgs",
+            Self::UnknownObject(_) => "org.freedesktop.DBus.Error.UnknownObject",
             Self::Unidentified => "org.freedesktop.DBus.Error.AccessDenied",
         }
     }

@@ -1,4 +1,7 @@
 //! The sending half: messages go out, and replies end the calls that they answer.
+//!
+//! While owners are hidden from other users, no signal leaves that is not addressed to one
+//! connection; and each error that may name others leaves with the text for its receiver.
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -11,6 +14,8 @@ use zbus::message::{Flags, Type};
 
 use super::Admission;
 use super::link::Link;
+use super::refusal;
+use crate::privacy::Texts;
 
 /// The sending half.
 #[derive(Debug)]
@@ -43,15 +48,38 @@ impl Writer {
                 }
                 _ => true,
             },
-            Type::Signal => true,
+            Type::Signal => {
+                let sent = header.destination().is_some() || !self.admission.privacy().is_on();
+                if !sent {
+                    tracing::debug!(signal = ?header.member(), "a signal to all is not sent");
+                }
+                sent
+            }
         }
+    }
+
+    /// The bytes of an error with two texts, with the one that its receiver may see; `None` for any
+    /// other message.
+    fn redact(&self, message: &Message) -> Option<Vec<u8>> {
+        let texts = Texts::read(message)?;
+        let header = message.header();
+        let (to, name) = (header.destination()?, header.error_name()?);
+        let text = texts.choose(self.admission.privacy().viewer(to.as_str()));
+        let mut bytes = Vec::new();
+        let serial = header.reply_serial()?.get();
+        refusal::write(&mut bytes, to.as_str(), serial, name.as_str(), &text);
+        Some(bytes)
     }
 }
 
 #[async_trait]
 impl WriteHalf for Writer {
     async fn send_message(&mut self, message: &Message) -> zbus::Result<()> {
-        if self.enter(message) {
+        if !self.enter(message) {
+            // Nothing is sent.
+        } else if let Some(bytes) = self.redact(message) {
+            self.link.send(&bytes, &[]).await?;
+        } else {
             let data = message.data();
             let fds: Vec<BorrowedFd<'_>> = data.fds().iter().map(|fd| fd.as_fd()).collect();
             self.link.send(data.bytes(), &fds).await?;

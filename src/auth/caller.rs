@@ -12,18 +12,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use zbus::fdo::{ConnectionCredentials, DBusProxy};
 use zbus::message::Type;
 use zbus::names::{BusName, OwnedUniqueName, UniqueName};
 use zbus::{Connection, MatchRule, MessageStream};
 
 use super::Error;
-use crate::admission::{Admission, Unknown};
+use crate::admission::Admission;
 use crate::service::{CallerProcess, Presence};
-
-/// How many connections are looked up at one time.
-const LOOKUPS: usize = 64;
 
 /// Somebody who calls.
 #[derive(Debug, Clone)]
@@ -123,25 +119,15 @@ impl Callers {
         found.ok_or(Error::CallerGone)
     }
 
-    /// Finds out which users connections belong to, for as long as there are any to identify.
-    pub async fn identify_all(self, admission: Admission, mut unknown: Unknown) {
-        let mut lookups = JoinSet::new();
-        loop {
-            tokio::select! {
-                Some(name) = unknown.recv(), if lookups.len() < LOOKUPS => {
-                    let (callers, admission) = (self.clone(), admission.clone());
-                    lookups.spawn(async move {
-                        let caller = match UniqueName::try_from(&*name) {
-                            Ok(name) => callers.identify(&name).await.ok(),
-                            Err(_) => None,
-                        };
-                        admission.identified(&name, caller.map(|caller| caller.uid));
-                    });
-                }
-                Some(_) = lookups.join_next() => {}
-                else => break,
-            }
-        }
+    /// All callers that are known.
+    #[must_use]
+    pub fn all(&self) -> Vec<Caller> {
+        let known = self.known();
+        let all = known.iter().filter_map(|(name, known)| {
+            let process = known.process.clone()?;
+            Some(known.caller(name.clone(), process))
+        });
+        all.collect()
     }
 
     /// Asks the bus whether a caller is still there.
@@ -205,11 +191,13 @@ async fn forget_those_who_leave(
         let Ok(name) = UniqueName::try_from(name) else {
             continue;
         };
-        admission.left(name.as_str());
-        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(left) = known.remove(&OwnedUniqueName::from(name.to_owned())) {
+        let key = OwnedUniqueName::from(name.to_owned());
+        let left = known.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        if let Some(left) = left {
             left.gone.send_replace(true);
         }
+        // After that, so that a caller that is being identified is not entered there for ever.
+        admission.left(name.as_str());
     }
     // With the bus all have left. What waits for them would wait for ever: it keeps this alive itself.
     for (_, left) in known.lock().unwrap_or_else(PoisonError::into_inner).drain() {

@@ -11,26 +11,29 @@ use super::caller::{Caller, Callers};
 use super::deed::{self, Action, Details, Row};
 use super::polkit::Polkit;
 use crate::admission::Admission;
+use crate::privacy::{Privacy, Viewer};
 use crate::service::Service;
 use crate::service::chronicle::{self, Denied};
 use crate::service::limits::{self, within};
 
 /// Who is let through without a question.
 #[derive(Debug)]
-enum Rule {
+pub(super) enum Rule {
     /// Root; everybody else as polkit says.
     System(Polkit),
     /// The user whose instance this is; nobody else, and no question.
     Own(u32),
 }
 
-/// The gate.
-#[derive(Debug)]
+/// The gate. A cheap handle.
+#[derive(Debug, Clone)]
 pub struct Gate {
-    rule: Rule,
+    pub(super) rule: Arc<Rule>,
     /// Those who call.
     pub callers: Callers,
-    service: Service,
+    /// What they may see.
+    pub privacy: Privacy,
+    pub(super) service: Service,
     busy: Arc<Mutex<Busy>>,
 }
 
@@ -72,8 +75,9 @@ impl Gate {
         service: Service,
         admission: Admission,
     ) -> zbus::Result<Self> {
+        let privacy = admission.privacy().clone();
         let callers = Callers::new(connection, admission).await?;
-        Ok(Self { rule, callers, service, busy: Arc::default() })
+        Ok(Self { rule: Arc::new(rule), callers, privacy, service, busy: Arc::default() })
     }
 
     /// Lets a call in, with its row of the list; whether it may go on is asked as its arguments
@@ -98,7 +102,7 @@ impl Gate {
     /// Whether this user passes without a question.
     #[must_use]
     pub fn passes(&self, uid: u32) -> bool {
-        match self.rule {
+        match *self.rule {
             Rule::System(_) => uid == 0,
             Rule::Own(own) => uid == own,
         }
@@ -165,6 +169,12 @@ impl Call<'_> {
         self.gate.passes(self.caller.uid)
     }
 
+    /// What the caller may see.
+    #[must_use]
+    pub fn viewer(&self) -> Viewer {
+        self.gate.privacy.viewer(&self.caller.name)
+    }
+
     /// Asks whether the caller may do this, with a dialog if his message allows one.
     ///
     /// # Errors
@@ -214,7 +224,7 @@ impl Call<'_> {
         if self.passes() {
             return Ok(());
         }
-        match &self.gate.rule {
+        match &*self.gate.rule {
             Rule::Own(_) => {
                 let why = "this is another user's instance".to_owned();
                 Err(Error::Denied { action, deed: action.describe(details), why })
@@ -222,7 +232,7 @@ impl Call<'_> {
             Rule::System(polkit) => {
                 let _counted = self.gate.count_check(self.caller.uid)?;
                 let mut caller = self.caller.clone();
-                polkit.ask(self.header, &mut caller, action, details, interactive).await?;
+                polkit.ask(&mut caller, action, details, interactive).await?;
                 // The answer may have been given to somebody who is not there to use it.
                 if self.caller.is_here() { Ok(()) } else { Err(Error::CallerGone) }
             }

@@ -7,6 +7,7 @@
 pub mod caller;
 pub mod deed;
 pub mod gate;
+mod identify;
 pub mod polkit;
 
 use crate::service;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use zbus::Connection;
-use zbus::message::Header;
+use zbus::message::Message;
 use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
 
 use super::Error;
@@ -36,14 +36,30 @@ impl Polkit {
         Self { line: Arc::downgrade(connection), questions: AtomicU64::new(1) }
     }
 
-    /// Asks whether the sender of a message may do this.
+    /// Asks whether a caller may do this.
     ///
     /// # Errors
     ///
     /// [`Error::Denied`], [`Error::Interactive`], [`Error::CallerGone`].
     pub async fn ask(
         &self,
-        header: &Header<'_>,
+        caller: &mut Caller,
+        action: Action,
+        details: &Details<'_>,
+        interactive: bool,
+    ) -> Result<(), Error> {
+        let patience = if interactive { DIALOG } else { PATIENCE };
+        self.ask_within(patience, caller, action, details, interactive).await
+    }
+
+    /// Asks whether a caller may do this. Without an answer in time it may not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Denied`], [`Error::Interactive`], [`Error::CallerGone`].
+    pub async fn ask_within(
+        &self,
+        patience: Duration,
         caller: &mut Caller,
         action: Action,
         details: &Details<'_>,
@@ -51,8 +67,7 @@ impl Polkit {
     ) -> Result<(), Error> {
         let deed = || action.describe(details);
         let denied = |why: String| Error::Denied { action, deed: deed(), why };
-        let subject =
-            Subject::new_for_message_header(header).map_err(|error| denied(error.to_string()))?;
+        let subject = subject(caller).map_err(denied)?;
         let line = self.line.upgrade().ok_or_else(|| denied("the bus went away".into()))?;
         let authority = AuthorityProxy::builder(&line)
             .cache_properties(zbus::proxy::CacheProperties::No)
@@ -60,10 +75,10 @@ impl Polkit {
             .await
             .map_err(|error| denied(error.to_string()))?;
         let question = self.questions.fetch_add(1, Ordering::Relaxed).to_string();
-        let (flags, patience) = if interactive {
-            (CheckAuthorizationFlags::ALLOW_USER_INTERACTION, DIALOG)
+        let flags = if interactive {
+            CheckAuthorizationFlags::ALLOW_USER_INTERACTION
         } else {
-            (CheckAuthorizationFlags::empty(), PATIENCE)
+            CheckAuthorizationFlags::empty()
         };
         let asked = authority.check_authorization(&subject, action.id(), details, flags, &question);
         let answer = tokio::select! {
@@ -87,6 +102,14 @@ impl Polkit {
             Err(denied("polkit refused".into()))
         }
     }
+}
+
+/// The caller's bus name.
+fn subject(caller: &Caller) -> Result<Subject, String> {
+    // A subject is made of the sender of a message.
+    let message = Message::method_call("/", "Subject").sender(caller.name.as_ref()).build(&());
+    let message = message.map_err(|error| error.to_string())?;
+    Subject::new_for_message_header(&message.header()).map_err(|error| error.to_string())
 }
 
 /// Takes a dialog off the screen that nobody needs any more.

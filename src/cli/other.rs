@@ -86,7 +86,7 @@ async fn connect(bus: Bus) -> Option<Link> {
 fn is_other_instance(holder: &Row) -> bool {
     match row::text(holder, "kind") {
         "process" => is_vmlockd(holder),
-        "unknown" => row::text(holder, "mode") == "exclusive",
+        "unknown" | "hidden" => row::text(holder, "mode") == "exclusive",
         _ => false,
     }
 }
@@ -112,6 +112,7 @@ mod tests {
             (&[("kind", "process"), ("program", "virtlockd")], false),
             (&[("kind", "unknown"), ("mode", "exclusive")], true),
             (&[("kind", "unknown"), ("mode", "shared")], false),
+            (&[("kind", "hidden"), ("mode", "exclusive")], true),
             (&[("kind", "user"), ("program", "vmlockd")], false),
         ] {
             assert_eq!(is_other_instance(&row(entries)), is, "{entries:?}");

@@ -127,6 +127,7 @@ pub(super) fn held(disk: &str, holder: &Row, detail: Detail) -> String {
             format!("VM \"{}\" ({uuid}{pid}user {})", word("name"), word("user"))
         }
         ("process", _) => process(holder, "another program "),
+        ("hidden", _) => "another user".to_owned(),
         ("host", pid) => {
             let pid = if pid == 0 { String::new() } else { format!(", pid {pid}") };
             let (name, uuid, user) = (word("name"), word("uuid"), word("user"));
@@ -223,6 +224,8 @@ mod tests {
         assert_eq!(text, "QEMU \"web1\" (pid 7, user root) has disk /a open");
         stranger.insert("kind".into(), owned("unknown"));
         assert!(sentence("/a", &stranger).contains("does not name"));
+        let hidden = holder([("kind", "hidden".into()), ("mode", "shared".into())]);
+        assert_eq!(sentence("/a", &hidden), "disk /a is locked shared by another user");
     }
 
     #[test]

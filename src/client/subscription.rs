@@ -6,18 +6,25 @@
 //! name with a well-known one. So any user can send a client a signal that looks like the service's.
 //! A [`Subscription`] follows the owner of the service's name, and drops each message that has
 //! another sender.
+//!
+//! A service that hides the owners of other users sends its signals only to connections that have
+//! called the object that they are about (`privacy` in vmlockd.toml(5)). So a subscription calls
+//! `Ping` of the path of its rule, again after each start of the service.
 
 use futures_util::StreamExt as _;
 use tokio::sync::{mpsc, oneshot};
 use zbus::fdo::DBusProxy;
-use zbus::message::Type;
+use zbus::match_rule::PathSpec;
+use zbus::message::{Flags, Type};
 use zbus::names::{BusName, OwnedUniqueName};
 use zbus::{Connection, MatchRule, Message, MessageStream, match_rule, proxy};
 
-use super::SERVICE;
+use super::{MANAGER_PATH, SERVICE};
 
 /// The bus itself. No other connection can have this name as its sender.
 const BUS: &str = "org.freedesktop.DBus";
+/// The interface that every path answers.
+const PEER: &str = "org.freedesktop.DBus.Peer";
 
 /// What a subscription reports, in the order in which the bus delivered it.
 #[derive(Debug, Clone)]
@@ -54,6 +61,7 @@ impl Subscription {
         let (known, owner) = oneshot::channel();
         // The reader starts before the first call: a stream without one stops the connection.
         tokio::spawn(read(messages, rule.clone(), owner, events, bus.clone()));
+        let path = path_of(&rule);
         for rule in [name_rule()?, rule] {
             bus.add_match_rule(rule).await?;
         }
@@ -62,6 +70,12 @@ impl Subscription {
             Err(zbus::fdo::Error::NameHasNoOwner(_)) => None,
             Err(error) => return Err(error.into()),
         };
+        if owner.is_some() {
+            let peer = Some(PEER);
+            // If the service has left meanwhile, the reader sees the next one come. A service that
+            // does not answer, or refuses the call, may send its signals all the same.
+            let _ = connection.call_method(Some(SERVICE), path, peer, "Ping", &()).await;
+        }
         // Without a reader the connection is lost, which the receiver reports.
         let _ = known.send(owner);
         Ok(Self(receiver))
@@ -70,6 +84,24 @@ impl Subscription {
     /// Returns the next event, or `None` once the connection to the bus is lost.
     pub async fn next(&mut self) -> Option<Event> {
         self.0.recv().await
+    }
+}
+
+/// The object whose signals a rule is for.
+fn path_of(rule: &MatchRule<'_>) -> String {
+    match rule.path_spec() {
+        Some(PathSpec::Path(path) | PathSpec::PathNamespace(path)) => path.to_string(),
+        None => MANAGER_PATH.to_owned(),
+    }
+}
+
+/// Has a service that was started send its signals to this connection. Nothing waits for an answer.
+async fn announce(connection: &Connection, rule: &MatchRule<'_>) {
+    let ping = Message::method_call(path_of(rule), "Ping").destination(SERVICE).interface(PEER);
+    let ping = ping.with_flags(Flags::NO_REPLY_EXPECTED | Flags::NO_AUTO_START);
+    if let Ok(message) = ping.build(&()) {
+        // An error means that the connection is lost, which the reader sees.
+        let _ = connection.send(&message).await;
     }
 }
 
@@ -110,7 +142,11 @@ async fn read(
             }
             message = messages.next() => {
                 let Some(Ok(message)) = message else { return };
-                if let Some(event) = filter.pass(message)
+                let event = filter.pass(message);
+                if let Some(Event::Owner(Some(_))) = &event {
+                    announce(bus.inner().connection(), &filter.rule).await;
+                }
+                if let Some(event) = event
                     && answer.is_none()
                     && events.send(event).is_err()
                 {

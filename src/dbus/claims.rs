@@ -181,7 +181,7 @@ pub(super) async fn ask_by_name<'d>(
         Ok(()) => Ok(()),
         Err(error) => {
             let locks = front.service.locks_named(name);
-            Err(holders::with_holders(front, error.into(), name, locks).await)
+            Err(holders::with_holders(front, call, error.into(), name, locks).await)
         }
     }
 }
@@ -262,7 +262,7 @@ async fn ask_by_descriptor(
         Ok(()) => Ok(()),
         Err(error) => {
             let locks = front.service.locks_on(target.identity, &target.below);
-            Err(holders::with_holders(front, error.into(), &target.name, locks).await)
+            Err(holders::with_holders(front, call, error.into(), &target.name, locks).await)
         }
     }
 }

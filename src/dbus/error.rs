@@ -1,10 +1,15 @@
 //! Errors of all floors to D-Bus errors: one place, and nothing falls through to "failed".
+//!
+//! An error that may name other users has a second text ([`super::redact`]); which of the two the
+//! caller gets is decided where the message is sent.
 
 use std::fmt;
 
 use zbus::message::{Header, Message};
 use zbus::names::ErrorName;
 
+use super::redact::{self, Redaction};
+use crate::privacy::Texts;
 use crate::service::Why;
 use crate::{auth, keep, life, lock, service};
 
@@ -13,6 +18,7 @@ use crate::{auth, keep, life, lock, service};
 pub struct Error {
     name: &'static str,
     message: String,
+    redaction: Option<Redaction>,
 }
 
 const OURS: &str = "org.vmlockd1.Error.";
@@ -64,7 +70,11 @@ const NO_SUCH_PROCESS: &str = "org.freedesktop.DBus.Error.UnixProcessIdUnknown";
 impl Error {
     fn new(name: &'static str, message: impl fmt::Display) -> Self {
         debug_assert!(!name.starts_with(OURS) || NAMES.contains(&name), "{name} is not listed");
-        Self { name, message: message.to_string() }
+        Self { name, message: message.to_string(), redaction: None }
+    }
+
+    fn redacted(self, redaction: Option<Redaction>) -> Self {
+        Self { redaction, ..self }
     }
 
     /// Arguments that make no sense.
@@ -109,10 +119,14 @@ impl Error {
         self.name == FOREIGN_NAMESPACE
     }
 
-    /// The same error with more in its message.
+    /// The same error with more in its message, which the caller may read in any case.
     #[must_use]
     pub fn and(self, more: impl fmt::Display) -> Self {
-        Self { message: format!("{}; {more}", self.message), ..self }
+        let extended = |text: &str| format!("{text}; {more}");
+        let redaction = self
+            .redaction
+            .map(|redaction| Redaction { text: extended(&redaction.text), users: redaction.users });
+        Self { message: extended(&self.message), redaction, name: self.name }
     }
 
     /// What should have worked.
@@ -124,7 +138,12 @@ impl Error {
 
 impl zbus::DBusError for Error {
     fn create_reply(&self, call: &Header<'_>) -> zbus::Result<Message> {
-        Message::error(call, self.name).build(&self.message)
+        let reply = Message::error(call, self.name);
+        let Some(Redaction { text, users }) = &self.redaction else {
+            return reply.build(&self.message);
+        };
+        let (full, redacted, users) = (self.message.clone(), text.clone(), users.clone());
+        reply.build(&Texts { full, redacted, users }.body())
     }
 
     fn name(&self) -> ErrorName<'_> {
@@ -139,7 +158,8 @@ impl zbus::DBusError for Error {
 impl From<service::Error> for Error {
     fn from(error: service::Error) -> Self {
         use service::Error as E;
-        match error {
+        let redaction = redact::of_service(&error);
+        let error = match error {
             E::Lock(error) => error.into(),
             E::Life(error) => error.into(),
             E::Held { message, .. } => Self::new(LOCK_HELD, message),
@@ -152,14 +172,15 @@ impl From<service::Error> for Error {
             E::TimedOut { .. } => Self::new(WAIT_TIMED_OUT, &error),
             E::Cancelled(_) | E::CallerGone => Self::new(WAIT_CANCELLED, &error),
             E::Keep(_) | E::Abandoned => Self::new(IO_ERROR, &error),
-        }
+        };
+        error.redacted(redaction)
     }
 }
 
 impl From<lock::Error> for Error {
     fn from(error: lock::Error) -> Self {
-        let name = name_of(&error);
-        Self::new(name, error)
+        let (name, redaction) = (name_of(&error), redact::of_lock(&error));
+        Self::new(name, error).redacted(redaction)
     }
 }
 
@@ -207,7 +228,8 @@ impl From<life::Error> for Error {
             E::NotAProcess | E::Hidden => INVALID_ARGS,
             E::System { .. } => LIMITS_EXCEEDED,
         };
-        Self::new(name, error)
+        let redaction = redact::of_life(&error);
+        Self::new(name, error).redacted(redaction)
     }
 }
 

@@ -240,6 +240,12 @@ pub(super) fn of_unknown() -> Facts {
     Facts::from([("kind", "unknown".into())])
 }
 
+/// What `FindHolders` tells of holders that the caller may not see.
+#[must_use]
+pub(super) fn of_hidden(mode: Mode) -> Facts {
+    Facts::from([("kind", "hidden".into()), ("mode", mode.as_str().into())])
+}
+
 /// How a disk is held by others: for those who have no other mode or name of their own.
 pub(super) fn held_as(facts: &mut Facts, mode: &'static str, path: &str) {
     facts.entry("mode").or_insert_with(|| mode.into());

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use zbus::Connection;
+use zbus::message::Header;
 use zbus::names::InterfaceName;
 use zbus::object_server::Interface as _;
 
@@ -16,6 +17,7 @@ use super::front::Front;
 use super::manager::Manager;
 use super::objects::{self, Objects};
 use crate::paths;
+use crate::privacy::Viewer;
 
 /// The folders above those that come and go.
 pub(super) const FIXED: [&str; 3] = ["/", "/org", paths::ROOT];
@@ -87,7 +89,7 @@ impl Folder {
         objects.at(path, folder).await.map(drop)
     }
 
-    fn children(&self) -> Vec<String> {
+    fn children(&self, viewer: Viewer) -> Vec<String> {
         let service = &self.front.service;
         let last =
             |path: zbus::OwnedObjectPath| path.rsplit('/').next().unwrap_or_default().to_owned();
@@ -97,34 +99,39 @@ impl Folder {
             "/org" => words(&["freedesktop", "vmlockd1"]),
             paths::ROOT => {
                 let mut there = vec!["lockspace"];
-                there.extend((service.owner_count() > 0).then_some("owner"));
-                there.extend((service.count_locks(|_| true) > 0).then_some("lock"));
+                let owned = || service.owner_ids().into_iter().any(|id| viewer.may_see(id.uid));
+                let held = || service.count_locks(|lock| viewer.may_see(lock.owner.uid)) > 0;
+                there.extend(owned().then_some("owner"));
+                there.extend(held().then_some("lock"));
                 words(&there)
             }
             path if path == paths::OWNERS => {
-                service.owner_ids().into_iter().map(|id| last(paths::owner(id))).collect()
+                let ids = service.owner_ids().into_iter().filter(|id| viewer.may_see(id.uid));
+                ids.map(|id| last(paths::owner(id))).collect()
             }
             path if path == paths::LOCKS => {
-                service.lock_numbers().into_iter().map(|lock| last(paths::lock(lock))).collect()
+                let numbers = service.lock_numbers(|owner| viewer.may_see(owner.uid));
+                numbers.into_iter().map(|lock| last(paths::lock(lock))).collect()
             }
             _ => {
-                let kinds = objects::lockspaces(&self.front).into_iter();
+                let kinds = objects::lockspaces_of(&self.front, viewer).into_iter();
                 kinds.map(|kind| kind.name().into_owned()).collect()
             }
         }
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "zbus passes headers by value")]
 #[zbus::interface(name = "org.freedesktop.DBus.Introspectable", introspection_docs = false)]
 impl Folder {
     #[zbus(out_args("xml_data"))]
-    fn introspect(&self) -> String {
+    fn introspect(&self, #[zbus(header)] header: Header<'_>) -> String {
         let mut xml = HEAD.to_owned();
         if self.path == paths::ROOT {
             Objects(Arc::clone(&self.front)).introspect_to_writer(&mut xml, 2);
             Manager(Arc::clone(&self.front)).introspect_to_writer(&mut xml, 2);
         }
-        for child in self.children() {
+        for child in self.children(self.front.viewer(Some(&header))) {
             // Writing to a String has no way to fail.
             let _ = writeln!(xml, "  <node name=\"{child}\"/>");
         }

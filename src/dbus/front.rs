@@ -14,6 +14,7 @@ use crate::auth::caller::Caller;
 use crate::auth::deed::Action;
 use crate::auth::gate::{Call, Gate};
 use crate::lock::{Owner, OwnerId};
+use crate::privacy::Viewer;
 use crate::service::Service;
 
 /// Where to say what came of a wish.
@@ -55,6 +56,15 @@ impl Front {
         member: &str,
     ) -> Result<Call<'c>, Error> {
         Ok(self.gate.enter(header, interface, member).await?)
+    }
+
+    /// What the sender of a message may see; a message of the service's own may show everything.
+    #[must_use]
+    pub(super) fn viewer(&self, header: Option<&Header<'_>>) -> Viewer {
+        let Some(header) = header else { return Viewer::ALL };
+        // The bus names the sender of each message.
+        let sender = header.sender().map_or("", |sender| sender.as_str());
+        self.gate.privacy.viewer(sender)
     }
 
     /// Builds a large reply: `collect` copies what is in the table, `write` makes the body of it.

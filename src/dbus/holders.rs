@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use super::error::Error;
 use super::facts::{self, Facts};
 use super::front::Front;
+use super::redact;
 use crate::auth::deed::Action;
 use crate::auth::deed::Details;
 use crate::auth::gate::Call;
@@ -17,6 +18,7 @@ use crate::lock::probe::{self, Beside, Probe};
 use crate::lock::resolve::{Identify, Target, Wanted};
 use crate::lock::resource::{DiskPath, Resource};
 use crate::lock::{Lock, Mode};
+use crate::privacy::Viewer;
 use crate::service::describe::{HolderUsers, ProcessUsers};
 use crate::service::naming::{NameProcesses, Named};
 
@@ -34,7 +36,7 @@ pub(super) async fn by_name(
     call: &Call<'_>,
     name: &str,
 ) -> Result<Vec<Facts>, Error> {
-    let named = front.service.locks_named(name);
+    let named = visible(call, front.service.locks_named(name));
     let resource = match Resource::parse(name) {
         Ok(resource) => resource,
         // What came as a descriptor may be listed by a name that is no path.
@@ -82,7 +84,7 @@ pub(super) async fn by_file(
     match resolved.ok().and_then(|mut targets| targets.pop()) {
         // Testing opens the disk anew, and on FUSE any user's process would answer that.
         Some(target) if call.passes() || !target.fuse => {
-            let named = front.service.locks_named(&target.name);
+            let named = visible(call, front.service.locks_named(&target.name));
             of_target(front, call, target, &named).await
         }
         // A descriptor that can't be tested through still says which disk it is.
@@ -90,14 +92,23 @@ pub(super) async fn by_file(
     }
 }
 
+/// Those of these locks that the caller may see.
+fn visible(call: &Call<'_>, mut locks: Vec<Lock>) -> Vec<Lock> {
+    let viewer = call.viewer();
+    locks.retain(|lock| viewer.may_see(lock.owner.uid));
+    locks
+}
+
 /// Adds to a refusal of authorization the owners that hold the resource, as far as [`by_name`] and
-/// [`by_file`] name them to anybody.
+/// [`by_file`] name them to anybody, and the caller may see them.
 pub(super) async fn with_holders(
     front: &Front,
+    call: &Call<'_>,
     error: Error,
     resource: &str,
     locks: Vec<Lock>,
 ) -> Error {
+    let locks = visible(call, locks);
     match front.service.describe_holders(resource, &locks).await {
         Some(holders) => error.and(holders),
         None => error,
@@ -192,30 +203,34 @@ async fn all(
     // The owners for which it is reserved follow those that hold a lock.
     let states = states.into_iter().map(Some).chain(iter::repeat(None));
     let owners = named.into_iter().zip(programs).zip(states);
-    let mut all: Vec<Facts> = owners
-        .map(|(((holder, user), program), state)| {
-            let mut facts = facts::of_holder(&holder, user, program, &host);
-            if let Some(state) = state {
-                facts::named(&mut facts, state);
-            }
-            facts
-        })
-        .collect();
+    let mut all = Told::new(call.viewer());
+    for (((holder, user), program), state) in owners {
+        let mut facts = facts::of_holder(&holder, user, program, &host);
+        if let Some(state) = state {
+            facts::named(&mut facts, state);
+        }
+        all.push(Some(holder.owner.uid), holder.mode, facts);
+    }
     let stranger = stranger.filter(|stranger| !shares || stranger.is_named());
     if let Some(stranger) = stranger {
-        let mut found: Vec<Facts> = stranger.recorded.iter().map(facts::of_recorded).collect();
-        let more = stranger.processes.more > 0;
+        let mode = stranger.mode;
+        let held_as = |mut facts: Facts| {
+            facts::held_as(&mut facts, mode.as_str(), &name);
+            facts
+        };
+        let is_recorded = !stranger.recorded.is_empty();
+        for recorded in &stranger.recorded {
+            all.push(None, recorded.entry.mode, held_as(facts::of_recorded(recorded)));
+        }
+        let (named, more) = (!stranger.processes.named.is_empty(), stranger.processes.more > 0);
         for (process, user) in storage.run(ProcessUsers(stranger.processes)).await? {
             users.leave_out(|user| user.pid == process.pid);
-            found.push(facts::of_process(&process, "process", user, &host));
+            let facts = facts::of_process(&process, "process", user, &host);
+            all.push(Some(process.uid), mode, held_as(facts));
         }
-        if found.is_empty() || more {
-            found.push(facts::of_unknown());
+        if !is_recorded && !named || more {
+            all.push(None, mode, held_as(facts::of_unknown()));
         }
-        for facts in &mut found {
-            facts::held_as(facts, stranger.mode.as_str(), &name);
-        }
-        all.extend(found);
         if users.named.is_empty() {
             users = stranger.users;
         }
@@ -225,9 +240,42 @@ async fn all(
         let mode = process.mode.unwrap_or(Mode::Shared).as_str();
         let mut facts = facts::of_process(&process, "user", user, &host);
         facts::held_as(&mut facts, mode, &name);
-        all.push(facts);
+        all.push_user(process.uid, facts);
     }
-    Ok(all)
+    Ok(all.finish())
+}
+
+/// The holders that a viewer is told of. Those that it may not see become one row, which has nothing
+/// but how they hold the disk together.
+struct Told {
+    viewer: Viewer,
+    rows: Vec<Facts>,
+    hidden: Vec<Mode>,
+}
+
+impl Told {
+    fn new(viewer: Viewer) -> Self {
+        Self { viewer, rows: Vec::new(), hidden: Vec::new() }
+    }
+
+    /// Adds a holder of a user of this host; without a user, one of another host or an unknown one.
+    fn push(&mut self, uid: Option<u32>, mode: Mode, facts: Facts) {
+        let seen = uid.map_or(self.viewer.sees_all(), |uid| self.viewer.may_see(uid));
+        if seen { self.rows.push(facts) } else { self.hidden.push(mode) }
+    }
+
+    /// Adds a process that has the disk open, and does not hold it.
+    fn push_user(&mut self, uid: u32, facts: Facts) {
+        if self.viewer.may_see(uid) {
+            self.rows.push(facts);
+        }
+    }
+
+    fn finish(self) -> Vec<Facts> {
+        let Self { mut rows, hidden, .. } = self;
+        rows.extend(redact::strongest(hidden.into_iter()).map(facts::of_hidden));
+        rows
+    }
 }
 
 async fn told(front: &Front, call: &Call<'_>, locks: Vec<Lock>) -> Result<Vec<Facts>, Error> {

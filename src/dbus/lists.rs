@@ -70,12 +70,18 @@ fn too_large() -> Error {
 }
 
 /// The options that `ListLocks` and `ListWaiting` share.
-fn filter(options: &mut Options, after: Option<u64>, page: &Page) -> Result<Filter, Error> {
+fn filter(
+    options: &mut Options,
+    after: Option<u64>,
+    page: &Page,
+    call: &Call<'_>,
+) -> Result<Filter, Error> {
     Ok(Filter {
         after: after.unwrap_or_default(),
         limit: page.limit,
         owner: options.owner("owner")?,
         resource: options.text("resource")?,
+        user: call.viewer().only(),
     })
 }
 
@@ -92,9 +98,9 @@ pub(super) async fn owners(front: &Front, call: &Call<'_>, raw: Raw, header: &He
         Ok(asked) => asked,
         Err(error) => return error.into(),
     };
-    let service = front.service.clone();
+    let (service, user) = (front.service.clone(), call.viewer().only());
     let collect = move || {
-        let mut rows = service.list_owners(after, page.limit);
+        let mut rows = service.list_owners(after, page.limit, user);
         page.cut(&mut rows, weight_of_owner)?;
         Ok(rows)
     };
@@ -110,7 +116,7 @@ pub(super) async fn locks(front: &Front, call: &Call<'_>, raw: Raw, header: &Hea
         let check_names = options.flag("check-names")?;
         let after = options.number("after", paths::lock_number)?;
         let page = Page::take(&mut options, after.is_some())?;
-        let filter = filter(&mut options, after, &page)?;
+        let filter = filter(&mut options, after, &page, call)?;
         options.finish()?;
         if suspended && filter.owner.is_none() {
             return Err(Error::invalid("option 'suspended' needs the option 'owner'"));
@@ -154,7 +160,7 @@ pub(super) async fn waiting(
         let mut options = Options::new(raw);
         let after = options.number("after", |_| None)?;
         let page = Page::take(&mut options, after.is_some())?;
-        let filter = filter(&mut options, after, &page)?;
+        let filter = filter(&mut options, after, &page, call)?;
         options.finish()?;
         Ok((filter, page))
     };
@@ -162,9 +168,12 @@ pub(super) async fn waiting(
         Ok(asked) => asked,
         Err(error) => return error.into(),
     };
-    let service = front.service.clone();
+    let (service, viewer) = (front.service.clone(), call.viewer());
     let collect = move || {
         let mut rows = service.list_waiting(&filter);
+        for WaitingRow { reserved, .. } in &mut rows {
+            reserved.retain(|(_, holder)| viewer.may_see(holder.owner.uid));
+        }
         page.cut(&mut rows, weight_of_waiting)?;
         Ok(rows)
     };

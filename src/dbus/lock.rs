@@ -78,8 +78,9 @@ impl LockObject {
     }
 }
 
-// A getter is a method for zbus, whether or not it has to look at anything.
-#[allow(clippy::unused_self)]
+// A getter is a method for zbus, whether or not it has to look at anything; and zbus passes headers by
+// value.
+#[allow(clippy::unused_self, clippy::needless_pass_by_value)]
 #[zbus::interface(name = "org.vmlockd1.Lock", introspection_docs = false)]
 impl LockObject {
     async fn release(&self, #[zbus(header)] header: Header<'_>, options: Raw) -> Result<(), Error> {
@@ -169,7 +170,9 @@ impl LockObject {
     }
 
     #[zbus(property(emits_changed_signal = "false"), name = "NWaiting")]
-    fn n_waiting(&self) -> u32 {
-        u32::try_from(self.front.service.waiting_for(self.given.id)).unwrap_or(u32::MAX)
+    fn n_waiting(&self, #[zbus(header)] header: Option<Header<'_>>) -> u32 {
+        let viewer = self.front.viewer(header.as_ref());
+        let waiting = self.front.service.waiting_for(self.given.id, |uid| viewer.may_see(uid));
+        u32::try_from(waiting).unwrap_or(u32::MAX)
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use zbus::message::Header;
+
 use super::front::Front;
 use super::objects;
 use crate::lock::lockspace::LockspaceKind;
@@ -21,6 +23,7 @@ impl LockspaceObject {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "zbus passes headers by value")]
 #[zbus::interface(name = "org.vmlockd1.Lockspace", introspection_docs = false)]
 impl LockspaceObject {
     #[zbus(property(emits_changed_signal = "const"))]
@@ -49,9 +52,7 @@ impl LockspaceObject {
     }
 
     #[zbus(property(emits_changed_signal = "false"), name = "NLocks")]
-    fn n_locks(&self) -> u32 {
-        let kind = self.kind;
-        let here = self.front.service.count_locks(|lock| lock.want.lockspace == kind);
-        u32::try_from(here).unwrap_or(u32::MAX)
+    fn n_locks(&self, #[zbus(header)] header: Option<Header<'_>>) -> u32 {
+        objects::locks_in(&self.front, self.kind, self.front.viewer(header.as_ref()))
     }
 }

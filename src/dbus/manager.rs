@@ -51,13 +51,19 @@ impl Manager {
         [call.uid(), 0]
             .into_iter()
             .map(|uid| OwnerId::new(uid, uuid))
+            .filter(|id| call.viewer().may_see(id.uid))
             .find(|id| self.0.service.owner(*id).is_some())
             .ok_or_else(|| Error::no_such_owner(format!("there is no owner {uuid}")))
     }
 }
 
-// A getter is a method for zbus, whether or not it has to look at anything.
-#[allow(clippy::unused_self)]
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+// A getter is a method for zbus, whether or not it has to look at anything; and zbus passes headers by
+// value.
+#[allow(clippy::unused_self, clippy::needless_pass_by_value)]
 #[zbus::interface(name = "org.vmlockd1.Manager", introspection_docs = false)]
 impl Manager {
     #[zbus(out_args("owner", "lease"))]
@@ -134,7 +140,8 @@ impl Manager {
         let call = self.enter(&header, "GetOwnerByPID").await?;
         // A process that does not exist is another error than one to which no owner is bound.
         let pid = binding::by_pid(&self.0, &call, pid).await?.pid();
-        let Some(owner) = self.0.service.owner_by_pid(pid, call.uid()) else {
+        let found = self.0.service.owner_by_pid(pid, call.uid());
+        let Some(owner) = found.filter(|id| call.viewer().may_see(id.uid)) else {
             return Err(Error::no_such_owner(format!("no owner is bound to process {pid}")));
         };
         self.0.service.all_shown().await;
@@ -283,8 +290,11 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         options: Raw,
     ) -> Result<Facts, Error> {
-        let _call = self.enter(&header, "GetMetrics").await?;
+        let call = self.enter(&header, "GetMetrics").await?;
         Options::none(options)?;
+        if !call.viewer().sees_all() {
+            call.ask(Action::ViewForeign, &Details::new()).await?;
+        }
         Ok(facts::of_metrics(&self.0.service.metrics()))
     }
 
@@ -322,18 +332,22 @@ impl Manager {
     }
 
     #[zbus(property(emits_changed_signal = "false"), name = "NOwners")]
-    fn n_owners(&self) -> u32 {
-        u32::try_from(self.0.service.owner_count()).unwrap_or(u32::MAX)
+    fn n_owners(&self, #[zbus(header)] header: Option<Header<'_>>) -> u32 {
+        let viewer = self.0.viewer(header.as_ref());
+        let owners = self.0.service.owner_ids().into_iter();
+        number(owners.filter(|owner| viewer.may_see(owner.uid)).count())
     }
 
     #[zbus(property(emits_changed_signal = "false"), name = "NLocks")]
-    fn n_locks(&self) -> u32 {
-        u32::try_from(self.0.service.count_locks(|_| true)).unwrap_or(u32::MAX)
+    fn n_locks(&self, #[zbus(header)] header: Option<Header<'_>>) -> u32 {
+        let viewer = self.0.viewer(header.as_ref());
+        number(self.0.service.count_locks(|lock| viewer.may_see(lock.owner.uid)))
     }
 
     #[zbus(property(emits_changed_signal = "false"), name = "NWaiting")]
-    fn n_waiting(&self) -> u32 {
-        u32::try_from(self.0.service.waiting_count()).unwrap_or(u32::MAX)
+    fn n_waiting(&self, #[zbus(header)] header: Option<Header<'_>>) -> u32 {
+        let viewer = self.0.viewer(header.as_ref());
+        number(self.0.service.count_waiters(|uid| viewer.may_see(uid)))
     }
 
     #[zbus(signal)]

@@ -23,6 +23,7 @@ mod opening;
 mod options;
 mod owner;
 mod publish;
+mod redact;
 mod waiting;
 
 use std::sync::Arc;
@@ -34,7 +35,6 @@ use zbus::Connection;
 use zbus::fdo::RequestNameFlags;
 
 use crate::admission::{Admission, Socket};
-use crate::auth::caller::Callers;
 use crate::auth::gate::Gate;
 use crate::bus::Bus;
 use crate::logging::Log;
@@ -100,8 +100,8 @@ pub async fn serve(
     let connection = connected.await.map_err(|cause| ServeError::NoBus { bus: bus_name, cause })?;
     let connection = Arc::new(connection);
     match open(&connection, bus, service, log, wishes, &admission).await {
-        Ok((callers, mut tasks)) => {
-            tasks.spawn(callers.identify_all(admission.clone(), unknown));
+        Ok((gate, mut tasks)) => {
+            tasks.spawn(gate.identify_all(admission.clone(), unknown));
             Ok(Served { connection, admission, tasks })
         }
         Err(cause) => {
@@ -125,13 +125,13 @@ async fn open(
     log: &Log,
     wishes: mpsc::Sender<Wish>,
     admission: &Admission,
-) -> zbus::Result<(Callers, JoinSet<()>)> {
+) -> zbus::Result<(Gate, JoinSet<()>)> {
     let gate = match bus {
         Bus::System => Gate::system(connection, service.clone(), admission.clone()).await?,
         Bus::Session => Gate::own(connection, service.clone(), admission.clone()).await?,
     };
-    let callers = gate.callers.clone();
-    let front = Arc::new(Front { service: service.clone(), gate, wishes, bulk: Bulk::default() });
+    let bulk = Bulk::default();
+    let front = Arc::new(Front { service: service.clone(), gate: gate.clone(), wishes, bulk });
     let objects = connection.object_server();
     objects.at(paths::ROOT, objects::Objects(Arc::clone(&front))).await?;
     objects.at(paths::ROOT, manager::Manager(Arc::clone(&front))).await?;
@@ -150,7 +150,7 @@ async fn open(
     connection.request_name_with_flags(NAME, flags).await?;
     let mut tasks = JoinSet::new();
     tasks.spawn(publisher.follow(subscription));
-    Ok((callers, tasks))
+    Ok((gate, tasks))
 }
 
 /// The front, open. Nothing of it is left when it is dropped: this alone keeps the connection, which

@@ -24,6 +24,7 @@ use crate::lock::lockspace::LockspaceKind;
 use crate::lock::printable::spelt_path;
 use crate::lock::{Lock, Owner, Proof};
 use crate::paths;
+use crate::privacy::Viewer;
 use crate::service::list::{Filter, LockRow};
 
 /// The properties of one interface.
@@ -54,8 +55,8 @@ impl Objects {
     ) -> Result<HashMap<OwnedObjectPath, Interfaces<'static>>, Reply> {
         let sender = header.sender().ok_or(crate::auth::Error::CallerGone)?;
         let caller = self.0.gate.callers.identify(sender).await?;
-        let front = Arc::clone(&self.0);
-        let collect = move || Tree::collect(front);
+        let (front, viewer) = (Arc::clone(&self.0), self.0.viewer(Some(&header)));
+        let collect = move || Tree::collect(front, viewer);
         Err(self.0.bulk_reply(&caller, &header, collect, Ok).await)
     }
 
@@ -74,17 +75,20 @@ impl Objects {
     ) -> zbus::Result<()>;
 }
 
-/// All objects, with what their interfaces show.
+/// All objects that a viewer may see, with what their interfaces show.
 struct Tree {
     front: Arc<Front>,
+    viewer: Viewer,
     owners: Vec<(Owner, Vec<u64>)>,
     locks: Vec<LockRow>,
 }
 
 impl Tree {
-    fn collect(front: Arc<Front>) -> Result<Self, Error> {
-        let owners = front.service.owners_and_locks();
-        let locks = front.service.list_locks(&Filter::default());
+    fn collect(front: Arc<Front>, viewer: Viewer) -> Result<Self, Error> {
+        let mut owners = front.service.owners_and_locks();
+        owners.retain(|(owner, _)| viewer.may_see(owner.id.uid));
+        let filter = Filter { user: viewer.only(), ..Filter::default() };
+        let locks = front.service.list_locks(&filter);
         let bytes = owners.iter().map(|(owner, locks)| weight_of_owner(owner, locks.len()));
         let bytes: usize = bytes.chain(locks.iter().map(weight_of_lock)).sum();
         if bytes > REPLY_MAX {
@@ -94,7 +98,7 @@ impl Tree {
                 REPLY_MAX >> 20
             )));
         }
-        Ok(Self { front, owners, locks })
+        Ok(Self { front, viewer, owners, locks })
     }
 }
 
@@ -107,8 +111,9 @@ impl Serialize for Tree {
     /// Makes the dictionaries of one object at a time.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut objects = serializer.serialize_map(None)?;
-        for kind in lockspaces(&self.front) {
-            let shown = Interfaces::from([(LOCKSPACE, of_lockspace(&self.front, kind))]);
+        let viewer = self.viewer;
+        for kind in lockspaces_of(&self.front, viewer) {
+            let shown = Interfaces::from([(LOCKSPACE, of_lockspace(&self.front, kind, viewer))]);
             objects.serialize_entry(&paths::lockspace(kind), &shown)?;
         }
         for (owner, locks) in &self.owners {
@@ -116,7 +121,7 @@ impl Serialize for Tree {
             objects.serialize_entry(&paths::owner(owner.id), &shown)?;
         }
         for LockRow { lock, .. } in &self.locks {
-            let waiting = self.front.service.waiting_for(lock.id);
+            let waiting = self.front.service.waiting_for(lock.id, |uid| viewer.may_see(uid));
             let shown = Interfaces::from([(LOCK, of_lock(lock, waiting))]);
             objects.serialize_entry(&paths::lock(lock.id), &shown)?;
         }
@@ -140,6 +145,19 @@ fn weight_of_lock(LockRow { lock, .. }: &LockRow) -> usize {
 pub(super) fn lockspaces(front: &Front) -> Vec<LockspaceKind> {
     let with_files = front.service.lockspaces().into_iter().map(|(kind, _)| kind);
     std::iter::once(LockspaceKind::Direct).chain(with_files).collect()
+}
+
+/// Those of the lockspaces that a viewer may see.
+pub(super) fn lockspaces_of(front: &Front, viewer: Viewer) -> Vec<LockspaceKind> {
+    let mut kinds = lockspaces(front);
+    kinds.retain(|kind| front.gate.privacy.sees_lockspace(viewer, *kind));
+    kinds
+}
+
+/// How many locks that a viewer may see are held in a lockspace.
+pub(super) fn locks_in(front: &Front, kind: LockspaceKind, viewer: Viewer) -> u32 {
+    let counted = |lock: &Lock| lock.want.lockspace == kind && viewer.may_see(lock.owner.uid);
+    u32::try_from(front.service.count_locks(counted)).unwrap_or(u32::MAX)
 }
 
 /// What kind of rule a lockspace is, in a word.
@@ -221,14 +239,17 @@ pub(super) fn of_owner(owner: &Owner, locks: &[u64]) -> Properties<'static> {
 }
 
 /// All properties of a lockspace's object.
-pub(super) fn of_lockspace(front: &Front, kind: LockspaceKind) -> Properties<'static> {
-    let here = front.service.count_locks(|lock| lock.want.lockspace == kind);
+pub(super) fn of_lockspace(
+    front: &Front,
+    kind: LockspaceKind,
+    viewer: Viewer,
+) -> Properties<'static> {
     HashMap::from([
         ("Name", kind.name().into_owned().into()),
         ("Kind", word(kind).into()),
         ("Directory", directory(front, kind).into()),
         ("Verdict", verdict(front, kind).into()),
         ("Findings", findings(front, kind).into()),
-        ("NLocks", u32::try_from(here).unwrap_or(u32::MAX).into()),
+        ("NLocks", locks_in(front, kind, viewer).into()),
     ])
 }

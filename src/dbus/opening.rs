@@ -53,7 +53,13 @@ impl First {
         let asks = claims::find(front, call, machine, wanted, Vec::new(), in_use).await?;
         let name = name.to_owned();
         let opening = Opening { id, name, front: lock::Front::Dbus, on_lost, anchors, asks };
-        let granted = front.service.open(opening, timeout.begin(call)).await?;
+        let privacy = &front.gate.privacy;
+        privacy.follow_new(&call.caller.name, id);
+        let opened = front.service.open(opening, timeout.begin(call)).await;
+        if opened.is_err() && front.service.owner(id).is_none() {
+            privacy.unfollow(&call.caller.name, id);
+        }
+        let granted = opened?;
         waiting::hand_out_owner(front, call, id, &granted).await?;
         Ok(paths::owner(id))
     }

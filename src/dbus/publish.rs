@@ -5,26 +5,30 @@
 //! a getter may do it. It reads the events in the order of the decisions. A command is answered
 //! once its objects are there (or gone), so whoever gets an answer finds them so; the signals that
 //! tell others of it follow.
+//!
+//! While owners are hidden from other users, each signal is sent once to every connection that may
+//! see it, instead of to all ([`Privacy::audience`](crate::privacy::Privacy::audience)).
+
+mod signals;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
-use zbus::object_server::SignalEmitter;
-use zbus::{Connection, ObjectPath, OwnedObjectPath};
+use zbus::{Connection, OwnedObjectPath};
 
 use super::folder::Folder;
 use super::front::Front;
 use super::lock::LockObject;
 use super::lockspace::LockspaceObject;
-use super::manager::Manager;
 use super::objects::{self, Interfaces, LOCKSPACE, Objects, Properties};
 use super::owner::OwnerObject;
 use crate::auth::deed::{LOCK, OWNER};
 use crate::lock::lockspace::LockspaceKind;
-use crate::lock::{Event, Lock, Loss, Owner, OwnerId, Reason};
+use crate::lock::{Event, Lock, Owner};
 use crate::paths;
+use crate::privacy::{Audience, Privacy, Viewer};
 use crate::service::{Batch, Subscription};
 
 /// How long what nobody waits for may wait: a machine that libvirt starts takes its disks one by
@@ -136,16 +140,26 @@ impl Publisher {
                         self.show_owner(owner).await?;
                     }
                 }
-                Event::OwnerClosed(id) => self.hide::<OwnerObject>(paths::owner(*id)).await?,
+                Event::OwnerClosed(id) => {
+                    let audience = self.privacy().audience(*id);
+                    self.hide::<OwnerObject>(paths::owner(*id), audience).await?;
+                    self.privacy().forget(*id);
+                }
                 Event::LockAcquired(lock) => self.show_lock(lock).await?,
                 Event::LockReleased(lock, reason) => {
                     // First the reason, while there still is an object that it is about.
                     self.released(lock, *reason).await?;
-                    self.hide::<LockObject>(paths::lock(lock.id)).await?;
+                    let audience = self.privacy().audience(lock.owner);
+                    self.hide::<LockObject>(paths::lock(lock.id), audience).await?;
                 }
-                Event::LockspacesChanged => self.show_lockspaces().await?,
+                Event::LockspacesChanged => {
+                    self.show_lockspaces().await?;
+                    // Sent when settings change, too: what callers may see is one of them.
+                    tokio::spawn(self.front.gate.clone().decide_again());
+                }
                 Event::LockspaceRemoved(kind) => {
-                    self.hide::<LockspaceObject>(paths::lockspace(*kind)).await?;
+                    let audience = self.privacy().audience_of_lockspace(*kind);
+                    self.hide::<LockspaceObject>(paths::lockspace(*kind), audience).await?;
                 }
                 Event::AnchorsChanged(_)
                 | Event::OwnerChanged(_)
@@ -171,8 +185,11 @@ impl Publisher {
                 }
                 Event::LockReleased(lock, _) => drop(changed.insert(lock.owner)),
                 Event::LockConverted(lock) => {
-                    let emitter = self.emitter(paths::lock(lock.id))?;
-                    LockObject::new(Arc::clone(&self.front), *lock).mode_changed(&emitter).await?;
+                    let emitters = self.emitters(&paths::lock(lock.id), lock.owner)?;
+                    let object = LockObject::new(Arc::clone(&self.front), *lock);
+                    for (emitter, _) in emitters {
+                        object.mode_changed(&emitter).await?;
+                    }
                 }
                 Event::LockVerified(lock) => self.verified_changed(*lock).await?,
                 Event::LockLost(lock, loss) => {
@@ -180,9 +197,7 @@ impl Publisher {
                     self.verified_changed(*lock).await?;
                 }
                 Event::LockContended { resource, holders, owner } => {
-                    let holders = holders.into_iter().map(paths::owner).collect();
-                    let owner = ObjectPath::from(paths::owner(owner));
-                    Manager::lock_contended(&self.manager()?, &resource, holders, owner).await?;
+                    self.contended(&resource, &holders, owner).await?;
                 }
                 Event::OwnerOpened(_)
                 | Event::OwnerClosed(_)
@@ -192,26 +207,32 @@ impl Publisher {
         }
         for id in changed {
             if let Some(owner) = self.front.service.owner(id) {
-                let emitter = self.emitter(paths::owner(id))?;
-                OwnerObject::new(Arc::clone(&self.front), owner).locks_invalidate(&emitter).await?;
+                let object = OwnerObject::new(Arc::clone(&self.front), owner);
+                for (emitter, _) in self.emitters(&paths::owner(id), id)? {
+                    object.locks_invalidate(&emitter).await?;
+                }
             }
         }
         Ok(())
     }
 
     async fn show_owner(&self, owner: Owner) -> zbus::Result<()> {
-        let path = paths::owner(owner.id);
+        let (path, audience) = (paths::owner(owner.id), self.privacy().audience(owner.id));
         // None at first; but after the bus was away there are.
         let locks = self.front.service.locks_of(owner.id);
-        let properties = objects::of_owner(&owner, &locks);
-        let object = OwnerObject::new(Arc::clone(&self.front), owner);
-        self.add(path, OWNER, object, properties).await.map(drop)
+        let object = OwnerObject::new(Arc::clone(&self.front), owner.clone());
+        let properties = |_| objects::of_owner(&owner, &locks);
+        self.add(path, OWNER, object, audience, properties).await.map(drop)
     }
 
     async fn show_lock(&self, lock: &Lock) -> zbus::Result<()> {
         let object = LockObject::new(Arc::clone(&self.front), lock.clone());
-        let properties = objects::of_lock(lock, self.front.service.waiting_for(lock.id));
-        self.add(paths::lock(lock.id), LOCK, object, properties).await.map(drop)
+        let audience = self.privacy().audience(lock.owner);
+        let properties = |viewer: Viewer| {
+            let waiting = self.front.service.waiting_for(lock.id, |uid| viewer.may_see(uid));
+            objects::of_lock(lock, waiting)
+        };
+        self.add(paths::lock(lock.id), LOCK, object, audience, properties).await.map(drop)
     }
 
     /// Adds an object and says so. `false`: it was there.
@@ -220,26 +241,34 @@ impl Publisher {
         path: OwnedObjectPath,
         interface: &'static str,
         object: I,
-        properties: Properties<'_>,
+        audience: Audience,
+        properties: impl Fn(Viewer) -> Properties<'static>,
     ) -> zbus::Result<bool> {
         if self.connection.object_server().at(&path, object).await?.is_some() {
             return Ok(false);
         }
         let folder = path.rsplit_once('/').map_or("/", |(folder, _)| folder);
         Folder::ensure(&self.connection, &self.front, folder).await?;
-        let interfaces = Interfaces::from([(interface, properties)]);
-        Objects::interfaces_added(&self.manager()?, path.into(), interfaces).await?;
+        for (manager, viewer) in self.emitters_to(paths::ROOT, audience)? {
+            let interfaces = Interfaces::from([(interface, properties(viewer))]);
+            Objects::interfaces_added(&manager, path.as_ref(), interfaces).await?;
+        }
         Ok(true)
     }
 
     async fn hide<I: zbus::object_server::Interface>(
         &self,
         path: OwnedObjectPath,
+        audience: Audience,
     ) -> zbus::Result<()> {
         match self.connection.object_server().remove::<I, _>(&path).await {
             Ok(_) => {
                 let name = I::name();
-                Objects::interfaces_removed(&self.manager()?, path.into(), &[name.as_str()]).await
+                for (manager, _) in self.emitters_to(paths::ROOT, audience)? {
+                    let names = [name.as_str()];
+                    Objects::interfaces_removed(&manager, path.as_ref(), &names).await?;
+                }
+                Ok(())
             }
             // What came and went in one breath was never shown.
             Err(zbus::Error::InterfaceNotFound) => Ok(()),
@@ -247,73 +276,25 @@ impl Publisher {
         }
     }
 
-    async fn acquired(&self, lock: &Lock) -> zbus::Result<()> {
-        let (path, owner) = (paths::lock(lock.id), paths::owner(lock.owner));
-        let (resource, mode) = (lock.want.resource.as_str(), lock.want.mode.as_str());
-        let (manager, emitter) = (self.manager()?, self.emitter(owner.clone())?);
-        Manager::lock_acquired(&manager, path.as_ref(), owner.as_ref(), resource, mode).await?;
-        OwnerObject::lock_acquired(&emitter, path.as_ref(), resource, mode).await
-    }
-
-    async fn released(&self, lock: &Lock, reason: Reason) -> zbus::Result<()> {
-        let (path, owner) = (paths::lock(lock.id), paths::owner(lock.owner));
-        let (resource, reason) = (lock.want.resource.as_str(), reason.as_str());
-        let (manager, emitter) = (self.manager()?, self.emitter(owner.clone())?);
-        Manager::lock_released(&manager, path.as_ref(), owner.as_ref(), resource, reason).await?;
-        OwnerObject::lock_released(&emitter, path.as_ref(), resource, reason).await
-    }
-
-    async fn lost(&self, lock: &Lock, loss: Loss) -> zbus::Result<()> {
-        let (path, owner) = (paths::lock(lock.id), paths::owner(lock.owner));
-        let (resource, reason) = (lock.want.resource.as_str(), loss.as_str());
-        let (manager, emitter) = (self.manager()?, self.emitter(owner.clone())?);
-        Manager::lock_lost(&manager, path.as_ref(), owner.as_ref(), resource, reason).await?;
-        OwnerObject::lock_lost(&emitter, path.as_ref(), resource, reason).await
-    }
-
-    async fn verified_changed(&self, lock: Lock) -> zbus::Result<()> {
-        let emitter = self.emitter(paths::lock(lock.id))?;
-        LockObject::new(Arc::clone(&self.front), lock).verified_changed(&emitter).await
-    }
-
-    async fn anchors_changed(&self, id: OwnerId) -> zbus::Result<()> {
-        let Some(owner) = self.front.service.owner(id) else {
-            return Ok(());
-        };
-        let emitter = self.emitter(paths::owner(id))?;
-        let object = OwnerObject::new(Arc::clone(&self.front), owner);
-        object.anchors_changed(&emitter).await?;
-        object.p_i_d_changed(&emitter).await
-    }
-
-    async fn owner_changed(&self, id: OwnerId) -> zbus::Result<()> {
-        let Some(owner) = self.front.service.owner(id) else {
-            return Ok(());
-        };
-        let emitter = self.emitter(paths::owner(id))?;
-        let object = OwnerObject::new(Arc::clone(&self.front), owner);
-        object.state_changed(&emitter).await?;
-        object.suspended_invalidate(&emitter).await
-    }
-
     /// A lockspace that was configured once stays shown: locks that were given there refer to it.
     async fn show_lockspaces(&self) -> zbus::Result<()> {
         for kind in objects::lockspaces(&self.front) {
             let object = || LockspaceObject::new(Arc::clone(&self.front), kind);
-            let properties = objects::of_lockspace(&self.front, kind);
-            let added = self.add(paths::lockspace(kind), LOCKSPACE, object(), properties).await?;
+            let properties = |viewer| objects::of_lockspace(&self.front, kind, viewer);
+            let (path, audience) =
+                (paths::lockspace(kind), self.privacy().audience_of_lockspace(kind));
+            let added =
+                self.add(path.clone(), LOCKSPACE, object(), audience.clone(), properties).await?;
             if !added && LockspaceKind::CONFIGURED.contains(&kind) {
-                object().directory_changed(&self.emitter(paths::lockspace(kind))?).await?;
+                for (emitter, _) in self.emitters_to(&path, audience)? {
+                    object().directory_changed(&emitter).await?;
+                }
             }
         }
         Ok(())
     }
 
-    fn manager(&self) -> zbus::Result<SignalEmitter<'static>> {
-        SignalEmitter::new(&self.connection, paths::ROOT)
-    }
-
-    fn emitter(&self, path: OwnedObjectPath) -> zbus::Result<SignalEmitter<'static>> {
-        SignalEmitter::new(&self.connection, ObjectPath::from(path))
+    fn privacy(&self) -> &Privacy {
+        &self.front.gate.privacy
     }
 }

@@ -66,6 +66,16 @@ impl Default for Limits {
     }
 }
 
+/// Whose owners an ordinary user may see.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Visibility {
+    /// Those of all users.
+    #[default]
+    Open,
+    /// Its own.
+    Private,
+}
+
 /// Who is not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exempt {

@@ -114,16 +114,22 @@ pub struct Filter {
     pub owner: Option<OwnerId>,
     /// Only those on a resource with this name, as requested or as found.
     pub resource: Option<String>,
+    /// Only those of this user's owners.
+    pub user: Option<u32>,
 }
 
 impl Default for Filter {
     /// Everything.
     fn default() -> Self {
-        Self { after: 0, limit: usize::MAX, owner: None, resource: None }
+        Self { after: 0, limit: usize::MAX, owner: None, resource: None, user: None }
     }
 }
 
 impl Filter {
+    fn is_of_user(&self, owner: OwnerId) -> bool {
+        self.user.is_none_or(|uid| uid == owner.uid)
+    }
+
     fn is_named(&self, want: &Want) -> bool {
         let Some(name) = self.resource.as_deref() else { return true };
         want.resource == name || want.canonical.as_deref() == Some(name)
@@ -157,7 +163,8 @@ impl Service {
             whose: owners.whose(lock.owner),
             name_state: None,
         };
-        let named = |lock: &&Arc<Lock>| filter.is_named(&lock.want);
+        let named =
+            |lock: &&Arc<Lock>| filter.is_of_user(lock.owner) && filter.is_named(&lock.want);
         if let Some(owner) = filter.owner {
             let locks = state.table.locks_of(owner, filter.after).filter(named);
             locks.take(filter.limit).map(row).collect()
@@ -183,7 +190,9 @@ impl Service {
         let state = self.state();
         let whose = Whose::find(&state.table, owner);
         let suspended = state.table.suspended_of(owner, filter.after);
-        let suspended = suspended.filter(|(_, want)| filter.is_named(want)).take(filter.limit);
+        let meant =
+            |(_, want): &(u64, &Arc<Want>)| filter.is_of_user(owner) && filter.is_named(want);
+        let suspended = suspended.filter(meant).take(filter.limit);
         let row = |(number, want): (u64, &Arc<Want>)| SuspendedRow {
             number,
             want: Arc::clone(want),
@@ -192,10 +201,18 @@ impl Service {
         suspended.map(row).collect()
     }
 
-    /// Returns a page of the owners, by user and UUID.
+    /// Returns a page of the owners, or of those of one user, by user and UUID.
     #[must_use]
-    pub fn list_owners(&self, after: Option<OwnerId>, limit: usize) -> Vec<OwnerRow> {
-        self.state().table.owners_after(after).take(limit).map(OwnerRow::from).collect()
+    pub fn list_owners(
+        &self,
+        after: Option<OwnerId>,
+        limit: usize,
+        user: Option<u32>,
+    ) -> Vec<OwnerRow> {
+        let state = self.state();
+        let owners = state.table.owners_after(after);
+        let meant = owners.filter(|owner| user.is_none_or(|uid| uid == owner.id.uid));
+        meant.take(limit).map(OwnerRow::from).collect()
     }
 
     /// Returns a page of the waiting requests, in the order of their tickets.
@@ -204,7 +221,8 @@ impl Service {
         let state = self.state();
         let mut owners = Owners::new(&state.table);
         let meant = |waiter: &&Arc<Waiter>| {
-            filter.owner.is_none_or(|owner| owner == waiter.owner)
+            filter.is_of_user(waiter.owner)
+                && filter.owner.is_none_or(|owner| owner == waiter.owner)
                 && waiter.wants.iter().any(|want| filter.is_named(want))
         };
         let after: Ticket = filter.after;
@@ -223,10 +241,11 @@ impl Service {
         self.state().table.owners().map(|owner| owner.id).collect()
     }
 
-    /// Returns the numbers of all held locks, in order.
+    /// Returns the numbers of the held locks of the owners that `meant` selects, in order.
     #[must_use]
-    pub fn lock_numbers(&self) -> Vec<u64> {
-        self.state().table.locks().map(|lock| lock.id).collect()
+    pub fn lock_numbers(&self, meant: impl Fn(OwnerId) -> bool) -> Vec<u64> {
+        let state = self.state();
+        state.table.locks().filter(|lock| meant(lock.owner)).map(|lock| lock.id).collect()
     }
 
     /// Returns what `read` makes of an owner; `None` where it is not there. Under the mutex, so

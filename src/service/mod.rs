@@ -72,7 +72,7 @@ pub use enrol::Machine;
 pub use error::Error;
 use fitness::Fitness;
 use keeping::Keep;
-pub use limits::{Exempt, Limits};
+pub use limits::{Exempt, Limits, Visibility};
 pub use owners::{NewAnchor, Opening};
 pub use reclaim::wall_clock_of;
 pub use restore::restore;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Service;
+use super::{Service, Visibility};
 use crate::lock::extent::Extent;
 use crate::lock::held::Held;
 use crate::lock::holder::Holder;
@@ -29,6 +29,12 @@ impl Service {
         state.table.owners().next().is_none() && state.table.waiters().next().is_none()
     }
 
+    /// Whether owners are hidden from other users.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        self.state().settings.visibility == Visibility::Private
+    }
+
     /// How many owners there are.
     #[must_use]
     pub fn owner_count(&self) -> usize {
@@ -39,6 +45,12 @@ impl Service {
     #[must_use]
     pub fn lock(&self, number: u64) -> Option<Lock> {
         self.state().table.lock(number).cloned()
+    }
+
+    /// The owner of a lock that is held.
+    #[must_use]
+    pub fn lock_owner(&self, number: u64) -> Option<OwnerId> {
+        self.state().table.lock(number).map(|lock| lock.owner)
     }
 
     /// All locks that are held.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Limits, reclaim, rounds};
+use super::{Limits, Visibility, reclaim, rounds};
 use crate::lock::lockspace::Lockspaces;
 
 /// What may change while the service runs.
@@ -18,6 +18,8 @@ pub struct Settings {
     pub only_record_disks: bool,
     /// Whether these callers' owners have to hold a lease to write a disk.
     pub require_lease_for_disks: bool,
+    /// Whose owners a user may see.
+    pub visibility: Visibility,
     /// How often locks are looked at that others' storage could lose; `None`: never.
     pub verify_interval: Option<Duration>,
     /// How long a lock that libvirt releases while its VM lives is reserved for this VM; `None`:
@@ -33,6 +35,7 @@ impl Default for Settings {
             allow_fuse: false,
             only_record_disks: false,
             require_lease_for_disks: false,
+            visibility: Visibility::default(),
             verify_interval: Some(rounds::INTERVAL),
             release_grace: Some(reclaim::GRACE),
         }

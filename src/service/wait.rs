@@ -355,16 +355,23 @@ impl Service {
         }
     }
 
-    /// How many wait.
+    /// How many requests wait.
     #[must_use]
     pub fn waiting_count(&self) -> usize {
-        self.state().table.waiters().count()
+        self.count_waiters(|_| true)
     }
 
-    /// How many wait for what a lock is on.
+    /// How many requests of the users that `counts` selects wait.
     #[must_use]
-    pub fn waiting_for(&self, number: u64) -> usize {
+    pub fn count_waiters(&self, counts: impl Fn(u32) -> bool) -> usize {
+        self.state().table.waiters().filter(|waiter| counts(waiter.owner.uid)).count()
+    }
+
+    /// How many requests of the users that `counts` selects wait for what a lock is on.
+    #[must_use]
+    pub fn waiting_for(&self, number: u64, counts: impl Fn(u32) -> bool) -> usize {
         let state = self.state();
-        state.table.lock(number).map_or(0, |lock| state.table.waiting_for(lock))
+        let counts = |owner: OwnerId| counts(owner.uid);
+        state.table.lock(number).map_or(0, |lock| state.table.waiting_for(lock, counts))
     }
 }

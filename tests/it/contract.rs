@@ -194,6 +194,7 @@ fn polkit_knows_every_action_and_its_default() {
                 Action::AcquireByName
                 | Action::RegisterProcess
                 | Action::ManageForeign
+                | Action::ViewForeign
                 | Action::ManageLockspaces
                 | Action::Reload => keep,
             };

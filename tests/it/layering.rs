@@ -15,8 +15,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // What the log tells of, for whoever tells it and for whoever writes it.
     ("catalog", &[]),
     ("service", &["lock", "life", "keep", "inspector", "step", "catalog"]),
-    ("admission", &["service", "bus"]),
-    ("auth", &["lock", "life", "service", "catalog", "admission"]),
+    ("privacy", &["lock", "service", "paths"]),
+    ("admission", &["service", "bus", "privacy"]),
+    ("auth", &["lock", "life", "service", "catalog", "admission", "privacy"]),
     // `logging` stands beside the floors; the log's D-Bus object turns its knob.
     (
         "dbus",
@@ -28,6 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "service",
             "admission",
             "auth",
+            "privacy",
             "bus",
             "logging",
             "paths",

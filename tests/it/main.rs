@@ -41,6 +41,7 @@ mod metrics;
 mod model;
 mod namespaces;
 mod owners;
+mod privacy;
 mod reexec;
 mod reload;
 mod rlimits;

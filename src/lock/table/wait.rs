@@ -72,10 +72,11 @@ impl Table {
         self.queue.get(ticket)
     }
 
-    /// How many wait for what this lock is on.
+    /// How many requests of the owners that `counts` selects wait for what this lock is on.
     #[must_use]
-    pub fn waiting_for(&self, lock: &Lock) -> usize {
-        let tickets = self.queue.for_resource(&lock.want).map(|(waiter, ..)| waiter.ticket);
+    pub fn waiting_for(&self, lock: &Lock, counts: impl Fn(OwnerId) -> bool) -> usize {
+        let waiters = self.queue.for_resource(&lock.want).map(|(waiter, ..)| waiter);
+        let tickets = waiters.filter(|waiter| counts(waiter.owner)).map(|waiter| waiter.ticket);
         tickets.collect::<BTreeSet<_>>().len()
     }
 

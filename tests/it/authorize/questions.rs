@@ -138,6 +138,15 @@ async fn each_question_says_what_it_is_about() {
     asked("no lockspace", &[("manage-lockspaces", &details(&[("resource", &leases)]))]);
     manager.reload(none()).await.unwrap();
     asked("reloading", &[("reload", &Details::new())]);
+    house.configure("privacy = \"private\"\n");
+    manager.reload(none()).await.unwrap();
+    // Asked beside calls, about each connection that is there.
+    within("what may be seen is asked", async {
+        while !mock.seen().iter().any(|call| call.action == Action::ViewForeign.id()) {
+            manager.n_locks().await.unwrap();
+        }
+    })
+    .await;
 
     let me = user.unique_name().unwrap().as_str();
     for question in mock.seen() {

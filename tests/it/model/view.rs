@@ -124,7 +124,7 @@ impl View {
             if numbers.insert((vm, disk), lock.id).is_some() {
                 odd.push(format!("{vm} has {disk} twice"));
             }
-            let waiting = life.service.waiting_for(lock.id);
+            let waiting = life.service.waiting_for(lock.id, |_| true);
             locks.insert((vm, disk), Held { mode: lock.want.mode, name, waiting });
         }
         {

@@ -1,0 +1,277 @@
+//! What errors say to callers that may not see everything that they name.
+//!
+//! An allow-list: an error is told in full to everybody only if it is listed here as one that names
+//! nothing but what the caller named itself, its own owners, or the host. Whatever is not listed is
+//! replaced by a text without details for callers that do not see everything, so that a new error can't
+//! betray anything by accident.
+
+use crate::lock::holder::{Ahead, Naming, Refusal, Stranger};
+use crate::lock::lease::spoken;
+use crate::lock::printable::shown;
+use crate::lock::{self, Mode};
+use crate::{life, service};
+
+/// What is said where nothing is known that may be said.
+const WITHHELD: &str = "refused because of another user, whose locks are hidden from this one";
+
+/// The text of an error for callers that may not see all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Redaction {
+    /// The text.
+    pub(super) text: String,
+    /// The users whose owners the full text names; none if only a caller that sees everything may
+    /// read it.
+    pub(super) users: Vec<u32>,
+}
+
+impl Redaction {
+    fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), users: Vec::new() }
+    }
+}
+
+/// The redaction of an error of the service; `None` if every caller may read it.
+pub(super) fn of_service(error: &service::Error) -> Option<Redaction> {
+    use service::Error as E;
+    match error {
+        E::Lock(error) => of_lock(error),
+        E::Life(error) => of_life(error),
+        E::Held { refusal, .. } => Some(of_refusal(refusal)),
+        E::HeldElsewhere { stranger, .. } => Some(of_stranger(stranger)),
+        E::TimedOut { waited, last } => {
+            let last = of_service(last.as_deref()?)?;
+            let waited = E::TimedOut { waited: *waited, last: None };
+            Some(Redaction { text: format!("{waited}: {}", last.text), ..last })
+        }
+        E::Cancelled(_)
+        | E::CallerGone
+        | E::Limit { .. }
+        | E::MoreLocks
+        | E::ShuttingDown
+        | E::Silent(_)
+        // About the caller's own names and numbers.
+        | E::ForeignName(_)
+        | E::ForeignPid { .. }
+        | E::Abandoned => None,
+        _ => Some(Redaction::new(WITHHELD)),
+    }
+}
+
+/// The redaction of an error about a lock.
+pub(super) fn of_lock(error: &lock::Error) -> Option<Redaction> {
+    use lock::Error as E;
+    match error {
+        E::Held(refusal) => Some(of_refusal(refusal)),
+        E::HeldElsewhere(stranger) => Some(of_stranger(stranger)),
+        E::LockspaceInUse { directory, .. } => {
+            Some(Redaction::new(format!("lockspace {directory} is in use by another user")))
+        }
+        E::NotUndone { cause, undo } => match (of_lock(cause), of_lock(undo)) {
+            (None, None) => None,
+            (cause, _) => cause.or_else(|| Some(Redaction::new(WITHHELD))),
+        },
+        E::BadMode(_)
+        | E::BadPath { .. }
+        | E::BadKey { .. }
+        | E::BadName { .. }
+        | E::BadUuid(_)
+        | E::TwoModes(_)
+        | E::OtherMode { .. }
+        | E::OnlyRecorded { .. }
+        | E::LeaseRequired(_)
+        | E::Missing(_)
+        | E::NotLockable { .. }
+        | E::Changed(_)
+        | E::System { .. }
+        | E::Lockspace { .. }
+        | E::NoSuchLockspace(_)
+        | E::Configured(_)
+        | E::OwnerExists(_)
+        | E::NoSuchOwner(_)
+        | E::Suspended(_)
+        | E::OfferedAlready(_)
+        | E::NothingToOffer(_)
+        | E::OwnOffer(_)
+        | E::HeldTwice { .. }
+        | E::NoSuchOffer
+        | E::NoSuchLock(_) => None,
+        #[allow(unreachable_patterns)] // For errors that are added and not listed here.
+        _ => Some(Redaction::new(WITHHELD)),
+    }
+}
+
+/// The redaction of an error about a process, which the caller has named.
+pub(super) fn of_life(error: &life::Error) -> Option<Redaction> {
+    use life::Error as E;
+    match error {
+        E::NoSuchProcess(_) | E::Ended | E::NotAProcess | E::Hidden | E::System { .. } => None,
+        #[allow(unreachable_patterns)]
+        _ => Some(Redaction::new(WITHHELD)),
+    }
+}
+
+/// How a resource is held, and by no more than "another user".
+fn of_refusal(refusal: &Refusal) -> Redaction {
+    // No `..`: who is named by a field that is added has to be decided here.
+    let Refusal { resource, holders, ahead, users } = refusal;
+    let modes = || holders.iter().map(|holder| holder.mode);
+    let resource = spoken(&shown(resource));
+    let is_reserved = holders.iter().all(|holder| holder.reserved_until.is_some());
+    let text = match strongest(modes()) {
+        Some(_) if is_reserved => format!("{resource} is reserved for another user"),
+        Some(mode) => format!("{resource} is locked {} by another user", mode.adverb()),
+        None => format!("{resource} is waited for by another user, which comes first"),
+    };
+    let mut named: Vec<u32> = holders.iter().map(|holder| holder.owner.uid).collect();
+    if let Some(Ahead { owner, .. }) = ahead {
+        named.push(owner.uid);
+    }
+    named.extend(users.named.iter().map(|process| process.uid));
+    if users.more > 0 {
+        named.clear();
+    }
+    Redaction { text, users: named }
+}
+
+/// How a resource is held by a foreign holder.
+fn of_stranger(stranger: &Stranger) -> Redaction {
+    let Stranger { resource, lock_file: _, mode, by: _, processes, recorded, users, naming } =
+        stranger;
+    let resource = spoken(&shown(resource));
+    let text = format!("{resource} is locked {} by another program or host", mode.adverb());
+    // All that the text names is known, and it is all on this host.
+    let known = *naming == Naming::Done
+        && recorded.is_empty()
+        && processes.more == 0
+        && users.more == 0
+        && !processes.named.is_empty();
+    let named = processes.named.iter().chain(&users.named).map(|process| process.uid);
+    Redaction { text, users: if known { named.collect() } else { Vec::new() } }
+}
+
+/// The mode of all holders together.
+pub(super) fn strongest(modes: impl Iterator<Item = Mode>) -> Option<Mode> {
+    let rank = |mode: &Mode| match mode {
+        Mode::Exclusive => 2,
+        Mode::Shared => 1,
+        Mode::None => 0,
+    };
+    modes.max_by_key(rank)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::lock::OwnerId;
+    use crate::lock::fdinfo::Processes;
+    use crate::lock::holder::{Holder, Relation, StrangersLock};
+    use crate::lock::process::Process;
+
+    fn holder(uid: u32, mode: Mode) -> Holder {
+        Holder {
+            lock: 1,
+            owner: OwnerId::new(uid, Uuid::from_u128(5)),
+            name: "secret".to_owned(),
+            pid: 4711,
+            mode,
+            since: 0,
+            resource: "/secret/disk".to_owned(),
+            relation: Relation::Same,
+            reserved_until: None,
+        }
+    }
+
+    fn processes(uids: &[u32]) -> Processes {
+        let process = |uid: &u32| Process {
+            pid: 4711,
+            program: "secret".to_owned(),
+            uid: *uid,
+            machine: None,
+            mode: None,
+        };
+        Processes { named: uids.iter().map(process).collect(), more: 0 }
+    }
+
+    fn refusal(holders: Vec<Holder>) -> Refusal {
+        let users = Processes::default();
+        Refusal { resource: "/srv/a".to_owned(), holders, ahead: None, users }
+    }
+
+    fn stranger() -> Stranger {
+        Stranger {
+            resource: "/srv/a".to_owned(),
+            lock_file: Some("/secret/lock".to_owned()),
+            mode: Mode::Shared,
+            by: StrangersLock::Byte,
+            processes: processes(&[7]),
+            recorded: Vec::new(),
+            users: Processes::default(),
+            naming: Naming::Done,
+        }
+    }
+
+    #[test]
+    fn a_holder_is_another_user_and_no_more() {
+        let refusal = refusal(vec![holder(7, Mode::Shared), holder(8, Mode::Shared)]);
+        let held = lock::Error::Held(Box::new(refusal.clone()));
+        let redaction = of_lock(&held).unwrap();
+        assert_eq!(redaction.text, "disk /srv/a is locked shared by another user");
+        assert_eq!(redaction.users, [7, 8]);
+        let held = service::Error::Held { message: "secret".into(), refusal: Box::new(refusal) };
+        let late =
+            service::Error::TimedOut { waited: Duration::from_secs(1), last: Some(Box::new(held)) };
+        let text = of_service(&late).unwrap().text;
+        assert!(text.ends_with(": disk /srv/a is locked shared by another user"), "{text}");
+    }
+
+    #[test]
+    fn a_vm_for_which_it_is_reserved_is_not_named() {
+        let holder = Holder { reserved_until: Some(1), ..holder(7, Mode::Exclusive) };
+        let redaction = of_refusal(&refusal(vec![holder]));
+        assert_eq!(redaction.text, "disk /srv/a is reserved for another user");
+        assert_eq!(redaction.users, [7]);
+    }
+
+    #[test]
+    fn a_waiter_that_comes_first_is_another_user_too() {
+        let owner = OwnerId::new(9, Uuid::from_u128(5));
+        let ahead = Some(Ahead { owner, name: "secret".to_owned(), since: 1 });
+        let redaction = of_refusal(&Refusal { ahead, ..refusal(Vec::new()) });
+        assert!(!redaction.text.contains("secret"), "{redaction:?}");
+        assert_eq!(redaction.users, [9]);
+    }
+
+    #[test]
+    fn a_foreign_holder_is_named_only_to_its_own_user() {
+        assert_eq!(of_stranger(&stranger()).users, [7]);
+        let text = of_stranger(&stranger()).text;
+        assert_eq!(text, "disk /srv/a is locked shared by another program or host");
+        let users = processes(&[8]);
+        assert_eq!(of_stranger(&Stranger { users, ..stranger() }).users, [7, 8]);
+        let naming = Naming::Late(Some(4711));
+        assert!(of_stranger(&Stranger { naming, ..stranger() }).users.is_empty());
+        let processes = Processes { more: 1, ..processes(&[7]) };
+        assert!(of_stranger(&Stranger { processes, ..stranger() }).users.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_listed_is_withheld() {
+        let (name, uid) = ("secret".to_owned(), 7);
+        let text = of_service(&service::Error::NeedsForce { lock: 1, name, uid }).unwrap().text;
+        assert_eq!(text, WITHHELD);
+        let in_use = lock::Error::LockspaceInUse {
+            directory: "/srv/l".to_owned(),
+            name: "secret".to_owned(),
+            how: "holds a lease in it",
+        };
+        assert!(!of_lock(&in_use).unwrap().text.contains("secret"));
+        let (cause, undo) = (Box::new(in_use), Box::new(lock::Error::NoSuchOffer));
+        let cause_first = lock::Error::NotUndone { cause, undo };
+        assert!(!of_lock(&cause_first).unwrap().text.contains("secret"));
+        assert!(of_lock(&lock::Error::NoSuchOffer).is_none());
+    }
+}

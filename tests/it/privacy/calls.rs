@@ -1,0 +1,215 @@
+//! What the methods and the properties tell a second user, and what refusals say.
+
+use std::collections::BTreeSet;
+
+use zbus::OwnedObjectPath;
+use zbus::fdo::{IntrospectableProxy, ObjectManagerProxy};
+use zbus::message::Type;
+use zbus::wire::Structure;
+
+use super::members;
+use super::scene::{PRIVATE, Recorded, SECOND, Scene};
+use crate::house::user::{DAEMON, ROOT};
+use crate::house::{Answer, Broker, Kind, Rival};
+use crate::listed::text;
+use crate::machine::{Machine, exclusive, manager, option, shared};
+use crate::methods::{self, Subject, none};
+
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+
+/// The second user's machine, which wants the first one's disk by another name.
+async fn own_machine(scene: &Scene, second: &Recorded) -> (Machine, OwnedObjectPath) {
+    let machine = Machine::open(&second.connection, "web2").await;
+    let disk = scene.house.raw_of(SECOND, "own");
+    let lock = machine.acquire(&[shared(&disk)]).await.unwrap().remove(0);
+    (machine, lock)
+}
+
+async fn introspect(second: &Recorded, path: &str) -> String {
+    let proxy = IntrospectableProxy::builder(&second.connection).destination("org.vmlockd1");
+    proxy.path(path).build().await.unwrap().introspect().await.unwrap()
+}
+
+async fn no_method_tells_a_user_of_another(broker: Broker) {
+    let scene = Scene::set(broker, PRIVATE).await;
+    let mut second = scene.recorded(SECOND).await;
+    let (machine, lock) = own_machine(&scene, &second).await;
+    let (owner, bus) = (machine.path(), &second.connection);
+    let subject = Subject { owner: &owner, lock: &lock, disk: &scene.shared };
+    let mut called = BTreeSet::new();
+    for method in methods::all(&subject) {
+        called.insert((method.interface.to_owned(), method.name.to_owned()));
+        // Most of them are refused, for the disk of the first user among other things.
+        let _ = method.call(bus, none()).await;
+    }
+    let listed = members("method");
+    let missing: Vec<_> = listed.difference(&called).collect();
+    assert!(missing.is_empty(), "{missing:?} are called by no test: add them to methods.rs");
+    let (machine, lock) = {
+        let machine = Machine::open(bus, "web3").await;
+        let disk = scene.house.raw_of(SECOND, "other");
+        let lock = machine.acquire(&[exclusive(&disk)]).await.unwrap().remove(0);
+        (machine, lock)
+    };
+    let owner = machine.path();
+    let lockspace = "/org/vmlockd1/lockspace/direct";
+    for (interface, property) in members("property") {
+        let path = match interface.rsplit('.').next().unwrap() {
+            "Manager" => "/org/vmlockd1",
+            "Owner" => owner.as_str(),
+            "Lock" => lock.as_str(),
+            "Lockspace" => lockspace,
+            other => panic!("no object of {other}"),
+        };
+        let all = Structure::from((interface.as_str(),));
+        second.call(path, Some(PROPERTIES), "GetAll", &all).await.unwrap();
+        let one = Structure::from((interface.as_str(), property.as_str()));
+        second.call(path, Some(PROPERTIES), "Get", &one).await.unwrap();
+    }
+    for path in ["/", "/org", "/org/vmlockd1", "/org/vmlockd1/owner", "/org/vmlockd1/lock"] {
+        introspect(&second, path).await;
+    }
+    introspect(&second, "/org/vmlockd1/lockspace").await;
+    let objects = ObjectManagerProxy::builder(bus).destination("org.vmlockd1");
+    let objects = objects.path("/org/vmlockd1").build().await.unwrap();
+    let objects = objects.get_managed_objects().await.unwrap();
+    let below = |folder: &str| objects.keys().filter(|path| path.starts_with(folder)).count();
+    let (owners, locks) = (below("/org/vmlockd1/owner/"), below("/org/vmlockd1/lock/"));
+
+    let manager = manager(bus).await;
+    assert_eq!(manager.n_owners().await.unwrap() as usize, owners);
+    assert_eq!(manager.n_locks().await.unwrap() as usize, locks);
+    assert_eq!(manager.n_waiting().await.unwrap(), 0);
+    for options in [none(), option("limit", 100_u32)] {
+        let rows = manager.list_owners(options).await.unwrap();
+        assert_eq!(rows.len(), owners, "{rows:?}");
+        assert!(rows.iter().all(|row| text(row, "name").starts_with("web")), "{rows:?}");
+    }
+    assert_eq!(manager.list_locks(none()).await.unwrap().len(), locks);
+    // The filter by another's owner finds what the filter by none finds.
+    let foreign = option("owner", scene.secret.path().into_inner());
+    assert!(manager.list_locks(foreign).await.unwrap().is_empty());
+    let by_pid = manager.get_owner_by_pid(1).await.unwrap_err().to_string();
+    assert!(by_pid.contains("no owner is bound to process 1"), "{by_pid}");
+
+    let messages = second.sync().await;
+    let replies = messages.iter().filter(|message| message.message_type() != Type::Signal);
+    assert!(replies.count() > 60, "what is recorded has the replies");
+    scene.assert_clean(&messages);
+}
+
+#[tokio::test]
+async fn no_method_or_property_tells_a_user_of_another() {
+    no_method_tells_a_user_of_another(Broker::DbusDaemon).await;
+}
+
+#[tokio::test]
+async fn no_method_or_property_tells_a_user_of_another_on_dbus_broker() {
+    no_method_tells_a_user_of_another(Broker::DbusBroker).await;
+}
+
+#[tokio::test]
+async fn a_refusal_says_that_another_user_holds_it_and_how() {
+    let scene = Scene::set(Broker::DbusDaemon, PRIVATE).await;
+    let mut second = scene.recorded(SECOND).await;
+    let bus = second.connection.clone();
+    let machine = Machine::open(&bus, "web2").await;
+    let disk = scene.shared.to_str().unwrap();
+    let by_another = format!("disk {disk} is locked exclusively by another user");
+    for mode in ["exclusive", "shared"] {
+        let refused = machine.acquire(&[(disk, mode)]).await.unwrap_err();
+        assert_eq!((refused.name.as_str(), refused.message), ("LockHeld", by_another.clone()));
+    }
+    let soon = option("timeout-usec", 1000_u64);
+    let late = machine.owner.acquire(&[(disk, "shared")], soon).await.unwrap_err().to_string();
+    assert!(late.ends_with(&format!(": {by_another}")), "{late}");
+    let file = std::fs::File::options().read(true).write(true).open(disk).unwrap();
+    let refused = machine.acquire_files(&[(&file, "exclusive")]).await.unwrap_err();
+    assert!(refused.message.ends_with(" is locked exclusively by another user"), "{refused:?}");
+    let opening = option("resources", vec![(disk.to_owned(), "shared".to_owned())]);
+    let refused = Machine::open_with(&bus, "", "web3", opening).await.unwrap_err();
+    assert_eq!(refused.message, by_another);
+    // Who holds it is told the same way, and nothing of those who have it open.
+    let holders = manager(&bus).await.find_holders(disk, none()).await.unwrap();
+    let holders = format!("{holders:?}");
+    assert_eq!(holders.matches("kind").count(), 1, "{holders}");
+    assert!(holders.contains("hidden") && holders.contains("exclusive"), "{holders}");
+
+    // A user's own machine is named to it, as before.
+    let own = scene.house.raw_of(SECOND, "own");
+    machine.acquire(&[exclusive(&own)]).await.unwrap();
+    let other = Machine::open(&bus, "web4").await;
+    let refused = other.acquire(&[exclusive(&own)]).await.unwrap_err();
+    assert!(refused.message.contains("by VM \"web2\" ("), "{refused:?}");
+
+    // A program of root's, which no owner of the service is.
+    let free = scene.house.raw_of(SECOND, "free");
+    let _rival = Rival::hold(&free, Kind::Posix, true).unwrap();
+    let refused = other.acquire(&[exclusive(&free)]).await.unwrap_err();
+    let free = free.to_str().unwrap();
+    let by_program = format!("disk {free} is locked exclusively by another program or host");
+    assert_eq!((refused.name.as_str(), refused.message), ("LockHeldElsewhere", by_program));
+    scene.assert_clean(&second.sync().await);
+}
+
+/// How much a connection sees of the first user's.
+async fn sees_everything(scene: &Scene, bus: &zbus::Connection) -> bool {
+    let manager = manager(bus).await;
+    let listed = manager.list_locks(none()).await.unwrap().len() == 1;
+    let metrics = manager.get_metrics(none()).await;
+    let object = crate::machine::lock(bus, &scene.lock).await.resource().await.is_ok();
+    assert_eq!((listed, metrics.is_ok()), (object, object), "{metrics:?}");
+    if let Err(refused) = metrics {
+        assert!(refused.to_string().contains("view-foreign"), "{refused}");
+    }
+    listed
+}
+
+#[tokio::test]
+async fn root_and_whom_polkit_allows_see_everything() {
+    let scene = Scene::set(Broker::DbusDaemon, PRIVATE).await;
+    let allowed = scene.house.connection_as(DAEMON).await;
+    let name = allowed.unique_name().unwrap().to_string();
+    scene.house.polkit().mock().decide(move |call| {
+        let is_allowed = call.subject_name().is_some_and(|subject| subject == name);
+        if is_allowed { Answer::Allow } else { Answer::Deny }
+    });
+    let denied = scene.house.connection_as(DAEMON).await;
+    for (bus, sees) in [
+        (&allowed, true),
+        (&scene.house.connection().await, true),
+        (&denied, false),
+        (&scene.house.connection_as(SECOND).await, false),
+    ] {
+        assert_eq!(sees_everything(&scene, bus).await, sees, "{bus:?}");
+    }
+    let views = |name: &str| {
+        let seen = scene.house.polkit().mock().seen();
+        let about = |call: &&crate::house::Call| {
+            super::scene::is_view(call) && call.subject_name().as_deref() == Some(name)
+        };
+        seen.iter().filter(about).count()
+    };
+    // Once for the connection; and the one that sees everything needs no question for the metrics.
+    assert_eq!(views(allowed.unique_name().unwrap()), 1);
+    assert_eq!(views(denied.unique_name().unwrap()), 2);
+    assert_eq!(views(scene.house.connection().await.unique_name().unwrap()), 0);
+}
+
+#[tokio::test]
+async fn polkit_that_does_not_answer_keeps_nobody_else_waiting() {
+    let scene = Scene::set(Broker::DbusDaemon, PRIVATE).await;
+    scene.house.polkit().mock().answer(Answer::Hang);
+    let second = scene.house.connection_as(SECOND).await;
+    let call = tokio::spawn(async move { manager(&second).await.list_locks(none()).await });
+    // Root is served meanwhile, and the user once there is an answer.
+    assert!(sees_everything(&scene, &scene.house.connection_as(ROOT).await).await);
+    let mock = scene.house.polkit().mock();
+    loop {
+        let asked = mock.next_call().await;
+        if super::scene::is_view(&asked) && mock.release(&asked, Answer::Deny) {
+            break;
+        }
+    }
+    assert!(call.await.unwrap().unwrap().is_empty());
+}

@@ -1,0 +1,63 @@
+//! `vmlockctl`, where owners are hidden from other users.
+
+use super::scene::{FIRST, PRIVATE, SECOND, Scene};
+use crate::house::{Broker, NameWatch, Tool};
+use crate::machine::{Machine, manager};
+use crate::methods::none;
+
+/// Starts `vmlockctl monitor` as a user; it gets signals when this returns.
+async fn monitor(scene: &Scene, uid: u32) -> Tool {
+    let mut command = scene.house.command_as(uid, "sh");
+    let program = crate::house::program("vmlockctl");
+    command.args([
+        "-c",
+        "exec \"$@\" 2>&1",
+        "sh",
+        program.to_str().unwrap(),
+        "--system",
+        "monitor",
+    ]);
+    let mut tool = Tool::new(command, &scene.house.dir().join(format!("monitor-{uid}.log")));
+    assert!(tool.line().await.contains("listening"));
+    tool
+}
+
+#[tokio::test]
+async fn monitor_tells_a_user_of_its_own_machines_also_after_a_restart() {
+    let scene = Scene::set(Broker::DbusDaemon, PRIVATE).await;
+    let (mut first, mut second) = (monitor(&scene, FIRST).await, monitor(&scene, SECOND).await);
+    scene.another().await;
+    let said = first.line().await;
+    assert!(said.contains("opened") && said.contains("topsecret-2"), "{said}");
+    let bus = scene.house.connection_as(SECOND).await;
+    let web2 = Machine::open(&bus, "web2").await;
+    let said = second.line().await;
+    assert!(said.contains("web2"), "{said}");
+
+    let root = scene.house.connection().await;
+    let mut name = NameWatch::new(&root, "org.vmlockd1").await;
+    let before = name.owned().await;
+    manager(&root).await.reexecute(none()).await.unwrap();
+    name.owned_by_other_than(&before).await;
+    assert!(second.line().await.contains("left the bus"));
+    assert!(second.line().await.contains("come to the bus"));
+    // It calls the service that has come, and gets signals from then on.
+    drop(web2);
+    let next = tokio::spawn(async move { second.line().await });
+    while !next.is_finished() {
+        Machine::open(&bus, "web5").await.owner.close(none()).await.unwrap();
+    }
+    assert!(next.await.unwrap().contains("VM"));
+}
+
+#[tokio::test]
+async fn who_says_that_another_user_holds_the_disk() {
+    let scene = Scene::set(Broker::DbusDaemon, PRIVATE).await;
+    let disk = scene.shared.to_str().unwrap();
+    let said = scene.house.run_as(SECOND, "vmlockctl", &["--system", "who", disk]).await;
+    assert!(said.stdout.contains(&format!("disk {disk} is locked exclusively by another user\n")));
+    let said = scene.house.run_as(SECOND, "vmlockctl", &["--system", "list"]).await;
+    assert!(!said.stdout.contains("topsecret"), "{said:?}");
+    let said = scene.house.run_as(FIRST, "vmlockctl", &["--system", "list"]).await.ok();
+    assert!(said.contains("topsecret"), "{said}");
+}
