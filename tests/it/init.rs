@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::house::rpc::{Owner, Rpc};
-use crate::house::{Intruder, Process, Ran, program, run, within};
+use crate::house::{Connector, Intruder, Process, Ran, program, run, within};
 use crate::untouched::assert_free;
 
 /// Makes what the script writes to the test's own, tells its process number as others see it, and
@@ -90,6 +90,16 @@ impl World {
         Rpc::connect(&self.socket()).unwrap()
     }
 
+    /// A connection of a process there, which lives as long as what comes first.
+    fn connect_inside(&self) -> (Connector, Rpc) {
+        let target = format!("--target={}", self.first);
+        let behind = ["nsenter", &target, "--mount", "--pid", "--"];
+        let socket = Path::new("/run/libvirt/virtlockd-sock");
+        let log = self.dir.path().join("connector.log");
+        let (process, stream) = Connector::start(&behind, None, socket, &log);
+        (process, Rpc::on(stream))
+    }
+
     /// The service's process, as it is numbered there.
     fn service(&self) -> String {
         fs::read_to_string(self.at("/run/vmlockd/lock")).unwrap().trim().to_owned()
@@ -116,7 +126,7 @@ impl World {
 
     /// The disk is locked, by this machine.
     fn is_refused(&self, disk: &Path, holder: &str) {
-        let mut rival = self.connect();
+        let (_process, mut rival) = self.connect_inside();
         rival.register(&Owner::new("rival", 99, 1)).granted();
         let refusal = rival.acquire("", disk.to_str().unwrap(), 0).refused();
         assert_eq!(refusal.code, 87, "{}", refusal.message);
@@ -134,7 +144,7 @@ async fn the_script_frees_disks_only_when_told_to_stop() {
     assert_eq!(world.status().await, Some(0));
     let service = world.service();
 
-    let mut libvirtd = world.connect();
+    let (_libvirtd, mut libvirtd) = world.connect_inside();
     // The machine: the world's first process.
     libvirtd.register(&Owner::new("web1", 1, 1)).granted();
     libvirtd.acquire("", disk.to_str().unwrap(), 0).granted();

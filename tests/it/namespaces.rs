@@ -1,5 +1,7 @@
 //! Callers in namespaces of their own: what they name, and who they are, is theirs.
 
+mod hang;
+mod host;
 mod mount;
 mod pids;
 mod root;

@@ -21,13 +21,14 @@ use std::{
     fs::{self, File, Permissions},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::Mutex,
     thread,
 };
 
 use tempfile::TempDir;
 use zbus::Connection;
 
-use crate::house::{NAME, NameWatch, connect};
+use crate::house::{Connector, NAME, NameWatch, connect, within};
 use container::{Container, Failure};
 
 pub(crate) use inside::JOURNAL;
@@ -44,6 +45,8 @@ pub(crate) const SHARED: &str = "/srv/shared";
 pub(crate) struct Host {
     tree: Tree,
     systemd: u32,
+    /// The processes in it that have connected to its bus for the test.
+    connectors: Mutex<Vec<Connector>>,
     // Before the directory that it is in.
     container: Container,
     dir: TempDir,
@@ -80,7 +83,8 @@ impl Host {
             }
             Err(Failure::Broken(said)) => panic!("{tree} does not boot: {said}"),
         };
-        let mut host = Host { tree, systemd: 0, container, dir };
+        let connectors = Mutex::default();
+        let mut host = Host { tree, systemd: 0, connectors, container, dir };
         fs::create_dir(host.at(IMAGES)).expect("a directory in the host");
         let open = Permissions::from_mode(0o755);
         fs::set_permissions(host.at(IMAGES), open).expect("the directory is ours");
@@ -127,9 +131,22 @@ impl Host {
 
     /// A new connection to the host's system bus, as root.
     ///
-    /// The bus can't number who is outside: for it, and for the service, this caller has no
-    /// process.
+    /// It is that of a process in the host, which lives as long as the host: a process outside has no
+    /// number there, and its names lead elsewhere.
     pub(crate) async fn bus(&self) -> Connection {
+        let target = format!("--target={}", self.container.leader());
+        let behind = ["nsenter", &target, "--mount", "--pid", "--root", "--"];
+        let socket = Path::new("/run/dbus/system_bus_socket");
+        let (connector, stream) = Connector::start(&behind, None, socket, &self.log());
+        self.connectors.lock().expect("no test panics with it").push(connector);
+        let builder = zbus::connection::Builder::unix_stream(stream).user_id(0);
+        let connection = within("an answer to Hello", builder.build()).await;
+        connection.unwrap_or_else(|e| panic!("{}: {e}", socket.display()))
+    }
+
+    /// A new connection to it of this process, outside of the host. The bus can't number it: for the
+    /// bus and for the service, this caller has no process.
+    pub(crate) async fn bus_from_outside(&self) -> Connection {
         let socket = self.at("/run/dbus/system_bus_socket");
         let connection = connect(socket.clone(), 0).await;
         connection.unwrap_or_else(|e| panic!("{}: {e}", socket.display()))

@@ -7,17 +7,19 @@
 use std::{
     env,
     ffi::OsStr,
-    fs, io,
+    fs::{self, File},
+    io,
     io::{IoSlice, IoSliceMut, Read as _},
     mem::MaybeUninit,
     os::{
-        fd::{AsFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix::net::UnixStream,
     },
     path::Path,
     process::Stdio,
 };
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -66,8 +68,11 @@ impl Connector {
     ) -> io::Result<(Connector, UnixStream)> {
         let (control, theirs) = UnixStream::pair().expect("a socket pair");
         control.set_read_timeout(Some(DEADLINE)).expect("a timeout can be set");
-        let binary = env::current_exe().expect("this binary has a path");
-        let mut words = behind.iter().map(AsRef::as_ref).chain([binary.as_os_str()]);
+        // By a descriptor that it inherits: in another mount namespace this binary has no name.
+        let binary = File::open(env::current_exe().expect("this binary has a path"))?;
+        fcntl(&binary, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        let binary_path = format!("/proc/self/fd/{}", binary.as_raw_fd());
+        let mut words = behind.iter().map(AsRef::as_ref).chain([OsStr::new(&binary_path)]);
         let mut command = mortal(account.as_ref(), words.next().expect("a program"));
         command.args(words).args(main_function(concat!(module_path!(), "::connector_main")));
         command.env(SOCKET, socket).stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
