@@ -129,8 +129,11 @@ fn run(args: Args) -> Result<(), String> {
     if let Some(directory) = args.check_state {
         let contents = contents::read(&directory).map_err(|error| error.to_string())?;
         if contents.damaged > 0 {
-            let records = contents.damaged;
-            eprintln!("vmlockd: damaged records: {records}; what they told of would stay locked");
+            let (records, disks) = (contents.damaged, contents.suspects.len());
+            eprintln!(
+                "vmlockd: damaged records: {records}; locks whose descriptors are kept would stay locked, \
+                 without them the disks that damaged records still name: {disks}"
+            );
         }
         return Ok(());
     }

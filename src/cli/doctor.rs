@@ -12,7 +12,7 @@ use super::link::Link;
 use super::output::{Form, print};
 use super::remark::{Grade, Remark};
 use super::unit::Unit;
-use super::{clock, examine, json, row, storage};
+use super::{clock, examine, json, row, storage, virtlockd};
 use crate::client::{Bus, ManagerProxy, Row, SERVICE, lists};
 
 const AFTER_HELP: &str = "\
@@ -43,6 +43,8 @@ pub(super) struct Arguments {
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What the service calls an owner that it has made itself, for locks of which it knows no more.
 const RECOVERED: &str = "recovered";
+/// The name of the owner of locks that damaged records name.
+const SUSPECT: &str = "suspect";
 
 /// Does it.
 pub(super) async fn perform(bus: Bus, arguments: Arguments, form: Form) -> Result<Code, Error> {
@@ -87,6 +89,7 @@ async fn examine(link: &Link, remarks: &mut Vec<Remark>) -> Result<(), Error> {
     storage::look(link, &manager, remarks).await?;
     of_locks(&link.locks().await?, remarks);
     of_owners(&lists::owners(&manager).await?, remarks);
+    virtlockd::look(remarks);
     Ok(())
 }
 
@@ -210,6 +213,16 @@ fn of_owners(owners: &[Row], remarks: &mut Vec<Remark>) {
             );
             let advice = format!(
                 "see 'vmlockctl list'; when no machine uses these disks, 'vmlockctl unlock {uuid}'"
+            );
+            Remark::new(Grade::Danger, "owner", message).advise(advice).about(owner)
+        } else if row::text(owner, "name") == SUSPECT {
+            let message = format!(
+                "{} holds {locks} that damaged records name, since {since}: which VM uses these disks \
+                 is not known",
+                machine(owner)
+            );
+            let advice = format!(
+                "see 'vmlockctl list'; when no VM uses these disks, 'vmlockctl unlock {uuid}'"
             );
             Remark::new(Grade::Danger, "owner", message).advise(advice).about(owner)
         } else {

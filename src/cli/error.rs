@@ -289,8 +289,19 @@ fn no_success(bus: Bus, error: &zbus::Error) -> String {
             format!("vmlockd on the {word} bus ended before it answered: {message}")
         }
         _ if message.is_empty() => name,
-        _ => message,
+        _ => in_options(&message),
     }
+}
+
+/// Puts what the service says of options of the D-Bus API into this tool's own options.
+fn in_options(message: &str) -> String {
+    // "lock 7 belongs to …"
+    let number = message.strip_prefix("lock ").and_then(|rest| rest.split(' ').next());
+    let number = number.filter(|word| word.bytes().all(|byte| byte.is_ascii_digit()));
+    let release = format!("'vmlockctl release --force {}' breaks it", number.unwrap_or("LOCK"));
+    message
+        .replace("set 'force' to break it", &release)
+        .replace("and 'in-use' was not said", "and --in-use was not given")
 }
 
 #[cfg(test)]
@@ -337,6 +348,18 @@ mod tests {
         assert_eq!((twice.code(), twice.message(Bus::System).unwrap()), (Code::HELD, "why".into()));
         let forged = Error::Failed("a\nvmlockctl: b\u{1b}[2J".into());
         assert_eq!(forged.message(Bus::System).unwrap(), "a\\nvmlockctl: b\\u{1b}[2J");
+    }
+
+    #[test]
+    fn options_are_the_tools_own() {
+        let why = "lock 7 belongs to VM \"web1\" of uid 0, which is alive; set 'force' to break it";
+        assert_eq!(
+            in_options(why),
+            "lock 7 belongs to VM \"web1\" of uid 0, which is alive; \
+             'vmlockctl release --force 7' breaks it"
+        );
+        let why = "disk /dev/sda: this host uses it (mounted), and 'in-use' was not said";
+        assert!(in_options(why).ends_with("(mounted), and --in-use was not given"));
     }
 
     #[test]

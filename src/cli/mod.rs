@@ -47,6 +47,7 @@ mod survivors;
 mod table;
 mod unit;
 mod unlock;
+mod virtlockd;
 mod wait;
 mod waiting;
 mod who;

@@ -11,6 +11,7 @@ use super::Error;
 use super::line::{Line, Step, checksum};
 use super::record::{Counted, Record};
 use super::state::{DIGITS, FILE, MAGIC, Name, OLDEST, Origin, VERSION, boot, failed};
+use super::suspect::{SUSPECTS_MAX, Suspect};
 use crate::lock::printable::shown_path;
 
 /// What a state file holds.
@@ -24,6 +25,8 @@ pub struct Contents {
     pub counted: Counted,
     /// How many records are damaged; a file that ends too early is one.
     pub damaged: usize,
+    /// The disks that damaged lock records name.
+    pub suspects: Vec<Suspect>,
     /// There is no file.
     pub missing: bool,
     /// It was written before this host was booted: all machines of that boot have ended, and all
@@ -87,7 +90,10 @@ pub fn read(directory: &Path) -> Result<Contents, Error> {
         match line.strip_suffix(b"\n").and_then(Line::read) {
             Some(read) => contents.add(read, (at - line.len()) as u64),
             // Behind the mark nobody was told of anything.
-            None if at <= written => contents.damaged += 1,
+            None if at <= written => {
+                contents.damaged += 1;
+                contents.suspect(line);
+            }
             None => {}
         }
     }
@@ -100,6 +106,12 @@ fn is_number(word: &str, rest: &[&str]) -> bool {
 }
 
 impl Contents {
+    fn suspect(&mut self, line: &[u8]) {
+        if self.suspects.len() < SUSPECTS_MAX {
+            self.suspects.extend(Suspect::read(line.strip_suffix(b"\n").unwrap_or(line)));
+        }
+    }
+
     fn add(&mut self, line: Line, offset: u64) {
         let name = match &line.record {
             Record::Counted(counted) => {

@@ -44,7 +44,8 @@ impl Step {
         }
     }
 
-    fn of(byte: u8) -> Option<Self> {
+    /// Returns the step that a byte stands for.
+    pub(super) fn of(byte: u8) -> Option<Self> {
         let all = [
             Self::Granting,
             Self::Held,
@@ -66,6 +67,12 @@ pub(super) fn mode_byte(mode: Option<Mode>) -> u8 {
         Some(Mode::None) => b'n',
         None => b'.',
     }
+}
+
+/// Returns the mode that a byte stands for; the outer `None`: it stands for none.
+pub(super) fn mode_of(byte: u8) -> Option<Option<Mode>> {
+    let all = [Some(Mode::Exclusive), Some(Mode::Shared), Some(Mode::None), None];
+    all.into_iter().find(|known| mode_byte(*known) == byte)
 }
 
 /// How long the part before the record is.
@@ -104,9 +111,7 @@ impl Line {
         let (head, record) = bytes.split_at_checked(HEAD)?;
         let [step, mode, b' ', sum @ .., b' '] = head else { return None };
         let step = Step::of(*step)?;
-        let mode = [Some(Mode::Exclusive), Some(Mode::Shared), Some(Mode::None), None]
-            .into_iter()
-            .find(|known| mode_byte(*known) == *mode)?;
+        let mode = mode_of(*mode)?;
         if checksum(record) != *sum {
             return None;
         }

@@ -24,6 +24,7 @@ pub mod record;
 mod spelling;
 pub mod state;
 pub mod store;
+pub mod suspect;
 
 pub use contents::Contents;
 pub use far::Far;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 mod anchors;
 mod recovered;
 mod remembered;
+mod suspects;
 
 use super::keeping::{Anchored, Away, anchor_line, keyed, lockspace_line, offer_line, owner_line};
 use super::signing::of_owner;
@@ -21,6 +22,7 @@ use crate::keep::line::{Line, Step};
 use crate::keep::parking::Parked;
 use crate::keep::record::{AnchorRecord, LockRecord, LockspaceRecord, OwnerRecord, Record};
 use crate::keep::state::Name;
+use crate::keep::suspect::Suspect;
 use crate::keep::{Contents, Far, Key, Part};
 use crate::lock::description::Description;
 use crate::lock::directory::Directory;
@@ -53,6 +55,8 @@ pub(super) struct Finding {
     pub(super) releases: Vec<(OwnerId, u64, Reason)>,
     /// What owners offer that is not expired.
     pub(super) offers: Vec<(OwnerId, Offer)>,
+    /// The disks that damaged records name, each with the lock that was entered for it, if any.
+    pub(super) suspects: Vec<(Suspect, Option<u64>)>,
 }
 
 impl Finding {
@@ -82,6 +86,7 @@ impl Finding {
             endings: Vec::new(),
             releases: Vec::new(),
             offers: Vec::new(),
+            suspects: Vec::new(),
         }
     }
 
@@ -166,6 +171,7 @@ impl Finding {
         self.finish_offers();
         if self.damaged {
             self.recover()?;
+            self.enter_suspects(contents.suspects)?;
         }
         Ok(())
     }

@@ -47,6 +47,7 @@ mod sighting;
 mod signing;
 mod state;
 pub mod storage;
+mod suspects;
 mod suspend;
 mod user;
 mod verify;

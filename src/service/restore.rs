@@ -10,8 +10,10 @@
 //!    told of, is given up; anchors that ended meanwhile say so by themselves; every lock is
 //!    looked at.
 //!
-//! A lock whose machine may live is never given up. So where a record is damaged, what nothing is
-//! known of stays locked, for an owner that only an administrator closes.
+//! A lock whose VM may live is never given up. So where a record is damaged, a lock whose descriptor is
+//! kept stays, for an owner that only an administrator closes. Where no descriptor is kept, the disk that
+//! a damaged record still names is locked again for such an owner ([`super::suspects`]); a disk that it
+//! does not name any more is free.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -30,6 +32,7 @@ use super::storage::Storage;
 use super::{Error, Exempt, Service, Settings, chronicle};
 use crate::inspector::Inspector;
 use crate::keep::state::Name;
+use crate::keep::suspect::Suspect;
 use crate::keep::{self, Contents, Far, Inherited, Key, Parking, Part, Store, contents};
 use crate::life::Connection;
 use crate::lock::description::Description;
@@ -57,6 +60,8 @@ pub struct Restored {
     away: Vec<Key>,
     /// Copies of others.
     twice: Vec<File>,
+    /// The disks that damaged records name, each with the lock that was entered for it, if any.
+    suspects: Vec<(Suspect, Option<u64>)>,
 }
 
 /// Has an inspector ready for the first question.
@@ -97,7 +102,20 @@ pub fn restore(
     let damaged = contents.damaged > 0 || (parked && (contents.missing || contents.outlived));
     if damaged {
         let records = contents.damaged;
-        tracing::error!(records, "the state is damaged; what nothing is known of stays locked");
+        let disks = contents.suspects.len();
+        if parked {
+            tracing::error!(
+                records,
+                "the state is damaged; locks whose descriptors are kept stay locked"
+            );
+        } else {
+            tracing::error!(
+                records,
+                disks,
+                "the state is damaged, and no descriptors are kept: the disks that damaged records \
+                 still name are locked again as suspect; other locks that these records told of are lost"
+            );
+        }
         if !contents.missing {
             match contents::put_aside(directory) {
                 Ok(aside) => tracing::error!("the damaged state is kept in {}", aside.display()),
@@ -125,6 +143,7 @@ pub fn restore(
     step("restore-read");
     let Finding { mut state, fds, away, lines, wanted, wanted_away, .. } = finding;
     let (anchored, endings, releases) = (finding.anchored, finding.endings, finding.releases);
+    let suspects = finding.suspects;
     // What is left is nobody's: every record was readable, so nobody was ever told of it.
     let (bytes, anchors): (Vec<_>, Vec<_>) =
         fds.into_iter().partition(|(key, _)| matches!(key.part, Part::Byte(..)));
@@ -189,7 +208,8 @@ pub fn restore(
     }
     tokio::spawn(service.clone().clean());
     tokio::spawn(service.clone().end_reservations());
-    Ok(Restored { service, endings: ended, releases: released, strays, away: stray_keys, twice })
+    let (endings, releases, away) = (ended, released, stray_keys);
+    Ok(Restored { service, endings, releases, strays, away, twice, suspects })
 }
 
 impl Restored {
@@ -212,7 +232,7 @@ impl Restored {
 
     /// Step 4. Returns at once.
     pub fn settle(self) {
-        let Self { service, endings, releases, strays, away, twice } = self;
+        let Self { service, endings, releases, strays, away, twice, suspects } = self;
         chronicle::restored(service.owner_count(), service.count_locks(|_| true));
         for (name, ending) in endings {
             service.counts().ended();
@@ -239,6 +259,7 @@ impl Restored {
         service.clean_soon();
         service.examine_all();
         service.verify_all();
+        service.lock_suspects(suspects);
         tokio::spawn(service.clone().go_rounds());
         if service.keep().state.is_in_memory() {
             tokio::spawn(service.write_state_later());

@@ -17,6 +17,7 @@ mod keeping;
 mod known;
 mod moving;
 mod names;
+mod own;
 mod pausing;
 mod running;
 mod session;

@@ -5,6 +5,7 @@ mod damage;
 mod full;
 mod room;
 mod scene;
+mod suspect;
 mod versions;
 
 /// Where the records are, on a host.

@@ -21,6 +21,12 @@ impl Table {
         Ok(())
     }
 
+    /// Returns a number that no lock has had.
+    pub fn next_number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
     /// From now on only numbers above this one are given.
     pub fn count_from(&mut self, last: u64) {
         self.last = self.last.max(last);

@@ -25,10 +25,15 @@ const RECOVERED_NAME: &str = "recovered";
 impl Finding {
     /// An owner that stays until it is closed, in place of one of which nothing is known.
     pub(super) fn enter_manual(&mut self, id: OwnerId) -> Result<(), Error> {
-        let mut owner = Owner::new(id, RECOVERED_NAME.to_owned(), Front::Dbus, now());
+        tracing::error!(owner.uuid = %id.uuid, owner.uid = id.uid, "an owner's record is damaged; it stays until it is closed");
+        self.open_manual(id, RECOVERED_NAME)
+    }
+
+    /// Opens an owner that stays until it is closed.
+    pub(super) fn open_manual(&mut self, id: OwnerId, name: &str) -> Result<(), Error> {
+        let mut owner = Owner::new(id, name.to_owned(), Front::Dbus, now());
         owner.anchors.insert(self.state.next_anchor(), Anchor::Manual);
         let record = self.state.next_anchor();
-        tracing::error!(owner.uuid = %id.uuid, owner.uid = id.uid, "an owner's record is damaged; it stays until it is closed");
         self.lines.push(owner_line(record, &owner, Step::Held));
         self.state.table.open_owner(owner)?;
         self.state.kept.entry(id).or_default().record = record;

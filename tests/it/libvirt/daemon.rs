@@ -28,6 +28,15 @@ impl LockDaemon {
             }
         }
     }
+
+    /// Puts virtlockd back in its place, as vmlockd(8) says. The service runs on, for other callers.
+    pub(super) async fn go_back(self, host: &Host) {
+        assert_eq!(self, LockDaemon::Virtlockd);
+        host.systemctl(&["disable", "--quiet", "--now", SOCKET]).await;
+        host.systemctl(&["unmask", "--quiet", "virtlockd.service", "virtlockd-admin.socket"]).await;
+        host.systemctl(&["enable", "--quiet", "--now", "virtlockd.socket"]).await;
+        host.systemctl(&["start", "libvirtd.service"]).await;
+    }
 }
 
 const SOCKET: &str = "vmlockd-virtlockd.socket";

@@ -1,0 +1,110 @@
+//! Locks that virtlockd holds although no VM uses the disk.
+//!
+//! virtlockd frees the locks of a VM when the connection ends that QEMU inherited from libvirt. A VM
+//! that was started while another daemon served virtlockd's socket has no such connection to
+//! virtlockd. If libvirt acquires its locks there later, and does not release them itself, they stay
+//! after the end of the VM: virtlockd refuses the disk to every VM from then on.
+//!
+//! Only files that virtlockd has open and locked itself are looked at. Disks that are empty files are
+//! passed over: these are lock files in a lockspace, which no VM opens.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use super::remark::{Grade, Remark};
+use crate::lock::printable::shown_path;
+
+/// The name of its process.
+const PROGRAM: &str = "virtlockd";
+/// How long looking at the processes may take: a file system that does not answer holds it up.
+const LIMIT: Duration = Duration::from_secs(5);
+/// How many disks are named.
+const NAMED: usize = 16;
+
+/// A disk that virtlockd has locked.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Leftover {
+    pid: u32,
+    disk: PathBuf,
+}
+
+/// Adds a remark for each disk that virtlockd holds and no other process has open. Root alone sees
+/// what other processes have open; for other users there is no remark.
+pub(super) fn look(remarks: &mut Vec<Remark>) {
+    let (found, answer) = mpsc::channel();
+    // The thread may hang, and is left behind then.
+    thread::spawn(move || drop(found.send(leftovers(Path::new("/proc")))));
+    let Ok(leftovers) = answer.recv_timeout(LIMIT) else { return };
+    for Leftover { pid, disk } in leftovers.into_iter().take(NAMED) {
+        let disk = shown_path(&disk);
+        let message = format!(
+            "{PROGRAM} (pid {pid}) holds a lock on {disk}, which no other process has open: it may have \
+             outlived its VM"
+        );
+        let advice = format!(
+            "see 'Going back' in vmlockd(8); once no VM of this host runs, 'systemctl restart {PROGRAM}' \
+             frees all of its locks"
+        );
+        remarks.push(Remark::new(Grade::Note, "virtlockd", message).advise(advice));
+    }
+}
+
+fn leftovers(proc: &Path) -> BTreeSet<Leftover> {
+    let mut held = BTreeSet::new();
+    for process in processes(proc).filter(|process| is_virtlockd(process)) {
+        let Some(pid) = number(&process) else { continue };
+        held.extend(locked_by(&process).into_iter().map(|disk| Leftover { pid, disk }));
+    }
+    if held.is_empty() {
+        return held;
+    }
+    for process in processes(proc).filter(|process| !is_virtlockd(process)) {
+        let opened: BTreeSet<PathBuf> = open_files(&process).map(|(_, name)| name).collect();
+        held.retain(|leftover| !opened.contains(&leftover.disk));
+    }
+    held
+}
+
+fn processes(proc: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(proc).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| number(path).is_some())
+}
+
+fn number(process: &Path) -> Option<u32> {
+    process.file_name()?.to_str()?.parse().ok()
+}
+
+fn is_virtlockd(process: &Path) -> bool {
+    fs::read_to_string(process.join("comm")).is_ok_and(|name| name.trim_end() == PROGRAM)
+}
+
+/// The descriptors of a process that lead to files with a name, and these names. Asks no file system.
+fn open_files(process: &Path) -> impl Iterator<Item = (PathBuf, PathBuf)> {
+    let entries = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    let named = |entry: fs::DirEntry| Some((entry.path(), fs::read_link(entry.path()).ok()?));
+    entries.filter_map(named).filter(|(_, name)| name.is_absolute())
+}
+
+/// The disks that a process has locked.
+fn locked_by(process: &Path) -> Vec<PathBuf> {
+    let is_locked = |fd: &Path| {
+        let Some(name) = fd.file_name() else { return false };
+        let info = fs::read_to_string(process.join("fdinfo").join(name));
+        info.is_ok_and(|info| info.lines().any(|line| line.starts_with("lock:")))
+    };
+    let is_disk = |fd: &Path| {
+        fs::metadata(fd).is_ok_and(|metadata| {
+            metadata.file_type().is_block_device() || (metadata.is_file() && metadata.size() > 0)
+        })
+    };
+    open_files(process)
+        // Its pid file is locked, too, and never a disk.
+        .filter(|(fd, name)| !name.starts_with("/run") && is_locked(fd) && is_disk(fd))
+        .map(|(_, name)| name)
+        .collect()
+}
