@@ -84,6 +84,7 @@ async fn what_is_mounted_is_refused_unless_somebody_insists() {
     // The same by the command line, and through virtlockd's socket nobody is asked.
     let disk = node.to_str().unwrap();
     let refused = house.run("vmlockctl", &["lock", disk]).await.refused();
+    let said = said.replace("'in-use'", "--in-use");
     assert!(refused.contains(&said), "{refused}");
     house.run("vmlockctl", &["run", "--in-use", "--disk", disk, "--", "true"]).await.ok();
     house.run("vmlockctl", &["lock", "--in-use", "--wait=1h", disk]).await.ok();
