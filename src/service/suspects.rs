@@ -86,7 +86,8 @@ impl Service {
         let naming = Naming::Rules(self.settings().lockspaces);
         let resolve = Resolve { wanted: Wanted::Path(path), naming, links: Links::Follow };
         let (mode, in_use) = (suspect.mode, InUse::Allowed);
-        let ask = Ask { disk: Disk::Wanted(resolve), mode, with_lease: false, in_use };
+        let (disk, named_by) = (Disk::Wanted(resolve), None);
+        let ask = Ask { disk, mode, with_lease: false, in_use, named_by };
         let granted = self.acquire(SUSPECT, vec![ask], None).await?;
         Ok(granted.fresh.first().copied())
     }
