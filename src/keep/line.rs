@@ -69,12 +69,6 @@ pub(super) fn mode_byte(mode: Option<Mode>) -> u8 {
     }
 }
 
-/// Returns the mode that a byte stands for; the outer `None`: it stands for none.
-pub(super) fn mode_of(byte: u8) -> Option<Option<Mode>> {
-    let all = [Some(Mode::Exclusive), Some(Mode::Shared), Some(Mode::None), None];
-    all.into_iter().find(|known| mode_byte(*known) == byte)
-}
-
 /// How long the part before the record is.
 const HEAD: usize = 3 + 16 + 1;
 
@@ -111,7 +105,9 @@ impl Line {
         let (head, record) = bytes.split_at_checked(HEAD)?;
         let [step, mode, b' ', sum @ .., b' '] = head else { return None };
         let step = Step::of(*step)?;
-        let mode = mode_of(*mode)?;
+        let mode = [Some(Mode::Exclusive), Some(Mode::Shared), Some(Mode::None), None]
+            .into_iter()
+            .find(|known| mode_byte(*known) == *mode)?;
         if checksum(record) != *sum {
             return None;
         }

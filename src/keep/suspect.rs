@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 
-use super::line::{Step, mode_of};
+use super::line::{Step, mode_byte};
 use super::spelling::{Identified, Spelling};
 use crate::lock::Mode;
 use crate::lock::identity::Identity;
@@ -45,11 +45,12 @@ impl Suspect {
         if !was_held(Step::of(*line.first()?)) {
             return None;
         }
-        let mode = match mode_of(*line.get(1)?) {
-            Some(Some(Mode::None)) => return None,
-            Some(Some(mode)) => mode,
-            Some(None) | None => Mode::Exclusive,
-        };
+        let byte = *line.get(1)?;
+        if byte == mode_byte(Some(Mode::None)) {
+            return None;
+        }
+        let is_shared = byte == mode_byte(Some(Mode::Shared));
+        let mode = if is_shared { Mode::Shared } else { Mode::Exclusive };
         let path: PathBuf = field::<Spelling>(line, "path")?.into();
         let parsed = DiskPath::from_bytes(path.as_os_str().as_bytes()).ok()?;
         if parsed.climbs() {

@@ -101,27 +101,7 @@ pub fn restore(
     // No descriptor outlives a boot: records of another one can't be those of what is parked.
     let damaged = contents.damaged > 0 || (parked && (contents.missing || contents.outlived));
     if damaged {
-        let records = contents.damaged;
-        let disks = contents.suspects.len();
-        if parked {
-            tracing::error!(
-                records,
-                "the state is damaged; locks whose descriptors are kept stay locked"
-            );
-        } else {
-            tracing::error!(
-                records,
-                disks,
-                "the state is damaged, and no descriptors are kept: the disks that damaged records \
-                 still name are locked again as suspect; other locks that these records told of are lost"
-            );
-        }
-        if !contents.missing {
-            match contents::put_aside(directory) {
-                Ok(aside) => tracing::error!("the damaged state is kept in {}", aside.display()),
-                Err(error) => tracing::error!(%error, "the damaged state can't be kept"),
-            }
-        }
+        report_damage(&contents, parked, directory);
     }
     let (mut fds, mut twice) = (HashMap::with_capacity(found.len()), Vec::new());
     for (key, fd) in found {
@@ -210,6 +190,31 @@ pub fn restore(
     tokio::spawn(service.clone().end_reservations());
     let (endings, releases, away) = (ended, released, stray_keys);
     Ok(Restored { service, endings, releases, strays, away, twice, suspects })
+}
+
+/// Reports a damaged state, and puts it aside.
+fn report_damage(contents: &Contents, parked: bool, directory: &Path) {
+    let records = contents.damaged;
+    let disks = contents.suspects.len();
+    if parked {
+        tracing::error!(
+            records,
+            "the state is damaged; locks whose descriptors are kept stay locked"
+        );
+    } else {
+        tracing::error!(
+            records,
+            disks,
+            "the state is damaged, and no descriptors are kept: the disks that damaged records \
+             still name are locked again as suspect; other locks that these records told of are lost"
+        );
+    }
+    if !contents.missing {
+        match contents::put_aside(directory) {
+            Ok(aside) => tracing::error!("the damaged state is kept in {}", aside.display()),
+            Err(error) => tracing::error!(%error, "the damaged state can't be kept"),
+        }
+    }
 }
 
 impl Restored {
