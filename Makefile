@@ -86,6 +86,8 @@ install:
 	$(INSTALL) -D -m 644 -t $(DESTDIR)$(fishdir) $(shells)/vmlockctl.fish
 	$(substitute) systemd/vmlockd.service.in | $(INSTALL) -D -m 644 /dev/stdin $(DESTDIR)$(unitdir)/system/vmlockd.service
 	$(substitute) systemd/vmlockd.user.service.in | $(INSTALL) -D -m 644 /dev/stdin $(DESTDIR)$(unitdir)/user/vmlockd.service
+	$(substitute) systemd/vmlockd-inspector@.service.in | $(INSTALL) -D -m 644 /dev/stdin $(DESTDIR)$(unitdir)/system/vmlockd-inspector@.service
+	$(INSTALL) -D -m 644 systemd/vmlockd-inspector.socket $(DESTDIR)$(unitdir)/system/vmlockd-inspector.socket
 	$(INSTALL) -D -m 644 systemd/vmlockd-virtlockd.socket $(DESTDIR)$(unitdir)/system/vmlockd-virtlockd.socket
 	$(INSTALL) -D -m 644 systemd/vmlockd-virtlockd.user.socket $(DESTDIR)$(unitdir)/user/vmlockd-virtlockd.socket
 	$(substitute) dbus/org.vmlockd1.service.in | $(INSTALL) -D -m 644 /dev/stdin $(DESTDIR)$(dbusdir)/system-services/org.vmlockd1.service
@@ -104,6 +106,7 @@ uninstall:
 	rm -f $(DESTDIR)$(sbindir)/vmlockd $(DESTDIR)$(bindir)/vmlockctl
 	rm -f $(DESTDIR)$(bashdir)/vmlockctl $(DESTDIR)$(zshdir)/_vmlockctl $(DESTDIR)$(fishdir)/vmlockctl.fish
 	rm -f $(DESTDIR)$(unitdir)/system/vmlockd.service $(DESTDIR)$(unitdir)/user/vmlockd.service
+	rm -f $(DESTDIR)$(unitdir)/system/vmlockd-inspector@.service $(DESTDIR)$(unitdir)/system/vmlockd-inspector.socket
 	rm -f $(DESTDIR)$(unitdir)/system/vmlockd-virtlockd.socket $(DESTDIR)$(unitdir)/user/vmlockd-virtlockd.socket
 	$(if $(INIT),rm -f $(DESTDIR)$(initdir)/vmlockd)
 	rm -f $(DESTDIR)$(dbusdir)/system-services/org.vmlockd1.service $(DESTDIR)$(dbusdir)/services/org.vmlockd1.service

@@ -46,6 +46,8 @@ pub struct Options {
     pub virtlockd_socket: Option<PathBuf>,
     /// virtlockd's socket where nobody names another: served if nobody else does.
     pub default_socket: Option<PathBuf>,
+    /// The socket at which the service manager starts inspectors.
+    pub inspector_socket: Option<PathBuf>,
     /// After how long without anybody who needs it the service ends.
     pub timeout: Option<Duration>,
 }
@@ -127,7 +129,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
     };
     let socket = door::open(options, inherited.socket.take(), config.virtlockd_socket.as_deref())?;
     let by_socket = socket.is_some();
-    let inspector = Inspector::new(Start::Program("/proc/self/exe".into()));
+    let inspector = Inspector::new(inspectors(options.inspector_socket.clone()));
     let restored = service::restore(
         config.settings,
         exempt,
@@ -209,6 +211,15 @@ async fn serve(options: &Options) -> Result<(), Error> {
     tracing::info!("vmlockd ends");
     log.finish();
     Ok(())
+}
+
+/// How inspectors are started.
+fn inspectors(socket: Option<PathBuf>) -> Start {
+    let program = PathBuf::from("/proc/self/exe");
+    match socket {
+        Some(path) => Start::Socket { path, program },
+        None => Start::Program(program),
+    }
 }
 
 /// Opens the D-Bus front; later, where it has to do without a bus for now.

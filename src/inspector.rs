@@ -8,12 +8,18 @@
 //! and waits for the answer up to a deadline. A worker that does not answer in time is killed, and
 //! left behind if it does not die.
 //!
+//! Under systemd, workers are instances of `vmlockd-inspector@.service`, one for each connection to
+//! `vmlockd-inspector.socket`. They have the capabilities that reading `/proc` of others takes, which
+//! the service does not have, and a control group of their own: no stop or restart of the service
+//! waits for a worker that hangs. Elsewhere a worker is a child process of the service
+//! ([`hand::Start`]).
+//!
 //! # The protocol
 //!
-//! Service and worker share a `SOCK_SEQPACKET` socket pair; each message is one JSON document. The
+//! Service and worker are connected by a `SOCK_SEQPACKET` socket; each message is one JSON document. The
 //! worker begins with [`Hello`], which carries two descriptors: a pidfd of the worker and its
-//! [`position`]. Then for each [`Request`] there is one [`Reply`], in order. A reply may carry one
-//! descriptor (`SCM_RIGHTS`). The worker ends when the socket ends.
+//! [`position`]. Then for each [`Request`] there is one [`Reply`], in order. A reply may carry
+//! descriptors (`SCM_RIGHTS`). The worker ends when the socket ends.
 //!
 //! To add a question:
 //!
@@ -37,8 +43,11 @@ mod channel;
 pub mod client;
 mod describe;
 pub mod hand;
+pub mod identify;
 pub mod patience;
+mod pipes;
 pub mod position;
+mod questions;
 pub mod skip;
 mod view;
 mod walk;
@@ -49,6 +58,7 @@ use std::os::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 
 pub use client::Inspector;
+use identify::Identity;
 use skip::Skipped;
 
 use crate::lock::fdinfo::{Found, Search};
@@ -87,6 +97,12 @@ pub enum Question {
     Look(Look),
     /// Which process has a number for another process.
     Numbered(Numbered),
+    /// What identifies these processes. Takes no lock of theirs.
+    Identify(Vec<u32>),
+    /// The write ends of these pipes of the service's, by their inodes, which processes have open.
+    OpenPipes(Vec<u64>),
+    /// Whether a process has files open to which all of these links lead (`socket:[7]`).
+    HasOpen(u32, Vec<String>),
 }
 
 /// What is answered.
@@ -94,29 +110,40 @@ pub enum Question {
 pub enum Answer {
     /// To [`Question::Search`].
     Found(Found),
-    /// To [`Question::Describe`]: in the order of the question; nothing for a process that is gone or
-    /// skipped.
+    /// To [`Question::Describe`]: in the order of the question; nothing for a process that is gone.
     Described(Vec<Option<Process>>),
     /// To [`Question::Look`].
     View(View),
     /// To [`Question::Numbered`]: whether there is one. It is carried as a descriptor.
     Numbered(bool),
+    /// To [`Question::Identify`]: in the order of the question; nothing for a process that is gone.
+    Identified(Vec<Option<Identity>>),
+    /// To [`Question::OpenPipes`]: those that were found. The reply carries a descriptor for each, in
+    /// this order.
+    Opened {
+        /// The inodes.
+        inodes: Vec<u64>,
+        /// The reply has no room for more; others may be there.
+        full: bool,
+    },
+    /// To [`Question::HasOpen`].
+    HasOpen(bool),
     /// To any question: why there is no answer.
     Failed(String),
 }
 
-/// An answer, and the descriptor that it may carry.
+/// An answer, and the descriptors that it may carry.
 #[derive(Debug)]
 pub struct Reply {
     /// The answer.
     pub answer: Answer,
-    /// A descriptor that the question asked for.
-    pub fd: Option<OwnedFd>,
+    /// The descriptors that the question asked for.
+    pub fds: Vec<OwnedFd>,
 }
 
 impl From<Answer> for Reply {
     fn from(answer: Answer) -> Self {
-        Self { answer, fd: None }
+        Self { answer, fds: Vec::new() }
     }
 }
 

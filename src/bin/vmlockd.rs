@@ -43,6 +43,10 @@ struct Args {
     /// place. A user's instance does so without being told, below $XDG_RUNTIME_DIR.
     #[arg(long, value_name = "PATH")]
     virtlockd_socket: Option<PathBuf>,
+    /// Have processes looked at by what the service manager starts for each connection to this socket.
+    /// Where nothing listens there, a child process does that.
+    #[arg(long, value_name = "PATH")]
+    inspector_socket: Option<PathBuf>,
     /// Exit once there has been no owner and no client of virtlockd's socket for so many seconds.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
@@ -161,15 +165,29 @@ fn run(args: Args) -> Result<(), String> {
         Bus::System => None,
         Bus::Session => folder("XDG_RUNTIME_DIR").map(|below| below.join("libvirt/virtlockd-sock")),
     };
-    let virtlockd_socket = match args.virtlockd_socket {
-        Some(path) if path.is_relative() => {
-            return Err(format!("--virtlockd-socket: {} is not an absolute path", path.display()));
-        }
-        named => named,
-    };
+    let virtlockd_socket = absolute("--virtlockd-socket", args.virtlockd_socket)?;
+    let inspector_socket = absolute("--inspector-socket", args.inspector_socket)?;
     let timeout = args.timeout.map(Duration::from_secs);
-    let options = Options { bus, config, runtime_dir, virtlockd_socket, default_socket, timeout };
+    let options = Options {
+        bus,
+        config,
+        runtime_dir,
+        virtlockd_socket,
+        default_socket,
+        inspector_socket,
+        timeout,
+    };
     daemon::run(&options).map_err(|error| error.to_string())
+}
+
+/// The path that an option has, which must be absolute.
+fn absolute(option: &str, path: Option<PathBuf>) -> Result<Option<PathBuf>, String> {
+    match path {
+        Some(path) if path.is_relative() => {
+            Err(format!("{option}: {} is not an absolute path", path.display()))
+        }
+        path => Ok(path),
+    }
 }
 
 /// A directory from the environment; the XDG specification has relative ones ignored.

@@ -70,6 +70,19 @@ pub(super) fn words<'r>(row: &'r Row, key: &str) -> Vec<&'r str> {
     array.inner().iter().filter_map(word).collect()
 }
 
+/// A list of processes: their numbers and programs.
+pub(super) fn processes<'r>(row: &'r Row, key: &str) -> Vec<(u32, &'r str)> {
+    let Some(Variant::Array(array)) = row.get(key).map(|value| &**value) else { return Vec::new() };
+    let process = |value: &'r Variant<'_>| match value {
+        Variant::Structure(fields) => match fields.fields() {
+            [Variant::U32(pid), Variant::Str(program)] => Some((*pid, program.as_str())),
+            _ => None,
+        },
+        _ => None,
+    };
+    array.inner().iter().filter_map(process).collect()
+}
+
 /// A lock's number.
 pub(super) fn lock_number(row: &Row) -> String {
     let path = text(row, "lock");
@@ -129,11 +142,14 @@ mod tests {
             ("uid", 0u32.into()),
             ("uuid", "4dea22b3-1d52-d8f3-2516-782e98ab3fa0".into()),
             ("anchors", vec!["lease", "process"].into()),
+            ("lifeline-processes", vec![(7_u32, "sh")].into()),
         ]);
         assert_eq!(lock_number(&row), "12");
         assert_eq!((text(&row, "name"), pid(&row).as_str()), ("web1", "-"));
         assert_eq!((short_uuid(&row).as_str(), user(&row).as_str()), ("4dea22b3", "root"));
         assert_eq!(words(&row, "anchors"), ["lease", "process"]);
+        assert_eq!(processes(&row, "lifeline-processes"), [(7, "sh")]);
+        assert!(processes(&row, "anchors").is_empty());
         assert!(flag(&self::row([("lost", true.into())]), "lost") && !flag(&row, "lost"));
         assert_eq!((text(&row, "pid"), number(&row, "name"), words(&row, "x").len()), ("", 0, 0));
     }

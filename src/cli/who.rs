@@ -158,7 +158,15 @@ pub(super) fn held(disk: &str, holder: &Row, detail: Detail) -> String {
             format!(", {by} {name}{state}")
         }
     };
-    shown(&format!("{how} {who}{since}{until}{through}"))
+    let mut keepers = row::processes(holder, "lifeline-processes");
+    keepers.retain(|(keeper, _)| detail == Detail::Full && u64::from(*keeper) != pid);
+    let keepers: Vec<String> =
+        keepers.iter().map(|(pid, program)| format!("{program} (pid {pid})")).collect();
+    let kept = match keepers.join(" and ") {
+        keepers if keepers.is_empty() => keepers,
+        keepers => format!("; its lifeline is held by {keepers}"),
+    };
+    shown(&format!("{how} {who}{since}{until}{through}{kept}"))
 }
 
 /// A process: as the machine that it runs, or as a program; `other` goes before the latter.

@@ -7,6 +7,7 @@ use crate::auth::deed::Action;
 use crate::auth::gate::Call;
 use crate::life::Process;
 use crate::service::NewAnchor;
+use crate::service::identity::Identify;
 
 /// The process that has this number for the caller; 0 is the caller's own.
 ///
@@ -30,12 +31,15 @@ pub(super) async fn by_pid(front: &Front, call: &Call<'_>, pid: u32) -> Result<P
 ///
 /// `AccessDenied` and the like; `UnixProcessIdUnknown` for a process that ended meanwhile.
 pub(super) async fn anchor(
+    front: &Front,
     call: &Call<'_>,
     machine: Machine<'_>,
     process: Process,
     own: Option<Action>,
 ) -> Result<NewAnchor, Error> {
-    let is_own = process.belongs_to(call.uid())?;
+    let identify = Identify { service: front.service.clone(), uid: call.uid(), process };
+    let (process, identity) = front.service.storage().run(identify).await??;
+    let is_own = identity.belongs_to(call.uid());
     let action = if is_own { own } else { Some(Action::RegisterProcess) };
     if let Some(action) = action {
         call.ask(action, &machine.details()).await?;

@@ -171,7 +171,7 @@ impl From<service::Error> for Error {
             E::Silent(_) => Self::new(TIMEOUT, &error),
             E::TimedOut { .. } => Self::new(WAIT_TIMED_OUT, &error),
             E::Cancelled(_) | E::CallerGone => Self::new(WAIT_CANCELLED, &error),
-            E::Keep(_) | E::Abandoned => Self::new(IO_ERROR, &error),
+            E::Keep(_) | E::Inspector(_) | E::Abandoned => Self::new(IO_ERROR, &error),
         };
         error.redacted(redaction)
     }

@@ -181,6 +181,11 @@ pub(super) fn of_holder(holder: &Holder, user: String, program: String, host: &s
     if !program.is_empty() {
         facts.extend([("program", program.into())]);
     }
+    let keepers = holder.kept_by.named.iter();
+    let keepers: Vec<_> = keepers.map(|keeper| (keeper.pid, keeper.program.clone())).collect();
+    if !keepers.is_empty() {
+        facts.extend([("lifeline-processes", keepers.into())]);
+    }
     facts
 }
 

@@ -20,7 +20,7 @@ use crate::lock::resource::{DiskPath, Resource};
 use crate::lock::{Lock, Mode};
 use crate::privacy::Viewer;
 use crate::service::describe::{HolderUsers, ProcessUsers};
-use crate::service::naming::{NameProcesses, Named};
+use crate::service::naming::{NameProcesses, Named, is_known};
 
 use super::claims;
 
@@ -109,7 +109,7 @@ pub(super) async fn with_holders(
     locks: Vec<Lock>,
 ) -> Error {
     let locks = visible(call, locks);
-    match front.service.describe_holders(resource, &locks).await {
+    match front.service.describe_holders(Asker::User(call.uid()), resource, &locks).await {
         Some(holders) => error.and(holders),
         None => error,
     }
@@ -189,21 +189,40 @@ async fn all(
 ) -> Result<Vec<Facts>, Error> {
     let (service, storage) = (front.service.clone(), front.service.storage());
     let (mut holders, host) = (service.holders(&locks), service.host_name());
+    let lifelines = service.lifelines_of(&holders, |_| true);
     let Others { name, reserved, stranger, shares, users } = others;
     holders.extend(reserved);
     let (asker, pids) =
         (Asker::User(call.uid()), holders.iter().map(|holder| holder.pid).collect());
-    let naming = NameProcesses { service: service.clone(), asker, stranger, users, bound: pids };
-    let Named { stranger, mut users, bound } = storage.run(naming).await?;
-    let named = storage.run(HolderUsers(holders.clone())).await?;
+    let naming = NameProcesses {
+        service: service.clone(),
+        asker,
+        stranger,
+        users,
+        bound: pids,
+        lifelines: lifelines.inodes(),
+    };
+    let named = storage.run(naming).await?;
+    let Named { stranger, mut users, bound, lifelines: keepers } = named;
+    lifelines.enter(keepers, &mut holders);
+    let viewer = call.viewer();
+    for holder in &mut holders {
+        holder.kept_by.leave_out(|keeper| !viewer.may_see(keeper.uid));
+    }
+    let bound = bound.into_iter().chain(iter::repeat(None));
+    let bound: Vec<_> = holders.iter().cloned().zip(bound).collect();
+    let programs: Vec<String> = bound
+        .iter()
+        .map(|(_, process)| process.as_ref().map(|process| process.program.clone()))
+        .map(Option::unwrap_or_default)
+        .collect();
+    let named = storage.run(HolderUsers(bound)).await?;
     service.all_shown().await;
-    let programs = bound.into_iter().map(|process| process.map(|process| process.program));
-    let programs = programs.map(Option::unwrap_or_default).chain(iter::repeat(String::new()));
     let states = service.name_states(locks.iter().map(|lock| &lock.want)).await;
     // The owners for which it is reserved follow those that hold a lock.
     let states = states.into_iter().map(Some).chain(iter::repeat(None));
     let owners = named.into_iter().zip(programs).zip(states);
-    let mut all = Told::new(call.viewer());
+    let mut all = Told::new(viewer);
     for (((holder, user), program), state) in owners {
         let mut facts = facts::of_holder(&holder, user, program, &host);
         if let Some(state) = state {
@@ -235,7 +254,7 @@ async fn all(
             users = stranger.users;
         }
     }
-    users.leave_out(|user| holders.iter().any(|holder| holder.pid == user.pid));
+    users.leave_out(|user| is_known(user, &holders));
     for (process, user) in storage.run(ProcessUsers(users)).await? {
         let mode = process.mode.unwrap_or(Mode::Shared).as_str();
         let mut facts = facts::of_process(&process, "user", user, &host);

@@ -215,6 +215,7 @@ mod tests {
     use zbus::wire::{LE, serialized_size};
 
     use super::*;
+    use crate::lock::fdinfo::Processes;
     use crate::lock::holder::Relation;
     use crate::lock::identity::Identity;
     use crate::lock::lockspace::LockspaceKind;
@@ -294,6 +295,7 @@ mod tests {
                 since: u64::MAX,
                 resource: String::new(),
                 relation: Relation::Same,
+                kept_by: Processes::default(),
                 reserved_until: Some(u64::MAX),
             };
             let reserved = (0..10).map(|n| (n, holder.clone())).collect();

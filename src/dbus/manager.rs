@@ -88,7 +88,7 @@ impl Manager {
         let mut anchors = vec![NewAnchor::Lease(lease)];
         if let Some(pidfd) = process {
             let process = Process::by_pidfd(pidfd)?;
-            anchors.push(binding::anchor(&call, machine, process, None).await?);
+            anchors.push(binding::anchor(&self.0, &call, machine, process, None).await?);
         }
         anchors.extend(manual.then_some(NewAnchor::Manual));
         let owner = first.open(&self.0, &call, (id, &name), anchors).await?;
@@ -113,7 +113,8 @@ impl Manager {
         let uuid = id.uuid.to_string();
         let machine = Machine { vm: &name, uuid: &uuid };
         let process = binding::by_pid(&self.0, &call, pid).await?;
-        let anchor = binding::anchor(&call, machine, process, Some(Action::OpenOwner)).await?;
+        let own = Some(Action::OpenOwner);
+        let anchor = binding::anchor(&self.0, &call, machine, process, own).await?;
         let mut anchors = vec![anchor];
         anchors.extend(manual.then_some(NewAnchor::Manual));
         first.open(&self.0, &call, (id, &name), anchors).await

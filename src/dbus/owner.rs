@@ -157,7 +157,7 @@ impl OwnerObject {
         let uuid = self.id().uuid.to_string();
         let machine = Machine { vm: &self.opened.name, uuid: &uuid };
         let process = Process::by_pidfd(process.into())?;
-        self.bind(binding::anchor(&call, machine, process, None).await?).await
+        self.bind(binding::anchor(&self.front, &call, machine, process, None).await?).await
     }
 
     #[zbus(name = "BindPID")]
@@ -172,7 +172,7 @@ impl OwnerObject {
         let uuid = self.id().uuid.to_string();
         let machine = Machine { vm: &self.opened.name, uuid: &uuid };
         let process = binding::by_pid(&self.front, &call, pid).await?;
-        self.bind(binding::anchor(&call, machine, process, None).await?).await
+        self.bind(binding::anchor(&self.front, &call, machine, process, None).await?).await
     }
 
     async fn suspend(&self, #[zbus(header)] header: Header<'_>, options: Raw) -> Result<(), Error> {

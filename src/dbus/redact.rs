@@ -52,6 +52,7 @@ pub(super) fn of_service(error: &service::Error) -> Option<Redaction> {
         // About the caller's own names and numbers.
         | E::ForeignName(_)
         | E::ForeignPid { .. }
+        | E::Inspector(_)
         | E::Abandoned => None,
         _ => Some(Redaction::new(WITHHELD)),
     }

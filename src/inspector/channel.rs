@@ -3,25 +3,51 @@
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
+use rustix::io::ioctl_fionbio;
+use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
-    sendmsg, socketpair,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    recvmsg, sendmsg, socket_with, socketpair,
 };
+use rustix::process::geteuid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The longest message.
 const LONGEST: usize = 128 * 1024;
-/// The most descriptors in a message.
-const DESCRIPTORS: usize = 2;
+/// The most descriptors in a message. The kernel allows 253 (`SCM_MAX_FD`).
+pub(super) const DESCRIPTORS: usize = 250;
 /// The space for them.
 const CONTROL: usize = rustix::cmsg_space!(ScmRights(DESCRIPTORS));
 
 /// Makes a pair of connected sockets.
 pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// Connects to a socket of root's, or of the user as whom this process runs.
+pub(super) fn connect(path: &Path) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    check_peer(&socket)?;
+    ioctl_fionbio(&socket, false)?;
+    Ok(socket)
+}
+
+/// Checks that the other end of a socket is root's, or of the user as whom this process runs.
+pub(super) fn check_peer(socket: impl AsFd) -> io::Result<()> {
+    let peer = socket_peercred(socket)?.uid;
+    if peer.is_root() || peer == geteuid() {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        ErrorKind::PermissionDenied,
+        "the other end of the socket is another user's",
+    ))
 }
 
 /// Sends a message.

@@ -126,17 +126,20 @@ impl Inspector {
         wanted: Numbered,
         patience: Duration,
     ) -> Result<Option<OwnedFd>, Error> {
-        let Reply { answer, fd } = self.ask(asker, Question::Numbered(wanted), patience)?;
+        let Reply { answer, mut fds } = self.ask(asker, Question::Numbered(wanted), patience)?;
         match answer {
-            Answer::Numbered(_) => Ok(fd),
+            Answer::Numbered(_) => Ok(fds.pop()),
             answer => Err(unfit(answer)),
         }
     }
 
-    /// Starts the worker that answers the first question, so that the question need not wait for it.
-    /// Blocks until it is up.
+    /// Starts the worker that answers the first question, unless there is one, so that the question need
+    /// not wait for it. Blocks until it is up.
     pub fn prepare(&self) {
         let Some(start) = &self.0.start else { return };
+        if !self.pool().idle.is_empty() {
+            return;
+        }
         let up = |mut hand: Hand| match hand.greet(Instant::now() + UP) {
             Ok(()) => {
                 self.back(hand);
@@ -182,6 +185,8 @@ impl Inspector {
         let _turn = self.enter(asker, until)?;
         let mut request =
             Request { question, service: std::process::id(), skipped: Skipped::default() };
+        // Where there is time, a worker that only waits for a processor is not taken for hung.
+        let hangs = HANGS.max(patience / 8);
         let mut reused = 0;
         loop {
             let idle = {
@@ -199,7 +204,7 @@ impl Inspector {
             let mut hand = asked?;
             let hangs = match request.question {
                 Question::Look(_) => LOOKUP_HANGS,
-                _ => HANGS,
+                _ => hangs,
             };
             match hand.ask(&request, until, hangs, LOOK) {
                 Heard::Reply(reply) => {
@@ -314,12 +319,10 @@ impl Drop for Turn<'_> {
     }
 }
 
-fn unfit(answer: Answer) -> Error {
+pub(super) fn unfit(answer: Answer) -> Error {
     match answer {
         Answer::Failed(why) => Error::Worker(why),
-        Answer::Found(_) | Answer::Described(_) | Answer::View(_) | Answer::Numbered(_) => {
-            Error::Worker("the answer is to another question".to_owned())
-        }
+        _ => Error::Worker("the answer is to another question".to_owned()),
     }
 }
 

@@ -14,8 +14,9 @@ const COMMAND_LINE: u64 = 32 * 1024;
 /// The longest name of a program that is shown. The kernel keeps 15 bytes.
 const PROGRAM: usize = 64;
 
-/// Describes a process; `None` once it is gone.
-pub(super) fn describe(pid: u32, position: &Position) -> Option<Process> {
+/// Describes a process; `None` once it is gone. Where `closely` is not wanted, since others hung
+/// there, it is done without what takes a lock of the process.
+pub(super) fn describe(pid: u32, closely: bool, position: &Position) -> Option<Process> {
     let folder = format!("/proc/{pid}");
     position.at(pid, fs::metadata(&folder).ok()?.uid());
     let program = fs::read(format!("{folder}/comm")).ok()?;
@@ -26,8 +27,8 @@ pub(super) fn describe(pid: u32, position: &Position) -> Option<Process> {
         let path = fs::read_link(format!("{folder}/exe")).ok()?;
         path.file_name().map(|name| is_emulator(name.as_bytes()))
     };
-    let runs_machine = is_emulator(program.as_bytes()) || file_is_emulator().unwrap_or(false);
-    let machine = if runs_machine { machine_of(&folder) } else { None };
+    let runs_machine = || is_emulator(program.as_bytes()) || file_is_emulator().unwrap_or(false);
+    let machine = if closely && runs_machine() { machine_of(&folder) } else { None };
     let program = shown(&program.chars().take(PROGRAM).collect::<String>());
     Some(Process { pid, program, uid: real_uid(&folder)?, machine, mode: None })
 }
@@ -58,11 +59,11 @@ mod tests {
     #[test]
     fn a_process_is_described() {
         let position = Position::new().unwrap();
-        let me = describe(std::process::id(), &position).unwrap();
+        let me = describe(std::process::id(), true, &position).unwrap();
         assert_eq!(me.uid, nix::unistd::getuid().as_raw());
         assert!(!me.program.is_empty());
         assert_eq!(me.machine, None);
         assert_eq!(position.read().pid, std::process::id());
-        assert!(describe(u32::MAX, &position).is_none());
+        assert!(describe(u32::MAX, true, &position).is_none());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::net::RecvFlags;
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::channel::{pair, receive, send};
+use super::channel::{connect, pair, receive, send};
 use super::position::{Place, Position};
 use super::worker::ARGUMENT;
 use super::{Answer, Hello, Reply, Request, VERSION};
@@ -19,21 +19,43 @@ use super::{Answer, Hello, Reply, Request, VERSION};
 /// How a worker is started.
 #[derive(Debug)]
 pub enum Start {
-    /// By this process itself.
+    /// As a child process that runs this program.
     Program(PathBuf),
+    /// By the service manager, for each connection to a socket.
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// The program of a child process, where nothing listens on the socket.
+        program: PathBuf,
+    },
 }
 
 impl Start {
     /// Starts a worker.
     pub(super) fn worker(&self) -> io::Result<Hand> {
+        match self {
+            Self::Program(program) => Self::child(program),
+            Self::Socket { path, program } => match connect(path) {
+                Ok(socket) => Ok(Hand { socket, child: None, own: None }),
+                Err(error) if is_unserved(&error) => Self::child(program),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    fn child(program: &Path) -> io::Result<Hand> {
         let (ours, theirs) = pair()?;
-        let Self::Program(path) = self;
-        let mut command = Command::new(path);
+        let mut command = Command::new(program);
         command.arg(ARGUMENT).env_clear().current_dir("/");
         command.stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn()?;
         Ok(Hand { socket: ours, child: Some(child), own: None })
     }
+}
+
+/// Whether nothing listens on a socket.
+fn is_unserved(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
 }
 
 /// A worker.
@@ -59,8 +81,8 @@ pub(super) enum Heard {
 }
 
 impl Hand {
-    /// Asks a question, and waits for the reply until a deadline. A worker that does no step for
-    /// `hangs` is given up before; its steps are looked at each `look`.
+    /// Asks a question, and waits for the reply until a deadline. A worker that is up and does no step
+    /// for `hangs` is given up before; its steps are looked at each `look`.
     pub(super) fn ask(
         &mut self,
         request: &Request,
@@ -81,7 +103,7 @@ impl Hand {
             let (now, at) = (Instant::now(), self.place());
             if at != place {
                 (place, since) = (at, now);
-            } else if place.pid != 0 && now.duration_since(since) >= hangs {
+            } else if self.own.is_some() && now.duration_since(since) >= hangs {
                 return Heard::Hangs(place);
             }
             let left = until.saturating_duration_since(now);
@@ -142,7 +164,7 @@ impl Hand {
             return Ok(None);
         }
         let reply = self.receive::<Answer>()?;
-        Ok(reply.map(|(answer, mut fds)| Reply { answer, fd: fds.pop() }))
+        Ok(reply.map(|(answer, fds)| Reply { answer, fds }))
     }
 
     fn receive<T: serde::de::DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {

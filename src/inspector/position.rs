@@ -49,6 +49,11 @@ impl Position {
         self.write(Place { step: place.step + 1, ..place });
     }
 
+    /// Writes down that it looks at no process any more.
+    pub fn leave(&self) {
+        self.at(0, 0);
+    }
+
     fn write(&self, place: Place) {
         self.place.set(place);
         let mut bytes = [0; 16];
@@ -102,5 +107,7 @@ mod tests {
         worker.at(7, 1000);
         worker.step();
         assert_eq!(service.read(), Place { pid: 7, uid: 1000, step: 2 });
+        worker.leave();
+        assert_eq!(service.read(), Place { pid: 0, uid: 0, step: 3 });
     }
 }

@@ -18,6 +18,7 @@ use rustix::fs::{
 };
 
 use super::describe::describe;
+use super::identify;
 use super::position::Position;
 use super::skip::Skipped;
 use crate::lock::fdinfo::{Found, NAMED, Node, Processes, Search, Seen};
@@ -44,10 +45,16 @@ const DEVICES: [&[u8]; 7] = [
 pub(super) fn search(search: &Search, selection: &Selection<'_>, position: &Position) -> Found {
     let end = Instant::now() + LONGEST;
     let (mut holders, mut users) = (Vec::new(), Vec::new());
+    let mut lifelines = vec![Vec::new(); search.lifelines.len()];
     for (pid, folder) in selection.processes() {
         let Some(uid) = selection.user_of(pid, &folder) else { continue };
         position.at(pid, uid);
         let seen = look_at(search, &folder, position);
+        for (n, keepers) in lifelines.iter_mut().enumerate().take(64) {
+            if seen.lifelines & (1 << n) != 0 {
+                keepers.push((pid, None));
+            }
+        }
         if seen.holds {
             holders.push((pid, None));
         } else if seen.uses {
@@ -63,13 +70,23 @@ pub(super) fn search(search: &Search, selection: &Selection<'_>, position: &Posi
     {
         holders.insert(0, (told, None));
     }
-    Found { holders: named(&holders, position), users: named(&users, position) }
+    let named = |pids: &Vec<_>| named(pids, selection, position);
+    Found {
+        holders: named(&holders),
+        users: named(&users),
+        lifelines: lifelines.iter().map(named).collect(),
+    }
 }
 
-fn named(pids: &[(u32, Option<Mode>)], position: &Position) -> Processes {
+fn named(
+    pids: &[(u32, Option<Mode>)],
+    selection: &Selection<'_>,
+    position: &Position,
+) -> Processes {
     let (first, rest) = pids.split_at(pids.len().min(NAMED));
     let describe = |(pid, mode): &(u32, Option<Mode>)| {
-        Some(Process { mode: *mode, ..describe(*pid, position)? })
+        // The kernel may name one that is skipped.
+        Some(Process { mode: *mode, ..describe(*pid, selection.has(*pid), position)? })
     };
     Processes { named: first.iter().filter_map(describe).collect(), more: rest.len() }
 }
@@ -134,9 +151,7 @@ impl<'s> Selection<'s> {
 fn start_of(folder: BorrowedFd<'_>) -> Option<u64> {
     let mut stat = String::new();
     open_file(folder, c"stat")?.take(INFO).read_to_string(&mut stat).ok()?;
-    // `starttime` is the 22nd field, the 20th after the name (proc_pid_stat(5)).
-    let (_, rest) = stat.rsplit_once(')')?;
-    let ticks: u64 = rest.split_whitespace().nth(19)?.parse().ok()?;
+    let ticks = identify::start_of(&stat)?;
     let second = sysconf(SysconfVar::CLK_TCK).ok()??.try_into().ok()?;
     ticks.checked_mul(1_000_000)?.checked_div(second)
 }
@@ -167,7 +182,9 @@ fn look_at(search: &Search, folder: &OwnedFd, position: &Position) -> Seen {
     let mut info = String::new();
     for entry in entries.filter_map(Result::ok) {
         let name = entry.file_name();
-        if !link(&fds, name).is_some_and(|link| may_be_disk(&link)) {
+        let Some(link) = link(&fds, name) else { continue };
+        seen.lifelines |= search.lifeline(&link);
+        if !search.is_for_files() || !may_be_disk(&link) {
             continue;
         }
         position.step();

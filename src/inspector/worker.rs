@@ -8,8 +8,10 @@ use std::process::ExitCode;
 use rustix::net::RecvFlags;
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
-use super::channel::{receive, send};
+use super::channel::{check_peer, receive, send};
 use super::describe::describe;
+use super::identify::identify;
+use super::pipes::{has_open, open_pipes};
 use super::position::Position;
 use super::view::{look, numbered};
 use super::walk::{Selection, search};
@@ -39,17 +41,19 @@ pub fn main(arguments: &[OsString]) -> Option<ExitCode> {
 ///
 /// Where the socket, or what the worker needs for itself, can't be had.
 pub fn serve(socket: impl AsFd) -> io::Result<()> {
+    check_peer(&socket)?;
     let position = Position::new()?;
     let own = pidfd_open(getpid(), PidfdFlags::empty())?;
     send(&socket, &Hello { version: VERSION }, &[own.as_fd(), position.as_fd()])?;
     drop(own);
     while let Some((request, _)) = receive::<serde_json::Value>(&socket, RecvFlags::empty())? {
-        let Reply { answer, fd } = match serde_json::from_value::<Request>(request) {
+        let Reply { answer, fds } = match serde_json::from_value::<Request>(request) {
             Ok(request) => answer(&request, &position),
             // Of another version of the service.
             Err(error) => Answer::Failed(error.to_string()).into(),
         };
-        let fds: Vec<_> = fd.as_ref().map(OwnedFd::as_fd).into_iter().collect();
+        position.leave();
+        let fds: Vec<_> = fds.iter().map(OwnedFd::as_fd).collect();
         send(&socket, &answer, &fds)?;
     }
     Ok(())
@@ -62,13 +66,22 @@ pub(super) fn answer(request: &Request, position: &Position) -> Reply {
     match question {
         Question::Search(wanted) => Answer::Found(search(wanted, &selection, position)).into(),
         Question::Describe(pids) => {
-            let describe = |pid: &u32| selection.has(*pid).then(|| describe(*pid, position))?;
+            let describe = |pid: &u32| describe(*pid, selection.has(*pid), position);
             Answer::Described(pids.iter().map(describe).collect()).into()
         }
         Question::Look(wanted) => Answer::View(look(wanted, &selection, *service, position)).into(),
         Question::Numbered(wanted) => {
             let fd = numbered(*wanted, &selection, position);
-            Reply { answer: Answer::Numbered(fd.is_some()), fd }
+            Reply { answer: Answer::Numbered(fd.is_some()), fds: fd.into_iter().collect() }
         }
+        Question::Identify(pids) => {
+            let identify = |pid: &u32| identify(*pid, position);
+            Answer::Identified(pids.iter().map(identify).collect()).into()
+        }
+        Question::OpenPipes(inodes) => open_pipes(inodes, position),
+        Question::HasOpen(pid, links) => match has_open(*pid, links, position) {
+            Ok(has) => Answer::HasOpen(has).into(),
+            Err(error) => Answer::Failed(error.to_string()).into(),
+        },
     }
 }

@@ -115,7 +115,7 @@ impl Far {
         inner.last = number;
         let mut pair = Pair::new(number, format!("{}{number}_{device}", Self::PREFIX))?;
         pair.stored = self.store.put(&pair)?;
-        if !pair.stored && self.store != Store::Nowhere {
+        if !pair.stored && !self.store.is_nowhere() {
             return Err(Error::Full(super::parking::NO_MORE));
         }
         inner.pairs.insert(number, (device, pair));

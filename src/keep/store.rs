@@ -2,11 +2,10 @@
 //!
 //! systemd keeps descriptors for a service (`FileDescriptorStoreMax=`, `sd_pid_notify_with_fds(3)`).
 //! It drops what exceeds its limit and tells nobody, so whether it has taken something is looked
-//! up afterwards, in its own table of open files.
+//! up afterwards, in its own table of open files: by an inspector, since the service may not read it.
 
-use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -18,6 +17,7 @@ use sd_notify::NotifyState;
 use super::Error;
 use super::inherited::{name_into, name_out};
 use super::pair::Pair;
+use crate::inspector::Inspector;
 use crate::step::step;
 
 /// How long the manager may take to answer, in milliseconds; it may be busy reading a thousand
@@ -25,10 +25,10 @@ use crate::step::step;
 const PATIENCE: u16 = 10_000;
 
 /// Where pairs are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Store {
-    /// With the manager that has this process number.
-    Manager(u32),
+    /// With the manager that has this process number, whose open files this inspector reads.
+    Manager(u32, Inspector),
     /// Nowhere: no manager offers it. What is parked ends with the process, but not at an exec.
     Nowhere,
 }
@@ -36,12 +36,17 @@ pub enum Store {
 impl Store {
     /// The store of whoever started this process.
     #[must_use]
-    pub fn of_parent() -> Self {
+    pub fn of_parent(inspector: &Inspector) -> Self {
         let parent = u32::try_from(getppid().as_raw()).unwrap_or(1);
         match std::env::var_os("NOTIFY_SOCKET") {
-            Some(_) => Self::Manager(parent),
+            Some(_) => Self::Manager(parent, inspector.clone()),
             None => Self::Nowhere,
         }
+    }
+
+    /// Whether no manager offers a store.
+    pub(super) fn is_nowhere(&self) -> bool {
+        matches!(self, Self::Nowhere)
     }
 
     /// Gives both ends of a pair to the store. `false`: it did not take them.
@@ -49,8 +54,8 @@ impl Store {
     /// # Errors
     ///
     /// Where the manager can't be reached, or does not answer.
-    pub(super) fn put(self, pair: &Pair) -> Result<bool, Error> {
-        if self == Self::Nowhere {
+    pub(super) fn put(&self, pair: &Pair) -> Result<bool, Error> {
+        if self.is_nowhere() {
             return Ok(false);
         }
         let taken = give(pair).and_then(|()| self.has(pair));
@@ -63,26 +68,21 @@ impl Store {
 
     /// Whether both ends of a pair are in the store.
     ///
-    /// Where the manager's open files may not be looked at, as under some security modules, it is
+    /// Where the manager's open files can't be looked at, as under some security modules, it is
     /// believed that it took what it was given.
     ///
     /// # Errors
     ///
-    /// Where looking fails otherwise.
-    pub(super) fn has(self, pair: &Pair) -> Result<bool, Error> {
-        let Self::Manager(manager) = self else { return Ok(false) };
+    /// Where an end of the pair itself can't be looked at.
+    pub(super) fn has(&self, pair: &Pair) -> Result<bool, Error> {
+        let Self::Manager(manager, inspector) = self else { return Ok(false) };
+        let mut links = Vec::new();
         for end in pair.ends() {
-            match has(manager, end) {
-                Ok(true) => {}
-                Ok(false) => return Ok(false),
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-                Err(cause) => {
-                    let doing = "looking whether the service manager has stored a descriptor";
-                    return Err(Error::System { doing, cause });
-                }
-            }
+            let stat = fstat(end).map_err(io::Error::from);
+            let stat = stat.map_err(Error::system("looking at a socket pair"))?;
+            links.push(format!("socket:[{}]", stat.st_ino));
         }
-        Ok(true)
+        Ok(inspector.has_open(*manager, links).unwrap_or(true))
     }
 
     /// Takes both ends of a pair out of the store.
@@ -90,8 +90,8 @@ impl Store {
     /// # Errors
     ///
     /// Where the manager can't be reached.
-    pub(super) fn remove(self, pair: &str) -> Result<(), Error> {
-        if self == Self::Nowhere {
+    pub(super) fn remove(&self, pair: &str) -> Result<(), Error> {
+        if self.is_nowhere() {
             return Ok(());
         }
         for name in [name_into(pair), name_out(pair)] {
@@ -138,36 +138,20 @@ fn barrier() -> io::Result<()> {
     }
 }
 
-/// Whether a process has a socket of ours open too.
-fn has(process: u32, socket: BorrowedFd<'_>) -> io::Result<bool> {
-    let link = format!("socket:[{}]", fstat(socket)?.st_ino);
-    let open = fs::read_dir(format!("/proc/{process}/fd"))?;
-    let mut hidden = None;
-    for entry in open {
-        match fs::read_link(entry?.path()) {
-            Ok(there) if there.as_os_str() == link.as_str() => return Ok(true),
-            // Listing them is allowed to more than looking at them.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => hidden = Some(error),
-            // Another, or one that was closed while we looked.
-            Ok(_) | Err(_) => {}
-        }
-    }
-    hidden.map_or(Ok(false), Err)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn who_has_a_socket_is_seen() {
+    fn nothing_is_stored_nowhere() {
         let pair = Pair::new(1, "p1".into()).unwrap();
-        assert!(has(std::process::id(), pair.ends()[0]).unwrap());
-        let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let seen = has(other.id(), pair.ends()[0]);
-        other.kill().unwrap();
-        other.wait().unwrap();
-        assert!(!seen.unwrap());
         assert!(!Store::Nowhere.put(&pair).unwrap());
+        assert!(!Store::Nowhere.has(&pair).unwrap());
+    }
+
+    #[test]
+    fn a_manager_that_cannot_be_looked_at_is_believed() {
+        let pair = Pair::new(1, "p1".into()).unwrap();
+        assert!(Store::Manager(1, Inspector::default()).has(&pair).unwrap());
     }
 }

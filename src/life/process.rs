@@ -4,7 +4,6 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{FsType, fstatfs};
@@ -20,7 +19,7 @@ const PIDFS: FsType = FsType(0x5049_4446);
 /// What a process can be known by, as long as the host is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
-    /// When it was started, in ticks since boot.
+    /// When it was started, in ticks since boot; 0 where that is not known.
     pub start: u64,
     /// The number of its pidfds; 0 where the kernel gives none.
     pub inode: u64,
@@ -54,6 +53,8 @@ pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
 pub struct Process {
     pidfd: Watched,
     pid: u32,
+    /// When it was started, in ticks since boot; 0 where that is not known.
+    start: u64,
     permitted: bool,
 }
 
@@ -111,44 +112,61 @@ impl Process {
         // POLLIN: it has exited, whether or not it was waited for (pidfd_open(2)).
         let pidfd = Watched::new(pidfd, Interest::READABLE, PollFlags::POLLIN);
         let pidfd = pidfd.map_err(Error::system("watching a process"))?;
-        Ok(Self { pidfd, pid, permitted: false })
+        Ok(Self { pidfd, pid, start: 0, permitted: false })
     }
 
-    /// The process that had this number, and was started then, if it lives.
+    /// Finds a process of which the descriptor is lost, if it lives. `start` tells when the process
+    /// that has a number now was started, and is asked only where the kernel does not number pidfds.
+    /// Where it can't tell, the process that has the number is taken for the same one: what it keeps
+    /// must not be given up while it may live.
     ///
     /// # Errors
     ///
     /// [`Error::NoSuchProcess`], also where the number is another's by now.
-    pub fn find(pid: u32, known: Known) -> Result<Self, Error> {
-        let process = Self::by_pid(pid)?;
-        let now = process.known()?;
-        // Older kernels do not number processes.
-        let same = now.start == known.start && (known.inode == 0 || now.inode == known.inode);
+    pub fn find(
+        pid: u32,
+        known: Known,
+        start: impl FnOnce(u32) -> Option<u64>,
+    ) -> Result<Self, Error> {
+        let process = Self::by_pid(pid)?.started(known.start);
+        let inode = process.inode()?;
+        let same = if known.inode != 0 && inode != 0 {
+            known.inode == inode
+        } else {
+            known.start == 0 || start(pid).is_none_or(|start| start == known.start)
+        };
+        process.check_alive()?;
         if same { Ok(process) } else { Err(Error::NoSuchProcess(pid)) }
     }
 
-    /// What it can be known by where its descriptor is lost.
+    /// What it can be found by where its descriptor is lost.
     ///
     /// # Errors
     ///
     /// [`Error::NoSuchProcess`] if it has ended.
     pub fn known(&self) -> Result<Known, Error> {
-        let gone = || Error::NoSuchProcess(self.pid);
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid));
-        let stat = stat.map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ENOENT | Errno::ESRCH) => gone(),
-            _ => Error::system("looking at a process")(error),
-        })?;
-        // The name, in parentheses, may hold anything; `starttime` is the 22nd field, the 20th
-        // after the name (proc_pid_stat(5)).
-        let start = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19));
-        let start = start.and_then(|start| start.parse().ok()).ok_or_else(gone)?;
+        let inode = self.inode()?;
+        self.check_alive()?;
+        Ok(Known { start: self.start, inode })
+    }
+
+    /// Returns the number of its pidfds, which no other process has as long as the host is up; 0 where
+    /// the kernel gives none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn inode(&self) -> Result<u64, Error> {
         let system = Error::system("looking at a process descriptor");
         let look = || Ok((fstatfs(self.pidfd.as_fd())?, fstat(self.pidfd.as_fd())?.st_ino));
         let (place, inode) = look().map_err(|errno: nix::errno::Errno| system(errno.into()))?;
-        self.check_alive()?;
-        let numbered = place.filesystem_type() == PIDFS;
-        Ok(Known { start, inode: if numbered { inode } else { 0 } })
+        Ok(if place.filesystem_type() == PIDFS { inode } else { 0 })
+    }
+
+    /// The same, with the time when it was started, in ticks since boot.
+    #[must_use]
+    pub fn started(self, start: u64) -> Self {
+        Self { start, ..self }
     }
 
     /// The same, where whoever named it was allowed to though it is another user's.
@@ -181,25 +199,9 @@ impl Process {
         self.pid
     }
 
-    /// Whether it is this user's altogether: by its real, effective, saved and file system user.
+    /// Checks that it has not ended. What was found out by its number counts only if it still lives
+    /// afterwards: the number may be another's by then.
     ///
-    /// A set-user-id program that the user started is not: binding a machine's life to it would be
-    /// a way to speak of a process that runs with other rights.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoSuchProcess`] if it has ended: the number may be another's by now, so what was
-    /// read of it counts only if the process still lives after the reading.
-    pub fn belongs_to(&self, uid: u32) -> Result<bool, Error> {
-        let gone = |_| Error::NoSuchProcess(self.pid);
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).map_err(gone)?;
-        let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
-        let same =
-            uids.is_some_and(|uids| uids.split_whitespace().all(|field| field.parse() == Ok(uid)));
-        self.check_alive()?;
-        Ok(same)
-    }
-
     /// # Errors
     ///
     /// [`Error::NoSuchProcess`] if it has ended.
@@ -235,14 +237,21 @@ mod tests {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let process = Process::by_pid(child.id()).unwrap();
         process.check_alive().unwrap();
-        assert!(process.belongs_to(nix::unistd::getuid().as_raw()).unwrap());
-        assert!(!process.belongs_to(12345).unwrap());
         let known = process.known().unwrap();
-        assert!(Process::find(child.id(), known).is_ok());
-        assert!(Process::find(child.id(), Known { start: known.start + 1, ..known }).is_err());
+        let find = |known, start| Process::find(child.id(), known, |_| start);
+        assert!(find(known, None).is_ok());
+        if known.inode != 0 {
+            assert!(find(Known { inode: known.inode + 1, ..known }, None).is_err());
+            assert!(find(Known { start: 7, ..known }, Some(8)).is_ok());
+        }
+        // As a kernel without numbers has it written down.
+        let known = Known { start: 7, inode: 0 };
+        assert!(find(known, Some(7)).is_ok() && find(known, None).is_ok());
+        assert!(find(known, Some(8)).is_err());
+        assert_eq!(find(known, Some(7)).unwrap().known().unwrap().start, 7);
         child.kill().unwrap();
         process.gone().await.unwrap();
-        assert!(matches!(process.belongs_to(0), Err(Error::NoSuchProcess(_))));
+        assert!(matches!(process.known(), Err(Error::NoSuchProcess(_))));
         child.wait().unwrap();
         assert!(matches!(Process::by_pid(child.id()), Err(Error::NoSuchProcess(_))));
     }

@@ -9,12 +9,13 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{Mode as Permissions, SFlag, fstat, fstatat};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::error::Error;
+use super::lookup;
 use super::open::{self, Links, same_node};
 use super::printable::shown_path;
 
@@ -160,8 +161,7 @@ impl Directory {
     /// node of another type lies there.
     pub fn open_file(&self, name: &str) -> Result<File, Error> {
         let owner_only = Permissions::S_IRUSR | Permissions::S_IWUSR;
-        let how = OpenHow::new().flags(FLAGS | OFlag::O_CREAT).mode(owner_only);
-        Self::open_with(self.fd()?, name, how)
+        Self::open_with(self.fd()?, name, FLAGS | OFlag::O_CREAT, owner_only)
             .map_err(|errno| self.failed("opening lock file", name, errno))
     }
 
@@ -171,7 +171,7 @@ impl Directory {
     ///
     /// As for [`Self::open_file`].
     pub fn find_file(&self, name: &str) -> Result<Option<File>, Error> {
-        match Self::open_with(self.fd()?, name, OpenHow::new().flags(FLAGS)) {
+        match Self::open_with(self.fd()?, name, FLAGS, Permissions::empty()) {
             Ok(file) => Ok(Some(file)),
             Err(Errno::ENOENT) => Ok(None),
             Err(errno) => Err(self.failed("opening lock file", name, errno)),
@@ -182,14 +182,13 @@ impl Directory {
         Error::system(doing, shown_path(&self.path_of(name)), errno)
     }
 
-    fn open_with(directory: BorrowedFd<'_>, name: &str, how: OpenHow) -> Result<File, Errno> {
-        let how = how.resolve(
-            ResolveFlag::RESOLVE_BENEATH
-                | ResolveFlag::RESOLVE_NO_SYMLINKS
-                | ResolveFlag::RESOLVE_NO_MAGICLINKS
-                | ResolveFlag::RESOLVE_NO_XDEV,
-        );
-        let file = File::from(openat2(directory, name, how)?);
+    fn open_with(
+        directory: BorrowedFd<'_>,
+        name: &str,
+        flags: OFlag,
+        mode: Permissions,
+    ) -> Result<File, Errno> {
+        let file = File::from(lookup::open_beneath(directory, name, flags, mode)?);
         let kind = SFlag::from_bits_truncate(fstat(&file)?.st_mode) & SFlag::S_IFMT;
         if kind == SFlag::S_IFREG { Ok(file) } else { Err(Errno::EINVAL) }
     }

@@ -70,6 +70,9 @@ pub struct Search {
     pub told: Option<u32>,
     /// The disk.
     pub disk: Option<Node>,
+    /// Lifelines, by the inodes of their pipes. At most 64.
+    #[serde(default)]
+    pub lifelines: Vec<u64>,
 }
 
 /// Processes, as many as are named, and how many there are besides.
@@ -88,6 +91,16 @@ impl Processes {
         self.named.iter().any(|process| process.pid == pid)
     }
 
+    /// Adds others, each process once.
+    pub fn merge(&mut self, others: Self) {
+        for process in others.named {
+            if !self.has(process.pid) {
+                self.named.push(process);
+            }
+        }
+        self.more += others.more;
+    }
+
     /// Without those of them that are known otherwise.
     pub fn leave_out(&mut self, known: impl Fn(&Process) -> bool) {
         self.named.retain(|process| !known(process));
@@ -101,6 +114,9 @@ pub struct Found {
     pub holders: Processes,
     /// Processes that have the disk open and locked in their own way.
     pub users: Processes,
+    /// Processes that hold the lifelines, in the order of the search.
+    #[serde(default)]
+    pub lifelines: Vec<Processes>,
 }
 
 /// What one open file of a process has of what is looked for.
@@ -112,6 +128,8 @@ pub struct Seen {
     pub uses: bool,
     /// It writes the disk.
     pub writes: bool,
+    /// The lifelines that it holds, as bits.
+    pub lifelines: u64,
 }
 
 impl Search {
@@ -119,6 +137,21 @@ impl Search {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Whether files and devices are looked for, and not lifelines alone.
+    #[must_use]
+    pub fn is_for_files(&self) -> bool {
+        self.locked.is_some() || self.disk.is_some()
+    }
+
+    /// Returns the lifeline, as a bit, to which a link in `/proc/PID/fd` leads; 0 for anything else.
+    #[must_use]
+    pub fn lifeline(&self, link: &[u8]) -> u64 {
+        let inode = link.strip_prefix(b"pipe:[").and_then(|link| link.strip_suffix(b"]"));
+        let inode = inode.and_then(|inode| str::from_utf8(inode).ok()?.parse::<u64>().ok());
+        let place = self.lifelines.iter().position(|lifeline| Some(*lifeline) == inode);
+        place.filter(|place| *place < 64).map_or(0, |place| 1 << place)
     }
 
     /// Notes what a line says: `lock: 1: OFDLCK ADVISORY WRITE -1 fe:00:10085382 0 EOF`.
@@ -164,7 +197,8 @@ mod tests {
     fn seen(line: &str, by: StrangersLock, mode: Mode) -> (bool, bool) {
         let node = |text: &str| Node { listed: text.to_owned(), dev: 1, ino: 1 };
         let locked = Some((node("fe:00:42"), by, mode));
-        let search = Search { locked, told: None, disk: Some(node("fe:00:7")) };
+        let disk = Some(node("fe:00:7"));
+        let search = Search { locked, disk, ..Search::default() };
         let mut seen = Seen::default();
         search.note(line, &mut seen);
         assert_eq!(seen.writes, line.contains(" 100 101"));
@@ -185,6 +219,16 @@ mod tests {
         }
         let lease = "lock:\t1: LEASE  ACTIVE    WRITE 77 fe:00:42 0 EOF";
         assert!(seen(lease, StrangersLock::Lease, Mode::Exclusive).0);
+    }
+
+    #[test]
+    fn a_lifeline_is_known_by_its_link() {
+        let search = Search { lifelines: vec![7, 9], ..Search::default() };
+        assert_eq!((search.lifeline(b"pipe:[7]"), search.lifeline(b"pipe:[9]")), (1, 2));
+        for link in ["pipe:[8]", "pipe:[]", "socket:[7]", "/pipe:[7]", ""] {
+            assert_eq!(search.lifeline(link.as_bytes()), 0, "{link}");
+        }
+        assert!(!search.is_empty() && !search.is_for_files());
     }
 
     #[test]

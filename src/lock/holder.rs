@@ -34,6 +34,8 @@ pub struct Holder {
     /// It has released the lock, and may acquire it again until then, in microseconds since boot;
     /// it is reserved for it meanwhile.
     pub reserved_until: Option<u64>,
+    /// The processes that hold its lifelines, where they were looked for.
+    pub kept_by: Processes,
 }
 
 /// What is held, to who asks for something else.
@@ -262,6 +264,20 @@ fn spoken(process: &Process, other: &str, words: &impl Words) -> String {
         _ if other.is_empty() => format!("{program} (pid {pid}, user {user})"),
         _ => format!("{other}({program}, pid {pid}, user {user})"),
     }
+}
+
+/// What is said, after a holder, of the processes that hold its lifelines.
+#[must_use]
+pub fn kept_by(processes: &Processes) -> String {
+    let name = |process: &Process| format!("{} (pid {})", process.program, process.pid);
+    let mut who: Vec<String> = processes.named.iter().map(name).collect();
+    if processes.more > 0 {
+        who.push(format!("{} more", processes.more));
+    }
+    if who.is_empty() {
+        return String::new();
+    }
+    format!("; its lifeline is held by {}", who.join(" and "))
 }
 
 /// What a refusal says, at its end, of those who have the disk open.

@@ -23,6 +23,7 @@ pub mod key;
 pub mod lease;
 mod lease_break;
 pub mod lockspace;
+mod lookup;
 pub mod loop_device;
 pub mod mode;
 pub mod mount;

@@ -12,13 +12,14 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2, readlink};
+use nix::fcntl::{OFlag, readlink};
 use nix::sys::stat::{FileStat, Mode as Permissions, SFlag, fstat};
 use nix::sys::statfs::{self, FsType, fstatfs};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
 use super::error::Error;
 use super::identity::Identity;
+use super::lookup;
 
 /// What becomes of symbolic links in a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,16 +39,12 @@ pub enum Links {
 ///
 /// What `openat2(2)` says; `ELOOP` also for a link that may not be followed.
 pub fn locate(path: &Path, links: Links) -> Result<OwnedFd, Errno> {
-    let resolve = match links {
-        Links::Follow => ResolveFlag::RESOLVE_NO_MAGICLINKS,
-        Links::Refuse => ResolveFlag::RESOLVE_NO_SYMLINKS,
-    };
-    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
-    openat2(AT_FDCWD, path, how)
+    lookup::locate(path, links)
 }
 
 /// Turns a name into a descriptor as [`locate`] does, but only if the kernel has all of it in
-/// memory and need not ask any file system.
+/// memory and need not ask any file system; where `openat2(2)` is not to be had, if no file system of
+/// another host or process has to be asked.
 ///
 /// # Errors
 ///
@@ -55,8 +52,10 @@ pub fn locate(path: &Path, links: Links) -> Result<OwnedFd, Errno> {
 pub fn locate_known(path: &Path) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::NO_MAGICLINKS | ResolveFlags::CACHED;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    rustix::fs::openat2(CWD, path, flags, Mode::empty(), resolve)
-        .map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+    match rustix::fs::openat2(CWD, path, flags, Mode::empty(), resolve) {
+        Err(rustix::io::Errno::NOSYS) => lookup::locate_local(path),
+        found => found.map_err(|errno| Errno::from_raw(errno.raw_os_error())),
+    }
 }
 
 /// The name that the kernel has for a descriptor, in our own mount namespace.

@@ -57,7 +57,7 @@ impl Request<'_> {
     ) -> Error {
         let search = (!self.hasty).then(|| {
             let locked = Node::of(file).map(|node| (node, by, mode));
-            Search { locked, told, disk: self.disk.and_then(Node::of) }
+            Search { locked, told, disk: self.disk.and_then(Node::of), ..Search::default() }
         });
         Error::HeldElsewhere(Box::new(Stranger {
             resource: self.resource.to_owned(),
@@ -122,7 +122,7 @@ impl Stranger {
     pub fn name(&mut self, found: Option<Found>) {
         let Naming::Needed(unnamed) = std::mem::take(&mut self.naming) else { return };
         let Unnamed { search, host_id } = *unnamed;
-        let Some(Found { mut holders, mut users }) = found else {
+        let Some(Found { mut holders, mut users, .. }) = found else {
             self.naming = Naming::Late(search.told);
             return;
         };

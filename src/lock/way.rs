@@ -5,9 +5,11 @@ use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2, readlink};
+use nix::fcntl::readlink;
 
+use super::lookup;
 use super::mount::{Mount, Mounts};
+use super::open::Links;
 
 /// How many links one name may lead through, as in the kernel (`path_resolution(7)`).
 const LINKS: usize = 40;
@@ -81,9 +83,7 @@ fn step<'m>(mounts: &'m Mounts, path: &Path) -> Step<'m> {
 /// Whether a name without detours has no link in it, as far as it leads. Only for one that no far
 /// mount is on the way of.
 fn leads_straight(path: &Path) -> bool {
-    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
-    !matches!(openat2(AT_FDCWD, path, how), Err(Errno::ELOOP))
+    !matches!(lookup::locate(path, Links::Refuse), Err(Errno::ELOOP))
         && readlink(path) == Err(Errno::EINVAL)
 }
 

@@ -1,35 +1,42 @@
 //! A refusal in a sentence that a person can act on.
 //!
-//! The table knows numbers; people know users and the clock on their wall. Looking those up reads
-//! `/proc` and the user database, which may be on the network, so it is a request like those to
-//! the file system, and made for refusals only.
+//! The table knows numbers; people know users and the clock on their wall. Looking those up reads the
+//! user database, which may be on the network, so it is a request like those to the file system, and
+//! made for refusals only.
 
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 
+use super::identity::Users;
 use super::reclaim::wall_clock_of;
-use super::user::{process_user, user_name};
+use super::user::user_name;
 use crate::lock::age::age;
 use crate::lock::fdinfo::Processes;
-use crate::lock::holder::{Ahead, Holder, Refusal, Stranger, Words, using};
+use crate::lock::holder::{Ahead, Holder, Refusal, Stranger, Words, kept_by, using};
 use crate::lock::lease::spoken;
 use crate::lock::printable::shown;
 use crate::lock::process::Process;
 use crate::lock::work::Work;
 
 /// How many holders are named; a disk may be shared by hundreds.
-const NAMED: usize = 3;
+pub(super) const NAMED: usize = 3;
 
-/// Says who of ours holds what was asked for.
+/// Describes the owners of this service that hold what was asked for.
 #[derive(Debug)]
-pub struct DescribeRefusal(pub Refusal);
+pub struct DescribeRefusal {
+    /// The refusal.
+    pub refusal: Refusal,
+    /// The users that run the processes of its holders.
+    pub users: Users,
+}
 
 /// Says who else holds what was asked for.
 #[derive(Debug)]
 pub struct DescribeStranger(pub Stranger);
 
-/// Finds the names of the users that run holders' VMs.
+/// Finds the names of the users that run holders' VMs. Comes with what is known of the process of
+/// each.
 #[derive(Debug)]
-pub struct HolderUsers(pub Vec<Holder>);
+pub struct HolderUsers(pub Vec<(Holder, Option<Process>)>);
 
 /// Finds the names of the users whose processes these are.
 #[derive(Debug)]
@@ -52,13 +59,17 @@ impl Work for DescribeRefusal {
     type Answer = String;
 
     fn perform(self) -> String {
-        let Refusal { resource, holders, ahead, users } = self.0;
+        let Refusal { resource, holders, ahead, users } = self.refusal;
         let resource = shown(&resource);
         let (reserved, holding): (Vec<_>, Vec<_>) =
             holders.iter().partition(|holder| holder.reserved_until.is_some());
-        let locked = list(" locked ", &holding, |holder| sentence(&resource, holder));
+        let run_by = |holder: &Holder| self.users.get(&holder.pid).copied();
+        let locked =
+            list(" locked ", &holding, |holder| sentence(&resource, holder, run_by(holder)));
         let verb = if locked.is_empty() { " reserved " } else { ", and reserved " };
-        let locked = locked + &list(verb, &reserved, |holder| reservation(&resource, holder));
+        let reserved =
+            list(verb, &reserved, |holder| reservation(&resource, holder, run_by(holder)));
+        let locked = locked + &reserved;
         let ahead = ahead.map(|Ahead { owner, name, since }| {
             let comma = if locked.is_empty() { "" } else { "," };
             let (uuid, since) = (owner.uuid, wall_clock(since));
@@ -82,22 +93,25 @@ fn list(verb: &str, holders: &[&Holder], words: impl Fn(&Holder) -> String) -> S
     format!("{verb}{}{more}", named.join(", and "))
 }
 
-fn sentence(resource: &str, holder: &Holder) -> String {
-    let (vm, through) = (vm(holder), through(resource, holder));
-    format!("{} by {vm} since {}{through}", holder.mode.adverb(), wall_clock(holder.since))
+/// Describes a holder, whose process this user runs.
+fn sentence(resource: &str, holder: &Holder, run_by: Option<u32>) -> String {
+    let (vm, through) = (vm(holder, run_by), through(resource, holder));
+    let kept = kept_by(&holder.kept_by);
+    format!("{} by {vm} since {}{through}{kept}", holder.mode.adverb(), wall_clock(holder.since))
 }
 
-fn reservation(resource: &str, holder: &Holder) -> String {
+fn reservation(resource: &str, holder: &Holder, run_by: Option<u32>) -> String {
     let until = wall_clock_of(holder.reserved_until.unwrap_or_default());
-    let (vm, through) = (vm(holder), through(resource, holder));
+    let (vm, through) = (vm(holder, run_by), through(resource, holder));
     format!("for {vm} until {}{through}", time_of_day(until))
 }
 
 /// A VM with its UUID, process and user.
-fn vm(holder: &Holder) -> String {
+fn vm(holder: &Holder, run_by: Option<u32>) -> String {
     let Holder { owner, name, pid, .. } = holder;
     let pid = if *pid == 0 { String::new() } else { format!(", pid {pid}") };
-    format!("VM \"{name}\" ({}{pid}, user {})", owner.uuid, user_name(user_of(holder)))
+    let user = user_name(run_by.unwrap_or(owner.uid));
+    format!("VM \"{name}\" ({}{pid}, user {user})", owner.uuid)
 }
 
 /// The name by which a holder locked the resource, where it is another one.
@@ -107,12 +121,6 @@ fn through(resource: &str, holder: &Holder) -> String {
         return String::new();
     }
     format!(", through {through}{}", holder.relation.remark())
-}
-
-/// The user that people know as the one that runs a VM: under libvirt the owner is root's, and its
-/// process runs as another user.
-fn user_of(holder: &Holder) -> u32 {
-    process_user(holder.pid).unwrap_or(holder.owner.uid)
 }
 
 impl Work for DescribeStranger {
@@ -127,9 +135,10 @@ impl Work for HolderUsers {
     type Answer = Vec<(Holder, String)>;
 
     fn perform(self) -> Self::Answer {
-        let named = |holder: Holder| {
-            let user = user_name(user_of(&holder));
-            (holder, user)
+        // Under libvirt the owner is root's, and its process runs as another user.
+        let named = |(holder, process): (Holder, Option<Process>)| {
+            let uid = process.map_or(holder.owner.uid, |process| process.uid);
+            (holder, user_name(uid))
         };
         self.0.into_iter().map(named).collect()
     }
@@ -188,15 +197,12 @@ mod tests {
             resource: "/images/a.qcow2".into(),
             relation: Relation::Above,
             reserved_until: None,
+            kept_by: Processes::default(),
         };
         let resource = "/srv/vm/a.qcow2".to_owned();
-        let text = DescribeRefusal(Refusal {
-            resource,
-            holders: vec![holder],
-            ahead: None,
-            users: Processes::default(),
-        })
-        .perform();
+        let (holders, users) = (vec![holder], Processes::default());
+        let refusal = Refusal { resource, holders, ahead: None, users };
+        let text = DescribeRefusal { refusal, users: Users::new() }.perform();
         let (before, after) = text.split_once(" since ").unwrap();
         assert_eq!(
             before,

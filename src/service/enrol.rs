@@ -22,6 +22,7 @@ use super::owners::Open;
 use super::release::Story;
 use super::state::{State, Watch};
 use super::{Ask, Error, NewAnchor, Opening, Service, Shown};
+use crate::inspector::Asker;
 use crate::life::{Connection, Process};
 use crate::lock::lockspace::LockspaceKind;
 use crate::lock::on_lost::OnLost;
@@ -91,7 +92,7 @@ impl Service {
         if let Some(known) = living.clone().find(|known| known.lives_as(machine.pid)) {
             return Ok(Some(known.id));
         }
-        let process = Process::by_pid(machine.pid)?;
+        let process = self.findable(Asker::Front, Process::by_pid(machine.pid)?);
         if living.clone().any(|known| known.between) {
             std::thread::sleep(PAUSE);
             return Ok(None);

@@ -6,7 +6,7 @@ use super::lanes::Silent;
 use super::wait::Why;
 use crate::lock::holder::{Refusal, Stranger};
 use crate::lock::view::ForeignName;
-use crate::{keep, life, lock};
+use crate::{inspector, keep, life, lock};
 
 /// Everything that floor 2 refuses or fails at.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +17,9 @@ pub enum Error {
     /// An anchor that can't be had.
     #[error(transparent)]
     Life(#[from] life::Error),
+    /// Other processes can't be looked at.
+    #[error("cannot look at other processes: {0}")]
+    Inspector(inspector::Error),
     /// Something that can't be kept over a crash, and so is not given.
     #[error(transparent)]
     Keep(#[from] keep::Error),

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 mod anchors;
+mod lost;
 mod recovered;
 mod remembered;
 mod suspects;
@@ -17,6 +18,7 @@ use super::keeping::{Anchored, Away, anchor_line, keyed, lockspace_line, offer_l
 use super::signing::of_owner;
 use super::state::State;
 use super::{Error, Settings};
+use crate::inspector::Inspector;
 use crate::keep::handover::OfferRecord;
 use crate::keep::line::{Line, Step};
 use crate::keep::parking::Parked;
@@ -42,6 +44,7 @@ pub(super) struct Finding {
     /// What is parked and not open.
     pub(super) away: HashSet<Key>,
     far: Arc<Far>,
+    inspector: Inspector,
     /// The locks of which there are descriptors.
     bytes: HashSet<u64>,
     directories: Directories,
@@ -65,6 +68,7 @@ impl Finding {
         fds: HashMap<Key, OwnedFd>,
         away: HashSet<Key>,
         far: &Arc<Far>,
+        inspector: &Inspector,
         damaged: bool,
     ) -> Self {
         let bytes = fds.keys().chain(&away).filter_map(|key| match key.part {
@@ -78,6 +82,7 @@ impl Finding {
             fds,
             away,
             far: Arc::clone(far),
+            inspector: inspector.clone(),
             wanted_away: Vec::new(),
             directories: Directories::default(),
             lines: Vec::new(),
@@ -126,7 +131,7 @@ impl Finding {
             let id = record.owner().map(|owner| owner.id);
             id.is_some_and(|id| newest.get(&id) == Some(&record.number()))
         });
-        let mut pipes = self.missing_leases(&anchors);
+        let mut pipes = self.missing_leases(&anchors)?;
         // Nothing tells of an anchor whose record is damaged where nothing was parked either.
         let doubtful = self.damaged && self.fds.is_empty() && self.away.is_empty();
         for (record, step) in owners {

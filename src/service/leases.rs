@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use super::lockspaces::no_such;
-use super::refusals::told;
 use super::views::{CallerProcess, named_lease};
 use super::{Error, Service};
 use crate::inspector::Asker;
@@ -153,11 +152,11 @@ impl Work for Deed {
             key.find_file()?;
             let want = key.want(Mode::Exclusive);
             let taken = service.state().table.refuse_if_locked(&want);
-            taken.map_err(|error| told(error.into()))?;
+            taken.map_err(|error| service.told(asker, error.into()))?;
         }
         tend.perform().map_err(|mut error| {
             service.name_holder_for(asker, &mut error);
-            told(error.into())
+            service.told(asker, error.into())
         })?;
         let done = if removes { "removed" } else { "there" };
         tracing::info!("{} is {done}", lock::lease::spoken(&lock::printable::shown(&resource)));

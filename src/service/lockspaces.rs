@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::limits::within;
-use super::refusals::told;
 use super::state::State;
 use super::views::CallerProcess;
 use super::{Error, Service, Shown};
+use crate::inspector::Asker;
 use crate::lock::directory::Directory;
 use crate::lock::lockspace::{Lockspace, LockspaceKind};
 use crate::lock::open::Links;
@@ -276,8 +276,10 @@ impl Work for Remove {
     }
 
     fn perform(self) -> Self::Answer {
-        self.service.check_directory(&self.caller, &self.directory, Links::Follow)?;
-        self.service.take_lockspace_away(&self.directory).map_err(told)
+        let Self { service, caller, directory } = self;
+        service.check_directory(&caller, &directory, Links::Follow)?;
+        let taken = service.take_lockspace_away(&directory);
+        taken.map_err(|error| service.told(Asker::Service, error))
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Error, Service};
 use crate::inspector::{Asker, patience};
 use crate::lock::fdinfo::{Found, Processes, Search};
-use crate::lock::holder::Stranger;
+use crate::lock::holder::{Holder, Refusal, Stranger};
 use crate::lock::process::Process;
 use crate::lock::take::Goal;
 use crate::lock::work::Work;
@@ -15,7 +15,7 @@ use crate::lock::{self, Front, OwnerId, Want};
 
 impl Service {
     /// The one on whose behalf an owner's questions are asked.
-    fn asker(&self, id: OwnerId) -> Asker {
+    pub(super) fn asker(&self, id: OwnerId) -> Asker {
         let front = self.state().table.owner(id).map(|owner| owner.front);
         if front == Some(Front::Virtlockd) { Asker::Front } else { Asker::User(id.uid) }
     }
@@ -24,6 +24,10 @@ impl Service {
     pub(super) fn name_holder(&self, id: OwnerId, error: &mut Error) {
         if let Error::Lock(error) = error {
             self.name_holder_for(self.asker(id), error);
+            if let lock::Error::HeldElsewhere(stranger) = error {
+                let own = self.own_processes(id);
+                stranger.users.leave_out(|user| own.has(user));
+            }
         }
     }
 
@@ -36,8 +40,9 @@ impl Service {
         }
     }
 
-    /// Adds the processes that have the disk open to a refusal of the table's, which knows nothing of
-    /// them: only if they are found at once. For a storage thread.
+    /// Adds to a refusal of the table's, which knows nothing of them, the processes that have the disk
+    /// open and those that hold a lifeline of a holder without a process: only if they are found in
+    /// time. For a storage thread.
     pub(super) fn with_users(
         &self,
         id: OwnerId,
@@ -48,13 +53,21 @@ impl Service {
         if let lock::Error::Held(refusal) = &mut error {
             let refused = wants.iter().position(|want| want.resource == refusal.resource);
             let goal = refused.and_then(|n| goals.get(n));
-            if let Some(search) = goal.and_then(|goal| goal.search_users()) {
-                let found = self.search(self.asker(id), search, patience::remark());
-                refusal.users = found.unwrap_or_default().users;
-                refusal
-                    .users
-                    .leave_out(|user| refusal.holders.iter().any(|holder| holder.pid == user.pid));
+            let lifelines = self.lifelines_of(&refusal.holders, |holder| holder.pid == 0);
+            let mut search = goal.and_then(|goal| goal.search_users()).unwrap_or_default();
+            search.lifelines = lifelines.inodes();
+            if search.is_empty() {
+                return error;
             }
+            // What holds a disk is worth more time than what else has it open.
+            let patience =
+                if search.lifelines.is_empty() { patience::remark() } else { patience::refusal() };
+            let found = self.search(self.asker(id), search, patience).unwrap_or_default();
+            lifelines.enter(found.lifelines, &mut refusal.holders);
+            refusal.users = found.users;
+            let own = self.own_processes(id);
+            let Refusal { users, holders, .. } = &mut **refusal;
+            users.leave_out(|user| own.has(user) || is_known(user, holders));
         }
         error
     }
@@ -63,6 +76,12 @@ impl Service {
         let found = self.inspector().search(asker, search, patience);
         found.inspect_err(|error| tracing::debug!(%error, "processes are not named")).ok()
     }
+}
+
+/// Whether a process is that of one of these holders, or keeps one.
+#[must_use]
+pub fn is_known(process: &Process, holders: &[Holder]) -> bool {
+    holders.iter().any(|holder| holder.pid == process.pid || holder.kept_by.has(process.pid))
 }
 
 /// Names the processes that have to do with a disk, for a caller that asks for just that.
@@ -78,6 +97,8 @@ pub struct NameProcesses {
     pub users: Option<Search>,
     /// The processes of owners.
     pub bound: Vec<u32>,
+    /// Lifelines of owners, by the inodes of their pipes.
+    pub lifelines: Vec<u64>,
 }
 
 /// What was found.
@@ -89,19 +110,22 @@ pub struct Named {
     pub users: Processes,
     /// The processes of owners, in the order of the question.
     pub bound: Vec<Option<Process>>,
+    /// The processes that hold the lifelines, in the order of the question.
+    pub lifelines: Vec<Processes>,
 }
 
 impl Work for NameProcesses {
     type Answer = Named;
 
     fn perform(self) -> Named {
-        let Self { service, asker, mut stranger, users, bound } = self;
+        let Self { service, asker, mut stranger, users, bound, lifelines } = self;
         let patience = patience::question();
         let mut search = users.clone().unwrap_or_default();
         if let Some(wanted) = stranger.as_ref().and_then(Stranger::search) {
             let disk = wanted.disk.clone().or(search.disk);
             search = Search { disk, ..wanted.clone() };
         }
+        search.lifelines = lifelines;
         let found = if search.is_empty() {
             Some(Found::default())
         } else {
@@ -110,10 +134,11 @@ impl Work for NameProcesses {
         if let Some(stranger) = &mut stranger {
             stranger.name(found.clone());
         }
-        let users = found.filter(|_| users.is_some()).unwrap_or_default().users;
+        let Found { users: seen, lifelines, .. } = found.unwrap_or_default();
+        let users = users.map(|_| seen).unwrap_or_default();
         let described = service.inspector().describe(asker, bound, patience);
         let bound =
             described.inspect_err(|error| tracing::debug!(%error, "processes are not named"));
-        Named { stranger, users, bound: bound.unwrap_or_default() }
+        Named { stranger, users, bound: bound.unwrap_or_default(), lifelines }
     }
 }

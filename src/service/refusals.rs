@@ -1,24 +1,32 @@
 //! Refusals on their way to whoever asked, and to those who watch.
 
-use super::describe::{DescribeRefusal, DescribeStranger};
+use super::describe::{DescribeRefusal, DescribeStranger, NAMED};
 use super::{Error, Service, chronicle};
+use crate::inspector::Asker;
 use crate::lock::fdinfo::Processes;
 use crate::lock::holder::{Holder, Refusal};
 use crate::lock::queue::Ticket;
 use crate::lock::record::Proof;
-use crate::lock::work::Work as _;
+use crate::lock::work::Work;
 use crate::lock::{self, Event, Lock, OwnerId};
 
 impl Service {
     /// Describes the owners that hold these locks on a resource; `None` where there are none.
-    pub async fn describe_holders(&self, resource: &str, locks: &[Lock]) -> Option<String> {
+    pub async fn describe_holders(
+        &self,
+        asker: Asker,
+        resource: &str,
+        locks: &[Lock],
+    ) -> Option<String> {
         let (resource, holders) = (resource.to_owned(), self.holders(locks));
         if holders.is_empty() {
             return None;
         }
         let refusal = Refusal { resource, holders, ahead: None, users: Processes::default() };
+        let error = lock::Error::Held(Box::new(refusal)).into();
+        let tell = Tell { service: self.clone(), asker, error };
         // Without the description the refusal says less; a failure is logged where it happens.
-        self.storage().run(DescribeRefusal(refusal)).await.ok()
+        self.storage().run(tell).await.ok().map(|error| error.to_string())
     }
 
     /// Puts a refusal into a sentence, and tells those who watch the resource of it. Looks users
@@ -49,11 +57,28 @@ impl Service {
             // For others: the one who is refused has his answer.
             drop(self.state().publish(vec![event]));
         }
-        match (told(error), own) {
+        match (self.told(self.asker(id), error), own) {
             (Error::Held { message, refusal }, Some(lock)) => {
                 Error::Held { message: message + &advice_on_own(&lock), refusal }
             }
             (error, _) => error,
+        }
+    }
+
+    /// Puts a refusal into a sentence. Looks users up, so it is for a storage thread.
+    pub(super) fn told(&self, asker: Asker, error: Error) -> Error {
+        match error {
+            Error::Lock(lock::Error::Held(refusal)) => {
+                let holders = refusal.holders.iter().take(NAMED);
+                let users = self.users_of(asker, holders.map(|holder| (holder.owner, holder.pid)));
+                let message = DescribeRefusal { refusal: (*refusal).clone(), users }.perform();
+                Error::Held { message, refusal }
+            }
+            Error::Lock(lock::Error::HeldElsewhere(stranger)) => {
+                let message = DescribeStranger((*stranger).clone()).perform();
+                Error::HeldElsewhere { message, stranger }
+            }
+            error => error,
         }
     }
 }
@@ -80,17 +105,18 @@ fn advice_on_own(lock: &Lock) -> String {
     )
 }
 
-/// A refusal in a sentence. Looks users up, so it is for a storage thread.
-pub(super) fn told(error: Error) -> Error {
-    match error {
-        Error::Lock(lock::Error::Held(refusal)) => {
-            let message = DescribeRefusal((*refusal).clone()).perform();
-            Error::Held { message, refusal }
-        }
-        Error::Lock(lock::Error::HeldElsewhere(stranger)) => {
-            let message = DescribeStranger((*stranger).clone()).perform();
-            Error::HeldElsewhere { message, stranger }
-        }
-        error => error,
+/// Puts a refusal into a sentence.
+#[derive(Debug)]
+pub(super) struct Tell {
+    pub(super) service: Service,
+    pub(super) asker: Asker,
+    pub(super) error: Error,
+}
+
+impl Work for Tell {
+    type Answer = Error;
+
+    fn perform(self) -> Error {
+        self.service.told(self.asker, self.error)
     }
 }

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use rustix::process::Signal;
 
-use super::Service;
 use super::keeping::Anchored;
+use super::{Error, Service};
+use crate::inspector::Asker;
 use crate::life::{self, Process};
 use crate::lock::OwnerId;
 use crate::lock::on_lost::OnLost;
@@ -47,7 +48,7 @@ impl Service {
             told(None, &format!("it is bound to no process that could be {done}"));
         }
         for process in &processes {
-            match apply(process, signal, id.uid) {
+            match self.apply(process, signal, id.uid) {
                 Ok(true) => told(Some(process), &format!("process {} {done}", process.pid())),
                 Ok(false) => {
                     let pid = process.pid();
@@ -56,7 +57,7 @@ impl Service {
                         &format!("process {pid} is not uid {}'s, and is not {done}", id.uid),
                     );
                 }
-                Err(life::Error::NoSuchProcess(_)) => {}
+                Err(Error::Life(life::Error::NoSuchProcess(_))) => {}
                 Err(error) => {
                     let pid = process.pid();
                     told(Some(process), &format!("process {pid} could not be {done}: {error}"));
@@ -64,14 +65,15 @@ impl Service {
             }
         }
     }
-}
 
-/// `false`: it is another user's.
-fn apply(process: &Process, signal: Signal, uid: u32) -> Result<bool, life::Error> {
-    // Root commands all of them.
-    let may = uid == 0 || process.is_permitted() || process.belongs_to(uid)?;
-    if may {
-        process.signal(signal)?;
+    /// `false`: it is another user's.
+    fn apply(&self, process: &Process, signal: Signal, uid: u32) -> Result<bool, Error> {
+        let belongs = || Ok::<_, Error>(self.identity(Asker::Service, process)?.belongs_to(uid));
+        // Root commands all of them.
+        let may = uid == 0 || process.is_permitted() || belongs()?;
+        if may {
+            process.signal(signal)?;
+        }
+        Ok(may)
     }
-    Ok(may)
 }

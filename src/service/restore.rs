@@ -90,8 +90,8 @@ pub fn restore(
     inspector: Inspector,
 ) -> Result<Restored, Error> {
     let mut contents = contents::read(directory)?;
-    let store = Store::of_parent();
-    let (parking, found) = Parking::read(&mut inherited, store)?;
+    let store = Store::of_parent(&inspector);
+    let (parking, found) = Parking::read(&mut inherited, store.clone())?;
     let (far, away) = Far::read(&mut inherited, store)?;
     let far = Arc::new(far);
     let parked = !found.is_empty() || !away.is_empty();
@@ -115,7 +115,8 @@ pub fn restore(
     for key in fds.keys().chain(&away) {
         counted.count_parked(key.part);
     }
-    let mut finding = Finding::new(settings, fds, away.into_iter().collect(), &far, damaged);
+    let away = away.into_iter().collect();
+    let mut finding = Finding::new(settings, fds, away, &far, &inspector, damaged);
     finding.state.table.count_from(counted.lock);
     finding.state.count_anchors_from(counted.anchor);
     let (missing_file, mut origins) = (contents.missing, mem::take(&mut contents.origins));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Service;
 use super::state::State;
-use super::user::{process_user, recent_name};
+use super::user::recent_name;
 use crate::lock::held::{Held, Sign};
 use crate::lock::host::{Host, system_name};
 use crate::lock::printable::shown_path;
@@ -37,7 +37,7 @@ impl Service {
             let is_far = !in_lockspace && self.storage().is_far(&want.asks());
             let mut signature = Signature { is_far, lock, since, ..of_owner.clone() };
             if signature.is_written(in_lockspace) {
-                signature.user.clone_from(user.get_or_init(|| user_of(&of_owner, id)));
+                signature.user.clone_from(user.get_or_init(|| self.runs(&of_owner, id)));
             }
             signature
         }
@@ -67,15 +67,16 @@ impl Service {
         };
         for (lock, since, held) in held {
             let signature = of_owner(&self.state(), id, since);
-            let user = user_of(&signature, id);
+            let user = self.runs(&signature, id);
             Sign { held, signature: Signature { lock, user, ..signature } }.perform();
         }
     }
-}
 
-/// Who runs the process, or has the owner.
-fn user_of(signature: &Signature, id: OwnerId) -> String {
-    recent_name(process_user(signature.pid).unwrap_or(id.uid))
+    /// Returns the name of the user that runs an owner's process.
+    fn runs(&self, signature: &Signature, id: OwnerId) -> String {
+        let users = self.users_of(self.asker(id), [(id, signature.pid)]);
+        recent_name(users.get(&signature.pid).copied().unwrap_or(id.uid))
+    }
 }
 
 /// The signature of an owner, its user not looked up.

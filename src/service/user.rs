@@ -1,7 +1,6 @@
 //! The names of users.
 
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,15 +19,6 @@ pub(super) fn user_name(uid: u32) -> String {
         // No such user, or a user database that fails: the number says it too.
         Ok(None) | Err(_) => uid.to_string(),
     }
-}
-
-/// The user of a process, if it is there.
-///
-/// The owner of `/proc/PID`, which the kernel knows without any lock of the process: so this can't
-/// hang, as reading a file in there could, and is not left to the inspector.
-pub(super) fn process_user(pid: u32) -> Option<u32> {
-    let folder = (pid != 0).then(|| std::fs::metadata(format!("/proc/{pid}")))?;
-    folder.ok().map(|folder| folder.uid())
 }
 
 /// The same, for who asks often: it may be out of date by a minute.
@@ -61,8 +51,5 @@ mod tests {
         assert_eq!((user_name(0), recent_name(0)), ("root".to_owned(), "root".to_owned()));
         assert_eq!(recent_name(0), "root");
         assert_eq!(recent_name(4_000_000_000), "4000000000");
-        let me = nix::unistd::getuid().as_raw();
-        assert_eq!(process_user(std::process::id()), Some(me));
-        assert_eq!((process_user(0), process_user(u32::MAX)), (None, None));
     }
 }

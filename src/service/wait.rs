@@ -17,12 +17,12 @@ use tokio::time::{sleep, sleep_until};
 use super::lookups::CheckNames;
 use super::pauses::Pauses;
 use super::place::{Entry, Place, Word};
-use super::refusals::told;
+use super::refusals::Tell;
 use super::waits::Waits;
 use super::{Error, Service, Shown};
+use crate::lock::OwnerId;
 use crate::lock::queue::Status;
 use crate::lock::work::{Asked, Work};
-use crate::lock::{self, OwnerId};
 
 /// How long one who is called may keep others off while its owner is busy with something else.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -131,17 +131,6 @@ impl<A: Attempt> Work for Try<A> {
 
     fn perform(self) -> Tried<A> {
         self.0.attempt(self.1)
-    }
-}
-
-/// Puts a refusal into a sentence.
-struct Tell(lock::Error);
-
-impl Work for Tell {
-    type Answer = Error;
-
-    fn perform(self) -> Error {
-        told(self.0.into())
     }
 }
 
@@ -321,10 +310,14 @@ impl Service {
     async fn timed_out(&self, place: &Place, waited: Duration) -> Error {
         let refusal = {
             let state = self.state();
-            state.table.waiter(place.ticket).and_then(|waiter| state.table.refusal_of(waiter))
+            let waiter = state.table.waiter(place.ticket);
+            waiter.and_then(|waiter| Some((waiter.owner, state.table.refusal_of(waiter)?)))
         };
-        let Some(refusal) = refusal else { return Error::TimedOut { waited, last: None } };
-        match self.storage().run(Tell(refusal)).await {
+        let Some((owner, refusal)) = refusal else {
+            return Error::TimedOut { waited, last: None };
+        };
+        let (asker, error) = (self.asker(owner), refusal.into());
+        match self.storage().run(Tell { service: self.clone(), asker, error }).await {
             Ok(last) => Error::TimedOut { waited, last: Some(Box::new(last)) },
             Err(error) => error,
         }
@@ -334,7 +327,7 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`lock::Error::NoSuchOwner`].
+    /// [`crate::lock::Error::NoSuchOwner`].
     pub async fn cancel(&self, id: OwnerId) -> Result<usize, Error> {
         let withdrawn = {
             let mut state = self.state();

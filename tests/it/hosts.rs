@@ -1,6 +1,7 @@
 //! What is installed, on a host where systemd, a bus and polkit run it.
 
 mod confinement;
+mod inspection;
 
 use serde_json::Value;
 

@@ -11,7 +11,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("inspector", &["lock"]),
     // `step` marks places, for tests, and does nothing.
     ("step", &[]),
-    ("keep", &["lock", "step"]),
+    // It asks an inspector whether the service manager has what it was given.
+    ("keep", &["lock", "inspector", "step"]),
     // What the log tells of, for whoever tells it and for whoever writes it.
     ("catalog", &[]),
     ("service", &["lock", "life", "keep", "inspector", "step", "catalog"]),

@@ -28,6 +28,7 @@ mod host;
 mod hosts;
 mod house;
 mod init;
+mod inspection;
 mod journal;
 mod layering;
 mod leases;

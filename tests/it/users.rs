@@ -65,7 +65,17 @@ async fn a_machine_that_has_the_disk_open_is_named_and_refuses_nobody() {
     let said = house.run("vmlockctl", &["who", path]).await.ok();
     assert_eq!(said.lines().count(), 2, "{said}");
 
-    // Who holds it is not named twice.
+    // A VM that is refused is not told of its own QEMU.
+    web2.owner.bind_pid(pid, HashMap::new()).await.unwrap();
+    let refused = web2.acquire(&[exclusive(&disk)]).await.unwrap_err();
+    assert!(refused.message.contains("by VM \"web1\""), "{refused:?}");
+    assert!(!refused.message.contains("QEMU"), "{refused:?}");
+    let own = Machine::open(&bus, "web\u{fffd}1").await;
+    let refused = own.acquire(&[exclusive(&disk)]).await.unwrap_err();
+    assert!(!refused.message.contains("QEMU"), "{refused:?}");
+    let web2 = Machine::open(&bus, "web3").await;
+
+    // The holder is not named twice.
     web1.owner.bind_pid(pid, HashMap::new()).await.unwrap();
     let refused = web2.acquire(&[exclusive(&disk)]).await.unwrap_err();
     assert!(!refused.message.contains("QEMU"), "{refused:?}");
@@ -80,7 +90,7 @@ async fn a_machine_that_has_the_disk_open_is_named_and_refuses_nobody() {
 
 /// A program that locks byte 0 of a file as `fcntl` does with this command, says its process
 /// number, and lives until its input ends.
-fn locker(command: u32, path: &str) -> [String; 3] {
+pub(crate) fn locker(command: u32, path: &str) -> [String; 3] {
     // struct flock, as 64-bit Linux has it.
     let lock = format!(
         "my $l = pack('s s x4 q q l x4', 1, 0, 0, 1, 0); fcntl(F, {command}, $l) or die $!"

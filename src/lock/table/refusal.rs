@@ -21,6 +21,7 @@ impl Table {
             since: lock.since,
             resource: lock.want.resource.clone(),
             relation: Relation::Same,
+            kept_by: Processes::default(),
             reserved_until: None,
         }
     }

@@ -1,13 +1,12 @@
 //! What the records and the parked descriptors say of anchors.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::Finding;
 use crate::keep::record::AnchorRecord;
 use crate::keep::{Key, Part};
-use crate::life::process::Known;
 use crate::life::{Connection, Lease, Process};
 use crate::lock::owner::AnchorId;
 use crate::lock::{Anchor, OwnerId};
@@ -15,22 +14,6 @@ use crate::service::Error;
 use crate::service::keeping::Anchored;
 
 impl Finding {
-    /// Looks for the leases whose parked ends are missing among the files of all processes.
-    pub(super) fn missing_leases(
-        &self,
-        anchors: &BTreeMap<OwnerId, Vec<AnchorRecord>>,
-    ) -> HashMap<u64, OwnedFd> {
-        let parked: HashSet<Part> = self.fds.keys().map(|key| key.part).collect();
-        let missing = |anchor: &&AnchorRecord| {
-            anchor.anchor() == Some(Anchor::Lease)
-                && anchor.sign().inode != 0
-                && !parked.contains(&Part::Anchor(anchor.number()))
-        };
-        let all = anchors.values().flatten().filter(missing);
-        let inodes: Vec<u64> = all.map(|anchor| anchor.sign().inode).collect();
-        if inodes.is_empty() { HashMap::new() } else { Lease::find(&inodes) }
-    }
-
     /// The anchors of an owner that live, or of which a descriptor tells whether they do.
     pub(super) fn attach(
         &mut self,
@@ -51,10 +34,7 @@ impl Finding {
                     None => continue,
                 },
                 (Anchor::Process { pid }, Some(fd)) => Process::restored(fd, pid).map(known),
-                (Anchor::Process { pid }, None) => {
-                    let sign = Known { start: sign.start, inode: sign.inode };
-                    Process::find(pid, sign).map(known)
-                }
+                (Anchor::Process { pid }, None) => self.find_process(pid, sign).map(known),
                 (Anchor::Connection, Some(fd)) => Ok(connection(fd)),
                 (Anchor::Connection, None) | (Anchor::Manual, _) => continue,
             };

@@ -37,7 +37,14 @@ async fn a_process_that_keeps_the_lease_is_named() {
     let said = tool.process.stderr();
     let words = format!("(pid {helper}) keeps the disks locked until it ends");
     assert!(said.contains(&words), "{said}");
-    fails(&house, 75, &["run", "--disk", str(&image), "--", "true"]).await;
+    let said = fails(&house, 75, &["run", "--disk", str(&image), "--", "true"]).await;
+    let held = format!("; its lifeline is held by cat (pid {helper})");
+    assert!(said.contains(&held), "{said}");
+    let said = super::vmlockctl(&house, &["who", str(&image)]).await.ok();
+    assert!(said.contains(&held), "{said}");
+    let holders = json(&house, &["who", str(&image)]).await;
+    let keepers = &holders[0]["holders"][0]["lifeline-processes"];
+    assert_eq!(*keepers, serde_json::json!([[helper, "cat"]]));
     tool.end_input();
     within("the release", released.next()).await.unwrap();
     assert_free(&image);

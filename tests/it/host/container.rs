@@ -97,6 +97,14 @@ impl Container {
         numbers.filter_map(|outside| Some((outside, inside(outside)?))).collect()
     }
 
+    /// The units of a slice that have processes.
+    pub(super) fn units(&self, slice: &str) -> Vec<String> {
+        let folder = self.cgroup.join("payload").join(slice);
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter(|name| name.contains('@')).map(|name| format!("{slice}/{name}")).collect()
+    }
+
     fn find_leader(&self) -> u32 {
         let first = self.processes("init.scope").into_iter().find(|(_, inside)| *inside == 1);
         first.expect("a host that has booted has a process 1").0

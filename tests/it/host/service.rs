@@ -55,11 +55,21 @@ impl Host {
             let stat = fs::read_to_string(format!("/proc/{outside}/stat")).unwrap_or_default();
             let parent =
                 stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse().ok());
-            arguments.any(|argument| argument.starts_with(b"--") && argument != b"--system")
+            let is_services =
+                |argument: &[u8]| argument == b"--system" || argument.starts_with(b"--inspector-");
+            arguments.any(|argument| argument.starts_with(b"--") && !is_services(argument))
                 || parent.is_some_and(|parent| all.contains(&parent))
         };
         let mains = found.into_iter().filter(|(outside, _)| !is_helper(*outside));
         mains.map(|(outside, inside)| Main { inside, outside }).collect()
+    }
+
+    /// The inspectors that there are: those of systemd's, each in a unit of its own.
+    pub(crate) fn inspectors(&self) -> Vec<Main> {
+        let slice = "system.slice/system-vmlockd\\x2dinspector.slice";
+        let units = self.container.units(slice);
+        let found = units.iter().flat_map(|unit| self.container.processes(unit));
+        found.map(|(outside, inside)| Main { inside, outside }).collect()
     }
 
     /// The main process of a unit that runs.

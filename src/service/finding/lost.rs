@@ -1,0 +1,47 @@
+//! Anchors whose descriptors are lost, found among the processes that live.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::fd::OwnedFd;
+
+use super::Finding;
+use crate::inspector::{Asker, patience};
+use crate::keep::Part;
+use crate::keep::record::{AnchorRecord, Sign};
+use crate::life::process::Known;
+use crate::life::{self, Process};
+use crate::lock::{Anchor, OwnerId};
+use crate::service::Error;
+
+impl Finding {
+    /// Looks for the leases whose parked ends are missing among the files of all processes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Inspector`]: a machine may live on whose lease was not found.
+    pub(super) fn missing_leases(
+        &self,
+        anchors: &BTreeMap<OwnerId, Vec<AnchorRecord>>,
+    ) -> Result<HashMap<u64, OwnedFd>, Error> {
+        let parked: HashSet<Part> = self.fds.keys().map(|key| key.part).collect();
+        let missing = |anchor: &&AnchorRecord| {
+            anchor.anchor() == Some(Anchor::Lease)
+                && anchor.sign().inode != 0
+                && !parked.contains(&Part::Anchor(anchor.number()))
+        };
+        let all = anchors.values().flatten().filter(missing);
+        let inodes: Vec<u64> = all.map(|anchor| anchor.sign().inode).collect();
+        if inodes.is_empty() {
+            return Ok(HashMap::new());
+        }
+        self.inspector.open_pipes(&inodes).map_err(Error::Inspector)
+    }
+
+    /// Finds a process by what was noted of it.
+    pub(super) fn find_process(&self, pid: u32, sign: Sign) -> Result<Process, life::Error> {
+        let known = Known { start: sign.start, inode: sign.inode };
+        Process::find(pid, known, |pid| {
+            let found = self.inspector.identify(Asker::Service, vec![pid], patience::question());
+            Some(found.ok()?.first().copied()??.start)
+        })
+    }
+}

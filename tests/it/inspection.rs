@@ -1,0 +1,111 @@
+//! Reading `/proc` of another process may block for as long as that process likes: it delays a
+//! refusal by a fraction of a second, and nothing else.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::Stdio;
+
+use crate::house::{House, Kind, Rival, Tool, within};
+use crate::untouched::assert_free;
+use crate::virtlockd::hang::Far;
+
+/// Locks byte 0 of a disk (`F_SETLK`), maps a file of a FUSE mount and changes it. After a line of
+/// input, one thread unmaps the file, for which the kernel waits for the server, and another one waits
+/// for the lock of the address space: then nobody can read the command line of this process. It looks
+/// like an emulator, since command lines of others are not read. mmap(2), munmap(2) and read(2) go by
+/// number; struct flock is that of 64-bit Linux.
+const HANG: &str = r#"
+    use threads;
+    use Config;
+    my ($disk, $file) = @ARGV;
+    my ($mmap, $munmap, $read) = $Config{archname} =~ /^x86_64/ ? (9, 11, 0) : (222, 215, 63);
+    open my $locked, '+<', $disk or die "$disk: $!";
+    my $lock = pack('s s x4 q q l x4', 1, 0, 0, 1, 0);
+    fcntl $locked, 6, $lock or die "F_SETLK: $!";
+    pipe my $ours, my $theirs or die "pipe: $!";
+    threads->create(sub { sysread $ours, my $at, 20; syscall $munmap, $at + 0, 4096 })->detach;
+    open my $mapped, '+<', $file or die "$file: $!";
+    open my $zero, '<', '/dev/zero' or die "/dev/zero: $!";
+    my $at = syscall $mmap, 0, 4096, 3, 1, fileno($mapped), 0;
+    $at == -1 and die "mmap: $!";
+    syscall($read, fileno($zero), $at, 4096) == 4096 or die "read: $!";
+    open my $name, '>', '/proc/self/comm' or die "comm: $!";
+    syswrite $name, 'qemu-hangs';
+    $| = 1;
+    print "$$\n";
+    <STDIN>;
+    syswrite $theirs, $at;
+    my ($thread) = grep { $_ != $$ } map { s{.*/}{}r } glob '/proc/self/task/*';
+    for (my $where = ''; $where !~ /folio|fuse|request/;) {
+        open my $wchan, '<', "/proc/self/task/$thread/wchan" or die "wchan: $!";
+        $where = <$wchan>;
+    }
+    print "hangs\n";
+    syscall $mmap, 0, 4096, 3, 0x22, -1, 0;
+"#;
+
+/// Starts a process of root's that has locked a disk and blocks readers of its command line.
+async fn hang(house: &House, far: &Far, disk: &Path) -> (Tool, String) {
+    File::options().write(true).open(far.disk()).unwrap().set_len(1 << 16).unwrap();
+    let mut command = house.command("perl");
+    command.args(["-e", HANG]).args([disk, &far.disk()]);
+    let mut tool = Tool::new(command, &house.dir().join("hang.log"));
+    let pid = tool.line().await;
+    far.stop();
+    tool.say("");
+    assert_eq!(tool.line().await, "hangs");
+    (tool, pid)
+}
+
+/// Has the server of a mount go on before anything is waited for that waits for it.
+struct GoOn<'f>(&'f Far);
+
+impl Drop for GoOn<'_> {
+    fn drop(&mut self) {
+        self.0.go_on();
+    }
+}
+
+/// Whether the command line of a process can be read.
+async fn is_readable(pid: &str) -> bool {
+    let mut command = tokio::process::Command::new("cat");
+    command.arg(format!("/proc/{pid}/cmdline")).stdout(Stdio::null()).kill_on_drop(true);
+    let mut reader = command.spawn().unwrap();
+    tokio::time::timeout(std::time::Duration::from_millis(200), reader.wait()).await.is_ok()
+}
+
+#[tokio::test]
+async fn a_holder_that_blocks_its_readers_delays_nothing_for_long() {
+    let house = House::builder().env("VMLOCKD_INSPECTOR_MS", "3000").start().await;
+    let Some(far) = Far::mount(&house).await else { return };
+    let (disk, other) = (house.raw_of(0, "disk"), house.raw_of(0, "other"));
+    let path = disk.to_str().unwrap();
+    let (tool, pid) = hang(&house, &far, &disk).await;
+    let go_on = GoOn(&far);
+    assert!(!is_readable(&pid).await);
+
+    // The first inspector hangs, and the next one passes that process over.
+    let line = ["run", "--disk", path, "--", "true"];
+    let named = format!("pid {pid}");
+    for _ in 0..2 {
+        let ran = house.run("vmlockctl", &line).await;
+        assert_eq!(ran.status.code(), Some(75), "{ran:?}");
+        assert!(ran.stderr.contains(&named), "{ran:?}");
+        let said = house.run("vmlockctl", &["who", path]).await.ok();
+        assert!(said.contains(&named), "{said}");
+    }
+    // Holders that do not hang are named as ever.
+    let rival = Rival::hold(&other, Kind::Ofd, true).unwrap();
+    let said = house.run("vmlockctl", &["who", other.to_str().unwrap()]).await.ok();
+    assert!(said.contains(&format!("pid {}", rival.pid())), "{said}");
+
+    // The service ends, and starts again, while the process still hangs.
+    house.daemon().terminate().await;
+    house.daemon().start_again().await;
+    let ran = house.run("vmlockctl", &line).await;
+    assert!(ran.status.code() == Some(75) && ran.stderr.contains(&named), "{ran:?}");
+    assert!(!is_readable(&pid).await);
+    drop((go_on, rival));
+    within("the process ends", tool.finish()).await;
+    assert_free(&disk);
+}
