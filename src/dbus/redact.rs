@@ -182,6 +182,7 @@ mod tests {
             since: 0,
             resource: "/secret/disk".to_owned(),
             relation: Relation::Same,
+            kept_by: Processes::default(),
             reserved_until: None,
         }
     }
