@@ -94,7 +94,7 @@ pub enum Error {
 pub fn run(options: &Options) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(64)
+        .max_blocking_threads(128)
         // A request for which no thread can be had (RLIMIT_NPROC, TasksMax=) waits for one that there
         // is. Without any, the runtime would panic, so those that were had once are kept.
         .thread_keep_alive(Duration::from_secs(u32::MAX.into()))

@@ -8,7 +8,7 @@ use zbus::{Fd, OwnedObjectPath, Variant};
 use super::disks::{Disk, Wanted};
 use super::error::Error;
 use super::link::Link;
-use super::slow::report_slow;
+use super::slow::{report_slow, report_slow_files};
 use super::span::Span;
 use super::wait;
 use crate::client::{Options, OwnerProxy};
@@ -122,7 +122,8 @@ impl Opening<'_> {
 
     /// Decides how each disk is asked for, and opens what has to be open.
     pub(super) fn wanted(&self, link: &Link) -> Result<Wanted, Error> {
-        Ok(Wanted { in_use: self.in_use, ..Wanted::new(link, self.disks)? })
+        let wanted = report_slow_files(self.paths(), || Wanted::new(link, self.disks));
+        Ok(Wanted { in_use: self.in_use, ..wanted? })
     }
 
     /// Closes the owner again while it waits for its disks: nobody would know of one that stays.

@@ -21,7 +21,7 @@ enum Kind {
 }
 
 /// The service's keys, in the order in which they are told. A key of a newer one is left out.
-const NUMBERS: [(&str, Kind, &str); 22] = {
+const NUMBERS: [(&str, Kind, &str); 23] = {
     use Kind::{Counter, Gauge, Histogram, Time};
     [
         ("since-usec", Time, "When the service was started."),
@@ -40,6 +40,11 @@ const NUMBERS: [(&str, Kind, &str); 22] = {
         ("locks-lost", Counter, "How often a lock was found lost."),
         ("locks-regained", Counter, "How often a lost lock was there again."),
         ("requests-refused", Counter, "Requests refused for what somebody else holds."),
+        (
+            "requests-refused-stuck",
+            Counter,
+            "Requests refused since a local file system had left too many without an answer.",
+        ),
         ("requests-waited", Counter, "Requests that have waited."),
         ("requests-timed-out", Counter, "Requests that waited and got nothing in their time."),
         ("requests-cancelled", Counter, "Requests that waited and were withdrawn."),

@@ -31,7 +31,7 @@ use super::line::Line;
 use super::link::Link;
 use super::open::{Opening, ask_for};
 use super::span::{Span, told};
-use super::{find, row, who};
+use super::{find, row, slow, who};
 use crate::client::{Options, OwnerProxy, Row, SERVICE, lists};
 use crate::lock::Mode;
 use crate::lock::lease::spoken;
@@ -238,7 +238,13 @@ async fn tell(
 ) -> Infallible {
     sleep(FIRST).await;
     // The answer may be late for other reasons: somebody is asked for a password, storage is slow.
-    while line.wants_more() && !waits(link, owner).await {
+    let (asked, mut reported) = (Instant::now(), false);
+    while (line.wants_more() || !reported) && !waits(link, owner).await {
+        if !reported && asked.elapsed() >= slow::PATIENCE {
+            line.clear();
+            slow::report(disks.iter().map(|disk| disk.path.as_path()));
+            reported = true;
+        }
         sleep(EVERY).await;
     }
     while line.wants_more() {

@@ -220,7 +220,8 @@ async fn perform(
         return Ok(Vec::new());
     }
     let (service, caller) = (front.service.clone(), Arc::clone(&call.caller.process));
-    Ok(front.service.storage().run(ResolveFor { service, caller, requests }).await??)
+    let request = ResolveFor { service, caller, requests };
+    Ok(front.service.storage().run_for(call.uid(), request).await??)
 }
 
 fn requests(

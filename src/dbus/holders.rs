@@ -79,7 +79,7 @@ pub(super) async fn by_file(
     file: OwnedFd,
 ) -> Result<Vec<Facts>, Error> {
     let storage = front.service.storage();
-    let (file, identity) = storage.run(Identify(file)).await??;
+    let (file, identity) = storage.run_for(call.uid(), Identify(file)).await??;
     let resolved = claims::resolve(front, call, [Wanted::File(file)]).await;
     match resolved.ok().and_then(|mut targets| targets.pop()) {
         // Testing opens the disk anew, and on FUSE any user's process would answer that.
@@ -148,7 +148,7 @@ async fn of_target(
     let name = target.name.clone();
     let others = if locks.iter().all(|lock| lock.want.mode == Mode::None) {
         // Owners for which it is only recorded block no other.
-        match storage.run(Probe { target, host }).await?? {
+        match storage.run_for(call.uid(), Probe { target, host }).await?? {
             probe::Others::Hold(stranger) => {
                 Others { name, stranger: Some(*stranger), ..Others::default() }
             }
@@ -156,7 +156,8 @@ async fn of_target(
         }
     } else {
         let held = front.service.held(&locks);
-        let (stranger, users) = storage.run(Beside { target, held, host }).await?;
+        let beside = Beside { target, held, host };
+        let (stranger, users) = storage.run_for(call.uid(), beside).await?;
         Others { name, stranger, shares: true, users: Some(users), ..Others::default() }
     };
     for lock in named {

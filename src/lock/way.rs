@@ -34,6 +34,21 @@ pub fn far_mount<'m>(mounts: &'m Mounts, path: &Path) -> Option<&'m Mount> {
     None
 }
 
+/// The mount that a name leads to, through links, if no remote mount is on the way; `None` where it
+/// leads nowhere. Does not open anything, so it returns whatever hangs.
+#[must_use]
+pub fn local_mount<'m>(mounts: &'m Mounts, path: &Path) -> Option<&'m Mount> {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS {
+        match step(mounts, &path) {
+            Step::Far(_) => return None,
+            Step::Near => return mounts.of(&path),
+            Step::Link(to) => path = to,
+        }
+    }
+    None
+}
+
 enum Step<'m> {
     Far(&'m Mount),
     Near,
@@ -117,6 +132,9 @@ mod tests {
         }
         // It would be asked where that leads.
         assert_eq!(far("far/back/disk"), Some(2));
+        let local = |name: &str| local_mount(&mounts, &at(name)).map(|mount| mount.id);
+        let locals = ["near/disk", "near/none", "far/disk", "near/relative", "loop"].map(local);
+        assert_eq!(locals, [Some(1), Some(1), None, None, None]);
         for name in ["near", "near/disk", "near/none", "loop", "farther", "far/../../near"] {
             assert_eq!(far_mount(&Mounts::default(), &at(name)), None);
             if name != "far/../../near" {

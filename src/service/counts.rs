@@ -269,6 +269,7 @@ impl Service {
             ("locks-lost", counts.lost.read()),
             ("locks-regained", counts.regained.read()),
             ("requests-refused", counts.refused.read()),
+            ("requests-refused-stuck", self.storage().refused()),
             ("requests-waited", counts.waited.read()),
             ("requests-timed-out", counts.timed_out.read()),
             ("requests-cancelled", counts.cancelled.read()),

@@ -7,6 +7,8 @@
 //! A file system that dies just between the answer and the request keeps the thread of that request;
 //! but no more of them than the lane lets in.
 
+pub(super) mod local;
+
 use std::collections::HashMap;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -22,7 +24,7 @@ use super::Error;
 use super::sentinel::Sentinel;
 use crate::lock::mount::{Mount, Mounts};
 use crate::lock::printable::shown_path;
-use crate::lock::way::far_mount;
+use crate::lock::way::{far_mount, local_mount};
 use crate::lock::work::Asked;
 
 /// How long a file system may take to answer, and how long somebody waits to be let in.
@@ -47,9 +49,6 @@ struct Known {
     list: fs::File,
     mounts: Arc<Mounts>,
 }
-
-/// The right to have so many requests with some file systems.
-pub type Passes = Vec<OwnedSemaphorePermit>;
 
 /// A mount whose file system does not answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,12 +81,26 @@ impl Lanes {
         far
     }
 
+    /// The local mounts that these lead to, each once. For a storage thread; opens nothing.
+    pub(super) fn local(&self, asked: &[Asked<'_>]) -> Vec<Mount> {
+        // That the list can't be read is logged by `far`.
+        let Ok(mounts) = self.mounts() else { return Vec::new() };
+        let mount = |asked: &Asked<'_>| match asked {
+            Asked::Path(path) => local_mount(&mounts, path).cloned(),
+            Asked::File(fd) => mount_of(&mounts, *fd).filter(|mount| !mount.is_far()).cloned(),
+        };
+        let mut local: Vec<Mount> = asked.iter().filter_map(mount).collect();
+        local.sort_by_key(|mount| mount.id);
+        local.dedup_by_key(|mount| mount.id);
+        local
+    }
+
     /// Lets a request in to all of these.
     ///
     /// # Errors
     ///
     /// [`Error::Silent`].
-    pub(super) async fn admit(&self, far: &[Mount]) -> Result<Passes, Error> {
+    pub(super) async fn admit(&self, far: &[Mount]) -> Result<Vec<OwnedSemaphorePermit>, Error> {
         let mut passes = Vec::with_capacity(far.len());
         for mount in far {
             passes.push(self.lane(mount).admit().await?);

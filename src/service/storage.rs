@@ -1,17 +1,19 @@
 //! Who performs requests to the file system: threads of the service, outside the event loop.
 //!
 //! All of it goes through [`Storage::run`], where what may not answer is asked first by a process
-//! that may be left behind ([`super::lanes`]).
+//! that may be left behind ([`super::lanes`]); and where a local file system that hangs gets no more
+//! than some of the threads ([`super::lanes::local`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{sleep, timeout};
 
 use super::error::Error;
-use super::lanes::{Lanes, PATIENCE, Passes, Silent};
+use super::lanes::local::{Entered, Local};
+use super::lanes::{Lanes, PATIENCE, Silent};
 use crate::lock::mount::Mount;
 use crate::lock::work::{Asked, Work};
 
@@ -23,7 +25,15 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub struct Storage {
     load: watch::Sender<Load>,
     lanes: Arc<Lanes>,
+    local: Arc<Local>,
     stuck: Arc<AtomicUsize>,
+}
+
+/// The right to have a request with some file systems.
+#[derive(Debug, Default)]
+pub struct Passes {
+    _permits: Vec<OwnedSemaphorePermit>,
+    _entered: Option<Entered>,
 }
 
 /// What is being performed.
@@ -46,23 +56,61 @@ impl Storage {
         self.run_or_back(work).await.map_err(|(error, _)| error)
     }
 
-    /// The same; what could not be begun comes back.
+    /// Has a request performed for a user, which has no more than its share of the threads.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::run`].
+    pub async fn run_for<W: Work>(&self, uid: u32, work: W) -> Result<W::Answer, Error> {
+        self.run_or_back_for(Some(uid), work).await.map_err(|(error, _)| error)
+    }
+
+    /// The same as [`Self::run`]; what could not be begun comes back.
     ///
     /// # Errors
     ///
     /// As for [`Self::run`].
     pub async fn run_or_back<W: Work>(&self, work: W) -> Result<W::Answer, (Error, Option<W>)> {
-        let lanes = Arc::clone(&self.lanes);
+        self.run_or_back_for(None, work).await
+    }
+
+    /// The same for a user.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::run`].
+    pub(super) async fn run_or_back_for<W: Work>(
+        &self,
+        uid: Option<u32>,
+        work: W,
+    ) -> Result<W::Answer, (Error, Option<W>)> {
+        // Root, and the user whose instance this is, have no quota.
+        let user = uid.filter(|uid| *uid != 0 && *uid != nix::unistd::geteuid().as_raw());
+        let (lanes, local) = (Arc::clone(&self.lanes), Arc::clone(&self.local));
         let looked = self.on_thread(move || {
-            let far = lanes.far(&work.asks());
-            if far.is_empty() { Ok(work.perform()) } else { Err((work, far)) }
+            let asks = work.asks();
+            let far = lanes.far(&asks);
+            let on = if far.is_empty() { lanes.local(&asks) } else { Vec::new() };
+            let nothing = asks.is_empty();
+            drop(asks);
+            if !far.is_empty() {
+                return Err((work, far, on));
+            }
+            if nothing {
+                return Ok(work.perform());
+            }
+            match local.try_admit(&on, user) {
+                Some(_entered) => Ok(work.perform()),
+                None => Err((work, far, on)),
+            }
         });
         // Local file systems may hang, too: one that is frozen, or a scanner that does not answer.
-        let (work, far) = match self.attended(looked, &[]).await.map_err(|error| (error, None))? {
+        let looked = self.attended(looked, &[]).await.map_err(|error| (error, None))?;
+        let (work, far, on) = match looked {
             Ok(answer) => return Ok(answer),
             Err(turned) => turned,
         };
-        let passes = match self.lanes.admit(&far).await {
+        let passes = match self.admit(&far, &on, user).await {
             Ok(passes) => passes,
             Err(error) => return Err((error, Some(work))),
         };
@@ -72,6 +120,15 @@ impl Storage {
             answer
         });
         self.attended(performed, &far).await.map_err(|error| (error, None))
+    }
+
+    /// Lets a request in to these remote mounts, or without any to these local ones.
+    async fn admit(&self, far: &[Mount], on: &[Mount], user: Option<u32>) -> Result<Passes, Error> {
+        if far.is_empty() {
+            let entered = self.local.admit(on, user).await?;
+            return Ok(Passes { _entered: Some(entered), ..Passes::default() });
+        }
+        Ok(Passes { _permits: self.lanes.admit(far).await?, ..Passes::default() })
     }
 
     /// Waits for what is with these file systems by now. What takes too long there can't be taken
@@ -96,6 +153,12 @@ impl Storage {
         self.stuck.load(Ordering::Relaxed)
     }
 
+    /// How many requests were refused since a local file system had left too many without an answer.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.local.refused()
+    }
+
     /// The same for what has to be done, sooner or later.
     ///
     /// # Errors
@@ -117,11 +180,17 @@ impl Storage {
     ///
     /// [`Error::Silent`].
     pub fn admit_here(&self, asked: &[Asked<'_>]) -> Result<Passes, Error> {
-        let far = self.lanes.far(asked);
-        if far.is_empty() {
-            return Ok(Passes::new());
+        if asked.is_empty() {
+            return Ok(Passes::default());
         }
-        tokio::runtime::Handle::current().block_on(self.lanes.admit(&far))
+        let far = self.lanes.far(asked);
+        let on = if far.is_empty() { self.lanes.local(asked) } else { Vec::new() };
+        if far.is_empty()
+            && let Some(entered) = self.local.try_admit(&on, None)
+        {
+            return Ok(Passes { _entered: Some(entered), ..Passes::default() });
+        }
+        tokio::runtime::Handle::current().block_on(self.admit(&far, &on, None))
     }
 
     async fn on_thread<T: Send + 'static>(

@@ -171,7 +171,8 @@ impl Service {
     ) -> Result<Granted, Error> {
         let entry = wait.as_ref().map_or(Entry::Once, |wait| Entry::First(wait.caller.clone()));
         let begun = Instant::now();
-        let mut tried = self.storage().run(Try(command, entry)).await?;
+        let user = command.owner().uid;
+        let mut tried = self.storage().run_for(user, Try(command, entry)).await?;
         let mut backoff = Backoff::default();
         loop {
             let (command, place) = match tried {
@@ -204,7 +205,7 @@ impl Service {
                 }
             }
             let again = Try(command, Entry::Again(wait.caller, place));
-            tried = match self.storage().run_or_back(again).await {
+            tried = match self.storage().run_or_back_for(Some(user), again).await {
                 Ok(tried) => tried,
                 Err((error, again)) => {
                     if let Some(Try(command, entry)) = again {

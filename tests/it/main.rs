@@ -27,6 +27,7 @@ mod handover;
 mod host;
 mod hosts;
 mod house;
+mod hung;
 mod init;
 mod inspection;
 mod journal;

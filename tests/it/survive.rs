@@ -6,6 +6,7 @@
 
 mod event;
 mod guests;
+mod memory;
 mod storage;
 
 use crate::host::{Host, Tree};
@@ -89,6 +90,11 @@ macro_rules! on {
             #[tokio::test]
             async fn two_kills() {
                 outlives_on($tree, Event::Kills).await;
+            }
+
+            #[tokio::test]
+            async fn a_kill_for_its_memory() {
+                outlives_on($tree, Event::OutOfMemory).await;
             }
 
             #[tokio::test]

@@ -89,6 +89,11 @@ impl Container {
         self.leader
     }
 
+    /// The control group of a unit.
+    pub(super) fn control_group(&self, unit: &str) -> PathBuf {
+        self.cgroup.join("payload").join(unit)
+    }
+
     /// The processes of a unit, as they are numbered here and in there.
     pub(super) fn processes(&self, unit: &str) -> Vec<(u32, u32)> {
         let file = self.cgroup.join("payload").join(unit).join("cgroup.procs");

@@ -1,6 +1,7 @@
 //! The service of a host, and what systemd knows of it.
 
 use std::fs;
+use std::path::PathBuf;
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -89,6 +90,11 @@ impl Host {
         watch.not_owned_by(before.inside).await;
         watch.owned().await;
         self.main().await
+    }
+
+    /// The control group of a unit, as a directory of this machine.
+    pub(crate) fn control_group(&self, unit: &str) -> PathBuf {
+        self.container.control_group(unit)
     }
 
     /// A property of the unit.

@@ -5,6 +5,8 @@ use std::os::unix::fs::MetadataExt as _;
 
 use nix::sys::signal::Signal;
 
+use super::memory;
+
 use crate::host::{Host, Main};
 use crate::house::NameWatch;
 
@@ -19,6 +21,8 @@ pub(super) enum Event {
     Kill,
     /// Its successor is killed, too: what was handed on once is handed on again.
     Kills,
+    /// It grows beyond the memory that its control group may have.
+    OutOfMemory,
     /// It ends itself, as a program does that has found a mistake of its own.
     Abort,
     /// An administrator restarts it.
@@ -50,6 +54,7 @@ impl Event {
                 next.signal(Signal::SIGKILL);
                 return host.successor(&mut watch, next).await;
             }
+            Self::OutOfMemory => memory::exhaust(host, before, &mut watch).await,
             Self::Abort => before.signal(Signal::SIGABRT),
             Self::Restart => drop(host.systemctl(&["restart", UNIT]).await),
             Self::Replace => {
