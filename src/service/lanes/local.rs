@@ -21,11 +21,12 @@ use crate::lock::mount::Mount;
 use crate::lock::printable::shown_path;
 use crate::service::Error;
 
-/// Requests at a time on one mount.
+/// Requests at a time on one mount, or on the same several ones: on which of them a request hangs is
+/// not known, and the others must not be taken for hung.
 const PER_MOUNT: usize = 32;
 /// Requests at a time of one ordinary user.
 const PER_USER: usize = 8;
-/// Requests at a time of all ordinary users, on one mount and in all.
+/// Requests at a time of all ordinary users.
 const ORDINARY: usize = 24;
 /// Requests at a time in all. Less than there are threads (`daemon`).
 const TOTAL: usize = 96;
@@ -70,16 +71,14 @@ impl State {
             }
         };
         limit(TOTAL, &|_| true);
-        for mount in mounts {
-            limit(PER_MOUNT, &|running| running.mounts.contains(mount));
-        }
+        limit(PER_MOUNT, &|running| running.mounts == mounts);
         if user.is_some() {
             limit(PER_USER, &|running| running.user == user);
             limit(ORDINARY, &|running| running.user.is_some());
         }
         if let Some(Running { mounts, begun, .. }) = blocking {
-            let mount = mounts.first().map(|(_, point)| shown_path(point)).unwrap_or_default();
-            return Err(Silent { mount, time: begun.elapsed() });
+            let points: Vec<String> = mounts.iter().map(|(_, point)| shown_path(point)).collect();
+            return Err(Silent { mount: points.join(" or "), time: begun.elapsed() });
         }
         self.last += 1;
         let running = Running { mounts: mounts.to_vec(), user, begun: Instant::now() };
@@ -187,6 +186,13 @@ mod tests {
         assert_eq!(enter_all(&mut state, 90, 3, None), PER_MOUNT);
         assert_eq!(enter_all(&mut state, 90, 4, None), TOTAL - 3 * PER_MOUNT);
         assert_eq!(state.enter(&mount(5), None).unwrap_err().mount, "/mnt/1");
+        // What hangs on one of two mounts takes nothing from the other one.
+        let (mut state, both) = (State::default(), [mount(1), mount(2)].concat());
+        for _ in 0..PER_MOUNT {
+            state.enter(&both, None).unwrap();
+        }
+        assert_eq!(state.enter(&both, None).unwrap_err().mount, "/mnt/1 or /mnt/2");
+        state.enter(&mount(1), None).unwrap();
     }
 
     #[tokio::test]
