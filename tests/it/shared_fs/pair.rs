@@ -8,7 +8,7 @@ use std::time::Duration;
 use zbus::Connection;
 
 use crate::host::skip;
-use crate::house::{Daemon, House, Launch, Ran, Shared, Side, program, run, within};
+use crate::house::{Connector, Daemon, House, Launch, Ran, Shared, Side, program, run, within};
 use crate::machine::{Machine, exclusive};
 
 /// Where lock files are.
@@ -23,6 +23,8 @@ pub(super) enum Files {
 /// A host as its machines see it.
 pub(super) struct Half {
     pub(super) bus: Connection,
+    /// The process on this host to which that belongs.
+    _caller: Connector,
     pub(super) daemon: Daemon,
     house: House,
 }
@@ -87,7 +89,12 @@ impl Half {
         let house = House::builder().config(config).without_daemon().start().await;
         let launch = Launch { inside: side.inside(), ..house.launch() };
         let daemon = Daemon::start(house.bus(), launch).await;
-        Half { bus: house.connection().await, daemon, house }
+        let log = house.dir().join("connector.log");
+        let socket = house.dir().join("bus/socket");
+        let (caller, stream) = Connector::start(&side.inside(), None, &socket, &log);
+        let builder = zbus::connection::Builder::unix_stream(stream).user_id(0);
+        let bus = within("an answer to Hello", builder.build()).await.unwrap();
+        Half { bus, _caller: caller, daemon, house }
     }
 
     /// Runs the tool on this host, which is that side.
