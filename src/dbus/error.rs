@@ -11,7 +11,7 @@ use zbus::names::ErrorName;
 use super::redact::{self, Redaction};
 use crate::privacy::Texts;
 use crate::service::Why;
-use crate::{auth, keep, life, lock, service};
+use crate::{auth, inspector, keep, life, lock, service};
 
 /// What a method answers instead of a result.
 #[derive(Debug)]
@@ -171,6 +171,10 @@ impl From<service::Error> for Error {
             E::Silent(_) => Self::new(TIMEOUT, &error),
             E::TimedOut { .. } => Self::new(WAIT_TIMED_OUT, &error),
             E::Cancelled(_) | E::CallerGone => Self::new(WAIT_CANCELLED, &error),
+            // No worker can be had, for lack of descriptors or of processes.
+            E::Inspector(inspector::Error::Start(_) | inspector::Error::Busy) => {
+                Self::new(LIMITS_EXCEEDED, &error)
+            }
             E::Keep(_) | E::Inspector(_) | E::Abandoned => Self::new(IO_ERROR, &error),
         };
         error.redacted(redaction)

@@ -7,7 +7,7 @@
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
-use super::views::{CallerProcess, ENDED};
+use super::views::{CallerProcess, ENDED, Unseen};
 use super::{Error, Service};
 use crate::inspector::{Asker, patience};
 use crate::life::{self, Process};
@@ -29,7 +29,11 @@ impl Service {
         let foreign = |why: String| Error::ForeignPid { pid, caller: caller.pid, why };
         let same = match caller.same_pids.get() {
             Some(same) => Some(*same),
-            None => self.look(caller, Look::at(caller.pid)).map_err(foreign)?.same_pids,
+            None => {
+                self.look(caller, Look::at(caller.pid))
+                    .map_err(|unseen| unseen.or(foreign))?
+                    .same_pids
+            }
         };
         match same {
             Some(true) => return Ok(None),
@@ -40,7 +44,7 @@ impl Service {
         let (asker, wanted) =
             (Asker::Callers(caller.uid), Numbered { by: caller.pid, number: pid });
         let found = self.inspector().numbered(asker, wanted, patience::view());
-        let found = found.map_err(|error| foreign(error.to_string()))?;
+        let found = found.map_err(|error| Unseen::Inspector(error).or(foreign))?;
         if life::process::has_ended(opened.as_fd()) {
             return Err(foreign(ENDED.to_owned()));
         }

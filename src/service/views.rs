@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use super::{Error, Service};
-use crate::inspector::{Asker, patience};
+use crate::inspector::{self, Asker, patience};
 use crate::life::{self, Connection};
 use crate::lock;
 use crate::lock::directory::Directory;
@@ -96,6 +96,27 @@ impl CallerProcess {
     }
 }
 
+/// Why it can't be told what a process sees.
+#[derive(Debug)]
+pub(super) enum Unseen {
+    /// The process can't be looked at.
+    Caller(&'static str),
+    /// The inspector does not answer.
+    Inspector(inspector::Error),
+}
+
+impl Unseen {
+    /// The error of the inspector where it does not work, and another one about the caller.
+    pub(super) fn or(self, about_caller: impl FnOnce(String) -> Error) -> Error {
+        match self {
+            Self::Caller(why) => about_caller(why.to_owned()),
+            // The lookup takes long, which says something about the caller.
+            Self::Inspector(error @ inspector::Error::Late) => about_caller(error.to_string()),
+            Self::Inspector(error) => Error::Inspector(error),
+        }
+    }
+}
+
 impl Named {
     /// The name of a disk or of a lease's directory.
     fn as_pair(&self) -> (&Path, Kind) {
@@ -108,14 +129,14 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// Why that can't be told, in words that follow a colon.
-    pub(super) fn look(&self, caller: &CallerProcess, look: Look) -> Result<View, String> {
-        let process = caller.open()?;
+    /// [`Unseen`].
+    pub(super) fn look(&self, caller: &CallerProcess, look: Look) -> Result<View, Unseen> {
+        let process = caller.open().map_err(Unseen::Caller)?;
         let asker = Asker::Callers(caller.uid);
         let view = self.inspector().look(asker, look, patience::view());
-        let view = view.map_err(|error| error.to_string())?;
+        let view = view.map_err(Unseen::Inspector)?;
         if life::process::has_ended(process.as_fd()) {
-            return Err(ENDED.to_owned());
+            return Err(Unseen::Caller(ENDED));
         }
         if view.names == Names::Same {
             caller.same_names.get_or_init(|| ());
@@ -152,7 +173,8 @@ impl Service {
         let mut rest = names.iter();
         for look in Look::for_paths(caller.pid, &paths) {
             let unknown = |why| caller.foreign(*first, Why::Unknown(why));
-            match self.look(caller, look).map_err(unknown)?.names {
+            let view = self.look(caller, look);
+            match view.map_err(|unseen| unseen.or(unknown))?.names {
                 Names::Same => return Ok(()),
                 Names::Other(found) => {
                     for (theirs, (name, ours)) in found.into_iter().zip(&mut rest) {
