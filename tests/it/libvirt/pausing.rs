@@ -88,3 +88,23 @@ async fn a_suspended_guest_has_its_disk_no_more_than_the_grace_period() {
     hypervisor.destroy(&web1, &[&disk]).await;
     hypervisor.knows_nobody().await;
 }
+
+/// `virsh snapshot-revert` ends QEMU and starts it again. Nothing is reserved then: the waiter gets the
+/// disk in between, libvirt says who has it, and the guest is off.
+#[tokio::test]
+async fn a_guest_that_is_reverted_is_another_process() {
+    let Some(hypervisor) = Hypervisor::boot(LockDaemon::Vmlockd).await else { return };
+    hypervisor.release_grace(600).await;
+    let disk = Path::new("/srv/one.qcow2");
+    let web1 = start_with_snapshots(&hypervisor, disk).await;
+    hypervisor.virsh(&["snapshot-create-as", "web1", "first"]).await;
+    let before = hypervisor.pid(&web1);
+    hypervisor.virsh(&["snapshot-revert", "web1", "first"]).await;
+    assert_ne!(hypervisor.pid(&web1), before);
+    hypervisor.holds(&web1, &[(disk, Byte::Exclusive)]).await;
+
+    let mut backup = waiter(&hypervisor, disk, "sleep infinity").await;
+    let ran = hypervisor.try_virsh(&["snapshot-revert", "web1", "first"]).await;
+    assert_eq!(backup.line().await, "go");
+    assert!(!ran.status.success() && ran.stderr.contains("VM \"backup\""), "{ran:?}");
+}
