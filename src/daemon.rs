@@ -27,7 +27,7 @@ use crate::step::step;
 use crate::{config, instance, keep, notify, virtlockd};
 use front::{Front, State};
 use idle::Idle;
-use replace::{is_fit, replace};
+use replace::{may_replace, replace};
 use signals::{Signals, tick};
 
 /// How long it may take to tell those who wait that the service ends.
@@ -127,7 +127,8 @@ async fn serve(options: &Options) -> Result<(), Error> {
         Bus::System => Exempt::Root,
         Bus::Session => Exempt::Everybody,
     };
-    let socket = door::open(options, inherited.socket.take(), config.virtlockd_socket.as_deref())?;
+    let (former, named) = (instance.former(), config.virtlockd_socket.as_deref());
+    let socket = door::open(options, inherited.socket.take(), named, former)?;
     let by_socket = socket.is_some();
     let inspector = Inspector::new(inspectors(options.inspector_socket.clone()));
     let restored = service::restore(
@@ -141,7 +142,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
     let service = restored.service().clone();
     let (wishes, mut wished) = mpsc::channel(1);
     let bus = options.bus;
-    let front = Front { bus, service: service.clone(), log: log.clone(), wishes };
+    let front = Front { bus, service: service.clone(), log: log.clone(), wishes, former };
     // The program before this one would have gone on without a bus, and so does this; and
     // clients of the socket need none.
     let mut state = open(&front, replaces || by_socket).await?;
@@ -167,14 +168,14 @@ async fn serve(options: &Options) -> Result<(), Error> {
                 // Said in the log; a signal has nobody else to tell.
                 let _ = load::again(options, &service, &log).await;
             }
-            _ = signals.user1.recv() => reexecute = is_fit(&program, &options.config).await.is_ok(),
+            _ = signals.user1.recv() => reexecute = may_replace(&program, &options.config, &service).await.is_ok(),
             Some(wish) = wished.recv() => match wish {
                 // Whoever asked may have left.
                 Wish::Reload(answer) => {
                     let _ = answer.send(load::again(options, &service, &log).await);
                 }
                 Wish::Reexecute(answer) => {
-                    let fit = is_fit(&program, &options.config).await;
+                    let fit = may_replace(&program, &options.config, &service).await;
                     reexecute = fit.is_ok();
                     let _ = Answer::send(answer, fit);
                 }

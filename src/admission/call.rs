@@ -1,10 +1,10 @@
 //! A method call on its way to the object server.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::head::Head;
 use super::refusal::Error;
+use crate::lock::received::Received;
 
 /// Methods whose replies grow with the number of locks or owners. Only so many of them are
 /// answered at one time, since each may hold megabytes until the reply is sent.
@@ -17,7 +17,7 @@ pub(super) struct Raw {
     /// Its bytes.
     pub(super) bytes: Vec<u8>,
     /// The descriptors that accompany it.
-    pub(super) descriptors: Vec<OwnedFd>,
+    pub(super) descriptors: Vec<Received>,
 }
 
 /// A call that was admitted.

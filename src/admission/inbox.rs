@@ -9,7 +9,7 @@
 //! 270 messages, which is why the unit gives the service a high priority.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ use super::intake::{Intake, Sorted};
 use super::link::Link;
 use super::refusals::Refusals;
 use super::{Admission, lock};
+use crate::lock::received::Received;
 
 /// How long nothing must have been rejected until the event loop reads again.
 const QUIET: Duration = Duration::from_secs(1);
@@ -57,7 +58,7 @@ impl Inbox {
     /// # Errors
     ///
     /// Those of [`Intake::sort`].
-    pub(super) fn append(&self, bytes: &[u8], descriptors: Vec<OwnedFd>) -> io::Result<()> {
+    pub(super) fn append(&self, bytes: &[u8], descriptors: Vec<Received>) -> io::Result<()> {
         let mut intake = self.intake();
         intake.append(bytes, descriptors);
         intake.sort(0, &self.admission).map(drop)

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use super::call::{Raw, Refused};
@@ -10,6 +9,7 @@ use super::framer::{Frame, Framer, LONGEST};
 use super::head::{Head, Kind};
 use super::refusals::Refusals;
 use super::{Admission, BUS};
+use crate::lock::received::Received;
 use crate::service::Error;
 
 /// Descriptors that no message has taken. More are never there, unless the bus is broken.
@@ -29,7 +29,7 @@ pub(super) struct Sorted {
 pub(super) struct Intake {
     framer: Framer,
     /// Descriptors that came and belong to messages that are not consumed.
-    descriptors: VecDeque<OwnedFd>,
+    descriptors: VecDeque<Received>,
     /// Replies and signals, in order.
     pub(super) others: VecDeque<Raw>,
     /// Calls that are to be refused.
@@ -51,12 +51,12 @@ impl Intake {
     }
 
     /// Room for what is read next, for its bytes and its descriptors.
-    pub(super) fn room(&mut self) -> (&mut [u8], &mut VecDeque<OwnedFd>) {
+    pub(super) fn room(&mut self) -> (&mut [u8], &mut VecDeque<Received>) {
         (self.framer.room(), &mut self.descriptors)
     }
 
     /// Takes over what the handshake has read.
-    pub(super) fn append(&mut self, bytes: &[u8], descriptors: Vec<OwnedFd>) {
+    pub(super) fn append(&mut self, bytes: &[u8], descriptors: Vec<Received>) {
         self.framer.append(bytes);
         self.descriptors.extend(descriptors);
     }

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +18,7 @@ use zbus::address::Transport;
 use zbus::address::transport::UnixSocket;
 
 use crate::bus::Bus;
+use crate::lock::received::Received;
 
 /// How many descriptors one message carries at most: the kernel's `SCM_MAX_FD`.
 const DESCRIPTORS: usize = 253;
@@ -67,7 +68,7 @@ impl Link {
     pub(super) fn receive(
         &self,
         buffer: &mut [u8],
-        descriptors: &mut impl Extend<OwnedFd>,
+        descriptors: &mut impl Extend<Received>,
     ) -> io::Result<usize> {
         self.stream.try_io(Interest::READABLE, || self.receive_now(buffer, descriptors))
     }
@@ -80,7 +81,7 @@ impl Link {
     pub(super) fn receive_now(
         &self,
         buffer: &mut [u8],
-        descriptors: &mut impl Extend<OwnedFd>,
+        descriptors: &mut impl Extend<Received>,
     ) -> io::Result<usize> {
         let mut space = [MaybeUninit::uninit(); CONTROL];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -89,7 +90,7 @@ impl Link {
         let count = rustix::net::recvmsg(&self.stream, into, &mut control, flags)?.bytes;
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(received) = message {
-                descriptors.extend(received);
+                descriptors.extend(received.map(Received::from));
             }
         }
         if count == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(count) }

@@ -27,6 +27,7 @@
 mod account;
 mod call;
 mod framer;
+pub mod handed;
 mod head;
 mod inbox;
 mod intake;
@@ -39,7 +40,7 @@ mod refusal;
 mod refusals;
 mod writer;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -47,6 +48,7 @@ use tokio::sync::{Notify, mpsc};
 use zbus::connection::socket::Split;
 
 use self::call::{Admitted, Raw, Refused};
+use self::handed::Handed;
 use self::head::Head;
 use self::ledger::{Ledger, Outcome};
 use self::link::Link;
@@ -58,6 +60,9 @@ use crate::service::Service;
 
 /// The name by which the bus itself sends messages.
 const BUS: &str = "org.freedesktop.DBus";
+
+/// The connection of a caller, and the serial number of its call.
+type CallId = (Arc<str>, u32);
 
 /// Connections whose user is to be found out.
 pub type Unknown = mpsc::UnboundedReceiver<Arc<str>>;
@@ -73,6 +78,8 @@ struct Shared {
     ledger: Mutex<Ledger>,
     /// Calls that were refused once their user was known.
     refused: Mutex<Vec<Refused>>,
+    /// The descriptors of calls that are being answered, by caller and serial number.
+    handed: Mutex<HashMap<CallId, Vec<Handed>>>,
     /// The serial numbers of our own calls that are not answered.
     expected: Mutex<HashSet<u32>>,
     unknown: mpsc::UnboundedSender<Arc<str>>,
@@ -90,6 +97,7 @@ impl Admission {
             service,
             ledger: Mutex::new(Ledger::new(privileged)),
             refused: Mutex::default(),
+            handed: Mutex::default(),
             expected: Mutex::default(),
             unknown,
             wake: Notify::new(),
@@ -154,7 +162,20 @@ impl Admission {
 
     /// Enters that a call was answered. Returns whether the caller wants the reply.
     fn answered(&self, caller: &str, serial: u32) -> bool {
+        let mut handed = lock(&self.0.handed);
+        if !handed.is_empty() {
+            handed.remove(&(Arc::from(caller), serial));
+        }
+        drop(handed);
         lock(&self.0.ledger).answered(caller, serial)
+    }
+
+    /// Keeps the descriptors of a call until it is answered.
+    fn keep(&self, caller: &Arc<str>, serial: u32, handed: Handed) {
+        if !handed.is_empty() {
+            let call = (Arc::clone(caller), serial);
+            lock(&self.0.handed).entry(call).or_default().push(handed);
+        }
     }
 
     /// Enters that something was sent: what waited for that may go on.

@@ -22,6 +22,7 @@ use super::call::Refused;
 use super::inbox::Inbox;
 use super::link::Link;
 use super::{Admission, head, raw, refusal};
+use crate::lock::received::Received;
 
 /// Turns of the event loop between two calls of ordinary users: one in which zbus takes the call
 /// from its queue, one in which its task begins, and one for what that wakes.
@@ -51,7 +52,7 @@ impl Reader {
     /// Passes on the next message, if one may be passed on now.
     async fn pass_on(&mut self, seq: u64) -> Option<Message> {
         while let Some(other) = self.inbox.next_other() {
-            match raw::parse(seq, other).await {
+            match raw::parse_trusted(seq, other).await {
                 Ok(message) => return Some(message),
                 Err(error) => tracing::debug!(%error, "dropped a message of the bus"),
             }
@@ -65,8 +66,9 @@ impl Reader {
                 head::expect_reply(&mut call.bytes);
             }
             match raw::parse(seq, call).await {
-                Ok(message) => match self.check(&sender, &message) {
+                Ok((message, handed)) => match self.check(&sender, &message) {
                     Ok(()) => {
+                        self.admission.keep(&sender, serial, handed);
                         self.turns = 0;
                         return Some(message);
                     }
@@ -155,7 +157,8 @@ impl ReadHalf for Reader {
         already_received_fds: &mut Vec<OwnedFd>,
     ) -> zbus::Result<Message> {
         if !already_received_bytes.is_empty() {
-            self.inbox.append(already_received_bytes, std::mem::take(already_received_fds))?;
+            let descriptors = already_received_fds.drain(..).map(Received::from);
+            self.inbox.append(already_received_bytes, descriptors.collect())?;
             already_received_bytes.clear();
         }
         loop {
@@ -179,9 +182,13 @@ impl ReadHalf for Reader {
     /// Reads for the handshake.
     async fn recvmsg(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
         loop {
-            let mut descriptors = Vec::new();
+            let mut descriptors: Vec<Received> = Vec::new();
             match self.link.receive(buffer, &mut descriptors) {
-                Ok(count) => return Ok((count, descriptors)),
+                Ok(count) => {
+                    // While the bus greets, no other client has sent anything.
+                    let descriptors = descriptors.into_iter().filter_map(Received::into_inner);
+                    return Ok((count, descriptors.collect()));
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.link.readable().await?;
                 }

@@ -14,6 +14,7 @@ use vmlockd::inspector::worker;
 use vmlockd::keep::contents;
 use vmlockd::keep::inherited::VARIABLE;
 use vmlockd::lock::loop_device::{Device, write_status};
+use vmlockd::lock::passed::write_type;
 use vmlockd::lock::sighting::keeper;
 use vmlockd::lock::trial;
 use vmlockd::rlimit::{self, Needs};
@@ -61,6 +62,10 @@ struct Args {
     /// do, so that it need not wait itself.
     #[arg(long, value_name = "MAJOR:MINOR", num_args = 1.., exclusive = true, hide = true)]
     loop_status: Vec<Device>,
+    /// Print the type of a file's file system, and exit: what the service has another process do with a
+    /// file that a caller passed, whose file system may never answer.
+    #[arg(long, value_name = "FILE", exclusive = true, hide = true)]
+    file_system_type: Option<PathBuf>,
     /// Ask the file system of each name that standard input has, ended by NUL, whether it answers,
     /// until standard input ends: what the service has another process do, for the same reason.
     #[arg(long, exclusive = true, hide = true)]
@@ -117,6 +122,9 @@ fn run(args: Args) -> Result<(), String> {
     if !args.loop_status.is_empty() {
         let written = write_status(&args.loop_status, io::stdout());
         return written.map_err(|error| error.to_string());
+    }
+    if let Some(file) = args.file_system_type {
+        return write_type(&file, std::io::stdout()).map_err(|error| error.to_string());
     }
     if args.sentinel {
         return stand(io::stdin(), io::stdout()).map_err(|error| error.to_string());

@@ -13,11 +13,12 @@ use crate::service::Service;
 use crate::virtlockd::{Server, Socket};
 
 /// The socket that was passed; else the one that was named, on the command line or in the
-/// configuration; else the one where libvirt looks for it, if nobody is there.
+/// configuration; else the one where libvirt looks for it, if nobody is there but the process `gone`.
 pub(super) fn open(
     options: &Options,
     passed: Option<OwnedFd>,
     configured: Option<&Path>,
+    gone: Option<u32>,
 ) -> Result<Option<Socket>, Error> {
     let named = options.virtlockd_socket.as_deref().or(configured);
     if let Some(passed) = passed {
@@ -25,7 +26,7 @@ pub(super) fn open(
         return Ok(Some(Socket::passed(passed, &own)?));
     }
     if let Some(path) = named {
-        return match Socket::bind(path) {
+        return match Socket::bind(path, gone) {
             Ok(socket) => Ok(Some(socket)),
             // What is locked is served without it. A VM that libvirt starts meanwhile gets no lock.
             Err(error) if error.is_lack_of_room() => {
@@ -36,7 +37,7 @@ pub(super) fn open(
         };
     }
     let Some(path) = &options.default_socket else { return Ok(None) };
-    match Socket::bind(path) {
+    match Socket::bind(path, gone) {
         Ok(socket) => Ok(Some(socket)),
         Err(error) => {
             tracing::info!("{error}; so it is not served here");

@@ -20,6 +20,8 @@ pub(super) struct Front {
     pub(super) service: Service,
     pub(super) log: Log,
     pub(super) wishes: mpsc::Sender<Wish>,
+    /// The process of a service before this one that was killed and may still be on the bus.
+    pub(super) former: Option<u32>,
 }
 
 /// Whether the bus is served.
@@ -32,7 +34,8 @@ pub(super) enum State {
 
 impl Front {
     pub(super) async fn open(&self) -> Result<Served, ServeError> {
-        dbus::serve(self.bus, &self.service, &self.log, self.wishes.clone()).await
+        let wishes = self.wishes.clone();
+        dbus::serve(self.bus, &self.service, &self.log, wishes, self.former).await
     }
 
     /// Tries until the bus is there again. The machines that hold locks live on meanwhile, and so

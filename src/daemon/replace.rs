@@ -9,6 +9,7 @@ use super::signals::Signals;
 use crate::config::Source;
 use crate::instance::Instance;
 use crate::keep::inherited::Legacy;
+use crate::lock::received;
 use crate::reexec::{self, Program};
 use crate::service::Service;
 use crate::step::step;
@@ -17,18 +18,37 @@ use crate::virtlockd::Server;
 /// How long requests to file systems may take to end before the program replaces itself.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
 
-/// Asks the program that is installed now whether it could take over.
-pub(super) async fn is_fit(program: &Program, config: &Source) -> Result<(), String> {
-    // Where one need not be there, none is right, too.
-    let there = config.required || config.path.exists();
-    let fit = program
-        .check(there.then_some(config.path.as_path()))
-        .await
-        .map_err(|error| error.to_string());
+/// Checks, while everything goes on, that nothing would hold up the end of this program, and asks the
+/// one that is installed now whether it could take over.
+pub(super) async fn may_replace(
+    program: &Program,
+    config: &Source,
+    service: &Service,
+) -> Result<(), String> {
+    let may = may_leave(service).await;
+    let fit = match may {
+        // Where none need be there, none is right, too.
+        Ok(()) => {
+            let there = config.required || config.path.exists();
+            program.check(there.then_some(config.path.as_path())).await
+        }
+        Err(error) => Err(error),
+    };
+    let fit = fit.map_err(|error| error.to_string());
     if let Err(error) = &fit {
         tracing::error!("vmlockd is not replaced, and goes on as it is: {error}");
     }
     fit
+}
+
+/// A thread that hangs in the kernel would hold up the `execve(2)`.
+async fn may_leave(service: &Service) -> Result<(), reexec::Error> {
+    let closes = received::hung(LAST_REQUESTS) == 0;
+    if closes && service.storage().is_responsive().await {
+        Ok(())
+    } else {
+        Err(reexec::Error::Hanging)
+    }
 }
 
 /// Replaces this program by the one that is installed now; returns only if that can't be done.

@@ -10,7 +10,6 @@
 //! 4. For what was passed, the gate is asked according to how it was opened.
 //! 5. The caller is still there.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::error::Error;
@@ -23,6 +22,8 @@ use crate::lock::Mode;
 use crate::lock::in_use::InUse;
 use crate::lock::naming::Naming;
 use crate::lock::open::Links;
+use crate::lock::passed::Sender;
+use crate::lock::received::Received;
 use crate::lock::resolve::{Access, Resolve, Target, Wanted};
 use crate::lock::resource::Resource;
 use crate::service::{Ask, Disk, ResolveFor};
@@ -90,7 +91,7 @@ pub(super) async fn find(
     call: &Call<'_>,
     machine: Machine<'_>,
     resources: Vec<(Resource, Mode)>,
-    files: Vec<(OwnedFd, Mode)>,
+    files: Vec<(Received, Mode)>,
     in_use: InUse,
 ) -> Result<Vec<Ask>, Error> {
     for (resource, mode) in &resources {
@@ -109,7 +110,7 @@ pub(super) async fn find(
         }
     }
     for (file, mode) in files {
-        wanted.push(Wanted::File(file));
+        wanted.push(passed(front, call, file));
         modes.push(mode);
     }
     let disks = if call.passes() {
@@ -196,6 +197,12 @@ fn refuse_climbing(call: &Call<'_>, resource: &Resource) -> Result<(), Error> {
         // Of a lease, nobody's climbs.
         Resource::Disk(_) | Resource::Lease(_) => Ok(()),
     }
+}
+
+/// The disk that a caller has passed a descriptor of.
+pub(super) fn passed(front: &Front, call: &Call<'_>, file: Received) -> Wanted {
+    let trusted = call.passes() || front.service.settings().allow_fuse;
+    Wanted::File(file, Sender { uid: call.uid(), trusted })
 }
 
 /// Step 3.

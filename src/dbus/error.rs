@@ -229,7 +229,7 @@ impl From<life::Error> for Error {
         use life::Error as E;
         let name = match error {
             E::NoSuchProcess(_) | E::Ended => NO_SUCH_PROCESS,
-            E::NotAProcess | E::Hidden => INVALID_ARGS,
+            E::NotAProcess | E::IsThread | E::Hidden => INVALID_ARGS,
             E::System { .. } => LIMITS_EXCEEDED,
         };
         let redaction = redact::of_life(&error);

@@ -1,7 +1,6 @@
 //! Who holds a disk, or a lease: from the table, and from the kernel where the table knows nobody.
 
 use std::iter;
-use std::os::fd::OwnedFd;
 
 use super::error::Error;
 use super::facts::{self, Facts};
@@ -15,6 +14,7 @@ use crate::lock::fdinfo::Search;
 use crate::lock::holder::{Holder, Stranger};
 use crate::lock::lease::LeaseName;
 use crate::lock::probe::{self, Beside, Probe};
+use crate::lock::received::Received;
 use crate::lock::resolve::{Identify, Target, Wanted};
 use crate::lock::resource::{DiskPath, Resource};
 use crate::lock::{Lock, Mode};
@@ -76,11 +76,11 @@ pub(super) async fn by_name(
 pub(super) async fn by_file(
     front: &Front,
     call: &Call<'_>,
-    file: OwnedFd,
+    file: Received,
 ) -> Result<Vec<Facts>, Error> {
     let storage = front.service.storage();
     let (file, identity) = storage.run_for(call.uid(), Identify(file)).await??;
-    let resolved = claims::resolve(front, call, [Wanted::File(file)]).await;
+    let resolved = claims::resolve(front, call, [claims::passed(front, call, file)]).await;
     match resolved.ok().and_then(|mut targets| targets.pop()) {
         // Testing opens the disk anew, and on FUSE any user's process would answer that.
         Some(target) if call.passes() || !target.fuse => {

@@ -1,6 +1,5 @@
 //! `org.vmlockd1.Lock`: one disk in somebody's hands.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use zbus::OwnedObjectPath;
@@ -15,7 +14,8 @@ use super::waiting;
 use crate::auth::deed::{Action, LOCK};
 use crate::auth::gate::Call;
 use crate::lock::printable::shown;
-use crate::lock::resolve::{Access, Wanted};
+use crate::lock::received::Received;
+use crate::lock::resolve::Access;
 use crate::lock::{self, Lock, Mode, Owner, Proof};
 use crate::paths;
 
@@ -49,7 +49,7 @@ impl LockObject {
         call: &Call<'_>,
         lock: &Lock,
         owner: &Owner,
-        file: Option<OwnedFd>,
+        file: Option<Received>,
     ) -> Result<(), Error> {
         let uuid = owner.id.uuid.to_string();
         let name = &lock.want.resource;
@@ -61,7 +61,8 @@ impl LockObject {
             }
             return Ok(call.ask(Action::AcquireByName, &details).await?);
         };
-        let shown_file = claims::resolve(&self.front, call, [Wanted::File(file)]).await?;
+        let shown_file =
+            claims::resolve(&self.front, call, [claims::passed(&self.front, call, file)]).await?;
         match shown_file.first() {
             Some(target) if target.identity == lock.want.identity => {
                 let action = match target.shown {

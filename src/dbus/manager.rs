@@ -10,7 +10,7 @@ use super::error::Error;
 use super::facts::{self, Facts};
 use super::front::{Front, Wish};
 use super::opening::First;
-use super::options::{Options, Raw};
+use super::options::{Options, Raw, received};
 use super::{binding, holders, lists, lockspaces};
 use crate::auth::deed::Details;
 use crate::auth::deed::{Action, MANAGER};
@@ -87,7 +87,7 @@ impl Manager {
         let (lease, theirs) = Lease::new()?;
         let mut anchors = vec![NewAnchor::Lease(lease)];
         if let Some(pidfd) = process {
-            let process = Process::by_pidfd(pidfd)?;
+            let process = Process::by_received(pidfd)?;
             anchors.push(binding::anchor(&self.0, &call, machine, process, None).await?);
         }
         anchors.extend(manual.then_some(NewAnchor::Manual));
@@ -200,7 +200,7 @@ impl Manager {
     ) -> Result<Vec<Facts>, Error> {
         let call = self.enter(&header, "FindHoldersOfFile").await?;
         Options::none(options)?;
-        holders::by_file(&self.0, &call, file.into()).await
+        holders::by_file(&self.0, &call, received(&file)?).await
     }
 
     #[zbus(out_args("resolution"))]
@@ -235,7 +235,7 @@ impl Manager {
     ) -> Result<Facts, Error> {
         let call = self.enter(&header, "ResolveFile").await?;
         Options::none(options)?;
-        self.target_facts(&call, Wanted::File(file.into())).await
+        self.target_facts(&call, claims::passed(&self.0, &call, received(&file)?)).await
     }
 
     #[zbus(out_args("lockspace"))]

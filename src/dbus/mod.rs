@@ -32,7 +32,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use zbus::Connection;
-use zbus::fdo::RequestNameFlags;
+use zbus::fdo::{DBusProxy, RequestNameFlags};
 
 use crate::admission::{Admission, Socket};
 use crate::auth::gate::Gate;
@@ -76,7 +76,8 @@ pub enum ServeError {
     },
 }
 
-/// Opens the front: connects, shows what there is, and only then takes the name.
+/// Opens the front: connects, shows what there is, and only then takes the name. `former` is the
+/// process of a service that was killed and may still have it.
 ///
 /// # Errors
 ///
@@ -86,6 +87,7 @@ pub async fn serve(
     service: &Service,
     log: &Log,
     wishes: mpsc::Sender<Wish>,
+    former: Option<u32>,
 ) -> Result<Served, ServeError> {
     let bus_name = bus.as_str();
     let privileged = match bus {
@@ -99,7 +101,7 @@ pub async fn serve(
     };
     let connection = connected.await.map_err(|cause| ServeError::NoBus { bus: bus_name, cause })?;
     let connection = Arc::new(connection);
-    match open(&connection, bus, service, log, wishes, &admission).await {
+    match open(&connection, (bus, former), service, log, wishes, &admission).await {
         Ok((gate, mut tasks)) => {
             tasks.spawn(gate.identify_all(admission.clone(), unknown));
             Ok(Served { connection, admission, tasks })
@@ -120,7 +122,7 @@ pub async fn serve(
 
 async fn open(
     connection: &Arc<Connection>,
-    bus: Bus,
+    (bus, former): (Bus, Option<u32>),
     service: &Service,
     log: &Log,
     wishes: mpsc::Sender<Wish>,
@@ -144,13 +146,25 @@ async fn open(
     let mut subscription = service.subscribe();
     let owners = std::mem::take(&mut subscription.owners);
     publisher.show_all(owners, std::mem::take(&mut subscription.locks)).await?;
-    // Neither queued for nor replaceable: zbus allows both unless told otherwise, and a second
-    // vmlockd must fail rather than take over the name of one that holds locks.
-    let flags = RequestNameFlags::DO_NOT_QUEUE;
-    connection.request_name_with_flags(NAME, flags).await?;
+    take_name(connection, former).await?;
     let mut tasks = JoinSet::new();
     tasks.spawn(publisher.follow(subscription));
     Ok((gate, tasks))
+}
+
+/// Takes the name. It is not queued for: a second vmlockd must fail rather than take the place of
+/// one that holds locks. From the process `former` it is taken: that was killed, and the bus does not
+/// know, since a request to a file system that does not answer keeps its connection open.
+async fn take_name(connection: &Connection, former: Option<u32>) -> zbus::Result<()> {
+    let mut flags = RequestNameFlags::DO_NOT_QUEUE | RequestNameFlags::ALLOW_REPLACEMENT;
+    if former.is_some() {
+        let bus = DBusProxy::new(connection).await?;
+        let owner = bus.get_connection_unix_process_id(NAME.try_into()?).await;
+        if owner.ok() == former {
+            flags |= RequestNameFlags::REPLACE_EXISTING;
+        }
+    }
+    connection.request_name_with_flags(NAME, flags).await.map(drop)
 }
 
 /// The front, open. Nothing of it is left when it is dropped: this alone keeps the connection, which

@@ -4,23 +4,35 @@
 //! with a value of another type than documented.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use zbus::{OwnedVariant, Variant};
 
 use super::error::Error;
 use super::waiting::Timeout;
+use crate::admission::handed;
 use crate::lock::OwnerId;
 use crate::lock::in_use::InUse;
 use crate::lock::on_lost::OnLost;
 use crate::lock::printable::shown;
+use crate::lock::received::Received;
 use crate::paths;
 
 /// How long an offer stands where nobody says how long, and at most: its locks are nobody's when both
 /// machines are gone, and keep everybody off until then.
 const OFFER: Duration = Duration::from_secs(60);
 const OFFER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Returns the descriptor that came with a call, for the stand-in that zbus has of it.
+///
+/// # Errors
+///
+/// `InvalidArgs` where the call refers to one descriptor twice.
+pub(super) fn received(stand_in: impl AsFd) -> Result<Received, Error> {
+    handed::take(stand_in)
+        .ok_or_else(|| Error::invalid("the call refers to one descriptor more than once"))
+}
 
 /// What arrives on the bus.
 pub(super) type Raw = HashMap<String, OwnedVariant>;
@@ -146,13 +158,10 @@ impl Options {
     /// # Errors
     ///
     /// `InvalidArgs` for another type.
-    pub(super) fn file(&mut self, key: &'static str) -> Result<Option<OwnedFd>, Error> {
+    pub(super) fn file(&mut self, key: &'static str) -> Result<Option<Received>, Error> {
         match self.0.remove(key).as_deref() {
             None => Ok(None),
-            Some(Variant::Fd(file)) => {
-                let file = file.as_fd().try_clone_to_owned();
-                file.map(Some).map_err(|error| Error::too_much(format!("option '{key}': {error}")))
-            }
+            Some(Variant::Fd(file)) => received(file).map(Some),
             Some(_) => Err(Error::invalid(format!("option '{key}' must be a descriptor (h)"))),
         }
     }

@@ -12,7 +12,7 @@ use super::claims::{self, Machine};
 use super::error::Error;
 use super::facts;
 use super::front::Front;
-use super::options::{Options, Raw};
+use super::options::{Options, Raw, received};
 use super::waiting::{self, Timeout};
 use crate::auth::deed::OWNER;
 use crate::auth::gate::Call;
@@ -64,8 +64,8 @@ impl OwnerObject {
         let paths = claims::parse(&self.front, resources, files.len())?;
         let files = files
             .into_iter()
-            .map(|(file, mode)| Ok((file.into(), mode.parse::<Mode>()?)))
-            .collect::<Result<_, lock::Error>>()?;
+            .map(|(file, mode)| Ok((received(&file)?, mode.parse::<Mode>()?)))
+            .collect::<Result<_, Error>>()?;
         let uuid = self.id().uuid.to_string();
         let machine = Machine { vm: &self.opened.name, uuid: &uuid };
         let asks = claims::find(&self.front, call, machine, paths, files, in_use).await?;
@@ -156,7 +156,7 @@ impl OwnerObject {
         Options::none(options)?;
         let uuid = self.id().uuid.to_string();
         let machine = Machine { vm: &self.opened.name, uuid: &uuid };
-        let process = Process::by_pidfd(process.into())?;
+        let process = Process::by_received(received(&process)?)?;
         self.bind(binding::anchor(&self.front, &call, machine, process, None).await?).await
     }
 

@@ -105,7 +105,12 @@ pub(super) fn of_lock(error: &lock::Error) -> Option<Redaction> {
 pub(super) fn of_life(error: &life::Error) -> Option<Redaction> {
     use life::Error as E;
     match error {
-        E::NoSuchProcess(_) | E::Ended | E::NotAProcess | E::Hidden | E::System { .. } => None,
+        E::NoSuchProcess(_)
+        | E::Ended
+        | E::NotAProcess
+        | E::IsThread
+        | E::Hidden
+        | E::System { .. } => None,
         #[allow(unreachable_patterns)]
         _ => Some(Redaction::new(WITHHELD)),
     }

@@ -25,6 +25,9 @@ pub enum Error {
     /// A descriptor that is no pidfd.
     #[error("the descriptor is no process descriptor (pidfd)")]
     NotAProcess,
+    /// A descriptor that means one thread of a process.
+    #[error("the descriptor is that of a thread (PIDFD_THREAD), not of a process")]
+    IsThread,
     /// A process that we can't see, such as one of another pid namespace.
     #[error("the process of that descriptor is not visible from here")]
     Hidden,

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{FsType, fstatfs};
@@ -12,6 +13,8 @@ use tokio::io::Interest;
 
 use super::Error;
 use super::watched::Watched;
+use crate::lock::passed::Look;
+use crate::lock::received::Received;
 
 /// Where pidfds have numbers of their own, since Linux 6.9 (`PID_FS_MAGIC` in <linux/magic.h>).
 const PIDFS: FsType = FsType(0x5049_4446);
@@ -77,13 +80,34 @@ impl Process {
         }
     }
 
-    /// The process behind a descriptor that somebody passed.
+    /// The process behind a descriptor that a caller passed.
     ///
     /// # Errors
     ///
-    /// [`Error::NotAProcess`] for any other kind of descriptor, [`Error::Ended`] for one that has
+    /// [`Error::NotAProcess`] for any other kind of descriptor, and those of [`Self::by_pidfd`].
+    pub fn by_received(received: Received) -> Result<Self, Error> {
+        Self::by_pidfd(received.into_process().ok_or(Error::NotAProcess)?)
+    }
+
+    /// The process behind a descriptor of this service's own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAProcess`] for any other kind of descriptor, [`Error::IsThread`] for one that means a
+    /// thread only (`PIDFD_THREAD`), [`Error::Ended`] for one that has
     /// ended and been waited for, [`Error::Hidden`] for one of another pid namespace.
     pub fn by_pidfd(pidfd: OwnedFd) -> Result<Self, Error> {
+        // Only of a process descriptor: for others, the kernel takes locks of theirs to write it.
+        let look = Look::at(pidfd.as_fd()).map_err(io::Error::from);
+        if !look.map_err(Error::system("looking at a descriptor"))?.is_process() {
+            return Err(Error::NotAProcess);
+        }
+        // `PIDFD_THREAD` of <linux/pidfd.h> is this flag.
+        let flags = fcntl(&pidfd, FcntlArg::F_GETFL).map_err(io::Error::from);
+        let flags = flags.map_err(Error::system("looking at a process descriptor"))?;
+        if OFlag::from_bits_retain(flags).contains(OFlag::O_EXCL) {
+            return Err(Error::IsThread);
+        }
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))
             .map_err(Error::system("looking at a process descriptor"))?;
         // The kernel writes this line for pidfds alone (pidfd_open(2)): -1 for one that has been

@@ -7,9 +7,12 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::makedev;
 
 /// File systems that this host's kernel serves by itself, from a device of its own or from memory:
@@ -101,7 +104,30 @@ impl Mount {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mounts(Vec<Mount>);
 
+/// The kernel's list, which tells when it has changed, and what it said when it was last read.
+static CURRENT: Mutex<Option<(fs::File, Arc<Mounts>)>> = Mutex::new(None);
+
 impl Mounts {
+    /// Those of this moment. The list is read only if it has changed since the last time.
+    ///
+    /// # Errors
+    ///
+    /// Where the list can't be read.
+    pub fn current() -> io::Result<Arc<Self>> {
+        let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((list, mounts)) = &*current {
+            let mut polled = [PollFd::new(list.as_fd(), PollFlags::POLLPRI)];
+            if poll(&mut polled, PollTimeout::ZERO)? == 0 {
+                return Ok(Arc::clone(mounts));
+            }
+        }
+        // Opened first: what changes while it is read is seen the next time.
+        let list = fs::File::open("/proc/self/mountinfo")?;
+        let mounts = Arc::new(Self::read(&list)?);
+        *current = Some((list, Arc::clone(&mounts)));
+        Ok(mounts)
+    }
+
     /// Those of this moment.
     ///
     /// # Errors

@@ -127,14 +127,21 @@ pub fn may_hide_fuse(fd: BorrowedFd<'_>, name: &str) -> Result<bool, Error> {
 ///
 /// [`Error::System`] where the file can't be looked at.
 pub fn may_hang(fd: BorrowedFd<'_>, name: &str) -> Result<bool, Error> {
-    let near = [
+    let kind = file_system(fd, name)?;
+    let waits = [statfs::OVERLAYFS_SUPER_MAGIC, statfs::NFS_SUPER_MAGIC];
+    Ok(!is_local(kind) && !waits.contains(&kind))
+}
+
+/// Whether a type of file system is one that this host's kernel serves by itself, and lies on no
+/// other.
+#[must_use]
+pub fn is_local(kind: FsType) -> bool {
+    let local = [
         statfs::EXT4_SUPER_MAGIC, // and ext2 and ext3
         statfs::XFS_SUPER_MAGIC,
         statfs::BTRFS_SUPER_MAGIC,
         statfs::TMPFS_MAGIC,
-        statfs::OVERLAYFS_SUPER_MAGIC,
         statfs::F2FS_SUPER_MAGIC,
-        statfs::NFS_SUPER_MAGIC,
         statfs::ISOFS_SUPER_MAGIC,
         statfs::MSDOS_SUPER_MAGIC,
         statfs::REISERFS_SUPER_MAGIC,
@@ -148,7 +155,7 @@ pub fn may_hang(fd: BorrowedFd<'_>, name: &str) -> Result<bool, Error> {
         FsType(0x7371_7368), // squashfs
         FsType(0x8584_58f6), // ramfs
     ];
-    Ok(!near.contains(&file_system(fd, name)?))
+    local.contains(&kind)
 }
 
 /// Opens what a descriptor refers to afresh, as a description of our own.
@@ -164,6 +171,27 @@ pub fn reopen(fd: BorrowedFd<'_>, for_writing: bool) -> Result<File, Errno> {
     nix::fcntl::open(proc_name(fd).as_str(), flags, Permissions::empty()).map(File::from)
 }
 
+/// Returns a descriptor of the same file that only names it (`O_PATH`): to close it asks no file
+/// system.
+///
+/// # Errors
+///
+/// What `open(2)` says.
+pub fn pin(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    nix::fcntl::open(proc_name(fd).as_str(), flags, Permissions::empty())
+}
+
+/// Returns a descriptor of what a name leads to, also through a link of `/proc`, that only names it
+/// (`O_PATH`).
+///
+/// # Errors
+///
+/// What `open(2)` says.
+pub fn pin_name(name: &Path) -> Result<OwnedFd, Errno> {
+    nix::fcntl::open(name, OFlag::O_PATH | OFlag::O_CLOEXEC, Permissions::empty())
+}
+
 /// Claims a block device for an instant, as whoever mounts it does for good.
 ///
 /// # Errors
@@ -175,13 +203,14 @@ pub fn claim(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     nix::fcntl::open(proc_name(fd).as_str(), flags, Permissions::empty()).map(drop)
 }
 
-/// Whether a name leads to the very node that a descriptor has open: same device, same inode.
+/// Whether a name without links leads to the very node that a descriptor has open: same device, same
+/// inode.
 ///
 /// # Errors
 ///
 /// What looking at either says, but for a name that leads nowhere: that is a plain no.
 pub fn leads_to(path: &Path, stat: &FileStat) -> Result<bool, Errno> {
-    match locate(path, Links::Follow) {
+    match locate(path, Links::Refuse) {
         Ok(there) => Ok(same_node(&fstat(&there)?, stat)),
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(false),
         Err(errno) => Err(errno),

@@ -11,7 +11,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,7 @@ use super::extent::Extent;
 use super::identity::Identity;
 use super::mount::Mounts;
 use super::open::{self, Links};
+use super::passed::Look;
 use super::way::far_mount;
 
 /// How many layers are looked at, as in the kernel (`OVL_MAX_STACK`).
@@ -107,10 +108,9 @@ struct Layers {
 impl Layers {
     fn of(file: BorrowedFd<'_>) -> Option<Self> {
         let name = open::name_of(file).ok()?;
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
-        let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
+        let id = Look::at(file).ok()?.mount_number()?.to_string();
         let mounts = fs::read("/proc/self/mountinfo").ok()?;
-        mounts.split(|byte| *byte == b'\n').find_map(|line| Self::parse(line, id, &name))
+        mounts.split(|byte| *byte == b'\n').find_map(|line| Self::parse(line, &id, &name))
     }
 
     /// From the line of a mount (`proc_pid_mountinfo(5)`), if it is the one with this number.

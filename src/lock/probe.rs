@@ -14,7 +14,7 @@ use super::printable::shown_path;
 use super::recorded::Entry;
 use super::resolve::Target;
 use super::stranger::Request;
-use super::take::{free_byte, open_disk};
+use super::take::{free_byte, open_to_test};
 use super::work::{Asked, Work};
 
 /// Finds out who else holds a disk of which the table knows no holder, and who has it open. Creates
@@ -48,7 +48,7 @@ impl Work for Probe {
         let mode = Mode::Exclusive;
         let host_id = host.as_ref().map(|host| host.id());
         let request = Request { resource: &target.name, host_id, ..Request::default() };
-        let tested = open_disk(&target, Mode::Shared, &request).and_then(|(disk, _)| {
+        let tested = open_to_test(&target, &request).and_then(|disk| {
             let request = Request { disk: Some(disk.as_fd()), ..request };
             free_byte(&disk, mode, &request)?;
             let Some(directory) = target.lockspace.directory() else { return Ok(()) };

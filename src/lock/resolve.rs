@@ -15,7 +15,9 @@ use super::mode::Mode;
 use super::naming::{self, Naming};
 use super::open::{self, Links};
 use super::overlay;
+use super::passed::{self, Sender};
 use super::printable::spelt_path;
+use super::received::Received;
 use super::record::Want;
 use super::resource::DiskPath;
 use super::stack;
@@ -23,13 +25,16 @@ use super::sysfs::Sysfs;
 use super::view::FileId;
 use super::work::{Asked, Work};
 
+/// What a passed descriptor is called in errors.
+const PASSED: &str = "the descriptor's file";
+
 /// What a caller says: a name or an open file.
 #[derive(Debug)]
 pub enum Wanted {
     /// The disk of that name.
     Path(DiskPath),
     /// The disk that this descriptor has open.
-    File(OwnedFd),
+    File(Received, Sender),
 }
 
 /// Finds out what is wanted. Opens no disk, creates nothing.
@@ -53,7 +58,7 @@ impl Resolve {
                 let wanted = Wanted::Path(path.clone());
                 Some(Self { wanted, naming: self.naming.clone(), links: self.links })
             }
-            Wanted::File(_) => None,
+            Wanted::File(..) => None,
         }
     }
 }
@@ -185,7 +190,7 @@ impl Work for Resolve {
             Wanted::Path(path) => {
                 (Asked::path(path.as_path()), naming::is_below_dev(path.as_path()))
             }
-            Wanted::File(fd) => (Asked::File(fd.as_fd()), true),
+            Wanted::File(file, _) => (Asked::File(file.as_fd()), true),
         };
         [disk].into_iter().chain(self.naming.asks(may_be_device)).collect()
     }
@@ -193,25 +198,29 @@ impl Work for Resolve {
     fn perform(self) -> Result<Target, Error> {
         match self.wanted {
             Wanted::Path(path) => by_path(&path, self.naming, self.links),
-            Wanted::File(fd) => by_descriptor(fd, self.naming),
+            Wanted::File(file, sender) => by_descriptor(file, sender, self.naming),
         }
     }
 }
 
 /// Finds out which disk a descriptor has open, whatever it was opened for.
 #[derive(Debug)]
-pub struct Identify(pub OwnedFd);
+pub struct Identify(pub Received);
 
 impl Work for Identify {
-    type Answer = Result<(OwnedFd, Identity), Error>;
+    type Answer = Result<(Received, Identity), Error>;
 
     fn asks(&self) -> Vec<Asked<'_>> {
         vec![Asked::File(self.0.as_fd())]
     }
 
     fn perform(self) -> Self::Answer {
-        let (_, identity) = open::examine(self.0.as_fd(), "the descriptor's file")?;
-        Ok((self.0, identity))
+        let Self(file) = self;
+        let identity = match passed::identify_unasked(file.as_fd())? {
+            Some(identity) => identity,
+            None => open::examine(file.as_fd(), PASSED)?.1,
+        };
+        Ok((file, identity))
     }
 }
 
@@ -234,21 +243,22 @@ fn by_path(path: &DiskPath, naming: Naming, links: Links) -> Result<Target, Erro
     target(name, Some((path.as_path(), canonical)), pin, None, naming)
 }
 
-fn by_descriptor(fd: OwnedFd, naming: Naming) -> Result<Target, Error> {
-    let access = access(fd.as_fd())?;
-    let (stat, identity) = open::examine(fd.as_fd(), "the descriptor's file")?;
+fn by_descriptor(file: Received, sender: Sender, naming: Naming) -> Result<Target, Error> {
+    let access = access(file.as_fd())?;
+    let passed::Proven { name, local } = passed::prove(file.as_fd(), sender)?;
+    // What is kept is no copy of what was passed: to close that may take as long as its sender likes.
+    let pin = open::pin(file.as_fd()).map_err(|errno| Error::system("opening", PASSED, errno))?;
+    if local {
+        file.close();
+    }
+    let (stat, identity) = open::examine(pin.as_fd(), PASSED)?;
     // The name is the sender's word until it is seen to lead to the same file from here.
-    let name = match open::name_of(fd.as_fd()) {
-        Ok(name) if name.is_absolute() && open::leads_to(&name, &stat).unwrap_or(false) => {
-            Some(name)
-        }
-        _ => None,
-    };
+    let name = name.filter(|name| open::leads_to(name, &stat).unwrap_or(false));
     match name {
         Some(path) => {
-            target(spelt_path(&path), Some((&path, path.clone())), fd, Some(access), naming)
+            target(spelt_path(&path), Some((&path, path.clone())), pin, Some(access), naming)
         }
-        None => target(format!("fd:{identity}"), None, fd, Some(access), naming),
+        None => target(format!("fd:{identity}"), None, pin, Some(access), naming),
     }
 }
 
@@ -297,7 +307,7 @@ fn lies_on(
 
 /// What a descriptor proves: one opened with `O_PATH` or for writing only proves nothing we need.
 fn access(fd: BorrowedFd<'_>) -> Result<Access, Error> {
-    let refuse = |why: &str| Err(Error::not_lockable("the descriptor's file", why));
+    let refuse = |why: &str| Err(Error::not_lockable(PASSED, why));
     let flags = fcntl(fd, FcntlArg::F_GETFL)
         .map_err(|errno| Error::system("looking at", "the descriptor", errno))?;
     let flags = OFlag::from_bits_truncate(flags);

@@ -217,9 +217,8 @@ pub(super) fn open_disk(
 ) -> Result<(File, bool), Error> {
     let pin = target.pin.as_fd();
     let only_tested = target.lockspace.kind().has_files();
-    // A request that waits tries again by itself.
     let copies_up = mode == Mode::Shared && !target.lower.is_empty();
-    let try_open = || {
+    open_with(target, request, || {
         if only_tested || copies_up {
             open::reopen(pin, false).map(|file| (file, false))
         } else {
@@ -231,7 +230,23 @@ pub(super) fn open_disk(
                 (attempt, _) => attempt.map(|file| (file, true)),
             }
         }
-    };
+    })
+}
+
+/// Opens a disk in order to ask who has it locked, and never for writing: that would break leases,
+/// keep a program in it from being executed, and copy up a file of an overlay.
+pub(super) fn open_to_test(target: &Target, request: &Request<'_>) -> Result<File, Error> {
+    let opened = || open::reopen(target.pin.as_fd(), false).map(|file| (file, false));
+    open_with(target, request, opened).map(|(file, _)| file)
+}
+
+fn open_with(
+    target: &Target,
+    request: &Request<'_>,
+    try_open: impl Fn() -> Result<(File, bool), Errno>,
+) -> Result<(File, bool), Error> {
+    let pin = target.pin.as_fd();
+    // A request that waits tries again by itself.
     let attempt = if request.hasty { try_open() } else { open_leased(try_open) };
     let (file, writable) = attempt.map_err(|errno| match errno {
         Errno::EAGAIN => request.refused_by_lease(pin),

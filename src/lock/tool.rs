@@ -39,21 +39,31 @@ pub(super) fn run(mut command: Command, patience: Duration) -> Result<Output, Tr
     let mut said = Vec::new();
     let heard = listen(&mut child, patience, &mut said);
     if heard.is_err() {
-        stop(child);
+        stop(child, ());
     }
     heard.map(|status| Output { status, stdout: said, stderr: Vec::new() })
 }
 
 /// Runs a program as [`run`] does; returns all that it has said by its end or the end of patience,
 /// and whether it has ended.
-pub(super) fn listen_for(mut command: Command, patience: Duration) -> (Vec<u8>, bool) {
+pub(super) fn listen_for(command: Command, patience: Duration) -> (Vec<u8>, bool) {
+    listen_until_reaped(command, patience, ())
+}
+
+/// Runs a program as [`listen_for`] does, and keeps something until its process is gone, be it long
+/// after this has returned.
+pub(super) fn listen_until_reaped(
+    mut command: Command,
+    patience: Duration,
+    kept: impl Send + 'static,
+) -> (Vec<u8>, bool) {
     command.env_clear().current_dir("/");
     command.stdout(Stdio::piped()).stderr(Stdio::null());
     let mut said = Vec::new();
     let Ok(mut child) = command.spawn() else { return (said, true) };
     let heard = listen(&mut child, patience, &mut said);
     if heard.is_err() {
-        stop(child);
+        stop(child, kept);
     }
     (said, !matches!(heard, Err(Trouble::Late(_))))
 }
@@ -113,10 +123,13 @@ fn pidfd_of(child: &Child) -> io::Result<OwnedFd> {
 }
 
 /// Kills a program. It is let be where it can't die: no thread of ours is held up but one.
-fn stop(mut child: Child) {
+fn stop(mut child: Child, kept: impl Send + 'static) {
     // That it has ended by itself is as good.
     let _ = child.kill();
-    let reap = move || drop(child.wait());
+    let reap = move || {
+        let _ = child.wait();
+        drop(kept);
+    };
     let _ = std::thread::Builder::new().name("reap".to_owned()).spawn(reap);
 }
 

@@ -10,7 +10,7 @@
 pub(super) mod local;
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use super::Error;
 use super::sentinel::Sentinel;
 use crate::lock::mount::{Mount, Mounts};
+use crate::lock::passed::Look;
 use crate::lock::printable::shown_path;
 use crate::lock::way::{far_mount, local_mount};
 use crate::lock::work::Asked;
@@ -168,11 +169,9 @@ impl Lanes {
     }
 }
 
-/// The mount that an open file is on, if it is one of ours. The kernel knows without asking it.
+/// The mount that an open file is on, or one of ours that has the same file system. The kernel knows without asking it.
 fn mount_of<'m>(mounts: &'m Mounts, fd: BorrowedFd<'_>) -> Option<&'m Mount> {
-    let told = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
-    let id = told.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
-    mounts.numbered(id.trim().parse().ok()?)
+    Look::at(fd).ok()?.mount(mounts)
 }
 
 /// The way to one file system.

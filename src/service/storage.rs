@@ -4,6 +4,7 @@
 //! that may be left behind ([`super::lanes`]); and where a local file system that hangs gets no more
 //! than some of the threads ([`super::lanes::local`]).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -37,12 +38,24 @@ pub struct Passes {
 }
 
 /// What is being performed.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Load {
-    /// How many requests.
-    running: usize,
+    /// The numbers of the requests.
+    running: BTreeSet<u64>,
+    /// The number of the next one.
+    next: u64,
     /// Nothing more is let in.
     closed: bool,
+}
+
+impl Load {
+    /// Enters one request more, and returns its number.
+    fn begin(&mut self) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.running.insert(number);
+        number
+    }
 }
 
 impl Storage {
@@ -233,11 +246,14 @@ impl Storage {
     /// Lets a thread perform requests by itself, until what it gets is dropped. `None`: not now.
     #[must_use]
     pub fn enter(&self) -> Option<Running> {
+        let mut number = 0;
         let entered = self.load.send_if_modified(|load| {
-            load.running += usize::from(!load.closed);
+            if !load.closed {
+                number = load.begin();
+            }
             !load.closed
         });
-        entered.then(|| Running(self.load.clone()))
+        entered.then(|| Running(self.load.clone(), number))
     }
 
     /// Lets threads in no more, or again.
@@ -254,24 +270,39 @@ impl Storage {
 
     /// Returns once no request is being performed.
     pub async fn idle(&self) {
-        let _ = self.load.subscribe().wait_for(|load| load.running == 0).await;
+        let _ = self.load.subscribe().wait_for(|load| load.running.is_empty()).await;
+    }
+
+    /// Waits for all requests that have begun, and not for those that begin meanwhile. Returns whether
+    /// they have ended in time; the others hang.
+    pub async fn is_responsive(&self) -> bool {
+        if self.stuck() > 0 {
+            return false;
+        }
+        let mut load = self.load.subscribe();
+        let next = load.borrow().next;
+        let over = |load: &Load| load.running.first().is_none_or(|first| *first >= next);
+        timeout(PATIENCE, load.wait_for(over)).await.is_ok()
     }
 }
 
 /// One request more, until it is dropped.
 #[derive(Debug)]
-pub struct Running(watch::Sender<Load>);
+pub struct Running(watch::Sender<Load>, u64);
 
 impl Running {
     fn one_more(load: &watch::Sender<Load>) -> Self {
-        load.send_modify(|load| load.running += 1);
-        Self(load.clone())
+        let mut number = 0;
+        load.send_modify(|load| number = load.begin());
+        Self(load.clone(), number)
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.send_modify(|load| load.running -= 1);
+        self.0.send_modify(|load| {
+            load.running.remove(&self.1);
+        });
     }
 }
 

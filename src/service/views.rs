@@ -374,7 +374,7 @@ pub(super) fn named_disk(by: &Arc<CallerProcess>, resolve: &Resolve) -> Option<N
             let (by, path) = (Arc::clone(by), path.as_path().to_owned());
             Some(Named { by, path, kind: Kind::Disk })
         }
-        Wanted::File(_) => None,
+        Wanted::File(..) => None,
     }
 }
 

@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{
     DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
 };
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_peercred};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, listen, socket_with,
@@ -115,12 +116,13 @@ impl Socket {
         Ok(Self { fd: listener.into(), file })
     }
 
-    /// A new one, for this user alone. One that nobody serves any more is replaced.
+    /// A new one, for this user alone. One that nobody serves any more is replaced, also where the
+    /// process `gone`, which was killed, still has it open.
     ///
     /// # Errors
     ///
     /// [`Error`].
-    pub fn bind(path: &Path) -> Result<Self, Error> {
+    pub fn bind(path: &Path, gone: Option<u32>) -> Result<Self, Error> {
         let shown = shown_path(path);
         let system = |doing| {
             let path = shown.clone();
@@ -130,7 +132,7 @@ impl Socket {
             if !there.file_type().is_socket() {
                 return Err(Error::Taken(shown));
             }
-            if UnixStream::connect(path).is_ok() {
+            if is_served(path, gone) {
                 return Err(Error::Served(shown));
             }
         }
@@ -165,18 +167,29 @@ impl Socket {
     }
 }
 
-/// Whether the socket at this path is one on which this process listens: the kernel tells a client
-/// which process called `listen(2)` (`SO_PEERCRED`, unix(7)), and a process keeps its number over
-/// `execve(2)`. Where the queue of the socket is full this is not known, and its file stays.
+/// Whether the socket at this path is one on which this process listens. A process keeps its number
+/// over `execve(2)`. Where the queue of the socket is full this is not known, and its file stays.
 fn leads_here(path: &Path) -> bool {
-    let connected = || {
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        connect(&socket, &SocketAddrUnix::new(path)?)?;
-        socket_peercred(&socket)
-    };
-    let own = rustix::process::getpid();
-    connected().is_ok_and(|peer| peer.pid == own)
+    listener_of(path).is_ok_and(|pid| pid == std::process::id())
+}
+
+/// Whether a process other than `gone` listens on the socket at this path. Where the queue of the
+/// socket is full, that may be one that was killed, if there is such a one.
+fn is_served(path: &Path, gone: Option<u32>) -> bool {
+    match listener_of(path) {
+        Ok(pid) => Some(pid) != gone,
+        Err(Errno::AGAIN) => gone.is_none(),
+        Err(_) => false,
+    }
+}
+
+/// The process that called `listen(2)` on the socket at this path, which the kernel tells a client
+/// (`SO_PEERCRED`, unix(7)). Does not wait where the queue of the socket is full.
+fn listener_of(path: &Path) -> Result<u32, Errno> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket_peercred(&socket)?.pid.as_raw_pid().cast_unsigned())
 }
 
 /// The name under which this process opens a socket that will be here.
@@ -192,17 +205,22 @@ impl AsFd for Socket {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[test]
     fn one_that_is_served_is_left_alone_and_one_that_is_not_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("libvirt/virtlockd-sock");
-        let first = Socket::bind(&path).unwrap();
+        let first = Socket::bind(&path, None).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(matches!(Socket::bind(&path), Err(Error::Served(_))));
+        assert!(matches!(Socket::bind(&path, None), Err(Error::Served(_))));
+        assert!(matches!(Socket::bind(&path, Some(u32::MAX)), Err(Error::Served(_))));
+        // Whatever happens to it, its process counts as gone.
+        Socket::bind(&path, Some(std::process::id())).unwrap();
         drop(first);
-        let second = Socket::bind(&path).unwrap();
+        let second = Socket::bind(&path, None).unwrap();
         assert!(UnixStream::connect(&path).is_ok());
         let second_file = second.file().cloned();
         let elsewhere = dir.path().join("elsewhere");
@@ -213,7 +231,7 @@ mod tests {
         assert_eq!(Socket::passed(theirs.into(), &[&elsewhere]).unwrap().file(), None);
         fs::remove_file(&path).unwrap();
         fs::write(&path, "").unwrap();
-        assert!(matches!(Socket::bind(&path), Err(Error::Taken(_))));
+        assert!(matches!(Socket::bind(&path, None), Err(Error::Taken(_))));
         let (one, _other) = UnixStream::pair().unwrap();
         assert!(matches!(Socket::passed(one.into(), &[]), Err(Error::Unfit)));
     }
@@ -222,7 +240,7 @@ mod tests {
     fn a_file_that_another_program_put_in_its_place_is_not_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("virtlockd-sock");
-        let socket = Socket::bind(&path).unwrap();
+        let socket = Socket::bind(&path, None).unwrap();
         let file = socket.file().cloned().unwrap();
         fs::remove_file(&path).unwrap();
         assert!(!file.remove().unwrap());
@@ -232,7 +250,7 @@ mod tests {
         assert_eq!(Socket::passed(socket.fd, &[&path]).unwrap().file(), None);
         assert!(path.exists());
         fs::remove_file(&path).unwrap();
-        let socket = Socket::bind(&path).unwrap();
+        let socket = Socket::bind(&path, None).unwrap();
         assert!(socket.file().unwrap().remove().unwrap());
         assert!(!path.exists());
     }

@@ -3,7 +3,7 @@
 
 mod service;
 mod silence;
-mod stuck;
+pub(crate) mod stuck;
 mod verdicts;
 
 use std::fs::{self, Permissions};
@@ -67,7 +67,7 @@ impl Drop for Served {
 }
 
 /// Makes a directory that a lockspace may be.
-fn private(path: &Path) -> PathBuf {
+pub(crate) fn private(path: &Path) -> PathBuf {
     fs::create_dir(path).unwrap();
     fs::set_permissions(path, Permissions::from_mode(0o700)).unwrap();
     path.to_owned()

@@ -17,7 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("catalog", &[]),
     ("service", &["lock", "life", "keep", "inspector", "step", "catalog"]),
     ("privacy", &["lock", "service", "paths"]),
-    ("admission", &["service", "bus", "privacy"]),
+    ("admission", &["lock", "service", "bus", "privacy"]),
     ("auth", &["lock", "life", "service", "catalog", "admission", "privacy"]),
     // `logging` stands beside the floors; the log's D-Bus object turns its knob.
     (

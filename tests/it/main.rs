@@ -43,6 +43,7 @@ mod metrics;
 mod model;
 mod namespaces;
 mod owners;
+mod passed;
 mod privacy;
 mod reexec;
 mod reload;

@@ -12,10 +12,10 @@ use crate::machine::{Machine, exclusive, manager};
 use crate::methods::none;
 
 /// A file system that nothing can be written to until it is dropped: who tries waits.
-struct Frozen<'p>(&'p Path);
+pub(crate) struct Frozen<'p>(&'p Path);
 
 impl<'p> Frozen<'p> {
-    async fn new(point: &'p Path) -> Frozen<'p> {
+    pub(crate) async fn new(point: &'p Path) -> Frozen<'p> {
         let mut freeze = Command::new("fsfreeze");
         run_on(freeze.arg("--freeze"), point).await;
         Frozen(point)

@@ -1,6 +1,7 @@
 //! What the machines have: disks with several names, and somebody who looks at their bytes.
 
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ use uuid::Uuid;
 use vmlockd::lock::in_use::InUse;
 use vmlockd::lock::naming::Naming;
 use vmlockd::lock::open::Links;
+use vmlockd::lock::passed::Sender;
 use vmlockd::lock::resolve::{Resolve, Wanted};
 use vmlockd::lock::resource::DiskPath;
 use vmlockd::lock::{Mode, OwnerId, ofd};
@@ -83,7 +85,8 @@ impl Scene {
     pub(super) fn ask(&self, wish: &Wish) -> Ask {
         let name = self.name(wish.disk, wish.spelling);
         let wanted = if wish.spelling == Spelling::Open {
-            Wanted::File(File::options().read(true).write(true).open(name).unwrap().into())
+            let file = File::options().read(true).write(true).open(name).unwrap();
+            Wanted::File(OwnedFd::from(file).into(), Sender { uid: 0, trusted: true })
         } else {
             Wanted::Path(DiskPath::parse(name.to_str().unwrap()).unwrap())
         };
