@@ -231,7 +231,8 @@ impl Question {
         if free {
             open.insert(uid, own + 1);
         }
-        free.then_some(Self(uid))
+        // One that is not begun must not be dropped.
+        free.then(|| Self(uid))
     }
 }
 

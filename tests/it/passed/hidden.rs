@@ -120,5 +120,5 @@ async fn what_is_in_memory_there_is_locked() {
     let name = lock(&user, &locks[0]).await.resource().await.unwrap();
     assert!(name.starts_with("fd:"), "{name}");
     let refused = machine.acquire_files(&[(&file, "shared")]).await.unwrap_err();
-    assert_refused(&refused, "InvalidArgs", "convert lock");
+    assert_refused(&refused, "DBus.Error.InvalidArgs", "convert lock");
 }
