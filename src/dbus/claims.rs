@@ -269,7 +269,7 @@ async fn ask_by_descriptor(
     match call.ask(action, &machine.about(&target.name, mode)).await {
         Ok(()) => Ok(()),
         Err(error) => {
-            let locks = front.service.locks_on(target.identity, &target.below);
+            let locks = front.service.locks_on(target.identity, &target.occupies());
             Err(holders::with_holders(front, call, error.into(), &target.name, locks).await)
         }
     }

@@ -143,8 +143,8 @@ async fn of_target(
     named: &[Lock],
 ) -> Result<Vec<Facts>, Error> {
     let (storage, host) = (front.service.storage(), front.service.host());
-    let mut locks = front.service.locks_on(target.identity, &target.below);
-    let reserved = front.service.reserved_holders(target.identity, &target.below);
+    let mut locks = front.service.locks_on(target.identity, &target.occupies());
+    let reserved = front.service.reserved_holders(target.identity, &target.occupies());
     let name = target.name.clone();
     let others = if locks.iter().all(|lock| lock.want.mode == Mode::None) {
         // Owners for which it is only recorded block no other.

@@ -234,6 +234,7 @@ mod tests {
             resource: name,
             identity: Identity::Key { dev: u64::MAX, ino: u64::MAX, key: u64::MAX },
             below: Vec::new(),
+            copies: Vec::new(),
             lockspace: LockspaceKind::Lease(u32::MAX),
             fleeting: false,
             mode: Mode::Exclusive,

@@ -169,6 +169,9 @@ pub struct LockRecord {
     /// The parts of other files and devices that it occupies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     occupies: Vec<Occupied>,
+    /// Where files of overlays will be that it lies on, once they are copied up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    copies: Vec<Spelling>,
     lockspace: String,
     lock_files: Vec<Spelling>,
     fleeting: bool,
@@ -300,6 +303,7 @@ impl From<&Lock> for LockRecord {
             identity: want.identity.into(),
             below: Vec::new(),
             occupies: want.below.iter().copied().map(Occupied::from).collect(),
+            copies: want.copies.iter().map(|path| path.as_path().into()).collect(),
             lockspace: want.lockspace.name().into_owned(),
             lock_files: want.lock_files.iter().map(|file| file.as_path().into()).collect(),
             fleeting: want.fleeting,
@@ -363,6 +367,7 @@ impl LockRecord {
             path: self.path.map(PathBuf::from),
             identity: self.identity.into(),
             below: occupied.chain(below).collect(),
+            copies: self.copies.into_iter().map(PathBuf::from).collect(),
             lockspace,
             lock_files: self.lock_files.into_iter().map(PathBuf::from).collect(),
             fleeting: self.fleeting,

@@ -17,7 +17,7 @@ use super::owner::OwnerId;
 use super::printable::shown_path;
 use super::recorded::Entry;
 use super::signature::{Signature, Unrecorded, Written};
-use super::stack;
+use super::stack::Stack;
 use super::stranger::Request;
 use super::sysfs::Sysfs;
 use super::take::{free_byte, lock_byte};
@@ -314,8 +314,8 @@ impl Convert {
     }
 
     fn test_use(&self, disk: BorrowedFd<'_>, identity: Identity) -> Result<(), Error> {
-        let below = stack::below(identity, &self.name, &Sysfs::default())?;
-        refuse_if_used(disk, identity, &below, &self.name)
+        let stack = Stack::of(disk, identity, &self.name, &Sysfs::default())?;
+        refuse_if_used(disk, identity, &stack.below, &self.name)
     }
 
     fn test_disk(&self, path: &std::path::Path, identity: Identity) -> Result<(), Error> {

@@ -21,7 +21,7 @@ use super::identity::Identity;
 use super::loop_device;
 use super::open::{self, Links};
 use super::printable::{shown, shown_path};
-use super::stack;
+use super::stack::Stack;
 use super::sysfs::Sysfs;
 
 /// How many uses a refusal tells.
@@ -171,8 +171,10 @@ impl Host<'_> {
             let devices = if parts.is_empty() { vec![device] } else { parts };
             for dev in devices {
                 let itself = Identity::device(dev, &self.sysfs);
-                let Ok(lower) = stack::below(itself, "", &self.sysfs) else { continue };
-                if itself != identity && lower.iter().any(conflicts) {
+                let Ok(Stack { below, .. }) = Stack::below(itself, "", &self.sysfs) else {
+                    continue;
+                };
+                if itself != identity && below.iter().any(conflicts) {
                     uses.extend(self.uses_of_other(dev));
                 }
             }

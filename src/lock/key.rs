@@ -116,6 +116,7 @@ impl Key {
             path: None,
             identity: self.identity,
             below: Vec::new(),
+            copies: Vec::new(),
             lockspace: self.lockspace.kind(),
             lock_files: vec![self.path.clone()],
             fleeting: self.fleeting,

@@ -97,6 +97,15 @@ pub(super) fn is_loop(dev: u64) -> bool {
     major(dev) == MAJOR
 }
 
+/// Whether a device is a loop device that no file is set up on.
+///
+/// # Errors
+///
+/// What reading sysfs fails with.
+pub(super) fn is_unset(dev: u64, sysfs: &Sysfs) -> io::Result<bool> {
+    Ok(is_loop(dev) && sysfs.whole(dev)?.is_none() && sysfs.loop_range(dev)?.is_none())
+}
+
 /// Returns what a loop device that is set up occupies.
 ///
 /// # Errors

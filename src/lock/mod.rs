@@ -6,6 +6,7 @@
 
 pub mod age;
 mod attribute;
+mod backing;
 pub mod description;
 pub mod directory;
 pub mod error;
@@ -43,6 +44,7 @@ pub mod reach;
 pub mod received;
 pub mod record;
 pub mod recorded;
+pub mod renewal;
 pub mod resolve;
 pub mod resource;
 pub mod restored;

@@ -1,15 +1,25 @@
-//! The files behind a file of an overlay (`overlayfs`): who writes the one writes the other, and the
-//! kernel gives them different devices and, once a file was copied up, different inodes.
+//! Finds the files behind a file of an overlay (`overlayfs`): a write to the one is a write to the
+//! other, and the kernel gives them different devices and, once a file was copied up, different
+//! inodes.
 //!
 //! The kernel does not say which file it is. The list of mounts has the directories of the layers, as
-//! they were given to mount(8): a relative name is looked for beside the mount point, and taken only
-//! where the file there looks the same. What is hidden from this mount namespace stays unknown.
+//! they were given to mount(8). Neither an absolute nor a relative name needs to lead to the layer
+//! still, and a directory may have another name in a lower layer (`redirect_dir`); so a file that is
+//! found in a layer is compared. The kernel passes on size and times of the file behind, and the inode
+//! number of a file of a lower layer (`Documentation/filesystems/overlayfs.rst`, "Inode properties").
+//! Where no file is found that is the same, that is told, and the file is not locked.
 //!
 //! A file of a lower layer is copied to the upper one when it is opened for writing. So an exclusive
-//! lock is on the copy, which is there once the file is open; only a shared lock is on the file of
-//! the lower layer, and opens it for reading only, since a lock is no reason to copy an image.
+//! lock opens it for writing first, and is on the copy. A shared lock is on the file of the lower
+//! layer and opens it for reading only, since a lock is no reason to copy an image; where the copy will
+//! be is kept with the lock ([`Real::copies`]).
+//!
+//! The attributes by which a layer tells of redirections and of files without data (`metacopy`) can be
+//! read with `CAP_SYS_ADMIN` only, which the service does not have.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
@@ -29,7 +39,12 @@ const LAYERS: usize = 500;
 /// How deep overlays may be nested; the kernel allows two (`FILESYSTEM_MAX_STACK_DEPTH`).
 const DEPTH: usize = 4;
 /// How often a file that is being written is compared.
-const TRIES: usize = 3;
+const TRIES: usize = 8;
+/// How many of the lower bits of an inode number are those of the layer's file system, at least: with
+/// `xino`, the kernel puts the number of the layer into some of the others.
+const INODE_BITS: u32 = 48;
+/// What the kernel does where the mount has no option `metacopy`.
+const METACOPY: &str = "/sys/module/overlay/parameters/metacopy";
 
 /// What a file of an overlay lies on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,44 +53,120 @@ pub(super) struct Real {
     pub(super) upper: Vec<Extent>,
     /// The file of a lower layer, where there is none in the upper one yet.
     pub(super) lower: Vec<Extent>,
+    /// The paths at which upper layers will have the file once it is copied up, data and all.
+    pub(super) copies: Vec<PathBuf>,
+    /// Why there may be a file behind it that is missing here.
+    pub(super) unknown: Option<Unknown>,
+}
+
+/// Why it is not known which file of a layer a file of an overlay is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// No layer has a file of this name that is the same.
+    NotFound,
+    /// The file that was found may have no data of its own.
+    Metacopy,
+    /// A loop device is set up on a file that may be on an overlay, and its name leads elsewhere.
+    Backing,
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotFound => {
+                "cannot find the layer file behind this file of an overlay; a layer may have been \
+                 renamed or moved since it was mounted, or be hidden from the service"
+            }
+            Self::Metacopy => {
+                "cannot find the layer file behind this file of an overlay, which is mounted with \
+                 metacopy"
+            }
+            Self::Backing => {
+                "cannot find the file that the loop device is set up on, which may be on an overlay"
+            }
+        })
+    }
 }
 
 /// Returns the files behind a file, as far as they are known; nothing for one that is on no overlay.
 pub(super) fn real(file: BorrowedFd<'_>) -> Real {
     let mut real = Real::default();
-    let Some((is_upper, mut next)) = find(file) else { return real };
+    let (mut next, mut is_lower) = (None::<OwnedFd>, false);
     for _ in 0..DEPTH {
-        let Some(identity) = Identity::of_open(&next) else { break };
-        let found = if is_upper { &mut real.upper } else { &mut real.lower };
-        found.push(Extent::whole(identity));
-        match find(next.as_fd()) {
-            Some((_, deeper)) => next = deeper,
-            None => break,
-        }
+        let Some(found) = find(next.as_ref().map_or(file, |next| next.as_fd())) else { break };
+        real.copies.extend(found.copies);
+        real.unknown = real.unknown.or(found.unknown);
+        let Some((layer, behind)) = found.file else { break };
+        is_lower |= layer == Layer::Lower;
+        let identity = Identity::of_open(&behind);
+        let group = if is_lower { &mut real.lower } else { &mut real.upper };
+        group.extend(identity.map(Extent::whole));
+        next = Some(behind);
     }
     real
 }
 
-/// The file behind a file, and whether it is in the upper layer.
-fn find(file: BorrowedFd<'_>) -> Option<(bool, OwnedFd)> {
+/// Whether a file of an overlay was copied to this path by now.
+pub(super) fn is_copy(file: BorrowedFd<'_>, copy: BorrowedFd<'_>) -> bool {
+    !is_same(file, copy) && looks_the_same(file, copy)
+}
+
+/// In which layer a file was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layer {
+    Upper,
+    Lower,
+}
+
+/// What is found behind a file of an overlay.
+#[derive(Debug, Default)]
+struct Found {
+    file: Option<(Layer, OwnedFd)>,
+    /// As [`Real::copies`], of this overlay.
+    copies: Vec<PathBuf>,
+    unknown: Option<Unknown>,
+}
+
+/// Finds the file behind a file; `None` for one that is on no overlay.
+fn find(file: BorrowedFd<'_>) -> Option<Found> {
     if !open::is_overlay(file).ok()? {
         return None;
     }
-    let layers = Layers::of(file)?;
-    let mounts = Mounts::now().ok()?;
-    let seek = |directory: &PathBuf| {
-        layers.places(directory).into_iter().find_map(|(place, guessed)| {
-            // A layer may be on storage that does not answer.
-            let near = far_mount(&mounts, &place).is_none();
-            let found = near.then(|| open::locate(&place, Links::Follow).ok()).flatten()?;
+    let unknown = Found { unknown: Some(Unknown::NotFound), ..Found::default() };
+    let Ok(mounts) = Mounts::now() else { return Some(unknown) };
+    let Some(layers) = Layers::of(file, &mounts) else { return Some(unknown) };
+    // A layer may be on storage that does not answer.
+    let near = |place: &Path| far_mount(&mounts, place).is_none();
+    let seek = |directory: &PathBuf, is_it: &dyn Fn(BorrowedFd<'_>) -> bool| {
+        layers.places(directory).into_iter().find_map(|place| {
+            let path = place.join(&layers.file);
+            let found = near(&path).then(|| open::locate(&path, Links::Follow).ok()).flatten()?;
             // In a container, the names of its root's layers are those of the host, and may lead back
             // to the file itself.
-            let known = !is_same(file, found.as_fd());
-            (known && (!guessed || looks_the_same(file, found.as_fd()))).then_some(found)
+            is_it(found.as_fd()).then_some(found)
         })
     };
-    let upper = layers.upper.as_ref().and_then(seek).map(|found| (true, found));
-    upper.or_else(|| layers.lower.iter().take(LAYERS).find_map(seek).map(|found| (false, found)))
+    let upper = layers.upper.as_ref().and_then(|upper| seek(upper, &|found| is_copy(file, found)));
+    let metacopy = layers.metacopy.then_some(Unknown::Metacopy);
+    let copies = || {
+        let places = layers.upper.iter().flat_map(|upper| layers.places(upper));
+        let there = places.filter(|place| near(place) && place.is_dir());
+        there.map(|place| place.join(&layers.file)).collect()
+    };
+    if let Some(upper) = upper {
+        let copies = if layers.metacopy { copies() } else { Vec::new() };
+        return Some(Found { file: Some((Layer::Upper, upper)), copies, unknown: metacopy });
+    }
+    let is_lower = |found: BorrowedFd<'_>| is_copy(file, found) && has_inode_of(file, found);
+    let lower = layers.lower.iter().take(LAYERS).find_map(|lower| seek(lower, &is_lower));
+    let unknown = match &lower {
+        Some(_) => metacopy,
+        // The names are those of before it became the root directory.
+        None if layers.is_root() => None,
+        None => Some(Unknown::NotFound),
+    };
+    let file = lower.map(|lower| (Layer::Lower, lower));
+    Some(Found { file, copies: copies(), unknown })
 }
 
 /// Whether two descriptors are of one file of one overlay.
@@ -84,11 +175,12 @@ fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     open::is_overlay(other).unwrap_or(false) && node(one).is_ok_and(|one| node(other) == Ok(one))
 }
 
-/// Whether two files look like one, also while it is being written.
+/// Whether two files look like one, also while it is being written. The owner is not compared: layers
+/// may be mounted with other ones.
 fn looks_the_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     let look = |stat: FileStat| {
         let times = (stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec);
-        (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_size, stat.st_blocks, times)
+        (stat.st_mode, stat.st_size, times)
     };
     (0..TRIES).any(|_| {
         let seen = fstat(one).and_then(|one| Ok((look(one), look(fstat(other)?))));
@@ -96,21 +188,42 @@ fn looks_the_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     })
 }
 
+/// Whether a file of an overlay has the inode number of a file of a layer.
+fn has_inode_of(file: BorrowedFd<'_>, layer: BorrowedFd<'_>) -> bool {
+    let number = |file| fstat(file).map(|stat| stat.st_ino);
+    let differ = |(one, other): (u64, u64)| one ^ other;
+    let bits = number(file).and_then(|one| Ok((one, number(layer)?))).map(differ);
+    bits.is_ok_and(|bits| bits.trailing_zeros() >= INODE_BITS)
+}
+
 /// The layers of an overlay, and where a file is in each.
 #[derive(Debug, PartialEq, Eq)]
 struct Layers {
-    point: PathBuf,
+    /// Where it is mounted, or a part of it.
+    points: Vec<PathBuf>,
     file: PathBuf,
     upper: Option<PathBuf>,
     lower: Vec<PathBuf>,
+    /// Files of upper layers may have no data.
+    metacopy: bool,
 }
 
 impl Layers {
-    fn of(file: BorrowedFd<'_>) -> Option<Self> {
+    fn of(file: BorrowedFd<'_>, all: &Mounts) -> Option<Self> {
         let name = open::name_of(file).ok()?;
         let id = Look::at(file).ok()?.mount_number()?.to_string();
         let mounts = fs::read("/proc/self/mountinfo").ok()?;
-        mounts.split(|byte| *byte == b'\n').find_map(|line| Self::parse(line, &id, &name))
+        let mut lines = mounts.split(|byte| *byte == b'\n');
+        let mut layers = lines.find_map(|line| Self::parse(line, &id, &name))?;
+        let dev = all.numbered(id.parse().ok()?)?.dev;
+        let others = all.iter().filter(|mount| mount.dev == dev).map(|mount| mount.point.clone());
+        layers.points.extend(others);
+        Some(layers)
+    }
+
+    /// Whether it is what this process has as its root directory.
+    fn is_root(&self) -> bool {
+        self.points.iter().any(|point| point == Path::new("/"))
     }
 
     /// From the line of a mount (`proc_pid_mountinfo(5)`), if it is the one with this number.
@@ -128,27 +241,38 @@ impl Layers {
         let options = words.nth(1)?;
         let file = root.join(name.strip_prefix(&point).ok()?);
         let file = file.strip_prefix("/").ok()?.to_owned();
-        let (mut upper, mut lower) = (None, Vec::new());
+        let (mut upper, mut lower, mut metacopy) = (None, Vec::new(), None);
         for option in options.split(|byte| *byte == b',') {
             if let Some(directory) = option.strip_prefix(b"upperdir=") {
                 upper = Some(plain(directory).into());
             } else if let Some(directories) = option.strip_prefix(b"lowerdir=") {
                 lower.extend(directories_of(plain(directories)));
-            } else if let Some(directory) = option.strip_prefix(b"lowerdir+=") {
+            } else if let Some(directory) =
+                option.strip_prefix(b"lowerdir+=").or(option.strip_prefix(b"datadir+="))
+            {
                 lower.push(plain(directory).into());
+            } else if let Some(value) = option.strip_prefix(b"metacopy=") {
+                metacopy = Some(value != b"off");
             }
         }
-        Some(Self { point, file, upper, lower })
+        let metacopy = metacopy.unwrap_or_else(metacopy_is_default);
+        Some(Self { points: vec![point], file, upper, lower, metacopy })
     }
 
-    /// Where the file may be in a layer, and whether that is a guess.
-    fn places(&self, directory: &Path) -> Vec<(PathBuf, bool)> {
+    /// Where the directory of a layer may be: a relative name is one of beside the mount point.
+    fn places(&self, directory: &Path) -> Vec<PathBuf> {
         if directory.is_absolute() {
-            return vec![(directory.join(&self.file), false)];
+            return vec![directory.to_owned()];
         }
-        let beside = self.point.ancestors().skip(1);
-        beside.map(|ancestor| (ancestor.join(directory).join(&self.file), true)).collect()
+        let beside = self.points.iter().flat_map(|point| point.ancestors().skip(1));
+        let places: BTreeSet<&Path> = beside.collect();
+        places.into_iter().rev().map(|ancestor| ancestor.join(directory)).collect()
     }
+}
+
+/// Whether overlays have `metacopy` that do not tell; true where that can't be found out.
+fn metacopy_is_default() -> bool {
+    fs::read(METACOPY).map_or(true, |value| !value.starts_with(b"N"))
 }
 
 /// The directories of `lowerdir=`, which colons separate; one in a name has a backslash before it.
@@ -191,9 +315,13 @@ mod tests {
         assert_eq!(layers.file, Path::new("sub/c/disk"));
         assert_eq!(layers.upper.as_deref(), Some(Path::new("/up,x")));
         assert_eq!(layers.lower, ["l1", "/l:2", "/l3"].map(PathBuf::from));
-        assert_eq!(layers.places(Path::new("/u")), [("/u/sub/c/disk".into(), false)]);
-        let guessed = [("/mnt/l1/sub/c/disk".into(), true), ("/l1/sub/c/disk".into(), true)];
-        assert_eq!(layers.places(Path::new("l1")), guessed);
+        assert_eq!(layers.metacopy, metacopy_is_default());
+        assert_eq!(layers.places(Path::new("/u")), [Path::new("/u")]);
+        assert_eq!(layers.places(Path::new("l1")), ["/mnt/l1", "/l1"].map(PathBuf::from));
+        let line = b"45 27 0:43 / /m rw - overlay o rw,lowerdir=/l,metacopy=on,datadir+=/d";
+        let layers = Layers::parse(line, "45", Path::new("/m/disk")).unwrap();
+        assert!(layers.metacopy && layers.upper.is_none());
+        assert_eq!(layers.lower, ["/l", "/d"].map(PathBuf::from));
         assert_eq!(Layers::parse(line, "4", Path::new("/mnt/a b/c")), None);
         assert_eq!(Layers::parse(b"45 27 0:4 / / rw - ext4 x rw", "45", Path::new("/a")), None);
     }

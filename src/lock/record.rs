@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::extent::Extent;
 use super::identity::Identity;
 use super::lockspace::LockspaceKind;
+use super::loop_device::is_loop;
 use super::mode::Mode;
 use super::owner::OwnerId;
 use super::work::Asked;
@@ -67,6 +68,9 @@ pub struct Want {
     /// All that it lies on, however far below: its range of the disk that a partition is a part of
     /// and of the file behind a loop device, and the disks that a volume is made of.
     pub below: Vec<Extent>,
+    /// The paths at which upper layers of overlays will have a file that it lies on, or is, once that
+    /// is copied up: then it lies on these, too.
+    pub copies: Vec<PathBuf>,
     /// The rule by which its lock file was found.
     pub lockspace: LockspaceKind,
     /// The files whose byte is locked.
@@ -90,6 +94,17 @@ impl Want {
             _ => file,
         });
         files.chain(self.path.as_deref()).map(Asked::path).collect()
+    }
+
+    /// Whether it may come to lie on something else while it is locked: a loop device can be set up
+    /// anew or with another range, and a file of an overlay be copied up.
+    #[must_use]
+    pub fn may_change(&self) -> bool {
+        let is_loop =
+            |identity: Identity| matches!(identity, Identity::Block { dev, .. } if is_loop(dev));
+        let mut below = self.below.iter().map(|extent| extent.identity);
+        let is_device = matches!(self.identity, Identity::Block { .. });
+        !self.copies.is_empty() || is_loop(self.identity) || (is_device && below.any(is_loop))
     }
 
     /// Whether it is a lease, and no disk.

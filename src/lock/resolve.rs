@@ -14,13 +14,13 @@ use super::lockspace::Lockspace;
 use super::mode::Mode;
 use super::naming::{self, Naming};
 use super::open::{self, Links};
-use super::overlay;
+use super::overlay::Unknown;
 use super::passed::{self, Sender};
 use super::printable::spelt_path;
 use super::received::Received;
 use super::record::Want;
 use super::resource::DiskPath;
-use super::stack;
+use super::stack::Stack;
 use super::sysfs::Sysfs;
 use super::view::FileId;
 use super::work::{Asked, Work};
@@ -73,10 +73,8 @@ pub struct Target {
     pub canonical: Option<String>,
     /// What it really is.
     pub identity: Identity,
-    /// All that it lies on.
-    pub below: Vec<Extent>,
-    /// The file of a lower layer that it is on an overlay, until it is copied up.
-    pub(super) lower: Vec<Extent>,
+    /// What it lies on.
+    pub(super) stack: Stack,
     /// Who owns the file.
     pub uid: u32,
     /// What the caller showed by an open descriptor; `None` if he only named the disk.
@@ -141,8 +139,53 @@ impl Target {
     ///
     /// [`Error::NotLockable`] where that can't be found out.
     pub fn lies_as_found(&self) -> Result<bool, Error> {
-        let found = lies_on(self.pin.as_fd(), self.identity, &self.name)?;
-        Ok(found.0 == self.below && found.1 == self.lower)
+        let pin = self.pin.as_fd();
+        Ok(Stack::of(pin, self.identity, &self.name, &Sysfs::default())? == self.stack)
+    }
+
+    /// Returns the parts of other files and devices that it occupies now.
+    #[must_use]
+    pub fn occupies(&self) -> Vec<Extent> {
+        [&self.stack.below[..], &self.stack.lower].concat()
+    }
+
+    /// Returns what it lies on while it is locked in a mode. An exclusive lock copies a file of an
+    /// overlay up, where there is an upper layer.
+    pub(super) fn below(&self, mode: Mode) -> Vec<Extent> {
+        let Stack { below, lower, copies, .. } = &self.stack;
+        match mode {
+            Mode::Exclusive if copies.is_empty() => self.occupies(),
+            Mode::Shared => [&below[..], lower].concat(),
+            Mode::Exclusive | Mode::None => below.clone(),
+        }
+    }
+
+    /// Whether opening it for writing may copy it, or its data, to the upper layer of its overlay.
+    pub(super) fn may_be_copied_up(&self) -> bool {
+        let Stack { lower, unknown, .. } = &self.stack;
+        let is_file = matches!(self.identity, Identity::Inode { .. });
+        is_file && (!lower.is_empty() || unknown.is_some())
+    }
+
+    /// Whether a lock in this mode opens it for writing and so copies it up.
+    pub(super) fn is_copied_up(&self, mode: Mode) -> bool {
+        mode == Mode::Exclusive && self.may_be_copied_up() && !self.stack.copies.is_empty()
+    }
+
+    /// Refuses a disk of which it is not known what it lies on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotLockable`].
+    pub(super) fn refuse_unknown(&self, mode: Mode) -> Result<(), Error> {
+        match self.stack.unknown {
+            None => Ok(()),
+            // It was opened for writing, and its data copied up with it.
+            Some(Unknown::Metacopy) if self.is_copied_up(mode) && self.stack.lower.is_empty() => {
+                Ok(())
+            }
+            Some(unknown) => Err(Error::not_lockable(&self.name, unknown.to_string())),
+        }
     }
 
     /// The paths of the files whose byte will be locked; the first is the one shown.
@@ -168,10 +211,10 @@ impl Target {
             canonical: self.canonical.clone(),
             path: self.path.clone(),
             identity: self.identity,
-            // What is opened for writing is copied up, and not what lies in the lower layer.
-            below: match mode {
-                Mode::Shared => [&self.below[..], &self.lower].concat(),
-                Mode::Exclusive | Mode::None => self.below.clone(),
+            below: self.below(mode),
+            copies: match mode {
+                Mode::Shared => self.stack.copies.clone(),
+                Mode::Exclusive | Mode::None => Vec::new(),
             },
             lockspace: self.lockspace.kind(),
             lock_files: self.lock_files(),
@@ -270,7 +313,7 @@ fn target(
     naming: Naming,
 ) -> Result<Target, Error> {
     let (stat, identity) = open::examine(pin.as_fd(), &name)?;
-    let (below, lower) = lies_on(pin.as_fd(), identity, &name)?;
+    let stack = Stack::of(pin.as_fd(), identity, &name, &Sysfs::default())?;
     let fuse = open::is_fuse(pin.as_fd(), &name)?
         || (path.is_none() && open::may_hide_fuse(pin.as_fd(), &name)?);
     let given = path.as_ref().map(|(given, canonical)| (*given, canonical.as_path()));
@@ -281,8 +324,7 @@ fn target(
         path: path.map(|(given, _)| given.to_owned()),
         name,
         identity,
-        below,
-        lower,
+        stack,
         uid: stat.st_uid,
         shown,
         fuse,
@@ -291,18 +333,6 @@ fn target(
         pin,
         stat,
     })
-}
-
-/// All that a disk lies on, and what it lies on until it is copied up.
-fn lies_on(
-    pin: BorrowedFd<'_>,
-    identity: Identity,
-    name: &str,
-) -> Result<(Vec<Extent>, Vec<Extent>), Error> {
-    let mut below = stack::below(identity, name, &Sysfs::default())?;
-    let real = overlay::real(pin);
-    below.extend(real.upper);
-    Ok((below, real.lower))
 }
 
 /// What a descriptor proves: one opened with `O_PATH` or for writing only proves nothing we need.

@@ -119,6 +119,7 @@ pub fn recognise(descriptions: &[Description], number: u64) -> Option<Want> {
         path: None,
         identity,
         below: Vec::new(),
+        copies: Vec::new(),
         lockspace: LockspaceKind::Direct,
         lock_files,
         fleeting: false,

@@ -5,57 +5,109 @@
 //! lock files know that.
 
 use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 
+use super::backing::{self, Backing};
 use super::error::Error;
 use super::extent::{Extent, Placement};
 use super::identity::Identity;
-use super::loop_device;
+use super::overlay::{self, Unknown};
 use super::sysfs::{Lower, Sysfs};
 
 /// How much a disk may lie on: a volume group of hundreds of disks is large already.
 const MOST: usize = 512;
 
-/// Returns everything that a disk lies on, the next first. Opens none of it.
-///
-/// # Errors
-///
-/// [`Error::NotLockable`] where that can't be found out: what is not known is not compared.
-pub(super) fn below(identity: Identity, name: &str, sysfs: &Sysfs) -> Result<Vec<Extent>, Error> {
-    let backing = |dev| loop_device::extent_of(dev, sysfs).map_err(|unknown| unknown.to_string());
-    walk(identity, sysfs, backing).map_err(|why| Error::not_lockable(name, why))
+/// What a disk lies on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Stack {
+    /// What it lies on whatever is done with it, the next first.
+    pub(super) below: Vec<Extent>,
+    /// The files of lower layers that a file of an overlay lies on until it is copied up.
+    pub(super) lower: Vec<Extent>,
+    /// The paths at which upper layers will have it, or what it lies on, once that is copied up.
+    pub(super) copies: Vec<PathBuf>,
+    /// Why there may be more.
+    pub(super) unknown: Option<Unknown>,
 }
 
-/// As [`below`]; `backing` tells what a loop device is set up on.
+impl Stack {
+    /// Returns what a disk lies on, of which `pin` is a descriptor. Opens none of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotLockable`] where that can't be found out: what is not known is not compared.
+    pub(super) fn of(
+        pin: BorrowedFd<'_>,
+        identity: Identity,
+        name: &str,
+        sysfs: &Sysfs,
+    ) -> Result<Self, Error> {
+        let mut stack = Self::below(identity, name, sysfs)?;
+        if matches!(identity, Identity::Inode { .. }) {
+            let real = overlay::real(pin);
+            stack.below.extend(real.upper);
+            stack.lower.extend(real.lower);
+            stack.copies.extend(real.copies);
+            stack.unknown = stack.unknown.or(real.unknown);
+        }
+        Ok(stack)
+    }
+
+    /// Returns what a block device lies on; nothing for a file.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::of`].
+    pub(super) fn below(identity: Identity, name: &str, sysfs: &Sysfs) -> Result<Self, Error> {
+        Self::under(Extent::whole(identity), sysfs).map_err(|why| Error::not_lockable(name, why))
+    }
+
+    /// Returns what a part of a block device lies on.
+    pub(super) fn under(extent: Extent, sysfs: &Sysfs) -> Result<Self, String> {
+        walk(extent, sysfs, |dev| backing::of(dev, sysfs))
+    }
+}
+
+/// As [`Stack::under`]; `backing` tells what a loop device is set up on.
 fn walk(
-    identity: Identity,
+    extent: Extent,
     sysfs: &Sysfs,
-    backing: impl Fn(u64) -> Result<Extent, String>,
-) -> Result<Vec<Extent>, String> {
+    backing: impl Fn(u64) -> Result<Backing, String>,
+) -> Result<Stack, String> {
     let failed = |why: String| format!("what it lies on can't be told ({why})");
-    let mut found: Vec<Extent> = Vec::new();
-    let mut next = Some(Extent::whole(identity));
+    let mut stack = Stack::default();
+    let mut next = Some(extent);
     let mut at = 0;
     while let Some(upper) = next {
         if let Identity::Block { dev, .. } = upper.identity {
             for lower in sysfs.lower(dev).map_err(|error: io::Error| failed(error.to_string()))? {
                 let lower = match lower {
-                    Lower::Disk(dev, span) => Extent::exact(Identity::device(dev, sysfs), span),
-                    Lower::Device(dev) => Extent::partial(Identity::device(dev, sysfs)),
-                    Lower::Backing => backing(dev).map_err(failed)?,
+                    Lower::Disk(dev, span) => {
+                        vec![Extent::exact(Identity::device(dev, sysfs), span)]
+                    }
+                    Lower::Device(dev) => vec![Extent::partial(Identity::device(dev, sysfs))],
+                    Lower::Backing => {
+                        let Backing { extents, copies, unknown } = backing(dev).map_err(failed)?;
+                        stack.copies.extend(copies);
+                        stack.unknown = stack.unknown.or(unknown);
+                        extents
+                    }
                 };
-                let lower = upper.through(lower);
-                if lower.identity != identity && !covers(&found, &lower) {
-                    found.push(lower);
+                for lower in lower.into_iter().map(|lower| upper.through(lower)) {
+                    if lower.identity != extent.identity && !covers(&stack.below, &lower) {
+                        stack.below.push(lower);
+                    }
                 }
             }
         }
-        if found.len() > MOST {
+        if stack.below.len() > MOST {
             return Err(format!("it lies on more than {MOST} disks"));
         }
-        next = found.get(at).copied();
+        next = stack.below.get(at).copied();
         at += 1;
     }
-    Ok(found)
+    Ok(stack)
 }
 
 /// Whether an extent is there already, or is a part of one that counts as at least as much.
@@ -81,7 +133,7 @@ mod tests {
         Identity::Block { dev: makedev(major, minor), seq: 0 }
     }
 
-    fn no_loop(_: u64) -> Result<Extent, String> {
+    fn no_loop(_: u64) -> Result<Backing, String> {
         panic!("a loop device is asked")
     }
 
@@ -96,7 +148,7 @@ mod tests {
         partition(&tree, "sda/sda1", 8, 2);
         tree.device("dm-0", "253:0").on("dm-0", "sda/sda1").on("dm-0", "sdb");
         tree.device("dm-1", "253:1").on("dm-1", "dm-0").on("dm-1", "sdb");
-        let below = |identity| walk(identity, &tree.sysfs(), no_loop).unwrap();
+        let below = |identity| walk(Extent::whole(identity), &tree.sysfs(), no_loop).unwrap().below;
         let partial = |major, minor| Extent::partial(disk(major, minor));
         let in_sda = Extent { span: Span::new(4096, 1024), ..partial(8, 0) };
         assert_eq!(below(disk(8, 0)), []);
@@ -120,12 +172,15 @@ mod tests {
         tree.device("loop2", "7:2").device("loop0/loop0p1", "259:0");
         partition(&tree, "loop0/loop0p1", 2, 4);
         let file = Identity::Inode { dev: 1, ino: 2 };
+        let on = |extent| Ok(Backing { extents: vec![extent], ..Backing::default() });
         let backing = |dev: u64| match nix::sys::stat::minor(dev) {
-            0 => Ok(Extent::exact(file, Span::new(100, 8000))),
-            1 => Ok(Extent::exact(disk(7, 0), Span::new(50, 1000))),
+            0 => on(Extent::exact(file, Span::new(100, 8000))),
+            1 => on(Extent::exact(disk(7, 0), Span::new(50, 1000))),
             _ => Err("it is not known".to_owned()),
         };
-        let below = |identity| walk(identity, &tree.sysfs(), backing);
+        let below = |identity| {
+            walk(Extent::whole(identity), &tree.sysfs(), backing).map(|stack| stack.below)
+        };
         let exact = |identity, start, length| Extent::exact(identity, Span::new(start, length));
         assert_eq!(below(disk(7, 0)).unwrap(), [exact(file, 100, 8000)]);
         let (part, whole) = (exact(disk(7, 0), 1024, 2048), exact(file, 1124, 2048));
@@ -147,7 +202,7 @@ mod tests {
             let name = format!("sd{minor}");
             tree.device(&name, &format!("8:{minor}")).on("md0", &name);
         }
-        let error = below(disk(9, 0), "/dev/md0", &tree.sysfs()).unwrap_err();
+        let error = Stack::below(disk(9, 0), "/dev/md0", &tree.sysfs()).unwrap_err();
         assert_eq!(error.to_string(), "/dev/md0 can't be locked: it lies on more than 512 disks");
     }
 }

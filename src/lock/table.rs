@@ -39,6 +39,8 @@ pub struct Table {
     by_name: BTreeSet<(u64, u64)>,
     /// The anchors of all owners.
     anchors: usize,
+    /// The locks on disks that may lie on something else by now.
+    changeable: BTreeSet<u64>,
     last: u64,
     queue: Queue,
     reclaims: Reclaims,
@@ -295,6 +297,9 @@ impl Table {
         let (id, want) = (lock.id, &lock.want);
         self.spots.insert(want, id);
         self.by_name.insert((hash(&want.resource), id));
+        if want.may_change() {
+            self.changeable.insert(id);
+        }
         if let Some(owner) = self.owners.get_mut(&lock.owner) {
             owner.locks.insert(id);
         }
@@ -305,6 +310,7 @@ impl Table {
         let lock = Arc::unwrap_or_clone(self.locks.remove(&number)?);
         self.spots.remove(&lock.want, number);
         self.by_name.remove(&(hash(&lock.want.resource), number));
+        self.changeable.remove(&number);
         self.touch(std::slice::from_ref(&lock.want));
         if let Some(owner) = self.owners.get_mut(&lock.owner) {
             owner.locks.remove(&number);
@@ -345,6 +351,7 @@ mod list;
 mod lockspace;
 mod reclaim;
 mod refusal;
+mod renewal;
 mod restored;
 mod suspend;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Taking a lock: the requests that lock a byte that was not locked, and ask who has it.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use super::identity::Identity;
 use super::in_use::{InUse, refuse_if_used, refuse_swap_file};
 use super::key::Key;
 use super::lease_break::open_leased;
+use super::loop_device::is_unset;
 use super::mode::Mode;
 use super::ofd::{self, InTheWay};
 use super::open;
@@ -25,6 +27,7 @@ use super::record::Want;
 use super::resolve::Target;
 use super::signature::Signature;
 use super::stranger::Request;
+use super::sysfs::Sysfs;
 use super::work::{Asked, Work};
 
 /// How often a lock file is opened anew because somebody removed it in between.
@@ -102,8 +105,8 @@ impl Work for Take {
             Goal::Disk(target) => {
                 let unused = in_use == InUse::Refused && mode == Mode::Exclusive;
                 if unused {
-                    let Target { pin, identity, below, name, .. } = &**target;
-                    refuse_if_used(pin.as_fd(), *identity, below, name)?;
+                    let Target { pin, identity, name, .. } = &**target;
+                    refuse_if_used(pin.as_fd(), *identity, &target.below(mode), name)?;
                 }
                 let in_lockspace = target.lockspace.kind().has_files();
                 (take_disk(target, mode, unused, &request)?, target.name.clone(), in_lockspace)
@@ -122,6 +125,10 @@ fn take_disk(
     request: &Request<'_>,
 ) -> Result<Held, Error> {
     let request = Request { resource: &target.name, ..*request };
+    refuse_unset(target)?;
+    if !target.is_copied_up(mode) {
+        target.refuse_unknown(mode)?;
+    }
     let (disk, writable) = open_disk(target, mode, &request)?;
     if unused && writable {
         refuse_swap_file(&disk, &target.name)?;
@@ -129,7 +136,7 @@ fn take_disk(
     let request = Request { disk: Some(disk.as_fd()), ..request };
     let Some(directory) = target.lockspace.directory() else {
         lock_byte(&disk, mode, &request)?;
-        still_there(target)?;
+        still_there(target, mode)?;
         let byte = Byte { description: Description::new(disk), place: None };
         return Ok(Held::new(vec![byte], writable, mode));
     };
@@ -142,7 +149,7 @@ fn take_disk(
             Err(error) => return Err(error.with_undo(held.give())),
         }
     }
-    match still_there(target) {
+    match still_there(target, mode) {
         Ok(()) => Ok(held),
         Err(error) => Err(error.with_undo(held.give())),
     }
@@ -216,10 +223,10 @@ pub(super) fn open_disk(
     request: &Request<'_>,
 ) -> Result<(File, bool), Error> {
     let pin = target.pin.as_fd();
-    let only_tested = target.lockspace.kind().has_files();
-    let copies_up = mode == Mode::Shared && !target.lower.is_empty();
+    let only_tested = target.lockspace.kind().has_files() && !target.is_copied_up(mode);
+    let only_read = mode == Mode::Shared && target.may_be_copied_up();
     open_with(target, request, || {
-        if only_tested || copies_up {
+        if only_tested || only_read {
             open::reopen(pin, false).map(|file| (file, false))
         } else {
             match (open::reopen(pin, true), mode) {
@@ -270,15 +277,33 @@ fn open_with(
     }
 }
 
+/// Refuses a loop device that is not set up: what will be is not known, and not compared.
+///
+/// # Errors
+///
+/// [`Error::NotLockable`].
+fn refuse_unset(target: &Target) -> Result<(), Error> {
+    let Identity::Block { dev, .. } = target.identity else { return Ok(()) };
+    let failed = |error: io::Error| Error::not_lockable(&target.name, error.to_string());
+    if is_unset(dev, &Sysfs::default()).map_err(failed)? {
+        return Err(Error::not_lockable(&target.name, "no file is set up on this loop device"));
+    }
+    Ok(())
+}
+
 /// Checks, after the lock, that the name that was asked for still leads to what is locked, and that
-/// it lies on what the table compared.
-fn still_there(target: &Target) -> Result<(), Error> {
+/// it lies on what the table compared, all of which is known.
+fn still_there(target: &Target, mode: Mode) -> Result<(), Error> {
     match target.is_named() {
         Ok(true) => {}
         Ok(false) => return Err(Error::changed(&target.name)),
         Err(errno) => return Err(Error::system("looking at", &target.name, errno)),
     }
-    if target.lies_as_found()? { Ok(()) } else { Err(Error::changed(&target.name)) }
+    if target.lies_as_found()? {
+        target.refuse_unknown(mode)
+    } else {
+        Err(Error::changed(&target.name))
+    }
 }
 
 pub(super) fn lock_byte(file: &File, mode: Mode, request: &Request<'_>) -> Result<(), Error> {

@@ -346,6 +346,7 @@ impl Request {
     /// Steps 3 to 7. The place in the queue comes back with an error that did not cost it.
     fn grant(&mut self, entry: Entry) -> Result<Came, (Error, Option<Entry>)> {
         let service = self.service.clone();
+        service.renew_stacks();
         let (reserved, entry) = match service.decide(self, entry).map_err(|error| (error, None))? {
             Decided::Reserved(reserved, entry) => (reserved, entry),
             Decided::Queued(queued) => return Ok(Came::Queued(queued)),

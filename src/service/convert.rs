@@ -159,6 +159,7 @@ impl Conversion {
     fn tell(&self, entry: Entry) -> Result<Came, Error> {
         let Self { service, id, number, mode, in_use, .. } = self;
         let (id, number, mode) = (*id, *number, *mode);
+        service.renew_stacks();
         let (convert, entry) = match service.begin_conversion(id, number, (mode, *in_use), entry)? {
             Begun::Already => return Ok(Came::Through(Shown::default())),
             Begun::Queued(queued) => return Ok(Came::Queued(queued)),

@@ -41,6 +41,7 @@ mod reclaim;
 mod refusals;
 mod release;
 mod remedy;
+mod renewal;
 mod restore;
 mod rounds;
 pub mod sentinel;

@@ -2,6 +2,7 @@
 //! agree on.
 
 mod in_use;
+mod layers;
 mod loops;
 mod names;
 mod overlay;

@@ -27,6 +27,7 @@ pub(super) fn lock(number: u64) -> (Name, Line) {
                 Extent::partial(Identity::Block { dev: 7, seq: 8 }),
                 Extent::exact(Identity::Inode { dev: 3, ino: 0 }, Span::new(512, 9)),
             ],
+            copies: vec!["/upper/\u{e9}".into(), path.clone()],
             lockspace: LockspaceKind::File,
             lock_files: vec![path],
             fleeting: true,

@@ -35,6 +35,7 @@ pub(super) fn want(name: &str, inode: u64, mode: Mode) -> Want {
         path: None,
         identity: Identity::Inode { dev: 1, ino: inode },
         below: Vec::new(),
+        copies: Vec::new(),
         lockspace: LockspaceKind::Direct,
         lock_files: vec![PathBuf::from(name)],
         fleeting: false,

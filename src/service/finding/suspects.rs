@@ -49,6 +49,7 @@ impl Finding {
             path: Some(suspect.path.clone()),
             identity,
             below: Vec::new(),
+            copies: Vec::new(),
             lockspace: LockspaceKind::Direct,
             lock_files: vec![suspect.path.clone()],
             fleeting: false,

@@ -8,10 +8,10 @@ use super::*;
 use crate::house::{rpc, run};
 
 /// A file system on a device, mounted in the house.
-struct Mounted(std::path::PathBuf);
+pub(super) struct Mounted(pub(super) std::path::PathBuf);
 
 impl Mounted {
-    async fn of(house: &House, device: &Path) -> Mounted {
+    pub(super) async fn of(house: &House, device: &Path) -> Mounted {
         let mut make = tokio::process::Command::new("mkfs.ext4");
         make.args(["-q", "-F"]).arg(device).stdout(Stdio::null());
         run(make).await.ok();

@@ -178,6 +178,50 @@ async fn a_loop_device_that_got_another_range_while_it_was_waited_for_is_not_gra
 }
 
 #[tokio::test]
+async fn a_loop_device_that_gets_another_range_while_it_is_held_keeps_others_from_that() {
+    let device = Looped::new();
+    let held = Looped::attach_range(&device.file(), 0, 256 * KIB);
+    let house = House::builder().start().await;
+    let bus = house.connection().await;
+    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    web1.acquire(&[exclusive(held.node())]).await.unwrap();
+    let first = Looped::attach_range(&device.file(), 0, 256 * KIB);
+    let last = Looped::attach_range(&device.file(), 512 * KIB, 256 * KIB);
+    held.set_offset(512 * KIB);
+    let refused = web2.acquire(&[exclusive(last.node())]).await.unwrap_err();
+    assert_refused(&refused, "LockHeld", ", which overlaps it");
+    let locks = web2.acquire(&[shared(first.node())]).await.unwrap();
+    // A lock that was granted is not taken away, but it can't become an exclusive one.
+    held.set_offset(0);
+    let alone = lock(&bus, &locks[0]).await.convert("exclusive", none()).await.unwrap_err();
+    assert_refused(&alone.into(), "LockHeld", "by VM \"web1\"");
+}
+
+#[tokio::test]
+async fn a_loop_device_that_is_not_set_up_is_not_locked() {
+    // Others take the device with the lowest number that is free.
+    let number = 9000 + std::process::id() % 1000;
+    let control = |request: &str| {
+        let script = "open(my $control, '+<', '/dev/loop-control') or die $!;
+            ioctl($control, hex($ARGV[0]), int($ARGV[1])) // die $!;";
+        let number = number.to_string();
+        let arguments = ["-e", script, request, &number];
+        let status = std::process::Command::new("perl").args(arguments).status();
+        assert!(status.unwrap().success());
+    };
+    control("4C80");
+    let house = House::builder().start().await;
+    let bus = house.connection().await;
+    let web1 = Machine::open(&bus, "web1").await;
+    let node = PathBuf::from(format!("/dev/loop{number}"));
+    for wish in [exclusive(&node), shared(&node)] {
+        let refused = web1.acquire(&[wish]).await.unwrap_err();
+        assert_refused(&refused, "NotLockable", "no file is set up on this loop device");
+    }
+    control("4C81");
+}
+
+#[tokio::test]
 async fn a_loop_device_whose_file_system_does_not_answer_is_refused_and_holds_up_nobody() {
     let house = House::builder().start().await;
     let Some(far) = Far::mount(&house).await else { return };

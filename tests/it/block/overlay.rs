@@ -7,13 +7,19 @@ use super::*;
 use crate::house::Mounted;
 
 /// Mounts an overlay of two folders of the house, by relative names.
-fn overlay(house: &House, lower: &str, upper: &str, at: &str) -> Mounted {
-    for folder in [lower, upper, &format!("{upper}-work"), at] {
+pub(super) fn overlay(house: &House, lower: &str, upper: &str, at: &str) -> Mounted {
+    for folder in [lower, upper, &format!("{upper}-work")] {
         fs::create_dir_all(house.dir().join(folder)).unwrap();
     }
     let options = format!("lowerdir={lower},upperdir={upper},workdir={upper}-work");
+    overlay_with(house, &options, at)
+}
+
+/// Mounts an overlay with these options.
+pub(super) fn overlay_with(house: &House, options: &str, at: &str) -> Mounted {
+    fs::create_dir_all(house.dir().join(at)).unwrap();
     let output = Command::new("mount")
-        .args(["-t", "overlay", "overlay", "-o", &options, at])
+        .args(["-t", "overlay", "overlay", "-o", options, at])
         .current_dir(house.dir())
         .output()
         .unwrap();

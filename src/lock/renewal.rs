@@ -1,0 +1,74 @@
+//! Finds out what a locked disk lies on by now.
+//!
+//! The table compares what was found when a lock was asked for. A loop device can be set up anew, or
+//! get another offset or size limit, while it is locked, and a file of an overlay that is locked in
+//! shared mode is copied up by whoever opens it for writing. So what can change is looked at again before
+//! another lock is granted.
+
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+
+use super::extent::Extent;
+use super::identity::Identity;
+use super::mount::Mounts;
+use super::open::{self, Links};
+use super::overlay;
+use super::record::Want;
+use super::stack::Stack;
+use super::sysfs::Sysfs;
+use super::way::far_mount;
+
+/// What a locked disk lies on by now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renewed {
+    /// As [`Want::below`].
+    pub below: Vec<Extent>,
+    /// As [`Want::copies`].
+    pub copies: Vec<PathBuf>,
+}
+
+/// Returns what a locked disk lies on by now, where that may have changed; `None` where it is as it
+/// was, or can't be told. Asks local file systems only.
+#[must_use]
+pub fn renewed(want: &Want, mounts: &Mounts) -> Option<Renewed> {
+    let renewed = match want.identity {
+        Identity::Block { .. } => restacked(want),
+        Identity::Inode { .. } => Some(copied_up(want, mounts)),
+        Identity::Key { .. } => None,
+    };
+    renewed.filter(|new| new.below != want.below || new.copies != want.copies)
+}
+
+fn restacked(want: &Want) -> Option<Renewed> {
+    let Identity::Block { dev, .. } = want.identity else { return None };
+    let sysfs = Sysfs::default();
+    // Without the number that tells one that is set up anew, it had to be asked each time.
+    if sysfs.disk_sequence(dev) == 0 {
+        return None;
+    }
+    let Stack { below, copies, .. } = Stack::below(want.identity, "", &sysfs).ok()?;
+    // What was detached lies on nothing; whoever has it open may still write what it lay on.
+    (!below.is_empty()).then_some(Renewed { below, copies })
+}
+
+/// What was read before is still open at the lower layer's file, so that one is kept.
+fn copied_up(want: &Want, mounts: &Mounts) -> Renewed {
+    let locate = |path: &Path| {
+        let near = far_mount(mounts, path).is_none();
+        near.then(|| open::locate(path, Links::Follow).ok()).flatten()
+    };
+    let file = want.path.as_deref().and_then(locate);
+    let file = file.filter(|file| Identity::of_open(file) == Some(want.identity));
+    let mut renewed = Renewed { below: want.below.clone(), copies: Vec::new() };
+    for path in &want.copies {
+        let copy = locate(path).filter(|copy| {
+            // Where the file can't be asked, the name alone has to do.
+            file.as_ref().is_none_or(|file| overlay::is_copy(file.as_fd(), copy.as_fd()))
+        });
+        match copy.and_then(Identity::of_open) {
+            Some(identity) => renewed.below.push(Extent::whole(identity)),
+            None => renewed.copies.push(path.clone()),
+        }
+    }
+    renewed
+}
