@@ -103,7 +103,8 @@ pub(super) fn is_loop(dev: u64) -> bool {
 ///
 /// What reading sysfs fails with.
 pub(super) fn is_unset(dev: u64, sysfs: &Sysfs) -> io::Result<bool> {
-    Ok(is_loop(dev) && sysfs.whole(dev)?.is_none() && sysfs.loop_range(dev)?.is_none())
+    let is_device = is_loop(dev) && sysfs.whole(dev)?.is_none();
+    Ok(is_device && sysfs.loop_range(dev)?.is_none() && sysfs.size(dev)? == Some(0))
 }
 
 /// Returns what a loop device that is set up occupies.

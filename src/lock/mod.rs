@@ -15,6 +15,7 @@ pub mod examination;
 mod expired;
 pub mod extent;
 pub mod fdinfo;
+mod file_system;
 pub mod held;
 pub mod holder;
 pub mod host;

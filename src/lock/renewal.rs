@@ -46,9 +46,14 @@ fn restacked(want: &Want) -> Option<Renewed> {
     if sysfs.disk_sequence(dev) == 0 {
         return None;
     }
-    let Stack { below, copies, .. } = Stack::below(want.identity, "", &sysfs).ok()?;
+    let stack = Stack::below(want.identity, "", &sysfs).ok()?;
     // What was detached lies on nothing; whoever has it open may still write what it lay on.
-    (!below.is_empty()).then_some(Renewed { below, copies })
+    if stack.below.is_empty() {
+        return None;
+    }
+    let devices = stack.devices(want.identity, &sysfs);
+    let Stack { below, copies, .. } = stack;
+    Some(Renewed { below: [below, devices].concat(), copies })
 }
 
 /// What was read before is still open at the lower layer's file, so that one is kept.

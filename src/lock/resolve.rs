@@ -75,6 +75,8 @@ pub struct Target {
     pub identity: Identity,
     /// What it lies on.
     pub(super) stack: Stack,
+    /// The parts of devices that the file systems of its files occupy.
+    pub(super) devices: Vec<Extent>,
     /// Who owns the file.
     pub uid: u32,
     /// What the caller showed by an open descriptor; `None` if he only named the disk.
@@ -146,18 +148,15 @@ impl Target {
     /// Returns the parts of other files and devices that it occupies now.
     #[must_use]
     pub fn occupies(&self) -> Vec<Extent> {
-        [&self.stack.below[..], &self.stack.lower].concat()
+        [&self.stack.below[..], &self.stack.lower, &self.devices].concat()
     }
 
     /// Returns what it lies on while it is locked in a mode. An exclusive lock copies a file of an
     /// overlay up, where there is an upper layer.
     pub(super) fn below(&self, mode: Mode) -> Vec<Extent> {
         let Stack { below, lower, copies, .. } = &self.stack;
-        match mode {
-            Mode::Exclusive if copies.is_empty() => self.occupies(),
-            Mode::Shared => [&below[..], lower].concat(),
-            Mode::Exclusive | Mode::None => below.clone(),
-        }
+        let stays = mode == Mode::Shared || (mode == Mode::Exclusive && copies.is_empty());
+        [&below[..], if stays { lower } else { &[] }].concat()
     }
 
     /// Whether opening it for writing may copy it, or its data, to the upper layer of its overlay.
@@ -211,7 +210,7 @@ impl Target {
             canonical: self.canonical.clone(),
             path: self.path.clone(),
             identity: self.identity,
-            below: self.below(mode),
+            below: [self.below(mode), self.devices.clone()].concat(),
             copies: match mode {
                 Mode::Shared => self.stack.copies.clone(),
                 Mode::Exclusive | Mode::None => Vec::new(),
@@ -314,6 +313,7 @@ fn target(
 ) -> Result<Target, Error> {
     let (stat, identity) = open::examine(pin.as_fd(), &name)?;
     let stack = Stack::of(pin.as_fd(), identity, &name, &Sysfs::default())?;
+    let devices = stack.devices(identity, &Sysfs::default());
     let fuse = open::is_fuse(pin.as_fd(), &name)?
         || (path.is_none() && open::may_hide_fuse(pin.as_fd(), &name)?);
     let given = path.as_ref().map(|(given, canonical)| (*given, canonical.as_path()));
@@ -325,6 +325,7 @@ fn target(
         name,
         identity,
         stack,
+        devices,
         uid: stat.st_uid,
         shown,
         fuse,

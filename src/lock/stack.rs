@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use super::backing::{self, Backing};
 use super::error::Error;
 use super::extent::{Extent, Placement};
+use super::file_system;
 use super::identity::Identity;
 use super::overlay::{self, Unknown};
 use super::sysfs::{Lower, Sysfs};
@@ -61,6 +62,13 @@ impl Stack {
     /// As for [`Self::of`].
     pub(super) fn below(identity: Identity, name: &str, sysfs: &Sysfs) -> Result<Self, Error> {
         Self::under(Extent::whole(identity), sysfs).map_err(|why| Error::not_lockable(name, why))
+    }
+
+    /// Returns the parts of devices that the file systems of a disk's files occupy, and what these lie
+    /// on. They are in use as long as they are mounted, so they are kept apart.
+    pub(super) fn devices(&self, identity: Identity, sysfs: &Sysfs) -> Vec<Extent> {
+        let below = self.below.iter().chain(&self.lower).map(|extent| extent.identity);
+        file_system::devices_of([identity].into_iter().chain(below), sysfs)
     }
 
     /// Returns what a part of a block device lies on.

@@ -144,6 +144,15 @@ impl Sysfs {
         Ok(if let (Some(offset), Some(limit)) = range { Some((offset, limit)) } else { None })
     }
 
+    /// The size of a device in units of 512 bytes, whatever its sectors are.
+    ///
+    /// # Errors
+    ///
+    /// What reading fails with.
+    pub fn size(&self, dev: u64) -> io::Result<Option<u64>> {
+        plain_number(&self.folder(dev).join("size"))
+    }
+
     /// The name that the file of a loop device had when that was set up.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Block devices: what lies on what, what the host uses itself, and the names of lock files that hosts
 //! agree on.
 
+mod file_systems;
 mod in_use;
 mod layers;
 mod loops;

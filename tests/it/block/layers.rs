@@ -43,7 +43,8 @@ async fn a_loop_device_on_a_file_of_an_overlay_is_on_the_file_of_the_upper_layer
     }
     drop(used);
     // Where its name leads elsewhere, it is not known which file of the overlay it is.
-    fs::rename(at("merged/disk"), at("merged/moved")).unwrap();
+    fs::hard_link(at("merged/disk"), at("merged/other")).unwrap();
+    fs::remove_file(at("merged/disk")).unwrap();
     let refused = web1.acquire(&[exclusive(device.node())]).await.unwrap_err();
     assert_refused(
         &refused,
