@@ -10,13 +10,11 @@
 pub(super) mod local;
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use std::{fs, io};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -33,22 +31,13 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// How many requests at a time may be with one file system.
 const ABREAST: usize = 8;
 
-/// All lanes, and what is mounted.
+/// All lanes.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
     /// By device and mount point.
     known: Mutex<HashMap<(u64, PathBuf), Arc<Lane>>>,
-    mounts: Mutex<Option<Known>>,
     /// Told when one answers again that did not.
     heard: Arc<Notify>,
-}
-
-/// What was mounted when it was last looked.
-#[derive(Debug)]
-struct Known {
-    /// The kernel's list, which tells when it has changed.
-    list: fs::File,
-    mounts: Arc<Mounts>,
 }
 
 /// A mount whose file system does not answer.
@@ -62,8 +51,8 @@ pub struct Silent {
 
 impl Lanes {
     /// The far mounts that these lead to. For a storage thread; asks none of them.
-    pub(super) fn far(&self, asked: &[Asked<'_>]) -> Vec<Mount> {
-        let mounts = match self.mounts() {
+    pub(super) fn far(asked: &[Asked<'_>]) -> Vec<Mount> {
+        let mounts = match Mounts::current() {
             Ok(mounts) if mounts.iter().any(Mount::is_far) => mounts,
             Ok(_) => return Vec::new(),
             Err(error) => {
@@ -83,9 +72,9 @@ impl Lanes {
     }
 
     /// The local mounts that these lead to, each once. For a storage thread; opens nothing.
-    pub(super) fn local(&self, asked: &[Asked<'_>]) -> Vec<Mount> {
+    pub(super) fn local(asked: &[Asked<'_>]) -> Vec<Mount> {
         // That the list can't be read is logged by `far`.
-        let Ok(mounts) = self.mounts() else { return Vec::new() };
+        let Ok(mounts) = Mounts::current() else { return Vec::new() };
         let mount = |asked: &Asked<'_>| match asked {
             Asked::Path(path) => local_mount(&mounts, path).cloned(),
             Asked::File(fd) => mount_of(&mounts, *fd).filter(|mount| !mount.is_far()).cloned(),
@@ -138,7 +127,7 @@ impl Lanes {
         if !lanes.contains_key(&key) {
             // Here, where it seldom matters how long it takes: of what is mounted no more, and
             // nobody uses.
-            if let Ok(mounts) = self.mounts() {
+            if let Ok(mounts) = Mounts::current() {
                 let there = |dev, point: &Path| {
                     mounts.iter().any(|mount| mount.dev == dev && mount.point == point)
                 };
@@ -152,24 +141,10 @@ impl Lanes {
                 .or_insert_with(|| Arc::new(Lane::new(mount.point.clone(), &self.heard))),
         )
     }
-
-    fn mounts(&self) -> io::Result<Arc<Mounts>> {
-        let mut known = locked(&self.mounts);
-        if let Some(Known { list, mounts }) = &*known {
-            let mut polled = [PollFd::new(list.as_fd(), PollFlags::POLLPRI)];
-            if poll(&mut polled, PollTimeout::ZERO)? == 0 {
-                return Ok(Arc::clone(mounts));
-            }
-        }
-        // Opened first: what changes while it is read is seen the next time.
-        let list = fs::File::open("/proc/self/mountinfo")?;
-        let mounts = Arc::new(Mounts::read(&list)?);
-        *known = Some(Known { list, mounts: Arc::clone(&mounts) });
-        Ok(mounts)
-    }
 }
 
-/// The mount that an open file is on, or one of ours that has the same file system. The kernel knows without asking it.
+/// The mount that an open file is on, or one of ours that has the same file system. The kernel knows
+/// without asking it.
 fn mount_of<'m>(mounts: &'m Mounts, fd: BorrowedFd<'_>) -> Option<&'m Mount> {
     Look::at(fd).ok()?.mount(mounts)
 }

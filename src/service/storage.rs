@@ -99,11 +99,11 @@ impl Storage {
     ) -> Result<W::Answer, (Error, Option<W>)> {
         // Root, and the user whose instance this is, have no quota.
         let user = uid.filter(|uid| *uid != 0 && *uid != nix::unistd::geteuid().as_raw());
-        let (lanes, local) = (Arc::clone(&self.lanes), Arc::clone(&self.local));
+        let local = Arc::clone(&self.local);
         let looked = self.on_thread(move || {
             let asks = work.asks();
-            let far = lanes.far(&asks);
-            let on = if far.is_empty() { lanes.local(&asks) } else { Vec::new() };
+            let far = Lanes::far(&asks);
+            let on = if far.is_empty() { Lanes::local(&asks) } else { Vec::new() };
             let nothing = asks.is_empty();
             drop(asks);
             if !far.is_empty() {
@@ -196,8 +196,8 @@ impl Storage {
         if asked.is_empty() {
             return Ok(Passes::default());
         }
-        let far = self.lanes.far(asked);
-        let on = if far.is_empty() { self.lanes.local(asked) } else { Vec::new() };
+        let far = Lanes::far(asked);
+        let on = if far.is_empty() { Lanes::local(asked) } else { Vec::new() };
         if far.is_empty()
             && let Some(entered) = self.local.try_admit(&on, None)
         {
@@ -223,8 +223,9 @@ impl Storage {
     }
 
     /// Whether any of these leads to a file system that somebody else serves. For a storage thread.
+    #[allow(clippy::unused_self, reason = "callers ask the storage, whatever knows it")]
     pub(super) fn is_far(&self, asked: &[Asked<'_>]) -> bool {
-        !self.lanes.far(asked).is_empty()
+        !Lanes::far(asked).is_empty()
     }
 
     /// Returns when a file system answers again that did not, or [`Self::look_again`] is called.
