@@ -134,7 +134,11 @@ fn find(file: BorrowedFd<'_>) -> Option<Found> {
     }
     let unknown = Found { unknown: Some(Unknown::NotFound), ..Found::default() };
     let Ok(mounts) = Mounts::now() else { return Some(unknown) };
-    let Some(layers) = Layers::of(file, &mounts) else { return Some(unknown) };
+    let layers = Layers::of(file, &mounts).or_else(|| {
+        // It may have been opened through a mount of another namespace.
+        Layers::of(by_name(file, &mounts)?.as_fd(), &mounts)
+    });
+    let Some(layers) = layers else { return Some(unknown) };
     // A layer may be on storage that does not answer.
     let near = |place: &Path| far_mount(&mounts, place).is_none();
     let seek = |directory: &PathBuf, is_it: &dyn Fn(BorrowedFd<'_>) -> bool| {
@@ -167,6 +171,12 @@ fn find(file: BorrowedFd<'_>) -> Option<Found> {
     };
     let file = lower.map(|lower| (Layer::Lower, lower));
     Some(Found { file, copies: copies(), unknown })
+}
+
+/// Returns a descriptor of a file by the name that the kernel has for it, where that leads to it here.
+fn by_name(file: BorrowedFd<'_>, mounts: &Mounts) -> Option<OwnedFd> {
+    let name = open::name_of(file).ok().filter(|name| far_mount(mounts, name).is_none())?;
+    open::locate(&name, Links::Refuse).ok().filter(|here| is_same(file, here.as_fd()))
 }
 
 /// Whether two descriptors are of one file of one overlay.
