@@ -132,13 +132,18 @@ fn find(file: BorrowedFd<'_>) -> Option<Found> {
     if !open::is_overlay(file).ok()? {
         return None;
     }
-    let unknown = Found { unknown: Some(Unknown::NotFound), ..Found::default() };
-    let Ok(mounts) = Mounts::now() else { return Some(unknown) };
+    let missing = |unknown| Some(Found { unknown, ..Found::default() });
+    let Ok(mounts) = Mounts::now() else { return missing(Some(Unknown::NotFound)) };
     let layers = Layers::of(file, &mounts).or_else(|| {
         // It may have been opened through a mount of another namespace.
         Layers::of(by_name(file, &mounts)?.as_fd(), &mounts)
     });
-    let Some(layers) = layers else { return Some(unknown) };
+    let Some(layers) = layers else {
+        // Nor would the layers of what may be the root directory's file system be found.
+        let root = mounts.of(Path::new("/"));
+        let is_overlay = root.is_some_and(|mount| mount.kind == "overlay");
+        return missing((!is_overlay).then_some(Unknown::NotFound));
+    };
     // A layer may be on storage that does not answer.
     let near = |place: &Path| far_mount(&mounts, place).is_none();
     let seek = |directory: &PathBuf, is_it: &dyn Fn(BorrowedFd<'_>) -> bool| {
