@@ -95,6 +95,8 @@ impl Error {
             matches!(
                 name.as_str(),
                 "org.freedesktop.DBus.Error.UnknownObject"
+                    // An object that is being removed may have lost this interface already.
+                    | "org.freedesktop.DBus.Error.UnknownInterface"
                     | "org.vmlockd1.Error.NoSuchLock"
                     | "org.vmlockd1.Error.NoSuchOwner"
             )
@@ -391,6 +393,7 @@ mod tests {
     #[test]
     fn what_is_gone() {
         assert!(Error::from(fdo::Error::UnknownObject(String::new())).is_no_such_object());
+        assert!(Error::from(fdo::Error::UnknownInterface(String::new())).is_no_such_object());
         assert!(!Error::from(fdo::Error::Failed(String::new())).is_no_such_object());
     }
 }
