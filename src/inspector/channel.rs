@@ -5,14 +5,15 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::unistd::geteuid;
 use rustix::io::ioctl_fionbio;
-use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
     recvmsg, sendmsg, socket_with, socketpair,
 };
-use rustix::process::geteuid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -40,8 +41,9 @@ pub(super) fn connect(path: &Path) -> io::Result<OwnedFd> {
 
 /// Checks that the other end of a socket is root's, or of the user as whom this process runs.
 pub(super) fn check_peer(socket: impl AsFd) -> io::Result<()> {
-    let peer = socket_peercred(socket)?.uid;
-    if peer.is_root() || peer == geteuid() {
+    // Not with rustix, whose type of this answer cannot have a process of another pid namespace.
+    let peer = getsockopt(&socket, PeerCredentials)?.uid();
+    if peer == 0 || peer == geteuid().as_raw() {
         return Ok(());
     }
     Err(io::Error::new(

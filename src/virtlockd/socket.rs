@@ -9,8 +9,10 @@ use std::os::unix::fs::{
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::io::Errno;
-use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_peercred};
+use rustix::net::sockopt::{socket_acceptconn, socket_domain};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, listen, socket_with,
 };
@@ -170,26 +172,29 @@ impl Socket {
 /// Whether the socket at this path is one on which this process listens. A process keeps its number
 /// over `execve(2)`. Where the queue of the socket is full this is not known, and its file stays.
 fn leads_here(path: &Path) -> bool {
-    listener_of(path).is_ok_and(|pid| pid == std::process::id())
+    listener_of(path).is_ok_and(|pid| pid == Some(std::process::id()))
 }
 
 /// Whether a process other than `gone` listens on the socket at this path. Where the queue of the
 /// socket is full, that may be one that was killed, if there is such a one.
 fn is_served(path: &Path, gone: Option<u32>) -> bool {
     match listener_of(path) {
-        Ok(pid) => Some(pid) != gone,
+        Ok(pid) => gone.is_none() || pid != gone,
         Err(Errno::AGAIN) => gone.is_none(),
         Err(_) => false,
     }
 }
 
 /// The process that called `listen(2)` on the socket at this path, which the kernel tells a client
-/// (`SO_PEERCRED`, unix(7)). Does not wait where the queue of the socket is full.
-fn listener_of(path: &Path) -> Result<u32, Errno> {
+/// (`SO_PEERCRED`, unix(7)); `None` for a process of another pid namespace. Does not wait where the
+/// queue of the socket is full.
+fn listener_of(path: &Path) -> Result<Option<u32>, Errno> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Ok(socket_peercred(&socket)?.pid.as_raw_pid().cast_unsigned())
+    // Not with rustix, whose type of this answer cannot have the number 0.
+    let peer = getsockopt(&socket, PeerCredentials).ok();
+    Ok(peer.and_then(|peer| u32::try_from(peer.pid()).ok()).filter(|pid| *pid != 0))
 }
 
 /// The name under which this process opens a socket that will be here.
