@@ -183,7 +183,7 @@ mod tests {
             )
             .unwrap();
             stream.set_nonblocking(true).unwrap();
-            while io::Write::write(&mut &stream, &[0; 1 << 16]).is_ok() {}
+            while io::Write::write(&mut &stream, &[0; 1 << 14]).is_ok() {}
             (OwnedFd::from(stream), peer)
         };
         let (sockets, peers): (Vec<_>, Vec<_>) = (0..3).map(|_| lingering()).unzip();
