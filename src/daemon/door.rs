@@ -13,7 +13,7 @@ use crate::service::Service;
 use crate::virtlockd::{Server, Socket};
 
 /// The socket that was passed; else the one that was named, on the command line or in the
-/// configuration; else the one where libvirt looks for it, if nobody is there but the process `gone`.
+/// configuration; else the one where libvirt looks for it, if no process but `gone` serves it.
 pub(super) fn open(
     options: &Options,
     passed: Option<OwnedFd>,

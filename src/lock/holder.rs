@@ -69,8 +69,8 @@ impl Relation {
 pub struct Refusal {
     /// The name that was asked for, to the letter.
     pub resource: String,
-    /// Who holds it; after them, the owners for which it is reserved. Empty only where somebody is
-    /// ahead who is just about to.
+    /// The holders; after them, the owners for which it is reserved. Empty only where a waiter with
+    /// priority is about to be granted it.
     pub holders: Vec<Holder>,
     /// Who waits for it and came before: those who hold it would perhaps let one more in.
     pub ahead: Option<Ahead>,

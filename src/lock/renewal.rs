@@ -2,8 +2,8 @@
 //!
 //! The table compares what was found when a lock was asked for. A loop device can be set up anew, or
 //! get another offset or size limit, while it is locked, and a file of an overlay that is locked in
-//! shared mode is copied up by whoever opens it for writing. So what can change is looked at again before
-//! another lock is granted.
+//! shared mode is copied up when a program opens it for writing. So what can change is looked at again
+//! before another lock is granted.
 
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,8 @@ fn restacked(want: &Want) -> Option<Renewed> {
         return None;
     }
     let stack = Stack::below(want.identity, "", &sysfs).ok()?;
-    // What was detached lies on nothing; whoever has it open may still write what it lay on.
+    // A detached device lies on nothing, but a program that has it open may still write to its former
+    // file.
     if stack.below.is_empty() {
         return None;
     }

@@ -59,8 +59,8 @@ impl Service {
         self.storage().run(find).await?
     }
 
-    /// Who holds a lease: owners of ours, or else those for which it is reserved, and somebody who
-    /// is none.
+    /// Returns the holders of a lease: owners, or else those for which it is reserved, and a foreign
+    /// holder.
     ///
     /// # Errors
     ///

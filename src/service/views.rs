@@ -10,9 +10,9 @@
 //! that the service does not have, and may block. That the names of a process lead where they lead for
 //! the service is remembered for its connection. A process that enters another mount namespace or
 //! root directory after its first request by name is not noticed; it is told to connect anew
-//! (org.vmlockd1(5)). Nothing is gained by lying with that: polkit has judged the string, and whoever may
-//! lock a name from one namespace may lock it from any other. That a name is *not* proven, and what
-//! each name of another namespace leads to, is asked for each request.
+//! (org.vmlockd1(5)). A caller gains nothing by that: polkit has judged the string, and a caller that
+//! may lock a name from one namespace may lock it from any other. That a name is *not* proven, and
+//! what each name of another namespace leads to, is asked for each request.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};

@@ -118,8 +118,8 @@ impl Socket {
         Ok(Self { fd: listener.into(), file })
     }
 
-    /// A new one, for this user alone. One that nobody serves any more is replaced, also where the
-    /// process `gone`, which was killed, still has it open.
+    /// Binds a socket that only this user can connect to. A socket that no process serves any more is
+    /// replaced, also where the process `gone`, which was killed, still has it open.
     ///
     /// # Errors
     ///

@@ -11,7 +11,7 @@ use crate::virtlockd::hang::Far;
 
 /// Locks byte 0 of a disk (`F_SETLK`), maps a file of a FUSE mount and changes it. After a line of
 /// input, one thread unmaps the file, for which the kernel waits for the server, and another one waits
-/// for the lock of the address space: then nobody can read the command line of this process. It looks
+/// for the lock of the address space: then reading the command line of this process hangs. It looks
 /// like an emulator, since command lines of others are not read. mmap(2), munmap(2) and read(2) go by
 /// number; struct flock is that of 64-bit Linux.
 const HANG: &str = r#"

@@ -1,4 +1,4 @@
-//! Whatever descriptor a user passes, it holds up nobody but that user, and is closed again.
+//! A descriptor of any kind delays only the user that passes it, and is closed again.
 
 mod hidden;
 mod killed;
@@ -89,7 +89,7 @@ async fn a_name_is_looked_up_only_where_the_file_is() {
     assert!(lock.resource().await.unwrap().starts_with("fd:"));
     let (web2, silent) = (Machine::open(&root, "web2").await, manager(&root).await);
     web2.acquire(&[exclusive(&disk)]).await.unwrap();
-    // Nobody has asked the other file system anything.
+    // The other file system was not asked anything.
     let metrics = silent.get_metrics(none()).await.unwrap();
     assert_eq!(u64::try_from(&metrics["storage-silent"]).unwrap(), 0);
     assert_eq!(u64::try_from(&metrics["requests-stuck"]).unwrap(), 0);

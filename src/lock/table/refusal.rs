@@ -1,4 +1,4 @@
-//! Refusals: which locks and reservations are in the way of a request.
+//! Refusals: which locks and reservations conflict with a request.
 
 use super::Table;
 use crate::lock::error::Error;

@@ -42,7 +42,7 @@ async fn a_killed_service_that_hangs_is_replaced_and_no_living_one() {
 
     let refused = within("an answer", manager.reexecute(none())).await.unwrap_err().to_string();
     assert!(refused.contains("a request to a file system does not end"), "{refused}");
-    // Nobody was sent away for that, and the one that waits for an answer waits still.
+    // No caller was disconnected, and the request that hangs still does.
     assert_eq!(manager.list_owners(none()).await.unwrap().len(), 1);
     assert!(!hangs.is_finished());
 

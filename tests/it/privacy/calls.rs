@@ -129,7 +129,7 @@ async fn a_refusal_says_that_another_user_holds_it_and_how() {
     let opening = option("resources", vec![(disk.to_owned(), "shared".to_owned())]);
     let refused = Machine::open_with(&bus, "", "web3", opening).await.unwrap_err();
     assert_eq!(refused.message, by_another);
-    // Who holds it is told the same way, and nothing of those who have it open.
+    // FindHolders reports the holder in the same way, and no process that has the disk open.
     let holders = manager(&bus).await.find_holders(disk, none()).await.unwrap();
     let holders = format!("{holders:?}");
     assert_eq!(holders.matches("kind").count(), 1, "{holders}");

@@ -99,7 +99,7 @@ async fn a_paused_vm_gets_its_disk_back_ahead_of_those_who_wait() {
     within("the waiter gets the disk", waiting).await.unwrap().unwrap();
 }
 
-/// Over both protocols, and for whoever asks: the VM, its process and the time are named.
+/// Refusals over both protocols name the VM, its process and the time.
 #[tokio::test]
 async fn others_are_told_for_whom_it_is_reserved_and_until_when() {
     let scene = Scene::set(FOR_EVER).await;

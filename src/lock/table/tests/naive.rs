@@ -28,7 +28,7 @@ fn may_reclaim(table: &Table, owner: OwnerId, want: &Want) -> bool {
     reserved.any(|lock| lock.owner == owner && lock.want.is_same(want) && covers(lock.want.mode))
 }
 
-/// Whether somebody else holds what a waiter wants, or it is reserved for somebody else.
+/// Whether another owner holds what a waiter wants, or it is reserved for another owner.
 fn is_held_up(table: &Table, waiter: &Waiter, want: &Want) -> bool {
     is_reserved(table, waiter.owner, want)
         || table.locks.values().any(|lock| {
