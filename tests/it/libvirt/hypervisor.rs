@@ -20,6 +20,10 @@ const REMEMBERED: [&str; 4] =
 
 const GUESTS: &str = "/run/guests";
 
+/// What libvirt is told of its guests. It reads why a guest did not start from the guest's log. With
+/// virtlogd, its default, that may be read before it is written; a file is written at once.
+pub(super) const QEMU_CONF: &str = "lock_manager = \"lockd\"\nstdio_handler = \"file\"\n";
+
 /// A host with libvirt, and a lock daemon.
 pub(super) struct Hypervisor {
     pub(super) host: Host,
@@ -64,7 +68,7 @@ impl Hypervisor {
 
     /// Starts libvirt, with settings of its lock driver, and before it the lock daemon.
     pub(super) async fn start_libvirt(&self, settings: &str) {
-        self.host.write("/etc/libvirt/qemu.conf", "lock_manager = \"lockd\"\n");
+        self.host.write("/etc/libvirt/qemu.conf", QEMU_CONF);
         self.host.write("/etc/libvirt/qemu-lockd.conf", settings);
         self.daemon.take_over(&self.host).await;
         self.host.systemctl(&["start", "libvirtd.service"]).await;

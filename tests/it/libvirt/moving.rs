@@ -62,9 +62,11 @@ async fn documented_lines_work(daemon: LockDaemon) {
         return;
     }
     let directory = "/var/lib/libvirt/lockd/files";
-    host.run(&["augtool", "-s", "set", "/files/etc/libvirt/qemu.conf/lock_manager", "lockd"])
-        .await
-        .ok();
+    // The second as in `QEMU_CONF`.
+    for (key, value) in [("lock_manager", "lockd"), ("stdio_handler", "file")] {
+        let key = format!("/files/etc/libvirt/qemu.conf/{key}");
+        host.run(&["augtool", "-s", "set", &key, value]).await.ok();
+    }
     let setting = "/files/etc/libvirt/qemu-lockd.conf/file_lockspace_dir";
     host.run(&["augtool", "-s", "set", setting, directory]).await.ok();
     let file = fs::read_to_string(host.at("/etc/libvirt/qemu-lockd.conf")).unwrap();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::byte::Byte;
 use super::daemon::LockDaemon;
 use super::guest::Guest;
-use super::hypervisor::Hypervisor;
+use super::hypervisor::{Hypervisor, QEMU_CONF};
 use crate::host::Host;
 use crate::house::user::{Account, GAMES};
 use crate::house::{Ran, within};
@@ -31,7 +31,7 @@ impl Session {
         fs::create_dir(host.at(PROGRAMS)).unwrap();
         symlink("/usr/sbin/vmlockd", host.at(VIRTLOCKD)).unwrap();
         let settings = format!("{HOME}/.config/libvirt/qemu.conf");
-        host.write(&settings, "lock_manager = \"lockd\"\n");
+        host.write(&settings, QEMU_CONF);
         let folders = [HOME, "/srv/home/.config", "/srv/home/.config/libvirt", RUN];
         for folder in folders.map(|folder| host.at(folder)) {
             fs::create_dir_all(&folder).unwrap();
