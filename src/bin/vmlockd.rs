@@ -144,7 +144,7 @@ fn run(args: Args) -> Result<(), String> {
             let (records, disks) = (contents.damaged, contents.suspects.len());
             eprintln!(
                 "vmlockd: damaged records: {records}; locks whose descriptors are kept would stay locked, \
-                 without them the disks that damaged records still name: {disks}"
+                 without them the disks and leases that damaged records still name: {disks}"
             );
         }
         return Ok(());

@@ -11,7 +11,7 @@ use super::Error;
 use super::line::{Line, Step, checksum};
 use super::record::{Counted, Record};
 use super::state::{DIGITS, FILE, MAGIC, Name, OLDEST, Origin, VERSION, boot, failed};
-use super::suspect::{SUSPECTS_MAX, Suspect};
+use super::suspect::{SUSPECTS_MAX, Suspect, read_unheld};
 use crate::lock::printable::shown_path;
 
 /// What a state file holds.
@@ -25,14 +25,21 @@ pub struct Contents {
     pub counted: Counted,
     /// How many records are damaged; a file that ends too early is one.
     pub damaged: usize,
-    /// The disks that damaged lock records name.
+    /// The disks and leases that damaged records of held locks name.
     pub suspects: Vec<Suspect>,
+    /// The damaged records of suspended and reserved locks that can be read.
+    pub unproven: Vec<Line>,
     /// There is no file.
     pub missing: bool,
     /// It was written before this host was booted: all machines of that boot have ended, and all
     /// locks with them.
     pub outlived: bool,
 }
+
+/// The shortest record of a lock, in bytes: more of them can't have been where damage is.
+const SHORTEST: usize = 64;
+/// How many numbers are passed over at most.
+const NUMBERS_MAX: u64 = 1 << 30;
 
 /// Reads the state file of a runtime directory. Changes nothing.
 ///
@@ -79,10 +86,16 @@ pub fn read(directory: &Path) -> Result<Contents, Error> {
                 _ => contents.damaged += 1,
             }
         }
-        _ => contents.damaged += 1,
+        _ => {
+            contents.damaged += 1;
+            // Damage may have joined the head and what follows.
+            contents.suspect(first);
+        }
     }
+    let mut lost = if contents.damaged > 0 { first.len() } else { 0 };
     if written > bytes.len() {
         contents.damaged += 1;
+        lost = lost.saturating_add(written - bytes.len());
     }
     let mut at = end;
     for line in rest.split_inclusive(|byte| *byte == b'\n') {
@@ -90,13 +103,15 @@ pub fn read(directory: &Path) -> Result<Contents, Error> {
         match line.strip_suffix(b"\n").and_then(Line::read) {
             Some(read) => contents.add(read, (at - line.len()) as u64),
             // Behind the mark nobody was told of anything.
-            None if at <= written => {
+            None if at - line.len() < written => {
                 contents.damaged += 1;
+                lost = lost.saturating_add(line.len());
                 contents.suspect(line);
             }
             None => {}
         }
     }
+    contents.skip_numbers(lost);
     Ok(contents)
 }
 
@@ -107,8 +122,23 @@ fn is_number(word: &str, rest: &[&str]) -> bool {
 
 impl Contents {
     fn suspect(&mut self, line: &[u8]) {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
         if self.suspects.len() < SUSPECTS_MAX {
-            self.suspects.extend(Suspect::read(line.strip_suffix(b"\n").unwrap_or(line)));
+            self.suspects.extend(Suspect::read(line));
+        }
+        if self.unproven.len() < SUSPECTS_MAX {
+            self.unproven.extend(read_unheld(line));
+        }
+    }
+
+    /// Passes over the numbers that records in so many damaged or missing bytes may have had: a number
+    /// that is given again would mean another lock to a client that knows it.
+    fn skip_numbers(&mut self, lost: usize) {
+        if self.damaged > 0 {
+            let numbers = (self.damaged + lost / SHORTEST) as u64;
+            let numbers = numbers.min(NUMBERS_MAX);
+            self.counted.lock = self.counted.lock.saturating_add(numbers);
+            self.counted.anchor = self.counted.anchor.saturating_add(numbers);
         }
     }
 

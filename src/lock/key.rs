@@ -44,8 +44,7 @@ impl Key {
             return Err(Error::BadPath { path: shown(name), why: "is in no lockspace" });
         };
         let (dev, ino) = directory.node()?;
-        let digest = Sha256::digest(name.as_bytes());
-        let key = digest.iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte));
+        let key = digest_of(name);
         let path = directory.path_of(name);
         let identity = Identity::Key { dev, ino, key };
         let resource = spelt(directory.path(), name);
@@ -134,6 +133,14 @@ impl Key {
 pub fn resource_of(directory: &Directory, name: &str) -> Result<String, Error> {
     check_key(name)?;
     Ok(spelt(directory.path(), name))
+}
+
+/// Returns the number by which an identity tells keys of one directory apart: the beginning of the
+/// SHA-256 of the name.
+#[must_use]
+pub fn digest_of(name: &str) -> u64 {
+    let digest = Sha256::digest(name.as_bytes());
+    digest.iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte))
 }
 
 /// Checks the name of a key: one that could leave its lockspace is none.

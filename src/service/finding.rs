@@ -29,6 +29,7 @@ use crate::keep::{Contents, Far, Key, Part};
 use crate::lock::description::Description;
 use crate::lock::directory::Directory;
 use crate::lock::held::Held;
+use crate::lock::lockspace::LockspaceKind;
 use crate::lock::owner::{AnchorId, Offer};
 use crate::lock::record::{Proof, Stage};
 use crate::lock::restored::Directories;
@@ -58,7 +59,7 @@ pub(super) struct Finding {
     pub(super) releases: Vec<(OwnerId, u64, Reason)>,
     /// What owners offer that is not expired.
     pub(super) offers: Vec<(OwnerId, Offer)>,
-    /// The disks that damaged records name, each with the lock that was entered for it, if any.
+    /// What damaged records name, each with the lock that was entered for it, if any.
     pub(super) suspects: Vec<(Suspect, Option<u64>)>,
 }
 
@@ -171,6 +172,7 @@ impl Finding {
         for (record, mode) in reserved {
             self.enter_reserved(record, mode);
         }
+        self.enter_unproven(contents.unproven, &moved);
         self.finish_suspensions();
         moved.relate(&mut self.state.table);
         self.finish_offers();
@@ -234,6 +236,10 @@ impl Finding {
         if self.state.table.owner(id).is_none() {
             // Its owner's record is damaged, or the lock would not be there.
             self.enter_manual(id)?;
+        }
+        if let (LockspaceKind::Lease(_), [file, ..]) = (lock.want.lockspace, &lock.want.lock_files[..])
+        {
+            self.enter_lockspace_of(file, Some(lock.want.lockspace));
         }
         // What was taken again since it was handed over is kept under its own name.
         let names = [kept_as.unwrap_or((id, number)), (id, number)];

@@ -12,8 +12,8 @@
 //!
 //! A lock whose VM may live is never given up. So where a record is damaged, a lock whose descriptor is
 //! kept stays, for an owner that only an administrator closes. Where no descriptor is kept, the disk that
-//! a damaged record still names is locked again for such an owner ([`super::suspects`]); a disk that it
-//! does not name any more is free.
+//! a damaged record still names is locked again for such an owner ([`super::suspects`]), and so is a
+//! lease; what it does not name any more is free.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -60,7 +60,7 @@ pub struct Restored {
     away: Vec<Key>,
     /// Copies of others.
     twice: Vec<File>,
-    /// The disks that damaged records name, each with the lock that was entered for it, if any.
+    /// What damaged records name, each with the lock that was entered for it, if any.
     suspects: Vec<(Suspect, Option<u64>)>,
 }
 
@@ -196,7 +196,7 @@ pub fn restore(
 /// Reports a damaged state, and puts it aside.
 fn report_damage(contents: &Contents, parked: bool, directory: &Path) {
     let records = contents.damaged;
-    let disks = contents.suspects.len();
+    let suspects = contents.suspects.len();
     if parked {
         tracing::error!(
             records,
@@ -205,9 +205,9 @@ fn report_damage(contents: &Contents, parked: bool, directory: &Path) {
     } else {
         tracing::error!(
             records,
-            disks,
-            "the state is damaged, and no descriptors are kept: the disks that damaged records \
-             still name are locked again as suspect; other locks that these records told of are lost"
+            suspects,
+            "the state is damaged, and no descriptors are kept: the disks and leases that damaged \
+             records still name are locked again as suspect; other locks that these records told of are lost"
         );
     }
     if !contents.missing {

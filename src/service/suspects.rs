@@ -1,26 +1,30 @@
-//! Disks that damaged lock records name: locked again as *suspect*.
+//! Disks and leases that damaged lock records name: locked again as *suspect*.
 //!
 //! Where no descriptors were kept, a lock is acquired again from its record. A record that is damaged
-//! does not say for certain whose lock it was, but it may still name the disk, and the VM may be
-//! writing there. So the disk is locked for an owner named `suspect`, which only an administrator
-//! closes. A disk that another program has locked meanwhile, or that is not found, is reported as lost.
-//! Only regular files and block devices are locked, and none is created.
+//! does not say for certain whose lock it was, but it may still name the disk or lease, and the VM may be
+//! writing there. So that is locked for an owner named `suspect`, which only an administrator closes.
+//! What another program has locked meanwhile, or is not found, is reported as lost. Only regular files
+//! and block devices are locked, and no file is created.
 
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use uuid::Uuid;
 
 use super::ask::{Ask, Disk};
 use super::verify::Found;
 use super::{Error, Service};
-use crate::keep::suspect::Suspect;
+use crate::keep::suspect::{Suspect, SuspectName};
 use crate::lock::in_use::InUse;
+use crate::lock::lease::{LeaseName, spelt};
 use crate::lock::naming::Naming;
 use crate::lock::open::Links;
-use crate::lock::printable::spelt_path;
+use crate::lock::renewal::Renewed;
 use crate::lock::resolve::{Resolve, Wanted};
 use crate::lock::resource::DiskPath;
-use crate::lock::{self, OwnerId, Proof, Reason};
+use crate::lock::take::Goal;
+use crate::lock::work::{Asked, Work};
+use crate::lock::{self, Mode, OwnerId, Proof, Reason, Want};
 
 /// The owner of these locks: always the same, so that it can be looked for.
 pub(super) const SUSPECT: OwnerId = OwnerId::new(0, Uuid::from_bytes(*b"vmlockd:suspect\0"));
@@ -30,7 +34,7 @@ pub(super) const SUSPECT_NAME: &str = "suspect";
 const AT_ONCE: usize = 8;
 
 impl Service {
-    /// Locks the disks that damaged records name; each with the number of the lock that was entered for
+    /// Locks the disks and leases that damaged records name; each with the number of the lock that was entered for
     /// it, if one was. Returns at once.
     pub(super) fn lock_suspects(&self, suspects: Vec<(Suspect, Option<u64>)>) {
         if suspects.is_empty() {
@@ -57,39 +61,70 @@ impl Service {
     }
 
     async fn lock_suspect(&self, suspect: &Suspect, number: Option<u64>) {
-        let path = spelt_path(&suspect.path);
+        let name = suspect.name.shown();
         if let Some(number) = number {
             let found = self.verify(number).await;
             let is_there = self.lock(number).is_some_and(|lock| lock.proof == Proof::Verified);
             if found == Found::There && is_there {
-                report_locked(&path, number);
+                self.complete_suspect(suspect, number).await;
+                report_locked(&name, number);
                 return;
             }
         }
         // The identity may be what is damaged.
         match self.acquire_suspect(suspect).await {
-            Ok(Some(number)) => report_locked(&path, number),
+            Ok(Some(number)) => report_locked(&name, number),
             // It is the lock that was just found to be lost, which is reported.
             Ok(None) => {}
+            Err(error @ Error::Held { .. }) => {
+                tracing::warn!("a damaged lock record names {name}, which is locked: {error}");
+            }
             Err(error) => {
                 self.counts().lost();
                 tracing::error!(
-                    "lost: a damaged lock record names {path}, which cannot be locked again: {error}"
+                    "lost: a damaged lock record names {name}, which cannot be locked again: {error}"
                 );
             }
         }
     }
 
-    /// Acquires the disk by its name; `None`: the owner has a lock on it.
+    /// Acquires the disk or lease by its name; `None`: the owner has a lock on it.
     async fn acquire_suspect(&self, suspect: &Suspect) -> Result<Option<u64>, Error> {
-        let path = DiskPath::from_bytes(suspect.path.as_os_str().as_bytes())?;
-        let naming = Naming::Rules(self.settings().lockspaces);
-        let resolve = Resolve { wanted: Wanted::Path(path), naming, links: Links::Follow };
-        let (mode, in_use) = (suspect.mode, InUse::Allowed);
-        let (disk, named_by) = (Disk::Wanted(resolve), None);
-        let ask = Ask { disk, mode, with_lease: false, in_use, named_by };
+        let refused = match self.acquire_as(suspect, suspect.mode).await {
+            Err(Error::Held { refusal, .. }) if suspect.mode == Mode::Exclusive => refusal,
+            outcome => return outcome,
+        };
+        // The mode may be what is damaged: where others share the disk, it was shared.
+        let message = refused.to_string();
+        if refused.holders.iter().all(|holder| holder.mode == Mode::Shared) {
+            return self.acquire_as(suspect, Mode::Shared).await;
+        }
+        Err(Error::Held { message, refusal: refused })
+    }
+
+    async fn acquire_as(&self, suspect: &Suspect, mode: Mode) -> Result<Option<u64>, Error> {
+        let disk = match &suspect.name {
+            SuspectName::Disk(path) => Disk::Wanted(resolve(path, self)?),
+            SuspectName::LockFile(file) => {
+                let name = file.parent().zip(file.file_name().and_then(|name| name.to_str()));
+                let name = name.and_then(|(directory, key)| LeaseName::parse(&spelt(directory, key)));
+                let unnamed = || lock::Error::missing(suspect.name.shown());
+                Disk::Lease(name.ok_or_else(unnamed)??)
+            }
+        };
+        let ask = Ask { disk, mode, with_lease: false, in_use: InUse::Allowed, named_by: None };
         let granted = self.acquire(SUSPECT, vec![ask], None).await?;
         Ok(granted.fresh.first().copied())
+    }
+
+    /// Enters what a disk lies on, which its record may not tell any more.
+    async fn complete_suspect(&self, suspect: &Suspect, number: u64) {
+        let SuspectName::Disk(path) = &suspect.name else { return };
+        let Ok(resolve) = resolve(path, self) else { return };
+        let complete = Complete { service: self.clone(), number, resolve };
+        if let Err(error) = self.storage().run(complete).await {
+            tracing::warn!(lock = number, %error, "what a suspect disk lies on can't be told");
+        }
     }
 
     /// Closes the owner where nothing could be locked.
@@ -105,10 +140,43 @@ impl Service {
     }
 }
 
-fn report_locked(path: &str, number: u64) {
+/// Returns the lookup of a disk by the rules in force.
+fn resolve(path: &Path, service: &Service) -> Result<Resolve, Error> {
+    let path = DiskPath::from_bytes(path.as_os_str().as_bytes())?;
+    let naming = Naming::Rules(service.settings().lockspaces);
+    Ok(Resolve { wanted: Wanted::Path(path), naming, links: Links::Follow })
+}
+
+/// Finds out what a disk lies on that is locked already.
+struct Complete {
+    service: Service,
+    number: u64,
+    resolve: Resolve,
+}
+
+impl Work for Complete {
+    type Answer = ();
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        self.resolve.asks()
+    }
+
+    fn perform(self) {
+        let Self { service, number, resolve } = self;
+        let Some(lock) = service.lock(number) else { return };
+        let Ok(target) = resolve.perform() else { return };
+        let Want { identity, below, copies, .. } =
+            Goal::Disk(Box::new(target)).want(lock.want.mode);
+        if identity == lock.want.identity {
+            service.state().table.enter_renewed(&lock, Renewed { below, copies });
+        }
+    }
+}
+
+fn report_locked(name: &str, number: u64) {
     tracing::warn!(
         lock = number,
-        "a damaged lock record names {path}: it is locked again as suspect, until an administrator \
+        "a damaged lock record names {name}: it is locked again as suspect, until an administrator \
          releases it ('vmlockctl release {number}')"
     );
 }
