@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use super::line::{HEAD, Line, Step, mode_byte};
 use super::record::Record;
 use super::spelling::{Identified, Occupied, Spelling};
+use crate::lock::Mode;
 use crate::lock::extent::Extent;
 use crate::lock::identity::Identity;
 use crate::lock::key::{check_key, digest_of};
@@ -20,7 +21,6 @@ use crate::lock::lease::LeaseName;
 use crate::lock::lockspace::LockspaceKind;
 use crate::lock::printable::spelt_path;
 use crate::lock::resource::DiskPath;
-use crate::lock::Mode;
 
 /// The longest piece of a damaged line that is looked at, in bytes: a path has 4096 at most, and stands
 /// in a record three or four times.
@@ -36,6 +36,8 @@ const RECORDS: [&[u8]; 6] = [
     b"{\"lockspace\":{",
     b"{\"offer\":{",
 ];
+/// The length of the name of a lock file that is a SHA-256 in hex.
+const HASHED: usize = 64;
 /// How the record of a lock begins.
 const LOCK: &[u8] = b"{\"lock\":{";
 /// Keys that only the record of a lock has.
@@ -152,11 +154,12 @@ struct Fields {
 
 impl Fields {
     fn read(piece: &[u8]) -> Self {
-        let path = |key| field::<Spelling>(piece, key).map(PathBuf::from).filter(is_plain);
+        let path =
+            |key| field::<Spelling>(piece, key).map(PathBuf::from).filter(|path| is_plain(path));
         let paths = |key| {
             let all = field::<Vec<Spelling>>(piece, key).unwrap_or_default();
             let all: Vec<PathBuf> = all.into_iter().map(PathBuf::from).collect();
-            if all.iter().all(is_plain) { all } else { Vec::new() }
+            if all.iter().all(|path| is_plain(path)) { all } else { Vec::new() }
         };
         let occupies = field::<Vec<Occupied>>(piece, "occupies").unwrap_or_default();
         let lockspace = field::<String>(piece, "lockspace");
@@ -184,16 +187,19 @@ impl Fields {
         if let Some(path) = self.disk() {
             return vec![SuspectName::Disk(path)];
         }
-        if self.lockspace.is_none_or(LockspaceKind::has_files) {
-            let files = self.lock_files.iter().filter(|file| key_of(file).is_some());
-            return files.cloned().map(SuspectName::LockFile).collect();
-        }
-        Vec::new()
+        let files = self.lock_files.iter().filter(|file| key_of(file).is_some()).cloned();
+        let is_hashed = |file: &Path| key_of(file).is_some_and(|name| name.len() == HASHED);
+        let name = |file: PathBuf| match self.lockspace {
+            Some(_) => SuspectName::LockFile(file),
+            None if is_hashed(&file) => SuspectName::LockFile(file),
+            None => SuspectName::Disk(file),
+        };
+        files.map(name).collect()
     }
 
     /// Returns the path that most fields give for the disk; of several, that of the first field.
     fn disk(&self) -> Option<PathBuf> {
-        let resource = self.resource.as_deref().map(PathBuf::from).filter(is_plain);
+        let resource = self.resource.as_deref().map(PathBuf::from).filter(|path| is_plain(path));
         let has_files = self.lockspace.is_some_and(LockspaceKind::has_files);
         let is_known = self.path.is_some() || self.canonical.is_some() || resource.is_some();
         // Without a name, a lock file of which the lockspace is not known may be any file.
@@ -218,7 +224,7 @@ impl Fields {
 }
 
 /// Whether a path can be that of a disk or lock file: absolute, without `..`.
-fn is_plain(path: &PathBuf) -> bool {
+fn is_plain(path: &Path) -> bool {
     let parsed = DiskPath::from_bytes(path.as_os_str().as_encoded_bytes());
     parsed.is_ok_and(|path| !path.climbs())
 }
@@ -236,7 +242,8 @@ fn pieces(line: &[u8]) -> Vec<&[u8]> {
     for part in line.split(|byte| *byte == 0).filter(|part| !part.is_empty()) {
         let mut begin = 0;
         for at in 0..part.len() {
-            if part[at] == b'{' && RECORDS.into_iter().any(|record| part[at..].starts_with(record)) {
+            if part[at] == b'{' && RECORDS.into_iter().any(|record| part[at..].starts_with(record))
+            {
                 let next = at.saturating_sub(HEAD);
                 if next > begin {
                     pieces.push(&part[begin..next]);
@@ -254,7 +261,9 @@ fn pieces(line: &[u8]) -> Vec<&[u8]> {
 fn field<T: DeserializeOwned>(piece: &[u8], key: &str) -> Option<T> {
     let found = ['{', ','].into_iter().find_map(|before| {
         let key = format!("{before}\"{key}\":");
-        piece.get(find(piece, key.as_bytes())? + key.len()..)
+        // Damage may end right in front of it.
+        let first = piece.starts_with(&key.as_bytes()[1..]).then_some(key.len() - 1);
+        piece.get(first.or_else(|| Some(find(piece, key.as_bytes())? + key.len()))?..)
     });
     serde_json::Deserializer::from_slice(found?).into_iter().next()?.ok()
 }

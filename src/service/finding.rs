@@ -237,7 +237,8 @@ impl Finding {
             // Its owner's record is damaged, or the lock would not be there.
             self.enter_manual(id)?;
         }
-        if let (LockspaceKind::Lease(_), [file, ..]) = (lock.want.lockspace, &lock.want.lock_files[..])
+        if let (LockspaceKind::Lease(_), [file, ..]) =
+            (lock.want.lockspace, &lock.want.lock_files[..])
         {
             self.enter_lockspace_of(file, Some(lock.want.lockspace));
         }

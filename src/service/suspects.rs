@@ -107,7 +107,8 @@ impl Service {
             SuspectName::Disk(path) => Disk::Wanted(resolve(path, self)?),
             SuspectName::LockFile(file) => {
                 let name = file.parent().zip(file.file_name().and_then(|name| name.to_str()));
-                let name = name.and_then(|(directory, key)| LeaseName::parse(&spelt(directory, key)));
+                let name =
+                    name.and_then(|(directory, key)| LeaseName::parse(&spelt(directory, key)));
                 let unnamed = || lock::Error::missing(suspect.name.shown());
                 Disk::Lease(name.ok_or_else(unnamed)??)
             }

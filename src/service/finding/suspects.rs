@@ -111,10 +111,10 @@ impl Finding {
     ) -> Option<(LockspaceKind, Vec<PathBuf>)> {
         let lockspaces = &self.state.settings.lockspaces;
         let direct = Some((LockspaceKind::Direct, vec![path.to_owned()]));
-        let by_files = suspect.lock_files.first().and_then(|file| self.lockspace_at(file.parent()?));
+        let by_files =
+            suspect.lock_files.first().and_then(|file| self.lockspace_at(file.parent()?));
         let kind = match (suspect.lockspace, by_files) {
-            (Some(kind), _) if kind.is_configured() => kind,
-            (_, Some(kind)) if kind.is_configured() => kind,
+            (Some(kind), _) | (_, Some(kind)) if kind.is_configured() => kind,
             (Some(LockspaceKind::Direct), _) => return direct,
             _ if lockspaces.configured().next().is_none() => return direct,
             _ => return None,
@@ -124,7 +124,8 @@ impl Finding {
         let names: Vec<String> = paths.into_iter().flatten().map(hashed_name).collect();
         let is_known = |file: &PathBuf| {
             let name = file.file_name().and_then(|name| name.to_str());
-            kind != LockspaceKind::File || name.is_some_and(|name| names.iter().any(|it| it == name))
+            kind != LockspaceKind::File
+                || name.is_some_and(|name| names.iter().any(|it| it == name))
         };
         if by_files == Some(kind) && suspect.lock_files.iter().all(is_known) {
             return Some((kind, suspect.lock_files.clone()));

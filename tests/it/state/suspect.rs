@@ -1,6 +1,10 @@
 //! Damaged lock records where no descriptors are kept: the disk that a record still names is locked
 //! again, for an owner that only an administrator ends.
 
+mod joined;
+mod leases;
+mod lockspaces;
+
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -35,47 +39,24 @@ impl Scene {
         Scene { house, bus, disk, _web1: web1 }
     }
 
-    /// The record of the lock, and where it is in the state file.
     fn record(&self) -> (Vec<u8>, Range<usize>) {
-        let state = fs::read(self.state()).unwrap();
-        let word = b" {\"lock\":";
-        let at = state.windows(word.len()).rposition(|part| part == word).unwrap();
-        let begin = state[..at].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
-        let end = at + state[at..].iter().position(|byte| *byte == b'\n').unwrap();
-        (state, begin..end)
+        record(&self.house)
     }
 
     fn state(&self) -> PathBuf {
-        self.house.launch().runtime_dir.join("state")
+        state_file(&self.house)
     }
 
-    /// Kills the service, does something, and starts it again.
     async fn restart(&self, meanwhile: impl FnOnce()) {
-        self.house.daemon().kill9().await;
-        meanwhile();
-        self.house.daemon().start_again().await;
+        restart(&self.house, meanwhile).await;
     }
 
-    /// Kills the service, and replaces this text in the record of the lock.
     async fn damage(&self, text: &str, other: &str) {
-        self.restart(|| {
-            let (mut state, range) = self.record();
-            let line = String::from_utf8(state[range.clone()].to_vec()).unwrap();
-            assert!(line.contains(text), "no {text} in {line}");
-            state.splice(range, line.replacen(text, other, 1).into_bytes());
-            fs::write(self.state(), state).unwrap();
-        })
-        .await;
+        damage(&self.house, text, other).await;
     }
 
-    /// Waits until the service has written this into its log.
     async fn says(&self, words: &str) {
-        let said = async {
-            while !self.house.daemon().stderr().contains(words) {
-                tokio::task::yield_now().await;
-            }
-        };
-        within(words, said).await;
+        says(&self.house, words).await;
     }
 
     /// The names of the owners that hold the disk.
@@ -93,6 +74,49 @@ impl Scene {
         let refused = other.acquire(&[exclusive(&self.disk)]).await.unwrap_err();
         assert_refused(&refused, "LockHeld", "VM \"suspect\"");
     }
+}
+
+fn state_file(house: &House) -> PathBuf {
+    house.launch().runtime_dir.join("state")
+}
+
+/// The record of the last lock, and where it is in the state file.
+fn record(house: &House) -> (Vec<u8>, Range<usize>) {
+    let state = fs::read(state_file(house)).unwrap();
+    let word = b" {\"lock\":";
+    let at = state.windows(word.len()).rposition(|part| part == word).unwrap();
+    let begin = state[..at].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+    let end = at + state[at..].iter().position(|byte| *byte == b'\n').unwrap();
+    (state, begin..end)
+}
+
+/// Kills the service, does something, and starts it again.
+async fn restart(house: &House, meanwhile: impl FnOnce()) {
+    house.daemon().kill9().await;
+    meanwhile();
+    house.daemon().start_again().await;
+}
+
+/// Kills the service, replaces a text in the record of the last lock, and starts it again.
+async fn damage(house: &House, text: &str, other: &str) {
+    restart(house, || {
+        let (mut state, range) = record(house);
+        let line = String::from_utf8(state[range.clone()].to_vec()).unwrap();
+        assert!(line.contains(text), "no {text} in {line}");
+        state.splice(range, line.replacen(text, other, 1).into_bytes());
+        fs::write(state_file(house), state).unwrap();
+    })
+    .await;
+}
+
+/// Waits until the service has written this into its log.
+async fn says(house: &House, words: &str) {
+    let said = async {
+        while !house.daemon().stderr().contains(words) {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(words, said).await;
 }
 
 /// The record's path can be read: the disk stays locked until an administrator releases it, over the
@@ -171,31 +195,48 @@ async fn a_disk_that_a_foreign_holder_has_is_reported_as_lost() {
     }
 }
 
-/// The path is what is damaged. Whatever it leads to, nothing is created, nothing hangs, and what is no
-/// disk is not locked.
+/// One of the names is damaged: the others tell which disk it is.
 #[tokio::test]
-async fn a_damaged_path_does_no_harm() {
-    let scene = Scene::set(exclusive).await;
-    let folder = scene.disk.parent().unwrap().to_owned();
-    let name = "\"path\":\"";
+async fn a_damaged_path_is_outvoted() {
+    for key in ["path", "canonical", "resource"] {
+        let scene = Scene::set(exclusive).await;
+        let nothing = scene.disk.with_file_name("nothing");
+        let field = |path: &Path| format!("\"{key}\":\"{}\"", str(path));
+        scene.damage(&field(&scene.disk), &field(&nothing)).await;
+        scene.is_suspect().await;
+        assert!(!nothing.exists());
+    }
+}
+
+/// All names are damaged. Whatever they lead to, nothing is created, nothing hangs, and what is no disk
+/// is not locked.
+#[tokio::test]
+async fn damaged_paths_do_no_harm() {
     for other in ["fifo", "folder", "nothing", "link"] {
-        let path = folder.join(other);
+        let scene = Scene::set(exclusive).await;
+        let path = scene.disk.with_file_name(other);
         match other {
             "fifo" => mkfifo(&path, Mode::S_IRWXU).unwrap(),
             "folder" => fs::create_dir(&path).unwrap(),
             "link" => std::os::unix::fs::symlink("/dev/zero", &path).unwrap(),
             _ => {}
         }
-        let scene = Scene::set(exclusive).await;
-        let named = format!("{name}{}\"", str(&scene.disk));
-        scene.damage(&named, &format!("{name}{}\"", str(&path))).await;
+        scene
+            .restart(|| {
+                let (mut state, range) = scene.record();
+                let line = String::from_utf8(state[range.clone()].to_vec()).unwrap();
+                let line = line.replace(str(&scene.disk), str(&path));
+                state.splice(range, line.into_bytes());
+                fs::write(scene.state(), state).unwrap();
+            })
+            .await;
         scene.says("which cannot be locked again").await;
         assert_eq!(path.symlink_metadata().is_ok(), other != "nothing");
         // The identity that the record names stays reserved: its VM may be writing there.
         let refused = fails(&scene.house, 75, &["lock", str(&scene.disk)]).await;
         assert!(refused.contains("VM \"suspect\""), "{refused}");
+        assert!(scene.disk.exists());
     }
-    assert!(Path::new(&scene.disk).exists());
 }
 
 /// Any byte of the record.
@@ -216,7 +257,7 @@ async fn whatever_byte_is_damaged_the_disk_is_locked_or_the_log_says_that_it_is_
             loop {
                 let said = scene.house.daemon().stderr();
                 let locked = Rival::try_once(&scene.disk, Kind::Posix, true).is_err();
-                let lost = said.contains("cannot be locked again") || said.contains("disks=0");
+                let lost = said.contains("cannot be locked again") || said.contains("suspects=0");
                 if locked || lost {
                     return;
                 }

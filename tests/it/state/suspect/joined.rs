@@ -1,0 +1,212 @@
+//! Damage to more than one record: zeros, a missing end, several records of one disk.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use zbus::Connection;
+
+use super::{SUSPECT, restart, says, state_file};
+use crate::cli::str;
+use crate::house::{House, Kind, Rival};
+use crate::listed::Listed;
+use crate::machine::{Machine, exclusive, shared};
+use crate::methods::none;
+use crate::untouched::assert_refused;
+
+/// Two VMs with a disk each, and a service whose descriptors nothing keeps.
+struct Scene {
+    house: House,
+    bus: Connection,
+    disks: [PathBuf; 2],
+    web1: Machine,
+    web2: Machine,
+}
+
+impl Scene {
+    async fn set() -> Scene {
+        let house = House::builder().start().await;
+        let bus = house.connection().await;
+        let disks = ["one.img", "two.img"].map(|name| house.raw_of(0, name));
+        let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+        Scene { house, bus, disks, web1, web2 }
+    }
+
+    /// Kills the service, changes its state file, and starts it again.
+    async fn damage(&self, change: impl FnOnce(&mut Vec<u8>)) {
+        restart(&self.house, || {
+            let file = state_file(&self.house);
+            let mut state = fs::read(&file).unwrap();
+            change(&mut state);
+            fs::write(file, state).unwrap();
+        })
+        .await;
+    }
+
+    /// The disk is locked by these owners, and in the kernel.
+    async fn is_locked(&self, disk: &Path, owners: &[&str]) {
+        if owners.contains(&SUSPECT) {
+            says(&self.house, &format!("names {}: it is locked again", str(disk))).await;
+        }
+        let listed = Listed::by(&self.bus).await;
+        let found: BTreeSet<_> = listed.on(str(disk)).map(|lock| lock["name"].as_str()).collect();
+        assert_eq!(found, owners.iter().copied().collect(), "{}", disk.display());
+        Rival::try_once(disk, Kind::Posix, true).unwrap_err();
+    }
+}
+
+/// Where a text begins for the last time.
+fn last(state: &[u8], text: &str) -> usize {
+    state.windows(text.len()).rposition(|part| part == text.as_bytes()).expect(text)
+}
+
+/// Where a text begins for the first time.
+fn first(state: &[u8], text: &str) -> usize {
+    state.windows(text.len()).position(|part| part == text.as_bytes()).expect(text)
+}
+
+#[tokio::test]
+async fn records_on_both_sides_of_zeros_are_read() {
+    let scene = Scene::set().await;
+    let [one, two] = &scene.disks;
+    scene.web1.acquire(&[exclusive(one)]).await.unwrap();
+    scene.web2.acquire(&[exclusive(two)]).await.unwrap();
+    scene
+        .damage(|state| {
+            // From behind the path of the first to in front of the path of the second.
+            let begin = first(state, "\"identity\"");
+            let end = last(state, ",\"path\":");
+            state[begin..end].fill(0);
+        })
+        .await;
+    scene.is_locked(one, &[SUSPECT]).await;
+    scene.is_locked(two, &[SUSPECT]).await;
+}
+
+#[tokio::test]
+async fn the_head_may_be_zeros() {
+    let scene = Scene::set().await;
+    let [one, two] = &scene.disks;
+    scene.web1.acquire(&[exclusive(one)]).await.unwrap();
+    scene.web2.acquire(&[exclusive(two)]).await.unwrap();
+    scene
+        .damage(|state| {
+            let end = first(state, "{\"lock\":{");
+            state[..end].fill(0);
+        })
+        .await;
+    scene.is_locked(one, &[SUSPECT]).await;
+    // Its owner's record was among the zeros.
+    scene.is_locked(two, &["recovered"]).await;
+}
+
+#[tokio::test]
+async fn a_record_that_is_cut_off_behind_the_path_is_read() {
+    let scene = Scene::set().await;
+    let [one, two] = &scene.disks;
+    scene.web1.acquire(&[exclusive(one)]).await.unwrap();
+    let locks = scene.web2.acquire(&[exclusive(two)]).await.unwrap();
+    scene
+        .damage(|state| {
+            let end = last(state, ",\"identity\"");
+            state.truncate(end);
+        })
+        .await;
+    scene.is_locked(one, &["web1"]).await;
+    scene.is_locked(two, &[SUSPECT]).await;
+    // No number is given twice: a client that knows one would release the lock of another.
+    let listed = Listed::by(&scene.bus).await;
+    let number = locks[0].as_str().rsplit('/').next().unwrap().parse::<u64>().unwrap();
+    assert!(!listed.locks.contains_key(&number), "{:?}", listed.locks.keys());
+}
+
+#[tokio::test]
+async fn a_lost_end_of_a_line_costs_no_record() {
+    let scene = Scene::set().await;
+    let [one, two] = &scene.disks;
+    scene.web1.acquire(&[exclusive(one)]).await.unwrap();
+    scene.web1.acquire(&[exclusive(two)]).await.unwrap();
+    scene
+        .damage(|state| {
+            let end = last(state, "}}\nhx ") + 2;
+            state[end] = b' ';
+        })
+        .await;
+    scene.is_locked(one, &[SUSPECT]).await;
+    scene.is_locked(two, &[SUSPECT]).await;
+}
+
+/// A damaged record and a sound one name one disk, or two damaged ones do: one lock is enough.
+#[tokio::test]
+async fn shared_locks_on_one_disk_are_kept_whichever_record_is_damaged() {
+    for (damaged, owners) in [(1, &["web1", SUSPECT][..]), (2, &[SUSPECT])] {
+        // The mode may be damaged, too.
+        for mode in ["hs ", "h? "] {
+            let scene = Scene::set().await;
+            let [one, _] = &scene.disks;
+            scene.web1.acquire(&[shared(one)]).await.unwrap();
+            scene.web2.acquire(&[shared(one)]).await.unwrap();
+            scene
+                .damage(|state| {
+                    let text = String::from_utf8(state.clone()).unwrap();
+                    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+                    let locks = lines.iter_mut().rev().filter(|line| line.contains("{\"lock\":{"));
+                    for line in locks.take(damaged) {
+                        *line = line.replace("\"since\"", "\"sinze\"").replace("hs ", mode);
+                    }
+                    *state = (lines.join("\n") + "\n").into_bytes();
+                })
+                .await;
+            scene.is_locked(one, owners).await;
+            let said = scene.house.daemon().stderr();
+            assert!(!said.contains("cannot be locked again"), "{damaged} {mode}: {said}");
+        }
+    }
+}
+
+/// A damaged record names a disk that another owner has locked exclusively: the disk stays that owner's.
+#[tokio::test]
+async fn a_disk_that_a_sound_record_names_stays_its_owners() {
+    let scene = Scene::set().await;
+    let [one, two] = &scene.disks;
+    scene.web1.acquire(&[exclusive(one)]).await.unwrap();
+    scene.web2.acquire(&[exclusive(two)]).await.unwrap();
+    scene
+        .damage(|state| {
+            let text = String::from_utf8(state.clone()).unwrap();
+            let at = text.rfind("{\"lock\":{").unwrap();
+            let damaged = text[at..].replace(str(two), str(one)).replace("inode", "knode");
+            *state = (text[..at].to_owned() + &damaged).into_bytes();
+        })
+        .await;
+    says(&scene.house, "which is locked: ").await;
+    scene.is_locked(one, &["web1"]).await;
+}
+
+/// What a suspended owner has to lock again when it is resumed is not forgotten.
+#[tokio::test]
+async fn an_owner_is_not_resumed_without_a_lock_whose_record_is_damaged() {
+    for (text, other) in [("\"since\":", "\"since\": "), ("\"ino\":", "\"ino\":1")] {
+        let scene = Scene::set().await;
+        let [one, two] = &scene.disks;
+        scene.web1.acquire(&[exclusive(one), exclusive(two)]).await.unwrap();
+        scene.web1.owner.suspend(none()).await.unwrap();
+        scene
+            .damage(|state| {
+                let all = String::from_utf8(state.clone()).unwrap();
+                let at = all.rfind("{\"lock\":{").unwrap();
+                *state = (all[..at].to_owned() + &all[at..].replacen(text, other, 1)).into_bytes();
+            })
+            .await;
+        let suspended = scene.web1.owner.suspended().await.unwrap();
+        assert_eq!(suspended.len(), 2, "{suspended:?}");
+        let resumed = scene.web1.owner.resume(none()).await;
+        if text == "\"since\":" {
+            assert_eq!(resumed.unwrap().len(), 2);
+            Rival::try_once(two, Kind::Posix, true).unwrap_err();
+        } else {
+            let refused = resumed.unwrap_err().into();
+            assert_refused(&refused, "ResourceChanged", "two.img");
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Damaged records of disks whose lock files are in a lockspace.
+
+use std::path::PathBuf;
+
+use super::{SUSPECT, damage, says};
+use crate::cli::str;
+use crate::house::{House, Kind, Rival};
+use crate::listed::Listed;
+use crate::machine::{Machine, exclusive};
+use crate::untouched::assert_refused;
+
+/// Whatever field is damaged, the lock file is what is locked: by it, other hosts are kept off.
+#[tokio::test]
+async fn the_lock_file_of_a_suspect_disk_is_locked_again() {
+    for (text, other) in [
+        ("\"since\"", "\"sinze\""),
+        ("\"lockspace\":\"file\"", "\"lockspace\":\"fire\""),
+        ("\"lockspace\":\"file\"", "\"lockzpace\":\"file\""),
+        ("\"lock_files\"", "\"lock_filez\""),
+        ("\"inode\"", "\"knode\""),
+        ("\"path\":\"/", "\"path\":\"."),
+    ] {
+        let config = "file_lockspace_dir = \"@DIR@/locks\"\n";
+        let house = House::builder().folder("locks").config(config).start().await;
+        let bus = house.connection().await;
+        let disk = house.raw_of(0, "disk.img");
+        let web1 = Machine::open(&bus, "web1").await;
+        web1.acquire(&[exclusive(&disk)]).await.unwrap();
+        let listed = Listed::by(&bus).await;
+        let file: PathBuf = listed.on(str(&disk)).next().unwrap()["lock-file"].clone().into();
+        assert!(file.starts_with(house.dir().join("locks")), "{}", file.display());
+        damage(&house, text, other).await;
+        let locked = format!("a damaged lock record names {}: it is locked again", str(&disk));
+        says(&house, &locked).await;
+        Rival::try_once(&file, Kind::Posix, true).expect_err(text);
+        let listed = Listed::by(&bus).await;
+        let suspect = listed.on(str(&disk)).find(|lock| lock["name"] == SUSPECT).unwrap();
+        assert_eq!(suspect["lock-file"], str(&file), "{text}");
+        let refused = Machine::open(&bus, "web2").await.acquire(&[exclusive(&disk)]).await;
+        assert_refused(&refused.unwrap_err(), "LockHeld", "VM \"suspect\"");
+    }
+}
