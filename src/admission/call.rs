@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::head::Head;
 use super::refusal::Error;
+use crate::lock::closer::{self, Excess};
 use crate::lock::received::Received;
+use crate::service;
 
 /// Methods whose replies grow with the number of locks or owners. Only so many of them are
 /// answered at one time, since each may hold megabytes until the reply is sent.
@@ -45,6 +47,28 @@ impl Admitted {
             no_reply: head.no_reply,
             listing: head.member.is_some_and(|member| LISTINGS.contains(&member)),
         }
+    }
+
+    /// Returns the user that sent its descriptors; `None` where that is not known, or there are none.
+    pub(super) fn uid(&self) -> Option<u32> {
+        self.raw.descriptors.first().and_then(Received::sender)
+    }
+
+    /// Checks that its user may pass these descriptors.
+    ///
+    /// # Errors
+    ///
+    /// [`service::Error::Limit`] while too many that this user has passed are not closed yet.
+    pub(super) fn check_descriptors(&self) -> Result<(), Error> {
+        let uid = self.uid();
+        closer::check(uid, self.raw.descriptors.len()).map_err(|Excess { limit, in_all }| {
+            let whose = match uid {
+                Some(uid) if !in_all => format!("for uid {uid}"),
+                _ => "for all users".to_owned(),
+            };
+            service::Error::Limit { what: "descriptors that are not closed yet", limit, whose }
+                .into()
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::call::{Raw, Refused};
 use super::framer::{Frame, Framer, LONGEST};
 use super::head::{Head, Kind};
+use super::refusal;
 use super::refusals::Refusals;
 use super::{Admission, BUS};
 use crate::lock::received::Received;
@@ -77,22 +78,23 @@ impl Intake {
                 Frame::Incomplete => break,
                 Frame::Message(bytes, header) => {
                     let head = parse(bytes.get(..header).unwrap_or_default())?;
-                    let count = descriptors_of(&head);
-                    let complete = count <= descriptors.len();
-                    let taken = descriptors.drain(..count.min(descriptors.len()));
-                    let accepted = complete
-                        && sorter.sort(&head, bytes.len(), || Raw {
-                            bytes: bytes.to_vec(),
-                            descriptors: taken.collect(),
-                        });
+                    let taken = take(descriptors, &head, admission);
+                    let accepted = if taken.len() < descriptors_of(&head) {
+                        sorter.refuse(&head, refusal::Error::NoDescriptors);
+                        false
+                    } else {
+                        let raw = || Raw { bytes: bytes.to_vec(), descriptors: taken };
+                        sorter.sort(&head, bytes.len(), raw)
+                    };
                     sorted.accepted += usize::from(accepted);
                     sorted.rejected += usize::from(!accepted);
                 }
                 Frame::TooLong(header) => {
                     let head = parse(header)?;
-                    let count = descriptors_of(&head).min(descriptors.len());
-                    descriptors.drain(..count);
-                    sorter.refuse_too_long(&head);
+                    drop(take(descriptors, &head, admission));
+                    let whose = "in one message".to_owned();
+                    let why = Error::Limit { what: "bytes", limit: LONGEST, whose };
+                    sorter.refuse(&head, why.into());
                     sorted.rejected += 1;
                 }
             }
@@ -141,15 +143,31 @@ impl Sorter<'_> {
         passed_on
     }
 
-    fn refuse_too_long(&mut self, head: &Head<'_>) {
+    fn refuse(&mut self, head: &Head<'_>, why: refusal::Error) {
         if let (Kind::Call, Some(sender)) = (head.kind, head.sender) {
-            let whose = "in one message".to_owned();
-            let why = Error::Limit { what: "bytes", limit: LONGEST, whose }.into();
             let Head { serial, no_reply, .. } = *head;
             let refused = Refused { sender: sender.into(), uid: None, serial, no_reply, why };
             self.refusals.push(refused, self.now);
         }
     }
+}
+
+/// Takes the descriptors of a message from those that came, under the user that sent it: they are
+/// closed under that user, whatever becomes of the message.
+fn take(
+    descriptors: &mut VecDeque<Received>,
+    head: &Head<'_>,
+    admission: &Admission,
+) -> Vec<Received> {
+    let count = descriptors_of(head).min(descriptors.len());
+    let mut taken: Vec<Received> = descriptors.drain(..count).collect();
+    if let Some(sender) = head.sender.filter(|_| count > 0) {
+        let uid = admission.uid_of(sender);
+        for descriptor in &mut taken {
+            descriptor.set_sender(uid);
+        }
+    }
+    taken
 }
 
 /// # Errors

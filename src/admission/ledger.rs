@@ -84,6 +84,11 @@ impl Ledger {
         !self.turns.is_empty() || self.users.get(&self.privileged).is_some_and(User::has_queued)
     }
 
+    /// Returns the user of a connection, where it is known.
+    pub(super) fn uid_of(&self, sender: &str) -> Option<u32> {
+        self.connections.get(sender).and_then(|connection| connection.uid)
+    }
+
     /// Offers a call of `size` bytes. `raw` is asked for only if the call is admitted.
     ///
     /// # Errors
@@ -134,7 +139,10 @@ impl Ledger {
         self.in_flight -= calls.len();
         self.unidentified -= size;
         let mut refused = Vec::new();
-        for call in calls {
+        for mut call in calls {
+            for descriptor in &mut call.raw.descriptors {
+                descriptor.set_sender(uid);
+            }
             let reserved = match uid {
                 Some(uid) => {
                     let size = call.raw.bytes.len();

@@ -119,6 +119,11 @@ impl Admission {
         self.0.wake.notify_one();
     }
 
+    /// Returns the user of a connection, where it is known.
+    fn uid_of(&self, sender: &str) -> Option<u32> {
+        lock(&self.0.ledger).uid_of(sender)
+    }
+
     /// Enters that a connection has left the bus.
     pub fn left(&self, sender: &str) {
         lock(&self.0.ledger).forget(sender);

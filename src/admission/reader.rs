@@ -59,7 +59,12 @@ impl Reader {
         }
         let ordinary = self.turns >= TURNS && !self.link.is_blocked();
         while let Some(call) = self.admission.next(ordinary) {
+            let (checked, uid) = (call.check_descriptors(), call.uid());
             let (sender, serial, no_reply) = (call.sender, call.serial, call.no_reply);
+            if let Err(why) = checked {
+                self.reject(Refused { sender, uid, serial, no_reply, why });
+                continue;
+            }
             let mut call = call.raw;
             if no_reply {
                 // So that zbus says when it has finished. The reply is dropped on its way out.
@@ -72,10 +77,11 @@ impl Reader {
                         self.turns = 0;
                         return Some(message);
                     }
-                    Err(why) => self.reject(sender, serial, no_reply, why),
+                    Err(why) => self.reject(Refused { sender, uid, serial, no_reply, why }),
                 },
                 Err(error) => {
-                    self.reject(sender, serial, no_reply, refusal::Error::Malformed(error));
+                    let why = refusal::Error::Malformed(error);
+                    self.reject(Refused { sender, uid, serial, no_reply, why });
                 }
             }
         }
@@ -100,9 +106,8 @@ impl Reader {
     }
 
     /// Refuses a call that was admitted.
-    fn reject(&self, sender: Arc<str>, serial: u32, no_reply: bool, why: refusal::Error) {
-        self.admission.answered(&sender, serial);
-        let refused = Refused { sender, uid: None, serial, no_reply, why };
+    fn reject(&self, refused: Refused) {
+        self.admission.answered(&refused.sender, refused.serial);
         self.inbox.with_refusals(|refusals| refusals.push(refused, Instant::now()));
     }
 

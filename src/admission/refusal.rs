@@ -18,6 +18,9 @@ pub(super) enum Error {
     /// There is no such object, or the caller may not see it.
     #[error("Unknown object '{0}'")]
     UnknownObject(String),
+    /// Its descriptors were lost.
+    #[error("the descriptors of the call could not be received: the service has none left")]
+    NoDescriptors,
     /// The bus does not tell its user.
     #[error("the bus does not tell which user this connection belongs to")]
     Unidentified,
@@ -27,7 +30,7 @@ impl Error {
     /// The name of the D-Bus error.
     pub(super) fn name(&self) -> &'static str {
         match self {
-            Self::Limit(_) => "org.freedesktop.DBus.Error.LimitsExceeded",
+            Self::Limit(_) | Self::NoDescriptors => "org.freedesktop.DBus.Error.LimitsExceeded",
             Self::Malformed(_) => "org.freedesktop.DBus.Error.InvalidArgs",
             Self::UnknownObject(_) => "org.freedesktop.DBus.Error.UnknownObject",
             Self::Unidentified => "org.freedesktop.DBus.Error.AccessDenied",

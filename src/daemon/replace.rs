@@ -9,7 +9,7 @@ use super::signals::Signals;
 use crate::config::Source;
 use crate::instance::Instance;
 use crate::keep::inherited::Legacy;
-use crate::lock::received;
+use crate::lock::closer;
 use crate::reexec::{self, Program};
 use crate::service::Service;
 use crate::step::step;
@@ -43,7 +43,7 @@ pub(super) async fn may_replace(
 
 /// A thread that hangs in the kernel would hold up the `execve(2)`.
 async fn may_leave(service: &Service) -> Result<(), reexec::Error> {
-    let closes = received::hung(LAST_REQUESTS) == 0;
+    let closes = closer::hung(LAST_REQUESTS) == 0;
     if closes && service.storage().is_responsive().await {
         Ok(())
     } else {

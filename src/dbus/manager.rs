@@ -87,7 +87,7 @@ impl Manager {
         let (lease, theirs) = Lease::new()?;
         let mut anchors = vec![NewAnchor::Lease(lease)];
         if let Some(pidfd) = process {
-            let process = Process::by_received(pidfd)?;
+            let process = Process::by_received(&pidfd)?;
             anchors.push(binding::anchor(&self.0, &call, machine, process, None).await?);
         }
         anchors.extend(manual.then_some(NewAnchor::Manual));

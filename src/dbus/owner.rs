@@ -156,7 +156,7 @@ impl OwnerObject {
         Options::none(options)?;
         let uuid = self.id().uuid.to_string();
         let machine = Machine { vm: &self.opened.name, uuid: &uuid };
-        let process = Process::by_received(received(&process)?)?;
+        let process = Process::by_received(&received(&process)?)?;
         self.bind(binding::anchor(&self.front, &call, machine, process, None).await?).await
     }
 

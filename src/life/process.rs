@@ -51,6 +51,35 @@ pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
     poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
+/// Returns the number of the process behind a descriptor of any kind.
+///
+/// # Errors
+///
+/// Those of [`Process::by_pidfd`].
+fn pid_of(pidfd: BorrowedFd<'_>) -> Result<u32, Error> {
+    // Only of a process descriptor: for others, the kernel takes locks of theirs to write it.
+    let look = Look::at(pidfd).map_err(io::Error::from);
+    if !look.map_err(Error::system("looking at a descriptor"))?.is_process() {
+        return Err(Error::NotAProcess);
+    }
+    // `PIDFD_THREAD` of <linux/pidfd.h> is this flag.
+    let flags = fcntl(pidfd, FcntlArg::F_GETFL).map_err(io::Error::from);
+    let flags = flags.map_err(Error::system("looking at a process descriptor"))?;
+    if OFlag::from_bits_retain(flags).contains(OFlag::O_EXCL) {
+        return Err(Error::IsThread);
+    }
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))
+        .map_err(Error::system("looking at a process descriptor"))?;
+    // The kernel writes this line for pidfds alone (pidfd_open(2)): -1 for one that has been
+    // waited for, 0 for one that our namespace does not show.
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).map(str::trim);
+    match pid.map(str::parse::<i64>) {
+        Some(Ok(0)) => Err(Error::Hidden),
+        Some(Ok(pid)) => u32::try_from(pid).map_err(|_| Error::Ended),
+        _ => Err(Error::NotAProcess),
+    }
+}
+
 /// A watched process.
 #[derive(Debug)]
 pub struct Process {
@@ -80,13 +109,17 @@ impl Process {
         }
     }
 
-    /// The process behind a descriptor that a caller passed.
+    /// The process behind a descriptor that a caller passed, by a descriptor of this service's own:
+    /// to close the passed one may block for as long as its sender wishes.
     ///
     /// # Errors
     ///
     /// [`Error::NotAProcess`] for any other kind of descriptor, and those of [`Self::by_pidfd`].
-    pub fn by_received(received: Received) -> Result<Self, Error> {
-        Self::by_pidfd(received.into_process().ok_or(Error::NotAProcess)?)
+    pub fn by_received(received: &Received) -> Result<Self, Error> {
+        let pid = pid_of(received.as_fd())?;
+        let own = Self::by_pid(pid)?;
+        // No other process had this number meanwhile: the first one has not been waited for yet.
+        if pid_of(received.as_fd())? == pid { Ok(own) } else { Err(Error::Ended) }
     }
 
     /// The process behind a descriptor of this service's own.
@@ -97,30 +130,8 @@ impl Process {
     /// thread only (`PIDFD_THREAD`), [`Error::Ended`] for one that has
     /// ended and been waited for, [`Error::Hidden`] for one of another pid namespace.
     pub fn by_pidfd(pidfd: OwnedFd) -> Result<Self, Error> {
-        // Only of a process descriptor: for others, the kernel takes locks of theirs to write it.
-        let look = Look::at(pidfd.as_fd()).map_err(io::Error::from);
-        if !look.map_err(Error::system("looking at a descriptor"))?.is_process() {
-            return Err(Error::NotAProcess);
-        }
-        // `PIDFD_THREAD` of <linux/pidfd.h> is this flag.
-        let flags = fcntl(&pidfd, FcntlArg::F_GETFL).map_err(io::Error::from);
-        let flags = flags.map_err(Error::system("looking at a process descriptor"))?;
-        if OFlag::from_bits_retain(flags).contains(OFlag::O_EXCL) {
-            return Err(Error::IsThread);
-        }
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))
-            .map_err(Error::system("looking at a process descriptor"))?;
-        // The kernel writes this line for pidfds alone (pidfd_open(2)): -1 for one that has been
-        // waited for, 0 for one that our namespace does not show.
-        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).map(str::trim);
-        match pid.map(str::parse::<i64>) {
-            Some(Ok(0)) => Err(Error::Hidden),
-            Some(Ok(pid)) => match u32::try_from(pid) {
-                Ok(pid) => Self::watch(pidfd, pid),
-                Err(_) => Err(Error::Ended),
-            },
-            _ => Err(Error::NotAProcess),
-        }
+        let pid = pid_of(pidfd.as_fd())?;
+        Self::watch(pidfd, pid)
     }
 
     /// The process that had this number when its descriptor was parked; it may have ended.
@@ -286,6 +297,8 @@ mod tests {
         assert!(matches!(Process::by_pidfd(file.into()), Err(Error::NotAProcess)));
         let me = Pid::from_raw(std::process::id().cast_signed()).unwrap();
         let me = pidfd_open(me, PidfdFlags::empty()).unwrap();
+        let copy = Received::from(me.try_clone().unwrap());
+        assert_eq!(Process::by_received(&copy).unwrap().pid(), std::process::id());
         assert_eq!(Process::by_pidfd(me).unwrap().pid(), std::process::id());
         assert!(matches!(Process::by_pid(0), Err(Error::NoSuchProcess(0))));
     }

@@ -7,6 +7,7 @@
 pub mod age;
 mod attribute;
 mod backing;
+pub mod closer;
 pub mod description;
 pub mod directory;
 pub mod error;

@@ -40,6 +40,14 @@ const TOTAL: usize = 64;
 /// What the kernel calls the file of a process descriptor.
 const PROCESS: &str = "anon_inode:[pidfd]";
 
+/// File systems that store files on a local disk or in memory, lie on no other file system, and have no
+/// request for the close of a descriptor (`flush`) that could wait for another process. Those that the
+/// kernel makes up are not among them: what is done at the release of a file differs from file to file.
+const DISKS: [&str; 14] = [
+    "bcachefs", "btrfs", "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs", "iso9660", "ramfs",
+    "squashfs", "tmpfs", "vfat", "xfs",
+];
+
 /// The user that passed a descriptor.
 #[derive(Debug, Clone, Copy)]
 pub struct Sender {
@@ -106,6 +114,20 @@ impl Look {
     #[must_use]
     pub(super) fn mount_number(&self) -> Option<u64> {
         self.mount
+    }
+
+    /// Whether it is a regular file on a file system of a local disk or of memory. To close a
+    /// descriptor of such a file asks nothing but this host's kernel, whatever its sender wishes.
+    ///
+    /// Only files of the service's own mounts are known: the file system of another mount namespace
+    /// may be an overlay over FUSE that reports the device number of a local disk, and the last file
+    /// of a mount that is gone unmounts it. Block devices are not: a process may serve one (ublk, nbd,
+    /// or a loop device on FUSE). Nor are pipes, sockets and pidfds, see [`super::closer`].
+    pub(super) fn is_local_file(&self, mounts: &Mounts) -> bool {
+        let mount = self.mount.and_then(|number| mounts.numbered(number));
+        self.kind == FileType::RegularFile
+            && self.name.is_absolute()
+            && mount.is_some_and(|mount| DISKS.contains(&mount.kind.as_str()))
     }
 
     /// The mount of ours that it is on, or one that has the same file system.
@@ -301,6 +323,7 @@ mod tests {
         let look = Look::at(file.as_fd()).unwrap();
         let mounts = Mounts::current().unwrap();
         assert!(look.mount(&mounts).is_some() && !look.is_process());
+        assert!(!look.is_local_file(&Mounts::default()), "a mount that is not ours");
         std::fs::remove_file(&path).unwrap();
         let error = prove(file.as_fd(), of(1)).unwrap_err().to_string();
         assert!(error.ends_with("it has been deleted"), "{error}");
@@ -317,7 +340,9 @@ mod tests {
             (namespace.into(), "it is on nsfs, which holds no disks"),
             (File::open("/dev/null").unwrap().into(), "it is a character device"),
         ];
+        let mounts = Mounts::current().unwrap();
         for (fd, why) in all {
+            assert!(!Look::at(fd.as_fd()).unwrap().is_local_file(&mounts), "{why}");
             assert!(prove(fd.as_fd(), of(1)).unwrap_err().to_string().ends_with(why), "{why}");
         }
     }

@@ -1,5 +1,6 @@
 //! A descriptor of any kind delays only the user that passes it, and is closed again.
 
+mod closing;
 mod hidden;
 mod killed;
 
