@@ -26,7 +26,8 @@ out, too. With a disk, it tries the same beside it; the disk is not touched.
 
 Exit codes:
    0  all is well
-   1  a disk is in danger: a lock is lost, or it is not known whose it is
+   1  a disk is in danger: a lock is lost, it is not known whose it is, or locks
+      of two owners cover the same data
   69  the service, or the bus, can't be reached
   78  no disk is in danger, but there are warnings: locks may be lost one day";
 
@@ -171,6 +172,16 @@ fn of_locks(locks: &[Row], remarks: &mut Vec<Remark>) {
             let message = format!("lock {number} on {disk} is LOST, of {owner}, since {since}");
             let advice = "another program may be using the disk: end one of the two; the \
                           service's log says why, and it goes on trying";
+            Remark::new(Grade::Danger, "lock", message).advise(advice).about(lock)
+        } else if row::flag(lock, "conflict") {
+            let message = format!(
+                "lock {number} on {disk} covers data that another owner has locked, too, of {owner}, \
+                 since {since}"
+            );
+            let advice = format!(
+                "a loop device was set up anew, or a file copied up, while it was locked: two VMs may \
+                 be writing the same data; 'vmlockctl who {disk}' names both, end one of them"
+            );
             Remark::new(Grade::Danger, "lock", message).advise(advice).about(lock)
         } else if let Some(what) = row::name_state(lock) {
             let message = format!("lock {number} on {disk}: {what}, of {owner}, since {since}");

@@ -44,10 +44,11 @@ pub(super) fn flag(row: &Row, key: &str) -> bool {
 pub(super) fn trouble(row: &Row) -> &str {
     // A service that does not tell is an older one, whose locks were always there.
     let verified = flag(row, "verified") || !row.contains_key("verified");
-    match (flag(row, "lost"), verified) {
-        (true, _) => "LOST",
-        (false, false) => "unverified",
-        (false, true) => text(row, "name-state"),
+    match (flag(row, "lost"), flag(row, "conflict"), verified) {
+        (true, ..) => "LOST",
+        (false, true, _) => "CONFLICT",
+        (false, false, false) => "unverified",
+        (false, false, true) => text(row, "name-state"),
     }
 }
 
@@ -162,6 +163,8 @@ mod tests {
             let row = row([("lost", lost.into()), ("verified", verified.into())]);
             assert_eq!(trouble(&row), word);
         }
+        let both = row([("conflict", true.into()), ("verified", true.into())]);
+        assert_eq!(trouble(&both), "CONFLICT");
         assert_eq!(trouble(&row([])), "");
     }
 }

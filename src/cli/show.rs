@@ -79,8 +79,9 @@ async fn holders(link: &Link, path: &Path) -> Result<Vec<Row>, Error> {
             "" => shown.push(holder),
             path => match lock(link, path).await {
                 Ok(mut lock) => {
-                    if let Some(state) = holder.get("name-state") {
-                        lock.insert("NameState".to_owned(), state.clone());
+                    for (key, name) in [("name-state", "NameState"), ("conflict", "Conflict")] {
+                        let value = holder.get(key).map(|value| (name.to_owned(), value.clone()));
+                        lock.extend(value);
                     }
                     shown.push(lock);
                 }

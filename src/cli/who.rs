@@ -166,7 +166,12 @@ pub(super) fn held(disk: &str, holder: &Row, detail: Detail) -> String {
         keepers if keepers.is_empty() => keepers,
         keepers => format!("; its lifeline is held by {keepers}"),
     };
-    shown(&format!("{how} {who}{since}{until}{through}{kept}"))
+    let conflict = if row::flag(holder, "conflict") {
+        "; another owner has a lock on the same data"
+    } else {
+        ""
+    };
+    shown(&format!("{how} {who}{since}{until}{through}{kept}{conflict}"))
 }
 
 /// A process: as the machine that it runs, or as a program; `other` goes before the latter.

@@ -89,9 +89,10 @@ fn of_want(want: &Want) -> Facts {
 
 /// A row of `ListLocks`.
 #[must_use]
-pub(super) fn of_lock(LockRow { lock, whose, name_state }: &LockRow) -> Facts {
+pub(super) fn of_lock(LockRow { lock, whose, name_state, conflict }: &LockRow) -> Facts {
     let mut facts = of_whose(whose);
     named(&mut facts, *name_state);
+    conflicting(&mut facts, *conflict);
     facts.extend(of_want(&lock.want));
     facts.extend([
         ("lock", object(paths::lock(lock.id))),
@@ -115,6 +116,11 @@ pub(super) fn of_suspended(row: &SuspendedRow) -> Facts {
 /// Adds where the name leads by which it was locked, if not to what is locked.
 pub(super) fn named(facts: &mut Facts, state: Option<NameState>) {
     facts.extend(state.and_then(NameState::as_str).map(|word| ("name-state", word.into())));
+}
+
+/// Adds that another owner's lock covers some of the same data, if so.
+pub(super) fn conflicting(facts: &mut Facts, conflict: bool) {
+    facts.extend(conflict.then(|| ("conflict", true.into())));
 }
 
 /// The file whose byte is locked; the first, where there are two. None where nothing is locked.

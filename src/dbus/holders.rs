@@ -143,6 +143,7 @@ async fn of_target(
     named: &[Lock],
 ) -> Result<Vec<Facts>, Error> {
     let (storage, host) = (front.service.storage(), front.service.host());
+    front.service.renew_stacks_soon().await;
     let mut locks = front.service.locks_on(target.identity, &target.occupies());
     let reserved = front.service.reserved_holders(target.identity, &target.occupies());
     let name = target.name.clone();
@@ -220,14 +221,16 @@ async fn all(
     let named = storage.run(HolderUsers(bound)).await?;
     service.all_shown().await;
     let states = service.name_states(locks.iter().map(|lock| &lock.want)).await;
+    let states = states.into_iter().zip(service.conflicts(&locks));
     // The owners for which it is reserved follow those that hold a lock.
-    let states = states.into_iter().map(Some).chain(iter::repeat(None));
+    let states = states.map(Some).chain(iter::repeat(None));
     let owners = named.into_iter().zip(programs).zip(states);
     let mut all = Told::new(viewer);
     for (((holder, user), program), state) in owners {
         let mut facts = facts::of_holder(&holder, user, program, &host);
-        if let Some(state) = state {
+        if let Some((state, conflict)) = state {
             facts::named(&mut facts, state);
+            facts::conflicting(&mut facts, conflict);
         }
         all.push(Some(holder.owner.uid), holder.mode, facts);
     }

@@ -23,6 +23,8 @@ const OWNER_FRAME: usize = 400;
 const LOCK_FRAME: usize = 720;
 /// What the state of a name adds to it.
 const NAME_STATE: usize = 48;
+/// What a conflict adds to it.
+const CONFLICT: usize = 32;
 /// The same of a row of `ListWaiting`.
 const WAITING_FRAME: usize = 520;
 /// What a row of `ListWaiting` has more where the resource is reserved.
@@ -138,6 +140,9 @@ pub(super) async fn locks(front: &Front, call: &Call<'_>, raw: Raw, header: &Hea
         return front.bulk_reply(&call.caller, header, collect, write).await;
     }
     let collect = move || {
+        if check_names {
+            service.renew_stacks();
+        }
         let mut rows = service.list_locks(&filter);
         if check_names {
             service.check_names(&mut rows);
@@ -189,8 +194,9 @@ fn weight_of_owner(row: &OwnerRow) -> usize {
 fn weight_of_lock(row: &LockRow) -> usize {
     let want = &row.lock.want;
     let name_state = if row.name_state.is_some() { NAME_STATE } else { 0 };
+    let conflict = if row.conflict { CONFLICT } else { 0 };
     let names = row.whose.name.len() + want.resource.len() + facts::lock_file(want).len();
-    LOCK_FRAME + name_state + names
+    LOCK_FRAME + name_state + conflict + names
 }
 
 fn weight_of_suspended(row: &SuspendedRow) -> usize {
@@ -266,10 +272,11 @@ mod tests {
                 proof: Proof::Unverified,
                 want: want(length),
             };
-            let mut row = LockRow { lock: Arc::new(lock), whose: whose.clone(), name_state: None };
+            let lock = Arc::new(lock);
+            let mut row = LockRow { lock, whose: whose.clone(), name_state: None, conflict: false };
             let rows = vec![row.clone(); 100];
             assert_close(weight_of_lock(&row), size(rows, |row| vec![facts::of_lock(row)]) / 100);
-            row.name_state = Some(NameState::Replaced);
+            (row.name_state, row.conflict) = (Some(NameState::Replaced), true);
             let rows = vec![row.clone(); 100];
             assert_close(weight_of_lock(&row), size(rows, |row| vec![facts::of_lock(row)]) / 100);
             let row = SuspendedRow {

@@ -39,6 +39,16 @@ pub fn renewed(want: &Want, mounts: &Mounts) -> Option<Renewed> {
     renewed.filter(|new| new.below != want.below || new.copies != want.copies)
 }
 
+/// Returns what a disk lies on that is known by its identity alone: its record is damaged. What can't be
+/// found out is left out. Asks no file system that may not answer.
+#[must_use]
+pub fn found_below(identity: Identity) -> Vec<Extent> {
+    let sysfs = Sysfs::default();
+    let stack = Stack::below(identity, "", &sysfs).unwrap_or_default();
+    let devices = stack.devices(identity, &sysfs);
+    [stack.below, devices].concat()
+}
+
 fn restacked(want: &Want) -> Option<Renewed> {
     let Identity::Block { dev, .. } = want.identity else { return None };
     let sysfs = Sysfs::default();

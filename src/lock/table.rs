@@ -9,7 +9,8 @@
 //! - two locks on one resource do not conflict; an owner has more than one of them only where it
 //!   asked for that ([`Again::Count`]);
 //! - two locks of which one lies on the other, or which overlap, conflict only where one owner has
-//!   both;
+//!   both, or where a disk has come to lie on something else since it was locked: then both stay
+//!   ([`Table::conflicts`]);
 //! - a lock belongs to an owner that is there, and stands in that owner's list;
 //! - a lock's number is never used again.
 
@@ -41,6 +42,8 @@ pub struct Table {
     anchors: usize,
     /// The locks on disks that may lie on something else by now.
     changeable: BTreeSet<u64>,
+    /// The locks that conflicted with another owner's when that was last looked at.
+    conflicting: BTreeSet<u64>,
     last: u64,
     queue: Queue,
     reclaims: Reclaims,
@@ -311,6 +314,7 @@ impl Table {
         self.spots.remove(&lock.want, number);
         self.by_name.remove(&(hash(&lock.want.resource), number));
         self.changeable.remove(&number);
+        self.conflicting.remove(&number);
         self.touch(std::slice::from_ref(&lock.want));
         if let Some(owner) = self.owners.get_mut(&lock.owner) {
             owner.locks.remove(&number);

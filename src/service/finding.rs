@@ -15,6 +15,7 @@ mod remembered;
 mod suspects;
 
 use super::keeping::{Anchored, Away, anchor_line, keyed, lockspace_line, offer_line, owner_line};
+use super::renewal::report_conflicts;
 use super::signing::of_owner;
 use super::state::State;
 use super::{Error, Settings};
@@ -271,6 +272,7 @@ impl Finding {
         if line.step == Step::Reacquired {
             self.state.reacquired.insert(number);
         }
+        report_conflicts(&self.state.table, number);
         self.lines.push((Name::Lock(number), line));
         if let Some(held) = held {
             self.keep_parked(id, number, &held)?;

@@ -43,6 +43,8 @@ pub struct LockRow {
     pub whose: Whose,
     /// Where its name leads, if that was looked up.
     pub name_state: Option<NameState>,
+    /// Whether another owner's lock covers some of the same data.
+    pub conflict: bool,
 }
 
 /// A row of the list of what an owner has suspended.
@@ -162,6 +164,7 @@ impl Service {
             lock: Arc::clone(lock),
             whose: owners.whose(lock.owner),
             name_state: None,
+            conflict: !state.table.conflicts(lock.id).is_empty(),
         };
         let named =
             |lock: &&Arc<Lock>| filter.is_of_user(lock.owner) && filter.is_named(&lock.want);

@@ -1,14 +1,28 @@
-//! Looks again at what locked disks lie on, before another lock is granted.
+//! Looks again at what locked disks lie on: before another lock is granted, after a restart, and when
+//! somebody asks who holds what.
 
 use super::Service;
 use crate::lock::mount::Mounts;
 use crate::lock::printable::shown;
 use crate::lock::renewal::renewed;
+use crate::lock::work::Work;
+use crate::lock::{Lock, Table};
+
+/// Looks at what locked disks lie on.
+pub(super) struct Renew(pub(super) Service);
+
+impl Work for Renew {
+    type Answer = ();
+
+    fn perform(self) {
+        self.0.renew_stacks();
+    }
+}
 
 impl Service {
     /// Enters into the table what locked disks lie on by now. Costs nothing where no disk is locked that
     /// may lie on something else than before. For a storage thread.
-    pub(super) fn renew_stacks(&self) {
+    pub fn renew_stacks(&self) {
         let locks = self.state().table.changeable();
         if locks.is_empty() {
             return;
@@ -23,12 +37,39 @@ impl Service {
                 "{resource} lies on something else than when it was locked"
             );
             for other in others {
-                let other = shown(&other.want.resource);
-                tracing::error!(
-                    lock = lock.id,
-                    "{resource} now shares data with {other}, and different owners hold a lock on each"
-                );
+                report_conflict(&lock, &other);
             }
         }
     }
+
+    /// As [`Self::renew_stacks`], for a caller that is not a storage thread.
+    pub async fn renew_stacks_soon(&self) {
+        if !self.state().table.changeable().is_empty() {
+            // What can't be looked at is as it was.
+            let _ = self.storage().run(Renew(self.clone())).await;
+        }
+    }
+
+    /// Whether each of these locks conflicts with one of another owner.
+    #[must_use]
+    pub fn conflicts<'l>(&self, locks: impl IntoIterator<Item = &'l Lock>) -> Vec<bool> {
+        let state = self.state();
+        locks.into_iter().map(|lock| !state.table.conflicts(lock.id).is_empty()).collect()
+    }
+}
+
+/// Logs which locks of other owners conflict with a lock.
+pub(super) fn report_conflicts(table: &Table, number: u64) {
+    let Some(lock) = table.lock(number) else { return };
+    for other in table.conflicts(number) {
+        report_conflict(lock, other);
+    }
+}
+
+fn report_conflict(lock: &Lock, other: &Lock) {
+    let (resource, other) = (shown(&lock.want.resource), shown(&other.want.resource));
+    tracing::error!(
+        lock = lock.id,
+        "{resource} now shares data with {other}, and different owners hold a lock on each"
+    );
 }

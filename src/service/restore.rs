@@ -27,6 +27,7 @@ use super::finding::Finding;
 use super::keeping::{Away, Keep};
 use super::pauses::Pauses;
 use super::release::Story;
+use super::renewal::Renew;
 use super::state::{Ending, Watch};
 use super::storage::Storage;
 use super::{Error, Exempt, Service, Settings, chronicle};
@@ -262,6 +263,7 @@ impl Restored {
         }
         service.spawn(Discard { service: service.clone(), strays, away, twice });
         service.spawn(Prepare(service.inspector().clone()));
+        service.spawn(Renew(service.clone()));
         service.clean_soon();
         service.examine_all();
         service.verify_all();

@@ -5,6 +5,7 @@ mod file_systems;
 mod in_use;
 mod layers;
 mod loops;
+mod moved;
 mod names;
 mod overlay;
 mod swap;

@@ -166,6 +166,7 @@ impl Table {
             }
             events.push(Event::LockReleased(Box::new(old), Reason::HandedOver));
             self.enter(lock.clone());
+            self.note_conflicts(lock.id);
             events.push(Event::LockAcquired(Box::new(lock.clone())));
         }
         if let Some(owner) = self.owners.get_mut(from).filter(|_| *remembered) {

@@ -14,8 +14,39 @@ impl Table {
         locks.map(Arc::clone).collect()
     }
 
+    /// Returns the held locks of other owners that conflict with a held lock. There are none unless a
+    /// disk has come to lie on something else while it was locked: such locks are not released, since
+    /// their VMs may be writing.
+    #[must_use]
+    pub fn conflicts(&self, number: u64) -> Vec<&Lock> {
+        match self.lock(number).filter(|_| self.conflicting.contains(&number)) {
+            Some(lock) => self.conflicts_of(lock).collect(),
+            None => Vec::new(),
+        }
+    }
+
+    /// Notes a lock and those of other owners with which it conflicts.
+    pub(super) fn note_conflicts(&mut self, number: u64) {
+        let Some(lock) = self.locks.get(&number) else { return };
+        let mut others: Vec<u64> = self.conflicts_of(lock).map(|other| other.id).collect();
+        if !others.is_empty() {
+            others.push(number);
+        }
+        self.conflicting.extend(others);
+    }
+
+    /// Returns the held locks of other owners that conflict with a lock.
+    fn conflicts_of(&self, lock: &Lock) -> impl Iterator<Item = &Lock> {
+        let (owner, mode) = (lock.owner, lock.want.mode);
+        let conflicts = move |other: &&Lock| {
+            let is_held = other.stage == Stage::Held;
+            is_held && other.owner != owner && other.want.mode.conflicts(mode)
+        };
+        self.met_by(&lock.want).filter(conflicts)
+    }
+
     /// Enters what a locked disk lies on by now, if the lock still is as it was looked at. Returns the
-    /// held locks of other owners that conflict with it: nothing is released for that.
+    /// held locks of other owners that have come to conflict with it: nothing is released for that.
     pub fn enter_renewed(&mut self, seen: &Lock, renewed: Renewed) -> Vec<Lock> {
         let as_seen =
             |want: &Want| want.below == seen.want.below && want.copies == seen.want.copies;
@@ -29,16 +60,13 @@ impl Table {
             self.changeable.remove(&seen.id);
         }
         if let Some(lock) = self.lock_mut(seen.id) {
-            lock.want = want.clone();
+            lock.want = want;
         }
         // A waiter may be blocked on what it lay on.
         self.touch(&[before]);
-        let conflicts = |lock: &&Lock| {
-            lock.stage == Stage::Held
-                && lock.owner != seen.owner
-                && lock.want.mode.conflicts(want.mode)
-                && !lock.want.meets(&seen.want)
-        };
-        self.met_by(&want).filter(conflicts).cloned().collect()
+        self.note_conflicts(seen.id);
+        let Some(lock) = self.locks.get(&seen.id) else { return Vec::new() };
+        let is_new = |other: &&Lock| !other.want.meets(&seen.want);
+        self.conflicts_of(lock).filter(is_new).cloned().collect()
     }
 }

@@ -6,18 +6,24 @@ use crate::lock::record::{Lock, Proof};
 
 impl Table {
     /// Enters a lock that was there before the service was started again, at the stage where it
-    /// was; it keeps its number.
+    /// was; it keeps its number. A lock of another owner that overlaps it is no obstacle: what their
+    /// disks lie on has changed since, and neither may be lost ([`Self::conflicts`]).
     ///
     /// # Errors
     ///
-    /// [`Error::NoSuchOwner`]; [`Error::Held`] where the records contradict each other.
+    /// [`Error::NoSuchOwner`]; [`Error::Held`] where another owner has a lock on the same resource: the
+    /// records contradict each other.
     pub fn restore(&mut self, lock: Lock) -> Result<(), Error> {
         if !self.owners.contains_key(&lock.owner) {
             return Err(Error::NoSuchOwner(lock.owner));
         }
-        self.refuse_if_held(&lock.want, Some(lock.owner), |other| other.owner != lock.owner)?;
-        self.count_from(lock.id);
+        self.refuse_if_held(&lock.want, Some(lock.owner), |other| {
+            other.owner != lock.owner && other.want.is_same(&lock.want)
+        })?;
+        let number = lock.id;
+        self.count_from(number);
         self.enter(lock);
+        self.note_conflicts(number);
         Ok(())
     }
 

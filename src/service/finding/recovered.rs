@@ -9,7 +9,8 @@ use super::Finding;
 use crate::keep::line::Step;
 use crate::keep::{Key, Part};
 use crate::lock::held::Held;
-use crate::lock::record::{Proof, Stage};
+use crate::lock::record::{Proof, Stage, Want};
+use crate::lock::renewal::found_below;
 use crate::lock::restored::recognise;
 use crate::lock::signature::Signature;
 use crate::lock::{Anchor, Front, Lock, Owner, OwnerId};
@@ -53,6 +54,7 @@ impl Finding {
             let found = self.descriptions(owner, number);
             // Where nothing is locked, its record is missing because it was given up.
             let Some(want) = recognise(&found, number) else { continue };
+            let want = Want { below: found_below(want.identity), ..want };
             // Who recorded it, if anybody, is not known.
             let signature = Signature::default();
             let held = Held::restored(found, &want, &signature, &mut self.directories);

@@ -15,6 +15,7 @@ use crate::lock::lease::spelt;
 use crate::lock::lockspace::{LockspaceKind, hashed_name};
 use crate::lock::printable::spelt_path;
 use crate::lock::record::{Proof, Stage, Want};
+use crate::lock::renewal::found_below;
 use crate::lock::{self, Lock, Mode};
 use crate::service::keeping::{lock_line, lockspace_line};
 use crate::service::suspects::{SUSPECT, SUSPECT_NAME};
@@ -86,12 +87,14 @@ impl Finding {
             }
             _ => return None,
         };
+        let below = Some(suspect.below.clone()).filter(|below| !below.is_empty());
+        let below = below.unwrap_or_else(|| found_below(identity));
         Some(Want {
             resource,
             canonical: suspect.canonical.as_deref().filter(|_| path.is_some()).map(spelt_path),
             path,
             identity,
-            below: suspect.below.clone(),
+            below,
             copies: suspect.copies.clone(),
             lockspace,
             lock_files,

@@ -77,6 +77,12 @@ impl Looped {
         told("perl", &["-e", script, self.name(), &offset.to_string()]);
     }
 
+    /// Detaches it, which nobody must have open, and sets the same device up on another file.
+    pub(crate) fn set_up_anew(&self, file: &Path) {
+        told("losetup", &["--detach", self.name()]);
+        told("losetup", &[self.name(), file.to_str().expect("a name in UTF-8")]);
+    }
+
     /// Makes a partition of so many sectors; its node.
     pub(crate) fn part(&mut self, start: u32, sectors: u32) -> PathBuf {
         self.parts += 1;

@@ -1,0 +1,228 @@
+//! Loop devices that get another range of their file while they are locked: no lock is lost for it, and
+//! everybody is told that two locks cover the same data.
+
+use std::path::PathBuf;
+
+use zbus::Connection;
+
+use super::*;
+use crate::cli::{json, str, vmlockctl};
+use crate::host::{Host, Tree};
+use crate::house::{Kind, Rival};
+use crate::listed::{Listed, text};
+
+const KIB: u64 = 1024;
+const QUARTER: u64 = 256 * KIB;
+
+/// `web1` has a device that was on the first quarter of a file, and is on the third now, which `web2` has.
+/// `web3` has the first quarter since.
+struct Scene {
+    bus: Connection,
+    web1: Machine,
+    web2: Machine,
+    _web3: Machine,
+    disks: Disks,
+    /// The root directory of the service.
+    root: PathBuf,
+}
+
+struct Disks {
+    moved: Looped,
+    third: Looped,
+    first: Looped,
+    /// A part of the third quarter, and one of the first.
+    within: [Looped; 2],
+    file: Looped,
+}
+
+impl Disks {
+    fn new() -> Disks {
+        let file = Looped::new();
+        let range = |start, length| Looped::attach_range(&file.file(), start, length);
+        Disks {
+            moved: range(0, QUARTER),
+            third: range(2 * QUARTER, QUARTER),
+            first: range(0, QUARTER),
+            within: [range(2 * QUARTER + 64 * KIB, KIB), range(64 * KIB, KIB)],
+            file,
+        }
+    }
+
+    fn nodes(&self) -> [&Path; 6] {
+        let [within, other] = &self.within;
+        [&self.moved, &self.third, &self.first, within, other, &self.file].map(Looped::node)
+    }
+}
+
+impl Scene {
+    async fn set(bus: Connection) -> Scene {
+        Scene::of(bus, Disks::new(), Path::new("/")).await
+    }
+
+    async fn of(bus: Connection, disks: Disks, root: &Path) -> Scene {
+        let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+        web1.acquire(&[exclusive(disks.moved.node())]).await.unwrap();
+        web2.acquire(&[exclusive(disks.third.node())]).await.unwrap();
+        disks.moved.set_offset(2 * QUARTER);
+        let web3 = Machine::open(&bus, "web3").await;
+        web3.acquire(&[exclusive(disks.first.node())]).await.unwrap();
+        let root = root.to_owned();
+        Scene { bus, web1, web2, _web3: web3, disks, root }
+    }
+
+    /// The owners of the locks on a disk, each with whether it is told that there is a conflict.
+    async fn on(&self, disk: &Path) -> Vec<(String, bool)> {
+        let checked = option("check-names", true);
+        let rows = manager(&self.bus).await.list_locks(checked).await.unwrap();
+        let on = rows.iter().filter(|row| text(row, "resource") == str(disk));
+        on.map(|row| (text(row, "name"), row.contains_key("conflict"))).collect()
+    }
+
+    /// Nothing is lost, two locks are in conflict, and no other owner gets what any of the three covers.
+    async fn stays(&self, first_owner: &str) {
+        let told = |name: &str, conflict| vec![(name.to_owned(), conflict)];
+        let Disks { moved, third, first, within, file } = &self.disks;
+        assert_eq!(self.on(moved.node()).await, told(first_owner, true));
+        assert_eq!(self.on(third.node()).await, told("web2", true));
+        assert_eq!(self.on(first.node()).await, told("web3", false));
+        let other = Machine::open(&self.bus, "other").await;
+        let [in_third, in_first] = within;
+        for (disk, holders) in [
+            (in_third.node(), &[first_owner, "web2"][..]),
+            (in_first.node(), &["web3"]),
+            (file.node(), &[first_owner, "web2", "web3"]),
+        ] {
+            for wish in [exclusive(disk), shared(disk)] {
+                let refused = other.acquire(&[wish]).await.unwrap_err();
+                for holder in holders {
+                    assert_refused(&refused, "LockHeld", &format!("by VM \"{holder}\""));
+                }
+            }
+        }
+        for disk in [moved, third, first] {
+            let node = self.root.join(disk.node().strip_prefix("/").unwrap());
+            Rival::try_once(&node, Kind::Ofd, true).unwrap_err();
+        }
+        other.owner.close(none()).await.unwrap();
+    }
+}
+
+async fn restart(house: &House) {
+    house.daemon().kill9().await;
+    house.daemon().start_again().await;
+}
+
+/// The locks are in the kernel again.
+async fn verified(bus: &Connection) {
+    let all = async || {
+        let rows = manager(bus).await.list_locks(none()).await.unwrap();
+        rows.iter().all(|row| bool::try_from(&row["verified"]).unwrap())
+    };
+    within("all locks verified", async { while !all().await {} }).await;
+}
+
+#[tokio::test]
+async fn locks_that_cover_the_same_data_outlive_every_restart() {
+    let house = House::builder().start().await;
+    let scene = Scene::set(house.connection().await).await;
+    scene.stays("web1").await;
+    vmlockctl(&house, &["reexec"]).await.ok();
+    scene.stays("web1").await;
+    for _ in 0..2 {
+        restart(&house).await;
+        verified(&scene.bus).await;
+        scene.stays("web1").await;
+    }
+    // What passes to another owner is written down as it is by now.
+    let target = Machine::open(&scene.bus, "target").await;
+    let token = scene.web1.owner.offer(none()).await.unwrap();
+    target.owner.adopt(&token, none()).await.unwrap();
+    scene.stays("target").await;
+    vmlockctl(&house, &["reexec"]).await.ok();
+    scene.stays("target").await;
+    restart(&house).await;
+    verified(&scene.bus).await;
+    scene.stays("target").await;
+    // The conflict ends with one of the two.
+    scene.web2.owner.close(none()).await.unwrap();
+    assert_eq!(scene.on(scene.disks.moved.node()).await, [("target".to_owned(), false)]);
+}
+
+/// No lock was granted since the device was moved: it is noticed by who asks.
+#[tokio::test]
+async fn list_who_and_doctor_tell_of_two_locks_on_the_same_data() {
+    let house = House::builder().start().await;
+    let bus = house.connection().await;
+    let file = Looped::new();
+    let range = |start| Looped::attach_range(&file.file(), start, QUARTER);
+    let (moved, third) = (range(0), range(2 * QUARTER));
+    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    web1.acquire(&[exclusive(moved.node())]).await.unwrap();
+    web2.acquire(&[exclusive(third.node())]).await.unwrap();
+    let doctor = async || house.run("vmlockctl", &["doctor"]).await;
+    assert!(!doctor().await.stdout.contains("another owner"));
+    moved.set_offset(2 * QUARTER);
+    let who = vmlockctl(&house, &["who", str(moved.node())]).await.ok();
+    assert_eq!(who.matches("another owner has a lock on the same data").count(), 2, "{who}");
+    assert!(who.contains("VM \"web1\"") && who.contains("VM \"web2\""), "{who}");
+    let list = vmlockctl(&house, &["list"]).await.ok();
+    assert_eq!(list.matches("CONFLICT").count(), 2, "{list}");
+    let rows = json(&house, &["list"]).await;
+    assert!(rows.as_array().unwrap().iter().all(|row| row["conflict"] == true), "{rows}");
+    let show = vmlockctl(&house, &["show", str(moved.node())]).await.ok();
+    assert!(show.contains("Conflict"), "{show}");
+    let told = doctor().await;
+    let of = |line: &&str| line.starts_with("DANGER") && line.contains("another owner has locked");
+    assert_eq!(told.stdout.lines().filter(of).count(), 2, "{}", told.stdout);
+    assert_eq!(told.status.code(), Some(1));
+    moved.set_offset(0);
+    assert!(!doctor().await.stdout.contains("another owner has locked"));
+}
+
+/// A device that was detached and set up on the disk of another VM, while only its lock file was locked.
+#[tokio::test]
+async fn a_device_that_is_set_up_anew_on_a_locked_disk_is_told_of() {
+    let config = "file_lockspace_dir = \"@DIR@/locks\"\n";
+    let house = House::builder().folder("locks").config(config).start().await;
+    let bus = house.connection().await;
+    let (one, other) = (Looped::new(), Looped::new());
+    let moved = Looped::attach(&one.file());
+    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    web1.acquire(&[exclusive(moved.node())]).await.unwrap();
+    web2.acquire(&[exclusive(&other.file())]).await.unwrap();
+    moved.set_up_anew(&other.file());
+    for restarted in [false, true] {
+        if restarted {
+            restart(&house).await;
+        }
+        let rows = json(&house, &["list"]).await;
+        assert!(rows.as_array().unwrap().iter().all(|row| row["conflict"] == true), "{rows}");
+        let web3 = Machine::open(&bus, "web3").await;
+        for disk in [moved.node(), other.node(), &other.file()] {
+            let refused = web3.acquire(&[exclusive(disk)]).await.unwrap_err();
+            assert_refused(&refused, "LockHeld", "VM \"web1\"");
+        }
+        assert_eq!(Listed::by(&bus).await.locks.len(), 2);
+        web3.owner.close(none()).await.unwrap();
+    }
+}
+
+/// The same where systemd keeps the descriptors.
+#[tokio::test]
+async fn locks_that_cover_the_same_data_are_kept_by_the_store() {
+    let Some(host) = Host::boot(Tree::Own).await else { return };
+    host.drop_in("devices", "[Service]\nRestartSec=50ms\n").await;
+    let main = host.enable().await;
+    let mut watch = host.watch().await;
+    let disks = Disks::new();
+    for node in disks.nodes() {
+        let number = Looped::number(node);
+        let (major, minor) = number.split_once(':').unwrap();
+        host.run(&["mknod", "-m", "600", str(node), "b", major, minor]).await.ok();
+    }
+    let scene = Scene::of(host.bus().await, disks, &host.root()).await;
+    scene.stays("web1").await;
+    main.signal(nix::sys::signal::Signal::SIGKILL);
+    host.successor(&mut watch, main).await;
+    scene.stays("web1").await;
+}
