@@ -24,7 +24,7 @@ const LOCK_FRAME: usize = 720;
 /// What the state of a name adds to it.
 const NAME_STATE: usize = 48;
 /// What a conflict adds to it.
-const CONFLICT: usize = 32;
+const CONFLICT: usize = 24;
 /// The same of a row of `ListWaiting`.
 const WAITING_FRAME: usize = 520;
 /// What a row of `ListWaiting` has more where the resource is reserved.
