@@ -19,6 +19,7 @@ use crate::inspector::Inspector;
 use crate::inspector::hand::Start;
 use crate::instance::Instance;
 use crate::keep::Inherited;
+use crate::lock::snapshot::open_lists;
 use crate::logging::Log;
 use crate::reexec::{self, Program};
 use crate::service::storage::Storage;
@@ -102,6 +103,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         .on_thread_start(|| drop(reexec::hold_signals()))
         .build()
         .map_err(|cause| Error::System { doing: "starting the event loop", cause })?;
+    open_lists();
     let outcome = runtime.block_on(serve(options));
     // A request to a file system that hangs would otherwise hold up the end for ever.
     runtime.shutdown_background();

@@ -41,10 +41,10 @@ pub(super) fn of(dev: u64, sysfs: &Sysfs) -> Result<Backing, String> {
     let Some(on) = device_of(extent.identity).filter(|on| major(*on) == 0) else {
         return Ok(backing);
     };
-    let mounts = Mounts::now().unwrap_or_default();
+    let mounts = Mounts::current().ok();
     let file = sysfs.backing_name(dev).ok().flatten().filter(|name| {
         // It is asked in another process, as it may not answer.
-        far_mount(&mounts, name).is_none()
+        mounts.as_ref().is_some_and(|mounts| far_mount(mounts, name).is_none())
     });
     let file = file.and_then(|name| open::locate(&name, Links::Follow).ok());
     if let Some(file) = file.filter(|file| Identity::of_open(file) == Some(extent.identity)) {
@@ -55,7 +55,8 @@ pub(super) fn of(dev: u64, sysfs: &Sysfs) -> Result<Backing, String> {
         backing.unknown = real.unknown;
     } else {
         // Where the mount is of this namespace, its type is known.
-        let mount = mounts.iter().find(|mount| mount.dev == on);
+        let mounts = mounts.as_ref();
+        let mount = mounts.and_then(|mounts| mounts.iter().find(|mount| mount.dev == on));
         let may_be = mount.is_none_or(|mount| mount.kind == "overlay");
         backing.unknown = may_be.then_some(Unknown::Backing);
     }

@@ -17,9 +17,9 @@ use super::owner::OwnerId;
 use super::printable::shown_path;
 use super::recorded::Entry;
 use super::signature::{Signature, Unrecorded, Written};
+use super::snapshot::Snapshot;
 use super::stack::Stack;
 use super::stranger::Request;
-use super::sysfs::Sysfs;
 use super::take::{free_byte, lock_byte};
 use super::work::Work;
 
@@ -314,8 +314,9 @@ impl Convert {
     }
 
     fn test_use(&self, disk: BorrowedFd<'_>, identity: Identity) -> Result<(), Error> {
-        let stack = Stack::of(disk, identity, &self.name, &Sysfs::default())?;
-        refuse_if_used(disk, identity, &stack.below, &self.name)
+        let host = Snapshot::default();
+        let stack = Stack::of(disk, identity, &self.name, host.sysfs())?;
+        refuse_if_used(disk, identity, &stack.below, &self.name, &host)
     }
 
     fn test_disk(&self, path: &std::path::Path, identity: Identity) -> Result<(), Error> {

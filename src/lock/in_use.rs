@@ -7,22 +7,24 @@
 //! A file has no such claim. It is in use where a loop device is that is set up on it, or where the
 //! host swaps to it.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::stat::{SFlag, fstat, major, minor, stat};
+use nix::sys::stat::{SFlag, fstat, major, stat};
 use nix::sys::uio::pwrite;
 
 use super::error::Error;
 use super::extent::Extent;
 use super::identity::Identity;
-use super::loop_device;
+use super::loop_device::LoopDevice;
+use super::mount::Mount;
 use super::open::{self, Links};
 use super::printable::{shown, shown_path};
+use super::snapshot::Snapshot;
 use super::stack::Stack;
-use super::sysfs::Sysfs;
+use super::swaps::Swaps;
 
 /// How many uses a refusal tells.
 const TOLD: usize = 3;
@@ -38,7 +40,7 @@ pub enum InUse {
     Allowed,
 }
 
-/// Refuses a disk that this host uses itself; `below` is all that it lies on.
+/// Refuses a disk that this host uses itself, as far as `host` says; `below` is all that it lies on.
 ///
 /// # Errors
 ///
@@ -48,15 +50,15 @@ pub(super) fn refuse_if_used(
     identity: Identity,
     below: &[Extent],
     name: &str,
+    host: &Snapshot,
 ) -> Result<(), Error> {
-    let host = Host::default();
     let mut uses = match identity {
-        Identity::Block { dev, .. } if is_claimed(disk) => or_claimed(host.uses(dev)),
+        Identity::Block { dev, .. } if is_claimed(disk) => or_claimed(uses_of(dev, host)),
         Identity::Block { .. } => Vec::new(),
-        Identity::Inode { .. } => host.swaps_to(disk, identity).into_iter().collect(),
+        Identity::Inode { .. } => swaps_to(disk, identity, host.swaps()).into_iter().collect(),
         Identity::Key { .. } => return Ok(()),
     };
-    for used in host.uses_through_loops(identity, below) {
+    for used in uses_through_loops(identity, below, host) {
         if !uses.iter().any(|known| used.starts_with(known.as_str())) {
             uses.push(used);
         }
@@ -67,11 +69,14 @@ pub(super) fn refuse_if_used(
 /// Refuses a file that this host swaps to, also where the name that `/proc/swaps` has for it leads
 /// elsewhere. The kernel refuses to write to such a file; of anything else, nothing is written.
 ///
+/// Asks for the swap areas of this moment: this is the last check before the lock, and costs nothing
+/// where they are as they were.
+///
 /// # Errors
 ///
 /// [`Error::NotLockable`].
 pub(super) fn refuse_swap_file(file: &File, name: &str) -> Result<(), Error> {
-    if Host::default().swap_files().is_empty() {
+    if Swaps::current().unwrap_or_default().files().next().is_none() {
         return Ok(());
     }
     let stat = fstat(file).map_err(|errno| Error::system("looking at", name, errno))?;
@@ -120,113 +125,92 @@ fn is_device_claimed(dev: u64, node: &Path) -> Option<bool> {
     }
 }
 
-/// Where it is told what this host does with its devices.
-struct Host<'h> {
-    sysfs: Sysfs,
-    mounts: &'h Path,
-    swaps: &'h Path,
+/// By which name a file is swapped to. That another file has the name by now is seen where the file can
+/// be opened for writing.
+fn swaps_to(file: BorrowedFd<'_>, identity: Identity, swaps: &Swaps) -> Option<String> {
+    let is_it = |name: &str| {
+        let found = open::locate_known(Path::new(name)).ok();
+        found.and_then(Identity::of_open) == Some(identity)
+    };
+    let swap = swaps.files().find(|swap| is_it(&swap.name))?;
+    let is_used = open::reopen(file, true).map_or(true, |file| is_swap_file(&file));
+    is_used.then(|| format!("swapped to as {}", shown(&swap.name)))
 }
 
-impl Default for Host<'_> {
-    fn default() -> Self {
-        let (mounts, swaps) = (Path::new("/proc/self/mountinfo"), Path::new("/proc/swaps"));
-        Self { sysfs: Sysfs::default(), mounts, swaps }
-    }
-}
-
-impl Host<'_> {
-    /// The files that are swapped to, by the names that the kernel has for them.
-    fn swap_files(&self) -> Vec<String> {
-        let swaps = fs::read_to_string(self.swaps).unwrap_or_default();
-        let file = |line: &str| {
-            let mut words = line.split_ascii_whitespace();
-            let (name, kind) = (words.next()?, words.next()?);
-            (kind == "file").then(|| plain(name))
-        };
-        swaps.lines().skip(1).filter_map(file).collect()
-    }
-
-    /// By which name a file is swapped to. That another file has the name by now is seen where the
-    /// file can be opened for writing.
-    fn swaps_to(&self, file: BorrowedFd<'_>, identity: Identity) -> Option<String> {
-        let is_it = |name: &String| {
-            let found = open::locate_known(Path::new(name)).ok();
-            found.and_then(Identity::of_open) == Some(identity)
-        };
-        let name = self.swap_files().into_iter().find(is_it)?;
-        let swaps = open::reopen(file, true).map_or(true, |file| is_swap_file(&file));
-        swaps.then(|| format!("swapped to as {}", shown(&name)))
-    }
-
-    /// What the loop devices are used for, and their partitions, that have bytes in common with a
-    /// disk.
-    fn uses_through_loops(&self, identity: Identity, below: &[Extent]) -> Vec<String> {
-        let own: Vec<Extent> =
-            std::iter::once(Extent::whole(identity)).chain(below.iter().copied()).collect();
-        let conflicts = |extent: &Extent| own.iter().any(|own| own.conflicts(extent));
-        let mut uses = Vec::new();
-        for (device, _) in loop_device::extents(&self.sysfs) {
-            let parts = self.sysfs.partitions(device).unwrap_or_default();
-            // The claim on a part is one on the whole, too.
-            let devices = if parts.is_empty() { vec![device] } else { parts };
-            for dev in devices {
-                let itself = Identity::device(dev, &self.sysfs);
-                let Ok(Stack { below, .. }) = Stack::below(itself, "", &self.sysfs) else {
-                    continue;
-                };
-                if itself != identity && below.iter().any(conflicts) {
-                    uses.extend(self.uses_of_other(dev));
-                }
+/// What the loop devices are used for, and their partitions, that have bytes in common with a disk.
+fn uses_through_loops(identity: Identity, below: &[Extent], host: &Snapshot) -> Vec<String> {
+    let own: Vec<Extent> =
+        std::iter::once(Extent::whole(identity)).chain(below.iter().copied()).collect();
+    let conflicts = |extent: &Extent| own.iter().any(|own| own.conflicts(extent));
+    let sysfs = host.sysfs();
+    let mut uses = Vec::new();
+    for device in host.loops().iter().filter(|device| may_conflict(device, &own)) {
+        let parts = sysfs.partitions(device.dev).unwrap_or_default();
+        // The claim on a part is one on the whole, too.
+        let devices = if parts.is_empty() { vec![device.dev] } else { parts };
+        for dev in devices {
+            let itself = Identity::device(dev, sysfs);
+            let Ok(Stack { below, .. }) = Stack::below(itself, "", sysfs) else {
+                continue;
+            };
+            if itself != identity && below.iter().any(conflicts) {
+                uses.extend(uses_of_other(dev, host));
             }
         }
-        uses
     }
-
-    /// What another device is used for that has bytes in common with a disk.
-    fn uses_of_other(&self, dev: u64) -> Vec<String> {
-        let Ok(Some(node)) = self.sysfs.node(dev) else { return Vec::new() };
-        let uses = self.uses(dev);
-        let uses = match is_device_claimed(dev, &node) {
-            Some(true) => or_claimed(uses),
-            Some(false) => Vec::new(),
-            None => uses,
-        };
-        let through = shown_path(&node);
-        uses.into_iter().map(|used| format!("{used} through {through}")).collect()
-    }
-
-    /// What a device is used for, or its partitions are. What can't be read tells nothing.
-    fn uses(&self, dev: u64) -> Vec<String> {
-        let parts = self.sysfs.partitions(dev).unwrap_or_default();
-        let devices: Vec<u64> = std::iter::once(dev).chain(parts).collect();
-        let mut uses = Vec::new();
-        let mounts = fs::read_to_string(self.mounts).unwrap_or_default();
-        uses.extend(mounts.lines().filter_map(|line| mounted(line, &devices)));
-        let swaps = fs::read_to_string(self.swaps).unwrap_or_default();
-        let swapped = |line: &str| {
-            let node = plain(line.split_ascii_whitespace().next()?);
-            is_one_of(&node, &devices).then(|| format!("swapped to as {}", shown(&node)))
-        };
-        uses.extend(swaps.lines().skip(1).filter_map(swapped));
-        for dev in devices {
-            let holders = self.sysfs.holders(dev).unwrap_or_default();
-            uses.extend(holders.iter().map(|holder| format!("a part of {}", shown(holder))));
-        }
-        uses
-    }
+    uses
 }
 
-/// Where one of these devices is mounted, if this line of `mountinfo` tells of it
-/// (`proc_pid_mountinfo(5)`). Some file systems have a number of their own, and only the name of the
-/// device.
-fn mounted(line: &str, devices: &[u64]) -> Option<String> {
-    let (before, after) = line.split_once(" - ")?;
-    let mut words = before.split(' ');
-    let (number, place) = (words.nth(2)?, words.nth(1)?);
-    let numbered = |dev: &u64| number == format!("{}:{}", major(*dev), minor(*dev));
-    let source = plain(after.split(' ').nth(1)?);
-    (devices.iter().any(numbered) || is_one_of(&source, devices))
-        .then(|| format!("mounted on {}", shown(&plain(place))))
+/// Whether a loop device, or a partition of it, may lie on what a disk lies on; `own` is that, and the
+/// disk itself. Most loop devices do not, so nothing else is read of these.
+///
+/// A loop device lies on its file, and no further, unless that is a device, or on a file system whose
+/// device number is none of a block device: that may be an overlay, whose files lie on others.
+fn may_conflict(device: &LoopDevice, own: &[Extent]) -> bool {
+    let lies_on_more = match device.backing {
+        Identity::Inode { dev, .. } => major(dev) == 0,
+        Identity::Block { .. } | Identity::Key { .. } => true,
+    };
+    let is_in_common = |own: &Extent| [device.identity, device.backing].contains(&own.identity);
+    lies_on_more || own.iter().any(is_in_common)
+}
+
+/// What another device is used for that has bytes in common with a disk.
+fn uses_of_other(dev: u64, host: &Snapshot) -> Vec<String> {
+    let Ok(Some(node)) = host.sysfs().node(dev) else { return Vec::new() };
+    let uses = match is_device_claimed(dev, &node) {
+        Some(true) => or_claimed(uses_of(dev, host)),
+        Some(false) => Vec::new(),
+        None => uses_of(dev, host),
+    };
+    let through = shown_path(&node);
+    uses.into_iter().map(|used| format!("{used} through {through}")).collect()
+}
+
+/// What a device is used for, or its partitions are. What can't be read tells nothing.
+fn uses_of(dev: u64, host: &Snapshot) -> Vec<String> {
+    let sysfs = host.sysfs();
+    let parts = sysfs.partitions(dev).unwrap_or_default();
+    let devices: Vec<u64> = std::iter::once(dev).chain(parts).collect();
+    let mut uses = Vec::new();
+    if let Ok(mounts) = host.mounts() {
+        uses.extend(mounts.iter().filter_map(|mount| mounted(mount, &devices)));
+    }
+    let swapped =
+        |name: &str| is_one_of(name, &devices).then(|| format!("swapped to as {}", shown(name)));
+    uses.extend(host.swaps().iter().filter_map(|swap| swapped(&swap.name)));
+    for dev in devices {
+        let holders = sysfs.holders(dev).unwrap_or_default();
+        uses.extend(holders.iter().map(|holder| format!("a part of {}", shown(holder))));
+    }
+    uses
+}
+
+/// Where one of these devices is mounted, if this is its mount. Some file systems have a number of their
+/// own, and only the name of the device.
+fn mounted(mount: &Mount, devices: &[u64]) -> Option<String> {
+    (devices.contains(&mount.dev) || is_one_of(&mount.source, devices))
+        .then(|| format!("mounted on {}", shown_path(&mount.point)))
 }
 
 fn is_one_of(node: &str, devices: &[u64]) -> bool {
@@ -237,53 +221,34 @@ fn is_one_of(node: &str, devices: &[u64]) -> bool {
         })
 }
 
-/// A word without the escapes that the kernel writes for blanks: `\040` and the like.
-fn plain(word: &str) -> String {
-    let mut bytes = Vec::with_capacity(word.len());
-    let mut rest = word.as_bytes();
-    while let Some((first, more)) = rest.split_first() {
-        let octal = more
-            .get(..3)
-            .filter(|_| *first == b'\\')
-            .and_then(|digits| u8::from_str_radix(str::from_utf8(digits).ok()?, 8).ok());
-        bytes.push(octal.unwrap_or(*first));
-        rest = octal.and_then(|_| more.get(3..)).unwrap_or(more);
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::lock::sysfs::tests::Tree;
     use nix::sys::stat::makedev;
+    use std::fs;
 
-    const MOUNTS: &str = "\
+    const MOUNTS: &[u8] = b"\
 22 27 0:21 / /proc rw,relatime - proc proc rw
 42 27 8:1 / /mnt/a\\040b\\134c rw,relatime shared:1 - ext4 /dev/none/sda1 rw
 43 27 8:16 / /mnt/other rw - xfs /dev/none/sdb rw
 44 27 0:40 / /mnt/tree rw - btrfs /dev/none/sdc rw
 line";
+    const SWAPS: &[u8] = b"Filename Type Size Used Priority\n/dev/null partition 1 0 -2\n";
 
     #[test]
     fn what_a_device_is_used_for_is_told_for_its_parts_too() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mounts, swaps) = (dir.path().join("mountinfo"), dir.path().join("swaps"));
-        fs::write(&mounts, MOUNTS).unwrap();
-        fs::write(&swaps, "Filename Type Size Used Priority\n/dev/null partition 1 0 -2\n")
-            .unwrap();
         let tree = Tree::new();
         tree.device("sda", "8:0").device("sda/sda1", "8:1").device("sda/sda2", "8:2");
         tree.device("dm-0", "253:0").on("dm-0", "sda/sda2").file("dm-0", "dm/name", "vg-lv\n");
-        let host = Host { sysfs: tree.sysfs(), mounts: &mounts, swaps: &swaps };
+        let host = Snapshot::of(&tree.sysfs()).with(MOUNTS, SWAPS);
         let all = ["mounted on /mnt/a b\\c", "a part of /dev/dm-0 (vg-lv)"];
-        assert_eq!(host.uses(makedev(8, 0)), all);
-        assert_eq!(host.uses(makedev(8, 1)), all[..1]);
-        assert_eq!(host.uses(makedev(8, 2)), all[1..]);
-        assert!(host.uses(makedev(253, 0)).is_empty());
-        assert!(host.swap_files().is_empty());
-        let nowhere = Host { mounts: &swaps, swaps: Path::new("/none"), ..host };
-        assert!(nowhere.uses(makedev(8, 1)).is_empty());
+        assert_eq!(uses_of(makedev(8, 0), &host), all);
+        assert_eq!(uses_of(makedev(8, 1), &host), all[..1]);
+        assert_eq!(uses_of(makedev(8, 2), &host), all[1..]);
+        assert!(uses_of(makedev(253, 0), &host).is_empty());
+        let nowhere = Snapshot::of(&tree.sysfs()).with(SWAPS, b"");
+        assert!(uses_of(makedev(8, 1), &nowhere).is_empty());
     }
 
     #[test]
@@ -300,28 +265,37 @@ line";
             name.replace(' ', "\\040"),
             at("other").display()
         );
-        fs::write(at("swaps"), lines).unwrap();
-        let swaps = at("swaps");
-        let host = Host { swaps: &swaps, ..Host::default() };
+        let swaps = Swaps::parse(lines.as_bytes());
         let used = |file: &str| {
             let identity = Identity::of(&stat(&at(file)).unwrap()).unwrap();
             // What is swapped to is tested where the kernel does it; this can't be opened.
-            host.swaps_to(File::open(dir.path()).unwrap().as_fd(), identity)
+            swaps_to(File::open(dir.path()).unwrap().as_fd(), identity, &swaps)
         };
         assert_eq!(used("link"), Some(format!("swapped to as {name}")));
         assert_eq!(used("other"), None);
         let file = File::open(at("a b")).unwrap();
         let identity = Identity::of_open(&file).unwrap();
-        assert_eq!(host.swaps_to(file.as_fd(), identity), None);
+        assert_eq!(swaps_to(file.as_fd(), identity, &swaps), None);
         // What nobody swaps to is not written to, either.
         refuse_swap_file(&File::open(at("a b")).unwrap(), "x").unwrap();
     }
 
     #[test]
-    fn what_the_kernel_escapes_is_read() {
-        for (word, meant) in [("/a\\040b", "/a b"), ("\\011", "\t"), ("a\\", "a\\"), ("\\9", "\\9")]
-        {
-            assert_eq!(plain(word), meant);
+    fn only_loop_devices_that_may_lie_on_a_disk_are_looked_at() {
+        let inode = |dev, ino| Identity::Inode { dev, ino };
+        let block = |minor| Identity::Block { dev: makedev(7, minor), seq: 1 };
+        let (disk, ext4, btrfs) = (makedev(8, 0), makedev(8, 1), makedev(0, 40));
+        let own = [Extent::whole(inode(ext4, 1)), Extent::whole(block(1))];
+        for (minor, backing, expected) in [
+            (0, inode(ext4, 1), true),
+            (0, inode(ext4, 2), false),
+            (0, inode(disk, 1), false),
+            (1, inode(ext4, 2), true),
+            (0, block(2), true),
+            (0, inode(btrfs, 1), true),
+        ] {
+            let device = LoopDevice { dev: makedev(7, minor), identity: block(minor), backing };
+            assert_eq!(may_conflict(&device, &own), expected, "{device:?}");
         }
     }
 }

@@ -69,7 +69,7 @@ pub(super) fn locate(path: &Path, links: Links) -> Result<OwnedFd, Errno> {
 /// The same for a name that leads to no mount that another host or process serves; `EAGAIN` for one
 /// that does.
 pub(super) fn locate_local(path: &Path) -> Result<OwnedFd, Errno> {
-    let mounts = Mounts::now().map_err(|_| Errno::EAGAIN)?;
+    let mounts = Mounts::current().map_err(|_| Errno::EAGAIN)?;
     if far_mount(&mounts, path).is_some() {
         return Err(Errno::EAGAIN);
     }

@@ -121,11 +121,22 @@ pub(super) fn extent_of(dev: u64, sysfs: &Sysfs) -> Result<Extent, Unknown> {
     extent(dev, answer?, sysfs)
 }
 
-/// Returns what each loop device of this host occupies that is set up and answers.
+/// A loop device that is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LoopDevice {
+    /// Its number.
+    pub(super) dev: u64,
+    /// The device itself.
+    pub(super) identity: Identity,
+    /// The file or device that it is set up on.
+    pub(super) backing: Identity,
+}
+
+/// Returns the loop devices of this host that are set up and answer.
 ///
-/// Where this process may not ask a device, the name that it was set up with is tried: who is told
-/// about another file by it is told too much, and not too little.
-pub(super) fn extents(sysfs: &Sysfs) -> Vec<(u64, Extent)> {
+/// Where this process may not ask a device, the name that it was set up with is tried: a name that
+/// leads to another file by now tells of one use too many, and not of one too few.
+pub(super) fn all(sysfs: &Sysfs) -> Vec<LoopDevice> {
     let (mut answers, mut unasked) = (Vec::new(), Vec::new());
     for dev in sysfs.loop_devices().unwrap_or_default() {
         let seq = sysfs.disk_sequence(dev);
@@ -137,22 +148,20 @@ pub(super) fn extents(sysfs: &Sysfs) -> Vec<(u64, Extent)> {
     for some in unasked.chunks(AT_ONCE) {
         answers.extend(ask(some));
     }
-    let extent = |(dev, answer): (u64, Answer)| {
-        let extent = match answer {
-            Ok(backing) => extent(dev, backing, sysfs).ok(),
-            Err(Unknown::Refused(Errno::EACCES | Errno::EPERM)) => named(dev, sysfs),
-            Err(_) => None,
+    let device = |(dev, answer): (u64, Answer)| {
+        let backing = match answer {
+            Ok(backing) => backing.identity(sysfs),
+            Err(Unknown::Refused(Errno::EACCES | Errno::EPERM)) => named(dev, sysfs)?,
+            Err(_) => return None,
         };
-        Some((dev, extent?))
+        Some(LoopDevice { dev, identity: Identity::device(dev, sysfs), backing })
     };
-    answers.into_iter().filter_map(extent).collect()
+    answers.into_iter().filter_map(device).collect()
 }
 
 /// What the name leads to that a device was set up with, if the kernel knows that by heart.
-fn named(dev: u64, sysfs: &Sysfs) -> Option<Extent> {
-    let file = open::locate_known(&sysfs.backing_name(dev).ok()??).ok()?;
-    let (offset, limit) = sysfs.loop_range(dev).ok()??;
-    Some(Extent::exact(Identity::of_open(file)?, Span::new(offset, limit)))
+fn named(dev: u64, sysfs: &Sysfs) -> Option<Identity> {
+    Identity::of_open(open::locate_known(&sysfs.backing_name(dev).ok()??).ok()?)
 }
 
 /// Offset and size limit may be changed while a device is in use, so they are never remembered.
@@ -285,6 +294,14 @@ fn loop_info(device: BorrowedFd<'_>) -> Result<[u64; 29], Errno> {
     // `struct loop_info64`: 232 bytes, all of them integers, which fill an array of 29 u64.
     let told = unsafe { ioctl(device, Getter::<GET_STATUS, [u64; 29]>::new()) };
     told.map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+}
+
+/// Remembers for a test what a device is set up on.
+#[cfg(test)]
+pub(super) fn remember(dev: u64, seq: u64, (on, ino): (u64, u64)) {
+    let answer = Ok(Backing { dev: on, ino, rdev: 0 });
+    let known = Known { seq, answer, since: Instant::now() };
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner).insert(dev, known);
 }
 
 #[cfg(test)]

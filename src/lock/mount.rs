@@ -7,13 +7,13 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::makedev;
+
+use super::polled::Polled;
 
 /// File systems that this host's kernel serves by itself, from a device of its own or from memory:
 /// who asks them waits for no one else.
@@ -104,8 +104,9 @@ impl Mount {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mounts(Vec<Mount>);
 
-/// The kernel's list, which tells when it has changed, and what it said when it was last read.
-static CURRENT: Mutex<Option<(fs::File, Arc<Mounts>)>> = Mutex::new(None);
+/// The kernel's list.
+const LIST: &str = "/proc/self/mountinfo";
+static CURRENT: Polled<Mounts> = Polled::new(LIST);
 
 impl Mounts {
     /// Those of this moment. The list is read only if it has changed since the last time.
@@ -114,18 +115,7 @@ impl Mounts {
     ///
     /// Where the list can't be read.
     pub fn current() -> io::Result<Arc<Self>> {
-        let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((list, mounts)) = &*current {
-            let mut polled = [PollFd::new(list.as_fd(), PollFlags::POLLPRI)];
-            if poll(&mut polled, PollTimeout::ZERO)? == 0 {
-                return Ok(Arc::clone(mounts));
-            }
-        }
-        // Opened first: what changes while it is read is seen the next time.
-        let list = fs::File::open("/proc/self/mountinfo")?;
-        let mounts = Arc::new(Self::read(&list)?);
-        *current = Some((list, Arc::clone(&mounts)));
-        Ok(mounts)
+        CURRENT.current(Self::parse)
     }
 
     /// Those of this moment.
@@ -134,7 +124,7 @@ impl Mounts {
     ///
     /// Where the list can't be read.
     pub fn now() -> io::Result<Self> {
-        Self::read(fs::File::open("/proc/self/mountinfo")?)
+        Self::read(fs::File::open(LIST)?)
     }
 
     /// Those that the kernel's list tells of.
@@ -190,7 +180,7 @@ fn number(word: &[u8]) -> Option<u64> {
 }
 
 /// A word without the kernel's escapes: blanks, newlines and backslashes are three octal digits.
-fn plain(word: &[u8]) -> OsString {
+pub(super) fn plain(word: &[u8]) -> OsString {
     let mut bytes = Vec::with_capacity(word.len());
     let mut rest = word;
     while let Some((first, after)) = rest.split_first() {
@@ -208,7 +198,7 @@ fn plain(word: &[u8]) -> OsString {
 mod tests {
     use super::*;
 
-    const LIST: &[u8] = b"\
+    const SAID: &[u8] = b"\
 21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,errors=remount-ro
 22 21 0:30 / /mnt/a\\040b rw,nosuid - nfs4 nas:/export rw,vers=4.2,hard
 23 21 0:31 / /srv rw - tmpfs tmpfs rw
@@ -219,7 +209,7 @@ no mount
 
     #[test]
     fn the_list_is_read() {
-        let mounts = Mounts::parse(LIST);
+        let mounts = Mounts::parse(SAID);
         assert_eq!(mounts.iter().count(), 5);
         let nfs = mounts.numbered(22).unwrap();
         assert_eq!((nfs.point.to_str(), nfs.source.as_str()), (Some("/mnt/a b"), "nas:/export"));
@@ -231,7 +221,7 @@ no mount
 
     #[test]
     fn a_path_is_on_the_deepest_and_the_last() {
-        let mounts = Mounts::parse(LIST);
+        let mounts = Mounts::parse(SAID);
         let of = |path: &str| mounts.of(Path::new(path)).unwrap().id;
         assert_eq!((of("/"), of("/mnt/a"), of("/mnt/a b/x"), of("/mnt/a bc")), (21, 21, 22, 21));
         assert_eq!((of("/mnt/a b/near/x"), of("/srv/disk")), (24, 25));
@@ -242,8 +232,17 @@ no mount
     }
 
     #[test]
+    fn what_the_kernel_escapes_is_read() {
+        for (word, meant) in [("/a\\040b", "/a b"), ("\\011", "\t"), ("a\\", "a\\"), ("\\9", "\\9")]
+        {
+            assert_eq!(plain(word.as_bytes()), meant);
+        }
+    }
+
+    #[test]
     fn this_process_has_some() {
         let mounts = Mounts::now().unwrap();
+        assert_eq!(*Mounts::current().unwrap(), mounts);
         assert!(mounts.of(Path::new("/proc/self")).is_some_and(|mount| mount.kind == "proc"));
     }
 }

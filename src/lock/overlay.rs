@@ -133,7 +133,7 @@ fn find(file: BorrowedFd<'_>) -> Option<Found> {
         return None;
     }
     let missing = |unknown| Some(Found { unknown, ..Found::default() });
-    let Ok(mounts) = Mounts::now() else { return missing(Some(Unknown::NotFound)) };
+    let Ok(mounts) = Mounts::current() else { return missing(Some(Unknown::NotFound)) };
     let layers = Layers::of(file, &mounts).or_else(|| {
         // It may have been opened through a mount of another namespace.
         Layers::of(by_name(file, &mounts)?.as_fd(), &mounts)

@@ -1,6 +1,6 @@
 //! What the table keeps of each lock.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::extent::Extent;
 use super::identity::Identity;
@@ -93,7 +93,12 @@ impl Want {
             Some(directory) if self.lockspace.has_files() => directory,
             _ => file,
         });
-        files.chain(self.path.as_deref()).map(Asked::path).collect()
+        // A disk that is its own lock file is asked once.
+        let is_lock_file = |path: &&Path| {
+            !self.lockspace.has_files() && self.lock_files.iter().any(|file| file == path)
+        };
+        let path = self.path.as_deref().filter(|path| !is_lock_file(path));
+        files.chain(path).map(Asked::path).collect()
     }
 
     /// Whether it may come to lie on something else while it is locked: a loop device can be set up

@@ -4,6 +4,12 @@
 //! get another offset or size limit, while it is locked, and a file of an overlay that is locked in
 //! shared mode is copied up when a program opens it for writing. So what can change is looked at again
 //! before another lock is granted.
+//!
+//! Of a loop device all is read anew for each grant: its disk sequence number, offset and size limit,
+//! since each of them can change while the device is open. Of what lies above and below it, the same
+//! [`Snapshot`] is used for all locked disks and for the in-use check of the new ones. Disks that lie on
+//! no loop device are not looked at: the kernel deletes no partition that is open, and their stack is
+//! what it was when they were locked.
 
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -14,6 +20,7 @@ use super::mount::Mounts;
 use super::open::{self, Links};
 use super::overlay;
 use super::record::Want;
+use super::snapshot::Snapshot;
 use super::stack::Stack;
 use super::sysfs::Sysfs;
 use super::way::far_mount;
@@ -30,10 +37,10 @@ pub struct Renewed {
 /// Returns what a locked disk lies on by now, where that may have changed; `None` where it is as it
 /// was, or can't be told. Asks local file systems only.
 #[must_use]
-pub fn renewed(want: &Want, mounts: &Mounts) -> Option<Renewed> {
+pub fn renewed(want: &Want, host: &Snapshot) -> Option<Renewed> {
     let renewed = match want.identity {
-        Identity::Block { .. } => restacked(want),
-        Identity::Inode { .. } => Some(copied_up(want, mounts)),
+        Identity::Block { .. } => restacked(want, host),
+        Identity::Inode { .. } => host.mounts().ok().map(|mounts| copied_up(want, mounts)),
         Identity::Key { .. } => None,
     };
     renewed.filter(|new| new.below != want.below || new.copies != want.copies)
@@ -43,26 +50,26 @@ pub fn renewed(want: &Want, mounts: &Mounts) -> Option<Renewed> {
 /// found out is left out. Asks no file system that may not answer.
 #[must_use]
 pub fn found_below(identity: Identity) -> Vec<Extent> {
-    let sysfs = Sysfs::default();
+    let sysfs = Sysfs::default().once();
     let stack = Stack::below(identity, "", &sysfs).unwrap_or_default();
     let devices = stack.devices(identity, &sysfs);
     [stack.below, devices].concat()
 }
 
-fn restacked(want: &Want) -> Option<Renewed> {
+fn restacked(want: &Want, host: &Snapshot) -> Option<Renewed> {
     let Identity::Block { dev, .. } = want.identity else { return None };
-    let sysfs = Sysfs::default();
+    let sysfs = host.sysfs();
     // Without the number that tells one that is set up anew, it had to be asked each time.
     if sysfs.disk_sequence(dev) == 0 {
         return None;
     }
-    let stack = Stack::below(want.identity, "", &sysfs).ok()?;
+    let stack = Stack::below(want.identity, "", sysfs).ok()?;
     // A detached device lies on nothing, but a program that has it open may still write to its former
     // file.
     if stack.below.is_empty() {
         return None;
     }
-    let devices = stack.devices(want.identity, &sysfs);
+    let devices = stack.devices(want.identity, sysfs);
     let Stack { below, copies, .. } = stack;
     Some(Renewed { below: [below, devices].concat(), copies })
 }

@@ -20,6 +20,7 @@ use super::printable::spelt_path;
 use super::received::Received;
 use super::record::Want;
 use super::resource::DiskPath;
+use super::snapshot::Snapshot;
 use super::stack::Stack;
 use super::sysfs::Sysfs;
 use super::view::FileId;
@@ -142,7 +143,7 @@ impl Target {
     /// [`Error::NotLockable`] where that can't be found out.
     pub fn lies_as_found(&self) -> Result<bool, Error> {
         let pin = self.pin.as_fd();
-        Ok(Stack::of(pin, self.identity, &self.name, &Sysfs::default())? == self.stack)
+        Ok(Stack::of(pin, self.identity, &self.name, &Sysfs::default().once())? == self.stack)
     }
 
     /// Returns the parts of other files and devices that it occupies now.
@@ -238,9 +239,20 @@ impl Work for Resolve {
     }
 
     fn perform(self) -> Result<Target, Error> {
+        self.perform_on(&Snapshot::default())
+    }
+}
+
+impl Resolve {
+    /// Performs the request, and takes what the kernel says about block devices from `host`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Work::perform`].
+    pub fn perform_on(self, host: &Snapshot) -> Result<Target, Error> {
         match self.wanted {
-            Wanted::Path(path) => by_path(&path, self.naming, self.links),
-            Wanted::File(file, sender) => by_descriptor(file, sender, self.naming),
+            Wanted::Path(path) => by_path(&path, self.naming, self.links, host),
+            Wanted::File(file, sender) => by_descriptor(file, sender, self.naming, host),
         }
     }
 }
@@ -266,7 +278,12 @@ impl Work for Identify {
     }
 }
 
-fn by_path(path: &DiskPath, naming: Naming, links: Links) -> Result<Target, Error> {
+fn by_path(
+    path: &DiskPath,
+    naming: Naming,
+    links: Links,
+    host: &Snapshot,
+) -> Result<Target, Error> {
     let name = spelt_path(path.as_path());
     let pin = open::locate(path.as_path(), links).map_err(|errno| match errno {
         Errno::ENOENT | Errno::ENOTDIR => Error::missing(&name),
@@ -282,10 +299,15 @@ fn by_path(path: &DiskPath, naming: Naming, links: Links) -> Result<Target, Erro
     // The kernel's name of what we located ourselves, in our own namespace: nobody forged that.
     let canonical = open::name_of(pin.as_fd())
         .map_err(|errno| Error::system("finding the canonical name of", &name, errno))?;
-    target(name, Some((path.as_path(), canonical)), pin, None, naming)
+    target(name, Some((path.as_path(), canonical)), pin, None, naming, host)
 }
 
-fn by_descriptor(file: Received, sender: Sender, naming: Naming) -> Result<Target, Error> {
+fn by_descriptor(
+    file: Received,
+    sender: Sender,
+    naming: Naming,
+    host: &Snapshot,
+) -> Result<Target, Error> {
     let access = access(file.as_fd())?;
     let passed::Proven { name, local } = passed::prove(file.as_fd(), sender)?;
     // What is kept is no copy of what was passed: to close that may take as long as its sender likes.
@@ -298,9 +320,9 @@ fn by_descriptor(file: Received, sender: Sender, naming: Naming) -> Result<Targe
     let name = name.filter(|name| open::leads_to(name, &stat).unwrap_or(false));
     match name {
         Some(path) => {
-            target(spelt_path(&path), Some((&path, path.clone())), pin, Some(access), naming)
+            target(spelt_path(&path), Some((&path, path.clone())), pin, Some(access), naming, host)
         }
-        None => target(format!("fd:{identity}"), None, pin, Some(access), naming),
+        None => target(format!("fd:{identity}"), None, pin, Some(access), naming, host),
     }
 }
 
@@ -310,10 +332,11 @@ fn target(
     pin: OwnedFd,
     shown: Option<Access>,
     naming: Naming,
+    host: &Snapshot,
 ) -> Result<Target, Error> {
     let (stat, identity) = open::examine(pin.as_fd(), &name)?;
-    let stack = Stack::of(pin.as_fd(), identity, &name, &Sysfs::default())?;
-    let devices = stack.devices(identity, &Sysfs::default());
+    let stack = Stack::of(pin.as_fd(), identity, &name, host.sysfs())?;
+    let devices = stack.devices(identity, host.sysfs());
     let fuse = open::is_fuse(pin.as_fd(), &name)?
         || (path.is_none() && open::may_hide_fuse(pin.as_fd(), &name)?);
     let given = path.as_ref().map(|(given, canonical)| (*given, canonical.as_path()));

@@ -26,9 +26,9 @@ use super::probe;
 use super::record::Want;
 use super::resolve::Target;
 use super::signature::Signature;
+use super::snapshot::Snapshot;
 use super::stranger::Request;
-use super::sysfs::Sysfs;
-use super::work::{Asked, Work};
+use super::work::{Asked, Done, Work};
 
 /// How often a lock file is opened anew because somebody removed it in between.
 const TRIES: usize = 64;
@@ -95,6 +95,25 @@ impl Work for Take {
     }
 
     fn perform(self) -> Result<Held, Error> {
+        self.perform_on(&Snapshot::default())
+    }
+}
+
+/// Locks goals one after the other, up to the first that fails. `host` is used for as long as it is fresh.
+pub fn take_all(takes: Vec<Take>, mut host: Snapshot) -> Done<Held> {
+    let mut answers = Vec::with_capacity(takes.len());
+    for take in takes {
+        host.refresh();
+        match take.perform_on(&host) {
+            Ok(held) => answers.push(held),
+            Err(failure) => return Done { answers, failure: Some(failure) },
+        }
+    }
+    Done { answers, failure: None }
+}
+
+impl Take {
+    fn perform_on(self, host: &Snapshot) -> Result<Held, Error> {
         let Self { goal, mode, signature, hasty, in_use } = self;
         if mode == Mode::None {
             return Ok(Held::of_nothing());
@@ -106,8 +125,9 @@ impl Work for Take {
                 let unused = in_use == InUse::Refused && mode == Mode::Exclusive;
                 if unused {
                     let Target { pin, identity, name, .. } = &**target;
-                    refuse_if_used(pin.as_fd(), *identity, &target.below(mode), name)?;
+                    refuse_if_used(pin.as_fd(), *identity, &target.below(mode), name, host)?;
                 }
+                refuse_unset(target, host)?;
                 let in_lockspace = target.lockspace.kind().has_files();
                 (take_disk(target, mode, unused, &request)?, target.name.clone(), in_lockspace)
             }
@@ -125,7 +145,6 @@ fn take_disk(
     request: &Request<'_>,
 ) -> Result<Held, Error> {
     let request = Request { resource: &target.name, ..*request };
-    refuse_unset(target)?;
     if !target.is_copied_up(mode) {
         target.refuse_unknown(mode)?;
     }
@@ -282,10 +301,10 @@ fn open_with(
 /// # Errors
 ///
 /// [`Error::NotLockable`].
-fn refuse_unset(target: &Target) -> Result<(), Error> {
+fn refuse_unset(target: &Target, host: &Snapshot) -> Result<(), Error> {
     let Identity::Block { dev, .. } = target.identity else { return Ok(()) };
     let failed = |error: io::Error| Error::not_lockable(&target.name, error.to_string());
-    if is_unset(dev, &Sysfs::default()).map_err(failed)? {
+    if is_unset(dev, host.sysfs()).map_err(failed)? {
         return Err(Error::not_lockable(&target.name, "no file is set up on this loop device"));
     }
     Ok(())

@@ -63,10 +63,6 @@ impl<W: Work> Work for Vec<W> {
     }
 }
 
-/// Several requests in order, up to the first that fails.
-#[derive(Debug)]
-pub struct InOrder<W>(pub Vec<W>);
-
 /// What came of several requests: the answers of those that succeeded, and the first failure.
 #[derive(Debug)]
 pub struct Done<T> {
@@ -74,25 +70,4 @@ pub struct Done<T> {
     pub answers: Vec<T>,
     /// Why the rest was not tried.
     pub failure: Option<Error>,
-}
-
-impl<T: Send + 'static, W: Work<Answer = Result<T, Error>>> Work for InOrder<W> {
-    type Answer = Done<T>;
-
-    fn asks(&self) -> Vec<Asked<'_>> {
-        self.0.iter().flat_map(Work::asks).collect()
-    }
-
-    fn perform(self) -> Done<T> {
-        let mut answers = Vec::with_capacity(self.0.len());
-        for work in self.0 {
-            match work.perform() {
-                Ok(answer) => answers.push(answer),
-                Err(failure) => {
-                    return Done { answers, failure: Some(failure) };
-                }
-            }
-        }
-        Done { answers, failure: None }
-    }
 }

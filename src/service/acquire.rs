@@ -41,9 +41,10 @@ use crate::lock::in_use::InUse;
 use crate::lock::owner::AnchorId;
 use crate::lock::queue::Purpose;
 use crate::lock::record::{Proof, Stage};
+use crate::lock::snapshot::Snapshot;
 use crate::lock::table::{Again, Reservation};
-use crate::lock::take::{Goal, Take};
-use crate::lock::work::{Asked, InOrder, Work};
+use crate::lock::take::{Goal, Take, take_all};
+use crate::lock::work::Asked;
 use crate::lock::{self, Event, Lock, Mode, Owner, OwnerId, Want};
 use crate::step::step;
 
@@ -297,9 +298,11 @@ impl Request {
 
     fn tell(&mut self, mut entry: Entry) -> Result<Came, Error> {
         let service = self.service.clone();
+        let mut host = Snapshot::default();
         for ask in std::mem::take(&mut self.asks) {
             let named = self.lookups.push(&ask);
-            let goal = ask.disk.find(&service);
+            host.refresh();
+            let goal = ask.disk.find(&service, &host);
             let goal = goal.map_err(|error| service.explain_missing(named, error))?;
             self.goals.push(Arc::new(goal));
         }
@@ -346,7 +349,9 @@ impl Request {
     /// Steps 3 to 7. The place in the queue comes back with an error that did not cost it.
     fn grant(&mut self, entry: Entry) -> Result<Came, (Error, Option<Entry>)> {
         let service = self.service.clone();
-        service.renew_stacks();
+        // Not that of the lookup: a loop device may have been changed since.
+        let host = Snapshot::default();
+        service.renew_stacks_by(&host);
         let (reserved, entry) = match service.decide(self, entry).map_err(|error| (error, None))? {
             Decided::Reserved(reserved, entry) => (reserved, entry),
             Decided::Queued(queued) => return Ok(Came::Queued(queued)),
@@ -369,7 +374,7 @@ impl Request {
             let mut goals = fresh.iter().filter_map(|(_, n)| self.goals.get(*n));
             goals.try_for_each(|goal| service.check_fit(goal))?;
             service.keep().begin(&records)?;
-            let done = InOrder(takes).perform();
+            let done = take_all(takes, host);
             held.extend(done.answers.into_iter().map(Arc::new));
             Service::say_unrecorded(&held);
             done.failure.map_or(Ok(()), Err)?;

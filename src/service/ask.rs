@@ -9,6 +9,7 @@ use crate::lock::key::Key;
 use crate::lock::lease::LeaseName;
 use crate::lock::resolve::{Resolve, Target};
 use crate::lock::restored::find_again;
+use crate::lock::snapshot::Snapshot;
 use crate::lock::take::Goal;
 use crate::lock::work::{Asked, Work as _};
 use crate::lock::{Mode, Want};
@@ -81,15 +82,15 @@ impl Disk {
         }
     }
 
-    /// Finds it. For a storage thread.
-    pub(super) fn find(self, service: &Service) -> Result<Goal, Error> {
+    /// Finds it, with what `host` says about block devices. For a storage thread.
+    pub(super) fn find(self, service: &Service, host: &Snapshot) -> Result<Goal, Error> {
         let renewed = |mut target: Box<Target>| {
             // Its storage may have been mounted since; what lies beneath would protect nothing.
             target.lockspace = service.renew_lockspace(target.lockspace)?;
             Ok::<_, Error>(Goal::Disk(target))
         };
         Ok(match self {
-            Self::Wanted(resolve) => renewed(Box::new(resolve.perform()?))?,
+            Self::Wanted(resolve) => renewed(Box::new(resolve.perform_on(host)?))?,
             Self::Found(target, _) => renewed(target)?,
             Self::Key(key) => Goal::Key(key),
             Self::Lease(name) => Goal::Key(service.find_lease(&name)?),

@@ -12,6 +12,7 @@ use super::views::Named;
 use super::{Error, Service};
 use crate::lock;
 use crate::lock::resolve::Resolve;
+use crate::lock::snapshot::Snapshot;
 use crate::lock::take::Goal;
 use crate::lock::work::{Asked, Work};
 
@@ -85,7 +86,7 @@ impl Lookups {
                 continue;
             }
             let Some(lookup) = lookup.again() else { continue };
-            let found = Disk::Wanted(lookup).find(service);
+            let found = Disk::Wanted(lookup).find(service, &Snapshot::default());
             let found = found.map_err(|error| service.explain_missing(named.as_ref(), error))?;
             *goal = Arc::new(found);
             changed = true;

@@ -2,9 +2,9 @@
 //! somebody asks who holds what.
 
 use super::Service;
-use crate::lock::mount::Mounts;
 use crate::lock::printable::shown;
 use crate::lock::renewal::renewed;
+use crate::lock::snapshot::Snapshot;
 use crate::lock::work::Work;
 use crate::lock::{Lock, Table};
 
@@ -23,13 +23,15 @@ impl Service {
     /// Enters into the table what locked disks lie on by now. Costs nothing where no disk is locked that
     /// may lie on something else than before. For a storage thread.
     pub fn renew_stacks(&self) {
+        self.renew_stacks_by(&Snapshot::default());
+    }
+
+    /// Does the same with what `host` says. That must not have been used for the lookup of the disks that
+    /// are asked for: a loop device may have been changed since.
+    pub(super) fn renew_stacks_by(&self, host: &Snapshot) {
         let locks = self.state().table.changeable();
-        if locks.is_empty() {
-            return;
-        }
-        let Ok(mounts) = Mounts::now() else { return };
         for lock in locks {
-            let Some(renewed) = renewed(&lock.want, &mounts) else { continue };
+            let Some(renewed) = renewed(&lock.want, host) else { continue };
             let others = self.state().table.enter_renewed(&lock, renewed);
             let resource = shown(&lock.want.resource);
             tracing::info!(
