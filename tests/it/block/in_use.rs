@@ -25,7 +25,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let _ = umount2(&self.0, MntFlags::empty());
+        let unmounted = umount2(&self.0, MntFlags::empty());
         // Who began a mount namespace of his own meanwhile, as other tests do, has a copy there.
         let house = self.0.parent().unwrap().to_str().unwrap();
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
@@ -41,6 +41,9 @@ impl Drop for Mounted {
                     .arg(&self.0)
                     .output();
             }
+        }
+        if !std::thread::panicking() {
+            unmounted.expect("nothing of the test is open there any more");
         }
     }
 }
