@@ -322,6 +322,12 @@ impl LockRecord {
         Self { before: Some(before), parked: Some(parked), resumes, ..self }
     }
 
+    /// The same under another number, where its own may be damaged.
+    #[must_use]
+    pub fn renumbered(self, number: u64) -> Self {
+        Self { number, ..self }
+    }
+
     /// What its owner remembered, and has again with this.
     #[must_use]
     pub fn resumes(&self) -> &[u64] {

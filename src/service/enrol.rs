@@ -253,6 +253,7 @@ impl Service {
     /// As for [`Self::acquire`].
     pub fn acquire_counted(&self, id: OwnerId, ask: Ask) -> Result<Shown, Error> {
         self.let_others_see();
+        self.0.suspects.pass_here();
         let _turn = self.turn_here(id)?;
         let (_, shown) = self.acquire_here(id, vec![ask], Again::Count)?;
         Ok(shown)

@@ -84,6 +84,7 @@ pub use settings::Settings;
 use sighting::Sightings;
 use state::{Locked, State};
 use storage::Storage;
+use suspects::gate::Gate;
 pub use views::{CallerProcess, ResolveFor};
 pub use wait::{Granted, Presence, Wait, Why};
 
@@ -109,6 +110,8 @@ struct Inner {
     unclean: Notify,
     /// Told when a released lock is reserved for its former owner.
     reserved: Notify,
+    /// Closed while what damaged records name is being locked again.
+    suspects: Gate,
 }
 
 /// Events that belong together, for whoever shows the table to the world.
@@ -173,6 +176,7 @@ impl Service {
             went: Notify::new(),
             unclean: Notify::new(),
             reserved: Notify::new(),
+            suspects: Gate::default(),
         }))
     }
 

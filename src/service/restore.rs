@@ -182,6 +182,9 @@ pub fn restore(
     let keep = Keep { state: state_file, parking, far };
     let service = Service::new(state, exempt, keep, storage, inspector);
     service.counts().restored(locks);
+    if !suspects.is_empty() {
+        service.0.suspects.close();
+    }
     for (id, number, anchored) in anchored {
         let watch = Watch { task: service.follow(id, number, &anchored), anchored };
         if let Some(kept) = service.state().kept.get_mut(&id) {

@@ -4,11 +4,15 @@
 //! does not say for certain whose lock it was, but it may still name the disk or lease, and the VM may be
 //! writing there. So that is locked for an owner named `suspect`, which only an administrator closes.
 //! What another program has locked meanwhile, or is not found, is reported as lost. Only regular files
-//! and block devices are locked, and no file is created.
+//! and block devices are locked, and no file is created. Requests of other owners are held back
+//! meanwhile ([`gate`]).
+
+pub(super) mod gate;
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::ask::{Ask, Disk};
@@ -34,14 +38,14 @@ pub(super) const SUSPECT_NAME: &str = "suspect";
 const AT_ONCE: usize = 8;
 
 impl Service {
-    /// Locks the disks and leases that damaged records name; each with the number of the lock that was entered for
-    /// it, if one was. Returns at once.
+    /// Locks the disks and leases that damaged records name; each with the number of the lock that was
+    /// entered for it, if one was. Returns at once.
     pub(super) fn lock_suspects(&self, suspects: Vec<(Suspect, Option<u64>)>) {
         if suspects.is_empty() {
             return;
         }
         let service = self.clone();
-        tokio::spawn(async move {
+        let locking = tokio::spawn(async move {
             for some in suspects.chunks(AT_ONCE) {
                 let tasks: Vec<_> = some
                     .iter()
@@ -56,7 +60,14 @@ impl Service {
                     let _ = task.await;
                 }
             }
+            service.0.suspects.open();
             service.close_suspect_if_empty().await;
+        });
+        let service = self.clone();
+        tokio::spawn(async move {
+            // It goes on all the same.
+            let _ = timeout(gate::LIMIT, locking).await;
+            service.0.suspects.open();
         });
     }
 

@@ -18,6 +18,7 @@ use super::lookups::CheckNames;
 use super::pauses::Pauses;
 use super::place::{Entry, Place, Word};
 use super::refusals::Tell;
+use super::suspects::SUSPECT;
 use super::waits::Waits;
 use super::{Error, Service, Shown};
 use crate::lock::OwnerId;
@@ -153,6 +154,9 @@ impl Service {
         turn: Option<OwnedMutexGuard<()>>,
         wait: Option<Wait>,
     ) -> Result<Granted, Error> {
+        if command.owner() != SUSPECT {
+            self.0.suspects.pass().await;
+        }
         let mut waits = None;
         let came = self.try_on(command, turn, wait, &mut waits).await;
         if let Some(waits) = waits {

@@ -1,6 +1,6 @@
 //! Disks and leases that damaged lock records name.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use super::Finding;
 use super::remembered::{Moved, What};
 use crate::keep::line::{Line, Step};
 use crate::keep::record::Record;
+use crate::keep::state::Name;
 use crate::keep::suspect::{Suspect, SuspectName};
 use crate::lock::directory::Directory;
 use crate::lock::identity::Identity;
@@ -171,25 +172,33 @@ impl Finding {
     /// Enters what damaged records of suspended and reserved locks say: an owner must not be resumed
     /// without one of its locks. Where the record is wrong, the resumption is refused.
     pub(super) fn enter_unproven(&mut self, lines: Vec<Line>, moved: &Moved) {
+        let mut given = HashSet::new();
+        let used: HashSet<Name> = self.lines.iter().map(|(name, _)| *name).collect();
         for Line { step, mode, record } in lines {
             let (Record::Lock(record), Some(mode)) = (record, mode) else { continue };
             if matches!(moved.what_of(&record, step), What::Nothing | What::Kept) {
                 continue;
             }
-            let lock = (*record).clone().lock(mode, Stage::Held);
+            // Two locks that an owner has suspended must not have one number.
+            let next = self.state.table.next_number();
+            let number = record.number();
+            let is_used = number >= next || used.contains(&Name::Lock(number));
+            let is_free = !is_used && given.insert(number);
+            let record = if is_free { *record } else { record.renumbered(next) };
+            let lock = record.clone().lock(mode, Stage::Held);
             let resource = lock.as_ref().map(|lock| lock.want.resource.clone()).unwrap_or_default();
             let resource = lock::printable::shown(&resource);
             let is_owner = |lock: &Lock| self.state.table.living(lock.owner).is_ok();
             if !lock.as_ref().is_some_and(is_owner) {
                 tracing::error!(
-                    "a damaged record tells of a suspended lock on {resource}: its owner will be \
-                     resumed without it"
+                    "a damaged record tells of a suspended or reserved lock on {resource}: its \
+                     owner is not known"
                 );
             } else if step == Step::Reserved {
-                self.enter_reserved(*record, mode);
+                self.enter_reserved(record, mode);
             } else {
                 tracing::warn!("a damaged record tells of a suspended lock on {resource}");
-                self.enter_remembered(*record, mode);
+                self.enter_remembered(record, mode);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Loop devices that get another range of their file while they are locked: no lock is lost for it, and
 //! everybody is told that two locks cover the same data.
 
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
 use zbus::Connection;
@@ -177,6 +178,28 @@ async fn list_who_and_doctor_tell_of_two_locks_on_the_same_data() {
     assert_eq!(told.status.code(), Some(1));
     moved.set_offset(0);
     assert!(!doctor().await.stdout.contains("another owner has locked"));
+}
+
+/// The record of a lock is damaged, and its descriptor is kept: what the disk lies on is known without.
+#[tokio::test]
+async fn a_recovered_lock_on_a_partition_keeps_its_device_from_others() {
+    let mut device = Looped::new();
+    let (part, other) = (device.part(64, 64), device.part(256, 64));
+    let house = House::builder().start().await;
+    let bus = house.connection().await;
+    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    web1.acquire(&[exclusive(&part)]).await.unwrap();
+    let state = house.launch().runtime_dir.join("state");
+    let all = std::fs::read(&state).unwrap();
+    let at = all.windows(8).rposition(|word| word == b"\"since\":").unwrap();
+    let file = std::fs::File::options().write(true).open(&state).unwrap();
+    file.write_all_at(b"z", at as u64 + 3).unwrap();
+    vmlockctl(&house, &["reexec"]).await.ok();
+    for disk in [device.node(), &device.file(), &part] {
+        let refused = web2.acquire(&[exclusive(disk)]).await.unwrap_err();
+        assert_refused(&refused, "LockHeld", "VM \"recovered\"");
+    }
+    web2.acquire(&[exclusive(&other)]).await.unwrap();
 }
 
 /// A device that was detached and set up on the disk of another VM, while only its lock file was locked.

@@ -8,6 +8,7 @@ use zbus::Connection;
 
 use super::{SUSPECT, restart, says, state_file};
 use crate::cli::str;
+use crate::house::rpc::{Owner, Rpc};
 use crate::house::{House, Kind, Rival};
 use crate::listed::Listed;
 use crate::machine::{Machine, exclusive, shared};
@@ -208,5 +209,70 @@ async fn an_owner_is_not_resumed_without_a_lock_whose_record_is_damaged() {
             let refused = resumed.unwrap_err().into();
             assert_refused(&refused, "ResourceChanged", "two.img");
         }
+    }
+}
+
+/// The number of a suspended lock is damaged, and is that of another one: both are there.
+#[tokio::test]
+async fn two_suspended_locks_with_one_number_are_both_there() {
+    let scene = Scene::set().await;
+    let [one, two] = &scene.disks;
+    scene.web1.acquire(&[exclusive(one), exclusive(two)]).await.unwrap();
+    scene.web1.owner.suspend(none()).await.unwrap();
+    scene
+        .damage(|state| {
+            let all = String::from_utf8(state.clone()).unwrap();
+            let number = |n: u8| format!("{{\"lock\":{{\"number\":{n},");
+            assert!(all.contains(&number(2)), "{all}");
+            *state = all.replace(&number(2), &number(1)).into_bytes();
+        })
+        .await;
+    assert_eq!(scene.web1.owner.suspended().await.unwrap().len(), 2);
+    assert_eq!(scene.web1.owner.resume(none()).await.unwrap().len(), 2);
+    for disk in [one, two] {
+        Rival::try_once(disk, Kind::Posix, true).unwrap_err();
+    }
+}
+
+/// What libvirt has released for an instant stays reserved for its VM.
+#[tokio::test]
+async fn a_damaged_record_of_a_reserved_lock_keeps_the_reservation() {
+    let config = "virtlockd_socket = \"@DIR@/virtlockd-sock\"\nrelease_grace = 600\n";
+    let house = House::builder().config(config).start().await;
+    let (bus, disk) = (house.connection().await, house.raw_of(0, "disk.img"));
+    let mut rpc = Rpc::connect(&house.dir().join("virtlockd-sock")).unwrap();
+    let owner = Owner::new("web1", 1, std::process::id());
+    rpc.register(&owner).granted();
+    rpc.acquire("", str(&disk), 0).granted();
+    rpc.release("", str(&disk), 0).granted();
+    restart(&house, || {
+        let all = fs::read_to_string(state_file(&house)).unwrap();
+        let at = all.find("\nvx ").expect(&all);
+        let (before, line) = all.split_at(at);
+        let line = line.replacen("\"since\":", "\"since\": ", 1);
+        fs::write(state_file(&house), before.to_owned() + &line).unwrap();
+    })
+    .await;
+    let web2 = Machine::open(&bus, "web2").await;
+    let refused = web2.acquire(&[exclusive(&disk)]).await.unwrap_err();
+    assert_refused(&refused, "LockHeld", "reserved for VM");
+}
+
+/// Of these disks only the names are known, so each has to be looked up: no other request comes first.
+#[tokio::test]
+async fn disks_that_are_known_by_name_alone_are_locked_before_anything_is_granted() {
+    let scene = Scene::set().await;
+    let names: Vec<_> = (0..60).map(|n| scene.house.raw_of(0, &format!("{n}.img"))).collect();
+    let wanted: Vec<_> = names.iter().map(|disk| exclusive(disk)).collect();
+    scene.web1.acquire(&wanted).await.unwrap();
+    scene
+        .damage(|state| {
+            let all = String::from_utf8(state.clone()).unwrap();
+            *state = all.replace("{\"inode\":", "{\"knode\":").into_bytes();
+        })
+        .await;
+    for disk in names.iter().rev() {
+        let refused = scene.web2.acquire(&[exclusive(disk)]).await.unwrap_err();
+        assert_refused(&refused, "LockHeld", "VM \"suspect\"");
     }
 }
