@@ -24,6 +24,8 @@ pub(super) struct Dispatched {
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) uid: Option<u32>,
+    /// Whether the bus is being asked for the user.
+    pub(super) asked: bool,
     pub(super) bucket: Bucket,
     pub(super) in_flight: usize,
     /// By serial number, which a caller may use twice, and a number of our own.

@@ -60,16 +60,24 @@ impl Admitted {
     ///
     /// [`service::Error::Limit`] while too many that this user has passed are not closed yet.
     pub(super) fn check_descriptors(&self) -> Result<(), Error> {
-        let uid = self.uid();
-        closer::check(uid, self.raw.descriptors.len()).map_err(|Excess { limit, in_all }| {
-            let whose = match uid {
-                Some(uid) if !in_all => format!("for uid {uid}"),
-                _ => "for all users".to_owned(),
-            };
-            service::Error::Limit { what: "descriptors that are not closed yet", limit, whose }
-                .into()
-        })
+        check_descriptors(self.uid(), self.raw.descriptors.len())
     }
+}
+
+/// Checks that a user may pass so many descriptors.
+///
+/// # Errors
+///
+/// [`service::Error::Limit`] while too many that this user has passed are not closed yet.
+pub(super) fn check_descriptors(uid: Option<u32>, count: usize) -> Result<(), Error> {
+    closer::check(uid, count).map_err(|Excess { limit, in_all }| {
+        let whose = match uid {
+            Some(uid) if !in_all => format!("for uid {uid}"),
+            None if !in_all => "for connections whose user is not known yet".to_owned(),
+            _ => "for all users".to_owned(),
+        };
+        service::Error::Limit { what: "descriptors that are not closed yet", limit, whose }.into()
+    })
 }
 
 /// A call that was not admitted.

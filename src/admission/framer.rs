@@ -72,6 +72,29 @@ impl Framer {
         self.start == self.end
     }
 
+    /// Looks for a message that begins within the first `count` bytes of the room, which are not
+    /// entered: the first one whose header is wanted, or is not there as a whole. Returns where in the
+    /// room it begins, and its header if that is there.
+    pub(super) fn find_in_room(
+        &self,
+        count: usize,
+        wanted: impl Fn(&[u8]) -> bool,
+    ) -> Option<(usize, Option<&[u8]>)> {
+        let there = self.buffer.get(..self.end + count)?;
+        let mut at = self.start + self.skip;
+        while at < there.len() {
+            let fixed = there[at..].first_chunk::<FIXED>();
+            let lengths = fixed.map(Lengths::read).transpose().ok()?;
+            let header = lengths.and_then(|lengths| there.get(at..at + lengths.header));
+            let found = header.is_none_or(&wanted);
+            if at >= self.end && found {
+                return Some((at - self.end, header));
+            }
+            at += lengths?.message;
+        }
+        None
+    }
+
     /// Consumes the next message.
     ///
     /// # Errors
@@ -173,6 +196,30 @@ mod tests {
             assert_eq!(found, expected, "in pieces of {piece}");
             assert_eq!(framer.room().len(), BUFFER, "the buffer is small again");
         }
+    }
+
+    #[test]
+    fn a_message_is_found_before_it_is_entered() {
+        let (first, second) = (message(100), message(20));
+        let mut framer = Framer::new();
+        framer.append(&first[..50]);
+        assert_eq!(framer.next().unwrap(), Frame::Incomplete);
+        let rest = [&first[50..], &second, &second].concat();
+        framer.room()[..rest.len()].copy_from_slice(&rest);
+        let find = |count: usize| {
+            let found = framer.find_in_room(count, |header| header.len() == 16);
+            found.map(|(at, header)| (at, header.map(<[u8]>::len)))
+        };
+        // The rest of a message, and what is behind it, as far as it is there.
+        assert_eq!(find(first.len() - 50), None);
+        assert_eq!(find(first.len() - 49), Some((first.len() - 50, None)));
+        assert_eq!(find(rest.len()), Some((first.len() - 50, Some(16))));
+        assert_eq!(framer.find_in_room(rest.len(), |_| false), None);
+        framer.filled(first.len() - 50);
+        assert!(matches!(framer.next(), Ok(Frame::Message(bytes, 16)) if bytes == first));
+        assert!(framer.is_empty());
+        let found = framer.find_in_room(second.len(), |_| true).unwrap();
+        assert_eq!(found, (0, second.get(..16)));
     }
 
     #[test]

@@ -17,10 +17,12 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::call::Raw;
-use super::intake::{Intake, Sorted};
-use super::link::Link;
+use super::discard::Discard;
+use super::intake::{Intake, Next, Sorted};
+use super::link::{Arrived, Link};
 use super::refusals::Refusals;
 use super::{Admission, lock};
+use crate::lock::closer;
 use crate::lock::received::Received;
 
 /// How long nothing must have been rejected until the event loop reads again.
@@ -36,6 +38,7 @@ pub(super) struct Inbox {
     link: Arc<Link>,
     admission: Admission,
     intake: Mutex<Intake>,
+    discard: Mutex<Discard>,
     /// Whether the thread reads.
     flooded: AtomicBool,
     failure: Mutex<Option<io::Error>>,
@@ -45,6 +48,7 @@ impl Inbox {
     /// Reads from this link.
     pub(super) fn new(link: Arc<Link>, admission: Admission) -> Self {
         Self {
+            discard: Mutex::new(Discard::new(Arc::clone(&link))),
             link,
             admission,
             intake: Mutex::new(Intake::new()),
@@ -61,7 +65,7 @@ impl Inbox {
     pub(super) fn append(&self, bytes: &[u8], descriptors: Vec<Received>) -> io::Result<()> {
         let mut intake = self.intake();
         intake.append(bytes, descriptors);
-        intake.sort(0, &self.admission).map(drop)
+        intake.sort(Arrived::default(), &self.admission).map(drop)
     }
 
     /// Reads once, without waiting, unless a thread does. Returns whether anything came.
@@ -77,16 +81,15 @@ impl Inbox {
             return Ok(false);
         }
         let mut intake = self.intake();
-        let (buffer, descriptors) = intake.room();
-        let length = buffer.len();
-        let received = self.link.receive(buffer, descriptors);
-        let count = match received {
-            Ok(count) => count,
+        let length = intake.room().0.len();
+        let arrived = match self.link.ready(|| self.read(&mut intake)) {
+            Ok(arrived) => arrived,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error),
         };
-        let sorted = intake.sort(count, &self.admission)?;
-        if sorted.rejected > 0 && count == length {
+        let sorted = intake.sort(arrived, &self.admission)?;
+        // While descriptors are discarded, each read ends early.
+        if sorted.rejected > 0 && (arrived.count == length || closer::is_near_limit()) {
             self.flooded.store(true, Ordering::Relaxed);
             let inbox = Arc::clone(self);
             tokio::task::spawn_blocking(move || inbox.read_flood());
@@ -143,12 +146,44 @@ impl Inbox {
             Err(errno) => return Err(errno.into()),
         }
         let mut intake = self.intake();
-        let (buffer, descriptors) = intake.room();
-        match self.link.receive_now(buffer, descriptors) {
-            Ok(count) => intake.sort(count, &self.admission),
+        match self.read(&mut intake) {
+            Ok(arrived) => {
+                let had_none = intake.refusals.delay().is_none();
+                let sorted = intake.sort(arrived, &self.admission)?;
+                // The event loop knows when it may send those that there were before.
+                if had_none && intake.refusals.delay().is_some() {
+                    self.admission.wake();
+                }
+                Ok(sorted)
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Sorted::default()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Reads what is there, but no descriptors that their user may not pass.
+    fn read(&self, intake: &mut Intake) -> io::Result<Arrived> {
+        let mut most = usize::MAX;
+        if closer::is_near_limit() {
+            let peeked = self.link.peek(intake.room().0)?;
+            // No more than this, since descriptors may come with what is behind it.
+            most = peeked.count;
+            if peeked.lost {
+                match intake.next_descriptors(peeked.count, &self.admission) {
+                    Next::Wanted => {}
+                    Next::Behind(count) => most = count,
+                    Next::Unwanted(why) => {
+                        if let Some(byte) = lock(&self.discard).next_byte()? {
+                            intake.discarded(byte, why);
+                            return Ok(Arrived { count: 1, lost: false });
+                        }
+                    }
+                }
+            }
+        }
+        let (buffer, descriptors) = intake.room();
+        let most = most.min(buffer.len());
+        self.link.receive_now(&mut buffer[..most], descriptors)
     }
 
     fn intake(&self) -> MutexGuard<'_, Intake> {

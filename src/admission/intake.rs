@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Instant;
 
-use super::call::{Raw, Refused};
+use super::call::{Raw, Refused, check_descriptors};
 use super::framer::{Frame, Framer, LONGEST};
 use super::head::{Head, Kind};
+use super::link::Arrived;
 use super::refusal;
 use super::refusals::Refusals;
 use super::{Admission, BUS};
@@ -25,12 +26,25 @@ pub(super) struct Sorted {
     pub(super) rejected: usize,
 }
 
+/// What becomes of descriptors that are to be read next.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// They are received.
+    Wanted,
+    /// They come behind so many bytes, which are to be read first.
+    Behind(usize),
+    /// They are discarded.
+    Unwanted(refusal::Error),
+}
+
 /// What came and is not passed on.
 #[derive(Debug)]
 pub(super) struct Intake {
     framer: Framer,
     /// Descriptors that came and belong to messages that are not consumed.
     descriptors: VecDeque<Received>,
+    /// Why the message that is being read has no descriptors, if these were lost.
+    missing: Option<refusal::Error>,
     /// Replies and signals, in order.
     pub(super) others: VecDeque<Raw>,
     /// Calls that are to be refused.
@@ -45,6 +59,7 @@ impl Intake {
         Self {
             framer: Framer::new(),
             descriptors: VecDeque::new(),
+            missing: None,
             others: VecDeque::new(),
             refusals: Refusals::default(),
             greeting: true,
@@ -62,14 +77,38 @@ impl Intake {
         self.descriptors.extend(descriptors);
     }
 
-    /// Sorts the messages that are complete, after `count` more bytes were read.
+    /// Tells what becomes of the descriptors that come with the last ones of the first `count` bytes
+    /// in the room, which were not read yet.
+    pub(super) fn next_descriptors(&self, count: usize, admission: &Admission) -> Next {
+        let has_some = |header: &[u8]| Head::parse(header).is_ok_and(|head| head.descriptors > 0);
+        match self.framer.find_in_room(count, has_some) {
+            Some((0, Some(header))) => match Head::parse(header) {
+                Ok(head) => judge(&head, admission),
+                Err(_) => Next::Wanted,
+            },
+            // A header that does not fit in, or a stream that is no D-Bus.
+            Some((0, None)) | None => Next::Wanted,
+            Some((before, _)) => Next::Behind(before),
+        }
+    }
+
+    /// Puts the first byte of a message into the room. Its descriptors were discarded.
+    pub(super) fn discarded(&mut self, byte: u8, why: refusal::Error) {
+        if let Some(first) = self.framer.room().first_mut() {
+            *first = byte;
+        }
+        self.missing = Some(why);
+    }
+
+    /// Sorts the messages that are complete, after more bytes were read.
     ///
     /// # Errors
     ///
     /// `InvalidData` if the bus has sent what is no D-Bus, and nothing after it can be understood.
-    pub(super) fn sort(&mut self, count: usize, admission: &Admission) -> io::Result<Sorted> {
+    pub(super) fn sort(&mut self, arrived: Arrived, admission: &Admission) -> io::Result<Sorted> {
+        let Arrived { count, lost } = arrived;
         self.framer.filled(count);
-        let Self { framer, descriptors, others, refusals, greeting } = self;
+        let Self { framer, descriptors, missing, others, refusals, greeting } = self;
         let now = Instant::now();
         let mut sorter = Sorter { admission, now, others, refusals, greeting };
         let mut sorted = Sorted::default();
@@ -78,9 +117,14 @@ impl Intake {
                 Frame::Incomplete => break,
                 Frame::Message(bytes, header) => {
                     let head = parse(bytes.get(..header).unwrap_or_default())?;
-                    let taken = take(descriptors, &head, admission);
-                    let accepted = if taken.len() < descriptors_of(&head) {
-                        sorter.refuse(&head, refusal::Error::NoDescriptors);
+                    let missing = missing.take();
+                    let taken = match &missing {
+                        Some(_) => Vec::new(),
+                        None => take(descriptors, &head, admission),
+                    };
+                    let incomplete = taken.len() < descriptors_of(&head);
+                    let accepted = if incomplete || (lost && !taken.is_empty()) {
+                        sorter.refuse(&head, missing.unwrap_or(refusal::Error::NoDescriptors));
                         false
                     } else {
                         let raw = || Raw { bytes: bytes.to_vec(), descriptors: taken };
@@ -91,7 +135,9 @@ impl Intake {
                 }
                 Frame::TooLong(header) => {
                     let head = parse(header)?;
-                    drop(take(descriptors, &head, admission));
+                    if missing.take().is_none() {
+                        drop(take(descriptors, &head, admission));
+                    }
                     let whose = "in one message".to_owned();
                     let why = Error::Limit { what: "bytes", limit: LONGEST, whose };
                     sorter.refuse(&head, why.into());
@@ -101,8 +147,11 @@ impl Intake {
         }
         // The kernel hands out descriptors with bytes of the message that they belong to. What no
         // message has taken must not become part of another caller's.
-        if framer.is_empty() {
+        if framer.is_empty() || lost {
             descriptors.clear();
+        }
+        if lost && !framer.is_empty() {
+            *missing = Some(refusal::Error::NoDescriptors);
         }
         if descriptors.len() > DESCRIPTORS {
             return Err(broken("descriptors that belong to no message"));
@@ -146,9 +195,32 @@ impl Sorter<'_> {
     fn refuse(&mut self, head: &Head<'_>, why: refusal::Error) {
         if let (Kind::Call, Some(sender)) = (head.kind, head.sender) {
             let Head { serial, no_reply, .. } = *head;
-            let refused = Refused { sender: sender.into(), uid: None, serial, no_reply, why };
+            let uid = self.admission.uid_of(sender);
+            let refused = Refused { sender: sender.into(), uid, serial, no_reply, why };
             self.refusals.push(refused, self.now);
         }
+    }
+}
+
+/// Decides whether the descriptors of a message are to be received.
+fn judge(head: &Head<'_>, admission: &Admission) -> Next {
+    match (head.kind, head.sender) {
+        (Kind::Call, Some(sender)) => {
+            let uid = admission.uid_of(sender);
+            let Err(why) = check_descriptors(uid, descriptors_of(head)) else {
+                return Next::Wanted;
+            };
+            if uid.is_none() {
+                // So that the next call is judged by its user.
+                admission.identify(sender);
+            }
+            Next::Unwanted(why)
+        }
+        // Those are dropped in any case.
+        (Kind::Signal, sender) if sender != Some(BUS) => {
+            Next::Unwanted(refusal::Error::NoDescriptors)
+        }
+        _ => Next::Wanted,
     }
 }
 

@@ -224,6 +224,7 @@ impl Ledger {
         let name: Arc<str> = sender.into();
         let connection = Connection {
             uid: None,
+            asked: false,
             bucket: Bucket::full(Rate::per_second(limits.calls_per_second_per_connection), now),
             in_flight: 0,
             dispatched: BTreeMap::new(),
@@ -235,7 +236,7 @@ impl Ledger {
         name
     }
 
-    /// Counts a call of a connection whose user is not known. Returns whether it is the first.
+    /// Counts a call of a connection whose user is not known. Returns whether the bus must be asked.
     fn reserve_unidentified(&mut self, sender: &str, size: usize) -> Result<bool, Error> {
         let Some(connection) = self.connections.get_mut(sender) else { return Ok(false) };
         let whose = || format!("for {sender}, whose user is not known yet");
@@ -250,7 +251,19 @@ impl Ledger {
         connection.size += size;
         self.in_flight += 1;
         self.unidentified += size;
-        Ok(first)
+        Ok(!std::mem::replace(&mut connection.asked, true))
+    }
+
+    /// Whether the bus must be asked for the user of a connection, of which no call is kept.
+    pub(super) fn is_to_be_identified(
+        &mut self,
+        sender: &str,
+        limits: &Limits,
+        now: Instant,
+    ) -> bool {
+        let name = self.connection(sender, limits, now);
+        let connection = self.connections.get_mut(&name);
+        connection.is_some_and(|connection| !std::mem::replace(&mut connection.asked, true))
     }
 
     /// Counts a call, if its connection and its user may have one more.

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
 };
+use rustix::pipe::{SpliceFlags, splice};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
@@ -24,6 +25,16 @@ use crate::lock::received::Received;
 const DESCRIPTORS: usize = 253;
 /// The space for the control part of a message.
 const CONTROL: usize = rustix::cmsg_space!(ScmRights(DESCRIPTORS));
+
+/// What one read has brought.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Arrived {
+    /// How many bytes.
+    pub(super) count: usize,
+    /// Whether descriptors that came with these bytes were not received. They belong to the last
+    /// message that begins in them: a read ends behind the bytes with which descriptors come.
+    pub(super) lost: bool,
+}
 
 /// A connected socket.
 #[derive(Debug)]
@@ -69,31 +80,75 @@ impl Link {
         &self,
         buffer: &mut [u8],
         descriptors: &mut impl Extend<Received>,
-    ) -> io::Result<usize> {
-        self.stream.try_io(Interest::READABLE, || self.receive_now(buffer, descriptors))
+    ) -> io::Result<Arrived> {
+        self.ready(|| self.receive_now(buffer, descriptors))
     }
 
-    /// Does the same in another thread than the event loop's.
+    /// Reads on the event loop. What is read there must end in `WouldBlock` if there is nothing.
     ///
     /// # Errors
     ///
-    /// The same.
+    /// Those of reading.
+    pub(super) fn ready<T>(&self, read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.stream.try_io(Interest::READABLE, read)
+    }
+
+    /// Reads as [`receive`](Self::receive) does, on any thread.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`receive`](Self::receive).
     pub(super) fn receive_now(
         &self,
         buffer: &mut [u8],
         descriptors: &mut impl Extend<Received>,
-    ) -> io::Result<usize> {
+    ) -> io::Result<Arrived> {
         let mut space = [MaybeUninit::uninit(); CONTROL];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        let into = &mut [IoSliceMut::new(buffer)];
-        let count = rustix::net::recvmsg(&self.stream, into, &mut control, flags)?.bytes;
+        let arrived = self.read(buffer, &mut control, RecvFlags::CMSG_CLOEXEC)?;
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(received) = message {
                 descriptors.extend(received.map(Received::from));
             }
         }
-        if count == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(count) }
+        Ok(arrived)
+    }
+
+    /// Copies what is there and leaves it there. Descriptors that come with it are not copied.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`receive`](Self::receive).
+    pub(super) fn peek(&self, buffer: &mut [u8]) -> io::Result<Arrived> {
+        self.read(buffer, &mut RecvAncillaryBuffer::default(), RecvFlags::PEEK)
+    }
+
+    fn read(
+        &self,
+        buffer: &mut [u8],
+        control: &mut RecvAncillaryBuffer<'_>,
+        flags: RecvFlags,
+    ) -> io::Result<Arrived> {
+        let (into, flags) = (&mut [IoSliceMut::new(buffer)], flags | RecvFlags::DONTWAIT);
+        let read = rustix::net::recvmsg(&self.stream, into, control, flags)?;
+        let lost = read.flags.contains(ReturnFlags::CTRUNC);
+        if read.bytes == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Arrived { count: read.bytes, lost })
+    }
+
+    /// Moves the next byte into a pipe. If descriptors come with it, the kernel drops them, after the
+    /// byte is in the pipe and before this returns.
+    ///
+    /// # Errors
+    ///
+    /// Those of splice(2); `UnexpectedEof` at the end of the stream.
+    pub(super) fn splice_byte(&self, pipe: impl AsFd) -> io::Result<()> {
+        match splice(&self.stream, None, pipe, None, 1, SpliceFlags::NONBLOCK)? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Sends a message, after what must be sent before it.

@@ -26,6 +26,7 @@
 
 mod account;
 mod call;
+mod discard;
 mod framer;
 pub mod handed;
 mod head;
@@ -117,6 +118,15 @@ impl Admission {
         let refused = lock(&self.0.ledger).identify(sender, uid, &limits, Instant::now());
         lock(&self.0.refused).extend(refused);
         self.0.wake.notify_one();
+    }
+
+    /// Has the user of a connection found out, of which nothing is kept.
+    fn identify(&self, sender: &str) {
+        let limits = self.0.service.limits();
+        if lock(&self.0.ledger).is_to_be_identified(sender, &limits, Instant::now()) {
+            // The connection to the bus may be closed already.
+            let _ = self.0.unknown.send(sender.into());
+        }
     }
 
     /// Returns the user of a connection, where it is known.

@@ -20,7 +20,7 @@ use zbus::{Message, ObjectPath};
 
 use super::call::Refused;
 use super::inbox::Inbox;
-use super::link::Link;
+use super::link::{Arrived, Link};
 use super::{Admission, head, raw, refusal};
 use crate::lock::received::Received;
 
@@ -189,7 +189,7 @@ impl ReadHalf for Reader {
         loop {
             let mut descriptors: Vec<Received> = Vec::new();
             match self.link.receive(buffer, &mut descriptors) {
-                Ok(count) => {
+                Ok(Arrived { count, .. }) => {
                     // While the bus greets, no other client has sent anything.
                     let descriptors = descriptors.into_iter().filter_map(Received::into_inner);
                     return Ok((count, descriptors.collect()));

@@ -22,8 +22,9 @@
 //!
 //! Descriptors that are not closed yet are counted for each user and in all. While a user has too
 //! many, calls of this user that bring descriptors are refused before anything is done with them
-//! ([`check`]). Descriptors of calls that are refused, for this or for another reason, are closed by
-//! the same threads, and count. Root, and the user whose service this is, are not counted.
+//! ([`check`]), and their descriptors are not received (`admission/discard`). Descriptors of calls
+//! that are refused for another reason are closed by the same threads, and count. Root, and the user
+//! whose service this is, have no limit.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
@@ -94,6 +95,23 @@ pub fn check(user: User, more: usize) -> Result<(), Excess> {
     } else {
         Ok(())
     }
+}
+
+/// Whether some user has so many descriptors that are not closed yet that [`check`] may soon refuse
+/// more.
+#[must_use]
+pub fn is_near_limit() -> bool {
+    let state = CLOSER.state();
+    if state.users.is_empty() {
+        return false;
+    }
+    let (per_user, total) = limits();
+    let (mut most, mut all) = (0, 0);
+    for (_, backlog) in state.ordinary() {
+        most = backlog.len().max(most);
+        all += backlog.len();
+    }
+    most > per_user / 2 || all > total / 2
 }
 
 /// Returns how many descriptors have been under way for at least this long and hang uninterruptibly:

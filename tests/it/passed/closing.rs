@@ -1,13 +1,19 @@
 //! Descriptors whose close hangs delay only the user that passes them, and are bounded.
 
-use std::fs::File;
+use std::fs::{self, DirEntry, File};
+use std::io::Write as _;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use zbus::Fd;
+use nix::sys::signal::Signal;
+use nix::sys::socket::{setsockopt, sockopt};
+use zbus::fdo::DBusProxy;
+use zbus::{Fd, Message};
 
 use crate::host::skip;
 use crate::house::user::{DAEMON, NOBODY};
-use crate::house::{Answer, HangingClose, House, polkit, within};
+use crate::house::{Answer, Broker, HangingClose, House, NAME, polkit, within};
 use crate::machine::{Machine, exclusive, manager};
 use crate::methods::none;
 use crate::owners::releases;
@@ -34,12 +40,56 @@ async fn is_over_limit(machine: &Machine, file: &File) -> bool {
     true
 }
 
+/// Passes sockets whose last close blocks until their peers are closed, which are returned. All other
+/// copies are closed before the service reads the calls.
+async fn pass_last_copies(house: &House, machine: &Machine) -> Vec<TcpStream> {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let bus = DBusProxy::new(machine.owner.inner().connection()).await.unwrap();
+    house.daemon().signal(Signal::SIGSTOP);
+    let mut peers = Vec::new();
+    for _ in 0..3 {
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        peers.push(listener.accept().unwrap().0);
+        let linger = nix::libc::linger { l_onoff: 1, l_linger: 600 };
+        setsockopt(&stream, sockopt::Linger, &linger).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        while (&stream).write(&[0; 1 << 14]).is_ok() {}
+        let file = (Fd::from(OwnedFd::from(stream)), "nonsense");
+        let call = Message::method_call(machine.path(), "AcquireWithFiles");
+        let call = call.interface("org.vmlockd1.Owner").destination(NAME);
+        let names: &[(&str, &str)] = &[];
+        let call = call.build(&(names, &[file][..], none())).unwrap();
+        machine.owner.inner().connection().send(&call).await.unwrap();
+    }
+    // The bus has passed them on, and closes its own copies.
+    for _ in 0..3 {
+        bus.get_id().await.unwrap();
+    }
+    house.daemon().signal(Signal::SIGCONT);
+    let tasks = format!("/proc/{}/task", house.daemon().pid());
+    let discard = |task: &DirEntry| {
+        fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name == "discard\n")
+    };
+    // Each occupies a thread.
+    let threads = || fs::read_dir(&tasks).unwrap().flatten().filter(discard).count();
+    while threads() < peers.len() {
+        tokio::task::yield_now().await;
+    }
+    peers
+}
+
 #[tokio::test]
 async fn descriptors_whose_close_hangs_delay_no_other_user_and_are_bounded() {
+    for broker in [Broker::DbusDaemon, Broker::DbusBroker] {
+        hanging_descriptors_are_bounded(broker).await;
+    }
+}
+
+async fn hanging_descriptors_are_bounded(broker: Broker) {
     if !Path::new("/dev/fuse").exists() {
         return skip("there is no /dev/fuse here").unwrap_or_default();
     }
-    let house = House::builder().polkit(polkit::Choice::Mock).start().await;
+    let house = House::builder().broker(broker).polkit(polkit::Choice::Mock).start().await;
     house.polkit().mock().answer(Answer::Allow);
     let daemon = house.daemon();
     let server = HangingClose::start(&house.dir().join("hanging"), daemon.pid()).await;
@@ -57,6 +107,18 @@ async fn descriptors_whose_close_hangs_delay_no_other_user_and_are_bounded() {
         assert!(passed <= LIMIT, "no limit at {passed} descriptors");
     }
     assert!(passed > LIMIT - MESSAGE, "refused after {passed} descriptors");
+    // What the refused calls bring is bounded, too.
+    for _ in 0..2 * LIMIT / MESSAGE {
+        assert!(is_over_limit(&hostile, &hanging).await);
+    }
+    assert!(daemon.open_fds() < before + LIMIT + 2 * MESSAGE, "{} are open", daemon.open_fds());
+
+    let mut peers = Vec::new();
+    if broker == Broker::DbusDaemon {
+        // dbus-broker may be the one that closes the last copy.
+        peers = within("sockets that linger", pass_last_copies(&house, &hostile)).await;
+    }
+
     // The user is served, but for its descriptors.
     let mine = [exclusive(&mine)];
     let locks = within("a call without descriptors", hostile.acquire(&mine)).await.unwrap();
@@ -79,7 +141,7 @@ async fn descriptors_whose_close_hangs_delay_no_other_user_and_are_bounded() {
     assert_eq!(ours.try_read(&mut [0]).unwrap(), 0);
 
     server.kill();
-    drop((web3, hanging));
+    drop((web3, hanging, peers));
     let closed = async {
         while daemon.open_fds() > before || is_over_limit(&hostile, &file).await {
             tokio::task::yield_now().await;
