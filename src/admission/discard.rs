@@ -17,6 +17,7 @@ use std::thread;
 
 use super::link::Link;
 use super::lock;
+use crate::lock::closer;
 
 /// How many threads may hang. When all do, descriptors are received, and wait to be closed.
 const THREADS: usize = 64;
@@ -87,7 +88,7 @@ impl Discard {
         let failure = Arc::clone(&self.failure);
         let run = move || {
             for () in begins {
-                if let Err(error) = link.splice_byte(&*pipe) {
+                if let Err(error) = closer::tracked(|| link.splice_byte(&*pipe)) {
                     *lock(&failure) = Some(error);
                     // Another byte for the one that did not come. An empty pipe has room for it.
                     let _ = (&*pipe).write(&[0]);

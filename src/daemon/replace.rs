@@ -43,12 +43,17 @@ pub(super) async fn may_replace(
 
 /// A thread that hangs in the kernel would hold up the `execve(2)`.
 async fn may_leave(service: &Service) -> Result<(), reexec::Error> {
-    let closes = closer::hung(LAST_REQUESTS) == 0;
-    if closes && service.storage().is_responsive().await {
+    if are_closed().await && service.storage().is_responsive().await {
         Ok(())
     } else {
         Err(reexec::Error::Hanging)
     }
+}
+
+/// Whether all descriptors of callers are closed, or will be soon.
+async fn are_closed() -> bool {
+    let drained = tokio::task::spawn_blocking(|| closer::drain(LAST_REQUESTS)).await;
+    drained.unwrap_or(false)
 }
 
 /// Replaces this program by the one that is installed now; returns only if that can't be done.
@@ -77,7 +82,10 @@ async fn try_to_replace(
         tracing::error!(%error, "signals that come now are lost");
     }
     // A thread that is in the kernel and does not come back holds up the exec, and the service.
-    let idle = timeout(LAST_REQUESTS, service.storage().idle()).await.is_ok();
+    let idle = are_closed().await
+        && timeout(LAST_REQUESTS, service.storage().idle()).await.is_ok()
+        // Those of the requests that have ended meanwhile are closed at once, or hang.
+        && closer::drain(Duration::from_millis(100));
     // From here on nothing else may run on this thread: it could begin another request.
     let hand_down = |socket: Option<BorrowedFd<'_>>| {
         service.hand_down(Legacy { lock: instance.as_fd(), socket }).map_err(reexec::Error::from)

@@ -7,7 +7,7 @@
 //! - FUSE asks its server at *every* close of a descriptor (`flush`), not only at the last one. So do
 //!   an overlay whose layer is on FUSE, and most network file systems.
 //! - The last close of an open file *releases* it. A socket with `SO_LINGER` waits for its peer. The
-//!   release of a pipe or of any other socket takes a lock that another thread of the sender holds
+//!   release of a pipe or of a TCP socket takes a lock that another thread of the sender holds
 //!   while it copies data from its memory, which may be a mapped file of FUSE. The release of
 //!   whatever can be polled, a pidfd too, takes the lock of each epoll instance that watches it.
 //!
@@ -27,15 +27,13 @@
 //! whose service this is, have no limit.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
-use rustix::process::{Pid, geteuid};
-use rustix::thread::gettid;
+use rustix::process::geteuid;
 
 use super::mount::Mounts;
 use super::passed::Look;
@@ -114,19 +112,27 @@ pub fn is_near_limit() -> bool {
     most > per_user / 2 || all > total / 2
 }
 
-/// Returns how many descriptors have been under way for at least this long and hang uninterruptibly:
-/// such a thread would hold up an `execve(2)`, which ends all other threads.
+/// Waits until every descriptor is closed, but no longer than this; returns whether they are.
+///
+/// What is left may hold up an `execve(2)`, which ends all other threads and closes what is open. A
+/// thread that waits for FUSE looks as if it could be interrupted; once it is, it waits on
+/// uninterruptibly.
 #[must_use]
-pub fn hung(for_at_least: Duration) -> usize {
-    let state = CLOSER.state();
-    let old = state.closing.iter().filter(|closing| closing.begun.elapsed() >= for_at_least);
-    old.filter(|closing| is_uninterruptible(closing.thread)).count()
+pub fn drain(patience: Duration) -> bool {
+    let left = |state: &mut State| !state.users.is_empty() || state.tracked > 0;
+    let waited = CLOSER.done.wait_timeout_while(CLOSER.state(), patience, left);
+    let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+    drop(state);
+    !timeout.timed_out()
 }
 
-fn is_uninterruptible(thread: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/self/task/{}/stat", thread.as_raw_pid()));
-    // The name, in parentheses, may hold anything (proc_pid_stat(5)).
-    stat.is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" D")))
+/// Calls what may release a file and so may block, for [`drain`] to know.
+pub fn tracked<T>(release: impl FnOnce() -> T) -> T {
+    CLOSER.state().tracked += 1;
+    let released = release();
+    CLOSER.state().tracked -= 1;
+    CLOSER.done.notify_all();
+    released
 }
 
 fn is_privileged(user: User) -> bool {
@@ -144,22 +150,28 @@ fn limits() -> (usize, usize) {
 }
 
 static CLOSER: Closer = Closer {
-    state: Mutex::new(State { users: BTreeMap::new(), closing: Vec::new(), threads: 0 }),
+    state: Mutex::new(State { users: BTreeMap::new(), threads: 0, busy: 0, tracked: 0 }),
     more: Condvar::new(),
+    done: Condvar::new(),
 };
 
 /// The threads that close descriptors.
 struct Closer {
     state: Mutex<State>,
+    /// There is something to do.
     more: Condvar,
+    /// Something was done.
+    done: Condvar,
 }
 
 struct State {
     /// The users with descriptors that are not closed yet.
     users: BTreeMap<User, Backlog>,
-    /// What threads are doing now.
-    closing: Vec<Closing>,
     threads: usize,
+    /// How many threads have something to do.
+    busy: usize,
+    /// How many other threads have, see [`tracked`].
+    tracked: usize,
 }
 
 /// What is not closed yet of one user.
@@ -173,12 +185,6 @@ struct Backlog {
     sorting: usize,
     /// How many threads are closing what may block.
     closing: usize,
-}
-
-/// What a thread is doing.
-struct Closing {
-    begun: Instant,
-    thread: Pid,
 }
 
 /// The next thing to do with a descriptor.
@@ -242,14 +248,13 @@ impl State {
     fn next(&mut self) -> Option<(User, Job)> {
         let (user, threads) = self.waiting()?;
         let job = self.users.get_mut(&user)?.next(threads)?;
-        self.closing.push(Closing { begun: Instant::now(), thread: gettid() });
+        self.busy += 1;
         Some((user, job))
     }
 
-    /// Records that the calling thread has done what it took; `left` may block when it is closed.
+    /// Records that a thread has done what it took; `left` may block when it is closed.
     fn done(&mut self, user: User, was_sorting: bool, left: Option<OwnedFd>) {
-        let thread = gettid();
-        self.closing.retain(|closing| closing.thread != thread);
+        self.busy -= 1;
         let Some(backlog) = self.users.get_mut(&user) else { return };
         let count = if was_sorting { &mut backlog.sorting } else { &mut backlog.closing };
         *count -= 1;
@@ -276,7 +281,7 @@ impl Closer {
         if state.waiting().is_none() {
             return;
         }
-        if state.threads > state.closing.len() {
+        if state.threads > state.busy {
             // A thread that has nothing to do, or looks for it now.
             self.more.notify_one();
             return;
@@ -314,6 +319,7 @@ impl Closer {
                     self.state().done(user, false, None);
                 }
             }
+            self.done.notify_all();
         }
     }
 }
@@ -330,67 +336,4 @@ fn close_if_local(fd: OwnedFd) -> Option<OwnedFd> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::{self, Read as _};
-    use std::net::{TcpListener, TcpStream};
-
-    /// A socket whose close blocks until its peer is closed.
-    fn lingering(listener: &TcpListener) -> (OwnedFd, TcpStream) {
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (peer, _) = listener.accept().unwrap();
-        let linger = nix::libc::linger { l_onoff: 1, l_linger: 60 };
-        nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::Linger, &linger).unwrap();
-        stream.set_nonblocking(true).unwrap();
-        while io::Write::write(&mut &stream, &[0; 1 << 14]).is_ok() {}
-        (OwnedFd::from(stream), peer)
-    }
-
-    /// Passes the write end of a pipe, and waits until it is closed.
-    fn assert_closed(user: User) {
-        let (mut ours, theirs) = io::pipe().unwrap();
-        close(theirs.into(), user);
-        assert_eq!(ours.read(&mut [0]).unwrap(), 0);
-    }
-
-    #[test]
-    fn descriptors_that_block_delay_only_their_user_and_count_against_it() {
-        const HOSTILE: User = Some(7001);
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (per_user, _) = limits();
-        let (sockets, peers): (Vec<_>, Vec<_>) = (0..40).map(|_| lingering(&listener)).unzip();
-        assert_eq!(check(HOSTILE, 1), Ok(()));
-        for socket in sockets {
-            close(socket, HOSTILE);
-        }
-        // A local file of the same user is closed all the same, and its lock is released.
-        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-        let path = dir.path().join("disk");
-        let file = fs::File::create(&path).unwrap();
-        file.lock().unwrap();
-        close(file.into(), HOSTILE);
-        fs::File::open(&path).unwrap().lock().unwrap();
-        for user in [None, Some(0), Some(7002)] {
-            assert_closed(user);
-        }
-        // It can be interrupted.
-        assert_eq!(hung(Duration::ZERO), 0);
-        let fits = per_user - 40;
-        assert_eq!(check(HOSTILE, fits), Ok(()));
-        let excess = Err(Excess { limit: per_user, in_all: false });
-        assert_eq!(check(HOSTILE, fits + 1), excess);
-        assert_eq!(check(Some(7002), fits + 1), Ok(()));
-        assert_eq!(check(Some(0), usize::MAX), Ok(()));
-        {
-            let state = CLOSER.state();
-            let backlog = &state.users[&HOSTILE];
-            assert_eq!((backlog.closing, backlog.len()), (THREADS - 1, 40));
-        }
-        drop(peers);
-        assert_closed(HOSTILE);
-        while CLOSER.state().users.contains_key(&HOSTILE) {
-            thread::yield_now();
-        }
-        assert_eq!(check(HOSTILE, per_user), Ok(()));
-    }
-}
+mod tests;

@@ -149,3 +149,27 @@ async fn hanging_descriptors_are_bounded(broker: Broker) {
     };
     within("all is closed", closed).await;
 }
+
+#[tokio::test]
+async fn a_service_with_a_close_that_hangs_is_not_replaced_and_goes_on() {
+    if !Path::new("/dev/fuse").exists() {
+        return skip("there is no /dev/fuse here").unwrap_or_default();
+    }
+    let house = House::builder().start().await;
+    let server = HangingClose::start(&house.dir().join("hanging"), house.daemon().pid()).await;
+    let (root, disk) = (house.connection().await, house.raw_of(0, "disk"));
+    let user = manager(&house.connection_as(NOBODY).await).await;
+    let hanging = server.disk().unwrap();
+    user.find_holders_of_file(Fd::from(&hanging), none()).await.unwrap();
+    let manager = manager(&root).await;
+    let refused = within("an answer", manager.reexecute(none())).await.unwrap_err().to_string();
+    assert!(refused.contains("does not end"), "{refused}");
+    let web1 = Machine::open(&root, "web1").await;
+    within("a lock", web1.acquire(&[exclusive(&disk)])).await.unwrap();
+    // Its program is replaced once nothing hangs.
+    server.kill();
+    let before = house.bus().watch().await.owned().await;
+    within("an answer", manager.reexecute(none())).await.unwrap();
+    let replaced = async { while house.bus().watch().await.owned().await == before {} };
+    within("the program is replaced", replaced).await;
+}
