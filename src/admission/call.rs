@@ -1,8 +1,10 @@
 //! A method call on its way to the object server.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use super::head::Head;
+use super::lock;
 use super::refusal::Error;
 use crate::lock::closer::{self, Excess};
 use crate::lock::received::Received;
@@ -12,6 +14,9 @@ use crate::service;
 /// answered at one time, since each may hold megabytes until the reply is sent.
 const LISTINGS: &[&str] =
     &["Get", "GetAll", "GetManagedObjects", "Introspect", "ListLocks", "ListOwners", "ListWaiting"];
+
+/// How often it is logged that descriptors are not closed.
+const WARNING: Duration = Duration::from_secs(60);
 
 /// A message as it was received.
 #[derive(Debug)]
@@ -71,6 +76,7 @@ impl Admitted {
 /// [`service::Error::Limit`] while too many that this user has passed are not closed yet.
 pub(super) fn check_descriptors(uid: Option<u32>, count: usize) -> Result<(), Error> {
     closer::check(uid, count).map_err(|Excess { limit, in_all }| {
+        warn(uid);
         let whose = match uid {
             Some(uid) if !in_all => format!("for uid {uid}"),
             None if !in_all => "for connections whose user is not known yet".to_owned(),
@@ -78,6 +84,20 @@ pub(super) fn check_descriptors(uid: Option<u32>, count: usize) -> Result<(), Er
         };
         service::Error::Limit { what: "descriptors that are not closed yet", limit, whose }.into()
     })
+}
+
+/// Logs that descriptors of a user are not closed, once in a while for all users together.
+fn warn(uid: Option<u32>) {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let (mut last, now) = (lock(&LAST), Instant::now());
+    if last.is_none_or(|last| now.duration_since(last) >= WARNING) {
+        *last = Some(now);
+        let user = uid.map_or_else(|| "unknown users".to_owned(), |uid| format!("uid {uid}"));
+        tracing::warn!(
+            "too many descriptors that {user} passed are not closed yet, as their file systems or \
+             sockets do not answer: further calls that bring descriptors are refused"
+        );
+    }
 }
 
 /// A call that was not admitted.

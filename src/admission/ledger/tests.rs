@@ -212,6 +212,21 @@ fn what_comes_before_its_user_is_known_is_bounded_and_then_judged() {
 }
 
 #[test]
+fn the_bus_is_asked_once_for_the_user_of_a_connection() {
+    let mut fixture = Fixture::new(Limits::default());
+    let ask = |fixture: &mut Fixture| {
+        fixture.ledger.is_to_be_identified(":new", &fixture.limits, fixture.now)
+    };
+    assert!(ask(&mut fixture));
+    assert!(!ask(&mut fixture));
+    assert_eq!(fixture.call(":new").unwrap(), Outcome::Queued);
+    assert_eq!(fixture.ledger.uid_of(":new"), None);
+    assert!(fixture.identify(":new", USER).is_empty());
+    assert_eq!(fixture.ledger.uid_of(":new"), Some(USER));
+    assert_eq!(fixture.dispatch_all(), [":new"]);
+}
+
+#[test]
 fn nothing_is_remembered_of_a_connection_that_has_left() {
     let mut fixture = Fixture::with_users(Limits::default());
     fixture.call(":user").unwrap();

@@ -119,6 +119,9 @@ async fn hanging_descriptors_are_bounded(broker: Broker) {
         peers = within("sockets that linger", pass_last_copies(&house, &hostile)).await;
     }
 
+    let words = format!("too many descriptors that uid {NOBODY} passed are not closed yet");
+    assert_eq!(daemon.stderr().matches(&words).count(), 1, "{}", daemon.stderr());
+
     // The user is served, but for its descriptors.
     let mine = [exclusive(&mine)];
     let locks = within("a call without descriptors", hostile.acquire(&mine)).await.unwrap();
