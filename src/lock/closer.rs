@@ -145,7 +145,7 @@ fn limits() -> (usize, usize) {
     *LIMITS.get_or_init(|| {
         let open = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
         let open = usize::try_from(open).unwrap_or(usize::MAX);
-        ((open / 32).clamp(1, PER_USER), (open / 4).clamp(1, TOTAL))
+        ((open / 4).clamp(1, PER_USER), (open / 2).clamp(1, TOTAL))
     })
 }
 
