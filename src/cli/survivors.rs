@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::iter;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use crate::lock::file_tables::threads_with_own_table;
 use crate::lock::printable::shown;
 
 /// How many processes are looked at.
@@ -90,8 +92,12 @@ impl Survivor {
 
     /// Looks at what it has open.
     fn look(&mut self, lease: u64, disks: &[(PathBuf, Node)]) {
+        let process = PathBuf::from(format!("/proc/{}", self.pid));
+        let threads = threads_with_own_table(&process, || true);
+        let threads = threads.map(|thread| process.join("task").join(thread.to_string()));
+        let tables = iter::once(process.clone()).chain(threads);
         // Only what belongs to this user may be seen.
-        let open = fs::read_dir(format!("/proc/{}/fd", self.pid)).into_iter().flatten();
+        let open = tables.filter_map(|table| fs::read_dir(table.join("fd")).ok()).flatten();
         for path in open.flatten().map(|entry| entry.path()) {
             let Ok(target) = fs::read_link(&path) else { continue };
             if target.to_str() == Some(&format!("pipe:[{lease}]")) {

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::iter;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -17,6 +18,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::remark::{Grade, Remark};
+use crate::lock::file_tables::threads_with_own_table;
 use crate::lock::printable::shown_path;
 
 /// The name of its process.
@@ -85,7 +87,11 @@ fn is_virtlockd(process: &Path) -> bool {
 
 /// The descriptors of a process that lead to files with a name, and these names. Asks no file system.
 fn open_files(process: &Path) -> impl Iterator<Item = (PathBuf, PathBuf)> {
-    let entries = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    let threads = threads_with_own_table(process, || true);
+    let threads = threads.map(|thread| process.join("task").join(thread.to_string()));
+    let tables = iter::once(process.to_owned()).chain(threads);
+    let entries =
+        tables.filter_map(|table| fs::read_dir(table.join("fd")).ok()).flatten().flatten();
     let named = |entry: fs::DirEntry| Some((entry.path(), fs::read_link(entry.path()).ok()?));
     entries.filter_map(named).filter(|(_, name)| name.is_absolute())
 }
@@ -93,8 +99,10 @@ fn open_files(process: &Path) -> impl Iterator<Item = (PathBuf, PathBuf)> {
 /// The disks that a process has locked.
 fn locked_by(process: &Path) -> Vec<PathBuf> {
     let is_locked = |fd: &Path| {
-        let Some(name) = fd.file_name() else { return false };
-        let info = fs::read_to_string(process.join("fdinfo").join(name));
+        let (Some(name), Some(table)) = (fd.file_name(), fd.ancestors().nth(2)) else {
+            return false;
+        };
+        let info = fs::read_to_string(table.join("fdinfo").join(name));
         info.is_ok_and(|info| info.lines().any(|line| line.starts_with("lock:")))
     };
     let is_disk = |fd: &Path| {

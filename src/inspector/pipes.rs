@@ -1,7 +1,9 @@
 //! Finds pipes and sockets of the service among what processes have open, by their inodes.
 //!
-//! Only the links in `/proc/PID/fd` are read, which takes no lock that a process could hold. So no
-//! process is skipped.
+//! Only the links in `/proc/PID/fd` and `/proc/PID/task/TID/fd` are read, which takes no lock that a
+//! process could hold. So no process is skipped. The file tables of threads are looked at only for what
+//! the tables of thread group leaders do not have ([`crate::lock::file_tables`]), and not of processes at
+//! which workers hang.
 
 use std::collections::HashSet;
 use std::fs;
@@ -15,7 +17,9 @@ use nix::sys::stat::{Mode, SFlag, fstat};
 
 use super::channel::DESCRIPTORS;
 use super::position::Position;
+use super::walk::Selection;
 use super::{Answer, Reply};
+use crate::lock::file_tables::threads_with_own_table;
 
 /// `CAP_DAC_OVERRIDE`, `CAP_DAC_READ_SEARCH` and `CAP_SYS_PTRACE`, as bits (<linux/capability.h>).
 const OVERRIDE: u64 = 1 << 1;
@@ -24,18 +28,17 @@ const PTRACE: u64 = 1 << 19;
 
 /// Opens the write ends of these pipes once more, where processes have them open. Fails where this
 /// process may not look at all others: what it does not find could be there.
-pub(super) fn open_pipes(inodes: &[u64], position: &Position) -> Reply {
+pub(super) fn open_pipes(inodes: &[u64], selection: &Selection<'_>, position: &Position) -> Reply {
     if !sees_all() {
         return Answer::Failed("it may not look at all processes".to_owned()).into();
     }
     let mut missing: HashSet<u64> = inodes.iter().copied().collect();
     let (mut found, mut fds) = (Vec::new(), Vec::new());
     let own = PathBuf::from(format!("/proc/{}", std::process::id()));
-    for process in processes().filter(|process| *process != own) {
-        at(&process, position);
-        for file in files(&process) {
+    let mut look = |table: &Path| {
+        for file in files(table) {
             if fds.len() == DESCRIPTORS || missing.is_empty() {
-                break;
+                return false;
             }
             position.step();
             if let Some((inode, end)) = pipe_at(&file, &missing) {
@@ -44,7 +47,21 @@ pub(super) fn open_pipes(inodes: &[u64], position: &Position) -> Reply {
                 fds.push(end);
             }
         }
-    }
+        true
+    };
+    let others = || processes().filter(|process| *process != own);
+    let leaders = others().all(|process| {
+        at(&process, position);
+        look(&process)
+    });
+    // What is still missing may be in the table of a thread.
+    let _ = leaders
+        && others().filter(|process| number(process).is_some_and(|pid| selection.has(pid))).all(
+            |process| {
+                at(&process, position);
+                tables_of_threads(&process, position).all(|thread| look(&thread))
+            },
+        );
     let full = fds.len() == DESCRIPTORS && !missing.is_empty();
     Reply { answer: Answer::Opened { inodes: found, full }, fds }
 }
@@ -55,16 +72,32 @@ pub(super) fn has_open(pid: u32, links: &[String], position: &Position) -> io::R
     at(&process, position);
     let mut missing: HashSet<&str> = links.iter().map(String::as_str).collect();
     let mut hidden = None;
-    for file in fs::read_dir(process.join("fd"))? {
-        position.step();
-        match fs::read_link(file?.path()) {
-            Ok(link) => {
-                link.to_str().map(|link| missing.remove(link));
+    let mut look = |table: &Path| -> io::Result<bool> {
+        for file in fs::read_dir(table.join("fd"))? {
+            position.step();
+            match fs::read_link(file?.path()) {
+                Ok(link) => {
+                    link.to_str().map(|link| missing.remove(link));
+                }
+                // Listing them is allowed to more than reading them.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    hidden = Some(error);
+                }
+                // One that was closed meanwhile.
+                Err(_) => {}
             }
-            // Listing them is allowed to more than reading them.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => hidden = Some(error),
-            // One that was closed meanwhile.
-            Err(_) => {}
+        }
+        Ok(missing.is_empty())
+    };
+    if look(&process)? {
+        return Ok(true);
+    }
+    for thread in tables_of_threads(&process, position) {
+        match look(&thread) {
+            Ok(false) => {}
+            // The thread has ended meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => return done,
         }
     }
     match hidden {
@@ -93,13 +126,28 @@ fn processes() -> impl Iterator<Item = PathBuf> {
     entries.map(|entry| entry.path()).filter(is_process)
 }
 
-fn files(process: &Path) -> impl Iterator<Item = PathBuf> {
-    let files = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+/// The descriptors of a process, or of a thread.
+fn files(of: &Path) -> impl Iterator<Item = PathBuf> {
+    let files = fs::read_dir(of.join("fd")).into_iter().flatten().flatten();
     files.map(|file| file.path())
 }
 
+/// The directories of those threads of a process that have a file table of their own.
+fn tables_of_threads(process: &Path, position: &Position) -> impl Iterator<Item = PathBuf> {
+    let go_on = || {
+        position.step();
+        true
+    };
+    let threads = threads_with_own_table(process, go_on);
+    threads.map(|thread| process.join("task").join(thread.to_string()))
+}
+
+fn number(process: &Path) -> Option<u32> {
+    process.file_name()?.to_str()?.parse().ok()
+}
+
 fn at(process: &Path, position: &Position) {
-    let pid = process.file_name().and_then(|name| name.to_str()?.parse().ok());
+    let pid = number(process);
     let uid = fs::metadata(process).map_or(0, |folder| folder.uid());
     position.at(pid.unwrap_or_default(), uid);
 }
@@ -131,6 +179,7 @@ fn pipe_at(path: &Path, wanted: &HashSet<u64>) -> Option<(u64, OwnedFd)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inspector::skip::Skipped;
     use std::process::{Command, Stdio};
 
     #[test]
@@ -140,7 +189,9 @@ mod tests {
         let mut child = Command::new("sleep").arg("60").stdin(Stdio::from(reader)).spawn().unwrap();
         drop(writer);
         let position = Position::new().unwrap();
-        let find = || match open_pipes(&[inode, u64::MAX], &position) {
+        let skipped = Skipped::default();
+        let selection = Selection::new(&skipped, std::process::id());
+        let find = || match open_pipes(&[inode, u64::MAX], &selection, &position) {
             Reply { answer: Answer::Opened { inodes, full: false }, fds } => (inodes, fds),
             reply => panic!("{reply:?}"),
         };

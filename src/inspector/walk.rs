@@ -3,12 +3,17 @@
 //! For each descriptor its link is read first (`/proc/PID/fd/N`), which takes no lock. Sockets, pipes,
 //! epoll descriptors and the like are skipped by it; `fdinfo/N` is read of files and devices only. A
 //! lock line is compared with the file itself, as subvolumes share what it says.
+//!
+//! Threads may have file tables of their own ([`crate::lock::file_tables`]). These are looked at where
+//! the leader of a process has none, and otherwise only while the holder, or a process with a lifeline,
+//! is missing after a walk through all leaders.
 
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::stat::makedev;
@@ -22,6 +27,7 @@ use super::identify;
 use super::position::Position;
 use super::skip::Skipped;
 use crate::lock::fdinfo::{Found, NAMED, Node, Processes, Search, Seen};
+use crate::lock::file_tables::threads_with_own_table;
 use crate::lock::mode::Mode;
 use crate::lock::process::Process;
 
@@ -30,6 +36,9 @@ const INFO: u64 = 16 * 1024;
 /// How long a walk may take. On a host with so many open files that it takes longer, what was not
 /// found by then stays unnamed.
 const LONGEST: Duration = Duration::from_secs(2);
+/// How long the walk through the tables of threads may take, where the walk before it took no longer:
+/// what was found without the tables of threads must not come too late for its caller.
+const LONGEST_OF_THREADS: Duration = Duration::from_millis(25);
 /// What is no disk, and what most processes have open.
 const DEVICES: [&[u8]; 7] = [
     b"/dev/null",
@@ -43,27 +52,35 @@ const DEVICES: [&[u8]; 7] = [
 
 /// Looks through the selected processes.
 pub(super) fn search(search: &Search, selection: &Selection<'_>, position: &Position) -> Found {
-    let end = Instant::now() + LONGEST;
-    let (mut holders, mut users) = (Vec::new(), Vec::new());
-    let mut lifelines = vec![Vec::new(); search.lifelines.len()];
+    let started = Instant::now();
+    let end = started + LONGEST;
+    let mut hits = Hits { lifelines: vec![Vec::new(); search.lifelines.len()], ..Hits::default() };
     for (pid, folder) in selection.processes() {
         let Some(uid) = selection.user_of(pid, &folder) else { continue };
         position.at(pid, uid);
-        let seen = look_at(search, &folder, position);
-        for (n, keepers) in lifelines.iter_mut().enumerate().take(64) {
-            if seen.lifelines & (1 << n) != 0 {
-                keepers.push((pid, None));
-            }
+        let mut seen = Seen::default();
+        if !look_at(search, &folder, &mut seen, position) {
+            look_at_threads(search, (pid, &folder), &mut seen, position, end);
         }
-        if seen.holds {
-            holders.push((pid, None));
-        } else if seen.uses {
-            users.push((pid, Some(if seen.writes { Mode::Exclusive } else { Mode::Shared })));
-        }
+        hits.add(pid, seen);
         if Instant::now() > end {
             break;
         }
     }
+    if hits.misses(search) {
+        let end = end.min(Instant::now() + started.elapsed().max(LONGEST_OF_THREADS));
+        for (pid, folder) in selection.processes() {
+            let Some(uid) = selection.user_of(pid, &folder) else { continue };
+            position.at(pid, uid);
+            let mut seen = Seen::default();
+            look_at_threads(search, (pid, &folder), &mut seen, position, end);
+            hits.add(pid, seen);
+            if Instant::now() > end {
+                break;
+            }
+        }
+    }
+    let Hits { mut holders, users, lifelines } = hits;
     // The kernel itself names it, even where its descriptors can't be listed.
     if let Some(told) = search.told
         && !holders.iter().any(|(pid, _)| *pid == told)
@@ -75,6 +92,44 @@ pub(super) fn search(search: &Search, selection: &Selection<'_>, position: &Posi
         holders: named(&holders),
         users: named(&users),
         lifelines: lifelines.iter().map(named).collect(),
+    }
+}
+
+/// The processes in which something was found.
+#[derive(Debug, Default)]
+struct Hits {
+    holders: Vec<(u32, Option<Mode>)>,
+    users: Vec<(u32, Option<Mode>)>,
+    /// In the order of the search.
+    lifelines: Vec<Vec<(u32, Option<Mode>)>>,
+}
+
+impl Hits {
+    /// Adds what was seen in a process, which may be known from another of its tables.
+    fn add(&mut self, pid: u32, seen: Seen) {
+        let add = |to: &mut Vec<(u32, Option<Mode>)>, mode| {
+            if to.iter().all(|(known, _)| *known != pid) {
+                to.push((pid, mode));
+            }
+        };
+        for (n, keepers) in self.lifelines.iter_mut().enumerate().take(64) {
+            if seen.lifelines & (1 << n) != 0 {
+                add(keepers, None);
+            }
+        }
+        if seen.holds {
+            add(&mut self.holders, None);
+            self.users.retain(|(known, _)| *known != pid);
+        } else if seen.uses {
+            let mode = if seen.writes { Mode::Exclusive } else { Mode::Shared };
+            add(&mut self.users, Some(mode));
+        }
+    }
+
+    /// Whether a process that has something of this is missing.
+    fn misses(&self, search: &Search) -> bool {
+        let holder = search.locked.is_some() && search.told.is_none() && self.holders.is_empty();
+        holder || self.lifelines.iter().take(64).any(Vec::is_empty)
     }
 }
 
@@ -174,15 +229,37 @@ fn may_be_disk(link: &[u8]) -> bool {
     link.starts_with(b"/") && !DEVICES.iter().any(|device| link.starts_with(device))
 }
 
-fn look_at(search: &Search, folder: &OwnedFd, position: &Position) -> Seen {
-    let mut seen = Seen::default();
+/// Looks at those threads of a process that have a file table of their own.
+fn look_at_threads(
+    search: &Search,
+    (pid, folder): (u32, &OwnedFd),
+    seen: &mut Seen,
+    position: &Position,
+    end: Instant,
+) {
+    let go_on = || {
+        position.step();
+        Instant::now() <= end
+    };
+    for thread in threads_with_own_table(Path::new(&format!("/proc/{pid}")), go_on) {
+        // Of the same process, whatever has its number by now.
+        if let Some(thread) = open_folder(folder, format!("task/{thread}")) {
+            look_at(search, &thread, seen, position);
+        }
+    }
+}
+
+/// Looks at the descriptors of a process, or of a thread. Returns whether it has any.
+fn look_at(search: &Search, folder: &OwnedFd, seen: &mut Seen, position: &Position) -> bool {
     // Gone, or not ours to see.
-    let Some(fds) = open_folder(folder, c"fd") else { return seen };
-    let Ok(entries) = Dir::read_from(&fds) else { return seen };
+    let Some(fds) = open_folder(folder, c"fd") else { return false };
+    let Ok(entries) = Dir::read_from(&fds) else { return false };
+    let mut has_any = false;
     let mut info = String::new();
     for entry in entries.filter_map(Result::ok) {
         let name = entry.file_name();
         let Some(link) = link(&fds, name) else { continue };
+        has_any = true;
         seen.lifelines |= search.lifeline(&link);
         if !search.is_for_files() || !may_be_disk(&link) {
             continue;
@@ -209,7 +286,7 @@ fn look_at(search: &Search, folder: &OwnedFd, position: &Position) -> Seen {
             seen.writes |= listed.writes;
         }
     }
-    seen
+    has_any
 }
 
 /// Whether a descriptor of a process is open on this very file. Its file system is not asked: what

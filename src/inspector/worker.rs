@@ -78,7 +78,7 @@ pub(super) fn answer(request: &Request, position: &Position) -> Reply {
             let identify = |pid: &u32| identify(*pid, position);
             Answer::Identified(pids.iter().map(identify).collect()).into()
         }
-        Question::OpenPipes(inodes) => open_pipes(inodes, position),
+        Question::OpenPipes(inodes) => open_pipes(inodes, &selection, position),
         Question::HasOpen(pid, links) => match has_open(*pid, links, position) {
             Ok(has) => Answer::HasOpen(has).into(),
             Err(error) => Answer::Failed(error.to_string()).into(),

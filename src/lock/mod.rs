@@ -17,6 +17,7 @@ mod expired;
 pub mod extent;
 pub mod fdinfo;
 mod file_system;
+pub mod file_tables;
 pub mod held;
 pub mod holder;
 pub mod host;

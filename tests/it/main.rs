@@ -53,6 +53,7 @@ mod shared_fs;
 mod soak;
 mod state;
 mod survive;
+mod threads;
 mod two_hosts;
 mod untouched;
 mod users;

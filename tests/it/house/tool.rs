@@ -29,6 +29,16 @@ impl Tool {
         Tool { process, input: Some(input), output: Some(BufReader::new(output)) }
     }
 
+    /// Starts a command that reads from `input`, and is not talked to.
+    pub(crate) fn with_input(command: Command, log: &Path, input: impl Into<Stdio>) -> Tool {
+        let (output, stdout) = pipe().unwrap();
+        let mut command = command.into_std();
+        command.stdin(input).stdout(Stdio::from(stdout));
+        let name = command.get_program().display().to_string();
+        let process = Process::start(&name, command, log);
+        Tool { process, input: None, output: Some(BufReader::new(output)) }
+    }
+
     /// The next line of its output.
     pub(crate) async fn line(&mut self) -> String {
         let mut output = self.output.take().unwrap();
