@@ -9,6 +9,7 @@
 pub mod lists;
 // A module of its own, since the signals of two interfaces bear the same names.
 mod owner;
+mod private;
 mod subscription;
 mod uid;
 
@@ -25,6 +26,7 @@ use zbus::{Connection, DynamicType, Fd, OwnedFd, OwnedObjectPath, OwnedVariant, 
 
 pub use crate::bus::Bus;
 pub use owner::OwnerProxy;
+pub use private::{PRIVATE_SOCKET, connect_private};
 pub use subscription::{Event, Subscription};
 
 /// The service's name on the bus.

@@ -4,6 +4,8 @@
 //! against the bytes that are there. Source: the section "Message Protocol" of the D-Bus
 //! specification.
 
+use super::order::Order;
+
 /// The length of the fixed part of a header, with the length of the header fields.
 pub(super) const FIXED: usize = 16;
 
@@ -131,31 +133,6 @@ pub(super) fn expect_reply(message: &mut [u8]) {
 
 fn size(length: u32) -> Result<usize, Malformed> {
     usize::try_from(length).map_err(|_| Malformed)
-}
-
-/// The byte order of a message.
-#[derive(Debug, Clone, Copy)]
-enum Order {
-    Little,
-    Big,
-}
-
-impl Order {
-    fn of(byte: u8) -> Result<Self, Malformed> {
-        match byte {
-            b'l' => Ok(Self::Little),
-            b'B' => Ok(Self::Big),
-            _ => Err(Malformed),
-        }
-    }
-
-    fn u32_at(self, bytes: &[u8], at: usize) -> Result<u32, Malformed> {
-        let number = bytes.get(at..).and_then(<[u8]>::first_chunk).ok_or(Malformed)?;
-        Ok(match self {
-            Self::Little => u32::from_le_bytes(*number),
-            Self::Big => u32::from_be_bytes(*number),
-        })
-    }
 }
 
 /// The value of a header field.

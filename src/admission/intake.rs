@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::call::{Raw, Refused, check_descriptors};
@@ -10,6 +11,7 @@ use super::head::{Head, Kind};
 use super::link::Arrived;
 use super::refusal;
 use super::refusals::Refusals;
+use super::stamp::stamp;
 use super::{Admission, BUS};
 use crate::lock::received::Received;
 use crate::service::Error;
@@ -51,18 +53,30 @@ pub(super) struct Intake {
     pub(super) refusals: Refusals,
     /// Whether the reply to `Hello` is still to come, which the handshake sends by itself.
     greeting: bool,
+    /// The one client that sends all of it, where this is no bus.
+    peer: Option<Arc<str>>,
 }
 
 impl Intake {
-    /// Nothing has come.
+    /// Nothing has come from the bus.
     pub(super) fn new() -> Self {
+        Self::from_bus_or(None)
+    }
+
+    /// Nothing has come from this client of the private socket.
+    pub(super) fn of_peer(name: Arc<str>) -> Self {
+        Self::from_bus_or(Some(name))
+    }
+
+    fn from_bus_or(peer: Option<Arc<str>>) -> Self {
         Self {
             framer: Framer::new(),
             descriptors: VecDeque::new(),
             missing: None,
             others: VecDeque::new(),
             refusals: Refusals::default(),
-            greeting: true,
+            greeting: peer.is_none(),
+            peer,
         }
     }
 
@@ -108,9 +122,9 @@ impl Intake {
     pub(super) fn sort(&mut self, arrived: Arrived, admission: &Admission) -> io::Result<Sorted> {
         let Arrived { count, lost } = arrived;
         self.framer.filled(count);
-        let Self { framer, descriptors, missing, others, refusals, greeting } = self;
-        let now = Instant::now();
-        let mut sorter = Sorter { admission, now, others, refusals, greeting };
+        let Self { framer, descriptors, missing, others, refusals, greeting, peer } = self;
+        let (now, peer) = (Instant::now(), peer.as_deref());
+        let mut sorter = Sorter { admission, now, others, refusals, greeting, peer };
         let mut sorted = Sorted::default();
         loop {
             match framer.next().map_err(|_| broken("a malformed message"))? {
@@ -120,15 +134,24 @@ impl Intake {
                     let missing = missing.take();
                     let taken = match &missing {
                         Some(_) => Vec::new(),
-                        None => take(descriptors, &head, admission),
+                        None => take(descriptors, &head, peer, admission),
+                    };
+                    let stamped = match peer {
+                        Some(_) if head.sender.is_some() => return Err(broken("a sender")),
+                        Some(name) => Some(stamp(bytes, name).map_err(|_| broken("a header"))?),
+                        None => None,
                     };
                     let incomplete = taken.len() < descriptors_of(&head);
                     let accepted = if incomplete || (lost && !taken.is_empty()) {
                         sorter.refuse(&head, missing.unwrap_or(refusal::Error::NoDescriptors));
                         false
                     } else {
-                        let raw = || Raw { bytes: bytes.to_vec(), descriptors: taken };
-                        sorter.sort(&head, bytes.len(), raw)
+                        let size = stamped.as_ref().map_or(bytes.len(), Vec::len);
+                        let raw = || Raw {
+                            bytes: stamped.unwrap_or_else(|| bytes.to_vec()),
+                            descriptors: taken,
+                        };
+                        sorter.sort(&head, size, raw)
                     };
                     sorted.accepted += usize::from(accepted);
                     sorted.rejected += usize::from(!accepted);
@@ -136,7 +159,7 @@ impl Intake {
                 Frame::TooLong(header) => {
                     let head = parse(header)?;
                     if missing.take().is_none() {
-                        drop(take(descriptors, &head, admission));
+                        drop(take(descriptors, &head, peer, admission));
                     }
                     let whose = "in one message".to_owned();
                     let why = Error::Limit { what: "bytes", limit: LONGEST, whose };
@@ -167,13 +190,14 @@ struct Sorter<'r> {
     others: &'r mut VecDeque<Raw>,
     refusals: &'r mut Refusals,
     greeting: &'r mut bool,
+    peer: Option<&'r str>,
 }
 
 impl Sorter<'_> {
     /// Returns whether the message is kept.
     fn sort(&mut self, head: &Head<'_>, size: usize, raw: impl FnOnce() -> Raw) -> bool {
         // The bus passes on replies that nothing waits for, and signals of anybody.
-        let passed_on = match (head.kind, head.sender) {
+        let passed_on = match (head.kind, self.peer.or(head.sender)) {
             (Kind::Call, Some(sender)) => {
                 let offered = self.admission.offer(sender, head, size, raw, self.now);
                 return offered.map_err(|refused| self.refusals.push(refused, self.now)).is_ok();
@@ -193,7 +217,7 @@ impl Sorter<'_> {
     }
 
     fn refuse(&mut self, head: &Head<'_>, why: refusal::Error) {
-        if let (Kind::Call, Some(sender)) = (head.kind, head.sender) {
+        if let (Kind::Call, Some(sender)) = (head.kind, self.peer.or(head.sender)) {
             let Head { serial, no_reply, .. } = *head;
             let uid = self.admission.uid_of(sender);
             let refused = Refused { sender: sender.into(), uid, serial, no_reply, why };
@@ -229,11 +253,12 @@ fn judge(head: &Head<'_>, admission: &Admission) -> Next {
 fn take(
     descriptors: &mut VecDeque<Received>,
     head: &Head<'_>,
+    peer: Option<&str>,
     admission: &Admission,
 ) -> Vec<Received> {
     let count = descriptors_of(head).min(descriptors.len());
     let mut taken: Vec<Received> = descriptors.drain(..count).collect();
-    if let Some(sender) = head.sender.filter(|_| count > 0) {
+    if let Some(sender) = peer.or(head.sender).filter(|_| count > 0) {
         let uid = admission.uid_of(sender);
         for descriptor in &mut taken {
             descriptor.set_sender(uid);
@@ -255,5 +280,5 @@ fn descriptors_of(head: &Head<'_>) -> usize {
 }
 
 fn broken(what: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("the bus has sent {what}"))
+    io::Error::new(io::ErrorKind::InvalidData, format!("the peer has sent {what}"))
 }

@@ -62,8 +62,12 @@ impl Link {
             Bus::Session => zbus::Address::session(),
         }?;
         let path = path_of(address.transport()).ok_or(zbus::Error::Unsupported)?;
-        let stream = UnixStream::connect(path).await?;
-        Ok(Self { stream, outgoing: Mutex::default(), blocked: AtomicBool::new(false) })
+        Ok(Self::over(UnixStream::connect(path).await?))
+    }
+
+    /// Uses a connected socket.
+    pub(super) fn over(stream: UnixStream) -> Self {
+        Self { stream, outgoing: Mutex::default(), blocked: AtomicBool::new(false) }
     }
 
     /// Waits until there is something to read.

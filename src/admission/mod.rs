@@ -16,6 +16,9 @@
 //! - The calls of a connection whose user is not known are kept, some KiB of them, until the bus
 //!   has said which one it is.
 //!
+//! A client of the private socket ([`peer`]) is no connection to the bus. Its calls are admitted and
+//! dispatched like those that come from the bus, and never wait in one.
+//!
 //! The same socket hides objects from callers that may not see them, and chooses the text of errors
 //! ([`crate::privacy`]).
 //!
@@ -28,17 +31,22 @@ mod account;
 mod call;
 mod discard;
 mod framer;
+mod greeting;
 pub mod handed;
 mod head;
 mod inbox;
 mod intake;
 mod ledger;
 mod link;
+mod order;
+mod peer;
+mod peers;
 mod rate;
 mod raw;
 mod reader;
 mod refusal;
 mod refusals;
+mod stamp;
 mod writer;
 
 use std::collections::{HashMap, HashSet};
@@ -53,6 +61,7 @@ use self::handed::Handed;
 use self::head::Head;
 use self::ledger::{Ledger, Outcome};
 use self::link::Link;
+use self::peers::{Parcel, Peers};
 pub use self::reader::Reader;
 pub use self::writer::Writer;
 use crate::bus::Bus;
@@ -84,6 +93,8 @@ struct Shared {
     /// The serial numbers of our own calls that are not answered.
     expected: Mutex<HashSet<u32>>,
     unknown: mpsc::UnboundedSender<Arc<str>>,
+    /// Clients that are connected without a bus.
+    peers: Peers,
     wake: Notify,
 }
 
@@ -101,6 +112,7 @@ impl Admission {
             handed: Mutex::default(),
             expected: Mutex::default(),
             unknown,
+            peers: Peers::default(),
             wake: Notify::new(),
         };
         (Self(Arc::new(shared)), names)
@@ -136,14 +148,20 @@ impl Admission {
 
     /// Enters that a connection has left the bus.
     pub fn left(&self, sender: &str) {
+        self.0.peers.leave(sender);
         lock(&self.0.ledger).forget(sender);
         self.0.privacy.leave(sender);
     }
 
-    /// Whether no call is in flight.
+    /// Whether no call is in flight, and every reply is sent or handed to the bus.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        lock(&self.0.ledger).is_idle()
+        lock(&self.0.ledger).is_idle() && self.0.peers.is_drained()
+    }
+
+    /// Has no more calls read from clients of the private socket.
+    pub fn close_peers(&self) {
+        self.0.peers.close();
     }
 
     fn offer(
@@ -191,6 +209,12 @@ impl Admission {
             let call = (Arc::clone(caller), serial);
             lock(&self.0.handed).entry(call).or_default().push(handed);
         }
+    }
+
+    /// Has a message sent to a client of the private socket, if it is for one; otherwise it comes
+    /// back.
+    fn send_to_peer(&self, to: &str, parcel: Parcel) -> Option<Parcel> {
+        self.0.peers.send(to, parcel)
     }
 
     /// Enters that something was sent: what waited for that may go on.

@@ -21,6 +21,7 @@ use zbus::{Message, ObjectPath};
 use super::call::Refused;
 use super::inbox::Inbox;
 use super::link::{Arrived, Link};
+use super::peers::Parcel;
 use super::{Admission, head, raw, refusal};
 use crate::lock::received::Received;
 
@@ -124,11 +125,16 @@ impl Reader {
             });
         }
         while self.link.refuse(&mut self.outgoing)? {
-            let outgoing = &mut self.outgoing;
+            let (outgoing, admission) = (&mut self.outgoing, &self.admission);
             self.inbox.with_refusals(|refusals| {
                 refusals.send(now, |refused| {
                     let Refused { sender, serial, why, .. } = refused;
-                    refusal::write(outgoing, &sender, serial, why.name(), &why.to_string());
+                    let mut bytes = Vec::new();
+                    refusal::write(&mut bytes, &sender, serial, why.name(), &why.to_string());
+                    let parcel = admission.send_to_peer(&sender, Parcel::Bytes(bytes));
+                    if let Some(Parcel::Bytes(bytes)) = parcel {
+                        outgoing.extend_from_slice(&bytes);
+                    }
                     outgoing.len() < REFUSALS
                 });
             });

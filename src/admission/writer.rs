@@ -4,7 +4,7 @@
 //! connection; and each error that may name others leaves with the text for its receiver.
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use zbus::Message;
@@ -14,6 +14,7 @@ use zbus::message::{Flags, Type};
 
 use super::Admission;
 use super::link::Link;
+use super::peers::Parcel;
 use super::refusal;
 use crate::privacy::Texts;
 
@@ -75,14 +76,19 @@ impl Writer {
 #[async_trait]
 impl WriteHalf for Writer {
     async fn send_message(&mut self, message: &Message) -> zbus::Result<()> {
-        if !self.enter(message) {
-            // Nothing is sent.
-        } else if let Some(bytes) = self.redact(message) {
-            self.link.send(&bytes, &[]).await?;
-        } else {
-            let data = message.data();
-            let fds: Vec<BorrowedFd<'_>> = data.fds().iter().map(|fd| fd.as_fd()).collect();
-            self.link.send(data.bytes(), &fds).await?;
+        if self.enter(message) {
+            let parcel = match self.redact(message) {
+                Some(bytes) => Parcel::Bytes(bytes),
+                None => Parcel::Message(message.clone()),
+            };
+            let header = message.header();
+            let parcel = match header.destination() {
+                Some(to) => self.admission.send_to_peer(to.as_str(), parcel),
+                None => Some(parcel),
+            };
+            if let Some(parcel) = parcel {
+                parcel.send(&self.link).await?;
+            }
         }
         self.admission.sent();
         Ok(())

@@ -119,6 +119,21 @@ impl Callers {
         found.ok_or(Error::CallerGone)
     }
 
+    /// Enters a client of the private socket, which no bus knows. [`left`](Self::left) is to be
+    /// called once it has left.
+    pub fn enter_peer(&self, name: OwnedUniqueName, process: Arc<CallerProcess>, pid: u32) {
+        let known =
+            Known { pid: Some(pid), process: Some(process), gone: watch::Sender::new(false) };
+        self.known().insert(name, known);
+    }
+
+    /// Enters that a caller has left.
+    pub fn left(&self, name: &OwnedUniqueName) {
+        if let Some(left) = self.known().remove(name) {
+            left.gone.send_replace(true);
+        }
+    }
+
     /// All callers that are known.
     #[must_use]
     pub fn all(&self) -> Vec<Caller> {
@@ -130,13 +145,17 @@ impl Callers {
         all.collect()
     }
 
-    /// Asks the bus whether a caller is still there.
+    /// Asks the bus whether a caller is still there. Of a client of the private socket it is known.
     pub async fn confirm(&self, caller: &Caller) -> bool {
-        caller.is_here() && self.credentials(&caller.name).await.is_some()
+        let is_peer = Admission::is_peer(&caller.name);
+        caller.is_here() && (is_peer || self.credentials(&caller.name).await.is_some())
     }
 
     /// A descriptor of the caller's process, where the bus gives one (dbus-broker 35 and later).
     pub async fn process_of(&self, caller: &Caller) -> Option<OwnedFd> {
+        if Admission::is_peer(&caller.name) {
+            return caller.process.open().ok();
+        }
         let found = self.credentials(&caller.name).await?;
         found.into_process_fd().map(OwnedFd::from)
     }

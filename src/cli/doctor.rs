@@ -109,7 +109,7 @@ async fn of_store(
     manager: &ManagerProxy<'_>,
     remarks: &mut Vec<Remark>,
 ) -> Result<(), Error> {
-    let bus = DBusProxy::new(&link.connection).await?;
+    let bus = DBusProxy::new(link.bus().await?).await?;
     let pid = bus.get_connection_unix_process_id(BusName::try_from(SERVICE)?).await?;
     let unit = Unit::look(link).await?;
     // One that runs beside the unit is none of the unit's business.

@@ -1,22 +1,30 @@
 //! The way to the service.
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures_util::FutureExt as _;
+use nix::unistd::geteuid;
 use serde::Serialize;
+use tokio::sync::OnceCell;
 use zbus::fdo::PropertiesProxy;
 use zbus::proxy::{CacheProperties, Defaults};
 use zbus::wire::DynamicDeserialize;
 use zbus::{Connection, DynamicType, ObjectPath, Proxy};
 
 use super::error::Error;
-use crate::client::{self, Bus, LockProxy, ManagerProxy, Options, OwnerProxy, Row, SERVICE, lists};
+use crate::client::{
+    self, Bus, LockProxy, ManagerProxy, Options, OwnerProxy, PRIVATE_SOCKET, Row, SERVICE, lists,
+};
 
-/// A connection to the bus that the service is on.
+/// Connections to the service and to the bus that it is on.
 #[derive(Debug)]
 pub(super) struct Link {
-    /// The connection.
-    pub(super) connection: Connection,
+    /// To the service without a bus between. It ends when the service ends.
+    private: Option<Connection>,
+    /// To the bus, once it is needed.
+    connection: OnceCell<Connection>,
     /// Which bus it is.
     pub(super) bus: Bus,
     /// The uid that the bus has for this process.
@@ -28,12 +36,50 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects.
+    /// Connects to the bus.
     pub(super) async fn open(bus: Bus) -> Result<Self, Error> {
         let connection = bus.connect().await.map_err(Error::Connect)?;
         let uid = client::own_uid(&connection).await.map_err(Error::Connect)?;
+        Ok(Self::with(None, OnceCell::from(connection), bus, uid))
+    }
+
+    /// Connects to the service without the bus where that is possible: root, whose calls then wait
+    /// behind no others. An address of a bus in the environment says that another one is meant.
+    ///
+    /// Not for what has to outlive the service: with that, the connection ends.
+    pub(super) async fn open_private(bus: Bus) -> Result<Self, Error> {
+        let is_usual = std::env::var_os("DBUS_SYSTEM_BUS_ADDRESS").is_none();
+        if bus == Bus::System && is_usual && geteuid().is_root() {
+            // Without a service that listens there, the bus starts one, or says why not.
+            if let Ok(private) = client::connect_private(Path::new(PRIVATE_SOCKET)).await {
+                return Ok(Self::with(Some(private), OnceCell::new(), bus, 0));
+            }
+        }
+        Self::open(bus).await
+    }
+
+    fn with(
+        private: Option<Connection>,
+        connection: OnceCell<Connection>,
+        bus: Bus,
+        uid: u32,
+    ) -> Self {
         let interactive = std::io::stdin().is_terminal();
-        Ok(Self { connection, bus, uid, foreign: AtomicBool::new(false), interactive })
+        let foreign = AtomicBool::new(false);
+        Self { private, connection, bus, uid, foreign, interactive }
+    }
+
+    /// The connection to the bus.
+    pub(super) async fn bus(&self) -> Result<&Connection, Error> {
+        self.connection.get_or_try_init(|| self.bus.connect()).await.map_err(Error::Connect)
+    }
+
+    /// The connection to call the service on.
+    pub(super) async fn service(&self) -> Result<&Connection, Error> {
+        match &self.private {
+            Some(private) if private.closed().now_or_never().is_none() => Ok(private),
+            _ => self.bus().await,
+        }
     }
 
     /// Whether disks are best asked for by name: then nobody is asked for a password. Anybody else
@@ -87,7 +133,8 @@ impl Link {
     /// All properties of an object.
     pub(super) async fn properties(&self, path: &str, interface: &str) -> Result<Row, Error> {
         let path = ObjectPath::try_from(path.to_owned())?;
-        let builder = PropertiesProxy::builder(&self.connection).destination(SERVICE).path(path);
+        let builder = PropertiesProxy::builder(self.service().await?);
+        let builder = builder.destination(SERVICE).path(path);
         let proxy = builder.build().await?;
         let interface = zbus::names::InterfaceName::try_from(interface)?;
         Ok(proxy.get_all(interface).await?)
@@ -98,7 +145,7 @@ impl Link {
         T: From<Proxy<'static>> + Defaults,
     {
         let path = ObjectPath::try_from(path.to_owned())?;
-        let builder = zbus::proxy::Builder::<T>::new(&self.connection).path(path);
+        let builder = zbus::proxy::Builder::<T>::new(self.service().await?).path(path);
         // Whoever asks once needs no cache, and no signals to keep it true.
         Ok(builder.cache_properties(CacheProperties::No).build().await?)
     }

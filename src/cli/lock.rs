@@ -63,6 +63,11 @@ impl Arguments {
     pub(super) fn disks(&self) -> usize {
         self.disks.len()
     }
+
+    /// Whether it waits for what others hold.
+    pub(super) fn waits(&self) -> bool {
+        self.wait.span().is_some()
+    }
 }
 
 /// Does it.
@@ -140,7 +145,7 @@ async fn give_back(link: &Link, path: &OwnedObjectPath, lease: OwnedFd) -> Resul
         .path(path)
         .interface("org.freedesktop.DBus.Properties")
         .member("PropertiesChanged");
-    let mut changes = Subscription::new(&link.connection, rule).await?;
+    let mut changes = Subscription::new(link.bus().await?, rule).await?;
     drop(lease);
     let owner = link.owner(path).await?;
     while owner.anchors().await?.iter().any(|anchor| anchor == "lease") {

@@ -106,7 +106,7 @@ async fn list(link: &Link, form: Form) -> Result<(), Error> {
 /// All lockspaces with their properties, and `Path`.
 pub(super) async fn all(link: &Link) -> Result<Vec<Row>, Error> {
     // The object manager's reply has all locks as well, and may be too large.
-    let folder = IntrospectableProxy::builder(&link.connection).destination(SERVICE);
+    let folder = IntrospectableProxy::builder(link.service().await?).destination(SERVICE);
     let folder = folder.path(LOCKSPACES_PATH).build().await?.introspect().await?;
     let mut lockspaces = Vec::new();
     for name in children(&folder) {

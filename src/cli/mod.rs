@@ -154,6 +154,16 @@ impl Verb {
             _ => 1,
         }
     }
+
+    /// Whether it goes on, with the same connection, when the service ends and is started again.
+    fn outlives_the_service(&self) -> bool {
+        match self {
+            Self::Run(arguments) => arguments.waits(),
+            Self::Lock(arguments) => arguments.waits(),
+            Self::Monitor => true,
+            _ => false,
+        }
+    }
 }
 
 /// What the tool needs beside the disks that it opens.
@@ -237,7 +247,10 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
             }
             verb => verb,
         };
-        let link = Link::open(bus).await?;
+        let link = match &verb {
+            verb if verb.outlives_the_service() => Link::open(bus).await?,
+            _ => Link::open_private(bus).await?,
+        };
         match verb {
             Verb::Run(arguments) => run::perform(&link, arguments).await,
             Verb::Lock(arguments) => lock::perform(&link, arguments, form).await,

@@ -17,7 +17,7 @@ pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
     let mut signals = Signals::catch()?;
     // One subscription for the Manager and all locks, so that their signals keep their order.
     let rule = MatchRule::builder().path_namespace(MANAGER_PATH);
-    let mut events = Subscription::new(&link.connection, rule).await?;
+    let mut events = Subscription::new(link.bus().await?, rule).await?;
     let mut known = Known::default();
     complain(&format!("listening on the {} bus; Ctrl-C ends it", link.bus.as_str()));
     known.learn(link).await;

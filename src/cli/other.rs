@@ -76,7 +76,7 @@ impl Other {
 /// Connects to a bus if the service is there already.
 async fn connect(bus: Bus) -> Option<Link> {
     let link = Link::open(bus).await.ok()?;
-    let proxy = DBusProxy::new(&link.connection).await.ok()?;
+    let proxy = DBusProxy::new(link.bus().await.ok()?).await.ok()?;
     let there = proxy.name_has_owner(BusName::try_from(SERVICE).ok()?).await.ok()?;
     there.then_some(link)
 }

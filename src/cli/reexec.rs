@@ -67,7 +67,7 @@ pub(super) async fn perform(bus: Bus, arguments: Arguments, form: Form) -> Resul
     let after = manager.version().await?;
     let same_run = since.is_some() && started(&manager).await == since;
     let name = BusName::try_from(SERVICE)?;
-    let pid = DBusProxy::new(&link.connection).await?.get_connection_unix_process_id(name).await?;
+    let pid = DBusProxy::new(link.bus().await?).await?.get_connection_unix_process_id(name).await?;
     if same_run || is_left_over(pid) {
         let text = format!("vmlockd {after} goes on as it is, in process {pid}; its log says why");
         return Err(Error::Failed(text));
@@ -83,7 +83,7 @@ pub(super) async fn perform(bus: Bus, arguments: Arguments, form: Form) -> Resul
 
 /// Asks the service. One that does not run is not started for it.
 async fn ask(link: &Link) -> Result<Asked, Error> {
-    let bus = DBusProxy::new(&link.connection).await?;
+    let bus = DBusProxy::new(link.bus().await?).await?;
     let changes = bus.receive_name_owner_changed_with_args(&[(0, SERVICE)]).await?;
     let first = bus.get_name_owner(BusName::try_from(SERVICE)?).await?;
     let manager = link.manager().await?;

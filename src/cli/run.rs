@@ -101,6 +101,11 @@ impl Arguments {
     pub(super) fn disks(&self) -> usize {
         self.disks.len() + self.leases.len()
     }
+
+    /// Whether it waits for what others hold.
+    pub(super) fn waits(&self) -> bool {
+        self.wait.span().is_some()
+    }
 }
 
 /// Does it.
@@ -247,7 +252,7 @@ async fn give_up(link: &Link, path: &OwnedObjectPath, lease: OwnedFd) -> Option<
             .interface("org.freedesktop.DBus.ObjectManager")
             .member("InterfacesRemoved")
             .arg_path(0, path);
-        let mut changes = Subscription::new(&link.connection, rule).await?;
+        let mut changes = Subscription::new(link.bus().await?, rule).await?;
         let removed = async { while matches!(changes.next().await, Some(Event::Owner(_))) {} };
         let owner = link.owner(path).await?;
         // It may be gone already, closed by somebody.

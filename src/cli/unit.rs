@@ -34,12 +34,12 @@ pub(super) struct Unit {
 impl Unit {
     /// Asks the systemd that is on the bus; nobody is started for it. `None`: there is none.
     pub(super) async fn look(link: &Link) -> Result<Option<Self>, Error> {
-        let bus = DBusProxy::new(&link.connection).await?;
+        let bus = DBusProxy::new(link.bus().await?).await?;
         if !bus.name_has_owner(BusName::try_from(SYSTEMD)?).await? {
             return Ok(None);
         }
         let path = "/org/freedesktop/systemd1";
-        let manager: Proxy<'_> = Proxy::new(&link.connection, SYSTEMD, path, MANAGER).await?;
+        let manager: Proxy<'_> = Proxy::new(link.bus().await?, SYSTEMD, path, MANAGER).await?;
         let version: String = manager.get_property("Version").await?;
         // Open to everybody, and only reads: what is not loaded is forgotten again.
         let unit: OwnedObjectPath = manager.call("LoadUnit", &("vmlockd.service",)).await?;
@@ -86,7 +86,7 @@ impl Unit {
 }
 
 async fn properties(link: &Link, path: &ObjectPath<'_>, interface: &str) -> Result<Row, Error> {
-    let builder = PropertiesProxy::builder(&link.connection).destination(SYSTEMD);
+    let builder = PropertiesProxy::builder(link.bus().await?).destination(SYSTEMD);
     let proxy = builder.path(path.to_owned()).build().await?;
     Ok(proxy.get_all(InterfaceName::try_from(interface)?).await?)
 }

@@ -175,7 +175,7 @@ async fn replaced(wanted: &Wanted) {
 
 /// Who the service is on the bus.
 async fn unique_name(link: &Link) -> Option<OwnedUniqueName> {
-    let bus = DBusProxy::new(&link.connection).await.ok()?;
+    let bus = DBusProxy::new(link.bus().await.ok()?).await.ok()?;
     bus.get_name_owner(BusName::try_from(SERVICE).ok()?).await.ok()
 }
 
@@ -187,7 +187,7 @@ async fn return_of_service(
     begun: Begun,
     line: &mut Line,
 ) -> Result<bool, Error> {
-    let bus = DBusProxy::new(&link.connection).await?;
+    let bus = DBusProxy::new(link.bus().await?).await?;
     let mut changes = bus.receive_name_owner_changed_with_args(&[(0, SERVICE)]).await?;
     let returns = async {
         if asked.is_some() && unique_name(link).await == asked {

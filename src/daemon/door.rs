@@ -1,13 +1,15 @@
-//! virtlockd's socket: which one, and who serves it.
+//! The sockets: virtlockd's, which one and who serves it, and the private one.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::{Error, Options};
+use crate::bus::Bus;
 use crate::life::Connection;
 use crate::lock::OwnerId;
 use crate::lock::owner::AnchorId;
+use crate::paths::PRIVATE;
 use crate::reexec;
 use crate::service::Service;
 use crate::virtlockd::{Server, Socket};
@@ -44,6 +46,17 @@ pub(super) fn open(
             Ok(None)
         }
     }
+}
+
+/// Binds the socket by which root reaches the system's service without the bus. All that it offers is
+/// on the bus as well, so the service starts without it, too.
+pub(super) fn open_private(options: &Options, gone: Option<u32>) -> Option<Arc<Socket>> {
+    let path = options.runtime_dir.join(PRIVATE);
+    let bound = (options.bus == Bus::System).then(|| Socket::bind(&path, gone))?;
+    bound
+        .map(Arc::new)
+        .inspect_err(|error| tracing::error!("{error}; root has to use the bus"))
+        .ok()
 }
 
 /// Serves it, and those who were connected before a restart.

@@ -1,5 +1,6 @@
 //! Being on the bus, and coming back to it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -9,6 +10,7 @@ use crate::bus::Bus;
 use crate::dbus::{self, ServeError, Served, Wish};
 use crate::logging::Log;
 use crate::service::Service;
+use crate::virtlockd::Socket;
 
 /// How long to wait before a bus that went away is tried again, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -22,6 +24,8 @@ pub(super) struct Front {
     pub(super) wishes: mpsc::Sender<Wish>,
     /// The process of a service before this one that was killed and may still be on the bus.
     pub(super) former: Option<u32>,
+    /// Where root connects without the bus.
+    pub(super) private: Option<Arc<Socket>>,
 }
 
 /// Whether the bus is served.
@@ -34,8 +38,15 @@ pub(super) enum State {
 
 impl Front {
     pub(super) async fn open(&self) -> Result<Served, ServeError> {
-        let wishes = self.wishes.clone();
-        dbus::serve(self.bus, &self.service, &self.log, wishes, self.former).await
+        let (wishes, former) = (self.wishes.clone(), self.former);
+        let private = self.private.as_deref().and_then(|socket| match socket.listener() {
+            Ok(listener) => Some(listener),
+            Err(error) => {
+                tracing::error!(%error, "the private socket is not served");
+                None
+            }
+        });
+        dbus::serve(self.bus, &self.service, &self.log, wishes, former, private).await
     }
 
     /// Tries until the bus is there again. The machines that hold locks live on meanwhile, and so

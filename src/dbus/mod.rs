@@ -22,10 +22,12 @@ mod objects;
 mod opening;
 mod options;
 mod owner;
+mod private;
 mod publish;
 mod redact;
 mod waiting;
 
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,7 +79,8 @@ pub enum ServeError {
 }
 
 /// Opens the front: connects, shows what there is, and only then takes the name. `former` is the
-/// process of a service that was killed and may still have it.
+/// process of a service that was killed and may still have it. Clients of the private socket, where
+/// there is one, are served too.
 ///
 /// # Errors
 ///
@@ -88,6 +91,7 @@ pub async fn serve(
     log: &Log,
     wishes: mpsc::Sender<Wish>,
     former: Option<u32>,
+    private: Option<UnixListener>,
 ) -> Result<Served, ServeError> {
     let bus_name = bus.as_str();
     let privileged = match bus {
@@ -103,6 +107,9 @@ pub async fn serve(
     let connection = Arc::new(connection);
     match open(&connection, (bus, former), service, log, wishes, &admission).await {
         Ok((gate, mut tasks)) => {
+            if let Some(listener) = private {
+                tasks.spawn(private::serve(listener, privileged, gate.clone(), admission.clone()));
+            }
             tasks.spawn(gate.identify_all(admission.clone(), unknown));
             Ok(Served { connection, admission, tasks })
         }
@@ -190,6 +197,7 @@ impl Served {
         if let Err(error) = connection.release_name(NAME).await {
             tracing::debug!(%error, "giving the name back");
         }
+        admission.close_peers();
         // The bus keeps order: what was sent to the name before has come by now.
         let answered = async {
             tokio::task::yield_now().await;

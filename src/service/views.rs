@@ -81,7 +81,7 @@ impl CallerProcess {
     /// # Errors
     ///
     /// Why there is nothing to be looked at.
-    pub(super) fn open(&self) -> Result<OwnedFd, &'static str> {
+    pub fn open(&self) -> Result<OwnedFd, &'static str> {
         if self.pid == 0 {
             return Err("the process of the caller is not visible from here");
         }

@@ -163,6 +163,15 @@ impl Socket {
         }
     }
 
+    /// A further descriptor of it, from which clients can be accepted.
+    ///
+    /// # Errors
+    ///
+    /// Those of dup(2).
+    pub fn listener(&self) -> io::Result<UnixListener> {
+        self.fd.try_clone().map(UnixListener::from)
+    }
+
     /// Its file, where this process made it.
     pub(super) fn file(&self) -> Option<&SocketFile> {
         self.file.as_ref()

@@ -45,6 +45,7 @@ mod namespaces;
 mod owners;
 mod passed;
 mod privacy;
+mod private;
 mod reexec;
 mod reload;
 mod rlimits;

@@ -217,6 +217,12 @@ impl House {
         self.bus.connection().await
     }
 
+    /// A new connection to the service's private socket, as root.
+    pub(crate) async fn private_connection(&self) -> Connection {
+        let socket = self.launch.runtime_dir.join("private");
+        vmlockd::client::connect_private(&socket).await.unwrap_or_else(|e| panic!("{e}"))
+    }
+
     /// A new connection as another user.
     pub(crate) async fn connection_as(&self, uid: u32) -> Connection {
         self.bus.connection_as(uid).await

@@ -1,0 +1,157 @@
+//! Clients of the private socket, and what is sent to them.
+//!
+//! A peer bears a name of the same form as connections to the bus, which no bus gives. So its calls
+//! take the way of all others: counted by the ledger, dispatched in their turn, answered by zbus;
+//! only the sending half sends a reply to a peer's name here instead of to the bus.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::mpsc;
+use zbus::Message;
+
+use super::link::Link;
+use super::lock;
+
+/// What the names of peers begin with. Those that a bus gives begin with a digit.
+pub(super) const PREFIX: &str = ":vmlockd.";
+/// How many peers there are at most. The only user that can connect is the privileged one.
+const PEERS: usize = 256;
+/// How many messages wait for a peer that does not read. With more it is disconnected.
+const QUEUE: usize = 256;
+
+/// What is sent to a peer.
+#[derive(Debug)]
+pub(super) enum Parcel {
+    /// A reply of zbus's.
+    Message(Message),
+    /// A message that the service has written itself.
+    Bytes(Vec<u8>),
+}
+
+impl Parcel {
+    /// Sends it.
+    ///
+    /// # Errors
+    ///
+    /// Those of sendmsg(2).
+    pub(super) async fn send(&self, link: &Link) -> std::io::Result<()> {
+        match self {
+            Self::Message(message) => {
+                let data = message.data();
+                let fds: Vec<BorrowedFd<'_>> = data.fds().iter().map(|fd| fd.as_fd()).collect();
+                link.send(data.bytes(), &fds).await
+            }
+            Self::Bytes(bytes) => link.send(bytes, &[]).await,
+        }
+    }
+}
+
+/// All peers.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    by_name: Mutex<HashMap<Arc<str>, Peer>>,
+    last: AtomicUsize,
+    /// Messages that are not sent yet.
+    unsent: Arc<AtomicUsize>,
+    /// Whether nothing is read from peers any more.
+    closing: AtomicBool,
+}
+
+/// One of them, as long as it is connected.
+#[derive(Debug)]
+struct Peer {
+    link: Arc<Link>,
+    queue: mpsc::Sender<Parcel>,
+}
+
+/// What is to be sent to one peer.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    queue: mpsc::Receiver<Parcel>,
+    unsent: Arc<AtomicUsize>,
+}
+
+impl Peers {
+    /// A name for the next peer; `None` if there are too many.
+    pub(super) fn name(&self) -> Option<Arc<str>> {
+        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        (lock(&self.by_name).len() < PEERS).then(|| format!("{PREFIX}{number}").into())
+    }
+
+    /// Enters a peer.
+    pub(super) fn enter(&self, name: &Arc<str>, link: &Arc<Link>) -> Outbox {
+        let (sender, queue) = mpsc::channel(QUEUE);
+        let peer = Peer { link: Arc::clone(link), queue: sender };
+        lock(&self.by_name).insert(Arc::clone(name), peer);
+        Outbox { queue, unsent: Arc::clone(&self.unsent) }
+    }
+
+    /// Enters that a peer has left.
+    pub(super) fn leave(&self, name: &str) {
+        lock(&self.by_name).remove(name);
+    }
+
+    /// Has something sent, if it is for a peer; otherwise it comes back. A peer that does not read
+    /// is disconnected.
+    pub(super) fn send(&self, to: &str, parcel: Parcel) -> Option<Parcel> {
+        if !to.starts_with(PREFIX) {
+            return Some(parcel);
+        }
+        let mut peers = lock(&self.by_name);
+        let Some(peer) = peers.get(to) else { return None };
+        self.unsent.fetch_add(1, Ordering::Relaxed);
+        if peer.queue.try_send(parcel).is_err() {
+            self.unsent.fetch_sub(1, Ordering::Relaxed);
+            tracing::warn!(peer = to, "a client of the private socket does not read its replies");
+            // Its conversation ends with that.
+            if let Err(error) = peer.link.close() {
+                tracing::debug!(%error, peer = to, "disconnecting a client");
+            }
+            peers.remove(to);
+        }
+        None
+    }
+
+    /// Whether everything is sent.
+    pub(super) fn is_drained(&self) -> bool {
+        self.unsent.load(Ordering::Relaxed) == 0
+    }
+
+    /// Has nothing read from peers any more.
+    pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nothing is read any more.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+}
+
+impl Outbox {
+    /// Sends what there is, one after the other, until the peer has left.
+    ///
+    /// # Errors
+    ///
+    /// Those of sendmsg(2).
+    pub(super) async fn send_all(&mut self, link: &Link) -> std::io::Result<()> {
+        while let Some(parcel) = self.queue.recv().await {
+            let sent = parcel.send(link).await;
+            self.unsent.fetch_sub(1, Ordering::Relaxed);
+            sent?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.queue.close();
+        while self.queue.try_recv().is_ok() {
+            self.unsent.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
