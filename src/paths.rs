@@ -14,8 +14,6 @@ pub const OWNERS: &str = "/org/vmlockd1/owner";
 pub const LOCKS: &str = "/org/vmlockd1/lock";
 /// The folder of all lockspaces.
 pub const LOCKSPACES: &str = "/org/vmlockd1/lockspace";
-/// The file of the private socket in the runtime directory.
-pub const PRIVATE: &str = "private";
 /// Where systemd looks for the log's controls.
 pub const LOG_CONTROL: &str = "/org/freedesktop/LogControl1";
 

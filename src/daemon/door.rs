@@ -9,10 +9,12 @@ use crate::bus::Bus;
 use crate::life::Connection;
 use crate::lock::OwnerId;
 use crate::lock::owner::AnchorId;
-use crate::paths::PRIVATE;
 use crate::reexec;
 use crate::service::Service;
 use crate::virtlockd::{Server, Socket};
+
+/// The file of the private socket in the runtime directory.
+const PRIVATE: &str = "private";
 
 /// The socket that was passed; else the one that was named, on the command line or in the
 /// configuration; else the one where libvirt looks for it, if no process but `gone` serves it.

@@ -2,6 +2,7 @@
 
 mod confinement;
 mod inspection;
+mod private;
 
 use serde_json::Value;
 

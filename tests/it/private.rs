@@ -51,12 +51,14 @@ async fn it_answers_as_the_bus_does() {
     let uuid = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0";
     let manager = manager(&private).await;
     let registered = manager.register_owner(uuid, "this", 0, none());
-    let path = within("an answer", registered).await.unwrap();
+    let registered = within("an answer", registered).await.unwrap();
     // A cache would follow signals, which only a bus sends.
-    let this = OwnerProxy::builder(&private).path(path);
+    let this = OwnerProxy::builder(&private).path(registered.clone());
     let this = this.cache_properties(CacheProperties::No).build().await.unwrap();
     let anchors = within("a property", this.anchors()).await.unwrap();
-    assert_eq!(anchors, [format!("process:{}", std::process::id())]);
+    assert_eq!(anchors, ["process"]);
+    let found = manager.get_owner_by_pid(std::process::id());
+    assert_eq!(within("an answer", found).await.unwrap(), registered);
 }
 
 #[tokio::test]
