@@ -11,17 +11,17 @@ async fn root_is_answered_while_the_bus_is_not() {
     // The bus starts the service for the first call.
     host.run(&["vmlockctl", "lock", "--name", "web1", disk]).await.ok();
     let signal = async |signal| {
-        host.run(&["systemctl", "kill", signal, "dbus.service"]).await.ok();
+        host.come_in(&["systemctl", "kill", signal, "dbus.service"]).await.ok();
     };
     signal("--signal=STOP").await;
-    let listed = within("a list", host.run(&["vmlockctl", "list"])).await;
-    let released = within("an end", host.run(&["vmlockctl", "release", "--force", disk])).await;
-    let free = within("a list", host.run(&["vmlockctl", "--json", "list"])).await;
+    let listed = within("a list", host.come_in(&["vmlockctl", "list"])).await;
+    let released = within("an end", host.come_in(&["vmlockctl", "release", "--force", disk])).await;
+    let free = within("a list", host.come_in(&["vmlockctl", "--json", "list"])).await;
     signal("--signal=CONT").await;
     assert!(listed.ok().contains("web1"));
     released.ok();
     assert_eq!(free.ok().trim(), "[]");
     // By a user's call, which takes the bus, the same is seen.
-    let seen = host.run_as("games", &["vmlockctl", "--json", "list"]).await.ok();
+    let seen = host.run_as("games", &["vmlockctl", "--system", "--json", "list"]).await.ok();
     assert_eq!(seen.trim(), "[]");
 }
