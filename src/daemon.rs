@@ -132,7 +132,6 @@ async fn serve(options: &Options) -> Result<(), Error> {
     let (former, named) = (instance.former(), config.virtlockd_socket.as_deref());
     let socket = door::open(options, inherited.socket.take(), named, former)?;
     let by_socket = socket.is_some();
-    let private = door::open_private(options, former);
     let inspector = Inspector::new(inspectors(options.inspector_socket.clone()));
     let restored = service::restore(
         config.settings,
@@ -144,7 +143,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
     )?;
     let service = restored.service().clone();
     let (wishes, mut wished) = mpsc::channel(1);
-    let bus = options.bus;
+    let (bus, private) = (options.bus, door::open_private(options, former));
     let front = Front { bus, service: service.clone(), log: log.clone(), wishes, former, private };
     // The program before this one would have gone on without a bus, and so does this; and
     // clients of the socket need none.

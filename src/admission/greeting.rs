@@ -76,13 +76,14 @@ impl Greeting {
         let mut words = line.split(' ');
         let (command, first, second) = (words.next(), words.next(), words.next());
         Ok(match (self.state, command.unwrap_or_default()) {
-            (State::Unknown, "AUTH") if first == Some("EXTERNAL") => match second {
-                Some(user) => self.identify(user),
-                None => {
+            (State::Unknown, "AUTH") if first == Some("EXTERNAL") => {
+                if let Some(user) = second {
+                    self.identify(user)
+                } else {
                     self.state = State::Asked;
                     "DATA\r\n".to_owned()
                 }
-            },
+            }
             (State::Asked, "DATA") => self.identify(first.unwrap_or_default()),
             (State::Unknown, "AUTH") | (State::Asked, "CANCEL" | "ERROR") => self.reject(),
             (State::Known, "NEGOTIATE_UNIX_FD") => "AGREE_UNIX_FD\r\n".to_owned(),
@@ -97,8 +98,8 @@ impl Greeting {
 
     /// The client says who it is: the digits of its user, each in hexadecimal; or nothing.
     fn identify(&mut self, user: &str) -> String {
-        let own: String =
-            self.uid.to_string().bytes().map(|digit| format!("{digit:02x}")).collect();
+        // A digit is 0x30 to 0x39.
+        let own: String = self.uid.to_string().chars().flat_map(|digit| ['3', digit]).collect();
         if !user.is_empty() && !user.eq_ignore_ascii_case(&own) {
             return self.reject();
         }

@@ -101,7 +101,7 @@ impl Peers {
             return Some(parcel);
         }
         let mut peers = lock(&self.by_name);
-        let Some(peer) = peers.get(to) else { return None };
+        let peer = peers.get(to)?;
         self.unsent.fetch_add(1, Ordering::Relaxed);
         if peer.queue.try_send(parcel).is_err() {
             self.unsent.fetch_sub(1, Ordering::Relaxed);
