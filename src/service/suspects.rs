@@ -11,6 +11,7 @@ pub(super) mod gate;
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -37,6 +38,18 @@ pub(super) const SUSPECT_NAME: &str = "suspect";
 /// How many of them are locked at a time: one that hangs holds up few others.
 const AT_ONCE: usize = 8;
 
+/// How long until a suspect is tried again whose storage does not answer.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// What came of an attempt to lock a suspect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// It is locked, or was reported as lost.
+    Done,
+    /// Its storage does not answer.
+    Delayed,
+}
+
 impl Service {
     /// Locks the disks and leases that damaged records name; each with the number of the lock that was
     /// entered for it, if one was. Returns at once.
@@ -46,21 +59,26 @@ impl Service {
         }
         let service = self.clone();
         let locking = tokio::spawn(async move {
+            let mut delayed = Vec::new();
             for some in suspects.chunks(AT_ONCE) {
                 let tasks: Vec<_> = some
                     .iter()
                     .map(|(suspect, number)| {
                         let (service, suspect, number) =
                             (service.clone(), suspect.clone(), *number);
-                        tokio::spawn(async move { service.lock_suspect(&suspect, number).await })
+                        tokio::spawn(async move {
+                            let outcome = service.lock_suspect(&suspect, number).await;
+                            (outcome == Outcome::Delayed).then_some(suspect)
+                        })
                     })
                     .collect();
                 for task in tasks {
                     // It reports by itself what went wrong.
-                    let _ = task.await;
+                    delayed.extend(task.await.ok().flatten());
                 }
             }
             service.0.suspects.open();
+            service.lock_delayed(delayed).await;
             service.close_suspect_if_empty().await;
         });
         let service = self.clone();
@@ -71,7 +89,23 @@ impl Service {
         });
     }
 
-    async fn lock_suspect(&self, suspect: &Suspect, number: Option<u64>) {
+    /// Locks suspects whose storage did not answer, as soon as it does.
+    async fn lock_delayed(&self, mut delayed: Vec<Suspect>) {
+        while !delayed.is_empty() {
+            // It may have answered before this waits.
+            let _ = timeout(AGAIN, self.storage().heard()).await;
+            let mut still = Vec::new();
+            for suspect in delayed {
+                match self.acquire_suspect(&suspect).await {
+                    Err(Error::Silent(_)) => still.push(suspect),
+                    outcome => self.report_acquired(&suspect.name.shown(), outcome),
+                }
+            }
+            delayed = still;
+        }
+    }
+
+    async fn lock_suspect(&self, suspect: &Suspect, number: Option<u64>) -> Outcome {
         let name = suspect.name.shown();
         if let Some(number) = number {
             let found = self.verify(number).await;
@@ -79,12 +113,29 @@ impl Service {
             if found == Found::There && is_there {
                 self.complete_suspect(suspect, number).await;
                 report_locked(&name, number);
-                return;
+                return Outcome::Done;
             }
         }
         // The identity may be what is damaged.
         match self.acquire_suspect(suspect).await {
-            Ok(Some(number)) => report_locked(&name, number),
+            Err(error @ Error::Silent(_)) => {
+                tracing::error!(
+                    "a damaged lock record names {name}, which is locked again as soon as its storage \
+                     answers: {error}"
+                );
+                Outcome::Delayed
+            }
+            outcome => {
+                self.report_acquired(&name, outcome);
+                Outcome::Done
+            }
+        }
+    }
+
+    /// Reports what came of acquiring a suspect by its name.
+    fn report_acquired(&self, name: &str, outcome: Result<Option<u64>, Error>) {
+        match outcome {
+            Ok(Some(number)) => report_locked(name, number),
             // It is the lock that was just found to be lost, which is reported.
             Ok(None) => {}
             Err(error @ Error::Held { .. }) => {

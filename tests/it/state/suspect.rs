@@ -18,6 +18,7 @@ use crate::house::{House, Kind, Rival, within};
 use crate::listed::Listed;
 use crate::machine::{Machine, exclusive, shared};
 use crate::untouched::{assert_free, assert_refused};
+use crate::virtlockd::hang::Far;
 
 const SUSPECT: &str = "suspect";
 
@@ -265,4 +266,28 @@ async fn whatever_byte_is_damaged_the_disk_is_locked_or_the_log_says_that_it_is_
         };
         within(&format!("byte {at}"), told).await;
     }
+}
+
+/// Its storage does not answer when the service is started again, and does so later.
+#[tokio::test]
+async fn a_disk_whose_storage_does_not_answer_is_locked_again_once_it_does() {
+    let house = House::builder().start().await;
+    let Some(far) = Far::mount(&house).await else { return };
+    let (bus, disk) = (house.connection().await, far.disk());
+    let web1 = Machine::open(&bus, "web1").await;
+    web1.acquire(&[exclusive(&disk)]).await.unwrap();
+    restart(&house, || {
+        far.stop();
+        let (mut state, range) = record(&house);
+        let line = String::from_utf8(state[range.clone()].to_vec()).unwrap();
+        state.splice(range, line.replacen("\"inode\"", "\"knode\"", 1).into_bytes());
+        fs::write(state_file(&house), state).unwrap();
+    })
+    .await;
+    says(&house, "which is locked again as soon as its storage answers").await;
+    far.go_on();
+    says(&house, &format!("a damaged lock record names {}: it is locked again", str(&disk))).await;
+    let web2 = Machine::open(&bus, "web2").await;
+    let refused = web2.acquire(&[exclusive(&disk)]).await.unwrap_err();
+    assert_refused(&refused, "LockHeld", "VM \"suspect\"");
 }
