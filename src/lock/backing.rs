@@ -2,16 +2,18 @@
 //!
 //! The kernel tells device and inode of the file, and gives no descriptor of it. The name in
 //! `loop/backing_file` of `sysfs(5)` is a hint, which is followed and compared. Where it leads elsewhere,
-//! the device tells whether the file may be on an overlay at all.
+//! the device tells whether the file may be on an overlay at all. An instance of an ordinary user may not
+//! open the device, so it has nothing but the name, which the kernel adapts when the file is renamed.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use nix::sys::stat::major;
 
 use super::extent::Extent;
 use super::identity::Identity;
-use super::loop_device;
+use super::loop_device::{self, Unknown as NoAnswer};
 use super::mount::Mounts;
 use super::open::{self, Links};
 use super::overlay::{self, Unknown};
@@ -35,18 +37,16 @@ pub(super) struct Backing {
 ///
 /// The cause, where the kernel does not tell it.
 pub(super) fn of(dev: u64, sysfs: &Sysfs) -> Result<Backing, String> {
-    let extent = loop_device::extent_of(dev, sysfs).map_err(|unknown| unknown.to_string())?;
+    let extent = loop_device::extent_of(dev, sysfs);
+    let extent = extent.or_else(|unknown| named_extent(dev, sysfs, unknown));
+    let extent = extent.map_err(|unknown| unknown.to_string())?;
     let mut backing = Backing { extents: vec![extent], ..Backing::default() };
     // A device that the kernel made up has no major number; an overlay's is one.
     let Some(on) = device_of(extent.identity).filter(|on| major(*on) == 0) else {
         return Ok(backing);
     };
     let mounts = Mounts::current().ok();
-    let file = sysfs.backing_name(dev).ok().flatten().filter(|name| {
-        // It is asked in another process, as it may not answer.
-        mounts.as_ref().is_some_and(|mounts| far_mount(mounts, name).is_none())
-    });
-    let file = file.and_then(|name| open::locate(&name, Links::Follow).ok());
+    let file = mounts.as_ref().and_then(|mounts| named_file(dev, sysfs, mounts));
     if let Some(file) = file.filter(|file| Identity::of_open(file) == Some(extent.identity)) {
         let real = overlay::real(file.as_fd());
         let behind = real.upper.into_iter().chain(real.lower);
@@ -61,6 +61,24 @@ pub(super) fn of(dev: u64, sysfs: &Sysfs) -> Result<Backing, String> {
         backing.unknown = may_be.then_some(Unknown::Backing);
     }
     Ok(backing)
+}
+
+/// Returns the file that the name of a loop device's file leads to, unless it may not answer.
+fn named_file(dev: u64, sysfs: &Sysfs, mounts: &Mounts) -> Option<OwnedFd> {
+    let name = sysfs.backing_name(dev).ok()??;
+    let is_near = far_mount(mounts, &name).is_none();
+    is_near.then(|| open::locate(&name, Links::Follow).ok()).flatten()
+}
+
+/// Returns what a loop device occupies as far as its file's name tells, where this process has no
+/// permission to ask the device.
+fn named_extent(dev: u64, sysfs: &Sysfs, why: NoAnswer) -> Result<Extent, NoAnswer> {
+    if !matches!(why, NoAnswer::Refused(Errno::EACCES | Errno::EPERM)) {
+        return Err(why);
+    }
+    let mounts = Mounts::current().map_err(|_| why)?;
+    let file = named_file(dev, sysfs, &mounts).and_then(Identity::of_open).ok_or(why)?;
+    loop_device::extent(dev, file, sysfs)
 }
 
 fn device_of(identity: Identity) -> Option<u64> {

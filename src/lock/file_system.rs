@@ -7,15 +7,21 @@
 //!
 //! A file system without one device of its own (btrfs, ZFS, tmpfs, a network file system) has a device
 //! number without a device, and is on nothing as far as this goes.
+//!
+//! Where it cannot be found out what such a device lies on, [`Devices::unknown`] says why, and the file is
+//! not locked. Only complete results are cached.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::sys::stat::major;
+use nix::sys::stat::{major, minor};
 
 use super::extent::Extent;
 use super::identity::Identity;
+use super::loop_device::is_loop;
+use super::printable::shown_path;
 use super::stack::Stack;
 use super::sysfs::Sysfs;
 
@@ -23,6 +29,43 @@ use super::sysfs::Sysfs;
 const FRESH: Duration = Duration::from_secs(10);
 /// How many devices are remembered.
 const KNOWN_MAX: usize = 4096;
+
+/// The devices that the file systems of some files are on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Devices {
+    /// The parts of block devices that the file systems occupy, and the parts of what these lie on.
+    pub(super) extents: Vec<Extent>,
+    /// The paths at which upper layers of overlays will have an image that they lie on, once that is
+    /// copied up.
+    pub(super) copies: Vec<PathBuf>,
+    /// Why they may lie on more.
+    pub(super) unknown: Option<String>,
+}
+
+impl Devices {
+    /// Whether they may come to lie on something else while the file systems are mounted, or may be
+    /// completely known later.
+    pub(super) fn may_change(&self) -> bool {
+        let is_loop =
+            |part: &Extent| matches!(part.identity, Identity::Block { dev, .. } if is_loop(dev));
+        self.unknown.is_some() || !self.copies.is_empty() || self.extents.iter().any(is_loop)
+    }
+
+    /// Adds what others lie on.
+    fn add(&mut self, other: Self) {
+        for part in other.extents {
+            if !self.extents.contains(&part) {
+                self.extents.push(part);
+            }
+        }
+        for copy in other.copies {
+            if !self.copies.contains(&copy) {
+                self.copies.push(copy);
+            }
+        }
+        self.unknown = self.unknown.take().or(other.unknown);
+    }
+}
 
 /// What a device lies on, and the disk sequence number that it had.
 #[derive(Debug)]
@@ -32,25 +75,20 @@ struct Known {
     parts: Vec<Extent>,
 }
 
-/// By device number.
+/// By device number. Only devices of which all is known.
 static KNOWN: Mutex<BTreeMap<u64, Known>> = Mutex::new(BTreeMap::new());
 
-/// Returns the parts of block devices that the file systems of some files occupy, and the parts of
-/// what these lie on. What can't be found out is left out.
-pub(super) fn devices_of(files: impl IntoIterator<Item = Identity>, sysfs: &Sysfs) -> Vec<Extent> {
-    let mut found = Vec::new();
+/// Returns the devices that the file systems of some files are on.
+pub(super) fn devices_of(files: impl IntoIterator<Item = Identity>, sysfs: &Sysfs) -> Devices {
+    let mut found = Devices::default();
     let mut known = BTreeSet::new();
     let mut next: Vec<u64> = files.into_iter().filter_map(device_of).collect();
     while let Some(dev) = next.pop() {
         if known.insert(dev) {
-            let parts = parts_of(dev, sysfs);
+            let devices = devices_under(dev, sysfs);
             // The image of a loop device is a file, too.
-            next.extend(parts.iter().filter_map(|part| device_of(part.identity)));
-            for part in parts {
-                if !found.contains(&part) {
-                    found.push(part);
-                }
-            }
+            next.extend(devices.extents.iter().filter_map(|part| device_of(part.identity)));
+            found.add(devices);
         }
     }
     found
@@ -65,28 +103,50 @@ fn device_of(identity: Identity) -> Option<u64> {
     }
 }
 
-fn parts_of(dev: u64, sysfs: &Sysfs) -> Vec<Extent> {
+/// Returns a device and what it lies on.
+fn devices_under(dev: u64, sysfs: &Sysfs) -> Devices {
     // A number is given again; the disk then has another sequence number.
     let identity = Identity::device(dev, sysfs);
-    let Identity::Block { seq, .. } = identity else { return Vec::new() };
+    let Identity::Block { seq, .. } = identity else { return Devices::default() };
     let remembered = {
         let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
         let known = known.get(&dev);
         let known = known.filter(|known| known.seq == seq && known.since.elapsed() < FRESH);
         known.map(|known| known.parts.clone())
     };
-    if let Some(parts) = remembered {
-        return parts;
+    if let Some(extents) = remembered {
+        return Devices { extents, ..Devices::default() };
     }
     let part = Extent::partial(identity);
-    let below = Stack::under(part, sysfs).map(|stack| stack.below).unwrap_or_default();
-    let parts: Vec<Extent> = [part].into_iter().chain(below).collect();
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    if known.len() >= KNOWN_MAX {
-        known.clear();
+    let unknown = |why: String| Some(format!("its file system is on {}: {why}", name(dev, sysfs)));
+    let stack = if identity.is_unknown() {
+        Err("its disk sequence number cannot be read".to_owned())
+    } else {
+        Stack::under(part, sysfs)
+    };
+    let stack = match stack {
+        Ok(stack) => stack,
+        Err(why) => {
+            return Devices { extents: vec![part], unknown: unknown(why), ..Devices::default() };
+        }
+    };
+    let extents: Vec<Extent> = [part].into_iter().chain(stack.below).collect();
+    let copies = stack.copies;
+    let unknown = stack.unknown.and_then(|why| unknown(why.to_string()));
+    if unknown.is_none() && copies.is_empty() {
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(dev, Known { seq, since: Instant::now(), parts: extents.clone() });
     }
-    known.insert(dev, Known { seq, since: Instant::now(), parts: parts.clone() });
-    parts
+    Devices { extents, copies, unknown }
+}
+
+/// Returns the name of a device, for messages.
+fn name(dev: u64, sysfs: &Sysfs) -> String {
+    let node = sysfs.node(dev).ok().flatten();
+    node.map_or_else(|| format!("{}:{}", major(dev), minor(dev)), |node| shown_path(&node))
 }
 
 #[cfg(test)]
@@ -107,17 +167,33 @@ mod tests {
         let sysfs = tree.sysfs();
         let disk = |minor| Identity::device(makedev(239, minor), &sysfs);
         let file = |minor, ino| Identity::Inode { dev: makedev(239, minor), ino };
-        let (one, two) = (devices_of([file(1, 1)], &sysfs), devices_of([file(1, 2)], &sysfs));
+        let devices_of = |file| super::devices_of([file], &sysfs).extents;
+        let (one, two) = (devices_of(file(1, 1)), devices_of(file(1, 2)));
         let in_disk = Extent { span: Span::new(4096, 512_000), ..Extent::partial(disk(0)) };
         assert_eq!(one, [Extent::partial(disk(1)), in_disk]);
         let conflict = |other: Extent| one.iter().any(|part| part.conflicts(&other));
         assert!(!two.into_iter().any(conflict));
         assert!(conflict(Extent::whole(disk(1))) && conflict(Extent::whole(disk(0))));
         assert!(!conflict(Extent::exact(disk(0), Span::new(516_096, 512_000))));
-        assert_eq!(devices_of([Identity::Inode { dev: makedev(0, 40), ino: 1 }], &sysfs), []);
+        assert_eq!(devices_of(Identity::Inode { dev: makedev(0, 40), ino: 1 }), []);
         // What has the number later is another disk.
         tree.file("sdz", "diskseq", "7\n");
-        assert_eq!(devices_of([file(1, 1)], &sysfs)[0], Extent::partial(disk(1)));
-        assert_ne!(devices_of([file(1, 1)], &sysfs)[0], one[0]);
+        assert_eq!(devices_of(file(1, 1))[0], Extent::partial(disk(1)));
+        assert_ne!(devices_of(file(1, 1))[0], one[0]);
+    }
+    #[test]
+    fn what_a_device_lies_on_is_unknown_until_it_can_be_read() {
+        let (tree, file) = (Tree::new(), Identity::Inode { dev: makedev(239, 9), ino: 1 });
+        tree.device("sdw", "239:8").device("sdw/sdw1", "239:9");
+        tree.file("sdw/sdw1", "diskseq", "4\n").file("sdw", "diskseq/unreadable", "");
+        let found = || devices_of([file], &tree.sysfs());
+        let part = Extent::partial(Identity::Block { dev: makedev(239, 9), seq: 4 });
+        let why = found().unknown.unwrap();
+        assert!(why.contains("239:9") && why.contains("sequence number cannot be read"), "{why}");
+        assert_eq!((found().extents, found().may_change()), (vec![part], true));
+        // That is not cached.
+        tree.without("sdw", "diskseq/unreadable").without("sdw", "diskseq");
+        tree.file("sdw", "diskseq", "4\n");
+        assert_eq!((found().unknown, found().extents.len()), (None, 2));
     }
 }

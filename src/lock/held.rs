@@ -30,6 +30,8 @@ pub struct Held {
     pub(super) bytes: Vec<Byte>,
     /// Whether a shared lock could be strengthened: its description was opened for writing.
     pub(super) writable: bool,
+    /// The disk, where it is a file of an overlay that may be copied up and that no byte is on.
+    pub(super) disk: Option<Arc<File>>,
     /// How the bytes are locked; `None` once they were given up. Taken while that changes.
     pub(super) mode: Mutex<Option<Mode>>,
     /// The owner and the number under which its descriptors are kept, from the first time that they
@@ -81,12 +83,20 @@ impl Held {
     pub(super) fn new(bytes: Vec<Byte>, writable: bool, mode: Mode) -> Self {
         let (mode, written) = (Mutex::new(Some(mode)), Mutex::default());
         let (kept_as, unrecorded) = (OnceLock::new(), Mutex::default());
-        Self { bytes, writable, mode, kept_as, written, unrecorded }
+        Self { bytes, writable, disk: None, mode, kept_as, written, unrecorded }
     }
 
     /// What is held of a disk that is only recorded.
     pub(super) fn of_nothing() -> Self {
         Self::new(Vec::new(), false, Mode::None)
+    }
+
+    /// Returns a descriptor of the disk, if this process has one open.
+    #[must_use]
+    pub fn disk(&self) -> Option<Arc<File>> {
+        let direct = self.bytes.iter().find(|byte| byte.place.is_none());
+        let direct = direct.filter(|byte| !byte.description.is_away());
+        direct.and_then(|byte| byte.description.file().ok()).or_else(|| self.disk.clone())
     }
 
     /// The owner and the number under which its descriptors are kept; these, if nobody said before.

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use nix::sys::stat::{FileStat, SFlag, major, minor};
 use rustix::fs::{AtFlags, FileType, StatxFlags, makedev, statx};
 
-use super::sysfs::Sysfs;
+use super::sysfs::{Sysfs, UNKNOWN_SEQUENCE};
 
 /// What two names must share to be one resource.
 ///
@@ -69,6 +69,13 @@ impl Identity {
             SFlag::S_IFBLK => Some(Self::device(stat.st_rdev, &Sysfs::default())),
             _ => None,
         }
+    }
+
+    /// Whether it is that of a block device whose disk sequence number cannot be read: it is equal to no
+    /// other identity of the device.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::Block { seq: UNKNOWN_SEQUENCE, .. })
     }
 
     /// The identity of a block device, by its number.

@@ -150,9 +150,9 @@ fn uses_through_loops(identity: Identity, below: &[Extent], host: &Snapshot) -> 
         let devices = if parts.is_empty() { vec![device.dev] } else { parts };
         for dev in devices {
             let itself = Identity::device(dev, sysfs);
-            let Ok(Stack { below, .. }) = Stack::below(itself, "", sysfs) else {
-                continue;
-            };
+            // One that does not answer is on its file, wherever in it.
+            let below = Stack::below(itself, "", sysfs).map(|stack| stack.below);
+            let below = below.unwrap_or_else(|_| vec![Extent::whole(device.backing)]);
             if itself != identity && below.iter().any(conflicts) {
                 uses.extend(uses_of_other(dev, host));
             }

@@ -25,7 +25,7 @@ use rustix::ioctl::{Getter, ioctl};
 use super::extent::{Extent, Span};
 use super::identity::Identity;
 use super::open::{self, Links};
-use super::sysfs::Sysfs;
+use super::sysfs::{Sysfs, UNKNOWN_SEQUENCE};
 use super::tool;
 
 /// How long the kernel may take to answer.
@@ -118,7 +118,7 @@ pub(super) fn extent_of(dev: u64, sysfs: &Sysfs) -> Result<Extent, Unknown> {
         Some(answer) => answer,
         None => ask(&[(dev, seq)]).remove(&dev).unwrap_or(Err(Unknown::Unasked)),
     };
-    extent(dev, answer?, sysfs)
+    extent(dev, answer?.identity(sysfs), sysfs)
 }
 
 /// A loop device that is set up.
@@ -132,10 +132,10 @@ pub(super) struct LoopDevice {
     pub(super) backing: Identity,
 }
 
-/// Returns the loop devices of this host that are set up and answer.
+/// Returns the loop devices of this host that are set up.
 ///
-/// Where this process may not ask a device, the name that it was set up with is tried: a name that
-/// leads to another file by now tells of one use too many, and not of one too few.
+/// Where a device may not be asked or does not answer, the name that it was set up with is tried: a name
+/// that leads to another file by now tells of one use too many, and not of one too few.
 pub(super) fn all(sysfs: &Sysfs) -> Vec<LoopDevice> {
     let (mut answers, mut unasked) = (Vec::new(), Vec::new());
     for dev in sysfs.loop_devices().unwrap_or_default() {
@@ -151,8 +151,7 @@ pub(super) fn all(sysfs: &Sysfs) -> Vec<LoopDevice> {
     let device = |(dev, answer): (u64, Answer)| {
         let backing = match answer {
             Ok(backing) => backing.identity(sysfs),
-            Err(Unknown::Refused(Errno::EACCES | Errno::EPERM)) => named(dev, sysfs)?,
-            Err(_) => return None,
+            Err(_) => named(dev, sysfs)?,
         };
         Some(LoopDevice { dev, identity: Identity::device(dev, sysfs), backing })
     };
@@ -164,13 +163,18 @@ fn named(dev: u64, sysfs: &Sysfs) -> Option<Identity> {
     Identity::of_open(open::locate_known(&sysfs.backing_name(dev).ok()??).ok()?)
 }
 
-/// Offset and size limit may be changed while a device is in use, so they are never remembered.
-fn extent(dev: u64, backing: Backing, sysfs: &Sysfs) -> Result<Extent, Unknown> {
+/// Returns the range of a file that a loop device on it occupies. Offset and size limit may be changed
+/// while a device is in use, so they are never remembered.
+///
+/// # Errors
+///
+/// [`Unknown::Refused`] where sysfs cannot be read.
+pub(super) fn extent(dev: u64, backing: Identity, sysfs: &Sysfs) -> Result<Extent, Unknown> {
     let failed = |error: io::Error| {
         Unknown::Refused(Errno::from_raw(error.raw_os_error().unwrap_or_default()))
     };
     let (offset, limit) = sysfs.loop_range(dev).map_err(failed)?.unwrap_or_default();
-    Ok(Extent::exact(backing.identity(sysfs), Span::new(offset, limit)))
+    Ok(Extent::exact(backing, Span::new(offset, limit)))
 }
 
 /// What a device has answered; also that it may not be asked, if `refusals`.
@@ -180,7 +184,7 @@ fn remembered(dev: u64, seq: u64, refusals: bool) -> Option<Answer> {
     let recent = known.since.elapsed() < SILENCE;
     match known.answer {
         // Kernels before 5.15 do not number what is set up.
-        Ok(_) => (seq != 0).then_some(known.answer),
+        Ok(_) => (![0, UNKNOWN_SEQUENCE].contains(&seq)).then_some(known.answer),
         Err(Unknown::Silent) => recent.then_some(known.answer),
         Err(_) => (refusals && recent).then_some(known.answer),
     }

@@ -64,6 +64,7 @@ mod swaps;
 pub mod sysfs;
 pub mod table;
 pub mod take;
+mod target;
 mod tool;
 pub mod trial;
 pub mod verdict;

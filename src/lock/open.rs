@@ -79,6 +79,12 @@ pub fn name_of(fd: BorrowedFd<'_>) -> Result<PathBuf, Errno> {
 pub fn examine(fd: BorrowedFd<'_>, name: &str) -> Result<(FileStat, Identity), Error> {
     let stat = fstat(fd).map_err(|errno| Error::system("looking at", name, errno))?;
     let identity = Identity::of(&stat).ok_or_else(|| Error::not_lockable(name, kind_of(&stat)))?;
+    if identity.is_unknown() {
+        return Err(Error::not_lockable(
+            name,
+            "its disk sequence number cannot be read from sysfs",
+        ));
+    }
     if stat.st_nlink == 0 {
         return Err(Error::not_lockable(name, "it has been deleted"));
     }

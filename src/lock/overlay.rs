@@ -99,6 +99,9 @@ pub(super) fn real(file: BorrowedFd<'_>) -> Real {
         let Some((layer, behind)) = found.file else { break };
         is_lower |= layer == Layer::Lower;
         let identity = Identity::of_open(&behind);
+        if identity.is_none() {
+            real.unknown = real.unknown.or(Some(Unknown::NotFound));
+        }
         let group = if is_lower { &mut real.lower } else { &mut real.upper };
         group.extend(identity.map(Extent::whole));
         next = Some(behind);
@@ -106,7 +109,8 @@ pub(super) fn real(file: BorrowedFd<'_>) -> Real {
     real
 }
 
-/// Whether a file of an overlay was copied to this path by now.
+/// Whether a file of an overlay looks like another file, and is not itself that: it was copied there, or
+/// lies on the same copy.
 pub(super) fn is_copy(file: BorrowedFd<'_>, copy: BorrowedFd<'_>) -> bool {
     !is_same(file, copy) && looks_the_same(file, copy)
 }
@@ -129,10 +133,12 @@ struct Found {
 
 /// Finds the file behind a file; `None` for one that is on no overlay.
 fn find(file: BorrowedFd<'_>) -> Option<Found> {
-    if !open::is_overlay(file).ok()? {
-        return None;
-    }
     let missing = |unknown| Some(Found { unknown, ..Found::default() });
+    match open::is_overlay(file) {
+        Ok(true) => {}
+        Ok(false) => return None,
+        Err(_) => return missing(Some(Unknown::NotFound)),
+    }
     let Ok(mounts) = Mounts::current() else { return missing(Some(Unknown::NotFound)) };
     let layers = Layers::of(file, &mounts).or_else(|| {
         // It may have been opened through a mount of another namespace.
@@ -158,9 +164,15 @@ fn find(file: BorrowedFd<'_>) -> Option<Found> {
     let upper = layers.upper.as_ref().and_then(|upper| seek(upper, &|found| is_copy(file, found)));
     let metacopy = layers.metacopy.then_some(Unknown::Metacopy);
     let copies = || {
-        let places = layers.upper.iter().flat_map(|upper| layers.places(upper));
-        let there = places.filter(|place| near(place) && place.is_dir());
-        there.map(|place| place.join(&layers.file)).collect()
+        let places: Vec<PathBuf> =
+            layers.upper.iter().flat_map(|upper| layers.places(upper)).collect();
+        let is_there = |place: &&PathBuf| near(place) && place.is_dir();
+        let there: Vec<&PathBuf> = places.iter().filter(is_there).collect();
+        // A layer that is not there by its name is there all the same, but for a root directory, whose
+        // layers' names are those of another one.
+        let hidden = there.is_empty() && !layers.is_root();
+        let places = if hidden { places.iter().collect() } else { there };
+        places.into_iter().map(|place| place.join(&layers.file)).collect()
     };
     if let Some(upper) = upper {
         let copies = if layers.metacopy { copies() } else { Vec::new() };

@@ -8,13 +8,12 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{FileStat, fstat};
 
 use super::error::Error;
-use super::extent::Extent;
+use super::file_system::Devices;
 use super::identity::Identity;
 use super::lockspace::Lockspace;
 use super::mode::Mode;
 use super::naming::{self, Naming};
 use super::open::{self, Links};
-use super::overlay::Unknown;
 use super::passed::{self, Sender};
 use super::printable::spelt_path;
 use super::received::Received;
@@ -22,7 +21,6 @@ use super::record::Want;
 use super::resource::DiskPath;
 use super::snapshot::Snapshot;
 use super::stack::Stack;
-use super::sysfs::Sysfs;
 use super::view::FileId;
 use super::work::{Asked, Work};
 
@@ -76,8 +74,8 @@ pub struct Target {
     pub identity: Identity,
     /// What it lies on.
     pub(super) stack: Stack,
-    /// The parts of devices that the file systems of its files occupy.
-    pub(super) devices: Vec<Extent>,
+    /// The devices that the file systems of its files are on.
+    pub(super) devices: Devices,
     /// Who owns the file.
     pub uid: u32,
     /// What the caller showed by an open descriptor; `None` if he only named the disk.
@@ -135,59 +133,6 @@ impl Target {
         Ok(open::same_node(&there, &self.stat) && Identity::of(&there) == Some(self.identity))
     }
 
-    /// Whether it lies on what it lay on when it was found: a loop device may have been set up anew, or
-    /// with another range.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotLockable`] where that can't be found out.
-    pub fn lies_as_found(&self) -> Result<bool, Error> {
-        let pin = self.pin.as_fd();
-        Ok(Stack::of(pin, self.identity, &self.name, &Sysfs::default().once())? == self.stack)
-    }
-
-    /// Returns the parts of other files and devices that it occupies now.
-    #[must_use]
-    pub fn occupies(&self) -> Vec<Extent> {
-        [&self.stack.below[..], &self.stack.lower, &self.devices].concat()
-    }
-
-    /// Returns what it lies on while it is locked in a mode. An exclusive lock copies a file of an
-    /// overlay up, where there is an upper layer.
-    pub(super) fn below(&self, mode: Mode) -> Vec<Extent> {
-        let Stack { below, lower, copies, .. } = &self.stack;
-        let stays = mode == Mode::Shared || (mode == Mode::Exclusive && copies.is_empty());
-        [&below[..], if stays { lower } else { &[] }].concat()
-    }
-
-    /// Whether opening it for writing may copy it, or its data, to the upper layer of its overlay.
-    pub(super) fn may_be_copied_up(&self) -> bool {
-        let Stack { lower, unknown, .. } = &self.stack;
-        let is_file = matches!(self.identity, Identity::Inode { .. });
-        is_file && (!lower.is_empty() || unknown.is_some())
-    }
-
-    /// Whether a lock in this mode opens it for writing and so copies it up.
-    pub(super) fn is_copied_up(&self, mode: Mode) -> bool {
-        mode == Mode::Exclusive && self.may_be_copied_up() && !self.stack.copies.is_empty()
-    }
-
-    /// Refuses a disk of which it is not known what it lies on.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotLockable`].
-    pub(super) fn refuse_unknown(&self, mode: Mode) -> Result<(), Error> {
-        match self.stack.unknown {
-            None => Ok(()),
-            // It was opened for writing, and its data copied up with it.
-            Some(Unknown::Metacopy) if self.is_copied_up(mode) && self.stack.lower.is_empty() => {
-                Ok(())
-            }
-            Some(unknown) => Err(Error::not_lockable(&self.name, unknown.to_string())),
-        }
-    }
-
     /// The paths of the files whose byte will be locked; the first is the one shown.
     #[must_use]
     pub fn lock_files(&self) -> Vec<PathBuf> {
@@ -211,11 +156,8 @@ impl Target {
             canonical: self.canonical.clone(),
             path: self.path.clone(),
             identity: self.identity,
-            below: [self.below(mode), self.devices.clone()].concat(),
-            copies: match mode {
-                Mode::Shared => self.stack.copies.clone(),
-                Mode::Exclusive | Mode::None => Vec::new(),
-            },
+            below: [self.below(mode), self.devices.extents.clone()].concat(),
+            copies: self.copies(mode),
             lockspace: self.lockspace.kind(),
             lock_files: self.lock_files(),
             fleeting: self.lockspace.kind().has_files(),

@@ -198,7 +198,11 @@ fn reassert(byte: &Byte, want: &Want, mode: Mode) -> Result<(), Doubt> {
     match &byte.place {
         None => {
             let stat = fstat(&*file).map_err(unknown)?;
-            if Identity::of(&stat) != Some(want.identity) {
+            let found = Identity::of(&stat);
+            if found.is_some_and(|found| found.is_unknown()) {
+                return Err(Doubt::Unknown("its disk sequence number cannot be read".to_owned()));
+            }
+            if found != Some(want.identity) {
                 return lost(Loss::Replaced, "its descriptor leads to another disk");
             }
         }
@@ -233,7 +237,11 @@ impl Work for Retake {
     fn perform(self) -> Result<Held, Lost> {
         let Self { want, signature } = self;
         let mode = want.mode;
-        let goal = Arc::new(find(&want)?);
+        let goal = match find(&want)? {
+            Goal::Disk(target) => Goal::Disk(Box::new(target.without_devices())),
+            goal @ Goal::Key(_) => goal,
+        };
+        let goal = Arc::new(goal);
         // It was locked before, and its machine lives.
         let take = Take { goal, mode, signature, hasty: false, in_use: InUse::Allowed };
         take.perform().map_err(|error| Lost {

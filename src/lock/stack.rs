@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use super::backing::{self, Backing};
 use super::error::Error;
 use super::extent::{Extent, Placement};
-use super::file_system;
+use super::file_system::{self, Devices};
 use super::identity::Identity;
 use super::overlay::{self, Unknown};
 use super::sysfs::{Lower, Sysfs};
@@ -66,7 +66,7 @@ impl Stack {
 
     /// Returns the parts of devices that the file systems of a disk's files occupy, and what these lie
     /// on. They are in use as long as they are mounted, so they are kept apart.
-    pub(super) fn devices(&self, identity: Identity, sysfs: &Sysfs) -> Vec<Extent> {
+    pub(super) fn devices(&self, identity: Identity, sysfs: &Sysfs) -> Devices {
         let below = self.below.iter().chain(&self.lower).map(|extent| extent.identity);
         file_system::devices_of([identity].into_iter().chain(below), sysfs)
     }
@@ -102,6 +102,9 @@ fn walk(
                         extents
                     }
                 };
+                if lower.iter().any(|lower| lower.identity.is_unknown()) {
+                    return Err(failed("a disk sequence number cannot be read".to_owned()));
+                }
                 for lower in lower.into_iter().map(|lower| upper.through(lower)) {
                     if lower.identity != extent.identity && !covers(&stack.below, &lower) {
                         stack.below.push(lower);

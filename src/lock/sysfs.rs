@@ -21,6 +21,9 @@ const UUID: usize = 32;
 /// The unit of sizes, whatever the sectors of a disk are.
 const SECTOR: u64 = 512;
 
+/// The disk sequence number of a device whose number cannot be read. The kernel counts from 1.
+pub const UNKNOWN_SEQUENCE: u64 = u64::MAX;
+
 /// Where the kernel tells of devices.
 #[derive(Debug, Clone)]
 pub struct Sysfs {
@@ -73,15 +76,18 @@ impl Sysfs {
     /// The sequence number of a disk; a partition has that of its disk.
     ///
     /// Not every device has one (the file came with Linux 5.15): then 0, and the device number alone
-    /// decides.
+    /// decides. [`UNKNOWN_SEQUENCE`] where it cannot be read.
     #[must_use]
     pub fn disk_sequence(&self, dev: u64) -> u64 {
         let folder = self.folder(dev);
-        [folder.join("diskseq"), folder.join("../diskseq")]
-            .iter()
-            .find_map(|file| self.reader.file(file).ok().flatten())
-            .and_then(|text| str::from_utf8(&text).ok()?.trim().parse().ok())
-            .unwrap_or(0)
+        for file in [folder.join("diskseq"), folder.join("../diskseq")] {
+            match self.plain_number(&file) {
+                Ok(Some(number)) => return number,
+                Ok(None) => {}
+                Err(_) => return UNKNOWN_SEQUENCE,
+            }
+        }
+        0
     }
 
     /// The UUID of a logical volume, with dashes, as `lvs -o uuid` prints it. None for what is no

@@ -145,6 +145,7 @@ fn take_disk(
     request: &Request<'_>,
 ) -> Result<Held, Error> {
     let request = Request { resource: &target.name, ..*request };
+    target.refuse_unknown_devices()?;
     if !target.is_copied_up(mode) {
         target.refuse_unknown(mode)?;
     }
@@ -162,6 +163,10 @@ fn take_disk(
     // A holder that locks the disk directly does not know of our directory.
     free_byte(&disk, mode, &request)?;
     let mut held = Held::new(Vec::new(), true, mode);
+    if mode == Mode::Shared && target.may_be_copied_up() {
+        let pin = target.pin.try_clone().map_err(|error| no_copy(target, &error))?;
+        held.disk = Some(Arc::new(pin.into()));
+    }
     for name in &target.files {
         match lock_file(directory, name, true, mode, &request) {
             Ok(byte) => held.bytes.push(byte),
@@ -172,6 +177,11 @@ fn take_disk(
         Ok(()) => Ok(held),
         Err(error) => Err(error.with_undo(held.give())),
     }
+}
+
+fn no_copy(target: &Target, error: &io::Error) -> Error {
+    let errno = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
+    Error::system("copying the descriptor of", &target.name, errno)
 }
 
 fn take_key(key: &Key, mode: Mode, request: &Request<'_>) -> Result<Held, Error> {

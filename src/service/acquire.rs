@@ -351,7 +351,8 @@ impl Request {
         let service = self.service.clone();
         // Not that of the lookup: a loop device may have been changed since.
         let host = Snapshot::default();
-        service.renew_stacks_by(&host);
+        let renewed = service.renew_stacks_for(self.id, &self.goals, &host);
+        renewed.map_err(|error| (error, None))?;
         let (reserved, entry) = match service.decide(self, entry).map_err(|error| (error, None))? {
             Decided::Reserved(reserved, entry) => (reserved, entry),
             Decided::Queued(queued) => return Ok(Came::Queued(queued)),

@@ -1,12 +1,17 @@
 //! Looks again at what locked disks lie on: before another lock is granted, after a restart, and when
 //! somebody asks who holds what.
 
-use super::Service;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+
+use super::{Error, Service};
 use crate::lock::printable::shown;
-use crate::lock::renewal::renewed;
+use crate::lock::renewal::{Seen, look_again};
+use crate::lock::resolve::Target;
 use crate::lock::snapshot::Snapshot;
+use crate::lock::take::Goal;
 use crate::lock::work::Work;
-use crate::lock::{Lock, Table};
+use crate::lock::{self, Lock, OwnerId, Table};
 
 /// Looks at what locked disks lie on.
 pub(super) struct Renew(pub(super) Service);
@@ -23,15 +28,59 @@ impl Service {
     /// Enters into the table what locked disks lie on by now. Costs nothing where no disk is locked that
     /// may lie on something else than before. For a storage thread.
     pub fn renew_stacks(&self) {
-        self.renew_stacks_by(&Snapshot::default());
+        self.look_again(&[], &Snapshot::default(), |_, _| {});
     }
 
-    /// Does the same with what `host` says. That must not have been used for the lookup of the disks that
-    /// are asked for: a loop device may have been changed since.
-    pub(super) fn renew_stacks_by(&self, host: &Snapshot) {
+    /// Enters into the table what locked disks lie on by now, before an owner is granted locks on `goals`.
+    /// Takes what the kernel says from `host`, which must not have been used for the lookup of the goals:
+    /// a loop device may have been changed since.
+    ///
+    /// # Errors
+    ///
+    /// [`lock::Error::NotLockable`] for a goal that may be the copy of another owner's file of an overlay.
+    pub(super) fn renew_stacks_for(
+        &self,
+        id: OwnerId,
+        goals: &[Arc<Goal>],
+        host: &Snapshot,
+    ) -> Result<(), Error> {
+        let targets = goals.iter().filter_map(|goal| match &**goal {
+            Goal::Disk(target) => Some(&**target),
+            Goal::Key(_) => None,
+        });
+        let targets: Vec<&Target> = targets.collect();
+        let mut refused = None;
+        self.look_again(&targets, host, |lock, target| {
+            if lock.owner != id {
+                refused = Some((lock.id, target.name.clone()));
+            }
+        });
+        let Some((lock, name)) = refused else { return Ok(()) };
+        let why = format!(
+            "it may be the copy of a file of an overlay on which another owner has lock {lock}, and \
+             which was copied to the upper layer under a name that cannot be found"
+        );
+        Err(lock::Error::not_lockable(name, why).into())
+    }
+
+    /// Enters into the table what locked disks lie on by now, and reports each lock with a target that
+    /// may be the copy of its disk.
+    fn look_again(
+        &self,
+        targets: &[&Target],
+        host: &Snapshot,
+        mut may_be_copy: impl FnMut(&Lock, &Target),
+    ) {
         let locks = self.state().table.changeable();
         for lock in locks {
-            let Some(renewed) = renewed(&lock.want, host) else { continue };
+            let held = self.state().held.get(&lock.id).map(Arc::clone);
+            let disk = held.and_then(|held| held.disk());
+            let disk = disk.as_ref().map(|disk| disk.as_fd());
+            let Seen { renewed, possible_copy } = look_again(&lock.want, disk, targets, host);
+            if let Some(target) = possible_copy.and_then(|n| targets.get(n)) {
+                may_be_copy(&lock, target);
+            }
+            let Some(renewed) = renewed else { continue };
             let others = self.state().table.enter_renewed(&lock, renewed);
             let resource = shown(&lock.want.resource);
             tracing::info!(

@@ -3,6 +3,7 @@
 
 mod file_systems;
 mod in_use;
+mod incomplete;
 mod layers;
 mod loops;
 mod moved;

@@ -7,7 +7,7 @@ use crate::lock::identity::Identity;
 use crate::lock::in_use::refuse_if_used;
 use crate::lock::lockspace::LockspaceKind;
 use crate::lock::record::Want;
-use crate::lock::renewal::renewed;
+use crate::lock::renewal::{Renewed, look_again};
 use crate::lock::stack::Stack;
 use crate::lock::sysfs::tests::Tree;
 use crate::lock::sysfs::{Kernel, Reader};
@@ -18,6 +18,10 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+fn renewed(want: &Want, host: &Snapshot) -> Option<Renewed> {
+    look_again(want, None, &[], host).renewed
+}
 
 /// Counts how often each file and directory is opened.
 #[derive(Debug, Default)]
@@ -112,7 +116,7 @@ impl Host {
             canonical: None,
             path: None,
             identity,
-            below: [stack.below, devices].concat(),
+            below: [stack.below, devices.extents].concat(),
             copies: Vec::new(),
             lockspace: LockspaceKind::Direct,
             lock_files: Vec::new(),
@@ -136,7 +140,7 @@ fn acquire(sysfs: &Sysfs, disk: Identity, locked: &[Want]) -> Vec<Extent> {
     let pin = tempfile::tempfile().unwrap();
     refuse_if_used(pin.as_fd(), disk, &stack.below, "disk", &grant).unwrap();
     assert_eq!(Stack::below(disk, "", &sysfs.once()).unwrap(), stack);
-    [stack.below, devices].concat()
+    [stack.below, devices.extents].concat()
 }
 
 #[test]

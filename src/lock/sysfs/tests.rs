@@ -51,6 +51,13 @@ impl Tree {
         self
     }
 
+    /// Removes a file, or an empty directory.
+    pub(in crate::lock) fn without(&self, name: &str, file: &str) -> &Self {
+        let file = self.place(name).join(file);
+        fs::remove_file(&file).or_else(|_| fs::remove_dir(file)).unwrap();
+        self
+    }
+
     /// One device lies on another.
     pub(in crate::lock) fn on(&self, upper: &str, lower: &str) -> &Self {
         let name = |path: &str| path.rsplit('/').next().unwrap().to_owned();

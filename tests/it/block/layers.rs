@@ -11,14 +11,14 @@ use super::*;
 const MIB: u64 = 1 << 20;
 
 /// Makes a file of some length in a folder of the house.
-fn image(house: &House, name: &str) -> PathBuf {
+pub(super) fn image(house: &House, name: &str) -> PathBuf {
     let file = house.raw_of(0, name);
     File::options().write(true).open(&file).unwrap().set_len(8 * MIB).unwrap();
     file
 }
 
 /// Has a file copied up, as opening it for writing does.
-fn copy_up(file: &Path) {
+pub(super) fn copy_up(file: &Path) {
     drop(File::options().write(true).open(file).unwrap());
 }
 
