@@ -32,6 +32,9 @@ use super::tool;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// For how long a device is not asked again that did not answer or refused to.
 const SILENCE: Duration = Duration::from_secs(60);
+/// For how long a device that did not answer is not asked again where the answer decides whether a disk is
+/// locked, unless the process that asked still hangs.
+const PAUSE: Duration = Duration::from_secs(10);
 /// How many devices one process asks: what it says about them is bounded.
 const AT_ONCE: usize = 32;
 /// The major number of loop devices (`Documentation/admin-guide/devices.txt`).
@@ -90,6 +93,41 @@ struct Known {
 
 /// By device number. At most one entry for each loop device of this host.
 static KNOWN: Mutex<BTreeMap<u64, Known>> = Mutex::new(BTreeMap::new());
+
+/// The devices that processes are asking, by device number, with how many processes ask each.
+static ASKED: Mutex<BTreeMap<u64, usize>> = Mutex::new(BTreeMap::new());
+
+/// A process that asks devices. Dropped when the process is gone.
+struct Asking(Vec<u64>);
+
+impl Asking {
+    fn begin(devices: &[(u64, u64)]) -> Self {
+        let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
+        for (dev, _) in devices {
+            *asked.entry(*dev).or_default() += 1;
+        }
+        Self(devices.iter().map(|(dev, _)| *dev).collect())
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
+        for dev in &self.0 {
+            let left = asked.get_mut(dev).map_or(0, |count| {
+                *count = count.saturating_sub(1);
+                *count
+            });
+            if left == 0 {
+                asked.remove(dev);
+            }
+        }
+    }
+}
+
+fn is_asked(dev: u64) -> bool {
+    ASKED.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&dev)
+}
 
 /// Whether a device number is that of a loop device, or of a part of one.
 #[must_use]
@@ -177,16 +215,18 @@ pub(super) fn extent(dev: u64, backing: Identity, sysfs: &Sysfs) -> Result<Exten
     Ok(Extent::exact(backing, Span::new(offset, limit)))
 }
 
-/// What a device has answered; also that it may not be asked, if `refusals`.
-fn remembered(dev: u64, seq: u64, refusals: bool) -> Option<Answer> {
+/// Returns what a device has answered. Where one of many is asked for (`is_survey`), failures are
+/// remembered for longer.
+fn remembered(dev: u64, seq: u64, is_survey: bool) -> Option<Answer> {
     let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     let known = known.get(&dev).filter(|known| known.seq == seq)?;
     let recent = known.since.elapsed() < SILENCE;
+    let is_due = !is_survey && known.since.elapsed() >= PAUSE && !is_asked(dev);
     match known.answer {
         // Kernels before 5.15 do not number what is set up.
         Ok(_) => (![0, UNKNOWN_SEQUENCE].contains(&seq)).then_some(known.answer),
-        Err(Unknown::Silent) => recent.then_some(known.answer),
-        Err(_) => (refusals && recent).then_some(known.answer),
+        Err(Unknown::Silent) => (recent && !is_due).then_some(known.answer),
+        Err(_) => (is_survey && recent).then_some(known.answer),
     }
 }
 
@@ -196,7 +236,7 @@ fn ask(devices: &[(u64, u64)]) -> BTreeMap<u64, Answer> {
     let mut command = Command::new("/proc/self/exe");
     command.arg("--loop-status").stdin(Stdio::null());
     command.args(devices.iter().map(|(dev, _)| format!("{}:{}", major(*dev), minor(*dev))));
-    let (said, ended) = tool::listen_for(command, PATIENCE);
+    let (said, ended) = tool::listen_until_reaped(command, PATIENCE, Asking::begin(devices));
     let said = String::from_utf8_lossy(&said);
     let mut answers: BTreeMap<u64, Answer> = said.lines().filter_map(parse).collect();
     let since = Instant::now();
@@ -318,6 +358,21 @@ mod tests {
         assert_eq!(decoded(0xfe00), makedev(254, 0));
         assert_eq!(decoded(0x29), makedev(0, 0x29));
         assert_eq!(decoded(0x1234_5677), makedev(0x456, 0x1_2377));
+    }
+
+    #[test]
+    fn a_device_that_did_not_answer_is_asked_again_once_nobody_hangs_there() {
+        let (dev, seq) = (makedev(7, 90_000), 5);
+        let since = Instant::now().checked_sub(PAUSE).unwrap();
+        let silent = Err(Unknown::Silent);
+        KNOWN.lock().unwrap().insert(dev, Known { seq, answer: silent, since });
+        let asking = [Asking::begin(&[(dev, seq)]), Asking::begin(&[(dev, seq)])];
+        assert_eq!(remembered(dev, seq, false), Some(silent));
+        drop(asking);
+        assert_eq!(remembered(dev, seq, false), None);
+        assert_eq!(remembered(dev, seq, true), Some(silent));
+        KNOWN.lock().unwrap().insert(dev, Known { seq, answer: silent, since: Instant::now() });
+        assert_eq!(remembered(dev, seq, false), Some(silent));
     }
 
     #[test]

@@ -45,13 +45,8 @@ pub(super) fn run(mut command: Command, patience: Duration) -> Result<Output, Tr
 }
 
 /// Runs a program as [`run`] does; returns all that it has said by its end or the end of patience,
-/// and whether it has ended.
-pub(super) fn listen_for(command: Command, patience: Duration) -> (Vec<u8>, bool) {
-    listen_until_reaped(command, patience, ())
-}
-
-/// Runs a program as [`listen_for`] does, and keeps something until its process is gone, be it long
-/// after this has returned.
+/// and whether it has ended. Keeps something until its process is gone, be it long after this has
+/// returned.
 pub(super) fn listen_until_reaped(
     mut command: Command,
     patience: Duration,
