@@ -4,6 +4,7 @@
 //! asks it waits for as long as that lasts. So who is about to ask finds out here which mount he
 //! would ask.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use rustix::fs::makedev;
 
+use super::overlay::layers_in;
 use super::polled::Polled;
 
 /// File systems that this host's kernel serves by itself, from a device of its own or from memory:
@@ -51,6 +53,9 @@ const LOCAL: [&str; 31] = [
     "zfs",
 ];
 
+/// How deep overlays may be nested (`FILESYSTEM_MAX_STACK_DEPTH`).
+const OVERLAY_DEPTH: usize = 2;
+
 /// A mount, as `proc_pid_mountinfo(5)` tells of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
@@ -66,13 +71,16 @@ pub struct Mount {
     pub source: String,
     /// The options of the mount and of the file system, joined by commas.
     pub options: String,
+    /// The numbers of the remote mounts that layers of this overlay are on.
+    pub(super) remote_layers: Vec<u64>,
 }
 
 impl Mount {
-    /// Whether somebody else than this host's kernel answers for what is on it.
+    /// Whether another host or a process, and not this host's kernel alone, answers requests for what
+    /// is on it.
     #[must_use]
     pub fn is_far(&self) -> bool {
-        !LOCAL.contains(&self.kind.as_str())
+        !LOCAL.contains(&self.kind.as_str()) || !self.remote_layers.is_empty()
     }
 
     /// The value of an option, empty for one that has none; `None` where it is not set.
@@ -84,7 +92,8 @@ impl Mount {
         })
     }
 
-    fn parse(line: &[u8]) -> Option<Self> {
+    /// Parses a line, and returns the mount with the directories of its layers.
+    fn parse(line: &[u8]) -> Option<(Self, Vec<PathBuf>)> {
         let mut words = line.split(|byte| *byte == b' ');
         let id = number(words.next()?)?;
         let (major, minor) = str::from_utf8(words.nth(1)?).ok()?.split_once(':')?;
@@ -93,10 +102,13 @@ impl Mount {
         let mount_options = words.next()?;
         words.find(|word| *word == b"-")?;
         let (kind, source, options) = (words.next()?, words.next()?, words.next()?);
+        let layers = if kind == b"overlay" { layers_in(options) } else { Vec::new() };
         let text = |word: &[u8]| plain(word).to_string_lossy().into_owned();
         let options = format!("{},{}", text(mount_options), text(options));
         let (kind, source) = (text(kind), text(source));
-        Some(Self { id, dev, point: point.into(), kind, source, options })
+        let remote_layers = Vec::new();
+        let mount = Self { id, dev, point: point.into(), kind, source, options, remote_layers };
+        Some((mount, layers))
     }
 }
 
@@ -141,7 +153,49 @@ impl Mounts {
     /// Those in a list as the kernel writes it; what is no mount is left out.
     #[must_use]
     pub fn parse(list: &[u8]) -> Self {
-        Self(list.split(|byte| *byte == b'\n').filter_map(Mount::parse).collect())
+        let lines = list.split(|byte| *byte == b'\n').filter_map(Mount::parse);
+        let (mounts, layers): (Vec<Mount>, Vec<Vec<PathBuf>>) = lines.unzip();
+        let mut mounts = Self(mounts);
+        // The layers of an overlay may be on another one.
+        for _ in 0..OVERLAY_DEPTH {
+            mounts.find_remote_layers(&layers);
+        }
+        mounts
+    }
+
+    /// Finds the remote mounts that layers of overlays are on, by the names that the kernel lists for
+    /// the layers: no name is looked up. The layers that have relative names are not found, nor those
+    /// that are reached through links.
+    fn find_remote_layers(&mut self, layers: &[Vec<PathBuf>]) {
+        if !layers.iter().any(|layers| !layers.is_empty()) {
+            return;
+        }
+        let remote: Vec<&Path> =
+            self.iter().filter(|mount| mount.is_far()).map(|mount| mount.point.as_path()).collect();
+        let below = |layer: &Path| {
+            let may_be = remote.iter().any(|point| layer.starts_with(point));
+            may_be.then(|| self.of(layer)).flatten().filter(|mount| mount.is_far())
+        };
+        let of_each = layers.iter().map(|layers| {
+            let mounts = layers.iter().filter_map(|layer| below(layer));
+            let numbers: BTreeSet<u64> =
+                mounts.flat_map(|mount| self.served_by(mount)).map(|mount| mount.id).collect();
+            numbers.into_iter().collect()
+        });
+        let of_each: Vec<Vec<u64>> = of_each.collect();
+        for (mount, remote) in self.0.iter_mut().zip(of_each) {
+            mount.remote_layers = remote;
+        }
+    }
+
+    /// Returns the remote mounts that have to answer requests for what is on a remote mount: the mount
+    /// itself, or those that the layers of an overlay are on.
+    #[must_use]
+    pub fn served_by<'m>(&'m self, mount: &'m Mount) -> Vec<&'m Mount> {
+        if mount.remote_layers.is_empty() {
+            return vec![mount];
+        }
+        mount.remote_layers.iter().filter_map(|id| self.numbered(*id)).collect()
     }
 
     /// The one that a path without links is on.
@@ -229,6 +283,28 @@ no mount
         assert_eq!((far("/etc/x"), far("/srv/disk")), (None, Some(25)));
         // What is near behind what is far is reached through that.
         assert_eq!(far("/mnt/a b/near/x"), Some(22));
+    }
+
+    #[test]
+    fn an_overlay_with_a_layer_on_a_remote_mount_is_remote() {
+        let list = b"\
+21 1 254:0 / / rw - ext4 /dev/vda rw
+40 21 0:50 / /outer rw - overlay o rw,lowerdir=/srv/ov:/var/l,upperdir=/var/u,workdir=/var/w
+22 21 0:30 / /mnt/a:b rw - nfs4 nas:/export rw
+23 21 0:31 / /srv/ov rw - overlay o rw,lowerdir=/var/l:/mnt/a\\134:b/img,upperdir=/up,workdir=/wk
+24 21 0:32 / /plain rw - overlay o rw,lowerdir=/var/l:relative:/mnt/abc,upperdir=/up2,workdir=/wk2
+25 21 0:33 / /plus rw - overlay o rw,lowerdir+=/var/l,datadir+=/mnt/a:b
+";
+        let mounts = Mounts::parse(list);
+        let served = |id: u64| {
+            let mount = mounts.numbered(id).unwrap();
+            let by: Vec<u64> = mounts.served_by(mount).iter().map(|mount| mount.id).collect();
+            (mount.is_far(), by)
+        };
+        for id in [22, 23, 25, 40] {
+            assert_eq!(served(id), (true, vec![22]), "{id}");
+        }
+        assert_eq!((served(24), served(21)), ((false, vec![24]), (false, vec![21])));
     }
 
     #[test]

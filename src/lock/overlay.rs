@@ -302,6 +302,22 @@ fn metacopy_is_default() -> bool {
     fs::read(METACOPY).map_or(true, |value| !value.starts_with(b"N"))
 }
 
+/// Returns the directories of all layers that the options of an overlay name, as
+/// `proc_pid_mountinfo(5)` has them.
+pub(super) fn layers_in(options: &[u8]) -> Vec<PathBuf> {
+    let mut layers = Vec::new();
+    for option in options.split(|byte| *byte == b',') {
+        if let Some(directories) = option.strip_prefix(b"lowerdir=") {
+            layers.extend(directories_of(plain(directories)));
+            continue;
+        }
+        let names: [&[u8]; 3] = [b"upperdir=", b"lowerdir+=", b"datadir+="];
+        let directory = names.into_iter().find_map(|name| option.strip_prefix(name));
+        layers.extend(directory.map(|directory| PathBuf::from(plain(directory))));
+    }
+    layers
+}
+
 /// The directories of `lowerdir=`, which colons separate; one in a name has a backslash before it.
 fn directories_of(list: OsString) -> Vec<PathBuf> {
     let mut all = vec![Vec::new()];

@@ -84,6 +84,10 @@ impl Work for ProbeKey {
     /// The stranger, if there is one.
     type Answer = Result<Option<Stranger>, Error>;
 
+    fn asks(&self) -> Vec<Asked<'_>> {
+        self.key.lockspace().asks().into_iter().collect()
+    }
+
     fn perform(self) -> Self::Answer {
         let Self { key, host } = self;
         let (resource, shown) = (key.resource(), shown_path(key.path()));

@@ -36,19 +36,79 @@ pub fn far_mount<'m>(mounts: &'m Mounts, path: &Path) -> Option<&'m Mount> {
     None
 }
 
-/// The mount that a name leads to, through links, if no remote mount is on the way; `None` where it
-/// leads nowhere. Does not open anything, so it returns whatever hangs.
-#[must_use]
-pub fn local_mount<'m>(mounts: &'m Mounts, path: &Path) -> Option<&'m Mount> {
-    let mut path = path.to_owned();
-    for _ in 0..LINKS {
-        match step(mounts, &path) {
-            Step::Far(_) => return None,
-            Step::Near => return mounts.of(&path),
-            Step::Link(to) => path = to,
+/// A walk along a name to the mount that it leads to, link by link. No remote mount is asked; a local
+/// one is, and may hang.
+#[derive(Debug, Clone)]
+pub struct Walk {
+    /// The name without the links that were followed.
+    path: PathBuf,
+    links: usize,
+    end: Option<End>,
+}
+
+/// Where a walk has ended.
+#[derive(Debug, Clone)]
+enum End {
+    /// On a local mount, or nowhere.
+    Local,
+    /// Before a remote mount.
+    Remote(Mount),
+}
+
+impl Walk {
+    /// A walk that has not begun: nothing was asked.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, links: 0, end: None }
+    }
+
+    /// Whether the walk has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// Returns the remote mount at which the walk has ended.
+    #[must_use]
+    pub fn remote(&self) -> Option<&Mount> {
+        match &self.end {
+            Some(End::Remote(mount)) => Some(mount),
+            _ => None,
         }
     }
-    None
+
+    /// Returns the local mount that the name is on, as it is spelt: the one that [`Self::advance`] asks,
+    /// and that whoever uses the name asks after the walk. Asks nothing. `None` after a walk that has
+    /// ended at a remote mount.
+    #[must_use]
+    pub fn local<'m>(&self, mounts: &'m Mounts) -> Option<&'m Mount> {
+        if self.remote().is_some() {
+            return None;
+        }
+        let any = mounts.iter().any(Mount::is_far);
+        match any.then(|| mounts.far_on_the_way(&self.path)).flatten() {
+            Some(remote) => mounts.of(remote.point.parent().unwrap_or(Path::new("/"))),
+            None => mounts.of(&self.path),
+        }
+    }
+
+    /// Follows the name to the next link in it, or to the end.
+    pub fn advance(&mut self, mounts: &Mounts) {
+        if self.has_ended() {
+            return;
+        }
+        match step(mounts, &self.path) {
+            Step::Far(mount) => self.end = Some(End::Remote(mount.clone())),
+            Step::Near => self.end = Some(End::Local),
+            Step::Link(to) => {
+                self.path = to;
+                self.links += 1;
+                if self.links >= LINKS {
+                    self.end = Some(End::Local);
+                }
+            }
+        }
+    }
 }
 
 enum Step<'m> {
@@ -149,9 +209,22 @@ mod tests {
         for name in ["link", "link/disk", "near/none", "near/disk/x", &format!("link/{deep}")] {
             assert!(!straight(name), "{name}");
         }
-        let local = |name: &str| local_mount(&mounts, &at(name)).map(|mount| mount.id);
-        let locals = ["near/disk", "near/none", "far/disk", "near/relative", "loop"].map(local);
-        assert_eq!(locals, [Some(1), Some(1), None, None, None]);
+        let walked = |name: &str| {
+            let mut walk = Walk::new(at(name));
+            let number = |mount: Option<&Mount>| mount.map(|mount| mount.id);
+            // Before anything is asked.
+            assert_eq!(number(walk.local(&mounts)), Some(1), "{name}");
+            let mut steps = 0;
+            while !walk.has_ended() {
+                walk.advance(&mounts);
+                steps += 1;
+            }
+            (number(walk.local(&mounts)), number(walk.remote()), steps)
+        };
+        let names = ["near/disk", "near/none", "far/disk", "near/relative", "loop"].map(walked);
+        let (near, far_away) = ((Some(1), None, 1), (None, Some(2), 1));
+        let through_link = (None, Some(2), 2);
+        assert_eq!(names, [near, near, far_away, through_link, (Some(1), None, LINKS)]);
         for name in ["near", "near/disk", "near/none", "loop", "farther", "far/../../near"] {
             assert_eq!(far_mount(&Mounts::default(), &at(name)), None);
             if name != "far/../../near" {

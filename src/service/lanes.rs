@@ -8,6 +8,7 @@
 //! but no more of them than the lane lets in.
 
 pub(super) mod local;
+pub(super) mod route;
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
@@ -23,7 +24,7 @@ use super::sentinel::Sentinel;
 use crate::lock::mount::{Mount, Mounts};
 use crate::lock::passed::Look;
 use crate::lock::printable::shown_path;
-use crate::lock::way::{far_mount, local_mount};
+use crate::lock::way::far_mount;
 use crate::lock::work::Asked;
 
 /// How long a file system may take to answer, and how long somebody waits to be let in.
@@ -50,16 +51,13 @@ pub struct Silent {
 }
 
 impl Lanes {
-    /// The far mounts that these lead to. For a storage thread; asks none of them.
+    /// Returns the remote mounts that these lead to. For a request that counts already, since a lookup
+    /// in a local file system may hang; asks no remote one.
     pub(super) fn far(asked: &[Asked<'_>]) -> Vec<Mount> {
-        let mounts = match Mounts::current() {
-            Ok(mounts) if mounts.iter().any(Mount::is_far) => mounts,
-            Ok(_) => return Vec::new(),
-            Err(error) => {
-                tracing::error!(%error, "what is mounted can't be read");
-                return Vec::new();
-            }
-        };
+        let mounts = mounts();
+        if !mounts.iter().any(Mount::is_far) {
+            return Vec::new();
+        }
         let mount = |asked: &Asked<'_>| match asked {
             Asked::Path(path) => far_mount(&mounts, path).cloned(),
             Asked::File(fd) => mount_of(&mounts, *fd).filter(|mount| mount.is_far()).cloned(),
@@ -69,20 +67,6 @@ impl Lanes {
         far.sort_by_key(|mount| mount.id);
         far.dedup_by_key(|mount| mount.id);
         far
-    }
-
-    /// The local mounts that these lead to, each once. For a storage thread; opens nothing.
-    pub(super) fn local(asked: &[Asked<'_>]) -> Vec<Mount> {
-        // That the list can't be read is logged by `far`.
-        let Ok(mounts) = Mounts::current() else { return Vec::new() };
-        let mount = |asked: &Asked<'_>| match asked {
-            Asked::Path(path) => local_mount(&mounts, path).cloned(),
-            Asked::File(fd) => mount_of(&mounts, *fd).filter(|mount| !mount.is_far()).cloned(),
-        };
-        let mut local: Vec<Mount> = asked.iter().filter_map(mount).collect();
-        local.sort_by_key(|mount| mount.id);
-        local.dedup_by_key(|mount| mount.id);
-        local
     }
 
     /// Lets a request in to all of these.
@@ -141,6 +125,14 @@ impl Lanes {
                 .or_insert_with(|| Arc::new(Lane::new(mount.point.clone(), &self.heard))),
         )
     }
+}
+
+/// Returns what is mounted; nothing where that can't be read, which is logged.
+fn mounts() -> Arc<Mounts> {
+    Mounts::current().unwrap_or_else(|error| {
+        tracing::error!(%error, "cannot read the list of mounts");
+        Arc::default()
+    })
 }
 
 /// The mount that an open file is on, or one of ours that has the same file system. The kernel knows

@@ -17,7 +17,7 @@ use crate::lock::lockspace::LockspaceKind;
 use crate::lock::printable::shown_path;
 use crate::lock::probe::ProbeKey;
 use crate::lock::take::Tend;
-use crate::lock::work::Work;
+use crate::lock::work::{Asked, Work};
 use crate::lock::{self, Lock, Mode};
 
 impl Service {
@@ -112,6 +112,12 @@ impl Service {
     }
 }
 
+/// What a request for a lease asks: the directory of its lockspace, if there is that lockspace.
+fn asks_of<'n>(service: &Service, name: &'n LeaseName) -> Vec<Asked<'n>> {
+    let there = service.lockspace(name.directory());
+    there.map(|_| Asked::path(name.directory())).into_iter().collect()
+}
+
 struct Find {
     service: Service,
     caller: Arc<CallerProcess>,
@@ -120,6 +126,10 @@ struct Find {
 
 impl Work for Find {
     type Answer = Result<Key, Error>;
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        asks_of(&self.service, &self.name)
+    }
 
     fn perform(self) -> Self::Answer {
         let key = self.service.find_lease_for(&self.caller, &self.name)?;
@@ -137,6 +147,10 @@ struct Deed {
 
 impl Work for Deed {
     type Answer = Result<(), Error>;
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        asks_of(&self.service, &self.name)
+    }
 
     fn perform(self) -> Self::Answer {
         let Self { service, caller, name, tend } = self;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::Service;
+use super::lanes::route::Followed;
 use crate::lock::Want;
 use crate::lock::name_state::{CheckName, NameState};
 use crate::lock::work::Work;
@@ -29,10 +30,16 @@ impl Work for CheckLocal {
             if states.contains_key(&check) {
                 continue;
             }
-            if self.service.storage().is_far(&check.asks()) {
-                remote.push(check);
-            } else if let Some(state) = check.clone().perform() {
-                states.insert(check, state);
+            let entered = self.service.storage().enter_local(&check.asks());
+            match entered {
+                Ok(_entered) => {
+                    if let Some(state) = check.clone().perform() {
+                        states.insert(check, state);
+                    }
+                }
+                Err(Followed::Remote(_)) => remote.push(check),
+                // Too many requests hang there; this one is not told.
+                Err(_) => {}
             }
         }
         (states, remote)

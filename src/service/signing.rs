@@ -34,7 +34,7 @@ impl Service {
         move |Lock { id: lock, since, want, .. }| {
             let (lock, since) = (*lock, *since);
             let in_lockspace = want.lockspace.has_files();
-            let is_far = !in_lockspace && self.storage().is_far(&want.asks());
+            let is_far = !in_lockspace && self.storage().may_be_shared(&want.asks());
             let mut signature = Signature { is_far, lock, since, ..of_owner.clone() };
             if signature.is_written(in_lockspace) {
                 signature.user.clone_from(user.get_or_init(|| self.runs(&of_owner, id)));

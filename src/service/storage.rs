@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::error::Error;
 use super::lanes::local::{Entered, Local};
+use super::lanes::route::{Followed, Route};
 use super::lanes::{Lanes, PATIENCE, Silent};
 use crate::lock::mount::Mount;
 use crate::lock::work::{Asked, Work};
@@ -35,6 +36,56 @@ pub struct Storage {
 pub struct Passes {
     _permits: Vec<OwnedSemaphorePermit>,
     _entered: Option<Entered>,
+}
+
+/// A request that a storage thread is to perform.
+struct Next<W> {
+    work: W,
+    /// The names that it asks for, once they are known.
+    route: Option<Route>,
+    /// Its place among the requests to local mounts, once it has one.
+    entered: Option<Entered>,
+}
+
+/// A request that was not performed.
+struct Turned<W> {
+    work: W,
+    why: Why,
+}
+
+/// Why a request was not performed.
+enum Why {
+    /// These remote mounts have to answer first.
+    Remote(Vec<Mount>),
+    /// There are too many requests on the local mounts that come next on this route.
+    Full(Route),
+}
+
+impl<W: Work> Next<W> {
+    /// Performs the request if all that it asks is local, and there is room. For a storage thread.
+    fn perform(self, local: &Arc<Local>, user: Option<u32>) -> Result<W::Answer, Turned<W>> {
+        let Self { work, route, entered } = self;
+        let mut route = match route {
+            Some(route) => route,
+            None => {
+                let asks = work.asks();
+                let (nothing, route) = (asks.is_empty(), Route::new(&asks));
+                drop(asks);
+                if nothing {
+                    return Ok(work.perform());
+                }
+                route
+            }
+        };
+        let Some(mut entered) = entered.or_else(|| local.try_admit(&route.local(), user)) else {
+            return Err(Turned { work, why: Why::Full(route) });
+        };
+        match route.follow(&mut entered) {
+            Followed::Local => Ok(work.perform()),
+            Followed::Remote(far) => Err(Turned { work, why: Why::Remote(far) }),
+            Followed::Full => Err(Turned { work, why: Why::Full(route) }),
+        }
+    }
 }
 
 /// What is being performed.
@@ -99,31 +150,27 @@ impl Storage {
     ) -> Result<W::Answer, (Error, Option<W>)> {
         // Root, and the user whose instance this is, have no quota.
         let user = uid.filter(|uid| *uid != 0 && *uid != nix::unistd::geteuid().as_raw());
-        let local = Arc::clone(&self.local);
-        let looked = self.on_thread(move || {
-            let asks = work.asks();
-            let far = Lanes::far(&asks);
-            let on = if far.is_empty() { Lanes::local(&asks) } else { Vec::new() };
-            let nothing = asks.is_empty();
-            drop(asks);
-            if !far.is_empty() {
-                return Err((work, far, on));
-            }
-            if nothing {
-                return Ok(work.perform());
-            }
-            match local.try_admit(&on, user) {
-                Some(_entered) => Ok(work.perform()),
-                None => Err((work, far, on)),
-            }
-        });
-        // Local file systems may hang, too: one that is frozen, or a scanner that does not answer.
-        let looked = self.attended(looked, &[]).await.map_err(|error| (error, None))?;
-        let (work, far, on) = match looked {
-            Ok(answer) => return Ok(answer),
-            Err(turned) => turned,
+        let mut until = None;
+        let mut next = Next { work, route: None, entered: None };
+        let (work, far) = loop {
+            let local = Arc::clone(&self.local);
+            let looked = self.on_thread(move || next.perform(&local, user));
+            // Local file systems may hang, too: one that is frozen, or a scanner that does not answer.
+            let looked = self.attended(looked, &[]).await.map_err(|error| (error, None))?;
+            let (work, route) = match looked {
+                Ok(answer) => return Ok(answer),
+                Err(Turned { work, why: Why::Remote(far) }) => break (work, far),
+                Err(Turned { work, why: Why::Full(route) }) => (work, route),
+            };
+            // However many links there are, it waits no longer.
+            let until = *until.get_or_insert_with(|| Instant::now() + PATIENCE);
+            let entered = match self.local.admit(&route.local(), user, until).await {
+                Ok(entered) => entered,
+                Err(error) => return Err((error, Some(work))),
+            };
+            next = Next { work, route: Some(route), entered: Some(entered) };
         };
-        let passes = match self.admit(&far, &on, user).await {
+        let passes = match self.lanes.admit(&far).await {
             Ok(passes) => passes,
             Err(error) => return Err((error, Some(work))),
         };
@@ -133,15 +180,6 @@ impl Storage {
             answer
         });
         self.attended(performed, &far).await.map_err(|error| (error, None))
-    }
-
-    /// Lets a request in to these remote mounts, or without any to these local ones.
-    async fn admit(&self, far: &[Mount], on: &[Mount], user: Option<u32>) -> Result<Passes, Error> {
-        if far.is_empty() {
-            let entered = self.local.admit(on, user).await?;
-            return Ok(Passes { _entered: Some(entered), ..Passes::default() });
-        }
-        Ok(Passes { _permits: self.lanes.admit(far).await?, ..Passes::default() })
     }
 
     /// Waits for what is with these file systems by now. What takes too long there can't be taken
@@ -196,14 +234,38 @@ impl Storage {
         if asked.is_empty() {
             return Ok(Passes::default());
         }
-        let far = Lanes::far(asked);
-        let on = if far.is_empty() { Lanes::local(asked) } else { Vec::new() };
-        if far.is_empty()
-            && let Some(entered) = self.local.try_admit(&on, None)
-        {
-            return Ok(Passes { _entered: Some(entered), ..Passes::default() });
+        let (handle, until) = (tokio::runtime::Handle::current(), Instant::now() + PATIENCE);
+        let mut route = Route::new(asked);
+        let mut entered = self.local.try_admit(&route.local(), None);
+        loop {
+            let mut here = match entered {
+                Some(entered) => entered,
+                None => handle.block_on(self.local.admit(&route.local(), None, until))?,
+            };
+            match route.follow(&mut here) {
+                Followed::Local => {
+                    return Ok(Passes { _entered: Some(here), ..Passes::default() });
+                }
+                Followed::Remote(far) => {
+                    drop(here);
+                    let _permits = handle.block_on(self.lanes.admit(&far))?;
+                    return Ok(Passes { _permits, ..Passes::default() });
+                }
+                Followed::Full => entered = None,
+            }
         }
-        tokio::runtime::Handle::current().block_on(self.admit(&far, &on, None))
+    }
+
+    /// Lets a storage thread ask these at once, if all of them are on local mounts with room for one
+    /// more request.
+    pub(super) fn enter_local(&self, asked: &[Asked<'_>]) -> Result<Entered, Followed> {
+        let mut route = Route::new(asked);
+        let entered = self.local.try_admit(&route.local(), None);
+        let mut entered = entered.ok_or(Followed::Full)?;
+        match route.follow(&mut entered) {
+            Followed::Local => Ok(entered),
+            followed => Err(followed),
+        }
     }
 
     async fn on_thread<T: Send + 'static>(
@@ -222,10 +284,18 @@ impl Storage {
         })
     }
 
-    /// Whether any of these leads to a file system that somebody else serves. For a storage thread.
+    /// Whether any of these leads to a file system that another host or process serves. For a storage
+    /// thread.
     #[allow(clippy::unused_self, reason = "callers ask the storage, whatever knows it")]
     pub(super) fn is_far(&self, asked: &[Asked<'_>]) -> bool {
         !Lanes::far(asked).is_empty()
+    }
+
+    /// Whether another host may have any of these as well. An overlay is this host's own, whatever its
+    /// layers are on.
+    #[allow(clippy::unused_self, reason = "callers ask the storage, whatever knows it")]
+    pub(super) fn may_be_shared(&self, asked: &[Asked<'_>]) -> bool {
+        Lanes::far(asked).iter().any(|mount| mount.kind != "overlay")
     }
 
     /// Returns when a file system answers again that did not, or [`Self::look_again`] is called.

@@ -1,6 +1,8 @@
 //! Local storage that hangs: it delays only requests for itself, and gets no more than some of the
 //! service's threads.
 
+mod layers;
+
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 

@@ -60,7 +60,43 @@ impl State {
     ///
     /// The mount of the oldest request in its way, and for how long that has been without an answer.
     fn enter(&mut self, mounts: &[(u64, PathBuf)], user: Option<u32>) -> Result<u64, Silent> {
-        let running = || self.running.values();
+        self.check(mounts, user, None)?;
+        self.last += 1;
+        let running = Running { mounts: mounts.to_vec(), user, begun: Instant::now() };
+        self.running.insert(self.last, running);
+        Ok(self.last)
+    }
+
+    /// Enters a request for other mounts than before, from now on. Returns whether it is there.
+    fn move_to(&mut self, number: u64, mounts: &[(u64, PathBuf)]) -> bool {
+        let Some(Running { mounts: before, user, .. }) = self.running.get(&number) else {
+            return false;
+        };
+        if before == mounts {
+            return true;
+        }
+        if self.check(mounts, *user, Some(number)).is_err() {
+            return false;
+        }
+        if let Some(running) = self.running.get_mut(&number) {
+            running.mounts = mounts.to_vec();
+        }
+        true
+    }
+
+    /// Checks that there is room for a request, beside all but the one with the number `except`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::enter`].
+    fn check(
+        &self,
+        mounts: &[(u64, PathBuf)],
+        user: Option<u32>,
+        except: Option<u64>,
+    ) -> Result<(), Silent> {
+        let others = self.running.iter().filter(|(number, _)| Some(**number) != except);
+        let running = || others.clone().map(|(_, running)| running);
         let mut blocking: Option<&Running> = None;
         let mut limit = |most: usize, counts: &dyn Fn(&Running) -> bool| {
             let mut counted = running().filter(|running| counts(running));
@@ -80,10 +116,7 @@ impl State {
             let points: Vec<String> = mounts.iter().map(|(_, point)| shown_path(point)).collect();
             return Err(Silent { mount: points.join(" or "), time: begun.elapsed() });
         }
-        self.last += 1;
-        let running = Running { mounts: mounts.to_vec(), user, begun: Instant::now() };
-        self.running.insert(self.last, running);
-        Ok(self.last)
+        Ok(())
     }
 }
 
@@ -97,7 +130,7 @@ impl Local {
         self.enter(&keys(on), user).ok()
     }
 
-    /// Enters a request, once there are not too many.
+    /// Enters a request, once there are not too many. Waits until `until` at most.
     ///
     /// # Errors
     ///
@@ -106,8 +139,9 @@ impl Local {
         self: &Arc<Self>,
         on: &[Mount],
         user: Option<u32>,
+        until: tokio::time::Instant,
     ) -> Result<Entered, Error> {
-        let (mounts, until) = (keys(on), tokio::time::Instant::now() + PATIENCE);
+        let mounts = keys(on);
         loop {
             let ended = self.ended.notified();
             tokio::pin!(ended);
@@ -153,6 +187,19 @@ pub(in crate::service) struct Entered {
     number: u64,
 }
 
+impl Entered {
+    /// Has the request count for these mounts instead, if there are not too many on them. Returns
+    /// whether it does.
+    pub(in crate::service) fn move_to(&mut self, on: &[Mount]) -> bool {
+        let moved = locked(&self.local.state).move_to(self.number, &keys(on));
+        if moved {
+            // There is room where it was.
+            self.local.ended.notify_waiters();
+        }
+        moved
+    }
+}
+
 impl Drop for Entered {
     fn drop(&mut self) {
         locked(&self.local.state).running.remove(&self.number);
@@ -186,6 +233,13 @@ mod tests {
         assert_eq!(enter_all(&mut state, 90, 3, None), PER_MOUNT);
         assert_eq!(enter_all(&mut state, 90, 4, None), TOTAL - 3 * PER_MOUNT);
         assert_eq!(state.enter(&mount(5), None).unwrap_err().mount, "/mnt/1");
+        // One that is led to another mount counts there.
+        let led = state.enter(&mount(4), None).unwrap_err();
+        assert_eq!(led.mount, "/mnt/1");
+        let first = *state.running.keys().next().unwrap();
+        assert!(!state.move_to(first, &mount(2)) && state.running[&first].mounts == mount(1));
+        assert!(state.move_to(first, &mount(5)) && state.move_to(first, &mount(5)));
+        assert_eq!(state.running[&first].mounts, mount(5));
         // What hangs on one of two mounts takes nothing from the other one.
         let (mut state, both) = (State::default(), [mount(1), mount(2)].concat());
         for _ in 0..PER_MOUNT {
@@ -197,12 +251,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_waits_for_another_to_end_and_not_for_one_that_hangs() {
+        let until = || tokio::time::Instant::now() + PATIENCE;
         let local = Arc::new(Local::default());
         let mut running: Vec<Entered> =
             (0..PER_USER).map(|_| local.enter(&mount(1), Some(7)).unwrap()).collect();
         let waiting = tokio::spawn({
             let local = Arc::clone(&local);
-            async move { local.admit(&[], Some(7)).await }
+            async move { local.admit(&[], Some(7), until()).await }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
@@ -212,10 +267,10 @@ mod tests {
         for running in locked(&local.state).running.values_mut() {
             running.begun = Instant::now().checked_sub(2 * PATIENCE).unwrap();
         }
-        let refused = local.admit(&[], Some(7)).await.unwrap_err();
+        let refused = local.admit(&[], Some(7), until()).await.unwrap_err();
         assert!(matches!(refused, Error::Silent(Silent { mount, .. }) if mount == "/mnt/1"));
         assert_eq!(local.refused(), 1);
-        local.admit(&[], None).await.unwrap();
+        local.admit(&[], None, until()).await.unwrap();
         drop((entered, running));
         assert!(locked(&local.state).running.is_empty());
     }
