@@ -1,4 +1,5 @@
-//! The log: the journal where the service's output goes there, standard error otherwise.
+//! The log: the journal where the service's output goes there, standard error otherwise. Neither of them
+//! blocks the service.
 //!
 //! Levels bear syslog's names, as systemd's `LogControl1` and users of `journalctl -p` expect.
 
@@ -6,6 +7,7 @@ mod console;
 mod journal;
 mod limit;
 mod post;
+mod stderr;
 
 use std::fmt;
 use std::io::IsTerminal as _;
@@ -21,6 +23,7 @@ use tracing_subscriber::{Layer, Registry, reload};
 use journal::Journal;
 use limit::PerUser;
 use post::Post;
+use stderr::Stderr;
 
 /// How much is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,9 +93,14 @@ impl FromStr for Level {
 pub struct Log {
     level: Arc<Mutex<Level>>,
     filter: reload::Handle<LevelFilter, Registry>,
-    target: &'static str,
-    /// The way to the journal, where that is where it goes.
-    post: Option<Post>,
+    output: Output,
+}
+
+/// Where messages are queued that are not written yet.
+#[derive(Debug, Clone)]
+enum Output {
+    Journal(Post),
+    Stderr(Stderr),
 }
 
 impl Log {
@@ -105,28 +113,32 @@ impl Log {
         let (filter, handle) = reload::Layer::new(level.filter());
         // Where there is no journal after all, its stream is better than nothing.
         let journal = in_journal().then(Journal::open).and_then(Result::ok);
-        let target = if journal.is_some() { "journal" } else { "console" };
-        let post = journal.as_ref().map(Journal::post);
-        let output: Box<dyn Layer<Registry> + Send + Sync> = match journal {
-            Some(journal) => Box::new(journal),
-            None => Box::new(
-                tracing_subscriber::fmt::layer()
-                    .fmt_fields(console::Fields)
-                    .with_writer(std::io::stderr)
-                    .with_ansi(std::io::stderr().is_terminal())
-                    .with_target(false)
-                    .without_time(),
-            ),
-        };
+        let (output, layer): (Output, Box<dyn Layer<Registry> + Send + Sync>);
+        if let Some(journal) = journal {
+            (output, layer) = (Output::Journal(journal.post()), Box::new(journal));
+        } else {
+            let stderr = Stderr::open();
+            let stderr = stderr.map_err(|error| format!("the log can't be opened: {error}"))?;
+            let text = tracing_subscriber::fmt::layer()
+                .fmt_fields(console::Fields)
+                .with_writer(stderr.clone())
+                .with_ansi(std::io::stderr().is_terminal())
+                .with_target(false)
+                .without_time();
+            (output, layer) = (Output::Stderr(stderr), Box::new(text));
+        }
         let filter = filter.and(PerUser::new(several_users));
-        let begun = tracing_subscriber::registry().with(output.with_filter(filter)).try_init();
+        let begun = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
         begun.map_err(|error| format!("the log can't be opened: {error}"))?;
-        Ok(Self { level: Arc::new(Mutex::new(level)), filter: handle, target, post })
+        Ok(Self { level: Arc::new(Mutex::new(level)), filter: handle, output })
     }
 
     /// Waits a little until what was logged has left this process, which is about to end.
     pub fn finish(&self) {
-        self.post.as_ref().inspect(|post| post.finish());
+        match &self.output {
+            Output::Journal(post) => post.finish(),
+            Output::Stderr(stderr) => stderr.finish(),
+        }
     }
 
     /// How much is logged.
@@ -150,7 +162,10 @@ impl Log {
     /// Where it goes: `journal` or `console`.
     #[must_use]
     pub fn target(&self) -> &'static str {
-        self.target
+        match self.output {
+            Output::Journal(_) => "journal",
+            Output::Stderr(_) => "console",
+        }
     }
 }
 

@@ -56,6 +56,7 @@ mod state;
 mod survive;
 mod threads;
 mod two_hosts;
+mod unread;
 mod untouched;
 mod users;
 mod virtlockd;
