@@ -90,7 +90,7 @@ async fn examine(link: &Link, remarks: &mut Vec<Remark>) -> Result<(), Error> {
     storage::look(link, &manager, remarks).await?;
     of_locks(&link.locks().await?, remarks);
     of_owners(&lists::owners(&manager).await?, remarks);
-    virtlockd::look(remarks);
+    virtlockd::look(link.bus, remarks);
     Ok(())
 }
 

@@ -6,6 +6,7 @@ mod doctor;
 mod forged;
 mod instances;
 mod left;
+mod leftover;
 mod lockspace;
 mod look;
 mod metrics;
