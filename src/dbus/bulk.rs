@@ -5,9 +5,10 @@
 //! ([`DBusError::create_reply`]). A method with a large reply therefore builds the message itself, on
 //! a worker thread, and returns it as [`Reply::Built`].
 //!
-//! A user has at most one such reply at a time, and all users together [`AT_ONE_TIME`]; other calls
-//! wait for their turn, in order, and count as calls of their user meanwhile. What a user receives
-//! in a second is limited as well, since the message bus has one thread, too.
+//! A user has at most one such reply at a time, all ordinary users together [`AT_ONE_TIME`], and the
+//! administrator one of its own; other calls wait for their turn, in order, and count as calls of their
+//! user meanwhile. Nothing that may hang is done during a turn: names are looked up before it. What a
+//! user receives in a second is limited as well, since the message bus has one thread, too.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -30,7 +31,7 @@ use crate::auth::gate::Gate;
 pub(super) const REPLY_MAX: usize = 8 << 20;
 /// The largest value of a property, in bytes: it is marshalled on the event loop.
 pub(super) const PROPERTY_MAX: usize = 256 << 10;
-/// How many large replies are built or sent at one time.
+/// How many large replies to ordinary users are built or sent at one time.
 const AT_ONE_TIME: usize = 2;
 /// How many bytes of lists a user receives in a second, on average.
 const BYTES_PER_SECOND: usize = 8 << 20;
@@ -110,14 +111,46 @@ impl Drop for Permit {
 /// Who builds large replies.
 #[derive(Debug)]
 pub(super) struct Bulk {
-    total: Arc<Semaphore>,
-    users: Mutex<HashMap<u32, Weak<Semaphore>>>,
+    ordinary: Arc<Semaphore>,
+    administrator: Arc<Semaphore>,
+    users: Turns,
+    lookups: Turns,
 }
 
 impl Default for Bulk {
     fn default() -> Self {
-        Self { total: Arc::new(Semaphore::new(AT_ONE_TIME)), users: Mutex::default() }
+        Self {
+            ordinary: Arc::new(Semaphore::new(AT_ONE_TIME)),
+            administrator: Arc::new(Semaphore::new(1)),
+            users: Turns::default(),
+            lookups: Turns::default(),
+        }
     }
+}
+
+/// One turn at a time for each user.
+#[derive(Debug, Default)]
+struct Turns(Mutex<HashMap<u32, Weak<Semaphore>>>);
+
+impl Turns {
+    async fn next(&self, uid: u32) -> Result<OwnedSemaphorePermit, Error> {
+        let turn = self.of_user(uid);
+        turn.acquire_owned().await.map_err(|_| ending())
+    }
+
+    fn of_user(&self, uid: u32) -> Arc<Semaphore> {
+        let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        users.retain(|_, user| user.strong_count() > 0);
+        users.get(&uid).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let user = Arc::new(Semaphore::new(1));
+            users.insert(uid, Arc::downgrade(&user));
+            user
+        })
+    }
+}
+
+fn ending() -> Error {
+    Error::failed("vmlockd is shutting down")
 }
 
 impl Bulk {
@@ -136,7 +169,8 @@ impl Bulk {
         S: Future<Output = ()>,
     {
         let built = async {
-            let mut permit = self.admit(caller.uid).await?;
+            let passes = gate.passes(caller.uid);
+            let mut permit = self.admit(caller.uid, passes).await?;
             if !caller.is_here() {
                 return Err(crate::auth::Error::CallerGone.into());
             }
@@ -148,7 +182,7 @@ impl Bulk {
                 reply.build(&body).map_err(|error| Error::failed(format!("cannot reply: {error}")))
             };
             let message = on_thread(build).await?;
-            if !gate.passes(caller.uid) {
+            if !passes {
                 permit.pause = pause(message.data().len());
             }
             Ok(Built { message, _permit: permit })
@@ -159,22 +193,16 @@ impl Bulk {
         }
     }
 
-    async fn admit(&self, uid: u32) -> Result<Permit, Error> {
-        let user = self.of_user(uid);
-        let closed = |_| Error::failed("vmlockd is shutting down");
-        let user = user.acquire_owned().await.map_err(closed)?;
-        let total = Arc::clone(&self.total).acquire_owned().await.map_err(closed)?;
-        Ok(Permit { user: Some(user), _total: total, pause: Duration::ZERO })
+    /// Waits until a user may look up the names of a list, and returns its turn.
+    pub(super) async fn turn_to_look_up(&self, uid: u32) -> Result<OwnedSemaphorePermit, Error> {
+        self.lookups.next(uid).await
     }
 
-    fn of_user(&self, uid: u32) -> Arc<Semaphore> {
-        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-        users.retain(|_, user| user.strong_count() > 0);
-        users.get(&uid).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let user = Arc::new(Semaphore::new(1));
-            users.insert(uid, Arc::downgrade(&user));
-            user
-        })
+    async fn admit(&self, uid: u32, passes: bool) -> Result<Permit, Error> {
+        let user = self.users.next(uid).await?;
+        let places = if passes { &self.administrator } else { &self.ordinary };
+        let total = Arc::clone(places).acquire_owned().await.map_err(|_| ending())?;
+        Ok(Permit { user: Some(user), _total: total, pause: Duration::ZERO })
     }
 }
 
@@ -184,7 +212,8 @@ fn pause(bytes: usize) -> Duration {
     Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
 }
 
-async fn on_thread<T: Send + 'static>(
+/// Runs work on a worker thread.
+pub(super) async fn on_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let done = tokio::task::spawn_blocking(work).await;
@@ -227,21 +256,22 @@ mod tests {
     #[tokio::test]
     async fn one_user_has_one_reply_at_a_time_and_leaves_room_for_others() {
         let bulk = Bulk::default();
-        let first = bulk.admit(1000).await.unwrap();
-        let mut second = Box::pin(bulk.admit(1000));
+        let first = bulk.admit(1000, false).await.unwrap();
+        let mut second = Box::pin(bulk.admit(1000, false));
         assert!(is_pending(second.as_mut()));
-        let other = bulk.admit(1001).await.unwrap();
+        let other = bulk.admit(1001, false).await.unwrap();
         // Two are under way: a third user waits until one of them is done.
-        let mut third = Box::pin(bulk.admit(1002));
+        let mut third = Box::pin(bulk.admit(1002, false));
         assert!(is_pending(third.as_mut()));
+        drop(bulk.admit(0, true).await.unwrap());
         drop(other);
         let third = third.await.unwrap();
         assert!(is_pending(second.as_mut()));
         drop(first);
         drop((second.await.unwrap(), third));
-        assert_eq!(bulk.users.lock().unwrap().len(), 3);
-        drop(bulk.admit(1003).await.unwrap());
-        assert_eq!(bulk.users.lock().unwrap().len(), 1, "idle users are forgotten");
+        assert_eq!(bulk.users.0.lock().unwrap().len(), 4);
+        drop(bulk.admit(1003, false).await.unwrap());
+        assert_eq!(bulk.users.0.lock().unwrap().len(), 1, "idle users are forgotten");
     }
 
     #[tokio::test]
@@ -249,12 +279,12 @@ mod tests {
         assert_eq!(pause(SMALL), Duration::ZERO);
         assert_eq!(pause(SMALL + BYTES_PER_SECOND / 2), Duration::from_millis(500));
         let bulk = Bulk::default();
-        let mut permit = bulk.admit(1000).await.unwrap();
+        let mut permit = bulk.admit(1000, false).await.unwrap();
         permit.pause = Duration::from_millis(20);
         drop(permit);
         // Other users do not wait for it.
-        assert_eq!(bulk.total.available_permits(), AT_ONE_TIME);
-        let mut next = Box::pin(bulk.admit(1000));
+        assert_eq!(bulk.ordinary.available_permits(), AT_ONE_TIME);
+        let mut next = Box::pin(bulk.admit(1000, false));
         assert!(is_pending(next.as_mut()));
         drop(next.await.unwrap());
     }

@@ -20,6 +20,7 @@ use crate::lock::resource::{DiskPath, Resource};
 use crate::lock::{Lock, Mode};
 use crate::privacy::Viewer;
 use crate::service::describe::{HolderUsers, ProcessUsers};
+use crate::service::name_states::NameQuestion;
 use crate::service::naming::{NameProcesses, Named, is_known};
 
 use super::claims;
@@ -220,7 +221,7 @@ async fn all(
         .collect();
     let named = storage.run(HolderUsers(bound)).await?;
     service.all_shown().await;
-    let states = service.name_states(locks.iter().map(|lock| &lock.want)).await;
+    let states = service.name_states(NameQuestion::new(call.uid(), &locks)).await.states();
     let states = states.into_iter().zip(service.conflicts(&locks));
     // The owners for which it is reserved follow those that hold a lock.
     let states = states.map(Some).chain(iter::repeat(None));

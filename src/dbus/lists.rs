@@ -3,9 +3,10 @@
 //! Without `after` and `limit` a caller gets all or an error, so that no list is cut without a word.
 //! With one of them it gets as much as fits, and asks again with `after` until a page is empty.
 
+use tokio::sync::OwnedSemaphorePermit;
 use zbus::message::Header;
 
-use super::bulk::{REPLY_MAX, Reply, Rows};
+use super::bulk::{REPLY_MAX, Reply, Rows, on_thread};
 use super::error::Error;
 use super::facts;
 use super::front::Front;
@@ -16,6 +17,7 @@ use crate::lock::holder::Holder;
 use crate::lock::{OwnerId, Want};
 use crate::paths;
 use crate::service::list::{Filter, LockRow, OwnerRow, SuspendedRow, WaitingRow};
+use crate::service::name_states::{NameAnswer, NameQuestion};
 
 /// What the keys, the types and the fixed values of a row of `ListOwners` have at most, in bytes.
 const OWNER_FRAME: usize = 400;
@@ -139,19 +141,65 @@ pub(super) async fn locks(front: &Front, call: &Call<'_>, raw: Raw, header: &Hea
         let write = |rows| Ok(Rows { rows, facts: |row| vec![facts::of_suspended(row)] });
         return front.bulk_reply(&call.caller, header, collect, write).await;
     }
+    let write = |rows| Ok(Rows { rows, facts: |row| vec![facts::of_lock(row)] });
+    if check_names {
+        let (_turn, rows) = match with_names(front, call, filter).await {
+            Ok(looked_up) => looked_up,
+            Err(error) => return error.into(),
+        };
+        let collect = move || {
+            let mut rows = rows.finish();
+            page.cut(&mut rows, weight_of_lock)?;
+            Ok(rows)
+        };
+        return front.bulk_reply(&call.caller, header, collect, write).await;
+    }
     let collect = move || {
-        if check_names {
-            service.renew_stacks();
-        }
         let mut rows = service.list_locks(&filter);
-        if check_names {
-            service.check_names(&mut rows);
-        }
         page.cut(&mut rows, weight_of_lock)?;
         Ok(rows)
     };
-    let write = |rows| Ok(Rows { rows, facts: |row| vec![facts::of_lock(row)] });
     front.bulk_reply(&call.caller, header, collect, write).await
+}
+
+/// Rows of locks, and where their names lead.
+struct Checked {
+    rows: Vec<LockRow>,
+    states: NameAnswer,
+}
+
+impl Checked {
+    fn finish(self) -> Vec<LockRow> {
+        let Self { mut rows, states } = self;
+        for (row, state) in rows.iter_mut().zip(states.states()) {
+            row.name_state = state;
+        }
+        rows
+    }
+}
+
+/// Looks up the names of locks before the reply gets its turn: a lookup that hangs must not delay the
+/// replies to others. A user has one such list at a time.
+async fn with_names(
+    front: &Front,
+    call: &Call<'_>,
+    filter: Filter,
+) -> Result<(OwnedSemaphorePermit, Checked), Error> {
+    let uid = call.uid();
+    let turn = front.bulk.turn_to_look_up(uid).await?;
+    if !call.caller.is_here() {
+        return Err(crate::auth::Error::CallerGone.into());
+    }
+    front.service.renew_stacks_soon().await;
+    let service = front.service.clone();
+    let list = move || {
+        let rows = service.list_locks(&filter);
+        let question = NameQuestion::new(uid, rows.iter().map(|row| &*row.lock));
+        Ok((rows, question))
+    };
+    let (rows, question) = on_thread(list).await?;
+    let states = front.service.name_states(question).await;
+    Ok((turn, Checked { rows, states }))
 }
 
 /// Answers `ListWaiting`.

@@ -7,8 +7,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio::runtime::Handle;
-
 use super::Service;
 use crate::lock::holder::Holder;
 use crate::lock::name_state::NameState;
@@ -174,15 +172,6 @@ impl Service {
         } else {
             let locks = state.table.locks_after(filter.after).filter(named);
             locks.take(filter.limit).map(row).collect()
-        }
-    }
-
-    /// Looks up where the names of locks lead. For a worker thread.
-    pub fn check_names(&self, rows: &mut [LockRow]) {
-        let wants = rows.iter().map(|row| &row.lock.want);
-        let states = Handle::current().block_on(self.name_states(wants));
-        for (row, state) in rows.iter_mut().zip(states) {
-            row.name_state = state;
         }
     }
 

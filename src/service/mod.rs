@@ -29,7 +29,7 @@ pub mod limits;
 pub mod list;
 mod lockspaces;
 mod lookups;
-mod name_states;
+pub mod name_states;
 pub mod naming;
 mod owners;
 mod pauses;
@@ -77,8 +77,10 @@ pub use error::Error;
 use fitness::Fitness;
 use keeping::Keep;
 pub use limits::{Exempt, Limits, Visibility};
+use name_states::NameChecks;
 pub use owners::{NewAnchor, Opening};
 pub use reclaim::wall_clock_of;
+use renewal::Renewals;
 pub use restore::restore;
 pub use settings::Settings;
 use sighting::Sightings;
@@ -95,7 +97,9 @@ pub struct Service(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     state: Mutex<State>,
-    storage: Storage,
+    storage: Arc<Storage>,
+    name_checks: Arc<NameChecks>,
+    renewals: Arc<Renewals>,
     exempt: Exempt,
     keep: Keep,
     counts: Counts,
@@ -166,7 +170,9 @@ impl Service {
         Self(Arc::new(Inner {
             backlog: Arc::clone(&state.backlog),
             state: Mutex::new(state),
-            storage,
+            storage: Arc::new(storage),
+            name_checks: Arc::default(),
+            renewals: Arc::default(),
             exempt,
             keep,
             counts: Counts::default(),

@@ -3,6 +3,10 @@
 
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use super::{Error, Service};
 use crate::lock::printable::shown;
@@ -12,6 +16,13 @@ use crate::lock::snapshot::Snapshot;
 use crate::lock::take::Goal;
 use crate::lock::work::Work;
 use crate::lock::{self, Lock, OwnerId, Table};
+
+/// How long a caller that only asks waits until the disks have been looked at.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Held while disks are looked at for a caller that only asks: local storage may hang, and any user may
+/// ask, so there is one such request at a time.
+pub(super) type Renewals = Mutex<()>;
 
 /// Looks at what locked disks lie on.
 pub(super) struct Renew(pub(super) Service);
@@ -93,12 +104,23 @@ impl Service {
         }
     }
 
-    /// As [`Self::renew_stacks`], for a caller that is not a storage thread.
+    /// As [`Self::renew_stacks`], for a caller that only asks, and that does not wait for storage that
+    /// hangs: what can't be looked at in time is as it was.
     pub async fn renew_stacks_soon(&self) {
-        if !self.state().table.changeable().is_empty() {
-            // What can't be looked at is as it was.
-            let _ = self.storage().run(Renew(self.clone())).await;
+        if self.state().table.changeable().is_empty() {
+            return;
         }
+        let (service, turn) = (self.clone(), Arc::clone(&self.0.renewals).lock_owned());
+        let renew = async move {
+            let turn = turn.await;
+            // A task of its own, which keeps its turn for as long as the request takes.
+            let renewing = tokio::spawn(async move {
+                let _ = service.storage().run(Renew(service.clone())).await;
+                drop(turn);
+            });
+            let _ = renewing.await;
+        };
+        let _ = timeout(PATIENCE, renew).await;
     }
 
     /// Whether each of these locks conflicts with one of another owner.

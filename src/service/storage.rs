@@ -256,18 +256,6 @@ impl Storage {
         }
     }
 
-    /// Lets a storage thread ask these at once, if all of them are on local mounts with room for one
-    /// more request.
-    pub(super) fn enter_local(&self, asked: &[Asked<'_>]) -> Result<Entered, Followed> {
-        let mut route = Route::new(asked);
-        let entered = self.local.try_admit(&route.local(), None);
-        let mut entered = entered.ok_or(Followed::Full)?;
-        match route.follow(&mut entered) {
-            Followed::Local => Ok(entered),
-            followed => Err(followed),
-        }
-    }
-
     async fn on_thread<T: Send + 'static>(
         &self,
         what: impl FnOnce() -> T + Send + 'static,
