@@ -2,6 +2,7 @@
 //! service's threads.
 
 mod layers;
+mod names;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

@@ -18,14 +18,14 @@ use super::metric;
 const MANY: usize = 160;
 
 /// The overlay, and the memory that its upper layer is in.
-struct Overlay {
+pub(super) struct Overlay {
     point: PathBuf,
     memory: PathBuf,
 }
 
 impl Overlay {
     /// Mounts one. Its lower layer has this name.
-    fn mount(house: &House, lower: &Path) -> Overlay {
+    pub(super) fn mount(house: &House, lower: &Path) -> Overlay {
         let at = |name: &str| house.dir().join(name);
         let (point, memory) = (at("overlay"), at("memory"));
         for directory in [&point, &memory] {
@@ -45,7 +45,7 @@ impl Overlay {
         overlay
     }
 
-    fn disk(&self) -> PathBuf {
+    pub(super) fn disk(&self) -> PathBuf {
         self.point.join("disk")
     }
 }
