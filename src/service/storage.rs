@@ -65,17 +65,16 @@ impl<W: Work> Next<W> {
     /// Performs the request if all that it asks is local, and there is room. For a storage thread.
     fn perform(self, local: &Arc<Local>, user: Option<u32>) -> Result<W::Answer, Turned<W>> {
         let Self { work, route, entered } = self;
-        let mut route = match route {
-            Some(route) => route,
-            None => {
-                let asks = work.asks();
-                let (nothing, route) = (asks.is_empty(), Route::new(&asks));
-                drop(asks);
-                if nothing {
-                    return Ok(work.perform());
-                }
-                route
+        let mut route = if let Some(route) = route {
+            route
+        } else {
+            let asks = work.asks();
+            let (nothing, route) = (asks.is_empty(), Route::new(&asks));
+            drop(asks);
+            if nothing {
+                return Ok(work.perform());
             }
+            route
         };
         let Some(mut entered) = entered.or_else(|| local.try_admit(&route.local(), user)) else {
             return Err(Turned { work, why: Why::Full(route) });
@@ -248,8 +247,8 @@ impl Storage {
                 }
                 Followed::Remote(far) => {
                     drop(here);
-                    let _permits = handle.block_on(self.lanes.admit(&far))?;
-                    return Ok(Passes { _permits, ..Passes::default() });
+                    let permits = handle.block_on(self.lanes.admit(&far))?;
+                    return Ok(Passes { _permits: permits, ..Passes::default() });
                 }
                 Followed::Full => entered = None,
             }
