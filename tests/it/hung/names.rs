@@ -14,7 +14,7 @@ use super::layers::Overlay;
 use super::metric;
 
 /// How often each user asks at once.
-const MANY: usize = 50;
+const MANY: usize = 40;
 
 #[tokio::test]
 async fn asking_where_names_lead_takes_few_threads_and_delays_no_list() {
