@@ -13,7 +13,7 @@ use super::account::{Connection, Dispatched, User};
 use super::call::{Admitted, Raw, Refused};
 use super::head::Head;
 use super::rate::{Bucket, Rate};
-use super::refusal;
+use super::refusal::{self, Unidentified};
 use crate::service::limits::within;
 use crate::service::{Error, Limits};
 
@@ -122,17 +122,23 @@ impl Ledger {
         Ok(Outcome::Queued)
     }
 
-    /// Enters the user of a connection, and admits or refuses what it has sent. With none, the
-    /// connection has left, and all of it is refused.
+    /// The names of all connections that have not left.
+    pub(super) fn connections(&self) -> Vec<Arc<str>> {
+        let there = self.connections.iter().filter(|(_, connection)| !connection.has_left);
+        there.map(|(name, _)| Arc::clone(name)).collect()
+    }
+
+    /// Enters the user of a connection, and admits or refuses what it has sent. Without one, all of
+    /// it is refused, and nothing is known of the connection any more.
     pub(super) fn identify(
         &mut self,
         sender: &str,
-        uid: Option<u32>,
+        uid: Result<u32, Unidentified>,
         limits: &Limits,
         now: Instant,
     ) -> Vec<Refused> {
         let Some(connection) = self.connections.get_mut(sender) else { return Vec::new() };
-        connection.uid = uid;
+        connection.uid = uid.ok();
         let calls = std::mem::take(&mut connection.unidentified);
         connection.in_flight -= calls.len();
         let size = std::mem::take(&mut connection.size);
@@ -141,25 +147,25 @@ impl Ledger {
         let mut refused = Vec::new();
         for mut call in calls {
             for descriptor in &mut call.raw.descriptors {
-                descriptor.set_sender(uid);
+                descriptor.set_sender(uid.ok());
             }
             let reserved = match uid {
-                Some(uid) => {
+                Ok(uid) => {
                     let size = call.raw.bytes.len();
                     let reserved = self.reserve(&call.sender, uid, size, limits, now);
                     reserved.map(|()| uid).map_err(refusal::Error::from)
                 }
-                None => Err(refusal::Error::Unidentified),
+                Err(why) => Err(why.into()),
             };
             match reserved {
                 Ok(uid) => self.queue(uid, call),
                 Err(why) => {
                     let Admitted { sender, serial, no_reply, .. } = call;
-                    refused.push(Refused { sender, uid, serial, no_reply, why });
+                    refused.push(Refused { sender, uid: uid.ok(), serial, no_reply, why });
                 }
             }
         }
-        if uid.is_none() {
+        if uid.is_err() {
             self.connections.remove(sender);
         }
         self.drop_if_done(sender);

@@ -30,6 +30,7 @@
 mod account;
 mod call;
 mod discard;
+mod expected;
 mod framer;
 mod greeting;
 pub mod handed;
@@ -49,7 +50,7 @@ mod refusals;
 mod stamp;
 mod writer;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -57,12 +58,14 @@ use tokio::sync::{Notify, mpsc};
 use zbus::connection::socket::Split;
 
 use self::call::{Admitted, Raw, Refused};
+use self::expected::Expected;
 use self::handed::Handed;
 use self::head::Head;
 use self::ledger::{Ledger, Outcome};
 use self::link::Link;
 use self::peers::{Parcel, Peers};
 pub use self::reader::Reader;
+pub use self::refusal::Unidentified;
 pub use self::writer::Writer;
 use crate::bus::Bus;
 use crate::privacy::Privacy;
@@ -90,8 +93,8 @@ struct Shared {
     refused: Mutex<Vec<Refused>>,
     /// The descriptors of calls that are being answered, by caller and serial number.
     handed: Mutex<HashMap<CallId, Vec<Handed>>>,
-    /// The serial numbers of our own calls that are not answered.
-    expected: Mutex<HashSet<u32>>,
+    /// The service's own calls that are not answered.
+    expected: Mutex<Expected>,
     unknown: mpsc::UnboundedSender<Arc<str>>,
     /// Clients that are connected without a bus.
     peers: Peers,
@@ -124,8 +127,9 @@ impl Admission {
         &self.0.privacy
     }
 
-    /// Enters which user a connection belongs to; with none, it has left the bus.
-    pub fn identified(&self, sender: &str, uid: Option<u32>) {
+    /// Enters which user a connection belongs to. Without one, what it has called is refused, and
+    /// its next call begins anew.
+    pub fn identified(&self, sender: &str, uid: Result<u32, Unidentified>) {
         let limits = self.0.service.limits();
         let refused = lock(&self.0.ledger).identify(sender, uid, &limits, Instant::now());
         lock(&self.0.refused).extend(refused);
@@ -144,6 +148,12 @@ impl Admission {
     /// Returns the user of a connection, where it is known.
     fn uid_of(&self, sender: &str) -> Option<u32> {
         lock(&self.0.ledger).uid_of(sender)
+    }
+
+    /// The names of all connections that have called, and have not left as far as is known.
+    #[must_use]
+    pub fn connections(&self) -> Vec<Arc<str>> {
+        lock(&self.0.ledger).connections()
     }
 
     /// Enters that a connection has left the bus.
@@ -226,7 +236,7 @@ impl Admission {
 
     /// Enters a call of our own.
     fn expect(&self, serial: u32) {
-        lock(&self.0.expected).insert(serial);
+        lock(&self.0.expected).insert(serial, Instant::now());
     }
 
     /// Whether this is the reply to a call of our own; it is not expected a second time.

@@ -21,19 +21,30 @@ pub(super) enum Error {
     /// Its descriptors were lost.
     #[error("the descriptors of the call could not be received: the service has none left")]
     NoDescriptors,
-    /// The bus does not tell its user.
+    /// Its user is not known.
+    #[error(transparent)]
+    Unidentified(#[from] Unidentified),
+}
+
+/// Why the user of a connection is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unidentified {
+    /// The bus does not tell it, or the connection has left.
     #[error("the bus does not tell which user this connection belongs to")]
-    Unidentified,
+    Untold,
+    /// The bus has not answered.
+    #[error("the bus did not tell in time which user this connection belongs to; try again")]
+    Unanswered,
 }
 
 impl Error {
     /// The name of the D-Bus error.
     pub(super) fn name(&self) -> &'static str {
         match self {
-            Self::Limit(_) | Self::NoDescriptors => "org.freedesktop.DBus.Error.LimitsExceeded",
+            Self::Limit(_) | Self::NoDescriptors | Self::Unidentified(Unidentified::Unanswered) => "org.freedesktop.DBus.Error.LimitsExceeded",
             Self::Malformed(_) => "org.freedesktop.DBus.Error.InvalidArgs",
             Self::UnknownObject(_) => "org.freedesktop.DBus.Error.UnknownObject",
-            Self::Unidentified => "org.freedesktop.DBus.Error.AccessDenied",
+            Self::Unidentified(Unidentified::Untold) => "org.freedesktop.DBus.Error.AccessDenied",
         }
     }
 }
@@ -110,7 +121,7 @@ mod tests {
         for (to, text) in [(":1.7", "calls: no more than 3"), (":1.12345", ""), (":1.1", "äöü")]
         {
             let mut bytes = b"123".to_vec();
-            let name = Error::Unidentified.name();
+            let name = Error::from(Unidentified::Untold).name();
             write(&mut bytes, to, 77, name, text);
             let mut message = bytes.split_off(3);
             let message = Stored.receive_message(1, &mut message, &mut Vec::new()).await.unwrap();

@@ -92,10 +92,10 @@ impl Refusals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::refusal::Error;
+    use crate::admission::refusal::Unidentified;
 
     fn refused(uid: u32, serial: u32) -> Refused {
-        let why = Error::Unidentified;
+        let why = Unidentified::Untold.into();
         Refused { sender: ":1.1".into(), uid: Some(uid), serial, no_reply: false, why }
     }
 

@@ -8,16 +8,18 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
-use zbus::fdo::{ConnectionCredentials, DBusProxy};
+use zbus::fdo::ConnectionCredentials;
 use zbus::message::Type;
-use zbus::names::{BusName, OwnedUniqueName, UniqueName};
+use zbus::names::{OwnedUniqueName, UniqueName};
 use zbus::{Connection, MatchRule, MessageStream};
 
 use super::Error;
+use super::names::Names;
 use crate::admission::Admission;
 use crate::service::{CallerProcess, Presence};
 
@@ -59,8 +61,7 @@ impl Caller {
 /// All who have called and are still there.
 #[derive(Debug, Clone)]
 pub struct Callers {
-    /// Weakly: the connection has the objects, and each of those has the gate and so this.
-    line: Weak<Connection>,
+    names: Names,
     known: Arc<Mutex<HashMap<OwnedUniqueName, Known>>>,
 }
 
@@ -87,36 +88,84 @@ impl Callers {
             .arg(2, "")
             .build()?;
         let leaving = MessageStream::for_match_rule(rule, connection, None).await?;
-        let callers = Self { line: Arc::downgrade(connection), known: Arc::default() };
+        let callers = Self { names: Names::new(connection), known: Arc::default() };
         tokio::spawn(forget_those_who_leave(leaving, Arc::clone(&callers.known), admission));
         Ok(callers)
     }
 
-    /// Finds out who has this name.
+    /// Finds out which user and process a connection belongs to.
     ///
     /// # Errors
     ///
-    /// [`Error::CallerGone`] if nobody has it any more, or the bus does not tell his user.
+    /// [`Error::CallerGone`] if there is no such connection (any more), or the bus does not tell its
+    /// user; [`Error::Unanswered`] if the bus does not answer.
     pub async fn identify(&self, name: &UniqueName<'_>) -> Result<Caller, Error> {
         let name = OwnedUniqueName::from(name.to_owned());
-        if let Some(caller) = self.enter(&name) {
-            return Ok(caller);
+        match self.enter(&name) {
+            Some(caller) => Ok(caller),
+            None => self.complete(&name, self.names.credentials(&name).await),
         }
-        let answer = self.credentials(&name).await;
+    }
+
+    /// As [`identify`](Self::identify), but asks the bus only once.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`identify`](Self::identify).
+    pub(super) async fn identify_within(
+        &self,
+        name: &UniqueName<'_>,
+        deadline: Duration,
+    ) -> Result<Caller, Error> {
+        let name = OwnedUniqueName::from(name.to_owned());
+        match self.enter(&name) {
+            Some(caller) => Ok(caller),
+            None => self.complete(&name, self.names.credentials_within(&name, deadline).await),
+        }
+    }
+
+    /// Completes the entry of a caller that the bus was asked about, or drops it.
+    fn complete(
+        &self,
+        name: &OwnedUniqueName,
+        answer: Result<ConnectionCredentials, Error>,
+    ) -> Result<Caller, Error> {
         let mut known = self.known();
         let found = answer.and_then(|found| {
-            let uid = found.unix_user_id()?;
-            let entry = known.get_mut(&name)?;
+            let uid = found.unix_user_id().ok_or(Error::CallerGone)?;
+            let entry = known.get_mut(name).ok_or(Error::CallerGone)?;
             entry.pid = found.process_id();
             let pidfd = found.into_process_fd().map(OwnedFd::from);
             let process = Arc::new(CallerProcess::new(uid, entry.pid, pidfd));
             entry.process = Some(Arc::clone(&process));
-            Some(entry.caller(name.clone(), process))
+            Ok(entry.caller(name.clone(), process))
         });
-        if found.is_none() {
-            known.remove(&name);
+        if found.is_err() && known.get(name).is_some_and(|entry| entry.process.is_none()) {
+            known.remove(name);
         }
-        found.ok_or(Error::CallerGone)
+        found
+    }
+
+    /// Has callers forgotten that have left while the signal that tells it was lost. Runs for as long
+    /// as it is polled.
+    pub async fn forget_missed(self, admission: Admission) {
+        loop {
+            self.names.is_due().await;
+            // A name that is entered before the bus is asked, and not listed then, has left: no bus
+            // gives a unique name twice.
+            let mut names: Vec<OwnedUniqueName> = self.known().keys().cloned().collect();
+            let called = admission.connections().into_iter();
+            names.extend(called.filter_map(|name| OwnedUniqueName::try_from(&*name).ok()));
+            names.retain(|name| !Admission::is_peer(name));
+            if names.is_empty() {
+                continue;
+            }
+            let Some(there) = self.names.list().await else { continue };
+            for name in names.iter().filter(|name| !there.contains(*name)) {
+                self.left(name);
+                admission.left(name);
+            }
+        }
     }
 
     /// Enters a client of the private socket, which no bus knows. [`left`](Self::left) is to be
@@ -148,7 +197,7 @@ impl Callers {
     /// Asks the bus whether a caller is still there. Of a client of the private socket it is known.
     pub async fn confirm(&self, caller: &Caller) -> bool {
         let is_peer = Admission::is_peer(&caller.name);
-        caller.is_here() && (is_peer || self.credentials(&caller.name).await.is_some())
+        caller.is_here() && (is_peer || self.names.credentials(&caller.name).await.is_ok())
     }
 
     /// A descriptor of the caller's process, where the bus gives one (dbus-broker 35 and later).
@@ -156,20 +205,8 @@ impl Callers {
         if Admission::is_peer(&caller.name) {
             return caller.process.open().ok();
         }
-        let found = self.credentials(&caller.name).await?;
+        let found = self.names.credentials(&caller.name).await.ok()?;
         found.into_process_fd().map(OwnedFd::from)
-    }
-
-    /// Asks the bus, which may be gone.
-    async fn credentials(&self, name: &OwnedUniqueName) -> Option<ConnectionCredentials> {
-        let connection = self.line.upgrade()?;
-        let bus = DBusProxy::builder(&connection)
-            .cache_properties(zbus::proxy::CacheProperties::No)
-            .build()
-            .await
-            .ok()?;
-        let asked = BusName::Unique(name.as_ref().clone());
-        bus.get_connection_credentials(asked).await.ok()
     }
 
     /// Enters a name; the caller if he is known already.

@@ -6,61 +6,104 @@
 //! loaded.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use zbus::names::UniqueName;
 
+use super::Error;
 use super::caller::Caller;
 use super::deed::{Action, Details};
 use super::gate::{Gate, Rule};
-use crate::admission::{Admission, Unknown};
+use super::names::DEADLINES;
+use super::questions::Questions;
+use crate::admission::{Admission, Unidentified, Unknown};
 
-/// How many connections are looked up at one time.
+/// How many connections are looked up for the first time at one time, and as many again of those for
+/// which the bus did not answer before.
 const LOOKUPS: usize = 64;
-/// How many questions to polkit about what a connection may see are open at one time.
-const QUESTIONS: usize = 8;
-/// How long polkit may take for one of them. Without an answer a connection sees its own owners.
+/// How long polkit may take for one question about what a connection may see. Without an answer a
+/// connection sees its own owners.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A connection that is to be looked up.
+#[derive(Debug)]
+struct Lookup {
+    name: Arc<str>,
+    /// How often the bus did not answer.
+    unanswered: usize,
+}
 
 impl Gate {
     /// Identifies connections for as long as there are any. A connection whose user needs no
-    /// question to polkit never waits for one of another user.
+    /// question to polkit never waits for one of another user. Where the bus does not answer in time
+    /// it is asked again, after connections that it was not asked about; in the end the calls of the
+    /// connection are refused, and the next one begins anew.
     pub async fn identify_all(self, admission: Admission, mut unknown: Unknown) {
-        let (mut lookups, mut undecided) = (JoinSet::new(), VecDeque::<Caller>::new());
-        let mut questions = JoinSet::new();
+        let (mut first, mut repeated) = (JoinSet::new(), JoinSet::new());
+        let mut unanswered = VecDeque::<Lookup>::new();
+        let (mut questions, mut asked) = (Questions::default(), JoinSet::new());
         loop {
-            while questions.len() < QUESTIONS
-                && let Some(caller) = undecided.pop_front()
-            {
-                questions.spawn(self.clone().decide(caller));
+            while let Some(caller) = questions.take() {
+                asked.spawn(self.clone().decide(caller));
             }
-            tokio::select! {
-                Some(name) = unknown.recv(), if lookups.len() < LOOKUPS => {
-                    let callers = self.callers.clone();
-                    lookups.spawn(async move {
-                        let caller = match UniqueName::try_from(&*name) {
-                            Ok(name) => callers.identify(&name).await.ok(),
-                            Err(_) => None,
-                        };
-                        (name, caller)
-                    });
+            while repeated.len() < LOOKUPS
+                && let Some(lookup) = unanswered.pop_front()
+            {
+                repeated.spawn(self.clone().look_up(lookup));
+            }
+            let found = tokio::select! {
+                Some(name) = unknown.recv(), if first.len() < LOOKUPS => {
+                    first.spawn(self.clone().look_up(Lookup { name, unanswered: 0 }));
+                    continue;
                 }
-                Some(found) = lookups.join_next() => match found {
-                    Ok((_, Some(caller))) if self.privacy.is_undecided(caller.uid) => {
-                        undecided.push_back(caller);
+                Some(found) = first.join_next() => found,
+                Some(found) = repeated.join_next() => found,
+                Some(decided) = asked.join_next() => {
+                    match decided {
+                        Ok((caller, allowed)) => {
+                            questions.answered(caller.uid);
+                            self.admit(&admission, &caller, allowed);
+                        }
+                        Err(error) => tracing::error!(%error, "asking polkit failed"),
                     }
-                    Ok((_, Some(caller))) => self.admit(&admission, &caller, false),
-                    Ok((name, None)) => admission.identified(&name, None),
-                    Err(error) => tracing::error!(%error, "identifying a caller failed"),
-                },
-                Some(decided) = questions.join_next() => match decided {
-                    Ok((caller, allowed)) => self.admit(&admission, &caller, allowed),
-                    Err(error) => tracing::error!(%error, "asking polkit failed"),
-                },
+                    continue;
+                }
                 else => break,
+            };
+            match found {
+                Ok((_, Ok(caller))) if self.privacy.is_undecided(caller.uid) => {
+                    questions.push(caller);
+                }
+                Ok((_, Ok(caller))) => self.admit(&admission, &caller, false),
+                Ok((lookup, Err(Error::Unanswered))) if lookup.unanswered < DEADLINES.len() => {
+                    unanswered.push_back(lookup);
+                }
+                Ok((lookup, Err(Error::Unanswered))) => {
+                    tracing::warn!(
+                        connection = &*lookup.name,
+                        "the bus does not tell which user a connection belongs to: calls refused"
+                    );
+                    admission.identified(&lookup.name, Err(Unidentified::Unanswered));
+                }
+                Ok((lookup, Err(_))) => {
+                    admission.identified(&lookup.name, Err(Unidentified::Untold));
+                }
+                Err(error) => tracing::error!(%error, "identifying a caller failed"),
             }
         }
+    }
+
+    /// Asks the bus about a connection once, and counts in the lookup if it does not answer.
+    async fn look_up(self, mut lookup: Lookup) -> (Lookup, Result<Caller, Error>) {
+        let deadline = DEADLINES.get(lookup.unanswered).copied().unwrap_or(DEADLINES[0]);
+        let found = match UniqueName::try_from(&*lookup.name) {
+            Ok(name) => self.callers.identify_within(&name, deadline).await,
+            Err(_) => Err(Error::CallerGone),
+        };
+        lookup.unanswered += usize::from(matches!(found, Err(Error::Unanswered)));
+        (lookup, found)
     }
 
     /// Decides again what those callers may see that are there, since the rules may be others.
@@ -74,7 +117,7 @@ impl Gate {
 
     fn admit(&self, admission: &Admission, caller: &Caller, allowed: bool) {
         self.enter_viewer(caller, allowed);
-        admission.identified(&caller.name, Some(caller.uid));
+        admission.identified(&caller.name, Ok(caller.uid));
     }
 
     fn enter_viewer(&self, caller: &Caller, allowed: bool) {

@@ -8,6 +8,8 @@ pub mod caller;
 pub mod deed;
 pub mod gate;
 mod identify;
+mod names;
+mod questions;
 pub mod polkit;
 
 use crate::service;
@@ -43,6 +45,9 @@ pub enum Error {
     /// He left the bus.
     #[error("the caller has left the bus")]
     CallerGone,
+    /// The bus does not tell which user the caller's connection belongs to.
+    #[error("the bus did not tell in time which user this connection belongs to; try again")]
+    Unanswered,
     /// He asks for too much at one time.
     #[error(transparent)]
     Limit(#[from] service::Error),
@@ -57,6 +62,7 @@ impl Error {
             Self::Interactive { .. } => "interactive",
             Self::Unlisted(_) => "unlisted",
             Self::CallerGone => "caller-gone",
+            Self::Unanswered => "unanswered",
             Self::Limit(_) => "limit",
         }
     }

@@ -110,6 +110,7 @@ pub async fn serve(
             if let Some(listener) = private {
                 tasks.spawn(private::serve(listener, privileged, gate.clone(), admission.clone()));
             }
+            tasks.spawn(gate.callers.clone().forget_missed(admission.clone()));
             tasks.spawn(gate.identify_all(admission.clone(), unknown));
             Ok(Served { connection, admission, tasks })
         }

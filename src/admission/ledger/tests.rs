@@ -37,7 +37,7 @@ impl Fixture {
     }
 
     fn identify(&mut self, name: &str, uid: u32) -> Vec<Refused> {
-        self.ledger.identify(name, Some(uid), &self.limits, self.now)
+        self.ledger.identify(name, Ok(uid), &self.limits, self.now)
     }
 
     fn call(&mut self, sender: &str) -> Result<Outcome, Refused> {
@@ -235,7 +235,7 @@ fn nothing_is_remembered_of_a_connection_that_has_left() {
     assert!(!fixture.ledger.is_idle(), "its call is still being answered");
     fixture.ledger.answered(&sender, serial);
     fixture.call(":gone").unwrap();
-    let refused = fixture.ledger.identify(":gone", None, &fixture.limits, fixture.now);
+    let refused = fixture.ledger.identify(":gone", Err(Unidentified::Untold), &fixture.limits, fixture.now);
     assert_eq!(refused.len(), 1);
     assert!(fixture.ledger.is_idle());
     for name in [":root", ":other"] {
