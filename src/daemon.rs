@@ -26,7 +26,7 @@ use crate::service::storage::Storage;
 use crate::service::{self, Exempt, Service};
 use crate::step::step;
 use crate::{config, instance, keep, notify, virtlockd};
-use front::{Front, State};
+use front::{Change, Front, State};
 use idle::Idle;
 use replace::{may_replace, replace};
 use signals::{Signals, tick};
@@ -147,7 +147,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
     let front = Front { bus, service: service.clone(), log: log.clone(), wishes, former, private };
     // The program before this one would have gone on without a bus, and so does this; and
     // clients of the socket need none.
-    let mut state = open(&front, replaces || by_socket).await?;
+    let mut state = front.begin(replaces || by_socket).await?;
     step("restore-served");
     let server = door::serve(&service, restored.connections(), socket)?;
     let (version, name) = (env!("CARGO_PKG_VERSION"), bus.as_str());
@@ -187,13 +187,26 @@ async fn serve(options: &Options) -> Result<(), Error> {
                 tracing::info!("nobody has needed vmlockd for a while");
                 break;
             }
-            change = state.change() => if let Some(served) = change {
-                state = served;
-                tracing::info!("on the {} bus", bus.as_str());
-            } else {
-                tracing::error!("the {} bus went away; all locks stay", bus.as_str());
-                state = front.try_again();
-            },
+            change = state.change() => {
+                let bus = bus.as_str();
+                state = match change {
+                    Change::Served(served) => {
+                        tracing::info!("on the {bus} bus");
+                        State::Served(served)
+                    }
+                    Change::Gone => {
+                        tracing::error!("the {bus} bus went away; all locks stay");
+                        front.try_again()
+                    }
+                    Change::Stalled => {
+                        tracing::error!(
+                            "the {bus} bus does not read what vmlockd sends, since clients do not read \
+                             their replies: vmlockd connects again; all locks stay"
+                        );
+                        front.try_again()
+                    }
+                };
+            }
         }
         if reexecute {
             // Who waits could wait for ever, and calls are answered before the front is closed.
@@ -222,18 +235,6 @@ fn inspectors(socket: Option<PathBuf>) -> Start {
     match socket {
         Some(path) => Start::Socket { path, program },
         None => Start::Program(program),
-    }
-}
-
-/// Opens the D-Bus front; later, where it has to do without a bus for now.
-async fn open(front: &Front, without: bool) -> Result<State, Error> {
-    match front.open().await {
-        Ok(served) => Ok(State::Served(served)),
-        Err(error) if without => {
-            tracing::warn!("vmlockd is not on the {} bus: {error}", front.bus.as_str());
-            Ok(front.try_again())
-        }
-        Err(error) => Err(error.into()),
     }
 }
 

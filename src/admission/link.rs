@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -14,7 +14,7 @@ use rustix::net::{
 use rustix::pipe::{SpliceFlags, splice};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use zbus::address::Transport;
 use zbus::address::transport::UnixSocket;
 
@@ -43,6 +43,11 @@ pub(super) struct Link {
     outgoing: Mutex<Outgoing>,
     /// Whether the bus does not take what is being sent.
     blocked: AtomicBool,
+    /// How many bytes were sent.
+    accepted: AtomicU64,
+    /// Notified when something was sent, or the connection is closed.
+    activity: Notify,
+    closed: AtomicBool,
 }
 
 /// What must be sent before anything else: the rest of a message that is sent in part already,
@@ -67,7 +72,14 @@ impl Link {
 
     /// Uses a connected socket.
     pub(super) fn over(stream: UnixStream) -> Self {
-        Self { stream, outgoing: Mutex::default(), blocked: AtomicBool::new(false) }
+        Self {
+            stream,
+            outgoing: Mutex::default(),
+            blocked: AtomicBool::new(false),
+            accepted: AtomicU64::new(0),
+            activity: Notify::new(),
+            closed: AtomicBool::new(false),
+        }
     }
 
     /// Waits until there is something to read.
@@ -173,6 +185,9 @@ impl Link {
         fds: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
         self.flush_locked(outgoing).await?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
         let sent = loop {
             match self.try_send(bytes, fds) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
@@ -206,11 +221,55 @@ impl Link {
         if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors"));
         }
-        self.stream.try_io(Interest::WRITABLE, || {
+        let sent = self.stream.try_io(Interest::WRITABLE, || {
             let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
             let from = &[IoSlice::new(bytes)];
             Ok(rustix::net::sendmsg(&self.stream, from, &mut control, flags)?)
-        })
+        })?;
+        self.accepted.fetch_add(sent as u64, Ordering::Relaxed);
+        self.activity.notify_one();
+        Ok(sent)
+    }
+
+    /// Sends what the bus takes at once of a message, unless something else is being sent. Returns how
+    /// many bytes are left, which are sent before anything else; `None` if nothing was sent.
+    ///
+    /// # Errors
+    ///
+    /// Those of sendmsg(2).
+    pub(super) fn send_now(
+        &self,
+        bytes: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<Option<usize>> {
+        let Ok(mut outgoing) = self.outgoing.try_lock() else { return Ok(None) };
+        if !outgoing.0.is_empty() {
+            return Ok(None);
+        }
+        match self.try_send(bytes, fds) {
+            Ok(sent) => {
+                let rest = bytes.get(sent..).unwrap_or_default();
+                outgoing.0.extend_from_slice(rest);
+                Ok(Some(rest.len()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns once something was sent, or the connection was closed.
+    pub(super) async fn activity(&self) {
+        self.activity.notified().await;
+    }
+
+    /// How many bytes were sent in all.
+    pub(super) fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Whether the connection was closed.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
     }
 
     /// Whether a message waits for the bus to take it.
@@ -259,6 +318,8 @@ impl Link {
     ///
     /// Those of shutdown(2).
     pub(super) fn close(&self) -> io::Result<()> {
+        self.closed.store(true, Ordering::Relaxed);
+        self.activity.notify_one();
         Ok(rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both)?)
     }
 }

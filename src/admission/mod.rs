@@ -22,6 +22,9 @@
 //! The same socket hides objects from callers that may not see them, and chooses the text of errors
 //! ([`crate::privacy`]).
 //!
+//! What the bus does not take at once waits in a queue of its own ([`outbound`]). A bus that has
+//! stopped reading is left ([`stall`]), and the caller of this module comes back to it.
+//!
 //! The socket is always read, during a flood by a thread of its own ([`inbox`]): what waits in the
 //! bus for us would keep back the next call of root. So memory is bounded by what is admitted, and
 //! not by what is sent. A user that calls too fast is refused at a bounded rate ([`refusals`]),
@@ -40,6 +43,7 @@ mod intake;
 mod ledger;
 mod link;
 mod order;
+mod outbound;
 mod peer;
 mod peers;
 mod rate;
@@ -47,10 +51,12 @@ mod raw;
 mod reader;
 mod refusal;
 mod refusals;
+mod stall;
 mod stamp;
 mod writer;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -98,6 +104,8 @@ struct Shared {
     unknown: mpsc::UnboundedSender<Arc<str>>,
     /// Clients that are connected without a bus.
     peers: Peers,
+    /// Whether the connection was closed because the bus did not read it.
+    stalled: AtomicBool,
     wake: Notify,
 }
 
@@ -116,6 +124,7 @@ impl Admission {
             expected: Mutex::default(),
             unknown,
             peers: Peers::default(),
+            stalled: AtomicBool::new(false),
             wake: Notify::new(),
         };
         (Self(Arc::new(shared)), names)
@@ -227,6 +236,20 @@ impl Admission {
         self.0.peers.send(to, parcel)
     }
 
+    /// Closes the connection to a bus that has stopped reading it.
+    fn stall(&self, link: &Link) {
+        self.0.stalled.store(true, Ordering::Relaxed);
+        if let Err(error) = link.close() {
+            tracing::debug!(%error, "closing a connection that the bus does not read");
+        }
+    }
+
+    /// Whether the connection was closed because the bus did not read it.
+    #[must_use]
+    pub fn has_stalled(&self) -> bool {
+        self.0.stalled.load(Ordering::Relaxed)
+    }
+
     /// Enters that something was sent: what waited for that may go on.
     fn sent(&self) {
         if self.has_queued() {
@@ -284,6 +307,7 @@ impl zbus::connection::Socket for Socket {
 
     fn split(self) -> Split<Self::ReadHalf, Self::WriteHalf> {
         let Self { link, admission } = self;
+        tokio::spawn(stall::watch(Arc::clone(&link), admission.clone()));
         Split::new(Reader::new(Arc::clone(&link), admission.clone()), Writer::new(link, admission))
     }
 }

@@ -32,6 +32,31 @@ pub(super) enum Parcel {
 }
 
 impl Parcel {
+    /// How many bytes it has.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Message(message) => message.data().bytes().len(),
+            Self::Bytes(bytes) => bytes.len(),
+        }
+    }
+
+    /// Sends what the receiver takes at once. Returns how many bytes are still to be sent, by the
+    /// next call of [`send`](Self::send) for this link; `None` if nothing was sent.
+    ///
+    /// # Errors
+    ///
+    /// Those of sendmsg(2).
+    pub(super) fn send_now(&self, link: &Link) -> std::io::Result<Option<usize>> {
+        match self {
+            Self::Message(message) => {
+                let data = message.data();
+                let fds: Vec<BorrowedFd<'_>> = data.fds().iter().map(|fd| fd.as_fd()).collect();
+                link.send_now(data.bytes(), &fds)
+            }
+            Self::Bytes(bytes) => link.send_now(bytes, &[]),
+        }
+    }
+
     /// Sends it.
     ///
     /// # Errors

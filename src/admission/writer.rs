@@ -14,6 +14,7 @@ use zbus::message::{Flags, Type};
 
 use super::Admission;
 use super::link::Link;
+use super::outbound::Outbound;
 use super::peers::Parcel;
 use super::refusal;
 use crate::privacy::Texts;
@@ -23,12 +24,14 @@ use crate::privacy::Texts;
 pub struct Writer {
     link: Arc<Link>,
     admission: Admission,
+    outbound: Outbound,
 }
 
 impl Writer {
     /// Sends over this link.
     pub(super) fn new(link: Arc<Link>, admission: Admission) -> Self {
-        Self { link, admission }
+        let outbound = Outbound::new(Arc::clone(&link), admission.clone());
+        Self { link, admission, outbound }
     }
 
     /// Enters what a message means for calls in flight. Returns whether it is to be sent.
@@ -87,7 +90,7 @@ impl WriteHalf for Writer {
                 None => Some(parcel),
             };
             if let Some(parcel) = parcel {
-                parcel.send(&self.link).await?;
+                self.outbound.send(parcel).await?;
             }
         }
         self.admission.sent();

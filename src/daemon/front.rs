@@ -1,10 +1,11 @@
 //! Being on the bus, and coming back to it.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::bus::Bus;
 use crate::dbus::{self, ServeError, Served, Wish};
@@ -14,6 +15,12 @@ use crate::virtlockd::Socket;
 
 /// How long to wait before a bus that went away is tried again, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// How long the start of the service waits for a bus that it can do without.
+const START: Duration = Duration::from_secs(5);
+
+/// An attempt to be on the bus.
+type Opening = Pin<Box<dyn Future<Output = Result<Served, ServeError>>>>;
 
 /// What it takes to be on the bus.
 #[derive(Clone)]
@@ -33,11 +40,11 @@ pub(super) enum State {
     /// It is.
     Served(Served),
     /// Not now, and it is being tried.
-    Away(std::pin::Pin<Box<dyn Future<Output = Served>>>),
+    Away(Pin<Box<dyn Future<Output = Served>>>),
 }
 
 impl Front {
-    pub(super) async fn open(&self) -> Result<Served, ServeError> {
+    async fn open(&self) -> Result<Served, ServeError> {
         let (wishes, former) = (self.wishes.clone(), self.former);
         let private = self.private.as_deref().and_then(|socket| match socket.listener() {
             Ok(listener) => Some(listener),
@@ -49,33 +56,79 @@ impl Front {
         dbus::serve(self.bus, &self.service, &self.log, wishes, former, private).await
     }
 
+    /// Opens the front. Where that takes long, or fails, and `without` is set, the service does without
+    /// a bus for now, and what was begun goes on.
+    ///
+    /// # Errors
+    ///
+    /// [`ServeError`], unless `without` is set.
+    pub(super) async fn begin(&self, without: bool) -> Result<State, ServeError> {
+        let mut opening = self.opening();
+        let opened = if without {
+            let Ok(opened) = timeout(START, &mut opening).await else {
+                tracing::warn!("the {} bus does not answer; it is not waited for", self.bus.as_str());
+                return Ok(self.try_with(opening));
+            };
+            opened
+        } else {
+            opening.await
+        };
+        match opened {
+            Ok(served) => Ok(State::Served(served)),
+            Err(error) if without => {
+                tracing::warn!("vmlockd is not on the {} bus: {error}", self.bus.as_str());
+                Ok(self.try_again())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Tries until the bus is there again. The machines that hold locks live on meanwhile, and so
     /// do their locks.
     pub(super) fn try_again(&self) -> State {
+        self.try_with(self.opening())
+    }
+
+    fn opening(&self) -> Opening {
+        let front = self.clone();
+        Box::pin(async move { front.open().await })
+    }
+
+    /// Tries, with an attempt that was begun.
+    fn try_with(&self, mut opening: Opening) -> State {
         let front = self.clone();
         State::Away(Box::pin(async move {
             let (mut pause, longest) = PAUSE;
             loop {
-                match front.open().await {
+                match opening.await {
                     Ok(served) => return served,
                     Err(error) => tracing::debug!("{error}"),
                 }
                 sleep(pause).await;
                 pause = (pause * 2).min(longest);
+                opening = front.opening();
             }
         }))
     }
 }
 
+/// How the state changes.
+pub(super) enum Change {
+    /// The bus is served again.
+    Served(Served),
+    /// It went away.
+    Gone,
+    /// It was left, since it had stopped reading.
+    Stalled,
+}
+
 impl State {
-    /// Returns where it has changed: the other state, or `None` where the bus went away.
-    pub(super) async fn change(&mut self) -> Option<Self> {
+    /// Returns when it changes.
+    pub(super) async fn change(&mut self) -> Change {
         match self {
-            Self::Served(served) => {
-                served.closed().await;
-                None
-            }
-            Self::Away(trying) => Some(Self::Served(trying.await)),
+            Self::Served(served) if served.closed().await => Change::Stalled,
+            Self::Served(_) => Change::Gone,
+            Self::Away(trying) => Change::Served(trying.await),
         }
     }
 }

@@ -51,6 +51,10 @@ pub const NAME: &str = "org.vmlockd1";
 
 /// How long calls may take to be answered when the front is closed.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the bus may take to answer one call of the service's own, or to let it in.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// How long it may take to answer the calls by which the service leaves.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// How often it is looked whether they are.
 const ANSWERED: Duration = Duration::from_millis(2);
 
@@ -103,7 +107,7 @@ pub async fn serve(
         let socket = Socket::connect(bus, &admission).await?;
         zbus::connection::Builder::socket(socket).build().await
     };
-    let connection = connected.await.map_err(|cause| ServeError::NoBus { bus: bus_name, cause })?;
+    let connection = answered(connected).await.map_err(|cause| ServeError::NoBus { bus: bus_name, cause })?;
     let connection = Arc::new(connection);
     match open(&connection, (bus, former), service, log, wishes, &admission).await {
         Ok((gate, mut tasks)) => {
@@ -116,15 +120,31 @@ pub async fn serve(
         }
         Err(cause) => {
             // Otherwise the tasks that were started would keep it.
-            let closed = Connection::clone(&connection).close().await;
-            if let Err(error) = closed {
-                tracing::debug!(%error, "closing a connection that was not needed");
-            }
+            close(&connection).await;
             Err(match cause {
                 zbus::Error::NameTaken => ServeError::NameTaken(bus_name),
                 cause => ServeError::Bus { bus: bus_name, cause },
             })
         }
+    }
+}
+
+/// Waits for an answer of the bus.
+///
+/// # Errors
+///
+/// [`zbus::Error::InputOutput`] with `TimedOut` if there is none in time; those of the answer.
+async fn answered<T>(answer: impl Future<Output = zbus::Result<T>>) -> zbus::Result<T> {
+    let timed_out = |_| zbus::Error::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
+    tokio::time::timeout(DEADLINE, answer).await.map_err(timed_out)?
+}
+
+/// Closes a connection, whatever the bus does.
+async fn close(connection: &Connection) {
+    match tokio::time::timeout(FAREWELL, connection.clone().close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "closing the connection"),
+        Err(_) => tracing::debug!("closing the connection takes too long"),
     }
 }
 
@@ -137,8 +157,8 @@ async fn open(
     admission: &Admission,
 ) -> zbus::Result<(Gate, JoinSet<()>)> {
     let gate = match bus {
-        Bus::System => Gate::system(connection, service.clone(), admission.clone()).await?,
-        Bus::Session => Gate::own(connection, service.clone(), admission.clone()).await?,
+        Bus::System => answered(Gate::system(connection, service.clone(), admission.clone())).await?,
+        Bus::Session => answered(Gate::own(connection, service.clone(), admission.clone())).await?,
     };
     let bulk = Bulk::default();
     let front = Arc::new(Front { service: service.clone(), gate: gate.clone(), wishes, bulk });
@@ -161,18 +181,20 @@ async fn open(
 }
 
 /// Takes the name. It is not queued for: a second vmlockd must fail rather than take the place of
-/// one that holds locks. From the process `former` it is taken: that was killed, and the bus does not
-/// know, since a request to a file system that does not answer keeps its connection open.
+/// one that holds locks. Two processes are none of those: `former`, which was killed, and the bus does
+/// not know, since a request to a file system that does not answer keeps its connection open; and this
+/// process itself, whose connection the bus had stopped reading, so that it does not see its end.
 async fn take_name(connection: &Connection, former: Option<u32>) -> zbus::Result<()> {
     let mut flags = RequestNameFlags::DO_NOT_QUEUE | RequestNameFlags::ALLOW_REPLACEMENT;
-    if former.is_some() {
+    let owner = async {
         let bus = DBusProxy::new(connection).await?;
-        let owner = bus.get_connection_unix_process_id(NAME.try_into()?).await;
-        if owner.ok() == former {
-            flags |= RequestNameFlags::REPLACE_EXISTING;
-        }
+        Ok(bus.get_connection_unix_process_id(NAME.try_into()?).await.ok())
+    };
+    let owner = answered(owner).await?;
+    if owner.is_some_and(|owner| Some(owner) == former || owner == std::process::id()) {
+        flags |= RequestNameFlags::REPLACE_EXISTING;
     }
-    connection.request_name_with_flags(NAME, flags).await.map(drop)
+    answered(connection.request_name_with_flags(NAME, flags)).await.map(drop)
 }
 
 /// The front, open. Nothing of it is left when it is dropped: this alone keeps the connection, which
@@ -186,16 +208,21 @@ pub struct Served {
 }
 
 impl Served {
-    /// Returns once the bus has gone away.
-    pub async fn closed(&self) {
+    /// Returns once the bus has gone away, or was left since it had stopped reading. Returns whether
+    /// it was left.
+    pub async fn closed(&self) -> bool {
         self.connection.closed().await;
+        self.admission.has_stalled()
     }
 
     /// Closes the front, politely: calls that came are answered, those that come now are kept by
-    /// the bus until the name is taken again. Who is asked something by a dialog is not waited for.
+    /// the bus until the name is taken again. Who is asked something by a dialog is not waited for, nor
+    /// is a bus that does not answer.
     pub async fn withdraw(self) {
         let Self { connection, admission, tasks } = self;
-        if let Err(error) = connection.release_name(NAME).await {
+        let released = tokio::time::timeout(FAREWELL, connection.release_name(NAME)).await;
+        let answers = released.is_ok();
+        if let Ok(Err(error)) = released {
             tracing::debug!(%error, "giving the name back");
         }
         admission.close_peers();
@@ -212,12 +239,13 @@ impl Served {
         // And so do we: with this answer, those given before are on their way.
         let bus = Some("org.freedesktop.DBus");
         let last = connection.call_method(bus, "/org/freedesktop/DBus", bus, "GetId", &());
-        if let Err(error) = last.await {
-            tracing::debug!(%error, "the bus does not answer");
+        if answers && !matches!(tokio::time::timeout(FAREWELL, last).await, Ok(Ok(_))) {
+            tracing::debug!("the bus does not answer");
         }
-        if let Err(error) = Connection::clone(&connection).close().await {
-            tracing::debug!(%error, "closing the connection");
+        if !answers {
+            tracing::warn!("the bus does not answer, and is not waited for");
         }
+        close(&connection).await;
         drop(tasks);
     }
 }

@@ -1,0 +1,111 @@
+//! Notices that the bus has stopped reading what the service sends.
+//!
+//! dbus-daemon does not read a connection from which too much has come that it can't deliver
+//! (`max_incoming_unix_fds`, `max_incoming_bytes`): a client that does not read its replies can bring
+//! the service's connection to that, and nobody would get an answer any more. A new connection is
+//! charged with nothing, so the service leaves the bus then and connects again.
+//!
+//! The kernel tells how much of what was sent is not read yet. The bus has stalled when, for some
+//! seconds, it has read nothing while something was there to be read.
+
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::ioctl::{Getter, ioctl};
+use tokio::time::sleep;
+
+use super::Admission;
+use super::link::Link;
+
+/// How often it is looked whether the bus reads.
+const TICK: Duration = Duration::from_secs(1);
+/// How many ticks the bus may let pass without reading. Ticks are counted and not the time, so that
+/// nothing is concluded from a time in which this process, or the host, did not run.
+const TICKS: usize = 5;
+
+/// `SIOCOUTQ`, which has the number of `TIOCOUTQ` (unix(7)).
+const UNREAD: rustix::ioctl::Opcode = nix::libc::TIOCOUTQ as _;
+
+/// Watches a connection until it is closed, and closes it if the bus stalls.
+pub(super) async fn watch(link: Arc<Link>, admission: Admission) {
+    loop {
+        link.activity().await;
+        let mut reading = Reading::default();
+        loop {
+            if link.is_closed() {
+                return;
+            }
+            sleep(TICK).await;
+            match unread(&link) {
+                Ok(0) => break,
+                Ok(unread) => {
+                    if reading.has_stalled(unread as u64, link.accepted()) {
+                        admission.stall(&link);
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot tell whether the bus reads");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// How much of what was sent is not read yet, in bytes with their overhead.
+#[allow(unsafe_code)]
+fn unread(link: &Link) -> io::Result<usize> {
+    // SAFETY: SIOCOUTQ writes an int.
+    let unread = unsafe { ioctl(link.as_fd(), Getter::<UNREAD, c_int>::new()) }?;
+    Ok(usize::try_from(unread).unwrap_or_default())
+}
+
+/// What was seen of the reader of a socket.
+#[derive(Debug, Default)]
+struct Reading {
+    ticks: usize,
+    unread: u64,
+    accepted: u64,
+}
+
+impl Reading {
+    /// Enters how much is not read, and how much was sent in all. Returns whether nothing was read in
+    /// the last ticks.
+    fn has_stalled(&mut self, unread: u64, accepted: u64) -> bool {
+        // What is sent adds at least its bytes to what is not read.
+        let has_read = unread < self.unread + (accepted - self.accepted);
+        if self.ticks == 0 || has_read {
+            *self = Self { ticks: 1, unread, accepted };
+            return false;
+        }
+        self.ticks += 1;
+        self.ticks > TICKS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ticks(seen: impl IntoIterator<Item = (u64, u64)>) -> Option<usize> {
+        let mut reading = Reading::default();
+        seen.into_iter().position(|(unread, accepted)| reading.has_stalled(unread, accepted))
+    }
+
+    #[test]
+    fn a_bus_that_reads_nothing_has_stalled() {
+        assert_eq!(ticks([(700, 100); 9]), Some(TICKS));
+        assert_eq!(ticks((0..9).map(|n| (700 + 300 * n, 100 + 200 * n))), Some(TICKS));
+    }
+
+    #[test]
+    fn a_bus_that_reads_slowly_has_not() {
+        // As much is there as before, but more was sent.
+        assert_eq!(ticks((0..50).map(|n| (700, 100 + 200 * n))), None);
+        assert_eq!(ticks((0..50).map(|n| (7000 - 10 * n, 7000))), None);
+    }
+}
