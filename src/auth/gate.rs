@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use zbus::Connection;
 use zbus::message::{Flags, Header};
@@ -9,6 +10,7 @@ use zbus::message::{Flags, Header};
 use super::Error;
 use super::caller::{Caller, Callers};
 use super::deed::{self, Action, Details, Row};
+use super::lifelines::Lifelines;
 use super::polkit::Polkit;
 use crate::admission::Admission;
 use crate::privacy::{Privacy, Viewer};
@@ -35,6 +37,7 @@ pub struct Gate {
     pub privacy: Privacy,
     pub(super) service: Service,
     busy: Arc<Mutex<Busy>>,
+    lifelines: Arc<Mutex<Lifelines>>,
 }
 
 /// Questions to polkit that are open, by user.
@@ -77,7 +80,7 @@ impl Gate {
     ) -> zbus::Result<Self> {
         let privacy = admission.privacy().clone();
         let callers = Callers::new(connection, admission).await?;
-        Ok(Self { rule: Arc::new(rule), callers, privacy, service, busy: Arc::default() })
+        Ok(Self { rule: Arc::new(rule), callers, privacy, service, busy: Arc::default(), lifelines: Arc::default() })
     }
 
     /// Lets a call in, with its row of the list; whether it may go on is asked as its arguments
@@ -123,8 +126,8 @@ impl Gate {
     }
 }
 
-fn lock(busy: &Mutex<Busy>) -> MutexGuard<'_, Busy> {
-    busy.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One more question, until it is dropped.
@@ -167,6 +170,18 @@ impl Call<'_> {
     #[must_use]
     pub fn passes(&self) -> bool {
         self.gate.passes(self.caller.uid)
+    }
+
+    /// Counts a lifeline that the caller is about to be handed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Limit`] if its user was handed too many in a short time.
+    pub fn count_lifeline(&self) -> Result<(), Error> {
+        if self.passes() {
+            return Ok(());
+        }
+        Ok(lock(&self.gate.lifelines).count(self.uid(), Instant::now())?)
     }
 
     /// What the caller may see.

@@ -8,6 +8,7 @@ pub mod caller;
 pub mod deed;
 pub mod gate;
 mod identify;
+mod lifelines;
 mod names;
 mod questions;
 pub mod polkit;

@@ -84,6 +84,7 @@ impl Manager {
         let uuid = id.uuid.to_string();
         let machine = Machine { vm: &name, uuid: &uuid };
         call.ask(Action::OpenOwner, &machine.details()).await?;
+        call.count_lifeline()?;
         let (lease, theirs) = Lease::new()?;
         let mut anchors = vec![NewAnchor::Lease(lease)];
         if let Some(pidfd) = process {

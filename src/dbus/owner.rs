@@ -141,8 +141,9 @@ impl OwnerObject {
         #[zbus(header)] header: Header<'_>,
         options: Raw,
     ) -> Result<zbus::OwnedFd, Error> {
-        let _call = self.enter(&header, "Hold").await?;
+        let call = self.enter(&header, "Hold").await?;
         Options::none(options)?;
+        call.count_lifeline()?;
         Ok(self.front.service.hold(self.id()).await?.into())
     }
 

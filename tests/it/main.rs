@@ -52,6 +52,7 @@ mod rlimits;
 mod rounds;
 mod shared_fs;
 mod soak;
+mod stalls;
 mod state;
 mod survive;
 mod threads;

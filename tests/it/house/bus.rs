@@ -104,6 +104,14 @@ impl Bus {
         *self.running.lock().unwrap() = None;
     }
 
+    /// Sets a limit of the bus, for the next time that it is started.
+    pub(crate) fn limit(&self, name: &str, limit: usize) {
+        let config = fs::read_to_string(self.config()).expect("the configuration of the bus");
+        let limits = format!("<limit name=\"{name}\">{limit}</limit>\n</busconfig>");
+        let config = config.replace("</busconfig>", &limits);
+        fs::write(self.config(), config).expect("a file in our directory");
+    }
+
     async fn start_daemon(&self, account: Option<&Account>) -> Process {
         let mut command = mortal(account, "dbus-daemon");
         command.arg(format!("--config-file={}", self.config().display()));

@@ -1,0 +1,241 @@
+//! A bus that loses replies, stops reading or does not answer: the service goes on, and comes back.
+
+use std::path::PathBuf;
+
+use nix::sys::signal::Signal;
+use tokio::task::yield_now;
+use vmlockd::client::{Options, connect_private};
+use zbus::Connection;
+
+use crate::house::rpc::{Owner, Rpc};
+use crate::house::user::{NOBODY, ROOT, in_thread};
+use crate::house::{Deaf, Flood, House, Process, Relay, within};
+use crate::machine::{Machine, Refused, exclusive, manager, option};
+use crate::methods::none;
+
+/// A service that is on its bus by a relay.
+struct Scene {
+    // In this order: the service goes first.
+    service: Process,
+    relay: Relay,
+    house: House,
+}
+
+impl Scene {
+    fn set(house: House, relay: Relay) -> Scene {
+        let mut launch = house.launch();
+        launch.env.push(("DBUS_SYSTEM_BUS_ADDRESS".to_owned(), relay.address()));
+        let socket = house.dir().join("virtlockd");
+        launch.args.extend(["--virtlockd-socket".to_owned(), socket.display().to_string()]);
+        let service = Process::start("vmlockd", launch.command(house.bus()), &launch.log);
+        Scene { service, relay, house }
+    }
+
+    async fn start() -> Scene {
+        let house = House::builder().without_daemon().start().await;
+        let relay = relay(&house);
+        let mut watch = house.bus().watch().await;
+        let scene = Scene::set(house, relay);
+        watch.owned().await;
+        scene
+    }
+
+    fn virtlockd(&self) -> PathBuf {
+        self.house.dir().join("virtlockd")
+    }
+
+    /// Locks a disk by virtlockd's socket, once it is there.
+    async fn lock_for_libvirt(&self, number: u8) {
+        let disk = self.house.raw_of(ROOT, &format!("disk{number}"));
+        let socket = self.virtlockd();
+        let connected = async {
+            loop {
+                match Rpc::connect(&socket) {
+                    Ok(client) => return client,
+                    Err(_) => yield_now().await,
+                }
+            }
+        };
+        let mut client = within("virtlockd's socket", connected).await;
+        let locked = in_thread(ROOT, move || {
+            client.register(&Owner::new("vm", number, std::process::id())).granted();
+            client.acquire("", disk.to_str().unwrap(), 0).granted();
+        });
+        within("a lock", locked).await;
+    }
+}
+
+fn relay(house: &House) -> Relay {
+    let bus = house.address().strip_prefix("unix:path=").unwrap().to_owned();
+    Relay::start(house.dir(), bus.as_ref())
+}
+
+async fn lists(connection: &Connection) -> Result<usize, Refused> {
+    let manager = manager(connection).await;
+    let listed = within("a list", manager.list_locks(Options::new())).await;
+    listed.map(|list| list.len()).map_err(Refused::from)
+}
+
+#[tokio::test]
+async fn a_lost_reply_is_asked_for_again() {
+    let scene = Scene::start().await;
+    scene.relay.lose_credentials(2);
+    assert_eq!(lists(&scene.house.connection().await).await.unwrap(), 0);
+    scene.relay.has_lost(2);
+}
+
+#[tokio::test]
+async fn connections_that_stay_unknown_keep_no_other_from_being_identified() {
+    let scene = Scene::start().await;
+    scene.relay.lose_credentials(usize::MAX);
+    // More than are looked up at one time, for the first time and again.
+    let mut unknown = Vec::new();
+    for _ in 0..150 {
+        let connection = scene.house.connection_as(NOBODY).await;
+        let asking = connection.clone();
+        unknown.push((connection, tokio::spawn(async move { lists(&asking).await })));
+    }
+    scene.relay.has_lost(150);
+    scene.relay.lose_credentials(0);
+    assert_eq!(lists(&scene.house.connection().await).await.unwrap(), 0);
+    for (connection, asked) in unknown {
+        // Those of which the bus told nothing for too long begin anew.
+        if let Err(refused) = asked.await.unwrap() {
+            assert_eq!(refused.name, "DBus.Error.LimitsExceeded", "{refused:?}");
+            assert_eq!(lists(&connection).await.unwrap(), 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn connections_whose_leaving_was_missed_are_forgotten() {
+    let scene = Scene::start().await;
+    let (root, leaving) = (scene.house.connection().await, scene.house.connection().await);
+    let image = scene.house.image("one.qcow2").await;
+    let web1 = Machine::open(&root, "web1").await;
+    web1.acquire(&[exclusive(&image)]).await.unwrap();
+    let web2 = Machine::open(&leaving, "web2").await;
+    let disk = image.to_str().unwrap().to_owned();
+    let wait = tokio::spawn(async move {
+        web2.owner.acquire(&[(disk.as_str(), "exclusive")], option("timeout-usec", u64::MAX)).await
+    });
+    let manager = manager(&root).await;
+    let waiting = async |count| while manager.n_waiting().await.unwrap() != count {};
+    within("a waiter", waiting(1)).await;
+    scene.relay.lose_leaving(usize::MAX);
+    leaving.close().await.unwrap();
+    scene.relay.has_lost(1);
+    assert!(wait.await.unwrap().is_err());
+    // That messages are lost is noticed by a reply that does not come.
+    scene.relay.lose_credentials(1);
+    assert_eq!(lists(&scene.house.connection().await).await.unwrap(), 1);
+    within("the end of the wait", waiting(0)).await;
+}
+
+/// Fills the service's connection to a bus that does not read it.
+async fn call_for_nothing(house: &House) {
+    let connection = house.connection().await;
+    for _ in 0..3 {
+        let asked = Flood::Introspect.call_on(&connection);
+        assert!(within("the end of the connection", asked).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_bus_that_stops_reading_is_left_and_joined_again() {
+    let scene = Scene::start().await;
+    let (root, mut watch) = (scene.house.connection().await, scene.house.bus().watch().await);
+    let image = scene.house.image("one.qcow2").await;
+    let web1 = Machine::open(&root, "web1").await;
+    web1.acquire(&[exclusive(&image)]).await.unwrap();
+    let first = watch.owned().await;
+    scene.relay.leave_unread(1);
+    call_for_nothing(&scene.house).await;
+    watch.owned_by_other_than(&first).await;
+    assert_eq!(lists(&root).await.unwrap(), 1);
+    assert!(scene.service.lives());
+    let said = scene.service.stderr();
+    assert_eq!(said.matches("does not read what vmlockd sends").count(), 1, "{said}");
+    let refused = Machine::open(&root, "web2").await.acquire(&[exclusive(&image)]).await;
+    assert_eq!(refused.unwrap_err().name, "LockHeld");
+}
+
+#[tokio::test]
+async fn a_private_client_is_answered_while_the_bus_does_not_read() {
+    let scene = Scene::start().await;
+    let private = scene.house.dir().join("run/private");
+    let private = connect_private(&private).await.unwrap();
+    let caller = scene.house.connection().await;
+    // Known to the service, so that no question has to be answered.
+    lists(&caller).await.unwrap();
+    scene.relay.leave_unread(1);
+    let calls = (0..200).map(|_| {
+        let caller = caller.clone();
+        tokio::spawn(async move { Flood::Introspect.call_on(&caller).await.map(drop) })
+    });
+    let calls: Vec<_> = calls.collect();
+    for _ in 0..100 {
+        assert_eq!(lists(&private).await.unwrap(), 0);
+    }
+    for call in calls {
+        assert!(within("the end of the connection", call).await.unwrap().is_err());
+    }
+}
+
+#[tokio::test]
+async fn leases_that_are_not_read_stop_nobody_else() {
+    let house = House::builder().without_daemon().start().await;
+    house.bus().stop();
+    house.bus().limit("max_incoming_unix_fds", 8);
+    house.bus().start().await;
+    let mut watch = house.bus().watch().await;
+    let launch = house.launch();
+    let service = Process::start("vmlockd", launch.command(house.bus()), &launch.log);
+    let first = watch.owned().await;
+    let socket: PathBuf = house.address().strip_prefix("unix:path=").unwrap().into();
+    let root = house.connection().await;
+    let web1 = Machine::open(&root, "web1").await;
+    // Replies fill the socket of this client, and descriptors wait behind them.
+    let mut deaf = Deaf::connect(&socket);
+    for _ in 0..200 {
+        let introspect = ("org.freedesktop.DBus.Introspectable", "Introspect");
+        deaf.call("/org/vmlockd1", introspect, &());
+    }
+    let path = web1.path().to_string();
+    for _ in 0..20 {
+        deaf.call(&path, ("org.vmlockd1.Owner", "Hold"), &none());
+    }
+    watch.owned_by_other_than(&first).await;
+    assert_eq!(lists(&root).await.unwrap(), 0);
+    assert!(service.lives());
+}
+
+#[tokio::test]
+async fn the_start_does_not_wait_for_a_bus_that_does_not_answer() {
+    let house = House::builder().without_daemon().start().await;
+    let relay = relay(&house);
+    relay.leave_unread(usize::MAX);
+    let mut watch = house.bus().watch().await;
+    let scene = Scene::set(house, relay);
+    scene.lock_for_libvirt(1).await;
+    scene.relay.leave_unread(0);
+    watch.owned().await;
+    assert_eq!(lists(&scene.house.connection().await).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_replacement_and_the_end_do_not_wait_for_a_bus_that_does_not_answer() {
+    let scene = Scene::start().await;
+    scene.lock_for_libvirt(1).await;
+    scene.relay.leave_unread(usize::MAX);
+    scene.service.signal(Signal::SIGUSR1);
+    within("the replacement", async {
+        while !scene.service.stderr().contains("is replaced by what is installed now") {
+            yield_now().await;
+        }
+    })
+    .await;
+    scene.lock_for_libvirt(2).await;
+    scene.service.signal(Signal::SIGTERM);
+    within("the end", scene.service.ended()).await;
+}
