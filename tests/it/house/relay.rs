@@ -17,6 +17,7 @@ use rustix::net::{
 };
 
 use super::DEADLINE;
+use super::user::{ROOT, in_thread};
 
 /// Room for the descriptors of one message.
 const CONTROL: usize = rustix::cmsg_space!(ScmRights(16));
@@ -82,10 +83,14 @@ impl Relay {
     }
 
     /// Waits until so many messages were lost in all.
-    pub(crate) fn has_lost(&self, count: usize) {
-        let lost = self.state.lost.lock().unwrap();
-        let waited = self.state.one_more.wait_timeout_while(lost, DEADLINE, |lost| *lost < count);
-        assert!(!waited.unwrap().1.timed_out(), "less than {count} messages to lose");
+    pub(crate) async fn has_lost(&self, count: usize) {
+        let state = self.state.clone();
+        let lost = move || {
+            let lost = state.lost.lock().unwrap();
+            let waited = state.one_more.wait_timeout_while(lost, DEADLINE, |lost| *lost < count);
+            !waited.unwrap().1.timed_out()
+        };
+        assert!(in_thread(ROOT, lost).await, "less than {count} messages to lose");
     }
 
     /// Reads nothing more from the first `count` connections of the service.
