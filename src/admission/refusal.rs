@@ -41,7 +41,9 @@ impl Error {
     /// The name of the D-Bus error.
     pub(super) fn name(&self) -> &'static str {
         match self {
-            Self::Limit(_) | Self::NoDescriptors | Self::Unidentified(Unidentified::Unanswered) => "org.freedesktop.DBus.Error.LimitsExceeded",
+            Self::Limit(_) | Self::NoDescriptors | Self::Unidentified(Unidentified::Unanswered) => {
+                "org.freedesktop.DBus.Error.LimitsExceeded"
+            }
             Self::Malformed(_) => "org.freedesktop.DBus.Error.InvalidArgs",
             Self::UnknownObject(_) => "org.freedesktop.DBus.Error.UnknownObject",
             Self::Unidentified(Unidentified::Untold) => "org.freedesktop.DBus.Error.AccessDenied",

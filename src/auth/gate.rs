@@ -80,7 +80,14 @@ impl Gate {
     ) -> zbus::Result<Self> {
         let privacy = admission.privacy().clone();
         let callers = Callers::new(connection, admission).await?;
-        Ok(Self { rule: Arc::new(rule), callers, privacy, service, busy: Arc::default(), lifelines: Arc::default() })
+        Ok(Self {
+            rule: Arc::new(rule),
+            callers,
+            privacy,
+            service,
+            busy: Arc::default(),
+            lifelines: Arc::default(),
+        })
     }
 
     /// Lets a call in, with its row of the list; whether it may go on is asked as its arguments

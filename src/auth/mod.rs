@@ -10,8 +10,8 @@ pub mod gate;
 mod identify;
 mod lifelines;
 mod names;
-mod questions;
 pub mod polkit;
+mod questions;
 
 use crate::service;
 use deed::Action;

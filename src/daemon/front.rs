@@ -66,7 +66,10 @@ impl Front {
         let mut opening = self.opening();
         let opened = if without {
             let Ok(opened) = timeout(START, &mut opening).await else {
-                tracing::warn!("the {} bus does not answer; it is not waited for", self.bus.as_str());
+                tracing::warn!(
+                    "the {} bus does not answer; it is not waited for",
+                    self.bus.as_str()
+                );
                 return Ok(self.try_with(opening));
             };
             opened

@@ -107,7 +107,8 @@ pub async fn serve(
         let socket = Socket::connect(bus, &admission).await?;
         zbus::connection::Builder::socket(socket).build().await
     };
-    let connection = answered(connected).await.map_err(|cause| ServeError::NoBus { bus: bus_name, cause })?;
+    let connection =
+        answered(connected).await.map_err(|cause| ServeError::NoBus { bus: bus_name, cause })?;
     let connection = Arc::new(connection);
     match open(&connection, (bus, former), service, log, wishes, &admission).await {
         Ok((gate, mut tasks)) => {
@@ -157,7 +158,9 @@ async fn open(
     admission: &Admission,
 ) -> zbus::Result<(Gate, JoinSet<()>)> {
     let gate = match bus {
-        Bus::System => answered(Gate::system(connection, service.clone(), admission.clone())).await?,
+        Bus::System => {
+            answered(Gate::system(connection, service.clone(), admission.clone())).await?
+        }
         Bus::Session => answered(Gate::own(connection, service.clone(), admission.clone())).await?,
     };
     let bulk = Bulk::default();

@@ -180,6 +180,7 @@ async fn leases_that_are_not_read_stop_nobody_else() {
     let house = House::builder().without_daemon().start().await;
     house.bus().stop();
     house.bus().limit("max_incoming_unix_fds", 8);
+    house.bus().limit("max_replies_per_connection", 1000);
     house.bus().start().await;
     let mut watch = house.bus().watch().await;
     let launch = house.launch();

@@ -235,7 +235,8 @@ fn nothing_is_remembered_of_a_connection_that_has_left() {
     assert!(!fixture.ledger.is_idle(), "its call is still being answered");
     fixture.ledger.answered(&sender, serial);
     fixture.call(":gone").unwrap();
-    let refused = fixture.ledger.identify(":gone", Err(Unidentified::Untold), &fixture.limits, fixture.now);
+    let refused =
+        fixture.ledger.identify(":gone", Err(Unidentified::Untold), &fixture.limits, fixture.now);
     assert_eq!(refused.len(), 1);
     assert!(fixture.ledger.is_idle());
     for name in [":root", ":other"] {

@@ -40,7 +40,12 @@ impl Deaf {
     }
 
     /// Calls a method of the service.
-    pub(crate) fn call<B: Serialize + DynamicType>(&mut self, path: &str, method: (&str, &str), body: &B) {
+    pub(crate) fn call<B: Serialize + DynamicType>(
+        &mut self,
+        path: &str,
+        method: (&str, &str),
+        body: &B,
+    ) {
         self.send_to(NAME, path, method, body);
     }
 
