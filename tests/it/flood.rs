@@ -190,13 +190,15 @@ async fn one_user_fills_the_log_only_so_far() {
     house.polkit().mock().answer(Answer::Allow);
     let user = house.connection_as(NOBODY).await;
     let root = house.connection().await;
+    let (machine, disk) = (Machine::open(&user, "users").await, house.raw_of(NOBODY, "users"));
     for _ in 0..100 {
-        Machine::open(&user, "users").await.owner.close(none()).await.unwrap();
+        let locks = machine.acquire(&[exclusive(&disk)]).await.unwrap();
+        machine.release(&locks).await.unwrap();
         Machine::open(&root, "roots").await.owner.close(none()).await.unwrap();
     }
     let log = house.daemon().stderr();
     let count = |name: &str| log.lines().filter(|line| line.contains(name)).count();
-    // Two lines for each: opened, with the name, and ended, with the user.
+    // Two lines for each, with the user: of root's owners, and of locks of the user's.
     assert_eq!(count("opened VM \"roots\""), 100);
     let users = count(&format!("owner.uid={NOBODY}"));
     assert_eq!(users, 120, "{log}");
