@@ -26,7 +26,7 @@ use crate::service::storage::Storage;
 use crate::service::{self, Exempt, Service};
 use crate::step::step;
 use crate::{config, instance, keep, notify, virtlockd};
-use front::{Change, Front, State};
+use front::{Front, State};
 use idle::Idle;
 use replace::{may_replace, replace};
 use signals::{Signals, tick};
@@ -187,26 +187,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
                 tracing::info!("nobody has needed vmlockd for a while");
                 break;
             }
-            change = state.change() => {
-                let bus = bus.as_str();
-                state = match change {
-                    Change::Served(served) => {
-                        tracing::info!("on the {bus} bus");
-                        State::Served(served)
-                    }
-                    Change::Gone => {
-                        tracing::error!("the {bus} bus went away; all locks stay");
-                        front.try_again()
-                    }
-                    Change::Stalled => {
-                        tracing::error!(
-                            "the {bus} bus does not read what vmlockd sends, since clients do not read \
-                             their replies: vmlockd connects again; all locks stay"
-                        );
-                        front.try_again()
-                    }
-                };
-            }
+            change = state.change() => state = front.follow(change),
         }
         if reexecute {
             // Who waits could wait for ever, and calls are answered before the front is closed.

@@ -23,8 +23,8 @@ impl Expected {
     }
 
     /// Whether this is the serial number of a call that is not answered; it is answered then.
-    pub(super) fn remove(&mut self, serial: &u32) -> bool {
-        self.0.remove(serial).is_some()
+    pub(super) fn remove(&mut self, serial: u32) -> bool {
+        self.0.remove(&serial).is_some()
     }
 }
 
@@ -37,10 +37,10 @@ mod tests {
         let (mut expected, start) = (Expected::default(), Instant::now());
         expected.insert(1, start);
         expected.insert(2, start);
-        assert!(expected.remove(&2));
-        assert!(!expected.remove(&2));
+        assert!(expected.remove(2));
+        assert!(!expected.remove(2));
         expected.insert(3, start + LONGEST + Duration::from_secs(1));
-        assert!(!expected.remove(&1));
-        assert!(expected.remove(&3));
+        assert!(!expected.remove(1));
+        assert!(expected.remove(3));
     }
 }

@@ -264,7 +264,7 @@ impl Admission {
 
     /// Whether this is the reply to a call of our own; it is not expected a second time.
     fn is_expected(&self, reply_serial: u32) -> bool {
-        lock(&self.0.expected).remove(&reply_serial)
+        lock(&self.0.expected).remove(reply_serial)
     }
 
     /// Has the receiving half look what there is.

@@ -26,6 +26,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// nothing is concluded from a time in which this process, or the host, did not run.
 const TICKS: usize = 5;
 
+#[allow(clippy::cast_possible_truncation, reason = "requests have 32 bits, whatever libc's type")]
 /// `SIOCOUTQ`, which has the number of `TIOCOUTQ` (unix(7)).
 const UNREAD: rustix::ioctl::Opcode = nix::libc::TIOCOUTQ as _;
 

@@ -92,6 +92,23 @@ impl Front {
         self.try_with(self.opening())
     }
 
+    /// The state after a change, which is logged.
+    pub(super) fn follow(&self, change: Change) -> State {
+        let bus = self.bus.as_str();
+        match change {
+            Change::Served(served) => {
+                tracing::info!("on the {bus} bus");
+                return State::Served(served);
+            }
+            Change::Gone => tracing::error!("the {bus} bus went away; all locks stay"),
+            Change::Stalled => tracing::error!(
+                "the {bus} bus does not read what vmlockd sends, since clients do not read their \
+                 replies: vmlockd connects again; all locks stay"
+            ),
+        }
+        self.try_again()
+    }
+
     fn opening(&self) -> Opening {
         let front = self.clone();
         Box::pin(async move { front.open().await })

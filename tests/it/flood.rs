@@ -198,7 +198,7 @@ async fn one_user_fills_the_log_only_so_far() {
     }
     let log = house.daemon().stderr();
     let count = |name: &str| log.lines().filter(|line| line.contains(name)).count();
-    // Two lines for each, with the user: of root's owners, and of locks of the user's.
+    // Two lines for each lock, with the user: acquired, and released.
     assert_eq!(count("opened VM \"roots\""), 100);
     let users = count(&format!("owner.uid={NOBODY}"));
     assert_eq!(users, 120, "{log}");
