@@ -49,6 +49,7 @@ mod pipes;
 pub mod position;
 mod questions;
 pub mod skip;
+mod threads;
 mod view;
 mod walk;
 pub mod worker;
@@ -162,7 +163,8 @@ pub enum Asker {
 
 impl Asker {
     /// Whether it may use the workers that are reserved for the administrator and for libvirt.
-    fn is_privileged(self) -> bool {
+    #[must_use]
+    pub fn is_privileged(self) -> bool {
         !matches!(self, Self::User(uid) | Self::Callers(uid) if uid != 0)
     }
 }

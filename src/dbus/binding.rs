@@ -7,7 +7,6 @@ use crate::auth::deed::Action;
 use crate::auth::gate::Call;
 use crate::life::Process;
 use crate::service::NewAnchor;
-use crate::service::identity::Identify;
 
 /// The process that has this number for the caller; 0 is the caller's own.
 ///
@@ -37,8 +36,7 @@ pub(super) async fn anchor(
     process: Process,
     own: Option<Action>,
 ) -> Result<NewAnchor, Error> {
-    let identify = Identify { service: front.service.clone(), uid: call.uid(), process };
-    let (process, identity) = front.service.storage().run(identify).await??;
+    let (process, identity) = front.service.identify(call.uid(), process).await?;
     let is_own = identity.belongs_to(call.uid());
     let action = if is_own { own } else { Some(Action::RegisterProcess) };
     if let Some(action) = action {

@@ -205,7 +205,7 @@ async fn all(
         bound: pids,
         lifelines: lifelines.inodes(),
     };
-    let named = storage.run(naming).await?;
+    let named = naming.run().await?;
     let Named { stranger, mut users, bound, lifelines: keepers } = named;
     lifelines.enter(keepers, &mut holders);
     let viewer = call.viewer();

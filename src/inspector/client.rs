@@ -12,6 +12,7 @@ use nix::time::{ClockId, clock_gettime};
 use super::hand::{Hand, Heard, Start};
 use super::position::Place;
 use super::skip::Skipped;
+use super::threads::Threads;
 use super::{Answer, Asker, Error, Question, Reply, Request};
 use crate::lock::fdinfo::{Found, Search};
 use crate::lock::process::Process;
@@ -21,6 +22,8 @@ use crate::lock::view::{Look, Numbered, View};
 pub const WORKERS: usize = 8;
 /// How many of them are reserved for root, libvirt's front and the service itself.
 const RESERVED: usize = 2;
+/// How many workers other users may occupy.
+pub const ORDINARY: usize = WORKERS - RESERVED;
 /// How many workers wait for the next question.
 const IDLE: usize = 1;
 /// After how long without a step a worker counts as hung.
@@ -53,6 +56,8 @@ struct Pool {
     idle: Vec<Hand>,
     /// On whose behalf questions are being asked.
     asking: HashSet<Asker>,
+    /// Threads that ask, or wait for their turn to ask.
+    threads: Threads,
     /// Those that are not asked any more and have not died yet, with the place where they are.
     left: Vec<(Hand, Place)>,
     skipped: Skipped,
@@ -182,6 +187,7 @@ impl Inspector {
         let Some(start) = &self.0.start else {
             return Err(Error::Start(io::ErrorKind::Unsupported.into()));
         };
+        let _thread = self.thread(asker)?;
         let _turn = self.enter(asker, until)?;
         let mut request =
             Request { question, service: std::process::id(), skipped: Skipped::default() };
@@ -230,6 +236,12 @@ impl Inspector {
                 }
             }
         }
+    }
+
+    /// Counts the calling thread.
+    fn thread(&self, asker: Asker) -> Result<Thread<'_>, Error> {
+        let fits = self.pool().threads.enter(asker);
+        if fits { Ok(Thread { inspector: self, asker }) } else { Err(Error::Busy) }
     }
 
     /// Waits until this asker asks nothing else, and there is room for one more worker.
@@ -290,7 +302,7 @@ impl Inspector {
 
 impl Pool {
     fn has_room(&self, asker: Asker) -> bool {
-        let most = if asker.is_privileged() { WORKERS } else { WORKERS - RESERVED };
+        let most = if asker.is_privileged() { WORKERS } else { ORDINARY };
         self.asking.len() + self.left.len() < most
     }
 
@@ -303,6 +315,18 @@ impl Pool {
             let hangs = left.iter().any(|(_, place)| place.pid == hang.pid);
             hangs || now.saturating_sub(hang.at) < SKIPPED_FOR
         });
+    }
+}
+
+/// A thread that asks or waits, until it is dropped.
+struct Thread<'i> {
+    inspector: &'i Inspector,
+    asker: Asker,
+}
+
+impl Drop for Thread<'_> {
+    fn drop(&mut self) {
+        self.inspector.pool().threads.leave(self.asker);
     }
 }
 

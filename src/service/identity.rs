@@ -27,6 +27,18 @@ impl Service {
         found.ok_or_else(|| life::Error::NoSuchProcess(pid).into())
     }
 
+    /// Finds out whose a process is, for a user that binds it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::identity`].
+    pub async fn identify(&self, uid: u32, process: Process) -> Result<(Process, Identity), Error> {
+        let asker = Asker::User(uid);
+        let turn =
+            self.inspector_turn(asker, patience::question()).await.map_err(Error::Inspector)?;
+        self.run_in_turn(turn, Identify { service: self.clone(), asker, process }).await?
+    }
+
     /// Adds to a process what it is found by after a crash without a store, where the kernel does not
     /// number pidfds. For a storage thread.
     pub(super) fn findable(&self, asker: Asker, process: Process) -> Process {
@@ -63,21 +75,18 @@ impl Service {
 
 /// Finds out whose a process is, for a caller that binds it.
 #[derive(Debug)]
-pub struct Identify {
-    /// The service.
-    pub service: Service,
-    /// The user on whose behalf.
-    pub uid: u32,
-    /// The process.
-    pub process: Process,
+struct Identify {
+    service: Service,
+    asker: Asker,
+    process: Process,
 }
 
 impl Work for Identify {
     type Answer = Result<(Process, Identity), Error>;
 
     fn perform(self) -> Self::Answer {
-        let Self { service, uid, process } = self;
-        let identity = service.identity(Asker::User(uid), &process)?;
+        let Self { service, asker, process } = self;
+        let identity = service.identity(asker, &process)?;
         Ok((process.started(identity.start), identity))
     }
 }

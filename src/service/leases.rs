@@ -56,7 +56,7 @@ impl Service {
         name: LeaseName,
     ) -> Result<Key, Error> {
         let find = Find { service: self.clone(), caller: Arc::clone(caller), name };
-        self.storage().run(find).await?
+        self.storage().run_for(caller.uid(), find).await?
     }
 
     /// Returns the holders of a lease: owners, or else those for which it is reserved, and a foreign
@@ -77,7 +77,7 @@ impl Service {
         }
         let reserved = self.reserved_holders(key.identity(), &[]);
         let probe = ProbeKey { key, host: self.host() };
-        Ok((locks, reserved, self.storage().run(probe).await??))
+        Ok((locks, reserved, self.storage().run_for(caller.uid(), probe).await??))
     }
 
     /// Makes a lease. One that is there stays as it is.
@@ -90,9 +90,9 @@ impl Service {
         caller: &Arc<CallerProcess>,
         name: LeaseName,
     ) -> Result<(), Error> {
-        let caller = Arc::clone(caller);
+        let (uid, caller) = (caller.uid(), Arc::clone(caller));
         let deed = Deed { service: self.clone(), caller, name, tend: Tend::Make };
-        self.storage().run(deed).await?
+        self.storage().run_for(uid, deed).await?
     }
 
     /// Removes a lease, while nobody has it locked.
@@ -106,9 +106,9 @@ impl Service {
         caller: &Arc<CallerProcess>,
         name: LeaseName,
     ) -> Result<(), Error> {
-        let caller = Arc::clone(caller);
+        let (uid, caller) = (caller.uid(), Arc::clone(caller));
         let deed = Deed { service: self.clone(), caller, name, tend: Tend::Remove };
-        self.storage().run(deed).await?
+        self.storage().run_for(uid, deed).await?
     }
 }
 

@@ -50,9 +50,9 @@ impl Service {
         directory: PathBuf,
         links: Links,
     ) -> Result<LockspaceKind, Error> {
-        let caller = Arc::clone(caller);
+        let (uid, caller) = (caller.uid(), Arc::clone(caller));
         let create = Create { service: self.clone(), caller, directory, links };
-        let (kind, shown) = self.storage().run(create).await??;
+        let (kind, shown) = self.storage().run_for(uid, create).await??;
         shown.wait().await;
         Ok(kind)
     }
@@ -71,7 +71,7 @@ impl Service {
         directory: PathBuf,
     ) -> Result<(), Error> {
         let remove = Remove { service: self.clone(), caller: Arc::clone(caller), directory };
-        self.storage().run(remove).await??.wait().await;
+        self.storage().run_for(caller.uid(), remove).await??.wait().await;
         Ok(())
     }
 

@@ -52,6 +52,7 @@ mod state;
 pub mod storage;
 mod suspects;
 mod suspend;
+mod turns;
 mod user;
 mod verify;
 mod views;
@@ -87,6 +88,7 @@ use sighting::Sightings;
 use state::{Locked, State};
 use storage::Storage;
 use suspects::gate::Gate;
+use turns::Turns;
 pub use views::{CallerProcess, ResolveFor};
 pub use wait::{Granted, Presence, Wait, Why};
 
@@ -106,6 +108,7 @@ struct Inner {
     fitness: Fitness,
     sightings: Sightings,
     inspector: Inspector,
+    turns: Turns,
     /// Told when an owner may have gone.
     went: Notify,
     /// How many batches are on their way to being seen.
@@ -179,6 +182,7 @@ impl Service {
             fitness: Fitness::default(),
             sightings: Sightings::default(),
             inspector,
+            turns: Turns::default(),
             went: Notify::new(),
             unclean: Notify::new(),
             reserved: Notify::new(),

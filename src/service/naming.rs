@@ -114,6 +114,35 @@ pub struct Named {
     pub lifelines: Vec<Processes>,
 }
 
+impl NameProcesses {
+    /// Asks an inspector once it is the asker's turn. Where that does not come in time, nothing is
+    /// named.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Abandoned`].
+    pub async fn run(self) -> Result<Named, Error> {
+        let service = self.service.clone();
+        match service.inspector_turn(self.asker, patience::question()).await {
+            Ok(turn) => service.run_in_turn(turn, self).await,
+            Err(error) => {
+                tracing::debug!(%error, "processes are not named");
+                Ok(self.unnamed())
+            }
+        }
+    }
+
+    /// Returns what is known without a question.
+    fn unnamed(self) -> Named {
+        let mut stranger = self.stranger;
+        if let Some(stranger) = &mut stranger {
+            stranger.name(None);
+        }
+        let (users, bound, lifelines) = (Processes::default(), Vec::new(), Vec::new());
+        Named { stranger, users, bound, lifelines }
+    }
+}
+
 impl Work for NameProcesses {
     type Answer = Named;
 

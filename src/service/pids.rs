@@ -68,8 +68,11 @@ impl Service {
         if caller.same_pids.get() == Some(&true) {
             return Ok(Process::by_pid(pid)?);
         }
+        let foreign = |why: String| Error::ForeignPid { pid, caller: caller.pid, why };
+        let turn = self.inspector_turn(Asker::Callers(caller.uid), patience::view()).await;
+        let turn = turn.map_err(|error| Unseen::Inspector(error).or(foreign))?;
         let find = FindProcess { service: self.clone(), caller: Arc::clone(caller), pid };
-        self.storage().run(find).await?
+        self.run_in_turn(turn, find).await?
     }
 }
 

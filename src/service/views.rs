@@ -294,9 +294,11 @@ impl Service {
         if caller.same_names.get().is_some() {
             return Ok(());
         }
-        let check = CheckShared { service: self.clone(), caller: Arc::clone(caller) };
-        if self.storage().run(check).await? {
-            return Ok(());
+        if let Ok(turn) = self.inspector_turn(Asker::Callers(caller.uid), patience::view()).await {
+            let check = CheckShared { service: self.clone(), caller: Arc::clone(caller) };
+            if self.run_in_turn(turn, check).await? {
+                return Ok(());
+            }
         }
         let why = "names of another mount namespace are looked up only for callers that may lock by \
                    name";
