@@ -1,6 +1,8 @@
 //! Reading `/proc` of another process may block for as long as that process likes: it delays a
 //! refusal by a fraction of a second, and nothing else.
 
+mod queue;
+
 use std::fs::File;
 use std::path::Path;
 use std::process::Stdio;
