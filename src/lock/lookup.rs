@@ -9,6 +9,10 @@
 //! What the kernel checks of links is checked here: how many there are (`path_resolution(7)`), links
 //! of others in sticky directories (`fs.protected_symlinks`, `proc_sys_fs(5)`), and mounts on which
 //! none are followed.
+//!
+//! The kernel bounds each link by 4095 bytes, and a name by 40 links, which is 80 000 components. Here
+//! all components of one lookup are bounded by a [`Budget`], so a name with links is always walked
+//! here.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,12 +26,11 @@ use nix::sys::stat::{FileStat, Mode as Permissions, SFlag, fstat};
 use nix::sys::statfs::{self, FsType, fstatfs};
 use nix::unistd::geteuid;
 
+use super::budget::Budget;
 use super::mount::Mounts;
 use super::open::Links;
 use super::way::far_mount;
 
-/// How many links one name may lead through, as in the kernel (`path_resolution(7)`).
-const LINKS: usize = 40;
 /// `ST_NOSYMFOLLOW` of the kernel's <linux/statfs.h>.
 const NO_LINKS: u64 = 0x2000;
 /// AppArmor's own file system, which has magic links, too (`AAFS_MAGIC` of <linux/magic.h>).
@@ -57,13 +60,21 @@ pub(super) fn openat2(
 }
 
 /// Turns a name into a descriptor of what it leads to, without opening that.
+///
+/// # Errors
+///
+/// What `openat2(2)` reports; `ENAMETOOLONG` also where the lookup needs more components than a
+/// [`Budget`] has.
 pub(super) fn locate(path: &Path, links: Links) -> Result<OwnedFd, Errno> {
-    let resolve = match links {
-        Links::Follow => ResolveFlag::RESOLVE_NO_MAGICLINKS,
-        Links::Refuse => ResolveFlag::RESOLVE_NO_SYMLINKS,
-    };
+    // A name without links has no more components than a budget.
+    let resolve = ResolveFlag::RESOLVE_NO_SYMLINKS;
     let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
-    openat2(AT_FDCWD, path, how).unwrap_or_else(|| walk(path, links))
+    match openat2(AT_FDCWD, path, how) {
+        Some(Err(Errno::ELOOP)) if links == Links::Follow => {}
+        Some(found) => return found,
+        None => {}
+    }
+    walk(path, links, &mut Budget::default())
 }
 
 /// The same for a name that leads to no mount that another host or process serves; `EAGAIN` for one
@@ -121,7 +132,7 @@ fn mount_of(file: impl AsFd) -> Result<u64, Errno> {
 }
 
 /// Walks a name.
-fn walk(path: &Path, links: Links) -> Result<OwnedFd, Errno> {
+fn walk(path: &Path, links: Links, budget: &mut Budget) -> Result<OwnedFd, Errno> {
     let name = path.as_os_str().as_bytes();
     if name.is_empty() {
         return Err(Errno::ENOENT);
@@ -130,17 +141,21 @@ fn walk(path: &Path, links: Links) -> Result<OwnedFd, Errno> {
     // The rest of the name, its last component first.
     let mut rest = Vec::new();
     push(&mut rest, name);
-    let mut followed = 0;
     while let Some(part) = rest.pop() {
+        budget.spend_component()?;
         let next = step(at.as_fd(), &part, rest.is_empty())?;
         let stat = fstat(&next)?;
         if kind(&stat) != SFlag::S_IFLNK {
             at = next;
             continue;
         }
-        followed += 1;
-        if links == Links::Refuse || followed > LINKS || is_magic(next.as_fd())? {
+        budget.spend_link()?;
+        if links == Links::Refuse {
             return Err(Errno::ELOOP);
+        }
+        if is_magic(next.as_fd())? {
+            at = follow_harmless(at.as_fd(), &part)?;
+            continue;
         }
         check_link(&fstat(&at)?, &stat)?;
         let target = readlinkat(&next, "")?;
@@ -207,6 +222,14 @@ fn is_magic(link: BorrowedFd<'_>) -> Result<bool, Errno> {
         || mounted.f_flag.bits() & NO_LINKS != 0)
 }
 
+/// Follows a link that may be magic, if it is not: some of proc's are ordinary ones, such as
+/// `/proc/self`. Only `openat2(2)` can tell.
+fn follow_harmless(at: BorrowedFd<'_>, part: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    openat2(at, Path::new(OsStr::from_bytes(part)), how).unwrap_or(Err(Errno::ELOOP))
+}
+
 /// Refuses a link of another user in a directory that any user may write.
 fn check_link(directory: &FileStat, link: &FileStat) -> Result<(), Errno> {
     let is_open = directory.st_mode & STICKY == STICKY;
@@ -228,7 +251,18 @@ mod tests {
             let stat = fstat(found?)?;
             Ok((stat.st_dev, stat.st_ino))
         };
-        [node(locate(path, links)), node(walk(path, links))]
+        let resolve = match links {
+            Links::Follow => ResolveFlag::RESOLVE_NO_MAGICLINKS,
+            Links::Refuse => ResolveFlag::RESOLVE_NO_SYMLINKS,
+        };
+        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
+        let kernel = nix::fcntl::openat2(AT_FDCWD, path, how);
+        assert_eq!(node(locate(path, links)), node(walked(path, links)), "{}", path.display());
+        [node(kernel), node(walked(path, links))]
+    }
+
+    fn walked(path: &Path, links: Links) -> Result<OwnedFd, Errno> {
+        walk(path, links, &mut Budget::default())
     }
 
     fn tree() -> tempfile::TempDir {
@@ -291,13 +325,13 @@ mod tests {
     #[test]
     fn magic_links_and_those_of_others_are_refused() {
         for path in ["/proc/self/exe", "/proc/self/fd/0", "/proc/self/root/etc"] {
-            assert_eq!(walk(Path::new(path), Links::Follow).unwrap_err(), Errno::ELOOP, "{path}");
+            assert_eq!(walked(Path::new(path), Links::Follow).unwrap_err(), Errno::ELOOP, "{path}");
         }
-        assert_eq!(walk(Path::new(""), Links::Follow).unwrap_err(), Errno::ENOENT);
+        assert_eq!(walked(Path::new(""), Links::Follow).unwrap_err(), Errno::ENOENT);
         let here = both(Path::new("src/../src/./lock"), Links::Refuse);
         assert!(here[0].is_ok() && here[0] == here[1], "{here:?}");
         let long = PathBuf::from(format!("/{}", "x".repeat(300)));
-        assert_eq!(walk(&long, Links::Follow).unwrap_err(), Errno::ENAMETOOLONG);
+        assert_eq!(walked(&long, Links::Follow).unwrap_err(), Errno::ENAMETOOLONG);
         let stat = |uid, mode| {
             let mut stat = fstat(fs::File::open("/").unwrap()).unwrap();
             (stat.st_uid, stat.st_mode) = (uid, mode);
@@ -311,5 +345,34 @@ mod tests {
         {
             assert_eq!(check(dir, link), Ok(()));
         }
+    }
+
+    #[test]
+    fn chain_of_links_is_looked_up_within_the_budget() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir_all(at("p")).unwrap();
+        fs::write(at("disk"), "").unwrap();
+        // Links that lead one to the next, each with this many detours.
+        let chain = |links: usize, detours: usize| {
+            for n in 0..links {
+                let next = if n + 1 == links { "disk".to_owned() } else { format!("l{}", n + 1) };
+                let _ = fs::remove_file(at(&format!("l{n}")));
+                symlink("p/../".repeat(detours) + &next, at(&format!("l{n}"))).unwrap();
+            }
+            let mut budget = Budget::default();
+            let found = walk(&at("l0"), Links::Follow, &mut budget).map(drop);
+            assert_eq!(found, locate(&at("l0"), Links::Follow).map(drop));
+            (found, budget.spent())
+        };
+        let own = at("l0").components().count() - 1;
+        assert_eq!(chain(3, 4), (Ok(()), own + 3 * 9));
+        assert_eq!(chain(40, 1), (Ok(()), own + 40 * 3));
+        assert_eq!(chain(41, 0), (Err(Errno::ELOOP), own + 40));
+        // The kernel would follow this one.
+        assert_eq!(chain(38, 800), (Err(Errno::ENAMETOOLONG), Budget::COMPONENTS));
+        let longest = PathBuf::from("/".to_owned() + &"./".repeat(2047));
+        locate(&longest, Links::Refuse).unwrap();
+        walked(&longest, Links::Refuse).unwrap();
     }
 }

@@ -7,6 +7,7 @@
 pub mod age;
 mod attribute;
 mod backing;
+mod budget;
 pub mod closer;
 pub mod description;
 pub mod directory;

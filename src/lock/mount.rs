@@ -4,7 +4,7 @@
 //! asks it waits for as long as that lasts. So who is about to ask finds out here which mount he
 //! would ask.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -19,21 +19,25 @@ use super::polled::Polled;
 
 /// File systems that this host's kernel serves by itself, from a device of its own or from memory:
 /// who asks them waits for no one else.
-const LOCAL: [&str; 31] = [
+const LOCAL: [&str; 38] = [
     "bcachefs",
+    "binfmt_misc",
     "bpf",
     "btrfs",
     "cgroup",
     "cgroup2",
+    "configfs",
     "debugfs",
     "devpts",
     "devtmpfs",
+    "efivarfs",
     "erofs",
     "exfat",
     "ext2",
     "ext3",
     "ext4",
     "f2fs",
+    "fusectl",
     "hugetlbfs",
     "iso9660",
     "jfs",
@@ -41,12 +45,15 @@ const LOCAL: [&str; 31] = [
     "ntfs3",
     "overlay",
     "proc",
+    "pstore",
     "ramfs",
     "reiserfs",
+    "rpc_pipefs",
     "securityfs",
     "squashfs",
     "sysfs",
     "tmpfs",
+    "tracefs",
     "udf",
     "vfat",
     "xfs",
@@ -114,7 +121,15 @@ impl Mount {
 
 /// All mounts of this process, in the order in which they were made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Mounts(Vec<Mount>);
+pub struct Mounts {
+    all: Vec<Mount>,
+    /// The index of the mount that is visible at each point: of several in one place, the last.
+    visible: HashMap<PathBuf, usize>,
+    /// How many components the deepest point has, and how many bytes the longest one: a user decides how
+    /// many prefixes a name has, and only those that can be a point are looked for.
+    depth: usize,
+    longest: usize,
+}
 
 /// The kernel's list.
 const LIST: &str = "/proc/self/mountinfo";
@@ -154,8 +169,12 @@ impl Mounts {
     #[must_use]
     pub fn parse(list: &[u8]) -> Self {
         let lines = list.split(|byte| *byte == b'\n').filter_map(Mount::parse);
-        let (mounts, layers): (Vec<Mount>, Vec<Vec<PathBuf>>) = lines.unzip();
-        let mut mounts = Self(mounts);
+        let (all, layers): (Vec<Mount>, Vec<Vec<PathBuf>>) = lines.unzip();
+        let points = all.iter().enumerate().map(|(index, mount)| (mount.point.clone(), index));
+        let visible: HashMap<PathBuf, usize> = points.collect();
+        let depth = visible.keys().map(|point| depth(point)).max().unwrap_or_default();
+        let longest = visible.keys().map(|point| point.as_os_str().len()).max().unwrap_or_default();
+        let mut mounts = Self { all, visible, depth, longest };
         // The layers of an overlay may be on another one.
         for _ in 0..OVERLAY_DEPTH {
             mounts.find_remote_layers(&layers);
@@ -183,7 +202,7 @@ impl Mounts {
             numbers.into_iter().collect()
         });
         let of_each: Vec<Vec<u64>> = of_each.collect();
-        for (mount, remote) in self.0.iter_mut().zip(of_each) {
+        for (mount, remote) in self.all.iter_mut().zip(of_each) {
             mount.remote_layers = remote;
         }
     }
@@ -201,32 +220,47 @@ impl Mounts {
     /// The one that a path without links is on.
     #[must_use]
     pub fn of(&self, path: &Path) -> Option<&Mount> {
-        // Of several in one place, the last covers the others.
-        self.0.iter().rev().filter(|mount| path.starts_with(&mount.point)).max_by(|a, b| {
-            let depth = |mount: &Mount| mount.point.components().count();
-            // `max_by` takes the last of equals, which here was mounted first.
-            depth(a).cmp(&depth(b)).then(std::cmp::Ordering::Greater)
-        })
+        self.points_of(path).find_map(|point| self.visible_at(point))
+    }
+
+    /// Returns the mount whose root a path is; the path has no links, detours or repeated slashes.
+    #[must_use]
+    pub fn at(&self, point: &Path) -> Option<&Mount> {
+        let may_be = point.as_os_str().len() <= self.longest;
+        may_be.then(|| self.visible_at(point)).flatten()
+    }
+
+    fn visible_at(&self, point: &Path) -> Option<&Mount> {
+        self.visible.get(point).and_then(|index| self.all.get(*index))
+    }
+
+    /// The prefixes of a path that can be mount points, the longest first.
+    fn points_of<'p>(&self, path: &'p Path) -> impl Iterator<Item = &'p Path> {
+        path.ancestors().skip(depth(path).saturating_sub(self.depth))
     }
 
     /// The first far one on the way to a path without links: who walks it asks that one first.
     #[must_use]
     pub fn far_on_the_way(&self, path: &Path) -> Option<&Mount> {
-        let mut steps: Vec<&Path> = path.ancestors().collect();
+        let mut steps: Vec<&Path> = self.points_of(path).collect();
         steps.reverse();
-        steps.into_iter().filter_map(|step| self.of(step)).find(|mount| mount.is_far())
+        steps.into_iter().filter_map(|point| self.visible_at(point)).find(|mount| mount.is_far())
     }
 
     /// The one with this number.
     #[must_use]
     pub fn numbered(&self, id: u64) -> Option<&Mount> {
-        self.0.iter().find(|mount| mount.id == id)
+        self.all.iter().find(|mount| mount.id == id)
     }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Mount> {
-        self.0.iter()
+        self.all.iter()
     }
+}
+
+fn depth(path: &Path) -> usize {
+    path.components().count()
 }
 
 fn number(word: &[u8]) -> Option<u64> {

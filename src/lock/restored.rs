@@ -237,7 +237,7 @@ impl Work for Retake {
     fn perform(self) -> Result<Held, Lost> {
         let Self { want, signature } = self;
         let mode = want.mode;
-        let goal = match find(&want)? {
+        let goal = match find_in_place(&want).map_or_else(|| find(&want), Ok)? {
             Goal::Disk(target) => Goal::Disk(Box::new(target.without_devices())),
             goal @ Goal::Key(_) => goal,
         };
@@ -292,6 +292,21 @@ fn find(want: &Want) -> Result<Goal, Lost> {
     let Some(Ok(path)) = path else {
         return Err(lost(Loss::Unlockable, "it has no name by which it could be found".into()));
     };
+    find_at(want, path, Links::Follow)
+}
+
+/// Finds a disk that is where it was locked: by its canonical path, which has no links. So neither the
+/// lookup nor its outcome depends on where links lead by now. `None` where it is not there.
+fn find_in_place(want: &Want) -> Option<Goal> {
+    let path = DiskPath::parse(want.canonical.as_deref()?).ok()?;
+    find_at(want, path, Links::Refuse).ok()
+}
+
+/// Finds a disk by a path, if that leads to it.
+fn find_at(want: &Want, path: DiskPath, links: Links) -> Result<Goal, Lost> {
+    let lost = |loss: Loss, why: String| Lost { loss, why };
+    let mut directories = Directories::default();
+    let mut places = want.lock_files.iter().map(|file| directories.of(file));
     let naming = match places.next().flatten().filter(|_| want.lockspace.has_files()) {
         Some((directory, _)) => {
             let names = want.lock_files.iter().filter_map(|file| file.file_name()?.to_str());
@@ -300,7 +315,7 @@ fn find(want: &Want) -> Result<Goal, Lost> {
         }
         None => Naming::Direct,
     };
-    let resolve = Resolve { wanted: Wanted::Path(path), naming, links: Links::Follow };
+    let resolve = Resolve { wanted: Wanted::Path(path), naming, links };
     let mut target = resolve.perform().map_err(|error| lost(Loss::Replaced, error.to_string()))?;
     if target.identity != want.identity {
         return Err(lost(Loss::Replaced, "its name leads to another disk".into()));

@@ -1,20 +1,26 @@
 //! Which mounts a name leads to, found out without asking any of them that may not answer.
+//!
+//! A user decides how long that takes, by the links in its own directories. So a name is walked once,
+//! each component from the directory before it, with the [`Budget`] that a lookup has: a name that
+//! needs more is refused by the lookup, too, before it asks anything further away.
 
-use std::collections::VecDeque;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::readlink;
+use nix::fcntl::{AT_FDCWD, OFlag, openat, readlink, readlinkat};
+use nix::sys::stat::Mode as Permissions;
 
+use super::budget::Budget;
 use super::lookup;
 use super::mount::{Mount, Mounts};
 use super::open::Links;
 
-/// How many links one name may lead through, as in the kernel (`path_resolution(7)`).
-const LINKS: usize = 40;
 /// How many prefixes of a name are looked at one by one.
 const SHORT: usize = 16;
+const DIRECTORY: OFlag =
+    OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
 /// The far mount that a name leads to or through; `None` where none does, or the name leads nowhere
 /// without one.
@@ -25,29 +31,27 @@ pub fn far_mount<'m>(mounts: &'m Mounts, path: &Path) -> Option<&'m Mount> {
     if !mounts.iter().any(Mount::is_far) {
         return None;
     }
-    let mut path = path.to_owned();
-    for _ in 0..LINKS {
-        match step(mounts, &path) {
-            Step::Far(mount) => return Some(mount),
-            Step::Near => return None,
-            Step::Link(to) => path = to,
-        }
+    let mut walk = Walk::new(path.to_owned());
+    while !walk.has_ended() {
+        walk.advance(mounts);
     }
-    None
+    walk.remote().and_then(|mount| mounts.numbered(mount.id))
 }
 
 /// A walk along a name to the mount that it leads to, link by link. No remote mount is asked; a local
 /// one is, and may hang.
 #[derive(Debug, Clone)]
 pub struct Walk {
-    /// The name without the links that were followed.
-    path: PathBuf,
-    links: usize,
+    /// How far it has come: a path without links.
+    walked: PathBuf,
+    /// The rest of the name, its last component first.
+    rest: Vec<OsString>,
+    budget: Budget,
     end: Option<End>,
 }
 
 /// Where a walk has ended.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum End {
     /// On a local mount, or nowhere.
     Local,
@@ -59,7 +63,9 @@ impl Walk {
     /// A walk that has not begun: nothing was asked.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
-        Self { path, links: 0, end: None }
+        let mut rest = Vec::new();
+        push(&mut rest, &path);
+        Self { walked: PathBuf::from("/"), rest, budget: Budget::default(), end: None }
     }
 
     /// Whether the walk has ended.
@@ -85,76 +91,104 @@ impl Walk {
         if self.remote().is_some() {
             return None;
         }
-        let any = mounts.iter().any(Mount::is_far);
-        match any.then(|| mounts.far_on_the_way(&self.path)).flatten() {
+        let (path, any) = (self.path(), mounts.iter().any(Mount::is_far));
+        match any.then(|| mounts.far_on_the_way(&path)).flatten() {
             Some(remote) => mounts.of(remote.point.parent().unwrap_or(Path::new("/"))),
-            None => mounts.of(&self.path),
+            None => mounts.of(&path),
         }
     }
 
-    /// Follows the name to the next link in it, or to the end.
+    /// Follows the name to the next link in it, or to the end. A name with more links or components
+    /// than a lookup follows ends where it has come to: the lookup goes no further either.
     pub fn advance(&mut self, mounts: &Mounts) {
-        if self.has_ended() {
-            return;
+        if !self.has_ended() {
+            self.end = self.follow(mounts).unwrap_or(Some(End::Local));
         }
-        match step(mounts, &self.path) {
-            Step::Far(mount) => self.end = Some(End::Remote(mount.clone())),
-            Step::Near => self.end = Some(End::Local),
-            Step::Link(to) => {
-                self.path = to;
-                self.links += 1;
-                if self.links >= LINKS {
-                    self.end = Some(End::Local);
+    }
+
+    /// The name without the links that were followed.
+    fn path(&self) -> PathBuf {
+        let mut path = self.walked.clone();
+        path.extend(self.rest.iter().rev());
+        path
+    }
+
+    /// Whether the name as it is spelt leads to a mount without a link: most names do, and that is seen
+    /// at once.
+    fn end_of_plain_name(&self, mounts: &Mounts) -> Option<End> {
+        if self.rest.iter().any(|part| part == "..") {
+            return None;
+        }
+        let path = self.path();
+        match mounts.far_on_the_way(&path) {
+            // A link before it may lead elsewhere.
+            Some(far) => leads_straight(far.point.parent().unwrap_or(Path::new("/")))
+                .then(|| End::Remote(far.clone())),
+            None => leads_straight(&path).then_some(End::Local),
+        }
+    }
+
+    /// Follows the name to the next link, and returns the end if there is none.
+    ///
+    /// # Errors
+    ///
+    /// `ELOOP`, `ENAMETOOLONG`: the name has more links or components than a lookup follows.
+    fn follow(&mut self, mounts: &Mounts) -> Result<Option<End>, Errno> {
+        if self.budget.spent() == 0 {
+            if let Some(end) = self.end_of_plain_name(mounts) {
+                return Ok(Some(end));
+            }
+            if let Some(far) = mounts.at(&self.walked).filter(|mount| mount.is_far()) {
+                return Ok(Some(End::Remote(far.clone())));
+            }
+        }
+        // The directory that was walked to; `None` where nothing can be looked up any more.
+        let mut at = enter(None, &self.walked);
+        while let Some(part) = self.rest.pop() {
+            self.budget.spend_component()?;
+            if part == ".." {
+                self.walked.pop();
+                at = at.and_then(|at| enter(Some(&at), Path::new("..")));
+                continue;
+            }
+            self.walked.push(&part);
+            if let Some(far) = mounts.at(&self.walked).filter(|mount| mount.is_far()) {
+                return Ok(Some(End::Remote(far.clone())));
+            }
+            let Some(directory) = at.take() else { continue };
+            if let Ok(target) = readlinkat(&directory, part.as_os_str()) {
+                self.budget.spend_link()?;
+                let target = PathBuf::from(target);
+                self.walked.pop();
+                if target.is_absolute() {
+                    self.walked = PathBuf::from("/");
                 }
+                push(&mut self.rest, &target);
+                return Ok(None);
+            }
+            if !self.rest.is_empty() {
+                at = enter(Some(&directory), Path::new(&part));
             }
         }
+        Ok(Some(End::Local))
     }
 }
 
-enum Step<'m> {
-    Far(&'m Mount),
-    Near,
-    /// There is a link; without it, the name is this.
-    Link(PathBuf),
+/// Puts the components of a name before the rest.
+fn push(rest: &mut Vec<OsString>, name: &Path) {
+    let is_step = |part: &Component<'_>| matches!(part, Component::Normal(_) | Component::ParentDir);
+    let parts = name.components().filter(is_step).map(|part| OsStr::to_owned(part.as_os_str()));
+    let first = rest.len();
+    rest.extend(parts);
+    rest[first..].reverse();
 }
 
-/// Walks a name up to the first link or far mount in it.
-fn step<'m>(mounts: &'m Mounts, path: &Path) -> Step<'m> {
-    let mut walked = PathBuf::from("/");
-    let mut rest: VecDeque<OsString> = path
-        .components()
-        .filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir))
-        .map(|part| part.as_os_str().to_owned())
-        .collect();
-    // Mostly there is no link at all, and one look shows it.
-    let plain = !rest.iter().any(|part| part == "..");
-    if plain {
-        if let Some(far) = mounts.far_on_the_way(path) {
-            // A link before it may lead elsewhere; then it is walked below.
-            if leads_straight(far.point.parent().unwrap_or(Path::new("/"))) {
-                return Step::Far(far);
-            }
-        } else if leads_straight(path) {
-            return Step::Near;
-        }
+fn enter(at: Option<&OwnedFd>, name: &Path) -> Option<OwnedFd> {
+    match at {
+        Some(at) => openat(at, name, DIRECTORY, Permissions::empty()),
+        None => openat(AT_FDCWD, name, DIRECTORY, Permissions::empty()),
     }
-    while let Some(part) = rest.pop_front() {
-        if part == ".." {
-            walked.pop();
-            continue;
-        }
-        walked.push(&part);
-        if let Some(far) = mounts.far_on_the_way(&walked) {
-            return Step::Far(far);
-        }
-        if let Ok(target) = readlink(&walked) {
-            walked.pop();
-            let mut to = walked.join(target);
-            to.extend(rest);
-            return Step::Link(to);
-        }
-    }
-    Step::Near
+    .ok()
 }
 
 /// Whether a name without detours leads to a file and has no link in it. Only for one that no far mount
@@ -224,12 +258,48 @@ mod tests {
         let names = ["near/disk", "near/none", "far/disk", "near/relative", "loop"].map(walked);
         let (near, far_away) = ((Some(1), None, 1), (None, Some(2), 1));
         let through_link = (None, Some(2), 2);
-        assert_eq!(names, [near, near, far_away, through_link, (Some(1), None, LINKS)]);
+        assert_eq!(names, [near, near, far_away, through_link, (Some(1), None, 41)]);
         for name in ["near", "near/disk", "near/none", "loop", "farther", "far/../../near"] {
             assert_eq!(far_mount(&Mounts::default(), &at(name)), None);
             if name != "far/../../near" {
                 assert_eq!(far(name), None, "{name}");
             }
         }
+    }
+
+    #[test]
+    fn chain_of_links_is_walked_within_the_budget() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        let at = |name: &str| real.join(name);
+        std::fs::create_dir_all(at("p")).unwrap();
+        std::fs::create_dir_all(at("far")).unwrap();
+        let list = format!(
+            "1 0 1:1 / / rw - ext4 x rw\n2 1 0:9 / {} rw - nfs x rw\n",
+            at("far").display()
+        );
+        let mounts = Mounts::parse(list.as_bytes());
+        // Links that lead one to the next, each with this many detours.
+        let chain = |links: usize, detours: usize, to: &str| {
+            for n in 0..links {
+                let next = if n + 1 == links { to.to_owned() } else { format!("l{}", n + 1) };
+                let _ = std::fs::remove_file(at(&format!("l{n}")));
+                symlink("p/../".repeat(detours) + &next, at(&format!("l{n}"))).unwrap();
+            }
+            let mut walk = Walk::new(at("l0/disk"));
+            while !walk.has_ended() {
+                walk.advance(&mounts);
+            }
+            (walk.remote().map(|mount| mount.id), walk.path(), walk.budget.spent())
+        };
+        let own = at("l0").components().count() - 1;
+        assert_eq!(chain(3, 4, "far"), (Some(2), at("far/disk"), own + 3 * 9));
+        assert_eq!(chain(3, 4, "p"), (None, at("p/disk"), own + 3 * 9 + 1));
+        let (end, _, spent) = chain(41, 0, "far");
+        assert_eq!((end, spent), (None, own + 40));
+        let (end, _, spent) = chain(38, 800, "far");
+        assert_eq!((end, spent), (None, Budget::COMPONENTS));
+        assert_eq!(far_mount(&mounts, &at("l0/disk")), None);
+        assert_eq!(lookup::locate(&at("l0"), Links::Follow).unwrap_err(), Errno::ENAMETOOLONG);
     }
 }

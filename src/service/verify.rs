@@ -2,16 +2,16 @@
 //!
 //! What was parked is there, and nearly always so is its lock; but a network file system may have
 //! lost it meanwhile, and a lock of which only the record is left has to be taken again. Either
-//! asks the storage, which may be dead; so it happens while the service serves, device by device,
-//! and one that hangs holds up no other.
+//! asks the storage, which may be dead; so it happens while the service serves, device by device and
+//! user by user ([`order`]), and one that hangs holds up no other.
 //!
 //! A lock that is not there is *lost*: it is said loudly, and tried again now and then, since its
 //! machine may still be writing. Until then it stays in the way of all other owners.
 
-use std::collections::BTreeMap;
+mod order;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
 
 use super::state::State;
 use super::{Error, Service, chronicle};
@@ -23,9 +23,6 @@ use crate::lock::work::{Asked, Work};
 use crate::lock::{self, Event, Lock, Loss, Proof, Want};
 use crate::step::step;
 
-/// How long until a lost lock is tried again.
-const AGAIN: Duration = Duration::from_secs(10);
-
 impl Service {
     /// Looks at every lock that nobody has looked at since it was restored. Returns at once.
     pub(super) fn verify_all(&self) {
@@ -35,28 +32,7 @@ impl Service {
     /// The same for some: who passes to another owner has another number from then on, under which
     /// nobody would look at it.
     pub(super) fn verify_these<'l>(&self, locks: impl IntoIterator<Item = &'l Lock>) {
-        let mut devices: BTreeMap<Server, Vec<u64>> = BTreeMap::new();
-        for lock in locks.into_iter().filter(|lock| lock.proof != Proof::Verified) {
-            devices.entry(server(lock)).or_default().push(lock.id);
-        }
-        for mut numbers in devices.into_values() {
-            let service = self.clone();
-            tokio::spawn(async move {
-                loop {
-                    let mut lost = Vec::new();
-                    for number in numbers {
-                        if service.verify(number).await != Found::There {
-                            lost.push(number);
-                        }
-                    }
-                    if lost.is_empty() {
-                        return;
-                    }
-                    numbers = lost;
-                    tokio::time::sleep(AGAIN).await;
-                }
-            });
-        }
+        self.verify_in_order(locks.into_iter().filter(|lock| lock.proof != Proof::Verified));
     }
 
     /// Looks at one.
@@ -71,9 +47,10 @@ impl Service {
         if away.is_some_and(|file| !file.is_absolute()) {
             return Found::Unknown;
         }
-        let Some(want) = self.lock(number).map(|lock| lock.want) else { return Found::There };
+        let Some(lock) = self.lock(number) else { return Found::There };
+        let (uid, want) = (lock.owner.uid, lock.want);
         let story = Story { service: self.clone(), number, want };
-        match self.storage().run(story).await {
+        match self.storage().run_for(uid, story).await {
             Ok(found) => found,
             // That is said already.
             Err(Error::Silent(_)) => Found::Unknown,
@@ -234,7 +211,12 @@ impl Work for Story {
     type Answer = Found;
 
     fn asks(&self) -> Vec<Asked<'_>> {
-        self.want.asks()
+        let mut asks = self.want.asks();
+        // Where nothing is left but the record, the disk is looked for there.
+        if !self.service.state().held.contains_key(&self.number) {
+            asks.extend(self.want.canonical.as_deref().map(Asked::path));
+        }
+        asks
     }
 
     fn perform(self) -> Found {

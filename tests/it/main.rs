@@ -15,6 +15,7 @@ mod authorize;
 mod bad_input;
 mod block;
 mod broker;
+mod chains;
 mod cli;
 mod contract;
 mod crash;
