@@ -176,7 +176,8 @@ impl Walk {
 
 /// Puts the components of a name before the rest.
 fn push(rest: &mut Vec<OsString>, name: &Path) {
-    let is_step = |part: &Component<'_>| matches!(part, Component::Normal(_) | Component::ParentDir);
+    let is_step =
+        |part: &Component<'_>| matches!(part, Component::Normal(_) | Component::ParentDir);
     let parts = name.components().filter(is_step).map(|part| OsStr::to_owned(part.as_os_str()));
     let first = rest.len();
     rest.extend(parts);

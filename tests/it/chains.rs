@@ -86,8 +86,7 @@ async fn locks_of_root_are_acquired_again_before_those_of_users() {
     scene.house.daemon().kill9().await;
     let all = scene.of_user.iter().chain([&scene.of_root]);
     // Each lock is reported when it can't be acquired again.
-    let rivals: Vec<Rival> =
-        all.map(|disk| Rival::hold(disk, Kind::Ofd, true).unwrap()).collect();
+    let rivals: Vec<Rival> = all.map(|disk| Rival::hold(disk, Kind::Ofd, true).unwrap()).collect();
     scene.house.daemon().start_again().await;
     let lost = scene.until_lost(4).await;
     let of_user: Vec<&str> = scene.of_user.iter().map(|disk| spelt(disk)).collect();

@@ -132,13 +132,11 @@ async fn in_turn<T>(turns: &Semaphore, done: impl Future<Output = T>) -> T {
     // It is never closed.
     let turn = turns.acquire().await.ok();
     tokio::pin!(done);
-    match timeout(TURN, &mut done).await {
-        Ok(done) => done,
-        Err(_) => {
-            drop(turn);
-            done.await
-        }
+    if let Ok(done) = timeout(TURN, &mut done).await {
+        return done;
     }
+    drop(turn);
+    done.await
 }
 
 #[cfg(test)]
