@@ -214,7 +214,10 @@ impl Work for Story {
         let mut asks = self.want.asks();
         // Where nothing is left but the record, the disk is looked for there.
         if !self.service.state().held.contains_key(&self.number) {
-            asks.extend(self.want.canonical.as_deref().map(Asked::path));
+            let canonical = self.want.canonical.as_deref().map(Path::new);
+            asks.extend(
+                canonical.filter(|_| canonical != self.want.path.as_deref()).map(Asked::path),
+            );
         }
         asks
     }
