@@ -31,7 +31,7 @@ pub fn far_mount<'m>(mounts: &'m Mounts, path: &Path) -> Option<&'m Mount> {
     if !mounts.iter().any(Mount::is_far) {
         return None;
     }
-    let mut walk = Walk::new(path.to_owned());
+    let mut walk = Walk::new(path);
     while !walk.has_ended() {
         walk.advance(mounts);
     }
@@ -62,9 +62,9 @@ enum End {
 impl Walk {
     /// A walk that has not begun: nothing was asked.
     #[must_use]
-    pub fn new(path: PathBuf) -> Self {
+    pub fn new(path: &Path) -> Self {
         let mut rest = Vec::new();
-        push(&mut rest, &path);
+        push(&mut rest, path);
         Self { walked: PathBuf::from("/"), rest, budget: Budget::default(), end: None }
     }
 
@@ -245,7 +245,7 @@ mod tests {
             assert!(!straight(name), "{name}");
         }
         let walked = |name: &str| {
-            let mut walk = Walk::new(at(name));
+            let mut walk = Walk::new(&at(name));
             let number = |mount: Option<&Mount>| mount.map(|mount| mount.id);
             // Before anything is asked.
             assert_eq!(number(walk.local(&mounts)), Some(1), "{name}");
@@ -287,7 +287,7 @@ mod tests {
                 let _ = std::fs::remove_file(at(&format!("l{n}")));
                 symlink("p/../".repeat(detours) + &next, at(&format!("l{n}"))).unwrap();
             }
-            let mut walk = Walk::new(at("l0/disk"));
+            let mut walk = Walk::new(&at("l0/disk"));
             while !walk.has_ended() {
                 walk.advance(&mounts);
             }

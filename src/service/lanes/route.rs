@@ -5,7 +5,6 @@
 //! before its first lookup, for the mounts that its names are on as they are spelt. Where a link leads
 //! to another mount, the request counts there before anything is looked up beyond the link.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::local::Entered;
@@ -40,7 +39,7 @@ impl Route {
         let (mounts, mut names, mut files) = (mounts(), Vec::new(), Vec::new());
         for asked in asked {
             match asked {
-                Asked::Path(path) => names.push(Walk::new(PathBuf::from(&**path))),
+                Asked::Path(path) => names.push(Walk::new(path)),
                 Asked::File(fd) => files.extend(mount_of(&mounts, *fd).cloned()),
             }
         }
