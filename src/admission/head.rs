@@ -74,6 +74,8 @@ pub(super) struct Head<'m> {
     pub(super) serial: u32,
     /// The serial number of the call that a reply answers.
     pub(super) reply_serial: Option<u32>,
+    /// The name that it is sent to.
+    pub(super) destination: Option<&'m str>,
     /// The unique name of the sender, which the bus fills in.
     pub(super) sender: Option<&'m str>,
     /// The method or the signal.
@@ -102,6 +104,7 @@ impl<'m> Head<'m> {
             no_reply: flags & NO_REPLY_EXPECTED != 0,
             serial: order.u32_at(header, 8)?,
             reply_serial: None,
+            destination: None,
             sender: None,
             member: None,
             descriptors: 0,
@@ -114,9 +117,10 @@ impl<'m> Head<'m> {
             match (code, value) {
                 (3, Value::Text(member)) => head.member = Some(member),
                 (5, Value::Number(serial)) => head.reply_serial = Some(serial),
+                (6, Value::Text(destination)) => head.destination = Some(destination),
                 (7, Value::Text(sender)) => head.sender = Some(sender),
                 (9, Value::Number(count)) => head.descriptors = count,
-                (3 | 5 | 7 | 9, _) => return Err(Malformed),
+                (3 | 5 | 6 | 7 | 9, _) => return Err(Malformed),
                 _ => {}
             }
         }

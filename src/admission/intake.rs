@@ -12,7 +12,7 @@ use super::link::Arrived;
 use super::refusal;
 use super::refusals::Refusals;
 use super::stamp::stamp;
-use super::{Admission, BUS};
+use super::{Admission, BUS, driver};
 use crate::lock::received::Received;
 use crate::service::Error;
 
@@ -47,7 +47,8 @@ pub(super) struct Intake {
     descriptors: VecDeque<Received>,
     /// Why the message that is being read has no descriptors, if these were lost.
     missing: Option<refusal::Error>,
-    /// Replies and signals, in order.
+    /// Replies and signals, in order; of a client of the private socket, calls that are not
+    /// for the service.
     pub(super) others: VecDeque<Raw>,
     /// Calls that are to be refused.
     pub(super) refusals: Refusals,
@@ -198,6 +199,11 @@ impl Sorter<'_> {
     fn sort(&mut self, head: &Head<'_>, size: usize, raw: impl FnOnce() -> Raw) -> bool {
         // The bus passes on replies that nothing waits for, and signals of anybody.
         let passed_on = match (head.kind, self.peer.or(head.sender)) {
+            // Neither replies nor signals of a client mean anything.
+            (kind, _) if self.peer.is_some() && kind != Kind::Call => false,
+            (_, Some(_)) if self.peer.is_some() && !driver::is_for_service(head.destination) => {
+                true
+            }
             (Kind::Call, Some(sender)) => {
                 let offered = self.admission.offer(sender, head, size, raw, self.now);
                 return offered.map_err(|refused| self.refusals.push(refused, self.now)).is_ok();

@@ -33,6 +33,7 @@
 mod account;
 mod call;
 mod discard;
+mod driver;
 mod expected;
 mod framer;
 mod greeting;

@@ -11,7 +11,7 @@ use super::greeting::{self, Greeting};
 use super::intake::Intake;
 use super::link::{Arrived, Link};
 use super::peers::{PREFIX, Parcel};
-use super::{Admission, refusal};
+use super::{Admission, driver, refusal};
 use crate::lock::received::Received;
 
 /// How long a client may take for its greeting.
@@ -60,6 +60,12 @@ impl Admission {
             let sorted = intake.sort(arrived, self)?;
             if sorted.accepted > 0 {
                 self.wake();
+            }
+            while let Some(call) = intake.others.pop_front() {
+                let answer = driver::answer(name, call).await;
+                if let Some(answer) = answer.map_err(io::Error::other)? {
+                    self.0.peers.send(name, Parcel::Message(answer));
+                }
             }
             let now = Instant::now();
             intake.refusals.send(now, |refused| {

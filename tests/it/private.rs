@@ -61,6 +61,28 @@ async fn it_answers_as_the_bus_does() {
     assert_eq!(within("an answer", found).await.unwrap(), registered);
 }
 
+/// They greet it as a bus, and look for the name first.
+#[tokio::test]
+async fn tools_for_a_bus_can_call_it() {
+    let house = House::builder().start().await;
+    let address = format!("unix:path={}", socket(&house).display());
+    let (path, interface) = ("/org/vmlockd1", "org.vmlockd1.Manager");
+    let busctl = format!("--address={address}");
+    let line = [&*busctl, "get-property", SERVICE, path, interface, "Version"];
+    let said = within("an answer", house.run("busctl", &line)).await.ok();
+    assert_eq!(said, format!("s \"{}\"\n", env!("CARGO_PKG_VERSION")));
+    let line = [&*busctl, "tree", SERVICE];
+    let tree = within("a tree", house.run("busctl", &line)).await.ok();
+    assert!(tree.contains("/org/vmlockd1/lockspace/direct"), "{tree}");
+    let method = format!("{interface}.ListOwners");
+    let line = ["call", "--address", &address, "--dest", SERVICE, "-o", path, "-m", &method, "{}"];
+    assert_eq!(within("an answer", house.run("gdbus", &line)).await.ok(), "(@aa{sv} [],)\n");
+    // Nobody else is there.
+    let line = [&*busctl, "call", "org.freedesktop.PolicyKit1", "/", interface, "Reload"];
+    let ran = within("an answer", house.run("busctl", &line)).await;
+    assert!(!ran.status.success() && ran.stderr.contains("no other service"), "{ran:?}");
+}
+
 #[tokio::test]
 async fn a_wait_ends_with_the_connection() {
     let house = House::builder().start().await;

@@ -51,6 +51,7 @@ impl Fixture {
             no_reply: false,
             serial: self.serial,
             reply_serial: None,
+            destination: None,
             sender: Some(sender),
             member: Some(member),
             descriptors: 0,
