@@ -2,7 +2,7 @@
 //!
 //! dbus-daemon does not read a connection from which too much has come that it can't deliver
 //! (`max_incoming_unix_fds`, `max_incoming_bytes`): a client that does not read its replies can bring
-//! the service's connection to that, and nobody would get an answer any more. A new connection is
+//! the service's connection to that, and no client would get an answer any more. A new connection is
 //! charged with nothing, so the service leaves the bus then and connects again.
 //!
 //! The kernel tells how much of what was sent is not read yet. The bus has stalled when, for some

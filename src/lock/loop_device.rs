@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_did_not_answer_is_asked_again_once_nobody_hangs_there() {
+    fn a_device_that_did_not_answer_is_asked_again_once_no_process_hangs_there() {
         let (dev, seq) = (makedev(7, 90_000), 5);
         let since = Instant::now().checked_sub(PAUSE).unwrap();
         let silent = Err(Unknown::Silent);

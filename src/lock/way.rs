@@ -84,7 +84,7 @@ impl Walk {
     }
 
     /// Returns the local mount that the name is on, as it is spelt: the one that [`Self::advance`] asks,
-    /// and that whoever uses the name asks after the walk. Asks nothing. `None` after a walk that has
+    /// and that the user of the name asks after the walk. Asks nothing. `None` after a walk that has
     /// ended at a remote mount.
     #[must_use]
     pub fn local<'m>(&self, mounts: &'m Mounts) -> Option<&'m Mount> {

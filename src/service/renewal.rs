@@ -1,5 +1,5 @@
 //! Looks again at what locked disks lie on: before another lock is granted, after a restart, and when
-//! somebody asks who holds what.
+//! a caller asks who holds what.
 
 use std::os::fd::AsFd as _;
 use std::sync::Arc;

@@ -38,7 +38,7 @@ async fn it_answers_as_the_bus_does() {
     let locks = within("an answer", web1.acquire(&[exclusive(&image)])).await.unwrap();
     within("the signal on the bus", acquired.next()).await.unwrap();
     assert_eq!((lock_count(&private).await, lock_count(&bus).await), (1, 1));
-    // Whoever is refused learns of the holder, either way.
+    // A refusal names the holder, either way.
     for connection in [&private, &bus] {
         let web2 = within("an owner", Machine::open(connection, "web2")).await;
         let refused = within("an answer", web2.acquire(&[exclusive(&image)])).await.unwrap_err();
@@ -77,7 +77,7 @@ async fn tools_for_a_bus_can_call_it() {
     let method = format!("{interface}.ListOwners");
     let line = ["call", "--address", &address, "--dest", SERVICE, "-o", path, "-m", &method, "{}"];
     assert_eq!(within("an answer", house.run("gdbus", &line)).await.ok(), "(@aa{sv} [],)\n");
-    // Nobody else is there.
+    // No other service is there.
     let line = [&*busctl, "call", "org.freedesktop.PolicyKit1", "/", interface, "Reload"];
     let ran = within("an answer", house.run("busctl", &line)).await;
     assert!(!ran.status.success() && ran.stderr.contains("no other service"), "{ran:?}");

@@ -176,7 +176,7 @@ async fn a_private_client_is_answered_while_the_bus_does_not_read() {
 }
 
 #[tokio::test]
-async fn leases_that_are_not_read_stop_nobody_else() {
+async fn leases_that_are_not_read_stop_no_other_client() {
     let house = House::builder().without_daemon().start().await;
     house.bus().stop();
     house.bus().limit("max_incoming_unix_fds", 8);

@@ -136,7 +136,7 @@ async fn is_found_where(house: &House, merged: &str, copy: impl Fn(), copied: &s
     copy();
     let refused = web2.acquire(&[exclusive(&at(copied))]).await.unwrap_err();
     assert_refused(&refused, "LockHeld", ", which lies on it");
-    // Whoever reads it keeps nobody else from reading it, and it can't be made exclusive.
+    // Readers do not keep each other out, and it can't be made exclusive.
     let reads = web2.acquire(&[shared(&at(copied))]).await.unwrap();
     let alone = lock(&bus, &reads[0]).await.convert("exclusive", none()).await.unwrap_err();
     assert_refused(&alone.into(), "LockHeld", "by VM \"web1\"");

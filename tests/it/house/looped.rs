@@ -77,7 +77,7 @@ impl Looped {
         told("perl", &["-e", script, self.name(), &offset.to_string()]);
     }
 
-    /// Detaches it, which nobody must have open, and sets the same device up on another file.
+    /// Detaches it, which no process may have open, and sets the same device up on another file.
     pub(crate) fn set_up_anew(&self, file: &Path) {
         told("losetup", &["--detach", self.name()]);
         told("losetup", &[self.name(), file.to_str().expect("a name in UTF-8")]);
