@@ -54,6 +54,7 @@ mod refusal;
 mod refusals;
 mod stall;
 mod stamp;
+mod unsent;
 mod writer;
 
 use std::collections::HashMap;

@@ -5,7 +5,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -14,6 +13,7 @@ use tokio::time::timeout;
 use super::Admission;
 use super::link::Link;
 use super::peers::Parcel;
+use super::unsent::{Count, Unsent};
 
 /// How many messages may wait.
 const MESSAGES: usize = 4096;
@@ -29,7 +29,7 @@ pub(super) struct Outbound {
     admission: Admission,
     queue: mpsc::Sender<Queued>,
     room: Arc<Semaphore>,
-    unsent: Arc<AtomicUsize>,
+    unsent: Count,
 }
 
 /// A message in the queue.
@@ -40,17 +40,13 @@ struct Queued {
     _unsent: Unsent,
 }
 
-/// Counts a message until it is dropped.
-#[derive(Debug)]
-struct Unsent(Arc<AtomicUsize>);
-
 impl Outbound {
     /// Starts a task that sends over this link.
     pub(super) fn new(link: Arc<Link>, admission: Admission) -> Self {
         let (queue, queued) = mpsc::channel(MESSAGES);
         let room = Arc::new(Semaphore::new(ROOM as usize));
         tokio::spawn(send_all(queued, Arc::clone(&link), admission.clone()));
-        Self { link, admission, queue, room, unsent: Arc::default() }
+        Self { link, admission, queue, room, unsent: Count::default() }
     }
 
     /// Sends a message, or has it sent.
@@ -59,15 +55,15 @@ impl Outbound {
     ///
     /// `BrokenPipe` once the connection is closed; `TimedOut` if the queue stays full.
     pub(super) async fn send(&self, parcel: Parcel) -> io::Result<()> {
-        let parcel = if self.unsent.load(Ordering::Relaxed) > 0 {
-            parcel
-        } else {
+        let parcel = if self.unsent.is_zero() {
             match parcel.send_now(&self.link)? {
                 Some(0) => return Ok(()),
                 // Its end is in front of all else.
                 Some(_) => Parcel::Bytes(Vec::new()),
                 None => parcel,
             }
+        } else {
+            parcel
         };
         let queued = timeout(PATIENCE, self.queue(parcel)).await;
         queued.unwrap_or_else(|_| {
@@ -81,9 +77,7 @@ impl Outbound {
         let size = u32::try_from(parcel.len().div_ceil(1024)).unwrap_or(ROOM);
         let room = Arc::clone(&self.room).acquire_many_owned(size.clamp(1, ROOM)).await;
         let room = room.map_err(|_| closed())?;
-        self.unsent.fetch_add(1, Ordering::Relaxed);
-        let unsent = Unsent(Arc::clone(&self.unsent));
-        let queued = Queued { parcel, _room: room, _unsent: unsent };
+        let queued = Queued { parcel, _room: room, _unsent: self.unsent.add() };
         self.queue.send(queued).await.map_err(|_| closed())
     }
 }
@@ -99,11 +93,5 @@ async fn send_all(mut queue: mpsc::Receiver<Queued>, link: Arc<Link>, admission:
         }
         drop(queued);
         admission.sent();
-    }
-}
-
-impl Drop for Unsent {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

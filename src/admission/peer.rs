@@ -18,9 +18,9 @@ use crate::lock::received::Received;
 const GREETING: Duration = Duration::from_secs(5);
 
 impl Admission {
-    /// A name for the next client of the private socket; `None` if there are too many.
+    /// A name for the next client of the private socket.
     #[must_use]
-    pub fn name_peer(&self) -> Option<Arc<str>> {
+    pub fn name_peer(&self) -> Arc<str> {
         self.0.peers.name()
     }
 

@@ -14,11 +14,10 @@ use zbus::Message;
 
 use super::link::Link;
 use super::lock;
+use super::unsent::{Count, Unsent};
 
 /// What the names of peers begin with. Those that a bus gives begin with a digit.
 pub(super) const PREFIX: &str = ":vmlockd.";
-/// How many peers there are at most. The only user that can connect is the privileged one.
-const PEERS: usize = 256;
 /// How many messages wait for a peer that does not read. With more it is disconnected.
 const QUEUE: usize = 256;
 
@@ -79,8 +78,7 @@ impl Parcel {
 pub(super) struct Peers {
     by_name: Mutex<HashMap<Arc<str>, Peer>>,
     last: AtomicUsize,
-    /// Messages that are not sent yet.
-    unsent: Arc<AtomicUsize>,
+    unsent: Count,
     /// Whether nothing is read from peers any more.
     closing: AtomicBool,
 }
@@ -89,21 +87,18 @@ pub(super) struct Peers {
 #[derive(Debug)]
 struct Peer {
     link: Arc<Link>,
-    queue: mpsc::Sender<Parcel>,
+    queue: mpsc::Sender<(Parcel, Unsent)>,
 }
 
 /// What is to be sent to one peer.
 #[derive(Debug)]
-pub(super) struct Outbox {
-    queue: mpsc::Receiver<Parcel>,
-    unsent: Arc<AtomicUsize>,
-}
+pub(super) struct Outbox(mpsc::Receiver<(Parcel, Unsent)>);
 
 impl Peers {
-    /// A name for the next peer; `None` if there are too many.
-    pub(super) fn name(&self) -> Option<Arc<str>> {
+    /// A name for the next peer.
+    pub(super) fn name(&self) -> Arc<str> {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        (lock(&self.by_name).len() < PEERS).then(|| format!("{PREFIX}{number}").into())
+        format!("{PREFIX}{number}").into()
     }
 
     /// Enters a peer.
@@ -111,7 +106,7 @@ impl Peers {
         let (sender, queue) = mpsc::channel(QUEUE);
         let peer = Peer { link: Arc::clone(link), queue: sender };
         lock(&self.by_name).insert(Arc::clone(name), peer);
-        Outbox { queue, unsent: Arc::clone(&self.unsent) }
+        Outbox(queue)
     }
 
     /// Enters that a peer has left.
@@ -127,9 +122,7 @@ impl Peers {
         }
         let mut peers = lock(&self.by_name);
         let peer = peers.get(to)?;
-        self.unsent.fetch_add(1, Ordering::Relaxed);
-        if peer.queue.try_send(parcel).is_err() {
-            self.unsent.fetch_sub(1, Ordering::Relaxed);
+        if peer.queue.try_send((parcel, self.unsent.add())).is_err() {
             tracing::warn!(peer = to, "a client of the private socket does not read its replies");
             // Its conversation ends with that.
             if let Err(error) = peer.link.close() {
@@ -142,7 +135,7 @@ impl Peers {
 
     /// Whether everything is sent.
     pub(super) fn is_drained(&self) -> bool {
-        self.unsent.load(Ordering::Relaxed) == 0
+        self.unsent.is_zero()
     }
 
     /// Has nothing read from peers any more.
@@ -163,20 +156,9 @@ impl Outbox {
     ///
     /// Those of sendmsg(2).
     pub(super) async fn send_all(&mut self, link: &Link) -> std::io::Result<()> {
-        while let Some(parcel) = self.queue.recv().await {
-            let sent = parcel.send(link).await;
-            self.unsent.fetch_sub(1, Ordering::Relaxed);
-            sent?;
+        while let Some((parcel, _unsent)) = self.0.recv().await {
+            parcel.send(link).await?;
         }
         Ok(())
-    }
-}
-
-impl Drop for Outbox {
-    fn drop(&mut self) {
-        self.queue.close();
-        while self.queue.try_recv().is_ok() {
-            self.unsent.fetch_sub(1, Ordering::Relaxed);
-        }
     }
 }

@@ -22,6 +22,8 @@ use crate::auth::gate::Gate;
 use crate::life::Connection;
 use crate::service::CallerProcess;
 
+/// How many clients are served at one time, those that have not greeted yet included.
+const CLIENTS: usize = 256;
 /// How long to wait after a failure to accept a client: usually, descriptors have run out.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -38,6 +40,9 @@ pub(super) async fn serve(listener: UnixListener, uid: u32, gate: Gate, admissio
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
+                Ok(_) if clients.len() >= CLIENTS => {
+                    tracing::warn!("the private socket has too many clients");
+                }
                 Ok((stream, _)) => {
                     if let Some(client) = Client::admit(stream, uid, &gate, &admission) {
                         clients.spawn(client.serve(uid, admission.clone(), gate.clone()));
@@ -71,10 +76,7 @@ impl Client {
             tracing::warn!(uid = peer.uid, "the private socket is not for this user");
             return None;
         }
-        let Some(name) = admission.name_peer() else {
-            tracing::warn!("the private socket has too many clients");
-            return None;
-        };
+        let name = admission.name_peer();
         let unique = OwnedUniqueName::try_from(&*name).ok()?;
         let process = Arc::new(CallerProcess::of_peer(&connection, uid, peer.pid));
         gate.callers.enter_peer(unique.clone(), process, peer.pid);
