@@ -186,7 +186,7 @@ impl Service {
         let Ok(resolve) = resolve(path, self) else { return };
         let complete = Complete { service: self.clone(), number, resolve };
         if let Err(error) = self.storage().run(complete).await {
-            tracing::warn!(lock = number, %error, "what a suspect disk lies on can't be told");
+            tracing::warn!(lock = number, %error, "finding out what a suspect disk lies on");
         }
     }
 

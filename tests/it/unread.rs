@@ -37,7 +37,7 @@ async fn standard_error_that_nothing_reads_blocks_neither_bus_nor_virtlockd_sock
         if n == PIPE / OF_OWNER {
             // An ordinary user is served as well.
             let bus = house.connection_as(NOBODY).await;
-            within("an answer", Machine::open(&bus, "of-nobody")).await;
+            within("an answer", Machine::open(&bus, "of-a-user")).await;
         }
     }
     let (disk, pid) = (house.raw_of(0, "disk"), std::process::id());

@@ -197,7 +197,7 @@ impl Finding {
             } else if step == Step::Reserved {
                 self.enter_reserved(record, mode);
             } else {
-                tracing::warn!("a damaged record tells of a suspended lock on {resource}");
+                tracing::warn!("a damaged record names a suspended lock on {resource}");
                 self.enter_remembered(record, mode);
             }
         }

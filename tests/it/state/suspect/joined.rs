@@ -33,6 +33,15 @@ impl Scene {
         Scene { house, bus, disks, web1, web2 }
     }
 
+    /// The same, where each VM has locked its disk.
+    async fn locked() -> Scene {
+        let scene = Scene::set().await;
+        let [one, two] = &scene.disks;
+        scene.web1.acquire(&[exclusive(one)]).await.unwrap();
+        scene.web2.acquire(&[exclusive(two)]).await.unwrap();
+        scene
+    }
+
     /// Kills the service, changes its state file, and starts it again.
     async fn damage(&self, change: impl FnOnce(&mut Vec<u8>)) {
         restart(&self.house, || {
@@ -68,10 +77,8 @@ fn first(state: &[u8], text: &str) -> usize {
 
 #[tokio::test]
 async fn records_on_both_sides_of_zeros_are_read() {
-    let scene = Scene::set().await;
+    let scene = Scene::locked().await;
     let [one, two] = &scene.disks;
-    scene.web1.acquire(&[exclusive(one)]).await.unwrap();
-    scene.web2.acquire(&[exclusive(two)]).await.unwrap();
     scene
         .damage(|state| {
             // From behind the path of the first to in front of the path of the second.
@@ -86,10 +93,8 @@ async fn records_on_both_sides_of_zeros_are_read() {
 
 #[tokio::test]
 async fn the_head_may_be_zeros() {
-    let scene = Scene::set().await;
+    let scene = Scene::locked().await;
     let [one, two] = &scene.disks;
-    scene.web1.acquire(&[exclusive(one)]).await.unwrap();
-    scene.web2.acquire(&[exclusive(two)]).await.unwrap();
     scene
         .damage(|state| {
             let end = first(state, "{\"lock\":{");
@@ -168,10 +173,8 @@ async fn shared_locks_on_one_disk_are_kept_whichever_record_is_damaged() {
 /// A damaged record names a disk that another owner has locked exclusively: the disk stays that owner's.
 #[tokio::test]
 async fn a_disk_that_a_sound_record_names_stays_its_owners() {
-    let scene = Scene::set().await;
+    let scene = Scene::locked().await;
     let [one, two] = &scene.disks;
-    scene.web1.acquire(&[exclusive(one)]).await.unwrap();
-    scene.web2.acquire(&[exclusive(two)]).await.unwrap();
     scene
         .damage(|state| {
             let text = String::from_utf8(state.clone()).unwrap();
