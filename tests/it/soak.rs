@@ -111,7 +111,7 @@ async fn through(scene: &Scene, what: impl AsyncFnOnce(&mut Killer<'_>)) {
             Rival::try_once(disk, kind, true).unwrap_or_else(|e| panic!("{}: {e}", disk.display()));
         }
     }
-    scene.has_no_more_open(killer.service(false).await);
+    scene.has_no_more_open(killer.service(false).await).await;
     let journal = scene.host.journal().await;
     assert!(!journal.contains("LOST"), "a lock was lost");
 }

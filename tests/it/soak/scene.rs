@@ -3,11 +3,15 @@
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 
+use tokio::task::yield_now;
+use tokio::time::timeout;
+
 use super::dice::{Dice, seed};
 use super::ledger::Ledger;
 use super::nursery::Nursery;
 use super::tally::Tally;
 use crate::host::{Host, Main, Tree};
+use crate::house::DEADLINE;
 
 /// Where the disks are that come and go.
 pub(super) const CHURN: &str = "/srv/churn";
@@ -28,14 +32,16 @@ pub(super) struct Scene {
     pub(super) tally: Tally,
     pub(super) nursery: Nursery,
     over: Cell<bool>,
-    /// How many descriptors the service has that holds nothing.
-    idle: usize,
+    /// The descriptors of the service that holds nothing.
+    idle: Vec<String>,
     pub(super) host: Host,
 }
 
-/// How many descriptors a process has.
-pub(super) fn descriptors(main: Main) -> usize {
-    fs::read_dir(format!("/proc/{}/fd", main.outside)).expect("it lives").count()
+/// What the descriptors of a process refer to, as `proc_pid_fd(5)` has it.
+pub(super) fn descriptors(main: Main) -> Vec<String> {
+    let entries = fs::read_dir(format!("/proc/{}/fd", main.outside)).expect("the service runs");
+    let targets = entries.flatten().flat_map(|entry| fs::read_link(entry.path()));
+    targets.map(|target| target.to_string_lossy().into_owned()).collect()
 }
 
 impl Scene {
@@ -82,10 +88,23 @@ impl Scene {
         self.over.get()
     }
 
-    /// Nothing is open any more that was not at the start, but for what a larger parking takes.
-    pub(super) fn has_no_more_open(&self, main: Main) {
-        let (before, after) = (self.idle, descriptors(main));
+    /// Waits until nothing is open any more that was not at the start, but for what a larger parking
+    /// takes. The service closes what is left of released locks a moment after their release.
+    pub(super) async fn has_no_more_open(&self, main: Main) {
+        let before = self.idle.len();
+        let mut open = Vec::new();
+        let closed = async {
+            loop {
+                open = descriptors(main);
+                if open.len() <= before + 8 {
+                    return;
+                }
+                yield_now().await;
+            }
+        };
+        let closed = timeout(DEADLINE, closed).await;
+        let after = open.len();
         println!("  descriptors of the service that holds nothing: {before} before, {after} after");
-        assert!(after <= before + 8, "{after}, and {before} at the start");
+        assert!(closed.is_ok(), "still open: {open:#?}\nat the start: {:#?}", self.idle);
     }
 }
