@@ -65,6 +65,8 @@ impl Framer {
         self.buffer.truncate(self.end);
         self.buffer.extend_from_slice(bytes);
         self.end = self.buffer.len();
+        // The room never is smaller than at the start, or each read would bring a message at most.
+        self.buffer.resize(self.end.max(BUFFER), 0);
     }
 
     /// Whether no byte of a message is waiting.
@@ -204,6 +206,7 @@ mod tests {
         let mut framer = Framer::new();
         framer.append(&first[..50]);
         assert_eq!(framer.next().unwrap(), Frame::Incomplete);
+        assert_eq!(framer.room().len(), BUFFER - 50, "the room is as large as without it");
         let rest = [&first[50..], &second, &second].concat();
         framer.room()[..rest.len()].copy_from_slice(&rest);
         let find = |count: usize| {
