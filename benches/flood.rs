@@ -5,9 +5,11 @@
 //! turns, and the service's memory at its peak and afterwards. Figures of different runs or machines
 //! say nothing about each other.
 //!
-//! Words on the command line restrict it to brokers and kinds (`DbusDaemon`, `Introspect`); with
-//! `through-the-bus` root's calls take the bus. dbus-broker puts root's calls behind all small
-//! messages that it has accepted before, so that this may take minutes there.
+//! Words on the command line restrict it to brokers and kinds (`DbusDaemon`, `Introspect`). With
+//! `through-the-bus` root's calls take the bus; dbus-broker puts root's calls behind all small
+//! messages that it has accepted before, so that this may take minutes there. With `control` the
+//! senders call the bus itself, and nothing reaches the service: what is left is the time for which
+//! root's client and the service wait for a processor.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here ends the run")]
 
@@ -81,11 +83,11 @@ fn prioritize(house: &House) {
 }
 
 /// Processes that flood, until this is dropped.
-async fn flood(house: &House, socket: &Path, flood: &str, replies: &str) -> Vec<Process> {
+async fn flood(house: &House, words: [&str; 3], socket: &Path) -> Vec<Process> {
     let mut senders = Vec::new();
     for _ in 0..SENDERS {
         let mut command = mortal(Some(&Account::of(NOBODY)), std::env::current_exe().unwrap());
-        command.args(["--send", flood, replies]).arg(socket).stdout(Stdio::piped());
+        command.arg("--send").args(words).arg(socket).stdout(Stdio::piped());
         senders.push(Process::start("sender", command, &house.dir().join("senders.log")));
     }
     for sender in &senders {
@@ -95,12 +97,15 @@ async fn flood(house: &House, socket: &Path, flood: &str, replies: &str) -> Vec<
 }
 
 /// What a sender does: never returns, unless the bus ends its connection.
-fn send(flood: &str, replies: &str, socket: &Path) {
+fn send(flood: &str, replies: &str, to: &str, socket: &Path) {
     let flood = Flood::ALL.into_iter().find(|known| format!("{known:?}") == flood).unwrap();
     let count = if flood == Flood::LargeMessage { BEGUN / 100 } else { BEGUN };
     let mut begun = false;
     loop {
         let mut flooder = Flooder::connect(socket);
+        if to == "bus" {
+            flooder = flooder.at_the_bus();
+        }
         while flooder.send(flood, replies == "replies", count) {
             // Said once: after that, nobody listens any more.
             if !std::mem::replace(&mut begun, true) {
@@ -126,6 +131,7 @@ async fn bench(broker: Broker, words: &[String]) {
     prioritize(&house);
     let bus = house.connection().await;
     let image = house.raw_of(0, "measured");
+    let to = if words.iter().any(|word| word == "control") { "bus" } else { "service" };
     let through_the_bus = words.iter().any(|word| word == "through-the-bus");
     let connection = if through_the_bus { bus.clone() } else { house.private_connection().await };
     let machine = Machine::open(&connection, "measured").await;
@@ -149,7 +155,7 @@ async fn bench(broker: Broker, words: &[String]) {
                 // Answered once all that the bus has accepted before is.
                 service.ping().await.unwrap();
                 measure(&bus, &machine, &image, &mut without).await;
-                let senders = flood(&house, &socket, &name, replies).await;
+                let senders = flood(&house, [&name, replies, to], &socket).await;
                 measure(&bus, &machine, &image, &mut with).await;
                 drop(senders);
             }
@@ -171,10 +177,10 @@ async fn bench(broker: Broker, words: &[String]) {
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
-    if let [_, word, flood, replies, socket] = args.as_slice()
+    if let [_, word, flood, replies, to, socket] = args.as_slice()
         && word == "--send"
     {
-        send(flood, replies, Path::new(socket));
+        send(flood, replies, to, Path::new(socket));
         return;
     }
     // `cargo bench` passes --bench; `cargo test --benches` would run this too, and shall not.

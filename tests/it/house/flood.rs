@@ -61,10 +61,10 @@ impl Flood {
         }
     }
 
-    /// One call.
-    fn call(self, flags: Option<Flags>) -> Message {
+    /// One call, sent to this name.
+    fn call(self, to: &'static str, flags: Option<Flags>) -> Message {
         let (path, interface, member) = self.member();
-        let call = Message::method_call(path, member).destination(NAME).interface(interface);
+        let call = Message::method_call(path, member).destination(to).interface(interface);
         let call = flags.into_iter().fold(call, Builder::with_flags);
         let message = match self {
             Flood::Properties => call.build(&"org.vmlockd1.Manager"),
@@ -97,6 +97,8 @@ impl Flood {
 /// A connection to the bus that does not wait for replies, and counts them.
 pub(crate) struct Flooder {
     stream: UnixStream,
+    /// The name that is called.
+    to: &'static str,
     received: Arc<AtomicUsize>,
     serial: u32,
 }
@@ -126,13 +128,19 @@ impl Flooder {
                 counted.fetch_add(count, Ordering::Relaxed);
             }
         });
-        Flooder { stream, received, serial: 1 }
+        Flooder { stream, to: NAME, received, serial: 1 }
+    }
+
+    /// Calls the bus itself instead of the service, which none of it reaches then.
+    #[allow(dead_code, reason = "the benchmark's control")]
+    pub(crate) fn at_the_bus(self) -> Flooder {
+        Flooder { to: "org.freedesktop.DBus", ..self }
     }
 
     /// Sends so many calls. Returns `false` if the bus ended the connection instead.
     pub(crate) fn send(&mut self, flood: Flood, wants_replies: bool, count: usize) -> bool {
         let flags = (!wants_replies).then_some(Flags::NO_REPLY_EXPECTED);
-        let call = flood.call(flags);
+        let call = flood.call(self.to, flags);
         let call = call.data().bytes();
         let batch = (1 << 14) / call.len() + 1;
         for start in (0..count).step_by(batch) {
@@ -154,7 +162,7 @@ impl Flooder {
     /// Sends a call with a header field that the specification does not define, of a container
     /// type.
     pub(crate) fn send_undefined_field(&mut self) {
-        let call = Flood::Ping.call(None);
+        let call = Flood::Ping.call(self.to, None);
         let mut bytes = call.data().bytes().to_vec();
         // Without a body, the message ends with the header and its padding. The field: code 200, an
         // array of strings, with one that is empty.
