@@ -5,13 +5,15 @@
 //! a queue of its own, which it never empties as long as the flood lasts: in one turn of its loop it
 //! takes 2,048 bytes from each sender, and passes on 2,048 in all. The next call of root would stand
 //! at the end of that queue. So when calls are rejected and more is waiting, a thread takes over the
-//! reading until a second has passed without a rejection. The buffer of the socket is full after some
-//! 270 messages, which is why the unit gives the service a high priority.
+//! reading until a second has passed without a rejection, and the event loop is not woken for what
+//! comes meanwhile. The buffer of the socket is full after some 270 messages, which is why the unit
+//! gives the service a high priority.
 
 use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -20,6 +22,7 @@ use super::call::Raw;
 use super::discard::Discard;
 use super::intake::{Intake, Next, Sorted};
 use super::link::{Arrived, Link};
+use super::readiness::Readiness;
 use super::refusals::Refusals;
 use super::{Admission, lock};
 use crate::lock::closer;
@@ -29,6 +32,11 @@ use crate::lock::received::Received;
 const QUIET: Duration = Duration::from_secs(1);
 /// How often the thread looks whether that is so, in milliseconds.
 const LOOK: u16 = 250;
+/// How long the thread lets messages gather before it reads again. If it were woken for each of them,
+/// it and the bus would occupy two processors, and root's client would wait for one.
+const GATHER: Duration = Duration::from_micros(500);
+/// How long after a rejection messages still gather. A long message takes several reads.
+const GATHERING: Duration = Duration::from_millis(50);
 /// Replies and signals that the event loop has not taken. With more, the thread stops reading.
 const OTHERS: usize = 4096;
 
@@ -36,6 +44,8 @@ const OTHERS: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Inbox {
     link: Arc<Link>,
+    /// Suspended while the thread reads.
+    readiness: Readiness,
     admission: Admission,
     intake: Mutex<Intake>,
     discard: Mutex<Discard>,
@@ -46,10 +56,11 @@ pub(super) struct Inbox {
 
 impl Inbox {
     /// Reads from this link.
-    pub(super) fn new(link: Arc<Link>, admission: Admission) -> Self {
+    pub(super) fn new(link: Arc<Link>, readiness: Readiness, admission: Admission) -> Self {
         Self {
             discard: Mutex::new(Discard::new(Arc::clone(&link))),
             link,
+            readiness,
             admission,
             intake: Mutex::new(Intake::new()),
             flooded: AtomicBool::new(false),
@@ -68,6 +79,28 @@ impl Inbox {
         intake.sort(Arrived::default(), &self.admission).map(drop)
     }
 
+    /// Waits until the event loop has something to read.
+    ///
+    /// # Errors
+    ///
+    /// Where the event loop has ended.
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        self.readiness.readable().await
+    }
+
+    /// Reads for the handshake.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Link::receive`].
+    pub(super) fn receive_greeting(
+        &self,
+        buffer: &mut [u8],
+        descriptors: &mut impl Extend<Received>,
+    ) -> io::Result<Arrived> {
+        self.readiness.try_read(|| self.link.receive_now(buffer, descriptors))
+    }
+
     /// Reads once, without waiting, unless a thread does. Returns whether anything came.
     ///
     /// # Errors
@@ -80,17 +113,18 @@ impl Inbox {
         if self.is_flooded() {
             return Ok(false);
         }
+        self.readiness.resume()?;
         let mut intake = self.intake();
-        let length = intake.room().0.len();
-        let arrived = match self.link.ready(|| self.read(&mut intake)) {
+        let room = intake.room().0.len();
+        let arrived = match self.readiness.try_read(|| self.read(&mut intake)) {
             Ok(arrived) => arrived,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error),
         };
         let sorted = intake.sort(arrived, &self.admission)?;
-        // While descriptors are discarded, each read ends early.
-        if sorted.rejected > 0 && (arrived.count == length || closer::is_near_limit()) {
+        if sorted.rejected > 0 && may_have_left(arrived, room) {
             self.flooded.store(true, Ordering::Relaxed);
+            self.readiness.suspend();
             let inbox = Arc::clone(self);
             tokio::task::spawn_blocking(move || inbox.read_flood());
         }
@@ -117,12 +151,15 @@ impl Inbox {
         let mut rejected = Instant::now();
         loop {
             match self.wait_and_receive() {
-                Ok(sorted) => {
+                Ok((sorted, may_have_more)) => {
                     if sorted.accepted > 0 {
                         self.admission.wake();
                     }
                     if sorted.rejected > 0 {
                         rejected = Instant::now();
+                    }
+                    if !may_have_more && rejected.elapsed() < GATHERING {
+                        thread::sleep(GATHER);
                     }
                 }
                 Err(error) => {
@@ -138,25 +175,29 @@ impl Inbox {
         self.admission.wake();
     }
 
-    fn wait_and_receive(&self) -> io::Result<Sorted> {
+    /// Waits until there is something to read, or it is time to look, and reads once. Returns what
+    /// became of it, and whether the read may have left something.
+    fn wait_and_receive(&self) -> io::Result<(Sorted, bool)> {
         let mut event = [PollFd::new(self.link.as_fd(), PollFlags::POLLIN)];
         match poll(&mut event, PollTimeout::from(LOOK)) {
-            Ok(0) | Err(nix::errno::Errno::EINTR) => return Ok(Sorted::default()),
+            Ok(0) | Err(nix::errno::Errno::EINTR) => return Ok(Default::default()),
             Ok(_) => {}
             Err(errno) => return Err(errno.into()),
         }
         let mut intake = self.intake();
+        let room = intake.room().0.len();
         match self.read(&mut intake) {
             Ok(arrived) => {
+                let may_have_more = may_have_left(arrived, room);
                 let had_none = intake.refusals.delay().is_none();
                 let sorted = intake.sort(arrived, &self.admission)?;
                 // The event loop knows when it may send those that there were before.
                 if had_none && intake.refusals.delay().is_some() {
                     self.admission.wake();
                 }
-                Ok(sorted)
+                Ok((sorted, may_have_more))
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Sorted::default()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Default::default()),
             Err(error) => Err(error),
         }
     }
@@ -175,7 +216,7 @@ impl Inbox {
                     Next::Unwanted(why) => {
                         if let Some(byte) = lock(&self.discard).next_byte()? {
                             intake.discarded(byte, why);
-                            return Ok(Arrived { count: 1, lost: false });
+                            return Ok(Arrived { count: 1, descriptors: true, lost: false });
                         }
                     }
                 }
@@ -189,4 +230,10 @@ impl Inbox {
     fn intake(&self) -> MutexGuard<'_, Intake> {
         lock(&self.intake)
     }
+}
+
+/// Whether a read into a room of this size may have left something behind.
+fn may_have_left(arrived: Arrived, room: usize) -> bool {
+    // With descriptors, and while they are discarded, each read ends early.
+    arrived.count == room || arrived.descriptors || closer::is_near_limit()
 }

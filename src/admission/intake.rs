@@ -121,7 +121,7 @@ impl Intake {
     ///
     /// `InvalidData` if the bus has sent what is no D-Bus, and nothing after it can be understood.
     pub(super) fn sort(&mut self, arrived: Arrived, admission: &Admission) -> io::Result<Sorted> {
-        let Arrived { count, lost } = arrived;
+        let Arrived { count, lost, .. } = arrived;
         self.framer.filled(count);
         let Self { framer, descriptors, missing, others, refusals, greeting, peer } = self;
         let (now, peer) = (Instant::now(), peer.as_deref());

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,11 +13,13 @@ use rustix::net::{
 };
 use rustix::pipe::{SpliceFlags, splice};
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::sync::{Mutex, Notify};
 use zbus::address::Transport;
 use zbus::address::transport::UnixSocket;
 
+use super::readiness::register;
 use crate::bus::Bus;
 use crate::lock::received::Received;
 
@@ -31,6 +33,8 @@ const CONTROL: usize = rustix::cmsg_space!(ScmRights(DESCRIPTORS));
 pub(super) struct Arrived {
     /// How many bytes.
     pub(super) count: usize,
+    /// Whether descriptors came with them: the read ended behind these bytes, whatever is next.
+    pub(super) descriptors: bool,
     /// Whether descriptors that came with these bytes were not received. They belong to the last
     /// message that begins in them: a read ends behind the bytes with which descriptors come.
     pub(super) lost: bool,
@@ -39,7 +43,7 @@ pub(super) struct Arrived {
 /// A connected socket.
 #[derive(Debug)]
 pub(super) struct Link {
-    stream: UnixStream,
+    socket: AsyncFd<OwnedFd>,
     outgoing: Mutex<Outgoing>,
     /// Whether the bus does not take what is being sent.
     blocked: AtomicBool,
@@ -56,7 +60,7 @@ pub(super) struct Link {
 struct Outgoing(Vec<u8>);
 
 impl Link {
-    /// Connects to a bus.
+    /// Connects to a bus. Its [`Readiness`](super::readiness::Readiness) says when it may be read.
     ///
     /// # Errors
     ///
@@ -67,24 +71,34 @@ impl Link {
             Bus::Session => zbus::Address::session(),
         }?;
         let path = path_of(address.transport()).ok_or(zbus::Error::Unsupported)?;
-        Ok(Self::over(UnixStream::connect(path).await?))
+        let stream = UnixStream::connect(path).await?;
+        Ok(Self::with_interest(stream, Interest::WRITABLE)?)
     }
 
     /// Uses a connected socket.
-    pub(super) fn over(stream: UnixStream) -> Self {
-        Self {
-            stream,
+    ///
+    /// # Errors
+    ///
+    /// Those of `epoll_ctl(2)`.
+    pub(super) fn over(stream: UnixStream) -> io::Result<Self> {
+        Self::with_interest(stream, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    fn with_interest(stream: UnixStream, interest: Interest) -> io::Result<Self> {
+        Ok(Self {
+            socket: register(stream.into_std()?.into(), interest)?,
             outgoing: Mutex::default(),
             blocked: AtomicBool::new(false),
             accepted: AtomicU64::new(0),
             activity: Notify::new(),
             closed: AtomicBool::new(false),
-        }
+        })
     }
 
     /// Waits until there is something to read.
     pub(super) async fn readable(&self) -> io::Result<()> {
-        self.stream.readable().await
+        self.socket.readable().await?.retain_ready();
+        Ok(())
     }
 
     /// Reads what is there, and the descriptors that come with it.
@@ -97,16 +111,7 @@ impl Link {
         buffer: &mut [u8],
         descriptors: &mut impl Extend<Received>,
     ) -> io::Result<Arrived> {
-        self.ready(|| self.receive_now(buffer, descriptors))
-    }
-
-    /// Reads on the event loop. What is read there must end in `WouldBlock` if there is nothing.
-    ///
-    /// # Errors
-    ///
-    /// Those of reading.
-    pub(super) fn ready<T>(&self, read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        self.stream.try_io(Interest::READABLE, read)
+        self.socket.try_io(Interest::READABLE, |_| self.receive_now(buffer, descriptors))
     }
 
     /// Reads as [`receive`](Self::receive) does, on any thread.
@@ -121,9 +126,10 @@ impl Link {
     ) -> io::Result<Arrived> {
         let mut space = [MaybeUninit::uninit(); CONTROL];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let arrived = self.read(buffer, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        let mut arrived = self.read(buffer, &mut control, RecvFlags::CMSG_CLOEXEC)?;
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(received) = message {
+                arrived.descriptors = true;
                 descriptors.extend(received.map(Received::from));
             }
         }
@@ -146,12 +152,12 @@ impl Link {
         flags: RecvFlags,
     ) -> io::Result<Arrived> {
         let (into, flags) = (&mut [IoSliceMut::new(buffer)], flags | RecvFlags::DONTWAIT);
-        let read = rustix::net::recvmsg(&self.stream, into, control, flags)?;
+        let read = rustix::net::recvmsg(self.socket.get_ref(), into, control, flags)?;
         let lost = read.flags.contains(ReturnFlags::CTRUNC);
         if read.bytes == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(Arrived { count: read.bytes, lost })
+        Ok(Arrived { count: read.bytes, descriptors: lost, lost })
     }
 
     /// Moves the next byte into a pipe. If descriptors come with it, the kernel drops them, after the
@@ -161,7 +167,7 @@ impl Link {
     ///
     /// Those of splice(2); `UnexpectedEof` at the end of the stream.
     pub(super) fn splice_byte(&self, pipe: impl AsFd) -> io::Result<()> {
-        match splice(&self.stream, None, pipe, None, 1, SpliceFlags::NONBLOCK)? {
+        match splice(self.socket.get_ref(), None, pipe, None, 1, SpliceFlags::NONBLOCK)? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             _ => Ok(()),
         }
@@ -212,7 +218,8 @@ impl Link {
 
     async fn writable(&self) -> io::Result<()> {
         self.blocked.store(true, Ordering::Relaxed);
-        self.stream.writable().await
+        self.socket.writable().await?.retain_ready();
+        Ok(())
     }
 
     fn try_send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
@@ -221,10 +228,10 @@ impl Link {
         if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors"));
         }
-        let sent = self.stream.try_io(Interest::WRITABLE, || {
+        let sent = self.socket.try_io(Interest::WRITABLE, |_| {
             let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
             let from = &[IoSlice::new(bytes)];
-            Ok(rustix::net::sendmsg(&self.stream, from, &mut control, flags)?)
+            Ok(rustix::net::sendmsg(self.socket.get_ref(), from, &mut control, flags)?)
         })?;
         self.accepted.fetch_add(sent as u64, Ordering::Relaxed);
         self.activity.notify_one();
@@ -320,13 +327,13 @@ impl Link {
     pub(super) fn close(&self) -> io::Result<()> {
         self.closed.store(true, Ordering::Relaxed);
         self.activity.notify_one();
-        Ok(rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both)?)
+        Ok(rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Both)?)
     }
 }
 
 impl AsFd for Link {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
+        self.socket.get_ref().as_fd()
     }
 }
 

@@ -50,6 +50,7 @@ mod peers;
 mod rate;
 mod raw;
 mod reader;
+mod readiness;
 mod refusal;
 mod refusals;
 mod stall;
@@ -58,6 +59,7 @@ mod unsent;
 mod writer;
 
 use std::collections::HashMap;
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -73,6 +75,7 @@ use self::ledger::{Ledger, Outcome};
 use self::link::Link;
 use self::peers::{Parcel, Peers};
 pub use self::reader::Reader;
+use self::readiness::Readiness;
 pub use self::refusal::Unidentified;
 pub use self::writer::Writer;
 use crate::bus::Bus;
@@ -288,6 +291,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub struct Socket {
     link: Arc<Link>,
+    readiness: Readiness,
     admission: Admission,
 }
 
@@ -299,7 +303,8 @@ impl Socket {
     /// Where there is no bus, or its address is not that of a Unix socket.
     pub async fn connect(bus: Bus, admission: &Admission) -> zbus::Result<Self> {
         let link = Arc::new(Link::connect(bus).await?);
-        Ok(Self { link, admission: admission.clone() })
+        let readiness = Readiness::new(link.as_fd())?;
+        Ok(Self { link, readiness, admission: admission.clone() })
     }
 }
 
@@ -308,8 +313,9 @@ impl zbus::connection::Socket for Socket {
     type WriteHalf = Writer;
 
     fn split(self) -> Split<Self::ReadHalf, Self::WriteHalf> {
-        let Self { link, admission } = self;
+        let Self { link, readiness, admission } = self;
         tokio::spawn(stall::watch(Arc::clone(&link), admission.clone()));
-        Split::new(Reader::new(Arc::clone(&link), admission.clone()), Writer::new(link, admission))
+        let reader = Reader::new(Arc::clone(&link), readiness, admission.clone());
+        Split::new(reader, Writer::new(link, admission))
     }
 }

@@ -42,7 +42,7 @@ impl Admission {
         uid: u32,
         stream: UnixStream,
     ) -> io::Result<()> {
-        let link = Arc::new(Link::over(stream));
+        let link = Arc::new(Link::over(stream)?);
         let mut intake = Intake::of_peer(Arc::clone(name));
         let greeted = timeout(GREETING, greet(&link, uid)).await;
         let rest = greeted.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;

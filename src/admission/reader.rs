@@ -22,6 +22,7 @@ use super::call::Refused;
 use super::inbox::Inbox;
 use super::link::{Arrived, Link};
 use super::peers::Parcel;
+use super::readiness::Readiness;
 use super::{Admission, head, raw, refusal};
 use crate::lock::received::Received;
 
@@ -45,8 +46,8 @@ pub struct Reader {
 
 impl Reader {
     /// Receives over this link.
-    pub(super) fn new(link: Arc<Link>, admission: Admission) -> Self {
-        let inbox = Arc::new(Inbox::new(Arc::clone(&link), admission.clone()));
+    pub(super) fn new(link: Arc<Link>, readiness: Readiness, admission: Admission) -> Self {
+        let inbox = Arc::new(Inbox::new(Arc::clone(&link), readiness, admission.clone()));
         Self { link, admission, inbox, outgoing: Vec::new(), turns: 0 }
     }
 
@@ -151,7 +152,7 @@ impl Reader {
         let delay = self.inbox.with_refusals(|refusals| refusals.delay());
         let flooded = self.inbox.is_flooded();
         tokio::select! {
-            readable = self.link.readable(), if !flooded => readable,
+            readable = self.inbox.readable(), if !flooded => readable,
             () = self.admission.woken() => Ok(()),
             flushed = self.link.flush(&mut self.outgoing), if !all_sent => flushed,
             () = sleep(delay.unwrap_or_default()), if all_sent && delay.is_some() => Ok(()),
@@ -194,14 +195,14 @@ impl ReadHalf for Reader {
     async fn recvmsg(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
         loop {
             let mut descriptors: Vec<Received> = Vec::new();
-            match self.link.receive(buffer, &mut descriptors) {
+            match self.inbox.receive_greeting(buffer, &mut descriptors) {
                 Ok(Arrived { count, .. }) => {
                     // While the bus greets, no other client has sent anything.
                     let descriptors = descriptors.into_iter().filter_map(Received::into_inner);
                     return Ok((count, descriptors.collect()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.link.readable().await?;
+                    self.inbox.readable().await?;
                 }
                 Err(error) => return Err(error),
             }

@@ -1,0 +1,110 @@
+//! When the event loop may read the connection to the bus.
+//!
+//! A registration for reading wakes the event loop for each message that comes, whoever reads it:
+//! with a thread reading a flood, that costs as much again as the reading. So reading is registered
+//! apart from writing, and only while the event loop reads.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::lock;
+
+/// The registration of a socket for reading, which may be suspended.
+#[derive(Debug)]
+pub(super) struct Readiness {
+    /// A descriptor of its own: an epoll instance takes each only once, and that of the link is
+    /// registered for writing.
+    socket: Arc<OwnedFd>,
+    registered: Mutex<Option<Arc<AsyncFd<Arc<OwnedFd>>>>>,
+}
+
+impl Readiness {
+    /// Registers a socket for reading.
+    ///
+    /// # Errors
+    ///
+    /// Those of `dup(2)` and `epoll_ctl(2)`.
+    pub(super) fn new(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        let readiness =
+            Self { socket: Arc::new(socket.try_clone_to_owned()?), registered: Mutex::default() };
+        readiness.resume()?;
+        Ok(readiness)
+    }
+
+    /// Registers the socket again, if it is not. Needs an event loop.
+    ///
+    /// # Errors
+    ///
+    /// Those of `epoll_ctl(2)`.
+    pub(super) fn resume(&self) -> io::Result<()> {
+        let mut registered = lock(&self.registered);
+        if registered.is_none() {
+            let socket = Arc::clone(&self.socket);
+            *registered = Some(Arc::new(register(socket, Interest::READABLE)?));
+        }
+        Ok(())
+    }
+
+    /// Ends the registration: nothing is readable until it is [resumed](Self::resume). Nothing may
+    /// wait in [`readable`](Self::readable) meanwhile.
+    pub(super) fn suspend(&self) {
+        *lock(&self.registered) = None;
+    }
+
+    fn registered(&self) -> Option<Arc<AsyncFd<Arc<OwnedFd>>>> {
+        lock(&self.registered).clone()
+    }
+
+    /// Waits until there is something to read.
+    ///
+    /// # Errors
+    ///
+    /// Where the event loop has ended.
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        match self.registered() {
+            Some(socket) => {
+                let mut ready = socket.readable().await?;
+                // Whoever reads until nothing is left clears it.
+                ready.retain_ready();
+                Ok(())
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Reads, unless it is known that nothing is there. `read` must end in `WouldBlock` if that is
+    /// so.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock`, and those of `read`.
+    pub(super) fn try_read<T>(&self, read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let Some(socket) = self.registered() else { return Err(io::ErrorKind::WouldBlock.into()) };
+        socket.try_io(Interest::READABLE, |_| read())
+    }
+}
+
+/// Registers a socket with the event loop.
+///
+/// # Errors
+///
+/// Those of `epoll_ctl(2)`.
+#[allow(unsafe_code)]
+pub(super) fn register<T: Socket>(socket: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    // SAFETY: the descriptor must stay open, and refer to the same description, for as long as the
+    // AsyncFd lives. It is an OwnedFd or an Arc of one (see `Socket`), which moves into it, and no code
+    // of this program replaces descriptors by number (dup2).
+    let registered = unsafe { AsyncFd::register_with_interest(socket, interest) };
+    registered.map_err(|error| error.into_parts().1)
+}
+
+/// What owns the descriptor of a socket for as long as it exists.
+pub(super) trait Socket: AsRawFd {}
+
+impl Socket for OwnedFd {}
+
+impl Socket for Arc<OwnedFd> {}
