@@ -90,7 +90,7 @@ async fn whoever_wants_it_is_told_and_it_costs_next_to_nothing() {
         }
     };
     within("the storage answers again", again).await;
-    assert!(house.daemon().stderr().contains("answers again, after"));
+    house.daemon().logs("answers again, after").await;
 }
 
 #[tokio::test]

@@ -89,6 +89,36 @@ async fn a_flood_by_way_of_dbus_broker_is_bounded() {
     floods_are_bounded(Broker::DbusBroker).await;
 }
 
+/// How often the event loop was suspended until now: once for each time that it was woken.
+fn switches(house: &House) -> usize {
+    let pid = house.daemon().pid();
+    let status = fs::read_to_string(format!("/proc/{pid}/task/{pid}/status")).unwrap();
+    let mut lines = status.lines();
+    let count = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    count.unwrap().trim().parse().unwrap()
+}
+
+#[tokio::test]
+async fn the_event_loop_is_not_woken_for_each_message_of_a_flood() {
+    const COUNT: usize = 40_000;
+    let house = House::builder().broker(Broker::DbusDaemon).start().await;
+    let (root, socket) = (house.connection().await, socket(&house));
+    let flood = async || {
+        let socket = socket.clone();
+        let sent =
+            in_thread(NOBODY, move || Flooder::connect(&socket).send(Flood::Ping, false, COUNT));
+        assert!(sent.await);
+        // Answered once all that the bus has accepted before has been read.
+        ping(&root).await.unwrap();
+    };
+    // A thread reads from then on.
+    flood().await;
+    let before = switches(&house);
+    flood().await;
+    let woken = switches(&house) - before;
+    assert!(woken < COUNT / 10, "woken {woken} times for {COUNT} messages");
+}
+
 #[tokio::test]
 async fn calls_of_every_interface_count() {
     let house = House::builder().config("[limits]\ncalls_per_second = 1").start().await;

@@ -103,7 +103,7 @@ async fn a_machine_is_paused_killed_or_let_alone_when_its_lock_is_lost() {
     killed.loses(&bus).await;
     within("a machine is killed", gone(pidfd(killed.process.pid()))).await;
     assert!(alone.process.lives() && alone.state() == 'S');
-    assert!(house.daemon().stderr().contains("VM \"pause\" has lost a lock: process "));
+    house.daemon().logs("VM \"pause\" has lost a lock: process ").await;
     paused.process.signal(Signal::SIGCONT);
 }
 

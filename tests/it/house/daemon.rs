@@ -176,6 +176,16 @@ impl Daemon {
         self.process().stderr()
     }
 
+    /// Waits until it has written this to standard error. A change may be seen before it is logged.
+    pub(crate) async fn logs(&self, words: &str) {
+        let logged = async {
+            while !self.stderr().contains(words) {
+                tokio::task::yield_now().await;
+            }
+        };
+        within(words, logged).await;
+    }
+
     /// How many descriptors it has open, but for those of inspectors: their socket, their pidfd and
     /// the file in memory in which they write where they are.
     pub(crate) fn open_fds(&self) -> usize {

@@ -112,12 +112,7 @@ async fn damage(house: &House, text: &str, other: &str) {
 
 /// Waits until the service has written this into its log.
 async fn says(house: &House, words: &str) {
-    let said = async {
-        while !house.daemon().stderr().contains(words) {
-            tokio::task::yield_now().await;
-        }
-    };
-    within(words, said).await;
+    house.daemon().logs(words).await;
 }
 
 /// The record's path can be read: the disk stays locked until an administrator releases it, over the
