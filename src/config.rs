@@ -19,6 +19,7 @@ use crate::lock::host::Host;
 use crate::lock::lockspace::{Directory, Lockspaces};
 use crate::lock::printable::{shown, shown_path};
 use crate::logging::Level;
+use crate::nearest::nearest;
 use crate::service::{Limits, Settings, Visibility};
 
 /// A configuration that was read and checked.
@@ -252,14 +253,10 @@ fn check_keys(table: &Table<'_>, known: &[&str]) -> Result<(), Wrong> {
         return Ok(());
     };
     let (at, key) = (key.span().start, AsRef::<str>::as_ref(key.get_ref()));
-    let near = known
-        .iter()
-        .map(|word| (strsim::jaro_winkler(key, word), word))
-        .filter(|(likeness, _)| *likeness > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
+    let near = nearest(key, known);
     let key = shown(key);
     let what = match near {
-        Some((_, word)) => format!("unknown key '{key}', did you mean '{word}'?"),
+        Some(word) => format!("unknown key '{key}', did you mean '{word}'?"),
         None => format!("unknown key '{key}', known are: {}", known.join(", ")),
     };
     Err(Wrong { at, what })

@@ -34,6 +34,7 @@ pub mod config;
 pub mod daemon;
 pub mod instance;
 pub mod logging;
+pub mod nearest;
 pub mod notify;
 pub mod paths;
 pub mod reexec;

@@ -17,6 +17,7 @@ use crate::lock::in_use::InUse;
 use crate::lock::on_lost::OnLost;
 use crate::lock::printable::shown;
 use crate::lock::received::Received;
+use crate::nearest::nearest;
 use crate::paths;
 
 /// How long an offer stands where nobody says how long, and at most: its locks are nobody's when both
@@ -39,13 +40,17 @@ pub(super) type Raw = HashMap<String, OwnedVariant>;
 
 /// Options that are taken one by one.
 #[derive(Debug)]
-pub(super) struct Options(Raw);
+pub(super) struct Options {
+    raw: Raw,
+    /// The keys that the method knows, as far as it has asked for them.
+    known: Vec<&'static str>,
+}
 
 impl Options {
     /// Begins to take.
     #[must_use]
     pub(super) fn new(raw: Raw) -> Self {
-        Self(raw)
+        Self { raw, known: Vec::new() }
     }
 
     /// Refuses whatever was given: for methods that have no options yet.
@@ -54,7 +59,7 @@ impl Options {
     ///
     /// `InvalidArgs`.
     pub(super) fn none(raw: Raw) -> Result<(), Error> {
-        Self(raw).finish()
+        Self::new(raw).finish()
     }
 
     /// Takes a boolean; false where it is absent.
@@ -130,7 +135,7 @@ impl Options {
         key: &'static str,
         of_path: impl Fn(&str) -> Option<u64>,
     ) -> Result<Option<u64>, Error> {
-        let Some(value) = self.0.remove(key) else { return Ok(None) };
+        let Some(value) = self.remove(key) else { return Ok(None) };
         let number = match &*value {
             Variant::U64(number) => Some(*number),
             Variant::ObjectPath(path) => of_path(path.as_str()),
@@ -159,7 +164,7 @@ impl Options {
     ///
     /// `InvalidArgs` for another type.
     pub(super) fn file(&mut self, key: &'static str) -> Result<Option<Received>, Error> {
-        match self.0.remove(key).as_deref() {
+        match self.remove(key).as_deref() {
             None => Ok(None),
             Some(Variant::Fd(file)) => received(file).map(Some),
             Some(_) => Err(Error::invalid(format!("option '{key}' must be a descriptor (h)"))),
@@ -197,13 +202,18 @@ impl Options {
     ///
     /// `InvalidArgs` with the first such key.
     pub(super) fn finish(self) -> Result<(), Error> {
-        match self.0.keys().min() {
-            None => Ok(()),
-            Some(key) => {
-                let key = shown(&key.chars().take(64).collect::<String>());
-                Err(Error::invalid(format!("unknown option '{key}'")))
-            }
-        }
+        let Some(key) = self.raw.keys().min() else { return Ok(()) };
+        let key: String = key.chars().take(64).collect();
+        let unknown = format!("unknown option '{}'", shown(&key));
+        Err(Error::invalid(match nearest(&key, &self.known) {
+            Some(word) => format!("{unknown}, did you mean '{word}'?"),
+            None => unknown,
+        }))
+    }
+
+    fn remove(&mut self, key: &'static str) -> Option<OwnedVariant> {
+        self.known.push(key);
+        self.raw.remove(key)
     }
 
     fn take<T: TryFrom<OwnedVariant>>(
@@ -212,6 +222,6 @@ impl Options {
         what: &str,
     ) -> Result<Option<T>, Error> {
         let wrong = |_| Error::invalid(format!("option '{key}' must be {what}"));
-        self.0.remove(key).map(T::try_from).transpose().map_err(wrong)
+        self.remove(key).map(T::try_from).transpose().map_err(wrong)
     }
 }

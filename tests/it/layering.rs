@@ -27,6 +27,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "life",
             "keep",
             "inspector",
+            "nearest",
             "service",
             "admission",
             "auth",
@@ -39,8 +40,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("virtlockd", &["lock", "life", "service", "keep", "step", "catalog"]),
     ("logging", &["lock", "catalog"]),
     ("notify", &[]),
+    ("nearest", &[]),
     ("instance", &["lock"]),
-    ("config", &["lock", "service", "logging"]),
+    ("config", &["lock", "service", "logging", "nearest"]),
     ("reexec", &["lock", "keep", "service"]),
     (
         "daemon",

@@ -45,6 +45,9 @@ async fn no_method_overlooks_an_option_that_it_does_not_know() {
         }
         before.still(method.name).await;
     }
+    let options = HashMap::from([("forse", Variant::from(true))]);
+    let refused = machine.owner.close(options).await.unwrap_err().into();
+    assert_refused(&refused, INVALID, "unknown option 'forse', did you mean 'force'?");
     before.and_it_goes_on().await;
 }
 
