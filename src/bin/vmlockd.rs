@@ -76,6 +76,8 @@ struct Args {
     keep_host: Option<PathBuf>,
 }
 
+/// The exit code of a wrong command line, as vmlockctl has it (`EX_USAGE` of sysexits.h).
+const USAGE: u8 = 64;
 /// What the service needs to hold a lock at all. Every lock and every anchor takes a descriptor more.
 const NEEDS: Needs = Needs { descriptors: 32, memory: 64 << 20, stack: 1 << 20 };
 
@@ -98,7 +100,11 @@ fn start() -> ExitCode {
     }
     let ran = match Args::try_parse_from(arguments) {
         Ok(args) => run(args),
-        Err(error) if error.use_stderr() => error.exit(),
+        Err(error) if error.use_stderr() => {
+            // There is nowhere to report that standard error cannot be written.
+            let _ = error.print();
+            return ExitCode::from(USAGE);
+        }
         // The help or the version.
         Err(error) => error
             .print()

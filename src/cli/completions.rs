@@ -3,7 +3,8 @@
 use clap::{Args, Command, ValueEnum};
 use clap_complete::{Shell, generate};
 
-use super::error::{Code, Error};
+use super::code::Code;
+use super::error::Error;
 use super::output::print;
 
 /// Print a completion script for a shell

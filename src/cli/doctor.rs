@@ -7,7 +7,8 @@ use serde_json::Value;
 use zbus::fdo::DBusProxy;
 use zbus::names::BusName;
 
-use super::error::{Code, Error};
+use super::code::Code;
+use super::error::Error;
 use super::link::Link;
 use super::output::{Form, print};
 use super::remark::{Grade, Remark};

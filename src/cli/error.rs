@@ -1,51 +1,13 @@
-//! How a failure is told, and with which exit code the tool ends.
+//! How a failure is told.
 
 use std::io;
-use std::process::ExitCode;
 
 use nix::errno::Errno;
 use zbus::DBusError;
 
+use super::code::Code;
 use crate::client::Bus;
 use crate::lock::printable::shown;
-
-/// An exit code; those that are not a command's own are from `sysexits.h`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Code(pub(super) u8);
-
-impl Code {
-    /// Done.
-    pub(super) const SUCCESS: Self = Self(0);
-    /// What no other code says. For `who`: nobody holds it.
-    pub(super) const FAILURE: Self = Self(1);
-    /// The command line is wrong.
-    pub(super) const USAGE: Self = Self(64);
-    /// No such disk, owner or lock.
-    pub(super) const MISSING: Self = Self(66);
-    /// The service or the bus is not there.
-    pub(super) const UNAVAILABLE: Self = Self(69);
-    /// Somebody else holds it.
-    pub(super) const HELD: Self = Self(75);
-    /// Not authorized.
-    pub(super) const DENIED: Self = Self(77);
-    /// All is well, but it may not stay so.
-    pub(super) const CONFIGURATION: Self = Self(78);
-    /// A command that can't be executed, as shells have it.
-    pub(super) const NOT_EXECUTABLE: Self = Self(126);
-    /// No such command, as shells have it.
-    pub(super) const NOT_FOUND: Self = Self(127);
-
-    /// Ended by a signal, as shells have it.
-    pub(super) fn killed_by(signal: i32) -> Self {
-        Self(u8::try_from(128 + signal).unwrap_or(u8::MAX))
-    }
-}
-
-impl From<Code> for ExitCode {
-    fn from(code: Code) -> Self {
-        Self::from(code.0)
-    }
-}
 
 /// Why a verb is not done.
 #[derive(Debug)]
@@ -168,7 +130,7 @@ impl Error {
             Self::Missing(_) => Code::MISSING,
             Self::Failed(_) => Code::FAILURE,
             Self::ReaderGone => Code::SUCCESS,
-            Self::Interrupted(signal) => Code::killed_by(*signal),
+            Self::Interrupted(signal) => Code::Signal(*signal),
         }
     }
 
@@ -337,9 +299,9 @@ mod tests {
             ("org.freedesktop.DBus.Error.LimitsExceeded", 1),
             ("com.example.Error", 1),
         ] {
-            assert_eq!(Error::from(ours(name)).code(), Code(code), "{name}");
+            assert_eq!(Error::from(ours(name)).code(), Code::Status(code), "{name}");
         }
-        assert_eq!(Error::Interrupted(2).code(), Code(130));
+        assert_eq!(Error::Interrupted(2).code(), Code::Signal(2));
     }
 
     #[test]

@@ -9,8 +9,9 @@ use tokio::time::timeout;
 use uuid::Uuid;
 use zbus::{MatchRule, OwnedObjectPath};
 
+use super::code::Code;
 use super::disks::Disk;
-use super::error::{Code, Error};
+use super::error::Error;
 use super::link::Link;
 use super::open::{Opened, Opening, check_name, check_uuid};
 use super::output::{Form, print};

@@ -8,8 +8,9 @@ use serde_json::json;
 use zbus::fdo::IntrospectableProxy;
 use zbus::{ObjectPath, OwnedObjectPath, Variant};
 
+use super::code::Code;
 use super::disks::{self, as_lease};
-use super::error::{Code, Error};
+use super::error::Error;
 use super::link::Link;
 use super::output::{Form, print};
 use super::table::{Lean, Table};

@@ -8,7 +8,8 @@ use std::process;
 
 use clap::Args;
 
-use super::error::{Code, Error};
+use super::code::Code;
+use super::error::Error;
 use super::link::Link;
 use super::output::{Form, print};
 use super::{json, openmetrics};
@@ -24,7 +25,7 @@ textfile collector of its node exporter, have a timer run for instance:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Arguments {
-    /// Write it into this file, in one step: nobody ever reads half of it
+    /// Replace this file, in one step; '-' is standard output
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -39,6 +40,7 @@ pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
     };
     match arguments.output {
         None => print(&text)?,
+        Some(path) if path.as_os_str() == "-" => print(&text)?,
         Some(path) => replace(&path, &text)
             .map_err(|error| Error::system(&format!("writing {}", shown_path(&path)), error))?,
     }

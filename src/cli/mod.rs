@@ -8,6 +8,7 @@
 //! A table is for people and may change; what `--json` prints has the keys and values of the bus.
 
 mod clock;
+mod code;
 mod completions;
 mod disks;
 mod doctor;
@@ -61,8 +62,9 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::client::Bus;
 use crate::rlimit::{self, Needs};
+use code::Code;
 use disks::FILES_MAX;
-use error::{Code, Error};
+use error::Error;
 use link::Link;
 use output::{Form, complain};
 
@@ -82,17 +84,16 @@ Examples:
 
 Exit codes:
    0  done
-   1  something else went wrong; for 'who': nobody holds it; for 'doctor': a disk
-      is in danger
+   1  something else went wrong; for 'doctor': a disk is in danger
+   3  for 'who': the disk is free
   64  the command line is wrong
   66  there is no such disk, lease, lockspace, owner or lock
   69  the service, or the bus, can't be reached
-  75  somebody else holds the disk, also after '--wait=DURATION'
+  75  the disk is locked by another owner, or '--wait' timed out
   77  not authorized
   78  for 'doctor': no disk is in danger, but locks may be lost one day
-'run' ends with the exit code of its command, with 128 and the signal's number
-if a signal ended it, with 126 if it can't be executed and with 127 if there is
-no such command.
+'run' ends as its command does, with its exit code or by the same signal; with
+126 if the command can't be executed and with 127 if there is no such command.
 
 Root talks to the host's service on the system bus, everybody else to his own on
 the session bus, unless --system or --session says otherwise.";
@@ -177,7 +178,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let started = thread::Builder::new().stack_size(STACK).spawn(move || run_tool(arguments));
     match started.map(thread::JoinHandle::join) {
-        Ok(Ok(code)) => code.into(),
+        Ok(Ok(code)) => {
+            if let Code::Signal(signal) = code {
+                signals::die_by(signal);
+            }
+            code.into()
+        }
         Ok(Err(panic)) => std::panic::resume_unwind(panic),
         Err(error) => {
             complain(&rlimit::Error::Thread(error).to_string());

@@ -3,7 +3,8 @@
 use zbus::MatchRule;
 
 use super::clock;
-use super::error::{Code, Error};
+use super::code::Code;
+use super::error::Error;
 use super::known::Known;
 use super::link::Link;
 use super::news::{self, News};

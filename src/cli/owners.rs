@@ -1,6 +1,7 @@
 //! `owners`: all owners.
 
-use super::error::{Code, Error};
+use super::code::Code;
+use super::error::Error;
 use super::link::Link;
 use super::output::{Form, print, say};
 use super::table::{Lean, Table};

@@ -14,7 +14,8 @@ use tokio::time::timeout;
 use zbus::fdo::{DBusProxy, NameOwnerChangedStream};
 use zbus::names::{BusName, OwnedUniqueName};
 
-use super::error::{Code, Error};
+use super::code::Code;
+use super::error::Error;
 use super::link::Link;
 use super::output::{Form, print};
 use super::{json, running};

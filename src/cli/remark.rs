@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::error::Code;
+use super::code::Code;
 use super::json;
 use crate::client::Row;
 use crate::lock::printable::shown;

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::code::Code;
 use super::disks;
-use super::error::{Code, Error};
+use super::error::Error;
 use super::link::Link;
 use super::output::{Form, print};
 use super::{json, table};

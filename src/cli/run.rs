@@ -27,8 +27,9 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 use zbus::{MatchRule, OwnedObjectPath};
 
+use super::code::Code;
 use super::disks::{Disk, absolute};
-use super::error::{Code, Error};
+use super::error::Error;
 use super::link::Link;
 use super::open::{Opened, Opening, check_name, check_uuid, name_after};
 use super::output::complain;
@@ -62,7 +63,7 @@ VMLOCKD_LEASE_FD, the owner's UUID in VMLOCKD_OWNER.";
 /// Run a command and keep disks locked for as long as it lives
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "vmlockctl run [--name NAME] [--uuid UUID] [--wait[=DURATION]] [--in-use] [--on-lost=ACTION] --disk PATH[:MODE]... [--lease DIRECTORY/KEY[:MODE]]... -- COMMAND [ARG]...",
+    override_usage = "vmlockctl run [--name NAME] [--uuid UUID] [--wait[=DURATION]] [--conflict-exit-code NUMBER] [--in-use] [--on-lost=ACTION] --disk PATH[:MODE]... [--lease DIRECTORY/KEY[:MODE]]... -- COMMAND [ARG]...",
     after_help = EXAMPLE
 )]
 pub(super) struct Arguments {
@@ -83,6 +84,10 @@ pub(super) struct Arguments {
     leases: Vec<Disk>,
     #[command(flatten)]
     wait: Wait,
+    /// Exit with this code instead of 75 if a disk is locked by another owner, or --wait times out
+    #[arg(short = 'E', long, value_name = "NUMBER", default_value_t = Code::HELD.status(),
+        hide_default_value = true)]
+    conflict_exit_code: u8,
     /// Lock disks also while this host uses them itself
     #[arg(long)]
     in_use: bool,
@@ -108,9 +113,23 @@ impl Arguments {
     }
 }
 
-/// Does it.
+/// Runs the command, and ends as it does.
 pub(super) async fn perform(link: &Link, arguments: Arguments) -> Result<Code, Error> {
-    let Arguments { name, uuid, mut disks, leases, wait, in_use, on_lost, command } = arguments;
+    let conflict = Code::Status(arguments.conflict_exit_code);
+    match locked(link, arguments).await {
+        // The lock is granted or refused before the command is started.
+        Err(error) if error.code() == Code::HELD => {
+            if let Some(message) = error.message(link.bus) {
+                complain(&message);
+            }
+            Ok(conflict)
+        }
+        ended => ended,
+    }
+}
+
+async fn locked(link: &Link, arguments: Arguments) -> Result<Code, Error> {
+    let Arguments { name, uuid, mut disks, leases, wait, in_use, on_lost, command, .. } = arguments;
     disks.extend(leases);
     let name = name.unwrap_or_else(|| name_of(&command));
     let uuid = uuid.unwrap_or_else(|| Uuid::new_v4().to_string());
@@ -291,8 +310,8 @@ fn name_of(command: &[OsString]) -> String {
 
 fn code_of(status: ExitStatus) -> Code {
     match (status.code().map(u8::try_from), status.signal()) {
-        (Some(Ok(code)), _) => Code(code),
-        (_, Some(signal)) => Code::killed_by(signal),
+        (Some(Ok(status)), _) => Code::Status(status),
+        (_, Some(signal)) => Code::Signal(signal),
         _ => Code::FAILURE,
     }
 }
@@ -303,10 +322,10 @@ mod tests {
 
     #[test]
     fn a_status_becomes_a_code() {
-        assert_eq!(code_of(ExitStatus::from_raw(0)), Code(0));
-        assert_eq!(code_of(ExitStatus::from_raw(3 << 8)), Code(3));
-        assert_eq!(code_of(ExitStatus::from_raw(255 << 8)), Code(255));
-        assert_eq!(code_of(ExitStatus::from_raw(9)), Code(137));
-        assert_eq!(code_of(ExitStatus::from_raw(15 | 0x80)), Code(143));
+        assert_eq!(code_of(ExitStatus::from_raw(0)), Code::Status(0));
+        assert_eq!(code_of(ExitStatus::from_raw(3 << 8)), Code::Status(3));
+        assert_eq!(code_of(ExitStatus::from_raw(255 << 8)), Code::Status(255));
+        assert_eq!(code_of(ExitStatus::from_raw(9)), Code::Signal(9));
+        assert_eq!(code_of(ExitStatus::from_raw(15 | 0x80)), Code::Signal(15));
     }
 }

@@ -6,7 +6,8 @@ use std::path::Path;
 use clap::Args;
 use zbus::Variant;
 
-use super::error::{Code, Error};
+use super::code::Code;
+use super::error::Error;
 use super::find::{self, Target};
 use super::link::Link;
 use super::output::{Form, print};

@@ -5,7 +5,8 @@ use std::future::poll_fn;
 use std::io;
 use std::task::Poll;
 
-use nix::sys::signal::Signal;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 use nix::unistd::{getpgrp, tcgetpgrp};
 use tokio::signal::unix::{self, SignalKind};
 
@@ -101,6 +102,33 @@ fn ignored() -> u64 {
 fn parse_ignored(status: &str) -> Option<u64> {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
     u64::from_str_radix(mask.trim(), 16).ok()
+}
+
+/// Ends this process by a signal, for the parent to see: a shell stops a script at Ctrl-C only if the
+/// command died of it, and a service manager tells a signal from an exit status. Returns if this
+/// signal does not end a process.
+pub(super) fn die_by(signal: i32) {
+    let Ok(signal) = Signal::try_from(signal) else { return };
+    // The command has left the core dump, if one was to be.
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    // SIGKILL always has its default effect.
+    if signal != Signal::SIGKILL && reset(signal).is_err() {
+        return;
+    }
+    let mut set = SigSet::empty();
+    set.add(signal);
+    let _ = set.thread_unblock();
+    // Of this thread, so that it does not return before the signal is delivered.
+    let _ = raise(signal);
+}
+
+/// Gives a signal its default effect again.
+#[allow(unsafe_code)]
+fn reset(signal: Signal) -> nix::Result<()> {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the default action runs no code of this process, and nothing here relies on the handler
+    // that it replaces: the process ends now.
+    unsafe { sigaction(signal, &default) }.map(drop)
 }
 
 #[cfg(test)]

@@ -21,7 +21,8 @@ use nix::unistd::{close, pipe2, write};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::process::Child;
 
-use super::error::{Code, Error, cause};
+use super::code::Code;
+use super::error::{Error, cause};
 use super::output::complain;
 use crate::lock::printable::shown;
 

@@ -4,7 +4,8 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use super::error::{Code, Error};
+use super::code::Code;
+use super::error::Error;
 use super::find::{self, Target};
 use super::link::Link;
 use super::row;

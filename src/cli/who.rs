@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::code::Code;
 use super::disks::absolute;
-use super::error::{Code, Error};
+use super::error::Error;
 use super::find;
 use super::link::Link;
 use super::other::{self, BUS, Other};
@@ -18,13 +19,11 @@ use crate::lock::lease::spoken;
 use crate::lock::printable::{shown, shown_path};
 
 const AFTER_HELP: &str = "\
-Ends with 0 if somebody holds one of the disks, or has it open as a virtual
-machine does, and with 1 if nobody does:
+The exit code is 0 if one of the disks is locked or in use by a virtual machine,
+3 if none is, and another one if that is not known.
 
-  vmlockctl who web1.qcow2 || qemu-img convert web1.qcow2 copy.qcow2
-
-That nobody holds a disk may be over when you read it. To be sure, hold it
-yourself: vmlockctl run --disk web1.qcow2:shared -- qemu-img convert …";
+A disk that is free may be locked a moment later. To copy a disk, lock it:
+  vmlockctl run --disk web1.qcow2:shared -- qemu-img convert …";
 
 /// Tell who holds a disk
 #[derive(Debug, Args)]
@@ -72,7 +71,7 @@ pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
     if form == Form::Json {
         print(&json::document(&Value::Array(answers)))?;
     }
-    Ok(if somebody { Code::SUCCESS } else { Code::FAILURE })
+    Ok(if somebody { Code::SUCCESS } else { Code::FREE })
 }
 
 /// How much is told of a holder.

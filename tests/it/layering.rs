@@ -208,6 +208,7 @@ fn unsafe_code_is_in_few_justified_places() {
     let places = [
         "admission/readiness.rs",
         "admission/stall.rs",
+        "cli/signals.rs",
         "keep/inherited.rs",
         "keep/pair.rs",
         "life/watched.rs",

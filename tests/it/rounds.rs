@@ -3,6 +3,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::process::{Command, Stdio};
@@ -178,7 +179,7 @@ async fn a_command_is_killed_with_its_lock() {
     let file = within("the disk is locked", held).await;
     fs::remove_file(file).unwrap();
     let status = within("the command's end", run.wait()).await.unwrap();
-    assert_eq!(status.code(), Some(128 + 9));
+    assert_eq!(status.signal(), Some(9));
     let wrong = house.run("vmlockctl", &["run", "--on-lost=stop", "--disk", "/x", "--", "true"]);
     let wrong = wrong.await.refused();
     assert!(wrong.contains("possible values: notify, pause, kill"), "{wrong}");

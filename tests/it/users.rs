@@ -85,7 +85,7 @@ async fn a_machine_that_has_the_disk_open_is_named_and_refuses_nobody() {
     tool.say("{\"execute\": \"quit\"}");
     assert!(tool.ended().await.success());
     let ran = house.run("vmlockctl", &["who", path]).await;
-    assert_eq!(ran.status.code(), Some(1), "{ran:?}");
+    assert_eq!(ran.status.code(), Some(3), "{ran:?}");
 }
 
 /// A program that locks byte 0 of a file as `fcntl` does with this command, says its process

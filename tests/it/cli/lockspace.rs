@@ -91,7 +91,7 @@ async fn a_command_has_its_lease_for_as_long_as_it_lives() {
     assert!(tool.finish().await.success());
     vmlockctl(&house, &["run", "--lease", key, "--", "true"]).await.ok();
     let ran = vmlockctl(&house, &["who", &name]).await;
-    assert_eq!((ran.status.code(), ran.stderr), (Some(1), format!("nobody holds lease {key}\n")));
+    assert_eq!((ran.status.code(), ran.stderr), (Some(3), format!("nobody holds lease {key}\n")));
 
     vmlockctl(&house, &["lock", &format!("{name}:shared")]).await.ok();
     let said = fails(&house, 75, &["run", "--lease", key, "--", "true"]).await;

@@ -110,7 +110,7 @@ async fn who_answers_in_a_sentence_and_with_its_exit_code() {
     let begins = format!("disk {} is locked exclusively by VM \"web1\" (", str(&image));
     assert!(said.starts_with(&begins), "{said}");
     let nobody = format!("nobody holds disk {}\n", str(&free));
-    assert_eq!(fails(&house, 1, &["who", str(&free)]).await, nobody);
+    assert_eq!(fails(&house, 3, &["who", str(&free)]).await, nobody);
     let both = super::json(&house, &["who", str(&free), str(&image)]).await;
     assert_eq!(both[0], json!({ "path": str(&free), "holders": [] }));
     assert_eq!(both[1]["holders"][0]["name"], "web1");

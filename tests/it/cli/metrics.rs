@@ -85,6 +85,8 @@ async fn metrics_are_printed_as_text_and_as_json() {
     let text = vmlockctl(&house, &["metrics"]).await.ok();
     assert!(text.starts_with("# TYPE vmlockd_build_info gauge\n"), "{text}");
     assert!(text.ends_with("\n# EOF\n"), "{text}");
+    let printed = vmlockctl(&house, &["metrics", "--output", "-"]).await.ok();
+    assert!(printed.ends_with("\n# EOF\n"), "{printed}");
     let told = super::json(&house, &["metrics"]).await;
     assert_eq!(told["locks-granted"], 0);
     assert_eq!(told["wait-usec"].as_array().unwrap().last(), Some(&json!([u64::MAX, 0])));

@@ -127,7 +127,6 @@ async fn the_exit_code_is_the_commands() {
         (0, vec!["true"]),
         (7, vec!["sh", "-c", "exit 7"]),
         (255, vec!["sh", "-c", "exit 255"]),
-        (137, vec!["sh", "-c", "kill -9 $$"]),
         (126, vec![str(&image)]),
         (127, vec![str(&none)]),
     ] {
@@ -136,6 +135,38 @@ async fn the_exit_code_is_the_commands() {
         assert_eq!(said.starts_with("vmlockctl: can't run"), (126..=127).contains(&code), "{said}");
     }
     assert!(is_free(&image));
+}
+
+#[tokio::test]
+async fn a_command_that_a_signal_ends_ends_the_tool_by_the_same_signal() {
+    let house = House::builder().start().await;
+    let image = house.image("a.qcow2").await;
+    // One that is caught here, one that Rust programs ignore, one that would dump core, and one that
+    // cannot be caught.
+    for signal in [Signal::SIGTERM, Signal::SIGPIPE, Signal::SIGSEGV, Signal::SIGKILL] {
+        let mut command = house.command("vmlockctl");
+        let script = format!("kill -{} $$", signal as i32);
+        command.args(["run", "--disk", str(&image), "--", "sh", "-c", &script]);
+        let status = Tool::start(&house, command).ended().await;
+        assert_eq!((status.code(), status.signal()), (None, Some(signal as i32)));
+        assert!(!status.core_dumped());
+        assert!(is_free(&image));
+    }
+}
+
+#[tokio::test]
+async fn a_conflict_has_the_exit_code_that_was_asked_for() {
+    let house = House::builder().start().await;
+    let image = house.image("a.qcow2").await;
+    let (_tool, _) = Tool::holding(&house, &["--name", "web1", "--disk", str(&image)]).await;
+    for line in [&["run", "-E", "5"][..], &["run", "--conflict-exit-code=5", "--wait=20ms"]] {
+        let line = [line, &["--disk", str(&image), "--", "true"]].concat();
+        let said = fails(&house, 5, &line).await;
+        assert!(said.contains("VM \"web1\""), "{said}");
+    }
+    // The code of any other failure stays as it is.
+    let none = house.dir().join("none");
+    fails(&house, 66, &["run", "-E", "5", "--disk", str(&none), "--", "true"]).await;
 }
 
 #[tokio::test]
@@ -191,7 +222,7 @@ async fn a_command_that_is_killed_leaves_its_disks_free() {
     let image = house.image("a.qcow2").await;
     let (tool, pid) = Tool::holding(&house, &["--disk", str(&image)]).await;
     kill9(pid);
-    assert_eq!(tool.ended().await.code(), Some(128 + 9));
+    assert_eq!(tool.ended().await.signal(), Some(9));
     assert!(is_free(&image));
 }
 

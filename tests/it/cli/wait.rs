@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::pty::{Winsize, openpty};
@@ -156,7 +157,7 @@ async fn a_signal_ends_a_wait_and_nothing_is_left_of_it() {
     ] {
         let tool = scene.wait(line).await;
         tool.signal(signal);
-        assert_eq!(tool.ended().await.code(), Some(128 + signal as i32), "{line:?}");
+        assert_eq!(tool.ended().await.signal(), Some(signal as i32), "{line:?}");
         scene.is_as_before().await;
     }
     // No time to say goodbye.
@@ -323,7 +324,7 @@ async fn a_narrow_terminal_gets_a_short_line_and_ctrl_c_ends_it() {
     terminal.seen.clear();
     terminal.screen.write_all(b"\x03").unwrap();
     terminal.until_seen("\r\u{1b}[K").await;
-    assert_eq!(within("its end", terminal.process.ended()).await.code(), Some(130));
+    assert_eq!(within("its end", terminal.process.ended()).await.signal(), Some(2));
     scene.is_as_before().await;
 }
 
