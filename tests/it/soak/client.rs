@@ -145,16 +145,17 @@ impl<'s> Client<'s> {
         count(&self.scene.tally.opened);
         self.owner = Some(self.proxy(path).await);
         self.anchors = vec![anchor];
-        if wish.is_empty() {
-            for disk in &self.own {
-                if moved {
-                    self.gets_free(disk).await;
-                }
-                self.is_free(disk);
-            }
-        } else {
-            // Which locks these are is told to who asks again.
+        if !wish.is_empty() {
+            // Which locks these are is told to a caller that asks again.
             assert!(self.acquire(wish).await);
+        }
+        let wanted = |disk: &&String| !wish.iter().any(|(wanted, _)| wanted == *disk);
+        for disk in self.own.iter().filter(wanted) {
+            if moved {
+                // The owner from which its disks moved may have had them again until it ended.
+                self.gets_free(disk).await;
+            }
+            self.is_free(disk);
         }
     }
 
@@ -350,6 +351,10 @@ impl<'s> Client<'s> {
             self.ended = Some(begun);
         } else {
             for disk in &self.own {
+                if self.moved.is_some() {
+                    // The owner from which its disks moved has them again until its end is noticed.
+                    self.gets_free(disk).await;
+                }
                 self.is_free(disk);
             }
         }
