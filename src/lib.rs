@@ -38,5 +38,6 @@ pub mod nearest;
 pub mod notify;
 pub mod paths;
 pub mod reexec;
+pub mod registration;
 pub mod rlimit;
 pub mod step;

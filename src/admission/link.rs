@@ -19,9 +19,9 @@ use tokio::sync::{Mutex, Notify};
 use zbus::address::Transport;
 use zbus::address::transport::UnixSocket;
 
-use super::readiness::register;
 use crate::bus::Bus;
 use crate::lock::received::Received;
+use crate::registration::register;
 
 /// How many descriptors one message carries at most: the kernel's `SCM_MAX_FD`.
 const DESCRIPTORS: usize = 253;

@@ -1,17 +1,18 @@
 //! When the event loop may read the connection to the bus.
 //!
-//! A registration for reading wakes the event loop for each message that comes, whoever reads it:
-//! with a thread reading a flood, that costs as much again as the reading. So reading is registered
+//! A registration for reading wakes the event loop for each message that comes,
+//! also while another thread reads: during a flood, that costs as much again as the reading. So reading is registered
 //! apart from writing, and only while the event loop reads.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::lock;
+use crate::registration::register;
 
 /// The registration of a socket for reading, which may be suspended.
 #[derive(Debug)]
@@ -68,7 +69,7 @@ impl Readiness {
         match self.registered() {
             Some(socket) => {
                 let mut ready = socket.readable().await?;
-                // Whoever reads until nothing is left clears it.
+                // Cleared by a read that finds nothing.
                 ready.retain_ready();
                 Ok(())
             }
@@ -87,24 +88,3 @@ impl Readiness {
         socket.try_io(Interest::READABLE, |_| read())
     }
 }
-
-/// Registers a socket with the event loop.
-///
-/// # Errors
-///
-/// Those of `epoll_ctl(2)`.
-#[allow(unsafe_code)]
-pub(super) fn register<T: Socket>(socket: T, interest: Interest) -> io::Result<AsyncFd<T>> {
-    // SAFETY: the descriptor must stay open, and refer to the same description, for as long as the
-    // AsyncFd lives. It is an OwnedFd or an Arc of one (see `Socket`), which moves into it, and no code
-    // of this program replaces descriptors by number (dup2).
-    let registered = unsafe { AsyncFd::register_with_interest(socket, interest) };
-    registered.map_err(|error| error.into_parts().1)
-}
-
-/// What owns the descriptor of a socket for as long as it exists.
-pub(super) trait Socket: AsRawFd {}
-
-impl Socket for OwnedFd {}
-
-impl Socket for Arc<OwnedFd> {}

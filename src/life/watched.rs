@@ -8,6 +8,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::registration::register;
+
 /// An own descriptor, registered with the event loop for as long as it lives.
 #[derive(Debug)]
 pub(super) struct Watched {
@@ -18,13 +20,8 @@ pub(super) struct Watched {
 
 impl Watched {
     /// Watches for one sign: `interest` is what the event loop calls it, `sign` what poll(2) does.
-    #[allow(unsafe_code)]
     pub(super) fn new(fd: OwnedFd, interest: Interest, sign: PollFlags) -> io::Result<Self> {
-        // SAFETY: the descriptor must stay open, and refer to the same description, for as long as
-        // the AsyncFd lives. It is an OwnedFd that moves into it, nothing here gives it out but as
-        // a shared borrow, and no code of this program replaces descriptors by number (dup2).
-        let fd = unsafe { AsyncFd::register_with_interest(fd, interest) };
-        Ok(Self { fd: fd.map_err(|error| error.into_parts().1)?, interest, sign })
+        Ok(Self { fd: register(fd, interest)?, interest, sign })
     }
 
     /// Whether the sign is there now.
