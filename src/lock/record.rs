@@ -84,6 +84,25 @@ pub struct Want {
 }
 
 impl Want {
+    /// A resource that is locked directly, of which nothing else is known: no path, no lock files,
+    /// and nothing below it.
+    #[must_use]
+    pub fn direct(resource: String, identity: Identity, mode: Mode) -> Self {
+        Self {
+            resource,
+            canonical: None,
+            path: None,
+            identity,
+            below: Vec::new(),
+            copies: Vec::new(),
+            lockspace: LockspaceKind::Direct,
+            lock_files: Vec::new(),
+            fleeting: false,
+            mode,
+            write_shown: false,
+        }
+    }
+
     /// What has to be asked about it.
     #[must_use]
     pub fn asks(&self) -> Vec<Asked<'_>> {

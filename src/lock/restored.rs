@@ -113,19 +113,8 @@ pub fn recognise(descriptions: &[Description], number: u64) -> Option<Want> {
     let named = files.iter().map(|file| name(file).unwrap_or_else(unnamed));
     let lock_files: Vec<PathBuf> =
         named.chain(std::iter::repeat_with(unnamed)).take(descriptions.len()).collect();
-    Some(Want {
-        resource: spelt_path(lock_files.first()?),
-        canonical: None,
-        path: None,
-        identity,
-        below: Vec::new(),
-        copies: Vec::new(),
-        lockspace: LockspaceKind::Direct,
-        lock_files,
-        fleeting: false,
-        mode,
-        write_shown: false,
-    })
+    let resource = spelt_path(lock_files.first()?);
+    Some(Want { lock_files, ..Want::direct(resource, identity, mode) })
 }
 
 /// How a description is locked, as its own `fdinfo` tells (`proc_pid_fdinfo(5)`); the stronger mode

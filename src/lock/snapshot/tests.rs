@@ -5,7 +5,6 @@ use crate::lock::Mode;
 use crate::lock::extent::{Extent, Span};
 use crate::lock::identity::Identity;
 use crate::lock::in_use::refuse_if_used;
-use crate::lock::lockspace::LockspaceKind;
 use crate::lock::record::Want;
 use crate::lock::renewal::{Renewed, look_again};
 use crate::lock::stack::Stack;
@@ -112,17 +111,8 @@ impl Host {
         let stack = Stack::below(identity, "", &sysfs).unwrap();
         let devices = stack.devices(identity, &sysfs);
         Want {
-            resource: format!("/dev/loop{n}"),
-            canonical: None,
-            path: None,
-            identity,
             below: [stack.below, devices.extents].concat(),
-            copies: Vec::new(),
-            lockspace: LockspaceKind::Direct,
-            lock_files: Vec::new(),
-            fleeting: false,
-            mode: Mode::Exclusive,
-            write_shown: false,
+            ..Want::direct(format!("/dev/loop{n}"), identity, Mode::Exclusive)
         }
     }
 }

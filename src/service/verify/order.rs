@@ -143,26 +143,14 @@ async fn in_turn<T>(turns: &Semaphore, done: impl Future<Output = T>) -> T {
 mod tests {
     use super::*;
     use crate::lock::identity::Identity;
-    use crate::lock::lockspace::LockspaceKind;
     use crate::lock::record::Stage;
     use crate::lock::{Mode, Proof, Want};
     use std::future::{pending, ready};
     use uuid::Uuid;
 
     fn lock(id: u64, owner: OwnerId, dev: u64) -> Lock {
-        let want = Want {
-            resource: format!("/{id}"),
-            canonical: None,
-            path: None,
-            identity: Identity::Inode { dev, ino: id },
-            below: Vec::new(),
-            copies: Vec::new(),
-            lockspace: LockspaceKind::Direct,
-            lock_files: Vec::new(),
-            fleeting: false,
-            mode: Mode::Exclusive,
-            write_shown: false,
-        };
+        let want =
+            Want::direct(format!("/{id}"), Identity::Inode { dev, ino: id }, Mode::Exclusive);
         Lock { id, owner, want, stage: Stage::Held, proof: Proof::Unverified, since: 0 }
     }
 
