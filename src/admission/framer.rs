@@ -65,7 +65,7 @@ impl Framer {
         self.buffer.truncate(self.end);
         self.buffer.extend_from_slice(bytes);
         self.end = self.buffer.len();
-        // The room never is smaller than at the start, or each read would bring a message at most.
+        // The room is never smaller than at the start: each read would bring one message at most.
         self.buffer.resize(self.end.max(BUFFER), 0);
     }
 

@@ -24,7 +24,7 @@ impl Code {
     pub(super) const MISSING: Self = Self::Status(66);
     /// The service or the bus is not there.
     pub(super) const UNAVAILABLE: Self = Self::Status(69);
-    /// Somebody else holds it.
+    /// The disk is locked by another owner.
     pub(super) const HELD: Self = Self::Status(75);
     /// Not authorized.
     pub(super) const DENIED: Self = Self::Status(77);

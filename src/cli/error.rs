@@ -1,4 +1,4 @@
-//! How a failure is told.
+//! Errors of the tool, with their messages and exit codes.
 
 use std::io;
 

@@ -34,16 +34,16 @@ pub(super) struct Arguments {
     paths: Vec<PathBuf>,
 }
 
-/// Does it.
+/// Prints the holders of each disk.
 pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Result<Code, Error> {
     let mut answers = Vec::new();
-    let mut somebody = false;
+    let mut any_held = false;
     let other = Other::than(link.bus);
     for path in arguments.paths {
         let path = absolute(&path)?;
         let mut holders = find::holders(link, &path).await?;
         let completed = other.complete(&path, &mut holders).await;
-        somebody |= !holders.is_empty();
+        any_held |= !holders.is_empty();
         let disk = shown_path(&path);
         match form {
             Form::Json => {
@@ -71,7 +71,7 @@ pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
     if form == Form::Json {
         print(&json::document(&Value::Array(answers)))?;
     }
-    Ok(if somebody { Code::SUCCESS } else { Code::FREE })
+    Ok(if any_held { Code::SUCCESS } else { Code::FREE })
 }
 
 /// How much is told of a holder.

@@ -211,6 +211,12 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
+    /// A local root file system, and a remote one at this directory.
+    fn with_remote(at: &Path) -> Mounts {
+        let remote = format!("2 1 0:9 / {} rw - nfs x rw\n", at.display());
+        Mounts::parse(format!("1 0 1:1 / / rw - ext4 x rw\n{remote}").as_bytes())
+    }
+
     #[test]
     fn a_name_is_walked_up_to_what_is_far() {
         let dir = tempfile::tempdir().unwrap();
@@ -223,11 +229,7 @@ mod tests {
         symlink("../far/disk", at("near/relative")).unwrap();
         symlink("loop", at("loop")).unwrap();
         symlink(at("near"), at("far/back")).unwrap();
-        let list = format!(
-            "1 0 1:1 / / rw - ext4 x rw\n2 1 0:9 / {} rw - nfs x rw\n",
-            at("far").display()
-        );
-        let mounts = Mounts::parse(list.as_bytes());
+        let mounts = with_remote(&at("far"));
         let far = |name: &str| far_mount(&mounts, &at(name)).map(|mount| mount.id);
         for name in
             ["far", "far/disk", "far/a/b", "absolute/disk", "near/relative", "near/../far/x"]
@@ -275,11 +277,7 @@ mod tests {
         let at = |name: &str| real.join(name);
         std::fs::create_dir_all(at("p")).unwrap();
         std::fs::create_dir_all(at("far")).unwrap();
-        let list = format!(
-            "1 0 1:1 / / rw - ext4 x rw\n2 1 0:9 / {} rw - nfs x rw\n",
-            at("far").display()
-        );
-        let mounts = Mounts::parse(list.as_bytes());
+        let mounts = with_remote(&at("far"));
         // Links that lead one to the next, each with this many detours.
         let chain = |links: usize, detours: usize, to: &str| {
             for n in 0..links {
