@@ -115,7 +115,7 @@ where
     default_path = "/org/vmlockd1"
 )]
 pub trait Manager {
-    /// Opens an owner that is kept alive by a lease.
+    /// Opens an owner that is kept alive by a lifeline.
     fn open_owner(
         &self,
         uuid: &str,
@@ -312,11 +312,11 @@ pub trait Lockspace {
 
     /// What its locks are worth, in a word.
     #[zbus(property(emits_changed_signal = "false"))]
-    fn verdict(&self) -> zbus::Result<String>;
+    fn self_test_result(&self) -> zbus::Result<String>;
 
     /// The same in sentences.
     #[zbus(property(emits_changed_signal = "false"))]
-    fn findings(&self) -> zbus::Result<Vec<String>>;
+    fn self_test_messages(&self) -> zbus::Result<Vec<String>>;
 
     /// How many locks are held in it.
     #[zbus(property(emits_changed_signal = "false"), name = "NLocks")]

@@ -217,7 +217,7 @@ fn read_limits(table: &Table<'_>, limits: &mut Limits) -> Result<(), Wrong> {
     let fields: [(&str, &mut usize); 16] = [
         ("owners_per_user", &mut limits.owners_per_user),
         ("locks_per_user", &mut limits.locks_per_user),
-        ("leases_per_user", &mut limits.leases_per_user),
+        ("lifelines_per_user", &mut limits.lifelines_per_user),
         ("processes_per_user", &mut limits.processes_per_user),
         ("calls_per_user", &mut limits.calls_per_user),
         ("calls_per_connection", &mut limits.calls_per_connection),

@@ -165,7 +165,7 @@ pub const TABLE: &[Row] = {
         row(OWNER, "Acquire", &[ManageForeign, AcquireByName]),
         row(OWNER, "AcquireWithFiles", &[ManageForeign, AcquireByDescriptor, AcquireByName]),
         row(OWNER, "Release", &[ReleaseForeign]),
-        row(OWNER, "Hold", &[ManageForeign]),
+        row(OWNER, "NewLifeline", &[ManageForeign]),
         row(OWNER, "BindProcess", &[ManageForeign, RegisterProcess]),
         row(OWNER, "BindPID", &[ManageForeign, RegisterProcess]),
         row(OWNER, "Suspend", &[ManageForeign, ReleaseForeign]),

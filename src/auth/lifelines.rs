@@ -32,7 +32,7 @@ impl Lifelines {
         }
         if handed.len() >= PER_USER {
             let whose = format!("in {} s for uid {uid}", WINDOW.as_secs());
-            return Err(Error::Limit { what: "leases", limit: PER_USER, whose });
+            return Err(Error::Limit { what: "lifelines", limit: PER_USER, whose });
         }
         handed.push_back(now);
         Ok(())

@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_lock_that_nobody_has_looked_at_is_no_danger_yet() {
-        let mut lock = owner("web1", vec!["lease"]);
+        let mut lock = owner("web1", vec!["lifeline"]);
         for key in ["verified", "lost"] {
             lock.insert(key.to_owned(), OwnedVariant::try_from(Variant::from(false)).unwrap());
         }
@@ -293,7 +293,7 @@ mod tests {
     fn owners_without_a_machine_are_told_apart() {
         let mut remarks = Vec::new();
         let owners = [
-            owner("web1", vec!["lease"]),
+            owner("web1", vec!["lifeline"]),
             owner("backup", vec!["manual"]),
             owner("web2", vec!["manual", "process"]),
             owner("recovered", vec!["manual"]),

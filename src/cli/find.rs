@@ -150,7 +150,7 @@ pub(super) async fn lock_on(link: &Link, path: &Path, whose: Option<u32>) -> Res
     }
     if found.is_empty() {
         // Who merely has it open holds nothing that could be released.
-        let holder = holders.iter().find(|holder| row::text(holder, "kind") != "user");
+        let holder = holders.iter().find(|holder| row::text(holder, "kind") != "opener");
         return Err(match (holder, whose) {
             (Some(holder), Some(_)) => {
                 Error::Missing(format!("it is not you: {}", sentence(&shown_path(path), holder)))

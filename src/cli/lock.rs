@@ -24,7 +24,7 @@ use crate::lock::on_lost::OnLost;
 
 /// How long an answer is awaited that is no longer wanted.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long the service has to see that the lease is closed.
+/// How long the service has to see that the lifeline is closed.
 const LIMIT: Duration = Duration::from_secs(5);
 
 const EXAMPLE: &str = "\
@@ -80,7 +80,7 @@ pub(super) async fn perform(link: &Link, args: Arguments, form: Form) -> Result<
     let (in_use, on_lost) = (args.in_use, OnLost::Notify);
     let opening = Opening { name, uuid: &uuid, manual: true, disks, in_use, on_lost, wait };
     let mut request = Box::pin(opening.open(link));
-    let Opened { path, lease } = tokio::select! {
+    let Opened { path, lifeline } = tokio::select! {
         opened = &mut request => opened?,
         signal = signals.next() => {
             if wait.is_some() {
@@ -94,7 +94,7 @@ pub(super) async fn perform(link: &Link, args: Arguments, form: Form) -> Result<
             return Err(Error::Interrupted(signal as i32));
         }
     };
-    match report(link, &path, &uuid, lease, form).await {
+    match report(link, &path, &uuid, lifeline, form).await {
         Ok(()) => Ok(Code::SUCCESS),
         Err(error) => Err(withdraw(link, &path, &uuid, error).await),
     }
@@ -105,11 +105,11 @@ async fn report(
     link: &Link,
     path: &OwnedObjectPath,
     uuid: &str,
-    lease: OwnedFd,
+    lifeline: OwnedFd,
     form: Form,
 ) -> Result<(), Error> {
     // Nothing is wrong if that is not seen in time: the locks are there.
-    let _ = timeout(LIMIT, give_back(link, path, lease)).await;
+    let _ = timeout(LIMIT, give_back(link, path, lifeline)).await;
     let filter = lists::path_option("owner", path);
     let locks = lists::locks(&link.manager().await?, filter).await?;
     let ours = |lock: &Row| row::text(lock, "owner") == path.as_str();
@@ -139,17 +139,17 @@ async fn withdraw(link: &Link, path: &OwnedObjectPath, uuid: &str, error: Error)
     Error::Failed(format!("{why}; {outcome}"))
 }
 
-/// Closes the lease, which such an owner does not need, and waits until that is seen: `unlock`
-/// takes an owner with a lease for a living machine.
-async fn give_back(link: &Link, path: &OwnedObjectPath, lease: OwnedFd) -> Result<(), Error> {
+/// Closes the lifeline, which such an owner does not need, and waits until that is seen: `unlock`
+/// takes an owner with a lifeline for a living machine.
+async fn give_back(link: &Link, path: &OwnedObjectPath, lifeline: OwnedFd) -> Result<(), Error> {
     let rule = MatchRule::builder()
         .path(path)
         .interface("org.freedesktop.DBus.Properties")
         .member("PropertiesChanged");
     let mut changes = Subscription::new(link.bus().await?, rule).await?;
-    drop(lease);
+    drop(lifeline);
     let owner = link.owner(path).await?;
-    while owner.anchors().await?.iter().any(|anchor| anchor == "lease") {
+    while owner.anchors().await?.iter().any(|anchor| anchor == "lifeline") {
         changes.next().await;
     }
     Ok(())

@@ -64,7 +64,7 @@ impl News {
             ("org.freedesktop.DBus.ObjectManager", "InterfacesAdded") => {
                 type Added = (OwnedObjectPath, std::collections::HashMap<String, Row>);
                 let (owner, interfaces): Added = body.deserialize().ok()?;
-                let front = row::text(interfaces.get("org.vmlockd1.Owner")?, "Front").to_owned();
+                let front = row::text(interfaces.get("org.vmlockd1.Owner")?, "Frontend").to_owned();
                 Some(Self::new("OwnerOpened", Event::Opened { owner, front }))
             }
             ("org.freedesktop.DBus.ObjectManager", "InterfacesRemoved") => {
@@ -118,7 +118,7 @@ impl News {
         }
         let owner = match &self.event {
             Event::Opened { owner, front } => {
-                put("front", front.as_str().into());
+                put("frontend", front.as_str().into());
                 Some(owner)
             }
             Event::Ended { owner } => Some(owner),

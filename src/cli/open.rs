@@ -43,7 +43,7 @@ pub(super) struct Opened {
     /// Where it is.
     pub(super) path: OwnedObjectPath,
     /// Keeps it alive, unless it stays anyway.
-    pub(super) lease: OwnedFd,
+    pub(super) lifeline: OwnedFd,
 }
 
 impl Opening<'_> {
@@ -82,8 +82,8 @@ impl Opening<'_> {
             // It may be open all the same, and nothing else would close it.
             let _ = self.give_up(link).await;
         }
-        let (path, lease): (OwnedObjectPath, zbus::OwnedFd) = answer?;
-        let opened = Opened { path, lease: lease.into() };
+        let (path, lifeline): (OwnedObjectPath, zbus::OwnedFd) = answer?;
+        let opened = Opened { path, lifeline: lifeline.into() };
         if at_once {
             return Ok(opened);
         }
@@ -106,7 +106,7 @@ impl Opening<'_> {
             Ok(()) => Ok(opened),
             Err(error) => {
                 if self.manual {
-                    // Otherwise it goes with the lease. The first error is the one to tell.
+                    // Otherwise it goes with the lifeline. The first error is the one to tell.
                     let _ = owner.close(Options::new()).await;
                 }
                 Err(error)

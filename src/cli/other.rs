@@ -113,7 +113,7 @@ mod tests {
             (&[("kind", "unknown"), ("mode", "exclusive")], true),
             (&[("kind", "unknown"), ("mode", "shared")], false),
             (&[("kind", "hidden"), ("mode", "exclusive")], true),
-            (&[("kind", "user"), ("program", "vmlockd")], false),
+            (&[("kind", "opener"), ("program", "vmlockd")], false),
         ] {
             assert_eq!(is_other_instance(&row(entries)), is, "{entries:?}");
         }

@@ -142,13 +142,13 @@ mod tests {
             ("pid", 0u32.into()),
             ("uid", 0u32.into()),
             ("uuid", "4dea22b3-1d52-d8f3-2516-782e98ab3fa0".into()),
-            ("anchors", vec!["lease", "process"].into()),
+            ("anchors", vec!["lifeline", "process"].into()),
             ("lifeline-processes", vec![(7_u32, "sh")].into()),
         ]);
         assert_eq!(lock_number(&row), "12");
         assert_eq!((text(&row, "name"), pid(&row).as_str()), ("web1", "-"));
         assert_eq!((short_uuid(&row).as_str(), user(&row).as_str()), ("4dea22b3", "root"));
-        assert_eq!(words(&row, "anchors"), ["lease", "process"]);
+        assert_eq!(words(&row, "anchors"), ["lifeline", "process"]);
         assert_eq!(processes(&row, "lifeline-processes"), [(7, "sh")]);
         assert!(processes(&row, "anchors").is_empty());
         assert!(flag(&self::row([("lost", true.into())]), "lost") && !flag(&row, "lost"));

@@ -1,16 +1,16 @@
 //! `run`: disks are locked while a command lives.
 //!
 //! 1. An owner is opened, and the disks are locked: all of them or none, if need be after a wait.
-//! 2. The command is started and bound to the owner, see [`super::start`]. It inherits the lease.
-//! 3. Signals that are meant for it are passed on, and its end is awaited. A copy of the lease
+//! 2. The command is started and bound to the owner, see [`super::start`]. It inherits the lifeline.
+//! 3. Signals that are meant for it are passed on, and its end is awaited. A copy of the lifeline
 //!    stays here meanwhile: programs that start others, sudo for one, close what they inherited.
-//!    Should the service end the owner all the same, the lease breaks, and that is said; the
+//!    Should the service end the owner all the same, the lifeline breaks, and that is said; the
 //!    command is let alone.
 //! 4. What the command has left behind is looked for ([`super::survivors`]). A process that has one of
-//!    the disks open, and no lease, is bound to the owner: it may be the virtual machine.
+//!    the disks open, and no lifeline, is bound to the owner: it may be the virtual machine.
 //! 5. That copy is closed. If no other process has one, the owner ends now, and this is awaited, so
 //!    that a later request finds the disks free. A command that left a daemon behind has left it the
-//!    lease too: then the disks stay locked for as long as that lives. Either is reported.
+//!    lifeline too: then the disks stay locked for as long as that lives. Either is reported.
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -40,7 +40,7 @@ use super::wait::Wait;
 use crate::client::{Event, MANAGER_PATH, Options, OwnerProxy, Subscription};
 use crate::lock::on_lost::OnLost;
 
-/// How long the end of an owner is awaited whose lease somebody else may have, once the service
+/// How long the end of an owner is awaited whose lifeline somebody else may have, once the service
 /// has shown that it had time to see our copy closed.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the service has to show that.
@@ -58,7 +58,7 @@ started when they are free.
 
 The command, and all that it starts, inherits a descriptor that keeps the disks
 locked until the last of them has closed it or ended; its number is in
-VMLOCKD_LEASE_FD, the owner's UUID in VMLOCKD_OWNER.";
+VMLOCKD_LIFELINE_FD, the owner's UUID in VMLOCKD_OWNER.";
 
 /// Run a command and keep disks locked for as long as it lives
 #[derive(Debug, Args)]
@@ -137,25 +137,25 @@ async fn locked(link: &Link, arguments: Arguments) -> Result<Code, Error> {
     let (disks, wait) = (&disks[..], wait.span());
     let (name, uuid) = (&name, &uuid);
     let opening = Opening { name, uuid, manual: false, disks, in_use, on_lost, wait };
-    let Opened { path, lease } = tokio::select! {
-        // Our end closes the lease, also one that is on its way to us.
+    let Opened { path, lifeline } = tokio::select! {
+        // Our end closes the lifeline, also one that is on its way to us.
         signal = signals.next() => return Err(Error::Interrupted(signal as i32)),
         opened = opening.open(link) => opened?,
     };
     survivors::adopt_orphans();
-    let waiting = start::spawn(&command, uuid, &lease)?;
-    let status = accompany(link, &path, waiting, &mut signals, &lease).await?;
+    let waiting = start::spawn(&command, uuid, &lifeline)?;
+    let status = accompany(link, &path, waiting, &mut signals, &lifeline).await?;
     let disks = disks.iter().filter_map(|disk| absolute(&disk.path).ok()).collect();
-    let mut left = survivors::survivors(&lease, disks).await;
+    let mut left = survivors::survivors(&lifeline, disks).await;
     bind(link, &path, &mut left).await;
-    let kept = give_up(link, &path, lease).await;
+    let kept = give_up(link, &path, lifeline).await;
     report(kept, left).await;
     Ok(code_of(status))
 }
 
-/// Step 4. Has the owner live for as long as a process that uses a disk of it without a lease.
+/// Step 4. Has the owner live for as long as a process that uses a disk of it without a lifeline.
 async fn bind(link: &Link, path: &OwnedObjectPath, left: &mut [Survivor]) {
-    for survivor in left.iter_mut().filter(|it| it.disk.is_some() && !it.has_lease) {
+    for survivor in left.iter_mut().filter(|it| it.disk.is_some() && !it.has_lifeline) {
         let bound = async {
             let owner = link.owner(path).await?;
             owner.bind_process(survivor.pidfd.as_fd().into(), Options::new()).await?;
@@ -186,10 +186,10 @@ async fn report(kept: Option<bool>, left: Vec<Survivor>) {
 
 /// The message for an owner that lives on.
 fn kept_by(left: &[Survivor]) -> String {
-    let keepers: Vec<&Survivor> = left.iter().filter(|it| it.has_lease || it.is_bound).collect();
+    let keepers: Vec<&Survivor> = left.iter().filter(|it| it.has_lifeline || it.is_bound).collect();
     let keepers = if keepers.is_empty() { left.iter().collect() } else { keepers };
     let (names, end) = match keepers.len() {
-        0 => ("another process that has the lease open".to_owned(), "keeps the disks locked"),
+        0 => ("another process that has the lifeline open".to_owned(), "keeps the disks locked"),
         1 => (survivors::names(keepers.iter().copied()), "keeps the disks locked until it ends"),
         _ => (survivors::names(keepers.iter().copied()), "keep the disks locked until they end"),
     };
@@ -202,7 +202,7 @@ async fn accompany(
     owner: &OwnedObjectPath,
     waiting: Waiting,
     signals: &mut Signals,
-    lease: &OwnedFd,
+    lifeline: &OwnedFd,
 ) -> Result<ExitStatus, Error> {
     let Waiting { mut child, pidfd, gate } = waiting;
     let owner = link.owner(owner).await?;
@@ -210,10 +210,10 @@ async fn accompany(
     tokio::pin!(bound);
     let mut gate = Some(gate);
     let pid = child.id();
-    let lease = lease
+    let lifeline = lifeline
         .try_clone()
         .and_then(pipe::Receiver::from_owned_fd)
-        .map_err(|error| Error::system("watching the lease", error))?;
+        .map_err(|error| Error::system("watching the lifeline", error))?;
     let mut whole = true;
     loop {
         tokio::select! {
@@ -230,7 +230,7 @@ async fn accompany(
                 (Err(error), _) => return Err(error.into()),
                 (Ok(()), None) => {}
             },
-            () = broken(&lease), if whole => {
+            () = broken(&lifeline), if whole => {
                 whole = false;
                 complain(
                     "the disks are no longer locked, but the command runs on: vmlockd, or \
@@ -241,11 +241,11 @@ async fn accompany(
     }
 }
 
-/// Returns when the service has closed its end of the lease. It carries no data, so all there is
+/// Returns when the service has closed its end of the lifeline. It carries no data, so all there is
 /// to read is its end.
-async fn broken(lease: &pipe::Receiver) {
-    while lease.readable().await.is_ok() {
-        if !matches!(lease.try_read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+async fn broken(lifeline: &pipe::Receiver) {
+    while lifeline.readable().await.is_ok() {
+        if !matches!(lifeline.try_read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
         {
             return;
         }
@@ -262,9 +262,9 @@ fn pass_on(pidfd: &OwnedFd, signal: Signal) {
     }
 }
 
-/// Step 5. Whatever fails here: the lease is closed, and the service sees to the rest. Returns whether
+/// Step 5. Whatever fails here: the lifeline is closed, and the service sees to the rest. Returns whether
 /// the owner lives on, if that is known.
-async fn give_up(link: &Link, path: &OwnedObjectPath, lease: OwnedFd) -> Option<bool> {
+async fn give_up(link: &Link, path: &OwnedObjectPath, lifeline: OwnedFd) -> Option<bool> {
     let kept = async {
         let rule = MatchRule::builder()
             .path(MANAGER_PATH)
@@ -278,7 +278,7 @@ async fn give_up(link: &Link, path: &OwnedObjectPath, lease: OwnedFd) -> Option<
         if !is_there(&owner).await? {
             return Ok::<_, Error>(false);
         }
-        drop(lease);
+        drop(lifeline);
         let waited = async {
             // The service has had time for it when it has answered.
             if is_there(&owner).await? {

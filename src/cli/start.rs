@@ -30,8 +30,8 @@ use crate::lock::printable::shown;
 const NAME: &str = "vmlockctl-start";
 /// Tells the command its owner's UUID.
 const OWNER: &str = "VMLOCKD_OWNER";
-/// Tells the command which of its descriptors is the lease.
-const LEASE: &str = "VMLOCKD_LEASE_FD";
+/// Tells the command which of its descriptors is the lifeline.
+const LIFELINE: &str = "VMLOCKD_LIFELINE_FD";
 
 /// A process that waits to become the command.
 #[derive(Debug)]
@@ -59,15 +59,19 @@ impl Gate {
     }
 }
 
-/// Step 1. The process and the command inherit the lease.
-pub(super) fn spawn(command: &[OsString], owner: &str, lease: &OwnedFd) -> Result<Waiting, Error> {
+/// Step 1. The process and the command inherit the lifeline.
+pub(super) fn spawn(
+    command: &[OsString],
+    owner: &str,
+    lifeline: &OwnedFd,
+) -> Result<Waiting, Error> {
     let failed = |error: io::Error| Error::system("starting the command", error);
     let (wait, gate) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| failed(errno.into()))?;
     let mut process = Command::new("/proc/self/exe");
     process.arg0(NAME).arg(wait.as_raw_fd().to_string()).args(command);
-    process.env(OWNER, owner).env(LEASE, lease.as_raw_fd().to_string());
+    process.env(OWNER, owner).env(LIFELINE, lifeline.as_raw_fd().to_string());
     let inherit = |flags| {
-        fcntl(lease, FcntlArg::F_SETFD(flags))
+        fcntl(lifeline, FcntlArg::F_SETFD(flags))
             .and_then(|_| fcntl(&wait, FcntlArg::F_SETFD(flags)))
             .map_err(|errno| failed(errno.into()))
     };

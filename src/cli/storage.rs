@@ -16,14 +16,14 @@ pub(super) async fn look(
 ) -> Result<(), Error> {
     let metrics = manager.get_metrics(Options::new()).await?;
     let (silent, stuck) =
-        (row::number(&metrics, "storage-silent"), row::number(&metrics, "requests-stuck"));
+        (row::number(&metrics, "mounts-unresponsive"), row::number(&metrics, "requests-hung"));
     remarks.extend(of_silence(silent));
     remarks.extend(of_stuck(stuck));
     for lockspace in lockspace::all(link).await? {
         of_lockspace(&lockspace, remarks);
         let directory = row::text(&lockspace, "Directory");
         // The other verdicts mean that hosts don't see each other's locks there.
-        let visible = matches!(row::text(&lockspace, "Verdict"), "shared" | "unknown");
+        let visible = matches!(row::text(&lockspace, "SelfTestResult"), "shared" | "unknown");
         // The lookup would hang as long as the requests that hang already.
         let responsive = silent == 0 && stuck == 0;
         if visible && responsive && row::text(&lockspace, "Kind") != "lease" {
@@ -57,12 +57,12 @@ fn of_stuck(stuck: u64) -> Option<Remark> {
 /// What the service has found out about a lockspace. One older than that says nothing.
 fn of_lockspace(lockspace: &Row, remarks: &mut Vec<Remark>) {
     let configured = row::text(lockspace, "Kind") != "lease";
-    let grade = match row::text(lockspace, "Verdict") {
+    let grade = match row::text(lockspace, "SelfTestResult") {
         "shared" => Grade::Ok,
         // Of one that somebody has made it is known what he wanted.
         "local" if !configured => Grade::Ok,
         "local" => Grade::Note,
-        "unfit" => Grade::Danger,
+        "unusable" => Grade::Danger,
         "" => return,
         _ => Grade::Warning,
     };
@@ -71,7 +71,7 @@ fn of_lockspace(lockspace: &Row, remarks: &mut Vec<Remark>) {
         "" => format!("lockspace {name}"),
         directory => format!("lockspace {name}, {directory}"),
     };
-    let findings = row::words(lockspace, "Findings");
+    let findings = row::words(lockspace, "SelfTestMessages");
     let grades = std::iter::once(grade).chain(std::iter::repeat(Grade::Warning));
     for (finding, grade) in findings.into_iter().zip(grades) {
         let remark = Remark::new(grade, "lockspace", format!("{place}: {finding}"));
@@ -86,9 +86,10 @@ mod tests {
 
     fn lockspace(kind: &str, verdict: &str, findings: Vec<&str>) -> Row {
         let owned = |value: Variant<'_>| OwnedVariant::try_from(value).unwrap();
-        let text = [("Name", "x"), ("Kind", kind), ("Directory", "/srv"), ("Verdict", verdict)];
+        let text =
+            [("Name", "x"), ("Kind", kind), ("Directory", "/srv"), ("SelfTestResult", verdict)];
         let text = text.map(|(key, value)| (key.to_owned(), owned(value.into())));
-        let findings = ("Findings".to_owned(), owned(findings.into()));
+        let findings = ("SelfTestMessages".to_owned(), owned(findings.into()));
         text.into_iter().chain([findings]).collect()
     }
 
@@ -103,7 +104,7 @@ mod tests {
             ("hashed", "untested", Some(Grade::Warning)),
             ("direct", "recorded", Some(Grade::Warning)),
             ("hashed", "of-tomorrow", Some(Grade::Warning)),
-            ("hashed", "unfit", Some(Grade::Danger)),
+            ("hashed", "unusable", Some(Grade::Danger)),
             ("direct", "", None),
         ] {
             let mut remarks = Vec::new();

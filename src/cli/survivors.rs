@@ -61,8 +61,8 @@ pub(super) fn reap_orphans(command: Option<u32>) {
 #[derive(Debug)]
 pub(super) struct Survivor {
     pub(super) pid: i32,
-    /// Whether it has the lease open; not where that may not be seen.
-    pub(super) has_lease: bool,
+    /// Whether it has the lifeline open; not where that may not be seen.
+    pub(super) has_lifeline: bool,
     /// The disk that it has open.
     pub(super) disk: Option<PathBuf>,
     /// Whether it has been bound to the owner.
@@ -75,7 +75,8 @@ impl Survivor {
     fn new(pid: i32) -> Option<Self> {
         let number = rustix::process::Pid::from_raw(pid)?;
         let pidfd = pidfd_open(number, PidfdFlags::empty()).ok()?;
-        Some(Self { pid, has_lease: false, disk: None, is_bound: false, pidfd }).filter(Self::lives)
+        Some(Self { pid, has_lifeline: false, disk: None, is_bound: false, pidfd })
+            .filter(Self::lives)
     }
 
     /// What its program is called now: it may have executed another one since it was found.
@@ -91,7 +92,7 @@ impl Survivor {
     }
 
     /// Looks at what it has open.
-    fn look(&mut self, lease: u64, disks: &[(PathBuf, Node)]) {
+    fn look(&mut self, lifeline: u64, disks: &[(PathBuf, Node)]) {
         let process = PathBuf::from(format!("/proc/{}", self.pid));
         let threads = threads_with_own_table(&process, || true);
         let threads = threads.map(|thread| process.join("task").join(thread.to_string()));
@@ -100,8 +101,8 @@ impl Survivor {
         let open = tables.filter_map(|table| fs::read_dir(table.join("fd")).ok()).flatten();
         for path in open.flatten().map(|entry| entry.path()) {
             let Ok(target) = fs::read_link(&path) else { continue };
-            if target.to_str() == Some(&format!("pipe:[{lease}]")) {
-                self.has_lease = true;
+            if target.to_str() == Some(&format!("pipe:[{lifeline}]")) {
+                self.has_lifeline = true;
             } else if target.is_absolute() && self.disk.is_none() {
                 let node = Node::of(&path);
                 let disk = disks.iter().find(|(_, disk)| Some(*disk) == node);
@@ -130,11 +131,11 @@ impl Node {
     }
 }
 
-/// The processes that have survived the command, with what they have open of its lease and its disks.
-pub(super) async fn survivors(lease: impl AsFd, disks: Vec<PathBuf>) -> Vec<Survivor> {
+/// The processes that have survived the command, with what they have open of its lifeline and its disks.
+pub(super) async fn survivors(lifeline: impl AsFd, disks: Vec<PathBuf>) -> Vec<Survivor> {
     reap_orphans(None);
     let mut found: Vec<Survivor> = descendants().into_iter().filter_map(Survivor::new).collect();
-    let Ok(lease) = fstat(lease.as_fd()) else { return found };
+    let Ok(lifeline) = fstat(lifeline.as_fd()) else { return found };
     if found.is_empty() {
         return found;
     }
@@ -145,7 +146,7 @@ pub(super) async fn survivors(lease: impl AsFd, disks: Vec<PathBuf>) -> Vec<Surv
             disks.into_iter().filter_map(|path| Some((path.clone(), Node::of(&path)?))).collect();
         let mut seen: Vec<Survivor> = pids.into_iter().filter_map(Survivor::new).collect();
         for survivor in &mut seen {
-            survivor.look(lease.st_ino, &disks);
+            survivor.look(lifeline.st_ino, &disks);
         }
         // Nobody waits for it who has lost patience.
         let _ = said.send(seen);
@@ -216,7 +217,7 @@ mod tests {
         assert!(descendants().contains(&pid));
         let mut survivor = Survivor::new(pid).unwrap();
         survivor.look(inode, &[(disk.clone(), Node::of(&disk).unwrap())]);
-        assert!(survivor.has_lease && survivor.disk == Some(disk) && survivor.lives());
+        assert!(survivor.has_lifeline && survivor.disk == Some(disk) && survivor.lives());
         assert!(names([&survivor]).contains(&format!("(pid {pid})")));
         child.kill().unwrap();
         child.wait().unwrap();

@@ -61,7 +61,7 @@ async fn close(link: &Link, owner: &Row) -> Result<(), Error> {
 /// Unlocking must not be the way to take a disk from a machine that runs.
 fn refuse_if_alive(owner: &Row) -> Result<(), Error> {
     let alive =
-        row::words(owner, "anchors").iter().any(|anchor| matches!(*anchor, "lease" | "process"));
+        row::words(owner, "anchors").iter().any(|anchor| matches!(*anchor, "lifeline" | "process"));
     if !alive {
         return Ok(());
     }

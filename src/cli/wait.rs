@@ -1,6 +1,6 @@
 //! Waiting for disks that others hold.
 //!
-//! 1. The owner is there already, with a lease of ours: it outlives the service, and so whatever
+//! 1. The owner is there already, with a lifeline of ours: it outlives the service, and so whatever
 //!    becomes of a question, the same can be asked again. What was granted meanwhile is answered
 //!    with the locks that are there.
 //! 2. The service is asked, and has us wait. Where it says that we do, the person is told for whom.
@@ -278,7 +278,7 @@ async fn held_up(link: &Link, owner: &str, disks: &[Disk]) -> String {
                 // It holds a file that had the name before.
                 && row::name_state(holder).is_none()
                 // Who merely has it open is in nobody's way.
-                && row::text(holder, "kind") != "user"
+                && row::text(holder, "kind") != "opener"
                 && row::text(holder, "mode") != "none"
                 && (disk.mode == Mode::Exclusive || row::text(holder, "mode") != "shared")
         };

@@ -85,7 +85,7 @@ pub(super) enum Detail {
 
 /// Who it is, in the words of a refusal.
 pub(super) fn sentence(disk: &str, holder: &Row) -> String {
-    if row::text(holder, "kind") == "user" {
+    if row::text(holder, "kind") == "opener" {
         return shown(&format!("{} has disk {disk} open", process(holder, "")));
     }
     let instance = match row::text(holder, BUS) {
@@ -231,7 +231,7 @@ mod tests {
         stranger.insert("name".into(), owned("web1"));
         let text = sentence("/a", &stranger);
         assert_eq!(text, "disk /a is locked shared by QEMU \"web1\" (pid 7, user root)");
-        stranger.insert("kind".into(), owned("user"));
+        stranger.insert("kind".into(), owned("opener"));
         let text = sentence("/a", &stranger);
         assert_eq!(text, "QEMU \"web1\" (pid 7, user root) has disk /a open");
         stranger.insert("kind".into(), owned("unknown"));

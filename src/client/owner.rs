@@ -25,8 +25,8 @@ pub trait Owner {
     /// Releases locks: all of them or none.
     fn release(&self, locks: &[OwnedObjectPath], options: Options<'_>) -> zbus::Result<()>;
 
-    /// Gives another lease.
-    fn hold(&self, options: Options<'_>) -> zbus::Result<OwnedFd>;
+    /// Gives another lifeline.
+    fn new_lifeline(&self, options: Options<'_>) -> zbus::Result<OwnedFd>;
 
     /// Makes a process an anchor, by its pidfd.
     fn bind_process(&self, process: Fd<'_>, options: Options<'_>) -> zbus::Result<()>;
@@ -67,7 +67,7 @@ pub trait Owner {
 
     /// The way by which it came in.
     #[zbus(property(emits_changed_signal = "const"))]
-    fn front(&self) -> zbus::Result<String>;
+    fn frontend(&self) -> zbus::Result<String>;
 
     /// What becomes of its processes when a lock is lost.
     #[zbus(property(emits_changed_signal = "const"))]

@@ -56,7 +56,7 @@ pub(super) fn of_owner(owner: &OwnerRow) -> Facts {
         ("name", owner.name.clone().into()),
         ("uid", owner.id.uid.into()),
         ("pid", owner.pid.into()),
-        ("front", owner.front.as_str().into()),
+        ("frontend", owner.front.as_str().into()),
         ("state", owner.state.into()),
         ("since-usec", owner.since.into()),
         ("anchors", words.into()),

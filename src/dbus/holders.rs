@@ -262,7 +262,7 @@ async fn all(
     users.leave_out(|user| is_known(user, &holders));
     for (process, user) in storage.run(ProcessUsers(users)).await? {
         let mode = process.mode.unwrap_or(Mode::Shared).as_str();
-        let mut facts = facts::of_process(&process, "user", user, &host);
+        let mut facts = facts::of_process(&process, "opener", user, &host);
         facts::held_as(&mut facts, mode, &name);
         all.push_user(process.uid, facts);
     }

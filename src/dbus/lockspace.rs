@@ -42,12 +42,12 @@ impl LockspaceObject {
     }
 
     #[zbus(property(emits_changed_signal = "false"))]
-    fn verdict(&self) -> &'static str {
+    fn self_test_result(&self) -> &'static str {
         objects::verdict(&self.front, self.kind)
     }
 
     #[zbus(property(emits_changed_signal = "false"))]
-    fn findings(&self) -> Vec<String> {
+    fn self_test_messages(&self) -> Vec<String> {
         objects::findings(&self.front, self.kind)
     }
 

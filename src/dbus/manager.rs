@@ -15,7 +15,7 @@ use super::{binding, holders, lists, lockspaces};
 use crate::auth::deed::Details;
 use crate::auth::deed::{Action, MANAGER};
 use crate::auth::gate::Call;
-use crate::life::{Lease, Process};
+use crate::life::{Lifeline, Process};
 use crate::lock::owner::{check_name, parse_uuid};
 use crate::lock::resolve::Wanted;
 use crate::lock::resource::Resource;
@@ -66,7 +66,7 @@ fn number(count: usize) -> u32 {
 #[allow(clippy::unused_self, clippy::needless_pass_by_value)]
 #[zbus::interface(name = "org.vmlockd1.Manager", introspection_docs = false)]
 impl Manager {
-    #[zbus(out_args("owner", "lease"))]
+    #[zbus(out_args("owner", "lifeline"))]
     async fn open_owner(
         &self,
         #[zbus(header)] header: Header<'_>,
@@ -85,8 +85,8 @@ impl Manager {
         let machine = Machine { vm: &name, uuid: &uuid };
         call.ask(Action::OpenOwner, &machine.details()).await?;
         call.count_lifeline()?;
-        let (lease, theirs) = Lease::new()?;
-        let mut anchors = vec![NewAnchor::Lease(lease)];
+        let (lifeline, theirs) = Lifeline::new()?;
+        let mut anchors = vec![NewAnchor::Lifeline(lifeline)];
         if let Some(pidfd) = process {
             let process = Process::by_received(&pidfd)?;
             anchors.push(binding::anchor(&self.0, &call, machine, process, None).await?);
@@ -327,9 +327,9 @@ impl Manager {
     fn features(&self) -> &'static [&'static str] {
         // Whether locks outlive the service differs from one way of starting it to another.
         if self.0.service.is_kept() {
-            &["lease", "process", "reexec", "wait", "lockspaces", "fd-store"]
+            &["lifeline", "process", "reexec", "wait", "lockspaces", "fd-store"]
         } else {
-            &["lease", "process", "reexec", "wait", "lockspaces"]
+            &["lifeline", "process", "reexec", "wait", "lockspaces"]
         }
     }
 

@@ -226,7 +226,7 @@ pub(super) fn of_owner(owner: &Owner, locks: &[u64]) -> Properties<'static> {
     HashMap::from([
         ("UUID", owner.id.uuid.to_string().into()),
         ("UID", owner.id.uid.into()),
-        ("Front", owner.front.as_str().into()),
+        ("Frontend", owner.front.as_str().into()),
         ("OnLost", owner.on_lost.as_str().into()),
         ("SinceUSec", owner.since.into()),
         ("PID", owner.pid().into()),
@@ -248,8 +248,8 @@ pub(super) fn of_lockspace(
         ("Name", kind.name().into_owned().into()),
         ("Kind", word(kind).into()),
         ("Directory", directory(front, kind).into()),
-        ("Verdict", verdict(front, kind).into()),
-        ("Findings", findings(front, kind).into()),
+        ("SelfTestResult", verdict(front, kind).into()),
+        ("SelfTestMessages", findings(front, kind).into()),
         ("NLocks", locks_in(front, kind, viewer).into()),
     ])
 }

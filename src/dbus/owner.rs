@@ -135,16 +135,16 @@ impl OwnerObject {
         Ok(self.front.service.release(self.id(), &locks, call.uid(), force).await?)
     }
 
-    #[zbus(out_args("lease"))]
-    async fn hold(
+    #[zbus(out_args("lifeline"))]
+    async fn new_lifeline(
         &self,
         #[zbus(header)] header: Header<'_>,
         options: Raw,
     ) -> Result<zbus::OwnedFd, Error> {
-        let call = self.enter(&header, "Hold").await?;
+        let call = self.enter(&header, "NewLifeline").await?;
         Options::none(options)?;
         call.count_lifeline()?;
-        Ok(self.front.service.hold(self.id()).await?.into())
+        Ok(self.front.service.new_lifeline(self.id()).await?.into())
     }
 
     async fn bind_process(
@@ -263,7 +263,7 @@ impl OwnerObject {
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
-    fn front(&self) -> &'static str {
+    fn frontend(&self) -> &'static str {
         self.opened.front.as_str()
     }
 

@@ -52,7 +52,7 @@ impl PartialOrd for Key {
 pub enum Part {
     /// A locked byte: the number of its lock, and which of the lock's bytes it is.
     Byte(u64, u8),
-    /// What keeps the owner alive: our end of a lease, or a pidfd.
+    /// What keeps the owner alive: our end of a lifeline, or a pidfd.
     Anchor(AnchorId),
 }
 

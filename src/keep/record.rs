@@ -244,7 +244,7 @@ impl AnchorRecord {
     #[must_use]
     pub fn new(owner: OwnerId, number: AnchorId, anchor: Anchor, sign: Sign) -> Self {
         let pid = if let Anchor::Process { pid } = anchor { pid } else { 0 };
-        let kind = anchor.as_str().to_owned();
+        let kind = word_of(anchor).to_owned();
         let (uid, uuid, process) = (owner.uid, owner.uuid.to_string(), owner.process);
         Self { number, uid, uuid, process, kind, pid, permitted: false, sign }
     }
@@ -283,9 +283,15 @@ impl AnchorRecord {
     #[must_use]
     pub fn anchor(&self) -> Option<Anchor> {
         let process = Anchor::Process { pid: self.pid };
-        let all = [Anchor::Lease, process, Anchor::Connection, Anchor::Manual];
-        all.into_iter().find(|anchor| anchor.as_str() == self.kind)
+        let all = [Anchor::Lifeline, process, Anchor::Connection, Anchor::Manual];
+        all.into_iter().find(|anchor| word_of(*anchor) == self.kind)
     }
+}
+
+/// The word for a kind of anchor in the state file. A lifeline is `lease` there, since files of
+/// earlier versions have this word.
+fn word_of(anchor: Anchor) -> &'static str {
+    if anchor == Anchor::Lifeline { "lease" } else { anchor.as_str() }
 }
 
 impl From<&Lock> for LockRecord {

@@ -1,16 +1,16 @@
 //! Floor 1: what keeps an owner alive, and how its end is seen.
 //!
-//! Every kind of anchor is a descriptor that reports an end by itself: a [`lease`] and a
+//! Every kind of anchor is a descriptor that reports an end by itself: a [`lifeline`] and a
 //! [`connection`] when the last copy is closed, a [`process`] when it exits. Nothing is polled for, and nothing goes by a bare
 //! process number, which may be somebody else's by the time it is used.
 
 pub mod connection;
-pub mod lease;
+pub mod lifeline;
 pub mod process;
 mod watched;
 
 pub use connection::Connection;
-pub use lease::Lease;
+pub use lifeline::Lifeline;
 pub use process::Process;
 
 /// Why an anchor can't be had.

@@ -133,7 +133,7 @@ impl Front {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Anchor {
     /// A pipe whose other end somebody keeps open.
-    Lease,
+    Lifeline,
     /// A living process.
     Process {
         /// Its number, for people; the life itself is watched by a pidfd.
@@ -151,7 +151,7 @@ impl Anchor {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Lease => "lease",
+            Self::Lifeline => "lifeline",
             Self::Process { .. } => "process",
             Self::Connection => "connection",
             Self::Manual => "manual",
@@ -244,7 +244,7 @@ impl Owner {
             .values()
             .find_map(|anchor| match anchor {
                 Anchor::Process { pid } => Some(*pid),
-                Anchor::Lease | Anchor::Connection | Anchor::Manual => None,
+                Anchor::Lifeline | Anchor::Connection | Anchor::Manual => None,
             })
             .unwrap_or(0)
     }

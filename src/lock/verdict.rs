@@ -99,7 +99,7 @@ impl Verdict {
             Self::Local(Local::OwnDevice) => "local",
             Self::Local(_) => "not-shared",
             Self::Unknown(_) => "unknown",
-            Self::Unfit(_) => "unfit",
+            Self::Unfit(_) => "unusable",
             Self::Untested(_) => "untested",
         }
     }

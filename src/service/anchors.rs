@@ -8,20 +8,20 @@ use super::keeping::{Anchored, Names};
 use super::limits::Usage;
 use super::state::{State, Watch};
 use super::{Error, NewAnchor, Service, Shown};
-use crate::life::Lease;
+use crate::life::Lifeline;
 use crate::lock::owner::AnchorId;
 use crate::lock::work::{Asked, Work};
 use crate::lock::{self, Anchor, Event, OwnerId, Reason};
 
 impl Service {
-    /// Gives an owner another lease.
+    /// Gives an owner another lifeline.
     ///
     /// # Errors
     ///
     /// [`lock::Error::NoSuchOwner`], [`Error::Limit`], and where descriptors have run out.
-    pub async fn hold(&self, id: OwnerId) -> Result<OwnedFd, Error> {
-        let (lease, theirs) = Lease::new()?;
-        self.bind(id, NewAnchor::Lease(lease)).await?;
+    pub async fn new_lifeline(&self, id: OwnerId) -> Result<OwnedFd, Error> {
+        let (lifeline, theirs) = Lifeline::new()?;
+        self.bind(id, NewAnchor::Lifeline(lifeline)).await?;
         Ok(theirs)
     }
 
@@ -66,7 +66,7 @@ impl Service {
         }
         let task = async move {
             let gone = match &anchored {
-                Anchored::Lease(lease) => lease.gone().await,
+                Anchored::Lifeline(lifeline) => lifeline.gone().await,
                 Anchored::Process(process) => process.gone().await,
                 Anchored::Connection(_) => std::future::pending().await,
             };

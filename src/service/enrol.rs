@@ -59,7 +59,7 @@ struct Known {
     between: bool,
     /// The processes that keep it.
     processes: Vec<(AnchorId, Arc<Process>)>,
-    /// Something keeps it that is no sign of a process: a lease, or somebody's wish.
+    /// Something keeps it that is no sign of a process: a lifeline, or somebody's wish.
     kept: bool,
 }
 
@@ -138,9 +138,9 @@ impl Service {
             let watches = state.kept.get(&owner.id).into_iter().flat_map(|kept| &kept.watches);
             let processes = watches.filter_map(|(number, watch)| match &watch.anchored {
                 Anchored::Process(process) => Some((*number, Arc::clone(process))),
-                Anchored::Lease(_) | Anchored::Connection(_) => None,
+                Anchored::Lifeline(_) | Anchored::Connection(_) => None,
             });
-            let kept = |anchor: &Anchor| matches!(anchor, Anchor::Lease | Anchor::Manual);
+            let kept = |anchor: &Anchor| matches!(anchor, Anchor::Lifeline | Anchor::Manual);
             Known {
                 id: owner.id,
                 ended: owner.ended,
@@ -336,7 +336,7 @@ impl Watch {
     pub(super) fn connection(&self) -> Option<Arc<Connection>> {
         match &self.anchored {
             Anchored::Connection(connection) => Some(Arc::clone(connection)),
-            Anchored::Lease(_) | Anchored::Process(_) => None,
+            Anchored::Lifeline(_) | Anchored::Process(_) => None,
         }
     }
 }

@@ -133,7 +133,7 @@ impl Finding {
             let id = record.owner().map(|owner| owner.id);
             id.is_some_and(|id| newest.get(&id) == Some(&record.number()))
         });
-        let mut pipes = self.missing_leases(&anchors)?;
+        let mut pipes = self.missing_lifelines(&anchors)?;
         // Nothing tells of an anchor whose record is damaged where nothing was parked either.
         let doubtful = self.damaged && self.fds.is_empty() && self.away.is_empty();
         for (record, step) in owners {

@@ -17,7 +17,7 @@ use crate::keep::parking::Parked;
 use crate::keep::record::{AnchorRecord, LockRecord, LockspaceRecord, OwnerRecord, Record, Sign};
 use crate::keep::state::Name;
 use crate::keep::{Far, Key, Parking, Part, State};
-use crate::life::{Connection, Lease, Process};
+use crate::life::{Connection, Lifeline, Process};
 use crate::lock::description::{Description, Keeper};
 use crate::lock::held::Held;
 use crate::lock::owner::AnchorId;
@@ -67,7 +67,7 @@ pub(super) struct Names {
 /// An anchor with its descriptor.
 #[derive(Debug, Clone)]
 pub(super) enum Anchored {
-    Lease(Arc<Lease>),
+    Lifeline(Arc<Lifeline>),
     Process(Arc<Process>),
     Connection(Arc<Connection>),
 }
@@ -75,7 +75,7 @@ pub(super) enum Anchored {
 impl Anchored {
     pub(super) fn anchor(&self) -> Anchor {
         match self {
-            Self::Lease(_) => Anchor::Lease,
+            Self::Lifeline(_) => Anchor::Lifeline,
             Self::Process(process) => Anchor::Process { pid: process.pid() },
             Self::Connection(_) => Anchor::Connection,
         }
@@ -83,7 +83,7 @@ impl Anchored {
 
     pub(super) fn parked(&self) -> Parked {
         match self {
-            Self::Lease(lease) => Arc::clone(lease) as Parked,
+            Self::Lifeline(lifeline) => Arc::clone(lifeline) as Parked,
             Self::Process(process) => Arc::clone(process) as Parked,
             Self::Connection(connection) => Arc::clone(connection) as Parked,
         }
@@ -92,7 +92,7 @@ impl Anchored {
     /// By what it can be found again should its descriptor be lost.
     fn sign(&self) -> Result<Sign, Error> {
         Ok(match self {
-            Self::Lease(lease) => Sign { inode: lease.inode()?, start: 0 },
+            Self::Lifeline(lifeline) => Sign { inode: lifeline.inode()?, start: 0 },
             Self::Process(process) => {
                 let known = process.known()?;
                 Sign { inode: known.inode, start: known.start }

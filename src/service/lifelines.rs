@@ -71,11 +71,11 @@ impl Service {
         let state = self.state();
         for (place, holder) in holders.iter().enumerate().filter(|(_, holder)| wanted(holder)) {
             let watches = state.kept.get(&holder.owner).map(|kept| kept.watches.values());
-            let leases = watches.into_iter().flatten().filter_map(|watch| match &watch.anchored {
-                Anchored::Lease(lease) => lease.inode().ok(),
+            let inodes = watches.into_iter().flatten().filter_map(|watch| match &watch.anchored {
+                Anchored::Lifeline(lifeline) => lifeline.inode().ok(),
                 Anchored::Process(_) | Anchored::Connection(_) => None,
             });
-            for inode in leases {
+            for inode in inodes {
                 if lifelines.inodes.len() < MOST && !lifelines.inodes.contains(&inode) {
                     lifelines.inodes.push(inode);
                     lifelines.of.push(place);

@@ -13,8 +13,8 @@ pub struct Limits {
     pub owners_per_user: usize,
     /// Locks of one user.
     pub locks_per_user: usize,
-    /// Leases of one user's owners together.
-    pub leases_per_user: usize,
+    /// Lifelines of one user's owners together.
+    pub lifelines_per_user: usize,
     /// Processes that one user's owners are bound to, together.
     pub processes_per_user: usize,
     /// Calls of one user in flight, with those that wait for locks.
@@ -48,7 +48,7 @@ impl Default for Limits {
         Self {
             owners_per_user: 64,
             locks_per_user: 64,
-            leases_per_user: 128,
+            lifelines_per_user: 128,
             processes_per_user: 64,
             calls_per_user: 64,
             calls_per_connection: 48,
@@ -98,7 +98,7 @@ impl Exempt {
 pub struct Usage {
     owners: usize,
     locks: usize,
-    leases: usize,
+    lifelines: usize,
     processes: usize,
 }
 
@@ -122,7 +122,7 @@ impl Usage {
         Self {
             owners: self.owners + other.owners,
             locks: self.locks + other.locks,
-            leases: self.leases + other.leases,
+            lifelines: self.lifelines + other.lifelines,
             processes: self.processes + other.processes,
         }
     }
@@ -130,7 +130,7 @@ impl Usage {
     /// Counts an anchor.
     pub fn count(&mut self, anchor: Anchor) {
         match anchor {
-            Anchor::Lease => self.leases += 1,
+            Anchor::Lifeline => self.lifelines += 1,
             Anchor::Process { .. } => self.processes += 1,
             Anchor::Connection | Anchor::Manual => {}
         }
@@ -161,7 +161,7 @@ impl Usage {
         if self.owners > 0 {
             check_total("owners", owners + self.owners, limits.owners_total, exempt)?;
         }
-        let more = self.leases + self.processes;
+        let more = self.lifelines + self.processes;
         if more > 0 {
             check_total("anchors", anchors + more, limits.anchors_total, exempt)?;
         }
@@ -177,11 +177,11 @@ impl Usage {
         let whose = || format!("for uid {uid}");
         let owners = limits.owners_per_user.min(share(limits.owners_total));
         within("owners", self.owners, owners, whose)?;
-        let anchors = self.leases + self.processes;
+        let anchors = self.lifelines + self.processes;
         within("anchors", anchors, share(limits.anchors_total), whose)?;
         let locks = limits.locks_per_user.min(share(limits.locks_total));
         within("locks", self.locks, locks, whose)?;
-        within("leases", self.leases, limits.leases_per_user, whose)?;
+        within("lifelines", self.lifelines, limits.lifelines_per_user, whose)?;
         within("processes", self.processes, limits.processes_per_user, whose)
     }
 }

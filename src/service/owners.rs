@@ -10,7 +10,7 @@ use super::lookups::CheckNames;
 use super::place::Entry;
 use super::wait::{Attempt, Granted, Tried, Wait};
 use super::{Ask, Error, Service, Shown, chronicle, now};
-use crate::life::{Connection, Lease, Process};
+use crate::life::{Connection, Lifeline, Process};
 use crate::lock::on_lost::OnLost;
 use crate::lock::table::Again;
 use crate::lock::work::Asked;
@@ -37,7 +37,7 @@ pub struct Opening {
 #[derive(Debug)]
 pub enum NewAnchor {
     /// Our end of a pipe.
-    Lease(Lease),
+    Lifeline(Lifeline),
     /// A process.
     Process(Process),
     /// A connection of the machine's own.
@@ -49,7 +49,7 @@ pub enum NewAnchor {
 impl NewAnchor {
     pub(super) fn anchor(&self) -> Anchor {
         match self {
-            Self::Lease(_) => Anchor::Lease,
+            Self::Lifeline(_) => Anchor::Lifeline,
             Self::Process(process) => Anchor::Process { pid: process.pid() },
             Self::Connection(_) => Anchor::Connection,
             Self::Manual => Anchor::Manual,
@@ -59,7 +59,7 @@ impl NewAnchor {
     /// What there is to watch and to park.
     pub(super) fn anchored(self) -> Option<Anchored> {
         match self {
-            Self::Lease(lease) => Some(Anchored::Lease(Arc::new(lease))),
+            Self::Lifeline(lifeline) => Some(Anchored::Lifeline(Arc::new(lifeline))),
             Self::Process(process) => Some(Anchored::Process(Arc::new(process))),
             Self::Connection(connection) => Some(Anchored::Connection(connection)),
             Self::Manual => None,

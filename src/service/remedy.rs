@@ -25,7 +25,7 @@ impl Service {
             let watches = state.kept.get(&id).into_iter().flat_map(|kept| kept.watches.values());
             let process = |anchored: &Anchored| match anchored {
                 Anchored::Process(process) => Some(Arc::clone(process)),
-                Anchored::Lease(_) | Anchored::Connection(_) => None,
+                Anchored::Lifeline(_) | Anchored::Connection(_) => None,
             };
             let processes: Vec<_> = watches.filter_map(|watch| process(&watch.anchored)).collect();
             (owner.name.clone(), owner.on_lost, processes)

@@ -13,7 +13,7 @@
 //! A lock whose VM may live is never given up. So where a record is damaged, a lock whose descriptor is
 //! kept stays, for an owner that only an administrator closes. Where no descriptor is kept, the disk that
 //! a damaged record still names is locked again for such an owner ([`super::suspects`]), and so is a
-//! lease; what it does not name any more is free.
+//! lifeline; what it does not name any more is free.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;

@@ -183,7 +183,7 @@ impl State {
         self.last_anchor = self.last_anchor.max(last);
     }
 
-    /// Begins an owner's end: the locks it held, and what happened by that. Our ends of its leases
+    /// Begins an owner's end: the locks it held, and what happened by that. Our ends of its lifelines
     /// are closed, and its turn comes for nobody any more.
     pub(super) fn end(&mut self, id: OwnerId, gives_back: bool) -> Result<Ending, Error> {
         let owner = self.table.living(id)?;

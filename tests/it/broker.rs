@@ -24,13 +24,13 @@ async fn ten_times(broker: Broker) {
         let web2 = Machine::open(&bus, "web2").await;
         web2.acquire(&[exclusive(&passing)]).await.unwrap();
         house.bus().stop();
-        // Its lease ends while nobody can be told.
+        // Its lifeline ends while nobody can be told.
         drop(web2);
         house.bus().start().await;
         house.bus().watch().await.owned_by(daemon.pid()).await;
         let bus = house.connection().await;
         let gone = async { while Listed::by(&bus).await != before {} };
-        within("an owner whose lease has ended", gone).await;
+        within("an owner whose lifeline has ended", gone).await;
         assert_free(&passing);
         let [lock_path] = &*locks else { panic!("one lock: {locks:?}") };
         let resource = lock(&bus, lock_path).await.resource().await.unwrap();

@@ -139,9 +139,9 @@ async fn a_target_that_fails_gives_back_what_it_has() {
     source.acquire(&[exclusive(&disk)]).await.unwrap();
     let token = source.owner.offer(none()).await.unwrap();
     target.owner.adopt(&token, none()).await.unwrap();
-    let Machine { lease, .. } = target;
-    assert!(lease.as_raw_fd() >= 0);
-    drop(lease);
+    let Machine { lifeline, .. } = target;
+    assert!(lifeline.as_raw_fd() >= 0);
+    drop(lifeline);
     let back = until_locks(&source, 1).await;
     assert_taken(&disk);
     assert_eq!(source.owner.state().await.unwrap(), "running");
@@ -177,8 +177,8 @@ async fn a_source_that_fails_leaves_what_it_offers_until_the_offer_ends() {
     let (source, target) = two(&house, &bus).await;
     source.acquire(&[exclusive(&disk)]).await.unwrap();
     let token = source.owner.offer(none()).await.unwrap();
-    let Machine { owner, lease } = source;
-    drop(lease);
+    let Machine { owner, lifeline } = source;
+    drop(lifeline);
     let lost = async { while !owner.anchors().await.unwrap().is_empty() {} };
     within("the loss of its anchor", lost).await;
     assert_taken(&disk);
@@ -189,7 +189,7 @@ async fn a_source_that_fails_leaves_what_it_offers_until_the_offer_ends() {
     // And now the one that was the target, which nobody comes for.
     let brief = option("timeout-usec", 1000_u64);
     let late = target.owner.offer(brief).await.unwrap();
-    drop(target.lease);
+    drop(target.lifeline);
     let gone =
         async { while !manager(&bus).await.list_owners(none()).await.unwrap().is_empty() {} };
     within("the end of the offer", gone).await;

@@ -114,9 +114,9 @@ async fn local_storage_that_hangs_gets_its_share_of_the_threads() {
         let refused = within("a refusal", of_games.join_next()).await.unwrap().unwrap();
         assert_unresponsive(&refused.unwrap_err(), &storage.point);
     }
-    within("the rest is counted", async { while metric(&root, "requests-stuck").await != 8 {} })
+    within("the rest is counted", async { while metric(&root, "requests-hung").await != 8 {} })
         .await;
-    assert_eq!(metric(&root, "requests-refused-stuck").await, 12);
+    assert_eq!(metric(&root, "requests-refused-hung").await, 12);
     // Another user has a share, too, and root more than all users; a further request is refused at
     // once, since the storage has not answered for long.
     let mut of_nobody = all_at_once(&house, &nobody, (NOBODY, 9)).await;
@@ -140,7 +140,7 @@ async fn local_storage_that_hangs_gets_its_share_of_the_threads() {
             done.unwrap().unwrap();
         }
     }
-    within("nothing is stuck", async { while metric(&root, "requests-stuck").await != 0 {} }).await;
+    within("nothing is stuck", async { while metric(&root, "requests-hung").await != 0 {} }).await;
     Machine::open(&games, "after").await;
 }
 

@@ -172,7 +172,7 @@ async fn to_another_file_under_its_name() {
 async fn nothing_by_those_who_live_and_all_by_those_who_end() {
     let scene = Scene::set("").await;
     let daemon = scene.house.daemon();
-    let disks = ["process", "lease"].map(|name| scene.house.raw_of(0, name));
+    let disks = ["process", "lifeline"].map(|name| scene.house.raw_of(0, name));
     let before = Listed::by(&scene.bus).await;
     let mut sleep = std::process::Command::new("sleep");
     sleep.arg("infinity");

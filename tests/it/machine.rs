@@ -42,7 +42,7 @@ pub(crate) type Answer<T> = Result<T, Refused>;
 pub(crate) struct Machine {
     pub(crate) owner: OwnerProxy<'static>,
     /// What keeps it alive.
-    pub(crate) lease: OwnedFd,
+    pub(crate) lifeline: OwnedFd,
 }
 
 pub(crate) async fn manager(connection: &Connection) -> ManagerProxy<'static> {
@@ -90,8 +90,8 @@ impl Machine {
         name: &str,
         options: Options<'_>,
     ) -> Answer<Self> {
-        let (path, lease) = manager(connection).await.open_owner(uuid, name, options).await?;
-        Ok(Self { owner: owner(connection, path).await, lease: lease.into() })
+        let (path, lifeline) = manager(connection).await.open_owner(uuid, name, options).await?;
+        Ok(Self { owner: owner(connection, path).await, lifeline: lifeline.into() })
     }
 
     pub(crate) fn path(&self) -> OwnedObjectPath {

@@ -143,7 +143,7 @@ pub(crate) fn all(subject: &Subject<'_>) -> Vec<Method> {
         set("LogTarget", "console"),
         owners("Acquire", vec![disks()]),
         owners("AcquireWithFiles", vec![Variant::from(Vec::<(String, String)>::new()), files()]),
-        owners("Hold", vec![]),
+        owners("NewLifeline", vec![]),
         owners("BindProcess", vec![pidfd()]),
         owners("BindPID", vec![me()]),
         owners("Cancel", vec![]),

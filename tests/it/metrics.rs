@@ -62,7 +62,7 @@ async fn what_happens_is_counted() {
     let told = metrics(&bus).await;
     let expected = [
         ("locks", 1),
-        ("locks-broken", 1),
+        ("locks-forced", 1),
         ("locks-granted", 3),
         ("locks-released", 2),
         ("owners", 2),

@@ -39,14 +39,14 @@ fn is_free(image: &Path) -> bool {
 }
 
 #[tokio::test]
-async fn a_lease_that_a_child_inherited_outlives_its_parent() {
+async fn a_lifeline_that_a_child_inherited_outlives_its_parent() {
     let house = House::builder().start().await;
     let (bus, image) = (house.connection().await, house.image("a").await);
     let manager = manager(&house.connection().await).await;
     let mut released = releases(&manager).await;
     let vm = Machine::open(&bus, "web1").await;
     vm.acquire(&[exclusive(&image)]).await.unwrap();
-    fcntl(&vm.lease, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+    fcntl(&vm.lifeline, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
     let mut child = sleeper();
     drop(vm);
     // The manager of the machine goes, and takes its bus connection along: nothing is freed.
@@ -99,8 +99,8 @@ async fn the_last_anchor_decides() {
     let vm = Machine::open(&bus, "web1").await;
     vm.acquire(&[exclusive(&image)]).await.unwrap();
     vm.owner.bind_process(Fd::from(pidfd.as_fd()), none()).await.unwrap();
-    let second = vm.owner.hold(none()).await.unwrap();
-    assert_eq!(vm.owner.anchors().await.unwrap(), ["lease", "process", "lease"]);
+    let second = vm.owner.new_lifeline(none()).await.unwrap();
+    assert_eq!(vm.owner.anchors().await.unwrap(), ["lifeline", "process", "lifeline"]);
     let properties = PropertiesProxy::builder(&bus)
         .destination("org.vmlockd1")
         .path(vm.path())
@@ -114,11 +114,11 @@ async fn the_last_anchor_decides() {
             return <Vec<String>>::try_from(anchors.try_clone().unwrap()).unwrap();
         }
     };
-    let Machine { owner, lease } = vm;
-    drop(lease);
-    assert_eq!(left().await, ["process", "lease"]);
+    let Machine { owner, lifeline } = vm;
+    drop(lifeline);
+    assert_eq!(left().await, ["process", "lifeline"]);
     qemu.kill().await.unwrap();
-    assert_eq!(left().await, ["lease"]);
+    assert_eq!(left().await, ["lifeline"]);
     assert_eq!(owner.pid().await.unwrap(), 0);
     assert!(!is_free(&image));
     drop(second);
@@ -135,8 +135,8 @@ async fn a_manual_owner_stays_until_it_is_closed() {
     let uuid = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0";
     let vm = Machine::open_with(&bus, uuid, "backup", option("manual", true)).await.unwrap();
     vm.acquire(&[exclusive(&image)]).await.unwrap();
-    assert_eq!(vm.owner.anchors().await.unwrap(), ["lease", "manual"]);
-    drop(vm.lease);
+    assert_eq!(vm.owner.anchors().await.unwrap(), ["lifeline", "manual"]);
+    drop(vm.lifeline);
     let path = "/org/vmlockd1/owner/_4dea22b3_1d52_d8f3_2516_782e98ab3fa0";
     assert_eq!(manager.get_owner(uuid).await.unwrap().as_str(), path);
     // Asking to open it again is no way to get it.
@@ -152,11 +152,11 @@ async fn a_manual_owner_stays_until_it_is_closed() {
 }
 
 #[tokio::test]
-async fn who_watches_his_lease_sees_that_his_owner_was_closed() {
+async fn who_watches_his_lifeline_sees_that_his_owner_was_closed() {
     let house = House::builder().start().await;
     let bus = house.connection().await;
-    let Machine { owner, lease } = Machine::open(&bus, "web1").await;
-    let end = tokio::net::unix::pipe::Receiver::from_owned_fd(lease).unwrap();
+    let Machine { owner, lifeline } = Machine::open(&bus, "web1").await;
+    let end = tokio::net::unix::pipe::Receiver::from_owned_fd(lifeline).unwrap();
     owner.close(none()).await.unwrap();
     within("the end of the pipe", end.readable()).await.unwrap();
     assert_eq!(end.try_read(&mut [0]).unwrap(), 0);
@@ -217,10 +217,10 @@ async fn the_bus_goes_away_and_comes_back_and_everything_is_as_before() {
     assert!(!is_free(&image));
     let again = owner(&bus, vm.path()).await;
     assert_eq!(again.locks().await.unwrap(), locks);
-    // Its lease was no matter of the bus.
+    // Its lifeline was no matter of the bus.
     let manager = manager(&bus).await;
     let mut released = releases(&manager).await;
-    drop(vm.lease);
+    drop(vm.lifeline);
     assert_eq!(released().await, "owner-gone");
     assert!(is_free(&image));
 }

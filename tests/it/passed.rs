@@ -92,7 +92,7 @@ async fn a_name_is_looked_up_only_where_the_file_is() {
     web2.acquire(&[exclusive(&disk)]).await.unwrap();
     // The other file system was not asked anything.
     let metrics = silent.get_metrics(none()).await.unwrap();
-    assert_eq!(u64::try_from(&metrics["storage-silent"]).unwrap(), 0);
-    assert_eq!(u64::try_from(&metrics["requests-stuck"]).unwrap(), 0);
+    assert_eq!(u64::try_from(&metrics["mounts-unresponsive"]).unwrap(), 0);
+    assert_eq!(u64::try_from(&metrics["requests-hung"]).unwrap(), 0);
     far.go_on();
 }

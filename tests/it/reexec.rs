@@ -29,7 +29,7 @@ struct Scene {
     daemon: Daemon,
     bus: Connection,
     watch: NameWatch,
-    /// Lives by a lease.
+    /// Lives by a lifeline.
     web1: Machine,
     /// Lives by a process.
     web2: Process,

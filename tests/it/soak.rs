@@ -46,19 +46,19 @@ pub(crate) fn times(variable: &str, default: usize) -> usize {
     }
 }
 
-/// Owners that live throughout, one by a lease and one by a process, and the disks they hold.
+/// Owners that live throughout, one by a lifeline and one by a process, and the disks they hold.
 async fn lasting(scene: &Scene) -> ([Client<'_>; 2], Vec<PathBuf>) {
     let image = |name| scene.host.image(name).to_str().unwrap().to_owned();
     let disks = ["one.img", "two.img", "three.img", "both.img"].map(image);
     let [one, two, three, both] = disks.clone();
-    let mut lease = Client::new(scene, 100, vec![one.clone(), two.clone()]).await;
+    let mut lifeline = Client::new(scene, 100, vec![one.clone(), two.clone()]).await;
     let mut process = Client::new(scene, 101, vec![three.clone()]).await;
-    lease.open(&[(one, "exclusive"), (two, "shared")], false).await;
+    lifeline.open(&[(one, "exclusive"), (two, "shared")], false).await;
     process.open(&[(three, "exclusive")], true).await;
-    for client in [&mut lease, &mut process] {
+    for client in [&mut lifeline, &mut process] {
         assert!(client.acquire(&[(both.clone(), "shared")]).await);
     }
-    ([lease, process], disks.iter().map(|disk| scene.host.at(disk)).collect())
+    ([lifeline, process], disks.iter().map(|disk| scene.host.at(disk)).collect())
 }
 
 /// Has the clients live while something happens to the service, and looks at the end whether

@@ -176,7 +176,7 @@ async fn a_private_client_is_answered_while_the_bus_does_not_read() {
 }
 
 #[tokio::test]
-async fn leases_that_are_not_read_stop_no_other_client() {
+async fn lifelines_that_are_not_read_stop_no_other_client() {
     let house = House::builder().without_daemon().start().await;
     house.bus().stop();
     house.bus().limit("max_incoming_unix_fds", 8);
@@ -197,7 +197,7 @@ async fn leases_that_are_not_read_stop_no_other_client() {
     }
     let path = web1.path().to_string();
     for _ in 0..20 {
-        deaf.call(&path, ("org.vmlockd1.Owner", "Hold"), &none());
+        deaf.call(&path, ("org.vmlockd1.Owner", "NewLifeline"), &none());
     }
     watch.owned_by_other_than(&first).await;
     assert_eq!(lists(&root).await.unwrap(), 0);

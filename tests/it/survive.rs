@@ -1,7 +1,7 @@
 //! Locks outlive the service: whatever ends it, no other process gets one in between, and what it
 //! knew it knows again.
 //!
-//! Two machines hold disks, one by a lease and one by a process, exclusively and together. An
+//! Two machines hold disks, one by a lifeline and one by a process, exclusively and together. An
 //! intruder tries to lock these disks all the while.
 
 mod event;

@@ -64,8 +64,8 @@ async fn a_lifeline_outlives_the_service(how: &str) {
     let (bus, disk) = (house.connection().await, house.raw_of(0, "disk"));
     let web1 = Machine::open(&bus, "web1").await;
     web1.acquire(&[exclusive(&disk)]).await.unwrap();
-    let Machine { lease, .. } = web1;
-    let tool = start(&house, how, lease, None).await;
+    let Machine { lifeline, .. } = web1;
+    let tool = start(&house, how, lifeline, None).await;
     for _ in 0..2 {
         house.daemon().kill9().await;
         house.daemon().start_again().await;
@@ -119,8 +119,8 @@ async fn processes_are_named(how: &str) {
 
     let web1 = Machine::open(&bus, "web1").await;
     web1.acquire(&[exclusive(&disk)]).await.unwrap();
-    let Machine { lease, .. } = web1;
-    let keeper = start(&house, how, lease, None).await;
+    let Machine { lifeline, .. } = web1;
+    let keeper = start(&house, how, lifeline, None).await;
     until_named(&house, disk.to_str().unwrap(), &keeper).await;
     for tool in [holder, keeper] {
         tool.signal(Signal::SIGKILL);

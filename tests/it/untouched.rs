@@ -117,7 +117,7 @@ async fn are_examined(bus: &Connection) -> bool {
     objects.values().filter_map(|interfaces| interfaces.get("org.vmlockd1.Lockspace")).all(
         |lockspace| {
             let word = |key: &str| String::try_from(lockspace[key].clone()).unwrap();
-            word("Directory").is_empty() || !word("Verdict").is_empty()
+            word("Directory").is_empty() || !word("SelfTestResult").is_empty()
         },
     )
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Finding;
 use crate::keep::record::AnchorRecord;
 use crate::keep::{Key, Part};
-use crate::life::{Connection, Lease, Process};
+use crate::life::{Connection, Lifeline, Process};
 use crate::lock::owner::AnchorId;
 use crate::lock::{Anchor, OwnerId};
 use crate::service::Error;
@@ -28,9 +28,9 @@ impl Finding {
             let known = |found: Process| process(found.permitted(record.is_permitted()));
             let parked = self.fds.remove(&key);
             let found = match (anchor, parked) {
-                (Anchor::Lease, Some(fd)) => Lease::of(fd).map(lease),
-                (Anchor::Lease, None) => match pipes.remove(&sign.inode) {
-                    Some(fd) => Lease::of(fd).map(lease),
+                (Anchor::Lifeline, Some(fd)) => Lifeline::of(fd).map(lifeline),
+                (Anchor::Lifeline, None) => match pipes.remove(&sign.inode) {
+                    Some(fd) => Lifeline::of(fd).map(lifeline),
                     None => continue,
                 },
                 (Anchor::Process { pid }, Some(fd)) => Process::restored(fd, pid).map(known),
@@ -77,7 +77,7 @@ impl Finding {
             match is_process {
                 Ok(Ok(found)) => anchored.push((number, process(found))),
                 Ok(Err(crate::life::Error::NotAProcess)) => {
-                    anchored.extend(Lease::of(fd).ok().map(|found| (number, lease(found))));
+                    anchored.extend(Lifeline::of(fd).ok().map(|found| (number, lifeline(found))));
                 }
                 // It has ended.
                 Ok(Err(_)) | Err(_) => {}
@@ -87,8 +87,8 @@ impl Finding {
     }
 }
 
-fn lease(lease: Lease) -> Anchored {
-    Anchored::Lease(Arc::new(lease))
+fn lifeline(lifeline: Lifeline) -> Anchored {
+    Anchored::Lifeline(Arc::new(lifeline))
 }
 
 fn process(process: Process) -> Anchored {

@@ -13,18 +13,18 @@ use crate::lock::{Anchor, OwnerId};
 use crate::service::Error;
 
 impl Finding {
-    /// Looks for the leases whose parked ends are missing among the files of all processes.
+    /// Looks for the lifelines whose parked ends are missing among the files of all processes.
     ///
     /// # Errors
     ///
-    /// [`Error::Inspector`]: a machine may live on whose lease was not found.
-    pub(super) fn missing_leases(
+    /// [`Error::Inspector`]: a machine may live on whose lifeline was not found.
+    pub(super) fn missing_lifelines(
         &self,
         anchors: &BTreeMap<OwnerId, Vec<AnchorRecord>>,
     ) -> Result<HashMap<u64, OwnedFd>, Error> {
         let parked: HashSet<Part> = self.fds.keys().map(|key| key.part).collect();
         let missing = |anchor: &&AnchorRecord| {
-            anchor.anchor() == Some(Anchor::Lease)
+            anchor.anchor() == Some(Anchor::Lifeline)
                 && anchor.sign().inode != 0
                 && !parked.contains(&Part::Anchor(anchor.number()))
         };

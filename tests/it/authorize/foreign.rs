@@ -49,7 +49,7 @@ async fn nobody_commands_what_is_anothers() {
         }
         Rival::try_once(&disk, Kind::Ofd, false).unwrap_err();
         assert_eq!(lock(&bus, &locks[0]).await.mode().await.unwrap(), "exclusive");
-        assert_eq!(machine.owner.anchors().await.unwrap(), ["lease"]);
+        assert_eq!(machine.owner.anchors().await.unwrap(), ["lifeline"]);
         before.and_it_goes_on().await;
     }
 }

@@ -106,7 +106,9 @@ impl Stage {
             Deed::BindPid => mine.bind_pid(me, none()).await,
             Deed::Strengthen => lock(bus, &self.shared).await.convert("exclusive", none()).await,
             Deed::Resolve => manager.resolve(one.to_str().unwrap(), none()).await.map(drop),
-            Deed::ManageForeign => owner(bus, self.roots.path()).await.hold(none()).await.map(drop),
+            Deed::ManageForeign => {
+                owner(bus, self.roots.path()).await.new_lifeline(none()).await.map(drop)
+            }
             Deed::ReleaseForeign => {
                 lock(bus, &self.held).await.release(option("force", true)).await
             }
@@ -148,8 +150,8 @@ async fn who_leaves_at_any_question_gets_nothing() {
     }
     let mode = lock(stage.mine.owner.inner().connection(), &stage.shared).await.mode().await;
     assert_eq!(mode.unwrap(), "shared");
-    assert_eq!(stage.mine.owner.anchors().await.unwrap(), ["lease"]);
-    assert_eq!(stage.roots.owner.anchors().await.unwrap(), ["lease"]);
+    assert_eq!(stage.mine.owner.anchors().await.unwrap(), ["lifeline"]);
+    assert_eq!(stage.roots.owner.anchors().await.unwrap(), ["lifeline"]);
     for disk in &stage.disks {
         assert_free(disk);
     }

@@ -40,16 +40,16 @@ async fn a_user_locks_what_he_has_open_and_nobody_asks_for_a_password() {
             machine.release(&locks).await.unwrap();
             assert_free(&path);
             machine.acquire_files(&[(&file, "shared")]).await.unwrap();
-            (machine.path(), machine.lease)
+            (machine.path(), machine.lifeline)
         });
-        let (path, lease) = within("what the user does", machine).await;
+        let (path, lifeline) = within("what the user does", machine).await;
         // His connection is gone, and what he has locked is not.
         let root = house.connection().await;
         let owner = crate::machine::owner(&root, path).await;
         assert_eq!(owner.uid().await.unwrap(), NOBODY);
         assert_eq!(owner.locks().await.unwrap().len(), 1);
         Rival::try_once(&disk, Kind::Ofd, true).unwrap_err();
-        drop(lease);
+        drop(lifeline);
     }
 }
 
@@ -89,7 +89,7 @@ async fn what_is_ones_own_needs_nobodys_consent() {
     // It was locked through a descriptor opened for writing; that was proof enough.
     its.convert("exclusive", none()).await.unwrap();
     machine.owner.bind_pid(pid, none()).await.unwrap();
-    machine.owner.hold(none()).await.unwrap();
+    machine.owner.new_lifeline(none()).await.unwrap();
     machine.owner.cancel(none()).await.unwrap();
     machine.release(&locks[..1]).await.unwrap();
     lock(&bus, &locks[1]).await.release(none()).await.unwrap();

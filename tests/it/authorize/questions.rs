@@ -110,7 +110,7 @@ async fn each_question_says_what_it_is_about() {
     asked("registering", &[("register-process", &machine)]);
 
     let theirs = owner(user, roots.path()).await;
-    theirs.hold(none()).await.unwrap();
+    theirs.new_lifeline(none()).await.unwrap();
     asked("another's owner", &[("manage-foreign", &roots_machine)]);
     let mut breaking = roots_machine;
     breaking.extend(details(&[
@@ -294,13 +294,13 @@ async fn an_owner_that_dies_while_polkit_thinks_gets_nothing() {
         let machine = Machine::open(user, "web1").await;
         let held = house.raw_of(ROOT, &format!("held for {deed}"));
         let locks = machine.acquire(&[shared(&held)]).await.unwrap();
-        let Machine { owner, lease } = machine;
+        let Machine { owner, lifeline } = machine;
         let its = lock(user, &locks[0]).await;
         let asked = mock.seen().len();
         mock.answer(Answer::Hang);
         let meanwhile = async {
             let question = question(mock, asked).await;
-            drop(lease);
+            drop(lifeline);
             let gone = async { while roots.n_owners().await.unwrap() > 1 {} };
             within("the end of the owner", gone).await;
             assert!(mock.release(&question, Answer::Allow));

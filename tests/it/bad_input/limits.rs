@@ -31,7 +31,7 @@ fn open_all(disks: &[PathBuf]) -> Vec<File> {
 #[tokio::test]
 async fn each_user_has_his_own_share_and_root_what_he_needs() {
     let limits = "owners_per_user = 2\nlocks_per_user = 2\n\
-                  leases_per_user = 3\nprocesses_per_user = 1";
+                  lifelines_per_user = 3\nprocesses_per_user = 1";
     let house = house_with(limits).await;
     let process = house.command_as(NOBODY, "sleep").arg("1000").spawn().unwrap();
     let pid = process.id().unwrap();
@@ -41,13 +41,13 @@ async fn each_user_has_his_own_share_and_root_what_he_needs() {
         let files = open_all(&disks);
         let file = |n: usize| (&files[n] as &dyn AsFdDyn, "exclusive");
         let (one, two) = (Machine::open(&bus, "one").await, Machine::open(&bus, "two").await);
-        let lease = one.owner.hold(none()).await.unwrap();
+        let lifeline = one.owner.new_lifeline(none()).await.unwrap();
         one.owner.bind_pid(pid, none()).await.unwrap();
         let locks = two.acquire_files(&[file(0), file(1)]).await.unwrap();
         let before = Untouched::so_far(&house).await;
 
         let third = Machine::open_with(&bus, "", "three", none()).await.map(drop);
-        let held = one.owner.hold(none()).await.map(drop).map_err(Refused::from);
+        let held = one.owner.new_lifeline(none()).await.map(drop).map_err(Refused::from);
         let bound = two.owner.bind_pid(pid, none()).await.map_err(Refused::from);
         let locked = one.acquire_files(&[file(2)]).await.map(drop);
         if uid == ROOT {
@@ -58,7 +58,7 @@ async fn each_user_has_his_own_share_and_root_what_he_needs() {
         }
         for (refused, what) in [
             (third, "owners: no more than 2"),
-            (held, "leases: no more than 3"),
+            (held, "lifelines: no more than 3"),
             (bound, "processes: no more than 1"),
             (locked, "locks: no more than 2"),
         ] {
@@ -75,7 +75,7 @@ async fn each_user_has_his_own_share_and_root_what_he_needs() {
         one.acquire_files(&several[1..]).await.unwrap();
         two.owner.close(none()).await.unwrap();
         Machine::open(&bus, "three").await;
-        drop(lease);
+        drop(lifeline);
     }
 }
 
@@ -152,7 +152,7 @@ async fn other_users_leave_an_eighth_of_all_owners_and_anchors_to_root() {
         ] {
             let bus = house.connection_as(uid).await;
             for n in 0..most {
-                // Each owner comes with a lease.
+                // Each owner comes with a lifeline.
                 open.push(Machine::open(&bus, &format!("{uid}-{n}")).await);
             }
             let refused = Machine::open_with(&bus, "", "more", none()).await.unwrap_err();

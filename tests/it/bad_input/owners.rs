@@ -125,7 +125,7 @@ async fn a_process_that_is_none() {
     for (descriptor, error, words) in [
         (gone.as_fd(), NO_SUCH_PROCESS, "has ended"),
         (file.as_fd(), INVALID, "the descriptor is no process descriptor (pidfd)"),
-        (machine.lease.as_fd(), INVALID, "the descriptor is no process descriptor (pidfd)"),
+        (machine.lifeline.as_fd(), INVALID, "the descriptor is no process descriptor (pidfd)"),
     ] {
         let bound = machine.owner.bind_process(Fd::from(descriptor), none()).await.unwrap_err();
         assert_refused(&bound.into(), error, words);
@@ -134,7 +134,7 @@ async fn a_process_that_is_none() {
         assert_refused(&opened, error, words);
         before.still(words).await;
     }
-    assert_eq!(machine.owner.anchors().await.unwrap(), ["lease"]);
+    assert_eq!(machine.owner.anchors().await.unwrap(), ["lifeline"]);
     let unbound = manager.get_owner_by_pid(std::process::id()).await.unwrap_err();
     assert_refused(&unbound.into(), "NoSuchOwner", &std::process::id().to_string());
     before.and_it_goes_on().await;
@@ -166,7 +166,7 @@ async fn a_process_of_another_user_is_not_bound_without_authorization() {
         let words = "org.vmlockd1.register-process";
         assert_refused(&refused.into(), "DBus.Error.AccessDenied", words);
     }
-    assert_eq!(machine.owner.anchors().await.unwrap(), ["lease"]);
+    assert_eq!(machine.owner.anchors().await.unwrap(), ["lifeline"]);
     before.and_it_goes_on().await;
 }
 

@@ -45,7 +45,7 @@ async fn forge(forger: &Connection, victim: &UniqueName<'_>, owner: &str) {
     let body = (&owner, vec!["org.vmlockd1.Owner"]);
     forger.emit_signal(to, path, OBJECTS, "InterfacesRemoved", &body).await.unwrap();
     let front = OwnedVariant::try_from(Variant::from("dbus")).unwrap();
-    let properties = HashMap::from([("Front", front)]);
+    let properties = HashMap::from([("Frontend", front)]);
     let body = (&owner, HashMap::from([("org.vmlockd1.Owner", properties)]));
     forger.emit_signal(to, path, OBJECTS, "InterfacesAdded", &body).await.unwrap();
     let verified = OwnedVariant::try_from(Variant::from(true)).unwrap();

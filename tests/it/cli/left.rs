@@ -15,7 +15,7 @@ use crate::untouched::assert_free;
 /// The shell gives /dev/null to what it puts into the background; so it gets its input by another
 /// number, and ends with that. It closes what it inherits if told so.
 const HELPER: &str = "exec 9<&0; $0; setsid cat <&9 9<&- >/dev/null 2>/dev/null & echo $!";
-const CLOSE: &str = "eval \"exec $VMLOCKD_LEASE_FD<&-\"";
+const CLOSE: &str = "eval \"exec $VMLOCKD_LIFELINE_FD<&-\"";
 
 /// Runs a command that leaves a helper behind; returns the helper's process.
 async fn leave(house: &House, disk: &str, before: &str) -> (Tool, i32) {
@@ -27,7 +27,7 @@ async fn leave(house: &House, disk: &str, before: &str) -> (Tool, i32) {
 }
 
 #[tokio::test]
-async fn a_process_that_keeps_the_lease_is_named() {
+async fn a_process_that_keeps_the_lifeline_is_named() {
     let house = House::builder().start().await;
     let image = house.raw_of(0, "disk");
     let manager = manager(&house.connection().await).await;
@@ -51,7 +51,7 @@ async fn a_process_that_keeps_the_lease_is_named() {
 }
 
 #[tokio::test]
-async fn a_process_that_closed_the_lease_is_named_and_the_disks_are_free() {
+async fn a_process_that_closed_the_lifeline_is_named_and_the_disks_are_free() {
     let house = House::builder().start().await;
     let image = house.raw_of(0, "disk");
     let (mut tool, helper) = leave(&house, str(&image), CLOSE).await;
@@ -64,7 +64,7 @@ async fn a_process_that_closed_the_lease_is_named_and_the_disks_are_free() {
 }
 
 #[tokio::test]
-async fn a_process_that_closed_the_lease_and_has_a_disk_open_keeps_the_disks() {
+async fn a_process_that_closed_the_lifeline_and_has_a_disk_open_keeps_the_disks() {
     let house = House::builder().start().await;
     let image = house.raw_of(0, "disk");
     let manager = manager(&house.connection().await).await;
@@ -132,7 +132,7 @@ async fn forged_signals_do_not_hide_that_the_disks_stay_locked() {
     let owner = async {
         loop {
             let owners = json(&house, &["owners"]).await;
-            if owners[0]["anchors"] == serde_json::json!(["lease", "process"]) {
+            if owners[0]["anchors"] == serde_json::json!(["lifeline", "process"]) {
                 return owners[0]["owner"].as_str().unwrap().to_owned();
             }
         }

@@ -72,7 +72,7 @@ async fn lists_are_empty_or_say_what_there_is() {
 
     let owners = vmlockctl(&house, &["owners"]).await.ok();
     let line: Vec<&str> = owners.lines().nth(1).unwrap().split_whitespace().collect();
-    assert_eq!(line[..6], [&uuid[..8], "web1", "root", "-", "2", "lease"]);
+    assert_eq!(line[..6], [&uuid[..8], "web1", "root", "-", "2", "lifeline"]);
 }
 
 #[tokio::test]

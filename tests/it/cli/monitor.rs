@@ -45,7 +45,7 @@ async fn each_event_is_an_object_with_all_that_is_known() {
         told.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         told
     };
-    assert_eq!(next(&mut monitor).await, told("OwnerOpened", json!({ "front": "dbus" })));
+    assert_eq!(next(&mut monitor).await, told("OwnerOpened", json!({ "frontend": "dbus" })));
     let locks = web1.acquire(&[exclusive(&image)]).await.unwrap();
     let on = |more: Value| {
         let mut on = json!({ "lock": locks[0].as_str(), "resource": str(&image) });

@@ -99,11 +99,11 @@ async fn a_second_command_is_not_run_and_told_who_holds_the_disk() {
 }
 
 #[tokio::test]
-async fn the_command_is_told_its_owner_and_inherits_the_lease_alone() {
+async fn the_command_is_told_its_owner_and_inherits_the_lifeline_alone() {
     let house = House::builder().start().await;
     let image = house.image("a.qcow2").await;
     let uuid = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0";
-    let script = "echo $VMLOCKD_OWNER $VMLOCKD_LEASE_FD; ls /proc/$$/fd";
+    let script = "echo $VMLOCKD_OWNER $VMLOCKD_LIFELINE_FD; ls /proc/$$/fd";
     let line = ["run", "--uuid", uuid, "--disk", str(&image), "--", "sh", "-c", script];
     // Whatever this binary passes on without meaning to is not the tool's fault. Other shells than
     // bash can't name all of it.
@@ -113,9 +113,9 @@ async fn the_command_is_told_its_owner_and_inherits_the_lease_alone() {
     command.args(["-c", close, "bash", str(&crate::house::program("vmlockctl"))]).args(line);
     let said = run(command).await.ok();
     let words: Vec<&str> = said.split_whitespace().collect();
-    let [owner, lease, fds @ ..] = &words[..] else { panic!("{said}") };
+    let [owner, lifeline, fds @ ..] = &words[..] else { panic!("{said}") };
     assert_eq!(*owner, uuid);
-    assert_eq!(BTreeSet::from_iter(fds), BTreeSet::from([&"0", &"1", &"2", lease]));
+    assert_eq!(BTreeSet::from_iter(fds), BTreeSet::from([&"0", &"1", &"2", lifeline]));
 }
 
 #[tokio::test]
@@ -248,14 +248,14 @@ async fn a_command_keeps_its_disks_when_the_tool_is_killed() {
 async fn a_wrapper_that_closes_what_it_inherits_keeps_the_disks() {
     let house = House::builder().start().await;
     let image = house.image("a.qcow2").await;
-    // As sudo: it closes its copy of the lease, starts another program, and waits for it.
-    let script = "eval \"exec $VMLOCKD_LEASE_FD<&-\"; sh -c 'echo $$; exec cat'; :";
+    // As sudo: it closes its copy of the lifeline, starts another program, and waits for it.
+    let script = "eval \"exec $VMLOCKD_LIFELINE_FD<&-\"; sh -c 'echo $$; exec cat'; :";
     let line = ["run", "--disk", str(&image), "--", "bash", "-c", script];
     let mut tool = Tool::vmlockctl(&house, &line);
     tool.line().await;
     assert_eq!(
         json(&house, &["owners"]).await[0]["anchors"],
-        serde_json::json!(["lease", "process"])
+        serde_json::json!(["lifeline", "process"])
     );
     fails(&house, 75, &["run", "--disk", str(&image), "--", "true"]).await;
     assert!(tool.finish().await.success());

@@ -130,7 +130,7 @@ async fn a_command_that_becomes_another_user_is_bound_without_a_password() {
     tool.say("here");
     assert_eq!(tool.line().await, "here");
     let owners = super::json(&house, &["owners"]).await;
-    assert_eq!(owners[0]["anchors"], json!(["lease", "process"]));
+    assert_eq!(owners[0]["anchors"], json!(["lifeline", "process"]));
     assert_eq!(asked(&house), ["org.vmlockd1.acquire-by-descriptor"]);
     assert!(tool.finish().await.success());
 }

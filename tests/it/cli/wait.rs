@@ -218,7 +218,7 @@ async fn a_wait_outlasts_the_service() {
     assert!(run.ended().await.success());
     // Both complain into one file, each of one thing at most.
     let said = run.process.stderr();
-    // With the killed service its end of the holder's lease went, and the holder may say so.
+    // With the killed service its end of the holder's lifeline went, and the holder may say so.
     let own = said.lines().filter(|line| !line.contains("the disks are no longer locked"));
     assert!(own.count() <= 2, "{said}");
     assert_free(&disk);

@@ -107,7 +107,7 @@ async fn one_side_has_the_disks_whoever_dies() {
     for unheard in [false, true] {
         for after in [After::Nothing, After::Offer, After::Adopt] {
             for dies in [Dies::Source, Dies::Target, Dies::Both] {
-                let by = if (dies == Dies::Both) ^ unheard { By::Lease } else { By::Process };
+                let by = if (dies == Dies::Both) ^ unheard { By::Lifeline } else { By::Process };
                 round(&scene, dies, after, unheard, by).await;
             }
         }
@@ -162,7 +162,7 @@ async fn what_nobody_comes_for_is_free_when_the_offer_ends() {
         }
         let ended = async { while source.owner.cancel(none()).await.is_err() {} };
         crate::house::within("a cancelled offer", ended).await;
-        let target = Side::open(&scene, "target", By::Lease).await;
+        let target = Side::open(&scene, "target", By::Lifeline).await;
         target.owner.adopt(&token, none()).await.unwrap_err();
         assert_eq!(scene.settled(&source, Some(&target)).await, Whose::Source);
         intruder.stop().were_refused();

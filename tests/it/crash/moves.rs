@@ -128,7 +128,7 @@ async fn one_side_has_the_lock_files_wherever_the_service_aborts() {
 async fn an_offer_that_nobody_was_told_of_can_be_withdrawn() {
     let Some(scene) = Scene::set(false, "").await else { return };
     let (source, _) = scene.source(By::Process).await;
-    let target = Side::open(&scene, "target", By::Lease).await;
+    let target = Side::open(&scene, "target", By::Lifeline).await;
     let offer = async {
         let _ = ask("Offer", source.owner.offer(none())).await;
     };

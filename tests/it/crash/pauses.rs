@@ -78,7 +78,7 @@ async fn rounds(hashed: bool) {
     };
     scene.crash_in(&[("release-noted", 1)], suspend).await;
     scene.free(&scene.alone(), 1).await;
-    let other = Side::open(&scene, "other", By::Lease).await;
+    let other = Side::open(&scene, "other", By::Lifeline).await;
     let taken = scene.alone().map(|disk| (disk.to_owned(), "exclusive"));
     scene.take(&other, &taken).await;
     other.owner.close(none()).await.unwrap();

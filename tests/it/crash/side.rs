@@ -16,17 +16,17 @@ use crate::soak::answer::insist;
 pub(super) enum By {
     /// A process, which is killed.
     Process,
-    /// A lease, which is dropped.
-    Lease,
+    /// A lifeline, which is dropped.
+    Lifeline,
     /// Its owner is closed, and its process lives.
     Close,
 }
 
-/// Whoever has a lease is outside of the host, where nobody could find it again without a store.
-pub(super) const WAYS: [By; 3] = [By::Process, By::Close, By::Lease];
+/// Whoever has a lifeline is outside of the host, where nobody could find it again without a store.
+pub(super) const WAYS: [By; 3] = [By::Process, By::Close, By::Lifeline];
 
 enum Anchor {
-    Lease(#[allow(dead_code, reason = "what counts is that it is open")] OwnedFd),
+    Lifeline(#[allow(dead_code, reason = "what counts is that it is open")] OwnedFd),
     Process(u32),
 }
 
@@ -38,10 +38,10 @@ pub(super) struct Side {
 impl Side {
     /// Opens one, while nothing happens to the service.
     pub(super) async fn open(scene: &Scene, name: &str, by: By) -> Self {
-        let (path, anchor) = if by == By::Lease {
+        let (path, anchor) = if by == By::Lifeline {
             let opened = scene.manager.open_owner("", name, HashMap::new()).await;
-            let (path, lease) = opened.unwrap();
-            (path, Anchor::Lease(lease.into()))
+            let (path, lifeline) = opened.unwrap();
+            (path, Anchor::Lifeline(lifeline.into()))
         } else {
             let process = scene.nursery.begin().await;
             let path = scene.manager.register_owner("", name, process, HashMap::new()).await;
@@ -57,7 +57,7 @@ impl Side {
         self.owner.inner().path().to_owned().into()
     }
 
-    /// Its process is killed, or its lease dropped.
+    /// Its process is killed, or its lifeline dropped.
     pub(super) async fn die(self, scene: &Scene) {
         if let Anchor::Process(process) = self.anchor {
             scene.nursery.end(process).await;

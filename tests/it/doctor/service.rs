@@ -17,7 +17,7 @@ async fn verdict(house: &House, name: &str) -> String {
     let lockspace = lockspace.build().await.unwrap();
     let looked = async {
         loop {
-            let verdict = lockspace.verdict().await.unwrap();
+            let verdict = lockspace.self_test_result().await.unwrap();
             if !verdict.is_empty() {
                 return verdict;
             }
@@ -42,7 +42,7 @@ async fn where_locks_are_worth_nothing_nothing_is_locked() {
     assert_eq!(refused.name, "NotLockable", "{refused:?}");
     let at = served.at.display().to_string();
     assert!(refused.message.contains(&at) && refused.message.contains("both got the lock"));
-    assert_eq!(verdict(&house, "file").await, "unfit");
+    assert_eq!(verdict(&house, "file").await, "unusable");
     assert_eq!(names(&served.behind), Vec::<std::path::PathBuf>::new());
     assert!(web1.locks().await.is_empty());
     let said = || daemon.stderr().matches("nothing more is locked in lockspace").count();

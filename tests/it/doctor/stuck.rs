@@ -58,7 +58,7 @@ async fn what_is_stuck_is_counted_and_holds_up_nobody_else() {
     };
     let stuck = async || {
         let metrics = manager(&bus).await.get_metrics(none()).await.unwrap();
-        u64::try_from(&metrics["requests-stuck"]).unwrap()
+        u64::try_from(&metrics["requests-hung"]).unwrap()
     };
     within("it is counted", async { while stuck().await != 1 {} }).await;
     assert!(!hangs.is_finished());

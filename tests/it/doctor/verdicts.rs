@@ -78,7 +78,7 @@ async fn a_process_that_keeps_locks_out_is_told_from_one_that_mixes_them_up() {
 
     let house = House::builder().without_daemon().start().await;
     let Some(served) = Served::mount(&house, &FORWARDING).await else { return };
-    assert_verdict(&house, &served.at, 1, "unfit", "both got the lock").await;
+    assert_verdict(&house, &served.at, 1, "unusable", "both got the lock").await;
     let (_, remarks) = doctor(&house, &served.at).await;
     assert_eq!(on(&remarks, "files")["state"], "danger", "{remarks:#?}");
     assert_eq!(names(&served.behind), Vec::<std::path::PathBuf>::new());
@@ -89,7 +89,7 @@ async fn where_nothing_can_be_made_nothing_can_be_locked() {
     let house = House::builder().without_daemon().start().await;
     let (from, at) = (private(&house.dir().join("from")), house.dir().join("at"));
     let mounted = Mounted::read_only(&from, &at);
-    assert_verdict(&house, &at, 1, "unfit", "read-only").await;
+    assert_verdict(&house, &at, 1, "unusable", "read-only").await;
     drop(mounted);
     // Nobody is root here.
     fs::set_permissions(&from, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();

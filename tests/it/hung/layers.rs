@@ -107,7 +107,7 @@ async fn a_layer_that_does_not_answer_is_asked_first() {
     others_go_on(&house, "first").await;
     are_refused(&mut all, MANY, &at).await;
     let bus = house.connection().await;
-    assert_eq!(metric(&bus, "requests-refused-stuck").await, 0);
+    assert_eq!(metric(&bus, "requests-refused-hung").await, 0);
     others_go_on(&house, "second").await;
     far.go_on();
     let answers = async {
@@ -133,8 +133,8 @@ async fn lookups_that_hang_get_their_share_of_the_threads() {
     others_go_on(&house, "first").await;
     are_refused(&mut all, MANY - 32, &overlay.point).await;
     let bus = house.connection().await;
-    within("they are counted", async { while metric(&bus, "requests-stuck").await != 32 {} }).await;
-    assert_eq!(metric(&bus, "requests-refused-stuck").await, u64::try_from(MANY - 32).unwrap());
+    within("they are counted", async { while metric(&bus, "requests-hung").await != 32 {} }).await;
+    assert_eq!(metric(&bus, "requests-refused-hung").await, u64::try_from(MANY - 32).unwrap());
     others_go_on(&house, "second").await;
     far.go_on();
     while let Some(found) = within("it goes on", all.join_next()).await {

@@ -55,9 +55,9 @@ async fn asking_where_names_lead_takes_few_threads_and_delays_no_list() {
     while let Some(answered) = within("an answer", all.join_next()).await {
         answered.unwrap();
     }
-    assert!(metric(&root, "requests-stuck").await <= 4);
+    assert!(metric(&root, "requests-hung").await <= 4);
     let other = house.raw_of(ROOT, "other");
     within("another disk is locked", web2.acquire(&[exclusive(&other)])).await.unwrap();
     far.go_on();
-    within("nothing is stuck", async { while metric(&root, "requests-stuck").await != 0 {} }).await;
+    within("nothing is stuck", async { while metric(&root, "requests-hung").await != 0 {} }).await;
 }

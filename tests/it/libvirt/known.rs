@@ -24,7 +24,7 @@ impl Hypervisor {
         }
         let owner = self.owner(guest).await.unwrap_or_else(|| panic!("{} is no owner", guest.name));
         assert_eq!(owner["name"], guest.name);
-        assert_eq!(owner["front"], "virtlockd");
+        assert_eq!(owner["frontend"], "virtlockd");
         assert_eq!(owner["uid"], 0);
         assert_eq!(owner["pid"], self.pid(guest));
         let mut found = Vec::new();

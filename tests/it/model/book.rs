@@ -13,7 +13,7 @@ use super::queue::{Waiter, What};
 /// A machine that is open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Owner {
-    pub(super) leases: usize,
+    pub(super) lifelines: usize,
     pub(super) manual: bool,
     /// What it gave up and remembers, the oldest first.
     pub(super) suspended: Vec<Wish>,
@@ -54,7 +54,7 @@ impl Book {
     /// but that he does not want it any more.
     pub(super) fn permits(&self, op: &Op) -> bool {
         match op {
-            Op::Hold(vm)
+            Op::NewLifeline(vm)
             | Op::Acquire { vm, .. }
             | Op::Release { vm, .. }
             | Op::Convert { vm, .. }
@@ -71,11 +71,11 @@ impl Book {
     pub(super) fn apply(&mut self, call: usize, op: &Op) -> Vec<(usize, Answer)> {
         let outcome = match op {
             Op::Open { vm, anchor, wishes, wait } => self.open(call, *vm, *anchor, wishes, *wait),
-            Op::Hold(vm) => Some(self.living(*vm).map(|owner| {
-                owner.leases += 1;
+            Op::NewLifeline(vm) => Some(self.living(*vm).map(|owner| {
+                owner.lifelines += 1;
                 Answer::Done
             })),
-            Op::Drop(vm) => self.drop_leases(*vm, 1),
+            Op::Drop(vm) => self.drop_lifelines(*vm, 1),
             Op::Acquire { vm, wishes, wait } => match self.running(*vm) {
                 Ok(()) => self.ask(call, *vm, What::Acquire(wishes.clone()), *wait),
                 Err(why) => Some(Err(why)),
@@ -99,7 +99,7 @@ impl Book {
                 // Who waited sees an end, and no answer.
                 self.waiters.clear();
                 for vm in dying {
-                    self.drop_leases(*vm, usize::MAX);
+                    self.drop_lifelines(*vm, usize::MAX);
                 }
                 None
             }
@@ -149,7 +149,7 @@ impl Book {
             What::Open(anchor, wishes) => {
                 let given = self.give(vm, wishes, what, place)?;
                 let manual = *anchor == Anchor::Manual;
-                let owner = Owner { leases: usize::from(!manual), manual, ..Owner::default() };
+                let owner = Owner { lifelines: usize::from(!manual), manual, ..Owner::default() };
                 self.owners.insert(vm, owner);
                 Ok(given)
             }
@@ -274,11 +274,11 @@ impl Book {
         Ok(Answer::Done)
     }
 
-    fn drop_leases(&mut self, vm: Vm, how_many: usize) -> Option<Outcome> {
+    fn drop_lifelines(&mut self, vm: Vm, how_many: usize) -> Option<Outcome> {
         if let Some(owner) = self.owners.get_mut(&vm)
-            && owner.leases > 0
+            && owner.lifelines > 0
         {
-            owner.leases = owner.leases.saturating_sub(how_many);
+            owner.lifelines = owner.lifelines.saturating_sub(how_many);
             self.end_if_left(vm);
         }
         None
@@ -286,7 +286,7 @@ impl Book {
 
     /// Ends a machine that nothing keeps any more, and whose locks nobody is about to adopt.
     pub(super) fn end_if_left(&mut self, vm: Vm) {
-        let left = |owner: &Owner| owner.leases == 0 && !owner.manual && !owner.offers;
+        let left = |owner: &Owner| owner.lifelines == 0 && !owner.manual && !owner.offers;
         if self.owners.get(&vm).is_some_and(left) {
             self.end(vm, true);
         }

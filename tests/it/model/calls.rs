@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
-use vmlockd::life::Lease;
+use vmlockd::life::Lifeline;
 use vmlockd::lock::in_use::InUse;
 use vmlockd::lock::on_lost::OnLost;
 use vmlockd::lock::{self, Front, OwnerId};
@@ -35,7 +35,7 @@ enum Reply {
     Token(Vm, Uuid),
     Count(usize),
     Opened(Vm, Vec<u64>, Option<OwnedFd>),
-    Lease(Vm, OwnedFd),
+    Lifeline(Vm, OwnedFd),
 }
 
 type Outcome = Result<Reply, Error>;
@@ -44,8 +44,8 @@ type Outcome = Result<Reply, Error>;
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     open: BTreeMap<usize, Call>,
-    /// The ends of leases that callers have.
-    pub(super) leases: BTreeMap<Vm, Vec<OwnedFd>>,
+    /// The ends of lifelines that callers have.
+    pub(super) lifelines: BTreeMap<Vm, Vec<OwnedFd>>,
     /// The newest token that each was given.
     tokens: BTreeMap<Vm, Uuid>,
 }
@@ -87,9 +87,11 @@ fn call(
             let (vm, anchor, asks, wait) = (*vm, *anchor, asks(wishes), wait(*how));
             Box::pin(open(service, vm, anchor, asks, wait))
         }
-        Op::Hold(vm) => {
+        Op::NewLifeline(vm) => {
             let vm = *vm;
-            Box::pin(async move { Ok(Reply::Lease(vm, service.hold(scene::id(vm)).await?)) })
+            Box::pin(
+                async move { Ok(Reply::Lifeline(vm, service.new_lifeline(scene::id(vm)).await?)) },
+            )
         }
         Op::Acquire { vm, wishes, wait: how } => {
             let (id, asks, wait) = (scene::id(*vm), asks(wishes), wait(*how));
@@ -160,9 +162,9 @@ async fn open(
     wait: Option<service::Wait>,
 ) -> Outcome {
     let (anchor, theirs) = match anchor {
-        Anchor::Lease => {
-            let (lease, theirs) = Lease::new()?;
-            (NewAnchor::Lease(lease), Some(theirs))
+        Anchor::Lifeline => {
+            let (lifeline, theirs) = Lifeline::new()?;
+            (NewAnchor::Lifeline(lifeline), Some(theirs))
         }
         Anchor::Manual => (NewAnchor::Manual, None),
     };
@@ -184,7 +186,7 @@ impl Calls {
         numbers: &Numbers,
     ) {
         if let Op::Drop(vm) = op {
-            self.leases.get_mut(vm).and_then(Vec::pop);
+            self.lifelines.get_mut(vm).and_then(Vec::pop);
         }
         if let Op::Leave(vm) = op
             && let Some(first) = self.open.values().find(|call| call.of == Some(*vm))
@@ -242,13 +244,13 @@ impl Calls {
                 self.tokens.insert(vm, token);
                 Answer::Done
             }
-            Reply::Lease(vm, lease) => {
-                self.leases.entry(vm).or_default().push(lease);
+            Reply::Lifeline(vm, lifeline) => {
+                self.lifelines.entry(vm).or_default().push(lifeline);
                 Answer::Done
             }
-            Reply::Opened(vm, locks, lease) => {
+            Reply::Opened(vm, locks, lifeline) => {
                 // Whatever an earlier machine of this name had is nobody's any more.
-                self.leases.insert(vm, lease.into_iter().collect());
+                self.lifelines.insert(vm, lifeline.into_iter().collect());
                 meant(&locks, service, scene)
             }
             Reply::Locks(locks) => meant(&locks, service, scene),

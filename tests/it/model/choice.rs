@@ -24,11 +24,11 @@ fn step(dice: &Dice, book: &Book) -> Op {
     let vm = vm(dice, book);
     match dice.below(100) {
         0..12 => {
-            let anchor = if dice.chance(85) { Anchor::Lease } else { Anchor::Manual };
+            let anchor = if dice.chance(85) { Anchor::Lifeline } else { Anchor::Manual };
             let (wishes, wait) = (wishes(dice, 0), wait(dice));
             Op::Open { vm: absent(dice, book), anchor, wishes, wait }
         }
-        12..17 => Op::Hold(vm),
+        12..17 => Op::NewLifeline(vm),
         17..26 => Op::Drop(vm),
         26..46 => Op::Acquire { vm, wishes: wishes(dice, 1), wait: wait(dice) },
         46..49 => Op::Suspend { vm, by: by(dice) },

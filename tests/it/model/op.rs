@@ -39,7 +39,7 @@ pub(super) struct Wish {
 /// What keeps a machine that is being opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Anchor {
-    Lease,
+    Lifeline,
     Manual,
 }
 
@@ -74,9 +74,9 @@ pub(super) enum Op {
         wishes: Vec<Wish>,
         wait: Wait,
     },
-    /// Gives a machine another lease.
-    Hold(Vm),
-    /// Closes the newest lease of a machine.
+    /// Gives a machine another lifeline.
+    NewLifeline(Vm),
+    /// Closes the newest lifeline of a machine.
     Drop(Vm),
     Acquire {
         vm: Vm,
@@ -121,7 +121,7 @@ pub(super) enum Op {
     Cancel(Vm),
     /// Whoever made the oldest of a machine's calls that wait goes away.
     Leave(Vm),
-    /// The service is killed, and comes back; meanwhile these lose all their leases.
+    /// The service is killed, and comes back; meanwhile these lose all their lifelines.
     Restart(Vec<Vm>),
 }
 
@@ -178,11 +178,11 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Open { vm, anchor, wishes, wait } => {
-                let anchor = if *anchor == Anchor::Lease { "" } else { " (manual)" };
+                let anchor = if *anchor == Anchor::Lifeline { "" } else { " (manual)" };
                 write!(f, "open {vm}{anchor} with {}{wait}", list(wishes))
             }
-            Self::Hold(vm) => write!(f, "another lease for {vm}"),
-            Self::Drop(vm) => write!(f, "close the newest lease of {vm}"),
+            Self::NewLifeline(vm) => write!(f, "another lifeline for {vm}"),
+            Self::Drop(vm) => write!(f, "close the newest lifeline of {vm}"),
             Self::Acquire { vm, wishes, wait } => write!(f, "{vm} acquires {}{wait}", list(wishes)),
             Self::Release { vm, disks, by } => write!(f, "{vm} releases {}{by}", list(disks)),
             Self::Convert { vm, disk, mode, wait } => {

@@ -31,7 +31,7 @@ pub(super) struct View {
 /// What keeps an owner.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Kept {
-    leases: usize,
+    lifelines: usize,
     manual: bool,
     /// What it remembers, and by which names.
     suspended: Vec<(Disk, Mode, String)>,
@@ -61,8 +61,8 @@ impl View {
         let kept = |(vm, owner): (&Vm, &super::book::Owner)| {
             let remembered = |wish: &Wish| (wish.disk, wish.mode, path(wish.disk, wish.spelling));
             let suspended = owner.suspended.iter().map(remembered).collect();
-            let (leases, manual, offers) = (owner.leases, owner.manual, owner.offers);
-            (*vm, Kept { leases, manual, suspended, offers }.in_order())
+            let (lifelines, manual, offers) = (owner.lifelines, owner.manual, owner.offers);
+            (*vm, Kept { lifelines, manual, suspended, offers }.in_order())
         };
         let held = |((vm, disk), lock): (&(Vm, Disk), &super::book::Lock)| {
             let name = path(*disk, lock.spelling);
@@ -95,7 +95,7 @@ impl View {
         for (owner, held) in life.service.owners_and_locks() {
             let anchors = || owner.anchors.values();
             let kept = Kept {
-                leases: anchors().filter(|anchor| **anchor == Anchor::Lease).count(),
+                lifelines: anchors().filter(|anchor| **anchor == Anchor::Lifeline).count(),
                 manual: anchors().any(|anchor| *anchor == Anchor::Manual),
                 suspended: owner
                     .suspended
@@ -159,10 +159,10 @@ impl View {
 
 impl fmt::Display for View {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (vm, Kept { leases, manual, suspended, offers }) in &self.owners {
+        for (vm, Kept { lifelines, manual, suspended, offers }) in &self.owners {
             let manual = if *manual { ", manual" } else { "" };
             let offers = if *offers { ", offers" } else { "" };
-            write!(f, "  {vm}, {leases} leases{manual}{offers}:")?;
+            write!(f, "  {vm}, {lifelines} lifelines{manual}{offers}:")?;
             for (disk, mode, _) in suspended {
                 write!(f, " remembers {disk} {mode};")?;
             }

@@ -81,7 +81,7 @@ impl<'s> World<'s> {
         self.calls.forget();
         let alone = unchanged("with no service there");
         for vm in dying {
-            self.calls.leases.remove(vm);
+            self.calls.lifelines.remove(vm);
         }
         self.life = Some(Life::begin(&self.scene.runtime_dir(), inherited));
         alone?;

@@ -39,7 +39,7 @@ async fn a_number_that_no_process_has_for_the_caller_binds_no_process_of_the_hos
         assert_foreign(&manager.get_owner_by_pid(pid).await.unwrap_err().into(), "process number");
     }
     assert_eq!(manager.n_owners().await.unwrap(), 1);
-    assert_eq!(machine.owner.anchors().await.unwrap(), ["lease"]);
+    assert_eq!(machine.owner.anchors().await.unwrap(), ["lifeline"]);
 }
 
 #[tokio::test]

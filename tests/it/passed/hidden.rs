@@ -104,7 +104,7 @@ async fn what_does_not_answer_there_holds_up_nobody_else() {
         }
     }
     let metrics = manager(&root).await.get_metrics(none()).await.unwrap();
-    assert_eq!(u64::try_from(&metrics["requests-stuck"]).unwrap(), 0);
+    assert_eq!(u64::try_from(&metrics["requests-hung"]).unwrap(), 0);
     house.daemon().terminate().await;
 }
 

@@ -36,7 +36,7 @@ async fn a_killed_service_that_hangs_is_replaced_and_no_living_one() {
     let manager = manager(&bus).await;
     let stuck = async || {
         let metrics = manager.get_metrics(none()).await.unwrap();
-        u64::try_from(&metrics["requests-stuck"]).unwrap()
+        u64::try_from(&metrics["requests-hung"]).unwrap()
     };
     within("a request hangs", async { while stuck().await != 1 {} }).await;
 
@@ -65,7 +65,7 @@ async fn a_killed_service_that_hangs_is_replaced_and_no_living_one() {
     let refused = Daemon::try_start(house.bus(), house.launch()).await.err().unwrap();
     assert!(refused.stderr.contains(&running), "{}", refused.stderr);
     let metrics = manager.get_metrics(none()).await.unwrap();
-    assert_eq!(u64::try_from(&metrics["requests-stuck"]).unwrap(), 0);
+    assert_eq!(u64::try_from(&metrics["requests-hung"]).unwrap(), 0);
     within("an answer to nobody", hangs).await.unwrap().unwrap_err();
     drop((first, second, web1));
     drop(house);

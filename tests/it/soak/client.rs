@@ -30,7 +30,7 @@ pub(super) type Wish = (String, &'static str);
 /// What keeps its owner alive.
 pub(super) enum Anchor {
     /// Alive while it is open.
-    Lease(#[allow(dead_code, reason = "what counts is that it is open")] OwnedFd),
+    Lifeline(#[allow(dead_code, reason = "what counts is that it is open")] OwnedFd),
     Process(u32),
 }
 
@@ -108,7 +108,7 @@ impl<'s> Client<'s> {
         count(&self.scene.tally.doubts);
     }
 
-    /// Opens its owner, by a lease or a process, with disks of its own or without. One of the same
+    /// Opens its owner, by a lifeline or a process, with disks of its own or without. One of the same
     /// UUID that has ended must be out of the way in time.
     pub(super) async fn open(&mut self, wish: &[Wish], by_process: bool) {
         let (path, anchor) = loop {
@@ -176,8 +176,8 @@ impl<'s> Client<'s> {
     ) -> Result<(OwnedObjectPath, Anchor), Trouble> {
         if !by_process {
             let call = self.manager.open_owner(&self.uuid, &self.name, options);
-            let (path, lease) = ask("OpenOwner", call).await?;
-            return Ok((path, Anchor::Lease(lease.into())));
+            let (path, lifeline) = ask("OpenOwner", call).await?;
+            return Ok((path, Anchor::Lifeline(lifeline.into())));
         }
         let process = self.scene.nursery.begin().await;
         let call = self.manager.register_owner(&self.uuid, &self.name, process, options);
@@ -283,8 +283,8 @@ impl<'s> Client<'s> {
                 let call = owner.bind_pid(process, HashMap::new());
                 ask("BindPID", call).await.map(|()| Anchor::Process(process))
             } else {
-                let call = owner.hold(HashMap::new());
-                ask("Hold", call).await.map(|lease| Anchor::Lease(lease.into()))
+                let call = owner.new_lifeline(HashMap::new());
+                ask("NewLifeline", call).await.map(|lifeline| Anchor::Lifeline(lifeline.into()))
             };
             match anchored {
                 Ok(anchor) => break anchor,

@@ -32,7 +32,7 @@ pub(super) struct Place {
     disks: [PathBuf; 3],
 }
 
-/// `web1` lives by a lease and `web2` by its process; they share a disk.
+/// `web1` lives by a lifeline and `web2` by its process; they share a disk.
 pub(super) struct Scene<'p> {
     place: &'p mut Place,
     web1: Machine,
@@ -195,7 +195,7 @@ async fn refuse_others(place: &Place, listed: &Listed) {
 async fn end(place: &Place, web1: Machine, listed: &Listed) {
     let mut released = manager(&place.bus).await.receive_lock_released().await.unwrap();
     drop(web1);
-    // Its lease is watched still, whatever is known of its locks.
+    // Its lifeline is watched still, whatever is known of its locks.
     for _ in listed.locks.values().filter(|lock| lock["name"] == "web1") {
         let told = within("a release", released.next()).await.unwrap();
         assert_eq!(told.args().unwrap().reason(), "owner-gone");

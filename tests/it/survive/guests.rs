@@ -15,7 +15,7 @@ use crate::machine::{exclusive, lock, manager, owner, shared};
 /// A program that says its process number and then lives until its input ends.
 pub(super) const LIVES: [&str; 3] = ["sh", "-c", "echo $$; exec cat"];
 
-/// `web1` lives by a lease and `web2` by its process; they share a disk.
+/// `web1` lives by a lifeline and `web2` by its process; they share a disk.
 pub(super) struct Guests<'h> {
     host: &'h Host,
     /// A disk of web1's, one of both, one of web2's.

@@ -26,7 +26,7 @@ async fn a_machine_of_another_front_is_broken_only_by_force() {
     let listed = Listed::by(&bus).await;
     let path = |name: &String| zbus::OwnedObjectPath::try_from(name.as_str()).unwrap();
     let theirs = owner(&bus, path(listed.owners.keys().next().unwrap())).await;
-    assert_eq!(theirs.front().await.unwrap(), "virtlockd");
+    assert_eq!(theirs.frontend().await.unwrap(), "virtlockd");
     let locks = theirs.locks().await.unwrap();
     let one = lock(&bus, &locks[0]).await;
 

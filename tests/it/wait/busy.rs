@@ -56,7 +56,7 @@ async fn an_owner_that_waits_can_do_everything_else() {
     let locks = web1.acquire(&[exclusive(&held)]).await.unwrap();
     let waits = wait(&bus, &web2, &[exclusive(&held)], LONG).await;
     let other = within("another disk", web2.acquire(&[exclusive(&own)])).await.unwrap();
-    drop(within("a lease", web2.owner.hold(none())).await.unwrap());
+    drop(within("a lifeline", web2.owner.new_lifeline(none())).await.unwrap());
     within("its release", web2.release(&other)).await.unwrap();
     // The same once more, which is no second place in anybody's way.
     let again = wait(&bus, &web2, &[exclusive(&held)], LONG).await;

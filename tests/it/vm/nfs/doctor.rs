@@ -18,9 +18,9 @@ const CASES: [(&str, &str, i32, &str, &str); 8] = [
     // It warns that the server keeps locks for ever.
     ("vers=3", "shared", 78, "shared", "every host that has it mounted"),
     ("vers=3,nolock", "shared", 78, "not-shared", "'nolock' keeps them here"),
-    ("vers=4.2,ro", "shared", 1, "unfit", "it is mounted read-only"),
-    ("vers=4.2", "fixed", 1, "unfit", "read-only"),
-    ("vers=4.2", "squashed", 1, "unfit", "'root_squash'"),
+    ("vers=4.2,ro", "shared", 1, "unusable", "it is mounted read-only"),
+    ("vers=4.2", "fixed", 1, "unusable", "read-only"),
+    ("vers=4.2", "squashed", 1, "unusable", "'root_squash'"),
     // It warns whose the files are.
     ("vers=4.2", "squashed/open", 78, "shared", "every host that has it mounted"),
 ];

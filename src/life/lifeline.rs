@@ -17,30 +17,30 @@ use tokio::io::Interest;
 use super::Error;
 use super::watched::Watched;
 
-/// Our end of a lease.
+/// Our end of a lifeline.
 #[derive(Debug)]
-pub struct Lease(Watched);
+pub struct Lifeline(Watched);
 
-impl Lease {
-    /// A new lease and the end that is given away.
+impl Lifeline {
+    /// A new lifeline and the end that is given away.
     ///
     /// # Errors
     ///
     /// [`Error::System`] where descriptors have run out.
     pub fn new() -> Result<(Self, OwnedFd), Error> {
         let made = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(io::Error::from);
-        let (theirs, ours) = made.map_err(Error::system("making a lease"))?;
+        let (theirs, ours) = made.map_err(Error::system("making a lifeline"))?;
         Ok((Self::of(ours)?, theirs))
     }
 
-    /// The lease of which this is our end.
+    /// The lifeline of which this is our end.
     ///
     /// # Errors
     ///
     /// [`Error::System`] where it can't be watched.
     pub fn of(ours: OwnedFd) -> Result<Self, Error> {
         let ours = Watched::new(ours, Interest::ERROR, PollFlags::POLLERR);
-        Ok(Self(ours.map_err(Error::system("watching a lease"))?))
+        Ok(Self(ours.map_err(Error::system("watching a lifeline"))?))
     }
 
     /// The number of its pipe, by which it can be found among the open files of processes.
@@ -50,7 +50,7 @@ impl Lease {
     /// [`Error::System`].
     pub fn inode(&self) -> Result<u64, Error> {
         let stat = fstat(self.as_fd()).map_err(io::Error::from);
-        Ok(stat.map_err(Error::system("looking at a lease"))?.st_ino)
+        Ok(stat.map_err(Error::system("looking at a lifeline"))?.st_ino)
     }
 
     /// Returns once the last copy of the other end is closed.
@@ -63,7 +63,7 @@ impl Lease {
     }
 }
 
-impl AsFd for Lease {
+impl AsFd for Lifeline {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -74,12 +74,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_lease_ends_with_its_last_copy() {
-        let (lease, theirs) = Lease::new().unwrap();
+    async fn a_lifeline_ends_with_its_last_copy() {
+        let (lifeline, theirs) = Lifeline::new().unwrap();
         let copy = theirs.try_clone().unwrap();
         drop(theirs);
-        assert!(!lease.0.seen().unwrap());
+        assert!(!lifeline.0.seen().unwrap());
         drop(copy);
-        lease.gone().await.unwrap();
+        lifeline.gone().await.unwrap();
     }
 }
