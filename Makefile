@@ -49,9 +49,8 @@ built   = $(or $(CARGO_TARGET_DIR),target)/release
 shells  = $(built)/completions
 
 older      = $(shell test "$(or $(SYSTEMD_VERSION),999)" -lt $(1) && echo yes)
-substitute = sed -e 's|@sbindir@|$(sbindir)|' \
-	$(if $(call older,254),-e '/^RestartSteps=/d' -e '/^RestartMaxDelaySec=/d' -e '/^FileDescriptorStorePreserve=/d' -e 's/^RestartSec=.*/RestartSec=2s/') \
-	$(if $(call older,253),-e "s/^Type=notify-reload/Type=notify\nExecReload=sh -c 'kill -HUP \$$MAINPID'/")
+substitute = sed -e 's|@sbindir@|$(sbindir)|' -e 's|@bindir@|$(bindir)|' \
+	$(if $(call older,254),-e '/^RestartSteps=/d' -e '/^RestartMaxDelaySec=/d' -e '/^FileDescriptorStorePreserve=/d' -e 's/^RestartSec=.*/RestartSec=2s/')
 
 next = systemctl daemon-reload && systemctl enable --now vmlockd.service
 ifeq ($(INIT),openrc)

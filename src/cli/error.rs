@@ -100,6 +100,14 @@ impl Error {
         answer(error).is_some_and(|(name, _)| name == "org.freedesktop.DBus.Error.UnknownMethod")
     }
 
+    /// The service's reason for an `org.freedesktop.DBus.Error.Failed`: it did not do what was asked.
+    pub(super) fn refusal(&self) -> Option<String> {
+        let Self::Call(error) = self else { return None };
+        let (_, message) =
+            answer(error).filter(|(name, _)| name == "org.freedesktop.DBus.Error.Failed")?;
+        Some(message)
+    }
+
     /// The same, with what to do about it.
     pub(super) fn with_advice(self, bus: Bus, advice: &str) -> Self {
         let code = self.code();

@@ -33,6 +33,7 @@ mod output;
 mod owners;
 mod reexec;
 mod release;
+mod reload;
 mod remark;
 mod resolve;
 mod row;
@@ -138,6 +139,7 @@ enum Verb {
     Resolve(resolve::Arguments),
     Lockspace(lockspace::Arguments),
     Release(release::Arguments),
+    Reload(reload::Arguments),
     Reexec(reexec::Arguments),
     Doctor(doctor::Arguments),
     /// Print what happens to owners and locks, until Ctrl-C
@@ -269,6 +271,7 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
             Verb::Resolve(arguments) => resolve::perform(&link, arguments, form).await,
             Verb::Lockspace(arguments) => lockspace::perform(&link, arguments, form).await,
             Verb::Release(arguments) => release::perform(&link, arguments).await,
+            Verb::Reload(_) => reload::perform(&link).await,
             Verb::Monitor => monitor::perform(&link, form).await,
             Verb::Metrics(arguments) => metrics::perform(&link, arguments, form).await,
             // Served above.
@@ -306,6 +309,7 @@ mod tests {
             "vmlockctl release ./a.img",
             "vmlockctl who a b",
             "vmlockctl completions fish",
+            "vmlockctl reload",
             "vmlockctl reexec --json --runtime-dir /run/other",
             "vmlockctl doctor --json",
             "vmlockctl doctor /srv/locks",
@@ -338,6 +342,7 @@ mod tests {
             "vmlockctl --system list --session",
             "vmlockctl completions tcsh",
             "vmlockctl doctor a b",
+            "vmlockctl reload a",
             "vmlockctl lockspace",
             "vmlockctl lockspace create",
             "vmlockctl lockspace remove a b",

@@ -13,6 +13,7 @@ mod metrics;
 mod monitor;
 mod names;
 mod reexec;
+mod reload;
 mod run;
 mod trouble;
 mod wait;

@@ -58,7 +58,8 @@ impl World {
         let installed = installed.parent().unwrap().to_str().unwrap();
         let text = fs::read_to_string(source("vmlockd.lsb.in")).unwrap();
         let script = dir.path().join("vmlockd");
-        fs::write(&script, text.replace("@sbindir@", installed)).unwrap();
+        let text = text.replace("@sbindir@", installed).replace("@bindir@", installed);
+        fs::write(&script, text).unwrap();
         World { first, _process: process, script, dir }
     }
 
