@@ -12,6 +12,7 @@
 #   make bench       measure
 #   make fuzz        look for bytes that the decoder of libvirt's protocol can't take
 #   make lint        all that has an opinion on the source
+#   make pot         update the template of translations from the polkit actions
 
 PREFIX    = /usr/local
 sbindir   = $(PREFIX)/sbin
@@ -24,6 +25,7 @@ bashdir   = $(datadir)/bash-completion/completions
 zshdir    = $(datadir)/zsh/site-functions
 fishdir   = $(datadir)/fish/vendor_completions.d
 dbusdir   = $(datadir)/dbus-1
+localedir = $(datadir)/locale
 
 # Two readers don't look below /usr/local: message buses take their policy from
 # /usr/share and, for what the administrator adds, /etc; polkit its actions from
@@ -59,11 +61,18 @@ else ifeq ($(INIT),lsb)
 next = have vmlockd started at boot (insserv, update-rc.d or chkconfig), and $(initdir)/vmlockd start
 endif
 
+docs = README.md CHANGELOG.md LICENSE LICENSE-APACHE LICENSE-MIT vmlockd.toml.example polkit/vmlockd.rules.example
+
+# polkit shows the messages of its actions in the user's language. Without msgfmt (gettext), no
+# translations are installed.
+all_languages = $(shell sed '/^\#/d' po/LINGUAS)
+languages     = $(if $(shell command -v msgfmt),$(all_languages))
+
 man1 = $(wildcard man/*.1)
 man5 = $(wildcard man/*.5)
 man8 = $(wildcard man/*.8)
 
-.PHONY: all completions install uninstall test test-vm soak demo bench fuzz lint
+.PHONY: all completions install uninstall test test-vm soak demo bench fuzz lint pot
 
 all:
 	$(CARGO) build --release --locked
@@ -95,7 +104,8 @@ install:
 	$(INSTALL) -D -m 644 -t $(DESTDIR)$(dbusdir)/interfaces dbus/*.xml
 	$(INSTALL) -D -m 644 -t $(DESTDIR)$(dbusconfdir) dbus/org.vmlockd1.conf
 	$(INSTALL) -D -m 644 -t $(DESTDIR)$(polkitactionsdir) polkit/org.vmlockd1.policy
-	$(INSTALL) -D -m 644 -t $(DESTDIR)$(docdir) polkit/vmlockd.rules.example
+	$(INSTALL) -D -m 644 -t $(DESTDIR)$(docdir) $(docs)
+	$(foreach language,$(languages),msgfmt --check -o - po/$(language).po | $(INSTALL) -D -m 644 /dev/stdin $(DESTDIR)$(localedir)/$(language)/LC_MESSAGES/vmlockd.mo &&) true
 	$(if $(man1),$(INSTALL) -D -m 644 -t $(DESTDIR)$(mandir)/man1 $(man1))
 	$(if $(man5),$(INSTALL) -D -m 644 -t $(DESTDIR)$(mandir)/man5 $(man5))
 	$(if $(man8),$(INSTALL) -D -m 644 -t $(DESTDIR)$(mandir)/man8 $(man8))
@@ -111,7 +121,8 @@ uninstall:
 	rm -f $(DESTDIR)$(dbusdir)/system-services/org.vmlockd1.service $(DESTDIR)$(dbusdir)/services/org.vmlockd1.service
 	rm -f $(patsubst dbus/%,$(DESTDIR)$(dbusdir)/interfaces/%,$(wildcard dbus/*.xml))
 	rm -f $(DESTDIR)$(dbusconfdir)/org.vmlockd1.conf $(DESTDIR)$(polkitactionsdir)/org.vmlockd1.policy
-	rm -f $(DESTDIR)$(docdir)/vmlockd.rules.example
+	rm -f $(addprefix $(DESTDIR)$(docdir)/,$(notdir $(docs)))
+	rm -f $(foreach language,$(all_languages),$(DESTDIR)$(localedir)/$(language)/LC_MESSAGES/vmlockd.mo)
 	rm -f $(patsubst man/%,$(DESTDIR)$(mandir)/man1/%,$(man1))
 	rm -f $(patsubst man/%,$(DESTDIR)$(mandir)/man5/%,$(man5))
 	rm -f $(patsubst man/%,$(DESTDIR)$(mandir)/man8/%,$(man8))
@@ -168,3 +179,10 @@ lint:
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	$(CARGO) fetch --locked
 	$(CARGO) deny --offline check bans licenses sources
+
+# For a new translation: msginit -i po/vmlockd.pot -o po/LANGUAGE.po, and its name in po/LINGUAS.
+# xgettext finds polkit's rules for .policy files where polkit is installed.
+pot:
+	xgettext --package-name=vmlockd --from-code=UTF-8 --no-location -f po/POTFILES.in -o po/vmlockd.pot
+	sed -i -e '1,5d' -e '/^"POT-Creation-Date/d' -e 's/charset=CHARSET/charset=UTF-8/' po/vmlockd.pot
+	for po in po/*.po; do msgmerge --quiet --update --backup=none --no-location "$$po" po/vmlockd.pot; done

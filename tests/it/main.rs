@@ -31,6 +31,7 @@ mod house;
 mod hung;
 mod init;
 mod inspection;
+mod installed;
 mod journal;
 mod layering;
 mod leases;
