@@ -229,6 +229,59 @@ fn the_bus_policy_lets_every_interface_through_and_nothing_else() {
     assert_eq!(open, expected);
 }
 
+/// What the man page lists of an interface, in the form of [`offers`].
+fn listed(page: &str, name: &str) -> BTreeSet<String> {
+    let start = format!("  interface org.vmlockd1.{name} {{\n");
+    let (_, listing) = page.split_once(&start).expect("each interface is listed");
+    let (listing, _) = listing.split_once("\n  };").expect("each listing ends");
+    let (mut found, mut section, mut changed) = (BTreeSet::new(), "", "true");
+    let mut statement = String::new();
+    for line in listing.lines().map(str::trim) {
+        match line {
+            "methods:" => section = "method",
+            "signals:" => section = "signal",
+            "properties:" => section = "property",
+            _ if line.starts_with('@') => {
+                changed = line.split('"').nth(1).expect("an annotation has a value");
+            }
+            _ => {
+                statement.push_str(line);
+                statement.push(' ');
+            }
+        }
+        let Some(whole) = statement.trim_end().strip_suffix(';') else { continue };
+        if section == "property" {
+            let words: Vec<&str> = whole.split_whitespace().collect();
+            let ["readonly", kind, name] = words[..] else { panic!("what is '{whole}'?") };
+            found.insert(format!("{section} {name} {kind} read {changed}"));
+            changed = "true";
+        } else {
+            let (name, args) = whole.split_once('(').expect("a method or signal has arguments");
+            let args = args.trim_end_matches(')').split(", ").map(|arg| {
+                let words: Vec<&str> = arg.split_whitespace().collect();
+                match words[..] {
+                    [direction, kind, name] => format!(" {direction} {name}:{kind}"),
+                    [kind, name] => format!(" out {name}:{kind}"),
+                    _ => panic!("{whole}: what is '{arg}'?"),
+                }
+            });
+            found.insert(format!("{section} {name}{}", args.collect::<String>()));
+        }
+        statement.clear();
+    }
+    found
+}
+
+#[test]
+fn the_man_page_lists_what_the_xml_declares() {
+    let page = file("man/org.vmlockd1.5").replace("\\-", "-");
+    for name in INTERFACES {
+        let text = xml(name);
+        let document = parse(&text);
+        assert_eq!(listed(&page, name), offers(&interface(&document, name)), "{name}");
+    }
+}
+
 #[test]
 fn the_man_page_names_everything() {
     // roff writes a dash of its own as `\-`.
@@ -253,6 +306,8 @@ fn the_man_page_names_everything() {
         "manual",
         "process",
         "resources",
+        "on-lost",
+        "check-names",
         "force",
         "since-usec",
         "limit",

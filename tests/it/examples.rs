@@ -36,6 +36,7 @@ async fn the_man_pages_lines_work_as_they_stand() {
                 // The page's own paths are a real host's.
                 Some(("IMAGE", _)) => format!("IMAGE={}", image.display()),
                 Some(("BASE", _)) => format!("BASE={}", base.display()),
+                Some(("LOCKSPACE", _)) => format!("LOCKSPACE={}/leases", house.dir().display()),
                 Some(("SOCKET", _)) => format!("SOCKET={}/run/private", house.dir().display()),
                 _ => line,
             })
@@ -51,7 +52,11 @@ async fn the_man_pages_lines_work_as_they_stand() {
             "Resume",
             "Offer",
             "Adopt",
-            "gdbus",
+            "CreateLockspace",
+            "CreateLease",
+            "RemoveLease",
+            "gdbus call",
+            "gdbus monitor",
             "busctl",
         ] {
             assert!(lines.iter().any(|line| line.contains(word)), "no example has {word}");
