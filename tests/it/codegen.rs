@@ -58,7 +58,7 @@ async fn no_text_is_lost_in_generated_documentation() {
             assert!(!lost, "{interface}: @{tag} is not recognized; is each argument on one line?");
         }
         // The name of a member that was recognized is alone in its element.
-        let loose = document.descendants().filter(|node| node.is_text()).filter_map(|node| {
+        let loose = document.descendants().filter(Node::is_text).filter_map(|node| {
             let lines = node.text().unwrap_or_default().lines();
             lines.map(str::trim).find(|line| {
                 line.contains("#org.vmlockd1.") || line.contains("()") && line.contains(' ')
