@@ -14,6 +14,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use nix::fcntl::OFlag;
 
 use super::error::Error;
+use super::hints;
 use super::link::Link;
 use crate::client::Options;
 use crate::lock::Mode;
@@ -33,15 +34,18 @@ pub(super) struct Disk {
 
 impl Disk {
     /// Reads `PATH`, `PATH:shared` or `PATH:exclusive`. Whatever else follows a colon belongs to
-    /// the path; and so does one of the two words where the other follows it.
-    pub(super) fn parse(text: &OsStr) -> Result<Self, &'static str> {
+    /// the path; a common other spelling of a mode is an error, unless a file has this name.
+    pub(super) fn parse(text: &OsStr) -> Result<Self, String> {
         let suffixed = [Mode::Shared, Mode::Exclusive].into_iter().find_map(|mode| {
             let path = text.as_bytes().strip_suffix(mode.as_str().as_bytes())?;
             Some((path.strip_suffix(b":")?, mode))
         });
         let (path, mode) = suffixed.unwrap_or((text.as_bytes(), Mode::Exclusive));
         if path.is_empty() || path == LEASE.as_bytes() {
-            return Err("the path is empty");
+            return Err("the path is empty".to_owned());
+        }
+        if in_lease(Path::new(OsStr::from_bytes(path))).is_none() {
+            hints::check_disk(Path::new(OsStr::from_bytes(path)))?;
         }
         Ok(Self { path: PathBuf::from(OsStr::from_bytes(path)), mode })
     }
@@ -58,7 +62,7 @@ impl Disk {
 }
 
 /// How the names of leases begin.
-const LEASE: &str = "lease:";
+pub(super) const LEASE: &str = "lease:";
 
 /// The path in the name of a lease; `None` where it is none.
 fn in_lease(path: &Path) -> Option<&Path> {
@@ -237,10 +241,7 @@ mod tests {
             ("/a.img", "/a.img", Exclusive),
             ("/a.img:shared", "/a.img", Shared),
             ("/a.img:exclusive", "/a.img", Exclusive),
-            ("a:share", "a:share", Exclusive),
-            ("a:Shared", "a:Shared", Exclusive),
-            ("a:shared:exclusive", "a:shared", Exclusive),
-            ("a:exclusive:shared", "a:exclusive", Shared),
+            ("a:sharedx", "a:sharedx", Exclusive),
             ("shared", "shared", Exclusive),
             ("lease:/a/b:shared", "lease:/a/b", Shared),
             ("/dev/disk/by-path/pci-0000:00:1f.2", "/dev/disk/by-path/pci-0000:00:1f.2", Exclusive),
@@ -248,7 +249,9 @@ mod tests {
             assert_eq!(disk(text), (path.to_owned(), mode), "{text}");
         }
         assert!(Disk::parse(OsStr::new("")).is_err());
-        assert!(Disk::parse(OsStr::new(":shared")).is_err());
+        for text in [":shared", "a:share", "a:Shared", "a:shared:exclusive", "a:exclusive:shared"] {
+            assert!(Disk::parse(OsStr::new(text)).is_err(), "{text}");
+        }
         assert_eq!(Disk::parse(OsStr::from_bytes(b"/\xff:shared")).unwrap().mode, Shared);
     }
 

@@ -56,7 +56,7 @@ pub(super) async fn perform(bus: Bus, arguments: Arguments, form: Form) -> Resul
         return tell(&remarks, form);
     }
     let examined = async {
-        let link = Link::open(bus).await?;
+        let link = Link::open(bus).await?.to_running();
         examine(&link, &mut remarks).await
     };
     let absent = match examined.await {
@@ -64,6 +64,7 @@ pub(super) async fn perform(bus: Bus, arguments: Arguments, form: Form) -> Resul
         Err(error) if error.is_absence() => {
             let message = error.message(bus).unwrap_or_default();
             remarks.push(Remark::new(Grade::Danger, "service", message));
+            virtlockd::look(bus, &mut remarks);
             Some(error.code())
         }
         Err(error) => return Err(error),

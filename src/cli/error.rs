@@ -9,24 +9,24 @@ use super::code::Code;
 use crate::client::Bus;
 use crate::lock::printable::shown;
 
-/// Why a verb is not done.
+/// Why a command failed.
 #[derive(Debug)]
 pub(super) enum Error {
     /// There is no way to the bus.
     Connect(zbus::Error),
-    /// Somebody on the bus answered with an error, or nobody answered.
+    /// The service or the bus answered with an error, or there was no answer.
     Call(zbus::Error),
-    /// The bus left us.
+    /// The bus closed the connection.
     Lost,
-    /// The command line makes no sense, seen in the light of what there is.
+    /// An argument is wrong, given the disks, owners and locks that exist.
     Usage(String),
     /// There is no such disk, owner or lock.
     Missing(String),
-    /// The service or the bus is not there, in words of our own.
+    /// The service or the bus cannot be reached; the message says why.
     Absent(String),
     /// Anything else.
     Failed(String),
-    /// Nobody reads any more what is printed: no reason to complain.
+    /// The reader has closed the pipe that is standard output: nothing to report.
     ReaderGone,
     /// A signal ended it before it was done.
     Interrupted(i32),
@@ -108,7 +108,7 @@ impl Error {
         Some(message)
     }
 
-    /// The same, with what to do about it.
+    /// Adds to the message what to do.
     pub(super) fn with_advice(self, bus: Bus, advice: &str) -> Self {
         let code = self.code();
         match self.message(bus) {
@@ -120,7 +120,7 @@ impl Error {
         }
     }
 
-    /// Whether nobody is there to answer.
+    /// Whether the service cannot be reached.
     pub(super) fn is_absence(&self) -> bool {
         self.code() == Code::UNAVAILABLE
     }
@@ -142,18 +142,20 @@ impl Error {
         }
     }
 
-    /// What to tell the person, if anything.
+    /// Returns the message for standard error, if there is one.
     pub(super) fn message(&self, bus: Bus) -> Option<String> {
         let text = match self {
             Self::Connect(error) => no_bus(bus, error),
             Self::Call(error) => no_success(bus, error),
-            Self::Lost => format!("the connection to the {} bus is lost", bus.as_str()),
+            Self::Lost => {
+                format!("the connection to the {} bus is lost; try again", bus.as_str())
+            }
             Self::Usage(text) | Self::Missing(text) | Self::Absent(text) | Self::Failed(text) => {
                 text.clone()
             }
             Self::ReaderGone | Self::Interrupted(_) => return None,
         };
-        // What others say has to stay one line, and must not play with the terminal.
+        // Text of other users must stay on one line, and must not control the terminal.
         Some(shown(&text))
     }
 }
@@ -166,7 +168,8 @@ pub(super) fn cause(error: &io::Error) -> String {
     }
 }
 
-/// The name and message of an error that somebody answered with; none for failures on the way.
+/// The name and message of an error that the service or the bus answered with; `None` for a failure on
+/// the way.
 fn answer(error: &zbus::Error) -> Option<(String, String)> {
     match error {
         zbus::Error::MethodError(name, message, _) => {
@@ -182,7 +185,7 @@ fn answer(error: &zbus::Error) -> Option<(String, String)> {
     }
 }
 
-/// Whether the way to the bus is lost.
+/// Whether the connection to the bus is lost.
 fn is_broken(error: &zbus::Error) -> bool {
     match error {
         zbus::Error::InputOutput(_)
@@ -210,13 +213,13 @@ fn code_of(name: &str) -> Code {
         Some("InvalidArgs") => Code::USAGE,
         Some("FileNotFound" | "UnknownObject") => Code::MISSING,
         Some("AccessDenied" | "AuthFailed" | "InteractiveAuthorizationRequired") => Code::DENIED,
-        Some(name) if is_nobody(name) || is_leaving(name) => Code::UNAVAILABLE,
+        Some(name) if is_stopped(name) || is_leaving(name) => Code::UNAVAILABLE,
         _ => Code::FAILURE,
     }
 }
 
-/// Whether the bus says that there is no such service, and that it can't start one.
-fn is_nobody(name: &str) -> bool {
+/// Whether the bus says that the service does not run, and that it cannot start it.
+fn is_stopped(name: &str) -> bool {
     matches!(name, "ServiceUnknown" | "NameHasNoOwner" | "TimedOut") || name.starts_with("Spawn.")
 }
 
@@ -232,36 +235,52 @@ fn no_bus(bus: Bus, error: &zbus::Error) -> String {
         error => (String::new(), error.to_string()),
     };
     let advice = match bus {
-        Bus::System => "",
-        Bus::Session => "; --system asks the host's service",
+        Bus::System => "check that a D-Bus daemon runs there",
+        Bus::Session => "to use the host's service, add --system",
     };
-    format!("the {word} bus can't be reached{place}: {cause}{advice}")
+    format!("cannot connect to the {word} bus{place}: {cause}; {advice}")
 }
 
 fn no_success(bus: Bus, error: &zbus::Error) -> String {
     let word = bus.as_str();
     let Some((name, message)) = answer(error) else {
         return if is_broken(error) {
-            format!("the connection to the {word} bus is lost: {error}")
+            format!("the connection to the {word} bus is lost: {error}; try again")
         } else {
-            format!("vmlockd's answer is not understood: {error}")
+            format!(
+                "cannot read the reply of vmlockd: {error}; 'vmlockctl doctor' compares the versions"
+            )
         };
     };
     match name.strip_prefix("org.freedesktop.DBus.Error.") {
-        Some(name) if is_nobody(name) => {
-            let advice = match bus {
-                Bus::System => "'systemctl start vmlockd' starts it",
-                Bus::Session => {
-                    "'systemctl --user start vmlockd' starts it, --system asks the host's service"
-                }
+        Some("NameHasNoOwner" | "ServiceUnknown") => {
+            format!("vmlockd is not running on the {word} bus; {}", start(bus))
+        }
+        Some(name) if is_stopped(name) => {
+            let log = match bus {
+                Bus::System => "'journalctl -u vmlockd'",
+                Bus::Session => "'journalctl --user -u vmlockd'",
             };
-            format!("vmlockd is not there on the {word} bus: {message}; {advice}")
+            format!(
+                "vmlockd is not running, and the {word} bus cannot start it: {message}; {log} may show \
+                 the cause"
+            )
         }
         Some(name) if is_leaving(name) => {
-            format!("vmlockd on the {word} bus ended before it answered: {message}")
+            format!("vmlockd on the {word} bus ended before it answered: {message}; try again")
         }
         _ if message.is_empty() => name,
         _ => in_options(&message),
+    }
+}
+
+/// How to start the service of a bus.
+fn start(bus: Bus) -> &'static str {
+    match bus {
+        Bus::System => "start it with 'systemctl start vmlockd'",
+        Bus::Session => {
+            "start it with 'systemctl --user start vmlockd', or use the host's service with --system"
+        }
     }
 }
 
@@ -335,10 +354,13 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_there_is_said_with_what_to_do() {
+    fn a_stopped_service_is_reported_with_how_to_start_it() {
         let error = Error::from(fdo::Error::ServiceUnknown("no such name".into()));
         let text = error.message(Bus::Session).unwrap();
-        assert!(text.contains("session bus") && text.contains("systemctl --user"), "{text}");
+        assert!(text.contains("session bus") && text.contains("systemctl --user start"), "{text}");
+        let error = Error::from(ours("org.freedesktop.DBus.Error.Spawn.ChildExited"));
+        let text = error.message(Bus::System).unwrap();
+        assert!(text.contains("cannot start it: why; 'journalctl -u vmlockd'"), "{text}");
         assert!(error.is_absence());
         let io = io::Error::from_raw_os_error(2);
         let text =
@@ -356,7 +378,7 @@ mod tests {
             assert_eq!(error.is_unknown_method(), code == Code::FAILURE);
             let advised = error.with_advice(Bus::System, "do this");
             assert_eq!(advised.code(), code, "{name}");
-            assert!(advised.message(Bus::System).unwrap().ends_with("why; do this"), "{name}");
+            assert!(advised.message(Bus::System).unwrap().ends_with("; do this"), "{name}");
         }
     }
 

@@ -1,16 +1,15 @@
-//! Which owner, lock or holder somebody means.
+//! Finds owners, locks and holders.
 
-use std::ffi::OsString;
 use std::fs;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::disks::{self, absolute};
+use super::disks;
 use super::error::Error;
 use super::link::Link;
 use super::row;
 use super::slow::report_slow;
+use super::target::is_owner_path;
 use super::who::sentence;
 use crate::client::{Options, Row};
 use crate::lock::lease::spoken;
@@ -20,38 +19,15 @@ use crate::lock::printable::{shown_path, spelt_path};
 /// The shortest beginning of a UUID that may stand for it.
 const PREFIX_MIN: usize = 4;
 
-/// What an argument means by its looks.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Target {
-    /// A disk, by its absolute path, or a lease, by its name.
-    Path(PathBuf),
-    /// A word: an owner, or the number of a lock.
-    Text(String),
-}
-
-impl Target {
-    /// A path begins with `/`, `./` or `../`, so that nothing else is taken for one; and the name of
-    /// a lease with `lease:`.
-    pub(super) fn path_or_text(argument: OsString) -> Result<Self, Error> {
-        if disks::is_nameless(Path::new(&argument)) {
-            return Ok(Self::Path(argument.into()));
-        }
-        let starts = |with: &str| argument.as_bytes().starts_with(with.as_bytes());
-        if starts("/") || starts("./") || starts("../") || starts("lease:") {
-            return absolute(Path::new(&argument)).map(Self::Path);
-        }
-        let text = argument.into_string();
-        let odd = |text| Error::Usage(format!("{} is no UTF-8", shown_path(Path::new(&text))));
-        text.map(Self::Text).map_err(odd)
-    }
-}
-
-/// The owner with this UUID, the one whose UUID begins so, or the one of this name. Where there are
-/// several, one's own comes first.
+/// Returns the owner with this object path, UUID, first digits of its UUID, or name. Of several, the
+/// only one of user `uid`.
 pub(super) fn owner<'r>(owners: &'r [Row], text: &str, uid: u32) -> Result<&'r Row, Error> {
     let uuid = parse_uuid(text).ok().filter(|_| !text.is_empty()).map(|uuid| uuid.to_string());
     let prefix = (text.len() >= PREFIX_MIN).then(|| text.to_ascii_lowercase());
     let means = |owner: &&Row| {
+        if is_owner_path(text) {
+            return row::text(owner, "owner") == text;
+        }
         let its = row::text(owner, "uuid");
         uuid.as_ref().map_or_else(
             || {
@@ -65,16 +41,25 @@ pub(super) fn owner<'r>(owners: &'r [Row], text: &str, uid: u32) -> Result<&'r R
     match one(&found, uid) {
         Some(owner) => Ok(owner),
         None if found.is_empty() => {
-            let disk = Path::new(text).exists();
-            let hint = if disk { format!("; for the disk, say ./{text}") } else { String::new() };
-            Err(Error::Missing(format!("there is no owner '{text}'{hint}")))
+            let hint = if is_owner_path(text) {
+                ""
+            } else if Path::new(text).is_dir() {
+                ", and the directory of this name is not a disk"
+            } else {
+                ", and no disk of this name in the current directory"
+            };
+            Err(Error::Missing(format!(
+                "there is no owner '{text}'{hint}; 'vmlockctl owners' lists the owners"
+            )))
         }
         None => {
             let name = |owner: &&Row| {
                 format!("{} ({})", row::text(owner, "uuid"), row::text(owner, "name"))
             };
             let names = found.iter().map(name).collect::<Vec<_>>().join(", ");
-            Err(Error::Usage(format!("'{text}' may be any of {names}")))
+            Err(Error::Usage(format!(
+                "'{text}' can mean each of the owners {names}; give the UUID, or more of it"
+            )))
         }
     }
 }
@@ -91,9 +76,9 @@ fn one<'r>(rows: &[&'r Row], uid: u32) -> Option<&'r Row> {
     }
 }
 
-/// Who holds a disk. Where its name would not be looked up for us, it is opened if possible: what
-/// somebody has open he may ask about. Locks that are listed by the name are found also if it leads to
-/// another file by now, or to none.
+/// Returns the holders of a disk. Where the service does not resolve names for this user, the disk is
+/// opened if possible: an open descriptor shows that the user may ask about it. Locks that are listed by
+/// the name are found even if the name leads to another file by now, or to none.
 pub(super) async fn holders(link: &Link, path: &Path) -> Result<Vec<Row>, Error> {
     let asked = async {
         match ask_holders(link, path).await {
@@ -134,7 +119,7 @@ async fn ask_holders(link: &Link, path: &Path) -> Result<Vec<Row>, Error> {
     Ok(found)
 }
 
-/// The one lock on a disk; if `whose` says so, the one of this user's.
+/// Returns the one lock on a disk; with `whose`, the one that this user's owner holds.
 pub(super) async fn lock_on(link: &Link, path: &Path, whose: Option<u32>) -> Result<Row, Error> {
     let disk = spoken(&shown_path(path));
     let holders = holders(link, path).await?;
@@ -149,17 +134,18 @@ pub(super) async fn lock_on(link: &Link, path: &Path, whose: Option<u32>) -> Res
         return Ok(lock.clone());
     }
     if found.is_empty() {
-        // Who merely has it open holds nothing that could be released.
+        // A process that merely has it open holds nothing that could be released.
         let holder = holders.iter().find(|holder| row::text(holder, "kind") != "opener");
         return Err(match (holder, whose) {
             (Some(holder), Some(_)) => {
-                Error::Missing(format!("it is not you: {}", sentence(&shown_path(path), holder)))
+                let holder = sentence(&shown_path(path), holder);
+                Error::Missing(format!("this user has not locked it: {holder}"))
             }
             (Some(holder), None) => Error::Failed(format!(
-                "vmlockd can't release it: {}",
+                "vmlockd cannot release it: {}",
                 sentence(&shown_path(path), holder)
             )),
-            (None, _) => Error::Missing(format!("nobody holds {disk}")),
+            (None, _) => Error::Missing(format!("{disk} is not locked")),
         });
     }
     let name = |lock: &&Row| {
@@ -171,7 +157,7 @@ pub(super) async fn lock_on(link: &Link, path: &Path, whose: Option<u32>) -> Res
     };
     let names = found.iter().map(name).collect::<Vec<_>>().join(", ");
     Err(Error::Usage(format!(
-        "{disk} is locked several times, by locks {names}: say which with 'vmlockctl release LOCK'"
+        "{disk} is locked several times, by locks {names}; give the number of one in place of the path"
     )))
 }
 
@@ -208,18 +194,6 @@ mod tests {
         }
         for text in ["bee", "", "web3", "beef0000-1d52-d8f3-2516-782e98ab3fa1"] {
             assert!(matches!(found(text, 0), Err(Error::Missing(_))), "{text}");
-        }
-    }
-
-    #[test]
-    fn paths_look_like_paths() {
-        let target = |text: &str| Target::path_or_text(text.into()).unwrap();
-        assert_eq!(target("/a/../b"), Target::Path("/a/../b".into()));
-        assert!(matches!(target("./a"), Target::Path(path) if path.is_absolute()));
-        assert!(matches!(target("../a"), Target::Path(_)));
-        assert_eq!(target("lease:/a/b"), Target::Path("lease:/a/b".into()));
-        for word in ["a.img", "3", ".a", "web1"] {
-            assert_eq!(target(word), Target::Text(word.into()));
         }
     }
 }

@@ -1,9 +1,12 @@
-//! Values of the bus as JSON, exactly: the same keys, names and numbers.
+//! Values of the bus as JSON: the same keys, names and numbers.
 
 use serde_json::{Map, Value};
 use zbus::Variant;
 
 use crate::client::Row;
+
+/// The largest number that every reader of JSON has exactly: many read numbers as doubles.
+const EXACT: u64 = (1 << 53) - 1;
 
 /// A dictionary as an object.
 pub(super) fn object(row: &Row) -> Value {
@@ -20,7 +23,8 @@ pub(super) fn document(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
-/// Any value. The service sends no descriptors in dictionaries; one would be `null`.
+/// Any value. A number above [`EXACT`], which on the bus means that there is no limit, is `null`. The
+/// service sends no descriptors in dictionaries; one would be `null`.
 pub(super) fn value_of(value: &Variant<'_>) -> Value {
     match value {
         Variant::U8(n) => (*n).into(),
@@ -29,8 +33,20 @@ pub(super) fn value_of(value: &Variant<'_>) -> Value {
         Variant::U16(n) => (*n).into(),
         Variant::I32(n) => (*n).into(),
         Variant::U32(n) => (*n).into(),
-        Variant::I64(n) => (*n).into(),
-        Variant::U64(n) => (*n).into(),
+        Variant::I64(n) => {
+            if n.unsigned_abs() > EXACT {
+                Value::Null
+            } else {
+                (*n).into()
+            }
+        }
+        Variant::U64(n) => {
+            if *n > EXACT {
+                Value::Null
+            } else {
+                (*n).into()
+            }
+        }
         Variant::F64(n) => (*n).into(),
         Variant::Str(text) => text.as_str().into(),
         Variant::Signature(signature) => signature.to_string().into(),
@@ -58,6 +74,7 @@ pub(super) fn plain(value: &Variant<'_>) -> String {
         Variant::Structure(fields) => list(fields.fields(), " "),
         Variant::Variant(value) => plain(value),
         value => match value_of(value) {
+            Value::Null => "no limit".to_owned(),
             Value::String(text) => text,
             value => value.to_string(),
         },
@@ -73,7 +90,8 @@ mod tests {
     fn values_keep_their_types() {
         let path = ObjectPath::try_from("/org/vmlockd1/lock/3").unwrap();
         for (value, json, text) in [
-            (Variant::from(u64::MAX), "18446744073709551615", "18446744073709551615"),
+            (Variant::from(u64::MAX), "null", "no limit"),
+            (Variant::from(EXACT), "9007199254740991", "9007199254740991"),
             (Variant::from(7u32), "7", "7"),
             (Variant::from(true), "true", "yes"),
             (Variant::from("a\n\"b\""), r#""a\n\"b\"""#, "a\n\"b\""),

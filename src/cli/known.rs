@@ -49,7 +49,7 @@ impl Known {
                 self.locks = locks.iter().filter_map(lock).collect();
             }
             Err(error) if error.is_absence() => {
-                complain("vmlockd is not on the bus; waiting for it");
+                complain("vmlockd is not running; waiting for it to start");
             }
             // What can't be named is told by its number.
             Err(_) => {}

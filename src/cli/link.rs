@@ -8,12 +8,14 @@ use futures_util::FutureExt as _;
 use nix::unistd::geteuid;
 use serde::Serialize;
 use tokio::sync::OnceCell;
-use zbus::fdo::PropertiesProxy;
+use zbus::fdo::{DBusProxy, PropertiesProxy};
+use zbus::names::BusName;
 use zbus::proxy::{CacheProperties, Defaults, MethodFlags};
 use zbus::wire::DynamicDeserialize;
 use zbus::{Connection, DynamicType, ObjectPath, Proxy};
 
 use super::error::Error;
+use super::keys;
 use crate::client::{
     self, Bus, LockProxy, ManagerProxy, Options, OwnerProxy, PRIVATE_SOCKET, Row, SERVICE, lists,
 };
@@ -31,8 +33,10 @@ pub(super) struct Link {
     pub(super) uid: u32,
     /// Whether names lead elsewhere for the service, as it has answered.
     foreign: AtomicBool,
-    /// Whether somebody sits there who could be asked for a password.
+    /// Whether a password can be entered: standard input is a terminal.
     interactive: bool,
+    /// Whether a call has the bus start a service that is stopped.
+    starts: bool,
 }
 
 impl Link {
@@ -66,7 +70,12 @@ impl Link {
     ) -> Self {
         let interactive = std::io::stdin().is_terminal();
         let foreign = AtomicBool::new(false);
-        Self { private, connection, bus, uid, foreign, interactive }
+        Self { private, connection, bus, uid, foreign, interactive, starts: true }
+    }
+
+    /// The same link for a command that only reads: a stopped service is not started.
+    pub(super) fn to_running(self) -> Self {
+        Self { starts: false, ..self }
     }
 
     /// The connection to the bus.
@@ -76,10 +85,29 @@ impl Link {
 
     /// The connection to call the service on.
     pub(super) async fn service(&self) -> Result<&Connection, Error> {
-        match &self.private {
-            Some(private) if private.closed().now_or_never().is_none() => Ok(private),
-            _ => self.bus().await,
+        match self.open_private_connection() {
+            Some(private) => Ok(private),
+            None => self.bus().await,
         }
+    }
+
+    fn open_private_connection(&self) -> Option<&Connection> {
+        self.private.as_ref().filter(|private| private.closed().now_or_never().is_none())
+    }
+
+    /// The name to call the service by. The bus starts no service for a call to a unique name.
+    ///
+    /// # Errors
+    ///
+    /// Where the service is stopped and must not be started.
+    pub(super) async fn destination(&self) -> Result<BusName<'static>, Error> {
+        let name = BusName::try_from(SERVICE)?;
+        if self.starts || self.open_private_connection().is_some() {
+            return Ok(name);
+        }
+        let bus = DBusProxy::builder(self.bus().await?).cache_properties(CacheProperties::No);
+        let owner = bus.build().await?.get_name_owner(name).await?;
+        Ok(BusName::Unique(owner.into_inner()))
     }
 
     /// Whether disks are best asked for by name: then nobody is asked for a password. Anybody else
@@ -150,14 +178,15 @@ impl Link {
         Ok(lists::locks(&self.manager().await?, checked).await?)
     }
 
-    /// All properties of an object.
+    /// All properties of an object, with the keys that [`keys::of_property`] makes of their names.
     pub(super) async fn properties(&self, path: &str, interface: &str) -> Result<Row, Error> {
         let path = ObjectPath::try_from(path.to_owned())?;
         let builder = PropertiesProxy::builder(self.service().await?);
-        let builder = builder.destination(SERVICE).path(path);
+        let builder = builder.destination(self.destination().await?).path(path);
         let proxy = builder.build().await?;
         let interface = zbus::names::InterfaceName::try_from(interface)?;
-        Ok(proxy.get_all(interface).await?)
+        let properties: Row = proxy.get_all(interface).await?;
+        Ok(properties.into_iter().map(|(name, value)| (keys::of_property(&name), value)).collect())
     }
 
     async fn proxy<T>(&self, path: &str) -> Result<T, Error>
@@ -165,8 +194,9 @@ impl Link {
         T: From<Proxy<'static>> + Defaults,
     {
         let path = ObjectPath::try_from(path.to_owned())?;
-        let builder = zbus::proxy::Builder::<T>::new(self.service().await?).path(path);
-        // Whoever asks once needs no cache, and no signals to keep it true.
+        let builder = zbus::proxy::Builder::<T>::new(self.service().await?);
+        let builder = builder.destination(self.destination().await?).path(path);
+        // A command that reads once needs no cache, and no signals to keep it current.
         Ok(builder.cache_properties(CacheProperties::No).build().await?)
     }
 }

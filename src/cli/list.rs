@@ -1,35 +1,136 @@
-//! `list`: all locks.
+//! `list`: the locks of all owners, or some of them.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+
+use clap::Args;
+use nix::unistd::User;
 
 use super::code::Code;
 use super::error::Error;
+use super::find;
 use super::link::Link;
 use super::output::{Form, print, say};
 use super::table::{Lean, Table};
+use super::target::{self, Target};
 use super::{json, row};
+use crate::client::{Row, lists};
 
-/// Does it.
-pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
-    let locks = link.locks().await?;
+const AFTER_HELP: &str = "\
+Without arguments, all locks are listed. With targets, the locks on these disks
+under any of their names, these locks, and the locks of these owners are listed.";
+
+/// List locks
+#[derive(Debug, Args)]
+#[command(after_help = target::help(AFTER_HELP))]
+pub(super) struct Arguments {
+    /// List only locks of this owner
+    #[arg(long, value_name = "OWNER")]
+    owner: Option<String>,
+    /// List only locks of this user, given by name or number
+    #[arg(long, value_name = "USER", value_parser = user)]
+    user: Option<u32>,
+    /// Disks, locks or owners
+    #[arg(value_name = "PATH|LOCK|OWNER")]
+    targets: Vec<OsString>,
+}
+
+/// The number of a user.
+fn user(text: &str) -> Result<u32, String> {
+    if let Ok(Some(user)) = User::from_name(text) {
+        return Ok(user.uid.as_raw());
+    }
+    text.parse().map_err(|_| "there is no such user".to_owned())
+}
+
+/// Which locks to list.
+#[derive(Debug)]
+pub(super) struct Filter {
+    owner: Option<String>,
+    user: Option<u32>,
+    targets: Vec<Target>,
+}
+
+impl Arguments {
+    /// Reads the arguments.
+    pub(super) fn filter(self) -> Result<Filter, Error> {
+        let targets = self.targets.into_iter().map(Target::parse).collect::<Result<_, _>>()?;
+        Ok(Filter { owner: self.owner, user: self.user, targets })
+    }
+}
+
+impl Filter {
+    /// Returns the locks that it lets through, oldest first.
+    pub(super) async fn locks(&self, link: &Link) -> Result<Vec<Row>, Error> {
+        let mut owners = Vec::new();
+        let names_owner = |target: &Target| matches!(target, Target::Owner(_));
+        if self.owner.is_some() || self.targets.iter().any(names_owner) {
+            owners = lists::owners(&link.manager().await?).await?;
+        }
+        let path_of = |text: &str| -> Result<String, Error> {
+            Ok(row::text(find::owner(&owners, text, link.uid)?, "owner").to_owned())
+        };
+        let owner = self.owner.as_deref().map(path_of).transpose()?;
+        // Object paths of locks and owners.
+        let mut named = HashSet::new();
+        for target in &self.targets {
+            match target {
+                Target::Lock(number) => {
+                    let lock = target::lock(link, *number).await?;
+                    named.insert(row::text(&lock, "lock").to_owned());
+                }
+                Target::Owner(text) => drop(named.insert(path_of(text)?)),
+                Target::Path(path) => {
+                    let holders = find::holders(link, path).await?;
+                    named.extend(holders.iter().map(|row| row::text(row, "lock").to_owned()));
+                }
+            }
+        }
+        let mut locks = link.locks().await?;
+        locks.retain(|lock| {
+            let (path, its) = (row::text(lock, "lock"), row::text(lock, "owner"));
+            owner.as_deref().is_none_or(|owner| owner == its)
+                && self.user.is_none_or(|uid| row::number(lock, "uid") == u64::from(uid))
+                && (self.targets.is_empty() || named.contains(path) || named.contains(its))
+        });
+        Ok(locks)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.owner.is_none() && self.user.is_none() && self.targets.is_empty()
+    }
+}
+
+/// Prints the locks.
+pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Result<Code, Error> {
+    let filter = arguments.filter()?;
+    let locks = filter.locks(link).await?;
     if form == Form::Json {
         print(&json::document(&json::objects(&locks)))?;
         return Ok(Code::SUCCESS);
     }
     if locks.is_empty() {
-        say("no locks");
+        say(if filter.is_empty() { "no locks" } else { "no such locks" });
         return Ok(Code::SUCCESS);
     }
+    print(&table(&locks).to_string())?;
+    Ok(Code::SUCCESS)
+}
+
+fn table(locks: &[Row]) -> Table<9> {
     let mut table = Table::new([
         ("LOCK", Lean::Right),
         ("MODE", Lean::Left),
-        // Only there where something is wrong.
+        // Printed only if a lock is not in order.
         ("STATE", Lean::Left),
         ("RESOURCE", Lean::Left),
         ("VM", Lean::Left),
         ("OWNER", Lean::Left),
+        ("USER", Lean::Left),
         ("PID", Lean::Right),
         ("SINCE", Lean::Left),
     ]);
-    for lock in &locks {
+    for lock in locks {
         let word = |key| row::text(lock, key).to_owned();
         table.push([
             row::lock_number(lock),
@@ -38,10 +139,22 @@ pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
             word("resource"),
             word("name"),
             row::short_uuid(lock),
+            row::user(lock),
             row::pid(lock),
             row::since(lock),
         ]);
     }
-    print(&table.to_string())?;
-    Ok(Code::SUCCESS)
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_a_name_or_a_number() {
+        assert_eq!(user("root"), Ok(0));
+        assert_eq!(user("65000"), Ok(65000));
+        user("no such user").unwrap_err();
+    }
 }

@@ -15,7 +15,7 @@ use super::link::Link;
 use super::output::{Form, print};
 use super::table::{Lean, Table};
 use super::{json, row};
-use crate::client::{LOCKSPACES_PATH, Options, Row, SERVICE};
+use crate::client::{LOCKSPACES_PATH, Options, Row};
 
 const LOCKSPACE: &str = "org.vmlockd1.Lockspace";
 
@@ -67,7 +67,14 @@ enum Deed {
     },
 }
 
-/// Does it.
+impl Arguments {
+    /// Whether it only reads.
+    pub(super) fn reads(&self) -> bool {
+        matches!(self.deed, Deed::List)
+    }
+}
+
+/// Lists, creates or removes lockspaces or leases.
 pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Result<Code, Error> {
     let manager = link.manager().await?;
     let manager = manager.inner();
@@ -104,10 +111,11 @@ async fn list(link: &Link, form: Form) -> Result<(), Error> {
     })
 }
 
-/// All lockspaces with their properties, and `Path`.
+/// Returns all lockspaces with their properties, and with their paths under the key `lockspace`.
 pub(super) async fn all(link: &Link) -> Result<Vec<Row>, Error> {
     // The object manager's reply has all locks as well, and may be too large.
-    let folder = IntrospectableProxy::builder(link.service().await?).destination(SERVICE);
+    let folder =
+        IntrospectableProxy::builder(link.service().await?).destination(link.destination().await?);
     let folder = folder.path(LOCKSPACES_PATH).build().await?.introspect().await?;
     let mut lockspaces = Vec::new();
     for name in children(&folder) {
@@ -117,10 +125,10 @@ pub(super) async fn all(link: &Link) -> Result<Vec<Row>, Error> {
             Err(error) if error.is_no_such_object() => continue,
             properties => properties?,
         };
-        properties.insert("Path".to_owned(), Variant::from(path).try_into()?);
+        properties.insert("lockspace".to_owned(), Variant::from(path).try_into()?);
         lockspaces.push(properties);
     }
-    lockspaces.sort_by_key(|row: &Row| place(row::text(row, "Name")));
+    lockspaces.sort_by_key(|row: &Row| place(row::text(row, "name")));
     Ok(lockspaces)
 }
 
@@ -145,8 +153,8 @@ fn text(lockspaces: &[Row]) -> String {
     ]);
     for lockspace in lockspaces {
         let word = |key| row::text(lockspace, key).to_owned();
-        let locks = row::number(lockspace, "NLocks").to_string();
-        table.push([word("Name"), word("Kind"), locks, word("Directory")]);
+        let locks = row::number(lockspace, "n-locks").to_string();
+        table.push([word("name"), word("kind"), locks, word("directory")]);
     }
     table.to_string()
 }

@@ -15,8 +15,10 @@ mod doctor;
 mod error;
 mod examine;
 mod find;
+mod hints;
 mod hosts;
 mod json;
+mod keys;
 mod known;
 mod line;
 mod link;
@@ -47,6 +49,9 @@ mod start;
 mod storage;
 mod survivors;
 mod table;
+mod target;
+#[cfg(test)]
+mod tests;
 mod unit;
 mod unlock;
 mod virtlockd;
@@ -128,11 +133,10 @@ enum Verb {
     Run(run::Arguments),
     Lock(lock::Arguments),
     Unlock(unlock::Arguments),
-    /// List the locks of all owners
-    List,
-    /// List the owners: the virtual machines that may hold locks
+    List(list::Arguments),
+    /// List the owners: the virtual machines that can hold locks
     Owners,
-    /// List who waits for what, first come first
+    /// List the requests that wait, in order of arrival
     Waiting,
     Show(show::Arguments),
     Who(who::Arguments),
@@ -155,6 +159,22 @@ impl Verb {
             Self::Run(arguments) => arguments.disks().min(FILES_MAX),
             Self::Lock(arguments) => arguments.disks().min(FILES_MAX),
             _ => 1,
+        }
+    }
+
+    /// Whether it only reads. A stopped service is not started for that.
+    fn reads(&self) -> bool {
+        match self {
+            Self::List(_)
+            | Self::Owners
+            | Self::Waiting
+            | Self::Show(_)
+            | Self::Who(_)
+            | Self::Resolve(_)
+            | Self::Monitor
+            | Self::Metrics(_) => true,
+            Self::Lockspace(arguments) => arguments.reads(),
+            _ => false,
         }
     }
 
@@ -223,7 +243,10 @@ fn report(error: &Error, bus: Bus) -> Code {
 }
 
 fn parse(arguments: Vec<OsString>) -> Result<(Bus, Arguments), clap::Error> {
-    let arguments = Arguments::try_parse_from(arguments)?;
+    let usage = |hint| Arguments::command().error(ErrorKind::ValueValidation, hint);
+    hints::check_wait(&arguments).map_err(usage)?;
+    let arguments = Arguments::try_parse_from(&arguments)
+        .map_err(|error| hints::for_error(&error, &arguments).map_or(error, usage))?;
     let bus = match (arguments.system, arguments.session) {
         (true, false) => Bus::System,
         (false, true) => Bus::Session,
@@ -259,11 +282,12 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
             verb if verb.outlives_the_service() => Link::open(bus).await?,
             _ => Link::open_private(bus).await?,
         };
+        let link = if verb.reads() { link.to_running() } else { link };
         match verb {
             Verb::Run(arguments) => run::perform(&link, arguments).await,
             Verb::Lock(arguments) => lock::perform(&link, arguments, form).await,
             Verb::Unlock(arguments) => unlock::perform(&link, arguments).await,
-            Verb::List => list::perform(&link, form).await,
+            Verb::List(arguments) => list::perform(&link, arguments, form).await,
             Verb::Owners => owners::perform(&link, form).await,
             Verb::Waiting => waiting::perform(&link, form).await,
             Verb::Show(arguments) => show::perform(&link, arguments, form).await,
@@ -278,93 +302,4 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
             Verb::Completions(_) | Verb::Reexec(_) | Verb::Doctor(_) => Ok(Code::SUCCESS),
         }
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(line: &str) -> Result<Arguments, clap::Error> {
-        super::parse(line.split_whitespace().map(OsString::from).collect()).map(|parsed| parsed.1)
-    }
-
-    #[test]
-    fn the_definition_holds() {
-        Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn what_is_a_command_line() {
-        for line in [
-            "vmlockctl run --disk a.img -- qemu --json --disk b",
-            "vmlockctl run --name n --disk a:shared --disk b:exclusive -- true",
-            "vmlockctl --system --json list",
-            "vmlockctl list --json --session",
-            "vmlockctl run --wait --disk a -- true",
-            "vmlockctl run --disk a --wait=2min -- true",
-            "vmlockctl lock --wait a.img",
-            "vmlockctl waiting --json",
-            "vmlockctl show 4dea",
-            "vmlockctl release --force 3",
-            "vmlockctl release ./a.img",
-            "vmlockctl who a b",
-            "vmlockctl completions fish",
-            "vmlockctl reload",
-            "vmlockctl reexec --json --runtime-dir /run/other",
-            "vmlockctl doctor --json",
-            "vmlockctl doctor /srv/locks",
-            "vmlockctl run --lease /srv/leases/a:shared -- true",
-            "vmlockctl lock lease:/srv/leases/a",
-            "vmlockctl lockspace list --json",
-            "vmlockctl lockspace create-lease /srv/leases/a",
-        ] {
-            parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
-        }
-    }
-
-    #[test]
-    fn what_is_none() {
-        for line in [
-            "vmlockctl",
-            "vmlockctl frobnicate",
-            "vmlockctl run --disk a.img",
-            "vmlockctl run -- true",
-            "vmlockctl run --disk a b -- true",
-            "vmlockctl run --disk :shared -- true",
-            "vmlockctl run --uuid web1 --disk a -- true",
-            "vmlockctl run --name= --disk a -- true",
-            "vmlockctl lock",
-            "vmlockctl lock --wait=never a",
-            "vmlockctl run --wait=-1 --disk a -- true",
-            "vmlockctl who",
-            "vmlockctl release a.img",
-            "vmlockctl --system --session list",
-            "vmlockctl --system list --session",
-            "vmlockctl completions tcsh",
-            "vmlockctl doctor a b",
-            "vmlockctl reload a",
-            "vmlockctl lockspace",
-            "vmlockctl lockspace create",
-            "vmlockctl lockspace remove a b",
-            "vmlockctl run --lease :shared -- true",
-        ] {
-            assert!(parse(line).unwrap_err().use_stderr(), "{line}");
-        }
-    }
-
-    #[test]
-    fn what_follows_the_dashes_is_the_command() {
-        let line = "vmlockctl run --disk a -- qemu --json -- --help";
-        let Verb::Run(run) = parse(line).unwrap().verb else { panic!("not run") };
-        assert_eq!(run.command, ["qemu", "--json", "--", "--help"]);
-    }
-
-    #[test]
-    fn help_is_no_error() {
-        for line in
-            ["vmlockctl --help", "vmlockctl -h", "vmlockctl run --help", "vmlockctl --version"]
-        {
-            assert!(!parse(line).unwrap_err().use_stderr(), "{line}");
-        }
-    }
 }

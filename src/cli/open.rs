@@ -10,6 +10,7 @@ use super::error::Error;
 use super::link::Link;
 use super::slow::{report_slow, report_slow_files};
 use super::span::Span;
+use super::target;
 use super::wait;
 use crate::client::{Options, OwnerProxy};
 use crate::lock::OwnerId;
@@ -149,11 +150,14 @@ pub(super) async fn ask_for(
     Ok(())
 }
 
-/// The name of a machine that nobody named: one that the service takes.
+/// Returns the name of an owner that was given none: one that the service accepts and that can be a
+/// target.
 pub(super) fn name_after(command: &str) -> String {
     let base = command.rsplit('/').find(|part| !part.is_empty()).unwrap_or("command");
-    let mut name = String::new();
-    for c in shown(base).chars() {
+    let base = shown(base);
+    let mut name =
+        if target::check_name(&base).is_ok() { String::new() } else { "run ".to_owned() };
+    for c in base.chars() {
         if name.len() + c.len_utf8() > NAME_MAX {
             break;
         }
@@ -162,9 +166,10 @@ pub(super) fn name_after(command: &str) -> String {
     name
 }
 
-/// A name that the service would take, for clap.
-pub(super) fn check_name(name: &str) -> Result<String, crate::lock::Error> {
-    crate::lock::owner::check_name(name).map(|()| name.to_owned())
+/// Checks a name for clap: the service accepts it, and it can be a target.
+pub(super) fn check_name(name: &str) -> Result<String, String> {
+    crate::lock::owner::check_name(name).map_err(|error| error.to_string())?;
+    target::check_name(name).map(|()| name.to_owned())
 }
 
 /// A UUID that the service would take, for clap; empty is not one here.
@@ -184,7 +189,8 @@ mod tests {
         assert_eq!(name_after("/usr/bin/qemu-system-x86_64"), "qemu-system-x86_64");
         assert_eq!(name_after("./start/"), "start");
         assert_eq!(name_after("a\nb"), "a\\nb");
-        for odd in ["", "/", &"ä".repeat(100), "\u{1b}"] {
+        assert_eq!(name_after("/srv/16"), "run 16");
+        for odd in ["", "/", &"ä".repeat(100), "\u{1b}", "16", "deadbeef", "--x"] {
             check_name(&name_after(odd)).unwrap();
         }
         assert!(check_uuid("").is_err() && check_uuid("web1").is_err());

@@ -1,4 +1,4 @@
-//! `owners`: all owners.
+//! `owners`: the owners of all users.
 
 use super::code::Code;
 use super::error::Error;
@@ -8,7 +8,7 @@ use super::table::{Lean, Table};
 use super::{json, row};
 use crate::client::lists;
 
-/// Does it.
+/// Prints the owners.
 pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
     let owners = lists::owners(&link.manager().await?).await?;
     if form == Form::Json {
@@ -24,6 +24,7 @@ pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
         ("VM", Lean::Left),
         ("USER", Lean::Left),
         ("PID", Lean::Right),
+        ("STATE", Lean::Left),
         ("LOCKS", Lean::Right),
         ("ANCHORS", Lean::Left),
         ("SINCE", Lean::Left),
@@ -35,6 +36,7 @@ pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
             row::text(owner, "name").to_owned(),
             row::user(owner),
             row::pid(owner),
+            row::text(owner, "state").to_owned(),
             row::number(owner, "locks").to_string(),
             if anchors.is_empty() { "-".to_owned() } else { anchors.join(",") },
             row::since(owner),

@@ -1,70 +1,63 @@
-//! `release`: one lock is given up.
+//! `release`: take locks away from their owner.
 
 use std::ffi::OsString;
 
 use clap::Args;
-use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::code::Code;
 use super::error::Error;
-use super::find::{self, Target};
+use super::find;
 use super::link::Link;
 use super::row;
+use super::target::{self, Target};
 use crate::client::{LOCKS_PATH, Options};
 
 const AFTER_HELP: &str = "\
-The lock is taken away from its owner, who is not told and goes on using the
-disk: make sure that he does not. With --force this works on the locks of
-others too; for users other than root that needs an administrator's password.";
+For an owner, all of its locks are released. The VM is not told and goes on using
+the disk, so make sure first that it does not. With --force, locks of running VMs
+that another user opened are released, too; users other than root need an
+administrator's password for that.";
 
-/// Release a lock; with --force also another user's
+/// Take a lock away from its owner; with --force also from another user's VM
 #[derive(Debug, Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = target::help(AFTER_HELP))]
 pub(super) struct Arguments {
-    /// Break the lock of a living machine that another user opened
+    /// Break the lock of a running VM that another user opened
     #[arg(long)]
     force: bool,
-    /// The lock's number, or the disk: /PATH or ./PATH; or the lease: lease:DIRECTORY/KEY
-    #[arg(value_name = "LOCK|PATH", value_parser = OsStringValueParser::new().try_map(parse))]
-    target: Which,
+    /// The lock or disk to release, or the owner whose locks to release
+    #[arg(value_name = "OWNER|LOCK|PATH")]
+    target: OsString,
 }
 
-/// Which lock.
-#[derive(Debug, Clone)]
-enum Which {
-    /// By number.
-    Number(u64),
-    /// The one on a disk.
-    On(OsString),
-}
-
-fn parse(argument: OsString) -> Result<Which, &'static str> {
-    let number = argument.to_str().and_then(|text| text.parse().ok());
-    match (number, Target::path_or_text(argument.clone())) {
-        (Some(number), _) => Ok(Which::Number(number)),
-        (None, Ok(Target::Path(_))) => Ok(Which::On(argument)),
-        _ => Err(
-            "neither the number of a lock nor a path that begins with /, ./ or ../, nor a lease",
-        ),
-    }
-}
-
-/// Does it.
+/// Releases a lock, or all locks of an owner.
 pub(super) async fn perform(link: &Link, arguments: Arguments) -> Result<Code, Error> {
-    let path = match arguments.target {
-        Which::Number(number) => format!("{LOCKS_PATH}/{number}"),
-        Which::On(disk) => {
-            let disk = super::disks::absolute(disk.as_ref())?;
-            row::text(&find::lock_on(link, &disk, None).await?, "lock").to_owned()
+    let force = arguments.force;
+    match Target::parse(arguments.target)? {
+        Target::Lock(number) => match release(link, &format!("{LOCKS_PATH}/{number}"), force).await
+        {
+            Err(error) if error.is_no_such_object() => return Err(target::no_lock(number)),
+            released => released?,
+        },
+        Target::Path(path) => {
+            let lock = find::lock_on(link, &path, None).await?;
+            release(link, row::text(&lock, "lock"), force).await?;
         }
-    };
-    let lock = link.lock(&path).await?;
-    let options = Options::from([("force", arguments.force.into())]);
-    match link.ask::<_, ()>(lock.inner(), "Release", &(options,)).await {
-        Err(error) if error.is_no_such_object() => {
-            let number = path.rsplit('/').next().unwrap_or_default();
-            Err(Error::Missing(format!("there is no lock {number}")))
+        Target::Owner(text) => {
+            for lock in target::locks_of(link, &text).await? {
+                match release(link, row::text(&lock, "lock"), force).await {
+                    // Released meanwhile.
+                    Err(error) if error.is_no_such_object() => {}
+                    released => released?,
+                }
+            }
         }
-        released => released.map(|()| Code::SUCCESS),
     }
+    Ok(Code::SUCCESS)
+}
+
+async fn release(link: &Link, path: &str, force: bool) -> Result<(), Error> {
+    let lock = link.lock(path).await?;
+    let options = Options::from([("force", force.into())]);
+    link.ask(lock.inner(), "Release", &(options,)).await
 }

@@ -1,7 +1,7 @@
-//! `resolve`: what would be locked.
+//! `resolve`: the file that would be locked for a disk.
 
+use std::ffi::OsString;
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
 
 use clap::Args;
 
@@ -10,31 +10,41 @@ use super::disks;
 use super::error::Error;
 use super::link::Link;
 use super::output::{Form, print};
+use super::target::{self, Target};
 use super::{json, table};
 use crate::client::{Options, Row};
 
-/// The keys in the order of the story: from the name to the lock.
+/// The keys in the order in which they are printed: from the name to the lock file.
 const ORDER: [&str; 6] = ["resource", "path", "identity", "lockspace", "lock-file", "lock-files"];
 
-/// Show which file would be locked for a disk, and lock nothing
+/// Show which file would be locked for a disk, without locking it
 #[derive(Debug, Args)]
+#[command(after_help = target::help("An owner is resolved if it holds one disk."))]
 pub(super) struct Arguments {
-    /// A disk image or block device, or a lease (lease:DIRECTORY/KEY)
-    path: PathBuf,
+    /// A disk image, block device or lease; or a lock or owner, for its disk
+    #[arg(value_name = "PATH|LOCK|OWNER")]
+    target: OsString,
 }
 
-/// Does it.
+/// Prints where the lock of a disk would be.
 pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Result<Code, Error> {
+    let paths = Target::parse(arguments.target)?.disks(link).await?;
+    let [path] = &paths[..] else {
+        return Err(Error::Usage(format!(
+            "the owner holds {} disks; give one of them, as 'vmlockctl list' prints it",
+            paths.len()
+        )));
+    };
     let manager = link.manager().await?;
     let by_name = async {
-        let name = disks::name(&arguments.path)?;
+        let name = disks::name(path)?;
         let asked = (name.as_str(), Options::new());
         link.ask::<_, Row>(manager.inner(), "Resolve", &asked).await
     };
     let resolution = match by_name.await {
         // From another mount namespace the file can be shown, but not named.
         Err(error) if link.show_files_after(&error) => {
-            let file = disks::open_to_ask(&arguments.path).ok_or(error)?;
+            let file = disks::open_to_ask(path).ok_or(error)?;
             manager.resolve_file(file.as_fd().into(), Options::new()).await?
         }
         resolution => resolution?,

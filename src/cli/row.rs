@@ -98,9 +98,12 @@ pub(super) fn pid(row: &Row) -> String {
     }
 }
 
-/// The beginning of the UUID: enough to tell machines apart, and to name one.
+/// The beginning of the UUID: enough to tell owners apart, and to name one. It is not only digits, which
+/// would be the number of a lock.
 pub(super) fn short_uuid(row: &Row) -> String {
-    text(row, "uuid").chars().take(8).collect()
+    let uuid = text(row, "uuid");
+    let is_number = uuid.chars().take(8).all(|c| c.is_ascii_digit());
+    uuid.chars().take(if is_number { 13 } else { 8 }).collect()
 }
 
 /// Since when, for a table.
@@ -148,6 +151,8 @@ mod tests {
         assert_eq!(lock_number(&row), "12");
         assert_eq!((text(&row, "name"), pid(&row).as_str()), ("web1", "-"));
         assert_eq!((short_uuid(&row).as_str(), user(&row).as_str()), ("4dea22b3", "root"));
+        let digits = self::row([("uuid", "12345678-1d52-d8f3-2516-782e98ab3fa0".into())]);
+        assert_eq!(short_uuid(&digits), "12345678-1d52");
         assert_eq!(words(&row, "anchors"), ["lifeline", "process"]);
         assert_eq!(processes(&row, "lifeline-processes"), [(7, "sh")]);
         assert!(processes(&row, "anchors").is_empty());

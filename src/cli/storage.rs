@@ -21,12 +21,12 @@ pub(super) async fn look(
     remarks.extend(of_stuck(stuck));
     for lockspace in lockspace::all(link).await? {
         of_lockspace(&lockspace, remarks);
-        let directory = row::text(&lockspace, "Directory");
+        let directory = row::text(&lockspace, "directory");
         // The other verdicts mean that hosts don't see each other's locks there.
-        let visible = matches!(row::text(&lockspace, "SelfTestResult"), "shared" | "unknown");
+        let visible = matches!(row::text(&lockspace, "self-test-result"), "shared" | "unknown");
         // The lookup would hang as long as the requests that hang already.
         let responsive = silent == 0 && stuck == 0;
-        if visible && responsive && row::text(&lockspace, "Kind") != "lease" {
+        if visible && responsive && row::text(&lockspace, "kind") != "lease" {
             hosts::look(Path::new(directory), remarks);
         }
     }
@@ -56,8 +56,8 @@ fn of_stuck(stuck: u64) -> Option<Remark> {
 
 /// What the service has found out about a lockspace. One older than that says nothing.
 fn of_lockspace(lockspace: &Row, remarks: &mut Vec<Remark>) {
-    let configured = row::text(lockspace, "Kind") != "lease";
-    let grade = match row::text(lockspace, "SelfTestResult") {
+    let configured = row::text(lockspace, "kind") != "lease";
+    let grade = match row::text(lockspace, "self-test-result") {
         "shared" => Grade::Ok,
         // Of one that somebody has made it is known what he wanted.
         "local" if !configured => Grade::Ok,
@@ -66,12 +66,12 @@ fn of_lockspace(lockspace: &Row, remarks: &mut Vec<Remark>) {
         "" => return,
         _ => Grade::Warning,
     };
-    let (name, directory) = (row::text(lockspace, "Name"), row::text(lockspace, "Directory"));
+    let (name, directory) = (row::text(lockspace, "name"), row::text(lockspace, "directory"));
     let place = match directory {
         "" => format!("lockspace {name}"),
         directory => format!("lockspace {name}, {directory}"),
     };
-    let findings = row::words(lockspace, "SelfTestMessages");
+    let findings = row::words(lockspace, "self-test-messages");
     let grades = std::iter::once(grade).chain(std::iter::repeat(Grade::Warning));
     for (finding, grade) in findings.into_iter().zip(grades) {
         let remark = Remark::new(grade, "lockspace", format!("{place}: {finding}"));
@@ -87,9 +87,9 @@ mod tests {
     fn lockspace(kind: &str, verdict: &str, findings: Vec<&str>) -> Row {
         let owned = |value: Variant<'_>| OwnedVariant::try_from(value).unwrap();
         let text =
-            [("Name", "x"), ("Kind", kind), ("Directory", "/srv"), ("SelfTestResult", verdict)];
+            [("name", "x"), ("kind", kind), ("directory", "/srv"), ("self-test-result", verdict)];
         let text = text.map(|(key, value)| (key.to_owned(), owned(value.into())));
-        let findings = ("SelfTestMessages".to_owned(), owned(findings.into()));
+        let findings = ("self-test-messages".to_owned(), owned(findings.into()));
         text.into_iter().chain([findings]).collect()
     }
 

@@ -1,4 +1,4 @@
-//! `unlock`: the end of what `lock` began.
+//! `unlock`: release what `lock` has locked.
 
 use std::ffi::OsString;
 
@@ -6,45 +6,40 @@ use clap::Args;
 
 use super::code::Code;
 use super::error::Error;
-use super::find::{self, Target};
+use super::find;
 use super::link::Link;
 use super::row;
+use super::target::{self, Target};
 use crate::client::{Options, Row, lists};
 
 const EXAMPLE: &str = "\
-Ends what 'vmlockctl lock' began. A disk that a living machine holds is let
-alone; to take it away, see 'vmlockctl release --help'.";
+For a path or a lock, one disk is released; for an owner, all of its disks, and
+the owner ends. The disks of a running VM are refused; to take a lock away from
+a VM, see 'vmlockctl release --help'.";
 
 /// Unlock what 'vmlockctl lock' has locked
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLE)]
+#[command(after_help = target::help(EXAMPLE))]
 pub(super) struct Arguments {
-    /// UUID (or its first digits) or name of an owner, or a disk: /PATH or ./PATH;
-    /// or a lease: lease:DIRECTORY/KEY
-    #[arg(value_name = "OWNER|PATH")]
+    /// The owner to end, or the lock or disk to release
+    #[arg(value_name = "OWNER|LOCK|PATH")]
     target: OsString,
 }
 
-/// Does it.
+/// Releases one lock, or closes an owner.
 pub(super) async fn perform(link: &Link, arguments: Arguments) -> Result<Code, Error> {
+    let target = Target::parse(arguments.target)?;
     let owners = lists::owners(&link.manager().await?).await?;
-    match Target::path_or_text(arguments.target)? {
+    match target {
         Target::Path(path) => {
             let lock = find::lock_on(link, &path, Some(link.uid)).await?;
-            let path = row::text(&lock, "owner");
-            let owner = owners.iter().find(|owner| row::text(owner, "owner") == path);
-            let Some(owner) = owner else {
-                return Err(Error::Missing("the owner of this disk has just ended".to_owned()));
-            };
-            refuse_if_alive(owner)?;
-            if row::number(owner, "locks") > 1 {
-                let lock = link.lock(row::text(&lock, "lock")).await?;
-                link.ask::<_, ()>(lock.inner(), "Release", &(Options::new(),)).await?;
-            } else {
-                close(link, owner).await?;
-            }
+            unlock(link, &lock, &owners).await?;
         }
-        Target::Text(text) => {
+        Target::Lock(number) => {
+            let lock = target::lock(link, number).await?;
+            unlock(link, &lock, &owners).await?;
+        }
+        Target::Owner(text) => {
             let owner = find::owner(&owners, &text, link.uid)?;
             refuse_if_alive(owner)?;
             close(link, owner).await?;
@@ -53,12 +48,29 @@ pub(super) async fn perform(link: &Link, arguments: Arguments) -> Result<Code, E
     Ok(Code::SUCCESS)
 }
 
+/// Releases a lock, and closes its owner if that holds nothing else.
+async fn unlock(link: &Link, lock: &Row, owners: &[Row]) -> Result<(), Error> {
+    let path = row::text(lock, "owner");
+    let owner = owners.iter().find(|owner| row::text(owner, "owner") == path);
+    let Some(owner) = owner else {
+        return Err(Error::Missing("the owner of this lock has just ended".to_owned()));
+    };
+    refuse_if_alive(owner)?;
+    if row::number(owner, "locks") > 1 {
+        let lock = link.lock(row::text(lock, "lock")).await?;
+        link.ask(lock.inner(), "Release", &(Options::new(),)).await
+    } else {
+        close(link, owner).await
+    }
+}
+
+/// Closes an owner.
 async fn close(link: &Link, owner: &Row) -> Result<(), Error> {
     let owner = link.owner(row::text(owner, "owner")).await?;
     link.ask(owner.inner(), "Close", &(Options::new(),)).await
 }
 
-/// Unlocking must not be the way to take a disk from a machine that runs.
+/// Fails for an owner whose VM runs: `unlock` must not take a disk away from it.
 fn refuse_if_alive(owner: &Row) -> Result<(), Error> {
     let alive =
         row::words(owner, "anchors").iter().any(|anchor| matches!(*anchor, "lifeline" | "process"));
@@ -70,6 +82,6 @@ fn refuse_if_alive(owner: &Row) -> Result<(), Error> {
         0 => String::new(),
         pid => format!(", pid {pid}"),
     };
-    let advice = "end it, or take a lock from it with 'vmlockctl release'";
-    Err(Error::Failed(format!("VM \"{name}\" ({uuid}{pid}) is alive: {advice}")))
+    let advice = "end it, or take a lock away from it with 'vmlockctl release'";
+    Err(Error::Failed(format!("VM \"{name}\" ({uuid}{pid}) is alive; {advice}")))
 }

@@ -1,4 +1,4 @@
-//! `waiting`: who waits for what.
+//! `waiting`: the requests that wait.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use super::table::{Lean, Table};
 use super::{clock, json, row};
 use crate::client::{Options, Row, lists};
 
-/// Does it.
+/// Prints the waiting requests.
 pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
     let waiters = lists::waiting(&link.manager().await?, Options::new()).await?;
     if form == Form::Json {
@@ -18,7 +18,7 @@ pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
         return Ok(Code::SUCCESS);
     }
     if waiters.is_empty() {
-        say("nobody waits");
+        say("no requests wait");
         return Ok(Code::SUCCESS);
     }
     print(&(table(&waiters) + &reservations(&waiters)))?;

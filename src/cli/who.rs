@@ -1,17 +1,17 @@
-//! `who`: who holds a disk, in a sentence.
+//! `who`: the holders of a disk, a sentence each.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
 
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::code::Code;
-use super::disks::absolute;
 use super::error::Error;
 use super::find;
 use super::link::Link;
 use super::other::{self, BUS, Other};
 use super::output::{Form, complain, print, say};
+use super::target::{self, Target};
 use super::{clock, json, row};
 use crate::client::Row;
 use crate::lock::age::age;
@@ -19,19 +19,21 @@ use crate::lock::lease::spoken;
 use crate::lock::printable::{shown, shown_path};
 
 const AFTER_HELP: &str = "\
-The exit code is 0 if one of the disks is locked or in use by a virtual machine,
-3 if none is, and another one if that is not known.
+For a lock or an owner, the holders of its disks are printed.
+
+Exits with 0 if one of the disks is locked or a VM has it open, with 3 if all are
+free, and with another code if that is not known.
 
 A disk that is free may be locked a moment later. To copy a disk, lock it:
   vmlockctl run --disk web1.qcow2:shared -- qemu-img convert …";
 
-/// Tell who holds a disk
+/// Show the holders of disks
 #[derive(Debug, Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = target::help(AFTER_HELP))]
 pub(super) struct Arguments {
-    /// Disk images, block devices, or leases (lease:DIRECTORY/KEY)
-    #[arg(required = true, value_name = "PATH")]
-    paths: Vec<PathBuf>,
+    /// Disk images, block devices or leases; or locks or owners, for their disks
+    #[arg(required = true, value_name = "PATH|LOCK|OWNER")]
+    targets: Vec<OsString>,
 }
 
 /// Prints the holders of each disk.
@@ -39,8 +41,11 @@ pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
     let mut answers = Vec::new();
     let mut any_held = false;
     let other = Other::than(link.bus);
-    for path in arguments.paths {
-        let path = absolute(&path)?;
+    let mut paths = Vec::new();
+    for target in arguments.targets {
+        paths.extend(Target::parse(target)?.disks(link).await?);
+    }
+    for path in paths {
         let mut holders = find::holders(link, &path).await?;
         let completed = other.complete(&path, &mut holders).await;
         any_held |= !holders.is_empty();
@@ -58,13 +63,13 @@ pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
         if let Err(error) = completed {
             let why = error.message(other.bus()).unwrap_or_default();
             let bus = other.bus().as_str();
-            complain(&format!("vmlockd on the {bus} bus may know more of {disk}: {why}"));
+            complain(&format!("the instance on the {bus} bus may also hold {disk}: {why}"));
         }
         if let Some(holder) = holders.iter().find(|holder| other::is_vmlockd(holder)) {
             let user = row::text(holder, "user");
             complain(&format!(
-                "the instance of vmlockd that holds {disk} may know more: run 'vmlockctl who' as \
-                 user {user}"
+                "the vmlockd of user {user} holds {disk}; 'vmlockctl who', run as that user, names \
+                 the VM"
             ));
         }
     }

@@ -15,6 +15,9 @@ mod names;
 mod reexec;
 mod reload;
 mod run;
+mod stopped;
+mod stumbles;
+mod targets;
 mod trouble;
 mod wait;
 

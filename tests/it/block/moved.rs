@@ -171,7 +171,7 @@ async fn list_who_and_doctor_tell_of_two_locks_on_the_same_data() {
     let rows = json(&house, &["list"]).await;
     assert!(rows.as_array().unwrap().iter().all(|row| row["conflict"] == true), "{rows}");
     let show = vmlockctl(&house, &["show", str(moved.node())]).await.ok();
-    assert!(show.contains("Conflict"), "{show}");
+    assert!(show.contains("conflict:"), "{show}");
     let told = doctor().await;
     let of = |line: &&str| line.starts_with("DANGER") && line.contains("another owner has locked");
     assert_eq!(told.stdout.lines().filter(of).count(), 2, "{}", told.stdout);

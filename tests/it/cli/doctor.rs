@@ -88,10 +88,10 @@ async fn a_lost_lock_is_seen_at_a_glance() {
 
     for what in ["1", str(&lost)] {
         let shown = vmlockctl(&house, &["show", what]).await.ok();
-        let lost = |line: &str| line.starts_with("Lost:") && line.contains("YES");
+        let lost = |line: &str| line.starts_with("lost:") && line.contains("YES");
         assert!(shown.lines().any(lost), "{shown}");
     }
-    assert_eq!(super::json(&house, &["show", "2"]).await["Lost"], false);
+    assert_eq!(super::json(&house, &["show", "2"]).await[0]["lost"], false);
     // It stays in the way all the same.
     fails(&house, 75, &["run", "--disk", str(&lost), "--", "true"]).await;
 
@@ -191,7 +191,7 @@ async fn what_nothing_is_known_of_is_a_danger_until_it_is_unlocked() {
 #[tokio::test]
 async fn doctor_says_that_nobody_is_there() {
     let house = House::builder().without_daemon().start().await;
-    for (scope, said) in [("--system", "vmlockd is not there"), ("--session", "can't be reached")] {
+    for (scope, said) in [("--system", "vmlockd is not running"), ("--session", "cannot connect")] {
         let ran = vmlockctl(&house, &[scope, "doctor"]).await;
         assert_eq!(ran.status.code(), Some(69), "{ran:#?}");
         assert!(

@@ -72,5 +72,5 @@ async fn who_asks_the_users_instance_or_says_that_it_may_know_more() {
     // Where the session bus can't be reached.
     let ran = house.run("vmlockctl", &who).await;
     assert!(ran.stdout.contains("another program (vmlockd, pid "), "{ran:?}");
-    assert!(ran.stderr.contains("may know more: run 'vmlockctl who' as user nobody"), "{ran:?}");
+    assert!(ran.stderr.contains("the vmlockd of user nobody holds"), "{ran:?}");
 }

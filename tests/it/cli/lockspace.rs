@@ -39,8 +39,8 @@ async fn a_lockspace_and_its_leases_come_and_go() {
     assert_eq!(lines[1], ["direct", "direct", "0"]);
     assert_eq!(lines[2], ["lease_1", "lease", "0", str(&dir)]);
     let list = super::json(&house, &["lockspace", "list"]).await;
-    assert_eq!(list[1]["Directory"], str(&dir));
-    assert_eq!(list[1]["Path"], "/org/vmlockd1/lockspace/lease_1");
+    assert_eq!(list[1]["directory"], str(&dir));
+    assert_eq!(list[1]["lockspace"], "/org/vmlockd1/lockspace/lease_1");
 
     let said = fails(&house, 66, &["run", "--lease", &key, "--", "true"]).await;
     assert!(said.contains(&format!("lease {key} does not exist")), "{said}");
@@ -85,7 +85,7 @@ async fn a_command_has_its_lease_for_as_long_as_it_lives() {
     );
     assert!(said.contains(&format!("pid {pid}")), "{said}");
     let shown = super::json(&house, &["show", &name]).await;
-    assert_eq!(shown[0]["Resource"], name);
+    assert_eq!(shown[0]["resource"], name);
     let resolved = super::json(&house, &["resolve", &name]).await;
     assert_eq!(resolved["lock-file"], key);
     assert!(tool.finish().await.success());

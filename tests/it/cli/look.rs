@@ -63,8 +63,8 @@ async fn lists_are_empty_or_say_what_there_is() {
     let list = vmlockctl(&house, &["list"]).await.ok();
     let lines: Vec<Vec<&str>> =
         list.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(lines[0], ["LOCK", "MODE", "RESOURCE", "VM", "OWNER", "PID", "SINCE"]);
-    assert_eq!(lines[1][..6], ["1", "exclusive", str(&a), "web1", &uuid[..8], "-"]);
+    assert_eq!(lines[0], ["LOCK", "MODE", "RESOURCE", "VM", "OWNER", "USER", "PID", "SINCE"]);
+    assert_eq!(lines[1][..7], ["1", "exclusive", str(&a), "web1", &uuid[..8], "root", "-"]);
     assert_eq!(lines[2][..3], ["2", "shared", str(&b)]);
     let locks = super::json(&house, &["list"]).await;
     assert_eq!((&locks[0]["uuid"], &locks[0]["generation"]), (&uuid.as_str().into(), &1.into()));
@@ -72,7 +72,7 @@ async fn lists_are_empty_or_say_what_there_is() {
 
     let owners = vmlockctl(&house, &["owners"]).await.ok();
     let line: Vec<&str> = owners.lines().nth(1).unwrap().split_whitespace().collect();
-    assert_eq!(line[..6], [&uuid[..8], "web1", "root", "-", "2", "lifeline"]);
+    assert_eq!(line[..7], [&uuid[..8], "web1", "root", "-", "running", "2", "lifeline"]);
 }
 
 #[tokio::test]
@@ -84,15 +84,19 @@ async fn show_finds_owners_locks_and_holders() {
     web1.acquire(&[exclusive(&image)]).await.unwrap();
     let uuid = web1.owner.uuid().await.unwrap();
     for word in [uuid.as_str(), &uuid[..8], "web1"] {
-        let owner = super::json(&house, &["show", word]).await;
-        assert_eq!((&owner["UUID"], &owner["UID"]), (&uuid.as_str().into(), &0.into()));
-        assert_eq!(owner["Locks"], json!(["/org/vmlockd1/lock/1"]));
+        let owner = &super::json(&house, &["show", word]).await[0];
+        assert_eq!((&owner["uuid"], &owner["uid"]), (&uuid.as_str().into(), &0.into()));
+        assert_eq!(owner["locks"], json!(["/org/vmlockd1/lock/1"]));
+        assert_eq!((&owner["frontend"], owner["since-usec"].is_u64()), (&"dbus".into(), true));
+        assert_eq!(owner["owner"], web1.path().as_str());
     }
-    let lock = super::json(&house, &["show", "1"]).await;
-    assert_eq!((&lock["Mode"], &lock["Resource"]), (&"exclusive".into(), &str(&image).into()));
-    assert_eq!(super::json(&house, &["show", str(&image)]).await, json!([lock]));
+    let shown = super::json(&house, &["show", "1"]).await;
+    let lock = &shown[0];
+    assert_eq!((&lock["mode"], &lock["resource"]), (&"exclusive".into(), &str(&image).into()));
+    assert_eq!(lock["lock"], "/org/vmlockd1/lock/1");
+    assert_eq!(super::json(&house, &["show", str(&image)]).await, shown);
     let text = vmlockctl(&house, &["show", "1"]).await.ok();
-    assert!(text.lines().any(|line| line == "Mode:       exclusive"), "{text}");
+    assert!(text.lines().any(|line| line == "mode:       exclusive"), "{text}");
     for nothing in ["2", "web2", "./none"] {
         fails(&house, 66, &["show", nothing]).await;
     }

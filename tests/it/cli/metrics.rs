@@ -89,5 +89,5 @@ async fn metrics_are_printed_as_text_and_as_json() {
     assert!(printed.ends_with("\n# EOF\n"), "{printed}");
     let told = super::json(&house, &["metrics"]).await;
     assert_eq!(told["locks-granted"], 0);
-    assert_eq!(told["wait-usec"].as_array().unwrap().last(), Some(&json!([u64::MAX, 0])));
+    assert_eq!(told["wait-usec"].as_array().unwrap().last(), Some(&json!([null, 0])));
 }

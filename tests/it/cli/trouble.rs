@@ -45,7 +45,6 @@ async fn wrong_arguments_are_told_apart_from_everything_else() {
         &["run", "--", "true"],
         &["run", "--disk", "/a"],
         &["lock", "--uuid", "web1", "/a"],
-        &["release", "web1"],
     ] {
         let said = fails(&house, 64, line).await;
         assert!(said.contains("Usage: vmlockctl") || said.contains("--help"), "{line:?}: {said}");
@@ -64,7 +63,7 @@ async fn where_nobody_serves_that_is_said() {
         assert!(said.contains("on the system bus") && said.contains("systemctl"), "{said}");
     }
     let said = fails(&house, 69, &["--session", "list"]).await;
-    assert!(said.contains("the session bus can't be reached"), "{said}");
+    assert!(said.contains("cannot connect to the session bus"), "{said}");
 }
 
 #[tokio::test]

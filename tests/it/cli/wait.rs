@@ -125,7 +125,7 @@ async fn lock_waits_too_and_waiting_lists_both() {
     assert_eq!(run.line().await, "go");
     assert!(run.ended().await.success());
     let ran = vmlockctl(&house, &["waiting"]).await;
-    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", "nobody waits\n"));
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", "no requests wait\n"));
 }
 
 #[tokio::test]

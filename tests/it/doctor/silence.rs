@@ -60,7 +60,11 @@ async fn the_service_serves_what_is_elsewhere() {
         }
     };
     let remarks = within("it is looked at", looked).await;
-    assert_eq!(on(&remarks, "lockspace")["about"]["SelfTestResult"], "not-shared", "{remarks:#?}");
+    assert_eq!(
+        on(&remarks, "lockspace")["about"]["self-test-result"],
+        "not-shared",
+        "{remarks:#?}"
+    );
     drop(daemon);
     fs::metadata(leases).unwrap();
 }

@@ -1,0 +1,91 @@
+//! The command line.
+
+use super::*;
+
+fn parse(line: &str) -> Result<Arguments, clap::Error> {
+    super::parse(line.split_whitespace().map(OsString::from).collect()).map(|parsed| parsed.1)
+}
+
+#[test]
+fn the_definition_holds() {
+    Arguments::command().debug_assert();
+}
+
+#[test]
+fn what_is_a_command_line() {
+    for line in [
+        "vmlockctl run --disk a.img -- qemu --json --disk b",
+        "vmlockctl run --name n --disk a:shared --disk b:exclusive -- true",
+        "vmlockctl --system --json list",
+        "vmlockctl list --json --session",
+        "vmlockctl run --wait --disk a -- true",
+        "vmlockctl run --disk a --wait=2min -- true",
+        "vmlockctl lock --wait a.img",
+        "vmlockctl waiting --json",
+        "vmlockctl show 4dea",
+        "vmlockctl release --force 3",
+        "vmlockctl release ./a.img",
+        "vmlockctl release web1",
+        "vmlockctl list --owner web1 --user root ./a.img 16",
+        "vmlockctl who a b",
+        "vmlockctl completions fish",
+        "vmlockctl reload",
+        "vmlockctl reexec --json --runtime-dir /run/other",
+        "vmlockctl doctor --json",
+        "vmlockctl doctor /srv/locks",
+        "vmlockctl run --lease /srv/leases/a:shared -- true",
+        "vmlockctl lock lease:/srv/leases/a",
+        "vmlockctl lockspace list --json",
+        "vmlockctl lockspace create-lease /srv/leases/a",
+    ] {
+        parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
+}
+
+#[test]
+fn what_is_none() {
+    for line in [
+        "vmlockctl",
+        "vmlockctl frobnicate",
+        "vmlockctl run --disk a.img",
+        "vmlockctl run -- true",
+        "vmlockctl run --disk a b -- true",
+        "vmlockctl run --disk :shared -- true",
+        "vmlockctl run --uuid web1 --disk a -- true",
+        "vmlockctl run --name= --disk a -- true",
+        "vmlockctl run --name 16 --disk a -- true",
+        "vmlockctl run --disk a:ro -- true",
+        "vmlockctl lock --wait 5 a",
+        "vmlockctl lock rbd:pool/image",
+        "vmlockctl lock",
+        "vmlockctl lock --wait=never a",
+        "vmlockctl run --wait=-1 --disk a -- true",
+        "vmlockctl who",
+        "vmlockctl --system --session list",
+        "vmlockctl --system list --session",
+        "vmlockctl completions tcsh",
+        "vmlockctl doctor a b",
+        "vmlockctl reload a",
+        "vmlockctl lockspace",
+        "vmlockctl lockspace create",
+        "vmlockctl lockspace remove a b",
+        "vmlockctl run --lease :shared -- true",
+    ] {
+        assert!(parse(line).unwrap_err().use_stderr(), "{line}");
+    }
+}
+
+#[test]
+fn what_follows_the_dashes_is_the_command() {
+    let line = "vmlockctl run --disk a -- qemu --json -- --help";
+    let Verb::Run(run) = parse(line).unwrap().verb else { panic!("not run") };
+    assert_eq!(run.command, ["qemu", "--json", "--", "--help"]);
+}
+
+#[test]
+fn help_is_no_error() {
+    for line in ["vmlockctl --help", "vmlockctl -h", "vmlockctl run --help", "vmlockctl --version"]
+    {
+        assert!(!parse(line).unwrap_err().use_stderr(), "{line}");
+    }
+}

@@ -1,0 +1,33 @@
+//! A stopped service that the bus could start.
+
+use super::{fails, str, vmlockctl};
+use crate::house::House;
+
+#[tokio::test]
+async fn reading_starts_no_service_and_locking_does() {
+    let house = House::builder().started_by_bus().start().await;
+    let image = house.image("a.qcow2").await;
+    let path = str(&image);
+    for line in [
+        &["list"][..],
+        &["list", path],
+        &["owners"],
+        &["waiting"],
+        &["show", path],
+        &["show", "1"],
+        &["who", path],
+        &["resolve", path],
+        &["lockspace", "list"],
+        &["metrics"],
+    ] {
+        let said = fails(&house, 69, line).await;
+        let words =
+            "vmlockd is not running on the system bus; start it with 'systemctl start vmlockd'";
+        assert!(said.contains(words), "{line:?}: {said}");
+    }
+    let ran = vmlockctl(&house, &["doctor"]).await;
+    assert_eq!(ran.status.code(), Some(69), "{ran:?}");
+    assert!(ran.stdout.starts_with("DANGER   service    vmlockd is not running"), "{ran:?}");
+    vmlockctl(&house, &["lock", "--name", "backup", path]).await.ok();
+    assert!(vmlockctl(&house, &["list"]).await.ok().contains("backup"));
+}
