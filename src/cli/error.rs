@@ -26,6 +26,8 @@ pub(super) enum Error {
     Absent(String),
     /// Anything else.
     Failed(String),
+    /// A reply of the service in words of this tool, with its exit code.
+    Answered(String, Code),
     /// The reader has closed the pipe that is standard output: nothing to report.
     ReaderGone,
     /// A signal ended it before it was done.
@@ -108,6 +110,18 @@ impl Error {
         Some(message)
     }
 
+    /// The same error, which advises to run `command` where the service advises to set `force`.
+    pub(super) fn with_force(self, command: &str) -> Self {
+        let Self::Call(error) = &self else { return self };
+        match answer(error) {
+            Some((name, message)) if message.contains(FORCE) => {
+                let message = message.replace(FORCE, &format!("'{command}' breaks it"));
+                Self::Answered(message, code_of(&name))
+            }
+            _ => self,
+        }
+    }
+
     /// Adds to the message what to do.
     pub(super) fn with_advice(self, bus: Bus, advice: &str) -> Self {
         let code = self.code();
@@ -137,6 +151,7 @@ impl Error {
             Self::Usage(_) => Code::USAGE,
             Self::Missing(_) => Code::MISSING,
             Self::Failed(_) => Code::FAILURE,
+            Self::Answered(_, code) => *code,
             Self::ReaderGone => Code::SUCCESS,
             Self::Interrupted(signal) => Code::Signal(*signal),
         }
@@ -150,9 +165,11 @@ impl Error {
             Self::Lost => {
                 format!("the connection to the {} bus is lost; try again", bus.as_str())
             }
-            Self::Usage(text) | Self::Missing(text) | Self::Absent(text) | Self::Failed(text) => {
-                text.clone()
-            }
+            Self::Usage(text)
+            | Self::Missing(text)
+            | Self::Absent(text)
+            | Self::Failed(text)
+            | Self::Answered(text, _) => text.clone(),
             Self::ReaderGone | Self::Interrupted(_) => return None,
         };
         // Text of other users must stay on one line, and must not control the terminal.
@@ -284,6 +301,9 @@ fn start(bus: Bus) -> &'static str {
     }
 }
 
+/// How the service advises to break locks.
+const FORCE: &str = "set 'force' to break it";
+
 /// Puts what the service says of options of the D-Bus API into this tool's own options.
 fn in_options(message: &str) -> String {
     // "lock 7 belongs to …"
@@ -291,7 +311,7 @@ fn in_options(message: &str) -> String {
     let number = number.filter(|word| word.bytes().all(|byte| byte.is_ascii_digit()));
     let release = format!("'vmlockctl release --force {}' breaks it", number.unwrap_or("LOCK"));
     message
-        .replace("set 'force' to break it", &release)
+        .replace(FORCE, &release)
         .replace("and 'in-use' was not said", "and --in-use was not given")
 }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::sync::OnceCell;
 use zbus::fdo::{DBusProxy, PropertiesProxy};
 use zbus::names::BusName;
-use zbus::proxy::{CacheProperties, Defaults, MethodFlags};
+use zbus::proxy::{CacheProperties, Defaults};
 use zbus::wire::DynamicDeserialize;
 use zbus::{Connection, DynamicType, ObjectPath, Proxy};
 
@@ -150,26 +150,6 @@ impl Link {
         R: for<'d> DynamicDeserialize<'d>,
     {
         Ok(client::call(proxy, method, arguments, self.interactive).await?)
-    }
-
-    /// Calls a method of a service that runs, as [`Self::ask`] does. A stopped service is not started.
-    pub(super) async fn ask_running<B, R>(
-        &self,
-        proxy: &Proxy<'_>,
-        method: &str,
-        arguments: &B,
-    ) -> Result<R, Error>
-    where
-        B: Serialize + DynamicType,
-        R: for<'d> DynamicDeserialize<'d>,
-    {
-        let mut flags = MethodFlags::NO_AUTO_START;
-        if self.interactive {
-            flags |= MethodFlags::ALLOW_INTERACTIVE_AUTH;
-        }
-        let reply = proxy.call_with_flags(method, flags, arguments).await?;
-        // Only a call that wants no reply gets none.
-        reply.ok_or(Error::Call(zbus::Error::InvalidReply))
     }
 
     /// All locks, with where their names lead as far as the service tells that.

@@ -38,6 +38,7 @@ mod release;
 mod reload;
 mod remark;
 mod resolve;
+mod resume;
 mod row;
 mod run;
 mod running;
@@ -48,6 +49,7 @@ mod span;
 mod start;
 mod storage;
 mod survivors;
+mod suspend;
 mod table;
 mod target;
 #[cfg(test)]
@@ -143,6 +145,8 @@ enum Verb {
     Resolve(resolve::Arguments),
     Lockspace(lockspace::Arguments),
     Release(release::Arguments),
+    Suspend(suspend::Arguments),
+    Resume(resume::Arguments),
     Reload(reload::Arguments),
     Reexec(reexec::Arguments),
     Doctor(doctor::Arguments),
@@ -162,8 +166,9 @@ impl Verb {
         }
     }
 
-    /// Whether it only reads. A stopped service is not started for that.
-    fn reads(&self) -> bool {
+    /// Whether it is for a running service only, since it reads or changes the state of that one. A stopped
+    /// service is not started.
+    fn needs_running_service(&self) -> bool {
         match self {
             Self::List(_)
             | Self::Owners
@@ -171,6 +176,7 @@ impl Verb {
             | Self::Show(_)
             | Self::Who(_)
             | Self::Resolve(_)
+            | Self::Reload(_)
             | Self::Monitor
             | Self::Metrics(_) => true,
             Self::Lockspace(arguments) => arguments.reads(),
@@ -183,6 +189,7 @@ impl Verb {
         match self {
             Self::Run(arguments) => arguments.waits(),
             Self::Lock(arguments) => arguments.waits(),
+            Self::Resume(arguments) => arguments.waits(),
             Self::Monitor => true,
             _ => false,
         }
@@ -282,7 +289,7 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
             verb if verb.outlives_the_service() => Link::open(bus).await?,
             _ => Link::open_private(bus).await?,
         };
-        let link = if verb.reads() { link.to_running() } else { link };
+        let link = if verb.needs_running_service() { link.to_running() } else { link };
         match verb {
             Verb::Run(arguments) => run::perform(&link, arguments).await,
             Verb::Lock(arguments) => lock::perform(&link, arguments, form).await,
@@ -295,6 +302,8 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
             Verb::Resolve(arguments) => resolve::perform(&link, arguments, form).await,
             Verb::Lockspace(arguments) => lockspace::perform(&link, arguments, form).await,
             Verb::Release(arguments) => release::perform(&link, arguments).await,
+            Verb::Suspend(arguments) => suspend::perform(&link, arguments, form).await,
+            Verb::Resume(arguments) => resume::perform(&link, arguments, form).await,
             Verb::Reload(_) => reload::perform(&link).await,
             Verb::Monitor => monitor::perform(&link, form).await,
             Verb::Metrics(arguments) => metrics::perform(&link, arguments, form).await,

@@ -23,7 +23,7 @@ pub(super) struct Arguments {}
 /// Calls `Manager.Reload` and waits for the answer.
 pub(super) async fn perform(link: &Link) -> Result<Code, Error> {
     let manager = link.manager().await?;
-    let reply = link.ask_running::<_, ()>(manager.inner(), "Reload", &(Options::new(),)).await;
+    let reply = link.ask::<_, ()>(manager.inner(), "Reload", &(Options::new(),)).await;
     reply.map(|()| Code::SUCCESS).map_err(|error| match error.refusal() {
         Some(cause) => Error::Failed(format!(
             "cannot reload the configuration: {cause}; the previous configuration stays in effect"

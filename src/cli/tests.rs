@@ -30,6 +30,8 @@ fn what_is_a_command_line() {
         "vmlockctl who a b",
         "vmlockctl completions fish",
         "vmlockctl reload",
+        "vmlockctl suspend --force web1",
+        "vmlockctl resume web1 --wait=5min",
         "vmlockctl reexec --json --runtime-dir /run/other",
         "vmlockctl doctor --json",
         "vmlockctl doctor /srv/locks",

@@ -72,9 +72,9 @@ impl Wait {
 
 /// A wait that has begun.
 #[derive(Debug, Clone, Copy)]
-struct Begun {
-    at: Instant,
-    span: Span,
+pub(super) struct Begun {
+    pub(super) at: Instant,
+    pub(super) span: Span,
 }
 
 impl Begun {
@@ -86,12 +86,12 @@ impl Begun {
         }
     }
 
-    fn is_over(self) -> bool {
+    pub(super) fn is_over(self) -> bool {
         self.left() == Some(Duration::ZERO)
     }
 
     /// The same as the service is told it.
-    fn timeout(self) -> u64 {
+    pub(super) fn timeout(self) -> u64 {
         self.left().map_or(u64::MAX, |left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX))
     }
 }
@@ -174,13 +174,13 @@ async fn replaced(wanted: &Wanted) {
 }
 
 /// Who the service is on the bus.
-async fn unique_name(link: &Link) -> Option<OwnedUniqueName> {
+pub(super) async fn unique_name(link: &Link) -> Option<OwnedUniqueName> {
     let bus = DBusProxy::new(link.bus().await.ok()?).await.ok()?;
     bus.get_name_owner(BusName::try_from(SERVICE).ok()?).await.ok()
 }
 
 /// Returns once the service can be asked again; whether that was in time.
-async fn return_of_service(
+pub(super) async fn return_of_service(
     link: &Link,
     owner: &OwnerProxy<'_>,
     asked: Option<OwnedUniqueName>,
@@ -229,7 +229,7 @@ async fn return_of_service(
 }
 
 /// Tells the person for whom we wait, while we do.
-async fn tell(
+pub(super) async fn tell(
     link: &Link,
     owner: &OwnerProxy<'_>,
     disks: &[Disk],

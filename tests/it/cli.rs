@@ -17,6 +17,7 @@ mod reload;
 mod run;
 mod stopped;
 mod stumbles;
+mod suspend;
 mod targets;
 mod trouble;
 mod wait;

@@ -62,7 +62,7 @@ impl Scene {
 }
 
 /// Returns once a program has complained of something with these words.
-async fn until_said(house: &House, tool: &Tool, words: &str) {
+pub(super) async fn until_said(house: &House, tool: &Tool, words: &str) {
     let manager = manager(&house.connection().await).await;
     let said = async {
         while !tool.process.stderr().contains(words) {

@@ -1,0 +1,117 @@
+//! `suspend`: an owner releases its locks, and the service remembers them for `resume`.
+
+use clap::Args;
+use serde_json::json;
+
+use super::code::Code;
+use super::error::Error;
+use super::link::Link;
+use super::output::{Form, print};
+use super::table::{Lean, Table};
+use super::{find, json, row};
+use crate::client::{Options, Row, lists};
+
+const AFTER_HELP: &str = "\
+Releases all locks of the owner, withdraws its waiting requests, and prints what
+was released. The service remembers the locks until 'vmlockctl resume' acquires
+them again. Until then the owner can lock nothing else, and other owners can
+lock the disks. The VM is not told: make sure that it is paused, or that it has
+moved to another host.
+
+For the owner of another user, --force is needed while its VM is alive, and
+users other than root need an administrator's password.";
+
+/// Release all locks of an owner and remember them for 'vmlockctl resume'
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct Arguments {
+    /// Break the locks of a living VM of another user
+    #[arg(long)]
+    force: bool,
+    /// UUID (or its first digits) or name of the owner
+    #[arg(value_name = "OWNER")]
+    owner: String,
+}
+
+/// Suspends the owner and prints what it has released.
+pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Result<Code, Error> {
+    let owner = find_owner(link, &arguments.owner).await?;
+    let path = row::text(&owner, "owner");
+    let before = row::text(&owner, "state");
+    let proxy = link.owner(path).await?;
+    let options = Options::from([("force", arguments.force.into())]);
+    link.ask::<_, ()>(proxy.inner(), "Suspend", &(options,)).await.map_err(|error| {
+        error.with_force(&format!("vmlockctl suspend --force {}", arguments.owner))
+    })?;
+    let locks = suspended_locks(link, &owner).await?;
+    let outcome = match (before, locks.as_slice()) {
+        ("suspended", _) => "is suspended already; it has released",
+        (_, []) => "holds no locks; it is not suspended",
+        _ => "is suspended; it has released",
+    };
+    print(&report(form, &owner, outcome, &locks))?;
+    Ok(Code::SUCCESS)
+}
+
+/// Returns the owner that `text` names.
+pub(super) async fn find_owner(link: &Link, text: &str) -> Result<Row, Error> {
+    let owners = lists::owners(&link.manager().await?).await?;
+    find::owner(&owners, text, link.uid).cloned()
+}
+
+/// Lists what a suspended owner has released and gets again when it is resumed.
+pub(super) async fn suspended_locks(link: &Link, owner: &Row) -> Result<Vec<Row>, Error> {
+    let Some(path) = row::path(owner, "owner") else { return Ok(Vec::new()) };
+    let mut filter = lists::path_option("owner", path);
+    filter.insert("suspended", true.into());
+    Ok(lists::locks(&link.manager().await?, filter).await?)
+}
+
+/// What is printed: the owner, what has become of it, and the locks that this is about.
+pub(super) fn report(form: Form, owner: &Row, outcome: &str, locks: &[Row]) -> String {
+    let word = |key| row::text(owner, key);
+    if form == Form::Json {
+        let (owner, uuid, name) = (word("owner"), word("uuid"), word("name"));
+        let locks = json::objects(locks);
+        let object = json!({ "owner": owner, "uuid": uuid, "name": name, "locks": locks });
+        return json::document(&object);
+    }
+    // The column of numbers is not shown for locks that have none.
+    let mut table =
+        Table::new([("LOCK", Lean::Right), ("MODE", Lean::Left), ("RESOURCE", Lean::Left)]);
+    for lock in locks {
+        let word = |key| row::text(lock, key).to_owned();
+        table.push([row::lock_number(lock), word("mode"), word("resource")]);
+    }
+    let (colon, table) =
+        if locks.is_empty() { ("", String::new()) } else { (":", table.to_string()) };
+    let name = crate::lock::printable::shown(word("name"));
+    format!("VM \"{name}\" ({}) {outcome}{colon}\n{table}", word("uuid"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zbus::{OwnedVariant, Variant};
+
+    fn row<const N: usize>(entries: [(&str, &str); N]) -> Row {
+        let owned = |text: &str| OwnedVariant::try_from(Variant::from(text)).unwrap();
+        entries.map(|(key, value)| (key.to_owned(), owned(value))).into()
+    }
+
+    #[test]
+    fn a_report_names_the_owner_and_its_locks() {
+        let owner = row([("owner", "/o"), ("uuid", "4dea"), ("name", "we\nb1")]);
+        let locks = [row([("mode", "shared"), ("resource", "/a")])];
+        let text = report(Form::Text, &owner, "is suspended; it has released", &locks);
+        let expected = "VM \"we\\nb1\" (4dea) is suspended; it has released:\n\
+                        MODE    RESOURCE\nshared  /a\n";
+        assert_eq!(text, expected);
+        let text = report(Form::Text, &owner, "holds no locks; it is not suspended", &[]);
+        assert_eq!(text, "VM \"we\\nb1\" (4dea) holds no locks; it is not suspended\n");
+        let json = report(Form::Json, &owner, "", &locks);
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["locks"][0]["resource"], "/a");
+        assert_eq!((&json["owner"], &json["name"]), (&"/o".into(), &"we\nb1".into()));
+    }
+}
