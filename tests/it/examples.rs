@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::house::{Broker, House};
 
-/// The lines of the page that are typed: between `.EX` and `.EE`, after a prompt.
+/// The lines of the page that are typed: between `.EX` and `.EE`, after a prompt of the shell.
 fn typed() -> Vec<String> {
     let page = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("man/org.vmlockd1.5");
     let page = fs::read_to_string(page).unwrap();
@@ -17,7 +17,10 @@ fn typed() -> Vec<String> {
             ".EE" => inside = false,
             _ => {}
         }
-        let command = line.strip_prefix("# ").or_else(|| line.strip_prefix("$ "));
+        // The last one is that of a here-document, in which lines can be empty.
+        let mut prompts = ["# ", "$ ", "> "].into_iter();
+        let typed = prompts.find_map(|prompt| line.strip_prefix(prompt));
+        let command = typed.or((line == ">").then_some(""));
         if let Some(command) = command.filter(|_| inside) {
             lines.push(command.replace("\\-", "-").replace("\\(aq", "'"));
         }
@@ -44,6 +47,7 @@ async fn the_man_pages_lines_work_as_they_stand() {
         for word in [
             "RegisterOwner",
             "OpenOwner",
+            "AcquireWithFiles",
             "Acquire",
             "FindHolders",
             "Release",
