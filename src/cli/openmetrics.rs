@@ -91,14 +91,14 @@ fn number(text: &mut String, metrics: &Row, key: &str, kind: Kind, help: &str) {
         Kind::Histogram => {
             let name = name.replace("_usec", "_seconds");
             head(text, &name, "histogram", help);
-            let buckets = pairs(metrics, key);
-            for (bound, count) in &buckets {
-                let bound = if *bound == u64::MAX { "+Inf".to_owned() } else { seconds(*bound) };
+            for (bound, count) in pairs(metrics, key) {
+                let bound = seconds(bound);
                 say(text, format_args!("vmlockd_{name}_bucket{{le=\"{bound}\"}} {count}"));
             }
+            let count = row::number(metrics, &key.replace("-usec", "-count"));
+            say(text, format_args!("vmlockd_{name}_bucket{{le=\"+Inf\"}} {count}"));
             let sum = seconds(row::number(metrics, &format!("{key}-sum")));
             say(text, format_args!("vmlockd_{name}_sum {sum}"));
-            let count = buckets.last().map_or(0, |(_, count)| *count);
             say(text, format_args!("vmlockd_{name}_count {count}"));
         }
     }
@@ -162,7 +162,8 @@ mod tests {
         let metrics = Row::from([
             ("locks".to_owned(), value(3_u64.into())),
             ("locks-granted".to_owned(), value(5_u64.into())),
-            ("grant-usec".to_owned(), value(vec![(100_u64, 2_u64), (u64::MAX, 5)].into())),
+            ("grant-usec".to_owned(), value(vec![(100_u64, 2_u64)].into())),
+            ("grant-count".to_owned(), value(5_u64.into())),
             ("grant-usec-sum".to_owned(), value(1_500_u64.into())),
             ("a-newer-one".to_owned(), value("x".into())),
         ]);

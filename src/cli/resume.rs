@@ -96,8 +96,7 @@ async fn wait(
     let mut line = Line::new();
     loop {
         let asked = unique_name(link).await;
-        let options = Options::from([("timeout-usec", begun.timeout().into())]);
-        let mut reply = pin!(resume(link, owner, options));
+        let mut reply = pin!(resume(link, owner, begun.options()));
         let reply = tokio::select! {
             reply = &mut reply => reply,
             never = tell(link, owner, disks, begun, &mut line) => match never {},

@@ -90,9 +90,13 @@ impl Begun {
         self.left() == Some(Duration::ZERO)
     }
 
-    /// The same as the service is told it.
-    pub(super) fn timeout(self) -> u64 {
-        self.left().map_or(u64::MAX, |left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX))
+    /// Returns the options of a request that waits for what is left.
+    pub(super) fn options(self) -> Options<'static> {
+        let micros = |left: Duration| u64::try_from(left.as_micros()).unwrap_or(u64::MAX);
+        Options::from([match self.left() {
+            Some(left) => ("timeout-usec", micros(left).into()),
+            None => ("no-timeout", true.into()),
+        }])
     }
 }
 
@@ -144,8 +148,7 @@ async fn ask(
     begun: Begun,
     line: &mut Line,
 ) -> (Result<(), Error>, bool) {
-    let options = Options::from([("timeout-usec", begun.timeout().into())]);
-    let mut answer = pin!(ask_for(link, owner, wanted, options));
+    let mut answer = pin!(ask_for(link, owner, wanted, begun.options()));
     tokio::select! {
         answer = &mut answer => return (answer, false),
         () = replaced(wanted) => {}
@@ -293,16 +296,23 @@ async fn held_up(link: &Link, owner: &str, disks: &[Disk]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use zbus::Variant;
+
     use super::*;
 
     #[test]
     fn what_is_left_is_what_the_service_is_told() {
         let at = Instant::now();
-        assert_eq!(Begun { at, span: Span::Ever }.timeout(), u64::MAX);
+        let timeout = |begun: Begun| match begun.options().get("timeout-usec") {
+            Some(Variant::U64(micros)) => *micros,
+            other => panic!("{other:?}"),
+        };
+        let ever = Begun { at, span: Span::Ever }.options();
+        assert_eq!(ever, Options::from([("no-timeout", true.into())]));
         let hour = Begun { at, span: Span::For(Duration::from_secs(3600)) };
-        assert!((3_500_000_000..=3_600_000_000).contains(&hour.timeout()) && !hour.is_over());
+        assert!((3_500_000_000..=3_600_000_000).contains(&timeout(hour)) && !hour.is_over());
         let none = Begun { at, span: Span::For(Duration::ZERO) };
-        assert!(none.is_over() && none.timeout() == 0);
+        assert!(none.is_over() && timeout(none) == 0);
         assert_eq!(Wait { span: Some(none.span) }.span(), None);
     }
 }

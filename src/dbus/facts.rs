@@ -175,7 +175,6 @@ pub(super) fn of_holder(holder: &Holder, user: String, program: String, host: &s
         ("user", user.into()),
         ("since-usec", holder.since.into()),
         ("resource", holder.resource.clone().into()),
-        ("path", holder.resource.clone().into()),
         ("host", host.to_owned().into()),
     ]);
     if let Some(until) = holder.reserved_until {
@@ -204,11 +203,14 @@ pub(super) fn of_metrics(metrics: &Metrics) -> Facts {
         ("since-usec", (*since).into()),
         ("grant-usec", grants.buckets.clone().into()),
         ("grant-usec-sum", grants.sum.into()),
+        ("grant-count", grants.count.into()),
         ("wait-usec", waits.buckets.clone().into()),
         ("wait-usec-sum", waits.sum.into()),
+        ("wait-count", waits.count.into()),
     ]);
     facts
 }
+
 /// What `FindHolders` tells of a process that holds the lock, or has the disk open: `kind`.
 #[must_use]
 pub(super) fn of_process(process: &Process, kind: &'static str, user: String, host: &str) -> Facts {
@@ -240,7 +242,6 @@ pub(super) fn of_recorded(recorded: &Recorded) -> Facts {
         ("pid", entry.pid.into()),
         ("user", entry.user.clone().into()),
         ("since-usec", entry.since.into()),
-        ("path", entry.path.clone().into()),
         ("resource", entry.path.clone().into()),
     ])
 }
@@ -257,8 +258,8 @@ pub(super) fn of_hidden(mode: Mode) -> Facts {
     Facts::from([("kind", "hidden".into()), ("mode", mode.as_str().into())])
 }
 
-/// How a disk is held by others: for those who have no other mode or name of their own.
-pub(super) fn held_as(facts: &mut Facts, mode: &'static str, path: &str) {
+/// Adds the mode in which a resource is held and its name, unless the row has its own.
+pub(super) fn held_as(facts: &mut Facts, mode: &'static str, resource: &str) {
     facts.entry("mode").or_insert_with(|| mode.into());
-    facts.entry("path").or_insert_with(|| path.to_owned().into());
+    facts.entry("resource").or_insert_with(|| resource.to_owned().into());
 }

@@ -8,6 +8,7 @@ mod binding;
 mod bulk;
 mod claims;
 pub mod error;
+mod exported;
 mod facts;
 mod folder;
 mod front;
@@ -44,6 +45,7 @@ use crate::paths;
 use crate::service::Service;
 
 use bulk::Bulk;
+use exported::Exported;
 pub use front::{Answer, Front, Wish};
 
 /// The bus name.
@@ -167,9 +169,9 @@ async fn open(
     let front = Arc::new(Front { service: service.clone(), gate: gate.clone(), wishes, bulk });
     let objects = connection.object_server();
     objects.at(paths::ROOT, objects::Objects(Arc::clone(&front))).await?;
-    objects.at(paths::ROOT, manager::Manager(Arc::clone(&front))).await?;
+    objects.at(paths::ROOT, Exported(manager::Manager(Arc::clone(&front)))).await?;
     let log_control = log_control::LogControl::new(Arc::clone(&front), log.clone());
-    objects.at(paths::LOG_CONTROL, log_control).await?;
+    objects.at(paths::LOG_CONTROL, Exported(log_control)).await?;
     for path in folder::FIXED {
         folder::Folder::ensure(connection, &front, path).await?;
     }

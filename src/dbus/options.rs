@@ -171,14 +171,22 @@ impl Options {
         }
     }
 
-    /// Takes the time to wait.
+    /// Takes the time to wait. "No limit" is an option of its own, since languages whose numbers are
+    /// floating-point numbers cannot express the largest value of `timeout-usec`.
     ///
     /// # Errors
     ///
-    /// `InvalidArgs` for another type.
+    /// `InvalidArgs` for another type, and for a time limit together with `no-timeout`.
     pub(super) fn timeout(&mut self) -> Result<Timeout, Error> {
         let micros = self.take::<u64>("timeout-usec", "a 64-bit number (t)")?;
-        Ok(Timeout(micros.unwrap_or_default()))
+        match (micros, self.flag("no-timeout")?) {
+            (Some(u64::MAX), _) | (None, true) => Ok(Timeout::Unlimited),
+            (Some(micros), true) => Err(Error::invalid(format!(
+                "options 'timeout-usec' ({micros}) and 'no-timeout' contradict each other"
+            ))),
+            (None | Some(0), false) => Ok(Timeout::NonBlocking),
+            (Some(micros), false) => Ok(Timeout::After(Duration::from_micros(micros))),
+        }
     }
 
     /// Takes the time for which an offer stands.

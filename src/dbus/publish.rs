@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use zbus::{Connection, OwnedObjectPath};
 
+use super::exported::Exported;
 use super::folder::Folder;
 use super::front::Front;
 use super::lock::LockObject;
@@ -97,11 +98,13 @@ impl Publisher {
         }
         for owner in owners {
             let path = paths::owner(owner.id);
-            objects.at(path, OwnerObject::new(Arc::clone(&self.front), owner)).await?;
+            let object = OwnerObject::new(Arc::clone(&self.front), owner);
+            objects.at(path, Exported(object)).await?;
         }
         for lock in locks {
             let path = paths::lock(lock.id);
-            objects.at(path, LockObject::new(Arc::clone(&self.front), lock)).await?;
+            let object = LockObject::new(Arc::clone(&self.front), lock);
+            objects.at(path, Exported(object)).await?;
         }
         Ok(())
     }
@@ -244,7 +247,7 @@ impl Publisher {
         audience: Audience,
         properties: impl Fn(Viewer) -> Properties<'static>,
     ) -> zbus::Result<bool> {
-        if self.connection.object_server().at(&path, object).await?.is_some() {
+        if self.connection.object_server().at(&path, Exported(object)).await?.is_some() {
             return Ok(false);
         }
         let folder = path.rsplit_once('/').map_or("/", |(folder, _)| folder);

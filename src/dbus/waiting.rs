@@ -12,20 +12,26 @@ use crate::lock::{Mode, OwnerId};
 use crate::service::list::WaitingRow;
 use crate::service::{Granted, Wait, wall_clock_of};
 
-/// How long a call may wait, in microseconds: 0, and it is answered at once; the highest number, and
-/// it waits for as long as it takes.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Timeout(pub u64);
+/// How long a call may wait for resources that others hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Timeout {
+    /// It fails at once if a resource is not free.
+    NonBlocking,
+    /// It waits for at most this time.
+    After(Duration),
+    /// It waits without limit.
+    Unlimited,
+}
 
 impl Timeout {
     /// The wait of a call, counted from now: a dialog that the caller had to answer before is not
     /// taken off.
     #[must_use]
     pub(super) fn begin(self, call: &Call<'_>) -> Option<Wait> {
-        let until = match self.0 {
-            0 => return None,
-            u64::MAX => None,
-            micros => Instant::now().checked_add(Duration::from_micros(micros)),
+        let until = match self {
+            Self::NonBlocking => return None,
+            Self::After(time) => Instant::now().checked_add(time),
+            Self::Unlimited => None,
         };
         Some(Wait { until, caller: call.caller.presence() })
     }

@@ -73,18 +73,13 @@ impl<const N: usize> Times<N> {
 
     fn read(&self) -> Histogram {
         let mut count = 0;
-        let mut so_far = |bound: u64, more: &AtomicU64| {
+        let mut bucket = |(bound, more): (&u64, &AtomicU64)| {
             count += more.load(Ordering::Relaxed);
-            (bound, count)
+            (*bound, count)
         };
-        let mut buckets: Vec<(u64, u64)> = self
-            .bounds
-            .iter()
-            .zip(&self.counts)
-            .map(|(bound, more)| so_far(*bound, more))
-            .collect();
-        buckets.push(so_far(u64::MAX, &self.longer));
-        Histogram { buckets, sum: self.sum.load(Ordering::Relaxed) }
+        let buckets = self.bounds.iter().zip(&self.counts).map(&mut bucket).collect();
+        count += self.longer.load(Ordering::Relaxed);
+        Histogram { buckets, count, sum: self.sum.load(Ordering::Relaxed) }
     }
 }
 
@@ -215,9 +210,10 @@ impl Counts {
 /// How many took how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Histogram {
-    /// Upper bounds in microseconds, the last one without end (`u64::MAX`), and how many took no
-    /// longer than that.
+    /// Upper bounds in microseconds, and how many took no longer than that.
     pub buckets: Vec<(u64, u64)>,
+    /// How many there were, those above the last bound included.
+    pub count: u64,
     /// All their times together, in microseconds.
     pub sum: u64,
 }
@@ -290,12 +286,12 @@ mod tests {
         for usec in [0, 50, 51, 2_000_000, 3_600_000_000] {
             times.add(Duration::from_micros(usec));
         }
-        let Histogram { buckets, sum } = times.read();
-        assert_eq!(sum, 3_602_000_101);
-        assert_eq!(buckets.len(), GRANTS.len() + 1);
+        let Histogram { buckets, count, sum } = times.read();
+        assert_eq!((count, sum), (5, 3_602_000_101));
+        assert_eq!(buckets.len(), GRANTS.len());
         let of = |bound: u64| buckets.iter().find(|(upper, _)| *upper == bound).unwrap().1;
         assert_eq!([of(50), of(100), of(1_000_000), of(2_500_000)], [2, 3, 3, 4]);
-        assert_eq!(buckets.last(), Some(&(u64::MAX, 5)));
+        assert_eq!(buckets.last(), Some(&(10_000_000, 4)));
         for bounds in [&GRANTS[..], &WAITS[..]] {
             assert!(bounds.is_sorted_by(|a, b| a < b), "{bounds:?}");
         }

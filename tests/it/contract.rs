@@ -302,6 +302,7 @@ fn the_man_page_names_everything() {
     }
     for word in [
         "timeout-usec",
+        "no-timeout",
         "in-use",
         "manual",
         "process",

@@ -51,7 +51,8 @@ async fn a_machine_that_has_the_disk_open_is_named_and_refuses_nobody() {
     let said = house.run("vmlockctl", &["--json", "who", path]).await.ok();
     let said: serde_json::Value = serde_json::from_str(&said).unwrap();
     let holder = &said[0]["holders"][0];
-    for (key, value) in [("kind", "opener"), ("uuid", UUID), ("mode", "exclusive"), ("path", path)]
+    for (key, value) in
+        [("kind", "opener"), ("uuid", UUID), ("mode", "exclusive"), ("resource", path)]
     {
         assert_eq!(holder[key], value, "{holder}");
     }

@@ -2,6 +2,7 @@
 
 mod busy;
 mod leaving;
+mod limit;
 mod names;
 mod order;
 mod quotas;

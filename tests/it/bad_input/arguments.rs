@@ -61,11 +61,21 @@ async fn an_option_of_another_type_is_not_taken_for_something_else() {
     let mut tried = 0;
     for method in &methods {
         let known: &[&str] = match method.name {
-            "OpenOwner" => &["resources", "timeout-usec", "in-use", "on-lost", "manual", "process"],
-            "RegisterOwner" => &["resources", "timeout-usec", "in-use", "on-lost", "manual"],
-            "Acquire" | "AcquireWithFiles" => &["timeout-usec", "in-use"],
-            "Resume" => &["timeout-usec"],
-            "Convert" => &["timeout-usec", "in-use", "file"],
+            "OpenOwner" => &[
+                "resources",
+                "timeout-usec",
+                "no-timeout",
+                "in-use",
+                "on-lost",
+                "manual",
+                "process",
+            ],
+            "RegisterOwner" => {
+                &["resources", "timeout-usec", "no-timeout", "in-use", "on-lost", "manual"]
+            }
+            "Acquire" | "AcquireWithFiles" => &["timeout-usec", "no-timeout", "in-use"],
+            "Resume" => &["timeout-usec", "no-timeout"],
+            "Convert" => &["timeout-usec", "no-timeout", "in-use", "file"],
             "Offer" => &["timeout-usec", "force"],
             "Release" | "Suspend" | "Close" => &["force"],
             "ListLocks" => &["limit", "after", "owner", "resource", "suspended"],
@@ -80,7 +90,7 @@ async fn an_option_of_another_type_is_not_taken_for_something_else() {
                 "limit" => ("", vec![0_u32.into(), 1_u64.into(), (-1_i32).into(), "1".into()]),
                 "after" | "owner" => ("must be", vec![1_u32.into(), "1".into(), path("/a")]),
                 "resource" => ("must be a string", vec![path("/a"), vec!["/a"].into()]),
-                "manual" | "force" | "in-use" | "suspended" => {
+                "manual" | "force" | "in-use" | "suspended" | "no-timeout" => {
                     ("must be a boolean", vec!["true".into(), 1_u32.into()])
                 }
                 "on-lost" => ("", vec![true.into(), "".into(), "stop".into(), "KILL".into()]),
@@ -97,7 +107,7 @@ async fn an_option_of_another_type_is_not_taken_for_something_else() {
         }
         before.still(method.name).await;
     }
-    assert_eq!(tried, 94);
+    assert_eq!(tried, 106);
     before.and_it_goes_on().await;
 }
 

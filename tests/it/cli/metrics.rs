@@ -89,5 +89,8 @@ async fn metrics_are_printed_as_text_and_as_json() {
     assert!(printed.ends_with("\n# EOF\n"), "{printed}");
     let told = super::json(&house, &["metrics"]).await;
     assert_eq!(told["locks-granted"], 0);
-    assert_eq!(told["wait-usec"].as_array().unwrap().last(), Some(&json!([null, 0])));
+    assert_eq!(told["wait-count"], 0);
+    // Larger numbers are rounded where all numbers are floating-point numbers.
+    let last = told["wait-usec"].as_array().unwrap().last().unwrap();
+    assert!(last[0].as_u64().unwrap() < 1 << 53, "{last}");
 }

@@ -43,7 +43,7 @@ async fn a_holder_on_another_host_is_named() {
         ("host", "Node 0"),
         ("user", "root"),
         ("mode", "exclusive"),
-        ("path", disk),
+        ("resource", disk),
     ] {
         assert_eq!(fact(&holders[0], key), value, "{key}");
     }
