@@ -63,6 +63,8 @@ endif
 
 docs = README.md CHANGELOG.md LICENSE LICENSE-APACHE LICENSE-MIT vmlockd.toml.example polkit/vmlockd.rules.example
 
+examples = README.md python/lock-disks.py c/lock-disks.c c/Makefile javascript/lock-disks.js
+
 # polkit shows the messages of its actions in the user's language. Without msgfmt (gettext), no
 # translations are installed.
 all_languages = $(shell sed '/^\#/d' po/LINGUAS)
@@ -105,6 +107,7 @@ install:
 	$(INSTALL) -D -m 644 -t $(DESTDIR)$(dbusconfdir) dbus/org.vmlockd1.conf
 	$(INSTALL) -D -m 644 -t $(DESTDIR)$(polkitactionsdir) polkit/org.vmlockd1.policy
 	$(INSTALL) -D -m 644 -t $(DESTDIR)$(docdir) $(docs)
+	$(foreach file,$(examples),$(INSTALL) -D -m 644 examples/$(file) $(DESTDIR)$(docdir)/examples/$(file) &&) true
 	$(foreach language,$(languages),msgfmt --check -o - po/$(language).po | $(INSTALL) -D -m 644 /dev/stdin $(DESTDIR)$(localedir)/$(language)/LC_MESSAGES/vmlockd.mo &&) true
 	$(if $(man1),$(INSTALL) -D -m 644 -t $(DESTDIR)$(mandir)/man1 $(man1))
 	$(if $(man5),$(INSTALL) -D -m 644 -t $(DESTDIR)$(mandir)/man5 $(man5))
@@ -121,12 +124,12 @@ uninstall:
 	rm -f $(DESTDIR)$(dbusdir)/system-services/org.vmlockd1.service $(DESTDIR)$(dbusdir)/services/org.vmlockd1.service
 	rm -f $(patsubst dbus/%,$(DESTDIR)$(dbusdir)/interfaces/%,$(wildcard dbus/*.xml))
 	rm -f $(DESTDIR)$(dbusconfdir)/org.vmlockd1.conf $(DESTDIR)$(polkitactionsdir)/org.vmlockd1.policy
-	rm -f $(addprefix $(DESTDIR)$(docdir)/,$(notdir $(docs)))
+	rm -f $(addprefix $(DESTDIR)$(docdir)/,$(notdir $(docs))) $(addprefix $(DESTDIR)$(docdir)/examples/,$(examples))
 	rm -f $(foreach language,$(all_languages),$(DESTDIR)$(localedir)/$(language)/LC_MESSAGES/vmlockd.mo)
 	rm -f $(patsubst man/%,$(DESTDIR)$(mandir)/man1/%,$(man1))
 	rm -f $(patsubst man/%,$(DESTDIR)$(mandir)/man5/%,$(man5))
 	rm -f $(patsubst man/%,$(DESTDIR)$(mandir)/man8/%,$(man8))
-	test ! -d $(DESTDIR)$(docdir) || rmdir --ignore-fail-on-non-empty $(DESTDIR)$(docdir)
+	test ! -d $(DESTDIR)$(docdir) || find $(DESTDIR)$(docdir) -depth -type d -empty -delete
 
 test:
 	tests/deps

@@ -10,7 +10,6 @@
 #include <gio/gio.h>
 #include <gio/gunixfdlist.h>
 #include <glib-unix.h>
-#include <stdio.h>
 #include <unistd.h>
 
 #include "vmlockd.h"
@@ -162,7 +161,6 @@ int main(int argc, char **argv) {
         g_printerr("Usage: lock-disks [--session] DISK1 DISK2\n");
         return EX_USAGE;
     }
-    setvbuf(stdout, NULL, _IOLBF, 0);
     loop = g_main_loop_new(NULL, FALSE);
     for (int n = 0; n < 2; n++)
         disks[n] = g_canonicalize_filename(argv[argc - 2 + n], NULL);

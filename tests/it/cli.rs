@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "what a test can't do ends it, in its helpers too")]
 
 mod doctor;
-mod forged;
+pub(crate) mod forged;
 mod instances;
 mod left;
 mod leftover;

@@ -59,6 +59,11 @@ fn uninstall_removes_all_that_install_has_installed() {
         "usr/share/doc/vmlockd/LICENSE-MIT",
         "usr/share/doc/vmlockd/LICENSE-APACHE",
         "usr/share/doc/vmlockd/vmlockd.toml.example",
+        "usr/share/doc/vmlockd/examples/README.md",
+        "usr/share/doc/vmlockd/examples/python/lock-disks.py",
+        "usr/share/doc/vmlockd/examples/c/lock-disks.c",
+        "usr/share/doc/vmlockd/examples/c/Makefile",
+        "usr/share/doc/vmlockd/examples/javascript/lock-disks.js",
         "usr/share/doc/vmlockd/vmlockd.rules.example",
         "usr/share/locale/de/LC_MESSAGES/vmlockd.mo",
         "usr/share/polkit-1/actions/org.vmlockd1.policy",
@@ -67,6 +72,7 @@ fn uninstall_removes_all_that_install_has_installed() {
     }
     make("uninstall", &into, &shells);
     assert_eq!(files(&into), BTreeSet::new());
+    assert!(!into.join("usr/share/doc/vmlockd").exists());
 }
 
 /// The example as an administrator gets it who removes each `#` before a key.

@@ -17,6 +17,7 @@ mod block;
 mod broker;
 mod chains;
 mod cli;
+mod clients;
 mod codegen;
 mod contract;
 mod crash;

@@ -16,7 +16,7 @@ const MANAGER: &str = "org.vmlockd1.Manager";
 const OBJECTS: &str = "org.freedesktop.DBus.ObjectManager";
 
 /// Returns the unique name of the connection that a process has on the bus.
-pub(super) async fn name_of(bus: &Connection, pid: u32) -> OwnedUniqueName {
+pub(crate) async fn name_of(bus: &Connection, pid: u32) -> OwnedUniqueName {
     let proxy = DBusProxy::new(bus).await.unwrap();
     let names = proxy.list_names().await.unwrap();
     for name in names {
