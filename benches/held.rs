@@ -61,9 +61,16 @@ impl Scene {
         restored.settle();
         let owner = OwnerId::new(0, Uuid::from_u128(1));
         let anchors = vec![NewAnchor::Manual];
-        let (name, front) = ("measured".to_owned(), Front::Dbus);
-        let opening =
-            Opening { id: owner, name, front, on_lost: OnLost::Notify, anchors, asks: Vec::new() };
+        let (name, why, front) = ("measured".to_owned(), String::new(), Front::Dbus);
+        let opening = Opening {
+            id: owner,
+            name,
+            why,
+            front,
+            on_lost: OnLost::Notify,
+            anchors,
+            asks: Vec::new(),
+        };
         service.open(opening, None).await.unwrap();
         let disk = |n: usize| directory.join(n.to_string());
         for n in 0..=held {

@@ -18,6 +18,7 @@ use super::output::{Form, print};
 use super::signals::Signals;
 use super::table::{Lean, Table};
 use super::wait::Wait;
+use super::why::Why;
 use super::{json, row};
 use crate::client::{Options, Row, Subscription, lists};
 use crate::lock::on_lost::OnLost;
@@ -29,7 +30,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 const EXAMPLE: &str = "\
 Example:
-  vmlockctl lock --name backup web1.qcow2
+  vmlockctl lock --name backup --why 'nightly backup' web1.qcow2
   …
   vmlockctl unlock ./web1.qcow2
 
@@ -48,6 +49,8 @@ pub(super) struct Arguments {
     /// The owner's UUID [default: a new one]
     #[arg(long, value_parser = check_uuid)]
     uuid: Option<String>,
+    #[command(flatten)]
+    why: Why,
     #[command(flatten)]
     wait: Wait,
     /// Lock disks also while this host uses them itself
@@ -78,7 +81,8 @@ pub(super) async fn perform(link: &Link, args: Arguments, form: Form) -> Result<
     let (name, disks, wait) = (&args.name, &args.disks[..], args.wait.span());
     // There is no process that anything could become of.
     let (in_use, on_lost) = (args.in_use, OnLost::Notify);
-    let opening = Opening { name, uuid: &uuid, manual: true, disks, in_use, on_lost, wait };
+    let (uuid, why) = (&uuid, args.why.text());
+    let opening = Opening { name, why, uuid, manual: true, disks, in_use, on_lost, wait };
     let mut request = Box::pin(opening.open(link));
     let Opened { path, lifeline } = tokio::select! {
         opened = &mut request => opened?,
@@ -94,9 +98,9 @@ pub(super) async fn perform(link: &Link, args: Arguments, form: Form) -> Result<
             return Err(Error::Interrupted(signal as i32));
         }
     };
-    match report(link, &path, &uuid, lifeline, form).await {
+    match report(link, &path, uuid, lifeline, form).await {
         Ok(()) => Ok(Code::SUCCESS),
-        Err(error) => Err(withdraw(link, &path, &uuid, error).await),
+        Err(error) => Err(withdraw(link, &path, uuid, error).await),
     }
 }
 

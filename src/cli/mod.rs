@@ -60,6 +60,7 @@ mod virtlockd;
 mod wait;
 mod waiting;
 mod who;
+mod why;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -24,6 +24,8 @@ use crate::paths;
 pub(super) struct Opening<'o> {
     /// What people call it.
     pub(super) name: &'o str,
+    /// What its locks are for, or empty.
+    pub(super) why: &'o str,
     /// Its UUID; empty: the service makes one.
     pub(super) uuid: &'o str,
     /// Whether it stays until it is closed.
@@ -67,6 +69,9 @@ impl Opening<'_> {
         }
         if self.on_lost != OnLost::default() {
             options.insert("on-lost", self.on_lost.as_str().into());
+        }
+        if !self.why.is_empty() {
+            options.insert("why", self.why.into());
         }
         if at_once {
             options.insert("resources", Variant::from(names.as_slice()));

@@ -37,6 +37,7 @@ use super::signals::{Signals, is_for_the_group};
 use super::start::{self, Waiting};
 use super::survivors::{self, Survivor};
 use super::wait::Wait;
+use super::why::Why;
 use crate::client::{Event, MANAGER_PATH, Options, OwnerProxy, Subscription};
 use crate::lock::on_lost::OnLost;
 
@@ -63,7 +64,7 @@ VMLOCKD_LIFELINE_FD, the owner's UUID in VMLOCKD_OWNER.";
 /// Run a command and keep disks locked for as long as it lives
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "vmlockctl run [--name NAME] [--uuid UUID] [--wait[=DURATION]] [--conflict-exit-code NUMBER] [--in-use] [--on-lost=ACTION] --disk PATH[:MODE]... [--lease DIRECTORY/KEY[:MODE]]... -- COMMAND [ARG]...",
+    override_usage = "vmlockctl run [--name NAME] [--uuid UUID] [--why TEXT] [--wait[=DURATION]] [--conflict-exit-code NUMBER] [--in-use] [--on-lost=ACTION] --disk PATH[:MODE]... [--lease DIRECTORY/KEY[:MODE]]... -- COMMAND [ARG]...",
     after_help = EXAMPLE
 )]
 pub(super) struct Arguments {
@@ -82,6 +83,8 @@ pub(super) struct Arguments {
     /// A lease in a lockspace, see 'vmlockctl lockspace --help'
     #[arg(long = "lease", value_name = "DIRECTORY/KEY[:MODE]", value_parser = Disk::lease_parser())]
     leases: Vec<Disk>,
+    #[command(flatten)]
+    why: Why,
     #[command(flatten)]
     wait: Wait,
     /// Exit with this code instead of 75 if a disk is locked by another owner, or --wait times out
@@ -129,14 +132,16 @@ pub(super) async fn perform(link: &Link, arguments: Arguments) -> Result<Code, E
 }
 
 async fn locked(link: &Link, arguments: Arguments) -> Result<Code, Error> {
-    let Arguments { name, uuid, mut disks, leases, wait, in_use, on_lost, command, .. } = arguments;
+    let Arguments { name, uuid, why, mut disks, leases, wait, in_use, on_lost, command, .. } =
+        arguments;
     disks.extend(leases);
     let name = name.unwrap_or_else(|| name_of(&command));
     let uuid = uuid.unwrap_or_else(|| Uuid::new_v4().to_string());
     let mut signals = Signals::catch()?;
     let (disks, wait) = (&disks[..], wait.span());
     let (name, uuid) = (&name, &uuid);
-    let opening = Opening { name, uuid, manual: false, disks, in_use, on_lost, wait };
+    let why = why.text();
+    let opening = Opening { name, why, uuid, manual: false, disks, in_use, on_lost, wait };
     let Opened { path, lifeline } = tokio::select! {
         // Our end closes the lifeline, also one that is on its way to us.
         signal = signals.next() => return Err(Error::Interrupted(signal as i32)),

@@ -21,10 +21,11 @@ const OWNER: &str = "org.vmlockd1.Owner";
 const LOCK: &str = "org.vmlockd1.Lock";
 
 /// The order in which keys are printed; other keys follow in alphabetical order.
-const ORDER: [&str; 14] = [
+const ORDER: [&str; 15] = [
     "lock",
     "owner",
     "name",
+    "why",
     "uuid",
     "resource",
     "name-state",

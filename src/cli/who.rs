@@ -17,6 +17,7 @@ use crate::client::Row;
 use crate::lock::age::age;
 use crate::lock::lease::spoken;
 use crate::lock::printable::{shown, shown_path};
+use crate::lock::why::remark;
 
 const AFTER_HELP: &str = "\
 For a lock or an owner, the holders of its disks are printed.
@@ -121,6 +122,10 @@ pub(super) fn held(disk: &str, holder: &Row, detail: Detail) -> String {
         mode => format!("locked {mode} by"),
     };
     let pid = row::number(holder, "pid");
+    let why = match detail {
+        Detail::Brief => String::new(),
+        Detail::Full => remark(word("why")),
+    };
     let who = match (word("kind"), pid) {
         ("owner" | "reserved", pid) => {
             let uuid = match detail {
@@ -128,7 +133,8 @@ pub(super) fn held(disk: &str, holder: &Row, detail: Detail) -> String {
                 Detail::Full => format!("{}, ", word("uuid")),
             };
             let pid = if pid == 0 { String::new() } else { format!("pid {pid}, ") };
-            format!("VM \"{}\" ({uuid}{pid}user {})", word("name"), word("user"))
+            let (name, user) = (word("name"), word("user"));
+            format!("VM \"{name}\" ({uuid}{pid}user {user}{why})")
         }
         ("process", _) => process(holder, "another program "),
         ("hidden", _) => "another user".to_owned(),
@@ -137,7 +143,8 @@ pub(super) fn held(disk: &str, holder: &Row, detail: Detail) -> String {
             let (name, uuid, user) = (word("name"), word("uuid"), word("user"));
             let host = word("host");
             format!(
-                "its last recorded holder, VM \"{name}\" ({uuid}{pid}, user {user}) on host {host}"
+                "its last recorded holder, VM \"{name}\" ({uuid}{pid}, user {user}{why}) on host \
+                 {host}"
             )
         }
         _ => "another program or host that the kernel does not name".to_owned(),
@@ -209,11 +216,12 @@ mod tests {
             ("pid", 4711u32.into()),
             ("user", "libvirt-qemu".into()),
             ("resource", "/images/a.qcow2".into()),
+            ("why", "nightly backup".into()),
         ]);
         assert_eq!(
             sentence("/srv/vm/a.qcow2", &owner),
             "disk /srv/vm/a.qcow2 is locked exclusively by VM \"web1\" (4dea22b3, pid 4711, \
-             user libvirt-qemu), through /images/a.qcow2"
+             user libvirt-qemu, why: \"nightly backup\"), through /images/a.qcow2"
         );
         assert_eq!(
             held("/images/a.qcow2", &owner, Detail::Brief),

@@ -61,6 +61,10 @@ pub trait Owner {
     #[zbus(property(emits_changed_signal = "const"))]
     fn name(&self) -> zbus::Result<String>;
 
+    /// What its locks are for, as its opener says.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn why(&self) -> zbus::Result<String>;
+
     /// The user who opened it.
     #[zbus(property(emits_changed_signal = "const"), name = "UID")]
     fn uid(&self) -> zbus::Result<u32>;

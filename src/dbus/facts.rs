@@ -50,7 +50,7 @@ pub(super) fn suspended_size(owner: &Owner) -> usize {
 #[must_use]
 pub(super) fn of_owner(owner: &OwnerRow) -> Facts {
     let words: Vec<&'static str> = owner.anchors.iter().map(|anchor| anchor.as_str()).collect();
-    Facts::from([
+    let mut facts = Facts::from([
         ("owner", object(paths::owner(owner.id))),
         ("uuid", owner.id.uuid.to_string().into()),
         ("name", owner.name.clone().into()),
@@ -61,19 +61,23 @@ pub(super) fn of_owner(owner: &OwnerRow) -> Facts {
         ("since-usec", owner.since.into()),
         ("anchors", words.into()),
         ("locks", count(owner.locks)),
-    ])
+    ]);
+    explained(&mut facts, &owner.why);
+    facts
 }
 
 /// What rows of locks and of waiting requests show of the owner.
 #[must_use]
 pub(super) fn of_whose(whose: &Whose) -> Facts {
-    Facts::from([
+    let mut facts = Facts::from([
         ("owner", object(paths::owner(whose.id))),
         ("uuid", whose.id.uuid.to_string().into()),
         ("name", whose.name.to_string().into()),
         ("uid", whose.id.uid.into()),
         ("pid", whose.pid.into()),
-    ])
+    ]);
+    explained(&mut facts, &whose.why);
+    facts
 }
 
 /// What rows of held and of suspended locks show of what is locked.
@@ -116,6 +120,13 @@ pub(super) fn of_suspended(row: &SuspendedRow) -> Facts {
 /// Adds where the name leads by which it was locked, if not to what is locked.
 pub(super) fn named(facts: &mut Facts, state: Option<NameState>) {
     facts.extend(state.and_then(NameState::as_str).map(|word| ("name-state", word.into())));
+}
+
+/// Adds what the locks of an owner are for, if its opener says so.
+fn explained(facts: &mut Facts, why: &str) {
+    if !why.is_empty() {
+        facts.insert("why", why.to_owned().into());
+    }
 }
 
 /// Adds that another owner's lock covers some of the same data, if so.
@@ -177,6 +188,7 @@ pub(super) fn of_holder(holder: &Holder, user: String, program: String, host: &s
         ("resource", holder.resource.clone().into()),
         ("host", host.to_owned().into()),
     ]);
+    explained(&mut facts, &holder.why);
     if let Some(until) = holder.reserved_until {
         facts.remove("lock");
         facts.remove("since-usec");
@@ -233,7 +245,7 @@ pub(super) fn of_process(process: &Process, kind: &'static str, user: String, ho
 #[must_use]
 pub(super) fn of_recorded(recorded: &Recorded) -> Facts {
     let Recorded { host, entry, .. } = recorded;
-    Facts::from([
+    let mut facts = Facts::from([
         ("kind", "host".into()),
         ("mode", entry.mode.as_str().into()),
         ("host", host.clone().into()),
@@ -243,7 +255,9 @@ pub(super) fn of_recorded(recorded: &Recorded) -> Facts {
         ("user", entry.user.clone().into()),
         ("since-usec", entry.since.into()),
         ("resource", entry.path.clone().into()),
-    ])
+    ]);
+    explained(&mut facts, &entry.why);
+    facts
 }
 
 /// What `FindHolders` tells of somebody who is not known.

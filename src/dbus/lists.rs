@@ -16,7 +16,7 @@ use crate::auth::gate::Call;
 use crate::lock::holder::Holder;
 use crate::lock::{OwnerId, Want};
 use crate::paths;
-use crate::service::list::{Filter, LockRow, OwnerRow, SuspendedRow, WaitingRow};
+use crate::service::list::{Filter, LockRow, OwnerRow, SuspendedRow, WaitingRow, Whose};
 use crate::service::name_states::{NameAnswer, NameQuestion};
 
 /// What the keys, the types and the fixed values of a row of `ListOwners` have at most, in bytes.
@@ -31,6 +31,8 @@ const CONFLICT: usize = 24;
 const WAITING_FRAME: usize = 520;
 /// What a row of `ListWaiting` has more where the resource is reserved.
 const RESERVED_FRAME: usize = 264;
+/// What the key `why` adds to a row that has it, in bytes, without its text.
+const WHY_FRAME: usize = 40;
 /// More rows than that never fit into one reply.
 const ROWS_MAX: usize = REPLY_MAX / 512;
 
@@ -236,161 +238,37 @@ pub(super) async fn waiting(
 
 fn weight_of_owner(row: &OwnerRow) -> usize {
     let anchors: usize = row.anchors.iter().map(|anchor| anchor.as_str().len() + 8).sum();
-    OWNER_FRAME + row.name.len() + anchors
+    OWNER_FRAME + row.name.len() + weight_of_why(&row.why) + anchors
+}
+
+fn weight_of_why(why: &str) -> usize {
+    if why.is_empty() { 0 } else { WHY_FRAME + why.len() }
+}
+
+fn weight_of_whose(whose: &Whose) -> usize {
+    whose.name.len() + weight_of_why(&whose.why)
 }
 
 fn weight_of_lock(row: &LockRow) -> usize {
     let want = &row.lock.want;
     let name_state = if row.name_state.is_some() { NAME_STATE } else { 0 };
     let conflict = if row.conflict { CONFLICT } else { 0 };
-    let names = row.whose.name.len() + want.resource.len() + facts::lock_file(want).len();
+    let names = weight_of_whose(&row.whose) + want.resource.len() + facts::lock_file(want).len();
     LOCK_FRAME + name_state + conflict + names
 }
 
 fn weight_of_suspended(row: &SuspendedRow) -> usize {
     let file = facts::lock_file(&row.want).len();
-    LOCK_FRAME + row.whose.name.len() + row.want.resource.len() + file
+    LOCK_FRAME + weight_of_whose(&row.whose) + row.want.resource.len() + file
 }
 
 fn weight_of_waiting(row: &WaitingRow) -> usize {
-    let want = |want: &Want| WAITING_FRAME + row.whose.name.len() + want.resource.len();
+    let whose = weight_of_whose(&row.whose);
+    let want = |want: &Want| WAITING_FRAME + whose + want.resource.len();
     let reserved = |(_, holder): &(usize, Holder)| RESERVED_FRAME + holder.name.len();
     let wants: usize = row.waiter.wants.iter().map(want).sum();
     wants + row.reserved.iter().map(reserved).sum::<usize>()
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-    use std::sync::Arc;
-
-    use uuid::Uuid;
-    use zbus::wire::serialized::Context;
-    use zbus::wire::{LE, serialized_size};
-
-    use super::*;
-    use crate::lock::fdinfo::Processes;
-    use crate::lock::holder::Relation;
-    use crate::lock::identity::Identity;
-    use crate::lock::lockspace::LockspaceKind;
-    use crate::lock::name_state::NameState;
-    use crate::lock::queue::{Purpose, Status, Waiter};
-    use crate::lock::record::Stage;
-    use crate::lock::{Anchor, Front, Lock, Mode, Proof};
-    use crate::service::list::Whose;
-
-    fn want(length: usize) -> Want {
-        let name = format!("/{}", "x".repeat(length));
-        Want {
-            canonical: Some(name.clone()),
-            path: Some(PathBuf::from(&name)),
-            lock_files: vec![PathBuf::from(&name)],
-            resource: name,
-            identity: Identity::Key { dev: u64::MAX, ino: u64::MAX, key: u64::MAX },
-            below: Vec::new(),
-            copies: Vec::new(),
-            lockspace: LockspaceKind::Lease(u32::MAX),
-            fleeting: false,
-            mode: Mode::Exclusive,
-            write_shown: true,
-        }
-    }
-
-    fn size<R>(rows: Vec<R>, facts: fn(&R) -> Vec<facts::Facts>) -> usize {
-        *serialized_size(Context::new(LE, 0), &Rows { rows, facts }).unwrap()
-    }
-
-    /// What is reckoned is enough, and not so much that a reply would be cut for nothing.
-    #[track_caller]
-    fn assert_close(reckoned: usize, real: usize) {
-        assert!(reckoned >= real, "{reckoned} for {real} bytes");
-        assert!(reckoned <= real + 120, "{reckoned} for {real} bytes");
-    }
-
-    #[test]
-    fn a_row_has_no_more_bytes_than_reckoned() {
-        let id = OwnerId { uid: u32::MAX, uuid: Uuid::max(), process: u32::MAX };
-        for length in [10, 3900] {
-            let whose = Whose { id, name: "n".repeat(128).into(), pid: u32::MAX };
-            let lock = Lock {
-                id: u64::MAX,
-                owner: id,
-                since: u64::MAX,
-                stage: Stage::Held,
-                proof: Proof::Unverified,
-                want: want(length),
-            };
-            let lock = Arc::new(lock);
-            let mut row = LockRow { lock, whose: whose.clone(), name_state: None, conflict: false };
-            let rows = vec![row.clone(); 100];
-            assert_close(weight_of_lock(&row), size(rows, |row| vec![facts::of_lock(row)]) / 100);
-            (row.name_state, row.conflict) = (Some(NameState::Replaced), true);
-            let rows = vec![row.clone(); 100];
-            assert_close(weight_of_lock(&row), size(rows, |row| vec![facts::of_lock(row)]) / 100);
-            let row = SuspendedRow {
-                number: u64::MAX,
-                want: Arc::new(want(length)),
-                whose: whose.clone(),
-            };
-            let real = size(vec![row.clone(); 100], |row| vec![facts::of_suspended(row)]) / 100;
-            assert!(weight_of_suspended(&row) >= real);
-            let waiter = Waiter {
-                ticket: u64::MAX,
-                owner: id,
-                since: u64::MAX,
-                wants: vec![want(length); 10],
-                purpose: Purpose::Strengthen(u64::MAX),
-                status: Status::Waiting,
-            };
-            let holder = Holder {
-                lock: u64::MAX,
-                owner: id,
-                name: "n".repeat(128),
-                pid: u32::MAX,
-                mode: Mode::Exclusive,
-                since: u64::MAX,
-                resource: String::new(),
-                relation: Relation::Same,
-                kept_by: Processes::default(),
-                reserved_until: Some(u64::MAX),
-            };
-            let reserved = (0..10).map(|n| (n, holder.clone())).collect();
-            for reserved in [Vec::new(), reserved] {
-                let waiter = Arc::new(waiter.clone());
-                let row = WaitingRow { waiter, whose: whose.clone(), reserved };
-                let real = size(vec![row.clone(); 10], waiting::of_waiter) / 100;
-                assert_close(weight_of_waiting(&row) / 10, real);
-            }
-        }
-        let row = OwnerRow {
-            id,
-            name: "n".repeat(128),
-            pid: u32::MAX,
-            front: Front::Virtlockd,
-            state: "suspended",
-            since: u64::MAX,
-            anchors: vec![Anchor::Connection; 4],
-            locks: usize::MAX,
-        };
-        let rows = vec![row.clone(); 100];
-        assert_close(weight_of_owner(&row), size(rows, |row| vec![facts::of_owner(row)]) / 100);
-    }
-
-    #[test]
-    fn a_page_is_cut_and_a_whole_list_is_not() {
-        let mut rows = vec![REPLY_MAX / 2; 3];
-        let weight = |row: &usize| *row;
-        assert!(Page { paged: false, limit: 9 }.cut(&mut rows, weight).is_err());
-        Page { paged: true, limit: 9 }.cut(&mut rows, weight).unwrap();
-        assert_eq!(rows.len(), 2);
-        Page { paged: false, limit: 9 }.cut(&mut rows, weight).unwrap();
-        assert_eq!(rows.len(), 2);
-        // One row is always there, or a caller would take the list for ended.
-        let mut rows = vec![REPLY_MAX + 1; 2];
-        Page { paged: true, limit: 9 }.cut(&mut rows, weight).unwrap();
-        assert_eq!(rows.len(), 1);
-        let mut none = Vec::<usize>::new();
-        Page { paged: true, limit: 9 }.cut(&mut none, weight).unwrap();
-        assert!(none.is_empty());
-    }
-}
+mod tests;

@@ -36,7 +36,7 @@ pub(super) type Interfaces<'p> = HashMap<&'static str, Properties<'p>>;
 pub(super) const LOCKSPACE: &str = "org.vmlockd1.Lockspace";
 
 /// What the names, types and fixed values of an owner's object have at most, in bytes.
-const OWNER_FRAME: usize = 700;
+const OWNER_FRAME: usize = 720;
 /// The same of a lock's object.
 const LOCK_FRAME: usize = 700;
 /// What the path of a lock has at most in an array, in bytes.
@@ -132,7 +132,12 @@ impl Serialize for Tree {
 /// At most so many bytes are an owner's object.
 fn weight_of_owner(owner: &Owner, locks: usize) -> usize {
     let anchors = owner.anchors.len() * 20;
-    OWNER_FRAME + owner.name.len() + anchors + locks * LOCK_PATH + facts::suspended_size(owner)
+    OWNER_FRAME
+        + owner.name.len()
+        + owner.why.len()
+        + anchors
+        + locks * LOCK_PATH
+        + facts::suspended_size(owner)
 }
 
 /// At most so many bytes are a lock's object.
@@ -235,6 +240,7 @@ pub(super) fn of_owner(owner: &Owner, locks: &[u64]) -> Properties<'static> {
         ("Anchors", words.into()),
         ("Locks", locks.into()),
         ("Name", owner.name.clone().into()),
+        ("Why", owner.why.clone().into()),
     ])
 }
 

@@ -20,6 +20,7 @@ pub(super) struct First {
     timeout: Timeout,
     in_use: InUse,
     on_lost: OnLost,
+    why: String,
 }
 
 impl First {
@@ -31,7 +32,8 @@ impl First {
     pub(super) fn take(options: &mut Options) -> Result<Self, Error> {
         let (timeout, in_use, on_lost) =
             (options.timeout()?, options.in_use()?, options.on_lost()?);
-        Ok(Self { resources: options.resources()?, timeout, in_use, on_lost })
+        let (resources, why) = (options.resources()?, options.why()?);
+        Ok(Self { resources, timeout, in_use, on_lost, why })
     }
 
     /// Opens an owner of this id and name with what it asks for.
@@ -46,13 +48,13 @@ impl First {
         (id, name): (OwnerId, &str),
         anchors: Vec<NewAnchor>,
     ) -> Result<OwnedObjectPath, Error> {
-        let Self { resources, timeout, in_use, on_lost } = self;
+        let Self { resources, timeout, in_use, on_lost, why } = self;
         let wanted = claims::parse(front, &resources, 0)?;
         let uuid = id.uuid.to_string();
         let machine = Machine { vm: name, uuid: &uuid };
         let asks = claims::find(front, call, machine, wanted, Vec::new(), in_use).await?;
         let name = name.to_owned();
-        let opening = Opening { id, name, front: lock::Front::Dbus, on_lost, anchors, asks };
+        let opening = Opening { id, name, why, front: lock::Front::Dbus, on_lost, anchors, asks };
         let privacy = &front.gate.privacy;
         privacy.follow_new(&call.caller.name, id);
         let opened = front.service.open(opening, timeout.begin(call)).await;

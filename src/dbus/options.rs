@@ -17,6 +17,7 @@ use crate::lock::in_use::InUse;
 use crate::lock::on_lost::OnLost;
 use crate::lock::printable::shown;
 use crate::lock::received::Received;
+use crate::lock::why::check_why;
 use crate::nearest::nearest;
 use crate::paths;
 
@@ -91,6 +92,18 @@ impl Options {
         };
         let word = self.take::<String>("on-lost", "a string (s)")?;
         word.map_or(Ok(OnLost::default()), |word| word.parse()).map_err(wrong)
+    }
+
+    /// Takes what the locks of an owner are for; empty where the option is absent.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgs` for another type, and for a text that is too long or not printable.
+    pub(super) fn why(&mut self) -> Result<String, Error> {
+        let why = self.text("why")?.unwrap_or_default();
+        let wrong = |reason| Error::invalid(format!("option 'why' {reason}"));
+        check_why(&why).map_err(wrong)?;
+        Ok(why)
     }
 
     /// Takes the resources to lock, with their modes; none where the option is absent.

@@ -257,6 +257,11 @@ impl OwnerObject {
         self.opened.name.clone()
     }
 
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn why(&self) -> String {
+        self.opened.why.clone()
+    }
+
     #[zbus(property(emits_changed_signal = "const"), name = "UID")]
     fn uid(&self) -> u32 {
         self.id().uid

@@ -182,6 +182,7 @@ mod tests {
             lock: 1,
             owner: OwnerId::new(uid, Uuid::from_u128(5)),
             name: "secret".to_owned(),
+            why: "secret".to_owned(),
             pid: 4711,
             mode,
             since: 0,

@@ -114,6 +114,9 @@ pub struct OwnerRecord {
     /// What becomes of its processes when a lock is lost, where anything does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     on_lost: Option<String>,
+    /// What its locks are for, where its opener says so.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    why: String,
 }
 
 /// What keeps an owner alive.
@@ -214,6 +217,7 @@ impl OwnerRecord {
             since: owner.since,
             on_lost: (owner.on_lost != OnLost::default())
                 .then(|| owner.on_lost.as_str().to_owned()),
+            why: owner.why.clone(),
         }
     }
 
@@ -235,7 +239,8 @@ impl OwnerRecord {
         let front = Front::ALL.into_iter().find(|front| front.as_str() == self.front)?;
         let id = owner_id(self.uid, &self.uuid, self.process)?;
         let on_lost = self.on_lost.as_deref().map_or(Ok(OnLost::default()), str::parse).ok()?;
-        Some(Owner { on_lost, ..Owner::new(id, self.name.clone(), front, self.since) })
+        let why = self.why.clone();
+        Some(Owner { on_lost, why, ..Owner::new(id, self.name.clone(), front, self.since) })
     }
 }
 

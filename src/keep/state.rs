@@ -32,11 +32,11 @@ pub use former::Origin;
 
 /// The version of all that is written. A program reads none that is newer: what it does not know it
 /// could not keep.
-pub const VERSION: u64 = 6;
+pub const VERSION: u64 = 7;
 /// The oldest version that is read as well: what is new since then is missing there. Version 4 brought
 /// what a disk lies on, and two lockspaces; version 5 what becomes of a machine that loses a lock, and
 /// which processes of other users were allowed; version 6 which part it occupies of what a disk lies
-/// on, and released locks that are reserved.
+/// on, and released locks that are reserved; version 7 what the locks of an owner are for.
 pub const OLDEST: u64 = 3;
 
 /// The file's name in the runtime directory.

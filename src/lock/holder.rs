@@ -11,6 +11,7 @@ use super::owner::OwnerId;
 use super::printable::shown;
 use super::process::{Machine, Process};
 use super::recorded::Recorded;
+use super::why::remark;
 
 /// An owner of ours that holds what somebody else asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct Holder {
     pub owner: OwnerId,
     /// The machine's name.
     pub name: String,
+    /// What its locks are for, as its opener says; empty where it does not say.
+    pub why: String,
     /// The process it is bound to; 0 where there is none.
     pub pid: u32,
     /// How it holds.
@@ -94,14 +97,16 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { resource, holders, ahead, users } = self;
         write!(f, "{} is", named(&shown(resource)))?;
-        for (n, Holder { mode, name, owner, reserved_until, .. }) in holders.iter().enumerate() {
+        for (n, Holder { mode, name, owner, reserved_until, why, .. }) in holders.iter().enumerate()
+        {
             let (and, locked) = if n == 0 { ("", " locked") } else { (" and", "") };
+            let why = remark(why);
             match reserved_until {
                 None => {
                     let how = mode.adverb();
-                    write!(f, "{and}{locked} {how} by VM \"{name}\" ({owner})")?;
+                    write!(f, "{and}{locked} {how} by VM \"{name}\" ({owner}{why})")?;
                 }
-                Some(_) => write!(f, "{and} reserved for VM \"{name}\" ({owner})")?,
+                Some(_) => write!(f, "{and} reserved for VM \"{name}\" ({owner}{why})")?,
             }
         }
         if let Some(Ahead { owner, name, .. }) = ahead {
@@ -233,6 +238,7 @@ impl Stranger {
             let Recorded { host, entry, .. } = recorded;
             let pid = if entry.pid == 0 { String::new() } else { format!(", pid {}", entry.pid) };
             let (name, uuid, user) = (&entry.name, entry.uuid, &entry.user);
+            let why = remark(&entry.why);
             let since = match words.since(entry.since) {
                 since if since.is_empty() => since,
                 since => format!(" {since}"),
@@ -241,7 +247,7 @@ impl Stranger {
                 path if path.is_empty() || path == resource => String::new(),
                 path => format!(", as {path}"),
             };
-            format!("VM \"{name}\" ({uuid}{pid}, user {user}) on host {host}{since}{path}")
+            format!("VM \"{name}\" ({uuid}{pid}, user {user}{why}) on host {host}{since}{path}")
         });
         let named = named.collect::<Vec<_>>().join(", and ");
         let more = match self.recorded.len().saturating_sub(NAMED) {
@@ -302,98 +308,4 @@ impl fmt::Display for Stranger {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::lock::recorded::Entry;
-    use uuid::Uuid;
-
-    struct Known;
-
-    impl Words for Known {
-        fn user(&self, uid: u32) -> String {
-            format!("u{uid}")
-        }
-
-        fn since(&self, micros: u64) -> String {
-            format!("since {micros}")
-        }
-    }
-
-    fn process(pid: u32, name: &str) -> Process {
-        let machine = Some(Machine { name: name.to_owned(), uuid: None });
-        Process { pid, program: "qemu-system-x86".to_owned(), uid: 7, machine, mode: None }
-    }
-
-    fn recorded(host: &str, lock: u64) -> Recorded {
-        let (user, path) = ("bob".to_owned(), "/srv/a".to_owned());
-        let (name, uuid) = (format!("web{lock}"), Uuid::from_u128(1));
-        let entry = Entry { lock, name, uuid, pid: 5, user, mode: Mode::Shared, since: 9, path };
-        Recorded { host_id: host.to_owned(), host: host.to_owned(), entry }
-    }
-
-    fn stranger() -> Stranger {
-        Stranger {
-            resource: "/srv/a".to_owned(),
-            lock_file: None,
-            mode: Mode::Shared,
-            by: StrangersLock::Byte,
-            processes: Processes::default(),
-            recorded: Vec::new(),
-            users: Processes::default(),
-            naming: Naming::Done,
-        }
-    }
-
-    #[test]
-    fn a_holder_that_is_not_named_in_time_is_said_to_be_so() {
-        let mut stranger = stranger();
-        for (told, who) in [
-            (None, "another program or host, which could not be named in time"),
-            (Some(7), "another program (pid 7, not described in time)"),
-        ] {
-            let search = Search { told, ..Search::default() };
-            stranger.naming = Naming::Needed(Box::new(Unnamed { search, host_id: None }));
-            stranger.name(None);
-            assert_eq!(stranger.sentence(&Known), format!("disk /srv/a is locked shared by {who}"));
-        }
-    }
-
-    #[test]
-    fn who_is_known_is_named_and_the_rest_counted() {
-        let mut stranger = stranger();
-        assert_eq!(
-            stranger.sentence(&Known),
-            "disk /srv/a is locked shared by another program or host that the kernel does not name"
-        );
-        stranger.processes.named = vec![process(4, "")];
-        stranger.users = Processes { named: vec![process(4711, "web1")], more: 0 };
-        assert_eq!(
-            stranger.sentence(&Known),
-            "disk /srv/a is locked shared by another program (qemu-system-x86, pid 4, user u7); \
-             QEMU \"web1\" (pid 4711, user u7) has it open"
-        );
-        stranger.users = Processes { named: vec![process(1, "a"), process(2, "")], more: 3 };
-        stranger.processes = Processes { named: vec![process(4, "b")], more: 2 };
-        let text = stranger.sentence(&Known);
-        let by = "shared by QEMU \"b\" (pid 4, user u7), and 2 more; QEMU \"a\" (pid 1, user u7) and \
-                  qemu-system-x86 (pid 2, user u7) and 3 more have it open";
-        assert!(text.ends_with(by), "{text}");
-    }
-
-    #[test]
-    fn who_is_on_record_is_said_to_be_no_more_than_that() {
-        let mut stranger = stranger();
-        stranger.recorded = vec![recorded("two", 1)];
-        stranger.lock_file = Some("/locks/f".to_owned());
-        assert_eq!(
-            stranger.sentence(&Known),
-            "disk /srv/a is locked shared by its last recorded holder, VM \"web1\" \
-             (00000000-0000-0000-0000-000000000001, pid 5, user bob) on host two since 9, \
-             through lock file /locks/f"
-        );
-        stranger.recorded.extend((2..6).map(|lock| recorded("one", lock)));
-        let text = stranger.to_string();
-        assert!(text.contains("its last recorded holders, VM \"web1\""), "{text}");
-        assert!(text.contains("user bob) on host one, and 2 more, through"), "{text}");
-    }
-}
+mod tests;

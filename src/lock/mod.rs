@@ -71,6 +71,7 @@ pub mod trial;
 pub mod verdict;
 pub mod view;
 pub mod way;
+pub mod why;
 pub mod work;
 
 pub use error::Error;

@@ -169,6 +169,8 @@ pub struct Owner {
     pub id: OwnerId,
     /// The machine's name.
     pub name: String,
+    /// What its locks are for, as its opener says; empty where it does not say.
+    pub why: String,
     /// How it came in.
     pub front: Front,
     /// What becomes of its processes when a lock of its is lost.
@@ -211,6 +213,7 @@ impl Owner {
         Self {
             id,
             name,
+            why: String::new(),
             front,
             on_lost: OnLost::default(),
             since,

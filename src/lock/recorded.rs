@@ -14,6 +14,7 @@ use super::host::{hex, is_id, is_name};
 use super::mode::Mode;
 use super::owner::check_name;
 use super::printable::{is_printable, shown};
+use super::why::check_why;
 
 /// The longest value of an attribute.
 pub const LONGEST: usize = 1024;
@@ -59,6 +60,9 @@ pub struct Entry {
     pub since: u64,
     /// The name by which it holds the disk, escaped, and cut where it is very long.
     pub path: String,
+    /// What its owner says that the lock is for; empty where it does not say, or where there was no
+    /// room for it.
+    pub why: String,
 }
 
 impl Entry {
@@ -103,13 +107,15 @@ struct Raw {
     mode: String,
     since: u64,
     path: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    why: String,
 }
 
 impl From<Entry> for Raw {
     fn from(entry: Entry) -> Self {
-        let Entry { lock, name: vm, uuid, pid, user, mode, since, path } = entry;
+        let Entry { lock, name: vm, uuid, pid, user, mode, since, path, why } = entry;
         let (uuid, mode) = (uuid.to_string(), mode.as_str().to_owned());
-        Self { lock, vm, uuid, pid, user, mode, since, path }
+        Self { lock, vm, uuid, pid, user, mode, since, path, why }
     }
 }
 
@@ -117,14 +123,15 @@ impl TryFrom<Raw> for Entry {
     type Error = &'static str;
 
     fn try_from(raw: Raw) -> Result<Self, Self::Error> {
-        let Raw { lock, vm: name, uuid, pid, user, mode, since, path } = raw;
+        let Raw { lock, vm: name, uuid, pid, user, mode, since, path, why } = raw;
         check_name(&name).map_err(|_| "odd name")?;
         let uuid = Uuid::try_parse(&uuid).map_err(|_| "odd UUID")?;
         let mode = mode.parse().map_err(|_| "odd mode")?;
         if user.len() > USER || !user.chars().chain(path.chars()).all(is_printable) {
             return Err("odd user or path");
         }
-        Ok(Self { lock, name, uuid, pid, user, mode, since, path })
+        check_why(&why).map_err(|_| "odd reason")?;
+        Ok(Self { lock, name, uuid, pid, user, mode, since, path, why })
     }
 }
 
@@ -138,8 +145,8 @@ pub struct Value {
 }
 
 impl Value {
-    /// The bytes of the attribute of the host with this id. Where it would be too long, those that
-    /// came first are left out.
+    /// The bytes of the attribute of the host with this id. Where it would be too long, what locks are
+    /// for is left out, and then the holders that came first.
     #[must_use]
     pub fn write(&self, host_id: &str) -> Vec<u8> {
         let mut value = self.clone();
@@ -151,6 +158,10 @@ impl Value {
             let bytes = format!("{VERSION}{} {text}", checksum(host_id, &text)).into_bytes();
             if bytes.len() <= LONGEST {
                 return bytes;
+            }
+            if let Some(entry) = value.holders.iter_mut().find(|entry| !entry.why.is_empty()) {
+                entry.why.clear();
+                continue;
             }
             match value.holders.as_mut_slice() {
                 [] => return bytes,

@@ -56,6 +56,8 @@ pub struct Signature {
     pub lock: u64,
     /// The machine's name.
     pub name: String,
+    /// What its locks are for, or empty.
+    pub why: String,
     /// The machine.
     pub uuid: Uuid,
     /// Its process; 0 where none is known.
@@ -87,9 +89,9 @@ impl Signature {
         mode: Mode,
     ) -> Option<Written> {
         let host = self.host.as_ref().filter(|_| self.is_written(in_lockspace))?;
-        let Self { lock, name, uuid, pid, user, since, .. } = self.clone();
+        let Self { lock, name, why, uuid, pid, user, since, .. } = self.clone();
         let path = path_to_record(resource);
-        let entry = Entry { lock, name, uuid, pid, user, mode, since, path };
+        let entry = Entry { lock, name, uuid, pid, user, mode, since, path, why };
         Some(Written { host: Arc::clone(host), entry })
     }
 }
@@ -104,9 +106,9 @@ pub(super) struct Written {
 impl Written {
     /// The same, of who has the lock now.
     pub(super) fn sign(&mut self, signature: &Signature) {
-        let Signature { lock, name, uuid, pid, user, since, .. } = signature.clone();
+        let Signature { lock, name, why, uuid, pid, user, since, .. } = signature.clone();
         let Entry { mode, path, .. } = self.entry.clone();
-        self.entry = Entry { lock, name, uuid, pid, user, mode, since, path };
+        self.entry = Entry { lock, name, uuid, pid, user, mode, since, path, why };
     }
 
     /// Writes it; where that fails in a lockspace, for the first time there, it is told where.

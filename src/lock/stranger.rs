@@ -155,7 +155,17 @@ mod tests {
 
     fn recorded(host: &str, lock: u64, mode: Mode, pid: u32) -> Recorded {
         let (name, user, path) = (format!("web{lock}"), "root".to_owned(), "/a".to_owned());
-        let entry = Entry { lock, name, uuid: Uuid::from_u128(1), pid, user, mode, since: 1, path };
+        let entry = Entry {
+            lock,
+            name,
+            uuid: Uuid::from_u128(1),
+            pid,
+            user,
+            mode,
+            since: 1,
+            path,
+            why: String::new(),
+        };
         Recorded { host_id: host.to_owned(), host: host.to_owned(), entry }
     }
 

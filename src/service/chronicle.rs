@@ -53,12 +53,13 @@ impl State {
 }
 
 /// An owner is there.
-pub fn opened(id: OwnerId, name: &str) {
+pub fn opened(id: OwnerId, name: &str, why: &str) {
     tracing::info!(
         event = Kind::OwnerOpened.as_str(),
         owner.uuid = %id.uuid,
         owner.name = name,
         owner.uid = id.uid,
+        why = (!why.is_empty()).then_some(why),
         "opened VM \"{name}\""
     );
 }

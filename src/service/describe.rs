@@ -15,6 +15,7 @@ use crate::lock::holder::{Ahead, Holder, Refusal, Stranger, Words, kept_by, usin
 use crate::lock::lease::spoken;
 use crate::lock::printable::shown;
 use crate::lock::process::Process;
+use crate::lock::why::remark;
 use crate::lock::work::Work;
 
 /// How many holders are named; a disk may be shared by hundreds.
@@ -108,10 +109,10 @@ fn reservation(resource: &str, holder: &Holder, run_by: Option<u32>) -> String {
 
 /// A VM with its UUID, process and user.
 fn vm(holder: &Holder, run_by: Option<u32>) -> String {
-    let Holder { owner, name, pid, .. } = holder;
+    let Holder { owner, name, why, pid, .. } = holder;
     let pid = if *pid == 0 { String::new() } else { format!(", pid {pid}") };
     let user = user_name(run_by.unwrap_or(owner.uid));
-    format!("VM \"{name}\" ({}{pid}, user {user})", owner.uuid)
+    format!("VM \"{name}\" ({}{pid}, user {user}{})", owner.uuid, remark(why))
 }
 
 /// The name by which a holder locked the resource, where it is another one.
@@ -191,6 +192,7 @@ mod tests {
             lock: 1,
             owner: OwnerId::new(0, uuid::Uuid::from_u128(5)),
             name: "web1".into(),
+            why: "nightly backup".into(),
             pid: 0,
             mode: Mode::Exclusive,
             since: 0,
@@ -207,7 +209,7 @@ mod tests {
         assert_eq!(
             before,
             "disk /srv/vm/a.qcow2 is locked exclusively by VM \"web1\" \
-             (00000000-0000-0000-0000-000000000005, user root)"
+             (00000000-0000-0000-0000-000000000005, user root, why: \"nightly backup\")"
         );
         assert!(
             after.starts_with("19")

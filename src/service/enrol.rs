@@ -120,8 +120,8 @@ impl Service {
         Handle::current().block_on(self.let_go(id));
         let (name, front) = (machine.name.clone(), Front::Virtlockd);
         let anchors = vec![NewAnchor::Process(process)];
-        let opening =
-            Opening { id, name, front, on_lost: OnLost::Notify, anchors, asks: Vec::new() };
+        let (why, on_lost, asks) = (String::new(), OnLost::Notify, Vec::new());
+        let opening = Opening { id, name, why, front, on_lost, anchors, asks };
         match Open::new(self, opening).at_once() {
             Ok(_) => Ok(Some(id)),
             Err(Error::Lock(lock::Error::OwnerExists(_) | lock::Error::NoSuchOwner(_))) => Ok(None),

@@ -20,6 +20,8 @@ pub struct Whose {
     pub id: OwnerId,
     /// Its name.
     pub name: Arc<str>,
+    /// What its locks are for, or empty.
+    pub why: Arc<str>,
     /// Its process, or 0.
     pub pid: u32,
 }
@@ -28,7 +30,8 @@ impl Whose {
     fn find(table: &Table, id: OwnerId) -> Self {
         let owner = table.owner(id);
         let name = owner.map(|owner| owner.name.as_str()).unwrap_or_default();
-        Self { id, name: name.into(), pid: owner.map_or(0, Owner::pid) }
+        let why = owner.map(|owner| owner.why.as_str()).unwrap_or_default();
+        Self { id, name: name.into(), why: why.into(), pid: owner.map_or(0, Owner::pid) }
     }
 }
 
@@ -63,6 +66,8 @@ pub struct OwnerRow {
     pub id: OwnerId,
     /// Its name.
     pub name: String,
+    /// What its locks are for, or empty.
+    pub why: String,
     /// Its process, or 0.
     pub pid: u32,
     /// How it was opened.
@@ -82,6 +87,7 @@ impl From<&Owner> for OwnerRow {
         Self {
             id: owner.id,
             name: owner.name.clone(),
+            why: owner.why.clone(),
             pid: owner.pid(),
             front: owner.front,
             state: owner.state(),

@@ -25,6 +25,8 @@ pub struct Opening {
     pub name: String,
     /// How it comes in.
     pub front: Front,
+    /// What its locks are for, checked; empty where its opener does not say.
+    pub why: String,
     /// What becomes of its processes when a lock is lost.
     pub on_lost: OnLost,
     /// What will keep it alive; never empty.
@@ -159,6 +161,7 @@ pub(super) struct Open {
     service: Service,
     id: OwnerId,
     name: String,
+    why: String,
     stage: Stage,
 }
 
@@ -177,8 +180,8 @@ struct Entered {
 
 impl Open {
     pub(super) fn new(service: &Service, opening: Opening) -> Self {
-        let (id, name) = (opening.id, opening.name.clone());
-        Self { service: service.clone(), id, name, stage: Stage::New(opening) }
+        let (id, name, why) = (opening.id, opening.name.clone(), opening.why.clone());
+        Self { service: service.clone(), id, name, why, stage: Stage::New(opening) }
     }
 
     /// Opens it at once or not at all. For a storage thread.
@@ -191,8 +194,8 @@ impl Open {
     }
 
     fn enter(service: &Service, opening: Opening) -> Result<Entered, Error> {
-        let Opening { id, name, front, on_lost, anchors, asks } = opening;
-        let owner = Owner { on_lost, ..Owner::new(id, name, front, now()) };
+        let Opening { id, name, why, front, on_lost, anchors, asks } = opening;
+        let owner = Owner { on_lost, why, ..Owner::new(id, name, front, now()) };
         let turn = service.enter(owner, &anchors, asks.len())?;
         let opened = service.attach(id, anchors)?;
         let names = opened.names.clone();
@@ -225,7 +228,7 @@ impl Attempt for Open {
     }
 
     fn attempt(self, entry: Entry) -> Tried<Self> {
-        let Self { service, id, name, stage } = self;
+        let Self { service, id, name, why, stage } = self;
         let entered = match stage {
             Stage::Entered(entered) => *entered,
             Stage::New(opening) => match Self::enter(&service, opening) {
@@ -237,12 +240,12 @@ impl Attempt for Open {
         match request.attempt(entry) {
             Tried::Done(granted, shown) => {
                 service.counts().opened();
-                chronicle::opened(id, &name);
+                chronicle::opened(id, &name, &why);
                 Tried::Done(granted, shown)
             }
             Tried::Waits(request, place) => {
                 let stage = Stage::Entered(Box::new(Entered { request, names, turn }));
-                Tried::Waits(Self { service, id, name, stage }, place)
+                Tried::Waits(Self { service, id, name, why, stage }, place)
             }
             Tried::Failed(error) => {
                 service.unenter(names);

@@ -89,6 +89,7 @@ pub(super) fn of_owner(state: &State, id: OwnerId, since: u64) -> Signature {
         is_far: false,
         lock: 0,
         name: owner.map(|owner| owner.name.clone()).unwrap_or_default(),
+        why: owner.map(|owner| owner.why.clone()).unwrap_or_default(),
         uuid: id.uuid,
         pid: owner.map_or(0, Owner::pid),
         user: id.uid.to_string(),

@@ -69,3 +69,4 @@ mod users;
 mod virtlockd;
 mod vm;
 mod wait;
+mod why;

@@ -19,7 +19,7 @@ use crate::house::{
     Attempts, Daemon, House, Intruder, Kind, Launch, NameWatch, Process, Rival, program, within,
 };
 use crate::listed::Listed;
-use crate::machine::{Answer, Machine, call, exclusive, manager, owner, shared};
+use crate::machine::{Answer, Machine, call, exclusive, manager, option, owner, shared};
 use crate::methods::{MANAGER, none};
 use crate::untouched::assert_free;
 
@@ -48,7 +48,8 @@ impl Scene {
         let daemon = Daemon::start(house.bus(), launch).await;
         let (bus, watch) = (house.connection().await, house.bus().watch().await);
         let disks = ["own", "both", "other"].map(|name| house.raw_of(0, name)).to_vec();
-        let web1 = Machine::open(&bus, "web1").await;
+        let why = option("why", "nightly backup");
+        let web1 = Machine::open_with(&bus, "", "web1", why).await.unwrap();
         web1.acquire(&[exclusive(&disks[0]), shared(&disks[1])]).await.unwrap();
         let mut sleep = std::process::Command::new("sleep");
         sleep.arg("infinity");

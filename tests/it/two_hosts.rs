@@ -94,6 +94,6 @@ fn str(path: &Path) -> &str {
 }
 
 /// A fact of a holder, as busctl prints it.
-fn fact<'h>(holder: &'h Value, key: &str) -> &'h Value {
+pub(crate) fn fact<'h>(holder: &'h Value, key: &str) -> &'h Value {
     &holder[key]["data"]
 }

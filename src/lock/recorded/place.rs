@@ -15,7 +15,17 @@ pub(in crate::lock) fn host(id: &str) -> Host {
 
 pub(in crate::lock) fn entry(lock: u64, mode: Mode) -> Entry {
     let (name, user, path) = (format!("web{lock}"), "root".to_owned(), "/a".to_owned());
-    Entry { lock, name, uuid: Uuid::from_u128(1), pid: 1, user, mode, since: lock, path }
+    Entry {
+        lock,
+        name,
+        uuid: Uuid::from_u128(1),
+        pid: 1,
+        user,
+        mode,
+        since: lock,
+        path,
+        why: String::new(),
+    }
 }
 
 /// Who is on record, by host and name, in this order.

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::lock::why::WHY_MAX;
 
 const HOST: &str = "node-1";
 
@@ -14,6 +15,7 @@ fn entry(lock: u64, name: &str, path: &str) -> Entry {
         mode: Mode::Shared,
         since: 1_000_000 + lock,
         path: path_to_record(path),
+        why: String::new(),
     }
 }
 
@@ -56,13 +58,23 @@ fn it_never_grows_too_long() {
     long.user = "\"".repeat(64);
     let bytes = Value { host: "\"".repeat(64), holders: vec![long] }.write(HOST);
     assert!(bytes.len() <= LONGEST && Value::read(HOST, &bytes).is_some());
+    // What locks are for goes before any holder does, that of the first holder first.
+    let with_why = |n: u64| Entry { why: "\"".repeat(WHY_MAX), ..entry(n, "web1", "/srv/a") };
+    let read = Value::read(HOST, &value(vec![with_why(1)]).write(HOST)).unwrap();
+    assert_eq!(read.holders[0].why.len(), WHY_MAX);
+    let read = Value::read(HOST, &value(vec![with_why(1), with_why(2)]).write(HOST)).unwrap();
+    let why: Vec<usize> = read.holders.iter().map(|holder| holder.why.len()).collect();
+    assert_eq!(why, [0, WHY_MAX]);
+    let read = Value::read(HOST, &value((1..4).map(with_why).collect()).write(HOST)).unwrap();
+    assert_eq!((read.holders.len(), read.holders[0].why.len()), (3, 0));
     let path = path_to_record(&format!("/srv/{}/disk.img", "é".repeat(300)));
     assert!(path.starts_with('…') && path.ends_with("é/disk.img") && path.len() < PATH + 4);
 }
 
 #[test]
 fn what_could_deceive_is_not_believed() {
-    let fine = serde_json::to_string(&value(vec![entry(1, "web1", "/srv/a")])).unwrap();
+    let told = Entry { why: "backup".to_owned(), ..entry(1, "web1", "/srv/a") };
+    let fine = serde_json::to_string(&value(vec![told])).unwrap();
     assert!(Value::read(HOST, &signed(&fine)).is_some());
     for (from, to) in [
         ("web1", "web\\u001b[2J"),
@@ -70,6 +82,7 @@ fn what_could_deceive_is_not_believed() {
         ("web1", ""),
         ("bob", "b\\nob"),
         ("/srv/a", "/srv\\u0007"),
+        ("backup", "back\\u001bup"),
         ("Node One", "a\\nb"),
         ("Node One", ""),
         ("shared", "both"),

@@ -16,6 +16,7 @@ impl Table {
             lock: lock.id,
             owner: lock.owner,
             name: owner.map(|owner| owner.name.clone()).unwrap_or_default(),
+            why: owner.map(|owner| owner.why.clone()).unwrap_or_default(),
             pid: owner.map_or(0, Owner::pid),
             mode: lock.want.mode,
             since: lock.since,

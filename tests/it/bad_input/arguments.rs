@@ -67,11 +67,12 @@ async fn an_option_of_another_type_is_not_taken_for_something_else() {
                 "no-timeout",
                 "in-use",
                 "on-lost",
+                "why",
                 "manual",
                 "process",
             ],
             "RegisterOwner" => {
-                &["resources", "timeout-usec", "no-timeout", "in-use", "on-lost", "manual"]
+                &["resources", "timeout-usec", "no-timeout", "in-use", "on-lost", "why", "manual"]
             }
             "Acquire" | "AcquireWithFiles" => &["timeout-usec", "no-timeout", "in-use"],
             "Resume" => &["timeout-usec", "no-timeout"],
@@ -93,6 +94,7 @@ async fn an_option_of_another_type_is_not_taken_for_something_else() {
                 "manual" | "force" | "in-use" | "suspended" | "no-timeout" => {
                     ("must be a boolean", vec!["true".into(), 1_u32.into()])
                 }
+                "why" => ("", vec![1_u32.into(), vec!["a"].into(), "a\nb".into()]),
                 "on-lost" => ("", vec![true.into(), "".into(), "stop".into(), "KILL".into()]),
                 _ => ("must be a descriptor", vec![3_u32.into(), "/dev/null".into()]),
             };
@@ -107,7 +109,7 @@ async fn an_option_of_another_type_is_not_taken_for_something_else() {
         }
         before.still(method.name).await;
     }
-    assert_eq!(tried, 106);
+    assert_eq!(tried, 112);
     before.and_it_goes_on().await;
 }
 

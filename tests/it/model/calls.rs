@@ -170,7 +170,8 @@ async fn open(
     };
     let (id, name, anchors) = (scene::id(vm), vm.to_string(), vec![anchor]);
     let on_lost = OnLost::default();
-    let opening = Opening { id, name, front: Front::Dbus, on_lost, anchors, asks };
+    let why = String::new();
+    let opening = Opening { id, name, why, front: Front::Dbus, on_lost, anchors, asks };
     Ok(Reply::Opened(vm, service.open(opening, wait).await?.locks, theirs))
 }
 

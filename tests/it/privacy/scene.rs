@@ -14,7 +14,7 @@ use zbus::{Connection, MatchRule, Message, MessageStream, OwnedObjectPath};
 
 use crate::house::user::{Account, GAMES, NOBODY, ROOT};
 use crate::house::{Answer, Broker, House, Process, mortal, polkit, within};
-use crate::machine::{Machine, Refused, exclusive};
+use crate::machine::{Machine, Refused, exclusive, option};
 use crate::methods::none;
 
 /// The user with a secret. Its number does not occur by accident.
@@ -63,7 +63,7 @@ impl Scene {
         let shared = house.dir().join("shared");
         fs::hard_link(&path, &shared).unwrap();
         let first = house.connection_as(FIRST).await;
-        let secret = Machine::open_with(&first, UUID, SECRET, none()).await.unwrap();
+        let secret = Machine::open_with(&first, UUID, SECRET, option("why", SECRET)).await.unwrap();
         let mut command = mortal(Some(&Account::of(FIRST)), "sh");
         command.args(["-c", "echo ready; read line"]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let process = Process::start("guest", command, &house.dir().join("guest.log"));

@@ -22,6 +22,7 @@ fn record(host_id: &str, name: &str, path: &str) -> Vec<u8> {
         mode: Mode::Shared,
         since: 1,
         path: path.to_owned(),
+        why: String::new(),
     };
     Value { host: "Evil".to_owned(), holders: vec![entry] }.write(host_id)
 }

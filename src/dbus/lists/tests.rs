@@ -1,0 +1,136 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use uuid::Uuid;
+use zbus::wire::serialized::Context;
+use zbus::wire::{LE, serialized_size};
+
+use super::*;
+use crate::lock::fdinfo::Processes;
+use crate::lock::holder::Relation;
+use crate::lock::identity::Identity;
+use crate::lock::lockspace::LockspaceKind;
+use crate::lock::name_state::NameState;
+use crate::lock::queue::{Purpose, Status, Waiter};
+use crate::lock::record::Stage;
+use crate::lock::{Anchor, Front, Lock, Mode, Proof};
+use crate::service::list::Whose;
+
+fn want(length: usize) -> Want {
+    let name = format!("/{}", "x".repeat(length));
+    Want {
+        canonical: Some(name.clone()),
+        path: Some(PathBuf::from(&name)),
+        lock_files: vec![PathBuf::from(&name)],
+        resource: name,
+        identity: Identity::Key { dev: u64::MAX, ino: u64::MAX, key: u64::MAX },
+        below: Vec::new(),
+        copies: Vec::new(),
+        lockspace: LockspaceKind::Lease(u32::MAX),
+        fleeting: false,
+        mode: Mode::Exclusive,
+        write_shown: true,
+    }
+}
+
+fn size<R>(rows: Vec<R>, facts: fn(&R) -> Vec<facts::Facts>) -> usize {
+    *serialized_size(Context::new(LE, 0), &Rows { rows, facts }).unwrap()
+}
+
+/// What is reckoned is enough, and not so much that a reply would be cut for nothing.
+#[track_caller]
+fn assert_close(reckoned: usize, real: usize) {
+    assert!(reckoned >= real, "{reckoned} for {real} bytes");
+    assert!(reckoned <= real + 120, "{reckoned} for {real} bytes");
+}
+
+#[test]
+fn a_row_has_no_more_bytes_than_reckoned() {
+    let id = OwnerId { uid: u32::MAX, uuid: Uuid::max(), process: u32::MAX };
+    for length in [10, 3900] {
+        let why = if length == 10 { "" } else { "a \"b\" c" };
+        let (name, pid) = ("n".repeat(128).into(), u32::MAX);
+        let whose = Whose { id, name, why: why.into(), pid };
+        let lock = Lock {
+            id: u64::MAX,
+            owner: id,
+            since: u64::MAX,
+            stage: Stage::Held,
+            proof: Proof::Unverified,
+            want: want(length),
+        };
+        let lock = Arc::new(lock);
+        let mut row = LockRow { lock, whose: whose.clone(), name_state: None, conflict: false };
+        let rows = vec![row.clone(); 100];
+        assert_close(weight_of_lock(&row), size(rows, |row| vec![facts::of_lock(row)]) / 100);
+        (row.name_state, row.conflict) = (Some(NameState::Replaced), true);
+        let rows = vec![row.clone(); 100];
+        assert_close(weight_of_lock(&row), size(rows, |row| vec![facts::of_lock(row)]) / 100);
+        let row =
+            SuspendedRow { number: u64::MAX, want: Arc::new(want(length)), whose: whose.clone() };
+        let real = size(vec![row.clone(); 100], |row| vec![facts::of_suspended(row)]) / 100;
+        assert!(weight_of_suspended(&row) >= real);
+        let waiter = Waiter {
+            ticket: u64::MAX,
+            owner: id,
+            since: u64::MAX,
+            wants: vec![want(length); 10],
+            purpose: Purpose::Strengthen(u64::MAX),
+            status: Status::Waiting,
+        };
+        let holder = Holder {
+            lock: u64::MAX,
+            owner: id,
+            name: "n".repeat(128),
+            why: "w".repeat(200),
+            pid: u32::MAX,
+            mode: Mode::Exclusive,
+            since: u64::MAX,
+            resource: String::new(),
+            relation: Relation::Same,
+            kept_by: Processes::default(),
+            reserved_until: Some(u64::MAX),
+        };
+        let reserved = (0..10).map(|n| (n, holder.clone())).collect();
+        for reserved in [Vec::new(), reserved] {
+            let waiter = Arc::new(waiter.clone());
+            let row = WaitingRow { waiter, whose: whose.clone(), reserved };
+            let real = size(vec![row.clone(); 10], waiting::of_waiter) / 100;
+            assert_close(weight_of_waiting(&row) / 10, real);
+        }
+    }
+    let row = OwnerRow {
+        id,
+        name: "n".repeat(128),
+        why: String::new(),
+        pid: u32::MAX,
+        front: Front::Virtlockd,
+        state: "suspended",
+        since: u64::MAX,
+        anchors: vec![Anchor::Connection; 4],
+        locks: usize::MAX,
+    };
+    let rows = vec![row.clone(); 100];
+    assert_close(weight_of_owner(&row), size(rows, |row| vec![facts::of_owner(row)]) / 100);
+    let row = OwnerRow { why: "w".repeat(200), ..row };
+    let rows = vec![row.clone(); 100];
+    assert_close(weight_of_owner(&row), size(rows, |row| vec![facts::of_owner(row)]) / 100);
+}
+
+#[test]
+fn a_page_is_cut_and_a_whole_list_is_not() {
+    let mut rows = vec![REPLY_MAX / 2; 3];
+    let weight = |row: &usize| *row;
+    assert!(Page { paged: false, limit: 9 }.cut(&mut rows, weight).is_err());
+    Page { paged: true, limit: 9 }.cut(&mut rows, weight).unwrap();
+    assert_eq!(rows.len(), 2);
+    Page { paged: false, limit: 9 }.cut(&mut rows, weight).unwrap();
+    assert_eq!(rows.len(), 2);
+    // One row is always there, or a caller would take the list for ended.
+    let mut rows = vec![REPLY_MAX + 1; 2];
+    Page { paged: true, limit: 9 }.cut(&mut rows, weight).unwrap();
+    assert_eq!(rows.len(), 1);
+    let mut none = Vec::<usize>::new();
+    Page { paged: true, limit: 9 }.cut(&mut none, weight).unwrap();
+    assert!(none.is_empty());
+}

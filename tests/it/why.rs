@@ -1,0 +1,179 @@
+//! What the locks of an owner are for (`why`): given when it is opened, shown to those that are refused.
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use vmlockd::lock::why::WHY_MAX;
+
+use crate::cli::{fails, json, str, vmlockctl};
+use crate::house::user::{GAMES, NOBODY};
+use crate::house::{House, within};
+use crate::listed::{Listed, text};
+use crate::machine::{Machine, exclusive, manager, option};
+use crate::methods::none;
+use crate::two_hosts::{Hosts, Shared, fact};
+
+const WHY: &str = "nightly \"backup\"";
+/// As messages quote it.
+const QUOTED: &str = "why: \"nightly \\\"backup\\\"\")";
+
+#[tokio::test]
+async fn it_is_listed_and_told_in_refusals() {
+    let house = House::builder().start().await;
+    let bus = house.connection().await;
+    let disk = house.raw_of(0, "a");
+    let backup = Machine::open_with(&bus, "", "backup", option("why", WHY)).await.unwrap();
+    backup.acquire(&[exclusive(&disk)]).await.unwrap();
+    let web = Machine::open(&bus, "web").await;
+    assert_eq!(backup.owner.why().await.unwrap(), WHY);
+    assert_eq!(web.owner.why().await.unwrap(), "");
+
+    let refused = web.acquire(&[exclusive(&disk)]).await.unwrap_err();
+    assert!(refused.message.contains(&format!("user root, {QUOTED} since ")), "{refused:?}");
+    let soon = option("timeout-usec", 1_u64);
+    let late = web.owner.acquire(&[exclusive(&disk)], soon).await.unwrap_err().to_string();
+    assert!(late.contains(QUOTED), "{late}");
+
+    let manager = manager(&bus).await;
+    let owners = manager.list_owners(none()).await.unwrap();
+    for owner in &owners {
+        let why = owner.contains_key("why").then(|| text(owner, "why"));
+        assert_eq!(why.as_deref(), (text(owner, "name") == "backup").then_some(WHY));
+    }
+    let locks = manager.list_locks(none()).await.unwrap();
+    assert_eq!(text(&locks[0], "why"), WHY);
+    let holders = manager.find_holders(str(&disk), none()).await.unwrap();
+    assert_eq!(text(&holders[0], "why"), WHY);
+    let pid = std::process::id();
+    let path = manager.register_owner("", "test", pid, option("why", "a test")).await.unwrap();
+    let owner = crate::machine::owner(&bus, path).await;
+    assert_eq!(owner.why().await.unwrap(), "a test");
+
+    // A request that waits has the reason of its own owner.
+    let mut waiters = Box::pin(owner.acquire(&[exclusive(&disk)], option("timeout-usec", u64::MAX)));
+    let waiting = async {
+        loop {
+            let rows = manager.list_waiting(none()).await.unwrap();
+            if let [row] = &rows[..] {
+                return text(row, "why");
+            }
+        }
+    };
+    let why = tokio::select! {
+        why = within("a waiting request", waiting) => why,
+        granted = &mut waiters => panic!("{granted:?}"),
+    };
+    assert_eq!(why, "a test");
+}
+
+#[tokio::test]
+async fn a_text_that_is_too_long_or_not_printable_is_refused() {
+    let house = House::builder().start().await;
+    let bus = house.connection().await;
+    let long = "é".repeat(WHY_MAX / 2);
+    let machine = Machine::open_with(&bus, "", "web", option("why", long.as_str())).await.unwrap();
+    assert_eq!(machine.owner.why().await.unwrap(), long);
+    let too_long = format!("{long}x");
+    let deceptive = "option 'why' contains a control, bidirectional or invisible character";
+    for (why, said) in [
+        (too_long.as_str(), "option 'why' is longer than 200 bytes"),
+        ("a\nvmlockd: disk is free", deceptive),
+        ("\u{1b}[2J", deceptive),
+        ("\u{202e}kcab", deceptive),
+        ("\u{200b}", deceptive),
+        ("\u{e0041}", deceptive),
+    ] {
+        let refused = Machine::open_with(&bus, "", "web", option("why", why)).await.unwrap_err();
+        assert_eq!((refused.name.as_str(), refused.message.as_str()), ("DBus.Error.InvalidArgs", said));
+    }
+    assert_eq!(Listed::by(&bus).await.owners.len(), 1);
+    let wrong = fails(&house, 64, &["lock", "--why", "a\nb", "/x"]).await;
+    assert!(wrong.contains("for '--why <TEXT>'") && !wrong.contains("a\nb"), "{wrong}");
+}
+
+#[tokio::test]
+async fn it_outlives_a_kill_and_a_replacement_of_the_service() {
+    let house = House::builder().start().await;
+    let disk = house.raw_of(0, "a");
+    let mut watch = house.bus().watch().await;
+    let bus = house.connection().await;
+    let backup = Machine::open_with(&bus, "", "backup", option("why", WHY)).await.unwrap();
+    backup.acquire(&[exclusive(&disk)]).await.unwrap();
+    let before = Listed::by(&bus).await;
+    let told = async |bus: &zbus::Connection| {
+        assert_eq!(Listed::by(bus).await, before);
+        assert_eq!(backup.owner.why().await.unwrap(), WHY);
+        let web = Machine::open(bus, "web").await;
+        let refused = web.acquire(&[exclusive(&disk)]).await.unwrap_err();
+        assert!(refused.message.contains(QUOTED), "{refused:?}");
+        web.owner.close(none()).await.unwrap();
+    };
+    told(&bus).await;
+    house.daemon().kill9().await;
+    house.daemon().start_again().await;
+    told(&bus).await;
+    let first = watch.owned_by(house.daemon().pid()).await;
+    house.daemon().signal(Signal::SIGUSR1);
+    watch.owned_by_other_than(&first).await;
+    told(&bus).await;
+}
+
+#[tokio::test]
+async fn the_tool_passes_it_on_and_shows_it() {
+    let house = House::builder().start().await;
+    let (a, b) = (house.image("a.qcow2").await, house.image("b.qcow2").await);
+    let lock = ["lock", "--name", "backup", "--why", WHY, str(&a)];
+    let uuid = vmlockctl(&house, &lock).await.ok().lines().next().unwrap().to_owned();
+    let held = fails(&house, 75, &["run", "--disk", str(&a), "--", "true"]).await;
+    assert!(held.contains(QUOTED), "{held}");
+    let held = fails(&house, 75, &["lock", str(&a)]).await;
+    assert!(held.contains(QUOTED), "{held}");
+    let who = vmlockctl(&house, &["who", str(&a)]).await.ok();
+    assert!(who.contains(QUOTED), "{who}");
+    let shown = vmlockctl(&house, &["show", &uuid]).await.ok();
+    let line = shown.lines().find(|line| line.starts_with("Why:")).unwrap();
+    assert!(line.ends_with(WHY), "{line}");
+    assert_eq!(json(&house, &["owners"]).await[0]["why"], WHY);
+    assert_eq!(json(&house, &["list"]).await[0]["why"], WHY);
+    let inside = "vmlockctl --json who \"$0\"";
+    let run = ["run", "--why", "a test", "--disk", str(&b), "--", "sh", "-c", inside, str(&b)];
+    let inside = vmlockctl(&house, &run).await.ok();
+    assert!(inside.contains("\"why\": \"a test\""), "{inside}");
+}
+
+#[tokio::test]
+async fn other_hosts_are_told() {
+    let hosts = Hosts::sharing(Shared::plain(2)).await;
+    let bus = hosts.houses[0].connection().await;
+    let backup = Machine::open_with(&bus, "", "backup", option("why", WHY)).await.unwrap();
+    backup.acquire(&[exclusive(&hosts.disk)]).await.unwrap();
+    let web = hosts.machine(1, "web").await;
+    let refused = web.acquire(&[exclusive(&hosts.disk)]).await.unwrap_err();
+    assert!(refused.message.contains("its last recorded holder, VM \"backup\""), "{refused:?}");
+    assert!(refused.message.contains(&format!("{QUOTED} on host Node 0")), "{refused:?}");
+    let holders: Vec<Value> = hosts.holders(1).await;
+    assert_eq!(fact(&holders[0], "why"), WHY);
+    let who = hosts.who(1).await;
+    assert!(who.contains(&format!("{QUOTED} on host Node 0")), "{who}");
+}
+
+#[tokio::test]
+async fn it_is_hidden_where_the_owner_is() {
+    let house = House::builder().config("privacy = \"private\"\n").start().await;
+    let secret = option("why", "topsecret");
+    let first = house.connection_as(NOBODY).await;
+    let backup = Machine::open_with(&first, "", "backup", secret).await.unwrap();
+    let disk = house.raw_of(NOBODY, "a");
+    backup.acquire(&[exclusive(&disk)]).await.unwrap();
+    let web = house.dir().join("link");
+    std::fs::hard_link(&disk, &web).unwrap();
+    for (uid, sees) in [(GAMES, false), (NOBODY, true)] {
+        let bus = house.connection_as(uid).await;
+        let machine = Machine::open(&bus, "web").await;
+        let refused = machine.acquire(&[exclusive(&web)]).await.unwrap_err();
+        assert_eq!(refused.message.contains("topsecret"), sees, "{refused:?}");
+        let holders = manager(&bus).await.find_holders(str(&web), none()).await.unwrap();
+        assert_eq!(format!("{holders:?}").contains("topsecret"), sees, "{holders:?}");
+        let listed = format!("{:?}", Listed::by(&bus).await);
+        assert_eq!(listed.contains("topsecret"), sees, "{listed}");
+    }
+}
