@@ -240,7 +240,7 @@ impl OwnerRecord {
         let id = owner_id(self.uid, &self.uuid, self.process)?;
         let on_lost = self.on_lost.as_deref().map_or(Ok(OnLost::default()), str::parse).ok()?;
         let why = self.why.clone();
-        Some(Owner { on_lost, why, ..Owner::new(id, self.name.clone(), front, self.since) })
+        Some(Owner { why, on_lost, ..Owner::new(id, self.name.clone(), front, self.since) })
     }
 }
 

@@ -23,10 +23,10 @@ pub struct Opening {
     pub id: OwnerId,
     /// The machine's name, checked.
     pub name: String,
-    /// How it comes in.
-    pub front: Front,
     /// What its locks are for, checked; empty where its opener does not say.
     pub why: String,
+    /// How it comes in.
+    pub front: Front,
     /// What becomes of its processes when a lock is lost.
     pub on_lost: OnLost,
     /// What will keep it alive; never empty.
@@ -195,7 +195,7 @@ impl Open {
 
     fn enter(service: &Service, opening: Opening) -> Result<Entered, Error> {
         let Opening { id, name, why, front, on_lost, anchors, asks } = opening;
-        let owner = Owner { on_lost, why, ..Owner::new(id, name, front, now()) };
+        let owner = Owner { why, on_lost, ..Owner::new(id, name, front, now()) };
         let turn = service.enter(owner, &anchors, asks.len())?;
         let opened = service.attach(id, anchors)?;
         let names = opened.names.clone();

@@ -49,7 +49,7 @@ async fn it_is_listed_and_told_in_refusals() {
     assert_eq!(owner.why().await.unwrap(), "a test");
 
     // A request that waits has the reason of its own owner.
-    let mut waiters = Box::pin(owner.acquire(&[exclusive(&disk)], option("timeout-usec", u64::MAX)));
+    let mut waiters = Box::pin(owner.acquire(&[exclusive(&disk)], option("no-timeout", true)));
     let waiting = async {
         loop {
             let rows = manager.list_waiting(none()).await.unwrap();
@@ -83,7 +83,10 @@ async fn a_text_that_is_too_long_or_not_printable_is_refused() {
         ("\u{e0041}", deceptive),
     ] {
         let refused = Machine::open_with(&bus, "", "web", option("why", why)).await.unwrap_err();
-        assert_eq!((refused.name.as_str(), refused.message.as_str()), ("DBus.Error.InvalidArgs", said));
+        assert_eq!(
+            (refused.name.as_str(), refused.message.as_str()),
+            ("DBus.Error.InvalidArgs", said)
+        );
     }
     assert_eq!(Listed::by(&bus).await.owners.len(), 1);
     let wrong = fails(&house, 64, &["lock", "--why", "a\nb", "/x"]).await;
