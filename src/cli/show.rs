@@ -71,7 +71,7 @@ async fn holders(link: &Link, path: &Path) -> Result<Vec<Row>, Error> {
             "" => shown.push(holder),
             path => match lock(link, path).await {
                 Ok(mut lock) => {
-                    for key in ["name-state", "conflict"] {
+                    for key in ["why", "name-state", "conflict"] {
                         lock.extend(holder.get(key).map(|value| (key.to_owned(), value.clone())));
                     }
                     shown.push(lock);

@@ -135,8 +135,9 @@ async fn the_tool_passes_it_on_and_shows_it() {
     let who = vmlockctl(&house, &["who", str(&a)]).await.ok();
     assert!(who.contains(QUOTED), "{who}");
     let shown = vmlockctl(&house, &["show", &uuid]).await.ok();
-    let line = shown.lines().find(|line| line.starts_with("Why:")).unwrap();
+    let line = shown.lines().find(|line| line.starts_with("why:")).unwrap();
     assert!(line.ends_with(WHY), "{line}");
+    assert_eq!(json(&house, &["show", str(&a)]).await[0]["why"], WHY);
     assert_eq!(json(&house, &["owners"]).await[0]["why"], WHY);
     assert_eq!(json(&house, &["list"]).await[0]["why"], WHY);
     let run = ["run", "--why", "a test", "--disk", str(&b), "--"];
