@@ -56,7 +56,7 @@ pub(super) async fn perform(bus: Bus, arguments: Arguments, form: Form) -> Resul
         return tell(&remarks, form);
     }
     let examined = async {
-        let link = Link::open(bus).await?.to_running();
+        let link = Link::open(bus).await?.into_running();
         examine(&link, &mut remarks).await
     };
     let absent = match examined.await {

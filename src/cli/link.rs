@@ -74,7 +74,7 @@ impl Link {
     }
 
     /// The same link for a command that only reads: a stopped service is not started.
-    pub(super) fn to_running(self) -> Self {
+    pub(super) fn into_running(self) -> Self {
         Self { starts: false, ..self }
     }
 

@@ -206,7 +206,7 @@ const STACK: usize = 4 << 20;
 #[must_use]
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let started = thread::Builder::new().stack_size(STACK).spawn(move || run_tool(arguments));
+    let started = thread::Builder::new().stack_size(STACK).spawn(move || run_tool(&arguments));
     match started.map(thread::JoinHandle::join) {
         Ok(Ok(code)) => {
             if let Code::Signal(signal) = code {
@@ -222,8 +222,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn run_tool(arguments: Vec<OsString>) -> Code {
-    if let Some(code) = start::main(&arguments) {
+fn run_tool(arguments: &[OsString]) -> Code {
+    if let Some(code) = start::main(arguments) {
         return code;
     }
     let (bus, arguments) = match parse(arguments) {
@@ -250,11 +250,11 @@ fn report(error: &Error, bus: Bus) -> Code {
     error.code()
 }
 
-fn parse(arguments: Vec<OsString>) -> Result<(Bus, Arguments), clap::Error> {
+fn parse(words: &[OsString]) -> Result<(Bus, Arguments), clap::Error> {
     let usage = |hint| Arguments::command().error(ErrorKind::ValueValidation, hint);
-    hints::check_wait(&arguments).map_err(usage)?;
-    let arguments = Arguments::try_parse_from(&arguments)
-        .map_err(|error| hints::for_error(&error, &arguments).map_or(error, usage))?;
+    hints::check_wait(words).map_err(usage)?;
+    let arguments = Arguments::try_parse_from(words)
+        .map_err(|error| hints::for_error(&error, words).map_or(error, usage))?;
     let bus = match (arguments.system, arguments.session) {
         (true, false) => Bus::System,
         (false, true) => Bus::Session,
@@ -290,7 +290,7 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
             verb if verb.outlives_the_service() => Link::open(bus).await?,
             _ => Link::open_private(bus).await?,
         };
-        let link = if verb.needs_running_service() { link.to_running() } else { link };
+        let link = if verb.needs_running_service() { link.into_running() } else { link };
         match verb {
             Verb::Run(arguments) => run::perform(&link, arguments).await,
             Verb::Lock(arguments) => lock::perform(&link, arguments, form).await,

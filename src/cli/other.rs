@@ -78,7 +78,7 @@ async fn connect(bus: Bus) -> Option<Link> {
     let link = Link::open(bus).await.ok()?;
     let proxy = DBusProxy::new(link.bus().await.ok()?).await.ok()?;
     let there = proxy.name_has_owner(BusName::try_from(SERVICE).ok()?).await.ok()?;
-    there.then(|| link.to_running())
+    there.then(|| link.into_running())
 }
 
 /// Whether a holder is nothing but the other instance as the kernel knows it: its process, or an

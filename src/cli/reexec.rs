@@ -51,7 +51,7 @@ struct Asked {
 /// Does it.
 pub(super) async fn perform(bus: Bus, arguments: Arguments, form: Form) -> Result<Code, Error> {
     let asked = async {
-        let link = Link::open(bus).await?.to_running();
+        let link = Link::open(bus).await?.into_running();
         let asked = ask(&link).await?;
         Ok((link, asked))
     };
