@@ -32,7 +32,7 @@ const WAITING_FRAME: usize = 520;
 /// What a row of `ListWaiting` has more where the resource is reserved.
 const RESERVED_FRAME: usize = 264;
 /// What the key `why` adds to a row that has it, in bytes, without its text.
-const WHY_FRAME: usize = 40;
+const WHY_FRAME: usize = 24;
 /// More rows than that never fit into one reply.
 const ROWS_MAX: usize = REPLY_MAX / 512;
 

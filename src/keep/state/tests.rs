@@ -153,7 +153,7 @@ fn what_was_being_written_is_no_damage() {
 fn another_version_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE);
-    for version in ["0", "1", "2", "7", "99"] {
+    for version in ["0", "1", "2", "8", "99"] {
         let text = format!("{MAGIC} {version} in a way that nobody knows yet\n\u{1}\u{2}");
         fs::write(&path, &text).unwrap();
         let error = read(dir.path()).unwrap_err().to_string();
@@ -188,6 +188,20 @@ fn the_version_before_is_read() {
     let old: LockRecord = serde_json::from_value(old).unwrap();
     let old = old.lock(Mode::Exclusive, Stage::Held).unwrap();
     assert_eq!(old.want.below, [Extent::partial(Identity::Inode { dev: 3, ino: 0 })]);
+}
+
+#[test]
+fn what_locks_are_for_is_read_and_may_be_missing() {
+    let (id, name) = (OwnerId::new(1000, Uuid::from_u128(1)), "web1".to_owned());
+    let why = "nightly backup".to_owned();
+    let owner = Owner { why, ..Owner::new(id, name, Front::Dbus, 5) };
+    let written = serde_json::to_value(OwnerRecord::new(1, &owner, false)).unwrap();
+    let read = |value| serde_json::from_value::<OwnerRecord>(value).unwrap().owner().unwrap();
+    assert_eq!(read(written.clone()).why, owner.why);
+    // Version 6 did not have it.
+    let mut old = written;
+    old.as_object_mut().unwrap().remove("why").unwrap();
+    assert_eq!(read(old).why, "");
 }
 
 #[test]
