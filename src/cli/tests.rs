@@ -3,7 +3,8 @@
 use super::*;
 
 fn parse(line: &str) -> Result<Arguments, clap::Error> {
-    super::parse(line.split_whitespace().map(OsString::from).collect()).map(|parsed| parsed.1)
+    let words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+    super::parse(&words).map(|parsed| parsed.1)
 }
 
 #[test]
