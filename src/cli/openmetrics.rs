@@ -7,16 +7,16 @@ use zbus::Variant;
 use super::row;
 use crate::client::Row;
 
-/// What a number is.
+/// The kind of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// How much there is.
+    /// The current amount.
     Gauge,
-    /// How often it happened.
+    /// A number that only increases.
     Counter,
-    /// A time: since 1970.
+    /// A time since the epoch.
     Time,
-    /// How many took how long.
+    /// A distribution of durations.
     Histogram,
 }
 
@@ -24,33 +24,33 @@ enum Kind {
 const NUMBERS: [(&str, Kind, &str); 23] = {
     use Kind::{Counter, Gauge, Histogram, Time};
     [
-        ("since-usec", Time, "When the service was started."),
-        ("owners", Gauge, "Owners: machines that may hold locks."),
+        ("since-usec", Time, "The time at which the service was started."),
+        ("owners", Gauge, "Owners, which are VMs that may hold locks."),
         ("locks", Gauge, "Locks that are held."),
-        ("lost", Gauge, "Locks that are lost: somebody else may be using the disk."),
-        ("waiting", Gauge, "Requests that wait."),
-        ("mounts-unresponsive", Gauge, "Mounts whose storage does not answer."),
-        ("requests-hung", Gauge, "Requests that storage leaves without an answer."),
+        ("lost", Gauge, "Locks that are lost; others may be using the disk."),
+        ("waiting", Gauge, "Requests that are waiting."),
+        ("mounts-unresponsive", Gauge, "Mounts whose storage does not respond."),
+        ("requests-hung", Gauge, "Requests that storage has not answered."),
         ("owners-opened", Counter, "Owners that were opened."),
-        ("owners-ended", Counter, "Owners that have ended."),
-        ("locks-restored", Counter, "Locks that were there when the service was started."),
-        ("locks-granted", Counter, "Locks that were given."),
-        ("locks-released", Counter, "Locks that were given up, for whatever reason."),
-        ("locks-forced", Counter, "Locks that were broken by force."),
-        ("locks-lost", Counter, "How often a lock was found lost."),
-        ("locks-regained", Counter, "How often a lost lock was there again."),
-        ("requests-refused", Counter, "Requests refused for what somebody else holds."),
+        ("owners-ended", Counter, "Owners that ended."),
+        ("locks-restored", Counter, "Locks that existed when the service was started."),
+        ("locks-granted", Counter, "Locks that were granted."),
+        ("locks-released", Counter, "Locks that were released, for any reason."),
+        ("locks-forced", Counter, "Locks that were broken with the option 'force'."),
+        ("locks-lost", Counter, "Locks that were lost."),
+        ("locks-regained", Counter, "Lost locks that were regained."),
+        ("requests-refused", Counter, "Requests refused because a resource was not free."),
         (
             "requests-refused-hung",
             Counter,
-            "Requests refused since a local file system had left too many without an answer.",
+            "Requests refused because a local file system had left too many others unanswered.",
         ),
         ("requests-waited", Counter, "Requests that have waited."),
-        ("requests-timed-out", Counter, "Requests that waited and got nothing in their time."),
-        ("requests-cancelled", Counter, "Requests that waited and were withdrawn."),
+        ("requests-timed-out", Counter, "Requests that waited until they timed out."),
+        ("requests-cancelled", Counter, "Requests that waited until they were cancelled."),
         ("requests-denied", Counter, "Requests whose caller was not authorized."),
-        ("grant-usec", Histogram, "How long requests took that were granted without waiting."),
-        ("wait-usec", Histogram, "How long requests waited."),
+        ("grant-usec", Histogram, "Time from arrival to grant of requests that did not wait."),
+        ("wait-usec", Histogram, "Time that requests waited."),
     ]
 };
 
@@ -175,11 +175,11 @@ vmlockd_build_info{version=\"0.1\"} 1
 # HELP vmlockd_locks Locks that are held.
 vmlockd_locks 3
 # TYPE vmlockd_locks_granted counter
-# HELP vmlockd_locks_granted Locks that were given.
+# HELP vmlockd_locks_granted Locks that were granted.
 vmlockd_locks_granted_total 5
 # TYPE vmlockd_grant_seconds histogram
 # UNIT vmlockd_grant_seconds seconds
-# HELP vmlockd_grant_seconds How long requests took that were granted without waiting.
+# HELP vmlockd_grant_seconds Time from arrival to grant of requests that did not wait.
 vmlockd_grant_seconds_bucket{le=\"0.0001\"} 2
 vmlockd_grant_seconds_bucket{le=\"+Inf\"} 5
 vmlockd_grant_seconds_sum 0.0015
