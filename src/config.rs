@@ -5,6 +5,9 @@
 //! files bear libvirt's names and take its `0` and `1`, so that an existing `qemu-lockd.conf`,
 //! which is TOML as far as libvirt's own parser goes, can be read as it is.
 
+mod suggestion;
+mod value;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,6 +24,7 @@ use crate::lock::printable::{shown, shown_path};
 use crate::logging::Level;
 use crate::nearest::nearest;
 use crate::service::{Limits, Settings, Visibility};
+use value::{boolean, seconds, string};
 
 /// A configuration that was read and checked.
 #[derive(Debug)]
@@ -132,9 +136,10 @@ const KEYS: &[&str] = &[
 type Open = fn(&Path) -> Result<Directory, lock::Error>;
 
 fn parse(text: &str, open: Open) -> Result<Config, Wrong> {
-    let table = DeTable::parse(text).map_err(|error| Wrong {
-        at: error.span().map_or(0, |span| span.start),
-        what: error.message().to_owned(),
+    let table = DeTable::parse(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start);
+        let hint = suggestion::bare(text, at).map(|hint| format!("; {hint}"));
+        Wrong { at, what: format!("{}{}", error.message(), hint.unwrap_or_default()) }
     })?;
     let table = table.get_ref();
     check_keys(table, KEYS)?;
@@ -173,7 +178,10 @@ fn parse(text: &str, open: Open) -> Result<Config, Wrong> {
         };
     }
     if let Some((value, word)) = string(table, "log_level")? {
-        config.log_level = word.parse().map_err(|error: String| wrong(value, error))?;
+        config.log_level = word.parse().map_err(|error: String| {
+            let hint = suggestion::level(word).map(|word| format!("; write \"{word}\""));
+            wrong(value, error + &hint.unwrap_or_default())
+        })?;
     }
     if let Some((value, path)) = string(table, "virtlockd_socket")? {
         if !path.starts_with('/') {
@@ -262,42 +270,6 @@ fn check_keys(table: &Table<'_>, known: &[&str]) -> Result<(), Wrong> {
     Err(Wrong { at, what })
 }
 
-/// A number of seconds up to `most`.
-fn seconds(table: &Table<'_>, key: &str, most: u64, range: &str) -> Result<Option<u64>, Wrong> {
-    let Some(value) = table.get(key) else { return Ok(None) };
-    let seconds = match value.get_ref() {
-        DeValue::Integer(number) => number.as_str().parse().ok().filter(|n: &u64| *n <= most),
-        _ => None,
-    };
-    let wanted = || wrong(value, format!("'{key}' must be a number of seconds, {range}"));
-    seconds.map(Some).ok_or_else(wanted)
-}
-
-/// A boolean, also as libvirt writes it.
-fn boolean<'t>(table: &'t Table<'t>, key: &str) -> Result<Option<(&'t Value<'t>, bool)>, Wrong> {
-    let Some(value) = table.get(key) else {
-        return Ok(None);
-    };
-    let on = match value.get_ref() {
-        DeValue::Boolean(on) => Some(*on),
-        DeValue::Integer(number) if number.as_str() == "0" => Some(false),
-        DeValue::Integer(number) if number.as_str() == "1" => Some(true),
-        _ => None,
-    };
-    let wanted = || wrong(value, format!("'{key}' must be true or false"));
-    on.map(|on| Some((value, on))).ok_or_else(wanted)
-}
-
-fn string<'t>(table: &'t Table<'t>, key: &str) -> Result<Option<(&'t Value<'t>, &'t str)>, Wrong> {
-    let Some(value) = table.get(key) else {
-        return Ok(None);
-    };
-    match value.get_ref() {
-        DeValue::String(text) => Ok(Some((value, text))),
-        _ => Err(wrong(value, format!("'{key}' must be a string"))),
-    }
-}
-
 fn wrong(value: &Value<'_>, what: impl Into<String>) -> Wrong {
     Wrong { at: value.span().start, what: what.into() }
 }
@@ -323,6 +295,11 @@ mod tests {
             ),
             ("foo = 1", "1: unknown key 'foo', known are: "),
             ("allow_fuse = 2", "1: 'allow_fuse' must be true or false"),
+            (
+                "allow_fuse = \"on\"",
+                "1: 'allow_fuse' must be true or false; write allow_fuse = true",
+            ),
+            ("log_level = \"warn\"", "1: 'warn' is no"),
             ("log_level = \"loud\"", "1: 'loud' is no log level"),
             ("log_level = 3", "1: 'log_level' must be a string"),
             ("host_id = \"Node 1\"", "1: 'host_id' must be 1 to 64 of the characters a to z"),

@@ -96,8 +96,9 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, Error> {
         return Ok(path.to_owned());
     }
     // Of a relative path nobody else knows the letters, so it may lose its dots.
-    let here = env::current_dir().map_err(|e| Error::system("finding the current directory", e))?;
-    path::absolute(here.join(path)).map_err(|e| Error::system(&shown_path(path), e))
+    let here = env::current_dir().map_err(|e| Error::system("find the current directory", e))?;
+    path::absolute(here.join(path))
+        .map_err(|e| Error::system(&format!("resolve {}", shown_path(path)), e))
 }
 
 /// A path as it goes over the bus, which knows UTF-8 only.
@@ -105,7 +106,9 @@ pub(super) fn name(path: &Path) -> Result<String, Error> {
     let name = absolute(path)?.into_os_string().into_string();
     name.map_err(|name| {
         let name = shown_path(Path::new(&name));
-        Error::Failed(format!("{name} is not UTF-8, so it can't be sent by name"))
+        Error::Failed(format!(
+            "the path {name} is not UTF-8, so it cannot be sent; give a link to it that is"
+        ))
     })
 }
 
@@ -197,7 +200,9 @@ fn open(path: &Path, mode: Mode) -> Result<Option<File>, Error> {
     // Opening some kinds of device has consequences.
     if !found.is_file() && !found.file_type().is_block_device() {
         let path = shown_path(path);
-        return Err(Error::Failed(format!("{path} is neither a regular file nor a block device")));
+        return Err(Error::Failed(format!(
+            "{path} is neither a regular file nor a block device, so it cannot be a disk"
+        )));
     }
     let open = |write| {
         let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;

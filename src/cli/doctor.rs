@@ -1,4 +1,4 @@
-//! `doctor`: whether all is well, and what to do if not.
+//! `doctor`: diagnoses the service, its storage and its locks.
 
 use std::path::PathBuf;
 
@@ -17,26 +17,26 @@ use super::{clock, examine, json, row, storage, virtlockd};
 use crate::client::{Bus, ManagerProxy, Row, SERVICE, lists};
 
 const AFTER_HELP: &str = "\
-Looks whether the service answers and is of this tool's version, whether locks
-outlive it, and which locks and owners need somebody's attention. Changes
-nothing, and needs no rights.
+Checks that the service runs, has the version of this tool and keeps its locks
+over a restart, and lists locks and owners that need attention. Changes nothing,
+and needs no privileges. A stopped service is not started.
 
-With a directory, this tool itself tries what locks on its file system are worth,
-with a file of its own that it removes, and tells whether other hosts are kept
-out, too. With a disk, it tries the same beside it; the disk is not touched.
+With a directory, this tool itself tests locks on the file system there, with a
+temporary file, and says whether other hosts see them. With a disk, it tests the
+directory of the disk; the disk is not opened.
 
 Exit codes:
-   0  all is well
-   1  a disk is in danger: a lock is lost, it is not known whose it is, or locks
+   0  no warnings
+   1  a disk is in danger: a lock is lost, its owner is not known, or the locks
       of two owners cover the same data
-  69  the service, or the bus, can't be reached
-  78  no disk is in danger, but there are warnings: locks may be lost one day";
+  69  the service does not run, or the service or the bus cannot be reached
+  78  no disk is in danger, but there are warnings: locks may be lost later";
 
-/// Check whether all is well, and say what to do if not
+/// Diagnose the service, its storage and its locks
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Arguments {
-    /// Look at the locks on this directory's file system, or this disk's, instead
+    /// Test locks on the file system of this directory or disk instead
     #[arg(value_name = "DIRECTORY|DISK")]
     path: Option<PathBuf>,
 }
@@ -48,7 +48,7 @@ const RECOVERED: &str = "recovered";
 /// The name of the owner of locks that damaged records name.
 const SUSPECT: &str = "suspect";
 
-/// Does it.
+/// Runs the checks and prints the remarks.
 pub(super) async fn perform(bus: Bus, arguments: Arguments, form: Form) -> Result<Code, Error> {
     let mut remarks = Vec::new();
     if let Some(path) = arguments.path {
@@ -73,7 +73,7 @@ pub(super) async fn perform(bus: Bus, arguments: Arguments, form: Form) -> Resul
     Ok(absent.unwrap_or(code))
 }
 
-/// Prints it, and says how grave it is.
+/// Prints the remarks; returns the exit code for the gravest.
 fn tell(remarks: &[Remark], form: Form) -> Result<Code, Error> {
     print(&match form {
         Form::Json => json::document(&remarks.iter().map(Remark::object).collect::<Value>()),
@@ -85,7 +85,7 @@ fn tell(remarks: &[Remark], form: Form) -> Result<Code, Error> {
 async fn examine(link: &Link, remarks: &mut Vec<Remark>) -> Result<(), Error> {
     let manager = link.manager().await?;
     let version = manager.version().await?;
-    let answers = format!("vmlockd {version} answers on the {} bus", link.bus.as_str());
+    let answers = format!("vmlockd {version} runs on the {} bus", link.bus.as_str());
     remarks.push(Remark::new(Grade::Ok, "service", answers));
     remarks.push(of_versions(&version));
     of_store(link, &manager, remarks).await?;
@@ -98,10 +98,16 @@ async fn examine(link: &Link, remarks: &mut Vec<Remark>) -> Result<(), Error> {
 
 fn of_versions(version: &str) -> Remark {
     if version == VERSION {
-        return Remark::new(Grade::Ok, "version", format!("vmlockctl is {VERSION} too"));
+        return Remark::new(
+            Grade::Ok,
+            "version",
+            format!("vmlockctl has the same version, {VERSION}"),
+        );
     }
-    let message = format!("vmlockctl is {VERSION}, the service that runs is {version}");
-    let advice = "after an upgrade, 'vmlockctl reexec' brings the service up to date";
+    let message =
+        format!("vmlockctl is version {VERSION}, the running service is version {version}");
+    let advice =
+        "after an upgrade, 'vmlockctl reexec' re-executes the service from the new program";
     Remark::new(Grade::Warning, "version", message).advise(advice)
 }
 
@@ -114,40 +120,42 @@ async fn of_store(
     let bus = DBusProxy::new(link.bus().await?).await?;
     let pid = bus.get_connection_unix_process_id(BusName::try_from(SERVICE)?).await?;
     let unit = Unit::look(link).await?;
-    // One that runs beside the unit is none of the unit's business.
+    // The unit says nothing about a service that runs beside it.
     let unit = unit.map(|unit| (unit.main_pid == u64::from(pid), unit));
     let says = manager.features().await?.iter().any(|feature| feature == "fd-store");
-    // systemd may have let go of what it once took.
+    // systemd may have dropped the descriptors that it once accepted.
     let kept = says && !matches!(&unit, Some((true, unit)) if unit.stored == 0);
     if kept {
-        let message = "locks outlive a crash and a restart of the service";
+        let message = "locks survive a crash and a restart of the service";
         remarks.push(Remark::new(Grade::Ok, "store", message));
     } else {
         let (why, advice) = match &unit {
             None => (
-                "no systemd is on this bus to keep them".to_owned(),
-                "while machines run, never end it; 'vmlockctl reexec' upgrades it",
+                "there is no systemd on this bus to keep them".to_owned(),
+                "while VMs run, do not stop the service; upgrade it with 'vmlockctl reexec'",
             ),
             Some((false, _)) => (
                 format!("it was not started by systemd (pid {pid})"),
-                "when no machine runs, end it, and have systemd start it",
+                "when no VM runs, stop it and start it with 'systemctl start vmlockd'",
             ),
             Some((true, unit)) if unit.store_max == 0 => (
                 "its unit has FileDescriptorStoreMax=0".to_owned(),
-                "set that to 128 with 'systemctl edit vmlockd', and restart the service when no \
-                 machine runs",
+                "set that to 128 with 'systemctl edit vmlockd', and restart the service when no VM \
+                 runs",
             ),
-            Some((true, _)) => {
-                ("systemd keeps nothing of what it was given".to_owned(), "its log says more")
-            }
+            Some((true, _)) => (
+                "systemd keeps no descriptor of it".to_owned(),
+                "see 'journalctl -u vmlockd' for the cause",
+            ),
         };
-        let message = format!("when the service ends, all disks are free until it is back: {why}");
+        let message =
+            format!("when the service ends, all disks are unlocked until it runs again: {why}");
         remarks.push(Remark::new(Grade::Warning, "store", message).advise(advice));
     }
     if let Some((true, unit)) = unit
         && kept
     {
-        let kept = "'systemctl stop' keeps the locks until the service is started again";
+        let kept = "locks are kept over 'systemctl stop' until the service is started again";
         remarks.push(unit.loses_at_stop().map_or_else(
             || Remark::new(Grade::Ok, "stop", kept),
             |(why, advice)| Remark::new(Grade::Warning, "stop", why).advise(advice),
@@ -161,8 +169,8 @@ fn of_locks(locks: &[Row], remarks: &mut Vec<Remark>) {
     if troubled.is_empty() {
         let message = match locks.len() {
             0 => "no locks".to_owned(),
-            1 => "1 lock, which is in place".to_owned(),
-            count => format!("{count} locks, all of them in place"),
+            1 => "1 lock, held and verified".to_owned(),
+            count => format!("{count} locks, all held and verified"),
         };
         remarks.push(Remark::new(Grade::Ok, "locks", message));
     }
@@ -171,30 +179,31 @@ fn of_locks(locks: &[Row], remarks: &mut Vec<Remark>) {
         let (owner, disk) = (machine(lock), row::text(lock, "resource"));
         let since = clock::spoken(row::number(lock, "since-usec"));
         remarks.push(if row::flag(lock, "lost") {
-            let message = format!("lock {number} on {disk} is LOST, of {owner}, since {since}");
-            let advice = "another program may be using the disk: end one of the two; the \
-                          service's log says why, and it goes on trying";
+            let message = format!("lock {number} on {disk} of {owner}, held since {since}, is LOST");
+            let advice = "another program may be using the disk: stop one of the two; the service's \
+                          log names the cause, and the service retries until the lock is held again";
             Remark::new(Grade::Danger, "lock", message).advise(advice).about(lock)
         } else if row::flag(lock, "conflict") {
             let message = format!(
-                "lock {number} on {disk} covers data that another owner has locked, too, of {owner}, \
-                 since {since}"
+                "lock {number} on {disk} of {owner}, held since {since}, covers data that another owner has \
+                 locked"
             );
             let advice = format!(
-                "a loop device was set up anew, or a file copied up, while it was locked: two VMs may \
-                 be writing the same data; 'vmlockctl who {disk}' names both, end one of them"
+                "a loop device was set up again, or a file was copied up, while it was locked, and two \
+                 VMs may be writing the same data; 'vmlockctl who {disk}' names both: stop one of them"
             );
             Remark::new(Grade::Danger, "lock", message).advise(advice).about(lock)
         } else if let Some(what) = row::name_state(lock) {
-            let message = format!("lock {number} on {disk}: {what}, of {owner}, since {since}");
-            let advice = "what this VM writes is not found by the name any more: see                           'ls -l /proc/PID/fd' for the file that it has open, before it ends";
+            let message = format!("lock {number} on {disk} of {owner}, held since {since}: {what}");
+            let advice = "the VM writes to a file that no longer has this name: find it with 'ls -l /proc/PID/fd' \
+                          before the VM ends";
             Remark::new(Grade::Warning, "lock", message).advise(advice).about(lock)
         } else {
             let message = format!(
-                "lock {number} on {disk} is not verified since the service was started, of \
-                 {owner}, since {since}"
+                "lock {number} on {disk} of {owner}, held since {since}, is not verified since the service was \
+                 started"
             );
-            let advice = "if that lasts, its storage does not answer";
+            let advice = "if this lasts, the storage does not respond: check its server";
             Remark::new(Grade::Warning, "lock", message).advise(advice).about(lock)
         });
     }
@@ -206,8 +215,8 @@ fn of_owners(owners: &[Row], remarks: &mut Vec<Remark>) {
     if manual.is_empty() {
         let message = match owners.len() {
             0 => "no owners".to_owned(),
-            1 => "1 owner, whose machine lives".to_owned(),
-            count => format!("{count} owners, all of them with a living machine"),
+            1 => "1 owner, whose VM runs".to_owned(),
+            count => format!("{count} owners, whose VMs run"),
         };
         remarks.push(Remark::new(Grade::Ok, "owners", message));
     }
@@ -220,34 +229,34 @@ fn of_owners(owners: &[Row], remarks: &mut Vec<Remark>) {
         let since = clock::spoken(row::number(owner, "since-usec"));
         remarks.push(if row::text(owner, "name") == RECOVERED {
             let message = format!(
-                "{} was found in a damaged state, since {since}: whose {locks} it holds is not \
-                 known",
+                "{} holds {locks} whose records in the state file are damaged, since {since}: which VM \
+                 uses the disks is not known",
                 machine(owner)
             );
             let advice = format!(
-                "see 'vmlockctl list'; when no machine uses these disks, 'vmlockctl unlock {uuid}'"
+                "see 'vmlockctl list'; when no VM uses these disks, run 'vmlockctl unlock {uuid}'"
             );
             Remark::new(Grade::Danger, "owner", message).advise(advice).about(owner)
         } else if row::text(owner, "name") == SUSPECT {
             let message = format!(
-                "{} holds {locks} that damaged records name, since {since}: which VM uses these disks \
-                 is not known",
+                "{} holds {locks} that damaged records name, since {since}: which VM uses the disks is not \
+                 known",
                 machine(owner)
             );
             let advice = format!(
-                "see 'vmlockctl list'; when no VM uses these disks, 'vmlockctl unlock {uuid}'"
+                "see 'vmlockctl list'; when no VM uses these disks, run 'vmlockctl unlock {uuid}'"
             );
             Remark::new(Grade::Danger, "owner", message).advise(advice).about(owner)
         } else {
             let message =
-                format!("{} holds {locks} without a machine, since {since}", machine(owner));
-            let advice = format!("'vmlockctl unlock {uuid}' ends it");
+                format!("{} holds {locks} without a running VM, since {since}", machine(owner));
+            let advice = format!("when the locks are no longer needed, run 'vmlockctl unlock {uuid}'");
             Remark::new(Grade::Note, "owner", message).advise(advice).about(owner)
         });
     }
 }
 
-/// Whose a lock is, or what an owner is called.
+/// Names the VM of a lock or an owner.
 fn machine(row: &Row) -> String {
     let pid = match row::number(row, "pid") {
         0 => String::new(),

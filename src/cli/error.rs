@@ -47,9 +47,9 @@ impl From<zbus::fdo::Error> for Error {
 }
 
 impl Error {
-    /// A failed system call.
-    pub(super) fn system(doing: &str, error: impl Into<io::Error>) -> Self {
-        Self::Failed(format!("{doing}: {}", cause(&error.into())))
+    /// A failed system call; `action` is what it was for, in the infinitive.
+    pub(super) fn system(action: &str, error: impl Into<io::Error>) -> Self {
+        Self::Failed(format!("cannot {action}: {}", cause(&error.into())))
     }
 
     /// Whether what was called is not, or no longer, there.

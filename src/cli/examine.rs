@@ -1,6 +1,6 @@
-//! `doctor DIRECTORY`: what locks on a file system are worth.
+//! `doctor DIRECTORY`: tests the locks of a file system.
 //!
-//! The tool finds out by itself, as whoever has started it; the service is not asked.
+//! The tool tests them itself, with the rights of its user; the service is not called.
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt as _;
@@ -26,8 +26,8 @@ use crate::lock::work::Work as _;
 /// Where there is no such thing.
 pub(super) fn examine(path: &Path, remarks: &mut Vec<Remark>) -> Result<(), Error> {
     let path = std::path::absolute(path)
-        .map_err(|error| Error::Usage(format!("'{}' is no path: {error}", shown_path(path))))?;
-    // Nothing is asked here that the process has not had an answer to: it may hang.
+        .map_err(|error| Error::Usage(format!("'{}' is not a path: {error}", shown_path(path))))?;
+    // The test process touches the file system first, since that may hang.
     let examination = of(&path);
     match examination.tried.first() {
         Some((Step::Open, Outcome::Failed(Errno::ENOTDIR))) => examine_disk(&path, remarks),
@@ -47,32 +47,33 @@ fn of(directory: &Path) -> Examination {
 
 fn examine_disk(path: &Path, remarks: &mut Vec<Remark>) -> Result<(), Error> {
     let shown = shown_path(path);
-    let failed = |error| Error::system(&format!("looking at {shown}"), error);
+    let failed = |error| Error::system(&format!("examine {shown}"), error);
     let real = fs::canonicalize(path).map_err(failed)?;
     let kind = fs::metadata(&real).map_err(failed)?.file_type();
     if kind.is_block_device() {
         let message = format!(
-            "{shown} is a block device: a lock on it is in the way of this host only, and is not \
-             tested"
+            "{shown} is a block device: a lock on it is enforced on this host only, and is not tested"
         );
-        let advice = "if other hosts have it, too, lock it by its name, with 'lvm_lockspace_dir' or \
-                      'scsi_lockspace_dir' on a file system that they share";
+        let advice = "if other hosts use it, set 'lvm_lockspace_dir' or 'scsi_lockspace_dir' to a directory \
+                      on a file system that all of them share";
         remarks.push(Remark::new(Grade::Warning, "disk", message).advise(advice));
         return Ok(());
     }
     if !kind.is_file() {
-        let message = format!("{shown} is neither a directory nor a disk");
+        let message = format!("{shown} is neither a directory nor a disk; give one of these");
         return Err(Error::Usage(message));
     }
-    let message = format!("where no lockspace is configured, {shown} itself is locked");
+    let message = format!("unless a lockspace is configured for it, {shown} itself is locked");
     remarks.push(Remark::new(Grade::Ok, "disk", message));
     let directory = real.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned);
     let examination = of(&directory);
     let mounts = Mounts::now().unwrap_or_default();
     let own = mounts.of(&real).map(|mount| mount.id);
     if own.is_some() && own != examination.mount.as_ref().map(|mount| mount.id) {
-        let message = format!("not tested: {shown} is mounted by itself, and no file is beside it");
-        let advice = "look at the directory from which it was mounted";
+        let message = format!(
+            "not tested: {shown} itself is a mount point, so no file can be made beside it"
+        );
+        let advice = "examine the directory that it was mounted from";
         remarks.push(Remark::new(Grade::Warning, "verdict", message).advise(advice));
         return Ok(());
     }
@@ -80,7 +81,7 @@ fn examine_disk(path: &Path, remarks: &mut Vec<Remark>) -> Result<(), Error> {
     Ok(())
 }
 
-/// What was found out, line by line.
+/// Adds the findings, a line each.
 pub(super) fn tell(directory: &Path, examination: &Examination, remarks: &mut Vec<Remark>) {
     let shown = shown_path(directory);
     let Examination { mount, tried, verdict, caveats, .. } = examination;
@@ -89,7 +90,7 @@ pub(super) fn tell(directory: &Path, examination: &Examination, remarks: &mut Ve
             let point = shown_path(point);
             format!("{shown} is on {source}, a file system of type {kind}, mounted at {point}")
         }
-        None => format!("what {shown} is on is not known"),
+        None => format!("the file system of {shown} is not known"),
     };
     remarks.push(Remark::new(Grade::Ok, "place", place));
     remarks.extend(tried.iter().map(|(step, outcome)| of_step(*step, outcome)));
@@ -109,9 +110,10 @@ fn of_step(step: Step, outcome: &Outcome) -> Remark {
     let (grade, message) = match outcome {
         Outcome::Passed => (Grade::Ok, step.promise().to_owned()),
         Outcome::Wrong(how) => (Grade::Danger, how.clone()),
-        Outcome::NoLocks(errno) => {
-            (Grade::Danger, format!("{}: no lock is given ({})", step.deed(), errno.desc()))
-        }
+        Outcome::NoLocks(errno) => (
+            Grade::Danger,
+            format!("{}: the file system has no locks ({})", step.deed(), errno.desc()),
+        ),
         Outcome::Failed(errno) => (Grade::Warning, format!("{}: {}", step.deed(), errno.desc())),
     };
     Remark::new(grade, step.as_str(), message)
@@ -121,7 +123,7 @@ fn of_caveat(caveat: Caveat) -> Remark {
     Remark::new(Grade::Warning, "mount", caveat.sentence()).advise(caveat.advice())
 }
 
-/// How grave a verdict is for somebody who wants to rely on locks there.
+/// How grave a result is for users that rely on locks there.
 pub(super) fn grade(verdict: &Verdict) -> Grade {
     match verdict {
         Verdict::Shared => Grade::Ok,

@@ -1,4 +1,4 @@
-//! The hosts that share a lockspace, as far as they can be seen from here.
+//! The hosts that share a lockspace, as far as their files and locks are visible on this one.
 
 use std::path::Path;
 
@@ -8,8 +8,8 @@ use super::remark::{Grade, Remark};
 use crate::lock::printable::shown;
 use crate::lock::sighting::{Seen, Told, seen};
 
-/// Says which hosts there are, whose locks are seen here, and which lock otherwise than this one. Says
-/// nothing where there are none, or they are not to be read by who asks.
+/// Adds a remark for each host: whether its lock is visible here, and how its settings differ. Adds none
+/// if there are no hosts, or the user may not read their files.
 pub(super) fn look(lockspace: &Path, remarks: &mut Vec<Remark>) {
     if let Ok(hosts) = seen(lockspace) {
         compare(&hosts, remarks);
@@ -19,7 +19,7 @@ pub(super) fn look(lockspace: &Path, remarks: &mut Vec<Remark>) {
 fn compare(hosts: &[Seen], remarks: &mut Vec<Remark>) {
     let (here, others): (Vec<&Seen>, Vec<&Seen>) =
         hosts.iter().partition(|seen| seen.told.as_ref().is_some_and(Told::is_here));
-    // What is not known of this host is taken from the first of the others.
+    // If this host has no file, the first of the others is what the rest are compared with.
     let own = here.first().copied();
     let model = own.or(others.first().copied()).and_then(|seen| seen.told.as_ref());
     for seen in hosts {
@@ -27,10 +27,10 @@ fn compare(hosts: &[Seen], remarks: &mut Vec<Remark>) {
     }
     let visible = others.iter().filter(|seen| seen.locked == Some(true)).count();
     if visible == 0 && !others.is_empty() && own.is_some_and(|own| own.locked == Some(true)) {
-        let message = "no other host is seen here: none of them runs, or locks do not reach from \
-                       one host to the other";
+        let message = "the lock of no other host is visible here: no other host runs, or locks are not \
+                       shared between hosts";
         let advice =
-            "if 'vmlockctl doctor' of another host sees as little, use another file system";
+            "if 'vmlockctl doctor' on another host reports the same, use another file system";
         remarks.push(Remark::new(Grade::Warning, "hosts", message).advise(advice));
     }
 }
@@ -44,14 +44,16 @@ fn of_host(seen: &Seen, model: Option<&Told>) -> Remark {
     };
     let runs = *locked == Some(true);
     let state = match locked {
-        Some(true) => "its lock is seen here",
+        Some(true) => "its lock is visible here",
         Some(false) if here => "its service does not run",
-        Some(false) => "its lock is not seen here, so its service does not run, or can't be seen",
-        None => "whether it has its lock can't be seen",
+        Some(false) => {
+            "its lock is not visible here, so its service does not run, or its locks are not shared"
+        }
+        None => "whether it holds its lock cannot be tested",
     };
     let facts = facts(seen);
     let Some(told) = told else {
-        let message = format!("{called}: {state}; what it tells is not understood");
+        let message = format!("{called}: {state}; its file cannot be parsed");
         let grade = if runs { Grade::Warning } else { Grade::Note };
         return Remark::new(grade, "host", message).with_facts(facts);
     };
@@ -61,13 +63,13 @@ fn of_host(seen: &Seen, model: Option<&Told>) -> Remark {
         return Remark::new(grade, "host", message).with_facts(facts);
     };
     let message = format!("{called}, vmlockd {}: {state}; {apart}", told.version);
-    // One that does not run is in nobody's way.
+    // A host that does not run conflicts with none.
     let grade = match (runs, grave) {
         (true, true) => Grade::Danger,
         (true, false) => Grade::Warning,
         (false, _) => Grade::Note,
     };
-    let advice = "all hosts must use the same locking, or two of them may write one disk";
+    let advice = "all hosts must have the same locking settings, or two of them may write one disk";
     Remark::new(grade, "host", message).advise(advice).with_facts(facts)
 }
 
@@ -155,7 +157,10 @@ mod tests {
             compare(&[own.clone(), other.clone()], &mut remarks);
             assert_eq!(remarks[1].grade, grade, "{dir} {locks}");
             let line = remarks[1].line();
-            assert!(line.contains("host \"B\" (b)") && line.contains("same locking"), "{line}");
+            assert!(
+                line.contains("host \"B\" (b)") && line.contains("same locking settings"),
+                "{line}"
+            );
             let gone = Seen { locked: Some(false), ..other };
             assert_eq!(grades(&[own.clone(), gone])[1], Grade::Note);
         }

@@ -34,16 +34,16 @@ Example:
   …
   vmlockctl unlock ./web1.qcow2
 
-No process keeps such a lock: it stays until 'vmlockctl unlock', or until the
-host is started again. Where a command can be named, 'vmlockctl run' is better.
+Such a lock is not bound to a process: it stays until 'vmlockctl unlock' or until
+the host reboots. To lock disks while a command runs, use 'vmlockctl run'.
 
-Prints the UUID of the lock's owner, and the locks.";
+Prints the UUID of the owner, and its locks.";
 
 /// Lock disks until 'vmlockctl unlock', for maintenance
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct Arguments {
-    /// What to call the locks' owner
+    /// The owner's name
     #[arg(long, default_value = "vmlockctl lock", value_parser = check_name)]
     name: String,
     /// The owner's UUID [default: a new one]
@@ -53,10 +53,10 @@ pub(super) struct Arguments {
     why: Why,
     #[command(flatten)]
     wait: Wait,
-    /// Lock disks also while this host uses them itself
+    /// Also lock disks that this host itself uses
     #[arg(long)]
     in_use: bool,
-    /// Disk images, block devices, or leases (lease:DIRECTORY/KEY); MODE is 'exclusive' (default) or
+    /// Disk images, block devices or leases (lease:DIRECTORY/KEY); MODE is 'exclusive' (default) or
     /// 'shared'
     #[arg(required = true, value_name = "PATH[:MODE]", value_parser = Disk::parser())]
     disks: Vec<Disk>,
@@ -74,12 +74,12 @@ impl Arguments {
     }
 }
 
-/// Does it.
+/// Locks the disks, and prints the owner and its locks.
 pub(super) async fn perform(link: &Link, args: Arguments, form: Form) -> Result<Code, Error> {
     let uuid = args.uuid.unwrap_or_else(|| Uuid::new_v4().to_string());
     let mut signals = Signals::catch()?;
     let (name, disks, wait) = (&args.name, &args.disks[..], args.wait.span());
-    // There is no process that anything could become of.
+    // There is no process to pause or kill.
     let (in_use, on_lost) = (args.in_use, OnLost::Notify);
     let (uuid, why) = (&uuid, args.why.text());
     let opening = Opening { name, why, uuid, manual: true, disks, in_use, on_lost, wait };
@@ -90,8 +90,8 @@ pub(super) async fn perform(link: &Link, args: Arguments, form: Form) -> Result<
             if wait.is_some() {
                 let _ = timeout(PATIENCE, opening.give_up(link)).await;
             }
-            // Nobody would know of locks that are granted now. Should the service wait for a
-            // password instead, it withdraws the question when we leave.
+            // The caller does not learn of locks that are granted now. If the service waits for a
+            // password, it withdraws the request when the connection ends.
             if let Ok(Ok(opened)) = timeout(PATIENCE, &mut request).await {
                 link.owner(&opened.path).await?.close(Options::new()).await?;
             }
@@ -134,10 +134,10 @@ async fn withdraw(link: &Link, path: &OwnedObjectPath, uuid: &str, error: Error)
     let closed = timeout(LIMIT, closed).await;
     let outcome = match closed {
         Ok(Ok(())) => "nothing is locked".to_owned(),
-        _ => format!("the disks may be locked still: 'vmlockctl unlock {uuid}' unlocks them"),
+        _ => format!("the disks may still be locked; 'vmlockctl unlock {uuid}' unlocks them"),
     };
     let why = match error {
-        Error::ReaderGone => "writing to standard output: Broken pipe".to_owned(),
+        Error::ReaderGone => "cannot write to standard output: Broken pipe".to_owned(),
         error => error.message(link.bus).unwrap_or_default(),
     };
     Error::Failed(format!("{why}; {outcome}"))

@@ -1,6 +1,7 @@
 //! `lockspace`: directories of leases, and the leases in them.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -20,18 +21,18 @@ use crate::client::{LOCKSPACES_PATH, Options, Row};
 const LOCKSPACE: &str = "org.vmlockd1.Lockspace";
 
 const AFTER_HELP: &str = "\
-A lease is a file in a lockspace, which is a directory: who locks it has what it
-stands for, as a machine's right to run on one of several hosts. libvirt's
-<lease> names the same: 'path', 'lockspace' and 'key' there are
+A lease is a file in a lockspace, which is a directory. A lock on it stands for a
+right, such as the right of a VM to run on one of several hosts. libvirt's <lease>
+names the same file: its 'path', 'lockspace' and 'key' are
 lease:PATH/LOCKSPACE/KEY here.
 
   vmlockctl lockspace create /srv/leases
   vmlockctl lockspace create-lease /srv/leases/web1
   vmlockctl run --lease /srv/leases/web1 -- qemu-system-x86_64 ...
 
-A slash in a key is written %2F, a percent sign %25.";
+In a key, write a slash as %2F and a percent sign as %25.";
 
-/// Make, list and remove lockspaces and the leases in them
+/// List, create and remove lockspaces and leases
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP, disable_help_subcommand = true)]
 pub(super) struct Arguments {
@@ -43,23 +44,23 @@ pub(super) struct Arguments {
 enum Deed {
     /// List the lockspaces
     List,
-    /// Make a directory a lockspace; it is made where it is missing
+    /// Make a directory a lockspace; create the directory if it does not exist
     Create {
         /// The directory
         directory: PathBuf,
     },
-    /// Remove a lockspace that nobody uses, with its directory, in which nothing may be left
+    /// Remove a lockspace that is not in use, and its directory, which must be empty
     Remove {
         /// The directory
         directory: PathBuf,
     },
-    /// Make a lease; one that is there stays as it is
+    /// Create a lease; an existing lease is left unchanged
     CreateLease {
         /// The lease
         #[arg(value_name = "DIRECTORY/KEY")]
         lease: OsString,
     },
-    /// Remove a lease that nobody holds
+    /// Remove a lease that is not locked
     RemoveLease {
         /// The lease
         #[arg(value_name = "DIRECTORY/KEY")]
@@ -81,14 +82,14 @@ pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
     match arguments.deed {
         Deed::List => list(link, form).await?,
         Deed::Create { directory } => {
-            let arguments = (disks::name(&directory)?, Options::new());
+            let arguments = (disks::name(bare(&directory))?, Options::new());
             let made: OwnedObjectPath = link.ask(manager, "CreateLockspace", &arguments).await?;
             if form == Form::Json {
                 print(&json::document(&json!({ "lockspace": made.as_str() })))?;
             }
         }
         Deed::Remove { directory } => {
-            let arguments = (disks::name(&directory)?, Options::new());
+            let arguments = (disks::name(bare(&directory))?, Options::new());
             link.ask::<_, ()>(manager, "RemoveLockspace", &arguments).await?;
         }
         Deed::CreateLease { lease } => {
@@ -103,6 +104,13 @@ pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
     Ok(Code::SUCCESS)
 }
 
+/// A directory without the slash that shells append to its name.
+fn bare(directory: &Path) -> &Path {
+    let bytes = directory.as_os_str().as_bytes();
+    let end = bytes.iter().rposition(|byte| *byte != b'/').map_or(bytes.len().min(1), |at| at + 1);
+    Path::new(OsStr::from_bytes(&bytes[..end]))
+}
+
 async fn list(link: &Link, form: Form) -> Result<(), Error> {
     let lockspaces = all(link).await?;
     print(&match form {
@@ -113,14 +121,14 @@ async fn list(link: &Link, form: Form) -> Result<(), Error> {
 
 /// Returns all lockspaces with their properties, and with their paths under the key `lockspace`.
 pub(super) async fn all(link: &Link) -> Result<Vec<Row>, Error> {
-    // The object manager's reply has all locks as well, and may be too large.
+    // The reply of the object manager includes all locks, and may be too large.
     let folder =
         IntrospectableProxy::builder(link.service().await?).destination(link.destination().await?);
     let folder = folder.path(LOCKSPACES_PATH).build().await?.introspect().await?;
     let mut lockspaces = Vec::new();
     for name in children(&folder) {
         let path = ObjectPath::try_from(format!("{LOCKSPACES_PATH}/{name}"))?;
-        // One that has gone meanwhile is none any more.
+        // Removed meanwhile.
         let mut properties = match link.properties(&path, LOCKSPACE).await {
             Err(error) if error.is_no_such_object() => continue,
             properties => properties?,
@@ -132,13 +140,13 @@ pub(super) async fn all(link: &Link) -> Result<Vec<Row>, Error> {
     Ok(lockspaces)
 }
 
-/// The names of an object's children in its introspection data.
+/// Returns the names of an object's children, from its introspection data.
 fn children(xml: &str) -> impl Iterator<Item = &str> {
     let names = xml.split("<node name=\"").skip(1);
     names.filter_map(|rest| rest.split_once('"').map(|(name, _)| name))
 }
 
-/// Those with a number in the order of these, after those without.
+/// The sort key of a name: names without a number first, then by number.
 fn place(name: &str) -> (u64, String) {
     let number = name.rsplit('_').next().and_then(|number| number.parse().ok());
     (number.unwrap_or_default(), name.to_owned())
@@ -162,6 +170,15 @@ fn text(lockspaces: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_slash_at_the_end_of_a_directory_is_dropped() {
+        for (directory, without) in
+            [("/a/b//", "/a/b"), ("a", "a"), ("/", "/"), ("", ""), ("//", "/")]
+        {
+            assert_eq!(bare(Path::new(directory)), Path::new(without));
+        }
+    }
 
     #[test]
     fn children_are_found_by_their_names() {

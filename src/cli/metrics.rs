@@ -1,4 +1,4 @@
-//! `metrics`: the service's numbers, for whoever collects such.
+//! `metrics`: the service's metrics.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
@@ -17,20 +17,20 @@ use crate::client::Options;
 use crate::lock::printable::shown_path;
 
 const AFTER_HELP: &str = "\
-The text has the format of OpenMetrics 1.0, which Prometheus reads. For the
-textfile collector of its node exporter, have a timer run for instance:
+The format is OpenMetrics 1.0, which Prometheus reads. For the textfile collector
+of its node exporter, run this from a timer:
   vmlockctl metrics --output /var/lib/prometheus/node-exporter/vmlockd.prom";
 
-/// Print how often what happened since the service was started, for Prometheus and the like
+/// Print service metrics in OpenMetrics (Prometheus) format
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Arguments {
-    /// Replace this file, in one step; '-' is standard output
+    /// Write to this file, which is replaced atomically; '-' is standard output
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
-/// Does it.
+/// Prints the metrics, or writes them to a file.
 pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Result<Code, Error> {
     let manager = link.manager().await?;
     let metrics = manager.get_metrics(Options::new()).await?;
@@ -42,12 +42,12 @@ pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
         None => print(&text)?,
         Some(path) if path.as_os_str() == "-" => print(&text)?,
         Some(path) => replace(&path, &text)
-            .map_err(|error| Error::system(&format!("writing {}", shown_path(&path)), error))?,
+            .map_err(|error| Error::system(&format!("write {}", shown_path(&path)), error))?,
     }
     Ok(Code::SUCCESS)
 }
 
-/// Puts a file with this text, which everybody may read, in the place of the one there is.
+/// Atomically replaces a file by one with this text that all users can read.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let Some(name) = path.file_name() else { return Err(io::ErrorKind::IsADirectory.into()) };
     // Beside it, since only there it can be renamed; hidden, and without the ending by which

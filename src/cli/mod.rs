@@ -1,11 +1,11 @@
-//! The command-line tool, `vmlockctl`: everything that a person or a script does with the service.
+//! The command-line tool, `vmlockctl`.
 //!
-//! One file per verb. What they have in common is small: [`link`] is the way to the service,
-//! [`disks`] reads `PATH:MODE`, [`find`] knows which owner or lock somebody means, and [`row`],
-//! [`clock`], [`table`] and [`json`] turn answers into something to read. [`error`] says how a
-//! failure is told and with which exit code.
+//! One file per command. Shared by them: [`link`] connects to the service, [`disks`] reads `PATH:MODE`,
+//! [`target`] reads arguments that name a disk, a lock or an owner, [`find`] finds what they name,
+//! [`hints`] answers common mistakes, and [`row`], [`clock`], [`table`] and [`json`] format replies.
+//! [`error`] has the messages and exit codes of failures.
 //!
-//! A table is for people and may change; what `--json` prints has the keys and values of the bus.
+//! Text is for people and may change; `--json` has the values of the bus, under keys in kebab-case.
 
 mod clock;
 mod code;
@@ -77,13 +77,13 @@ use error::Error;
 use link::Link;
 use output::{Form, complain};
 
-const ABOUT: &str = "Lock the disks of virtual machines, and see who holds them";
+const ABOUT: &str = "Lock the disks of virtual machines, and show who holds them";
 
 const LONG_ABOUT: &str = "\
-Locks the disks of virtual machines through the service vmlockd, and tells who holds which.
+Locks the disks of virtual machines through the service vmlockd, and shows their holders.
 
-Whoever writes a disk image should hold it exclusively: a second writer destroys it. 'vmlockctl \
-run' holds disks while a command runs; 'vmlockctl who' tells who holds a disk.";
+A program that writes a disk image should lock it exclusively: two writers corrupt it. 'vmlockctl \
+run' keeps disks locked while a command runs; 'vmlockctl who' shows the holders of a disk.";
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -93,19 +93,19 @@ Examples:
 
 Exit codes:
    0  done
-   1  something else went wrong; for 'doctor': a disk is in danger
+   1  any other failure; for 'doctor': a disk is in danger
    3  for 'who': the disk is free
   64  the command line is wrong
   66  there is no such disk, lease, lockspace, owner or lock
-  69  the service, or the bus, can't be reached
+  69  the service does not run, or the service or the bus cannot be reached
   75  the disk is locked by another owner, or '--wait' timed out
   77  not authorized
-  78  for 'doctor': no disk is in danger, but locks may be lost one day
+  78  for 'doctor': no disk is in danger, but there are warnings
 'run' ends as its command does, with its exit code or by the same signal; with
-126 if the command can't be executed and with 127 if there is no such command.
+126 if the command cannot be executed, and with 127 if there is no such command.
 
-Root talks to the host's service on the system bus, everybody else to his own on
-the session bus, unless --system or --session says otherwise.";
+Root calls the host's service, on the system bus; other users call their own
+service, on the session bus. --system and --session override this.";
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -118,13 +118,13 @@ the session bus, unless --system or --session says otherwise.";
     disable_help_subcommand = true
 )]
 struct Arguments {
-    /// Talk to the host's service, on the system bus (default for root)
+    /// Call the host's service, on the system bus (default for root)
     #[arg(long, global = true, display_order = 900)]
     system: bool,
-    /// Talk to your own service, on the session bus (default for everybody else)
+    /// Call your own service, on the session bus (default for other users)
     #[arg(long, global = true, display_order = 901)]
     session: bool,
-    /// Print JSON with the keys and values of the D-Bus interface instead of a table
+    /// Print JSON instead of text
     #[arg(long, global = true, display_order = 902)]
     json: bool,
     #[command(subcommand)]
@@ -151,7 +151,7 @@ enum Verb {
     Reload(reload::Arguments),
     Reexec(reexec::Arguments),
     Doctor(doctor::Arguments),
-    /// Print what happens to owners and locks, until Ctrl-C
+    /// Print events of owners and locks until Ctrl-C
     Monitor,
     Metrics(metrics::Arguments),
     Completions(completions::Arguments),
@@ -261,7 +261,7 @@ fn parse(words: &[OsString]) -> Result<(Bus, Arguments), clap::Error> {
         (false, false) => Bus::of(nix::unistd::geteuid().as_raw()),
         // clap itself would not see this where one is before the verb and one behind it.
         (true, true) => {
-            let message = "--system and --session can't be used together";
+            let message = "--system and --session exclude each other; give one of them";
             return Err(Arguments::command().error(ErrorKind::ArgumentConflict, message));
         }
     };
@@ -273,7 +273,7 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
     let needs = Needs { descriptors: NEEDS.descriptors + arguments.verb.disks(), ..NEEDS };
     rlimit::check(needs).map_err(|error| Error::Failed(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Error::system("starting the event loop", error))?;
+    let runtime = runtime.map_err(|error| Error::system("start the event loop", error))?;
     runtime.block_on(async {
         // What is printed may go to a file.
         let _file_size = signals::catch_file_size()?;

@@ -1,4 +1,4 @@
-//! `monitor`: what happens to owners and locks, as it happens.
+//! `monitor`: prints events of owners and locks as they occur.
 
 use zbus::MatchRule;
 
@@ -13,14 +13,14 @@ use super::signals::Signals;
 use crate::client::{Event, MANAGER_PATH, Subscription};
 use crate::lock::printable::shown;
 
-/// Does it, until a signal ends it, or nobody reads any more.
+/// Prints events until a signal arrives or the reader closes the pipe.
 pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
     let mut signals = Signals::catch()?;
     // One subscription for the Manager and all locks, so that their signals keep their order.
     let rule = MatchRule::builder().path_namespace(MANAGER_PATH);
     let mut events = Subscription::new(link.bus().await?, rule).await?;
     let mut known = Known::default();
-    complain(&format!("listening on the {} bus; Ctrl-C ends it", link.bus.as_str()));
+    complain(&format!("listening on the {} bus; press Ctrl-C to stop", link.bus.as_str()));
     known.learn(link).await;
     let gone = reader_gone();
     tokio::pin!(gone);
@@ -32,14 +32,14 @@ pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
             event = events.next() => match event.ok_or(Error::Lost)? {
                 Event::Signal(message) => {
                     let news = News::read(&message);
-                    // What goes is known until it was told of.
+                    // An owner that ends stays known until its end is printed.
                     let goes = matches!(&news, Some(News { event: news::Event::Ended { .. }, .. }));
                     if !goes {
                         known.follow(&message);
                     }
                     if let Some(news) = news {
                         if news.bare_lock().is_some_and(|lock| known.lock(lock).is_none()) {
-                            // It tells of itself before we have asked who has come to the bus.
+                            // Its first signals may arrive before its lists were read.
                             known.learn(link).await;
                         }
                         tell(&news, &known, form)?;
@@ -53,7 +53,7 @@ pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
                     complain(if is_there {
                         "vmlockd has come to the bus"
                     } else {
-                        "vmlockd has left the bus; what happens now is not seen"
+                        "vmlockd has left the bus; events are missed until it returns"
                     });
                     tell(&News::of_service(is_there), &known, form)?;
                     if is_there {
@@ -65,7 +65,7 @@ pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
     }
 }
 
-/// Prints it at once: whoever reads may act on it.
+/// Prints an event at once, since the reader may act on it.
 fn tell(news: &News, known: &Known, form: Form) -> Result<(), Error> {
     match form {
         Form::Json => print(&format!("{}\n", news.object(known))),

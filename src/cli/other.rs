@@ -1,7 +1,7 @@
 //! The other instance of vmlockd: the user's own, for the host's; the host's, for the user's own.
 //!
 //! An instance knows the locks of other instances from the kernel only, which names a process at
-//! most. So where it names no owner, the other instance is asked.
+//! most. If an instance names no owner, the other instance is called.
 
 use std::path::Path;
 use std::time::Duration;
@@ -47,7 +47,7 @@ impl Other {
         if holders.iter().any(|holder| row::text(holder, "kind") == "owner") {
             return Ok(());
         }
-        let late = |_| Error::Absent("it does not answer".to_owned());
+        let late = |_| Error::Absent("it does not respond".to_owned());
         let owners = timeout(LIMIT, self.owners(path)).await.map_err(late)??;
         if !owners.is_empty() {
             holders.retain(|holder| !is_other_instance(holder));

@@ -11,12 +11,12 @@ use tokio::sync::oneshot;
 
 use super::error::Error;
 
-/// For whom something is printed.
+/// How a command prints its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    /// A person.
+    /// As text, for people.
     Text,
-    /// A program.
+    /// As JSON, for programs.
     Json,
 }
 
@@ -30,16 +30,15 @@ pub(super) fn written(result: io::Result<()>) -> Result<(), Error> {
     match result.and_then(|()| io::stdout().flush()) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Error::ReaderGone),
-        Err(error) => Err(Error::system("writing to standard output", error)),
+        Err(error) => Err(Error::system("write to standard output", error)),
     }
 }
 
-/// Returns once nobody can read any more what is printed: the other end of a pipe is closed. Never
-/// where standard output is something else.
+/// Returns once standard output is a pipe whose other end is closed. Otherwise never returns.
 pub(super) async fn reader_gone() {
     let (gone, told) = oneshot::channel();
-    // A thread of its own, which nobody has to wait for in the end. Asked for nothing, poll tells
-    // only of what is wrong with it.
+    // A thread of its own, which is left behind at the end. Without requested events, poll(2) reports
+    // only errors and hang-ups.
     let watch = move || {
         let out = io::stdout();
         let mut asked = [PollFd::new(out.as_fd(), PollFlags::empty())];
@@ -50,7 +49,7 @@ pub(super) async fn reader_gone() {
             }
         };
         if seen.is_ok() {
-            // Nobody waits for it who has ended meanwhile.
+            // The receiver may be gone.
             let _ = gone.send(());
         }
     };
@@ -60,13 +59,13 @@ pub(super) async fn reader_gone() {
     pending::<()>().await;
 }
 
-/// Says something to the person; standard output is for what was asked for.
+/// Writes a line to standard error; standard output is for results.
 pub(super) fn say(text: &str) {
     // There is nowhere to report that standard error can't be written.
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// Says what is wrong.
+/// Writes a message to standard error.
 pub(super) fn complain(text: &str) {
     say(&format!("vmlockctl: {text}"));
 }

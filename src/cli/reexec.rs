@@ -1,7 +1,7 @@
-//! `reexec`: the service goes on as the program that is installed now.
+//! `reexec`: re-executes the service from the installed binary.
 //!
-//! The service answers once the new program has said that it can take over. It leaves the bus then
-//! and comes back under another unique name; only what is seen after that counts.
+//! The service replies once the new program has confirmed that it can take over. It then leaves the bus
+//! and returns under another unique name; only its state after that counts.
 
 use std::fs;
 use std::path::PathBuf;
@@ -25,21 +25,20 @@ use crate::client::{Bus, ManagerProxy, Options, SERVICE};
 const LIMIT: Duration = Duration::from_secs(30);
 
 const AFTER_HELP: &str = "\
-To be called after an upgrade. The service first asks the program that is
-installed now whether it can take over; if not, it goes on as it is. All locks
-stay: there is no instant without them. Users other than root need an
-administrator's password on the system bus.";
+Run it after an upgrade. The service first checks that the installed binary can
+take over; if not, it continues to run unchanged. All locks are held throughout.
+On the system bus, users other than root need an administrator's password.";
 
-/// Have the service replace itself by the program that is installed now
+/// Re-execute the service from the installed binary, keeping all locks
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Arguments {
-    /// Where the service has its runtime files, to tell its process if the bus can't
+    /// The service's runtime directory, to find its process if the bus cannot be reached
     #[arg(long, value_name = "DIR")]
     runtime_dir: Option<PathBuf>,
 }
 
-/// A service that was asked, and does as it was told.
+/// A service that has accepted the request.
 struct Asked {
     changes: NameOwnerChangedStream,
     first: OwnedUniqueName,
@@ -48,7 +47,7 @@ struct Asked {
     since: Option<u64>,
 }
 
-/// Does it.
+/// Re-executes the service, waits for it, and prints both versions.
 pub(super) async fn perform(bus: Bus, arguments: Arguments, form: Form) -> Result<Code, Error> {
     let asked = async {
         let link = Link::open(bus).await?.into_running();
@@ -70,7 +69,9 @@ pub(super) async fn perform(bus: Bus, arguments: Arguments, form: Form) -> Resul
     let name = BusName::try_from(SERVICE)?;
     let pid = DBusProxy::new(link.bus().await?).await?.get_connection_unix_process_id(name).await?;
     if same_run || is_left_over(pid) {
-        let text = format!("vmlockd {after} goes on as it is, in process {pid}; its log says why");
+        let text = format!(
+            "vmlockd {after} was not replaced and still runs as process {pid}; its log names the cause"
+        );
         return Err(Error::Failed(text));
     }
     print(&match form {
@@ -82,7 +83,7 @@ pub(super) async fn perform(bus: Bus, arguments: Arguments, form: Form) -> Resul
     Ok(Code::SUCCESS)
 }
 
-/// Asks the service. One that does not run is not started for it.
+/// Calls the service. A stopped service is not started.
 async fn ask(link: &Link) -> Result<Asked, Error> {
     let bus = DBusProxy::new(link.bus().await?).await?;
     let changes = bus.receive_name_owner_changed_with_args(&[(0, SERVICE)]).await?;
@@ -107,8 +108,8 @@ async fn come_back(asked: Asked) -> Result<(), Error> {
     };
     timeout(LIMIT, back).await.unwrap_or_else(|_| {
         let limit = LIMIT.as_secs();
-        let text = format!("vmlockd was away from the bus for {limit} s and has not come back");
-        Err(Error::Absent(format!("{text}; its log says why")))
+        let text = format!("vmlockd left the bus {limit} s ago and has not returned");
+        Err(Error::Absent(format!("{text}; its log names the cause")))
     })
 }
 
@@ -119,8 +120,8 @@ async fn started(manager: &ManagerProxy<'_>) -> Option<u64> {
     u64::try_from(&**metrics.get("since-usec")?).ok()
 }
 
-/// Whether a process is of a program that has been replaced on the disk: then it was not replaced
-/// itself. Where we may not look, nobody says so.
+/// Whether the program of a process was replaced on disk: then the process was not replaced. False if
+/// this user may not see it.
 fn is_left_over(pid: u32) -> bool {
     let program = fs::read_link(format!("/proc/{pid}/exe"));
     program.is_ok_and(|path| path.to_string_lossy().ends_with(" (deleted)"))

@@ -1,4 +1,4 @@
-//! What a look at the service has shown, one line each.
+//! The findings of `doctor`, one line each.
 
 use serde_json::{Map, Value};
 
@@ -12,9 +12,9 @@ use crate::lock::printable::shown;
 pub(super) enum Grade {
     /// As it should be.
     Ok,
-    /// Nothing is wrong, but somebody may have forgotten it.
+    /// Nothing is wrong, but it may have been forgotten.
     Note,
-    /// Locks may be lost one day.
+    /// Locks may be lost later.
     Warning,
     /// A disk may be written twice.
     Danger,

@@ -41,8 +41,8 @@ use super::why::Why;
 use crate::client::{Event, MANAGER_PATH, Options, OwnerProxy, Subscription};
 use crate::lock::on_lost::OnLost;
 
-/// How long the end of an owner is awaited whose lifeline somebody else may have, once the service
-/// has shown that it had time to see our copy closed.
+/// How long to wait for the end of an owner whose lifeline another process may have, once the service
+/// has had time to see that this process's copy is closed.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the service has to show that.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -52,26 +52,26 @@ Example:
   vmlockctl run --name web1 --disk web1.qcow2 --disk base.qcow2:shared -- \\
       qemu-system-x86_64 -nographic -drive file=web1.qcow2
 
-Nobody else can lock web1.qcow2 until QEMU has ended, and nobody can lock
-base.qcow2 exclusively. If somebody holds one of them already, QEMU is not
-started, the message says who it is, and the exit code is 75. With --wait it is
-started when they are free.
+While QEMU runs, no other owner can lock web1.qcow2, and none can lock base.qcow2
+exclusively. If another owner holds one of them, QEMU is not started, the error
+names the holder, and the exit code is 75. With --wait, QEMU is started once both
+can be locked.
 
-The command, and all that it starts, inherits a descriptor that keeps the disks
-locked until the last of them has closed it or ended; its number is in
+The command and its child processes inherit a descriptor that keeps the disks
+locked until all of them have closed it or ended. Its number is in
 VMLOCKD_LIFELINE_FD, the owner's UUID in VMLOCKD_OWNER.";
 
-/// Run a command and keep disks locked for as long as it lives
+/// Run a command with disks locked
 #[derive(Debug, Args)]
 #[command(
     override_usage = "vmlockctl run [--name NAME] [--uuid UUID] [--why TEXT] [--wait[=DURATION]] [--conflict-exit-code NUMBER] [--in-use] [--on-lost=ACTION] --disk PATH[:MODE]... [--lease DIRECTORY/KEY[:MODE]]... -- COMMAND [ARG]...",
     after_help = EXAMPLE
 )]
 pub(super) struct Arguments {
-    /// What to call the machine [default: the command's name]
+    /// The owner's name [default: the command's name]
     #[arg(long, value_parser = check_name)]
     name: Option<String>,
-    /// The machine's UUID [default: a new one]
+    /// The owner's UUID [default: a new one]
     #[arg(long, value_parser = check_uuid)]
     uuid: Option<String>,
     /// A disk image or block device; MODE is 'exclusive' (default) or 'shared'
@@ -91,15 +91,15 @@ pub(super) struct Arguments {
     #[arg(short = 'E', long, value_name = "NUMBER", default_value_t = Code::HELD.status(),
         hide_default_value = true)]
     conflict_exit_code: u8,
-    /// Lock disks also while this host uses them itself
+    /// Also lock disks that this host itself uses
     #[arg(long)]
     in_use: bool,
-    /// What becomes of the command when a lock is lost: 'notify' (nothing), 'pause' or 'kill'
+    /// What to do with the command if a lock is lost: 'notify' (nothing), 'pause' or 'kill'
     #[arg(long, value_name = "ACTION", default_value = "notify", hide_default_value = true,
         value_parser = PossibleValuesParser::new(OnLost::ALL.map(OnLost::as_str))
             .try_map(|word| word.parse::<OnLost>().map_err(|()| "no such action")))]
     on_lost: OnLost,
-    /// What to run
+    /// The command to run
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(super) command: Vec<OsString>,
 }
@@ -170,7 +170,7 @@ async fn bind(link: &Link, path: &OwnedObjectPath, left: &mut [Survivor]) {
     }
 }
 
-/// Says what has become of the disks, where that is not what a reader of the command line expects.
+/// Reports disks that stay locked, and processes that run without a lock.
 async fn report(kept: Option<bool>, left: Vec<Survivor>) {
     if kept == Some(true) {
         complain(&kept_by(&left));
@@ -198,7 +198,7 @@ fn kept_by(left: &[Survivor]) -> String {
         1 => (survivors::names(keepers.iter().copied()), "keeps the disks locked until it ends"),
         _ => (survivors::names(keepers.iter().copied()), "keep the disks locked until they end"),
     };
-    format!("the command has ended, but not all that it started: {names} {end}")
+    format!("the command has ended, but processes that it started still run: {names} {end}")
 }
 
 /// Steps 2 and 3, from the binding on.
@@ -218,12 +218,12 @@ async fn accompany(
     let lifeline = lifeline
         .try_clone()
         .and_then(pipe::Receiver::from_owned_fd)
-        .map_err(|error| Error::system("watching the lifeline", error))?;
+        .map_err(|error| Error::system("watch the lifeline", error))?;
     let mut whole = true;
     loop {
         tokio::select! {
             status = child.wait() => {
-                return status.map_err(|error| Error::system("waiting for the command", error));
+                return status.map_err(|error| Error::system("wait for the command", error));
             }
             signal = signals.next_or_child() => match signal {
                 Some(signal) => pass_on(&pidfd, signal),
@@ -238,8 +238,9 @@ async fn accompany(
             () = broken(&lifeline), if whole => {
                 whole = false;
                 complain(
-                    "the disks are no longer locked, but the command runs on: vmlockd, or \
-                     somebody through it, has ended the owner",
+                    "the disks are no longer locked, but the command still runs: vmlockd has closed \
+                     its owner, perhaps at the request of another program; stop the command before \
+                     another program uses the disks",
                 );
             }
         }
@@ -262,7 +263,7 @@ fn pass_on(pidfd: &OwnedFd, signal: Signal) {
         return;
     }
     if let Some(signal) = rustix::process::Signal::from_named_raw(signal as i32) {
-        // It may have ended meanwhile, or belong to somebody whom we can't signal.
+        // It may have ended meanwhile, or run as a user that this one cannot signal.
         let _ = rustix::process::pidfd_send_signal(pidfd, signal);
     }
 }
@@ -279,7 +280,7 @@ async fn give_up(link: &Link, path: &OwnedObjectPath, lifeline: OwnedFd) -> Opti
         let mut changes = Subscription::new(link.bus().await?, rule).await?;
         let removed = async { while matches!(changes.next().await, Some(Event::Owner(_))) {} };
         let owner = link.owner(path).await?;
-        // It may be gone already, closed by somebody.
+        // It may have been closed already.
         if !is_there(&owner).await? {
             return Ok::<_, Error>(false);
         }

@@ -7,18 +7,18 @@ use crate::client::Bus;
 use crate::lock::printable::shown_path;
 use crate::lock::{Mode, ofd};
 
-/// What a runtime directory tells.
+/// Whether a service runs, according to its runtime directory.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Running {
     /// A service runs there.
     Process(u32),
-    /// None does.
-    Nobody,
-    /// We may not look, or it makes no sense.
+    /// No service runs there.
+    Stopped,
+    /// The lock file cannot be read, or has no process number.
     Unknown,
 }
 
-/// Where the service of a bus has its runtime directory, unless it was told otherwise.
+/// The default runtime directory of the service of a bus.
 pub(super) fn directory(bus: Bus) -> Option<PathBuf> {
     match bus {
         Bus::System => Some("/run/vmlockd".into()),
@@ -27,18 +27,18 @@ pub(super) fn directory(bus: Bus) -> Option<PathBuf> {
 }
 
 impl Running {
-    /// Looks. A process number counts only while the file is locked: otherwise it is left over, and
-    /// another process may have it by now.
+    /// Reads the lock file. Its process number counts only while the file is locked: otherwise it is left
+    /// over, and another process may have the number.
     pub(super) fn look(directory: &Path) -> Self {
         let path = directory.join("lock");
         let file = match File::open(&path) {
             Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Self::Nobody,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Self::Stopped,
             Err(_) => return Self::Unknown,
         };
         match ofd::in_the_way(&file, Mode::Exclusive) {
             Ok(Some(_)) => {}
-            Ok(None) => return Self::Nobody,
+            Ok(None) => return Self::Stopped,
             Err(_) => return Self::Unknown,
         }
         let pid = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
@@ -46,19 +46,19 @@ impl Running {
     }
 }
 
-/// How to have a service replace itself that can't be asked over the bus.
+/// How to re-execute a service that cannot be called over the bus.
 pub(super) fn advice(directory: Option<&Path>) -> String {
     let Some(directory) = directory else {
-        return "a service that runs all the same replaces itself at SIGUSR1".to_owned();
+        return "a running service re-executes itself on SIGUSR1".to_owned();
     };
     match Running::look(directory) {
         Running::Process(pid) => {
-            format!("the service runs as process {pid}; 'kill -USR1 {pid}' has it replace itself")
+            format!("the service runs as process {pid}; re-execute it with 'kill -USR1 {pid}'")
         }
-        Running::Nobody => format!("no service runs in {}", shown_path(directory)),
+        Running::Stopped => format!("no service runs in {}", shown_path(directory)),
         Running::Unknown => {
             let file = shown_path(&directory.join("lock"));
-            format!("if a service runs, 'kill -USR1 $(cat {file})' has it replace itself")
+            format!("if a service runs, re-execute it with 'kill -USR1 $(cat {file})'")
         }
     }
 }
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn a_number_counts_while_the_file_is_locked() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Running::look(dir.path()), Running::Nobody);
+        assert_eq!(Running::look(dir.path()), Running::Stopped);
         let path = dir.path().join("lock");
         fs::write(&path, "4711\n").unwrap();
         assert!(advice(Some(dir.path())).starts_with("no service runs in "));

@@ -1,4 +1,4 @@
-//! The signals that somebody may send to a tool that waits.
+//! The signals that end or inform a command that waits.
 
 use std::fs;
 use std::future::poll_fn;
@@ -40,7 +40,7 @@ impl Signals {
             .filter(|signal| ignored & bit(*signal) == 0)
             .map(|signal| Ok((signal, unix::signal(SignalKind::from_raw(signal as i32))?)))
             .collect::<io::Result<_>>();
-        let failed = |error| Error::system("catching signals", error);
+        let failed = |error| Error::system("catch signals", error);
         let child = unix::signal(SignalKind::child()).map_err(failed)?;
         Ok(Self { watched: watched.map_err(failed)?, child })
     }
@@ -79,11 +79,11 @@ pub(super) fn catch_file_size() -> Result<Option<unix::Signal>, Error> {
         return Ok(None);
     }
     let caught = unix::signal(SignalKind::from_raw(Signal::SIGXFSZ as i32));
-    caught.map(Some).map_err(|error| Error::system("catching signals", error))
+    caught.map(Some).map_err(|error| Error::system("catch signals", error))
 }
 
-/// Whether a terminal sends this signal to its whole foreground process group, and we are in it:
-/// then so are our children, who got it themselves.
+/// Whether the terminal sends this signal to its whole foreground process group, and this process is in
+/// it: then its children have received the signal themselves.
 pub(super) fn is_for_the_group(signal: Signal) -> bool {
     matches!(signal, Signal::SIGINT | Signal::SIGQUIT)
         && fs::File::open("/dev/tty").is_ok_and(|terminal| tcgetpgrp(terminal) == Ok(getpgrp()))

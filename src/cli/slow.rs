@@ -50,8 +50,8 @@ pub(super) fn report<'p>(paths: impl IntoIterator<Item = &'p Path>) {
     let names: Vec<String> = paths.into_iter().map(shown_path).collect();
     let seconds = PATIENCE.as_secs();
     eprintln!(
-        "vmlockctl: no answer about {} for {seconds} s; its file system may not respond (frozen, or \
-         kept busy by a scanner), 'vmlockctl doctor' tells more; waiting on",
+        "vmlockctl: no answer about {} for {seconds} s; its file system may be frozen or busy \
+         ('vmlockctl doctor' tells more); still waiting",
         names.join(", ")
     );
 }

@@ -35,11 +35,12 @@ impl Span {
         let mut rest = text.trim();
         let mut sum = 0_u64;
         if rest.is_empty() {
-            return Err("there is no number in it");
+            return Err("the duration has no number");
         }
         while !rest.is_empty() {
             let (part, after) = part(rest)?;
-            sum = sum.checked_add(part).ok_or("that is too long; 'infinity' is for ever")?;
+            sum =
+                sum.checked_add(part).ok_or("the duration is too long; 'infinity' has no limit")?;
             rest = after;
         }
         Ok(Self::For(Duration::from_micros(sum)))
@@ -51,7 +52,7 @@ fn part(text: &str) -> Result<(u64, &str), &'static str> {
     let digits = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (whole, rest) = text.split_at(digits(text));
     if whole.is_empty() {
-        return Err("a span is a number with a unit, such as 90s, 5min or '2h 30min'");
+        return Err("a duration is a number with a unit, such as 90s, 5min or '2h 30min'");
     }
     let (fraction, rest) = match rest.strip_prefix('.') {
         Some(rest) => rest.split_at(digits(rest)),
@@ -61,8 +62,8 @@ fn part(text: &str) -> Result<(u64, &str), &'static str> {
     let end = rest.find(|c: char| !c.is_alphabetic()).unwrap_or(rest.len());
     let (word, rest) = rest.split_at(end);
     let unit = UNITS.iter().find(|(words, _)| words.contains(&word));
-    let (_, unit) = unit.ok_or("units are us, ms, s, min, h, d, w and y")?;
-    let too_long = "that is too long; 'infinity' is for ever";
+    let (_, unit) = unit.ok_or("the units are us, ms, s, min, h, d, w and y")?;
+    let too_long = "the duration is too long; 'infinity' has no limit";
     let whole: u64 = whole.parse().map_err(|_| too_long)?;
     let mut sum = whole.checked_mul(*unit).ok_or(too_long)?;
     let mut worth = *unit;

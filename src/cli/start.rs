@@ -38,7 +38,7 @@ const LIFELINE: &str = "VMLOCKD_LIFELINE_FD";
 pub(super) struct Waiting {
     /// The process.
     pub(super) child: Child,
-    /// The same, for those who must not meet a successor of its number.
+    /// A pidfd of the process, since its number may be used again.
     pub(super) pidfd: OwnedFd,
     /// Where the byte goes.
     pub(super) gate: Gate,
@@ -54,7 +54,7 @@ impl Gate {
         match write(&self.0, &[1]) {
             // Without a reader the process has ended already, which its status will tell.
             Ok(_) | Err(nix::errno::Errno::EPIPE) => Ok(()),
-            Err(errno) => Err(Error::system("starting the command", errno)),
+            Err(errno) => Err(Error::system("start the command", errno)),
         }
     }
 }
@@ -65,7 +65,7 @@ pub(super) fn spawn(
     owner: &str,
     lifeline: &OwnedFd,
 ) -> Result<Waiting, Error> {
-    let failed = |error: io::Error| Error::system("starting the command", error);
+    let failed = |error: io::Error| Error::system("start the command", error);
     let (wait, gate) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| failed(errno.into()))?;
     let mut process = Command::new("/proc/self/exe");
     process.arg0(NAME).arg(wait.as_raw_fd().to_string()).args(command);
@@ -79,9 +79,10 @@ pub(super) fn spawn(
     let child = tokio::process::Command::from(process).spawn();
     inherit(FdFlag::FD_CLOEXEC)?;
     let child = child.map_err(failed)?;
-    // Nobody has waited for it yet, so the number is still its own.
+    // It was not waited for yet, so the number is still its own.
     let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
-    let pid = pid.ok_or_else(|| Error::Failed("the command has ended already".to_owned()))?;
+    let pid =
+        pid.ok_or_else(|| Error::Failed("the command ended before it was started".to_owned()))?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| failed(errno.into()))?;
     Ok(Waiting { child, pidfd, gate: Gate(gate) })
 }
@@ -99,23 +100,23 @@ pub(super) fn main(arguments: &[OsString]) -> Option<Code> {
 fn begin(wait: RawFd, program: &OsStr, arguments: &[OsString]) -> Code {
     match was_bound(wait) {
         Ok(true) => {}
-        // Whoever closed the pipe says why, or was killed.
+        // The process that closed the pipe reports why, or was killed.
         Ok(false) => return Code::FAILURE,
         Err(error) => {
-            complain(&format!("waiting for the command's turn: {}", cause(&error)));
+            complain(&format!("cannot start the command: {}", cause(&error)));
             return Code::FAILURE;
         }
     }
     let error = Command::new(program).args(arguments).exec();
     let program = shown(&program.to_string_lossy());
-    complain(&format!("can't run '{program}': {}", cause(&error)));
+    complain(&format!("cannot run '{program}': {}", cause(&error)));
     if error.kind() == io::ErrorKind::NotFound { Code::NOT_FOUND } else { Code::NOT_EXECUTABLE }
 }
 
 /// Waits for the byte, and leaves nothing of the pipe to the command.
 fn was_bound(wait: RawFd) -> io::Result<bool> {
-    // A number that came as an argument is opened anew, since taking it for a descriptor would
-    // have to be unsafe; then the one that was inherited is closed.
+    // The descriptor is opened again by its number, since using the number itself would need unsafe
+    // code; then the inherited descriptor is closed.
     let mut pipe = File::open(format!("/proc/self/fd/{wait}"))?;
     close(wait)?;
     Ok(pipe.read(&mut [0])? == 1)

@@ -36,21 +36,23 @@ pub(super) async fn look(
 fn of_silence(silent: u64) -> Option<Remark> {
     let message = match silent {
         0 => return None,
-        1 => "one mount does not answer, and nothing is locked there until it does".to_owned(),
-        count => format!("{count} mounts do not answer, and nothing is locked there until they do"),
+        1 => "1 mount does not respond; requests for disks on it fail until it does".to_owned(),
+        count => {
+            format!("{count} mounts do not respond; requests for disks on them fail until they do")
+        }
     };
-    let advice = "the service's log says which; see to its server, or to the way to it";
+    let advice = "the service's log names them; check the server and the network path to it";
     Some(Remark::new(Grade::Warning, "storage", message).advise(advice))
 }
 
 fn of_stuck(stuck: u64) -> Option<Remark> {
     let message = match stuck {
         0 => return None,
-        1 => "one request is stuck in storage that does not answer".to_owned(),
-        count => format!("{count} requests are stuck in storage that does not answer"),
+        1 => "1 request hangs in a file system that does not respond".to_owned(),
+        count => format!("{count} requests hang in a file system that does not respond"),
     };
-    let advice = "each keeps a thread of the service until the storage answers, or is unmounted by \
-                  force";
+    let advice = "each occupies a thread of the service until the file system responds, or is unmounted \
+                  with 'umount --force'";
     Some(Remark::new(Grade::Warning, "storage", message).advise(advice))
 }
 

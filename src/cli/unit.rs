@@ -32,7 +32,7 @@ pub(super) struct Unit {
 }
 
 impl Unit {
-    /// Asks the systemd that is on the bus; nobody is started for it. `None`: there is none.
+    /// Reads the unit from the systemd on the bus, without starting one. `None` if there is none.
     pub(super) async fn look(link: &Link) -> Result<Option<Self>, Error> {
         let bus = DBusProxy::new(link.bus().await?).await?;
         if !bus.name_has_owner(BusName::try_from(SYSTEMD)?).await? {
@@ -55,31 +55,31 @@ impl Unit {
         }))
     }
 
-    /// Why a stop of the service would free its locks, and what to do; `None`: it would not.
+    /// Returns why a stop of the service would release its locks, and what to do; `None` if it would not.
     pub(super) fn loses_at_stop(&self) -> Option<(String, &'static str)> {
         if self.systemd < 254 {
             let why = format!(
-                "'systemctl stop' frees all locks until the service is started again, since \
-                 systemd {} keeps nothing of what is stopped (254 and later do)",
+                "'systemctl stop' releases all locks until the service is started again, since systemd \
+                 {} drops the descriptors of a stopped service (254 and later keep them)",
                 self.systemd
             );
-            return Some((why, "while machines run, restart it, never stop it"));
+            return Some((why, "while VMs run, use 'systemctl restart', not 'systemctl stop'"));
         }
         if self.preserve != "yes" {
             let preserve = &self.preserve;
             let why = format!(
-                "'systemctl stop' frees all locks until the service is started again: its unit \
-                 has FileDescriptorStorePreserve={preserve}"
+                "'systemctl stop' releases all locks until the service is started again: its unit has \
+                 FileDescriptorStorePreserve={preserve}"
             );
             return Some((why, "set it to 'yes' with 'systemctl edit vmlockd'"));
         }
         if !matches!(self.state.as_str(), "enabled" | "enabled-runtime") {
-            let state = if self.state.is_empty() { "not there as a file" } else { &self.state };
+            let state = if self.state.is_empty() { "not installed as a file" } else { &self.state };
             let why = format!(
-                "'systemctl stop' may free all locks until the service is started again: its unit \
-                 is {state}, so nothing keeps it loaded"
+                "'systemctl stop' may release all locks until the service is started again: its unit is \
+                 {state}, so systemd may unload it"
             );
-            return Some((why, "'systemctl enable vmlockd' does"));
+            return Some((why, "run 'systemctl enable vmlockd'"));
         }
         None
     }
@@ -109,11 +109,11 @@ mod tests {
     #[test]
     fn a_stop_loses_nothing_only_if_all_is_right() {
         for (systemd, preserve, state, said) in [
-            (252, "", "enabled", "systemd 252 keeps nothing"),
+            (252, "", "enabled", "systemd 252 drops the descriptors"),
             (254, "restart", "enabled", "FileDescriptorStorePreserve=restart"),
             (257, "yes", "disabled", "its unit is disabled"),
             (257, "yes", "static", "its unit is static"),
-            (257, "yes", "", "its unit is not there as a file"),
+            (257, "yes", "", "its unit is not installed as a file"),
         ] {
             let (why, _) = unit(systemd, preserve, state).loses_at_stop().unwrap();
             assert!(why.contains(said), "{why}");

@@ -55,12 +55,12 @@ pub(super) fn look(bus: Bus, remarks: &mut Vec<Remark>) {
     for Leftover { pid, disk } in leftovers.into_iter().take(NAMED) {
         let disk = shown_path(&disk);
         let message = format!(
-            "{PROGRAM} (pid {pid}) holds a lock on {disk}, which no other process has open: it may have \
-             outlived its VM"
+            "{PROGRAM} (pid {pid}) holds a lock on {disk}, which no other process has open: the lock may \
+             have outlived its VM"
         );
         let advice = format!(
-            "see 'Going back' in vmlockd(8); once no VM of this host runs, 'systemctl restart {PROGRAM}' \
-             frees all of its locks"
+            "see vmlockd(8); once no VM of this host runs, 'systemctl restart {PROGRAM}' releases all of \
+             its locks"
         );
         remarks.push(Remark::new(Grade::Note, "virtlockd", message).advise(advice));
     }

@@ -51,7 +51,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// How long to wait.
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct Wait {
-    /// Wait for what others hold: for ever, or for so long, as in '90s' or '2h 30min'
+    /// Wait until all disks can be locked, for DURATION ('90s', '2h 30min') or without limit
     #[arg(
         long = "wait",
         value_name = "DURATION",

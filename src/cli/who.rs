@@ -80,16 +80,16 @@ pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
     Ok(if any_held { Code::SUCCESS } else { Code::FREE })
 }
 
-/// How much is told of a holder.
+/// How much to print about a holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Detail {
-    /// What a person knows a machine by.
+    /// Name and process.
     Brief,
-    /// The machine's UUID, too.
+    /// Also the UUID and what keeps its lifeline.
     Full,
 }
 
-/// Who it is, in the words of a refusal.
+/// Describes a holder in a sentence, as a refusal does.
 pub(super) fn sentence(disk: &str, holder: &Row) -> String {
     if row::text(holder, "kind") == "opener" {
         return shown(&format!("{} has disk {disk} open", process(holder, "")));
@@ -112,7 +112,7 @@ fn is_former(disk: &str, holder: &Row) -> bool {
     row::name_state(holder).is_some() && spoken(&shown(row::text(holder, "resource"))) == disk
 }
 
-/// How a disk is held, and by whom.
+/// Describes how a disk is held and by which holder.
 pub(super) fn held(disk: &str, holder: &Row, detail: Detail) -> String {
     let word = |key| row::text(holder, key);
     let how = match word("mode") {

@@ -90,7 +90,8 @@ async fn doctor_knows_the_unit(tree: Tree) {
     // The call starts it, and nothing would keep it loaded.
     let [store, stop] = doctor(&host, 78).await;
     assert!(store.starts_with("ok:"), "{store}");
-    let why = if new { "its unit is disabled" } else { "keeps nothing of what is stopped" };
+    let why =
+        if new { "its unit is disabled" } else { "drops the descriptors of a stopped service" };
     assert!(stop.starts_with("warning:") && stop.contains(why), "{stop}");
     host.enable().await;
     let [_, stop] = doctor(&host, if new { 0 } else { 78 }).await;

@@ -78,7 +78,8 @@ async fn a_replacement_that_fails_is_reported() {
     let mut filler = File::create(run.join("filler")).unwrap();
     while filler.write_all(&[0; 4096]).is_ok() {}
     let said = fails(&house, 1, &["reexec"]).await;
-    let line = format!("vmlockd {VERSION} goes on as it is, in process {}", daemon.pid());
+    let line =
+        format!("vmlockd {VERSION} was not replaced and still runs as process {}", daemon.pid());
     assert!(said.contains(&line), "{said}");
     drop(daemon);
 }

@@ -132,7 +132,11 @@ async fn the_exit_code_is_the_commands() {
     ] {
         let line = [vec!["run", "--disk", str(&image), "--"], command].concat();
         let said = fails(&house, code, &line).await;
-        assert_eq!(said.starts_with("vmlockctl: can't run"), (126..=127).contains(&code), "{said}");
+        assert_eq!(
+            said.starts_with("vmlockctl: cannot run"),
+            (126..=127).contains(&code),
+            "{said}"
+        );
     }
     assert!(is_free(&image));
 }

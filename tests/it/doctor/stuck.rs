@@ -64,7 +64,7 @@ async fn what_is_stuck_is_counted_and_holds_up_nobody_else() {
     assert!(!hangs.is_finished());
     let (code, remarks) = of_service(&house).await;
     let said = |remark: &serde_json::Value| {
-        remark["message"].as_str().unwrap().starts_with("one request is stuck in storage")
+        remark["message"].as_str().unwrap().starts_with("1 request hangs in a file system")
     };
     assert!(code != 0 && remarks.iter().any(said), "{remarks:#?}");
     // What is there can be listed.

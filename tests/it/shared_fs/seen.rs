@@ -93,7 +93,7 @@ async fn one_that_locks_otherwise_is_named() {
         let other = host(&remarks, ["node-b", "node-a"][n]).unwrap();
         let message = other["message"].as_str().unwrap();
         assert!(message.contains("file_lockspace_dir") && message.contains("not set"), "{message}");
-        assert!(other["advice"].as_str().unwrap().contains("the same locking"));
+        assert!(other["advice"].as_str().unwrap().contains("the same locking settings"));
     }
     assert_eq!(doctor(&pair.a, &sides[0], &[]).await.0, 1);
 }
