@@ -59,7 +59,7 @@ pub(super) fn look(bus: Bus, remarks: &mut Vec<Remark>) {
              have outlived its VM"
         );
         let advice = format!(
-            "see vmlockd(8); once no VM of this host runs, 'systemctl restart {PROGRAM}' releases all of \
+            "see 'Going back' in vmlockd(8); once no VM of this host runs, 'systemctl restart {PROGRAM}' releases all of \
              its locks"
         );
         remarks.push(Remark::new(Grade::Note, "virtlockd", message).advise(advice));

@@ -87,7 +87,12 @@ async fn doctor(host: &Host, code: i32) -> [String; 2] {
 async fn doctor_knows_the_unit(tree: Tree) {
     let Some(host) = Host::boot(tree).await else { return };
     let new = host.systemd() >= 254;
-    // The call starts it, and nothing would keep it loaded.
+    // It only reads, and starts nothing.
+    assert_eq!(doctor(&host, 69).await, ["", ""]);
+    let start =
+        ["busctl", "call", "org.vmlockd1", "/org/vmlockd1", "org.freedesktop.DBus.Peer", "Ping"];
+    host.run(&start).await.ok();
+    // The call has started it, and nothing would keep it loaded.
     let [store, stop] = doctor(&host, 78).await;
     assert!(store.starts_with("ok:"), "{store}");
     let why =

@@ -71,7 +71,7 @@ async fn a_lock_that_cannot_be_reported_is_not_kept() {
         let ran = limited(&house, 0, limits, "vmlockctl", &line).await;
         has_ended_in_order(&ran, limits);
         let said = ran.refused();
-        let words = format!("writing to standard output: {cause}; nothing is locked");
+        let words = format!("cannot write to standard output: {cause}; nothing is locked");
         assert!(said.contains(&words), "{limits}: {said}");
         nothing_is_left(&house, &disk, limits).await;
     }

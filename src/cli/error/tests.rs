@@ -1,0 +1,92 @@
+//! Errors of the tool.
+
+use super::*;
+use zbus::fdo;
+
+fn ours(name: &str) -> zbus::Error {
+    let call = zbus::Message::method_call("/", "M").build(&()).unwrap();
+    let reply = zbus::Message::error(&call.header(), name).build(&"why").unwrap();
+    reply.into()
+}
+
+#[test]
+fn codes() {
+    for (name, code) in [
+        ("org.vmlockd1.Error.LockHeld", 75),
+        ("org.vmlockd1.Error.LockHeldElsewhere", 75),
+        ("org.vmlockd1.Error.NoSuchOwner", 66),
+        ("org.vmlockd1.Error.NoSuchLock", 66),
+        ("org.vmlockd1.Error.NotLockable", 1),
+        ("org.vmlockd1.Error.ShuttingDown", 69),
+        ("org.freedesktop.DBus.Error.FileNotFound", 66),
+        ("org.freedesktop.DBus.Error.UnknownObject", 66),
+        ("org.freedesktop.DBus.Error.AccessDenied", 77),
+        ("org.freedesktop.DBus.Error.InteractiveAuthorizationRequired", 77),
+        ("org.freedesktop.DBus.Error.InvalidArgs", 64),
+        ("org.freedesktop.DBus.Error.ServiceUnknown", 69),
+        ("org.freedesktop.DBus.Error.Spawn.ChildExited", 69),
+        ("org.freedesktop.DBus.Error.NoReply", 69),
+        ("org.freedesktop.DBus.Error.LimitsExceeded", 1),
+        ("com.example.Error", 1),
+    ] {
+        assert_eq!(Error::from(ours(name)).code(), Code::Status(code), "{name}");
+    }
+    assert_eq!(Error::Interrupted(2).code(), Code::Signal(2));
+}
+
+#[test]
+fn the_message_is_the_services() {
+    let error = Error::from(ours("org.vmlockd1.Error.LockHeld"));
+    assert_eq!(error.message(Bus::System).unwrap(), "why");
+    let twice = Error::from(fdo::Error::ZBus(ours("org.vmlockd1.Error.LockHeld")));
+    assert_eq!((twice.code(), twice.message(Bus::System).unwrap()), (Code::HELD, "why".into()));
+    let forged = Error::Failed("a\nvmlockctl: b\u{1b}[2J".into());
+    assert_eq!(forged.message(Bus::System).unwrap(), "a\\nvmlockctl: b\\u{1b}[2J");
+}
+
+#[test]
+fn options_are_the_tools_own() {
+    let why = "lock 7 belongs to VM \"web1\" of uid 0, which is alive; set 'force' to break it";
+    assert_eq!(
+        in_options(why),
+        "lock 7 belongs to VM \"web1\" of uid 0, which is alive; \
+         'vmlockctl release --force 7' breaks it"
+    );
+    let why = "disk /dev/sda: this host uses it (mounted), and 'in-use' was not said";
+    assert!(in_options(why).ends_with("(mounted), and --in-use was not given"));
+}
+
+#[test]
+fn a_stopped_service_is_reported_with_how_to_start_it() {
+    let error = Error::from(fdo::Error::ServiceUnknown("no such name".into()));
+    let text = error.message(Bus::Session).unwrap();
+    assert!(text.contains("session bus") && text.contains("systemctl --user start"), "{text}");
+    let error = Error::from(ours("org.freedesktop.DBus.Error.Spawn.ChildExited"));
+    let text = error.message(Bus::System).unwrap();
+    assert!(text.contains("cannot start it: why; 'journalctl -u vmlockd'"), "{text}");
+    assert!(error.is_absence());
+    let io = io::Error::from_raw_os_error(2);
+    let text = Error::Connect(zbus::Error::InputOutput(io.into())).message(Bus::System).unwrap();
+    assert!(text.contains("system bus") && text.contains("No such file"), "{text}");
+}
+
+#[test]
+fn advice_changes_no_code() {
+    for (name, code) in [
+        ("org.freedesktop.DBus.Error.UnknownMethod", Code::FAILURE),
+        ("org.freedesktop.DBus.Error.NoReply", Code::UNAVAILABLE),
+    ] {
+        let error = Error::from(ours(name));
+        assert_eq!(error.is_unknown_method(), code == Code::FAILURE);
+        let advised = error.with_advice(Bus::System, "do this");
+        assert_eq!(advised.code(), code, "{name}");
+        assert!(advised.message(Bus::System).unwrap().ends_with("; do this"), "{name}");
+    }
+}
+
+#[test]
+fn what_is_gone() {
+    assert!(Error::from(fdo::Error::UnknownObject(String::new())).is_no_such_object());
+    assert!(Error::from(fdo::Error::UnknownInterface(String::new())).is_no_such_object());
+    assert!(!Error::from(fdo::Error::Failed(String::new())).is_no_such_object());
+}
