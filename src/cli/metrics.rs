@@ -21,9 +21,12 @@ The format is OpenMetrics 1.0, which Prometheus reads. For the textfile collecto
 of its node exporter, run this from a timer:
   vmlockctl metrics --output /var/lib/prometheus/node-exporter/vmlockd.prom";
 
-/// Print service metrics in OpenMetrics (Prometheus) format
+/// The arguments of `metrics`.
 #[derive(Debug, Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(
+    about = "Print service metrics in OpenMetrics (Prometheus) format",
+    after_help = AFTER_HELP
+)]
 pub(super) struct Arguments {
     /// Write to this file, which is replaced atomically; '-' is standard output
     #[arg(long, value_name = "FILE")]
