@@ -53,7 +53,9 @@ async fn an_owner_releases_its_locks_and_acquires_them_again() {
     let said = vmlockctl(&house, &["suspend", &uuid[..8]]).await.ok();
     let expected = format!("VM \"web1\" ({uuid}) is suspended; it has released:\n{table}");
     assert_eq!(said, expected);
-    [&a, &b].into_iter().for_each(|disk| assert_free(disk));
+    for disk in [&a, &b] {
+        assert_free(disk);
+    }
     let said = vmlockctl(&house, &["suspend", "web1"]).await.ok();
     let expected = format!("VM \"web1\" ({uuid}) is suspended already; it has released:\n{table}");
     assert_eq!(said, expected);
