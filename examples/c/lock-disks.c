@@ -49,7 +49,7 @@ static void on_service_changed(GDBusProxy *owner, GParamSpec *property, void *da
     g_autoptr(GError) error = NULL;
     GVariant *options;
     if (service == NULL) {
-        g_print("the service is gone; the lifeline keeps the locks\n");
+        g_print("the service is gone; the lifeline keeps the owner\n");
         return;
     }
     /* No signal reports what happened while the service was away, so ask. */

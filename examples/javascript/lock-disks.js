@@ -85,7 +85,7 @@ class Client {
     // Handles the end and the start of the service.
     onServiceChanged(owner) {
         if (owner.get_name_owner() === null) {
-            print('the service is gone; the lifeline keeps the locks');
+            print('the service is gone; the lifeline keeps the owner');
             return;
         }
         // No signal reports what happened while the service was away, so ask.

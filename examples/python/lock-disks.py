@@ -85,7 +85,7 @@ class Client:
     def on_service_changed(self, owner, _property):
         """Handle the end and the start of the service."""
         if owner.get_name_owner() is None:
-            say("the service is gone; the lifeline keeps the locks")
+            say("the service is gone; the lifeline keeps the owner")
             return
         # No signal reports what happened while the service was away, so ask.
         options = {"owner": GLib.Variant("o", owner.get_object_path())}

@@ -18,7 +18,7 @@ use crate::machine::{Machine, exclusive, lock, manager};
 use crate::methods::{OWNER, none};
 use crate::untouched::{assert_free, assert_refused};
 
-const GONE: &str = "the service is gone; the lifeline keeps the locks";
+const GONE: &str = "the service is gone; the lifeline keeps the owner";
 const BACK: &str = "the service is back";
 
 /// What ends a client in good order.
