@@ -1,9 +1,13 @@
-//! `completions`: what shells need to complete our command lines.
+//! `completions`: the scripts by which shells complete command lines. They run this tool, see
+//! [`super::complete`].
 
-use clap::{Args, Command, ValueEnum};
-use clap_complete::{Shell, generate};
+use std::io;
+
+use clap::{Args, ValueEnum};
+use clap_complete::env::{EnvCompleter as _, Fish, Zsh};
 
 use super::code::Code;
+use super::complete::VARIABLE;
 use super::error::Error;
 use super::output::print;
 
@@ -22,16 +26,63 @@ enum Known {
     Fish,
 }
 
-/// Does it.
-pub(super) fn perform(arguments: &Arguments, command: &mut Command) -> Result<Code, Error> {
-    let shell = match arguments.shell {
-        Known::Bash => Shell::Bash,
-        Known::Zsh => Shell::Zsh,
-        Known::Fish => Shell::Fish,
-    };
+const NAME: &str = "vmlockctl";
+
+/// Bash splits a line also at colons and equals signs, which are parts of words here, and expects a
+/// candidate without what is before the last of them.
+const BASH: &str = r#"_vmlockctl() {
+    local line=${COMP_LINE:0:COMP_POINT} current head before
+    local -a words
+    IFS=$' \t\n' read -a words <<< "$line"
+    [[ $line == *[[:space:]] && $line != *\\[[:space:]] ]] && words+=("")
+    current=${words[${#words[@]}-1]}
+    COMPREPLY=()
+    IFS=$'\013' read -r -d '' -a COMPREPLY < <(
+        _CLAP_IFS=$'\013' _CLAP_COMPLETE_INDEX=$((${#words[@]} - 1)) VARIABLE=bash \
+            vmlockctl -- "${words[@]}" 2>/dev/null
+    )
+    [[ ${#COMPREPLY[@]} -eq 0 ]] && return
+    before=$current
+    while [[ $before == *[:=]* ]]; do
+        head=${before%[:=]*}
+        if [[ $COMP_WORDBREAKS == *"${before:${#head}:1}"* ]]; then
+            COMPREPLY=("${COMPREPLY[@]#"${current:0:${#head}+1}"}")
+            break
+        fi
+        before=$head
+    done
+    case ${COMPREPLY[0]} in
+        -*) ;;
+        *) compopt -o filenames 2>/dev/null ;;
+    esac
+    case ${COMPREPLY[0]} in
+        */ | *= | *:) compopt -o nospace 2>/dev/null ;;
+    esac
+}
+complete -o bashdefault -o default -o nosort -F _vmlockctl vmlockctl 2>/dev/null ||
+    complete -o bashdefault -o default -F _vmlockctl vmlockctl
+"#;
+
+/// An installed script is the body of the function `_vmlockctl`, whose first call defines another one.
+const ZSH_END: &str = r#"
+[ "$funcstack[1]" = "_vmlockctl" ] && _clap_dynamic_completer_vmlockctl "$@"
+"#;
+
+/// Prints the script.
+pub(super) fn perform(arguments: &Arguments) -> Result<Code, Error> {
+    let failed = |error: io::Error| Error::system("generating a completion script", error);
     let mut script = Vec::new();
-    generate(shell, command, "vmlockctl", &mut script);
-    // Our own words, and a generator of shell scripts: text either way.
+    match arguments.shell {
+        Known::Bash => script.extend_from_slice(BASH.replace("VARIABLE", VARIABLE).as_bytes()),
+        Known::Zsh => {
+            Zsh.write_registration(VARIABLE, NAME, NAME, NAME, &mut script).map_err(failed)?;
+            script.extend_from_slice(ZSH_END.as_bytes());
+        }
+        Known::Fish => {
+            Fish.write_registration(VARIABLE, NAME, NAME, NAME, &mut script).map_err(failed)?;
+        }
+    }
+    // A generator of shell scripts: text.
     print(&String::from_utf8_lossy(&script))?;
     Ok(Code::SUCCESS)
 }

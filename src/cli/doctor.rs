@@ -177,7 +177,7 @@ fn of_locks(locks: &[Row], remarks: &mut Vec<Remark>) {
     for lock in troubled {
         let number = row::lock_number(lock);
         let (owner, disk) = (machine(lock), row::text(lock, "resource"));
-        let since = clock::spoken(row::number(lock, "since-usec"));
+        let since = clock::minute(row::number(lock, "since-usec"));
         remarks.push(if row::flag(lock, "lost") {
             let message = format!("lock {number} on {disk} of {owner}, held since {since}, is LOST");
             let advice = "another program may be using the disk: stop one of the two; the service's \
@@ -226,7 +226,7 @@ fn of_owners(owners: &[Row], remarks: &mut Vec<Remark>) {
             1 => "1 lock".to_owned(),
             count => format!("{count} locks"),
         };
-        let since = clock::spoken(row::number(owner, "since-usec"));
+        let since = clock::minute(row::number(owner, "since-usec"));
         remarks.push(if row::text(owner, "name") == RECOVERED {
             let message = format!(
                 "{} holds {locks} whose records in the state file are damaged, since {since}: which VM \

@@ -5,6 +5,7 @@ use std::io;
 use nix::errno::Errno;
 use zbus::DBusError;
 
+use super::clock;
 use super::code::Code;
 use crate::client::Bus;
 use crate::lock::printable::shown;
@@ -287,7 +288,7 @@ fn no_success(bus: Bus, error: &zbus::Error) -> String {
             format!("vmlockd on the {word} bus ended before it answered: {message}; try again")
         }
         _ if message.is_empty() => name,
-        _ => in_options(&message),
+        _ => clock::localized(&in_options(&message)),
     }
 }
 

@@ -4,8 +4,15 @@ use std::io::{self, IsTerminal, Write};
 
 use nix::unistd::{getpgrp, tcgetpgrp};
 
+use super::fit::{Wording, fitted};
 use super::output::complain;
-use crate::lock::printable::shown;
+
+/// Erases the screen from the cursor on.
+const ERASE: &str = "\x1b[J";
+/// Has the terminal not wrap a text that turns out to be too wide, since it was resized meanwhile.
+const NO_WRAP: &str = "\x1b[?7l";
+/// Has it wrap again.
+const WRAP: &str = "\x1b[?7h";
 
 /// The line. On a terminal it is written over and over; elsewhere it is said once.
 #[derive(Debug)]
@@ -29,27 +36,31 @@ impl Line {
         self.terminal || !self.said
     }
 
-    /// Says what goes on, and how it stands; where there is no room, the former is cut.
-    pub(super) fn say(&mut self, what: &str, stand: &str) {
+    /// Says what goes on, in the first of these wordings that has room, and how it stands.
+    ///
+    /// The cursor stays at the beginning of the line. Where a terminal that has become narrower wraps
+    /// the line, the cursor is then on the first of its rows, and all of them are erased with the rest
+    /// of the screen.
+    pub(super) fn say(&mut self, wordings: &[Wording], stand: &str) {
         if !self.terminal {
             if !std::mem::replace(&mut self.said, true) {
-                complain(what);
+                complain(&wordings.first().map(Wording::full).unwrap_or_default());
             }
             return;
         }
         if !is_in_front() {
             return;
         }
-        let text = fitted(&shown(what), &shown(stand), width());
+        let text = fitted(wordings, stand, columns());
         // There is nowhere to report that standard error can't be written.
-        let _ = write!(io::stderr(), "\r{text}\x1b[K");
+        let _ = write!(io::stderr(), "{NO_WRAP}\r{text}{ERASE}\r{WRAP}");
         self.stands = true;
     }
 
     /// Takes it away.
     pub(super) fn clear(&mut self) {
-        if std::mem::take(&mut self.stands) {
-            let _ = write!(io::stderr(), "\r\x1b[K");
+        if std::mem::take(&mut self.stands) && is_in_front() {
+            let _ = write!(io::stderr(), "\r{ERASE}");
         }
     }
 }
@@ -66,31 +77,8 @@ fn is_in_front() -> bool {
 }
 
 /// How much goes on one line. The last column stays free: some terminals would begin another line.
-fn width() -> usize {
+fn columns() -> usize {
     let size = rustix::termios::tcgetwinsize(io::stderr());
     let columns = size.map_or(0, |size| usize::from(size.ws_col));
     if columns == 0 { 79 } else { columns - 1 }
-}
-
-fn fitted(what: &str, stand: &str, width: usize) -> String {
-    let room = width.saturating_sub(stand.chars().count());
-    if what.chars().count() <= room {
-        return format!("{what}{stand}");
-    }
-    let cut: String = what.chars().take(room.saturating_sub(1)).collect();
-    format!("{cut}…{stand}").chars().take(width).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_is_one_line() {
-        assert_eq!(fitted("waiting", " — 3 s", 40), "waiting — 3 s");
-        assert_eq!(fitted("waiting", " — 3 s", 13), "waiting — 3 s");
-        assert_eq!(fitted("waiting", " — 3 s", 12), "waiti… — 3 s");
-        assert_eq!(fitted("waiting", " — 3 s", 4), "… — ");
-        assert_eq!(fitted("waiting", "", 0), "");
-    }
 }

@@ -1,6 +1,5 @@
 //! The way to the service.
 
-use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,6 +13,7 @@ use zbus::proxy::{CacheProperties, Defaults};
 use zbus::wire::DynamicDeserialize;
 use zbus::{Connection, DynamicType, ObjectPath, Proxy};
 
+use super::agent::{self, Agent};
 use super::error::Error;
 use super::keys;
 use crate::client::{
@@ -33,7 +33,7 @@ pub(super) struct Link {
     pub(super) uid: u32,
     /// Whether names lead elsewhere for the service, as it has answered.
     foreign: AtomicBool,
-    /// Whether a password can be entered: standard input is a terminal.
+    /// Whether the user may be asked for a password.
     interactive: bool,
     /// Whether a call has the bus start a service that is stopped.
     starts: bool,
@@ -68,7 +68,7 @@ impl Link {
         bus: Bus,
         uid: u32,
     ) -> Self {
-        let interactive = std::io::stdin().is_terminal();
+        let interactive = agent::may_ask();
         let foreign = AtomicBool::new(false);
         Self { private, connection, bus, uid, foreign, interactive, starts: true }
     }
@@ -149,6 +149,7 @@ impl Link {
         B: Serialize + DynamicType,
         R: for<'d> DynamicDeserialize<'d>,
     {
+        let _agent = Agent::start(self.bus).await;
         Ok(client::call(proxy, method, arguments, self.interactive).await?)
     }
 

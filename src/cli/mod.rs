@@ -7,14 +7,18 @@
 //!
 //! Text is for people and may change; `--json` has the values of the bus, under keys in kebab-case.
 
+mod agent;
 mod clock;
 mod code;
+mod colour;
+mod complete;
 mod completions;
 mod disks;
 mod doctor;
 mod error;
 mod examine;
 mod find;
+mod fit;
 mod hints;
 mod hosts;
 mod json;
@@ -61,6 +65,7 @@ mod wait;
 mod waiting;
 mod who;
 mod why;
+mod width;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -117,6 +122,7 @@ service, on the session bus. --system and --session override this.";
     after_long_help = AFTER_HELP,
     disable_help_subcommand = true
 )]
+#[allow(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 struct Arguments {
     /// Call the host's service, on the system bus (default for root)
     #[arg(long, global = true, display_order = 900)]
@@ -127,6 +133,9 @@ struct Arguments {
     /// Print JSON instead of text
     #[arg(long, global = true, display_order = 902)]
     json: bool,
+    /// Do not ask for a password
+    #[arg(long, global = true, display_order = 903)]
+    no_ask_password: bool,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -223,7 +232,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run_tool(arguments: &[OsString]) -> Code {
-    if let Some(code) = start::main(arguments) {
+    let other = start::main(arguments)
+        .or_else(|| agent::main(arguments))
+        .or_else(|| complete::main(arguments, Arguments::command));
+    if let Some(code) = other {
         return code;
     }
     let (bus, arguments) = match parse(arguments) {
@@ -269,6 +281,9 @@ fn parse(words: &[OsString]) -> Result<(Bus, Arguments), clap::Error> {
 }
 
 fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
+    if arguments.no_ask_password {
+        agent::forbid();
+    }
     let form = if arguments.json { Form::Json } else { Form::Text };
     let needs = Needs { descriptors: NEEDS.descriptors + arguments.verb.disks(), ..NEEDS };
     rlimit::check(needs).map_err(|error| Error::Failed(error.to_string()))?;
@@ -281,9 +296,7 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
             // What these say where there is no bus is more than that.
             Verb::Reexec(arguments) => return reexec::perform(bus, arguments, form).await,
             Verb::Doctor(arguments) => return doctor::perform(bus, arguments, form).await,
-            Verb::Completions(arguments) => {
-                return completions::perform(&arguments, &mut Arguments::command());
-            }
+            Verb::Completions(arguments) => return completions::perform(&arguments),
             verb => verb,
         };
         let link = match &verb {

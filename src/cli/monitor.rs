@@ -2,7 +2,6 @@
 
 use zbus::MatchRule;
 
-use super::clock;
 use super::code::Code;
 use super::error::Error;
 use super::known::Known;
@@ -10,6 +9,7 @@ use super::link::Link;
 use super::news::{self, News};
 use super::output::{Form, complain, print, reader_gone};
 use super::signals::Signals;
+use super::{clock, colour};
 use crate::client::{Event, MANAGER_PATH, Subscription};
 use crate::lock::printable::shown;
 
@@ -70,7 +70,11 @@ fn tell(news: &News, known: &Known, form: Form) -> Result<(), Error> {
     match form {
         Form::Json => print(&format!("{}\n", news.object(known))),
         Form::Text => match news.line(known) {
-            Some(line) => print(&format!("{} {}\n", clock::now(), shown(&line))),
+            Some(line) => print(&format!(
+                "{} {}\n",
+                clock::exact(clock::now_usec()),
+                colour::first_word(&shown(&line))
+            )),
             None => Ok(()),
         },
     }

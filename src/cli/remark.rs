@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::code::Code;
-use super::json;
+use super::{colour, json};
 use crate::client::Row;
 use crate::lock::printable::shown;
 
@@ -87,7 +87,8 @@ impl Remark {
         };
         let Self { check, message, .. } = self;
         let advice = self.advice.as_ref().map(|advice| format!("; {advice}")).unwrap_or_default();
-        format!("{}\n", shown(&format!("{word:<7}  {check:<9}  {message}{advice}")))
+        let line = shown(&format!("{word:<7}  {check:<9}  {message}{advice}"));
+        format!("{}\n", colour::first_word(&line))
     }
 
     /// For a program.

@@ -108,7 +108,7 @@ pub(super) fn short_uuid(row: &Row) -> String {
 
 /// Since when, for a table.
 pub(super) fn since(row: &Row) -> String {
-    clock::brief(number(row, "since-usec"))
+    clock::minute(number(row, "since-usec"))
 }
 
 /// The user, by name where he has one.

@@ -64,7 +64,7 @@ VMLOCKD_LIFELINE_FD, the owner's UUID in VMLOCKD_OWNER.";
 /// Run a command with disks locked
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "vmlockctl run [--name NAME] [--uuid UUID] [--why TEXT] [--wait[=DURATION]] [--conflict-exit-code NUMBER] [--in-use] [--on-lost=ACTION] --disk PATH[:MODE]... [--lease DIRECTORY/KEY[:MODE]]... -- COMMAND [ARG]...",
+    override_usage = "vmlockctl run [OPTION]... --disk PATH[:MODE]... -- COMMAND [ARG]...",
     after_help = EXAMPLE
 )]
 pub(super) struct Arguments {

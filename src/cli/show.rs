@@ -137,7 +137,7 @@ fn text(row: &Row) -> String {
 /// Formats a value for people: a time by the clock, a user by name.
 fn readable(key: &str, value: &Variant<'_>) -> String {
     match (key, value) {
-        ("since-usec", Variant::U64(micros)) => clock::exact(*micros),
+        ("since-usec" | "until-usec", Variant::U64(micros)) => clock::exact(*micros),
         ("uid", Variant::U32(uid)) => match row::user_name(*uid) {
             name if name == uid.to_string() => name,
             name => format!("{uid} ({name})"),

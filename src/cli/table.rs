@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::colour;
+use super::width::{pad_left, pad_right, width};
 use crate::lock::printable::shown;
 
 /// To which side a column's text leans.
@@ -12,6 +14,11 @@ pub(super) enum Lean {
     /// Numbers.
     Right,
 }
+
+/// The heading of the column whose words are coloured where something is wrong.
+const STATE: &str = "STATE";
+/// The property whose value is coloured where something is wrong.
+const LOST: &str = "lost";
 
 /// A table with a heading. A column in which nothing stands is not shown.
 #[derive(Debug)]
@@ -34,10 +41,16 @@ impl<const N: usize> Table<N> {
 
 impl<const N: usize> fmt::Display for Table<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, colour::wanted())
+    }
+}
+
+impl<const N: usize> Table<N> {
+    fn write(&self, f: &mut impl fmt::Write, coloured: bool) -> fmt::Result {
         let heading = self.columns.map(|(name, _)| name.to_owned());
         let widths: [usize; N] = std::array::from_fn(|n| {
             let cells = std::iter::once(&heading).chain(&self.rows);
-            cells.map(|row| row[n].chars().count()).max().unwrap_or_default()
+            cells.map(|row| width(&row[n])).max().unwrap_or_default()
         });
         let filled: [bool; N] =
             std::array::from_fn(|n| self.rows.iter().any(|row| !row[n].is_empty()));
@@ -45,9 +58,13 @@ impl<const N: usize> fmt::Display for Table<N> {
             let cells = row.iter().zip(widths).zip(self.columns).zip(filled);
             let line: String = cells
                 .filter_map(|(cell, filled)| filled.then_some(cell))
-                .map(|((cell, width), (_, lean))| match lean {
-                    Lean::Left => format!("{cell:<width$}  "),
-                    Lean::Right => format!("{cell:>width$}  "),
+                .map(|((cell, width), (name, lean))| {
+                    let cell = match lean {
+                        Lean::Left => pad_right(cell, width),
+                        Lean::Right => pad_left(cell, width),
+                    };
+                    let cell = if coloured && name == STATE { colour::word(&cell) } else { cell };
+                    cell + "  "
                 })
                 .collect();
             writeln!(f, "{}", line.trim_end())?;
@@ -58,9 +75,11 @@ impl<const N: usize> fmt::Display for Table<N> {
 
 /// Names and values, one pair a line, the values below each other.
 pub(super) fn pairs(pairs: &[(String, String)]) -> String {
-    let width = pairs.iter().map(|(name, _)| name.chars().count() + 1).max().unwrap_or_default();
+    let column = pairs.iter().map(|(name, _)| width(name) + 1).max().unwrap_or_default();
     let line = |(name, value): &(String, String)| {
-        let line = format!("{:<width$} {}", format!("{}:", shown(name)), shown(value));
+        let value = shown(value);
+        let value = if name == LOST { colour::first_word(&value) } else { value };
+        let line = format!("{} {value}", pad_right(&format!("{}:", shown(name)), column));
         format!("{}\n", line.trim_end())
     };
     pairs.iter().map(line).collect()
@@ -82,6 +101,26 @@ mod tests {
                  3  /srv/a.qcow2  wéb1\n\
              12345  /b            x\\u{1b}[2J\\ny\n"
         );
+    }
+
+    #[test]
+    fn wide_and_combining_characters_are_aligned() {
+        let mut table = Table::new([("VM", Lean::Left), ("PID", Lean::Right)]);
+        for name in ["仮想機", "e\u{301}", "web1🦀"] {
+            table.push([name.into(), "7".into()]);
+        }
+        let text = table.to_string();
+        assert_eq!(text, "VM      PID\n仮想機    7\ne\u{301}         7\nweb1🦀    7\n");
+    }
+
+    #[test]
+    fn states_are_coloured_where_that_is_wanted() {
+        let mut table = Table::new([("STATE", Lean::Left), ("VM", Lean::Left)]);
+        table.push(["LOST".into(), "LOST".into()]);
+        let mut text = String::new();
+        table.write(&mut text, true).unwrap();
+        assert_eq!(text, "STATE  VM\n\x1b[1;31mLOST \x1b[0m  LOST\n");
+        assert_eq!(table.to_string(), "STATE  VM\nLOST   LOST\n");
     }
 
     #[test]

@@ -27,6 +27,7 @@ use zbus::names::{BusName, OwnedUniqueName};
 
 use super::disks::{Disk, Opened, Wanted, absolute};
 use super::error::Error;
+use super::fit::Wording;
 use super::line::Line;
 use super::link::Link;
 use super::open::{Opening, ask_for};
@@ -210,7 +211,8 @@ pub(super) async fn return_of_service(
     };
     let away = async {
         loop {
-            line.say("waiting for vmlockd, which has left the bus", &stand(begun));
+            let what = Wording::new("waiting for vmlockd, which has left the bus", "", "");
+            line.say(&[what], &stand(begun));
             if !line.wants_more() {
                 pending::<()>().await;
             }
@@ -251,8 +253,8 @@ pub(super) async fn tell(
         sleep(EVERY).await;
     }
     while line.wants_more() {
-        let whom = held_up(link, owner.inner().path(), disks).await;
-        line.say(&format!("waiting for {whom}"), &stand(begun));
+        let wordings = held_up(link, owner.inner().path(), disks).await;
+        line.say(&wordings, &stand(begun));
         sleep(EVERY).await;
     }
     pending().await
@@ -269,9 +271,9 @@ async fn waits(link: &Link, owner: &OwnerProxy<'_>) -> bool {
     rows.iter().any(|row| row::text(row, "owner") == owner.inner().path().as_str())
 }
 
-/// The first disk that somebody else holds, and who he is; the first of all where all are waited
-/// for by others only, who came before us.
-async fn held_up(link: &Link, owner: &str, disks: &[Disk]) -> String {
+/// The first disk that another owner or program holds, and its holder; the first of all disks where the
+/// requests of others come first and nothing else is in the way.
+async fn held_up(link: &Link, owner: &str, disks: &[Disk]) -> Vec<Wording> {
     let name = |disk: &Disk| absolute(&disk.path).map(|path| shown_path(&path)).unwrap_or_default();
     for disk in disks {
         let Ok(path) = absolute(&disk.path) else { continue };
@@ -286,12 +288,28 @@ async fn held_up(link: &Link, owner: &str, disks: &[Disk]) -> String {
                 && (disk.mode == Mode::Exclusive || row::text(holder, "mode") != "shared")
         };
         if let Some(holder) = holders.iter().find(hinders) {
-            let name = name(disk);
-            let held = who::held(&name, holder, who::Detail::Brief);
-            return format!("{}: {held}", spoken(&name));
+            return wordings(&name(disk), Some(holder));
         }
     }
-    disks.first().map_or_else(|| "disks".to_owned(), |disk| spoken(&name(disk)))
+    disks.first().map_or_else(Vec::new, |disk| wordings(&name(disk), None))
+}
+
+/// What is said of a disk and its holder, from all that is known to its name alone.
+fn wordings(name: &str, holder: Option<&Row>) -> Vec<Wording> {
+    let resource = spoken(name);
+    let (kind, path) = resource.split_once(' ').unwrap_or(("disk", name));
+    let full = format!("waiting for {kind} ");
+    let Some(holder) = holder else { return vec![Wording::new(&full, path, "")] };
+    let (short, how) = (who::short_name(holder), who::how(holder));
+    let held = who::held(name, holder, who::Detail::Brief);
+    let how_short = how.replace(" exclusively", "").replace(" shared", "");
+    vec![
+        Wording::new(&full, path, &format!(": {held}")),
+        Wording::new(&full, path, &format!(": {how} {short}")),
+        Wording::new("waiting for ", path, &format!(": {how_short} {short}")),
+        Wording::new(&format!("waiting for {short} ("), path, ")"),
+        Wording::new(&format!("waiting for {short}"), "", ""),
+    ]
 }
 
 #[cfg(test)]

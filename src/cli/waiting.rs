@@ -67,7 +67,7 @@ fn reservations(waiters: &[Row]) -> String {
             word("resource"),
             word("reserved-name"),
             word("reserved-uuid"),
-            clock::time_of_day(row::number(waiter, "reserved-until-usec")),
+            clock::second(row::number(waiter, "reserved-until-usec")),
         );
         if !lines.contains(&line) {
             lines.push(line);

@@ -115,12 +115,7 @@ fn is_former(disk: &str, holder: &Row) -> bool {
 /// Describes how a disk is held and by which holder.
 pub(super) fn held(disk: &str, holder: &Row, detail: Detail) -> String {
     let word = |key| row::text(holder, key);
-    let how = match word("mode") {
-        _ if word("kind") == "reserved" => "reserved for".to_owned(),
-        "exclusive" => "locked exclusively by".to_owned(),
-        "none" => "recorded, and not locked, for".to_owned(),
-        mode => format!("locked {mode} by"),
-    };
+    let how = how(holder);
     let pid = row::number(holder, "pid");
     let why = match detail {
         Detail::Brief => String::new(),
@@ -151,13 +146,13 @@ pub(super) fn held(disk: &str, holder: &Row, detail: Detail) -> String {
     };
     let until = match row::number(holder, "until-usec") {
         0 => String::new(),
-        micros => format!(" until {}", clock::time_of_day(micros)),
+        micros => format!(" until {}", clock::second(micros)),
     };
     let since = match row::number(holder, "since-usec") {
         0 => String::new(),
         micros => match age(micros, clock::now_usec()) {
-            age if age.is_empty() => format!(" since {}", clock::spoken(micros)),
-            age => format!(" since {}, {age}", clock::spoken(micros)),
+            age if age.is_empty() => format!(" since {}", clock::minute(micros)),
+            age => format!(" since {}, {age}", clock::minute(micros)),
         },
     };
     let by = if word("kind") == "host" { "as" } else { "through" };
@@ -183,6 +178,29 @@ pub(super) fn held(disk: &str, holder: &Row, detail: Detail) -> String {
         ""
     };
     shown(&format!("{how} {who}{since}{until}{through}{kept}{conflict}"))
+}
+
+/// How a disk is held, before the name of its holder.
+pub(super) fn how(holder: &Row) -> String {
+    match row::text(holder, "mode") {
+        _ if row::text(holder, "kind") == "reserved" => "reserved for".to_owned(),
+        "exclusive" => "locked exclusively by".to_owned(),
+        "none" => "recorded, and not locked, for".to_owned(),
+        mode => format!("locked {mode} by"),
+    }
+}
+
+/// A holder by its name alone, where there is little room.
+pub(super) fn short_name(holder: &Row) -> String {
+    let word = |key| row::text(holder, key);
+    match (word("kind"), word("name"), word("program")) {
+        ("owner" | "reserved", name, _) => format!("VM \"{name}\""),
+        ("host", name, _) => format!("VM \"{name}\" on host {}", word("host")),
+        ("hidden", ..) => "another user".to_owned(),
+        ("process", "", program) => format!("{program} (pid {})", row::number(holder, "pid")),
+        ("process", name, _) => format!("QEMU \"{name}\""),
+        _ => "another program or host".to_owned(),
+    }
 }
 
 /// A process: as the machine that it runs, or as a program; `other` goes before the latter.

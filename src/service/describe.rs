@@ -1,10 +1,12 @@
 //! A refusal in a sentence that a person can act on.
 //!
-//! The table knows numbers; people know users and the clock on their wall. Looking those up reads the
-//! user database, which may be on the network, so it is a request like those to the file system, and
-//! made for refusals only.
+//! The table knows numbers; people know users. Looking those up reads the user database, which may be
+//! on the network, so it is a request like those to the file system, and made for refusals only.
+//!
+//! Times are in UTC, since the reader may be in another time zone than the service. `vmlockctl` converts
+//! them to the user's.
 
-use jiff::{Timestamp, Zoned, tz::TimeZone};
+use jiff::Timestamp;
 
 use super::identity::Users;
 use super::reclaim::wall_clock_of;
@@ -43,7 +45,7 @@ pub struct HolderUsers(pub Vec<(Holder, Option<Process>)>);
 #[derive(Debug)]
 pub struct ProcessUsers(pub Processes);
 
-/// Users by name, and times on the clock of this host.
+/// Users by name, and times in UTC.
 struct Local;
 
 impl Words for Local {
@@ -52,7 +54,7 @@ impl Words for Local {
     }
 
     fn since(&self, micros: u64) -> String {
-        format!("since {}", wall_clock(micros))
+        format!("since {}", point_in_time(micros))
     }
 }
 
@@ -73,7 +75,7 @@ impl Work for DescribeRefusal {
         let locked = locked + &reserved;
         let ahead = ahead.map(|Ahead { owner, name, since }| {
             let comma = if locked.is_empty() { "" } else { "," };
-            let (uuid, since) = (owner.uuid, wall_clock(since));
+            let (uuid, since) = (owner.uuid, point_in_time(since));
             format!("{comma} waited for since {since} by VM \"{name}\" ({uuid}), which comes first")
         });
         let ahead = ahead.unwrap_or_default();
@@ -98,13 +100,13 @@ fn list(verb: &str, holders: &[&Holder], words: impl Fn(&Holder) -> String) -> S
 fn sentence(resource: &str, holder: &Holder, run_by: Option<u32>) -> String {
     let (vm, through) = (vm(holder, run_by), through(resource, holder));
     let kept = kept_by(&holder.kept_by);
-    format!("{} by {vm} since {}{through}{kept}", holder.mode.adverb(), wall_clock(holder.since))
+    format!("{} by {vm} since {}{through}{kept}", holder.mode.adverb(), point_in_time(holder.since))
 }
 
 fn reservation(resource: &str, holder: &Holder, run_by: Option<u32>) -> String {
     let until = wall_clock_of(holder.reserved_until.unwrap_or_default());
     let (vm, through) = (vm(holder, run_by), through(resource, holder));
-    format!("for {vm} until {}{through}", time_of_day(until))
+    format!("for {vm} until {}{through}", utc(until))
 }
 
 /// A VM with its UUID, process and user.
@@ -157,25 +159,17 @@ impl Work for ProcessUsers {
     }
 }
 
-/// The time of day, to the second.
-fn time_of_day(micros: u64) -> String {
+/// A time to the second, in UTC, as RFC 3339 has it.
+fn utc(micros: u64) -> String {
     let stamp = i64::try_from(micros).ok().and_then(|n| Timestamp::from_microsecond(n).ok());
-    let zoned = stamp.map(|stamp| stamp.to_zoned(TimeZone::system()));
-    zoned.map_or_else(|| "an unknown time".to_owned(), |then| then.strftime("%H:%M:%S").to_string())
+    stamp.map_or_else(|| "an unknown time".to_owned(), |stamp| format!("{stamp:.0}"))
 }
 
-/// A time as people say it: the hour today, the day too otherwise; and how long ago that is.
-fn wall_clock(micros: u64) -> String {
-    let stamp = i64::try_from(micros).ok().and_then(|n| Timestamp::from_microsecond(n).ok());
-    let Some(stamp) = stamp else {
-        return "an unknown time".to_owned();
-    };
-    let zone = TimeZone::system();
-    let (then, now) = (stamp.to_zoned(zone.clone()), Zoned::now().with_time_zone(zone));
-    let format = if then.date() == now.date() { "%H:%M" } else { "%Y-%m-%d %H:%M" };
-    let then = then.strftime(format);
+/// A time, and how long ago that is.
+fn point_in_time(micros: u64) -> String {
+    let then = utc(micros);
     match age(micros, super::now()) {
-        age if age.is_empty() => then.to_string(),
+        age if age.is_empty() => then,
         age => format!("{then}, {age}"),
     }
 }
@@ -212,7 +206,7 @@ mod tests {
              (00000000-0000-0000-0000-000000000005, user root, why: \"nightly backup\")"
         );
         assert!(
-            after.starts_with("19")
+            after.starts_with("1970-01-01T00:00:00Z, ")
                 && after.ends_with(", through /images/a.qcow2, which lies on it"),
             "{after}"
         );

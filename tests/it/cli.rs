@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "what a test can't do ends it, in its helpers too")]
 
+mod agent;
+mod complete;
 mod doctor;
 pub(crate) mod forged;
 mod instances;
@@ -19,6 +21,8 @@ mod stopped;
 mod stumbles;
 mod suspend;
 mod targets;
+mod terminal;
+mod times;
 mod trouble;
 mod wait;
 

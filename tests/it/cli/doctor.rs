@@ -122,7 +122,7 @@ async fn monitor_tells_what_becomes_of_locks_at_a_restart() {
     ] {
         let word = rest.split(' ').next().unwrap();
         let line = line_with(&mut monitor, word).await;
-        assert_eq!(line.split_once(' ').unwrap().1, rest);
+        assert_eq!(line.splitn(3, ' ').nth(2).unwrap(), rest);
     }
     drop(rival);
     monitor.signal(Signal::SIGINT);

@@ -182,7 +182,7 @@ async fn monitor_prints_what_happens_as_it_happens() {
         ),
     ] {
         let line = text.line().await;
-        assert_eq!(line.split_once(' ').unwrap().1, rest.replace('@', str(&image)));
+        assert_eq!(line.splitn(3, ' ').nth(2).unwrap(), rest.replace('@', str(&image)));
         let object: Value = serde_json::from_str(&lines.line().await).unwrap();
         assert_eq!((&object["event"], &object[key]), (&event.into(), &value));
         assert_eq!(object["resource"], str(&image));

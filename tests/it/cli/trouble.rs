@@ -220,6 +220,9 @@ async fn shells_are_given_completions() {
     let house = House::builder().without_daemon().start().await;
     for shell in ["bash", "zsh", "fish"] {
         let script = vmlockctl(&house, &["completions", shell]).await.ok();
-        assert!(script.contains("vmlockctl") && script.contains("completions"), "{shell}");
+        assert!(
+            script.contains("_VMLOCKCTL_COMPLETE") && script.contains(shell),
+            "{shell}: {script}"
+        );
     }
 }

@@ -1,32 +1,28 @@
 //! `--wait`: who waits is told for whom, ends when he is told to, and outlasts the service.
 
-use std::fs::File;
-use std::io::{Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 
-use nix::pty::{Winsize, openpty};
 use nix::sys::signal::Signal;
-use tokio::task::spawn_blocking;
 
 use super::{LIVES, Tool, fails, str, vmlockctl};
 use crate::house::user::NOBODY;
-use crate::house::{Answer, Call, House, NAME, NameWatch, Process, polkit, within};
+use crate::house::{Answer, Call, House, NAME, NameWatch, polkit, within};
 use crate::machine::{Machine, exclusive, manager};
 use crate::untouched::assert_free;
 use crate::wait::until_waiting;
 
 /// A disk that machine web1 holds.
-struct Scene {
-    house: House,
-    disk: PathBuf,
+pub(super) struct Scene {
+    pub(super) house: House,
+    pub(super) disk: PathBuf,
     holder: Tool,
-    pid: i32,
+    pub(super) pid: i32,
 }
 
 impl Scene {
-    async fn set() -> Self {
+    pub(super) async fn set() -> Self {
         let house = House::builder().start().await;
         let disk = house.raw_of(0, "disk");
         let (holder, pid) = Tool::holding(&house, &["--name", "web1", "--disk", str(&disk)]).await;
@@ -41,7 +37,7 @@ impl Scene {
     }
 
     /// The end of who waited in vain: nothing of him is left, and the disk is as it was.
-    async fn is_as_before(&self) {
+    pub(super) async fn is_as_before(&self) {
         until_waiting(&self.house.connection().await, 0).await;
         let owners = async {
             loop {
@@ -55,7 +51,7 @@ impl Scene {
     }
 
     /// The holder ends; afterwards the disk is another's, or free.
-    async fn release(self) -> (House, PathBuf) {
+    pub(super) async fn release(self) -> (House, PathBuf) {
         assert!(self.holder.finish().await.success());
         (self.house, self.disk)
     }
@@ -255,77 +251,6 @@ async fn who_shows_his_disk_waits_and_is_asked_for_no_password() {
     tool.line().await;
     assert_eq!(super::json(&house, &["list"]).await[0]["uid"], NOBODY);
     assert!(tool.finish().await.success());
-}
-
-/// A terminal with a program on it.
-struct Terminal {
-    screen: File,
-    seen: String,
-    process: Process,
-}
-
-impl Terminal {
-    /// Starts a command that has the terminal for itself.
-    fn start(house: &House, columns: u16, line: &[&str]) -> Self {
-        let size = Winsize { ws_row: 25, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        let pair = openpty(&size, None).unwrap();
-        let mut command = house.command("setsid").into_std();
-        command.args(["--ctty", "sh", "-c", "exec \"$@\" 2>&0", "sh"]);
-        command.arg(crate::house::program("vmlockctl")).args(line);
-        command.stdin(pair.slave).stdout(std::process::Stdio::null()).env("TERM", "xterm");
-        let process = Process::start("vmlockctl", command, &house.dir().join("tool.log"));
-        Self { screen: File::from(pair.master), seen: String::new(), process }
-    }
-
-    /// Returns once this has been written on it.
-    async fn until_seen(&mut self, words: &str) {
-        while !self.seen.contains(words) {
-            let mut screen = self.screen.try_clone().unwrap();
-            let read = spawn_blocking(move || {
-                let mut bytes = [0; 4096];
-                let n = screen.read(&mut bytes).unwrap_or_default();
-                bytes[..n].to_vec()
-            });
-            let bytes = within(words, read).await.unwrap();
-            assert!(!bytes.is_empty(), "it has ended after {:?}", self.seen);
-            self.seen.push_str(&String::from_utf8_lossy(&bytes));
-        }
-    }
-}
-
-#[tokio::test]
-async fn on_a_terminal_one_line_is_kept_up_to_date_and_gone_at_the_end() {
-    let scene = Scene::set().await;
-    let line = ["run", "--wait", "--disk", str(&scene.disk), "--", "sh", "-c", "echo go >&2"];
-    let mut terminal = Terminal::start(&scene.house, 250, &line);
-    let said = format!(
-        "\rwaiting for disk {}: locked exclusively by VM \"web1\" (pid {}, user root) since ",
-        str(&scene.disk),
-        scene.pid
-    );
-    terminal.until_seen(&said).await;
-    terminal.until_seen(" — 1 s\u{1b}[K").await;
-    let (_house, disk) = scene.release().await;
-    terminal.until_seen("\r\u{1b}[Kgo").await;
-    assert!(within("its end", terminal.process.ended()).await.success());
-    assert!(!terminal.seen.trim_end().contains('\n'), "{:?}", terminal.seen);
-    assert_free(&disk);
-}
-
-#[tokio::test]
-async fn a_narrow_terminal_gets_a_short_line_and_ctrl_c_ends_it() {
-    let scene = Scene::set().await;
-    let mut terminal = Terminal::start(&scene.house, 40, &["lock", "--wait", str(&scene.disk)]);
-    terminal.until_seen("… — 1 s\u{1b}[K").await;
-    for written in terminal.seen.split('\r') {
-        let text = written.replace("\u{1b}[K", "");
-        assert!(text.chars().count() < 40, "{text:?}");
-    }
-    terminal.seen.clear();
-    terminal.screen.write_all(b"\x03").unwrap();
-    terminal.until_seen("\r\u{1b}[K").await;
-    assert_eq!(within("its end", terminal.process.ended()).await.signal(), Some(2));
-    scene.is_as_before().await;
 }
 
 #[tokio::test]
