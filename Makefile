@@ -33,6 +33,10 @@ localedir = $(datadir)/locale
 dbusconfdir      = $(if $(filter /usr,$(PREFIX)),/usr/share,/etc)/dbus-1/system.d
 polkitactionsdir = /usr/share/polkit-1/actions
 
+# journalctl -x reads catalogs below /usr/lib and /usr/local/lib, from a database that a package has
+# updated when it is installed: by journalctl --update-catalog.
+catalogdir = $(unitdir)/catalog
+
 # What starts the service beside systemd and the message bus: nothing, openrc or lsb.
 # These look into /etc/init.d only.
 INIT    =
@@ -53,6 +57,8 @@ shells  = $(built)/completions
 older      = $(shell test "$(or $(SYSTEMD_VERSION),999)" -lt $(1) && echo yes)
 substitute = sed -e 's|@sbindir@|$(sbindir)|' -e 's|@bindir@|$(bindir)|' \
 	$(if $(call older,254),-e '/^RestartSteps=/d' -e '/^RestartMaxDelaySec=/d' -e '/^FileDescriptorStorePreserve=/d' -e 's/^RestartSec=.*/RestartSec=2s/')
+
+update-catalog = $(if $(DESTDIR),,-if command -v journalctl >/dev/null; then journalctl --update-catalog; fi)
 
 next = systemctl daemon-reload && systemctl enable --now vmlockd.service
 ifeq ($(INIT),openrc)
@@ -102,6 +108,7 @@ install:
 	$(INSTALL) -D -m 644 systemd/vmlockd-virtlockd.user.socket $(DESTDIR)$(unitdir)/user/vmlockd-virtlockd.socket
 	$(substitute) dbus/org.vmlockd1.service.in | $(INSTALL) -D -m 644 /dev/stdin $(DESTDIR)$(dbusdir)/system-services/org.vmlockd1.service
 	$(substitute) dbus/org.vmlockd1.session.service.in | $(INSTALL) -D -m 644 /dev/stdin $(DESTDIR)$(dbusdir)/services/org.vmlockd1.service
+	$(INSTALL) -D -m 644 -t $(DESTDIR)$(catalogdir) systemd/vmlockd.catalog
 	$(if $(INIT),$(substitute) init/vmlockd.$(INIT).in | $(INSTALL) -D -m 755 /dev/stdin $(DESTDIR)$(initdir)/vmlockd)
 	$(INSTALL) -D -m 644 -t $(DESTDIR)$(dbusdir)/interfaces dbus/*.xml
 	$(INSTALL) -D -m 644 -t $(DESTDIR)$(dbusconfdir) dbus/org.vmlockd1.conf
@@ -112,6 +119,7 @@ install:
 	$(if $(man1),$(INSTALL) -D -m 644 -t $(DESTDIR)$(mandir)/man1 $(man1))
 	$(if $(man5),$(INSTALL) -D -m 644 -t $(DESTDIR)$(mandir)/man5 $(man5))
 	$(if $(man8),$(INSTALL) -D -m 644 -t $(DESTDIR)$(mandir)/man8 $(man8))
+	$(update-catalog)
 	$(if $(DESTDIR),,@echo "Next: $(next)")
 
 uninstall:
@@ -120,6 +128,7 @@ uninstall:
 	rm -f $(DESTDIR)$(unitdir)/system/vmlockd.service $(DESTDIR)$(unitdir)/user/vmlockd.service
 	rm -f $(DESTDIR)$(unitdir)/system/vmlockd-inspector@.service $(DESTDIR)$(unitdir)/system/vmlockd-inspector.socket
 	rm -f $(DESTDIR)$(unitdir)/system/vmlockd-virtlockd.socket $(DESTDIR)$(unitdir)/user/vmlockd-virtlockd.socket
+	rm -f $(DESTDIR)$(catalogdir)/vmlockd.catalog
 	$(if $(INIT),rm -f $(DESTDIR)$(initdir)/vmlockd)
 	rm -f $(DESTDIR)$(dbusdir)/system-services/org.vmlockd1.service $(DESTDIR)$(dbusdir)/services/org.vmlockd1.service
 	rm -f $(patsubst dbus/%,$(DESTDIR)$(dbusdir)/interfaces/%,$(wildcard dbus/*.xml))
@@ -130,6 +139,7 @@ uninstall:
 	rm -f $(patsubst man/%,$(DESTDIR)$(mandir)/man5/%,$(man5))
 	rm -f $(patsubst man/%,$(DESTDIR)$(mandir)/man8/%,$(man8))
 	test ! -d $(DESTDIR)$(docdir) || find $(DESTDIR)$(docdir) -depth -type d -empty -delete
+	$(update-catalog)
 
 test:
 	tests/deps

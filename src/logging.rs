@@ -1,8 +1,12 @@
-//! The log: the journal where the service's output goes there, standard error otherwise. Neither of them
-//! blocks the service.
+//! The log: the journal if standard error is connected to it, standard error otherwise. Neither of
+//! them blocks the service.
+//!
+//! Lines on standard error begin with the time, in UTC as RFC 3339 has it, unless the service manager
+//! adds one.
 //!
 //! Levels bear syslog's names, as systemd's `LogControl1` and users of `journalctl -p` expect.
 
+mod cause;
 mod console;
 mod journal;
 mod limit;
@@ -25,23 +29,23 @@ use limit::PerUser;
 use post::Post;
 use stderr::Stderr;
 
-/// How much is logged.
+/// The least severe messages that are logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// What fails.
+    /// Failures.
     Err,
-    /// What may be wrong: locks broken by force.
+    /// What may be wrong, such as locks released by force.
     Warning,
-    /// The same as `Warning` here: nothing is logged at this level.
+    /// The same as `Warning`: nothing is logged at this level.
     Notice,
     /// Owners, locks, refusals.
     Info,
-    /// Everything.
+    /// All messages.
     Debug,
 }
 
 impl Level {
-    /// syslog's word.
+    /// Returns syslog's word.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -82,7 +86,7 @@ impl FromStr for Level {
             "debug" => Ok(Self::Debug),
             _ => {
                 let word = crate::lock::printable::shown(word);
-                Err(format!("'{word}' is no log level (err, warning, notice, info, debug)"))
+                Err(format!("'{word}' is not a log level (err, warning, notice, info, debug)"))
             }
         }
     }
@@ -96,7 +100,7 @@ pub struct Log {
     output: Output,
 }
 
-/// Where messages are queued that are not written yet.
+/// The queue of messages that are not written yet.
 #[derive(Debug, Clone)]
 enum Output {
     Journal(Post),
@@ -104,36 +108,33 @@ enum Output {
 }
 
 impl Log {
-    /// Begins to log; where several users are served, each of them only so much.
+    /// Starts to log. If several users are served, the number of messages of each is limited.
     ///
     /// # Errors
     ///
-    /// Where somebody logs already.
+    /// A message if this process logs already, or cannot start the thread that writes.
     pub fn begin(level: Level, several_users: bool) -> Result<Self, String> {
         let (filter, handle) = reload::Layer::new(level.filter());
-        // Where there is no journal after all, its stream is better than nothing.
-        let journal = in_journal().then(Journal::open).and_then(Result::ok);
+        let in_journal = in_journal();
+        // Its stream is used where its socket is missing.
+        let journal = in_journal.then(Journal::open).and_then(Result::ok);
         let (output, layer): (Output, Box<dyn Layer<Registry> + Send + Sync>);
         if let Some(journal) = journal {
             (output, layer) = (Output::Journal(journal.post()), Box::new(journal));
         } else {
-            let stderr = Stderr::open();
-            let stderr = stderr.map_err(|error| format!("the log can't be opened: {error}"))?;
-            let text = tracing_subscriber::fmt::layer()
-                .fmt_fields(console::Fields)
-                .with_writer(stderr.clone())
-                .with_ansi(std::io::stderr().is_terminal())
-                .with_target(false)
-                .without_time();
-            (output, layer) = (Output::Stderr(stderr), Box::new(text));
+            let stamped = !in_journal;
+            let stderr = Stderr::open(stamped);
+            let stderr = stderr.map_err(|error| format!("cannot open the log: {error}"))?;
+            layer = console::layer(stderr.clone(), stamped, std::io::stderr().is_terminal());
+            output = Output::Stderr(stderr);
         }
         let filter = filter.and(PerUser::new(several_users));
         let begun = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
-        begun.map_err(|error| format!("the log can't be opened: {error}"))?;
+        begun.map_err(|error| format!("cannot open the log: {error}"))?;
         Ok(Self { level: Arc::new(Mutex::new(level)), filter: handle, output })
     }
 
-    /// Waits a little until what was logged has left this process, which is about to end.
+    /// Waits a short time until all messages are written, before the process ends.
     pub fn finish(&self) {
         match &self.output {
             Output::Journal(post) => post.finish(),
@@ -141,17 +142,17 @@ impl Log {
         }
     }
 
-    /// How much is logged.
+    /// Returns the level in force.
     #[must_use]
     pub fn level(&self) -> Level {
         *self.level.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Logs more or less from now on.
+    /// Sets the level.
     ///
     /// # Errors
     ///
-    /// Only where the log is at its end.
+    /// Only if the log has ended.
     pub fn set_level(&self, level: Level) -> Result<(), String> {
         let mut current = self.level.lock().unwrap_or_else(PoisonError::into_inner);
         self.filter.reload(level.filter()).map_err(|error| error.to_string())?;
@@ -159,7 +160,7 @@ impl Log {
         Ok(())
     }
 
-    /// Where it goes: `journal` or `console`.
+    /// Returns where messages go: `journal` or `console`.
     #[must_use]
     pub fn target(&self) -> &'static str {
         match self.output {

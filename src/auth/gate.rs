@@ -211,7 +211,7 @@ impl Call<'_> {
         asked
     }
 
-    /// Has it known that the caller may not do this.
+    /// Logs that the caller is not authorized for this.
     fn refuse(&self, action: Action, details: &Details<'_>, error: &Error) {
         let known = |key| details.get(key).copied();
         let method = format!("{}.{}", self.row.interface, self.row.member);
@@ -225,7 +225,16 @@ impl Call<'_> {
             why: error.word(),
         };
         self.gate.service.counts().denied();
-        chronicle::denied(self.caller.uid, &denied, error);
+        let message = match error {
+            Error::Denied { .. } | Error::Interactive { .. } => error.to_string(),
+            // These do not name what was requested.
+            _ => format!(
+                "cannot {}: {} was not decided: {error}",
+                action.describe(details),
+                action.id()
+            ),
+        };
+        chronicle::denied(self.caller.uid, &denied, message);
     }
 
     /// Whether the caller may do this, without ever showing a dialog.

@@ -1,28 +1,126 @@
-//! A line of text, for people who read it as it is.
+//! Messages as lines of text.
 
-use std::fmt;
+use std::fmt::{self, Debug, Write as _};
 
-use tracing_subscriber::field::{RecordFields, VisitOutput as _};
-use tracing_subscriber::fmt::FormatFields;
-use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing::field::{Field, Visit};
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FormatFields, MakeWriter};
+use tracing_subscriber::{Layer, Registry};
 
-/// Writes the message, and behind it what it does not say itself.
+use super::cause::is_cause;
+
+/// Writes the message with its cause, and behind it the fields that the message does not contain.
 pub(super) struct Fields;
 
-/// What is for machines: the message says it in words.
+/// Whether the message contains the value of this field.
 fn is_said(name: &str) -> bool {
-    matches!(name, "event" | "resource" | "owner.name") || name.ends_with(super::journal::EACH)
+    let said = ["event", "resource", "mode", "owner.name", "owner.uid", "from.name", "from.uid"];
+    said.contains(&name) || name.ends_with(super::journal::EACH)
 }
 
 impl<'w> FormatFields<'w> for Fields {
-    fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> fmt::Result {
-        let format = debug_fn(|writer: &mut Writer<'_>, field, value| match field.name() {
-            "message" => write!(writer, "{value:?}"),
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
+        let mut line = Line::default();
+        fields.record(&mut line);
+        let Line { message, cause, rest } = line;
+        write!(writer, "{message}{cause}{rest}")
+    }
+}
+
+/// The parts of a line.
+#[derive(Debug, Default)]
+struct Line {
+    message: String,
+    cause: String,
+    rest: String,
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        // Writing to a String has no way to fail.
+        let _ = match field.name() {
+            "message" => write!(self.message, "{value:?}"),
+            name if is_cause(name) => write!(self.cause, ": {value:?}"),
             name if is_said(name) => Ok(()),
-            name => write!(writer, " {name}={value:?}"),
-        });
-        let mut visitor = tracing_subscriber::field::MakeVisitor::make_visitor(&format, writer);
-        fields.record(&mut visitor);
-        visitor.finish()
+            name => write!(self.rest, " {name}={value:?}"),
+        };
+    }
+}
+
+/// Returns a layer that writes lines to `output`; each begins with the time if `stamped`.
+pub(super) fn layer<W>(
+    output: W,
+    stamped: bool,
+    colours: bool,
+) -> Box<dyn Layer<Registry> + Send + Sync>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let lines = tracing_subscriber::fmt::layer()
+        .fmt_fields(Fields)
+        .with_writer(output)
+        .with_ansi(colours)
+        .with_target(false);
+    if stamped { lines.with_timer(SystemTime).boxed() } else { lines.without_time().boxed() }
+}
+
+/// Returns the time of now as it stands in front of a line: in UTC, as in RFC 3339, and a space.
+pub(super) fn stamp() -> String {
+    let mut text = String::new();
+    // Writing to a String has no way to fail.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut text));
+    text.push(' ');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_the_message_its_cause_and_what_else_is_known() {
+        use std::io;
+        use std::sync::{Arc, Mutex};
+        use tracing_subscriber::layer::SubscriberExt as _;
+
+        #[derive(Clone, Default)]
+        struct Text(Arc<Mutex<Vec<u8>>>);
+        impl io::Write for Text {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        for stamped in [false, true] {
+            let text = Text::default();
+            let writer = text.clone();
+            let layer = layer(move || writer.clone(), stamped, false);
+            tracing::subscriber::with_default(Registry::default().with(layer), || {
+                let error = io::Error::from_raw_os_error(2);
+                tracing::warn!(%error, lock = 7, owner.uid = 0, "cannot unlock /srv/a");
+            });
+            let line = String::from_utf8(text.0.lock().unwrap().clone()).unwrap();
+            let words =
+                "WARN cannot unlock /srv/a: No such file or directory (os error 2) lock=7\n";
+            let (time, rest) = line.split_once(" WARN ").unwrap();
+            assert_eq!(format!("WARN {rest}"), words, "{line}");
+            if stamped {
+                let time: jiff::Timestamp = time.trim_end().parse().unwrap();
+                assert!(time.duration_until(jiff::Timestamp::now()).as_secs() < 60);
+            } else {
+                assert_eq!(time, "");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_past_the_formatter_has_the_same_time() {
+        let stamp = stamp();
+        assert!(stamp.ends_with("Z ") && stamp.trim_end().parse::<jiff::Timestamp>().is_ok());
     }
 }

@@ -1,9 +1,10 @@
-//! Lines with their fields, for the journal: systemd's own protocol
+//! Entries for the journal, with fields, in the native protocol of systemd
 //! (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL>).
 //!
-//! A field `owner.uuid` is `VMLOCKD_OWNER_UUID` there, raw: what a field holds is data, and nobody
-//! can forge another field or line by it. The field `event` brings the kind's number along. One
-//! whose name ends with [`EACH`] holds several values, one a line, and is sent as several fields.
+//! A field `owner.uuid` becomes `VMLOCKD_OWNER_UUID`, with its value unchanged: each value is sent with
+//! its length, so no value can forge another field or entry. The field `event` adds the `MESSAGE_ID`
+//! of its kind. A field whose name ends with [`EACH`] has several values, one a line, and is sent as
+//! several fields. A cause is added to the message besides.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
@@ -13,13 +14,14 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
+use super::cause::Cause;
 use super::post::Post;
 use crate::catalog::Kind;
 
-/// How the name of a field ends that holds several values.
+/// The suffix of the name of a field that has several values.
 pub(super) const EACH: &str = ".each";
 
-/// What one line takes, mostly.
+/// The size of most entries, in bytes.
 const ROOM: usize = 1024;
 
 /// The journal, as a layer.
@@ -27,16 +29,16 @@ const ROOM: usize = 1024;
 pub(super) struct Journal(Post);
 
 impl Journal {
-    /// Begins to write to the journal of this host.
+    /// Opens the journal of this host.
     ///
     /// # Errors
     ///
-    /// Where there is none.
+    /// Those of the system calls if journald does not listen.
     pub(super) fn open() -> io::Result<Self> {
         Post::open().map(Self)
     }
 
-    /// The way there.
+    /// Returns the queue of entries.
     pub(super) fn post(&self) -> Post {
         self.0.clone()
     }
@@ -45,7 +47,7 @@ impl Journal {
 impl<S: Subscriber> Layer<S> for Journal {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let metadata = event.metadata();
-        let mut line = Line::new(priority(*metadata.level()));
+        let mut line = Line::new(priority(*metadata.level()), Cause::of(event));
         line.put("TARGET", metadata.target().as_bytes());
         if let Some(file) = metadata.file() {
             line.put("CODE_FILE", file.as_bytes());
@@ -54,11 +56,11 @@ impl<S: Subscriber> Layer<S> for Journal {
             line.put_with("CODE_LINE", |line| write!(line, "{number}"));
         }
         event.record(&mut line);
-        self.0.send(line.0);
+        self.0.send(line.bytes);
     }
 }
 
-/// syslog's number.
+/// Returns the number of a level in syslog.
 fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,
@@ -70,74 +72,82 @@ fn priority(level: Level) -> u8 {
 
 /// An entry of the journal, as it is sent.
 #[derive(Debug)]
-pub(super) struct Line(Vec<u8>);
+pub(super) struct Line {
+    bytes: Vec<u8>,
+    /// What goes behind the message.
+    cause: Cause,
+}
 
 impl Line {
-    fn new(priority: u8) -> Self {
-        let mut line = Self(Vec::with_capacity(ROOM));
+    fn new(priority: u8, cause: Cause) -> Self {
+        let mut line = Self { bytes: Vec::with_capacity(ROOM), cause };
         line.put("PRIORITY", &[b'0' + priority]);
         line.put("SYSLOG_IDENTIFIER", b"vmlockd");
         line
     }
 
-    /// A line that says this and no more, as a warning.
+    /// Returns an entry that has a message only, a warning.
     pub(super) fn of(message: &str) -> Vec<u8> {
-        let mut line = Self::new(priority(Level::WARN));
+        let mut line = Self::new(priority(Level::WARN), Cause::default());
         line.put("MESSAGE", message.as_bytes());
-        line.0
+        line.bytes
     }
 
-    /// Adds a field by the name that it has there.
+    /// Adds a field by its name in the journal.
     fn put(&mut self, name: &str, value: &[u8]) {
-        self.0.extend_from_slice(name.as_bytes());
+        self.bytes.extend_from_slice(name.as_bytes());
         self.finish(value);
     }
 
-    /// Adds a field whose value is still to be written.
+    /// Adds a field whose value `write` writes.
     fn put_with(&mut self, name: &str, write: impl FnOnce(&mut Text<'_>) -> fmt::Result) {
-        self.0.extend_from_slice(name.as_bytes());
+        self.bytes.extend_from_slice(name.as_bytes());
         self.finish_with(write);
     }
 
-    /// The value of a field whose name is there: its length, then its bytes, whatever they are.
+    /// Adds the value of a field whose name has been added: its length, then its bytes.
     fn finish(&mut self, value: &[u8]) {
-        self.0.push(b'\n');
-        self.0.extend_from_slice(&(value.len() as u64).to_le_bytes());
-        self.0.extend_from_slice(value);
-        self.0.push(b'\n');
+        self.bytes.push(b'\n');
+        self.bytes.extend_from_slice(&(value.len() as u64).to_le_bytes());
+        self.bytes.extend_from_slice(value);
+        self.bytes.push(b'\n');
     }
 
     fn finish_with(&mut self, write: impl FnOnce(&mut Text<'_>) -> fmt::Result) {
-        self.0.push(b'\n');
-        let begin = self.0.len();
-        self.0.extend_from_slice(&[0; 8]);
-        // What can't be written, in its own opinion, is as long as it got.
-        let _ = write(&mut Text(&mut self.0));
-        let length = (self.0.len() - begin - 8) as u64;
-        if let Some(place) = self.0.get_mut(begin..begin + 8) {
+        self.bytes.push(b'\n');
+        let begin = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 8]);
+        // A value whose `Display` fails is cut off there.
+        let _ = write(&mut Text(&mut self.bytes));
+        let length = (self.bytes.len() - begin - 8) as u64;
+        if let Some(place) = self.bytes.get_mut(begin..begin + 8) {
             place.copy_from_slice(&length.to_le_bytes());
         }
-        self.0.push(b'\n');
+        self.bytes.push(b'\n');
     }
 
-    /// Begins a field of ours: in capitals, as all are there.
+    /// Begins a field of this service, with its name in capitals.
     fn begin(&mut self, name: &str) {
-        self.0.extend_from_slice(b"VMLOCKD_");
+        self.bytes.extend_from_slice(b"VMLOCKD_");
         let letter = |c: u8| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { b'_' };
-        self.0.extend(name.bytes().map(letter));
+        self.bytes.extend(name.bytes().map(letter));
     }
 
     fn put_ours(&mut self, name: &str, write: impl FnOnce(&mut Text<'_>) -> fmt::Result) {
         if name == "message" {
-            self.0.extend_from_slice(b"MESSAGE");
+            self.bytes.extend_from_slice(b"MESSAGE");
+            let cause = std::mem::take(&mut self.cause);
+            self.finish_with(|line| {
+                write(line).and_then(|()| fmt::write(line, format_args!("{cause}")))
+            });
         } else {
             self.begin(name);
+            self.finish_with(write);
         }
-        self.finish_with(write);
     }
 }
 
-/// Text at the end of a line.
+/// Text that is appended to an entry.
 struct Text<'l>(&'l mut Vec<u8>);
 
 impl fmt::Write for Text<'_> {
@@ -160,7 +170,7 @@ impl Visit for Line {
         {
             self.put("MESSAGE_ID", kind.message_id().as_bytes());
         }
-        // One that is not known is not said.
+        // A value that is not known is left out.
         if !value.is_empty() {
             self.put_ours(field.name(), |line| line.write_str(value));
         }
@@ -200,9 +210,9 @@ mod tests {
 
     impl<S: Subscriber> Layer<S> for Kept {
         fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-            let mut line = Line::new(priority(*event.metadata().level()));
+            let mut line = Line::new(priority(*event.metadata().level()), Cause::of(event));
             event.record(&mut line);
-            *self.0.lock().unwrap() = line.0;
+            *self.0.lock().unwrap() = line.bytes;
         }
     }
 
@@ -239,5 +249,21 @@ mod tests {
             ("VMLOCKD_HOLDER_NAME", "web2"),
         ];
         assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn the_message_ends_with_the_cause_since_journalctl_prints_no_fields() {
+        use tracing_subscriber::layer::SubscriberExt as _;
+        let kept = std::sync::Arc::default();
+        let log = tracing_subscriber::registry().with(Kept(std::sync::Arc::clone(&kept)));
+        tracing::subscriber::with_default(log, || {
+            let error = io::Error::from_raw_os_error(13);
+            tracing::error!(lock = 7_u64, %error, "cannot lock {}", "/srv/a");
+        });
+        let sent = fields(&kept.lock().unwrap());
+        let of = |name: &str| sent.iter().find(|(field, _)| field == name).unwrap().1.clone();
+        assert_eq!(of("MESSAGE"), "cannot lock /srv/a: Permission denied (os error 13)");
+        assert_eq!(of("VMLOCKD_ERROR"), "Permission denied (os error 13)");
+        assert_eq!(of("VMLOCKD_LOCK"), "7");
     }
 }

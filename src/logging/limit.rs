@@ -1,9 +1,10 @@
-//! How many lines one user can have logged.
+//! Rate limit of messages, for each user.
 //!
-//! Any user can open and close owners, or be refused, hundreds of times a second, and so push the
-//! entries of all services out of the journal. So lines about what a user does are limited in each
-//! minute; what was left out is counted, and said when the minute is over. Lines about root's VMs,
-//! libvirt's among them, are never left out, nor is anything that is not in [`LIMITED`].
+//! Any user can open and close owners, or cause refusals, hundreds of times a second, and so push the
+//! entries of all services out of the journal. So the number of messages about a user's requests is
+//! limited in each minute; suppressed messages are counted, and the count is logged when the minute
+//! is over. Messages about root's VMs, including libvirt's, are never suppressed, nor is any kind of
+//! message that is not in [`LIMITED`].
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,12 +16,12 @@ use tracing_subscriber::layer::{Context, Filter};
 
 use crate::catalog::Kind;
 
-/// How many such lines of one user are logged in a window.
+/// The number of messages about one user that are logged in a window.
 const LINES: usize = 120;
 /// The length of a window.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// What any user can cause as often as it likes.
+/// Events that any user can cause without bound.
 const LIMITED: &[Kind] = &[
     Kind::OwnerOpened,
     Kind::OwnerEnded,
@@ -36,12 +37,12 @@ const LIMITED: &[Kind] = &[
     Kind::Denied,
 ];
 
-/// Whether a line is logged.
+/// Whether a message is logged.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Logged,
-    /// It is left out; with a time, it is the first one, and after that time
-    /// [`Windows::end`] is to be asked.
+    /// It is suppressed. The first one comes with the time after which [`Windows::end`] must be
+    /// called.
     LeftOut(Option<Duration>),
 }
 
@@ -57,10 +58,10 @@ struct Window {
 }
 
 impl Windows {
-    /// Counts a line about what the user `uid` does.
+    /// Counts a message about a request of the user `uid`.
     fn count(&mut self, uid: u32, now: Instant) -> Verdict {
         let is_over = |window: &Window| now.saturating_duration_since(window.since) >= WINDOW;
-        // One from which lines were left out stays until that is said.
+        // A window with suppressed messages stays until their number is logged.
         self.0.retain(|_, window| window.left_out > 0 || !is_over(window));
         let window = self.0.entry(uid).or_insert(Window { since: now, lines: 0, left_out: 0 });
         if is_over(window) {
@@ -75,22 +76,22 @@ impl Windows {
         Verdict::LeftOut((window.left_out == 1).then_some(rest))
     }
 
-    /// Tells how many lines were left out, and forgets them.
+    /// Ends a window, and returns the number of suppressed messages.
     fn end(&mut self, uid: u32) -> usize {
         self.0.remove(&uid).map_or(0, |window| window.left_out)
     }
 }
 
-/// A filter that leaves out what is too much.
+/// A filter that applies the limit.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PerUser {
     windows: Arc<Mutex<Windows>>,
-    /// Whether nothing is left out.
+    /// Whether no message is suppressed.
     is_off: bool,
 }
 
 impl PerUser {
-    /// A filter for a service that serves several users, or none for one user's own.
+    /// Returns a filter for a service of several users, or one that suppresses nothing.
     pub(super) fn new(several_users: bool) -> Self {
         Self { windows: Arc::default(), is_off: !several_users }
     }
@@ -105,7 +106,7 @@ impl PerUser {
             runtime.spawn(async move {
                 tokio::time::sleep(rest).await;
                 let left_out = windows.lock().unwrap_or_else(PoisonError::into_inner).end(uid);
-                tracing::info!(owner.uid = uid, "{left_out} more lines like this from uid {uid}");
+                tracing::info!(owner.uid = uid, "{left_out} messages about uid {uid} suppressed");
             });
         }
         verdict == Verdict::Logged
@@ -131,7 +132,7 @@ impl<S: Subscriber> Filter<S> for PerUser {
     }
 }
 
-/// What a line is about.
+/// The subject of a message.
 #[derive(Debug, Default)]
 struct Origin {
     is_limited: bool,

@@ -1,8 +1,8 @@
-//! The way to the journal, which never holds anybody up.
+//! Sends entries to journald without blocking the service.
 //!
-//! A line is sent at once where the journal takes it: one system call. Where it does not, because
-//! too much came at one time or because it stands still, lines queue up for a thread that waits in
-//! their stead; should that be too many, they are counted, and that is said once it goes on.
+//! An entry is sent at once if journald accepts it: one system call. Otherwise a thread sends it later,
+//! from a bounded queue. Entries that do not fit into the queue are dropped and counted, and the count
+//! is logged once journald accepts entries again.
 
 use std::io::{self, Write as _};
 use std::os::fd::AsRawFd as _;
@@ -20,16 +20,16 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
 use super::journal::Line;
 
-/// Where the journal listens.
+/// The socket of journald.
 const SOCKET: &str = "/run/systemd/journal/socket";
-/// How many lines wait, at most.
+/// The largest number of queued entries.
 const QUEUE: usize = 4096;
-/// Until the journal is tried again where nobody listens.
+/// The delay before the next attempt while journald does not listen.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long whoever ends waits for what is left to be said.
+/// How long to wait at the end of the program for queued entries.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The way to the journal.
+/// A queue of entries for journald.
 #[derive(Debug, Clone)]
 pub(super) struct Post {
     wire: Arc<Wire>,
@@ -40,14 +40,14 @@ pub(super) struct Post {
 struct Wire {
     socket: UnixDatagram,
     address: UnixAddr,
-    /// How many lines are in the queue, or taken from it and not sent yet.
+    /// The number of entries in the queue, or taken from it and not sent yet.
     waiting: AtomicUsize,
-    /// How many found no place in it.
+    /// The number of entries that were dropped.
     dropped: AtomicUsize,
 }
 
 impl Post {
-    /// Finds the journal.
+    /// Opens the socket, and starts the thread.
     pub(super) fn open() -> io::Result<Self> {
         Self::to(UnixAddr::new(SOCKET)?)
     }
@@ -56,7 +56,7 @@ impl Post {
         let (waiting, dropped) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let wire = Wire { socket: UnixDatagram::unbound()?, address, waiting, dropped };
         match wire.send(&[], MsgFlags::MSG_DONTWAIT) {
-            // journald takes no notice of an empty message.
+            // journald ignores an empty message.
             Ok(()) | Err(Errno::EAGAIN) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -67,10 +67,10 @@ impl Post {
         Ok(Self { wire, queue })
     }
 
-    /// Sends a line, sooner or later.
+    /// Sends an entry, at once or from the queue.
     pub(super) fn send(&self, line: Vec<u8>) {
         let wire = &self.wire;
-        // None overtakes those that wait.
+        // The order of entries is kept.
         if wire.waiting.load(Ordering::Acquire) == 0
             && wire.send(&line, MsgFlags::MSG_DONTWAIT).is_ok()
         {
@@ -83,7 +83,7 @@ impl Post {
         }
     }
 
-    /// Waits a little for what is not sent yet, before the program ends.
+    /// Waits a short time for queued entries, before the program ends.
     pub(super) fn finish(&self) {
         let begun = Instant::now();
         while self.wire.waiting.load(Ordering::Acquire) > 0 && begun.elapsed() < PATIENCE {
@@ -93,17 +93,17 @@ impl Post {
 }
 
 impl Wire {
-    /// Sends one line after the other, and waits for the journal as long as it takes.
+    /// Sends one entry after the other, and waits for journald as long as necessary.
     fn serve(&self, queue: &Receiver<Vec<u8>>) {
-        // Signals are the main thread's. All can be blocked, so this can't fail.
+        // Signals are handled by the main thread. Blocking all of them can't fail.
         let _ = SigSet::all().thread_block();
         for line in queue {
             self.send_somehow(&line);
             self.waiting.fetch_sub(1, Ordering::AcqRel);
             match self.dropped.swap(0, Ordering::Relaxed) {
                 0 => {}
-                lines => self.send_somehow(&Line::of(&format!(
-                    "lines of this log that are missing here, as the journal took none: {lines}"
+                messages => self.send_somehow(&Line::of(&format!(
+                    "{messages} messages lost: journald was not accepting input"
                 ))),
             }
         }
@@ -114,7 +114,7 @@ impl Wire {
             match self.send(line, MsgFlags::empty()) {
                 Ok(()) => return,
                 Err(Errno::EINTR) => {}
-                // It is being started again, or memory is short.
+                // journald is being restarted, or memory is short.
                 Err(
                     Errno::ENOENT
                     | Errno::ECONNREFUSED
@@ -125,7 +125,7 @@ impl Wire {
                     | Errno::EMFILE
                     | Errno::ENFILE,
                 ) => thread::sleep(PAUSE),
-                // Nobody could be told but by this very way.
+                // This error can't be reported anywhere else.
                 Err(_) => {
                     self.dropped.fetch_add(1, Ordering::Relaxed);
                     return;
@@ -142,7 +142,7 @@ impl Wire {
         }
     }
 
-    /// What is too large for a message comes as a file in memory that can't change any more.
+    /// Sends an entry that is too large for a datagram as a sealed file in memory.
     fn send_large(&self, line: &[u8], flags: MsgFlags) -> Result<(), Errno> {
         let errno = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or_default());
         let memory = memfd_create("vmlockd-log", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING);
@@ -160,7 +160,7 @@ impl Wire {
 mod tests {
     use super::*;
 
-    /// A journal that reads when it is told to.
+    /// A socket of journald that the test reads.
     fn journal() -> (UnixDatagram, Post, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_that_stands_still_holds_nobody_up_and_gets_all_in_order() {
+    fn a_journald_that_is_stopped_blocks_no_caller_and_gets_all_entries_in_order() {
         let (journal, post, _dir) = journal();
         for n in 0..1000 {
             post.send(format!("{n}").into_bytes());
@@ -193,18 +193,23 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_place_is_counted() {
+    fn entries_that_do_not_fit_are_counted() {
         let (journal, post, _dir) = journal();
-        // Some are in the socket's own queue, and one is on its way.
+        // Some entries are in the socket's own queue, and the thread has one.
         let sent = QUEUE + 10_000;
         for n in 0..sent {
             post.send(format!("{n}").into_bytes());
         }
         let (mut there, mut missing) = (0, 0);
         while there + missing < sent {
-            match next(&journal).rsplit_once("took none: ") {
+            let line = next(&journal);
+            match line.strip_suffix(" messages lost: journald was not accepting input\n") {
                 None => there += 1,
-                Some((_, count)) => missing += count.trim_end().parse::<usize>().unwrap(),
+                // The length of the message, in 8 bytes, is in front of it.
+                Some(rest) => {
+                    let count = rest.rsplit(|c: char| !c.is_ascii_digit()).next();
+                    missing += count.unwrap().parse::<usize>().unwrap();
+                }
             }
         }
         assert!(there >= QUEUE && missing > 0, "{there} and {missing}");
@@ -212,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_for_a_message_comes_as_a_file() {
+    fn an_entry_that_is_too_large_for_a_datagram_is_sent_as_a_file() {
         use nix::sys::socket::{ControlMessageOwned, recvmsg};
         use std::io::{IoSliceMut, Read as _};
         let (journal, post, _dir) = journal();
@@ -224,9 +229,9 @@ mod tests {
         let got = got.unwrap();
         assert_eq!(got.bytes, 0);
         let Some(ControlMessageOwned::ScmRights(files)) = got.cmsgs().unwrap().next() else {
-            panic!("no file");
+            panic!("no descriptor");
         };
-        // Read by its name: whoever owns the number can't be told without `unsafe`.
+        // Opened by name: an `OwnedFd` of the number would need `unsafe`.
         let mut file = std::fs::File::open(format!("/proc/self/fd/{}", files[0])).unwrap();
         let mut text = String::new();
         file.read_to_string(&mut text).unwrap();

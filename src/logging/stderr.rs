@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::SigSet;
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::console;
+
 /// The size of all queued messages at most, in bytes.
 const QUEUE_MAX: usize = 4 << 20;
 /// How long a caller waits for its message to be written.
@@ -70,14 +72,16 @@ struct State {
 
 impl Stderr {
     /// Starts the thread that writes to standard error.
-    pub(super) fn open() -> io::Result<Self> {
-        Self::to(Unlocked)
+    ///
+    /// The report of messages that were lost begins with the time if `stamped`.
+    pub(super) fn open(stamped: bool) -> io::Result<Self> {
+        Self::to(Unlocked, stamped)
     }
 
-    fn to(output: impl Write + Send + 'static) -> io::Result<Self> {
+    fn to(output: impl Write + Send + 'static, stamped: bool) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let of_thread = Arc::clone(&queue);
-        let run = move || of_thread.run(output);
+        let run = move || of_thread.run(output, stamped);
         thread::Builder::new().name("log".to_owned()).spawn(run)?;
         Ok(Self(queue))
     }
@@ -118,7 +122,7 @@ impl Queue {
     }
 
     /// Writes one message after the other, for as long as the program runs.
-    fn run(&self, mut output: impl Write) {
+    fn run(&self, mut output: impl Write, stamped: bool) {
         // Signals are handled by the main thread. Blocking all of them can't fail.
         let _ = SigSet::all().thread_block();
         let mut state = self.state();
@@ -131,7 +135,8 @@ impl Queue {
             drop(state);
             write(&mut output, &message);
             if dropped > 0 {
-                write(&mut output, lost(dropped).as_bytes());
+                let time = if stamped { console::stamp() } else { String::new() };
+                write(&mut output, (time + &lost(dropped)).as_bytes());
             }
             state = self.state();
             state.bytes -= message.len();
@@ -189,7 +194,7 @@ mod tests {
 
     fn open() -> (Stderr, PipeReader) {
         let (reader, writer) = io::pipe().unwrap();
-        (Stderr::to(writer).unwrap(), reader)
+        (Stderr::to(writer, false).unwrap(), reader)
     }
 
     #[test]

@@ -1,10 +1,13 @@
-//! What happens to owners and locks, for the log: for people in a sentence, for machines in fields.
+//! The event log: what happens to owners and locks, as messages for people and fields for programs.
 //!
-//! Every line of a kind ([`Kind`]) is written here, but for those of the gate; so all of them have
-//! the same fields. A value is data, and goes as it is; a sentence has foreign names escaped.
+//! Every message of a kind ([`Kind`]) is logged here, except the refusal of a client of virtlockd's
+//! socket; so all messages of a kind have the same fields. A field holds its value unchanged; in a
+//! message, names are escaped. Each message names the VM, the beginning of its UUID and its user,
+//! since `journalctl` prints no fields.
 
-use std::fmt::Display;
-use std::time::Duration;
+mod denied;
+mod waits;
+mod words;
 
 use super::Error;
 use super::state::State;
@@ -12,7 +15,12 @@ use crate::catalog::Kind;
 use crate::lock::holder::{Holder, Refusal};
 use crate::lock::printable::shown;
 use crate::lock::restored::Lost;
-use crate::lock::{self, Event, Lock, Mode, OwnerId, Reason};
+use crate::lock::{self, Event, Lock, OwnerId, Reason};
+pub use denied::{Denied, denied};
+pub use waits::{Outcome, wait_ended, waiting, waiting_elsewhere};
+pub use words::Vm;
+pub(super) use words::seconds;
+use words::{Locks, because};
 
 /// Events of one owner that are not logged yet.
 #[derive(Debug, Default)]
@@ -22,17 +30,17 @@ pub(super) struct Unsaid {
 }
 
 impl Unsaid {
-    /// Of the owner with this name.
+    /// Events of the owner with this name.
     pub(super) fn new(name: String, events: Vec<Event>) -> Self {
         Self { name, events }
     }
 
-    /// Logs that the owner has what it held before it was suspended.
+    /// Logs that the owner holds again what it held before it was suspended.
     pub(super) fn resumed(&self, id: OwnerId, locks: usize) {
         resumed(id, &self.name, locks);
     }
 
-    /// Logs them.
+    /// Logs the events.
     pub(super) fn say(&mut self) {
         for event in self.events.drain(..) {
             match event {
@@ -46,13 +54,13 @@ impl Unsaid {
 }
 
 impl State {
-    /// An owner's name, also of one that is about to go.
+    /// Returns the name of an owner, also of one that is about to be removed.
     pub(super) fn name_of(&self, id: OwnerId) -> String {
         self.table.owner(id).map_or_else(String::new, |owner| owner.name.clone())
     }
 }
 
-/// An owner is there.
+/// Logs that an owner was opened; `why` is what its locks are for, if stated.
 pub fn opened(id: OwnerId, name: &str, why: &str) {
     tracing::info!(
         event = Kind::OwnerOpened.as_str(),
@@ -60,11 +68,12 @@ pub fn opened(id: OwnerId, name: &str, why: &str) {
         owner.name = name,
         owner.uid = id.uid,
         why = (!why.is_empty()).then_some(why),
-        "opened VM \"{name}\""
+        "opened owner of {}",
+        Vm(id, name)
     );
 }
 
-/// An owner has ended; what it holds is given up after that.
+/// Logs that an owner has ended. Its locks are released after that.
 pub fn ended(id: OwnerId, name: &str, locks: usize, reason: Reason) {
     tracing::info!(
         event = Kind::OwnerEnded.as_str(),
@@ -73,11 +82,14 @@ pub fn ended(id: OwnerId, name: &str, locks: usize, reason: Reason) {
         owner.uid = id.uid,
         locks,
         reason = reason.as_str(),
-        "owner ended"
+        "owner of {} ended: {}; releasing {}",
+        Vm(id, name),
+        because(reason),
+        Locks(locks)
     );
 }
 
-/// The same, of one that ended while nobody saw it.
+/// Logs that an owner ended while the service was not running.
 pub fn ended_unseen(id: OwnerId, name: &str, locks: usize) {
     tracing::info!(
         event = Kind::OwnerEnded.as_str(),
@@ -86,11 +98,13 @@ pub fn ended_unseen(id: OwnerId, name: &str, locks: usize) {
         owner.uid = id.uid,
         locks,
         reason = Reason::OwnerGone.as_str(),
-        "owner ended while vmlockd was away"
+        "owner of {} ended while vmlockd was not running; releasing {}",
+        Vm(id, name),
+        Locks(locks)
     );
 }
 
-/// A lock was given.
+/// Logs that a lock was granted.
 pub fn acquired(lock: &Lock, name: &str) {
     tracing::info!(
         event = Kind::Acquired.as_str(),
@@ -100,12 +114,14 @@ pub fn acquired(lock: &Lock, name: &str) {
         owner.uid = lock.owner.uid,
         resource = lock.want.resource.as_str(),
         mode = lock.want.mode.as_str(),
-        "acquired {}",
-        shown(&lock.want.resource)
+        "acquired {} ({}) for {}",
+        shown(&lock.want.resource),
+        lock.want.mode.as_str(),
+        Vm(lock.owner, name)
     );
 }
 
-/// A lock has another mode.
+/// Logs that a lock was converted to another mode.
 pub fn converted(lock: &Lock, name: &str) {
     tracing::info!(
         event = Kind::Converted.as_str(),
@@ -115,12 +131,14 @@ pub fn converted(lock: &Lock, name: &str) {
         owner.uid = lock.owner.uid,
         resource = lock.want.resource.as_str(),
         mode = lock.want.mode.as_str(),
-        "converted {}",
-        shown(&lock.want.resource)
+        "converted {} to {} for {}",
+        shown(&lock.want.resource),
+        lock.want.mode.as_str(),
+        Vm(lock.owner, name)
     );
 }
 
-/// A lock was given up.
+/// Logs that a lock was released.
 pub fn released(lock: &Lock, name: &str, reason: Reason) {
     tracing::info!(
         event = Kind::Released.as_str(),
@@ -131,12 +149,15 @@ pub fn released(lock: &Lock, name: &str, reason: Reason) {
         resource = lock.want.resource.as_str(),
         mode = lock.want.mode.as_str(),
         reason = reason.as_str(),
-        "released {}",
-        shown(&lock.want.resource)
+        "released {} ({}) of {}: {}",
+        shown(&lock.want.resource),
+        lock.want.mode.as_str(),
+        Vm(lock.owner, name),
+        because(reason)
     );
 }
 
-/// What one owner held is another's now: so many locks, each of which is said to be acquired.
+/// Logs that an owner has the locks of another one; each is logged as acquired besides.
 pub fn handed_over(to: (OwnerId, &str), from: (OwnerId, &str), locks: usize) {
     tracing::info!(
         event = Kind::HandedOver.as_str(),
@@ -147,11 +168,14 @@ pub fn handed_over(to: (OwnerId, &str), from: (OwnerId, &str), locks: usize) {
         from.uuid = %from.0.uuid,
         from.name = from.1,
         from.uid = from.0.uid,
-        "locks handed over"
+        "handed over {} of {} to {}",
+        Locks(locks),
+        Vm(from.0, from.1),
+        Vm(to.0, to.1)
     );
 }
 
-/// The resource that somebody else than our owners holds, before a sentence is made of it.
+/// Returns the resource that a foreign holder has locked, before the error is described.
 pub(super) fn elsewhere(error: &Error) -> String {
     match error {
         Error::Lock(lock::Error::HeldElsewhere(stranger)) => stranger.resource.clone(),
@@ -159,12 +183,12 @@ pub(super) fn elsewhere(error: &Error) -> String {
     }
 }
 
-/// Something of all holders, a line each.
+/// Returns one property of all holders, a line each.
 fn each(refusal: &Refusal, what: fn(&Holder) -> String) -> String {
     refusal.holders.iter().map(what).collect::<Vec<_>>().join("\n")
 }
 
-/// An owner does not get what others of ours hold; `message` is what it is told.
+/// Logs that an owner is refused what other owners hold; `message` names them.
 pub fn refused(id: OwnerId, name: &str, refusal: &Refusal, message: &str) {
     tracing::info!(
         event = Kind::Refused.as_str(),
@@ -175,11 +199,12 @@ pub fn refused(id: OwnerId, name: &str, refusal: &Refusal, message: &str) {
         reason = "held",
         holder.uuid.each = each(refusal, |holder| holder.owner.uuid.to_string()),
         holder.name.each = each(refusal, |holder| holder.name.clone()),
-        "refused: {message}"
+        "refused {}: {message}",
+        Vm(id, name)
     );
 }
 
-/// An owner does not get what somebody else holds.
+/// Logs that an owner is refused what a foreign holder has locked.
 pub fn refused_elsewhere(id: OwnerId, name: &str, resource: &str, message: &str) {
     tracing::info!(
         event = Kind::Refused.as_str(),
@@ -188,87 +213,12 @@ pub fn refused_elsewhere(id: OwnerId, name: &str, resource: &str, message: &str)
         owner.uid = id.uid,
         resource,
         reason = "held-elsewhere",
-        "refused: {message}"
+        "refused {}: {message}",
+        Vm(id, name)
     );
 }
 
-/// An owner begins to wait for what others of ours hold, or are to get first.
-pub fn waiting(id: OwnerId, name: &str, refusal: &Refusal, message: &str) {
-    tracing::info!(
-        event = Kind::Waiting.as_str(),
-        owner.uuid = %id.uuid,
-        owner.name = name,
-        owner.uid = id.uid,
-        resource = refusal.resource.as_str(),
-        reason = "held",
-        holder.uuid.each = each(refusal, |holder| holder.owner.uuid.to_string()),
-        holder.name.each = each(refusal, |holder| holder.name.clone()),
-        "waits: {message}"
-    );
-}
-
-/// An owner begins to wait for what somebody else holds.
-pub fn waiting_elsewhere(id: OwnerId, name: &str, resource: &str, message: &str) {
-    tracing::info!(
-        event = Kind::Waiting.as_str(),
-        owner.uuid = %id.uuid,
-        owner.name = name,
-        owner.uid = id.uid,
-        resource,
-        reason = "held-elsewhere",
-        "waits: {message}"
-    );
-}
-
-/// What comes of waiting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// What was waited for was given.
-    Granted,
-    /// It took too long.
-    TimedOut,
-    /// It is not wanted any more: the wait was cancelled, or whoever asked has left or ended.
-    Cancelled,
-    /// It can't be given at all any more.
-    Failed,
-}
-
-impl Outcome {
-    /// The word used in the log.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Granted => "granted",
-            Self::TimedOut => "timed-out",
-            Self::Cancelled => "cancelled",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-/// An owner waits for one resource no more.
-pub fn wait_ended(
-    id: OwnerId,
-    name: &str,
-    (resource, mode): (&str, Mode),
-    waited: Duration,
-    outcome: Outcome,
-) {
-    tracing::info!(
-        event = Kind::WaitEnded.as_str(),
-        owner.uuid = %id.uuid,
-        owner.name = name,
-        owner.uid = id.uid,
-        resource,
-        mode = mode.as_str(),
-        reason = outcome.as_str(),
-        waited.usec = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX),
-        "waits no more for {}",
-        shown(resource)
-    );
-}
-
-/// Somebody else than its owner, the user `by`, has locks given up.
+/// Logs that the user `by` forces the release of locks; each is logged as released besides.
 pub fn broken(id: OwnerId, name: &str, locks: &[u64], by: u32) {
     let numbers =
         |between: &str| locks.iter().map(ToString::to_string).collect::<Vec<_>>().join(between);
@@ -280,12 +230,14 @@ pub fn broken(id: OwnerId, name: &str, locks: &[u64], by: u32) {
         owner.uid = id.uid,
         caller.uid = by,
         reason = Reason::Forced.as_str(),
-        "locks of VM \"{name}\" broken by force: {}",
+        "uid {by} forces the release of {} of {}: {}",
+        Locks(locks.len()),
+        Vm(id, name),
         numbers(", ")
     );
 }
 
-/// A lock is not there, though its machine lives.
+/// Logs that a lock is lost, although its VM is running.
 pub fn lost(lock: &Lock, name: &str, lost: &Lost) {
     tracing::error!(
         event = Kind::Lost.as_str(),
@@ -296,13 +248,15 @@ pub fn lost(lock: &Lock, name: &str, lost: &Lost) {
         resource = lock.want.resource.as_str(),
         mode = lock.want.mode.as_str(),
         reason = lost.loss.as_str(),
-        "LOST the lock on {}, whose machine lives: {}",
+        "LOST the lock on {} ({}) of {}, which is still running: {}",
         shown(&lock.want.resource),
+        lock.want.mode.as_str(),
+        Vm(lock.owner, name),
         lost.why
     );
 }
 
-/// A lock that was lost is there again.
+/// Logs that a lock that was lost is held again.
 pub fn regained(lock: &Lock, name: &str) {
     tracing::warn!(
         event = Kind::Regained.as_str(),
@@ -312,12 +266,14 @@ pub fn regained(lock: &Lock, name: &str) {
         owner.uid = lock.owner.uid,
         resource = lock.want.resource.as_str(),
         mode = lock.want.mode.as_str(),
-        "{} is locked again",
-        shown(&lock.want.resource)
+        "regained the lock on {} ({}) of {}",
+        shown(&lock.want.resource),
+        lock.want.mode.as_str(),
+        Vm(lock.owner, name)
     );
 }
 
-/// An owner gives up what it holds for a while; each lock is said to be released besides.
+/// Logs that an owner is suspended; each of its locks is logged as released besides.
 pub fn suspended(id: OwnerId, name: &str, locks: usize, by: u32) {
     tracing::info!(
         event = Kind::Suspended.as_str(),
@@ -326,11 +282,13 @@ pub fn suspended(id: OwnerId, name: &str, locks: usize, by: u32) {
         owner.uid = id.uid,
         caller.uid = by,
         locks,
-        "suspended VM \"{name}\""
+        "suspended {} on request of uid {by}; releasing {}",
+        Vm(id, name),
+        Locks(locks)
     );
 }
 
-/// An owner has what it held again; each lock is said to be acquired besides.
+/// Logs that an owner is resumed; each of its locks is logged as acquired besides.
 pub fn resumed(id: OwnerId, name: &str, locks: usize) {
     tracing::info!(
         event = Kind::Resumed.as_str(),
@@ -338,53 +296,22 @@ pub fn resumed(id: OwnerId, name: &str, locks: usize) {
         owner.name = name,
         owner.uid = id.uid,
         locks,
-        "resumed VM \"{name}\""
+        "resumed {} with {}",
+        Vm(id, name),
+        Locks(locks)
     );
 }
 
-/// The service has taken up what the one before it had.
+/// Logs what the service has restored from the instance before it.
 pub fn restored(owners: usize, locks: usize) {
     if owners > 0 {
+        let s = if owners == 1 { "" } else { "s" };
         tracing::info!(
             event = Kind::Restored.as_str(),
             owners,
             locks,
-            "owners and locks are there as they were"
+            "restored {owners} owner{s} and {}",
+            Locks(locks)
         );
     }
-}
-
-/// A caller, who is of this user, may not do what he asked for.
-pub fn denied(uid: u32, deed: &Denied<'_>, error: impl Display) {
-    tracing::info!(
-        event = Kind::Denied.as_str(),
-        caller.uid = uid,
-        caller.name = deed.sender,
-        method = deed.method,
-        action = deed.action,
-        reason = deed.why,
-        resource = deed.resource,
-        owner.uuid = deed.uuid,
-        owner.name = deed.vm,
-        "refused: {error}"
-    );
-}
-
-/// What somebody may not do.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Denied<'d> {
-    /// The cause in a word.
-    pub why: &'d str,
-    /// His connection to the bus.
-    pub sender: Option<&'d str>,
-    /// What he called, with its interface.
-    pub method: Option<&'d str>,
-    /// What polkit would have had to allow.
-    pub action: Option<&'d str>,
-    /// The resource that it was about.
-    pub resource: Option<&'d str>,
-    /// The machine's UUID, as far as it is known.
-    pub uuid: Option<&'d str>,
-    /// The machine's name, as far as it is known.
-    pub vm: Option<&'d str>,
 }

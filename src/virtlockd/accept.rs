@@ -60,7 +60,10 @@ pub(super) fn accept(listener: BorrowedFd<'_>, user: u32, clients: usize) -> Acc
             caller.uid = peer.uid,
             caller.pid = peer.pid,
             reason = "not-authorized",
-            "a client of virtlockd's socket is refused"
+            "denied uid {} (pid {}): cannot use virtlockd's socket: it serves only root and the user \
+             of the service",
+            peer.uid,
+            peer.pid
         );
         return Accepted::Denied;
     }

@@ -47,7 +47,7 @@ impl Scene {
     fn lost(&self) -> Vec<String> {
         let log = self.house.daemon().stderr();
         let reports = log.lines().filter_map(|line| line.split_once("LOST the lock on "));
-        reports.map(|(_, rest)| rest.split(',').next().unwrap().to_owned()).collect()
+        reports.map(|(_, rest)| rest.split(" (").next().unwrap().to_owned()).collect()
     }
 
     async fn until_lost(&self, count: usize) -> Vec<String> {

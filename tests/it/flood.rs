@@ -229,7 +229,7 @@ async fn one_user_fills_the_log_only_so_far() {
     let log = house.daemon().stderr();
     let count = |name: &str| log.lines().filter(|line| line.contains(name)).count();
     // Two lines for each lock, with the user: acquired, and released.
-    assert_eq!(count("opened VM \"roots\""), 100);
-    let users = count(&format!("owner.uid={NOBODY}"));
+    assert_eq!(count("opened owner of VM \"roots\""), 100);
+    let users = count(&format!(", uid {NOBODY})"));
     assert_eq!(users, 120, "{log}");
 }

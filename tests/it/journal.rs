@@ -8,7 +8,7 @@ use serde_json::Value;
 use vmlockd::catalog::Kind;
 
 use crate::host::{Host, Tree};
-use crate::house::within;
+use crate::house::{House, within};
 use crate::machine::{Machine, exclusive, lock, option, shared};
 use crate::methods::none;
 
@@ -38,6 +38,11 @@ fn assert_says(entry: &Value, fields: &[(&str, &str)]) {
     }
 }
 
+/// That the message of an entry begins with this.
+fn assert_begins(entry: &Value, words: &str) {
+    assert!(entry["MESSAGE"].as_str().unwrap().starts_with(words), "not {words:?}: {entry:#}");
+}
+
 #[tokio::test]
 async fn the_journal_has_what_happened_in_fields() {
     let Some(host) = Host::boot(Tree::Own).await else { return };
@@ -63,11 +68,11 @@ async fn the_journal_has_what_happened_in_fields() {
     assert_says(&acquired, &[&web1[..], &on, &[("MODE", "exclusive"), ("REASON", "")]].concat());
     assert_eq!(acquired["PRIORITY"], "6");
     assert_eq!(acquired["SYSLOG_IDENTIFIER"], "vmlockd");
-    let message = acquired["MESSAGE"].as_str().unwrap();
-    assert!(
-        message.starts_with("acquired /") && message.ends_with("a\\nMESSAGE_ID=0"),
-        "{message}"
-    );
+    let shown = image.replace('\n', "\\n");
+    let vms = uuids.each_ref().map(|uuid| &uuid[..8]);
+    let (vm1, vm2) =
+        (format!("VM \"web1\" ({}, uid 0)", vms[0]), format!("VM \"web2\" ({}, uid 0)", vms[1]));
+    assert_eq!(acquired["MESSAGE"], format!("acquired {shown} (exclusive) for {vm1}"));
     let refused = the(&host, Kind::Refused).await;
     assert_says(
         &refused,
@@ -75,18 +80,29 @@ async fn the_journal_has_what_happened_in_fields() {
     );
     assert_says(&refused, &[("HOLDER_UUID", &uuids[0]), ("HOLDER_NAME", "web1")]);
     assert_says(&refused, &[("REASON", "held"), ("LOCK", "")]);
+    let words = format!("refused {vm2}: disk {shown} is locked exclusively by VM \"web1\" (");
+    assert_begins(&refused, &words);
     let waiting = the(&host, Kind::Waiting).await;
     assert_says(&waiting, &[("OWNER_NAME", "web2"), ("RESOURCE", image), ("HOLDER_NAME", "web1")]);
+    let words = format!("{vm2} is waiting: disk {shown} is locked exclusively by VM \"web1\" (");
+    assert_begins(&waiting, &words);
     let waited = the(&host, Kind::WaitEnded).await;
+    assert_begins(&waited, &format!("wait of {vm2} for {shown} (exclusive) ended after "));
+    assert!(waited["MESSAGE"].as_str().unwrap().ends_with(" s: timed out"), "{waited:#}");
     assert_says(&waited, &[("OWNER_NAME", "web2"), ("RESOURCE", image), ("REASON", "timed-out")]);
     assert!(waited["VMLOCKD_WAITED_USEC"].as_str().unwrap().parse::<u64>().unwrap() > 0);
     let converted = the(&host, Kind::Converted).await;
     assert_says(&converted, &[&web1[..], &on, &[("MODE", "shared")]].concat());
+    assert_eq!(converted["MESSAGE"], format!("converted {shown} to shared for {vm1}"));
     let released = the(&host, Kind::Released).await;
     assert_says(&released, &[&web1[..], &on, &[("REASON", "released")]].concat());
+    let words = format!("released {shown} (shared) of {vm1}: released on request");
+    assert_eq!(released["MESSAGE"], words);
     let ended = the(&host, Kind::OwnerEnded).await;
     assert_says(&ended, &[("OWNER_UUID", &uuids[1]), ("OWNER_NAME", "web2"), ("LOCKS", "0")]);
     assert_says(&ended, &[("REASON", "owner-closed")]);
+    let words = format!("owner of {vm2} ended: the owner was closed; releasing 0 locks");
+    assert_eq!(ended["MESSAGE"], words);
     assert_eq!(entries(&host, &["VMLOCKD_EVENT=owner-opened"]).await.len(), 2);
 
     // By name: for those whom polkit lets, and this one it does not.
@@ -102,6 +118,20 @@ async fn the_journal_has_what_happened_in_fields() {
         &denied,
         &[("METHOD", "org.vmlockd1.Manager.OpenOwner"), ("REASON", "interactive")],
     );
+    let action = "org.vmlockd1.acquire-by-name";
+    let words = format!(
+        "denied uid {uid} for VM \"vmlockctl lock\": cannot lock disk {disk} by name: {action} needs"
+    );
+    assert_begins(&denied, &words);
+
+    // As a package does when it is installed.
+    host.come_in(&["journalctl", "--update-catalog"]).await.ok();
+    let id = format!("MESSAGE_ID={}", Kind::Acquired.message_id());
+    let explained = host.come_in(&["journalctl", "--catalog", "--no-pager", &id]).await.ok();
+    for words in ["Subject: VM web1 has acquired a lock", "Documentation: man:vmlockd(8)"] {
+        assert!(explained.contains(words), "{explained}");
+    }
+    assert!(!explained.contains('@'), "{explained}");
 }
 
 #[tokio::test]
@@ -214,6 +244,9 @@ async fn pauses_and_moves_are_told() {
     web1.owner.suspend(none()).await.unwrap();
     let suspended = the(&host, Kind::Suspended).await;
     assert_says(&suspended, &[("OWNER_NAME", "web1"), ("LOCKS", "1"), ("CALLER_UID", "0")]);
+    assert_begins(&suspended, "suspended VM \"web1\" (");
+    let words = ", uid 0) on request of uid 0; releasing 1 lock";
+    assert!(suspended["MESSAGE"].as_str().unwrap().ends_with(words), "{suspended:#}");
     assert_says(&the(&host, Kind::Released).await, &[("REASON", "suspended")]);
     web1.owner.resume(none()).await.unwrap();
     assert_says(&the(&host, Kind::Resumed).await, &[("OWNER_NAME", "web1"), ("LOCKS", "1")]);
@@ -223,6 +256,26 @@ async fn pauses_and_moves_are_told() {
     let moved = the(&host, Kind::HandedOver).await;
     assert_says(&moved, &[("OWNER_NAME", "web2"), ("OWNER_UID", "0"), ("LOCKS", "1")]);
     assert_says(&moved, &[("FROM_NAME", "web1"), ("FROM_UUID", &uuid), ("FROM_UID", "0")]);
+    let words =
+        format!("handed over 1 lock of VM \"web1\" ({}, uid 0) to VM \"web2\" (", &uuid[..8]);
+    assert_begins(&moved, &words);
     let acquired = entries(&host, &["VMLOCKD_EVENT=acquired", "VMLOCKD_OWNER_NAME=web2"]).await;
     assert_eq!(acquired.len(), 1);
+}
+
+#[tokio::test]
+async fn lines_on_standard_error_begin_with_the_time() {
+    let house = House::builder().start().await;
+    let image = house.image("a").await;
+    let machine = Machine::open(&house.connection().await, "web1").await;
+    machine.acquire(&[exclusive(&image)]).await.unwrap();
+    house.daemon().logs("acquired ").await;
+    let log = house.daemon().stderr();
+    // The last line may be half written.
+    let lines: Vec<_> = log.split_inclusive('\n').filter(|line| line.ends_with('\n')).collect();
+    assert!(lines.len() >= 2, "{log}");
+    for line in lines {
+        let (time, _) = line.split_once(' ').unwrap();
+        assert!(time.ends_with('Z') && time.parse::<jiff::Timestamp>().is_ok(), "{line}");
+    }
 }

@@ -131,7 +131,7 @@ async fn a_stranger_takes_one_meanwhile(config: &str) {
 
     stranger.release();
     scene.until_said([(true, false); 2]).await;
-    daemon.logs(&format!("{} is locked again", path(&scene.disks[0]))).await;
+    daemon.logs(&format!("regained the lock on {}", path(&scene.disks[0]))).await;
     assert_eq!(owner(&scene.bus, scene.web1.path()).await.locks().await.unwrap(), scene.locks);
     scene.end().await;
 }

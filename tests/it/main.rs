@@ -15,6 +15,7 @@ mod authorize;
 mod bad_input;
 mod block;
 mod broker;
+mod catalog;
 mod chains;
 mod cli;
 mod clients;
