@@ -78,7 +78,7 @@ pub enum Error {
     #[error("{0}")]
     Log(String),
     /// The event loop or a signal handler can't be had.
-    #[error("{doing}: {cause}")]
+    #[error("cannot {doing}: {cause}")]
     System {
         /// What was being done.
         doing: &'static str,
@@ -102,7 +102,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         // Signals are this thread's: it alone has to hold them back when the program is replaced.
         .on_thread_start(|| drop(reexec::hold_signals()))
         .build()
-        .map_err(|cause| Error::System { doing: "starting the event loop", cause })?;
+        .map_err(|cause| Error::System { doing: "start the event loop", cause })?;
     open_lists();
     let outcome = runtime.block_on(serve(options));
     // A request to a file system that hangs would otherwise hold up the end for ever.
@@ -114,7 +114,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
     let mut signals = Signals::install()?;
     let program = Program::this(options.runtime_dir.clone());
     let program =
-        program.map_err(|cause| Error::System { doing: "finding this program", cause })?;
+        program.map_err(|cause| Error::System { doing: "find the path of this program", cause })?;
     let mut inherited = Inherited::take()?;
     let storage = Storage::default();
     let config = load::first(options, &storage).await?;
@@ -152,9 +152,11 @@ async fn serve(options: &Options) -> Result<(), Error> {
     let server = door::serve(&service, restored.connections(), socket)?;
     let (version, name) = (env!("CARGO_PKG_VERSION"), bus.as_str());
     match state {
-        State::Served(_) => tracing::info!("vmlockd {version} serves the {name} bus"),
+        State::Served(_) => tracing::info!("vmlockd {version} started on the {name} bus"),
         State::Away(_) => {
-            tracing::info!("vmlockd {version} serves, and tries the {name} bus again");
+            tracing::info!(
+                "vmlockd {version} started without the {name} bus; trying to connect to it again"
+            );
         }
     }
     warn_unless_kept(&service);
@@ -184,7 +186,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
             },
             () = tick(&mut signals.watchdog) => notify::alive(),
             () = idle.is_over(|| service.is_idle() && server.count() == 0) => {
-                tracing::info!("nobody has needed vmlockd for a while");
+                tracing::info!("exiting: vmlockd is idle");
                 break;
             }
             change = state.change() => state = front.follow(change),
@@ -197,7 +199,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
             }
             log.finish();
             let error = replace(&program, &service, &instance, &server, &mut signals).await;
-            tracing::error!("vmlockd goes on as it is: {error}");
+            tracing::error!("cannot re-execute vmlockd, which keeps running: {error}");
             service.close_waits(false);
             state = front.try_again();
         }
@@ -205,7 +207,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
     notify::stopping();
     end(&service, state).await;
     server.close();
-    tracing::info!("vmlockd ends");
+    tracing::info!("vmlockd stopped");
     log.finish();
     Ok(())
 }
@@ -233,8 +235,8 @@ async fn end(service: &Service, state: State) {
 fn warn_unless_kept(service: &Service) {
     if !service.is_kept() {
         tracing::warn!(
-            "nobody keeps the descriptors of locks: they do not outlive a crash of vmlockd \
-             (under systemd, FileDescriptorStoreMax= of its unit)"
+            "locks will not survive a crash of vmlockd: there is no file descriptor store \
+             (under systemd, set FileDescriptorStoreMax= in its unit)"
         );
     }
 }

@@ -173,13 +173,13 @@ impl Asker {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There was no answer in time.
-    #[error("the inspector did not answer in time")]
+    #[error("the inspector did not respond in time")]
     Late,
     /// As many workers hang, or are busy, as there may be.
-    #[error("all workers of the inspector are busy or hang")]
+    #[error("all workers of the inspector are busy or hung")]
     Busy,
     /// No worker can be had.
-    #[error("no worker of the inspector can be started: {0}")]
+    #[error("cannot start a worker of the inspector: {0}")]
     Start(std::io::Error),
     /// A worker ended, or said something that is not understood.
     #[error("a worker of the inspector failed: {0}")]

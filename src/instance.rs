@@ -44,7 +44,7 @@ pub struct Instance {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another one is there.
-    #[error("already running, pid {pid} (it holds {file})")]
+    #[error("vmlockd is already running, pid {pid} (it holds {file})")]
     Running {
         /// Its process, as it wrote it down itself.
         pid: String,
@@ -52,7 +52,7 @@ pub enum Error {
         file: String,
     },
     /// The runtime directory can't be used.
-    #[error("runtime directory {directory}: {cause}")]
+    #[error("cannot use runtime directory {directory}: {cause}")]
     Directory {
         /// The directory.
         directory: String,
@@ -107,12 +107,12 @@ impl Instance {
             let Some(former) = former else { return Err(running(&file, &path)) };
             let file = take_over(directory, &path).map_err(failed)?;
             tracing::warn!(
-                "process {former} was killed, and a request to a file system that does not answer \
-                 keeps it in the kernel; this service takes its place"
+                "replacing process {former}: it was killed, but hangs in a request to a file system \
+                 that is not responding"
             );
             return Ok(Self { file, former: Some(former) });
         }
-        Err(failed(io::Error::other("its lock file is replaced all the time")))
+        Err(failed(io::Error::other("its lock file was replaced repeatedly")))
     }
 
     /// The process of the service before this one, where that was killed and is not gone.
@@ -228,7 +228,9 @@ mod tests {
         let path = dir.path().join("run");
         let first = Instance::begin(&path, None).unwrap();
         let error = Instance::begin(&path, None).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("already running, pid {} ", std::process::id())));
+        assert!(
+            error.starts_with(&format!("vmlockd is already running, pid {} ", std::process::id()))
+        );
         drop(first);
         Instance::begin(&path, None).unwrap();
     }

@@ -13,7 +13,7 @@ pub fn ready() {
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => send(&[NotifyState::Reloading, now]),
-        Err(error) => tracing::warn!(%error, "the clock can't be read"),
+        Err(error) => tracing::warn!(%error, "cannot read the monotonic clock"),
     }
 }
 
@@ -35,6 +35,6 @@ pub fn watchdog() -> Option<Duration> {
 
 fn send(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "telling systemd failed");
+        tracing::warn!(%error, "cannot notify the service manager");
     }
 }

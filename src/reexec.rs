@@ -34,7 +34,7 @@ pub struct Program {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The other program can't be started.
-    #[error("{program} can't be started: {cause}")]
+    #[error("cannot start {program}: {cause}")]
     Start {
         /// The program.
         program: String,
@@ -42,7 +42,7 @@ pub enum Error {
         cause: io::Error,
     },
     /// The other program says that it could not go on.
-    #[error("{program} can't take over: {why}")]
+    #[error("{program} cannot take over: {why}")]
     Unfit {
         /// The program.
         program: String,
@@ -50,7 +50,7 @@ pub enum Error {
         why: String,
     },
     /// Something that would hold up the end of this program.
-    #[error("a request to a file system does not end, and this program could not either")]
+    #[error("a file system request hangs, so this process could not exit")]
     Hanging,
     /// What is kept can't be passed on.
     #[error(transparent)]
@@ -95,7 +95,7 @@ impl Program {
         let unfit = |why: String| Error::Unfit { program: shown_path(&self.path), why };
         let output = tokio::time::timeout(PATIENCE, command.output())
             .await
-            .map_err(|_| unfit(format!("it says nothing in {} s", PATIENCE.as_secs())))?
+            .map_err(|_| unfit(format!("it did not respond within {} s", PATIENCE.as_secs())))?
             .map_err(|cause| Error::Start { program: shown_path(&self.path), cause })?;
         if output.status.success() {
             return Ok(());
@@ -165,7 +165,7 @@ pub fn see_off_children() {
     for child in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
         let wait = move || waitpid(Pid::from_raw(child), None);
         if let Err(error) = std::thread::Builder::new().name("farewell".to_owned()).spawn(wait) {
-            tracing::debug!(%error, child, "a process that has ended stays listed");
+            tracing::debug!(%error, child, "cannot reap a child process");
         }
     }
 }

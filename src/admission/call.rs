@@ -94,8 +94,8 @@ fn warn(uid: Option<u32>) {
         *last = Some(now);
         let user = uid.map_or_else(|| "unknown users".to_owned(), |uid| format!("uid {uid}"));
         tracing::warn!(
-            "too many descriptors that {user} passed are not closed yet, as their file systems or \
-             sockets do not answer: further calls that bring descriptors are refused"
+            "refusing calls with descriptors from {user}: too many descriptors are not closed yet, \
+             because their file systems or sockets are not responding"
         );
     }
 }

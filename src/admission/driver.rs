@@ -45,7 +45,7 @@ pub(super) async fn answer(name: &str, call: Raw) -> zbus::Result<Option<Message
         Some("AddMatch" | "RemoveMatch") => reply.build(&()),
         Some("GetNameOwner") => error(
             "org.freedesktop.DBus.Error.NameHasNoOwner",
-            "no name has an owner on the private socket",
+            "names have no owner on the private socket",
         ),
         Some(_) => error(
             "org.freedesktop.DBus.Error.UnknownMethod",

@@ -34,7 +34,7 @@ pub(super) struct Greeting {
 
 /// A client that breaks the protocol, or says too much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the client does not greet as D-Bus demands")]
+#[error("the client does not authenticate as the D-Bus specification requires")]
 pub(super) struct Improper;
 
 impl Greeting {

@@ -245,7 +245,7 @@ impl Admission {
     fn stall(&self, link: &Link) {
         self.0.stalled.store(true, Ordering::Relaxed);
         if let Err(error) = link.close() {
-            tracing::debug!(%error, "closing a connection that the bus does not read");
+            tracing::debug!(%error, "cannot close a connection that the bus does not read");
         }
     }
 

@@ -86,7 +86,7 @@ impl Outbound {
 async fn send_all(mut queue: mpsc::Receiver<Queued>, link: Arc<Link>, admission: Admission) {
     while let Some(queued) = queue.recv().await {
         if let Err(error) = queued.parcel.send(&link).await {
-            tracing::debug!(%error, "sending to the bus");
+            tracing::debug!(%error, "cannot send to the bus");
             // The receiving half sees the end, if it has not yet.
             let _ = link.close();
             return;

@@ -123,10 +123,13 @@ impl Peers {
         let mut peers = lock(&self.by_name);
         let peer = peers.get(to)?;
         if peer.queue.try_send((parcel, self.unsent.add())).is_err() {
-            tracing::warn!(peer = to, "a client of the private socket does not read its replies");
+            tracing::warn!(
+                peer = to,
+                "disconnecting client {to} of the private socket: it does not read its replies"
+            );
             // Its conversation ends with that.
             if let Err(error) = peer.link.close() {
-                tracing::debug!(%error, peer = to, "disconnecting a client");
+                tracing::debug!(%error, peer = to, "cannot disconnect client {to} of the private socket");
             }
             peers.remove(to);
         }

@@ -56,7 +56,7 @@ impl Reader {
         while let Some(other) = self.inbox.next_other() {
             match raw::parse_trusted(seq, other).await {
                 Ok(message) => return Some(message),
-                Err(error) => tracing::debug!(%error, "dropped a message of the bus"),
+                Err(error) => tracing::debug!(%error, "discarded a message of the bus"),
             }
         }
         let ordinary = self.turns >= TURNS && !self.link.is_blocked();
@@ -218,7 +218,7 @@ impl ReadHalf for Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         if let Err(error) = self.link.close() {
-            tracing::debug!(%error, "closing the connection to the bus");
+            tracing::debug!(%error, "cannot close the connection to the bus");
         }
     }
 }

@@ -19,7 +19,7 @@ pub(super) enum Error {
     #[error("Unknown object '{0}'")]
     UnknownObject(String),
     /// Its descriptors were lost.
-    #[error("the descriptors of the call could not be received: the service has none left")]
+    #[error("cannot receive the descriptors of the call: vmlockd has no free descriptors")]
     NoDescriptors,
     /// Its user is not known.
     #[error(transparent)]
@@ -30,10 +30,12 @@ pub(super) enum Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unidentified {
     /// The bus does not tell it, or the connection has left.
-    #[error("the bus does not tell which user this connection belongs to")]
+    #[error("cannot identify the user of this connection: the bus does not know it")]
     Untold,
     /// The bus has not answered.
-    #[error("the bus did not tell in time which user this connection belongs to; try again")]
+    #[error(
+        "cannot identify the user of this connection: the bus did not respond in time; try again"
+    )]
     Unanswered,
 }
 
@@ -120,7 +122,8 @@ mod tests {
 
     #[tokio::test]
     async fn zbus_reads_it() {
-        for (to, text) in [(":1.7", "calls: no more than 3"), (":1.12345", ""), (":1.1", "äöü")]
+        for (to, text) in
+            [(":1.7", "too many calls: the limit is 3"), (":1.12345", ""), (":1.1", "äöü")]
         {
             let mut bytes = b"123".to_vec();
             let name = Error::from(Unidentified::Untold).name();

@@ -49,7 +49,7 @@ pub(super) async fn watch(link: Arc<Link>, admission: Admission) {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot tell whether the bus reads");
+                    tracing::warn!(%error, "cannot find out whether the bus reads messages");
                     return;
                 }
             }

@@ -55,7 +55,7 @@ impl Writer {
             Type::Signal => {
                 let sent = header.destination().is_some() || !self.admission.privacy().is_on();
                 if !sent {
-                    tracing::debug!(signal = ?header.member(), "a signal to all is not sent");
+                    tracing::debug!(signal = ?header.member(), "discarded a broadcast signal, since owners are hidden from other users");
                 }
                 sent
             }

@@ -77,15 +77,15 @@ impl Action {
             }
             Self::ManageForeign => format!("command VM \"{vm}\" of another user"),
             Self::ReleaseForeign => {
-                format!("take {disk} from VM {}", word("holder"))
+                format!("release {disk} of VM {}", word("holder"))
             }
-            Self::ViewForeign => "see what belongs to other users".to_owned(),
+            Self::ViewForeign => "view the owners and locks of other users".to_owned(),
             Self::ManageLockspaces => {
                 let resource = word("resource");
                 let what = if resource.starts_with('/') { "lockspace " } else { "" };
-                format!("make or remove {what}{}", resource.replacen("lease:", "lease ", 1))
+                format!("create or remove {what}{}", resource.replacen("lease:", "lease ", 1))
             }
-            Self::Reload => "change how vmlockd runs".to_owned(),
+            Self::Reload => "reconfigure vmlockd".to_owned(),
         }
     }
 
@@ -205,7 +205,7 @@ mod tests {
                 Action::OpenOwner | Action::RegisterProcess | Action::ManageForeign => {
                     deed.contains("VM \"web1\"")
                 }
-                Action::ReleaseForeign => deed == "take disk /srv/a\\n.img from VM db1 of uid 0",
+                Action::ReleaseForeign => deed == "release disk /srv/a\\n.img of VM db1 of uid 0",
                 Action::Reload | Action::ViewForeign => true,
                 _ => deed.contains("/srv/a\\n.img"),
             };
@@ -214,9 +214,9 @@ mod tests {
         let lease = Details::from([("resource", "lease:/srv/l/a")]);
         assert_eq!(Action::AcquireByName.describe(&lease), "look up lease /srv/l/a by name");
         let made = Action::ManageLockspaces.describe(&lease);
-        assert_eq!(made, "make or remove lease /srv/l/a");
+        assert_eq!(made, "create or remove lease /srv/l/a");
         let lockspace = Details::from([("resource", "/srv/l")]);
         let made = Action::ManageLockspaces.describe(&lockspace);
-        assert_eq!(made, "make or remove lockspace /srv/l");
+        assert_eq!(made, "create or remove lockspace /srv/l");
     }
 }

@@ -124,10 +124,10 @@ impl Gate {
         let mut busy = lock(&self.busy);
         let own = busy.get(&uid).copied().unwrap_or_default() + 1;
         let total = busy.values().sum::<usize>() + 1;
-        let what = "questions to polkit at one time";
+        let what = "authorization checks at one time";
         let most = in_force.checks_per_user.min(limits::share(in_force.checks_total));
         within(what, own, most, || format!("for uid {uid}"))?;
-        within("questions to polkit", total, in_force.checks_total, || "at one time".into())?;
+        within("authorization checks", total, in_force.checks_total, || "at one time".into())?;
         *busy.entry(uid).or_default() += 1;
         Ok(Counted { busy: Arc::clone(&self.busy), uid })
     }
@@ -257,7 +257,7 @@ impl Call<'_> {
         }
         match &*self.gate.rule {
             Rule::Own(_) => {
-                let why = "this is another user's instance".to_owned();
+                let why = "this instance serves another user".to_owned();
                 Err(Error::Denied { action, deed: action.describe(details), why })
             }
             Rule::System(polkit) => {

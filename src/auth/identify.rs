@@ -66,7 +66,7 @@ impl Gate {
                             questions.answered(caller.uid);
                             self.admit(&admission, &caller, allowed);
                         }
-                        Err(error) => tracing::error!(%error, "asking polkit failed"),
+                        Err(error) => tracing::error!(%error, "cannot query polkit"),
                     }
                     continue;
                 }
@@ -83,14 +83,16 @@ impl Gate {
                 Ok((lookup, Err(Error::Unanswered))) => {
                     tracing::warn!(
                         connection = &*lookup.name,
-                        "the bus does not tell which user a connection belongs to: calls refused"
+                        "refusing calls of connection {}: cannot identify its user, because the bus \
+                         is not responding",
+                        lookup.name
                     );
                     admission.identified(&lookup.name, Err(Unidentified::Unanswered));
                 }
                 Ok((lookup, Err(_))) => {
                     admission.identified(&lookup.name, Err(Unidentified::Untold));
                 }
-                Err(error) => tracing::error!(%error, "identifying a caller failed"),
+                Err(error) => tracing::error!(%error, "cannot identify a caller"),
             }
         }
     }

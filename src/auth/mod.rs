@@ -41,13 +41,15 @@ pub enum Error {
         deed: String,
     },
     /// A method that the list does not have, or an action that the list does not give it.
-    #[error("no rule says who may call {0}")]
+    #[error("{0} is not in the list of authorized methods")]
     Unlisted(String),
     /// He left the bus.
     #[error("the caller has left the bus")]
     CallerGone,
     /// The bus does not tell which user the caller's connection belongs to.
-    #[error("the bus did not tell in time which user this connection belongs to; try again")]
+    #[error(
+        "cannot identify the user of this connection: the bus did not respond in time; try again"
+    )]
     Unanswered,
     /// He asks for too much at one time.
     #[error(transparent)]

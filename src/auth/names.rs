@@ -106,7 +106,7 @@ impl Names {
     }
 
     async fn bus(&self) -> fdo::Result<DBusProxy<'static>> {
-        let disconnected = || fdo::Error::Disconnected("the bus went away".to_owned());
+        let disconnected = || fdo::Error::Disconnected("disconnected from the bus".to_owned());
         let connection = self.line.upgrade().ok_or_else(disconnected)?;
         let bus = DBusProxy::builder(&connection).cache_properties(CacheProperties::No);
         Ok(bus.build().await?)

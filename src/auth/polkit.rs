@@ -68,7 +68,7 @@ impl Polkit {
         let deed = || action.describe(details);
         let denied = |why: String| Error::Denied { action, deed: deed(), why };
         let subject = subject(caller).map_err(denied)?;
-        let line = self.line.upgrade().ok_or_else(|| denied("the bus went away".into()))?;
+        let line = self.line.upgrade().ok_or_else(|| denied("disconnected from the bus".into()))?;
         let authority = AuthorityProxy::builder(&line)
             .cache_properties(zbus::proxy::CacheProperties::No)
             .build()
@@ -82,14 +82,14 @@ impl Polkit {
         };
         let asked = authority.check_authorization(&subject, action.id(), details, flags, &question);
         let answer = tokio::select! {
-            answer = asked => answer.map_err(|error| denied(format!("asking polkit failed: {error}")))?,
+            answer = asked => answer.map_err(|error| denied(format!("cannot query polkit: {error}")))?,
             () = caller.gone() => {
                 cancel(&authority, &question).await;
                 return Err(Error::CallerGone);
             }
             () = tokio::time::sleep(patience) => {
                 cancel(&authority, &question).await;
-                return Err(denied(format!("polkit did not answer within {} s", patience.as_secs())));
+                return Err(denied(format!("polkit did not respond within {} s", patience.as_secs())));
             }
         };
         if answer.is_authorized {
@@ -97,7 +97,7 @@ impl Polkit {
         } else if answer.is_challenge && !interactive {
             Err(Error::Interactive { action, deed: deed() })
         } else if answer.is_challenge {
-            Err(denied("nobody was there to ask for a password".into()))
+            Err(denied("no authentication agent asked for a password".into()))
         } else {
             Err(denied("polkit refused".into()))
         }
@@ -117,7 +117,7 @@ async fn cancel(authority: &AuthorityProxy<'_>, question: &str) {
     let cancelled = authority.cancel_check_authorization(question);
     match tokio::time::timeout(PATIENCE, cancelled).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "cancelling a question to polkit failed"),
-        Err(_) => tracing::warn!("polkit does not answer"),
+        Ok(Err(error)) => tracing::debug!(%error, "cannot cancel an authorization check"),
+        Err(_) => tracing::warn!("polkit is not responding"),
     }
 }

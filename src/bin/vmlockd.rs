@@ -149,8 +149,8 @@ fn run(args: Args) -> Result<(), String> {
         if contents.damaged > 0 {
             let (records, disks) = (contents.damaged, contents.suspects.len());
             eprintln!(
-                "vmlockd: damaged records: {records}; locks whose descriptors are kept would stay locked, \
-                 without them the disks and leases that damaged records still name: {disks}"
+                "vmlockd: {records} damaged records; locks with a stored descriptor would be kept, \
+                 otherwise the {disks} disks and leases that damaged records still name"
             );
         }
         return Ok(());

@@ -112,9 +112,11 @@ fn of_step(step: Step, outcome: &Outcome) -> Remark {
         Outcome::Wrong(how) => (Grade::Danger, how.clone()),
         Outcome::NoLocks(errno) => (
             Grade::Danger,
-            format!("{}: the file system has no locks ({})", step.deed(), errno.desc()),
+            format!("cannot {}: the file system has no locks ({})", step.deed(), errno.desc()),
         ),
-        Outcome::Failed(errno) => (Grade::Warning, format!("{}: {}", step.deed(), errno.desc())),
+        Outcome::Failed(errno) => {
+            (Grade::Warning, format!("cannot {}: {}", step.deed(), errno.desc()))
+        }
     };
     Remark::new(grade, step.as_str(), message)
 }

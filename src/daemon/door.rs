@@ -34,7 +34,7 @@ pub(super) fn open(
             Ok(socket) => Ok(Some(socket)),
             // What is locked is served without it. A VM that libvirt starts meanwhile gets no lock.
             Err(error) if error.is_lack_of_room() => {
-                tracing::error!("{error}; restart the service once that works");
+                tracing::error!("{error}; restart the service once this is fixed");
                 Ok(None)
             }
             Err(error) => Err(error.into()),
@@ -44,7 +44,7 @@ pub(super) fn open(
     match Socket::bind(path, gone) {
         Ok(socket) => Ok(Some(socket)),
         Err(error) => {
-            tracing::info!("{error}; so it is not served here");
+            tracing::info!("{error}; this instance does not serve it");
             Ok(None)
         }
     }
@@ -57,7 +57,7 @@ pub(super) fn open_private(options: &Options, gone: Option<u32>) -> Option<Arc<S
     let bound = (options.bus == Bus::System).then(|| Socket::bind(&path, gone))?;
     bound
         .map(Arc::new)
-        .inspect_err(|error| tracing::error!("{error}; root has to use the bus"))
+        .inspect_err(|error| tracing::error!("{error}; root can use only the bus"))
         .ok()
 }
 
@@ -70,6 +70,5 @@ pub(super) fn serve(
     let user = nix::unistd::geteuid().as_raw();
     // Signals are the event loop's thread's.
     let begun = Server::begin(service, user, connections, socket, || drop(reexec::hold_signals()));
-    begun
-        .map_err(|errno| Error::System { doing: "serving virtlockd's socket", cause: errno.into() })
+    begun.map_err(|errno| Error::System { doing: "serve virtlockd's socket", cause: errno.into() })
 }

@@ -49,7 +49,7 @@ impl Front {
         let private = self.private.as_deref().and_then(|socket| match socket.listener() {
             Ok(listener) => Some(listener),
             Err(error) => {
-                tracing::error!(%error, "the private socket is not served");
+                tracing::error!(%error, "cannot serve the private socket");
                 None
             }
         });
@@ -67,7 +67,7 @@ impl Front {
         let opened = if without {
             let Ok(opened) = timeout(START, &mut opening).await else {
                 tracing::warn!(
-                    "the {} bus does not answer; it is not waited for",
+                    "starting without the {} bus: it is not responding",
                     self.bus.as_str()
                 );
                 return Ok(self.try_with(opening));
@@ -79,7 +79,7 @@ impl Front {
         match opened {
             Ok(served) => Ok(State::Served(served)),
             Err(error) if without => {
-                tracing::warn!("vmlockd is not on the {} bus: {error}", self.bus.as_str());
+                tracing::warn!("starting without the {} bus: {error}", self.bus.as_str());
                 Ok(self.try_again())
             }
             Err(error) => Err(error),
@@ -97,13 +97,15 @@ impl Front {
         let bus = self.bus.as_str();
         match change {
             Change::Served(served) => {
-                tracing::info!("on the {bus} bus");
+                tracing::info!("connected to the {bus} bus");
                 return State::Served(served);
             }
-            Change::Gone => tracing::error!("the {bus} bus went away; all locks stay"),
+            Change::Gone => tracing::error!(
+                "disconnected from the {bus} bus; all locks are kept, and vmlockd reconnects"
+            ),
             Change::Stalled => tracing::error!(
-                "the {bus} bus does not read what vmlockd sends, since clients do not read their \
-                 replies: vmlockd connects again; all locks stay"
+                "disconnecting from the {bus} bus: it does not read what vmlockd sends, because \
+                 clients do not read their replies; all locks are kept, and vmlockd reconnects"
             ),
         }
         self.try_again()

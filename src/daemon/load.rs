@@ -35,7 +35,7 @@ pub(super) async fn first(options: &Options, storage: &Storage) -> Result<config
         return Ok(config??);
     }
     // There is no log yet.
-    eprintln!("vmlockd: storage that the configuration names does not answer");
+    eprintln!("vmlockd: storage that the configuration names is not responding");
     Ok(options.config.load_text()?)
 }
 
@@ -50,11 +50,13 @@ pub(super) async fn again(options: &Options, service: &Service, log: &Log) -> Re
         }
         Ok(Ok(Err(error))) => Err(error.to_string()),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("storage that it names does not answer".to_owned()),
+        Err(_) => Err("storage that the configuration names is not responding".to_owned()),
     };
     match &outcome {
-        Ok(()) => tracing::info!("configuration loaded"),
-        Err(error) => tracing::error!("configuration not loaded, the old one stays: {error}"),
+        Ok(()) => tracing::info!("reloaded the configuration"),
+        Err(error) => {
+            tracing::error!("cannot reload the configuration, the old one stays in force: {error}")
+        }
     }
     notify::ready();
     outcome

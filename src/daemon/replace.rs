@@ -36,7 +36,7 @@ pub(super) async fn may_replace(
     };
     let fit = fit.map_err(|error| error.to_string());
     if let Err(error) = &fit {
-        tracing::error!("vmlockd is not replaced, and goes on as it is: {error}");
+        tracing::error!("cannot re-execute vmlockd, which keeps running: {error}");
     }
     fit
 }
@@ -79,7 +79,7 @@ async fn try_to_replace(
     signals: &mut Signals,
 ) -> reexec::Error {
     if let Err(error) = signals.leave().await {
-        tracing::error!(%error, "signals that come now are lost");
+        tracing::error!(%error, "signals that arrive during re-execution are lost");
     }
     // A thread that is in the kernel and does not come back holds up the exec, and the service.
     let idle = are_closed().await
@@ -100,23 +100,23 @@ async fn try_to_replace(
         Ok(inherited) => inherited,
         Err(error) => {
             if let Err(error) = reexec::let_signals_through() {
-                tracing::error!(%error, "signals stay blocked");
+                tracing::error!(%error, "cannot unblock signals");
             }
             return error;
         }
     };
-    tracing::info!("vmlockd {} is replaced by what is installed now", env!("CARGO_PKG_VERSION"));
+    tracing::info!("vmlockd {} is re-executing the installed binary", env!("CARGO_PKG_VERSION"));
     step("reexec");
     let error = program.replace(&inherited);
     if let Err(error) = reexec::let_signals_through() {
-        tracing::error!(%error, "signals stay blocked");
+        tracing::error!(%error, "cannot unblock signals");
     }
     let keep_back = |socket: Option<BorrowedFd<'_>>| {
         service.keep_back(Legacy { lock: instance.as_fd(), socket })
     };
     let kept = server.with_listener(|socket| keep_back(Some(socket)));
     if let Err(error) = kept.unwrap_or_else(|| keep_back(None)) {
-        tracing::error!(%error, "descriptors would be inherited by other programs");
+        tracing::error!(%error, "other programs may inherit descriptors of vmlockd");
     }
     error
 }

@@ -23,8 +23,7 @@ impl Signals {
     /// Installed before anything else can be asked of the service: until then each would kill it.
     pub(super) fn install() -> Result<Self, Error> {
         let install = |kind| {
-            signal(kind)
-                .map_err(|cause| Error::System { doing: "installing a signal handler", cause })
+            signal(kind).map_err(|cause| Error::System { doing: "install a signal handler", cause })
         };
         let signals = Self {
             terminate: install(SignalKind::terminate())?,
@@ -34,7 +33,7 @@ impl Signals {
             watchdog: notify::watchdog().map(interval),
         };
         reexec::let_signals_through()
-            .map_err(|cause| Error::System { doing: "letting signals through", cause })?;
+            .map_err(|cause| Error::System { doing: "unblock signals", cause })?;
         Ok(signals)
     }
 

@@ -53,7 +53,7 @@ impl Manager {
             .map(|uid| OwnerId::new(uid, uuid))
             .filter(|id| call.viewer().may_see(id.uid))
             .find(|id| self.0.service.owner(*id).is_some())
-            .ok_or_else(|| Error::no_such_owner(format!("there is no owner {uuid}")))
+            .ok_or_else(|| Error::no_such_owner(format!("owner {uuid} does not exist")))
     }
 }
 

@@ -64,7 +64,7 @@ const ANSWERED: Duration = Duration::from_millis(2);
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// There is no bus, or it does not let us in.
-    #[error("connecting to the {bus} bus: {cause}")]
+    #[error("cannot connect to the {bus} bus: {cause}")]
     NoBus {
         /// Which bus.
         bus: &'static str,
@@ -72,10 +72,10 @@ pub enum ServeError {
         cause: zbus::Error,
     },
     /// Somebody else is vmlockd there.
-    #[error("the name {NAME} is taken on the {0} bus: another vmlockd serves it")]
+    #[error("cannot acquire the name {NAME} on the {0} bus: another vmlockd owns it")]
     NameTaken(&'static str),
     /// The bus failed at something else, such as a policy that denies the name.
-    #[error("serving {NAME} on the {bus} bus: {cause}")]
+    #[error("cannot serve {NAME} on the {bus} bus: {cause}")]
     Bus {
         /// Which bus.
         bus: &'static str,
@@ -146,8 +146,8 @@ async fn answered<T>(answer: impl Future<Output = zbus::Result<T>>) -> zbus::Res
 async fn close(connection: &Connection) {
     match tokio::time::timeout(FAREWELL, connection.clone().close()).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "closing the connection"),
-        Err(_) => tracing::debug!("closing the connection takes too long"),
+        Ok(Err(error)) => tracing::debug!(%error, "cannot close the connection to the bus"),
+        Err(_) => tracing::debug!("closing the connection to the bus timed out"),
     }
 }
 
@@ -228,7 +228,7 @@ impl Served {
         let released = tokio::time::timeout(FAREWELL, connection.release_name(NAME)).await;
         let answers = released.is_ok();
         if let Ok(Err(error)) = released {
-            tracing::debug!(%error, "giving the name back");
+            tracing::debug!(%error, "cannot release the name on the bus");
         }
         admission.close_peers();
         // The bus keeps order: what was sent to the name before has come by now.
@@ -239,16 +239,16 @@ impl Served {
             }
         };
         if tokio::time::timeout(PATIENCE, answered).await.is_err() {
-            tracing::warn!("some calls are not answered: vmlockd does not wait longer for them");
+            tracing::warn!("leaving the bus before all calls have been answered: timed out");
         }
         // And so do we: with this answer, those given before are on their way.
         let bus = Some("org.freedesktop.DBus");
         let last = connection.call_method(bus, "/org/freedesktop/DBus", bus, "GetId", &());
         if answers && !matches!(tokio::time::timeout(FAREWELL, last).await, Ok(Ok(_))) {
-            tracing::debug!("the bus does not answer");
+            tracing::debug!("the bus is not responding");
         }
         if !answers {
-            tracing::warn!("the bus does not answer, and is not waited for");
+            tracing::warn!("leaving the bus without its reply: the bus is not responding");
         }
         close(&connection).await;
         drop(tasks);

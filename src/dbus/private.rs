@@ -32,7 +32,7 @@ pub(super) async fn serve(listener: UnixListener, uid: u32, gate: Gate, admissio
     let listener = match tokio::net::UnixListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
-            tracing::error!(%error, "the private socket is not served");
+            tracing::error!(%error, "cannot serve the private socket");
             return;
         }
     };
@@ -41,7 +41,7 @@ pub(super) async fn serve(listener: UnixListener, uid: u32, gate: Gate, admissio
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(_) if clients.len() >= CLIENTS => {
-                    tracing::warn!("the private socket has too many clients");
+                    tracing::warn!("refusing a client of the private socket: it has {CLIENTS} clients already");
                 }
                 Ok((stream, _)) => {
                     if let Some(client) = Client::admit(stream, uid, &gate, &admission) {
@@ -49,7 +49,7 @@ pub(super) async fn serve(listener: UnixListener, uid: u32, gate: Gate, admissio
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "accepting a client of the private socket");
+                    tracing::warn!(%error, "cannot accept a client of the private socket");
                     tokio::time::sleep(PAUSE).await;
                 }
             },
@@ -73,7 +73,11 @@ impl Client {
         let connection = Connection::new(stream.try_clone().ok()?);
         let peer = connection.peer().ok()?;
         if peer.uid != uid {
-            tracing::warn!(uid = peer.uid, "the private socket is not for this user");
+            tracing::warn!(
+                uid = peer.uid,
+                "refusing a client of the private socket: uid {} is not the user of the service",
+                peer.uid
+            );
             return None;
         }
         let name = admission.name_peer();
@@ -86,7 +90,7 @@ impl Client {
     async fn serve(self, uid: u32, admission: Admission, gate: Gate) {
         let Self { name, unique, stream } = self;
         if let Err(error) = admission.serve_peer(&name, uid, stream).await {
-            tracing::debug!(%error, "a client of the private socket is disconnected");
+            tracing::debug!(%error, "disconnected a client of the private socket");
         }
         gate.callers.left(&unique);
         admission.left(&name);

@@ -120,13 +120,13 @@ impl Publisher {
             for batch in batches {
                 if let Err(error) = self.place(&batch.events, &brief).await {
                     // The table is right all the same; only its picture is not.
-                    tracing::error!(%error, "showing objects on the bus failed");
+                    tracing::error!(%error, "cannot publish objects on the bus");
                 }
                 // Whoever waited for it may have left.
                 let _ = batch.shown.send(());
                 tokio::task::yield_now().await;
                 if let Err(error) = self.tell(batch.events).await {
-                    tracing::error!(%error, "telling the bus failed");
+                    tracing::error!(%error, "cannot emit signals on the bus");
                 }
             }
         }

@@ -117,7 +117,7 @@ async fn is_left(front: &Front, call: &Call<'_>, granted: &Granted) -> bool {
 /// There is nobody to read this; what could not be undone is for the log.
 fn gone(undone: Result<(), crate::service::Error>) -> Error {
     if let Err(error) = undone {
-        tracing::debug!(%error, "what was given to a caller who left is not given back");
+        tracing::debug!(%error, "cannot undo a request whose caller has disconnected");
     }
     crate::service::Error::CallerGone.into()
 }

@@ -46,10 +46,7 @@ pub(super) fn check_peer(socket: impl AsFd) -> io::Result<()> {
     if peer == 0 || peer == geteuid().as_raw() {
         return Ok(());
     }
-    Err(io::Error::new(
-        ErrorKind::PermissionDenied,
-        "the other end of the socket is another user's",
-    ))
+    Err(io::Error::new(ErrorKind::PermissionDenied, "the peer of the socket is another user"))
 }
 
 /// Sends a message.
@@ -96,7 +93,7 @@ pub(super) fn receive<T: DeserializeOwned>(
     });
     let fds: Vec<OwnedFd> = messages.flatten().collect();
     if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-        return Err(io::Error::new(ErrorKind::InvalidData, "a message that is cut short"));
+        return Err(io::Error::new(ErrorKind::InvalidData, "truncated message"));
     }
     Ok(Some((serde_json::from_slice(&bytes[..received.bytes])?, fds)))
 }

@@ -156,7 +156,7 @@ impl Inspector {
             }
         };
         if let Err(error) = start.worker().and_then(up) {
-            tracing::warn!(%error, "cannot start an inspector: foreign holders are not named");
+            tracing::warn!(%error, "cannot start an inspector; refusals will not name foreign holders");
         }
     }
 
@@ -290,7 +290,12 @@ impl Inspector {
         let mut pool = self.pool();
         if hangs && place.pid != 0 {
             pool.skipped.add(place, since_boot());
-            tracing::debug!(pid = place.pid, uid = place.uid, "an inspector hangs at a process");
+            tracing::debug!(
+                pid = place.pid,
+                uid = place.uid,
+                "an inspector hangs while it reads process {}",
+                place.pid
+            );
         }
         pool.left.push((hand, place));
     }

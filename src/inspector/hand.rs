@@ -148,11 +148,11 @@ impl Hand {
         if self.own.is_none() {
             let Some((Hello { version }, mut fds)) = self.receive()? else { return Ok(false) };
             let (Some(position), Some(pidfd)) = (fds.pop(), fds.pop()) else {
-                return Err(io::Error::other("it begins without its descriptors"));
+                return Err(io::Error::other("its first message has no descriptors"));
             };
             self.own = Some((pidfd, Position::from(position)));
             if version != VERSION {
-                return Err(io::Error::other("it is of another version"));
+                return Err(io::Error::other("it has another protocol version"));
             }
         }
         Ok(true)

@@ -48,7 +48,7 @@ const NUMBERS_MAX: u64 = 1 << 30;
 /// [`Error::Version`] where another version wrote it, [`Error::File`] where it can't be read.
 pub fn read(directory: &Path) -> Result<Contents, Error> {
     let path = directory.join(FILE);
-    let failed = failed(&path, "reading");
+    let failed = failed(&path, "read");
     let mut bytes = Vec::new();
     match File::open(&path) {
         Ok(mut file) => file.read_to_end(&mut bytes).map_err(&failed)?,
@@ -175,7 +175,7 @@ pub fn put_aside(directory: &Path) -> Result<PathBuf, Error> {
     fs::copy(&path, &aside).map_err(|cause| {
         // Half a copy takes the room away that new records need.
         let _ = fs::remove_file(&aside);
-        failed(&path, "copying")(cause)
+        failed(&path, "copy")(cause)
     })?;
     Ok(aside)
 }

@@ -139,8 +139,8 @@ impl Far {
             Some((pair, at))
         });
         let Some((pair, at)) = place else {
-            let cause = std::io::Error::other("it is not parked");
-            return Err(Error::System { doing: "fetching a descriptor", cause });
+            let cause = std::io::Error::other("it is not stored");
+            return Err(Error::System { doing: "fetch a descriptor", cause });
         };
         pair.look(at)
     }

@@ -63,7 +63,7 @@ impl Inherited {
         let announced = match announced() {
             Some(announced) => announced,
             None => sd_notify::listen_fds_with_names()
-                .map_err(Error::system("taking what the service manager passes"))?
+                .map_err(Error::system("take over the descriptors of the service manager"))?
                 .map(|(number, name)| (name, number))
                 .collect(),
         };
@@ -142,8 +142,8 @@ fn announced() -> Option<Vec<(String, RawFd)>> {
 #[allow(unsafe_code)]
 fn own(number: RawFd) -> Result<OwnedFd, Error> {
     if number <= 2 {
-        let cause = std::io::Error::other(format!("descriptor {number} was announced"));
-        return Err(Error::System { doing: "taking over descriptors", cause });
+        let cause = std::io::Error::other(format!("descriptor {number} is missing"));
+        return Err(Error::System { doing: "take over descriptors", cause });
     }
     // SAFETY: whoever started this process says that the number is ours to have, and that is
     // believed once per process, before anything else is opened: so nobody else here owns it.
@@ -154,7 +154,7 @@ fn own(number: RawFd) -> Result<OwnedFd, Error> {
         Err(errno) => {
             // Nothing to close.
             std::mem::forget(fd);
-            Err(Error::system("taking over descriptors")(errno))
+            Err(Error::system("take over descriptors")(errno))
         }
     }
 }
@@ -195,7 +195,7 @@ pub fn hand_down(parking: &Parking, far: &Far, legacy: Legacy<'_>) -> Result<Str
     far.each(&mut pass_pair);
     if let Err(errno) = outcome {
         keep_back(parking, far, legacy)?;
-        return Err(Error::system("passing a descriptor on")(errno));
+        return Err(Error::system("pass on a descriptor")(errno));
     }
     Ok(text)
 }
@@ -220,7 +220,7 @@ pub fn left_behind(parking: &Parking, far: &Far) -> Result<Inherited, Error> {
     };
     parking.each(&mut copy);
     far.each(&mut copy);
-    outcome.map_err(Error::system("copying a descriptor"))?;
+    outcome.map_err(Error::system("duplicate a descriptor"))?;
     Ok(inherited)
 }
 
@@ -242,5 +242,5 @@ pub fn keep_back(parking: &Parking, far: &Far, legacy: Legacy<'_>) -> Result<(),
     };
     parking.each(&mut keep_pair);
     far.each(&mut keep_pair);
-    outcome.map(drop).map_err(Error::system("keeping a descriptor back"))
+    outcome.map(drop).map_err(Error::system("keep a descriptor from being inherited"))
 }

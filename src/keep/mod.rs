@@ -38,10 +38,10 @@ pub use store::Store;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nothing more can be parked.
-    #[error("no more descriptors can be kept safe: {0}")]
+    #[error("cannot store more descriptors: {0}")]
     Full(&'static str),
     /// The state file can't be used.
-    #[error("state file {file}: {doing}: {cause}")]
+    #[error("cannot {doing} state file {file}: {cause}")]
     File {
         /// The file.
         file: String,
@@ -52,7 +52,7 @@ pub enum Error {
     },
     /// Something new can't be recorded.
     #[error(
-        "cannot record it in {file}: {cause}; nothing new is locked until that is possible again"
+        "cannot write state file {file}: {cause}; no new locks are granted until this succeeds"
     )]
     Unrecorded {
         /// The state file.
@@ -62,8 +62,8 @@ pub enum Error {
     },
     /// The state was written by a program that knows more than this one, or less.
     #[error(
-        "state file {file} has version {found}, and this program knows versions {oldest} to {known}; \
-         nothing was changed, start the program that wrote it"
+        "cannot use state file {file}: it has version {found}, and this program supports versions \
+         {oldest} to {known}; nothing was changed; start the program that wrote it"
     )]
     Version {
         /// The file.
@@ -76,7 +76,7 @@ pub enum Error {
         known: u64,
     },
     /// The system failed at something.
-    #[error("{doing}: {cause}")]
+    #[error("cannot {doing}: {cause}")]
     System {
         /// What was being done.
         doing: &'static str,

@@ -48,9 +48,9 @@ impl Pair {
     pub(super) fn new(number: u64, name: String) -> Result<Self, Error> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (into, out) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-            .map_err(Error::system("making a socket pair"))?;
+            .map_err(Error::system("create a socket pair"))?;
         sockopt::set_socket_send_buffer_size(&into, QUEUE)
-            .map_err(Error::system("making room in a socket pair"))?;
+            .map_err(Error::system("set the buffer size of a socket pair"))?;
         Ok(Self { number, name, into, out, queue: VecDeque::new(), stored: false })
     }
 
@@ -122,7 +122,7 @@ impl Pair {
             Err(Errno::TOOMANYREFS) => {
                 Err(Error::Full("as many are in flight as the limit on open files allows"))
             }
-            Err(errno) => Err(Error::system("parking a descriptor")(errno)),
+            Err(errno) => Err(Error::system("store a descriptor")(errno)),
         }
     }
 
@@ -132,7 +132,8 @@ impl Pair {
         if self.queue.pop_front().is_some() {
             let mut nothing = [0u8; 0];
             let cut = RecvFlags::TRUNC | RecvFlags::DONTWAIT;
-            recv(&self.out, &mut nothing, cut).map_err(Error::system("unparking"))?;
+            recv(&self.out, &mut nothing, cut)
+                .map_err(Error::system("discard a stored descriptor"))?;
         }
         Ok(())
     }
@@ -168,7 +169,7 @@ impl Pair {
     /// Looks at the message that begins at a byte of the queue; `None` at its end. Where no
     /// descriptors are wanted, none is opened.
     fn peek(&self, at: usize, fds: usize) -> Result<Option<Seen>, Error> {
-        let doing = "reading back what was parked";
+        let doing = "read back stored descriptors";
         peek_from(&self.out, at).map_err(Error::system(doing))?;
         let mut bytes = vec![0; MESSAGE * Key::LENGTH];
         let mut space = [MaybeUninit::uninit(); CONTROL];
@@ -201,8 +202,8 @@ fn read_keys(bytes: &[u8]) -> Result<Vec<Key>, Error> {
 }
 
 fn strange() -> Error {
-    let cause = std::io::Error::other("a message that is none of ours");
-    Error::System { doing: "reading back what was parked", cause }
+    let cause = std::io::Error::other("unexpected message");
+    Error::System { doing: "read back stored descriptors", cause }
 }
 
 #[cfg(test)]

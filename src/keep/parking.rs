@@ -312,7 +312,7 @@ impl Parking {
 
 /// Why nothing more can be parked.
 pub(super) const NO_MORE: &str =
-    "the service manager's descriptor store takes no more (FileDescriptorStoreMax=)";
+    "the file descriptor store of the service manager is full (FileDescriptorStoreMax=)";
 
 fn no_more() -> Error {
     Error::Full(NO_MORE)

@@ -122,7 +122,7 @@ impl State {
         counted: Counted,
     ) -> Result<Self, Error> {
         let path = directory.join(FILE);
-        let failed = failed(&path, "beginning");
+        let failed = failed(&path, "create");
         let boot = boot().map_err(&failed)?;
         let written = written(lines).map_err(&failed)?;
         let inner = anew(&path, &boot, written, counted).map_err(&failed)?;
@@ -143,7 +143,7 @@ impl State {
         origins: &[Origin],
     ) -> Result<Self, Error> {
         let path = directory.join(FILE);
-        let failed = failed(&path, "keeping in memory");
+        let failed = failed(&path, "keep in memory the");
         let boot = boot().map_err(&failed)?;
         let written = written(lines).map_err(&failed)?;
         let memory = rustix::fs::memfd_create("vmlockd-state", MemfdFlags::CLOEXEC);
@@ -216,7 +216,7 @@ impl State {
     ///
     /// [`Error::File`]; the old one is as it was then.
     pub fn renew(&self) -> Result<(), Error> {
-        self.rewrite(&mut self.inner()).map_err(failed(&self.path, "writing anew"))
+        self.rewrite(&mut self.inner()).map_err(failed(&self.path, "rewrite"))
     }
 
     /// Notes how far things are. What is gone is forgotten. What was never written down, or is
@@ -271,7 +271,7 @@ impl State {
         if inner.behind || inner.length > inner.limit {
             let rewritten = self.rewrite(inner);
             if inner.behind {
-                return rewritten.map_err(failed(&self.path, "marking"));
+                return rewritten.map_err(failed(&self.path, "mark records in"));
             }
             if rewritten.is_err() {
                 // There is no room for two: it goes on growing, and is tried again later.

@@ -79,7 +79,7 @@ impl Store {
         let mut links = Vec::new();
         for end in pair.ends() {
             let stat = fstat(end).map_err(io::Error::from);
-            let stat = stat.map_err(Error::system("looking at a socket pair"))?;
+            let stat = stat.map_err(Error::system("stat a socket pair"))?;
             links.push(format!("socket:[{}]", stat.st_ino));
         }
         Ok(inspector.has_open(*manager, links).unwrap_or(true))
@@ -116,7 +116,7 @@ fn give(pair: &Pair) -> Result<(), Error> {
 }
 
 fn storing(cause: io::Error) -> Error {
-    Error::System { doing: "storing descriptors with the service manager", cause }
+    Error::System { doing: "store descriptors with the service manager", cause }
 }
 
 /// Returns once the manager has dealt with all that was sent to it (`sd_notify_barrier(3)`).
@@ -133,7 +133,7 @@ fn barrier() -> io::Result<()> {
         }
     };
     match answered {
-        0 => Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer")),
+        0 => Err(io::Error::new(io::ErrorKind::TimedOut, "it is not responding")),
         _ => Ok(()),
     }
 }

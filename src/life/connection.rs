@@ -62,7 +62,7 @@ impl Connection {
     pub fn peer(&self) -> Result<Peer, Error> {
         // Not rustix's: there is no 0 among its process numbers.
         let seen = getsockopt(&self.0, PeerCredentials).map_err(io::Error::from);
-        let seen = seen.map_err(Error::system("asking who opened a connection"))?;
+        let seen = seen.map_err(Error::system("read the credentials of a connection"))?;
         Ok(Peer { pid: u32::try_from(seen.pid()).unwrap_or(0), uid: seen.uid() })
     }
 

@@ -29,7 +29,7 @@ impl Lifeline {
     /// [`Error::System`] where descriptors have run out.
     pub fn new() -> Result<(Self, OwnedFd), Error> {
         let made = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(io::Error::from);
-        let (theirs, ours) = made.map_err(Error::system("making a lifeline"))?;
+        let (theirs, ours) = made.map_err(Error::system("create a lifeline"))?;
         Ok((Self::of(ours)?, theirs))
     }
 
@@ -40,7 +40,7 @@ impl Lifeline {
     /// [`Error::System`] where it can't be watched.
     pub fn of(ours: OwnedFd) -> Result<Self, Error> {
         let ours = Watched::new(ours, Interest::ERROR, PollFlags::POLLERR);
-        Ok(Self(ours.map_err(Error::system("watching a lifeline"))?))
+        Ok(Self(ours.map_err(Error::system("watch a lifeline"))?))
     }
 
     /// The number of its pipe, by which it can be found among the open files of processes.
@@ -50,7 +50,7 @@ impl Lifeline {
     /// [`Error::System`].
     pub fn inode(&self) -> Result<u64, Error> {
         let stat = fstat(self.as_fd()).map_err(io::Error::from);
-        Ok(stat.map_err(Error::system("looking at a lifeline"))?.st_ino)
+        Ok(stat.map_err(Error::system("stat a lifeline"))?.st_ino)
     }
 
     /// Returns once the last copy of the other end is closed.

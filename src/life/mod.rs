@@ -17,22 +17,22 @@ pub use process::Process;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No process has that number (any more).
-    #[error("there is no process {0}")]
+    #[error("process {0} does not exist")]
     NoSuchProcess(u32),
     /// A descriptor of a process that has ended and been waited for.
-    #[error("the process of that descriptor has ended")]
+    #[error("the process of the descriptor has ended")]
     Ended,
     /// A descriptor that is no pidfd.
-    #[error("the descriptor is no process descriptor (pidfd)")]
+    #[error("the descriptor is not a process descriptor (pidfd)")]
     NotAProcess,
     /// A descriptor that means one thread of a process.
     #[error("the descriptor is that of a thread (PIDFD_THREAD), not of a process")]
     IsThread,
     /// A process that we can't see, such as one of another pid namespace.
-    #[error("the process of that descriptor is not visible from here")]
+    #[error("the process of the descriptor is not visible in the pid namespace of vmlockd")]
     Hidden,
     /// The system failed at something.
-    #[error("{doing}: {cause}")]
+    #[error("cannot {doing}: {cause}")]
     System {
         /// What was being done.
         doing: &'static str,

@@ -59,17 +59,17 @@ pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
 fn pid_of(pidfd: BorrowedFd<'_>) -> Result<u32, Error> {
     // Only of a process descriptor: for others, the kernel takes locks of theirs to write it.
     let look = Look::at(pidfd).map_err(io::Error::from);
-    if !look.map_err(Error::system("looking at a descriptor"))?.is_process() {
+    if !look.map_err(Error::system("stat a descriptor"))?.is_process() {
         return Err(Error::NotAProcess);
     }
     // `PIDFD_THREAD` of <linux/pidfd.h> is this flag.
     let flags = fcntl(pidfd, FcntlArg::F_GETFL).map_err(io::Error::from);
-    let flags = flags.map_err(Error::system("looking at a process descriptor"))?;
+    let flags = flags.map_err(Error::system("read a process descriptor"))?;
     if OFlag::from_bits_retain(flags).contains(OFlag::O_EXCL) {
         return Err(Error::IsThread);
     }
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))
-        .map_err(Error::system("looking at a process descriptor"))?;
+        .map_err(Error::system("read a process descriptor"))?;
     // The kernel writes this line for pidfds alone (pidfd_open(2)): -1 for one that has been
     // waited for, 0 for one that our namespace does not show.
     let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).map(str::trim);
@@ -105,7 +105,7 @@ impl Process {
             Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {
                 Err(Error::NoSuchProcess(pid))
             }
-            Err(errno) => Err(Error::system("opening a process")(errno.into())),
+            Err(errno) => Err(Error::system("open a process")(errno.into())),
         }
     }
 
@@ -146,7 +146,7 @@ impl Process {
     fn watch(pidfd: OwnedFd, pid: u32) -> Result<Self, Error> {
         // POLLIN: it has exited, whether or not it was waited for (pidfd_open(2)).
         let pidfd = Watched::new(pidfd, Interest::READABLE, PollFlags::POLLIN);
-        let pidfd = pidfd.map_err(Error::system("watching a process"))?;
+        let pidfd = pidfd.map_err(Error::system("watch a process"))?;
         Ok(Self { pidfd, pid, start: 0, permitted: false })
     }
 
@@ -192,7 +192,7 @@ impl Process {
     ///
     /// [`Error::System`].
     pub fn inode(&self) -> Result<u64, Error> {
-        let system = Error::system("looking at a process descriptor");
+        let system = Error::system("read a process descriptor");
         let look = || Ok((fstatfs(self.pidfd.as_fd())?, fstat(self.pidfd.as_fd())?.st_ino));
         let (place, inode) = look().map_err(|errno: nix::errno::Errno| system(errno.into()))?;
         Ok(if place.filesystem_type() == PIDFS { inode } else { 0 })
@@ -224,7 +224,7 @@ impl Process {
     pub fn signal(&self, signal: Signal) -> Result<(), Error> {
         pidfd_send_signal(self.pidfd.as_fd(), signal).map_err(|errno| match errno {
             rustix::io::Errno::SRCH => Error::NoSuchProcess(self.pid),
-            errno => Error::system("sending a signal")(errno.into()),
+            errno => Error::system("send a signal")(errno.into()),
         })
     }
 
@@ -241,7 +241,7 @@ impl Process {
     ///
     /// [`Error::NoSuchProcess`] if it has ended.
     pub fn check_alive(&self) -> Result<(), Error> {
-        let ended = self.pidfd.seen().map_err(Error::system("looking at a process"))?;
+        let ended = self.pidfd.seen().map_err(Error::system("poll a process"))?;
         if ended { Err(Error::NoSuchProcess(self.pid)) } else { Ok(()) }
     }
 

@@ -80,7 +80,7 @@ impl Description {
                 Ok(fd) => Ok(Arc::new(File::from(fd))),
                 Err(error) => {
                     let errno = error.raw_os_error().map_or(Errno::EBADF, Errno::from_raw);
-                    Err(Error::system("fetching the descriptor of", "a lock", errno))
+                    Err(Error::system("fetch the descriptor of", "a lock", errno))
                 }
             },
         }
@@ -97,7 +97,7 @@ impl Description {
             return Ok(None);
         }
         let stat = nix::sys::stat::fstat(&*file);
-        let stat = stat.map_err(|errno| Error::system("looking at", "a lock file", errno))?;
+        let stat = stat.map_err(|errno| Error::system("stat", "a lock file", errno))?;
         Ok(Some(stat.st_dev))
     }
 

@@ -70,12 +70,12 @@ impl Directory {
         }
         let failed = |error: io::Error| {
             let errno = Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO));
-            Error::system("removing lockspace", shown_path(&self.path), errno)
+            Error::system("remove lockspace", shown_path(&self.path), errno)
         };
         let real = fs::canonicalize(&self.path).map_err(failed)?;
         if fs::read_dir(&real).map_err(failed)?.next().is_some() {
             let errno = Errno::ENOTEMPTY;
-            return Err(Error::system("removing lockspace", shown_path(&self.path), errno));
+            return Err(Error::system("remove lockspace", shown_path(&self.path), errno));
         }
         match fs::remove_dir(&real) {
             Err(error) if error.raw_os_error() != Some(nix::libc::EBUSY) => Err(failed(error)),
@@ -120,7 +120,7 @@ impl Directory {
     ///
     /// As for [`Self::open`], and what `fstat(2)` says.
     pub fn node(&self) -> Result<(u64, u64), Error> {
-        let failed = |errno| Error::system("looking at", shown_path(&self.path), errno);
+        let failed = |errno| Error::system("stat", shown_path(&self.path), errno);
         let stat = fstat(self.fd()?).map_err(failed)?;
         Ok((stat.st_dev, stat.st_ino))
     }
@@ -131,7 +131,7 @@ impl Directory {
     ///
     /// As for [`Self::open`], and what `stat(2)` says.
     pub fn is_there(&self) -> Result<bool, Error> {
-        let failed = |errno| Error::system("looking at", shown_path(&self.path), errno);
+        let failed = |errno| Error::system("stat", shown_path(&self.path), errno);
         let there = nix::sys::stat::stat(&self.path).map_err(failed)?;
         Ok(self.node()? == (there.st_dev, there.st_ino))
     }
@@ -162,7 +162,7 @@ impl Directory {
     pub fn open_file(&self, name: &str) -> Result<File, Error> {
         let owner_only = Permissions::S_IRUSR | Permissions::S_IWUSR;
         Self::open_with(self.fd()?, name, FLAGS | OFlag::O_CREAT, owner_only)
-            .map_err(|errno| self.failed("opening lock file", name, errno))
+            .map_err(|errno| self.failed("open lock file", name, errno))
     }
 
     /// Opens a lock file that is there already; `None` where there is none.
@@ -174,7 +174,7 @@ impl Directory {
         match Self::open_with(self.fd()?, name, FLAGS, Permissions::empty()) {
             Ok(file) => Ok(Some(file)),
             Err(Errno::ENOENT) => Ok(None),
-            Err(errno) => Err(self.failed("opening lock file", name, errno)),
+            Err(errno) => Err(self.failed("open lock file", name, errno)),
         }
     }
 
@@ -205,7 +205,7 @@ impl Directory {
             Err(Errno::ENOENT) => Ok(false),
             Err(errno) => Err(errno),
         };
-        there.map_err(|errno| self.failed("looking at lock file", name, errno))
+        there.map_err(|errno| self.failed("stat lock file", name, errno))
     }
 
     /// Removes a lock file. Only for who holds it exclusively.
@@ -215,7 +215,7 @@ impl Directory {
     /// [`Error::System`] with what `unlinkat(2)` says.
     pub fn remove_file(&self, name: &str) -> Result<(), Error> {
         unlinkat(self.fd()?, name, UnlinkatFlags::NoRemoveDir)
-            .map_err(|errno| self.failed("removing lock file", name, errno))
+            .map_err(|errno| self.failed("remove lock file", name, errno))
     }
 }
 

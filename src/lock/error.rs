@@ -45,11 +45,11 @@ pub enum Error {
     #[error("'{0}' is not a UUID")]
     BadUuid(String),
     /// One call names one disk twice and disagrees with itself.
-    #[error("{} is asked for twice in one call, in different modes", spoken(_0))]
+    #[error("{} is requested twice in one call, in different modes", spoken(_0))]
     TwoModes(String),
     /// The owner holds it, otherwise than it asks now.
     #[error(
-        "{} is held by this owner in mode {held}; convert lock {lock} instead",
+        "this owner has locked {} in mode {held}; convert lock {lock} instead",
         spoken(resource)
     )]
     OtherMode {
@@ -73,8 +73,8 @@ pub enum Error {
     },
     /// The owner wants to write a disk, and has no lease.
     #[error(
-        "{} can't be had for writing without a lease, which 'require_lease_for_disks' wants: ask for \
-         one first, or in the same call",
+        "cannot lock {} for writing without a lease, because 'require_lease_for_disks' is set: acquire \
+         a lease first, or in the same call",
         spoken(_0)
     )]
     LeaseRequired(String),
@@ -82,7 +82,7 @@ pub enum Error {
     #[error("{} does not exist", spoken(_0))]
     Missing(String),
     /// Something is there, and no lock can be put on it.
-    #[error("{resource} can't be locked: {why}")]
+    #[error("cannot lock {resource}: {why}")]
     NotLockable {
         /// What was asked for.
         resource: String,
@@ -90,10 +90,10 @@ pub enum Error {
         why: String,
     },
     /// The name led elsewhere by the time the lock was there.
-    #[error("{0} was replaced by another file while it was being locked; ask again")]
+    #[error("cannot lock {0}: it was replaced by another file in the meantime; try again")]
     Changed(String),
     /// The system failed at something.
-    #[error("{doing} {name}: {}", errno.desc())]
+    #[error("cannot {doing} {name}: {}", errno.desc())]
     System {
         /// What was being done, as in "opening lock file".
         doing: &'static str,
@@ -103,7 +103,7 @@ pub enum Error {
         errno: Errno,
     },
     /// A lockspace directory that can't be trusted or used.
-    #[error("lockspace directory {directory}: {why}")]
+    #[error("cannot use lockspace directory {directory}: {why}")]
     Lockspace {
         /// The directory.
         directory: String,
@@ -111,7 +111,7 @@ pub enum Error {
         why: String,
     },
     /// No lockspace is known by that directory.
-    #[error("there is no lockspace {0}; it has to be made first")]
+    #[error("lockspace {0} does not exist; create it first")]
     NoSuchLockspace(String),
     /// A lockspace that an owner of ours still has to do with.
     #[error("lockspace {directory} is in use: VM \"{name}\" {how}")]
@@ -124,7 +124,7 @@ pub enum Error {
         how: &'static str,
     },
     /// A lockspace that the configuration names, and nobody else makes, fills or removes.
-    #[error("lockspace {0} is ruled by the configuration; leases are kept elsewhere")]
+    #[error("lockspace {0} belongs to the configuration; create leases in another one")]
     Configured(String),
     /// Another owner holds it.
     #[error("{0}")]
@@ -136,23 +136,23 @@ pub enum Error {
     #[error("owner {0} exists already")]
     OwnerExists(OwnerId),
     /// There is no such owner, or it has ended meanwhile.
-    #[error("there is no owner {0}")]
+    #[error("owner {0} does not exist")]
     NoSuchOwner(OwnerId),
     /// The owner has given up what it holds for a while, and may not ask for more meanwhile.
     #[error("owner {0} is suspended; resume it first")]
     Suspended(OwnerId),
     /// The owner has offered what it holds, and nobody has adopted it yet.
-    #[error("owner {0} has offered its locks already; cancel that first")]
+    #[error("owner {0} has offered its locks already; cancel the offer first")]
     OfferedAlready(OwnerId),
     /// The owner holds nothing that it could offer.
-    #[error("owner {0} holds nothing that could be handed over")]
+    #[error("owner {0} has no locks to hand over")]
     NothingToOffer(OwnerId),
     /// The owner's own offer.
-    #[error("owner {0} can't adopt its own locks")]
+    #[error("owner {0} cannot adopt its own locks")]
     OwnOffer(OwnerId),
     /// The owner holds itself what it would adopt.
     #[error(
-        "{} is held by this owner itself, by lock {lock}; release that first",
+        "the adopting owner has locked {} itself, by lock {lock}; release it first",
         spoken(resource)
     )]
     HeldTwice {
@@ -162,13 +162,13 @@ pub enum Error {
         lock: u64,
     },
     /// There is no such offer, or it has expired.
-    #[error("there is no such offer; it may have expired, been adopted or been cancelled")]
+    #[error("the offer does not exist; it may have expired, been adopted or been cancelled")]
     NoSuchOffer,
     /// There is no such lock, or it has been released meanwhile.
-    #[error("there is no lock {0}")]
+    #[error("lock {0} does not exist")]
     NoSuchLock(u64),
     /// A step failed, and so did the undoing of those before it.
-    #[error("{cause}; and undoing it failed: {undo}")]
+    #[error("{cause}; and cannot undo it: {undo}")]
     NotUndone {
         /// Why the request failed.
         cause: Box<Error>,

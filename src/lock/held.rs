@@ -212,7 +212,7 @@ impl Byte {
         };
         let Place { directory, name, .. } = place;
         let alone = ofd::try_lock(file, Mode::Exclusive)
-            .map_err(|errno| Error::system("locking lock file", place.shown(), errno))
+            .map_err(|errno| Error::system("lock the file", place.shown(), errno))
             .and_then(|alone| Ok(alone && directory.still_names(name, file)?));
         let alone = alone?;
         if alone {
@@ -226,7 +226,7 @@ impl Byte {
             let name = open::name_of(file.as_fd()).map(|path| shown_path(&path));
             self.shown().or(name.ok()).unwrap_or_else(|| "a disk".to_owned())
         };
-        ofd::unlock(file).err().map(|errno| Error::system("unlocking", name(), errno))
+        ofd::unlock(file).err().map(|errno| Error::system("unlock", name(), errno))
     }
 }
 
@@ -264,7 +264,7 @@ impl Work for Convert {
         }
         let mut mode = self.held.mode();
         if mode.is_none() {
-            return Err(Error::not_lockable(&self.name, "it has been released meanwhile"));
+            return Err(Error::not_lockable(&self.name, "it was released in the meantime"));
         }
         let mut written = self.held.written().clone();
         let own: Vec<Entry> = written.iter().map(|written| written.entry.clone()).collect();
@@ -301,7 +301,7 @@ impl Convert {
 
     /// Undoes a strengthening.
     fn weaken(&self, byte: &Byte) -> Option<Error> {
-        let failed = |errno| Error::system("weakening the lock on", &self.name, errno);
+        let failed = |errno| Error::system("downgrade the lock on", &self.name, errno);
         let weakened = byte
             .description
             .file()
@@ -340,7 +340,7 @@ impl Convert {
             self.test_use(pin.as_fd(), identity)?;
         }
         let disk = open::reopen(pin.as_fd(), false)
-            .map_err(|errno| Error::system("opening", &self.name, errno))?;
+            .map_err(|errno| Error::system("open", &self.name, errno))?;
         let request = Request { disk: Some(disk.as_fd()), ..self.request(None) };
         free_byte(&disk, self.mode, &request)
     }

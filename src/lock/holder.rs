@@ -111,7 +111,7 @@ impl fmt::Display for Refusal {
         }
         if let Some(Ahead { owner, name, .. }) = ahead {
             let comma = if holders.is_empty() { "" } else { "," };
-            write!(f, "{comma} waited for by VM \"{name}\" ({owner}), which comes first")?;
+            write!(f, "{comma} waited for by VM \"{name}\" ({owner}), which has priority")?;
         }
         f.write_str(&using(users, &Plain))
     }

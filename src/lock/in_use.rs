@@ -79,7 +79,7 @@ pub(super) fn refuse_swap_file(file: &File, name: &str) -> Result<(), Error> {
     if Swaps::current().unwrap_or_default().files().next().is_none() {
         return Ok(());
     }
-    let stat = fstat(file).map_err(|errno| Error::system("looking at", name, errno))?;
+    let stat = fstat(file).map_err(|errno| Error::system("stat", name, errno))?;
     let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
     if kind == SFlag::S_IFREG && is_swap_file(file) {
         return Err(refusal(&["swapped to".to_owned()], name));

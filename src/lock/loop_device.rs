@@ -74,7 +74,7 @@ pub(super) enum Unknown {
 impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Silent => f.write_str("the file system that it lies on does not answer"),
+            Self::Silent => f.write_str("the file system that it lies on is not responding"),
             Self::Refused(errno) => f.write_str(errno.desc()),
             Self::Unasked => f.write_str("no process could ask the kernel"),
         }

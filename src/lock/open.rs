@@ -77,7 +77,7 @@ pub fn name_of(fd: BorrowedFd<'_>) -> Result<PathBuf, Errno> {
 ///
 /// [`Error::NotLockable`] with the type, [`Error::System`] where the file can't be looked at.
 pub fn examine(fd: BorrowedFd<'_>, name: &str) -> Result<(FileStat, Identity), Error> {
-    let stat = fstat(fd).map_err(|errno| Error::system("looking at", name, errno))?;
+    let stat = fstat(fd).map_err(|errno| Error::system("stat", name, errno))?;
     let identity = Identity::of(&stat).ok_or_else(|| Error::not_lockable(name, kind_of(&stat)))?;
     if identity.is_unknown() {
         return Err(Error::not_lockable(
@@ -236,7 +236,7 @@ fn proc_name(fd: BorrowedFd<'_>) -> String {
 fn file_system(fd: BorrowedFd<'_>, name: &str) -> Result<FsType, Error> {
     fstatfs(fd)
         .map(|found| found.filesystem_type())
-        .map_err(|errno| Error::system("looking at the file system of", name, errno))
+        .map_err(|errno| Error::system("statfs the file system of", name, errno))
 }
 
 /// What the kernel makes up rather than stores: nothing there is a disk, and opening some of it
@@ -289,8 +289,8 @@ mod tests {
 
     #[test]
     fn only_files_and_block_devices() {
-        assert_eq!(why("/dev/null"), "/dev/null can't be locked: it is a character device");
-        assert_eq!(why("/tmp"), "/tmp can't be locked: it is a directory");
+        assert_eq!(why("/dev/null"), "cannot lock /dev/null: it is a character device");
+        assert_eq!(why("/tmp"), "cannot lock /tmp: it is a directory");
         assert!(why("/proc/self/mem").contains("proc, which holds no disks"));
         let magic = locate(Path::new("/proc/self/exe"), Links::Follow);
         assert_eq!(magic.unwrap_err(), Errno::ELOOP);

@@ -224,13 +224,13 @@ pub fn identify_unasked(fd: BorrowedFd<'_>) -> Result<Option<Identity>, Error> {
 
 fn look_for_disk(fd: BorrowedFd<'_>) -> Result<(Look, Arc<Mounts>), Error> {
     let failed = |doing, name| move |errno| Error::system(doing, name, errno);
-    let look = Look::at(fd).map_err(failed("looking at", "the descriptor's file"))?;
+    let look = Look::at(fd).map_err(failed("stat", "the descriptor's file"))?;
     if let Some(why) = look.objection() {
         return Err(refused(why));
     }
     let errno = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or_default());
     let mounts = Mounts::current().map_err(errno);
-    Ok((look, mounts.map_err(failed("reading", "the list of mounts"))?))
+    Ok((look, mounts.map_err(failed("read", "the list of mounts"))?))
 }
 
 fn refused(why: impl Into<String>) -> Error {
@@ -287,7 +287,7 @@ fn ask(fd: BorrowedFd<'_>, sender: Sender) -> Result<FsType, Error> {
     match said.trim().parse() {
         Ok(magic) => Ok(FsType(magic)),
         Err(_) if ended => Err(refused("no process could ask its file system")),
-        Err(_) => Err(refused("its file system does not answer")),
+        Err(_) => Err(refused("its file system is not responding")),
     }
 }
 

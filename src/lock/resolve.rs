@@ -236,11 +236,11 @@ fn by_path(
                 Links::Refuse => "its path leads through a symbolic link, which only root may name",
             },
         ),
-        errno => Error::system("finding", &name, errno),
+        errno => Error::system("find", &name, errno),
     })?;
     // The kernel's name of what we located ourselves, in our own namespace: nobody forged that.
     let canonical = open::name_of(pin.as_fd())
-        .map_err(|errno| Error::system("finding the canonical name of", &name, errno))?;
+        .map_err(|errno| Error::system("find the canonical name of", &name, errno))?;
     target(name, Some((path.as_path(), canonical)), pin, None, naming, host)
 }
 
@@ -253,7 +253,7 @@ fn by_descriptor(
     let access = access(file.as_fd())?;
     let passed::Proven { name, local } = passed::prove(file.as_fd(), sender)?;
     // What is kept is no copy of what was passed: to close that may take as long as its sender likes.
-    let pin = open::pin(file.as_fd()).map_err(|errno| Error::system("opening", PASSED, errno))?;
+    let pin = open::pin(file.as_fd()).map_err(|errno| Error::system("open", PASSED, errno))?;
     if local {
         file.close();
     }
@@ -305,7 +305,7 @@ fn target(
 fn access(fd: BorrowedFd<'_>) -> Result<Access, Error> {
     let refuse = |why: &str| Err(Error::not_lockable(PASSED, why));
     let flags = fcntl(fd, FcntlArg::F_GETFL)
-        .map_err(|errno| Error::system("looking at", "the descriptor", errno))?;
+        .map_err(|errno| Error::system("stat", "the descriptor", errno))?;
     let flags = OFlag::from_bits_truncate(flags);
     if flags.contains(OFlag::O_PATH) {
         return refuse("the descriptor was opened with O_PATH");

@@ -197,16 +197,19 @@ fn reassert(byte: &Byte, want: &Want, mode: Mode) -> Result<(), Doubt> {
         }
         Some(Place { directory, name, .. }) => {
             if !directory.still_names(name, &file).map_err(told)? {
-                return lost(Loss::Replaced, "its lock file was removed by somebody else");
+                return lost(Loss::Replaced, "another program has removed its lock file");
             }
         }
     }
     if is_expired(&file).map_err(unknown)? {
-        return lost(Loss::Expired, "the server gave it up, since it did not hear of this host");
+        return lost(
+            Loss::Expired,
+            "the server dropped it, because it had no contact with this host for too long",
+        );
     }
     match ofd::try_lock(&*file, mode) {
         Ok(true) => Ok(()),
-        Ok(false) => lost(Loss::Taken, "somebody else has locked it"),
+        Ok(false) => lost(Loss::Taken, "another program or host has locked it"),
         Err(errno) => Err(unknown(errno)),
     }
 }

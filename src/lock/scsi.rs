@@ -222,7 +222,7 @@ mod tests {
             ("printf 'a\\tb'", "it said something that is no id"),
             ("printf '\\377'", "it said something that is no id"),
             ("head -c 300 /dev/zero | tr '\\0' x", "it said something that is no id"),
-            ("exec head -c 9000 /dev/zero", "it said more than 4096 bytes"),
+            ("exec head -c 9000 /dev/zero", "it wrote more than 4096 bytes"),
             ("kill -9 $$", "it ended with signal: 9"),
         ] {
             let scene = scene(script);

@@ -105,14 +105,14 @@ pub fn appear(lockspace: &Path, id: &str, told: &str) -> Result<Option<fs::File>
         Error::system(doing, spelt_path(&folder.path_of(id)), errno)
     };
     let locked = ofd::try_lock(&file, Mode::Exclusive);
-    let locked = locked.map_err(|errno| failed("locking", errno.into()))?;
+    let locked = locked.map_err(|errno| failed("lock", errno.into()))?;
     if !locked || !folder.still_names(id, &file)? {
         return Ok(None);
     }
     let text = format!("\n{told}\n");
     let written = file.write_all_at(text.as_bytes(), 0);
     let written = written.and_then(|()| file.set_len(text.len() as u64));
-    written.map_err(|error| failed("writing", error))?;
+    written.map_err(|error| failed("write", error))?;
     Ok(Some(file))
 }
 
@@ -125,7 +125,7 @@ pub fn seen(lockspace: &Path) -> Result<Vec<Seen>, Error> {
     let folder = lockspace.join(FOLDER);
     let failed = |error: io::Error| {
         let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-        Error::system("reading", spelt_path(&folder), errno)
+        Error::system("read", spelt_path(&folder), errno)
     };
     let entries = match fs::read_dir(&folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

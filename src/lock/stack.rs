@@ -83,7 +83,7 @@ fn walk(
     sysfs: &Sysfs,
     backing: impl Fn(u64) -> Result<Backing, String>,
 ) -> Result<Stack, String> {
-    let failed = |why: String| format!("what it lies on can't be told ({why})");
+    let failed = |why: String| format!("cannot find out what it lies on ({why})");
     let mut stack = Stack::default();
     let mut next = Some(extent);
     let mut at = 0;
@@ -201,7 +201,7 @@ mod tests {
         // One that is not set up is not asked; where one that is does not answer, that is said.
         assert_eq!(below(disk(7, 2)).unwrap(), []);
         tree.file("loop2", "loop/offset", "0\n").file("loop2", "loop/sizelimit", "0\n");
-        let why = "what it lies on can't be told (it is not known)";
+        let why = "cannot find out what it lies on (it is not known)";
         assert_eq!(below(disk(7, 2)).unwrap_err(), why);
     }
 
@@ -214,6 +214,6 @@ mod tests {
             tree.device(&name, &format!("8:{minor}")).on("md0", &name);
         }
         let error = Stack::below(disk(9, 0), "/dev/md0", &tree.sysfs()).unwrap_err();
-        assert_eq!(error.to_string(), "/dev/md0 can't be locked: it lies on more than 512 disks");
+        assert_eq!(error.to_string(), "cannot lock /dev/md0: it lies on more than 512 disks");
     }
 }

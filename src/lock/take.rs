@@ -181,7 +181,7 @@ fn take_disk(
 
 fn no_copy(target: &Target, error: &io::Error) -> Error {
     let errno = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
-    Error::system("copying the descriptor of", &target.name, errno)
+    Error::system("duplicate the descriptor of", &target.name, errno)
 }
 
 fn take_key(key: &Key, mode: Mode, request: &Request<'_>) -> Result<Held, Error> {
@@ -241,7 +241,7 @@ impl Work for Tend {
 fn has_content(byte: &Byte) -> Result<bool, Error> {
     let stat = fstat(&*byte.description.file()?);
     let name = || byte.shown().unwrap_or_default();
-    Ok(stat.map_err(|errno| Error::system("looking at lock file", name(), errno))?.st_size > 0)
+    Ok(stat.map_err(|errno| Error::system("stat lock file", name(), errno))?.st_size > 0)
 }
 
 /// Opens the disk itself: for writing where an exclusive lock will sit on it, and where possible
@@ -289,16 +289,16 @@ fn open_with(
         // By the file system or by the unit, which shows some directories read-only.
         Errno::EROFS => Error::not_lockable(
             &target.name,
-            "it can't be opened for writing (Read-only file system; see SECURITY in vmlockd(8) for \
+            "it cannot be opened for writing (Read-only file system; see SECURITY in vmlockd(8) for \
              what the service's unit makes read-only)",
         ),
         Errno::EACCES | Errno::EPERM | Errno::ETXTBSY => Error::not_lockable(
             &target.name,
             format!("it can't be opened for writing ({})", errno.desc()),
         ),
-        errno => Error::system("opening", &target.name, errno),
+        errno => Error::system("open", &target.name, errno),
     })?;
-    let stat = fstat(&file).map_err(|errno| Error::system("looking at", &target.name, errno))?;
+    let stat = fstat(&file).map_err(|errno| Error::system("stat", &target.name, errno))?;
     if open::same_node(&stat, &target.stat) && Identity::of(&stat) == Some(target.identity) {
         Ok((file, writable))
     } else {
@@ -315,7 +315,7 @@ fn refuse_unset(target: &Target, host: &Snapshot) -> Result<(), Error> {
     let Identity::Block { dev, .. } = target.identity else { return Ok(()) };
     let failed = |error: io::Error| Error::not_lockable(&target.name, error.to_string());
     if is_unset(dev, host.sysfs()).map_err(failed)? {
-        return Err(Error::not_lockable(&target.name, "no file is set up on this loop device"));
+        return Err(Error::not_lockable(&target.name, "this loop device has no file"));
     }
     Ok(())
 }
@@ -326,7 +326,7 @@ fn still_there(target: &Target, mode: Mode) -> Result<(), Error> {
     match target.is_named() {
         Ok(true) => {}
         Ok(false) => return Err(Error::changed(&target.name)),
-        Err(errno) => return Err(Error::system("looking at", &target.name, errno)),
+        Err(errno) => return Err(Error::system("stat", &target.name, errno)),
     }
     if target.lies_as_found()? {
         target.refuse_unknown(mode)
@@ -364,7 +364,7 @@ pub(super) fn free_byte(file: &File, mode: Mode, request: &Request<'_>) -> Resul
 fn no_locks(request: &Request<'_>, errno: Errno) -> Error {
     Error::not_lockable(
         request.lock_file.unwrap_or(request.resource),
-        format!("its file system gives no lock ({})", errno.desc()),
+        format!("its file system does not support locks ({})", errno.desc()),
     )
 }
 

@@ -23,10 +23,10 @@ pub(super) enum Trouble {
     #[error(transparent)]
     System(#[from] io::Error),
     /// It took too long.
-    #[error("it did not answer within {} seconds", .0.as_secs())]
+    #[error("it did not exit within {} seconds", .0.as_secs())]
     Late(Duration),
     /// It said too much.
-    #[error("it said more than {LOUDEST} bytes")]
+    #[error("it wrote more than {LOUDEST} bytes")]
     Loud,
 }
 

@@ -77,19 +77,19 @@ impl Step {
         }
     }
 
-    /// What is done, as somebody would say who failed at it.
+    /// Returns what the step does, in words that follow "cannot".
     #[must_use]
     pub fn deed(self) -> &'static str {
         match self {
-            Self::Open => "opening the directory",
-            Self::Make => "making a file in it",
-            Self::Files => "locking a file twice in one process",
-            Self::Processes => "locking a file in two processes",
-            Self::Kinds => "locking a file in both ways",
-            Self::Free => "unlocking and closing a file",
-            Self::Change => "changing the mode of a lock",
-            Self::Names => "replacing a file",
-            Self::Remove => "removing a file",
+            Self::Open => "open the directory",
+            Self::Make => "create a file in it",
+            Self::Files => "lock a file twice in one process",
+            Self::Processes => "lock a file in two processes",
+            Self::Kinds => "lock a file by POSIX and OFD locks",
+            Self::Free => "unlock and close a file",
+            Self::Change => "change the mode of a lock",
+            Self::Names => "replace a file",
+            Self::Remove => "remove a file",
         }
     }
 
@@ -98,15 +98,13 @@ impl Step {
     pub fn promise(self) -> &'static str {
         match self {
             Self::Open => "the directory can be opened",
-            Self::Make => "a file can be made in it",
-            Self::Files => "two that have a file open in one process are in each other's way",
-            Self::Processes => "two processes are in each other's way",
-            Self::Kinds => {
-                "locks as virtlockd takes them are in the way of vmlockd's, and they of those"
-            }
-            Self::Free => "what is unlocked or closed is free, and nothing else is",
-            Self::Change => "a lock can be strengthened and weakened",
-            Self::Names => "a file that was replaced is told from the one in its place",
+            Self::Make => "a file can be created in it",
+            Self::Files => "two descriptors in one process conflict",
+            Self::Processes => "two processes conflict",
+            Self::Kinds => "POSIX and OFD locks conflict",
+            Self::Free => "unlocking or closing a file releases its lock, and no other",
+            Self::Change => "a lock can be upgraded and downgraded",
+            Self::Names => "a replaced file is detected",
             Self::Remove => "the file can be removed",
         }
     }

@@ -108,12 +108,12 @@ impl Verdict {
     #[must_use]
     pub fn sentence(&self) -> String {
         match self {
-            Self::Shared => "locks are in the way of every host that has it mounted".to_owned(),
+            Self::Shared => "locks are enforced on every host that mounts it".to_owned(),
             Self::Local(why) => {
-                format!("locks are in the way of this host only: {}", why.sentence())
+                format!("locks are enforced on this host only: {}", why.sentence())
             }
             Self::Unknown(why) => format!(
-                "locks exclude programs on this host; whether they exclude other hosts is unknown: {}",
+                "locks are enforced on this host; it is unknown whether they are enforced on other hosts: {}",
                 why.sentence()
             ),
             Self::Unfit(flaw) => flaw.sentence(),
@@ -152,28 +152,30 @@ impl Verdict {
 impl Local {
     fn sentence(&self) -> String {
         match self {
-            Self::OwnDevice => "the file system is its own".to_owned(),
-            Self::Overlay => {
-                "an overlay has locks of its own, not those of the layers below".to_owned()
+            Self::OwnDevice => "other hosts cannot mount the file system".to_owned(),
+            Self::Overlay => "an overlay does not share locks with its layers".to_owned(),
+            Self::Lent => {
+                "a file system that a host shares with a VM does not share locks with the host"
+                    .to_owned()
             }
-            Self::Lent => "what a host lends to a machine has no locks of the host's".to_owned(),
             Self::Process => {
-                "a process serves it, and the kernel does not ask it for locks".to_owned()
+                "it is served by a process, and the kernel does not pass locks to that process"
+                    .to_owned()
             }
-            Self::Option(option) => format!("'{option}' keeps them here"),
-            Self::Driver => "its driver sends no locks to a server".to_owned(),
+            Self::Option(option) => format!("mount option '{option}' keeps locks local"),
+            Self::Driver => "its driver does not send locks to a server".to_owned(),
         }
     }
 
     fn advice(&self) -> &'static str {
         match self {
-            Self::OwnDevice => "hosts that share disks need a file system that they share",
-            Self::Overlay => "have the file system below it mounted, and use that",
-            Self::Lent => "in the machine, use storage that it has mounted itself",
+            Self::OwnDevice => "if hosts share disks, use a file system that they share",
+            Self::Overlay => "use the file system of the layer directly",
+            Self::Lent => "in the VM, use storage that the VM mounts itself",
             Self::Process | Self::Driver => {
                 "if other hosts use it, keep lock files on a file system that shares locks"
             }
-            Self::Option(_) => "if other hosts use it, mount it without that, on all of them",
+            Self::Option(_) => "if other hosts use it, mount it without this option on all of them",
         }
     }
 }
@@ -182,12 +184,14 @@ impl Unknown {
     fn sentence(self) -> String {
         match self {
             Self::Type => "file systems of its type are not known to share locks".to_owned(),
-            Self::Server => {
-                "the process that serves it decides, and is not known to share locks".to_owned()
+            Self::Server => "it is served by a process that is not known to share locks".to_owned(),
+            Self::Lent => {
+                "it is shared with this VM by its host, whose settings are unknown".to_owned()
             }
-            Self::Lent => "the host that lends it to this VM decides".to_owned(),
             Self::NotShown(setting) => {
-                format!("hosts share locks there with {setting}, which the mount does not show")
+                format!(
+                    "hosts share locks only with {setting}, which the mount options do not show"
+                )
             }
         }
     }
@@ -198,7 +202,7 @@ impl Unknown {
                 "if other hosts use it, check that a lock on one host is refused on another, or keep \
                  lock files on a file system that shares locks"
             }
-            Self::Lent => "in the VM, use storage that it has mounted itself",
+            Self::Lent => "in the VM, use storage that the VM mounts itself",
         }
     }
 }
@@ -207,20 +211,22 @@ impl Flaw {
     fn sentence(&self) -> String {
         match self {
             Self::ReadOnly => "it is mounted read-only".to_owned(),
-            Self::Squashed => "root may not make files there, as with 'root_squash'".to_owned(),
-            Self::NoLocks(errno) => format!("its file system gives no lock ({})", errno.desc()),
+            Self::Squashed => "root cannot create files there, as with 'root_squash'".to_owned(),
+            Self::NoLocks(errno) => {
+                format!("its file system does not support locks ({})", errno.desc())
+            }
             Self::Broken(_, how) => how.clone(),
         }
     }
 
     fn advice(&self) -> &'static str {
         match self {
-            Self::ReadOnly => "mount it for writing",
+            Self::ReadOnly => "mount it read-write",
             Self::Squashed => "on the server, export it with 'no_root_squash'",
             Self::NoLocks(_) => {
-                "start what gives locks there (for NFS 3, rpc.statd), or use another file system"
+                "start its lock service (for NFS 3, rpc.statd), or use another file system"
             }
-            Self::Broken(..) => "two machines could write one disk: use another file system",
+            Self::Broken(..) => "two VMs could write to one disk: use another file system",
         }
     }
 }
@@ -228,18 +234,18 @@ impl Flaw {
 impl Untested {
     fn sentence(&self) -> String {
         match self {
-            Self::Silent(time) => format!("it does not answer, for {} s", time.as_secs()),
-            Self::Forbidden => "this user may not make a file there".to_owned(),
-            Self::Failed(step, errno) => format!("{}: {}", step.deed(), errno.desc()),
-            Self::NoProcess(why) => format!("there is no process for it: {why}"),
+            Self::Silent(time) => format!("it has not responded for {} s", time.as_secs()),
+            Self::Forbidden => "this user cannot create files there".to_owned(),
+            Self::Failed(step, errno) => format!("cannot {}: {}", step.deed(), errno.desc()),
+            Self::NoProcess(why) => format!("cannot start a process for the test: {why}"),
         }
     }
 
     fn advice(&self) -> &'static str {
         match self {
-            Self::Silent(_) => "see to its server, or to the way to it",
-            Self::Forbidden => "ask as root, or as whom it belongs to",
-            Self::Failed(..) | Self::NoProcess(_) => "see to that, and ask again",
+            Self::Silent(_) => "check the server and the network path to it",
+            Self::Forbidden => "run as root or as the owner of the directory",
+            Self::Failed(..) | Self::NoProcess(_) => "fix this, and try again",
         }
     }
 }
@@ -250,17 +256,17 @@ impl Caveat {
     pub fn sentence(self) -> String {
         match self {
             Self::KeptForEver => {
-                "NFS before version 4 keeps the locks of a host that was powered off for ever"
+                "NFS before version 4 never releases the locks of a host that was powered off"
                     .to_owned()
             }
             Self::RecoversLost => {
-                "'recover_lost_locks' has the kernel take lost locks again, and tell nobody"
+                "with 'recover_lost_locks' the kernel acquires lost locks again without reporting the loss"
                     .to_owned()
             }
             Self::Mandatory => {
-                "SMB keeps everybody else from reading and writing what is locked".to_owned()
+                "SMB prevents other programs from reading and writing locked files".to_owned()
             }
-            Self::Squashed(uid) => format!("what root makes there belongs to uid {uid}"),
+            Self::Squashed(uid) => format!("files that root creates there belong to uid {uid}"),
         }
     }
 
@@ -269,12 +275,10 @@ impl Caveat {
     pub fn advice(self) -> &'static str {
         match self {
             Self::KeptForEver => {
-                "mount it with 'vers=4.2', or clear such a host's locks on the server"
+                "mount it with 'vers=4.2', or release the locks of such a host on the server"
             }
             Self::RecoversLost => "set the parameter 'recover_lost_locks' of the module nfs to N",
-            Self::Mandatory => {
-                "keep lock files there if need be, but no disks that are locked directly"
-            }
+            Self::Mandatory => "use it for lock files only, not for disks that are locked directly",
             Self::Squashed(_) => "on the server, export it with 'no_root_squash'",
         }
     }

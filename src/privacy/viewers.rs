@@ -81,7 +81,10 @@ impl Viewers {
             known.watches = true;
             watchers.push(name);
         } else {
-            tracing::debug!(uid = known.viewer.uid, "too many connections to send signals to");
+            tracing::debug!(
+                uid = known.viewer.uid,
+                "no signals are sent to a connection: too many connections receive signals"
+            );
         }
     }
 

@@ -184,7 +184,7 @@ impl Service {
         };
         self.mark_reservations_gone(&reclaimed);
         if let Err(error) = self.keep().mark_locks(&remembered, Step::Gone) {
-            tracing::error!(%error, "an owner is resumed, but what it remembered stays noted");
+            tracing::error!(%error, "cannot update the records of locks of a resumed owner");
         }
         if !remembered.is_empty() {
             unsaid.resumed(id, remembered.len());

@@ -77,12 +77,14 @@ impl Service {
                 }
                 // The event loop ends, and the service with it: this is no sign of the anchor.
                 Err(error) => {
-                    tracing::error!(%error, owner.uuid = %id.uuid, owner.uid = id.uid, "an anchor is watched no more");
+                    let vm = service.vm(id);
+                    tracing::error!(%error, owner.uuid = %id.uuid, owner.uid = id.uid, "stopped watching an anchor of {vm}");
                     return;
                 }
             };
             if let Err(error) = seen {
-                tracing::error!(%error, owner.uuid = %id.uuid, owner.uid = id.uid, "the end of an anchor is not seen to");
+                let vm = service.vm(id);
+                tracing::error!(%error, owner.uuid = %id.uuid, owner.uid = id.uid, "failed to handle the end of an anchor of {vm}");
             }
         };
         Some(tokio::spawn(task).abort_handle())
@@ -132,7 +134,8 @@ impl Work for Gone {
         };
         if let Err(error) = service.end_here(id, Reason::OwnerGone, check) {
             // Or closed, by somebody who saw to its locks.
-            tracing::debug!(owner.uuid = %id.uuid, owner.uid = id.uid, %error, "an owner is not ended");
+            let vm = service.vm(id);
+            tracing::debug!(owner.uuid = %id.uuid, owner.uid = id.uid, %error, "not ending the owner of {vm}");
         }
     }
 }
@@ -213,7 +216,9 @@ impl Work for ForgetAnchor {
         match service.keep().forget_anchor(id, number) {
             Ok(true) => service.clean_soon(),
             Ok(false) => {}
-            Err(error) => tracing::error!(%error, "an anchor is gone, but its record is not"),
+            Err(error) => {
+                tracing::error!(%error, "cannot remove the record of an anchor that ended")
+            }
         }
     }
 }

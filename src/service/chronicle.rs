@@ -9,8 +9,8 @@ mod denied;
 mod waits;
 mod words;
 
-use super::Error;
 use super::state::State;
+use super::{Error, Service};
 use crate::catalog::Kind;
 use crate::lock::holder::{Holder, Refusal};
 use crate::lock::printable::shown;
@@ -19,6 +19,7 @@ use crate::lock::{self, Event, Lock, OwnerId, Reason};
 pub use denied::{Denied, denied};
 pub use waits::{Outcome, wait_ended, waiting, waiting_elsewhere};
 pub use words::Vm;
+pub(super) use words::seconds;
 pub(super) use words::seconds;
 use words::{Locks, because};
 
@@ -57,6 +58,13 @@ impl State {
     /// Returns the name of an owner, also of one that is about to be removed.
     pub(super) fn name_of(&self, id: OwnerId) -> String {
         self.table.owner(id).map_or_else(String::new, |owner| owner.name.clone())
+    }
+}
+
+impl Service {
+    /// Returns a VM as messages name it. Must not be called while the state is locked.
+    pub(super) fn vm(&self, id: OwnerId) -> String {
+        Vm(id, &self.state().name_of(id)).to_string()
     }
 }
 

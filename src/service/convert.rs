@@ -183,14 +183,14 @@ impl Conversion {
                 let (mode, in_use) = (Mode::Shared, InUse::Allowed);
                 let back = Convert { held, mode, name, disk: None, hasty: true, in_use };
                 if let Err(error) = back.perform() {
-                    tracing::error!(%error, lock = number, "undoing a strengthening failed");
+                    tracing::error!(%error, lock = number, "cannot undo the upgrade of lock {number}");
                 }
             }
         }
         if done.is_err() && weaken {
             // It is exclusive still, and is to be so after a restart.
             if let Err(error) = service.keep().set_mode(number, Mode::Exclusive) {
-                tracing::error!(%error, lock = number, "undoing a weakening failed");
+                tracing::error!(%error, lock = number, "cannot undo the downgrade of lock {number}");
             }
         }
         let mut state = service.state();

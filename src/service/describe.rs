@@ -76,7 +76,9 @@ impl Work for DescribeRefusal {
         let ahead = ahead.map(|Ahead { owner, name, since }| {
             let comma = if locked.is_empty() { "" } else { "," };
             let (uuid, since) = (owner.uuid, point_in_time(since));
-            format!("{comma} waited for since {since} by VM \"{name}\" ({uuid}), which comes first")
+            format!(
+                "{comma} waited for since {since} by VM \"{name}\" ({uuid}), which has priority"
+            )
         });
         let ahead = ahead.unwrap_or_default();
         format!("{} is{locked}{ahead}{}", spoken(&resource), using(&users, &Local))

@@ -172,7 +172,7 @@ impl Service {
             stands.then_some(()).ok_or(lock::Error::OwnerExists(known.id).into())
         };
         if let Err(error) = self.end_here(known.id, Reason::OwnerGone, check) {
-            tracing::debug!(owner.uuid = %known.id.uuid, %error, "a machine's earlier owner went by itself");
+            tracing::debug!(owner.uuid = %known.id.uuid, %error, "not ending the earlier owner of a VM");
         }
     }
 
@@ -236,7 +236,7 @@ impl Service {
             idle.then_some(()).ok_or(lock::Error::OwnerExists(id).into())
         };
         if let Err(error) = self.end_here(id, Reason::OwnerGone, check) {
-            tracing::trace!(owner.uuid = %id.uuid, %error, "an owner stays");
+            tracing::trace!(owner.uuid = %id.uuid, %error, "not ending an owner");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::chronicle::seconds;
 use super::lanes::Silent;
 use super::wait::Why;
 use crate::lock::holder::{Refusal, Stranger};
@@ -18,7 +19,7 @@ pub enum Error {
     #[error(transparent)]
     Life(#[from] life::Error),
     /// Other processes can't be looked at.
-    #[error("cannot look at other processes: {0}")]
+    #[error("cannot examine other processes: {0}")]
     Inspector(inspector::Error),
     /// Something that can't be kept over a crash, and so is not given.
     #[error(transparent)]
@@ -44,9 +45,8 @@ pub enum Error {
     ForeignName(#[from] ForeignName),
     /// A process number of another pid namespace.
     #[error(
-        "process number {pid} is one of the pid namespace of the caller (pid {caller}), and cannot be \
-         translated: {why}; pass a process descriptor instead (BindProcess, or option 'process' of \
-         OpenOwner)"
+        "cannot translate process number {pid} of the pid namespace of the caller (pid {caller}): \
+         {why}; pass a process descriptor instead (BindProcess, or option 'process' of OpenOwner)"
     )]
     ForeignPid {
         /// The number.
@@ -57,7 +57,7 @@ pub enum Error {
         why: String,
     },
     /// What was waited for did not become free in time.
-    #[error("waited {} in vain{}", spoken(*waited), last.as_ref().map(|last| format!(": {last}")).unwrap_or_default())]
+    #[error("timed out after {}{}", seconds(*waited), last.as_ref().map(|last| format!(": {last}")).unwrap_or_default())]
     TimedOut {
         /// How long.
         waited: Duration,
@@ -66,16 +66,16 @@ pub enum Error {
     },
     /// A command waits no more, and has got nothing.
     #[error("{}", match _0 {
-        Why::OwnerGone => "the owner ended while it waited",
+        Why::OwnerGone => "the owner ended while the request was waiting",
         Why::Cancelled => "the wait was cancelled",
-        Why::Ending => "the wait was cancelled: vmlockd ends or is being replaced; ask again",
+        Why::Ending => "the wait was cancelled: vmlockd is stopping or being re-executed; try again",
     })]
     Cancelled(Why),
     /// Whoever asked is not there any more.
-    #[error("the caller left while it waited")]
+    #[error("the caller disconnected while the request was waiting")]
     CallerGone,
     /// More than is allowed.
-    #[error("{what}: no more than {limit} {whose}")]
+    #[error("too many {what}: the limit is {limit} {whose}")]
     Limit {
         /// What there would be too many of.
         what: &'static str,
@@ -97,13 +97,13 @@ pub enum Error {
         uid: u32,
     },
     /// An owner got more locks while somebody was asked whether they may be broken.
-    #[error("the owner has locked more meanwhile, which nobody was asked about; ask again")]
+    #[error("the owner has acquired more locks since authorization was checked; try again")]
     MoreLocks,
     /// The service is about to end.
     #[error("vmlockd is shutting down")]
     ShuttingDown,
     /// The storage of what was asked for does not answer; nothing was done.
-    #[error("the storage at {} does not answer, for {} by now", _0.mount, spoken(_0.time))]
+    #[error("mount {} has not responded for {}", _0.mount, seconds(_0.time))]
     Silent(Silent),
     /// A request to the file system ended without an answer: a bug, or the service's end.
     #[error("a file system request was abandoned")]
@@ -118,19 +118,10 @@ impl Error {
             Self::Lock(error) => Self::Lock(error.with_undo(failures)),
             error => {
                 for failure in failures {
-                    tracing::error!(%failure, "undoing failed");
+                    tracing::error!(%failure, "cannot undo a request that failed");
                 }
                 error
             }
         }
-    }
-}
-
-/// A length of time as people say it.
-fn spoken(time: Duration) -> String {
-    if time < Duration::from_secs(10) {
-        format!("{:.1} s", time.as_secs_f64())
-    } else {
-        format!("{} s", time.as_secs())
     }
 }

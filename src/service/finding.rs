@@ -14,6 +14,7 @@ mod recovered;
 mod remembered;
 mod suspects;
 
+use super::chronicle::Vm;
 use super::keeping::{Anchored, Away, anchor_line, keyed, lockspace_line, offer_line, owner_line};
 use super::renewal::report_conflicts;
 use super::signing::of_owner;
@@ -213,7 +214,8 @@ impl Finding {
                 Ok(line) => self.lines.push(line),
                 // It will say by itself that it has ended.
                 Err(error) => {
-                    tracing::info!(%error, owner.uuid = %id.uuid, owner.uid = id.uid, "an anchor can't be noted");
+                    let vm = Vm(id, &owner.name);
+                    tracing::info!(%error, owner.uuid = %id.uuid, owner.uid = id.uid, "cannot record an anchor of {vm}");
                 }
             }
             self.wanted.push((Key { owner: id, part: Part::Anchor(number) }, found.parked()));
@@ -263,7 +265,7 @@ impl Finding {
             return Ok(());
         }
         if let Err(error) = self.state.table.restore(lock) {
-            tracing::error!(%error, lock = number, "a recorded lock is not there; another is");
+            tracing::error!(%error, lock = number, "cannot restore lock {number} from its record");
             return Ok(());
         }
         if held.is_none() && self.is_libvirts(id) {

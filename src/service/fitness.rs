@@ -85,7 +85,7 @@ impl Service {
         tokio::spawn(async move {
             let look = Look { service: service.clone(), lockspace };
             if let Err(error) = service.storage().run_at_last(look).await {
-                tracing::debug!(%error, "a lockspace was not examined");
+                tracing::debug!(%error, "the lock self-test of a lockspace did not run");
             }
         });
     }
@@ -190,7 +190,7 @@ fn say(kind: LockspaceKind, path: &Path, examination: &Examination) {
             tracing::warn!("lockspace {shown}: {said}");
         }
         Verdict::Unfit(_) => {
-            tracing::error!("nothing more is locked in lockspace {shown}: {said}");
+            tracing::error!("refusing new locks in lockspace {shown}: {said}");
         }
     }
     for caveat in caveats {

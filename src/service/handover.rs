@@ -68,7 +68,7 @@ impl Service {
             self.state().table.withdraw_offer(id, Some(offer.token));
             return Err(error);
         }
-        tracing::info!(owner.uuid = %id.uuid, owner.uid = id.uid, caller.uid = by, "locks offered to another owner");
+        tracing::info!(owner.uuid = %id.uuid, owner.uid = id.uid, caller.uid = by, "{} offers its locks to another owner, on request of uid {by}", self.vm(id));
         self.expire_later(id, offer);
         Ok(offer.token)
     }
@@ -108,7 +108,7 @@ impl Service {
             }
             let withdraw = Withdraw { service: service.clone(), id, token: Some(offer.token) };
             if let Err(error) = service.storage().run_at_last(withdraw).await {
-                tracing::error!(%error, "an expired offer is not withdrawn");
+                tracing::error!(%error, "cannot withdraw an expired offer of locks");
             }
         });
     }
@@ -126,7 +126,7 @@ impl Service {
             left.then_some(()).ok_or(lock::Error::OwnerExists(id).into())
         };
         if let Err(error) = self.end_here(id, Reason::OwnerGone, left) {
-            tracing::trace!(owner.uuid = %id.uuid, %error, "an owner stays");
+            tracing::trace!(owner.uuid = %id.uuid, %error, "not ending an owner");
         }
     }
 
@@ -173,7 +173,7 @@ impl Service {
                 let back = self.keep().mark_locks(&old, Step::Held);
                 let back = back.and(self.keep().mark_locks(&resumes, Step::Suspended));
                 if let Err(error) = back.and(self.keep().mark_locks(&new, Step::Gone)) {
-                    tracing::error!(%error, "a hand-over failed, but its record stays");
+                    tracing::error!(%error, "cannot remove the record of a handover that failed");
                 }
                 Err((error, self.state().table.cancel_move(moved)))
             }
@@ -241,7 +241,7 @@ impl Work for Withdraw {
         let withdrawn = service.state().table.withdraw_offer(id, token);
         let Some(offer) = withdrawn else { return };
         service.forget_offer(offer);
-        tracing::info!(owner.uuid = %id.uuid, owner.uid = id.uid, "an offer of locks is withdrawn");
+        tracing::info!(owner.uuid = %id.uuid, owner.uid = id.uid, "the offer of the locks of {} has ended", service.vm(id));
         service.end_if_left(id);
     }
 }
@@ -293,7 +293,7 @@ impl Work for Adopt {
 impl Service {
     fn forget_offer(&self, offer: Offer) {
         if let Err(error) = self.keep().forget_offer(offer.record) {
-            tracing::error!(%error, "an offer is gone, but its record is not");
+            tracing::error!(%error, "cannot remove the record of an offer that ended");
         }
     }
 

@@ -49,7 +49,7 @@ impl Service {
             Ok(identity) => process.started(identity.start),
             // Should its descriptor be lost, whatever has its number by then is taken for it.
             Err(error) => {
-                tracing::debug!(%error, pid = process.pid(), "cannot tell when a process was started");
+                tracing::debug!(%error, pid = process.pid(), "cannot read the start time of process {}", process.pid());
                 process
             }
         }

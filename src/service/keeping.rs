@@ -232,7 +232,7 @@ impl Keep {
         let keys: Vec<Key> = keyed(owner, lock, held).map(|(key, _)| key).collect();
         for number in self.far.unpark(&keys) {
             if let Err(error) = self.far.clean(number) {
-                tracing::error!(%error, "copies of released descriptors stay open");
+                tracing::error!(%error, "cannot close stored copies of released descriptors");
             }
         }
         self.parking.unpark(&keys)

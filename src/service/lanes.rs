@@ -217,7 +217,7 @@ impl Lane {
             match answered {
                 Ok(()) => break,
                 Err(error) => {
-                    tracing::warn!(%error, "nobody asks whether {} answers", shown_path(&self.point));
+                    tracing::warn!(%error, "cannot probe {}", shown_path(&self.point));
                 }
             }
         }
@@ -232,10 +232,7 @@ impl Lane {
         };
         if let Some(since) = before {
             let time = since.elapsed().as_secs();
-            tracing::info!(
-                "the storage at {} answers again, after {time} s",
-                shown_path(&self.point)
-            );
+            tracing::info!("mount {} is responding again, after {time} s", shown_path(&self.point));
             self.heard.notify_one();
         }
     }
@@ -251,7 +248,7 @@ impl Lane {
             fell
         };
         if fell {
-            tracing::warn!("the storage at {} does not answer", shown_path(&self.point));
+            tracing::warn!("mount {} is not responding", shown_path(&self.point));
         }
         Silent { mount: shown_path(&self.point), time: asked.elapsed() }
     }

@@ -172,8 +172,8 @@ impl Work for Deed {
             service.name_holder_for(asker, &mut error);
             service.told(asker, error.into())
         })?;
-        let done = if removes { "removed" } else { "there" };
-        tracing::info!("{} is {done}", lock::lease::spoken(&lock::printable::shown(&resource)));
+        let done = if removes { "removed" } else { "created" };
+        tracing::info!("{done} {}", lock::lease::spoken(&lock::printable::shown(&resource)));
         Ok(())
     }
 }

@@ -198,7 +198,7 @@ pub fn check_total(
     total: usize,
     exempt: bool,
 ) -> Result<(), Error> {
-    within(what, sum, total, || "in all".to_owned())?;
+    within(what, sum, total, || "in total".to_owned())?;
     if exempt { Ok(()) } else { within(what, sum, without_reserve(total), besides_reserve) }
 }
 
@@ -218,7 +218,7 @@ pub fn share(total: usize) -> usize {
 
 /// To whom a limit without root's reserve applies.
 fn besides_reserve() -> String {
-    "in all, besides the reserve for root".to_owned()
+    "in total, without the reserve for root".to_owned()
 }
 
 /// Refuses a count over its limit.
@@ -255,6 +255,6 @@ mod tests {
         assert!(usage.check(&limits, 1000).is_ok());
         usage.count_locks(1);
         let refused = usage.check(&limits, 1000).unwrap_err().to_string();
-        assert_eq!(refused, "locks: no more than 10 for uid 1000");
+        assert_eq!(refused, "too many locks: the limit is 10 for uid 1000");
     }
 }

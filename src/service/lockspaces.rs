@@ -113,7 +113,7 @@ impl Service {
             return Err(error);
         }
         let shown = self.state().publish(vec![Event::LockspacesChanged]);
-        tracing::info!("lockspace {} is {}", number, shown_path(&path));
+        tracing::info!("created lockspace {} in {}", number, shown_path(&path));
         let made = Lockspace::Lease(number, opened);
         // Whoever has it made may remove it the next moment, and nothing of ours may lie in it then.
         self.examine_now(&made);
@@ -176,11 +176,11 @@ impl Service {
         }
         if let Err(error) = self.keep().forget_lockspace(number) {
             // There again after a restart, without its directory: then it can be removed once more.
-            tracing::error!(%error, "a lockspace is gone, but its record is not");
+            tracing::error!(%error, "cannot remove the record of lockspace {number}");
         }
         let gone = Event::LockspaceRemoved(LockspaceKind::Lease(number));
         let shown = self.state().publish(vec![gone]);
-        tracing::info!("lockspace {} is no more: {}", number, shown_path(there.path()));
+        tracing::info!("removed lockspace {} in {}", number, shown_path(there.path()));
         Ok(shown)
     }
 

@@ -296,7 +296,7 @@ impl Service {
             tokio::time::sleep(CLEAN_AFTER).await;
             let clean = Clean(self.clone());
             if let Err(error) = self.storage().run(clean).await.and_then(|cleaned| cleaned) {
-                tracing::error!(%error, "copies of released descriptors stay open");
+                tracing::error!(%error, "cannot close stored copies of released descriptors");
             }
         }
     }

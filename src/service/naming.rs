@@ -74,7 +74,7 @@ impl Service {
 
     fn search(&self, asker: Asker, search: Search, patience: Duration) -> Option<Found> {
         let found = self.inspector().search(asker, search, patience);
-        found.inspect_err(|error| tracing::debug!(%error, "processes are not named")).ok()
+        found.inspect_err(|error| tracing::debug!(%error, "cannot identify the processes that have a disk open")).ok()
     }
 }
 
@@ -126,7 +126,7 @@ impl NameProcesses {
         match service.inspector_turn(self.asker, patience::question()).await {
             Ok(turn) => service.run_in_turn(turn, self).await,
             Err(error) => {
-                tracing::debug!(%error, "processes are not named");
+                tracing::debug!(%error, "cannot identify the processes that have a disk open");
                 Ok(self.unnamed())
             }
         }
@@ -166,8 +166,9 @@ impl Work for NameProcesses {
         let Found { users: seen, lifelines, .. } = found.unwrap_or_default();
         let users = users.map(|_| seen).unwrap_or_default();
         let described = service.inspector().describe(asker, bound, patience);
-        let bound =
-            described.inspect_err(|error| tracing::debug!(%error, "processes are not named"));
+        let bound = described.inspect_err(
+            |error| tracing::debug!(%error, "cannot identify the processes that have a disk open"),
+        );
         Named { stranger, users, bound: bound.unwrap_or_default(), lifelines }
     }
 }

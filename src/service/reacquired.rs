@@ -67,14 +67,15 @@ impl Service {
     fn mark_adopted(&self, lock: &Lock) {
         self.state().reacquired.remove(&lock.id);
         if let Err(error) = self.keep().mark_locks(&[lock.id], Step::Held) {
-            tracing::error!(%error, lock = lock.id, "a lock is adopted, but its record does not say so");
+            tracing::error!(%error, lock = lock.id, "cannot update the record of lock {}", lock.id);
         }
         let owner = lock.owner;
         tracing::info!(
             lock = lock.id,
             owner.uuid = %owner.uuid,
             owner.uid = owner.uid,
-            "adopted the lock on {}, which the service had acquired again after a restart",
+            "{} uses the lock on {} that vmlockd reacquired after a restart",
+            self.vm(owner),
             crate::lock::printable::shown(&lock.want.resource)
         );
     }

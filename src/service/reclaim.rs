@@ -89,7 +89,7 @@ impl Service {
         self.mark_reservations_gone(&numbers);
         let mut owners: Vec<OwnerId> = over.iter().map(|reserved| reserved.lock.owner).collect();
         owners.dedup();
-        tracing::debug!(?numbers, "reservations of released locks have ended");
+        tracing::debug!(?numbers, "reservations of released locks {numbers:?} have expired");
         let service = self.clone();
         tokio::task::spawn_blocking(move || {
             for owner in owners {
@@ -111,7 +111,7 @@ impl Service {
             return;
         }
         if let Err(error) = self.keep().mark_locks(numbers, Step::Gone) {
-            tracing::error!(%error, "a reservation has ended, but its record stays");
+            tracing::error!(%error, "cannot remove the record of a reservation that ended");
         }
     }
 

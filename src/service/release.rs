@@ -301,14 +301,14 @@ impl Story {
             _ => (Step::Releasing, Step::Gone),
         };
         if let Err(error) = keep.mark_locks(&numbers, begun) {
-            failed(&error, "a release goes on, though a restart would not know of it");
+            failed(&error, "cannot record that locks are being released");
         }
         step("release-noted");
         for failure in service.give(id, locks) {
-            tracing::error!(%failure, "a lock is released, but not all of it could be undone");
+            tracing::error!(%failure, "cannot release all of a lock");
         }
         if let Err(error) = keep.mark_locks(&numbers, done) {
-            failed(&error, "a lock is released, but its record is not");
+            failed(&error, "cannot record that locks are released");
         }
         step("release-forgotten");
         let reserves = grace.filter(|_| done == Step::Reserved).map(reclaim::end_of);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use rustix::process::Signal;
 
+use super::chronicle::Vm;
 use super::keeping::Anchored;
 use super::{Error, Service};
 use crate::inspector::Asker;
@@ -41,26 +42,30 @@ impl Service {
                 owner.name = name.as_str(),
                 owner.uid = id.uid,
                 pid = process.map(Process::pid),
-                "VM \"{name}\" has lost a lock: {outcome}"
+                "{} has lost a lock: {outcome}",
+                Vm(id, &name)
             );
         };
         if processes.is_empty() {
-            told(None, &format!("it is bound to no process that could be {done}"));
+            told(None, &format!("not {done}, because its owner is not bound to a process"));
         }
         for process in &processes {
             match self.apply(process, signal, id.uid) {
-                Ok(true) => told(Some(process), &format!("process {} {done}", process.pid())),
+                Ok(true) => told(Some(process), &format!("{done} process {}", process.pid())),
                 Ok(false) => {
                     let pid = process.pid();
                     told(
                         Some(process),
-                        &format!("process {pid} is not uid {}'s, and is not {done}", id.uid),
+                        &format!(
+                            "process {pid} not {done}, because it does not belong to uid {}",
+                            id.uid
+                        ),
                     );
                 }
                 Err(Error::Life(life::Error::NoSuchProcess(_))) => {}
                 Err(error) => {
                     let pid = process.pid();
-                    told(Some(process), &format!("process {pid} could not be {done}: {error}"));
+                    told(Some(process), &format!("process {pid} not {done}: {error}"));
                 }
             }
         }

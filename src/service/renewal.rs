@@ -96,7 +96,7 @@ impl Service {
             let resource = shown(&lock.want.resource);
             tracing::info!(
                 lock = lock.id,
-                "{resource} lies on something else than when it was locked"
+                "{resource} is on other storage than when it was locked"
             );
             for other in others {
                 report_conflict(&lock, &other);
@@ -143,6 +143,6 @@ fn report_conflict(lock: &Lock, other: &Lock) {
     let (resource, other) = (shown(&lock.want.resource), shown(&other.want.resource));
     tracing::error!(
         lock = lock.id,
-        "{resource} now shares data with {other}, and different owners hold a lock on each"
+        "{resource} shares data with {other} now, and different owners hold locks on the two"
     );
 }

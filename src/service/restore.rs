@@ -160,7 +160,7 @@ pub fn restore(
         // There is nothing that a service would be needed for.
         Err(error) if missing_file && !parked => return Err(error.into()),
         Err(error) => {
-            tracing::error!(%error, "all locks are kept; nothing new is locked until this works");
+            tracing::error!(%error, "cannot write the state file; all locks are kept, and no new locks are granted until this succeeds");
             if damaged {
                 // Nothing is concluded from what was not found.
                 let kept: HashSet<Name> = lines.iter().map(|(name, _)| *name).collect();
@@ -175,7 +175,7 @@ pub fn restore(
     far.begin(wanted_away)?;
     // Anchors that were found again where the store was lost.
     if let Err(error) = parking.park(&missing) {
-        tracing::error!(%error, "anchors can't be kept over the next crash");
+        tracing::error!(%error, "cannot store anchors; they will not survive a crash of vmlockd");
     }
     step("restore-parked");
     let locks = state.table.size();
@@ -204,20 +204,21 @@ fn report_damage(contents: &Contents, parked: bool, directory: &Path) {
     if parked {
         tracing::error!(
             records,
-            "the state is damaged; locks whose descriptors are kept stay locked"
+            "{records} records of the state file are damaged; all locks with a stored descriptor are kept"
         );
     } else {
         tracing::error!(
             records,
             suspects,
-            "the state is damaged, and no descriptors are kept: the disks and leases that damaged \
-             records still name are locked again as suspect; other locks that these records told of are lost"
+            "{records} records of the state file are damaged, and no descriptors are stored: locking \
+             again the {suspects} disks and leases that damaged records still name, for owner suspect; \
+             other locks of damaged records are lost"
         );
     }
     if !contents.missing {
         match contents::put_aside(directory) {
-            Ok(aside) => tracing::error!("the damaged state is kept in {}", aside.display()),
-            Err(error) => tracing::error!(%error, "the damaged state can't be kept"),
+            Ok(aside) => tracing::error!("copied the damaged state file to {}", aside.display()),
+            Err(error) => tracing::error!(%error, "cannot copy the damaged state file"),
         }
     }
 }
@@ -289,7 +290,7 @@ impl Work for WriteState {
         if state.is_in_memory() && state.renew().is_err() {
             return false;
         }
-        tracing::info!("the state file is written again, and new locks are granted");
+        tracing::info!("wrote the state file; new locks are granted again");
         true
     }
 }
@@ -308,7 +309,9 @@ impl Service {
         tokio::spawn(async move {
             match service.give_up(story).await {
                 Ok(told) => told.wait().await,
-                Err(error) => tracing::error!(%error, "giving up what was left over failed"),
+                Err(error) => {
+                    tracing::error!(%error, "cannot release locks that an interrupted request left behind")
+                }
             }
             drop(turn);
         });
@@ -340,8 +343,8 @@ impl Work for Discard {
         let Self { service, strays, away, twice } = self;
         for stray in strays {
             let unlocked = stray.file().and_then(|file| {
-                let name = "what nobody was told of";
-                ofd::unlock(&*file).map_err(|errno| lock::Error::system("unlocking", name, errno))
+                let name = "a lock of an interrupted request";
+                ofd::unlock(&*file).map_err(|errno| lock::Error::system("unlock", name, errno))
             });
             if let Err(error) = unlocked {
                 tracing::error!("{error}");
@@ -352,7 +355,7 @@ impl Work for Discard {
         far.unpark(&away);
         for number in far.unclean() {
             if let Err(error) = far.clean(number) {
-                tracing::error!(%error, "copies of released descriptors stay open");
+                tracing::error!(%error, "cannot close stored copies of released descriptors");
             }
         }
     }

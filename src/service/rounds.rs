@@ -42,7 +42,7 @@ impl Service {
                         Ok(server) => busy.retain(|one| *one != server),
                         // It panicked, and is not known by name: what it did is done again.
                         Err(error) => {
-                            tracing::error!(%error, "looking at locks failed");
+                            tracing::error!(%error, "cannot verify locks");
                             busy.clear();
                         }
                     }

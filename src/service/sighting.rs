@@ -58,7 +58,7 @@ impl Service {
                 kept.insert(lockspace.to_owned(), there);
             }
             Err(error) => {
-                tracing::warn!(%error, "other hosts don't see this one in {}", shown_path(lockspace));
+                tracing::warn!(%error, "cannot announce this host in {}", shown_path(lockspace));
             }
         }
     }
@@ -107,12 +107,12 @@ async fn tell(says: UnixStream, place: String, id: String) {
         };
         for line in String::from_utf8_lossy(&buffer[..count]).lines() {
             match line {
-                KEPT => tracing::debug!("this host is seen in {place}"),
+                KEPT => tracing::debug!("announced this host in {place}"),
                 TAKEN => tracing::warn!(
-                    "another host is called {id} in {place}, or another vmlockd runs here: \
-                     'host_id' tells them apart"
+                    "another host uses the host id {id} in {place}, or another vmlockd runs on this \
+                     host: set 'host_id' to different values"
                 ),
-                error => tracing::warn!("other hosts don't see this one: {}", shown(error)),
+                error => tracing::warn!("cannot announce this host in {place}: {}", shown(error)),
             }
         }
     }

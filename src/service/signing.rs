@@ -48,7 +48,8 @@ impl Service {
         for Unrecorded { directory, cause } in held.iter().filter_map(|held| held.unrecorded()) {
             let directory = shown_path(&directory);
             tracing::warn!(
-                "who holds a lock in {directory} can't be recorded for other hosts: {cause}"
+                "cannot write holder records in {directory}: {cause}; other hosts will not see \
+                 which VM holds a lock"
             );
         }
     }

@@ -266,7 +266,7 @@ impl Storage {
             done
         });
         done.await.map_err(|error| {
-            tracing::error!(%error, "a file system request ended without an answer");
+            tracing::error!(%error, "a file system request panicked");
             Error::Abandoned
         })
     }

@@ -121,7 +121,7 @@ impl Service {
             Err(error @ Error::Silent(_)) => {
                 tracing::error!(
                     "a damaged lock record names {name}, which is locked again as soon as its storage \
-                     answers: {error}"
+                     responds: {error}"
                 );
                 Outcome::Delayed
             }
@@ -139,7 +139,9 @@ impl Service {
             // It is the lock that was just found to be lost, which is reported.
             Ok(None) => {}
             Err(error @ Error::Held { .. }) => {
-                tracing::warn!("a damaged lock record names {name}, which is locked: {error}");
+                tracing::warn!(
+                    "a damaged lock record names {name}, which another owner has locked: {error}"
+                );
             }
             Err(error) => {
                 self.counts().lost();
@@ -186,7 +188,7 @@ impl Service {
         let Ok(resolve) = resolve(path, self) else { return };
         let complete = Complete { service: self.clone(), number, resolve };
         if let Err(error) = self.storage().run(complete).await {
-            tracing::warn!(lock = number, %error, "finding out what a suspect disk lies on");
+            tracing::warn!(lock = number, %error, "cannot find out what storage a suspect disk is on");
         }
     }
 
@@ -198,7 +200,7 @@ impl Service {
             empty.then_some(()).ok_or(lock::Error::OwnerExists(SUSPECT).into())
         });
         if let Err(error) = ended.await {
-            tracing::debug!(%error, "the owner of suspect locks stays");
+            tracing::debug!(%error, "not ending the owner of suspect locks");
         }
     }
 }
@@ -239,7 +241,7 @@ impl Work for Complete {
 fn report_locked(name: &str, number: u64) {
     tracing::warn!(
         lock = number,
-        "a damaged lock record names {name}: it is locked again as suspect, until an administrator \
+        "a damaged lock record names {name}: it is locked again as suspect until an administrator \
          releases it ('vmlockctl release {number}')"
     );
 }

@@ -55,7 +55,7 @@ impl Service {
             // That is said already.
             Err(Error::Silent(_)) => Found::Unknown,
             Err(error) => {
-                tracing::error!(%error, lock = number, "looking at a lock failed");
+                tracing::error!(%error, lock = number, "cannot verify lock {number}");
                 Found::Unknown
             }
         }
@@ -102,7 +102,7 @@ impl Service {
     fn forsake(&self, lock: &Lock) {
         let Some(held) = self.state().held.remove(&lock.id) else { return };
         for failure in held.forsake() {
-            tracing::warn!(%failure, lock = lock.id, "freeing what is left of a lost lock failed");
+            tracing::warn!(%failure, lock = lock.id, "cannot release the rest of lost lock {}", lock.id);
         }
         if self.keep().unpark(lock.owner, lock.id, &held) {
             self.clean_soon();
@@ -125,7 +125,7 @@ impl Service {
                 state.held.insert(lock.id, Arc::clone(&held));
                 return Ok(());
             }
-            let why = "it was released meanwhile".to_owned();
+            let why = "it was released in the meantime".to_owned();
             Err(Lost { loss: lock::Loss::Unlockable, why })
         });
         if entered.is_err() {
@@ -136,7 +136,7 @@ impl Service {
 
     fn give_back(&self, lock: &Lock, held: &Arc<Held>) {
         for failure in Give(Arc::clone(held)).perform() {
-            tracing::error!(%failure, lock = lock.id, "undoing failed");
+            tracing::error!(%failure, lock = lock.id, "cannot undo locking again lock {}", lock.id);
         }
         if self.keep().unpark(lock.owner, lock.id, held) {
             self.clean_soon();
@@ -245,7 +245,7 @@ impl Story {
             Err(Doubt::Lost(lost)) => Err(lost),
             Err(Doubt::Unknown(why)) => {
                 let resource = shown(&lock.want.resource);
-                tracing::warn!(lock = number, "whether {resource} is locked can't be told: {why}");
+                tracing::warn!(lock = number, "cannot verify the lock on {resource}: {why}");
                 return Found::Unknown;
             }
         };

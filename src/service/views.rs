@@ -183,19 +183,17 @@ impl Service {
                 }
                 Names::Hidden(errno) => {
                     let why = nix::errno::Errno::from_raw(errno).desc().to_owned();
-                    return Err(unknown(format!("looking at the process failed: {why}")));
+                    return Err(unknown(format!("cannot examine the process: {why}")));
                 }
                 Names::Hangs => {
-                    return Err(unknown("looking at the process does not end".to_owned()));
+                    return Err(unknown("examining the process hangs".to_owned()));
                 }
             }
         }
         match rest.next() {
             None => Ok(()),
             // Of a worker that answers less than it was asked.
-            Some((name, _)) => {
-                Err(caller.foreign(*name, Why::Unknown("there is no answer".to_owned())))
-            }
+            Some((name, _)) => Err(caller.foreign(*name, Why::Unknown("no response".to_owned()))),
         }
     }
 

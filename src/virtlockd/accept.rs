@@ -39,18 +39,21 @@ pub(super) fn accept(listener: BorrowedFd<'_>, user: u32, clients: usize) -> Acc
         // He has left already.
         Err(Errno::CONNABORTED | Errno::INTR) => return Accepted::Refused,
         Err(Errno::MFILE | Errno::NFILE) => {
-            tracing::error!("no descriptor is left for clients of virtlockd's socket");
+            tracing::error!("cannot accept clients of virtlockd's socket: no free descriptors");
             return Accepted::Exhausted;
         }
         Err(errno) => {
-            tracing::error!("a client can't be let in: {}", io::Error::from(errno));
+            tracing::error!(
+                "cannot accept a client of virtlockd's socket: {}",
+                io::Error::from(errno)
+            );
             return Accepted::Nobody;
         }
     };
     let peer = match connection.peer() {
         Ok(peer) => peer,
         Err(error) => {
-            tracing::error!(%error, "a client is sent away");
+            tracing::error!(%error, "refusing a client of virtlockd's socket");
             return Accepted::Refused;
         }
     };
@@ -70,7 +73,7 @@ pub(super) fn accept(listener: BorrowedFd<'_>, user: u32, clients: usize) -> Acc
     if clients >= CLIENTS {
         tracing::warn!(
             limit = CLIENTS,
-            "virtlockd's socket has too many clients; another is sent away"
+            "refusing a client of virtlockd's socket: it has {CLIENTS} clients already"
         );
         return Accepted::Refused;
     }

@@ -62,9 +62,7 @@ impl Client {
     pub(super) fn lose_patience(&self) {
         let Ok(inner) = self.inner.try_lock() else { return };
         if inner.since.is_some_and(|since| since.elapsed() >= PATIENCE) {
-            tracing::info!(
-                "a client of virtlockd's socket said half of something, and is sent away"
-            );
+            tracing::info!("disconnecting a client of virtlockd's socket: timed out in a message");
             self.connection.hang_up();
         }
     }

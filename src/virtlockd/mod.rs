@@ -84,7 +84,9 @@ impl Server {
         match self.file.as_ref().map(SocketFile::remove) {
             None | Some(Ok(true)) => {}
             Some(Ok(false)) => {
-                tracing::debug!("the file of virtlockd's socket is gone, or another program's");
+                tracing::debug!(
+                    "not removing the file of virtlockd's socket: it is missing, or another program has replaced it"
+                );
             }
             Some(Err(error)) => {
                 tracing::warn!(%error, "cannot remove the file of virtlockd's socket");

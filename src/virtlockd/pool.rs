@@ -104,7 +104,7 @@ impl Pool {
         let awaited = client.is_awaited();
         self.clients().insert(number, client);
         if let Err(errno) = self.epoll.add(connection, readable(number)) {
-            tracing::error!("a client can't be waited for: {}", errno.desc());
+            tracing::error!("cannot wait for a client of virtlockd's socket: {}", errno.desc());
             self.dismiss(number);
         } else if awaited {
             self.look_soon();
@@ -129,7 +129,7 @@ impl Pool {
         let builder = thread::Builder::new().name("virtlockd".to_owned()).stack_size(STACK);
         if let Err(error) = builder.spawn(move || pool.run()) {
             self.threads.fetch_sub(1, Ordering::SeqCst);
-            tracing::error!(%error, "no further thread to serve clients with");
+            tracing::error!(%error, "cannot start a thread for clients of virtlockd's socket");
         }
     }
 
@@ -150,7 +150,10 @@ impl Pool {
                 Err(Errno::EINTR) => continue,
                 Err(errno) => {
                     // Of a descriptor that is ours and open: only a bug comes here.
-                    tracing::error!("waiting for clients failed: {}", errno.desc());
+                    tracing::error!(
+                        "cannot wait for clients of virtlockd's socket: {}",
+                        errno.desc()
+                    );
                     break;
                 }
             }
@@ -184,7 +187,7 @@ impl Pool {
             self.look_soon();
         }
         if let Err(errno) = self.epoll.modify(&*client.connection, &mut again.clone()) {
-            tracing::error!("a client can't be waited for: {}", errno.desc());
+            tracing::error!("cannot wait for a client of virtlockd's socket: {}", errno.desc());
             self.dismiss(number);
         }
     }
@@ -193,7 +196,10 @@ impl Pool {
         let Some(client) = self.clients().remove(&number) else { return };
         // By itself it would be watched for as long as a copy is parked.
         if let Err(errno) = self.epoll.delete(&*client.connection) {
-            tracing::debug!("a client was waited for no more: {}", errno.desc());
+            tracing::debug!(
+                "cannot stop waiting for a client of virtlockd's socket: {}",
+                errno.desc()
+            );
         }
         client.end();
     }
@@ -218,7 +224,7 @@ impl Pool {
             self.epoll.modify(listener, &mut event.clone())
         });
         if let Some(Err(errno)) = accepted {
-            tracing::error!("virtlockd's socket is served no more: {}", errno.desc());
+            tracing::error!("cannot serve virtlockd's socket any more: {}", errno.desc());
         }
     }
 

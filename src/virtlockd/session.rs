@@ -16,6 +16,7 @@ use crate::life::Connection;
 use crate::life::connection::Peer;
 use crate::lock::owner::{AnchorId, shown_name};
 use crate::lock::{self, OwnerId};
+use crate::service::chronicle::Vm;
 use crate::service::{CallerProcess, Error, Machine, Service, Shown};
 
 /// How often an owner is looked for anew that has ended meanwhile: with each of its other connections
@@ -136,7 +137,9 @@ impl Session {
         {
             match self.service.answered(number) {
                 Ok(()) => self.kept = Kept::Yes,
-                Err(error) => tracing::error!(%error, "a connection ends with the service"),
+                Err(error) => {
+                    tracing::error!(%error, "cannot keep a connection of libvirt over a restart of vmlockd")
+                }
             }
         }
     }
@@ -286,7 +289,13 @@ impl Session {
             Ok(()) => self.kept = Kept::Soon,
             // Its process is an anchor, too.
             Err(error) => {
-                tracing::error!(%error, owner.uuid = %owner.uuid, owner.uid = owner.uid, "a connection ends with the service");
+                tracing::error!(
+                    %error,
+                    owner.uuid = %owner.uuid,
+                    owner.uid = owner.uid,
+                    "cannot keep the connection of {} over a restart of vmlockd",
+                    Vm(owner, "")
+                );
             }
         }
     }

@@ -26,16 +26,16 @@ const BACKLOG: i32 = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Somebody else serves it.
-    #[error("socket {0} is served by another program already, perhaps virtlockd")]
+    #[error("cannot serve socket {0}: another program serves it, perhaps virtlockd")]
     Served(String),
     /// What was passed is no listening socket.
-    #[error("the socket that was passed is no listening unix socket")]
+    #[error("the passed socket is not a listening unix socket")]
     Unfit,
     /// Something else is in its place.
-    #[error("socket {0}: something that is no socket is in its place")]
+    #[error("cannot serve socket {0}: a file that is not a socket has this name")]
     Taken(String),
     /// The system failed at something.
-    #[error("{doing} socket {path}: {cause}")]
+    #[error("cannot {doing} socket {path}: {cause}")]
     System {
         /// What was being done.
         doing: &'static str,
@@ -107,7 +107,8 @@ impl Socket {
         if !listens || socket_domain(&fd) != Ok(AddressFamily::UNIX) {
             return Err(Error::Unfit);
         }
-        let system = |cause| Error::System { doing: "using", path: "passed".into(), cause };
+        let system =
+            |cause| Error::System { doing: "use the passed", path: "descriptor".into(), cause };
         let listener = UnixListener::from(fd);
         listener.set_nonblocking(true).map_err(system)?;
         // The kernel remembers the first name, and a process keeps its number.
@@ -140,7 +141,7 @@ impl Socket {
         }
         if let Some(above) = path.parent() {
             let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(above);
-            made.map_err(system("making the directory of"))?;
+            made.map_err(system("create the directory of"))?;
         }
         // Nobody must get in before its mode is right, so it gets its name last.
         let beside = beside(path);
@@ -158,7 +159,7 @@ impl Socket {
             Err(cause) => {
                 // Nothing may be there.
                 let _ = fs::remove_file(&beside);
-                Err(system("opening")(cause))
+                Err(system("open")(cause))
             }
         }
     }

@@ -16,7 +16,7 @@ const TIMEOUT: &str = "org.freedesktop.DBus.Error.Timeout";
 
 fn assert_silent(refused: &Refused, far: &Far) {
     let point = far.disk().parent().unwrap().display().to_string();
-    let said = format!("the storage at {point} does not answer, for ");
+    let said = format!("mount {point} has not responded for ");
     assert!(TIMEOUT.ends_with(&refused.name) && refused.message.starts_with(&said), "{refused:?}");
 }
 
@@ -90,7 +90,7 @@ async fn whoever_wants_it_is_told_and_it_costs_next_to_nothing() {
         }
     };
     within("the storage answers again", again).await;
-    house.daemon().logs("answers again, after").await;
+    house.daemon().logs("is responding again, after").await;
 }
 
 #[tokio::test]

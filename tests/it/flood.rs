@@ -123,7 +123,7 @@ async fn the_event_loop_is_not_woken_for_each_message_of_a_flood() {
 async fn calls_of_every_interface_count() {
     let house = House::builder().config("[limits]\ncalls_per_second = 1").start().await;
     let root = house.connection().await;
-    let words = format!("calls: no more than 1 in a second for uid {NOBODY}");
+    let words = format!("too many calls: the limit is 1 in a second for uid {NOBODY}");
     for kind in Flood::ALL {
         let user = house.connection_as(NOBODY).await;
         let mut limited = None;
@@ -158,7 +158,7 @@ async fn a_message_that_is_too_long_is_refused() {
         for _ in 0..3 {
             let call = user.call_method(Some(SERVICE), "/", peer, "Ping", &body);
             let refused = within("an answer", call).await.unwrap_err().into();
-            let words = "bytes: no more than 1048576 in one message";
+            let words = "too many bytes: the limit is 1048576 in one message";
             assert_refused(&refused, "DBus.Error.LimitsExceeded", words);
         }
         ping(&user).await.unwrap();

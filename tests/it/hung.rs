@@ -98,8 +98,8 @@ async fn metric(bus: &Connection, key: &str) -> u64 {
 fn assert_unresponsive(refused: &Refused, point: &Path) {
     assert_eq!(refused.name, "DBus.Error.Timeout", "{refused:?}");
     // The disk is on another mount, and which of the two hangs is not known.
-    let said = format!("the storage at / or {} does not answer, for ", point.display());
-    let elsewhere = refused.message.replace("the storage at /tmp or ", "the storage at / or ");
+    let said = format!("mount / or {} has not responded for ", point.display());
+    let elsewhere = refused.message.replace("mount /tmp or ", "mount / or ");
     assert!(elsewhere.starts_with(&said), "{refused:?}");
 }
 

@@ -27,7 +27,7 @@ const WORLD: &str = r#"
 "#;
 
 /// What the service says when it has been replaced.
-const REPLACED: &str = "is replaced by what is installed now";
+const REPLACED: &str = "is re-executing the installed binary";
 
 /// A host of its own, as far as the script can see.
 struct World {
@@ -156,8 +156,8 @@ async fn the_script_frees_disks_only_when_told_to_stop() {
     world.does("reexec", REPLACED).await;
     world.does("restart", REPLACED).await;
     world.does("try-restart", REPLACED).await;
-    world.does("reload", "configuration loaded").await;
-    world.does("force-reload", "configuration loaded").await;
+    world.does("reload", "reloaded the configuration").await;
+    world.does("force-reload", "reloaded the configuration").await;
     world.is_refused(&disk, "web1");
     intruder.stop().were_refused();
     assert_eq!((world.service(), world.status().await), (service, Some(0)));
@@ -190,7 +190,7 @@ async fn the_script_tells_what_has_become_of_the_service() {
 
     let _virtlockd = UnixListener::bind(world.socket()).unwrap();
     let complaint = world.script("start").await.refused();
-    assert!(complaint.contains("is served by another program already"), "{complaint}");
+    assert!(complaint.contains("another program serves it"), "{complaint}");
     assert_eq!(world.status().await, Some(3));
     world.script("nonsense").await.refused();
 }

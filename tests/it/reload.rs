@@ -13,7 +13,7 @@ use crate::methods::none;
 const HASHED: &str = "file_lockspace_dir = \"@DIR@/locks\"\n";
 const WRONG: &str = "file_lockspace_dri = \"/x\"\n";
 /// What is said of a file that is wrong.
-const STAYS: &str = "configuration not loaded, the old one stays";
+const STAYS: &str = "cannot reload the configuration, the old one stays in force";
 
 /// How the service is told.
 #[derive(Clone, Copy)]
@@ -28,7 +28,7 @@ impl Way {
         let bus = house.connection().await;
         match self {
             Self::Signal => {
-                let words = if right { "configuration loaded" } else { STAYS };
+                let words = if right { "reloaded the configuration" } else { STAYS };
                 let count = || house.daemon().stderr().matches(words).count();
                 let before = count();
                 house.daemon().signal(Signal::SIGHUP);

@@ -104,7 +104,7 @@ async fn a_machine_is_paused_killed_or_let_alone_when_its_lock_is_lost() {
     killed.loses(&bus).await;
     within("a machine is killed", gone(pidfd(killed.process.pid()))).await;
     assert!(alone.process.lives() && alone.state() == 'S');
-    house.daemon().logs("VM \"pause\" has lost a lock: process ").await;
+    house.daemon().logs("has lost a lock: paused process ").await;
     paused.process.signal(Signal::SIGCONT);
 }
 
@@ -146,7 +146,10 @@ async fn what_has_become_another_users_process_is_let_alone() {
     })
     .await;
     guest.loses(&bus).await;
-    let said = format!("process {} is not uid {NOBODY}'s, and is not killed", guest.process.pid());
+    let said = format!(
+        "process {} not killed, because it does not belong to uid {NOBODY}",
+        guest.process.pid()
+    );
     within("it is said", async {
         while !house.daemon().stderr().contains(&said) {
             manager(&bus).await.n_locks().await.unwrap();

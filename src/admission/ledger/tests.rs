@@ -78,7 +78,7 @@ fn limit<T: std::fmt::Debug>(refused: Result<T, Refused>) -> String {
 #[test]
 fn calls_in_flight_are_bounded_until_they_are_answered() {
     let mut fixture = Fixture::with_users(Limits { calls_per_user: 2, ..Limits::default() });
-    let words = "calls at one time: no more than 2 for uid 1000";
+    let words = "too many calls at one time: the limit is 2 for uid 1000";
     fixture.call(":user").unwrap();
     fixture.call(":user").unwrap();
     assert_eq!(limit(fixture.call(":user")), words);
@@ -101,7 +101,7 @@ fn one_connection_can_not_use_all_that_its_user_may() {
     let mut fixture = Fixture::with_users(limits);
     fixture.call(":user").unwrap();
     fixture.call(":user").unwrap();
-    let words = "calls at one time: no more than 2 for one connection of uid 1000";
+    let words = "too many calls at one time: the limit is 2 for one connection of uid 1000";
     assert_eq!(limit(fixture.call(":user")), words);
     fixture.call(":more").unwrap();
     assert!(fixture.identify(":more", USER).is_empty());
@@ -121,11 +121,11 @@ fn calls_in_a_second_are_bounded_even_if_all_are_answered() {
     for _ in 0..3 {
         answered(&mut fixture, ":user").unwrap();
     }
-    let words = "calls: no more than 3 in a second for one connection of uid 1000";
+    let words = "too many calls: the limit is 3 in a second for one connection of uid 1000";
     assert_eq!(limit(answered(&mut fixture, ":user")), words);
     fixture.call(":more").unwrap();
     assert_eq!(fixture.identify(":more", USER).len(), 0);
-    let words = "calls: no more than 5 in a second for uid 1000";
+    let words = "too many calls: the limit is 5 in a second for uid 1000";
     assert_eq!(limit(answered(&mut fixture, ":more")), words);
     for _ in 0..1000 {
         answered(&mut fixture, ":root").unwrap();
@@ -176,7 +176,7 @@ fn few_calls_with_long_replies_are_answered_at_one_time() {
 fn bytes_in_flight_are_bounded() {
     let mut fixture = Fixture::with_users(Limits::default());
     fixture.offer(":user", "Acquire", BYTES_PER_USER).unwrap();
-    let words = "bytes of calls at one time: no more than 2097152 for uid 1000";
+    let words = "too many bytes of calls at one time: the limit is 2097152 for uid 1000";
     assert_eq!(limit(fixture.offer(":user", "Acquire", 1)), words);
     for n in 0..7 {
         let name = format!(":{n}");
@@ -184,7 +184,7 @@ fn bytes_in_flight_are_bounded() {
         fixture.identify(&name, 2000 + n);
         fixture.offer(&name, "Acquire", BYTES_PER_USER - 100).unwrap();
     }
-    let words = "bytes of calls at one time: no more than 16777216 for all users";
+    let words = "too many bytes of calls at one time: the limit is 16777216 for all users";
     assert_eq!(limit(fixture.offer(":other", "Acquire", 1)), words);
     fixture.offer(":root", "Acquire", BYTES_PER_USER).unwrap();
 }
@@ -198,7 +198,8 @@ fn what_comes_before_its_user_is_known_is_bounded_and_then_judged() {
         assert_eq!(fixture.call(":new").unwrap(), Outcome::Queued);
     }
     assert!(
-        limit(fixture.call(":new")).starts_with("calls at one time: no more than 256 for :new")
+        limit(fixture.call(":new"))
+            .starts_with("too many calls at one time: the limit is 256 for :new")
     );
     assert!(fixture.dispatch().is_none(), "not before the user is known");
     // One large message may come first, and more only within the limit.

@@ -137,21 +137,21 @@ fn kept(scratch: &Scratch<'_>) -> Result<Option<bool>, Errno> {
     Ok(description.ok().map(|text| text.lines().any(|line| line.starts_with("lock:"))))
 }
 
-const NOT_FREE: &str = "a lock that nobody has is refused";
-const NOT_FREED: &str = "a lock is refused that was given up";
+const NOT_FREE: &str = "a lock that is not held is refused";
+const NOT_FREED: &str = "a lock that was released is refused";
 
 fn files(scratch: &Scratch<'_>) -> Tried {
-    const BOTH: &str = "two that have a file open in one process both got the lock on it";
+    const BOTH: &str = "two descriptors in one process both acquired the lock on a file";
     let (a, b) = (scratch.open()?, scratch.open()?);
     got(ofd::try_lock(&a, ALONE), NOT_FREE)?;
     refused(ofd::try_lock(&b, ALONE), BOTH)?;
     refused(ofd::try_lock(&b, SHARED), BOTH)?;
     let seen = ofd::in_the_way(&b, SHARED).map_err(Trouble::of_lock)?;
-    got(Ok(seen.is_some()), "a lock that is in the way is not shown to who asks for it")
+    got(Ok(seen.is_some()), "a conflicting lock is not reported by F_OFD_GETLK")
 }
 
 fn processes(scratch: &Scratch<'_>) -> Tried {
-    const BOTH: &str = "two processes both got the lock on one file";
+    const BOTH: &str = "two processes both acquired the lock on a file";
     let (a, mut rival) = (scratch.open()?, start(scratch)?);
     got(ofd::try_lock(&a, ALONE), NOT_FREE)?;
     refused(rival.ask(Wish::Own(ALONE)), BOTH)?;
@@ -162,11 +162,12 @@ fn processes(scratch: &Scratch<'_>) -> Tried {
     refused(ofd::try_lock(&a, SHARED), BOTH)?;
     rival.ask(Wish::Close)?;
     freed(|| rival.ask(Wish::Own(SHARED)), NOT_FREED)?;
-    got(ofd::try_lock(&a, SHARED), "two processes can't share a lock")
+    got(ofd::try_lock(&a, SHARED), "two processes cannot share a lock")
 }
 
 fn kinds(scratch: &Scratch<'_>) -> Tried {
-    const BOTH: &str = "a process got a lock as virtlockd takes them, and vmlockd one of its kind";
+    const BOTH: &str =
+        "a process acquired a POSIX lock, and another one an OFD lock on the same file";
     let (a, mut rival) = (scratch.open()?, start(scratch)?);
     got(ofd::try_lock(&a, ALONE), NOT_FREE)?;
     refused(rival.ask(Wish::Posix), BOTH)?;
@@ -183,26 +184,26 @@ fn free(scratch: &Scratch<'_>) -> Tried {
     got(ofd::try_lock(&a, ALONE), NOT_FREE)?;
     drop(scratch.open()?);
     drop(a.try_clone().map_err(|_| Errno::EMFILE)?);
-    let lost = "a lock was lost because the file was closed by somebody else";
+    let lost = "a lock was lost because another descriptor of the file was closed";
     refused(ofd::try_lock(&b, ALONE), lost)?;
     ofd::unlock(&a).map_err(Trouble::of_lock)?;
     freed(|| ofd::try_lock(&b, ALONE), NOT_FREED)?;
-    refused(ofd::try_lock(&a, ALONE), "a lock is given twice after it was given up once")?;
+    refused(ofd::try_lock(&a, ALONE), "a lock that was released once is granted twice")?;
     drop(b);
-    freed(|| ofd::try_lock(&a, ALONE), "a lock stays when its file is closed")
+    freed(|| ofd::try_lock(&a, ALONE), "a lock is not released when its file is closed")
 }
 
 fn change(scratch: &Scratch<'_>) -> Tried {
     let (a, b) = (scratch.open()?, scratch.open()?);
     got(ofd::try_lock(&a, SHARED), NOT_FREE)?;
-    got(ofd::try_lock(&b, SHARED), "a lock can't be shared")?;
-    refused(ofd::try_lock(&a, ALONE), "a shared lock became exclusive beside another")?;
-    refused(ofd::try_lock(&b, ALONE), "a shared lock was lost when it could not be exclusive")?;
+    got(ofd::try_lock(&b, SHARED), "a lock cannot be shared")?;
+    refused(ofd::try_lock(&a, ALONE), "a shared lock was upgraded beside another shared lock")?;
+    refused(ofd::try_lock(&b, ALONE), "a shared lock was lost when its upgrade was refused")?;
     ofd::unlock(&b).map_err(Trouble::of_lock)?;
-    freed(|| ofd::try_lock(&a, ALONE), "a shared lock can't become exclusive")?;
-    refused(ofd::try_lock(&b, SHARED), "a lock that became exclusive is shared")?;
-    got(ofd::try_lock(&a, SHARED), "an exclusive lock can't become shared")?;
-    got(ofd::try_lock(&b, SHARED), "a lock that became shared is exclusive")
+    freed(|| ofd::try_lock(&a, ALONE), "a shared lock cannot be upgraded")?;
+    refused(ofd::try_lock(&b, SHARED), "an upgraded lock is shared")?;
+    got(ofd::try_lock(&a, SHARED), "an exclusive lock cannot be downgraded")?;
+    got(ofd::try_lock(&b, SHARED), "a downgraded lock is exclusive")
 }
 
 fn names(place: &Place, scratch: &mut Scratch<'_>) -> Tried {
@@ -212,10 +213,14 @@ fn names(place: &Place, scratch: &mut Scratch<'_>) -> Tried {
         Ok(_) => Err(Trouble::Wrong(how)),
         Err(errno) => Err(errno.into()),
     };
-    told(scratch.names(&file), true, "a name leads to another file than the one it opens")?;
+    told(
+        scratch.names(&file),
+        true,
+        "a name leads to another file than the one that was opened by it",
+    )?;
     let (other, _) = Scratch::make(place)?;
     other.replace(scratch)?;
-    told(scratch.names(&file), false, "a file that was replaced is not told from what replaced it")
+    told(scratch.names(&file), false, "a replaced file is not detected")
 }
 
 fn start(scratch: &Scratch<'_>) -> Result<Rival, Errno> {

@@ -26,7 +26,7 @@ impl Service {
         let held = held.into_iter().map(Some);
         let failures = self.give(id, numbers.iter().copied().zip(held).collect());
         if let Err(error) = self.keep().mark_locks(&numbers, Step::Gone) {
-            tracing::error!(%error, "a lock was not given, but its record stays");
+            tracing::error!(%error, "cannot remove the record of a lock that was not granted");
         }
         let (closed, outcome) = {
             let mut state = self.state();

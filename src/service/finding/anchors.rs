@@ -11,6 +11,7 @@ use crate::life::{Connection, Lifeline, Process};
 use crate::lock::owner::AnchorId;
 use crate::lock::{Anchor, OwnerId};
 use crate::service::Error;
+use crate::service::chronicle::Vm;
 use crate::service::keeping::Anchored;
 
 impl Finding {
@@ -41,7 +42,8 @@ impl Finding {
             match found {
                 Ok(found) => anchored.push((record.number(), found)),
                 Err(error) if error.says_gone() => {
-                    tracing::info!(%error, owner.uuid = %owner.uuid, owner.uid = owner.uid, "an anchor is gone");
+                    let vm = Vm(owner, "");
+                    tracing::info!(%error, owner.uuid = %owner.uuid, owner.uid = owner.uid, "an anchor of {vm} has ended");
                 }
                 // That it can't be looked at is no sign of its end.
                 Err(error) => return Err(error.into()),

@@ -14,6 +14,7 @@ use crate::lock::renewal::found_below;
 use crate::lock::restored::recognise;
 use crate::lock::signature::Signature;
 use crate::lock::{Anchor, Front, Lock, Owner, OwnerId};
+use crate::service::chronicle::Vm;
 use crate::service::keeping::{lock_line, owner_line};
 use crate::service::{Error, now};
 
@@ -26,7 +27,12 @@ const RECOVERED_NAME: &str = "recovered";
 impl Finding {
     /// An owner that stays until it is closed, in place of one of which nothing is known.
     pub(super) fn enter_manual(&mut self, id: OwnerId) -> Result<(), Error> {
-        tracing::error!(owner.uuid = %id.uuid, owner.uid = id.uid, "an owner's record is damaged; it stays until it is closed");
+        let vm = Vm(id, "");
+        tracing::error!(
+            owner.uuid = %id.uuid,
+            owner.uid = id.uid,
+            "the record of {vm} is damaged; its owner is kept until it is closed"
+        );
         self.open_manual(id, RECOVERED_NAME)
     }
 
@@ -66,12 +72,12 @@ impl Finding {
             let lock = Lock { id: number, owner: id, since, stage, proof, want };
             tracing::error!(
                 lock = number,
-                "nothing is known of a lock on {}; it stays until an administrator releases it",
+                "the record of a lock on {} is missing; the lock is kept until an administrator releases it",
                 crate::lock::printable::shown(&lock.want.resource)
             );
             let (held, line) = (Arc::new(held), lock_line(&lock, Step::Held));
             if let Err(error) = self.state.table.restore(lock) {
-                tracing::error!(%error, lock = number, "another lock has a record for it");
+                tracing::error!(%error, lock = number, "cannot restore lock {number}, which has no record");
                 continue;
             }
             self.keep_parked(owner, number, &held)?;

@@ -162,7 +162,7 @@ impl Finding {
         if let Some(held) = held.map(Arc::new) {
             held.kept_as(parked_owner, parked_number);
             if let Err(error) = self.keep_parked(id, number, &held) {
-                tracing::error!(%error, lock = number, "a lock is given up, but may be again");
+                tracing::error!(%error, lock = number, "cannot record that suspended lock {number} is being released");
             }
             self.state.held.insert(number, held);
         }

@@ -65,7 +65,7 @@ impl Finding {
         };
         if let Err(error) = entered {
             let name = suspect.name.shown();
-            tracing::error!(%error, "a damaged record names {name}, which another owner holds");
+            tracing::error!(%error, "cannot lock {name}, which a damaged record names, for owner suspect");
             return None;
         }
         self.lines.push(lock_line(&lock, Step::Held));
@@ -191,13 +191,13 @@ impl Finding {
             let is_owner = |lock: &Lock| self.state.table.living(lock.owner).is_ok();
             if !lock.as_ref().is_some_and(is_owner) {
                 tracing::error!(
-                    "a damaged record tells of a suspended or reserved lock on {resource}: its \
-                     owner is not known"
+                    "cannot restore the suspended or reserved lock on {resource}: its record is \
+                     damaged, and its owner unknown"
                 );
             } else if step == Step::Reserved {
                 self.enter_reserved(record, mode);
             } else {
-                tracing::warn!("a damaged record names a suspended lock on {resource}");
+                tracing::warn!("restored the suspended lock on {resource} from a damaged record");
                 self.enter_remembered(record, mode);
             }
         }

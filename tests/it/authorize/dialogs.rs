@@ -91,7 +91,7 @@ async fn where_nobody_can_be_asked_the_answer_is_no() {
     let machine = Machine::open(&bus, "web1").await;
     let before = Untouched::so_far(&house).await;
     let refused = acquire(&machine, &disk).await.unwrap_err();
-    assert_refused(&refused, DENIED, "nobody was there to ask for a password");
+    assert_refused(&refused, DENIED, "no authentication agent asked for a password");
     before.and_it_goes_on().await;
 }
 

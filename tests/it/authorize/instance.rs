@@ -43,7 +43,7 @@ async fn in_anothers_instance_nobody_does_anything_not_even_root() {
             assert!(refused.is_none_or(|name| name == "NoSuchOwner"), "{method}");
         } else {
             let refused = answer.map(drop).expect_err(method.name);
-            assert_refused(&refused, DENIED, "this is another user's instance");
+            assert_refused(&refused, DENIED, "this instance serves another user");
         }
         before.still(method.name).await;
     }

@@ -45,7 +45,7 @@ async fn every_deed_is_guarded_as_the_list_says() {
     let no = House::builder().polkit(polkit::Choice::Mock).start().await;
     no.polkit().mock().answer(Answer::Deny);
     let none = House::builder().start().await;
-    for (house, why) in [(&no, "polkit refused"), (&none, "asking polkit failed")] {
+    for (house, why) in [(&no, "polkit refused"), (&none, "cannot query polkit")] {
         for row in TABLE {
             assert_eq!(outcome(house, row, ROOT).await, Ok(()), "{row:?} by root");
             let others = outcome(house, row, NOBODY).await;

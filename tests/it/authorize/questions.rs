@@ -194,8 +194,8 @@ async fn only_a_yes_is_a_yes() {
         (Answer::Deny, DENIED, "polkit refused"),
         (Answer::Challenge, INTERACTIVE, "needs interactive authorization"),
         (Answer::Dismissed, DENIED, "polkit refused"),
-        (Answer::Error, DENIED, "asking polkit failed"),
-        (Answer::Vanish, DENIED, "asking polkit failed"),
+        (Answer::Error, DENIED, "cannot query polkit"),
+        (Answer::Vanish, DENIED, "cannot query polkit"),
     ] {
         for deed in 0..5 {
             mock.answer(answer);
@@ -211,7 +211,7 @@ async fn only_a_yes_is_a_yes() {
             if answer == Answer::Vanish {
                 // Without it, the answer is the same.
                 let refused = manager.reload(none()).await.unwrap_err().into();
-                assert_refused(&refused, DENIED, "asking polkit failed");
+                assert_refused(&refused, DENIED, "cannot query polkit");
                 mock.vanish().await;
                 mock.come_back().await;
             }
@@ -237,7 +237,11 @@ async fn the_flag_for_dialogs_is_passed_on_as_it_comes() {
     mock.answer(Answer::Challenge);
     let answer: zbus::Result<()> =
         vmlockd::client::call(manager.inner(), "Reload", &(none(),), true).await;
-    assert_refused(&answer.unwrap_err().into(), DENIED, "nobody was there to ask for a password");
+    assert_refused(
+        &answer.unwrap_err().into(),
+        DENIED,
+        "no authentication agent asked for a password",
+    );
 }
 
 #[tokio::test]
@@ -256,10 +260,11 @@ async fn nobody_fills_polkit_with_his_questions() {
             open.push(mock.next_call().await);
         }
         let refused = nobody.reload(none()).await.unwrap_err().into();
-        let words = format!("questions to polkit at one time: no more than 2 for uid {NOBODY}");
+        let words =
+            format!("too many authorization checks at one time: the limit is 2 for uid {NOBODY}");
         assert_refused(&refused, "DBus.Error.LimitsExceeded", &words);
         let refused = daemon.reload(none()).await.unwrap_err().into();
-        let words = "questions to polkit: no more than 3 at one time";
+        let words = "too many authorization checks: the limit is 3 at one time";
         assert_refused(&refused, "DBus.Error.LimitsExceeded", words);
         // Who is not asked about goes on, and so does looking.
         let roots = manager(&house.connection().await).await;

@@ -156,7 +156,7 @@ async fn one_disk_twice_in_a_call_is_one_lock_or_a_contradiction() {
         (&[exclusive(&disk), shared(&soft)], Vec::new()),
     ] {
         let refused = machine.owner.acquire_with_files(named, &files, HashMap::new()).await;
-        let words = "is asked for twice in one call, in different modes";
+        let words = "is requested twice in one call, in different modes";
         assert_refused(&refused.unwrap_err().into(), "DBus.Error.InvalidArgs", words);
     }
     assert_free(&disk);

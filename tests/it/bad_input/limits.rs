@@ -57,10 +57,10 @@ async fn each_user_has_his_own_share_and_root_what_he_needs() {
             continue;
         }
         for (refused, what) in [
-            (third, "owners: no more than 2"),
-            (held, "lifelines: no more than 3"),
-            (bound, "processes: no more than 1"),
-            (locked, "locks: no more than 2"),
+            (third, "too many owners: the limit is 2"),
+            (held, "too many lifelines: the limit is 3"),
+            (bound, "too many processes: the limit is 1"),
+            (locked, "too many locks: the limit is 2"),
         ] {
             assert_refused(&refused.unwrap_err(), TOO_MUCH, &format!("{what} for uid {uid}"));
         }
@@ -104,7 +104,7 @@ async fn what_one_call_names_and_what_all_hold_is_bounded_for_root_too() {
     }
     machine.acquire(&wish[2..4]).await.unwrap();
     let refused = machine.acquire(&wish[4..6]).await.unwrap_err();
-    assert_refused(&refused, TOO_MUCH, "locks: no more than 5 in all");
+    assert_refused(&refused, TOO_MUCH, "too many locks: the limit is 5 in total");
     assert_free(&disks[4]);
     machine.release(&locks).await.unwrap();
     machine.acquire(&wish[4..6]).await.unwrap();
@@ -116,8 +116,8 @@ async fn other_users_leave_an_eighth_of_all_locks_to_root() {
     let house = house_with("locks_total = 16\nlocks_per_user = 100").await;
     let mut held = Vec::new();
     for (uid, most, words) in [
-        (NOBODY, 8, "locks: no more than 8 for uid 65534"),
-        (DAEMON, 6, "locks: no more than 14 in all, besides the reserve for root"),
+        (NOBODY, 8, "too many locks: the limit is 8 for uid 65534"),
+        (DAEMON, 6, "too many locks: the limit is 14 in total, without the reserve for root"),
     ] {
         let machine = Machine::open(&house.connection_as(uid).await, "vm").await;
         let files = open_all(&disks_of(&house, uid, most + 1));
@@ -134,20 +134,20 @@ async fn other_users_leave_an_eighth_of_all_locks_to_root() {
     let wish: Vec<_> = disks.iter().map(|disk| exclusive(disk)).collect();
     root.acquire(&wish[..2]).await.unwrap();
     let refused = root.acquire(&wish[2..]).await.unwrap_err();
-    assert_refused(&refused, TOO_MUCH, "locks: no more than 16 in all");
+    assert_refused(&refused, TOO_MUCH, "too many locks: the limit is 16 in total");
 }
 
 #[tokio::test]
 async fn other_users_leave_an_eighth_of_all_owners_and_anchors_to_root() {
     for (limits, words, total) in [
-        ("owners_total = 16", "owners: no more than", 16),
-        ("anchors_total = 16", "anchors: no more than", 16),
+        ("owners_total = 16", "too many owners: the limit is", 16),
+        ("anchors_total = 16", "too many anchors: the limit is", 16),
     ] {
         let house = house_with(&format!("{limits}\nowners_per_user = 100")).await;
         let mut open = Vec::new();
         for (uid, most, whose) in [
             (NOBODY, 8, "8 for uid 65534"),
-            (DAEMON, 6, "14 in all, besides the reserve for root"),
+            (DAEMON, 6, "14 in total, without the reserve for root"),
             (ROOT, total - 14, "16 in all"),
         ] {
             let bus = house.connection_as(uid).await;
@@ -210,7 +210,7 @@ async fn who_has_too_many_calls_open_waits_for_himself_alone() {
     let open = || async { manager.open_owner("", "slow", none()).await };
     let meanwhile = async {
         let (first, second) = (mock.next_call().await, mock.next_call().await);
-        let words = format!("calls at one time: no more than 2 for uid {NOBODY}");
+        let words = format!("too many calls at one time: the limit is 2 for uid {NOBODY}");
         // From another connection it is the same user.
         let again = crate::machine::manager(&house.connection_as(NOBODY).await).await;
         for manager in [&manager, &again] {
@@ -250,7 +250,7 @@ async fn who_calls_too_fast_slows_nobody_else_down() {
     }
     assert!(!refused.is_empty());
     for refused in refused {
-        let words = format!("calls: no more than 10 in a second for uid {NOBODY}");
+        let words = format!("too many calls: the limit is 10 in a second for uid {NOBODY}");
         assert_refused(&refused, TOO_MUCH, &words);
     }
     other.list_owners(none()).await.unwrap();

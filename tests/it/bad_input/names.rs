@@ -68,20 +68,20 @@ async fn what_is_no_disk_is_refused_in_every_way_and_by_its_name() {
             (String::new(), INVALID, "path '' is empty"),
             (too_long, INVALID, "xxx…' is longer than 4095 bytes"),
             (long_name, "DBus.Error.IOError", "File name too long"),
-            ("lease:/srv/a/b".to_owned(), "NoSuchLockspace", "there is no lockspace /srv/a;"),
+            ("lease:/srv/a/b".to_owned(), "NoSuchLockspace", "lockspace /srv/a does not exist;"),
             ("lease:srv/a/b".to_owned(), INVALID, "path 'srv/a/b' is not absolute"),
             (at("missing"), NOT_FOUND, "/missing does not exist"),
             (at("file/below"), NOT_FOUND, "/file/below does not exist"),
             (at("dangling"), NOT_FOUND, "/dangling does not exist"),
-            (at("loop"), NOT_LOCKABLE, "/loop can't be locked: its path has a loop"),
-            (at("folder"), NOT_LOCKABLE, "/folder can't be locked: it is a directory"),
-            (at("fifo"), NOT_LOCKABLE, "/fifo can't be locked: it is a FIFO"),
-            (at("socket"), NOT_LOCKABLE, "/socket can't be locked: it is a socket"),
-            ("/".to_owned(), NOT_LOCKABLE, "/ can't be locked: it is a directory"),
-            ("/dev/null".to_owned(), NOT_LOCKABLE, "/dev/null can't be locked: it is a character"),
-            ("/proc/self/mem".to_owned(), NOT_LOCKABLE, "/proc/self/mem can't be locked: it is on"),
-            ("/proc/self/exe".to_owned(), NOT_LOCKABLE, "/proc/self/exe can't be locked"),
-            ("/proc/self/fd/0".to_owned(), NOT_LOCKABLE, "/proc/self/fd/0 can't be locked"),
+            (at("loop"), NOT_LOCKABLE, "/loop: its path has a loop"),
+            (at("folder"), NOT_LOCKABLE, "/folder: it is a directory"),
+            (at("fifo"), NOT_LOCKABLE, "/fifo: it is a FIFO"),
+            (at("socket"), NOT_LOCKABLE, "/socket: it is a socket"),
+            ("/".to_owned(), NOT_LOCKABLE, "/: it is a directory"),
+            ("/dev/null".to_owned(), NOT_LOCKABLE, "/dev/null: it is a character"),
+            ("/proc/self/mem".to_owned(), NOT_LOCKABLE, "/proc/self/mem: it is on"),
+            ("/proc/self/exe".to_owned(), NOT_LOCKABLE, "cannot lock /proc/self/exe"),
+            ("/proc/self/fd/0".to_owned(), NOT_LOCKABLE, "cannot lock /proc/self/fd/0"),
             ("/sys/kernel/uevent_seqnum".to_owned(), NOT_LOCKABLE, "it is on sysfs"),
         ];
         let machine = Machine::open(&bus, "web1").await;
@@ -134,7 +134,7 @@ async fn a_disk_that_can_only_be_read_is_locked_shared_and_stays_so() {
     for (disk, cause) in
         [(&at.join("a.iso"), "Read-only file system"), (&immutable, "Operation not permitted")]
     {
-        let words = format!("{} can't be locked: it can't be opened for writing", disk.display());
+        let words = format!("cannot lock {}: it cannot be opened for writing", disk.display());
         let refused = machine.acquire(&[exclusive(disk)]).await.unwrap_err();
         assert_refused(&refused, NOT_LOCKABLE, &words);
         assert_refused(&refused, NOT_LOCKABLE, cause);

@@ -112,7 +112,7 @@ async fn a_process_that_is_none() {
     let before = Untouched::so_far(&house).await;
 
     for number in [pid, thread, u32::MAX, 1 << 30] {
-        let words = format!("there is no process {number}");
+        let words = format!("process {number} does not exist");
         for refused in [
             machine.owner.bind_pid(number, none()).await.unwrap_err(),
             manager.register_owner("", "web2", number, none()).await.unwrap_err(),
@@ -124,8 +124,8 @@ async fn a_process_that_is_none() {
     }
     for (descriptor, error, words) in [
         (gone.as_fd(), NO_SUCH_PROCESS, "has ended"),
-        (file.as_fd(), INVALID, "the descriptor is no process descriptor (pidfd)"),
-        (machine.lifeline.as_fd(), INVALID, "the descriptor is no process descriptor (pidfd)"),
+        (file.as_fd(), INVALID, "the descriptor is not a process descriptor (pidfd)"),
+        (machine.lifeline.as_fd(), INVALID, "the descriptor is not a process descriptor (pidfd)"),
     ] {
         let bound = machine.owner.bind_process(Fd::from(descriptor), none()).await.unwrap_err();
         assert_refused(&bound.into(), error, words);

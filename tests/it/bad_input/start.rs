@@ -35,7 +35,7 @@ async fn a_second_service_on_the_bus_leaves_the_first_alone() {
     machine.acquire(&[exclusive(&disk)]).await.unwrap();
     let launch = Launch { runtime_dir: house.dir().join("second"), ..second(&house) };
     let failure = refuses_to_start(&house, launch.clone()).await;
-    assert_failed(&failure, "the name org.vmlockd1 is taken on the system bus");
+    assert_failed(&failure, "cannot acquire the name org.vmlockd1 on the system bus");
     let before = Untouched::so_far(&house).await;
     refuses_to_start(&house, launch).await;
     assert_eq!(machine.locks().await.len(), 1);
@@ -69,7 +69,7 @@ async fn without_a_bus_there_is_no_service() {
     let mut vmlockd = house.command("vmlockd");
     vmlockd.args(house.launch().words());
     let ran = run(vmlockd).await;
-    assert!(ran.stderr.contains("vmlockd: connecting to the system bus: "), "{ran:?}");
+    assert!(ran.stderr.contains("vmlockd: cannot connect to the system bus: "), "{ran:?}");
     assert_eq!(ran.status.code(), Some(1));
     house.bus().start().await;
     Daemon::start(house.bus(), house.launch()).await;
@@ -84,7 +84,10 @@ async fn who_may_not_have_the_name_is_told_so() {
     let mut vmlockd = house.command_as(NOBODY, "vmlockd");
     vmlockd.args(Launch { runtime_dir: run_dir, ..house.launch() }.words());
     let ran = run(vmlockd).await;
-    assert!(ran.stderr.contains("vmlockd: serving org.vmlockd1 on the system bus: "), "{ran:?}");
+    assert!(
+        ran.stderr.contains("vmlockd: cannot serve org.vmlockd1 on the system bus: "),
+        "{ran:?}"
+    );
     assert_eq!(ran.status.code(), Some(1));
 }
 
@@ -95,7 +98,7 @@ async fn without_polkit_root_goes_on_and_others_are_refused() {
     let user = manager(&house.connection_as(NOBODY).await).await;
     let before = Untouched::so_far(&house).await;
     let refused = Refused::from(user.open_owner("", "web1", none()).await.unwrap_err());
-    let words = "not authorized for org.vmlockd1.open-owner: asking polkit failed";
+    let words = "not authorized for org.vmlockd1.open-owner: cannot query polkit";
     assert_refused(&refused, "DBus.Error.AccessDenied", words);
     assert_eq!(user.find_holders(disk.to_str().unwrap(), none()).await.unwrap(), []);
     before.and_it_goes_on().await;
@@ -107,7 +110,7 @@ async fn a_runtime_directory_that_is_none() {
     let file = house.raw_of(0, "file");
     for path in [file.clone(), file.join("below")] {
         let launch = Launch { runtime_dir: path.clone(), ..house.launch() };
-        let words = format!("runtime directory {}: ", path.display());
+        let words = format!("cannot use runtime directory {}: ", path.display());
         assert_failed(&refuses_to_start(&house, launch).await, &words);
     }
 }
@@ -230,7 +233,7 @@ async fn a_lockspace_directory_that_fails_later_locks_nothing() {
             _ => nix::unistd::mkfifo(&lock_file, nix::sys::stat::Mode::S_IRWXU).unwrap(),
         }
         let refused = machine.acquire(&[exclusive(&disk)]).await.unwrap_err();
-        let words = format!("opening lock file {}: ", lock_file.display());
+        let words = format!("cannot open lock file {}: ", lock_file.display());
         assert_refused(&refused, "DBus.Error.IOError", &words);
         if put == "dir" { fs::remove_dir(&lock_file) } else { fs::remove_file(&lock_file) }
             .unwrap();

@@ -56,7 +56,11 @@ async fn a_file_is_refused_while_the_image_of_its_file_system_does_not_answer() 
         let refused = refused.unwrap_err();
         let said = format!("its file system is on {}: ", device.node().display());
         assert_refused(&refused, "NotLockable", &said);
-        assert_refused(&refused, "NotLockable", "the file system that it lies on does not answer");
+        assert_refused(
+            &refused,
+            "NotLockable",
+            "the file system that it lies on is not responding",
+        );
     }
     // Once it answers, the file can be locked, and its image cannot.
     house.daemon().kill9().await;

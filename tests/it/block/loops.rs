@@ -216,7 +216,7 @@ async fn a_loop_device_that_is_not_set_up_is_not_locked() {
     let node = PathBuf::from(format!("/dev/loop{number}"));
     for wish in [exclusive(&node), shared(&node)] {
         let refused = web1.acquire(&[wish]).await.unwrap_err();
-        assert_refused(&refused, "NotLockable", "no file is set up on this loop device");
+        assert_refused(&refused, "NotLockable", "this loop device has no file");
     }
     control("4C81");
 }
@@ -238,6 +238,6 @@ async fn a_loop_device_whose_file_system_does_not_answer_is_refused_and_holds_up
     let locks = web2.acquire(&[exclusive(near.node())]).await.unwrap();
     web2.release(&locks).await.unwrap();
     let refused = within("an answer", hangs).await.unwrap().unwrap_err().into();
-    assert_refused(&refused, "NotLockable", "the file system that it lies on does not answer");
+    assert_refused(&refused, "NotLockable", "the file system that it lies on is not responding");
     far.go_on();
 }

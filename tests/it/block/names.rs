@@ -200,7 +200,7 @@ async fn a_disk_whose_id_can_not_be_told_is_refused() {
     let wish = [exclusive(scene.disk.node())];
     for (script, said) in [
         ("echo ../escaped", "it said something that is no id"),
-        ("exec head -c 10000 /dev/zero", "it said more than 4096 bytes"),
+        ("exec head -c 10000 /dev/zero", "it wrote more than 4096 bytes"),
         ("kill -9 $$", "it ended with signal: 9"),
     ] {
         fs::write(&tool, format!("#!/bin/sh\n{script}\n")).unwrap();

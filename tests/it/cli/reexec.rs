@@ -60,7 +60,7 @@ async fn what_the_installed_program_objects_to_is_said() {
     fs::set_permissions(&new, Permissions::from_mode(0o755)).unwrap();
     fs::rename(&new, &installed).unwrap();
     let said = fails(&house, 1, &["reexec"]).await;
-    assert!(said.contains("can't take over: not on a Monday"), "{said}");
+    assert!(said.contains("cannot take over: not on a Monday"), "{said}");
     // It goes on.
     vmlockctl(&house, &["list"]).await.ok();
     assert!(service.process.lives());

@@ -135,7 +135,7 @@ async fn a_wait_in_vain_ends_as_a_refusal_does() {
     ] {
         let said = fails(&scene.house, 75, line).await;
         let who = format!("disk {disk} is locked exclusively by VM \"web1\"");
-        assert!(said.contains("waited 0.0 s in vain") && said.contains(&who), "{said}");
+        assert!(said.contains("timed out after 0.0 s") && said.contains(&who), "{said}");
     }
     scene.is_as_before().await;
     assert!(!trace.exists());

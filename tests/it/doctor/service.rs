@@ -45,7 +45,7 @@ async fn where_locks_are_worth_nothing_nothing_is_locked() {
     assert_eq!(verdict(&house, "file").await, "unusable");
     assert_eq!(names(&served.behind), Vec::<std::path::PathBuf>::new());
     assert!(web1.locks().await.is_empty());
-    let said = || daemon.stderr().matches("nothing more is locked in lockspace").count();
+    let said = || daemon.stderr().matches("refusing new locks in lockspace").count();
     assert_eq!(said(), 1, "{}", daemon.stderr());
     web1.acquire(&[exclusive(&disk)]).await.unwrap_err();
     assert_eq!(said(), 1);

@@ -21,7 +21,7 @@ async fn whoever_asks_is_answered_all_the_same() {
     let told = on(&remarks, "verdict");
     assert_eq!((code, &told["about"]["verdict"]), (78, &"untested".into()), "{remarks:#?}");
     assert_eq!(told["about"]["filesystem"], "fuse");
-    assert!(told["message"].as_str().unwrap().contains("does not answer, for 5 s"), "{told:#}");
+    assert!(told["message"].as_str().unwrap().contains("has not responded for 5 s"), "{told:#}");
     served.server.signal(Signal::SIGCONT);
     // As the one that was left behind, another one may be under way while this is asked.
     let clean = async { while !names(&served.behind).is_empty() {} };

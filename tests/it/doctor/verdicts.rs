@@ -33,7 +33,7 @@ async fn what_is_the_hosts_own_is_local() {
     run(make).await.ok();
     let at = private(&house.dir().join("ext4"));
     mount(Some(disk.node()), &at, Some("ext4"), MsFlags::empty(), None::<&str>).unwrap();
-    let own = "this host only: the file system is its own";
+    let own = "this host only: other hosts cannot mount the file system";
     assert_verdict(&house, &at, 0, "local", own).await;
     let image = at.join("disk.img");
     fs::write(&image, "a disk").unwrap();
@@ -72,7 +72,7 @@ async fn an_overlay_is_not_what_lies_below() {
 async fn a_process_that_keeps_locks_out_is_told_from_one_that_mixes_them_up() {
     let house = House::builder().without_daemon().start().await;
     let Some(served) = Served::mount(&house, &[]).await else { return };
-    assert_verdict(&house, &served.at, 78, "not-shared", "a process serves it").await;
+    assert_verdict(&house, &served.at, 78, "not-shared", "it is served by a process").await;
     assert_eq!(names(&served.behind), Vec::<std::path::PathBuf>::new());
     drop(served);
 
@@ -96,7 +96,7 @@ async fn where_nothing_can_be_made_nothing_can_be_locked() {
     let words = ["doctor", from.to_str().unwrap()];
     let ran = house.run_as(NOBODY, "vmlockctl", &words).await;
     assert_eq!(ran.status.code(), Some(78), "{ran:#?}");
-    assert!(ran.stdout.contains("not tested: this user may not make a file there"), "{ran:#?}");
+    assert!(ran.stdout.contains("not tested: this user cannot create files there"), "{ran:#?}");
 }
 
 #[tokio::test]

@@ -77,7 +77,7 @@ async fn ask_all(house: &House, disk: &Path) -> JoinSet<Result<(), Refused>> {
 
 /// Refusals that say which storage does not answer.
 async fn are_refused(all: &mut JoinSet<Result<(), Refused>>, count: usize, point: &Path) {
-    let said = format!("the storage at {} does not answer, for ", point.display());
+    let said = format!("mount {} has not responded for ", point.display());
     for _ in 0..count {
         let refused = within("a refusal", all.join_next()).await.unwrap().unwrap().unwrap_err();
         assert_eq!(refused.name, "DBus.Error.Timeout", "{refused:?}");

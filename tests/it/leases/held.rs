@@ -72,7 +72,7 @@ async fn it_is_shared_and_converted_as_a_disk_is() {
     its.convert("shared", none()).await.unwrap();
     web2.acquire(&[(&name, "shared")]).await.unwrap();
     let both = web2.acquire(&[(&other, "shared"), (&other, "exclusive")]).await.unwrap_err();
-    assert_refused(&both, "DBus.Error.InvalidArgs", "is asked for twice in one call");
+    assert_refused(&both, "DBus.Error.InvalidArgs", "is requested twice in one call");
     assert!(both.message.starts_with("lease "), "{}", both.message);
 }
 

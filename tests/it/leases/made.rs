@@ -46,13 +46,17 @@ async fn a_lockspace_comes_and_goes() {
         async move { refused(manager.remove_lockspace(&path, none()).await) }
     };
     let gone = refused_for(text(&house.dir().join("none"))).await;
-    assert_refused(&gone, "NoSuchLockspace", "there is no lockspace");
-    assert_refused(&refused_for(text(directory)).await, IO, "removing lockspace");
+    assert_refused(&gone, "NoSuchLockspace", "does not exist; create it first");
+    assert_refused(&refused_for(text(directory)).await, IO, "cannot remove lockspace");
     assert_refused(&refused_for(text(directory)).await, IO, "not empty");
     manager.remove_lockspace(text(&below), none()).await.unwrap();
     assert!(!below.exists() && directory.join("a").exists());
     assert_eq!(shown(&scene).await, ["direct", "lease_1"]);
-    assert_refused(&refused_for(text(&below)).await, "NoSuchLockspace", "there is no lockspace");
+    assert_refused(
+        &refused_for(text(&below)).await,
+        "NoSuchLockspace",
+        "does not exist; create it first",
+    );
 
     // A number is not used again, and what is gone is not there after a restart.
     let path = manager.create_lockspace(text(&below), none()).await.unwrap();
@@ -106,7 +110,11 @@ async fn there_are_only_so_many_lockspaces() {
     }
     let path = scene.directory.join("257");
     let refused = refused(scene.manager.create_lockspace(text(&path), none()).await);
-    assert_refused(&refused, "DBus.Error.LimitsExceeded", "lockspaces: no more than 256 in all");
+    assert_refused(
+        &refused,
+        "DBus.Error.LimitsExceeded",
+        "too many lockspaces: the limit is 256 in total",
+    );
     assert!(!path.exists());
 }
 
@@ -146,7 +154,7 @@ async fn a_lockspace_stays_while_somebody_has_to_do_with_it() {
     scene.manager.remove_lease(&name, none()).await.unwrap();
     scene.manager.remove_lockspace(text(&scene.directory), none()).await.unwrap();
     let gone = web2.acquire(&[(&name, "shared")]).await.unwrap_err();
-    let words = format!("there is no lockspace {}", scene.directory.display());
+    let words = format!("lockspace {} does not exist", scene.directory.display());
     assert_refused(&gone, "NoSuchLockspace", &words);
 }
 
@@ -217,7 +225,7 @@ async fn what_is_no_file_is_no_lease() {
             web1.acquire(&[(&name, "exclusive")]).await.unwrap_err(),
         ];
         for refused in answers {
-            assert_refused(&refused, IO, "opening lock file");
+            assert_refused(&refused, IO, "cannot open lock file");
         }
     }
     assert_eq!(fs::read_dir(&scene.directory).unwrap().count(), 3);
@@ -237,7 +245,7 @@ async fn the_directory_of_the_configuration_is_not_for_leases() {
         refused(scene.manager.remove_lease(&name, none()).await),
     ];
     for refused in answers {
-        assert_refused(&refused, INVALID, "is ruled by the configuration");
+        assert_refused(&refused, INVALID, "belongs to the configuration");
     }
     assert_eq!(fs::read_dir(&locks).unwrap().count(), 0);
 }

@@ -37,9 +37,9 @@ async fn no_name_leads_out_of_its_lockspace() {
         ("lease:".to_owned(), INVALID, "path '' is empty"),
         ("lease:leases/a".to_owned(), INVALID, "is not absolute"),
         ("lease:lease:/a".to_owned(), INVALID, "is not absolute"),
-        (format!("lease:{there}/a/b"), NO_SUCH, "leases/a; it has to be made first"),
-        ("lease:/etc/passwd".to_owned(), NO_SUCH, "there is no lockspace /etc;"),
-        ("lease:/passwd".to_owned(), NO_SUCH, "there is no lockspace /;"),
+        (format!("lease:{there}/a/b"), NO_SUCH, "leases/a does not exist; create it first"),
+        ("lease:/etc/passwd".to_owned(), NO_SUCH, "lockspace /etc does not exist;"),
+        ("lease:/passwd".to_owned(), NO_SUCH, "lockspace / does not exist;"),
         (format!("lease:{there}\u{202e}/a"), NO_SUCH, "leases\\u{202e}; it has to be made"),
     ] {
         let wish = [(name.as_str(), "shared")];

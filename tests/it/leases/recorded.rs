@@ -202,7 +202,7 @@ async fn who_writes_a_disk_needs_a_lease_where_that_is_wanted() {
         let (disk, base) = (house.raw_of(0, "disk"), house.raw_of(0, "base"));
         let (name, other) = (scene.lease("web").await, scene.lease("other").await);
         let web1 = Machine::open(bus, "web1").await;
-        let words = format!("disk {} can't be had for writing without a lease", disk.display());
+        let words = format!("cannot lock disk {} for writing without a lease", disk.display());
         let web2 = Machine::open(bus, "web2").await;
         web2.acquire(&[(&other, "exclusive")]).await.unwrap();
         let file = fs::File::options().read(true).write(true).open(&disk).unwrap();
@@ -221,7 +221,7 @@ async fn who_writes_a_disk_needs_a_lease_where_that_is_wanted() {
         if config.starts_with("require") {
             let its = lock(bus, &read[0]).await;
             let refused = refused(its.convert("exclusive", none()).await);
-            assert_refused(&refused, "LeaseRequired", "base can't be had for writing");
+            assert_refused(&refused, "LeaseRequired", "base for writing without a lease");
         }
         // In one call, in whatever order and mode, and beside descriptors.
         let files = [(Fd::from(&file), "exclusive")];

@@ -30,7 +30,7 @@ async fn a_process_that_may_not_be_looked_at_names_nothing() {
     let bus = crate::house::connect(scene.path("bus/socket"), NOBODY).await.unwrap();
     let machine = Machine::open(&bus, "web1").await;
     let refused = machine.acquire(&[exclusive(&scene.disk())]).await.unwrap_err();
-    assert_foreign(&refused, "looking at the process failed");
+    assert_foreign(&refused, "cannot examine the process");
     assert!(is_free(&scene.disk()));
     let file = std::fs::File::options().read(true).write(true).open(scene.disk()).unwrap();
     machine.acquire_files(&[(&file, "exclusive")]).await.unwrap();

@@ -31,8 +31,9 @@ async fn is_over_limit(machine: &Machine, file: &File) -> bool {
     let files: Vec<(&dyn crate::machine::AsFdDyn, &str)> =
         files.iter().map(|file| (file as _, "nonsense")).collect();
     let refused = within("an answer", machine.acquire_files(&files)).await.unwrap_err();
-    let words =
-        format!("descriptors that are not closed yet: no more than {LIMIT} for uid {NOBODY}");
+    let words = format!(
+        "too many descriptors that are not closed yet: the limit is {LIMIT} for uid {NOBODY}"
+    );
     if refused.name == "DBus.Error.InvalidArgs" {
         return false;
     }
@@ -119,7 +120,7 @@ async fn hanging_descriptors_are_bounded(broker: Broker) {
         peers = within("sockets that linger", pass_last_copies(&house, &hostile)).await;
     }
 
-    let words = format!("too many descriptors that uid {NOBODY} passed are not closed yet");
+    let words = format!("refusing calls with descriptors from uid {NOBODY}: too many descriptors");
     assert_eq!(daemon.stderr().matches(&words).count(), 1, "{}", daemon.stderr());
 
     // The user is served, but for its descriptors.

@@ -83,7 +83,7 @@ async fn what_does_not_answer_there_holds_up_nobody_else() {
 
     hidden.signal(Signal::SIGSTOP);
     let refused = within("an answer", machine.acquire_files(&[(&file, "exclusive")])).await;
-    assert_refused(&refused.unwrap_err(), "NotLockable", "its file system does not answer");
+    assert_refused(&refused.unwrap_err(), "NotLockable", "its file system is not responding");
     let mut asked = Vec::new();
     for _ in 0..2 {
         let manager = manager(&house.connection_as(NOBODY).await).await;

@@ -27,7 +27,7 @@ async fn a_reload_right_after() {
     scene.daemon.signal(Signal::SIGUSR1);
     scene.daemon.signal(Signal::SIGHUP);
     scene.watch.owned_by_other_than(&first).await;
-    scene.says("configuration loaded").await;
+    scene.says("reloaded the configuration").await;
     scene.compare().await;
     scene.serves().await;
     scene.end().await;

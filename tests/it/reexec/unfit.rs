@@ -1,4 +1,4 @@
-//! What is installed can't take over: the old program goes on, and has all it had.
+//! What is installed cannot take over: the old program goes on, and has all it had.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
@@ -19,7 +19,7 @@ async fn the_old_one_goes_on(install: impl FnOnce(&Path), words: &str) {
     install(&installed);
     goes_on(&scene, words).await;
     scene.daemon.signal(Signal::SIGUSR1);
-    scene.says("vmlockd is not replaced").await;
+    scene.says("cannot re-execute vmlockd").await;
     // It has not even left the bus.
     assert_eq!(scene.watch.owned().await, name);
     assert!(scene.daemon.lives());
@@ -77,7 +77,7 @@ async fn it_is_garbage() {
 #[tokio::test]
 async fn it_says_no() {
     let no = |path: &Path| script(path, "echo first >&2; echo 'no: '\"$*\" >&2; exit 3");
-    the_old_one_goes_on(no, "can't take over: no: --check-state").await;
+    the_old_one_goes_on(no, "cannot take over: no: --check-state").await;
 }
 
 /// It takes as long as the service has patience.
@@ -87,7 +87,10 @@ async fn it_says_nothing() {
     fs::remove_file(scene.installed()).unwrap();
     script(&scene.installed(), "exec sleep infinity");
     let (refused, ()) = tokio::join!(scene.ask(), scene.serves());
-    assert!(refused.as_ref().unwrap_err().message.contains("it says nothing in"), "{refused:?}");
+    assert!(
+        refused.as_ref().unwrap_err().message.contains("it did not respond within"),
+        "{refused:?}"
+    );
     scene.compare().await;
     scene.serves().await;
     scene.end().await;
@@ -102,7 +105,7 @@ async fn the_state_is_a_newer_programs() {
     let (place, newer) = (14, VERSION + 1);
     state.write_all_at(newer.to_string().as_bytes(), place).unwrap();
     let said =
-        format!("has version {newer}, and this program knows versions {OLDEST} to {VERSION};");
+        format!("has version {newer}, and this program supports versions {OLDEST} to {VERSION};");
     goes_on(&scene, &said).await;
     state.write_all_at(VERSION.to_string().as_bytes(), place).unwrap();
     scene.replace(false).await;
@@ -130,7 +133,7 @@ async fn there_is_no_room() {
     let mounted = Mounted::nothing_over(&directory);
     let name = scene.watch.owned().await;
     scene.daemon.signal(Signal::SIGUSR1);
-    scene.says("vmlockd goes on as it is").await;
+    scene.says("cannot re-execute vmlockd").await;
     scene.watch.owned_by_other_than(&name).await;
     scene.compare().await;
     drop(mounted);

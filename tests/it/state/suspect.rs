@@ -248,7 +248,7 @@ async fn whatever_byte_is_damaged_the_disk_is_locked_or_the_log_says_that_it_is_
         }
         state[range.start + at] ^= 1;
         scene.restart(|| fs::write(scene.state(), &state).unwrap()).await;
-        scene.says("the state is damaged, and no descriptors are kept").await;
+        scene.says("are damaged, and no descriptors are stored").await;
         let told = async {
             loop {
                 let said = scene.house.daemon().stderr();
@@ -279,7 +279,7 @@ async fn a_disk_whose_storage_does_not_answer_is_locked_again_once_it_does() {
         fs::write(state_file(&house), state).unwrap();
     })
     .await;
-    says(&house, "which is locked again as soon as its storage answers").await;
+    says(&house, "which is locked again as soon as its storage responds").await;
     far.go_on();
     says(&house, &format!("a damaged lock record names {}: it is locked again", str(&disk))).await;
     let web2 = Machine::open(&bus, "web2").await;

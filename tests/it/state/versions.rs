@@ -35,7 +35,8 @@ async fn another_version_is_left_alone(digit: u8) {
     place.tried_again().await;
     assert_eq!(fs::read(&state).unwrap(), before);
     let said = place.host.journal().await;
-    let words = format!("vmlockd: state file {STATE} has version {}", char::from(digit));
+    let words =
+        format!("vmlockd: cannot use state file {STATE}: it has version {}", char::from(digit));
     assert!(said.contains(&words), "{said}");
     let check = ["/usr/sbin/vmlockd", "--check-state", "/run/vmlockd"];
     let words = words.replace("vmlockd: ", "");

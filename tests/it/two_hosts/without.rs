@@ -28,7 +28,7 @@ async fn locks_need_no_attributes() {
     // No disk is written to.
     assert_eq!(std::fs::read(&other).unwrap(), vec![0; 1 << 20]);
     let log = hosts.houses[0].daemon().stderr();
-    assert_eq!(log.matches("can't be recorded for other hosts").count(), 0, "{log}");
+    assert_eq!(log.matches("cannot write holder records").count(), 0, "{log}");
     web1.owner.close(none()).await.unwrap();
     assert!(sizes().is_empty());
 

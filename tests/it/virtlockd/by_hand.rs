@@ -85,10 +85,10 @@ async fn no_bus_is_needed_and_one_that_comes_is_served() {
     libvirtd.acquire("", disk, 0).granted();
 
     service.reload().await;
-    assert!(service.process.stderr().contains("configuration loaded"));
+    assert!(service.process.stderr().contains("reloaded the configuration"));
     libvirtd.ping().granted();
     service.reexec().await;
-    assert!(service.process.stderr().contains("is replaced by what is installed now"));
+    assert!(service.process.stderr().contains("is re-executing the installed binary"));
     let mut rival = Rpc::connect(&socket).unwrap();
     rival.register(&Owner::new("web2", 2, machine.pid())).granted();
     assert_eq!(rival.acquire("", disk, 0).refused().code, 87);
@@ -119,7 +119,7 @@ async fn who_serves_it_already_goes_on() {
     let (house, socket) = house().await;
     let other = UnixListener::bind(&socket).unwrap();
     let path = socket.to_str().unwrap();
-    let why = format!("socket {path} is served by another program already, perhaps virtlockd");
+    let why = format!("cannot serve socket {path}: another program serves it, perhaps virtlockd");
     refuses(&house, path, &why).await;
     // It is asked in passing.
     other.set_nonblocking(true).unwrap();
@@ -133,14 +133,14 @@ async fn a_file_in_its_place_stays_as_it_is() {
     let (house, socket) = house().await;
     fs::write(&socket, "dear").unwrap();
     let path = socket.to_str().unwrap();
-    let why = format!("socket {path}: something that is no socket is in its place");
+    let why = format!("cannot serve socket {path}: a file that is not a socket has this name");
     refuses(&house, path, &why).await;
     assert_eq!(fs::read_to_string(&socket).unwrap(), "dear");
     // Nor is what a link leads to touched, or the link.
     let link = house.dir().join("link.sock");
     std::os::unix::fs::symlink(&socket, &link).unwrap();
     let path = link.to_str().unwrap();
-    let why = format!("socket {path}: something that is no socket is in its place");
+    let why = format!("cannot serve socket {path}: a file that is not a socket has this name");
     refuses(&house, path, &why).await;
     assert_eq!(fs::read_link(&link).unwrap(), socket);
     File::open(&socket).unwrap();

@@ -47,7 +47,7 @@ async fn each_user_has_his_share_of_the_line_and_all_together_too() {
     }
     let before = Untouched::so_far(&house).await;
     let refused = ask(&his, &disk, LONG).await.unwrap().unwrap_err();
-    let words = format!("waiting requests: no more than 3 for uid {NOBODY}");
+    let words = format!("too many waiting requests: the limit is 3 for uid {NOBODY}");
     assert_refused(&refused, "DBus.Error.LimitsExceeded", &words);
     // Without waiting it is the disk that is the reason.
     let refused = his.acquire(&[exclusive(&disk)]).await.unwrap_err();
@@ -66,7 +66,7 @@ async fn each_user_has_his_share_of_the_line_and_all_together_too() {
     let third = Machine::open(&root, "third").await;
     for machine in [&theirs, &third] {
         let refused = ask(machine, &disk, LONG).await.unwrap().unwrap_err();
-        let words = "waiting requests: no more than 5 in all";
+        let words = "too many waiting requests: the limit is 5 in total";
         assert_refused(&refused, "DBus.Error.LimitsExceeded", words);
     }
 

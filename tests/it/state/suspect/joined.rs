@@ -183,7 +183,7 @@ async fn a_disk_that_a_sound_record_names_stays_its_owners() {
             *state = (text[..at].to_owned() + &damaged).into_bytes();
         })
         .await;
-    says(&scene.house, "which is locked: ").await;
+    says(&scene.house, "which another owner has locked: ").await;
     scene.is_locked(one, &["web1"]).await;
 }
 

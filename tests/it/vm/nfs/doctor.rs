@@ -13,16 +13,16 @@ const PLACE: &str = "/mnt/nas";
 
 /// How it is mounted, from where; and the exit code, the verdict, and words that are in it.
 const CASES: [(&str, &str, i32, &str, &str); 8] = [
-    ("vers=4.2", "shared", 0, "shared", "every host that has it mounted"),
-    ("vers=4.0", "shared", 0, "shared", "every host that has it mounted"),
+    ("vers=4.2", "shared", 0, "shared", "every host that mounts it"),
+    ("vers=4.0", "shared", 0, "shared", "every host that mounts it"),
     // It warns that the server keeps locks for ever.
-    ("vers=3", "shared", 78, "shared", "every host that has it mounted"),
-    ("vers=3,nolock", "shared", 78, "not-shared", "'nolock' keeps them here"),
+    ("vers=3", "shared", 78, "shared", "every host that mounts it"),
+    ("vers=3,nolock", "shared", 78, "not-shared", "mount option 'nolock' keeps locks local"),
     ("vers=4.2,ro", "shared", 1, "unusable", "it is mounted read-only"),
     ("vers=4.2", "fixed", 1, "unusable", "read-only"),
     ("vers=4.2", "squashed", 1, "unusable", "'root_squash'"),
     // It warns whose the files are.
-    ("vers=4.2", "squashed/open", 78, "shared", "every host that has it mounted"),
+    ("vers=4.2", "squashed/open", 78, "shared", "every host that mounts it"),
 ];
 
 #[test]

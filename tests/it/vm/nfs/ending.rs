@@ -100,11 +100,11 @@ fn knows_what_it_has_lost(a: &Vm) {
     let journal = a.journal();
     for version in [V40, V42] {
         let (place, disk) = (version.place(), version.disk());
-        let answered = stamp(&journal, &format!("the storage at {place} answers again"));
+        let answered = stamp(&journal, &format!("mount {place} is responding again"));
         let told = stamp(&journal, &format!("LOST the lock on {disk}"));
         assert!(told < answered + f64::from(ROUND + 1), "{journal}");
     }
-    assert!(journal.contains("VM \"kill\" has lost a lock: process "), "{journal}");
+    assert!(journal.contains("has lost a lock: paused process "), "{journal}");
 
     a.systemctl(&["stop", "pause"]);
     unlock(a, "web1");
