@@ -67,13 +67,13 @@ pub(super) fn parse(
     let limit = front.service.settings().limits.resources_per_call;
     if resources.len() + files > limit {
         return Err(Error::too_much(format!(
-            "{} resources in one call, {limit} are the most",
+            "{} resources in one call; the limit is {limit}",
             resources.len() + files
         )));
     }
     if files > FILES_MAX {
         return Err(Error::too_much(format!(
-            "{files} descriptors in one call, {FILES_MAX} are the most"
+            "{files} descriptors in one call; the limit is {FILES_MAX}"
         )));
     }
     let words =
@@ -256,7 +256,7 @@ async fn ask_by_descriptor(
         let why = if target.path().is_some() {
             "it is on FUSE, which 'allow_fuse' does not allow"
         } else {
-            "it may be on FUSE, which 'allow_fuse' does not allow: its name can't be seen from here"
+            "it may be on FUSE, which 'allow_fuse' does not allow: its name is not visible to vmlockd"
         };
         return Err(crate::lock::Error::not_lockable(&target.name, why).into());
     }

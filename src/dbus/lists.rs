@@ -70,7 +70,7 @@ impl Page {
 
 fn too_large() -> Error {
     Error::too_much(format!(
-        "the list is larger than {} MiB: read it page by page with the options 'limit' and 'after'",
+        "the list is larger than {} MiB: read it in pages with the options 'limit' and 'after'",
         REPLY_MAX >> 20
     ))
 }

@@ -69,7 +69,7 @@ impl LogControl {
         if target == self.log.target() || target == "auto" {
             return Ok(());
         }
-        Err(Error::unsupported("the log's target is chosen at the start and can't be changed"))
+        Err(Error::unsupported("the log target is chosen at startup and cannot be changed"))
     }
 
     #[zbus(property(emits_changed_signal = "const"))]

@@ -194,7 +194,7 @@ pub(super) fn verdict(front: &Front, kind: LockspaceKind) -> &'static str {
 pub(super) fn findings(front: &Front, kind: LockspaceKind) -> Vec<String> {
     if verdict(front, kind) == "recorded" {
         let why = "for callers over D-Bus, disks are recorded and not locked";
-        return vec![format!("{why}; 'auto_disk_leases = true' has them locked")];
+        return vec![format!("{why}; to lock them, set 'auto_disk_leases = true'")];
     }
     let Some(examination) = front.service.examination(kind) else { return Vec::new() };
     let caveats = examination.caveats.iter();

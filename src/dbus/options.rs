@@ -211,7 +211,7 @@ impl Options {
         let micros = self.take::<u64>("timeout-usec", "a 64-bit number (t)")?;
         let time = micros.map_or(OFFER, Duration::from_micros);
         if time.is_zero() || time > OFFER_MAX {
-            let why = "option 'timeout-usec': an offer stands for a microsecond at least, and a day at most";
+            let why = "option 'timeout-usec': must be between one microsecond and one day";
             return Err(Error::invalid(why));
         }
         Ok(time)

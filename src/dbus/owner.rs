@@ -125,7 +125,7 @@ impl OwnerObject {
         let owner = self.front.owner(self.id())?;
         let number = |path: &OwnedObjectPath| {
             let path = path.as_str();
-            let no_such = || Error::no_such_lock(format!("{path} is no lock"));
+            let no_such = || Error::no_such_lock(format!("{path} is not a lock"));
             paths::lock_number(path).ok_or_else(no_such)
         };
         let locks = locks.iter().map(number).collect::<Result<Vec<u64>, Error>>()?;
@@ -300,7 +300,7 @@ impl OwnerObject {
         };
         self.now(read).unwrap_or_else(|| Some(Vec::new())).ok_or_else(|| {
             fdo::Error::LimitsExceeded(format!(
-                "what owner {} has suspended is more than {} KiB: read it page by page with \
+                "what owner {} has suspended is more than {} KiB: read it in pages with \
                  ListLocks and the options 'owner', 'suspended', 'limit' and 'after'",
                 self.id(),
                 PROPERTY_MAX >> 10

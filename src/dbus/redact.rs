@@ -12,7 +12,7 @@ use crate::lock::{self, Mode};
 use crate::{life, service};
 
 /// What is said where nothing is known that may be said.
-const WITHHELD: &str = "refused because of another user, whose locks are hidden from this one";
+const WITHHELD: &str = "refused because of another user, whose locks are hidden from the caller";
 
 /// The text of an error for callers that may not see all of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,7 +126,7 @@ fn of_refusal(refusal: &Refusal) -> Redaction {
     let text = match strongest(modes()) {
         Some(_) if is_reserved => format!("{resource} is reserved for another user"),
         Some(mode) => format!("{resource} is locked {} by another user", mode.adverb()),
-        None => format!("{resource} is waited for by another user, which comes first"),
+        None => format!("{resource} is waited for by another user, which has priority"),
     };
     let mut named: Vec<u32> = holders.iter().map(|holder| holder.owner.uid).collect();
     if let Some(Ahead { owner, .. }) = ahead {

@@ -224,8 +224,8 @@ fn make_missing(path: &Path, links: Links) -> Result<(), String> {
     let there = path.ancestors().find(|step| step.symlink_metadata().is_ok());
     if let (Some(there), Links::Refuse) = (there, links) {
         let led = |errno: Errno| match errno {
-            Errno::ELOOP => "leads through a symbolic link, which only root may name".to_owned(),
-            errno => format!("can't be resolved: {}", errno.desc()),
+            Errno::ELOOP => "leads through a symbolic link, which only root may use".to_owned(),
+            errno => format!("cannot be resolved: {}", errno.desc()),
         };
         open::locate(there, links).map_err(led)?;
     }
@@ -233,7 +233,7 @@ fn make_missing(path: &Path, links: Links) -> Result<(), String> {
         Some(there) if there != path => {
             check_trusted(there, Part::OnTheWay)?;
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-            made.map_err(|error| format!("can't be made: {error}"))
+            made.map_err(|error| format!("cannot be created: {error}"))
         }
         _ => Ok(()),
     }
@@ -247,9 +247,9 @@ fn check_and_open(path: &Path) -> Result<OwnedFd, Error> {
     check_trusted(path, Part::Lockspace).map_err(refuse)?;
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let fd = nix::fcntl::open(path, flags, Permissions::empty())
-        .map_err(|errno| refuse(format!("can't be opened: {}", errno.desc())))?;
+        .map_err(|errno| refuse(format!("cannot be opened: {}", errno.desc())))?;
     let held =
-        fstatvfs(&fd).map_err(|errno| refuse(format!("can't be looked at: {}", errno.desc())))?;
+        fstatvfs(&fd).map_err(|errno| refuse(format!("cannot be examined: {}", errno.desc())))?;
     if held.flags().contains(FsFlags::ST_RDONLY) {
         return Err(refuse("is on a read-only file system".into()));
     }
@@ -272,8 +272,8 @@ enum Part {
 /// as the lockspace itself, where others could put files.
 fn check_trusted(path: &Path, part: Part) -> Result<(), String> {
     let real = fs::canonicalize(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => "does not exist (make it with mkdir -m 0700)".to_owned(),
-        _ => format!("can't be resolved: {error}"),
+        std::io::ErrorKind::NotFound => "does not exist (create it with mkdir -m 0700)".to_owned(),
+        _ => format!("cannot be resolved: {error}"),
     })?;
     let me = nix::unistd::geteuid().as_raw();
     for step in path.ancestors().chain(real.ancestors()) {
@@ -283,7 +283,7 @@ fn check_trusted(path: &Path, part: Part) -> Result<(), String> {
             return Err(format!("{shown} is not a directory"));
         }
         if seen.uid() != 0 && seen.uid() != me {
-            return Err(format!("{shown} belongs to uid {}, who could exchange it", seen.uid()));
+            return Err(format!("{shown} belongs to uid {}, which could replace it", seen.uid()));
         }
         let (others_write, sticky) = (seen.mode() & 0o022 != 0, seen.mode() & 0o1000 != 0);
         let last = part == Part::Lockspace && (step == path || step == real);

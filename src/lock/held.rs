@@ -254,7 +254,7 @@ impl Work for Convert {
     fn perform(self) -> Result<(), Error> {
         if self.mode == Mode::Exclusive {
             if !self.held.writable {
-                let why = "it could only be opened for reading, so its lock can't be strengthened";
+                let why = "it can only be opened for reading, so its lock cannot be upgraded";
                 return Err(Error::not_lockable(&self.name, why));
             }
             match &self.disk {

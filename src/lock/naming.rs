@@ -72,7 +72,7 @@ impl Naming {
         }
         let Some(directory) = rules.file else { return Ok((Lockspace::Direct, Vec::new())) };
         let Some((given, canonical)) = disk.path else {
-            let why = "its name, which the lockspace goes by, leads elsewhere on this side";
+            let why = "the lockspace is selected by its name, which leads to another file in the mount namespace of vmlockd";
             return Err(Error::not_lockable(disk.name, why));
         };
         let names = hashed_names(given, canonical, &disk.identity);
@@ -98,14 +98,14 @@ fn of_device(
     let refuse = |what, why| Error::not_lockable(disk.name, format!("its {what}: {why}"));
     if let Some(directory) = &rules.lvm {
         let uuid = Sysfs::default().volume_uuid(dev);
-        let unknown = |error| refuse("volume's UUID can't be told", error);
+        let unknown = |error| refuse("volume's UUID cannot be read", error);
         if let Some(uuid) = uuid.map_err(|error| unknown(error.to_string()))? {
             return Ok(Some((Lockspace::Lvm(directory.clone()), vec![uuid])));
         }
     }
     if let Some(directory) = &rules.scsi {
         let id = scsi::of_this_host().id(disk.pin, disk.identity);
-        if let Some(id) = id.map_err(|why| refuse("SCSI id can't be told", why))? {
+        if let Some(id) = id.map_err(|why| refuse("SCSI id cannot be read", why))? {
             return Ok(Some((Lockspace::Scsi(directory.clone()), vec![id])));
         }
     }

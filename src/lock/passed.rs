@@ -274,7 +274,7 @@ impl Drop for Question {
 fn ask(fd: BorrowedFd<'_>, sender: Sender) -> Result<FsType, Error> {
     let Some(question) = Question::begin(sender.uid) else {
         let text =
-            format!("file systems that uid {} has passed files of do not answer", sender.uid);
+            format!("file systems of files that uid {} has passed are not responding", sender.uid);
         return Err(refused(text));
     };
     // Whatever is installed by now, this is the program that knows the argument. It opens the file
@@ -286,7 +286,7 @@ fn ask(fd: BorrowedFd<'_>, sender: Sender) -> Result<FsType, Error> {
     let said = String::from_utf8_lossy(&said);
     match said.trim().parse() {
         Ok(magic) => Ok(FsType(magic)),
-        Err(_) if ended => Err(refused("no process could ask its file system")),
+        Err(_) if ended => Err(refused("cannot start a process that examines its file system")),
         Err(_) => Err(refused("its file system is not responding")),
     }
 }

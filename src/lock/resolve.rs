@@ -233,7 +233,7 @@ fn by_path(
             &name,
             match links {
                 Links::Follow => "its path has a loop or a magic link in it",
-                Links::Refuse => "its path leads through a symbolic link, which only root may name",
+                Links::Refuse => "its path leads through a symbolic link, which only root may use",
             },
         ),
         errno => Error::system("find", &name, errno),

@@ -127,7 +127,7 @@ fn named(said: &[u8]) -> Said {
     if line.is_empty() {
         return Ok(None);
     }
-    let odd = || "it said something that is no id".to_owned();
+    let odd = || "its output is not an id".to_owned();
     let id = str::from_utf8(line).map_err(|_| odd())?;
     if check_key(id).is_err() || id.chars().any(char::is_control) {
         return Err(odd());
@@ -217,11 +217,11 @@ mod tests {
     #[test]
     fn what_is_no_id_is_refused_and_asked_for_again() {
         for (script, why) in [
-            ("echo a/b", "it said something that is no id"),
-            ("echo ..", "it said something that is no id"),
-            ("printf 'a\\tb'", "it said something that is no id"),
-            ("printf '\\377'", "it said something that is no id"),
-            ("head -c 300 /dev/zero | tr '\\0' x", "it said something that is no id"),
+            ("echo a/b", "its output is not an id"),
+            ("echo ..", "its output is not an id"),
+            ("printf 'a\\tb'", "its output is not an id"),
+            ("printf '\\377'", "its output is not an id"),
+            ("head -c 300 /dev/zero | tr '\\0' x", "its output is not an id"),
             ("exec head -c 9000 /dev/zero", "it wrote more than 4096 bytes"),
             ("kill -9 $$", "it ended with signal: 9"),
         ] {

@@ -229,7 +229,7 @@ impl Work for Tend {
         if has_content(&byte)? {
             let byte = Byte { place: None, ..byte };
             let kept = Held::new(vec![byte], true, Mode::Exclusive).give();
-            let why = "it has something in it, so it is no lock file, and stays";
+            let why = "it is not empty, so it is not a lock file, and is not removed";
             return Err(Error::not_lockable(resource, why).with_undo(kept));
         }
         let mut failed = Held::new(vec![byte], true, Mode::Exclusive).give();
@@ -294,7 +294,7 @@ fn open_with(
         ),
         Errno::EACCES | Errno::EPERM | Errno::ETXTBSY => Error::not_lockable(
             &target.name,
-            format!("it can't be opened for writing ({})", errno.desc()),
+            format!("it cannot be opened for writing ({})", errno.desc()),
         ),
         errno => Error::system("open", &target.name, errno),
     })?;

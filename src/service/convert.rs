@@ -82,7 +82,7 @@ impl Service {
         if mode == Mode::Exclusive && state.settings.require_lease_for_disks && !want.is_lease() {
             state.check_lease(id, std::slice::from_ref(&want), 0)?;
         }
-        let why = "its lock is lost, so it can't be converted";
+        let why = "its lock is lost, so it cannot be converted";
         let lost = || lock::Error::not_lockable(&want.resource, why);
         let held = state.held.get(&number).cloned().ok_or_else(lost)?;
         if mode == Mode::Exclusive {

@@ -92,7 +92,7 @@ impl Service {
             return Ok((there, self.state().so_far()));
         }
         let count = self.state().lockspaces.len() + 1;
-        within("lockspaces", count, LIMIT, || "in all".to_owned())?;
+        within("lockspaces", count, LIMIT, || "in total".to_owned())?;
         let path = plain(directory);
         let opened = Arc::new(Directory::make(&path, links)?);
         let number = {

@@ -182,7 +182,7 @@ impl<'s> Deed<'s> {
     /// A key that nobody of ours holds.
     fn free_key(&self, lockspace: &[u8], name: &[u8]) -> Result<Key, Fault> {
         if lockspace.is_empty() {
-            let text = "disks are neither created nor deleted by a lock service";
+            let text = "vmlockd neither creates nor deletes disks";
             return Err(Fault::new(Code::OperationInvalid, Domain::Lockspace, text));
         }
         let key = self.key(lockspace, name, false)?;

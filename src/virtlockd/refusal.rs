@@ -39,7 +39,7 @@ impl Fault {
         match error {
             LockError::Missing(_) => Self::not_opened(&path, create, Errno::ENOENT),
             LockError::System {
-                doing: "opening" | "opening lock file" | "finding", errno, ..
+                doing: "open" | "open lock file" | "find", errno, ..
             } => Self::not_opened(&path, create, *errno),
             LockError::System { errno, .. } => Self::not_acquired(&path, *errno),
             LockError::BadPath { .. } | LockError::BadKey { .. } => {

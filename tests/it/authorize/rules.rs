@@ -136,7 +136,7 @@ async fn no_link_leads_out_of_an_allowed_directory() {
     let manager = manager(&bus).await;
     let before = Untouched::so_far(&house).await;
     let opened = Opened::watch([secret.as_path()]);
-    let link = "leads through a symbolic link, which only root may name";
+    let link = "leads through a symbolic link, which only root may use";
     for (name, error, words) in [
         ("images/out", "NotLockable", link),
         ("images/relative", "NotLockable", link),

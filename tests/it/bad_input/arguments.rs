@@ -194,12 +194,12 @@ async fn a_lock_that_is_none_of_the_owners() {
     let before = Untouched::so_far(&house).await;
     let other = others[0].as_str();
     for (path, said) in [
-        ("/", "/ is no lock"),
-        ("/org/vmlockd1", "/org/vmlockd1 is no lock"),
-        ("/org/vmlockd1/lock/007", "/org/vmlockd1/lock/007 is no lock"),
-        (web1.path().as_str(), "is no lock"),
+        ("/", "/ is not a lock"),
+        ("/org/vmlockd1", "/org/vmlockd1 is not a lock"),
+        ("/org/vmlockd1/lock/007", "/org/vmlockd1/lock/007 is not a lock"),
+        (web1.path().as_str(), "is not a lock"),
         ("/org/vmlockd1/lock/1000", "lock 1000 does not exist"),
-        ("/org/vmlockd1/lock/18446744073709551616", "is no lock"),
+        ("/org/vmlockd1/lock/18446744073709551616", "is not a lock"),
         (other, " does not exist"),
     ] {
         // All or nothing: the right one is kept too.
@@ -230,7 +230,7 @@ async fn a_proof_of_another_disk_proves_nothing() {
     let file = File::options().read(true).write(true).open(&other).unwrap();
     let proof = option("file", Fd::from(&file));
     let refused = its.convert("exclusive", proof).await.unwrap_err().into();
-    let words = format!("option 'file' shows another disk than {}", disk.display());
+    let words = format!("option 'file' is a descriptor of another disk than {}", disk.display());
     assert_refused(&refused, "ResourceChanged", &words);
     assert_eq!(its.mode().await.unwrap(), "shared");
     before.and_it_goes_on().await;

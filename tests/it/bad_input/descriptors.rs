@@ -275,7 +275,7 @@ async fn more_descriptors_than_a_message_may_carry() {
             // It lets no such message through, and its sender neither.
             within("the end of the connection", bus.closed()).await;
         } else {
-            let words = "17 descriptors in one call, 16 are the most";
+            let words = "17 descriptors in one call; the limit is 16";
             assert_refused(&refused.into(), "DBus.Error.LimitsExceeded", words);
         }
         assert_eq!(watcher.n_locks().await.unwrap(), 0);

@@ -89,7 +89,7 @@ async fn what_one_call_names_and_what_all_hold_is_bounded_for_root_too() {
     let machine = Machine::open(&bus, "web1").await;
     let locks = machine.acquire(&wish[..2]).await.unwrap();
     let before = Untouched::so_far(&house).await;
-    let words = "4 resources in one call, 3 are the most";
+    let words = "4 resources in one call; the limit is 3";
     let two_open =
         [(zbus::Fd::from(&files[0]), "exclusive"), (zbus::Fd::from(&files[1]), "shared")];
     for refused in [
@@ -148,7 +148,7 @@ async fn other_users_leave_an_eighth_of_all_owners_and_anchors_to_root() {
         for (uid, most, whose) in [
             (NOBODY, 8, "8 for uid 65534"),
             (DAEMON, 6, "14 in total, without the reserve for root"),
-            (ROOT, total - 14, "16 in all"),
+            (ROOT, total - 14, "16 in total"),
         ] {
             let bus = house.connection_as(uid).await;
             for n in 0..most {
@@ -175,7 +175,7 @@ async fn a_thousand_disks_in_one_call_are_too_many_unless_allowed() {
     let machine = Machine::open(&bus, "web1").await;
     let before = Untouched::so_far(&house).await;
     let refused = machine.acquire(&wish).await.unwrap_err();
-    assert_refused(&refused, TOO_MUCH, "1000 resources in one call, 64 are the most");
+    assert_refused(&refused, TOO_MUCH, "1000 resources in one call; the limit is 64");
     before.still("a thousand").await;
 
     house.configure("[limits]\nresources_per_call = 1000");

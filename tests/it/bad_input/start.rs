@@ -180,15 +180,15 @@ async fn a_lockspace_directory_that_can_not_be_trusted_or_used() {
     let _mounted = Mounted::read_only(&dir.join("target"), &dir.join("read-only"));
     let before = Untouched::so_far(&running).await;
     for (name, words) in [
-        ("missing", "does not exist (make it with mkdir -m 0700)"),
+        ("missing", "does not exist (create it with mkdir -m 0700)"),
         ("file", "/file is not a directory"),
         ("all", "/all is writable by its group or by all"),
         ("all/below", "/all is writable by its group or by all"),
         ("group", "/group is writable by its group or by all"),
         ("sticky", "/sticky is writable by its group or by all"),
-        ("users", "/users belongs to uid 65534, who could exchange it"),
-        ("users/below", "/users belongs to uid 65534, who could exchange it"),
-        ("link", "/link belongs to uid 65534, who could exchange it"),
+        ("users", "/users belongs to uid 65534, which could replace it"),
+        ("users/below", "/users belongs to uid 65534, which could replace it"),
+        ("link", "/link belongs to uid 65534, which could replace it"),
         ("read-only", "is on a read-only file system"),
     ] {
         let path = dir.join(name);

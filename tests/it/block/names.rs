@@ -199,13 +199,13 @@ async fn a_disk_whose_id_can_not_be_told_is_refused() {
     let tool = scene.house.dir().join("udev/scsi_id");
     let wish = [exclusive(scene.disk.node())];
     for (script, said) in [
-        ("echo ../escaped", "it said something that is no id"),
+        ("echo ../escaped", "its output is not an id"),
         ("exec head -c 10000 /dev/zero", "it wrote more than 4096 bytes"),
         ("kill -9 $$", "it ended with signal: 9"),
     ] {
         fs::write(&tool, format!("#!/bin/sh\n{script}\n")).unwrap();
         let refused = web1.acquire(&wish).await.unwrap_err();
-        assert_refused(&refused, "NotLockable", "its SCSI id can't be told: ");
+        assert_refused(&refused, "NotLockable", "its SCSI id cannot be read: ");
         assert_refused(&refused, "NotLockable", said);
         for lockspace in ["lvm", "scsi", "file"] {
             assert!(scene.lock_files(lockspace).is_empty(), "{script}");

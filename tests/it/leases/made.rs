@@ -201,7 +201,7 @@ async fn a_lease_comes_and_goes() {
     assert_free(&file);
     fs::write(&file, "a disk after all").unwrap();
     let filled = refused(manager.remove_lease(&name, none()).await);
-    assert_refused(&filled, "NotLockable", "it has something in it, so it is no lock file");
+    assert_refused(&filled, "NotLockable", "it is not empty, so it is not a lock file");
     assert_free(&file);
     fs::write(&file, "").unwrap();
     manager.remove_lease(&name, none()).await.unwrap();

@@ -60,7 +60,7 @@ async fn no_name_leads_out_of_its_lockspace() {
     }
     // What is no lease's name at all is nothing to make or remove.
     for name in ["/srv/leases/a", "Lease:/srv/a", ""] {
-        let words = "is no lease: that is lease:DIRECTORY/KEY";
+        let words = "is not the name of a lease, which has the form lease:DIRECTORY/KEY";
         assert_refused(&refused(manager.create_lease(name, none()).await), INVALID, words);
         assert_refused(&refused(manager.remove_lease(name, none()).await), INVALID, words);
     }
