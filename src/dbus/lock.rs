@@ -73,7 +73,9 @@ impl LockObject {
             }
             _ => {
                 let name = shown(name);
-                Err(Error::other_disk(format!("option 'file' is a descriptor of another disk than {name}")))
+                Err(Error::other_disk(format!(
+                    "option 'file' is a descriptor of another disk than {name}"
+                )))
             }
         }
     }

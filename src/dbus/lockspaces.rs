@@ -51,7 +51,9 @@ pub(super) async fn remove(front: &Front, call: &Call<'_>, directory: &str) -> R
 pub(super) async fn lease(call: &Call<'_>, name: &str) -> Result<LeaseName, Error> {
     let lease = LeaseName::parse(name).ok_or_else(|| {
         let name = shown(&name.chars().take(80).collect::<String>());
-        Error::invalid(format!("'{name}' is not the name of a lease, which has the form lease:DIRECTORY/KEY"))
+        Error::invalid(format!(
+            "'{name}' is not the name of a lease, which has the form lease:DIRECTORY/KEY"
+        ))
     })??;
     ask(call, name).await?;
     Ok(lease)

@@ -38,9 +38,9 @@ impl Fault {
         let path = what.path();
         match error {
             LockError::Missing(_) => Self::not_opened(&path, create, Errno::ENOENT),
-            LockError::System {
-                doing: "open" | "open lock file" | "find", errno, ..
-            } => Self::not_opened(&path, create, *errno),
+            LockError::System { doing: "open" | "open lock file" | "find", errno, .. } => {
+                Self::not_opened(&path, create, *errno)
+            }
             LockError::System { errno, .. } => Self::not_acquired(&path, *errno),
             LockError::BadPath { .. } | LockError::BadKey { .. } => {
                 Self::new(Code::InvalidArgument, Domain::Lockspace, error.to_string())

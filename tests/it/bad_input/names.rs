@@ -143,7 +143,7 @@ async fn a_disk_that_can_only_be_read_is_locked_shared_and_stays_so() {
         let locks = machine.acquire(&[shared(disk)]).await.unwrap();
         let its = lock(&bus, &locks[0]).await;
         let stronger = its.convert("exclusive", HashMap::new()).await.unwrap_err().into();
-        assert_refused(&stronger, NOT_LOCKABLE, "can't be strengthened");
+        assert_refused(&stronger, NOT_LOCKABLE, "cannot be upgraded");
         assert_refused(&stronger, NOT_LOCKABLE, disk.to_str().unwrap());
         assert_eq!(its.mode().await.unwrap(), "shared");
         machine.release(&locks).await.unwrap();
