@@ -76,9 +76,7 @@ impl fmt::Display for Unknown {
         match self {
             Self::Silent => f.write_str("the file system that it lies on is not responding"),
             Self::Refused(errno) => f.write_str(errno.desc()),
-            Self::Unasked => {
-                f.write_str("cannot start a process that reads the state of the loop device")
-            }
+            Self::Unasked => f.write_str("cannot start a process that asks the kernel"),
         }
     }
 }

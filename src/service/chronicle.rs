@@ -20,8 +20,7 @@ pub use denied::{Denied, denied};
 pub use waits::{Outcome, wait_ended, waiting, waiting_elsewhere};
 pub use words::Vm;
 pub(super) use words::seconds;
-pub(super) use words::seconds;
-use words::{Locks, because};
+use words::{Locks, because, because_ended};
 
 /// Events of one owner that are not logged yet.
 #[derive(Debug, Default)]
@@ -92,7 +91,7 @@ pub fn ended(id: OwnerId, name: &str, locks: usize, reason: Reason) {
         reason = reason.as_str(),
         "owner of {} ended: {}; releasing {}",
         Vm(id, name),
-        because(reason),
+        because_ended(reason),
         Locks(locks)
     );
 }

@@ -51,12 +51,20 @@ pub(in crate::service) fn seconds(time: Duration) -> String {
     }
 }
 
-/// Returns why a lock was released or an owner ended, as it stands behind a colon.
+/// Returns why an owner ended, as it stands behind a colon.
+pub(super) fn because_ended(reason: Reason) -> &'static str {
+    match reason {
+        Reason::OwnerGone => "its last process, lifeline or connection ended",
+        reason => because(reason),
+    }
+}
+
+/// Returns why a lock was released, as it stands behind a colon.
 pub(super) fn because(reason: Reason) -> &'static str {
     match reason {
         Reason::Released => "released on request",
         Reason::OwnerClosed => "the owner was closed",
-        Reason::OwnerGone => "the process, lifeline or connection of the owner ended",
+        Reason::OwnerGone => "the owner ended",
         Reason::Suspended => "the owner was suspended",
         Reason::HandedOver => "handed over to another owner",
         Reason::Forced => "forced by another user",
