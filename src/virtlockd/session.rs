@@ -225,7 +225,7 @@ impl Session {
         }
         let uuid = uuid::Uuid::from_bytes(uuid);
         if uuid.is_nil() {
-            let text = "the UUID of a machine must not be zero";
+            let text = "the UUID of a VM must not be zero";
             return Err(Fault::new(Code::InvalidArgument, Domain::Rpc, text));
         }
         let pid = self.translated(pid)?;

@@ -44,6 +44,7 @@ mod listed;
 mod lists;
 mod lost;
 mod machine;
+mod messages;
 mod methods;
 mod metrics;
 mod model;
