@@ -1,4 +1,4 @@
-//! The texts that the service logs and returns use plain terms. `CONTRIBUTING.md` has the rules.
+//! The texts that the service logs and returns use plain terms: those of the kernel, systemd and libvirt.
 
 use std::fs;
 use std::path::{Path, PathBuf};
