@@ -72,7 +72,7 @@ impl Naming {
         }
         let Some(directory) = rules.file else { return Ok((Lockspace::Direct, Vec::new())) };
         let Some((given, canonical)) = disk.path else {
-            let why = "the lockspace is selected by its name, which leads to another file in the mount namespace of vmlockd";
+            let why = "its lock file is named after it, and its name leads to another file in the mount namespace of vmlockd";
             return Err(Error::not_lockable(disk.name, why));
         };
         let names = hashed_names(given, canonical, &disk.identity);
@@ -167,7 +167,7 @@ mod tests {
         }
         assert_eq!(kind(None, inode, false).unwrap(), Direct);
         let error = kind(None, inode, true).unwrap_err().to_string();
-        assert!(error.contains("leads elsewhere on this side"), "{error}");
+        assert!(error.contains("leads to another file"), "{error}");
     }
 
     #[test]

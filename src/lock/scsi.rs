@@ -240,7 +240,7 @@ mod tests {
         let mut scene = scene("exec sleep 60");
         scene.ids.patience = Duration::from_millis(100);
         let error = scene.ask(1, 7).unwrap_err();
-        assert!(error.contains("did not answer within"), "{error}");
+        assert!(error.contains("did not exit within"), "{error}");
         let tools = vec![Path::new("/none/a/scsi_id").to_owned(), "/none/b/scsi_id".into()];
         scene.ids.tools = tools;
         assert_eq!(scene.ask(1, 7).unwrap_err(), "there is no scsi_id in /none/a or /none/b");

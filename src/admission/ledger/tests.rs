@@ -204,7 +204,7 @@ fn what_comes_before_its_user_is_known_is_bounded_and_then_judged() {
     assert!(fixture.dispatch().is_none(), "not before the user is known");
     // One large message may come first, and more only within the limit.
     fixture.offer(":large", "Acquire", 1 << 20).unwrap();
-    assert!(limit(fixture.offer(":large", "Acquire", 1)).starts_with("bytes of calls at one time"));
+    assert!(limit(fixture.offer(":large", "Acquire", 1)).starts_with("too many bytes of calls"));
 
     let refused = fixture.identify(":new", USER);
     assert_eq!(refused.len(), UNIDENTIFIED - 10);

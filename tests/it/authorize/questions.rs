@@ -322,7 +322,7 @@ async fn an_owner_that_dies_while_polkit_thinks_gets_nothing() {
         let (outcome, ()) = within(deed, async { tokio::join!(act, meanwhile) }).await;
         let refused = Refused::from(outcome.unwrap_err());
         let error = if deed == "a conversion" { "NoSuchLock" } else { "NoSuchOwner" };
-        assert_refused(&refused, error, "there is no");
+        assert_refused(&refused, error, "does not exist");
         for disk in [disk, mine, &held] {
             assert_free(disk);
         }

@@ -254,7 +254,7 @@ async fn a_refusal_names_the_disk_its_holder_and_what_helps() {
 
     let taken = crate::machine::owner(&bus, db1.path()).await.close(none()).await;
     let refused: Refused = taken.unwrap_err().into();
-    let words = format!("cannot take disk {name} from VM db1 of uid 0: ");
+    let words = format!("cannot release disk {name} of VM db1 of uid 0: ");
     assert_refused(&refused, INTERACTIVE, &words);
     assert_refused(&refused, INTERACTIVE, "ask the user of that VM, or");
 }

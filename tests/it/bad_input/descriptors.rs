@@ -247,7 +247,7 @@ async fn where_lock_files_go_by_name_a_forged_name_locks_nothing() {
     let machine = Machine::open(&bus, "web1").await;
     let before = Untouched::so_far(&house).await;
     let refused = machine.acquire_files(&[(&file, "exclusive")]).await.unwrap_err();
-    assert_refused(&refused, NOT_LOCKABLE, "its name, which the lockspace goes by");
+    assert_refused(&refused, NOT_LOCKABLE, "its lock file is named after it");
     assert!(!refused.message.contains("victim"), "{refused:?}");
     before.and_it_goes_on().await;
     machine.acquire(&[exclusive(&victim), exclusive(&mine)]).await.unwrap();

@@ -126,7 +126,7 @@ async fn a_configuration_with_a_mistake_is_no_configuration() {
         ("\n\nlock_level = \"info\"", ":3: unknown key 'lock_level', did you mean 'log_level'?"),
         ("xyz = 1", ":1: unknown key 'xyz', known are: "),
         ("\"a\\u001b[2J\" = 1", ":1: unknown key 'a\\u{1b}[2J'"),
-        ("log_level = \"loud\"", ":1: 'loud' is no log level"),
+        ("log_level = \"loud\"", ":1: 'loud' is not a log level"),
         ("log_level = 7", ":1: 'log_level' must be a string"),
         ("allow_fuse = \"yes\"", ":1: 'allow_fuse' must be true or false"),
         ("auto_disk_leases = 2", ":1: 'auto_disk_leases' must be true or false"),
@@ -194,7 +194,7 @@ async fn a_lockspace_directory_that_can_not_be_trusted_or_used() {
         let path = dir.join(name);
         let toml = format!("\nfile_lockspace_dir = \"{}\"", path.display());
         house.configure(&toml);
-        let at = format!(":2: lockspace directory {}: ", path.display());
+        let at = format!(":2: cannot use lockspace directory {}: ", path.display());
         let failure = refuses_to_start(&house, house.launch()).await;
         assert_failed(&failure, &at);
         assert_failed(&failure, words);

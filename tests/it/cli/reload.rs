@@ -15,7 +15,7 @@ async fn a_configuration_is_loaded_or_refused_with_the_reason() {
     assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""));
     ran.ok();
     // The answer comes after the change.
-    assert!(house.daemon().stderr().contains("configuration loaded"));
+    assert!(house.daemon().stderr().contains("reloaded the configuration"));
 
     house.configure(WRONG);
     let said = fails(&house, 1, &["reload"]).await;

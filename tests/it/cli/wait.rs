@@ -227,7 +227,7 @@ async fn a_wait_for_a_service_that_stays_away_is_in_vain_too() {
     let tool = scene.wait(&line).await;
     scene.house.daemon().terminate().await;
     assert_eq!(tool.ended().await.code(), Some(69));
-    assert!(tool.process.stderr().contains("ends or is being replaced"));
+    assert!(tool.process.stderr().contains("is stopping or being re-executed"));
     scene.house.daemon().start_again().await;
     scene.is_as_before().await;
 }

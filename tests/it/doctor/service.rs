@@ -41,7 +41,7 @@ async fn where_locks_are_worth_nothing_nothing_is_locked() {
     let refused = web1.acquire(&[exclusive(&disk)]).await.unwrap_err();
     assert_eq!(refused.name, "NotLockable", "{refused:?}");
     let at = served.at.display().to_string();
-    assert!(refused.message.contains(&at) && refused.message.contains("both got the lock"));
+    assert!(refused.message.contains(&at) && refused.message.contains("both acquired the lock"));
     assert_eq!(verdict(&house, "file").await, "unusable");
     assert_eq!(names(&served.behind), Vec::<std::path::PathBuf>::new());
     assert!(web1.locks().await.is_empty());

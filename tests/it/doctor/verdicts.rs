@@ -64,7 +64,14 @@ async fn an_overlay_is_not_what_lies_below() {
     let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
     let kind = Some("overlay");
     mount(kind, &merged, kind, MsFlags::empty(), Some(options.as_str())).unwrap();
-    assert_verdict(&house, &merged, 78, "not-shared", "an overlay has locks of its own").await;
+    assert_verdict(
+        &house,
+        &merged,
+        78,
+        "not-shared",
+        "an overlay does not share locks with its layers",
+    )
+    .await;
     umount(&merged).unwrap();
 }
 
@@ -78,7 +85,7 @@ async fn a_process_that_keeps_locks_out_is_told_from_one_that_mixes_them_up() {
 
     let house = House::builder().without_daemon().start().await;
     let Some(served) = Served::mount(&house, &FORWARDING).await else { return };
-    assert_verdict(&house, &served.at, 1, "unusable", "both got the lock").await;
+    assert_verdict(&house, &served.at, 1, "unusable", "both acquired the lock").await;
     let (_, remarks) = doctor(&house, &served.at).await;
     assert_eq!(on(&remarks, "files")["state"], "danger", "{remarks:#?}");
     assert_eq!(names(&served.behind), Vec::<std::path::PathBuf>::new());

@@ -40,7 +40,7 @@ async fn no_name_leads_out_of_its_lockspace() {
         (format!("lease:{there}/a/b"), NO_SUCH, "leases/a does not exist; create it first"),
         ("lease:/etc/passwd".to_owned(), NO_SUCH, "lockspace /etc does not exist;"),
         ("lease:/passwd".to_owned(), NO_SUCH, "lockspace / does not exist;"),
-        (format!("lease:{there}\u{202e}/a"), NO_SUCH, "leases\\u{202e}; it has to be made"),
+        (format!("lease:{there}\u{202e}/a"), NO_SUCH, "leases\\u{202e} does not exist"),
     ] {
         let wish = [(name.as_str(), "shared")];
         let resources = || option("resources", wish.to_vec());

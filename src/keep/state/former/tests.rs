@@ -54,7 +54,7 @@ fn the_file_is_replaced_as_soon_as_something_can_be_recorded() {
     let beside = directory.path().join(FILE).with_extension("new");
     fs::create_dir(&beside).unwrap();
     let error = state.put(&[lock(10)]).unwrap_err().to_string();
-    assert!(error.contains("nothing new is locked until that is possible again"), "{error}");
+    assert!(error.contains("no new locks are granted until this succeeds"), "{error}");
     state.renew().unwrap_err();
     state.mark([Name::Lock(7)], Step::Gone).unwrap();
     assert!(state.is_in_memory());
