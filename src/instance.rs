@@ -44,7 +44,7 @@ pub struct Instance {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another one is there.
-    #[error("vmlockd is already running, pid {pid} (it holds {file})")]
+    #[error("another instance is already running, pid {pid} (it holds {file})")]
     Running {
         /// Its process, as it wrote it down itself.
         pid: String,
@@ -229,7 +229,7 @@ mod tests {
         let first = Instance::begin(&path, None).unwrap();
         let error = Instance::begin(&path, None).unwrap_err().to_string();
         assert!(
-            error.starts_with(&format!("vmlockd is already running, pid {} ", std::process::id()))
+            error.starts_with(&format!("another instance is already running, pid {} ", std::process::id()))
         );
         drop(first);
         Instance::begin(&path, None).unwrap();

@@ -32,7 +32,7 @@ async fn only_the_descriptor_of_a_process_is_taken_for_one() {
     let mut wrong: Vec<(OwnedFd, &str)> =
         [epoll.0, inotify.as_fd().try_clone_to_owned().unwrap(), stat.into()]
             .into_iter()
-            .map(|fd| (fd, "no process descriptor (pidfd)"))
+            .map(|fd| (fd, "not a process descriptor (pidfd)"))
             .collect();
     // PIDFD_THREAD, since Linux 6.9.
     let me = Pid::from_raw(std::process::id().cast_signed()).unwrap();

@@ -54,7 +54,7 @@ async fn a_killed_service_that_hangs_is_replaced_and_no_living_one() {
     within("all its threads are killed", async { while !is_killed(first.pid()) {} }).await;
     let second = Daemon::start(house.bus(), house.launch()).await;
     assert!(first.lives(), "the request does not hang");
-    let words = format!("process {} was killed", first.pid());
+    let words = format!("replacing process {}: it was killed", first.pid());
     assert!(second.stderr().contains(&words), "{}", second.stderr());
     let running = format!("already running, pid {} ", second.pid());
     let refused = Daemon::try_start(house.bus(), house.launch()).await.err().unwrap();

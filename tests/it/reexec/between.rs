@@ -111,7 +111,7 @@ async fn nothing_is_kept() {
     web1.acquire(&[exclusive(&disk)]).await.unwrap();
     let before = Listed::by(&bus).await;
     let intruder = Intruder::at(&[host.at(&disk)], &host.log());
-    let warned = async || host.journal().await.matches("do not outlive a crash").count();
+    let warned = async || host.journal().await.matches("will not survive a crash").count();
     assert_eq!(warned().await, 1);
 
     let first = watch.owned().await;

@@ -62,7 +62,7 @@ async fn it_is_cut_short() {
         fs::copy(program("vmlockd"), path).unwrap();
         fs::File::options().write(true).open(path).unwrap().set_len(4000).unwrap();
     };
-    the_old_one_goes_on(copy, "can't").await;
+    the_old_one_goes_on(copy, "cannot").await;
 }
 
 #[tokio::test]
