@@ -228,9 +228,10 @@ mod tests {
         let path = dir.path().join("run");
         let first = Instance::begin(&path, None).unwrap();
         let error = Instance::begin(&path, None).unwrap_err().to_string();
-        assert!(
-            error.starts_with(&format!("another instance is already running, pid {} ", std::process::id()))
-        );
+        assert!(error.starts_with(&format!(
+            "another instance is already running, pid {} ",
+            std::process::id()
+        )));
         drop(first);
         Instance::begin(&path, None).unwrap();
     }

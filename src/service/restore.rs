@@ -204,13 +204,13 @@ fn report_damage(contents: &Contents, parked: bool, directory: &Path) {
     if parked {
         tracing::error!(
             records,
-            "{records} records of the state file are damaged; all locks with a stored descriptor are kept"
+            "the state file is damaged ({records} records); all locks with a stored descriptor are kept"
         );
     } else {
         tracing::error!(
             records,
             suspects,
-            "{records} records of the state file are damaged, and no descriptors are stored: locking \
+            "the state file is damaged ({records} records), and no descriptors are stored: locking \
              again the {suspects} disks and leases that damaged records still name, for owner suspect; \
              other locks of damaged records are lost"
         );

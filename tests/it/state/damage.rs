@@ -55,7 +55,7 @@ fn write(file: &Path, at: usize, bytes: &[u8]) {
 }
 
 fn assert_said(place: &Place, journal: &str) {
-    assert!(journal.contains("the state is damaged"), "{journal}");
+    assert!(journal.contains("the state file is damaged"), "{journal}");
     assert!(place.host.at(format!("{STATE}.damaged")).exists());
 }
 
@@ -119,7 +119,7 @@ async fn a_file_that_is_gone_or_empty_frees_nothing() {
     let remove = |file: &Path| fs::remove_file(file).unwrap();
     Scene::set(&mut place).await.outlives("removed", 4, remove).await;
     let journal = place.host.journal().await;
-    assert!(journal.contains("the state is damaged"), "{journal}");
+    assert!(journal.contains("the state file is damaged"), "{journal}");
     let empty = |file: &Path| drop(fs::File::create(file).unwrap());
     Scene::set(&mut place).await.outlives("emptied", 4, empty).await;
     let garbage = |file: &Path| fs::write(file, [0xff, 0, b'\n'].repeat(1000)).unwrap();

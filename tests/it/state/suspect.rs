@@ -131,7 +131,7 @@ async fn a_disk_that_a_damaged_record_names_is_locked_again() {
         scene.damage(text, other).await;
         scene.is_suspect().await;
         let said = scene.house.daemon().stderr();
-        assert!(said.contains("no descriptors are kept"), "{said}");
+        assert!(said.contains("no descriptors are stored"), "{said}");
         assert!(!said.contains("what nothing is known of stays locked"), "{said}");
         scene.restart(|| ()).await;
         assert_eq!(scene.owners().await, [SUSPECT], "{text}");
@@ -248,7 +248,7 @@ async fn whatever_byte_is_damaged_the_disk_is_locked_or_the_log_says_that_it_is_
         }
         state[range.start + at] ^= 1;
         scene.restart(|| fs::write(scene.state(), &state).unwrap()).await;
-        scene.says("are damaged, and no descriptors are stored").await;
+        scene.says("and no descriptors are stored").await;
         let told = async {
             loop {
                 let said = scene.house.daemon().stderr();
