@@ -202,7 +202,7 @@ async fn starts_without(lack: Lack) {
     assert_eq!(Listed::by(&bus).await, before);
     for machine in [&web1, &web2] {
         let refused = machine.acquire(&[exclusive(&new)]).await.unwrap_err();
-        let words = "nothing new is locked until that is possible again";
+        let words = "no new locks are granted until this succeeds";
         assert_refused(&refused, "DBus.Error.IOError", words);
         assert!(refused.message.contains("/run/vmlockd/state"), "{}", refused.message);
     }
