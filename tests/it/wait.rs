@@ -213,5 +213,5 @@ async fn opening_waits_and_the_end_of_the_service_is_told() {
     until_waiting(&bus, 1).await;
     house.daemon().signal(nix::sys::signal::Signal::SIGTERM);
     let told = within("the end", last).await.unwrap().unwrap_err();
-    assert_refused(&told, "ShuttingDown", "ends");
+    assert_refused(&told, "ShuttingDown", "vmlockd is stopping");
 }

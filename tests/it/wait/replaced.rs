@@ -70,7 +70,7 @@ async fn all_are_told(way: Way) {
         replace(&house, &bus, way).await;
         for wait in waits {
             let told = within("its end", wait).await.unwrap().unwrap_err();
-            assert_refused(&told, "ShuttingDown", "being replaced");
+            assert_refused(&told, "ShuttingDown", "being re-executed");
         }
         assert_eq!(Listed::by(&bus).await, before, "round {round}");
         assert_eq!(manager(&bus).await.n_waiting().await.unwrap(), 0);
