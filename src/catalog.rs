@@ -1,48 +1,49 @@
-//! What the log tells of for machines: each kind of event with its word and its number.
+//! The kinds of events that the log reports to programs, each with a word and a message id.
 //!
-//! The word is the field `event` of a log line, and `VMLOCKD_EVENT` of the journal's entry, which
-//! gets the number as its `MESSAGE_ID` ([`crate::logging`]). Both are promised: a number is never
-//! given to something else, and a word never changes.
+//! The word is the field `event` of a message, and `VMLOCKD_EVENT` of its entry in the journal, which
+//! has the id as its `MESSAGE_ID` ([`crate::logging`]). Both are stable: an id is never used for
+//! another kind, and a word never changes. `systemd/vmlockd.catalog` explains each kind for
+//! `journalctl -x`.
 
 /// A kind of event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// An owner is there.
+    /// An owner was opened.
     OwnerOpened,
     /// An owner has ended.
     OwnerEnded,
-    /// A lock was given.
+    /// A lock was granted.
     Acquired,
-    /// A lock has another mode now.
+    /// A lock was converted to another mode.
     Converted,
-    /// An owner did not get what somebody else holds.
+    /// An owner was refused a lock that another holder has.
     Refused,
-    /// An owner waits for what somebody else holds.
+    /// An owner waits for a lock that another holder has.
     Waiting,
-    /// It waits no more, whatever came of it.
+    /// A wait has ended, with any outcome.
     WaitEnded,
-    /// A lock was given up.
+    /// A lock was released.
     Released,
-    /// Somebody else than its owner has a lock given up.
+    /// Another user has forced the release of locks.
     Broken,
-    /// A lock is not there, though its machine lives.
+    /// A lock is lost, although its VM is running.
     Lost,
-    /// A lock that was lost is there again.
+    /// A lock that was lost is held again.
     Regained,
-    /// What an owner holds is given up for a while.
+    /// An owner was suspended, and its locks are released.
     Suspended,
-    /// And taken again.
+    /// A suspended owner was resumed, and holds its locks again.
     Resumed,
-    /// What one owner held is another's now.
+    /// The locks of an owner were handed over to another one.
     HandedOver,
-    /// Somebody may not do what he asked for.
+    /// A caller was not authorized for a request.
     Denied,
-    /// Owners and locks are there again after the service was away.
+    /// Owners and locks were restored at the start of the service.
     Restored,
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 16] = [
         Self::OwnerOpened,
         Self::OwnerEnded,
@@ -62,7 +63,7 @@ impl Kind {
         Self::Restored,
     ];
 
-    /// Its word.
+    /// Returns the word.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -85,7 +86,7 @@ impl Kind {
         }
     }
 
-    /// Its number, as journald spells it.
+    /// Returns the message id, as journald spells it.
     #[must_use]
     pub const fn message_id(self) -> &'static str {
         match self {
@@ -108,7 +109,7 @@ impl Kind {
         }
     }
 
-    /// The kind that bears this word.
+    /// Returns the kind with this word.
     #[must_use]
     pub fn of(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == word)

@@ -80,7 +80,7 @@ pub enum Error {
     /// The event loop or a signal handler can't be had.
     #[error("cannot {doing}: {cause}")]
     System {
-        /// What was being done.
+        /// What failed, in words that follow "cannot".
         doing: &'static str,
         /// The cause.
         cause: std::io::Error,

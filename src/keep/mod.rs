@@ -45,7 +45,7 @@ pub enum Error {
     File {
         /// The file.
         file: String,
-        /// What was being done.
+        /// What failed, in words that follow "cannot".
         doing: &'static str,
         /// The cause.
         cause: std::io::Error,
@@ -78,7 +78,7 @@ pub enum Error {
     /// The system failed at something.
     #[error("cannot {doing}: {cause}")]
     System {
-        /// What was being done.
+        /// What failed, in words that follow "cannot".
         doing: &'static str,
         /// The cause.
         cause: std::io::Error,

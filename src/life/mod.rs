@@ -34,7 +34,7 @@ pub enum Error {
     /// The system failed at something.
     #[error("cannot {doing}: {cause}")]
     System {
-        /// What was being done.
+        /// What failed, in words that follow "cannot".
         doing: &'static str,
         /// The cause.
         cause: std::io::Error,

@@ -95,7 +95,7 @@ pub enum Error {
     /// The system failed at something.
     #[error("cannot {doing} {name}: {}", errno.desc())]
     System {
-        /// What was being done, as in "opening lock file".
+        /// What failed, in words that follow "cannot", such as "open lock file".
         doing: &'static str,
         /// To what.
         name: String,

@@ -37,7 +37,7 @@ pub enum Error {
     /// The system failed at something.
     #[error("cannot {doing} socket {path}: {cause}")]
     System {
-        /// What was being done.
+        /// What failed, in words that follow "cannot".
         doing: &'static str,
         /// The socket.
         path: String,

@@ -15,8 +15,11 @@ fn file() -> PathBuf {
     root().join("systemd/vmlockd.catalog")
 }
 
-/// The entries of the catalog by id: their header fields, and their text.
-fn entries() -> BTreeMap<String, (BTreeMap<String, String>, String)> {
+/// An entry of the catalog: its header fields, and its text.
+type Entry = (BTreeMap<String, String>, String);
+
+/// The entries of the catalog by id.
+fn entries() -> BTreeMap<String, Entry> {
     let text = fs::read_to_string(file()).unwrap();
     let entry = |entry: &str| {
         let (id, rest) = entry.split_once('\n').unwrap();

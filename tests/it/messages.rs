@@ -56,9 +56,11 @@ fn sources(below: &Path, into: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(below).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        if ELSEWHERE.contains(&&*name) || name == "tests" || name == "tests.rs" {
+        let is_elsewhere = ELSEWHERE.contains(&&*name) || name == "tests" || name == "tests.rs";
+        if is_elsewhere {
             continue;
-        } else if path.is_dir() {
+        }
+        if path.is_dir() {
             sources(&path, into);
         } else if path.extension().is_some_and(|ending| ending == "rs") {
             into.push(path);
