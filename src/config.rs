@@ -313,7 +313,10 @@ mod tests {
             ("limits = 5", "1: 'limits' must be a table"),
             ("\nauto_disk_leases = 2", "2: 'auto_disk_leases' must be true or false"),
             ("lvm_lockspace_dir = 1", "1: 'lvm_lockspace_dir' must be a string"),
-            ("scsi_lockspace_dir = \"x\"", "1: cannot use lockspace directory x: is not an absolute path"),
+            (
+                "scsi_lockspace_dir = \"x\"",
+                "1: cannot use lockspace directory x: is not an absolute path",
+            ),
             (
                 "\nlvm_lockspace_dir = \"/none/such\"",
                 "2: lockspace directory /none/such: does not exist",

@@ -138,7 +138,10 @@ async fn a_configuration_with_a_mistake_is_no_configuration() {
         ("allow_fuse = true\nallow_fuse = true", ":2: "),
         ("allow_fuse =", ":1: "),
         ("file_lockspace_dir = locks", ":1: "),
-        ("file_lockspace_dir = \"locks\"", ":1: cannot use lockspace directory locks: is not an absolute"),
+        (
+            "file_lockspace_dir = \"locks\"",
+            ":1: cannot use lockspace directory locks: is not an absolute",
+        ),
     ] {
         house.configure(toml);
         let at = |house: &House| format!("{}/vmlockd.toml{words}", house.dir().display());
