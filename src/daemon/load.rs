@@ -55,7 +55,7 @@ pub(super) async fn again(options: &Options, service: &Service, log: &Log) -> Re
     match &outcome {
         Ok(()) => tracing::info!("reloaded the configuration"),
         Err(error) => {
-            tracing::error!("cannot reload the configuration, the old one stays in force: {error}")
+            tracing::error!("cannot reload the configuration, the old one stays in force: {error}");
         }
     }
     notify::ready();

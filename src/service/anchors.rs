@@ -217,7 +217,7 @@ impl Work for ForgetAnchor {
             Ok(true) => service.clean_soon(),
             Ok(false) => {}
             Err(error) => {
-                tracing::error!(%error, "cannot remove the record of an anchor that ended")
+                tracing::error!(%error, "cannot remove the record of an anchor that ended");
             }
         }
     }

@@ -310,7 +310,7 @@ impl Service {
             match service.give_up(story).await {
                 Ok(told) => told.wait().await,
                 Err(error) => {
-                    tracing::error!(%error, "cannot release locks that an interrupted request left behind")
+                    tracing::error!(%error, "cannot release locks that an interrupted request left behind");
                 }
             }
             drop(turn);

@@ -138,7 +138,7 @@ impl Session {
             match self.service.answered(number) {
                 Ok(()) => self.kept = Kept::Yes,
                 Err(error) => {
-                    tracing::error!(%error, "cannot keep a connection of libvirt over a restart of vmlockd")
+                    tracing::error!(%error, "cannot keep a connection of libvirt over a restart of vmlockd");
                 }
             }
         }
