@@ -70,7 +70,8 @@ async fn keys_are_spelled_alike_and_documented() {
     let house = House::builder().start().await;
     let bus = house.connection().await;
     let (a, b) = (house.raw_of(0, "a"), house.raw_of(0, "b"));
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    let web1 = Machine::open_with(&bus, "", "web1", option("why", "nightly backup")).await.unwrap();
+    let web2 = Machine::open(&bus, "web2").await;
     web1.acquire(&[exclusive(&a)]).await.unwrap();
     web2.acquire(&[exclusive(&b)]).await.unwrap();
     let waiting = wait(&bus, &web2, &[exclusive(&a)], LONG).await;
