@@ -82,7 +82,8 @@ fn tell(remarks: &[Remark], form: Form) -> Result<Code, Error> {
     Ok(remarks.iter().map(|remark| remark.grade).max().unwrap_or(Grade::Ok).code())
 }
 
-async fn examine(link: &Link, remarks: &mut Vec<Remark>) -> Result<(), Error> {
+/// Adds the remarks on a service that is running.
+pub(super) async fn examine(link: &Link, remarks: &mut Vec<Remark>) -> Result<(), Error> {
     let manager = link.manager().await?;
     let version = manager.version().await?;
     let answers = format!("vmlockd {version} runs on the {} bus", link.bus.as_str());

@@ -78,6 +78,11 @@ impl Link {
         Self { starts: false, ..self }
     }
 
+    /// Whether the service is called without a bus.
+    pub(super) fn is_private(&self) -> bool {
+        self.private.is_some()
+    }
+
     /// The connection to the bus.
     pub(super) async fn bus(&self) -> Result<&Connection, Error> {
         self.connection.get_or_try_init(|| self.bus.connect()).await.map_err(Error::Connect)

@@ -34,6 +34,7 @@ mod monitor;
 mod news;
 mod open;
 mod openmetrics;
+mod origin;
 mod other;
 mod output;
 mod owners;
@@ -46,11 +47,13 @@ mod resume;
 mod row;
 mod run;
 mod running;
+mod served;
 mod show;
 mod signals;
 mod slow;
 mod span;
 mod start;
+mod status;
 mod storage;
 mod survivors;
 mod suspend;
@@ -159,6 +162,7 @@ enum Verb {
     Resume(resume::Arguments),
     Reload(reload::Arguments),
     Reexec(reexec::Arguments),
+    Status(status::Arguments),
     Doctor(doctor::Arguments),
     /// Print events of owners and locks until Ctrl-C
     Monitor,
@@ -295,6 +299,7 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
         let verb = match arguments.verb {
             // What these say where there is no bus is more than that.
             Verb::Reexec(arguments) => return reexec::perform(bus, arguments, form).await,
+            Verb::Status(_) => return status::perform(bus, form).await,
             Verb::Doctor(arguments) => return doctor::perform(bus, arguments, form).await,
             Verb::Completions(arguments) => return completions::perform(&arguments),
             verb => verb,
@@ -322,7 +327,9 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
             Verb::Monitor => monitor::perform(&link, form).await,
             Verb::Metrics(arguments) => metrics::perform(&link, arguments, form).await,
             // Served above.
-            Verb::Completions(_) | Verb::Reexec(_) | Verb::Doctor(_) => Ok(Code::SUCCESS),
+            Verb::Completions(_) | Verb::Reexec(_) | Verb::Doctor(_) | Verb::Status(_) => {
+                Ok(Code::SUCCESS)
+            }
         }
     })
 }

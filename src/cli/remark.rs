@@ -30,6 +30,14 @@ impl Grade {
         }
     }
 
+    /// The word for people. The gravest one stands out.
+    pub(super) fn shown(self) -> &'static str {
+        match self {
+            Self::Danger => "DANGER",
+            grade => grade.as_str(),
+        }
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -78,13 +86,14 @@ impl Remark {
         self
     }
 
+    /// What was seen.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// For a person.
     pub(super) fn line(&self) -> String {
-        let word = match self.grade {
-            // What must not be overlooked stands out.
-            Grade::Danger => "DANGER",
-            grade => grade.as_str(),
-        };
+        let word = self.grade.shown();
         let Self { check, message, .. } = self;
         let advice = self.advice.as_ref().map(|advice| format!("; {advice}")).unwrap_or_default();
         let line = shown(&format!("{word:<7}  {check:<9}  {message}{advice}"));

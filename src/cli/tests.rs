@@ -31,6 +31,7 @@ fn what_is_a_command_line() {
         "vmlockctl who a b",
         "vmlockctl completions fish",
         "vmlockctl reload",
+        "vmlockctl status --json",
         "vmlockctl suspend --force web1",
         "vmlockctl resume web1 --wait=5min",
         "vmlockctl reexec --json --runtime-dir /run/other",

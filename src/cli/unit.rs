@@ -27,6 +27,8 @@ pub(super) struct Unit {
     pub(super) stored: u64,
     /// Whether it would keep them over a stop; empty where it does not know that setting.
     pub(super) preserve: String,
+    /// `active` and the like.
+    pub(super) active: String,
     /// `enabled` and the like; empty where there is no such file.
     pub(super) state: String,
 }
@@ -51,6 +53,7 @@ impl Unit {
             store_max: row::number(&of_service, "FileDescriptorStoreMax"),
             stored: row::number(&of_service, "NFileDescriptorStore"),
             preserve: row::text(&of_service, "FileDescriptorStorePreserve").to_owned(),
+            active: row::text(&of_unit, "ActiveState").to_owned(),
             state: row::text(&of_unit, "UnitFileState").to_owned(),
         }))
     }
@@ -103,7 +106,8 @@ mod tests {
 
     fn unit(systemd: u32, preserve: &str, state: &str) -> Unit {
         let (preserve, state) = (preserve.to_owned(), state.to_owned());
-        Unit { systemd, main_pid: 1, store_max: 128, stored: 4, preserve, state }
+        let active = "active".to_owned();
+        Unit { systemd, main_pid: 1, store_max: 128, stored: 4, preserve, active, state }
     }
 
     #[test]
