@@ -7,7 +7,7 @@ use zbus::{Message, OwnedObjectPath};
 
 use super::error::Error;
 use super::link::Link;
-use super::output::complain;
+use super::output::remark;
 use super::row;
 use crate::client::{Options, Row, lists};
 use crate::lock::OwnerId;
@@ -49,7 +49,7 @@ impl Known {
                 self.locks = locks.iter().filter_map(lock).collect();
             }
             Err(error) if error.is_absence() => {
-                complain("vmlockd is not running; waiting for it to start");
+                remark("vmlockd is not running; waiting for it to start");
             }
             // What can't be named is told by its number.
             Err(_) => {}

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use nix::unistd::{getpgrp, tcgetpgrp};
 
 use super::fit::{Wording, fitted};
-use super::output::complain;
+use super::output::{complain, is_quiet};
 
 /// Erases the screen from the cursor on.
 const ERASE: &str = "\x1b[J";
@@ -28,7 +28,8 @@ impl Line {
     pub(super) fn new() -> Self {
         let knows = std::env::var_os("TERM").is_none_or(|kind| kind != "dumb");
         let terminal = io::stderr().is_terminal() && knows && is_in_front();
-        Self { terminal, said: false, stands: false }
+        let quiet = is_quiet();
+        Self { terminal: terminal && !quiet, said: quiet, stands: false }
     }
 
     /// Whether it is worth saying how things stand now.

@@ -10,9 +10,10 @@ use super::code::Code;
 use super::error::Error;
 use super::find;
 use super::link::Link;
-use super::output::{Form, print, say};
+use super::output::Form;
 use super::table::{Lean, Table};
 use super::target::{self, Target};
+use super::watch::{Page, Watch};
 use super::{json, row};
 use crate::client::{Row, lists};
 
@@ -33,6 +34,8 @@ pub(super) struct Arguments {
     /// Disks, locks or owners
     #[arg(value_name = "PATH|LOCK|OWNER")]
     targets: Vec<OsString>,
+    #[command(flatten)]
+    watch: Watch,
 }
 
 /// The number of a user.
@@ -52,6 +55,11 @@ pub(super) struct Filter {
 }
 
 impl Arguments {
+    /// Whether the list is printed again when it changes.
+    pub(super) fn watches(&self) -> bool {
+        self.watch.is_wanted()
+    }
+
     /// Reads the arguments.
     pub(super) fn filter(self) -> Result<Filter, Error> {
         let targets = self.targets.into_iter().map(Target::parse).collect::<Result<_, _>>()?;
@@ -103,18 +111,19 @@ impl Filter {
 
 /// Prints the locks.
 pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Result<Code, Error> {
+    let watch = arguments.watch;
     let filter = arguments.filter()?;
-    let locks = filter.locks(link).await?;
-    if form == Form::Json {
-        print(&json::document(&json::objects(&locks)))?;
-        return Ok(Code::SUCCESS);
-    }
-    if locks.is_empty() {
-        say(if filter.is_empty() { "no locks" } else { "no such locks" });
-        return Ok(Code::SUCCESS);
-    }
-    print(&table(&locks).to_string())?;
-    Ok(Code::SUCCESS)
+    let read = async || {
+        let locks = filter.locks(link).await?;
+        Ok(match form {
+            Form::Json => Page::Json(json::objects(&locks)),
+            Form::Text if locks.is_empty() => {
+                Page::Nothing(if filter.is_empty() { "no locks" } else { "no such locks" })
+            }
+            Form::Text => Page::Table(table(&locks).to_string()),
+        })
+    };
+    watch.show(link, read).await
 }
 
 fn table(locks: &[Row]) -> Table<9> {

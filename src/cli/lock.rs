@@ -14,7 +14,7 @@ use super::disks::Disk;
 use super::error::Error;
 use super::link::Link;
 use super::open::{Opened, Opening, check_name, check_uuid};
-use super::output::{Form, print};
+use super::output::{self, Form};
 use super::signals::Signals;
 use super::table::{Lean, Table};
 use super::wait::Wait;
@@ -118,13 +118,14 @@ async fn report(
     let locks = lists::locks(&link.manager().await?, filter).await?;
     let ours = |lock: &Row| row::text(lock, "owner") == path.as_str();
     let locks: Vec<Row> = locks.into_iter().filter(ours).collect();
-    print(&match form {
+    let text = match form {
         Form::Json => {
             let locks = json::objects(&locks);
             json::document(&json!({ "owner": path.as_str(), "uuid": uuid, "locks": locks }))
         }
         Form::Text => text(uuid, &locks),
-    })
+    };
+    output::report(form, &text)
 }
 
 /// Closes an owner that could not be reported: a caller that is told of a failure does not expect

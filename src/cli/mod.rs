@@ -19,6 +19,7 @@ mod error;
 mod examine;
 mod find;
 mod fit;
+mod help;
 mod hints;
 mod hosts;
 mod json;
@@ -66,6 +67,7 @@ mod unlock;
 mod virtlockd;
 mod wait;
 mod waiting;
+mod watch;
 mod who;
 mod why;
 mod width;
@@ -139,6 +141,9 @@ struct Arguments {
     /// Do not ask for a password
     #[arg(long, global = true, display_order = 903)]
     no_ask_password: bool,
+    /// Do not print what a command has done, what it waits for, and that a list is empty
+    #[arg(short, long, global = true, display_order = 904)]
+    quiet: bool,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -149,10 +154,8 @@ enum Verb {
     Lock(lock::Arguments),
     Unlock(unlock::Arguments),
     List(list::Arguments),
-    /// List the owners: the virtual machines that can hold locks
-    Owners,
-    /// List the requests that wait, in order of arrival
-    Waiting,
+    Owners(owners::Arguments),
+    Waiting(waiting::Arguments),
     Show(show::Arguments),
     Who(who::Arguments),
     Resolve(resolve::Arguments),
@@ -168,6 +171,7 @@ enum Verb {
     Monitor,
     Metrics(metrics::Arguments),
     Completions(completions::Arguments),
+    Help(help::Arguments),
 }
 
 impl Verb {
@@ -185,8 +189,8 @@ impl Verb {
     fn needs_running_service(&self) -> bool {
         match self {
             Self::List(_)
-            | Self::Owners
-            | Self::Waiting
+            | Self::Owners(_)
+            | Self::Waiting(_)
             | Self::Show(_)
             | Self::Who(_)
             | Self::Resolve(_)
@@ -204,6 +208,9 @@ impl Verb {
             Self::Run(arguments) => arguments.waits(),
             Self::Lock(arguments) => arguments.waits(),
             Self::Resume(arguments) => arguments.waits(),
+            Self::List(arguments) => arguments.watches(),
+            Self::Owners(arguments) => arguments.watches(),
+            Self::Waiting(arguments) => arguments.watches(),
             Self::Monitor => true,
             _ => false,
         }
@@ -242,7 +249,7 @@ fn run_tool(arguments: &[OsString]) -> Code {
     if let Some(code) = other {
         return code;
     }
-    let (bus, arguments) = match parse(arguments) {
+    let (bus, arguments) = match parse(arguments).and_then(help::or_arguments) {
         Ok(parsed) => parsed,
         Err(error) if error.use_stderr() => {
             // There is nowhere to report that standard error cannot be written.
@@ -289,6 +296,9 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
         agent::forbid();
     }
     let form = if arguments.json { Form::Json } else { Form::Text };
+    if arguments.quiet {
+        output::be_quiet();
+    }
     let needs = Needs { descriptors: NEEDS.descriptors + arguments.verb.disks(), ..NEEDS };
     rlimit::check(needs).map_err(|error| Error::Failed(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -314,8 +324,8 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
             Verb::Lock(arguments) => lock::perform(&link, arguments, form).await,
             Verb::Unlock(arguments) => unlock::perform(&link, arguments).await,
             Verb::List(arguments) => list::perform(&link, arguments, form).await,
-            Verb::Owners => owners::perform(&link, form).await,
-            Verb::Waiting => waiting::perform(&link, form).await,
+            Verb::Owners(arguments) => owners::perform(&link, arguments, form).await,
+            Verb::Waiting(arguments) => waiting::perform(&link, arguments, form).await,
             Verb::Show(arguments) => show::perform(&link, arguments, form).await,
             Verb::Who(arguments) => who::perform(&link, arguments, form).await,
             Verb::Resolve(arguments) => resolve::perform(&link, arguments, form).await,
@@ -327,9 +337,11 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
             Verb::Monitor => monitor::perform(&link, form).await,
             Verb::Metrics(arguments) => metrics::perform(&link, arguments, form).await,
             // Served above.
-            Verb::Completions(_) | Verb::Reexec(_) | Verb::Doctor(_) | Verb::Status(_) => {
-                Ok(Code::SUCCESS)
-            }
+            Verb::Completions(_)
+            | Verb::Reexec(_)
+            | Verb::Doctor(_)
+            | Verb::Status(_)
+            | Verb::Help(_) => Ok(Code::SUCCESS),
         }
     })
 }

@@ -7,7 +7,7 @@ use super::error::Error;
 use super::known::Known;
 use super::link::Link;
 use super::news::{self, News};
-use super::output::{Form, complain, print, reader_gone};
+use super::output::{Form, print, reader_gone, remark};
 use super::signals::Signals;
 use super::{clock, colour};
 use crate::client::{Event, MANAGER_PATH, Subscription};
@@ -20,7 +20,7 @@ pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
     let rule = MatchRule::builder().path_namespace(MANAGER_PATH);
     let mut events = Subscription::new(link.bus().await?, rule).await?;
     let mut known = Known::default();
-    complain(&format!("listening on the {} bus; press Ctrl-C to stop", link.bus.as_str()));
+    remark(&format!("listening on the {} bus; press Ctrl-C to stop", link.bus.as_str()));
     known.learn(link).await;
     let gone = reader_gone();
     tokio::pin!(gone);
@@ -50,7 +50,7 @@ pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
                 }
                 Event::Owner(owner) => {
                     let is_there = owner.is_some();
-                    complain(if is_there {
+                    remark(if is_there {
                         "vmlockd has come to the bus"
                     } else {
                         "vmlockd has left the bus; events are missed until it returns"

@@ -24,8 +24,8 @@ pub(super) enum Origin {
     Unknown,
 }
 
-/// How a bus daemon is called. `comm` has 15 characters at most.
-const BUSES: [&str; 3] = ["dbus-daemon", "dbus-broker", "dbus-broker-lau"];
+/// The variable that a message bus sets for the services that it starts.
+const STARTER: &[u8] = b"DBUS_STARTER_ADDRESS=";
 /// What the kernel appends to the name of an executable that was unlinked or replaced.
 const DELETED: &str = " (deleted)";
 
@@ -38,10 +38,11 @@ impl Origin {
                 Self::Systemd { active: unit.active.clone(), file: unit.state.clone() }
             }
             _ if !is_service(pid) => Self::Unknown,
-            _ if parent(pid).and_then(name).is_some_and(|name| BUSES.contains(&name.trim())) => {
-                Self::Bus
-            }
-            _ => Self::Other,
+            _ => match fs::read(format!("/proc/{pid}/environ")) {
+                Ok(environment) if is_of_bus(&environment) => Self::Bus,
+                Ok(_) => Self::Other,
+                Err(_) => Self::Unknown,
+            },
         }
     }
 
@@ -81,14 +82,9 @@ fn name(pid: u32) -> Option<String> {
     fs::read_to_string(format!("/proc/{pid}/comm")).ok()
 }
 
-fn parent(pid: u32) -> Option<u32> {
-    parent_in(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-}
-
-/// Reads the parent's number in a `stat`. The name, in parentheses, may have any characters in it.
-fn parent_in(stat: &str) -> Option<u32> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(1)?.parse().ok()
+/// Whether an environment is that of a service which a message bus has started.
+fn is_of_bus(environment: &[u8]) -> bool {
+    environment.split(|byte| *byte == 0).any(|variable| variable.starts_with(STARTER))
 }
 
 /// Returns the installed executable if it is another file than the one that process `pid` executes.
@@ -108,10 +104,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_parent_is_found_behind_any_name() {
-        assert_eq!(parent_in("12 (a) b) c) S 7 12 12"), Some(7));
-        assert_eq!(parent_in("12"), None);
-        assert_eq!(parent(std::process::id()), Some(std::os::unix::process::parent_id()));
+    fn a_bus_is_known_by_its_variable() {
+        assert!(is_of_bus(b"A=b\0DBUS_STARTER_ADDRESS=unix:path=/run/bus\0"));
+        assert!(!is_of_bus(b"X_DBUS_STARTER_ADDRESS=a\0B=DBUS_STARTER_ADDRESS=\0"));
     }
 
     #[test]

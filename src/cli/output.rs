@@ -3,6 +3,7 @@
 use std::future::pending;
 use std::io::{self, Write};
 use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use nix::errno::Errno;
@@ -18,6 +19,19 @@ pub(super) enum Form {
     Text,
     /// As JSON, for programs.
     Json,
+}
+
+/// Whether `--quiet` was given.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Has [`inform`], [`remark`] and [`report`] print nothing from now on.
+pub(super) fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
+/// Whether informational output is left out.
+pub(super) fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
 }
 
 /// Prints a text, which brings its own line ends, at once.
@@ -68,4 +82,24 @@ pub(super) fn say(text: &str) {
 /// Writes a message to standard error.
 pub(super) fn complain(text: &str) {
     say(&format!("vmlockctl: {text}"));
+}
+
+/// Prints on standard error that a list is empty, unless `--quiet` was given.
+pub(super) fn inform(text: &str) {
+    if !is_quiet() {
+        say(text);
+    }
+}
+
+/// Prints a message that is neither an error nor a warning on standard error, unless `--quiet` was given.
+pub(super) fn remark(text: &str) {
+    if !is_quiet() {
+        complain(text);
+    }
+}
+
+/// Prints what a command has done on standard output, unless `--quiet` was given. What is printed for a
+/// program was asked for with `--json`.
+pub(super) fn report(form: Form, text: &str) -> Result<(), Error> {
+    if form == Form::Text && is_quiet() { Ok(()) } else { print(text) }
 }

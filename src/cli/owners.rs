@@ -1,24 +1,44 @@
 //! `owners`: the owners of all users.
 
+use clap::Args;
+
 use super::code::Code;
 use super::error::Error;
 use super::link::Link;
-use super::output::{Form, print, say};
+use super::output::Form;
 use super::table::{Lean, Table};
+use super::watch::{Page, Watch};
 use super::{json, row};
-use crate::client::lists;
+use crate::client::{Row, lists};
+
+/// List the owners: the virtual machines that can hold locks
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    watch: Watch,
+}
+
+impl Arguments {
+    /// Whether the list is printed again when it changes.
+    pub(super) fn watches(&self) -> bool {
+        self.watch.is_wanted()
+    }
+}
 
 /// Prints the owners.
-pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
-    let owners = lists::owners(&link.manager().await?).await?;
-    if form == Form::Json {
-        print(&json::document(&json::objects(&owners)))?;
-        return Ok(Code::SUCCESS);
-    }
-    if owners.is_empty() {
-        say("no owners");
-        return Ok(Code::SUCCESS);
-    }
+pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Result<Code, Error> {
+    let read = async || {
+        let owners = lists::owners(&link.manager().await?).await?;
+        Ok(match form {
+            Form::Json => Page::Json(json::objects(&owners)),
+            Form::Text if owners.is_empty() => Page::Nothing("no owners"),
+            Form::Text => Page::Table(table(&owners).to_string()),
+        })
+    };
+    arguments.watch.show(link, read).await
+}
+
+fn table(owners: &[Row]) -> Table<8> {
     let mut table = Table::new([
         ("OWNER", Lean::Left),
         ("VM", Lean::Left),
@@ -29,7 +49,7 @@ pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
         ("ANCHORS", Lean::Left),
         ("SINCE", Lean::Left),
     ]);
-    for owner in &owners {
+    for owner in owners {
         let anchors = row::words(owner, "anchors");
         table.push([
             row::short_uuid(owner),
@@ -42,6 +62,5 @@ pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
             row::since(owner),
         ]);
     }
-    print(&table.to_string())?;
-    Ok(Code::SUCCESS)
+    table
 }

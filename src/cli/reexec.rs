@@ -17,7 +17,7 @@ use zbus::names::{BusName, OwnedUniqueName};
 use super::code::Code;
 use super::error::Error;
 use super::link::Link;
-use super::output::{Form, print};
+use super::output::{Form, report};
 use super::{json, running};
 use crate::client::{Bus, ManagerProxy, Options, SERVICE};
 
@@ -74,12 +74,13 @@ pub(super) async fn perform(bus: Bus, arguments: Arguments, form: Form) -> Resul
         );
         return Err(Error::Failed(text));
     }
-    print(&match form {
+    let text = match form {
         Form::Json => json::document(&json!({ "before": before, "after": after, "pid": pid })),
         Form::Text => {
             format!("vmlockd {before} was replaced by vmlockd {after}, in process {pid}\n")
         }
-    })?;
+    };
+    report(form, &text)?;
     Ok(Code::SUCCESS)
 }
 

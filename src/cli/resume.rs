@@ -11,7 +11,7 @@ use super::disks::Disk;
 use super::error::Error;
 use super::line::Line;
 use super::link::Link;
-use super::output::{Form, print};
+use super::output::{self, Form};
 use super::row;
 use super::signals::Signals;
 use super::span::Span;
@@ -71,7 +71,7 @@ pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
         [] => "is not suspended",
         _ => "is resumed; it has acquired",
     };
-    print(&report(form, &owner, outcome, &locks))?;
+    output::report(form, &report(form, &owner, outcome, &locks))?;
     Ok(Code::SUCCESS)
 }
 

@@ -32,7 +32,7 @@ use super::disks::{Disk, absolute};
 use super::error::Error;
 use super::link::Link;
 use super::open::{Opened, Opening, check_name, check_uuid, name_after};
-use super::output::complain;
+use super::output::{complain, remark};
 use super::signals::{Signals, is_for_the_group};
 use super::start::{self, Waiting};
 use super::survivors::{self, Survivor};
@@ -173,7 +173,7 @@ async fn bind(link: &Link, path: &OwnedObjectPath, left: &mut [Survivor]) {
 /// Reports disks that stay locked, and processes that run without a lock.
 async fn report(kept: Option<bool>, left: Vec<Survivor>) {
     if kept == Some(true) {
-        complain(&kept_by(&left));
+        remark(&kept_by(&left));
         return;
     }
     // Those that end with the command need no word.

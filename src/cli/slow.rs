@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::agent;
+use super::output::is_quiet;
 use crate::lock::printable::shown_path;
 
 /// How long the service may take to answer before that is reported.
@@ -49,7 +50,7 @@ pub(super) fn report_slow_files<'p, T>(
 /// Says that there is no answer about these disks or leases.
 pub(super) fn report<'p>(paths: impl IntoIterator<Item = &'p Path>) {
     // The user may be typing a password, which takes its time.
-    if agent::runs() {
+    if agent::runs() || is_quiet() {
         return;
     }
     let names: Vec<String> = paths.into_iter().map(shown_path).collect();

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::code::Code;
 use super::error::Error;
 use super::link::Link;
-use super::output::{Form, print};
+use super::output::{self, Form};
 use super::table::{Lean, Table};
 use super::{find, json, row};
 use crate::client::{Options, Row, lists};
@@ -49,7 +49,7 @@ pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
         (_, []) => "holds no locks; it is not suspended",
         _ => "is suspended; it has released",
     };
-    print(&report(form, &owner, outcome, &locks))?;
+    output::report(form, &report(form, &owner, outcome, &locks))?;
     Ok(Code::SUCCESS)
 }
 

@@ -23,6 +23,9 @@ fn what_is_a_command_line() {
         "vmlockctl run --disk a --wait=2min -- true",
         "vmlockctl lock --wait a.img",
         "vmlockctl waiting --json",
+        "vmlockctl waiting --watch",
+        "vmlockctl -q owners --watch --json",
+        "vmlockctl list --watch --quiet web1",
         "vmlockctl show 4dea",
         "vmlockctl release --force 3",
         "vmlockctl release ./a.img",
@@ -84,6 +87,24 @@ fn what_follows_the_dashes_is_the_command() {
     let line = "vmlockctl run --disk a -- qemu --json -- --help";
     let Verb::Run(run) = parse(line).unwrap().verb else { panic!("not run") };
     assert_eq!(run.command, ["qemu", "--json", "--", "--help"]);
+}
+
+#[test]
+fn help_is_that_of_the_command() {
+    let help = |line: &str| {
+        let line: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        super::parse(line).and_then(help::or_arguments).unwrap_err()
+    };
+    for (line, same) in [
+        ("vmlockctl help", "vmlockctl --help"),
+        ("vmlockctl help run", "vmlockctl run --help"),
+        ("vmlockctl help lockspace create", "vmlockctl lockspace create --help"),
+        ("vmlockctl --json help help", "vmlockctl help --help"),
+    ] {
+        assert!(!help(line).use_stderr(), "{line}");
+        assert_eq!(help(line).to_string(), help(same).to_string(), "{line}");
+    }
+    assert!(help("vmlockctl help frobnicate").use_stderr());
 }
 
 #[test]

@@ -2,27 +2,48 @@
 
 use std::collections::BTreeSet;
 
+use clap::Args;
+
 use super::code::Code;
 use super::error::Error;
 use super::link::Link;
-use super::output::{Form, print, say};
+use super::output::Form;
 use super::table::{Lean, Table};
+use super::watch::{Page, Watch};
 use super::{clock, json, row};
 use crate::client::{Options, Row, lists};
 
+const AFTER_HELP: &str = "\
+With --watch, the list is read again at each signal of the service. No signal
+tells that a request is cancelled or times out, or begins to wait for a foreign
+holder: this is seen with the next signal.";
+
+/// List the requests that wait, in order of arrival
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    watch: Watch,
+}
+
+impl Arguments {
+    /// Whether the list is printed again when it changes.
+    pub(super) fn watches(&self) -> bool {
+        self.watch.is_wanted()
+    }
+}
+
 /// Prints the waiting requests.
-pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
-    let waiters = lists::waiting(&link.manager().await?, Options::new()).await?;
-    if form == Form::Json {
-        print(&json::document(&json::objects(&waiters)))?;
-        return Ok(Code::SUCCESS);
-    }
-    if waiters.is_empty() {
-        say("no requests wait");
-        return Ok(Code::SUCCESS);
-    }
-    print(&(table(&waiters) + &reservations(&waiters)))?;
-    Ok(Code::SUCCESS)
+pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Result<Code, Error> {
+    let read = async || {
+        let waiters = lists::waiting(&link.manager().await?, Options::new()).await?;
+        Ok(match form {
+            Form::Json => Page::Json(json::objects(&waiters)),
+            Form::Text if waiters.is_empty() => Page::Nothing("no requests wait"),
+            Form::Text => Page::Table(table(&waiters) + &reservations(&waiters)),
+        })
+    };
+    arguments.watch.show(link, read).await
 }
 
 /// A line for each resource, as the service tells of them: in the order in which they are served.

@@ -10,7 +10,7 @@ use super::error::Error;
 use super::find;
 use super::link::Link;
 use super::other::{self, BUS, Other};
-use super::output::{Form, complain, print, say};
+use super::output::{Form, complain, inform, print};
 use super::target::{self, Target};
 use super::{clock, json, row};
 use crate::client::Row;
@@ -55,7 +55,7 @@ pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
             Form::Json => {
                 answers.push(json!({ "path": disk, "holders": json::objects(&holders) }));
             }
-            Form::Text if holders.is_empty() => say(&format!("nobody holds {}", spoken(&disk))),
+            Form::Text if holders.is_empty() => inform(&format!("nobody holds {}", spoken(&disk))),
             Form::Text => {
                 let line = |holder| format!("{}\n", sentence(&disk, holder));
                 print(&holders.iter().map(line).collect::<String>())?;

@@ -14,9 +14,11 @@ mod look;
 mod metrics;
 mod monitor;
 mod names;
+mod quiet;
 mod reexec;
 mod reload;
 mod run;
+mod status;
 mod stopped;
 mod stumbles;
 mod suspend;
@@ -25,6 +27,7 @@ mod terminal;
 mod times;
 mod trouble;
 mod wait;
+mod watch;
 
 use std::path::Path;
 

@@ -1,0 +1,28 @@
+//! `help`: the same as `--help` of a command.
+
+use std::ffi::OsString;
+
+use clap::Args;
+
+use crate::client::Bus;
+
+/// Print help for a command
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The command; without one, help for all of them is printed
+    #[arg(value_name = "COMMAND")]
+    commands: Vec<OsString>,
+}
+
+/// Returns the arguments, or the help that they ask for, as an error of clap's.
+pub(super) fn or_arguments(
+    (bus, arguments): (Bus, super::Arguments),
+) -> Result<(Bus, super::Arguments), clap::Error> {
+    match arguments.verb {
+        super::Verb::Help(Arguments { commands }) => {
+            let line = ["vmlockctl".into()].into_iter().chain(commands).chain(["--help".into()]);
+            super::parse(line.collect())
+        }
+        _ => Ok((bus, arguments)),
+    }
+}
