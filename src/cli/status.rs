@@ -68,7 +68,7 @@ struct Status {
 /// Prints the state of the service, or that it is not running.
 pub(super) async fn perform(bus: Bus, form: Form) -> Result<Code, Error> {
     let asked = async {
-        let link = Link::open_private(bus).await?.to_running();
+        let link = Link::open_private(bus).await?.into_running();
         match link.manager().await {
             Ok(manager) => look(&link, &manager).await,
             Err(error) => Err(with_unit(&link, error).await),
