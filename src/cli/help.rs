@@ -21,7 +21,7 @@ pub(super) fn or_arguments(
     match arguments.verb {
         super::Verb::Help(Arguments { commands }) => {
             let line = ["vmlockctl".into()].into_iter().chain(commands).chain(["--help".into()]);
-            super::parse(line.collect())
+            super::parse(&line.collect::<Vec<OsString>>())
         }
         _ => Ok((bus, arguments)),
     }

@@ -93,7 +93,7 @@ fn what_follows_the_dashes_is_the_command() {
 fn help_is_that_of_the_command() {
     let help = |line: &str| {
         let line: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
-        super::parse(line).and_then(help::or_arguments).unwrap_err()
+        super::parse(&line).and_then(help::or_arguments).unwrap_err()
     };
     for (line, same) in [
         ("vmlockctl help", "vmlockctl --help"),
