@@ -12,6 +12,7 @@ use std::sync::{OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Arg, Command, ValueHint};
 use clap_complete::engine::{
     ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter as _,
@@ -40,7 +41,7 @@ pub(super) fn main(arguments: &[OsString], command: fn() -> Command) -> Option<C
     let words: Vec<OsString> = words.cloned().collect();
     let (done, completed) = mpsc::channel();
     let complete = move || {
-        let (mut command, mut text) = (with_values(command()), Vec::new());
+        let (mut command, mut text) = (with_values(with_commands(command())), Vec::new());
         let here = env::current_dir().ok();
         if !words.is_empty()
             && let Some(shell) = shell(&name)
@@ -66,6 +67,13 @@ fn shell(name: &str) -> Option<&'static dyn EnvCompleter> {
         "fish" => Some(&Fish),
         _ => None,
     }
+}
+
+/// Adds to `help` the commands that it explains.
+fn with_commands(command: Command) -> Command {
+    let verbs: Vec<String> = command.get_subcommands().map(|it| it.get_name().to_owned()).collect();
+    let parser = PossibleValuesParser::new(verbs);
+    command.mut_subcommand("help", |help| help.mut_arg("commands", |arg| arg.value_parser(parser)))
 }
 
 /// Adds to a command and its subcommands what the names of their arguments stand for.

@@ -52,6 +52,8 @@ async fn owners_locks_and_disks_are_completed_where_they_are_expected() {
     assert_eq!(values(&house, "vmlockctl run --name web2 --disk dis").await, ["disk one"]);
     assert_eq!(values(&house, "vmlockctl run --on-lost=pa").await, ["pause"]);
     assert_eq!(values(&house, "vmlockctl wai").await, ["waiting"]);
+    assert_eq!(values(&house, "vmlockctl suspend we").await, ["web1"]);
+    assert_eq!(values(&house, "vmlockctl help sta").await, ["status"]);
     assert_eq!(values(&house, "vmlockctl waiting --sess").await, ["--session"]);
     assert!(holder.finish().await.success());
 }
