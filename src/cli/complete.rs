@@ -12,7 +12,6 @@ use std::sync::{OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use clap::builder::PossibleValuesParser;
 use clap::{Arg, Command, ValueHint};
 use clap_complete::engine::{
     ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter as _,
@@ -72,8 +71,13 @@ fn shell(name: &str) -> Option<&'static dyn EnvCompleter> {
 /// Adds to `help` the commands that it explains.
 fn with_commands(command: Command) -> Command {
     let verbs: Vec<String> = command.get_subcommands().map(|it| it.get_name().to_owned()).collect();
-    let parser = PossibleValuesParser::new(verbs);
-    command.mut_subcommand("help", |help| help.mut_arg("commands", |arg| arg.value_parser(parser)))
+    let candidates = move |current: &OsStr| -> Vec<CompletionCandidate> {
+        let current = current.to_string_lossy();
+        let verbs = verbs.iter().filter(|verb| verb.starts_with(&*current));
+        verbs.map(CompletionCandidate::new).collect()
+    };
+    let completer = ArgValueCompleter::new(candidates);
+    command.mut_subcommand("help", |help| help.mut_arg("commands", |arg| arg.add(completer)))
 }
 
 /// Adds to a command and its subcommands what the names of their arguments stand for.
