@@ -215,10 +215,12 @@ impl Stranger {
         }
         match self.naming {
             Naming::Late(Some(pid)) => {
-                who.push(format!("another program (pid {pid}, not described in time)"));
+                who.push(format!("another program (pid {pid}, not identified in time)"));
             }
             Naming::Late(None) | Naming::Needed(_) if who.is_empty() => {
-                who.push("another program or host, which could not be named in time".to_owned());
+                who.push(
+                    "another program or host, which could not be identified in time".to_owned(),
+                );
             }
             _ if who.is_empty() => {
                 who.push("another program or host that the kernel does not name".to_owned());

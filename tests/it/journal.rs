@@ -142,8 +142,12 @@ async fn several_holders_are_several_fields() {
     for holder in &holders {
         holder.acquire(&[shared(&image)]).await.unwrap();
     }
-    let other = Machine::open(&bus, "web3").await;
+    let why = option("why", "nightly backup");
+    let other = Machine::open_with(&bus, "", "web3", why).await.unwrap();
     other.acquire(&[exclusive(&image)]).await.unwrap_err();
+    let stated = entries(&host, &["VMLOCKD_WHY=nightly backup"]).await;
+    assert_eq!(stated.len(), 1, "{stated:#?}");
+    assert_says(&stated[0], &[("EVENT", "owner-opened"), ("OWNER_NAME", "web3")]);
     let refused = the(&host, Kind::Refused).await;
     assert_eq!(refused["VMLOCKD_HOLDER_NAME"], serde_json::json!(["web1", "web2"]));
     assert_eq!(entries(&host, &["VMLOCKD_HOLDER_NAME=web2"]).await, [refused]);

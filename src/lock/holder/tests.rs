@@ -44,8 +44,8 @@ fn stranger() -> Stranger {
 fn a_holder_that_is_not_named_in_time_is_said_to_be_so() {
     let mut stranger = stranger();
     for (told, who) in [
-        (None, "another program or host, which could not be named in time"),
-        (Some(7), "another program (pid 7, not described in time)"),
+        (None, "another program or host, which could not be identified in time"),
+        (Some(7), "another program (pid 7, not identified in time)"),
     ] {
         let search = Search { told, ..Search::default() };
         stranger.naming = Naming::Needed(Box::new(Unnamed { search, host_id: None }));
