@@ -319,7 +319,7 @@ mod tests {
             ),
             (
                 "\nlvm_lockspace_dir = \"/none/such\"",
-                "2: lockspace directory /none/such: does not exist",
+                "2: cannot use lockspace directory /none/such: does not exist",
             ),
             (
                 "file_lockspace_dir = \"/none/such\"",

@@ -166,11 +166,11 @@ async fn each_dialog_says_what_it_is_about() {
             "Cancel",
             "manage the locks of the virtual machine roots, which".to_owned(),
         ),
-        (mine.owner.inner(), "BindPID", "tie the locks of the virtual machine mine to".to_owned()),
+        (mine.owner.inner(), "BindPID", "bind the locks of the virtual machine mine to".to_owned()),
         (
             held.inner(),
             "Release",
-            format!("break the lock that roots of uid 0 has on the disk {disk}"),
+            format!("break the lock that roots of uid 0 holds on the disk {disk}"),
         ),
     ] {
         let pid = std::process::id();
