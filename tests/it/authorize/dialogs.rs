@@ -206,7 +206,7 @@ async fn a_person_may_let_anothers_lock_be_broken() {
     for (path, disk) in locks.iter().zip([&one, &two]) {
         let grant = async {
             let dialog = agent.next_dialog().await;
-            let words = format!("that roots of uid 0 has on the disk {}", disk.display());
+            let words = format!("that roots of uid 0 holds on the disk {}", disk.display());
             assert!(dialog.message.ends_with(&words), "{}", dialog.message);
             dialog.grant(&agent).await;
         };
