@@ -50,7 +50,7 @@ async fn an_owner_releases_its_locks_and_acquires_them_again() {
 
     let (a_name, b_name) = (str(&a), str(&b));
     let table = format!("MODE       RESOURCE\nexclusive  {a_name}\nshared     {b_name}\n");
-    let said = vmlockctl(&house, &["suspend", &uuid[..8]]).await.ok();
+    let said = vmlockctl(&house, &["suspend", &uuid[..13]]).await.ok();
     let expected = format!("VM \"web1\" ({uuid}) is suspended; it has released:\n{table}");
     assert_eq!(said, expected);
     for disk in [&a, &b] {
