@@ -94,7 +94,7 @@ fn with_values(command: Command) -> Command {
 }
 
 fn with_value(arg: Arg, name: &str) -> Arg {
-    if name == "COMMAND" {
+    if name == "COMMAND" && arg.is_last_set() {
         return arg.value_hint(ValueHint::CommandWithArguments);
     }
     let kinds: Vec<Kind> = name.split('|').filter_map(Kind::named).collect();
