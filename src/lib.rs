@@ -1,4 +1,4 @@
-//! vmlockd locks the disks of virtual machines for as long as the machines live.
+//! vmlockd locks the disks of virtual machines for as long as the VMs live.
 //!
 //! The floors, from the ground up; a room uses its own floor and those below:
 //!

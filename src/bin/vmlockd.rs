@@ -20,7 +20,7 @@ use vmlockd::lock::trial;
 use vmlockd::rlimit::{self, Needs};
 use vmlockd::service::sentinel::stand;
 
-/// Locks the disks of virtual machines for as long as the machines live.
+/// Lock service for the disks of virtual machines.
 // The doc comments are the help text, where backticks would only be in the way.
 #[allow(clippy::doc_markdown)]
 #[derive(Debug, Parser)]

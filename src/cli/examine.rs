@@ -74,7 +74,7 @@ fn examine_disk(path: &Path, remarks: &mut Vec<Remark>) -> Result<(), Error> {
             "not tested: {shown} itself is a mount point, so no file can be made beside it"
         );
         let advice = "examine the directory that it was mounted from";
-        remarks.push(Remark::new(Grade::Warning, "verdict", message).advise(advice));
+        remarks.push(Remark::new(Grade::Warning, "result", message).advise(advice));
         return Ok(());
     }
     tell(&directory, &examination, remarks);
@@ -96,7 +96,7 @@ pub(super) fn tell(directory: &Path, examination: &Examination, remarks: &mut Ve
     remarks.extend(tried.iter().map(|(step, outcome)| of_step(*step, outcome)));
     remarks.extend(caveats.iter().map(|caveat| of_caveat(*caveat)));
     let message = format!("{shown}: {}", verdict.sentence());
-    let mut remark = Remark::new(grade(verdict), "verdict", message);
+    let mut remark = Remark::new(grade(verdict), "result", message);
     if let Some(advice) = verdict.advice() {
         remark = remark.advise(advice);
     }
@@ -138,7 +138,7 @@ pub(super) fn grade(verdict: &Verdict) -> Grade {
 fn facts(directory: &Path, examination: &Examination) -> Value {
     let mut facts = json!({
         "directory": spelt_path(directory),
-        "verdict": examination.verdict.as_str(),
+        "result": examination.verdict.as_str(),
     });
     if let Some(mount) = &examination.mount {
         facts["filesystem"] = mount.kind.as_str().into();

@@ -54,6 +54,11 @@ const NUMBERS: [(&str, Kind, &str); 23] = {
     ]
 };
 
+/// Gauges by their former names, for monitoring that uses these: the name, the key in `GetMetrics`, and
+/// the description.
+const FORMER: [(&str, &str, &str); 1] =
+    [("requests_stuck", "requests-hung", "The former name of vmlockd_requests_hung.")];
+
 /// All of it.
 pub(super) fn text(metrics: &Row, version: &str) -> String {
     let mut text = String::new();
@@ -67,6 +72,11 @@ pub(super) fn text(metrics: &Row, version: &str) -> String {
             number(&mut text, metrics, key, kind, help);
         }
     }
+    for (name, key, help) in FORMER {
+        if metrics.contains_key(key) {
+            gauge(&mut text, name, row::number(metrics, key), help);
+        }
+    }
     text.push_str("# EOF\n");
     text
 }
@@ -75,10 +85,7 @@ fn number(text: &mut String, metrics: &Row, key: &str, kind: Kind, help: &str) {
     let name = key.replace('-', "_");
     let n = row::number(metrics, key);
     match kind {
-        Kind::Gauge => {
-            head(text, &name, "gauge", help);
-            say(text, format_args!("vmlockd_{name} {n}"));
-        }
+        Kind::Gauge => gauge(text, &name, n, help),
         Kind::Counter => {
             head(text, &name, "counter", help);
             say(text, format_args!("vmlockd_{name}_total {n}"));
@@ -102,6 +109,11 @@ fn number(text: &mut String, metrics: &Row, key: &str, kind: Kind, help: &str) {
             say(text, format_args!("vmlockd_{name}_count {count}"));
         }
     }
+}
+
+fn gauge(text: &mut String, name: &str, n: u64, help: &str) {
+    head(text, name, "gauge", help);
+    say(text, format_args!("vmlockd_{name} {n}"));
 }
 
 /// What is said of a metric before its values.

@@ -62,6 +62,7 @@ mod shared_fs;
 mod soak;
 mod stalls;
 mod state;
+mod style;
 mod survive;
 mod threads;
 mod two_hosts;

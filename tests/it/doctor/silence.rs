@@ -18,8 +18,8 @@ async fn whoever_asks_is_answered_all_the_same() {
     };
     served.server.signal(Signal::SIGSTOP);
     let (code, remarks) = doctor(&house, &served.at).await;
-    let told = on(&remarks, "verdict");
-    assert_eq!((code, &told["about"]["verdict"]), (78, &"untested".into()), "{remarks:#?}");
+    let told = on(&remarks, "result");
+    assert_eq!((code, &told["about"]["result"]), (78, &"untested".into()), "{remarks:#?}");
     assert_eq!(told["about"]["filesystem"], "fuse");
     assert!(told["message"].as_str().unwrap().contains("has not responded for 5 s"), "{told:#}");
     served.server.signal(Signal::SIGCONT);
@@ -27,7 +27,7 @@ async fn whoever_asks_is_answered_all_the_same() {
     let clean = async { while !names(&served.behind).is_empty() {} };
     within("nothing is left", clean).await;
     let (code, remarks) = doctor(&house, &served.at).await;
-    assert_eq!((code, &on(&remarks, "verdict")["about"]["verdict"]), (78, &"not-shared".into()));
+    assert_eq!((code, &on(&remarks, "result")["about"]["result"]), (78, &"not-shared".into()));
 }
 
 /// The service begins, serves what is elsewhere, and looks once there is an answer.

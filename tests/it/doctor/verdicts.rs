@@ -13,8 +13,8 @@ use crate::house::{House, Looped, Mounted, run};
 async fn assert_verdict(house: &House, at: &Path, code: i32, verdict: &str, words: &str) {
     let before = names(at);
     let (ended, remarks) = doctor(house, at).await;
-    let told = on(&remarks, "verdict");
-    assert_eq!(told["about"]["verdict"], verdict, "{remarks:#?}");
+    let told = on(&remarks, "result");
+    assert_eq!(told["about"]["result"], verdict, "{remarks:#?}");
     assert!(told["message"].as_str().unwrap().contains(words), "{told:#}");
     assert_eq!(ended, code, "{remarks:#?}");
     assert_eq!(names(at), before);
@@ -40,7 +40,7 @@ async fn what_is_the_hosts_own_is_local() {
     assert_verdict(&house, &at, 0, "local", own).await;
     // A disk is looked at from beside it.
     let (code, remarks) = doctor(&house, &image).await;
-    assert_eq!((code, &on(&remarks, "verdict")["about"]["filesystem"]), (0, &"ext4".into()));
+    assert_eq!((code, &on(&remarks, "result")["about"]["filesystem"]), (0, &"ext4".into()));
     assert_eq!(fs::read(&image).unwrap(), b"a disk");
     umount(&at).unwrap();
 
@@ -49,7 +49,7 @@ async fn what_is_the_hosts_own_is_local() {
     assert_verdict(&house, &memory, 0, "local", own).await;
     let (_, remarks) = doctor(&house, &memory).await;
     assert_eq!(remarks.iter().filter(|remark| remark["state"] == "ok").count(), 10);
-    let facts = &on(&remarks, "verdict")["about"];
+    let facts = &on(&remarks, "result")["about"];
     assert_eq!((&facts["source"], &facts["mount-point"]), (&"none".into(), &facts["directory"]));
 }
 

@@ -51,7 +51,7 @@ async fn hosts_see_each_other() {
             let told = |id| host(&remarks, id).unwrap();
             assert_eq!(told("node-a")["about"]["locked"], true, "{remarks:#?}");
             let shared = |remark: &&Value| {
-                remark["about"]["verdict"] == "shared"
+                remark["about"]["result"] == "shared"
                     || remark["about"]["self-test-result"] == "shared"
             };
             assert_eq!(remarks.iter().filter(shared).count(), 1, "{remarks:#?}");

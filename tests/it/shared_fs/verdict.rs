@@ -14,9 +14,9 @@ async fn verdict(house: &House, shared: &Shared) -> (String, String, i32) {
     let ran = run(command).await;
     let remarks: Vec<Value> =
         serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{ran:#?}"));
-    let remark = remarks.iter().find(|remark| remark["check"] == "verdict").unwrap();
+    let remark = remarks.iter().find(|remark| remark["check"] == "result").unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let word = text(&remark["about"]["verdict"]);
+    let word = text(&remark["about"]["result"]);
     (word, text(&remark["message"]), ran.status.code().unwrap())
 }
 

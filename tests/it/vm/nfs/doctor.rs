@@ -46,7 +46,7 @@ fn a_doctor_knows_how_it_is_exported_and_mounted() {
         vm.script(&format!("mount -t nfs -o {options},hard 127.0.0.1:/srv/{export} {PLACE}"));
         let (ended, remarks) = doctor(vm);
         let told = on_verdict(&remarks);
-        assert_eq!(told["about"]["verdict"], verdict, "{options} {export}: {remarks:#?}");
+        assert_eq!(told["about"]["result"], verdict, "{options} {export}: {remarks:#?}");
         assert!(told["message"].as_str().unwrap().contains(words), "{told:#}");
         assert_eq!(ended, code, "{options} {export}: {remarks:#?}");
         // Nothing is left behind.
@@ -67,12 +67,12 @@ fn doctor(vm: &Vm) -> (i32, Vec<Value>) {
         let ran = vm.run(&["vmlockctl", "--json", "doctor", PLACE]);
         let remarks: Vec<Value> =
             serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{ran:#?}"));
-        if on_verdict(&remarks)["about"]["verdict"] != "untested" || since.elapsed() > PATIENCE {
+        if on_verdict(&remarks)["about"]["result"] != "untested" || since.elapsed() > PATIENCE {
             return (ran.status.code().unwrap(), remarks);
         }
     }
 }
 
 fn on_verdict(remarks: &[Value]) -> &Value {
-    remarks.iter().find(|remark| remark["check"] == "verdict").unwrap()
+    remarks.iter().find(|remark| remark["check"] == "result").unwrap()
 }

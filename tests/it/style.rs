@@ -1,0 +1,137 @@
+//! The language of what users read: README, man pages, D-Bus and polkit files, and every text that
+//! the programs can print.
+
+mod printed;
+mod words;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use words::{Language, findings};
+
+/// Words that are right where they are: a file, and the words as they are reported.
+const ALLOWED: &[(&str, &str)] = &[
+    // Scripts look for the line "nobody holds DISK".
+    ("src/cli/who.rs", "nobody"),
+];
+
+/// A text, and where it comes from.
+struct Text {
+    file: String,
+    /// The line of the file at which it begins, from 1.
+    line: usize,
+    content: String,
+    language: Language,
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The files directly in a directory, and those below it, whose names end in one of `endings`.
+fn files(below: &Path, endings: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(below).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            found.extend(files(&path, endings));
+        } else if endings.iter().any(|ending| name.ends_with(ending)) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+fn named(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap().display().to_string()
+}
+
+/// The files that are read as they are.
+fn documents() -> Vec<Text> {
+    let at = |name: &str| root().join(name);
+    let kinds = [
+        (vec![at("README.md"), at("CHANGELOG.md")], Language::Plain),
+        (files(&at("examples"), &[".md", ".py", ".c", ".js"]), Language::Plain),
+        (files(&at("systemd"), &[".catalog"]), Language::Plain),
+        (files(&at("man"), &[".1", ".5", ".8"]), Language::Man),
+        (files(&at("dbus"), &[".xml", ".conf"]), Language::Xml),
+        (files(&at("polkit"), &[".policy", ".rules"]), Language::Xml),
+    ];
+    let mut all = Vec::new();
+    for (paths, language) in kinds {
+        for path in paths {
+            let text = fs::read_to_string(&path).unwrap();
+            all.push(Text { file: named(&path), line: 1, content: text, language });
+        }
+    }
+    all
+}
+
+/// What a program prints for `--help`, and for that of each of its commands.
+fn help(program: &str, commands: &mut Vec<String>, found: &mut Vec<Text>) {
+    let output = Command::new(program).args(&*commands).arg("--help").output().unwrap();
+    assert!(output.status.success(), "{commands:?}: {output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let name = Path::new(program).file_name().unwrap().to_string_lossy().into_owned();
+    let listed = text.split("\nCommands:\n").nth(1).and_then(|rest| rest.split("\n\n").next());
+    for line in listed.unwrap_or_default().lines() {
+        // The description of a command may go on in further lines, which are indented more.
+        let command = line.strip_prefix("  ").and_then(|line| line.split(' ').next());
+        if let Some(command) = command.filter(|word| !word.is_empty() && *word != "help") {
+            commands.push(command.to_owned());
+            help(program, commands, found);
+            commands.pop();
+        }
+    }
+    let file = format!("{name} {} --help", commands.join(" "));
+    found.push(Text { file, line: 1, content: text, language: Language::Plain });
+}
+
+/// Everything that users read.
+fn texts() -> Vec<Text> {
+    let mut all = documents();
+    for path in files(&root().join("src"), &[".rs"]) {
+        // Modules of tests print nothing that users read.
+        if path.iter().any(|part| part == "tests" || part == "tests.rs") {
+            continue;
+        }
+        all.extend(printed::strings(&fs::read_to_string(&path).unwrap()).into_iter().map(
+            |(line, content)| Text { file: named(&path), line, content, language: Language::Plain },
+        ));
+    }
+    for program in [env!("CARGO_BIN_EXE_vmlockctl"), env!("CARGO_BIN_EXE_vmlockd")] {
+        help(program, &mut Vec::new(), &mut all);
+    }
+    all
+}
+
+#[test]
+fn users_read_plain_technical_english() {
+    let mut allowed = vec![false; ALLOWED.len()];
+    let mut wrong = Vec::new();
+    for Text { file, line, content, language } in texts() {
+        for (offset, words) in findings(&content, language) {
+            let known = ALLOWED.iter().position(|(at, what)| *at == file && *what == words);
+            match known {
+                Some(place) => allowed[place] = true,
+                None => wrong.push(format!("{file}:{}: \"{words}\"", line + offset)),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} places:\n{}", wrong.len(), wrong.join("\n"));
+    let unused = ALLOWED.iter().zip(allowed).filter(|(_, used)| !used);
+    assert_eq!(unused.map(|(entry, _)| entry).collect::<Vec<_>>(), Vec::<&(&str, &str)>::new());
+}
+
+#[test]
+fn the_man_pages_pass_the_linter() {
+    let pages = files(&root().join("man"), &[".1", ".5", ".8"]);
+    assert!(pages.len() >= 4);
+    let output = Command::new("mandoc").args(["-T", "lint", "-W", "style"]).args(pages).output();
+    let output = output.expect("mandoc is installed by tests/deps");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}

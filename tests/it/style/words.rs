@@ -1,0 +1,216 @@
+//! Words that texts for users do not have.
+
+/// How a text is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Language {
+    /// Plain text or Markdown.
+    Plain,
+    /// A man page, in `man(7)`'s macros.
+    Man,
+    /// XML, whose tags are not read.
+    Xml,
+}
+
+/// What is not said, in lower case: words, or words in a row. `*` stands for any ending.
+const FORBIDDEN: &[&str] = &[
+    // Programs, owners and callers are "it" or "they"; roles have names.
+    "he",
+    "him",
+    "his",
+    "himself",
+    "she",
+    "her",
+    "whoever",
+    "whomever",
+    "whosoever",
+    "somebody",
+    "someone",
+    "nobody",
+    "anybody",
+    "everybody",
+    "everyone else",
+    "one who",
+    "those who",
+    "he who",
+    // One word for one thing.
+    "strengthen*",
+    "weaken*",
+    "stranger*",
+    "chronicle*",
+    "fitness",
+    "forlorn",
+    "hasty",
+    "sentinel*",
+    "sighting*",
+    "verdict*",
+    "remed*",
+    "enrol",
+    "enrolled",
+    "enrols",
+    "rival*",
+    "lumber",
+    "silent*",
+    "stuck",
+    "unfit",
+    "lanes",
+    "give up",
+    "gives up",
+    "given up",
+    "gave up",
+    "giving up",
+    "let go",
+    "lets go",
+    "letting go",
+    "in the way",
+    "in vain",
+    "has its way",
+    "sees to",
+    "seen to",
+    "see to",
+    "is let in",
+    "lets in",
+    "let alone",
+    "held up",
+    "holds up",
+    "hold up",
+    "at hand",
+    "told from",
+    "goes by",
+    "go by",
+    "is no more",
+    "with its own eyes",
+    "makes do",
+];
+
+/// A "machine" is a host. A virtual machine is a VM, or written in full.
+const VIRTUAL: &str = "virtual";
+
+/// What may follow or precede "machine" in names of other programs.
+const MACHINE_NAMES: &[&str] = &["id", "ids"];
+
+struct Word {
+    /// Lower case.
+    text: String,
+    line: usize,
+    /// Whether a sentence or a paragraph begins with it, and it is capitalized.
+    initial: bool,
+}
+
+/// The words of a text. What separates paragraphs is no word.
+fn words(text: &str, language: Language) -> Vec<Word> {
+    let mut found: Vec<Word> = Vec::new();
+    let mut initial = true;
+    for (line, content) in text.lines().enumerate() {
+        let content = match language {
+            Language::Xml => without_tags(content, &mut initial),
+            Language::Man => without_macros(content, &mut initial),
+            Language::Plain => content.to_owned(),
+        };
+        if content.trim().is_empty() {
+            initial = true;
+        }
+        let mut word = String::new();
+        for c in content.chars().chain([' ']) {
+            if c.is_alphanumeric() || (c == '\'' && !word.is_empty()) || c == '_' || c == '-' {
+                word.push(c);
+                continue;
+            }
+            if !word.is_empty() {
+                let text = word.trim_end_matches('\'').to_lowercase();
+                let capital = word.starts_with(char::is_uppercase);
+                found.push(Word { text, line, initial: initial && capital });
+                initial = false;
+                word.clear();
+            }
+            initial |= matches!(c, '.' | '!' | '?' | ':' | ';');
+        }
+    }
+    found
+}
+
+/// A line without its tags. A tag of a block begins a paragraph.
+fn without_tags(line: &str, initial: &mut bool) -> String {
+    let mut rest = line;
+    let mut text = String::new();
+    while let Some((before, tag)) = rest.split_once('<') {
+        text.push_str(before);
+        *initial |=
+            tag.starts_with("para") || tag.starts_with("term") || tag.starts_with("message");
+        let (_, after) = tag.split_once('>').unwrap_or(("", ""));
+        rest = after;
+    }
+    text + rest
+}
+
+/// A line without its macro, and with escapes undone.
+fn without_macros(line: &str, initial: &mut bool) -> String {
+    if line.starts_with(".\\\"") {
+        return String::new();
+    }
+    let line = match line.strip_prefix('.') {
+        Some(call) => {
+            let (name, arguments) = call.split_once(' ').unwrap_or((call, ""));
+            *initial |= matches!(name, "PP" | "TP" | "IP" | "SH" | "SS" | "P" | "LP");
+            arguments
+        }
+        None => line,
+    };
+    let mut text = line.replace("\\-", "-").replace("\\(aq", "'").replace("\\(dq", "\"");
+    for escape in ["\\fB", "\\fI", "\\fR", "\\fP", "\\&", "\\ "] {
+        text = text.replace(escape, if escape == "\\ " { " " } else { "" });
+    }
+    text
+}
+
+fn matches(pattern: &str, words: &[Word]) -> Option<usize> {
+    let parts = pattern.split(' ');
+    let count = parts.clone().count();
+    let fits = parts.zip(words).filter(|(part, word)| match part.strip_suffix('*') {
+        Some(beginning) => word.text.starts_with(beginning),
+        None => word.text == *part,
+    });
+    (words.len() >= count && fits.count() == count).then_some(count)
+}
+
+/// What a text has of the forbidden: the line from 0, and the words.
+pub(super) fn findings(text: &str, language: Language) -> Vec<(usize, String)> {
+    let words = words(text, language);
+    let mut found = Vec::new();
+    for (place, word) in words.iter().enumerate() {
+        for pattern in FORBIDDEN {
+            if let Some(count) = matches(pattern, &words[place..]) {
+                let all: Vec<&str> =
+                    words[place..place + count].iter().map(|word| word.text.as_str()).collect();
+                found.push((word.line, all.join(" ")));
+            }
+        }
+        if word.initial && word.text == "who" {
+            found.push((word.line, "Who".to_owned()));
+        }
+        let beside = |other: Option<&Word>, names: &[&str]| {
+            other.is_some_and(|other| names.contains(&other.text.as_str()))
+        };
+        let before = place.checked_sub(1).and_then(|place| words.get(place));
+        if matches!(word.text.as_str(), "machine" | "machines" | "machine's")
+            && !beside(before, &[VIRTUAL])
+            && !beside(words.get(place + 1), MACHINE_NAMES)
+        {
+            found.push((word.line, word.text.clone()));
+        }
+    }
+    found
+}
+
+#[test]
+fn what_is_forbidden_is_found() {
+    let found = |text: &str| findings(text, Language::Plain);
+    assert_eq!(found("A disk\nthat somebody holds."), [(1, "somebody".to_owned())]);
+    assert_eq!(found("Tells who. Who waits"), [(0, "Who".to_owned())]);
+    assert_eq!(found("which gave\nup"), [(0, "gave up".to_owned())]);
+    assert_eq!(found("a machine, a virtual machine"), [(0, "machine".to_owned())]);
+    assert!(found("the user who opened it").is_empty());
+    let page = findings(".B \\-\\-nobody\n.PP\nWho\n", Language::Man);
+    assert_eq!(page, [(2, "Who".to_owned())]);
+    let xml = findings("<para>Who\n<nobody/> his", Language::Xml);
+    assert_eq!(xml, [(0, "Who".to_owned()), (1, "his".to_owned())]);
+}
