@@ -93,7 +93,7 @@ fn read_line(stream: &mut UnixStream) -> io::Result<String> {
         }
     }
     line.truncate(line.len() - 2);
-    String::from_utf8(line).map_err(|_| invalid("the bus answers with bytes that are no text"))
+    String::from_utf8(line).map_err(|_| invalid("the bus answers with bytes that are not text"))
 }
 
 /// Message types, as the D-Bus specification numbers them.

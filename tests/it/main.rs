@@ -44,7 +44,6 @@ mod listed;
 mod lists;
 mod lost;
 mod machine;
-mod messages;
 mod methods;
 mod metrics;
 mod model;

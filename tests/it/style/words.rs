@@ -5,6 +5,8 @@
 pub(super) enum Language {
     /// Plain text or Markdown.
     Plain,
+    /// A string of a program, which is held to [`IN_MESSAGES`] as well.
+    Message,
     /// A man page, in `man(7)`'s macros.
     Man,
     /// XML, whose tags are not read.
@@ -82,6 +84,10 @@ const FORBIDDEN: &[&str] = &[
     "makes do",
 ];
 
+/// What messages of the programs do not say besides: a short form, or a negated noun ("is not a").
+const IN_MESSAGES: &[&str] =
+    &["can't", "won't", "doesn't", "isn't", "is no", "are no", "whom", "ask again", "meanwhile"];
+
 /// A "machine" is a host. A virtual machine is a VM, or written in full.
 const VIRTUAL: &str = "virtual";
 
@@ -104,7 +110,7 @@ fn words(text: &str, language: Language) -> Vec<Word> {
         let content = match language {
             Language::Xml => without_tags(content, &mut initial),
             Language::Man => without_macros(content, &mut initial),
-            Language::Plain => content.to_owned(),
+            Language::Plain | Language::Message => content.to_owned(),
         };
         if content.trim().is_empty() {
             initial = true;
@@ -177,7 +183,15 @@ pub(super) fn findings(text: &str, language: Language) -> Vec<(usize, String)> {
     let words = words(text, language);
     let mut found = Vec::new();
     for (place, word) in words.iter().enumerate() {
-        for pattern in FORBIDDEN {
+        let more = if language == Language::Message { IN_MESSAGES } else { &[] };
+        let before = place.checked_sub(1).and_then(|place| words.get(place));
+        let is_there = before.is_some_and(|before| before.text == "there");
+        for pattern in FORBIDDEN.iter().chain(more) {
+            // "There is no" is English, and so is "is no longer".
+            let is_longer = words.get(place + 2).is_some_and(|word| word.text == "longer");
+            if (is_there || is_longer) && pattern.ends_with(" no") {
+                continue;
+            }
             if let Some(count) = matches(pattern, &words[place..]) {
                 let all: Vec<&str> =
                     words[place..place + count].iter().map(|word| word.text.as_str()).collect();
@@ -190,7 +204,6 @@ pub(super) fn findings(text: &str, language: Language) -> Vec<(usize, String)> {
         let beside = |other: Option<&Word>, names: &[&str]| {
             other.is_some_and(|other| names.contains(&other.text.as_str()))
         };
-        let before = place.checked_sub(1).and_then(|place| words.get(place));
         if matches!(word.text.as_str(), "machine" | "machines" | "machine's")
             && !beside(before, &[VIRTUAL])
             && !beside(words.get(place + 1), MACHINE_NAMES)
@@ -209,6 +222,8 @@ fn what_is_forbidden_is_found() {
     assert_eq!(found("which gave\nup"), [(0, "gave up".to_owned())]);
     assert_eq!(found("a machine, a virtual machine"), [(0, "machine".to_owned())]);
     assert!(found("the user who opened it").is_empty());
+    let message = findings("it can't be: /a is no disk, and there is no other", Language::Message);
+    assert_eq!(message, [(0, "can't".to_owned()), (0, "is no".to_owned())]);
     let page = findings(".B \\-\\-nobody\n.PP\nWho\n", Language::Man);
     assert_eq!(page, [(2, "Who".to_owned())]);
     let xml = findings("<para>Who\n<nobody/> his", Language::Xml);
