@@ -97,17 +97,17 @@ async fn what_is_offered_passes_to_who_adopts_it_and_is_never_free() {
     let (a, b) = (house.raw_of(0, "a"), house.raw_of(0, "b"));
     let (source, target) = two(&house, &bus).await;
     let empty = source.owner.offer(none()).await.unwrap_err();
-    assert_refused(&empty.into(), "DBus.Error.InvalidArgs", "holds nothing");
+    assert_refused(&empty.into(), "DBus.Error.InvalidArgs", "has no locks to hand over");
     let old = source.acquire(&[exclusive(&a), shared(&b)]).await.unwrap();
     let token = source.owner.offer(none()).await.unwrap();
     let again = source.owner.offer(none()).await.unwrap_err();
     assert_refused(&again.into(), "DBus.Error.InvalidArgs", "already");
     for wrong in ["", "x", "4dea22b31d52d8f32516782e98ab3fa0"] {
         let refused = target.owner.adopt(wrong, none()).await.unwrap_err();
-        assert_refused(&refused.into(), "NoSuchOffer", "no such offer");
+        assert_refused(&refused.into(), "NoSuchOffer", "the offer does not exist");
     }
     let own = source.owner.adopt(&token, none()).await.unwrap_err();
-    assert_refused(&own.into(), "DBus.Error.InvalidArgs", "its own");
+    assert_refused(&own.into(), "DBus.Error.InvalidArgs", "its own locks");
     let mine = target.acquire(&[shared(&b)]).await.unwrap();
     let twice = target.owner.adopt(&token, none()).await.unwrap_err();
     assert_refused(&twice.into(), "DBus.Error.InvalidArgs", "itself");
@@ -122,7 +122,7 @@ async fn what_is_offered_passes_to_who_adopts_it_and_is_never_free() {
     assert!(source.locks().await.is_empty());
     assert_eq!(source.owner.state().await.unwrap(), "suspended");
     let used = target.owner.adopt(&token, none()).await.unwrap_err();
-    assert_refused(&used.into(), "NoSuchOffer", "no such offer");
+    assert_refused(&used.into(), "NoSuchOffer", "the offer does not exist");
     source.owner.close(none()).await.unwrap();
     assert_taken(&a);
     target.owner.close(none()).await.unwrap();

@@ -65,7 +65,7 @@ pub(super) async fn round(
     if undone {
         assert_eq!(again.unwrap().len(), scene.passing().len());
     } else {
-        assert_refused(&again.unwrap_err().into(), "NoSuchOffer", "no such offer");
+        assert_refused(&again.unwrap_err().into(), "NoSuchOffer", "the offer does not exist");
     }
     assert_eq!(scene.settled(source, Some(&target)).await, Whose::Target);
     // Who has handed over can't have it back by himself.

@@ -38,7 +38,7 @@ async fn a_mount_that_keeps_its_locks_is_not_called_shared() {
     let (word, sentence, code) = verdict(&house, &shared).await;
     assert!(both_lock(&shared));
     assert_eq!((word.as_str(), code), ("not-shared", 78), "{sentence}");
-    assert!(sentence.contains("the kernel does not ask it for locks"), "{sentence}");
+    assert!(sentence.contains("the kernel does not pass locks to that process"), "{sentence}");
 }
 
 #[tokio::test]
@@ -57,5 +57,8 @@ async fn a_mount_of_a_type_that_is_not_known_is_unknown() {
     let Some(shared) = shared_with(&["-o", "subtype=other"]).await else { return };
     let (word, sentence, code) = verdict(&house, &shared).await;
     assert_eq!((word.as_str(), code), ("unknown", 78), "{sentence}");
-    assert!(sentence.contains("whether they exclude other hosts is unknown"), "{sentence}");
+    assert!(
+        sentence.contains("it is unknown whether they are enforced on other hosts"),
+        "{sentence}"
+    );
 }
