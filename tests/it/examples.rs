@@ -65,7 +65,9 @@ async fn the_man_pages_lines_work_as_they_stand() {
         ] {
             assert!(lines.iter().any(|line| line.contains(word)), "no example has {word}");
         }
-        let script = lines.join("\n");
+        // A process that a failed line leaves behind would keep the output open.
+        let end = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n";
+        let script = end.to_owned() + &lines.join("\n");
         let ran = house.run("bash", &["-e", "-x", "-c", &script]).await;
         assert!(ran.status.success(), "{}\n{}", ran.stdout, ran.stderr);
     }
