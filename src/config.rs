@@ -20,7 +20,7 @@ use toml::de::{DeTable, DeValue};
 use crate::lock;
 use crate::lock::host::Host;
 use crate::lock::lockspace::{Directory, Lockspaces};
-use crate::lock::printable::{shown, shown_path};
+use crate::lock::printable::{reason, shown, shown_path};
 use crate::logging::Level;
 use crate::nearest::nearest;
 use crate::service::{Limits, Settings, Visibility};
@@ -41,7 +41,7 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It can't be read.
-    #[error("{file}: {cause}")]
+    #[error("{file}: {}", reason(cause))]
     Unreadable {
         /// The file.
         file: String,
@@ -284,6 +284,13 @@ mod tests {
         fs::write(&path, text).unwrap();
         let error = Source { path: path.clone(), required: true }.load().unwrap_err().to_string();
         error.strip_prefix(&format!("{}:", path.display())).unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_reported_in_words() {
+        let source = Source { path: "/none/such.toml".into(), required: true };
+        let said = source.load().unwrap_err().to_string();
+        assert_eq!(said, "/none/such.toml: No such file or directory");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::inspector::Inspector;
 use crate::inspector::hand::Start;
 use crate::instance::Instance;
 use crate::keep::Inherited;
+use crate::lock::printable::reason;
 use crate::lock::snapshot::open_lists;
 use crate::logging::Log;
 use crate::reexec::{self, Program};
@@ -78,7 +79,7 @@ pub enum Error {
     #[error("{0}")]
     Log(String),
     /// The event loop or a signal handler can't be had.
-    #[error("cannot {doing}: {cause}")]
+    #[error("cannot {doing}: {}", reason(cause))]
     System {
         /// What failed, in words that follow "cannot".
         doing: &'static str,

@@ -20,7 +20,7 @@ use nix::errno::Errno;
 
 use crate::lock::Mode;
 use crate::lock::ofd;
-use crate::lock::printable::shown_path;
+use crate::lock::printable::{reason, shown_path};
 
 /// The name of the lock file in the runtime directory.
 const FILE: &str = "lock";
@@ -52,7 +52,7 @@ pub enum Error {
         file: String,
     },
     /// The runtime directory can't be used.
-    #[error("cannot use runtime directory {directory}: {cause}")]
+    #[error("cannot use runtime directory {directory}: {}", reason(cause))]
     Directory {
         /// The directory.
         directory: String,

@@ -17,7 +17,7 @@ use nix::unistd::{Pid, execve};
 use tokio::process::Command;
 
 use crate::keep::inherited::VARIABLE;
-use crate::lock::printable::{shown, shown_path};
+use crate::lock::printable::{reason, shown, shown_path};
 
 /// How long the other program may take to look at the state.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ pub struct Program {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The other program can't be started.
-    #[error("cannot start {program}: {cause}")]
+    #[error("cannot start {program}: {}", reason(cause))]
     Start {
         /// The program.
         program: String,

@@ -15,6 +15,7 @@ use vmlockd::keep::contents;
 use vmlockd::keep::inherited::VARIABLE;
 use vmlockd::lock::loop_device::{Device, write_status};
 use vmlockd::lock::passed::write_type;
+use vmlockd::lock::printable::reason;
 use vmlockd::lock::sighting::keeper;
 use vmlockd::lock::trial;
 use vmlockd::rlimit::{self, Needs};
@@ -26,36 +27,36 @@ use vmlockd::service::sentinel::stand;
 #[derive(Debug, Parser)]
 #[command(name = "vmlockd", version)]
 struct Args {
-    /// Serve the system bus (the default for root).
+    /// Use the system bus (the default for root)
     #[arg(long, conflicts_with = "session")]
     system: bool,
-    /// Serve the session bus: the instance of one user (the default for all others).
+    /// Use the session bus of the calling user, and serve this user only (the default for other users)
     #[arg(long)]
     session: bool,
-    /// Read this configuration instead of /etc/vmlockd/vmlockd.toml, or of vmlockd/vmlockd.toml
-    /// below $XDG_CONFIG_HOME for a user's instance.
+    /// Read this configuration file instead of /etc/vmlockd/vmlockd.toml on the system bus, or of
+    /// $XDG_CONFIG_HOME/vmlockd/vmlockd.toml on the session bus; the file must exist
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Keep runtime files here instead of in $RUNTIME_DIRECTORY, /run/vmlockd, or vmlockd below
-    /// $XDG_RUNTIME_DIR for a user's instance.
+    /// Use this runtime directory instead of $RUNTIME_DIRECTORY, or, if that is not set, of
+    /// /run/vmlockd on the system bus and $XDG_RUNTIME_DIR/vmlockd on the session bus
     #[arg(long, value_name = "DIR")]
     runtime_dir: Option<PathBuf>,
-    /// Serve virtlockd's protocol on this socket, so that libvirt can use vmlockd in virtlockd's
-    /// place. A user's instance does so without being told, below $XDG_RUNTIME_DIR.
+    /// Serve libvirt on this socket, given by its absolute path, in place of virtlockd; the default
+    /// on the session bus is $XDG_RUNTIME_DIR/libvirt/virtlockd-sock
     #[arg(long, value_name = "PATH")]
     virtlockd_socket: Option<PathBuf>,
-    /// Have processes looked at by what the service manager starts for each connection to this socket.
-    /// Where nothing listens there, a child process does that.
+    /// Have other processes inspected through this socket, given by its absolute path; if nothing
+    /// listens there, a child process of the service is used
     #[arg(long, value_name = "PATH")]
     inspector_socket: Option<PathBuf>,
-    /// Exit once there has been no owner and no client of virtlockd's socket for so many seconds.
+    /// Exit when there has been no owner and no client of virtlockd's socket for this time
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
-    /// Check a configuration, say what is wrong with it, and exit.
+    /// Read this configuration file, print the first error in it, and exit
     #[arg(long, value_name = "FILE", exclusive = true)]
     check_config: Option<PathBuf>,
-    /// Look whether this program could go on from the state in a runtime directory, say what is
-    /// wrong with it, and exit. Changes nothing.
+    /// Read the state in this runtime directory, print what is wrong with it, and exit; nothing is
+    /// changed
     #[arg(long, value_name = "DIR", exclusive = true)]
     check_state: Option<PathBuf>,
     /// Print what these loop devices are set up on, and exit: what the service has another process
@@ -109,7 +110,7 @@ fn start() -> ExitCode {
         Err(error) => error
             .print()
             .and_then(|()| io::stdout().flush())
-            .map_err(|error| format!("cannot write to standard output: {error}")),
+            .map_err(|error| format!("cannot write to standard output: {}", reason(&error))),
     };
     match ran {
         Ok(()) => ExitCode::SUCCESS,

@@ -17,20 +17,23 @@ use super::{clock, examine, json, row, storage, virtlockd};
 use crate::client::{Bus, ManagerProxy, Row, SERVICE, lists};
 
 const AFTER_HELP: &str = "\
-Checks that the service runs, has the version of this tool and keeps its locks
-over a restart, and lists locks and owners that need attention. Changes nothing,
+Checks that the service runs, has the version of this tool and keeps its locks \
+over a restart, and lists locks and owners that need attention. Changes nothing, \
 and needs no privileges. A stopped service is not started.
 
-With a directory, this tool itself tests locks on the file system there, with a
-temporary file, and says whether other hosts see them. With a disk, it tests the
+With a directory, this tool itself tests locks on the file system there, with a \
+temporary file, and says whether other hosts see them. With a disk, it tests the \
 directory of the disk; the disk is not opened.
 
 Exit codes:
    0  no warnings
-   1  a disk is in danger: a lock is lost, its owner is not known, or the locks
-      of two owners cover the same data
-  69  the service does not run, or the service or the bus cannot be reached
-  78  no disk is in danger, but there are warnings: locks may be lost later";
+   1  a disk is in danger, because its lock is lost, its
+      owner is not known, locks of two owners cover the
+      same data, or locks do not work where it lies
+  69  the service does not run or cannot be reached, or the
+      bus cannot be reached
+  78  no disk is in danger, but there are warnings: locks
+      may be lost later";
 
 /// Diagnose the service, its storage and its locks
 #[derive(Debug, Args)]

@@ -56,6 +56,9 @@ const MODES: [(&str, Mode); 15] = [
     ("exclusively", Mode::Exclusive),
 ];
 
+/// How the names of disk images end.
+const IMAGES: [&str; 6] = ["qcow2", "raw", "img", "vmdk", "vdi", "iso"];
+
 /// Refuses a path that can't be that of a disk or lease, though it may be meant as one. What exists
 /// under this very name is let through.
 ///
@@ -117,12 +120,16 @@ fn check_mode(path: &Path, takes_mode: bool) -> Result<(), String> {
     let bytes = path.as_os_str().as_bytes();
     let Some(colon) = bytes.iter().rposition(|byte| *byte == b':') else { return Ok(()) };
     let (before, word) = (&bytes[..colon], String::from_utf8_lossy(&bytes[colon + 1..]));
+    // An empty word is the mode that was left out.
     let known = MODES.iter().find(|(known, _)| known.eq_ignore_ascii_case(&word));
+    let known = known.or_else(|| word.is_empty().then_some(&("", Mode::Exclusive)));
     let Some((_, mode)) = known.filter(|_| !before.is_empty() && !exists(path)) else {
         return Ok(());
     };
     let before = shown_path(Path::new(OsStr::from_bytes(before)));
-    Err(if takes_mode {
+    Err(if word.is_empty() && takes_mode {
+        format!("'{before}:' ends in a colon without a mode; write '{before}' or '{before}:shared'")
+    } else if takes_mode {
         format!(
             "'{word}' is not a mode; modes are 'exclusive' and 'shared': write '{before}:{}'",
             mode.as_str()
@@ -179,7 +186,7 @@ fn wait(span: &str) -> String {
 }
 
 /// The subcommand of a command line.
-fn verb(arguments: &[OsString]) -> Option<&str> {
+pub(super) fn verb(arguments: &[OsString]) -> Option<&str> {
     let words = arguments.iter().skip(1).filter_map(|argument| argument.to_str());
     words.into_iter().find(|word| !word.starts_with('-'))
 }
@@ -198,6 +205,11 @@ pub(super) fn for_error(error: &clap::Error, arguments: &[OsString]) -> Option<S
     if verb(arguments) != Some("run") || unknown.starts_with('-') {
         return None;
     }
+    if let Some(disks) = bare_disks(&arguments[at..]) {
+        return Some(format!(
+            "every disk of 'run' follows a '--disk' of its own: vmlockctl run … {disks}"
+        ));
+    }
     let words: Vec<String> =
         arguments[at..].iter().take(3).map(|word| shown_path(Path::new(word))).collect();
     let more = if arguments.len() > at + words.len() { " …" } else { "" };
@@ -206,6 +218,32 @@ pub(super) fn for_error(error: &clap::Error, arguments: &[OsString]) -> Option<S
          '--disk' of its own",
         words.join(" ")
     ))
+}
+
+/// The rest of a command line of `run` with `--disk` before the disks that it names without, if a
+/// disk is what it begins with and the command follows two dashes: `a.qcow2 -- true`.
+fn bare_disks(rest: &[OsString]) -> Option<String> {
+    let dashes = rest.iter().position(|word| word == "--")?;
+    is_like_disk(rest.first()?).then_some(())?;
+    let shown = |word: &OsString| shown_path(Path::new(word));
+    let mut words = Vec::new();
+    for (place, word) in rest[..dashes].iter().enumerate() {
+        let follows_option = place > 0 && rest[place - 1].as_bytes().starts_with(b"--");
+        let disk = is_like_disk(word) && !follows_option;
+        words.push(if disk { format!("--disk {}", shown(word)) } else { shown(word) });
+    }
+    words.extend(rest[dashes..].iter().take(3).map(shown));
+    let more = if rest.len() > dashes + 3 { " …" } else { "" };
+    Some(words.join(" ") + more)
+}
+
+/// Whether a word names an existing file, or looks like the path of a disk.
+fn is_like_disk(word: &OsString) -> bool {
+    let (path, bytes) = (Path::new(word), word.as_bytes());
+    !bytes.starts_with(b"-")
+        && (bytes.contains(&b'/')
+            || exists(path)
+            || path.extension().is_some_and(|end| IMAGES.iter().any(|image| end == *image)))
 }
 
 #[cfg(test)]
@@ -227,8 +265,12 @@ mod tests {
         for text in ["/dev/disk/by-path/pci-0000:00:1f.2", "/a:b", "/a.img", ":ro"] {
             check_disk(Path::new(text)).unwrap();
         }
-        let said = check_path(Path::new("/a.img:shared")).unwrap_err();
-        assert!(said.ends_with("write '/a.img'"), "{said}");
+        for text in ["/a.img:shared", "/a.img:"] {
+            let said = check_path(Path::new(text)).unwrap_err();
+            assert!(said.ends_with("write '/a.img'"), "{said}");
+        }
+        let said = check_disk(Path::new("/a.img:")).unwrap_err();
+        assert!(said.ends_with("write '/a.img' or '/a.img:shared'"), "{said}");
         let dir = tempfile::tempdir().unwrap();
         let odd = dir.path().join("a:ro");
         fs::write(&odd, "").unwrap();

@@ -7,8 +7,8 @@ use zbus::{Message, OwnedObjectPath};
 
 use super::error::Error;
 use super::link::Link;
-use super::output::remark;
 use super::row;
+use super::watch::remark_presence;
 use crate::client::{Options, Row, lists};
 use crate::lock::OwnerId;
 use crate::paths;
@@ -49,7 +49,7 @@ impl Known {
                 self.locks = locks.iter().filter_map(lock).collect();
             }
             Err(error) if error.is_absence() => {
-                remark("vmlockd is not running; waiting for it to start");
+                remark_presence(link, false);
             }
             // What can't be named is told by its number.
             Err(_) => {}

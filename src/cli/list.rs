@@ -18,7 +18,7 @@ use super::{json, row};
 use crate::client::{Row, lists};
 
 const AFTER_HELP: &str = "\
-Without arguments, all locks are listed. With targets, the locks on these disks
+Without arguments, all locks are listed. With targets, the locks on these disks \
 under any of their names, these locks, and the locks of these owners are listed.";
 
 /// List locks

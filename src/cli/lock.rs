@@ -30,11 +30,12 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 const EXAMPLE: &str = "\
 Example:
-  vmlockctl lock --name backup --why 'nightly backup' web1.qcow2
+  vmlockctl lock --name backup --why 'nightly backup' \\
+      web1.qcow2
   …
   vmlockctl unlock ./web1.qcow2
 
-Such a lock is not bound to a process: it stays until 'vmlockctl unlock' or until
+Such a lock is not bound to a process: it stays until 'vmlockctl unlock' or until \
 the host reboots. To lock disks while a command runs, use 'vmlockctl run'.
 
 Prints the UUID of the owner, and its locks.";

@@ -21,14 +21,15 @@ use crate::client::{LOCKSPACES_PATH, Options, Row};
 const LOCKSPACE: &str = "org.vmlockd1.Lockspace";
 
 const AFTER_HELP: &str = "\
-A lease is a file in a lockspace, which is a directory. A lock on it stands for a
-right, such as the right of a VM to run on one of several hosts. libvirt's <lease>
-names the same file: its 'path', 'lockspace' and 'key' are
+A lease is a file in a lockspace, which is a directory. A lock on it stands for a \
+right, such as the right of a VM to run on one of several hosts. libvirt's <lease> \
+names the same file: its 'path', 'lockspace' and 'key' are \
 lease:PATH/LOCKSPACE/KEY here.
 
   vmlockctl lockspace create /srv/leases
   vmlockctl lockspace create-lease /srv/leases/web1
-  vmlockctl run --lease /srv/leases/web1 -- qemu-system-x86_64 ...
+  vmlockctl run --lease /srv/leases/web1 -- \\
+      qemu-system-x86_64 ...
 
 In a key, write a slash as %2F and a percent sign as %25.";
 

@@ -17,9 +17,10 @@ use crate::client::Options;
 use crate::lock::printable::shown_path;
 
 const AFTER_HELP: &str = "\
-The format is OpenMetrics 1.0, which Prometheus reads. For the textfile collector
+The format is OpenMetrics 1.0, which Prometheus reads. For the textfile collector \
 of its node exporter, run this from a timer:
-  vmlockctl metrics --output /var/lib/prometheus/node-exporter/vmlockd.prom";
+  vmlockctl metrics --output \\
+      /var/lib/prometheus/node-exporter/vmlockd.prom";
 
 /// The arguments of `metrics`.
 #[derive(Debug, Args)]

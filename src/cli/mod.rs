@@ -97,7 +97,8 @@ run' keeps disks locked while a command runs; 'vmlockctl who' shows the holders 
 
 const AFTER_HELP: &str = "\
 Examples:
-  vmlockctl run --disk web1.qcow2 -- qemu-system-x86_64 -drive file=web1.qcow2
+  vmlockctl run --disk web1.qcow2 -- \\
+      qemu-system-x86_64 -drive file=web1.qcow2
   vmlockctl who web1.qcow2
   vmlockctl list
 
@@ -107,14 +108,18 @@ Exit codes:
    3  for 'who': the disk is free
   64  the command line is wrong
   66  there is no such disk, lease, lockspace, owner or lock
-  69  the service does not run, or the service or the bus cannot be reached
-  75  the disk is locked by another owner, or '--wait' timed out
+  69  the service does not run or cannot be reached, or the
+      bus cannot be reached
+  75  the disk is locked by another owner, or '--wait'
+      timed out
   77  not authorized
-  78  for 'doctor': no disk is in danger, but there are warnings
-'run' ends as its command does, with its exit code or by the same signal; with
+  78  for 'doctor': no disk is in danger, but there are
+      warnings
+
+'run' ends as its command does, with its exit code or by the same signal; with \
 126 if the command cannot be executed, and with 127 if there is no such command.
 
-Root calls the host's service, on the system bus; other users call their own
+Root calls the host's service, on the system bus; other users call their own \
 service, on the session bus. --system and --session override this.";
 
 /// The whole command line.
@@ -274,7 +279,7 @@ fn report(error: &Error, bus: Bus) -> Code {
 }
 
 fn parse(words: &[OsString]) -> Result<(Bus, Arguments), clap::Error> {
-    let usage = |hint| Arguments::command().error(ErrorKind::ValueValidation, hint);
+    let usage = |hint: String| usage_error(words, ErrorKind::ValueValidation, &hint);
     hints::check_wait(words).map_err(usage)?;
     let arguments = Arguments::try_parse_from(words)
         .map_err(|error| hints::for_error(&error, words).map_or(error, usage))?;
@@ -285,10 +290,22 @@ fn parse(words: &[OsString]) -> Result<(Bus, Arguments), clap::Error> {
         // clap itself would not see this where one is before the verb and one behind it.
         (true, true) => {
             let message = "--system and --session exclude each other; give one of them";
-            return Err(Arguments::command().error(ErrorKind::ArgumentConflict, message));
+            return Err(usage_error(words, ErrorKind::ArgumentConflict, message));
         }
     };
     Ok((bus, arguments))
+}
+
+/// A mistake in a command line, with the usage of its subcommand.
+fn usage_error(words: &[OsString], kind: ErrorKind, message: &str) -> clap::Error {
+    let mut command = Arguments::command();
+    // The usage of a subcommand has the names of those above it only then.
+    command.build();
+    let verb = hints::verb(words).and_then(|verb| command.find_subcommand_mut(verb));
+    match verb {
+        Some(verb) => verb.error(kind, message),
+        None => command.error(kind, message),
+    }
 }
 
 fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {

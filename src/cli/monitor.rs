@@ -9,6 +9,7 @@ use super::link::Link;
 use super::news::{self, News};
 use super::output::{Form, print, reader_gone, remark};
 use super::signals::Signals;
+use super::watch::remark_presence;
 use super::{clock, colour};
 use crate::client::{Event, MANAGER_PATH, Subscription};
 use crate::lock::printable::shown;
@@ -50,11 +51,7 @@ pub(super) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
                 }
                 Event::Owner(owner) => {
                     let is_there = owner.is_some();
-                    remark(if is_there {
-                        "vmlockd has come to the bus"
-                    } else {
-                        "vmlockd has left the bus; events are missed until it returns"
-                    });
+                    remark_presence(link, is_there);
                     tell(&News::of_service(is_there), &known, form)?;
                     if is_there {
                         known.learn(link).await;

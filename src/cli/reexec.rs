@@ -1,4 +1,4 @@
-//! `reexec`: re-executes the service from the installed binary.
+//! `reexec`: re-executes the service from the installed program.
 //!
 //! The service replies once the new program has confirmed that it can take over. It then leaves the bus
 //! and returns under another unique name; only its state after that counts.
@@ -25,11 +25,11 @@ use crate::client::{Bus, ManagerProxy, Options, SERVICE};
 const LIMIT: Duration = Duration::from_secs(30);
 
 const AFTER_HELP: &str = "\
-Run it after an upgrade. The service first checks that the installed binary can
-take over; if not, it continues to run unchanged. All locks are held throughout.
+Run it after an upgrade. The service first checks that the installed program can \
+take over; if not, it continues to run unchanged. All locks are held throughout. \
 On the system bus, users other than root need an administrator's password.";
 
-/// Re-execute the service from the installed binary, keeping all locks
+/// Re-execute the service from the installed program, keeping all locks
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Arguments {

@@ -13,9 +13,9 @@ use super::target::{self, Target};
 use crate::client::{LOCKS_PATH, Options};
 
 const AFTER_HELP: &str = "\
-For an owner, all of its locks are released. The VM is not told and goes on using
-the disk, so make sure first that it does not. With --force, locks of running VMs
-that another user opened are released, too; users other than root need an
+For an owner, all of its locks are released. The VM is not notified and continues to use \
+the disk, so make sure first that it does not. With --force, locks of running VMs \
+that another user opened are released, too; users other than root need an \
 administrator's password for that.";
 
 /// Take a lock away from its owner; with --force also from another user's VM

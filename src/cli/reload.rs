@@ -8,11 +8,11 @@ use super::link::Link;
 use crate::client::Options;
 
 const AFTER_HELP: &str = "\
-Waits for the answer of the service and prints nothing if the new configuration
-is in effect. If the service refuses it, the command prints the error and exits
-with 1, and the previous configuration stays in effect. Locks that are held are
-not affected. A stopped service is not started. 'systemctl reload vmlockd' does
-the same. Users other than root need an administrator's password on the system
+Waits for the answer of the service and prints nothing if the new configuration \
+is in effect. If the service refuses it, the command prints the error and exits \
+with 1, and the previous configuration stays in effect. Locks that are held are \
+not affected. A stopped service is not started. 'systemctl reload vmlockd' does \
+the same. Users other than root need an administrator's password on the system \
 bus.";
 
 /// Have the service read its configuration again

@@ -20,11 +20,11 @@ use super::wait::{Begun, Wait, return_of_service, tell, unique_name};
 use crate::client::{Options, OwnerProxy, Row, lists};
 
 const AFTER_HELP: &str = "\
-Acquires all locks that the owner had when it was suspended, or none of them, and
-prints the acquired locks. If it fails, the owner stays suspended. An owner that
+Acquires all locks that the owner had when it was suspended, or none of them, and \
+prints the acquired locks. If it fails, the owner stays suspended. An owner that \
 is not suspended stays as it is.
 
-For the owner of another user, users other than root need an administrator's
+For the owner of another user, users other than root need an administrator's \
 password.";
 
 /// Acquire again what a suspended owner has released

@@ -49,22 +49,23 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 const EXAMPLE: &str = "\
 Example:
-  vmlockctl run --name web1 --disk web1.qcow2 --disk base.qcow2:shared -- \\
+  vmlockctl run --name web1 --disk web1.qcow2 \\
+      --disk base.qcow2:shared -- \\
       qemu-system-x86_64 -nographic -drive file=web1.qcow2
 
-While QEMU runs, no other owner can lock web1.qcow2, and none can lock base.qcow2
-exclusively. If another owner holds one of them, QEMU is not started, the error
-names the holder, and the exit code is 75. With --wait, QEMU is started once both
+While QEMU runs, no other owner can lock web1.qcow2, and none can lock base.qcow2 \
+exclusively. If another owner holds one of them, QEMU is not started, the error \
+names the holder, and the exit code is 75. With --wait, QEMU is started once both \
 can be locked.
 
-The command and its child processes inherit a descriptor that keeps the disks
-locked until all of them have closed it or ended. Its number is in
+The command and its child processes inherit a descriptor that keeps the disks \
+locked until all of them have closed it or ended. Its number is in \
 VMLOCKD_LIFELINE_FD, the owner's UUID in VMLOCKD_OWNER.";
 
 /// Run a command with disks locked
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "vmlockctl run [OPTION]... --disk PATH[:MODE]... -- COMMAND [ARG]...",
+    override_usage = "vmlockctl run [OPTION]... --disk PATH[:MODE]...\n                     -- COMMAND [ARG]...",
     after_help = EXAMPLE
 )]
 pub(super) struct Arguments {

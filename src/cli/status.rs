@@ -27,7 +27,8 @@ A stopped service is not started.
 
 Exit codes:
    0  the service is running
-  69  the service is not running, or the bus cannot be reached";
+  69  the service is not running, or the bus cannot be
+      reached";
 
 /// Show the state of the service on one screen
 #[derive(Debug, Args)]

@@ -12,13 +12,13 @@ use super::{find, json, row};
 use crate::client::{Options, Row, lists};
 
 const AFTER_HELP: &str = "\
-Releases all locks of the owner, withdraws its waiting requests, and prints what
-was released. The service remembers the locks until 'vmlockctl resume' acquires
-them again. Until then the owner can lock nothing else, and other owners can
-lock the disks. The VM is not told: make sure that it is paused, or that it has
+Releases all locks of the owner, withdraws its waiting requests, and prints what \
+was released. The service remembers the locks until 'vmlockctl resume' acquires \
+them again. Until then the owner can lock nothing else, and other owners can \
+lock the disks. The VM is not notified: make sure that it is paused, or that it has \
 moved to another host.
 
-For the owner of another user, --force is needed while its VM is alive, and
+For the owner of another user, --force is needed while its VM is alive, and \
 users other than root need an administrator's password.";
 
 /// Release all locks of an owner and remember them for 'vmlockctl resume'

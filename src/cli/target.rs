@@ -22,10 +22,12 @@ use crate::paths;
 /// The grammar, for the help of the commands that take a target.
 pub(super) const GRAMMAR: &str = "\
 Targets:
-  PATH   an argument with a slash, the name of a file in the current directory,
-         or a lease (lease:DIRECTORY/KEY)
-  LOCK   the number of a lock, as 'vmlockctl list' prints it
-  OWNER  a UUID, the first digits of one (at least four), or an owner's name";
+  PATH   an argument with a slash, the name of a file in
+         the current directory, or a lease
+         (lease:DIRECTORY/KEY)
+  LOCK   a lock's number, as 'vmlockctl list' prints it
+  OWNER  a UUID, the first digits of one (at least four),
+         or an owner's name";
 
 /// Appends the grammar to the help of a command.
 pub(super) fn help(text: &str) -> String {

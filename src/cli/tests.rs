@@ -114,3 +114,24 @@ fn help_is_no_error() {
         assert!(!parse(line).unwrap_err().use_stderr(), "{line}");
     }
 }
+
+/// Texts after the options: clap wraps each line by itself.
+#[test]
+fn help_is_written_for_narrow_terminals() {
+    fn check(command: &clap::Command) {
+        for text in [command.get_after_help(), command.get_after_long_help()].into_iter().flatten()
+        {
+            let text = text.to_string();
+            let lines: Vec<&str> = text.lines().collect();
+            for pair in lines.windows(2) {
+                let is_prose = |line: &str| !line.is_empty() && !line.starts_with(' ');
+                assert!(!(is_prose(pair[0]) && is_prose(pair[1])), "one paragraph: {pair:?}");
+            }
+            let aligned = lines.iter().filter(|line| line.starts_with(' '));
+            let wide: Vec<_> = aligned.filter(|line| line.chars().count() > 60).collect();
+            assert!(wide.is_empty(), "{}: {wide:?}", command.get_name());
+        }
+        command.get_subcommands().for_each(check);
+    }
+    check(&Arguments::command());
+}

@@ -13,8 +13,8 @@ use super::target::{self, Target};
 use crate::client::{Options, Row, lists};
 
 const EXAMPLE: &str = "\
-For a path or a lock, one disk is released; for an owner, all of its disks, and
-the owner ends. The disks of a running VM are refused; to take a lock away from
+For a path or a lock, one disk is released; for an owner, all of its disks, and \
+the owner ends. The disks of a running VM are refused; to take a lock away from \
 a VM, see 'vmlockctl release --help'.";
 
 /// Unlock what 'vmlockctl lock' has locked

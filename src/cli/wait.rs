@@ -302,7 +302,7 @@ fn wordings(name: &str, holder: Option<&Row>) -> Vec<Wording> {
     let Some(holder) = holder else { return vec![Wording::new(&full, path, "")] };
     let (short, how) = (who::short_name(holder), who::how(holder));
     let held = who::held(name, holder, who::Detail::Brief);
-    let how_short = how.replace(" exclusively", "").replace(" shared", "");
+    let how_short = how.replace(" exclusively", "").replace(" in shared mode", "");
     vec![
         Wording::new(&full, path, &format!(": {held}")),
         Wording::new(&full, path, &format!(": {how} {short}")),

@@ -14,8 +14,8 @@ use super::{clock, json, row};
 use crate::client::{Options, Row, lists};
 
 const AFTER_HELP: &str = "\
-With --watch, the list is read again at each signal of the service. No signal
-tells that a request is cancelled or times out, or begins to wait for a foreign
+With --watch, the list is read again at each signal of the service. No signal \
+tells that a request is cancelled or times out, or begins to wait for a foreign \
 holder: this is seen with the next signal.";
 
 /// List the requests that wait, in order of arrival

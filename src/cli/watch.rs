@@ -168,13 +168,18 @@ impl Screen {
         // The next list is printed below the remark.
         self.lines = 0;
         self.last = None;
-        let bus = link.bus.as_str();
-        remark(&if is_there {
-            format!("vmlockd is running on the {bus} bus again")
-        } else {
-            format!("vmlockd is not running on the {bus} bus; waiting until it is")
-        });
+        remark_presence(link, is_there);
     }
+}
+
+/// Says on standard error that the service has stopped, or runs again.
+pub(super) fn remark_presence(link: &Link, is_there: bool) {
+    let bus = link.bus.as_str();
+    remark(&if is_there {
+        format!("vmlockd is running on the {bus} bus again")
+    } else {
+        format!("vmlockd is not running on the {bus} bus; waiting for it")
+    });
 }
 
 /// A list with what puts it into the place of one with so many lines, and how many lines it has then. The

@@ -22,11 +22,12 @@ use crate::lock::why::remark;
 const AFTER_HELP: &str = "\
 For a lock or an owner, the holders of its disks are printed.
 
-Exits with 0 if one of the disks is locked or a VM has it open, with 3 if all are
+Exits with 0 if one of the disks is locked or a VM has it open, with 3 if all are \
 free, and with another code if that is not known.
 
 A disk that is free may be locked a moment later. To copy a disk, lock it:
-  vmlockctl run --disk web1.qcow2:shared -- qemu-img convert …";
+  vmlockctl run --disk web1.qcow2:shared -- \\
+      qemu-img convert …";
 
 /// Show the holders of disks
 #[derive(Debug, Args)]
@@ -64,7 +65,7 @@ pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
         if let Err(error) = completed {
             let why = error.message(other.bus()).unwrap_or_default();
             let bus = other.bus().as_str();
-            complain(&format!("the instance on the {bus} bus may also hold {disk}: {why}"));
+            complain(&format!("the service on the {bus} bus may also hold {disk}: {why}"));
         }
         if let Some(holder) = holders.iter().find(|holder| other::is_vmlockd(holder)) {
             let user = row::text(holder, "user");
@@ -186,6 +187,7 @@ pub(super) fn how(holder: &Row) -> String {
         _ if row::text(holder, "kind") == "reserved" => "reserved for".to_owned(),
         "exclusive" => "locked exclusively by".to_owned(),
         "none" => "recorded, and not locked, for".to_owned(),
+        "shared" => "locked in shared mode by".to_owned(),
         mode => format!("locked {mode} by"),
     }
 }
@@ -257,18 +259,21 @@ mod tests {
             ("program", "qemu".into()),
         ]);
         let text = sentence("/a", &stranger);
-        assert_eq!(text, "disk /a is locked shared by another program (qemu, pid 7, user root)");
+        assert_eq!(
+            text,
+            "disk /a is locked in shared mode by another program (qemu, pid 7, user root)"
+        );
         let owned = |text: &str| OwnedVariant::try_from(Variant::from(text)).unwrap();
         stranger.insert("name".into(), owned("web1"));
         let text = sentence("/a", &stranger);
-        assert_eq!(text, "disk /a is locked shared by QEMU \"web1\" (pid 7, user root)");
+        assert_eq!(text, "disk /a is locked in shared mode by QEMU \"web1\" (pid 7, user root)");
         stranger.insert("kind".into(), owned("opener"));
         let text = sentence("/a", &stranger);
         assert_eq!(text, "QEMU \"web1\" (pid 7, user root) has disk /a open");
         stranger.insert("kind".into(), owned("unknown"));
         assert!(sentence("/a", &stranger).contains("does not name"));
         let hidden = holder([("kind", "hidden".into()), ("mode", "shared".into())]);
-        assert_eq!(sentence("/a", &hidden), "disk /a is locked shared by another user");
+        assert_eq!(sentence("/a", &hidden), "disk /a is locked in shared mode by another user");
     }
 
     #[test]

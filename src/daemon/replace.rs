@@ -105,7 +105,7 @@ async fn try_to_replace(
             return error;
         }
     };
-    tracing::info!("vmlockd {} is re-executing the installed binary", env!("CARGO_PKG_VERSION"));
+    tracing::info!("vmlockd {} is re-executing the installed program", env!("CARGO_PKG_VERSION"));
     step("reexec");
     let error = program.replace(&inherited);
     if let Err(error) = reexec::let_signals_through() {

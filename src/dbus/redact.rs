@@ -227,13 +227,13 @@ mod tests {
         let refusal = refusal(vec![holder(7, Mode::Shared), holder(8, Mode::Shared)]);
         let held = lock::Error::Held(Box::new(refusal.clone()));
         let redaction = of_lock(&held).unwrap();
-        assert_eq!(redaction.text, "disk /srv/a is locked shared by another user");
+        assert_eq!(redaction.text, "disk /srv/a is locked in shared mode by another user");
         assert_eq!(redaction.users, [7, 8]);
         let held = service::Error::Held { message: "secret".into(), refusal: Box::new(refusal) };
         let late =
             service::Error::TimedOut { waited: Duration::from_secs(1), last: Some(Box::new(held)) };
         let text = of_service(&late).unwrap().text;
-        assert!(text.ends_with(": disk /srv/a is locked shared by another user"), "{text}");
+        assert!(text.ends_with(": disk /srv/a is locked in shared mode by another user"), "{text}");
     }
 
     #[test]
@@ -257,7 +257,7 @@ mod tests {
     fn a_foreign_holder_is_named_only_to_its_own_user() {
         assert_eq!(of_stranger(&stranger()).users, [7]);
         let text = of_stranger(&stranger()).text;
-        assert_eq!(text, "disk /srv/a is locked shared by another program or host");
+        assert_eq!(text, "disk /srv/a is locked in shared mode by another program or host");
         let users = processes(&[8]);
         assert_eq!(of_stranger(&Stranger { users, ..stranger() }).users, [7, 8]);
         let naming = Naming::Late(Some(4711));

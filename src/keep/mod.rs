@@ -34,6 +34,8 @@ pub use parking::{Parked, Parking};
 pub use state::State;
 pub use store::Store;
 
+use crate::lock::printable::reason;
+
 /// Why something can't be kept, or not be read back.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -41,7 +43,7 @@ pub enum Error {
     #[error("cannot store more descriptors: {0}")]
     Full(&'static str),
     /// The state file can't be used.
-    #[error("cannot {doing} state file {file}: {cause}")]
+    #[error("cannot {doing} state file {file}: {}", reason(cause))]
     File {
         /// The file.
         file: String,
@@ -52,7 +54,8 @@ pub enum Error {
     },
     /// Something new can't be recorded.
     #[error(
-        "cannot write state file {file}: {cause}; no new locks are granted until this succeeds"
+        "cannot write state file {file}: {}; no new locks are granted until this succeeds",
+        reason(cause)
     )]
     Unrecorded {
         /// The state file.
@@ -76,7 +79,7 @@ pub enum Error {
         known: u64,
     },
     /// The system failed at something.
-    #[error("cannot {doing}: {cause}")]
+    #[error("cannot {doing}: {}", reason(cause))]
     System {
         /// What failed, in words that follow "cannot".
         doing: &'static str,

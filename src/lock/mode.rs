@@ -43,7 +43,7 @@ impl Mode {
     #[must_use]
     pub fn adverb(self) -> &'static str {
         match self {
-            Self::Shared => "shared",
+            Self::Shared => "in shared mode",
             Self::Exclusive => "exclusively",
             Self::None => "not at all",
         }

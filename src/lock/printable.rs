@@ -5,8 +5,11 @@
 //! make one name look like another; so whatever could do that is written as an escape.
 
 use std::fmt::Write as _;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+use nix::errno::Errno;
 
 /// Whether a character shows itself and changes nothing around it.
 ///
@@ -27,6 +30,15 @@ pub fn shown(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     push_shown(&mut out, text);
     out
+}
+
+/// The cause of a failed system call in the words of the C library, without its number.
+#[must_use]
+pub fn reason(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => Errno::from_raw(number).desc().to_owned(),
+        None => error.to_string(),
+    }
 }
 
 /// A path for people: like [`shown`], and bytes that are not UTF-8 as `\xNN`.

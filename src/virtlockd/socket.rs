@@ -17,7 +17,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, listen, socket_with,
 };
 
-use crate::lock::printable::shown_path;
+use crate::lock::printable::{reason, shown_path};
 
 /// How many clients may wait to be let in.
 const BACKLOG: i32 = 4096;
@@ -35,7 +35,7 @@ pub enum Error {
     #[error("cannot serve socket {0}: a file that is not a socket has this name")]
     Taken(String),
     /// The system failed at something.
-    #[error("cannot {doing} socket {path}: {cause}")]
+    #[error("cannot {doing} socket {path}: {}", reason(cause))]
     System {
         /// What failed, in words that follow "cannot".
         doing: &'static str,

@@ -180,7 +180,7 @@ async fn sharing_converting_and_asking_again() {
     };
     let refused = convert("exclusive").await.unwrap_err();
     assert_eq!(refused.name, "LockHeld");
-    assert!(refused.message.contains("locked shared by VM \"web2\""), "{refused:?}");
+    assert!(refused.message.contains("locked in shared mode by VM \"web2\""), "{refused:?}");
     web2.release(&other).await.unwrap();
     convert("exclusive").await.unwrap();
     assert_eq!(lock.mode().await.unwrap(), "exclusive");

@@ -27,7 +27,7 @@ const WORLD: &str = r#"
 "#;
 
 /// What the service says when it has been replaced.
-const REPLACED: &str = "is re-executing the installed binary";
+const REPLACED: &str = "is re-executing the installed program";
 
 /// A host of its own, as far as the script can see.
 struct World {

@@ -224,7 +224,7 @@ async fn a_replacement_and_the_end_do_not_wait_for_a_bus_that_does_not_answer() 
     scene.relay.leave_unread(usize::MAX);
     scene.service.signal(Signal::SIGUSR1);
     within("the replacement", async {
-        while !scene.service.stderr().contains("is re-executing the installed binary") {
+        while !scene.service.stderr().contains("is re-executing the installed program") {
             yield_now().await;
         }
     })

@@ -50,7 +50,10 @@ fn a_holder_that_is_not_named_in_time_is_said_to_be_so() {
         let search = Search { told, ..Search::default() };
         stranger.naming = Naming::Needed(Box::new(Unnamed { search, host_id: None }));
         stranger.name(None);
-        assert_eq!(stranger.sentence(&Known), format!("disk /srv/a is locked shared by {who}"));
+        assert_eq!(
+            stranger.sentence(&Known),
+            format!("disk /srv/a is locked in shared mode by {who}")
+        );
     }
 }
 
@@ -59,19 +62,19 @@ fn who_is_known_is_named_and_the_rest_counted() {
     let mut stranger = stranger();
     assert_eq!(
         stranger.sentence(&Known),
-        "disk /srv/a is locked shared by another program or host that the kernel does not name"
+        "disk /srv/a is locked in shared mode by another program or host that the kernel does not name"
     );
     stranger.processes.named = vec![process(4, "")];
     stranger.users = Processes { named: vec![process(4711, "web1")], more: 0 };
     assert_eq!(
         stranger.sentence(&Known),
-        "disk /srv/a is locked shared by another program (qemu-system-x86, pid 4, user u7); \
+        "disk /srv/a is locked in shared mode by another program (qemu-system-x86, pid 4, user u7); \
          QEMU \"web1\" (pid 4711, user u7) has it open"
     );
     stranger.users = Processes { named: vec![process(1, "a"), process(2, "")], more: 3 };
     stranger.processes = Processes { named: vec![process(4, "b")], more: 2 };
     let text = stranger.sentence(&Known);
-    let by = "shared by QEMU \"b\" (pid 4, user u7), and 2 more; QEMU \"a\" (pid 1, user u7) and \
+    let by = "in shared mode by QEMU \"b\" (pid 4, user u7), and 2 more; QEMU \"a\" (pid 1, user u7) and \
               qemu-system-x86 (pid 2, user u7) and 3 more have it open";
     assert!(text.ends_with(by), "{text}");
 }
@@ -83,7 +86,7 @@ fn who_is_on_record_is_said_to_be_no_more_than_that() {
     stranger.lock_file = Some("/locks/f".to_owned());
     assert_eq!(
         stranger.sentence(&Known),
-        "disk /srv/a is locked shared by its last recorded holder, VM \"web1\" \
+        "disk /srv/a is locked in shared mode by its last recorded holder, VM \"web1\" \
          (00000000-0000-0000-0000-000000000001, pid 5, user bob, why: \"nightly \\\"backup\\\"\") on host two since 9, \
          through lock file /locks/f"
     );

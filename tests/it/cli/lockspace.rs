@@ -95,7 +95,7 @@ async fn a_command_has_its_lease_for_as_long_as_it_lives() {
 
     vmlockctl(&house, &["lock", &format!("{name}:shared")]).await.ok();
     let said = fails(&house, 75, &["run", "--lease", key, "--", "true"]).await;
-    assert!(said.contains("locked shared by VM \"vmlockctl lock\""), "{said}");
+    assert!(said.contains("locked in shared mode by VM \"vmlockctl lock\""), "{said}");
     vmlockctl(&house, &["unlock", &name]).await.ok();
     // A relative name is one of here.
     let mut command = house.command("vmlockctl");

@@ -191,9 +191,9 @@ async fn monitor_prints_what_happens_as_it_happens() {
         assert_eq!(object["resource"], str(&image));
     }
     house.daemon().terminate().await;
-    assert!(text.line().await.contains("has left the bus"));
+    assert!(text.line().await.contains("is not running on the system bus; waiting for it"));
     house.daemon().start_again().await;
-    assert!(text.line().await.contains("has come to the bus"));
+    assert!(text.line().await.contains("is running on the system bus again"));
     let web3 = Machine::open(&bus, "web3").await;
     web3.acquire(&[exclusive(&image)]).await.unwrap();
     assert!(text.line().await.contains("VM \"web3\""));

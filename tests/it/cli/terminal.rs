@@ -128,6 +128,7 @@ async fn warnings_are_coloured_on_a_terminal_only() {
 async fn help_is_no_wider_than_the_terminal() {
     let house = House::builder().without_daemon().start().await;
     let verbs = [
+        "",
         "run",
         "lock",
         "unlock",
@@ -138,19 +139,27 @@ async fn help_is_no_wider_than_the_terminal() {
         "who",
         "resolve",
         "lockspace",
+        "lockspace create",
+        "lockspace create-lease",
         "release",
+        "suspend",
+        "resume",
+        "reload",
         "reexec",
+        "status",
         "doctor",
         "monitor",
         "metrics",
         "completions",
+        "help",
     ];
-    let lines = verbs.map(|verb| vec![verb, "--help"]);
-    for (columns, tool) in [(80, "vmlockctl"), (100, "vmlockctl"), (80, "vmlockd"), (60, "vmlockd")]
+    let lines = |tool: &str| {
+        let verbs = if tool == "vmlockctl" { &verbs[..] } else { &[""] };
+        verbs.iter().map(|verb| verb.split_whitespace().chain(["--help"]).collect::<Vec<_>>())
+    };
+    for (columns, tool) in [(80, "vmlockctl"), (60, "vmlockctl"), (80, "vmlockd"), (60, "vmlockd")]
     {
-        let mut lines = if tool == "vmlockctl" { lines.to_vec() } else { vec![] };
-        lines.push(vec!["--help"]);
-        for line in lines {
+        for line in lines(tool) {
             let log = house.dir().join("tool.log");
             let command = house.command("setsid");
             let mut terminal =
@@ -161,6 +170,21 @@ async fn help_is_no_wider_than_the_terminal() {
             let wide: Vec<&str> =
                 seen.lines().filter(|line| line.chars().count() > columns.into()).collect();
             assert_eq!(wide, [""; 0], "{tool} {line:?} at {columns}");
+            assert_eq!(stumps(&seen, columns.into()), [""; 0], "{tool} {line:?} at {columns}");
         }
     }
+}
+
+/// The lines of prose that could hold the first word of the next one: texts that were broken by hand
+/// and again for the terminal.
+fn stumps(text: &str, columns: usize) -> Vec<&str> {
+    let lines: Vec<&str> = text.lines().collect();
+    let is_prose = |line: &str| !line.is_empty() && !line.starts_with(' ');
+    let is_stump = |pair: &&[&str]| {
+        let word = pair[1].split(' ').next().unwrap_or_default();
+        is_prose(pair[0])
+            && is_prose(pair[1])
+            && pair[0].chars().count() + 1 + word.chars().count() <= columns
+    };
+    lines.windows(2).filter(is_stump).map(|pair| pair[0]).collect()
 }

@@ -66,7 +66,7 @@ async fn it_outlasts_a_restart_of_the_service() {
     assert_eq!(tool.line().await, "no locks");
     assert_eq!(tool.line().await, "");
     house.daemon().terminate().await;
-    assert!(tool.line().await.contains("vmlockd is not running on the system bus; waiting"));
+    assert!(tool.line().await.contains("vmlockd is not running on the system bus; waiting for it"));
     house.daemon().start_again().await;
     assert!(tool.line().await.contains("vmlockd is running on the system bus again"));
     assert_eq!(tool.line().await, "no locks");

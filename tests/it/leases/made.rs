@@ -127,7 +127,7 @@ async fn a_lockspace_stays_while_somebody_has_to_do_with_it() {
     let (web1, web2) =
         (Machine::open(&scene.bus, "web1").await, Machine::open(&scene.bus, "web2").await);
     let locks = web1.acquire(&[(&name, "shared")]).await.unwrap();
-    assert_refused(&remove().await, "LockHeld", "is locked shared by VM \"web1\"");
+    assert_refused(&remove().await, "LockHeld", "is locked in shared mode by VM \"web1\"");
     // Whoever waits has a place in it.
     let waits = async {
         let wish = [(name.as_str(), "exclusive")];
@@ -189,7 +189,7 @@ async fn a_lease_comes_and_goes() {
     // One that is there stays, whoever has it.
     scene.lease("web").await;
     let held = refused(manager.remove_lease(&name, none()).await);
-    assert_refused(&held, "LockHeld", "is locked shared by VM \"web1\"");
+    assert_refused(&held, "LockHeld", "is locked in shared mode by VM \"web1\"");
     web1.release(&locks).await.unwrap();
     for kind in [Kind::Posix, Kind::Ofd] {
         let rival = Rival::hold(&file, kind, false).unwrap();

@@ -111,7 +111,7 @@ async fn without_a_bus() {
     scene.bus = scene.house.connection().await;
     scene.watch = scene.house.bus().watch().await;
     scene.watch.owned_by(scene.daemon.pid()).await;
-    scene.says("is re-executing the installed binary").await;
+    scene.says("is re-executing the installed program").await;
     scene.watch.owned_by(scene.daemon.pid()).await;
     scene.compare().await;
     scene.end().await.were_refused();

@@ -68,7 +68,10 @@ async fn all_who_share_are_named() {
     web2.acquire(&[shared(&hosts.disk)]).await.unwrap();
     let web3 = hosts.machine(2, "web3").await;
     let message = web3.acquire(&[exclusive(&hosts.disk)]).await.unwrap_err().message;
-    assert!(message.contains("locked shared by its last recorded holders, VM"), "{message}");
+    assert!(
+        message.contains("locked in shared mode by its last recorded holders, VM"),
+        "{message}"
+    );
     for told in ["VM \"web1\"", "on host Node 0", ", and VM", "VM \"web2\"", "on host Node 1"] {
         assert!(message.contains(told), "{message}");
     }

@@ -88,7 +88,7 @@ async fn no_bus_is_needed_and_one_that_comes_is_served() {
     assert!(service.process.stderr().contains("reloaded the configuration"));
     libvirtd.ping().granted();
     service.reexec().await;
-    assert!(service.process.stderr().contains("is re-executing the installed binary"));
+    assert!(service.process.stderr().contains("is re-executing the installed program"));
     let mut rival = Rpc::connect(&socket).unwrap();
     rival.register(&Owner::new("web2", 2, machine.pid())).granted();
     assert_eq!(rival.acquire("", disk, 0).refused().code, 87);

@@ -97,7 +97,7 @@ async fn who_and_doctor_tell_of_a_suspect_lease_and_unlock_frees_it() {
     // Its mode is as it was.
     Rival::try_once(&scene.file, Kind::Posix, false).unwrap();
     let who = vmlockctl(&scene.house, &["who", &scene.name]).await.ok();
-    assert!(who.contains("locked shared by VM \"suspect\""), "{who}");
+    assert!(who.contains("locked in shared mode by VM \"suspect\""), "{who}");
     let ran = scene.house.run("vmlockctl", &["doctor"]).await;
     let line = ran.stdout.lines().find(|line| line.contains("damaged records name")).unwrap();
     let uuid = line.rsplit(['\'', ' ']).find(|word| word.len() == 36).unwrap();

@@ -53,11 +53,11 @@ fn together(first: &Vm, second: &Vm, disk: &str) {
     let shared = format!("{disk}:shared");
     lock(first, "web1", &shared, &[]);
     let told = refused(second, disk);
-    assert!(told.contains("is locked shared by"), "{told}");
+    assert!(told.contains("is locked in shared mode by"), "{told}");
     lock(second, "web2", &shared, &[]);
     unlock(first, "web1");
     let told = refused(first, disk);
-    assert!(told.contains("is locked shared by"), "{told}");
+    assert!(told.contains("is locked in shared mode by"), "{told}");
     unlock(second, "web2");
 }
 
