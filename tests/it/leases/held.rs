@@ -84,7 +84,7 @@ async fn a_stranger_on_the_same_file_is_met() {
     for (kind, alone) in [(Kind::Posix, true), (Kind::Ofd, true), (Kind::Posix, false)] {
         let rival = Rival::hold(&file, kind, alone).unwrap();
         let refused = web1.acquire(&[(&name, "exclusive")]).await.unwrap_err();
-        let how = if alone { "exclusively" } else { "shared" };
+        let how = if alone { "exclusively" } else { "in shared mode" };
         let words = format!("lease {} is locked {how} by another program", &name[6..]);
         assert_refused(&refused, "LockHeldElsewhere", &words);
         assert!(refused.message.contains(&format!("pid {}", rival.pid())), "{}", refused.message);
