@@ -94,11 +94,11 @@ impl Action {
     pub fn advice(self) -> &'static str {
         match self {
             Self::OpenOwner => {
-                "use your own instance on the session bus, or have an administrator authorize you"
+                "use your own service on the session bus, or have an administrator authorize you"
             }
             Self::AcquireByDescriptor | Self::AcquireByName => {
                 "pass a descriptor that is open for reading and writing (vmlockctl does, where the \
-                 disk's permissions allow it), use your own instance on the session bus, or have an \
+                 disk's permissions allow it), use your own service on the session bus, or have an \
                  administrator authorize you"
             }
             Self::RegisterProcess => {
