@@ -226,7 +226,9 @@ impl Call<'_> {
         };
         self.gate.service.counts().denied();
         let message = match error {
-            Error::Denied { .. } | Error::Interactive { .. } => error.to_string(),
+            Error::Denied { .. } | Error::NoPolkit { .. } | Error::Interactive { .. } => {
+                error.to_string()
+            }
             // These do not name what was requested.
             _ => format!(
                 "cannot {}: {} was not decided: {error}",

@@ -29,6 +29,18 @@ pub enum Error {
         /// The cause.
         why: String,
     },
+    /// Authorization needs polkit, which is not running and cannot be started.
+    #[error(
+        "cannot {deed}: not authorized for {}: polkit is not running or not installed; only root \
+         can use this service",
+        action.id()
+    )]
+    NoPolkit {
+        /// The action that needs authorization.
+        action: Action,
+        /// What was asked for, in words that follow "cannot".
+        deed: String,
+    },
     /// The caller could be asked for a password, but the call does not allow that.
     #[error(
         "cannot {deed}: {} needs interactive authorization, which the call does not allow",
@@ -61,7 +73,7 @@ impl Error {
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
-            Self::Denied { .. } => "not-authorized",
+            Self::Denied { .. } | Self::NoPolkit { .. } => "not-authorized",
             Self::Interactive { .. } => "interactive",
             Self::Unlisted(_) => "unlisted",
             Self::CallerGone => "caller-gone",

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use zbus::Connection;
 use zbus::message::Message;
+use zbus::{Connection, DBusError as _};
 use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
 
 use super::Error;
@@ -40,7 +40,7 @@ impl Polkit {
     ///
     /// # Errors
     ///
-    /// [`Error::Denied`], [`Error::Interactive`], [`Error::CallerGone`].
+    /// [`Error::Denied`], [`Error::NoPolkit`], [`Error::Interactive`], [`Error::CallerGone`].
     pub async fn ask(
         &self,
         caller: &mut Caller,
@@ -56,7 +56,7 @@ impl Polkit {
     ///
     /// # Errors
     ///
-    /// [`Error::Denied`], [`Error::Interactive`], [`Error::CallerGone`].
+    /// [`Error::Denied`], [`Error::NoPolkit`], [`Error::Interactive`], [`Error::CallerGone`].
     pub async fn ask_within(
         &self,
         patience: Duration,
@@ -82,7 +82,13 @@ impl Polkit {
         };
         let asked = authority.check_authorization(&subject, action.id(), details, flags, &question);
         let answer = tokio::select! {
-            answer = asked => answer.map_err(|error| denied(format!("cannot query polkit: {error}")))?,
+            answer = asked => answer.map_err(|error| {
+                if is_absent(&error) {
+                    Error::NoPolkit { action, deed: deed() }
+                } else {
+                    denied(format!("cannot query polkit: {error}"))
+                }
+            })?,
             () = caller.gone() => {
                 cancel(&authority, &question).await;
                 return Err(Error::CallerGone);
@@ -102,6 +108,21 @@ impl Polkit {
             Err(denied("polkit refused".into()))
         }
     }
+}
+
+/// Whether the bus says that polkit does not run, and that it cannot start it.
+fn is_absent(error: &zbus::Error) -> bool {
+    let name = match error {
+        zbus::Error::MethodError(name, ..) => name.to_string(),
+        zbus::Error::FDO(error) => match error.as_ref() {
+            zbus::fdo::Error::ZBus(error) => return is_absent(error),
+            error => error.name().to_string(),
+        },
+        _ => return false,
+    };
+    name.strip_prefix("org.freedesktop.DBus.Error.").is_some_and(|name| {
+        matches!(name, "ServiceUnknown" | "NameHasNoOwner") || name.starts_with("Spawn.")
+    })
 }
 
 /// The caller's bus name.

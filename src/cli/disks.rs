@@ -13,7 +13,7 @@ use std::path::{self, Path, PathBuf};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use nix::fcntl::OFlag;
 
-use super::error::Error;
+use super::error::{Error, cause};
 use super::hints;
 use super::link::Link;
 use crate::client::Options;
@@ -197,6 +197,9 @@ fn open(path: &Path, mode: Mode) -> Result<Option<File>, Error> {
         }
         Err(_) => return Ok(None),
     };
+    if found.is_dir() {
+        return Err(is_directory(path));
+    }
     // Opening some kinds of device has consequences.
     if !found.is_file() && !found.file_type().is_block_device() {
         let path = shown_path(path);
@@ -204,10 +207,7 @@ fn open(path: &Path, mode: Mode) -> Result<Option<File>, Error> {
             "{path} is neither a regular file nor a block device, so it cannot be a disk"
         )));
     }
-    let open = |write| {
-        let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-        OpenOptions::new().read(true).write(write).custom_flags(flags.bits()).open(path).ok()
-    };
+    let open = |write| open_for(path, write).ok();
     Ok(match mode {
         Mode::Exclusive | Mode::None => open(true),
         // Reading shows enough for a shared lock on one's own file, writing on any. Both uids are
@@ -215,6 +215,47 @@ fn open(path: &Path, mode: Mode) -> Result<Option<File>, Error> {
         Mode::Shared if found.uid() == nix::unistd::geteuid().as_raw() => open(false),
         Mode::Shared => open(true).or_else(|| open(false)),
     })
+}
+
+/// Opens a disk for reading, and for writing if `write` is set.
+fn open_for(path: &Path, write: bool) -> io::Result<File> {
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    OpenOptions::new().read(true).write(write).custom_flags(flags.bits()).open(path)
+}
+
+/// Returns why this user cannot open a disk in the way that would permit it to lock the disk.
+/// `None` where permissions are not the cause, and for a lease.
+pub(super) fn denial(disk: &Disk) -> Option<String> {
+    let path = absolute(&disk.path).ok()?;
+    if in_lease(&path).is_some() || is_nameless(&path) {
+        return None;
+    }
+    let is_denied = |error: &io::Error| {
+        matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+    };
+    let describe = |error: &io::Error, how: &str| {
+        let shown = shown_path(&path);
+        is_denied(error).then(|| format!("cannot open {shown}{how}: {}", cause(error)))
+    };
+    let found = match fs::metadata(&path) {
+        Ok(found) => found,
+        Err(error) => return describe(&error, ""),
+    };
+    if !found.is_file() && !found.file_type().is_block_device() {
+        return None;
+    }
+    let reads = disk.mode == Mode::Shared && found.uid() == nix::unistd::geteuid().as_raw();
+    let error = open_for(&path, !reads).err()?;
+    describe(&error, if reads { " for reading" } else { " for writing" })
+}
+
+/// The error for a directory in place of a disk; `None` for any other path.
+pub(super) fn directory(path: &Path) -> Option<Error> {
+    path.is_dir().then(|| is_directory(path))
+}
+
+fn is_directory(path: &Path) -> Error {
+    Error::Usage(format!("'{}' is a directory; give the path of a disk", shown_path(path)))
 }
 
 /// Opens a disk only to ask about it.
@@ -289,7 +330,7 @@ mod tests {
         assert!(open(&image, Mode::Exclusive).unwrap().is_some());
         assert!(open(&image, Mode::Shared).unwrap().is_some());
         assert!(matches!(open(&dir.path().join("b"), Mode::Shared), Err(Error::Missing(_))));
-        assert!(matches!(open(dir.path(), Mode::Shared), Err(Error::Failed(_))));
+        assert!(matches!(open(dir.path(), Mode::Shared), Err(Error::Usage(_))));
         assert!(matches!(open(Path::new("/dev/null"), Mode::Shared), Err(Error::Failed(_))));
         assert!(open_to_ask(&image).is_some() && open_to_ask(dir.path()).is_none());
     }

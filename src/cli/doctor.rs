@@ -13,7 +13,7 @@ use super::link::Link;
 use super::output::{Form, print};
 use super::remark::{Grade, Remark};
 use super::unit::Unit;
-use super::{clock, examine, json, row, storage, virtlockd};
+use super::{clock, examine, json, polkit, row, storage, virtlockd};
 use crate::client::{Bus, ManagerProxy, Row, SERVICE, lists};
 
 const AFTER_HELP: &str = "\
@@ -93,6 +93,7 @@ pub(super) async fn examine(link: &Link, remarks: &mut Vec<Remark>) -> Result<()
     remarks.push(Remark::new(Grade::Ok, "service", answers));
     remarks.push(of_versions(&version));
     of_store(link, &manager, remarks).await?;
+    polkit::look(link, remarks).await?;
     storage::look(link, &manager, remarks).await?;
     of_locks(&link.locks().await?, remarks);
     of_owners(&lists::owners(&manager).await?, remarks);
@@ -215,12 +216,15 @@ fn of_locks(locks: &[Row], remarks: &mut Vec<Remark>) {
 
 fn of_owners(owners: &[Row], remarks: &mut Vec<Remark>) {
     let manual = |owner: &&Row| row::words(owner, "anchors") == ["manual"];
+    let suspended = |owner: &&Row| row::text(owner, "state") == "suspended";
     let manual: Vec<&Row> = owners.iter().filter(manual).collect();
     if manual.is_empty() {
-        let message = match owners.len() {
-            0 => "no owners".to_owned(),
-            1 => "1 owner, whose VM runs".to_owned(),
-            count => format!("{count} owners, whose VMs run"),
+        let message = match (owners.len(), owners.iter().filter(suspended).count()) {
+            (0, _) => "no owners".to_owned(),
+            (1, 0) => "1 owner, whose VM runs".to_owned(),
+            (count, 0) => format!("{count} owners, whose VMs run"),
+            (1, _) => "1 owner, which is suspended".to_owned(),
+            (count, of_them) => format!("{count} owners, {of_them} of them suspended"),
         };
         remarks.push(Remark::new(Grade::Ok, "owners", message));
     }
@@ -251,6 +255,17 @@ fn of_owners(owners: &[Row], remarks: &mut Vec<Remark>) {
                 "see 'vmlockctl list'; when no VM uses these disks, run 'vmlockctl unlock {uuid}'"
             );
             Remark::new(Grade::Danger, "owner", message).advise(advice).about(owner)
+        } else if suspended(&owner) {
+            let message = format!("{} is suspended, without a running VM", machine(owner));
+            let advice = format!(
+                "'vmlockctl resume {uuid}' acquires its locks again; if they are no longer needed, run \
+                 'vmlockctl unlock {uuid}'"
+            );
+            Remark::new(Grade::Note, "owner", message).advise(advice).about(owner)
+        } else if row::number(owner, "locks") == 0 {
+            let message = format!("{} is left over and holds no locks", machine(owner));
+            let advice = format!("end it with 'vmlockctl unlock {uuid}'");
+            Remark::new(Grade::Note, "owner", message).advise(advice).about(owner)
         } else {
             let message =
                 format!("{} holds {locks} without a running VM, since {since}", machine(owner));
@@ -277,9 +292,15 @@ mod tests {
 
     fn owner(name: &str, anchors: Vec<&str>) -> Row {
         let owned = |value: Variant<'_>| OwnedVariant::try_from(value).unwrap();
-        [("name", Variant::from(name)), ("uuid", "4dea22b3".into()), ("anchors", anchors.into())]
-            .map(|(key, value)| (key.to_owned(), owned(value)))
-            .into()
+        let locks = Variant::from(1_u32);
+        [
+            ("name", Variant::from(name)),
+            ("uuid", "4dea22b3".into()),
+            ("anchors", anchors.into()),
+            ("locks", locks),
+        ]
+        .map(|(key, value)| (key.to_owned(), owned(value)))
+        .into()
     }
 
     #[test]
@@ -318,5 +339,32 @@ mod tests {
         assert!(remarks[1].line().contains("'vmlockctl unlock 4dea22b3'"));
         of_owners(&owners[..1], &mut remarks);
         assert_eq!(remarks[2].grade, Grade::Ok);
+    }
+
+    #[test]
+    fn suspended_and_empty_owners_are_reported_as_such() {
+        let with = |mut row: Row, key: &str, value: Variant<'_>| {
+            row.insert(key.to_owned(), OwnedVariant::try_from(value).unwrap());
+            row
+        };
+        let told = |owners: &[Row]| {
+            let mut remarks = Vec::new();
+            of_owners(owners, &mut remarks);
+            let [remark] = &remarks[..] else { panic!("{remarks:?}") };
+            (remark.grade, remark.line())
+        };
+        let runs = owner("web1", vec!["lifeline"]);
+        let suspended = with(owner("web2", vec!["lifeline"]), "state", "suspended".into());
+        let (grade, line) = told(&[runs, suspended]);
+        assert!(line.contains("2 owners, 1 of them suspended"), "{line}");
+        assert_eq!(grade, Grade::Ok);
+        let maintenance = owner("maint", vec!["manual"]);
+        let (grade, line) = told(&[with(maintenance, "locks", 0_u32.into())]);
+        let words = "is left over and holds no locks; end it with 'vmlockctl unlock 4dea22b3'";
+        assert!(line.contains(words), "{line}");
+        assert_eq!(grade, Grade::Note);
+        let maintenance = owner("maint", vec!["manual"]);
+        let (_, line) = told(&[with(maintenance, "state", "suspended".into())]);
+        assert!(line.contains("is suspended, without a running VM"), "{line}");
     }
 }

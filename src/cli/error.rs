@@ -1,6 +1,7 @@
 //! Errors of the tool, with their messages and exit codes.
 
 use std::io;
+use std::path::Path;
 
 use nix::errno::Errno;
 use zbus::DBusError;
@@ -89,6 +90,35 @@ impl Error {
     pub(super) fn is_foreign(&self) -> bool {
         let Self::Call(error) = self else { return false };
         answer(error).is_some_and(|(name, _)| name == "org.vmlockd1.Error.ForeignNamespace")
+    }
+
+    /// Whether a directory is not a lockspace.
+    pub(super) fn is_no_such_lockspace(&self) -> bool {
+        let Self::Call(error) = self else { return false };
+        answer(error).is_some_and(|(name, _)| name == "org.vmlockd1.Error.NoSuchLockspace")
+    }
+
+    /// Whether the service says that what a name leads to cannot be locked.
+    pub(super) fn is_not_lockable(&self) -> bool {
+        let Self::Call(error) = self else { return false };
+        answer(error).is_some_and(|(name, _)| name == "org.vmlockd1.Error.NotLockable")
+    }
+
+    /// Whether the service breaks the lock of another owner only by force.
+    pub(super) fn needs_force(&self) -> bool {
+        let Self::Call(error) = self else { return false };
+        answer(error).is_some_and(|(_, message)| message.contains(FORCE))
+    }
+
+    /// For a disk that polkit refuses to this user: what the service says of its holders, if
+    /// anything. `None` for any other error.
+    pub(super) fn refused_disk(&self) -> Option<String> {
+        let Self::Call(error) = self else { return None };
+        let (_, message) = answer(error).filter(|(name, message)| {
+            code_of(name) == Code::DENIED && message.contains("org.vmlockd1.acquire-by-")
+        })?;
+        let end = AUTHORIZE.iter().find_map(|end| message.split_once(end));
+        Some(end.map(|(_, holders)| clock::localized(holders)).unwrap_or_default())
     }
 
     /// Whether a wait was withdrawn.
@@ -272,7 +302,8 @@ fn no_success(bus: Bus, error: &zbus::Error) -> String {
     };
     match name.strip_prefix("org.freedesktop.DBus.Error.") {
         Some("NameHasNoOwner" | "ServiceUnknown") => {
-            format!("vmlockd is not running on the {word} bus; {}", start(bus))
+            let has_systemd = has_systemd(bus);
+            format!("vmlockd is not running on the {word} bus; {}", start(bus, has_systemd))
         }
         Some(name) if is_stopped(name) => {
             let log = match bus {
@@ -293,14 +324,31 @@ fn no_success(bus: Bus, error: &zbus::Error) -> String {
 }
 
 /// How to start the service of a bus.
-fn start(bus: Bus) -> &'static str {
-    match bus {
-        Bus::System => "start it with 'systemctl start vmlockd'",
-        Bus::Session => {
+fn start(bus: Bus, has_systemd: bool) -> &'static str {
+    match (bus, has_systemd) {
+        (Bus::System, true) => "start it with 'systemctl start vmlockd'",
+        (Bus::System, false) => "start it with the host's init system, or run 'vmlockd --system'",
+        (Bus::Session, true) => {
             "start it with 'systemctl --user start vmlockd', or use the host's service with --system"
+        }
+        (Bus::Session, false) => {
+            "start it with 'vmlockd --session', or use the host's service with --system"
         }
     }
 }
+
+/// Whether systemd manages the services of a bus, as sd_booted(3) and systemd's user instance show.
+fn has_systemd(bus: Bus) -> bool {
+    match bus {
+        Bus::System => Path::new("/run/systemd/system").is_dir(),
+        Bus::Session => std::env::var_os("XDG_RUNTIME_DIR")
+            .is_some_and(|runtime| Path::new(&runtime).join("systemd").is_dir()),
+    }
+}
+
+/// What precedes the holders of a disk in a refusal of authorization.
+const AUTHORIZE: [&str; 2] =
+    ["have an administrator authorize you; ", "only root can use this service; "];
 
 /// How the service advises to break locks.
 const FORCE: &str = "set 'force' to break it";

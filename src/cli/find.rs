@@ -41,10 +41,11 @@ pub(super) fn owner<'r>(owners: &'r [Row], text: &str, uid: u32) -> Result<&'r R
     match one(&found, uid) {
         Some(owner) => Ok(owner),
         None if found.is_empty() => {
+            if let Some(error) = disks::directory(Path::new(text)) {
+                return Err(error);
+            }
             let hint = if is_owner_path(text) {
                 ""
-            } else if Path::new(text).is_dir() {
-                ", and the directory of this name is not a disk"
             } else {
                 ", and no disk of this name in the current directory"
             };
@@ -83,6 +84,7 @@ pub(super) async fn holders(link: &Link, path: &Path) -> Result<Vec<Row>, Error>
     let asked = async {
         match ask_holders(link, path).await {
             Err(error) if link.show_files_after(&error) => ask_holders(link, path).await,
+            Err(error) if error.is_not_lockable() => Err(disks::directory(path).unwrap_or(error)),
             answer => answer,
         }
     };

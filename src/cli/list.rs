@@ -1,5 +1,6 @@
 //! `list`: the locks of all owners, or some of them.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ffi::OsString;
 
@@ -11,11 +12,13 @@ use super::error::Error;
 use super::find;
 use super::link::Link;
 use super::output::Form;
+use super::suspend::suspended_locks;
 use super::table::{Lean, Table};
 use super::target::{self, Target};
 use super::watch::{Page, Watch};
 use super::{json, row};
 use crate::client::{Row, lists};
+use crate::lock::printable::shown;
 
 const AFTER_HELP: &str = "\
 Without arguments, all locks are listed. With targets, the locks on these disks \
@@ -25,9 +28,9 @@ under any of their names, these locks, and the locks of these owners are listed.
 #[derive(Debug, Args)]
 #[command(after_help = target::help(AFTER_HELP))]
 pub(super) struct Arguments {
-    /// List only locks of this owner
-    #[arg(long, value_name = "OWNER")]
-    owner: Option<String>,
+    /// List only locks of this owner, or of the owner that holds this lock or disk
+    #[arg(long, value_name = "OWNER|LOCK|PATH")]
+    owner: Option<OsString>,
     /// List only locks of this user, given by name or number
     #[arg(long, value_name = "USER", value_parser = user)]
     user: Option<u32>,
@@ -49,7 +52,7 @@ fn user(text: &str) -> Result<u32, String> {
 /// Which locks to list.
 #[derive(Debug)]
 pub(super) struct Filter {
-    owner: Option<String>,
+    owner: Option<Target>,
     user: Option<u32>,
     targets: Vec<Target>,
 }
@@ -63,7 +66,8 @@ impl Arguments {
     /// Reads the arguments.
     pub(super) fn filter(self) -> Result<Filter, Error> {
         let targets = self.targets.into_iter().map(Target::parse).collect::<Result<_, _>>()?;
-        Ok(Filter { owner: self.owner, user: self.user, targets })
+        let owner = self.owner.map(Target::parse).transpose()?;
+        Ok(Filter { owner, user: self.user, targets })
     }
 }
 
@@ -72,13 +76,16 @@ impl Filter {
     pub(super) async fn locks(&self, link: &Link) -> Result<Vec<Row>, Error> {
         let mut owners = Vec::new();
         let names_owner = |target: &Target| matches!(target, Target::Owner(_));
-        if self.owner.is_some() || self.targets.iter().any(names_owner) {
+        if self.targets.iter().any(names_owner) {
             owners = lists::owners(&link.manager().await?).await?;
         }
         let path_of = |text: &str| -> Result<String, Error> {
             Ok(row::text(find::owner(&owners, text, link.uid)?, "owner").to_owned())
         };
-        let owner = self.owner.as_deref().map(path_of).transpose()?;
+        let owner = match &self.owner {
+            Some(target) => Some(row::text(&target.owner(link).await?, "owner").to_owned()),
+            None => None,
+        };
         // Object paths of locks and owners.
         let mut named = HashSet::new();
         for target in &self.targets {
@@ -104,6 +111,27 @@ impl Filter {
         Ok(locks)
     }
 
+    /// What to print if it lets no lock through.
+    async fn nothing(&self, link: &Link) -> Result<Cow<'static, str>, Error> {
+        if self.is_empty() {
+            return Ok("no locks".into());
+        }
+        for target in self.owner.iter().chain(&self.targets) {
+            let Target::Owner(_) = target else { continue };
+            let owner = target.owner(link).await?;
+            if row::text(&owner, "state") == "suspended" {
+                let (name, uuid) = (row::text(&owner, "name"), row::text(&owner, "uuid"));
+                let locks = match suspended_locks(link, &owner).await?.len() {
+                    1 => "1 lock".to_owned(),
+                    count => format!("{count} locks"),
+                };
+                let text = format!("VM \"{name}\" ({uuid}) is suspended; it remembers {locks}");
+                return Ok(shown(&text).into());
+            }
+        }
+        Ok("no such locks".into())
+    }
+
     fn is_empty(&self) -> bool {
         self.owner.is_none() && self.user.is_none() && self.targets.is_empty()
     }
@@ -117,9 +145,7 @@ pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
         let locks = filter.locks(link).await?;
         Ok(match form {
             Form::Json => Page::Json(json::objects(&locks)),
-            Form::Text if locks.is_empty() => {
-                Page::Nothing(if filter.is_empty() { "no locks" } else { "no such locks" })
-            }
+            Form::Text if locks.is_empty() => Page::Nothing(filter.nothing(link).await?),
             Form::Text => Page::Table(table(&locks).to_string()),
         })
     };

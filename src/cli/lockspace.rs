@@ -17,6 +17,7 @@ use super::output::{Form, print};
 use super::table::{Lean, Table};
 use super::{json, row};
 use crate::client::{LOCKSPACES_PATH, Options, Row};
+use crate::lock::printable::shown_path;
 
 const LOCKSPACE: &str = "org.vmlockd1.Lockspace";
 
@@ -90,8 +91,15 @@ pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
             }
         }
         Deed::Remove { directory } => {
-            let arguments = (disks::name(bare(&directory))?, Options::new());
-            link.ask::<_, ()>(manager, "RemoveLockspace", &arguments).await?;
+            let directory = disks::name(bare(&directory))?;
+            let arguments = (directory.as_str(), Options::new());
+            match link.ask::<_, ()>(manager, "RemoveLockspace", &arguments).await {
+                Err(error) if error.is_no_such_lockspace() => {
+                    let directory = shown_path(Path::new(&directory));
+                    return Err(Error::Missing(format!("{directory} is not a lockspace")));
+                }
+                removed => removed?,
+            }
         }
         Deed::CreateLease { lease } => {
             let arguments = (disks::name(Path::new(&as_lease(lease)))?, Options::new());

@@ -39,6 +39,7 @@ mod origin;
 mod other;
 mod output;
 mod owners;
+mod polkit;
 mod reexec;
 mod release;
 mod reload;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use zbus::{Fd, OwnedObjectPath, Variant};
 
-use super::disks::{Disk, Wanted};
+use super::disks::{self, Disk, Wanted};
 use super::error::Error;
 use super::link::Link;
 use super::slow::{report_slow, report_slow_files};
@@ -52,11 +52,25 @@ pub(super) struct Opened {
 impl Opening<'_> {
     /// Opens the owner and locks the disks: all of it or nothing.
     pub(super) async fn open(&self, link: &Link) -> Result<Opened, Error> {
-        match self.attempt(link).await {
+        let opened = match self.attempt(link).await {
             // Nothing is open then.
             Err(error) if link.show_files_after(&error) => self.attempt(link).await,
             opened => opened,
+        };
+        opened.map_err(|error| self.explain(error))
+    }
+
+    /// Puts what this process knows of the disks into a refusal of the service.
+    fn explain(&self, error: Error) -> Error {
+        if error.is_not_lockable() {
+            return self.paths().find_map(disks::directory).unwrap_or(error);
         }
+        let Some(holders) = error.refused_disk() else { return error };
+        let denial = report_slow_files(self.paths(), || self.disks.iter().find_map(disks::denial));
+        let Some(denial) = denial else { return error };
+        let holders = if holders.is_empty() { holders } else { format!("; {holders}") };
+        let advice = "lock the disk as a user that may write to the file, or as root";
+        Error::Answered(format!("{denial}{holders}; {advice}"), error.code())
     }
 
     async fn attempt(&self, link: &Link) -> Result<Opened, Error> {

@@ -31,7 +31,7 @@ pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
         let owners = lists::owners(&link.manager().await?).await?;
         Ok(match form {
             Form::Json => Page::Json(json::objects(&owners)),
-            Form::Text if owners.is_empty() => Page::Nothing("no owners"),
+            Form::Text if owners.is_empty() => Page::Nothing("no owners".into()),
             Form::Text => Page::Table(table(&owners).to_string()),
         })
     };

@@ -1,5 +1,8 @@
 //! `resume`: a suspended owner acquires again what it has released.
 
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Instant;
 
@@ -14,10 +17,14 @@ use super::link::Link;
 use super::output::{self, Form};
 use super::row;
 use super::signals::Signals;
+use super::slow::report_slow_files;
 use super::span::Span;
-use super::suspend::{find_owner, report, suspended_locks};
+use super::suspend::{report, suspended_locks};
+use super::target::{self, Target};
 use super::wait::{Begun, Wait, return_of_service, tell, unique_name};
 use crate::client::{Options, OwnerProxy, Row, lists};
+use crate::lock::lease::spoken;
+use crate::lock::printable::shown_path;
 
 const AFTER_HELP: &str = "\
 Acquires all locks that the owner had when it was suspended, or none of them, and \
@@ -29,13 +36,13 @@ password.";
 
 /// Acquire again what a suspended owner has released
 #[derive(Debug, Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = target::help(AFTER_HELP))]
 pub(super) struct Arguments {
     #[command(flatten)]
     wait: Wait,
-    /// UUID (or its first digits) or name of the owner
-    #[arg(value_name = "OWNER")]
-    owner: String,
+    /// The owner, or a disk that it held when it was suspended
+    #[arg(value_name = "OWNER|LOCK|PATH")]
+    target: OsString,
 }
 
 impl Arguments {
@@ -48,7 +55,7 @@ impl Arguments {
 /// Resumes the owner and prints what it has acquired.
 pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Result<Code, Error> {
     let mut signals = Signals::catch()?;
-    let owner = find_owner(link, &arguments.owner).await?;
+    let owner = find_owner(link, Target::parse(arguments.target)?).await?;
     let proxy = link.owner(row::text(&owner, "owner")).await?;
     let resumed = async {
         match arguments.wait.span() {
@@ -73,6 +80,46 @@ pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
     };
     output::report(form, &report(form, &owner, outcome, &locks))?;
     Ok(Code::SUCCESS)
+}
+
+/// Returns the owner that a target names. A disk names the owner that was suspended while it held
+/// the disk, if there is one, and otherwise the owner that holds the disk.
+async fn find_owner(link: &Link, target: Target) -> Result<Row, Error> {
+    let Target::Path(path) = &target else { return target.owner(link).await };
+    let mut found = Vec::new();
+    for owner in lists::owners(&link.manager().await?).await? {
+        if row::text(&owner, "state") == "suspended" {
+            let locks = suspended_locks(link, &owner).await?;
+            if locks.iter().any(|lock| is_named(row::text(lock, "resource"), path)) {
+                found.push(owner);
+            }
+        }
+    }
+    let disk = spoken(&shown_path(path));
+    match found.as_slice() {
+        [owner] => Ok(owner.clone()),
+        [] => target.owner(link).await.map_err(|error| match error {
+            Error::Missing(_) => Error::Missing(format!(
+                "no suspended owner held {disk}; 'vmlockctl owners' lists the owners"
+            )),
+            error => error,
+        }),
+        owners => {
+            let name = |owner: &Row| {
+                format!("{} ({})", row::text(owner, "uuid"), row::text(owner, "name"))
+            };
+            let names = owners.iter().map(name).collect::<Vec<_>>().join(", ");
+            Err(Error::Usage(format!(
+                "{disk} was held by each of the suspended owners {names}; give the UUID of one"
+            )))
+        }
+    }
+}
+
+/// Whether a disk has this name, or a symbolic link leads to it.
+fn is_named(resource: &str, path: &Path) -> bool {
+    let real = || report_slow_files([path], || fs::canonicalize(path));
+    Path::new(resource) == path || real().is_ok_and(|real: PathBuf| real == Path::new(resource))
 }
 
 /// Calls `Resume`.

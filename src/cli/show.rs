@@ -12,6 +12,7 @@ use super::find;
 use super::link::Link;
 use super::output::{Form, print};
 use super::target::{self, Target};
+use super::who::sentence;
 use super::{clock, json, row, table};
 use crate::client::{LOCKS_PATH, Row, lists};
 use crate::lock::lease::spoken;
@@ -50,16 +51,38 @@ pub(super) struct Arguments {
 
 /// Prints what the target names: in JSON always as an array.
 pub(super) async fn perform(link: &Link, args: Arguments, form: Form) -> Result<Code, Error> {
-    let shown = match Target::parse(args.target)? {
-        Target::Path(path) => holders(link, &path).await?,
-        Target::Lock(number) => vec![numbered(link, number).await?],
-        Target::Owner(text) => vec![owner(link, &text).await?],
+    let target = Target::parse(args.target)?;
+    let shown = match &target {
+        Target::Path(path) => holders(link, path).await?,
+        Target::Lock(number) => vec![numbered(link, *number).await?],
+        Target::Owner(text) => vec![owner(link, text).await?],
     };
     print(&match form {
         Form::Json => json::document(&json::objects(&shown)),
-        Form::Text => shown.iter().map(text).collect::<Vec<_>>().join("\n"),
+        Form::Text => {
+            let mut texts = Vec::new();
+            for row in &shown {
+                texts.push(match &target {
+                    Target::Path(path) if row::text(row, "lock").is_empty() => {
+                        format!("{}\n", sentence(&shown_path(path), row))
+                    }
+                    _ => text(row, &locks(link, row).await?),
+                });
+            }
+            texts.join("\n")
+        }
     })?;
     Ok(Code::SUCCESS)
+}
+
+/// Returns the locks of an owner as rows of `ListLocks`; none for another object.
+async fn locks(link: &Link, shown: &Row) -> Result<Vec<Row>, Error> {
+    match row::path(shown, "owner") {
+        Some(owner) if !shown.contains_key("lock") => {
+            Ok(lists::locks(&link.manager().await?, lists::path_option("owner", owner)).await?)
+        }
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// Returns the holders of a disk: locks with their properties, and other holders with what is known of
@@ -126,12 +149,27 @@ async fn properties(link: &Link, path: &str, interface: &str, own: &str) -> Resu
     Ok(properties)
 }
 
-fn text(row: &Row) -> String {
+/// Formats the properties of an object for people; `locks` are those of an owner.
+fn text(row: &Row, locks: &[Row]) -> String {
     let place = |key: &str| ORDER.iter().position(|known| *known == key).unwrap_or(ORDER.len());
     let mut keys: Vec<&String> = row.keys().collect();
     keys.sort_by_key(|key| (place(key), *key));
-    let pair = |key: &String| row.get(key).map(|value| (key.clone(), readable(key, value)));
-    table::pairs(&keys.into_iter().filter_map(pair).collect::<Vec<_>>())
+    let mut pairs = Vec::new();
+    for key in keys {
+        if key == "locks" && !locks.is_empty() {
+            pairs.extend(locks.iter().map(|lock| (key.clone(), described(lock))));
+        } else if let Some(value) = row.get(key) {
+            let name = key.strip_suffix("-usec").unwrap_or(key);
+            pairs.push((name.to_owned(), readable(key, value)));
+        }
+    }
+    table::pairs(&pairs)
+}
+
+/// Formats a lock of an owner: its number, mode and disk.
+fn described(lock: &Row) -> String {
+    let (mode, resource) = (row::text(lock, "mode"), row::text(lock, "resource"));
+    format!("{} {mode} {resource}", row::lock_number(lock))
 }
 
 /// Formats a value for people: a time by the clock, a user by name.
@@ -159,9 +197,22 @@ mod tests {
             ("zebra", true.into()),
             ("name", "web1".into()),
             ("locks", Vec::<zbus::ObjectPath<'_>>::new().into()),
+            ("since-usec", 0_u64.into()),
         ]
         .map(|(key, value)| (key.to_owned(), OwnedVariant::try_from(value).unwrap()))
         .into();
-        assert_eq!(text(&row), "name:  web1\nuid:   0 (root)\nlocks:\nzebra: yes\n");
+        let said = text(&row, &[]);
+        assert!(said.starts_with("name:  web1\nuid:   0 (root)\nlocks:\nsince: "), "{said}");
+        assert!(said.ends_with("\nzebra: yes\n"), "{said}");
+        let lock = zbus::ObjectPath::try_from("/org/vmlockd1/lock/1").unwrap();
+        let lock: Row = [
+            ("lock", Variant::from(lock)),
+            ("mode", "exclusive".into()),
+            ("resource", "/srv/a.qcow2".into()),
+        ]
+        .map(|(key, value)| (key.to_owned(), OwnedVariant::try_from(value).unwrap()))
+        .into();
+        let said = text(&row, &[lock]);
+        assert!(said.contains("\nlocks: 1 exclusive /srv/a.qcow2\n"), "{said}");
     }
 }

@@ -184,9 +184,12 @@ impl Status {
         };
         lines.push(("Locks", format!("{}{lost}", self.locks)));
         lines.push(("Waiting", self.waiting.to_string()));
-        let kept =
-            if self.kept { "locks are kept" } else { "locks are free until the service is back" };
-        lines.push(("Crash", kept.to_owned()));
+        let kept = if self.kept {
+            "yes (locks are kept if the service crashes)"
+        } else {
+            "no (if the service crashes, all disks are unlocked until it runs again)"
+        };
+        lines.push(("Crash-safe", kept.to_owned()));
         lines.push(("libvirt", self.libvirt.text()));
         lines.push(("Checks", self.finding_text()));
         let owned = |(name, value): (&str, String)| (name.to_owned(), value);
@@ -293,7 +296,7 @@ mod tests {
             "vmlockctl is ",
             "Executable: /usr/sbin/vmlockd was replaced; 'vmlockctl reexec' updates the service",
             "5 (3 LOST)",
-            "locks are free until the service is back",
+            "Crash-safe: no (if the service crashes, all disks are unlocked until it runs again)",
             "DANGER: lock 3 is LOST; run 'vmlockctl doctor'",
         ] {
             assert!(text.contains(words), "no {words} in {text}");

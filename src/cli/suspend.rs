@@ -1,5 +1,8 @@
 //! `suspend`: an owner releases its locks, and the service remembers them for `resume`.
 
+use std::ffi::OsString;
+use std::path::Path;
+
 use clap::Args;
 use serde_json::json;
 
@@ -8,8 +11,10 @@ use super::error::Error;
 use super::link::Link;
 use super::output::{self, Form};
 use super::table::{Lean, Table};
-use super::{find, json, row};
+use super::target::{self, Target};
+use super::{json, row};
 use crate::client::{Options, Row, lists};
+use crate::lock::printable::shown_path;
 
 const AFTER_HELP: &str = "\
 Releases all locks of the owner, withdraws its waiting requests, and prints what \
@@ -23,26 +28,27 @@ users other than root need an administrator's password.";
 
 /// Release all locks of an owner and remember them for 'vmlockctl resume'
 #[derive(Debug, Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = target::help(AFTER_HELP))]
 pub(super) struct Arguments {
     /// Break the locks of a living VM of another user
     #[arg(long)]
     force: bool,
-    /// UUID (or its first digits) or name of the owner
-    #[arg(value_name = "OWNER")]
-    owner: String,
+    /// The owner, or a lock or disk that it holds
+    #[arg(value_name = "OWNER|LOCK|PATH")]
+    target: OsString,
 }
 
 /// Suspends the owner and prints what it has released.
 pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Result<Code, Error> {
-    let owner = find_owner(link, &arguments.owner).await?;
+    let written = shown_path(Path::new(&arguments.target));
+    let owner = Target::parse(arguments.target)?.owner(link).await?;
     let path = row::text(&owner, "owner");
     let before = row::text(&owner, "state");
     let proxy = link.owner(path).await?;
     let options = Options::from([("force", arguments.force.into())]);
-    link.ask::<_, ()>(proxy.inner(), "Suspend", &(options,)).await.map_err(|error| {
-        error.with_force(&format!("vmlockctl suspend --force {}", arguments.owner))
-    })?;
+    link.ask::<_, ()>(proxy.inner(), "Suspend", &(options,))
+        .await
+        .map_err(|error| error.with_force(&format!("vmlockctl suspend --force {written}")))?;
     let locks = suspended_locks(link, &owner).await?;
     let outcome = match (before, locks.as_slice()) {
         ("suspended", _) => "is suspended already; it has released",
@@ -51,12 +57,6 @@ pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
     };
     output::report(form, &report(form, &owner, outcome, &locks))?;
     Ok(Code::SUCCESS)
-}
-
-/// Returns the owner that `text` names.
-pub(super) async fn find_owner(link: &Link, text: &str) -> Result<Row, Error> {
-    let owners = lists::owners(&link.manager().await?).await?;
-    find::owner(&owners, text, link.uid).cloned()
 }
 
 /// Lists what a suspended owner has released and gets again when it is resumed.

@@ -100,6 +100,21 @@ impl Target {
     }
 }
 
+impl Target {
+    /// Returns the owner that it names: for a lock or a disk, the one that holds it.
+    pub(super) async fn owner(&self, link: &Link) -> Result<Row, Error> {
+        let text = match self {
+            Self::Owner(text) => text.clone(),
+            Self::Lock(number) => row::text(&lock(link, *number).await?, "owner").to_owned(),
+            Self::Path(path) => {
+                row::text(&find::lock_on(link, path, None).await?, "owner").to_owned()
+            }
+        };
+        let owners = lists::owners(&link.manager().await?).await?;
+        find::owner(&owners, &text, link.uid).cloned()
+    }
+}
+
 /// Returns the lock with this number, as a row of `ListLocks`.
 pub(super) async fn lock(link: &Link, number: u64) -> Result<Row, Error> {
     let Some(before) = number.checked_sub(1) else { return Err(no_lock(number)) };

@@ -39,7 +39,7 @@ pub(super) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
         let waiters = lists::waiting(&link.manager().await?, Options::new()).await?;
         Ok(match form {
             Form::Json => Page::Json(json::objects(&waiters)),
-            Form::Text if waiters.is_empty() => Page::Nothing("no requests wait"),
+            Form::Text if waiters.is_empty() => Page::Nothing("no requests wait".into()),
             Form::Text => Page::Table(table(&waiters) + &reservations(&waiters)),
         })
     };

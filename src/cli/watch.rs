@@ -3,6 +3,7 @@
 //! The signals of the service tell that something has changed, and the list is read again then; there is
 //! no polling. Changes that no signal tells of are seen with the next one.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
@@ -38,7 +39,7 @@ pub(super) enum Page {
     /// For a person.
     Table(String),
     /// For a person, where there is nothing to list: what to say instead.
-    Nothing(&'static str),
+    Nothing(Cow<'static, str>),
 }
 
 impl Watch {
@@ -59,7 +60,7 @@ impl Watch {
         match read().await? {
             Page::Json(list) => print(&json::document(&list))?,
             Page::Table(text) => print(&text)?,
-            Page::Nothing(text) => inform(text),
+            Page::Nothing(text) => inform(&text),
         }
         Ok(Code::SUCCESS)
     }

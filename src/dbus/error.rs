@@ -258,7 +258,7 @@ impl From<auth::Error> for Error {
         match error {
             E::Denied { action, .. } => Self::new(ACCESS_DENIED, &error).and(action.advice()),
             E::Interactive { action, .. } => Self::new(INTERACTIVE, &error).and(action.advice()),
-            E::Unlisted(_) | E::CallerGone => Self::new(ACCESS_DENIED, &error),
+            E::NoPolkit { .. } | E::Unlisted(_) | E::CallerGone => Self::new(ACCESS_DENIED, &error),
             E::Unanswered => Self::new(LIMITS_EXCEEDED, &error),
             E::Limit(error) => error.into(),
         }

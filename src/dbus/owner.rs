@@ -195,7 +195,16 @@ impl OwnerObject {
         let mut options = Options::new(options);
         let timeout = options.timeout()?;
         options.finish()?;
-        let granted = self.front.service.resume(self.id(), timeout.begin(&call)).await?;
+        let resumed = self.front.service.resume(self.id(), timeout.begin(&call)).await;
+        let granted = resumed.map_err(|error| {
+            let error = Error::from(error);
+            match self.now(|owner| owner.handed_to.is_some()) {
+                Some(true) => {
+                    error.and("the locks of this owner were handed over to another owner")
+                }
+                _ => error,
+            }
+        })?;
         let locks = waiting::hand_out_again(&self.front, &call, self.id(), granted).await?;
         Ok(locks.into_iter().map(paths::lock).collect())
     }

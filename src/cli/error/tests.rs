@@ -60,7 +60,10 @@ fn options_are_the_tools_own() {
 fn a_stopped_service_is_reported_with_how_to_start_it() {
     let error = Error::from(fdo::Error::ServiceUnknown("no such name".into()));
     let text = error.message(Bus::Session).unwrap();
-    assert!(text.contains("session bus") && text.contains("systemctl --user start"), "{text}");
+    assert!(text.contains("session bus") && text.contains("use the host's service"), "{text}");
+    for bus in [Bus::System, Bus::Session] {
+        assert!(start(bus, true).contains("systemctl") && !start(bus, false).contains("systemctl"));
+    }
     let error = Error::from(ours("org.freedesktop.DBus.Error.Spawn.ChildExited"));
     let text = error.message(Bus::System).unwrap();
     assert!(text.contains("cannot start it: why; 'journalctl -u vmlockd'"), "{text}");

@@ -209,9 +209,9 @@ async fn only_a_yes_is_a_yes() {
             println!("{answer:?} to deed {deed}");
             assert_refused(&outcome.unwrap_err(), error, words);
             if answer == Answer::Vanish {
-                // Without it, the answer is the same.
+                // Without it, the call is refused too.
                 let refused = manager.reload(none()).await.unwrap_err().into();
-                assert_refused(&refused, DENIED, "cannot query polkit");
+                assert_refused(&refused, DENIED, "polkit is not running");
                 mock.vanish().await;
                 mock.come_back().await;
             }

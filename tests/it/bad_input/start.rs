@@ -98,7 +98,8 @@ async fn without_polkit_root_goes_on_and_others_are_refused() {
     let user = manager(&house.connection_as(NOBODY).await).await;
     let before = Untouched::so_far(&house).await;
     let refused = Refused::from(user.open_owner("", "web1", none()).await.unwrap_err());
-    let words = "not authorized for org.vmlockd1.open-owner: cannot query polkit";
+    let words =
+        "not authorized for org.vmlockd1.open-owner: polkit is not running or not installed";
     assert_refused(&refused, "DBus.Error.AccessDenied", words);
     assert_eq!(user.find_holders(disk.to_str().unwrap(), none()).await.unwrap(), []);
     before.and_it_goes_on().await;
