@@ -337,7 +337,7 @@ fn start(bus: Bus, has_systemd: bool) -> &'static str {
     }
 }
 
-/// Whether systemd manages the services of a bus, as sd_booted(3) and systemd's user instance show.
+/// Whether systemd manages the services of a bus, as `sd_booted(3)` and systemd's user instance show.
 fn has_systemd(bus: Bus) -> bool {
     match bus {
         Bus::System => Path::new("/run/systemd/system").is_dir(),
@@ -358,7 +358,13 @@ fn in_options(message: &str) -> String {
     // "lock 7 belongs to …"
     let number = message.strip_prefix("lock ").and_then(|rest| rest.split(' ').next());
     let number = number.filter(|word| word.bytes().all(|byte| byte.is_ascii_digit()));
-    let release = format!("'vmlockctl release --force {}' breaks it", number.unwrap_or("LOCK"));
+    let number = number.unwrap_or("LOCK");
+    // After 'release', an owner that no process keeps alive would be left over.
+    let release = if message.contains("which no process keeps alive") {
+        format!("'vmlockctl unlock --force {number}' unlocks it")
+    } else {
+        format!("'vmlockctl release --force {number}' breaks it")
+    };
     message
         .replace(FORCE, &release)
         .replace("and 'in-use' was not said", "and --in-use was not given")

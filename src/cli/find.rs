@@ -82,6 +82,12 @@ fn one<'r>(rows: &[&'r Row], uid: u32) -> Option<&'r Row> {
 /// the name are found even if the name leads to another file by now, or to none.
 pub(super) async fn holders(link: &Link, path: &Path) -> Result<Vec<Row>, Error> {
     let asked = async {
+        // The service looks up no directory for a user that only names one.
+        if !link.by_name()
+            && let Some(error) = disks::directory(path)
+        {
+            return Err(error);
+        }
         match ask_holders(link, path).await {
             Err(error) if link.show_files_after(&error) => ask_holders(link, path).await,
             Err(error) if error.is_not_lockable() => Err(disks::directory(path).unwrap_or(error)),

@@ -269,7 +269,9 @@ mod tests {
     #[test]
     fn what_is_not_listed_is_withheld() {
         let (name, uid) = ("secret".to_owned(), 7);
-        let text = of_service(&service::Error::NeedsForce { lock: 1, name, uid }).unwrap().text;
+        let text = of_service(&service::Error::NeedsForce { lock: 1, name, uid, how: "is alive" })
+            .unwrap()
+            .text;
         assert_eq!(text, WITHHELD);
         let in_use = lock::Error::LockspaceInUse {
             directory: "/srv/l".to_owned(),

@@ -86,7 +86,7 @@ pub enum Error {
     },
     /// Breaking what belongs to a living owner of another user or front needs an explicit wish.
     #[error(
-        "lock {lock} belongs to VM \"{name}\" of uid {uid}, which is alive; set 'force' to break it"
+        "lock {lock} belongs to VM \"{name}\" of uid {uid}, which {how}; set 'force' to break it"
     )]
     NeedsForce {
         /// The lock.
@@ -95,6 +95,8 @@ pub enum Error {
         name: String,
         /// The owner's user.
         uid: u32,
+        /// Whether a process keeps it alive, in words that follow "which".
+        how: &'static str,
     },
     /// An owner got more locks while somebody was asked whether they may be broken.
     #[error("the owner has acquired more locks since authorization was checked; try again")]

@@ -25,7 +25,7 @@ use crate::keep::line::Step;
 use crate::lock::held::{Give, Held};
 use crate::lock::table::Move;
 use crate::lock::work::{Asked, Work};
-use crate::lock::{self, Front, OwnerId, Reason, Want};
+use crate::lock::{self, Anchor, Front, OwnerId, Reason, Want};
 use crate::step::step;
 
 impl Service {
@@ -204,7 +204,9 @@ impl Service {
         match locks.first() {
             // The instance of one user, whatever uid he calls himself, is all his.
             Some(lock) if self.0.exempt != super::Exempt::Everybody => {
-                Err(Error::NeedsForce { lock: *lock, name: owner.name.clone(), uid: id.uid })
+                let is_manual = owner.anchors.values().all(|anchor| *anchor == Anchor::Manual);
+                let how = if is_manual { "no process keeps alive" } else { "is alive" };
+                Err(Error::NeedsForce { lock: *lock, name: owner.name.clone(), uid: id.uid, how })
             }
             _ => Ok(()),
         }

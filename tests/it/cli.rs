@@ -16,6 +16,7 @@ mod monitor;
 mod names;
 mod quiet;
 mod reexec;
+mod refused;
 mod reload;
 mod run;
 mod status;
@@ -71,6 +72,15 @@ pub(crate) async fn fails(house: &House, code: i32, arguments: &[&str]) -> Strin
     let ran = vmlockctl(house, arguments).await;
     assert_eq!(ran.status.code(), Some(code), "{arguments:?}: {ran:#?}");
     ran.stderr
+}
+
+/// How to start the service, as the tool advises on this host.
+fn start_advice() -> &'static str {
+    if Path::new("/run/systemd/system").is_dir() {
+        "'systemctl start vmlockd'"
+    } else {
+        "'vmlockd --system'"
+    }
 }
 
 /// Runs it where it must print one JSON document.

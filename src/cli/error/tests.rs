@@ -52,6 +52,9 @@ fn options_are_the_tools_own() {
         "lock 7 belongs to VM \"web1\" of uid 0, which is alive; \
          'vmlockctl release --force 7' breaks it"
     );
+    let why = "lock 7 belongs to VM \"a\" of uid 5, which no process keeps alive; set 'force' to \
+               break it";
+    assert!(in_options(why).ends_with("'vmlockctl unlock --force 7' unlocks it"));
     let why = "disk /dev/sda: this host uses it (mounted), and 'in-use' was not said";
     assert!(in_options(why).ends_with("(mounted), and --in-use was not given"));
 }

@@ -37,7 +37,7 @@ async fn unlock_takes_nothing_from_a_living_machine() {
     let (tool, pid) = Tool::holding(&house, &["--name", "web1", "--disk", str(&image)]).await;
     for what in ["web1", str(&image)] {
         let said = fails(&house, 1, &["unlock", what]).await;
-        assert!(said.contains(&format!("pid {pid}) is alive")), "{said}");
+        assert!(said.contains(&format!("is running (process {pid} of user root)")), "{said}");
     }
     // That is what this is for.
     vmlockctl(&house, &["release", "--force", str(&image)]).await.ok();

@@ -1,6 +1,6 @@
 //! `reload`: the answer of the service is the result of the command.
 
-use super::{fails, vmlockctl};
+use super::{fails, start_advice, vmlockctl};
 use crate::house::user::NOBODY;
 use crate::house::{Answer, House, polkit};
 
@@ -28,7 +28,7 @@ async fn a_configuration_is_loaded_or_refused_with_the_reason() {
 async fn a_stopped_service_is_not_started() {
     let house = House::builder().started_by_bus().start().await;
     let said = fails(&house, 69, &["reload"]).await;
-    assert!(said.contains("'systemctl start vmlockd'"), "{said}");
+    assert!(said.contains(start_advice()), "{said}");
     house.bus().watch().await.free().await;
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Tool, fails, json, str, vmlockctl};
+use super::{Tool, fails, json, start_advice, str, vmlockctl};
 use crate::host::{Host, Tree};
 use crate::house::{House, program};
 use crate::machine::{Machine, exclusive, manager};
@@ -64,7 +64,7 @@ async fn a_service_that_runs_is_described() {
 async fn a_stopped_service_is_reported_and_not_started() {
     let house = House::builder().started_by_bus().start().await;
     let said = fails(&house, 69, &["status"]).await;
-    assert!(said.contains("not running") && said.contains("'systemctl start vmlockd'"), "{said}");
+    assert!(said.contains("not running") && said.contains(start_advice()), "{said}");
     let ran = vmlockctl(&house, &["--json", "status"]).await;
     assert_eq!(ran.status.code(), Some(69), "{ran:#?}");
     let told: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
