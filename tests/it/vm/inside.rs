@@ -15,6 +15,8 @@ use super::{
 };
 use crate::{host::JOURNAL, house::Ran};
 
+/// The exit code of `vmlockctl` where the service is not running.
+const NOT_RUNNING: i32 = 69;
 /// The unit.
 const UNIT: &str = "vmlockd.service";
 
@@ -61,6 +63,16 @@ impl Vm {
     pub(crate) fn json(&self, words: &[&str]) -> Value {
         let text = self.run(words).ok();
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
+    }
+
+    /// The locks that `vmlockctl list` prints; `None` while the service is not running, as between
+    /// its death and its restart.
+    pub(crate) fn locks(&self) -> Option<Vec<Value>> {
+        let ran = self.run(&["vmlockctl", "--json", "list"]);
+        if ran.status.code() == Some(NOT_RUNNING) {
+            return None;
+        }
+        Some(serde_json::from_str(&ran.ok()).unwrap())
     }
 
     /// Writes a file, and makes the directories that lead to it.

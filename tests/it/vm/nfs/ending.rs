@@ -115,9 +115,8 @@ fn knows_what_it_has_lost(a: &Vm) {
 fn until(host: &Vm, so: impl Fn(&[Value]) -> bool) -> Vec<Value> {
     let since = Instant::now();
     loop {
-        let locks = host.json(&["vmlockctl", "--json", "list"]);
-        let locks = locks.as_array().unwrap();
-        if so(locks) {
+        let locks = host.locks();
+        if let Some(locks) = locks.as_ref().filter(|locks| so(locks)) {
             return locks.clone();
         }
         assert!(since.elapsed() < PATIENCE, "{locks:?}");
