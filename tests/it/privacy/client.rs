@@ -39,8 +39,8 @@ async fn monitor_tells_a_user_of_its_own_machines_also_after_a_restart() {
     let before = name.owned().await;
     manager(&root).await.reexecute(none()).await.unwrap();
     name.owned_by_other_than(&before).await;
-    assert!(second.line().await.contains("left the bus"));
-    assert!(second.line().await.contains("come to the bus"));
+    assert!(second.line().await.contains("is not running"));
+    assert!(second.line().await.contains("is running on the system bus again"));
     // It calls the service that has come, and gets signals from then on.
     drop(web2);
     let next = tokio::spawn(async move { second.line().await });
