@@ -11,7 +11,7 @@ use crate::client::Bus;
 /// polkit's name on the system bus.
 const POLKIT: &str = "org.freedesktop.PolicyKit1";
 
-/// Adds the remark on polkit, without starting it. The service of the session bus needs none.
+/// Adds the remark on polkit, without starting it. A missing polkit endangers no lock, so it is a note. The service of the session bus needs none.
 pub(super) async fn look(link: &Link, remarks: &mut Vec<Remark>) -> Result<(), Error> {
     if link.bus != Bus::System {
         return Ok(());
@@ -25,7 +25,7 @@ pub(super) async fn look(link: &Link, remarks: &mut Vec<Remark>) -> Result<(), E
     } else {
         let message = "polkit is not running: only root can use vmlockd";
         let advice = "if other users need locks, install and start polkit";
-        Remark::new(Grade::Warning, "polkit", message).advise(advice)
+        Remark::new(Grade::Note, "polkit", message).advise(advice)
     });
     Ok(())
 }

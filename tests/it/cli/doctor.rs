@@ -139,7 +139,7 @@ async fn without_a_service_manager_doctor_warns() {
         ("version", json!(["ok"])),
         ("store", json!(["warning"])),
         ("stop", json!([])),
-        ("polkit", json!(["warning"])),
+        ("polkit", json!(["note"])),
         ("locks", json!(["ok"])),
         ("owners", json!(["ok"])),
     ] {
