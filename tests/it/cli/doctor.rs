@@ -153,8 +153,9 @@ async fn without_a_service_manager_doctor_warns() {
     vmlockctl(&house, &["lock", "--name", "backup", str(&image)]).await.ok();
     let ran = house.run_as(NOBODY, "vmlockctl", &["--system", "doctor"]).await;
     assert_eq!((ran.status.code(), ran.stderr.as_str()), (Some(78), ""));
-    let line = ran.stdout.lines().find(|line| line.starts_with("note")).unwrap();
-    assert!(line.contains("VM \"backup\"") && line.contains("vmlockctl unlock"), "{line}");
+    let about = |line: &&str| line.starts_with("note") && line.contains("VM \"backup\"");
+    let line = ran.stdout.lines().find(about).unwrap();
+    assert!(line.contains("vmlockctl unlock"), "{line}");
     assert!(ran.stdout.contains("vmlockd 0.") && !ran.stdout.contains("DANGER"), "{}", ran.stdout);
 }
 
