@@ -59,7 +59,7 @@ struct Known {
     between: bool,
     /// The processes that keep it.
     processes: Vec<(AnchorId, Arc<Process>)>,
-    /// Something keeps it that is no sign of a process: a lifeline, or somebody's wish.
+    /// Whether a lifeline keeps it, or the request to keep it until it is closed.
     kept: bool,
 }
 

@@ -24,7 +24,7 @@ async fn ten_times(broker: Broker) {
         let web2 = Machine::open(&bus, "web2").await;
         web2.acquire(&[exclusive(&passing)]).await.unwrap();
         house.bus().stop();
-        // Its lifeline ends while nobody can be told.
+        // Its lifeline ends while there is no bus to send a signal on.
         drop(web2);
         house.bus().start().await;
         house.bus().watch().await.owned_by(daemon.pid()).await;

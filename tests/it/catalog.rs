@@ -7,9 +7,7 @@ use std::process::Command;
 
 use vmlockd::catalog::Kind;
 
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
+use crate::source::{root, sources};
 
 fn file() -> PathBuf {
     root().join("systemd/vmlockd.catalog")
@@ -33,18 +31,11 @@ fn entries() -> BTreeMap<String, Entry> {
     text.split("\n-- ").skip(1).map(entry).collect()
 }
 
-fn sources(below: &Path) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(below).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|ending| ending == "rs") {
-            let text = fs::read_to_string(path).unwrap();
-            found.push(text.split("#[cfg(test)]").next().unwrap().to_owned());
-        }
-    }
-    found
+/// The texts of the sources, without their tests.
+fn texts() -> Vec<String> {
+    let text = |path| fs::read_to_string(path).unwrap();
+    let sources = sources(&root().join("src")).into_iter().map(text);
+    sources.map(|text| text.split("#[cfg(test)]").next().unwrap().to_owned()).collect()
 }
 
 /// The names in the journal of the fields that every message of a kind has.
@@ -79,7 +70,7 @@ fn the_catalog_has_every_kind_and_nothing_else() {
 
 #[test]
 fn an_entry_names_only_fields_that_each_message_of_its_kind_has() {
-    let (entries, sources) = (entries(), sources(&root().join("src")));
+    let (entries, sources) = (entries(), texts());
     for kind in Kind::ALL {
         let (header, body) = &entries[kind.message_id()];
         assert_eq!(header["Defined-By"], "vmlockd");

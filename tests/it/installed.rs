@@ -8,9 +8,7 @@ use std::process::Command;
 
 use vmlockd::config::Source;
 
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
+use crate::source::{files, root};
 
 /// Runs the project's `make` with the programs of this build.
 fn make(target: &str, into: &Path, shells: &Path) {
@@ -26,20 +24,9 @@ fn make(target: &str, into: &Path, shells: &Path) {
 }
 
 /// The files below a directory, by their paths from there.
-fn files(below: &Path) -> BTreeSet<String> {
-    fn collect(root: &Path, below: &Path, found: &mut BTreeSet<String>) {
-        for entry in fs::read_dir(below).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                collect(root, &path, found);
-            } else {
-                found.insert(path.strip_prefix(root).unwrap().display().to_string());
-            }
-        }
-    }
-    let mut found = BTreeSet::new();
-    collect(below, below, &mut found);
-    found
+fn installed(below: &Path) -> BTreeSet<String> {
+    let relative = |path: PathBuf| path.strip_prefix(below).unwrap().display().to_string();
+    files(below, &[""]).into_iter().map(relative).collect()
 }
 
 #[test]
@@ -49,7 +36,7 @@ fn uninstall_removes_all_that_install_has_installed() {
     fs::create_dir(&into).unwrap();
     make("completions", &into, &shells);
     make("install", &into, &shells);
-    let installed = files(&into);
+    let installed_files = installed(&into);
     for file in [
         "usr/sbin/vmlockd",
         "usr/bin/vmlockctl",
@@ -68,10 +55,10 @@ fn uninstall_removes_all_that_install_has_installed() {
         "usr/share/locale/de/LC_MESSAGES/vmlockd.mo",
         "usr/share/polkit-1/actions/org.vmlockd1.policy",
     ] {
-        assert!(installed.contains(file), "{file} is not installed: {installed:#?}");
+        assert!(installed_files.contains(file), "{file} is not installed: {installed_files:#?}");
     }
     make("uninstall", &into, &shells);
-    assert_eq!(files(&into), BTreeSet::new());
+    assert_eq!(installed(&into), BTreeSet::new());
     assert!(!into.join("usr/share/doc/vmlockd").exists());
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use vmlockd::catalog::Kind;
@@ -11,6 +10,7 @@ use crate::host::{Host, Tree};
 use crate::house::{House, within};
 use crate::machine::{Machine, exclusive, lock, option, shared};
 use crate::methods::none;
+use crate::source::{root, sources};
 
 /// The entries of the service with these fields, the oldest first.
 async fn entries(host: &Host, fields: &[&str]) -> Vec<Value> {
@@ -193,26 +193,14 @@ async fn a_journal_that_stands_still_holds_nobody_up_and_misses_nothing() {
     }
 }
 
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn sources(below: &Path, into: &mut String) {
-    for entry in fs::read_dir(below).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, into);
-        } else if !path.ends_with("catalog.rs") {
-            let text = fs::read_to_string(&path).unwrap();
-            into.push_str(text.split("#[cfg(test)]").next().unwrap());
-        }
-    }
-}
-
 #[test]
 fn every_kind_is_told_of_and_nothing_else_is_called_an_event() {
-    let mut text = String::new();
-    sources(&root().join("src"), &mut text);
+    let files = sources(&root().join("src")).into_iter();
+    let texts = files.filter(|path| !path.ends_with("catalog.rs")).map(|path| {
+        let text = fs::read_to_string(path).unwrap();
+        text.split("#[cfg(test)]").next().unwrap().to_owned()
+    });
+    let text: String = texts.collect();
     let told = text.split("event = ").skip(1).filter_map(|rest| {
         let (kind, rest) = rest.strip_prefix("Kind::")?.split_once('.')?;
         rest.starts_with("as_str(),").then(|| kind.to_owned())

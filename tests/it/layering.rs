@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::source::{root, sources};
+
 /// A module uses those listed, itself, and nothing else of this crate.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("lock", &[]),
@@ -99,23 +101,6 @@ const PURE: &[&str] = &[
 
 /// The longest file, in lines.
 const LINES: usize = 400;
-
-fn sources(below: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(below).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|ending| ending == "rs") {
-            found.push(path);
-        }
-    }
-    found
-}
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
 
 /// The code of a file: without comments, and without the tests at its end.
 fn code(path: &Path) -> String {

@@ -59,6 +59,7 @@ mod rlimits;
 mod rounds;
 mod shared_fs;
 mod soak;
+mod source;
 mod stalls;
 mod state;
 mod style;

@@ -5,9 +5,10 @@ mod printed;
 mod words;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use crate::source::{files, root, sources};
 use words::{Language, findings};
 
 /// Words that are right where they are: a file, and the words as they are reported.
@@ -26,26 +27,6 @@ struct Text {
     line: usize,
     content: String,
     language: Language,
-}
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// The files directly in a directory, and those below it, whose names end in one of `endings`.
-fn files(below: &Path, endings: &[&str]) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(below).into_iter().flatten() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if path.is_dir() {
-            found.extend(files(&path, endings));
-        } else if endings.iter().any(|ending| name.ends_with(ending)) {
-            found.push(path);
-        }
-    }
-    found.sort();
-    found
 }
 
 fn named(path: &Path) -> String {
@@ -96,7 +77,7 @@ fn help(program: &str, commands: &mut Vec<String>, found: &mut Vec<Text>) {
 /// Everything that users read.
 fn texts() -> Vec<Text> {
     let mut all = documents();
-    for path in files(&root().join("src"), &[".rs"]) {
+    for path in sources(&root().join("src")) {
         // Modules of tests print nothing that users read.
         if path.iter().any(|part| part == "tests" || part == "tests.rs") {
             continue;

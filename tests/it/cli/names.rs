@@ -10,8 +10,8 @@ use crate::house::{Answer, Call, House, Ran, polkit};
 use crate::machine::{Machine, exclusive};
 use crate::untouched::assert_free;
 
-/// Where users may lock what they have open, and name nothing.
-async fn house() -> House {
+/// A fixture in which polkit permits everything but disks by name.
+pub(super) async fn house() -> House {
     let house = House::builder().polkit(polkit::Choice::Mock).start().await;
     house.polkit().mock().decide(|call: &Call| match call.action.as_str() {
         "org.vmlockd1.acquire-by-name" => Answer::Deny,

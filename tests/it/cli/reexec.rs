@@ -3,6 +3,7 @@
 use std::fs::{self, File, Permissions};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 
 use super::{Tool, fails, str, vmlockctl};
 use crate::house::user::NOBODY;
@@ -44,16 +45,22 @@ async fn the_service_is_replaced_and_locks_stay() {
     Rival::try_once(&image, Kind::Ofd, true).unwrap_err();
 }
 
-#[tokio::test]
-async fn what_the_installed_program_objects_to_is_said() {
-    let house = House::builder().without_daemon().start().await;
+/// Starts the service from a copy of the program, which a test may replace; returns it and the copy.
+pub(super) async fn start_copy(house: &House) -> (Tool, PathBuf) {
     let installed = house.dir().join("vmlockd");
     fs::copy(program("vmlockd"), &installed).unwrap();
     let mut watch = house.bus().watch().await;
     let mut command = house.command(str(&installed));
     command.args(house.launch().words());
-    let service = Tool::start(&house, command);
+    let service = Tool::start(house, command);
     watch.owned_by(service.process.pid()).await;
+    (service, installed)
+}
+
+#[tokio::test]
+async fn what_the_installed_program_objects_to_is_said() {
+    let house = House::builder().without_daemon().start().await;
+    let (service, installed) = start_copy(&house).await;
 
     let new = house.dir().join("new");
     fs::write(&new, "#!/bin/sh\necho 'not on a Monday' >&2\nexit 1\n").unwrap();

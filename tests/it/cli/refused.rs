@@ -4,22 +4,13 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
+use super::names::house;
 use super::{fails, json, str, vmlockctl};
 use crate::house::user::NOBODY;
-use crate::house::{Answer, Call, House, polkit};
+use crate::house::{Answer, House, polkit};
 use crate::machine::{Machine, exclusive, shared};
 use crate::methods::none;
 use crate::untouched::assert_free;
-
-/// A house in which polkit permits everything but disks by name.
-async fn house() -> House {
-    let house = House::builder().polkit(polkit::Choice::Mock).start().await;
-    house.polkit().mock().decide(|call: &Call| match call.action.as_str() {
-        "org.vmlockd1.acquire-by-name" => Answer::Deny,
-        _ => Answer::Allow,
-    });
-    house
-}
 
 #[tokio::test]
 async fn root_unlocks_by_force_what_another_user_has_locked() {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Tool, fails, json, start_advice, str, vmlockctl};
+use super::{fails, json, start_advice, str, vmlockctl};
 use crate::host::{Host, Tree};
 use crate::house::{House, program};
 use crate::machine::{Machine, exclusive, manager};
@@ -80,13 +80,7 @@ async fn a_stopped_service_is_reported_and_not_started() {
 #[tokio::test]
 async fn a_replaced_executable_is_reported() {
     let house = House::builder().without_daemon().start().await;
-    let installed = house.dir().join("vmlockd");
-    fs::copy(program("vmlockd"), &installed).unwrap();
-    let mut watch = house.bus().watch().await;
-    let mut command = house.command(str(&installed));
-    command.args(house.launch().words());
-    let service = Tool::start(&house, command);
-    watch.owned_by(service.process.pid()).await;
+    let (_service, installed) = super::reexec::start_copy(&house).await;
     assert!(json(&house, &["status"]).await["replaced-executable"].is_null());
 
     let new = house.dir().join("new");
