@@ -2,7 +2,7 @@
 //! (`TZ`, else that of the host), and with the date unless it is today's.
 
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
+use jiff::{Timestamp, ZonedDateTime};
 
 const DATE: &str = "%Y-%m-%d";
 
@@ -18,7 +18,7 @@ pub(super) fn second(micros: u64) -> String {
 
 /// To the second, with the date in any case.
 pub(super) fn exact(micros: u64) -> String {
-    let then = stamp(micros).map(|stamp| stamp.to_zoned(TimeZone::system()));
+    let then = stamp(micros).map(|stamp| stamp.to_zoned_datetime(TimeZone::system()));
     then.map_or_else(unknown, |then| then.strftime("%Y-%m-%d %H:%M:%S").to_string())
 }
 
@@ -74,12 +74,12 @@ fn unknown() -> String {
 
 fn told(micros: u64, time: &str) -> String {
     let Some(stamp) = stamp(micros) else { return unknown() };
-    let now = Zoned::now();
-    at(&stamp.to_zoned(now.time_zone().clone()), &now, time)
+    let now = ZonedDateTime::now();
+    at(&stamp.to_zoned_datetime(now.time_zone().clone()), &now, time)
 }
 
 /// A time as it is printed at this moment.
-fn at(then: &Zoned, now: &Zoned, time: &str) -> String {
+fn at(then: &ZonedDateTime, now: &ZonedDateTime, time: &str) -> String {
     if then.date() == now.date() {
         then.strftime(time).to_string()
     } else {
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn the_date_is_told_once_midnight_has_passed() {
-        let time = |text: &str| text.parse::<Zoned>().unwrap();
+        let time = |text: &str| text.parse::<ZonedDateTime>().unwrap();
         let then = time("2026-11-30T23:59:59+01:00[+01:00]");
         let before = time("2026-11-30T23:59:59+01:00[+01:00]");
         let after = time("2026-12-01T00:00:00+01:00[+01:00]");

@@ -25,7 +25,7 @@ async fn the_service_tells_utc_and_the_tool_the_users_time() {
     let told = format!("user root) since {since:.0}, ");
     assert!(refused.message.contains(&told), "{told} in {refused:?}");
 
-    let there = since.to_zoned(TimeZone::fixed(Offset::constant(14)));
+    let there = since.to_zoned_datetime(TimeZone::fixed(Offset::constant(14)));
     // With the date before it, if midnight passes there meanwhile.
     let time = there.strftime("%H:%M").to_string();
     let disk = str(&disk);
