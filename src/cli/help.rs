@@ -8,20 +8,20 @@ use crate::client::Bus;
 
 /// Print help for a command
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// The command; without one, help for all of them is printed
     #[arg(value_name = "COMMAND")]
     commands: Vec<OsString>,
 }
 
 /// Returns the arguments, or the help that they ask for, as an error of clap's.
-pub(super) fn or_arguments(
-    (bus, arguments): (Bus, super::Arguments),
-) -> Result<(Bus, super::Arguments), clap::Error> {
+pub(crate) fn or_arguments(
+    (bus, arguments): (Bus, crate::cli::Arguments),
+) -> Result<(Bus, crate::cli::Arguments), clap::Error> {
     match arguments.verb {
-        super::Verb::Help(Arguments { commands }) => {
+        crate::cli::Verb::Help(Arguments { commands }) => {
             let line = ["vmlockctl".into()].into_iter().chain(commands).chain(["--help".into()]);
-            super::parse(&line.collect::<Vec<OsString>>())
+            crate::cli::parse(&line.collect::<Vec<OsString>>())
         }
         _ => Ok((bus, arguments)),
     }

@@ -7,71 +7,23 @@
 //!
 //! Text is for people and may change; `--json` has the values of the bus, under keys in kebab-case.
 
-mod agent;
-mod clock;
-mod code;
-mod colour;
-mod complete;
-mod completions;
-mod disks;
+mod acquire;
+mod commands;
+mod completion;
+mod connection;
 mod doctor;
 mod error;
-mod examine;
-mod find;
-mod fit;
+mod format;
 mod help;
-mod hints;
-mod hosts;
-mod json;
-mod keys;
-mod known;
-mod line;
-mod link;
 mod list;
-mod lock;
-mod lockspace;
 mod metrics;
 mod monitor;
-mod news;
-mod open;
-mod openmetrics;
-mod origin;
-mod other;
-mod output;
-mod owners;
-mod polkit;
-mod reexec;
-mod release;
-mod reload;
-mod remark;
-mod resolve;
-mod resume;
-mod row;
 mod run;
-mod running;
-mod served;
-mod show;
-mod signals;
-mod slow;
-mod span;
-mod start;
-mod status;
-mod storage;
-mod survivors;
-mod suspend;
-mod table;
+mod service_process;
 mod target;
+mod terminal;
 #[cfg(test)]
 mod tests;
-mod unit;
-mod unlock;
-mod virtlockd;
-mod wait;
-mod waiting;
-mod watch;
-mod who;
-mod why;
-mod width;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -82,11 +34,17 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::client::Bus;
 use crate::rlimit::{self, Needs};
-use code::Code;
-use disks::FILES_MAX;
+use commands::{
+    lock, lockspace, reexec, release, reload, resolve, resume, show, status, suspend, unlock, who,
+};
+use connection::Link;
 use error::Error;
-use link::Link;
-use output::{Form, complain};
+use error::exit_code::Code;
+use list::{owners, waiting};
+use target::disk::FILES_MAX;
+use target::hints;
+use terminal::output::{Form, complain};
+use terminal::{output, polkit_agent, signals};
 
 const ABOUT: &str = "Lock the disks of virtual machines, and show who holds them";
 
@@ -176,7 +134,7 @@ enum Verb {
     /// Print events of owners and locks until Ctrl-C
     Monitor,
     Metrics(metrics::Arguments),
-    Completions(completions::Arguments),
+    Completions(completion::Arguments),
     Help(help::Arguments),
 }
 
@@ -249,9 +207,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run_tool(arguments: &[OsString]) -> Code {
-    let other = start::main(arguments)
-        .or_else(|| agent::main(arguments))
-        .or_else(|| complete::main(arguments, Arguments::command));
+    let other = run::start::main(arguments)
+        .or_else(|| polkit_agent::main(arguments))
+        .or_else(|| completion::candidates::main(arguments, Arguments::command));
     if let Some(code) = other {
         return code;
     }
@@ -311,7 +269,7 @@ fn usage_error(words: &[OsString], kind: ErrorKind, message: &str) -> clap::Erro
 
 fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
     if arguments.no_ask_password {
-        agent::forbid();
+        polkit_agent::forbid();
     }
     let form = if arguments.json { Form::Json } else { Form::Text };
     if arguments.quiet {
@@ -329,7 +287,7 @@ fn perform(bus: Bus, arguments: Arguments) -> Result<Code, Error> {
             Verb::Reexec(arguments) => return reexec::perform(bus, arguments, form).await,
             Verb::Status(_) => return status::perform(bus, form).await,
             Verb::Doctor(arguments) => return doctor::perform(bus, arguments, form).await,
-            Verb::Completions(arguments) => return completions::perform(&arguments),
+            Verb::Completions(arguments) => return completion::perform(&arguments),
             verb => verb,
         };
         let link = match &verb {

@@ -193,7 +193,7 @@ fn no_room_is_too_large_and_none_is_a_lumber_room() {
 fn unsafe_code_is_in_few_justified_places() {
     let places = [
         "admission/stall.rs",
-        "cli/signals.rs",
+        "cli/terminal/signals.rs",
         "keep/inherited.rs",
         "keep/pair.rs",
         "lock/file_tables.rs",

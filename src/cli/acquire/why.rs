@@ -1,0 +1,26 @@
+//! The option `--why` of `lock` and `run`.
+
+use clap::Args;
+
+use crate::lock::why::check_why;
+
+/// What the locks are for.
+#[derive(Debug, Args)]
+pub(crate) struct Why {
+    /// What the locks are for; shown to callers that are refused because of them
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true,
+        value_parser = parse)]
+    why: String,
+}
+
+impl Why {
+    /// Returns the text; empty where none was given.
+    pub(crate) fn text(&self) -> &str {
+        &self.why
+    }
+}
+
+/// Checks a text as the service does.
+fn parse(text: &str) -> Result<String, String> {
+    check_why(text).map(|()| text.to_owned()).map_err(|reason| format!("the text {reason}"))
+}

@@ -1,0 +1,63 @@
+//! `release`: take locks away from their owner.
+
+use std::ffi::OsString;
+
+use clap::Args;
+
+use crate::cli::connection::Link;
+use crate::cli::error::Error;
+use crate::cli::error::exit_code::Code;
+use crate::cli::format::row;
+use crate::cli::target::lookup;
+use crate::cli::target::{self, Target};
+use crate::client::{LOCKS_PATH, Options};
+
+const AFTER_HELP: &str = "\
+For an owner, all of its locks are released. The VM is not notified and continues to use \
+the disk, so make sure first that it does not. With --force, locks of running VMs \
+that another user opened are released, too; users other than root need an \
+administrator's password for that.";
+
+/// Take a lock away from its owner; with --force also from another user's VM
+#[derive(Debug, Args)]
+#[command(after_help = target::help(AFTER_HELP))]
+pub(crate) struct Arguments {
+    /// Break the lock of a running VM that another user opened
+    #[arg(long)]
+    force: bool,
+    /// The lock or disk to release, or the owner whose locks to release
+    #[arg(value_name = "OWNER|LOCK|PATH")]
+    target: OsString,
+}
+
+/// Releases a lock, or all locks of an owner.
+pub(crate) async fn perform(link: &Link, arguments: Arguments) -> Result<Code, Error> {
+    let force = arguments.force;
+    match Target::parse(arguments.target)? {
+        Target::Lock(number) => match release(link, &format!("{LOCKS_PATH}/{number}"), force).await
+        {
+            Err(error) if error.is_no_such_object() => return Err(target::no_lock(number)),
+            released => released?,
+        },
+        Target::Path(path) => {
+            let lock = lookup::lock_on(link, &path, None).await?;
+            release(link, row::text(&lock, "lock"), force).await?;
+        }
+        Target::Owner(text) => {
+            for lock in target::locks_of(link, &text).await? {
+                match release(link, row::text(&lock, "lock"), force).await {
+                    // Released meanwhile.
+                    Err(error) if error.is_no_such_object() => {}
+                    released => released?,
+                }
+            }
+        }
+    }
+    Ok(Code::SUCCESS)
+}
+
+async fn release(link: &Link, path: &str, force: bool) -> Result<(), Error> {
+    let lock = link.lock(path).await?;
+    let options = Options::from([("force", force.into())]);
+    link.ask(lock.inner(), "Release", &(options,)).await
+}

@@ -1,0 +1,90 @@
+//! `completions`: the scripts by which shells complete command lines. They run this tool, see
+//! [`self::candidates`].
+
+pub(crate) mod candidates;
+
+use std::io;
+
+use clap::{Args, ValueEnum};
+use clap_complete::env::{EnvCompleter as _, Fish, Zsh};
+
+use crate::cli::completion::candidates::VARIABLE;
+use crate::cli::error::Error;
+use crate::cli::error::exit_code::Code;
+use crate::cli::terminal::output::print;
+
+/// Print a completion script for a shell
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The shell
+    shell: Known,
+}
+
+/// The shells for which completions are installed.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Known {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+const NAME: &str = "vmlockctl";
+
+/// Bash splits a line also at colons and equals signs, which are parts of words here, and expects a
+/// candidate without what is before the last of them.
+const BASH: &str = r#"_vmlockctl() {
+    local line=${COMP_LINE:0:COMP_POINT} current head before
+    local -a words
+    IFS=$' \t\n' read -a words <<< "$line"
+    [[ $line == *[[:space:]] && $line != *\\[[:space:]] ]] && words+=("")
+    current=${words[${#words[@]}-1]}
+    COMPREPLY=()
+    IFS=$'\013' read -r -d '' -a COMPREPLY < <(
+        _CLAP_IFS=$'\013' _CLAP_COMPLETE_INDEX=$((${#words[@]} - 1)) VARIABLE=bash \
+            vmlockctl -- "${words[@]}" 2>/dev/null
+    )
+    [[ ${#COMPREPLY[@]} -eq 0 ]] && return
+    before=$current
+    while [[ $before == *[:=]* ]]; do
+        head=${before%[:=]*}
+        if [[ $COMP_WORDBREAKS == *"${before:${#head}:1}"* ]]; then
+            COMPREPLY=("${COMPREPLY[@]#"${current:0:${#head}+1}"}")
+            break
+        fi
+        before=$head
+    done
+    case ${COMPREPLY[0]} in
+        -*) ;;
+        *) compopt -o filenames 2>/dev/null ;;
+    esac
+    case ${COMPREPLY[0]} in
+        */ | *= | *:) compopt -o nospace 2>/dev/null ;;
+    esac
+}
+complete -o bashdefault -o default -o nosort -F _vmlockctl vmlockctl 2>/dev/null ||
+    complete -o bashdefault -o default -F _vmlockctl vmlockctl
+"#;
+
+/// An installed script is the body of the function `_vmlockctl`, whose first call defines another one.
+const ZSH_END: &str = r#"
+[ "$funcstack[1]" = "_vmlockctl" ] && _clap_dynamic_completer_vmlockctl "$@"
+"#;
+
+/// Prints the script.
+pub(crate) fn perform(arguments: &Arguments) -> Result<Code, Error> {
+    let failed = |error: io::Error| Error::system("generating a completion script", error);
+    let mut script = Vec::new();
+    match arguments.shell {
+        Known::Bash => script.extend_from_slice(BASH.replace("VARIABLE", VARIABLE).as_bytes()),
+        Known::Zsh => {
+            Zsh.write_registration(VARIABLE, NAME, NAME, NAME, &mut script).map_err(failed)?;
+            script.extend_from_slice(ZSH_END.as_bytes());
+        }
+        Known::Fish => {
+            Fish.write_registration(VARIABLE, NAME, NAME, NAME, &mut script).map_err(failed)?;
+        }
+    }
+    // A generator of shell scripts: text.
+    print(&String::from_utf8_lossy(&script))?;
+    Ok(Code::SUCCESS)
+}

@@ -1,0 +1,200 @@
+//! `list`: the locks of all owners, or some of them.
+
+pub(crate) mod owners;
+pub(crate) mod waiting;
+pub(crate) mod watch;
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::ffi::OsString;
+
+use clap::Args;
+use nix::unistd::User;
+
+use crate::cli::commands::suspend::suspended_locks;
+use crate::cli::connection::Link;
+use crate::cli::error::Error;
+use crate::cli::error::exit_code::Code;
+use crate::cli::format::json;
+use crate::cli::format::row;
+use crate::cli::format::table::{Lean, Table};
+use crate::cli::list::watch::{Page, Watch};
+use crate::cli::target::lookup;
+use crate::cli::target::{self, Target};
+use crate::cli::terminal::output::Form;
+use crate::client::{Row, lists};
+use crate::lock::printable::shown;
+
+const AFTER_HELP: &str = "\
+Without arguments, all locks are listed. With targets, the locks on these disks \
+under any of their names, these locks, and the locks of these owners are listed.";
+
+/// List locks
+#[derive(Debug, Args)]
+#[command(after_help = target::help(AFTER_HELP))]
+pub(crate) struct Arguments {
+    /// List only locks of this owner, or of the owner that holds this lock or disk
+    #[arg(long, value_name = "OWNER|LOCK|PATH")]
+    owner: Option<OsString>,
+    /// List only locks of this user, given by name or number
+    #[arg(long, value_name = "USER", value_parser = user)]
+    user: Option<u32>,
+    /// Disks, locks or owners
+    #[arg(value_name = "PATH|LOCK|OWNER")]
+    targets: Vec<OsString>,
+    #[command(flatten)]
+    watch: Watch,
+}
+
+/// The number of a user.
+fn user(text: &str) -> Result<u32, String> {
+    if let Ok(Some(user)) = User::from_name(text) {
+        return Ok(user.uid.as_raw());
+    }
+    text.parse().map_err(|_| "there is no such user".to_owned())
+}
+
+/// Which locks to list.
+#[derive(Debug)]
+pub(crate) struct Filter {
+    owner: Option<Target>,
+    user: Option<u32>,
+    targets: Vec<Target>,
+}
+
+impl Arguments {
+    /// Whether the list is printed again when it changes.
+    pub(crate) fn watches(&self) -> bool {
+        self.watch.is_wanted()
+    }
+
+    /// Reads the arguments.
+    pub(crate) fn filter(self) -> Result<Filter, Error> {
+        let targets = self.targets.into_iter().map(Target::parse).collect::<Result<_, _>>()?;
+        let owner = self.owner.map(Target::parse).transpose()?;
+        Ok(Filter { owner, user: self.user, targets })
+    }
+}
+
+impl Filter {
+    /// Returns the locks that it lets through, oldest first.
+    pub(crate) async fn locks(&self, link: &Link) -> Result<Vec<Row>, Error> {
+        let mut owners = Vec::new();
+        let names_owner = |target: &Target| matches!(target, Target::Owner(_));
+        if self.targets.iter().any(names_owner) {
+            owners = lists::owners(&link.manager().await?).await?;
+        }
+        let path_of = |text: &str| -> Result<String, Error> {
+            Ok(row::text(lookup::owner(&owners, text, link.uid)?, "owner").to_owned())
+        };
+        let owner = match &self.owner {
+            Some(target) => Some(row::text(&target.owner(link).await?, "owner").to_owned()),
+            None => None,
+        };
+        // Object paths of locks and owners.
+        let mut named = HashSet::new();
+        for target in &self.targets {
+            match target {
+                Target::Lock(number) => {
+                    let lock = target::lock(link, *number).await?;
+                    named.insert(row::text(&lock, "lock").to_owned());
+                }
+                Target::Owner(text) => drop(named.insert(path_of(text)?)),
+                Target::Path(path) => {
+                    let holders = lookup::holders(link, path).await?;
+                    named.extend(holders.iter().map(|row| row::text(row, "lock").to_owned()));
+                }
+            }
+        }
+        let mut locks = link.locks().await?;
+        locks.retain(|lock| {
+            let (path, its) = (row::text(lock, "lock"), row::text(lock, "owner"));
+            owner.as_deref().is_none_or(|owner| owner == its)
+                && self.user.is_none_or(|uid| row::number(lock, "uid") == u64::from(uid))
+                && (self.targets.is_empty() || named.contains(path) || named.contains(its))
+        });
+        Ok(locks)
+    }
+
+    /// What to print if it lets no lock through.
+    async fn nothing(&self, link: &Link) -> Result<Cow<'static, str>, Error> {
+        if self.is_empty() {
+            return Ok("no locks".into());
+        }
+        for target in self.owner.iter().chain(&self.targets) {
+            let Target::Owner(_) = target else { continue };
+            let owner = target.owner(link).await?;
+            if row::text(&owner, "state") == "suspended" {
+                let (name, uuid) = (row::text(&owner, "name"), row::text(&owner, "uuid"));
+                let locks = match suspended_locks(link, &owner).await?.len() {
+                    1 => "1 lock".to_owned(),
+                    count => format!("{count} locks"),
+                };
+                let text = format!("VM \"{name}\" ({uuid}) is suspended; it remembers {locks}");
+                return Ok(shown(&text).into());
+            }
+        }
+        Ok("no such locks".into())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.owner.is_none() && self.user.is_none() && self.targets.is_empty()
+    }
+}
+
+/// Prints the locks.
+pub(crate) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Result<Code, Error> {
+    let watch = arguments.watch;
+    let filter = arguments.filter()?;
+    let read = async || {
+        let locks = filter.locks(link).await?;
+        Ok(match form {
+            Form::Json => Page::Json(json::objects(&locks)),
+            Form::Text if locks.is_empty() => Page::Nothing(filter.nothing(link).await?),
+            Form::Text => Page::Table(table(&locks).to_string()),
+        })
+    };
+    watch.show(link, read).await
+}
+
+fn table(locks: &[Row]) -> Table<9> {
+    let mut table = Table::new([
+        ("LOCK", Lean::Right),
+        ("MODE", Lean::Left),
+        // Printed only if a lock is not in order.
+        ("STATE", Lean::Left),
+        ("RESOURCE", Lean::Left),
+        ("VM", Lean::Left),
+        ("OWNER", Lean::Left),
+        ("USER", Lean::Left),
+        ("PID", Lean::Right),
+        ("SINCE", Lean::Left),
+    ]);
+    for lock in locks {
+        let word = |key| row::text(lock, key).to_owned();
+        table.push([
+            row::lock_number(lock),
+            word("mode"),
+            row::trouble(lock).to_owned(),
+            word("resource"),
+            word("name"),
+            row::short_uuid(lock),
+            row::user(lock),
+            row::pid(lock),
+            row::since(lock),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_a_name_or_a_number() {
+        assert_eq!(user("root"), Ok(0));
+        assert_eq!(user("65000"), Ok(65000));
+        user("no such user").unwrap_err();
+    }
+}
