@@ -1,106 +1,135 @@
-//! The floors are obeyed, and the rooms are small.
+//! The parts of the program use each other in one direction only, and stay small.
+//!
+//! 1. [`reader`] reads the sources, [`imports`] makes the import graph of them: which file uses what
+//!    another one defines. Test code is left out.
+//! 2. [`rooms`] says what may use what: the floors, the order of the sub-rooms of each room, and the
+//!    files that are pure.
+//! 3. [`checks`] compares the two, with the help of [`circles`], and the tests below print what does
+//!    not agree. `cargo test --test it layering:: -- --nocapture` prints the largest circle.
 
-use std::collections::BTreeSet;
+mod checks;
+mod circles;
+mod imports;
+mod reader;
+mod rooms;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use crate::source::{root, sources};
+use imports::Graph;
 
-/// A module uses those listed, itself, and nothing else of this crate.
-const MAY_USE: &[(&str, &[&str])] = &[
-    ("lock", &[]),
-    ("life", &["lock", "registration"]),
-    ("inspector", &["lock"]),
-    // `step` marks places, for tests, and does nothing.
-    ("step", &[]),
-    // It asks an inspector whether the service manager has what it was given.
-    ("keep", &["lock", "inspector", "step"]),
-    // What the log tells of, for whoever tells it and for whoever writes it.
-    ("catalog", &[]),
-    ("service", &["lock", "life", "keep", "inspector", "step", "catalog"]),
-    ("privacy", &["lock", "service", "paths"]),
-    ("admission", &["lock", "service", "bus", "privacy", "registration"]),
-    ("auth", &["lock", "life", "service", "catalog", "admission", "privacy"]),
-    // `logging` stands beside the floors; the log's D-Bus object turns its knob.
-    (
-        "dbus",
-        &[
-            "lock",
-            "life",
-            "keep",
-            "inspector",
-            "service",
-            "admission",
-            "auth",
-            "privacy",
-            "bus",
-            "logging",
-            "nearest",
-            "paths",
-        ],
-    ),
-    ("virtlockd", &["lock", "life", "service", "keep", "step", "catalog"]),
-    ("logging", &["lock", "catalog"]),
-    ("notify", &[]),
-    ("nearest", &[]),
-    ("registration", &[]),
-    ("instance", &["lock"]),
-    ("config", &["lock", "service", "logging", "nearest"]),
-    ("reexec", &["lock", "keep", "service"]),
-    (
-        "daemon",
-        &[
-            "lock",
-            "life",
-            "keep",
-            "service",
-            "dbus",
-            "virtlockd",
-            "bus",
-            "config",
-            "inspector",
-            "instance",
-            "logging",
-            "notify",
-            "reexec",
-            "step",
-        ],
-    ),
-    // The names of objects are the same on both ends of the bus.
-    ("paths", &["lock"]),
-    ("bus", &[]),
-    ("rlimit", &[]),
-    ("client", &["bus"]),
-    ("cli", &["client", "lock", "paths", "rlimit"]),
-];
-
-/// Crates that a floor must not know.
-const NEVER: &[(&str, &[&str])] = &[
-    ("lock", &["zbus", "tokio", "tracing", "sd_notify", "toml", "clap"]),
-    ("inspector", &["zbus", "tokio", "sd_notify", "toml", "clap"]),
-    ("life", &["zbus", "tracing", "sd_notify", "toml", "clap"]),
-    ("keep", &["zbus", "tokio", "tracing", "toml", "clap"]),
-    ("service", &["zbus", "sd_notify", "toml", "clap"]),
-    ("cli", &["zbus_polkit"]),
-];
-
-/// What decides: no file, no clock, no system call.
-const PURE: &[&str] = &[
-    "lock/table.rs",
-    "lock/table/grant.rs",
-    "lock/table/lockspace.rs",
-    "lock/table/restored.rs",
-    "lock/record.rs",
-    "lock/extent.rs",
-    "lock/mode.rs",
-    "lock/event.rs",
-    "virtlockd/xdr.rs",
-    "virtlockd/frame.rs",
-    "virtlockd/call.rs",
-];
-
-/// The longest file, in lines.
+/// The largest number of lines of a file.
 const LINES: usize = 400;
+
+/// Returns the import graph of `src`.
+fn graph() -> &'static Graph {
+    static GRAPH: LazyLock<Graph> = LazyLock::new(|| {
+        let source = root().join("src");
+        Graph::of(sources(&source).into_iter().map(|path| {
+            let name = path.strip_prefix(&source).unwrap().display().to_string();
+            (name, fs::read_to_string(path).unwrap())
+        }))
+    });
+    &GRAPH
+}
+
+fn assert_none(problems: &[String], advice: &str) {
+    assert!(problems.is_empty(), "{}\n\n{advice}", problems.join("\n"));
+}
+
+#[test]
+fn a_room_uses_its_own_floor_and_those_below() {
+    assert_none(
+        &checks::floors(graph(), rooms::FLOORS),
+        "A room uses itself and the rooms that FLOORS in layering/rooms.rs lists for it. Move what \
+         is imported to a lower floor, or pass it as an argument. A new room gets its place in \
+         FLOORS and in ARCHITECTURE.md.",
+    );
+}
+
+#[test]
+fn a_floor_does_not_use_foreign_crates() {
+    assert_none(
+        &checks::crates(graph(), rooms::FOREIGN_CRATES),
+        "FOREIGN_CRATES in layering/rooms.rs lists what a floor must not depend on. Do this on the \
+         floor that may.",
+    );
+}
+
+#[test]
+fn a_sub_room_uses_itself_and_those_before_it() {
+    assert_none(
+        &checks::sub_rooms(graph(), rooms::SUB_ROOMS, rooms::UPWARD_IMPORTS_TO_CUT),
+        "SUB_ROOMS in layering/rooms.rs lists the sub-rooms of each room from the ground up. Move \
+         what is imported to the earlier sub-room, pass it as an argument, or take the function \
+         that needs it to the later one.",
+    );
+}
+
+#[test]
+fn import_circles_are_small_and_within_a_sub_room() {
+    let graph = graph();
+    match checks::all_circles(graph).first() {
+        Some(circle) => println!("largest circle: {} files: {}", circle.len(), circle.join(" ")),
+        None => println!("no circle"),
+    }
+    assert_none(
+        &checks::circles(graph, rooms::SUB_ROOMS, rooms::CIRCLES_TO_CUT),
+        "Files of a circle can only be understood together. Cut the import that points from what \
+         is used to its user: move the type or function to a file of its own below both, or pass \
+         it as an argument.",
+    );
+}
+
+#[test]
+fn what_decides_is_pure() {
+    assert_none(
+        &checks::pure(graph(), rooms::PURE, rooms::IMPURE_IMPORTS_TO_CUT),
+        "PURE in layering/rooms.rs lists the files that only compute. Pass in what they need to \
+         know: the time, what a file contains, what a system call returned.",
+    );
+}
+
+#[test]
+fn methods_of_the_service_are_in_its_facade() {
+    let graph = graph();
+    let mut found: BTreeMap<&str, usize> = BTreeMap::new();
+    for (file, module) in graph.modules().filter(|(file, _)| file.starts_with("service/")) {
+        let count = module.impls.iter().filter(|name| *name == "Service").count();
+        if count > 0 {
+            *found.entry(file).or_default() += count;
+        }
+    }
+    let expected: BTreeSet<&str> = rooms::IMPL_SERVICE.iter().copied().collect();
+    let found: BTreeSet<&str> = found.into_keys().collect();
+    let new: Vec<_> = found.difference(&expected).collect();
+    assert!(
+        new.is_empty(),
+        "{new:?} implement methods of Service: make it a function that takes what it needs, or a \
+         method of a component, and call it from the facade"
+    );
+    let gone: Vec<_> = expected.difference(&found).collect();
+    assert!(gone.is_empty(), "remove {gone:?} from IMPL_SERVICE in layering/rooms.rs");
+}
+
+#[test]
+fn no_file_is_too_large_or_named_after_nothing() {
+    let root = root();
+    let mut files = sources(&root.join("src"));
+    files.extend(sources(&root.join("tests")));
+    files.extend(sources(&root.join("benches")));
+    for path in files {
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines <= LINES, "{} has {lines} lines, the limit is {LINES}", path.display());
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        for word in ["util", "utils", "helper", "helpers", "common", "misc"] {
+            assert_ne!(name, word, "{}", path.display());
+        }
+    }
+}
 
 /// The code of a file: without comments, and without the tests at its end.
 fn code(path: &Path) -> String {
@@ -110,96 +139,8 @@ fn code(path: &Path) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The first path parts after a prefix: the modules of this crate that a file names.
-fn named_after(code: &str, prefix: &str) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    for rest in code.split(prefix).skip(1) {
-        let heads: Vec<&str> = match rest.strip_prefix('{') {
-            Some(group) => group.split(['}', ';']).next().unwrap_or_default().split(',').collect(),
-            None => vec![rest],
-        };
-        for head in heads {
-            let word = |c: char| !(c.is_alphanumeric() || c == '_');
-            let name = head.trim().split(word).next().unwrap_or_default();
-            if !name.is_empty() {
-                names.insert(name.to_owned());
-            }
-        }
-    }
-    names
-}
-
-/// The room that a file of `src/` belongs to.
-fn room(path: &Path) -> String {
-    let first = path.strip_prefix(root().join("src")).unwrap().components().next().unwrap();
-    Path::new(first.as_os_str()).file_stem().unwrap().to_str().unwrap().to_owned()
-}
-
-#[test]
-fn a_room_uses_its_own_floor_and_those_below() {
-    for path in sources(&root().join("src")) {
-        let room = room(&path);
-        if ["lib", "bin"].contains(&room.as_str()) {
-            continue;
-        }
-        let (_, allowed) = MAY_USE.iter().find(|(name, _)| *name == room).unwrap_or_else(|| {
-            panic!("{room} is on no floor: give it one in this list and in ARCHITECTURE.md")
-        });
-        for used in named_after(&code(&path), "crate::") {
-            let fine = used == room || allowed.contains(&used.as_str());
-            assert!(fine, "{} uses {used}, which is not below {room}", path.display());
-        }
-    }
-}
-
-#[test]
-fn a_floor_does_not_know_what_is_not_its_matter() {
-    for (room_name, crates) in NEVER {
-        for path in sources(&root().join("src")).into_iter().filter(|path| room(path) == *room_name)
-        {
-            let code = code(&path);
-            for name in *crates {
-                let used =
-                    code.contains(&format!("{name}::")) || code.contains(&format!("use {name}"));
-                assert!(!used, "{} knows {name}", path.display());
-            }
-        }
-    }
-    for path in PURE {
-        let code = code(&root().join("src").join(path));
-        for word in ["std::fs", "std::time", "fs::", "nix::", "Instant", "SystemTime", "async"] {
-            assert!(!code.contains(word), "{path} has '{word}' in it, and decides");
-        }
-    }
-}
-
-#[test]
-fn no_room_is_too_large_and_none_is_a_lumber_room() {
-    let root = root();
-    let mut files = sources(&root.join("src"));
-    files.extend(sources(&root.join("tests")));
-    files.extend(sources(&root.join("benches")));
-    for path in files {
-        let lines = fs::read_to_string(&path).unwrap().lines().count();
-        assert!(lines <= LINES, "{} has {lines} lines, {LINES} are the most", path.display());
-        let name = path.file_stem().unwrap().to_str().unwrap();
-        for word in ["util", "utils", "helper", "helpers", "common", "misc"] {
-            assert_ne!(name, word, "{}", path.display());
-        }
-    }
-}
-
 #[test]
 fn unsafe_code_is_in_few_justified_places() {
-    let places = [
-        "admission/stall.rs",
-        "cli/terminal/signals.rs",
-        "keep/inherited.rs",
-        "keep/pair.rs",
-        "lock/file_tables.rs",
-        "lock/loop_device.rs",
-        "registration.rs",
-    ];
     let source = root().join("src");
     let count = |path: &Path| code(path).matches("unsafe {").count();
     let files = sources(&source).into_iter().filter(|path| count(path) > 0);
@@ -207,16 +148,15 @@ fn unsafe_code_is_in_few_justified_places() {
         .inspect(|path| assert_eq!(count(path), 1, "{}", path.display()))
         .map(|path| path.strip_prefix(&source).unwrap().to_owned())
         .collect();
-    assert_eq!(found, places.map(PathBuf::from).into());
+    assert_eq!(found, rooms::UNSAFE.iter().map(PathBuf::from).collect());
 }
 
-/// A message stream has whatever any program sends to its connection. Only these compare the sender.
+/// Any program can send signals to any connection, so each receiver compares the sender.
 #[test]
 fn signals_are_read_only_where_their_sender_is_checked() {
-    let places = ["auth/caller.rs", "client/subscription.rs"];
     let source = root().join("src");
     let files = sources(&source).into_iter().filter(|path| code(path).contains("MessageStream"));
     let found: BTreeSet<PathBuf> =
         files.map(|path| path.strip_prefix(&source).unwrap().to_owned()).collect();
-    assert_eq!(found, places.map(PathBuf::from).into());
+    assert_eq!(found, rooms::SIGNAL_STREAMS.iter().map(PathBuf::from).collect());
 }

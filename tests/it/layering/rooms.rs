@@ -1,0 +1,204 @@
+//! The rooms of the program, which are the folders and files of `src`, and what each may use.
+
+use super::checks::Table;
+
+/// The floors: each room, and the rooms that it may use beside itself.
+pub(super) const FLOORS: &Table = &[
+    ("lock", &[]),
+    ("life", &["lock", "registration"]),
+    ("inspector", &["lock"]),
+    // `step` marks places, for tests, and does nothing.
+    ("step", &[]),
+    // It asks an inspector whether the service manager has what it was given.
+    ("keep", &["lock", "inspector", "step"]),
+    // What the log tells of, for whoever tells it and for whoever writes it.
+    ("catalog", &[]),
+    ("service", &["lock", "life", "keep", "inspector", "step", "catalog"]),
+    ("privacy", &["lock", "service", "paths"]),
+    ("admission", &["lock", "service", "bus", "privacy", "registration"]),
+    ("auth", &["lock", "life", "service", "catalog", "admission", "privacy"]),
+    // `logging` stands beside the floors; the log's D-Bus object turns its knob.
+    (
+        "dbus",
+        &[
+            "lock",
+            "life",
+            "keep",
+            "inspector",
+            "service",
+            "admission",
+            "auth",
+            "privacy",
+            "bus",
+            "logging",
+            "nearest",
+            "paths",
+        ],
+    ),
+    ("virtlockd", &["lock", "life", "service", "keep", "step", "catalog"]),
+    ("logging", &["lock", "catalog"]),
+    ("notify", &[]),
+    ("nearest", &[]),
+    ("registration", &[]),
+    ("instance", &["lock"]),
+    ("config", &["lock", "service", "logging", "nearest"]),
+    ("reexec", &["lock", "keep", "service"]),
+    (
+        "daemon",
+        &[
+            "lock",
+            "life",
+            "keep",
+            "service",
+            "dbus",
+            "virtlockd",
+            "bus",
+            "config",
+            "inspector",
+            "instance",
+            "logging",
+            "notify",
+            "reexec",
+            "step",
+        ],
+    ),
+    // The names of objects are the same on both ends of the bus.
+    ("paths", &["lock"]),
+    ("bus", &[]),
+    ("rlimit", &[]),
+    ("client", &["bus"]),
+    ("cli", &["client", "lock", "paths", "rlimit"]),
+];
+
+/// Crates that a room must not use.
+pub(super) const FOREIGN_CRATES: &Table = &[
+    ("lock", &["zbus", "tokio", "tracing", "sd_notify", "toml", "clap"]),
+    ("inspector", &["zbus", "tokio", "sd_notify", "toml", "clap"]),
+    ("life", &["zbus", "tracing", "sd_notify", "toml", "clap"]),
+    ("keep", &["zbus", "tokio", "tracing", "toml", "clap"]),
+    ("service", &["zbus", "sd_notify", "toml", "clap"]),
+    ("cli", &["zbus_polkit"]),
+];
+
+/// The sub-rooms of each room that has some, from the ground up: each uses itself and those before
+/// it. The room's own file comes last.
+pub(super) const SUB_ROOMS: &Table = &[];
+
+/// Imports of later sub-rooms that are still there: the importing file, and the imported one.
+/// Nothing is ever added to this list.
+pub(super) const UPWARD_IMPORTS_TO_CUT: &[(&str, &str)] = &[];
+
+/// Circles that are still too large: the room, and the number of files. Nothing is ever added to
+/// this list, and no number grows.
+pub(super) const CIRCLES_TO_CUT: &[(&str, usize)] =
+    &[("lock", 44), ("service", 41), ("admission", 17), ("keep", 13), ("inspector", 6)];
+
+/// Files and folders of what decides and decodes: they only compute.
+pub(super) const PURE: &[&str] = &[
+    "lock/age.rs",
+    "lock/error.rs",
+    "lock/event.rs",
+    "lock/extent.rs",
+    "lock/holder.rs",
+    "lock/lease.rs",
+    "lock/mode.rs",
+    "lock/on_lost.rs",
+    "lock/owner.rs",
+    "lock/printable.rs",
+    "lock/queue.rs",
+    "lock/record.rs",
+    "lock/recorded.rs",
+    "lock/resource.rs",
+    "lock/spots.rs",
+    "lock/table.rs",
+    "lock/verdict.rs",
+    "lock/why.rs",
+    "lock/table/",
+    "virtlockd/call.rs",
+    "virtlockd/fault.rs",
+    "virtlockd/frame.rs",
+    "virtlockd/xdr.rs",
+];
+
+/// Imports of files that are not pure by files that are: the importing file, and the imported one.
+/// Nothing is ever added to this list.
+pub(super) const IMPURE_IMPORTS_TO_CUT: &[(&str, &str)] = &[
+    ("lock/event.rs", "lock/lockspace.rs"),
+    ("lock/extent.rs", "lock/identity.rs"),
+    ("lock/holder.rs", "lock/fdinfo.rs"),
+    ("lock/holder.rs", "lock/process.rs"),
+    ("lock/lease.rs", "lock/key.rs"),
+    ("lock/record.rs", "lock/identity.rs"),
+    ("lock/record.rs", "lock/lockspace.rs"),
+    ("lock/record.rs", "lock/loop_device.rs"),
+    ("lock/record.rs", "lock/work.rs"),
+    ("lock/recorded.rs", "lock/host.rs"),
+    ("lock/spots.rs", "lock/identity.rs"),
+    ("lock/table.rs", "lock/identity.rs"),
+    ("lock/table.rs", "lock/lockspace.rs"),
+    ("lock/table/lockspace.rs", "lock/lockspace.rs"),
+    ("lock/table/reclaim.rs", "lock/identity.rs"),
+    ("lock/table/refusal.rs", "lock/fdinfo.rs"),
+    ("lock/table/renewal.rs", "lock/renewal.rs"),
+    ("lock/table/wait.rs", "lock/fdinfo.rs"),
+    ("lock/table/wait.rs", "lock/identity.rs"),
+    ("lock/verdict.rs", "lock/trial.rs"),
+];
+
+/// The files with methods of the service: its facade, and those whose methods are still to become
+/// functions or methods of components. Nothing is ever added to this list.
+pub(super) const IMPL_SERVICE: &[&str] = &[
+    "service/acquire.rs",
+    "service/acquire/undo.rs",
+    "service/anchors.rs",
+    "service/chronicle.rs",
+    "service/convert.rs",
+    "service/counts.rs",
+    "service/enrol.rs",
+    "service/fitness.rs",
+    "service/handover.rs",
+    "service/identity.rs",
+    "service/leases.rs",
+    "service/lifelines.rs",
+    "service/list.rs",
+    "service/lockspaces.rs",
+    "service/mod.rs",
+    "service/name_states.rs",
+    "service/naming.rs",
+    "service/owners.rs",
+    "service/pids.rs",
+    "service/place.rs",
+    "service/query.rs",
+    "service/reacquired.rs",
+    "service/reclaim.rs",
+    "service/refusals.rs",
+    "service/release.rs",
+    "service/remedy.rs",
+    "service/renewal.rs",
+    "service/restore.rs",
+    "service/rounds.rs",
+    "service/sighting.rs",
+    "service/signing.rs",
+    "service/suspects.rs",
+    "service/suspend.rs",
+    "service/turns.rs",
+    "service/verify.rs",
+    "service/verify/order.rs",
+    "service/views.rs",
+    "service/wait.rs",
+    "service/waits.rs",
+];
+
+/// The files with unsafe code, one block each.
+pub(super) const UNSAFE: &[&str] = &[
+    "admission/stall.rs",
+    "cli/terminal/signals.rs",
+    "keep/inherited.rs",
+    "keep/pair.rs",
+    "lock/file_tables.rs",
+    "lock/loop_device.rs",
+    "registration.rs",
+];
+
+/// The files that receive signals from the bus.
+pub(super) const SIGNAL_STREAMS: &[&str] = &["auth/caller.rs", "client/subscription.rs"];
