@@ -11,6 +11,9 @@ pub(super) enum Language {
     Man,
     /// XML, whose tags are not read.
     Xml,
+    /// A text for developers: a comment, or a document without its code. It is held to
+    /// [`IN_COMMENTS`] as well, and a machine may be anything in it.
+    Comment,
 }
 
 /// What is not said, in lower case: words, or words in a row. `*` stands for any ending.
@@ -88,6 +91,34 @@ const FORBIDDEN: &[&str] = &[
 const IN_MESSAGES: &[&str] =
     &["can't", "won't", "doesn't", "isn't", "is no", "are no", "whom", "ask again", "meanwhile"];
 
+/// What texts for developers do not say besides.
+const IN_COMMENTS: &[&str] = &["no one", "whom", "whomsoever", "is let in", "gives back", "give back"];
+
+/// What no sentence of a text for developers begins with: a relative clause, or a pronoun in the
+/// place of a noun.
+const SENTENCE_STARTS: &[&str] = &["what", "the same for", "that of", "those of", "so is", "so does"];
+
+/// What no comment on an item begins with: its first sentence says what the item is or does.
+const DOC_STARTS: &[&str] = &[
+    "who",
+    "whose",
+    "what",
+    "does",
+    "has",
+    "had",
+    "tells",
+    "says",
+    "gives",
+    "lets",
+    "sees",
+    "goes",
+    "one more",
+    "one less",
+    "the same",
+    "that of",
+    "those",
+];
+
 /// A "machine" is a host. A virtual machine is a VM, or written in full.
 const VIRTUAL: &str = "virtual";
 
@@ -100,6 +131,8 @@ struct Word {
     line: usize,
     /// Whether a sentence or a paragraph begins with it, and it is capitalized.
     initial: bool,
+    /// What follows the word and ends a sentence.
+    end: Option<char>,
 }
 
 /// The words of a text. What separates paragraphs is no word.
@@ -110,7 +143,7 @@ fn words(text: &str, language: Language) -> Vec<Word> {
         let content = match language {
             Language::Xml => without_tags(content, &mut initial),
             Language::Man => without_macros(content, &mut initial),
-            Language::Plain | Language::Message => content.to_owned(),
+            Language::Plain | Language::Message | Language::Comment => content.to_owned(),
         };
         if content.trim().is_empty() {
             initial = true;
@@ -124,11 +157,14 @@ fn words(text: &str, language: Language) -> Vec<Word> {
             if !word.is_empty() {
                 let text = word.trim_end_matches('\'').to_lowercase();
                 let capital = word.starts_with(char::is_uppercase);
-                found.push(Word { text, line, initial: initial && capital });
+                found.push(Word { text, line, initial: initial && capital, end: None });
                 initial = false;
                 word.clear();
             }
             initial |= matches!(c, '.' | '!' | '?' | ':' | ';');
+            if let Some(last) = found.last_mut().filter(|_| matches!(c, '.' | '!' | '?')) {
+                last.end = Some(c);
+            }
         }
     }
     found
@@ -183,10 +219,18 @@ pub(super) fn findings(text: &str, language: Language) -> Vec<(usize, String)> {
     let words = words(text, language);
     let mut found = Vec::new();
     for (place, word) in words.iter().enumerate() {
-        let more = if language == Language::Message { IN_MESSAGES } else { &[] };
+        let more = match language {
+            Language::Message => IN_MESSAGES,
+            Language::Comment => IN_COMMENTS,
+            Language::Plain | Language::Man | Language::Xml => &[],
+        };
         let before = place.checked_sub(1).and_then(|place| words.get(place));
         let is_there = before.is_some_and(|before| before.text == "there");
         for pattern in FORBIDDEN.iter().chain(more) {
+            // Silently is how, silent is what: only the latter has another word.
+            if language == Language::Comment && word.text == "silently" {
+                continue;
+            }
             // "There is no" is English, and so is "is no longer".
             let is_longer = words.get(place + 2).is_some_and(|word| word.text == "longer");
             if (is_there || is_longer) && pattern.ends_with(" no") {
@@ -201,10 +245,16 @@ pub(super) fn findings(text: &str, language: Language) -> Vec<(usize, String)> {
         if word.initial && word.text == "who" {
             found.push((word.line, "Who".to_owned()));
         }
+        let is_question = || words[place..].iter().find_map(|word| word.end) == Some('?');
+        if language == Language::Comment && word.initial && !is_question() {
+            let starts = SENTENCE_STARTS.iter().find(|start| matches(start, &words[place..]).is_some());
+            found.extend(starts.map(|start| (word.line, format!("sentence begins with {start}"))));
+        }
         let beside = |other: Option<&Word>, names: &[&str]| {
             other.is_some_and(|other| names.contains(&other.text.as_str()))
         };
-        if matches!(word.text.as_str(), "machine" | "machines" | "machine's")
+        if language != Language::Comment
+            && matches!(word.text.as_str(), "machine" | "machines" | "machine's")
             && !beside(before, &[VIRTUAL])
             && !beside(words.get(place + 1), MACHINE_NAMES)
         {
@@ -212,6 +262,23 @@ pub(super) fn findings(text: &str, language: Language) -> Vec<(usize, String)> {
         }
     }
     found
+}
+
+/// What the comment on an item begins with, if it must not.
+pub(super) fn doc_start(text: &str) -> Option<&'static str> {
+    let words = words(text, Language::Comment);
+    DOC_STARTS.iter().find(|start| matches(start, &words).is_some()).copied()
+}
+
+#[test]
+fn what_comments_do_not_say_is_found() {
+    let found = |text: &str| findings(text, Language::Comment);
+    assert_eq!(found("A lock. What is free\nhas none."), [(0, "sentence begins with what".to_owned())]);
+    assert_eq!(found("A disk\nwithout whom"), [(1, "whom".to_owned())]);
+    assert!(found("What is free? The machine silently says what is.").is_empty());
+    assert_eq!(doc_start(" Tells what."), Some("tells"));
+    assert_eq!(doc_start("The same for a\n disk."), Some("the same"));
+    assert_eq!(doc_start("Whether it has ended."), None);
 }
 
 #[test]
