@@ -1,6 +1,9 @@
 //! The language of what users read: README, man pages, D-Bus and polkit files, and every text that
-//! the programs can print.
+//! the programs can print. [`developers`] does the same for what developers read.
 
+mod comments;
+mod developers;
+mod identifiers;
 mod printed;
 mod words;
 

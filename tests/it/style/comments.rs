@@ -164,7 +164,9 @@ fn join(pieces: Vec<Piece>) -> Vec<Comment> {
     for piece in pieces {
         match found.last_mut() {
             Some((last, end))
-                if last.marker == piece.marker && piece.marker != "/*" && *end + 1 == piece.line =>
+                if last.marker == piece.marker
+                    && piece.marker != "/*"
+                    && *end + 1 == piece.line =>
             {
                 last.text += "\n";
                 last.text += &piece.text;

@@ -79,8 +79,8 @@ const FUNCTION_STARTS: &[&str] = &["give", "say", "see_to", "let_go", "tell"];
 
 /// Names of fields that have another one.
 const FIELDS: &[&str] = &[
-    "far", "known", "near", "noted", "passes", "pauses", "place", "rounds", "so_far", "spots", "turn",
-    "turns", "way",
+    "far", "known", "near", "noted", "passes", "pauses", "place", "rounds", "so_far", "spots",
+    "turn", "turns", "way",
 ];
 
 /// Files and folders of the sources that have another name.
@@ -158,7 +158,7 @@ fn collect(tokens: TokenStream, in_test: bool, found: &mut Vec<Name>) {
                 kind = match text.as_str() {
                     "mod" => Kind::Module,
                     "fn" => Kind::Function,
-                    "struct" | "enum" | "union" | "trait" => Kind::Type,
+                    "struct" | "enum" | "trait" => Kind::Type,
                     "type" => Kind::Alias,
                     _ => Kind::Other,
                 };
@@ -181,8 +181,7 @@ fn collect(tokens: TokenStream, in_test: bool, found: &mut Vec<Name>) {
                 in_struct = false;
                 is_test = false;
             }
-            TokenTree::Punct(_) => {}
-            TokenTree::Literal(_) => {}
+            TokenTree::Punct(_) | TokenTree::Literal(_) => {}
         }
     }
 }
@@ -196,7 +195,8 @@ fn fields(body: &Group, in_test: bool, found: &mut Vec<Name>) {
         let [TokenTree::Ident(ident), TokenTree::Punct(colon)] = pair else { continue };
         if colon.as_char() == ':' && colon.spacing() == proc_macro2::Spacing::Alone {
             let (text, line) = (ident.to_string(), ident.span().start().line);
-            let name = found[start..].iter_mut().find(|name| name.text == text && name.line == line);
+            let name =
+                found[start..].iter_mut().find(|name| name.text == text && name.line == line);
             if let Some(name) = name {
                 name.kind = Kind::Field;
             }

@@ -92,31 +92,18 @@ const IN_MESSAGES: &[&str] =
     &["can't", "won't", "doesn't", "isn't", "is no", "are no", "whom", "ask again", "meanwhile"];
 
 /// What texts for developers do not say besides.
-const IN_COMMENTS: &[&str] = &["no one", "whom", "whomsoever", "is let in", "gives back", "give back"];
+const IN_COMMENTS: &[&str] =
+    &["no one", "whom", "whomsoever", "is let in", "gives back", "give back"];
 
 /// What no sentence of a text for developers begins with: a relative clause, or a pronoun in the
 /// place of a noun.
-const SENTENCE_STARTS: &[&str] = &["what", "the same for", "that of", "those of", "so is", "so does"];
+const SENTENCE_STARTS: &[&str] =
+    &["what", "the same for", "that of", "those of", "so is", "so does"];
 
 /// What no comment on an item begins with: its first sentence says what the item is or does.
 const DOC_STARTS: &[&str] = &[
-    "who",
-    "whose",
-    "what",
-    "does",
-    "has",
-    "had",
-    "tells",
-    "says",
-    "gives",
-    "lets",
-    "sees",
-    "goes",
-    "one more",
-    "one less",
-    "the same",
-    "that of",
-    "those",
+    "who", "whose", "what", "does", "has", "had", "tells", "says", "gives", "lets", "sees", "goes",
+    "one more", "one less", "the same", "that of", "those",
 ];
 
 /// A "machine" is a host. A virtual machine is a VM, or written in full.
@@ -247,7 +234,8 @@ pub(super) fn findings(text: &str, language: Language) -> Vec<(usize, String)> {
         }
         let is_question = || words[place..].iter().find_map(|word| word.end) == Some('?');
         if language == Language::Comment && word.initial && !is_question() {
-            let starts = SENTENCE_STARTS.iter().find(|start| matches(start, &words[place..]).is_some());
+            let starts =
+                SENTENCE_STARTS.iter().find(|start| matches(start, &words[place..]).is_some());
             found.extend(starts.map(|start| (word.line, format!("sentence begins with {start}"))));
         }
         let beside = |other: Option<&Word>, names: &[&str]| {
@@ -273,7 +261,10 @@ pub(super) fn doc_start(text: &str) -> Option<&'static str> {
 #[test]
 fn what_comments_do_not_say_is_found() {
     let found = |text: &str| findings(text, Language::Comment);
-    assert_eq!(found("A lock. What is free\nhas none."), [(0, "sentence begins with what".to_owned())]);
+    assert_eq!(
+        found("A lock. What is free\nhas none."),
+        [(0, "sentence begins with what".to_owned())]
+    );
     assert_eq!(found("A disk\nwithout whom"), [(1, "whom".to_owned())]);
     assert!(found("What is free? The machine silently says what is.").is_empty());
     assert_eq!(doc_start(" Tells what."), Some("tells"));

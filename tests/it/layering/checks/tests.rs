@@ -104,16 +104,15 @@ fn a_circle_over_two_sub_rooms_is_found() {
 fn a_circle_within_a_sub_room_is_found_when_it_is_large() {
     let ring = |size: usize| {
         let mut sources = BTreeMap::new();
-        let mut root = String::new();
         for file in 0..size {
             let next = (file + 1) % size;
             sources.insert(
                 format!("a/f{file}.rs"),
                 format!("use super::f{next}::F as G; pub struct F;"),
             );
-            root += &format!("mod f{file};");
         }
-        sources.insert("a/mod.rs".to_owned(), root);
+        let root: Vec<String> = (0..size).map(|file| format!("mod f{file};")).collect();
+        sources.insert("a/mod.rs".to_owned(), root.concat());
         sources.insert("lib.rs".to_owned(), "mod a;".to_owned());
         Graph::of(sources)
     };
