@@ -1,23 +1,23 @@
-//! Which message bus: the same two for the service and for those who call it.
+//! The message bus that the service and its clients use.
 
-/// Which of the two buses.
+/// A message bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bus {
-    /// The host's.
+    /// The system bus of the host.
     System,
-    /// The user's own.
+    /// The session bus of the user.
     Session,
 }
 
 impl Bus {
-    /// The bus that libvirt's default connection would mean: root's is the host's service, and
-    /// everybody else has one of his own.
+    /// Returns the bus that libvirt's default connection corresponds to: root uses the service of the
+    /// host, and any other user its own.
     #[must_use]
     pub fn of(uid: u32) -> Self {
         if uid == 0 { Self::System } else { Self::Session }
     }
 
-    /// The word for it.
+    /// Returns the name of the bus.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

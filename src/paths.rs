@@ -1,4 +1,5 @@
-//! Ids and object paths: each is a function of the other, so there is no map to keep in step.
+//! Conversion between identifiers and object paths. Each determines the other, so no map between them
+//! has to be kept consistent.
 
 use uuid::Uuid;
 use zbus::{ObjectPath, OwnedObjectPath};
@@ -6,38 +7,38 @@ use zbus::{ObjectPath, OwnedObjectPath};
 use crate::lock::OwnerId;
 use crate::lock::lockspace::LockspaceKind;
 
-/// The root of all objects, and the Manager's place.
+/// The path of the Manager, and the parent of all other objects.
 pub const ROOT: &str = "/org/vmlockd1";
-/// The folder of all owners.
+/// The parent of all owners.
 pub const OWNERS: &str = "/org/vmlockd1/owner";
-/// The folder of all locks.
+/// The parent of all locks.
 pub const LOCKS: &str = "/org/vmlockd1/lock";
-/// The folder of all lockspaces.
+/// The parent of all lockspaces.
 pub const LOCKSPACES: &str = "/org/vmlockd1/lockspace";
-/// Where systemd looks for the log's controls.
+/// The path at which systemd expects org.freedesktop.LogControl1(5).
 pub const LOG_CONTROL: &str = "/org/freedesktop/LogControl1";
 
 fn path(text: String) -> OwnedObjectPath {
-    // Proof: all parts are digits, hex digits, `_` and fixed words, none of them empty, which is
-    // what the specification allows in a path.
+    // Proof: all parts consist of digits, hex digits, `_` and fixed words, and none is empty, so the
+    // specification allows them in a path.
     #[allow(clippy::expect_used)]
     let path = ObjectPath::try_from(text).expect("ids have only characters that paths allow");
     path.into()
 }
 
-/// `…/owner/_<uuid with _ for ->`, and `_<uid>` appended for users other than root; for a second
-/// process of one machine `_<uid>_<pid>`.
+/// Returns the path of an owner: `…/owner/_<uuid with _ for ->`, with `_<uid>` appended for users other
+/// than root, and `_<uid>_<pid>` for a second process of one VM.
 #[must_use]
 pub fn owner(id: OwnerId) -> OwnedObjectPath {
-    let machine = id.uuid.to_string().replace('-', "_");
+    let uuid = id.uuid.to_string().replace('-', "_");
     path(match (id.uid, id.process) {
-        (0, 0) => format!("{ROOT}/owner/_{machine}"),
-        (uid, 0) => format!("{ROOT}/owner/_{machine}_{uid}"),
-        (uid, process) => format!("{ROOT}/owner/_{machine}_{uid}_{process}"),
+        (0, 0) => format!("{ROOT}/owner/_{uuid}"),
+        (uid, 0) => format!("{ROOT}/owner/_{uuid}_{uid}"),
+        (uid, process) => format!("{ROOT}/owner/_{uuid}_{uid}_{process}"),
     })
 }
 
-/// The owner of a path.
+/// Returns the owner that has this path.
 #[must_use]
 pub fn owner_id(path: &str) -> Option<OwnerId> {
     let rest = path.strip_prefix(ROOT)?.strip_prefix("/owner/_")?;
@@ -51,24 +52,24 @@ pub fn owner_id(path: &str) -> Option<OwnerId> {
     };
     let uuid = Uuid::try_parse(&uuid.replace('_', "-")).ok()?;
     let id = OwnerId { uid: uid.parse().ok()?, uuid, process: process.parse().ok()? };
-    // One owner, one spelling.
+    // Each owner has exactly one path.
     (owner(id).as_str() == path).then_some(id)
 }
 
-/// `…/lock/<n>`.
+/// Returns the path of a lock: `…/lock/<n>`.
 #[must_use]
 pub fn lock(number: u64) -> OwnedObjectPath {
     path(format!("{ROOT}/lock/{number}"))
 }
 
-/// The number of a lock's path.
+/// Returns the number of the lock that has this path.
 #[must_use]
 pub fn lock_number(path: &str) -> Option<u64> {
     let number = path.strip_prefix(ROOT)?.strip_prefix("/lock/")?.parse().ok()?;
     (lock(number).as_str() == path).then_some(number)
 }
 
-/// `…/lockspace/<name>`.
+/// Returns the path of a lockspace: `…/lockspace/<name>`.
 #[must_use]
 pub fn lockspace(kind: LockspaceKind) -> OwnedObjectPath {
     path(format!("{ROOT}/lockspace/{}", kind.name()))
@@ -79,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_and_back() {
+    fn paths_and_identifiers_convert_in_both_directions() {
         let uuid = Uuid::from_u128(0x4dea_22b3_1d52_d8f3_2516_782e_98ab_3fa0);
         for uid in [0, 1, 1000, u32::MAX] {
             for process in [0, 1, u32::MAX] {

@@ -174,7 +174,7 @@ impl Admission {
     pub fn left(&self, sender: &str) {
         self.0.peers.leave(sender);
         lock(&self.0.ledger).forget(sender);
-        self.0.privacy.leave(sender);
+        self.0.privacy.remove_viewer(sender);
     }
 
     /// Whether no call is in flight, and every reply is sent or handed to the bus.

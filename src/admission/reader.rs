@@ -103,7 +103,12 @@ impl Reader {
         if privacy.hides(sender, path, interface) {
             return Err(refusal::Error::UnknownObject(path.to_owned()));
         }
-        privacy.note(sender, path, interface, header.member().map_or("", |member| member.as_str()));
+        privacy.record_call(
+            sender,
+            path,
+            interface,
+            header.member().map_or("", |member| member.as_str()),
+        );
         Ok(())
     }
 

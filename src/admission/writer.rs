@@ -17,7 +17,7 @@ use super::link::Link;
 use super::outbound::Outbound;
 use super::peers::Parcel;
 use super::refusal;
-use crate::privacy::Texts;
+use crate::privacy::ErrorTexts;
 
 /// The sending half.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl Writer {
     /// The bytes of an error with two texts, with the one that its receiver may see; `None` for any
     /// other message.
     fn redact(&self, message: &Message) -> Option<Vec<u8>> {
-        let texts = Texts::read(message)?;
+        let texts = ErrorTexts::parse(message)?;
         let header = message.header();
         let (to, name) = (header.destination()?, header.error_name()?);
         let text = texts.choose(self.admission.privacy().viewer(to.as_str()));

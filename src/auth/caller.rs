@@ -1,10 +1,11 @@
-//! Who is behind a bus name.
+//! The clients that call the service, by their unique bus names.
 //!
-//! Asked of the bus once for each connection, and forgotten when it leaves. A unique name is never
-//! given twice in the life of a bus, so what is known of it can't become another's.
+//! The bus is queried once for each connection, and the result is kept until the connection ends. A bus
+//! never reuses a unique name, so an entry cannot come to describe another connection.
 //!
-//! The news that a caller left may overtake his last call. So he is entered first, *then* asked
-//! about: the bus answers `NameHasNoOwner` for one that has left, and he is not kept.
+//! The signal that a client has disconnected may arrive before its last call is processed. Therefore
+//! the entry of a client is added *before* the bus is queried: about a client that has disconnected the
+//! bus replies `NameHasNoOwner`, and the entry is removed.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -19,66 +20,69 @@ use zbus::names::{OwnedUniqueName, UniqueName};
 use zbus::{Connection, MatchRule, MessageStream};
 
 use super::Error;
-use super::names::Names;
+use super::bus_driver::BusDriver;
 use crate::admission::Admission;
 use crate::service::{CallerProcess, Presence};
 
-/// Somebody who calls.
+/// A client that has called.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// His connection.
+    /// The unique name of its connection.
     pub name: OwnedUniqueName,
-    /// His user.
+    /// Its user.
     pub uid: u32,
-    /// Its process, as the bus knows it; for people and for `pid 0`, never for a decision.
+    /// Its process, as the bus reports it: for messages and for `pid 0`, never for authorization.
     pub pid: Option<u32>,
-    /// The same, with what is known of its namespaces.
+    /// Its process, with the namespaces as far as they are known.
     pub process: Arc<CallerProcess>,
-    gone: watch::Receiver<bool>,
+    disconnected: watch::Receiver<bool>,
 }
 
 impl Caller {
-    /// Whether he is still on the bus.
+    /// Whether the service has not been notified that the client has disconnected.
     #[must_use]
-    pub fn is_here(&self) -> bool {
-        !*self.gone.borrow()
+    pub fn is_connected(&self) -> bool {
+        !*self.disconnected.borrow()
     }
 
-    /// What tells others of his leaving.
+    /// Returns a handle by which a waiting request observes that the client disconnects.
     #[must_use]
     pub fn presence(&self) -> Presence {
-        Presence(self.gone.clone())
+        Presence(self.disconnected.clone())
     }
 
-    /// Returns once he has left.
-    pub async fn gone(&mut self) {
-        // The sender is dropped only after it has said so, or with the bus connection itself:
-        // both mean that he is not there any more.
-        let _ = self.gone.wait_for(|gone| *gone).await;
+    /// Waits until the client has disconnected.
+    pub async fn disconnected(&mut self) {
+        // The sender is dropped after it has sent `true`, or together with the bus connection: the
+        // client is disconnected in both cases.
+        let _ = self.disconnected.wait_for(|disconnected| *disconnected).await;
     }
 }
 
-/// All who have called and are still there.
+/// All clients that have called and are connected.
 #[derive(Debug, Clone)]
 pub struct Callers {
-    names: Names,
-    known: Arc<Mutex<HashMap<OwnedUniqueName, Known>>>,
+    bus: BusDriver,
+    entries: Entries,
 }
 
+type Entries = Arc<Mutex<HashMap<OwnedUniqueName, Entry>>>;
+
+/// A client, which may not have been identified yet.
 #[derive(Debug)]
-struct Known {
+struct Entry {
     pid: Option<u32>,
-    /// Set once the bus has told it.
+    /// `None` until the bus has reported it.
     process: Option<Arc<CallerProcess>>,
-    gone: watch::Sender<bool>,
+    disconnected: watch::Sender<bool>,
 }
 
 impl Callers {
-    /// Starts to know callers of this connection, and tells `admission` which of them have left.
+    /// Subscribes to the signal that a client has disconnected. `admission` is notified of each.
     ///
     /// # Errors
     ///
-    /// Where the bus does not answer.
+    /// If the bus does not respond.
     pub async fn new(connection: &Arc<Connection>, admission: Admission) -> zbus::Result<Self> {
         let rule = MatchRule::builder()
             .msg_type(Type::Signal)
@@ -87,159 +91,161 @@ impl Callers {
             .member("NameOwnerChanged")
             .arg(2, "")
             .build()?;
-        let leaving = MessageStream::for_match_rule(rule, connection, None).await?;
-        let callers = Self { names: Names::new(connection), known: Arc::default() };
-        tokio::spawn(forget_those_who_leave(leaving, Arc::clone(&callers.known), admission));
+        let disconnects = MessageStream::for_match_rule(rule, connection, None).await?;
+        let callers = Self { bus: BusDriver::new(connection), entries: Arc::default() };
+        tokio::spawn(process_disconnects(disconnects, Arc::clone(&callers.entries), admission));
         Ok(callers)
     }
 
-    /// Finds out which user and process a connection belongs to.
+    /// Returns the user and process of a connection.
     ///
     /// # Errors
     ///
-    /// [`Error::CallerGone`] if there is no such connection (any more), or the bus does not tell its
-    /// user; [`Error::Unanswered`] if the bus does not answer.
+    /// [`Error::CallerGone`] if there is no such connection, or the bus does not report its user;
+    /// [`Error::BusTimeout`] if the bus does not reply.
     pub async fn identify(&self, name: &UniqueName<'_>) -> Result<Caller, Error> {
         let name = OwnedUniqueName::from(name.to_owned());
-        match self.enter(&name) {
+        match self.get_or_add(&name) {
             Some(caller) => Ok(caller),
-            None => self.complete(&name, self.names.credentials(&name).await),
+            None => self.complete(&name, self.bus.credentials(&name).await),
         }
     }
 
-    /// As [`identify`](Self::identify), but asks the bus only once.
+    /// Returns the user and process of a connection, and queries the bus at most once.
     ///
     /// # Errors
     ///
-    /// Those of [`identify`](Self::identify).
+    /// See [`identify`](Self::identify).
     pub(super) async fn identify_within(
         &self,
         name: &UniqueName<'_>,
         deadline: Duration,
     ) -> Result<Caller, Error> {
         let name = OwnedUniqueName::from(name.to_owned());
-        match self.enter(&name) {
+        match self.get_or_add(&name) {
             Some(caller) => Ok(caller),
-            None => self.complete(&name, self.names.credentials_within(&name, deadline).await),
+            None => self.complete(&name, self.bus.credentials_within(&name, deadline).await),
         }
     }
 
-    /// Completes the entry of a caller that the bus was asked about, or drops it.
+    /// Completes the entry of a client with the reply of the bus, or removes the entry.
     fn complete(
         &self,
         name: &OwnedUniqueName,
-        answer: Result<ConnectionCredentials, Error>,
+        reply: Result<ConnectionCredentials, Error>,
     ) -> Result<Caller, Error> {
-        let mut known = self.known();
-        let found = answer.and_then(|found| {
-            let uid = found.unix_user_id().ok_or(Error::CallerGone)?;
-            let entry = known.get_mut(name).ok_or(Error::CallerGone)?;
-            entry.pid = found.process_id();
-            let pidfd = found.into_process_fd().map(OwnedFd::from);
+        let mut entries = self.entries();
+        let found = reply.and_then(|credentials| {
+            let uid = credentials.unix_user_id().ok_or(Error::CallerGone)?;
+            let entry = entries.get_mut(name).ok_or(Error::CallerGone)?;
+            entry.pid = credentials.process_id();
+            let pidfd = credentials.into_process_fd().map(OwnedFd::from);
             let process = Arc::new(CallerProcess::new(uid, entry.pid, pidfd));
             entry.process = Some(Arc::clone(&process));
             Ok(entry.caller(name.clone(), process))
         });
-        if found.is_err() && known.get(name).is_some_and(|entry| entry.process.is_none()) {
-            known.remove(name);
+        if found.is_err() && entries.get(name).is_some_and(|entry| entry.process.is_none()) {
+            entries.remove(name);
         }
         found
     }
 
-    /// Has callers forgotten that have left while the signal that tells it was lost. Runs for as long
-    /// as it is polled.
-    pub async fn forget_missed(self, admission: Admission) {
+    /// Reconciles the clients with the connections on the bus, and removes those that have disconnected
+    /// while the signal was lost. Never returns.
+    pub async fn reconcile(self, admission: Admission) {
         loop {
-            self.names.is_due().await;
-            // A name that is entered before the bus is asked, and not listed then, has left: no bus
-            // gives a unique name twice.
-            let mut names: Vec<OwnedUniqueName> = self.known().keys().cloned().collect();
+            self.bus.reconciliation_due().await;
+            // A name that is collected before the bus is queried, and is not in its list, has
+            // disconnected: a bus never reuses a unique name.
+            let mut names: Vec<OwnedUniqueName> = self.entries().keys().cloned().collect();
             let called = admission.connections().into_iter();
             names.extend(called.filter_map(|name| OwnedUniqueName::try_from(&*name).ok()));
             names.retain(|name| !Admission::is_peer(name));
             if names.is_empty() {
                 continue;
             }
-            let Some(there) = self.names.list().await else { continue };
-            for name in names.iter().filter(|name| !there.contains(*name)) {
-                self.left(name);
+            let Some(connected) = self.bus.list_names().await else { continue };
+            for name in names.iter().filter(|name| !connected.contains(*name)) {
+                self.remove(name);
                 admission.left(name);
             }
         }
     }
 
-    /// Enters a client of the private socket, which no bus knows. [`left`](Self::left) is to be
-    /// called once it has left.
-    pub fn enter_peer(&self, name: OwnedUniqueName, process: Arc<CallerProcess>, pid: u32) {
-        let known =
-            Known { pid: Some(pid), process: Some(process), gone: watch::Sender::new(false) };
-        self.known().insert(name, known);
+    /// Adds a client of the private socket, which no bus knows. [`remove`](Self::remove) must be called
+    /// once it has disconnected.
+    pub fn add_peer(&self, name: OwnedUniqueName, process: Arc<CallerProcess>, pid: u32) {
+        let disconnected = watch::Sender::new(false);
+        let entry = Entry { pid: Some(pid), process: Some(process), disconnected };
+        self.entries().insert(name, entry);
     }
 
-    /// Enters that a caller has left.
-    pub fn left(&self, name: &OwnedUniqueName) {
-        if let Some(left) = self.known().remove(name) {
-            left.gone.send_replace(true);
+    /// Removes a client that has disconnected, and notifies the requests that wait for it.
+    pub fn remove(&self, name: &OwnedUniqueName) {
+        if let Some(entry) = self.entries().remove(name) {
+            entry.disconnected.send_replace(true);
         }
     }
 
-    /// All callers that are known.
+    /// Returns all clients that are identified.
     #[must_use]
     pub fn all(&self) -> Vec<Caller> {
-        let known = self.known();
-        let all = known.iter().filter_map(|(name, known)| {
-            let process = known.process.clone()?;
-            Some(known.caller(name.clone(), process))
+        let entries = self.entries();
+        let all = entries.iter().filter_map(|(name, entry)| {
+            let process = entry.process.clone()?;
+            Some(entry.caller(name.clone(), process))
         });
         all.collect()
     }
 
-    /// Asks the bus whether a caller is still there. Of a client of the private socket it is known.
-    pub async fn confirm(&self, caller: &Caller) -> bool {
+    /// Whether a client is connected, according to the bus: the signal that it has disconnected may
+    /// still be in transit. For a client of the private socket the local state is authoritative.
+    pub async fn confirm_connected(&self, caller: &Caller) -> bool {
         let is_peer = Admission::is_peer(&caller.name);
-        caller.is_here() && (is_peer || self.names.credentials(&caller.name).await.is_ok())
+        caller.is_connected() && (is_peer || self.bus.credentials(&caller.name).await.is_ok())
     }
 
-    /// A descriptor of the caller's process, where the bus gives one (dbus-broker 35 and later).
-    pub async fn process_of(&self, caller: &Caller) -> Option<OwnedFd> {
+    /// Returns a descriptor of the client's process, if the bus provides one (dbus-broker 35 and later).
+    pub async fn pidfd_of(&self, caller: &Caller) -> Option<OwnedFd> {
         if Admission::is_peer(&caller.name) {
             return caller.process.open().ok();
         }
-        let found = self.names.credentials(&caller.name).await.ok()?;
-        found.into_process_fd().map(OwnedFd::from)
+        let credentials = self.bus.credentials(&caller.name).await.ok()?;
+        credentials.into_process_fd().map(OwnedFd::from)
     }
 
-    /// Enters a name; the caller if he is known already.
-    fn enter(&self, name: &OwnedUniqueName) -> Option<Caller> {
-        let mut known = self.known();
-        let entry = known.entry(name.clone()).or_insert_with(|| Known {
+    /// Returns the client of a name if it is identified; otherwise ensures that it has an entry.
+    fn get_or_add(&self, name: &OwnedUniqueName) -> Option<Caller> {
+        let mut entries = self.entries();
+        let entry = entries.entry(name.clone()).or_insert_with(|| Entry {
             pid: None,
             process: None,
-            gone: watch::Sender::new(false),
+            disconnected: watch::Sender::new(false),
         });
         let process = entry.process.clone()?;
         Some(entry.caller(name.clone(), process))
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<OwnedUniqueName, Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn entries(&self) -> MutexGuard<'_, HashMap<OwnedUniqueName, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Known {
+impl Entry {
     fn caller(&self, name: OwnedUniqueName, process: Arc<CallerProcess>) -> Caller {
         let (uid, pid) = (process.uid(), self.pid);
-        Caller { name, uid, pid, process, gone: self.gone.subscribe() }
+        Caller { name, uid, pid, process, disconnected: self.disconnected.subscribe() }
     }
 }
 
-/// Reads who left, and does nothing else: a stream that is not read stops the whole connection.
-async fn forget_those_who_leave(
-    mut leaving: MessageStream,
-    known: Arc<Mutex<HashMap<OwnedUniqueName, Known>>>,
+/// Removes each client that disconnects, and does nothing else: a stream that is not read blocks the
+/// whole connection.
+async fn process_disconnects(
+    mut disconnects: MessageStream,
+    entries: Entries,
     admission: Admission,
 ) {
-    while let Some(Ok(message)) = leaving.next().await {
+    while let Some(Ok(message)) = disconnects.next().await {
         let body = message.body();
         let Ok((name, _, _)) = body.deserialize::<(&str, &str, &str)>() else {
             continue;
@@ -248,15 +254,16 @@ async fn forget_those_who_leave(
             continue;
         };
         let key = OwnedUniqueName::from(name.to_owned());
-        let left = known.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        if let Some(left) = left {
-            left.gone.send_replace(true);
+        let removed = entries.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        if let Some(entry) = removed {
+            entry.disconnected.send_replace(true);
         }
-        // After that, so that a caller that is being identified is not entered there for ever.
+        // After the entry, so that a client that is being identified does not stay in `admission`.
         admission.left(name.as_str());
     }
-    // With the bus all have left. What waits for them would wait for ever: it keeps this alive itself.
-    for (_, left) in known.lock().unwrap_or_else(PoisonError::into_inner).drain() {
-        left.gone.send_replace(true);
+    // All clients disconnect together with the bus. A request that waits for one of them keeps its
+    // entry alive, and would wait forever.
+    for (_, entry) in entries.lock().unwrap_or_else(PoisonError::into_inner).drain() {
+        entry.disconnected.send_replace(true);
     }
 }

@@ -1,9 +1,9 @@
-//! Finds out which user each connection belongs to, and whether it may see what is other users'.
+//! Identification of connections: the user of each, and whether it may view other users' owners.
 //!
-//! Both are decided before the first call of a connection is let in. The second is a question to
-//! polkit, without a dialog, and asked only while owners are hidden from other users: of connections
-//! of ordinary users when they first call, and of those that are there when the configuration is
-//! loaded.
+//! Both are decided before the first call of a connection is processed. The second needs a check to
+//! polkit, without a dialog, and only while owners are hidden from other users. The check is made for
+//! each connection of an ordinary user when it first calls, and again for all connections when the
+//! configuration is reloaded.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,58 +13,57 @@ use tokio::task::JoinSet;
 use zbus::names::UniqueName;
 
 use super::Error;
+use super::action::{Action, Details};
+use super::authorizer::{Authorizer, Rule};
+use super::bus_driver::DEADLINES;
 use super::caller::Caller;
-use super::deed::{Action, Details};
-use super::gate::{Gate, Rule};
-use super::names::DEADLINES;
-use super::questions::Questions;
+use super::check_queue::CheckQueue;
 use crate::admission::{Admission, Unidentified, Unknown};
 
-/// How many connections are looked up for the first time at one time, and as many again of those for
-/// which the bus did not answer before.
+/// The number of first lookups in progress at one time, and the number of retries.
 const LOOKUPS: usize = 64;
-/// How long polkit may take for one question about what a connection may see. Without an answer a
-/// connection sees its own owners.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long polkit may take for one check. After that a connection may view the owners of its own user
+/// only.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection that is to be looked up.
+/// The lookup of a connection.
 #[derive(Debug)]
 struct Lookup {
     name: Arc<str>,
-    /// How often the bus did not answer.
-    unanswered: usize,
+    /// The number of attempts to which the bus did not reply.
+    timeouts: usize,
 }
 
-impl Gate {
-    /// Identifies connections for as long as there are any. A connection whose user needs no
-    /// question to polkit never waits for one of another user. Where the bus does not answer in time
-    /// it is asked again, after connections that it was not asked about; in the end the calls of the
-    /// connection are refused, and the next one begins anew.
+impl Authorizer {
+    /// Identifies connections until `unknown` is closed. A connection whose user needs no check never
+    /// waits for a connection of another user. A lookup to which the bus does not reply in time is
+    /// retried, with lower priority than first lookups; after the last attempt the calls of the
+    /// connection are refused, and its next call starts a new lookup.
     pub async fn identify_all(self, admission: Admission, mut unknown: Unknown) {
-        let (mut first, mut repeated) = (JoinSet::new(), JoinSet::new());
-        let mut unanswered = VecDeque::<Lookup>::new();
-        let (mut questions, mut asked) = (Questions::default(), JoinSet::new());
+        let (mut lookups, mut retries) = (JoinSet::new(), JoinSet::new());
+        let mut to_retry = VecDeque::<Lookup>::new();
+        let (mut queue, mut checks) = (CheckQueue::default(), JoinSet::new());
         loop {
-            while let Some(caller) = questions.take() {
-                asked.spawn(self.clone().decide(caller));
+            while let Some(caller) = queue.pop() {
+                checks.spawn(self.clone().check_view(caller));
             }
-            while repeated.len() < LOOKUPS
-                && let Some(lookup) = unanswered.pop_front()
+            while retries.len() < LOOKUPS
+                && let Some(lookup) = to_retry.pop_front()
             {
-                repeated.spawn(self.clone().look_up(lookup));
+                retries.spawn(self.clone().look_up(lookup));
             }
             let found = tokio::select! {
-                Some(name) = unknown.recv(), if first.len() < LOOKUPS => {
-                    first.spawn(self.clone().look_up(Lookup { name, unanswered: 0 }));
+                Some(name) = unknown.recv(), if lookups.len() < LOOKUPS => {
+                    lookups.spawn(self.clone().look_up(Lookup { name, timeouts: 0 }));
                     continue;
                 }
-                Some(found) = first.join_next() => found,
-                Some(found) = repeated.join_next() => found,
-                Some(decided) = asked.join_next() => {
-                    match decided {
+                Some(found) = lookups.join_next() => found,
+                Some(found) = retries.join_next() => found,
+                Some(checked) = checks.join_next() => {
+                    match checked {
                         Ok((caller, allowed)) => {
-                            questions.answered(caller.uid);
-                            self.admit(&admission, &caller, allowed);
+                            queue.finish(caller.uid);
+                            self.finish_identification(&admission, &caller, allowed);
                         }
                         Err(error) => tracing::error!(%error, "cannot query polkit"),
                     }
@@ -73,14 +72,14 @@ impl Gate {
                 else => break,
             };
             match found {
-                Ok((_, Ok(caller))) if self.privacy.is_undecided(caller.uid) => {
-                    questions.push(caller);
+                Ok((_, Ok(caller))) if self.privacy.needs_check(caller.uid) => {
+                    queue.push(caller);
                 }
-                Ok((_, Ok(caller))) => self.admit(&admission, &caller, false),
-                Ok((lookup, Err(Error::Unanswered))) if lookup.unanswered < DEADLINES.len() => {
-                    unanswered.push_back(lookup);
+                Ok((_, Ok(caller))) => self.finish_identification(&admission, &caller, false),
+                Ok((lookup, Err(Error::BusTimeout))) if lookup.timeouts < DEADLINES.len() => {
+                    to_retry.push_back(lookup);
                 }
-                Ok((lookup, Err(Error::Unanswered))) => {
+                Ok((lookup, Err(Error::BusTimeout))) => {
                     tracing::warn!(
                         connection = &*lookup.name,
                         "refusing calls of connection {}: cannot identify its user, because the bus \
@@ -97,47 +96,50 @@ impl Gate {
         }
     }
 
-    /// Asks the bus about a connection once, and counts in the lookup if it does not answer.
+    /// Makes one attempt to look up a connection, and counts a timeout in the lookup.
     async fn look_up(self, mut lookup: Lookup) -> (Lookup, Result<Caller, Error>) {
-        let deadline = DEADLINES.get(lookup.unanswered).copied().unwrap_or(DEADLINES[0]);
+        let deadline = DEADLINES.get(lookup.timeouts).copied().unwrap_or(DEADLINES[0]);
         let found = match UniqueName::try_from(&*lookup.name) {
             Ok(name) => self.callers.identify_within(&name, deadline).await,
             Err(_) => Err(Error::CallerGone),
         };
-        lookup.unanswered += usize::from(matches!(found, Err(Error::Unanswered)));
+        lookup.timeouts += usize::from(matches!(found, Err(Error::BusTimeout)));
         (lookup, found)
     }
 
-    /// Decides again what those callers may see that are there, since the rules may be others.
-    pub async fn decide_again(self) {
+    /// Repeats the check for every client, since the configuration or polkit's rules may have changed.
+    pub async fn recheck_views(self) {
         let callers = self.callers.all().into_iter();
-        for caller in callers.filter(|caller| self.privacy.is_undecided(caller.uid)) {
-            let (caller, allowed) = self.clone().decide(caller).await;
-            self.enter_viewer(&caller, allowed);
+        for caller in callers.filter(|caller| self.privacy.needs_check(caller.uid)) {
+            let (caller, allowed) = self.clone().check_view(caller).await;
+            self.set_view(&caller, allowed);
         }
     }
 
-    fn admit(&self, admission: &Admission, caller: &Caller, allowed: bool) {
-        self.enter_viewer(caller, allowed);
+    fn finish_identification(&self, admission: &Admission, caller: &Caller, allowed: bool) {
+        self.set_view(caller, allowed);
         admission.identified(&caller.name, Ok(caller.uid));
     }
 
-    fn enter_viewer(&self, caller: &Caller, allowed: bool) {
-        self.privacy.enter(&caller.name, caller.uid, allowed);
-        // The news that it has left is entered after this is known.
-        if !caller.is_here() {
-            self.privacy.leave(&caller.name);
+    fn set_view(&self, caller: &Caller, allowed: bool) {
+        self.privacy.set_viewer(&caller.name, caller.uid, allowed);
+        // A client that disconnects is removed from `callers` before it is removed from `privacy`.
+        if !caller.is_connected() {
+            self.privacy.remove_viewer(&caller.name);
         }
     }
 
-    /// Asks polkit whether a caller may see what belongs to other users.
-    async fn decide(self, caller: Caller) -> (Caller, bool) {
+    /// Checks whether a client may view what belongs to other users.
+    async fn check_view(self, caller: Caller) -> (Caller, bool) {
         let allowed = match &*self.rule {
-            Rule::Own(_) => false,
+            Rule::Session(_) => false,
             Rule::System(polkit) => {
-                let (mut asking, details) = (caller.clone(), Details::new());
+                let (mut subject, details) = (caller.clone(), Details::new());
                 let view = Action::ViewForeign;
-                polkit.ask_within(PATIENCE, &mut asking, view, &details, false).await.is_ok()
+                polkit
+                    .check_within(CHECK_TIMEOUT, &mut subject, view, &details, false)
+                    .await
+                    .is_ok()
             }
         };
         (caller, allowed)

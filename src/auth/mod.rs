@@ -1,83 +1,91 @@
-//! Floor 3: who may do what.
+//! Floor 3: authorization of D-Bus calls.
 //!
-//! [`deed`] is the list: every method with the actions it may ask polkit about; what is not listed
-//! is refused. [`caller`] knows who is behind a bus name, and whether he is still there. [`gate`]
-//! puts the two together, and [`polkit`] is the one place that talks to polkit.
+//! Read [`authorizer`] first: every call passes it. [`methods`] is the authorization table: every
+//! method with the polkit actions ([`action`]) that it may check; a method that is not in the table is
+//! refused. [`caller`] knows which user and process a bus name belongs to, and whether the client is
+//! still connected; it queries the bus through [`bus_driver`]. [`polkit`] is the only file that
+//! communicates with polkit.
+//!
+//! [`identify`] identifies connections before their first call, with a [`check_queue`] of checks to
+//! polkit. [`lifeline_throttle`] limits how fast a user receives lifelines.
 
+pub mod action;
+pub mod authorizer;
+mod bus_driver;
 pub mod caller;
-pub mod deed;
-pub mod gate;
+mod check_queue;
 mod identify;
-mod lifelines;
-mod names;
+mod lifeline_throttle;
+pub mod methods;
 pub mod polkit;
-mod questions;
+mod user_counts;
 
 use crate::service;
-use deed::Action;
+use action::Action;
 
-/// Why a caller may not.
+/// The reason for which a call is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The caller is not authorized, or the authorization could not be determined.
-    #[error("cannot {deed}: not authorized for {}: {why}", action.id())]
+    #[error("cannot {request}: not authorized for {}: {why}", action.id())]
     Denied {
         /// The action that needs authorization.
         action: Action,
-        /// What was asked for, in words that follow "cannot".
-        deed: String,
+        /// The request, in words that follow "cannot".
+        request: String,
         /// The cause.
         why: String,
     },
     /// Authorization needs polkit, which is not running and cannot be started.
     #[error(
-        "cannot {deed}: not authorized for {}: polkit is not running or not installed; only root \
+        "cannot {request}: not authorized for {}: polkit is not running or not installed; only root \
          can use this service",
         action.id()
     )]
     NoPolkit {
         /// The action that needs authorization.
         action: Action,
-        /// What was asked for, in words that follow "cannot".
-        deed: String,
+        /// The request, in words that follow "cannot".
+        request: String,
     },
-    /// The caller could be asked for a password, but the call does not allow that.
+    /// The user could be prompted for a password, but the call does not allow that.
     #[error(
-        "cannot {deed}: {} needs interactive authorization, which the call does not allow",
+        "cannot {request}: {} needs interactive authorization, which the call does not allow",
         action.id()
     )]
     Interactive {
         /// The action that needs authorization.
         action: Action,
-        /// What was asked for, in words that follow "cannot".
-        deed: String,
+        /// The request, in words that follow "cannot".
+        request: String,
     },
-    /// A method that the list does not have, or an action that the list does not give it.
+    /// A method that is not in the authorization table, or an action that the table does not list
+    /// for the method.
     #[error("{0} is not in the list of authorized methods")]
     Unlisted(String),
-    /// He left the bus.
+    /// The caller has disconnected from the bus.
     #[error("the caller has left the bus")]
     CallerGone,
-    /// The bus does not tell which user the caller's connection belongs to.
+    /// The bus did not report the user of the caller's connection in time.
     #[error(
         "cannot identify the user of this connection: the bus did not respond in time; try again"
     )]
-    Unanswered,
-    /// He asks for too much at one time.
+    BusTimeout,
+    /// The user of the caller has reached a limit.
     #[error(transparent)]
     Limit(#[from] service::Error),
 }
 
 impl Error {
-    /// The cause in a word, for the log.
+    /// Returns the keyword of the cause that the log contains.
     #[must_use]
-    pub fn word(&self) -> &'static str {
+    pub fn as_str(&self) -> &'static str {
         match self {
             Self::Denied { .. } | Self::NoPolkit { .. } => "not-authorized",
             Self::Interactive { .. } => "interactive",
             Self::Unlisted(_) => "unlisted",
             Self::CallerGone => "caller-gone",
-            Self::Unanswered => "unanswered",
+            Self::BusTimeout => "unanswered",
             Self::Limit(_) => "limit",
         }
     }

@@ -3,8 +3,8 @@
 use super::claims::Machine;
 use super::error::Error;
 use super::front::Front;
-use crate::auth::deed::Action;
-use crate::auth::gate::Call;
+use crate::auth::action::Action;
+use crate::auth::authorizer::Call;
 use crate::life::Process;
 use crate::service::NewAnchor;
 
@@ -15,7 +15,7 @@ use crate::service::NewAnchor;
 /// `UnixProcessIdUnknown`; `ForeignNamespace`.
 pub(super) async fn by_pid(front: &Front, call: &Call<'_>, pid: u32) -> Result<Process, Error> {
     Ok(match pid {
-        0 => match front.gate.callers.process_of(&call.caller).await {
+        0 => match front.gate.callers.pidfd_of(&call.caller).await {
             Some(pidfd) => Process::by_pidfd(pidfd)?,
             None => Process::by_pid(call.caller.pid.unwrap_or(0))?,
         },
@@ -40,7 +40,7 @@ pub(super) async fn anchor(
     let is_own = identity.belongs_to(call.uid());
     let action = if is_own { own } else { Some(Action::RegisterProcess) };
     if let Some(action) = action {
-        call.ask(action, &machine.details()).await?;
+        call.authorize(action, &machine.details()).await?;
         // A dialog may have been open for minutes.
         process.check_alive()?;
     }

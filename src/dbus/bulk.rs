@@ -23,8 +23,8 @@ use zbus::{DBusError, DynamicType, Signature, Type};
 
 use super::error::Error;
 use super::facts::Facts;
+use crate::auth::authorizer::Authorizer;
 use crate::auth::caller::Caller;
-use crate::auth::gate::Gate;
 
 /// The largest reply, in bytes. A message bus accepts 32 MiB on the system bus (dbus-daemon's
 /// `max_message_size`); while a reply is built and sent, it is in memory twice.
@@ -158,7 +158,7 @@ impl Bulk {
     /// of it shown on the bus, `write` makes the body of it.
     pub(super) async fn reply<T, B, S>(
         &self,
-        (gate, caller, header): (&Gate, &Caller, &Header<'_>),
+        (gate, caller, header): (&Authorizer, &Caller, &Header<'_>),
         collect: impl FnOnce() -> Result<T, Error> + Send + 'static,
         settle: impl FnOnce() -> S,
         write: impl FnOnce(T) -> Result<B, Error> + Send + 'static,
@@ -169,9 +169,9 @@ impl Bulk {
         S: Future<Output = ()>,
     {
         let built = async {
-            let passes = gate.passes(caller.uid);
+            let passes = gate.is_privileged(caller.uid);
             let mut permit = self.admit(caller.uid, passes).await?;
-            if !caller.is_here() {
+            if !caller.is_connected() {
                 return Err(crate::auth::Error::CallerGone.into());
             }
             let collected = on_thread(collect).await?;

@@ -15,9 +15,9 @@ use std::sync::Arc;
 use super::error::Error;
 use super::front::Front;
 use super::holders;
-use crate::auth::deed::Action;
-use crate::auth::deed::Details;
-use crate::auth::gate::Call;
+use crate::auth::action::Action;
+use crate::auth::action::Details;
+use crate::auth::authorizer::Call;
 use crate::lock::Mode;
 use crate::lock::in_use::InUse;
 use crate::lock::naming::Naming;
@@ -113,7 +113,7 @@ pub(super) async fn find(
         wanted.push(passed(front, call, file));
         modes.push(mode);
     }
-    let disks = if call.passes() {
+    let disks = if call.is_privileged() {
         // Nor about these: they can be found on the way, too.
         requests(front, call, wanted).into_iter().map(Disk::Wanted).collect()
     } else {
@@ -158,7 +158,7 @@ async fn find_disks(
             ask_by_descriptor(front, call, machine, target, access, *mode).await?;
         }
     }
-    if !call.caller.is_here() {
+    if !call.caller.is_connected() {
         return Err(crate::auth::Error::CallerGone.into());
     }
     let found = targets.into_iter().zip(lookups);
@@ -178,7 +178,7 @@ pub(super) async fn ask_by_name<'d>(
 ) -> Result<(), Error> {
     refuse_climbing(call, resource)?;
     let name = resource.as_str();
-    match call.ask(Action::AcquireByName, &details(name)).await {
+    match call.authorize(Action::AcquireByName, &details(name)).await {
         Ok(()) => Ok(()),
         Err(error) => {
             let locks = front.service.locks_named(name);
@@ -190,7 +190,7 @@ pub(super) async fn ask_by_name<'d>(
 /// Refuses a name that climbs with `..` to whoever is judged by it.
 fn refuse_climbing(call: &Call<'_>, resource: &Resource) -> Result<(), Error> {
     match resource {
-        Resource::Disk(path) if !call.passes() && path.climbs() => {
+        Resource::Disk(path) if !call.is_privileged() && path.climbs() => {
             let shown = path.shown();
             Err(Error::invalid(format!("path '{shown}' has '..' in it, which needs root")))
         }
@@ -201,7 +201,7 @@ fn refuse_climbing(call: &Call<'_>, resource: &Resource) -> Result<(), Error> {
 
 /// The disk that a caller has passed a descriptor of.
 pub(super) fn passed(front: &Front, call: &Call<'_>, file: Received) -> Wanted {
-    let trusted = call.passes() || front.service.settings().allow_fuse;
+    let trusted = call.is_privileged() || front.service.settings().allow_fuse;
     Wanted::File(file, Sender { uid: call.uid(), trusted })
 }
 
@@ -237,7 +237,7 @@ fn requests(
     wanted: impl IntoIterator<Item = Wanted>,
 ) -> Vec<Resolve> {
     let naming = Naming::Rules(front.service.settings().lockspaces);
-    let links = if call.passes() { Links::Follow } else { Links::Refuse };
+    let links = if call.is_privileged() { Links::Follow } else { Links::Refuse };
     let request = |wanted| Resolve { wanted, naming: naming.clone(), links };
     wanted.into_iter().map(request).collect()
 }
@@ -252,7 +252,7 @@ async fn ask_by_descriptor(
     access: Access,
     mode: Mode,
 ) -> Result<(), Error> {
-    if target.fuse && !call.passes() && !front.service.settings().allow_fuse {
+    if target.fuse && !call.is_privileged() && !front.service.settings().allow_fuse {
         let why = if target.path().is_some() {
             "it is on FUSE, which 'allow_fuse' does not allow"
         } else {
@@ -266,7 +266,7 @@ async fn ask_by_descriptor(
         (Access::Read, Mode::Exclusive | Mode::None) => false,
     };
     let action = if proven { Action::AcquireByDescriptor } else { Action::AcquireByName };
-    match call.ask(action, &machine.about(&target.name, mode)).await {
+    match call.authorize(action, &machine.about(&target.name, mode)).await {
         Ok(()) => Ok(()),
         Err(error) => {
             let locks = front.service.locks_on(target.identity, &target.occupies());

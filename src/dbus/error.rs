@@ -9,7 +9,7 @@ use zbus::message::{Header, Message};
 use zbus::names::ErrorName;
 
 use super::redact::{self, Redaction};
-use crate::privacy::Texts;
+use crate::privacy::ErrorTexts;
 use crate::service::Why;
 use crate::{auth, inspector, keep, life, lock, service};
 
@@ -158,7 +158,7 @@ impl zbus::DBusError for Error {
             return reply.build(&self.message);
         };
         let (full, redacted, users) = (self.message.clone(), text.clone(), users.clone());
-        reply.build(&Texts { full, redacted, users }.body())
+        reply.build(&ErrorTexts { full, redacted, users }.body())
     }
 
     fn name(&self) -> ErrorName<'_> {
@@ -259,7 +259,7 @@ impl From<auth::Error> for Error {
             E::Denied { action, .. } => Self::new(ACCESS_DENIED, &error).and(action.advice()),
             E::Interactive { action, .. } => Self::new(INTERACTIVE, &error).and(action.advice()),
             E::NoPolkit { .. } | E::Unlisted(_) | E::CallerGone => Self::new(ACCESS_DENIED, &error),
-            E::Unanswered => Self::new(LIMITS_EXCEEDED, &error),
+            E::BusTimeout => Self::new(LIMITS_EXCEEDED, &error),
             E::Limit(error) => error.into(),
         }
     }

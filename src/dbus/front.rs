@@ -10,9 +10,9 @@ use zbus::message::Header;
 use super::bulk::{Bulk, Reply};
 use super::claims::Machine;
 use super::error::Error;
+use crate::auth::action::Action;
+use crate::auth::authorizer::{Authorizer, Call};
 use crate::auth::caller::Caller;
-use crate::auth::deed::Action;
-use crate::auth::gate::{Call, Gate};
 use crate::lock::{Owner, OwnerId};
 use crate::privacy::Viewer;
 use crate::service::Service;
@@ -36,7 +36,7 @@ pub struct Front {
     /// What it is the front of.
     pub service: Service,
     /// Who may do what.
-    pub gate: Gate,
+    pub gate: Authorizer,
     /// Whoever grants wishes.
     pub wishes: mpsc::Sender<Wish>,
     /// Builds large replies.
@@ -55,7 +55,7 @@ impl Front {
         interface: &str,
         member: &str,
     ) -> Result<Call<'c>, Error> {
-        Ok(self.gate.enter(header, interface, member).await?)
+        Ok(self.gate.accept(header, interface, member).await?)
     }
 
     /// What the sender of a message may see; a message of the service's own may show everything.
@@ -116,7 +116,7 @@ impl Front {
         if call.uid() != id.uid {
             let uuid = id.uuid.to_string();
             let machine = Machine { vm: &owner.name, uuid: &uuid };
-            call.ask(Action::ManageForeign, &machine.details()).await?;
+            call.authorize(Action::ManageForeign, &machine.details()).await?;
         }
         Ok(owner)
     }
@@ -168,7 +168,7 @@ impl Front {
                 ("mode", lock.want.mode.as_str()),
                 ("holder", holder.as_str()),
             ]);
-            call.ask(Action::ReleaseForeign, &details).await?;
+            call.authorize(Action::ReleaseForeign, &details).await?;
         }
         Ok(())
     }

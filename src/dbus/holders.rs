@@ -6,9 +6,9 @@ use super::error::Error;
 use super::facts::{self, Facts};
 use super::front::Front;
 use super::redact;
-use crate::auth::deed::Action;
-use crate::auth::deed::Details;
-use crate::auth::gate::Call;
+use crate::auth::action::Action;
+use crate::auth::action::Details;
+use crate::auth::authorizer::Call;
 use crate::inspector::Asker;
 use crate::lock::fdinfo::Search;
 use crate::lock::holder::{Holder, Stranger};
@@ -46,7 +46,8 @@ pub(super) async fn by_name(
     };
     let details = Details::from([("resource", name)]);
     let climbs = matches!(&resource, Resource::Disk(path) if path.climbs());
-    let may = (call.passes() || !climbs) && call.may(Action::AcquireByName, &details).await;
+    let may = (call.is_privileged() || !climbs)
+        && call.is_authorized(Action::AcquireByName, &details).await;
     if !may {
         if !named.is_empty() {
             front.service.check_unresolved(&call.caller.process, name).await?;
@@ -63,7 +64,7 @@ pub(super) async fn by_name(
         // Root is told what is amiss, unless locks are listed by this name: then its file was
         // deleted, moved or replaced by what is no disk. Who may only name what a rule allows is
         // told of the table: what lies behind a link is none of its business.
-        Err(error) if call.passes() && named.is_empty() => Err(error),
+        Err(error) if call.is_privileged() && named.is_empty() => Err(error),
         Ok(holders) => Ok(holders),
         Err(_) => told(front, call, named).await,
     }
@@ -84,7 +85,7 @@ pub(super) async fn by_file(
     let resolved = claims::resolve(front, call, [claims::passed(front, call, file)]).await;
     match resolved.ok().and_then(|mut targets| targets.pop()) {
         // Testing opens the disk anew, and on FUSE any user's process would answer that.
-        Some(target) if call.passes() || !target.fuse => {
+        Some(target) if call.is_privileged() || !target.fuse => {
             let named = visible(call, front.service.locks_named(&target.name));
             of_target(front, call, target, &named).await
         }

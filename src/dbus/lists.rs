@@ -12,7 +12,7 @@ use super::facts;
 use super::front::Front;
 use super::options::{Options, Raw};
 use super::waiting;
-use crate::auth::gate::Call;
+use crate::auth::authorizer::Call;
 use crate::lock::holder::Holder;
 use crate::lock::{OwnerId, Want};
 use crate::paths;
@@ -87,7 +87,7 @@ fn filter(
         limit: page.limit,
         owner: options.owner("owner")?,
         resource: options.text("resource")?,
-        user: call.viewer().only(),
+        user: call.viewer().only_user(),
     })
 }
 
@@ -104,7 +104,7 @@ pub(super) async fn owners(front: &Front, call: &Call<'_>, raw: Raw, header: &He
         Ok(asked) => asked,
         Err(error) => return error.into(),
     };
-    let (service, user) = (front.service.clone(), call.viewer().only());
+    let (service, user) = (front.service.clone(), call.viewer().only_user());
     let collect = move || {
         let mut rows = service.list_owners(after, page.limit, user);
         page.cut(&mut rows, weight_of_owner)?;
@@ -189,7 +189,7 @@ async fn with_names(
 ) -> Result<(OwnedSemaphorePermit, Checked), Error> {
     let uid = call.uid();
     let turn = front.bulk.turn_to_look_up(uid).await?;
-    if !call.caller.is_here() {
+    if !call.caller.is_connected() {
         return Err(crate::auth::Error::CallerGone.into());
     }
     front.service.renew_stacks_soon().await;

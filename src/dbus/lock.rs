@@ -11,8 +11,9 @@ use super::facts;
 use super::front::Front;
 use super::options::{Options, Raw};
 use super::waiting;
-use crate::auth::deed::{Action, LOCK};
-use crate::auth::gate::Call;
+use crate::auth::action::Action;
+use crate::auth::authorizer::Call;
+use crate::auth::methods::LOCK;
 use crate::lock::printable::shown;
 use crate::lock::received::Received;
 use crate::lock::resolve::Access;
@@ -59,7 +60,7 @@ impl LockObject {
             if lock.want.write_shown {
                 return Ok(());
             }
-            return Ok(call.ask(Action::AcquireByName, &details).await?);
+            return Ok(call.authorize(Action::AcquireByName, &details).await?);
         };
         let shown_file =
             claims::resolve(&self.front, call, [claims::passed(&self.front, call, file)]).await?;
@@ -69,7 +70,7 @@ impl LockObject {
                     Some(Access::ReadWrite) => Action::AcquireByDescriptor,
                     Some(Access::Read) | None => Action::AcquireByName,
                 };
-                Ok(call.ask(action, &details).await?)
+                Ok(call.authorize(action, &details).await?)
             }
             _ => {
                 let name = shown(name);

@@ -6,9 +6,9 @@ use zbus::OwnedObjectPath;
 
 use super::error::Error;
 use super::front::Front;
-use crate::auth::deed::Action;
-use crate::auth::deed::Details;
-use crate::auth::gate::Call;
+use crate::auth::action::Action;
+use crate::auth::action::Details;
+use crate::auth::authorizer::Call;
 use crate::lock::lease::LeaseName;
 use crate::lock::open::Links;
 use crate::lock::printable::shown;
@@ -26,7 +26,7 @@ pub(super) async fn create(
     directory: &str,
 ) -> Result<OwnedObjectPath, Error> {
     let path = self::directory(call, directory).await?;
-    let links = if call.passes() { Links::Follow } else { Links::Refuse };
+    let links = if call.is_privileged() { Links::Follow } else { Links::Refuse };
     let caller = &call.caller.process;
     let kind = front.service.create_lockspace(caller, path.as_path().to_owned(), links).await?;
     Ok(paths::lockspace(kind))
@@ -71,5 +71,5 @@ async fn directory(call: &Call<'_>, directory: &str) -> Result<DiskPath, Error> 
 
 async fn ask(call: &Call<'_>, resource: &str) -> Result<(), Error> {
     let details = Details::from([("resource", resource)]);
-    Ok(call.ask(Action::ManageLockspaces, &details).await?)
+    Ok(call.authorize(Action::ManageLockspaces, &details).await?)
 }

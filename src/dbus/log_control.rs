@@ -9,8 +9,9 @@ use zbus::message::Header;
 
 use super::error::Error;
 use super::front::Front;
-use crate::auth::deed::Details;
-use crate::auth::deed::{Action, LOG_CONTROL};
+use crate::auth::action::Action;
+use crate::auth::action::Details;
+use crate::auth::methods::LOG_CONTROL;
 use crate::logging::{Level, Log};
 
 /// The log's object.
@@ -30,7 +31,7 @@ impl LogControl {
     async fn ask(&self, header: Option<&Header<'_>>, member: &str) -> Result<(), Error> {
         let header = header.ok_or_else(|| Error::failed("a property is set by a message"))?;
         let call = self.front.enter(header, LOG_CONTROL, member).await?;
-        Ok(call.ask(Action::Reload, &Details::new()).await?)
+        Ok(call.authorize(Action::Reload, &Details::new()).await?)
     }
 }
 

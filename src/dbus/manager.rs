@@ -12,9 +12,10 @@ use super::front::{Front, Wish};
 use super::opening::First;
 use super::options::{Options, Raw, received};
 use super::{binding, holders, lists, lockspaces};
-use crate::auth::deed::Details;
-use crate::auth::deed::{Action, MANAGER};
-use crate::auth::gate::Call;
+use crate::auth::action::Action;
+use crate::auth::action::Details;
+use crate::auth::authorizer::Call;
+use crate::auth::methods::MANAGER;
 use crate::life::{Lifeline, Process};
 use crate::lock::owner::{check_name, parse_uuid};
 use crate::lock::resolve::Wanted;
@@ -83,7 +84,7 @@ impl Manager {
         check_name(&name)?;
         let uuid = id.uuid.to_string();
         let machine = Machine { vm: &name, uuid: &uuid };
-        call.ask(Action::OpenOwner, &machine.details()).await?;
+        call.authorize(Action::OpenOwner, &machine.details()).await?;
         call.count_lifeline()?;
         let (lifeline, theirs) = Lifeline::new()?;
         let mut anchors = vec![NewAnchor::Lifeline(lifeline)];
@@ -295,7 +296,7 @@ impl Manager {
         let call = self.enter(&header, "GetMetrics").await?;
         Options::none(options)?;
         if !call.viewer().sees_all() {
-            call.ask(Action::ViewForeign, &Details::new()).await?;
+            call.authorize(Action::ViewForeign, &Details::new()).await?;
         }
         Ok(facts::of_metrics(&self.0.service.metrics()))
     }
@@ -303,7 +304,7 @@ impl Manager {
     async fn reload(&self, #[zbus(header)] header: Header<'_>, options: Raw) -> Result<(), Error> {
         let call = self.enter(&header, "Reload").await?;
         Options::none(options)?;
-        call.ask(Action::Reload, &Details::new()).await?;
+        call.authorize(Action::Reload, &Details::new()).await?;
         self.0.wish(Wish::Reload).await
     }
 
@@ -314,7 +315,7 @@ impl Manager {
     ) -> Result<(), Error> {
         let call = self.enter(&header, "Reexecute").await?;
         Options::none(options)?;
-        call.ask(Action::Reload, &Details::new()).await?;
+        call.authorize(Action::Reload, &Details::new()).await?;
         self.0.wish(Wish::Reexecute).await
     }
 

@@ -38,7 +38,7 @@ use zbus::Connection;
 use zbus::fdo::{DBusProxy, RequestNameFlags};
 
 use crate::admission::{Admission, Socket};
-use crate::auth::gate::Gate;
+use crate::auth::authorizer::Authorizer;
 use crate::bus::Bus;
 use crate::logging::Log;
 use crate::paths;
@@ -117,7 +117,7 @@ pub async fn serve(
             if let Some(listener) = private {
                 tasks.spawn(private::serve(listener, privileged, gate.clone(), admission.clone()));
             }
-            tasks.spawn(gate.callers.clone().forget_missed(admission.clone()));
+            tasks.spawn(gate.callers.clone().reconcile(admission.clone()));
             tasks.spawn(gate.identify_all(admission.clone(), unknown));
             Ok(Served { connection, admission, tasks })
         }
@@ -158,12 +158,14 @@ async fn open(
     log: &Log,
     wishes: mpsc::Sender<Wish>,
     admission: &Admission,
-) -> zbus::Result<(Gate, JoinSet<()>)> {
+) -> zbus::Result<(Authorizer, JoinSet<()>)> {
     let gate = match bus {
         Bus::System => {
-            answered(Gate::system(connection, service.clone(), admission.clone())).await?
+            answered(Authorizer::system(connection, service.clone(), admission.clone())).await?
         }
-        Bus::Session => answered(Gate::own(connection, service.clone(), admission.clone())).await?,
+        Bus::Session => {
+            answered(Authorizer::session(connection, service.clone(), admission.clone())).await?
+        }
     };
     let bulk = Bulk::default();
     let front = Arc::new(Front { service: service.clone(), gate: gate.clone(), wishes, bulk });

@@ -19,7 +19,7 @@ use super::bulk::{REPLY_MAX, Reply};
 use super::error::Error;
 use super::facts;
 use super::front::Front;
-use crate::auth::deed::{LOCK, OWNER};
+use crate::auth::methods::{LOCK, OWNER};
 use crate::lock::lockspace::LockspaceKind;
 use crate::lock::printable::spelt_path;
 use crate::lock::{Lock, Owner, Proof};
@@ -87,7 +87,7 @@ impl Tree {
     fn collect(front: Arc<Front>, viewer: Viewer) -> Result<Self, Error> {
         let mut owners = front.service.owners_and_locks();
         owners.retain(|(owner, _)| viewer.may_see(owner.id.uid));
-        let filter = Filter { user: viewer.only(), ..Filter::default() };
+        let filter = Filter { user: viewer.only_user(), ..Filter::default() };
         let locks = front.service.list_locks(&filter);
         let bytes = owners.iter().map(|(owner, locks)| weight_of_owner(owner, locks.len()));
         let bytes: usize = bytes.chain(locks.iter().map(weight_of_lock)).sum();
@@ -155,7 +155,7 @@ pub(super) fn lockspaces(front: &Front) -> Vec<LockspaceKind> {
 /// Those of the lockspaces that a viewer may see.
 pub(super) fn lockspaces_of(front: &Front, viewer: Viewer) -> Vec<LockspaceKind> {
     let mut kinds = lockspaces(front);
-    kinds.retain(|kind| front.gate.privacy.sees_lockspace(viewer, *kind));
+    kinds.retain(|kind| front.gate.privacy.may_see_lockspace(viewer, *kind));
     kinds
 }
 

@@ -7,7 +7,7 @@ use super::error::Error;
 use super::front::Front;
 use super::options::Options;
 use super::waiting::{self, Timeout};
-use crate::auth::gate::Call;
+use crate::auth::authorizer::Call;
 use crate::lock::in_use::InUse;
 use crate::lock::on_lost::OnLost;
 use crate::lock::{self, OwnerId};

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use zbus::names::OwnedUniqueName;
 
 use crate::admission::Admission;
-use crate::auth::gate::Gate;
+use crate::auth::authorizer::Authorizer;
 use crate::life::Connection;
 use crate::service::CallerProcess;
 
@@ -28,7 +28,12 @@ const CLIENTS: usize = 256;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves clients of the socket that belong to this user, for as long as this is polled.
-pub(super) async fn serve(listener: UnixListener, uid: u32, gate: Gate, admission: Admission) {
+pub(super) async fn serve(
+    listener: UnixListener,
+    uid: u32,
+    gate: Authorizer,
+    admission: Admission,
+) {
     let listener = match tokio::net::UnixListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -68,7 +73,12 @@ struct Client {
 impl Client {
     /// Enters a client, so that its first call finds it known. The mode of the socket keeps other
     /// users out already; that of its directory may have been changed.
-    fn admit(stream: UnixStream, uid: u32, gate: &Gate, admission: &Admission) -> Option<Self> {
+    fn admit(
+        stream: UnixStream,
+        uid: u32,
+        gate: &Authorizer,
+        admission: &Admission,
+    ) -> Option<Self> {
         let stream = stream.into_std().ok()?;
         let connection = Connection::new(stream.try_clone().ok()?);
         let peer = connection.peer().ok()?;
@@ -83,16 +93,16 @@ impl Client {
         let name = admission.name_peer();
         let unique = OwnedUniqueName::try_from(&*name).ok()?;
         let process = Arc::new(CallerProcess::of_peer(&connection, uid, peer.pid));
-        gate.callers.enter_peer(unique.clone(), process, peer.pid);
+        gate.callers.add_peer(unique.clone(), process, peer.pid);
         Some(Self { name, unique, stream: UnixStream::from_std(stream).ok()? })
     }
 
-    async fn serve(self, uid: u32, admission: Admission, gate: Gate) {
+    async fn serve(self, uid: u32, admission: Admission, gate: Authorizer) {
         let Self { name, unique, stream } = self;
         if let Err(error) = admission.serve_peer(&name, uid, stream).await {
             tracing::debug!(%error, "disconnected a client of the private socket");
         }
-        gate.callers.left(&unique);
+        gate.callers.remove(&unique);
         admission.left(&name);
     }
 }

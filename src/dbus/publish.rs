@@ -25,7 +25,7 @@ use super::lock::LockObject;
 use super::lockspace::LockspaceObject;
 use super::objects::{self, Interfaces, LOCKSPACE, Objects, Properties};
 use super::owner::OwnerObject;
-use crate::auth::deed::{LOCK, OWNER};
+use crate::auth::methods::{LOCK, OWNER};
 use crate::lock::lockspace::LockspaceKind;
 use crate::lock::{Event, Lock, Owner};
 use crate::paths;
@@ -146,7 +146,7 @@ impl Publisher {
                 Event::OwnerClosed(id) => {
                     let audience = self.privacy().audience(*id);
                     self.hide::<OwnerObject>(paths::owner(*id), audience).await?;
-                    self.privacy().forget(*id);
+                    self.privacy().remove_owner(*id);
                 }
                 Event::LockAcquired(lock) => self.show_lock(lock).await?,
                 Event::LockReleased(lock, reason) => {
@@ -158,7 +158,7 @@ impl Publisher {
                 Event::LockspacesChanged => {
                     self.show_lockspaces().await?;
                     // Sent when settings change, too: what callers may see is one of them.
-                    tokio::spawn(self.front.gate.clone().decide_again());
+                    tokio::spawn(self.front.gate.clone().recheck_views());
                 }
                 Event::LockspaceRemoved(kind) => {
                     let audience = self.privacy().audience_of_lockspace(*kind);

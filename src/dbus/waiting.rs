@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::error::Error;
 use super::facts::{self, Facts};
 use super::front::Front;
-use crate::auth::gate::Call;
+use crate::auth::authorizer::Call;
 use crate::lock::in_use::InUse;
 use crate::lock::queue::Purpose;
 use crate::lock::{Mode, OwnerId};
@@ -111,7 +111,7 @@ pub(super) async fn hand_out_strength(
 }
 
 async fn is_left(front: &Front, call: &Call<'_>, granted: &Granted) -> bool {
-    granted.waited && !front.gate.callers.confirm(&call.caller).await
+    granted.waited && !front.gate.callers.confirm_connected(&call.caller).await
 }
 
 /// There is nobody to read this; what could not be undone is for the log.

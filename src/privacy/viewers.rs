@@ -1,7 +1,7 @@
-//! The connections that have called, what each may see, and which signals it gets.
+//! The connections that have called: what each may see, and the signals to which it is subscribed.
 //!
-//! Touches nothing. Everything is bounded: by the bus, which bounds the connections of a user, and
-//! by the constants below, since each signal is sent once for each connection that gets it.
+//! Performs no I/O. All sizes are bounded: the bus bounds the connections of a user, and the constants
+//! below bound the subscriptions, since each signal is sent once to each subscribed connection.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -9,45 +9,48 @@ use std::sync::Arc;
 use super::Viewer;
 use crate::lock::OwnerId;
 
-/// How many connections of one user get the signals of everything that the user may see.
+/// The number of connections of a user that receive the signals of everything that it may see.
 const WATCHERS: usize = 16;
-/// The same for a user that sees everything: an administrator has more tools.
+/// The number of such connections of a user that sees everything: an administrator runs more tools.
 const WATCHERS_OF_ALL: usize = 64;
-/// How many connections get the signals of one owner, besides those that get all.
+/// The number of connections that follow one owner, besides watchers.
 const FOLLOWERS: usize = 16;
-/// How many owners one connection follows.
+/// The number of owners that one connection follows.
 const FOLLOWED: usize = 1024;
 
+/// A connection.
 #[derive(Debug)]
-struct Known {
+struct Entry {
     viewer: Viewer,
+    /// It receives the signals of everything that it may see.
     watches: bool,
+    /// The owners whose signals it receives.
     follows: BTreeSet<OwnerId>,
 }
 
 /// All connections that have called and are on the bus.
 #[derive(Debug, Default)]
 pub(super) struct Viewers {
-    known: HashMap<Arc<str>, Known>,
-    /// In the order in which they came, by user.
+    entries: HashMap<Arc<str>, Entry>,
+    /// The watchers of each user, in order of arrival.
     watchers: BTreeMap<Option<u32>, Vec<Arc<str>>>,
     followers: HashMap<OwnerId, Vec<Arc<str>>>,
 }
 
 impl Viewers {
-    /// Enters a connection, or changes what it may see.
-    pub(super) fn enter(&mut self, connection: &str, viewer: Viewer) {
-        if let Some(known) = self.known.get_mut(connection) {
-            known.viewer = viewer;
+    /// Adds a connection, or changes what it may see.
+    pub(super) fn set(&mut self, connection: &str, viewer: Viewer) {
+        if let Some(entry) = self.entries.get_mut(connection) {
+            entry.viewer = viewer;
             return;
         }
-        let known = Known { viewer, watches: false, follows: BTreeSet::new() };
-        self.known.insert(connection.into(), known);
+        let entry = Entry { viewer, watches: false, follows: BTreeSet::new() };
+        self.entries.insert(connection.into(), entry);
     }
 
     /// Removes a connection.
-    pub(super) fn leave(&mut self, connection: &str) {
-        let Some(Known { viewer, watches, follows }) = self.known.remove(connection) else {
+    pub(super) fn remove(&mut self, connection: &str) {
+        let Some(Entry { viewer, watches, follows }) = self.entries.remove(connection) else {
             return;
         };
         if watches && let Some(watchers) = self.watchers.get_mut(&viewer.uid) {
@@ -61,57 +64,57 @@ impl Viewers {
         }
     }
 
-    /// What a connection may see; nothing if it is not known.
+    /// Returns what a connection may see: nothing if it is unknown.
     pub(super) fn get(&self, connection: &str) -> Viewer {
         let nothing = Viewer { uid: None, sees_all: false };
-        self.known.get(connection).map_or(nothing, |known| known.viewer)
+        self.entries.get(connection).map_or(nothing, |entry| entry.viewer)
     }
 
-    /// Enters that a connection gets the signals of everything that it may see, unless its user has
-    /// too many such connections.
+    /// Subscribes a connection to the signals of everything that it may see, unless its user has too
+    /// many such connections.
     pub(super) fn watch(&mut self, connection: &str) {
-        let Some((name, _)) = self.known.get_key_value(connection) else { return };
+        let Some((name, _)) = self.entries.get_key_value(connection) else { return };
         let name = Arc::clone(name);
-        let Some(known) = self.known.get_mut(connection).filter(|known| !known.watches) else {
+        let Some(entry) = self.entries.get_mut(connection).filter(|entry| !entry.watches) else {
             return;
         };
-        let watchers = self.watchers.entry(known.viewer.uid).or_default();
-        let most = if known.viewer.sees_all { WATCHERS_OF_ALL } else { WATCHERS };
+        let watchers = self.watchers.entry(entry.viewer.uid).or_default();
+        let most = if entry.viewer.sees_all { WATCHERS_OF_ALL } else { WATCHERS };
         if watchers.len() < most {
-            known.watches = true;
+            entry.watches = true;
             watchers.push(name);
         } else {
             tracing::debug!(
-                uid = known.viewer.uid,
+                uid = entry.viewer.uid,
                 "no signals are sent to a connection: too many connections receive signals"
             );
         }
     }
 
-    /// Whether a connection gets the signals of an owner already.
+    /// Whether a connection is subscribed to the signals of an owner.
     pub(super) fn is_following(&self, connection: &str, owner: OwnerId) -> bool {
-        self.known.get(connection).is_some_and(|known| known.follows.contains(&owner))
+        self.entries.get(connection).is_some_and(|entry| entry.follows.contains(&owner))
     }
 
-    /// Enters that a connection gets the signals of an owner, if it may see that and neither has
-    /// too many of the other.
+    /// Subscribes a connection to the signals of an owner, if it may see the owner and both are within
+    /// their limits.
     pub(super) fn follow(&mut self, connection: &str, owner: OwnerId) {
-        let Some((name, _)) = self.known.get_key_value(connection) else { return };
+        let Some((name, _)) = self.entries.get_key_value(connection) else { return };
         let name = Arc::clone(name);
-        let Some(known) = self.known.get_mut(connection) else { return };
-        if !known.viewer.may_see(owner.uid) || known.follows.len() >= FOLLOWED {
+        let Some(entry) = self.entries.get_mut(connection) else { return };
+        if !entry.viewer.may_see(owner.uid) || entry.follows.len() >= FOLLOWED {
             return;
         }
         let followers = self.followers.entry(owner).or_default();
-        if followers.len() < FOLLOWERS && known.follows.insert(owner) {
+        if followers.len() < FOLLOWERS && entry.follows.insert(owner) {
             followers.push(name);
         }
     }
 
-    /// Enters that a connection does not get the signals of an owner any more.
+    /// Unsubscribes a connection from the signals of an owner.
     pub(super) fn unfollow(&mut self, connection: &str, owner: OwnerId) {
-        if let Some(known) = self.known.get_mut(connection) {
-            known.follows.remove(&owner);
+        if let Some(entry) = self.entries.get_mut(connection) {
+            entry.follows.remove(&owner);
         }
         if let Some(followers) = self.followers.get_mut(&owner) {
             followers.retain(|name| **name != *connection);
@@ -121,25 +124,25 @@ impl Viewers {
         }
     }
 
-    /// Forgets the connections that get the signals of an owner.
-    pub(super) fn forget(&mut self, owner: OwnerId) {
+    /// Removes the subscriptions to an owner.
+    pub(super) fn remove_owner(&mut self, owner: OwnerId) {
         for name in self.followers.remove(&owner).unwrap_or_default() {
-            if let Some(known) = self.known.get_mut(&name) {
-                known.follows.remove(&owner);
+            if let Some(entry) = self.entries.get_mut(&name) {
+                entry.follows.remove(&owner);
             }
         }
     }
 
-    /// All connections that get the signals of what they may see.
+    /// Returns all connections that receive the signals of everything that they may see.
     pub(super) fn watchers(&self) -> Vec<(Arc<str>, Viewer)> {
         let names = self.watchers.values().flatten();
         names.map(|name| (Arc::clone(name), self.get(name))).collect()
     }
 
-    /// The connections that get a signal about an owner, each once.
+    /// Returns the connections that receive a signal about an owner, each once.
     pub(super) fn audience(&self, owner: OwnerId) -> Vec<(Arc<str>, Viewer)> {
         let mut audience = self.watchers();
-        let watches = |name: &str| self.known.get(name).is_some_and(|known| known.watches);
+        let watches = |name: &str| self.entries.get(name).is_some_and(|entry| entry.watches);
         let followers = self.followers.get(&owner).into_iter().flatten();
         let more = followers.filter(|name| !watches(name));
         audience.extend(more.map(|name| (Arc::clone(name), self.get(name))));
@@ -167,28 +170,28 @@ mod tests {
     }
 
     #[test]
-    fn only_viewers_that_may_see_an_owner_get_its_signals() {
+    fn only_viewers_that_may_see_an_owner_receive_its_signals() {
         let mut viewers = Viewers::default();
         for (name, uid) in [(":1.0", 0), (":1.1", 1), (":1.2", 2)] {
-            viewers.enter(name, user(uid));
+            viewers.set(name, user(uid));
             viewers.watch(name);
         }
         assert_eq!(names(&viewers, owner(1, 1)), [":1.0", ":1.1"]);
         assert_eq!(names(&viewers, owner(2, 1)), [":1.0", ":1.2"]);
         assert_eq!(names(&viewers, owner(3, 1)), [":1.0"]);
-        // What it may see changes with a new decision of polkit.
-        viewers.enter(":1.2", Viewer { uid: Some(2), sees_all: true });
+        // A new decision of polkit changes what a connection may see.
+        viewers.set(":1.2", Viewer { uid: Some(2), sees_all: true });
         assert_eq!(names(&viewers, owner(1, 1)), [":1.0", ":1.1", ":1.2"]);
-        viewers.leave(":1.0");
-        viewers.leave(":1.1");
+        viewers.remove(":1.0");
+        viewers.remove(":1.1");
         assert_eq!(names(&viewers, owner(1, 1)), [":1.2"]);
         assert!(!viewers.get(":1.0").may_see(0));
     }
 
     #[test]
-    fn a_follower_gets_the_signals_of_its_owner_once_and_of_no_other() {
+    fn a_follower_receives_the_signals_of_its_owner_once_and_of_no_other() {
         let mut viewers = Viewers::default();
-        viewers.enter(":1.1", user(1));
+        viewers.set(":1.1", user(1));
         let (mine, other, foreign) = (owner(1, 1), owner(1, 2), owner(2, 1));
         viewers.follow(":1.1", mine);
         viewers.follow(":1.1", foreign);
@@ -197,19 +200,19 @@ mod tests {
         assert!(names(&viewers, other).is_empty() && names(&viewers, foreign).is_empty());
         viewers.watch(":1.1");
         assert_eq!(names(&viewers, mine), [":1.1"]);
-        viewers.forget(mine);
+        viewers.remove_owner(mine);
         assert!(!viewers.is_following(":1.1", mine));
         viewers.follow(":1.1", mine);
-        viewers.leave(":1.1");
+        viewers.remove(":1.1");
         assert!(viewers.followers.is_empty() && viewers.watchers.is_empty());
     }
 
     #[test]
-    fn the_connections_that_get_a_signal_are_bounded() {
+    fn the_connections_that_receive_a_signal_are_bounded() {
         let mut viewers = Viewers::default();
         let all = || (0..200).map(|n| (n, format!(":1.{n}")));
         for (n, name) in all() {
-            viewers.enter(&name, user(n % 2));
+            viewers.set(&name, user(n % 2));
             viewers.watch(&name);
         }
         assert_eq!(viewers.watchers().len(), WATCHERS + WATCHERS_OF_ALL);
@@ -217,14 +220,14 @@ mod tests {
             viewers.follow(&name, owner(1, 1));
         }
         assert_eq!(viewers.followers[&owner(1, 1)].len(), FOLLOWERS);
-        // One that leaves makes room.
-        viewers.leave(":1.1");
+        // A watcher that disconnects makes room for another.
+        viewers.remove(":1.1");
         viewers.watch(":1.199");
         assert!(viewers.watchers().iter().any(|(name, _)| &**name == ":1.199"));
         for (_, name) in all() {
-            viewers.leave(&name);
+            viewers.remove(&name);
         }
-        assert!(viewers.known.is_empty() && viewers.watchers.is_empty());
+        assert!(viewers.entries.is_empty() && viewers.watchers.is_empty());
         assert!(viewers.followers.is_empty());
     }
 }

@@ -1,12 +1,13 @@
 //! One contract in many places: the XML, what the service really offers, the bus policy, polkit's
-//! actions, the table of deeds, and the man page all say the same.
+//! actions, the authorization table, and the man page all say the same.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::PathBuf;
 
 use roxmltree::{Document, Node};
-use vmlockd::auth::deed::{Action, TABLE};
+use vmlockd::auth::action::Action;
+use vmlockd::auth::methods::METHODS;
 use vmlockd::dbus::error;
 use zbus::OwnedVariant;
 use zbus::fdo::{IntrospectableProxy, ObjectManagerProxy, PropertiesProxy};
@@ -158,7 +159,7 @@ fn every_method_has_a_row_and_every_row_a_method() {
             ));
         }
     }
-    let ours = TABLE.iter().filter(|row| row.interface.starts_with("org.vmlockd1."));
+    let ours = METHODS.iter().filter(|row| row.interface.starts_with("org.vmlockd1."));
     let rows: BTreeSet<_> =
         ours.map(|row| (row.interface.to_owned(), row.member.to_owned())).collect();
     assert_eq!(methods, rows);
@@ -202,7 +203,7 @@ fn polkit_knows_every_action_and_its_default() {
         })
         .collect();
     assert_eq!(found, expected);
-    let asked: BTreeSet<_> = TABLE.iter().flat_map(|row| row.actions).map(|a| a.id()).collect();
+    let asked: BTreeSet<_> = METHODS.iter().flat_map(|row| row.actions).map(|a| a.id()).collect();
     assert_eq!(asked.len(), Action::ALL.len(), "an action that nothing asks about");
 }
 

@@ -36,7 +36,7 @@ async fn in_anothers_instance_nobody_does_anything_not_even_root() {
     let subject = Subject { owner: &machine.path(), lock: &locks[0], disk: &free };
     let before = Untouched::so_far(&house).await;
     for method in methods::all(&subject) {
-        let row = vmlockd::auth::deed::find(method.interface, method.name).unwrap();
+        let row = vmlockd::auth::methods::find(method.interface, method.name).unwrap();
         let answer = method.call(&root, none()).await;
         if row.actions.is_empty() || ["FindHolders", "GetMetrics"].contains(&row.member) {
             let refused = answer.err().map(|refused| refused.name);

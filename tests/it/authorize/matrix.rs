@@ -1,6 +1,6 @@
-//! The list of deeds against those who may call: each method, by each kind of caller.
+//! The authorization table against the kinds of caller: each method, called by each kind.
 
-use vmlockd::auth::deed::{Row, TABLE};
+use vmlockd::auth::methods::{METHODS, Method};
 
 use super::{DENIED, INTERACTIVE};
 use crate::house::user::{NOBODY, ROOT};
@@ -9,12 +9,12 @@ use crate::machine::{Machine, exclusive};
 use crate::methods::{self, Method, Subject, none};
 
 /// Asks polkit in some cases only: whether more is told, or whether what is hidden may be seen.
-fn only_tells_less(row: &Row) -> bool {
+fn only_tells_less(row: &Method) -> bool {
     ["FindHolders", "GetMetrics"].contains(&row.member)
 }
 
 /// Calls the method of a row, of a machine of root's with one lock, as this user.
-async fn outcome(house: &House, row: &Row, uid: u32) -> Result<(), String> {
+async fn outcome(house: &House, row: &Method, uid: u32) -> Result<(), String> {
     let root = house.connection().await;
     let name = format!("{}-{uid}", row.member);
     let (held, free) = (house.raw_of(ROOT, &format!("held-{name}")), house.raw_of(uid, &name));
@@ -41,13 +41,13 @@ async fn outcome(house: &House, row: &Row, uid: u32) -> Result<(), String> {
 }
 
 #[tokio::test]
-async fn every_deed_is_guarded_as_the_list_says() {
+async fn every_method_is_authorized_as_the_table_says() {
     let no = House::builder().polkit(polkit::Choice::Mock).start().await;
     no.polkit().mock().answer(Answer::Deny);
     let none = House::builder().start().await;
     for (house, why) in [(&no, "polkit refused"), (&none, "polkit is not running or not installed")]
     {
-        for row in TABLE {
+        for row in METHODS {
             assert_eq!(outcome(house, row, ROOT).await, Ok(()), "{row:?} by root");
             let others = outcome(house, row, NOBODY).await;
             if row.actions.is_empty() || only_tells_less(row) {
@@ -68,9 +68,9 @@ async fn every_method_is_on_the_list() {
     let machine = Machine::open(&bus, "web1").await;
     let locks = machine.acquire(&[exclusive(&disk)]).await.unwrap();
     let methods = methods::all(&Subject { owner: &machine.path(), lock: &locks[0], disk: &disk });
-    assert_eq!(methods.len(), TABLE.len());
+    assert_eq!(methods.len(), METHODS.len());
     // And what is not, nobody may call: the list and the methods are the same, with live ones.
     for method in &methods {
-        assert!(vmlockd::auth::deed::find(method.interface, method.name).is_some(), "{method}");
+        assert!(vmlockd::auth::methods::find(method.interface, method.name).is_some(), "{method}");
     }
 }

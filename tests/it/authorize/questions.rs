@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use vmlockd::auth::deed::Action;
+use vmlockd::auth::action::Action;
 use zbus::{Connection, Fd};
 
 use super::{DENIED, INTERACTIVE, question, read_write, with_mock};

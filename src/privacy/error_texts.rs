@@ -1,38 +1,38 @@
-//! The two texts of an error that may name other users' owners.
+//! The two texts of an error that may name owners of other users.
 
 use zbus::message::{Message, Type as Kind};
 use zbus::{Type, wire};
 
 use super::Viewer;
 
-/// The text of an error for viewers that may see everything that it names, and for others.
+/// The full text of an error, and the redacted text for viewers that may not see everything in it.
 ///
-/// It travels from the object that fails to the sending half of the connection as the body of an
-/// error message, and is replaced there by one of the texts: nothing else knows the viewer.
+/// The object that fails sends both as the body of an error message; the sending half of the connection
+/// replaces the body by one of them, since the viewer is known only there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Texts {
-    /// Everything.
+pub struct ErrorTexts {
+    /// The full text.
     pub full: String,
-    /// Without other users.
+    /// The text without other users.
     pub redacted: String,
-    /// The users whose owners the full text names; none if it names something else that only a
-    /// viewer of everything may see.
+    /// The users whose owners the full text names; empty if it names something that only a viewer of
+    /// everything may see.
     pub users: Vec<u32>,
 }
 
 /// The body of a message with two texts.
 type Body = (String, String, Vec<u32>);
 
-impl Texts {
-    /// The body of a message.
+impl ErrorTexts {
+    /// Returns the body of an error message with both texts.
     #[must_use]
     pub fn body(&self) -> (&str, &str, &[u32]) {
         (&self.full, &self.redacted, &self.users)
     }
 
-    /// Reads the body of a message; `None` for any other message.
+    /// Parses the body of an error message with both texts; `None` for any other message.
     #[must_use]
-    pub fn read(message: &Message) -> Option<Self> {
+    pub fn parse(message: &Message) -> Option<Self> {
         if message.message_type() != Kind::Error {
             return None;
         }
@@ -40,12 +40,12 @@ impl Texts {
         if body.signature() != <Body as Type>::SIGNATURE {
             return None;
         }
-        let read: wire::Result<Body> = body.deserialize();
-        let (full, redacted, users) = read.ok()?;
+        let parsed: wire::Result<Body> = body.deserialize();
+        let (full, redacted, users) = parsed.ok()?;
         Some(Self { full, redacted, users })
     }
 
-    /// The text for a viewer.
+    /// Returns the text that a viewer may read.
     #[must_use]
     pub fn choose(self, viewer: Viewer) -> String {
         let sees_users =
@@ -58,8 +58,12 @@ impl Texts {
 mod tests {
     use super::*;
 
-    fn texts(users: &[u32]) -> Texts {
-        Texts { full: "by web1".to_owned(), redacted: "by another".to_owned(), users: users.into() }
+    fn texts(users: &[u32]) -> ErrorTexts {
+        ErrorTexts {
+            full: "by web1".to_owned(),
+            redacted: "by another".to_owned(),
+            users: users.into(),
+        }
     }
 
     #[test]
@@ -73,14 +77,14 @@ mod tests {
     }
 
     #[test]
-    fn only_an_error_with_two_texts_is_read() {
+    fn only_an_error_with_two_texts_is_parsed() {
         let call = Message::method_call("/a", "B").sender(":1.1").build(&()).unwrap();
         let error = || Message::error(&call.header(), "a.b");
         let two = texts(&[1]);
-        assert_eq!(Texts::read(&error().build(&two.body()).unwrap()), Some(two.clone()));
-        assert_eq!(Texts::read(&error().build(&"text").unwrap()), None);
-        assert_eq!(Texts::read(&error().build(&()).unwrap()), None);
+        assert_eq!(ErrorTexts::parse(&error().build(&two.body()).unwrap()), Some(two.clone()));
+        assert_eq!(ErrorTexts::parse(&error().build(&"text").unwrap()), None);
+        assert_eq!(ErrorTexts::parse(&error().build(&()).unwrap()), None);
         let reply = Message::method_return(&call.header()).build(&two.body()).unwrap();
-        assert_eq!(Texts::read(&reply), None);
+        assert_eq!(ErrorTexts::parse(&reply), None);
     }
 }

@@ -1,39 +1,40 @@
-//! Every guarded deed: one table that answers "who may do what".
+//! The polkit actions, with the words that describe a refused request.
 
 use std::collections::HashMap;
 
 use crate::lock::lease::spoken;
 use crate::lock::printable::shown;
 
-/// What polkit's rules and dialogs get to know of a deed; see the action file for the keys.
+/// The details of a request that polkit's rules and dialogs can use. The keys are documented in
+/// `polkit/org.vmlockd1.policy`.
 pub type Details<'d> = HashMap<&'static str, &'d str>;
 
-/// What polkit is asked about. The names, defaults and dialog texts are in
-/// `polkit/org.vmlockd1.policy`.
+/// A polkit action. The identifiers, defaults and dialog texts are in `polkit/org.vmlockd1.policy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// Opening an owner; registering one's own process as one.
+    /// Open an owner; register a process of the caller's user as one.
     OpenOwner,
-    /// Locking a file that the caller has open: for writing, or for reading and owned by him.
+    /// Lock a file that the caller has open for writing, or that it has open for reading and its user
+    /// owns.
     AcquireByDescriptor,
-    /// Locking, or finding out about, a file that the caller only names.
+    /// Lock, or look up, a file that the caller only names.
     AcquireByName,
-    /// Binding an owner to another user's process.
+    /// Bind an owner to a process of another user.
     RegisterProcess,
-    /// Commanding another user's owner.
+    /// Command an owner of another user.
     ManageForeign,
-    /// Breaking another user's lock.
+    /// Release a lock of another user.
     ReleaseForeign,
-    /// Seeing what belongs to other users, where that is hidden.
+    /// View the owners and locks of other users while the configuration hides them.
     ViewForeign,
-    /// Making and removing lockspaces, and the leases in them.
+    /// Create and remove lockspaces, and the leases in them.
     ManageLockspaces,
-    /// Loading the configuration again; setting the log level.
+    /// Reload the configuration; set the log level.
     Reload,
 }
 
 impl Action {
-    /// All of them.
+    /// All actions.
     pub const ALL: [Self; 9] = [
         Self::OpenOwner,
         Self::AcquireByDescriptor,
@@ -46,7 +47,7 @@ impl Action {
         Self::Reload,
     ];
 
-    /// Its name for polkit.
+    /// Returns the action's identifier.
     #[must_use]
     pub fn id(self) -> &'static str {
         match self {
@@ -62,7 +63,7 @@ impl Action {
         }
     }
 
-    /// Describes what was asked for, in words that follow "cannot".
+    /// Describes the request that needs this action, in words that follow "cannot".
     #[must_use]
     pub fn describe(self, details: &Details<'_>) -> String {
         let word = |key| details.get(key).map(|word| shown(word)).unwrap_or_default();
@@ -89,7 +90,7 @@ impl Action {
         }
     }
 
-    /// What else the caller can do.
+    /// Returns what the caller can do instead.
     #[must_use]
     pub fn advice(self) -> &'static str {
         match self {
@@ -114,85 +115,12 @@ impl Action {
     }
 }
 
-/// A row of the list.
-#[derive(Debug, Clone, Copy)]
-pub struct Row {
-    /// The D-Bus interface.
-    pub interface: &'static str,
-    /// The method, or the property that is written.
-    pub member: &'static str,
-    /// What it may ask about, as its arguments require; nothing for what everybody may.
-    pub actions: &'static [Action],
-}
-
-/// The Manager's interface.
-pub const MANAGER: &str = "org.vmlockd1.Manager";
-/// An owner's interface.
-pub const OWNER: &str = "org.vmlockd1.Owner";
-/// A lock's interface.
-pub const LOCK: &str = "org.vmlockd1.Lock";
-/// systemd's interface to a service's log.
-pub const LOG_CONTROL: &str = "org.freedesktop.LogControl1";
-
-const fn row(interface: &'static str, member: &'static str, actions: &'static [Action]) -> Row {
-    Row { interface, member, actions }
-}
-
-/// The list. Reading properties and listing objects is open to all, as with libvirt and machined;
-/// what is read and listed may be less ([`crate::privacy`]).
-#[rustfmt::skip]
-pub const TABLE: &[Row] = {
-    use Action::{AcquireByDescriptor, AcquireByName, ManageForeign, ManageLockspaces, OpenOwner, RegisterProcess, ReleaseForeign, Reload, ViewForeign};
-    &[
-        row(MANAGER, "OpenOwner", &[OpenOwner, RegisterProcess, AcquireByName]),
-        row(MANAGER, "RegisterOwner", &[OpenOwner, RegisterProcess, AcquireByName]),
-        row(MANAGER, "GetOwner", &[]),
-        row(MANAGER, "GetOwnerByPID", &[]),
-        row(MANAGER, "ListOwners", &[]),
-        row(MANAGER, "ListLocks", &[]),
-        row(MANAGER, "ListWaiting", &[]),
-        row(MANAGER, "FindHolders", &[AcquireByName]),
-        row(MANAGER, "FindHoldersOfFile", &[]),
-        row(MANAGER, "Resolve", &[AcquireByName]),
-        row(MANAGER, "ResolveFile", &[]),
-        row(MANAGER, "CreateLockspace", &[ManageLockspaces]),
-        row(MANAGER, "RemoveLockspace", &[ManageLockspaces]),
-        row(MANAGER, "CreateLease", &[ManageLockspaces]),
-        row(MANAGER, "RemoveLease", &[ManageLockspaces]),
-        row(MANAGER, "GetMetrics", &[ViewForeign]),
-        row(MANAGER, "Reload", &[Reload]),
-        row(MANAGER, "Reexecute", &[Reload]),
-        row(OWNER, "Acquire", &[ManageForeign, AcquireByName]),
-        row(OWNER, "AcquireWithFiles", &[ManageForeign, AcquireByDescriptor, AcquireByName]),
-        row(OWNER, "Release", &[ReleaseForeign]),
-        row(OWNER, "NewLifeline", &[ManageForeign]),
-        row(OWNER, "BindProcess", &[ManageForeign, RegisterProcess]),
-        row(OWNER, "BindPID", &[ManageForeign, RegisterProcess]),
-        row(OWNER, "Suspend", &[ManageForeign, ReleaseForeign]),
-        row(OWNER, "Resume", &[ManageForeign]),
-        row(OWNER, "Offer", &[ManageForeign, ReleaseForeign]),
-        row(OWNER, "Adopt", &[ManageForeign]),
-        row(OWNER, "Cancel", &[ManageForeign]),
-        row(OWNER, "Close", &[ManageForeign, ReleaseForeign]),
-        row(LOCK, "Release", &[ReleaseForeign]),
-        row(LOCK, "Convert", &[ManageForeign, AcquireByDescriptor, AcquireByName]),
-        row(LOG_CONTROL, "LogLevel", &[Reload]),
-        row(LOG_CONTROL, "LogTarget", &[Reload]),
-    ]
-};
-
-/// The row of a method; `None` means that nobody may call it.
-#[must_use]
-pub fn find(interface: &str, member: &str) -> Option<&'static Row> {
-    TABLE.iter().find(|row| row.interface == interface && row.member == member)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_deed_is_described_with_its_object() {
+    fn a_request_is_described_with_its_object() {
         let details = Details::from([
             ("resource", "/srv/a\n.img"),
             ("vm", "web1"),
@@ -200,16 +128,16 @@ mod tests {
             ("holder", "db1 of uid 0"),
         ]);
         for action in Action::ALL {
-            let deed = action.describe(&details);
+            let text = action.describe(&details);
             let named = match action {
                 Action::OpenOwner | Action::RegisterProcess | Action::ManageForeign => {
-                    deed.contains("VM \"web1\"")
+                    text.contains("VM \"web1\"")
                 }
-                Action::ReleaseForeign => deed == "release disk /srv/a\\n.img of VM db1 of uid 0",
+                Action::ReleaseForeign => text == "release disk /srv/a\\n.img of VM db1 of uid 0",
                 Action::Reload | Action::ViewForeign => true,
-                _ => deed.contains("/srv/a\\n.img"),
+                _ => text.contains("/srv/a\\n.img"),
             };
-            assert!(named, "{action:?}: {deed}");
+            assert!(named, "{action:?}: {text}");
         }
         let lease = Details::from([("resource", "lease:/srv/l/a")]);
         assert_eq!(Action::AcquireByName.describe(&lease), "look up lease /srv/l/a by name");
