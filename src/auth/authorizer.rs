@@ -14,7 +14,7 @@ use super::Error;
 use super::action::{Action, Details};
 use super::caller::{Caller, Callers};
 use super::lifeline_throttle::LifelineThrottle;
-use super::methods::{self, Method};
+use super::methods::{self, MethodRule};
 use super::polkit::Polkit;
 use super::user_counts::UserCounts;
 use crate::admission::Admission;
@@ -163,7 +163,7 @@ pub struct Call<'g> {
     pub caller: Caller,
     authorizer: &'g Authorizer,
     header: &'g Header<'g>,
-    method: &'static Method,
+    method: &'static MethodRule,
 }
 
 impl Call<'_> {
@@ -227,7 +227,7 @@ impl Call<'_> {
         interactive: bool,
     ) -> Result<(), Error> {
         if !self.method.actions.contains(&action) {
-            let Method { interface, member, .. } = self.method;
+            let MethodRule { interface, member, .. } = self.method;
             return Err(Error::Unlisted(format!("{interface}.{member} with {}", action.id())));
         }
         if self.is_privileged() {

@@ -16,7 +16,7 @@ pub const LOG_CONTROL: &str = "org.freedesktop.LogControl1";
 
 /// A row of the authorization table.
 #[derive(Debug, Clone, Copy)]
-pub struct Method {
+pub struct MethodRule {
     /// The D-Bus interface.
     pub interface: &'static str,
     /// The method, or the property that is written.
@@ -26,13 +26,17 @@ pub struct Method {
     pub actions: &'static [Action],
 }
 
-const fn row(interface: &'static str, member: &'static str, actions: &'static [Action]) -> Method {
-    Method { interface, member, actions }
+const fn row(
+    interface: &'static str,
+    member: &'static str,
+    actions: &'static [Action],
+) -> MethodRule {
+    MethodRule { interface, member, actions }
 }
 
 /// The table.
 #[rustfmt::skip]
-pub const METHODS: &[Method] = {
+pub const METHODS: &[MethodRule] = {
     use Action::{AcquireByDescriptor, AcquireByName, ManageForeign, ManageLockspaces, OpenOwner, RegisterProcess, ReleaseForeign, Reload, ViewForeign};
     &[
         row(MANAGER, "OpenOwner", &[OpenOwner, RegisterProcess, AcquireByName]),
@@ -74,6 +78,6 @@ pub const METHODS: &[Method] = {
 
 /// Returns the row of a method; `None` for a method that no caller may call.
 #[must_use]
-pub fn find(interface: &str, member: &str) -> Option<&'static Method> {
+pub fn find(interface: &str, member: &str) -> Option<&'static MethodRule> {
     METHODS.iter().find(|method| method.interface == interface && method.member == member)
 }

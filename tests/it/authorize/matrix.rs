@@ -1,6 +1,6 @@
 //! The authorization table against the kinds of caller: each method, called by each kind.
 
-use vmlockd::auth::methods::{METHODS, Method};
+use vmlockd::auth::methods::{METHODS, MethodRule};
 
 use super::{DENIED, INTERACTIVE};
 use crate::house::user::{NOBODY, ROOT};
@@ -9,12 +9,12 @@ use crate::machine::{Machine, exclusive};
 use crate::methods::{self, Method, Subject, none};
 
 /// Asks polkit in some cases only: whether more is told, or whether what is hidden may be seen.
-fn only_tells_less(row: &Method) -> bool {
+fn only_tells_less(row: &MethodRule) -> bool {
     ["FindHolders", "GetMetrics"].contains(&row.member)
 }
 
 /// Calls the method of a row, of a machine of root's with one lock, as this user.
-async fn outcome(house: &House, row: &Method, uid: u32) -> Result<(), String> {
+async fn outcome(house: &House, row: &MethodRule, uid: u32) -> Result<(), String> {
     let root = house.connection().await;
     let name = format!("{}-{uid}", row.member);
     let (held, free) = (house.raw_of(ROOT, &format!("held-{name}")), house.raw_of(uid, &name));
