@@ -10,8 +10,8 @@ pub enum Bus {
 }
 
 impl Bus {
-    /// Returns the bus that libvirt's default connection corresponds to: root uses the service of the
-    /// host, and any other user its own.
+    /// Returns the bus that libvirt's default connection corresponds to: root uses the service of
+    /// the host, and any other user its own.
     #[must_use]
     pub fn of(uid: u32) -> Self {
         if uid == 0 { Self::System } else { Self::Session }

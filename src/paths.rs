@@ -1,5 +1,5 @@
-//! Conversion between identifiers and object paths. Each determines the other, so no map between them
-//! has to be kept consistent.
+//! Conversion between identifiers and object paths. Each determines the other, so no map between
+//! them has to be kept consistent.
 
 use uuid::Uuid;
 use zbus::{ObjectPath, OwnedObjectPath};
@@ -19,15 +19,15 @@ pub const LOCKSPACES: &str = "/org/vmlockd1/lockspace";
 pub const LOG_CONTROL: &str = "/org/freedesktop/LogControl1";
 
 fn path(text: String) -> OwnedObjectPath {
-    // Proof: all parts consist of digits, hex digits, `_` and fixed words, and none is empty, so the
-    // specification allows them in a path.
+    // Proof: all parts consist of digits, hex digits, `_` and fixed words, and none is empty, so
+    // the specification allows them in a path.
     #[allow(clippy::expect_used)]
     let path = ObjectPath::try_from(text).expect("ids have only characters that paths allow");
     path.into()
 }
 
-/// Returns the path of an owner: `…/owner/_<uuid with _ for ->`, with `_<uid>` appended for users other
-/// than root, and `_<uid>_<pid>` for a second process of one VM.
+/// Returns the path of an owner: `…/owner/_<uuid with _ for ->`, with `_<uid>` appended for users
+/// other than root, and `_<uid>_<pid>` for a second process of one VM.
 #[must_use]
 pub fn owner(id: OwnerId) -> OwnedObjectPath {
     let uuid = id.uuid.to_string().replace('-', "_");

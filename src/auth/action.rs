@@ -14,8 +14,8 @@ pub type Details<'d> = HashMap<&'static str, &'d str>;
 pub enum Action {
     /// Open an owner; register a process of the caller's user as one.
     OpenOwner,
-    /// Lock a file that the caller has open for writing, or that it has open for reading and its user
-    /// owns.
+    /// Lock a file that the caller has open for writing, or that it has open for reading and its
+    /// user owns.
     AcquireByDescriptor,
     /// Lock, or look up, a file that the caller only names.
     AcquireByName,

@@ -1,8 +1,9 @@
 //! Authorization of calls: every call passes here before anything else is done for it.
 //!
-//! 1. [`Authorizer::accept`] looks up the method in the authorization table and identifies the caller.
-//! 2. The method decodes its arguments and calls [`Call::authorize`] for each action that they need.
-//!    A privileged user is authorized; for others polkit decides.
+//! 1. [`Authorizer::accept`] looks up the method in the authorization table and identifies the
+//!    caller.
+//! 2. The method decodes its arguments and calls [`Call::authorize`] for each action that they
+//!    need. A privileged user is authorized; for others polkit decides.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -93,8 +94,9 @@ impl Authorizer {
         })
     }
 
-    /// Accepts a call of a method that is in the authorization table. The method then authorizes each
-    /// action as its arguments require. The number of calls is bounded earlier, by [`Admission`].
+    /// Accepts a call of a method that is in the authorization table. The method then authorizes
+    /// each action as its arguments require. The number of calls is bounded earlier, by
+    /// [`Admission`].
     ///
     /// # Errors
     ///
@@ -204,8 +206,8 @@ impl Call<'_> {
     /// # Errors
     ///
     /// [`Error::Denied`], [`Error::NoPolkit`], [`Error::Interactive`], [`Error::CallerGone`],
-    /// [`Error::Limit`]; [`Error::Unlisted`] for an action that the authorization table does not list
-    /// for the method. Anything but an explicit authorization is an error.
+    /// [`Error::Limit`]; [`Error::Unlisted`] for an action that the authorization table does not
+    /// list for the method. Anything but an explicit authorization is an error.
     pub async fn authorize(&self, action: Action, details: &Details<'_>) -> Result<(), Error> {
         let interactive = self.header.primary().flags().contains(Flags::ALLOW_INTERACTIVE_AUTH);
         let checked = self.check(action, details, interactive).await;

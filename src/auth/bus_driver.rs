@@ -1,9 +1,9 @@
 //! Queries to the message bus about its connections, each with a deadline and with retries.
 //!
-//! While the queue of messages to the service is full, dbus-daemon drops replies to the service's own
-//! calls, and the signal that a connection has ended, without an error. Therefore each query is
-//! retried with backoff, and callers are reconciled with the list of connections, to find those whose
-//! end was missed.
+//! While the queue of messages to the service is full, dbus-daemon drops replies to the service's
+//! own calls, and the signal that a connection has ended, without an error. Therefore each query is
+//! retried with backoff, and callers are reconciled with the list of connections, to find those
+//! whose end was missed.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Weak};
@@ -53,8 +53,8 @@ impl BusDriver {
     ///
     /// # Errors
     ///
-    /// [`Error::CallerGone`] if the bus has no such connection; [`Error::BusTimeout`] if it does not
-    /// reply within `deadline`.
+    /// [`Error::CallerGone`] if the bus has no such connection; [`Error::BusTimeout`] if it does
+    /// not reply within `deadline`.
     pub(super) async fn credentials_within(
         &self,
         name: &OwnedUniqueName,

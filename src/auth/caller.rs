@@ -1,11 +1,11 @@
 //! The clients that call the service, by their unique bus names.
 //!
-//! The bus is queried once for each connection, and the result is kept until the connection ends. A bus
-//! never reuses a unique name, so an entry cannot come to describe another connection.
+//! The bus is queried once for each connection, and the result is kept until the connection ends. A
+//! bus never reuses a unique name, so an entry cannot come to describe another connection.
 //!
-//! The signal that a client has disconnected may arrive before its last call is processed. Therefore
-//! the entry of a client is added *before* the bus is queried: about a client that has disconnected the
-//! bus replies `NameHasNoOwner`, and the entry is removed.
+//! The signal that a client has disconnected may arrive before its last call is processed.
+//! Therefore the entry of a client is added *before* the bus is queried: about a client that has
+//! disconnected the bus replies `NameHasNoOwner`, and the entry is removed.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -150,8 +150,8 @@ impl Callers {
         found
     }
 
-    /// Reconciles the clients with the connections on the bus, and removes those that have disconnected
-    /// while the signal was lost. Never returns.
+    /// Reconciles the clients with the connections on the bus, and removes those that have
+    /// disconnected while the signal was lost. Never returns.
     pub async fn reconcile(self, admission: Admission) {
         loop {
             self.bus.reconciliation_due().await;
@@ -172,8 +172,8 @@ impl Callers {
         }
     }
 
-    /// Adds a client of the private socket, which no bus knows. [`remove`](Self::remove) must be called
-    /// once it has disconnected.
+    /// Adds a client of the private socket, which no bus knows. [`remove`](Self::remove) must be
+    /// called once it has disconnected.
     pub fn add_peer(&self, name: OwnedUniqueName, process: Arc<CallerProcess>, pid: u32) {
         let disconnected = watch::Sender::new(false);
         let entry = Entry { pid: Some(pid), process: Some(process), disconnected };
@@ -205,7 +205,8 @@ impl Callers {
         caller.is_connected() && (is_peer || self.bus.credentials(&caller.name).await.is_ok())
     }
 
-    /// Returns a descriptor of the client's process, if the bus provides one (dbus-broker 35 and later).
+    /// Returns a descriptor of the client's process, if the bus provides one (dbus-broker 35 and
+    /// later).
     pub async fn pidfd_of(&self, caller: &Caller) -> Option<OwnedFd> {
         if Admission::is_peer(&caller.name) {
             return caller.process.open().ok();
@@ -238,8 +239,8 @@ impl Entry {
     }
 }
 
-/// Removes each client that disconnects, and does nothing else: a stream that is not read blocks the
-/// whole connection.
+/// Removes each client that disconnects, and does nothing else: a stream that is not read blocks
+/// the whole connection.
 async fn process_disconnects(
     mut disconnects: MessageStream,
     entries: Entries,

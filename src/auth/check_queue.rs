@@ -1,5 +1,5 @@
-//! The queue of callers whose visibility polkit has yet to decide, with admission control: a bounded
-//! number of checks in progress, in total and for each user.
+//! The queue of callers whose visibility polkit has yet to decide, with admission control: a
+//! bounded number of checks in progress, in total and for each user.
 
 use std::collections::VecDeque;
 
@@ -8,8 +8,8 @@ use super::user_counts::UserCounts;
 
 /// The number of checks in progress at one time.
 const TOTAL: usize = 8;
-/// The number of checks in progress for one user, so that a user with many connections does not delay
-/// others.
+/// The number of checks in progress for one user, so that a user with many connections does not
+/// delay others.
 const PER_USER: usize = 2;
 
 /// Callers in order of arrival, and the checks in progress.

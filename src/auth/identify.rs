@@ -1,9 +1,9 @@
 //! Identification of connections: the user of each, and whether it may view other users' owners.
 //!
 //! Both are decided before the first call of a connection is processed. The second needs a check to
-//! polkit, without a dialog, and only while owners are hidden from other users. The check is made for
-//! each connection of an ordinary user when it first calls, and again for all connections when the
-//! configuration is reloaded.
+//! polkit, without a dialog, and only while owners are hidden from other users. The check is made
+//! for each connection of an ordinary user when it first calls, and again for all connections when
+//! the configuration is reloaded.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ use crate::admission::{Admission, Unidentified, Unknown};
 
 /// The number of first lookups in progress at one time, and the number of retries.
 const LOOKUPS: usize = 64;
-/// How long polkit may take for one check. After that a connection may view the owners of its own user
-/// only.
+/// How long polkit may take for one check. After that a connection may view the owners of its own
+/// user only.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The lookup of a connection.
@@ -35,10 +35,10 @@ struct Lookup {
 }
 
 impl Authorizer {
-    /// Identifies connections until `unknown` is closed. A connection whose user needs no check never
-    /// waits for a connection of another user. A lookup to which the bus does not reply in time is
-    /// retried, with lower priority than first lookups; after the last attempt the calls of the
-    /// connection are refused, and its next call starts a new lookup.
+    /// Identifies connections until `unknown` is closed. A connection whose user needs no check
+    /// never waits for a connection of another user. A lookup to which the bus does not reply in
+    /// time is retried, with lower priority than first lookups; after the last attempt the calls of
+    /// the connection are refused, and its next call starts a new lookup.
     pub async fn identify_all(self, admission: Admission, mut unknown: Unknown) {
         let (mut lookups, mut retries) = (JoinSet::new(), JoinSet::new());
         let mut to_retry = VecDeque::<Lookup>::new();
@@ -107,7 +107,8 @@ impl Authorizer {
         (lookup, found)
     }
 
-    /// Repeats the check for every client, since the configuration or polkit's rules may have changed.
+    /// Repeats the check for every client, since the configuration or polkit's rules may have
+    /// changed.
     pub async fn recheck_views(self) {
         let callers = self.callers.all().into_iter();
         for caller in callers.filter(|caller| self.privacy.needs_check(caller.uid)) {

@@ -1,7 +1,7 @@
 //! Throttle for the lifelines that the service sends to a user.
 //!
-//! dbus-daemon stops reading from a connection that has sent 64 descriptors which their receivers have
-//! not read yet (`max_incoming_unix_fds`). The throttle keeps a single user from causing that.
+//! dbus-daemon stops reading from a connection that has sent 64 descriptors which their receivers
+//! have not read yet (`max_incoming_unix_fds`). The throttle keeps a single user from causing that.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! The authorization table: every method that can be called, with the polkit actions that it may check.
+//! The authorization table: every method that can be called, with the polkit actions that it may
+//! check.
 //!
 //! Reading properties and listing objects needs no authorization, as with libvirt and
 //! systemd-machined; the result may be less than everything ([`crate::privacy`]).

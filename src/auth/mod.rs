@@ -1,10 +1,10 @@
 //! Floor 3: authorization of D-Bus calls.
 //!
 //! Read [`authorizer`] first: every call passes it. [`methods`] is the authorization table: every
-//! method with the polkit actions ([`action`]) that it may check; a method that is not in the table is
-//! refused. [`caller`] knows which user and process a bus name belongs to, and whether the client is
-//! still connected; it queries the bus through [`bus_driver`]. [`polkit`] is the only file that
-//! communicates with polkit.
+//! method with the polkit actions ([`action`]) that it may check; a method that is not in the table
+//! is refused. [`caller`] knows which user and process a bus name belongs to, and whether the
+//! client is still connected; it queries the bus through [`bus_driver`]. [`polkit`] is the only
+//! file that communicates with polkit.
 //!
 //! [`identify`] identifies connections before their first call, with a [`check_queue`] of checks to
 //! polkit. [`lifeline_throttle`] limits how fast a user receives lifelines.

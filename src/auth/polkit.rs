@@ -54,7 +54,8 @@ impl Polkit {
         self.check_within(timeout, caller, action, details, interactive).await
     }
 
-    /// Checks that a caller is authorized for an action. Without a reply within `timeout` it is not.
+    /// Checks that a caller is authorized for an action. Without a reply within `timeout` it is
+    /// not.
     ///
     /// # Errors
     ///

@@ -7,16 +7,16 @@ use super::Viewer;
 
 /// The full text of an error, and the redacted text for viewers that may not see everything in it.
 ///
-/// The object that fails sends both as the body of an error message; the sending half of the connection
-/// replaces the body by one of them, since the viewer is known only there.
+/// The object that fails sends both as the body of an error message; the sending half of the
+/// connection replaces the body by one of them, since the viewer is known only there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErrorTexts {
     /// The full text.
     pub full: String,
     /// The text without other users.
     pub redacted: String,
-    /// The users whose owners the full text names; empty if it names something that only a viewer of
-    /// everything may see.
+    /// The users whose owners the full text names; empty if it names something that only a viewer
+    /// of everything may see.
     pub users: Vec<u32>,
 }
 

@@ -2,19 +2,19 @@
 //!
 //! By default every user sees the owners of all users. With `privacy = "private"` in the
 //! configuration, a user sees its own owners only; root, the user of the instance, and callers that
-//! polkit authorizes for `view-foreign` see everything. [`Viewer::may_see`] is the only decision. What
-//! a viewer may not see is withheld in four places:
+//! polkit authorizes for `view-foreign` see everything. [`Viewer::may_see`] is the only decision.
+//! What a viewer may not see is withheld in four places:
 //!
-//! - Calls to objects: `admission` calls [`Privacy::hides`] for each call before zbus receives it. A
-//!   hidden object replies exactly as an object that does not exist.
+//! - Calls to objects: `admission` calls [`Privacy::hides`] for each call before zbus receives it.
+//!   A hidden object replies exactly as an object that does not exist.
 //! - Lists, counts and introspection: `dbus` filters them by the caller's viewer.
-//! - Errors: `dbus/error/redaction` adds a second text to each error that may name other users, and the
-//!   sending half of `admission` chooses one of the two ([`ErrorTexts`]).
+//! - Errors: `dbus/error/redaction` adds a second text to each error that may name other users, and
+//!   the sending half of `admission` chooses one of the two ([`ErrorTexts`]).
 //! - Signals: `dbus/publish` addresses each signal to the connections that may see it
 //!   ([`Privacy::audience`]), and the sending half drops every signal that has no destination.
 //!
-//! The service knows a connection by its calls alone, so signals go to connections that have called:
-//! see [`Privacy::record_call`].
+//! The service knows a connection by its calls alone, so signals go to connections that have
+//! called: see [`Privacy::record_call`].
 
 mod error_texts;
 mod viewers;
@@ -129,9 +129,9 @@ impl Privacy {
         if self.is_on() { self.viewers().get(connection) } else { Viewer::ALL }
     }
 
-    /// Records a call, which subscribes its caller to signals while privacy is on: to those of an owner
-    /// after a call to that owner or to one of its locks; to those of everything that it may see after
-    /// `Ping` to the Manager's path, or after a method that lists.
+    /// Records a call, which subscribes its caller to signals while privacy is on: to those of an
+    /// owner after a call to that owner or to one of its locks; to those of everything that it may
+    /// see after `Ping` to the Manager's path, or after a method that lists.
     pub fn record_call(&self, connection: &str, path: &str, interface: Option<&str>, member: &str) {
         if path == paths::ROOT {
             if WATCHING.contains(&member) || interface == Some(PEER) && member == "Ping" {
@@ -152,8 +152,8 @@ impl Privacy {
         }
     }
 
-    /// Subscribes a connection to the signals of an owner that it is about to open. The caller must call
-    /// [`unfollow`](Self::unfollow) if that fails.
+    /// Subscribes a connection to the signals of an owner that it is about to open. The caller must
+    /// call [`unfollow`](Self::unfollow) if that fails.
     pub fn follow_new(&self, connection: &str, owner: OwnerId) {
         self.viewers().follow(connection, owner);
     }
@@ -188,8 +188,8 @@ impl Privacy {
         Audience::Viewers(watchers)
     }
 
-    /// Whether a viewer may see a lockspace: always, if it is in the configuration; if clients created
-    /// it, only while the viewer may see a lock in it.
+    /// Whether a viewer may see a lockspace: always, if it is in the configuration; if clients
+    /// created it, only while the viewer may see a lock in it.
     #[must_use]
     pub fn may_see_lockspace(&self, viewer: Viewer, kind: LockspaceKind) -> bool {
         let LockspaceKind::Lease(_) = kind else { return true };

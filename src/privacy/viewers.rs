@@ -1,7 +1,8 @@
 //! The connections that have called: what each may see, and the signals to which it is subscribed.
 //!
-//! Performs no I/O. All sizes are bounded: the bus bounds the connections of a user, and the constants
-//! below bound the subscriptions, since each signal is sent once to each subscribed connection.
+//! Performs no I/O. All sizes are bounded: the bus bounds the connections of a user, and the
+//! constants below bound the subscriptions, since each signal is sent once to each subscribed
+//! connection.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -70,8 +71,8 @@ impl Viewers {
         self.entries.get(connection).map_or(nothing, |entry| entry.viewer)
     }
 
-    /// Subscribes a connection to the signals of everything that it may see, unless its user has too
-    /// many such connections.
+    /// Subscribes a connection to the signals of everything that it may see, unless its user has
+    /// too many such connections.
     pub(super) fn watch(&mut self, connection: &str) {
         let Some((name, _)) = self.entries.get_key_value(connection) else { return };
         let name = Arc::clone(name);
@@ -96,8 +97,8 @@ impl Viewers {
         self.entries.get(connection).is_some_and(|entry| entry.follows.contains(&owner))
     }
 
-    /// Subscribes a connection to the signals of an owner, if it may see the owner and both are within
-    /// their limits.
+    /// Subscribes a connection to the signals of an owner, if it may see the owner and both are
+    /// within their limits.
     pub(super) fn follow(&mut self, connection: &str, owner: OwnerId) {
         let Some((name, _)) = self.entries.get_key_value(connection) else { return };
         let name = Arc::clone(name);
