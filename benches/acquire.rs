@@ -6,19 +6,19 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here ends the run")]
 
-#[path = "../tests/it/house/mod.rs"]
-mod house;
 #[allow(dead_code)]
-#[path = "../tests/it/machine.rs"]
-mod machine;
+#[path = "../tests/it/dbus_client.rs"]
+mod dbus_client;
+#[path = "../tests/it/fixture/mod.rs"]
+mod fixture;
 
 use std::fs::File;
 use std::hint::black_box;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use house::{Broker, House};
-use machine::{Machine, exclusive};
+use dbus_client::{TestVm, exclusive};
+use fixture::{Broker, Fixture};
 use vmlockd::lock::Mode;
 use vmlockd::lock::ofd;
 use zbus::Connection;
@@ -51,7 +51,7 @@ fn bare_lock(image: &Path) -> Duration {
 /// A call that does nothing, and an acquisition, in turns: both see the same noise.
 async fn call_and_acquire(
     bus: &Connection,
-    machine: &Machine,
+    machine: &TestVm,
     image: &Path,
 ) -> (Duration, Duration) {
     let peer = PeerProxy::builder(bus).destination("org.vmlockd1").path("/org/vmlockd1");
@@ -70,10 +70,10 @@ async fn call_and_acquire(
 }
 
 async fn bench(broker: Broker) {
-    let house = House::builder().broker(broker).start().await;
-    let bus = house.connection().await;
-    let image = house.image("measured.qcow2").await;
-    let machine = Machine::open(&bus, "measured").await;
+    let fixture = Fixture::builder().broker(broker).start().await;
+    let bus = fixture.connection().await;
+    let image = fixture.image("measured.qcow2").await;
+    let machine = TestVm::open(&bus, "measured").await;
     println!("{broker:?}, medians of {ROUNDS}:");
     let lock = bare_lock(&image);
     println!("  open + lock + close      {:8.1} us", micros(lock));
@@ -82,8 +82,8 @@ async fn bench(broker: Broker) {
     for held in HELD {
         while owners.len() * 4 < held {
             let n = owners.len();
-            let disks: Vec<_> = (0..4).map(|d| house.raw_of(0, &format!("{n}-{d}"))).collect();
-            let owner = Machine::open(&bus, &format!("vm{n}")).await;
+            let disks: Vec<_> = (0..4).map(|d| fixture.raw_of(0, &format!("{n}-{d}"))).collect();
+            let owner = TestVm::open(&bus, &format!("vm{n}")).await;
             let wish: Vec<_> = disks.iter().map(|disk| exclusive(disk)).collect();
             owner.acquire(&wish).await.unwrap();
             owners.push(owner);

@@ -5,17 +5,17 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here ends the run")]
 
-#[path = "../tests/it/house/mod.rs"]
-mod house;
 #[allow(dead_code)]
-#[path = "../tests/it/machine.rs"]
-mod machine;
+#[path = "../tests/it/dbus_client.rs"]
+mod dbus_client;
+#[path = "../tests/it/fixture/mod.rs"]
+mod fixture;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use house::{Broker, House, Process};
-use machine::{Machine, exclusive, shared};
+use dbus_client::{TestVm, exclusive, shared};
+use fixture::{Broker, Fixture, Process};
 use nix::sys::signal::Signal;
 use tokio::task::JoinSet;
 
@@ -26,7 +26,7 @@ const REQUESTS: usize = 100;
 const PER_CONNECTION: usize = 25;
 
 /// Acquisitions and releases of one disk, in order of their times.
-async fn acquisitions(machine: &Machine, disk: &std::path::Path) -> Vec<Duration> {
+async fn acquisitions(machine: &TestVm, disk: &std::path::Path) -> Vec<Duration> {
     let mut times = Vec::with_capacity(ROUNDS);
     for _ in 0..ROUNDS {
         let start = Instant::now();
@@ -43,22 +43,22 @@ fn at(times: &[Duration], percent: usize) -> f64 {
 }
 
 async fn bench(broker: Broker) {
-    let house = House::builder().broker(broker).start().await;
-    let (behind, point) = (house.dir().join("behind"), house.dir().join("far"));
+    let fixture = Fixture::builder().broker(broker).start().await;
+    let (behind, point) = (fixture.dir().join("behind"), fixture.dir().join("far"));
     for made in [&behind, &point] {
         std::fs::create_dir(made).unwrap();
     }
     std::fs::write(behind.join("disk"), "").unwrap();
     let mut command = Command::new("bindfs");
     command.args(["-f", "-o", "attr_timeout=0,entry_timeout=0"]).args([&behind, &point]);
-    let server = Process::start("bindfs", command, &house.dir().join("bindfs.log"));
+    let server = Process::start("bindfs", command, &fixture.dir().join("bindfs.log"));
     let dead = point.join("disk");
     while !dead.exists() {
         assert!(server.lives(), "{}", server.stderr());
     }
-    let bus = house.connection().await;
-    let near = house.raw_of(0, "near");
-    let web1 = Machine::open(&bus, "web1").await;
+    let bus = fixture.connection().await;
+    let near = fixture.raw_of(0, "near");
+    let web1 = TestVm::open(&bus, "web1").await;
     acquisitions(&web1, &near).await;
     let before = acquisitions(&web1, &near).await;
     server.signal(Signal::SIGSTOP);
@@ -67,9 +67,9 @@ async fn bench(broker: Broker) {
     let mut machines = Vec::new();
     for n in 0..REQUESTS {
         if n % PER_CONNECTION == 0 {
-            connection = house.connection().await;
+            connection = fixture.connection().await;
         }
-        let machine = Machine::open(&connection, &format!("vm{n}")).await;
+        let machine = TestVm::open(&connection, &format!("vm{n}")).await;
         let (owner, disk) = (machine.owner.clone(), dead.clone());
         machines.push(machine);
         asked.spawn(async move {

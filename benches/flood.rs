@@ -13,20 +13,20 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here ends the run")]
 
-#[path = "../tests/it/house/mod.rs"]
-mod house;
 #[allow(dead_code)]
-#[path = "../tests/it/machine.rs"]
-mod machine;
+#[path = "../tests/it/dbus_client.rs"]
+mod dbus_client;
+#[path = "../tests/it/fixture/mod.rs"]
+mod fixture;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use house::user::{Account, NOBODY};
-use house::{Broker, Flood, Flooder, House, Process, mortal};
-use machine::{Machine, exclusive};
+use dbus_client::{TestVm, exclusive};
+use fixture::user::{Account, NOBODY};
+use fixture::{Broker, Fixture, Flood, Flooder, Process, mortal};
 use rustix::process::{Pid, setpriority_process};
 use zbus::fdo::{DBusProxy, PeerProxy};
 
@@ -53,7 +53,7 @@ struct Times {
     bus: Vec<Duration>,
 }
 
-async fn measure(bus: &DBusProxy<'_>, machine: &Machine, image: &Path, times: &mut Times) {
+async fn measure(bus: &DBusProxy<'_>, machine: &TestVm, image: &Path, times: &mut Times) {
     for _ in 0..ROUNDS {
         let start = Instant::now();
         let locks = machine.acquire(&[exclusive(image)]).await.unwrap();
@@ -67,31 +67,31 @@ async fn measure(bus: &DBusProxy<'_>, machine: &Machine, image: &Path, times: &m
 }
 
 /// A figure of the service's memory in MiB, from its status.
-fn memory(house: &House, figure: &str) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", house.daemon().pid())).unwrap();
+fn memory(fixture: &Fixture, figure: &str) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", fixture.daemon().pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(figure)).unwrap();
     let kib: f64 = line.trim_matches([':', '\t', ' ', 'k', 'B']).trim().parse().unwrap();
     kib / 1024.0
 }
 
 /// Gives the service the priority that its unit gives it. Threads that start later inherit it.
-fn prioritize(house: &House) {
-    for task in fs::read_dir(format!("/proc/{}/task", house.daemon().pid())).unwrap() {
+fn prioritize(fixture: &Fixture) {
+    for task in fs::read_dir(format!("/proc/{}/task", fixture.daemon().pid())).unwrap() {
         let thread = task.unwrap().file_name().to_str().unwrap().parse().unwrap();
         setpriority_process(Pid::from_raw(thread), NICE).unwrap();
     }
 }
 
 /// Processes that flood, until this is dropped.
-async fn flood(house: &House, words: [&str; 3], socket: &Path) -> Vec<Process> {
+async fn flood(fixture: &Fixture, words: [&str; 3], socket: &Path) -> Vec<Process> {
     let mut senders = Vec::new();
     for _ in 0..SENDERS {
         let mut command = mortal(Some(&Account::of(NOBODY)), std::env::current_exe().unwrap());
         command.arg("--send").args(words).arg(socket).stdout(Stdio::piped());
-        senders.push(Process::start("sender", command, &house.dir().join("senders.log")));
+        senders.push(Process::start("sender", command, &fixture.dir().join("senders.log")));
     }
     for sender in &senders {
-        sender.says_something().await;
+        sender.first_output().await;
     }
     senders
 }
@@ -127,21 +127,21 @@ async fn bench(broker: Broker, words: &[String]) {
     if !is_wanted(&format!("{broker:?}"), words, &brokers) {
         return;
     }
-    let house = House::builder().broker(broker).start().await;
-    prioritize(&house);
-    let bus = house.connection().await;
-    let image = house.raw_of(0, "measured");
+    let fixture = Fixture::builder().broker(broker).start().await;
+    prioritize(&fixture);
+    let bus = fixture.connection().await;
+    let image = fixture.raw_of(0, "measured");
     let to = if words.iter().any(|word| word == "control") { "bus" } else { "service" };
     let through_the_bus = words.iter().any(|word| word == "through-the-bus");
-    let connection = if through_the_bus { bus.clone() } else { house.private_connection().await };
-    let machine = Machine::open(&connection, "measured").await;
+    let connection = if through_the_bus { bus.clone() } else { fixture.private_connection().await };
+    let machine = TestVm::open(&connection, "measured").await;
     let service = PeerProxy::builder(&bus).destination("org.vmlockd1").path("/org/vmlockd1");
     let service = service.build().await.unwrap();
-    let socket: PathBuf = house.address().strip_prefix("unix:path=").unwrap().into();
+    let socket: PathBuf = fixture.address().strip_prefix("unix:path=").unwrap().into();
     println!("{broker:?}: root's acquisition and release, {} with and without:", ROUNDS * TURNS);
     let bus = DBusProxy::new(&bus).await.unwrap();
     measure(&bus, &machine, &image, &mut Times::default()).await;
-    println!("  memory before: {:.1} MiB", memory(&house, "VmRSS"));
+    println!("  memory before: {:.1} MiB", memory(&fixture, "VmRSS"));
     for kind in Flood::ALL {
         let name = format!("{kind:?}");
         if !is_wanted(&name, words, &kinds) {
@@ -149,13 +149,13 @@ async fn bench(broker: Broker, words: &[String]) {
         }
         for replies in ["replies", "no-replies"] {
             // Resets the peak.
-            fs::write(format!("/proc/{}/clear_refs", house.daemon().pid()), "5").unwrap();
+            fs::write(format!("/proc/{}/clear_refs", fixture.daemon().pid()), "5").unwrap();
             let (mut without, mut with) = (Times::default(), Times::default());
             for _ in 0..TURNS {
                 // Answered once all that the bus has accepted before is.
                 service.ping().await.unwrap();
                 measure(&bus, &machine, &image, &mut without).await;
-                let senders = flood(&house, [&name, replies, to], &socket).await;
+                let senders = flood(&fixture, [&name, replies, to], &socket).await;
                 measure(&bus, &machine, &image, &mut with).await;
                 drop(senders);
             }
@@ -168,8 +168,8 @@ async fn bench(broker: Broker, words: &[String]) {
             });
             println!(
                 "  {name:15} {replies:10} p50 {p50}  p99 {p99}  peak {:5.1} MiB, after {:5.1} MiB",
-                memory(&house, "VmHWM"),
-                memory(&house, "VmRSS"),
+                memory(&fixture, "VmHWM"),
+                memory(&fixture, "VmRSS"),
             );
         }
     }

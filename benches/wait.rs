@@ -7,17 +7,17 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here ends the run")]
 
-#[path = "../tests/it/house/mod.rs"]
-mod house;
 #[allow(dead_code)]
-#[path = "../tests/it/machine.rs"]
-mod machine;
+#[path = "../tests/it/dbus_client.rs"]
+mod dbus_client;
+#[path = "../tests/it/fixture/mod.rs"]
+mod fixture;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use house::{Broker, House};
-use machine::{Machine, exclusive, manager, option};
+use dbus_client::{TestVm, exclusive, manager, option};
+use fixture::{Broker, Fixture};
 use tokio::sync::mpsc;
 use zbus::{Connection, OwnedObjectPath};
 
@@ -54,8 +54,8 @@ impl Times {
 /// Machines that wait for a disk, one behind the other, and say so when they have got it.
 struct Line {
     bus: Connection,
-    got: mpsc::UnboundedReceiver<(Machine, Vec<OwnedObjectPath>, Instant)>,
-    inlet: mpsc::UnboundedSender<(Machine, Vec<OwnedObjectPath>, Instant)>,
+    got: mpsc::UnboundedReceiver<(TestVm, Vec<OwnedObjectPath>, Instant)>,
+    inlet: mpsc::UnboundedSender<(TestVm, Vec<OwnedObjectPath>, Instant)>,
     disk: std::path::PathBuf,
     waiting: u32,
 }
@@ -67,7 +67,7 @@ impl Line {
     }
 
     /// Has a machine stand at the end.
-    async fn join(&mut self, machine: Machine) {
+    async fn join(&mut self, machine: TestVm) {
         let (inlet, disk) = (self.inlet.clone(), self.disk.clone());
         tokio::spawn(async move {
             let timeout = option("timeout-usec", LONG);
@@ -83,7 +83,7 @@ impl Line {
     }
 
     /// Who got it, and when he was answered.
-    async fn next(&mut self) -> (Machine, Vec<OwnedObjectPath>, Instant) {
+    async fn next(&mut self) -> (TestVm, Vec<OwnedObjectPath>, Instant) {
         self.waiting -= 1;
         self.got.recv().await.unwrap()
     }
@@ -91,19 +91,19 @@ impl Line {
 
 /// Acquisitions, releases and hand-overs in turns: all see the same noise.
 async fn bench(broker: Broker, crowd: u32) {
-    let house = House::builder().broker(broker).start().await;
-    let bus = house.connection().await;
-    let (free, wanted) = (house.raw_of(0, "free"), house.raw_of(0, "wanted"));
-    let alone = Machine::open(&bus, "alone").await;
-    let mut holder = Machine::open(&bus, "first").await;
+    let fixture = Fixture::builder().broker(broker).start().await;
+    let bus = fixture.connection().await;
+    let (free, wanted) = (fixture.raw_of(0, "free"), fixture.raw_of(0, "wanted"));
+    let alone = TestVm::open(&bus, "alone").await;
+    let mut holder = TestVm::open(&bus, "first").await;
     let mut held = holder.acquire(&[exclusive(&wanted)]).await.unwrap();
     let mut line = Line::at(&bus, &wanted);
     let mut connection = bus.clone();
     for n in 0..crowd as usize {
         if n % PER_CONNECTION == 0 {
-            connection = house.connection().await;
+            connection = fixture.connection().await;
         }
-        line.join(Machine::open(&connection, &format!("vm{n}")).await).await;
+        line.join(TestVm::open(&connection, &format!("vm{n}")).await).await;
     }
     let (mut acquisitions, mut releases, mut hand_overs) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {

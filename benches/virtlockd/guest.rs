@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::house::rpc::{Owner, Rpc};
+use super::fixture::rpc::{Owner, Rpc};
 
 /// The argument by which this program knows that it is to be a guest.
 pub(crate) const WORD: &str = "guest";

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
+use super::fixture::rpc::{AUTOCREATE, Owner, Rpc};
 use super::guest::{Guest, Sleeper, owner};
-use super::house::rpc::{AUTOCREATE, Owner, Rpc};
 use super::rows::median;
 use super::server::Server;
 

@@ -9,8 +9,8 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here ends the run")]
 
-#[path = "../../tests/it/house/mod.rs"]
-mod house;
+#[path = "../../tests/it/fixture/mod.rs"]
+mod fixture;
 
 mod guest;
 mod load;
@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use house::Virtlockd;
+use fixture::Virtlockd;
 use load::{Cost, Scene};
 use pin::Pinned;
 use rows::{Row, heading};

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::house::rpc::Rpc;
-use super::house::{Bus, Virtlockd, program, within};
+use super::fixture::rpc::Rpc;
+use super::fixture::{Bus, Virtlockd, program, within};
 use super::store::Store;
 
 /// Long enough for any of them to come up.

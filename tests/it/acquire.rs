@@ -9,17 +9,17 @@ use futures_util::StreamExt as _;
 use nix::mount::{MsFlags, mount, umount};
 use nix::sys::stat::{Mode, SFlag, mknod};
 
-use crate::house::{House, Kind, Rival, run, within};
-use crate::machine::{Machine, exclusive, lock, manager, option, shared};
+use crate::dbus_client::{TestVm, exclusive, lock, manager, option, shared};
+use crate::fixture::{Fixture, ForeignHolder, LockType, run, within};
 
-/// A house whose lock files are in a directory of hashed names.
-async fn hashed_house() -> House {
-    let house = House::builder().folder("locks");
-    house.config("file_lockspace_dir = \"@DIR@/locks\"").start().await
+/// A fixture whose lock files are in a directory of hashed names.
+async fn hashed_house() -> Fixture {
+    let fixture = Fixture::builder().folder("locks");
+    fixture.config("file_lockspace_dir = \"@DIR@/locks\"").start().await
 }
 
-fn lock_files(house: &House) -> Vec<String> {
-    let files = fs::read_dir(house.dir().join("locks")).unwrap();
+fn lock_files(fixture: &Fixture) -> Vec<String> {
+    let files = fs::read_dir(fixture.dir().join("locks")).unwrap();
     files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
 }
 
@@ -32,15 +32,15 @@ async fn sha256(path: &Path) -> String {
 
 #[tokio::test]
 async fn a_second_machine_is_refused_and_told_who_holds_the_disk() {
-    let house = House::builder().start().await;
-    let (bus, image) = (house.connection().await, house.image("a.qcow2").await);
-    let web1 = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().start().await;
+    let (bus, image) = (fixture.connection().await, fixture.image("a.qcow2").await);
+    let web1 = TestVm::open(&bus, "web1").await;
     web1.owner.bind_pid(std::process::id(), HashMap::new()).await.unwrap();
     let locks = web1.acquire(&[exclusive(&image)]).await.unwrap();
 
-    let link = house.dir().join("link.qcow2");
+    let link = fixture.dir().join("link.qcow2");
     fs::hard_link(&image, &link).unwrap();
-    let web2 = Machine::open(&bus, "web2").await;
+    let web2 = TestVm::open(&bus, "web2").await;
     for (path, through) in
         [(&image, String::new()), (&link, format!(", through {}", image.display()))]
     {
@@ -61,9 +61,9 @@ async fn a_second_machine_is_refused_and_told_who_holds_the_disk() {
 
 #[tokio::test]
 async fn every_other_name_of_a_disk_is_the_same_disk() {
-    for house in [House::builder().start().await, hashed_house().await] {
-        let (bus, image) = (house.connection().await, house.image("a.qcow2").await);
-        let dir = house.dir();
+    for fixture in [Fixture::builder().start().await, hashed_house().await] {
+        let (bus, image) = (fixture.connection().await, fixture.image("a.qcow2").await);
+        let dir = fixture.dir();
         let (hard, soft) = (dir.join("hard"), dir.join("soft"));
         fs::hard_link(&image, &hard).unwrap();
         symlink(&image, &soft).unwrap();
@@ -79,8 +79,8 @@ async fn every_other_name_of_a_disk_is_the_same_disk() {
             dir.join("..").join(name).join("a.qcow2"),
             PathBuf::from(format!("{}//./a.qcow2", dir.display())),
         ];
-        let web1 = Machine::open(&bus, "web1").await;
-        let web2 = Machine::open(&bus, "web2").await;
+        let web1 = TestVm::open(&bus, "web1").await;
+        let web2 = TestVm::open(&bus, "web2").await;
         for alias in &aliases {
             for (first, second) in [(&image, alias), (alias, &image)] {
                 let locks = web1.acquire(&[exclusive(first)]).await.unwrap();
@@ -99,18 +99,18 @@ async fn every_other_name_of_a_disk_is_the_same_disk() {
 
 #[tokio::test]
 async fn a_second_node_of_a_block_device_is_the_same_disk() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let raw = house.raw_of(0, "disk.raw");
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let raw = fixture.raw_of(0, "disk.raw");
     let mut attach = tokio::process::Command::new("losetup");
     attach.args(["--find", "--show"]).arg(&raw);
     let node = PathBuf::from(run(attach).await.ok().trim());
-    let second = house.dir().join("second-node");
+    let second = fixture.dir().join("second-node");
     let device = fs::metadata(&node).unwrap().rdev();
     mknod(&second, SFlag::S_IFBLK, Mode::S_IRUSR | Mode::S_IWUSR, device).unwrap();
 
-    let web1 = Machine::open(&bus, "web1").await;
-    let web2 = Machine::open(&bus, "web2").await;
+    let web1 = TestVm::open(&bus, "web1").await;
+    let web2 = TestVm::open(&bus, "web2").await;
     let locks = web1.acquire(&[exclusive(&node)]).await.unwrap();
     let refused = web2.acquire(&[exclusive(&second)]).await.unwrap_err();
     let identity = lock(&bus, &locks[0]).await.identity().await.unwrap();
@@ -127,31 +127,31 @@ async fn a_second_node_of_a_block_device_is_the_same_disk() {
 
 #[tokio::test]
 async fn all_or_nothing_in_the_order_of_the_request() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
     let mut images = Vec::new();
     for n in 0..4 {
-        images.push(house.image(&format!("{n}.qcow2")).await);
+        images.push(fixture.image(&format!("{n}.qcow2")).await);
     }
-    let web1 = Machine::open(&bus, "web1").await;
-    let web2 = Machine::open(&bus, "web2").await;
+    let web1 = TestVm::open(&bus, "web1").await;
+    let web2 = TestVm::open(&bus, "web2").await;
     web2.acquire(&[exclusive(&images[2])]).await.unwrap();
     let all: Vec<_> = images.iter().map(|image| exclusive(image)).collect();
     assert_eq!(web1.acquire(&all).await.unwrap_err().name, "LockHeld");
     // Neither the table nor the kernel kept anything of it.
     assert_eq!(web1.locks().await, []);
-    Rival::try_once(&images[0], Kind::Ofd, true).unwrap();
+    ForeignHolder::try_once(&images[0], LockType::Ofd, true).unwrap();
     // A stranger in the middle: what was locked before him is given back.
-    let rival = Rival::hold(&images[1], Kind::Ofd, true).unwrap();
-    let wish = [exclusive(&images[0]), exclusive(&images[1])];
-    assert_eq!(web1.acquire(&wish).await.unwrap_err().name, "LockHeldElsewhere");
-    Rival::try_once(&images[0], Kind::Ofd, true).unwrap();
-    drop(rival);
+    let foreign_holder = ForeignHolder::hold(&images[1], LockType::Ofd, true).unwrap();
+    let disk_request = [exclusive(&images[0]), exclusive(&images[1])];
+    assert_eq!(web1.acquire(&disk_request).await.unwrap_err().name, "LockHeldElsewhere");
+    ForeignHolder::try_once(&images[0], LockType::Ofd, true).unwrap();
+    drop(foreign_holder);
 
-    let wish = [exclusive(&images[3]), shared(&images[0]), exclusive(&images[3])];
-    let locks = web1.acquire(&wish).await.unwrap();
+    let disk_request = [exclusive(&images[3]), shared(&images[0]), exclusive(&images[3])];
+    let locks = web1.acquire(&disk_request).await.unwrap();
     assert_eq!((locks.len(), &locks[0]), (3, &locks[2]));
-    for (path, (resource, mode)) in locks.iter().zip(wish) {
+    for (path, (resource, mode)) in locks.iter().zip(disk_request) {
         let lock = lock(&bus, path).await;
         assert_eq!(lock.resource().await.unwrap(), resource);
         assert_eq!(lock.mode().await.unwrap(), mode);
@@ -160,10 +160,10 @@ async fn all_or_nothing_in_the_order_of_the_request() {
 
 #[tokio::test]
 async fn sharing_converting_and_asking_again() {
-    let house = House::builder().start().await;
-    let (bus, image) = (house.connection().await, house.image("iso").await);
-    let web1 = Machine::open(&bus, "web1").await;
-    let web2 = Machine::open(&bus, "web2").await;
+    let fixture = Fixture::builder().start().await;
+    let (bus, image) = (fixture.connection().await, fixture.image("iso").await);
+    let web1 = TestVm::open(&bus, "web1").await;
+    let web2 = TestVm::open(&bus, "web2").await;
     let mine = web1.acquire(&[shared(&image)]).await.unwrap();
     let other = web2.acquire(&[shared(&image)]).await.unwrap();
     assert_ne!(mine, other);
@@ -171,12 +171,12 @@ async fn sharing_converting_and_asking_again() {
     let refused = web1.acquire(&[exclusive(&image)]).await.unwrap_err();
     assert_eq!(refused.name, "DBus.Error.InvalidArgs");
     assert!(refused.message.contains("convert"), "{refused:?}");
-    let both = web1.acquire(&[shared(&house.image("b").await), ("/dev/null", "exclusive")]).await;
+    let both = web1.acquire(&[shared(&fixture.image("b").await), ("/dev/null", "exclusive")]).await;
     assert_eq!(both.unwrap_err().name, "NotLockable");
 
     let lock = lock(&bus, &mine[0]).await;
     let convert = async |mode| {
-        lock.convert(mode, HashMap::new()).await.map_err(crate::machine::Refused::from)
+        lock.convert(mode, HashMap::new()).await.map_err(crate::dbus_client::Refused::from)
     };
     let refused = convert("exclusive").await.unwrap_err();
     assert_eq!(refused.name, "LockHeld");
@@ -184,27 +184,27 @@ async fn sharing_converting_and_asking_again() {
     web2.release(&other).await.unwrap();
     convert("exclusive").await.unwrap();
     assert_eq!(lock.mode().await.unwrap(), "exclusive");
-    Rival::try_once(&image, Kind::Ofd, false).unwrap_err();
+    ForeignHolder::try_once(&image, LockType::Ofd, false).unwrap_err();
     assert_eq!(web2.acquire(&[shared(&image)]).await.unwrap_err().name, "LockHeld");
     convert("shared").await.unwrap();
-    Rival::try_once(&image, Kind::Ofd, false).unwrap();
+    ForeignHolder::try_once(&image, LockType::Ofd, false).unwrap();
     web2.acquire(&[shared(&image)]).await.unwrap();
     // A stranger who reads is in the way of a writer.
     web2.owner.close(HashMap::new()).await.unwrap();
-    let rival = Rival::hold(&image, Kind::Posix, false).unwrap();
+    let foreign_holder = ForeignHolder::hold(&image, LockType::Posix, false).unwrap();
     let refused = convert("exclusive").await.unwrap_err();
     assert_eq!(refused.name, "LockHeldElsewhere");
-    assert!(refused.message.contains(&format!("pid {}", rival.pid())), "{refused:?}");
+    assert!(refused.message.contains(&format!("pid {}", foreign_holder.pid())), "{refused:?}");
     assert_eq!(lock.mode().await.unwrap(), "shared");
 }
 
 #[tokio::test]
 async fn the_same_disk_in_two_modes_is_no_request() {
-    let house = House::builder().start().await;
-    let (bus, image) = (house.connection().await, house.image("a").await);
-    let soft = house.dir().join("soft");
+    let fixture = Fixture::builder().start().await;
+    let (bus, image) = (fixture.connection().await, fixture.image("a").await);
+    let soft = fixture.dir().join("soft");
     symlink(&image, &soft).unwrap();
-    let web1 = Machine::open(&bus, "web1").await;
+    let web1 = TestVm::open(&bus, "web1").await;
     let refused = web1.acquire(&[shared(&image), exclusive(&soft)]).await.unwrap_err();
     assert_eq!(refused.name, "DBus.Error.InvalidArgs");
     assert_eq!(web1.locks().await, []);
@@ -212,75 +212,78 @@ async fn the_same_disk_in_two_modes_is_no_request() {
 
 #[tokio::test]
 async fn lock_files_are_libvirts_and_do_not_stay() {
-    let house = hashed_house().await;
-    let (bus, image) = (house.connection().await, house.image("a.qcow2").await);
-    let soft = house.dir().join("soft");
+    let fixture = hashed_house().await;
+    let (bus, image) = (fixture.connection().await, fixture.image("a.qcow2").await);
+    let soft = fixture.dir().join("soft");
     symlink(&image, &soft).unwrap();
-    let web1 = Machine::open(&bus, "web1").await;
+    let web1 = TestVm::open(&bus, "web1").await;
     let locks = web1.acquire(&[exclusive(&image)]).await.unwrap();
-    assert_eq!(lock_files(&house), [sha256(&image).await]);
-    let file = house.dir().join("locks").join(sha256(&image).await);
+    assert_eq!(lock_files(&fixture), [sha256(&image).await]);
+    let file = fixture.dir().join("locks").join(sha256(&image).await);
     let seen = fs::metadata(&file).unwrap();
     assert_eq!((seen.len(), seen.mode() & 0o7777), (0, 0o600));
     assert_eq!(lock(&bus, &locks[0]).await.lock_file().await.unwrap(), file.to_str().unwrap());
     // virtlockd on another host would meet us on that byte; the disk itself is left alone.
-    Rival::try_once(&file, Kind::Posix, true).unwrap_err();
-    Rival::try_once(&image, Kind::Ofd, true).unwrap();
+    ForeignHolder::try_once(&file, LockType::Posix, true).unwrap_err();
+    ForeignHolder::try_once(&image, LockType::Ofd, true).unwrap();
     web1.release(&locks).await.unwrap();
-    assert_eq!(lock_files(&house), [""; 0]);
+    assert_eq!(lock_files(&fixture), [""; 0]);
 
     // By a link both names are locked, so that either meets us on another host.
     let locks = web1.acquire(&[shared(&soft)]).await.unwrap();
     let mut both = [sha256(&image).await, sha256(&soft).await];
-    let mut files = lock_files(&house);
+    let mut files = lock_files(&fixture);
     both.sort();
     files.sort();
     assert_eq!(files, both);
     // Somebody who shares one of them keeps its file from being removed.
-    let sharer = Rival::hold(house.dir().join("locks").join(&both[0]), Kind::Ofd, false).unwrap();
+    let sharer =
+        ForeignHolder::hold(fixture.dir().join("locks").join(&both[0]), LockType::Ofd, false)
+            .unwrap();
     web1.release(&locks).await.unwrap();
-    assert_eq!(lock_files(&house), both[..1]);
+    assert_eq!(lock_files(&fixture), both[..1]);
     drop(sharer);
 }
 
 #[tokio::test]
 async fn hashed_locks_meet_a_direct_holder_and_a_rival_in_the_lockspace() {
-    let house = hashed_house().await;
-    let (bus, image) = (house.connection().await, house.image("a.qcow2").await);
-    let web1 = Machine::open(&bus, "web1").await;
-    let direct = Rival::hold(&image, Kind::Ofd, true).unwrap();
+    let fixture = hashed_house().await;
+    let (bus, image) = (fixture.connection().await, fixture.image("a.qcow2").await);
+    let web1 = TestVm::open(&bus, "web1").await;
+    let direct = ForeignHolder::hold(&image, LockType::Ofd, true).unwrap();
     let refused = web1.acquire(&[exclusive(&image)]).await.unwrap_err();
     assert_eq!(refused.name, "LockHeldElsewhere");
     assert!(refused.message.contains(&format!("pid {}", direct.pid())), "{refused:?}");
-    assert_eq!(lock_files(&house), [""; 0], "a refusal leaves no file");
+    assert_eq!(lock_files(&fixture), [""; 0], "a refusal leaves no file");
     drop(direct);
 
-    let file = house.dir().join("locks").join(sha256(&image).await);
+    let file = fixture.dir().join("locks").join(sha256(&image).await);
     File::create(&file).unwrap();
-    let rival = Rival::hold(&file, Kind::Posix, true).unwrap();
+    let foreign_holder = ForeignHolder::hold(&file, LockType::Posix, true).unwrap();
     let refused = web1.acquire(&[exclusive(&image)]).await.unwrap_err();
     assert_eq!(refused.name, "LockHeldElsewhere");
-    let said = format!("pid {}, user root), through lock file {}", rival.pid(), file.display());
+    let said =
+        format!("pid {}, user root), through lock file {}", foreign_holder.pid(), file.display());
     assert!(refused.message.ends_with(&said), "{refused:?}");
 }
 
 #[tokio::test]
 async fn a_rival_and_we_keep_each_other_out() {
-    let house = House::builder().start().await;
-    let (bus, image) = (house.connection().await, house.image("a.qcow2").await);
-    let web1 = Machine::open(&bus, "web1").await;
-    for kind in [Kind::Posix, Kind::Ofd] {
+    let fixture = Fixture::builder().start().await;
+    let (bus, image) = (fixture.connection().await, fixture.image("a.qcow2").await);
+    let web1 = TestVm::open(&bus, "web1").await;
+    for kind in [LockType::Posix, LockType::Ofd] {
         let locks = web1.acquire(&[exclusive(&image)]).await.unwrap();
         for exclusive in [true, false] {
-            Rival::try_once(&image, kind, exclusive).unwrap_err();
+            ForeignHolder::try_once(&image, kind, exclusive).unwrap_err();
         }
         web1.release(&locks).await.unwrap();
-        Rival::try_once(&image, kind, true).unwrap();
-        let rival = Rival::hold(&image, kind, true).unwrap();
+        ForeignHolder::try_once(&image, kind, true).unwrap();
+        let foreign_holder = ForeignHolder::hold(&image, kind, true).unwrap();
         let refused = web1.acquire(&[shared(&image)]).await.unwrap_err();
         assert_eq!(refused.name, "LockHeldElsewhere");
         assert!(
-            refused.message.contains(&format!(", pid {}, user root)", rival.pid())),
+            refused.message.contains(&format!(", pid {}, user root)", foreign_holder.pid())),
             "{refused:?}"
         );
         let row = &manager(&bus)
@@ -288,16 +291,16 @@ async fn a_rival_and_we_keep_each_other_out() {
             .find_holders(image.to_str().unwrap(), HashMap::new())
             .await
             .unwrap()[0];
-        assert_eq!(u32::try_from(&row["pid"]).unwrap(), rival.pid());
+        assert_eq!(u32::try_from(&row["pid"]).unwrap(), foreign_holder.pid());
         assert_eq!(<&str>::try_from(&row["kind"]).unwrap(), "process");
     }
 }
 
 #[tokio::test]
 async fn a_stranger_is_named_on_a_file_system_whose_files_have_another_device() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let dir = house.dir();
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let dir = fixture.dir();
     let [lower, upper, work, merged] = ["lower", "upper", "work", "merged"].map(|name| {
         let path = dir.join(name);
         fs::create_dir(&path).unwrap();
@@ -311,11 +314,11 @@ async fn a_stranger_is_named_on_a_file_system_whose_files_have_another_device() 
     let overlay = Some(options.as_str());
     mount(Some("none"), &merged, Some("overlay"), MsFlags::empty(), overlay).unwrap();
     let disk = merged.join("disk");
-    let rival = Rival::hold(&disk, Kind::Ofd, true).unwrap();
-    let web1 = Machine::open(&bus, "web1").await;
+    let foreign_holder = ForeignHolder::hold(&disk, LockType::Ofd, true).unwrap();
+    let web1 = TestVm::open(&bus, "web1").await;
     let refused = web1.acquire(&[exclusive(&disk)]).await.unwrap_err();
-    let pid = rival.pid();
-    drop(rival);
+    let pid = foreign_holder.pid();
+    drop(foreign_holder);
     umount(&merged).unwrap();
     umount(&lower).unwrap();
     assert_eq!(refused.name, "LockHeldElsewhere");
@@ -324,15 +327,15 @@ async fn a_stranger_is_named_on_a_file_system_whose_files_have_another_device() 
 
 #[tokio::test]
 async fn what_happens_is_told_and_seen_before_the_answer() {
-    let house = House::builder().start().await;
-    let (bus, image) = (house.connection().await, house.image("a.qcow2").await);
-    let watcher = house.connection().await;
+    let fixture = Fixture::builder().start().await;
+    let (bus, image) = (fixture.connection().await, fixture.image("a.qcow2").await);
+    let watcher = fixture.connection().await;
     let seen = manager(&watcher).await;
     let mut acquired = seen.receive_lock_acquired().await.unwrap();
     let mut released = seen.receive_lock_released().await.unwrap();
     let mut contended = seen.receive_lock_contended().await.unwrap();
 
-    let web1 = Machine::open(&bus, "web1").await;
+    let web1 = TestVm::open(&bus, "web1").await;
     let locks = web1.acquire(&[exclusive(&image)]).await.unwrap();
     // The object is there when the answer is.
     assert_eq!(lock(&bus, &locks[0]).await.owner().await.unwrap(), web1.path());
@@ -345,7 +348,7 @@ async fn what_happens_is_told_and_seen_before_the_answer() {
     );
 
     let web2 =
-        Machine::open_with(&bus, "", "web2", option("resources", vec![exclusive(&image)])).await;
+        TestVm::open_with(&bus, "", "web2", option("resources", vec![exclusive(&image)])).await;
     assert_eq!(web2.unwrap_err().name, "LockHeld");
     assert_eq!(seen.n_owners().await.unwrap(), 1, "an owner whose disks are refused is not opened");
     let told = within("the signal", contended.next()).await.unwrap();
@@ -360,38 +363,38 @@ async fn what_happens_is_told_and_seen_before_the_answer() {
 
 #[tokio::test]
 async fn a_disk_that_was_replaced_is_another_disk() {
-    let house = House::builder().start().await;
-    let (bus, image) = (house.connection().await, house.image("a.qcow2").await);
-    let web1 = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().start().await;
+    let (bus, image) = (fixture.connection().await, fixture.image("a.qcow2").await);
+    let web1 = TestVm::open(&bus, "web1").await;
     web1.acquire(&[exclusive(&image)]).await.unwrap();
-    let old = house.dir().join("old.qcow2");
+    let old = fixture.dir().join("old.qcow2");
     fs::rename(&image, &old).unwrap();
-    house.image("a.qcow2").await;
-    let web2 = Machine::open(&bus, "web2").await;
+    fixture.image("a.qcow2").await;
+    let web2 = TestVm::open(&bus, "web2").await;
     assert_eq!(web2.acquire(&[exclusive(&old)]).await.unwrap_err().name, "LockHeld");
     web2.acquire(&[exclusive(&image)]).await.unwrap();
 }
 
 #[tokio::test]
 async fn other_lock_files_after_a_reload_and_held_locks_stay_where_they_are() {
-    let house = House::builder().folder("locks").start().await;
-    let (bus, image) = (house.connection().await, house.image("a.qcow2").await);
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    let fixture = Fixture::builder().folder("locks").start().await;
+    let (bus, image) = (fixture.connection().await, fixture.image("a.qcow2").await);
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
     let direct = web1.acquire(&[exclusive(&image)]).await.unwrap();
     let manager = manager(&bus).await;
-    house.configure("file_lockspace_dir = \"@DIR@/locks\"");
+    fixture.configure("file_lockspace_dir = \"@DIR@/locks\"");
     manager.reload(HashMap::new()).await.unwrap();
     assert_eq!(lock(&bus, &direct[0]).await.lock_file().await.unwrap(), image.to_str().unwrap());
     assert_eq!(web2.acquire(&[exclusive(&image)]).await.unwrap_err().name, "LockHeld");
-    let hashed = web2.acquire(&[exclusive(&house.image("b.qcow2").await)]).await.unwrap();
+    let hashed = web2.acquire(&[exclusive(&fixture.image("b.qcow2").await)]).await.unwrap();
     let place = lock(&bus, &hashed[0]).await.lockspace().await.unwrap();
     assert_eq!(place.as_str(), "/org/vmlockd1/lockspace/file");
     // A file that can't be used changes nothing.
-    house.configure("file_lockspace_dri = \"/x\"");
+    fixture.configure("file_lockspace_dri = \"/x\"");
     let refused = manager.reload(HashMap::new()).await.unwrap_err().to_string();
     assert!(refused.contains("did you mean 'file_lockspace_dir'?"), "{refused}");
-    assert_eq!(lock_files(&house).len(), 1);
+    assert_eq!(lock_files(&fixture).len(), 1);
     web2.release(&hashed).await.unwrap();
-    web2.acquire(&[exclusive(&house.image("c.qcow2").await)]).await.unwrap();
-    assert_eq!(lock_files(&house).len(), 1);
+    web2.acquire(&[exclusive(&fixture.image("c.qcow2").await)]).await.unwrap();
+    assert_eq!(lock_files(&fixture).len(), 1);
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::host::skip;
-use crate::house::{program, run};
+use crate::fixture::{program, run};
+use crate::nspawn::skip;
 
 /// Where the page has the file, and a directory.
 const FILE: &str = "/etc/vmlockd/vmlockd.toml";
@@ -26,13 +26,13 @@ fn typed() -> Vec<String> {
 }
 
 /// A configuration, and a place for lock files.
-struct Scene {
+struct Scenario {
     dir: TempDir,
     file: PathBuf,
 }
 
-impl Scene {
-    fn set() -> Option<Scene> {
+impl Scenario {
+    fn set_up() -> Option<Scenario> {
         if std::process::Command::new("augtool").arg("--version").output().is_err() {
             return skip("augtool is not installed here");
         }
@@ -41,7 +41,7 @@ impl Scene {
         fs::create_dir(&locks).unwrap();
         fs::set_permissions(&locks, Permissions::from_mode(0o700)).unwrap();
         let file = dir.path().join("vmlockd.toml");
-        Some(Scene { dir, file })
+        Some(Scenario { dir, file })
     }
 
     fn write(&self, text: &str) {
@@ -71,29 +71,29 @@ impl Scene {
 
 #[tokio::test]
 async fn the_man_pages_lines_change_the_file() {
-    let Some(scene) = Scene::set() else { return };
+    let Some(scenario) = Scenario::set_up() else { return };
     let [change, add] = typed().try_into().expect("the page has two blocks");
     let before = "# Ours.\nlog_level = \"info\"\n\n[limits]\n# Many.\nlocks_per_user = 400\n";
-    scene.write(before);
-    scene.run(&change).await;
+    scenario.write(before);
+    scenario.run(&change).await;
     let changed = before.replace("info", "notice");
-    assert_eq!(scene.text(), changed);
-    scene.run(&add).await;
-    let key = format!("file_lockspace_dir = \"{}\"\n", scene.locks());
-    assert_eq!(scene.text(), changed.replace("log_level", &format!("{key}log_level")));
+    assert_eq!(scenario.text(), changed);
+    scenario.run(&add).await;
+    let key = format!("file_lockspace_dir = \"{}\"\n", scenario.locks());
+    assert_eq!(scenario.text(), changed.replace("log_level", &format!("{key}log_level")));
 }
 
 #[tokio::test]
 async fn the_man_pages_lines_write_a_file() {
-    let Some(scene) = Scene::set() else { return };
+    let Some(scenario) = Scenario::set_up() else { return };
     let [_, add] = typed().try_into().expect("the page has two blocks");
     let lines: Vec<&str> = add.lines().filter(|line| !line.starts_with("ins ")).collect();
-    let key = format!("file_lockspace_dir = \"{}\"\n", scene.locks());
+    let key = format!("file_lockspace_dir = \"{}\"\n", scenario.locks());
     for before in [None, Some("# Nothing yet.\n")] {
         if let Some(before) = before {
-            scene.write(before);
+            scenario.write(before);
         }
-        scene.run(&lines.join("\n")).await;
-        assert_eq!(scene.text(), format!("{}{key}", before.unwrap_or_default()));
+        scenario.run(&lines.join("\n")).await;
+        assert_eq!(scenario.text(), format!("{}{key}", before.unwrap_or_default()));
     }
 }

@@ -1,33 +1,33 @@
 //! Who may do what: what is one's own needs no password, and nothing else is had without one.
 
 mod dialogs;
+mod disconnect;
 mod force;
-mod foreign;
 mod instance;
-mod leaving;
 mod matrix;
-mod own;
-mod questions;
+mod other_users;
+mod own_resources;
+mod polkit_requests;
 mod rules;
 
 use std::fs::File;
 use std::path::Path;
 
-use crate::house::{Call, House, Mock, polkit};
+use crate::fixture::{Call, Fixture, Mock, polkit};
 
 const DENIED: &str = "DBus.Error.AccessDenied";
 /// What polkit would ask a person about, had the caller let it.
 const INTERACTIVE: &str = "DBus.Error.InteractiveAuthorizationRequired";
 
-/// A house with the distribution's polkit, the project's actions and these rules.
-async fn with_polkit(rules: &str) -> House {
+/// A fixture with the distribution's polkit, the project's actions and these rules.
+async fn with_polkit(rules: &str) -> Fixture {
     let rules = rules.to_owned();
-    House::builder().polkit(polkit::Choice::Real { rules }).start().await
+    Fixture::builder().polkit(polkit::Choice::Real { rules }).start().await
 }
 
-/// A house with a polkit that does as the test says.
-async fn with_mock() -> House {
-    House::builder().polkit(polkit::Choice::Mock).start().await
+/// A fixture with a polkit that does as the test says.
+async fn with_mock() -> Fixture {
+    Fixture::builder().polkit(polkit::Choice::Mock).start().await
 }
 
 fn read_write(disk: &Path) -> File {

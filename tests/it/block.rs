@@ -1,13 +1,13 @@
 //! Block devices: what lies on what, what the host uses itself, and the names of lock files that hosts
 //! agree on.
 
+mod changed_range;
 mod file_systems;
 mod in_use;
 mod incomplete;
 mod layers;
+mod lock_file_names;
 mod loops;
-mod moved;
-mod names;
 mod overlay;
 mod swap;
 
@@ -15,25 +15,25 @@ use std::path::Path;
 
 use zbus::{Connection, OwnedObjectPath};
 
-use crate::house::{House, Looped, within};
-use crate::machine::{Answer, Machine, exclusive, lock, manager, option, shared};
+use crate::dbus_client::{Answer, TestVm, exclusive, lock, manager, option, shared};
+use crate::fixture::{Fixture, LoopDevice, within};
 use crate::methods::none;
-use crate::untouched::assert_refused;
+use crate::refused_requests::assert_refused;
 use crate::wait::{LONG, until_waiting};
 
 type Waiting = tokio::task::JoinHandle<Answer<Vec<OwnedObjectPath>>>;
 
 /// Two machines ask for two disks of which the second lies on the first.
-async fn meet(house: &House, lower: &Path, upper: &Path) {
-    let bus = house.connection().await;
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+async fn meet(fixture: &Fixture, lower: &Path, upper: &Path) {
+    let bus = fixture.connection().await;
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
     for (first, second, remark) in
         [(lower, upper, ", on which it lies"), (upper, lower, ", which lies on it")]
     {
         let locks = web1.acquire(&[exclusive(first)]).await.unwrap();
         let through = format!("through {}{remark}", first.display());
-        for wish in [exclusive(second), shared(second)] {
-            let refused = web2.acquire(&[wish]).await.unwrap_err();
+        for disk_request in [exclusive(second), shared(second)] {
+            let refused = web2.acquire(&[disk_request]).await.unwrap_err();
             assert_refused(&refused, "LockHeld", &through);
         }
         let (manager, name) = (manager(&bus).await, second.to_str().unwrap());
@@ -55,41 +55,41 @@ async fn meet(house: &House, lower: &Path, upper: &Path) {
 
 #[tokio::test]
 async fn a_loop_device_and_what_it_was_made_of_are_not_given_to_two() {
-    let device = Looped::new();
-    let upper = Looped::attach(device.node());
-    let house = House::builder().start().await;
+    let device = LoopDevice::new();
+    let upper = LoopDevice::attach(device.node());
+    let fixture = Fixture::builder().start().await;
     let file = device.file();
-    meet(&house, &file, device.node()).await;
+    meet(&fixture, &file, device.node()).await;
     // A link to the file is the file, and what lies on what lies on it lies on it.
-    let link = house.dir().join("link");
+    let link = fixture.dir().join("link");
     std::os::unix::fs::symlink(&file, &link).unwrap();
-    meet(&house, &link, upper.node()).await;
-    meet(&house, device.node(), upper.node()).await;
+    meet(&fixture, &link, upper.node()).await;
+    meet(&fixture, device.node(), upper.node()).await;
 }
 
 #[tokio::test]
 async fn a_disk_and_its_partitions_are_not_given_to_two_but_two_partitions_are() {
-    let mut device = Looped::new();
+    let mut device = LoopDevice::new();
     let parts = [device.part(64, 64), device.part(256, 64)];
-    let house = House::builder().start().await;
+    let fixture = Fixture::builder().start().await;
     let file = device.file();
     for part in &parts {
-        meet(&house, device.node(), part).await;
-        meet(&house, &file, part).await;
+        meet(&fixture, device.node(), part).await;
+        meet(&fixture, &file, part).await;
     }
-    let bus = house.connection().await;
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    let bus = fixture.connection().await;
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
     web1.acquire(&[exclusive(&parts[0])]).await.unwrap();
     web2.acquire(&[exclusive(&parts[1])]).await.unwrap();
 }
 
 /// Has a machine wait for a disk, and returns once it does.
-async fn wait(bus: &Connection, machine: &Machine, disk: &Path) -> Waiting {
+async fn wait(bus: &Connection, machine: &TestVm, disk: &Path) -> Waiting {
     let before = manager(bus).await.n_waiting().await.unwrap();
     let (owner, disk) = (machine.owner.clone(), disk.to_str().unwrap().to_owned());
     let task = tokio::spawn(async move {
-        let wish = [(disk.as_str(), "exclusive")];
-        Ok(owner.acquire(&wish, option("timeout-usec", LONG)).await?)
+        let disk_request = [(disk.as_str(), "exclusive")];
+        Ok(owner.acquire(&disk_request, option("timeout-usec", LONG)).await?)
     });
     until_waiting(bus, before + 1).await;
     task
@@ -97,14 +97,14 @@ async fn wait(bus: &Connection, machine: &Machine, disk: &Path) -> Waiting {
 
 #[tokio::test]
 async fn who_waits_for_a_disk_waits_for_all_its_parts_and_is_not_overtaken_there() {
-    let mut device = Looped::new();
+    let mut device = LoopDevice::new();
     let (one, two) = (device.part(64, 64), device.part(256, 64));
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
     let [web1, web2, web3] = [
-        Machine::open(&bus, "web1").await,
-        Machine::open(&bus, "web2").await,
-        Machine::open(&bus, "web3").await,
+        TestVm::open(&bus, "web1").await,
+        TestVm::open(&bus, "web2").await,
+        TestVm::open(&bus, "web3").await,
     ];
     let locks = web1.acquire(&[exclusive(&one)]).await.unwrap();
     let whole = wait(&bus, &web2, device.node()).await;
@@ -121,16 +121,16 @@ async fn who_waits_for_a_disk_waits_for_all_its_parts_and_is_not_overtaken_there
 
 #[tokio::test]
 async fn what_a_disk_lies_on_is_known_after_a_crash() {
-    let device = Looped::new();
-    let (house, file) = (House::builder().start().await, device.file());
-    let bus = house.connection().await;
-    let web1 = Machine::open(&bus, "web1").await;
+    let device = LoopDevice::new();
+    let (fixture, file) = (Fixture::builder().start().await, device.file());
+    let bus = fixture.connection().await;
+    let web1 = TestVm::open(&bus, "web1").await;
     web1.owner.bind_pid(std::process::id(), none()).await.unwrap();
     web1.acquire(&[exclusive(device.node())]).await.unwrap();
-    house.daemon().kill9().await;
-    house.daemon().start_again().await;
-    let bus = house.connection().await;
-    let web2 = Machine::open(&bus, "web2").await;
+    fixture.daemon().kill9().await;
+    fixture.daemon().start_again().await;
+    let bus = fixture.connection().await;
+    let web2 = TestVm::open(&bus, "web2").await;
     let refused = web2.acquire(&[exclusive(&file)]).await.unwrap_err();
     let through = format!("through {}, which lies on it", device.node().display());
     assert_refused(&refused, "LockHeld", &through);

@@ -1,34 +1,35 @@
 //! The bus goes away and comes back: locks stay, and nothing of the old connection does.
 
-use crate::host::{Host, Tree};
-use crate::house::{Broker, DEADLINE, House, Intruder, within};
-use crate::listed::Listed;
-use crate::machine::{Machine, exclusive, lock, manager, owner};
-use crate::untouched::{assert_free, assert_refused};
+use crate::dbus_client::{TestVm, exclusive, lock, manager, owner};
+use crate::fixture::{Broker, DEADLINE, Fixture, LockProber, within};
+use crate::nspawn::{Host, Tree};
+use crate::refused_requests::{assert_free, assert_refused};
+use crate::snapshot::Listed;
 
 /// How often the bus goes away.
 const ROUNDS: usize = 10;
 
 async fn ten_times(broker: Broker) {
-    let house = House::builder().broker(broker).start().await;
-    let daemon = house.daemon();
-    let bus = house.connection().await;
-    let (disk, passing) = (house.raw_of(0, "disk"), house.raw_of(0, "passing"));
-    let web1 = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().broker(broker).start().await;
+    let daemon = fixture.daemon();
+    let bus = fixture.connection().await;
+    let (disk, passing) = (fixture.raw_of(0, "disk"), fixture.raw_of(0, "passing"));
+    let web1 = TestVm::open(&bus, "web1").await;
     let locks = web1.acquire(&[exclusive(&disk)]).await.unwrap();
     let before = Listed::by(&bus).await;
-    let intruder = Intruder::at(std::slice::from_ref(&disk), &house.dir().join("intruder.log"));
+    let lock_prober =
+        LockProber::at(std::slice::from_ref(&disk), &fixture.dir().join("intruder.log"));
     let mut descriptors = None;
     for round in 0..ROUNDS {
-        let bus = house.connection().await;
-        let web2 = Machine::open(&bus, "web2").await;
+        let bus = fixture.connection().await;
+        let web2 = TestVm::open(&bus, "web2").await;
         web2.acquire(&[exclusive(&passing)]).await.unwrap();
-        house.bus().stop();
+        fixture.bus().stop();
         // Its lifeline ends while there is no bus to send a signal on.
         drop(web2);
-        house.bus().start().await;
-        house.bus().watch().await.owned_by(daemon.pid()).await;
-        let bus = house.connection().await;
+        fixture.bus().start().await;
+        fixture.bus().watch().await.owned_by(daemon.pid()).await;
+        let bus = fixture.connection().await;
         let gone = async { while Listed::by(&bus).await != before {} };
         within("an owner whose lifeline has ended", gone).await;
         assert_free(&passing);
@@ -46,10 +47,10 @@ async fn ten_times(broker: Broker) {
         let settled = tokio::time::timeout(DEADLINE, settled).await;
         assert!(settled.is_ok(), "round {round}: more than {most}: {:#?}", daemon.fd_targets());
     }
-    let attempts = intruder.stop();
+    let attempts = lock_prober.stop();
     assert!(attempts.news.is_empty(), "{attempts:#?}");
     drop(web1);
-    let bus = house.connection().await;
+    let bus = fixture.connection().await;
     let gone = async { while !Listed::by(&bus).await.owners.is_empty() {} };
     within("the machine's end", gone).await;
     assert_free(&disk);
@@ -70,10 +71,10 @@ async fn of_a_host(happen: &[&str]) {
     let Some(host) = Host::boot(Tree::Own).await else { return };
     let main = host.enable().await;
     let (bus, disk) = (host.bus().await, host.image("disk"));
-    let web1 = Machine::open(&bus, "web1").await;
+    let web1 = TestVm::open(&bus, "web1").await;
     web1.acquire(&[exclusive(&disk)]).await.unwrap();
     let before = Listed::by(&bus).await;
-    let intruder = Intruder::at(&[host.at(&disk)], &host.log());
+    let lock_prober = LockProber::at(&[host.at(&disk)], &host.log());
     host.systemctl(happen).await;
     within("the bus ends", bus.closed()).await;
 
@@ -82,8 +83,8 @@ async fn of_a_host(happen: &[&str]) {
     let bus = host.bus().await;
     assert_eq!(Listed::by(&bus).await, before);
     assert_eq!(host.main().await, main);
-    intruder.stop().were_refused();
-    let other = Machine::open(&bus, "other").await;
+    lock_prober.stop().were_refused();
+    let other = TestVm::open(&bus, "other").await;
     let refused = other.acquire(&[exclusive(&disk)]).await.unwrap_err();
     assert_refused(&refused, "LockHeld", "web1");
     drop(web1);

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use vmlockd::catalog::Kind;
 
-use crate::source::{root, sources};
+use crate::sources::{root, sources};
 
 fn file() -> PathBuf {
     root().join("systemd/vmlockd.catalog")

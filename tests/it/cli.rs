@@ -5,13 +5,14 @@
 mod agent;
 mod complete;
 mod doctor;
+mod errors;
 pub(crate) mod forged;
 mod instances;
-mod left;
-mod leftover;
+mod left_processes;
+mod listing;
 mod lockspace;
-mod look;
 mod metrics;
+mod mistakes;
 mod monitor;
 mod names;
 mod quiet;
@@ -21,12 +22,11 @@ mod reload;
 mod run;
 mod status;
 mod stopped;
-mod stumbles;
 mod suspend;
 mod targets;
 mod terminal;
-mod times;
-mod trouble;
+mod time_zone;
+mod virtlockd_leftover;
 mod wait;
 mod watch;
 
@@ -34,42 +34,42 @@ use std::path::Path;
 
 use tokio::process::Command;
 
-use crate::house::{House, Ran, Tool};
+use crate::fixture::{CommandOutput, Fixture, Tool};
 
 /// A command that says its process number and then lives until its standard input ends: when
 /// [`Tool::end_input`] says so, or with this binary.
 const LIVES: [&str; 3] = ["sh", "-c", "echo $$; exec cat"];
 
 impl Tool {
-    /// Starts a command that [`House::command`] began.
-    fn start(house: &House, command: Command) -> Self {
-        Self::new(command, &house.dir().join("tool.log"))
+    /// Starts a command that [`Fixture::command`] began.
+    fn start(fixture: &Fixture, command: Command) -> Self {
+        Self::new(command, &fixture.dir().join("tool.log"))
     }
 
     /// Starts `vmlockctl` with these arguments.
-    pub(crate) fn vmlockctl(house: &House, arguments: &[&str]) -> Self {
-        let mut command = house.command("vmlockctl");
+    pub(crate) fn vmlockctl(fixture: &Fixture, arguments: &[&str]) -> Self {
+        let mut command = fixture.command("vmlockctl");
         command.args(arguments);
-        Self::start(house, command)
+        Self::start(fixture, command)
     }
 
     /// Has disks locked while [`LIVES`] lives; returns once it does, with its process number.
-    async fn holding(house: &House, arguments: &[&str]) -> (Self, i32) {
+    async fn holding(fixture: &Fixture, arguments: &[&str]) -> (Self, i32) {
         let line = [&["run"], arguments, &["--"], &LIVES].concat();
-        let mut tool = Self::vmlockctl(house, &line);
+        let mut tool = Self::vmlockctl(fixture, &line);
         let pid = tool.line().await.parse().unwrap();
         (tool, pid)
     }
 }
 
 /// Runs `vmlockctl` to its end.
-pub(crate) async fn vmlockctl(house: &House, arguments: &[&str]) -> Ran {
-    house.run("vmlockctl", arguments).await
+pub(crate) async fn vmlockctl(fixture: &Fixture, arguments: &[&str]) -> CommandOutput {
+    fixture.run("vmlockctl", arguments).await
 }
 
 /// Runs it where it must end with this code; what it complains of comes back.
-pub(crate) async fn fails(house: &House, code: i32, arguments: &[&str]) -> String {
-    let ran = vmlockctl(house, arguments).await;
+pub(crate) async fn fails(fixture: &Fixture, code: i32, arguments: &[&str]) -> String {
+    let ran = vmlockctl(fixture, arguments).await;
     assert_eq!(ran.status.code(), Some(code), "{arguments:?}: {ran:#?}");
     ran.stderr
 }
@@ -84,8 +84,8 @@ fn start_advice() -> &'static str {
 }
 
 /// Runs it where it must print one JSON document.
-pub(crate) async fn json(house: &House, arguments: &[&str]) -> serde_json::Value {
-    let text = vmlockctl(house, &[&["--json"], arguments].concat()).await.ok();
+pub(crate) async fn json(fixture: &Fixture, arguments: &[&str]) -> serde_json::Value {
+    let text = vmlockctl(fixture, &[&["--json"], arguments].concat()).await.ok();
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
 }
 

@@ -11,12 +11,12 @@ use zbus::names::{OwnedUniqueName, UniqueName};
 use zbus::{Connection, ObjectPath, OwnedObjectPath};
 
 use crate::cli::forged::name_of;
-use crate::house::user::{GAMES, NOBODY, ROOT};
-use crate::house::{Broker, House, Kind, Rival, Tool, run, within};
-use crate::listed::{Listed, text};
-use crate::machine::{Machine, exclusive, lock, manager};
+use crate::dbus_client::{TestVm, exclusive, lock, manager};
+use crate::fixture::user::{GAMES, NOBODY, ROOT};
+use crate::fixture::{Broker, Fixture, ForeignHolder, LockType, Tool, run, within};
 use crate::methods::{OWNER, none};
-use crate::untouched::{assert_free, assert_refused};
+use crate::refused_requests::{assert_free, assert_refused};
+use crate::snapshot::{Listed, text};
 
 const GONE: &str = "the service is gone; the lifeline keeps the owner";
 const BACK: &str = "the service is back";
@@ -38,9 +38,9 @@ struct Example {
 impl Example {
     /// Copies the examples to where every user can read them, and builds the C program as its
     /// Makefile says.
-    async fn new(house: &House, language: &str) -> Self {
+    async fn new(fixture: &Fixture, language: &str) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let (from, dir) = (root.join("examples").join(language), house.dir().join("example"));
+        let (from, dir) = (root.join("examples").join(language), fixture.dir().join("example"));
         fs::create_dir(&dir).unwrap();
         for file in fs::read_dir(from).unwrap() {
             let file = file.unwrap();
@@ -63,11 +63,11 @@ impl Example {
     }
 
     /// Returns the command that runs it for these words and this user.
-    fn command(&self, house: &House, user: u32, words: &[&str]) -> Command {
+    fn command(&self, fixture: &Fixture, user: u32, words: &[&str]) -> Command {
         let mut command = if user == ROOT {
-            house.command(&self.words[0])
+            fixture.command(&self.words[0])
         } else {
-            house.command_as(user, &self.words[0])
+            fixture.command_as(user, &self.words[0])
         };
         command.args(&self.words[1..]).args(words);
         command
@@ -83,14 +83,14 @@ struct Client {
 }
 
 impl Client {
-    async fn start(house: &House, example: &Example, user: u32) -> Self {
-        let disks = ["first", "second"].map(|name| house.raw_of(user, name));
+    async fn start(fixture: &Fixture, example: &Example, user: u32) -> Self {
+        let disks = ["first", "second"].map(|name| fixture.raw_of(user, name));
         let mut words = disks.each_ref().map(|disk| disk.to_str().unwrap()).to_vec();
         if user != ROOT {
             words.insert(0, "--session");
         }
-        let command = example.command(house, user, &words);
-        let mut tool = Tool::new(command, &house.dir().join("client.log"));
+        let command = example.command(fixture, user, &words);
+        let mut tool = Tool::new(command, &fixture.dir().join("client.log"));
         let opened = tool.line().await;
         let owner = opened.strip_prefix("opened ").unwrap_or_else(|| panic!("{opened}")).to_owned();
         let mut locks = Vec::new();
@@ -158,18 +158,18 @@ async fn forge(forger: &Connection, victim: &UniqueName<'_>, client: &Client) {
 }
 
 async fn keeps_its_disks_locked(language: &str, broker: Broker, end: End) {
-    let house = House::builder().broker(broker).start().await;
-    let (bus, daemon) = (house.connection().await, house.daemon());
-    let example = Example::new(&house, language).await;
-    let mut client = Client::start(&house, &example, ROOT).await;
+    let fixture = Fixture::builder().broker(broker).start().await;
+    let (bus, daemon) = (fixture.connection().await, fixture.daemon());
+    let example = Example::new(&fixture, language).await;
+    let mut client = Client::start(&fixture, &example, ROOT).await;
     client.holds_both(&bus).await;
-    let other = Machine::open(&bus, "other").await;
+    let other = TestVm::open(&bus, "other").await;
     let refused = other.acquire(&[exclusive(&client.disks[0])]).await.unwrap_err();
     assert_refused(&refused, "LockHeld", "VM \"example\"");
     other.owner.close(none()).await.unwrap();
 
     // Only the service's signals count.
-    let forger = house.connection_as(NOBODY).await;
+    let forger = fixture.connection_as(NOBODY).await;
     let victim: OwnedUniqueName = name_of(&bus, client.tool.process.pid()).await;
     forge(&forger, &victim, &client).await;
     lock(&bus, &client.locks[1]).await.release(none()).await.unwrap();
@@ -192,12 +192,12 @@ async fn keeps_its_disks_locked(language: &str, broker: Broker, end: End) {
     // Another program locks the disk while no service holds it.
     let file = lock(&bus, &client.locks[0]).await.lock_file().await.unwrap();
     daemon.kill9().await;
-    let rival = Rival::hold(Path::new(&file), Kind::Posix, true).unwrap();
+    let foreign_holder = ForeignHolder::hold(Path::new(&file), LockType::Posix, true).unwrap();
     daemon.start_again().await;
     client.sees_it_back().await;
     let lost = format!("lost {}: taken", client.disks[0].display());
     while client.tool.line().await != lost {}
-    rival.release();
+    foreign_holder.release();
 
     client.end(&bus, end).await;
 }
@@ -211,14 +211,14 @@ async fn on_both_brokers(language: &str) {
 /// locked.
 async fn is_refused(language: &str) {
     for broker in [Broker::DbusDaemon, Broker::DbusBroker] {
-        let house = House::builder().broker(broker).start().await;
-        let bus = house.connection().await;
-        let example = Example::new(&house, language).await;
-        let disks = ["first", "second"].map(|name| house.raw_of(ROOT, name));
-        let web1 = Machine::open(&bus, "web1").await;
+        let fixture = Fixture::builder().broker(broker).start().await;
+        let bus = fixture.connection().await;
+        let example = Example::new(&fixture, language).await;
+        let disks = ["first", "second"].map(|name| fixture.raw_of(ROOT, name));
+        let web1 = TestVm::open(&bus, "web1").await;
         web1.acquire(&[exclusive(&disks[1])]).await.unwrap();
         let words = disks.each_ref().map(|disk| disk.to_str().unwrap());
-        let ran = run(example.command(&house, ROOT, &words)).await;
+        let ran = run(example.command(&fixture, ROOT, &words)).await;
         assert_eq!(ran.status.code(), Some(75), "{ran:?}");
         let expected = format!("disk {} is locked exclusively by VM \"web1\" (", words[1]);
         assert!(ran.stderr.starts_with(&expected), "{ran:?}");
@@ -226,7 +226,7 @@ async fn is_refused(language: &str) {
         within("the client's owner ends", ended).await;
         assert_free(&disks[0]);
         // The whole output is read, and there is no other command line.
-        let mut wrong = example.command(&house, ROOT, &words[..1]);
+        let mut wrong = example.command(&fixture, ROOT, &words[..1]);
         wrong.stdin(Stdio::null());
         assert_eq!(run(wrong).await.status.code(), Some(64));
     }
@@ -234,10 +234,10 @@ async fn is_refused(language: &str) {
 
 /// A user's own service, and a client whose standard input ends.
 async fn on_a_session_bus(language: &str) {
-    let house = House::builder().session_of(GAMES).start().await;
-    let bus = house.connection().await;
-    let example = Example::new(&house, language).await;
-    let client = Client::start(&house, &example, GAMES).await;
+    let fixture = Fixture::builder().session_of(GAMES).start().await;
+    let bus = fixture.connection().await;
+    let example = Example::new(&fixture, language).await;
+    let client = Client::start(&fixture, &example, GAMES).await;
     client.holds_both(&bus).await;
     client.end(&bus, End::Input).await;
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use roxmltree::{Document, Node, ParsingOptions};
 use tokio::process::Command;
 
-use crate::house::run;
+use crate::fixture::run;
 
 const INTERFACES: [&str; 4] = ["Lock", "Lockspace", "Manager", "Owner"];
 

@@ -12,8 +12,8 @@ use vmlockd::dbus::error;
 use zbus::OwnedVariant;
 use zbus::fdo::{IntrospectableProxy, ObjectManagerProxy, PropertiesProxy};
 
-use crate::house::House;
-use crate::machine::{Machine, exclusive};
+use crate::dbus_client::{TestVm, exclusive};
+use crate::fixture::Fixture;
 
 const INTERFACES: [&str; 4] = ["Manager", "Owner", "Lock", "Lockspace"];
 
@@ -73,9 +73,9 @@ fn parse(text: &str) -> Document<'_> {
 
 #[tokio::test]
 async fn the_service_offers_what_the_xml_says() {
-    let house = House::builder().start().await;
-    let (bus, image) = (house.connection().await, house.image("a").await);
-    let machine = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().start().await;
+    let (bus, image) = (fixture.connection().await, fixture.image("a").await);
+    let machine = TestVm::open(&bus, "web1").await;
     let lock = machine.acquire(&[exclusive(&image)]).await.unwrap().remove(0);
     let places = [
         ("Manager", "/org/vmlockd1".to_owned()),
@@ -95,10 +95,10 @@ async fn the_service_offers_what_the_xml_says() {
 
 #[tokio::test]
 async fn the_object_manager_tells_what_the_objects_answer() {
-    let house = House::builder().folder("locks").config("file_lockspace_dir = \"@DIR@/locks\"");
-    let house = house.start().await;
-    let (bus, image) = (house.connection().await, house.image("a").await);
-    let machine = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().folder("locks").config("file_lockspace_dir = \"@DIR@/locks\"");
+    let fixture = fixture.start().await;
+    let (bus, image) = (fixture.connection().await, fixture.image("a").await);
+    let machine = TestVm::open(&bus, "web1").await;
     machine.acquire(&[exclusive(&image)]).await.unwrap();
     let objects = ObjectManagerProxy::builder(&bus).destination("org.vmlockd1");
     let objects = objects.path("/org/vmlockd1").build().await.unwrap();
@@ -117,12 +117,12 @@ async fn the_object_manager_tells_what_the_objects_answer() {
 
 #[tokio::test]
 async fn a_folder_names_its_children_and_does_not_tell_their_stories() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
     let mut machines = Vec::new();
     for n in 0..50 {
-        let disk = house.raw_of(0, &n.to_string());
-        let machine = Machine::open(&bus, &format!("vm{n}")).await;
+        let disk = fixture.raw_of(0, &n.to_string());
+        let machine = TestVm::open(&bus, &format!("vm{n}")).await;
         machine.acquire(&[exclusive(&disk)]).await.unwrap();
         machines.push(machine);
     }
@@ -135,13 +135,13 @@ async fn a_folder_names_its_children_and_does_not_tell_their_stories() {
     }
     // A line for each child.
     assert!(size("/org/vmlockd1/lock").await < 50 * 100 + 2_000);
-    let tree = house.run("busctl", &["tree", "--list", "org.vmlockd1"]).await;
+    let tree = fixture.run("busctl", &["tree", "--list", "org.vmlockd1"]).await;
     assert_eq!((tree.status.code(), tree.stderr.as_str()), (Some(0), ""));
     assert!(tree.stdout.lines().any(|line| line == "/org/vmlockd1/lock/50"), "{}", tree.stdout);
     assert!(tree.stdout.lines().any(|line| line == machines[49].path().as_str()));
     // The folders come and go with what is in them, and stay shallow.
     drop(machines);
-    let machine = Machine::open(&bus, "last").await;
+    let machine = TestVm::open(&bus, "last").await;
     assert!(size("/org/vmlockd1/owner").await < 16_000);
     machine.owner.close(HashMap::new()).await.unwrap();
 }

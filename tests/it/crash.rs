@@ -3,11 +3,11 @@
 //!
 //! The service aborts where it was told to, in a host whose systemd keeps its descriptors; or it
 //! has records alone. The machines' processes are killed between any two steps. Where disks must
-//! not be free for an instant, an intruder tries all the time.
+//! not be free for an instant, an prober tries all the time.
 
-mod deaths;
-mod moves;
-mod pauses;
-mod records;
-mod scene;
-mod side;
+mod peer;
+mod scenario;
+mod state_file;
+mod suspensions;
+mod transfers;
+mod vm_deaths;

@@ -1,10 +1,10 @@
 //! Storage that lies: what locks on a file system are worth is found out, and said, before anybody
 //! relies on them.
 
+pub(crate) mod hung_request;
+mod results;
 mod service;
-mod silence;
-pub(crate) mod stuck;
-mod verdicts;
+mod unresponsive;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -15,13 +15,13 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::host::skip;
-use crate::house::{House, Process, within};
+use crate::fixture::{Fixture, Process, within};
+use crate::nspawn::skip;
 
 /// What bindfs is told to pass locks on: it does so as one process, whoever asks.
 const FORWARDING: [&str; 2] = ["--multithreaded", "--enable-lock-forwarding"];
 
-/// A directory of the house that a process shows in another place.
+/// A directory of the fixture that a process shows in another place.
 struct Served {
     /// Where it is shown.
     at: PathBuf,
@@ -31,20 +31,20 @@ struct Served {
 }
 
 impl Served {
-    async fn mount(house: &House, options: &[&str]) -> Option<Served> {
-        Self::of(house, private(&house.dir().join("behind")), options).await
+    async fn mount(fixture: &Fixture, options: &[&str]) -> Option<Served> {
+        Self::of(fixture, private(&fixture.dir().join("behind")), options).await
     }
 
     /// The same of a directory that is there.
-    async fn of(house: &House, behind: PathBuf, options: &[&str]) -> Option<Served> {
+    async fn of(fixture: &Fixture, behind: PathBuf, options: &[&str]) -> Option<Served> {
         if !Path::new("/dev/fuse").exists() {
             return skip("there is no /dev/fuse here");
         }
-        let at = private(&house.dir().join("served"));
+        let at = private(&fixture.dir().join("served"));
         fs::write(behind.join("there"), "").unwrap();
         let mut command = Command::new("bindfs");
         command.arg("-f").args(options).args([&behind, &at]);
-        let server = Process::start("bindfs", command, &house.dir().join("bindfs.log"));
+        let server = Process::start("bindfs", command, &fixture.dir().join("bindfs.log"));
         let served = Served { at, behind, server };
         let there = async {
             while !served.at.join("there").exists() {
@@ -79,8 +79,8 @@ fn names(directory: &Path) -> Vec<PathBuf> {
 }
 
 /// What `doctor` says of a path, with its exit code.
-async fn doctor(house: &House, path: &Path) -> (i32, Vec<Value>) {
-    let ran = house.run("vmlockctl", &["--json", "doctor", path.to_str().unwrap()]).await;
+async fn doctor(fixture: &Fixture, path: &Path) -> (i32, Vec<Value>) {
+    let ran = fixture.run("vmlockctl", &["--json", "doctor", path.to_str().unwrap()]).await;
     let remarks = serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{ran:#?}"));
     (ran.status.code().unwrap(), remarks)
 }
@@ -92,8 +92,8 @@ fn on<'r>(remarks: &'r [Value], check: &str) -> &'r Value {
 }
 
 /// What `doctor` says of the service, with its exit code.
-async fn of_service(house: &House) -> (i32, Vec<Value>) {
-    let ran = house.run("vmlockctl", &["--json", "doctor"]).await;
+async fn of_service(fixture: &Fixture) -> (i32, Vec<Value>) {
+    let ran = fixture.run("vmlockctl", &["--json", "doctor"]).await;
     let remarks = serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{ran:#?}"));
     (ran.status.code().unwrap(), remarks)
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::house::{Broker, House};
+use crate::fixture::{Broker, Fixture};
 
 /// The lines of the page that are typed: between `.EX` and `.EE`, after a prompt of the shell.
 fn typed() -> Vec<String> {
@@ -31,16 +31,16 @@ fn typed() -> Vec<String> {
 #[tokio::test]
 async fn the_man_pages_lines_work_as_they_stand() {
     for broker in [Broker::DbusDaemon, Broker::DbusBroker] {
-        let house = House::builder().broker(broker).start().await;
-        let (image, base) = (house.image("web1.qcow2").await, house.image("base.qcow2").await);
+        let fixture = Fixture::builder().broker(broker).start().await;
+        let (image, base) = (fixture.image("web1.qcow2").await, fixture.image("base.qcow2").await);
         let lines: Vec<String> = typed()
             .into_iter()
             .map(|line| match line.split_once('=') {
                 // The page's own paths are a real host's.
                 Some(("IMAGE", _)) => format!("IMAGE={}", image.display()),
                 Some(("BASE", _)) => format!("BASE={}", base.display()),
-                Some(("LOCKSPACE", _)) => format!("LOCKSPACE={}/leases", house.dir().display()),
-                Some(("SOCKET", _)) => format!("SOCKET={}/run/private", house.dir().display()),
+                Some(("LOCKSPACE", _)) => format!("LOCKSPACE={}/leases", fixture.dir().display()),
+                Some(("SOCKET", _)) => format!("SOCKET={}/run/private", fixture.dir().display()),
                 _ => line,
             })
             .collect();
@@ -68,7 +68,7 @@ async fn the_man_pages_lines_work_as_they_stand() {
         // A process that a failed line leaves behind would keep the output open.
         let end = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n";
         let script = end.to_owned() + &lines.join("\n");
-        let ran = house.run("bash", &["-e", "-x", "-c", &script]).await;
+        let ran = fixture.run("bash", &["-e", "-x", "-c", &script]).await;
         assert!(ran.status.success(), "{}\n{}", ran.stdout, ran.stderr);
     }
 }

@@ -11,24 +11,24 @@ use zbus::fdo::PeerProxy;
 use zbus::message::{Flags, Message, Type};
 use zbus::{Connection, MessageStream};
 
-use crate::house::user::{NOBODY, ROOT, in_thread};
-use crate::house::{Answer, Broker, Flood, Flooder, House, polkit, within};
-use crate::machine::{Machine, Refused, exclusive};
+use crate::dbus_client::{Refused, TestVm, exclusive};
+use crate::fixture::user::{NOBODY, ROOT, in_thread};
+use crate::fixture::{Answer, Broker, Fixture, Flood, Flooder, polkit, within};
 use crate::methods::none;
-use crate::untouched::assert_refused;
+use crate::refused_requests::assert_refused;
 
 /// What the service's memory may amount to, in KiB.
 const MEMORY: u64 = 64 << 10;
 
 /// The most memory that the service has had, in KiB.
-fn peak(house: &House) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", house.daemon().pid())).unwrap();
+fn peak(fixture: &Fixture) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", fixture.daemon().pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-fn socket(house: &House) -> PathBuf {
-    house.address().strip_prefix("unix:path=").unwrap().into()
+fn socket(fixture: &Fixture) -> PathBuf {
+    fixture.address().strip_prefix("unix:path=").unwrap().into()
 }
 
 async fn ping(bus: &Connection) -> Result<(), Refused> {
@@ -39,11 +39,17 @@ async fn ping(bus: &Connection) -> Result<(), Refused> {
 
 /// Three connections of one user send so many calls each, every other one without waiting for
 /// replies; root locks and unlocks a disk until they have.
-async fn flood(house: &House, root: &Machine, disk: &std::path::Path, kind: Flood, count: usize) {
+async fn flood(
+    fixture: &Fixture,
+    root: &TestVm,
+    disk: &std::path::Path,
+    kind: Flood,
+    count: usize,
+) {
     const SENDERS: usize = 3;
     let sent = Arc::new(AtomicUsize::new(0));
     for _ in 0..SENDERS {
-        let (socket, sent) = (socket(house), sent.clone());
+        let (socket, sent) = (socket(fixture), sent.clone());
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(in_thread(NOBODY, move || {
@@ -62,14 +68,14 @@ async fn flood(house: &House, root: &Machine, disk: &std::path::Path, kind: Floo
 }
 
 async fn floods_are_bounded(broker: Broker) {
-    let house = House::builder().broker(broker).start().await;
-    let disk = house.raw_of(ROOT, "disk");
-    let root = Machine::open(&house.connection().await, "root").await;
-    let user = house.connection_as(NOBODY).await;
+    let fixture = Fixture::builder().broker(broker).start().await;
+    let disk = fixture.raw_of(ROOT, "disk");
+    let root = TestVm::open(&fixture.connection().await, "root").await;
+    let user = fixture.connection_as(NOBODY).await;
     for kind in Flood::ALL {
         let count = if kind == Flood::LargeMessage { 100 } else { 5000 };
-        flood(&house, &root, &disk, kind, count).await;
-        let peak = peak(&house);
+        flood(&fixture, &root, &disk, kind, count).await;
+        let peak = peak(&fixture);
         assert!(peak < MEMORY, "{kind:?}: {peak} KiB");
         // The user is served again as soon as it does not call too fast.
         while let Err(refused) = ping(&user).await {
@@ -90,8 +96,8 @@ async fn a_flood_by_way_of_dbus_broker_is_bounded() {
 }
 
 /// How often the event loop was suspended until now: once for each time that it was woken.
-fn switches(house: &House) -> usize {
-    let pid = house.daemon().pid();
+fn switches(fixture: &Fixture) -> usize {
+    let pid = fixture.daemon().pid();
     let status = fs::read_to_string(format!("/proc/{pid}/task/{pid}/status")).unwrap();
     let mut lines = status.lines();
     let count = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
@@ -101,8 +107,8 @@ fn switches(house: &House) -> usize {
 #[tokio::test]
 async fn the_event_loop_is_not_woken_for_each_message_of_a_flood() {
     const COUNT: usize = 40_000;
-    let house = House::builder().broker(Broker::DbusDaemon).start().await;
-    let (root, socket) = (house.connection().await, socket(&house));
+    let fixture = Fixture::builder().broker(Broker::DbusDaemon).start().await;
+    let (root, socket) = (fixture.connection().await, socket(&fixture));
     let flood = async || {
         let socket = socket.clone();
         let sent =
@@ -113,19 +119,19 @@ async fn the_event_loop_is_not_woken_for_each_message_of_a_flood() {
     };
     // A thread reads from then on.
     flood().await;
-    let before = switches(&house);
+    let before = switches(&fixture);
     flood().await;
-    let woken = switches(&house) - before;
+    let woken = switches(&fixture) - before;
     assert!(woken < COUNT / 10, "woken {woken} times for {COUNT} messages");
 }
 
 #[tokio::test]
 async fn calls_of_every_interface_count() {
-    let house = House::builder().config("[limits]\ncalls_per_second = 1").start().await;
-    let root = house.connection().await;
+    let fixture = Fixture::builder().config("[limits]\ncalls_per_second = 1").start().await;
+    let root = fixture.connection().await;
     let words = format!("too many calls: the limit is 1 in a second for uid {NOBODY}");
     for kind in Flood::ALL {
-        let user = house.connection_as(NOBODY).await;
+        let user = fixture.connection_as(NOBODY).await;
         let mut limited = None;
         for _ in 0..20 {
             let outcome = within("an answer", kind.call_on(&user)).await;
@@ -151,8 +157,8 @@ async fn calls_of_every_interface_count() {
 #[tokio::test]
 async fn a_message_that_is_too_long_is_refused() {
     for broker in [Broker::DbusDaemon, Broker::DbusBroker] {
-        let house = House::builder().broker(broker).start().await;
-        let user = house.connection_as(NOBODY).await;
+        let fixture = Fixture::builder().broker(broker).start().await;
+        let user = fixture.connection_as(NOBODY).await;
         let body = "x".repeat(8 << 20);
         let peer = Some("org.freedesktop.DBus.Peer");
         for _ in 0..3 {
@@ -162,7 +168,7 @@ async fn a_message_that_is_too_long_is_refused() {
             assert_refused(&refused, "DBus.Error.LimitsExceeded", words);
         }
         ping(&user).await.unwrap();
-        assert!(peak(&house) < MEMORY);
+        assert!(peak(&fixture) < MEMORY);
     }
 }
 
@@ -170,23 +176,23 @@ async fn a_message_that_is_too_long_is_refused() {
 #[tokio::test]
 async fn a_header_with_a_field_that_is_not_defined_ends_nothing() {
     for broker in [Broker::DbusDaemon, Broker::DbusBroker] {
-        let house = House::builder().broker(broker).start().await;
-        let root = house.connection().await;
-        let mut watch = house.bus().watch().await;
+        let fixture = Fixture::builder().broker(broker).start().await;
+        let root = fixture.connection().await;
+        let mut watch = fixture.bus().watch().await;
         let before = watch.owned().await;
-        let at = socket(&house);
+        let at = socket(&fixture);
         in_thread(NOBODY, move || Flooder::connect(&at).send_undefined_field()).await;
         for _ in 0..3 {
             ping(&root).await.unwrap();
         }
-        assert_eq!(house.bus().watch().await.owned().await, before, "{broker:?}");
+        assert_eq!(fixture.bus().watch().await.owned().await, before, "{broker:?}");
     }
 }
 
 #[tokio::test]
 async fn a_call_that_wants_no_reply_gets_none() {
-    let house = House::builder().start().await;
-    let user = house.connection_as(NOBODY).await;
+    let fixture = Fixture::builder().start().await;
+    let user = fixture.connection_as(NOBODY).await;
     let mut received = MessageStream::from(&user);
     let call = || {
         let call = Message::method_call("/", "Ping").destination(SERVICE);
@@ -216,17 +222,17 @@ async fn a_call_that_wants_no_reply_gets_none() {
 #[tokio::test]
 async fn one_user_fills_the_log_only_so_far() {
     let limits = "[limits]\ncalls_per_second = 100000\ncalls_per_second_per_connection = 100000";
-    let house = House::builder().polkit(polkit::Choice::Mock).config(limits).start().await;
-    house.polkit().mock().answer(Answer::Allow);
-    let user = house.connection_as(NOBODY).await;
-    let root = house.connection().await;
-    let (machine, disk) = (Machine::open(&user, "users").await, house.raw_of(NOBODY, "users"));
+    let fixture = Fixture::builder().polkit(polkit::Choice::Mock).config(limits).start().await;
+    fixture.polkit().mock().answer(Answer::Allow);
+    let user = fixture.connection_as(NOBODY).await;
+    let root = fixture.connection().await;
+    let (machine, disk) = (TestVm::open(&user, "users").await, fixture.raw_of(NOBODY, "users"));
     for _ in 0..100 {
         let locks = machine.acquire(&[exclusive(&disk)]).await.unwrap();
         machine.release(&locks).await.unwrap();
-        Machine::open(&root, "roots").await.owner.close(none()).await.unwrap();
+        TestVm::open(&root, "roots").await.owner.close(none()).await.unwrap();
     }
-    let log = house.daemon().stderr();
+    let log = fixture.daemon().stderr();
     let count = |name: &str| log.lines().filter(|line| line.contains(name)).count();
     // Two lines for each lock, with the user: acquired, and released.
     assert_eq!(count("opened owner of VM \"roots\""), 100);

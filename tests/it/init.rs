@@ -8,9 +8,9 @@ use std::process::Stdio;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::house::rpc::{Owner, Rpc};
-use crate::house::{Connector, Intruder, Process, Ran, program, run, within};
-use crate::untouched::assert_free;
+use crate::fixture::rpc::{Owner, Rpc};
+use crate::fixture::{CommandOutput, Connector, LockProber, Process, program, run, within};
+use crate::refused_requests::assert_free;
 
 /// Makes what the script writes to the test's own, tells its process number as others see it, and
 /// stays, as the process with which all others end.
@@ -30,7 +30,7 @@ const WORLD: &str = r#"
 const REPLACED: &str = "is re-executing the installed program";
 
 /// A host of its own, as far as the script can see.
-struct World {
+struct Harness {
     // In this order: the directory goes last.
     first: u32,
     _process: Process,
@@ -42,8 +42,8 @@ fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("init").join(name)
 }
 
-impl World {
-    async fn begin() -> World {
+impl Harness {
+    async fn begin() -> Harness {
         let dir = tempfile::tempdir().unwrap();
         let number = dir.path().join("number");
         let mut command = std::process::Command::new("setpriv");
@@ -51,7 +51,7 @@ impl World {
         command.args(["--pid", "--fork", "--kill-child", "--", "sh", "-euc", WORLD, "world"]);
         command.arg(&number).stdin(Stdio::null()).stdout(Stdio::piped());
         let process = Process::start("a world", command, &dir.path().join("world.log"));
-        process.says_something().await;
+        process.first_output().await;
         let first = fs::read_to_string(number).unwrap().trim().parse().unwrap();
 
         let installed = program("vmlockd");
@@ -60,17 +60,17 @@ impl World {
         let script = dir.path().join("vmlockd");
         let text = text.replace("@sbindir@", installed).replace("@bindir@", installed);
         fs::write(&script, text).unwrap();
-        World { first, _process: process, script, dir }
+        Harness { first, _process: process, script, dir }
     }
 
     /// Runs a program there.
-    async fn run(&self, line: &[&str]) -> Ran {
+    async fn run(&self, line: &[&str]) -> CommandOutput {
         let mut command = Command::new("nsenter");
         command.args(["--mount", "--pid", "--target", &self.first.to_string(), "--"]).args(line);
         run(command).await
     }
 
-    async fn script(&self, word: &str) -> Ran {
+    async fn script(&self, word: &str) -> CommandOutput {
         self.run(&["sh", self.script.to_str().unwrap(), word]).await
     }
 
@@ -127,9 +127,9 @@ impl World {
 
     /// The disk is locked, by this machine.
     fn is_refused(&self, disk: &Path, holder: &str) {
-        let (_process, mut rival) = self.connect_inside();
-        rival.register(&Owner::new("rival", 99, 1)).granted();
-        let refusal = rival.acquire("", disk.to_str().unwrap(), 0).refused();
+        let (_process, mut foreign_holder) = self.connect_inside();
+        foreign_holder.register(&Owner::new("rival", 99, 1)).granted();
+        let refusal = foreign_holder.acquire("", disk.to_str().unwrap(), 0).refused();
         assert_eq!(refusal.code, 87, "{}", refusal.message);
         assert!(refusal.message.contains(&format!("\"{holder}\"")), "{}", refusal.message);
     }
@@ -137,62 +137,62 @@ impl World {
 
 #[tokio::test]
 async fn the_script_frees_disks_only_when_told_to_stop() {
-    let world = World::begin().await;
-    let disk = world.dir.path().join("disk");
+    let harness = Harness::begin().await;
+    let disk = harness.dir.path().join("disk");
     fs::write(&disk, "disk").unwrap();
-    assert_eq!(world.status().await, Some(3));
-    world.script("start").await.ok();
-    assert_eq!(world.status().await, Some(0));
-    let service = world.service();
+    assert_eq!(harness.status().await, Some(3));
+    harness.script("start").await.ok();
+    assert_eq!(harness.status().await, Some(0));
+    let service = harness.service();
 
-    let (_libvirtd, mut libvirtd) = world.connect_inside();
+    let (_libvirtd, mut libvirtd) = harness.connect_inside();
     // The machine: the world's first process.
     libvirtd.register(&Owner::new("web1", 1, 1)).granted();
     libvirtd.acquire("", disk.to_str().unwrap(), 0).granted();
     drop(libvirtd);
-    let log = world.dir.path().join("intruder.log");
-    let intruder = Intruder::at(std::slice::from_ref(&disk), &log);
-    world.script("start").await.ok();
-    world.does("reexec", REPLACED).await;
-    world.does("restart", REPLACED).await;
-    world.does("try-restart", REPLACED).await;
-    world.does("reload", "reloaded the configuration").await;
-    world.does("force-reload", "reloaded the configuration").await;
-    world.is_refused(&disk, "web1");
-    intruder.stop().were_refused();
-    assert_eq!((world.service(), world.status().await), (service, Some(0)));
+    let log = harness.dir.path().join("intruder.log");
+    let lock_prober = LockProber::at(std::slice::from_ref(&disk), &log);
+    harness.script("start").await.ok();
+    harness.does("reexec", REPLACED).await;
+    harness.does("restart", REPLACED).await;
+    harness.does("try-restart", REPLACED).await;
+    harness.does("reload", "reloaded the configuration").await;
+    harness.does("force-reload", "reloaded the configuration").await;
+    harness.is_refused(&disk, "web1");
+    lock_prober.stop().were_refused();
+    assert_eq!((harness.service(), harness.status().await), (service, Some(0)));
 
-    let stopped = world.script("stop").await;
+    let stopped = harness.script("stop").await;
     assert!(stopped.stderr.contains("are free until it is started again"), "{stopped:?}");
     stopped.ok();
     assert_free(&disk);
-    assert!(!world.socket().exists());
+    assert!(!harness.socket().exists());
     for (word, code) in [("status", 3), ("stop", 0), ("reload", 7), ("reexec", 7)] {
-        assert_eq!(world.script(word).await.status.code(), Some(code), "{word}");
+        assert_eq!(harness.script(word).await.status.code(), Some(code), "{word}");
     }
-    world.script("start").await.ok();
+    harness.script("start").await.ok();
     // The machine still lives.
-    world.is_refused(&disk, "web1");
+    harness.is_refused(&disk, "web1");
 }
 
 #[tokio::test]
 async fn the_script_tells_what_has_become_of_the_service() {
-    let world = World::begin().await;
-    world.script("start").await.ok();
-    world.run(&["kill", "-KILL", &world.service()]).await.ok();
-    let ended = async { while world.status().await == Some(0) {} };
+    let harness = Harness::begin().await;
+    harness.script("start").await.ok();
+    harness.run(&["kill", "-KILL", &harness.service()]).await.ok();
+    let ended = async { while harness.status().await == Some(0) {} };
     within("it is killed", ended).await;
-    assert_eq!(world.status().await, Some(1));
+    assert_eq!(harness.status().await, Some(1));
     // What it left behind is not taken for what is there.
-    world.script("start").await.ok();
-    world.connect().ping().granted();
-    world.script("stop").await.ok();
+    harness.script("start").await.ok();
+    harness.connect().ping().granted();
+    harness.script("stop").await.ok();
 
-    let _virtlockd = UnixListener::bind(world.socket()).unwrap();
-    let complaint = world.script("start").await.refused();
+    let _virtlockd = UnixListener::bind(harness.socket()).unwrap();
+    let complaint = harness.script("start").await.refused();
     assert!(complaint.contains("another program serves it"), "{complaint}");
-    assert_eq!(world.status().await, Some(3));
-    world.script("nonsense").await.refused();
+    assert_eq!(harness.status().await, Some(3));
+    harness.script("nonsense").await.refused();
 }
 
 #[tokio::test]

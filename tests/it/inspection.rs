@@ -7,9 +7,9 @@ use std::fs::File;
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::house::{House, Kind, Rival, Tool, within};
-use crate::untouched::assert_free;
-use crate::virtlockd::hang::Far;
+use crate::fixture::{Fixture, ForeignHolder, LockType, Tool, within};
+use crate::refused_requests::assert_free;
+use crate::virtlockd::hung_mount::Far;
 
 /// Locks byte 0 of a disk (`F_SETLK`), maps a file of a FUSE mount and changes it. After a line of
 /// input, one thread unmaps the file, for which the kernel waits for the server, and another one waits
@@ -47,11 +47,11 @@ const HANG: &str = r#"
 "#;
 
 /// Starts a process of root's that has locked a disk and blocks readers of its command line.
-async fn hang(house: &House, far: &Far, disk: &Path) -> (Tool, String) {
+async fn hang(fixture: &Fixture, far: &Far, disk: &Path) -> (Tool, String) {
     File::options().write(true).open(far.disk()).unwrap().set_len(1 << 16).unwrap();
-    let mut command = house.command("perl");
+    let mut command = fixture.command("perl");
     command.args(["-e", HANG]).args([disk, &far.disk()]);
-    let mut tool = Tool::new(command, &house.dir().join("hang.log"));
+    let mut tool = Tool::new(command, &fixture.dir().join("hang.log"));
     let pid = tool.line().await;
     far.stop();
     tool.say("");
@@ -78,11 +78,11 @@ async fn is_readable(pid: &str) -> bool {
 
 #[tokio::test]
 async fn a_holder_that_blocks_its_readers_delays_nothing_for_long() {
-    let house = House::builder().env("VMLOCKD_INSPECTOR_MS", "3000").start().await;
-    let Some(far) = Far::mount(&house).await else { return };
-    let (disk, other) = (house.raw_of(0, "disk"), house.raw_of(0, "other"));
+    let fixture = Fixture::builder().env("VMLOCKD_INSPECTOR_MS", "3000").start().await;
+    let Some(far) = Far::mount(&fixture).await else { return };
+    let (disk, other) = (fixture.raw_of(0, "disk"), fixture.raw_of(0, "other"));
     let path = disk.to_str().unwrap();
-    let (tool, pid) = hang(&house, &far, &disk).await;
+    let (tool, pid) = hang(&fixture, &far, &disk).await;
     let go_on = GoOn(&far);
     let hangs = async { while is_readable(&pid).await {} };
     within("its readers hang", hangs).await;
@@ -91,24 +91,24 @@ async fn a_holder_that_blocks_its_readers_delays_nothing_for_long() {
     let line = ["run", "--disk", path, "--", "true"];
     let named = format!("pid {pid}");
     for _ in 0..2 {
-        let ran = house.run("vmlockctl", &line).await;
+        let ran = fixture.run("vmlockctl", &line).await;
         assert_eq!(ran.status.code(), Some(75), "{ran:?}");
         assert!(ran.stderr.contains(&named), "{ran:?}");
-        let said = house.run("vmlockctl", &["who", path]).await.ok();
+        let said = fixture.run("vmlockctl", &["who", path]).await.ok();
         assert!(said.contains(&named), "{said}");
     }
     // Holders that do not hang are named as ever.
-    let rival = Rival::hold(&other, Kind::Ofd, true).unwrap();
-    let said = house.run("vmlockctl", &["who", other.to_str().unwrap()]).await.ok();
-    assert!(said.contains(&format!("pid {}", rival.pid())), "{said}");
+    let foreign_holder = ForeignHolder::hold(&other, LockType::Ofd, true).unwrap();
+    let said = fixture.run("vmlockctl", &["who", other.to_str().unwrap()]).await.ok();
+    assert!(said.contains(&format!("pid {}", foreign_holder.pid())), "{said}");
 
     // The service ends, and starts again, while the process still hangs.
-    house.daemon().terminate().await;
-    house.daemon().start_again().await;
-    let ran = house.run("vmlockctl", &line).await;
+    fixture.daemon().terminate().await;
+    fixture.daemon().start_again().await;
+    let ran = fixture.run("vmlockctl", &line).await;
     assert!(ran.status.code() == Some(75) && ran.stderr.contains(&named), "{ran:?}");
     assert!(!is_readable(&pid).await);
-    drop((go_on, rival));
+    drop((go_on, foreign_holder));
     within("the process ends", tool.finish()).await;
     assert_free(&disk);
 }

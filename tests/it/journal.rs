@@ -6,18 +6,18 @@ use std::fs;
 use serde_json::Value;
 use vmlockd::catalog::Kind;
 
-use crate::host::{Host, Tree};
-use crate::house::{House, within};
-use crate::machine::{Machine, exclusive, lock, option, shared};
+use crate::dbus_client::{TestVm, exclusive, lock, option, shared};
+use crate::fixture::{Fixture, within};
 use crate::methods::none;
-use crate::source::{root, sources};
+use crate::nspawn::{Host, Tree};
+use crate::sources::{root, sources};
 
 /// The entries of the service with these fields, the oldest first.
 async fn entries(host: &Host, fields: &[&str]) -> Vec<Value> {
-    host.come_in(&["journalctl", "--sync"]).await.ok();
+    host.run_outside_units(&["journalctl", "--sync"]).await.ok();
     let line = ["journalctl", "--quiet", "--output=json", "--all", "--no-pager"];
     let line = [&line[..], &["_SYSTEMD_UNIT=vmlockd.service"], fields].concat();
-    let text = host.come_in(&line).await.ok();
+    let text = host.run_outside_units(&line).await.ok();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -51,7 +51,7 @@ async fn the_journal_has_what_happened_in_fields() {
     // What is raw in a field, and escaped in a message.
     let image = host.image("a\nMESSAGE_ID=0");
     let image = image.to_str().unwrap();
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
     let uuids = [web1.owner.uuid().await.unwrap(), web2.owner.uuid().await.unwrap()];
     let locks = web1.acquire(&[(image, "exclusive")]).await.unwrap();
     let number = locks[0].rsplit_once('/').unwrap().1.to_owned();
@@ -124,9 +124,10 @@ async fn the_journal_has_what_happened_in_fields() {
     assert!(denied["MESSAGE"].as_str().unwrap().contains(&words), "{denied:#}");
 
     // As a package does when it is installed.
-    host.come_in(&["journalctl", "--update-catalog"]).await.ok();
+    host.run_outside_units(&["journalctl", "--update-catalog"]).await.ok();
     let id = format!("MESSAGE_ID={}", Kind::Acquired.message_id());
-    let explained = host.come_in(&["journalctl", "--catalog", "--no-pager", &id]).await.ok();
+    let explained =
+        host.run_outside_units(&["journalctl", "--catalog", "--no-pager", &id]).await.ok();
     for words in ["Subject: VM web1 has acquired a lock", "Documentation: man:vmlockd(8)"] {
         assert!(explained.contains(words), "{explained}");
     }
@@ -138,12 +139,12 @@ async fn several_holders_are_several_fields() {
     let Some(host) = Host::boot(Tree::Own).await else { return };
     host.enable().await;
     let (bus, image) = (host.bus().await, host.image("a"));
-    let holders = [Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await];
+    let holders = [TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await];
     for holder in &holders {
         holder.acquire(&[shared(&image)]).await.unwrap();
     }
     let why = option("why", "nightly backup");
-    let other = Machine::open_with(&bus, "", "web3", why).await.unwrap();
+    let other = TestVm::open_with(&bus, "", "web3", why).await.unwrap();
     other.acquire(&[exclusive(&image)]).await.unwrap_err();
     let stated = entries(&host, &["VMLOCKD_WHY=nightly backup"]).await;
     assert_eq!(stated.len(), 1, "{stated:#?}");
@@ -169,7 +170,7 @@ async fn a_journal_that_stands_still_holds_nobody_up_and_misses_nothing() {
     let Some(host) = Host::boot(Tree::Own).await else { return };
     host.enable().await;
     let (bus, image) = (host.bus().await, host.image("a"));
-    let machine = Machine::open(&bus, "web1").await;
+    let machine = TestVm::open(&bus, "web1").await;
     let signal = async |name| {
         host.systemctl(&["kill", "--signal", name, "systemd-journald.service"]).await;
     };
@@ -230,7 +231,7 @@ async fn pauses_and_moves_are_told() {
     let Some(host) = Host::boot(Tree::Own).await else { return };
     host.enable().await;
     let (bus, image) = (host.bus().await, host.image("a"));
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
     web1.acquire(&[exclusive(&image)]).await.unwrap();
     web1.owner.suspend(none()).await.unwrap();
     let suspended = the(&host, Kind::Suspended).await;
@@ -256,12 +257,12 @@ async fn pauses_and_moves_are_told() {
 
 #[tokio::test]
 async fn lines_on_standard_error_begin_with_the_time() {
-    let house = House::builder().start().await;
-    let image = house.image("a").await;
-    let machine = Machine::open(&house.connection().await, "web1").await;
+    let fixture = Fixture::builder().start().await;
+    let image = fixture.image("a").await;
+    let machine = TestVm::open(&fixture.connection().await, "web1").await;
     machine.acquire(&[exclusive(&image)]).await.unwrap();
-    house.daemon().logs("acquired ").await;
-    let log = house.daemon().stderr();
+    fixture.daemon().logs("acquired ").await;
+    let log = fixture.daemon().stderr();
     // The last line may be half written.
     let lines: Vec<_> = log.split_inclusive('\n').filter(|line| line.ends_with('\n')).collect();
     assert!(lines.len() >= 2, "{log}");

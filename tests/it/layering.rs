@@ -18,7 +18,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use crate::source::{root, sources};
+use crate::sources::{root, sources};
 use imports::Graph;
 
 /// The largest number of lines of a file.

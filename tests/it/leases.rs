@@ -1,41 +1,41 @@
 //! Leases: keys in directories that somebody has made for them.
 
 mod callers;
-mod fronts;
-mod held;
-mod made;
+mod conflicts;
+mod frontends;
+mod lifecycle;
 mod names;
-mod recorded;
+mod record_only;
 
 use std::path::{Path, PathBuf};
 
 use vmlockd::client::ManagerProxy;
 use zbus::Connection;
 
-use crate::house::House;
-use crate::machine::{Refused, manager};
+use crate::dbus_client::{Refused, manager};
+use crate::fixture::Fixture;
 use crate::methods::none;
 
-/// A house with a lockspace, and root's connection to its bus.
-struct Scene {
-    house: House,
+/// A fixture with a lockspace, and root's connection to its bus.
+struct Scenario {
+    fixture: Fixture,
     bus: Connection,
     manager: ManagerProxy<'static>,
     /// The lockspace's directory.
     directory: PathBuf,
 }
 
-impl Scene {
-    async fn set() -> Scene {
-        Scene::within(House::builder().start().await).await
+impl Scenario {
+    async fn set_up() -> Scenario {
+        Scenario::within(Fixture::builder().start().await).await
     }
 
-    /// The same in a house that is there.
-    async fn within(house: House) -> Scene {
-        let bus = house.connection().await;
-        let (manager, directory) = (manager(&bus).await, house.dir().join("leases"));
+    /// The same in a fixture that is there.
+    async fn within(fixture: Fixture) -> Scenario {
+        let bus = fixture.connection().await;
+        let (manager, directory) = (manager(&bus).await, fixture.dir().join("leases"));
         manager.create_lockspace(text(&directory), none()).await.unwrap();
-        Scene { house, bus, manager, directory }
+        Scenario { fixture, bus, manager, directory }
     }
 
     /// The name of a lease in the lockspace.

@@ -6,24 +6,24 @@
 //!
 //! The guests run emulated, without an operating system; what matters here is their QEMU.
 
-mod between;
+mod between_hosts;
 mod byte;
 mod daemon;
-mod ending;
+mod foreign_holder;
 mod guest;
 mod hashed;
 mod hypervisor;
-mod keeping;
-mod known;
-mod moving;
 mod names;
-mod own;
+mod owners;
 mod pausing;
+mod restart;
 mod running;
 mod session;
 mod sharing;
+mod shutdown;
 mod starting;
-mod stranger;
+mod suspended;
+mod switching;
 
 use daemon::LockDaemon;
 
@@ -31,7 +31,7 @@ use daemon::LockDaemon;
 macro_rules! with {
     ($name:ident, $daemon:expr) => {
         mod $name {
-            use super::{LockDaemon, ending, hashed, running, sharing, starting};
+            use super::{LockDaemon, hashed, running, sharing, shutdown, starting};
 
             #[tokio::test]
             async fn a_disk_has_one_guest() {
@@ -70,12 +70,12 @@ macro_rules! with {
 
             #[tokio::test]
             async fn a_killed_guest_leaves_nothing() {
-                ending::a_killed_guest_leaves_nothing($daemon).await;
+                shutdown::a_killed_guest_leaves_nothing($daemon).await;
             }
 
             #[tokio::test]
             async fn guests_outlive_libvirt() {
-                ending::guests_outlive_libvirt($daemon).await;
+                shutdown::guests_outlive_libvirt($daemon).await;
             }
 
             #[tokio::test]

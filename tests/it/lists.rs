@@ -11,17 +11,17 @@ use vmlockd::client::{Options, Row, lists};
 use zbus::fdo::ObjectManagerProxy;
 use zbus::{Connection, ObjectPath, Variant};
 
-use crate::house::user::{NOBODY, ROOT};
-use crate::house::{Broker, House, within};
-use crate::machine::{Machine, Refused, exclusive, manager, option};
+use crate::dbus_client::{Refused, TestVm, exclusive, manager, option};
+use crate::fixture::user::{NOBODY, ROOT};
+use crate::fixture::{Broker, Fixture, within};
 use crate::methods::none;
 
 const TOO_MUCH: &str = "DBus.Error.LimitsExceeded";
 const INVALID: &str = "DBus.Error.InvalidArgs";
 
 /// Makes empty disks with names that are this long at least.
-fn disks(house: &House, prefix: &str, count: usize, length: usize) -> Vec<PathBuf> {
-    let mut folder = house.dir().join(prefix);
+fn disks(fixture: &Fixture, prefix: &str, count: usize, length: usize) -> Vec<PathBuf> {
+    let mut folder = fixture.dir().join(prefix);
     while folder.as_os_str().len() + 240 < length {
         folder.push("f".repeat(100));
     }
@@ -36,10 +36,10 @@ fn disks(house: &House, prefix: &str, count: usize, length: usize) -> Vec<PathBu
 }
 
 /// Locks disks, as many in one call as one call may have.
-async fn lock_all(machine: &Machine, disks: &[PathBuf]) {
+async fn lock_all(machine: &TestVm, disks: &[PathBuf]) {
     for disks in disks.chunks(64) {
-        let wish: Vec<_> = disks.iter().map(|disk| exclusive(disk)).collect();
-        machine.acquire(&wish).await.unwrap();
+        let disk_request: Vec<_> = disks.iter().map(|disk| exclusive(disk)).collect();
+        machine.acquire(&disk_request).await.unwrap();
     }
 }
 
@@ -56,8 +56,8 @@ fn text(row: &Row, key: &str) -> String {
 }
 
 /// The resident memory of the service in KiB: the most since the last call, and now.
-fn memory(house: &House) -> (u64, u64) {
-    let pid = house.daemon().pid();
+fn memory(fixture: &Fixture) -> (u64, u64) {
+    let pid = fixture.daemon().pid();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let value = |key: &str| -> u64 {
         let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
@@ -74,29 +74,29 @@ async fn objects(bus: &Connection) -> ObjectManagerProxy<'static> {
 }
 
 /// How much memory the service takes, in KiB, to answer every list once.
-async fn growth(house: &House, bus: &Connection) -> u64 {
+async fn growth(fixture: &Fixture, bus: &Connection) -> u64 {
     let (manager, objects) = (manager(bus).await, objects(bus).await);
-    memory(house);
-    let (_, before) = memory(house);
+    memory(fixture);
+    let (_, before) = memory(fixture);
     // That it is too much for one reply is an answer, too.
     let _ = manager.list_locks(none()).await;
     let _ = manager.list_owners(none()).await;
     let _ = objects.get_managed_objects().await;
     lists::locks(&manager, Options::new()).await.unwrap();
-    memory(house).0 - before
+    memory(fixture).0 - before
 }
 
 #[tokio::test]
 async fn the_memory_for_a_list_grows_in_proportion_to_the_locks() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
     // All of one owner: a row must not cost what all its locks cost.
-    let machine = Machine::open(&bus, "web1").await;
-    let disks = disks(&house, "disks", 8000, 0);
+    let machine = TestVm::open(&bus, "web1").await;
+    let disks = disks(&fixture, "disks", 8000, 0);
     let mut grown = Vec::new();
     for part in [&disks[..2000], &disks[2000..]] {
         lock_all(&machine, part).await;
-        grown.push(growth(&house, &bus).await);
+        grown.push(growth(&fixture, &bus).await);
     }
     // Rows of some 700 bytes, twice in memory; with the square of the locks it would be 1.3 GiB.
     assert!(grown[1] < 32 * 1024, "{grown:?} KiB for 2,000 and 8,000 locks");
@@ -104,17 +104,17 @@ async fn the_memory_for_a_list_grows_in_proportion_to_the_locks() {
 
 #[tokio::test]
 async fn pages_have_each_lock_once_while_others_come_and_go() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
     let manager = manager(&bus).await;
-    let (stays, comes) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
-    let (these, those) = (disks(&house, "stay", 300, 0), disks(&house, "come", 64, 0));
-    let wish: Vec<_> = those.iter().map(|disk| exclusive(disk)).collect();
+    let (stays, comes) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
+    let (these, those) = (disks(&fixture, "stay", 300, 0), disks(&fixture, "come", 64, 0));
+    let disk_request: Vec<_> = those.iter().map(|disk| exclusive(disk)).collect();
     let mut expected = BTreeSet::new();
     for part in these.chunks(60) {
         lock_all(&stays, part).await;
         expected.extend(stays.locks().await.iter().map(ToString::to_string));
-        let passing = comes.acquire(&wish).await.unwrap();
+        let passing = comes.acquire(&disk_request).await.unwrap();
         comes.release(&passing).await.unwrap();
     }
     let (mut seen, mut after, mut pages) = (Vec::new(), 0, 0);
@@ -128,7 +128,7 @@ async fn pages_have_each_lock_once_while_others_come_and_go() {
         pages += 1;
         // What a page ended with is gone by the next one, too.
         if pages % 5 == 0 {
-            let passing = comes.acquire(&wish).await.unwrap();
+            let passing = comes.acquire(&disk_request).await.unwrap();
             comes.release(&passing).await.unwrap();
         }
     }
@@ -144,13 +144,13 @@ async fn pages_have_each_lock_once_while_others_come_and_go() {
 
 #[tokio::test]
 async fn owners_and_waiting_requests_come_in_pages_too() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
     let manager = manager(&bus).await;
-    let disks = disks(&house, "disks", 2, 0);
+    let disks = disks(&fixture, "disks", 2, 0);
     let mut machines = Vec::new();
     for n in 0..5 {
-        machines.push(Machine::open(&bus, &format!("vm{n}")).await);
+        machines.push(TestVm::open(&bus, &format!("vm{n}")).await);
     }
     let holder = &machines[0];
     lock_all(holder, &disks).await;
@@ -167,9 +167,9 @@ async fn owners_and_waiting_requests_come_in_pages_too() {
     assert_eq!(owners.len(), 5);
     assert_eq!(owners.into_iter().collect::<BTreeSet<_>>(), expected);
     // Three requests for two disks each.
-    let wish: Vec<_> = disks.iter().map(|disk| exclusive(disk)).collect();
-    let wait = async |machine: &Machine| {
-        machine.owner.acquire(&wish, option("timeout-usec", u64::MAX)).await.unwrap_err();
+    let disk_request: Vec<_> = disks.iter().map(|disk| exclusive(disk)).collect();
+    let wait = async |machine: &TestVm| {
+        machine.owner.acquire(&disk_request, option("timeout-usec", u64::MAX)).await.unwrap_err();
     };
     let look = async {
         within("three requests", async { while manager.n_waiting().await.unwrap() < 3 {} }).await;
@@ -196,11 +196,11 @@ async fn owners_and_waiting_requests_come_in_pages_too() {
 
 #[tokio::test]
 async fn locks_are_listed_by_owner_by_name_and_as_suspended() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
     let manager = manager(&bus).await;
-    let (one, two) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
-    let disks = disks(&house, "disks", 4, 0);
+    let (one, two) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
+    let disks = disks(&fixture, "disks", 4, 0);
     lock_all(&one, &disks[..3]).await;
     lock_all(&two, &disks[3..]).await;
     let (one_path, name) = (one.path(), disks[3].to_str().unwrap());
@@ -235,12 +235,12 @@ async fn locks_are_listed_by_owner_by_name_and_as_suspended() {
 #[tokio::test]
 async fn what_is_too_large_for_one_reply_says_how_to_page() {
     for broker in [Broker::DbusDaemon, Broker::DbusBroker] {
-        let house = House::builder().broker(broker).start().await;
-        let bus = house.connection().await;
+        let fixture = Fixture::builder().broker(broker).start().await;
+        let bus = fixture.connection().await;
         let manager = manager(&bus).await;
-        let machine = Machine::open(&bus, "web1").await;
+        let machine = TestVm::open(&bus, "web1").await;
         // The longest names there are: 1,200 locks would be a reply of 10 MiB.
-        let disks = disks(&house, "long", 1200, 3900);
+        let disks = disks(&fixture, "long", 1200, 3900);
         lock_all(&machine, &disks).await;
         let objects = objects(&bus).await;
         let answers: [zbus::Error; 2] = [
@@ -258,9 +258,9 @@ async fn what_is_too_large_for_one_reply_says_how_to_page() {
         let page = manager.list_locks(option("after", 0_u64)).await.unwrap();
         assert!((500..1200).contains(&page.len()), "{}", page.len());
         assert_eq!(lists::locks(&manager, Options::new()).await.unwrap().len(), 1200);
-        let list = house.run("vmlockctl", &["--json", "list"]).await.ok();
+        let list = fixture.run("vmlockctl", &["--json", "list"]).await.ok();
         assert_eq!(list.matches("\"generation\"").count(), 1200);
-        house.run("vmlockctl", &["lockspace", "list"]).await.ok();
+        fixture.run("vmlockctl", &["lockspace", "list"]).await.ok();
         // As a property, which is read on the event loop, it may be less still.
         machine.owner.suspend(none()).await.unwrap();
         let refused = Refused::from(machine.owner.suspended().await.unwrap_err());
@@ -274,11 +274,11 @@ async fn what_is_too_large_for_one_reply_says_how_to_page() {
 
 #[tokio::test]
 async fn one_users_lists_do_not_keep_others_waiting() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let machine = Machine::open(&bus, "web1").await;
-    lock_all(&machine, &disks(&house, "disks", 2000, 0)).await;
-    let user = house.connection_as(NOBODY).await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let machine = TestVm::open(&bus, "web1").await;
+    lock_all(&machine, &disks(&fixture, "disks", 2000, 0)).await;
+    let user = fixture.connection_as(NOBODY).await;
     let theirs = manager(&user).await;
     let answered = Arc::new(AtomicUsize::new(0));
     let mut asked = JoinSet::new();
@@ -291,7 +291,7 @@ async fn one_users_lists_do_not_keep_others_waiting() {
     }
     // By the first answer, all sixteen are with the service.
     within("a list", asked.join_next()).await.unwrap().unwrap();
-    machine.acquire(&[exclusive(&house.raw_of(ROOT, "disk"))]).await.unwrap();
+    machine.acquire(&[exclusive(&fixture.raw_of(ROOT, "disk"))]).await.unwrap();
     let before = answered.load(Ordering::Relaxed);
     assert!(before < 8, "root was served after {before} lists of another user");
     while let Some(list) = within("a list", asked.join_next()).await {

@@ -1,7 +1,7 @@
 //! The service as its users meet it: real buses, real polkit, real locks, real tools.
 //!
-//! One binary, so that it is linked once; a module for each promise. [`house`] builds what a test
-//! runs in, or [`host`] where it takes a systemd; [`machine`] says briefly what clients say.
+//! One binary, so that it is linked once; a module for each promise. [`fixture`] builds what a test
+//! runs in, or [`nspawn`] where it takes a systemd; [`dbus_client`] says briefly what clients say.
 
 #![allow(
     clippy::expect_used,
@@ -15,61 +15,61 @@ mod authorize;
 mod bad_input;
 mod block;
 mod broker;
+mod bus_stalls;
 mod catalog;
-mod chains;
 mod cli;
 mod clients;
 mod codegen;
 mod contract;
 mod crash;
+mod dbus_client;
+mod dictionary_keys;
 mod doctor;
 mod examples;
-mod far;
+mod fixture;
 mod flood;
 mod fuzz;
-mod handover;
-mod host;
-mod hosts;
-mod house;
-mod hung;
+mod holder_records;
+mod hung_storage;
 mod init;
 mod inspection;
-mod installed;
+mod installed_files;
 mod journal;
-mod keys;
 mod layering;
 mod leases;
 mod libvirt;
-mod listed;
 mod lists;
-mod lost;
-mod machine;
 mod methods;
 mod metrics;
 mod model;
 mod namespaces;
+mod nspawn;
+mod open_files;
 mod owners;
-mod passed;
+mod passed_descriptors;
+mod periodic_verification;
 mod privacy;
-mod private;
+mod private_socket;
 mod properties;
 mod reexec;
+mod refused_requests;
 mod reload;
+mod remote;
 mod rlimits;
-mod rounds;
 mod shared_fs;
+mod snapshot;
 mod soak;
-mod source;
-mod stalls;
+mod sources;
 mod state;
 mod style;
 mod survive;
+mod symlink_chains;
 mod threads;
-mod two_hosts;
-mod unread;
-mod untouched;
-mod users;
+mod transfer;
+mod unit;
+mod unread_log;
 mod virtlockd;
 mod vm;
 mod wait;
 mod why;
+mod without_store;

@@ -8,8 +8,8 @@ use vmlockd::client::{MANAGER_PATH, Options};
 use zbus::wire::{Array, OwnedFd, Structure, StructureBuilder};
 use zbus::{Connection, Fd, Message, ObjectPath, Variant};
 
-use crate::house::NameWatch;
-use crate::machine::{Answer, call};
+use crate::dbus_client::{Answer, call};
+use crate::fixture::NameWatch;
 
 pub(crate) const MANAGER: &str = "org.vmlockd1.Manager";
 pub(crate) const OWNER: &str = "org.vmlockd1.Owner";
@@ -106,7 +106,8 @@ pub(crate) fn all(subject: &Subject<'_>) -> Vec<Method> {
     let lockspace = || Variant::from(beside.clone());
     let lease = || Variant::from(format!("lease:{beside}/web"));
     let word = |word: &'static str| Variant::from(word);
-    let pidfd = || Variant::from(Fd::from(OwnedFd::from(crate::house::pidfd(std::process::id()))));
+    let pidfd =
+        || Variant::from(Fd::from(OwnedFd::from(crate::fixture::pidfd(std::process::id()))));
     let method = |object: &str, interface, name, arguments: Vec<Variant<'static>>, last| Method {
         object: object.to_owned(),
         interface,

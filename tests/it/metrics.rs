@@ -3,9 +3,9 @@
 use vmlockd::client::Row;
 use zbus::{Connection, OwnedVariant};
 
-use crate::house::user::NOBODY;
-use crate::house::{Answer, House, polkit, within};
-use crate::machine::{Machine, exclusive, lock, manager, option, shared};
+use crate::dbus_client::{TestVm, exclusive, lock, manager, option, shared};
+use crate::fixture::user::NOBODY;
+use crate::fixture::{Answer, Fixture, polkit, within};
 use crate::methods::none;
 
 async fn metrics(bus: &Connection) -> Row {
@@ -35,24 +35,24 @@ fn counted(metrics: &Row) -> Vec<(&str, u64)> {
 
 #[tokio::test]
 async fn what_happens_is_counted() {
-    let house = House::builder().polkit(polkit::Choice::Mock).start().await;
-    let bus = house.connection().await;
+    let fixture = Fixture::builder().polkit(polkit::Choice::Mock).start().await;
+    let bus = fixture.connection().await;
     assert_eq!(counted(&metrics(&bus).await), []);
-    let [a, b] = ["a", "b"].map(|name| house.raw_of(0, name));
-    let theirs = house.raw_of(NOBODY, "theirs");
+    let [a, b] = ["a", "b"].map(|name| fixture.raw_of(0, name));
+    let theirs = fixture.raw_of(NOBODY, "theirs");
 
-    let web1 = Machine::open(&bus, "web1").await;
+    let web1 = TestVm::open(&bus, "web1").await;
     let locks = web1.acquire(&[exclusive(&a), shared(&b)]).await.unwrap();
     // What is there already is not granted once more.
     web1.acquire(&[exclusive(&a)]).await.unwrap();
-    let web2 = Machine::open(&bus, "web2").await;
+    let web2 = TestVm::open(&bus, "web2").await;
     web2.acquire(&[exclusive(&a)]).await.unwrap_err();
     // It waits, though not for long.
     web2.owner.acquire(&[exclusive(&a)], option("timeout-usec", 1_u64)).await.unwrap_err();
-    let nobody = house.connection_as(NOBODY).await;
-    Machine::open_with(&nobody, "", "web3", none()).await.err().unwrap();
-    house.polkit().mock().answer(Answer::Allow);
-    let web3 = Machine::open(&nobody, "web3").await;
+    let nobody = fixture.connection_as(NOBODY).await;
+    TestVm::open_with(&nobody, "", "web3", none()).await.err().unwrap();
+    fixture.polkit().mock().answer(Answer::Allow);
+    let web3 = TestVm::open(&nobody, "web3").await;
     let file = std::fs::File::options().read(true).write(true).open(&theirs).unwrap();
     let broken = web3.acquire_files(&[(&file, "exclusive")]).await.unwrap();
     lock(&bus, &broken[0]).await.release(option("force", true)).await.unwrap();
@@ -85,8 +85,8 @@ async fn what_happens_is_counted() {
 
     // Another program begins anew, with what it took up.
     let since = number(&told, "since-usec");
-    house.daemon().kill9().await;
-    house.daemon().start_again().await;
+    fixture.daemon().kill9().await;
+    fixture.daemon().start_again().await;
     let told = metrics(&bus).await;
     assert_eq!(counted(&told), [("locks", 1), ("locks-restored", 1), ("owners", 2)]);
     assert!(number(&told, "since-usec") > since);

@@ -3,7 +3,7 @@
 //! Five machines and four disks, each with two names: by chance they open, acquire, convert,
 //! release, die, are closed; and the service is killed and comes back. After every step, what the
 //! service tells, what it told the world and what the kernel says of the bytes is compared with
-//! the [model](book), and so is every answer. Locks, files and descriptors are real; the service
+//! the [model](model), and so is every answer. Locks, files and descriptors are real; the service
 //! is in this process, so that a step takes some hundred microseconds.
 //!
 //! `$VMLOCKD_MODEL_SEQUENCES` says how many sequences of fifty steps are tried, and
@@ -11,29 +11,29 @@
 //! a script.
 
 mod answer;
-mod book;
 mod calls;
-mod choice;
-mod heard;
-mod life;
-mod moves;
-mod numbers;
+mod generator;
+mod harness;
+mod instance;
+mod lock_numbers;
+mod observed;
 mod op;
 mod queue;
-mod scene;
+mod reference;
+mod scenario;
 mod shrink;
+mod transfer;
 mod view;
-mod world;
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use book::Book;
+use harness::Harness;
 use op::Op;
-use scene::Scene;
-use world::World;
+use reference::ReferenceModel;
+use scenario::Scenario;
 
-use crate::soak::dice::{Dice, seed};
+use crate::soak::rng::{Rng, seed};
 
 /// How many steps a sequence has.
 const STEPS: usize = 50;
@@ -51,15 +51,15 @@ struct Difference {
 }
 
 /// Has a sequence done by both.
-fn run(scene: &Scene, ops: &[Op], patience: Duration) -> Result<(), Difference> {
-    let mut book = Book::default();
-    let mut world = World::begin(scene, patience);
+fn run(scenario: &Scenario, ops: &[Op], patience: Duration) -> Result<(), Difference> {
+    let mut reference = ReferenceModel::default();
+    let mut harness = Harness::begin(scenario, patience);
     for (step, op) in ops.iter().enumerate() {
-        if !book.permits(op) {
+        if !reference.permits(op) {
             continue;
         }
-        let expected = book.apply(step, op);
-        let done = world.step(step, op, &book, &expected);
+        let expected = reference.apply(step, op);
+        let done = harness.step(step, op, &reference, &expected);
         done.map_err(|text| Difference { step, text })?;
     }
     Ok(())
@@ -67,14 +67,14 @@ fn run(scene: &Scene, ops: &[Op], patience: Duration) -> Result<(), Difference> 
 
 /// The sequence as a script, and what is different at its end.
 fn report(ops: &[Op], difference: &Difference) -> String {
-    let mut book = Book::default();
+    let mut reference = ReferenceModel::default();
     let mut text = String::new();
     for (step, op) in ops.iter().take(difference.step + 1).enumerate() {
-        if !book.permits(op) {
+        if !reference.permits(op) {
             continue;
         }
         write!(text, "{step:3}  {op}").unwrap();
-        for (call, answer) in book.apply(step, op) {
+        for (call, answer) in reference.apply(step, op) {
             let whose = if call == step { String::new() } else { format!("step {call}: ") };
             write!(text, "\n       {whose}{answer}").unwrap();
         }
@@ -87,15 +87,15 @@ fn report(ops: &[Op], difference: &Difference) -> String {
 #[test]
 fn the_service_does_what_the_model_says() {
     let sequences = crate::soak::times("VMLOCKD_MODEL_SEQUENCES", SEQUENCES);
-    let (seed, scene, begun) = (seed("VMLOCKD_MODEL_SEED"), Scene::set(), Instant::now());
+    let (seed, scenario, begun) = (seed("VMLOCKD_MODEL_SEED"), Scenario::set_up(), Instant::now());
     for sequence in 0..sequences {
-        let dice = Dice::new(seed, sequence as u64);
-        let ops = choice::sequence(&dice, STEPS);
-        let Err(Difference { step, text }) = run(&scene, &ops, PATIENCE) else { continue };
+        let rng = Rng::new(seed, sequence as u64);
+        let ops = generator::sequence(&rng, STEPS);
+        let Err(Difference { step, text }) = run(&scenario, &ops, PATIENCE) else { continue };
         println!("seed {seed}, sequence {sequence}, step {step}: {text}");
         let shortest =
-            shrink::shrink(ops[..=step].to_vec(), |ops| run(&scene, ops, IMPATIENCE).is_err());
-        match run(&scene, &shortest, PATIENCE) {
+            shrink::shrink(ops[..=step].to_vec(), |ops| run(&scenario, ops, IMPATIENCE).is_err());
+        match run(&scenario, &shortest, PATIENCE) {
             Err(difference) => panic!("the shortest:\n{}", report(&shortest, &difference)),
             Ok(()) => panic!("it was not so again:\n{}", report(&ops, &Difference { step, text })),
         }

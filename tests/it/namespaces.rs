@@ -6,12 +6,12 @@ mod mount;
 mod pids;
 mod root;
 mod rpc;
-mod scene;
+mod scenario;
 mod session;
 mod user;
 mod wait;
 
-use crate::machine::Refused;
+use crate::dbus_client::Refused;
 
 /// Checks that a request was refused since its name or number is another namespace's.
 #[track_caller]

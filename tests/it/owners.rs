@@ -13,9 +13,9 @@ use vmlockd::client::{ManagerProxy, Options};
 use zbus::Fd;
 use zbus::fdo::PropertiesProxy;
 
-use crate::house::user::NOBODY;
-use crate::house::{House, Kind, NameWatch, Rival, within};
-use crate::machine::{Machine, Refused, exclusive, manager, option, owner};
+use crate::dbus_client::{Refused, TestVm, exclusive, manager, option, owner};
+use crate::fixture::user::NOBODY;
+use crate::fixture::{Fixture, ForeignHolder, LockType, NameWatch, within};
 
 fn sleeper() -> Child {
     Command::new("sleep").arg("1000").kill_on_drop(true).spawn().unwrap()
@@ -35,16 +35,16 @@ pub(crate) async fn releases(manager: &ManagerProxy<'static>) -> impl AsyncFnMut
 }
 
 fn is_free(image: &Path) -> bool {
-    Rival::try_once(image, Kind::Ofd, true).is_ok()
+    ForeignHolder::try_once(image, LockType::Ofd, true).is_ok()
 }
 
 #[tokio::test]
 async fn a_lifeline_that_a_child_inherited_outlives_its_parent() {
-    let house = House::builder().start().await;
-    let (bus, image) = (house.connection().await, house.image("a").await);
-    let manager = manager(&house.connection().await).await;
+    let fixture = Fixture::builder().start().await;
+    let (bus, image) = (fixture.connection().await, fixture.image("a").await);
+    let manager = manager(&fixture.connection().await).await;
     let mut released = releases(&manager).await;
-    let vm = Machine::open(&bus, "web1").await;
+    let vm = TestVm::open(&bus, "web1").await;
     vm.acquire(&[exclusive(&image)]).await.unwrap();
     fcntl(&vm.lifeline, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
     let mut child = sleeper();
@@ -66,8 +66,8 @@ async fn a_lifeline_that_a_child_inherited_outlives_its_parent() {
 
 #[tokio::test]
 async fn a_killed_machine_frees_its_disks() {
-    let house = House::builder().start().await;
-    let (bus, image) = (house.connection().await, house.image("a").await);
+    let fixture = Fixture::builder().start().await;
+    let (bus, image) = (fixture.connection().await, fixture.image("a").await);
     let manager = manager(&bus).await;
     let mut released = releases(&manager).await;
     let mut vm = sleeper();
@@ -88,15 +88,15 @@ async fn a_killed_machine_frees_its_disks() {
 
 #[tokio::test]
 async fn the_last_anchor_decides() {
-    let house = House::builder().start().await;
-    let (bus, image) = (house.connection().await, house.image("a").await);
+    let fixture = Fixture::builder().start().await;
+    let (bus, image) = (fixture.connection().await, fixture.image("a").await);
     let manager = manager(&bus).await;
     let mut released = releases(&manager).await;
     let mut qemu = sleeper();
     let pid = Pid::from_raw(qemu.id().unwrap().cast_signed()).unwrap();
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
 
-    let vm = Machine::open(&bus, "web1").await;
+    let vm = TestVm::open(&bus, "web1").await;
     vm.acquire(&[exclusive(&image)]).await.unwrap();
     vm.owner.bind_process(Fd::from(pidfd.as_fd()), none()).await.unwrap();
     let second = vm.owner.new_lifeline(none()).await.unwrap();
@@ -114,7 +114,7 @@ async fn the_last_anchor_decides() {
             return <Vec<String>>::try_from(anchors.try_clone().unwrap()).unwrap();
         }
     };
-    let Machine { owner, lifeline } = vm;
+    let TestVm { owner, lifeline } = vm;
     drop(lifeline);
     assert_eq!(left().await, ["process", "lifeline"]);
     qemu.kill().await.unwrap();
@@ -128,19 +128,19 @@ async fn the_last_anchor_decides() {
 
 #[tokio::test]
 async fn a_manual_owner_stays_until_it_is_closed() {
-    let house = House::builder().start().await;
-    let (bus, image) = (house.connection().await, house.image("a").await);
+    let fixture = Fixture::builder().start().await;
+    let (bus, image) = (fixture.connection().await, fixture.image("a").await);
     let manager = manager(&bus).await;
     let mut released = releases(&manager).await;
     let uuid = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0";
-    let vm = Machine::open_with(&bus, uuid, "backup", option("manual", true)).await.unwrap();
+    let vm = TestVm::open_with(&bus, uuid, "backup", option("manual", true)).await.unwrap();
     vm.acquire(&[exclusive(&image)]).await.unwrap();
     assert_eq!(vm.owner.anchors().await.unwrap(), ["lifeline", "manual"]);
     drop(vm.lifeline);
     let path = "/org/vmlockd1/owner/_4dea22b3_1d52_d8f3_2516_782e98ab3fa0";
     assert_eq!(manager.get_owner(uuid).await.unwrap().as_str(), path);
     // Asking to open it again is no way to get it.
-    let again = Machine::open_with(&bus, uuid, "backup", none()).await.unwrap_err();
+    let again = TestVm::open_with(&bus, uuid, "backup", none()).await.unwrap_err();
     assert_eq!(again.name, "OwnerExists");
     assert!(again.message.contains(uuid), "{again:?}");
     assert!(!is_free(&image));
@@ -153,9 +153,9 @@ async fn a_manual_owner_stays_until_it_is_closed() {
 
 #[tokio::test]
 async fn who_watches_his_lifeline_sees_that_his_owner_was_closed() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let Machine { owner, lifeline } = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let TestVm { owner, lifeline } = TestVm::open(&bus, "web1").await;
     let end = tokio::net::unix::pipe::Receiver::from_owned_fd(lifeline).unwrap();
     owner.close(none()).await.unwrap();
     within("the end of the pipe", end.readable()).await.unwrap();
@@ -164,8 +164,8 @@ async fn who_watches_his_lifeline_sees_that_his_owner_was_closed() {
 
 #[tokio::test]
 async fn a_machine_that_starts_again_is_let_in_after_its_old_owner() {
-    let house = House::builder().start().await;
-    let (bus, image) = (house.connection().await, house.image("a").await);
+    let fixture = Fixture::builder().start().await;
+    let (bus, image) = (fixture.connection().await, fixture.image("a").await);
     let uuid = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0";
     for _ in 0..50 {
         let mut old = sleeper();
@@ -177,7 +177,7 @@ async fn a_machine_that_starts_again_is_let_in_after_its_old_owner() {
         old.start_kill().unwrap();
         old.wait().await.unwrap();
         let next = loop {
-            match Machine::open_with(&bus, uuid, "web1", disks()).await {
+            match TestVm::open_with(&bus, uuid, "web1", disks()).await {
                 Ok(machine) => break machine,
                 Err(refused) => assert_eq!(refused.name, "OwnerExists", "{refused:?}"),
             }
@@ -188,32 +188,32 @@ async fn a_machine_that_starts_again_is_let_in_after_its_old_owner() {
 
 #[tokio::test]
 async fn one_users_owners_are_not_anothers() {
-    let house = House::builder().session_of(NOBODY).start().await;
-    let bus = house.connection_as(NOBODY).await;
+    let fixture = Fixture::builder().session_of(NOBODY).start().await;
+    let bus = fixture.connection_as(NOBODY).await;
     let uuid = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0";
-    let vm = Machine::open_with(&bus, uuid, "web1", none()).await.unwrap();
+    let vm = TestVm::open_with(&bus, uuid, "web1", none()).await.unwrap();
     let path = format!("/org/vmlockd1/owner/_4dea22b3_1d52_d8f3_2516_782e98ab3fa0_{NOBODY}");
     assert_eq!(vm.path().as_str(), path);
     assert_eq!(manager(&bus).await.get_owner(uuid).await.unwrap().as_str(), path);
     assert_eq!(vm.owner.uid().await.unwrap(), NOBODY);
     // In the user's own instance he locks by name without being asked.
-    let image = house.image_of(NOBODY, "a").await;
+    let image = fixture.image_of(NOBODY, "a").await;
     vm.acquire(&[exclusive(&image)]).await.unwrap();
     assert!(!is_free(&image));
 }
 
 #[tokio::test]
 async fn the_bus_goes_away_and_comes_back_and_everything_is_as_before() {
-    let house = House::builder().start().await;
-    let image = house.image("a").await;
-    let bus = house.connection().await;
-    let vm = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().start().await;
+    let image = fixture.image("a").await;
+    let bus = fixture.connection().await;
+    let vm = TestVm::open(&bus, "web1").await;
     let locks = vm.acquire(&[exclusive(&image)]).await.unwrap();
-    house.bus().stop();
+    fixture.bus().stop();
     assert!(!is_free(&image));
-    house.bus().start().await;
-    let bus = house.connection().await;
-    NameWatch::new(&bus, "org.vmlockd1").await.owned_by(house.daemon().pid()).await;
+    fixture.bus().start().await;
+    let bus = fixture.connection().await;
+    NameWatch::new(&bus, "org.vmlockd1").await.owned_by(fixture.daemon().pid()).await;
     assert!(!is_free(&image));
     let again = owner(&bus, vm.path()).await;
     assert_eq!(again.locks().await.unwrap(), locks);
@@ -227,15 +227,15 @@ async fn the_bus_goes_away_and_comes_back_and_everything_is_as_before() {
 
 #[tokio::test]
 async fn a_thousand_owners_with_four_locks_each() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
     let manager = manager(&bus).await;
     let mut machines = Vec::new();
     for n in 0..1000 {
-        let images: Vec<_> = (0..4).map(|d| house.raw_of(0, &format!("{n}-{d}"))).collect();
-        let wish: Vec<_> = images.iter().map(|image| exclusive(image)).collect();
-        let machine = Machine::open(&bus, &format!("vm{n}")).await;
-        assert_eq!(machine.acquire(&wish).await.unwrap().len(), 4);
+        let images: Vec<_> = (0..4).map(|d| fixture.raw_of(0, &format!("{n}-{d}"))).collect();
+        let disk_request: Vec<_> = images.iter().map(|image| exclusive(image)).collect();
+        let machine = TestVm::open(&bus, &format!("vm{n}")).await;
+        assert_eq!(machine.acquire(&disk_request).await.unwrap().len(), 4);
         machines.push(machine);
     }
     assert_eq!(manager.n_owners().await.unwrap(), 1000);
@@ -261,6 +261,6 @@ async fn a_thousand_owners_with_four_locks_each() {
     for _ in 0..4000 {
         assert_eq!(released().await, "owner-gone");
     }
-    assert!(is_free(&house.dir().join("999-3")));
+    assert!(is_free(&fixture.dir().join("999-3")));
     assert_eq!((manager.n_owners().await.unwrap(), manager.n_locks().await.unwrap()), (0, 0));
 }

@@ -1,10 +1,10 @@
 //! Owners that are hidden from other users: what a second user gets to know, by any way.
 
 mod calls;
-mod choice;
 mod client;
 mod hidden;
-mod scene;
+mod scenario;
+mod setting;
 mod signals;
 
 use std::collections::BTreeSet;

@@ -3,8 +3,8 @@
 use roxmltree::{Document, ParsingOptions};
 use zbus::wire::Structure;
 
-use crate::house::{Broker, House};
-use crate::machine::{Machine, call, exclusive};
+use crate::dbus_client::{TestVm, call, exclusive};
+use crate::fixture::{Broker, Fixture};
 
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 const LOG: (&str, &str) = ("/org/freedesktop/LogControl1", "org.freedesktop.LogControl1");
@@ -20,9 +20,9 @@ fn documented(interface: &str) -> Vec<String> {
 }
 
 async fn set_says_why_it_fails(broker: Broker) {
-    let house = House::builder().broker(broker).start().await;
-    let (bus, disk) = (house.connection().await, house.raw_of(0, "disk"));
-    let machine = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().broker(broker).start().await;
+    let (bus, disk) = (fixture.connection().await, fixture.raw_of(0, "disk"));
+    let machine = TestVm::open(&bus, "web1").await;
     let lock = machine.acquire(&[exclusive(&disk)]).await.unwrap().remove(0);
     let (owner, lock) = (machine.path().to_string(), lock.to_string());
     let set = async |path: &str, interface: &str, property: &str| {
@@ -60,7 +60,7 @@ async fn set_says_why_it_fails(broker: Broker) {
 
     let busctl = async |(path, interface): (&str, &str), property, value| {
         let line = ["set-property", "org.vmlockd1", path, interface, property, "s", value];
-        house.run("busctl", &line).await
+        fixture.run("busctl", &line).await
     };
     let ran = busctl((&owner, "org.vmlockd1.Owner"), "Name", "web2").await;
     assert_eq!(ran.status.code(), Some(1), "{ran:?}");
@@ -68,7 +68,7 @@ async fn set_says_why_it_fails(broker: Broker) {
     assert_eq!(machine.owner.name().await.unwrap(), "web1");
     busctl(LOG, "LogLevel", "debug").await.ok();
     let line = ["get-property", "org.vmlockd1", LOG.0, LOG.1, "LogLevel"];
-    assert_eq!(house.run("busctl", &line).await.ok(), "s \"debug\"\n");
+    assert_eq!(fixture.run("busctl", &line).await.ok(), "s \"debug\"\n");
 }
 
 #[tokio::test]

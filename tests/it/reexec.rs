@@ -1,11 +1,11 @@
 //! The program replaces itself by the one that is installed, and nobody but the log notices; or it
 //! goes on as it is.
 
-pub(crate) mod between;
-mod busy;
+mod failures;
+pub(crate) mod handoff;
 mod large;
 mod signals;
-mod unfit;
+mod under_load;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -15,56 +15,67 @@ use nix::sys::signal::Signal;
 use zbus::Connection;
 use zbus::names::OwnedUniqueName;
 
-use crate::house::{
-    Attempts, Daemon, House, Intruder, Kind, Launch, NameWatch, Process, Rival, program, within,
+use crate::dbus_client::{Answer, TestVm, call, exclusive, manager, option, owner, shared};
+use crate::fixture::{
+    Attempts, Daemon, Fixture, ForeignHolder, Launch, LockProber, LockType, NameWatch, Process,
+    program, within,
 };
-use crate::listed::Listed;
-use crate::machine::{Answer, Machine, call, exclusive, manager, option, owner, shared};
 use crate::methods::{MANAGER, none};
-use crate::untouched::assert_free;
+use crate::refused_requests::assert_free;
+use crate::snapshot::Listed;
 
 /// A service that was started from a file of its own, and two machines.
-struct Scene {
-    house: House,
+struct Scenario {
+    fixture: Fixture,
     daemon: Daemon,
     bus: Connection,
     watch: NameWatch,
     /// Lives by a lifeline.
-    web1: Machine,
+    web1: TestVm,
     /// Lives by a process.
     web2: Process,
     disks: Vec<PathBuf>,
     before: Listed,
     descriptors: usize,
-    intruder: Intruder,
+    lock_prober: LockProber,
 }
 
-impl Scene {
-    async fn set() -> Self {
-        let house = House::builder().without_daemon().start().await;
-        let installed = house.dir().join("vmlockd");
+impl Scenario {
+    async fn set_up() -> Self {
+        let fixture = Fixture::builder().without_daemon().start().await;
+        let installed = fixture.dir().join("vmlockd");
         fs::copy(program("vmlockd"), &installed).unwrap();
-        let launch = Launch { program: installed, ..house.launch() };
-        let daemon = Daemon::start(house.bus(), launch).await;
-        let (bus, watch) = (house.connection().await, house.bus().watch().await);
-        let disks = ["own", "both", "other"].map(|name| house.raw_of(0, name)).to_vec();
+        let launch = Launch { program: installed, ..fixture.launch() };
+        let daemon = Daemon::start(fixture.bus(), launch).await;
+        let (bus, watch) = (fixture.connection().await, fixture.bus().watch().await);
+        let disks = ["own", "both", "other"].map(|name| fixture.raw_of(0, name)).to_vec();
         let why = option("why", "nightly backup");
-        let web1 = Machine::open_with(&bus, "", "web1", why).await.unwrap();
+        let web1 = TestVm::open_with(&bus, "", "web1", why).await.unwrap();
         web1.acquire(&[exclusive(&disks[0]), shared(&disks[1])]).await.unwrap();
         let mut sleep = std::process::Command::new("sleep");
         sleep.arg("infinity");
-        let web2 = Process::start("web2", sleep, &house.dir().join("web2.log"));
+        let web2 = Process::start("web2", sleep, &fixture.dir().join("web2.log"));
         let path = manager(&bus).await.register_owner("", "web2", web2.pid(), none()).await;
         let wanted = [shared(&disks[1]), exclusive(&disks[2])];
         owner(&bus, path.unwrap()).await.acquire(&wanted, none()).await.unwrap();
         let before = Listed::by(&bus).await;
         assert_eq!((before.owners.len(), before.locks.len()), (2, 4));
         let descriptors = daemon.open_fds();
-        let intruder = Intruder::at(&disks, &house.dir().join("intruder.log"));
-        let mut scene =
-            Self { house, daemon, bus, watch, web1, web2, disks, before, descriptors, intruder };
-        scene.watch.owned().await;
-        scene
+        let lock_prober = LockProber::at(&disks, &fixture.dir().join("intruder.log"));
+        let mut scenario = Self {
+            fixture,
+            daemon,
+            bus,
+            watch,
+            web1,
+            web2,
+            disks,
+            before,
+            descriptors,
+            lock_prober,
+        };
+        scenario.watch.owned().await;
+        scenario
     }
 
     /// The file that the service was started from.
@@ -74,7 +85,7 @@ impl Scene {
 
     /// Another file takes its place, as package managers do it.
     fn upgrade(&self) {
-        let new = self.house.dir().join("vmlockd.new");
+        let new = self.fixture.dir().join("vmlockd.new");
         fs::copy(program("vmlockd"), &new).unwrap();
         fs::rename(new, self.installed()).unwrap();
     }
@@ -99,7 +110,7 @@ impl Scene {
                 }
             };
             // What has been heard of the name so far may be older than the answer.
-            self.watch = self.house.bus().watch().await;
+            self.watch = self.fixture.bus().watch().await;
         } else {
             self.daemon.signal(Signal::SIGUSR1);
         }
@@ -122,7 +133,7 @@ impl Scene {
                 Listed::by(&self.bus).await;
             }
         };
-        let settled = tokio::time::timeout(crate::house::DEADLINE, settled).await;
+        let settled = tokio::time::timeout(crate::fixture::DEADLINE, settled).await;
         let open = self.daemon.fd_targets();
         assert!(settled.is_ok(), "not {} descriptors: {open:#?}", self.descriptors);
     }
@@ -132,7 +143,7 @@ impl Scene {
         let said = async {
             while !self.daemon.stderr().contains(words) {
                 // As long as the bus takes for an answer.
-                drop(self.house.connection().await);
+                drop(self.fixture.connection().await);
             }
         };
         within(words, said).await;
@@ -140,11 +151,11 @@ impl Scene {
 
     /// It can give and take a disk.
     async fn serves(&self) {
-        let disk = self.house.dir().join("served");
+        let disk = self.fixture.dir().join("served");
         if !disk.exists() {
-            self.house.raw_of(0, "served");
+            self.fixture.raw_of(0, "served");
         }
-        let machine = Machine::open(&self.bus, "other").await;
+        let machine = TestVm::open(&self.bus, "other").await;
         machine.acquire(&[exclusive(&disk)]).await.unwrap();
         for disk in &self.disks {
             assert_eq!(machine.acquire(&[exclusive(disk)]).await.unwrap_err().name, "LockHeld");
@@ -155,7 +166,7 @@ impl Scene {
 
     /// The machines end, and all is free.
     async fn end(self) -> Attempts {
-        let attempts = self.intruder.stop();
+        let attempts = self.lock_prober.stop();
         assert!(attempts.news.is_empty(), "{attempts:#?}");
         drop((self.web1, self.web2));
         let gone = async { while !Listed::by(&self.bus).await.owners.is_empty() {} };
@@ -163,7 +174,7 @@ impl Scene {
         // An owner that has ended is listed no more, and its locks are given up one after the other.
         let free = async {
             for disk in &self.disks {
-                while Rival::try_once(disk, Kind::Ofd, true).is_err() {
+                while ForeignHolder::try_once(disk, LockType::Ofd, true).is_err() {
                     tokio::task::yield_now().await;
                 }
             }
@@ -174,13 +185,13 @@ impl Scene {
 }
 
 async fn everything_stays(asked: bool) {
-    let mut scene = Scene::set().await;
+    let mut scenario = Scenario::set_up().await;
     for _ in 0..2 {
-        scene.replace(asked).await;
-        scene.compare().await;
-        scene.serves().await;
+        scenario.replace(asked).await;
+        scenario.compare().await;
+        scenario.serves().await;
     }
-    scene.end().await.were_refused();
+    scenario.end().await.were_refused();
 }
 
 #[tokio::test]

@@ -4,11 +4,11 @@ use std::fs;
 
 use nix::sys::signal::Signal;
 
-use crate::host::{Host, Tree};
-use crate::house::{House, Intruder, Kind, Rival, within};
-use crate::listed::Listed;
-use crate::machine::{Machine, exclusive, lock, manager};
+use crate::dbus_client::{TestVm, exclusive, lock, manager};
+use crate::fixture::{Fixture, ForeignHolder, LockProber, LockType, within};
 use crate::methods::none;
+use crate::nspawn::{Host, Tree};
+use crate::snapshot::Listed;
 
 const HASHED: &str = "file_lockspace_dir = \"@DIR@/locks\"\n";
 const WRONG: &str = "file_lockspace_dri = \"/x\"\n";
@@ -24,14 +24,14 @@ enum Way {
 
 impl Way {
     /// Has it load the file; it has done so when this returns.
-    async fn load(self, house: &House, right: bool) {
-        let bus = house.connection().await;
+    async fn load(self, fixture: &Fixture, right: bool) {
+        let bus = fixture.connection().await;
         match self {
             Self::Signal => {
                 let words = if right { "reloaded the configuration" } else { STAYS };
-                let count = || house.daemon().stderr().matches(words).count();
+                let count = || fixture.daemon().stderr().matches(words).count();
                 let before = count();
-                house.daemon().signal(Signal::SIGHUP);
+                fixture.daemon().signal(Signal::SIGHUP);
                 let said = async {
                     while count() == before {
                         Listed::by(&bus).await;
@@ -48,31 +48,31 @@ impl Way {
 }
 
 async fn held_locks_stay(way: Way) {
-    let house = House::builder().folder("locks").start().await;
-    let bus = house.connection().await;
-    let web1 = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().folder("locks").start().await;
+    let bus = fixture.connection().await;
+    let web1 = TestVm::open(&bus, "web1").await;
     let lock_file = async |name: &str| {
-        let disk = house.raw_of(0, name);
+        let disk = fixture.raw_of(0, name);
         let locks = web1.acquire(&[exclusive(&disk)]).await.unwrap();
         lock(&bus, &locks[0]).await.lock_file().await.unwrap()
     };
     let direct = lock_file("direct").await;
-    house.configure(HASHED);
-    way.load(&house, true).await;
+    fixture.configure(HASHED);
+    way.load(&fixture, true).await;
     let hashed = lock_file("hashed").await;
-    house.configure(WRONG);
-    way.load(&house, false).await;
+    fixture.configure(WRONG);
+    way.load(&fixture, false).await;
     let still = lock_file("still").await;
-    let locks = house.dir().join("locks");
+    let locks = fixture.dir().join("locks");
     for (file, elsewhere) in [(&direct, false), (&hashed, true), (&still, true)] {
         assert_eq!(file.starts_with(locks.to_str().unwrap()), elsewhere, "{file}");
     }
 
     let before = Listed::by(&bus).await;
-    house.daemon().kill9().await;
+    fixture.daemon().kill9().await;
     // The next one would use it.
-    house.configure(HASHED);
-    house.daemon().start_again().await;
+    fixture.configure(HASHED);
+    fixture.daemon().start_again().await;
     assert_eq!(Listed::by(&bus).await, before);
     let verified = async || {
         let rows = manager(&bus).await.list_locks(none()).await.unwrap();
@@ -80,7 +80,7 @@ async fn held_locks_stay(way: Way) {
     };
     within("all locks verified", async { while !verified().await {} }).await;
     for file in [direct, hashed, still] {
-        Rival::try_once(file, Kind::Ofd, true).unwrap_err();
+        ForeignHolder::try_once(file, LockType::Ofd, true).unwrap_err();
     }
 }
 
@@ -101,21 +101,21 @@ async fn held_locks_stay_in_a_host() {
     fs::create_dir(host.at("/srv/locks")).unwrap();
     let main = host.enable().await;
     let (mut watch, bus) = (host.watch().await, host.bus().await);
-    let web1 = Machine::open(&bus, "web1").await;
+    let web1 = TestVm::open(&bus, "web1").await;
     let lock_file = async |name: &str| {
         let disk = host.image(name);
         let locks = web1.acquire(&[exclusive(&disk)]).await.unwrap();
         lock(&bus, &locks[0]).await.lock_file().await.unwrap()
     };
     let direct = lock_file("direct").await;
-    let intruder = Intruder::at(&[host.at(&direct)], &host.log());
+    let lock_prober = LockProber::at(&[host.at(&direct)], &host.log());
     let right = "file_lockspace_dir = \"/srv/locks\"\n";
     host.configure(right);
     host.systemctl(&["reload", "vmlockd"]).await;
     assert!(lock_file("hashed").await.starts_with("/srv/locks/"));
     host.configure(WRONG);
     // The unit's ExecReload= fails, and so does the job. The service runs on.
-    host.come_in(&["systemctl", "reload", "vmlockd"]).await.refused();
+    host.run_outside_units(&["systemctl", "reload", "vmlockd"]).await.refused();
     assert_eq!(host.property("ActiveState").await, "active");
     let journal = host.journal().await;
     assert!(journal.contains(STAYS), "{journal}");
@@ -128,5 +128,5 @@ async fn held_locks_stay_in_a_host() {
     main.signal(Signal::SIGKILL);
     host.successor(&mut watch, main).await;
     assert_eq!(Listed::by(&bus).await, before);
-    intruder.stop().were_refused();
+    lock_prober.stop().were_refused();
 }

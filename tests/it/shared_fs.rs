@@ -2,10 +2,10 @@
 //! is refused, and gets as soon as it is free.
 
 mod attributes;
-mod between;
-mod harness;
+mod conflicts;
+mod holder_names;
 mod pair;
-mod seen;
-mod told;
-mod verdict;
+mod presence;
+mod properties;
+mod selftest;
 mod waiting;

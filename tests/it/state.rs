@@ -2,9 +2,9 @@
 //! machine that lives is ever free for that.
 
 mod damage;
-mod full;
-mod room;
-mod scene;
+mod full_store;
+mod no_space;
+mod scenario;
 mod suspect;
 mod versions;
 

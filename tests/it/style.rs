@@ -11,7 +11,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::source::{files, root, sources};
+use crate::sources::{files, root, sources};
 use words::{Language, findings};
 
 /// Words that are right where they are: a file, and the words as they are reported.

@@ -2,16 +2,16 @@
 //! knew it knows again.
 //!
 //! Two machines hold disks, one by a lifeline and one by a process, exclusively and together. An
-//! intruder tries to lock these disks all the while.
+//! prober tries to lock these disks all the while.
 
 mod event;
-mod guests;
 mod memory;
 mod storage;
+mod vms;
 
-use crate::host::{Host, Tree};
+use crate::nspawn::{Host, Tree};
 use event::Event;
-use guests::Guests;
+use vms::TestVms;
 
 /// Where the lock files are that have hashed names.
 const LOCKSPACE: &str = "/srv/locks";
@@ -28,14 +28,14 @@ async fn host(tree: Tree) -> Option<Host> {
 /// The promise, for a thing that happens.
 async fn outlives(host: Host, event: Event) {
     let before = host.enable().await;
-    let guests = Guests::begin(&host).await;
-    let intruder = guests.intruder().await;
+    let guests = TestVms::begin(&host).await;
+    let lock_prober = guests.lock_prober().await;
     let known = guests.known().await;
 
     let after = event.happen(&host, before).await;
     assert_eq!(after == before, event.leaves_the_process(), "{before:?}, then {after:?}");
     let still_known = guests.known().await;
-    intruder.stop().were_refused();
+    lock_prober.stop().were_refused();
     assert_eq!(still_known, known);
     guests.keep_others_out().await;
     guests.end_and_leave_nothing().await;
@@ -64,15 +64,15 @@ async fn outlives_a_stop(tree: Tree) {
         return outlives(host, Event::Upgrade).await;
     }
     let before = host.enable().await;
-    let guests = Guests::begin(&host).await;
+    let guests = TestVms::begin(&host).await;
     let known = guests.known().await;
     let after = Event::Upgrade.happen(&host, before).await;
     assert_ne!(after, before);
     guests.keep_others_out().await;
     assert_eq!(guests.known().await, known);
-    let intruder = guests.intruder().await;
+    let lock_prober = guests.lock_prober().await;
     guests.keep_others_out().await;
-    intruder.stop().were_refused();
+    lock_prober.stop().were_refused();
     guests.end_and_leave_nothing().await;
 }
 

@@ -5,10 +5,10 @@ use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 
-use crate::house::{House, Kind, Rival, Tool, within};
-use crate::machine::{Machine, exclusive, manager};
+use crate::dbus_client::{TestVm, exclusive, manager};
+use crate::fixture::{Fixture, ForeignHolder, LockType, Tool, within};
 use crate::methods::none;
-use crate::untouched::assert_free;
+use crate::refused_requests::assert_free;
 
 /// Leaves standard input, and a disk that is locked (`F_SETLK`), to one thread: `exit` ends the main
 /// thread alone, `files` has the other thread leave the file table that they share (`CLONE_FILES`), and
@@ -42,10 +42,10 @@ const PROGRAM: &str = r#"
 "#;
 
 /// Starts the program with a file as its standard input.
-async fn start(house: &House, how: &str, input: impl Into<Stdio>, disk: Option<&str>) -> Tool {
-    let mut command = house.command("perl");
+async fn start(fixture: &Fixture, how: &str, input: impl Into<Stdio>, disk: Option<&str>) -> Tool {
+    let mut command = fixture.command("perl");
     command.args(["-e", PROGRAM, how]).args(disk);
-    let mut tool = Tool::with_input(command, &house.dir().join(how).with_extension("log"), input);
+    let mut tool = Tool::with_input(command, &fixture.dir().join(how).with_extension("log"), input);
     let pid: u32 = tool.line().await.parse().unwrap();
     let status = || std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let leaves = async {
@@ -60,16 +60,16 @@ async fn start(house: &House, how: &str, input: impl Into<Stdio>, disk: Option<&
 
 /// Where the service is killed and nothing keeps its descriptors, a lifeline is found again.
 async fn a_lifeline_outlives_the_service(how: &str) {
-    let house = House::builder().start().await;
-    let (bus, disk) = (house.connection().await, house.raw_of(0, "disk"));
-    let web1 = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().start().await;
+    let (bus, disk) = (fixture.connection().await, fixture.raw_of(0, "disk"));
+    let web1 = TestVm::open(&bus, "web1").await;
     web1.acquire(&[exclusive(&disk)]).await.unwrap();
-    let Machine { lifeline, .. } = web1;
-    let tool = start(&house, how, lifeline, None).await;
+    let TestVm { lifeline, .. } = web1;
+    let tool = start(&fixture, how, lifeline, None).await;
     for _ in 0..2 {
-        house.daemon().kill9().await;
-        house.daemon().start_again().await;
-        let bus = house.connection().await;
+        fixture.daemon().kill9().await;
+        fixture.daemon().start_again().await;
+        let bus = fixture.connection().await;
         assert_eq!(manager(&bus).await.list_owners(none()).await.unwrap().len(), 1);
         let verified = async {
             loop {
@@ -80,11 +80,11 @@ async fn a_lifeline_outlives_the_service(how: &str) {
             }
         };
         within("the lock is there", verified).await;
-        assert!(Rival::try_once(&disk, Kind::Ofd, true).is_err());
+        assert!(ForeignHolder::try_once(&disk, LockType::Ofd, true).is_err());
     }
     tool.signal(Signal::SIGKILL);
     tool.ended().await;
-    let bus = house.connection().await;
+    let bus = fixture.connection().await;
     let gone = async { while manager(&bus).await.n_owners().await.unwrap() != 0 {} };
     within("the owner ends with its process", gone).await;
     assert_free(&disk);
@@ -101,27 +101,27 @@ async fn a_lifeline_in_the_file_table_of_one_thread_outlives_the_service() {
 }
 
 /// Waits until a process is named. The walk through all threads may be too long where much else runs.
-async fn until_named(house: &House, disk: &str, tool: &Tool) {
+async fn until_named(fixture: &Fixture, disk: &str, tool: &Tool) {
     let pid = format!("pid {}", tool.process.pid());
     let named =
-        async { while !house.run("vmlockctl", &["who", disk]).await.ok().contains(&pid) {} };
+        async { while !fixture.run("vmlockctl", &["who", disk]).await.ok().contains(&pid) {} };
     within("the process is named", named).await;
 }
 
 /// Both a foreign holder and a process with a lifeline are named.
 async fn processes_are_named(how: &str) {
-    let house = House::builder().env("VMLOCKD_INSPECTOR_MS", "3000").start().await;
-    let (bus, disk) = (house.connection().await, house.raw_of(0, "disk"));
-    let other = house.raw_of(0, "other");
+    let fixture = Fixture::builder().env("VMLOCKD_INSPECTOR_MS", "3000").start().await;
+    let (bus, disk) = (fixture.connection().await, fixture.raw_of(0, "disk"));
+    let other = fixture.raw_of(0, "other");
     let (other, none) = (other.to_str().unwrap(), File::open("/dev/null").unwrap());
-    let holder = start(&house, how, none, Some(other)).await;
-    until_named(&house, other, &holder).await;
+    let holder = start(&fixture, how, none, Some(other)).await;
+    until_named(&fixture, other, &holder).await;
 
-    let web1 = Machine::open(&bus, "web1").await;
+    let web1 = TestVm::open(&bus, "web1").await;
     web1.acquire(&[exclusive(&disk)]).await.unwrap();
-    let Machine { lifeline, .. } = web1;
-    let keeper = start(&house, how, lifeline, None).await;
-    until_named(&house, disk.to_str().unwrap(), &keeper).await;
+    let TestVm { lifeline, .. } = web1;
+    let keeper = start(&fixture, how, lifeline, None).await;
+    until_named(&fixture, disk.to_str().unwrap(), &keeper).await;
     for tool in [holder, keeper] {
         tool.signal(Signal::SIGKILL);
         tool.ended().await;

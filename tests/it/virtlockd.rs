@@ -1,31 +1,31 @@
 //! virtlockd's protocol: the same answers from virtlockd itself and from the service in its place.
 //!
-//! What a client may depend on is in the [`rows`], which are true of virtlockd: that is tested too.
+//! What a client may depend on is in the [`cases`], which are true of virtlockd: that is tested too.
 
 mod access;
 mod activation;
-mod breaking;
-mod by_hand;
-mod crowd;
+mod case;
+mod cases;
+mod checker;
+mod conformance;
+mod environment;
+mod forced_release;
 mod guest;
-pub(crate) mod hang;
+pub(crate) mod hung_mount;
 mod idle;
 mod interop;
-mod judge;
-mod lives;
-mod patience;
-mod place;
+mod many_clients;
 mod reacquired;
 mod reserved;
-mod row;
-mod rows;
-pub(crate) mod survive;
-mod table;
+pub(crate) mod restart;
+mod socket_option;
+mod timeout;
+mod vm_lifetime;
 
 use std::path::Path;
 
-use crate::host::skip;
-use crate::house::Virtlockd;
+use crate::fixture::Virtlockd;
+use crate::nspawn::skip;
 
 /// A virtlockd that has its files in this directory, which is made; none if it is not installed.
 pub(crate) fn virtlockd(dir: &Path) -> Option<Virtlockd> {

@@ -1,19 +1,19 @@
 //! Waiting for what others hold: in order, without holding anything, and not for ever.
 
-mod busy;
-mod leaving;
+mod concurrent_commands;
+mod disconnect;
+mod foreign_holders;
 mod limit;
 mod names;
 mod order;
 mod quotas;
-mod replaced;
-mod strangers;
+mod restart;
 
 use zbus::{Connection, OwnedObjectPath};
 
-use crate::house::{House, Kind, Rival, within};
-use crate::machine::{Answer, Machine, exclusive, lock, manager, option, shared};
-use crate::untouched::assert_refused;
+use crate::dbus_client::{Answer, TestVm, exclusive, lock, manager, option, shared};
+use crate::fixture::{Fixture, ForeignHolder, LockType, within};
+use crate::refused_requests::assert_refused;
 
 /// Longer than any test lives.
 pub(crate) const LONG: u64 = u64::MAX;
@@ -33,7 +33,7 @@ pub(crate) async fn until_waiting(bus: &Connection, wanted: u32) {
 /// Has a machine wait, by a task of its own, and returns once it does.
 pub(crate) async fn wait(
     bus: &Connection,
-    machine: &Machine,
+    machine: &TestVm,
     disks: &[(&str, &str)],
     timeout: u64,
 ) -> tokio::task::JoinHandle<Answer<Vec<OwnedObjectPath>>> {
@@ -52,13 +52,13 @@ pub(crate) async fn wait(
 
 #[tokio::test]
 async fn who_waits_gets_it_in_turn_and_no_reader_overtakes_a_writer() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let disk = house.raw_of(0, "disk");
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let disk = fixture.raw_of(0, "disk");
     let (web1, web2, web3) = (
-        Machine::open(&bus, "web1").await,
-        Machine::open(&bus, "web2").await,
-        Machine::open(&bus, "web3").await,
+        TestVm::open(&bus, "web1").await,
+        TestVm::open(&bus, "web2").await,
+        TestVm::open(&bus, "web3").await,
     );
     let first = web1.acquire(&[shared(&disk)]).await.unwrap();
     let writer = wait(&bus, &web2, &[exclusive(&disk)], LONG).await;
@@ -67,7 +67,7 @@ async fn who_waits_gets_it_in_turn_and_no_reader_overtakes_a_writer() {
     assert!(refused.message.contains("web1"), "{}", refused.message);
     let reader = wait(&bus, &web3, &[shared(&disk)], LONG).await;
     let rows = manager(&bus).await.list_waiting(crate::methods::none()).await.unwrap();
-    let names: Vec<String> = rows.iter().map(|row| crate::listed::text(row, "name")).collect();
+    let names: Vec<String> = rows.iter().map(|row| crate::snapshot::text(row, "name")).collect();
     assert_eq!(names, ["web2", "web3"]);
     assert_eq!(lock(&bus, &first[0]).await.n_waiting().await.unwrap(), 2);
     web1.release(&first).await.unwrap();
@@ -80,28 +80,28 @@ async fn who_waits_gets_it_in_turn_and_no_reader_overtakes_a_writer() {
 
 #[tokio::test]
 async fn who_waits_for_two_holds_neither() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let (held, free) = (house.raw_of(0, "held"), house.raw_of(0, "free"));
-    let web1 = Machine::open(&bus, "web1").await;
-    let web2 = Machine::open(&bus, "web2").await;
-    let web3 = Machine::open(&bus, "web3").await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let (held, free) = (fixture.raw_of(0, "held"), fixture.raw_of(0, "free"));
+    let web1 = TestVm::open(&bus, "web1").await;
+    let web2 = TestVm::open(&bus, "web2").await;
+    let web3 = TestVm::open(&bus, "web3").await;
     let first = web1.acquire(&[exclusive(&held)]).await.unwrap();
     let both = wait(&bus, &web2, &[exclusive(&free), exclusive(&held)], LONG).await;
     let taken = web3.acquire(&[exclusive(&free)]).await.unwrap();
     web1.release(&first).await.unwrap();
-    crate::untouched::assert_free(&held);
+    crate::refused_requests::assert_free(&held);
     web3.release(&taken).await.unwrap();
     assert_eq!(within("both", both).await.unwrap().unwrap().len(), 2);
 }
 
 #[tokio::test]
 async fn a_wait_ends_with_its_time_its_owner_its_caller_or_by_a_wish() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let disk = house.raw_of(0, "disk");
-    let web1 = Machine::open(&bus, "web1").await;
-    let web2 = Machine::open(&bus, "web2").await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let disk = fixture.raw_of(0, "disk");
+    let web1 = TestVm::open(&bus, "web1").await;
+    let web2 = TestVm::open(&bus, "web2").await;
     let held = web1.acquire(&[exclusive(&disk)]).await.unwrap();
     let timeout = option("timeout-usec", 20_000_u64);
     let late = web2.owner.acquire(&[exclusive(&disk)], timeout).await.unwrap_err();
@@ -112,7 +112,7 @@ async fn a_wait_ends_with_its_time_its_owner_its_caller_or_by_a_wish() {
     let cancelled = within("the end", cancelled).await.unwrap().unwrap_err();
     assert_refused(&cancelled, "WaitCancelled", "cancelled");
 
-    let other = house.connection().await;
+    let other = fixture.connection().await;
     let task = wait(&other, &web2, &[exclusive(&disk)], LONG).await;
     let closed = wait(&bus, &web2, &[exclusive(&disk)], LONG).await;
     web2.owner.close(crate::methods::none()).await.unwrap();
@@ -120,9 +120,9 @@ async fn a_wait_ends_with_its_time_its_owner_its_caller_or_by_a_wish() {
         let ended = within("the end", task).await.unwrap().unwrap_err();
         assert_refused(&ended, "WaitCancelled", "ended");
     }
-    let web3 = Machine::open(&bus, "web3").await;
-    let gone = house.connection().await;
-    let theirs = crate::machine::owner(&gone, web3.path()).await;
+    let web3 = TestVm::open(&bus, "web3").await;
+    let gone = fixture.connection().await;
+    let theirs = crate::dbus_client::owner(&gone, web3.path()).await;
     let disks = [exclusive(&disk)].map(|(disk, mode)| (disk.to_owned(), mode.to_owned()));
     let task = tokio::spawn(async move {
         let disks = disks.each_ref().map(|(disk, mode)| (disk.as_str(), mode.as_str()));
@@ -134,23 +134,23 @@ async fn a_wait_ends_with_its_time_its_owner_its_caller_or_by_a_wish() {
     task.abort();
     web1.release(&held).await.unwrap();
     assert!(web3.locks().await.is_empty());
-    crate::untouched::assert_free(&disk);
+    crate::refused_requests::assert_free(&disk);
 }
 
 #[tokio::test]
 async fn a_stranger_is_waited_for_by_the_first_in_line() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let disk = house.raw_of(0, "disk");
-    let rival = Rival::hold(&disk, Kind::Ofd, true).unwrap();
-    let web1 = Machine::open(&bus, "web1").await;
-    let web2 = Machine::open(&bus, "web2").await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let disk = fixture.raw_of(0, "disk");
+    let foreign_holder = ForeignHolder::hold(&disk, LockType::Ofd, true).unwrap();
+    let web1 = TestVm::open(&bus, "web1").await;
+    let web2 = TestVm::open(&bus, "web2").await;
     let first = wait(&bus, &web1, &[exclusive(&disk)], LONG).await;
     let second = wait(&bus, &web2, &[exclusive(&disk)], LONG).await;
-    let web3 = Machine::open(&bus, "web3").await;
+    let web3 = TestVm::open(&bus, "web3").await;
     let refused = web3.acquire(&[exclusive(&disk)]).await.unwrap_err();
     assert_refused(&refused, "LockHeldElsewhere", "another program");
-    drop(rival);
+    drop(foreign_holder);
     let locks = within("the first's turn", first).await.unwrap().unwrap();
     assert!(!second.is_finished());
     web1.release(&locks).await.unwrap();
@@ -159,12 +159,12 @@ async fn a_stranger_is_waited_for_by_the_first_in_line() {
 
 #[tokio::test]
 async fn strengthening_waits_for_the_others_and_two_can_not() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let disk = house.raw_of(0, "disk");
-    let web1 = Machine::open(&bus, "web1").await;
-    let web2 = Machine::open(&bus, "web2").await;
-    let web3 = Machine::open(&bus, "web3").await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let disk = fixture.raw_of(0, "disk");
+    let web1 = TestVm::open(&bus, "web1").await;
+    let web2 = TestVm::open(&bus, "web2").await;
+    let web3 = TestVm::open(&bus, "web3").await;
     let first = web1.acquire(&[shared(&disk)]).await.unwrap();
     let second = web2.acquire(&[shared(&disk)]).await.unwrap();
     let writer = wait(&bus, &web3, &[exclusive(&disk)], LONG).await;
@@ -187,10 +187,10 @@ async fn strengthening_waits_for_the_others_and_two_can_not() {
 
 #[tokio::test]
 async fn opening_waits_and_the_end_of_the_service_is_told() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let disk = house.raw_of(0, "disk");
-    let web1 = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let disk = fixture.raw_of(0, "disk");
+    let web1 = TestVm::open(&bus, "web1").await;
     let held = web1.acquire(&[exclusive(&disk)]).await.unwrap();
     let path = disk.to_str().unwrap().to_owned();
     let open = |bus: Connection, timeout: u64| {
@@ -199,7 +199,7 @@ async fn opening_waits_and_the_end_of_the_service_is_told() {
             let resources = vec![(path, "exclusive".to_owned())];
             let mut options = option("resources", resources);
             options.extend(option("timeout-usec", timeout));
-            Machine::open_with(&bus, "", "web2", options).await
+            TestVm::open_with(&bus, "", "web2", options).await
         })
     };
     let late = open(bus.clone(), 1).await.unwrap().unwrap_err();
@@ -211,7 +211,7 @@ async fn opening_waits_and_the_end_of_the_service_is_told() {
     assert_eq!(web2.locks().await.len(), 1);
     let last = open(bus.clone(), LONG);
     until_waiting(&bus, 1).await;
-    house.daemon().signal(nix::sys::signal::Signal::SIGTERM);
+    fixture.daemon().signal(nix::sys::signal::Signal::SIGTERM);
     let told = within("the end", last).await.unwrap().unwrap_err();
     assert_refused(&told, "ShuttingDown", "vmlockd is stopping");
 }

@@ -5,12 +5,12 @@ use serde_json::Value;
 use vmlockd::lock::why::WHY_MAX;
 
 use crate::cli::{fails, json, str, vmlockctl};
-use crate::house::user::{GAMES, NOBODY};
-use crate::house::{Answer, House, polkit, program, within};
-use crate::listed::{Listed, text};
-use crate::machine::{Machine, exclusive, manager, option};
+use crate::dbus_client::{TestVm, exclusive, manager, option};
+use crate::fixture::user::{GAMES, NOBODY};
+use crate::fixture::{Answer, Fixture, polkit, program, within};
+use crate::holder_records::{Hosts, SharedFileSystem, fact};
 use crate::methods::none;
-use crate::two_hosts::{Hosts, Shared, fact};
+use crate::snapshot::{Listed, text};
 
 const WHY: &str = "nightly \"backup\"";
 /// As messages quote it.
@@ -18,12 +18,12 @@ const QUOTED: &str = "why: \"nightly \\\"backup\\\"\")";
 
 #[tokio::test]
 async fn it_is_listed_and_told_in_refusals() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let disk = house.raw_of(0, "a");
-    let backup = Machine::open_with(&bus, "", "backup", option("why", WHY)).await.unwrap();
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let disk = fixture.raw_of(0, "a");
+    let backup = TestVm::open_with(&bus, "", "backup", option("why", WHY)).await.unwrap();
     backup.acquire(&[exclusive(&disk)]).await.unwrap();
-    let web = Machine::open(&bus, "web").await;
+    let web = TestVm::open(&bus, "web").await;
     assert_eq!(backup.owner.why().await.unwrap(), WHY);
     assert_eq!(web.owner.why().await.unwrap(), "");
 
@@ -45,7 +45,7 @@ async fn it_is_listed_and_told_in_refusals() {
     assert_eq!(text(&holders[0], "why"), WHY);
     let pid = std::process::id();
     let path = manager.register_owner("", "test", pid, option("why", "a test")).await.unwrap();
-    let owner = crate::machine::owner(&bus, path).await;
+    let owner = crate::dbus_client::owner(&bus, path).await;
     assert_eq!(owner.why().await.unwrap(), "a test");
 
     // A request that waits has the reason of its own owner.
@@ -68,10 +68,10 @@ async fn it_is_listed_and_told_in_refusals() {
 
 #[tokio::test]
 async fn a_text_that_is_too_long_or_not_printable_is_refused() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
     let long = "é".repeat(WHY_MAX / 2);
-    let machine = Machine::open_with(&bus, "", "web", option("why", long.as_str())).await.unwrap();
+    let machine = TestVm::open_with(&bus, "", "web", option("why", long.as_str())).await.unwrap();
     assert_eq!(machine.owner.why().await.unwrap(), long);
     let too_long = format!("{long}x");
     let deceptive = "option 'why' contains a control, bidirectional or invisible character";
@@ -83,75 +83,75 @@ async fn a_text_that_is_too_long_or_not_printable_is_refused() {
         ("\u{200b}", deceptive),
         ("\u{e0041}", deceptive),
     ] {
-        let refused = Machine::open_with(&bus, "", "web", option("why", why)).await.unwrap_err();
+        let refused = TestVm::open_with(&bus, "", "web", option("why", why)).await.unwrap_err();
         assert_eq!(
             (refused.name.as_str(), refused.message.as_str()),
             ("DBus.Error.InvalidArgs", said)
         );
     }
     assert_eq!(Listed::by(&bus).await.owners.len(), 1);
-    let wrong = fails(&house, 64, &["lock", "--why", "a\nb", "/x"]).await;
+    let wrong = fails(&fixture, 64, &["lock", "--why", "a\nb", "/x"]).await;
     assert!(wrong.contains("for '--why <TEXT>': the text contains a control"), "{wrong}");
 }
 
 #[tokio::test]
 async fn it_outlives_a_kill_and_a_replacement_of_the_service() {
-    let house = House::builder().start().await;
-    let disk = house.raw_of(0, "a");
-    let mut watch = house.bus().watch().await;
-    let bus = house.connection().await;
-    let backup = Machine::open_with(&bus, "", "backup", option("why", WHY)).await.unwrap();
+    let fixture = Fixture::builder().start().await;
+    let disk = fixture.raw_of(0, "a");
+    let mut watch = fixture.bus().watch().await;
+    let bus = fixture.connection().await;
+    let backup = TestVm::open_with(&bus, "", "backup", option("why", WHY)).await.unwrap();
     backup.acquire(&[exclusive(&disk)]).await.unwrap();
     let before = Listed::by(&bus).await;
     let told = async |bus: &zbus::Connection| {
         assert_eq!(Listed::by(bus).await, before);
         assert_eq!(backup.owner.why().await.unwrap(), WHY);
-        let web = Machine::open(bus, "web").await;
+        let web = TestVm::open(bus, "web").await;
         let refused = web.acquire(&[exclusive(&disk)]).await.unwrap_err();
         assert!(refused.message.contains(QUOTED), "{refused:?}");
         web.owner.close(none()).await.unwrap();
     };
     told(&bus).await;
-    house.daemon().kill9().await;
-    house.daemon().start_again().await;
+    fixture.daemon().kill9().await;
+    fixture.daemon().start_again().await;
     told(&bus).await;
-    watch.owned_by(house.daemon().pid()).await;
+    watch.owned_by(fixture.daemon().pid()).await;
     let first = watch.owned().await;
-    house.daemon().signal(Signal::SIGUSR1);
+    fixture.daemon().signal(Signal::SIGUSR1);
     watch.owned_by_other_than(&first).await;
     told(&bus).await;
 }
 
 #[tokio::test]
 async fn the_tool_passes_it_on_and_shows_it() {
-    let house = House::builder().start().await;
-    let (a, b) = (house.image("a.qcow2").await, house.image("b.qcow2").await);
+    let fixture = Fixture::builder().start().await;
+    let (a, b) = (fixture.image("a.qcow2").await, fixture.image("b.qcow2").await);
     let lock = ["lock", "--name", "backup", "--why", WHY, str(&a)];
-    let uuid = vmlockctl(&house, &lock).await.ok().lines().next().unwrap().to_owned();
-    let held = fails(&house, 75, &["run", "--disk", str(&a), "--", "true"]).await;
+    let uuid = vmlockctl(&fixture, &lock).await.ok().lines().next().unwrap().to_owned();
+    let held = fails(&fixture, 75, &["run", "--disk", str(&a), "--", "true"]).await;
     assert!(held.contains(QUOTED), "{held}");
-    let held = fails(&house, 75, &["lock", str(&a)]).await;
+    let held = fails(&fixture, 75, &["lock", str(&a)]).await;
     assert!(held.contains(QUOTED), "{held}");
-    let who = vmlockctl(&house, &["who", str(&a)]).await.ok();
+    let who = vmlockctl(&fixture, &["who", str(&a)]).await.ok();
     assert!(who.contains(QUOTED), "{who}");
-    let shown = vmlockctl(&house, &["show", &uuid]).await.ok();
+    let shown = vmlockctl(&fixture, &["show", &uuid]).await.ok();
     let line = shown.lines().find(|line| line.starts_with("why:")).unwrap();
     assert!(line.ends_with(WHY), "{line}");
-    assert_eq!(json(&house, &["show", str(&a)]).await[0]["why"], WHY);
-    assert_eq!(json(&house, &["owners"]).await[0]["why"], WHY);
-    assert_eq!(json(&house, &["list"]).await[0]["why"], WHY);
+    assert_eq!(json(&fixture, &["show", str(&a)]).await[0]["why"], WHY);
+    assert_eq!(json(&fixture, &["owners"]).await[0]["why"], WHY);
+    assert_eq!(json(&fixture, &["list"]).await[0]["why"], WHY);
     let run = ["run", "--why", "a test", "--disk", str(&b), "--"];
     let tool = program("vmlockctl");
     let run = [&run[..], &[str(&tool), "--json", "who", str(&b)]].concat();
-    let inside = vmlockctl(&house, &run).await.ok();
+    let inside = vmlockctl(&fixture, &run).await.ok();
     assert!(inside.contains("\"why\": \"a test\""), "{inside}");
 }
 
 #[tokio::test]
 async fn other_hosts_are_told() {
-    let hosts = Hosts::sharing(Shared::plain(2)).await;
-    let bus = hosts.houses[0].connection().await;
-    let backup = Machine::open_with(&bus, "", "backup", option("why", WHY)).await.unwrap();
+    let hosts = Hosts::sharing(SharedFileSystem::plain(2)).await;
+    let bus = hosts.fixtures[0].connection().await;
+    let backup = TestVm::open_with(&bus, "", "backup", option("why", WHY)).await.unwrap();
     backup.acquire(&[exclusive(&hosts.disk)]).await.unwrap();
     let web = hosts.machine(1, "web").await;
     let refused = web.acquire(&[exclusive(&hosts.disk)]).await.unwrap_err();
@@ -165,22 +165,22 @@ async fn other_hosts_are_told() {
 
 #[tokio::test]
 async fn it_is_hidden_where_the_owner_is() {
-    let builder = House::builder().polkit(polkit::Choice::Mock);
-    let house = builder.config("privacy = \"private\"\n").start().await;
-    house.polkit().mock().decide(|call| match call.action.as_str() {
+    let builder = Fixture::builder().polkit(polkit::Choice::Mock);
+    let fixture = builder.config("privacy = \"private\"\n").start().await;
+    fixture.polkit().mock().decide(|call| match call.action.as_str() {
         "org.vmlockd1.view-foreign" => Answer::Deny,
         _ => Answer::Allow,
     });
     let secret = option("why", "topsecret");
-    let first = house.connection_as(NOBODY).await;
-    let backup = Machine::open_with(&first, "", "backup", secret).await.unwrap();
-    let disk = house.raw_of(NOBODY, "a");
+    let first = fixture.connection_as(NOBODY).await;
+    let backup = TestVm::open_with(&first, "", "backup", secret).await.unwrap();
+    let disk = fixture.raw_of(NOBODY, "a");
     backup.acquire(&[exclusive(&disk)]).await.unwrap();
-    let web = house.dir().join("link");
+    let web = fixture.dir().join("link");
     std::fs::hard_link(&disk, &web).unwrap();
     for (uid, sees) in [(GAMES, false), (NOBODY, true)] {
-        let bus = house.connection_as(uid).await;
-        let machine = Machine::open(&bus, "web").await;
+        let bus = fixture.connection_as(uid).await;
+        let machine = TestVm::open(&bus, "web").await;
         let refused = machine.acquire(&[exclusive(&web)]).await.unwrap_err();
         assert_eq!(refused.message.contains("topsecret"), sees, "{refused:?}");
         let holders = manager(&bus).await.find_holders(str(&web), none()).await.unwrap();

@@ -7,32 +7,32 @@ use vmlockd::client::{Options, call};
 use zbus::{Connection, OwnedObjectPath};
 
 use super::{DENIED, INTERACTIVE, with_polkit};
-use crate::house::user::{DAEMON, NOBODY, ROOT};
-use crate::house::{Agent, House, Kind, Rival, within};
-use crate::machine::{Answer, Machine, Refused, exclusive, lock, manager, option, owner};
+use crate::dbus_client::{Answer, Refused, TestVm, exclusive, lock, manager, option, owner};
+use crate::fixture::user::{DAEMON, NOBODY, ROOT};
+use crate::fixture::{Agent, Fixture, ForeignHolder, LockType, within};
 use crate::methods::none;
-use crate::untouched::{Untouched, assert_free, assert_refused};
+use crate::refused_requests::{Untouched, assert_free, assert_refused};
 
 const UUID: &str = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0";
 const BY_NAME: &str = "org.vmlockd1.acquire-by-name";
 
 /// An agent for whatever this process does on the bus, under any user.
-async fn agent(house: &House) -> Agent {
-    Agent::for_process(house.bus(), std::process::id()).await
+async fn agent(fixture: &Fixture) -> Agent {
+    Agent::for_process(fixture.bus(), std::process::id()).await
 }
 
 /// Locks a disk by its name, and lets a person be asked.
-async fn acquire(machine: &Machine, disk: &Path) -> Answer<Vec<OwnedObjectPath>> {
+async fn acquire(machine: &TestVm, disk: &Path) -> Answer<Vec<OwnedObjectPath>> {
     let arguments = (vec![exclusive(disk)], none());
     Ok(call(machine.owner.inner(), "Acquire", &arguments, true).await?)
 }
 
 #[tokio::test]
 async fn there_is_no_dialog_unless_the_caller_lets_it() {
-    let house = with_polkit("").await;
-    let agent = agent(&house).await;
-    let (bus, disk) = (house.connection_as(NOBODY).await, house.raw_of(ROOT, "disk"));
-    let machine = Machine::open(&bus, "web1").await;
+    let fixture = with_polkit("").await;
+    let agent = agent(&fixture).await;
+    let (bus, disk) = (fixture.connection_as(NOBODY).await, fixture.raw_of(ROOT, "disk"));
+    let machine = TestVm::open(&bus, "web1").await;
     let refused = machine.acquire(&[exclusive(&disk)]).await.unwrap_err();
     let words = format!("{BY_NAME} needs interactive authorization, which the call does not allow");
     assert_refused(&refused, INTERACTIVE, &words);
@@ -48,11 +48,11 @@ async fn there_is_no_dialog_unless_the_caller_lets_it() {
 
 #[tokio::test]
 async fn a_granted_dialog_lets_the_call_through_and_no_other() {
-    let house = with_polkit("").await;
-    let agent = agent(&house).await;
-    let bus = house.connection_as(NOBODY).await;
-    let (disk, other) = (house.raw_of(ROOT, "disk"), house.raw_of(ROOT, "other"));
-    let machine = Machine::open(&bus, "web1").await;
+    let fixture = with_polkit("").await;
+    let agent = agent(&fixture).await;
+    let bus = fixture.connection_as(NOBODY).await;
+    let (disk, other) = (fixture.raw_of(ROOT, "disk"), fixture.raw_of(ROOT, "other"));
+    let machine = TestVm::open(&bus, "web1").await;
     let grant = async {
         let dialog = agent.next_dialog().await;
         assert_eq!(dialog.action, BY_NAME);
@@ -60,23 +60,23 @@ async fn a_granted_dialog_lets_the_call_through_and_no_other() {
                        machine";
         assert_eq!(dialog.message, message.replace("DISK", disk.to_str().unwrap()));
         assert_eq!(dialog.icon, "drive-harddisk");
-        Rival::try_once(&disk, Kind::Ofd, true).unwrap();
+        ForeignHolder::try_once(&disk, LockType::Ofd, true).unwrap();
         dialog.grant(&agent).await;
     };
     let (locks, ()) = tokio::join!(acquire(&machine, &disk), grant);
     assert_eq!(machine.locks().await, locks.unwrap());
-    Rival::try_once(&disk, Kind::Ofd, true).unwrap_err();
+    ForeignHolder::try_once(&disk, LockType::Ofd, true).unwrap_err();
     let refused = machine.acquire(&[exclusive(&other)]).await.unwrap_err();
     assert_refused(&refused, INTERACTIVE, BY_NAME);
 }
 
 #[tokio::test]
 async fn a_dialog_that_is_closed_is_a_no() {
-    let house = with_polkit("").await;
-    let agent = agent(&house).await;
-    let (bus, disk) = (house.connection_as(NOBODY).await, house.raw_of(ROOT, "disk"));
-    let machine = Machine::open(&bus, "web1").await;
-    let before = Untouched::so_far(&house).await;
+    let fixture = with_polkit("").await;
+    let agent = agent(&fixture).await;
+    let (bus, disk) = (fixture.connection_as(NOBODY).await, fixture.raw_of(ROOT, "disk"));
+    let machine = TestVm::open(&bus, "web1").await;
+    let before = Untouched::so_far(&fixture).await;
     let dismiss = async { agent.next_dialog().await.dismiss() };
     let (refused, ()) = tokio::join!(acquire(&machine, &disk), dismiss);
     assert_refused(&refused.unwrap_err(), DENIED, &format!("not authorized for {BY_NAME}"));
@@ -86,10 +86,10 @@ async fn a_dialog_that_is_closed_is_a_no() {
 
 #[tokio::test]
 async fn where_nobody_can_be_asked_the_answer_is_no() {
-    let house = with_polkit("").await;
-    let (bus, disk) = (house.connection_as(NOBODY).await, house.raw_of(ROOT, "disk"));
-    let machine = Machine::open(&bus, "web1").await;
-    let before = Untouched::so_far(&house).await;
+    let fixture = with_polkit("").await;
+    let (bus, disk) = (fixture.connection_as(NOBODY).await, fixture.raw_of(ROOT, "disk"));
+    let machine = TestVm::open(&bus, "web1").await;
+    let before = Untouched::so_far(&fixture).await;
     let refused = acquire(&machine, &disk).await.unwrap_err();
     assert_refused(&refused, DENIED, "no authentication agent asked for a password");
     before.and_it_goes_on().await;
@@ -97,12 +97,12 @@ async fn where_nobody_can_be_asked_the_answer_is_no() {
 
 #[tokio::test]
 async fn the_dialog_goes_with_the_caller() {
-    let house = with_polkit("").await;
-    let agent = agent(&house).await;
-    let (bus, disk) = (house.connection_as(NOBODY).await, house.raw_of(ROOT, "disk"));
-    let machine = Machine::open(&bus, "web1").await;
-    let before = Untouched::so_far(&house).await;
-    let leaves = house.connection_as(NOBODY).await;
+    let fixture = with_polkit("").await;
+    let agent = agent(&fixture).await;
+    let (bus, disk) = (fixture.connection_as(NOBODY).await, fixture.raw_of(ROOT, "disk"));
+    let machine = TestVm::open(&bus, "web1").await;
+    let before = Untouched::so_far(&fixture).await;
+    let leaves = fixture.connection_as(NOBODY).await;
     let theirs = owner(&leaves, machine.path()).await;
     let arguments = (vec![exclusive(&disk)], none());
     let asked = call::<_, Vec<OwnedObjectPath>>(theirs.inner(), "Acquire", &arguments, true);
@@ -120,18 +120,18 @@ async fn the_dialog_goes_with_the_caller() {
 
 #[tokio::test]
 async fn others_are_served_while_a_dialog_is_open() {
-    let house = with_polkit("").await;
-    let agent = agent(&house).await;
-    let (bus, disk) = (house.connection_as(NOBODY).await, house.raw_of(ROOT, "disk"));
-    let mine = house.raw_of(NOBODY, "mine");
-    let machine = Machine::open(&bus, "web1").await;
+    let fixture = with_polkit("").await;
+    let agent = agent(&fixture).await;
+    let (bus, disk) = (fixture.connection_as(NOBODY).await, fixture.raw_of(ROOT, "disk"));
+    let mine = fixture.raw_of(NOBODY, "mine");
+    let machine = TestVm::open(&bus, "web1").await;
     let meanwhile = async {
         let dialog = agent.next_dialog().await;
         // Nothing is held for who has not been let in yet: root is not in anybody's way.
-        let roots = Machine::open(&house.connection().await, "roots").await;
+        let roots = TestVm::open(&fixture.connection().await, "roots").await;
         roots.acquire(&[exclusive(&disk)]).await.unwrap();
-        let other = house.connection_as(DAEMON).await;
-        Machine::open(&other, "others").await.owner.close(none()).await.unwrap();
+        let other = fixture.connection_as(DAEMON).await;
+        TestVm::open(&other, "others").await.owner.close(none()).await.unwrap();
         // Nor is he in his own: on the same machine and the same connection.
         machine.acquire_files(&[(&super::read_write(&mine), "exclusive")]).await.unwrap();
         dialog.grant(&agent).await;
@@ -144,13 +144,13 @@ async fn others_are_served_while_a_dialog_is_open() {
 
 #[tokio::test]
 async fn each_dialog_says_what_it_is_about() {
-    let house = with_polkit("").await;
-    let agent = agent(&house).await;
-    let (root, user) = (house.connection().await, house.connection_as(NOBODY).await);
-    let disk = house.raw_of(ROOT, "disk");
-    let roots = Machine::open_with(&root, UUID, "roots", none()).await.unwrap();
+    let fixture = with_polkit("").await;
+    let agent = agent(&fixture).await;
+    let (root, user) = (fixture.connection().await, fixture.connection_as(NOBODY).await);
+    let disk = fixture.raw_of(ROOT, "disk");
+    let roots = TestVm::open_with(&root, UUID, "roots", none()).await.unwrap();
     let locks = roots.acquire(&[exclusive(&disk)]).await.unwrap();
-    let mine = Machine::open(&user, "mine").await;
+    let mine = TestVm::open(&user, "mine").await;
     let theirs = owner(&user, roots.path()).await;
     let held = lock(&user, &locks[0]).await;
     let manager = manager(&user).await;
@@ -196,11 +196,11 @@ async fn each_dialog_says_what_it_is_about() {
 
 #[tokio::test]
 async fn a_person_may_let_anothers_lock_be_broken() {
-    let house = with_polkit("").await;
-    let agent = agent(&house).await;
-    let (root, user) = (house.connection().await, house.connection_as(NOBODY).await);
-    let (one, two) = (house.raw_of(ROOT, "one"), house.raw_of(ROOT, "two"));
-    let roots = Machine::open(&root, "roots").await;
+    let fixture = with_polkit("").await;
+    let agent = agent(&fixture).await;
+    let (root, user) = (fixture.connection().await, fixture.connection_as(NOBODY).await);
+    let (one, two) = (fixture.raw_of(ROOT, "one"), fixture.raw_of(ROOT, "two"));
+    let roots = TestVm::open(&root, "roots").await;
     let locks = roots.acquire(&[exclusive(&one), exclusive(&two)]).await.unwrap();
     // Consent is never kept: each lock is asked about, and each time.
     for (path, disk) in locks.iter().zip([&one, &two]) {

@@ -7,20 +7,25 @@ use vmlockd::client::Options;
 use zbus::{Connection, OwnedObjectPath};
 
 use super::{DENIED, read_write, with_mock};
-use crate::house::user::{DAEMON, NOBODY, ROOT};
-use crate::house::{Answer, Call, House, Kind, Rival, within};
-use crate::machine::{AsFdDyn, Machine, lock, manager, option, owner};
+use crate::dbus_client::{AsFdDyn, TestVm, lock, manager, option, owner};
+use crate::fixture::user::{DAEMON, NOBODY, ROOT};
+use crate::fixture::{Answer, Call, Fixture, ForeignHolder, LockType, within};
 use crate::methods::none;
-use crate::untouched::{Untouched, assert_free, assert_refused};
+use crate::refused_requests::{Untouched, assert_free, assert_refused};
 
 const BREAKS: &str = "org.vmlockd1.release-foreign";
 
 /// A machine of a user's with these disks of his.
-async fn machine_of(house: &House, uid: u32, disks: &[&Path]) -> (Machine, Vec<OwnedObjectPath>) {
-    let machine = Machine::open(&house.connection_as(uid).await, "web1").await;
+async fn machine_of(
+    fixture: &Fixture,
+    uid: u32,
+    disks: &[&Path],
+) -> (TestVm, Vec<OwnedObjectPath>) {
+    let machine = TestVm::open(&fixture.connection_as(uid).await, "web1").await;
     let files: Vec<_> = disks.iter().map(|disk| read_write(disk)).collect();
-    let wish: Vec<_> = files.iter().map(|file| (file as &dyn AsFdDyn, "exclusive")).collect();
-    let locks = machine.acquire_files(&wish).await.unwrap();
+    let disk_request: Vec<_> =
+        files.iter().map(|file| (file as &dyn AsFdDyn, "exclusive")).collect();
+    let locks = machine.acquire_files(&disk_request).await.unwrap();
     (machine, locks)
 }
 
@@ -41,15 +46,15 @@ fn force() -> Options<'static> {
 async fn a_living_machines_lock_is_broken_only_by_force() {
     // Root, who needs nobody's consent, and a user to whom polkit gives it.
     for breaker in [ROOT, DAEMON] {
-        let house = with_mock().await;
-        house.polkit().mock().answer(Answer::Allow);
-        let bus = house.connection_as(breaker).await;
-        let disks = ["one", "two", "three"].map(|name| house.raw_of(NOBODY, name));
+        let fixture = with_mock().await;
+        fixture.polkit().mock().answer(Answer::Allow);
+        let bus = fixture.connection_as(breaker).await;
+        let disks = ["one", "two", "three"].map(|name| fixture.raw_of(NOBODY, name));
         let all = disks.each_ref().map(PathBuf::as_path);
-        let (machine, locks) = machine_of(&house, NOBODY, &all).await;
+        let (machine, locks) = machine_of(&fixture, NOBODY, &all).await;
         let theirs = owner(&bus, machine.path()).await;
         let one = lock(&bus, &locks[0]).await;
-        let before = Untouched::so_far(&house).await;
+        let before = Untouched::so_far(&fixture).await;
         for gentle in [none, || option("force", false)] {
             for refused in [
                 one.release(gentle()).await.unwrap_err(),
@@ -68,12 +73,12 @@ async fn a_living_machines_lock_is_broken_only_by_force() {
         theirs.release(&locks[1..2], force()).await.unwrap();
         assert_eq!(reason().await, "forced");
         assert_free(&disks[1]);
-        Rival::try_once(&disks[2], Kind::Ofd, true).unwrap_err();
+        ForeignHolder::try_once(&disks[2], LockType::Ofd, true).unwrap_err();
         theirs.close(force()).await.unwrap();
         assert_eq!(reason().await, "forced");
         assert_free(&disks[2]);
         assert_eq!(manager(&bus).await.n_owners().await.unwrap(), 0);
-        let log = house.daemon().stderr();
+        let log = fixture.daemon().stderr();
         let warned = log.lines().filter(|line| {
             line.contains(" WARN ") && line.contains(&format!("caller.uid={breaker} "))
         });
@@ -83,11 +88,11 @@ async fn a_living_machines_lock_is_broken_only_by_force() {
 
 #[tokio::test]
 async fn force_against_oneself_is_none() {
-    let house = with_mock().await;
-    house.polkit().mock().answer(Answer::Allow);
-    let bus = house.connection_as(NOBODY).await;
-    let (one, two) = (house.raw_of(NOBODY, "one"), house.raw_of(NOBODY, "two"));
-    let (machine, locks) = machine_of(&house, NOBODY, &[&one, &two]).await;
+    let fixture = with_mock().await;
+    fixture.polkit().mock().answer(Answer::Allow);
+    let bus = fixture.connection_as(NOBODY).await;
+    let (one, two) = (fixture.raw_of(NOBODY, "one"), fixture.raw_of(NOBODY, "two"));
+    let (machine, locks) = machine_of(&fixture, NOBODY, &[&one, &two]).await;
     let mut reason = reasons(&bus).await;
     machine.owner.release(&locks[..1], force()).await.unwrap();
     assert_eq!(reason().await, "released");
@@ -97,18 +102,18 @@ async fn force_against_oneself_is_none() {
 
 #[tokio::test]
 async fn polkit_is_asked_about_each_lock_and_one_no_is_enough() {
-    let house = with_mock().await;
-    let mock = house.polkit().mock();
+    let fixture = with_mock().await;
+    let mock = fixture.polkit().mock();
     mock.answer(Answer::Allow);
-    let (one, two) = (house.raw_of(ROOT, "one"), house.raw_of(ROOT, "two"));
-    let (machine, locks) = machine_of(&house, ROOT, &[&one, &two]).await;
-    let bus = house.connection_as(NOBODY).await;
+    let (one, two) = (fixture.raw_of(ROOT, "one"), fixture.raw_of(ROOT, "two"));
+    let (machine, locks) = machine_of(&fixture, ROOT, &[&one, &two]).await;
+    let bus = fixture.connection_as(NOBODY).await;
     let theirs = owner(&bus, machine.path()).await;
     mock.decide(|call: &Call| {
         let second = call.details.get("resource").is_some_and(|name| name.ends_with("two"));
         if second { Answer::Deny } else { Answer::Allow }
     });
-    let before = Untouched::so_far(&house).await;
+    let before = Untouched::so_far(&fixture).await;
     for refused in [
         theirs.release(&locks, force()).await.unwrap_err(),
         theirs.close(force()).await.unwrap_err(),
@@ -125,13 +130,13 @@ async fn polkit_is_asked_about_each_lock_and_one_no_is_enough() {
 #[tokio::test]
 async fn what_is_locked_while_a_dialog_is_open_is_not_broken_with_the_rest() {
     for held_before in [0, 1] {
-        let house = with_mock().await;
-        let mock = house.polkit().mock();
+        let fixture = with_mock().await;
+        let mock = fixture.polkit().mock();
         mock.answer(Answer::Hang);
-        let (one, two) = (house.raw_of(ROOT, "one"), house.raw_of(ROOT, "two"));
+        let (one, two) = (fixture.raw_of(ROOT, "one"), fixture.raw_of(ROOT, "two"));
         let disks = [one.as_path()];
-        let (machine, _) = machine_of(&house, ROOT, &disks[..held_before]).await;
-        let bus = house.connection_as(NOBODY).await;
+        let (machine, _) = machine_of(&fixture, ROOT, &disks[..held_before]).await;
+        let bus = fixture.connection_as(NOBODY).await;
         let theirs = owner(&bus, machine.path()).await;
         let meanwhile = async {
             let question = mock.next_call().await;
@@ -143,6 +148,6 @@ async fn what_is_locked_while_a_dialog_is_open_is_not_broken_with_the_rest() {
         let (closed, ()) = tokio::join!(theirs.close(force()), meanwhile);
         assert_refused(&closed.unwrap_err().into(), DENIED, BREAKS);
         assert_eq!(machine.locks().await.len(), held_before + 1);
-        Rival::try_once(&two, Kind::Ofd, true).unwrap_err();
+        ForeignHolder::try_once(&two, LockType::Ofd, true).unwrap_err();
     }
 }

@@ -1,19 +1,19 @@
 //! A user's own instance is all his, and nobody else's.
 
 use super::{DENIED, read_write};
-use crate::house::House;
-use crate::house::user::{NOBODY, ROOT};
-use crate::machine::{Machine, exclusive, lock, manager};
+use crate::dbus_client::{TestVm, exclusive, lock, manager};
+use crate::fixture::Fixture;
+use crate::fixture::user::{NOBODY, ROOT};
 use crate::methods::{self, Subject, none};
-use crate::untouched::{Untouched, assert_free, assert_refused};
+use crate::refused_requests::{Untouched, assert_free, assert_refused};
 
 #[tokio::test]
 async fn in_ones_own_instance_everything_is_allowed_and_nobody_is_asked() {
-    let house = House::builder().session_of(NOBODY).start().await;
-    let bus = house.connection_as(NOBODY).await;
+    let fixture = Fixture::builder().session_of(NOBODY).start().await;
+    let bus = fixture.connection_as(NOBODY).await;
     // In a directory of his, so that he may make others there.
-    let (disk, free) = (house.raw_of(NOBODY, "disk"), house.raw_of(NOBODY, "run/free"));
-    let machine = Machine::open(&bus, "web1").await;
+    let (disk, free) = (fixture.raw_of(NOBODY, "disk"), fixture.raw_of(NOBODY, "run/free"));
+    let machine = TestVm::open(&bus, "web1").await;
     let locks = machine.acquire(&[exclusive(&disk)]).await.unwrap();
     let subject = Subject { owner: &machine.path(), lock: &locks[0], disk: &free };
     for method in methods::all(&subject) {
@@ -28,13 +28,13 @@ async fn in_ones_own_instance_everything_is_allowed_and_nobody_is_asked() {
 
 #[tokio::test]
 async fn in_anothers_instance_nobody_does_anything_not_even_root() {
-    let house = House::builder().session_of(NOBODY).start().await;
-    let (own, root) = (house.connection_as(NOBODY).await, house.connection_as(ROOT).await);
-    let (disk, free) = (house.raw_of(NOBODY, "disk"), house.raw_of(NOBODY, "free"));
-    let machine = Machine::open(&own, "web1").await;
+    let fixture = Fixture::builder().session_of(NOBODY).start().await;
+    let (own, root) = (fixture.connection_as(NOBODY).await, fixture.connection_as(ROOT).await);
+    let (disk, free) = (fixture.raw_of(NOBODY, "disk"), fixture.raw_of(NOBODY, "free"));
+    let machine = TestVm::open(&own, "web1").await;
     let locks = machine.acquire(&[exclusive(&disk)]).await.unwrap();
     let subject = Subject { owner: &machine.path(), lock: &locks[0], disk: &free };
-    let before = Untouched::so_far(&house).await;
+    let before = Untouched::so_far(&fixture).await;
     for method in methods::all(&subject) {
         let row = vmlockd::auth::methods::find(method.interface, method.name).unwrap();
         let answer = method.call(&root, none()).await;
@@ -57,12 +57,13 @@ async fn in_anothers_instance_nobody_does_anything_not_even_root() {
 #[tokio::test]
 async fn there_is_no_quota_in_ones_own_instance() {
     let limits = "[limits]\nowners_per_user = 1\nlocks_per_user = 1";
-    let house = House::builder().session_of(NOBODY).config(limits).start().await;
-    let bus = house.connection_as(NOBODY).await;
-    let machines = [Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await];
+    let fixture = Fixture::builder().session_of(NOBODY).config(limits).start().await;
+    let bus = fixture.connection_as(NOBODY).await;
+    let machines = [TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await];
     for (n, machine) in machines.iter().enumerate() {
-        let files = ["a", "b"].map(|name| read_write(&house.raw_of(NOBODY, &format!("{name}{n}"))));
-        let wish = [(&files[0] as _, "exclusive"), (&files[1] as _, "exclusive")];
-        machine.acquire_files(&wish).await.unwrap();
+        let files =
+            ["a", "b"].map(|name| read_write(&fixture.raw_of(NOBODY, &format!("{name}{n}"))));
+        let disk_request = [(&files[0] as _, "exclusive"), (&files[1] as _, "exclusive")];
+        machine.acquire_files(&disk_request).await.unwrap();
     }
 }

@@ -3,9 +3,9 @@
 use vmlockd::auth::methods::{METHODS, MethodRule};
 
 use super::{DENIED, INTERACTIVE};
-use crate::house::user::{NOBODY, ROOT};
-use crate::house::{Answer, House, polkit};
-use crate::machine::{Machine, exclusive};
+use crate::dbus_client::{TestVm, exclusive};
+use crate::fixture::user::{NOBODY, ROOT};
+use crate::fixture::{Answer, Fixture, polkit};
 use crate::methods::{self, Method, Subject, none};
 
 /// Asks polkit in some cases only: whether more is told, or whether what is hidden may be seen.
@@ -14,17 +14,17 @@ fn only_tells_less(row: &MethodRule) -> bool {
 }
 
 /// Calls the method of a row, of a machine of root's with one lock, as this user.
-async fn outcome(house: &House, row: &MethodRule, uid: u32) -> Result<(), String> {
-    let root = house.connection().await;
+async fn outcome(fixture: &Fixture, row: &MethodRule, uid: u32) -> Result<(), String> {
+    let root = fixture.connection().await;
     let name = format!("{}-{uid}", row.member);
-    let (held, free) = (house.raw_of(ROOT, &format!("held-{name}")), house.raw_of(uid, &name));
-    let machine = Machine::open(&root, "web1").await;
+    let (held, free) = (fixture.raw_of(ROOT, &format!("held-{name}")), fixture.raw_of(uid, &name));
+    let machine = TestVm::open(&root, "web1").await;
     let locks = machine.acquire(&[exclusive(&held)]).await.unwrap();
     let methods = methods::all(&Subject { owner: &machine.path(), lock: &locks[0], disk: &free });
     let case = |method: &&Method| (method.interface, method.name) == (row.interface, row.member);
     let method = methods.iter().find(case);
     let method = method.unwrap_or_else(|| panic!("{row:?} is called by no test"));
-    let bus = house.connection_as(uid).await;
+    let bus = fixture.connection_as(uid).await;
     let answer = method.call(&bus, none()).await;
     let lives = machine.owner.locks().await.is_ok_and(|now| now == locks);
     for file in [held, free] {
@@ -42,14 +42,15 @@ async fn outcome(house: &House, row: &MethodRule, uid: u32) -> Result<(), String
 
 #[tokio::test]
 async fn every_method_is_authorized_as_the_table_says() {
-    let no = House::builder().polkit(polkit::Choice::Mock).start().await;
+    let no = Fixture::builder().polkit(polkit::Choice::Mock).start().await;
     no.polkit().mock().answer(Answer::Deny);
-    let none = House::builder().start().await;
-    for (house, why) in [(&no, "polkit refused"), (&none, "polkit is not running or not installed")]
+    let none = Fixture::builder().start().await;
+    for (fixture, why) in
+        [(&no, "polkit refused"), (&none, "polkit is not running or not installed")]
     {
         for row in METHODS {
-            assert_eq!(outcome(house, row, ROOT).await, Ok(()), "{row:?} by root");
-            let others = outcome(house, row, NOBODY).await;
+            assert_eq!(outcome(fixture, row, ROOT).await, Ok(()), "{row:?} by root");
+            let others = outcome(fixture, row, NOBODY).await;
             if row.actions.is_empty() || only_tells_less(row) {
                 assert_eq!(others, Ok(()), "{row:?} by another");
                 continue;
@@ -63,9 +64,9 @@ async fn every_method_is_authorized_as_the_table_says() {
 
 #[tokio::test]
 async fn every_method_is_on_the_list() {
-    let house = House::builder().start().await;
-    let (bus, disk) = (house.connection().await, house.raw_of(ROOT, "disk"));
-    let machine = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().start().await;
+    let (bus, disk) = (fixture.connection().await, fixture.raw_of(ROOT, "disk"));
+    let machine = TestVm::open(&bus, "web1").await;
     let locks = machine.acquire(&[exclusive(&disk)]).await.unwrap();
     let methods = methods::all(&Subject { owner: &machine.path(), lock: &locks[0], disk: &disk });
     assert_eq!(methods.len(), METHODS.len());

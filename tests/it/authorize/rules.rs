@@ -7,16 +7,16 @@ use std::path::Path;
 use nix::unistd::{Gid, Group};
 
 use super::{DENIED, INTERACTIVE, read_write, with_polkit};
-use crate::house::user::{Account, NOBODY, ROOT};
-use crate::house::{House, Opened, polkit};
-use crate::machine::{Machine, Refused, exclusive, manager, option, shared};
+use crate::dbus_client::{Refused, TestVm, exclusive, manager, option, shared};
+use crate::fixture::user::{Account, NOBODY, ROOT};
+use crate::fixture::{Fixture, OpenWatch, polkit};
 use crate::methods::none;
-use crate::untouched::{Untouched, assert_free, assert_refused};
+use crate::refused_requests::{Untouched, assert_free, assert_refused};
 
 const UUID: &str = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0";
 const BY_NAME: &str = "org.vmlockd1.acquire-by-name";
 
-/// A rule that lets every user name the disks below the house's directory `images`.
+/// A rule that lets every user name the disks below the fixture's directory `images`.
 const IMAGES: &str = r#"
     polkit.addRule(function (action, subject) {
         var name = action.lookup("resource");
@@ -27,7 +27,7 @@ const IMAGES: &str = r#"
 
 #[tokio::test]
 async fn rules_see_machine_disk_and_mode() {
-    let house = with_polkit(
+    let fixture = with_polkit(
         r#"polkit.addRule(function (action, subject) {
             if (action.id == "org.vmlockd1.acquire-by-name" &&
                     action.lookup("vm") == "web1" &&
@@ -39,25 +39,25 @@ async fn rules_see_machine_disk_and_mode() {
         });"#,
     )
     .await;
-    let bus = house.connection_as(NOBODY).await;
-    let (disk, other) = (house.raw_of(ROOT, "disk"), house.raw_of(ROOT, "other"));
-    let web1 = Machine::open_with(&bus, UUID, "web1", none()).await.unwrap();
+    let bus = fixture.connection_as(NOBODY).await;
+    let (disk, other) = (fixture.raw_of(ROOT, "disk"), fixture.raw_of(ROOT, "other"));
+    let web1 = TestVm::open_with(&bus, UUID, "web1", none()).await.unwrap();
     web1.acquire(&[shared(&disk)]).await.unwrap();
-    for wish in [exclusive(&disk), shared(&other)] {
-        assert_refused(&web1.acquire(&[wish]).await.unwrap_err(), INTERACTIVE, BY_NAME);
+    for disk_request in [exclusive(&disk), shared(&other)] {
+        assert_refused(&web1.acquire(&[disk_request]).await.unwrap_err(), INTERACTIVE, BY_NAME);
     }
     web1.owner.close(none()).await.unwrap();
     let disks = || option("resources", vec![shared(&disk)]);
     for (uuid, name) in [(UUID, "web2"), ("4dea22b3-1d52-d8f3-2516-782e98ab3fa1", "web1")] {
-        let refused = Machine::open_with(&bus, uuid, name, disks()).await.unwrap_err();
+        let refused = TestVm::open_with(&bus, uuid, name, disks()).await.unwrap_err();
         assert_refused(&refused, INTERACTIVE, BY_NAME);
     }
-    Machine::open_with(&bus, UUID, "web1", disks()).await.unwrap();
+    TestVm::open_with(&bus, UUID, "web1", disks()).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_site_may_say_no_to_what_is_open_to_all() {
-    let house = with_polkit(
+    let fixture = with_polkit(
         r#"polkit.addRule(function (action, subject) {
             if (action.id == "org.vmlockd1.open-owner" && action.lookup("vm") == "game")
                 return polkit.Result.NO;
@@ -67,16 +67,16 @@ async fn a_site_may_say_no_to_what_is_open_to_all() {
         });"#,
     )
     .await;
-    fs::create_dir(house.dir().join("images")).unwrap();
-    let bus = house.connection_as(NOBODY).await;
-    let refused = Machine::open_with(&bus, "", "game", none()).await.unwrap_err();
+    fs::create_dir(fixture.dir().join("images")).unwrap();
+    let bus = fixture.connection_as(NOBODY).await;
+    let refused = TestVm::open_with(&bus, "", "game", none()).await.unwrap_err();
     assert_refused(&refused, DENIED, "not authorized for org.vmlockd1.open-owner: polkit refused");
-    let machine = Machine::open(&bus, "web1").await;
-    let inside = read_write(&house.raw_of(NOBODY, "images/disk"));
-    let outside = read_write(&house.raw_of(NOBODY, "disk"));
-    let before = Untouched::so_far(&house).await;
-    for wish in [&[&outside][..], &[&inside, &outside]] {
-        let files: Vec<_> = wish.iter().map(|file| (*file as _, "exclusive")).collect();
+    let machine = TestVm::open(&bus, "web1").await;
+    let inside = read_write(&fixture.raw_of(NOBODY, "images/disk"));
+    let outside = read_write(&fixture.raw_of(NOBODY, "disk"));
+    let before = Untouched::so_far(&fixture).await;
+    for disk_request in [&[&outside][..], &[&inside, &outside]] {
+        let files: Vec<_> = disk_request.iter().map(|file| (*file as _, "exclusive")).collect();
         let refused = machine.acquire_files(&files).await.unwrap_err();
         assert_refused(&refused, DENIED, "org.vmlockd1.acquire-by-descriptor: polkit refused");
         before.still("outside").await;
@@ -94,12 +94,12 @@ async fn the_example_lets_a_group_lock_below_one_directory() {
         let (directory, libvirt) = ("\"/var/lib/libvirt/images/\"", "(\"libvirt\")");
         assert!(example.contains(directory) && example.contains(libvirt));
         let rules = example.replace(directory, "\"@DIR@/images/\"");
-        let house = with_polkit(&rules.replace(libvirt, &format!("(\"{group}\")"))).await;
-        fs::create_dir(house.dir().join("images")).unwrap();
-        let inside = house.raw_of(ROOT, "images/disk");
-        let outside = house.raw_of(ROOT, "disk");
-        let bus = house.connection_as(NOBODY).await;
-        let machine = Machine::open(&bus, "web1").await;
+        let fixture = with_polkit(&rules.replace(libvirt, &format!("(\"{group}\")"))).await;
+        fs::create_dir(fixture.dir().join("images")).unwrap();
+        let inside = fixture.raw_of(ROOT, "images/disk");
+        let outside = fixture.raw_of(ROOT, "disk");
+        let bus = fixture.connection_as(NOBODY).await;
+        let machine = TestVm::open(&bus, "web1").await;
         let locked = machine.acquire(&[exclusive(&inside)]).await;
         if member {
             locked.unwrap();
@@ -111,31 +111,31 @@ async fn the_example_lets_a_group_lock_below_one_directory() {
     }
 }
 
-/// A house where every user may name the disks in a directory that one of them can write.
-async fn with_images() -> House {
+/// A fixture where every user may name the disks in a directory that one of them can write.
+async fn with_images() -> Fixture {
     let rules = IMAGES.to_owned();
-    let house = House::builder().polkit(polkit::Choice::Real { rules }).start().await;
-    let images = house.dir().join("images");
+    let fixture = Fixture::builder().polkit(polkit::Choice::Real { rules }).start().await;
+    let images = fixture.dir().join("images");
     fs::create_dir(&images).unwrap();
     std::os::unix::fs::chown(&images, Some(NOBODY), None).unwrap();
-    house
+    fixture
 }
 
 #[tokio::test]
 async fn no_link_leads_out_of_an_allowed_directory() {
-    let house = with_images().await;
-    let (bus, dir) = (house.connection_as(NOBODY).await, house.dir());
-    let (secret, inside) = (house.raw_of(ROOT, "secret"), house.raw_of(NOBODY, "images/disk"));
+    let fixture = with_images().await;
+    let (bus, dir) = (fixture.connection_as(NOBODY).await, fixture.dir());
+    let (secret, inside) = (fixture.raw_of(ROOT, "secret"), fixture.raw_of(NOBODY, "images/disk"));
     symlink(&secret, dir.join("images/out")).unwrap();
     symlink("../secret", dir.join("images/relative")).unwrap();
     symlink(dir, dir.join("images/folder")).unwrap();
     symlink("disk", dir.join("images/in")).unwrap();
     fs::create_dir(dir.join("images-of-others")).unwrap();
-    house.raw_of(ROOT, "images-of-others/disk");
-    let machine = Machine::open(&bus, "web1").await;
+    fixture.raw_of(ROOT, "images-of-others/disk");
+    let machine = TestVm::open(&bus, "web1").await;
     let manager = manager(&bus).await;
-    let before = Untouched::so_far(&house).await;
-    let opened = Opened::watch([secret.as_path()]);
+    let before = Untouched::so_far(&fixture).await;
+    let opened = OpenWatch::watch([secret.as_path()]);
     let link = "leads through a symbolic link, which only root may use";
     for (name, error, words) in [
         ("images/out", "NotLockable", link),
@@ -168,15 +168,15 @@ async fn no_link_leads_out_of_an_allowed_directory() {
 
 #[tokio::test]
 async fn nobody_but_root_climbs() {
-    let house = with_images().await;
-    let (root, user) = (house.connection().await, house.connection_as(NOBODY).await);
-    let secret = house.raw_of(ROOT, "secret");
-    house.raw_of(ROOT, "images/disk");
-    let (mine, roots) = (Machine::open(&user, "mine").await, Machine::open(&root, "roots").await);
+    let fixture = with_images().await;
+    let (root, user) = (fixture.connection().await, fixture.connection_as(NOBODY).await);
+    let secret = fixture.raw_of(ROOT, "secret");
+    fixture.raw_of(ROOT, "images/disk");
+    let (mine, roots) = (TestVm::open(&user, "mine").await, TestVm::open(&root, "roots").await);
     let manager = manager(&user).await;
-    let before = Untouched::so_far(&house).await;
+    let before = Untouched::so_far(&fixture).await;
     for name in ["images/../secret", "images/../images/disk", "images/disk/..", "images/.."] {
-        let disk = house.dir().join(name);
+        let disk = fixture.dir().join(name);
         for refused in [
             mine.acquire(&[exclusive(&disk)]).await.unwrap_err(),
             manager.resolve(disk.to_str().unwrap(), none()).await.unwrap_err().into(),
@@ -188,20 +188,20 @@ async fn nobody_but_root_climbs() {
     }
     assert_free(&secret);
     before.still("climbing").await;
-    let climbs = house.dir().join("images/../secret");
+    let climbs = fixture.dir().join("images/../secret");
     roots.acquire(&[exclusive(&climbs)]).await.unwrap();
 }
 
 #[tokio::test]
 async fn no_link_in_an_allowed_directory_tells_what_there_is_elsewhere() {
-    let house = with_images().await;
-    let (bus, dir) = (house.connection_as(NOBODY).await, house.dir());
+    let fixture = with_images().await;
+    let (bus, dir) = (fixture.connection_as(NOBODY).await, fixture.dir());
     let private = dir.join("private");
     fs::create_dir(&private).unwrap();
     fs::set_permissions(&private, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-    house.raw_of(ROOT, "private/there");
+    fixture.raw_of(ROOT, "private/there");
     fs::create_dir(private.join("folder")).unwrap();
-    let machine = Machine::open(&bus, "web1").await;
+    let machine = TestVm::open(&bus, "web1").await;
     let manager = manager(&bus).await;
     let mut said = Vec::new();
     for target in ["there", "missing", "folder", "there/below", "folder/missing"] {
@@ -226,13 +226,13 @@ async fn no_link_in_an_allowed_directory_tells_what_there_is_elsewhere() {
 
 #[tokio::test]
 async fn a_refusal_names_the_disk_its_holder_and_what_helps() {
-    let house = with_polkit("").await;
-    let (mine, disk) = (house.raw_of(NOBODY, "mine"), house.raw_of(ROOT, "disk"));
-    let root = house.connection().await;
-    let db1 = Machine::open(&root, "db1").await;
+    let fixture = with_polkit("").await;
+    let (mine, disk) = (fixture.raw_of(NOBODY, "mine"), fixture.raw_of(ROOT, "disk"));
+    let root = fixture.connection().await;
+    let db1 = TestVm::open(&root, "db1").await;
     db1.acquire(&[exclusive(&disk)]).await.unwrap();
-    let bus = house.connection_as(NOBODY).await;
-    let web1 = Machine::open(&bus, "web1").await;
+    let bus = fixture.connection_as(NOBODY).await;
+    let web1 = TestVm::open(&bus, "web1").await;
     let name = disk.to_str().unwrap();
 
     let refused = web1.acquire(&[exclusive(&disk)]).await.unwrap_err();
@@ -252,7 +252,7 @@ async fn a_refusal_names_the_disk_its_holder_and_what_helps() {
     let refused = web1.acquire_files(&[(&file, "exclusive")]).await.unwrap_err();
     assert_refused(&refused, INTERACTIVE, &held);
 
-    let taken = crate::machine::owner(&bus, db1.path()).await.close(none()).await;
+    let taken = crate::dbus_client::owner(&bus, db1.path()).await.close(none()).await;
     let refused: Refused = taken.unwrap_err().into();
     let words = format!("cannot release disk {name} of VM db1 of uid 0: ");
     assert_refused(&refused, INTERACTIVE, &words);

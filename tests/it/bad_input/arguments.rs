@@ -6,16 +6,16 @@ use std::fs::File;
 use zbus::wire::Structure;
 use zbus::{Fd, ObjectPath, OwnedObjectPath, Variant};
 
-use crate::house::{House, within};
-use crate::machine::{Machine, Refused, call, exclusive, lock, option, shared};
+use crate::dbus_client::{Refused, TestVm, call, exclusive, lock, option, shared};
+use crate::fixture::{Fixture, within};
 use crate::methods::{self, MANAGER, Method, OWNER, Subject, none};
-use crate::untouched::{Untouched, assert_free, assert_refused};
+use crate::refused_requests::{Untouched, assert_free, assert_refused};
 
 const INVALID: &str = "DBus.Error.InvalidArgs";
 
 /// Every method, of an owner with one lock.
-async fn of(house: &House, machine: &Machine) -> Vec<Method> {
-    let (held, free) = (house.raw_of(0, "held"), house.raw_of(0, "free"));
+async fn of(fixture: &Fixture, machine: &TestVm) -> Vec<Method> {
+    let (held, free) = (fixture.raw_of(0, "held"), fixture.raw_of(0, "free"));
     let locks = machine.acquire(&[exclusive(&held)]).await.unwrap();
     methods::all(&Subject { owner: &machine.path(), lock: &locks[0], disk: &free })
 }
@@ -26,11 +26,11 @@ fn path(text: &'static str) -> Variant<'static> {
 
 #[tokio::test]
 async fn no_method_overlooks_an_option_that_it_does_not_know() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let machine = Machine::open(&bus, "web1").await;
-    let methods = of(&house, &machine).await;
-    let before = Untouched::so_far(&house).await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let machine = TestVm::open(&bus, "web1").await;
+    let methods = of(&fixture, &machine).await;
+    let before = Untouched::so_far(&fixture).await;
     for method in methods.iter().filter(|method| method.has_options()) {
         for (option, said) in [
             ("forse", "unknown option 'forse'"),
@@ -53,11 +53,11 @@ async fn no_method_overlooks_an_option_that_it_does_not_know() {
 
 #[tokio::test]
 async fn an_option_of_another_type_is_not_taken_for_something_else() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let machine = Machine::open(&bus, "web1").await;
-    let methods = of(&house, &machine).await;
-    let before = Untouched::so_far(&house).await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let machine = TestVm::open(&bus, "web1").await;
+    let methods = of(&fixture, &machine).await;
+    let before = Untouched::so_far(&fixture).await;
     let mut tried = 0;
     for method in &methods {
         let known: &[&str] = match method.name {
@@ -115,11 +115,11 @@ async fn an_option_of_another_type_is_not_taken_for_something_else() {
 
 #[tokio::test]
 async fn a_call_that_can_not_be_read_is_refused_as_such() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let machine = Machine::open(&bus, "web1").await;
-    let methods = of(&house, &machine).await;
-    let before = Untouched::so_far(&house).await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let machine = TestVm::open(&bus, "web1").await;
+    let methods = of(&fixture, &machine).await;
+    let before = Untouched::so_far(&fixture).await;
     for method in &methods {
         for arguments in [
             Structure::from((7_i32,)),
@@ -153,22 +153,22 @@ async fn a_call_that_can_not_be_read_is_refused_as_such() {
 
 #[tokio::test]
 async fn a_mode_is_one_of_two_words() {
-    let house = House::builder().start().await;
-    let (bus, disk) = (house.connection().await, house.raw_of(0, "disk"));
-    let machine = Machine::open(&bus, "web1").await;
-    let held = machine.acquire(&[shared(&house.raw_of(0, "held"))]).await.unwrap();
+    let fixture = Fixture::builder().start().await;
+    let (bus, disk) = (fixture.connection().await, fixture.raw_of(0, "disk"));
+    let machine = TestVm::open(&bus, "web1").await;
+    let held = machine.acquire(&[shared(&fixture.raw_of(0, "held"))]).await.unwrap();
     let held = lock(&bus, &held[0]).await;
     let file = File::options().read(true).write(true).open(&disk).unwrap();
-    let before = Untouched::so_far(&house).await;
+    let before = Untouched::so_far(&fixture).await;
     for mode in ["", "none", "Exclusive", "exclusive ", "write", "ex\nclusive", "\u{202e}x"] {
-        let wish = [(disk.to_str().unwrap(), mode)];
-        let disks = option("resources", wish.to_vec());
+        let disk_request = [(disk.to_str().unwrap(), mode)];
+        let disks = option("resources", disk_request.to_vec());
         let escaped: String = mode.chars().map(escape).collect();
         let said = format!("mode '{escaped}' is neither 'exclusive' nor 'shared'");
         for refused in [
-            machine.acquire(&wish).await.unwrap_err(),
+            machine.acquire(&disk_request).await.unwrap_err(),
             machine.acquire_files(&[(&file, mode)]).await.unwrap_err(),
-            Machine::open_with(&bus, "", "web2", disks).await.unwrap_err(),
+            TestVm::open_with(&bus, "", "web2", disks).await.unwrap_err(),
             held.convert(mode, none()).await.unwrap_err().into(),
         ] {
             assert_refused(&refused, INVALID, &said);
@@ -185,13 +185,13 @@ fn escape(c: char) -> String {
 
 #[tokio::test]
 async fn a_lock_that_is_none_of_the_owners() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
-    let (one, two) = (house.raw_of(0, "one"), house.raw_of(0, "two"));
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
+    let (one, two) = (fixture.raw_of(0, "one"), fixture.raw_of(0, "two"));
     let mine = web1.acquire(&[exclusive(&one)]).await.unwrap();
     let others = web2.acquire(&[exclusive(&two)]).await.unwrap();
-    let before = Untouched::so_far(&house).await;
+    let before = Untouched::so_far(&fixture).await;
     let other = others[0].as_str();
     for (path, said) in [
         ("/", "/ is not a lock"),
@@ -220,13 +220,13 @@ async fn a_lock_that_is_none_of_the_owners() {
 
 #[tokio::test]
 async fn a_proof_of_another_disk_proves_nothing() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let (disk, other) = (house.raw_of(0, "disk"), house.raw_of(0, "other"));
-    let machine = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let (disk, other) = (fixture.raw_of(0, "disk"), fixture.raw_of(0, "other"));
+    let machine = TestVm::open(&bus, "web1").await;
     let locks = machine.acquire(&[shared(&disk)]).await.unwrap();
     let its = lock(&bus, &locks[0]).await;
-    let before = Untouched::so_far(&house).await;
+    let before = Untouched::so_far(&fixture).await;
     let file = File::options().read(true).write(true).open(&other).unwrap();
     let proof = option("file", Fd::from(&file));
     let refused = its.convert("exclusive", proof).await.unwrap_err().into();
@@ -238,11 +238,11 @@ async fn a_proof_of_another_disk_proves_nothing() {
 
 #[tokio::test]
 async fn an_owner_that_is_gone_is_no_object() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let before = Untouched::so_far(&house).await;
-    let machine = Machine::open(&bus, "web1").await;
-    let methods = of(&house, &machine).await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let before = Untouched::so_far(&fixture).await;
+    let machine = TestVm::open(&bus, "web1").await;
+    let methods = of(&fixture, &machine).await;
     let last = methods.last().unwrap();
     last.call(&bus, none()).await.unwrap();
     let of_it = methods.iter().filter(|method| method.object.contains("1/owner/"));
@@ -256,7 +256,7 @@ async fn an_owner_that_is_gone_is_no_object() {
     assert_eq!(Refused::from(read).name, "DBus.Error.UnknownObject");
     drop((machine, methods));
     for disk in ["held", "free"] {
-        std::fs::remove_file(house.dir().join(disk)).unwrap();
+        std::fs::remove_file(fixture.dir().join(disk)).unwrap();
     }
     before.and_it_goes_on().await;
 }

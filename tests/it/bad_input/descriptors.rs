@@ -17,12 +17,13 @@ use vmlockd::client::Options;
 use zbus::Fd;
 use zbus::wire::{Signature, Type};
 
-use crate::house::user::NOBODY;
-use crate::house::{
-    Answer, Broker, Elsewhere, House, Kind, Rival, keep_lease, polkit, within, yield_lease,
+use crate::dbus_client::{AsFdDyn, Refused, TestVm, exclusive, lock, manager, option, shared};
+use crate::fixture::user::NOBODY;
+use crate::fixture::{
+    Answer, Broker, Fixture, ForeignHolder, LockType, OtherMountNamespace, hold_file_lease, polkit,
+    within, yield_file_lease,
 };
-use crate::machine::{AsFdDyn, Machine, Refused, exclusive, lock, manager, option, shared};
-use crate::untouched::{Untouched, assert_free, assert_refused};
+use crate::refused_requests::{Untouched, assert_free, assert_refused};
 
 const NOT_LOCKABLE: &str = "NotLockable";
 
@@ -37,9 +38,9 @@ fn read_write(path: &Path) -> File {
 }
 
 /// All that a descriptor can be of and no lock can be put on, with what is said of it.
-fn no_disks(house: &House) -> Vec<(OwnedFd, &'static str)> {
-    let disk = house.raw_of(0, "disk.raw");
-    let deleted = house.raw_of(0, "deleted.raw");
+fn no_disks(fixture: &Fixture) -> Vec<(OwnedFd, &'static str)> {
+    let disk = fixture.raw_of(0, "disk.raw");
+    let deleted = fixture.raw_of(0, "deleted.raw");
     let gone = opened(&deleted, OFlag::O_RDWR);
     fs::remove_file(deleted).unwrap();
     let me = Pid::from_raw(std::process::id().cast_signed()).unwrap();
@@ -51,7 +52,7 @@ fn no_disks(house: &House) -> Vec<(OwnedFd, &'static str)> {
         (opened(&disk, OFlag::O_WRONLY), "the descriptor was opened for writing only"),
         (gone, "it has been deleted"),
         (memfd_create(c"disk", MFdFlags::MFD_CLOEXEC).unwrap(), "it has been deleted"),
-        (opened(house.dir(), OFlag::O_RDONLY), "it is a directory"),
+        (opened(fixture.dir(), OFlag::O_RDONLY), "it is a directory"),
         (fifo.into(), "it is a FIFO"),
         (socket.into(), "it is a socket"),
         (opened("/dev/null", OFlag::O_RDWR), "it is a character device"),
@@ -63,17 +64,17 @@ fn no_disks(house: &House) -> Vec<(OwnedFd, &'static str)> {
 
 #[tokio::test]
 async fn what_is_no_disk_is_refused_whoever_has_it_open() {
-    let direct = House::builder();
-    let hashed = House::builder().folder("locks").config("file_lockspace_dir = \"@DIR@/locks\"");
-    for house in [direct.start().await, hashed.start().await] {
-        let bus = house.connection().await;
-        let machine = Machine::open(&bus, "web1").await;
-        let right = house.raw_of(0, "right");
+    let direct = Fixture::builder();
+    let hashed = Fixture::builder().folder("locks").config("file_lockspace_dir = \"@DIR@/locks\"");
+    for fixture in [direct.start().await, hashed.start().await] {
+        let bus = fixture.connection().await;
+        let machine = TestVm::open(&bus, "web1").await;
+        let right = fixture.raw_of(0, "right");
         let held = machine.acquire(&[shared(&right)]).await.unwrap();
         let held = lock(&bus, &held[0]).await;
-        let other = house.raw_of(0, "other");
-        let files = no_disks(&house);
-        let before = Untouched::so_far(&house).await;
+        let other = fixture.raw_of(0, "other");
+        let files = no_disks(&fixture);
+        let before = Untouched::so_far(&fixture).await;
         for (file, words) in &files {
             for mode in ["exclusive", "shared"] {
                 let refused = machine.acquire_files(&[(file, mode)]).await.unwrap_err();
@@ -99,10 +100,10 @@ async fn what_is_no_disk_is_refused_whoever_has_it_open() {
 
 #[tokio::test]
 async fn who_asks_for_the_holders_of_no_disk_is_told_so() {
-    let house = House::builder().start().await;
-    let manager = manager(&house.connection().await).await;
-    let files = no_disks(&house);
-    let before = Untouched::so_far(&house).await;
+    let fixture = Fixture::builder().start().await;
+    let manager = manager(&fixture.connection().await).await;
+    let files = no_disks(&fixture);
+    let before = Untouched::so_far(&fixture).await;
     for (file, words) in &files {
         let asked = manager.find_holders_of_file(Fd::from(file.as_fd()), HashMap::new()).await;
         if words.starts_with("the descriptor was opened") {
@@ -118,33 +119,33 @@ async fn who_asks_for_the_holders_of_no_disk_is_told_so() {
 
 #[tokio::test]
 async fn an_open_file_whose_name_was_taken_from_it_is_the_same_disk() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let (first, second) = (house.raw_of(0, "first"), house.dir().join("second"));
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let (first, second) = (fixture.raw_of(0, "first"), fixture.dir().join("second"));
     fs::hard_link(&first, &second).unwrap();
     let file = read_write(&first);
     fs::remove_file(&first).unwrap();
-    let web1 = Machine::open(&bus, "web1").await;
+    let web1 = TestVm::open(&bus, "web1").await;
     let locks = web1.acquire_files(&[(&file, "exclusive")]).await.unwrap();
     let its = lock(&bus, &locks[0]).await;
     let identity = its.identity().await.unwrap();
     assert_eq!(its.resource().await.unwrap(), format!("fd:{identity}"));
-    let web2 = Machine::open(&bus, "web2").await;
+    let web2 = TestVm::open(&bus, "web2").await;
     let refused = web2.acquire(&[exclusive(&second)]).await.unwrap_err();
     assert_refused(&refused, "LockHeld", &format!("through fd:{identity}"));
 }
 
 #[tokio::test]
 async fn one_disk_twice_in_a_call_is_one_lock_or_a_contradiction() {
-    let house = House::builder().start().await;
-    let (bus, disk) = (house.connection().await, house.raw_of(0, "disk"));
-    let soft = house.dir().join("soft");
+    let fixture = Fixture::builder().start().await;
+    let (bus, disk) = (fixture.connection().await, fixture.raw_of(0, "disk"));
+    let soft = fixture.dir().join("soft");
     symlink(&disk, &soft).unwrap();
     let (one, two) = (read_write(&disk), read_write(&soft));
-    let machine = Machine::open(&bus, "web1").await;
+    let machine = TestVm::open(&bus, "web1").await;
     let both = |mode| vec![(Fd::from(&one), "exclusive"), (Fd::from(&two), mode)];
     let by_name = [exclusive(&disk), exclusive(&soft), exclusive(&disk)];
-    let before = Untouched::so_far(&house).await;
+    let before = Untouched::so_far(&fixture).await;
     let files = both("exclusive");
     let locks = machine.owner.acquire_with_files(&by_name, &files, HashMap::new()).await.unwrap();
     assert_eq!(locks, vec![locks[0].clone(); 5]);
@@ -165,14 +166,14 @@ async fn one_disk_twice_in_a_call_is_one_lock_or_a_contradiction() {
 
 #[tokio::test]
 async fn a_lease_that_is_not_given_up_holds_nobody_up() {
-    let house = House::builder().start().await;
-    let (bus, disk) = (house.connection().await, house.raw_of(0, "disk"));
+    let fixture = Fixture::builder().start().await;
+    let (bus, disk) = (fixture.connection().await, fixture.raw_of(0, "disk"));
     let file = read_write(&disk);
-    let machine = Machine::open(&bus, "web1").await;
+    let machine = TestVm::open(&bus, "web1").await;
     drop(file);
-    let log = house.dir().join("lease.log");
-    let holder = keep_lease(&disk, &log).await;
-    let before = Untouched::so_far(&house).await;
+    let log = fixture.dir().join("lease.log");
+    let holder = hold_file_lease(&disk, &log).await;
+    let before = Untouched::so_far(&fixture).await;
     // The kernel would have a plain open() wait for 45 seconds, which is longer than this waits.
     let asked = within("an answer", machine.acquire(&[exclusive(&disk)])).await;
     let words = format!(
@@ -193,33 +194,34 @@ async fn a_lease_that_is_not_given_up_holds_nobody_up() {
 
 #[tokio::test]
 async fn a_lease_that_is_given_up_at_once_costs_no_try() {
-    let house = House::builder().start().await;
-    let (bus, disk) = (house.connection().await, house.raw_of(0, "disk"));
-    let machine = Machine::open(&bus, "web1").await;
-    let _holder = yield_lease(&disk, &house.dir().join("lease.log")).await;
+    let fixture = Fixture::builder().start().await;
+    let (bus, disk) = (fixture.connection().await, fixture.raw_of(0, "disk"));
+    let machine = TestVm::open(&bus, "web1").await;
+    let _holder = yield_file_lease(&disk, &fixture.dir().join("lease.log")).await;
     machine.acquire(&[exclusive(&disk)]).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_name_that_a_mount_namespace_forged_is_never_believed() {
-    let house = House::builder().polkit(polkit::Choice::Mock).start().await;
-    house.polkit().mock().answer(Answer::Allow);
-    let (root, user) = (house.connection().await, house.connection_as(NOBODY).await);
-    let victim = house.raw_of(0, "victim");
-    let mine = house.raw_of(NOBODY, "mine");
-    let elsewhere = Elsewhere::start(&victim, &mine, &house.dir().join("elsewhere.log")).await;
+    let fixture = Fixture::builder().polkit(polkit::Choice::Mock).start().await;
+    fixture.polkit().mock().answer(Answer::Allow);
+    let (root, user) = (fixture.connection().await, fixture.connection_as(NOBODY).await);
+    let victim = fixture.raw_of(0, "victim");
+    let mine = fixture.raw_of(NOBODY, "mine");
+    let elsewhere =
+        OtherMountNamespace::start(&victim, &mine, &fixture.dir().join("elsewhere.log")).await;
     let file = elsewhere.open(&victim);
     let seen = fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)));
     assert_eq!(seen.unwrap(), victim, "the forgery works");
 
-    let machine = Machine::open(&user, "web1").await;
+    let machine = TestVm::open(&user, "web1").await;
     let locks = machine.acquire_files(&[(&file, "exclusive")]).await.unwrap();
     let its = lock(&user, &locks[0]).await;
     let name = format!("fd:{}", its.identity().await.unwrap());
     assert_eq!(its.resource().await.unwrap(), name);
     assert_eq!(its.lock_file().await.unwrap(), name);
     // What is locked is the file that was passed, and it goes by that name for everybody.
-    let other = Machine::open(&root, "web2").await;
+    let other = TestVm::open(&root, "web2").await;
     let refused = other.acquire(&[exclusive(&mine)]).await.unwrap_err();
     assert_refused(&refused, "LockHeld", &format!(", through {name}"));
     other.acquire(&[exclusive(&victim)]).await.unwrap();
@@ -227,25 +229,26 @@ async fn a_name_that_a_mount_namespace_forged_is_never_believed() {
     let holders = manager.find_holders(claimed, HashMap::new()).await.unwrap();
     assert_eq!(<&str>::try_from(&holders[0]["name"]).unwrap(), "web2");
 
-    for question in house.polkit().mock().seen() {
+    for question in fixture.polkit().mock().seen() {
         assert!(question.details.values().all(|detail| detail != claimed), "{question:?}");
     }
     drop(other);
-    let about_web1 = house.daemon().stderr();
+    let about_web1 = fixture.daemon().stderr();
     let about_web1: Vec<_> = about_web1.lines().filter(|line| line.contains("65534")).collect();
     assert!(!about_web1.is_empty() && !about_web1.concat().contains(claimed), "{about_web1:#?}");
 }
 
 #[tokio::test]
 async fn where_lock_files_go_by_name_a_forged_name_locks_nothing() {
-    let house = House::builder().folder("locks");
-    let house = house.config("file_lockspace_dir = \"@DIR@/locks\"").start().await;
-    let bus = house.connection().await;
-    let (victim, mine) = (house.raw_of(0, "victim"), house.raw_of(0, "mine"));
-    let elsewhere = Elsewhere::start(&victim, &mine, &house.dir().join("elsewhere.log")).await;
+    let fixture = Fixture::builder().folder("locks");
+    let fixture = fixture.config("file_lockspace_dir = \"@DIR@/locks\"").start().await;
+    let bus = fixture.connection().await;
+    let (victim, mine) = (fixture.raw_of(0, "victim"), fixture.raw_of(0, "mine"));
+    let elsewhere =
+        OtherMountNamespace::start(&victim, &mine, &fixture.dir().join("elsewhere.log")).await;
     let file = elsewhere.open(&victim);
-    let machine = Machine::open(&bus, "web1").await;
-    let before = Untouched::so_far(&house).await;
+    let machine = TestVm::open(&bus, "web1").await;
+    let before = Untouched::so_far(&fixture).await;
     let refused = machine.acquire_files(&[(&file, "exclusive")]).await.unwrap_err();
     assert_refused(&refused, NOT_LOCKABLE, "its lock file is named after it");
     assert!(!refused.message.contains("victim"), "{refused:?}");
@@ -256,11 +259,11 @@ async fn where_lock_files_go_by_name_a_forged_name_locks_nothing() {
 #[tokio::test]
 async fn more_descriptors_than_a_message_may_carry() {
     for broker in [Broker::DbusDaemon, Broker::DbusBroker] {
-        let house = House::builder().broker(broker).start().await;
-        let (bus, disk) = (house.connection().await, house.raw_of(0, "disk"));
-        let watcher = manager(&house.connection().await).await;
-        let before = Untouched::so_far(&house).await;
-        let machine = Machine::open_with(&bus, "", "web1", option("manual", true)).await.unwrap();
+        let fixture = Fixture::builder().broker(broker).start().await;
+        let (bus, disk) = (fixture.connection().await, fixture.raw_of(0, "disk"));
+        let watcher = manager(&fixture.connection().await).await;
+        let before = Untouched::so_far(&fixture).await;
+        let machine = TestVm::open_with(&bus, "", "web1", option("manual", true)).await.unwrap();
         let file = read_write(&disk);
         let files = |n| (0..n).map(|_| (Fd::from(&file), "exclusive")).collect::<Vec<_>>();
         let sixteen = files(16);
@@ -279,10 +282,10 @@ async fn more_descriptors_than_a_message_may_carry() {
             assert_refused(&refused.into(), "DBus.Error.LimitsExceeded", words);
         }
         assert_eq!(watcher.n_locks().await.unwrap(), 0);
-        Rival::try_once(&disk, Kind::Ofd, true).unwrap();
+        ForeignHolder::try_once(&disk, LockType::Ofd, true).unwrap();
         // The owner is none the worse for it: a connection keeps nobody alive.
-        let again = house.connection().await;
-        let owner = crate::machine::owner(&again, machine.path()).await;
+        let again = fixture.connection().await;
+        let owner = crate::dbus_client::owner(&again, machine.path()).await;
         owner.close(HashMap::new()).await.unwrap();
         drop(machine);
         before.and_it_goes_on().await;
@@ -291,11 +294,11 @@ async fn more_descriptors_than_a_message_may_carry() {
 
 #[tokio::test]
 async fn a_descriptor_that_the_message_does_not_carry() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let machine = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let machine = TestVm::open(&bus, "web1").await;
     let path = machine.path();
-    let before = Untouched::so_far(&house).await;
+    let before = Untouched::so_far(&fixture).await;
     for index in [0, 1, 7, u32::MAX] {
         let (service, interface) = (Some("org.vmlockd1"), Some("org.vmlockd1.Owner"));
         let arguments = (Index(index), Options::new());

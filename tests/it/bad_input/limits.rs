@@ -3,24 +3,24 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use crate::house::user::{DAEMON, NOBODY, ROOT};
-use crate::house::{Answer, House, Kind, Rival, polkit, within};
-use crate::machine::{AsFdDyn, Machine, Refused, exclusive, manager, option, shared};
+use crate::dbus_client::{AsFdDyn, Refused, TestVm, exclusive, manager, option, shared};
+use crate::fixture::user::{DAEMON, NOBODY, ROOT};
+use crate::fixture::{Answer, Fixture, ForeignHolder, LockType, polkit, within};
 use crate::methods::none;
-use crate::untouched::{Untouched, assert_free, assert_refused};
+use crate::refused_requests::{Untouched, assert_free, assert_refused};
 
 const TOO_MUCH: &str = "DBus.Error.LimitsExceeded";
 
-/// A house where polkit allows everything, so that nothing but limits is in the way.
-async fn house_with(limits: &str) -> House {
-    let house = House::builder().polkit(polkit::Choice::Mock);
-    let house = house.config(&format!("[limits]\n{limits}")).start().await;
-    house.polkit().mock().answer(Answer::Allow);
-    house
+/// A fixture where polkit allows everything, so that nothing but limits is in the way.
+async fn fixture_with(limits: &str) -> Fixture {
+    let fixture = Fixture::builder().polkit(polkit::Choice::Mock);
+    let fixture = fixture.config(&format!("[limits]\n{limits}")).start().await;
+    fixture.polkit().mock().answer(Answer::Allow);
+    fixture
 }
 
-fn disks_of(house: &House, uid: u32, count: usize) -> Vec<PathBuf> {
-    (0..count).map(|n| house.raw_of(uid, &format!("{uid}-{n}"))).collect()
+fn disks_of(fixture: &Fixture, uid: u32, count: usize) -> Vec<PathBuf> {
+    (0..count).map(|n| fixture.raw_of(uid, &format!("{uid}-{n}"))).collect()
 }
 
 fn open_all(disks: &[PathBuf]) -> Vec<File> {
@@ -32,21 +32,21 @@ fn open_all(disks: &[PathBuf]) -> Vec<File> {
 async fn each_user_has_his_own_share_and_root_what_he_needs() {
     let limits = "owners_per_user = 2\nlocks_per_user = 2\n\
                   lifelines_per_user = 3\nprocesses_per_user = 1";
-    let house = house_with(limits).await;
-    let process = house.command_as(NOBODY, "sleep").arg("1000").spawn().unwrap();
+    let fixture = fixture_with(limits).await;
+    let process = fixture.command_as(NOBODY, "sleep").arg("1000").spawn().unwrap();
     let pid = process.id().unwrap();
     for uid in [NOBODY, DAEMON, ROOT] {
-        let bus = house.connection_as(uid).await;
-        let disks = disks_of(&house, uid, 4);
+        let bus = fixture.connection_as(uid).await;
+        let disks = disks_of(&fixture, uid, 4);
         let files = open_all(&disks);
         let file = |n: usize| (&files[n] as &dyn AsFdDyn, "exclusive");
-        let (one, two) = (Machine::open(&bus, "one").await, Machine::open(&bus, "two").await);
+        let (one, two) = (TestVm::open(&bus, "one").await, TestVm::open(&bus, "two").await);
         let lifeline = one.owner.new_lifeline(none()).await.unwrap();
         one.owner.bind_pid(pid, none()).await.unwrap();
         let locks = two.acquire_files(&[file(0), file(1)]).await.unwrap();
-        let before = Untouched::so_far(&house).await;
+        let before = Untouched::so_far(&fixture).await;
 
-        let third = Machine::open_with(&bus, "", "three", none()).await.map(drop);
+        let third = TestVm::open_with(&bus, "", "three", none()).await.map(drop);
         let held = one.owner.new_lifeline(none()).await.map(drop).map_err(Refused::from);
         let bound = two.owner.bind_pid(pid, none()).await.map_err(Refused::from);
         let locked = one.acquire_files(&[file(2)]).await.map(drop);
@@ -74,53 +74,58 @@ async fn each_user_has_his_own_share_and_root_what_he_needs() {
         }
         one.acquire_files(&several[1..]).await.unwrap();
         two.owner.close(none()).await.unwrap();
-        Machine::open(&bus, "three").await;
+        TestVm::open(&bus, "three").await;
         drop(lifeline);
     }
 }
 
 #[tokio::test]
 async fn what_one_call_names_and_what_all_hold_is_bounded_for_root_too() {
-    let house = house_with("resources_per_call = 3\nlocks_total = 5").await;
-    let bus = house.connection().await;
-    let disks = disks_of(&house, ROOT, 6);
-    let wish: Vec<_> = disks.iter().map(|disk| exclusive(disk)).collect();
+    let fixture = fixture_with("resources_per_call = 3\nlocks_total = 5").await;
+    let bus = fixture.connection().await;
+    let disks = disks_of(&fixture, ROOT, 6);
+    let disk_request: Vec<_> = disks.iter().map(|disk| exclusive(disk)).collect();
     let files = open_all(&disks);
-    let machine = Machine::open(&bus, "web1").await;
-    let locks = machine.acquire(&wish[..2]).await.unwrap();
-    let before = Untouched::so_far(&house).await;
+    let machine = TestVm::open(&bus, "web1").await;
+    let locks = machine.acquire(&disk_request[..2]).await.unwrap();
+    let before = Untouched::so_far(&fixture).await;
     let words = "4 resources in one call; the limit is 3";
     let two_open =
         [(zbus::Fd::from(&files[0]), "exclusive"), (zbus::Fd::from(&files[1]), "shared")];
     for refused in [
-        machine.acquire(&wish[2..6]).await.unwrap_err(),
-        machine.owner.acquire_with_files(&wish[2..4], &two_open, none()).await.unwrap_err().into(),
-        Machine::open_with(&bus, "", "web2", option("resources", wish[2..6].to_vec()))
+        machine.acquire(&disk_request[2..6]).await.unwrap_err(),
+        machine
+            .owner
+            .acquire_with_files(&disk_request[2..4], &two_open, none())
+            .await
+            .unwrap_err()
+            .into(),
+        TestVm::open_with(&bus, "", "web2", option("resources", disk_request[2..6].to_vec()))
             .await
             .unwrap_err(),
     ] {
         assert_refused(&refused, TOO_MUCH, words);
         before.still(words).await;
     }
-    machine.acquire(&wish[2..4]).await.unwrap();
-    let refused = machine.acquire(&wish[4..6]).await.unwrap_err();
+    machine.acquire(&disk_request[2..4]).await.unwrap();
+    let refused = machine.acquire(&disk_request[4..6]).await.unwrap_err();
     assert_refused(&refused, TOO_MUCH, "too many locks: the limit is 5 in total");
     assert_free(&disks[4]);
     machine.release(&locks).await.unwrap();
-    machine.acquire(&wish[4..6]).await.unwrap();
+    machine.acquire(&disk_request[4..6]).await.unwrap();
     assert_eq!(manager(&bus).await.n_locks().await.unwrap(), 4);
 }
 
 #[tokio::test]
 async fn other_users_leave_an_eighth_of_all_locks_to_root() {
-    let house = house_with("locks_total = 16\nlocks_per_user = 100").await;
+    let fixture = fixture_with("locks_total = 16\nlocks_per_user = 100").await;
     let mut held = Vec::new();
     for (uid, most, words) in [
         (NOBODY, 8, "too many locks: the limit is 8 for uid 65534"),
         (DAEMON, 6, "too many locks: the limit is 14 in total, without the reserve for root"),
     ] {
-        let machine = Machine::open(&house.connection_as(uid).await, "vm").await;
-        let files = open_all(&disks_of(&house, uid, most + 1));
+        let machine = TestVm::open(&fixture.connection_as(uid).await, "vm").await;
+        let files = open_all(&disks_of(&fixture, uid, most + 1));
         let of = |file| (file as &dyn AsFdDyn, "exclusive");
         for file in &files[..most] {
             machine.acquire_files(&[of(file)]).await.unwrap();
@@ -129,11 +134,11 @@ async fn other_users_leave_an_eighth_of_all_locks_to_root() {
         assert_refused(&refused, TOO_MUCH, words);
         held.push(machine);
     }
-    let disks = disks_of(&house, ROOT, 3);
-    let root = Machine::open(&house.connection().await, "root").await;
-    let wish: Vec<_> = disks.iter().map(|disk| exclusive(disk)).collect();
-    root.acquire(&wish[..2]).await.unwrap();
-    let refused = root.acquire(&wish[2..]).await.unwrap_err();
+    let disks = disks_of(&fixture, ROOT, 3);
+    let root = TestVm::open(&fixture.connection().await, "root").await;
+    let disk_request: Vec<_> = disks.iter().map(|disk| exclusive(disk)).collect();
+    root.acquire(&disk_request[..2]).await.unwrap();
+    let refused = root.acquire(&disk_request[2..]).await.unwrap_err();
     assert_refused(&refused, TOO_MUCH, "too many locks: the limit is 16 in total");
 }
 
@@ -143,52 +148,52 @@ async fn other_users_leave_an_eighth_of_all_owners_and_anchors_to_root() {
         ("owners_total = 16", "too many owners: the limit is", 16),
         ("anchors_total = 16", "too many anchors: the limit is", 16),
     ] {
-        let house = house_with(&format!("{limits}\nowners_per_user = 100")).await;
+        let fixture = fixture_with(&format!("{limits}\nowners_per_user = 100")).await;
         let mut open = Vec::new();
         for (uid, most, whose) in [
             (NOBODY, 8, "8 for uid 65534"),
             (DAEMON, 6, "14 in total, without the reserve for root"),
             (ROOT, total - 14, "16 in total"),
         ] {
-            let bus = house.connection_as(uid).await;
+            let bus = fixture.connection_as(uid).await;
             for n in 0..most {
                 // Each owner comes with a lifeline.
-                open.push(Machine::open(&bus, &format!("{uid}-{n}")).await);
+                open.push(TestVm::open(&bus, &format!("{uid}-{n}")).await);
             }
-            let refused = Machine::open_with(&bus, "", "more", none()).await.unwrap_err();
+            let refused = TestVm::open_with(&bus, "", "more", none()).await.unwrap_err();
             assert_refused(&refused, TOO_MUCH, &format!("{words} {whose}"));
         }
         // What has ended is not counted.
         for machine in open.drain(..) {
             machine.owner.close(none()).await.unwrap();
         }
-        Machine::open(&house.connection_as(NOBODY).await, "again").await;
+        TestVm::open(&fixture.connection_as(NOBODY).await, "again").await;
     }
 }
 
 #[tokio::test]
 async fn a_thousand_disks_in_one_call_are_too_many_unless_allowed() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let disks = disks_of(&house, ROOT, 1000);
-    let wish: Vec<_> = disks.iter().map(|disk| exclusive(disk)).collect();
-    let machine = Machine::open(&bus, "web1").await;
-    let before = Untouched::so_far(&house).await;
-    let refused = machine.acquire(&wish).await.unwrap_err();
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let disks = disks_of(&fixture, ROOT, 1000);
+    let disk_request: Vec<_> = disks.iter().map(|disk| exclusive(disk)).collect();
+    let machine = TestVm::open(&bus, "web1").await;
+    let before = Untouched::so_far(&fixture).await;
+    let refused = machine.acquire(&disk_request).await.unwrap_err();
     assert_refused(&refused, TOO_MUCH, "1000 resources in one call; the limit is 64");
     before.still("a thousand").await;
 
-    house.configure("[limits]\nresources_per_call = 1000");
+    fixture.configure("[limits]\nresources_per_call = 1000");
     manager(&bus).await.reload(none()).await.unwrap();
     // All or nothing, also if the last of them is the one that can't be had.
-    let rival = Rival::hold(&disks[999], Kind::Ofd, true).unwrap();
-    let refused = within("an answer", machine.acquire(&wish)).await.unwrap_err();
-    assert_refused(&refused, "LockHeldElsewhere", &format!("pid {}", rival.pid()));
+    let foreign_holder = ForeignHolder::hold(&disks[999], LockType::Ofd, true).unwrap();
+    let refused = within("an answer", machine.acquire(&disk_request)).await.unwrap_err();
+    assert_refused(&refused, "LockHeldElsewhere", &format!("pid {}", foreign_holder.pid()));
     assert_free(&disks[0]);
     assert_free(&disks[998]);
     before.still("all but one").await;
-    drop(rival);
-    let locks = within("an answer", machine.acquire(&wish)).await.unwrap();
+    drop(foreign_holder);
+    let locks = within("an answer", machine.acquire(&disk_request)).await.unwrap();
     assert_eq!(locks.len(), 1000);
     assert_eq!(machine.locks().await, locks);
     within("an answer", machine.release(&locks)).await.unwrap();
@@ -197,30 +202,30 @@ async fn a_thousand_disks_in_one_call_are_too_many_unless_allowed() {
 
 #[tokio::test]
 async fn who_has_too_many_calls_open_waits_for_himself_alone() {
-    let house = house_with("calls_per_user = 2").await;
-    let mock = house.polkit().mock();
-    let decide = |call: &crate::house::Call| match call.details["vm"].as_str() {
+    let fixture = fixture_with("calls_per_user = 2").await;
+    let mock = fixture.polkit().mock();
+    let decide = |call: &crate::fixture::Call| match call.details["vm"].as_str() {
         "slow" => Answer::Hang,
         _ => Answer::Allow,
     };
     mock.decide(decide);
-    let user = house.connection_as(NOBODY).await;
+    let user = fixture.connection_as(NOBODY).await;
     let manager = manager(&user).await;
-    let before = Untouched::so_far(&house).await;
+    let before = Untouched::so_far(&fixture).await;
     let open = || async { manager.open_owner("", "slow", none()).await };
     let meanwhile = async {
         let (first, second) = (mock.next_call().await, mock.next_call().await);
         let words = format!("too many calls at one time: the limit is 2 for uid {NOBODY}");
         // From another connection it is the same user.
-        let again = crate::machine::manager(&house.connection_as(NOBODY).await).await;
+        let again = crate::dbus_client::manager(&fixture.connection_as(NOBODY).await).await;
         for manager in [&manager, &again] {
             let refused = manager.list_locks(none()).await.unwrap_err().into();
             assert_refused(&refused, TOO_MUCH, &words);
         }
-        let other = house.connection_as(DAEMON).await;
-        Machine::open(&other, "quick").await.owner.close(none()).await.unwrap();
-        let disk = house.raw_of(ROOT, "disk");
-        let root = Machine::open(&house.connection().await, "roots").await;
+        let other = fixture.connection_as(DAEMON).await;
+        TestVm::open(&other, "quick").await.owner.close(none()).await.unwrap();
+        let disk = fixture.raw_of(ROOT, "disk");
+        let root = TestVm::open(&fixture.connection().await, "roots").await;
         root.acquire(&[shared(&disk)]).await.unwrap();
         root.owner.close(none()).await.unwrap();
         std::fs::remove_file(disk).unwrap();
@@ -234,11 +239,11 @@ async fn who_has_too_many_calls_open_waits_for_himself_alone() {
 
 #[tokio::test]
 async fn who_calls_too_fast_slows_nobody_else_down() {
-    let house = house_with("calls_per_second = 10").await;
-    let user = manager(&house.connection_as(NOBODY).await).await;
-    let other = manager(&house.connection_as(DAEMON).await).await;
-    let root = manager(&house.connection().await).await;
-    let before = Untouched::so_far(&house).await;
+    let fixture = fixture_with("calls_per_second = 10").await;
+    let user = manager(&fixture.connection_as(NOBODY).await).await;
+    let other = manager(&fixture.connection_as(DAEMON).await).await;
+    let root = manager(&fixture.connection().await).await;
+    let before = Untouched::so_far(&fixture).await;
     let mut refused = Vec::new();
     for n in 0..100 {
         // Ten at once, and one more for each tenth of a second that all of them take.

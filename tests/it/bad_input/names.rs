@@ -11,9 +11,9 @@ use nix::unistd::mkfifo;
 use tokio::process::Command;
 use zbus::Connection;
 
-use crate::house::{House, Mounted, Opened, run, within};
-use crate::machine::{Answer, Machine, Refused, exclusive, lock, manager, option, shared};
-use crate::untouched::{Untouched, assert_free, assert_refused};
+use crate::dbus_client::{Answer, Refused, TestVm, exclusive, lock, manager, option, shared};
+use crate::fixture::{Fixture, OpenWatch, TestMount, run, within};
+use crate::refused_requests::{Untouched, assert_free, assert_refused};
 
 const NOT_LOCKABLE: &str = "NotLockable";
 const NOT_FOUND: &str = "DBus.Error.FileNotFound";
@@ -22,15 +22,15 @@ const INVALID: &str = "DBus.Error.InvalidArgs";
 /// Names a disk in every way there is, and tells what came of it.
 async fn in_every_way(
     bus: &Connection,
-    machine: &Machine,
+    machine: &TestVm,
     disk: &str,
 ) -> Vec<(&'static str, Answer<()>)> {
     let manager = manager(bus).await;
-    let (none, wish) = (HashMap::new, [(disk, "exclusive")]);
-    let disks = || option("resources", wish.to_vec());
+    let (none, disk_request) = (HashMap::new, [(disk, "exclusive")]);
+    let disks = || option("resources", disk_request.to_vec());
     vec![
-        ("Acquire", machine.acquire(&wish).await.map(drop)),
-        ("OpenOwner", Machine::open_with(bus, "", "vm", disks()).await.map(drop)),
+        ("Acquire", machine.acquire(&disk_request).await.map(drop)),
+        ("OpenOwner", TestVm::open_with(bus, "", "vm", disks()).await.map(drop)),
         ("RegisterOwner", answer(manager.register_owner("", "vm", 0, disks()).await)),
         ("Resolve", answer(manager.resolve(disk, none()).await)),
         ("FindHolders", answer(manager.find_holders(disk, none()).await)),
@@ -53,10 +53,10 @@ fn fill_with_no_disks(dir: &Path) -> UnixListener {
 
 #[tokio::test]
 async fn what_is_no_disk_is_refused_in_every_way_and_by_its_name() {
-    let direct = House::builder();
-    let hashed = House::builder().folder("locks").config("file_lockspace_dir = \"@DIR@/locks\"");
-    for house in [direct.start().await, hashed.start().await] {
-        let (bus, dir) = (house.connection().await, house.dir());
+    let direct = Fixture::builder();
+    let hashed = Fixture::builder().folder("locks").config("file_lockspace_dir = \"@DIR@/locks\"");
+    for fixture in [direct.start().await, hashed.start().await] {
+        let (bus, dir) = (fixture.connection().await, fixture.dir());
         let _socket = fill_with_no_disks(dir);
         let at = |name: &str| dir.join(name).to_str().unwrap().to_owned();
         let too_long = format!("/{}", "x".repeat(4999));
@@ -84,9 +84,9 @@ async fn what_is_no_disk_is_refused_in_every_way_and_by_its_name() {
             ("/proc/self/fd/0".to_owned(), NOT_LOCKABLE, "cannot lock /proc/self/fd/0"),
             ("/sys/kernel/uevent_seqnum".to_owned(), NOT_LOCKABLE, "it is on sysfs"),
         ];
-        let machine = Machine::open(&bus, "web1").await;
-        let before = Untouched::so_far(&house).await;
-        let opened = Opened::watch([dir.join("folder").as_path(), &dir.join("fifo")]);
+        let machine = TestVm::open(&bus, "web1").await;
+        let before = Untouched::so_far(&fixture).await;
+        let opened = OpenWatch::watch([dir.join("folder").as_path(), &dir.join("fifo")]);
         for (name, error, words) in &table {
             let asked = within(name, in_every_way(&bus, &machine, name)).await;
             // Looking at what there is opens directories too.
@@ -104,15 +104,15 @@ async fn what_is_no_disk_is_refused_in_every_way_and_by_its_name() {
 
 #[tokio::test]
 async fn one_that_is_none_among_many_and_none_of_them_is_locked() {
-    let house = House::builder().start().await;
-    let (bus, missing) = (house.connection().await, house.dir().join("missing"));
-    let disks: Vec<_> = (0..3).map(|n| house.raw_of(0, &format!("{n}"))).collect();
-    let machine = Machine::open(&bus, "web1").await;
-    let before = Untouched::so_far(&house).await;
+    let fixture = Fixture::builder().start().await;
+    let (bus, missing) = (fixture.connection().await, fixture.dir().join("missing"));
+    let disks: Vec<_> = (0..3).map(|n| fixture.raw_of(0, &format!("{n}"))).collect();
+    let machine = TestVm::open(&bus, "web1").await;
+    let before = Untouched::so_far(&fixture).await;
     for at in 0..=disks.len() {
-        let mut wish: Vec<_> = disks.iter().map(|disk| exclusive(disk)).collect();
-        wish.insert(at, shared(&missing));
-        let refused = machine.acquire(&wish).await.unwrap_err();
+        let mut disk_request: Vec<_> = disks.iter().map(|disk| exclusive(disk)).collect();
+        disk_request.insert(at, shared(&missing));
+        let refused = machine.acquire(&disk_request).await.unwrap_err();
         assert_refused(&refused, NOT_FOUND, "/missing does not exist");
         for disk in &disks {
             assert_free(disk);
@@ -123,14 +123,14 @@ async fn one_that_is_none_among_many_and_none_of_them_is_locked() {
 
 #[tokio::test]
 async fn a_disk_that_can_only_be_read_is_locked_shared_and_stays_so() {
-    let house = House::builder().folder("images").start().await;
-    let (bus, at) = (house.connection().await, house.dir().join("read-only"));
-    house.raw_of(0, "images/a.iso");
-    let immutable = house.raw_of(0, "fixed.iso");
-    let _mounted = Mounted::read_only(&house.dir().join("images"), &at);
+    let fixture = Fixture::builder().folder("images").start().await;
+    let (bus, at) = (fixture.connection().await, fixture.dir().join("read-only"));
+    fixture.raw_of(0, "images/a.iso");
+    let immutable = fixture.raw_of(0, "fixed.iso");
+    let _mounted = TestMount::read_only(&fixture.dir().join("images"), &at);
     let _fixed = Immutable::make(&immutable).await;
-    let machine = Machine::open(&bus, "web1").await;
-    let before = Untouched::so_far(&house).await;
+    let machine = TestVm::open(&bus, "web1").await;
+    let before = Untouched::so_far(&fixture).await;
     for (disk, cause) in
         [(&at.join("a.iso"), "Read-only file system"), (&immutable, "Operation not permitted")]
     {
@@ -153,10 +153,10 @@ async fn a_disk_that_can_only_be_read_is_locked_shared_and_stays_so() {
 
 #[tokio::test]
 async fn no_name_forges_a_line_or_moves_the_cursor() {
-    let house = House::builder().start().await;
-    let (bus, dir) = (house.connection().await, house.dir());
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
-    let before = Untouched::so_far(&house).await;
+    let fixture = Fixture::builder().start().await;
+    let (bus, dir) = (fixture.connection().await, fixture.dir());
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
+    let before = Untouched::so_far(&fixture).await;
     for (name, escaped) in [
         ("a\nERROR a disk was lost", "a\\nERROR a disk was lost"),
         ("a\u{1b}[2J\u{1b}[31m", "a\\u{1b}[2J\\u{1b}[31m"),
@@ -187,7 +187,7 @@ async fn no_name_forges_a_line_or_moves_the_cursor() {
     assert_refused(&unknown, INVALID, "unknown option 'forse\\n\\u{1b}[2J'");
     before.and_it_goes_on().await;
 
-    let log = house.daemon().stderr();
+    let log = fixture.daemon().stderr();
     for line in log.lines() {
         assert_ne!(line.split_whitespace().nth(1), Some("ERROR"), "{line}");
         assert!(!line.chars().any(|c| c.is_control() || c == '\u{202e}'), "{line:?}");

@@ -7,11 +7,11 @@ use std::process::Command;
 use nix::unistd::gettid;
 use zbus::Fd;
 
-use crate::house::user::{DAEMON, NOBODY};
-use crate::house::{Answer, House, pidfd, polkit};
-use crate::machine::{Machine, Refused, manager, option};
+use crate::dbus_client::{Refused, TestVm, manager, option};
+use crate::fixture::user::{DAEMON, NOBODY};
+use crate::fixture::{Answer, Fixture, pidfd, polkit};
 use crate::methods::none;
-use crate::untouched::{Untouched, assert_refused};
+use crate::refused_requests::{Untouched, assert_refused};
 
 const INVALID: &str = "DBus.Error.InvalidArgs";
 const NO_SUCH_PROCESS: &str = "DBus.Error.UnixProcessIdUnknown";
@@ -19,10 +19,10 @@ const UUID: &str = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0";
 
 #[tokio::test]
 async fn a_uuid_is_a_uuid() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
     let manager = manager(&bus).await;
-    let before = Untouched::so_far(&house).await;
+    let before = Untouched::so_far(&fixture).await;
     for wrong in [
         "web1",
         "4dea22b3-1d52-d8f3-2516-782e98ab3fa",
@@ -37,7 +37,7 @@ async fn a_uuid_is_a_uuid() {
     ] {
         let escaped = wrong.escape_default().to_string();
         let said = format!("'{}", escaped.chars().take(64).collect::<String>());
-        let opened = Machine::open_with(&bus, wrong, "web1", none()).await.unwrap_err();
+        let opened = TestVm::open_with(&bus, wrong, "web1", none()).await.unwrap_err();
         assert_refused(&opened, INVALID, &said);
         assert_refused(&opened, INVALID, "' is not a UUID");
         let registered = manager.register_owner(wrong, "web1", 0, none()).await.unwrap_err();
@@ -55,10 +55,10 @@ async fn a_uuid_is_a_uuid() {
 
 #[tokio::test]
 async fn a_machines_name_is_short_and_shows_itself() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
     let manager = manager(&bus).await;
-    let before = Untouched::so_far(&house).await;
+    let before = Untouched::so_far(&fixture).await;
     let deceives = "has a control, bidirectional or invisible character";
     for (name, shown, why) in [
         ("", "name ''", "is empty"),
@@ -75,7 +75,7 @@ async fn a_machines_name_is_short_and_shows_itself() {
         ("a\u{2028}b", "name 'a\\u{2028}b'", deceives),
         ("a\u{7f}\t\r", "name 'a\\u{7f}\\t\\r'", deceives),
     ] {
-        let opened = Machine::open_with(&bus, "", name, none()).await;
+        let opened = TestVm::open_with(&bus, "", name, none()).await;
         if why.is_empty() {
             // 128 bytes are right.
             opened.unwrap().owner.close(none()).await.unwrap();
@@ -94,9 +94,9 @@ async fn a_machines_name_is_short_and_shows_itself() {
 
 #[tokio::test]
 async fn a_process_that_is_none() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let machine = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let machine = TestVm::open(&bus, "web1").await;
     let manager = manager(&bus).await;
     let mut child = Command::new("true").spawn().unwrap();
     let (pid, gone) = (child.id(), pidfd(child.id()));
@@ -109,7 +109,7 @@ async fn a_process_that_is_none() {
     });
     let thread = thread.recv().unwrap();
     let file = File::open("/dev/null").unwrap();
-    let before = Untouched::so_far(&house).await;
+    let before = Untouched::so_far(&fixture).await;
 
     for number in [pid, thread, u32::MAX, 1 << 30] {
         let words = format!("process {number} does not exist");
@@ -130,7 +130,7 @@ async fn a_process_that_is_none() {
         let bound = machine.owner.bind_process(Fd::from(descriptor), none()).await.unwrap_err();
         assert_refused(&bound.into(), error, words);
         let process = option("process", Fd::from(descriptor));
-        let opened = Machine::open_with(&bus, "", "web2", process).await.unwrap_err();
+        let opened = TestVm::open_with(&bus, "", "web2", process).await.unwrap_err();
         assert_refused(&opened, error, words);
         before.still(words).await;
     }
@@ -143,16 +143,16 @@ async fn a_process_that_is_none() {
 
 #[tokio::test]
 async fn a_process_of_another_user_is_not_bound_without_authorization() {
-    let house = House::builder().polkit(polkit::Choice::Mock).start().await;
-    let allow = |call: &crate::house::Call| match call.action.as_str() {
+    let fixture = Fixture::builder().polkit(polkit::Choice::Mock).start().await;
+    let allow = |call: &crate::fixture::Call| match call.action.as_str() {
         "org.vmlockd1.register-process" => Answer::Deny,
         _ => Answer::Allow,
     };
-    house.polkit().mock().decide(allow);
-    let bus = house.connection_as(NOBODY).await;
-    let machine = Machine::open(&bus, "web1").await;
+    fixture.polkit().mock().decide(allow);
+    let bus = fixture.connection_as(NOBODY).await;
+    let machine = TestVm::open(&bus, "web1").await;
     let (roots, pid) = (pidfd(std::process::id()), std::process::id());
-    let before = Untouched::so_far(&house).await;
+    let before = Untouched::so_far(&fixture).await;
     let manager = manager(&bus).await;
     let roots = || Fd::from(roots.as_fd());
     for refused in [
@@ -172,16 +172,16 @@ async fn a_process_of_another_user_is_not_bound_without_authorization() {
 
 #[tokio::test]
 async fn a_uuid_that_another_user_has_opened_is_another_owner() {
-    let house = House::builder().polkit(polkit::Choice::Mock).start().await;
-    house.polkit().mock().answer(Answer::Allow);
-    let (root, user) = (house.connection().await, house.connection_as(NOBODY).await);
-    let third = house.connection_as(DAEMON).await;
-    let roots = Machine::open_with(&root, UUID, "web1", none()).await.unwrap();
-    let users = Machine::open_with(&user, UUID, "mine", none()).await.unwrap();
+    let fixture = Fixture::builder().polkit(polkit::Choice::Mock).start().await;
+    fixture.polkit().mock().answer(Answer::Allow);
+    let (root, user) = (fixture.connection().await, fixture.connection_as(NOBODY).await);
+    let third = fixture.connection_as(DAEMON).await;
+    let roots = TestVm::open_with(&root, UUID, "web1", none()).await.unwrap();
+    let users = TestVm::open_with(&user, UUID, "mine", none()).await.unwrap();
     assert_ne!(roots.path(), users.path());
-    let before = Untouched::so_far(&house).await;
+    let before = Untouched::so_far(&fixture).await;
     for bus in [&root, &user] {
-        let again = Machine::open_with(bus, UUID, "again", none()).await.unwrap_err();
+        let again = TestVm::open_with(bus, UUID, "again", none()).await.unwrap_err();
         assert_refused(&again, "OwnerExists", &format!("owner {UUID}"));
         let manager = manager(bus).await;
         let again = manager.register_owner(UUID, "again", 0, none()).await.unwrap_err();

@@ -4,11 +4,11 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::Path;
 
-use crate::house::user::NOBODY;
-use crate::house::{Daemon, Failure, House, Launch, Mounted, run};
-use crate::machine::{Machine, Refused, exclusive, manager};
+use crate::dbus_client::{Refused, TestVm, exclusive, manager};
+use crate::fixture::user::NOBODY;
+use crate::fixture::{Daemon, Failure, Fixture, Launch, TestMount, run};
 use crate::methods::none;
-use crate::untouched::{Untouched, assert_free, assert_refused};
+use crate::refused_requests::{Untouched, assert_free, assert_refused};
 
 /// The service ended with an error that has these words in it.
 #[track_caller]
@@ -18,71 +18,71 @@ fn assert_failed(failure: &Failure, words: &str) {
     assert!(last.starts_with("vmlockd: ") && last.contains(words), "not \"{words}\", but {last}");
 }
 
-/// How to start a second service beside that of a house.
-fn second(house: &House) -> Launch {
-    Launch { log: house.dir().join("second.log"), ..house.launch() }
+/// How to start a second service beside that of a fixture.
+fn second(fixture: &Fixture) -> Launch {
+    Launch { log: fixture.dir().join("second.log"), ..fixture.launch() }
 }
 
-async fn refuses_to_start(house: &House, launch: Launch) -> Failure {
-    Daemon::try_start(house.bus(), launch).await.map(drop).expect_err("it starts")
+async fn refuses_to_start(fixture: &Fixture, launch: Launch) -> Failure {
+    Daemon::try_start(fixture.bus(), launch).await.map(drop).expect_err("it starts")
 }
 
 #[tokio::test]
 async fn a_second_service_on_the_bus_leaves_the_first_alone() {
-    let house = House::builder().start().await;
-    let (bus, disk) = (house.connection().await, house.raw_of(0, "disk"));
-    let machine = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().start().await;
+    let (bus, disk) = (fixture.connection().await, fixture.raw_of(0, "disk"));
+    let machine = TestVm::open(&bus, "web1").await;
     machine.acquire(&[exclusive(&disk)]).await.unwrap();
-    let launch = Launch { runtime_dir: house.dir().join("second"), ..second(&house) };
-    let failure = refuses_to_start(&house, launch.clone()).await;
+    let launch = Launch { runtime_dir: fixture.dir().join("second"), ..second(&fixture) };
+    let failure = refuses_to_start(&fixture, launch.clone()).await;
     assert_failed(&failure, "cannot acquire the name org.vmlockd1 on the system bus");
-    let before = Untouched::so_far(&house).await;
-    refuses_to_start(&house, launch).await;
+    let before = Untouched::so_far(&fixture).await;
+    refuses_to_start(&fixture, launch).await;
     assert_eq!(machine.locks().await.len(), 1);
     before.and_it_goes_on().await;
 }
 
 #[tokio::test]
 async fn a_second_service_in_the_runtime_directory_is_told_of_the_first() {
-    let house = House::builder().start().await;
-    let other = House::builder().without_daemon().start().await;
+    let fixture = Fixture::builder().start().await;
+    let other = Fixture::builder().without_daemon().start().await;
     let words = format!(
         "already running, pid {} (it holds {}/run/lock)",
-        house.daemon().pid(),
-        house.dir().display()
+        fixture.daemon().pid(),
+        fixture.dir().display()
     );
-    assert_failed(&refuses_to_start(&house, second(&house)).await, &words);
-    let before = Untouched::so_far(&house).await;
-    assert_failed(&refuses_to_start(&other, second(&house)).await, &words);
-    let noted = fs::read_to_string(house.dir().join("run/lock")).unwrap();
-    assert_eq!(noted.trim(), house.daemon().pid().to_string());
+    assert_failed(&refuses_to_start(&fixture, second(&fixture)).await, &words);
+    let before = Untouched::so_far(&fixture).await;
+    assert_failed(&refuses_to_start(&other, second(&fixture)).await, &words);
+    let noted = fs::read_to_string(fixture.dir().join("run/lock")).unwrap();
+    assert_eq!(noted.trim(), fixture.daemon().pid().to_string());
     before.and_it_goes_on().await;
     // However the first ends, the second can begin.
-    house.daemon().kill9().await;
-    Daemon::start(house.bus(), second(&house)).await;
+    fixture.daemon().kill9().await;
+    Daemon::start(fixture.bus(), second(&fixture)).await;
 }
 
 #[tokio::test]
 async fn without_a_bus_there_is_no_service() {
-    let house = House::builder().without_daemon().start().await;
-    house.bus().stop();
-    let mut vmlockd = house.command("vmlockd");
-    vmlockd.args(house.launch().words());
+    let fixture = Fixture::builder().without_daemon().start().await;
+    fixture.bus().stop();
+    let mut vmlockd = fixture.command("vmlockd");
+    vmlockd.args(fixture.launch().words());
     let ran = run(vmlockd).await;
     assert!(ran.stderr.contains("vmlockd: cannot connect to the system bus: "), "{ran:?}");
     assert_eq!(ran.status.code(), Some(1));
-    house.bus().start().await;
-    Daemon::start(house.bus(), house.launch()).await;
+    fixture.bus().start().await;
+    Daemon::start(fixture.bus(), fixture.launch()).await;
 }
 
 #[tokio::test]
 async fn who_may_not_have_the_name_is_told_so() {
-    let house = House::builder().without_daemon().start().await;
-    let run_dir = house.dir().join("nobodys");
+    let fixture = Fixture::builder().without_daemon().start().await;
+    let run_dir = fixture.dir().join("nobodys");
     fs::create_dir(&run_dir).unwrap();
     chown(&run_dir, Some(NOBODY), None).unwrap();
-    let mut vmlockd = house.command_as(NOBODY, "vmlockd");
-    vmlockd.args(Launch { runtime_dir: run_dir, ..house.launch() }.words());
+    let mut vmlockd = fixture.command_as(NOBODY, "vmlockd");
+    vmlockd.args(Launch { runtime_dir: run_dir, ..fixture.launch() }.words());
     let ran = run(vmlockd).await;
     assert!(
         ran.stderr.contains("vmlockd: cannot serve org.vmlockd1 on the system bus: "),
@@ -93,10 +93,10 @@ async fn who_may_not_have_the_name_is_told_so() {
 
 #[tokio::test]
 async fn without_polkit_root_goes_on_and_others_are_refused() {
-    let house = House::builder().start().await;
-    let disk = house.raw_of(NOBODY, "disk");
-    let user = manager(&house.connection_as(NOBODY).await).await;
-    let before = Untouched::so_far(&house).await;
+    let fixture = Fixture::builder().start().await;
+    let disk = fixture.raw_of(NOBODY, "disk");
+    let user = manager(&fixture.connection_as(NOBODY).await).await;
+    let before = Untouched::so_far(&fixture).await;
     let refused = Refused::from(user.open_owner("", "web1", none()).await.unwrap_err());
     let words =
         "not authorized for org.vmlockd1.open-owner: polkit is not running or not installed";
@@ -107,19 +107,19 @@ async fn without_polkit_root_goes_on_and_others_are_refused() {
 
 #[tokio::test]
 async fn a_runtime_directory_that_is_none() {
-    let house = House::builder().without_daemon().start().await;
-    let file = house.raw_of(0, "file");
+    let fixture = Fixture::builder().without_daemon().start().await;
+    let file = fixture.raw_of(0, "file");
     for path in [file.clone(), file.join("below")] {
-        let launch = Launch { runtime_dir: path.clone(), ..house.launch() };
+        let launch = Launch { runtime_dir: path.clone(), ..fixture.launch() };
         let words = format!("cannot use runtime directory {}: ", path.display());
-        assert_failed(&refuses_to_start(&house, launch).await, &words);
+        assert_failed(&refuses_to_start(&fixture, launch).await, &words);
     }
 }
 
 #[tokio::test]
 async fn a_configuration_with_a_mistake_is_no_configuration() {
-    let house = House::builder().without_daemon().start().await;
-    let running = House::builder().start().await;
+    let fixture = Fixture::builder().without_daemon().start().await;
+    let running = Fixture::builder().start().await;
     let bus = running.connection().await;
     let before = Untouched::so_far(&running).await;
     for (toml, words) in [
@@ -144,29 +144,29 @@ async fn a_configuration_with_a_mistake_is_no_configuration() {
             ":1: cannot use lockspace directory locks: is not an absolute",
         ),
     ] {
-        house.configure(toml);
-        let at = |house: &House| format!("{}/vmlockd.toml{words}", house.dir().display());
-        assert_failed(&refuses_to_start(&house, house.launch()).await, &at(&house));
-        let check = ["--check-config".to_owned(), house.launch().config.display().to_string()];
-        let said = house.run("vmlockd", &check).await.refused();
-        assert!(said.contains(&at(&house)), "{said}");
+        fixture.configure(toml);
+        let at = |fixture: &Fixture| format!("{}/vmlockd.toml{words}", fixture.dir().display());
+        assert_failed(&refuses_to_start(&fixture, fixture.launch()).await, &at(&fixture));
+        let check = ["--check-config".to_owned(), fixture.launch().config.display().to_string()];
+        let said = fixture.run("vmlockd", &check).await.refused();
+        assert!(said.contains(&at(&fixture)), "{said}");
 
         running.configure(toml);
         let refused = manager(&bus).await.reload(none()).await.unwrap_err().into();
         assert_refused(&refused, "DBus.Error.Failed", &at(&running));
         before.still(toml).await;
     }
-    fs::remove_file(house.launch().config).unwrap();
-    let failure = refuses_to_start(&house, house.launch()).await;
+    fs::remove_file(fixture.launch().config).unwrap();
+    let failure = refuses_to_start(&fixture, fixture.launch()).await;
     assert_failed(&failure, "/vmlockd.toml: No such file or directory");
     before.and_it_goes_on().await;
 }
 
 #[tokio::test]
 async fn a_lockspace_directory_that_can_not_be_trusted_or_used() {
-    let house = House::builder().folder("target").without_daemon().start().await;
-    let running = House::builder().start().await;
-    let (bus, dir) = (running.connection().await, house.dir());
+    let fixture = Fixture::builder().folder("target").without_daemon().start().await;
+    let running = Fixture::builder().start().await;
+    let (bus, dir) = (running.connection().await, fixture.dir());
     let make = |name: &str, mode| {
         let path = dir.join(name);
         fs::create_dir(&path).unwrap();
@@ -181,7 +181,7 @@ async fn a_lockspace_directory_that_can_not_be_trusted_or_used() {
     fs::create_dir(dir.join("users/below")).unwrap();
     symlink(dir.join("users"), dir.join("link")).unwrap();
     fs::write(dir.join("file"), "").unwrap();
-    let _mounted = Mounted::read_only(&dir.join("target"), &dir.join("read-only"));
+    let _mounted = TestMount::read_only(&dir.join("target"), &dir.join("read-only"));
     let before = Untouched::so_far(&running).await;
     for (name, words) in [
         ("missing", "does not exist (create it with mkdir -m 0700)"),
@@ -197,9 +197,9 @@ async fn a_lockspace_directory_that_can_not_be_trusted_or_used() {
     ] {
         let path = dir.join(name);
         let toml = format!("\nfile_lockspace_dir = \"{}\"", path.display());
-        house.configure(&toml);
+        fixture.configure(&toml);
         let at = format!(":2: cannot use lockspace directory {}: ", path.display());
-        let failure = refuses_to_start(&house, house.launch()).await;
+        let failure = refuses_to_start(&fixture, fixture.launch()).await;
         assert_failed(&failure, &at);
         assert_failed(&failure, words);
 
@@ -221,14 +221,14 @@ fn list(directory: &Path) -> usize {
 
 #[tokio::test]
 async fn a_lockspace_directory_that_fails_later_locks_nothing() {
-    let house = House::builder().folder("locks");
-    let house = house.config("file_lockspace_dir = \"@DIR@/locks\"").start().await;
-    let (bus, disk) = (house.connection().await, house.raw_of(0, "disk"));
-    let machine = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().folder("locks");
+    let fixture = fixture.config("file_lockspace_dir = \"@DIR@/locks\"").start().await;
+    let (bus, disk) = (fixture.connection().await, fixture.raw_of(0, "disk"));
+    let machine = TestVm::open(&bus, "web1").await;
     let locks = machine.acquire(&[exclusive(&disk)]).await.unwrap();
-    let lock_file = house.dir().join("locks").read_dir().unwrap().next().unwrap().unwrap().path();
+    let lock_file = fixture.dir().join("locks").read_dir().unwrap().next().unwrap().unwrap().path();
     machine.release(&locks).await.unwrap();
-    let before = Untouched::so_far(&house).await;
+    let before = Untouched::so_far(&fixture).await;
     // Somebody has put something else where the lock file would be.
     for put in ["dir", "link", "fifo"] {
         match put {

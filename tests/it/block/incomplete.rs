@@ -10,8 +10,8 @@ use nix::mount::{MsFlags, mount};
 use super::layers::{copy_up, image};
 use super::overlay::{overlay, overlay_with};
 use super::*;
-use crate::house::Mounted;
-use crate::virtlockd::hang::Far;
+use crate::fixture::TestMount;
+use crate::virtlockd::hung_mount::Far;
 
 /// Runs a program, which must succeed; returns what it prints.
 fn run(program: &str, arguments: &[&str]) -> String {
@@ -21,8 +21,8 @@ fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 /// Makes a file system with a file `disk` on an image.
-fn make_file_system(house: &House, image: &Path) {
-    let content = house.dir().join("content");
+fn make_file_system(fixture: &Fixture, image: &Path) {
+    let content = fixture.dir().join("content");
     fs::create_dir_all(&content).unwrap();
     fs::write(content.join("disk"), "data").unwrap();
     let [content, image] = [&content, image].map(|path| path.to_str().unwrap());
@@ -30,25 +30,25 @@ fn make_file_system(house: &House, image: &Path) {
 }
 
 /// Mounts a loop device.
-fn mount_device(house: &House, device: &Looped, at: &str, flags: MsFlags) -> Mounted {
-    let at = house.dir().join(at);
+fn mount_device(fixture: &Fixture, device: &LoopDevice, at: &str, flags: MsFlags) -> TestMount {
+    let at = fixture.dir().join(at);
     fs::create_dir(&at).unwrap();
     mount(Some(device.node()), &at, Some("ext4"), flags, None::<&str>).unwrap();
-    Mounted::there(&at)
+    TestMount::there(&at)
 }
 
 #[tokio::test]
 async fn a_file_is_refused_while_the_image_of_its_file_system_does_not_answer() {
-    let house = House::builder().start().await;
-    let Some(far) = Far::mount(&house).await else { return };
+    let fixture = Fixture::builder().start().await;
+    let Some(far) = Far::mount(&fixture).await else { return };
     File::options().write(true).open(far.disk()).unwrap().set_len(8 << 20).unwrap();
-    make_file_system(&house, &far.disk());
-    let device = Looped::attach(&far.disk());
-    let mounted = mount_device(&house, &device, "files", MsFlags::empty());
-    let file = house.dir().join("files/disk");
+    make_file_system(&fixture, &far.disk());
+    let device = LoopDevice::attach(&far.disk());
+    let mounted = mount_device(&fixture, &device, "files", MsFlags::empty());
+    let file = fixture.dir().join("files/disk");
     File::open(&file).unwrap();
-    let bus = house.connection().await;
-    let web1 = Machine::open(&bus, "web1").await;
+    let bus = fixture.connection().await;
+    let web1 = TestVm::open(&bus, "web1").await;
     far.stop();
     let refused = [web1.acquire(&[shared(&file)]).await, web1.acquire(&[exclusive(&file)]).await];
     far.go_on();
@@ -63,10 +63,10 @@ async fn a_file_is_refused_while_the_image_of_its_file_system_does_not_answer() 
         );
     }
     // Once it answers, the file can be locked, and its image cannot.
-    house.daemon().kill9().await;
-    house.daemon().start_again().await;
-    let bus = house.connection().await;
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    fixture.daemon().kill9().await;
+    fixture.daemon().start_again().await;
+    let bus = fixture.connection().await;
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
     let locks = web1.acquire(&[exclusive(&file)]).await.unwrap();
     let asked = web2.owner.acquire(&[exclusive(&far.disk())], option("in-use", true)).await;
     assert_refused(&asked.unwrap_err().into(), "LockHeld", ", which lies on it");
@@ -76,17 +76,17 @@ async fn a_file_is_refused_while_the_image_of_its_file_system_does_not_answer() 
 
 #[tokio::test]
 async fn a_file_whose_file_system_is_on_an_overlay_keeps_others_from_the_copy_of_its_image() {
-    let house = House::builder().folder("lower").start().await;
-    let lower = image(&house, "lower/image");
-    make_file_system(&house, &lower);
-    let merged = overlay(&house, "lower", "upper", "merged");
-    let at = |name: &str| house.dir().join(name);
+    let fixture = Fixture::builder().folder("lower").start().await;
+    let lower = image(&fixture, "lower/image");
+    make_file_system(&fixture, &lower);
+    let merged = overlay(&fixture, "lower", "upper", "merged");
+    let at = |name: &str| fixture.dir().join(name);
     let node =
         run("losetup", &["--find", "--show", "--read-only", at("merged/image").to_str().unwrap()]);
-    let device = Looped::adopt(PathBuf::from(node));
-    let mounted = mount_device(&house, &device, "files", MsFlags::MS_RDONLY);
-    let bus = house.connection().await;
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    let device = LoopDevice::adopt(PathBuf::from(node));
+    let mounted = mount_device(&fixture, &device, "files", MsFlags::MS_RDONLY);
+    let bus = fixture.connection().await;
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
     let locks = web1.acquire(&[shared(&at("files/disk"))]).await.unwrap();
     let refuses = async |name: &str| {
         let asked = web2.owner.acquire(&[exclusive(&at(name))], option("in-use", true)).await;
@@ -101,16 +101,16 @@ async fn a_file_whose_file_system_is_on_an_overlay_keeps_others_from_the_copy_of
 
 #[tokio::test]
 async fn a_file_is_refused_where_the_layer_of_its_file_systems_image_is_not_found() {
-    let house = House::builder().folder("lower").folder("upper").start().await;
-    let upper = image(&house, "upper/image");
-    make_file_system(&house, &upper);
-    let dir = house.dir().to_str().unwrap().to_owned();
-    let merged = overlay(&house, &format!("{dir}/lower"), &format!("{dir}/upper"), "merged");
-    let at = |name: &str| house.dir().join(name);
-    let device = Looped::attach(&at("merged/image"));
-    let mounted = mount_device(&house, &device, "files", MsFlags::empty());
-    let bus = house.connection().await;
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    let fixture = Fixture::builder().folder("lower").folder("upper").start().await;
+    let upper = image(&fixture, "upper/image");
+    make_file_system(&fixture, &upper);
+    let dir = fixture.dir().to_str().unwrap().to_owned();
+    let merged = overlay(&fixture, &format!("{dir}/lower"), &format!("{dir}/upper"), "merged");
+    let at = |name: &str| fixture.dir().join(name);
+    let device = LoopDevice::attach(&at("merged/image"));
+    let mounted = mount_device(&fixture, &device, "files", MsFlags::empty());
+    let bus = fixture.connection().await;
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
     // It is locked while the layer is found, and stays.
     let locks = web1.acquire(&[exclusive(&at("files/disk"))]).await.unwrap();
     fs::rename(at("upper"), at("elsewhere")).unwrap();
@@ -118,13 +118,13 @@ async fn a_file_is_refused_where_the_layer_of_its_file_systems_image_is_not_foun
     let asked = web2.owner.acquire(&[exclusive(&moved)], option("in-use", true)).await;
     assert_refused(&asked.unwrap_err().into(), "LockHeld", ", which lies on it");
     web1.release(&locks).await.unwrap();
-    for wish in [exclusive(&at("files/disk")), shared(&at("files/disk"))] {
+    for disk_request in [exclusive(&at("files/disk")), shared(&at("files/disk"))] {
         // What was found before is remembered for some seconds.
-        house.daemon().kill9().await;
-        house.daemon().start_again().await;
-        let bus = house.connection().await;
-        let web1 = Machine::open(&bus, "web1").await;
-        let refused = web1.acquire(&[wish]).await.unwrap_err();
+        fixture.daemon().kill9().await;
+        fixture.daemon().start_again().await;
+        let bus = fixture.connection().await;
+        let web1 = TestVm::open(&bus, "web1").await;
+        let refused = web1.acquire(&[disk_request]).await.unwrap_err();
         assert_refused(&refused, "NotLockable", "cannot find the layer file");
     }
     drop((mounted, device, merged));
@@ -132,10 +132,10 @@ async fn a_file_is_refused_where_the_layer_of_its_file_systems_image_is_not_foun
 
 /// Checks that a file of an overlay that is held in shared mode is not given to another owner under the
 /// name by which `copy` copies it up.
-async fn is_found_where(house: &House, merged: &str, copy: impl Fn(), copied: &str) {
-    let at = |name: &str| house.dir().join(name);
-    let bus = house.connection().await;
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+async fn is_found_where(fixture: &Fixture, merged: &str, copy: impl Fn(), copied: &str) {
+    let at = |name: &str| fixture.dir().join(name);
+    let bus = fixture.connection().await;
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
     let locks = web1.acquire(&[shared(&at(merged))]).await.unwrap();
     copy();
     let refused = web2.acquire(&[exclusive(&at(copied))]).await.unwrap_err();
@@ -146,7 +146,7 @@ async fn is_found_where(house: &House, merged: &str, copy: impl Fn(), copied: &s
     assert_refused(&alone.into(), "LockHeld", "by VM \"web1\"");
     web2.release(&reads).await.unwrap();
     // Another file of the layer is not it.
-    let innocent = image(house, &format!("{copied}.other"));
+    let innocent = image(fixture, &format!("{copied}.other"));
     let others = web2.acquire(&[exclusive(&innocent)]).await.unwrap();
     web2.release(&others).await.unwrap();
     web1.release(&locks).await.unwrap();
@@ -155,35 +155,35 @@ async fn is_found_where(house: &House, merged: &str, copy: impl Fn(), copied: &s
     }
 }
 
-/// Copies files of an overlay up in all ways that change their names, in a house with this configuration.
+/// Copies files of an overlay up in all ways that change their names, in a fixture with this configuration.
 async fn copied_up_under_other_names(config: &str) {
-    let house = House::builder().folder("lower").folder("locks").config(config).start().await;
+    let fixture = Fixture::builder().folder("lower").folder("locks").config(config).start().await;
     for name in ["renamed", "linked", "hidden", "stacked"] {
-        image(&house, &format!("lower/{name}"));
+        image(&fixture, &format!("lower/{name}"));
     }
-    let dir = house.dir().to_str().unwrap().to_owned();
-    let merged = overlay(&house, &format!("{dir}/lower"), &format!("{dir}/upper"), "merged");
-    let at = |name: &str| house.dir().join(name);
+    let dir = fixture.dir().to_str().unwrap().to_owned();
+    let merged = overlay(&fixture, &format!("{dir}/lower"), &format!("{dir}/upper"), "merged");
+    let at = |name: &str| fixture.dir().join(name);
     let rename = || fs::rename(at("merged/renamed"), at("merged/new")).unwrap();
-    is_found_where(&house, "merged/renamed", rename, "upper/new").await;
+    is_found_where(&fixture, "merged/renamed", rename, "upper/new").await;
     let link = || {
         fs::hard_link(at("merged/linked"), at("merged/link")).unwrap();
         fs::remove_file(at("merged/linked")).unwrap();
     };
-    is_found_where(&house, "merged/linked", link, "upper/link").await;
+    is_found_where(&fixture, "merged/linked", link, "upper/link").await;
     // What lies on the copy can't be compared.
-    let bus = house.connection().await;
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    let bus = fixture.connection().await;
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
     web1.acquire(&[shared(&at("merged/stacked"))]).await.unwrap();
     let hide = || {
         fs::rename(at("upper"), at("elsewhere")).unwrap();
         copy_up(&at("merged/hidden"));
     };
-    is_found_where(&house, "merged/hidden", hide, "elsewhere/hidden").await;
+    is_found_where(&fixture, "merged/hidden", hide, "elsewhere/hidden").await;
     copy_up(&at("merged/stacked"));
-    let device = Looped::attach(&at("elsewhere/stacked"));
-    for wish in [exclusive(device.node()), shared(device.node())] {
-        let refused = web2.acquire(&[wish]).await.unwrap_err();
+    let device = LoopDevice::attach(&at("elsewhere/stacked"));
+    for disk_request in [exclusive(device.node()), shared(device.node())] {
+        let refused = web2.acquire(&[disk_request]).await.unwrap_err();
         assert_refused(&refused, "NotLockable", "it may be the copy of a file of an overlay");
     }
     web1.owner.close(none()).await.unwrap();
@@ -204,17 +204,17 @@ async fn a_shared_file_that_has_a_lock_file_is_found_under_the_name_by_which_it_
 
 #[tokio::test]
 async fn a_file_whose_upper_layer_was_renamed_before_it_was_locked_is_found_there() {
-    let house = House::builder().folder("lower").start().await;
-    image(&house, "lower/disk");
+    let fixture = Fixture::builder().folder("lower").start().await;
+    image(&fixture, "lower/disk");
     for folder in ["upper", "work"] {
-        fs::create_dir(house.dir().join(folder)).unwrap();
+        fs::create_dir(fixture.dir().join(folder)).unwrap();
     }
-    let dir = house.dir().to_str().unwrap().to_owned();
+    let dir = fixture.dir().to_str().unwrap().to_owned();
     let options = format!("lowerdir={dir}/lower,upperdir={dir}/upper,workdir={dir}/work");
-    let merged = overlay_with(&house, &options, "merged");
-    let at = |name: &str| house.dir().join(name);
+    let merged = overlay_with(&fixture, &options, "merged");
+    let at = |name: &str| fixture.dir().join(name);
     fs::rename(at("upper"), at("elsewhere")).unwrap();
     let copy = || copy_up(&at("merged/disk"));
-    is_found_where(&house, "merged/disk", copy, "elsewhere/disk").await;
+    is_found_where(&fixture, "merged/disk", copy, "elsewhere/disk").await;
     drop(merged);
 }

@@ -10,9 +10,9 @@ use super::*;
 
 const MIB: u64 = 1 << 20;
 
-/// Makes a file of some length in a folder of the house.
-pub(super) fn image(house: &House, name: &str) -> PathBuf {
-    let file = house.raw_of(0, name);
+/// Makes a file of some length in a folder of the fixture.
+pub(super) fn image(fixture: &Fixture, name: &str) -> PathBuf {
+    let file = fixture.raw_of(0, name);
     File::options().write(true).open(&file).unwrap().set_len(8 * MIB).unwrap();
     file
 }
@@ -24,19 +24,19 @@ pub(super) fn copy_up(file: &Path) {
 
 #[tokio::test]
 async fn a_loop_device_on_a_file_of_an_overlay_is_on_the_file_of_the_upper_layer() {
-    let house = House::builder().folder("lower").start().await;
-    image(&house, "lower/disk");
-    let mounted = overlay(&house, "lower", "upper", "merged");
-    let at = |name: &str| house.dir().join(name);
+    let fixture = Fixture::builder().folder("lower").start().await;
+    image(&fixture, "lower/disk");
+    let mounted = overlay(&fixture, "lower", "upper", "merged");
+    let at = |name: &str| fixture.dir().join(name);
     copy_up(&at("merged/disk"));
-    let device = Looped::attach(&at("merged/disk"));
-    meet(&house, &at("merged/disk"), device.node()).await;
-    meet(&house, &at("upper/disk"), device.node()).await;
+    let device = LoopDevice::attach(&at("merged/disk"));
+    meet(&fixture, &at("merged/disk"), device.node()).await;
+    meet(&fixture, &at("upper/disk"), device.node()).await;
     // The host uses the file where it uses the device.
-    let used = in_use::Mounted::of(&house, device.node()).await;
+    let used = in_use::MountedDevice::of(&fixture, device.node()).await;
     let said = format!("mounted on {} through {}", used.0.display(), device.node().display());
-    let bus = house.connection().await;
-    let web1 = Machine::open(&bus, "web1").await;
+    let bus = fixture.connection().await;
+    let web1 = TestVm::open(&bus, "web1").await;
     for file in [at("merged/disk"), at("upper/disk")] {
         let refused = web1.acquire(&[exclusive(&file)]).await.unwrap_err();
         assert_refused(&refused, "NotLockable", &said);
@@ -56,20 +56,20 @@ async fn a_loop_device_on_a_file_of_an_overlay_is_on_the_file_of_the_upper_layer
 
 #[tokio::test]
 async fn a_file_that_is_copied_up_while_it_is_shared_is_found_in_the_upper_layer() {
-    let house = House::builder().folder("lower").start().await;
+    let fixture = Fixture::builder().folder("lower").start().await;
     for name in ["lower/one", "lower/two"] {
-        image(&house, name);
+        image(&fixture, name);
     }
-    let mounted = overlay(&house, "lower", "upper", "merged");
-    let at = |name: &str| house.dir().join(name);
-    let bus = house.connection().await;
-    let web1 = Machine::open(&bus, "web1").await;
+    let mounted = overlay(&fixture, "lower", "upper", "merged");
+    let at = |name: &str| fixture.dir().join(name);
+    let bus = fixture.connection().await;
+    let web1 = TestVm::open(&bus, "web1").await;
     web1.owner.bind_pid(std::process::id(), none()).await.unwrap();
     web1.acquire(&[shared(&at("merged/one")), shared(&at("merged/two"))]).await.unwrap();
     copy_up(&at("merged/one"));
     assert!(at("upper/one").exists() && !at("upper/two").exists());
     let refuses = async |bus: &Connection, name: &str| {
-        let web2 = Machine::open(bus, "web2").await;
+        let web2 = TestVm::open(bus, "web2").await;
         let refused = web2.acquire(&[exclusive(&at(name))]).await.unwrap_err();
         assert_refused(&refused, "LockHeld", ", which lies on it");
         web2.acquire(&[shared(&at(name))]).await.unwrap();
@@ -77,9 +77,9 @@ async fn a_file_that_is_copied_up_while_it_is_shared_is_found_in_the_upper_layer
     };
     refuses(&bus, "upper/one").await;
     // Also where that happens after a crash, and where it was seen before it.
-    house.daemon().kill9().await;
-    house.daemon().start_again().await;
-    let bus = house.connection().await;
+    fixture.daemon().kill9().await;
+    fixture.daemon().start_again().await;
+    let bus = fixture.connection().await;
     refuses(&bus, "upper/one").await;
     copy_up(&at("merged/two"));
     for name in ["upper/two", "lower/two"] {
@@ -91,12 +91,12 @@ async fn a_file_that_is_copied_up_while_it_is_shared_is_found_in_the_upper_layer
 #[tokio::test]
 async fn a_shared_lock_is_not_made_exclusive_while_another_has_the_copy() {
     let config = "file_lockspace_dir = \"@DIR@/locks\"\n";
-    let house = House::builder().folder("lower").folder("locks").config(config).start().await;
-    image(&house, "lower/disk");
-    let mounted = overlay(&house, "lower", "upper", "merged");
-    let at = |name: &str| house.dir().join(name);
-    let bus = house.connection().await;
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    let fixture = Fixture::builder().folder("lower").folder("locks").config(config).start().await;
+    image(&fixture, "lower/disk");
+    let mounted = overlay(&fixture, "lower", "upper", "merged");
+    let at = |name: &str| fixture.dir().join(name);
+    let bus = fixture.connection().await;
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
     let locks = web1.acquire(&[shared(&at("merged/disk"))]).await.unwrap();
     copy_up(&at("merged/disk"));
     web2.acquire(&[shared(&at("upper/disk"))]).await.unwrap();
@@ -108,15 +108,15 @@ async fn a_shared_lock_is_not_made_exclusive_while_another_has_the_copy() {
 #[tokio::test]
 async fn an_exclusive_lock_in_a_lockspace_is_on_the_copy_too() {
     let config = "file_lockspace_dir = \"@DIR@/locks\"\n";
-    let house = House::builder().folder("lower").folder("locks").config(config).start().await;
-    image(&house, "lower/disk");
+    let fixture = Fixture::builder().folder("lower").folder("locks").config(config).start().await;
+    image(&fixture, "lower/disk");
     let (one, two) = (
-        overlay(&house, "lower", "upper1", "merged1"),
-        overlay(&house, "lower", "upper2", "merged2"),
+        overlay(&fixture, "lower", "upper1", "merged1"),
+        overlay(&fixture, "lower", "upper2", "merged2"),
     );
-    let at = |name: &str| house.dir().join(name);
-    let bus = house.connection().await;
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    let at = |name: &str| fixture.dir().join(name);
+    let bus = fixture.connection().await;
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
     let locks = web1.acquire(&[shared(&at("merged1/disk"))]).await.unwrap();
     assert!(!at("upper1/disk").exists());
     web1.release(&locks).await.unwrap();
@@ -131,19 +131,19 @@ async fn an_exclusive_lock_in_a_lockspace_is_on_the_copy_too() {
 
 #[tokio::test]
 async fn a_file_whose_layer_was_renamed_is_refused() {
-    let house = House::builder().folder("lower").start().await;
+    let fixture = Fixture::builder().folder("lower").start().await;
     for name in ["lower/disk", "lower/read"] {
-        image(&house, name);
+        image(&fixture, name);
     }
-    let dir = house.dir().to_str().unwrap().to_owned();
-    let mounted = overlay(&house, &format!("{dir}/lower"), &format!("{dir}/upper"), "merged");
-    let at = |name: &str| house.dir().join(name);
+    let dir = fixture.dir().to_str().unwrap().to_owned();
+    let mounted = overlay(&fixture, &format!("{dir}/lower"), &format!("{dir}/upper"), "merged");
+    let at = |name: &str| fixture.dir().join(name);
     copy_up(&at("merged/disk"));
     fs::rename(at("upper"), at("elsewhere")).unwrap();
-    let bus = house.connection().await;
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
-    let refuses = async |wish: (&str, &str)| {
-        let refused = web1.acquire(&[wish]).await.unwrap_err();
+    let bus = fixture.connection().await;
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
+    let refuses = async |disk_request: (&str, &str)| {
+        let refused = web1.acquire(&[disk_request]).await.unwrap_err();
         assert_refused(&refused, "NotLockable", "cannot find the layer file");
     };
     let disk = at("merged/disk");
@@ -151,7 +151,7 @@ async fn a_file_whose_layer_was_renamed_is_refused() {
     refuses(shared(&disk)).await;
     // Another directory has the name by now, and another file in it.
     fs::create_dir(at("upper")).unwrap();
-    let innocent = image(&house, "upper/disk");
+    let innocent = image(&fixture, "upper/disk");
     refuses(exclusive(&disk)).await;
     let locks = web2.acquire(&[exclusive(&innocent)]).await.unwrap();
     web2.release(&locks).await.unwrap();
@@ -164,23 +164,23 @@ async fn a_file_whose_layer_was_renamed_is_refused() {
 
 #[tokio::test]
 async fn a_file_whose_data_may_be_in_another_layer_is_refused_unless_it_is_copied_up() {
-    let house = House::builder().folder("lower").folder("lower/old").start().await;
+    let fixture = Fixture::builder().folder("lower").folder("lower/old").start().await;
     for name in ["lower/meta", "lower/old/disk", "lower/old/read"] {
-        image(&house, name);
+        image(&fixture, name);
     }
     for folder in ["upper", "work"] {
-        fs::create_dir(house.dir().join(folder)).unwrap();
+        fs::create_dir(fixture.dir().join(folder)).unwrap();
     }
-    let at = |name: &str| house.dir().join(name);
+    let at = |name: &str| fixture.dir().join(name);
     let options = "lowerdir=lower,upperdir=upper,workdir=work,redirect_dir=on,metacopy=on";
-    let mounted = overlay_with(&house, options, "merged");
+    let mounted = overlay_with(&fixture, options, "merged");
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     fs::set_permissions(at("merged/meta"), mode).unwrap();
     fs::rename(at("merged/old"), at("merged/new")).unwrap();
-    let bus = house.connection().await;
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
-    let refuses = async |wish: (&str, &str), why: &str| {
-        let refused = web1.acquire(&[wish]).await.unwrap_err();
+    let bus = fixture.connection().await;
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
+    let refuses = async |disk_request: (&str, &str), why: &str| {
+        let refused = web1.acquire(&[disk_request]).await.unwrap_err();
         assert_refused(&refused, "NotLockable", why);
     };
     let (meta, moved) = (at("merged/meta"), at("merged/new/disk"));
@@ -197,9 +197,9 @@ async fn a_file_whose_data_may_be_in_another_layer_is_refused_unless_it_is_copie
     drop(mounted);
     // There is no upper layer to copy it to.
     let mounted =
-        overlay_with(&house, "lowerdir=upper:lower,redirect_dir=follow,metacopy=on", "read");
-    for wish in [shared(&at("read/meta")), shared(&at("read/new/read"))] {
-        refuses(wish, "cannot find the layer file").await;
+        overlay_with(&fixture, "lowerdir=upper:lower,redirect_dir=follow,metacopy=on", "read");
+    for disk_request in [shared(&at("read/meta")), shared(&at("read/new/read"))] {
+        refuses(disk_request, "cannot find the layer file").await;
     }
     drop(mounted);
 }

@@ -4,15 +4,15 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::*;
-use crate::house::Mounted;
-use crate::virtlockd::hang::Far;
+use crate::fixture::TestMount;
+use crate::virtlockd::hung_mount::Far;
 
 const KIB: u64 = 1024;
 
 /// Two machines ask for two disks that share bytes, in both orders; only one gets one.
-async fn conflict(house: &House, one: &Path, other: &Path, remark: &str) {
-    let bus = house.connection().await;
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+async fn conflict(fixture: &Fixture, one: &Path, other: &Path, remark: &str) {
+    let bus = fixture.connection().await;
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
     for (first, second) in [(one, other), (other, one)] {
         let locks = web1.acquire(&[exclusive(first)]).await.unwrap();
         let refused = web2.acquire(&[exclusive(second)]).await.unwrap_err();
@@ -22,9 +22,9 @@ async fn conflict(house: &House, one: &Path, other: &Path, remark: &str) {
 }
 
 /// Two machines have two disks at once.
-async fn coexist(house: &House, one: &Path, other: &Path) {
-    let bus = house.connection().await;
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+async fn coexist(fixture: &Fixture, one: &Path, other: &Path) {
+    let bus = fixture.connection().await;
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
     web1.acquire(&[exclusive(one)]).await.unwrap();
     let locks = web2.acquire(&[exclusive(other)]).await.unwrap();
     web2.release(&locks).await.unwrap();
@@ -33,17 +33,17 @@ async fn coexist(house: &House, one: &Path, other: &Path) {
 
 #[tokio::test]
 async fn loop_devices_on_one_file_conflict_where_their_ranges_overlap() {
-    let whole = Looped::new();
+    let whole = LoopDevice::new();
     let file = whole.file();
-    let range = |start, length| Looped::attach_range(&file, start * KIB, length * KIB);
+    let range = |start, length| LoopDevice::attach_range(&file, start * KIB, length * KIB);
     let (first, second, across) = (range(0, 512), range(512, 512), range(256, 512));
-    let twin = Looped::attach(&file);
+    let twin = LoopDevice::attach(&file);
     // Offsets add up: half of what was a half.
-    let nested = Looped::attach_range(second.node(), 256 * KIB, 0);
+    let nested = LoopDevice::attach_range(second.node(), 256 * KIB, 0);
     let last = range(768, 256);
-    let house = House::builder().start().await;
+    let fixture = Fixture::builder().start().await;
     for device in [&whole, &twin, &first, &second, &across, &nested] {
-        meet(&house, &file, device.node()).await;
+        meet(&fixture, &file, device.node()).await;
     }
     for (one, other) in [
         (&whole, &twin),
@@ -53,31 +53,31 @@ async fn loop_devices_on_one_file_conflict_where_their_ranges_overlap() {
         (&nested, &last),
         (&nested, &twin),
     ] {
-        conflict(&house, one.node(), other.node(), ", which overlaps it").await;
+        conflict(&fixture, one.node(), other.node(), ", which overlaps it").await;
     }
     for (one, other) in [(&first, &second), (&across, &nested), (&across, &last)] {
-        coexist(&house, one.node(), other.node()).await;
+        coexist(&fixture, one.node(), other.node()).await;
     }
 }
 
 #[tokio::test]
 async fn partitions_of_two_loop_devices_on_one_file_conflict_where_they_overlap() {
-    let mut one = Looped::new();
-    let mut other = Looped::attach(&one.file());
+    let mut one = LoopDevice::new();
+    let mut other = LoopDevice::attach(&one.file());
     let (first, second) = (one.part(64, 64), one.part(256, 64));
     let again = other.part(100, 64);
-    let house = House::builder().start().await;
-    conflict(&house, &first, &again, ", which overlaps it").await;
-    conflict(&house, one.node(), &again, ", which overlaps it").await;
-    coexist(&house, &second, &again).await;
+    let fixture = Fixture::builder().start().await;
+    conflict(&fixture, &first, &again, ", which overlaps it").await;
+    conflict(&fixture, one.node(), &again, ", which overlaps it").await;
+    coexist(&fixture, &second, &again).await;
 }
 
 #[tokio::test]
 async fn a_file_that_its_loop_device_does_not_name_any_more_is_still_its_file() {
-    let house = House::builder().folder("kept").folder("hidden").start().await;
-    let at = |name: &str| house.dir().join(name);
+    let fixture = Fixture::builder().folder("kept").folder("hidden").start().await;
+    let at = |name: &str| fixture.dir().join(name);
     let image = |name: &str| {
-        let file = house.raw_of(0, name);
+        let file = fixture.raw_of(0, name);
         fs::File::options().write(true).open(&file).unwrap().set_len(64 * KIB).unwrap();
         file
     };
@@ -88,23 +88,23 @@ async fn a_file_that_its_loop_device_does_not_name_any_more_is_still_its_file() 
     };
     // Renamed, and another file has its name.
     let renamed = image("renamed");
-    let device = Looped::attach(&renamed);
+    let device = LoopDevice::attach(&renamed);
     fs::rename(&renamed, at("moved")).unwrap();
     let innocent = image("renamed");
-    meet(&house, &at("moved"), device.node()).await;
-    coexist(&house, &innocent, device.node()).await;
+    meet(&fixture, &at("moved"), device.node()).await;
+    coexist(&fixture, &innocent, device.node()).await;
     // Its name was removed, and it has another one.
     let removed = image("removed");
-    let (device, other) = (Looped::attach(&removed), link(&removed));
+    let (device, other) = (LoopDevice::attach(&removed), link(&removed));
     fs::remove_file(&removed).unwrap();
-    meet(&house, &other, device.node()).await;
+    meet(&fixture, &other, device.node()).await;
     // Its folder is mounted over, and a file there has its name.
     let hidden = image("hidden/disk");
-    let (device, other) = (Looped::attach(&hidden), link(&hidden));
-    let over = Mounted::empty_over(&at("hidden"));
+    let (device, other) = (LoopDevice::attach(&hidden), link(&hidden));
+    let over = TestMount::empty_over(&at("hidden"));
     let innocent = image("hidden/disk");
-    meet(&house, &other, device.node()).await;
-    coexist(&house, &innocent, device.node()).await;
+    meet(&fixture, &other, device.node()).await;
+    coexist(&fixture, &innocent, device.node()).await;
     drop(over);
 }
 
@@ -122,31 +122,31 @@ fn attach_elsewhere(file: &Path, folder: &Path) -> PathBuf {
 
 #[tokio::test]
 async fn a_loop_device_of_another_mount_namespace_is_on_the_file_that_was_meant_there() {
-    let house = House::builder().folder("real").folder("seen").start().await;
-    let (real, seen) = (house.raw_of(0, "real/disk"), house.raw_of(0, "seen/disk"));
+    let fixture = Fixture::builder().folder("real").folder("seen").start().await;
+    let (real, seen) = (fixture.raw_of(0, "real/disk"), fixture.raw_of(0, "seen/disk"));
     for file in [&real, &seen] {
         fs::File::options().write(true).open(file).unwrap().set_len(64 * KIB).unwrap();
     }
-    let device = Looped::adopt(attach_elsewhere(&real, seen.parent().unwrap()));
-    meet(&house, &real, device.node()).await;
-    coexist(&house, &seen, device.node()).await;
+    let device = LoopDevice::adopt(attach_elsewhere(&real, seen.parent().unwrap()));
+    meet(&fixture, &real, device.node()).await;
+    coexist(&fixture, &seen, device.node()).await;
 }
 
 #[tokio::test]
 async fn which_range_a_loop_device_has_is_known_after_a_crash() {
-    let whole = Looped::new();
+    let whole = LoopDevice::new();
     let file = whole.file();
-    let first = Looped::attach_range(&file, 0, 512 * KIB);
-    let second = Looped::attach_range(&file, 512 * KIB, 0);
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let web1 = Machine::open(&bus, "web1").await;
+    let first = LoopDevice::attach_range(&file, 0, 512 * KIB);
+    let second = LoopDevice::attach_range(&file, 512 * KIB, 0);
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let web1 = TestVm::open(&bus, "web1").await;
     web1.owner.bind_pid(std::process::id(), none()).await.unwrap();
     web1.acquire(&[exclusive(first.node())]).await.unwrap();
-    house.daemon().kill9().await;
-    house.daemon().start_again().await;
-    let bus = house.connection().await;
-    let web2 = Machine::open(&bus, "web2").await;
+    fixture.daemon().kill9().await;
+    fixture.daemon().start_again().await;
+    let bus = fixture.connection().await;
+    let web2 = TestVm::open(&bus, "web2").await;
     for (disk, remark) in [(whole.node(), ", which overlaps it"), (&file, ", which lies on it")] {
         let refused = web2.acquire(&[exclusive(disk)]).await.unwrap_err();
         let through = format!("through {}{remark}", first.node().display());
@@ -157,12 +157,12 @@ async fn which_range_a_loop_device_has_is_known_after_a_crash() {
 
 #[tokio::test]
 async fn a_loop_device_that_got_another_range_while_it_was_waited_for_is_not_granted_as_it_was() {
-    let device = Looped::new();
-    let moved = Looped::attach(&device.file());
-    let before = Looped::attach_range(&device.file(), 0, 512 * KIB);
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    let device = LoopDevice::new();
+    let moved = LoopDevice::attach(&device.file());
+    let before = LoopDevice::attach_range(&device.file(), 0, 512 * KIB);
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
     let locks = web1.acquire(&[exclusive(moved.node())]).await.unwrap();
     let waiting = wait(&bus, &web2, moved.node()).await;
     moved.set_offset(512 * KIB);
@@ -179,14 +179,14 @@ async fn a_loop_device_that_got_another_range_while_it_was_waited_for_is_not_gra
 
 #[tokio::test]
 async fn a_loop_device_that_gets_another_range_while_it_is_held_keeps_others_from_that() {
-    let device = Looped::new();
-    let held = Looped::attach_range(&device.file(), 0, 256 * KIB);
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    let device = LoopDevice::new();
+    let held = LoopDevice::attach_range(&device.file(), 0, 256 * KIB);
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
     web1.acquire(&[exclusive(held.node())]).await.unwrap();
-    let first = Looped::attach_range(&device.file(), 0, 256 * KIB);
-    let last = Looped::attach_range(&device.file(), 512 * KIB, 256 * KIB);
+    let first = LoopDevice::attach_range(&device.file(), 0, 256 * KIB);
+    let last = LoopDevice::attach_range(&device.file(), 512 * KIB, 256 * KIB);
     held.set_offset(512 * KIB);
     let refused = web2.acquire(&[exclusive(last.node())]).await.unwrap_err();
     assert_refused(&refused, "LockHeld", ", which overlaps it");
@@ -210,12 +210,12 @@ async fn a_loop_device_that_is_not_set_up_is_not_locked() {
         assert!(status.unwrap().success());
     };
     control("4C80");
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let web1 = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let web1 = TestVm::open(&bus, "web1").await;
     let node = PathBuf::from(format!("/dev/loop{number}"));
-    for wish in [exclusive(&node), shared(&node)] {
-        let refused = web1.acquire(&[wish]).await.unwrap_err();
+    for disk_request in [exclusive(&node), shared(&node)] {
+        let refused = web1.acquire(&[disk_request]).await.unwrap_err();
         assert_refused(&refused, "NotLockable", "this loop device has no file");
     }
     control("4C81");
@@ -223,14 +223,14 @@ async fn a_loop_device_that_is_not_set_up_is_not_locked() {
 
 #[tokio::test]
 async fn a_loop_device_whose_file_system_does_not_answer_is_refused_and_holds_up_nobody() {
-    let house = House::builder().start().await;
-    let Some(far) = Far::mount(&house).await else { return };
+    let fixture = Fixture::builder().start().await;
+    let Some(far) = Far::mount(&fixture).await else { return };
     fs::write(far.disk(), vec![0; 64 << 10]).unwrap();
-    let device = Looped::attach(&far.disk());
-    let near = Looped::new();
+    let device = LoopDevice::attach(&far.disk());
+    let near = LoopDevice::new();
     far.stop();
-    let bus = house.connection().await;
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    let bus = fixture.connection().await;
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
     let hangs = {
         let (owner, node) = (web1.owner.clone(), device.node().to_owned());
         tokio::spawn(async move { owner.acquire(&[exclusive(&node)], none()).await })

@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use super::*;
-use crate::host::skip;
-use crate::house::Mounted;
+use crate::fixture::TestMount;
+use crate::nspawn::skip;
 
 /// A file that is swapped to until it is dropped.
 struct Swap(std::path::PathBuf);
@@ -31,9 +31,9 @@ impl Drop for Swap {
     }
 }
 
-async fn refused(house: &House, disk: &Path, use_: &str) {
-    let bus = house.connection().await;
-    let web1 = Machine::open(&bus, "web1").await;
+async fn refused(fixture: &Fixture, disk: &Path, use_: &str) {
+    let bus = fixture.connection().await;
+    let web1 = TestVm::open(&bus, "web1").await;
     let said = format!("this host uses it ({use_}), and 'in-use' was not said");
     let refused = web1.acquire(&[exclusive(disk)]).await.unwrap_err();
     assert_refused(&refused, "NotLockable", &said);
@@ -47,33 +47,33 @@ async fn refused(house: &House, disk: &Path, use_: &str) {
 
 #[tokio::test]
 async fn a_swap_file_is_refused_unless_somebody_insists() {
-    let direct = House::builder().folder("a b").start().await;
-    let hashed = House::builder().folder("a b").folder("locks");
+    let direct = Fixture::builder().folder("a b").start().await;
+    let hashed = Fixture::builder().folder("a b").folder("locks");
     let hashed = hashed.config("file_lockspace_dir = \"@DIR@/locks\"").start().await;
-    for house in [&direct, &hashed] {
-        let file = house.dir().join("a b/swap");
+    for fixture in [&direct, &hashed] {
+        let file = fixture.dir().join("a b/swap");
         let Some(swap) = Swap::on(&file) else { return };
-        let link = house.dir().join("link");
+        let link = fixture.dir().join("link");
         fs::hard_link(&file, &link).unwrap_or_else(|error| println!("no second name: {error}"));
-        refused(house, &file, &format!("swapped to as {}", file.display())).await;
+        refused(fixture, &file, &format!("swapped to as {}", file.display())).await;
         drop(swap);
-        let bus = house.connection().await;
-        Machine::open(&bus, "web2").await.acquire(&[exclusive(&file)]).await.unwrap();
+        let bus = fixture.connection().await;
+        TestVm::open(&bus, "web2").await.acquire(&[exclusive(&file)]).await.unwrap();
     }
 }
 
 #[tokio::test]
 async fn a_swap_file_is_known_where_its_name_leads_elsewhere() {
-    let house = House::builder().folder("real").folder("seen").start().await;
-    let file = house.dir().join("real/swap");
-    let bound = house.dir().join("seen");
+    let fixture = Fixture::builder().folder("real").folder("seen").start().await;
+    let file = fixture.dir().join("real/swap");
+    let bound = fixture.dir().join("seen");
     let Some(swap) = Swap::on(&file) else { return };
-    let binding = Mounted::over(&house.dir().join("real"), &bound);
-    let over = Mounted::empty_over(&house.dir().join("real"));
+    let binding = TestMount::over(&fixture.dir().join("real"), &bound);
+    let over = TestMount::empty_over(&fixture.dir().join("real"));
     fs::write(&file, "innocent").unwrap();
-    refused(&house, &bound.join("swap"), "swapped to").await;
-    let bus = house.connection().await;
-    Machine::open(&bus, "web2").await.acquire(&[exclusive(&file)]).await.unwrap();
+    refused(&fixture, &bound.join("swap"), "swapped to").await;
+    let bus = fixture.connection().await;
+    TestVm::open(&bus, "web2").await.acquire(&[exclusive(&file)]).await.unwrap();
     drop((over, binding));
     drop(swap);
 }

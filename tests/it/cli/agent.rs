@@ -8,8 +8,8 @@ use std::os::unix::process::ExitStatusExt as _;
 use nix::sys::signal::Signal;
 
 use super::str;
-use crate::house::user::{Account, NOBODY};
-use crate::house::{House, Output, Terminal, gone, pidfd, polkit, program, run, within};
+use crate::fixture::user::{Account, NOBODY};
+use crate::fixture::{Fixture, Output, Terminal, gone, pidfd, polkit, program, run, within};
 
 /// Has an administrator authenticate, who is root.
 const RULES: &str = r#"
@@ -34,30 +34,30 @@ user=$3 group=$4
 shift 4
 exec setpriv --reuid=$user --regid=$group --clear-groups -- \"$@\"";
 
-async fn house() -> House {
+async fn fixture() -> Fixture {
     let polkit = polkit::Choice::Real { rules: RULES.to_owned() };
-    let house = House::builder().polkit(polkit).start().await;
-    let mut command = house.command("perl");
+    let fixture = Fixture::builder().polkit(polkit).start().await;
+    let mut command = fixture.command("perl");
     command.args(["-e", "print crypt($ARGV[0], '$6$vmlockd$')", PASSWORD]);
     let hash = run(command).await.ok();
-    let shadow = house.dir().join("shadow");
+    let shadow = fixture.dir().join("shadow");
     fs::write(&shadow, format!("root:{hash}:19000:0:99999:7:::\nnobody:*:19000:0:99999:7:::\n"))
         .unwrap();
     fs::set_permissions(&shadow, Permissions::from_mode(0o600)).unwrap();
-    house.raw_of(NOBODY, "disk");
-    house
+    fixture.raw_of(NOBODY, "disk");
+    fixture
 }
 
 /// Starts `vmlockctl` as an ordinary user on a terminal.
-fn start(house: &House, line: &[&str]) -> Terminal {
+fn start(fixture: &Fixture, line: &[&str]) -> Terminal {
     let Account { uid, gid } = Account::of(NOBODY);
-    let address = house.address();
+    let address = fixture.address();
     let socket = address.strip_prefix("unix:path=").unwrap().split(',').next().unwrap();
-    let mut command = house.command("unshare");
+    let mut command = fixture.command("unshare");
     command.args(["--mount", "--propagation=private", "--", "sh", "-euc", NAMESPACE, "sh"]);
-    command.arg(socket).arg(house.dir().join("shadow"));
-    command.args([uid.to_string(), gid.to_string()]).arg("setsid").current_dir(house.dir());
-    let log = house.dir().join("tool.log");
+    command.arg(socket).arg(fixture.dir().join("shadow"));
+    command.args([uid.to_string(), gid.to_string()]).arg("setsid").current_dir(fixture.dir());
+    let log = fixture.dir().join("tool.log");
     Terminal::start(command, 80, Output::Terminal, &program("vmlockctl"), line, &log)
 }
 
@@ -65,10 +65,10 @@ fn start(house: &House, line: &[&str]) -> Terminal {
 const LIVES: [&str; 3] = ["sh", "-c", "echo it runs; exec cat"];
 
 /// Runs a command that needs the password.
-fn locked(house: &House, options: &[&str]) -> Terminal {
-    let disk = house.dir().join("disk");
+fn locked(fixture: &Fixture, options: &[&str]) -> Terminal {
+    let disk = fixture.dir().join("disk");
     let line = [&["--system"], options, &["run", "--disk", str(&disk), "--"], &LIVES].concat();
-    start(house, &line)
+    start(fixture, &line)
 }
 
 /// The agents that run for a program on a terminal.
@@ -92,8 +92,8 @@ async fn asks(terminal: &mut Terminal) -> OwnedFd {
 
 #[tokio::test]
 async fn the_right_password_grants_and_no_agent_runs_beside_the_command() {
-    let house = house().await;
-    let mut terminal = locked(&house, &[]);
+    let fixture = fixture().await;
+    let mut terminal = locked(&fixture, &[]);
     terminal.until_seen("AUTHENTICATING FOR org.vmlockd1.open-owner").await;
     let _agent = asks(&mut terminal).await;
     terminal.type_in(&format!("{PASSWORD}\n"));
@@ -107,8 +107,8 @@ async fn the_right_password_grants_and_no_agent_runs_beside_the_command() {
 
 #[tokio::test]
 async fn a_wrong_password_is_refused() {
-    let house = house().await;
-    let mut terminal = locked(&house, &[]);
+    let fixture = fixture().await;
+    let mut terminal = locked(&fixture, &[]);
     let _agent = asks(&mut terminal).await;
     terminal.type_in("wrong\n");
     terminal.until_seen("AUTHENTICATION FAILED").await;
@@ -118,10 +118,10 @@ async fn a_wrong_password_is_refused() {
 
 #[tokio::test]
 async fn ctrl_c_at_the_prompt_leaves_no_agent_and_a_terminal_that_echoes() {
-    let house = house().await;
+    let fixture = fixture().await;
     // One of them catches the signal, the other one dies of it.
-    let other = ["--system", "lockspace", "create", str(house.dir())];
-    for mut terminal in [locked(&house, &[]), start(&house, &other)] {
+    let other = ["--system", "lockspace", "create", str(fixture.dir())];
+    for mut terminal in [locked(&fixture, &[]), start(&fixture, &other)] {
         let agent = asks(&mut terminal).await;
         terminal.type_in("\x03");
         assert_eq!(terminal.ended().await.signal(), Some(Signal::SIGINT as i32));
@@ -132,16 +132,16 @@ async fn ctrl_c_at_the_prompt_leaves_no_agent_and_a_terminal_that_echoes() {
 
 #[tokio::test]
 async fn where_no_password_is_to_be_asked_for_there_is_no_agent() {
-    let house = house().await;
-    let mut terminal = locked(&house, &["--no-ask-password"]);
+    let fixture = fixture().await;
+    let mut terminal = locked(&fixture, &["--no-ask-password"]);
     assert_eq!(terminal.ended().await.code(), Some(77), "{}", terminal.seen);
     assert!(!terminal.seen.contains("AUTHENTICATING"), "{}", terminal.seen);
 }
 
 #[tokio::test]
 async fn a_tool_that_is_killed_takes_its_agent_along() {
-    let house = house().await;
-    let mut terminal = locked(&house, &[]);
+    let fixture = fixture().await;
+    let mut terminal = locked(&fixture, &[]);
     let agent = asks(&mut terminal).await;
     terminal.process.signal(Signal::SIGKILL);
     within("the agent ends", gone(agent)).await;

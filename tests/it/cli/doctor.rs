@@ -8,16 +8,16 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::{Tool, fails, str, vmlockctl};
-use crate::house::user::NOBODY;
-use crate::house::{House, Kind, Rival};
-use crate::machine::{Machine, exclusive, shared};
+use crate::dbus_client::{TestVm, exclusive, shared};
+use crate::fixture::user::NOBODY;
+use crate::fixture::{Fixture, ForeignHolder, LockType};
 
 /// Starts `monitor`; it listens when this returns.
-async fn monitor(house: &House, form: &str) -> Tool {
-    let mut command = house.command("sh");
-    let program = crate::house::program("vmlockctl");
+async fn monitor(fixture: &Fixture, form: &str) -> Tool {
+    let mut command = fixture.command("sh");
+    let program = crate::fixture::program("vmlockctl");
     command.args(["-c", "exec \"$@\" 2>&1", "sh", str(&program), "monitor", form]);
-    let mut tool = Tool::start(house, command);
+    let mut tool = Tool::start(fixture, command);
     assert!(tool.line().await.contains("listening"));
     tool
 }
@@ -32,32 +32,32 @@ async fn line_with(tool: &mut Tool, word: &str) -> String {
     }
 }
 
-/// A machine that had two disks, of which a rival has taken one while the service was away.
-struct Scene {
-    house: House,
-    machine: Machine,
+/// A machine that had two disks, of which a foreign holder has taken one while the service was away.
+struct Scenario {
+    fixture: Fixture,
+    machine: TestVm,
     lost: PathBuf,
     kept: PathBuf,
-    _rival: Rival,
+    _rival: ForeignHolder,
 }
 
-impl Scene {
-    async fn set() -> Self {
-        let house = House::builder().start().await;
-        let (lost, kept) = (house.image("lost.qcow2").await, house.image("kept.qcow2").await);
-        let machine = Machine::open(&house.connection().await, "web1").await;
+impl Scenario {
+    async fn set_up() -> Self {
+        let fixture = Fixture::builder().start().await;
+        let (lost, kept) = (fixture.image("lost.qcow2").await, fixture.image("kept.qcow2").await);
+        let machine = TestVm::open(&fixture.connection().await, "web1").await;
         machine.acquire(&[exclusive(&lost), shared(&kept)]).await.unwrap();
-        let mut monitor = monitor(&house, "--json").await;
-        house.daemon().kill9().await;
-        let rival = Rival::hold(&lost, Kind::Ofd, true).unwrap();
-        house.daemon().start_again().await;
+        let mut monitor = monitor(&fixture, "--json").await;
+        fixture.daemon().kill9().await;
+        let foreign_holder = ForeignHolder::hold(&lost, LockType::Ofd, true).unwrap();
+        fixture.daemon().start_again().await;
         // Both are looked at one after the other.
         for (event, number) in [("LockLost", 1), ("Verified", 2)] {
             let told: Value = serde_json::from_str(&line_with(&mut monitor, event).await).unwrap();
             assert_eq!(told["lock"], format!("/org/vmlockd1/lock/{number}"));
             assert_eq!(told["name"], "web1");
         }
-        Self { house, machine, lost, kept, _rival: rival }
+        Self { fixture, machine, lost, kept, _rival: foreign_holder }
     }
 }
 
@@ -67,38 +67,38 @@ fn on<'r>(remarks: &'r Value, check: &str) -> Vec<&'r Value> {
 }
 
 /// What `doctor` says, to a program, where it ends with this code.
-async fn doctor(house: &House, code: i32) -> Value {
-    let ran = vmlockctl(house, &["--json", "doctor"]).await;
+async fn doctor(fixture: &Fixture, code: i32) -> Value {
+    let ran = vmlockctl(fixture, &["--json", "doctor"]).await;
     assert_eq!(ran.status.code(), Some(code), "{ran:#?}");
     serde_json::from_str(&ran.stdout).unwrap()
 }
 
 #[tokio::test]
 async fn a_lost_lock_is_seen_at_a_glance() {
-    let Scene { house, machine, lost, kept, _rival } = Scene::set().await;
-    let list = vmlockctl(&house, &["list"]).await.ok();
+    let Scenario { fixture, machine, lost, kept, _rival } = Scenario::set_up().await;
+    let list = vmlockctl(&fixture, &["list"]).await.ok();
     let lines: Vec<Vec<&str>> =
         list.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines[0][..4], ["LOCK", "MODE", "STATE", "RESOURCE"]);
     assert_eq!(lines[1][..5], ["1", "exclusive", "LOST", str(&lost), "web1"]);
     assert_eq!(lines[2][..4], ["2", "shared", str(&kept), "web1"]);
-    let locks = super::json(&house, &["list"]).await;
+    let locks = super::json(&fixture, &["list"]).await;
     assert_eq!((&locks[0]["lost"], &locks[0]["verified"]), (&true.into(), &false.into()));
     assert_eq!((&locks[1]["lost"], &locks[1]["verified"]), (&false.into(), &true.into()));
 
     for what in ["1", str(&lost)] {
-        let shown = vmlockctl(&house, &["show", what]).await.ok();
+        let shown = vmlockctl(&fixture, &["show", what]).await.ok();
         let lost = |line: &str| line.starts_with("lost:") && line.contains("YES");
         assert!(shown.lines().any(lost), "{shown}");
     }
-    assert_eq!(super::json(&house, &["show", "2"]).await[0]["lost"], false);
+    assert_eq!(super::json(&fixture, &["show", "2"]).await[0]["lost"], false);
     // It stays in the way all the same.
-    fails(&house, 75, &["run", "--disk", str(&lost), "--", "true"]).await;
+    fails(&fixture, 75, &["run", "--disk", str(&lost), "--", "true"]).await;
 
-    let remarks = doctor(&house, 1).await;
+    let remarks = doctor(&fixture, 1).await;
     let [remark] = on(&remarks, "lock")[..] else { panic!("{remarks:#}") };
     assert_eq!((&remark["state"], &remark["about"]), (&"danger".into(), &locks[0]));
-    let ran = vmlockctl(&house, &["doctor"]).await;
+    let ran = vmlockctl(&fixture, &["doctor"]).await;
     let line = ran.stdout.lines().find(|line| line.starts_with("DANGER")).unwrap();
     let uuid = machine.owner.uuid().await.unwrap();
     for word in [str(&lost), "web1", &uuid, "user root", "since"] {
@@ -108,14 +108,14 @@ async fn a_lost_lock_is_seen_at_a_glance() {
 
 #[tokio::test]
 async fn monitor_tells_what_becomes_of_locks_at_a_restart() {
-    let house = House::builder().start().await;
-    let (a, b) = (house.image("a.qcow2").await, house.image("b.qcow2").await);
-    let machine = Machine::open(&house.connection().await, "web1").await;
+    let fixture = Fixture::builder().start().await;
+    let (a, b) = (fixture.image("a.qcow2").await, fixture.image("b.qcow2").await);
+    let machine = TestVm::open(&fixture.connection().await, "web1").await;
     machine.acquire(&[exclusive(&a), exclusive(&b)]).await.unwrap();
-    let mut monitor = monitor(&house, "--system").await;
-    house.daemon().kill9().await;
-    let rival = Rival::hold(&b, Kind::Ofd, true).unwrap();
-    house.daemon().start_again().await;
+    let mut monitor = monitor(&fixture, "--system").await;
+    fixture.daemon().kill9().await;
+    let foreign_holder = ForeignHolder::hold(&b, LockType::Ofd, true).unwrap();
+    fixture.daemon().start_again().await;
     for rest in [
         format!("verified   VM \"web1\"  {}  lock 1", str(&a)),
         format!("LOST       VM \"web1\"  {}  taken  lock 2", str(&b)),
@@ -124,16 +124,16 @@ async fn monitor_tells_what_becomes_of_locks_at_a_restart() {
         let line = line_with(&mut monitor, word).await;
         assert_eq!(line.splitn(3, ' ').nth(2).unwrap(), rest);
     }
-    drop(rival);
+    drop(foreign_holder);
     monitor.signal(Signal::SIGINT);
     assert_eq!(monitor.ended().await.code(), Some(0));
 }
 
 #[tokio::test]
 async fn without_a_service_manager_doctor_warns() {
-    let house = House::builder().start().await;
-    let image = house.image("a.qcow2").await;
-    let remarks = doctor(&house, 78).await;
+    let fixture = Fixture::builder().start().await;
+    let image = fixture.image("a.qcow2").await;
+    let remarks = doctor(&fixture, 78).await;
     for (check, state) in [
         ("service", json!(["ok"])),
         ("version", json!(["ok"])),
@@ -150,8 +150,8 @@ async fn without_a_service_manager_doctor_warns() {
     assert!(on(&remarks, "store")[0]["message"].as_str().unwrap().contains("no systemd"));
 
     // What has no machine is no fault, but not forgotten; and anybody may look.
-    vmlockctl(&house, &["lock", "--name", "backup", str(&image)]).await.ok();
-    let ran = house.run_as(NOBODY, "vmlockctl", &["--system", "doctor"]).await;
+    vmlockctl(&fixture, &["lock", "--name", "backup", str(&image)]).await.ok();
+    let ran = fixture.run_as(NOBODY, "vmlockctl", &["--system", "doctor"]).await;
     assert_eq!((ran.status.code(), ran.stderr.as_str()), (Some(78), ""));
     let about = |line: &&str| line.starts_with("note") && line.contains("VM \"backup\"");
     let line = ran.stdout.lines().find(about).unwrap();
@@ -170,15 +170,15 @@ fn damage(state: &Path, words: [&str; 2]) {
 
 #[tokio::test]
 async fn what_nothing_is_known_of_is_a_danger_until_it_is_unlocked() {
-    let house = House::builder().start().await;
-    let image = house.image("a.qcow2").await;
-    let machine = Machine::open(&house.connection().await, "web1").await;
+    let fixture = Fixture::builder().start().await;
+    let image = fixture.image("a.qcow2").await;
+    let machine = TestVm::open(&fixture.connection().await, "web1").await;
     machine.acquire(&[exclusive(&image)]).await.unwrap();
-    house.daemon().kill9().await;
-    damage(&house.launch().runtime_dir.join("state"), ["\"owner\":{", "web1"]);
-    house.daemon().start_again().await;
+    fixture.daemon().kill9().await;
+    damage(&fixture.launch().runtime_dir.join("state"), ["\"owner\":{", "web1"]);
+    fixture.daemon().start_again().await;
 
-    let remarks = doctor(&house, 1).await;
+    let remarks = doctor(&fixture, 1).await;
     let [remark] = on(&remarks, "owner")[..] else { panic!("{remarks:#}") };
     assert_eq!(
         (&remark["state"], &remark["about"]["name"]),
@@ -186,15 +186,15 @@ async fn what_nothing_is_known_of_is_a_danger_until_it_is_unlocked() {
     );
     let advice = remark["advice"].as_str().unwrap();
     let word = advice.split_once("'vmlockctl unlock ").unwrap().1.trim_end_matches('\'');
-    vmlockctl(&house, &["unlock", word]).await.ok();
-    doctor(&house, 78).await;
+    vmlockctl(&fixture, &["unlock", word]).await.ok();
+    doctor(&fixture, 78).await;
 }
 
 #[tokio::test]
 async fn doctor_says_that_nobody_is_there() {
-    let house = House::builder().without_daemon().start().await;
+    let fixture = Fixture::builder().without_daemon().start().await;
     for (scope, said) in [("--system", "vmlockd is not running"), ("--session", "cannot connect")] {
-        let ran = vmlockctl(&house, &[scope, "doctor"]).await;
+        let ran = vmlockctl(&fixture, &[scope, "doctor"]).await;
         assert_eq!(ran.status.code(), Some(69), "{ran:#?}");
         assert!(
             ran.stdout.starts_with("DANGER   service  ") && ran.stdout.contains(said),

@@ -8,9 +8,9 @@ use zbus::names::{BusName, OwnedUniqueName, UniqueName};
 use zbus::{Connection, ObjectPath, OwnedVariant, Variant};
 
 use super::Tool;
-use crate::house::House;
-use crate::house::user::NOBODY;
-use crate::machine::{Machine, exclusive};
+use crate::dbus_client::{TestVm, exclusive};
+use crate::fixture::Fixture;
+use crate::fixture::user::NOBODY;
 
 const MANAGER: &str = "org.vmlockd1.Manager";
 const OBJECTS: &str = "org.freedesktop.DBus.ObjectManager";
@@ -73,33 +73,33 @@ async fn events(tool: &mut Tool, count: usize) -> Vec<String> {
 
 #[tokio::test]
 async fn monitor_prints_nothing_that_another_user_sends() {
-    let house = House::builder().start().await;
-    let (bus, forger) = (house.connection().await, house.connection_as(NOBODY).await);
-    let image = house.raw_of(0, "a.img");
-    let mut command = house.command("sh");
-    let program = crate::house::program("vmlockctl");
+    let fixture = Fixture::builder().start().await;
+    let (bus, forger) = (fixture.connection().await, fixture.connection_as(NOBODY).await);
+    let image = fixture.raw_of(0, "a.img");
+    let mut command = fixture.command("sh");
+    let program = crate::fixture::program("vmlockctl");
     let program = program.to_str().unwrap();
     command.args(["-c", "exec \"$@\" 2>&1", "sh", program, "--json", "monitor"]);
-    let mut monitor = Tool::start(&house, command);
+    let mut monitor = Tool::start(&fixture, command);
     assert!(monitor.line().await.contains("listening"));
     let victim = name_of(&bus, monitor.process.pid()).await;
     let forged = "/org/vmlockd1/owner/_4dea22b3_1d52_d8f3_2516_782e98ab3fa0";
 
     forge(&forger, &victim, forged).await;
-    let web1 = Machine::open(&bus, "web1").await;
+    let web1 = TestVm::open(&bus, "web1").await;
     web1.acquire(&[exclusive(&image)]).await.unwrap();
     assert_eq!(events(&mut monitor, 2).await, ["OwnerOpened", "LockAcquired"]);
 
     // The service that comes next has another unique name, and its signals are heard.
-    house.daemon().terminate().await;
+    fixture.daemon().terminate().await;
     assert!(monitor.line().await.contains("is not running on the system bus; waiting for it"));
     assert_eq!(events(&mut monitor, 1).await, ["ServiceLeft"]);
     forge(&forger, &victim, forged).await;
-    house.daemon().start_again().await;
+    fixture.daemon().start_again().await;
     assert!(monitor.line().await.contains("is running on the system bus again"));
     assert_eq!(events(&mut monitor, 1).await, ["ServiceCame"]);
     forge(&forger, &victim, forged).await;
-    let web2 = Machine::open(&bus, "web2").await;
+    let web2 = TestVm::open(&bus, "web2").await;
     let opened = loop {
         let event: Value = serde_json::from_str(&monitor.line().await).unwrap();
         match event["event"].as_str().unwrap() {

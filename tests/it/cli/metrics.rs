@@ -6,12 +6,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use serde_json::{Value, json};
 
 use super::{fails, str, vmlockctl};
-use crate::house::House;
-use crate::machine::{Machine, exclusive};
+use crate::dbus_client::{TestVm, exclusive};
+use crate::fixture::Fixture;
 
 /// Has Prometheus's own reader of a format read a file: by the names of metrics, what they are and
 /// their samples.
-async fn read(house: &House, module: &str, path: &str) -> Value {
+async fn read(fixture: &Fixture, module: &str, path: &str) -> Value {
     let script = format!(
         "import json, sys\n\
          from {module} import text_string_to_metric_families as read\n\
@@ -22,24 +22,24 @@ async fn read(house: &House, module: &str, path: &str) -> Value {
          print(json.dumps(told))\n"
     );
     // The distribution's, whose package has the module.
-    let said = house.run("/usr/bin/python3", &["-c", &script, path]).await.ok();
+    let said = fixture.run("/usr/bin/python3", &["-c", &script, path]).await.ok();
     serde_json::from_str(&said).unwrap()
 }
 
 #[tokio::test]
 async fn prometheus_reads_what_happened() {
-    let house = House::builder().start().await;
-    let (image, bus) = (house.raw_of(0, "a"), house.connection().await);
-    let web1 = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().start().await;
+    let (image, bus) = (fixture.raw_of(0, "a"), fixture.connection().await);
+    let web1 = TestVm::open(&bus, "web1").await;
     web1.acquire(&[exclusive(&image)]).await.unwrap();
-    let path = house.dir().join("vmlockd.prom");
+    let path = fixture.dir().join("vmlockd.prom");
     let path = str(&path);
     fs::write(path, "what was there before").unwrap();
-    let said = vmlockctl(&house, &["metrics", "--output", path]).await.ok();
+    let said = vmlockctl(&fixture, &["metrics", "--output", path]).await.ok();
     assert_eq!(said, "");
     assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o7777, 0o644);
 
-    let told = read(&house, "prometheus_client.openmetrics.parser", path).await;
+    let told = read(&fixture, "prometheus_client.openmetrics.parser", path).await;
     let version = json!({ "version": env!("CARGO_PKG_VERSION") });
     let samples = |name: &str| &told[format!("vmlockd_{name}")][3];
     assert_eq!(samples("build_info"), &json!([["vmlockd_build_info", version, 1.0]]));
@@ -61,7 +61,7 @@ async fn prometheus_reads_what_happened() {
     }
 
     // So does who knows the older format only, as node exporters do.
-    let older = read(&house, "prometheus_client.parser", path).await;
+    let older = read(&fixture, "prometheus_client.parser", path).await;
     assert_eq!(older["vmlockd_grant_seconds"][0], "histogram");
     let total = |told: &Value| {
         let all = told.as_object().unwrap().values();
@@ -71,23 +71,23 @@ async fn prometheus_reads_what_happened() {
     assert!(total(&older), "{older:#}");
 
     // Nothing is left beside it, and nothing is written where it can't be.
-    let beside = fs::read_dir(house.dir()).unwrap();
+    let beside = fs::read_dir(fixture.dir()).unwrap();
     let names = beside.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert_eq!(names.filter(|name| name.contains("prom")).collect::<Vec<_>>(), ["vmlockd.prom"]);
-    let nowhere = house.dir().join("nowhere/vmlockd.prom");
-    let said = fails(&house, 1, &["metrics", "--output", str(&nowhere)]).await;
+    let nowhere = fixture.dir().join("nowhere/vmlockd.prom");
+    let said = fails(&fixture, 1, &["metrics", "--output", str(&nowhere)]).await;
     assert!(said.contains(str(&nowhere)) && said.contains("No such file"), "{said}");
 }
 
 #[tokio::test]
 async fn metrics_are_printed_as_text_and_as_json() {
-    let house = House::builder().start().await;
-    let text = vmlockctl(&house, &["metrics"]).await.ok();
+    let fixture = Fixture::builder().start().await;
+    let text = vmlockctl(&fixture, &["metrics"]).await.ok();
     assert!(text.starts_with("# TYPE vmlockd_build_info gauge\n"), "{text}");
     assert!(text.ends_with("\n# EOF\n"), "{text}");
-    let printed = vmlockctl(&house, &["metrics", "--output", "-"]).await.ok();
+    let printed = vmlockctl(&fixture, &["metrics", "--output", "-"]).await.ok();
     assert!(printed.ends_with("\n# EOF\n"), "{printed}");
-    let told = super::json(&house, &["metrics"]).await;
+    let told = super::json(&fixture, &["metrics"]).await;
     assert_eq!(told["locks-granted"], 0);
     assert_eq!(told["wait-count"], 0);
     // Larger numbers are rounded where all numbers are floating-point numbers.

@@ -4,16 +4,16 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::{Tool, str};
-use crate::house::House;
-use crate::machine::{Machine, exclusive, lock, shared};
+use crate::dbus_client::{TestVm, exclusive, lock, shared};
+use crate::fixture::Fixture;
 use crate::methods::none;
 
 /// Starts it; it listens when this returns.
-async fn monitor(house: &House) -> Tool {
-    let mut command = house.command("sh");
-    let program = crate::house::program("vmlockctl");
+async fn monitor(fixture: &Fixture) -> Tool {
+    let mut command = fixture.command("sh");
+    let program = crate::fixture::program("vmlockctl");
     command.args(["-c", "exec \"$@\" 2>&1", "sh", str(&program), "--json", "monitor"]);
-    let mut tool = Tool::start(house, command);
+    let mut tool = Tool::start(fixture, command);
     assert!(tool.line().await.contains("listening"));
     tool
 }
@@ -31,11 +31,11 @@ async fn next(tool: &mut Tool) -> Value {
 
 #[tokio::test]
 async fn each_event_is_an_object_with_all_that_is_known() {
-    let house = House::builder().start().await;
-    let (image, bus) = (house.raw_of(0, "a\nb"), house.connection().await);
-    let mut monitor = monitor(&house).await;
+    let fixture = Fixture::builder().start().await;
+    let (image, bus) = (fixture.raw_of(0, "a\nb"), fixture.connection().await);
+    let mut monitor = monitor(&fixture).await;
 
-    let web1 = Machine::open(&bus, "web1").await;
+    let web1 = TestVm::open(&bus, "web1").await;
     let uuid = web1.owner.uuid().await.unwrap();
     // What is told of an event, with its owner.
     let told = |event: &str, more: Value| {
@@ -55,7 +55,7 @@ async fn each_event_is_an_object_with_all_that_is_known() {
     let acquired = told("LockAcquired", on(json!({ "mode": "exclusive" })));
     assert_eq!(next(&mut monitor).await, acquired);
 
-    let web2 = Machine::open(&bus, "web2").await;
+    let web2 = TestVm::open(&bus, "web2").await;
     assert_eq!(next(&mut monitor).await["name"], "web2");
     web2.acquire(&[shared(&image)]).await.unwrap_err();
     let contended = json!({
@@ -75,10 +75,10 @@ async fn each_event_is_an_object_with_all_that_is_known() {
     assert_eq!(next(&mut monitor).await, released);
     assert_eq!(next(&mut monitor).await, ended);
 
-    house.daemon().terminate().await;
+    fixture.daemon().terminate().await;
     assert!(monitor.line().await.contains("is not running on the system bus; waiting for it"));
     assert_eq!(next(&mut monitor).await, json!({ "event": "ServiceLeft" }));
-    house.daemon().start_again().await;
+    fixture.daemon().start_again().await;
     assert!(monitor.line().await.contains("is running on the system bus again"));
     assert_eq!(next(&mut monitor).await, json!({ "event": "ServiceCame" }));
     monitor.signal(Signal::SIGINT);
@@ -87,8 +87,8 @@ async fn each_event_is_an_object_with_all_that_is_known() {
 
 #[tokio::test]
 async fn monitor_ends_when_nobody_reads_any_more() {
-    let house = House::builder().start().await;
-    let mut monitor = monitor(&house).await;
+    let fixture = Fixture::builder().start().await;
+    let mut monitor = monitor(&fixture).await;
     // Nothing happens that it could print.
     monitor.output = None;
     assert_eq!(monitor.ended().await.code(), Some(0));
@@ -96,9 +96,9 @@ async fn monitor_ends_when_nobody_reads_any_more() {
 
 #[tokio::test]
 async fn monitor_ends_with_the_bus() {
-    let house = House::builder().start().await;
-    let mut monitor = monitor(&house).await;
-    house.bus().stop();
+    let fixture = Fixture::builder().start().await;
+    let mut monitor = monitor(&fixture).await;
+    fixture.bus().stop();
     // It may have been asking who is there just then.
     while !monitor.line().await.contains("the connection to the system bus is lost") {}
     assert_eq!(monitor.ended().await.code(), Some(69));

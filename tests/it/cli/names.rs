@@ -5,44 +5,44 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{str, vmlockctl};
-use crate::house::user::{NOBODY, ROOT};
-use crate::house::{Answer, Call, House, Ran, polkit};
-use crate::machine::{Machine, exclusive};
-use crate::untouched::assert_free;
+use crate::dbus_client::{TestVm, exclusive};
+use crate::fixture::user::{NOBODY, ROOT};
+use crate::fixture::{Answer, Call, CommandOutput, Fixture, polkit};
+use crate::refused_requests::assert_free;
 
 /// A fixture in which polkit permits everything but disks by name.
-pub(super) async fn house() -> House {
-    let house = House::builder().polkit(polkit::Choice::Mock).start().await;
-    house.polkit().mock().decide(|call: &Call| match call.action.as_str() {
+pub(super) async fn fixture() -> Fixture {
+    let fixture = Fixture::builder().polkit(polkit::Choice::Mock).start().await;
+    fixture.polkit().mock().decide(|call: &Call| match call.action.as_str() {
         "org.vmlockd1.acquire-by-name" => Answer::Deny,
         _ => Answer::Allow,
     });
-    house
+    fixture
 }
 
-async fn ctl(house: &House, uid: u32, line: &[&str]) -> Ran {
-    house.run_as(uid, "vmlockctl", &[&["--system"], line].concat()).await
+async fn ctl(fixture: &Fixture, uid: u32, line: &[&str]) -> CommandOutput {
+    fixture.run_as(uid, "vmlockctl", &[&["--system"], line].concat()).await
 }
 
 /// Makes a folder with a disk of this user's, and locks that.
-async fn locked(house: &House, uid: u32, name: &str) -> PathBuf {
-    let folder = house.dir().join(format!("{name}-{uid}"));
+async fn locked(fixture: &Fixture, uid: u32, name: &str) -> PathBuf {
+    let folder = fixture.dir().join(format!("{name}-{uid}"));
     fs::create_dir(&folder).unwrap();
     let disk = folder.join("disk");
-    fs::rename(house.raw_of(uid, &format!("{name}-{uid}.raw")), &disk).unwrap();
-    ctl(house, uid, &["lock", "--name", name, str(&disk)]).await.ok();
+    fs::rename(fixture.raw_of(uid, &format!("{name}-{uid}.raw")), &disk).unwrap();
+    ctl(fixture, uid, &["lock", "--name", name, str(&disk)]).await.ok();
     disk
 }
 
 /// Does to a disk what its name says, and returns where it is then, if anywhere.
-fn act(house: &House, uid: u32, what: &str, disk: &Path) -> Option<PathBuf> {
+fn act(fixture: &Fixture, uid: u32, what: &str, disk: &Path) -> Option<PathBuf> {
     let beside = disk.with_extension("old");
     match what {
         "deleted" => fs::remove_file(disk).unwrap(),
         "moved" => fs::rename(disk, &beside).unwrap(),
         "replaced" => {
             fs::rename(disk, &beside).unwrap();
-            fs::rename(house.raw_of(uid, &format!("new-{uid}.raw")), disk).unwrap();
+            fs::rename(fixture.raw_of(uid, &format!("new-{uid}.raw")), disk).unwrap();
         }
         _ => {
             let folder = disk.parent().unwrap().with_extension("old");
@@ -55,49 +55,49 @@ fn act(house: &House, uid: u32, what: &str, disk: &Path) -> Option<PathBuf> {
 
 #[tokio::test]
 async fn what_is_listed_is_found_by_its_name_whatever_became_of_the_file() {
-    let house = house().await;
+    let fixture = fixture().await;
     for uid in [ROOT, NOBODY] {
         for what in ["deleted", "moved", "replaced", "folder"] {
-            let disk = locked(&house, uid, what).await;
-            let there = act(&house, uid, what, &disk);
+            let disk = locked(&fixture, uid, what).await;
+            let there = act(&fixture, uid, what, &disk);
             let path = str(&disk);
-            let listed = ctl(&house, uid, &["list"]).await.ok();
+            let listed = ctl(&fixture, uid, &["list"]).await.ok();
             let word = if what == "replaced" { "replaced" } else { "deleted" };
             let row = listed.lines().find(|line| line.contains(path)).unwrap();
             assert!(row.contains(&format!("  {word}  ")), "{row}");
-            let who = ctl(&house, uid, &["who", path]).await.ok();
+            let who = ctl(&fixture, uid, &["who", path]).await.ok();
             assert!(who.contains(&format!("VM \"{what}\"")) && who.contains(word), "{who}");
             // By where it is now, it is found as any disk.
             if let Some(there) = there {
-                let who = ctl(&house, uid, &["who", str(&there)]).await.ok();
+                let who = ctl(&fixture, uid, &["who", str(&there)]).await.ok();
                 assert!(who.contains(&format!(", through {path} ({word})")), "{who}");
             }
-            let shown = ctl(&house, uid, &["show", path]).await.ok();
+            let shown = ctl(&fixture, uid, &["show", path]).await.ok();
             assert!(shown.contains(word) && shown.contains(path), "{shown}");
-            ctl(&house, uid, &["unlock", path]).await.ok();
-            let who = ctl(&house, uid, &["who", path]).await;
+            ctl(&fixture, uid, &["unlock", path]).await.ok();
+            let who = ctl(&fixture, uid, &["who", path]).await;
             assert!(!who.status.success() && who.stdout.is_empty(), "{who:?}");
-            let disk = locked(&house, uid, &format!("{what}-again")).await;
-            act(&house, uid, if what == "replaced" { "moved" } else { what }, &disk);
-            ctl(&house, uid, &["release", str(&disk)]).await.ok();
+            let disk = locked(&fixture, uid, &format!("{what}-again")).await;
+            act(&fixture, uid, if what == "replaced" { "moved" } else { what }, &disk);
+            ctl(&fixture, uid, &["release", str(&disk)]).await.ok();
         }
     }
-    assert_eq!(vmlockctl(&house, &["--json", "list"]).await.ok().trim(), "[]");
+    assert_eq!(vmlockctl(&fixture, &["--json", "list"]).await.ok().trim(), "[]");
 }
 
 #[tokio::test]
 async fn a_path_with_two_locks_releases_neither_and_doctor_tells_of_both() {
-    let house = house().await;
-    let bus = house.connection().await;
-    let disk = house.raw_of(0, "disk");
+    let fixture = fixture().await;
+    let bus = fixture.connection().await;
+    let disk = fixture.raw_of(0, "disk");
     let path = str(&disk);
-    let old = Machine::open(&bus, "old").await;
+    let old = TestVm::open(&bus, "old").await;
     old.acquire(&[exclusive(&disk)]).await.unwrap();
-    fs::rename(house.raw_of(0, "raw"), &disk).unwrap();
-    let new = Machine::open(&bus, "new").await;
+    fs::rename(fixture.raw_of(0, "raw"), &disk).unwrap();
+    let new = TestVm::open(&bus, "new").await;
     new.acquire(&[exclusive(&disk)]).await.unwrap();
 
-    let who = vmlockctl(&house, &["who", path]).await.ok();
+    let who = vmlockctl(&fixture, &["who", path]).await.ok();
     let lines: Vec<&str> = who.lines().collect();
     let [first, second] = lines[..] else { panic!("{who}") };
     assert!(
@@ -110,42 +110,42 @@ async fn a_path_with_two_locks_releases_neither_and_doctor_tells_of_both() {
     );
     assert!(second.starts_with(&begins), "{who}");
     for line in [&["release", path][..], &["release", "--force", path], &["unlock", path]] {
-        let ran = vmlockctl(&house, line).await;
+        let ran = vmlockctl(&fixture, line).await;
         assert_eq!(ran.status.code(), Some(64), "{line:?}: {ran:?}");
         let words = "locks 2 (VM \"new\"), 1 (VM \"old\", replaced)";
         let said = ran.stderr;
         assert!(said.contains(words) && said.contains("give the number of one"), "{said}");
     }
-    let ran = vmlockctl(&house, &["doctor"]).await;
+    let ran = vmlockctl(&fixture, &["doctor"]).await;
     let about = |line: &&str| line.contains(path);
     let lines: Vec<&str> = ran.stdout.lines().filter(about).collect();
     let [line] = lines[..] else { panic!("{}", ran.stdout) };
     assert!(line.starts_with("warning") && line.contains("lock 1 on"), "{line}");
     assert!(line.contains("replaced") && line.contains("VM \"old\""), "{line}");
     assert_eq!((old.locks().await.len(), new.locks().await.len()), (1, 1));
-    vmlockctl(&house, &["release", "1"]).await.ok();
+    vmlockctl(&fixture, &["release", "1"]).await.ok();
     assert!(old.locks().await.is_empty());
-    vmlockctl(&house, &["release", path]).await.ok();
+    vmlockctl(&fixture, &["release", path]).await.ok();
     assert_free(&disk);
 }
 
 #[tokio::test]
 async fn a_disk_that_was_shown_without_a_name_is_found_as_it_is_listed() {
-    let house = house().await;
-    let bus = house.connection().await;
-    let disk = house.raw_of(0, "disk");
+    let fixture = fixture().await;
+    let bus = fixture.connection().await;
+    let disk = fixture.raw_of(0, "disk");
     let file = fs::File::options().read(true).write(true).open(&disk).unwrap();
-    let link = house.dir().join("link");
+    let link = fixture.dir().join("link");
     fs::hard_link(&disk, &link).unwrap();
     // Its name is gone, so that it is known by its inode alone.
     fs::remove_file(&disk).unwrap();
-    let web1 = Machine::open(&bus, "web1").await;
+    let web1 = TestVm::open(&bus, "web1").await;
     web1.acquire_files(&[(&file, "exclusive")]).await.unwrap();
-    let locks = super::json(&house, &["list"]).await;
+    let locks = super::json(&fixture, &["list"]).await;
     let name = locks[0]["resource"].as_str().unwrap();
     assert!(name.starts_with("fd:inode:"), "{name}");
     for line in [["who", name], ["show", name], ["release", name]] {
-        vmlockctl(&house, &line).await.ok();
+        vmlockctl(&fixture, &line).await.ok();
     }
     assert!(web1.locks().await.is_empty());
 }

@@ -6,9 +6,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use super::{Tool, fails, str, vmlockctl};
-use crate::house::user::NOBODY;
-use crate::house::{Answer, Daemon, House, Kind, Launch, Mounted, Rival, polkit, program};
-use crate::machine::{Machine, exclusive};
+use crate::dbus_client::{TestVm, exclusive};
+use crate::fixture::user::NOBODY;
+use crate::fixture::{
+    Answer, Daemon, Fixture, ForeignHolder, Launch, LockType, TestMount, polkit, program,
+};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -25,66 +27,66 @@ impl Ancestor {
 
 #[tokio::test]
 async fn the_service_is_replaced_and_locks_stay() {
-    let house = House::builder().start().await;
-    let image = house.image("a.qcow2").await;
-    let machine = Machine::open(&house.connection().await, "web1").await;
+    let fixture = Fixture::builder().start().await;
+    let image = fixture.image("a.qcow2").await;
+    let machine = TestVm::open(&fixture.connection().await, "web1").await;
     machine.acquire(&[exclusive(&image)]).await.unwrap();
-    let before = super::json(&house, &["list"]).await;
-    let pid = house.daemon().pid();
-    let said = vmlockctl(&house, &["reexec"]).await.ok();
+    let before = super::json(&fixture, &["list"]).await;
+    let pid = fixture.daemon().pid();
+    let said = vmlockctl(&fixture, &["reexec"]).await.ok();
     let line = format!("vmlockd {VERSION} was replaced by vmlockd {VERSION}, in process {pid}\n");
     assert_eq!(said, line);
-    Rival::try_once(&image, Kind::Ofd, true).unwrap_err();
-    let told = super::json(&house, &["reexec"]).await;
+    ForeignHolder::try_once(&image, LockType::Ofd, true).unwrap_err();
+    let told = super::json(&fixture, &["reexec"]).await;
     assert_eq!(
         (&told["before"], &told["after"], &told["pid"]),
         (&VERSION.into(), &VERSION.into(), &pid.into())
     );
-    let after = super::json(&house, &["list"]).await;
+    let after = super::json(&fixture, &["list"]).await;
     assert_eq!(after[0]["generation"], before[0]["generation"]);
-    Rival::try_once(&image, Kind::Ofd, true).unwrap_err();
+    ForeignHolder::try_once(&image, LockType::Ofd, true).unwrap_err();
 }
 
 /// Starts the service from a copy of the program, which a test may replace; returns it and the copy.
-pub(super) async fn start_copy(house: &House) -> (Tool, PathBuf) {
-    let installed = house.dir().join("vmlockd");
+pub(super) async fn start_copy(fixture: &Fixture) -> (Tool, PathBuf) {
+    let installed = fixture.dir().join("vmlockd");
     fs::copy(program("vmlockd"), &installed).unwrap();
-    let mut watch = house.bus().watch().await;
-    let mut command = house.command(str(&installed));
-    command.args(house.launch().words());
-    let service = Tool::start(house, command);
+    let mut watch = fixture.bus().watch().await;
+    let mut command = fixture.command(str(&installed));
+    command.args(fixture.launch().words());
+    let service = Tool::start(fixture, command);
     watch.owned_by(service.process.pid()).await;
     (service, installed)
 }
 
 #[tokio::test]
 async fn what_the_installed_program_objects_to_is_said() {
-    let house = House::builder().without_daemon().start().await;
-    let (service, installed) = start_copy(&house).await;
+    let fixture = Fixture::builder().without_daemon().start().await;
+    let (service, installed) = start_copy(&fixture).await;
 
-    let new = house.dir().join("new");
+    let new = fixture.dir().join("new");
     fs::write(&new, "#!/bin/sh\necho 'not on a Monday' >&2\nexit 1\n").unwrap();
     fs::set_permissions(&new, Permissions::from_mode(0o755)).unwrap();
     fs::rename(&new, &installed).unwrap();
-    let said = fails(&house, 1, &["reexec"]).await;
+    let said = fails(&fixture, 1, &["reexec"]).await;
     assert!(said.contains("cannot take over: not on a Monday"), "{said}");
     // It goes on.
-    vmlockctl(&house, &["list"]).await.ok();
+    vmlockctl(&fixture, &["list"]).await.ok();
     assert!(service.process.lives());
 }
 
 #[tokio::test]
 async fn a_replacement_that_fails_is_reported() {
-    let house = House::builder().without_daemon().start().await;
-    let run = house.dir().join("small");
-    let _mounted = Mounted::small(&run);
+    let fixture = Fixture::builder().without_daemon().start().await;
+    let run = fixture.dir().join("small");
+    let _mounted = TestMount::small(&run);
     fs::set_permissions(&run, Permissions::from_mode(0o700)).unwrap();
-    let launch = Launch { runtime_dir: run.clone(), ..house.launch() };
-    let daemon = Daemon::start(house.bus(), launch).await;
+    let launch = Launch { runtime_dir: run.clone(), ..fixture.launch() };
+    let daemon = Daemon::start(fixture.bus(), launch).await;
     // The new program would get the state in a file, for which there is no room.
     let mut filler = File::create(run.join("filler")).unwrap();
     while filler.write_all(&[0; 4096]).is_ok() {}
-    let said = fails(&house, 1, &["reexec"]).await;
+    let said = fails(&fixture, 1, &["reexec"]).await;
     let line =
         format!("vmlockd {VERSION} was not replaced and still runs as process {}", daemon.pid());
     assert!(said.contains(&line), "{said}");
@@ -93,16 +95,16 @@ async fn a_replacement_that_fails_is_reported() {
 
 #[tokio::test]
 async fn where_the_bus_does_not_help_the_process_is_told() {
-    let house = House::builder().start().await;
-    let run = house.launch().runtime_dir;
-    house.bus().stop();
-    let said = fails(&house, 69, &["reexec", "--runtime-dir", str(&run)]).await;
+    let fixture = Fixture::builder().start().await;
+    let run = fixture.launch().runtime_dir;
+    fixture.bus().stop();
+    let said = fails(&fixture, 69, &["reexec", "--runtime-dir", str(&run)]).await;
     assert!(said.contains("cannot connect to the system bus"), "{said}");
-    assert!(said.contains(&format!("'kill -USR1 {}'", house.daemon().pid())), "{said}");
+    assert!(said.contains(&format!("'kill -USR1 {}'", fixture.daemon().pid())), "{said}");
 
-    let house = House::builder().without_daemon().start().await;
-    let run = house.launch().runtime_dir;
-    let said = fails(&house, 69, &["reexec", "--runtime-dir", str(&run)]).await;
+    let fixture = Fixture::builder().without_daemon().start().await;
+    let run = fixture.launch().runtime_dir;
+    let said = fails(&fixture, 69, &["reexec", "--runtime-dir", str(&run)]).await;
     assert!(
         said.contains("vmlockd is not running") && said.contains("no service runs in "),
         "{said}"
@@ -111,19 +113,19 @@ async fn where_the_bus_does_not_help_the_process_is_told() {
 
 #[tokio::test]
 async fn a_service_that_is_too_old_for_it_is_told() {
-    let house = House::builder().without_daemon().start().await;
-    let connection = house.connection().await;
+    let fixture = Fixture::builder().without_daemon().start().await;
+    let connection = fixture.connection().await;
     connection.object_server().at("/org/vmlockd1", Ancestor("0.0.1")).await.unwrap();
     connection.request_name("org.vmlockd1").await.unwrap();
-    let run = house.launch().runtime_dir;
-    let said = fails(&house, 1, &["reexec", "--runtime-dir", str(&run)]).await;
+    let run = fixture.launch().runtime_dir;
+    let said = fails(&fixture, 1, &["reexec", "--runtime-dir", str(&run)]).await;
     assert!(said.contains("Reexecute") && said.contains("no service runs in "), "{said}");
 }
 
 #[tokio::test]
 async fn not_everybody_replaces_the_service() {
-    let house = House::builder().polkit(polkit::Choice::Mock).start().await;
-    house.polkit().mock().answer(Answer::Deny);
-    let ran = house.run_as(NOBODY, "vmlockctl", &["--system", "reexec"]).await;
+    let fixture = Fixture::builder().polkit(polkit::Choice::Mock).start().await;
+    fixture.polkit().mock().answer(Answer::Deny);
+    let ran = fixture.run_as(NOBODY, "vmlockctl", &["--system", "reexec"]).await;
     assert_eq!(ran.status.code(), Some(77), "{ran:#?}");
 }

@@ -4,47 +4,47 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
-use super::names::house;
+use super::names::fixture;
 use super::{fails, json, str, vmlockctl};
-use crate::house::user::NOBODY;
-use crate::house::{Answer, House, polkit};
-use crate::machine::{Machine, exclusive, shared};
+use crate::dbus_client::{TestVm, exclusive, shared};
+use crate::fixture::user::NOBODY;
+use crate::fixture::{Answer, Fixture, polkit};
 use crate::methods::none;
-use crate::untouched::assert_free;
+use crate::refused_requests::assert_free;
 
 #[tokio::test]
 async fn root_unlocks_by_force_what_another_user_has_locked() {
-    let house = house().await;
-    let disk = house.raw_of(NOBODY, "a");
+    let fixture = fixture().await;
+    let disk = fixture.raw_of(NOBODY, "a");
     let line = ["--system", "lock", "--name", "dl", str(&disk)];
     for target in ["dl", "1", str(&disk)] {
-        house.run_as(NOBODY, "vmlockctl", &line).await.ok();
-        let number = json(&house, &["list"]).await[0]["generation"].to_string();
+        fixture.run_as(NOBODY, "vmlockctl", &line).await.ok();
+        let number = json(&fixture, &["list"]).await[0]["generation"].to_string();
         let target = if target == "1" { number.as_str() } else { target };
-        let said = fails(&house, 77, &["unlock", target]).await;
+        let said = fails(&fixture, 77, &["unlock", target]).await;
         let words = format!("belongs to user nobody; 'vmlockctl unlock --force {target}' unlocks");
         assert!(said.contains("VM \"dl\" (") && said.contains(&words), "{said}");
-        let said = fails(&house, 77, &["release", target]).await;
+        let said = fails(&fixture, 77, &["release", target]).await;
         let words = format!("'vmlockctl unlock --force {number}' unlocks it");
         assert!(said.contains(&words) && !said.contains("is alive"), "{said}");
-        vmlockctl(&house, &["unlock", "--force", target]).await.ok();
+        vmlockctl(&fixture, &["unlock", "--force", target]).await.ok();
         assert_free(&disk);
-        assert_eq!(json(&house, &["owners"]).await, serde_json::json!([]));
+        assert_eq!(json(&fixture, &["owners"]).await, serde_json::json!([]));
     }
     // An owner that 'release' leaves without locks is reported, and can be ended.
-    house.run_as(NOBODY, "vmlockctl", &line).await.ok();
-    vmlockctl(&house, &["release", "--force", "dl"]).await.ok();
-    let told = vmlockctl(&house, &["doctor"]).await.stdout;
+    fixture.run_as(NOBODY, "vmlockctl", &line).await.ok();
+    vmlockctl(&fixture, &["release", "--force", "dl"]).await.ok();
+    let told = vmlockctl(&fixture, &["doctor"]).await.stdout;
     assert!(told.contains("is left over and holds no locks; end it with"), "{told}");
-    vmlockctl(&house, &["unlock", "dl"]).await.ok();
+    vmlockctl(&fixture, &["unlock", "dl"]).await.ok();
 }
 
 #[tokio::test]
 async fn a_file_that_the_user_may_not_write_is_refused_with_this_cause() {
-    let house = house().await;
-    let disk = house.raw_of(0, "m.qcow2");
+    let fixture = fixture().await;
+    let disk = fixture.raw_of(0, "m.qcow2");
     fs::set_permissions(&disk, Permissions::from_mode(0o644)).unwrap();
-    let web1 = Machine::open(&house.connection().await, "web1").await;
+    let web1 = TestVm::open(&fixture.connection().await, "web1").await;
     web1.acquire(&[exclusive(&disk)]).await.unwrap();
     let path = str(&disk);
     for line in [
@@ -52,7 +52,7 @@ async fn a_file_that_the_user_may_not_write_is_refused_with_this_cause() {
         &["--system", "lock", path],
         &["--system", "lock", "--wait=1s", path],
     ] {
-        let ran = house.run_as(NOBODY, "vmlockctl", line).await;
+        let ran = fixture.run_as(NOBODY, "vmlockctl", line).await;
         assert_eq!(ran.status.code(), Some(77), "{ran:?}");
         let begins = format!(
             "vmlockctl: cannot open {path} for writing: Permission denied; disk {path} is locked \
@@ -66,16 +66,16 @@ async fn a_file_that_the_user_may_not_write_is_refused_with_this_cause() {
 
 #[tokio::test]
 async fn a_directory_is_no_disk_for_any_command() {
-    let house = House::builder().polkit(polkit::Choice::Mock).start().await;
-    house.polkit().mock().answer(Answer::Allow);
-    let directory = house.dir().join("img");
+    let fixture = Fixture::builder().polkit(polkit::Choice::Mock).start().await;
+    fixture.polkit().mock().answer(Answer::Allow);
+    let directory = fixture.dir().join("img");
     fs::create_dir(&directory).unwrap();
     for name in ["img", "./img", "img/", str(&directory)] {
         for verb in ["lock", "who", "show"] {
             for uid in [0, NOBODY] {
-                let mut command = house.command_as(uid, "vmlockctl");
-                command.current_dir(house.dir()).args(["--system", verb, name]);
-                let ran = crate::house::run(command).await;
+                let mut command = fixture.command_as(uid, "vmlockctl");
+                command.current_dir(fixture.dir()).args(["--system", verb, name]);
+                let ran = crate::fixture::run(command).await;
                 assert_eq!(ran.status.code(), Some(64), "{verb} {name} by {uid}: {ran:?}");
                 assert!(ran.stderr.contains("is a directory; give the path"), "{ran:?}");
             }
@@ -85,71 +85,71 @@ async fn a_directory_is_no_disk_for_any_command() {
 
 #[tokio::test]
 async fn a_lock_or_a_disk_names_the_owner_that_holds_it() {
-    let house = House::builder().start().await;
-    let [a, b] = ["a", "b"].map(|name| house.raw_of(0, name));
-    let bus = house.connection().await;
-    let web1 = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().start().await;
+    let [a, b] = ["a", "b"].map(|name| fixture.raw_of(0, name));
+    let bus = fixture.connection().await;
+    let web1 = TestVm::open(&bus, "web1").await;
     web1.acquire(&[exclusive(&a), shared(&b)]).await.unwrap();
     for target in ["1", str(&a), "web1"] {
-        let locks = json(&house, &["list", "--owner", target]).await;
+        let locks = json(&fixture, &["list", "--owner", target]).await;
         assert_eq!(locks.as_array().unwrap().len(), 2, "{target}: {locks}");
     }
-    let shown = vmlockctl(&house, &["show", "web1"]).await.ok();
+    let shown = vmlockctl(&fixture, &["show", "web1"]).await.ok();
     for words in ["\nsince: ", &format!(" 1 exclusive {}\n", str(&a))] {
         let compact = shown.replace("  ", " ").replace("  ", " ").replace("  ", " ");
         assert!(compact.contains(words), "no {words} in {shown}");
     }
     for target in [str(&a), str(&b)] {
-        let said = vmlockctl(&house, &["suspend", target]).await.ok();
+        let said = vmlockctl(&fixture, &["suspend", target]).await.ok();
         assert!(said.starts_with("VM \"web1\""), "{said}");
-        let ran = vmlockctl(&house, &["list", "web1"]).await;
+        let ran = vmlockctl(&fixture, &["list", "web1"]).await;
         assert!(ran.stderr.ends_with("is suspended; it remembers 2 locks\n"), "{ran:?}");
-        let told = vmlockctl(&house, &["doctor"]).await.stdout;
+        let told = vmlockctl(&fixture, &["doctor"]).await.stdout;
         assert!(told.contains("1 owner, which is suspended"), "{told}");
-        let said = vmlockctl(&house, &["resume", target]).await.ok();
+        let said = vmlockctl(&fixture, &["resume", target]).await.ok();
         assert!(said.contains("VM \"web1\"") && said.contains("is resumed"), "{said}");
     }
-    let number = json(&house, &["list"]).await[0]["generation"].to_string();
-    vmlockctl(&house, &["suspend", &number]).await.ok();
-    let said = fails(&house, 66, &["suspend", str(&a)]).await;
+    let number = json(&fixture, &["list"]).await[0]["generation"].to_string();
+    vmlockctl(&fixture, &["suspend", &number]).await.ok();
+    let said = fails(&fixture, 66, &["suspend", str(&a)]).await;
     assert!(said.contains("is not locked"), "{said}");
-    vmlockctl(&house, &["resume", "web1"]).await.ok();
+    vmlockctl(&fixture, &["resume", "web1"]).await.ok();
     web1.owner.close(none()).await.unwrap();
-    let said = fails(&house, 66, &["resume", str(&a)]).await;
+    let said = fails(&fixture, 66, &["resume", str(&a)]).await;
     assert!(said.contains("no suspended owner held disk"), "{said}");
 }
 
 #[tokio::test]
 async fn resume_says_that_the_locks_were_handed_over() {
-    let house = House::builder().start().await;
-    let disk = house.raw_of(0, "a");
-    let bus = house.connection().await;
-    let (source, target) =
-        (Machine::open(&bus, "source").await, Machine::open(&bus, "target").await);
+    let fixture = Fixture::builder().start().await;
+    let disk = fixture.raw_of(0, "a");
+    let bus = fixture.connection().await;
+    let (source, target) = (TestVm::open(&bus, "source").await, TestVm::open(&bus, "target").await);
     source.acquire(&[exclusive(&disk)]).await.unwrap();
     let token = source.owner.offer(none()).await.unwrap();
     target.owner.adopt(&token, none()).await.unwrap();
-    let said = fails(&house, 75, &["resume", "source"]).await;
+    let said = fails(&fixture, 75, &["resume", "source"]).await;
     assert!(said.contains("the locks of this owner were handed over"), "{said}");
 }
 
 #[tokio::test]
 async fn show_describes_a_foreign_holder_in_a_sentence() {
-    let house = House::builder().start().await;
-    let disk = house.raw_of(0, "a");
-    let _rival = crate::house::Rival::hold(&disk, crate::house::Kind::Ofd, true).unwrap();
-    let shown = vmlockctl(&house, &["show", str(&disk)]).await.ok();
-    assert_eq!(shown, vmlockctl(&house, &["who", str(&disk)]).await.ok());
+    let fixture = Fixture::builder().start().await;
+    let disk = fixture.raw_of(0, "a");
+    let _rival =
+        crate::fixture::ForeignHolder::hold(&disk, crate::fixture::LockType::Ofd, true).unwrap();
+    let shown = vmlockctl(&fixture, &["show", str(&disk)]).await.ok();
+    assert_eq!(shown, vmlockctl(&fixture, &["who", str(&disk)]).await.ok());
 }
 
 #[tokio::test]
 async fn without_polkit_other_users_are_told_so() {
-    let house = House::builder().start().await;
-    let disk = house.raw_of(NOBODY, "a");
-    let ran = house.run_as(NOBODY, "vmlockctl", &["--system", "lock", str(&disk)]).await;
+    let fixture = Fixture::builder().start().await;
+    let disk = fixture.raw_of(NOBODY, "a");
+    let ran = fixture.run_as(NOBODY, "vmlockctl", &["--system", "lock", str(&disk)]).await;
     assert_eq!(ran.status.code(), Some(77), "{ran:?}");
     let ends = "polkit is not running or not installed; only root can use this service\n";
     assert!(ran.stderr.ends_with(ends), "{ran:?}");
-    let told = vmlockctl(&house, &["doctor"]).await.stdout;
+    let told = vmlockctl(&fixture, &["doctor"]).await.stdout;
     assert!(told.contains("polkit is not running: only root can use vmlockd"), "{told}");
 }

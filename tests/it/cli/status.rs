@@ -3,9 +3,9 @@
 use std::fs;
 
 use super::{fails, json, start_advice, str, vmlockctl};
-use crate::host::{Host, Tree};
-use crate::house::{House, program};
-use crate::machine::{Machine, exclusive, manager};
+use crate::dbus_client::{TestVm, exclusive, manager};
+use crate::fixture::{Fixture, program};
+use crate::nspawn::{Host, Tree};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -28,11 +28,11 @@ fn line<'t>(text: &'t str, name: &str) -> &'t str {
 async fn a_service_that_runs_is_described() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("virtlockd-sock");
-    let house = House::builder().arg("--virtlockd-socket").arg(str(&socket)).start().await;
-    let bus = house.connection().await;
-    let (disk, web1) = (house.raw_of(0, "a"), Machine::open(&bus, "web1").await);
+    let fixture = Fixture::builder().arg("--virtlockd-socket").arg(str(&socket)).start().await;
+    let bus = fixture.connection().await;
+    let (disk, web1) = (fixture.raw_of(0, "a"), TestVm::open(&bus, "web1").await);
     web1.acquire(&[exclusive(&disk)]).await.unwrap();
-    let status = json(&house, &["status"]).await;
+    let status = json(&fixture, &["status"]).await;
     let expected = serde_json::json!({
         "running": true,
         "bus": "system",
@@ -42,7 +42,7 @@ async fn a_service_that_runs_is_described() {
         "replaced-executable": null,
         // By this test.
         "started-by": "other",
-        "pid": house.daemon().pid(),
+        "pid": fixture.daemon().pid(),
         "owners": 1,
         "locks": 1,
         "lost": 0,
@@ -53,7 +53,7 @@ async fn a_service_that_runs_is_described() {
     });
     is_told(&status, &expected);
     assert_eq!(status["worst-finding"]["check"], "store", "{status:#}");
-    let text = vmlockctl(&house, &["status"]).await.ok();
+    let text = vmlockctl(&fixture, &["status"]).await.ok();
     let service = line(&text, "Service");
     assert_eq!(service, format!("vmlockd {VERSION} is running on the system bus"));
     assert_eq!((line(&text, "Locks"), line(&text, "Waiting")), ("1", "0"));
@@ -62,33 +62,33 @@ async fn a_service_that_runs_is_described() {
 
 #[tokio::test]
 async fn a_stopped_service_is_reported_and_not_started() {
-    let house = House::builder().started_by_bus().start().await;
-    let said = fails(&house, 69, &["status"]).await;
+    let fixture = Fixture::builder().started_by_bus().start().await;
+    let said = fails(&fixture, 69, &["status"]).await;
     assert!(said.contains("not running") && said.contains(start_advice()), "{said}");
-    let ran = vmlockctl(&house, &["--json", "status"]).await;
+    let ran = vmlockctl(&fixture, &["--json", "status"]).await;
     assert_eq!(ran.status.code(), Some(69), "{ran:#?}");
     let told: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(told, serde_json::json!({ "running": false, "bus": "system" }));
-    house.bus().watch().await.free().await;
+    fixture.bus().watch().await.free().await;
 
-    manager(&house.connection().await).await.version().await.unwrap();
-    let status = json(&house, &["status"]).await;
+    manager(&fixture.connection().await).await.version().await.unwrap();
+    let status = json(&fixture, &["status"]).await;
     assert_eq!(status["started-by"], "bus", "{status:#}");
     assert_eq!(status["serves-libvirt"], false, "{status:#}");
 }
 
 #[tokio::test]
 async fn a_replaced_executable_is_reported() {
-    let house = House::builder().without_daemon().start().await;
-    let (_service, installed) = super::reexec::start_copy(&house).await;
-    assert!(json(&house, &["status"]).await["replaced-executable"].is_null());
+    let fixture = Fixture::builder().without_daemon().start().await;
+    let (_service, installed) = super::reexec::start_copy(&fixture).await;
+    assert!(json(&fixture, &["status"]).await["replaced-executable"].is_null());
 
-    let new = house.dir().join("new");
+    let new = fixture.dir().join("new");
     fs::copy(program("vmlockd"), &new).unwrap();
     fs::rename(&new, &installed).unwrap();
-    let status = json(&house, &["status"]).await;
+    let status = json(&fixture, &["status"]).await;
     assert_eq!(status["replaced-executable"], str(&installed), "{status:#}");
-    let text = vmlockctl(&house, &["status"]).await.ok();
+    let text = vmlockctl(&fixture, &["status"]).await.ok();
     assert!(text.contains("was replaced; 'vmlockctl reexec' updates the service"), "{text}");
 }
 

@@ -1,12 +1,12 @@
 //! A stopped service that the bus could start.
 
 use super::{fails, start_advice, str, vmlockctl};
-use crate::house::House;
+use crate::fixture::Fixture;
 
 #[tokio::test]
 async fn reading_starts_no_service_and_locking_does() {
-    let house = House::builder().started_by_bus().start().await;
-    let image = house.image("a.qcow2").await;
+    let fixture = Fixture::builder().started_by_bus().start().await;
+    let image = fixture.image("a.qcow2").await;
     let path = str(&image);
     for line in [
         &["list"][..],
@@ -20,13 +20,13 @@ async fn reading_starts_no_service_and_locking_does() {
         &["lockspace", "list"],
         &["metrics"],
     ] {
-        let said = fails(&house, 69, line).await;
+        let said = fails(&fixture, 69, line).await;
         let words = "vmlockd is not running on the system bus; start it with ";
         assert!(said.contains(words) && said.contains(start_advice()), "{line:?}: {said}");
     }
-    let ran = vmlockctl(&house, &["doctor"]).await;
+    let ran = vmlockctl(&fixture, &["doctor"]).await;
     assert_eq!(ran.status.code(), Some(69), "{ran:?}");
     assert!(ran.stdout.starts_with("DANGER   service    vmlockd is not running"), "{ran:?}");
-    vmlockctl(&house, &["lock", "--name", "backup", path]).await.ok();
-    assert!(vmlockctl(&house, &["list"]).await.ok().contains("backup"));
+    vmlockctl(&fixture, &["lock", "--name", "backup", path]).await.ok();
+    assert!(vmlockctl(&fixture, &["list"]).await.ok().contains("backup"));
 }

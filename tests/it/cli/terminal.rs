@@ -4,25 +4,25 @@ use nix::sys::signal::Signal;
 use std::os::unix::process::ExitStatusExt as _;
 
 use super::str;
-use super::wait::Scene;
-use crate::house::{House, Output, Screen, Terminal, program};
-use crate::untouched::assert_free;
+use super::wait::Scenario;
+use crate::fixture::{Fixture, Output, Screen, Terminal, program};
+use crate::refused_requests::assert_free;
 
 /// Starts `vmlockctl` on a terminal; its standard output is not shown.
-fn vmlockctl(house: &House, columns: u16, line: &[&str]) -> Terminal {
-    start(house, columns, Output::Nowhere, &[], line)
+fn vmlockctl(fixture: &Fixture, columns: u16, line: &[&str]) -> Terminal {
+    start(fixture, columns, Output::Nowhere, &[], line)
 }
 
 fn start(
-    house: &House,
+    fixture: &Fixture,
     columns: u16,
     output: Output,
     env: &[(&str, &str)],
     line: &[&str],
 ) -> Terminal {
-    let mut command = house.command("setsid");
+    let mut command = fixture.command("setsid");
     command.env_remove("NO_COLOR").envs(env.iter().copied());
-    let log = house.dir().join("tool.log");
+    let log = fixture.dir().join("tool.log");
     Terminal::start(command, columns, output, &program("vmlockctl"), line, &log)
 }
 
@@ -35,18 +35,18 @@ fn screen(columns: u16, seen: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn one_line_is_kept_up_to_date_and_gone_at_the_end() {
-    let scene = Scene::set().await;
-    let line = ["run", "--wait", "--disk", str(&scene.disk), "--", "sh", "-c", "echo go >&2"];
-    let mut terminal = vmlockctl(&scene.house, 250, &line);
+    let scenario = Scenario::set_up().await;
+    let line = ["run", "--wait", "--disk", str(&scenario.disk), "--", "sh", "-c", "echo go >&2"];
+    let mut terminal = vmlockctl(&scenario.fixture, 250, &line);
     let said = format!(
         "\rwaiting for disk {}: locked exclusively by VM \"web1\" (pid {}, user root) since ",
-        str(&scene.disk),
-        scene.pid
+        str(&scenario.disk),
+        scenario.pid
     );
     terminal.until_seen(&said).await;
     terminal.until_seen(" — 1 s\u{1b}[J").await;
     assert_eq!(screen(250, &terminal.seen).len(), 1);
-    let (_house, disk) = scene.release().await;
+    let (_house, disk) = scenario.release().await;
     assert!(terminal.ended().await.success());
     assert_eq!(screen(250, &terminal.seen), ["go"], "{:?}", terminal.seen);
     assert_free(&disk);
@@ -54,12 +54,12 @@ async fn one_line_is_kept_up_to_date_and_gone_at_the_end() {
 
 #[tokio::test]
 async fn the_holder_is_named_on_a_narrow_terminal_and_ctrl_c_leaves_nothing() {
-    let scene = Scene::set().await;
+    let scenario = Scenario::set_up().await;
     for (columns, line) in [
-        (60, &["run", "--wait", "--disk", str(&scene.disk), "--", "true"][..]),
-        (40, &["lock", "--wait", str(&scene.disk)]),
+        (60, &["run", "--wait", "--disk", str(&scenario.disk), "--", "true"][..]),
+        (40, &["lock", "--wait", str(&scenario.disk)]),
     ] {
-        let mut terminal = vmlockctl(&scene.house, columns, line);
+        let mut terminal = vmlockctl(&scenario.fixture, columns, line);
         terminal.until_seen(" — 1 s\u{1b}[J").await;
         let shown = screen(columns, &terminal.seen);
         assert_eq!(shown.len(), 1, "{shown:?}");
@@ -68,15 +68,15 @@ async fn the_holder_is_named_on_a_narrow_terminal_and_ctrl_c_leaves_nothing() {
         terminal.type_in("\x03");
         assert_eq!(terminal.ended().await.signal(), Some(Signal::SIGINT as i32));
         assert_eq!(screen(columns, &terminal.seen), [""; 0], "{:?}", terminal.seen);
-        scene.is_as_before().await;
+        scenario.is_as_before().await;
     }
 }
 
 #[tokio::test]
 async fn a_wait_that_fails_leaves_its_error_alone() {
-    let scene = Scene::set().await;
-    let line = ["lock", "--wait=1500ms", str(&scene.disk)];
-    let mut terminal = vmlockctl(&scene.house, 500, &line);
+    let scenario = Scenario::set_up().await;
+    let line = ["lock", "--wait=1500ms", str(&scenario.disk)];
+    let mut terminal = vmlockctl(&scenario.fixture, 500, &line);
     assert_eq!(terminal.ended().await.code(), Some(75));
     let shown = screen(500, &terminal.seen);
     assert!(terminal.seen.contains(" — 1 s"), "{:?}", terminal.seen);
@@ -85,9 +85,9 @@ async fn a_wait_that_fails_leaves_its_error_alone() {
 
 #[tokio::test]
 async fn a_terminal_that_is_resized_keeps_nothing_of_the_line() {
-    let scene = Scene::set().await;
-    let line = ["run", "--wait", "--disk", str(&scene.disk), "--", "sh", "-c", "echo go >&2"];
-    let mut terminal = vmlockctl(&scene.house, 120, &line);
+    let scenario = Scenario::set_up().await;
+    let line = ["run", "--wait", "--disk", str(&scenario.disk), "--", "sh", "-c", "echo go >&2"];
+    let mut terminal = vmlockctl(&scenario.fixture, 120, &line);
     terminal.until_seen(" — 1 s\u{1b}[J\r\u{1b}[?7h").await;
     let screens = [Screen::resize_cutting, Screen::resize_wrapping].map(|resize| {
         let mut screen = Screen::new(120);
@@ -98,7 +98,7 @@ async fn a_terminal_that_is_resized_keeps_nothing_of_the_line() {
     });
     terminal.resize(50);
     terminal.seen.clear();
-    let (_house, _disk) = scene.release().await;
+    let (_house, _disk) = scenario.release().await;
     assert!(terminal.ended().await.success());
     for mut screen in screens {
         screen.show(&terminal.seen);
@@ -108,25 +108,25 @@ async fn a_terminal_that_is_resized_keeps_nothing_of_the_line() {
 
 #[tokio::test]
 async fn warnings_are_coloured_on_a_terminal_only() {
-    let house = House::builder().start().await;
+    let fixture = Fixture::builder().start().await;
     let warning = "\u{1b}[33mwarning\u{1b}[0m  store";
     for (env, coloured) in
         [(&[][..], true), (&[("NO_COLOR", "1")], false), (&[("TERM", "dumb")], false)]
     {
-        let mut terminal = start(&house, 250, Output::Terminal, env, &["doctor"]);
+        let mut terminal = start(&fixture, 250, Output::Terminal, env, &["doctor"]);
         terminal.ended().await;
         let seen = &terminal.seen;
         assert!(seen.contains("warning") && seen.contains("ok       service"), "{seen:?}");
         assert_eq!(seen.contains(warning), coloured, "{env:?}: {seen:?}");
         assert_eq!(seen.contains('\u{1b}'), coloured, "{env:?}: {seen:?}");
     }
-    let ran = super::vmlockctl(&house, &["doctor"]).await;
+    let ran = super::vmlockctl(&fixture, &["doctor"]).await;
     assert!(ran.stdout.contains("warning  store") && !ran.stdout.contains('\u{1b}'), "{ran:?}");
 }
 
 #[tokio::test]
 async fn help_is_no_wider_than_the_terminal() {
-    let house = House::builder().without_daemon().start().await;
+    let fixture = Fixture::builder().without_daemon().start().await;
     let verbs = [
         "",
         "run",
@@ -160,8 +160,8 @@ async fn help_is_no_wider_than_the_terminal() {
     for (columns, tool) in [(80, "vmlockctl"), (60, "vmlockctl"), (80, "vmlockd"), (60, "vmlockd")]
     {
         for line in lines(tool) {
-            let log = house.dir().join("tool.log");
-            let command = house.command("setsid");
+            let log = fixture.dir().join("tool.log");
+            let command = fixture.command("setsid");
             let mut terminal =
                 Terminal::start(command, columns, Output::Terminal, &program(tool), &line, &log);
             assert!(terminal.ended().await.success(), "{line:?}");

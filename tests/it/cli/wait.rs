@@ -7,41 +7,42 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 
 use super::{LIVES, Tool, fails, str, vmlockctl};
-use crate::house::user::NOBODY;
-use crate::house::{Answer, Call, House, NAME, NameWatch, polkit, within};
-use crate::machine::{Machine, exclusive, manager};
-use crate::untouched::assert_free;
+use crate::dbus_client::{TestVm, exclusive, manager};
+use crate::fixture::user::NOBODY;
+use crate::fixture::{Answer, Call, Fixture, NAME, NameWatch, polkit, within};
+use crate::refused_requests::assert_free;
 use crate::wait::until_waiting;
 
 /// A disk that machine web1 holds.
-pub(super) struct Scene {
-    pub(super) house: House,
+pub(super) struct Scenario {
+    pub(super) fixture: Fixture,
     pub(super) disk: PathBuf,
     holder: Tool,
     pub(super) pid: i32,
 }
 
-impl Scene {
-    pub(super) async fn set() -> Self {
-        let house = House::builder().start().await;
-        let disk = house.raw_of(0, "disk");
-        let (holder, pid) = Tool::holding(&house, &["--name", "web1", "--disk", str(&disk)]).await;
-        Self { house, disk, holder, pid }
+impl Scenario {
+    pub(super) async fn set_up() -> Self {
+        let fixture = Fixture::builder().start().await;
+        let disk = fixture.raw_of(0, "disk");
+        let (holder, pid) =
+            Tool::holding(&fixture, &["--name", "web1", "--disk", str(&disk)]).await;
+        Self { fixture, disk, holder, pid }
     }
 
     /// Starts a command that waits; returns once it does.
     async fn wait(&self, line: &[&str]) -> Tool {
-        let tool = Tool::vmlockctl(&self.house, line);
-        until_waiting(&self.house.connection().await, 1).await;
+        let tool = Tool::vmlockctl(&self.fixture, line);
+        until_waiting(&self.fixture.connection().await, 1).await;
         tool
     }
 
     /// The end of who waited in vain: nothing of him is left, and the disk is as it was.
     pub(super) async fn is_as_before(&self) {
-        until_waiting(&self.house.connection().await, 0).await;
+        until_waiting(&self.fixture.connection().await, 0).await;
         let owners = async {
             loop {
-                let owners = super::json(&self.house, &["owners"]).await;
+                let owners = super::json(&self.fixture, &["owners"]).await;
                 if owners.as_array().unwrap().len() == 1 {
                     return owners;
                 }
@@ -51,15 +52,15 @@ impl Scene {
     }
 
     /// The holder ends; afterwards the disk is another's, or free.
-    pub(super) async fn release(self) -> (House, PathBuf) {
+    pub(super) async fn release(self) -> (Fixture, PathBuf) {
         assert!(self.holder.finish().await.success());
-        (self.house, self.disk)
+        (self.fixture, self.disk)
     }
 }
 
 /// Returns once a program has complained of something with these words.
-pub(super) async fn until_said(house: &House, tool: &Tool, words: &str) {
-    let manager = manager(&house.connection().await).await;
+pub(super) async fn until_said(fixture: &Fixture, tool: &Tool, words: &str) {
+    let manager = manager(&fixture.connection().await).await;
     let said = async {
         while !tool.process.stderr().contains(words) {
             manager.n_waiting().await.unwrap();
@@ -70,17 +71,18 @@ pub(super) async fn until_said(house: &House, tool: &Tool, words: &str) {
 
 #[tokio::test]
 async fn a_command_is_run_when_its_disks_are_free_and_one_line_says_for_whom_it_waits() {
-    let scene = Scene::set().await;
-    let line = ["run", "--wait", "--disk", str(&scene.disk), "--", "sh", "-c", "echo go; exit 7"];
-    let mut tool = scene.wait(&line).await;
+    let scenario = Scenario::set_up().await;
+    let line =
+        ["run", "--wait", "--disk", str(&scenario.disk), "--", "sh", "-c", "echo go; exit 7"];
+    let mut tool = scenario.wait(&line).await;
     let words = format!(
         "vmlockctl: waiting for disk {}: locked exclusively by VM \"web1\" (pid {}, user root) \
          since ",
-        str(&scene.disk),
-        scene.pid
+        str(&scenario.disk),
+        scenario.pid
     );
-    until_said(&scene.house, &tool, &words).await;
-    let (_house, disk) = scene.release().await;
+    until_said(&scenario.fixture, &tool, &words).await;
+    let (_house, disk) = scenario.release().await;
     assert_eq!(tool.line().await, "go");
     assert_eq!(tool.ended().await.code(), Some(7));
     assert_eq!(tool.process.stderr().lines().count(), 1);
@@ -89,23 +91,23 @@ async fn a_command_is_run_when_its_disks_are_free_and_one_line_says_for_whom_it_
 
 #[tokio::test]
 async fn lock_waits_too_and_waiting_lists_both() {
-    let scene = Scene::set().await;
-    let disk = str(&scene.disk);
-    let ran = vmlockctl(&scene.house, &["lock", "--wait=0", disk]).await;
+    let scenario = Scenario::set_up().await;
+    let disk = str(&scenario.disk);
+    let ran = vmlockctl(&scenario.fixture, &["lock", "--wait=0", disk]).await;
     assert_eq!(ran.status.code(), Some(75), "{ran:#?}");
-    let mut lock = scene.wait(&["lock", "--name", "backup", "--wait=1h 30min", disk]).await;
+    let mut lock = scenario.wait(&["lock", "--name", "backup", "--wait=1h 30min", disk]).await;
     let mut run = Tool::vmlockctl(
-        &scene.house,
+        &scenario.fixture,
         &["run", "--name", "web2", "--wait=infinity", "--disk", disk, "--", "echo", "go"],
     );
-    until_waiting(&scene.house.connection().await, 2).await;
-    let rows = super::json(&scene.house, &["waiting"]).await;
+    until_waiting(&scenario.fixture.connection().await, 2).await;
+    let rows = super::json(&scenario.fixture, &["waiting"]).await;
     let of = |key: &str| (rows[0][key].clone(), rows[1][key].clone());
     assert_eq!(of("name"), ("backup".into(), "web2".into()));
     assert!(rows[0]["ticket"].as_u64() < rows[1]["ticket"].as_u64(), "{rows}");
     assert_eq!(of("resource"), (disk.into(), disk.into()));
     assert_eq!(of("mode"), ("exclusive".into(), "exclusive".into()));
-    let said = vmlockctl(&scene.house, &["waiting"]).await.ok();
+    let said = vmlockctl(&scenario.fixture, &["waiting"]).await.ok();
     let lines: Vec<Vec<&str>> =
         said.lines().map(|line| line.split_whitespace().collect()).collect();
     let columns = ["PLACE", "VM", "OWNER", "USER", "PID", "MODE", "RESOURCE", "SINCE"];
@@ -113,55 +115,55 @@ async fn lock_waits_too_and_waiting_lists_both() {
     assert_eq!((lines[1][0], lines[1][1], lines[1][6]), ("1", "backup", disk));
     assert_eq!((lines[2][0], lines[2][1], lines[2][3]), ("2", "web2", "root"));
 
-    let (house, disk) = scene.release().await;
+    let (fixture, disk) = scenario.release().await;
     lock.line().await;
     assert!(lock.line().await.contains("RESOURCE") && lock.line().await.contains(str(&disk)));
     assert!(lock.ended().await.success());
-    vmlockctl(&house, &["unlock", "backup"]).await.ok();
+    vmlockctl(&fixture, &["unlock", "backup"]).await.ok();
     assert_eq!(run.line().await, "go");
     assert!(run.ended().await.success());
-    let ran = vmlockctl(&house, &["waiting"]).await;
+    let ran = vmlockctl(&fixture, &["waiting"]).await;
     assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", "no requests wait\n"));
 }
 
 #[tokio::test]
 async fn a_wait_in_vain_ends_as_a_refusal_does() {
-    let scene = Scene::set().await;
-    let trace = scene.house.dir().join("trace");
-    let disk = str(&scene.disk);
+    let scenario = Scenario::set_up().await;
+    let trace = scenario.fixture.dir().join("trace");
+    let disk = str(&scenario.disk);
     for line in [
         &["run", "--wait=20ms", "--disk", disk, "--", "touch", str(&trace)][..],
         &["lock", "--wait=20ms", disk],
     ] {
-        let said = fails(&scene.house, 75, line).await;
+        let said = fails(&scenario.fixture, 75, line).await;
         let who = format!("disk {disk} is locked exclusively by VM \"web1\"");
         assert!(said.contains("timed out after 0.0 s") && said.contains(&who), "{said}");
     }
-    scene.is_as_before().await;
+    scenario.is_as_before().await;
     assert!(!trace.exists());
 }
 
 #[tokio::test]
 async fn a_signal_ends_a_wait_and_nothing_is_left_of_it() {
-    let scene = Scene::set().await;
-    let disk = str(&scene.disk);
+    let scenario = Scenario::set_up().await;
+    let disk = str(&scenario.disk);
     for (signal, line) in [
         (Signal::SIGINT, &["run", "--wait", "--disk", disk, "--", "true"][..]),
         (Signal::SIGTERM, &["run", "--wait=1h", "--disk", disk, "--", "true"]),
         (Signal::SIGINT, &["lock", "--wait=1h", disk]),
         (Signal::SIGTERM, &["lock", "--wait", disk]),
     ] {
-        let tool = scene.wait(line).await;
+        let tool = scenario.wait(line).await;
         tool.signal(signal);
         assert_eq!(tool.ended().await.signal(), Some(signal as i32), "{line:?}");
-        scene.is_as_before().await;
+        scenario.is_as_before().await;
     }
     // No time to say goodbye.
-    let tool = scene.wait(&["run", "--wait", "--disk", disk, "--", "true"]).await;
+    let tool = scenario.wait(&["run", "--wait", "--disk", disk, "--", "true"]).await;
     tool.signal(Signal::SIGKILL);
     tool.ended().await;
-    scene.is_as_before().await;
-    let (_house, disk) = scene.release().await;
+    scenario.is_as_before().await;
+    let (_house, disk) = scenario.release().await;
     assert_free(&disk);
 }
 
@@ -175,15 +177,16 @@ enum Change {
 
 #[tokio::test]
 async fn a_wait_outlasts_the_service() {
-    let scene = Scene::set().await;
-    let disk = str(&scene.disk);
-    let mut run = scene.wait(&["run", "--wait", "--disk", disk, "--", "echo", "go"]).await;
-    until_said(&scene.house, &run, "waiting for disk").await;
-    let mut lock = Tool::vmlockctl(&scene.house, &["lock", "--wait=1h", "--name", "backup", disk]);
-    let bus = scene.house.connection().await;
+    let scenario = Scenario::set_up().await;
+    let disk = str(&scenario.disk);
+    let mut run = scenario.wait(&["run", "--wait", "--disk", disk, "--", "echo", "go"]).await;
+    until_said(&scenario.fixture, &run, "waiting for disk").await;
+    let mut lock =
+        Tool::vmlockctl(&scenario.fixture, &["lock", "--wait=1h", "--name", "backup", disk]);
+    let bus = scenario.fixture.connection().await;
     until_waiting(&bus, 2).await;
     for change in [Change::Killed, Change::Ended, Change::Replaced] {
-        let daemon = scene.house.daemon();
+        let daemon = scenario.fixture.daemon();
         match change {
             Change::Killed => daemon.kill9().await,
             Change::Ended => drop(daemon.terminate().await),
@@ -200,14 +203,14 @@ async fn a_wait_outlasts_the_service() {
         until_waiting(&bus, 2).await;
     }
     assert!(run.process.lives() && lock.process.lives());
-    let (house, disk) = scene.release().await;
+    let (fixture, disk) = scenario.release().await;
     // Who has asked again first is first: either.
     let locked = async {
         lock.line().await;
         lock.line().await;
         assert!(lock.line().await.contains(str(&disk)));
         assert!(lock.ended().await.success());
-        vmlockctl(&house, &["unlock", "backup"]).await.ok();
+        vmlockctl(&fixture, &["unlock", "backup"]).await.ok();
     };
     let ((), line) = tokio::join!(locked, run.line());
     assert_eq!(line, "go");
@@ -222,75 +225,75 @@ async fn a_wait_outlasts_the_service() {
 
 #[tokio::test]
 async fn a_wait_for_a_service_that_stays_away_is_in_vain_too() {
-    let scene = Scene::set().await;
-    let line = ["run", "--wait=1s", "--disk", str(&scene.disk), "--", "true"];
-    let tool = scene.wait(&line).await;
-    scene.house.daemon().terminate().await;
+    let scenario = Scenario::set_up().await;
+    let line = ["run", "--wait=1s", "--disk", str(&scenario.disk), "--", "true"];
+    let tool = scenario.wait(&line).await;
+    scenario.fixture.daemon().terminate().await;
     assert_eq!(tool.ended().await.code(), Some(69));
     assert!(tool.process.stderr().contains("is stopping or being re-executed"));
-    scene.house.daemon().start_again().await;
-    scene.is_as_before().await;
+    scenario.fixture.daemon().start_again().await;
+    scenario.is_as_before().await;
 }
 
 #[tokio::test]
 async fn who_shows_his_disk_waits_and_is_asked_for_no_password() {
-    let house = House::builder().polkit(polkit::Choice::Mock).start().await;
-    house.polkit().mock().decide(|call: &Call| match call.action.as_str() {
+    let fixture = Fixture::builder().polkit(polkit::Choice::Mock).start().await;
+    fixture.polkit().mock().decide(|call: &Call| match call.action.as_str() {
         "org.vmlockd1.open-owner" | "org.vmlockd1.acquire-by-descriptor" => Answer::Allow,
         _ => Answer::Challenge,
     });
-    let disk = house.raw_of(NOBODY, "disk");
-    let bus = house.connection().await;
-    let web1 = Machine::open(&bus, "web1").await;
+    let disk = fixture.raw_of(NOBODY, "disk");
+    let bus = fixture.connection().await;
+    let web1 = TestVm::open(&bus, "web1").await;
     let locks = web1.acquire(&[exclusive(&disk)]).await.unwrap();
-    let mut command = house.command_as(NOBODY, "vmlockctl");
+    let mut command = fixture.command_as(NOBODY, "vmlockctl");
     command.args(["--system", "run", "--wait", "--disk", "disk", "--"]).args(LIVES);
-    let mut tool = Tool::start(&house, command);
-    until_said(&house, &tool, "locked exclusively by VM \"web1\" (user root) since ").await;
+    let mut tool = Tool::start(&fixture, command);
+    until_said(&fixture, &tool, "locked exclusively by VM \"web1\" (user root) since ").await;
     web1.release(&locks).await.unwrap();
     tool.line().await;
-    assert_eq!(super::json(&house, &["list"]).await[0]["uid"], NOBODY);
+    assert_eq!(super::json(&fixture, &["list"]).await[0]["uid"], NOBODY);
     assert!(tool.finish().await.success());
 }
 
 #[tokio::test]
 async fn what_is_no_duration_is_said() {
-    let house = House::builder().without_daemon().start().await;
+    let fixture = Fixture::builder().without_daemon().start().await;
     for span in ["--wait=soon", "--wait=", "--wait=1 fortnight", "--wait=99999999999999999999"] {
-        let said = fails(&house, 64, &["lock", span, str(Path::new("/a"))]).await;
+        let said = fails(&fixture, 64, &["lock", span, str(Path::new("/a"))]).await;
         assert!(said.contains("--wait") && said.contains("--help"), "{said}");
     }
 }
 
 #[tokio::test]
 async fn a_disk_that_is_replaced_or_deleted_meanwhile_is_followed_by_its_name() {
-    let house = House::builder().polkit(polkit::Choice::Mock).start().await;
-    house.polkit().mock().decide(|call: &Call| match call.action.as_str() {
+    let fixture = Fixture::builder().polkit(polkit::Choice::Mock).start().await;
+    fixture.polkit().mock().decide(|call: &Call| match call.action.as_str() {
         "org.vmlockd1.acquire-by-name" => Answer::Deny,
         _ => Answer::Allow,
     });
     for user in [0, NOBODY] {
-        let held = house.raw_of(user, &format!("held-{user}"));
-        let gone = house.raw_of(user, &format!("gone-{user}"));
-        let bus = house.connection().await;
-        let web1 = Machine::open(&bus, "web1").await;
+        let held = fixture.raw_of(user, &format!("held-{user}"));
+        let gone = fixture.raw_of(user, &format!("gone-{user}"));
+        let bus = fixture.connection().await;
+        let web1 = TestVm::open(&bus, "web1").await;
         web1.acquire(&[exclusive(&held), exclusive(&gone)]).await.unwrap();
         // An ordinary user shows the file that it has opened.
         let start = |disk: &Path| {
-            let mut command = house.command_as(user, "vmlockctl");
+            let mut command = fixture.command_as(user, "vmlockctl");
             command.args(["--system", "run", "--wait", "--disk", str(disk), "--"]).args(LIVES);
-            Tool::start(&house, command)
+            Tool::start(&fixture, command)
         };
         let mut replaced = start(&held);
         until_waiting(&bus, 1).await;
         let deleted = start(&gone);
         until_waiting(&bus, 2).await;
-        let new = house.raw_of(user, &format!("new-{user}"));
+        let new = fixture.raw_of(user, &format!("new-{user}"));
         std::fs::rename(&new, &held).unwrap();
         std::fs::remove_file(&gone).unwrap();
         // The old disks stay locked.
         replaced.line().await;
-        let locks = super::json(&house, &["list"]).await;
+        let locks = super::json(&fixture, &["list"]).await;
         let inode = std::fs::metadata(&held).unwrap().ino();
         let had = locks.as_array().unwrap().iter().find(|lock| lock["name"] == "sh").unwrap();
         assert!(had["identity"].as_str().unwrap().ends_with(&format!(":{inode}")), "{had}");

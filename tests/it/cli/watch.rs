@@ -6,16 +6,16 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{Tool, str};
-use crate::house::{House, program};
-use crate::machine::{Machine, exclusive};
+use crate::dbus_client::{TestVm, exclusive};
+use crate::fixture::{Fixture, program};
 use crate::wait::wait;
 
 /// Starts a list whose remarks stand among what it prints.
-fn watch(house: &House, arguments: &[&str]) -> Tool {
-    let mut command = house.command("sh");
+fn watch(fixture: &Fixture, arguments: &[&str]) -> Tool {
+    let mut command = fixture.command("sh");
     let program = program("vmlockctl");
     command.args(["-c", "exec \"$@\" 2>&1", "sh", str(&program)]).args(arguments).arg("--watch");
-    Tool::start(house, command)
+    Tool::start(fixture, command)
 }
 
 /// Reads lists until one has so many rows.
@@ -32,19 +32,19 @@ async fn rows(tool: &mut Tool, count: usize) -> Vec<Value> {
 
 #[tokio::test]
 async fn each_list_is_a_line_for_programs() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let disk = house.raw_of(0, "a");
-    let mut tools = ["list", "owners", "waiting"].map(|list| watch(&house, &["--json", list]));
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let disk = fixture.raw_of(0, "a");
+    let mut tools = ["list", "owners", "waiting"].map(|list| watch(&fixture, &["--json", list]));
     for tool in &mut tools {
         rows(tool, 0).await;
     }
     let [locks, owners, waiting] = &mut tools;
-    let web1 = Machine::open(&bus, "web1").await;
+    let web1 = TestVm::open(&bus, "web1").await;
     web1.acquire(&[exclusive(&disk)]).await.unwrap();
     assert_eq!(rows(locks, 1).await[0]["resource"], str(&disk));
     assert_eq!(rows(owners, 1).await[0]["name"], "web1");
-    let web2 = Machine::open(&bus, "web2").await;
+    let web2 = TestVm::open(&bus, "web2").await;
     let waits = wait(&bus, &web2, &[exclusive(&disk)], 60_000_000).await;
     assert_eq!(rows(waiting, 1).await[0]["name"], "web2");
     drop(web1);
@@ -59,19 +59,19 @@ async fn each_list_is_a_line_for_programs() {
 
 #[tokio::test]
 async fn it_outlasts_a_restart_of_the_service() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let disk = house.raw_of(0, "a");
-    let mut tool = watch(&house, &["list"]);
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let disk = fixture.raw_of(0, "a");
+    let mut tool = watch(&fixture, &["list"]);
     assert_eq!(tool.line().await, "no locks");
     assert_eq!(tool.line().await, "");
-    house.daemon().terminate().await;
+    fixture.daemon().terminate().await;
     assert!(tool.line().await.contains("vmlockd is not running on the system bus; waiting for it"));
-    house.daemon().start_again().await;
+    fixture.daemon().start_again().await;
     assert!(tool.line().await.contains("vmlockd is running on the system bus again"));
     assert_eq!(tool.line().await, "no locks");
     assert_eq!(tool.line().await, "");
-    let web1 = Machine::open(&bus, "web1").await;
+    let web1 = TestVm::open(&bus, "web1").await;
     web1.acquire(&[exclusive(&disk)]).await.unwrap();
     assert!(tool.line().await.starts_with("LOCK"));
     assert!(tool.line().await.contains(str(&disk)));
@@ -84,14 +84,14 @@ async fn it_outlasts_a_restart_of_the_service() {
 
 #[tokio::test]
 async fn it_ends_with_its_reader_and_with_the_bus() {
-    let house = House::builder().start().await;
-    let mut gone = watch(&house, &["owners"]);
-    let mut lost = watch(&house, &["-q", "waiting"]);
+    let fixture = Fixture::builder().start().await;
+    let mut gone = watch(&fixture, &["owners"]);
+    let mut lost = watch(&fixture, &["-q", "waiting"]);
     assert_eq!(gone.line().await, "no owners");
     assert_eq!(lost.line().await, "no requests wait");
     gone.output = None;
     assert_eq!(gone.ended().await.code(), Some(0));
-    house.bus().stop();
+    fixture.bus().stop();
     assert_eq!(lost.line().await, "");
     assert!(lost.line().await.contains("the connection to the system bus is lost"));
     assert_eq!(lost.ended().await.code(), Some(69));

@@ -4,13 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use super::{FORWARDING, Served, names, of_service, on, private};
-use crate::house::{Daemon, House, Mounted, within};
-use crate::machine::{Machine, exclusive, lock, manager};
+use crate::dbus_client::{TestVm, exclusive, lock, manager};
+use crate::fixture::{Daemon, Fixture, TestMount, within};
 use crate::methods::none;
 
 /// What it says of a lockspace once it has looked.
-async fn verdict(house: &House, name: &str) -> String {
-    let bus = house.connection().await;
+async fn verdict(fixture: &Fixture, name: &str) -> String {
+    let bus = fixture.connection().await;
     let lockspace = vmlockd::client::LockspaceProxy::builder(&bus);
     let path = format!("/org/vmlockd1/lockspace/{name}");
     let lockspace = lockspace.path(path).cache_properties(zbus::proxy::CacheProperties::No);
@@ -32,24 +32,24 @@ fn hashed(at: &Path) -> String {
 
 #[tokio::test]
 async fn where_locks_are_worth_nothing_nothing_is_locked() {
-    let house = House::builder().without_daemon().start().await;
-    let Some(served) = Served::mount(&house, &FORWARDING).await else { return };
-    house.configure(&hashed(&served.at));
-    let daemon = Daemon::start(house.bus(), house.launch()).await;
-    let bus = house.connection().await;
-    let (web1, disk) = (Machine::open(&bus, "web1").await, house.raw_of(0, "disk"));
+    let fixture = Fixture::builder().without_daemon().start().await;
+    let Some(served) = Served::mount(&fixture, &FORWARDING).await else { return };
+    fixture.configure(&hashed(&served.at));
+    let daemon = Daemon::start(fixture.bus(), fixture.launch()).await;
+    let bus = fixture.connection().await;
+    let (web1, disk) = (TestVm::open(&bus, "web1").await, fixture.raw_of(0, "disk"));
     let refused = web1.acquire(&[exclusive(&disk)]).await.unwrap_err();
     assert_eq!(refused.name, "NotLockable", "{refused:?}");
     let at = served.at.display().to_string();
     assert!(refused.message.contains(&at) && refused.message.contains("both acquired the lock"));
-    assert_eq!(verdict(&house, "file").await, "unusable");
+    assert_eq!(verdict(&fixture, "file").await, "unusable");
     assert_eq!(names(&served.behind), Vec::<std::path::PathBuf>::new());
     assert!(web1.locks().await.is_empty());
     let said = || daemon.stderr().matches("refusing new locks in lockspace").count();
     assert_eq!(said(), 1, "{}", daemon.stderr());
     web1.acquire(&[exclusive(&disk)]).await.unwrap_err();
     assert_eq!(said(), 1);
-    let (code, remarks) = of_service(&house).await;
+    let (code, remarks) = of_service(&fixture).await;
     assert_eq!((code, &on(&remarks, "lockspace")["state"]), (1, &"danger".into()));
 
     // Where somebody names it himself it is no better.
@@ -65,18 +65,18 @@ async fn where_locks_are_worth_nothing_nothing_is_locked() {
 /// Settings that lead there take nothing away from anybody.
 #[tokio::test]
 async fn what_is_held_stays_held() {
-    let house = House::builder().folder("locks").start().await;
-    let Some(served) = Served::mount(&house, &FORWARDING).await else { return };
-    let bus = house.connection().await;
-    let (web1, disk) = (Machine::open(&bus, "web1").await, house.raw_of(0, "disk"));
+    let fixture = Fixture::builder().folder("locks").start().await;
+    let Some(served) = Served::mount(&fixture, &FORWARDING).await else { return };
+    let bus = fixture.connection().await;
+    let (web1, disk) = (TestVm::open(&bus, "web1").await, fixture.raw_of(0, "disk"));
     let held = web1.acquire(&[exclusive(&disk)]).await.unwrap();
-    house.configure(&hashed(&served.at));
+    fixture.configure(&hashed(&served.at));
     manager(&bus).await.reload(none()).await.unwrap();
-    let other = house.raw_of(0, "other");
+    let other = fixture.raw_of(0, "other");
     assert_eq!(web1.acquire(&[exclusive(&other)]).await.unwrap_err().name, "NotLockable");
     assert_eq!(web1.acquire(&[exclusive(&disk)]).await.unwrap(), held);
-    house.daemon().kill9().await;
-    house.daemon().start_again().await;
+    fixture.daemon().kill9().await;
+    fixture.daemon().start_again().await;
     assert_eq!(web1.acquire(&[exclusive(&other)]).await.unwrap_err().name, "NotLockable");
     let kept = lock(&bus, &held[0]).await;
     let verified = async { while !kept.verified().await.unwrap() {} };
@@ -87,21 +87,21 @@ async fn what_is_held_stays_held() {
 /// Storage is mounted over a directory that was empty until then.
 #[tokio::test]
 async fn a_directory_that_becomes_another_is_looked_at_again() {
-    let house = House::builder().without_daemon().start().await;
-    let at = private(&house.dir().join("locks"));
-    house.configure(&hashed(&at));
-    let daemon = Daemon::start(house.bus(), house.launch()).await;
-    let bus = house.connection().await;
-    let web1 = Machine::open(&bus, "web1").await;
-    let disks = ["a", "b", "c"].map(|name| house.raw_of(0, name));
+    let fixture = Fixture::builder().without_daemon().start().await;
+    let at = private(&fixture.dir().join("locks"));
+    fixture.configure(&hashed(&at));
+    let daemon = Daemon::start(fixture.bus(), fixture.launch()).await;
+    let bus = fixture.connection().await;
+    let web1 = TestVm::open(&bus, "web1").await;
+    let disks = ["a", "b", "c"].map(|name| fixture.raw_of(0, name));
     web1.acquire(&[exclusive(&disks[0])]).await.unwrap();
     assert_eq!(names(&at).len(), 1);
-    let mounted = Mounted::empty_over(&at);
+    let mounted = TestMount::empty_over(&at);
     web1.acquire(&[exclusive(&disks[1])]).await.unwrap();
     assert_eq!(names(&at).len(), 1, "its lock file is on what is mounted");
     fs::remove_file(&names(&at)[0]).unwrap();
     drop(mounted);
-    let mounted = Mounted::read_only_over(&at);
+    let mounted = TestMount::read_only_over(&at);
     let refused = web1.acquire(&[exclusive(&disks[2])]).await.unwrap_err();
     assert_eq!(refused.name, "NotLockable", "{refused:?}");
     assert!(refused.message.contains("read-only"), "{refused:?}");
@@ -114,8 +114,8 @@ async fn a_directory_that_becomes_another_is_looked_at_again() {
 #[tokio::test]
 async fn what_is_only_recorded_is_said() {
     let config = "auto_disk_leases = false\nrequire_lease_for_disks = false\n";
-    let house = House::builder().config(config).start().await;
-    assert_eq!(verdict(&house, "direct").await, "recorded");
-    let (code, remarks) = of_service(&house).await;
+    let fixture = Fixture::builder().config(config).start().await;
+    assert_eq!(verdict(&fixture, "direct").await, "recorded");
+    let (code, remarks) = of_service(&fixture).await;
     assert_eq!((code, &on(&remarks, "lockspace")["state"]), (78, &"warning".into()));
 }

@@ -14,9 +14,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use zbus::Fd;
 
-use crate::house::user::{DAEMON, GAMES, NOBODY};
-use crate::house::{Daemon, House, polkit, within};
-use crate::machine::{AsFdDyn, Machine, manager};
+use crate::dbus_client::{AsFdDyn, TestVm, manager};
+use crate::fixture::user::{DAEMON, GAMES, NOBODY};
+use crate::fixture::{Daemon, Fixture, polkit, within};
 use crate::methods::none;
 
 /// Ordinary users.
@@ -37,11 +37,11 @@ fn children(pid: u32) -> Vec<Pid> {
 
 #[tokio::test]
 async fn questions_of_some_users_delay_no_request_of_others() {
-    let house = House::builder().polkit(polkit::Choice::Mock).without_daemon().start().await;
-    let path = house.dir().join("inspector");
-    let mut launch = house.launch();
+    let fixture = Fixture::builder().polkit(polkit::Choice::Mock).without_daemon().start().await;
+    let path = fixture.dir().join("inspector");
+    let mut launch = fixture.launch();
     launch.args.extend(["--inspector-socket".to_owned(), path.display().to_string()]);
-    let daemon = Daemon::start(house.bus(), launch).await;
+    let daemon = Daemon::start(fixture.bus(), launch).await;
     // From now on there is an inspector only that never answers.
     let socket =
         socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -54,15 +54,15 @@ async fn questions_of_some_users_delay_no_request_of_others() {
     // Ends with this process.
     let (sender, mut asked) = mpsc::unbounded_channel();
     thread::spawn(move || while accept(&socket).is_ok_and(|worker| sender.send(worker).is_ok()) {});
-    let (root, disk) = (house.connection().await, house.raw_of(0, "disk"));
+    let (root, disk) = (fixture.connection().await, fixture.raw_of(0, "disk"));
     let file = File::options().read(true).write(true).open(&disk).unwrap();
-    let web1 = Machine::open(&root, "web1").await;
+    let web1 = TestVm::open(&root, "web1").await;
     // Its own file is in use by this process, so that there is something to ask.
-    let mine = File::options().read(true).write(true).open(house.raw_of(NOBODY, "mine")).unwrap();
+    let mine = File::options().read(true).write(true).open(fixture.raw_of(NOBODY, "mine")).unwrap();
 
     let (answered, mut questions) = (Arc::new(AtomicUsize::new(0)), JoinSet::new());
     for user in USERS {
-        let caller = manager(&house.connection_as(user).await).await;
+        let caller = manager(&fixture.connection_as(user).await).await;
         for _ in 0..CALLS {
             let (caller, file) = (caller.clone(), mine.try_clone().unwrap());
             let answered = Arc::clone(&answered);

@@ -2,18 +2,18 @@
 
 use std::os::unix::fs::symlink;
 
-use super::{Scene, refused, text};
-use crate::house::user::NOBODY;
-use crate::house::{House, polkit};
-use crate::machine::{Machine, lock, manager, option};
+use super::{Scenario, refused, text};
+use crate::dbus_client::{TestVm, lock, manager, option};
+use crate::fixture::user::NOBODY;
+use crate::fixture::{Fixture, polkit};
 use crate::methods::none;
-use crate::untouched::{Untouched, assert_free, assert_refused};
+use crate::refused_requests::{Untouched, assert_free, assert_refused};
 
 const INTERACTIVE: &str = "DBus.Error.InteractiveAuthorizationRequired";
 const BY_NAME: &str = "org.vmlockd1.acquire-by-name";
 const MANAGE: &str = "org.vmlockd1.manage-lockspaces";
 
-/// A rule that lets every user have the leases of the scene's lockspace shared, and make lockspaces
+/// A rule that lets every user have the leases of the scenario's lockspace shared, and make lockspaces
 /// and leases below one directory.
 const RULES: &str = r#"
     polkit.addRule(function (action, subject) {
@@ -26,23 +26,23 @@ const RULES: &str = r#"
             return polkit.Result.YES;
     });"#;
 
-async fn scene(rules: &str) -> Scene {
+async fn scenario(rules: &str) -> Scenario {
     let choice = polkit::Choice::Real { rules: rules.to_owned() };
-    Scene::within(House::builder().folder("site").polkit(choice).start().await).await
+    Scenario::within(Fixture::builder().folder("site").polkit(choice).start().await).await
 }
 
 #[tokio::test]
 async fn nobody_names_a_lease_without_being_allowed_to() {
-    let scene = scene("").await;
-    let (name, user) = (scene.lease("web").await, scene.house.connection_as(NOBODY).await);
-    let (manager, web1) = (manager(&user).await, Machine::open(&user, "web1").await);
-    let before = Untouched::so_far(&scene.house).await;
+    let scenario = scenario("").await;
+    let (name, user) = (scenario.lease("web").await, scenario.fixture.connection_as(NOBODY).await);
+    let (manager, web1) = (manager(&user).await, TestVm::open(&user, "web1").await);
+    let before = Untouched::so_far(&scenario.fixture).await;
     // Whether there is such a lease, or lockspace, he does not learn.
-    for name in [name.clone(), scene.name("none"), "lease:/none/such".to_owned()] {
+    for name in [name.clone(), scenario.name("none"), "lease:/none/such".to_owned()] {
         let resources = option("resources", vec![(name.as_str(), "shared")]);
         for refused in [
             web1.acquire(&[(&name, "shared")]).await.unwrap_err(),
-            Machine::open_with(&user, "", "web2", resources).await.unwrap_err(),
+            TestVm::open_with(&user, "", "web2", resources).await.unwrap_err(),
             refused(manager.resolve(&name, none()).await),
         ] {
             assert_refused(&refused, INTERACTIVE, BY_NAME);
@@ -55,7 +55,7 @@ async fn nobody_names_a_lease_without_being_allowed_to() {
         }
         assert_eq!(manager.find_holders(&name, none()).await.unwrap(), []);
     }
-    for path in [text(&scene.directory), "/none/such"] {
+    for path in [text(&scenario.directory), "/none/such"] {
         for refused in [
             refused(manager.create_lockspace(path, none()).await.map(drop)),
             refused(manager.remove_lockspace(path, none()).await),
@@ -65,18 +65,18 @@ async fn nobody_names_a_lease_without_being_allowed_to() {
     }
     before.still("all of it").await;
     // That somebody has it he may know, as of any lock.
-    let roots = Machine::open(&scene.bus, "roots").await;
+    let roots = TestVm::open(&scenario.bus, "roots").await;
     roots.acquire(&[(&name, "exclusive")]).await.unwrap();
     assert_eq!(manager.find_holders(&name, none()).await.unwrap().len(), 1);
     roots.owner.close(none()).await.unwrap();
-    assert_free(&scene.file("web"));
+    assert_free(&scenario.file("web"));
 }
 
 #[tokio::test]
 async fn a_rule_goes_by_the_name_and_the_mode() {
-    let scene = scene(RULES).await;
-    let (name, user) = (scene.lease("web").await, scene.house.connection_as(NOBODY).await);
-    let web1 = Machine::open(&user, "web1").await;
+    let scenario = scenario(RULES).await;
+    let (name, user) = (scenario.lease("web").await, scenario.fixture.connection_as(NOBODY).await);
+    let web1 = TestVm::open(&user, "web1").await;
     let refused_alone = web1.acquire(&[(&name, "exclusive")]).await.unwrap_err();
     assert_refused(&refused_alone, INTERACTIVE, BY_NAME);
     let locks = web1.acquire(&[(&name, "shared")]).await.unwrap();
@@ -87,17 +87,17 @@ async fn a_rule_goes_by_the_name_and_the_mode() {
     let locks = web1.owner.resume(none()).await.unwrap();
     let its = lock(&user, &locks[0]).await;
     assert_refused(&refused(its.convert("exclusive", none()).await), INTERACTIVE, BY_NAME);
-    let unknown = web1.acquire(&[(&scene.name("none"), "shared")]).await.unwrap_err();
+    let unknown = web1.acquire(&[(&scenario.name("none"), "shared")]).await.unwrap_err();
     assert_refused(&unknown, "DBus.Error.FileNotFound", "does not exist");
     // Root may do what he likes with what is another's, and knows it by its name.
-    let root = lock(&scene.bus, &locks[0]).await;
+    let root = lock(&scenario.bus, &locks[0]).await;
     assert_eq!(root.resource().await.unwrap(), name);
 }
 
 #[tokio::test]
 async fn a_rule_for_one_directory_is_no_way_to_others() {
-    let scene = scene(RULES).await;
-    let (user, dir) = (scene.house.connection_as(NOBODY).await, scene.house.dir());
+    let scenario = scenario(RULES).await;
+    let (user, dir) = (scenario.fixture.connection_as(NOBODY).await, scenario.fixture.dir());
     let manager = manager(&user).await;
     let site = dir.join("site");
     symlink("../outside", site.join("link")).unwrap();
@@ -115,11 +115,11 @@ async fn a_rule_for_one_directory_is_no_way_to_others() {
     manager.create_lockspace(text(&own), none()).await.unwrap();
     manager.create_lease(&lease, none()).await.unwrap();
     assert!(own.join("web").exists());
-    let foreign = refused(manager.create_lease(&scene.name("web"), none()).await);
+    let foreign = refused(manager.create_lease(&scenario.name("web"), none()).await);
     assert_refused(&foreign, INTERACTIVE, MANAGE);
     manager.remove_lease(&lease, none()).await.unwrap();
     manager.remove_lockspace(text(&own), none()).await.unwrap();
     assert!(!own.exists());
     // What root has linked he may name.
-    scene.manager.create_lockspace(text(&site.join("link")), none()).await.unwrap();
+    scenario.manager.create_lockspace(text(&site.join("link")), none()).await.unwrap();
 }

@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use super::{Scene, refused};
-use crate::machine::{Answer, Machine, Refused, option};
+use super::{Scenario, refused};
+use crate::dbus_client::{Answer, Refused, TestVm, option};
 use crate::methods::none;
-use crate::untouched::{Untouched, assert_refused};
+use crate::refused_requests::{Untouched, assert_refused};
 
 const INVALID: &str = "DBus.Error.InvalidArgs";
 const NO_SUCH: &str = "NoSuchLockspace";
@@ -16,12 +16,12 @@ fn answer<T>(outcome: zbus::Result<T>) -> Answer<()> {
 
 #[tokio::test]
 async fn no_name_leads_out_of_its_lockspace() {
-    let scene = Scene::set().await;
-    let Scene { house, bus, manager, directory } = &scene;
-    let machine = Machine::open(bus, "web1").await;
-    fs::write(house.dir().join("outside"), "").unwrap();
+    let scenario = Scenario::set_up().await;
+    let Scenario { fixture, bus, manager, directory } = &scenario;
+    let machine = TestVm::open(bus, "web1").await;
+    fs::write(fixture.dir().join("outside"), "").unwrap();
     let there = directory.display();
-    let before = Untouched::so_far(house).await;
+    let before = Untouched::so_far(fixture).await;
     for (name, error, words) in [
         (format!("lease:{there}/../outside"), INVALID, "has '..' in it"),
         (format!("lease:{there}/.."), INVALID, "has '..' in it"),
@@ -42,11 +42,11 @@ async fn no_name_leads_out_of_its_lockspace() {
         ("lease:/passwd".to_owned(), NO_SUCH, "lockspace / does not exist;"),
         (format!("lease:{there}\u{202e}/a"), NO_SUCH, "leases\\u{202e} does not exist"),
     ] {
-        let wish = [(name.as_str(), "shared")];
-        let resources = || option("resources", wish.to_vec());
+        let disk_request = [(name.as_str(), "shared")];
+        let resources = || option("resources", disk_request.to_vec());
         for outcome in [
-            machine.acquire(&wish).await.map(drop),
-            Machine::open_with(bus, "", "vm", resources()).await.map(drop),
+            machine.acquire(&disk_request).await.map(drop),
+            TestVm::open_with(bus, "", "vm", resources()).await.map(drop),
             answer(manager.register_owner("", "vm", 0, resources()).await),
             answer(manager.resolve(&name, none()).await),
             answer(manager.find_holders(&name, none()).await),
@@ -69,8 +69,8 @@ async fn no_name_leads_out_of_its_lockspace() {
 
 #[tokio::test]
 async fn every_other_key_is_a_file_of_that_name() {
-    let scene = Scene::set().await;
-    let machine = Machine::open(&scene.bus, "web1").await;
+    let scenario = Scenario::set_up().await;
+    let machine = TestVm::open(&scenario.bus, "web1").await;
     for (key, file) in [
         ("..a", "..a".to_owned()),
         ("50%25%2525", "50%%25".to_owned()),
@@ -79,14 +79,14 @@ async fn every_other_key_is_a_file_of_that_name() {
         ("-x\n", "-x\n".to_owned()),
         (&"x".repeat(255), "x".repeat(255)),
     ] {
-        let name = scene.lease(key).await;
-        assert!(scene.file(&file).is_file(), "{key}");
+        let name = scenario.lease(key).await;
+        assert!(scenario.file(&file).is_file(), "{key}");
         let locks = machine.acquire(&[(&name, "exclusive")]).await.unwrap();
-        let other = Machine::open(&scene.bus, "web2").await;
+        let other = TestVm::open(&scenario.bus, "web2").await;
         let held = other.acquire(&[(&name, "exclusive")]).await.unwrap_err();
         assert_refused(&held, "LockHeld", "VM \"web1\"");
         machine.release(&locks).await.unwrap();
-        scene.manager.remove_lease(&name, none()).await.unwrap();
+        scenario.manager.remove_lease(&name, none()).await.unwrap();
     }
-    assert_eq!(fs::read_dir(&scene.directory).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(&scenario.directory).unwrap().count(), 0);
 }

@@ -9,7 +9,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use tokio::sync::oneshot;
 
-use crate::house::within;
+use crate::fixture::within;
 
 /// Byte 0 of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Who answers where libvirt looks for virtlockd.
 
-use crate::host::Host;
+use crate::nspawn::Host;
 
 /// A lock daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

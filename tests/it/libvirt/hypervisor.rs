@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use super::byte::Byte;
 use super::daemon::LockDaemon;
 use super::guest::{EMULATOR, Guest};
-use crate::host::{Host, Tree, skip};
-use crate::house::Ran;
+use crate::fixture::CommandOutput;
+use crate::nspawn::{Host, Tree, skip};
 
 /// What has to be installed, besides what a host needs.
 const PROGRAMS: [&str; 4] = ["/usr/sbin/libvirtd", "/usr/sbin/virtlockd", "/usr/bin/virsh", QEMU];
@@ -84,9 +84,9 @@ impl Hypervisor {
     }
 
     /// Has libvirt's client do something.
-    pub(super) async fn try_virsh(&self, words: &[&str]) -> Ran {
+    pub(super) async fn try_virsh(&self, words: &[&str]) -> CommandOutput {
         let line = ["virsh", "--quiet", "--connect", "qemu:///system"];
-        self.host.come_in(&[&line[..], words].concat()).await
+        self.host.run_outside_units(&[&line[..], words].concat()).await
     }
 
     /// The same, where it must succeed. What it prints comes back.
@@ -94,7 +94,7 @@ impl Hypervisor {
         self.try_virsh(words).await.ok()
     }
 
-    async fn create(&self, guest: &Guest) -> Ran {
+    async fn create(&self, guest: &Guest) -> CommandOutput {
         let file = format!("{GUESTS}/{}.xml", guest.name);
         self.host.write(&file, &guest.xml());
         self.try_virsh(&["create", &file]).await
@@ -131,7 +131,7 @@ impl Hypervisor {
     }
 
     /// libvirt has said what it says of a locked resource, and who the holder is if that is known.
-    pub(super) fn assert_refused(&self, ran: &Ran, resource: &str, holder: &Guest) {
+    pub(super) fn assert_refused(&self, ran: &CommandOutput, resource: &str, holder: &Guest) {
         assert!(!ran.status.success(), "{ran:?}");
         let usual = format!("error: resource busy: Lockspace resource '{resource}' is locked");
         assert!(ran.stderr.contains(&usual), "not '{usual}', but {ran:?}");

@@ -6,7 +6,7 @@ use super::byte::Byte;
 use super::daemon::LockDaemon;
 use super::guest::Guest;
 use super::hypervisor::Hypervisor;
-use crate::house::Tool;
+use crate::fixture::Tool;
 use crate::wait::until_waiting;
 
 /// A VM that waits for a disk, and says "go" once it has it; returns once it waits.

@@ -10,13 +10,13 @@ use super::hypervisor::Hypervisor;
 /// Plugs a disk into a guest, and out of it.
 pub(super) mod plug {
     use super::{Guest, Hypervisor, Path};
-    use crate::house::Ran;
+    use crate::fixture::CommandOutput;
 
     pub(in super::super) async fn disk_in(
         hypervisor: &Hypervisor,
         guest: &Guest,
         disk: &Path,
-    ) -> Ran {
+    ) -> CommandOutput {
         let line = ["attach-disk", &guest.name, disk.to_str().unwrap(), "sdx", "--live"];
         let how = ["--targetbus", "usb", "--driver", "qemu", "--subdriver", "raw"];
         hypervisor.try_virsh(&[&line[..], &how].concat()).await

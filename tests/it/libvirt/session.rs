@@ -9,9 +9,9 @@ use super::byte::Byte;
 use super::daemon::LockDaemon;
 use super::guest::Guest;
 use super::hypervisor::{Hypervisor, QEMU_CONF};
-use crate::host::Host;
-use crate::house::user::{Account, GAMES};
-use crate::house::{Ran, within};
+use crate::fixture::user::{Account, GAMES};
+use crate::fixture::{CommandOutput, within};
+use crate::nspawn::Host;
 
 const HOME: &str = "/srv/home";
 /// What a login would have made.
@@ -47,14 +47,14 @@ impl Session {
     }
 
     /// Has his libvirt do something, that which runs.
-    async fn virsh(&self, words: &[&str]) -> Ran {
+    async fn virsh(&self, words: &[&str]) -> CommandOutput {
         let line = ["LIBVIRT_AUTOSTART=0", "virsh", "--quiet", "--connect", "qemu:///session"];
         let line = of_the_user(&[&line[..], words].concat());
         let line: Vec<_> = line.iter().map(String::as_str).collect();
-        self.host.come_in(&line).await
+        self.host.run_outside_units(&line).await
     }
 
-    async fn create(&self, guest: &Guest) -> Ran {
+    async fn create(&self, guest: &Guest) -> CommandOutput {
         let file = format!("/srv/{}.xml", guest.name);
         self.host.write(&file, &guest.xml());
         self.virsh(&["create", &file]).await

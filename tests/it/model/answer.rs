@@ -17,16 +17,16 @@ pub(super) enum Answer {
     /// Locks, in the order of the request.
     Locks(Vec<(Vm, Disk)>),
     /// It is not done.
-    Refused(Why),
+    Refused(RefusalReason),
 }
 
-/// Why something is not done.
+/// RefusalReason something is not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Why {
+pub(super) enum RefusalReason {
     /// Others hold this one; or somebody waits for it who came first.
     Held(Disk, BTreeSet<(Vm, Mode)>, Option<Vm>),
     /// The time is over, and this was in the way.
-    TimedOut(Box<Option<Why>>),
+    TimedOut(Box<Option<RefusalReason>>),
     /// Somebody withdrew it.
     Cancelled,
     /// The machine ended meanwhile.
@@ -60,7 +60,7 @@ impl fmt::Display for Answer {
                 write!(f, "locks: {}", list(locks))
             }
             Self::Withdrawn(count) => write!(f, "{count} withdrawn"),
-            Self::Refused(Why::Held(disk, holders, ahead)) => {
+            Self::Refused(RefusalReason::Held(disk, holders, ahead)) => {
                 let holders = holders.iter().map(|(vm, mode)| format!("{vm} ({mode})"));
                 write!(f, "refused: {disk} is held by {}", list(holders))?;
                 ahead.map_or(Ok(()), |ahead| write!(f, "; {ahead} waits for it"))

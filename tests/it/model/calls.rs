@@ -15,10 +15,10 @@ use vmlockd::lock::on_lost::OnLost;
 use vmlockd::lock::{self, Front, OwnerId};
 use vmlockd::service::{self, Ask, Error, NewAnchor, Opening, Presence, Service};
 
-use super::answer::{Answer, Why};
-use super::numbers::Numbers;
-use super::op::{Anchor, By, Op, Vm, Wait, Wish};
-use super::scene::{self, Scene};
+use super::answer::{Answer, RefusalReason};
+use super::lock_numbers::LockNumbers;
+use super::op::{Anchor, By, DiskRequest, Op, Vm, Wait};
+use super::scenario::{self, Scenario};
 
 /// A user who owns none of the machines.
 const ANOTHER: u32 = 1000;
@@ -34,7 +34,7 @@ enum Reply {
     Set(Vec<u64>),
     Token(Vm, Uuid),
     Count(usize),
-    Opened(Vm, Vec<u64>, Option<OwnedFd>),
+    OpenWatch(Vm, Vec<u64>, Option<OwnedFd>),
     Lifeline(Vm, OwnedFd),
 }
 
@@ -72,34 +72,36 @@ impl By {
 fn call(
     op: &Op,
     service: Service,
-    scene: &Scene,
-    numbers: &Numbers,
+    scenario: &Scenario,
+    numbers: &LockNumbers,
     tokens: &BTreeMap<Vm, Uuid>,
     caller: watch::Receiver<bool>,
 ) -> Option<Pin<Box<dyn Future<Output = Outcome> + Send>>> {
-    let asks = |wishes: &[Wish]| wishes.iter().map(|wish| scene.ask(wish)).collect::<Vec<_>>();
+    let asks = |disk_requests: &[DiskRequest]| {
+        disk_requests.iter().map(|disk_request| scenario.ask(disk_request)).collect::<Vec<_>>()
+    };
     let wait = |wait: Wait| {
         let until = (wait == Wait::Over).then(Instant::now);
         (wait != Wait::No).then(|| service::Wait { until, caller: Presence(caller) })
     };
     Some(match op {
-        Op::Open { vm, anchor, wishes, wait: how } => {
-            let (vm, anchor, asks, wait) = (*vm, *anchor, asks(wishes), wait(*how));
+        Op::Open { vm, anchor, disk_requests, wait: how } => {
+            let (vm, anchor, asks, wait) = (*vm, *anchor, asks(disk_requests), wait(*how));
             Box::pin(open(service, vm, anchor, asks, wait))
         }
         Op::NewLifeline(vm) => {
             let vm = *vm;
-            Box::pin(
-                async move { Ok(Reply::Lifeline(vm, service.new_lifeline(scene::id(vm)).await?)) },
-            )
+            Box::pin(async move {
+                Ok(Reply::Lifeline(vm, service.new_lifeline(scenario::id(vm)).await?))
+            })
         }
-        Op::Acquire { vm, wishes, wait: how } => {
-            let (id, asks, wait) = (scene::id(*vm), asks(wishes), wait(*how));
+        Op::Acquire { vm, disk_requests, wait: how } => {
+            let (id, asks, wait) = (scenario::id(*vm), asks(disk_requests), wait(*how));
             Box::pin(async move { Ok(Reply::Locks(service.acquire(id, asks, wait).await?.locks)) })
         }
         Op::Release { vm, disks, by } => {
             let locks: Vec<u64> = disks.iter().map(|disk| numbers.of(*vm, *disk)).collect();
-            let (id, (uid, force)) = (scene::id(*vm), by.asking());
+            let (id, (uid, force)) = (scenario::id(*vm), by.asking());
             Box::pin(async move {
                 service.release(id, &locks, uid, force).await.map(|()| Reply::Nothing)
             })
@@ -111,38 +113,38 @@ fn call(
             })
         }
         Op::Close { vm, by } => {
-            let (id, (uid, force)) = (scene::id(*vm), by.asking());
+            let (id, (uid, force)) = (scenario::id(*vm), by.asking());
             Box::pin(async move {
                 let known = known(&service, id);
                 service.close(id, &known, uid, force).await.map(|()| Reply::Nothing)
             })
         }
         Op::Suspend { vm, by } => {
-            let (id, (uid, force)) = (scene::id(*vm), by.asking());
+            let (id, (uid, force)) = (scenario::id(*vm), by.asking());
             Box::pin(async move {
                 let known = known(&service, id);
                 service.suspend(id, &known, uid, force).await.map(|()| Reply::Nothing)
             })
         }
         Op::Resume { vm, wait: how } => {
-            let (id, wait) = (scene::id(*vm), wait(*how));
+            let (id, wait) = (scenario::id(*vm), wait(*how));
             Box::pin(async move { Ok(Reply::Set(service.resume(id, wait).await?.locks)) })
         }
         Op::Offer { vm, by, lasting } => {
             let (vm, (uid, force)) = (*vm, by.asking());
             let patience = if *lasting { LONG } else { Duration::ZERO };
             Box::pin(async move {
-                let id = scene::id(vm);
+                let id = scenario::id(vm);
                 let known = known(&service, id);
                 Ok(Reply::Token(vm, service.offer(id, &known, uid, force, patience).await?))
             })
         }
         Op::Adopt { vm, from } => {
-            let (id, token) = (scene::id(*vm), tokens.get(from).copied().unwrap_or_default());
+            let (id, token) = (scenario::id(*vm), tokens.get(from).copied().unwrap_or_default());
             Box::pin(async move { Ok(Reply::Set(service.adopt(id, token).await?)) })
         }
         Op::Cancel(vm) => {
-            let id = scene::id(*vm);
+            let id = scenario::id(*vm);
             Box::pin(async move { service.cancel(id).await.map(Reply::Count) })
         }
         Op::Drop(_) | Op::Leave(_) | Op::Restart(_) => return None,
@@ -168,11 +170,11 @@ async fn open(
         }
         Anchor::Manual => (NewAnchor::Manual, None),
     };
-    let (id, name, anchors) = (scene::id(vm), vm.to_string(), vec![anchor]);
+    let (id, name, anchors) = (scenario::id(vm), vm.to_string(), vec![anchor]);
     let on_lost = OnLost::default();
     let why = String::new();
     let opening = Opening { id, name, why, front: Front::Dbus, on_lost, anchors, asks };
-    Ok(Reply::Opened(vm, service.open(opening, wait).await?.locks, theirs))
+    Ok(Reply::OpenWatch(vm, service.open(opening, wait).await?.locks, theirs))
 }
 
 impl Calls {
@@ -183,8 +185,8 @@ impl Calls {
         op: &Op,
         runtime: &Runtime,
         service: Service,
-        scene: &Scene,
-        numbers: &Numbers,
+        scenario: &Scenario,
+        numbers: &LockNumbers,
     ) {
         if let Op::Drop(vm) = op {
             self.lifelines.get_mut(vm).and_then(Vec::pop);
@@ -195,7 +197,7 @@ impl Calls {
             first.left.send_replace(true);
         }
         let (left, caller) = watch::channel(false);
-        if let Some(call) = call(op, service, scene, numbers, &self.tokens, caller) {
+        if let Some(call) = call(op, service, scenario, numbers, &self.tokens, caller) {
             let of = match op {
                 Op::Open { vm, .. }
                 | Op::Acquire { vm, .. }
@@ -217,7 +219,7 @@ impl Calls {
         &mut self,
         runtime: &Runtime,
         service: &Service,
-        scene: &Scene,
+        scenario: &Scenario,
     ) -> Vec<(usize, Answer)> {
         let done = self.open.iter().filter(|(_, call)| call.task.is_finished());
         let done: Vec<usize> = done.map(|(number, _)| *number).collect();
@@ -227,9 +229,9 @@ impl Calls {
             answers.push((
                 number,
                 match runtime.block_on(task) {
-                    Ok(Ok(reply)) => self.take(reply, service, scene),
-                    Ok(Err(error)) => Answer::Refused(why(&error, scene)),
-                    Err(error) => Answer::Refused(Why::Unexpected(error.to_string())),
+                    Ok(Ok(reply)) => self.take(reply, service, scenario),
+                    Ok(Err(error)) => Answer::Refused(why(&error, scenario)),
+                    Err(error) => Answer::Refused(RefusalReason::Unexpected(error.to_string())),
                 },
             ));
         }
@@ -237,7 +239,7 @@ impl Calls {
     }
 
     /// Keeps what a caller keeps, and says the rest in the model's words.
-    fn take(&mut self, reply: Reply, service: &Service, scene: &Scene) -> Answer {
+    fn take(&mut self, reply: Reply, service: &Service, scenario: &Scenario) -> Answer {
         match reply {
             Reply::Nothing => Answer::Done,
             Reply::Count(count) => Answer::Withdrawn(count),
@@ -249,13 +251,13 @@ impl Calls {
                 self.lifelines.entry(vm).or_default().push(lifeline);
                 Answer::Done
             }
-            Reply::Opened(vm, locks, lifeline) => {
+            Reply::OpenWatch(vm, locks, lifeline) => {
                 // Whatever an earlier machine of this name had is nobody's any more.
                 self.lifelines.insert(vm, lifeline.into_iter().collect());
-                meant(&locks, service, scene)
+                meant(&locks, service, scenario)
             }
-            Reply::Locks(locks) => meant(&locks, service, scene),
-            Reply::Set(locks) => match meant(&locks, service, scene) {
+            Reply::Locks(locks) => meant(&locks, service, scenario),
+            Reply::Set(locks) => match meant(&locks, service, scenario) {
                 Answer::Locks(mut locks) => {
                     locks.sort_unstable();
                     Answer::Locks(locks)
@@ -267,48 +269,50 @@ impl Calls {
 }
 
 /// What the numbers of an answer mean.
-fn meant(numbers: &[u64], service: &Service, scene: &Scene) -> Answer {
+fn meant(numbers: &[u64], service: &Service, scenario: &Scenario) -> Answer {
     let meant = numbers.iter().map(|number| {
         let lock = service.lock(*number)?;
-        Some((scene::vm(lock.owner), scene.disk(&lock.want.resource)?))
+        Some((scenario::vm(lock.owner), scenario.disk(&lock.want.resource)?))
     });
     match meant.collect() {
         Some(locks) => Answer::Locks(locks),
-        None => Answer::Refused(Why::Unexpected(format!("not all of {numbers:?} are locks"))),
+        None => {
+            Answer::Refused(RefusalReason::Unexpected(format!("not all of {numbers:?} are locks")))
+        }
     }
 }
 
-fn why(error: &Error, scene: &Scene) -> Why {
-    let unexpected = || Why::Unexpected(error.to_string());
+fn why(error: &Error, scenario: &Scenario) -> RefusalReason {
+    let unexpected = || RefusalReason::Unexpected(error.to_string());
     match error {
         Error::Held { refusal, .. } => {
             let holders = refusal.holders.iter();
-            let holders = holders.map(|holder| (scene::vm(holder.owner), holder.mode)).collect();
-            let disk = scene.disk(&refusal.resource);
-            let ahead = refusal.ahead.as_ref().map(|ahead| scene::vm(ahead.owner));
-            disk.map_or_else(unexpected, |disk| Why::Held(disk, holders, ahead))
+            let holders = holders.map(|holder| (scenario::vm(holder.owner), holder.mode)).collect();
+            let disk = scenario.disk(&refusal.resource);
+            let ahead = refusal.ahead.as_ref().map(|ahead| scenario::vm(ahead.owner));
+            disk.map_or_else(unexpected, |disk| RefusalReason::Held(disk, holders, ahead))
         }
         Error::TimedOut { last, .. } => {
-            Why::TimedOut(Box::new(last.as_ref().map(|last| why(last, scene))))
+            RefusalReason::TimedOut(Box::new(last.as_ref().map(|last| why(last, scenario))))
         }
-        Error::Cancelled(service::Why::Cancelled) => Why::Cancelled,
-        Error::Cancelled(service::Why::OwnerGone) => Why::OwnerGone,
-        Error::CallerGone => Why::CallerGone,
-        Error::NeedsForce { .. } => Why::NeedsForce,
-        Error::MoreLocks => Why::MoreLocks,
-        Error::Lock(lock::Error::TwoModes(_)) => Why::TwoModes,
-        Error::Lock(lock::Error::OtherMode { resource, held, .. }) => {
-            scene.disk(resource).map_or_else(unexpected, |disk| Why::OtherMode(disk, *held))
-        }
-        Error::Lock(lock::Error::Suspended(_)) => Why::Suspended,
-        Error::Lock(lock::Error::OfferedAlready(_)) => Why::OfferedAlready,
-        Error::Lock(lock::Error::NothingToOffer(_)) => Why::NothingToOffer,
-        Error::Lock(lock::Error::NoSuchOffer) => Why::NoSuchOffer,
-        Error::Lock(lock::Error::OwnOffer(_)) => Why::OwnOffer,
-        Error::Lock(lock::Error::HeldTwice { .. }) => Why::HeldTwice,
-        Error::Lock(lock::Error::OwnerExists(_)) => Why::OwnerExists,
-        Error::Lock(lock::Error::NoSuchOwner(_)) => Why::NoSuchOwner,
-        Error::Lock(lock::Error::NoSuchLock(_)) => Why::NoSuchLock,
+        Error::Cancelled(service::Why::Cancelled) => RefusalReason::Cancelled,
+        Error::Cancelled(service::Why::OwnerGone) => RefusalReason::OwnerGone,
+        Error::CallerGone => RefusalReason::CallerGone,
+        Error::NeedsForce { .. } => RefusalReason::NeedsForce,
+        Error::MoreLocks => RefusalReason::MoreLocks,
+        Error::Lock(lock::Error::TwoModes(_)) => RefusalReason::TwoModes,
+        Error::Lock(lock::Error::OtherMode { resource, held, .. }) => scenario
+            .disk(resource)
+            .map_or_else(unexpected, |disk| RefusalReason::OtherMode(disk, *held)),
+        Error::Lock(lock::Error::Suspended(_)) => RefusalReason::Suspended,
+        Error::Lock(lock::Error::OfferedAlready(_)) => RefusalReason::OfferedAlready,
+        Error::Lock(lock::Error::NothingToOffer(_)) => RefusalReason::NothingToOffer,
+        Error::Lock(lock::Error::NoSuchOffer) => RefusalReason::NoSuchOffer,
+        Error::Lock(lock::Error::OwnOffer(_)) => RefusalReason::OwnOffer,
+        Error::Lock(lock::Error::HeldTwice { .. }) => RefusalReason::HeldTwice,
+        Error::Lock(lock::Error::OwnerExists(_)) => RefusalReason::OwnerExists,
+        Error::Lock(lock::Error::NoSuchOwner(_)) => RefusalReason::NoSuchOwner,
+        Error::Lock(lock::Error::NoSuchLock(_)) => RefusalReason::NoSuchLock,
         _ => unexpected(),
     }
 }

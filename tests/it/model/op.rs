@@ -30,7 +30,7 @@ pub(super) enum Spelling {
 
 /// A disk that somebody asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Wish {
+pub(super) struct DiskRequest {
     pub(super) disk: Disk,
     pub(super) spelling: Spelling,
     pub(super) mode: Mode,
@@ -71,7 +71,7 @@ pub(super) enum Op {
     Open {
         vm: Vm,
         anchor: Anchor,
-        wishes: Vec<Wish>,
+        disk_requests: Vec<DiskRequest>,
         wait: Wait,
     },
     /// Gives a machine another lifeline.
@@ -80,7 +80,7 @@ pub(super) enum Op {
     Drop(Vm),
     Acquire {
         vm: Vm,
-        wishes: Vec<Wish>,
+        disk_requests: Vec<DiskRequest>,
         wait: Wait,
     },
     Release {
@@ -137,7 +137,7 @@ impl fmt::Display for Disk {
     }
 }
 
-impl fmt::Display for Wish {
+impl fmt::Display for DiskRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let by = match self.spelling {
             Spelling::Name => "",
@@ -177,13 +177,15 @@ pub(super) fn list<T: fmt::Display>(all: impl IntoIterator<Item = T>) -> String 
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Open { vm, anchor, wishes, wait } => {
+            Self::Open { vm, anchor, disk_requests, wait } => {
                 let anchor = if *anchor == Anchor::Lifeline { "" } else { " (manual)" };
-                write!(f, "open {vm}{anchor} with {}{wait}", list(wishes))
+                write!(f, "open {vm}{anchor} with {}{wait}", list(disk_requests))
             }
             Self::NewLifeline(vm) => write!(f, "another lifeline for {vm}"),
             Self::Drop(vm) => write!(f, "close the newest lifeline of {vm}"),
-            Self::Acquire { vm, wishes, wait } => write!(f, "{vm} acquires {}{wait}", list(wishes)),
+            Self::Acquire { vm, disk_requests, wait } => {
+                write!(f, "{vm} acquires {}{wait}", list(disk_requests))
+            }
             Self::Release { vm, disks, by } => write!(f, "{vm} releases {}{by}", list(disks)),
             Self::Convert { vm, disk, mode, wait } => {
                 write!(f, "{vm} converts {disk} to {mode}{wait}")

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use vmlockd::lock::Mode;
 
-use super::answer::{Answer, Why};
-use super::book::{Book, Outcome};
-use super::op::{Anchor, Disk, Vm, Wait, Wish};
+use super::answer::{Answer, RefusalReason};
+use super::op::{Anchor, Disk, DiskRequest, Vm, Wait};
+use super::reference::{Outcome, ReferenceModel};
 
 /// Somebody who waits.
 #[derive(Clone, Debug)]
@@ -20,20 +20,23 @@ pub(super) struct Waiter {
 /// What somebody asks for, and may wait for.
 #[derive(Clone, Debug)]
 pub(super) enum What {
-    Open(Anchor, Vec<Wish>),
-    Acquire(Vec<Wish>),
-    Resume(Vec<Wish>),
-    Strengthen(Disk),
+    Open(Anchor, Vec<DiskRequest>),
+    Acquire(Vec<DiskRequest>),
+    Resume(Vec<DiskRequest>),
+    Upgrade(Disk),
 }
 
 impl What {
     /// The disks, and how each is wanted.
     pub(super) fn wants(&self) -> Vec<(Disk, Mode)> {
         match self {
-            Self::Open(_, wishes) | Self::Acquire(wishes) | Self::Resume(wishes) => {
-                wishes.iter().map(|wish| (wish.disk, wish.mode)).collect()
-            }
-            Self::Strengthen(disk) => vec![(*disk, Mode::Exclusive)],
+            Self::Open(_, disk_requests)
+            | Self::Acquire(disk_requests)
+            | Self::Resume(disk_requests) => disk_requests
+                .iter()
+                .map(|disk_request| (disk_request.disk, disk_request.mode))
+                .collect(),
+            Self::Upgrade(disk) => vec![(*disk, Mode::Exclusive)],
         }
     }
 
@@ -42,12 +45,12 @@ impl What {
         match self {
             Self::Open(..) | Self::Acquire(_) => "acquire",
             Self::Resume(_) => "resume",
-            Self::Strengthen(_) => "convert",
+            Self::Upgrade(_) => "convert",
         }
     }
 
-    pub(super) fn strengthens(&self) -> bool {
-        matches!(self, Self::Strengthen(_))
+    pub(super) fn upgrades(&self) -> bool {
+        matches!(self, Self::Upgrade(_))
     }
 }
 
@@ -55,7 +58,7 @@ fn conflict(a: Mode, b: Mode) -> bool {
     a == Mode::Exclusive || b == Mode::Exclusive
 }
 
-impl Book {
+impl ReferenceModel {
     /// What is in the way of a want, for one who comes after these waiters: nobody, a lock of
     /// somebody else's, or the claim of one of them.
     fn in_the_way<'w>(
@@ -63,12 +66,12 @@ impl Book {
         vm: Vm,
         (disk, mode): (Disk, Mode),
         ahead: impl Iterator<Item = &'w Waiter>,
-    ) -> Result<(), Why> {
+    ) -> Result<(), RefusalReason> {
         let others = self.held_by_others(vm, disk);
         let conflicting: BTreeSet<(Vm, Mode)> =
             others.iter().copied().filter(|(_, held)| conflict(*held, mode)).collect();
         if !conflicting.is_empty() {
-            return Err(Why::Held(disk, conflicting, None));
+            return Err(RefusalReason::Held(disk, conflicting, None));
         }
         if self.locks.contains_key(&(vm, disk)) {
             // Nobody else can have what it has already.
@@ -87,7 +90,7 @@ impl Book {
                 claims.iter().any(|(of, earlier)| *of != waiter.vm && conflict(*earlier, wanted));
             if held || behind {
                 if waiter.vm != vm && conflict(wanted, mode) {
-                    return Err(Why::Held(disk, others, Some(waiter.vm)));
+                    return Err(RefusalReason::Held(disk, others, Some(waiter.vm)));
                 }
                 claims.push((waiter.vm, wanted));
             }
@@ -100,8 +103,13 @@ impl Book {
         locks.map(|((who, _), lock)| (*who, lock.mode)).collect()
     }
 
-    /// Why a request has to wait, at its place in the queue or behind all others.
-    pub(super) fn refusal(&self, vm: Vm, what: &What, call: Option<usize>) -> Result<(), Why> {
+    /// RefusalReason a request has to wait, at its place in the queue or behind all others.
+    pub(super) fn refusal(
+        &self,
+        vm: Vm,
+        what: &What,
+        call: Option<usize>,
+    ) -> Result<(), RefusalReason> {
         for want in what.wants() {
             let ahead = self.queue().take_while(|waiter| Some(waiter.call) != call);
             self.in_the_way(vm, want, ahead)?;
@@ -111,28 +119,28 @@ impl Book {
 
     /// Everybody who waits, in order: first who wants to be alone with what it has.
     pub(super) fn queue(&self) -> impl Iterator<Item = &Waiter> {
-        let strengthens = |waiter: &&Waiter| waiter.what.strengthens();
-        let first = self.waiters.iter().filter(strengthens);
-        first.chain(self.waiters.iter().filter(move |waiter| !strengthens(waiter)))
+        let upgrades = |waiter: &&Waiter| waiter.what.upgrades();
+        let first = self.waiters.iter().filter(upgrades);
+        first.chain(self.waiters.iter().filter(move |waiter| !upgrades(waiter)))
     }
 
     /// Grants a request, has it wait, or refuses it. `None`: it waits.
     pub(super) fn ask(&mut self, call: usize, vm: Vm, what: What, wait: Wait) -> Option<Outcome> {
         let why = match self.attempt(vm, &what, None) {
-            Err(why @ Why::Held(..)) if wait != Wait::No => why,
+            Err(why @ RefusalReason::Held(..)) if wait != Wait::No => why,
             outcome => return Some(outcome),
         };
-        if let What::Strengthen(disk) = what {
+        if let What::Upgrade(disk) = what {
             let second = self.waiters.iter().find(|waiter| {
-                waiter.vm != vm && matches!(waiter.what, What::Strengthen(other) if other == disk)
+                waiter.vm != vm && matches!(waiter.what, What::Upgrade(other) if other == disk)
             });
             if let Some(second) = second {
                 let others = self.held_by_others(vm, disk);
-                return Some(Err(Why::Held(disk, others, Some(second.vm))));
+                return Some(Err(RefusalReason::Held(disk, others, Some(second.vm))));
             }
         }
         if wait == Wait::Over {
-            return Some(Err(Why::TimedOut(Box::new(Some(why)))));
+            return Some(Err(RefusalReason::TimedOut(Box::new(Some(why)))));
         }
         self.waiters.push(Waiter { call, vm, what });
         None
@@ -151,7 +159,7 @@ impl Book {
     }
 
     /// Those who are meant wait no more, and are told why.
-    pub(super) fn withdraw(&mut self, why: &Why, whose: impl Fn(&Waiter) -> bool) {
+    pub(super) fn withdraw(&mut self, why: &RefusalReason, whose: impl Fn(&Waiter) -> bool) {
         let meant = self.waiters.extract_if(.., |waiter| whose(waiter));
         self.answered.extend(meant.map(|waiter| (waiter.call, Answer::Refused(why.clone()))));
     }

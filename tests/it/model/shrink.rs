@@ -44,8 +44,10 @@ fn simplify(ops: &mut Vec<Op>, fails: &mut impl FnMut(&[Op]) -> bool) {
 fn without(op: &Op, at: usize) -> Option<Op> {
     let mut op = op.clone();
     match &mut op {
-        Op::Open { wishes, .. } | Op::Acquire { wishes, .. } if at < wishes.len() => {
-            wishes.remove(at);
+        Op::Open { disk_requests, .. } | Op::Acquire { disk_requests, .. }
+            if at < disk_requests.len() =>
+        {
+            disk_requests.remove(at);
         }
         Op::Release { disks, .. } if at < disks.len() => drop(disks.remove(at)),
         Op::Restart(dying) if at < dying.len() => drop(dying.remove(at)),

@@ -7,11 +7,11 @@ use vmlockd::lock::queue::Status;
 use vmlockd::lock::{Anchor, Mode, Proof};
 use vmlockd::service::list::{Filter, WaitingRow};
 
-use super::book::Book;
-use super::life::Life;
-use super::op::{DISKS, Disk, Vm, Wish, list};
+use super::instance::ServiceInstance;
+use super::op::{DISKS, Disk, DiskRequest, Vm, list};
 use super::queue::Waiter;
-use super::scene::{self, Scene};
+use super::reference::ReferenceModel;
+use super::scenario::{self, Scenario};
 
 /// Who waits, how, and for what.
 type Waiting = (Vm, &'static str, Vec<(Disk, Mode)>);
@@ -19,8 +19,8 @@ type Waiting = (Vm, &'static str, Vec<(Disk, Mode)>);
 /// Who there is, who holds what, and what the kernel says of it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct View {
-    pub(super) owners: BTreeMap<Vm, Kept>,
-    pub(super) locks: BTreeMap<(Vm, Disk), Held>,
+    pub(super) owners: BTreeMap<Vm, OwnerView>,
+    pub(super) locks: BTreeMap<(Vm, Disk), LockView>,
     /// In order: who waits, and for what.
     waiting: Vec<Waiting>,
     bytes: [Option<Mode>; DISKS],
@@ -30,7 +30,7 @@ pub(super) struct View {
 
 /// What keeps an owner.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Kept {
+pub(super) struct OwnerView {
     lifelines: usize,
     manual: bool,
     /// What it remembers, and by which names.
@@ -40,14 +40,14 @@ pub(super) struct Kept {
 
 /// How a disk is held, and by which name.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Held {
+pub(super) struct LockView {
     mode: Mode,
     name: String,
     /// How many wait for the disk.
     waiting: usize,
 }
 
-impl Kept {
+impl OwnerView {
     fn in_order(mut self) -> Self {
         self.suspended.sort_unstable();
         self
@@ -56,25 +56,31 @@ impl Kept {
 
 impl View {
     /// As it should be.
-    pub(super) fn of_book(book: &Book, scene: &Scene) -> Self {
-        let path = |disk, spelling| scene.name(disk, spelling).to_str().unwrap().to_owned();
-        let kept = |(vm, owner): (&Vm, &super::book::Owner)| {
-            let remembered = |wish: &Wish| (wish.disk, wish.mode, path(wish.disk, wish.spelling));
+    pub(super) fn of_model(reference: &ReferenceModel, scenario: &Scenario) -> Self {
+        let path = |disk, spelling| scenario.name(disk, spelling).to_str().unwrap().to_owned();
+        let kept = |(vm, owner): (&Vm, &super::reference::Owner)| {
+            let remembered = |disk_request: &DiskRequest| {
+                (
+                    disk_request.disk,
+                    disk_request.mode,
+                    path(disk_request.disk, disk_request.spelling),
+                )
+            };
             let suspended = owner.suspended.iter().map(remembered).collect();
             let (lifelines, manual, offers) = (owner.lifelines, owner.manual, owner.offers);
-            (*vm, Kept { lifelines, manual, suspended, offers }.in_order())
+            (*vm, OwnerView { lifelines, manual, suspended, offers }.in_order())
         };
-        let held = |((vm, disk), lock): (&(Vm, Disk), &super::book::Lock)| {
+        let held = |((vm, disk), lock): (&(Vm, Disk), &super::reference::Lock)| {
             let name = path(*disk, lock.spelling);
             let wants =
                 |waiter: &&Waiter| waiter.what.wants().iter().any(|(which, _)| which == disk);
-            let waiting = book.waiters.iter().filter(wants).count();
-            ((*vm, *disk), Held { mode: lock.mode, name, waiting })
+            let waiting = reference.waiters.iter().filter(wants).count();
+            ((*vm, *disk), LockView { mode: lock.mode, name, waiting })
         };
         Self {
-            owners: book.owners.iter().map(kept).collect(),
-            locks: book.locks.iter().map(held).collect(),
-            waiting: book
+            owners: reference.owners.iter().map(kept).collect(),
+            locks: reference.locks.iter().map(held).collect(),
+            waiting: reference
                 .waiters
                 .iter()
                 .map(|waiter| {
@@ -83,25 +89,28 @@ impl View {
                     (waiter.vm, waiter.what.purpose(), wants)
                 })
                 .collect(),
-            bytes: std::array::from_fn(|disk| book.byte(Disk(disk))),
+            bytes: std::array::from_fn(|disk| reference.byte(Disk(disk))),
             odd: Vec::new(),
         }
     }
 
     /// As it is; and each lock's number.
-    pub(super) fn of_life(life: &Life, scene: &Scene) -> (Self, BTreeMap<(Vm, Disk), u64>) {
+    pub(super) fn of_service(
+        life: &ServiceInstance,
+        scenario: &Scenario,
+    ) -> (Self, BTreeMap<(Vm, Disk), u64>) {
         let (mut owners, mut locks) = (BTreeMap::new(), BTreeMap::new());
         let (mut numbers, mut odd) = (BTreeMap::new(), Vec::new());
         for (owner, held) in life.service.owners_and_locks() {
             let anchors = || owner.anchors.values();
-            let kept = Kept {
+            let kept = OwnerView {
                 lifelines: anchors().filter(|anchor| **anchor == Anchor::Lifeline).count(),
                 manual: anchors().any(|anchor| *anchor == Anchor::Manual),
                 suspended: owner
                     .suspended
                     .values()
                     .filter_map(|want| {
-                        Some((scene.disk(&want.resource)?, want.mode, want.resource.clone()))
+                        Some((scenario.disk(&want.resource)?, want.mode, want.resource.clone()))
                     })
                     .collect(),
                 offers: owner.offer.is_some(),
@@ -109,15 +118,15 @@ impl View {
             if owner.locks.len() != held.len() {
                 odd.push(format!("{} has locks that are not held: {:?}", owner.id, owner.locks));
             }
-            owners.insert(scene::vm(owner.id), kept.in_order());
+            owners.insert(scenario::vm(owner.id), kept.in_order());
         }
         let all = life.service.locks();
         for lock in &all {
-            let (vm, name) = (scene::vm(lock.owner), lock.want.resource.clone());
+            let (vm, name) = (scenario::vm(lock.owner), lock.want.resource.clone());
             if lock.proof != Proof::Verified {
                 odd.push(format!("lock {} on {name} is {:?}", lock.id, lock.proof));
             }
-            let Some(disk) = scene.disk(&name) else {
+            let Some(disk) = scenario.disk(&name) else {
                 odd.push(format!("lock {} is on {name}, which nobody asked for", lock.id));
                 continue;
             };
@@ -125,17 +134,17 @@ impl View {
                 odd.push(format!("{vm} has {disk} twice"));
             }
             let waiting = life.service.waiting_for(lock.id, |_| true);
-            locks.insert((vm, disk), Held { mode: lock.want.mode, name, waiting });
+            locks.insert((vm, disk), LockView { mode: lock.want.mode, name, waiting });
         }
         {
-            let heard = life.heard.lock().unwrap();
-            odd.extend(heard.nonsense.iter().cloned());
+            let observed = life.observed.lock().unwrap();
+            odd.extend(observed.nonsense.iter().cloned());
             let of = |lock: &vmlockd::lock::Lock| (lock.id, (lock.owner, lock.want.mode));
-            if heard.locks != all.iter().map(of).collect() {
-                odd.push(format!("the world was told of other locks: {:?}", heard.locks));
+            if observed.locks != all.iter().map(of).collect() {
+                odd.push(format!("the world was told of other locks: {:?}", observed.locks));
             }
-            if !heard.owners.iter().map(|id| scene::vm(*id)).eq(owners.keys().copied()) {
-                odd.push(format!("the world was told of other owners: {:?}", heard.owners));
+            if !observed.owners.iter().map(|id| scenario::vm(*id)).eq(owners.keys().copied()) {
+                odd.push(format!("the world was told of other owners: {:?}", observed.owners));
             }
         }
         let waiting = life
@@ -147,19 +156,20 @@ impl View {
                     odd.push(format!("somebody who waits is {:?}", waiter.status));
                 }
                 let wants = waiter.wants.iter();
-                let wants = wants.filter_map(|want| Some((scene.disk(&want.resource)?, want.mode)));
+                let wants =
+                    wants.filter_map(|want| Some((scenario.disk(&want.resource)?, want.mode)));
                 let mut wants: Vec<_> = wants.collect();
                 wants.sort_unstable();
-                (scene::vm(waiter.owner), waiter.purpose.as_str(), wants)
+                (scenario::vm(waiter.owner), waiter.purpose.as_str(), wants)
             })
             .collect();
-        (Self { owners, locks, waiting, bytes: scene.bytes(), odd }, numbers)
+        (Self { owners, locks, waiting, bytes: scenario.bytes(), odd }, numbers)
     }
 }
 
 impl fmt::Display for View {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (vm, Kept { lifelines, manual, suspended, offers }) in &self.owners {
+        for (vm, OwnerView { lifelines, manual, suspended, offers }) in &self.owners {
             let manual = if *manual { ", manual" } else { "" };
             let offers = if *offers { ", offers" } else { "" };
             write!(f, "  {vm}, {lifelines} lifelines{manual}{offers}:")?;

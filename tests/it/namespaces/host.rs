@@ -3,22 +3,22 @@
 use std::fs::File;
 
 use super::assert_foreign;
-use crate::host::{Host, Tree};
-use crate::house::{Kind, Rival};
-use crate::machine::{Machine, exclusive};
+use crate::dbus_client::{TestVm, exclusive};
+use crate::fixture::{ForeignHolder, LockType};
+use crate::nspawn::{Host, Tree};
 
 #[tokio::test]
 async fn callers_on_the_host_name_disks_and_callers_outside_do_not() {
     let Some(host) = Host::boot(Tree::Own).await else { return };
     host.enable().await;
     let disk = host.image("a.img");
-    let is_free = || Rival::try_once(host.at(&disk), Kind::Ofd, true).is_ok();
-    let web1 = Machine::open(&host.bus().await, "web1").await;
+    let is_free = || ForeignHolder::try_once(host.at(&disk), LockType::Ofd, true).is_ok();
+    let web1 = TestVm::open(&host.bus().await, "web1").await;
     let locks = web1.acquire(&[exclusive(&disk)]).await.unwrap();
     assert!(!is_free());
     web1.release(&locks).await.unwrap();
     // The service can't see the process of such a caller, as that of a container's host.
-    let outside = Machine::open(&host.bus_from_outside().await, "outside").await;
+    let outside = TestVm::open(&host.bus_from_outside().await, "outside").await;
     let refused = outside.acquire(&[exclusive(&disk)]).await.unwrap_err();
     assert_foreign(&refused, "not visible from here");
     assert!(is_free());
@@ -34,7 +34,7 @@ async fn callers_on_the_host_name_disks_and_callers_outside_do_not() {
     let bind = ["--property=BindPaths=/srv/other:/srv/images", "--"];
     let run = ["vmlockctl", "lock", "--name", "inner", path];
     host.run(&[&unit[..], &bind, &run].concat()).await.ok();
-    assert!(Rival::try_once(host.at("/srv/other/a.img"), Kind::Ofd, true).is_err());
+    assert!(ForeignHolder::try_once(host.at("/srv/other/a.img"), LockType::Ofd, true).is_err());
     let call = "busctl call org.vmlockd1 /org/vmlockd1 org.vmlockd1.Manager Resolve sa{sv}";
     let resolve: Vec<&str> = call.split(' ').chain([path, "0"]).collect();
     let said = host.run(&[&unit[..], &bind, &resolve].concat()).await.refused();

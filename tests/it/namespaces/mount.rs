@@ -5,11 +5,11 @@ use std::fs;
 use zbus::OwnedObjectPath;
 
 use super::assert_foreign;
-use super::scene::{Scene, is_free};
-use crate::house::House;
-use crate::house::user::NOBODY;
-use crate::house::{Connector, polkit};
-use crate::machine::{Machine, exclusive, manager, option};
+use super::scenario::{Scenario, is_free};
+use crate::dbus_client::{TestVm, exclusive, manager, option};
+use crate::fixture::Fixture;
+use crate::fixture::user::NOBODY;
+use crate::fixture::{Connector, polkit};
 use crate::methods::none;
 
 const OTHER: &str = "leads to another file in the mount namespace of vmlockd";
@@ -20,10 +20,10 @@ fn text(path: &std::path::Path) -> &str {
 
 #[tokio::test]
 async fn a_name_that_leads_to_another_file_is_refused_and_nothing_is_locked() {
-    let scene = Scene::new().await;
-    let (_process, bus) = scene.bus(&scene.swapped()).await;
-    let (disk, other) = (scene.disk(), scene.other());
-    let inner = Machine::open(&bus, "inner").await;
+    let scenario = Scenario::new().await;
+    let (_process, bus) = scenario.bus(&scenario.swapped()).await;
+    let (disk, other) = (scenario.disk(), scenario.other());
+    let inner = TestVm::open(&bus, "inner").await;
     for mode in ["exclusive", "shared"] {
         let refused = inner.acquire(&[(text(&disk), mode)]).await.unwrap_err();
         assert_foreign(&refused, OTHER);
@@ -34,7 +34,7 @@ async fn a_name_that_leads_to_another_file_is_refused_and_nothing_is_locked() {
     assert_foreign(&inner.acquire(&both).await.unwrap_err(), OTHER);
     assert!(is_free(&disk) && is_free(&other));
     let resources = vec![(text(&disk).to_owned(), "exclusive".to_owned())];
-    let opened = Machine::open_with(&bus, "", "late", option("resources", resources)).await;
+    let opened = TestVm::open_with(&bus, "", "late", option("resources", resources)).await;
     assert_foreign(&opened.unwrap_err(), OTHER);
     let manager = manager(&bus).await;
     assert_eq!(manager.n_owners().await.unwrap(), 1);
@@ -45,29 +45,29 @@ async fn a_name_that_leads_to_another_file_is_refused_and_nothing_is_locked() {
 
 #[tokio::test]
 async fn a_name_that_leads_to_nothing_for_one_of_both_is_refused() {
-    let scene = Scene::new().await;
-    let (_process, bus) = scene.bus(&scene.hidden()).await;
-    let inner = Machine::open(&bus, "inner").await;
-    let refused = inner.acquire(&[exclusive(&scene.disk())]).await.unwrap_err();
+    let scenario = Scenario::new().await;
+    let (_process, bus) = scenario.bus(&scenario.hidden()).await;
+    let inner = TestVm::open(&bus, "inner").await;
+    let refused = inner.acquire(&[exclusive(&scenario.disk())]).await.unwrap_err();
     assert_foreign(&refused, "cannot be looked up in the mount namespace of the caller");
     assert!(refused.message.contains("No such file or directory"), "{refused:?}");
-    let missing = scene.path("pool/none.img");
+    let missing = scenario.path("pool/none.img");
     let refused = inner.acquire(&[exclusive(&missing)]).await.unwrap_err();
     assert_foreign(&refused, "does not exist in the mount namespace of vmlockd");
-    assert!(is_free(&scene.disk()));
+    assert!(is_free(&scenario.disk()));
     // For a caller on the host that is another error.
-    let outer = Machine::open(&scene.house.connection().await, "outer").await;
+    let outer = TestVm::open(&scenario.fixture.connection().await, "outer").await;
     let refused = outer.acquire(&[exclusive(&missing)]).await.unwrap_err();
     assert_eq!(refused.name, "DBus.Error.FileNotFound");
 }
 
 #[tokio::test]
 async fn questions_about_a_name_are_refused_likewise() {
-    let scene = Scene::new().await;
-    let (disk, other) = (scene.disk(), scene.other());
-    let outer = Machine::open(&scene.house.connection().await, "outer").await;
+    let scenario = Scenario::new().await;
+    let (disk, other) = (scenario.disk(), scenario.other());
+    let outer = TestVm::open(&scenario.fixture.connection().await, "outer").await;
     outer.acquire(&[exclusive(&disk)]).await.unwrap();
-    let (_process, bus) = scene.bus(&scene.swapped()).await;
+    let (_process, bus) = scenario.bus(&scenario.swapped()).await;
     let manager = manager(&bus).await;
     let resolved = manager.resolve(text(&disk), none()).await;
     assert_foreign(&resolved.unwrap_err().into(), OTHER);
@@ -84,27 +84,27 @@ async fn questions_about_a_name_are_refused_likewise() {
 
 #[tokio::test]
 async fn callers_that_may_not_lock_by_name_are_not_told_of_another_file() {
-    let house = House::builder().polkit(polkit::Choice::Real { rules: String::new() });
-    let scene = Scene::of(house.start().await, NOBODY);
-    let disk = scene.disk();
-    let outer = Machine::open(&scene.house.connection().await, "outer").await;
+    let fixture = Fixture::builder().polkit(polkit::Choice::Real { rules: String::new() });
+    let scenario = Scenario::of(fixture.start().await, NOBODY);
+    let disk = scenario.disk();
+    let outer = TestVm::open(&scenario.fixture.connection().await, "outer").await;
     outer.acquire(&[exclusive(&disk)]).await.unwrap();
-    let (_process, bus) = scene.bus(&scene.swapped()).await;
+    let (_process, bus) = scenario.bus(&scenario.swapped()).await;
     let found = manager(&bus).await.find_holders(text(&disk), none()).await;
     assert_foreign(&found.unwrap_err().into(), "only for callers that may lock by name");
-    let bus = scene.house.connection_as(NOBODY).await;
+    let bus = scenario.fixture.connection_as(NOBODY).await;
     let found = manager(&bus).await.find_holders(text(&disk), none()).await.unwrap();
     assert_eq!(found.len(), 1);
 }
 
 #[tokio::test]
 async fn lockspaces_and_leases_are_those_of_the_caller() {
-    let scene = Scene::new().await;
-    let (_process, bus) = scene.bus(&scene.swapped()).await;
-    let (inner, outer) = (manager(&bus).await, manager(&scene.house.connection().await).await);
-    let (pool, other) = (scene.path("pool"), scene.path("other"));
-    fs::remove_file(scene.disk()).unwrap();
-    fs::remove_file(scene.other()).unwrap();
+    let scenario = Scenario::new().await;
+    let (_process, bus) = scenario.bus(&scenario.swapped()).await;
+    let (inner, outer) = (manager(&bus).await, manager(&scenario.fixture.connection().await).await);
+    let (pool, other) = (scenario.path("pool"), scenario.path("other"));
+    fs::remove_file(scenario.disk()).unwrap();
+    fs::remove_file(scenario.other()).unwrap();
     let foreign = |answer: zbus::Result<()>| assert_foreign(&answer.unwrap_err().into(), "mount");
     let made = |answer: zbus::Result<OwnedObjectPath>| answer.map(drop);
     foreign(made(inner.create_lockspace(text(&pool), none()).await));
@@ -117,7 +117,7 @@ async fn lockspaces_and_leases_are_those_of_the_caller() {
     assert!(!pool.join("a").exists() && !other.join("a").exists());
     outer.create_lease(&theirs, none()).await.unwrap();
     inner.create_lease(&ours, none()).await.unwrap();
-    let machine = Machine::open(&bus, "inner").await;
+    let machine = TestVm::open(&bus, "inner").await;
     assert_foreign(&machine.acquire(&[(&theirs, "exclusive")]).await.unwrap_err(), OTHER);
     assert!(is_free(&pool.join("a")));
     foreign(inner.find_holders(&theirs, none()).await.map(drop));
@@ -131,61 +131,62 @@ async fn lockspaces_and_leases_are_those_of_the_caller() {
 
 #[tokio::test]
 async fn a_process_that_has_ended_names_nothing() {
-    let scene = Scene::new().await;
-    let (process, bus): (Connector, _) = scene.bus(&["env".to_owned()]).await;
-    let machine = Machine::open(&bus, "web1").await;
+    let scenario = Scenario::new().await;
+    let (process, bus): (Connector, _) = scenario.bus(&["env".to_owned()]).await;
+    let machine = TestVm::open(&bus, "web1").await;
     process.end().await;
-    let refused = machine.acquire(&[exclusive(&scene.disk())]).await.unwrap_err();
+    let refused = machine.acquire(&[exclusive(&scenario.disk())]).await.unwrap_err();
     assert_foreign(&refused, "cannot be compared");
-    assert!(is_free(&scene.disk()));
+    assert!(is_free(&scenario.disk()));
 }
 
 #[tokio::test]
 async fn vmlockctl_shows_files_from_another_mount_namespace() {
-    let scene = Scene::new().await;
-    let (disk, other) = (scene.disk(), scene.other());
-    let swapped = scene.swapped();
-    let outer = Machine::open(&scene.house.connection().await, "outer").await;
+    let scenario = Scenario::new().await;
+    let (disk, other) = (scenario.disk(), scenario.other());
+    let swapped = scenario.swapped();
+    let outer = TestVm::open(&scenario.fixture.connection().await, "outer").await;
     let held = outer.acquire(&[exclusive(&other)]).await.unwrap();
     let run = ["--system", "run", "--disk", text(&disk), "--", "echo", "STARTED"];
-    let refused = scene.vmlockctl(&swapped, &run).await;
+    let refused = scenario.vmlockctl(&swapped, &run).await;
     assert_eq!(refused.status.code(), Some(75), "{refused:?}");
     assert!(refused.stderr.contains("VM \"outer\"") && !refused.stdout.contains("STARTED"));
-    let said = scene.vmlockctl(&swapped, &["--system", "who", text(&disk)]).await.ok();
+    let said = scenario.vmlockctl(&swapped, &["--system", "who", text(&disk)]).await.ok();
     assert!(said.contains("VM \"outer\""), "{said}");
     outer.release(&held).await.unwrap();
     for wait in ["--wait=1min", "--wait=0"] {
         let run = ["--system", "run", wait, "--disk", text(&disk), "--", "echo", "STARTED"];
-        let said = scene.vmlockctl(&swapped, &run).await.ok();
+        let said = scenario.vmlockctl(&swapped, &run).await.ok();
         assert!(said.contains("STARTED"), "{said}");
     }
     let lock = ["--system", "lock", "--name", "inner", text(&disk)];
-    scene.vmlockctl(&swapped, &lock).await.ok();
+    scenario.vmlockctl(&swapped, &lock).await.ok();
     assert!(is_free(&disk) && !is_free(&other));
-    let said = scene.vmlockctl(&swapped, &["--system", "resolve", text(&disk)]).await.ok();
+    let said = scenario.vmlockctl(&swapped, &["--system", "resolve", text(&disk)]).await.ok();
     assert!(said.contains("inode:") && !said.contains(text(&disk)), "{said}");
     // On the host it is found by its own name.
-    let said = scene.house.run("vmlockctl", &["--system", "who", text(&other)]).await.ok();
+    let said = scenario.fixture.run("vmlockctl", &["--system", "who", text(&other)]).await.ok();
     assert!(said.contains("VM \"inner\""), "{said}");
-    scene.vmlockctl(&swapped, &["--system", "unlock", text(&disk)]).await.ok();
+    scenario.vmlockctl(&swapped, &["--system", "unlock", text(&disk)]).await.ok();
     assert!(is_free(&other));
-    let lockspace = scene.path("pool/leases");
+    let lockspace = scenario.path("pool/leases");
     let create = ["--system", "lockspace", "create", text(&lockspace)];
-    let refused = scene.vmlockctl(&swapped, &create).await.refused();
+    let refused = scenario.vmlockctl(&swapped, &create).await.refused();
     assert!(refused.contains("call from the mount namespace"), "{refused}");
 }
 
 #[tokio::test]
 async fn a_namespace_in_which_the_name_leads_to_the_same_file_is_no_obstacle() {
-    let scene = Scene::new().await;
-    let (_process, bus) = scene.bus(&scene.beside()).await;
-    let disk = scene.disk();
-    let link = scene.path("link.img");
+    let scenario = Scenario::new().await;
+    let (_process, bus) = scenario.bus(&scenario.beside()).await;
+    let disk = scenario.disk();
+    let link = scenario.path("link.img");
     std::os::unix::fs::symlink(&disk, &link).unwrap();
-    let inner = Machine::open(&bus, "inner").await;
+    let inner = TestVm::open(&bus, "inner").await;
     let locks = inner.acquire(&[exclusive(&link)]).await.unwrap();
     assert!(!is_free(&disk));
     inner.release(&locks).await.unwrap();
-    let said = scene.vmlockctl(&scene.beside(), &["--system", "lock", text(&disk)]).await.ok();
+    let said =
+        scenario.vmlockctl(&scenario.beside(), &["--system", "lock", text(&disk)]).await.ok();
     assert!(said.contains(text(&disk)), "{said}");
 }

@@ -1,9 +1,9 @@
 //! Process numbers from inside a pid namespace.
 
 use super::assert_foreign;
-use super::scene::{Scene, is_free};
-use crate::house::House;
-use crate::machine::{Machine, exclusive, manager, owner};
+use super::scenario::{Scenario, is_free};
+use crate::dbus_client::{TestVm, exclusive, manager, owner};
+use crate::fixture::Fixture;
 use crate::methods::none;
 
 fn behind() -> Vec<String> {
@@ -12,24 +12,24 @@ fn behind() -> Vec<String> {
 
 #[tokio::test]
 async fn a_number_means_the_process_that_has_it_for_the_caller() {
-    let scene = Scene::new().await;
-    let (process, bus) = scene.bus(&behind()).await;
+    let scenario = Scenario::new().await;
+    let (process, bus) = scenario.bus(&behind()).await;
     let manager = manager(&bus).await;
     // For itself it is process 1, as the first one there.
     let own = manager.register_owner("", "inner", 1, none()).await.unwrap();
     assert_eq!(owner(&bus, own.clone()).await.pid().await.unwrap(), process.pid());
     assert_eq!(manager.get_owner_by_pid(1).await.unwrap(), own);
-    let machine = Machine::open(&bus, "web1").await;
+    let machine = TestVm::open(&bus, "web1").await;
     machine.owner.bind_pid(1, none()).await.unwrap();
     assert_eq!(machine.owner.pid().await.unwrap(), process.pid());
 }
 
 #[tokio::test]
 async fn a_number_that_no_process_has_for_the_caller_binds_no_process_of_the_host() {
-    let scene = Scene::new().await;
-    let (process, bus) = scene.bus(&behind()).await;
+    let scenario = Scenario::new().await;
+    let (process, bus) = scenario.bus(&behind()).await;
     let manager = manager(&bus).await;
-    let machine = Machine::open(&bus, "web1").await;
+    let machine = TestVm::open(&bus, "web1").await;
     // These are processes of the host: the caller itself, and a thread of the kernel.
     for pid in [process.pid(), 2] {
         let registered = manager.register_owner("", "inner", pid, none()).await;
@@ -44,11 +44,11 @@ async fn a_number_that_no_process_has_for_the_caller_binds_no_process_of_the_hos
 
 #[tokio::test]
 async fn an_owner_ends_with_the_process_that_the_caller_meant() {
-    let scene = Scene::new().await;
-    let (process, bus) = scene.bus(&behind()).await;
-    let outer = scene.house.connection().await;
+    let scenario = Scenario::new().await;
+    let (process, bus) = scenario.bus(&behind()).await;
+    let outer = scenario.fixture.connection().await;
     let path = manager(&bus).await.register_owner("", "inner", 1, none()).await.unwrap();
-    let disk = scene.disk();
+    let disk = scenario.disk();
     owner(&bus, path).await.acquire(&[exclusive(&disk)], none()).await.unwrap();
     let manager = manager(&outer).await;
     let mut released = crate::owners::releases(&manager).await;
@@ -59,11 +59,11 @@ async fn an_owner_ends_with_the_process_that_the_caller_meant() {
 
 #[tokio::test]
 async fn numbers_of_the_host_are_what_they_were() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let machine = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let machine = TestVm::open(&bus, "web1").await;
     machine.owner.bind_pid(std::process::id(), none()).await.unwrap();
     let refused = machine.owner.bind_pid(u32::MAX, none()).await.unwrap_err();
-    let refused = crate::machine::Refused::from(refused);
+    let refused = crate::dbus_client::Refused::from(refused);
     assert_eq!(refused.name, "DBus.Error.UnixProcessIdUnknown");
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::Command;
 
 use super::assert_foreign;
-use super::scene::{Scene, is_free};
-use crate::house::within;
-use crate::machine::{Machine, exclusive};
+use super::scenario::{Scenario, is_free};
+use crate::dbus_client::{TestVm, exclusive};
+use crate::fixture::within;
 use crate::wait::{LONG, until_waiting, wait};
 
 /// Mounts a directory over another in the mount namespace of a process.
@@ -19,30 +19,30 @@ fn bind(pid: u32, from: &Path, at: &Path) {
 
 #[tokio::test]
 async fn a_name_that_leads_elsewhere_for_the_waiter_is_refused_when_its_turn_comes() {
-    let scene = Scene::new().await;
+    let scenario = Scenario::new().await;
     let (outer, (process, bus)) =
-        (scene.house.connection().await, scene.bus(&scene.beside()).await);
-    let web1 = Machine::open(&outer, "web1").await;
-    let held = web1.acquire(&[exclusive(&scene.disk())]).await.unwrap();
-    let web2 = Machine::open(&bus, "web2").await;
-    let waits = wait(&outer, &web2, &[exclusive(&scene.disk())], LONG).await;
-    bind(process.pid(), &scene.path("other"), &scene.path("pool"));
+        (scenario.fixture.connection().await, scenario.bus(&scenario.beside()).await);
+    let web1 = TestVm::open(&outer, "web1").await;
+    let held = web1.acquire(&[exclusive(&scenario.disk())]).await.unwrap();
+    let web2 = TestVm::open(&bus, "web2").await;
+    let waits = wait(&outer, &web2, &[exclusive(&scenario.disk())], LONG).await;
+    bind(process.pid(), &scenario.path("other"), &scenario.path("pool"));
     web1.release(&held).await.unwrap();
     let refused = within("the end of the wait", waits).await.unwrap().unwrap_err();
     assert_foreign(&refused, "leads to another file");
-    assert!(is_free(&scene.disk()) && is_free(&scene.other()));
+    assert!(is_free(&scenario.disk()) && is_free(&scenario.other()));
     until_waiting(&outer, 0).await;
 }
 
 #[tokio::test]
 async fn a_name_that_is_given_to_another_file_for_both_is_followed() {
-    let scene = Scene::new().await;
+    let scenario = Scenario::new().await;
     let (outer, (_process, bus)) =
-        (scene.house.connection().await, scene.bus(&scene.beside()).await);
-    let (disk, old) = (scene.disk(), scene.path("pool/old.img"));
-    let web1 = Machine::open(&outer, "web1").await;
+        (scenario.fixture.connection().await, scenario.bus(&scenario.beside()).await);
+    let (disk, old) = (scenario.disk(), scenario.path("pool/old.img"));
+    let web1 = TestVm::open(&outer, "web1").await;
     web1.acquire(&[exclusive(&disk)]).await.unwrap();
-    let web2 = Machine::open(&bus, "web2").await;
+    let web2 = TestVm::open(&bus, "web2").await;
     let waits = wait(&outer, &web2, &[exclusive(&disk)], LONG).await;
     fs::rename(&disk, &old).unwrap();
     fs::copy(&old, &disk).unwrap();

@@ -8,19 +8,19 @@ use zbus::message::Type;
 use zbus::wire::Structure;
 
 use super::members;
-use super::scene::{PRIVATE, Recorded, SECOND, Scene};
-use crate::house::user::{DAEMON, ROOT};
-use crate::house::{Answer, Broker, Kind, Rival};
-use crate::listed::text;
-use crate::machine::{Machine, exclusive, manager, option, shared};
+use super::scenario::{PRIVATE, Recorded, SECOND, Scenario};
+use crate::dbus_client::{TestVm, exclusive, manager, option, shared};
+use crate::fixture::user::{DAEMON, ROOT};
+use crate::fixture::{Answer, Broker, ForeignHolder, LockType};
 use crate::methods::{self, Subject, none};
+use crate::snapshot::text;
 
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
 /// The second user's machine, which wants the first one's disk by another name.
-async fn own_machine(scene: &Scene, second: &Recorded) -> (Machine, OwnedObjectPath) {
-    let machine = Machine::open(&second.connection, "web2").await;
-    let disk = scene.house.raw_of(SECOND, "own");
+async fn own_machine(scenario: &Scenario, second: &Recorded) -> (TestVm, OwnedObjectPath) {
+    let machine = TestVm::open(&second.connection, "web2").await;
+    let disk = scenario.fixture.raw_of(SECOND, "own");
     let lock = machine.acquire(&[shared(&disk)]).await.unwrap().remove(0);
     (machine, lock)
 }
@@ -31,11 +31,11 @@ async fn introspect(second: &Recorded, path: &str) -> String {
 }
 
 async fn no_method_tells_a_user_of_another(broker: Broker) {
-    let scene = Scene::set(broker, PRIVATE).await;
-    let mut second = scene.recorded(SECOND).await;
-    let (machine, lock) = own_machine(&scene, &second).await;
+    let scenario = Scenario::set_up(broker, PRIVATE).await;
+    let mut second = scenario.recorded(SECOND).await;
+    let (machine, lock) = own_machine(&scenario, &second).await;
     let (owner, bus) = (machine.path(), &second.connection);
-    let subject = Subject { owner: &owner, lock: &lock, disk: &scene.shared };
+    let subject = Subject { owner: &owner, lock: &lock, disk: &scenario.shared };
     let mut called = BTreeSet::new();
     for method in methods::all(&subject) {
         called.insert((method.interface.to_owned(), method.name.to_owned()));
@@ -46,8 +46,8 @@ async fn no_method_tells_a_user_of_another(broker: Broker) {
     let missing: Vec<_> = listed.difference(&called).collect();
     assert!(missing.is_empty(), "{missing:?} are called by no test: add them to methods.rs");
     let (machine, lock) = {
-        let machine = Machine::open(bus, "web3").await;
-        let disk = scene.house.raw_of(SECOND, "other");
+        let machine = TestVm::open(bus, "web3").await;
+        let disk = scenario.fixture.raw_of(SECOND, "other");
         let lock = machine.acquire(&[exclusive(&disk)]).await.unwrap().remove(0);
         (machine, lock)
     };
@@ -87,7 +87,7 @@ async fn no_method_tells_a_user_of_another(broker: Broker) {
     }
     assert_eq!(manager.list_locks(none()).await.unwrap().len(), locks);
     // The filter by another's owner finds what the filter by none finds.
-    let foreign = option("owner", scene.secret.path().into_inner());
+    let foreign = option("owner", scenario.secret.path().into_inner());
     assert!(manager.list_locks(foreign).await.unwrap().is_empty());
     let by_pid = manager.get_owner_by_pid(1).await.unwrap_err().to_string();
     assert!(by_pid.contains("no owner is bound to process 1"), "{by_pid}");
@@ -95,7 +95,7 @@ async fn no_method_tells_a_user_of_another(broker: Broker) {
     let messages = second.sync().await;
     let replies = messages.iter().filter(|message| message.message_type() != Type::Signal);
     assert!(replies.count() > 60, "what is recorded has the replies");
-    scene.assert_clean(&messages);
+    scenario.assert_clean(&messages);
 }
 
 #[tokio::test]
@@ -110,11 +110,11 @@ async fn no_method_or_property_tells_a_user_of_another_on_dbus_broker() {
 
 #[tokio::test]
 async fn a_refusal_says_that_another_user_holds_it_and_how() {
-    let scene = Scene::set(Broker::DbusDaemon, PRIVATE).await;
-    let mut second = scene.recorded(SECOND).await;
+    let scenario = Scenario::set_up(Broker::DbusDaemon, PRIVATE).await;
+    let mut second = scenario.recorded(SECOND).await;
     let bus = second.connection.clone();
-    let machine = Machine::open(&bus, "web2").await;
-    let disk = scene.shared.to_str().unwrap();
+    let machine = TestVm::open(&bus, "web2").await;
+    let disk = scenario.shared.to_str().unwrap();
     let by_another = format!("disk {disk} is locked exclusively by another user");
     for mode in ["exclusive", "shared"] {
         let refused = machine.acquire(&[(disk, mode)]).await.unwrap_err();
@@ -127,7 +127,7 @@ async fn a_refusal_says_that_another_user_holds_it_and_how() {
     let refused = machine.acquire_files(&[(&file, "exclusive")]).await.unwrap_err();
     assert!(refused.message.ends_with(" is locked exclusively by another user"), "{refused:?}");
     let opening = option("resources", vec![(disk.to_owned(), "shared".to_owned())]);
-    let refused = Machine::open_with(&bus, "", "web3", opening).await.unwrap_err();
+    let refused = TestVm::open_with(&bus, "", "web3", opening).await.unwrap_err();
     assert_eq!(refused.message, by_another);
     // FindHolders reports the holder in the same way, and no process that has the disk open.
     let holders = manager(&bus).await.find_holders(disk, none()).await.unwrap();
@@ -136,28 +136,28 @@ async fn a_refusal_says_that_another_user_holds_it_and_how() {
     assert!(holders.contains("hidden") && holders.contains("exclusive"), "{holders}");
 
     // A user's own machine is named to it, as before.
-    let own = scene.house.raw_of(SECOND, "own");
+    let own = scenario.fixture.raw_of(SECOND, "own");
     machine.acquire(&[exclusive(&own)]).await.unwrap();
-    let other = Machine::open(&bus, "web4").await;
+    let other = TestVm::open(&bus, "web4").await;
     let refused = other.acquire(&[exclusive(&own)]).await.unwrap_err();
     assert!(refused.message.contains("by VM \"web2\" ("), "{refused:?}");
 
     // A program of root's, which no owner of the service is.
-    let free = scene.house.raw_of(SECOND, "free");
-    let _rival = Rival::hold(&free, Kind::Posix, true).unwrap();
+    let free = scenario.fixture.raw_of(SECOND, "free");
+    let _rival = ForeignHolder::hold(&free, LockType::Posix, true).unwrap();
     let refused = other.acquire(&[exclusive(&free)]).await.unwrap_err();
     let free = free.to_str().unwrap();
     let by_program = format!("disk {free} is locked exclusively by another program or host");
     assert_eq!((refused.name.as_str(), refused.message), ("LockHeldElsewhere", by_program));
-    scene.assert_clean(&second.sync().await);
+    scenario.assert_clean(&second.sync().await);
 }
 
 /// How much a connection sees of the first user's.
-async fn sees_everything(scene: &Scene, bus: &zbus::Connection) -> bool {
+async fn sees_everything(scenario: &Scenario, bus: &zbus::Connection) -> bool {
     let manager = manager(bus).await;
     let listed = manager.list_locks(none()).await.unwrap().len() == 1;
     let metrics = manager.get_metrics(none()).await;
-    let object = crate::machine::lock(bus, &scene.lock).await.resource().await.is_ok();
+    let object = crate::dbus_client::lock(bus, &scenario.lock).await.resource().await.is_ok();
     assert_eq!((listed, metrics.is_ok()), (object, object), "{metrics:?}");
     if let Err(refused) = metrics {
         assert!(refused.to_string().contains("view-foreign"), "{refused}");
@@ -167,47 +167,47 @@ async fn sees_everything(scene: &Scene, bus: &zbus::Connection) -> bool {
 
 #[tokio::test]
 async fn root_and_whom_polkit_allows_see_everything() {
-    let scene = Scene::set(Broker::DbusDaemon, PRIVATE).await;
-    let allowed = scene.house.connection_as(DAEMON).await;
+    let scenario = Scenario::set_up(Broker::DbusDaemon, PRIVATE).await;
+    let allowed = scenario.fixture.connection_as(DAEMON).await;
     let name = allowed.unique_name().unwrap().to_string();
-    scene.house.polkit().mock().decide(move |call| {
+    scenario.fixture.polkit().mock().decide(move |call| {
         let is_allowed = call.subject_name().is_some_and(|subject| subject == name);
         if is_allowed { Answer::Allow } else { Answer::Deny }
     });
-    let denied = scene.house.connection_as(DAEMON).await;
+    let denied = scenario.fixture.connection_as(DAEMON).await;
     for (bus, sees) in [
         (&allowed, true),
-        (&scene.house.connection().await, true),
+        (&scenario.fixture.connection().await, true),
         (&denied, false),
-        (&scene.house.connection_as(SECOND).await, false),
+        (&scenario.fixture.connection_as(SECOND).await, false),
     ] {
-        assert_eq!(sees_everything(&scene, bus).await, sees, "{bus:?}");
+        assert_eq!(sees_everything(&scenario, bus).await, sees, "{bus:?}");
     }
     let views = |name: &str| {
-        let seen = scene.house.polkit().mock().seen();
-        let about = |call: &&crate::house::Call| {
-            super::scene::is_view(call) && call.subject_name().as_deref() == Some(name)
+        let seen = scenario.fixture.polkit().mock().seen();
+        let about = |call: &&crate::fixture::Call| {
+            super::scenario::is_view(call) && call.subject_name().as_deref() == Some(name)
         };
         seen.iter().filter(about).count()
     };
     // Once for the connection; and the one that sees everything needs no question for the metrics.
     assert_eq!(views(allowed.unique_name().unwrap()), 1);
     assert_eq!(views(denied.unique_name().unwrap()), 2);
-    assert_eq!(views(scene.house.connection().await.unique_name().unwrap()), 0);
+    assert_eq!(views(scenario.fixture.connection().await.unique_name().unwrap()), 0);
 }
 
 #[tokio::test]
 async fn polkit_that_does_not_answer_keeps_nobody_else_waiting() {
-    let scene = Scene::set(Broker::DbusDaemon, PRIVATE).await;
-    scene.house.polkit().mock().answer(Answer::Hang);
-    let second = scene.house.connection_as(SECOND).await;
+    let scenario = Scenario::set_up(Broker::DbusDaemon, PRIVATE).await;
+    scenario.fixture.polkit().mock().answer(Answer::Hang);
+    let second = scenario.fixture.connection_as(SECOND).await;
     let call = tokio::spawn(async move { manager(&second).await.list_locks(none()).await });
     // Root is served meanwhile, and the user once there is an answer.
-    assert!(sees_everything(&scene, &scene.house.connection_as(ROOT).await).await);
-    let mock = scene.house.polkit().mock();
+    assert!(sees_everything(&scenario, &scenario.fixture.connection_as(ROOT).await).await);
+    let mock = scenario.fixture.polkit().mock();
     loop {
         let asked = mock.next_call().await;
-        if super::scene::is_view(&asked) && mock.release(&asked, Answer::Deny) {
+        if super::scenario::is_view(&asked) && mock.release(&asked, Answer::Deny) {
             break;
         }
     }

@@ -1,14 +1,14 @@
 //! `vmlockctl`, where owners are hidden from other users.
 
-use super::scene::{FIRST, PRIVATE, SECOND, Scene};
-use crate::house::{Broker, NameWatch, Tool};
-use crate::machine::{Machine, manager};
+use super::scenario::{FIRST, PRIVATE, SECOND, Scenario};
+use crate::dbus_client::{TestVm, manager};
+use crate::fixture::{Broker, NameWatch, Tool};
 use crate::methods::none;
 
 /// Starts `vmlockctl monitor` as a user; it gets signals when this returns.
-async fn monitor(scene: &Scene, uid: u32) -> Tool {
-    let mut command = scene.house.command_as(uid, "sh");
-    let program = crate::house::program("vmlockctl");
+async fn monitor(scenario: &Scenario, uid: u32) -> Tool {
+    let mut command = scenario.fixture.command_as(uid, "sh");
+    let program = crate::fixture::program("vmlockctl");
     command.args([
         "-c",
         "exec \"$@\" 2>&1",
@@ -17,24 +17,25 @@ async fn monitor(scene: &Scene, uid: u32) -> Tool {
         "--system",
         "monitor",
     ]);
-    let mut tool = Tool::new(command, &scene.house.dir().join(format!("monitor-{uid}.log")));
+    let mut tool = Tool::new(command, &scenario.fixture.dir().join(format!("monitor-{uid}.log")));
     assert!(tool.line().await.contains("listening"));
     tool
 }
 
 #[tokio::test]
 async fn monitor_tells_a_user_of_its_own_machines_also_after_a_restart() {
-    let scene = Scene::set(Broker::DbusDaemon, PRIVATE).await;
-    let (mut first, mut second) = (monitor(&scene, FIRST).await, monitor(&scene, SECOND).await);
-    scene.another().await;
+    let scenario = Scenario::set_up(Broker::DbusDaemon, PRIVATE).await;
+    let (mut first, mut second) =
+        (monitor(&scenario, FIRST).await, monitor(&scenario, SECOND).await);
+    scenario.another().await;
     let said = first.line().await;
     assert!(said.contains("opened") && said.contains("topsecret-2"), "{said}");
-    let bus = scene.house.connection_as(SECOND).await;
-    let web2 = Machine::open(&bus, "web2").await;
+    let bus = scenario.fixture.connection_as(SECOND).await;
+    let web2 = TestVm::open(&bus, "web2").await;
     let said = second.line().await;
     assert!(said.contains("web2"), "{said}");
 
-    let root = scene.house.connection().await;
+    let root = scenario.fixture.connection().await;
     let mut name = NameWatch::new(&root, "org.vmlockd1").await;
     let before = name.owned().await;
     manager(&root).await.reexecute(none()).await.unwrap();
@@ -45,19 +46,19 @@ async fn monitor_tells_a_user_of_its_own_machines_also_after_a_restart() {
     drop(web2);
     let next = tokio::spawn(async move { second.line().await });
     while !next.is_finished() {
-        Machine::open(&bus, "web5").await.owner.close(none()).await.unwrap();
+        TestVm::open(&bus, "web5").await.owner.close(none()).await.unwrap();
     }
     assert!(next.await.unwrap().contains("VM"));
 }
 
 #[tokio::test]
 async fn who_says_that_another_user_holds_the_disk() {
-    let scene = Scene::set(Broker::DbusDaemon, PRIVATE).await;
-    let disk = scene.shared.to_str().unwrap();
-    let said = scene.house.run_as(SECOND, "vmlockctl", &["--system", "who", disk]).await;
+    let scenario = Scenario::set_up(Broker::DbusDaemon, PRIVATE).await;
+    let disk = scenario.shared.to_str().unwrap();
+    let said = scenario.fixture.run_as(SECOND, "vmlockctl", &["--system", "who", disk]).await;
     assert!(said.stdout.contains(&format!("disk {disk} is locked exclusively by another user\n")));
-    let said = scene.house.run_as(SECOND, "vmlockctl", &["--system", "list"]).await;
+    let said = scenario.fixture.run_as(SECOND, "vmlockctl", &["--system", "list"]).await;
     assert!(!said.stdout.contains("topsecret"), "{said:?}");
-    let said = scene.house.run_as(FIRST, "vmlockctl", &["--system", "list"]).await.ok();
+    let said = scenario.fixture.run_as(FIRST, "vmlockctl", &["--system", "list"]).await.ok();
     assert!(said.contains("topsecret"), "{said}");
 }

@@ -2,10 +2,10 @@
 
 use zbus::wire::{Structure, StructureBuilder};
 
-use super::scene::{FIRST, PRIVATE, SECOND, Scene};
+use super::scenario::{FIRST, PRIVATE, SECOND, Scenario};
 use super::{INTERFACES, members};
-use crate::house::Broker;
-use crate::machine::Refused;
+use crate::dbus_client::Refused;
+use crate::fixture::Broker;
 
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 const INTROSPECTABLE: &str = "org.freedesktop.DBus.Introspectable";
@@ -57,10 +57,10 @@ fn body(arguments: &[String]) -> Structure<'_> {
 }
 
 async fn answers_as_if_it_did_not_exist(broker: Broker) {
-    let scene = Scene::set(broker, PRIVATE).await;
-    let second = scene.recorded(SECOND).await;
-    let owner = scene.secret.path().to_string();
-    let lock = scene.lock.to_string();
+    let scenario = Scenario::set_up(broker, PRIVATE).await;
+    let second = scenario.recorded(SECOND).await;
+    let owner = scenario.secret.path().to_string();
+    let lock = scenario.lock.to_string();
     let pairs = [
         (owner.clone(), owner.replace("5e6f1a2b", "5e6f1a2c")),
         (lock.clone(), "/org/vmlockd1/lock/4711".to_owned()),
@@ -84,12 +84,14 @@ async fn answers_as_if_it_did_not_exist(broker: Broker) {
         }
     }
     // The rest of the test is worth nothing unless these are there.
-    let first = scene.recorded(FIRST).await;
+    let first = scenario.recorded(FIRST).await;
     for path in [&owner, &lock] {
         let found = first.call(path, Some(INTROSPECTABLE), "Introspect", &body(&[])).await;
         assert!(!matches!(found, Err(Refused { ref name, .. }) if name.ends_with("UnknownObject")));
     }
-    assert!(scene.house.polkit().mock().seen().iter().all(|call| !call.action.contains("manage")));
+    assert!(
+        scenario.fixture.polkit().mock().seen().iter().all(|call| !call.action.contains("manage"))
+    );
 }
 
 #[tokio::test]

@@ -7,12 +7,12 @@ use futures_util::StreamExt as _;
 use zbus::MessageStream;
 
 use super::members;
-use super::scene::{FIRST, PRIVATE, Recorded, SECOND, Scene, signals};
-use crate::house::user::ROOT;
-use crate::house::{Broker, House, within};
-use crate::machine::{Machine, exclusive, lock, manager, shared};
+use super::scenario::{FIRST, PRIVATE, Recorded, SECOND, Scenario, signals};
+use crate::dbus_client::{TestVm, exclusive, lock, manager, shared};
+use crate::fixture::user::ROOT;
+use crate::fixture::{Broker, Fixture, within};
 use crate::methods::none;
-use crate::virtlockd::hang::Far;
+use crate::virtlockd::hung_mount::Far;
 
 /// The signals that every object has.
 const COMMON: [(&str, &str); 3] = [
@@ -22,24 +22,24 @@ const COMMON: [(&str, &str); 3] = [
 ];
 
 /// The first user has every signal sent.
-async fn provoke(scene: &Scene) {
-    let other = scene.another().await;
-    other.acquire(&[shared(&scene.path)]).await.unwrap_err();
-    let first = lock(&scene.first, &scene.lock).await;
+async fn provoke(scenario: &Scenario) {
+    let other = scenario.another().await;
+    other.acquire(&[shared(&scenario.path)]).await.unwrap_err();
+    let first = lock(&scenario.first, &scenario.lock).await;
     first.convert("shared", none()).await.unwrap();
-    other.acquire(&[shared(&scene.path)]).await.unwrap();
+    other.acquire(&[shared(&scenario.path)]).await.unwrap();
     other.owner.suspend(none()).await.unwrap();
     other.owner.resume(none()).await.unwrap();
     let token = other.owner.offer(none()).await.unwrap();
-    let target = scene.another().await;
+    let target = scenario.another().await;
     target.owner.adopt(&token, none()).await.unwrap();
     target.owner.close(none()).await.unwrap();
     other.owner.close(none()).await.unwrap();
 }
 
 /// The storage of the first user's lock file loses it.
-async fn lose(scene: &Scene, watcher: &mut Recorded, far: &House) {
-    let name = lock(&scene.first, &scene.lock).await.lock_file().await.unwrap();
+async fn lose(scenario: &Scenario, watcher: &mut Recorded, far: &Fixture) {
+    let name = lock(&scenario.first, &scenario.lock).await.lock_file().await.unwrap();
     let name = std::path::Path::new(&name).file_name().unwrap().to_owned();
     fs::remove_file(far.dir().join("behind").join(name)).unwrap();
     within("LockLost", async {
@@ -54,13 +54,13 @@ async fn lose(scene: &Scene, watcher: &mut Recorded, far: &House) {
 }
 
 async fn reach_those_who_may_see(broker: Broker) {
-    let scene = Scene::set(broker, PRIVATE).await;
-    let mut second = scene.recorded(SECOND).await;
-    let (mut first, mut root) = (scene.recorded(FIRST).await, scene.recorded(ROOT).await);
-    let own = Machine::open(&second.connection, "web2").await;
-    let disk = scene.house.raw_of(SECOND, "own");
+    let scenario = Scenario::set_up(broker, PRIVATE).await;
+    let mut second = scenario.recorded(SECOND).await;
+    let (mut first, mut root) = (scenario.recorded(FIRST).await, scenario.recorded(ROOT).await);
+    let own = TestVm::open(&second.connection, "web2").await;
+    let disk = scenario.fixture.raw_of(SECOND, "own");
     own.acquire(&[exclusive(&disk)]).await.unwrap();
-    provoke(&scene).await;
+    provoke(&scenario).await;
     let mut wanted = members("signal");
     wanted.extend(COMMON.map(|(interface, member)| (interface.to_owned(), member.to_owned())));
     // That a lock is lost takes storage that loses one: see below.
@@ -83,13 +83,13 @@ async fn reach_those_who_may_see(broker: Broker) {
     let to_root = signals(&root.sync().await);
     assert!(kinds(&to_root).is_superset(&wanted), "root sees everything");
     let to_second = second.sync().await;
-    scene.assert_clean(&to_second);
+    scenario.assert_clean(&to_second);
     let seen = kinds(&signals(&to_second));
     for member in ["InterfacesAdded", "LockAcquired"] {
         assert!(seen.iter().any(|(_, seen)| seen == member), "{member} of its own: {seen:?}");
     }
-    scene.secret.owner.close(none()).await.unwrap();
-    scene.assert_clean(&second.sync().await);
+    scenario.secret.owner.close(none()).await.unwrap();
+    scenario.assert_clean(&second.sync().await);
 }
 
 #[tokio::test]
@@ -104,40 +104,40 @@ async fn signals_reach_those_who_may_see_what_they_are_about_on_dbus_broker() {
 
 #[tokio::test]
 async fn a_lost_lock_is_told_to_its_user_and_to_no_other() {
-    let mut scene = Scene::set(Broker::DbusDaemon, PRIVATE).await;
-    let Some(_far) = Far::mount(&scene.house).await else { return };
+    let mut scenario = Scenario::set_up(Broker::DbusDaemon, PRIVATE).await;
+    let Some(_far) = Far::mount(&scenario.fixture).await else { return };
     let config = "file_lockspace_dir = \"@DIR@/far\"\nverify_interval = 1\n";
-    scene.house.configure(&format!("{config}{PRIVATE}"));
-    manager(&scene.house.connection().await).await.reload(none()).await.unwrap();
-    scene.secret.release(std::slice::from_ref(&scene.lock)).await.unwrap();
-    scene.lock = scene.secret.acquire(&[exclusive(&scene.path)]).await.unwrap().remove(0);
-    let mut second = scene.recorded(SECOND).await;
-    let mut first = scene.recorded(FIRST).await;
-    lose(&scene, &mut first, &scene.house).await;
+    scenario.fixture.configure(&format!("{config}{PRIVATE}"));
+    manager(&scenario.fixture.connection().await).await.reload(none()).await.unwrap();
+    scenario.secret.release(std::slice::from_ref(&scenario.lock)).await.unwrap();
+    scenario.lock = scenario.secret.acquire(&[exclusive(&scenario.path)]).await.unwrap().remove(0);
+    let mut second = scenario.recorded(SECOND).await;
+    let mut first = scenario.recorded(FIRST).await;
+    lose(&scenario, &mut first, &scenario.fixture).await;
     let to_second = second.sync().await;
     assert!(signals(&to_second).is_empty(), "{to_second:?}");
-    scene.assert_clean(&to_second);
+    scenario.assert_clean(&to_second);
 }
 
 #[tokio::test]
 async fn a_connection_that_uses_an_owner_gets_the_signals_of_that_owner() {
-    let scene = Scene::set(Broker::DbusDaemon, PRIVATE).await;
-    let mut first = scene.recorded(FIRST).await;
+    let scenario = Scenario::set_up(Broker::DbusDaemon, PRIVATE).await;
+    let mut first = scenario.recorded(FIRST).await;
     // Connections that have listed nothing: one has opened an owner, one calls its object, one neither.
-    let opener = scene.house.connection_as(FIRST).await;
-    let caller = scene.house.connection_as(FIRST).await;
-    let stranger = scene.house.connection_as(FIRST).await;
+    let opener = scenario.fixture.connection_as(FIRST).await;
+    let caller = scenario.fixture.connection_as(FIRST).await;
+    let stranger = scenario.fixture.connection_as(FIRST).await;
     let (mut to_opener, mut to_caller, mut to_stranger) = (
         MessageStream::from(&opener),
         MessageStream::from(&caller),
         MessageStream::from(&stranger),
     );
-    let machine = Machine::open(&opener, "own").await;
-    crate::machine::owner(&caller, machine.path()).await.state().await.unwrap();
+    let machine = TestVm::open(&opener, "own").await;
+    crate::dbus_client::owner(&caller, machine.path()).await.state().await.unwrap();
     manager(&stranger).await.version().await.unwrap();
-    let disk = scene.house.raw_of(FIRST, "free");
+    let disk = scenario.fixture.raw_of(FIRST, "free");
     machine.acquire(&[exclusive(&disk)]).await.unwrap();
-    scene.secret.release(std::slice::from_ref(&scene.lock)).await.unwrap();
+    scenario.secret.release(std::slice::from_ref(&scenario.lock)).await.unwrap();
     first.sync().await;
     // The bus keeps the order of what one connection sends to another: an answer comes after it.
     for (bus, stream, wanted) in [

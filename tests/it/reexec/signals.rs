@@ -2,47 +2,47 @@
 
 use nix::sys::signal::Signal;
 
-use super::Scene;
-use crate::listed::Listed;
+use super::Scenario;
+use crate::snapshot::Listed;
 
 #[tokio::test]
 async fn two_at_once_are_one_or_two() {
-    let mut scene = Scene::set().await;
-    scene.upgrade();
-    let first = scene.watch.owned().await;
-    scene.daemon.signal(Signal::SIGUSR1);
-    scene.daemon.signal(Signal::SIGUSR1);
-    scene.watch.owned_by_other_than(&first).await;
+    let mut scenario = Scenario::set_up().await;
+    scenario.upgrade();
+    let first = scenario.watch.owned().await;
+    scenario.daemon.signal(Signal::SIGUSR1);
+    scenario.daemon.signal(Signal::SIGUSR1);
+    scenario.watch.owned_by_other_than(&first).await;
     // By being asked again it is known that it has done with the second.
-    scene.replace(true).await;
-    scene.compare().await;
-    scene.serves().await;
-    scene.end().await;
+    scenario.replace(true).await;
+    scenario.compare().await;
+    scenario.serves().await;
+    scenario.end().await;
 }
 
 #[tokio::test]
 async fn a_reload_right_after() {
-    let mut scene = Scene::set().await;
-    let first = scene.watch.owned().await;
-    scene.daemon.signal(Signal::SIGUSR1);
-    scene.daemon.signal(Signal::SIGHUP);
-    scene.watch.owned_by_other_than(&first).await;
-    scene.says("reloaded the configuration").await;
-    scene.compare().await;
-    scene.serves().await;
-    scene.end().await;
+    let mut scenario = Scenario::set_up().await;
+    let first = scenario.watch.owned().await;
+    scenario.daemon.signal(Signal::SIGUSR1);
+    scenario.daemon.signal(Signal::SIGHUP);
+    scenario.watch.owned_by_other_than(&first).await;
+    scenario.says("reloaded the configuration").await;
+    scenario.compare().await;
+    scenario.serves().await;
+    scenario.end().await;
 }
 
 #[tokio::test]
 async fn an_end_right_after() {
-    let scene = Scene::set().await;
-    scene.daemon.signal(Signal::SIGUSR1);
-    scene.daemon.signal(Signal::SIGTERM);
-    let status = scene.daemon.ended().await;
+    let scenario = Scenario::set_up().await;
+    scenario.daemon.signal(Signal::SIGUSR1);
+    scenario.daemon.signal(Signal::SIGTERM);
+    let status = scenario.daemon.ended().await;
     assert!(status.success(), "{status}");
-    let attempts = scene.intruder.stop();
+    let attempts = scenario.lock_prober.stop();
     // Nobody keeps descriptors here: what is locked again is what nobody has taken.
     drop(attempts);
-    scene.daemon.start_again().await;
-    assert_eq!(Listed::by(&scene.bus).await, scene.before);
+    scenario.daemon.start_again().await;
+    assert_eq!(Listed::by(&scenario.bus).await, scenario.before);
 }

@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use zbus::Connection;
 
-use crate::host::skip;
-use crate::house::{Connector, Daemon, House, Launch, Ran, Shared, Side, program, run, within};
-use crate::machine::{Machine, exclusive};
+use crate::dbus_client::{TestVm, exclusive};
+use crate::fixture::{
+    CommandOutput, Connector, Daemon, Fixture, HostMount, Launch, SharedFileSystem, program, run,
+    within,
+};
+use crate::nspawn::skip;
 
 /// Where lock files are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,30 +29,30 @@ pub(super) struct Half {
     /// The process on this host to which that belongs.
     _caller: Connector,
     pub(super) daemon: Daemon,
-    house: House,
+    fixture: Fixture,
 }
 
 /// The hosts.
 pub(super) struct Pair {
     pub(super) a: Half,
     pub(super) b: Half,
-    pub(super) shared: Shared,
+    pub(super) shared: SharedFileSystem,
 }
 
 /// Where lock files are, as both hosts know it.
-pub(super) fn locks(shared: &Shared) -> PathBuf {
+pub(super) fn locks(shared: &SharedFileSystem) -> PathBuf {
     shared.path().join("locks")
 }
 
 /// The file system alone. None if this machine can't have it, which has been said then.
-pub(super) async fn shared() -> Option<Shared> {
+pub(super) async fn shared() -> Option<SharedFileSystem> {
     shared_with(&[]).await
 }
 
 /// Returns the file system alone, mounted with these arguments of `mfsmount(8)`. `None` if this
 /// machine can't have it, which was printed then.
-pub(super) async fn shared_with(arguments: &[&str]) -> Option<Shared> {
-    match Shared::start_with(arguments).await {
+pub(super) async fn shared_with(arguments: &[&str]) -> Option<SharedFileSystem> {
+    match SharedFileSystem::start_with(arguments).await {
         Ok(shared) => Some(shared),
         Err(reason) => skip(&reason),
     }
@@ -85,34 +88,34 @@ impl Pair {
 }
 
 impl Half {
-    async fn on(side: &Side, config: &str) -> Half {
-        let house = House::builder().config(config).without_daemon().start().await;
-        let launch = Launch { inside: side.inside(), ..house.launch() };
-        let daemon = Daemon::start(house.bus(), launch).await;
-        let log = house.dir().join("connector.log");
-        let socket = house.dir().join("bus/socket");
+    async fn on(side: &HostMount, config: &str) -> Half {
+        let fixture = Fixture::builder().config(config).without_daemon().start().await;
+        let launch = Launch { inside: side.inside(), ..fixture.launch() };
+        let daemon = Daemon::start(fixture.bus(), launch).await;
+        let log = fixture.dir().join("connector.log");
+        let socket = fixture.dir().join("bus/socket");
         let (caller, stream) = Connector::start(&side.inside(), None, &socket, &log);
         let builder = zbus::connection::Builder::unix_stream(stream).user_id(0);
         let bus = within("an answer to Hello", builder.build()).await.unwrap();
-        Half { bus, _caller: caller, daemon, house }
+        Half { bus, _caller: caller, daemon, fixture }
     }
 
     /// Runs the tool on this host, which is that side.
-    pub(super) async fn vmlockctl(&self, side: &Side, arguments: &[&str]) -> Ran {
+    pub(super) async fn vmlockctl(&self, side: &HostMount, arguments: &[&str]) -> CommandOutput {
         let inside = side.inside();
-        let mut command = self.house.command(&inside[0]);
+        let mut command = self.fixture.command(&inside[0]);
         command.args(&inside[1..]).arg(program("vmlockctl")).args(arguments);
         run(command).await
     }
 
     /// A machine on this host.
-    pub(super) async fn machine(&self, name: &str) -> Machine {
-        Machine::open(&self.bus, name).await
+    pub(super) async fn machine(&self, name: &str) -> TestVm {
+        TestVm::open(&self.bus, name).await
     }
 }
 
 /// Asks until the machine has the disk.
-pub(super) async fn until_got(machine: &Machine, disk: &Path) {
+pub(super) async fn until_got(machine: &TestVm, disk: &Path) {
     until("the disk is free", async || match machine.acquire(&[exclusive(disk)]).await {
         Ok(_) => true,
         Err(refused) => {

@@ -4,16 +4,16 @@ use tokio::task::JoinHandle;
 use zbus::OwnedObjectPath;
 
 use super::pair::{Files, Half, Pair, until};
-use crate::house::within;
-use crate::machine::{Answer, Machine, exclusive, manager, option, shared};
+use crate::dbus_client::{Answer, TestVm, exclusive, manager, option, shared};
+use crate::fixture::within;
 use crate::methods::none;
-use crate::untouched::assert_refused;
+use crate::refused_requests::assert_refused;
 use crate::wait::LONG;
 
 /// Has a machine wait, by a task of its own, and returns once it does.
 async fn wait(
     host: &Half,
-    machine: &Machine,
+    machine: &TestVm,
     disks: &[(&str, &str)],
 ) -> JoinHandle<Answer<Vec<OwnedObjectPath>>> {
     let owner = machine.owner.clone();

@@ -11,13 +11,13 @@ use vmlockd::client::{ManagerProxy, Options, OwnerProxy};
 use zbus::proxy::CacheProperties;
 use zbus::{Connection, OwnedObjectPath};
 
-use super::answer::{Trouble, ask, insist};
-use super::dice::Dice;
-use super::ledger::Place;
-use super::scene::Scene;
-use super::tally::count;
-use crate::house::{Kind, attempt};
-use crate::machine::{lock, manager, option};
+use super::acknowledged::LockKey;
+use super::retry::{CallError, ask, call_until_answered};
+use super::rng::Rng;
+use super::scenario::Scenario;
+use super::statistics::count;
+use crate::dbus_client::{lock, manager, option};
+use crate::fixture::{LockType, attempt};
 
 /// How long a lock may stay whose owner has ended, also while the service was dead.
 // Five seconds are what is wanted, and half a second is what is measured where nothing else runs
@@ -25,7 +25,7 @@ use crate::machine::{lock, manager, option};
 pub(super) const ORPHANED: Duration = Duration::from_secs(15);
 
 /// A disk and a mode.
-pub(super) type Wish = (String, &'static str);
+pub(super) type DiskRequest = (String, &'static str);
 
 /// What keeps its owner alive.
 pub(super) enum Anchor {
@@ -35,8 +35,8 @@ pub(super) enum Anchor {
 }
 
 pub(super) struct Client<'s> {
-    pub(super) scene: &'s Scene,
-    pub(super) dice: Dice,
+    pub(super) scenario: &'s Scenario,
+    pub(super) rng: Rng,
     name: String,
     pub(super) uuid: String,
     /// That of the owner to which it moves.
@@ -55,19 +55,19 @@ pub(super) struct Client<'s> {
     left: Vec<OwnedObjectPath>,
 }
 
-fn words(wish: &[Wish]) -> Vec<(&str, &str)> {
-    wish.iter().map(|(disk, mode)| (disk.as_str(), *mode)).collect()
+fn words(disk_request: &[DiskRequest]) -> Vec<(&str, &str)> {
+    disk_request.iter().map(|(disk, mode)| (disk.as_str(), *mode)).collect()
 }
 
 impl<'s> Client<'s> {
-    pub(super) async fn new(scene: &'s Scene, who: u64, own: Vec<String>) -> Self {
-        let bus = scene.host.bus().await;
+    pub(super) async fn new(scenario: &'s Scenario, who: u64, own: Vec<String>) -> Self {
+        let bus = scenario.host.bus().await;
         let manager = manager(&bus).await;
         let name = format!("client{who}");
         let uuid = |n: u128| uuid::Uuid::from_u128(u128::from(who) + n).to_string();
         Self {
-            scene,
-            dice: Dice::new(scene.seed, who),
+            scenario,
+            rng: Rng::new(scenario.seed, who),
             name,
             uuid: uuid(1),
             other_uuid: uuid(1 << 64),
@@ -94,31 +94,34 @@ impl<'s> Client<'s> {
         self.owner().inner().path().to_owned().into()
     }
 
-    fn place(&self, disk: &str) -> Place {
+    fn place(&self, disk: &str) -> LockKey {
         (self.path(), disk.to_owned())
     }
 
     /// What it holds, with its modes.
-    pub(super) fn held(&self) -> Vec<Wish> {
-        let held = self.scene.ledger.borrow().of(&self.path());
+    pub(super) fn held(&self) -> Vec<DiskRequest> {
+        let held = self.scenario.acknowledged.borrow().of(&self.path());
         held.into_iter().map(|((_, disk), entry)| (disk, entry.mode.unwrap())).collect()
     }
 
     pub(super) fn doubt(&self) {
-        count(&self.scene.tally.doubts);
+        count(&self.scenario.statistics.doubts);
     }
 
     /// Opens its owner, by a lifeline or a process, with disks of its own or without. One of the same
     /// UUID that has ended must be out of the way in time.
-    pub(super) async fn open(&mut self, wish: &[Wish], by_process: bool) {
+    pub(super) async fn open(&mut self, disk_request: &[DiskRequest], by_process: bool) {
         let (path, anchor) = loop {
-            let options =
-                if wish.is_empty() { HashMap::new() } else { option("resources", words(wish)) };
+            let options = if disk_request.is_empty() {
+                HashMap::new()
+            } else {
+                option("resources", words(disk_request))
+            };
             let trouble = match self.try_open(options, by_process).await {
                 Ok(opened) => break opened,
                 Err(trouble) => trouble,
             };
-            if matches!(trouble, Trouble::Unanswered) {
+            if matches!(trouble, CallError::Unanswered) {
                 // It may be there, and has no anchor then.
                 self.doubt();
                 self.ended.get_or_insert_with(Instant::now);
@@ -137,19 +140,19 @@ impl<'s> Client<'s> {
         if let Some(since) = self.ended.take() {
             let late = since.elapsed();
             assert!(late < ORPHANED, "{}: locks without an owner for {late:?}", self.name);
-            self.scene.tally.orphaned.borrow_mut().push(late);
+            self.scenario.statistics.orphaned.borrow_mut().push(late);
         }
         for lock in self.left.drain(..) {
-            self.scene.ledger.borrow_mut().bury(&lock);
+            self.scenario.acknowledged.borrow_mut().bury(&lock);
         }
-        count(&self.scene.tally.opened);
+        count(&self.scenario.statistics.opened);
         self.owner = Some(self.proxy(path).await);
         self.anchors = vec![anchor];
-        if !wish.is_empty() {
+        if !disk_request.is_empty() {
             // Which locks these are is told to a caller that asks again.
-            assert!(self.acquire(wish).await);
+            assert!(self.acquire(disk_request).await);
         }
-        let wanted = |disk: &&String| !wish.iter().any(|(wanted, _)| wanted == *disk);
+        let wanted = |disk: &&String| !disk_request.iter().any(|(wanted, _)| wanted == *disk);
         for disk in self.own.iter().filter(wanted) {
             if moved {
                 // The owner from which its disks moved may have had them again until it ended.
@@ -173,47 +176,47 @@ impl<'s> Client<'s> {
         &self,
         options: Options<'_>,
         by_process: bool,
-    ) -> Result<(OwnedObjectPath, Anchor), Trouble> {
+    ) -> Result<(OwnedObjectPath, Anchor), CallError> {
         if !by_process {
             let call = self.manager.open_owner(&self.uuid, &self.name, options);
             let (path, lifeline) = ask("OpenOwner", call).await?;
             return Ok((path, Anchor::Lifeline(lifeline.into())));
         }
-        let process = self.scene.nursery.begin().await;
+        let process = self.scenario.process_pool.begin().await;
         let call = self.manager.register_owner(&self.uuid, &self.name, process, options);
         let opened = ask("RegisterOwner", call).await;
         if opened.is_err() {
-            self.scene.nursery.end(process).await;
+            self.scenario.process_pool.end(process).await;
         }
         Ok((opened?, Anchor::Process(process)))
     }
 
     /// Acquires; false where another client has one of the disks that are for all.
-    pub(super) async fn acquire(&mut self, wish: &[Wish]) -> bool {
+    pub(super) async fn acquire(&mut self, disk_request: &[DiskRequest]) -> bool {
         let owner = self.owner();
         let mut doubted = false;
         loop {
-            let wait = if self.dice.chance(25) { Self::brief() } else { HashMap::new() };
-            match ask("Acquire", owner.acquire(&words(wish), wait)).await {
+            let wait = if self.rng.chance(25) { Self::brief() } else { HashMap::new() };
+            match ask("Acquire", owner.acquire(&words(disk_request), wait)).await {
                 Ok(locks) => {
-                    assert_eq!(locks.len(), wish.len());
-                    let mut ledger = self.scene.ledger.borrow_mut();
-                    for (lock, (disk, mode)) in locks.iter().zip(wish) {
-                        ledger.acknowledge(&self.place(disk), lock, mode);
+                    assert_eq!(locks.len(), disk_request.len());
+                    let mut acknowledged = self.scenario.acknowledged.borrow_mut();
+                    for (lock, (disk, mode)) in locks.iter().zip(disk_request) {
+                        acknowledged.acknowledge(&self.place(disk), lock, mode);
                     }
-                    count(&self.scene.tally.acquired);
+                    count(&self.scenario.statistics.acquired);
                     if !std::mem::take(&mut doubted) {
                         return true;
                     }
                     // Once more: in the same mode it has the same locks.
                 }
-                Err(Trouble::Unanswered) => {
+                Err(CallError::Unanswered) => {
                     self.doubt();
                     doubted = true;
                 }
                 Err(refused) => {
-                    let for_all = wish.iter().any(|(disk, _)| !self.own.contains(disk));
-                    assert!(refused.is_of_others() && for_all, "{wish:?}: {refused:?}");
+                    let for_all = disk_request.iter().any(|(disk, _)| !self.own.contains(disk));
+                    assert!(refused.is_of_others() && for_all, "{disk_request:?}: {refused:?}");
                     return false;
                 }
             }
@@ -222,25 +225,26 @@ impl<'s> Client<'s> {
 
     /// Gives disks back.
     pub(super) async fn release(&mut self, disks: &[String]) {
-        let strike = |disk: &String| self.scene.ledger.borrow_mut().strike(&self.place(disk));
+        let strike =
+            |disk: &String| self.scenario.acknowledged.borrow_mut().strike(&self.place(disk));
         let struck = disks.iter().map(|disk| strike(disk).expect("it is held").lock);
         let (owner, all) = (self.owner(), struck.collect::<Vec<_>>());
         let (mut locks, mut doubted) = (all.clone(), false);
         while !locks.is_empty() {
             match ask("Release", owner.release(&locks, HashMap::new())).await {
                 Ok(()) => break,
-                Err(Trouble::Unanswered) => self.doubt(),
+                Err(CallError::Unanswered) => self.doubt(),
                 Err(refused) => assert!(doubted && refused.is("NoSuchLock"), "{refused:?}"),
             }
             // A release of several may have been done in part.
             doubted = true;
-            let left = insist("Locks", || owner.locks()).await;
+            let left = call_until_answered("Locks", || owner.locks()).await;
             locks.retain(|lock| left.contains(lock));
         }
         for lock in &all {
-            self.scene.ledger.borrow_mut().bury(lock);
+            self.scenario.acknowledged.borrow_mut().bury(lock);
         }
-        count(&self.scene.tally.released);
+        count(&self.scenario.statistics.released);
         for disk in disks.iter().filter(|disk| self.own.contains(disk)) {
             if doubted {
                 // It is off the list, and on its way.
@@ -253,16 +257,16 @@ impl<'s> Client<'s> {
     /// Changes the mode of a disk.
     pub(super) async fn convert(&mut self, disk: &str) {
         let place = self.place(disk);
-        let entry = self.scene.ledger.borrow().held()[&place].clone();
+        let entry = self.scenario.acknowledged.borrow().held()[&place].clone();
         let exclusive = entry.mode == Some("exclusive");
         let mode = if exclusive { "shared" } else { "exclusive" };
-        self.scene.ledger.borrow_mut().convert(&place, None);
+        self.scenario.acknowledged.borrow_mut().convert(&place, None);
         let proxy = lock(&self.bus, &entry.lock).await;
         let outcome = loop {
-            let wait = if self.dice.chance(25) { Self::brief() } else { HashMap::new() };
+            let wait = if self.rng.chance(25) { Self::brief() } else { HashMap::new() };
             match ask("Convert", proxy.convert(mode, wait)).await {
                 Ok(()) => break mode,
-                Err(Trouble::Unanswered) => self.doubt(),
+                Err(CallError::Unanswered) => self.doubt(),
                 Err(refused) => {
                     let others = !exclusive && !self.own.iter().any(|own| own == disk);
                     assert!(refused.is_of_others() && others, "{disk}: {refused:?}");
@@ -270,14 +274,14 @@ impl<'s> Client<'s> {
                 }
             }
         };
-        count(&self.scene.tally.converted);
-        self.scene.ledger.borrow_mut().convert(&place, Some(outcome));
+        count(&self.scenario.statistics.converted);
+        self.scenario.acknowledged.borrow_mut().convert(&place, Some(outcome));
     }
 
     /// Gets another anchor.
     pub(super) async fn anchor(&mut self, by_process: bool) {
         let owner = self.owner();
-        let process = if by_process { self.scene.nursery.begin().await } else { 0 };
+        let process = if by_process { self.scenario.process_pool.begin().await } else { 0 };
         let anchor = loop {
             let anchored = if by_process {
                 let call = owner.bind_pid(process, HashMap::new());
@@ -288,7 +292,7 @@ impl<'s> Client<'s> {
             };
             match anchored {
                 Ok(anchor) => break anchor,
-                Err(Trouble::Unanswered) => self.doubt(),
+                Err(CallError::Unanswered) => self.doubt(),
                 Err(refused) => panic!("{}: {refused:?}", self.name),
             }
         };
@@ -306,15 +310,15 @@ impl<'s> Client<'s> {
     pub(super) async fn drop_anchors(&self, anchors: Vec<Anchor>) {
         for anchor in anchors {
             if let Anchor::Process(process) = anchor {
-                self.scene.nursery.end(process).await;
+                self.scenario.process_pool.end(process).await;
             }
         }
     }
 
     /// Ends, without a word to the service.
     pub(super) async fn end(&mut self) {
-        self.left = self.scene.ledger.borrow_mut().strike_all(&self.path());
-        count(&self.scene.tally.ended);
+        self.left = self.scenario.acknowledged.borrow_mut().strike_all(&self.path());
+        count(&self.scenario.statistics.ended);
         self.owner = None;
         let anchors = std::mem::take(&mut self.anchors);
         self.drop_anchors(anchors).await;
@@ -324,12 +328,12 @@ impl<'s> Client<'s> {
     /// Has its owner closed; it lives, as far as its anchors go.
     pub(super) async fn close(&mut self) {
         let owner = self.owner();
-        let held = self.scene.ledger.borrow_mut().strike_all(&self.path());
+        let held = self.scenario.acknowledged.borrow_mut().strike_all(&self.path());
         let (begun, mut doubted) = (Instant::now(), false);
         loop {
             match ask("Close", owner.close(HashMap::new())).await {
                 Ok(()) => break,
-                Err(Trouble::Unanswered) => {
+                Err(CallError::Unanswered) => {
                     self.doubt();
                     doubted = true;
                 }
@@ -341,10 +345,10 @@ impl<'s> Client<'s> {
                 }
             }
         }
-        count(&self.scene.tally.ended);
+        count(&self.scenario.statistics.ended);
         self.owner = None;
         for lock in held {
-            self.scene.ledger.borrow_mut().bury(&lock);
+            self.scenario.acknowledged.borrow_mut().bury(&lock);
         }
         if doubted {
             // It may be on its way only.
@@ -365,7 +369,7 @@ impl<'s> Client<'s> {
     /// Nobody has a disk any more in time.
     pub(super) async fn gets_free(&self, disk: &str) {
         let begun = Instant::now();
-        while attempt(&self.scene.host.at(disk), Kind::Ofd).is_err() {
+        while attempt(&self.scenario.host.at(disk), LockType::Ofd).is_err() {
             let late = begun.elapsed();
             assert!(late < ORPHANED, "{}: {disk} is locked after {late:?}", self.name);
             yield_now().await;
@@ -374,8 +378,8 @@ impl<'s> Client<'s> {
 
     /// The kernel gives a disk to anybody else.
     pub(super) fn is_free(&self, disk: &str) {
-        for kind in [Kind::Ofd, Kind::Posix] {
-            let outcome = attempt(&self.scene.host.at(disk), kind);
+        for kind in [LockType::Ofd, LockType::Posix] {
+            let outcome = attempt(&self.scenario.host.at(disk), kind);
             assert_eq!(outcome, Ok(()), "{}: {disk} is locked ({kind:?})", self.name);
         }
     }

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use super::STATE;
-use super::scene::{Place, Scene};
+use super::scenario::{Place, Scenario};
 
 /// What a line tells of.
 fn kind(line: &[u8]) -> &'static str {
@@ -65,16 +65,16 @@ type Spot = fn(usize) -> usize;
 async fn a_damaged_line_frees_nothing(config: &str, spots: &[Spot]) {
     let Some(mut place) = Place::boot(config).await else { return };
     for number in 0..9 {
-        let mut scene = Scene::set(&mut place).await;
-        let lines = lines(&scene.state());
+        let mut scenario = Scenario::set_up(&mut place).await;
+        let lines = lines(&scenario.state());
         assert_eq!(lines.len(), 9);
         let (at, line) = &lines[number];
         let spot = spots[number % spots.len()](line.len());
         // As one thing about each, so that a failure tells which.
         let what = format!("byte {spot} of {}", line.escape_ascii());
-        let aside = scene.place().host.at(format!("{STATE}.damaged"));
+        let aside = scenario.place().host.at(format!("{STATE}.damaged"));
         let _ = fs::remove_file(&aside);
-        scene.outlives(&what, recovered(line), |file| flip(file, at + spot)).await;
+        scenario.outlives(&what, recovered(line), |file| flip(file, at + spot)).await;
         assert!(aside.exists(), "{what}");
     }
     assert_said(&place, &place.host.journal().await);
@@ -100,15 +100,15 @@ async fn where_lock_files_are_hashed() {
 async fn a_truncated_file_frees_nothing() {
     let Some(mut place) = Place::boot("").await else { return };
     for number in 0..9 {
-        let scene = Scene::set(&mut place).await;
-        let lines = lines(&scene.state());
+        let scenario = Scenario::set_up(&mut place).await;
+        let lines = lines(&scenario.state());
         let cut = lines[number].0;
         let kept = lines[..number].iter().filter(|(_, line)| kind(line) == "lock").count();
         let what = format!("cut at {cut}, after {number} lines");
         let shorten = |file: &Path| {
             fs::File::options().write(true).open(file).unwrap().set_len(cut as u64).unwrap();
         };
-        scene.outlives(&what, 4 - kept, shorten).await;
+        scenario.outlives(&what, 4 - kept, shorten).await;
     }
     assert_said(&place, &place.host.journal().await);
 }
@@ -117,13 +117,13 @@ async fn a_truncated_file_frees_nothing() {
 async fn a_file_that_is_gone_or_empty_frees_nothing() {
     let Some(mut place) = Place::boot("").await else { return };
     let remove = |file: &Path| fs::remove_file(file).unwrap();
-    Scene::set(&mut place).await.outlives("removed", 4, remove).await;
+    Scenario::set_up(&mut place).await.outlives("removed", 4, remove).await;
     let journal = place.host.journal().await;
     assert!(journal.contains("the state file is damaged"), "{journal}");
     let empty = |file: &Path| drop(fs::File::create(file).unwrap());
-    Scene::set(&mut place).await.outlives("emptied", 4, empty).await;
+    Scenario::set_up(&mut place).await.outlives("emptied", 4, empty).await;
     let garbage = |file: &Path| fs::write(file, [0xff, 0, b'\n'].repeat(1000)).unwrap();
-    Scene::set(&mut place).await.outlives("garbage", 4, garbage).await;
+    Scenario::set_up(&mut place).await.outlives("garbage", 4, garbage).await;
     assert_said(&place, &place.host.journal().await);
 }
 
@@ -135,13 +135,22 @@ async fn a_damaged_head_frees_nothing() {
     let head = head.lines().next().unwrap().to_owned();
     let boot = head.match_indices(' ').nth(1).unwrap().0 + 1;
     let length = head.rfind(' ').unwrap() + 1;
-    Scene::set(&mut place).await.outlives("magic", 0, |file| flip(file, 3)).await;
-    Scene::set(&mut place).await.outlives("version", 0, |file| write(file, 14, b"x")).await;
-    Scene::set(&mut place).await.outlives("boot", 0, |file| flip(file, boot)).await;
+    Scenario::set_up(&mut place).await.outlives("magic", 0, |file| flip(file, 3)).await;
+    Scenario::set_up(&mut place).await.outlives("version", 0, |file| write(file, 14, b"x")).await;
+    Scenario::set_up(&mut place).await.outlives("boot", 0, |file| flip(file, boot)).await;
     let other = b"01234567-89ab-4cde-8f01-23456789abcd";
-    Scene::set(&mut place).await.outlives("all of boot", 0, |file| write(file, boot, other)).await;
-    Scene::set(&mut place).await.outlives("more", 0, |file| write(file, length, b"1")).await;
-    Scene::set(&mut place).await.outlives("less", 0, |file| write(file, length + 15, b"0")).await;
-    Scene::set(&mut place).await.outlives("no number", 0, |file| write(file, length, b"x")).await;
+    Scenario::set_up(&mut place)
+        .await
+        .outlives("all of boot", 0, |file| write(file, boot, other))
+        .await;
+    Scenario::set_up(&mut place).await.outlives("more", 0, |file| write(file, length, b"1")).await;
+    Scenario::set_up(&mut place)
+        .await
+        .outlives("less", 0, |file| write(file, length + 15, b"0"))
+        .await;
+    Scenario::set_up(&mut place)
+        .await
+        .outlives("no number", 0, |file| write(file, length, b"x"))
+        .await;
     assert_said(&place, &place.host.journal().await);
 }

@@ -14,50 +14,50 @@ use nix::unistd::mkfifo;
 use zbus::Connection;
 
 use crate::cli::{fails, json, str, vmlockctl};
-use crate::house::{House, Kind, Rival, within};
-use crate::listed::Listed;
-use crate::machine::{Machine, exclusive, shared};
-use crate::untouched::{assert_free, assert_refused};
-use crate::virtlockd::hang::Far;
+use crate::dbus_client::{TestVm, exclusive, shared};
+use crate::fixture::{Fixture, ForeignHolder, LockType, within};
+use crate::refused_requests::{assert_free, assert_refused};
+use crate::snapshot::Listed;
+use crate::virtlockd::hung_mount::Far;
 
 const SUSPECT: &str = "suspect";
 
 /// A VM with a disk, and a service whose descriptors nothing keeps.
-struct Scene {
-    house: House,
+struct Scenario {
+    fixture: Fixture,
     bus: Connection,
     disk: PathBuf,
-    _web1: Machine,
+    _web1: TestVm,
 }
 
-impl Scene {
-    async fn set(mode: fn(&Path) -> (&str, &'static str)) -> Scene {
-        let house = House::builder().start().await;
-        let bus = house.connection().await;
-        let disk = house.raw_of(0, "disk.img");
-        let web1 = Machine::open(&bus, "web1").await;
+impl Scenario {
+    async fn set_up(mode: fn(&Path) -> (&str, &'static str)) -> Scenario {
+        let fixture = Fixture::builder().start().await;
+        let bus = fixture.connection().await;
+        let disk = fixture.raw_of(0, "disk.img");
+        let web1 = TestVm::open(&bus, "web1").await;
         web1.acquire(&[mode(&disk)]).await.unwrap();
-        Scene { house, bus, disk, _web1: web1 }
+        Scenario { fixture, bus, disk, _web1: web1 }
     }
 
     fn record(&self) -> (Vec<u8>, Range<usize>) {
-        record(&self.house)
+        record(&self.fixture)
     }
 
     fn state(&self) -> PathBuf {
-        state_file(&self.house)
+        state_file(&self.fixture)
     }
 
     async fn restart(&self, meanwhile: impl FnOnce()) {
-        restart(&self.house, meanwhile).await;
+        restart(&self.fixture, meanwhile).await;
     }
 
     async fn damage(&self, text: &str, other: &str) {
-        damage(&self.house, text, other).await;
+        damage(&self.fixture, text, other).await;
     }
 
     async fn says(&self, words: &str) {
-        says(&self.house, words).await;
+        says(&self.fixture, words).await;
     }
 
     /// The names of the owners that hold the disk.
@@ -70,20 +70,20 @@ impl Scene {
         let locked = format!("a damaged lock record names {}: it is locked again", str(&self.disk));
         self.says(&locked).await;
         assert_eq!(self.owners().await, [SUSPECT]);
-        Rival::try_once(&self.disk, Kind::Posix, true).unwrap_err();
-        let other = Machine::open(&self.bus, "web2").await;
+        ForeignHolder::try_once(&self.disk, LockType::Posix, true).unwrap_err();
+        let other = TestVm::open(&self.bus, "web2").await;
         let refused = other.acquire(&[exclusive(&self.disk)]).await.unwrap_err();
         assert_refused(&refused, "LockHeld", "VM \"suspect\"");
     }
 }
 
-fn state_file(house: &House) -> PathBuf {
-    house.launch().runtime_dir.join("state")
+fn state_file(fixture: &Fixture) -> PathBuf {
+    fixture.launch().runtime_dir.join("state")
 }
 
 /// The record of the last lock, and where it is in the state file.
-fn record(house: &House) -> (Vec<u8>, Range<usize>) {
-    let state = fs::read(state_file(house)).unwrap();
+fn record(fixture: &Fixture) -> (Vec<u8>, Range<usize>) {
+    let state = fs::read(state_file(fixture)).unwrap();
     let word = b" {\"lock\":";
     let at = state.windows(word.len()).rposition(|part| part == word).unwrap();
     let begin = state[..at].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
@@ -92,27 +92,27 @@ fn record(house: &House) -> (Vec<u8>, Range<usize>) {
 }
 
 /// Kills the service, does something, and starts it again.
-async fn restart(house: &House, meanwhile: impl FnOnce()) {
-    house.daemon().kill9().await;
+async fn restart(fixture: &Fixture, meanwhile: impl FnOnce()) {
+    fixture.daemon().kill9().await;
     meanwhile();
-    house.daemon().start_again().await;
+    fixture.daemon().start_again().await;
 }
 
 /// Kills the service, replaces a text in the record of the last lock, and starts it again.
-async fn damage(house: &House, text: &str, other: &str) {
-    restart(house, || {
-        let (mut state, range) = record(house);
+async fn damage(fixture: &Fixture, text: &str, other: &str) {
+    restart(fixture, || {
+        let (mut state, range) = record(fixture);
         let line = String::from_utf8(state[range.clone()].to_vec()).unwrap();
         assert!(line.contains(text), "no {text} in {line}");
         state.splice(range, line.replacen(text, other, 1).into_bytes());
-        fs::write(state_file(house), state).unwrap();
+        fs::write(state_file(fixture), state).unwrap();
     })
     .await;
 }
 
 /// Waits until the service has written this into its log.
-async fn says(house: &House, words: &str) {
-    house.daemon().logs(words).await;
+async fn says(fixture: &Fixture, words: &str) {
+    fixture.daemon().logs(words).await;
 }
 
 /// The record's path can be read: the disk stays locked until an administrator releases it, over the
@@ -127,67 +127,68 @@ async fn a_disk_that_a_damaged_record_names_is_locked_again() {
         ("hx ", "ix "),
         ("hx ", "h? "),
     ] {
-        let scene = Scene::set(exclusive).await;
-        scene.damage(text, other).await;
-        scene.is_suspect().await;
-        let said = scene.house.daemon().stderr();
+        let scenario = Scenario::set_up(exclusive).await;
+        scenario.damage(text, other).await;
+        scenario.is_suspect().await;
+        let said = scenario.fixture.daemon().stderr();
         assert!(said.contains("no descriptors are stored"), "{said}");
         assert!(!said.contains("what nothing is known of stays locked"), "{said}");
-        scene.restart(|| ()).await;
-        assert_eq!(scene.owners().await, [SUSPECT], "{text}");
-        let found = json(&scene.house, &["list"]).await;
+        scenario.restart(|| ()).await;
+        assert_eq!(scenario.owners().await, [SUSPECT], "{text}");
+        let found = json(&scenario.fixture, &["list"]).await;
         let suspect = found.as_array().unwrap().iter().find(|lock| lock["name"] == SUSPECT);
         let number = suspect.unwrap()["generation"].to_string();
-        vmlockctl(&scene.house, &["release", &number]).await.ok();
-        assert_free(&scene.disk);
+        vmlockctl(&scenario.fixture, &["release", &number]).await.ok();
+        assert_free(&scenario.disk);
     }
 }
 
 #[tokio::test]
 async fn doctor_says_what_to_do_about_suspects() {
-    let scene = Scene::set(shared).await;
-    scene.damage("\"since\"", "\"sinze\"").await;
-    scene.says("it is locked again as suspect").await;
-    let ran = scene.house.run("vmlockctl", &["doctor"]).await;
+    let scenario = Scenario::set_up(shared).await;
+    scenario.damage("\"since\"", "\"sinze\"").await;
+    scenario.says("it is locked again as suspect").await;
+    let ran = scenario.fixture.run("vmlockctl", &["doctor"]).await;
     let line = ran.stdout.lines().find(|line| line.contains("damaged records name")).unwrap();
     assert!(line.starts_with("DANGER") && line.contains("vmlockctl unlock"), "{line}");
     let uuid = line.rsplit(['\'', ' ']).find(|word| word.len() == 36).unwrap();
-    vmlockctl(&scene.house, &["unlock", uuid]).await.ok();
-    assert_free(&scene.disk);
+    vmlockctl(&scenario.fixture, &["unlock", uuid]).await.ok();
+    assert_free(&scenario.disk);
 }
 
 /// The identity is damaged, and another digit is as good: the path counts as well.
 #[tokio::test]
 async fn a_damaged_identity_does_not_free_the_disk() {
-    let scene = Scene::set(exclusive).await;
+    let scenario = Scenario::set_up(exclusive).await;
     let ino = {
         use std::os::unix::fs::MetadataExt as _;
-        fs::metadata(&scene.disk).unwrap().ino()
+        fs::metadata(&scenario.disk).unwrap().ino()
     };
-    scene.damage(&format!("\"ino\":{ino}"), &format!("\"ino\":{}", ino + 1_000_000)).await;
-    let locked = format!("a damaged lock record names {}: it is locked again", str(&scene.disk));
-    scene.says(&locked).await;
-    Rival::try_once(&scene.disk, Kind::Posix, true).unwrap_err();
+    scenario.damage(&format!("\"ino\":{ino}"), &format!("\"ino\":{}", ino + 1_000_000)).await;
+    let locked = format!("a damaged lock record names {}: it is locked again", str(&scenario.disk));
+    scenario.says(&locked).await;
+    ForeignHolder::try_once(&scenario.disk, LockType::Posix, true).unwrap_err();
 }
 
 /// A foreign holder has locked the disk meanwhile, and the log says that.
 #[tokio::test]
 async fn a_disk_that_a_foreign_holder_has_is_reported_as_lost() {
     for damage in [("\"since\"", "\"sinze\""), ("\"inode\"", "\"knode\"")] {
-        let scene = Scene::set(exclusive).await;
-        let (mut state, range) = scene.record();
+        let scenario = Scenario::set_up(exclusive).await;
+        let (mut state, range) = scenario.record();
         let line = String::from_utf8(state[range.clone()].to_vec()).unwrap();
         state.splice(range, line.replacen(damage.0, damage.1, 1).into_bytes());
-        let mut rival = None;
-        scene
+        let mut foreign_holder = None;
+        scenario
             .restart(|| {
-                fs::write(scene.state(), state).unwrap();
-                rival = Some(Rival::hold(&scene.disk, Kind::Posix, true).unwrap());
+                fs::write(scenario.state(), state).unwrap();
+                foreign_holder =
+                    Some(ForeignHolder::hold(&scenario.disk, LockType::Posix, true).unwrap());
             })
             .await;
-        scene.says("lost").await;
-        let other = Machine::open(&scene.bus, "web2").await;
-        other.acquire(&[exclusive(&scene.disk)]).await.unwrap_err();
+        scenario.says("lost").await;
+        let other = TestVm::open(&scenario.bus, "web2").await;
+        other.acquire(&[exclusive(&scenario.disk)]).await.unwrap_err();
     }
 }
 
@@ -195,11 +196,11 @@ async fn a_disk_that_a_foreign_holder_has_is_reported_as_lost() {
 #[tokio::test]
 async fn a_damaged_path_is_outvoted() {
     for key in ["path", "canonical", "resource"] {
-        let scene = Scene::set(exclusive).await;
-        let nothing = scene.disk.with_file_name("nothing");
+        let scenario = Scenario::set_up(exclusive).await;
+        let nothing = scenario.disk.with_file_name("nothing");
         let field = |path: &Path| format!("\"{key}\":\"{}\"", str(path));
-        scene.damage(&field(&scene.disk), &field(&nothing)).await;
-        scene.is_suspect().await;
+        scenario.damage(&field(&scenario.disk), &field(&nothing)).await;
+        scenario.is_suspect().await;
         assert!(!nothing.exists());
     }
 }
@@ -209,50 +210,51 @@ async fn a_damaged_path_is_outvoted() {
 #[tokio::test]
 async fn damaged_paths_do_no_harm() {
     for other in ["fifo", "folder", "nothing", "link"] {
-        let scene = Scene::set(exclusive).await;
-        let path = scene.disk.with_file_name(other);
+        let scenario = Scenario::set_up(exclusive).await;
+        let path = scenario.disk.with_file_name(other);
         match other {
             "fifo" => mkfifo(&path, Mode::S_IRWXU).unwrap(),
             "folder" => fs::create_dir(&path).unwrap(),
             "link" => std::os::unix::fs::symlink("/dev/zero", &path).unwrap(),
             _ => {}
         }
-        scene
+        scenario
             .restart(|| {
-                let (mut state, range) = scene.record();
+                let (mut state, range) = scenario.record();
                 let line = String::from_utf8(state[range.clone()].to_vec()).unwrap();
-                let line = line.replace(str(&scene.disk), str(&path));
+                let line = line.replace(str(&scenario.disk), str(&path));
                 state.splice(range, line.into_bytes());
-                fs::write(scene.state(), state).unwrap();
+                fs::write(scenario.state(), state).unwrap();
             })
             .await;
-        scene.says("which cannot be locked again").await;
+        scenario.says("which cannot be locked again").await;
         assert_eq!(path.symlink_metadata().is_ok(), other != "nothing");
         // The identity that the record names stays reserved: its VM may be writing there.
-        let refused = fails(&scene.house, 75, &["lock", str(&scene.disk)]).await;
+        let refused = fails(&scenario.fixture, 75, &["lock", str(&scenario.disk)]).await;
         assert!(refused.contains("VM \"suspect\""), "{refused}");
-        assert!(scene.disk.exists());
+        assert!(scenario.disk.exists());
     }
 }
 
 /// Any byte of the record.
 #[tokio::test]
 async fn whatever_byte_is_damaged_the_disk_is_locked_or_the_log_says_that_it_is_not() {
-    let scene = Scene::set(exclusive).await;
-    let (_, range) = scene.record();
+    let scenario = Scenario::set_up(exclusive).await;
+    let (_, range) = scenario.record();
     for at in (0..range.len()).step_by(23) {
-        let scene = Scene::set(exclusive).await;
-        let (mut state, range) = scene.record();
+        let scenario = Scenario::set_up(exclusive).await;
+        let (mut state, range) = scenario.record();
         if at >= range.len() {
             break;
         }
         state[range.start + at] ^= 1;
-        scene.restart(|| fs::write(scene.state(), &state).unwrap()).await;
-        scene.says("and no descriptors are stored").await;
+        scenario.restart(|| fs::write(scenario.state(), &state).unwrap()).await;
+        scenario.says("and no descriptors are stored").await;
         let told = async {
             loop {
-                let said = scene.house.daemon().stderr();
-                let locked = Rival::try_once(&scene.disk, Kind::Posix, true).is_err();
+                let said = scenario.fixture.daemon().stderr();
+                let locked =
+                    ForeignHolder::try_once(&scenario.disk, LockType::Posix, true).is_err();
                 let lost = said.contains("cannot be locked again") || said.contains("suspects=0");
                 if locked || lost {
                     return;
@@ -266,23 +268,24 @@ async fn whatever_byte_is_damaged_the_disk_is_locked_or_the_log_says_that_it_is_
 /// Its storage does not answer when the service is started again, and does so later.
 #[tokio::test]
 async fn a_disk_whose_storage_does_not_answer_is_locked_again_once_it_does() {
-    let house = House::builder().start().await;
-    let Some(far) = Far::mount(&house).await else { return };
-    let (bus, disk) = (house.connection().await, far.disk());
-    let web1 = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().start().await;
+    let Some(far) = Far::mount(&fixture).await else { return };
+    let (bus, disk) = (fixture.connection().await, far.disk());
+    let web1 = TestVm::open(&bus, "web1").await;
     web1.acquire(&[exclusive(&disk)]).await.unwrap();
-    restart(&house, || {
+    restart(&fixture, || {
         far.stop();
-        let (mut state, range) = record(&house);
+        let (mut state, range) = record(&fixture);
         let line = String::from_utf8(state[range.clone()].to_vec()).unwrap();
         state.splice(range, line.replacen("\"inode\"", "\"knode\"", 1).into_bytes());
-        fs::write(state_file(&house), state).unwrap();
+        fs::write(state_file(&fixture), state).unwrap();
     })
     .await;
-    says(&house, "which is locked again as soon as its storage responds").await;
+    says(&fixture, "which is locked again as soon as its storage responds").await;
     far.go_on();
-    says(&house, &format!("a damaged lock record names {}: it is locked again", str(&disk))).await;
-    let web2 = Machine::open(&bus, "web2").await;
+    says(&fixture, &format!("a damaged lock record names {}: it is locked again", str(&disk)))
+        .await;
+    let web2 = TestVm::open(&bus, "web2").await;
     let refused = web2.acquire(&[exclusive(&disk)]).await.unwrap_err();
     assert_refused(&refused, "LockHeld", "VM \"suspect\"");
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use vmlockd::keep::state::{OLDEST, VERSION};
 
 use super::STATE;
-use super::scene::{Place, Scene};
+use super::scenario::{Place, Scenario};
 
 /// Where the head has the version.
 const PLACE: u64 = 14;
@@ -27,8 +27,8 @@ fn set_version(file: &Path, digit: u8) {
 /// that it knows it comes back.
 async fn another_version_is_left_alone(digit: u8) {
     let Some(mut place) = Place::boot("").await else { return };
-    let mut scene = Scene::set(&mut place).await;
-    let place = scene.place();
+    let mut scenario = Scenario::set_up(&mut place).await;
+    let place = scenario.place();
     place.stop(|file| set_version(file, digit));
     let state = place.host.at(STATE);
     let before = fs::read(&state).unwrap();
@@ -46,7 +46,7 @@ async fn another_version_is_left_alone(digit: u8) {
     set_version(&state, OURS);
     place.host.run(&check).await.ok();
     place.came_back().await;
-    scene.comes_back_as_it_was().await;
+    scenario.comes_back_as_it_was().await;
 }
 
 #[tokio::test]

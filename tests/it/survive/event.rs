@@ -7,8 +7,8 @@ use nix::sys::signal::Signal;
 
 use super::memory;
 
-use crate::host::{Host, Main};
-use crate::house::NameWatch;
+use crate::fixture::NameWatch;
+use crate::nspawn::{Host, MainProcess};
 
 const UNIT: &str = "vmlockd.service";
 const BINARY: &str = "/usr/sbin/vmlockd";
@@ -44,7 +44,7 @@ impl Event {
     }
 
     /// Has it happen; when this returns, the service is there.
-    pub(super) async fn happen(self, host: &Host, before: Main) -> Main {
+    pub(super) async fn happen(self, host: &Host, before: MainProcess) -> MainProcess {
         let mut watch = host.watch().await;
         match self {
             Self::Kill => before.signal(Signal::SIGKILL),

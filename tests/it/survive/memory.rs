@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use vmlockd::client::{MANAGER_PATH, SERVICE};
 
-use crate::host::{Host, Main};
-use crate::house::{NameWatch, within};
+use crate::fixture::{NameWatch, within};
+use crate::nspawn::{Host, MainProcess};
 
 /// The memory that it may have, in bytes.
 const LIMIT: &str = "262144";
@@ -23,7 +23,7 @@ struct Limit {
 impl Limit {
     /// Limits the memory of a service's process: in its own control group, or in one of its own where
     /// memory is accounted for by the first version of control groups.
-    fn of(host: &Host, service: Main) -> Limit {
+    fn of(host: &Host, service: MainProcess) -> Limit {
         let own = host.control_group("system.slice/vmlockd.service");
         let file = own.join("memory.max");
         if file.exists() {
@@ -52,7 +52,7 @@ impl Drop for Limit {
 }
 
 /// Has the kernel kill the service for its memory.
-pub(super) async fn exhaust(host: &Host, service: Main, watch: &mut NameWatch) {
+pub(super) async fn exhaust(host: &Host, service: MainProcess, watch: &mut NameWatch) {
     let limit = Limit::of(host, service);
     let bus = host.bus().await;
     let text = "x".repeat(MESSAGE);

@@ -6,30 +6,30 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::guests::{LIVES, Releases};
 use super::host;
-use crate::host::{Host, Main, Tree, skip};
-use crate::house::{Intruder, Tool, gone, pidfd, within};
+use super::vms::{LIVES, Releases};
+use crate::fixture::{LockProber, Tool, gone, pidfd, within};
+use crate::nspawn::{Host, MainProcess, Tree, skip};
 
 const MOUNTED: &str = "/srv/mounted";
 
 /// A machine that has one disk on a file system whose server is a process, and one elsewhere.
-struct Scene {
+struct Scenario {
     host: Host,
-    service: Main,
+    service: MainProcess,
     /// Serves what is mounted.
-    server: Main,
+    server: MainProcess,
     far: PathBuf,
     near: PathBuf,
     machine: Tool,
     /// What the service told about the locks.
     known: Value,
     /// At the disk that can be reached all the time.
-    intruder: Intruder,
+    lock_prober: LockProber,
 }
 
-impl Scene {
-    async fn set() -> Option<Self> {
+impl Scenario {
+    async fn set_up() -> Option<Self> {
         if !Path::new("/dev/fuse").exists() {
             return skip("there is no /dev/fuse here");
         }
@@ -53,14 +53,14 @@ impl Scene {
         machine.line().await;
         let known = host.json(&["vmlockctl", "--json", "list"]).await;
         assert_eq!(known.as_array().unwrap().len(), 2);
-        let intruder = Intruder::at(&[host.at(&near)], &host.log());
-        Some(Self { host, service, server, far, near, machine, known, intruder })
+        let lock_prober = LockProber::at(&[host.at(&near)], &host.log());
+        Some(Self { host, service, server, far, near, machine, known, lock_prober })
     }
 
     /// The service that came after knows both locks, and gives them up when the machine ends.
     async fn goes_on_as_before(mut self) {
         let known = self.host.json(&["vmlockctl", "--json", "list"]).await;
-        self.intruder.stop().were_refused();
+        self.lock_prober.stop().were_refused();
         assert_eq!(but_for_looks(known), but_for_looks(self.known));
         let near = self.near.to_str().unwrap();
         let ran = self.host.run(&["vmlockctl", "run", "--disk", near, "--", "true"]).await;
@@ -73,16 +73,16 @@ impl Scene {
 
 #[tokio::test]
 async fn locks_outlive_a_kill_where_a_file_system_is_dead() {
-    let Some(scene) = Scene::set().await else { return };
-    let server = pidfd(scene.server.outside);
-    scene.server.signal(Signal::SIGKILL);
+    let Some(scenario) = Scenario::set_up().await else { return };
+    let server = pidfd(scenario.server.outside);
+    scenario.server.signal(Signal::SIGKILL);
     within("the server's end", gone(server)).await;
-    fs::metadata(scene.host.at(&scene.far)).unwrap_err();
+    fs::metadata(scenario.host.at(&scenario.far)).unwrap_err();
 
-    let mut watch = scene.host.watch().await;
-    scene.service.signal(Signal::SIGKILL);
-    scene.host.successor(&mut watch, scene.service).await;
-    scene.goes_on_as_before().await;
+    let mut watch = scenario.host.watch().await;
+    scenario.service.signal(Signal::SIGKILL);
+    scenario.host.successor(&mut watch, scenario.service).await;
+    scenario.goes_on_as_before().await;
 }
 
 /// What is told of locks, but for whether somebody has looked at them since: where a file system
@@ -98,15 +98,15 @@ fn but_for_looks(mut locks: Value) -> Value {
 /// none open: neither the one that is killed, nor the one that comes after and is killed too.
 #[tokio::test]
 async fn locks_outlive_a_kill_where_a_file_system_hangs() {
-    let Some(scene) = Scene::set().await else { return };
-    let mut watch = scene.host.watch().await;
-    scene.server.signal(Signal::SIGSTOP);
-    scene.service.signal(Signal::SIGKILL);
-    let second = scene.host.successor(&mut watch, scene.service).await;
-    let known = scene.host.json(&["vmlockctl", "--json", "list"]).await;
-    assert_eq!(but_for_looks(known), but_for_looks(scene.known.clone()));
+    let Some(scenario) = Scenario::set_up().await else { return };
+    let mut watch = scenario.host.watch().await;
+    scenario.server.signal(Signal::SIGSTOP);
+    scenario.service.signal(Signal::SIGKILL);
+    let second = scenario.host.successor(&mut watch, scenario.service).await;
+    let known = scenario.host.json(&["vmlockctl", "--json", "list"]).await;
+    assert_eq!(but_for_looks(known), but_for_looks(scenario.known.clone()));
     second.signal(Signal::SIGKILL);
-    scene.host.successor(&mut watch, second).await;
-    scene.server.signal(Signal::SIGCONT);
-    scene.goes_on_as_before().await;
+    scenario.host.successor(&mut watch, second).await;
+    scenario.server.signal(Signal::SIGCONT);
+    scenario.goes_on_as_before().await;
 }

@@ -4,11 +4,11 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::house::House;
-use crate::house::rpc::{Answer, Rpc};
-use crate::house::user::{DAEMON, NOBODY, in_thread};
+use crate::fixture::Fixture;
+use crate::fixture::rpc::{Answer, Rpc};
+use crate::fixture::user::{DAEMON, NOBODY, in_thread};
 
-use super::judge::house;
+use super::checker::fixture;
 
 /// Opens a socket to all, as a careless administrator could.
 fn open_to_all(socket: &Path) {
@@ -31,8 +31,8 @@ async fn virtlockd_serves_root_alone() {
 
 #[tokio::test]
 async fn the_system_service_serves_root_alone() {
-    let house = house().await;
-    let socket = house.dir().join("virtlockd-sock");
+    let fixture = fixture().await;
+    let socket = fixture.dir().join("virtlockd-sock");
     let mode = fs::metadata(&socket).unwrap().permissions().mode();
     assert_eq!(mode & 0o077, 0, "mode {mode:o}");
     open_to_all(&socket);
@@ -44,13 +44,13 @@ async fn the_system_service_serves_root_alone() {
 
 #[tokio::test]
 async fn a_user_s_service_serves_him() {
-    let house = House::builder()
+    let fixture = Fixture::builder()
         .session_of(NOBODY)
         .config("virtlockd_socket = \"@DIR@/run/virtlockd-sock\"\n")
         .start()
         .await;
-    let socket = house.dir().join("run/virtlockd-sock");
-    fs::set_permissions(house.dir().join("run"), Permissions::from_mode(0o755)).unwrap();
+    let socket = fixture.dir().join("run/virtlockd-sock");
+    fs::set_permissions(fixture.dir().join("run"), Permissions::from_mode(0o755)).unwrap();
     open_to_all(&socket);
     assert_eq!(asked_by(DAEMON, socket.clone()).await, Answer::Closed);
     asked_by(NOBODY, socket).await.granted();

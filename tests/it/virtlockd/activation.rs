@@ -14,10 +14,10 @@ use nix::unistd::mkfifo;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use crate::host::{Host, Main, Tree};
-use crate::house::rpc::{Answer, Rpc};
-use crate::house::{gone, pidfd, within};
-use crate::reexec::between::{put_in_between, reached};
+use crate::fixture::rpc::{Answer, Rpc};
+use crate::fixture::{gone, pidfd, within};
+use crate::nspawn::{Host, MainProcess, Tree};
+use crate::reexec::handoff::{put_in_between, reached};
 
 use super::guest::Guest;
 
@@ -25,27 +25,27 @@ const UNIT: &str = "vmlockd-virtlockd.socket";
 const SOCKET: &str = "/run/libvirt/virtlockd-sock";
 
 /// A host where systemd listens, and nothing else has been started.
-struct Scene {
+struct Scenario {
     host: Host,
     /// The socket, as this process finds it.
     socket: PathBuf,
 }
 
-impl Scene {
-    async fn set() -> Option<Scene> {
+impl Scenario {
+    async fn set_up() -> Option<Scenario> {
         let host = Host::boot(Tree::Own).await?;
         host.systemctl(&["enable", "--quiet", "--now", UNIT]).await;
         let socket = host.at(SOCKET);
         assert!(host.living().is_empty(), "it was started for nobody");
-        Some(Scene { host, socket })
+        Some(Scenario { host, socket })
     }
 
     /// The same, where somebody has been served already, and by whom.
-    async fn set_serving() -> Option<(Scene, Main)> {
-        let scene = Scene::set().await?;
-        scene.ask().await;
-        let main = scene.host.main().await;
-        Some((scene, main))
+    async fn set_serving() -> Option<(Scenario, MainProcess)> {
+        let scenario = Scenario::set_up().await?;
+        scenario.ask().await;
+        let main = scenario.host.main().await;
+        Some((scenario, main))
     }
 
     /// Somebody connects, and waits until he is answered.
@@ -67,16 +67,16 @@ impl Scene {
 }
 
 /// Clients that come one after the other, several at a time, as long as it is wanted.
-struct Crowd {
+struct ClientLoad {
     enough: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     answered: mpsc::UnboundedReceiver<()>,
 }
 
-impl Crowd {
+impl ClientLoad {
     const SIZE: usize = 4;
 
-    async fn at(socket: &Path) -> Crowd {
+    async fn at(socket: &Path) -> ClientLoad {
         let enough = Arc::new(AtomicBool::new(false));
         let (answer, answered) = mpsc::unbounded_channel();
         let client = |_| {
@@ -94,7 +94,7 @@ impl Crowd {
             })
         };
         let threads = (0..Self::SIZE).map(client).collect();
-        let mut crowd = Crowd { enough, threads, answered };
+        let mut crowd = ClientLoad { enough, threads, answered };
         crowd.is_answered().await;
         crowd
     }
@@ -119,85 +119,85 @@ impl Crowd {
 
 #[tokio::test]
 async fn the_first_client_starts_the_service() {
-    let Some(scene) = Scene::set().await else { return };
-    scene.is_for_root_alone();
-    let mut guest = Guest::inside(&scene.host, Path::new(SOCKET)).await;
+    let Some(scenario) = Scenario::set_up().await else { return };
+    scenario.is_for_root_alone();
+    let mut guest = Guest::inside(&scenario.host, Path::new(SOCKET)).await;
     guest.come_up("web1", 1).await;
-    let main = scene.host.main().await;
+    let main = scenario.host.main().await;
     // It does the rest, too.
-    let path = scene.host.image("disk.img");
+    let path = scenario.host.image("disk.img");
     let disk = path.to_str().unwrap();
-    let mut libvirtd = Guest::inside(&scene.host, Path::new(SOCKET)).await;
+    let mut libvirtd = Guest::inside(&scenario.host, Path::new(SOCKET)).await;
     libvirtd.register(&guest.owner("web1", 1)).await.granted();
     libvirtd.acquire(disk, 0).await.granted();
-    scene.host.watch().await.owned_by(main.inside).await;
-    let list = scene.host.json(&["vmlockctl", "--json", "list"]).await;
+    scenario.host.watch().await.owned_by(main.inside).await;
+    let list = scenario.host.json(&["vmlockctl", "--json", "list"]).await;
     assert_eq!(list.as_array().unwrap().len(), 1, "{list}");
 }
 
 /// One that was stopped as well as one that was never started.
 #[tokio::test]
 async fn a_client_starts_a_service_that_was_stopped() {
-    let Some((scene, first)) = Scene::set_serving().await else { return };
-    let number = scene.number();
-    scene.host.systemctl(&["stop", "vmlockd.service"]).await;
-    assert!(scene.host.living().is_empty());
-    scene.ask().await;
-    assert_ne!(scene.host.main().await, first);
-    assert_eq!(scene.number(), number);
-    scene.is_for_root_alone();
+    let Some((scenario, first)) = Scenario::set_serving().await else { return };
+    let number = scenario.number();
+    scenario.host.systemctl(&["stop", "vmlockd.service"]).await;
+    assert!(scenario.host.living().is_empty());
+    scenario.ask().await;
+    assert_ne!(scenario.host.main().await, first);
+    assert_eq!(scenario.number(), number);
+    scenario.is_for_root_alone();
 }
 
 #[tokio::test]
 async fn a_client_after_a_kill_is_served_by_the_next() {
-    let Some((scene, mut main)) = Scene::set_serving().await else { return };
-    let number = scene.number();
+    let Some((scenario, mut main)) = Scenario::set_serving().await else { return };
+    let number = scenario.number();
     for _ in 0..2 {
         let ended = pidfd(main.outside);
         main.signal(Signal::SIGKILL);
         within("its end", gone(ended)).await;
-        scene.ask().await;
-        let next = scene.host.main().await;
+        scenario.ask().await;
+        let next = scenario.host.main().await;
         assert_ne!(next, main);
         main = next;
     }
-    assert_eq!(scene.number(), number);
-    scene.is_for_root_alone();
+    assert_eq!(scenario.number(), number);
+    scenario.is_for_root_alone();
 }
 
 #[tokio::test]
 async fn nobody_is_turned_away_during_restarts() {
-    let Some((scene, mut main)) = Scene::set_serving().await else { return };
-    let number = scene.number();
-    let mut crowd = Crowd::at(&scene.socket).await;
+    let Some((scenario, mut main)) = Scenario::set_serving().await else { return };
+    let number = scenario.number();
+    let mut crowd = ClientLoad::at(&scenario.socket).await;
     for _ in 0..3 {
-        scene.host.systemctl(&["restart", "vmlockd.service"]).await;
+        scenario.host.systemctl(&["restart", "vmlockd.service"]).await;
         crowd.is_answered().await;
-        let next = scene.host.main().await;
+        let next = scenario.host.main().await;
         assert_ne!(next, main);
         main = next;
     }
     crowd.leave().await;
-    assert_eq!(scene.number(), number);
-    scene.is_for_root_alone();
+    assert_eq!(scenario.number(), number);
+    scenario.is_for_root_alone();
 }
 
 #[tokio::test]
 async fn nobody_is_turned_away_while_the_program_is_replaced() {
-    let Some((scene, main)) = Scene::set_serving().await else { return };
-    let number = scene.number();
-    let mut crowd = Crowd::at(&scene.socket).await;
-    let mut watch = scene.host.watch().await;
+    let Some((scenario, main)) = Scenario::set_serving().await else { return };
+    let number = scenario.number();
+    let mut crowd = ClientLoad::at(&scenario.socket).await;
+    let mut watch = scenario.host.watch().await;
     for _ in 0..3 {
         let before = watch.owned().await;
         main.signal(Signal::SIGUSR1);
         watch.owned_by_other_than(&before).await;
         crowd.is_answered().await;
-        assert_eq!(scene.host.main().await, main);
+        assert_eq!(scenario.host.main().await, main);
     }
     crowd.leave().await;
-    assert_eq!(scene.number(), number);
-    scene.is_for_root_alone();
+    assert_eq!(scenario.number(), number);
+    scenario.is_for_root_alone();
 }
 
 /// When there is no program that could answer, what is asked waits for the next.
@@ -205,8 +205,8 @@ async fn nobody_is_turned_away_while_the_program_is_replaced() {
 async fn who_connects_between_two_programs_is_answered_by_the_next() {
     const INSTALLED: &str = "/usr/sbin/vmlockd";
     const GATE: &str = "/run/vmlockd/gate";
-    let Some((scene, main)) = Scene::set_serving().await else { return };
-    let (host, mut watch) = (&scene.host, scene.host.watch().await);
+    let Some((scenario, main)) = Scenario::set_serving().await else { return };
+    let (host, mut watch) = (&scenario.host, scenario.host.watch().await);
     let real = format!("{INSTALLED}.real");
     fs::copy(host.at(INSTALLED), host.at(&real)).unwrap();
     mkfifo(&host.at(GATE), Mode::S_IRWXU).unwrap();
@@ -215,8 +215,8 @@ async fn who_connects_between_two_programs_is_answered_by_the_next() {
     let mut gate = reached(host.at(GATE)).await;
     watch.free().await;
 
-    let mut early = Rpc::connect(&scene.socket).unwrap();
-    let late = Rpc::connect(&scene.socket).unwrap();
+    let mut early = Rpc::connect(&scenario.socket).unwrap();
+    let late = Rpc::connect(&scenario.socket).unwrap();
     let asked = spawn_blocking(move || early.ping());
     std::io::Write::write_all(&mut gate, b"\n").unwrap();
     asked.await.unwrap().granted();
@@ -224,5 +224,5 @@ async fn who_connects_between_two_programs_is_answered_by_the_next() {
     late.ping().granted();
     watch.owned_by(main.inside).await;
     assert_eq!(host.main().await, main);
-    scene.ask().await;
+    scenario.ask().await;
 }

@@ -7,9 +7,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::Command;
 
-use crate::host::Host;
-use crate::house::rpc::{Answer, Arguments, Frame, Owner, arguments, procedure};
-use crate::house::{House, Tool, gone, mortal, pidfd, within};
+use crate::fixture::rpc::{Answer, Arguments, Frame, Owner, arguments, procedure};
+use crate::fixture::{Fixture, Tool, gone, mortal, pidfd, within};
+use crate::nspawn::Host;
 
 const PROGRAM: &str = include_str!("guest.pl");
 
@@ -22,11 +22,11 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    /// One beside the service of a house.
-    pub(super) async fn beside(house: &House) -> Guest {
+    /// One beside the service of a fixture.
+    pub(super) async fn beside(fixture: &Fixture) -> Guest {
         let mut command = Command::from(mortal(None, "perl"));
-        command.args(["-e", PROGRAM]).arg(house.dir().join("virtlockd-sock"));
-        Guest::new(Tool::new(command, &house.dir().join("guests.log"))).await
+        command.args(["-e", PROGRAM]).arg(fixture.dir().join("virtlockd-sock"));
+        Guest::new(Tool::new(command, &fixture.dir().join("guests.log"))).await
     }
 
     /// One in a host.

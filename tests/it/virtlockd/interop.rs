@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 use zbus::Connection;
 
-use crate::house::rpc::{AUTOCREATE, Answer, Owner, Rpc, SHARED};
-use crate::house::{House, Process, Virtlockd};
-use crate::machine::{Machine, exclusive, shared};
+use crate::dbus_client::{TestVm, exclusive, shared};
+use crate::fixture::rpc::{AUTOCREATE, Answer, Owner, Rpc, SHARED};
+use crate::fixture::{Fixture, Process, Virtlockd};
 
-use super::crowd::sleep;
 use super::guest::hex;
+use super::many_clients::sleep;
 
 /// Which file of a disk is locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,22 +28,22 @@ enum Way {
 }
 
 /// Both services, and a machine that both know.
-struct Scene {
+struct Scenario {
     files: Files,
     bus: Connection,
     process: Process,
     virtlockd: Virtlockd,
-    house: House,
+    fixture: Fixture,
 }
 
 /// A lock that one of them holds.
 enum Lock<'s> {
-    Bus(Machine),
-    Rpc(&'s Scene, Rpc, PathBuf),
+    Bus(TestVm),
+    Rpc(&'s Scenario, Rpc, PathBuf),
 }
 
-impl Scene {
-    async fn set(files: Files, way: Way) -> Option<Scene> {
+impl Scenario {
+    async fn set_up(files: Files, way: Way) -> Option<Scenario> {
         let socket = match way {
             Way::Bus => "",
             Way::Rpc => "virtlockd_socket = \"@DIR@/virtlockd-sock\"\n",
@@ -52,11 +52,11 @@ impl Scene {
             Files::Direct => "",
             Files::Hashed => "file_lockspace_dir = \"@DIR@/locks\"\n",
         };
-        let house = House::builder().folder("locks").config(&[socket, hashed].concat());
-        let house = house.start().await;
-        let virtlockd = super::virtlockd(&house.dir().join("virtlockd"))?;
-        let (bus, process) = (house.connection().await, sleep(&house));
-        Some(Scene { files, bus, process, virtlockd, house })
+        let fixture = Fixture::builder().folder("locks").config(&[socket, hashed].concat());
+        let fixture = fixture.start().await;
+        let virtlockd = super::virtlockd(&fixture.dir().join("virtlockd"))?;
+        let (bus, process) = (fixture.connection().await, sleep(&fixture));
+        Some(Scenario { files, bus, process, virtlockd, fixture })
     }
 
     fn connect(&self, socket: &Path) -> Rpc {
@@ -72,7 +72,7 @@ impl Scene {
             Files::Direct => (String::new(), path.to_owned(), 0),
             Files::Hashed => {
                 let name = hex(&Sha256::digest(path));
-                let lockspace = self.house.dir().join("locks").to_str().unwrap().to_owned();
+                let lockspace = self.fixture.dir().join("locks").to_str().unwrap().to_owned();
                 (lockspace, name, AUTOCREATE)
             }
         }
@@ -101,12 +101,12 @@ impl Scene {
 
     async fn we_lock(&self, way: Way, disk: &Path, alone: bool) -> Option<Lock<'_>> {
         if way == Way::Rpc {
-            let socket = self.house.dir().join("virtlockd-sock");
+            let socket = self.fixture.dir().join("virtlockd-sock");
             return self.ask(self.connect(&socket), disk, alone);
         }
-        let machine = Machine::open(&self.bus, "web2").await;
-        let wish = if alone { exclusive(disk) } else { shared(disk) };
-        match machine.acquire(&[wish]).await {
+        let machine = TestVm::open(&self.bus, "web2").await;
+        let disk_request = if alone { exclusive(disk) } else { shared(disk) };
+        match machine.acquire(&[disk_request]).await {
             Ok(_) => Some(Lock::Bus(machine)),
             Err(refused) => {
                 assert_eq!(refused.name, "LockHeldElsewhere", "{}", refused.message);
@@ -123,8 +123,8 @@ impl Lock<'_> {
     async fn give_back(self) {
         match self {
             Lock::Bus(machine) => machine.owner.close(crate::methods::none()).await.unwrap(),
-            Lock::Rpc(scene, mut rpc, disk) => {
-                let (lockspace, name, _) = scene.named(&disk);
+            Lock::Rpc(scenario, mut rpc, disk) => {
+                let (lockspace, name, _) = scenario.named(&disk);
                 rpc.release(lockspace, name, 0).granted();
             }
         }
@@ -132,7 +132,7 @@ impl Lock<'_> {
 }
 
 async fn one_keeps_the_other_out(files: Files, way: Way) {
-    let Some(scene) = Scene::set(files, way).await else { return };
+    let Some(scenario) = Scenario::set_up(files, way).await else { return };
     let mut number = 0;
     for (first, second) in [(true, true), (true, false), (false, true), (false, false)] {
         let both = !first && !second;
@@ -140,29 +140,29 @@ async fn one_keeps_the_other_out(files: Files, way: Way) {
         // Lock files of one round are not those of the next.
         let mut disk = || {
             number += 1;
-            scene.house.raw_of(0, &format!("disk{number}"))
+            scenario.fixture.raw_of(0, &format!("disk{number}"))
         };
 
         let path = disk();
-        let theirs = scene.they_lock(&path, first).expect(&what);
-        let ours = scene.we_lock(way, &path, second).await;
+        let theirs = scenario.they_lock(&path, first).expect(&what);
+        let ours = scenario.we_lock(way, &path, second).await;
         assert_eq!(ours.is_some(), both, "they hold; {what}");
         theirs.give_back().await;
         let ours = match ours {
             Some(ours) => ours,
-            None => scene.we_lock(way, &path, second).await.expect(&what),
+            None => scenario.we_lock(way, &path, second).await.expect(&what),
         };
         ours.give_back().await;
-        scene.they_lock(&path, true).expect(&what).give_back().await;
+        scenario.they_lock(&path, true).expect(&what).give_back().await;
 
         let path = disk();
-        let ours = scene.we_lock(way, &path, first).await.expect(&what);
-        let theirs = scene.they_lock(&path, second);
+        let ours = scenario.we_lock(way, &path, first).await.expect(&what);
+        let theirs = scenario.they_lock(&path, second);
         assert_eq!(theirs.is_some(), both, "we hold; {what}");
         ours.give_back().await;
-        let theirs = theirs.or_else(|| scene.they_lock(&path, second)).expect(&what);
+        let theirs = theirs.or_else(|| scenario.they_lock(&path, second)).expect(&what);
         theirs.give_back().await;
-        scene.we_lock(way, &path, true).await.expect(&what).give_back().await;
+        scenario.we_lock(way, &path, true).await.expect(&what).give_back().await;
     }
 }
 

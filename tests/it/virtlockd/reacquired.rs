@@ -1,19 +1,19 @@
 //! A VM that is refused by its own lock: after a restart without a store, and where libvirt left a lock
 //! behind.
 
-use super::crowd::sleep;
-use super::reserved::Scene;
+use super::many_clients::sleep;
+use super::reserved::Scenario;
 use crate::cli::vmlockctl;
-use crate::house::rpc::{Owner, SHARED};
-use crate::house::{Kind, Rival};
-use crate::listed::Listed;
-use crate::untouched::assert_free;
+use crate::fixture::rpc::{Owner, SHARED};
+use crate::fixture::{ForeignHolder, LockType};
+use crate::refused_requests::assert_free;
+use crate::snapshot::Listed;
 
-impl Scene {
+impl Scenario {
     /// Kills the service, whose descriptors nothing keeps, and starts it again.
     async fn restart(&self) {
-        self.house.daemon().kill9().await;
-        self.house.daemon().start_again().await;
+        self.fixture.daemon().kill9().await;
+        self.fixture.daemon().start_again().await;
     }
 
     /// The disk has one lock, in this mode, which is in the kernel, too.
@@ -21,7 +21,7 @@ impl Scene {
         let listed = Listed::by(&self.bus).await;
         let modes: Vec<&str> = listed.on(&self.disk).map(|lock| &*lock["mode"]).collect();
         assert_eq!(modes, [mode]);
-        Rival::try_once(&self.path, Kind::Posix, true).unwrap_err();
+        ForeignHolder::try_once(&self.path, LockType::Posix, true).unwrap_err();
     }
 
     /// A request by libvirt is refused, and this is in the message.
@@ -38,68 +38,69 @@ impl Scene {
 /// libvirt could not release the lock of a guest that was suspended while the service was gone.
 #[tokio::test]
 async fn libvirt_adopts_a_lock_that_the_service_acquired_again() {
-    let scene = Scene::set("").await;
+    let scenario = Scenario::set_up("").await;
     for restarts in 1..=2 {
         for _ in 0..restarts {
-            scene.restart().await;
+            scenario.restart().await;
         }
-        scene.go_on();
-        scene.is_locked_once("exclusive").await;
+        scenario.go_on();
+        scenario.is_locked_once("exclusive").await;
         // Once: a guest that lists one disk twice must not start.
-        scene.is_refused(&["VM \"web1\"", "this VM itself holds it"]);
+        scenario.is_refused(&["VM \"web1\"", "this VM itself holds it"]);
     }
-    scene.pause();
-    scene.libvirtd(&scene.owner).release("", &scene.disk, 0).refused();
-    scene.go_on();
-    scene.is_locked_once("exclusive").await;
+    scenario.pause();
+    scenario.libvirtd(&scenario.owner).release("", &scenario.disk, 0).refused();
+    scenario.go_on();
+    scenario.is_locked_once("exclusive").await;
 }
 
 #[tokio::test]
 async fn a_lock_is_adopted_in_the_mode_that_is_requested() {
-    let scene = Scene::set("").await;
-    scene.restart().await;
-    scene.libvirtd(&scene.owner).acquire("", &scene.disk, SHARED).granted();
-    scene.is_locked_once("shared").await;
-    Rival::try_once(&scene.path, Kind::Posix, false).unwrap();
-    scene.restart().await;
-    scene.go_on();
-    scene.is_locked_once("exclusive").await;
+    let scenario = Scenario::set_up("").await;
+    scenario.restart().await;
+    scenario.libvirtd(&scenario.owner).acquire("", &scenario.disk, SHARED).granted();
+    scenario.is_locked_once("shared").await;
+    ForeignHolder::try_once(&scenario.path, LockType::Posix, false).unwrap();
+    scenario.restart().await;
+    scenario.go_on();
+    scenario.is_locked_once("exclusive").await;
 }
 
 #[tokio::test]
 async fn another_vm_or_process_adopts_nothing() {
-    let scene = Scene::set("").await;
-    scene.restart().await;
-    let other = sleep(&scene.house);
+    let scenario = Scenario::set_up("").await;
+    scenario.restart().await;
+    let other = sleep(&scenario.fixture);
     for owner in [Owner::new("web2", 2, other.pid()), Owner::new("web1", 1, other.pid())] {
-        let refused = scene.libvirtd(&owner).acquire("", &scene.disk, 0).refused();
+        let refused = scenario.libvirtd(&owner).acquire("", &scenario.disk, 0).refused();
         assert!(refused.message.contains("VM \"web1\""), "{}", refused.message);
         assert!(!refused.message.contains("itself"), "{}", refused.message);
     }
-    scene.go_on();
+    scenario.go_on();
 }
 
 #[tokio::test]
 async fn a_lock_that_was_lost_meanwhile_is_adopted_once_it_is_there() {
-    let scene = Scene::set("").await;
-    scene.house.daemon().kill9().await;
-    let rival = Rival::hold(&scene.path, Kind::Posix, true).unwrap();
-    scene.house.daemon().start_again().await;
-    scene.is_refused(&["this VM itself holds it", "this lock is lost"]);
-    rival.release();
-    scene.go_on();
-    scene.is_locked_once("exclusive").await;
+    let scenario = Scenario::set_up("").await;
+    scenario.fixture.daemon().kill9().await;
+    let foreign_holder = ForeignHolder::hold(&scenario.path, LockType::Posix, true).unwrap();
+    scenario.fixture.daemon().start_again().await;
+    scenario.is_refused(&["this VM itself holds it", "this lock is lost"]);
+    foreign_holder.release();
+    scenario.go_on();
+    scenario.is_locked_once("exclusive").await;
 }
 
 /// libvirt 9 to 12 leaves the lock of a base image behind. The message says how to free it.
 #[tokio::test]
 async fn a_vm_that_is_refused_by_its_own_lock_is_told_how_to_free_it() {
-    let scene = Scene::set("release_grace = 3600\n").await;
-    let message = scene.is_refused(&["this VM itself holds it", "may have left the lock behind"]);
+    let scenario = Scenario::set_up("release_grace = 3600\n").await;
+    let message =
+        scenario.is_refused(&["this VM itself holds it", "may have left the lock behind"]);
     let command = message.split('\'').find_map(|part| part.strip_prefix("vmlockctl "));
     let words: Vec<&str> = command.unwrap().split(' ').collect();
     assert_eq!(words[..2], ["release", "--force"]);
-    vmlockctl(&scene.house, &words).await.ok();
-    assert_free(&scene.path);
-    scene.go_on();
+    vmlockctl(&scenario.fixture, &words).await.ok();
+    assert_free(&scenario.path);
+    scenario.go_on();
 }

@@ -5,16 +5,16 @@ use std::path::PathBuf;
 use tokio::task::JoinHandle;
 use zbus::{Connection, OwnedObjectPath};
 
-use super::crowd::sleep;
+use super::checker::fixture_with;
 use super::guest::Guest;
-use super::judge::house_with;
+use super::many_clients::sleep;
 use crate::cli::{fails, json, str, vmlockctl};
-use crate::house::rpc::{Owner, Rpc, SHARED};
-use crate::house::{House, Kind, Process, Rival, Tool, within};
-use crate::listed::{Listed, text};
-use crate::machine::{Answer, Machine, exclusive, manager, option};
+use crate::dbus_client::{Answer, TestVm, exclusive, manager, option};
+use crate::fixture::rpc::{Owner, Rpc, SHARED};
+use crate::fixture::{Fixture, ForeignHolder, LockType, Process, Tool, within};
 use crate::methods::none;
-use crate::untouched::{assert_free, assert_refused};
+use crate::refused_requests::{assert_free, assert_refused};
+use crate::snapshot::{Listed, text};
 use crate::wait::{LONG, until_waiting, wait};
 
 /// Longer than any test lives.
@@ -25,8 +25,8 @@ const BRIEF: &str = "release_grace = 1\n";
 type Waiting = JoinHandle<Answer<Vec<OwnedObjectPath>>>;
 
 /// A VM that libvirt has just paused: it has released its disk.
-pub(super) struct Scene {
-    pub(super) house: House,
+pub(super) struct Scenario {
+    pub(super) fixture: Fixture,
     pub(super) bus: Connection,
     pub(super) path: PathBuf,
     pub(super) disk: String,
@@ -34,22 +34,22 @@ pub(super) struct Scene {
     pub(super) owner: Owner,
 }
 
-impl Scene {
-    pub(super) async fn set(config: &str) -> Scene {
-        let house = house_with(config).await;
-        let bus = house.connection().await;
-        let path = house.raw_of(0, "disk");
+impl Scenario {
+    pub(super) async fn set_up(config: &str) -> Scenario {
+        let fixture = fixture_with(config).await;
+        let bus = fixture.connection().await;
+        let path = fixture.raw_of(0, "disk");
         let disk = str(&path).to_owned();
-        let mut guest = Guest::beside(&house).await;
+        let mut guest = Guest::beside(&fixture).await;
         let owner = guest.come_up("web1", 1).await;
-        let scene = Scene { house, bus, path, disk, guest, owner };
-        scene.libvirtd(&scene.owner).acquire("", &scene.disk, 0).granted();
-        scene
+        let scenario = Scenario { fixture, bus, path, disk, guest, owner };
+        scenario.libvirtd(&scenario.owner).acquire("", &scenario.disk, 0).granted();
+        scenario
     }
 
     /// A connection in the name of a VM, as libvirtd has it for each of its commands.
     pub(super) fn libvirtd(&self, owner: &Owner) -> Rpc {
-        let mut rpc = Rpc::connect(&self.house.dir().join("virtlockd-sock")).unwrap();
+        let mut rpc = Rpc::connect(&self.fixture.dir().join("virtlockd-sock")).unwrap();
         rpc.register(owner).granted();
         rpc
     }
@@ -64,12 +64,12 @@ impl Scene {
     /// libvirt lets the VM go on.
     pub(super) fn go_on(&self) {
         self.libvirtd(&self.owner).acquire("", &self.disk, 0).granted();
-        Rival::try_once(&self.path, Kind::Posix, true).unwrap_err();
+        ForeignHolder::try_once(&self.path, LockType::Posix, true).unwrap_err();
     }
 
     /// Another VM, which waits for the disk.
-    async fn waiter(&self) -> (Machine, Waiting) {
-        let machine = Machine::open(&self.bus, "backup").await;
+    async fn waiter(&self) -> (TestVm, Waiting) {
+        let machine = TestVm::open(&self.bus, "backup").await;
         let waiting = wait(&self.bus, &machine, &[exclusive(&self.path)], LONG).await;
         (machine, waiting)
     }
@@ -83,92 +83,94 @@ impl Scene {
 
 #[tokio::test]
 async fn a_paused_vm_gets_its_disk_back_ahead_of_those_who_wait() {
-    let scene = Scene::set(FOR_EVER).await;
-    let (_machine, waiting) = scene.waiter().await;
+    let scenario = Scenario::set_up(FOR_EVER).await;
+    let (_machine, waiting) = scenario.waiter().await;
     for _ in 0..3 {
-        scene.pause();
+        scenario.pause();
         // The service has looked at all who wait by the time that it answers this.
-        scene.reserved_until().await;
-        assert_free(&scene.path);
-        scene.go_on();
+        scenario.reserved_until().await;
+        assert_free(&scenario.path);
+        scenario.go_on();
     }
     assert!(!waiting.is_finished());
-    until_waiting(&scene.bus, 1).await;
-    assert_eq!(Listed::by(&scene.bus).await.on(&scene.disk).count(), 1);
-    scene.guest.is_killed().await;
+    until_waiting(&scenario.bus, 1).await;
+    assert_eq!(Listed::by(&scenario.bus).await.on(&scenario.disk).count(), 1);
+    scenario.guest.is_killed().await;
     within("the waiter gets the disk", waiting).await.unwrap().unwrap();
 }
 
 /// Refusals over both protocols name the VM, its process and the time.
 #[tokio::test]
 async fn others_are_told_for_whom_it_is_reserved_and_until_when() {
-    let scene = Scene::set(FOR_EVER).await;
-    let (_machine, waiting) = scene.waiter().await;
-    scene.pause();
+    let scenario = Scenario::set_up(FOR_EVER).await;
+    let (_machine, waiting) = scenario.waiter().await;
+    scenario.pause();
     let uuid = uuid::Uuid::from_bytes([1; 16]);
-    let who = format!("VM \"web1\" ({uuid}, pid {}, user root) until ", scene.guest.pid);
-    let words = format!("disk {} is reserved for {who}", scene.disk);
+    let who = format!("VM \"web1\" ({uuid}, pid {}, user root) until ", scenario.guest.pid);
+    let words = format!("disk {} is reserved for {who}", scenario.disk);
 
-    let other = sleep(&scene.house);
+    let other = sleep(&scenario.fixture);
     for flags in [0, SHARED] {
-        let mut rival = scene.libvirtd(&Owner::new("web2", 2, other.pid()));
-        let refused = rival.acquire("", &scene.disk, flags).refused();
+        let mut foreign_holder = scenario.libvirtd(&Owner::new("web2", 2, other.pid()));
+        let refused = foreign_holder.acquire("", &scenario.disk, flags).refused();
         assert_eq!(refused.code, 87, "{}", refused.message);
         assert!(refused.message.contains(&words), "{}", refused.message);
     }
-    let machine = Machine::open(&scene.bus, "web3").await;
-    let refused = machine.acquire(&[exclusive(&scene.path)]).await.unwrap_err();
+    let machine = TestVm::open(&scenario.bus, "web3").await;
+    let refused = machine.acquire(&[exclusive(&scenario.path)]).await.unwrap_err();
     assert_refused(&refused, "LockHeld", &words);
 
-    let rows = manager(&scene.bus).await.list_waiting(none()).await.unwrap();
+    let rows = manager(&scenario.bus).await.list_waiting(none()).await.unwrap();
     let [row] = rows.as_slice() else { panic!("{rows:?}") };
     assert_eq!(text(row, "reserved-name"), "web1");
     assert_eq!(text(row, "reserved-uuid"), uuid.to_string());
-    assert_eq!(u32::try_from(&*row["reserved-pid"]).unwrap(), scene.guest.pid);
+    assert_eq!(u32::try_from(&*row["reserved-pid"]).unwrap(), scenario.guest.pid);
     // Some microseconds may be between two readings of two clocks.
-    let until = scene.reserved_until().await;
+    let until = scenario.reserved_until().await;
     assert!(until.abs_diff(u64::try_from(&*row["reserved-until-usec"]).unwrap()) < 1_000_000);
 
-    let told = vmlockctl(&scene.house, &["waiting"]).await.ok();
-    let line =
-        format!("{} is reserved for VM \"web1\" ({uuid}, pid {}", scene.disk, scene.guest.pid);
+    let told = vmlockctl(&scenario.fixture, &["waiting"]).await.ok();
+    let line = format!(
+        "{} is reserved for VM \"web1\" ({uuid}, pid {}",
+        scenario.disk, scenario.guest.pid
+    );
     assert!(told.lines().any(|told| told.starts_with(&line)), "{told}");
-    let told = vmlockctl(&scene.house, &["who", &scene.disk]).await.ok();
+    let told = vmlockctl(&scenario.fixture, &["who", &scenario.disk]).await.ok();
     assert!(told.starts_with(&words) && told.lines().count() == 1, "{told}");
-    let said = fails(&scene.house, 75, &["lock", &scene.disk]).await;
+    let said = fails(&scenario.fixture, 75, &["lock", &scenario.disk]).await;
     assert!(said.contains(&words), "{said}");
     assert!(!waiting.is_finished());
     // It is no lock any more.
-    assert_eq!(Listed::by(&scene.bus).await.on(&scene.disk).count(), 0);
+    assert_eq!(Listed::by(&scenario.bus).await.on(&scenario.disk).count(), 0);
 }
 
 #[tokio::test]
 async fn when_the_grace_period_is_over_the_waiter_gets_it_without_asking() {
-    let scene = Scene::set(BRIEF).await;
-    let (_machine, waiting) = scene.waiter().await;
-    scene.pause();
+    let scenario = Scenario::set_up(BRIEF).await;
+    let (_machine, waiting) = scenario.waiter().await;
+    scenario.pause();
     within("the waiter gets the disk", waiting).await.unwrap().unwrap();
     // The VM that comes back late is told who has it.
-    let refused = scene.libvirtd(&scene.owner).acquire("", &scene.disk, 0).refused();
+    let refused = scenario.libvirtd(&scenario.owner).acquire("", &scenario.disk, 0).refused();
     assert!(refused.message.contains("VM \"backup\""), "{}", refused.message);
 }
 
 #[tokio::test]
 async fn run_with_wait_says_for_whom_the_disk_is_reserved() {
-    let scene = Scene::set(FOR_EVER).await;
-    let line = ["run", "--wait", "--disk", &scene.disk, "--", "echo", "go"];
-    let mut run = Tool::vmlockctl(&scene.house, &line);
-    until_waiting(&scene.bus, 1).await;
-    scene.pause();
-    let words = format!("waiting for disk {}: reserved for VM \"web1\"", scene.disk);
-    let manager = manager(&scene.bus).await;
+    let scenario = Scenario::set_up(FOR_EVER).await;
+    let line = ["run", "--wait", "--disk", &scenario.disk, "--", "echo", "go"];
+    let mut run = Tool::vmlockctl(&scenario.fixture, &line);
+    until_waiting(&scenario.bus, 1).await;
+    scenario.pause();
+    let words = format!("waiting for disk {}: reserved for VM \"web1\"", scenario.disk);
+    let manager = manager(&scenario.bus).await;
     let said = async {
         while !run.process.stderr().contains(&words) {
             manager.n_waiting().await.unwrap();
         }
     };
     within(&words, said).await;
-    scene.guest.is_killed().await;
+    scenario.guest.is_killed().await;
     assert_eq!(run.line().await, "go");
     assert!(run.ended().await.success());
 }
@@ -176,40 +178,40 @@ async fn run_with_wait_says_for_whom_the_disk_is_reserved() {
 /// What an administrator takes from a VM, and what it had at its end, is free at once.
 #[tokio::test]
 async fn what_is_broken_or_left_behind_is_not_reserved() {
-    let scene = Scene::set(FOR_EVER).await;
-    let (machine, waiting) = scene.waiter().await;
-    let number = json(&scene.house, &["list"]).await[0]["generation"].to_string();
-    vmlockctl(&scene.house, &["release", "--force", &number]).await.ok();
+    let scenario = Scenario::set_up(FOR_EVER).await;
+    let (machine, waiting) = scenario.waiter().await;
+    let number = json(&scenario.fixture, &["list"]).await[0]["generation"].to_string();
+    vmlockctl(&scenario.fixture, &["release", "--force", &number]).await.ok();
     let locks = within("the waiter gets the disk", waiting).await.unwrap().unwrap();
     machine.release(&locks).await.unwrap();
 
-    scene.go_on();
-    let waiting = wait(&scene.bus, &machine, &[exclusive(&scene.path)], LONG).await;
-    scene.pause();
-    scene.guest.is_killed().await;
+    scenario.go_on();
+    let waiting = wait(&scenario.bus, &machine, &[exclusive(&scenario.path)], LONG).await;
+    scenario.pause();
+    scenario.guest.is_killed().await;
     within("the waiter gets the disk", waiting).await.unwrap().unwrap();
 }
 
 /// Closing the owner ends what is reserved for it, too, and needs no more than its locks do.
 #[tokio::test]
 async fn an_owner_with_a_reservation_can_be_closed() {
-    let scene = Scene::set(FOR_EVER).await;
-    let (_machine, waiting) = scene.waiter().await;
-    scene.pause();
-    let owner = json(&scene.house, &["owners"]).await;
+    let scenario = Scenario::set_up(FOR_EVER).await;
+    let (_machine, waiting) = scenario.waiter().await;
+    scenario.pause();
+    let owner = json(&scenario.fixture, &["owners"]).await;
     let owner = owner.as_array().unwrap().iter().find(|owner| owner["name"] == "web1").unwrap();
     assert_eq!(owner["locks"], 0);
     let path = OwnedObjectPath::try_from(owner["owner"].as_str().unwrap()).unwrap();
-    let owner = crate::machine::owner(&scene.bus, path).await;
+    let owner = crate::dbus_client::owner(&scenario.bus, path).await;
     owner.close(option("force", true)).await.unwrap();
     within("the waiter gets the disk", waiting).await.unwrap().unwrap();
 }
 
 #[tokio::test]
 async fn nothing_is_reserved_where_the_configuration_says_so() {
-    let scene = Scene::set("release_grace = 0\n").await;
-    let (_machine, waiting) = scene.waiter().await;
-    scene.libvirtd(&scene.owner).release("", &scene.disk, 0).granted();
+    let scenario = Scenario::set_up("release_grace = 0\n").await;
+    let (_machine, waiting) = scenario.waiter().await;
+    scenario.libvirtd(&scenario.owner).release("", &scenario.disk, 0).granted();
     within("the waiter gets the disk", waiting).await.unwrap().unwrap();
 }
 
@@ -218,17 +220,18 @@ async fn nothing_is_reserved_where_the_configuration_says_so() {
 #[tokio::test]
 async fn a_vm_that_has_no_connection_keeps_its_reservation() {
     for (config, reserved) in [(FOR_EVER, true), (BRIEF, false)] {
-        let scene = Scene::set(config).await;
-        scene.guest.is_killed().await;
-        let process: Process = sleep(&scene.house);
+        let scenario = Scenario::set_up(config).await;
+        scenario.guest.is_killed().await;
+        let process: Process = sleep(&scenario.fixture);
         let owner = Owner::new("web5", 5, process.pid());
-        let freed = async { while Listed::by(&scene.bus).await.on(&scene.disk).count() > 0 {} };
+        let freed =
+            async { while Listed::by(&scenario.bus).await.on(&scenario.disk).count() > 0 {} };
         within("the disk is free", freed).await;
-        scene.libvirtd(&owner).acquire("", &scene.disk, 0).granted();
-        let (machine, waiting) = scene.waiter().await;
-        scene.libvirtd(&owner).release("", &scene.disk, 0).granted();
+        scenario.libvirtd(&owner).acquire("", &scenario.disk, 0).granted();
+        let (machine, waiting) = scenario.waiter().await;
+        scenario.libvirtd(&owner).release("", &scenario.disk, 0).granted();
         if reserved {
-            scene.libvirtd(&owner).acquire("", &scene.disk, 0).granted();
+            scenario.libvirtd(&owner).acquire("", &scenario.disk, 0).granted();
             assert!(!waiting.is_finished());
             drop((process, machine));
             continue;
@@ -236,7 +239,7 @@ async fn a_vm_that_has_no_connection_keeps_its_reservation() {
         within("the waiter gets the disk", waiting).await.unwrap().unwrap();
         let gone = async {
             loop {
-                let owners = Listed::by(&scene.bus).await.owners;
+                let owners = Listed::by(&scenario.bus).await.owners;
                 if owners.values().all(|owner| owner["name"] != "web5") {
                     return;
                 }
@@ -249,19 +252,19 @@ async fn a_vm_that_has_no_connection_keeps_its_reservation() {
 /// The service is killed while a VM is paused for an instant; who waits asks its successor again.
 #[tokio::test]
 async fn a_reservation_outlives_the_service() {
-    let scene = Scene::set(FOR_EVER).await;
-    scene.pause();
-    scene.house.daemon().kill9().await;
-    scene.house.daemon().start_again().await;
-    let machine = Machine::open(&scene.bus, "backup").await;
-    let refused = machine.acquire(&[exclusive(&scene.path)]).await.unwrap_err();
+    let scenario = Scenario::set_up(FOR_EVER).await;
+    scenario.pause();
+    scenario.fixture.daemon().kill9().await;
+    scenario.fixture.daemon().start_again().await;
+    let machine = TestVm::open(&scenario.bus, "backup").await;
+    let refused = machine.acquire(&[exclusive(&scenario.path)]).await.unwrap_err();
     assert_refused(&refused, "LockHeld", "is reserved for VM \"web1\"");
-    scene.reserved_until().await;
-    let waiting = wait(&scene.bus, &machine, &[exclusive(&scene.path)], LONG).await;
-    scene.go_on();
-    scene.pause();
-    scene.reserved_until().await;
+    scenario.reserved_until().await;
+    let waiting = wait(&scenario.bus, &machine, &[exclusive(&scenario.path)], LONG).await;
+    scenario.go_on();
+    scenario.pause();
+    scenario.reserved_until().await;
     assert!(!waiting.is_finished());
-    scene.guest.is_killed().await;
+    scenario.guest.is_killed().await;
     within("the waiter gets the disk", waiting).await.unwrap().unwrap();
 }

@@ -2,7 +2,7 @@
 //!
 //! What their lock files are to be called is asked of the tools that libvirt asks.
 
-use super::{Machine, Tree, Vm};
+use super::{Tree, Vm, VmBuilder};
 
 const WWN: u64 = 0x5000_c500_a1b2_c3d4;
 
@@ -147,7 +147,7 @@ fn what_is_mounted(vm: &Vm, disk: &Disk<'_>) {
 fn a_disk_is_one_by_any_of_its_names_and_its_lock_file_is_called_as_libvirt_calls_it() {
     let Some(tree) = Tree::here() else { return };
     let [first, second, third] = ["first", "second", "third"].map(|name| tree.image(name, 16));
-    let machine = Machine::new("host-a").disk(&first, "VMLOCK-0001", None);
+    let machine = VmBuilder::new("host-a").disk(&first, "VMLOCK-0001", None);
     let machine = machine.disk(&second, "VMLOCK-0002", Some(WWN));
     let vm = &machine.disk(&third, "VMLOCK-0003", None).boot(&tree);
     let of_serial = |number| format!("/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_VMLOCK-000{number}");

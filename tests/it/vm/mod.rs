@@ -3,36 +3,36 @@
 //!
 //! They boot the [`Tree`], in which `make install` has put our files as a package would, under an
 //! emulated processor: so they run everywhere, and everything in them takes ten times as long. What
-//! a [`crate::host`] can do is done there. `make test-vm` runs these tests; `make test` does not,
+//! a [`crate::nspawn`] can do is done there. `make test-vm` runs these tests; `make test` does not,
 //! which is what `#[ignore]` is for.
 //!
-//! A machine is asked through an agent, [`Talk`], which runs programs in it. All of it waits for
+//! A machine is asked through an agent, [`Qmp`], which runs programs in it. All of it waits for
 //! events, in the calling thread: while one machine boots, others that are started do, too. Where
-//! machines can't be had, a test says why and is content, as in [`crate::host`].
+//! machines can't be had, a test says why and is content, as in [`crate::nspawn`].
 
 #![allow(dead_code, reason = "machines offer more than the tests of the day use")]
 
 mod base64;
+mod builder;
+mod disk_image;
 mod disks;
-mod inside;
-mod machine;
+mod network;
 mod nfs;
+mod programs;
+mod qmp;
 mod service;
-mod talk;
-mod tree;
-mod wire;
 
 use std::{fs, path::PathBuf, thread, time::Duration};
 
 use serde_json::{Value, json};
 
-use crate::house::Process;
+use crate::fixture::Process;
 
-pub(crate) use inside::Running;
-pub(crate) use machine::Machine;
-use talk::Talk;
-pub(crate) use tree::Tree;
-pub(crate) use wire::Wire;
+pub(crate) use builder::VmBuilder;
+pub(crate) use disk_image::Tree;
+pub(crate) use network::Network;
+pub(crate) use programs::Running;
+use qmp::Qmp;
 
 /// Long enough for the slowest step on a busy machine: reaching it is a failure, never a wait.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -41,8 +41,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub(crate) struct Vm {
     name: String,
     number: Option<u32>,
-    agent: Talk,
-    control: Talk,
+    agent: Qmp,
+    control: Qmp,
     process: Process,
     console: PathBuf,
 }
@@ -60,7 +60,7 @@ impl Vm {
         // It does not wait for drivers.
         self.run(&["udevadm", "settle"]).ok();
         if let Some(number) = self.number {
-            let address = format!("{}/24", Wire::address(number));
+            let address = format!("{}/24", Network::address(number));
             self.run(&["ip", "address", "add", &address, "dev", "eth0"]).ok();
             self.run(&["ip", "link", "set", "eth0", "up"]).ok();
         }
@@ -106,6 +106,6 @@ impl Drop for Vm {
         let from = console.lines().count().saturating_sub(40);
         let last: Vec<_> = console.lines().skip(from).collect();
         eprintln!("---- the console of {}:\n{}\n----", self.name, last.join("\n"));
-        eprintln!("---- the service on {}:\n{}----", self.name, self.last_words());
+        eprintln!("---- the service on {}:\n{}----", self.name, self.log_tail());
     }
 }

@@ -1,6 +1,6 @@
 //! The service on a machine of its own.
 
-use super::{Machine, Tree, Vm};
+use super::{Tree, Vm, VmBuilder};
 
 /// A lock that another machine is refused; what is said to it comes back.
 fn refused(vm: &Vm, disk: &str) -> String {
@@ -13,7 +13,7 @@ fn refused(vm: &Vm, disk: &str) -> String {
 #[ignore = "takes a virtual machine: make test-vm"]
 fn what_is_installed_locks_a_disk() {
     let Some(tree) = Tree::here() else { return };
-    let vm = Machine::new("host-a").boot(&tree);
+    let vm = VmBuilder::new("host-a").boot(&tree);
     assert_eq!(vm.property("ActiveState"), "inactive");
     vm.enable();
     assert_eq!(vm.property("ActiveState"), "active");

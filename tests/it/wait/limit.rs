@@ -2,18 +2,18 @@
 
 use zbus::Variant;
 
-use crate::house::House;
-use crate::machine::{Machine, exclusive, option};
+use crate::dbus_client::{TestVm, exclusive, option};
+use crate::fixture::Fixture;
 use crate::methods::none;
-use crate::untouched::assert_refused;
+use crate::refused_requests::assert_refused;
 use crate::wait::{LONG, until_waiting};
 
 #[tokio::test]
 async fn no_timeout_waits_until_the_lock_is_granted() {
-    let house = House::builder().start().await;
-    let (bus, disk) = (house.connection().await, house.raw_of(0, "disk"));
+    let fixture = Fixture::builder().start().await;
+    let (bus, disk) = (fixture.connection().await, fixture.raw_of(0, "disk"));
     for more in [none(), option("timeout-usec", LONG)] {
-        let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+        let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
         let locks = web1.acquire(&[exclusive(&disk)]).await.unwrap();
         let (owner, name) = (web2.owner.clone(), disk.to_str().unwrap().to_owned());
         let options = more.into_iter().chain(option("no-timeout", true)).collect();
@@ -29,9 +29,9 @@ async fn no_timeout_waits_until_the_lock_is_granted() {
 
 #[tokio::test]
 async fn a_time_limit_and_no_time_limit_contradict_each_other() {
-    let house = House::builder().start().await;
-    let (bus, disk) = (house.connection().await, house.raw_of(0, "disk"));
-    let machine = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().start().await;
+    let (bus, disk) = (fixture.connection().await, fixture.raw_of(0, "disk"));
+    let machine = TestVm::open(&bus, "web1").await;
     for micros in [0_u64, 1, LONG - 1] {
         let mut options = option("timeout-usec", micros);
         options.insert("no-timeout", Variant::from(true));
@@ -40,7 +40,7 @@ async fn a_time_limit_and_no_time_limit_contradict_each_other() {
         assert_refused(&refused.into(), "DBus.Error.InvalidArgs", &said);
     }
     // False says nothing: the answer comes at once.
-    let other = Machine::open(&bus, "web2").await;
+    let other = TestVm::open(&bus, "web2").await;
     other.acquire(&[exclusive(&disk)]).await.unwrap();
     let options = option("no-timeout", false);
     let refused = machine.owner.acquire(&[exclusive(&disk)], options).await.unwrap_err();

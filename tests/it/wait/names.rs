@@ -8,38 +8,38 @@ use std::path::Path;
 use zbus::{Connection, OwnedObjectPath};
 
 use super::{LONG, until_waiting, wait};
-use crate::house::user::NOBODY;
-use crate::house::{Answer, House, polkit, within};
-use crate::machine::{self, Machine, exclusive, lock, manager, option};
-use crate::untouched::{assert_free, assert_refused};
+use crate::dbus_client::{self, TestVm, exclusive, lock, manager, option};
+use crate::fixture::user::NOBODY;
+use crate::fixture::{Answer, Fixture, polkit, within};
+use crate::refused_requests::{assert_free, assert_refused};
 
-type Waiting = tokio::task::JoinHandle<machine::Answer<Vec<OwnedObjectPath>>>;
+type Waiting = tokio::task::JoinHandle<dbus_client::Answer<Vec<OwnedObjectPath>>>;
 
 /// A machine that holds a disk, and one that waits for it by name.
-struct Scene {
-    house: House,
+struct Scenario {
+    fixture: Fixture,
     bus: Connection,
     disk: std::path::PathBuf,
-    web1: Machine,
+    web1: TestVm,
     held: Vec<OwnedObjectPath>,
-    web2: Machine,
+    web2: TestVm,
     waiting: Waiting,
 }
 
-impl Scene {
-    async fn set() -> Self {
-        let house = House::builder().start().await;
-        let bus = house.connection().await;
-        let disk = house.raw_of(0, "disk");
-        let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+impl Scenario {
+    async fn set_up() -> Self {
+        let fixture = Fixture::builder().start().await;
+        let bus = fixture.connection().await;
+        let disk = fixture.raw_of(0, "disk");
+        let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
         let held = web1.acquire(&[exclusive(&disk)]).await.unwrap();
         let waiting = wait(&bus, &web2, &[exclusive(&disk)], LONG).await;
-        Self { house, bus, disk, web1, held, web2, waiting }
+        Self { fixture, bus, disk, web1, held, web2, waiting }
     }
 
     /// Gives the name to another disk; the one that is held has none any more.
     fn replace(&self) {
-        let new = self.house.raw_of(0, "new");
+        let new = self.fixture.raw_of(0, "new");
         fs::rename(new, &self.disk).unwrap();
     }
 }
@@ -55,52 +55,52 @@ async fn has(bus: &Connection, waiting: Waiting, disk: &Path) -> Vec<OwnedObject
 
 #[tokio::test]
 async fn a_disk_that_is_replaced_is_waited_for_no_more_and_the_new_one_is_had() {
-    let scene = Scene::set().await;
-    scene.replace();
+    let scenario = Scenario::set_up().await;
+    scenario.replace();
     // The old disk stays locked: nothing reports that the new one is free.
-    has(&scene.bus, scene.waiting, &scene.disk).await;
-    assert_eq!(scene.web1.locks().await, scene.held);
+    has(&scenario.bus, scenario.waiting, &scenario.disk).await;
+    assert_eq!(scenario.web1.locks().await, scenario.held);
 }
 
 #[tokio::test]
 async fn a_release_finds_the_disk_that_has_the_name_then() {
-    let scene = Scene::set().await;
-    scene.replace();
-    scene.web1.release(&scene.held).await.unwrap();
-    let locks = has(&scene.bus, scene.waiting, &scene.disk).await;
-    scene.web2.release(&locks).await.unwrap();
-    assert_free(&scene.disk);
+    let scenario = Scenario::set_up().await;
+    scenario.replace();
+    scenario.web1.release(&scenario.held).await.unwrap();
+    let locks = has(&scenario.bus, scenario.waiting, &scenario.disk).await;
+    scenario.web2.release(&locks).await.unwrap();
+    assert_free(&scenario.disk);
 }
 
 #[tokio::test]
 async fn a_name_that_leads_nowhere_is_not_waited_for() {
     for gone in ["deleted", "moved"] {
         for release in [false, true] {
-            let scene = Scene::set().await;
+            let scenario = Scenario::set_up().await;
             match gone {
-                "deleted" => fs::remove_file(&scene.disk).unwrap(),
-                _ => fs::rename(&scene.disk, scene.house.dir().join("elsewhere")).unwrap(),
+                "deleted" => fs::remove_file(&scenario.disk).unwrap(),
+                _ => fs::rename(&scenario.disk, scenario.fixture.dir().join("elsewhere")).unwrap(),
             }
             if release {
-                scene.web1.release(&scene.held).await.unwrap();
+                scenario.web1.release(&scenario.held).await.unwrap();
             }
-            let refused = within("its end", scene.waiting).await.unwrap().unwrap_err();
-            let words = format!("disk {} does not exist", scene.disk.display());
+            let refused = within("its end", scenario.waiting).await.unwrap().unwrap_err();
+            let words = format!("disk {} does not exist", scenario.disk.display());
             assert_refused(&refused, "DBus.Error.FileNotFound", &words);
-            until_waiting(&scene.bus, 0).await;
-            assert!(scene.web2.locks().await.is_empty());
+            until_waiting(&scenario.bus, 0).await;
+            assert!(scenario.web2.locks().await.is_empty());
         }
     }
 }
 
 #[tokio::test]
 async fn a_link_is_followed_to_where_it_leads_then() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
     let (one, two, link) =
-        (house.raw_of(0, "one"), house.raw_of(0, "two"), house.dir().join("link"));
+        (fixture.raw_of(0, "one"), fixture.raw_of(0, "two"), fixture.dir().join("link"));
     symlink(&one, &link).unwrap();
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
     let held = web1.acquire(&[exclusive(&link)]).await.unwrap();
     let waiting = wait(&bus, &web2, &[exclusive(&link)], LONG).await;
     fs::remove_file(&link).unwrap();
@@ -112,47 +112,47 @@ async fn a_link_is_followed_to_where_it_leads_then() {
 
 #[tokio::test]
 async fn the_new_disk_is_waited_for_in_the_order_of_the_requests() {
-    let scene = Scene::set().await;
-    let new = scene.house.raw_of(0, "new");
+    let scenario = Scenario::set_up().await;
+    let new = scenario.fixture.raw_of(0, "new");
     let (web3, web4) =
-        (Machine::open(&scene.bus, "web3").await, Machine::open(&scene.bus, "web4").await);
-    let other = scene.house.dir().join("other");
+        (TestVm::open(&scenario.bus, "web3").await, TestVm::open(&scenario.bus, "web4").await);
+    let other = scenario.fixture.dir().join("other");
     fs::hard_link(&new, &other).unwrap();
     let held = web3.acquire(&[exclusive(&new)]).await.unwrap();
     // Later than web2's request.
-    let later = wait(&scene.bus, &web4, &[exclusive(&other)], LONG).await;
-    fs::rename(&new, &scene.disk).unwrap();
-    scene.web1.release(&scene.held).await.unwrap();
+    let later = wait(&scenario.bus, &web4, &[exclusive(&other)], LONG).await;
+    fs::rename(&new, &scenario.disk).unwrap();
+    scenario.web1.release(&scenario.held).await.unwrap();
     // It waits on, now for what web3 holds.
-    let manager = manager(&scene.bus).await;
-    let lock = lock(&scene.bus, &held[0]).await;
+    let manager = manager(&scenario.bus).await;
+    let lock = lock(&scenario.bus, &held[0]).await;
     let both = async { while lock.n_waiting().await.unwrap() != 2 {} };
     within("both wait for the new disk", both).await;
     assert_eq!(manager.n_waiting().await.unwrap(), 2);
     web3.release(&held).await.unwrap();
-    let locks = has(&scene.bus, scene.waiting, &scene.disk).await;
+    let locks = has(&scenario.bus, scenario.waiting, &scenario.disk).await;
     assert!(!later.is_finished());
-    scene.web2.release(&locks).await.unwrap();
-    has(&scene.bus, later, &other).await;
+    scenario.web2.release(&locks).await.unwrap();
+    has(&scenario.bus, later, &other).await;
 }
 
 #[tokio::test]
 async fn an_owner_that_is_opened_with_its_disks_has_the_new_one() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let disk = house.raw_of(0, "disk");
-    let web1 = Machine::open(&bus, "web1").await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let disk = fixture.raw_of(0, "disk");
+    let web1 = TestVm::open(&bus, "web1").await;
     let held = web1.acquire(&[exclusive(&disk)]).await.unwrap();
     let opening = tokio::spawn({
-        let (bus, disk) = (house.connection().await, disk.clone());
+        let (bus, disk) = (fixture.connection().await, disk.clone());
         async move {
             let mut options = option("resources", vec![exclusive(&disk)]);
             options.extend(option("timeout-usec", LONG));
-            Machine::open_with(&bus, "", "web2", options).await
+            TestVm::open_with(&bus, "", "web2", options).await
         }
     });
     until_waiting(&bus, 1).await;
-    fs::rename(house.raw_of(0, "new"), &disk).unwrap();
+    fs::rename(fixture.raw_of(0, "new"), &disk).unwrap();
     web1.release(&held).await.unwrap();
     let web2 = within("it is opened", opening).await.unwrap().unwrap();
     let locks = web2.locks().await;
@@ -163,11 +163,11 @@ async fn an_owner_that_is_opened_with_its_disks_has_the_new_one() {
 
 #[tokio::test]
 async fn a_caller_that_polkit_judges_is_led_through_no_link() {
-    let house = House::builder().polkit(polkit::Choice::Mock).start().await;
-    house.polkit().mock().answer(Answer::Allow);
-    let (bus, user) = (house.connection().await, house.connection_as(NOBODY).await);
-    let (disk, secret) = (house.raw_of(0, "disk"), house.raw_of(0, "secret"));
-    let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&user, "web2").await);
+    let fixture = Fixture::builder().polkit(polkit::Choice::Mock).start().await;
+    fixture.polkit().mock().answer(Answer::Allow);
+    let (bus, user) = (fixture.connection().await, fixture.connection_as(NOBODY).await);
+    let (disk, secret) = (fixture.raw_of(0, "disk"), fixture.raw_of(0, "secret"));
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&user, "web2").await);
     let held = web1.acquire(&[exclusive(&disk)]).await.unwrap();
     let waiting = wait(&bus, &web2, &[exclusive(&disk)], LONG).await;
     fs::remove_file(&disk).unwrap();
@@ -178,27 +178,27 @@ async fn a_caller_that_polkit_judges_is_led_through_no_link() {
     // A file it may wait for.
     let held = web1.acquire(&[exclusive(&secret)]).await.unwrap();
     let waiting = wait(&bus, &web2, &[exclusive(&secret)], LONG).await;
-    fs::rename(house.raw_of(0, "new"), &secret).unwrap();
+    fs::rename(fixture.raw_of(0, "new"), &secret).unwrap();
     web1.release(&held).await.unwrap();
     has(&bus, waiting, &secret).await;
 }
 
 #[tokio::test]
 async fn a_file_that_was_shown_is_what_is_wanted() {
-    let scene = Scene::set().await;
-    let web3 = Machine::open(&scene.bus, "web3").await;
-    let file = fs::File::options().read(true).write(true).open(&scene.disk).unwrap();
+    let scenario = Scenario::set_up().await;
+    let web3 = TestVm::open(&scenario.bus, "web3").await;
+    let file = fs::File::options().read(true).write(true).open(&scenario.disk).unwrap();
     let owner = web3.owner.clone();
     let waiting = tokio::spawn(async move {
         let files = [(file.as_fd().into(), "exclusive")];
         let timeout = option("timeout-usec", LONG);
-        Ok::<_, machine::Refused>(owner.acquire_with_files(&[], &files, timeout).await?)
+        Ok::<_, dbus_client::Refused>(owner.acquire_with_files(&[], &files, timeout).await?)
     });
-    until_waiting(&scene.bus, 2).await;
-    scene.replace();
-    scene.web1.release(&scene.held).await.unwrap();
-    has(&scene.bus, scene.waiting, &scene.disk).await;
+    until_waiting(&scenario.bus, 2).await;
+    scenario.replace();
+    scenario.web1.release(&scenario.held).await.unwrap();
+    has(&scenario.bus, scenario.waiting, &scenario.disk).await;
     let refused = within("its end", waiting).await.unwrap().unwrap_err();
     assert_refused(&refused, "ResourceChanged", "was replaced");
-    assert_eq!(manager(&scene.bus).await.n_waiting().await.unwrap(), 0);
+    assert_eq!(manager(&scenario.bus).await.n_waiting().await.unwrap(), 0);
 }

@@ -7,29 +7,29 @@ use vmlockd::lock::ofd;
 use zbus::Connection;
 
 use super::{LONG, until_waiting, wait};
-use crate::house::{House, within};
-use crate::machine::{Machine, exclusive, manager, option, shared};
+use crate::dbus_client::{TestVm, exclusive, manager, option, shared};
+use crate::fixture::{Fixture, within};
 use crate::methods::none;
-use crate::untouched::assert_free;
+use crate::refused_requests::assert_free;
 
 /// How many wait for one disk, and from how many connections.
 const CROWD: (usize, usize) = (200, 8);
 
 #[tokio::test]
 async fn two_hundred_are_served_in_the_order_of_their_arrival() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let disk = house.raw_of(0, "disk");
-    let first = Machine::open(&bus, "first").await;
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let disk = fixture.raw_of(0, "disk");
+    let first = TestVm::open(&bus, "first").await;
     let held = first.acquire(&[exclusive(&disk)]).await.unwrap();
     let mut connections: Vec<Connection> = Vec::new();
     for _ in 0..CROWD.1 {
-        connections.push(house.connection().await);
+        connections.push(fixture.connection().await);
     }
     let served = Arc::new(Mutex::new(Vec::new()));
     let mut crowd = Vec::new();
     for n in 0..CROWD.0 {
-        let machine = Machine::open(&connections[n % CROWD.1], &format!("web{n}")).await;
+        let machine = TestVm::open(&connections[n % CROWD.1], &format!("web{n}")).await;
         let (served, disk) = (Arc::clone(&served), disk.clone());
         crowd.push(tokio::spawn(async move {
             let timeout = option("timeout-usec", LONG);
@@ -40,7 +40,7 @@ async fn two_hundred_are_served_in_the_order_of_their_arrival() {
         until_waiting(&bus, u32::try_from(n + 1).unwrap()).await;
     }
     let rows = manager(&bus).await.list_waiting(none()).await.unwrap();
-    let names: Vec<String> = rows.iter().map(|row| crate::listed::text(row, "name")).collect();
+    let names: Vec<String> = rows.iter().map(|row| crate::snapshot::text(row, "name")).collect();
     assert_eq!(names, (0..CROWD.0).map(|n| format!("web{n}")).collect::<Vec<_>>());
     first.release(&held).await.unwrap();
     for one in crowd {
@@ -59,13 +59,13 @@ async fn two_hundred_are_served_in_the_order_of_their_arrival() {
 
 #[tokio::test]
 async fn two_who_want_the_same_two_disks_in_different_order_both_get_them() {
-    let house = House::builder().start().await;
-    let bus = house.connection().await;
-    let (a, b) = (house.raw_of(0, "a"), house.raw_of(0, "b"));
+    let fixture = Fixture::builder().start().await;
+    let bus = fixture.connection().await;
+    let (a, b) = (fixture.raw_of(0, "a"), fixture.raw_of(0, "b"));
     let [web1, web2, web3] = [
-        Machine::open(&bus, "web1").await,
-        Machine::open(&bus, "web2").await,
-        Machine::open(&bus, "web3").await,
+        TestVm::open(&bus, "web1").await,
+        TestVm::open(&bus, "web2").await,
+        TestVm::open(&bus, "web3").await,
     ];
     for _ in 0..20 {
         let held_a = web1.acquire(&[exclusive(&a)]).await.unwrap();
@@ -88,34 +88,34 @@ async fn two_who_want_the_same_two_disks_in_different_order_both_get_them() {
 #[tokio::test]
 async fn a_disk_is_waited_for_under_any_name() {
     for config in ["", "file_lockspace_dir = \"@DIR@/locks\"\n"] {
-        let house = House::builder().folder("locks").config(config).start().await;
-        let bus = house.connection().await;
-        let disk = house.raw_of(0, "disk");
-        let (link, hard) = (house.dir().join("link"), house.dir().join("hard"));
+        let fixture = Fixture::builder().folder("locks").config(config).start().await;
+        let bus = fixture.connection().await;
+        let disk = fixture.raw_of(0, "disk");
+        let (link, hard) = (fixture.dir().join("link"), fixture.dir().join("hard"));
         std::os::unix::fs::symlink(&disk, &link).unwrap();
         std::fs::hard_link(&disk, &hard).unwrap();
         let [web1, web2, web3] = [
-            Machine::open(&bus, "web1").await,
-            Machine::open(&bus, "web2").await,
-            Machine::open(&bus, "web3").await,
+            TestVm::open(&bus, "web1").await,
+            TestVm::open(&bus, "web2").await,
+            TestVm::open(&bus, "web3").await,
         ];
         let held = web1.acquire(&[exclusive(&disk)]).await.unwrap();
         let by_link = wait(&bus, &web2, &[exclusive(&link)], LONG).await;
         let by_hard = wait(&bus, &web3, &[shared(&hard)], LONG).await;
         // Nobody has taken anything meanwhile: a waiter holds no lock file either.
-        let files = std::fs::read_dir(house.dir().join("locks")).unwrap().count();
+        let files = std::fs::read_dir(fixture.dir().join("locks")).unwrap().count();
         assert_eq!(files, usize::from(!config.is_empty()));
         web1.release(&held).await.unwrap();
         let locks = within("by a symlink", by_link).await.unwrap().unwrap();
         assert!(!by_hard.is_finished());
         web2.release(&locks).await.unwrap();
         let locks = within("by a hard link", by_hard).await.unwrap().unwrap();
-        let file = crate::machine::lock(&bus, &locks[0]).await.lock_file().await.unwrap();
+        let file = crate::dbus_client::lock(&bus, &locks[0]).await.lock_file().await.unwrap();
         let file = std::fs::File::options().read(true).write(true).open(file).unwrap();
         assert!(ofd::in_the_way(&file, Mode::Exclusive).unwrap().is_some());
         web3.release(&locks).await.unwrap();
         until_waiting(&bus, 0).await;
         assert_free(&disk);
-        assert_eq!(std::fs::read_dir(house.dir().join("locks")).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(fixture.dir().join("locks")).unwrap().count(), 0);
     }
 }

@@ -6,23 +6,23 @@ use std::path::Path;
 use zbus::{Connection, Fd};
 
 use super::{LONG, until_waiting};
-use crate::house::user::{DAEMON, NOBODY, ROOT};
-use crate::house::{Answer, House, polkit, within};
-use crate::machine::{Machine, Refused, exclusive, lock, manager, option, shared};
+use crate::dbus_client::{Refused, TestVm, exclusive, lock, manager, option, shared};
+use crate::fixture::user::{DAEMON, NOBODY, ROOT};
+use crate::fixture::{Answer, Fixture, polkit, within};
 use crate::methods::none;
-use crate::untouched::{Untouched, assert_free, assert_refused};
+use crate::refused_requests::{Untouched, assert_free, assert_refused};
 
-/// A house where polkit allows everything, and root has a disk.
-async fn house_with(limits: &str) -> House {
-    let house = House::builder().polkit(polkit::Choice::Mock);
-    let house = house.config(&format!("[limits]\n{limits}")).start().await;
-    house.polkit().mock().answer(Answer::Allow);
-    house
+/// A fixture where polkit allows everything, and root has a disk.
+async fn fixture_with(limits: &str) -> Fixture {
+    let fixture = Fixture::builder().polkit(polkit::Choice::Mock);
+    let fixture = fixture.config(&format!("[limits]\n{limits}")).start().await;
+    fixture.polkit().mock().answer(Answer::Allow);
+    fixture
 }
 
 type Waits = tokio::task::JoinHandle<Result<Vec<zbus::OwnedObjectPath>, Refused>>;
 
-fn ask(machine: &Machine, disk: &Path, timeout: u64) -> Waits {
+fn ask(machine: &TestVm, disk: &Path, timeout: u64) -> Waits {
     let (owner, disk) = (machine.owner.clone(), disk.to_path_buf());
     tokio::spawn(async move {
         Ok(owner.acquire(&[exclusive(&disk)], option("timeout-usec", timeout)).await?)
@@ -31,21 +31,21 @@ fn ask(machine: &Machine, disk: &Path, timeout: u64) -> Waits {
 
 #[tokio::test]
 async fn each_user_has_his_share_of_the_line_and_all_together_too() {
-    let house = house_with("waiters_per_user = 3\nwaiters_total = 5\n").await;
-    let disk = house.raw_of(ROOT, "disk");
-    let own = house.raw_of(NOBODY, "own");
-    let root = house.connection().await;
-    let roots = Machine::open(&root, "roots").await;
+    let fixture = fixture_with("waiters_per_user = 3\nwaiters_total = 5\n").await;
+    let disk = fixture.raw_of(ROOT, "disk");
+    let own = fixture.raw_of(NOBODY, "own");
+    let root = fixture.connection().await;
+    let roots = TestVm::open(&root, "roots").await;
     let held = roots.acquire(&[exclusive(&disk)]).await.unwrap();
-    let (user, other) = (house.connection_as(NOBODY).await, house.connection_as(DAEMON).await);
-    let (his, theirs) = (Machine::open(&user, "his").await, Machine::open(&other, "theirs").await);
+    let (user, other) = (fixture.connection_as(NOBODY).await, fixture.connection_as(DAEMON).await);
+    let (his, theirs) = (TestVm::open(&user, "his").await, TestVm::open(&other, "theirs").await);
     let locks = his.acquire(&[exclusive(&own)]).await.unwrap();
     let mut waits = Vec::new();
     for n in 1..=3 {
         waits.push(ask(&his, &disk, LONG));
         until_waiting(&root, n).await;
     }
-    let before = Untouched::so_far(&house).await;
+    let before = Untouched::so_far(&fixture).await;
     let refused = ask(&his, &disk, LONG).await.unwrap().unwrap_err();
     let words = format!("too many waiting requests: the limit is 3 for uid {NOBODY}");
     assert_refused(&refused, "DBus.Error.LimitsExceeded", &words);
@@ -55,7 +55,7 @@ async fn each_user_has_his_share_of_the_line_and_all_together_too() {
     // Who opens an owner with disks is counted too, and none is opened.
     let mut options = option("resources", vec![(disk.to_str().unwrap(), "exclusive")]);
     options.extend(option("timeout-usec", LONG));
-    let refused = Machine::open_with(&user, "", "more", options).await.unwrap_err();
+    let refused = TestVm::open_with(&user, "", "more", options).await.unwrap_err();
     assert_refused(&refused, "DBus.Error.LimitsExceeded", &words);
     before.still("too many").await;
 
@@ -63,14 +63,14 @@ async fn each_user_has_his_share_of_the_line_and_all_together_too() {
     until_waiting(&root, 4).await;
     waits.push(ask(&theirs, &disk, LONG));
     until_waiting(&root, 5).await;
-    let third = Machine::open(&root, "third").await;
+    let third = TestVm::open(&root, "third").await;
     for machine in [&theirs, &third] {
         let refused = ask(machine, &disk, LONG).await.unwrap().unwrap_err();
         let words = "too many waiting requests: the limit is 5 in total";
         assert_refused(&refused, "DBus.Error.LimitsExceeded", words);
     }
 
-    // Whose waits are all used up can still do all else.
+    // Holder waits are all used up can still do all else.
     within("a release", his.release(&locks)).await.unwrap();
     assert_free(&own);
     his.acquire(&[exclusive(&own)]).await.unwrap();
@@ -91,8 +91,8 @@ async fn each_user_has_his_share_of_the_line_and_all_together_too() {
     within("root's turn", waits.remove(0)).await.unwrap().unwrap();
 }
 
-/// Every way to wait in vain, short of a crash, in one house.
-async fn in_vain(house: &House, bus: &Connection, disk: &Path, web2: &Machine, weak: &str) {
+/// Every way to wait in vain, short of a crash, in one fixture.
+async fn timed_out(fixture: &Fixture, bus: &Connection, disk: &Path, web2: &TestVm, weak: &str) {
     let timeout = || option("timeout-usec", 1_u64);
     let resources = || option("resources", vec![(disk.to_str().unwrap(), "exclusive")]);
     let manager = manager(bus).await;
@@ -117,27 +117,27 @@ async fn in_vain(house: &House, bus: &Connection, disk: &Path, web2: &Machine, w
         assert_eq!(refused.name, "WaitTimedOut", "{what}: {}", refused.message);
         assert!(refused.message.contains("web1"), "{what}: {}", refused.message);
     }
-    until_waiting(&house.connection().await, 0).await;
+    until_waiting(&fixture.connection().await, 0).await;
 }
 
 #[tokio::test]
 async fn who_waits_in_vain_leaves_nothing_behind() {
     for config in ["", "file_lockspace_dir = \"@DIR@/locks\"\n"] {
-        let house = House::builder().folder("locks").config(config).start().await;
-        let bus = house.connection().await;
-        let (disk, both) = (house.raw_of(0, "disk"), house.raw_of(0, "both"));
-        let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
+        let fixture = Fixture::builder().folder("locks").config(config).start().await;
+        let bus = fixture.connection().await;
+        let (disk, both) = (fixture.raw_of(0, "disk"), fixture.raw_of(0, "both"));
+        let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
         web1.acquire(&[exclusive(&disk), shared(&both)]).await.unwrap();
         let weak = web2.acquire(&[shared(&both)]).await.unwrap();
-        let before = Untouched::so_far(&house).await;
+        let before = Untouched::so_far(&fixture).await;
         for _ in 0..20 {
-            in_vain(&house, &bus, &disk, &web2, weak[0].as_str()).await;
+            timed_out(&fixture, &bus, &disk, &web2, weak[0].as_str()).await;
         }
         before.still("waited in vain").await;
         // Nor do those who leave.
         for _ in 0..20 {
-            let gone = house.connection().await;
-            let owner = crate::machine::owner(&gone, web2.path()).await;
+            let gone = fixture.connection().await;
+            let owner = crate::dbus_client::owner(&gone, web2.path()).await;
             let name = disk.clone();
             let call = tokio::spawn(async move {
                 owner.acquire(&[exclusive(&name)], option("timeout-usec", LONG)).await

@@ -8,44 +8,44 @@ use zbus::Connection;
 
 use super::{SUSPECT, restart, says, state_file};
 use crate::cli::str;
-use crate::house::rpc::{Owner, Rpc};
-use crate::house::{House, Kind, Rival};
-use crate::listed::Listed;
-use crate::machine::{Machine, exclusive, shared};
+use crate::dbus_client::{TestVm, exclusive, shared};
+use crate::fixture::rpc::{Owner, Rpc};
+use crate::fixture::{Fixture, ForeignHolder, LockType};
 use crate::methods::none;
-use crate::untouched::assert_refused;
+use crate::refused_requests::assert_refused;
+use crate::snapshot::Listed;
 
 /// Two VMs with a disk each, and a service whose descriptors nothing keeps.
-struct Scene {
-    house: House,
+struct Scenario {
+    fixture: Fixture,
     bus: Connection,
     disks: [PathBuf; 2],
-    web1: Machine,
-    web2: Machine,
+    web1: TestVm,
+    web2: TestVm,
 }
 
-impl Scene {
-    async fn set() -> Scene {
-        let house = House::builder().start().await;
-        let bus = house.connection().await;
-        let disks = ["one.img", "two.img"].map(|name| house.raw_of(0, name));
-        let (web1, web2) = (Machine::open(&bus, "web1").await, Machine::open(&bus, "web2").await);
-        Scene { house, bus, disks, web1, web2 }
+impl Scenario {
+    async fn set_up() -> Scenario {
+        let fixture = Fixture::builder().start().await;
+        let bus = fixture.connection().await;
+        let disks = ["one.img", "two.img"].map(|name| fixture.raw_of(0, name));
+        let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
+        Scenario { fixture, bus, disks, web1, web2 }
     }
 
     /// The same, where each VM has locked its disk.
-    async fn locked() -> Scene {
-        let scene = Scene::set().await;
-        let [one, two] = &scene.disks;
-        scene.web1.acquire(&[exclusive(one)]).await.unwrap();
-        scene.web2.acquire(&[exclusive(two)]).await.unwrap();
-        scene
+    async fn locked() -> Scenario {
+        let scenario = Scenario::set_up().await;
+        let [one, two] = &scenario.disks;
+        scenario.web1.acquire(&[exclusive(one)]).await.unwrap();
+        scenario.web2.acquire(&[exclusive(two)]).await.unwrap();
+        scenario
     }
 
     /// Kills the service, changes its state file, and starts it again.
     async fn damage(&self, change: impl FnOnce(&mut Vec<u8>)) {
-        restart(&self.house, || {
-            let file = state_file(&self.house);
+        restart(&self.fixture, || {
+            let file = state_file(&self.fixture);
             let mut state = fs::read(&file).unwrap();
             change(&mut state);
             fs::write(file, state).unwrap();
@@ -56,12 +56,12 @@ impl Scene {
     /// The disk is locked by these owners, and in the kernel.
     async fn is_locked(&self, disk: &Path, owners: &[&str]) {
         if owners.contains(&SUSPECT) {
-            says(&self.house, &format!("names {}: it is locked again", str(disk))).await;
+            says(&self.fixture, &format!("names {}: it is locked again", str(disk))).await;
         }
         let listed = Listed::by(&self.bus).await;
         let found: BTreeSet<_> = listed.on(str(disk)).map(|lock| lock["name"].as_str()).collect();
         assert_eq!(found, owners.iter().copied().collect(), "{}", disk.display());
-        Rival::try_once(disk, Kind::Posix, true).unwrap_err();
+        ForeignHolder::try_once(disk, LockType::Posix, true).unwrap_err();
     }
 }
 
@@ -77,9 +77,9 @@ fn first(state: &[u8], text: &str) -> usize {
 
 #[tokio::test]
 async fn records_on_both_sides_of_zeros_are_read() {
-    let scene = Scene::locked().await;
-    let [one, two] = &scene.disks;
-    scene
+    let scenario = Scenario::locked().await;
+    let [one, two] = &scenario.disks;
+    scenario
         .damage(|state| {
             // From behind the path of the first to in front of the path of the second.
             let begin = first(state, "\"identity\"");
@@ -87,59 +87,59 @@ async fn records_on_both_sides_of_zeros_are_read() {
             state[begin..end].fill(0);
         })
         .await;
-    scene.is_locked(one, &[SUSPECT]).await;
-    scene.is_locked(two, &[SUSPECT]).await;
+    scenario.is_locked(one, &[SUSPECT]).await;
+    scenario.is_locked(two, &[SUSPECT]).await;
 }
 
 #[tokio::test]
 async fn the_head_may_be_zeros() {
-    let scene = Scene::locked().await;
-    let [one, two] = &scene.disks;
-    scene
+    let scenario = Scenario::locked().await;
+    let [one, two] = &scenario.disks;
+    scenario
         .damage(|state| {
             let end = first(state, "{\"lock\":{");
             state[..end].fill(0);
         })
         .await;
-    scene.is_locked(one, &[SUSPECT]).await;
+    scenario.is_locked(one, &[SUSPECT]).await;
     // Its owner's record was among the zeros.
-    scene.is_locked(two, &["recovered"]).await;
+    scenario.is_locked(two, &["recovered"]).await;
 }
 
 #[tokio::test]
 async fn a_record_that_is_cut_off_behind_the_path_is_read() {
-    let scene = Scene::set().await;
-    let [one, two] = &scene.disks;
-    scene.web1.acquire(&[exclusive(one)]).await.unwrap();
-    let locks = scene.web2.acquire(&[exclusive(two)]).await.unwrap();
-    scene
+    let scenario = Scenario::set_up().await;
+    let [one, two] = &scenario.disks;
+    scenario.web1.acquire(&[exclusive(one)]).await.unwrap();
+    let locks = scenario.web2.acquire(&[exclusive(two)]).await.unwrap();
+    scenario
         .damage(|state| {
             let end = last(state, ",\"identity\"");
             state.truncate(end);
         })
         .await;
-    scene.is_locked(one, &["web1"]).await;
-    scene.is_locked(two, &[SUSPECT]).await;
+    scenario.is_locked(one, &["web1"]).await;
+    scenario.is_locked(two, &[SUSPECT]).await;
     // No number is given twice: a client that knows one would release the lock of another.
-    let listed = Listed::by(&scene.bus).await;
+    let listed = Listed::by(&scenario.bus).await;
     let number = locks[0].as_str().rsplit('/').next().unwrap().parse::<u64>().unwrap();
     assert!(!listed.locks.contains_key(&number), "{:?}", listed.locks.keys());
 }
 
 #[tokio::test]
 async fn a_lost_end_of_a_line_costs_no_record() {
-    let scene = Scene::set().await;
-    let [one, two] = &scene.disks;
-    scene.web1.acquire(&[exclusive(one)]).await.unwrap();
-    scene.web1.acquire(&[exclusive(two)]).await.unwrap();
-    scene
+    let scenario = Scenario::set_up().await;
+    let [one, two] = &scenario.disks;
+    scenario.web1.acquire(&[exclusive(one)]).await.unwrap();
+    scenario.web1.acquire(&[exclusive(two)]).await.unwrap();
+    scenario
         .damage(|state| {
             let end = last(state, "}}\nhx ") + 2;
             state[end] = b' ';
         })
         .await;
-    scene.is_locked(one, &[SUSPECT]).await;
-    scene.is_locked(two, &[SUSPECT]).await;
+    scenario.is_locked(one, &[SUSPECT]).await;
+    scenario.is_locked(two, &[SUSPECT]).await;
 }
 
 /// A damaged record and a sound one name one disk, or two damaged ones do: one lock is enough.
@@ -148,11 +148,11 @@ async fn shared_locks_on_one_disk_are_kept_whichever_record_is_damaged() {
     for (damaged, owners) in [(1, &["web1", SUSPECT][..]), (2, &[SUSPECT])] {
         // The mode may be damaged, too.
         for mode in ["hs ", "h? "] {
-            let scene = Scene::set().await;
-            let [one, _] = &scene.disks;
-            scene.web1.acquire(&[shared(one)]).await.unwrap();
-            scene.web2.acquire(&[shared(one)]).await.unwrap();
-            scene
+            let scenario = Scenario::set_up().await;
+            let [one, _] = &scenario.disks;
+            scenario.web1.acquire(&[shared(one)]).await.unwrap();
+            scenario.web2.acquire(&[shared(one)]).await.unwrap();
+            scenario
                 .damage(|state| {
                     let text = String::from_utf8(state.clone()).unwrap();
                     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
@@ -163,8 +163,8 @@ async fn shared_locks_on_one_disk_are_kept_whichever_record_is_damaged() {
                     *state = (lines.join("\n") + "\n").into_bytes();
                 })
                 .await;
-            scene.is_locked(one, owners).await;
-            let said = scene.house.daemon().stderr();
+            scenario.is_locked(one, owners).await;
+            let said = scenario.fixture.daemon().stderr();
             assert!(!said.contains("cannot be locked again"), "{damaged} {mode}: {said}");
         }
     }
@@ -173,9 +173,9 @@ async fn shared_locks_on_one_disk_are_kept_whichever_record_is_damaged() {
 /// A damaged record names a disk that another owner has locked exclusively: the disk stays that owner's.
 #[tokio::test]
 async fn a_disk_that_a_sound_record_names_stays_its_owners() {
-    let scene = Scene::locked().await;
-    let [one, two] = &scene.disks;
-    scene
+    let scenario = Scenario::locked().await;
+    let [one, two] = &scenario.disks;
+    scenario
         .damage(|state| {
             let text = String::from_utf8(state.clone()).unwrap();
             let at = text.rfind("{\"lock\":{").unwrap();
@@ -183,31 +183,31 @@ async fn a_disk_that_a_sound_record_names_stays_its_owners() {
             *state = (text[..at].to_owned() + &damaged).into_bytes();
         })
         .await;
-    says(&scene.house, "which another owner has locked: ").await;
-    scene.is_locked(one, &["web1"]).await;
+    says(&scenario.fixture, "which another owner has locked: ").await;
+    scenario.is_locked(one, &["web1"]).await;
 }
 
 /// What a suspended owner has to lock again when it is resumed is not forgotten.
 #[tokio::test]
 async fn an_owner_is_not_resumed_without_a_lock_whose_record_is_damaged() {
     for (text, other) in [("\"since\":", "\"since\": "), ("\"ino\":", "\"ino\":1")] {
-        let scene = Scene::set().await;
-        let [one, two] = &scene.disks;
-        scene.web1.acquire(&[exclusive(one), exclusive(two)]).await.unwrap();
-        scene.web1.owner.suspend(none()).await.unwrap();
-        scene
+        let scenario = Scenario::set_up().await;
+        let [one, two] = &scenario.disks;
+        scenario.web1.acquire(&[exclusive(one), exclusive(two)]).await.unwrap();
+        scenario.web1.owner.suspend(none()).await.unwrap();
+        scenario
             .damage(|state| {
                 let all = String::from_utf8(state.clone()).unwrap();
                 let at = all.rfind("{\"lock\":{").unwrap();
                 *state = (all[..at].to_owned() + &all[at..].replacen(text, other, 1)).into_bytes();
             })
             .await;
-        let suspended = scene.web1.owner.suspended().await.unwrap();
+        let suspended = scenario.web1.owner.suspended().await.unwrap();
         assert_eq!(suspended.len(), 2, "{suspended:?}");
-        let resumed = scene.web1.owner.resume(none()).await;
+        let resumed = scenario.web1.owner.resume(none()).await;
         if text == "\"since\":" {
             assert_eq!(resumed.unwrap().len(), 2);
-            Rival::try_once(two, Kind::Posix, true).unwrap_err();
+            ForeignHolder::try_once(two, LockType::Posix, true).unwrap_err();
         } else {
             let refused = resumed.unwrap_err().into();
             assert_refused(&refused, "ResourceChanged", "two.img");
@@ -218,11 +218,11 @@ async fn an_owner_is_not_resumed_without_a_lock_whose_record_is_damaged() {
 /// The number of a suspended lock is damaged, and is that of another one: both are there.
 #[tokio::test]
 async fn two_suspended_locks_with_one_number_are_both_there() {
-    let scene = Scene::set().await;
-    let [one, two] = &scene.disks;
-    scene.web1.acquire(&[exclusive(one), exclusive(two)]).await.unwrap();
-    scene.web1.owner.suspend(none()).await.unwrap();
-    scene
+    let scenario = Scenario::set_up().await;
+    let [one, two] = &scenario.disks;
+    scenario.web1.acquire(&[exclusive(one), exclusive(two)]).await.unwrap();
+    scenario.web1.owner.suspend(none()).await.unwrap();
+    scenario
         .damage(|state| {
             let all = String::from_utf8(state.clone()).unwrap();
             let number = |n: u8| format!("{{\"lock\":{{\"number\":{n},");
@@ -230,10 +230,10 @@ async fn two_suspended_locks_with_one_number_are_both_there() {
             *state = all.replace(&number(2), &number(1)).into_bytes();
         })
         .await;
-    assert_eq!(scene.web1.owner.suspended().await.unwrap().len(), 2);
-    assert_eq!(scene.web1.owner.resume(none()).await.unwrap().len(), 2);
+    assert_eq!(scenario.web1.owner.suspended().await.unwrap().len(), 2);
+    assert_eq!(scenario.web1.owner.resume(none()).await.unwrap().len(), 2);
     for disk in [one, two] {
-        Rival::try_once(disk, Kind::Posix, true).unwrap_err();
+        ForeignHolder::try_once(disk, LockType::Posix, true).unwrap_err();
     }
 }
 
@@ -241,22 +241,22 @@ async fn two_suspended_locks_with_one_number_are_both_there() {
 #[tokio::test]
 async fn a_damaged_record_of_a_reserved_lock_keeps_the_reservation() {
     let config = "virtlockd_socket = \"@DIR@/virtlockd-sock\"\nrelease_grace = 600\n";
-    let house = House::builder().config(config).start().await;
-    let (bus, disk) = (house.connection().await, house.raw_of(0, "disk.img"));
-    let mut rpc = Rpc::connect(&house.dir().join("virtlockd-sock")).unwrap();
+    let fixture = Fixture::builder().config(config).start().await;
+    let (bus, disk) = (fixture.connection().await, fixture.raw_of(0, "disk.img"));
+    let mut rpc = Rpc::connect(&fixture.dir().join("virtlockd-sock")).unwrap();
     let owner = Owner::new("web1", 1, std::process::id());
     rpc.register(&owner).granted();
     rpc.acquire("", str(&disk), 0).granted();
     rpc.release("", str(&disk), 0).granted();
-    restart(&house, || {
-        let all = fs::read_to_string(state_file(&house)).unwrap();
+    restart(&fixture, || {
+        let all = fs::read_to_string(state_file(&fixture)).unwrap();
         let at = all.find("\nvx ").expect(&all);
         let (before, line) = all.split_at(at);
         let line = line.replacen("\"since\":", "\"since\": ", 1);
-        fs::write(state_file(&house), before.to_owned() + &line).unwrap();
+        fs::write(state_file(&fixture), before.to_owned() + &line).unwrap();
     })
     .await;
-    let web2 = Machine::open(&bus, "web2").await;
+    let web2 = TestVm::open(&bus, "web2").await;
     let refused = web2.acquire(&[exclusive(&disk)]).await.unwrap_err();
     assert_refused(&refused, "LockHeld", "reserved for VM");
 }
@@ -264,18 +264,18 @@ async fn a_damaged_record_of_a_reserved_lock_keeps_the_reservation() {
 /// Of these disks only the names are known, so each has to be looked up: no other request comes first.
 #[tokio::test]
 async fn disks_that_are_known_by_name_alone_are_locked_before_anything_is_granted() {
-    let scene = Scene::set().await;
-    let names: Vec<_> = (0..60).map(|n| scene.house.raw_of(0, &format!("{n}.img"))).collect();
+    let scenario = Scenario::set_up().await;
+    let names: Vec<_> = (0..60).map(|n| scenario.fixture.raw_of(0, &format!("{n}.img"))).collect();
     let wanted: Vec<_> = names.iter().map(|disk| exclusive(disk)).collect();
-    scene.web1.acquire(&wanted).await.unwrap();
-    scene
+    scenario.web1.acquire(&wanted).await.unwrap();
+    scenario
         .damage(|state| {
             let all = String::from_utf8(state.clone()).unwrap();
             *state = all.replace("{\"inode\":", "{\"knode\":").into_bytes();
         })
         .await;
     for disk in names.iter().rev() {
-        let refused = scene.web2.acquire(&[exclusive(disk)]).await.unwrap_err();
+        let refused = scenario.web2.acquire(&[exclusive(disk)]).await.unwrap_err();
         assert_refused(&refused, "LockHeld", "VM \"suspect\"");
     }
 }

@@ -7,44 +7,44 @@ use zbus::Connection;
 
 use super::{SUSPECT, damage, restart, says};
 use crate::cli::{json, str, vmlockctl};
-use crate::house::rpc::{AUTOCREATE, Owner, Rpc};
-use crate::house::{House, Kind, Rival};
-use crate::listed::Listed;
-use crate::machine::{Machine, manager};
+use crate::dbus_client::{TestVm, manager};
+use crate::fixture::rpc::{AUTOCREATE, Owner, Rpc};
+use crate::fixture::{Fixture, ForeignHolder, LockType};
 use crate::methods::none;
-use crate::untouched::{assert_free, assert_refused};
+use crate::refused_requests::{assert_free, assert_refused};
+use crate::snapshot::Listed;
 
 /// A lease of a VM, and a service whose descriptors nothing keeps.
-struct Scene {
-    house: House,
+struct Scenario {
+    fixture: Fixture,
     bus: Connection,
     name: String,
     file: PathBuf,
-    _web1: Machine,
+    _web1: TestVm,
 }
 
-impl Scene {
-    async fn set(mode: &str) -> Scene {
-        let house = House::builder().start().await;
-        let bus = house.connection().await;
-        let directory = house.dir().join("leases");
+impl Scenario {
+    async fn set_up(mode: &str) -> Scenario {
+        let fixture = Fixture::builder().start().await;
+        let bus = fixture.connection().await;
+        let directory = fixture.dir().join("leases");
         let manager = manager(&bus).await;
         manager.create_lockspace(str(&directory), none()).await.unwrap();
         let name = format!("lease:{}/50%25", str(&directory));
         manager.create_lease(&name, none()).await.unwrap();
-        let web1 = Machine::open(&bus, "web1").await;
+        let web1 = TestVm::open(&bus, "web1").await;
         web1.acquire(&[(&name, mode)]).await.unwrap();
-        Scene { file: directory.join("50%"), house, bus, name, _web1: web1 }
+        Scenario { file: directory.join("50%"), fixture, bus, name, _web1: web1 }
     }
 
     /// The lease is locked for the owner `suspect`, and every request is refused.
     async fn is_suspect(&self) {
-        says(&self.house, &locked(&self.file)).await;
+        says(&self.fixture, &locked(&self.file)).await;
         let listed = Listed::by(&self.bus).await;
         let owners: Vec<_> = listed.on(&self.name).map(|lock| lock["name"].clone()).collect();
         assert_eq!(owners, [SUSPECT]);
-        Rival::try_once(&self.file, Kind::Posix, true).unwrap_err();
-        let other = Machine::open(&self.bus, "web2").await;
+        ForeignHolder::try_once(&self.file, LockType::Posix, true).unwrap_err();
+        let other = TestVm::open(&self.bus, "web2").await;
         let refused = other.acquire(&[(&self.name, "exclusive")]).await.unwrap_err();
         assert_refused(&refused, "LockHeld", "VM \"suspect\"");
         other.owner.close(none()).await.unwrap();
@@ -67,21 +67,21 @@ async fn a_lease_that_a_damaged_record_names_is_locked_again() {
         ("\"lock_files\"", "\"lock_filez\""),
         ("/50%\"]", "/51%\"]"),
     ] {
-        let scene = Scene::set("exclusive").await;
-        damage(&scene.house, text, other).await;
-        scene.is_suspect().await;
-        restart(&scene.house, || ()).await;
-        scene.is_suspect_still(text).await;
-        let found = json(&scene.house, &["list"]).await;
+        let scenario = Scenario::set_up("exclusive").await;
+        damage(&scenario.fixture, text, other).await;
+        scenario.is_suspect().await;
+        restart(&scenario.fixture, || ()).await;
+        scenario.is_suspect_still(text).await;
+        let found = json(&scenario.fixture, &["list"]).await;
         let suspect = found.as_array().unwrap().iter().find(|lock| lock["name"] == SUSPECT);
         let number = suspect.unwrap()["generation"].to_string();
-        vmlockctl(&scene.house, &["release", &number]).await.ok();
-        assert_free(&scene.file);
-        assert!(!scene.file.with_file_name("51%").exists());
+        vmlockctl(&scenario.fixture, &["release", &number]).await.ok();
+        assert_free(&scenario.file);
+        assert!(!scenario.file.with_file_name("51%").exists());
     }
 }
 
-impl Scene {
+impl Scenario {
     async fn is_suspect_still(&self, text: &str) {
         let listed = Listed::by(&self.bus).await;
         let owners: Vec<_> = listed.on(&self.name).map(|lock| lock["name"].clone()).collect();
@@ -91,57 +91,57 @@ impl Scene {
 
 #[tokio::test]
 async fn who_and_doctor_tell_of_a_suspect_lease_and_unlock_frees_it() {
-    let scene = Scene::set("shared").await;
-    damage(&scene.house, "\"since\"", "\"sinze\"").await;
-    says(&scene.house, &locked(&scene.file)).await;
+    let scenario = Scenario::set_up("shared").await;
+    damage(&scenario.fixture, "\"since\"", "\"sinze\"").await;
+    says(&scenario.fixture, &locked(&scenario.file)).await;
     // Its mode is as it was.
-    Rival::try_once(&scene.file, Kind::Posix, false).unwrap();
-    let who = vmlockctl(&scene.house, &["who", &scene.name]).await.ok();
+    ForeignHolder::try_once(&scenario.file, LockType::Posix, false).unwrap();
+    let who = vmlockctl(&scenario.fixture, &["who", &scenario.name]).await.ok();
     assert!(who.contains("locked in shared mode by VM \"suspect\""), "{who}");
-    let ran = scene.house.run("vmlockctl", &["doctor"]).await;
+    let ran = scenario.fixture.run("vmlockctl", &["doctor"]).await;
     let line = ran.stdout.lines().find(|line| line.contains("damaged records name")).unwrap();
     let uuid = line.rsplit(['\'', ' ']).find(|word| word.len() == 36).unwrap();
-    vmlockctl(&scene.house, &["unlock", uuid]).await.ok();
-    assert_free(&scene.file);
+    vmlockctl(&scenario.fixture, &["unlock", uuid]).await.ok();
+    assert_free(&scenario.file);
 }
 
 /// A file that libvirt had made for its lock is not made once more, and one that is there is locked.
 #[tokio::test]
 async fn a_lease_of_libvirts_is_locked_again_where_its_file_is() {
     let config = "virtlockd_socket = \"@DIR@/virtlockd-sock\"\nrelease_grace = 0\n";
-    let house = House::builder().config(config).folder("leases").start().await;
-    let (file, directory) = (house.dir().join("leases/web"), house.dir().join("leases"));
-    let connect = || Rpc::connect(&house.dir().join("virtlockd-sock")).unwrap();
+    let fixture = Fixture::builder().config(config).folder("leases").start().await;
+    let (file, directory) = (fixture.dir().join("leases/web"), fixture.dir().join("leases"));
+    let connect = || Rpc::connect(&fixture.dir().join("virtlockd-sock")).unwrap();
     let mut web1 = connect();
     web1.register(&Owner::new("web1", 1, std::process::id())).granted();
     web1.create_lockspace(str(&directory)).granted();
     web1.acquire(str(&directory), "web", AUTOCREATE).granted();
-    damage(&house, "\"since\"", "\"sinze\"").await;
-    says(&house, &locked(&file)).await;
-    Rival::try_once(&file, Kind::Posix, true).unwrap_err();
+    damage(&fixture, "\"since\"", "\"sinze\"").await;
+    says(&fixture, &locked(&file)).await;
+    ForeignHolder::try_once(&file, LockType::Posix, true).unwrap_err();
     let mut web2 = connect();
     web2.register(&Owner::new("web2", 2, std::process::id())).granted();
     let refusal = web2.acquire(str(&directory), "web", AUTOCREATE).refused();
     assert!(refusal.message.contains("VM \"suspect\""), "{refusal:?}");
 
-    damage(&house, "\"since\"", "\"sinze\"").await;
-    restart(&house, || fs::remove_file(&file).unwrap()).await;
-    says(&house, "lost").await;
+    damage(&fixture, "\"since\"", "\"sinze\"").await;
+    restart(&fixture, || fs::remove_file(&file).unwrap()).await;
+    says(&fixture, "lost").await;
     assert!(!file.exists());
 }
 
 /// The record of the lockspace is damaged, too: it is there again, by what the record of the lock says.
 #[tokio::test]
 async fn the_lockspace_of_a_lock_is_known_without_its_record() {
-    let scene = Scene::set("exclusive").await;
-    restart(&scene.house, || {
-        let state = super::state_file(&scene.house);
+    let scenario = Scenario::set_up("exclusive").await;
+    restart(&scenario.fixture, || {
+        let state = super::state_file(&scenario.fixture);
         let all = fs::read_to_string(&state).unwrap();
         assert!(all.contains("{\"lockspace\":{"), "{all}");
         fs::write(&state, all.replace("{\"lockspace\":{", "{\"lockzpace\":{")).unwrap();
     })
     .await;
-    let other = Machine::open(&scene.bus, "web2").await;
-    let refused = other.acquire(&[(&scene.name, "exclusive")]).await.unwrap_err();
+    let other = TestVm::open(&scenario.bus, "web2").await;
+    let refused = other.acquire(&[(&scenario.name, "exclusive")]).await.unwrap_err();
     assert_refused(&refused, "LockHeld", "VM \"web1\"");
 }

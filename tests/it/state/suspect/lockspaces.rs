@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use super::{SUSPECT, damage, says};
 use crate::cli::str;
-use crate::house::{House, Kind, Rival};
-use crate::listed::Listed;
-use crate::machine::{Machine, exclusive};
-use crate::untouched::assert_refused;
+use crate::dbus_client::{TestVm, exclusive};
+use crate::fixture::{Fixture, ForeignHolder, LockType};
+use crate::refused_requests::assert_refused;
+use crate::snapshot::Listed;
 
 /// Whatever field is damaged, the lock file is what is locked: by it, other hosts are kept off.
 #[tokio::test]
@@ -21,22 +21,22 @@ async fn the_lock_file_of_a_suspect_disk_is_locked_again() {
         ("\"path\":\"/", "\"path\":\"."),
     ] {
         let config = "file_lockspace_dir = \"@DIR@/locks\"\n";
-        let house = House::builder().folder("locks").config(config).start().await;
-        let bus = house.connection().await;
-        let disk = house.raw_of(0, "disk.img");
-        let web1 = Machine::open(&bus, "web1").await;
+        let fixture = Fixture::builder().folder("locks").config(config).start().await;
+        let bus = fixture.connection().await;
+        let disk = fixture.raw_of(0, "disk.img");
+        let web1 = TestVm::open(&bus, "web1").await;
         web1.acquire(&[exclusive(&disk)]).await.unwrap();
         let listed = Listed::by(&bus).await;
         let file: PathBuf = listed.on(str(&disk)).next().unwrap()["lock-file"].clone().into();
-        assert!(file.starts_with(house.dir().join("locks")), "{}", file.display());
-        damage(&house, text, other).await;
+        assert!(file.starts_with(fixture.dir().join("locks")), "{}", file.display());
+        damage(&fixture, text, other).await;
         let locked = format!("a damaged lock record names {}: it is locked again", str(&disk));
-        says(&house, &locked).await;
-        Rival::try_once(&file, Kind::Posix, true).expect_err(text);
+        says(&fixture, &locked).await;
+        ForeignHolder::try_once(&file, LockType::Posix, true).expect_err(text);
         let listed = Listed::by(&bus).await;
         let suspect = listed.on(str(&disk)).find(|lock| lock["name"] == SUSPECT).unwrap();
         assert_eq!(suspect["lock-file"], str(&file), "{text}");
-        let refused = Machine::open(&bus, "web2").await.acquire(&[exclusive(&disk)]).await;
+        let refused = TestVm::open(&bus, "web2").await.acquire(&[exclusive(&disk)]).await;
         assert_refused(&refused.unwrap_err(), "LockHeld", "VM \"suspect\"");
     }
 }

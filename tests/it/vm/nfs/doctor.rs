@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::vm::{Machine, PATIENCE, Tree, Vm};
+use crate::vm::{PATIENCE, Tree, Vm, VmBuilder};
 
 const PLACE: &str = "/mnt/nas";
 
@@ -29,7 +29,7 @@ const CASES: [(&str, &str, i32, &str, &str); 8] = [
 #[ignore = "takes a virtual machine: make test-vm"]
 fn a_doctor_knows_how_it_is_exported_and_mounted() {
     let Some(tree) = Tree::here() else { return };
-    let vm = &Machine::new("server").boot(&tree);
+    let vm = &VmBuilder::new("server").boot(&tree);
     vm.write("/etc/nfs.conf", "[nfsd]\nthreads=2\nlease-time=20\ngrace-time=20\n");
     vm.script(&format!(
         "cd /srv

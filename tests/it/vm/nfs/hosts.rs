@@ -1,12 +1,12 @@
 //! The hosts and their server.
 
-use crate::vm::{Machine, Running, Tree, Vm, Wire};
+use crate::vm::{Network, Running, Tree, Vm, VmBuilder};
 
 /// What the server shares.
 const SHARED: &str = "/srv/shared";
 
 /// Locks a file as virtlockd does, or says that it can't. With "hold", a child keeps the lock.
-const RIVAL: &str = r#"
+const FOREIGN_HOLDER: &str = r#"
 use Fcntl;
 my ($path, $hold) = @ARGV;
 open my $file, '+<', $path or die "$path: $!";
@@ -53,7 +53,7 @@ pub(super) struct Hosts {
     pub(super) b: Vm,
     // After those who use it.
     pub(super) server: Vm,
-    pub(super) _wire: Wire,
+    pub(super) _wire: Network,
     pub(super) _tree: Tree,
 }
 
@@ -75,11 +75,11 @@ impl Hosts {
     /// then.
     pub(super) fn start(lease: u32) -> Option<Hosts> {
         let tree = Tree::here()?;
-        let wire = Wire::new(3);
-        let server = Machine::new("server").on(&wire).start(&tree);
+        let wire = Network::new(3);
+        let server = VmBuilder::new("server").on(&wire).start(&tree);
         let disks = ["first", "second"].map(|name| tree.image(name, 16));
         let [a, b] = ["host-a", "host-b"].map(|name| {
-            let machine = Machine::new(name).on(&wire).disk(&disks[0], "VMLOCK-0001", None);
+            let machine = VmBuilder::new(name).on(&wire).disk(&disks[0], "VMLOCK-0001", None);
             machine.disk(&disks[1], "VMLOCK-0002", None).start(&tree)
         });
         server.booted();
@@ -89,7 +89,7 @@ impl Hosts {
             host.booted();
             name_all(host);
             host.enable();
-            host.write("/srv/rival", RIVAL);
+            host.write("/srv/rival", FOREIGN_HOLDER);
             mount(host, &[V3, V40, V42]);
         }
         Some(Hosts { a, b, server, _wire: wire, _tree: tree })
@@ -127,7 +127,7 @@ impl Hosts {
 fn name_all(vm: &Vm) {
     let names = ["server", "host-a", "host-b"];
     let lines =
-        (0..).zip(names).map(|(number, name)| format!("{} {name}\n", Wire::address(number)));
+        (0..).zip(names).map(|(number, name)| format!("{} {name}\n", Network::address(number)));
     vm.write("/etc/hosts", &format!("127.0.0.1 localhost\n{}", lines.collect::<String>()));
 }
 
@@ -152,7 +152,7 @@ fn serve(server: &Vm, lease: u32) {
 pub(super) fn mount(host: &Vm, versions: &[Version]) {
     for version in versions {
         // What older versions need besides is started by the one who mounts.
-        let (place, Version(version), server) = (version.place(), version, Wire::address(0));
+        let (place, Version(version), server) = (version.place(), version, Network::address(0));
         host.script(&format!(
             "mkdir -p {place}
             mount -t nfs -o vers={version},hard {server}:{SHARED} {place}"

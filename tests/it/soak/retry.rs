@@ -1,0 +1,75 @@
+//! What becomes of a call to a service that may die at any moment.
+
+use tokio::task::yield_now;
+
+use crate::dbus_client::Refused;
+use crate::fixture::within;
+
+/// Why a call brought nothing.
+#[derive(Debug)]
+pub(crate) enum CallError {
+    /// The service died, or could not be started: nobody knows whether it was done.
+    Unanswered,
+    /// The service said no.
+    Refused(Refused),
+}
+
+impl CallError {
+    /// Whether it is this refusal.
+    pub(crate) fn is(&self, name: &str) -> bool {
+        matches!(self, Self::Refused(refused) if refused.name == name)
+    }
+
+    /// Whether this owner holds what was asked for.
+    pub(crate) fn is_by(&self, uuid: &str) -> bool {
+        self.is("LockHeld")
+            && matches!(self, Self::Refused(refused) if refused.message.contains(uuid))
+    }
+
+    /// Whether others hold what was asked for, and did so for as long as it was waited for.
+    pub(crate) fn is_of_others(&self) -> bool {
+        ["LockHeld", "WaitTimedOut", "WaitCancelled", "ShuttingDown"]
+            .iter()
+            .any(|name| self.is(name))
+    }
+}
+
+/// What the bus says in the name of somebody who does not answer.
+const NOBODY: [&str; 7] = [
+    "DBus.Error.NoReply",
+    "DBus.Error.ServiceUnknown",
+    "DBus.Error.NameHasNoOwner",
+    "DBus.Error.Disconnected",
+    "DBus.Error.Spawn.",
+    "DBus.Error.TimedOut",
+    "systemd1.",
+];
+
+/// Waits for an answer.
+pub(crate) async fn ask<T>(
+    what: &str,
+    call: impl Future<Output = zbus::Result<T>>,
+) -> Result<T, CallError> {
+    within(what, call).await.map_err(|error| {
+        let refused = Refused::from(error);
+        let nobody = NOBODY.iter().any(|name| refused.name.starts_with(name));
+        if nobody { CallError::Unanswered } else { CallError::Refused(refused) }
+    })
+}
+
+/// Asks a question, which changes nothing, until somebody answers it.
+pub(crate) async fn call_until_answered<T, F>(what: &str, mut call: impl FnMut() -> F) -> T
+where
+    F: Future<Output = zbus::Result<T>>,
+{
+    let answered = async {
+        loop {
+            match ask(what, call()).await {
+                Ok(answer) => return answer,
+                Err(CallError::Unanswered) => yield_now().await,
+                Err(CallError::Refused(refused)) => panic!("{what}: {refused:?}"),
+            }
+        }
+    };
+    within(what, answered).await
+}

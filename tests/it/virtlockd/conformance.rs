@@ -1,0 +1,30 @@
+//! Each row is true of virtlockd, and of us.
+
+use super::cases;
+use super::checker::{they_answer, we_answer};
+
+macro_rules! both_answer {
+    ($($name:ident: $rows:expr;)*) => {$(
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn of_virtlockd() {
+                they_answer(&$rows);
+            }
+
+            #[tokio::test]
+            async fn of_us() {
+                we_answer(&$rows).await;
+            }
+        }
+    )*};
+}
+
+both_answer! {
+    frames: cases::frames::all();
+    calls: cases::calls::all();
+    owners: cases::owners::all();
+    files: cases::files::all();
+    lockspaces: cases::lockspaces::all();
+}

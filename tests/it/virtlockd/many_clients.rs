@@ -1,0 +1,190 @@
+//! Very many clients, and clients that are a burden, keep nobody else from being served.
+
+use std::fs;
+use std::io::{ErrorKind, Write as _};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::fixture::rpc::{Answer, Frame, Owner, Rpc, arguments, procedure};
+use crate::fixture::{Fixture, Process};
+use crate::refused_requests::Untouched;
+
+use super::checker::{fixture_with, threads};
+
+/// As many connections as virtlockd has places for, and some.
+const IDLE: usize = 1100;
+const MANY: usize = 5000;
+
+/// Clients that come and go share disks here: a released disk is free at once.
+async fn fixture() -> Fixture {
+    fixture_with("release_grace = 0\n").await
+}
+
+/// A process for somebody to be.
+pub(super) fn sleep(fixture: &Fixture) -> Process {
+    let mut command = std::process::Command::new("sleep");
+    command.arg("infinity");
+    Process::start("sleep", command, &fixture.dir().join("sleep.log"))
+}
+
+fn connect(fixture: &Fixture) -> Rpc {
+    Rpc::connect(&fixture.dir().join("virtlockd-sock")).unwrap()
+}
+
+/// A newcomer gets what he wants.
+fn is_served(fixture: &Fixture, owner: &Owner, disk: &str) {
+    let mut rpc = connect(fixture);
+    rpc.register(owner).granted();
+    rpc.acquire("", disk, 0).granted();
+    rpc.release("", disk, 0).granted();
+}
+
+/// Has this process open as many files as it may.
+fn room_for_files() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    assert!(most > MANY as u64 + 500, "only {most} files may be open here");
+}
+
+/// The memory that the service has of its own, in KiB.
+fn memory(fixture: &Fixture) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", fixture.daemon().pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn five_thousand_machines() {
+    room_for_files();
+    let fixture = fixture().await;
+    let process = sleep(&fixture);
+    let disk = fixture.raw_of(0, "disk");
+    let disk = disk.to_str().unwrap();
+    let before = (Untouched::so_far(&fixture).await, threads(&fixture));
+    let machine = |number: usize| {
+        let mut owner = Owner::new("web", 1, process.pid());
+        owner.uuid[8..].copy_from_slice(&number.to_be_bytes());
+        owner
+    };
+    let mut crowd: Vec<Rpc> = (0..MANY).map(|_| connect(&fixture)).collect();
+    for (number, rpc) in crowd.iter_mut().enumerate() {
+        rpc.register(&machine(number)).granted();
+    }
+    is_served(&fixture, &machine(MANY), disk);
+    // All of them, and in any order.
+    for rpc in crowd.iter_mut().rev() {
+        rpc.ping().granted();
+    }
+    crowd[MANY / 2].acquire("", disk, 0).granted();
+    let refused = crowd[MANY - 1].acquire("", disk, 0).refused();
+    assert_eq!(refused.code, 87, "{}", refused.message);
+    let now = threads(&fixture);
+    assert!(now <= before.1 + 8, "{} threads have become {now}", before.1);
+    drop(crowd);
+    drop(process);
+    before.0.again(fixture.dir()).await.unwrap();
+}
+
+#[tokio::test]
+async fn those_who_only_sit_there() {
+    room_for_files();
+    let fixture = fixture().await;
+    let process = sleep(&fixture);
+    let disk = fixture.raw_of(0, "disk");
+    let before = Untouched::so_far(&fixture).await;
+    let idle: Vec<Rpc> = (0..IDLE).map(|_| connect(&fixture)).collect();
+    is_served(&fixture, &Owner::new("web1", 1, process.pid()), disk.to_str().unwrap());
+    drop(idle);
+    drop(process);
+    before.again(fixture.dir()).await.unwrap();
+}
+
+#[tokio::test]
+async fn those_who_do_not_listen() {
+    let fixture = fixture().await;
+    let process = sleep(&fixture);
+    let disk = fixture.raw_of(0, "disk");
+    let before = Untouched::so_far(&fixture).await;
+    let (owner, mut stalled_client) = (Owner::new("web1", 1, process.pid()), connect(&fixture));
+    stalled_client.register(&owner).granted();
+    let memory_before = memory(&fixture);
+    // Refusals are longer than such calls, so somebody has to keep them, or to stop reading.
+    let calls: Vec<_> = (0..20_000)
+        .map(|_| {
+            stalled_client.next(procedure::RELEASE, arguments::resource("", "/nonexistent", 0))
+        })
+        .collect();
+    let bytes: Vec<u8> = calls.iter().flat_map(Frame::bytes).collect();
+    stalled_client.stream().set_nonblocking(true).unwrap();
+    let (mut sent, mut timed_out) = (0, 0);
+    while sent < bytes.len() && timed_out < 50 {
+        match stalled_client.stream().write(&bytes[sent..]) {
+            Ok(count) => (sent, timed_out) = (sent + count, 0),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                // The service had time to do something, and others were served meanwhile.
+                timed_out += 1;
+                is_served(&fixture, &owner, disk.to_str().unwrap());
+            }
+            Err(e) => panic!("{e}"),
+        }
+    }
+    assert!(sent < bytes.len(), "all {sent} bytes were taken");
+    let grown = memory(&fixture).saturating_sub(memory_before);
+    assert!(grown < 16 << 10, "{grown} KiB are kept for one who does not listen");
+
+    // Once he listens, he is told everything, one after the other.
+    stalled_client.stream().set_nonblocking(false).unwrap();
+    let mut rest = stalled_client.stream().try_clone().unwrap();
+    let sender = std::thread::spawn(move || rest.write_all(&bytes[sent..]).unwrap());
+    for call in &calls {
+        assert_eq!(Answer::to(call, stalled_client.receive()).refused().code, 87);
+    }
+    sender.join().unwrap();
+    drop(stalled_client);
+    drop(process);
+    before.again(fixture.dir()).await.unwrap();
+}
+
+/// Who waits for the service is there before it looks.
+#[tokio::test]
+async fn those_who_are_early() {
+    let fixture = fixture().await;
+    let socket = fixture.dir().join("virtlockd-sock");
+    for _ in 0..20 {
+        assert!(fixture.daemon().terminate().await.success());
+        let socket = socket.clone();
+        let early = std::thread::spawn(move || {
+            loop {
+                if let Ok(mut rpc) = Rpc::connect(&socket) {
+                    break rpc.ping().granted();
+                }
+            }
+        });
+        fixture.daemon().start_again().await;
+        connect(&fixture).ping().granted();
+        early.join().unwrap();
+    }
+}
+
+/// Whoever goes in the middle of something leaves nothing behind.
+#[tokio::test]
+async fn those_who_leave_at_once() {
+    let fixture = fixture().await;
+    let process = sleep(&fixture);
+    let disk = fixture.raw_of(0, "disk");
+    let disk = disk.to_str().unwrap();
+    let before = Untouched::so_far(&fixture).await;
+    let owner = Owner::new("web1", 1, process.pid());
+    for round in 0..500 {
+        let mut rpc = connect(&fixture);
+        let register = rpc.next(procedure::REGISTER, arguments::register(&owner, 0)).bytes();
+        let resource = || arguments::resource("", disk, 0);
+        let acquire = rpc.next(procedure::ACQUIRE, resource()).bytes();
+        let release = rpc.next(procedure::RELEASE, resource()).bytes();
+        let all = [register, acquire, release].concat();
+        rpc.send(&all[..all.len() * round / 499]);
+    }
+    drop(process);
+    before.again(fixture.dir()).await.unwrap();
+    before.and_it_goes_on().await;
+}
