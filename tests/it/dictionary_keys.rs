@@ -12,7 +12,7 @@ use crate::fixture::{Fixture, ForeignHolder, LockType};
 use crate::methods::none;
 use crate::wait::{LONG, wait};
 
-/// LockNumbers from here on are rounded by programs that know only floating-point numbers.
+/// Numbers from here on are rounded by programs that know only floating-point numbers.
 const TOO_LARGE: u64 = 1 << 53;
 
 /// The keys that the description of a method of the manager lists, with their types where it gives

@@ -185,7 +185,7 @@ async fn libvirt_goes_by_its_own_settings() {
     let rows = Listed::by(&scenario.bus).await;
     let modes: Vec<_> = rows.on(disk.to_str().unwrap()).map(|row| row["mode"].clone()).collect();
     assert_eq!(modes, ["exclusive"]);
-    // Holder disks are only recorded gets them all the same: it is his lease that keeps others off.
+    // Whose disks are only recorded gets them all the same: it is his lease that keeps others off.
     let (name, web2) = (scenario.lease("web").await, TestVm::open(&scenario.bus, "web2").await);
     web2.acquire(&[exclusive(&disk), (&name, "exclusive")]).await.unwrap();
     let other = TestVm::open(&scenario.bus, "web3").await;

@@ -20,7 +20,7 @@ pub(super) enum Answer {
     Refused(RefusalReason),
 }
 
-/// RefusalReason something is not done.
+/// Why something is not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum RefusalReason {
     /// Others hold this one; or somebody waits for it who came first.

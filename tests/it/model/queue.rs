@@ -103,7 +103,7 @@ impl ReferenceModel {
         locks.map(|((who, _), lock)| (*who, lock.mode)).collect()
     }
 
-    /// RefusalReason a request has to wait, at its place in the queue or behind all others.
+    /// Why a request has to wait, at its place in the queue or behind all others.
     pub(super) fn refusal(
         &self,
         vm: Vm,

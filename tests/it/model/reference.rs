@@ -21,7 +21,7 @@ pub(super) struct Owner {
     pub(super) offers: bool,
     /// Who has what it remembers.
     pub(super) handed_to: Option<Vm>,
-    /// Holder what it holds was.
+    /// Whose what it holds was.
     pub(super) came_from: BTreeMap<Disk, Vm>,
 }
 

@@ -26,7 +26,7 @@ pub(super) struct AcknowledgedLocks {
     held: HashMap<LockKey, Entry>,
     /// To whom each number was given.
     numbers: BTreeMap<u64, LockKey>,
-    /// LockNumbers of locks that are certainly no more.
+    /// Numbers of locks that are certainly no more.
     gone: BTreeSet<u64>,
     facts: BTreeMap<u64, Facts>,
     /// Disks on their way from one owner to another: one of the two holds each.

@@ -70,7 +70,7 @@ async fn each_user_has_his_share_of_the_line_and_all_together_too() {
         assert_refused(&refused, "DBus.Error.LimitsExceeded", words);
     }
 
-    // Holder waits are all used up can still do all else.
+    // Whose waits are all used up can still do all else.
     within("a release", his.release(&locks)).await.unwrap();
     assert_free(&own);
     his.acquire(&[exclusive(&own)]).await.unwrap();

@@ -22,7 +22,7 @@ fn call(place: &Environment, rpc: &mut Rpc) -> Frame {
     rpc.next(procedure::ACQUIRE, arguments::resource("", place.path("x"), 0))
 }
 
-/// LockNumbers that look random and are the same each time.
+/// Numbers that look random and are the same each time.
 fn noise(seed: u32, count: usize) -> Vec<u8> {
     let next = |state: &u32| Some(state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
     let states = std::iter::successors(Some(seed), next);
