@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::words::{self, Language};
 use super::{comments, identifiers};
-use crate::source::{files, root};
+use crate::sources::{files, root};
 
 /// Folders, and files at the root, whose language is still to be mended. Nothing is ever added to this
 /// list.
