@@ -31,7 +31,7 @@ async fn sha256(path: &Path) -> String {
 }
 
 #[tokio::test]
-async fn a_second_machine_is_refused_and_told_who_holds_the_disk() {
+async fn a_second_vm_is_refused_and_the_refusal_names_the_holder() {
     let fixture = Fixture::builder().start().await;
     let (bus, image) = (fixture.connection().await, fixture.image("a.qcow2").await);
     let web1 = TestVm::open(&bus, "web1").await;
@@ -159,7 +159,7 @@ async fn all_or_nothing_in_the_order_of_the_request() {
 }
 
 #[tokio::test]
-async fn sharing_converting_and_asking_again() {
+async fn shared_locks_conversion_and_repeated_requests() {
     let fixture = Fixture::builder().start().await;
     let (bus, image) = (fixture.connection().await, fixture.image("iso").await);
     let web1 = TestVm::open(&bus, "web1").await;
@@ -246,7 +246,7 @@ async fn lock_files_are_libvirts_and_do_not_stay() {
 }
 
 #[tokio::test]
-async fn hashed_locks_meet_a_direct_holder_and_a_rival_in_the_lockspace() {
+async fn a_hashed_lock_conflicts_with_a_direct_holder_and_a_foreign_one() {
     let fixture = hashed_house().await;
     let (bus, image) = (fixture.connection().await, fixture.image("a.qcow2").await);
     let web1 = TestVm::open(&bus, "web1").await;
@@ -268,7 +268,7 @@ async fn hashed_locks_meet_a_direct_holder_and_a_rival_in_the_lockspace() {
 }
 
 #[tokio::test]
-async fn a_rival_and_we_keep_each_other_out() {
+async fn a_foreign_holder_and_the_service_exclude_each_other() {
     let fixture = Fixture::builder().start().await;
     let (bus, image) = (fixture.connection().await, fixture.image("a.qcow2").await);
     let web1 = TestVm::open(&bus, "web1").await;
@@ -297,7 +297,7 @@ async fn a_rival_and_we_keep_each_other_out() {
 }
 
 #[tokio::test]
-async fn a_stranger_is_named_on_a_file_system_whose_files_have_another_device() {
+async fn a_foreign_holder_is_named_where_files_have_another_device_number() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let dir = fixture.dir();
@@ -326,7 +326,7 @@ async fn a_stranger_is_named_on_a_file_system_whose_files_have_another_device() 
 }
 
 #[tokio::test]
-async fn what_happens_is_told_and_seen_before_the_answer() {
+async fn signals_and_properties_precede_the_reply() {
     let fixture = Fixture::builder().start().await;
     let (bus, image) = (fixture.connection().await, fixture.image("a.qcow2").await);
     let watcher = fixture.connection().await;

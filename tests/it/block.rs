@@ -54,7 +54,7 @@ async fn meet(fixture: &Fixture, lower: &Path, upper: &Path) {
 }
 
 #[tokio::test]
-async fn a_loop_device_and_what_it_was_made_of_are_not_given_to_two() {
+async fn a_loop_device_conflicts_with_its_backing_file() {
     let device = LoopDevice::new();
     let upper = LoopDevice::attach(device.node());
     let fixture = Fixture::builder().start().await;
@@ -68,7 +68,7 @@ async fn a_loop_device_and_what_it_was_made_of_are_not_given_to_two() {
 }
 
 #[tokio::test]
-async fn a_disk_and_its_partitions_are_not_given_to_two_but_two_partitions_are() {
+async fn a_disk_conflicts_with_its_partitions_and_two_partitions_do_not() {
     let mut device = LoopDevice::new();
     let parts = [device.part(64, 64), device.part(256, 64)];
     let fixture = Fixture::builder().start().await;
@@ -96,7 +96,7 @@ async fn wait(bus: &Connection, machine: &TestVm, disk: &Path) -> Waiting {
 }
 
 #[tokio::test]
-async fn who_waits_for_a_disk_waits_for_all_its_parts_and_is_not_overtaken_there() {
+async fn a_request_for_a_disk_waits_for_its_partitions_and_is_not_overtaken() {
     let mut device = LoopDevice::new();
     let (one, two) = (device.part(64, 64), device.part(256, 64));
     let fixture = Fixture::builder().start().await;

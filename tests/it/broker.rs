@@ -18,7 +18,7 @@ async fn ten_times(broker: Broker) {
     let locks = web1.acquire(&[exclusive(&disk)]).await.unwrap();
     let before = Listed::by(&bus).await;
     let lock_prober =
-        LockProber::at(std::slice::from_ref(&disk), &fixture.dir().join("intruder.log"));
+        LockProber::at(std::slice::from_ref(&disk), &fixture.dir().join("prober.log"));
     let mut descriptors = None;
     for round in 0..ROUNDS {
         let bus = fixture.connection().await;

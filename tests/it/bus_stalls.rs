@@ -77,7 +77,7 @@ async fn lists(connection: &Connection) -> Result<usize, Refused> {
 }
 
 #[tokio::test]
-async fn a_lost_reply_is_asked_for_again() {
+async fn a_lost_reply_is_requested_again() {
     let scenario = Scenario::start().await;
     scenario.relay.lose_credentials(2);
     assert_eq!(lists(&scenario.fixture.connection().await).await.unwrap(), 0);
@@ -108,7 +108,7 @@ async fn connections_that_stay_unknown_keep_no_other_from_being_identified() {
 }
 
 #[tokio::test]
-async fn connections_whose_leaving_was_missed_are_forgotten() {
+async fn connections_whose_end_was_missed_are_forgotten() {
     let scenario = Scenario::start().await;
     let (root, leaving) =
         (scenario.fixture.connection().await, scenario.fixture.connection().await);
@@ -134,7 +134,7 @@ async fn connections_whose_leaving_was_missed_are_forgotten() {
 }
 
 #[tokio::test]
-async fn a_bus_that_stops_reading_is_left_and_joined_again() {
+async fn the_service_reconnects_to_a_bus_that_stops_reading() {
     let scenario = Scenario::start().await;
     let (root, mut watch) =
         (scenario.fixture.connection().await, scenario.fixture.bus().watch().await);
@@ -207,7 +207,7 @@ async fn lifelines_that_are_not_read_stop_no_other_client() {
 }
 
 #[tokio::test]
-async fn the_start_does_not_wait_for_a_bus_that_does_not_answer() {
+async fn startup_does_not_wait_for_a_hung_bus() {
     let fixture = Fixture::builder().without_daemon().start().await;
     let relay = relay(&fixture);
     relay.leave_unread(usize::MAX);
@@ -220,7 +220,7 @@ async fn the_start_does_not_wait_for_a_bus_that_does_not_answer() {
 }
 
 #[tokio::test]
-async fn a_replacement_and_the_end_do_not_wait_for_a_bus_that_does_not_answer() {
+async fn reexec_and_shutdown_do_not_wait_for_a_hung_bus() {
     let scenario = Scenario::start().await;
     scenario.lock_for_libvirt(1).await;
     scenario.relay.leave_unread(usize::MAX);

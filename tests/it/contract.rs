@@ -94,7 +94,7 @@ async fn the_service_offers_what_the_xml_says() {
 }
 
 #[tokio::test]
-async fn the_object_manager_tells_what_the_objects_answer() {
+async fn the_object_manager_agrees_with_the_objects() {
     let fixture = Fixture::builder().folder("locks").config("file_lockspace_dir = \"@DIR@/locks\"");
     let fixture = fixture.start().await;
     let (bus, image) = (fixture.connection().await, fixture.image("a").await);
@@ -116,7 +116,7 @@ async fn the_object_manager_tells_what_the_objects_answer() {
 }
 
 #[tokio::test]
-async fn a_folder_names_its_children_and_does_not_tell_their_stories() {
+async fn a_directory_object_lists_its_children_without_interfaces() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let mut machines = Vec::new();
@@ -147,7 +147,7 @@ async fn a_folder_names_its_children_and_does_not_tell_their_stories() {
 }
 
 #[test]
-fn every_method_has_a_row_and_every_row_a_method() {
+fn every_method_is_in_the_authorization_table() {
     let mut methods = BTreeSet::new();
     for name in INTERFACES {
         let text = xml(name);

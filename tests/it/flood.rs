@@ -190,7 +190,7 @@ async fn a_header_with_a_field_that_is_not_defined_ends_nothing() {
 }
 
 #[tokio::test]
-async fn a_call_that_wants_no_reply_gets_none() {
+async fn a_call_without_reply_expected_gets_none() {
     let fixture = Fixture::builder().start().await;
     let user = fixture.connection_as(NOBODY).await;
     let mut received = MessageStream::from(&user);
@@ -220,7 +220,7 @@ async fn a_call_that_wants_no_reply_gets_none() {
 }
 
 #[tokio::test]
-async fn one_user_fills_the_log_only_so_far() {
+async fn the_log_lines_of_one_user_are_limited() {
     let limits = "[limits]\ncalls_per_second = 100000\ncalls_per_second_per_connection = 100000";
     let fixture = Fixture::builder().polkit(polkit::Choice::Mock).config(limits).start().await;
     fixture.polkit().mock().answer(Answer::Allow);

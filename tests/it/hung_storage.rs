@@ -104,7 +104,7 @@ fn assert_unresponsive(refused: &Refused, point: &Path) {
 }
 
 #[tokio::test]
-async fn local_storage_that_hangs_gets_its_share_of_the_threads() {
+async fn hung_local_storage_is_limited_to_a_share_of_the_threads() {
     let (fixture, mut storage) = scenario().await;
     let root = fixture.connection().await;
     let (games, nobody) = (fixture.connection_as(GAMES).await, fixture.connection_as(NOBODY).await);
@@ -145,7 +145,7 @@ async fn local_storage_that_hangs_gets_its_share_of_the_threads() {
 }
 
 #[tokio::test]
-async fn run_that_waits_says_what_hangs() {
+async fn a_waiting_run_names_the_hung_mount() {
     let (fixture, mut storage) = scenario().await;
     storage.freeze().await;
     let disk = fixture.raw_of(ROOT, "disk");

@@ -128,7 +128,7 @@ impl Harness {
     /// The disk is locked, by this machine.
     fn is_refused(&self, disk: &Path, holder: &str) {
         let (_process, mut foreign_holder) = self.connect_inside();
-        foreign_holder.register(&Owner::new("rival", 99, 1)).granted();
+        foreign_holder.register(&Owner::new("web9", 99, 1)).granted();
         let refusal = foreign_holder.acquire("", disk.to_str().unwrap(), 0).refused();
         assert_eq!(refusal.code, 87, "{}", refusal.message);
         assert!(refusal.message.contains(&format!("\"{holder}\"")), "{}", refusal.message);
@@ -136,7 +136,7 @@ impl Harness {
 }
 
 #[tokio::test]
-async fn the_script_frees_disks_only_when_told_to_stop() {
+async fn the_script_unlocks_disks_only_at_stop() {
     let harness = Harness::begin().await;
     let disk = harness.dir.path().join("disk");
     fs::write(&disk, "disk").unwrap();
@@ -150,7 +150,7 @@ async fn the_script_frees_disks_only_when_told_to_stop() {
     libvirtd.register(&Owner::new("web1", 1, 1)).granted();
     libvirtd.acquire("", disk.to_str().unwrap(), 0).granted();
     drop(libvirtd);
-    let log = harness.dir.path().join("intruder.log");
+    let log = harness.dir.path().join("prober.log");
     let lock_prober = LockProber::at(std::slice::from_ref(&disk), &log);
     harness.script("start").await.ok();
     harness.does("reexec", REPLACED).await;
@@ -176,7 +176,7 @@ async fn the_script_frees_disks_only_when_told_to_stop() {
 }
 
 #[tokio::test]
-async fn the_script_tells_what_has_become_of_the_service() {
+async fn the_script_reports_the_state_of_the_service() {
     let harness = Harness::begin().await;
     harness.script("start").await.ok();
     harness.run(&["kill", "-KILL", &harness.service()]).await.ok();

@@ -166,7 +166,7 @@ async fn several_holders_are_several_fields() {
 const LINES: usize = 700;
 
 #[tokio::test]
-async fn a_journal_that_stands_still_holds_nobody_up_and_misses_nothing() {
+async fn a_hung_journal_delays_no_request_and_loses_no_message() {
     let Some(host) = Host::boot(Tree::Own).await else { return };
     host.enable().await;
     let (bus, image) = (host.bus().await, host.image("a"));
@@ -195,7 +195,7 @@ async fn a_journal_that_stands_still_holds_nobody_up_and_misses_nothing() {
 }
 
 #[test]
-fn every_kind_is_told_of_and_nothing_else_is_called_an_event() {
+fn every_kind_of_event_is_logged_and_nothing_else() {
     let files = sources(&root().join("src")).into_iter();
     let texts = files.filter(|path| !path.ends_with("catalog.rs")).map(|path| {
         let text = fs::read_to_string(path).unwrap();
@@ -227,7 +227,7 @@ fn the_man_page_has_every_kind_with_its_number() {
 }
 
 #[tokio::test]
-async fn pauses_and_moves_are_told() {
+async fn suspensions_and_transfers_are_logged() {
     let Some(host) = Host::boot(Tree::Own).await else { return };
     host.enable().await;
     let (bus, image) = (host.bus().await, host.image("a"));

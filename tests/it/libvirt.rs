@@ -34,8 +34,8 @@ macro_rules! with {
             use super::{LockDaemon, hashed, running, sharing, shutdown, starting};
 
             #[tokio::test]
-            async fn a_disk_has_one_guest() {
-                starting::a_disk_has_one_guest($daemon).await;
+            async fn a_disk_is_locked_for_one_guest() {
+                starting::a_disk_is_locked_for_one_guest($daemon).await;
             }
 
             #[tokio::test]

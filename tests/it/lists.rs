@@ -273,7 +273,7 @@ async fn what_is_too_large_for_one_reply_says_how_to_page() {
 }
 
 #[tokio::test]
-async fn one_users_lists_do_not_keep_others_waiting() {
+async fn lists_of_one_user_delay_no_other_user() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let machine = TestVm::open(&bus, "web1").await;

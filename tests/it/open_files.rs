@@ -34,7 +34,7 @@ async fn up(tool: &mut Tool) -> u32 {
 }
 
 #[tokio::test]
-async fn a_machine_that_has_the_disk_open_is_named_and_refuses_nobody() {
+async fn a_vm_with_the_disk_open_is_named_and_causes_no_refusal() {
     let fixture = Fixture::builder().start().await;
     let (disk, bus) = (fixture.raw_of(GAMES, "a.img"), fixture.connection().await);
     let name = "guest=web\u{1b}1,debug-threads=on";
@@ -102,7 +102,7 @@ pub(crate) fn locker(command: u32, path: &str) -> [String; 3] {
     ["perl".to_owned(), "-e".to_owned(), script]
 }
 
-async fn strangers_of_other_users_are_named_by_the_unit(tree: Tree) {
+async fn openers_of_other_users_are_named_by_the_unit(tree: Tree) {
     let Some(host) = Host::boot(tree).await else { return };
     host.enable().await;
     let image = host.image("a.img");
@@ -143,11 +143,11 @@ async fn strangers_of_other_users_are_named_by_the_unit(tree: Tree) {
 }
 
 #[tokio::test]
-async fn strangers_of_other_users_are_named_by_the_unit_here() {
-    strangers_of_other_users_are_named_by_the_unit(Tree::Own).await;
+async fn openers_of_other_users_are_named_by_the_unit_here() {
+    openers_of_other_users_are_named_by_the_unit(Tree::Own).await;
 }
 
 #[tokio::test]
-async fn strangers_of_other_users_are_named_by_the_unit_on_trixie() {
-    strangers_of_other_users_are_named_by_the_unit(Tree::Release("trixie")).await;
+async fn openers_of_other_users_are_named_by_the_unit_on_trixie() {
+    openers_of_other_users_are_named_by_the_unit(Tree::Release("trixie")).await;
 }

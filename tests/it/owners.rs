@@ -65,7 +65,7 @@ async fn a_lifeline_that_a_child_inherited_outlives_its_parent() {
 }
 
 #[tokio::test]
-async fn a_killed_machine_frees_its_disks() {
+async fn a_killed_vm_unlocks_its_disks() {
     let fixture = Fixture::builder().start().await;
     let (bus, image) = (fixture.connection().await, fixture.image("a").await);
     let manager = manager(&bus).await;
@@ -152,7 +152,7 @@ async fn a_manual_owner_stays_until_it_is_closed() {
 }
 
 #[tokio::test]
-async fn who_watches_his_lifeline_sees_that_his_owner_was_closed() {
+async fn the_lifeline_shows_that_its_owner_was_closed() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let TestVm { owner, lifeline } = TestVm::open(&bus, "web1").await;
@@ -163,7 +163,7 @@ async fn who_watches_his_lifeline_sees_that_his_owner_was_closed() {
 }
 
 #[tokio::test]
-async fn a_machine_that_starts_again_is_let_in_after_its_old_owner() {
+async fn a_restarted_vm_is_accepted_after_its_old_owner() {
     let fixture = Fixture::builder().start().await;
     let (bus, image) = (fixture.connection().await, fixture.image("a").await);
     let uuid = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0";
@@ -187,7 +187,7 @@ async fn a_machine_that_starts_again_is_let_in_after_its_old_owner() {
 }
 
 #[tokio::test]
-async fn one_users_owners_are_not_anothers() {
+async fn owners_belong_to_one_user() {
     let fixture = Fixture::builder().session_of(NOBODY).start().await;
     let bus = fixture.connection_as(NOBODY).await;
     let uuid = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0";

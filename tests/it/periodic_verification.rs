@@ -89,7 +89,7 @@ impl Guest {
 const WAIT: &str = "echo ready; read line";
 
 #[tokio::test]
-async fn a_machine_is_paused_killed_or_let_alone_when_its_lock_is_lost() {
+async fn the_on_lost_action_pauses_kills_or_does_nothing() {
     let Some((fixture, _far)) = fixture_with(Far::mount).await else { return };
     let bus = fixture.connection().await;
     let alone = Guest::start(&fixture, &bus, 0, "notify", WAIT).await;
@@ -116,7 +116,7 @@ async fn a_machine_is_paused_killed_or_let_alone_when_its_lock_is_lost() {
 
 /// What was wished is known after a restart, by which this one is lost.
 #[tokio::test]
-async fn the_wish_outlives_the_service() {
+async fn the_on_lost_action_survives_a_restart() {
     let Some((fixture, _far)) = fixture_with(Far::mount).await else { return };
     let bus = fixture.connection().await;
     let guest = Guest::start(&fixture, &bus, NOBODY, "kill", WAIT).await;
@@ -132,7 +132,7 @@ async fn the_wish_outlives_the_service() {
 
 /// Of somebody who may kill his own processes, this makes nobody who may kill root's.
 #[tokio::test]
-async fn what_has_become_another_users_process_is_let_alone() {
+async fn a_process_of_another_user_is_not_killed() {
     let Some((fixture, _far)) = fixture_with(Far::mount).await else { return };
     let program = fixture.dir().join("su-sleep");
     fs::copy("/bin/sleep", &program).unwrap();

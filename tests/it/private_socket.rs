@@ -105,7 +105,7 @@ async fn a_wait_ends_with_the_connection() {
 }
 
 #[tokio::test]
-async fn it_is_there_again_after_each_start() {
+async fn it_is_created_at_each_start() {
     let fixture = Fixture::builder().start().await;
     let (private, mut watch) = (fixture.private_connection().await, fixture.bus().watch().await);
     let image = fixture.image("one.qcow2").await;
@@ -126,7 +126,7 @@ async fn it_is_there_again_after_each_start() {
 }
 
 #[tokio::test]
-async fn only_root_is_let_in() {
+async fn only_root_may_connect() {
     let fixture = Fixture::builder().start().await;
     let socket = socket(&fixture);
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
@@ -147,7 +147,7 @@ async fn only_root_is_let_in() {
 }
 
 #[tokio::test]
-async fn what_is_no_call_ends_that_connection_only() {
+async fn an_invalid_message_closes_its_connection_only() {
     let fixture = Fixture::builder().start().await;
     let untouched = Untouched::so_far(&fixture).await;
     let claimed = Message::method_call("/org/vmlockd1", "Ping").sender(":1.1");

@@ -61,7 +61,7 @@ impl Scenario {
         let before = Listed::by(&bus).await;
         assert_eq!((before.owners.len(), before.locks.len()), (2, 4));
         let descriptors = daemon.open_fds();
-        let lock_prober = LockProber::at(&disks, &fixture.dir().join("intruder.log"));
+        let lock_prober = LockProber::at(&disks, &fixture.dir().join("prober.log"));
         let mut scenario = Self {
             fixture,
             daemon,

@@ -27,7 +27,7 @@ fn threads(fixture: &Fixture) -> usize {
 }
 
 #[tokio::test]
-async fn whoever_wants_it_is_told_and_it_costs_next_to_nothing() {
+async fn requests_for_a_hung_mount_fail_and_cost_little() {
     let fixture = Fixture::builder().start().await;
     let Some(far) = Far::mount(&fixture).await else { return };
     let (bus, other) = (fixture.connection().await, fixture.connection().await);
@@ -94,7 +94,7 @@ async fn whoever_wants_it_is_told_and_it_costs_next_to_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_held_there_stays_and_goes_when_it_can() {
+async fn locks_on_a_hung_mount_stay_and_are_released_later() {
     let fixture = Fixture::builder().start().await;
     let Some(far) = Far::mount(&fixture).await else { return };
     let bus = fixture.connection().await;
@@ -121,7 +121,7 @@ async fn what_is_held_there_stays_and_goes_when_it_can() {
 
 /// More machines end than the service has threads.
 #[tokio::test]
-async fn machines_that_end_meanwhile_hold_up_nobody() {
+async fn vms_that_end_meanwhile_delay_no_request() {
     let fixture = Fixture::builder().start().await;
     let Some(far) = Far::mount(&fixture).await else { return };
     let bus = fixture.connection().await;

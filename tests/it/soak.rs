@@ -99,7 +99,7 @@ async fn through(scenario: &Scenario, what: impl AsyncFnOnce(&mut KillInjector<'
     assert!(took < UNMOUNTED, "{took:?}");
 
     let Attempts { tries, news } = lock_prober.stop();
-    println!("  the intruder's tries: {} at each disk", tries / disks.len() as u64);
+    println!("  the prober's attempts: {} at each disk", tries / disks.len() as u64);
     Attempts { tries, news }.were_refused();
     injector.inspect().await;
     for client in &mut lasting {

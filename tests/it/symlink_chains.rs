@@ -96,7 +96,7 @@ async fn locks_of_root_are_acquired_again_before_those_of_users() {
 }
 
 #[tokio::test]
-async fn disk_is_acquired_again_where_it_was_whatever_links_lead_to() {
+async fn a_disk_is_reacquired_whatever_symlinks_lead_to() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let (disk, other) = (fixture.raw_of(ROOT, "disk"), fixture.raw_of(ROOT, "other"));

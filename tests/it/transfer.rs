@@ -33,7 +33,7 @@ async fn two(fixture: &Fixture, bus: &Connection) -> (TestVm, TestVm) {
 }
 
 #[tokio::test]
-async fn who_is_suspended_holds_nothing_and_gets_all_of_it_again() {
+async fn a_suspended_owner_holds_nothing_and_gets_all_back() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let (a, b) = (fixture.raw_of(0, "a"), fixture.raw_of(0, "b"));
@@ -71,7 +71,7 @@ async fn who_is_suspended_holds_nothing_and_gets_all_of_it_again() {
 }
 
 #[tokio::test]
-async fn what_is_suspended_is_remembered_over_a_restart_and_an_end() {
+async fn suspended_locks_are_remembered_across_restarts() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let disk = fixture.raw_of(0, "disk");
@@ -91,7 +91,7 @@ async fn what_is_suspended_is_remembered_over_a_restart_and_an_end() {
 }
 
 #[tokio::test]
-async fn what_is_offered_passes_to_who_adopts_it_and_is_never_free() {
+async fn offered_locks_pass_to_the_target_and_are_never_free() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let (a, b) = (fixture.raw_of(0, "a"), fixture.raw_of(0, "b"));
@@ -131,7 +131,7 @@ async fn what_is_offered_passes_to_who_adopts_it_and_is_never_free() {
 }
 
 #[tokio::test]
-async fn a_target_that_fails_gives_back_what_it_has() {
+async fn a_failed_target_returns_the_locks() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let disk = fixture.raw_of(0, "disk");
@@ -152,7 +152,7 @@ async fn a_target_that_fails_gives_back_what_it_has() {
 /// Whoever is told a lock that he holds already finds it on the bus, though nobody waited for what
 /// brought it.
 #[tokio::test]
-async fn what_comes_back_is_there_when_it_is_told() {
+async fn returned_locks_are_held_when_they_are_reported() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let disks: Vec<_> = (0..64).map(|n| fixture.raw_of(0, &format!("disk{n}"))).collect();
@@ -170,7 +170,7 @@ async fn what_comes_back_is_there_when_it_is_told() {
 }
 
 #[tokio::test]
-async fn a_source_that_fails_leaves_what_it_offers_until_the_offer_ends() {
+async fn a_failed_source_keeps_its_offer_until_it_expires() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let disk = fixture.raw_of(0, "disk");
@@ -201,7 +201,7 @@ async fn a_source_that_fails_leaves_what_it_offers_until_the_offer_ends() {
 }
 
 #[tokio::test]
-async fn a_hand_over_outlives_an_exec_on_either_side_of_it() {
+async fn a_transfer_survives_reexec_before_and_after_it() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let disk = fixture.raw_of(0, "disk");

@@ -57,7 +57,7 @@ async fn polkit_decides_who_locks_by_name() {
 }
 
 #[tokio::test]
-async fn a_user_locks_what_he_may_open_and_is_not_asked() {
+async fn a_user_locks_a_readable_disk_without_a_password() {
     let Some(host) = Host::boot(Tree::Own).await else { return };
     let image = host.image("a.img");
     let image = image.to_str().unwrap();

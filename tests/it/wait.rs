@@ -51,7 +51,7 @@ pub(crate) async fn wait(
 }
 
 #[tokio::test]
-async fn who_waits_gets_it_in_turn_and_no_reader_overtakes_a_writer() {
+async fn waiters_are_served_in_order_and_no_reader_overtakes_a_writer() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let disk = fixture.raw_of(0, "disk");
@@ -79,7 +79,7 @@ async fn who_waits_gets_it_in_turn_and_no_reader_overtakes_a_writer() {
 }
 
 #[tokio::test]
-async fn who_waits_for_two_holds_neither() {
+async fn a_request_for_two_disks_holds_neither_while_it_waits() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let (held, free) = (fixture.raw_of(0, "held"), fixture.raw_of(0, "free"));
@@ -96,7 +96,7 @@ async fn who_waits_for_two_holds_neither() {
 }
 
 #[tokio::test]
-async fn a_wait_ends_with_its_time_its_owner_its_caller_or_by_a_wish() {
+async fn a_wait_ends_by_timeout_owner_disconnect_or_cancellation() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let disk = fixture.raw_of(0, "disk");
@@ -138,7 +138,7 @@ async fn a_wait_ends_with_its_time_its_owner_its_caller_or_by_a_wish() {
 }
 
 #[tokio::test]
-async fn a_stranger_is_waited_for_by_the_first_in_line() {
+async fn the_first_waiter_waits_for_a_foreign_holder() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let disk = fixture.raw_of(0, "disk");
@@ -158,7 +158,7 @@ async fn a_stranger_is_waited_for_by_the_first_in_line() {
 }
 
 #[tokio::test]
-async fn strengthening_waits_for_the_others_and_two_can_not() {
+async fn an_upgrade_waits_for_readers_and_a_second_upgrade_is_refused() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let disk = fixture.raw_of(0, "disk");
@@ -186,7 +186,7 @@ async fn strengthening_waits_for_the_others_and_two_can_not() {
 }
 
 #[tokio::test]
-async fn opening_waits_and_the_end_of_the_service_is_told() {
+async fn opening_an_owner_waits_and_a_shutdown_is_reported() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let disk = fixture.raw_of(0, "disk");

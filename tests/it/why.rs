@@ -17,7 +17,7 @@ const WHY: &str = "nightly \"backup\"";
 const QUOTED: &str = "why: \"nightly \\\"backup\\\"\")";
 
 #[tokio::test]
-async fn it_is_listed_and_told_in_refusals() {
+async fn it_is_listed_and_quoted_in_refusals() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let disk = fixture.raw_of(0, "a");
@@ -148,7 +148,7 @@ async fn the_tool_passes_it_on_and_shows_it() {
 }
 
 #[tokio::test]
-async fn other_hosts_are_told() {
+async fn other_hosts_see_it() {
     let hosts = Hosts::sharing(SharedFileSystem::plain(2)).await;
     let bus = hosts.fixtures[0].connection().await;
     let backup = TestVm::open_with(&bus, "", "backup", option("why", WHY)).await.unwrap();

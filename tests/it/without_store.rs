@@ -113,7 +113,7 @@ fn path(disk: &Path) -> &str {
     disk.to_str().unwrap()
 }
 
-async fn a_stranger_takes_one_meanwhile(config: &str) {
+async fn a_foreign_holder_locks_one_meanwhile(config: &str) {
     let scenario = Scenario::set_up(config).await;
     let before = Listed::by(&scenario.bus).await;
     let daemon = scenario.fixture.daemon();
@@ -140,19 +140,19 @@ async fn a_stranger_takes_one_meanwhile(config: &str) {
 }
 
 #[tokio::test]
-async fn to_a_stranger() {
-    a_stranger_takes_one_meanwhile("").await;
+async fn a_lock_acquired_by_a_foreign_holder_meanwhile_is_lost() {
+    a_foreign_holder_locks_one_meanwhile("").await;
 }
 
 #[tokio::test]
-async fn to_a_stranger_where_lock_files_are_hashed() {
-    a_stranger_takes_one_meanwhile("file_lockspace_dir = \"@DIR@/locks\"\n").await;
+async fn a_hashed_lock_acquired_by_a_foreign_holder_meanwhile_is_lost() {
+    a_foreign_holder_locks_one_meanwhile("file_lockspace_dir = \"@DIR@/locks\"\n").await;
 }
 
 /// What is there under the disk's name now is not what the machine has open, and is not locked in
 /// its place.
 #[tokio::test]
-async fn to_another_file_under_its_name() {
+async fn a_lock_on_a_replaced_file_is_lost() {
     let scenario = Scenario::set_up("").await;
     let daemon = scenario.fixture.daemon();
     daemon.kill9().await;
@@ -172,7 +172,7 @@ async fn to_another_file_under_its_name() {
 
 /// Those who end while it is away have ended when it comes back; whoever lives has all he had.
 #[tokio::test]
-async fn nothing_by_those_who_live_and_all_by_those_who_end() {
+async fn living_owners_lose_nothing_and_ended_owners_everything() {
     let scenario = Scenario::set_up("").await;
     let daemon = scenario.fixture.daemon();
     let disks = ["process", "lifeline"].map(|name| scenario.fixture.raw_of(0, name));

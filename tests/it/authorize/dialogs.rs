@@ -28,7 +28,7 @@ async fn acquire(machine: &TestVm, disk: &Path) -> Answer<Vec<OwnedObjectPath>> 
 }
 
 #[tokio::test]
-async fn there_is_no_dialog_unless_the_caller_lets_it() {
+async fn no_dialog_without_the_callers_permission() {
     let fixture = with_polkit("").await;
     let agent = agent(&fixture).await;
     let (bus, disk) = (fixture.connection_as(NOBODY).await, fixture.raw_of(ROOT, "disk"));
@@ -47,7 +47,7 @@ async fn there_is_no_dialog_unless_the_caller_lets_it() {
 }
 
 #[tokio::test]
-async fn a_granted_dialog_lets_the_call_through_and_no_other() {
+async fn a_granted_dialog_authorizes_one_call() {
     let fixture = with_polkit("").await;
     let agent = agent(&fixture).await;
     let bus = fixture.connection_as(NOBODY).await;
@@ -71,7 +71,7 @@ async fn a_granted_dialog_lets_the_call_through_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_dialog_that_is_closed_is_a_no() {
+async fn a_dismissed_dialog_denies_the_request() {
     let fixture = with_polkit("").await;
     let agent = agent(&fixture).await;
     let (bus, disk) = (fixture.connection_as(NOBODY).await, fixture.raw_of(ROOT, "disk"));
@@ -85,7 +85,7 @@ async fn a_dialog_that_is_closed_is_a_no() {
 }
 
 #[tokio::test]
-async fn where_nobody_can_be_asked_the_answer_is_no() {
+async fn without_an_agent_the_request_is_denied() {
     let fixture = with_polkit("").await;
     let (bus, disk) = (fixture.connection_as(NOBODY).await, fixture.raw_of(ROOT, "disk"));
     let machine = TestVm::open(&bus, "web1").await;
@@ -96,7 +96,7 @@ async fn where_nobody_can_be_asked_the_answer_is_no() {
 }
 
 #[tokio::test]
-async fn the_dialog_goes_with_the_caller() {
+async fn a_dialog_is_withdrawn_when_its_caller_disconnects() {
     let fixture = with_polkit("").await;
     let agent = agent(&fixture).await;
     let (bus, disk) = (fixture.connection_as(NOBODY).await, fixture.raw_of(ROOT, "disk"));
@@ -195,7 +195,7 @@ async fn each_dialog_says_what_it_is_about() {
 }
 
 #[tokio::test]
-async fn a_person_may_let_anothers_lock_be_broken() {
+async fn an_administrator_may_authorize_the_release_of_another_users_lock() {
     let fixture = with_polkit("").await;
     let agent = agent(&fixture).await;
     let (root, user) = (fixture.connection().await, fixture.connection_as(NOBODY).await);

@@ -127,7 +127,7 @@ fn hang_at(mock: &Mock, number: usize) {
 }
 
 #[tokio::test]
-async fn who_leaves_at_any_question_gets_nothing() {
+async fn a_caller_that_disconnects_during_a_check_gets_nothing() {
     let stage = Stage::set().await;
     let mock = stage.fixture.polkit().mock();
     let before = Untouched::so_far(&stage.fixture).await;
@@ -159,7 +159,7 @@ async fn who_leaves_at_any_question_gets_nothing() {
 }
 
 #[tokio::test]
-async fn a_yes_that_comes_when_he_has_left_is_nobodys() {
+async fn an_authorization_after_a_disconnect_grants_nothing() {
     let stage = Stage::set().await;
     let mock = stage.fixture.polkit().mock();
     let watcher = stage.fixture.connection().await;

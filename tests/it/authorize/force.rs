@@ -43,7 +43,7 @@ fn force() -> Options<'static> {
 }
 
 #[tokio::test]
-async fn a_living_machines_lock_is_broken_only_by_force() {
+async fn the_lock_of_a_living_vm_is_released_by_force_only() {
     // Root, who needs nobody's consent, and a user to whom polkit gives it.
     for breaker in [ROOT, DAEMON] {
         let fixture = with_mock().await;
@@ -87,7 +87,7 @@ async fn a_living_machines_lock_is_broken_only_by_force() {
 }
 
 #[tokio::test]
-async fn force_against_oneself_is_none() {
+async fn force_is_not_needed_for_own_locks() {
     let fixture = with_mock().await;
     fixture.polkit().mock().answer(Answer::Allow);
     let bus = fixture.connection_as(NOBODY).await;
@@ -101,7 +101,7 @@ async fn force_against_oneself_is_none() {
 }
 
 #[tokio::test]
-async fn polkit_is_asked_about_each_lock_and_one_no_is_enough() {
+async fn each_lock_is_checked_by_polkit_and_one_denial_is_enough() {
     let fixture = with_mock().await;
     let mock = fixture.polkit().mock();
     mock.answer(Answer::Allow);
@@ -128,7 +128,7 @@ async fn polkit_is_asked_about_each_lock_and_one_no_is_enough() {
 }
 
 #[tokio::test]
-async fn what_is_locked_while_a_dialog_is_open_is_not_broken_with_the_rest() {
+async fn locks_acquired_during_a_dialog_are_not_released_with_the_rest() {
     for held_before in [0, 1] {
         let fixture = with_mock().await;
         let mock = fixture.polkit().mock();

@@ -8,7 +8,7 @@ use crate::methods::{self, Subject, none};
 use crate::refused_requests::{Untouched, assert_free, assert_refused};
 
 #[tokio::test]
-async fn in_ones_own_instance_everything_is_allowed_and_nobody_is_asked() {
+async fn a_user_may_do_everything_in_the_own_instance() {
     let fixture = Fixture::builder().session_of(NOBODY).start().await;
     let bus = fixture.connection_as(NOBODY).await;
     // In a directory of his, so that he may make others there.
@@ -27,7 +27,7 @@ async fn in_ones_own_instance_everything_is_allowed_and_nobody_is_asked() {
 }
 
 #[tokio::test]
-async fn in_anothers_instance_nobody_does_anything_not_even_root() {
+async fn only_its_user_may_use_an_instance_not_even_root() {
     let fixture = Fixture::builder().session_of(NOBODY).start().await;
     let (own, root) = (fixture.connection_as(NOBODY).await, fixture.connection_as(ROOT).await);
     let (disk, free) = (fixture.raw_of(NOBODY, "disk"), fixture.raw_of(NOBODY, "free"));
@@ -55,7 +55,7 @@ async fn in_anothers_instance_nobody_does_anything_not_even_root() {
 }
 
 #[tokio::test]
-async fn there_is_no_quota_in_ones_own_instance() {
+async fn a_users_own_instance_has_no_quota() {
     let limits = "[limits]\nowners_per_user = 1\nlocks_per_user = 1";
     let fixture = Fixture::builder().session_of(NOBODY).config(limits).start().await;
     let bus = fixture.connection_as(NOBODY).await;

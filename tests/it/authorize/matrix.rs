@@ -63,7 +63,7 @@ async fn every_method_is_authorized_as_the_table_says() {
 }
 
 #[tokio::test]
-async fn every_method_is_on_the_list() {
+async fn every_method_is_in_the_table() {
     let fixture = Fixture::builder().start().await;
     let (bus, disk) = (fixture.connection().await, fixture.raw_of(ROOT, "disk"));
     let machine = TestVm::open(&bus, "web1").await;

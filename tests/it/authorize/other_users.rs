@@ -25,7 +25,7 @@ fn commands(subject: &Subject<'_>) -> Vec<Method> {
 }
 
 #[tokio::test]
-async fn nobody_commands_what_is_anothers() {
+async fn resources_of_another_user_need_authorization() {
     let fixture = with_polkit("").await;
     let bus = fixture.connection_as(NOBODY).await;
     // One that the caller could lock, so that it is the owner that is in the way.
@@ -55,7 +55,7 @@ async fn nobody_commands_what_is_anothers() {
 }
 
 #[tokio::test]
-async fn an_owner_without_locks_is_anothers_all_the_same() {
+async fn an_owner_without_locks_belongs_to_its_user_too() {
     let fixture = with_polkit("").await;
     let (root, user) = (fixture.connection().await, fixture.connection_as(NOBODY).await);
     let machine = TestVm::open(&root, "web1").await;
@@ -69,7 +69,7 @@ async fn an_owner_without_locks_is_anothers_all_the_same() {
 }
 
 #[tokio::test]
-async fn settings_are_not_for_everybody() {
+async fn settings_need_authorization() {
     let fixture = Fixture::builder()
         .folder("locks")
         .polkit(crate::fixture::polkit::Choice::Real { rules: String::new() });

@@ -24,7 +24,7 @@ fn open_to_read(fixture: &Fixture, uid: u32, name: &str) -> File {
 }
 
 #[tokio::test]
-async fn a_user_locks_what_he_has_open_and_nobody_asks_for_a_password() {
+async fn a_user_locks_an_open_disk_without_a_password() {
     for broker in [Broker::DbusDaemon, Broker::DbusBroker] {
         let fixture = Fixture::builder().broker(broker);
         let fixture = fixture.polkit(polkit::Choice::Real { rules: String::new() }).start().await;
@@ -56,7 +56,7 @@ async fn a_user_locks_what_he_has_open_and_nobody_asks_for_a_password() {
 }
 
 #[tokio::test]
-async fn a_user_registers_his_own_process() {
+async fn a_user_registers_an_own_process() {
     let fixture = with_polkit("").await;
     let (bus, disk) = (fixture.connection_as(NOBODY).await, fixture.raw_of(NOBODY, "disk"));
     let mut process = fixture.command_as(NOBODY, "sleep").arg("1000").spawn().unwrap();
@@ -71,7 +71,7 @@ async fn a_user_registers_his_own_process() {
 }
 
 #[tokio::test]
-async fn what_is_ones_own_needs_nobodys_consent() {
+async fn own_resources_need_no_authorization() {
     let fixture = with_mock().await;
     let mock = fixture.polkit().mock();
     mock.answer(Answer::Allow);
@@ -100,7 +100,7 @@ async fn what_is_ones_own_needs_nobodys_consent() {
 }
 
 #[tokio::test]
-async fn a_name_is_no_proof() {
+async fn a_path_is_no_proof_of_access() {
     let fixture = with_polkit("").await;
     let bus = fixture.connection_as(NOBODY).await;
     let manager = manager(&bus).await;
@@ -126,7 +126,7 @@ async fn a_name_is_no_proof() {
 }
 
 #[tokio::test]
-async fn who_can_only_read_locks_shared_what_is_his_and_nothing_else() {
+async fn read_access_allows_shared_locks_on_own_disks_only() {
     let fixture = with_polkit("").await;
     let bus = fixture.connection_as(NOBODY).await;
     let (mine, roots) =
@@ -158,7 +158,7 @@ async fn who_can_only_read_locks_shared_what_is_his_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn strengthening_wants_the_proof_that_locking_exclusively_wants() {
+async fn an_upgrade_needs_the_same_proof_as_an_exclusive_lock() {
     let fixture = with_polkit("").await;
     let bus = fixture.connection_as(NOBODY).await;
     let disk = fixture.raw_of(NOBODY, "disk");
@@ -177,7 +177,7 @@ async fn strengthening_wants_the_proof_that_locking_exclusively_wants() {
 }
 
 #[tokio::test]
-async fn everybody_may_look() {
+async fn every_user_may_read_the_state() {
     let fixture = with_polkit("").await;
     let (root, user) = (fixture.connection().await, fixture.connection_as(NOBODY).await);
     let disk = fixture.raw_of(ROOT, "disk");
@@ -224,7 +224,7 @@ fn followed(link: &Path) -> (i64, i64) {
 }
 
 #[tokio::test]
-async fn a_link_tells_nothing_to_who_may_not_name_a_disk() {
+async fn a_symlink_reveals_nothing_to_an_unauthorized_caller() {
     let fixture = with_polkit("").await;
     let (root, user) = (fixture.connection().await, fixture.connection_as(NOBODY).await);
     let _noting = TestMount::noting_access(&fixture.dir().join("links"));
@@ -248,7 +248,7 @@ async fn a_link_tells_nothing_to_who_may_not_name_a_disk() {
 }
 
 #[tokio::test]
-async fn who_may_not_name_a_disk_does_not_learn_what_there_is() {
+async fn an_unauthorized_caller_learns_nothing_about_files() {
     let fixture = with_polkit("").await;
     let bus = fixture.connection_as(NOBODY).await;
     let dir = fixture.dir();

@@ -62,7 +62,7 @@ impl Stage {
 }
 
 #[tokio::test]
-async fn each_question_says_what_it_is_about() {
+async fn each_polkit_request_carries_its_details() {
     let stage = Stage::set().await;
     let Stage { fixture, user, roots, held, disk, link, mine } = &stage;
     let mock = stage.mock();
@@ -182,7 +182,7 @@ fn the_texts_fit(questions: &[Call]) {
 }
 
 #[tokio::test]
-async fn only_a_yes_is_a_yes() {
+async fn only_an_explicit_authorization_counts() {
     let stage = Stage::set().await;
     let Stage { fixture, user, disk, mine, held, .. } = &stage;
     let mock = stage.mock();
@@ -245,7 +245,7 @@ async fn the_flag_for_dialogs_is_passed_on_as_it_comes() {
 }
 
 #[tokio::test]
-async fn nobody_fills_polkit_with_his_questions() {
+async fn the_number_of_polkit_requests_per_user_is_limited() {
     let fixture = Fixture::builder().polkit(polkit::Choice::Mock);
     let fixture = fixture.config("[limits]\nchecks_per_user = 2\nchecks_total = 3").start().await;
     let mock = fixture.polkit().mock();
@@ -289,7 +289,7 @@ async fn nobody_fills_polkit_with_his_questions() {
 }
 
 #[tokio::test]
-async fn an_owner_that_dies_while_polkit_thinks_gets_nothing() {
+async fn an_owner_that_ends_during_a_polkit_check_gets_nothing() {
     let stage = Stage::set().await;
     let Stage { fixture, user, disk, mine, .. } = &stage;
     let mock = stage.mock();

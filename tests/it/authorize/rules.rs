@@ -26,7 +26,7 @@ const IMAGES: &str = r#"
     });"#;
 
 #[tokio::test]
-async fn rules_see_machine_disk_and_mode() {
+async fn rules_see_vm_disk_and_mode() {
     let fixture = with_polkit(
         r#"polkit.addRule(function (action, subject) {
             if (action.id == "org.vmlockd1.acquire-by-name" &&
@@ -56,7 +56,7 @@ async fn rules_see_machine_disk_and_mode() {
 }
 
 #[tokio::test]
-async fn a_site_may_say_no_to_what_is_open_to_all() {
+async fn rules_may_deny_what_is_allowed_by_default() {
     let fixture = with_polkit(
         r#"polkit.addRule(function (action, subject) {
             if (action.id == "org.vmlockd1.open-owner" && action.lookup("vm") == "game")
@@ -167,7 +167,7 @@ async fn no_link_leads_out_of_an_allowed_directory() {
 }
 
 #[tokio::test]
-async fn nobody_but_root_climbs() {
+async fn only_root_may_name_paths_with_dot_dot() {
     let fixture = with_images().await;
     let (root, user) = (fixture.connection().await, fixture.connection_as(NOBODY).await);
     let secret = fixture.raw_of(ROOT, "secret");
@@ -193,7 +193,7 @@ async fn nobody_but_root_climbs() {
 }
 
 #[tokio::test]
-async fn no_link_in_an_allowed_directory_tells_what_there_is_elsewhere() {
+async fn no_symlink_in_an_allowed_directory_reveals_other_files() {
     let fixture = with_images().await;
     let (bus, dir) = (fixture.connection_as(NOBODY).await, fixture.dir());
     let private = dir.join("private");

@@ -52,7 +52,7 @@ async fn no_method_overlooks_an_option_that_it_does_not_know() {
 }
 
 #[tokio::test]
-async fn an_option_of_another_type_is_not_taken_for_something_else() {
+async fn an_option_of_the_wrong_type_is_refused() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let machine = TestVm::open(&bus, "web1").await;
@@ -114,7 +114,7 @@ async fn an_option_of_another_type_is_not_taken_for_something_else() {
 }
 
 #[tokio::test]
-async fn a_call_that_can_not_be_read_is_refused_as_such() {
+async fn an_undecodable_call_is_refused() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let machine = TestVm::open(&bus, "web1").await;
@@ -184,7 +184,7 @@ fn escape(c: char) -> String {
 }
 
 #[tokio::test]
-async fn a_lock_that_is_none_of_the_owners() {
+async fn a_lock_of_another_owner_is_refused() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
@@ -237,7 +237,7 @@ async fn a_proof_of_another_disk_proves_nothing() {
 }
 
 #[tokio::test]
-async fn an_owner_that_is_gone_is_no_object() {
+async fn a_closed_owner_is_no_object() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let before = Untouched::so_far(&fixture).await;

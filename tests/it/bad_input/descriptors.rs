@@ -63,7 +63,7 @@ fn no_disks(fixture: &Fixture) -> Vec<(OwnedFd, &'static str)> {
 }
 
 #[tokio::test]
-async fn what_is_no_disk_is_refused_whoever_has_it_open() {
+async fn a_descriptor_of_no_disk_is_refused() {
     let direct = Fixture::builder();
     let hashed = Fixture::builder().folder("locks").config("file_lockspace_dir = \"@DIR@/locks\"");
     for fixture in [direct.start().await, hashed.start().await] {
@@ -99,7 +99,7 @@ async fn what_is_no_disk_is_refused_whoever_has_it_open() {
 }
 
 #[tokio::test]
-async fn who_asks_for_the_holders_of_no_disk_is_told_so() {
+async fn finding_the_holders_of_no_disk_is_an_error() {
     let fixture = Fixture::builder().start().await;
     let manager = manager(&fixture.connection().await).await;
     let files = no_disks(&fixture);
@@ -165,7 +165,7 @@ async fn one_disk_twice_in_a_call_is_one_lock_or_a_contradiction() {
 }
 
 #[tokio::test]
-async fn a_lease_that_is_not_given_up_holds_nobody_up() {
+async fn a_file_lease_that_is_kept_delays_no_other_request() {
     let fixture = Fixture::builder().start().await;
     let (bus, disk) = (fixture.connection().await, fixture.raw_of(0, "disk"));
     let file = read_write(&disk);
@@ -193,7 +193,7 @@ async fn a_lease_that_is_not_given_up_holds_nobody_up() {
 }
 
 #[tokio::test]
-async fn a_lease_that_is_given_up_at_once_costs_no_try() {
+async fn a_file_lease_that_is_broken_at_once_costs_no_retry() {
     let fixture = Fixture::builder().start().await;
     let (bus, disk) = (fixture.connection().await, fixture.raw_of(0, "disk"));
     let machine = TestVm::open(&bus, "web1").await;
@@ -202,7 +202,7 @@ async fn a_lease_that_is_given_up_at_once_costs_no_try() {
 }
 
 #[tokio::test]
-async fn a_name_that_a_mount_namespace_forged_is_never_believed() {
+async fn a_name_forged_by_a_mount_namespace_is_refused() {
     let fixture = Fixture::builder().polkit(polkit::Choice::Mock).start().await;
     fixture.polkit().mock().answer(Answer::Allow);
     let (root, user) = (fixture.connection().await, fixture.connection_as(NOBODY).await);

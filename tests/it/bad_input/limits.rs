@@ -29,7 +29,7 @@ fn open_all(disks: &[PathBuf]) -> Vec<File> {
 }
 
 #[tokio::test]
-async fn each_user_has_his_own_share_and_root_what_he_needs() {
+async fn each_user_has_a_quota_and_root_has_none() {
     let limits = "owners_per_user = 2\nlocks_per_user = 2\n\
                   lifelines_per_user = 3\nprocesses_per_user = 1";
     let fixture = fixture_with(limits).await;
@@ -201,7 +201,7 @@ async fn a_thousand_disks_in_one_call_are_too_many_unless_allowed() {
 }
 
 #[tokio::test]
-async fn who_has_too_many_calls_open_waits_for_himself_alone() {
+async fn a_caller_over_its_limit_of_open_calls_delays_only_itself() {
     let fixture = fixture_with("calls_per_user = 2").await;
     let mock = fixture.polkit().mock();
     let decide = |call: &crate::fixture::Call| match call.details["vm"].as_str() {
@@ -238,7 +238,7 @@ async fn who_has_too_many_calls_open_waits_for_himself_alone() {
 }
 
 #[tokio::test]
-async fn who_calls_too_fast_slows_nobody_else_down() {
+async fn a_caller_over_its_rate_delays_only_itself() {
     let fixture = fixture_with("calls_per_second = 10").await;
     let user = manager(&fixture.connection_as(NOBODY).await).await;
     let other = manager(&fixture.connection_as(DAEMON).await).await;

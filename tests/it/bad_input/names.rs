@@ -52,7 +52,7 @@ fn fill_with_no_disks(dir: &Path) -> UnixListener {
 }
 
 #[tokio::test]
-async fn what_is_no_disk_is_refused_in_every_way_and_by_its_name() {
+async fn a_path_of_no_disk_is_refused_by_every_method() {
     let direct = Fixture::builder();
     let hashed = Fixture::builder().folder("locks").config("file_lockspace_dir = \"@DIR@/locks\"");
     for fixture in [direct.start().await, hashed.start().await] {
@@ -103,7 +103,7 @@ async fn what_is_no_disk_is_refused_in_every_way_and_by_its_name() {
 }
 
 #[tokio::test]
-async fn one_that_is_none_among_many_and_none_of_them_is_locked() {
+async fn one_invalid_disk_in_a_request_leaves_all_unlocked() {
     let fixture = Fixture::builder().start().await;
     let (bus, missing) = (fixture.connection().await, fixture.dir().join("missing"));
     let disks: Vec<_> = (0..3).map(|n| fixture.raw_of(0, &format!("{n}"))).collect();

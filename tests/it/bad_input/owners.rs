@@ -54,7 +54,7 @@ async fn a_uuid_is_a_uuid() {
 }
 
 #[tokio::test]
-async fn a_machines_name_is_short_and_shows_itself() {
+async fn the_name_of_a_vm_is_short_and_printable() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let manager = manager(&bus).await;
@@ -93,7 +93,7 @@ async fn a_machines_name_is_short_and_shows_itself() {
 }
 
 #[tokio::test]
-async fn a_process_that_is_none() {
+async fn a_process_that_does_not_exist_is_refused() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let machine = TestVm::open(&bus, "web1").await;

@@ -43,7 +43,7 @@ async fn a_second_service_on_the_bus_leaves_the_first_alone() {
 }
 
 #[tokio::test]
-async fn a_second_service_in_the_runtime_directory_is_told_of_the_first() {
+async fn a_second_service_in_the_runtime_directory_names_the_first() {
     let fixture = Fixture::builder().start().await;
     let other = Fixture::builder().without_daemon().start().await;
     let words = format!(
@@ -76,7 +76,7 @@ async fn without_a_bus_there_is_no_service() {
 }
 
 #[tokio::test]
-async fn who_may_not_have_the_name_is_told_so() {
+async fn a_service_that_may_not_own_its_name_says_so() {
     let fixture = Fixture::builder().without_daemon().start().await;
     let run_dir = fixture.dir().join("nobodys");
     fs::create_dir(&run_dir).unwrap();
@@ -106,7 +106,7 @@ async fn without_polkit_root_goes_on_and_others_are_refused() {
 }
 
 #[tokio::test]
-async fn a_runtime_directory_that_is_none() {
+async fn an_unusable_runtime_directory_is_refused() {
     let fixture = Fixture::builder().without_daemon().start().await;
     let file = fixture.raw_of(0, "file");
     for path in [file.clone(), file.join("below")] {

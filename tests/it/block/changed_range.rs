@@ -151,7 +151,7 @@ async fn locks_that_cover_the_same_data_outlive_every_restart() {
 
 /// No lock was granted since the device was moved: it is noticed by who asks.
 #[tokio::test]
-async fn list_who_and_doctor_tell_of_two_locks_on_the_same_data() {
+async fn list_who_and_doctor_report_two_locks_on_the_same_data() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let file = LoopDevice::new();
@@ -204,7 +204,7 @@ async fn a_recovered_lock_on_a_partition_keeps_its_device_from_others() {
 
 /// A device that was detached and set up on the disk of another VM, while only its lock file was locked.
 #[tokio::test]
-async fn a_device_that_is_set_up_anew_on_a_locked_disk_is_told_of() {
+async fn a_device_attached_again_to_a_locked_disk_is_reported() {
     let config = "file_lockspace_dir = \"@DIR@/locks\"\n";
     let fixture = Fixture::builder().folder("locks").config(config).start().await;
     let bus = fixture.connection().await;

@@ -6,7 +6,7 @@ use super::in_use::MountedDevice;
 use super::*;
 
 #[tokio::test]
-async fn a_file_and_the_image_of_its_file_system_are_not_given_to_two() {
+async fn a_file_conflicts_with_the_image_of_its_file_system() {
     let device = LoopDevice::new();
     let fixture = Fixture::builder().start().await;
     let mounted = MountedDevice::of(&fixture, device.node()).await;

@@ -49,7 +49,7 @@ impl Drop for MountedDevice {
 }
 
 #[tokio::test]
-async fn what_is_mounted_is_refused_unless_somebody_insists() {
+async fn a_mounted_device_is_refused_unless_forced() {
     let config = "virtlockd_socket = \"@DIR@/virtlockd-sock\"\nrelease_grace = 0\n";
     let device = LoopDevice::new();
     let fixture = Fixture::builder().config(config).start().await;

@@ -193,7 +193,7 @@ async fn they_are_the_same_after_a_crash_and_when_the_configuration_names_others
 }
 
 #[tokio::test]
-async fn a_disk_whose_id_can_not_be_told_is_refused() {
+async fn a_disk_without_a_known_id_is_refused() {
     let scenario = Scenario::set_up().await;
     let bus = scenario.fixture.connection().await;
     let web1 = TestVm::open(&bus, "web1").await;

@@ -222,7 +222,7 @@ async fn a_loop_device_that_is_not_set_up_is_not_locked() {
 }
 
 #[tokio::test]
-async fn a_loop_device_whose_file_system_does_not_answer_is_refused_and_holds_up_nobody() {
+async fn a_loop_device_on_a_hung_file_system_is_refused_and_delays_no_other() {
     let fixture = Fixture::builder().start().await;
     let Some(far) = Far::mount(&fixture).await else { return };
     fs::write(far.disk(), vec![0; 64 << 10]).unwrap();

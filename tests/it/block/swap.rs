@@ -46,7 +46,7 @@ async fn refused(fixture: &Fixture, disk: &Path, use_: &str) {
 }
 
 #[tokio::test]
-async fn a_swap_file_is_refused_unless_somebody_insists() {
+async fn a_swap_file_is_refused_unless_forced() {
     let direct = Fixture::builder().folder("a b").start().await;
     let hashed = Fixture::builder().folder("a b").folder("locks");
     let hashed = hashed.config("file_lockspace_dir = \"@DIR@/locks\"").start().await;

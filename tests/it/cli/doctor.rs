@@ -74,7 +74,7 @@ async fn doctor(fixture: &Fixture, code: i32) -> Value {
 }
 
 #[tokio::test]
-async fn a_lost_lock_is_seen_at_a_glance() {
+async fn a_lost_lock_is_marked_in_lists() {
     let Scenario { fixture, machine, lost, kept, _rival } = Scenario::set_up().await;
     let list = vmlockctl(&fixture, &["list"]).await.ok();
     let lines: Vec<Vec<&str>> =
@@ -107,7 +107,7 @@ async fn a_lost_lock_is_seen_at_a_glance() {
 }
 
 #[tokio::test]
-async fn monitor_tells_what_becomes_of_locks_at_a_restart() {
+async fn monitor_reports_locks_across_a_restart() {
     let fixture = Fixture::builder().start().await;
     let (a, b) = (fixture.image("a.qcow2").await, fixture.image("b.qcow2").await);
     let machine = TestVm::open(&fixture.connection().await, "web1").await;
@@ -169,7 +169,7 @@ fn damage(state: &Path, words: [&str; 2]) {
 }
 
 #[tokio::test]
-async fn what_nothing_is_known_of_is_a_danger_until_it_is_unlocked() {
+async fn an_unverified_lock_is_reported_until_it_is_unlocked() {
     let fixture = Fixture::builder().start().await;
     let image = fixture.image("a.qcow2").await;
     let machine = TestVm::open(&fixture.connection().await, "web1").await;
@@ -191,7 +191,7 @@ async fn what_nothing_is_known_of_is_a_danger_until_it_is_unlocked() {
 }
 
 #[tokio::test]
-async fn doctor_says_that_nobody_is_there() {
+async fn doctor_reports_a_stopped_service() {
     let fixture = Fixture::builder().without_daemon().start().await;
     for (scope, said) in [("--system", "vmlockd is not running"), ("--session", "cannot connect")] {
         let ran = vmlockctl(&fixture, &[scope, "doctor"]).await;

@@ -37,7 +37,7 @@ fn asked(fixture: &Fixture) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn wrong_arguments_are_told_apart_from_everything_else() {
+async fn usage_errors_have_their_own_exit_code() {
     let fixture = Fixture::builder().without_daemon().start().await;
     for line in [
         &[][..],
@@ -55,7 +55,7 @@ async fn wrong_arguments_are_told_apart_from_everything_else() {
 }
 
 #[tokio::test]
-async fn where_nobody_serves_that_is_said() {
+async fn a_missing_service_is_reported() {
     let fixture = Fixture::builder().without_daemon().start().await;
     let image = fixture.image("a.qcow2").await;
     for line in [&["list"][..], &["run", "--disk", str(&image), "--", "true"], &["who", "/a"]] {
@@ -78,7 +78,7 @@ async fn what_is_not_there_is_no_disk() {
 }
 
 #[tokio::test]
-async fn a_user_locks_his_own_disk_and_nobody_is_asked_for_a_password() {
+async fn a_user_locks_an_own_disk_without_a_password() {
     let fixture = fixture_with_polkit().await;
     let (mine, other) =
         (fixture.image_of(NOBODY, "mine").await, fixture.image_of(DAEMON, "other").await);
@@ -147,7 +147,7 @@ async fn more_disks_than_a_message_carries_are_asked_for_by_name() {
 }
 
 #[tokio::test]
-async fn a_user_has_his_own_service_on_the_session_bus() {
+async fn a_user_has_an_own_service_on_the_session_bus() {
     let fixture = Fixture::builder().session_of(NOBODY).start().await;
     let image = fixture.image_of(NOBODY, "a.qcow2").await;
     let said = fixture.run_as(NOBODY, "vmlockctl", &["lock", str(&image)]).await.ok();
@@ -158,7 +158,7 @@ async fn a_user_has_his_own_service_on_the_session_bus() {
 }
 
 #[tokio::test]
-async fn whoever_gives_up_asking_leaves_nothing_behind() {
+async fn an_interrupted_request_leaves_nothing_behind() {
     let fixture = fixture_with_polkit().await;
     let mock = fixture.polkit().mock();
     let image = fixture.image_of(DAEMON, "a.qcow2").await;
@@ -183,7 +183,7 @@ async fn whoever_gives_up_asking_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn locks_that_are_granted_too_late_are_given_back() {
+async fn locks_granted_after_the_time_limit_are_released() {
     let fixture = fixture_with_polkit().await;
     let mock = fixture.polkit().mock();
     let image = fixture.image_of(NOBODY, "a.qcow2").await;
@@ -202,7 +202,7 @@ async fn locks_that_are_granted_too_late_are_given_back() {
 }
 
 #[tokio::test]
-async fn a_reader_that_leaves_is_no_reason_to_complain() {
+async fn a_closed_pipe_is_no_error() {
     let fixture = Fixture::builder().start().await;
     for (n, words) in ["completions bash", "list --json", "--help"].into_iter().enumerate() {
         let (reader, writer) = pipe().unwrap();

@@ -84,7 +84,7 @@ async fn a_process_that_closed_the_lifeline_and_has_a_disk_open_keeps_the_disks(
 }
 
 #[tokio::test]
-async fn a_command_that_leaves_nothing_behind_needs_no_word() {
+async fn a_command_that_leaves_no_process_prints_nothing() {
     let fixture = Fixture::builder().start().await;
     let image = fixture.raw_of(0, "disk");
     // What ends with it is no reason for one either.

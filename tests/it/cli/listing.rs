@@ -31,7 +31,7 @@ async fn what_lock_locks_stays_until_unlock() {
 }
 
 #[tokio::test]
-async fn unlock_takes_nothing_from_a_living_machine() {
+async fn unlock_releases_nothing_of_a_living_vm() {
     let fixture = Fixture::builder().start().await;
     let image = fixture.image("a.qcow2").await;
     let (tool, pid) = Tool::holding(&fixture, &["--name", "web1", "--disk", str(&image)]).await;

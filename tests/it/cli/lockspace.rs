@@ -126,7 +126,7 @@ async fn a_disk_that_is_only_recorded_is_said_to_be_just_that() {
 }
 
 #[tokio::test]
-async fn others_are_not_authorized() {
+async fn other_users_are_not_authorized() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let (dir, name) = leased(&fixture, &bus).await;

@@ -86,7 +86,7 @@ async fn each_event_is_an_object_with_all_that_is_known() {
 }
 
 #[tokio::test]
-async fn monitor_ends_when_nobody_reads_any_more() {
+async fn monitor_ends_when_its_output_is_closed() {
     let fixture = Fixture::builder().start().await;
     let mut monitor = monitor(&fixture).await;
     // Nothing happens that it could print.

@@ -86,7 +86,7 @@ async fn what_is_listed_is_found_by_its_name_whatever_became_of_the_file() {
 }
 
 #[tokio::test]
-async fn a_path_with_two_locks_releases_neither_and_doctor_tells_of_both() {
+async fn a_path_with_two_locks_releases_neither_and_doctor_reports_both() {
     let fixture = fixture().await;
     let bus = fixture.connection().await;
     let disk = fixture.raw_of(0, "disk");

@@ -60,7 +60,7 @@ pub(super) async fn start_copy(fixture: &Fixture) -> (Tool, PathBuf) {
 }
 
 #[tokio::test]
-async fn what_the_installed_program_objects_to_is_said() {
+async fn the_error_of_the_installed_program_is_printed() {
     let fixture = Fixture::builder().without_daemon().start().await;
     let (service, installed) = start_copy(&fixture).await;
 
@@ -94,7 +94,7 @@ async fn a_replacement_that_fails_is_reported() {
 }
 
 #[tokio::test]
-async fn where_the_bus_does_not_help_the_process_is_told() {
+async fn without_a_bus_the_process_is_signalled() {
     let fixture = Fixture::builder().start().await;
     let run = fixture.launch().runtime_dir;
     fixture.bus().stop();
@@ -112,7 +112,7 @@ async fn where_the_bus_does_not_help_the_process_is_told() {
 }
 
 #[tokio::test]
-async fn a_service_that_is_too_old_for_it_is_told() {
+async fn a_service_without_reexec_is_reported() {
     let fixture = Fixture::builder().without_daemon().start().await;
     let connection = fixture.connection().await;
     connection.object_server().at("/org/vmlockd1", Ancestor("0.0.1")).await.unwrap();
@@ -123,7 +123,7 @@ async fn a_service_that_is_too_old_for_it_is_told() {
 }
 
 #[tokio::test]
-async fn not_everybody_replaces_the_service() {
+async fn reexec_needs_authorization() {
     let fixture = Fixture::builder().polkit(polkit::Choice::Mock).start().await;
     fixture.polkit().mock().answer(Answer::Deny);
     let ran = fixture.run_as(NOBODY, "vmlockctl", &["--system", "reexec"]).await;

@@ -143,7 +143,7 @@ async fn show_describes_a_foreign_holder_in_a_sentence() {
 }
 
 #[tokio::test]
-async fn without_polkit_other_users_are_told_so() {
+async fn without_polkit_other_users_get_an_explanation() {
     let fixture = Fixture::builder().start().await;
     let disk = fixture.raw_of(NOBODY, "a");
     let ran = fixture.run_as(NOBODY, "vmlockctl", &["--system", "lock", str(&disk)]).await;

@@ -52,7 +52,7 @@ async fn disks_are_locked_while_the_command_lives_and_free_when_it_has_ended() {
 }
 
 #[tokio::test]
-async fn whoever_comes_next_finds_the_disks_free() {
+async fn after_run_the_disks_are_free() {
     let fixture = Fixture::builder().start().await;
     let image = fixture.image("a.qcow2").await;
     for _ in 0..20 {
@@ -72,7 +72,7 @@ async fn whoever_comes_next_finds_the_disks_free() {
 }
 
 #[tokio::test]
-async fn a_second_command_is_not_run_and_told_who_holds_the_disk() {
+async fn a_second_command_is_not_run_and_the_holder_is_named() {
     let fixture = Fixture::builder().start().await;
     let image = fixture.image("a.qcow2").await;
     let link = fixture.dir().join("link.qcow2");
@@ -99,7 +99,7 @@ async fn a_second_command_is_not_run_and_told_who_holds_the_disk() {
 }
 
 #[tokio::test]
-async fn the_command_is_told_its_owner_and_inherits_the_lifeline_alone() {
+async fn the_command_inherits_the_lifeline_and_its_owners_name() {
     let fixture = Fixture::builder().start().await;
     let image = fixture.image("a.qcow2").await;
     let uuid = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0";
@@ -284,7 +284,7 @@ async fn a_daemon_that_the_command_leaves_behind_keeps_the_disks() {
 }
 
 #[tokio::test]
-async fn a_real_machine_is_wrapped() {
+async fn a_qemu_process_is_run() {
     let fixture = Fixture::builder().start().await;
     let image = fixture.image("a.qcow2").await;
     let disk = format!("driver=qcow2,node-name=a,file.driver=file,file.filename={}", str(&image));
@@ -307,7 +307,7 @@ async fn a_real_machine_is_wrapped() {
 }
 
 #[tokio::test]
-async fn an_owner_that_is_taken_away_is_told_and_the_command_lives_on() {
+async fn a_closed_owner_is_reported_and_the_command_lives_on() {
     let fixture = Fixture::builder().start().await;
     let image = fixture.image("a.qcow2").await;
     let mut command = fixture.command("sh");

@@ -15,7 +15,7 @@ async fn listed(fixture: &Fixture, arguments: &[&str]) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn what_is_printed_is_taken() {
+async fn printed_targets_are_accepted() {
     let fixture = Fixture::builder().start().await;
     let (a, b) = (fixture.image("a.qcow2").await, fixture.image("b.qcow2").await);
     let line = ["lock", "--name", "backup", str(&a), str(&b)];

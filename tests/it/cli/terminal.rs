@@ -34,7 +34,7 @@ fn screen(columns: u16, seen: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn one_line_is_kept_up_to_date_and_gone_at_the_end() {
+async fn one_line_is_updated_and_erased_at_the_end() {
     let scenario = Scenario::set_up().await;
     let line = ["run", "--wait", "--disk", str(&scenario.disk), "--", "sh", "-c", "echo go >&2"];
     let mut terminal = vmlockctl(&scenario.fixture, 250, &line);

@@ -11,7 +11,7 @@ use crate::fixture::{Fixture, run};
 const ZONE: &str = "Pacific/Kiritimati";
 
 #[tokio::test]
-async fn the_service_tells_utc_and_the_tool_the_users_time() {
+async fn the_service_sends_utc_and_the_tool_prints_local_time() {
     let fixture = Fixture::builder().env("TZ", "America/New_York").start().await;
     let disk = fixture.raw_of(0, "disk");
     let bus = fixture.connection().await;

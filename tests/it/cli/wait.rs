@@ -70,7 +70,7 @@ pub(super) async fn until_said(fixture: &Fixture, tool: &Tool, words: &str) {
 }
 
 #[tokio::test]
-async fn a_command_is_run_when_its_disks_are_free_and_one_line_says_for_whom_it_waits() {
+async fn a_command_is_run_when_its_disks_are_free_and_one_line_names_the_holder() {
     let scenario = Scenario::set_up().await;
     let line =
         ["run", "--wait", "--disk", str(&scenario.disk), "--", "sh", "-c", "echo go; exit 7"];
@@ -127,7 +127,7 @@ async fn lock_waits_too_and_waiting_lists_both() {
 }
 
 #[tokio::test]
-async fn a_wait_in_vain_ends_as_a_refusal_does() {
+async fn a_wait_that_times_out_ends_as_a_refusal() {
     let scenario = Scenario::set_up().await;
     let trace = scenario.fixture.dir().join("trace");
     let disk = str(&scenario.disk);
@@ -224,7 +224,7 @@ async fn a_wait_outlasts_the_service() {
 }
 
 #[tokio::test]
-async fn a_wait_for_a_service_that_stays_away_is_in_vain_too() {
+async fn a_wait_for_a_stopped_service_times_out() {
     let scenario = Scenario::set_up().await;
     let line = ["run", "--wait=1s", "--disk", str(&scenario.disk), "--", "true"];
     let tool = scenario.wait(&line).await;
@@ -236,7 +236,7 @@ async fn a_wait_for_a_service_that_stays_away_is_in_vain_too() {
 }
 
 #[tokio::test]
-async fn who_shows_his_disk_waits_and_is_asked_for_no_password() {
+async fn an_open_disk_is_waited_for_without_a_password() {
     let fixture = Fixture::builder().polkit(polkit::Choice::Mock).start().await;
     fixture.polkit().mock().decide(|call: &Call| match call.action.as_str() {
         "org.vmlockd1.open-owner" | "org.vmlockd1.acquire-by-descriptor" => Answer::Allow,
@@ -257,7 +257,7 @@ async fn who_shows_his_disk_waits_and_is_asked_for_no_password() {
 }
 
 #[tokio::test]
-async fn what_is_no_duration_is_said() {
+async fn an_invalid_duration_is_refused() {
     let fixture = Fixture::builder().without_daemon().start().await;
     for span in ["--wait=soon", "--wait=", "--wait=1 fortnight", "--wait=99999999999999999999"] {
         let said = fails(&fixture, 64, &["lock", span, str(Path::new("/a"))]).await;

@@ -80,7 +80,7 @@ async fn one_side_has_the_disks_whenever_the_service_is_replaced() {
 
 /// What was taken again is kept under another name than what was handed over with its descriptors.
 #[tokio::test]
-async fn what_was_taken_again_after_a_hand_over_outlives_an_exec() {
+async fn locks_reacquired_after_a_transfer_survive_reexec() {
     let Some(scenario) = Scenario::set_up(false, "FileDescriptorStoreMax=0\n").await else {
         return;
     };

@@ -125,7 +125,7 @@ async fn one_side_has_the_lock_files_wherever_the_service_aborts() {
 }
 
 #[tokio::test]
-async fn an_offer_that_nobody_was_told_of_can_be_withdrawn() {
+async fn an_offer_without_a_reply_can_be_withdrawn() {
     let Some(scenario) = Scenario::set_up(false, "").await else { return };
     let (source, _) = scenario.source(By::Process).await;
     let target = Peer::open(&scenario, "target", By::Lifeline).await;

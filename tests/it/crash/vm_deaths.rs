@@ -102,7 +102,7 @@ async fn round(scenario: &Scenario, dies: Dies, after: After, unheard: bool, by:
 }
 
 #[tokio::test]
-async fn one_side_has_the_disks_whoever_dies() {
+async fn one_vm_has_the_disks_whichever_vm_dies() {
     let Some(scenario) = Scenario::set_up(false, "").await else { return };
     for unheard in [false, true] {
         for after in [After::Nothing, After::Offer, After::Adopt] {
@@ -118,7 +118,7 @@ async fn one_side_has_the_disks_whoever_dies() {
 /// The target ends last, and has given back what nobody is there to have, when the service dies a
 /// second time.
 #[tokio::test]
-async fn both_die_unheard_and_the_service_dies_again_while_it_gives_back() {
+async fn both_vms_die_while_the_service_is_down_and_it_dies_again_during_the_rollback() {
     let Some(scenario) = Scenario::set_up(false, "").await else { return };
     for point in ["move-decided", "move-noted", "move-marked"] {
         let mut crashed = false;
@@ -144,7 +144,7 @@ async fn both_die_unheard_and_the_service_dies_again_while_it_gives_back() {
 }
 
 #[tokio::test]
-async fn what_nobody_comes_for_is_free_when_the_offer_ends() {
+async fn an_offer_that_expires_frees_the_disks() {
     let Some(scenario) = Scenario::set_up(false, "").await else { return };
     for unheard in [false, true] {
         let (source, _) = scenario.source(By::Process).await;

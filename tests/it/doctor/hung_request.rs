@@ -34,7 +34,7 @@ async fn run_on(command: &mut Command, path: &Path) {
 }
 
 #[tokio::test]
-async fn what_is_stuck_is_counted_and_holds_up_nobody_else() {
+async fn hung_requests_are_counted_and_delay_no_other() {
     let device = LoopDevice::new();
     let fixture = Fixture::builder().start().await;
     let mut make = Command::new("mkfs.ext4");

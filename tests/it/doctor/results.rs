@@ -21,7 +21,7 @@ async fn assert_verdict(fixture: &Fixture, at: &Path, code: i32, verdict: &str, 
 }
 
 #[tokio::test]
-async fn what_is_the_hosts_own_is_local() {
+async fn a_file_system_of_the_host_is_local() {
     let disk = LoopDevice::new();
     let fixture = Fixture::builder().without_daemon().start().await;
     File::options().write(true).open(disk.file()).unwrap().set_len(8 << 20).unwrap();
@@ -76,7 +76,7 @@ async fn an_overlay_is_not_what_lies_below() {
 }
 
 #[tokio::test]
-async fn a_process_that_keeps_locks_out_is_told_from_one_that_mixes_them_up() {
+async fn a_conflicting_lock_is_distinguished_from_a_lost_one() {
     let fixture = Fixture::builder().without_daemon().start().await;
     let Some(served) = Served::mount(&fixture, &[]).await else { return };
     assert_verdict(&fixture, &served.at, 78, "not-shared", "it is served by a process").await;
@@ -92,7 +92,7 @@ async fn a_process_that_keeps_locks_out_is_told_from_one_that_mixes_them_up() {
 }
 
 #[tokio::test]
-async fn where_nothing_can_be_made_nothing_can_be_locked() {
+async fn a_read_only_directory_cannot_be_locked() {
     let fixture = Fixture::builder().without_daemon().start().await;
     let (from, at) = (private(&fixture.dir().join("from")), fixture.dir().join("at"));
     let mounted = TestMount::read_only(&from, &at);
@@ -107,7 +107,7 @@ async fn where_nothing_can_be_made_nothing_can_be_locked() {
 }
 
 #[tokio::test]
-async fn what_is_no_place_for_locks_is_refused_in_words() {
+async fn an_unsuitable_directory_is_refused_with_the_reason() {
     let fixture = Fixture::builder().without_daemon().start().await;
     let missing = fixture.dir().join("missing");
     let long = format!("/{}", "x".repeat(5000));
@@ -131,7 +131,7 @@ async fn what_is_no_place_for_locks_is_refused_in_words() {
 
 /// Whatever lies where the hosts are, none of it is believed or costs anything.
 #[tokio::test]
-async fn what_strangers_put_among_the_hosts_is_passed_over() {
+async fn foreign_files_in_the_presence_directory_are_ignored() {
     let fixture = Fixture::builder().without_daemon().start().await;
     let at = private(&fixture.dir().join("locks"));
     let hosts = private(&at.join("hosts"));

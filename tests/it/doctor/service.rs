@@ -31,7 +31,7 @@ fn hashed(at: &Path) -> String {
 }
 
 #[tokio::test]
-async fn where_locks_are_worth_nothing_nothing_is_locked() {
+async fn where_locks_do_not_work_nothing_is_locked() {
     let fixture = Fixture::builder().without_daemon().start().await;
     let Some(served) = Served::mount(&fixture, &FORWARDING).await else { return };
     fixture.configure(&hashed(&served.at));
@@ -64,7 +64,7 @@ async fn where_locks_are_worth_nothing_nothing_is_locked() {
 
 /// Settings that lead there take nothing away from anybody.
 #[tokio::test]
-async fn what_is_held_stays_held() {
+async fn held_locks_stay_after_a_failed_self_test() {
     let fixture = Fixture::builder().folder("locks").start().await;
     let Some(served) = Served::mount(&fixture, &FORWARDING).await else { return };
     let bus = fixture.connection().await;
@@ -86,7 +86,7 @@ async fn what_is_held_stays_held() {
 
 /// Storage is mounted over a directory that was empty until then.
 #[tokio::test]
-async fn a_directory_that_becomes_another_is_looked_at_again() {
+async fn a_replaced_directory_is_tested_again() {
     let fixture = Fixture::builder().without_daemon().start().await;
     let at = private(&fixture.dir().join("locks"));
     fixture.configure(&hashed(&at));
@@ -112,7 +112,7 @@ async fn a_directory_that_becomes_another_is_looked_at_again() {
 }
 
 #[tokio::test]
-async fn what_is_only_recorded_is_said() {
+async fn a_record_only_lockspace_is_reported() {
     let config = "auto_disk_leases = false\nrequire_lease_for_disks = false\n";
     let fixture = Fixture::builder().config(config).start().await;
     assert_eq!(verdict(&fixture, "direct").await, "recorded");

@@ -10,7 +10,7 @@ use crate::fixture::{Fixture, within};
 
 /// Who asks is told, and what was left behind cleans up once it can.
 #[tokio::test]
-async fn whoever_asks_is_answered_all_the_same() {
+async fn every_caller_is_answered() {
     let fixture = Fixture::builder().without_daemon().start().await;
     let Some(served) = Served::mount(&fixture, &["-o", "attr_timeout=0,entry_timeout=0"]).await
     else {
@@ -32,7 +32,7 @@ async fn whoever_asks_is_answered_all_the_same() {
 
 /// The service begins, serves what is elsewhere, and looks once there is an answer.
 #[tokio::test]
-async fn the_service_serves_what_is_elsewhere() {
+async fn requests_for_other_directories_are_served() {
     let fixture = Fixture::builder().without_daemon().start().await;
     let Some(served) = Served::mount(&fixture, &["-o", "attr_timeout=0,entry_timeout=0"]).await
     else {

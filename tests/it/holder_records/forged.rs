@@ -28,7 +28,7 @@ fn record(host_id: &str, name: &str, path: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_is_no_record_is_not_shown() {
+async fn an_invalid_record_is_not_shown() {
     // Where attributes may be long, and many.
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("locks");

@@ -61,7 +61,7 @@ async fn a_holder_on_another_host_is_named() {
 }
 
 #[tokio::test]
-async fn all_who_share_are_named() {
+async fn all_sharing_holders_are_named() {
     let hosts = Hosts::sharing(SharedFileSystem::plain(3)).await;
     let (web1, web2) = (hosts.machine(0, "web1").await, hosts.machine(1, "web2").await);
     let locks = web1.acquire(&[shared(&hosts.disk)]).await.unwrap();
@@ -124,7 +124,7 @@ async fn a_record_outlives_its_holder_and_is_not_believed() {
 }
 
 #[tokio::test]
-async fn whoever_locks_disks_directly_may_record_it_too() {
+async fn direct_locks_may_have_holder_records() {
     let mut fixtures = Vec::new();
     for (n, more) in
         ["record_holders = \"always\"", "record_holders = \"never\""].iter().enumerate()

@@ -119,7 +119,7 @@ async fn a_layer_that_does_not_answer_is_asked_first() {
 
 /// The overlay counts as local, since its layer is reached by a link: it gets its share of the threads.
 #[tokio::test]
-async fn lookups_that_hang_get_their_share_of_the_threads() {
+async fn hung_lookups_are_limited_to_a_share_of_the_threads() {
     let fixture = Fixture::builder().start().await;
     let Some(far) = Far::mount(&fixture).await else { return };
     let link = fixture.dir().join("link");

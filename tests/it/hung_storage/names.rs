@@ -17,7 +17,7 @@ use super::metric;
 const MANY: usize = 40;
 
 #[tokio::test]
-async fn asking_where_names_lead_takes_few_threads_and_delays_no_list() {
+async fn resolving_names_takes_few_threads_and_delays_no_list() {
     let fixture = Fixture::builder().start().await;
     let Some(far) = Far::mount(&fixture).await else { return };
     let link = fixture.dir().join("link");

@@ -36,7 +36,7 @@ fn children(pid: u32) -> Vec<Pid> {
 }
 
 #[tokio::test]
-async fn questions_of_some_users_delay_no_request_of_others() {
+async fn inspections_for_some_users_delay_no_request_of_others() {
     let fixture = Fixture::builder().polkit(polkit::Choice::Mock).without_daemon().start().await;
     let path = fixture.dir().join("inspector");
     let mut launch = fixture.launch();

@@ -32,7 +32,7 @@ async fn scenario(rules: &str) -> Scenario {
 }
 
 #[tokio::test]
-async fn nobody_names_a_lease_without_being_allowed_to() {
+async fn naming_a_lease_needs_authorization() {
     let scenario = scenario("").await;
     let (name, user) = (scenario.lease("web").await, scenario.fixture.connection_as(NOBODY).await);
     let (manager, web1) = (manager(&user).await, TestVm::open(&user, "web1").await);
@@ -95,7 +95,7 @@ async fn a_rule_goes_by_the_name_and_the_mode() {
 }
 
 #[tokio::test]
-async fn a_rule_for_one_directory_is_no_way_to_others() {
+async fn a_rule_for_one_directory_allows_no_other() {
     let scenario = scenario(RULES).await;
     let (user, dir) = (scenario.fixture.connection_as(NOBODY).await, scenario.fixture.dir());
     let manager = manager(&user).await;

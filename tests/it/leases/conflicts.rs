@@ -10,7 +10,7 @@ use crate::refused_requests::{assert_free, assert_refused};
 use crate::snapshot::{Listed, text};
 
 #[tokio::test]
-async fn of_two_owners_one_has_it() {
+async fn one_of_two_owners_has_it() {
     let scenario = Scenario::set_up().await;
     let name = scenario.lease("web").await;
     let web1 = TestVm::open(&scenario.bus, "web1").await;
@@ -77,7 +77,7 @@ async fn it_is_shared_and_converted_as_a_disk_is() {
 }
 
 #[tokio::test]
-async fn a_stranger_on_the_same_file_is_met() {
+async fn a_foreign_holder_of_the_same_file_conflicts() {
     let scenario = Scenario::set_up().await;
     let (name, file) = (scenario.lease("web").await, scenario.file("web"));
     let web1 = TestVm::open(&scenario.bus, "web1").await;
@@ -107,7 +107,7 @@ async fn a_stranger_on_the_same_file_is_met() {
 }
 
 #[tokio::test]
-async fn who_waits_for_it_gets_it() {
+async fn a_waiter_gets_it() {
     let scenario = Scenario::set_up().await;
     let name = scenario.lease("web").await;
     let (web1, web2) =
@@ -127,7 +127,7 @@ async fn who_waits_for_it_gets_it() {
 }
 
 #[tokio::test]
-async fn it_outlives_the_service_and_a_pause_of_its_machine() {
+async fn it_survives_the_service_and_a_suspension() {
     let scenario = Scenario::set_up().await;
     let (name, file) = (scenario.lease("50%25").await, scenario.file("50%"));
     let web1 = TestVm::open(&scenario.bus, "web1").await;
@@ -152,7 +152,7 @@ async fn it_outlives_the_service_and_a_pause_of_its_machine() {
 }
 
 #[tokio::test]
-async fn it_passes_to_another_owner_with_the_disks() {
+async fn it_is_transferred_with_the_disks() {
     let scenario = Scenario::set_up().await;
     let name = scenario.lease("web").await;
     let (source, target) =

@@ -29,7 +29,7 @@ fn libvirtd(scenario: &Scenario, owner: &Owner) -> Rpc {
 }
 
 #[tokio::test]
-async fn either_keeps_the_other_off() {
+async fn both_frontends_exclude_each_other() {
     let scenario = scenario().await;
     let directory = text(&scenario.directory);
     let name = scenario.lease("50%25").await;
@@ -59,7 +59,7 @@ async fn either_keeps_the_other_off() {
 }
 
 #[tokio::test]
-async fn a_lockspace_is_the_same_whoever_names_it() {
+async fn both_frontends_share_a_lockspace() {
     let scenario = scenario().await;
     let process = process(&scenario);
     let mut libvirt = libvirtd(&scenario, &Owner::new("web1", 1, process.pid()));

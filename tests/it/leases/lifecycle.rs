@@ -72,7 +72,7 @@ async fn a_lockspace_comes_and_goes() {
 }
 
 #[tokio::test]
-async fn where_others_could_exchange_it_no_lockspace_is_made() {
+async fn a_lockspace_that_others_could_replace_is_refused() {
     let fixture = Fixture::builder().folder("open").folder("theirs").start().await;
     let (bus, dir) = (fixture.connection().await, fixture.dir());
     let manager = manager(&bus).await;
@@ -119,7 +119,7 @@ async fn there_are_only_so_many_lockspaces() {
 }
 
 #[tokio::test]
-async fn a_lockspace_stays_while_somebody_has_to_do_with_it() {
+async fn a_lockspace_in_use_is_not_removed() {
     let scenario = Scenario::set_up().await;
     let name = scenario.lease("web").await;
     let remove = async || {
@@ -212,7 +212,7 @@ async fn a_lease_comes_and_goes() {
 }
 
 #[tokio::test]
-async fn what_is_no_file_is_no_lease() {
+async fn only_a_regular_file_is_a_lease() {
     let scenario = Scenario::set_up().await;
     let web1 = TestVm::open(&scenario.bus, "web1").await;
     fs::create_dir(scenario.file("folder")).unwrap();

@@ -21,7 +21,7 @@ async fn scenario() -> Scenario {
 }
 
 #[tokio::test]
-async fn it_is_seen_and_in_nobodys_way() {
+async fn it_is_listed_and_conflicts_with_nothing() {
     let scenario = scenario().await;
     let (bus, disk) = (&scenario.bus, scenario.fixture.raw_of(0, "disk"));
     let before = Untouched::so_far(&scenario.fixture).await;
@@ -72,7 +72,7 @@ async fn it_is_seen_and_in_nobodys_way() {
 }
 
 #[tokio::test]
-async fn it_outlives_the_service_a_pause_and_a_move() {
+async fn it_survives_the_service_a_suspension_and_a_transfer() {
     let scenario = scenario().await;
     let (bus, disk) = (&scenario.bus, scenario.fixture.raw_of(0, "disk"));
     let (lease, name) = (scenario.lease("web").await, disk.to_str().unwrap());
@@ -119,7 +119,7 @@ async fn it_outlives_the_service_a_pause_and_a_move() {
 }
 
 #[tokio::test]
-async fn whoever_may_not_lock_it_may_not_have_it_recorded() {
+async fn recording_needs_the_same_authorization_as_locking() {
     let choice = polkit::Choice::Real { rules: String::new() };
     let fixture = Fixture::builder().config(RECORDED).polkit(choice).start().await;
     let (user, disk) = (fixture.connection_as(NOBODY).await, fixture.raw_of(0, "disk"));
@@ -141,7 +141,7 @@ async fn whoever_may_not_lock_it_may_not_have_it_recorded() {
 }
 
 #[tokio::test]
-async fn other_settings_are_for_what_is_asked_for_from_then_on() {
+async fn changed_settings_apply_to_later_requests() {
     let fixture = Fixture::builder().folder("locks").start().await;
     let scenario = Scenario::within(fixture).await;
     let Scenario { fixture, bus, manager, .. } = &scenario;
@@ -195,7 +195,7 @@ async fn libvirt_goes_by_its_own_settings() {
 }
 
 #[tokio::test]
-async fn who_writes_a_disk_needs_a_lease_where_that_is_wanted() {
+async fn writing_needs_a_lease_where_configured() {
     for config in ["require_lease_for_disks = 1\n", "auto_disk_leases = false\n"] {
         let scenario = Scenario::within(Fixture::builder().config(config).start().await).await;
         let Scenario { fixture, bus, .. } = &scenario;

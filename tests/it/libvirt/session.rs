@@ -108,7 +108,7 @@ fn give(path: &Path) {
 }
 
 #[tokio::test]
-async fn a_disk_has_one_guest() {
+async fn a_disk_is_locked_for_one_guest() {
     let Some(session) = Session::begin().await else { return };
     let disk = session.image("disk.img");
     let (web1, web2) = (Guest::on("web1", &disk), Guest::on("web2", &disk));

@@ -7,7 +7,7 @@ use super::daemon::LockDaemon;
 use super::guest::{Guest, Use};
 use super::hypervisor::Hypervisor;
 
-pub(super) async fn a_disk_has_one_guest(daemon: LockDaemon) {
+pub(super) async fn a_disk_is_locked_for_one_guest(daemon: LockDaemon) {
     let Some(hypervisor) = Hypervisor::boot(daemon).await else { return };
     let (one, two) = (hypervisor.image("one.img"), hypervisor.image("two.img"));
     let (web1, web2) = (Guest::on("web1", &one), Guest::on("web2", &one));

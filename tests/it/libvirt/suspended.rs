@@ -16,7 +16,7 @@ const UNITS: [&str; 2] = ["vmlockd-virtlockd.socket", "vmlockd.service"];
 /// libvirt suspends a guest while no service is there to release its locks; the service acquires them
 /// again when it comes back, and libvirt adopts them when the guest goes on.
 #[tokio::test]
-async fn a_guest_that_was_suspended_while_the_service_was_gone_goes_on() {
+async fn a_guest_suspended_while_the_service_was_down_resumes() {
     let Some(hypervisor) = Hypervisor::boot(LockDaemon::Vmlockd).await else { return };
     let host = &hypervisor.host;
     host.drop_in("store", NO_STORE).await;
@@ -45,7 +45,7 @@ async fn a_guest_that_was_suspended_while_the_service_was_gone_goes_on() {
 /// libvirt leaves the lock of the base image behind when it commits an image that is not the active
 /// one. The next commit is refused by that lock, and the message says how to free it.
 #[tokio::test]
-async fn a_guest_is_told_how_to_free_what_libvirt_left_behind() {
+async fn a_refusal_names_the_command_for_a_lock_that_libvirt_left() {
     let Some(hypervisor) = Hypervisor::boot(LockDaemon::Vmlockd).await else { return };
     let base = Path::new("/srv/base.qcow2");
     let image = ["qemu-img", "create", "-q", "-f", "qcow2", base.to_str().unwrap(), "1M"];

@@ -62,7 +62,7 @@ async fn a_name_that_leads_to_nothing_for_one_of_both_is_refused() {
 }
 
 #[tokio::test]
-async fn questions_about_a_name_are_refused_likewise() {
+async fn queries_by_such_a_name_are_refused() {
     let scenario = Scenario::new().await;
     let (disk, other) = (scenario.disk(), scenario.other());
     let outer = TestVm::open(&scenario.fixture.connection().await, "outer").await;
@@ -83,7 +83,7 @@ async fn questions_about_a_name_are_refused_likewise() {
 }
 
 #[tokio::test]
-async fn callers_that_may_not_lock_by_name_are_not_told_of_another_file() {
+async fn unauthorized_callers_learn_nothing_of_another_file() {
     let fixture = Fixture::builder().polkit(polkit::Choice::Real { rules: String::new() });
     let scenario = Scenario::of(fixture.start().await, NOBODY);
     let disk = scenario.disk();

@@ -58,7 +58,7 @@ async fn an_owner_ends_with_the_process_that_the_caller_meant() {
 }
 
 #[tokio::test]
-async fn numbers_of_the_host_are_what_they_were() {
+async fn process_ids_of_the_host_are_unchanged() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let machine = TestVm::open(&bus, "web1").await;

@@ -13,7 +13,7 @@ use crate::fixture::{Daemon, Fixture, LoopDevice, run, within};
 use crate::methods::none;
 
 #[tokio::test]
-async fn a_killed_service_that_hangs_is_replaced_and_no_living_one() {
+async fn a_hung_killed_service_is_replaced_and_a_living_one_is_not() {
     let device = LoopDevice::new();
     let fixture = Fixture::builder().without_daemon().start().await;
     let mut make = Command::new("mkfs.ext4");

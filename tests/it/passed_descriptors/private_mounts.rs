@@ -71,7 +71,7 @@ impl Drop for Hidden {
 const MANY: usize = 40;
 
 #[tokio::test]
-async fn what_does_not_answer_there_holds_up_nobody_else() {
+async fn a_hung_private_mount_delays_no_other_user() {
     let fixture = Fixture::builder().polkit(polkit::Choice::Mock).start().await;
     fixture.polkit().mock().answer(Answer::Allow);
     let Some(hidden) = Hidden::start(&fixture).await else { return };
@@ -109,7 +109,7 @@ async fn what_does_not_answer_there_holds_up_nobody_else() {
 }
 
 #[tokio::test]
-async fn what_is_in_memory_there_is_locked() {
+async fn a_file_on_a_private_tmpfs_is_locked() {
     let fixture = Fixture::builder().polkit(polkit::Choice::Mock).start().await;
     fixture.polkit().mock().answer(Answer::Allow);
     let Some(hidden) = Hidden::start(&fixture).await else { return };

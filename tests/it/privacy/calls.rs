@@ -30,7 +30,7 @@ async fn introspect(second: &Recorded, path: &str) -> String {
     proxy.path(path).build().await.unwrap().introspect().await.unwrap()
 }
 
-async fn no_method_tells_a_user_of_another(broker: Broker) {
+async fn no_method_reveals_another_user(broker: Broker) {
     let scenario = Scenario::set_up(broker, PRIVATE).await;
     let mut second = scenario.recorded(SECOND).await;
     let (machine, lock) = own_machine(&scenario, &second).await;
@@ -99,13 +99,13 @@ async fn no_method_tells_a_user_of_another(broker: Broker) {
 }
 
 #[tokio::test]
-async fn no_method_or_property_tells_a_user_of_another() {
-    no_method_tells_a_user_of_another(Broker::DbusDaemon).await;
+async fn no_method_or_property_reveals_another_user() {
+    no_method_reveals_another_user(Broker::DbusDaemon).await;
 }
 
 #[tokio::test]
-async fn no_method_or_property_tells_a_user_of_another_on_dbus_broker() {
-    no_method_tells_a_user_of_another(Broker::DbusBroker).await;
+async fn no_method_or_property_reveals_another_user_on_dbus_broker() {
+    no_method_reveals_another_user(Broker::DbusBroker).await;
 }
 
 #[tokio::test]
@@ -166,7 +166,7 @@ async fn sees_everything(scenario: &Scenario, bus: &zbus::Connection) -> bool {
 }
 
 #[tokio::test]
-async fn root_and_whom_polkit_allows_see_everything() {
+async fn root_and_authorized_users_see_everything() {
     let scenario = Scenario::set_up(Broker::DbusDaemon, PRIVATE).await;
     let allowed = scenario.fixture.connection_as(DAEMON).await;
     let name = allowed.unique_name().unwrap().to_string();
@@ -197,7 +197,7 @@ async fn root_and_whom_polkit_allows_see_everything() {
 }
 
 #[tokio::test]
-async fn polkit_that_does_not_answer_keeps_nobody_else_waiting() {
+async fn a_hung_polkit_delays_no_other_caller() {
     let scenario = Scenario::set_up(Broker::DbusDaemon, PRIVATE).await;
     scenario.fixture.polkit().mock().answer(Answer::Hang);
     let second = scenario.fixture.connection_as(SECOND).await;

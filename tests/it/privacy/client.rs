@@ -23,7 +23,7 @@ async fn monitor(scenario: &Scenario, uid: u32) -> Tool {
 }
 
 #[tokio::test]
-async fn monitor_tells_a_user_of_its_own_machines_also_after_a_restart() {
+async fn monitor_shows_a_user_its_own_vms_also_after_a_restart() {
     let scenario = Scenario::set_up(Broker::DbusDaemon, PRIVATE).await;
     let (mut first, mut second) =
         (monitor(&scenario, FIRST).await, monitor(&scenario, SECOND).await);
@@ -52,7 +52,7 @@ async fn monitor_tells_a_user_of_its_own_machines_also_after_a_restart() {
 }
 
 #[tokio::test]
-async fn who_says_that_another_user_holds_the_disk() {
+async fn who_reports_that_another_user_holds_the_disk() {
     let scenario = Scenario::set_up(Broker::DbusDaemon, PRIVATE).await;
     let disk = scenario.shared.to_str().unwrap();
     let said = scenario.fixture.run_as(SECOND, "vmlockctl", &["--system", "who", disk]).await;

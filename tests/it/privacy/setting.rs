@@ -8,7 +8,7 @@ use crate::methods::none;
 use crate::snapshot::text;
 
 #[tokio::test]
-async fn without_the_key_everybody_sees_everything() {
+async fn without_the_setting_every_user_sees_everything() {
     for config in ["", "privacy = \"open\"\n"] {
         let scenario = Scenario::set_up(Broker::DbusDaemon, config).await;
         let mut second = scenario.recorded(SECOND).await;
@@ -37,7 +37,7 @@ async fn without_the_key_everybody_sees_everything() {
 }
 
 #[tokio::test]
-async fn the_key_comes_into_force_when_the_configuration_is_loaded() {
+async fn the_setting_takes_effect_at_a_reload() {
     let scenario = Scenario::set_up(Broker::DbusDaemon, "").await;
     let mut second = scenario.recorded(SECOND).await;
     let mut first = scenario.recorded(FIRST).await;

@@ -53,7 +53,7 @@ async fn lose(scenario: &Scenario, watcher: &mut Recorded, far: &Fixture) {
     .await;
 }
 
-async fn reach_those_who_may_see(broker: Broker) {
+async fn reach_authorized_users(broker: Broker) {
     let scenario = Scenario::set_up(broker, PRIVATE).await;
     let mut second = scenario.recorded(SECOND).await;
     let (mut first, mut root) = (scenario.recorded(FIRST).await, scenario.recorded(ROOT).await);
@@ -93,17 +93,17 @@ async fn reach_those_who_may_see(broker: Broker) {
 }
 
 #[tokio::test]
-async fn signals_reach_those_who_may_see_what_they_are_about() {
-    reach_those_who_may_see(Broker::DbusDaemon).await;
+async fn signals_reach_authorized_users_only() {
+    reach_authorized_users(Broker::DbusDaemon).await;
 }
 
 #[tokio::test]
-async fn signals_reach_those_who_may_see_what_they_are_about_on_dbus_broker() {
-    reach_those_who_may_see(Broker::DbusBroker).await;
+async fn signals_reach_authorized_users_only_on_dbus_broker() {
+    reach_authorized_users(Broker::DbusBroker).await;
 }
 
 #[tokio::test]
-async fn a_lost_lock_is_told_to_its_user_and_to_no_other() {
+async fn a_lost_lock_is_signalled_to_its_user_only() {
     let mut scenario = Scenario::set_up(Broker::DbusDaemon, PRIVATE).await;
     let Some(_far) = Far::mount(&scenario.fixture).await else { return };
     let config = "file_lockspace_dir = \"@DIR@/far\"\nverify_interval = 1\n";

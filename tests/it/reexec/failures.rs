@@ -75,14 +75,14 @@ async fn it_is_garbage() {
 }
 
 #[tokio::test]
-async fn it_says_no() {
+async fn it_fails_its_check() {
     let no = |path: &Path| script(path, "echo first >&2; echo 'no: '\"$*\" >&2; exit 3");
     the_old_one_goes_on(no, "cannot take over: no: --check-state").await;
 }
 
 /// It takes as long as the service has patience.
 #[tokio::test]
-async fn it_says_nothing() {
+async fn it_never_becomes_ready() {
     let scenario = Scenario::set_up().await;
     fs::remove_file(scenario.installed()).unwrap();
     script(&scenario.installed(), "exec sleep infinity");

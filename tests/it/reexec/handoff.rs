@@ -67,7 +67,7 @@ async fn a_second_one_finds_it_running_and_changes_nothing() {
 
 /// The bus keeps a call until the name is taken again, as it does for a service that it has started.
 #[tokio::test]
-async fn a_call_is_answered_by_the_next() {
+async fn a_call_is_answered_by_the_successor() {
     const INSTALLED: &str = "/usr/sbin/vmlockd";
     const GATE: &str = "/run/vmlockd/gate";
     let Some(host) = Host::boot(Tree::Own).await else { return };

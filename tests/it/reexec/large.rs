@@ -35,7 +35,7 @@ async fn two_thousand_locks_with_long_names() {
 }
 
 #[tokio::test]
-async fn a_path_that_is_no_text_and_a_client_that_says_nothing() {
+async fn a_path_that_is_not_utf8_and_a_client_that_sends_nothing() {
     let mut scenario = Scenario::set_up().await;
     // Neither of them says a word before all is over.
     let _silent = scenario.fixture.connection().await;

@@ -68,7 +68,7 @@ fn assert_clean(error: &zbus::Error) {
 
 /// One who is asked for a password for ever does not hold it up for ever.
 #[tokio::test]
-async fn an_open_question_is_not_waited_for() {
+async fn an_open_polkit_check_is_not_waited_for() {
     let builder = Fixture::builder().polkit(polkit::Choice::Mock).without_daemon();
     let fixture = builder.start().await;
     let installed = fixture.dir().join("vmlockd");

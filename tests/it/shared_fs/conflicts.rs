@@ -16,7 +16,7 @@ async fn refused(machine: &TestVm, disk: (&str, &'static str)) {
     assert!(refused.message.contains(disk.0), "{refused:?}");
 }
 
-async fn whoever_is_first_keeps_the_other_out(files: Files) {
+async fn hosts_exclude_each_other(files: Files) {
     let Some(pair) = Pair::start(files).await else { return };
     let disk = pair.shared.disk("disk");
     for (first, second) in pair.both_ways() {
@@ -44,13 +44,13 @@ async fn whoever_is_first_keeps_the_other_out(files: Files) {
 }
 
 #[tokio::test]
-async fn whoever_is_first_keeps_the_other_out_by_the_disk_itself() {
-    whoever_is_first_keeps_the_other_out(Files::Direct).await;
+async fn hosts_exclude_each_other_by_the_disk_itself() {
+    hosts_exclude_each_other(Files::Direct).await;
 }
 
 #[tokio::test]
-async fn whoever_is_first_keeps_the_other_out_where_lock_files_are_hashed() {
-    whoever_is_first_keeps_the_other_out(Files::Hashed).await;
+async fn hosts_exclude_each_other_by_hashed_lock_files() {
+    hosts_exclude_each_other(Files::Hashed).await;
 }
 
 /// A link is the disk that it leads to. Where lock files are hashed, hosts know a disk by its path,
@@ -103,7 +103,7 @@ async fn all_or_nothing() {
     web2.acquire(&all).await.unwrap();
 }
 
-async fn a_machine_that_ends_leaves_its_disk(files: Files) {
+async fn a_vm_that_ends_unlocks_its_disk(files: Files) {
     let Some(pair) = Pair::start(files).await else { return };
     let disk = pair.shared.disk("disk");
     for (first, second) in pair.both_ways() {
@@ -119,18 +119,18 @@ async fn a_machine_that_ends_leaves_its_disk(files: Files) {
 }
 
 #[tokio::test]
-async fn a_machine_that_ends_leaves_the_disk_itself() {
-    a_machine_that_ends_leaves_its_disk(Files::Direct).await;
+async fn a_vm_that_ends_unlocks_the_disk_itself() {
+    a_vm_that_ends_unlocks_its_disk(Files::Direct).await;
 }
 
 #[tokio::test]
-async fn a_machine_that_ends_leaves_its_disk_where_lock_files_are_hashed() {
-    a_machine_that_ends_leaves_its_disk(Files::Hashed).await;
+async fn a_vm_that_ends_unlocks_its_hashed_lock_file() {
+    a_vm_that_ends_unlocks_its_disk(Files::Hashed).await;
 }
 
 /// Where nobody keeps its descriptors, a service that is killed leaves all it has to the other host.
 /// When it comes back it takes nothing from there, and says what is lost.
-async fn a_killed_service_leaves_its_disk(files: Files) -> Option<Left> {
+async fn a_killed_service_unlocks_its_disk(files: Files) -> Option<Left> {
     let pair = Pair::start(files).await?;
     let disk = pair.shared.disk("disk");
     let (web1, web2) = (pair.a.machine("web1").await, pair.b.machine("web2").await);
@@ -164,15 +164,15 @@ async fn until_said(host: &Half, wanted: (bool, bool)) {
 }
 
 #[tokio::test]
-async fn a_killed_service_leaves_the_disk_itself() {
-    a_killed_service_leaves_its_disk(Files::Direct).await;
+async fn a_killed_service_unlocks_the_disk_itself() {
+    a_killed_service_unlocks_its_disk(Files::Direct).await;
 }
 
 /// What is lost is tried again, as the machine may still be writing: until the other host's has
 /// ended.
 #[tokio::test]
-async fn what_a_killed_service_has_lost_it_gets_back_from_the_other_host() {
-    let Some(left) = a_killed_service_leaves_its_disk(Files::Hashed).await else { return };
+async fn a_lock_lost_to_the_other_host_is_reacquired() {
+    let Some(left) = a_killed_service_unlocks_its_disk(Files::Hashed).await else { return };
     let Left { web1, web2, pair, disk } = left;
     drop(web2);
     until_said(&pair.a, (true, false)).await;

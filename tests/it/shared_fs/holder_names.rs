@@ -49,7 +49,7 @@ async fn the_holder_on_the_other_host_is_named(files: Files) {
 }
 
 #[tokio::test]
-async fn the_holder_is_named_who_has_the_disk_itself() {
+async fn the_holder_of_the_disk_itself_is_named() {
     the_holder_on_the_other_host_is_named(Files::Direct).await;
 }
 
@@ -59,7 +59,7 @@ async fn the_holder_is_named_where_lock_files_are_hashed() {
 }
 
 /// What a killed service has written stays, and is not believed of whoever comes after.
-async fn of_a_killed_service_nobody_is_told(files: Files) {
+async fn a_killed_service_is_not_named(files: Files) {
     let Some(pair) = Pair::start(files).await else { return };
     let disk = pair.shared.disk("disk");
     let (web1, web2) = (pair.a.machine("web1").await, pair.b.machine("web2").await);
@@ -77,13 +77,13 @@ async fn of_a_killed_service_nobody_is_told(files: Files) {
 }
 
 #[tokio::test]
-async fn of_a_killed_service_nobody_is_told_of_the_disk_itself() {
-    of_a_killed_service_nobody_is_told(Files::Direct).await;
+async fn a_killed_service_is_not_named_for_the_disk_itself() {
+    a_killed_service_is_not_named(Files::Direct).await;
 }
 
 #[tokio::test]
-async fn of_a_killed_service_nobody_is_told_where_lock_files_are_hashed() {
-    of_a_killed_service_nobody_is_told(Files::Hashed).await;
+async fn a_killed_service_is_not_named_for_a_hashed_lock_file() {
+    a_killed_service_is_not_named(Files::Hashed).await;
 }
 
 /// The names of what is written beside a disk.
@@ -95,7 +95,7 @@ fn beside(disk: &Path) -> String {
 
 /// Also where the service that gives the disk up is not the one that took it.
 #[tokio::test]
-async fn nothing_of_it_is_left_on_the_disk() {
+async fn no_holder_record_is_left_on_the_disk() {
     let Some(pair) = Pair::start(Files::Direct).await else { return };
     let disk = pair.shared.disk("disk");
     let there = pair.shared.hosts()[0].at(&disk);

@@ -86,7 +86,7 @@ async fn hosts_see_each_other() {
 }
 
 #[tokio::test]
-async fn one_that_locks_otherwise_is_named() {
+async fn a_host_that_locks_differently_is_named() {
     let Some(pair) = Pair::start_with([A, OTHERWISE]).await else { return };
     let sides = pair.shared.hosts();
     for (n, remarks) in until_seen(&pair, &[], ["ok", "danger"]).await.into_iter().enumerate() {

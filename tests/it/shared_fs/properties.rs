@@ -11,7 +11,7 @@ use crate::fixture::{ForeignHolder, LockType, SharedFileSystem, gone, pidfd, wit
 const KINDS: [LockType; 2] = [LockType::Posix, LockType::Ofd];
 
 #[tokio::test]
-async fn each_host_sees_what_the_other_writes_and_nobody_else_does() {
+async fn each_host_sees_the_others_writes_and_no_other_process_does() {
     let Some(shared) = shared().await else { return };
     let file = shared.path().join("file");
     let [a, b] = shared.hosts();
@@ -28,7 +28,7 @@ async fn each_host_sees_what_the_other_writes_and_nobody_else_does() {
 }
 
 #[tokio::test]
-async fn locks_of_both_kinds_are_in_the_way_of_both_kinds_on_the_other_host() {
+async fn locks_of_both_types_conflict_across_hosts() {
     let Some(shared) = shared().await else { return };
     let disk = shared.disk("disk");
     for [holder, other] in both_ways(&shared, &disk) {
@@ -52,7 +52,7 @@ async fn locks_of_both_kinds_are_in_the_way_of_both_kinds_on_the_other_host() {
 }
 
 #[tokio::test]
-async fn nothing_stays_of_it() {
+async fn the_fixture_leaves_nothing_behind() {
     let Some(shared) = shared().await else { return };
     let path = shared.path();
     let processes: Vec<_> = shared.processes().into_iter().map(pidfd).collect();

@@ -29,7 +29,7 @@ async fn wait(
     task
 }
 
-async fn who_waits_gets_what_the_other_host_gives_back(files: Files) {
+async fn a_waiter_gets_the_disk_that_the_other_host_unlocks(files: Files) {
     let Some(pair) = Pair::start(files).await else { return };
     let disk = pair.shared.disk("disk");
     for (first, second) in pair.both_ways() {
@@ -51,17 +51,17 @@ async fn who_waits_gets_what_the_other_host_gives_back(files: Files) {
 }
 
 #[tokio::test]
-async fn who_waits_gets_the_disk_itself() {
-    who_waits_gets_what_the_other_host_gives_back(Files::Direct).await;
+async fn a_waiter_gets_the_disk_itself() {
+    a_waiter_gets_the_disk_that_the_other_host_unlocks(Files::Direct).await;
 }
 
 #[tokio::test]
-async fn who_waits_gets_it_where_lock_files_are_hashed() {
-    who_waits_gets_what_the_other_host_gives_back(Files::Hashed).await;
+async fn a_waiter_gets_a_hashed_lock_file() {
+    a_waiter_gets_the_disk_that_the_other_host_unlocks(Files::Hashed).await;
 }
 
 #[tokio::test]
-async fn who_waits_gets_what_a_killed_service_leaves() {
+async fn a_waiter_gets_the_disk_of_a_killed_service() {
     let Some(pair) = Pair::start(Files::Hashed).await else { return };
     let disk = pair.shared.disk("disk");
     let (web1, web2) = (pair.a.machine("web1").await, pair.b.machine("web2").await);
@@ -73,7 +73,7 @@ async fn who_waits_gets_what_a_killed_service_leaves() {
 
 /// Who waits for one of two holds neither on any host; and not for ever.
 #[tokio::test]
-async fn who_waits_is_in_nobodys_way_on_the_other_host() {
+async fn a_waiter_does_not_conflict_on_the_other_host() {
     let Some(pair) = Pair::start(Files::Hashed).await else { return };
     let [held, free] = ["held", "free"].map(|name| pair.shared.disk(name));
     let (web1, web2) = (pair.a.machine("web1").await, pair.b.machine("web2").await);

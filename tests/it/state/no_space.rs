@@ -50,7 +50,7 @@ async fn small(fixture: &Fixture) -> (TestMount, Daemon) {
 
 fn held(fixture: &Fixture, listed: &Listed) -> LockProber {
     let files: Vec<_> = listed.locks.values().map(|lock| (&lock["lock-file"]).into()).collect();
-    LockProber::at(&files, &fixture.dir().join("intruder.log"))
+    LockProber::at(&files, &fixture.dir().join("prober.log"))
 }
 
 const FULL: &str = "No space left on device";

@@ -43,7 +43,7 @@ async fn the_system_service_serves_root_alone() {
 }
 
 #[tokio::test]
-async fn a_user_s_service_serves_him() {
+async fn a_users_service_serves_its_user_only() {
     let fixture = Fixture::builder()
         .session_of(NOBODY)
         .config("virtlockd_socket = \"@DIR@/run/virtlockd-sock\"\n")

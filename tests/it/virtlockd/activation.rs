@@ -166,7 +166,7 @@ async fn a_client_after_a_kill_is_served_by_the_next() {
 }
 
 #[tokio::test]
-async fn nobody_is_turned_away_during_restarts() {
+async fn no_connection_is_refused_during_restarts() {
     let Some((scenario, mut main)) = Scenario::set_serving().await else { return };
     let number = scenario.number();
     let mut crowd = ClientLoad::at(&scenario.socket).await;
@@ -183,7 +183,7 @@ async fn nobody_is_turned_away_during_restarts() {
 }
 
 #[tokio::test]
-async fn nobody_is_turned_away_while_the_program_is_replaced() {
+async fn no_connection_is_refused_during_reexec() {
     let Some((scenario, main)) = Scenario::set_serving().await else { return };
     let number = scenario.number();
     let mut crowd = ClientLoad::at(&scenario.socket).await;
@@ -202,7 +202,7 @@ async fn nobody_is_turned_away_while_the_program_is_replaced() {
 
 /// When there is no program that could answer, what is asked waits for the next.
 #[tokio::test]
-async fn who_connects_between_two_programs_is_answered_by_the_next() {
+async fn a_connection_between_two_programs_is_served_by_the_successor() {
     const INSTALLED: &str = "/usr/sbin/vmlockd";
     const GATE: &str = "/run/vmlockd/gate";
     let Some((scenario, main)) = Scenario::set_serving().await else { return };

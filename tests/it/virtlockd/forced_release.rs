@@ -13,7 +13,7 @@ use super::checker::fixture;
 use super::many_clients::sleep;
 
 #[tokio::test]
-async fn a_machine_of_another_front_is_broken_only_by_force() {
+async fn a_vm_of_the_other_frontend_is_released_by_force_only() {
     let fixture = fixture().await;
     let bus = fixture.connection().await;
     let process = sleep(&fixture);

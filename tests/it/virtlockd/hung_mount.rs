@@ -76,7 +76,7 @@ impl Drop for Far {
 }
 
 #[tokio::test]
-async fn nobody_else_waits() {
+async fn no_other_client_waits() {
     let fixture = fixture().await;
     let Some(far) = Far::mount(&fixture).await else { return };
     far.is_known(&fixture).await;
@@ -133,7 +133,7 @@ async fn nobody_else_waits() {
 
 /// The one who named it is killed, and nobody ever answers.
 #[tokio::test]
-async fn a_machine_that_ends_meanwhile() {
+async fn a_vm_that_ends_meanwhile() {
     let fixture = fixture().await;
     let Some(far) = Far::mount(&fixture).await else { return };
     far.is_known(&fixture).await;

@@ -64,7 +64,7 @@ async fn ends(fixture: &Fixture, socket: &Path) {
 }
 
 #[tokio::test]
-async fn it_ends_when_nobody_has_come() {
+async fn it_ends_without_a_client() {
     let (fixture, socket) = fixture().await;
     // Being on the bus with it is no need.
     let _bus = fixture.connection().await;
@@ -88,7 +88,7 @@ async fn it_stays_for_a_client() {
 }
 
 #[tokio::test]
-async fn it_stays_for_a_machine_that_has_no_client_left() {
+async fn it_stays_for_a_vm_without_a_client() {
     let (fixture, socket) = fixture().await;
     let disk = fixture.raw_of(NOBODY, "disk");
     let process = process(&fixture);
@@ -102,7 +102,7 @@ async fn it_stays_for_a_machine_that_has_no_client_left() {
 }
 
 #[tokio::test]
-async fn it_stays_for_a_machine_that_came_by_the_bus() {
+async fn it_stays_for_a_vm_from_the_bus() {
     let (fixture, socket) = fixture().await;
     let disk = fixture.raw_of(NOBODY, "disk");
     let (_process, client) = come_in(&fixture, &socket).await;
@@ -117,7 +117,7 @@ async fn it_stays_for_a_machine_that_came_by_the_bus() {
 
 /// A machine that it finds again after a crash is one.
 #[tokio::test]
-async fn it_stays_for_a_machine_of_an_earlier_life() {
+async fn it_stays_for_a_vm_from_before_a_restart() {
     let (fixture, socket) = fixture().await;
     let disk = fixture.raw_of(NOBODY, "disk");
     let process = process(&fixture);

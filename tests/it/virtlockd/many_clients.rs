@@ -54,7 +54,7 @@ fn memory(fixture: &Fixture) -> usize {
 }
 
 #[tokio::test]
-async fn five_thousand_machines() {
+async fn five_thousand_vms() {
     room_for_files();
     let fixture = fixture().await;
     let process = sleep(&fixture);
@@ -86,7 +86,7 @@ async fn five_thousand_machines() {
 }
 
 #[tokio::test]
-async fn those_who_only_sit_there() {
+async fn idle_clients() {
     room_for_files();
     let fixture = fixture().await;
     let process = sleep(&fixture);
@@ -100,7 +100,7 @@ async fn those_who_only_sit_there() {
 }
 
 #[tokio::test]
-async fn those_who_do_not_listen() {
+async fn clients_that_read_no_reply() {
     let fixture = fixture().await;
     let process = sleep(&fixture);
     let disk = fixture.raw_of(0, "disk");
@@ -147,7 +147,7 @@ async fn those_who_do_not_listen() {
 
 /// Who waits for the service is there before it looks.
 #[tokio::test]
-async fn those_who_are_early() {
+async fn clients_before_the_service_is_ready() {
     let fixture = fixture().await;
     let socket = fixture.dir().join("virtlockd-sock");
     for _ in 0..20 {
@@ -168,7 +168,7 @@ async fn those_who_are_early() {
 
 /// Whoever goes in the middle of something leaves nothing behind.
 #[tokio::test]
-async fn those_who_leave_at_once() {
+async fn clients_that_disconnect_at_once() {
     let fixture = fixture().await;
     let process = sleep(&fixture);
     let disk = fixture.raw_of(0, "disk");

@@ -93,7 +93,7 @@ async fn a_lock_that_was_lost_meanwhile_is_adopted_once_it_is_there() {
 
 /// libvirt 9 to 12 leaves the lock of a base image behind. The message says how to free it.
 #[tokio::test]
-async fn a_vm_that_is_refused_by_its_own_lock_is_told_how_to_free_it() {
+async fn a_refusal_by_the_own_lock_names_the_command_that_releases_it() {
     let scenario = Scenario::set_up("release_grace = 3600\n").await;
     let message =
         scenario.is_refused(&["this VM itself holds it", "may have left the lock behind"]);

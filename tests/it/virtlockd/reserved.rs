@@ -82,7 +82,7 @@ impl Scenario {
 }
 
 #[tokio::test]
-async fn a_paused_vm_gets_its_disk_back_ahead_of_those_who_wait() {
+async fn a_paused_vm_gets_its_disk_back_ahead_of_waiters() {
     let scenario = Scenario::set_up(FOR_EVER).await;
     let (_machine, waiting) = scenario.waiter().await;
     for _ in 0..3 {
@@ -101,7 +101,7 @@ async fn a_paused_vm_gets_its_disk_back_ahead_of_those_who_wait() {
 
 /// Refusals over both protocols name the VM, its process and the time.
 #[tokio::test]
-async fn others_are_told_for_whom_it_is_reserved_and_until_when() {
+async fn a_refusal_names_the_reservation_and_its_end() {
     let scenario = Scenario::set_up(FOR_EVER).await;
     let (_machine, waiting) = scenario.waiter().await;
     scenario.pause();
@@ -156,7 +156,7 @@ async fn when_the_grace_period_is_over_the_waiter_gets_it_without_asking() {
 }
 
 #[tokio::test]
-async fn run_with_wait_says_for_whom_the_disk_is_reserved() {
+async fn run_with_wait_names_the_reservation() {
     let scenario = Scenario::set_up(FOR_EVER).await;
     let line = ["run", "--wait", "--disk", &scenario.disk, "--", "echo", "go"];
     let mut run = Tool::vmlockctl(&scenario.fixture, &line);
@@ -177,7 +177,7 @@ async fn run_with_wait_says_for_whom_the_disk_is_reserved() {
 
 /// What an administrator takes from a VM, and what it had at its end, is free at once.
 #[tokio::test]
-async fn what_is_broken_or_left_behind_is_not_reserved() {
+async fn forced_and_leftover_locks_are_not_reserved() {
     let scenario = Scenario::set_up(FOR_EVER).await;
     let (machine, waiting) = scenario.waiter().await;
     let number = json(&scenario.fixture, &["list"]).await[0]["generation"].to_string();

@@ -80,7 +80,7 @@ impl Scenario {
 }
 
 #[tokio::test]
-async fn a_machine_and_its_connection() {
+async fn a_vm_and_its_connection() {
     let Some(mut scenario) = Scenario::set_up().await else { return };
     let mut guest = scenario.guest().await;
     let owner = guest.come_up("web1", 1).await;
@@ -128,7 +128,7 @@ async fn a_connection_that_was_refused_something() {
 
 /// Its process alone is enough, before and after.
 #[tokio::test]
-async fn a_machine_that_hangs_up() {
+async fn a_vm_that_closes_its_connection() {
     let Some(mut scenario) = Scenario::set_up().await else { return };
     let mut guest = scenario.guest().await;
     let owner = guest.come_up("web1", 1).await;
@@ -142,7 +142,7 @@ async fn a_machine_that_hangs_up() {
 }
 
 #[tokio::test]
-async fn connections_that_may_still_want_something_are_closed() {
+async fn connections_with_possible_requests_are_closed() {
     let Some(mut scenario) = Scenario::set_up().await else { return };
     let (mut silent, mut registered) = (scenario.guest().await, scenario.guest().await);
     registered.register(&registered.owner("web1", 1)).await.granted();
@@ -194,7 +194,7 @@ async fn shared_twice() {
 /// Whoever asks to be restricted is answered, or sees the end: he never waits for ever. And the
 /// machine, whose process is there, keeps what it has.
 #[tokio::test]
-async fn a_machine_that_is_being_restricted() {
+async fn a_vm_that_is_being_restricted() {
     let Some(mut scenario) = Scenario::set_up().await else { return };
     for point in POINTS {
         // The service that comes back is another process, which goes by that point no more.

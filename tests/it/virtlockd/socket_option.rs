@@ -72,7 +72,7 @@ async fn refuses(fixture: &Fixture, socket: &str, why: &str) {
 }
 
 #[tokio::test]
-async fn no_bus_is_needed_and_one_that_comes_is_served() {
+async fn it_works_without_a_bus_and_with_one_that_appears() {
     let (fixture, socket) = fixture().await;
     fixture.bus().stop();
     let service = start(&fixture, &socket).await;
@@ -115,7 +115,7 @@ async fn a_relative_path_is_refused() {
 }
 
 #[tokio::test]
-async fn who_serves_it_already_goes_on() {
+async fn a_socket_that_is_served_is_not_replaced() {
     let (fixture, socket) = fixture().await;
     let other = UnixListener::bind(&socket).unwrap();
     let path = socket.to_str().unwrap();
@@ -129,7 +129,7 @@ async fn who_serves_it_already_goes_on() {
 }
 
 #[tokio::test]
-async fn a_file_in_its_place_stays_as_it_is() {
+async fn a_file_at_its_path_is_not_replaced() {
     let (fixture, socket) = fixture().await;
     fs::write(&socket, "dear").unwrap();
     let path = socket.to_str().unwrap();
@@ -147,7 +147,7 @@ async fn a_file_in_its_place_stays_as_it_is() {
 }
 
 #[tokio::test]
-async fn what_somebody_has_left_behind_is_replaced() {
+async fn a_stale_socket_is_replaced() {
     let (fixture, socket) = fixture().await;
     drop(UnixListener::bind(&socket).unwrap());
     let error = Rpc::connect(&socket).unwrap_err();
@@ -165,7 +165,7 @@ async fn what_somebody_has_left_behind_is_replaced() {
 }
 
 #[tokio::test]
-async fn nothing_is_left_of_it_after_an_orderly_end() {
+async fn it_is_removed_at_an_orderly_end() {
     let (fixture, socket) = fixture().await;
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let service = start(&fixture, &socket).await;
@@ -177,7 +177,7 @@ async fn nothing_is_left_of_it_after_an_orderly_end() {
 
 /// It is still its own after it has replaced itself.
 #[tokio::test]
-async fn nothing_is_left_of_it_when_the_program_was_replaced_before() {
+async fn it_is_removed_after_a_reexec() {
     let (fixture, socket) = fixture().await;
     let service = start(&fixture, &socket).await;
     service.reexec().await;

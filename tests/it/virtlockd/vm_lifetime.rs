@@ -70,7 +70,7 @@ impl Scenario {
 }
 
 #[tokio::test]
-async fn a_machine_that_ends_gives_its_disks_back() {
+async fn a_vm_that_ends_unlocks_its_disks() {
     let scenario = Scenario::set_up().await;
     let mut guest = Guest::beside(&scenario.fixture).await;
     let owner = guest.come_up("web1", 1).await;
@@ -86,7 +86,7 @@ async fn a_machine_that_ends_gives_its_disks_back() {
 }
 
 #[tokio::test]
-async fn a_machine_may_lock_for_itself() {
+async fn a_vm_may_lock_for_itself() {
     let scenario = Scenario::set_up().await;
     let mut guest = Guest::beside(&scenario.fixture).await;
     guest.register(&guest.owner("web1", 1)).await.granted();
@@ -101,7 +101,7 @@ async fn a_machine_may_lock_for_itself() {
 
 /// virtlockd kills such a machine.
 #[tokio::test]
-async fn a_machine_that_hangs_up_lives_and_keeps_its_disks() {
+async fn a_vm_that_closes_its_connection_keeps_its_disks() {
     let scenario = Scenario::set_up().await;
     let mut guest = Guest::beside(&scenario.fixture).await;
     let owner = guest.come_up("web1", 1).await;
@@ -119,7 +119,7 @@ async fn a_machine_that_hangs_up_lives_and_keeps_its_disks() {
 }
 
 #[tokio::test]
-async fn what_a_machine_has_started_keeps_its_disks() {
+async fn a_child_of_a_vm_keeps_its_disks() {
     let scenario = Scenario::set_up().await;
     let mut guest = Guest::beside(&scenario.fixture).await;
     let owner = guest.come_up("web1", 1).await;
@@ -135,7 +135,7 @@ async fn what_a_machine_has_started_keeps_its_disks() {
 }
 
 #[tokio::test]
-async fn who_is_named_as_an_owner_keeps_his_disks_until_he_ends() {
+async fn a_process_named_as_owner_keeps_its_disks_until_it_ends() {
     let scenario = Scenario::set_up().await;
     let process = sleep(&scenario.fixture);
     let owner = Owner::new("web1", 1, process.pid());
@@ -152,7 +152,7 @@ async fn who_is_named_as_an_owner_keeps_his_disks_until_he_ends() {
 
 /// The one who says it is not the one who is named: his own end does not matter.
 #[tokio::test]
-async fn who_names_an_owner_and_stays_does_not_keep_him() {
+async fn a_client_that_names_an_owner_does_not_keep_it_alive() {
     let scenario = Scenario::set_up().await;
     let process = sleep(&scenario.fixture);
     let mut libvirtd = scenario.libvirtd(&Owner::new("web1", 1, process.pid()));
@@ -166,7 +166,7 @@ async fn who_names_an_owner_and_stays_does_not_keep_him() {
 }
 
 #[tokio::test]
-async fn shared_twice_is_kept_until_the_second_is_given_back() {
+async fn a_disk_shared_twice_is_held_until_the_second_release() {
     let scenario = Scenario::set_up().await;
     let process = sleep(&scenario.fixture);
     let owner = Owner::new("web1", 1, process.pid());
@@ -185,7 +185,7 @@ async fn shared_twice_is_kept_until_the_second_is_given_back() {
 /// A machine is destroyed and started again; what was is over when its process is, whether or not
 /// anybody has seen that yet.
 #[tokio::test]
-async fn a_machine_that_is_started_again_gets_its_disks() {
+async fn a_restarted_vm_gets_its_disks() {
     let scenario = Scenario::set_up().await;
     for _ in 0..20 {
         let mut old = Guest::beside(&scenario.fixture).await;
@@ -208,7 +208,7 @@ async fn a_machine_that_is_started_again_gets_its_disks() {
 
 /// A child that has its connection still is not the machine; and the one that comes is not it.
 #[tokio::test]
-async fn what_a_machine_left_behind_is_not_in_its_way() {
+async fn a_leftover_owner_does_not_conflict_with_its_vm() {
     let scenario = Scenario::set_up().await;
     let mut old = Guest::beside(&scenario.fixture).await;
     let owner = old.come_up("web1", 1).await;
@@ -238,7 +238,7 @@ async fn what_a_machine_left_behind_is_not_in_its_way() {
 }
 
 #[tokio::test]
-async fn a_machine_that_lives_is_not_replaced_by_its_like() {
+async fn a_living_vm_is_not_replaced_by_one_of_its_uuid() {
     let scenario = Scenario::set_up().await;
     let (mut old, mut new) =
         (Guest::beside(&scenario.fixture).await, Guest::beside(&scenario.fixture).await);
@@ -264,7 +264,7 @@ async fn a_machine_that_lives_is_not_replaced_by_its_like() {
 
 /// The same machine on two ways in is one machine.
 #[tokio::test]
-async fn the_same_uuid_over_d_bus_is_the_same_machine() {
+async fn the_same_uuid_over_d_bus_is_the_same_vm() {
     let scenario = Scenario::set_up().await;
     let mut guest = Guest::beside(&scenario.fixture).await;
     let owner = guest.come_up("web1", 1).await;

@@ -14,7 +14,7 @@ use crate::virtlockd::hung_mount::Far;
 /// An owner's turn is taken by a command that hangs on storage. Who stands behind it in line, for a
 /// disk that has nothing to do with that, is not held up; and the owner keeps its place.
 #[tokio::test]
-async fn a_command_that_hangs_holds_up_nobody_behind_its_owner() {
+async fn a_hung_command_delays_only_its_owner() {
     let fixture = Fixture::builder().start().await;
     let Some(far) = Far::mount(&fixture).await else { return };
     let bus = fixture.connection().await;
@@ -48,7 +48,7 @@ async fn a_command_that_hangs_holds_up_nobody_behind_its_owner() {
 }
 
 #[tokio::test]
-async fn an_owner_that_waits_can_do_everything_else() {
+async fn a_waiting_owner_can_use_all_other_methods() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let (held, own) = (fixture.raw_of(0, "held"), fixture.raw_of(0, "own"));

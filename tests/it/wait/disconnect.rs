@@ -286,7 +286,7 @@ async fn usual(
 }
 
 #[tokio::test]
-async fn a_thousand_who_die_around_the_release() {
+async fn a_thousand_callers_disconnect_around_the_release() {
     let (tries, every) = TRIES;
     let seed = seed("VMLOCKD_SOAK_SEED");
     println!("seed {seed}");
@@ -315,7 +315,7 @@ async fn a_thousand_who_die_around_the_release() {
 }
 
 #[tokio::test]
-async fn a_bus_that_goes_away_takes_its_waiters_along() {
+async fn waits_end_with_the_bus() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let (disk, other) = (fixture.raw_of(0, "disk"), fixture.raw_of(0, "other"));

@@ -16,7 +16,7 @@ fn sleep(fixture: &Fixture) -> Process {
 }
 
 #[tokio::test]
-async fn any_kind_of_stranger_is_waited_for_and_named_in_the_end() {
+async fn any_foreign_holder_is_waited_for_and_named() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let disk = fixture.raw_of(0, "disk");
@@ -50,7 +50,7 @@ async fn any_kind_of_stranger_is_waited_for_and_named_in_the_end() {
 }
 
 #[tokio::test]
-async fn strengthening_waits_for_a_stranger_who_reads() {
+async fn an_upgrade_waits_for_a_foreign_reader() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let disk = fixture.raw_of(0, "disk");
@@ -100,7 +100,7 @@ async fn a_real_virtlockd_is_waited_for() {
 
 /// libvirt does not wait; but it does not overtake either.
 #[tokio::test]
-async fn a_reader_of_libvirts_does_not_overtake_a_writer_who_waits() {
+async fn a_reader_of_libvirt_does_not_overtake_a_waiting_writer() {
     let config = "virtlockd_socket = \"@DIR@/virtlockd-sock\"\nrelease_grace = 0\n";
     let fixture = Fixture::builder().config(config).start().await;
     let bus = fixture.connection().await;

@@ -54,7 +54,7 @@ async fn has(bus: &Connection, waiting: Waiting, disk: &Path) -> Vec<OwnedObject
 }
 
 #[tokio::test]
-async fn a_disk_that_is_replaced_is_waited_for_no_more_and_the_new_one_is_had() {
+async fn a_wait_follows_a_replaced_disk_to_the_new_one() {
     let scenario = Scenario::set_up().await;
     scenario.replace();
     // The old disk stays locked: nothing reports that the new one is free.
@@ -162,7 +162,7 @@ async fn an_owner_that_is_opened_with_its_disks_has_the_new_one() {
 }
 
 #[tokio::test]
-async fn a_caller_that_polkit_judges_is_led_through_no_link() {
+async fn an_unprivileged_caller_follows_no_symlink() {
     let fixture = Fixture::builder().polkit(polkit::Choice::Mock).start().await;
     fixture.polkit().mock().answer(Answer::Allow);
     let (bus, user) = (fixture.connection().await, fixture.connection_as(NOBODY).await);
@@ -184,7 +184,7 @@ async fn a_caller_that_polkit_judges_is_led_through_no_link() {
 }
 
 #[tokio::test]
-async fn a_file_that_was_shown_is_what_is_wanted() {
+async fn a_passed_file_is_not_resolved_again() {
     let scenario = Scenario::set_up().await;
     let web3 = TestVm::open(&scenario.bus, "web3").await;
     let file = fs::File::options().read(true).write(true).open(&scenario.disk).unwrap();

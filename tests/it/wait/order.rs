@@ -16,7 +16,7 @@ use crate::refused_requests::assert_free;
 const CROWD: (usize, usize) = (200, 8);
 
 #[tokio::test]
-async fn two_hundred_are_served_in_the_order_of_their_arrival() {
+async fn two_hundred_waiters_are_served_in_order_of_arrival() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let disk = fixture.raw_of(0, "disk");
@@ -58,7 +58,7 @@ async fn two_hundred_are_served_in_the_order_of_their_arrival() {
 }
 
 #[tokio::test]
-async fn two_who_want_the_same_two_disks_in_different_order_both_get_them() {
+async fn two_requests_for_two_disks_in_opposite_order_cannot_deadlock() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let (a, b) = (fixture.raw_of(0, "a"), fixture.raw_of(0, "b"));

@@ -30,7 +30,7 @@ fn ask(machine: &TestVm, disk: &Path, timeout: u64) -> Waits {
 }
 
 #[tokio::test]
-async fn each_user_has_his_share_of_the_line_and_all_together_too() {
+async fn the_queue_is_limited_per_user_and_in_total() {
     let fixture = fixture_with("waiters_per_user = 3\nwaiters_total = 5\n").await;
     let disk = fixture.raw_of(ROOT, "disk");
     let own = fixture.raw_of(NOBODY, "own");
@@ -121,7 +121,7 @@ async fn timed_out(fixture: &Fixture, bus: &Connection, disk: &Path, web2: &Test
 }
 
 #[tokio::test]
-async fn who_waits_in_vain_leaves_nothing_behind() {
+async fn a_wait_that_times_out_leaves_nothing_behind() {
     for config in ["", "file_lockspace_dir = \"@DIR@/locks\"\n"] {
         let fixture = Fixture::builder().folder("locks").config(config).start().await;
         let bus = fixture.connection().await;

@@ -85,11 +85,11 @@ async fn all_are_told(way: Way) {
 }
 
 #[tokio::test]
-async fn fifty_are_told_at_sigusr1() {
+async fn fifty_waiters_are_notified_at_sigusr1() {
     all_are_told(Way::Signal).await;
 }
 
 #[tokio::test]
-async fn fifty_are_told_when_somebody_asks_for_it() {
+async fn fifty_waiters_are_notified_at_a_reexec_call() {
     all_are_told(Way::Call).await;
 }

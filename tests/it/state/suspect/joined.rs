@@ -172,7 +172,7 @@ async fn shared_locks_on_one_disk_are_kept_whichever_record_is_damaged() {
 
 /// A damaged record names a disk that another owner has locked exclusively: the disk stays that owner's.
 #[tokio::test]
-async fn a_disk_that_a_sound_record_names_stays_its_owners() {
+async fn a_disk_with_an_intact_record_keeps_its_owner() {
     let scenario = Scenario::locked().await;
     let [one, two] = &scenario.disks;
     scenario

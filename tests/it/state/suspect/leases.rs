@@ -90,7 +90,7 @@ impl Scenario {
 }
 
 #[tokio::test]
-async fn who_and_doctor_tell_of_a_suspect_lease_and_unlock_frees_it() {
+async fn who_and_doctor_report_a_suspect_lease_and_unlock_releases_it() {
     let scenario = Scenario::set_up("shared").await;
     damage(&scenario.fixture, "\"since\"", "\"sinze\"").await;
     says(&scenario.fixture, &locked(&scenario.file)).await;
@@ -107,7 +107,7 @@ async fn who_and_doctor_tell_of_a_suspect_lease_and_unlock_frees_it() {
 
 /// A file that libvirt had made for its lock is not made once more, and one that is there is locked.
 #[tokio::test]
-async fn a_lease_of_libvirts_is_locked_again_where_its_file_is() {
+async fn a_lease_of_libvirt_is_reacquired_at_its_file() {
     let config = "virtlockd_socket = \"@DIR@/virtlockd-sock\"\nrelease_grace = 0\n";
     let fixture = Fixture::builder().config(config).folder("leases").start().await;
     let (file, directory) = (fixture.dir().join("leases/web"), fixture.dir().join("leases"));

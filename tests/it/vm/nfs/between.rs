@@ -10,7 +10,7 @@ const LEASE: u32 = 90;
 
 #[test]
 #[ignore = "takes virtual machines: make test-vm"]
-fn whoever_is_first_keeps_the_other_out() {
+fn hosts_exclude_each_other() {
     let Some(hosts) = Hosts::start(LEASE) else { return };
     share_disks(&hosts);
     for version in [V3, V40, V42] {
@@ -64,14 +64,14 @@ fn together(first: &Vm, second: &Vm, disk: &str) {
 /// A program locks as virtlockd does, on another host.
 fn beside_a_program(first: &Vm, second: &Vm, disk: &str) {
     lock(first, "web1", disk, &[]);
-    let ran = second.run(&["perl", "/srv/rival", disk]);
+    let ran = second.run(&["perl", "/srv/foreign-holder", disk]);
     assert_eq!(ran.status.code(), Some(11), "{ran:?}");
     unlock(first, "web1");
 
-    let unit = ["systemd-run", "--quiet", "--unit=rival", "--service-type=forking"];
-    second.run(&[&unit[..], &["perl", "/srv/rival", disk, "hold"]].concat()).ok();
+    let unit = ["systemd-run", "--quiet", "--unit=foreign-holder", "--service-type=forking"];
+    second.run(&[&unit[..], &["perl", "/srv/foreign-holder", disk, "hold"]].concat()).ok();
     refused(first, disk);
-    second.systemctl(&["stop", "rival"]);
+    second.systemctl(&["stop", "foreign-holder"]);
     lock(first, "web1", disk, &[]);
     unlock(first, "web1");
 }

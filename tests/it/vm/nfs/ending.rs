@@ -20,7 +20,7 @@ const WAIT: &str = "--wait=4min";
 /// until the server is told to forget it.
 #[test]
 #[ignore = "takes virtual machines: make test-vm"]
-fn a_host_that_is_not_heard_of_loses_its_disks_by_version_4_and_not_by_version_3() {
+fn an_unreachable_host_loses_its_disks_under_nfs_4_and_not_under_nfs_3() {
     let Some(hosts) = Hosts::start(LEASE) else { return };
     // Without directories, which are not there after a boot.
     hosts.configure("");

@@ -89,7 +89,7 @@ impl Hosts {
             host.booted();
             name_all(host);
             host.enable();
-            host.write("/srv/rival", FOREIGN_HOLDER);
+            host.write("/srv/foreign-holder", FOREIGN_HOLDER);
             mount(host, &[V3, V40, V42]);
         }
         Some(Hosts { a, b, server, _wire: wire, _tree: tree })
