@@ -1,8 +1,8 @@
-//! What an acquisition costs: beside a bare call on the same bus, beside the bare system calls,
-//! and with more and more locks held.
+//! Measures the cost of an acquisition: compared with an empty call on the same bus, compared with
+//! the system calls alone, and with an increasing number of held locks.
 //!
-//! Prints medians and, what counts, their ratios in one run; figures of different runs or machines
-//! say nothing about each other.
+//! Prints medians and their ratios within one run. Only the ratios can be compared between runs and
+//! between machines.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here ends the run")]
 
@@ -36,7 +36,7 @@ fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-/// Open, lock, close: what no lock service can do without.
+/// Opens, locks and closes the file: the least that any lock service has to do.
 fn bare_lock(image: &Path) -> Duration {
     let times = (0..ROUNDS).map(|_| {
         let start = Instant::now();
@@ -48,7 +48,7 @@ fn bare_lock(image: &Path) -> Duration {
     median(times.collect())
 }
 
-/// A call that does nothing, and an acquisition, in turns: both see the same noise.
+/// Measures an empty call and an acquisition alternately, so that noise affects both alike.
 async fn call_and_acquire(
     bus: &Connection,
     machine: &TestVm,
@@ -102,7 +102,7 @@ async fn bench(broker: Broker) {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    // `cargo bench` passes --bench; `cargo test --benches` would run this too, and shall not.
+    // `cargo bench` passes --bench. `cargo test --benches` does not, and must not run this.
     if std::env::args().any(|arg| arg == "--bench") {
         bench(Broker::DbusDaemon).await;
         bench(Broker::DbusBroker).await;

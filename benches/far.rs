@@ -1,7 +1,7 @@
-//! What a mount that does not answer costs those who want nothing of it: acquisitions on a disk of this
-//! host, before a hundred requests go to the dead mount, and while they are there.
+//! Measures how a hung mount affects requests for other mounts: acquisitions of a disk on a local
+//! file system, before a hundred requests are sent to the hung mount, and while these are pending.
 //!
-//! Prints medians and the slowest of a hundred and, what counts, their ratios in one run.
+//! Prints medians, 99th percentiles, and their ratios within one run, which are the results.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here ends the run")]
 
@@ -20,12 +20,12 @@ use nix::sys::signal::Signal;
 use tokio::task::JoinSet;
 
 const ROUNDS: usize = 2000;
-/// How many requests go to the dead mount.
+/// The number of requests for the hung mount.
 const REQUESTS: usize = 100;
-/// A bus lets one connection have a limited number of calls open.
+/// The number of pending calls of one connection, which a bus limits.
 const PER_CONNECTION: usize = 25;
 
-/// Acquisitions and releases of one disk, in order of their times.
+/// Returns the durations of acquisitions of one disk, in ascending order.
 async fn acquisitions(machine: &TestVm, disk: &std::path::Path) -> Vec<Duration> {
     let mut times = Vec::with_capacity(ROUNDS);
     for _ in 0..ROUNDS {
@@ -73,7 +73,7 @@ async fn bench(broker: Broker) {
         let (owner, disk) = (machine.owner.clone(), dead.clone());
         machines.push(machine);
         asked.spawn(async move {
-            // They go on asking, however often they are refused.
+            // The clients repeat their requests even if they are refused.
             loop {
                 let wish = [shared(&disk)];
                 if owner.acquire(&wish, std::collections::HashMap::new()).await.is_ok() {
@@ -97,7 +97,7 @@ async fn bench(broker: Broker) {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    // `cargo bench` passes --bench; `cargo test --benches` would run this too, and shall not.
+    // `cargo bench` passes --bench. `cargo test --benches` does not, and must not run this.
     if std::env::args().any(|arg| arg == "--bench") {
         for broker in [Broker::DbusDaemon, Broker::DbusBroker] {
             bench(broker).await;

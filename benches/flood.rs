@@ -1,15 +1,16 @@
-//! What a flood of calls costs others: three processes of one user send as fast as the bus takes
-//! it, and root acquires and releases a disk meanwhile, on the private socket as vmlockctl does.
+//! Measures how a flood of calls affects other callers: three processes of one user send calls as
+//! fast as the bus accepts them, while root acquires and releases a disk through the private
+//! socket, as vmlockctl does.
 //!
-//! Prints root's times under the flood as ratios to its times without, in the same run and in
-//! turns, and the service's memory at its peak and afterwards. Figures of different runs or machines
-//! say nothing about each other.
+//! Prints the ratio of root's times with the flood to those without it, measured alternately in the
+//! same run, and the service's memory at its peak and afterwards. Only the ratios can be compared
+//! between runs and between machines.
 //!
-//! Words on the command line restrict it to brokers and kinds (`DbusDaemon`, `Introspect`). With
-//! `through-the-bus` root's calls take the bus; dbus-broker puts root's calls behind all small
-//! messages that it has accepted before, so that this may take minutes there. With `control` the
-//! senders call the bus itself, and nothing reaches the service: what is left is the time for which
-//! root's client and the service wait for a processor.
+//! Words on the command line restrict the run to brokers and kinds (`DbusDaemon`, `Introspect`).
+//! With `through-the-bus`, root's calls are sent through the bus; dbus-broker queues root's calls
+//! behind all small messages that it has accepted before, so that this may take minutes there. With
+//! `control`, the senders call the bus itself, and no call reaches the service: the remaining cost
+//! is the time for which root's client and the service wait for a processor.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here ends the run")]
 
@@ -30,14 +31,14 @@ use fixture::{Broker, Fixture, Flood, Flooder, Process, mortal};
 use rustix::process::{Pid, setpriority_process};
 use zbus::fdo::{DBusProxy, PeerProxy};
 
-/// Acquisitions with and without the flood, in so many turns each.
+/// The number of acquisitions in each turn; turns with and without the flood alternate.
 const ROUNDS: usize = 250;
 const TURNS: usize = 4;
-/// Processes that send.
+/// The number of flooding processes.
 const SENDERS: usize = 3;
-/// The priority that the unit gives the service.
+/// The priority that the unit sets for the service.
 const NICE: i32 = -15;
-/// Calls after which a sender counts as one that floods.
+/// The number of calls after which a sender is considered to be flooding.
 const BEGUN: usize = 20_000;
 
 fn percentile(times: &mut [Duration], percent: usize) -> f64 {
@@ -45,8 +46,8 @@ fn percentile(times: &mut [Duration], percent: usize) -> f64 {
     times[(times.len() * percent / 100).min(times.len() - 1)].as_secs_f64() * 1e6
 }
 
-/// Times of an acquisition with its release, and of two calls that the bus answers by itself: what
-/// the bus alone makes of it.
+/// Durations of an acquisition with its release, and of two calls that the bus itself answers,
+/// which show the cost of the bus alone.
 #[derive(Default)]
 struct Times {
     locks: Vec<Duration>,
@@ -66,7 +67,7 @@ async fn measure(bus: &DBusProxy<'_>, machine: &TestVm, image: &Path, times: &mu
     }
 }
 
-/// A figure of the service's memory in MiB, from its status.
+/// Returns a memory figure of the service in MiB, from its `/proc/PID/status`.
 fn memory(fixture: &Fixture, figure: &str) -> f64 {
     let status = fs::read_to_string(format!("/proc/{}/status", fixture.daemon().pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(figure)).unwrap();
@@ -74,7 +75,7 @@ fn memory(fixture: &Fixture, figure: &str) -> f64 {
     kib / 1024.0
 }
 
-/// Gives the service the priority that its unit gives it. Threads that start later inherit it.
+/// Sets the priority of the service as its unit does. Threads that start later inherit it.
 fn prioritize(fixture: &Fixture) {
     for task in fs::read_dir(format!("/proc/{}/task", fixture.daemon().pid())).unwrap() {
         let thread = task.unwrap().file_name().to_str().unwrap().parse().unwrap();
@@ -82,7 +83,7 @@ fn prioritize(fixture: &Fixture) {
     }
 }
 
-/// Processes that flood, until this is dropped.
+/// Starts the flooding processes, which run until they are dropped.
 async fn flood(fixture: &Fixture, words: [&str; 3], socket: &Path) -> Vec<Process> {
     let mut senders = Vec::new();
     for _ in 0..SENDERS {
@@ -96,7 +97,7 @@ async fn flood(fixture: &Fixture, words: [&str; 3], socket: &Path) -> Vec<Proces
     senders
 }
 
-/// What a sender does: never returns, unless the bus ends its connection.
+/// Sends calls in a flooding process; returns only when the bus closes its connection.
 fn send(flood: &str, replies: &str, to: &str, socket: &Path) {
     let flood = Flood::ALL.into_iter().find(|known| format!("{known:?}") == flood).unwrap();
     let count = if flood == Flood::LargeMessage { BEGUN / 100 } else { BEGUN };
@@ -107,7 +108,7 @@ fn send(flood: &str, replies: &str, to: &str, socket: &Path) {
             flooder = flooder.at_the_bus();
         }
         while flooder.send(flood, replies == "replies", count) {
-            // Said once: after that, nobody listens any more.
+            // Printed once, as nothing reads the output after that.
             if !std::mem::replace(&mut begun, true) {
                 println!("flooding");
             }
@@ -115,7 +116,7 @@ fn send(flood: &str, replies: &str, to: &str, socket: &Path) {
     }
 }
 
-/// Whether a name is among those that the command line asks for, if it asks for any.
+/// Whether the command line selects `name`, or selects nothing of this kind.
 fn is_wanted(name: &str, among: &[String], names: &[String]) -> bool {
     let wanted: Vec<_> = among.iter().filter(|word| names.contains(word)).collect();
     wanted.is_empty() || wanted.iter().any(|word| *word == name)
@@ -148,11 +149,11 @@ async fn bench(broker: Broker, words: &[String]) {
             continue;
         }
         for replies in ["replies", "no-replies"] {
-            // Resets the peak.
+            // Resets the peak of the resident memory.
             fs::write(format!("/proc/{}/clear_refs", fixture.daemon().pid()), "5").unwrap();
             let (mut without, mut with) = (Times::default(), Times::default());
             for _ in 0..TURNS {
-                // Answered once all that the bus has accepted before is.
+                // The reply follows those to all calls that the bus has accepted before.
                 service.ping().await.unwrap();
                 measure(&bus, &machine, &image, &mut without).await;
                 let senders = flood(&fixture, [&name, replies, to], &socket).await;
@@ -183,7 +184,7 @@ fn main() {
         send(flood, replies, to, Path::new(socket));
         return;
     }
-    // `cargo bench` passes --bench; `cargo test --benches` would run this too, and shall not.
+    // `cargo bench` passes --bench. `cargo test --benches` does not, and must not run this.
     if args.iter().any(|arg| arg == "--bench") {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {

@@ -1,7 +1,8 @@
-//! What a lock costs whatever else is held: given and given back at 10 and at 10,000 held locks.
+//! Measures whether the cost of a lock depends on the number of held locks: an acquisition and its
+//! release at 10 and at 10,000 held locks.
 //!
-//! The service's own story, from the decision to the parking and the record, without a bus. The
-//! two services run in turns, so both see the same noise; what counts is the ratio.
+//! Measures the service itself, from the decision to the stash and the journal, without a bus. Two
+//! services run alternately, so that noise affects both alike; the ratio is the result.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here ends the run")]
 
@@ -27,7 +28,7 @@ use vmlockd::service::{Ask, Disk, Exempt, NewAnchor, Opening, Service, Settings,
 const HELD: [usize; 2] = [10, 10_000];
 const ROUNDS: usize = 1000;
 const TURNS: usize = 5;
-/// As many as one call may name.
+/// The maximum number of disks in one call.
 const AT_ONCE: usize = 64;
 
 fn ask(disk: &Path) -> Ask {
@@ -37,19 +38,19 @@ fn ask(disk: &Path) -> Ask {
     Ask { disk, mode, with_lease: false, in_use: InUse::Refused, named_by: None }
 }
 
-/// A service that holds so many locks, and a disk that it does not hold.
-struct Scene {
+/// A service that holds a number of locks, and a disk that it does not hold.
+struct Setup {
     service: Service,
     owner: OwnerId,
     disk: PathBuf,
     held: usize,
     times: Vec<Duration>,
-    /// All of it, with what is done afterwards while others wait.
+    /// The whole duration, with the work that follows the reply and delays other requests.
     whole: Duration,
 }
 
-impl Scene {
-    async fn set(directory: &Path, held: usize) -> Self {
+impl Setup {
+    async fn new(directory: &Path, held: usize) -> Self {
         let runtime = directory.join("run");
         std::fs::create_dir_all(&runtime).unwrap();
         let (settings, inherited) = (Settings::default(), Inherited::default());
@@ -85,7 +86,7 @@ impl Scene {
         Self { service, owner, disk, held, times: Vec::new(), whole: Duration::ZERO }
     }
 
-    async fn rounds(&mut self) {
+    async fn measure(&mut self) {
         let begun = Instant::now();
         for _ in 0..ROUNDS {
             let start = Instant::now();
@@ -97,7 +98,7 @@ impl Scene {
         self.whole += begun.elapsed();
     }
 
-    /// The median, and the mean.
+    /// Returns the median and the mean.
     fn cost(&mut self) -> [f64; 2] {
         self.times.sort_unstable();
         let median = self.times[self.times.len() / 2].as_secs_f64() * 1e6;
@@ -109,30 +110,30 @@ impl Scene {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    // `cargo bench` passes --bench; `cargo test --benches` would run this too, and shall not.
+    // `cargo bench` passes --bench. `cargo test --benches` does not, and must not run this.
     if !std::env::args().any(|arg| arg == "--bench") {
         return;
     }
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-    // In memory, as the runtime directory is.
+    // In memory, like the runtime directory.
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
-    let mut scenes = Vec::new();
+    let mut setups = Vec::new();
     for held in HELD {
         let own = directory.path().join(held.to_string());
         std::fs::create_dir(&own).unwrap();
-        scenes.push(Scene::set(&own, held).await);
+        setups.push(Setup::new(&own, held).await);
     }
     for _ in 0..TURNS {
-        for scene in &mut scenes {
-            scene.rounds().await;
+        for setup in &mut setups {
+            setup.measure().await;
         }
     }
     println!("a lock given and given back, {} times each, without a bus:", ROUNDS * TURNS);
-    let costs: Vec<_> = scenes.iter_mut().map(Scene::cost).collect();
+    let costs: Vec<_> = setups.iter_mut().map(Setup::cost).collect();
     let [few, many] = costs[..] else { unreachable!("there are two") };
     println!("  many to few: median {:.2}, mean {:.2}", many[0] / few[0], many[1] / few[1]);
-    for scene in &scenes {
-        scene.service.close(scene.owner, &BTreeSet::new(), 0, true).await.unwrap();
+    for setup in &setups {
+        setup.service.close(setup.owner, &BTreeSet::new(), 0, true).await.unwrap();
     }
 }

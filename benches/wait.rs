@@ -1,9 +1,10 @@
-//! What waiting costs: from a release to the answer of who waits first, beside an acquisition that
-//! nobody is in the way of.
+//! Measures the cost of waiting: the time from a release to the reply to the first waiter, compared
+//! with an acquisition of a free disk.
 //!
-//! Measured from the moment at which the call is sent that makes it possible: the release, or the
-//! acquisition. The release is a command of its own, and the answer follows it; so its time alone is
-//! shown too. Prints medians and the slowest of a hundred and, what counts, their ratios in one run.
+//! The time begins when the call is sent that makes the grant possible: the release, or the
+//! acquisition. The reply to the waiter follows the release, which is a command of its own, so the
+//! duration of the release is shown too. Prints medians, 99th percentiles, and their ratios within
+//! one run, which are the results.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here ends the run")]
 
@@ -22,13 +23,13 @@ use tokio::sync::mpsc;
 use zbus::{Connection, OwnedObjectPath};
 
 const ROUNDS: usize = 1000;
-/// How many wait for the same disk, the one that is measured among them.
+/// The numbers of waiters for the same disk, including the measured one.
 const CROWDS: [u32; 2] = [1, 200];
-/// A bus lets one connection have a limited number of calls open.
+/// The number of pending calls of one connection, which a bus limits.
 const PER_CONNECTION: usize = 25;
 const LONG: u64 = u64::MAX;
 
-/// Times in order.
+/// Durations in ascending order.
 struct Times(Vec<Duration>);
 
 impl Times {
@@ -51,7 +52,7 @@ impl Times {
     }
 }
 
-/// Machines that wait for a disk, one behind the other, and say so when they have got it.
+/// A queue of VMs that wait for one disk, and report when they have locked it.
 struct Line {
     bus: Connection,
     got: mpsc::UnboundedReceiver<(TestVm, Vec<OwnedObjectPath>, Instant)>,
@@ -66,12 +67,12 @@ impl Line {
         Self { bus: bus.clone(), got, inlet, disk: disk.to_owned(), waiting: 0 }
     }
 
-    /// Has a machine stand at the end.
+    /// Adds a VM to the end of the queue.
     async fn join(&mut self, machine: TestVm) {
         let (inlet, disk) = (self.inlet.clone(), self.disk.clone());
         tokio::spawn(async move {
             let timeout = option("timeout-usec", LONG);
-            // Those who wait at the end lose the bus.
+            // The remaining waiters lose the bus at the end.
             let Ok(locks) = machine.owner.acquire(&[exclusive(&disk)], timeout).await else {
                 return;
             };
@@ -82,14 +83,15 @@ impl Line {
         while manager.n_waiting().await.unwrap() < self.waiting {}
     }
 
-    /// Who got it, and when he was answered.
+    /// Returns the VM that locked the disk, its locks, and the time of the reply.
     async fn next(&mut self) -> (TestVm, Vec<OwnedObjectPath>, Instant) {
         self.waiting -= 1;
         self.got.recv().await.unwrap()
     }
 }
 
-/// Acquisitions, releases and hand-overs in turns: all see the same noise.
+/// Measures acquisitions, releases and grants to waiters alternately, so that noise affects all
+/// alike.
 async fn bench(broker: Broker, crowd: u32) {
     let fixture = Fixture::builder().broker(broker).start().await;
     let bus = fixture.connection().await;
@@ -129,7 +131,7 @@ async fn bench(broker: Broker, crowd: u32) {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    // `cargo bench` passes --bench; `cargo test --benches` would run this too, and shall not.
+    // `cargo bench` passes --bench. `cargo test --benches` does not, and must not run this.
     if std::env::args().any(|arg| arg == "--bench") {
         for broker in [Broker::DbusDaemon, Broker::DbusBroker] {
             for crowd in CROWDS {

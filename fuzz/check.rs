@@ -1,14 +1,15 @@
-//! What must hold for any input: the fuzzer looks for one that breaks it, and the tests repeat it
-//! for those that the fuzzer found worth keeping.
+//! Invariants for any input: the fuzzer searches for input that violates them, and the tests check
+//! them with the inputs of the corpus.
 
 use vmlockd::virtlockd::call::{Call, STRING, Undecodable};
 use vmlockd::virtlockd::fault::{self, Fault};
 use vmlockd::virtlockd::frame::{self, Broken, Header, LONGEST, PREFIX, SHORTEST};
 
-/// What a stream turned out to be: its messages, and either what broke it or how much is left.
+/// The contents of a stream: its messages, and either the framing error or the number of bytes
+/// left.
 type Stream = (Vec<(Header, Vec<u8>)>, Result<usize, Broken>);
 
-/// Splits what comes in these chunks.
+/// Splits a stream that arrives in `chunks` into messages.
 fn split<'c>(chunks: impl Iterator<Item = &'c [u8]>) -> Stream {
     let (mut messages, mut buffer, mut read) = (Vec::new(), Vec::new(), 0);
     for chunk in chunks {
@@ -40,8 +41,8 @@ fn split<'c>(chunks: impl Iterator<Item = &'c [u8]>) -> Stream {
 }
 
 /// The input: how many chunk sizes follow (lower half of the first byte), and by how many zeros the
-/// stream is made longer (upper half), so that a small input can be a long message; those sizes; the
-/// stream. The chunks have these sizes in turns.
+/// stream is made longer (upper half), so that a small input can be a long message; those sizes;
+/// the stream. The chunks have these sizes in turns.
 pub(crate) fn frame(input: &[u8]) {
     let Some((first, rest)) = input.split_first() else { return };
     let Some((sizes, stream)) = rest.split_at_checked(usize::from(first & 15)) else { return };
@@ -107,7 +108,7 @@ pub(crate) fn payload(input: &[u8]) {
         let written = call.payload();
         assert!(written.len() <= input.len());
         assert_eq!(Call::decode(procedure, &written), Ok(call));
-        // What has the same names in it is refused alike.
+        // Calls with the same names get the same refusal.
         if let Call::AcquireResource { name, .. } | Call::Register { name, .. } = call {
             refused(&Fault::locked(name, None));
         }

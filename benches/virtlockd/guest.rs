@@ -1,8 +1,8 @@
-//! What libvirt does in the process that becomes QEMU: a connection of its own, which is kept open
-//! to that process's end.
+//! A guest: the part of libvirt that runs in the process that becomes QEMU. It opens a connection
+//! of its own and keeps it open until that process ends.
 //!
-//! It has to be a process of its own, as the peer of the connection is what is registered. This
-//! program is run once more for it.
+//! It is a separate process, as the server registers the peer of the connection. This program runs
+//! itself again for that.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use super::fixture::rpc::{Owner, Rpc};
 
-/// The argument by which this program knows that it is to be a guest.
+/// The argument that makes this program a guest.
 pub(crate) const WORD: &str = "guest";
 
-/// An owner that no other run of a guest is.
+/// Returns an owner that differs from those of all other guests.
 pub(crate) fn owner(number: u32, pid: u32) -> Owner {
     let mut uuid = [7; 16];
     uuid[..4].copy_from_slice(&number.to_be_bytes());
@@ -22,13 +22,13 @@ pub(crate) fn owner(number: u32, pid: u32) -> Owner {
     Owner { uuid, name: format!("guest{number}").into_bytes(), id: number + 1, pid }
 }
 
-/// Is the guest: registers, says how long that took, and stays until nobody wants it any more.
+/// Runs the guest: registers, prints how long that took, and waits for the end of its input.
 pub(crate) fn run(mut arguments: impl Iterator<Item = String>) {
     let socket = arguments.next().unwrap();
     let number = arguments.next().unwrap().parse().unwrap();
     let owner = owner(number, std::process::id());
     let socket = Path::new(&socket);
-    // What a program pays for its first call of anything is no server's matter.
+    // The first call of each function costs more, which must not be attributed to the server.
     Rpc::connect(socket).unwrap().ping().granted();
     let begun = Instant::now();
     let mut rpc = Rpc::connect(socket).unwrap();
@@ -38,11 +38,11 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = String>) {
     let _ = std::io::stdin().read(&mut [0]);
 }
 
-/// A guest that runs.
+/// A running guest.
 pub(crate) struct Guest {
     child: Child,
     pub(crate) owner: Owner,
-    /// How long its own part took.
+    /// The duration of its registration.
     pub(crate) took: Duration,
 }
 
@@ -62,13 +62,13 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        // virtlockd may have ended it already.
+        // virtlockd may have killed it already.
         let _ = self.child.kill();
         self.child.wait().unwrap();
     }
 }
 
-/// A process that does nothing, in whose name somebody asks.
+/// An idle process that locks are requested for.
 pub(crate) struct Sleeper(Child);
 
 impl Sleeper {

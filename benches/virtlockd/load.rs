@@ -1,4 +1,4 @@
-//! What is measured in time.
+//! Measures durations.
 
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt as _;
@@ -15,30 +15,30 @@ use super::guest::{Guest, Sleeper, owner};
 use super::rows::median;
 use super::server::Server;
 
-/// Acquisitions and releases in one figure.
+/// The number of acquisitions and releases in one figure.
 const PAIRS: usize = 400;
-/// Starts in one figure.
+/// The number of guest starts in one figure.
 const STARTS: usize = 20;
-/// The most clients at once.
+/// The maximum number of concurrent clients.
 const CLIENTS: usize = 16;
-/// The most disks of a guest.
+/// The maximum number of disks of a guest.
 const DISKS: usize = 32;
 
 fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-/// What something cost, in microseconds.
+/// The cost of an operation in microseconds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cost {
-    /// Until the client went on.
+    /// The elapsed time of the client.
     pub(crate) time: f64,
-    /// On the server's side, in all its threads.
+    /// The processor time of all threads of the server.
     pub(crate) work: f64,
 }
 
 impl Cost {
-    /// Of one of so many, by a measurement that says how long one took.
+    /// Runs `measured`, which returns the elapsed time of one of `count` operations.
     fn of(server: &Server, count: usize, measured: impl FnOnce() -> f64) -> Cost {
         let before = server.worked();
         let time = measured();
@@ -47,24 +47,25 @@ impl Cost {
     }
 }
 
-/// Where locks are taken: in a lockspace or not, and by which name.
-struct Place {
+/// A resource as the protocol names it: with or without a lockspace.
+struct Resource {
     lockspace: Vec<u8>,
     name: Vec<u8>,
     flags: u32,
 }
 
-impl Place {
-    /// Of a disk, or of the file that libvirt names after its path's SHA-256.
-    fn of(disk: &Path, hashed: Option<&Path>) -> Place {
+impl Resource {
+    /// Returns the resource for a disk, or for the lock file that libvirt names after the SHA-256
+    /// of its path.
+    fn of(disk: &Path, hashed: Option<&Path>) -> Resource {
         let path = disk.as_os_str().as_bytes();
         let Some(lockspace) = hashed else {
-            return Place { lockspace: Vec::new(), name: path.to_owned(), flags: 0 };
+            return Resource { lockspace: Vec::new(), name: path.to_owned(), flags: 0 };
         };
         let digest = Sha256::digest(path);
         let name = digest.iter().fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
         let lockspace = lockspace.as_os_str().as_bytes().to_owned();
-        Place { lockspace, name: name.into_bytes(), flags: AUTOCREATE }
+        Resource { lockspace, name: name.into_bytes(), flags: AUTOCREATE }
     }
 
     fn acquire(&self, rpc: &mut Rpc) {
@@ -76,18 +77,18 @@ impl Place {
     }
 }
 
-/// Disks, and the machines that use them.
-pub(crate) struct Scene {
+/// Disks, and the guests that use them.
+pub(crate) struct Workload {
     disks: Vec<PathBuf>,
     owners: Vec<Owner>,
     started: AtomicU32,
-    // To the end of the scene.
+    // Dropped with the fixture.
     _sleepers: Vec<Sleeper>,
 }
 
-impl Scene {
-    /// Sets it, and makes a lockspace at each server.
-    pub(crate) fn set(directory: &Path, servers: &[Server]) -> Scene {
+impl Workload {
+    /// Creates the disks, and a lockspace on each server.
+    pub(crate) fn new(directory: &Path, servers: &[Server]) -> Workload {
         let disk = |n: usize| directory.join(format!("disk-{n}.img"));
         let disks: Vec<PathBuf> = (0..CLIENTS.max(DISKS)).map(disk).collect();
         for disk in &disks {
@@ -100,25 +101,25 @@ impl Scene {
         let sleepers: Vec<Sleeper> = (0..CLIENTS).map(|_| Sleeper::new()).collect();
         let owners = (0..).zip(&sleepers).map(|(n, sleeper)| owner(n, sleeper.pid())).collect();
         let started = AtomicU32::new(u32::try_from(CLIENTS).unwrap());
-        Scene { disks, owners, started, _sleepers: sleepers }
+        Workload { disks, owners, started, _sleepers: sleepers }
     }
 
-    /// What an acquisition and a release cost together: the median where one client asks, and the
-    /// whole time shared out where many do.
+    /// Measures an acquisition and its release together: the median for one client, and the whole
+    /// time divided by the number of operations for several.
     pub(crate) fn pairs(&self, server: &Server, clients: usize, hashed: bool) -> Cost {
         let lockspace = hashed.then(|| lockspace(server));
         let client = |n: usize| {
             let mut rpc = server.connect();
             rpc.register(&self.owners[n]).granted();
-            (rpc, Place::of(&self.disks[n], lockspace.as_deref()))
+            (rpc, Resource::of(&self.disks[n], lockspace.as_deref()))
         };
         if clients == 1 {
-            let (mut rpc, place) = client(0);
+            let (mut rpc, resource) = client(0);
             return Cost::of(server, PAIRS, || {
                 let times = (0..PAIRS).map(|_| {
                     let begun = Instant::now();
-                    place.acquire(&mut rpc);
-                    place.release(&mut rpc);
+                    resource.acquire(&mut rpc);
+                    resource.release(&mut rpc);
                     micros(begun.elapsed())
                 });
                 median(&times.collect::<Vec<_>>())
@@ -129,13 +130,13 @@ impl Scene {
         let mut cost = None;
         thread::scope(|scope| {
             let run = |n: usize| {
-                let (mut rpc, place) = client(n);
+                let (mut rpc, resource) = client(n);
                 let begin = &begin;
                 scope.spawn(move || {
                     begin.wait();
                     for _ in 0..each {
-                        place.acquire(&mut rpc);
-                        place.release(&mut rpc);
+                        resource.acquire(&mut rpc);
+                        resource.release(&mut rpc);
                     }
                 })
             };
@@ -153,10 +154,11 @@ impl Scene {
         cost.expect("it was measured")
     }
 
-    /// What libvirt does when a guest starts; its median. The guest's process is not counted; it has
-    /// ended, and its disks are free, when the next one starts.
+    /// Measures the start of a guest as libvirt performs it, and returns the median. The guest's
+    /// process is not counted; it has ended, and its disks are free, when the next guest starts.
     pub(crate) fn start(&self, server: &Server, disks: usize) -> Cost {
-        let places: Vec<Place> = self.disks[..disks].iter().map(|d| Place::of(d, None)).collect();
+        let resources: Vec<Resource> =
+            self.disks[..disks].iter().map(|d| Resource::of(d, None)).collect();
         let costs = (0..STARTS).map(|_| {
             let before = server.worked();
             let number = self.started.fetch_add(1, Ordering::Relaxed);
@@ -164,17 +166,17 @@ impl Scene {
             let begun = Instant::now();
             let mut rpc = server.connect();
             rpc.register(&guest.owner).granted();
-            for place in &places {
-                place.acquire(&mut rpc);
+            for resource in &resources {
+                resource.acquire(&mut rpc);
             }
             drop(rpc);
             let took = begun.elapsed() + guest.took;
             let worked = server.worked().saturating_sub(before);
-            // virtlockd would see to the end of a guest that has locks for 0.2 s, and to nobody else.
+            // virtlockd would handle nothing else for 0.2 s if a guest with locks ended.
             let mut rpc = server.connect();
             rpc.register(&guest.owner).granted();
-            for place in &places {
-                place.release(&mut rpc);
+            for resource in &resources {
+                resource.release(&mut rpc);
             }
             drop((rpc, guest));
             server.connect().ping().granted();
@@ -185,7 +187,8 @@ impl Scene {
     }
 }
 
-/// Each server its own, as two would use the same lock file.
+/// Returns the lockspace of a server. Each has its own, as two servers would use the same lock
+/// files.
 fn lockspace(server: &Server) -> PathBuf {
     server.directory().join("lockspace")
 }

@@ -1,11 +1,11 @@
-//! The same client against virtlockd and against vmlockd, over virtlockd's protocol.
+//! Compares vmlockd with virtlockd, by the same client over virtlockd's protocol.
 //!
-//! All servers run at once and are asked in turns, so that they see the same noise. Printed are
-//! virtlockd's own medians, and of each vmlockd the ratio to them: below 1 it is the better one.
-//! Figures of different runs or machines say nothing about each other.
+//! All servers run at once and are measured alternately, so that noise affects all alike. Prints
+//! virtlockd's medians, and for each vmlockd the ratio to them: below 1, vmlockd is faster or
+//! smaller. Only the ratios can be compared between runs and between machines.
 //!
 //! `cargo bench --bench virtlockd -- alone` measures virtlockd only, `… -- quick` takes a fifth of
-//! the time, and `… -- start` (or another word) takes the rows that have this word in their name.
+//! the time, and `… -- start` (or another word) selects the rows with this word in their names.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here ends the run")]
 
@@ -26,33 +26,34 @@ use std::path::{Path, PathBuf};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use fixture::Virtlockd;
-use load::{Cost, Scene};
+use load::{Cost, Workload};
 use pin::Pinned;
 use rows::{Row, heading};
 use server::{Kind, Server};
 
-/// How often each is asked, in turns.
+/// The number of measurements of each server.
 const ROUNDS: usize = 11;
-/// Disks of a guest that starts.
+/// The numbers of disks of a guest that starts.
 const DISKS: [usize; 3] = [1, 8, 32];
-/// Locks and connections that are weighed.
+/// The number of locks for which memory is measured.
 const LOCKS: usize = 10_000;
 const CONNECTIONS: usize = 1000;
 
-/// What the command line asks for.
+/// The selection on the command line.
 struct Wanted {
-    rounds: usize,
+    repetitions: usize,
     words: Vec<String>,
     kinds: Vec<Kind>,
 }
 
 impl Wanted {
     fn new(words: impl Iterator<Item = String>) -> Wanted {
-        let mut wanted = Wanted { rounds: ROUNDS, words: Vec::new(), kinds: Kind::ALL.to_vec() };
+        let mut wanted =
+            Wanted { repetitions: ROUNDS, words: Vec::new(), kinds: Kind::ALL.to_vec() };
         for word in words {
             match word.as_str() {
                 "alone" => wanted.kinds.truncate(1),
-                "quick" => wanted.rounds = ROUNDS.div_ceil(5),
+                "quick" => wanted.repetitions = ROUNDS.div_ceil(5),
                 _ => wanted.words.push(word),
             }
         }
@@ -64,16 +65,16 @@ impl Wanted {
     }
 }
 
-/// What takes time: all servers in turns, as many times as there are rounds.
+/// Measures durations: [`ROUNDS`] times all servers, one after the other.
 fn times(wanted: &Wanted, servers: &[Server], directory: &Path) {
-    let scene = Scene::set(directory, servers);
+    let workload = Workload::new(directory, servers);
     let row = |name: &str, measured: &dyn Fn(&Server) -> Cost| {
         if !wanted.row(name) {
             return;
         }
         let mut time = Row::new(name, "us", servers.len());
         let mut work = Row::new("  of which the server worked", "us", servers.len());
-        for round in 0..wanted.rounds {
+        for round in 0..wanted.repetitions {
             for turn in 0..servers.len() {
                 let which = (round + turn) % servers.len();
                 let cost = measured(&servers[which]);
@@ -86,19 +87,19 @@ fn times(wanted: &Wanted, servers: &[Server], directory: &Path) {
     };
     for clients in [1, 16] {
         let name = format!("acquire + release, direct, {clients} at once");
-        row(&name, &|server| scene.pairs(server, clients, false));
+        row(&name, &|server| workload.pairs(server, clients, false));
         let name = format!("acquire + release, hashed, {clients} at once");
-        row(&name, &|server| scene.pairs(server, clients, true));
+        row(&name, &|server| workload.pairs(server, clients, true));
     }
     for disks in DISKS {
-        row(&format!("start of a guest, disks: {disks}"), &|server| scene.start(server, disks));
+        row(&format!("start of a guest, disks: {disks}"), &|server| workload.start(server, disks));
     }
 }
 
-/// What one more of something takes, in bytes.
+/// Returns the memory of one more lock, connection or guest, in bytes.
 type Weighed<'w> = &'w dyn Fn(&Server) -> f64;
 
-/// What takes memory: a new server for each.
+/// Measures memory, with a new server for each figure.
 async fn weights(wanted: &Wanted, directory: &Path) {
     let files: Vec<PathBuf> = (0..LOCKS).map(|n| directory.join(format!("many-{n}"))).collect();
     for file in &files {
@@ -126,7 +127,7 @@ async fn main() {
     if arguments.next_if_eq(guest::WORD).is_some() {
         return guest::run(arguments);
     }
-    // `cargo bench` passes --bench; `cargo test --benches` would run this too, and shall not.
+    // `cargo bench` passes --bench. `cargo test --benches` does not, and must not run this.
     let arguments: Vec<String> = arguments.collect();
     if !arguments.iter().any(|argument| argument == "--bench") {
         return;
@@ -138,7 +139,7 @@ async fn main() {
     let wanted = Wanted::new(arguments.into_iter().filter(|argument| argument != "--bench"));
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-    // In memory: a disk's own pace would be measured otherwise.
+    // In memory, as the speed of the disk would be measured otherwise.
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     let mut servers = Vec::new();
     for (n, kind) in wanted.kinds.iter().enumerate() {

@@ -1,7 +1,7 @@
-//! Where servers and client run.
+//! Assigns servers and client to processors.
 //!
-//! Free, waking an idle core costs as much as the work, and that is what a caller sees; on one core
-//! together, what the code costs is seen.
+//! Unpinned, waking an idle core costs as much as the work, as it does for any caller. Pinned to
+//! one core, the figures show the cost of the code alone.
 
 use std::fmt;
 use std::fs;
@@ -25,7 +25,7 @@ impl fmt::Display for Pinned {
 }
 
 impl Pinned {
-    /// For all threads of these processes, and of this one; what they start inherits it.
+    /// Applies to all threads of `processes` and of this process; new threads inherit it.
     pub(crate) fn apply(self, processes: impl Iterator<Item = u32>) {
         let mut cores = CpuSet::new();
         match self {
@@ -36,7 +36,7 @@ impl Pinned {
             for thread in fs::read_dir(format!("/proc/{process}/task")).unwrap() {
                 let thread = thread.unwrap().file_name().into_string().unwrap();
                 let thread = Pid::from_raw(thread.parse().unwrap());
-                // One that has ended meanwhile runs nowhere.
+                // Fails for a thread that has ended.
                 let _ = sched_setaffinity(thread, &cores);
             }
         }

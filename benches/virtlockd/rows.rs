@@ -1,8 +1,8 @@
-//! What is printed.
+//! The rows of the printed tables.
 
 use super::server::Kind;
 
-/// One thing, measured on each server some times.
+/// One figure, measured several times on each server.
 pub(crate) struct Row {
     name: String,
     unit: &'static str,
@@ -14,12 +14,12 @@ impl Row {
         Row { name: name.to_owned(), unit, figures: vec![Vec::new(); servers] }
     }
 
-    /// Adds a figure of this server's.
+    /// Adds a measurement of a server.
     pub(crate) fn add(&mut self, server: usize, figure: f64) {
         self.figures[server].push(figure);
     }
 
-    /// Prints the first server's median, and the others' ratios to it.
+    /// Prints the median of the first server, and the ratios of the others to it.
     pub(crate) fn print(&self) {
         let mut medians = self.figures.iter().map(|figures| median(figures));
         let first = medians.next().expect("virtlockd is one of them");
@@ -31,14 +31,14 @@ impl Row {
     }
 }
 
-/// Median of some figures.
+/// Returns the median.
 pub(crate) fn median(figures: &[f64]) -> f64 {
     let mut figures = figures.to_vec();
     figures.sort_unstable_by(f64::total_cmp);
     figures[figures.len() / 2]
 }
 
-/// Begins a table, with a server in each column.
+/// Prints the head of a table with one column for each server.
 pub(crate) fn heading(title: &str, servers: &[Kind]) {
     print!("\n{title:37}");
     for kind in servers {

@@ -1,4 +1,4 @@
-//! The servers that are compared.
+//! The compared servers.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,23 +11,23 @@ use super::fixture::rpc::Rpc;
 use super::fixture::{Bus, Virtlockd, program, within};
 use super::store::Store;
 
-/// Long enough for any of them to come up.
+/// The time limit for the start of a server.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Which server.
+/// The kind of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Virtlockd,
     Vmlockd {
-        /// Whether somebody stores its descriptors, so that locks outlive it.
+        /// Whether its descriptors are stored, so that locks outlive it.
         kept: bool,
-        /// Whether there is a message bus.
+        /// Whether it is connected to a message bus.
         bus: bool,
     },
 }
 
 impl Kind {
-    /// That which the others are compared with comes first.
+    /// All kinds, first the one that the others are compared with.
     pub(crate) const ALL: [Kind; 5] = [
         Kind::Virtlockd,
         Kind::Vmlockd { kept: false, bus: false },
@@ -59,12 +59,12 @@ pub(crate) struct Server {
     program: Program,
     socket: PathBuf,
     directory: PathBuf,
-    /// A name is had by one of them only, so each has a bus to itself.
+    /// Each server has its own bus, as only one can own the bus name.
     _bus: Option<Arc<Bus>>,
 }
 
 impl Server {
-    /// Starts one with its files in this directory, and waits until it answers.
+    /// Starts a server with its files in `directory`, and waits until it responds.
     pub(crate) async fn start(kind: Kind, directory: &Path) -> Server {
         let directory = directory.to_owned();
         let server = match kind {
@@ -88,7 +88,7 @@ impl Server {
         };
         let begun = Instant::now();
         while !server.answers() {
-            assert!(begun.elapsed() < DEADLINE, "{kind} does not answer: {}", server.said());
+            assert!(begun.elapsed() < DEADLINE, "{kind} does not answer: {}", server.log());
             thread::sleep(Duration::from_millis(5));
         }
         server
@@ -101,11 +101,11 @@ impl Server {
         })
     }
 
-    fn said(&self) -> String {
+    fn log(&self) -> String {
         std::fs::read_to_string(self.directory.join("vmlockd.log")).unwrap_or_default()
     }
 
-    /// Its process.
+    /// Returns its process ID.
     pub(crate) fn pid(&self) -> u32 {
         match &self.program {
             Program::Virtlockd(virtlockd) => virtlockd.process().pid(),
@@ -113,28 +113,28 @@ impl Server {
         }
     }
 
-    /// How long all of its threads have run.
+    /// Returns the processor time of all its threads.
     pub(crate) fn worked(&self) -> Duration {
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
         let time = |thread: std::io::Result<std::fs::DirEntry>| {
-            // One that ends meanwhile is no loss.
+            // A thread that ends meanwhile is not counted.
             let times = std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
             Some(Duration::from_nanos(times.split(' ').next()?.parse().ok()?))
         };
         threads.filter_map(time).sum()
     }
 
-    /// Its socket.
+    /// Returns the path of its socket.
     pub(crate) fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// A directory of its own, for what shall not meet the others' locks.
+    /// Returns its own directory, for files that must not conflict with locks of other servers.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// A connection to it.
+    /// Connects to it.
     pub(crate) fn connect(&self) -> Rpc {
         Rpc::connect(&self.socket).expect("its socket is open")
     }
@@ -145,13 +145,13 @@ impl Drop for Server {
         if let Program::Vmlockd(child, store) = &mut self.program {
             child.kill().unwrap();
             child.wait().unwrap();
-            // Or its locks would outlive it, as they should.
+            // Otherwise its locks would outlive it, as they should.
             drop(store.take());
         }
     }
 }
 
-/// Starts vmlockd as a child of ours: it looks for what it has stored in its parent.
+/// Starts vmlockd as a child process: vmlockd looks for its stored descriptors in its parent.
 fn vmlockd(directory: &Path, socket: &Path, kept: bool, bus: Option<&Bus>) -> Child {
     let config = directory.join("vmlockd.toml");
     std::fs::write(&config, "").unwrap();

@@ -1,4 +1,4 @@
-//! A stand-in for systemd's descriptor store: takes what is sent, and keeps it open.
+//! A replacement for systemd's descriptor store: receives descriptors and keeps them open.
 
 use std::collections::HashMap;
 use std::io::IoSliceMut;
@@ -13,7 +13,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFl
 
 type Stored = Arc<Mutex<HashMap<String, Vec<OwnedFd>>>>;
 
-/// What is stored for one server; gone when it is dropped.
+/// The stored descriptors of one server, which are closed on drop.
 pub(crate) struct Store(Stored);
 
 impl Drop for Store {
@@ -23,7 +23,7 @@ impl Drop for Store {
 }
 
 impl Store {
-    /// Serves a socket for `NOTIFY_SOCKET`, by a thread that stays to the end of this process.
+    /// Serves a socket for `NOTIFY_SOCKET` on a thread that runs until the process ends.
     pub(crate) fn serve(path: &Path) -> Store {
         let socket = UnixDatagram::bind(path).unwrap();
         let stored = Stored::default();
@@ -40,7 +40,8 @@ impl Store {
                 } else if has("FDSTOREREMOVE=1") {
                     stored.remove(&name);
                 }
-                // Else a barrier, whose descriptor is closed for an answer, or mere news.
+                // Otherwise it is a barrier, which is answered by closing its descriptor, or a
+                // status.
             }
         });
         store
