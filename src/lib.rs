@@ -41,3 +41,4 @@ pub mod reexec;
 pub mod registration;
 pub mod rlimit;
 pub mod step;
+pub mod sync;

@@ -160,14 +160,14 @@ impl Callers {
             let mut names: Vec<OwnedUniqueName> = self.entries().keys().cloned().collect();
             let called = admission.connections().into_iter();
             names.extend(called.filter_map(|name| OwnedUniqueName::try_from(&*name).ok()));
-            names.retain(|name| !Admission::is_peer(name));
+            names.retain(|name| !Admission::is_private_client(name));
             if names.is_empty() {
                 continue;
             }
             let Some(connected) = self.bus.list_names().await else { continue };
             for name in names.iter().filter(|name| !connected.contains(*name)) {
                 self.remove(name);
-                admission.left(name);
+                admission.remove_connection(name);
             }
         }
     }
@@ -201,14 +201,14 @@ impl Callers {
     /// Whether a client is connected, according to the bus: the signal that it has disconnected may
     /// still be in transit. For a client of the private socket the local state is authoritative.
     pub async fn confirm_connected(&self, caller: &Caller) -> bool {
-        let is_peer = Admission::is_peer(&caller.name);
+        let is_peer = Admission::is_private_client(&caller.name);
         caller.is_connected() && (is_peer || self.bus.credentials(&caller.name).await.is_ok())
     }
 
     /// Returns a descriptor of the client's process, if the bus provides one (dbus-broker 35 and
     /// later).
     pub async fn pidfd_of(&self, caller: &Caller) -> Option<OwnedFd> {
-        if Admission::is_peer(&caller.name) {
+        if Admission::is_private_client(&caller.name) {
             return caller.process.open().ok();
         }
         let credentials = self.bus.credentials(&caller.name).await.ok()?;
@@ -260,7 +260,7 @@ async fn process_disconnects(
             entry.disconnected.send_replace(true);
         }
         // After the entry, so that a client that is being identified does not stay in `admission`.
-        admission.left(name.as_str());
+        admission.remove_connection(name.as_str());
     }
     // All clients disconnect together with the bus. A request that waits for one of them keeps its
     // entry alive, and would wait forever.

@@ -18,7 +18,7 @@ use super::authorizer::{Authorizer, Rule};
 use super::bus_driver::DEADLINES;
 use super::caller::Caller;
 use super::check_queue::CheckQueue;
-use crate::admission::{Admission, Unidentified, Unknown};
+use crate::admission::{Admission, IdentificationError, UserLookups};
 
 /// The number of first lookups in progress at one time, and the number of retries.
 const LOOKUPS: usize = 64;
@@ -35,11 +35,11 @@ struct Lookup {
 }
 
 impl Authorizer {
-    /// Identifies connections until `unknown` is closed. A connection whose user needs no check
+    /// Identifies connections until `requests` is closed. A connection whose user needs no check
     /// never waits for a connection of another user. A lookup to which the bus does not reply in
     /// time is retried, with lower priority than first lookups; after the last attempt the calls of
     /// the connection are refused, and its next call starts a new lookup.
-    pub async fn identify_all(self, admission: Admission, mut unknown: Unknown) {
+    pub async fn identify_all(self, admission: Admission, mut requests: UserLookups) {
         let (mut lookups, mut retries) = (JoinSet::new(), JoinSet::new());
         let mut to_retry = VecDeque::<Lookup>::new();
         let (mut queue, mut checks) = (CheckQueue::default(), JoinSet::new());
@@ -53,7 +53,7 @@ impl Authorizer {
                 retries.spawn(self.clone().look_up(lookup));
             }
             let found = tokio::select! {
-                Some(name) = unknown.recv(), if lookups.len() < LOOKUPS => {
+                Some(name) = requests.recv(), if lookups.len() < LOOKUPS => {
                     lookups.spawn(self.clone().look_up(Lookup { name, timeouts: 0 }));
                     continue;
                 }
@@ -86,10 +86,10 @@ impl Authorizer {
                          is not responding",
                         lookup.name
                     );
-                    admission.identified(&lookup.name, Err(Unidentified::Unanswered));
+                    admission.set_user(&lookup.name, Err(IdentificationError::TimedOut));
                 }
                 Ok((lookup, Err(_))) => {
-                    admission.identified(&lookup.name, Err(Unidentified::Untold));
+                    admission.set_user(&lookup.name, Err(IdentificationError::NotFound));
                 }
                 Err(error) => tracing::error!(%error, "cannot identify a caller"),
             }
@@ -119,7 +119,7 @@ impl Authorizer {
 
     fn finish_identification(&self, admission: &Admission, caller: &Caller, allowed: bool) {
         self.set_view(caller, allowed);
-        admission.identified(&caller.name, Ok(caller.uid));
+        admission.set_user(&caller.name, Ok(caller.uid));
     }
 
     fn set_view(&self, caller: &Caller, allowed: bool) {

@@ -104,7 +104,7 @@ pub async fn serve(
         Bus::System => 0,
         Bus::Session => nix::unistd::geteuid().as_raw(),
     };
-    let (admission, unknown) = Admission::new(service.clone(), privileged);
+    let (admission, lookups) = Admission::new(service.clone(), privileged);
     let connected = async {
         let socket = Socket::connect(bus, &admission).await?;
         zbus::connection::Builder::socket(socket).build().await
@@ -118,7 +118,7 @@ pub async fn serve(
                 tasks.spawn(private::serve(listener, privileged, gate.clone(), admission.clone()));
             }
             tasks.spawn(gate.callers.clone().reconcile(admission.clone()));
-            tasks.spawn(gate.identify_all(admission.clone(), unknown));
+            tasks.spawn(gate.identify_all(admission.clone(), lookups));
             Ok(Served { connection, admission, tasks })
         }
         Err(cause) => {
@@ -232,7 +232,7 @@ impl Served {
         if let Ok(Err(error)) = released {
             tracing::debug!(%error, "cannot release the name on the bus");
         }
-        admission.close_peers();
+        admission.stop_reading_clients();
         // The bus keeps order: what was sent to the name before has come by now.
         let answered = async {
             tokio::task::yield_now().await;

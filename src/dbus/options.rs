@@ -11,7 +11,7 @@ use zbus::{OwnedVariant, Variant};
 
 use super::error::Error;
 use super::waiting::Timeout;
-use crate::admission::handed;
+use crate::admission::stand_in::exchange;
 use crate::lock::OwnerId;
 use crate::lock::in_use::InUse;
 use crate::lock::on_lost::OnLost;
@@ -32,7 +32,7 @@ const OFFER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 ///
 /// `InvalidArgs` where the call refers to one descriptor twice.
 pub(super) fn received(stand_in: impl AsFd) -> Result<Received, Error> {
-    handed::take(stand_in)
+    exchange(stand_in)
         .ok_or_else(|| Error::invalid("the call refers to one descriptor more than once"))
 }
 

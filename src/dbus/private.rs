@@ -90,7 +90,7 @@ impl Client {
             );
             return None;
         }
-        let name = admission.name_peer();
+        let name = admission.new_client_name();
         let unique = OwnedUniqueName::try_from(&*name).ok()?;
         let process = Arc::new(CallerProcess::of_peer(&connection, uid, peer.pid));
         gate.callers.add_peer(unique.clone(), process, peer.pid);
@@ -99,10 +99,10 @@ impl Client {
 
     async fn serve(self, uid: u32, admission: Admission, gate: Authorizer) {
         let Self { name, unique, stream } = self;
-        if let Err(error) = admission.serve_peer(&name, uid, stream).await {
+        if let Err(error) = admission.serve_private_client(&name, uid, stream).await {
             tracing::debug!(%error, "disconnected a client of the private socket");
         }
         gate.callers.remove(&unique);
-        admission.left(&name);
+        admission.remove_connection(&name);
     }
 }

@@ -1,0 +1,249 @@
+//! Messages out of a stream of bytes.
+//!
+//! Keeps one small buffer, which grows to the length of a longer message for as long as that one
+//! is read, and skips a message that is longer than allowed without holding it.
+
+use super::byte_order::MalformedMessage;
+use super::header::{FIXED_LEN, Lengths};
+
+/// The size of the buffer, in bytes. Most messages are far smaller, so that one read takes in many
+/// of those that come in quick succession; and no more than this is sorted at one go.
+const BUFFER_LEN: usize = 16 << 10;
+/// The longest message that is read, in bytes. 64 resources with names of 4,095 bytes fit in.
+pub(in crate::admission) const MAX_MESSAGE_LEN: usize = 1 << 20;
+
+/// What is next in the stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::admission) enum Frame<'b> {
+    /// A complete message, and the length of its header.
+    Message(&'b [u8], usize),
+    /// The header of a message that is too long. What follows it is skipped.
+    TooLong(&'b [u8]),
+    /// Not there yet: more is to be read.
+    Incomplete,
+}
+
+/// The bytes that were read and are not consumed.
+#[derive(Debug)]
+pub(in crate::admission) struct Framer {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// How many bytes of a message that is too long are still to come.
+    bytes_to_skip: usize,
+}
+
+impl Framer {
+    /// An empty buffer.
+    pub(in crate::admission) fn new() -> Self {
+        Self { buffer: vec![0; BUFFER_LEN], start: 0, end: 0, bytes_to_skip: 0 }
+    }
+
+    /// The room for what is read next; never empty.
+    pub(in crate::admission) fn read_buffer(&mut self) -> &mut [u8] {
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if self.end == 0 && self.buffer.len() > BUFFER_LEN {
+            self.buffer.truncate(BUFFER_LEN);
+            self.buffer.shrink_to_fit();
+        }
+        if self.end == self.buffer.len() {
+            self.buffer.resize(self.end + BUFFER_LEN, 0);
+        }
+        &mut self.buffer[self.end..]
+    }
+
+    /// Enters that so many bytes were read into the room.
+    pub(in crate::admission) fn advance(&mut self, count: usize) {
+        self.end = self.buffer.len().min(self.end + count);
+    }
+
+    /// Puts bytes that somebody else has read behind those that are there.
+    pub(in crate::admission) fn append(&mut self, bytes: &[u8]) {
+        self.buffer.truncate(self.end);
+        self.buffer.extend_from_slice(bytes);
+        self.end = self.buffer.len();
+        // The room is never smaller than at the start: each read would bring one message at most.
+        self.buffer.resize(self.end.max(BUFFER_LEN), 0);
+    }
+
+    /// Whether no byte of a message is waiting.
+    pub(in crate::admission) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Looks for a message that begins within the first `count` bytes of the room, which are not
+    /// entered: the first one whose header is wanted, or is not there as a complete. Returns where in the
+    /// room it begins, and its header if that is there.
+    pub(in crate::admission) fn peek_header(
+        &self,
+        count: usize,
+        wanted: impl Fn(&[u8]) -> bool,
+    ) -> Option<(usize, Option<&[u8]>)> {
+        let there = self.buffer.get(..self.end + count)?;
+        let mut at = self.start + self.bytes_to_skip;
+        while at < there.len() {
+            let fixed = there[at..].first_chunk::<FIXED_LEN>();
+            let lengths = fixed.map(Lengths::read).transpose().ok()?;
+            let header = lengths.and_then(|lengths| there.get(at..at + lengths.header));
+            let found = header.is_none_or(&wanted);
+            if at >= self.end && found {
+                return Some((at - self.end, header));
+            }
+            at += lengths?.message;
+        }
+        None
+    }
+
+    /// Consumes the next message.
+    ///
+    /// # Errors
+    ///
+    /// [`MalformedMessage`]: the end of the message can't be known, nor anything after it.
+    pub(in crate::admission) fn next_frame(&mut self) -> Result<Frame<'_>, MalformedMessage> {
+        let skipped = self.bytes_to_skip.min(self.end - self.start);
+        self.start += skipped;
+        self.bytes_to_skip -= skipped;
+        let there = &self.buffer[self.start..self.end];
+        let Some(fixed) = there.first_chunk::<FIXED_LEN>() else { return Ok(Frame::Incomplete) };
+        let Lengths { header, message } = Lengths::read(fixed)?;
+        if message <= MAX_MESSAGE_LEN {
+            return Ok(self.complete(header, message));
+        }
+        // A header that is too long itself says nothing that could be answered.
+        let header = if header <= MAX_MESSAGE_LEN { header } else { FIXED_LEN };
+        if there.len() < header {
+            self.reserve(header);
+            return Ok(Frame::Incomplete);
+        }
+        let at = self.start;
+        self.start += header;
+        self.bytes_to_skip = message - header;
+        Ok(Frame::TooLong(&self.buffer[at..at + header]))
+    }
+
+    fn complete(&mut self, header: usize, message: usize) -> Frame<'_> {
+        if self.end - self.start < message {
+            self.reserve(message);
+            return Frame::Incomplete;
+        }
+        let at = self.start;
+        self.start += message;
+        Frame::Message(&self.buffer[at..at + message], header)
+    }
+
+    /// Makes the buffer so large that `length` bytes from the start of a message fit in.
+    fn reserve(&mut self, length: usize) {
+        let needed = self.start + length;
+        if needed > self.buffer.len() && length > BUFFER_LEN {
+            self.buffer.resize(needed, 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(body: usize) -> Vec<u8> {
+        let mut bytes = vec![b'l', 1, 0, 1];
+        bytes.extend_from_slice(&u32::try_from(body).unwrap().to_le_bytes());
+        bytes.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0]);
+        bytes.resize(16 + body, 7);
+        bytes
+    }
+
+    /// Passes a stream in pieces, and returns the length of each message, or `None` for each one
+    /// that is too long.
+    fn pass(stream: &[u8], piece: usize) -> (Framer, Vec<Option<usize>>) {
+        let (mut framer, mut found) = (Framer::new(), Vec::new());
+        for bytes in stream.chunks(piece) {
+            let mut bytes = bytes;
+            while !bytes.is_empty() {
+                let room = framer.read_buffer();
+                let count = room.len().min(bytes.len());
+                room[..count].copy_from_slice(&bytes[..count]);
+                framer.advance(count);
+                bytes = &bytes[count..];
+                loop {
+                    match framer.next_frame().unwrap() {
+                        Frame::Message(bytes, header) => {
+                            assert_eq!(header, 16);
+                            found.push(Some(bytes.len()));
+                        }
+                        Frame::TooLong(header) => {
+                            assert_eq!(header.len(), 16);
+                            found.push(None);
+                        }
+                        Frame::Incomplete => break,
+                    }
+                }
+            }
+        }
+        (framer, found)
+    }
+
+    #[test]
+    fn finds_messages_of_all_lengths_whatever_the_pieces() {
+        let stream: Vec<u8> = [
+            0,
+            8,
+            BUFFER_LEN,
+            0,
+            MAX_MESSAGE_LEN - 16,
+            3 * MAX_MESSAGE_LEN,
+            24,
+            BUFFER_LEN - 16,
+            0,
+        ]
+        .into_iter()
+        .flat_map(message)
+        .collect();
+        let lengths = [16, 24, BUFFER_LEN + 16, 16, MAX_MESSAGE_LEN, 0, 40, BUFFER_LEN, 16];
+        let expected = lengths.map(|length| (length > 0).then_some(length));
+        for piece in [1000, 4096, BUFFER_LEN, 1 << 20, stream.len()] {
+            let (mut framer, found) = pass(&stream, piece);
+            assert_eq!(found, expected, "in pieces of {piece}");
+            assert_eq!(framer.read_buffer().len(), BUFFER_LEN, "the buffer is small again");
+        }
+    }
+
+    #[test]
+    fn a_message_is_found_before_it_is_entered() {
+        let (first, second) = (message(100), message(20));
+        let mut framer = Framer::new();
+        framer.append(&first[..50]);
+        assert_eq!(framer.next_frame().unwrap(), Frame::Incomplete);
+        assert_eq!(
+            framer.read_buffer().len(),
+            BUFFER_LEN - 50,
+            "the room is as large as without it"
+        );
+        let rest = [&first[50..], &second, &second].concat();
+        framer.read_buffer()[..rest.len()].copy_from_slice(&rest);
+        let find = |count: usize| {
+            let found = framer.peek_header(count, |header| header.len() == 16);
+            found.map(|(at, header)| (at, header.map(<[u8]>::len)))
+        };
+        // The rest of a message, and what is behind it, as far as it is there.
+        assert_eq!(find(first.len() - 50), None);
+        assert_eq!(find(first.len() - 49), Some((first.len() - 50, None)));
+        assert_eq!(find(rest.len()), Some((first.len() - 50, Some(16))));
+        assert_eq!(framer.peek_header(rest.len(), |_| false), None);
+        framer.advance(first.len() - 50);
+        assert!(matches!(framer.next_frame(), Ok(Frame::Message(bytes, 16)) if bytes == first));
+        assert!(framer.is_empty());
+        let found = framer.peek_header(second.len(), |_| true).unwrap();
+        assert_eq!(found, (0, second.get(..16)));
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_is_never_held() {
+        let (framer, found) = pass(&message(64 * MAX_MESSAGE_LEN), 1 << 16);
+        assert_eq!(found, [None]);
+        assert!(framer.buffer.capacity() < MAX_MESSAGE_LEN);
+    }
+}

@@ -1,0 +1,90 @@
+//! The descriptors that accompany calls. They are originals here, and zbus is given stand-ins.
+//!
+//! zbus copies the descriptors of a message and closes the copies on the event loop, where a
+//! `close(2)` that blocks would stop the service. A stand-in is an empty file in memory. A method
+//! exchanges it for the descriptor; what no method has taken is closed once the call is answered.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Mutex;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::fstat;
+
+use crate::lock::received::Received;
+use crate::sync::lock;
+
+/// What was stand_ins out and not taken, by the inode inode of the stand-in.
+static ORIGINALS: Mutex<BTreeMap<u64, Received>> = Mutex::new(BTreeMap::new());
+
+/// The stand-ins of one call. What no method has taken is closed when this is dropped.
+#[derive(Debug, Default)]
+pub(in crate::admission) struct StandIns(Vec<u64>);
+
+impl StandIns {
+    /// Whether no descriptor accompanies the call.
+    pub(in crate::admission) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Drop for StandIns {
+    fn drop(&mut self) {
+        if !self.is_empty() {
+            let mut originals = lock(&ORIGINALS);
+            for inode in &self.0 {
+                originals.remove(inode);
+            }
+        }
+    }
+}
+
+/// Keeps descriptors, and returns a stand-in for each.
+///
+/// # Errors
+///
+/// Where descriptors or memory have run out.
+pub(in crate::admission) fn create(
+    descriptors: Vec<Received>,
+) -> io::Result<(Vec<OwnedFd>, StandIns)> {
+    let (mut files, mut stand_ins) = (Vec::new(), StandIns::default());
+    for received in descriptors {
+        let stand_in = memfd_create(c"vmlockd-descriptor", MFdFlags::MFD_CLOEXEC)?;
+        let inode = fstat(&stand_in)?.st_ino;
+        lock(&ORIGINALS).insert(inode, received);
+        stand_ins.0.push(inode);
+        files.push(stand_in);
+    }
+    Ok((files, stand_ins))
+}
+
+/// Returns the descriptor that a stand-in is for; `None` where a method has taken it before.
+pub fn exchange(stand_in: impl AsFd) -> Option<Received> {
+    let inode = fstat(stand_in).ok()?.st_ino;
+    lock(&ORIGINALS).remove(&inode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read as _;
+
+    fn pipe() -> (io::PipeReader, Received) {
+        let (ours, theirs) = io::pipe().unwrap();
+        (ours, OwnedFd::from(theirs).into())
+    }
+
+    #[test]
+    fn what_was_handed_out_is_taken_once() {
+        let ((mut ours, theirs), (mut left, other)) = (pipe(), pipe());
+        let (files, stand_ins) = create(vec![theirs, other]).unwrap();
+        let copy = files[0].try_clone().unwrap();
+        drop(exchange(copy).unwrap());
+        assert_eq!(ours.read(&mut [0]).unwrap(), 0);
+        assert!(exchange(&files[0]).is_none());
+        drop(stand_ins);
+        assert_eq!(left.read(&mut [0]).unwrap(), 0);
+        assert!(exchange(&files[1]).is_none());
+    }
+}
