@@ -59,7 +59,7 @@ use crate::bus::Bus;
 /// A connected socket with admission control, over which zbus runs a connection.
 #[derive(Debug)]
 pub struct Socket {
-    socket: Arc<ConnectedSocket>,
+    inner: Arc<ConnectedSocket>,
     readiness: Readiness,
     admission: Admission,
 }
@@ -71,9 +71,9 @@ impl Socket {
     ///
     /// If the bus does not exist, or its address is not the address of a Unix socket.
     pub async fn connect(bus: Bus, admission: &Admission) -> zbus::Result<Self> {
-        let socket = Arc::new(ConnectedSocket::connect(bus).await?);
-        let readiness = Readiness::new(socket.as_fd())?;
-        Ok(Self { socket, readiness, admission: admission.clone() })
+        let inner = Arc::new(ConnectedSocket::connect(bus).await?);
+        let readiness = Readiness::new(inner.as_fd())?;
+        Ok(Self { inner, readiness, admission: admission.clone() })
     }
 }
 
@@ -82,7 +82,7 @@ impl zbus::connection::Socket for Socket {
     type WriteHalf = Writer;
 
     fn split(self) -> Split<Self::ReadHalf, Self::WriteHalf> {
-        let Self { socket, readiness, admission } = self;
+        let Self { inner: socket, readiness, admission } = self;
         tokio::spawn(stall_detector::monitor(Arc::clone(&socket), admission.clone()));
         let reader = Reader::new(Arc::clone(&socket), readiness, admission.clone());
         Split::new(reader, Writer::new(socket, admission))
