@@ -162,7 +162,7 @@ impl Admission {
     }
 
     /// Removes and returns the calls that were refused when their user became known.
-    pub(in crate::admission) fn take_refused(&self) -> Vec<RefusedCall> {
+    pub(in crate::admission) fn drain_refused(&self) -> Vec<RefusedCall> {
         std::mem::take(&mut lock(&self.0.refused))
     }
 

@@ -25,13 +25,14 @@
 //! [`message`] parses and writes the D-Bus wire format, [`transport`] has the sockets, and
 //! [`control`] connects the rooms: it is the state that they share.
 //!
-//! The same socket hides objects from callers that may not see them, and selects the text of errors
+//! The socket also hides objects from callers that may not see them, and selects the text of errors
 //! ([`crate::privacy`]).
 //!
 //! The socket is always read, during a flood by a thread of its own ([`incoming::receiver`]): a
 //! message that waits in the bus would delay the next call of root. Therefore memory is bounded by
-//! what is admitted, and not by what is sent. A user that calls too fast is refused at a bounded rate
-//! ([`quota::refusal_queue`]), since a refusal costs the bus as much as a call (throttling).
+//! the calls that are admitted, and not by the calls that are sent. A user that calls too fast is
+//! refused at a bounded rate ([`quota::refusal_queue`]), since a refusal costs the bus as much as a
+//! call (throttling).
 
 mod control;
 mod incoming;

@@ -1,4 +1,4 @@
-//! Sorts what comes from the bus: passed on, queued, refused or dropped.
+//! Decides what becomes of each message: it is passed to zbus, queued, refused or dropped.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,55 +18,56 @@ use crate::admission::transport::socket::ReadOutcome;
 use crate::lock::received::Received;
 use crate::service::Error;
 
-/// Descriptors that no message has taken. More are never there, unless the bus is broken.
+/// The maximum number of received descriptors that no message has claimed. A working bus never
+/// sends more.
 const MAX_UNCLAIMED_DESCRIPTORS: usize = 1024;
 
-/// What one read has brought.
+/// The numbers of messages in one read.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(in crate::admission) struct Classified {
-    /// Messages that are to be passed on, or may be.
+    /// Messages that are passed to zbus, or queued.
     pub(in crate::admission) accepted: usize,
     /// Messages that were refused or dropped.
     pub(in crate::admission) rejected: usize,
 }
 
-/// What becomes of descriptors that are to be read next.
+/// The decision about descriptors that are to be read next.
 #[derive(Debug)]
 pub(in crate::admission) enum DescriptorPlan {
-    /// They are received.
+    /// The descriptors are received.
     Receive,
-    /// They come behind so many bytes, which are to be read first.
+    /// The descriptors come after this many bytes, which must be read first.
     ReadFirst(usize),
-    /// They are discarded.
+    /// The descriptors are discarded.
     Discard(RefusalReason),
 }
 
-/// What came and is not passed on.
+/// The messages of one socket that were received and are not handled yet.
 #[derive(Debug)]
 pub(in crate::admission) struct Classifier {
     framer: Framer,
-    /// Descriptors that came and belong to messages that are not consumed.
+    /// The received descriptors of messages that are not complete yet.
     descriptors: VecDeque<Received>,
-    /// Why the message that is being read has no descriptors, if these were lost.
+    /// If the descriptors of the message that is being read were lost, the reason.
     missing: Option<RefusalReason>,
-    /// Replies and signals, in order; of a client of the private socket, calls that are not
-    /// for the service.
+    /// Replies and signals, in order. For a client of the private socket: calls that are not
+    /// addressed to the service.
     pub(in crate::admission) others: VecDeque<RawMessage>,
-    /// Calls that are to be refused.
+    /// The calls that are refused.
     pub(in crate::admission) refusals: RefusalQueue,
-    /// Whether the reply to `Hello` is still to come, which the handshake sends by itself.
+    /// Whether the reply to `Hello`, which zbus sends during the handshake, is not received yet.
     awaits_hello: bool,
-    /// The one client that sends all of it, where this is no bus.
+    /// The client of the private socket that sends all messages; `None` for a bus.
     client: Option<Arc<str>>,
 }
 
 impl Classifier {
-    /// Nothing has come from the bus.
+    /// Creates a classifier for messages of a bus.
     pub(in crate::admission) fn new() -> Self {
         Self::with_client(None)
     }
 
-    /// Nothing has come from this client of the private socket.
+    /// Creates a classifier for messages of a client of the private socket.
     pub(in crate::admission) fn for_client(name: Arc<str>) -> Self {
         Self::with_client(Some(name))
     }
@@ -83,19 +84,19 @@ impl Classifier {
         }
     }
 
-    /// Room for what is read next, for its bytes and its descriptors.
+    /// Returns the buffers for the next read: one for bytes and one for descriptors.
     pub(in crate::admission) fn read_buffer(&mut self) -> (&mut [u8], &mut VecDeque<Received>) {
         (self.framer.read_buffer(), &mut self.descriptors)
     }
 
-    /// Takes over what the handshake has read.
+    /// Appends bytes and descriptors that were read during the handshake.
     pub(in crate::admission) fn append(&mut self, bytes: &[u8], descriptors: Vec<Received>) {
         self.framer.append(bytes);
         self.descriptors.extend(descriptors);
     }
 
-    /// Tells what becomes of the descriptors that come with the last ones of the first `count` bytes
-    /// in the room, which were not read yet.
+    /// Decides about the descriptors that come with the last of the next `count` bytes. These bytes
+    /// are in the read buffer, but were not consumed from the socket.
     pub(in crate::admission) fn plan_descriptors(
         &self,
         count: usize,
@@ -108,13 +109,13 @@ impl Classifier {
                 Ok(header) => descriptor_plan(&header, admission),
                 Err(_) => DescriptorPlan::Receive,
             },
-            // A header that does not fit in, or a stream that is no D-Bus.
+            // The header is longer than the buffer, or the stream is not D-Bus.
             Some((0, None)) | None => DescriptorPlan::Receive,
             Some((before, _)) => DescriptorPlan::ReadFirst(before),
         }
     }
 
-    /// Puts the first byte of a message into the room. Its descriptors were discarded.
+    /// Writes the first byte of a message whose descriptors were discarded into the read buffer.
     pub(in crate::admission) fn insert_discarded(&mut self, byte: u8, reason: RefusalReason) {
         if let Some(first) = self.framer.read_buffer().first_mut() {
             *first = byte;
@@ -122,11 +123,11 @@ impl Classifier {
         self.missing = Some(reason);
     }
 
-    /// Sorts the messages that are complete, after more bytes were read.
+    /// Classifies the messages that are complete after a read.
     ///
     /// # Errors
     ///
-    /// `InvalidData` if the bus has sent what is no D-Bus, and nothing after it can be understood.
+    /// `InvalidData` if the stream is not D-Bus, so that nothing after it can be parsed.
     pub(in crate::admission) fn classify(
         &mut self,
         outcome: ReadOutcome,
@@ -144,9 +145,9 @@ impl Classifier {
                 Frame::Message(bytes, header) => {
                     let header = parse_header(bytes.get(..header).unwrap_or_default())?;
                     let missing = missing.take();
-                    let taken = match &missing {
+                    let claimed = match &missing {
                         Some(_) => Vec::new(),
-                        None => take_descriptors(descriptors, &header, client, admission),
+                        None => claim_descriptors(descriptors, &header, client, admission),
                     };
                     let with_sender = match client {
                         Some(_) if header.sender.is_some() => return Err(invalid_data("a sender")),
@@ -155,15 +156,15 @@ impl Classifier {
                         }
                         None => None,
                     };
-                    let incomplete = taken.len() < header.descriptor_count();
-                    let accepted = if incomplete || (lost_descriptors && !taken.is_empty()) {
+                    let incomplete = claimed.len() < header.descriptor_count();
+                    let accepted = if incomplete || (lost_descriptors && !claimed.is_empty()) {
                         router.refuse(&header, missing.unwrap_or(RefusalReason::NoDescriptors));
                         false
                     } else {
                         let size = with_sender.as_ref().map_or(bytes.len(), Vec::len);
                         let raw = || RawMessage {
                             bytes: with_sender.unwrap_or_else(|| bytes.to_vec()),
-                            descriptors: taken,
+                            descriptors: claimed,
                         };
                         router.route(&header, size, raw)
                     };
@@ -173,7 +174,7 @@ impl Classifier {
                 Frame::TooLong(header) => {
                     let header = parse_header(header)?;
                     if missing.take().is_none() {
-                        drop(take_descriptors(descriptors, &header, client, admission));
+                        drop(claim_descriptors(descriptors, &header, client, admission));
                     }
                     let whose = "in one message".to_owned();
                     let reason = Error::Limit { what: "bytes", limit: MAX_MESSAGE_LEN, whose };
@@ -182,8 +183,9 @@ impl Classifier {
                 }
             }
         }
-        // The kernel hands out descriptors with bytes of the message that they belong to. What no
-        // message has taken must not become part of another caller's.
+        // The kernel delivers descriptors with bytes of the message to which they belong. A
+        // descriptor that no message has claimed must not become part of a message of another
+        // caller.
         if framer.is_empty() || lost_descriptors {
             descriptors.clear();
         }
@@ -197,7 +199,7 @@ impl Classifier {
     }
 }
 
-/// Where messages go.
+/// Routes messages to the queues of a [`Classifier`].
 struct Router<'r> {
     admission: &'r Admission,
     now: Instant,
@@ -208,16 +210,16 @@ struct Router<'r> {
 }
 
 impl Router<'_> {
-    /// Returns whether the message is kept.
+    /// Routes a message. Returns whether the message is kept.
     fn route(
         &mut self,
         header: &Header<'_>,
         size: usize,
         raw: impl FnOnce() -> RawMessage,
     ) -> bool {
-        // The bus passes on replies that nothing waits for, and signals of anybody.
+        // The bus forwards replies that the service does not expect, and signals of any sender.
         let is_passed_on = match (header.kind, self.client.or(header.sender)) {
-            // Neither replies nor signals of a client mean anything.
+            // Replies and signals of a client have no meaning.
             (kind, _) if self.client.is_some() && kind != MessageKind::Call => false,
             (_, Some(_)) if self.client.is_some() && !header.is_for_service() => true,
             (MessageKind::Call, Some(sender)) => {
@@ -248,7 +250,7 @@ impl Router<'_> {
     }
 }
 
-/// Decides whether the descriptors of a message are to be received.
+/// Decides whether the descriptors of a message are received.
 fn descriptor_plan(header: &Header<'_>, admission: &Admission) -> DescriptorPlan {
     match (header.kind, header.sender) {
         (MessageKind::Call, Some(sender)) => {
@@ -257,12 +259,12 @@ fn descriptor_plan(header: &Header<'_>, admission: &Admission) -> DescriptorPlan
                 return DescriptorPlan::Receive;
             };
             if uid.is_none() {
-                // So that the next call is judged by its user.
+                // The quota of the user applies to the next call.
                 admission.request_user_lookup(sender);
             }
             DescriptorPlan::Discard(reason)
         }
-        // Those are dropped in any case.
+        // These messages are dropped in any case.
         (MessageKind::Signal, sender) if sender != Some(BUS_NAME) => {
             DescriptorPlan::Discard(RefusalReason::NoDescriptors)
         }
@@ -270,29 +272,31 @@ fn descriptor_plan(header: &Header<'_>, admission: &Admission) -> DescriptorPlan
     }
 }
 
-/// Takes the descriptors of a message from those that came, under the user that sent it: they are
-/// closed under that user, whatever becomes of the message.
-fn take_descriptors(
+/// Removes the descriptors of a message from the received ones, and marks them with the user that
+/// sent the message: they are closed on account of that user, whatever becomes of the message.
+fn claim_descriptors(
     descriptors: &mut VecDeque<Received>,
     header: &Header<'_>,
     client: Option<&str>,
     admission: &Admission,
 ) -> Vec<Received> {
     let count = header.descriptor_count().min(descriptors.len());
-    let mut taken: Vec<Received> = descriptors.drain(..count).collect();
+    let mut claimed: Vec<Received> = descriptors.drain(..count).collect();
     if let Some(sender) = client.or(header.sender).filter(|_| count > 0) {
         let uid = admission.uid_of(sender);
-        for descriptor in &mut taken {
+        for descriptor in &mut claimed {
             descriptor.set_sender(uid);
         }
     }
-    taken
+    claimed
 }
 
+/// Parses the header of a message.
+///
 /// # Errors
 ///
-/// A malformed header: how many descriptors belong to the message is not known then, and those of
-/// one caller must not become another's.
+/// `InvalidData` for a malformed header. It is not known how many descriptors belong to the
+/// message, and descriptors of one caller must not be assigned to another.
 fn parse_header(header: &[u8]) -> io::Result<Header<'_>> {
     Header::parse(header).map_err(|_| invalid_data("a malformed header"))
 }

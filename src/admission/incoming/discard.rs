@@ -1,14 +1,15 @@
-//! Descriptors that the kernel drops instead of handing them out.
+//! Discards descriptors: the kernel drops them instead of delivering them.
 //!
-//! A descriptor that was received has to be closed, and a file system that does not answer blocks
-//! each close. While the user that sends a message has too many such descriptors, those of its next
-//! messages are not received at all. If a message is read without room for its descriptors, the
-//! kernel drops them, and asks no file system (`flush` belongs to a close, see [`crate::lock::closer`]).
+//! A received descriptor must be closed, and each close blocks if its file system does not respond.
+//! While a user has too many descriptors that are not closed, the descriptors of its next messages
+//! are not received at all. If a message is read without room for its descriptors, the kernel drops
+//! them without a request to a file system (`flush` belongs to a close, see
+//! [`crate::lock::closer`]).
 //!
-//! It is the release of the file that may still block here, where no other copy is left. The kernel
-//! does that before the system call returns. So the first byte of the message, with which the
-//! descriptors come, is moved into a pipe by a thread that may be left behind. The byte is in the pipe
-//! before the release wakes: the connection goes on with it, whether the thread comes back or not.
+//! The release of the file can still block, if no other copy of the descriptor is left. The kernel
+//! releases the file before the system call returns. Therefore a thread that may hang moves the
+//! first byte of the message, with which the descriptors come, into a pipe. The byte is in the pipe
+//! before the release begins: the connection continues with it, whether the thread returns or not.
 
 use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,12 +20,13 @@ use crate::admission::transport::socket::ConnectedSocket;
 use crate::lock::closer;
 use crate::sync::lock;
 
-/// How many threads may hang. When all do, descriptors are received, and wait to be closed.
+/// The maximum number of threads that may hang. If all of them hang, descriptors are received, and
+/// wait to be closed.
 const MAX_THREADS: usize = 64;
-/// The stack of such a thread, in bytes.
+/// The stack size of such a thread, in bytes.
 const STACK_SIZE: usize = 64 << 10;
 
-/// Drops descriptors of one connection.
+/// Discards descriptors of one connection.
 #[derive(Debug)]
 pub(in crate::admission) struct Discarder {
     socket: Arc<ConnectedSocket>,
@@ -37,22 +39,22 @@ pub(in crate::admission) struct Discarder {
 struct DiscardThread {
     /// Wakes the thread.
     wake: mpsc::Sender<()>,
-    /// Whether it has something to do, or hangs.
+    /// Whether the thread has work, or hangs.
     busy: Arc<AtomicBool>,
 }
 
 impl Discarder {
-    /// Drops descriptors that come over this socket.
+    /// Creates a discarder for descriptors that come over `socket`.
     pub(in crate::admission) fn new(socket: Arc<ConnectedSocket>) -> Self {
         Self { socket, pipe: None, threads: Vec::new(), error: Arc::default() }
     }
 
-    /// Reads the next byte, with which descriptors come, and has the kernel drop these. `None`, and
-    /// nothing is read, if no thread can do it.
+    /// Reads the next byte, with which descriptors come, and has the kernel drop these descriptors.
+    /// Returns `None` without reading if no thread is available.
     ///
     /// # Errors
     ///
-    /// Those of splice(2). Nothing may be read from the socket meanwhile.
+    /// The errors of splice(2). No other code may read from the socket meanwhile.
     pub(in crate::admission) fn discard_next(&mut self) -> io::Result<Option<u8>> {
         let Some(wake) = self.idle_thread() else { return Ok(None) };
         let Some((pipe, _)) = &mut self.pipe else { return Ok(None) };
@@ -67,7 +69,7 @@ impl Discarder {
         }
     }
 
-    /// Returns what wakes a thread that has nothing to do, and is not woken by anything else.
+    /// Reserves an idle thread. Returns the sender that wakes it.
     fn idle_thread(&mut self) -> Option<mpsc::Sender<()>> {
         let is_idle = |thread: &&DiscardThread| !thread.busy.swap(true, Ordering::AcqRel);
         if let Some(thread) = self.threads.iter().find(is_idle) {
@@ -90,7 +92,7 @@ impl Discarder {
             for () in wakes {
                 if let Err(failure) = closer::tracked(|| socket.splice_byte(&*pipe)) {
                     *lock(&error) = Some(failure);
-                    // Another byte for the one that did not come. An empty pipe has room for it.
+                    // Replaces the byte that was not moved. An empty pipe has room for it.
                     let _ = (&*pipe).write(&[0]);
                 }
                 busy.store(false, Ordering::Release);

@@ -1,10 +1,11 @@
-//! The receiving half: passes on one message after the other.
+//! The receiving half of the connection, from which zbus gets one message after the other.
 //!
-//! The socket is read as long as there is something, so that a call of the privileged user never
-//! waits behind those of others, neither here nor in the bus. Replies and signals of the bus are
-//! passed on first: calls that are being answered wait for them. Before another call of an ordinary
-//! user is passed on, the tasks of the event loop have a turn, so that the one before it has begun
-//! and at most a few of their replies exist at a time.
+//! 1. The socket is read as long as data is available, so that a call of the privileged user never
+//!    waits behind calls of other users, neither here nor in the bus.
+//! 2. Replies and signals of the bus come first: calls that are being answered wait for them.
+//! 3. Before another call of an ordinary user is returned, the reader yields to the tasks of the
+//!    event loop, so that the previous call has begun, and at most a few replies exist at the same
+//!    time (backpressure).
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -28,26 +29,27 @@ use crate::admission::transport::readiness::Readiness;
 use crate::admission::transport::socket::{ConnectedSocket, ReadOutcome};
 use crate::lock::received::Received;
 
-/// Turns of the event loop between two calls of ordinary users: one in which zbus takes the call
-/// from its queue, one in which its task begins, and one for what that wakes.
+/// The number of yields to the event loop between two calls of ordinary users: in the first, zbus
+/// removes the call from its queue, in the second, its task begins, and in the third, the tasks run
+/// that this task wakes.
 const YIELDS: u8 = 3;
-/// Bytes of refusals that are handed to the bus at one time.
+/// The maximum number of bytes of refusals that are passed to the bus at once.
 const REFUSAL_BATCH: usize = 4 << 10;
 
-/// The receiving half.
+/// The receiving half of a connection.
 #[derive(Debug)]
 pub struct Reader {
     socket: Arc<ConnectedSocket>,
     admission: Admission,
     receiver: Arc<Receiver>,
-    /// RefusalQueue that the bus has not taken.
+    /// Refusals that the bus has not accepted yet.
     outgoing: Vec<u8>,
-    /// Turns of the event loop since the last call was passed on.
+    /// The number of yields since the last call was returned.
     yields: u8,
 }
 
 impl Reader {
-    /// Receives over this socket.
+    /// Creates the receiving half of `socket`.
     pub(in crate::admission) fn new(
         socket: Arc<ConnectedSocket>,
         readiness: Readiness,
@@ -57,7 +59,7 @@ impl Reader {
         Self { socket, admission, receiver, outgoing: Vec::new(), yields: 0 }
     }
 
-    /// Passes on the next message, if one may be passed on now.
+    /// Returns the next message for zbus, if one may be returned now.
     async fn next_message(&mut self, seq: u64) -> Option<Message> {
         while let Some(other) = self.receiver.next_other() {
             match raw::parse_trusted(seq, other).await {
@@ -75,7 +77,7 @@ impl Reader {
             }
             let mut call = call.raw;
             if no_reply {
-                // So that zbus says when it has finished. The reply is dropped on its way out.
+                // The reply marks the end of the call. The writer drops it.
                 header::clear_no_reply_flag(&mut call.bytes);
             }
             match raw::parse_with_stand_ins(seq, call).await {
@@ -126,11 +128,11 @@ impl Reader {
         self.receiver.with_refusals(|refusals| refusals.push(refused, Instant::now()));
     }
 
-    /// Sends refusals, as far as they may be sent and the bus takes them. Returns whether the bus
-    /// has taken all of these.
+    /// Sends refusals that are due, as far as the bus accepts them at once. Returns whether the bus
+    /// has accepted all of them.
     fn send_refusals(&mut self) -> io::Result<bool> {
         let now = Instant::now();
-        let refused = self.admission.take_refused();
+        let refused = self.admission.drain_refused();
         if !refused.is_empty() {
             self.receiver.with_refusals(|refusals| {
                 for refused in refused {
@@ -157,7 +159,7 @@ impl Reader {
         Ok(false)
     }
 
-    /// Waits until there is something to do.
+    /// Waits for data, for a wake-up, or for the next refusal to be due.
     async fn wait(&mut self) -> io::Result<()> {
         let all_sent = self.send_refusals()?;
         let delay = self.receiver.with_refusals(|refusals| refusals.delay());
@@ -202,13 +204,13 @@ impl ReadHalf for Reader {
         }
     }
 
-    /// Reads for the handshake.
+    /// Reads during the handshake.
     async fn recvmsg(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
         loop {
             let mut descriptors: Vec<Received> = Vec::new();
             match self.receiver.receive_handshake(buffer, &mut descriptors) {
                 Ok(ReadOutcome { bytes, .. }) => {
-                    // While the bus greets, no other client has sent anything.
+                    // No other client has sent anything during the handshake with the bus.
                     let descriptors = descriptors.into_iter().filter_map(Received::into_inner);
                     return Ok((bytes, descriptors.collect()));
                 }
@@ -225,7 +227,7 @@ impl ReadHalf for Reader {
     }
 }
 
-/// A thread that reads sees the end of the connection.
+/// Closes the connection, so that a thread that reads it ends.
 impl Drop for Reader {
     fn drop(&mut self) {
         if let Err(error) = self.socket.close() {

@@ -1,13 +1,16 @@
-//! Who reads the socket: the event loop, or during a flood a thread of its own.
+//! Reads the socket: on the event loop, or during a flood on a thread.
 //!
-//! Usually the event loop reads, and no thread has to be woken for a call. A bus can send more than
-//! the event loop takes while it is busy with something else. dbus-daemon then keeps what is left in
-//! a queue of its own, which it never empties as long as the flood lasts: in one turn of its loop it
-//! takes 2,048 bytes from each sender, and passes on 2,048 in all. The next call of root would stand
-//! at the end of that queue. So when calls are rejected and more is waiting, a thread takes over the
-//! reading until a second has passed without a rejection, and the event loop is not woken for what
-//! comes meanwhile. The buffer of the socket is full after some 270 messages, which is why the unit
-//! gives the service a high priority.
+//! 1. Usually the event loop reads, and no thread has to be woken for a call.
+//! 2. A bus can send more than the event loop receives while it is busy. dbus-daemon then keeps the
+//!    rest in a queue of its own, which it never empties while the flood lasts: in one iteration of
+//!    its main loop it reads 2,048 bytes from each sender, and forwards 2,048 in all. The next call
+//!    of root would be last in that queue.
+//! 3. Therefore, when calls are rejected and more data is available, a thread reads instead, until
+//!    a second has passed without a rejection. The event loop is not woken for incoming messages
+//!    meanwhile.
+//!
+//! The socket buffer is full after about 270 messages, which is why the unit gives the service a
+//! high priority.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -29,19 +32,22 @@ use crate::lock::closer;
 use crate::lock::received::Received;
 use crate::sync::lock;
 
-/// How long nothing must have been rejected until the event loop reads again.
+/// The event loop reads again after this time without a rejection.
 const QUIET_PERIOD: Duration = Duration::from_secs(1);
-/// How often the thread looks whether that is so, in milliseconds.
+/// How often the thread checks whether that time has passed, in milliseconds.
 const POLL_INTERVAL_MS: u16 = 250;
-/// How long the thread lets messages gather before it reads again. If it were woken for each of them,
-/// it and the bus would occupy two processors, and root's client would wait for one.
+/// How long the thread waits before it reads again, so that messages arrive in batches. If each
+/// message woke the thread, it and the bus would occupy two processors, and the client of root
+/// would wait for one.
 const BATCH_DELAY: Duration = Duration::from_micros(500);
-/// How long after a rejection messages still gather. A long message takes several reads.
+/// How long after a rejection messages are still read in batches. A long message takes several
+/// reads.
 const BATCH_PERIOD: Duration = Duration::from_millis(50);
-/// Replies and signals that the event loop has not taken. With more, the thread stops reading.
+/// The maximum number of replies and signals that the event loop has not handled. With more, the
+/// thread stops reading.
 const MAX_OTHERS: usize = 4096;
 
-/// What was read and is not passed on.
+/// The messages that were received and are not handled yet.
 #[derive(Debug)]
 pub(in crate::admission) struct Receiver {
     socket: Arc<ConnectedSocket>,
@@ -56,7 +62,7 @@ pub(in crate::admission) struct Receiver {
 }
 
 impl Receiver {
-    /// Reads from this socket.
+    /// Creates a receiver for `socket`.
     pub(in crate::admission) fn new(
         socket: Arc<ConnectedSocket>,
         readiness: Readiness,
@@ -73,11 +79,11 @@ impl Receiver {
         }
     }
 
-    /// Takes over what the handshake has read.
+    /// Appends bytes and descriptors that were read during the handshake.
     ///
     /// # Errors
     ///
-    /// Those of [`Classifier::classify`].
+    /// The errors of [`Classifier::classify`].
     pub(in crate::admission) fn append(
         &self,
         bytes: &[u8],
@@ -88,20 +94,20 @@ impl Receiver {
         classifier.classify(ReadOutcome::default(), &self.admission).map(drop)
     }
 
-    /// Waits until the event loop has something to read.
+    /// Waits until the socket is readable on the event loop.
     ///
     /// # Errors
     ///
-    /// Where the event loop has ended.
+    /// If the event loop has ended.
     pub(in crate::admission) async fn readable(&self) -> io::Result<()> {
         self.readiness.readable().await
     }
 
-    /// Reads for the handshake.
+    /// Reads during the handshake.
     ///
     /// # Errors
     ///
-    /// Those of [`ConnectedSocket::receive`].
+    /// The errors of [`ConnectedSocket::receive`].
     pub(in crate::admission) fn receive_handshake(
         &self,
         buffer: &mut [u8],
@@ -110,7 +116,7 @@ impl Receiver {
         self.readiness.try_read(|| self.socket.receive_now(buffer, descriptors))
     }
 
-    /// Reads once, without waiting, unless a thread does. Returns whether anything came.
+    /// Reads once, without waiting, unless the thread reads. Returns whether data was received.
     ///
     /// # Errors
     ///
@@ -140,17 +146,17 @@ impl Receiver {
         Ok(true)
     }
 
-    /// Whether a thread reads.
+    /// Returns whether the thread reads.
     pub(in crate::admission) fn is_flooded(&self) -> bool {
         self.flooded.load(Ordering::Acquire)
     }
 
-    /// Takes a reply or a signal that is to be passed on.
+    /// Removes and returns the next reply or signal for zbus.
     pub(in crate::admission) fn next_other(&self) -> Option<RawMessage> {
         self.classifier().others.pop_front()
     }
 
-    /// The calls that are to be refused.
+    /// Calls `act` with the queue of refusals.
     pub(in crate::admission) fn with_refusals<T>(
         &self,
         act: impl FnOnce(&mut RefusalQueue) -> T,
@@ -187,8 +193,8 @@ impl Receiver {
         self.admission.wake();
     }
 
-    /// Waits until there is something to read, or it is time to look, and reads once. Returns what
-    /// became of it, and whether the read may have left something.
+    /// Waits for data, for [`POLL_INTERVAL_MS`] at most, and reads once. Returns the numbers of
+    /// messages, and whether more data may be available.
     fn poll_and_receive(&self) -> io::Result<(Classified, bool)> {
         let mut event = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
         match poll(&mut event, PollTimeout::from(POLL_INTERVAL_MS)) {
@@ -203,7 +209,7 @@ impl Receiver {
                 let may_have_more = may_have_more_data(outcome, capacity);
                 let had_none = classifier.refusals.delay().is_none();
                 let classified = classifier.classify(outcome, &self.admission)?;
-                // The event loop knows when it may send those that there were before.
+                // The event loop already knows when the refusals are due that were queued before.
                 if had_none && classifier.refusals.delay().is_some() {
                     self.admission.wake();
                 }
@@ -214,12 +220,12 @@ impl Receiver {
         }
     }
 
-    /// Reads what is there, but no descriptors that their user may not pass.
+    /// Reads available data, but no descriptors that exceed the quota of their user.
     fn read(&self, classifier: &mut Classifier) -> io::Result<ReadOutcome> {
         let mut max_len = usize::MAX;
         if closer::is_near_limit() {
             let peeked = self.socket.peek(classifier.read_buffer().0)?;
-            // No more than this, since descriptors may come with what is behind it.
+            // Not more than this, since descriptors may come with the bytes after it.
             max_len = peeked.bytes;
             if peeked.lost_descriptors {
                 match classifier.plan_descriptors(peeked.bytes, &self.admission) {
@@ -248,8 +254,8 @@ impl Receiver {
     }
 }
 
-/// Whether a read into a room of this size may have left something behind.
+/// Returns whether a read into a buffer of this capacity may have left data.
 fn may_have_more_data(outcome: ReadOutcome, capacity: usize) -> bool {
-    // With descriptors, and while they are discarded, each read ends early.
+    // If descriptors come with the bytes, and while they are discarded, each read ends early.
     outcome.bytes == capacity || outcome.has_descriptors || closer::is_near_limit()
 }

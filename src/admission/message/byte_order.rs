@@ -1,4 +1,4 @@
-//! The byte order of a message, which its first byte tells.
+//! The byte order of a message, which its first byte specifies.
 
 /// A message that violates the D-Bus specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -7,18 +7,18 @@ pub(in crate::admission) struct MalformedMessage;
 /// The byte order of a message.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::admission) enum ByteOrder {
-    /// The least significant byte first.
+    /// The least significant byte comes first.
     Little,
-    /// The most significant byte first.
+    /// The most significant byte comes first.
     Big,
 }
 
 impl ByteOrder {
-    /// Reads the first byte of a message.
+    /// Parses the first byte of a message.
     ///
     /// # Errors
     ///
-    /// [`MalformedMessage`].
+    /// [`MalformedMessage`] if the byte specifies no byte order.
     pub(in crate::admission) fn from_marker(marker: u8) -> Result<Self, MalformedMessage> {
         match marker {
             b'l' => Ok(Self::Little),
@@ -27,7 +27,7 @@ impl ByteOrder {
         }
     }
 
-    /// A number in this order.
+    /// Converts a number to bytes in this order.
     pub(in crate::admission) fn to_bytes(self, number: u32) -> [u8; 4] {
         match self {
             Self::Little => number.to_le_bytes(),
@@ -35,11 +35,11 @@ impl ByteOrder {
         }
     }
 
-    /// Reads the number at this offset.
+    /// Reads the number at offset `at`.
     ///
     /// # Errors
     ///
-    /// [`MalformedMessage`] where there are too few bytes.
+    /// [`MalformedMessage`] if there are too few bytes.
     pub(in crate::admission) fn read_u32(
         self,
         bytes: &[u8],

@@ -1,12 +1,12 @@
 //! Writes the error message by which a call is refused.
 //!
-//! Written by hand, since a refused call must cost as little as possible: no parsed message, no
-//! task and no reply object.
+//! It is written by hand, since a refused call must cost as little as possible: no parsed message,
+//! no task and no reply object.
 
-/// The serial number of a refusal. Nothing refers to it, since nothing answers an error.
+/// The serial number of a refusal. Nothing refers to it, since an error is not answered.
 const SERIAL: u32 = u32::MAX;
 
-/// Appends the message to `out`.
+/// Appends an error message to `out`, addressed to the connection `to`, with the error `name`.
 pub(in crate::admission) fn write_error(
     out: &mut Vec<u8>,
     to: &str,
@@ -15,7 +15,7 @@ pub(in crate::admission) fn write_error(
     text: &str,
 ) {
     let start = out.len();
-    // Little endian, an error that wants no reply, version 1; the lengths follow below.
+    // Little endian, type error, no reply expected, version 1. The lengths follow below.
     out.extend_from_slice(&[b'l', 3, 1, 1]);
     let body_length = out.len();
     put_u32(out, 0);
@@ -56,7 +56,7 @@ fn put_u32(out: &mut Vec<u8>, number: u32) {
     out.extend_from_slice(&number.to_le_bytes());
 }
 
-/// Writes at `place` how many bytes there are from `from` on.
+/// Writes the number of bytes from `from` to the end of `out` at offset `place`.
 fn set_u32(out: &mut [u8], place: usize, from: usize) {
     let length = u32::try_from(out.len() - from).unwrap_or_default();
     if let Some(bytes) = out.get_mut(place..place + 4) {

@@ -1,45 +1,46 @@
-//! Messages out of a stream of bytes.
+//! Splits a stream of bytes into messages.
 //!
-//! Keeps one small buffer, which grows to the length of a longer message for as long as that one
-//! is read, and skips a message that is longer than allowed without holding it.
+//! The framer has one small buffer. The buffer grows to the length of a longer message while that
+//! message is read. A message over the maximum length is skipped, and never held.
 
 use super::byte_order::MalformedMessage;
 use super::header::{FIXED_LEN, Lengths};
 
-/// The size of the buffer, in bytes. Most messages are far smaller, so that one read takes in many
-/// of those that come in quick succession; and no more than this is sorted at one go.
+/// The length of the buffer. Most messages are far shorter, so that one read receives many of those
+/// that arrive in quick succession. One read brings no more than this to classify.
 const BUFFER_LEN: usize = 16 << 10;
-/// The longest message that is read, in bytes. 64 resources with names of 4,095 bytes fit in.
+/// The maximum length of a message that is read, in bytes. 64 resources with names of 4,095 bytes
+/// fit in.
 pub(in crate::admission) const MAX_MESSAGE_LEN: usize = 1 << 20;
 
-/// What is next in the stream.
+/// The next item of the stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::admission) enum Frame<'b> {
     /// A complete message, and the length of its header.
     Message(&'b [u8], usize),
-    /// The header of a message that is too long. What follows it is skipped.
+    /// The header of a message over [`MAX_MESSAGE_LEN`]. The rest of the message is skipped.
     TooLong(&'b [u8]),
-    /// Not there yet: more is to be read.
+    /// No complete message: more bytes must be read.
     Incomplete,
 }
 
-/// The bytes that were read and are not consumed.
+/// A buffer of bytes that were read and are not consumed yet.
 #[derive(Debug)]
 pub(in crate::admission) struct Framer {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    /// How many bytes of a message that is too long are still to come.
+    /// The number of bytes still to be read of a message that is skipped.
     bytes_to_skip: usize,
 }
 
 impl Framer {
-    /// An empty buffer.
+    /// Creates an empty buffer.
     pub(in crate::admission) fn new() -> Self {
         Self { buffer: vec![0; BUFFER_LEN], start: 0, end: 0, bytes_to_skip: 0 }
     }
 
-    /// The room for what is read next; never empty.
+    /// Returns the buffer for the next read, which is never empty.
     pub(in crate::admission) fn read_buffer(&mut self) -> &mut [u8] {
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
@@ -56,28 +57,29 @@ impl Framer {
         &mut self.buffer[self.end..]
     }
 
-    /// Enters that so many bytes were read into the room.
+    /// Marks `count` bytes of the [`read_buffer`](Self::read_buffer) as read.
     pub(in crate::admission) fn advance(&mut self, count: usize) {
         self.end = self.buffer.len().min(self.end + count);
     }
 
-    /// Puts bytes that somebody else has read behind those that are there.
+    /// Appends bytes that were read elsewhere.
     pub(in crate::admission) fn append(&mut self, bytes: &[u8]) {
         self.buffer.truncate(self.end);
         self.buffer.extend_from_slice(bytes);
         self.end = self.buffer.len();
-        // The room is never smaller than at the start: each read would bring one message at most.
+        // The read buffer is never smaller than at the start: otherwise each read would bring one
+        // message at most.
         self.buffer.resize(self.end.max(BUFFER_LEN), 0);
     }
 
-    /// Whether no byte of a message is waiting.
+    /// Returns whether the buffer has no unconsumed byte.
     pub(in crate::admission) fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
-    /// Looks for a message that begins within the first `count` bytes of the room, which are not
-    /// entered: the first one whose header is wanted, or is not there as a complete. Returns where in the
-    /// room it begins, and its header if that is there.
+    /// Finds a message that begins within the first `count` bytes of the read buffer, which are not
+    /// marked as read yet: the first one whose header is `wanted`, or is not complete. Returns the
+    /// offset in the read buffer at which the message begins, and its header if that is complete.
     pub(in crate::admission) fn peek_header(
         &self,
         count: usize,
@@ -102,7 +104,7 @@ impl Framer {
     ///
     /// # Errors
     ///
-    /// [`MalformedMessage`]: the end of the message can't be known, nor anything after it.
+    /// [`MalformedMessage`]: the end of the message is unknown, and so is everything after it.
     pub(in crate::admission) fn next_frame(&mut self) -> Result<Frame<'_>, MalformedMessage> {
         let skipped = self.bytes_to_skip.min(self.end - self.start);
         self.start += skipped;
@@ -113,7 +115,7 @@ impl Framer {
         if message <= MAX_MESSAGE_LEN {
             return Ok(self.complete(header, message));
         }
-        // A header that is too long itself says nothing that could be answered.
+        // A message whose header alone is too long cannot be answered.
         let header = if header <= MAX_MESSAGE_LEN { header } else { FIXED_LEN };
         if there.len() < header {
             self.reserve(header);
@@ -135,7 +137,7 @@ impl Framer {
         Frame::Message(&self.buffer[at..at + message], header)
     }
 
-    /// Makes the buffer so large that `length` bytes from the start of a message fit in.
+    /// Grows the buffer so that a message of `length` bytes fits in.
     fn reserve(&mut self, length: usize) {
         let needed = self.start + length;
         if needed > self.buffer.len() && length > BUFFER_LEN {
@@ -156,8 +158,8 @@ mod tests {
         bytes
     }
 
-    /// Passes a stream in pieces, and returns the length of each message, or `None` for each one
-    /// that is too long.
+    /// Passes a stream in pieces. Returns the length of each message, or `None` for a message that
+    /// is too long.
     fn pass(stream: &[u8], piece: usize) -> (Framer, Vec<Option<usize>>) {
         let (mut framer, mut found) = (Framer::new(), Vec::new());
         for bytes in stream.chunks(piece) {
@@ -228,7 +230,7 @@ mod tests {
             let found = framer.peek_header(count, |header| header.len() == 16);
             found.map(|(at, header)| (at, header.map(<[u8]>::len)))
         };
-        // The rest of a message, and what is behind it, as far as it is there.
+        // The rest of a message, and as much of the next one as was read.
         assert_eq!(find(first.len() - 50), None);
         assert_eq!(find(first.len() - 49), Some((first.len() - 50, None)));
         assert_eq!(find(rest.len()), Some((first.len() - 50, Some(16))));

@@ -1,19 +1,18 @@
-//! The header of a D-Bus message, as far as admission control needs it.
+//! Parses the header of a D-Bus message, as far as admission control needs it.
 //!
-//! Parses bytes and touches nothing else. Every length comes from the peer, so each one is checked
-//! against the bytes that are there. Source: the section "Message Protocol" of the D-Bus
-//! specification.
+//! Every length comes from the peer, so each one is checked against the bytes that were received.
+//! Source: the section "Message Protocol" of the D-Bus specification.
 
 use super::SERVICE_NAME;
 use super::byte_order::{ByteOrder, MalformedMessage};
 
-/// The length of the fixed part of a header, with the length of the header fields.
+/// The length of the fixed part of a header, which includes the length of the header fields.
 pub(in crate::admission) const FIXED_LEN: usize = 16;
 
-/// The largest message that the specification allows, in bytes.
+/// The maximum length of a message in the specification, in bytes.
 const MAX_LEN: usize = 128 << 20;
 
-/// How deep containers may nest: 32 arrays, 32 structures and the variants around them.
+/// The maximum nesting of containers: 32 arrays, 32 structures and the variants around them.
 const MAX_DEPTH: u8 = 100;
 
 /// The flag of a method call whose caller wants no reply.
@@ -31,25 +30,25 @@ pub(in crate::admission) enum MessageKind {
     Reply,
     /// A signal.
     Signal,
-    /// A type that the specification does not define, and which is to be ignored.
+    /// A type that the specification does not define. Such messages are ignored.
     Unknown,
 }
 
-/// The lengths that the fixed part of a header announces.
+/// The lengths that the fixed part of a header specifies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::admission) struct Lengths {
-    /// The header, with its fields and without the padding after them.
+    /// The length of the header with its fields, without the padding after them.
     pub(in crate::admission) header: usize,
-    /// The whole message.
+    /// The length of the complete message.
     pub(in crate::admission) message: usize,
 }
 
 impl Lengths {
-    /// Reads the fixed part.
+    /// Parses the fixed part.
     ///
     /// # Errors
     ///
-    /// [`MalformedMessage`]: the stream is not D-Bus, and the end of the message is not known.
+    /// [`MalformedMessage`]: the stream is not D-Bus, and the end of the message is unknown.
     pub(in crate::admission) fn read(fixed: &[u8; FIXED_LEN]) -> Result<Self, MalformedMessage> {
         let order = ByteOrder::from_marker(fixed[0])?;
         let [body, fields] = [4, 12].map(|at| order.read_u32(fixed, at));
@@ -60,33 +59,33 @@ impl Lengths {
     }
 }
 
-/// What a header says.
+/// The header of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::admission) struct Header<'m> {
     /// The type.
     pub(in crate::admission) kind: MessageKind,
     /// Whether the caller wants no reply.
     pub(in crate::admission) no_reply: bool,
-    /// The serial number that the sender gave it.
+    /// The serial number that the sender has assigned.
     pub(in crate::admission) serial: u32,
     /// The serial number of the call that a reply answers.
     pub(in crate::admission) reply_serial: Option<u32>,
-    /// The name that it is sent to.
+    /// The name to which the message is addressed.
     pub(in crate::admission) destination: Option<&'m str>,
     /// The unique name of the sender, which the bus fills in.
     pub(in crate::admission) sender: Option<&'m str>,
-    /// The method or the signal.
+    /// The name of the method or signal.
     pub(in crate::admission) member: Option<&'m str>,
-    /// How many descriptors accompany it.
+    /// The number of descriptors that accompany the message.
     pub(in crate::admission) descriptors: u32,
 }
 
 impl<'m> Header<'m> {
-    /// Parses a header, with its fields.
+    /// Parses a header with its fields.
     ///
     /// # Errors
     ///
-    /// [`MalformedMessage`].
+    /// [`MalformedMessage`] if the header violates the specification.
     pub(in crate::admission) fn parse(header: &'m [u8]) -> Result<Self, MalformedMessage> {
         let order = ByteOrder::from_marker(*header.first().ok_or(MalformedMessage)?)?;
         let kind = match header.get(1).ok_or(MalformedMessage)? {
@@ -129,13 +128,13 @@ impl<'m> Header<'m> {
         self.destination.is_none_or(|name| name == SERVICE_NAME)
     }
 
-    /// Returns the number of descriptors.
+    /// Returns the number of descriptors that accompany the message.
     pub(in crate::admission) fn descriptor_count(&self) -> usize {
         usize::try_from(self.descriptors).unwrap_or(usize::MAX)
     }
 }
 
-/// Clears the flag by which a caller wants no reply.
+/// Clears the flag of a call whose caller wants no reply.
 pub(in crate::admission) fn clear_no_reply_flag(message: &mut [u8]) {
     if let Some(flags) = message.get_mut(FLAGS) {
         *flags &= !NO_REPLY_EXPECTED;
@@ -153,7 +152,7 @@ enum Value<'m> {
     Other,
 }
 
-/// What is left of the header fields.
+/// A cursor over the header fields.
 struct FieldReader<'m> {
     bytes: &'m [u8],
     at: usize,
@@ -197,8 +196,8 @@ impl<'m> FieldReader<'m> {
         Ok(signature)
     }
 
-    /// Reads a value. What no field that matters has is skipped: some buses pass on fields that
-    /// nobody has defined yet.
+    /// Reads a value. A value of a type that no relevant field has is skipped: some buses forward
+    /// fields that the specification does not define yet.
     fn read_variant(&mut self) -> Result<Value<'m>, MalformedMessage> {
         match self.read_signature()? {
             b"s" | b"o" => Ok(Value::Text(self.read_string()?)),
@@ -210,7 +209,7 @@ impl<'m> FieldReader<'m> {
         }
     }
 
-    /// Skips a value of the first type in `types`, and that type.
+    /// Skips a value of the first type in `types`, and consumes that type.
     fn skip_value(&mut self, types: &mut &[u8], depth: u8) -> Result<(), MalformedMessage> {
         let depth = depth.checked_sub(1).ok_or(MalformedMessage)?;
         let (first, rest) = types.split_first().ok_or(MalformedMessage)?;
@@ -253,7 +252,7 @@ impl<'m> FieldReader<'m> {
     }
 }
 
-/// Skips the first type in `types`.
+/// Consumes the first type in `types`.
 fn skip_type(types: &mut &[u8], depth: u8) -> Result<(), MalformedMessage> {
     let depth = depth.checked_sub(1).ok_or(MalformedMessage)?;
     let (first, rest) = types.split_first().ok_or(MalformedMessage)?;
@@ -320,7 +319,7 @@ mod tests {
         message.primary_header().serial_num().get()
     }
 
-    /// A header with one more field of each type that a value can have.
+    /// Adds a field of each type that a value can have to a header.
     #[test]
     fn skips_fields_that_nobody_has_defined() {
         let values: &[(&str, &[u8])] = &[

@@ -1,4 +1,4 @@
-//! Bytes made a message of zbus's.
+//! Passes received bytes to the message parser of zbus.
 
 use zbus::Message;
 use zbus::connection::socket::ReadHalf;
@@ -15,20 +15,20 @@ pub(in crate::admission) struct RawMessage {
     pub(in crate::admission) descriptors: Vec<Received>,
 }
 
-/// A socket from which nothing more comes: zbus parses what it is given with the call.
+/// A socket that has no more data: zbus parses the bytes that it gets with the call.
 ///
-/// `Message::from_bytes` would do the same, but is unsafe, since it trusts the bytes; this parses
-/// and checks them as zbus does with what it reads itself.
+/// `Message::from_bytes` does the same, but is unsafe, since it trusts the bytes. This parses and
+/// checks them as zbus does with bytes that it reads itself.
 #[derive(Debug)]
 pub(in crate::admission) struct MemorySocket;
 
 impl ReadHalf for MemorySocket {}
 
-/// Parses a message of the bus, or a reply to a call of our own, with its descriptors.
+/// Parses a message of the bus, or a reply to a call of the service, with its descriptors.
 ///
 /// # Errors
 ///
-/// What zbus objects to.
+/// The errors of zbus for a malformed message.
 pub(in crate::admission) async fn parse_trusted(
     seq: u64,
     raw: RawMessage,
@@ -38,12 +38,12 @@ pub(in crate::admission) async fn parse_trusted(
     MemorySocket.receive_message(seq, &mut bytes, &mut descriptors).await
 }
 
-/// Parses a call. Its descriptors are exchanged for stand-ins, which are good for as long as the
-/// second part of what is returned.
+/// Parses a call, and replaces its descriptors by stand-ins. The stand-ins are valid until the
+/// returned [`StandIns`] are dropped.
 ///
 /// # Errors
 ///
-/// What zbus objects to; where no stand-in can be made.
+/// The errors of zbus for a malformed message, and the errors of [`stand_in::create`].
 pub(in crate::admission) async fn parse_with_stand_ins(
     seq: u64,
     raw: RawMessage,

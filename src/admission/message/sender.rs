@@ -1,19 +1,19 @@
-//! The sender of a message, entered into its header.
+//! Adds the sender to the header of a message.
 //!
-//! On a bus, the bus enters it. On the private socket there is none, so the service does it: all that
+//! On a bus, the bus adds it. The private socket has no bus, so the service adds it: all code that
 //! follows identifies a caller by the sender of its call.
 
 use super::byte_order::{ByteOrder, MalformedMessage};
 use super::header::{FIXED_LEN, Lengths};
 
-/// The code of the header field (D-Bus specification, "Header FieldReader").
+/// The code of the header field (D-Bus specification, "Header Fields").
 const SENDER: u8 = 7;
 
-/// Enters the sender of a message that has none.
+/// Adds a sender to a message that has none.
 ///
 /// # Errors
 ///
-/// [`MalformedMessage`] where the lengths in the header are wrong.
+/// [`MalformedMessage`] if the lengths in the header are wrong.
 pub(in crate::admission) fn insert_sender(
     message: &[u8],
     sender: &str,
@@ -22,7 +22,7 @@ pub(in crate::admission) fn insert_sender(
     let lengths = Lengths::read(message.first_chunk::<FIXED_LEN>().ok_or(MalformedMessage)?)?;
     let body = message.get(lengths.header.next_multiple_of(8)..).ok_or(MalformedMessage)?;
     let mut extended = message.get(..lengths.header).ok_or(MalformedMessage)?.to_vec();
-    // FieldReader are structures, which begin at multiples of 8.
+    // Fields are structures, which begin at multiples of 8.
     extended.resize(extended.len().next_multiple_of(8), 0);
     extended.extend_from_slice(&[SENDER, 1, b's', 0]);
     extended.extend_from_slice(

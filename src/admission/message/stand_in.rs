@@ -1,8 +1,9 @@
-//! The descriptors that accompany calls. They are originals here, and zbus is given stand-ins.
+//! Keeps the descriptors that accompany calls, and passes stand-ins to zbus.
 //!
 //! zbus copies the descriptors of a message and closes the copies on the event loop, where a
-//! `close(2)` that blocks would stop the service. A stand-in is an empty file in memory. A method
-//! exchanges it for the descriptor; what no method has taken is closed once the call is answered.
+//! blocking `close(2)` would stop the service. A stand-in is an empty file in memory. A method
+//! exchanges the stand-in for the descriptor. Descriptors that no method has exchanged are closed
+//! when the call is answered.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,15 +16,15 @@ use nix::sys::stat::fstat;
 use crate::lock::received::Received;
 use crate::sync::lock;
 
-/// What was stand_ins out and not taken, by the inode inode of the stand-in.
+/// The descriptors that are not exchanged yet, by the inode number of the stand-in.
 static ORIGINALS: Mutex<BTreeMap<u64, Received>> = Mutex::new(BTreeMap::new());
 
-/// The stand-ins of one call. What no method has taken is closed when this is dropped.
+/// The stand-ins of one call. Closes the descriptors that no method has exchanged on drop.
 #[derive(Debug, Default)]
 pub(in crate::admission) struct StandIns(Vec<u64>);
 
 impl StandIns {
-    /// Whether no descriptor accompanies the call.
+    /// Returns whether no descriptor accompanies the call.
     pub(in crate::admission) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -40,11 +41,11 @@ impl Drop for StandIns {
     }
 }
 
-/// Keeps descriptors, and returns a stand-in for each.
+/// Creates a stand-in for each descriptor, and keeps the descriptors.
 ///
 /// # Errors
 ///
-/// Where descriptors or memory have run out.
+/// If there is no free descriptor or no memory.
 pub(in crate::admission) fn create(
     descriptors: Vec<Received>,
 ) -> io::Result<(Vec<OwnedFd>, StandIns)> {
@@ -59,7 +60,7 @@ pub(in crate::admission) fn create(
     Ok((files, stand_ins))
 }
 
-/// Returns the descriptor that a stand-in is for; `None` where a method has taken it before.
+/// Returns the descriptor of a stand-in; `None` if a method has exchanged the stand-in before.
 pub fn exchange(stand_in: impl AsFd) -> Option<Received> {
     let inode = fstat(stand_in).ok()?.st_ino;
     lock(&ORIGINALS).remove(&inode)

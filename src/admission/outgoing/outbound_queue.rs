@@ -1,7 +1,7 @@
-//! Messages to the bus, in a queue of their own.
+//! The outbound queue: messages that the bus did not accept at once.
 //!
-//! zbus sends one message at a time. A bus that does not read must not hold up the replies to clients
-//! of the private socket, so a message that the bus does not take at once is left to a task.
+//! zbus sends one message at a time. A bus that does not read must not delay replies to clients of
+//! the private socket. Therefore a task sends the messages that the bus does not accept at once.
 
 use std::io;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::admission::transport::outbound::OutboundMessage;
 use crate::admission::transport::socket::ConnectedSocket;
 use crate::sync::{Counter, CounterGuard};
 
-/// How many messages may wait.
+/// The maximum number of messages in the queue.
 const MAX_MESSAGES: usize = 4096;
-/// How many KiB they may have together.
+/// The maximum size of the messages in the queue, in KiB.
 const MAX_KIB: u32 = 64 << 10;
-/// How long the queue may be full until the bus counts as stalled.
+/// How long the queue may be full before the bus counts as stalled.
 const FULL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The queue.
+/// The outbound queue of a connection to the bus.
 #[derive(Debug)]
 pub(in crate::admission) struct OutboundQueue {
     socket: Arc<ConnectedSocket>,
@@ -41,7 +41,7 @@ struct QueuedMessage {
 }
 
 impl OutboundQueue {
-    /// Starts a task that sends over this socket.
+    /// Creates a queue, and starts a task that sends its messages over `socket`.
     pub(in crate::admission) fn new(socket: Arc<ConnectedSocket>, admission: Admission) -> Self {
         let (queue, queued) = mpsc::channel(MAX_MESSAGES);
         let kib = Arc::new(Semaphore::new(MAX_KIB as usize));
@@ -49,16 +49,17 @@ impl OutboundQueue {
         Self { socket, admission, queue, kib, unsent: Counter::default() }
     }
 
-    /// Sends a message, or has it sent.
+    /// Sends a message, or queues it.
     ///
     /// # Errors
     ///
-    /// `BrokenPipe` once the connection is closed; `TimedOut` if the queue stays full.
+    /// `BrokenPipe` if the connection is closed; `TimedOut` if the queue stays full.
     pub(in crate::admission) async fn send(&self, message: OutboundMessage) -> io::Result<()> {
         let message = if self.unsent.is_zero() {
             match message.try_send(&self.socket)? {
                 Some(0) => return Ok(()),
-                // Its end is in front of all else.
+                // The socket sends the rest of the message before anything else. The empty message
+                // has the task flush it.
                 Some(_) => OutboundMessage::Bytes(Vec::new()),
                 None => message,
             }
@@ -82,7 +83,7 @@ impl OutboundQueue {
     }
 }
 
-/// Sends what is queued, until there will be no more, or the connection is closed.
+/// Sends queued messages until the queue is dropped or the connection is closed.
 async fn send_all(
     mut queue: mpsc::Receiver<QueuedMessage>,
     socket: Arc<ConnectedSocket>,
@@ -91,7 +92,7 @@ async fn send_all(
     while let Some(queued) = queue.recv().await {
         if let Err(error) = queued.message.send(&socket).await {
             tracing::debug!(%error, "cannot send to the bus");
-            // The receiving half sees the end, if it has not yet.
+            // The receiving half then also sees the end of the connection.
             let _ = socket.close();
             return;
         }

@@ -1,12 +1,12 @@
-//! Notices that the bus has stopped progress what the service sends.
+//! Detects that the bus has stopped reading from the service (a stall).
 //!
-//! dbus-daemon does not read a connection from which too much has come that it can't deliver
-//! (`max_incoming_unix_fds`, `max_incoming_bytes`): a client that does not read its replies can bring
-//! the service's connection to that, and no client would get an answer any more. A new connection is
-//! charged with nothing, so the service leaves the bus then and connects again.
-//!
-//! The kernel tells how much of what was sent is not read yet. The bus has stalled when, for some
-//! seconds, it has read nothing while something was there to be read.
+//! 1. dbus-daemon stops reading a connection that has sent too much that it cannot deliver
+//!    (`max_incoming_unix_fds`, `max_incoming_bytes`). A client that does not read its replies can
+//!    bring the service's connection to this point, and then no client gets a reply any more.
+//! 2. The kernel reports how much of the sent data is not read yet. The bus has stalled if it has
+//!    read nothing for some seconds although data was available.
+//! 3. Nothing is charged to a new connection. Therefore the service disconnects from a stalled bus,
+//!    and connects again.
 
 use std::ffi::c_int;
 use std::io;
@@ -20,17 +20,17 @@ use tokio::time::sleep;
 use crate::admission::Admission;
 use crate::admission::transport::socket::ConnectedSocket;
 
-/// How often it is looked whether the bus reads.
+/// The interval between two checks.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How many ticks the bus may let pass without progress. Ticks are counted and not the time, so that
-/// nothing is concluded from a time in which this process, or the host, did not run.
+/// The maximum number of checks in a row without progress. Checks are counted, and not the time, so
+/// that a pause of this process or of the host is not taken for a stall.
 const MAX_IDLE_TICKS: usize = 5;
 
 #[allow(clippy::cast_possible_truncation, reason = "requests have 32 bits, whatever libc's type")]
-/// `SIOCOUTQ`, which has the number of `TIOCOUTQ` (unix(7)).
+/// `SIOCOUTQ`, which has the same number as `TIOCOUTQ` (unix(7)).
 const SIOCOUTQ: rustix::ioctl::Opcode = nix::libc::TIOCOUTQ as _;
 
-/// Watches a connection until it is closed, and closes it if the bus stalls.
+/// Monitors a connection until it is closed, and closes it if the bus stalls.
 pub(in crate::admission) async fn monitor(socket: Arc<ConnectedSocket>, admission: Admission) {
     loop {
         socket.activity().await;
@@ -57,7 +57,7 @@ pub(in crate::admission) async fn monitor(socket: Arc<ConnectedSocket>, admissio
     }
 }
 
-/// How much of what was sent is not read yet, in bytes with their overhead.
+/// Returns how much of the sent data is not read yet, in bytes with their overhead.
 #[allow(unsafe_code)]
 fn unread_bytes(socket: &ConnectedSocket) -> io::Result<usize> {
     // SAFETY: SIOCOUTQ writes an int.
@@ -65,7 +65,7 @@ fn unread_bytes(socket: &ConnectedSocket) -> io::Result<usize> {
     Ok(usize::try_from(unread).unwrap_or_default())
 }
 
-/// What was seen of the reader of a socket.
+/// The progress of the program that reads from a socket.
 #[derive(Debug, Default)]
 struct ReadProgress {
     ticks: usize,
@@ -74,10 +74,10 @@ struct ReadProgress {
 }
 
 impl ReadProgress {
-    /// Enters how much is not read, and how much was sent in all. Returns whether nothing was read in
-    /// the last ticks.
+    /// Updates the progress with the number of unread bytes, and the number of bytes sent so far.
+    /// Returns whether nothing was read during the last checks.
     fn has_stalled(&mut self, unread: u64, sent: u64) -> bool {
-        // What is sent adds at least its bytes to what is not read.
+        // Sent data adds at least its length to the number of unread bytes.
         let has_read = unread < self.unread + (sent - self.sent);
         if self.ticks == 0 || has_read {
             *self = Self { ticks: 1, unread, sent };
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_bus_that_reads_slowly_has_not() {
-        // As much is there as before, but more was sent.
+        // The number of unread bytes is constant, but more was sent.
         assert_eq!(ticks((0..50).map(|n| (700, 100 + 200 * n))), None);
         assert_eq!(ticks((0..50).map(|n| (7000 - 10 * n, 7000))), None);
     }

@@ -1,7 +1,8 @@
-//! The sending half: messages go out, and replies end the calls that they answer.
+//! The sending half of the connection: sends messages of zbus, and completes each call with its
+//! reply.
 //!
-//! While owners are hidden from other users, no signal leaves that is not addressed to one
-//! connection; and each error that may name others leaves with the text for its receiver.
+//! While owners are hidden from other users, a signal is sent only if it is addressed to one
+//! connection, and each error that may name other users is sent with the text for its receiver.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -19,7 +20,7 @@ use crate::admission::transport::outbound::OutboundMessage;
 use crate::admission::transport::socket::ConnectedSocket;
 use crate::privacy::ErrorTexts;
 
-/// The sending half.
+/// The sending half of a connection.
 #[derive(Debug)]
 pub struct Writer {
     socket: Arc<ConnectedSocket>,
@@ -28,13 +29,14 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Sends over this socket.
+    /// Creates the sending half of `socket`.
     pub(in crate::admission) fn new(socket: Arc<ConnectedSocket>, admission: Admission) -> Self {
         let queue = OutboundQueue::new(Arc::clone(&socket), admission.clone());
         Self { socket, admission, queue }
     }
 
-    /// Enters what a message means for calls in flight. Returns whether it is to be sent.
+    /// Records a message: a reply completes its call, and a call of the service expects a reply.
+    /// Returns whether the message is sent.
     fn record(&self, message: &Message) -> bool {
         let header = message.header();
         match message.message_type() {
@@ -62,8 +64,8 @@ impl Writer {
         }
     }
 
-    /// The bytes of an error with two texts, with the one that its receiver may see; `None` for any
-    /// other message.
+    /// Writes an error that has two texts with the text that its receiver may see. Returns `None`
+    /// for any other message.
     fn redact(&self, message: &Message) -> Option<Vec<u8>> {
         let texts = ErrorTexts::parse(message)?;
         let header = message.header();
@@ -97,7 +99,7 @@ impl WriteHalf for Writer {
         Ok(())
     }
 
-    /// Sends what the handshake says.
+    /// Sends bytes of the handshake.
     async fn sendmsg(&mut self, buffer: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
         self.socket.send(buffer, fds).await?;
         Ok(buffer.len())

@@ -1,9 +1,9 @@
-//! The few methods of a bus that clients of the private socket cannot do without.
+//! Implements the few methods of a bus that clients of the private socket need.
 //!
-//! Most libraries greet any peer as they greet a bus (`Hello`), ask for signals, and look up the
-//! service's name before they call it. No name has an owner here, so that they call the service by its
-//! name. What else a bus offers does not exist. Source: the section "Message Bus Messages" of the D-Bus
-//! specification.
+//! Most libraries treat any peer as a bus: they send `Hello`, subscribe to signals, and look up the
+//! owner of the service's name before they call it. No name has an owner here, so that they call
+//! the service by its name. Other methods of a bus do not exist. Source: the section "Message Bus
+//! Messages" of the D-Bus specification.
 
 use zbus::Message;
 use zbus::message::Type;
@@ -11,12 +11,12 @@ use zbus::message::Type;
 use crate::admission::message::raw::RawMessage;
 use crate::admission::message::{BUS_NAME, raw};
 
-/// Answers a call of the client `name` that is for the bus or another service; `None` where it wants no
-/// reply.
+/// Builds the reply to a call of the client `name` that is addressed to the bus or to another
+/// service; `None` if the client wants no reply.
 ///
 /// # Errors
 ///
-/// Where it is malformed.
+/// If the call is malformed.
 pub(in crate::admission) async fn reply_to(
     name: &str,
     call: RawMessage,

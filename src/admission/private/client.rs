@@ -1,4 +1,5 @@
-//! One client of the private socket: greets it, reads its calls, sends it the replies.
+//! Serves one client of the private socket: authenticates it, reads its calls and sends the
+//! replies.
 
 use std::io;
 use std::sync::Arc;
@@ -16,28 +17,29 @@ use crate::admission::transport::outbound::OutboundMessage;
 use crate::admission::transport::socket::{ConnectedSocket, ReadOutcome};
 use crate::lock::received::Received;
 
-/// How long a client may take for its handshake.
+/// How long the handshake of a client may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Admission {
-    /// A name for the next client of the private socket.
+    /// Returns a name for the next client of the private socket.
     #[must_use]
     pub fn new_client_name(&self) -> Arc<str> {
         self.clients().next_name()
     }
 
-    /// Whether this is the name of a client of the private socket.
+    /// Returns whether `name` is the name of a client of the private socket.
     #[must_use]
     pub fn is_private_client(name: &str) -> bool {
         name.starts_with(NAME_PREFIX)
     }
 
-    /// Serves a client of the private socket, of the privileged user `uid`, until it leaves. It is
-    /// to be known to whatever identifies callers by then, and [`left`](Self::left) called after.
+    /// Serves a client of the private socket, which belongs to the privileged user `uid`, until the
+    /// client disconnects. Before, the caller registers `name` for the identification of callers.
+    /// Afterwards, it calls [`remove_connection`](Self::remove_connection).
     ///
     /// # Errors
     ///
-    /// Where the client breaks the protocol, or does not read.
+    /// If the client violates the protocol, or does not read its replies.
     pub async fn serve_private_client(
         &self,
         name: &Arc<str>,
@@ -85,7 +87,7 @@ impl Admission {
                 () = sleep(delay.unwrap_or_default()), if delay.is_some() => {}
             }
             if self.clients().has_stopped_reading() {
-                // Replies to what has come are still sent.
+                // Replies to received calls are still sent.
                 std::future::pending::<()>().await;
             }
             let (buffer, descriptors) = classifier.read_buffer();
@@ -99,7 +101,7 @@ impl Admission {
     }
 }
 
-/// Greets a client. Returns what came after its handshake.
+/// Runs the handshake. Returns the bytes that were received after it.
 async fn run_handshake(socket: &ConnectedSocket, uid: u32) -> io::Result<Vec<u8>> {
     let mut handshake = Handshake::new(uid);
     let mut buffer = [0; handshake::MAX_LEN];

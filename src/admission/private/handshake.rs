@@ -1,30 +1,32 @@
-//! What a client and the service say before the first message on the private socket.
+//! The authentication handshake of a client of the private socket, which precedes its first
+//! message.
 //!
 //! Source: the sections "Authentication Protocol" and "Authentication mechanisms" of the D-Bus
-//! specification. The kernel has told the client's user (`SO_PEERCRED`), so EXTERNAL is the only
-//! mechanism, and a client that names a user must name that one. Touches nothing.
+//! specification. The kernel provides the client's user (`SO_PEERCRED`), so EXTERNAL is the only
+//! mechanism, and a client that names a user must name this user. The state machine does no I/O.
 
 use uuid::Uuid;
 
-/// The longest handshake of a client, in bytes. A usual one has less than a hundred.
+/// The maximum length of a client's part of the handshake, in bytes. A usual one has less than a
+/// hundred.
 pub(in crate::admission) const MAX_LEN: usize = 4 << 10;
 
-/// How far the two are.
+/// The progress of a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// The client has to send a zero byte first.
+    /// The client must send a zero byte first.
     AwaitingNul,
-    /// It has to say who it is.
+    /// The client must select a mechanism.
     AwaitingAuth,
-    /// It has chosen EXTERNAL and may name its user.
+    /// The client has selected EXTERNAL, and may name its user.
     AwaitingData,
-    /// It is known.
+    /// The client is authenticated.
     Authenticated,
     /// Messages follow.
     Begun,
 }
 
-/// The service's half of the handshake.
+/// The service's side of the handshake.
 #[derive(Debug)]
 pub(in crate::admission) struct Handshake {
     uid: u32,
@@ -32,19 +34,19 @@ pub(in crate::admission) struct Handshake {
     received: Vec<u8>,
 }
 
-/// A client that breaks the protocol, or says too much.
+/// A client that violates the protocol, or sends too much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the client does not authenticate as the D-Bus specification requires")]
 pub(in crate::admission) struct HandshakeError;
 
 impl Handshake {
-    /// Nothing is input. The client is this user's.
+    /// Creates the handshake with a client of the user `uid`.
     pub(in crate::admission) fn new(uid: u32) -> Self {
         Self { uid, state: State::AwaitingNul, received: Vec::new() }
     }
 
-    /// Takes what has come and appends the replies to `replies`. Returns what received after the
-    /// handshake, once that is over.
+    /// Processes received bytes, and appends the replies to `replies`. Returns the bytes after the
+    /// handshake when it is complete.
     ///
     /// # Errors
     ///
@@ -98,7 +100,7 @@ impl Handshake {
         })
     }
 
-    /// The client says who it is: the digits of its user, each in hexadecimal; or nothing.
+    /// Checks the user that the client names: its digits, each in hexadecimal; or nothing.
     fn authenticate(&mut self, user: &str) -> String {
         // A digit is 0x30 to 0x39.
         let expected: String =
@@ -120,7 +122,8 @@ impl Handshake {
 mod tests {
     use super::*;
 
-    /// What the service says, with a word for its identifier, and what follows the handshake.
+    /// Runs a handshake. Returns the replies of the service, with the length of its identifier in
+    /// place of the identifier, and the bytes after the handshake.
     fn run(uid: u32, input: &[&[u8]]) -> Result<(String, Option<Vec<u8>>), HandshakeError> {
         let (mut handshake, mut replies, mut rest) = (Handshake::new(uid), Vec::new(), None);
         for received in input {

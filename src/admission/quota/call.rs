@@ -1,4 +1,4 @@
-//! A method call on its way to the object server.
+//! A method call that was admitted or refused, and the quota on the descriptors of calls.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,12 +12,12 @@ use crate::lock::received::Received;
 use crate::service;
 use crate::sync::lock;
 
-/// Methods whose replies grow with the number of locks or owners. Only so many of them are
-/// answered at one time, since each may hold megabytes until the reply is sent.
+/// Methods whose replies grow with the number of locks or owners. Only a few of them are answered
+/// at the same time, since each may hold megabytes until the reply is sent.
 const BULK_METHODS: &[&str] =
     &["Get", "GetAll", "GetManagedObjects", "Introspect", "ListLocks", "ListOwners", "ListWaiting"];
 
-/// How often it is logged that descriptors are not closed.
+/// The minimum interval between two warnings about descriptors that are not closed.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A call that was admitted.
@@ -31,12 +31,12 @@ pub(in crate::admission) struct AdmittedCall {
     pub(in crate::admission) serial: u32,
     /// Whether the caller wants no reply.
     pub(in crate::admission) no_reply: bool,
-    /// Whether its reply grows with what is held.
+    /// Whether the reply grows with the number of locks or owners.
     pub(in crate::admission) bulk: bool,
 }
 
 impl AdmittedCall {
-    /// The call that `header` describes.
+    /// Creates the call that `header` describes.
     pub(in crate::admission) fn new(
         sender: &Arc<str>,
         header: &Header<'_>,
@@ -51,26 +51,29 @@ impl AdmittedCall {
         }
     }
 
-    /// Returns the user that sent its descriptors; `None` where that is not known, or there are none.
+    /// Returns the user that sent the descriptors; `None` if the user is not known, or there are
+    /// none.
     pub(in crate::admission) fn sender_uid(&self) -> Option<u32> {
         self.raw.descriptors.first().and_then(Received::sender)
     }
 
-    /// Checks that its user may pass these descriptors.
+    /// Checks that the user of the call may pass its descriptors.
     ///
     /// # Errors
     ///
-    /// [`service::Error::Limit`] while too many that this user has passed are not closed yet.
+    /// [`service::Error::Limit`] while too many descriptors that this user has passed are not
+    /// closed yet.
     pub(in crate::admission) fn check_descriptors(&self) -> Result<(), RefusalReason> {
         check_descriptors(self.sender_uid(), self.raw.descriptors.len())
     }
 }
 
-/// Checks that a user may pass so many descriptors.
+/// Checks that a user may pass `count` descriptors.
 ///
 /// # Errors
 ///
-/// [`service::Error::Limit`] while too many that this user has passed are not closed yet.
+/// [`service::Error::Limit`] while too many descriptors that this user has passed are not closed
+/// yet.
 pub(in crate::admission) fn check_descriptors(
     uid: Option<u32>,
     count: usize,
@@ -86,7 +89,8 @@ pub(in crate::admission) fn check_descriptors(
     })
 }
 
-/// Logs that descriptors of a user are not closed, once in a while for all users together.
+/// Logs that descriptors of a user are not closed, at most once in [`WARNING_INTERVAL`] for all
+/// users together.
 fn log_limit(uid: Option<u32>) {
     static LAST: Mutex<Option<Instant>> = Mutex::new(None);
     let (mut last, now) = (lock(&LAST), Instant::now());
@@ -100,18 +104,18 @@ fn log_limit(uid: Option<u32>) {
     }
 }
 
-/// A call that was not admitted.
+/// A call that was refused.
 #[derive(Debug)]
 pub(in crate::admission) struct RefusedCall {
     /// The caller's connection.
     pub(in crate::admission) sender: Arc<str>,
-    /// The caller's user, where it is known.
+    /// The caller's user; `None` if it is not known.
     pub(in crate::admission) uid: Option<u32>,
     /// The call's serial number.
     pub(in crate::admission) serial: u32,
     /// Whether the caller wants no reply.
     pub(in crate::admission) no_reply: bool,
-    /// The limit.
+    /// The reason for the refusal.
     pub(in crate::admission) reason: RefusalReason,
 }
 

@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How long a reply is pending. The longest that the service waits for one is a dialog of polkit's.
+/// How long a reply is accepted. The longest call of the service waits for a dialog of polkit.
 const TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Calls that are not answered. A bus may drop replies, so no call stays here for ever.
+/// The calls that are not answered yet. Each call is removed after [`TIMEOUT`], since a bus may
+/// drop its reply.
 #[derive(Debug, Default)]
 pub(in crate::admission) struct PendingReplies(BTreeMap<u32, Instant>);
 
 impl PendingReplies {
-    /// Enters a call that is sent now.
+    /// Adds a call that is being sent.
     pub(in crate::admission) fn insert(&mut self, serial: u32, now: Instant) {
-        // Serial numbers grow.
+        // Serial numbers grow, so the first entry is the oldest.
         while let Some(first) = self.0.first_entry()
             && now.saturating_duration_since(*first.get()) > TIMEOUT
         {
@@ -22,7 +23,7 @@ impl PendingReplies {
         self.0.insert(serial, now);
     }
 
-    /// Whether this is the serial number of a call that is not answered; it is answered then.
+    /// Removes a call. Returns whether its reply was pending.
     pub(in crate::admission) fn remove(&mut self, serial: u32) -> bool {
         self.0.remove(&serial).is_some()
     }

@@ -1,38 +1,35 @@
-//! The error message by which a call is refused.
-//!
-//! Written by hand, since a refused call must cost as little as possible: no parsed message, no
-//! task and no reply object.
+//! The reasons why a call is refused.
 
 use crate::service;
 
-/// Why a call is refused before anything is done for it. A text must be the one that zbus would
-/// answer where both can happen.
+/// The reason why a call is refused before anything is done for it. Where zbus can answer the same
+/// call, the text is the text of zbus.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::admission) enum RefusalReason {
-    /// It exceeds a limit.
+    /// The call exceeds a limit.
     #[error(transparent)]
     Limit(#[from] service::Error),
-    /// zbus can't parse it.
+    /// zbus cannot parse the message.
     #[error("malformed message: {0}")]
     Malformed(zbus::Error),
-    /// There is no such object, or the caller may not see it.
+    /// The object does not exist, or the caller may not see it.
     #[error("Unknown object '{0}'")]
     UnknownObject(String),
-    /// Its descriptors were lost.
+    /// The descriptors of the call were lost.
     #[error("cannot receive the descriptors of the call: vmlockd has no free descriptors")]
     NoDescriptors,
-    /// Its user is not known.
+    /// The user of the connection is not known.
     #[error(transparent)]
     IdentificationError(#[from] IdentificationError),
 }
 
-/// Why the user of a connection is not known.
+/// The reason why the user of a connection cannot be identified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IdentificationError {
-    /// The bus does not tell it, or the connection has left.
+    /// The bus does not know the user, or the connection has left.
     #[error("cannot identify the user of this connection: the bus does not know it")]
     NotFound,
-    /// The bus has not answered.
+    /// The bus did not respond in time.
     #[error(
         "cannot identify the user of this connection: the bus did not respond in time; try again"
     )]
@@ -40,7 +37,7 @@ pub enum IdentificationError {
 }
 
 impl RefusalReason {
-    /// The name of the D-Bus error.
+    /// Returns the name of the D-Bus error.
     pub(in crate::admission) fn name(&self) -> &'static str {
         match self {
             Self::Limit(_)

@@ -1,10 +1,11 @@
-//! Calls that were refused, and are to be answered.
+//! Throttles the answers to refused calls.
 //!
-//! A refusal costs the bus as much as any reply, and replies to others wait in the same socket. So
-//! refusals are sent at a bounded rate for each user, which also slows down a caller that waits for
-//! the answers to its calls. Of a user that does not wait, so many refusals are kept; further calls
-//! are dropped unanswered. One refusal is kept for each connection in any case, so that a caller that
-//! waits for each answer gets it. Touches nothing; the time is passed in.
+//! A refusal costs the bus as much as any reply, and replies to other callers wait in the same
+//! socket. Therefore refusals are sent at a bounded rate for each user, which also slows down a
+//! caller that waits for the answers to its calls. For a user that does not wait, a bounded number
+//! of refusals is queued; further calls are dropped without an answer. One refusal for each
+//! connection is queued in any case, so that a caller that waits for each answer gets it. The time
+//! is passed in.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,11 +14,11 @@ use std::time::{Duration, Instant};
 use super::call::RefusedCall;
 use super::token_bucket::{Rate, TokenBucket};
 
-/// How fast the calls of one user are refused.
+/// The rate at which calls of one user are refused.
 const RATE: Rate = Rate { per_second: 1000, burst: 100 };
-/// How many refusals of one user are kept, besides one for each connection.
+/// The maximum number of queued refusals of one user, in addition to one for each connection.
 const PER_USER: usize = 1024;
-/// How many refusals are kept in all, besides one for each connection.
+/// The maximum number of queued refusals of all users, in addition to one for each connection.
 const TOTAL: usize = 16 * PER_USER;
 
 impl UserRefusals {
@@ -33,10 +34,10 @@ impl UserRefusals {
     }
 }
 
-/// The refusals that are to be sent.
+/// The queued refusals.
 #[derive(Debug, Default)]
 pub(in crate::admission) struct RefusalQueue {
-    /// By user; one queue for all connections whose user is not known.
+    /// The queues by user. All connections whose user is not known share one queue.
     users: HashMap<Option<u32>, UserRefusals>,
     total: usize,
 }
@@ -44,13 +45,13 @@ pub(in crate::admission) struct RefusalQueue {
 #[derive(Debug)]
 struct UserRefusals {
     refused: VecDeque<RefusedCall>,
-    /// How many of them are for which connection.
+    /// The number of queued refusals for each connection.
     connections: HashMap<Arc<str>, usize>,
     bucket: TokenBucket,
 }
 
 impl RefusalQueue {
-    /// Has a call answered, unless its caller wants no reply or there are too many.
+    /// Queues a refusal, unless its caller wants no reply or the queue is full.
     pub(in crate::admission) fn push(&mut self, refused: RefusedCall, now: Instant) {
         if refused.no_reply {
             return;
@@ -68,7 +69,7 @@ impl RefusalQueue {
         }
     }
 
-    /// Takes those that may be sent now, one after the other, as long as `send` wants more.
+    /// Removes refusals that are due, and passes each to `send`, until `send` returns `false`.
     pub(in crate::admission) fn pop_due(
         &mut self,
         now: Instant,
@@ -86,7 +87,7 @@ impl RefusalQueue {
         self.users.retain(|_, user| !user.refused.is_empty() || !user.bucket.is_full(RATE, now));
     }
 
-    /// How long it takes until one may be sent. `None` if there is none.
+    /// Returns the time until a refusal is due; `None` if none is queued.
     pub(in crate::admission) fn delay(&self) -> Option<Duration> {
         let waiting = self.users.values().filter(|waiting| !waiting.refused.is_empty());
         waiting.map(|waiting| waiting.bucket.delay(RATE)).min()
@@ -126,7 +127,7 @@ mod tests {
         assert_eq!(refusals.delay(), Some(Duration::from_millis(1)));
         let later = start + Duration::from_millis(2);
         assert_eq!(sent(&mut refusals, later), [(1, 100), (1, 101)]);
-        // No more than these were kept.
+        // The rest was dropped.
         let much_later = start + Duration::from_secs(100);
         let rest: usize =
             (0..100).map(|n| sent(&mut refusals, much_later + Duration::from_secs(n)).len()).sum();
@@ -172,7 +173,7 @@ mod tests {
         }
         assert!((TOTAL..TOTAL + 100).contains(&refusals.total));
         let total = refusals.total;
-        // What is not wanted now stays.
+        // A refusal that `send` does not ask for stays queued.
         refusals.pop_due(start, |_| false);
         assert_eq!(refusals.total, total - 1);
     }

@@ -1,9 +1,9 @@
-//! Which calls are admitted, and which is dispatched next.
+//! Decides which calls are admitted, and which call is dispatched next.
 //!
-//! Counts the calls of each connection and of each user, from the moment that a call is admitted
-//! until it is answered, and keeps the calls that are not dispatched yet in one queue for each
-//! user. The calls of the privileged user are dispatched first; the other users take turns.
-//! Touches nothing; the time is passed in.
+//! The scheduler counts the calls of each connection and of each user, from the admission of a call
+//! until its reply. Calls that are not dispatched yet wait in one queue for each user. The calls of
+//! the privileged user are dispatched first; the other users take turns (round robin), which
+//! prevents starvation. The time is passed in.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,49 +18,50 @@ use crate::admission::message::raw::RawMessage;
 use crate::service::limits::within;
 use crate::service::{Error, Limits};
 
-/// Bytes of the calls of one user that are in flight.
+/// The maximum number of bytes in flight of one user.
 const BYTES_PER_USER: usize = 2 << 20;
-/// Bytes of the calls of all users but the privileged one that are in flight, and again of
+/// The maximum number of bytes in flight of all ordinary users together, and again of all
 /// connections whose user is not known yet.
 const BYTES_TOTAL: usize = 16 << 20;
-/// Bytes of the calls of the privileged user that are in flight.
+/// The maximum number of bytes in flight of the privileged user.
 const BYTES_PRIVILEGED: usize = 32 << 20;
-/// Calls of the privileged user in flight, besides those that may wait for locks.
+/// The maximum number of calls in flight of the privileged user, in addition to those that may wait
+/// for locks.
 const PRIVILEGED: usize = 4096;
-/// Calls of a connection that are kept until its user is known.
+/// The maximum number of calls of a connection that are kept until its user is known.
 const UNIDENTIFIED: usize = 256;
-/// Bytes of these calls, but for the first one.
+/// The maximum number of bytes of these calls. The first call is exempt.
 const BYTES_UNIDENTIFIED: usize = 64 << 10;
 
-/// What became of a call that was admitted.
+/// Whether the bus must be asked for the user of a connection whose call was admitted.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::admission) enum UserLookup {
-    /// It is queued.
+    /// The user is known, or the bus is being asked already.
     NotNeeded,
-    /// It is kept until the user of its connection is known, which is to be found out.
+    /// The call is kept until the user is known, and the bus must be asked.
     Needed,
 }
 
-/// All calls in flight.
+/// The calls in flight, and the queues of calls that are not dispatched yet.
 #[derive(Debug)]
 pub(in crate::admission) struct CallScheduler {
-    /// The user to whom no quota applies.
+    /// The user to which no quota applies.
     privileged: u32,
     connections: HashMap<Arc<str>, ConnectionUsage>,
     users: HashMap<u32, UserUsage>,
-    /// The other users that have calls in their queues, in turn.
+    /// The ordinary users that have queued calls, in the order of their turns.
     round_robin: VecDeque<u32>,
     in_flight: usize,
-    /// Bytes in flight of all but the privileged user, and of unidentified connections.
+    /// Bytes in flight of all ordinary users, and of unidentified connections.
     size: usize,
     unidentified: usize,
-    /// Listings that are being answered to all but the privileged user.
+    /// Calls with a bulk reply of all ordinary users that are being answered.
     bulk: usize,
     dispatched: u64,
 }
 
 impl CallScheduler {
-    /// Nothing in flight; no quota applies to the user `privileged`.
+    /// Creates a scheduler with no call in flight. No quota applies to the user `privileged`.
     pub(in crate::admission) fn new(privileged: u32) -> Self {
         Self {
             privileged,
@@ -75,23 +76,24 @@ impl CallScheduler {
         }
     }
 
-    /// Whether every call that was admitted has been answered.
+    /// Returns whether every admitted call has been answered.
     pub(in crate::admission) fn is_idle(&self) -> bool {
         self.in_flight == 0
     }
 
-    /// Whether a call waits in a queue.
+    /// Returns whether a call waits to be dispatched.
     pub(in crate::admission) fn has_queued_calls(&self) -> bool {
         !self.round_robin.is_empty()
             || self.users.get(&self.privileged).is_some_and(UserUsage::has_queued_calls)
     }
 
-    /// Returns the user of a connection, where it is known.
+    /// Returns the user of a connection; `None` if it is not known.
     pub(in crate::admission) fn uid_of(&self, sender: &str) -> Option<u32> {
         self.connections.get(sender).and_then(|connection| connection.uid)
     }
 
-    /// Offers a call of `size` bytes. `raw` is called only if the call is admitted.
+    /// Admits a call of `size` bytes if no quota is exceeded. `raw` is called only if the call is
+    /// admitted.
     ///
     /// # Errors
     ///
@@ -130,14 +132,14 @@ impl CallScheduler {
         Ok(UserLookup::NotNeeded)
     }
 
-    /// The names of all connections that have not left.
+    /// Returns the names of all connections that have not left the bus.
     pub(in crate::admission) fn connections(&self) -> Vec<Arc<str>> {
         let there = self.connections.iter().filter(|(_, connection)| !connection.has_left);
         there.map(|(name, _)| Arc::clone(name)).collect()
     }
 
-    /// Enters the user of a connection, and admits or refuses what it has sent. Without one, all of
-    /// it is refused, and nothing is known of the connection any more.
+    /// Sets the user of a connection, and admits or refuses the calls that the connection has sent.
+    /// If the user cannot be identified, all of them are refused, and the connection is removed.
     pub(in crate::admission) fn set_user(
         &mut self,
         sender: &str,
@@ -180,7 +182,7 @@ impl CallScheduler {
         refused
     }
 
-    /// Forgets a connection that has left the bus, once what it has asked for is answered.
+    /// Removes a connection that has left the bus, after its last call is answered.
     pub(in crate::admission) fn remove_connection(&mut self, sender: &str) {
         if let Some(connection) = self.connections.get_mut(sender) {
             connection.has_left = true;
@@ -188,7 +190,8 @@ impl CallScheduler {
         }
     }
 
-    /// Takes the next call to dispatch. Without `ordinary`, only one of the privileged user.
+    /// Removes and returns the next call to dispatch. Unless `ordinary`, only a call of the
+    /// privileged user.
     pub(in crate::admission) fn next_call(&mut self, ordinary: bool) -> Option<AdmittedCall> {
         if let Some(call) = self.users.get_mut(&self.privileged).and_then(|user| user.next_call(0))
         {
@@ -210,7 +213,7 @@ impl CallScheduler {
         None
     }
 
-    /// Enters that a call was answered. Returns whether the caller wants the reply.
+    /// Marks a call as answered. Returns whether the caller wants the reply.
     pub(in crate::admission) fn complete(&mut self, sender: &str, serial: u32) -> bool {
         let Some(connection) = self.connections.get_mut(sender) else { return true };
         let first = connection.dispatched.range((serial, 0)..=(serial, u64::MAX)).next();
@@ -254,7 +257,8 @@ impl CallScheduler {
         name
     }
 
-    /// Counts a call of a connection whose user is not known. Returns whether the bus must be asked.
+    /// Counts a call of a connection whose user is not known. Returns whether the bus must be asked
+    /// for the user.
     fn reserve_unidentified(&mut self, sender: &str, size: usize) -> Result<bool, Error> {
         let Some(connection) = self.connections.get_mut(sender) else { return Ok(false) };
         let whose = || format!("for {sender}, whose user is not known yet");
@@ -272,7 +276,7 @@ impl CallScheduler {
         Ok(!std::mem::replace(&mut connection.lookup_requested, true))
     }
 
-    /// Whether the bus must be asked for the user of a connection, of which no call is kept.
+    /// Returns whether the bus must be asked for the user of a connection that has no queued call.
     pub(in crate::admission) fn needs_user_lookup(
         &mut self,
         sender: &str,
@@ -285,7 +289,7 @@ impl CallScheduler {
             .is_some_and(|connection| !std::mem::replace(&mut connection.lookup_requested, true))
     }
 
-    /// Counts a call, if its connection and its user may have one more.
+    /// Counts a call, unless a quota of its connection or its user is exceeded.
     fn reserve(
         &mut self,
         sender: &str,

@@ -1,21 +1,21 @@
-//! How fast something may happen.
+//! Bounds a rate by a token bucket.
 //!
-//! A token bucket: it holds as many tokens as may be used at once, and fills up at a steady rate. It
-//! reads no clock; the time is passed in.
+//! The bucket holds at most as many tokens as may be used at once, and refills at a constant rate.
+//! The time is passed in.
 
 use std::time::{Duration, Instant};
 
-/// A rate, and how much of it may be used at once.
+/// A rate, and the maximum burst.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::admission) struct Rate {
-    /// Tokens that are added in a second.
+    /// The number of tokens added in a second.
     pub(in crate::admission) per_second: usize,
-    /// The most tokens that there are.
+    /// The maximum number of tokens in the bucket.
     pub(in crate::admission) burst: usize,
 }
 
 impl Rate {
-    /// As much at once as in a second.
+    /// Creates a rate whose burst is the number of tokens in one second.
     pub(in crate::admission) fn per_second(per_second: usize) -> Self {
         Self { per_second, burst: per_second }
     }
@@ -25,25 +25,25 @@ impl Rate {
     }
 }
 
-/// A bucket of tokens.
+/// A token bucket.
 #[derive(Debug)]
 pub(in crate::admission) struct TokenBucket {
-    /// What is tokens, in thousandths of a token.
+    /// The tokens in the bucket, in thousandths.
     tokens: u64,
-    /// Up to when it was filled.
+    /// The time of the last refill.
     filled_at: Instant,
 }
 
-/// Thousandths of a token in a token.
+/// The number of thousandths in a token.
 const MILLIS_PER_TOKEN: u64 = 1000;
 
 impl TokenBucket {
-    /// A full bucket.
+    /// Creates a full bucket.
     pub(in crate::admission) fn full(rate: Rate, now: Instant) -> Self {
         Self { tokens: rate.capacity(), filled_at: now }
     }
 
-    /// Takes a token. Returns `false` if none is tokens.
+    /// Removes a token. Returns `false` if the bucket has none.
     pub(in crate::admission) fn try_take(&mut self, rate: Rate, now: Instant) -> bool {
         self.fill(rate, now);
         let enough = self.tokens >= MILLIS_PER_TOKEN;
@@ -53,16 +53,16 @@ impl TokenBucket {
         enough
     }
 
-    /// Whether it is full, and so need not be remembered.
+    /// Returns whether the bucket is full. A full bucket need not be remembered.
     pub(in crate::admission) fn is_full(&mut self, rate: Rate, now: Instant) -> bool {
         self.fill(rate, now);
         self.tokens >= rate.capacity()
     }
 
-    /// How long it takes until there is a token.
+    /// Returns the time until the bucket has a token.
     pub(in crate::admission) fn delay(&self, rate: Rate) -> Duration {
         let missing = MILLIS_PER_TOKEN.saturating_sub(self.tokens);
-        // Thousandths of a token in each millisecond are tokens in each second.
+        // Thousandths of a token in a millisecond equal tokens in a second.
         Duration::from_millis(missing.div_ceil((rate.per_second as u64).max(1)))
     }
 

@@ -1,8 +1,9 @@
-//! Clients of the private socket, and what is sent to them.
+//! Clients of the private socket, and their send queues.
 //!
-//! A peer bears a name of the same form as connections to the bus, which no bus gives. So its calls
-//! take the way of all others: counted by the ledger, dispatched in their turn, answered by zbus;
-//! only the sending half sends a reply to a peer's name here instead of to the bus.
+//! A client has a unique name of the same form as a connection to the bus, which no bus assigns.
+//! Therefore its calls are handled like all others: the scheduler counts and dispatches them, and
+//! zbus answers them. Only the sending half differs: it queues a reply to the name of a client
+//! here, instead of sending it to the bus.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,40 +15,41 @@ use super::outbound::OutboundMessage;
 use super::socket::ConnectedSocket;
 use crate::sync::{Counter, CounterGuard, lock};
 
-/// What the names of clients begin with. Those that a bus gives begin with a digit.
+/// The prefix of the names of clients. In names that a bus assigns, a digit follows the colon.
 pub(in crate::admission) const NAME_PREFIX: &str = ":vmlockd.";
-/// How many messages wait for a peer that does not read. With more it is disconnected.
+/// The maximum number of messages queued for a client that does not read. A client with more is
+/// disconnected.
 const MAX_QUEUED: usize = 256;
 
-/// All clients.
+/// The connected clients.
 #[derive(Debug, Default)]
 pub(in crate::admission) struct Clients {
     by_name: Mutex<HashMap<Arc<str>, Client>>,
     last: AtomicUsize,
     unsent: Counter,
-    /// Whether nothing is read from clients any more.
+    /// Whether calls of clients are no longer read.
     reading_stopped: AtomicBool,
 }
 
-/// One of them, as long as it is connected.
+/// A connected client.
 #[derive(Debug)]
 struct Client {
     socket: Arc<ConnectedSocket>,
     queue: mpsc::Sender<(OutboundMessage, CounterGuard)>,
 }
 
-/// What is to be sent to one peer.
+/// The messages that are queued for one client.
 #[derive(Debug)]
 pub(in crate::admission) struct SendQueue(mpsc::Receiver<(OutboundMessage, CounterGuard)>);
 
 impl Clients {
-    /// A name for the next peer.
+    /// Returns a name for the next client.
     pub(in crate::admission) fn next_name(&self) -> Arc<str> {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         format!("{NAME_PREFIX}{number}").into()
     }
 
-    /// Enters a peer.
+    /// Adds a client. Returns its send queue.
     pub(in crate::admission) fn add(
         &self,
         name: &Arc<str>,
@@ -59,13 +61,13 @@ impl Clients {
         SendQueue(queue)
     }
 
-    /// Enters that a peer has left.
+    /// Removes a client that has disconnected.
     pub(in crate::admission) fn remove(&self, name: &str) {
         lock(&self.by_name).remove(name);
     }
 
-    /// Has something sent, if it is for a peer; otherwise it comes back. A peer that does not read
-    /// is disconnected.
+    /// Queues a message for the client `to`. Returns the message if `to` is not the name of a
+    /// client. A client that does not read is disconnected.
     pub(in crate::admission) fn send(
         &self,
         to: &str,
@@ -81,7 +83,7 @@ impl Clients {
                 peer = to,
                 "disconnecting client {to} of the private socket: it does not read its replies"
             );
-            // Its conversation ends with that.
+            // This also ends the task that serves the client.
             if let Err(error) = client.socket.close() {
                 tracing::debug!(%error, peer = to, "cannot disconnect client {to} of the private socket");
             }
@@ -90,28 +92,28 @@ impl Clients {
         None
     }
 
-    /// Whether everything is sent.
+    /// Returns whether every message is sent.
     pub(in crate::admission) fn is_drained(&self) -> bool {
         self.unsent.is_zero()
     }
 
-    /// Has nothing read from clients any more.
+    /// Stops reading calls of clients.
     pub(in crate::admission) fn stop_reading(&self) {
         self.reading_stopped.store(true, Ordering::Relaxed);
     }
 
-    /// Whether nothing is read any more.
+    /// Returns whether calls of clients are no longer read.
     pub(in crate::admission) fn has_stopped_reading(&self) -> bool {
         self.reading_stopped.load(Ordering::Relaxed)
     }
 }
 
 impl SendQueue {
-    /// Sends what there is, one after the other, until the peer has left.
+    /// Sends queued messages, one after the other, until the client disconnects.
     ///
     /// # Errors
     ///
-    /// Those of sendmsg(2).
+    /// The errors of sendmsg(2).
     pub(in crate::admission) async fn send_all(
         &mut self,
         socket: &ConnectedSocket,

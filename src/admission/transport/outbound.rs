@@ -27,7 +27,7 @@ impl OutboundMessage {
     ///
     /// # Errors
     ///
-    /// Those of sendmsg(2).
+    /// The errors of sendmsg(2).
     pub(in crate::admission) fn try_send(
         &self,
         socket: &ConnectedSocket,
@@ -40,7 +40,7 @@ impl OutboundMessage {
     ///
     /// # Errors
     ///
-    /// Those of sendmsg(2).
+    /// The errors of sendmsg(2).
     pub(in crate::admission) async fn send(&self, socket: &ConnectedSocket) -> io::Result<()> {
         let (bytes, fds) = self.parts();
         socket.send(bytes, &fds).await

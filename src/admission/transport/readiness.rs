@@ -1,8 +1,8 @@
-//! When the event loop may read the connection to the bus.
+//! Registers the connection to the bus for reading.
 //!
-//! A registration for reading wakes the event loop for each message that comes,
-//! also while another thread reads: during a flood, that costs as much again as the reading. So reading is registration
-//! apart from writing, and only while the event loop reads.
+//! A registration for reading wakes the event loop for each message that arrives, also while
+//! another thread reads. During a flood, that costs as much again as reading. Therefore the socket
+//! is registered for reading separately from writing, and only while the event loop reads.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -14,11 +14,11 @@ use tokio::io::unix::AsyncFd;
 use crate::registration::register;
 use crate::sync::lock;
 
-/// The registration of a socket for reading, which may be suspended.
+/// The registration of a socket for reading, which can be suspended.
 #[derive(Debug)]
 pub(in crate::admission) struct Readiness {
-    /// A descriptor of its own: an epoll instance takes each only once, and that of the link is
-    /// registration for writing.
+    /// A duplicate: an epoll instance accepts each descriptor only once, and the socket itself is
+    /// registered for writing.
     socket: Arc<OwnedFd>,
     registration: Mutex<Option<Arc<AsyncFd<Arc<OwnedFd>>>>>,
 }
@@ -28,7 +28,7 @@ impl Readiness {
     ///
     /// # Errors
     ///
-    /// Those of `dup(2)` and `epoll_ctl(2)`.
+    /// The errors of `dup(2)` and `epoll_ctl(2)`.
     pub(in crate::admission) fn new(socket: BorrowedFd<'_>) -> io::Result<Self> {
         let readiness =
             Self { socket: Arc::new(socket.try_clone_to_owned()?), registration: Mutex::default() };
@@ -36,11 +36,11 @@ impl Readiness {
         Ok(readiness)
     }
 
-    /// Registers the socket again, if it is not. Needs an event loop.
+    /// Registers the socket again if the registration is suspended. Requires an event loop.
     ///
     /// # Errors
     ///
-    /// Those of `epoll_ctl(2)`.
+    /// The errors of `epoll_ctl(2)`.
     pub(in crate::admission) fn resume(&self) -> io::Result<()> {
         let mut registration = lock(&self.registration);
         if registration.is_none() {
@@ -50,8 +50,8 @@ impl Readiness {
         Ok(())
     }
 
-    /// Ends the registration: nothing is readable until it is [resumed](Self::resume). Nothing may
-    /// wait in [`readable`](Self::readable) meanwhile.
+    /// Suspends the registration: the socket does not become readable until
+    /// [`resume`](Self::resume). No task may wait in [`readable`](Self::readable) meanwhile.
     pub(in crate::admission) fn suspend(&self) {
         *lock(&self.registration) = None;
     }
@@ -60,16 +60,16 @@ impl Readiness {
         lock(&self.registration).clone()
     }
 
-    /// Waits until there is something to read.
+    /// Waits until the socket is readable.
     ///
     /// # Errors
     ///
-    /// Where the event loop has ended.
+    /// If the event loop has ended.
     pub(in crate::admission) async fn readable(&self) -> io::Result<()> {
         match self.registration() {
             Some(socket) => {
                 let mut ready = socket.readable().await?;
-                // Cleared by a read that finds nothing.
+                // A read that finds no data clears it.
                 ready.retain_ready();
                 Ok(())
             }
@@ -77,12 +77,12 @@ impl Readiness {
         }
     }
 
-    /// Reads, unless it is known that nothing is there. `read` must end in `WouldBlock` if that is
-    /// so.
+    /// Calls `read`, unless the socket is known to have no data. `read` must return `WouldBlock` if
+    /// there is none.
     ///
     /// # Errors
     ///
-    /// `WouldBlock`, and those of `read`.
+    /// `WouldBlock`, and the errors of `read`.
     pub(in crate::admission) fn try_read<T>(
         &self,
         read: impl FnOnce() -> io::Result<T>,

@@ -1,4 +1,5 @@
-//! The connection to the bus: bytes and descriptors in, messages and refusals out.
+//! A socket to the bus or to a client of the private socket: receives bytes and descriptors, and
+//! sends messages.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -23,20 +24,22 @@ use crate::bus::Bus;
 use crate::lock::received::Received;
 use crate::registration::register;
 
-/// How many descriptors one message carries at most: the kernel's `SCM_MAX_FD`.
+/// The maximum number of descriptors in a message: the kernel's `SCM_MAX_FD`.
 const MAX_DESCRIPTORS: usize = 253;
-/// The space for the control part of a message.
+/// The length of the buffer for the ancillary data of a message.
 const CONTROL_LEN: usize = rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS));
 
-/// What one read has brought.
+/// The outcome of one read.
 #[derive(Debug, Default, Clone, Copy)]
 pub(in crate::admission) struct ReadOutcome {
-    /// How many bytes.
+    /// The number of bytes.
     pub(in crate::admission) bytes: usize,
-    /// Whether descriptors came with them: the read ended behind these bytes, whatever is next.
+    /// Whether descriptors came with these bytes. If so, the read ended after these bytes, also if
+    /// more data was there.
     pub(in crate::admission) has_descriptors: bool,
     /// Whether descriptors that came with these bytes were not received. They belong to the last
-    /// message that begins in them: a read ends behind the bytes with which descriptors come.
+    /// message that begins in these bytes, since a read ends after the bytes with which descriptors
+    /// come.
     pub(in crate::admission) lost_descriptors: bool,
 }
 
@@ -45,26 +48,26 @@ pub(in crate::admission) struct ReadOutcome {
 pub(in crate::admission) struct ConnectedSocket {
     socket: AsyncFd<OwnedFd>,
     unsent: Mutex<SendBuffer>,
-    /// Whether the bus does not take what is being sent.
+    /// Whether a message waits until the receiver accepts it.
     is_send_blocked: AtomicBool,
-    /// How many bytes were sent.
+    /// The number of bytes sent.
     bytes_sent: AtomicU64,
-    /// Notified when something was sent, or the connection is closed.
+    /// Notified when bytes were sent, and when the connection is closed.
     activity: Notify,
     closed: AtomicBool,
 }
 
-/// What must be sent before anything else: the rest of a message that is sent in part already,
-/// and whole refusals after it.
+/// The bytes that must be sent before any other: the rest of a message that is partly sent, and
+/// complete refusals after it.
 #[derive(Debug, Default)]
 struct SendBuffer(Vec<u8>);
 
 impl ConnectedSocket {
-    /// Connects to a bus. Its [`Readiness`](crate::admission::transport::readiness::Readiness) says when it may be read.
+    /// Connects to a bus. Its [`Readiness`](super::readiness::Readiness) registers it for reading.
     ///
     /// # Errors
     ///
-    /// [`zbus::Error`]; only Unix sockets are supported.
+    /// [`zbus::Error`]. Only Unix sockets are supported.
     pub(in crate::admission) async fn connect(bus: Bus) -> zbus::Result<Self> {
         let address = match bus {
             Bus::System => zbus::Address::system(),
@@ -75,11 +78,11 @@ impl ConnectedSocket {
         Ok(Self::with_interest(stream, Interest::WRITABLE)?)
     }
 
-    /// Uses a connected socket.
+    /// Wraps a connected socket.
     ///
     /// # Errors
     ///
-    /// Those of `epoll_ctl(2)`.
+    /// The errors of `epoll_ctl(2)`.
     pub(in crate::admission) fn from_stream(stream: UnixStream) -> io::Result<Self> {
         Self::with_interest(stream, Interest::READABLE | Interest::WRITABLE)
     }
@@ -95,17 +98,17 @@ impl ConnectedSocket {
         })
     }
 
-    /// Waits until there is something to read.
+    /// Waits until the socket is readable.
     pub(in crate::admission) async fn readable(&self) -> io::Result<()> {
         self.socket.readable().await?.retain_ready();
         Ok(())
     }
 
-    /// Reads what is there, and the descriptors that come with it.
+    /// Receives available bytes, and the descriptors that come with them.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if there is nothing; `UnexpectedEof` at the end of the stream.
+    /// `WouldBlock` if no data is available; `UnexpectedEof` at the end of the stream.
     pub(in crate::admission) fn receive(
         &self,
         buffer: &mut [u8],
@@ -114,11 +117,11 @@ impl ConnectedSocket {
         self.socket.try_io(Interest::READABLE, |_| self.receive_now(buffer, descriptors))
     }
 
-    /// Reads as [`receive`](Self::receive) does, on any thread.
+    /// Receives available bytes like [`receive`](Self::receive), on any thread.
     ///
     /// # Errors
     ///
-    /// Those of [`receive`](Self::receive).
+    /// The errors of [`receive`](Self::receive).
     pub(in crate::admission) fn receive_now(
         &self,
         buffer: &mut [u8],
@@ -136,11 +139,12 @@ impl ConnectedSocket {
         Ok(outcome)
     }
 
-    /// Copies what is there and leaves it there. Descriptors that come with it are not copied.
+    /// Copies available bytes without consuming them. Descriptors that come with them are not
+    /// copied.
     ///
     /// # Errors
     ///
-    /// Those of [`receive`](Self::receive).
+    /// The errors of [`receive`](Self::receive).
     pub(in crate::admission) fn peek(&self, buffer: &mut [u8]) -> io::Result<ReadOutcome> {
         self.read(buffer, &mut RecvAncillaryBuffer::default(), RecvFlags::PEEK)
     }
@@ -160,12 +164,12 @@ impl ConnectedSocket {
         Ok(ReadOutcome { bytes: read.bytes, has_descriptors: lost_descriptors, lost_descriptors })
     }
 
-    /// Moves the next byte into a pipe. If descriptors come with it, the kernel drops them, after the
-    /// byte is in the pipe and before this returns.
+    /// Moves the next byte into a pipe. If descriptors come with the byte, the kernel drops them,
+    /// after the byte is in the pipe and before this function returns.
     ///
     /// # Errors
     ///
-    /// Those of splice(2); `UnexpectedEof` at the end of the stream.
+    /// The errors of splice(2); `UnexpectedEof` at the end of the stream.
     pub(in crate::admission) fn splice_byte(&self, pipe: impl AsFd) -> io::Result<()> {
         match splice(self.socket.get_ref(), None, pipe, None, 1, SpliceFlags::NONBLOCK)? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -173,11 +177,11 @@ impl ConnectedSocket {
         }
     }
 
-    /// Sends a message, after what must be sent before it.
+    /// Sends a message, after the bytes that must be sent before it.
     ///
     /// # Errors
     ///
-    /// Those of sendmsg(2).
+    /// The errors of sendmsg(2).
     pub(in crate::admission) async fn send(
         &self,
         bytes: &[u8],
@@ -204,7 +208,7 @@ impl ConnectedSocket {
                 sent => break sent?,
             }
         };
-        // Kept before the next await, so that a caller that gives up leaves no half message.
+        // Stored before the next await, so that a cancelled call leaves no incomplete message.
         unsent.0.extend_from_slice(bytes.get(sent..).unwrap_or_default());
         self.flush_locked(unsent).await
     }
@@ -242,12 +246,13 @@ impl ConnectedSocket {
         Ok(sent)
     }
 
-    /// Sends what the bus takes at once of a message, unless something else is being sent. Returns how
-    /// many bytes are left, which are sent before anything else; `None` if nothing was sent.
+    /// Sends as much of a message as the receiver accepts at once, unless other bytes are being
+    /// sent. Returns how many bytes are left, which are sent before any other; `None` if nothing
+    /// was sent.
     ///
     /// # Errors
     ///
-    /// Those of sendmsg(2).
+    /// The errors of sendmsg(2).
     pub(in crate::admission) fn try_send(
         &self,
         bytes: &[u8],
@@ -268,32 +273,32 @@ impl ConnectedSocket {
         }
     }
 
-    /// Returns once something was sent, or the connection was closed.
+    /// Waits until bytes were sent, or the connection was closed.
     pub(in crate::admission) async fn activity(&self) {
         self.activity.notified().await;
     }
 
-    /// How many bytes were sent in all.
+    /// Returns the number of bytes sent since the connection was made.
     pub(in crate::admission) fn bytes_sent(&self) -> u64 {
         self.bytes_sent.load(Ordering::Relaxed)
     }
 
-    /// Whether the connection was closed.
+    /// Returns whether the connection was closed.
     pub(in crate::admission) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
 
-    /// Whether a message waits for the bus to take it.
+    /// Returns whether a message waits until the receiver accepts it.
     pub(in crate::admission) fn is_send_blocked(&self) -> bool {
         self.is_send_blocked.load(Ordering::Relaxed)
     }
 
-    /// Sends refusals as far as the bus takes them at once. Returns whether all of them are sent;
-    /// [`flush`](Self::flush) sends the rest later.
+    /// Sends `bytes`, which are complete refusals, as far as the bus accepts them at once. Returns
+    /// whether all of them are sent; [`flush`](Self::flush) sends the rest later.
     ///
     /// # Errors
     ///
-    /// Those of sendmsg(2).
+    /// The errors of sendmsg(2).
     pub(in crate::admission) fn try_flush(&self, bytes: &mut Vec<u8>) -> io::Result<bool> {
         let Ok(mut unsent) = self.unsent.try_lock() else { return Ok(bytes.is_empty()) };
         loop {
@@ -311,11 +316,11 @@ impl ConnectedSocket {
         }
     }
 
-    /// Sends refusals that the bus did not take at once.
+    /// Sends `bytes`, which are complete refusals, and waits while the bus does not accept them.
     ///
     /// # Errors
     ///
-    /// Those of sendmsg(2).
+    /// The errors of sendmsg(2).
     pub(in crate::admission) async fn flush(&self, bytes: &mut Vec<u8>) -> io::Result<()> {
         let mut unsent = self.unsent.lock().await;
         unsent.0.append(bytes);
@@ -323,11 +328,11 @@ impl ConnectedSocket {
         self.flush_locked(&mut unsent).await
     }
 
-    /// Ends the connection.
+    /// Closes the connection in both directions.
     ///
     /// # Errors
     ///
-    /// Those of shutdown(2).
+    /// The errors of shutdown(2).
     pub(in crate::admission) fn close(&self) -> io::Result<()> {
         self.closed.store(true, Ordering::Relaxed);
         self.activity.notify_one();
@@ -341,7 +346,7 @@ impl AsFd for ConnectedSocket {
     }
 }
 
-/// Enters that nothing waits for the bus any more, when dropped.
+/// Marks that no message waits for the receiver, on drop.
 struct ClearBlocked<'b>(&'b AtomicBool);
 
 impl Drop for ClearBlocked<'_> {
@@ -350,7 +355,7 @@ impl Drop for ClearBlocked<'_> {
     }
 }
 
-/// Where a bus listens.
+/// Returns the path at which a bus listens.
 fn socket_path(transport: &Transport) -> Option<PathBuf> {
     let Transport::Unix(unix) = transport else { return None };
     match unix.path() {

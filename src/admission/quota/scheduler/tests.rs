@@ -7,7 +7,7 @@ const ROOT: u32 = 0;
 const USER: u32 = 1000;
 const OTHER: u32 = 1001;
 
-/// A scheduler with the time that it is told.
+/// A scheduler with a fake clock.
 struct Fixture {
     scheduler: CallScheduler,
     limits: Limits,
@@ -20,7 +20,7 @@ impl Fixture {
         Self { scheduler: CallScheduler::new(ROOT), limits, now: Instant::now(), serial: 0 }
     }
 
-    /// One with a connection of each user: `:root`, `:user`, `:other`.
+    /// Creates a scheduler with a connection of each user: `:root`, `:user`, `:other`.
     fn with_users(limits: Limits) -> Self {
         let mut fixture = Self::new(limits);
         for (name, uid) in [(":root", ROOT), (":user", USER), (":other", OTHER)] {
@@ -69,13 +69,13 @@ impl Fixture {
         self.scheduler.next_call(true).map(|call| (call.sender.to_string(), call.serial))
     }
 
-    /// The senders of all calls that are dispatched.
+    /// Dispatches all calls. Returns their senders.
     fn dispatch_all(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.dispatch()).map(|(sender, _)| sender).collect()
     }
 }
 
-/// The limit that a call was refused for, and to whom it applies.
+/// Returns the limit for which a call was refused, and to which user the limit applies.
 fn limit<T: std::fmt::Debug>(refused: Result<T, RefusedCall>) -> String {
     refused.unwrap_err().reason.to_string()
 }
@@ -87,7 +87,7 @@ fn calls_in_flight_are_bounded_until_they_are_answered() {
     fixture.call(":user").unwrap();
     fixture.call(":user").unwrap();
     assert_eq!(limit(fixture.call(":user")), words);
-    // Another connection of that user counts for the same user; other users have their own.
+    // Another connection of the user counts for the same user. Other users have their own quota.
     fixture.call(":more").unwrap();
     let refused = fixture.set_user(":more", USER);
     assert_eq!(refused.len(), 1);
@@ -207,7 +207,7 @@ fn what_comes_before_its_user_is_known_is_bounded_and_then_judged() {
             .starts_with("too many calls at one time: the limit is 256 for :new")
     );
     assert!(fixture.dispatch().is_none(), "not before the user is known");
-    // One large message may come first, and more only within the limit.
+    // The first message may be large. Further ones must be within the limit.
     fixture.admit(":large", "Acquire", 1 << 20).unwrap();
     assert!(limit(fixture.admit(":large", "Acquire", 1)).starts_with("too many bytes of calls"));
 
@@ -256,7 +256,7 @@ fn nothing_is_remembered_of_a_connection_that_has_left() {
     assert!(fixture.scheduler.connections.is_empty());
     assert_eq!(fixture.scheduler.size, 0);
     assert_eq!(fixture.scheduler.unidentified, 0);
-    // Users are forgotten once their rate is not needed any more, when another one comes.
+    // A user whose bucket is full again is removed when another user calls.
     fixture.now += Duration::from_secs(2);
     fixture.call(":new").unwrap();
     fixture.set_user(":new", 3000);
