@@ -1,11 +1,11 @@
 //! The parts of the program use each other in one direction only, and stay small.
 //!
-//! 1. [`reader`] reads the sources, [`imports`] makes the import graph of them: which file uses what
-//!    another one defines. Test code is left out.
-//! 2. [`rooms`] says what may use what: the floors, the order of the sub-rooms of each room, and the
-//!    files that are pure.
-//! 3. [`checks`] compares the two, with the help of [`circles`], and the tests below print what does
-//!    not agree. `cargo test --test it layering:: -- --nocapture` prints the largest circle.
+//! 1. [`reader`] reads the sources, [`imports`] makes the import graph of them: which file uses
+//!    what another one defines. Test code is left out.
+//! 2. [`rooms`] says what may use what: the floors, the order of the sub-rooms of each room, and
+//!    the files that are pure.
+//! 3. [`checks`] compares the two, with the help of [`circles`], and the tests below print what
+//!    does not agree. `cargo test --test it layering:: -- --nocapture` prints the largest circle.
 
 mod checks;
 mod circles;
@@ -85,7 +85,7 @@ fn import_circles_are_small_and_within_a_sub_room() {
 }
 
 #[test]
-fn what_decides_is_pure() {
+fn deciding_and_decoding_code_is_pure() {
     assert_none(
         &checks::pure(graph(), rooms::PURE, rooms::IMPURE_IMPORTS_TO_CUT),
         "PURE in layering/rooms.rs lists the files that only compute. Pass in what they need to \

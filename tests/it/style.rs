@@ -1,5 +1,5 @@
 //! The language of what users read: README, man pages, D-Bus and polkit files, and every text that
-//! the programs can print. [`developers`] does the same for what developers read.
+//! the programs can print. [`developers`] checks the language of what developers read.
 
 mod comments;
 mod developers;
@@ -14,9 +14,9 @@ use std::process::Command;
 use crate::sources::{files, root, sources};
 use words::{Language, findings};
 
-/// Words that are right where they are: a file, and the words as they are reported.
+/// Exceptions, each with a reason: a file, and the reported phrase.
 const ALLOWED: &[(&str, &str)] = &[
-    // Scripts look for the line "nobody holds DISK".
+    // Scripts search for the line `nobody holds DISK`.
     ("src/cli/commands/who.rs", "nobody"),
     // Former names of properties and their values.
     ("CHANGELOG.md", "verdict"),
@@ -57,7 +57,7 @@ fn documents() -> Vec<Text> {
     all
 }
 
-/// What a program prints for `--help`, and for that of each of its commands.
+/// Collects the output of `--help` for a program and for each of its commands.
 fn help(program: &str, commands: &mut Vec<String>, found: &mut Vec<Text>) {
     let output = Command::new(program).args(&*commands).arg("--help").output().unwrap();
     assert!(output.status.success(), "{commands:?}: {output:?}");
@@ -65,7 +65,7 @@ fn help(program: &str, commands: &mut Vec<String>, found: &mut Vec<Text>) {
     let name = Path::new(program).file_name().unwrap().to_string_lossy().into_owned();
     let listed = text.split("\nCommands:\n").nth(1).and_then(|rest| rest.split("\n\n").next());
     for line in listed.unwrap_or_default().lines() {
-        // The description of a command may go on in further lines, which are indented more.
+        // The description of a command may continue on further lines, which are indented more.
         let command = line.strip_prefix("  ").and_then(|line| line.split(' ').next());
         if let Some(command) = command.filter(|word| !word.is_empty() && *word != "help") {
             commands.push(command.to_owned());
@@ -81,7 +81,7 @@ fn help(program: &str, commands: &mut Vec<String>, found: &mut Vec<Text>) {
 fn texts() -> Vec<Text> {
     let mut all = documents();
     for path in sources(&root().join("src")) {
-        // Modules of tests print nothing that users read.
+        // Test modules print nothing that users read.
         if path.iter().any(|part| part == "tests" || part == "tests.rs") {
             continue;
         }

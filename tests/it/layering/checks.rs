@@ -1,5 +1,5 @@
-//! Compares the import graph with the tables of the rooms. Each check returns what it finds, one
-//! line for each problem.
+//! Compares the import graph with the tables of the rooms. Each check returns its problems, one
+//! line each.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ pub(super) type Table = [(&'static str, &'static [&'static str])];
 /// The largest number of files in a circle of imports.
 const CIRCLE: usize = 5;
 
-/// What code that only computes does not name: paths of other crates, from their beginning.
+/// Paths of other crates that pure code must not use, and all below them.
 const IMPURE_PATHS: &[&str] = &[
     "std::env",
     "std::fs",
@@ -32,7 +32,7 @@ const IMPURE_PATHS: &[&str] = &[
     "zbus",
 ];
 
-/// Exceptions from [`IMPURE_PATHS`]: types of values, and functions that compute.
+/// Exceptions from [`IMPURE_PATHS`]: types of values, and functions that only compute.
 const PURE_PATHS: &[&str] = &[
     "std::io::Error",
     "std::io::ErrorKind",
@@ -43,7 +43,7 @@ const PURE_PATHS: &[&str] = &[
     "nix::sys::stat::minor",
 ];
 
-/// What code that only computes does not name: words of the language, and types under any path.
+/// Keywords and names of types that pure code must not use, under any path.
 const IMPURE_WORDS: &[&str] = &[
     "async",
     "await",
@@ -120,7 +120,7 @@ pub(super) fn crates(graph: &Graph, foreign: &Table) -> Vec<String> {
     problems
 }
 
-/// Imports of later sub-rooms, but for those between the files of `to_cut`.
+/// Imports of later sub-rooms, except those that `to_cut` lists.
 pub(super) fn sub_rooms(
     graph: &Graph,
     order: &Table,
@@ -189,8 +189,8 @@ pub(super) fn all_circles(graph: &Graph) -> Vec<Vec<&str>> {
     circles::circles(edges(graph))
 }
 
-/// Circles that are too large or extend over more than one sub-room. A circle of as many files as
-/// `to_cut` says for its room is known.
+/// Circles that are too large or extend over more than one sub-room, except those that `to_cut`
+/// lists by their room and size.
 pub(super) fn circles(graph: &Graph, order: &Table, to_cut: &[(&str, usize)]) -> Vec<String> {
     let mut problems = Vec::new();
     let mut to_cut = to_cut.to_vec();

@@ -1,4 +1,4 @@
-//! The import graph of the sources: which file uses what another file defines.
+//! The import graph of the sources: which file uses the items of which other file.
 //!
 //! A name that a module re-exports leads to the file that defines it. A use of the module itself
 //! leads to the module's own file.
@@ -19,7 +19,7 @@ pub(super) struct Import {
     /// The importing file, relative to `src`.
     pub(super) from: String,
     pub(super) line: usize,
-    /// The file that defines what is imported.
+    /// The file that defines the imported item.
     pub(super) to: String,
     /// The path that is written there, from the root of the crate.
     pub(super) path: String,
@@ -41,9 +41,9 @@ pub(super) struct Graph {
     pub(super) external: Vec<External>,
 }
 
-/// What a path leads to.
+/// The target of a path.
 enum Target {
-    /// A module of the crate, or what it defines.
+    /// A module of the crate, or an item that it defines.
     Within(Vec<String>),
     External(Vec<String>),
 }
@@ -187,7 +187,7 @@ impl Graph {
         }
         let globs = module.uses.iter().filter(|leaf| leaf.binding == Binding::Glob);
         for glob in globs {
-            // A glob of the crate's own module brings in what this one defines or re-exports.
+            // A glob of a module of the crate brings in its items and re-exports.
             if let Some(Target::Within(module)) =
                 self.resolve(at, &glob.path.segments, depth.checked_sub(1)?)
                 && module != at
@@ -199,7 +199,8 @@ impl Graph {
         None
     }
 
-    /// The last module of a path whose end is not known, such as what a macro defines.
+    /// Returns the last module of a path whose end is not known, such as an item that a macro
+    /// defines.
     fn deepest(&self, at: &[String], segments: &[String]) -> Target {
         let mut module = at.to_vec();
         let mut rest = segments;

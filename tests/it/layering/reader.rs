@@ -11,7 +11,7 @@ pub(super) struct CodePath {
     pub(super) line: usize,
 }
 
-/// What a `use` declaration brings into scope.
+/// The name that a `use` declaration brings into scope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Binding {
     Name(String),

@@ -7,17 +7,18 @@ pub(super) const FLOORS: &Table = &[
     ("lock", &[]),
     ("life", &["lock", "registration"]),
     ("inspector", &["lock"]),
-    // `step` marks places, for tests, and does nothing.
+    // `step` marks the places where tests crash the service, and does nothing.
     ("step", &[]),
-    // It asks an inspector whether the service manager has what it was given.
+    // It asks an inspector which descriptors the service manager has stored.
     ("keep", &["lock", "inspector", "step"]),
-    // What the log tells of, for whoever tells it and for whoever writes it.
+    // The kinds of messages in the log, for the rooms that report them and for the one that writes
+    // them.
     ("catalog", &[]),
     ("service", &["lock", "life", "keep", "inspector", "step", "catalog"]),
     ("privacy", &["lock", "service", "paths"]),
     ("admission", &["lock", "service", "bus", "privacy", "registration", "sync"]),
     ("auth", &["lock", "life", "service", "catalog", "admission", "privacy"]),
-    // `logging` stands beside the floors; the log's D-Bus object turns its knob.
+    // `logging` is beside the floors; the D-Bus object for the log sets its level.
     (
         "dbus",
         &[
@@ -124,7 +125,7 @@ pub(super) const UPWARD_IMPORTS_TO_CUT: &[(&str, &str)] = &[
 pub(super) const CIRCLES_TO_CUT: &[(&str, usize)] =
     &[("lock", 44), ("service", 41), ("keep", 13), ("inspector", 6), ("cli", 4), ("cli", 4)];
 
-/// Files and folders of what decides and decodes: they only compute.
+/// Files and folders that decide or decode, which only compute.
 pub(super) const PURE: &[&str] = &[
     "admission/message/byte_order.rs",
     "admission/message/error_reply.rs",

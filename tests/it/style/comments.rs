@@ -186,7 +186,8 @@ fn join(pieces: Vec<Piece>) -> Vec<Comment> {
     found.into_iter().map(comment).collect()
 }
 
-/// A text without its blocks of code, and with `_` for each piece of code within it. The lines stay.
+/// A text without its blocks of code, and with `_` for each piece of code within it. The lines
+/// stay.
 fn without_code(text: &str) -> String {
     let mut result = String::new();
     let mut in_block = false;

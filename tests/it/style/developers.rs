@@ -8,8 +8,8 @@ use super::words::{self, Language};
 use super::{comments, identifiers};
 use crate::sources::{files, root};
 
-/// Folders, and files at the root, whose language is still to be mended. Nothing is ever added to this
-/// list.
+/// Folders, and files at the root, whose language is still to be corrected. Nothing is ever added
+/// to this list.
 const NOT_YET: &[&str] = &[
     ".ci",
     "ARCHITECTURE.md",
@@ -51,10 +51,10 @@ const TERMS_NOT_YET: &[&str] = &[
 const NAMES_NOT_YET: &[&str] =
     &["Known", "Line", "Look", "Origin", "Outcome", "Place", "Running", "Turn", "Why"];
 
-/// Names and words that are right where they are: the file, and what is reported of it.
+/// Exceptions, each with a reason: a file, and the reported name or phrase.
 const ALLOWED: &[(&str, &str)] = &[];
 
-/// Words of the field, which people search the sources for.
+/// Terms of the field, which maintainers search for in the sources.
 const TERMS: &[&str] = &[
     "admission control",
     "audit",
@@ -73,7 +73,7 @@ const TERMS: &[&str] = &[
     "worker",
 ];
 
-/// A line that has to be written in another way.
+/// A line that breaks a rule.
 pub(crate) struct Offence {
     pub(crate) file: String,
     pub(crate) line: usize,
@@ -139,8 +139,8 @@ fn relative(root: &Path, path: &Path) -> String {
     path.strip_prefix(root).unwrap().display().to_string()
 }
 
-/// The folder of a file that is checked as a whole: a room of the sources, or a folder at the root. The
-/// file itself where it is at the root.
+/// The folder of a file that is checked as a whole: a room of the sources, or a folder at the root.
+/// The file itself where it is at the root.
 fn folder(file: &str) -> &str {
     let mut ends = file.match_indices('/').map(|(at, _)| at);
     let first = ends.next();
@@ -208,7 +208,7 @@ fn developers_read_plain_technical_english() {
 }
 
 #[test]
-fn what_people_search_for_is_there() {
+fn terms_of_the_field_are_in_the_sources() {
     let mut sources = String::new();
     for path in files(&root().join("src"), &[".rs"]) {
         let text = fs::read_to_string(path).unwrap().to_lowercase();

@@ -39,7 +39,7 @@ const WORDS: &[&str] = &[
     "whom",
 ];
 
-/// Names of types that say nothing, or something else in this field.
+/// Names of types that have another meaning in this field, or none.
 const TYPES: &[&str] = &[
     "Ask",
     "Came",
@@ -74,7 +74,7 @@ const TYPES: &[&str] = &[
 const FUNCTIONS: &[&str] =
     &["enter", "give", "know", "let_go", "said", "say", "see_to", "sign", "tell", "told"];
 
-/// The first words of functions that say to whom or what something is said.
+/// The first words of the names of functions that are no verbs of this field.
 const FUNCTION_STARTS: &[&str] = &["give", "say", "see_to", "let_go", "tell"];
 
 /// Names of fields that have another one.
@@ -109,11 +109,11 @@ const FILES: &[&str] = &[
     "way",
 ];
 
-/// Files, modules and types of the tests that are named after what they are not.
+/// Names of files, modules and types of tests that are metaphors.
 const FIXTURES: &[&str] =
     &["book", "crowd", "dice", "house", "judge", "killer", "mayfly", "nursery", "scene"];
 
-/// What a name is that of.
+/// The kind of a named item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Module,
@@ -238,7 +238,7 @@ pub(super) fn is_forbidden(name: &Name, in_tests: bool) -> bool {
         Kind::Field => FIELDS.contains(&text),
         Kind::Other => false,
     };
-    // The user of this name is one.
+    // The user `nobody` has this name.
     by_kind || has(WORDS) && text != "NOBODY"
 }
 

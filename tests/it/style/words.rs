@@ -1,22 +1,22 @@
-//! Words that texts for users do not have.
+//! Words that texts must not contain.
 
-/// How a text is written.
+/// The kind of a text, which decides how it is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Language {
     /// Plain text or Markdown.
     Plain,
-    /// A string of a program, which is held to [`IN_MESSAGES`] as well.
+    /// A string of a program, to which [`IN_MESSAGES`] applies as well.
     Message,
     /// A man page, in `man(7)`'s macros.
     Man,
     /// XML, whose tags are not read.
     Xml,
-    /// A text for developers: a comment, or a document without its code. It is held to
-    /// [`IN_COMMENTS`] as well, and a machine may be anything in it.
+    /// A text for developers: a comment, or a document without its code. [`IN_COMMENTS`] and
+    /// [`SENTENCE_STARTS`] apply as well; a machine may be a host or a virtual machine.
     Comment,
 }
 
-/// What is not said, in lower case: words, or words in a row. `*` stands for any ending.
+/// Forbidden words and phrases in lower case. `*` stands for any ending.
 const FORBIDDEN: &[&str] = &[
     // Programs, owners and callers are "it" or "they"; roles have names.
     "he",
@@ -87,20 +87,20 @@ const FORBIDDEN: &[&str] = &[
     "makes do",
 ];
 
-/// What messages of the programs do not say besides: a short form, or a negated noun ("is not a").
+/// Phrases that are also forbidden in messages: short forms, and negated nouns (for "is not a").
 const IN_MESSAGES: &[&str] =
     &["can't", "won't", "doesn't", "isn't", "is no", "are no", "whom", "ask again", "meanwhile"];
 
-/// What texts for developers do not say besides.
+/// Phrases that are also forbidden in texts for developers.
 const IN_COMMENTS: &[&str] =
     &["no one", "whom", "whomsoever", "is let in", "gives back", "give back"];
 
-/// What no sentence of a text for developers begins with: a relative clause, or a pronoun in the
-/// place of a noun.
+/// Phrases with which no sentence of a text for developers begins: relative clauses as subjects,
+/// and pronouns in the place of nouns.
 const SENTENCE_STARTS: &[&str] =
     &["what", "the same for", "that of", "those of", "so is", "so does"];
 
-/// What no comment on an item begins with: its first sentence says what the item is or does.
+/// Phrases with which no doc comment begins, as its first sentence says what the item is or does.
 const DOC_STARTS: &[&str] = &[
     "who", "whose", "what", "does", "has", "had", "tells", "says", "gives", "lets", "sees", "goes",
     "one more", "one less", "the same", "that of", "those",
@@ -109,22 +109,22 @@ const DOC_STARTS: &[&str] = &[
 /// A "machine" is a host. A virtual machine is a VM, or written in full.
 const VIRTUAL: &str = "virtual";
 
-/// What may follow or precede "machine" in names of other programs.
+/// Words after "machine" in names of other programs.
 const MACHINE_NAMES: &[&str] = &["id", "ids"];
 
-struct Word {
-    /// Lower case.
+struct TextWord {
+    /// The word in lower case.
     text: String,
     line: usize,
     /// Whether a sentence or a paragraph begins with it, and it is capitalized.
     initial: bool,
-    /// What follows the word and ends a sentence.
+    /// The punctuation mark after the word, if it ends a sentence.
     end: Option<char>,
 }
 
-/// The words of a text. What separates paragraphs is no word.
-fn words(text: &str, language: Language) -> Vec<Word> {
-    let mut found: Vec<Word> = Vec::new();
+/// Splits a text into words, without markup.
+fn words(text: &str, language: Language) -> Vec<TextWord> {
+    let mut found: Vec<TextWord> = Vec::new();
     let mut initial = true;
     for (line, content) in text.lines().enumerate() {
         let content = match language {
@@ -144,7 +144,7 @@ fn words(text: &str, language: Language) -> Vec<Word> {
             if !word.is_empty() {
                 let text = word.trim_end_matches('\'').to_lowercase();
                 let capital = word.starts_with(char::is_uppercase);
-                found.push(Word { text, line, initial: initial && capital, end: None });
+                found.push(TextWord { text, line, initial: initial && capital, end: None });
                 initial = false;
                 word.clear();
             }
@@ -191,7 +191,7 @@ fn without_macros(line: &str, initial: &mut bool) -> String {
     text
 }
 
-fn matches(pattern: &str, words: &[Word]) -> Option<usize> {
+fn matches(pattern: &str, words: &[TextWord]) -> Option<usize> {
     let parts = pattern.split(' ');
     let count = parts.clone().count();
     let fits = parts.zip(words).filter(|(part, word)| match part.strip_suffix('*') {
@@ -201,7 +201,7 @@ fn matches(pattern: &str, words: &[Word]) -> Option<usize> {
     (words.len() >= count && fits.count() == count).then_some(count)
 }
 
-/// What a text has of the forbidden: the line from 0, and the words.
+/// Returns the forbidden phrases in a text, each with its line from 0.
 pub(super) fn findings(text: &str, language: Language) -> Vec<(usize, String)> {
     let words = words(text, language);
     let mut found = Vec::new();
@@ -214,7 +214,7 @@ pub(super) fn findings(text: &str, language: Language) -> Vec<(usize, String)> {
         let before = place.checked_sub(1).and_then(|place| words.get(place));
         let is_there = before.is_some_and(|before| before.text == "there");
         for pattern in FORBIDDEN.iter().chain(more) {
-            // Silently is how, silent is what: only the latter has another word.
+            // Only the adjective has been replaced: a mount is unresponsive.
             if language == Language::Comment && word.text == "silently" {
                 continue;
             }
@@ -238,7 +238,7 @@ pub(super) fn findings(text: &str, language: Language) -> Vec<(usize, String)> {
                 SENTENCE_STARTS.iter().find(|start| matches(start, &words[place..]).is_some());
             found.extend(starts.map(|start| (word.line, format!("sentence begins with {start}"))));
         }
-        let beside = |other: Option<&Word>, names: &[&str]| {
+        let beside = |other: Option<&TextWord>, names: &[&str]| {
             other.is_some_and(|other| names.contains(&other.text.as_str()))
         };
         if language != Language::Comment
@@ -252,14 +252,14 @@ pub(super) fn findings(text: &str, language: Language) -> Vec<(usize, String)> {
     found
 }
 
-/// What the comment on an item begins with, if it must not.
+/// Returns the phrase of [`DOC_STARTS`] with which a doc comment begins.
 pub(super) fn doc_start(text: &str) -> Option<&'static str> {
     let words = words(text, Language::Comment);
     DOC_STARTS.iter().find(|start| matches(start, &words).is_some()).copied()
 }
 
 #[test]
-fn what_comments_do_not_say_is_found() {
+fn phrases_forbidden_in_comments_are_found() {
     let found = |text: &str| findings(text, Language::Comment);
     assert_eq!(
         found("A lock. What is free\nhas none."),
@@ -273,7 +273,7 @@ fn what_comments_do_not_say_is_found() {
 }
 
 #[test]
-fn what_is_forbidden_is_found() {
+fn forbidden_phrases_are_found() {
     let found = |text: &str| findings(text, Language::Plain);
     assert_eq!(found("A disk\nthat somebody holds."), [(1, "somebody".to_owned())]);
     assert_eq!(found("Tells who. Who waits"), [(0, "Who".to_owned())]);

@@ -54,7 +54,8 @@ fn an_import_of_a_later_sub_room_is_found() {
     let known = [("lock/model/mode.rs", "lock/table/mod.rs")];
     assert!(sub_rooms(&upward, ORDER, &known).is_empty());
     assert_eq!(sub_rooms(&graph(&[]), ORDER, &known).len(), 1);
-    // What the room re-exports is that of the sub-room, but what it defines comes last.
+    // A re-exported name leads to its sub-room, but the definitions of the room's own file come
+    // last.
     let own = graph(&[
         ("lock/mod.rs", "mod model; mod table; pub use model::Mode; pub fn f() {}"),
         ("lock/table/mod.rs", "use crate::lock::f; pub struct Table;"),
@@ -122,7 +123,7 @@ fn a_circle_within_a_sub_room_is_found_when_it_is_large() {
 }
 
 #[test]
-fn what_is_not_pure_is_found() {
+fn impure_code_is_found() {
     let files = ["lock/model/", "lock/table/mod.rs"];
     assert!(pure(&graph(&[]), &files, &[]).is_empty());
     let found = |text: &str| pure(&graph(&[("lock/model/mode.rs", text)]), &files, &[]);
