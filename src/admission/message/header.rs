@@ -321,7 +321,7 @@ mod tests {
 
     /// Adds a field of each type that a value can have to a header.
     #[test]
-    fn skips_fields_that_nobody_has_defined() {
+    fn skips_undefined_fields() {
         let values: &[(&str, &[u8])] = &[
             ("y", &[7]),
             ("q", &[7, 0]),

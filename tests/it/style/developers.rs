@@ -16,7 +16,6 @@ const NOT_YET: &[&str] = &[
     "CONTRIBUTING.md",
     "Makefile",
     "src",
-    "src/admission",
     "src/auth",
     "src/bin",
     "src/cli",
