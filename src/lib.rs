@@ -37,6 +37,7 @@ pub mod logging;
 pub mod nearest;
 pub mod notify;
 pub mod paths;
+mod phrases;
 pub mod reexec;
 pub mod registration;
 pub mod rlimit;

@@ -1,16 +1,16 @@
-//! An owner with its disks: what `run` and `lock` begin with.
+//! Opens an owner and locks its disks, for `run` and `lock`.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::OwnedFd;
 
-use zbus::{Fd, OwnedObjectPath, Variant};
+use zbus::{OwnedObjectPath, Variant};
 
+use crate::cli::acquire::request::{DiskRequest, OpenedDisks};
 use crate::cli::acquire::wait;
-use crate::cli::connection::Link;
+use crate::cli::connection::ServiceConnection;
 use crate::cli::error::Error;
-use crate::cli::format::duration::Span;
+use crate::cli::format::duration::TimeLimit;
 use crate::cli::target;
-use crate::cli::target::disk::{self, Disk, Wanted};
+use crate::cli::target::disk_file;
 use crate::cli::terminal::slow_reply::{report_slow, report_slow_files};
 use crate::client::{Options, OwnerProxy};
 use crate::lock::OwnerId;
@@ -19,64 +19,96 @@ use crate::lock::owner::{NAME_MAX, parse_uuid};
 use crate::lock::printable::shown;
 use crate::paths;
 
-/// What an owner is opened with.
+/// The properties of an owner to open, and its disks.
 #[derive(Debug)]
-pub(crate) struct Opening<'o> {
-    /// What people call it.
+pub(crate) struct OwnerRequest<'o> {
+    /// The name of the VM.
     pub(crate) name: &'o str,
-    /// What its locks are for, or empty.
+    /// The purpose of the locks; may be empty.
     pub(crate) why: &'o str,
-    /// Its UUID; empty: the service makes one.
+    /// The UUID. If it is empty, the service generates one.
     pub(crate) uuid: &'o str,
-    /// Whether it stays until it is closed.
+    /// Whether the owner stays open until it is closed explicitly.
     pub(crate) manual: bool,
-    /// What it shall hold.
-    pub(crate) disks: &'o [Disk],
-    /// Whether it shall hold block devices also while this host uses them itself.
-    pub(crate) in_use: bool,
-    /// What becomes of its processes when a lock is lost.
+    /// The disks to lock.
+    pub(crate) disks: DiskRequest<'o>,
+    /// The action on the processes of the owner when a lock is lost.
     pub(crate) on_lost: OnLost,
-    /// How long it may wait for that, if at all.
-    pub(crate) wait: Option<Span>,
+    /// The limit on the wait for the disks; `None` if the request does not wait.
+    pub(crate) wait: Option<TimeLimit>,
 }
 
-/// An owner that holds its disks.
+/// An open owner that holds its disks.
 #[derive(Debug)]
-pub(crate) struct Opened {
-    /// Where it is.
+pub(crate) struct OpenedOwner {
+    /// The object path.
     pub(crate) path: OwnedObjectPath,
-    /// Keeps it alive, unless it stays anyway.
+    /// The lifeline, which keeps an owner open that is not `manual`.
     pub(crate) lifeline: OwnedFd,
 }
 
-impl Opening<'_> {
-    /// Opens the owner and locks the disks: all of it or nothing.
-    pub(crate) async fn open(&self, link: &Link) -> Result<Opened, Error> {
-        let opened = match self.attempt(link).await {
-            // Nothing is open then.
-            Err(error) if link.show_files_after(&error) => self.attempt(link).await,
+impl OwnerRequest<'_> {
+    /// Opens the owner and locks all of its disks. If that fails, no owner stays open.
+    pub(crate) async fn open(&self, service: &ServiceConnection) -> Result<OpenedOwner, Error> {
+        let opened = match self.attempt(service).await {
+            // No owner is open now, so the whole request can be repeated.
+            Err(error) if service.sends_descriptors_after(&error) => self.attempt(service).await,
             opened => opened,
         };
         opened.map_err(|error| self.explain(error))
     }
 
-    /// Puts what this process knows of the disks into a refusal of the service.
+    /// Adds the cause to a refusal of the service, as far as this process can determine it from the files.
     fn explain(&self, error: Error) -> Error {
         if error.is_not_lockable() {
-            return self.paths().find_map(disk::directory).unwrap_or(error);
+            return self.disks.paths().find_map(disk_file::directory_error).unwrap_or(error);
         }
-        let Some(holders) = error.refused_disk() else { return error };
-        let denial = report_slow_files(self.paths(), || self.disks.iter().find_map(disk::denial));
+        let Some(holders) = error.holders_of_refused_disk() else { return error };
+        let denial = || self.disks.disks.iter().find_map(disk_file::open_denial);
+        let denial = report_slow_files(self.disks.paths(), denial);
         let Some(denial) = denial else { return error };
         let holders = if holders.is_empty() { holders } else { format!("; {holders}") };
         let advice = "lock the disk as a user that may write to the file, or as root";
-        Error::Answered(format!("{denial}{holders}; {advice}"), error.code())
+        Error::Reworded(format!("{denial}{holders}; {advice}"), error.exit())
     }
 
-    async fn attempt(&self, link: &Link) -> Result<Opened, Error> {
-        let wanted = self.wanted(link)?;
-        let names = wanted.names();
-        let at_once = wanted.files.is_empty() && self.wait.is_none();
+    async fn attempt(&self, service: &ServiceConnection) -> Result<OpenedOwner, Error> {
+        let disks = self.disks.open(service)?;
+        // A request that does not wait and passes no descriptors is sent with `OpenOwner`.
+        let locks_with_open = disks.has_only_names() && self.wait.is_none();
+        let opened = self.open_owner(service, locks_with_open.then_some(&disks)).await?;
+        if locks_with_open {
+            return Ok(opened);
+        }
+        let owner = service.owner(&opened.path).await?;
+        let locked = match self.wait {
+            None => match self.lock(service, &owner, &disks).await {
+                Err(error) if service.sends_descriptors_after(&error) => {
+                    self.lock(service, &owner, &self.disks.open(service)?).await
+                }
+                reply => reply,
+            },
+            Some(limit) => wait::lock(service, &owner, self.disks, disks, limit).await,
+        };
+        match locked {
+            Ok(()) => Ok(opened),
+            Err(error) => {
+                if self.manual {
+                    // Any other owner ends with its lifeline. The first error is the one to report.
+                    let _ = owner.close(Options::new()).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens the owner, and locks these disks with the same call.
+    async fn open_owner(
+        &self,
+        service: &ServiceConnection,
+        disks: Option<&OpenedDisks>,
+    ) -> Result<OpenedOwner, Error> {
+        let names = disks.map(OpenedDisks::names).unwrap_or_default();
         let mut options = Options::new();
         if self.manual {
             options.insert("manual", true.into());
@@ -87,91 +119,44 @@ impl Opening<'_> {
         if !self.why.is_empty() {
             options.insert("why", self.why.into());
         }
-        if at_once {
+        if let Some(disks) = disks {
             options.insert("resources", Variant::from(names.as_slice()));
-            wanted.say_in_use(&mut options);
+            disks.insert_in_use(&mut options);
         }
-        let manager = link.manager().await?;
+        let manager = service.manager().await?;
         let arguments = (self.uuid, self.name, options);
-        let asked = link.ask(manager.inner(), "OpenOwner", &arguments);
-        let answer = report_slow(self.paths(), asked).await;
-        if let Err(error) = &answer
+        let call = service.call_method(manager.inner(), "OpenOwner", &arguments);
+        let reply = report_slow(self.disks.paths(), call).await;
+        if let Err(error) = &reply
             && self.manual
-            && (!error.is_answer() || error.is_end_of_service())
+            && (!error.is_reply() || error.is_service_gone())
         {
-            // It may be open all the same, and nothing else would close it.
-            let _ = self.give_up(link).await;
+            // The owner may be open all the same, and nothing else would close it.
+            let _ = self.close_pending(service).await;
         }
-        let (path, lifeline): (OwnedObjectPath, zbus::OwnedFd) = answer?;
-        let opened = Opened { path, lifeline: lifeline.into() };
-        if at_once {
-            return Ok(opened);
-        }
-        let owner = link.owner(&opened.path).await?;
-        let locked = match self.wait {
-            None => {
-                let asked = ask_for(link, &owner, &wanted, Options::new());
-                match report_slow(self.paths(), asked).await {
-                    Err(error) if link.show_files_after(&error) => {
-                        let wanted = self.wanted(link)?;
-                        let asked = ask_for(link, &owner, &wanted, Options::new());
-                        report_slow(self.paths(), asked).await
-                    }
-                    answer => answer,
-                }
-            }
-            Some(span) => wait::lock(link, &owner, self, wanted, span).await,
-        };
-        match locked {
-            Ok(()) => Ok(opened),
-            Err(error) => {
-                if self.manual {
-                    // Otherwise it goes with the lifeline. The first error is the one to tell.
-                    let _ = owner.close(Options::new()).await;
-                }
-                Err(error)
-            }
-        }
-    }
-}
-
-impl Opening<'_> {
-    fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.disks.iter().map(|disk| disk.path.as_path())
+        let (path, lifeline): (OwnedObjectPath, zbus::OwnedFd) = reply?;
+        Ok(OpenedOwner { path, lifeline: lifeline.into() })
     }
 
-    /// Decides how each disk is asked for, and opens what has to be open.
-    pub(crate) fn wanted(&self, link: &Link) -> Result<Wanted, Error> {
-        let wanted = report_slow_files(self.paths(), || Wanted::new(link, self.disks));
-        Ok(Wanted { in_use: self.in_use, ..wanted? })
+    async fn lock(
+        &self,
+        service: &ServiceConnection,
+        owner: &OwnerProxy<'_>,
+        disks: &OpenedDisks,
+    ) -> Result<(), Error> {
+        report_slow(self.disks.paths(), disks.acquire(service, owner, Options::new())).await
     }
 
-    /// Closes the owner again while it waits for its disks: nobody would know of one that stays.
-    pub(crate) async fn give_up(&self, link: &Link) -> Result<(), Error> {
+    /// Closes the owner while it is waiting for its disks, so that it does not stay open unnoticed.
+    pub(crate) async fn close_pending(&self, service: &ServiceConnection) -> Result<(), Error> {
         let Ok(uuid) = parse_uuid(self.uuid) else { return Ok(()) };
-        let owner = link.owner(&paths::owner(OwnerId::new(link.uid, uuid))).await?;
+        let owner = service.owner(&paths::owner(OwnerId::new(service.uid, uuid))).await?;
         Ok(owner.close(Options::new()).await?)
     }
 }
 
-/// Asks for disks, for an owner that is there.
-pub(crate) async fn ask_for(
-    link: &Link,
-    owner: &OwnerProxy<'_>,
-    wanted: &Wanted,
-    mut options: Options<'_>,
-) -> Result<(), Error> {
-    wanted.say_in_use(&mut options);
-    let files: Vec<(Fd<'_>, &str)> =
-        wanted.files.iter().map(|(file, mode)| (file.as_fd().into(), *mode)).collect();
-    let arguments = (wanted.names(), files, options);
-    let _: Vec<OwnedObjectPath> = link.ask(owner.inner(), "AcquireWithFiles", &arguments).await?;
-    Ok(())
-}
-
-/// Returns the name of an owner that was given none: one that the service accepts and that can be a
-/// target.
-pub(crate) fn name_after(command: &str) -> String {
+/// Returns the default name of the owner of a command. The service accepts it, and it can be a target.
+pub(crate) fn name_for_command(command: &str) -> String {
     let base = command.rsplit('/').find(|part| !part.is_empty()).unwrap_or("command");
     let base = shown(base);
     let mut name =
@@ -185,18 +170,18 @@ pub(crate) fn name_after(command: &str) -> String {
     name
 }
 
-/// Checks a name for clap: the service accepts it, and it can be a target.
+/// Checks the argument of `--name`: the service must accept it, and it must be usable as a target.
 pub(crate) fn check_name(name: &str) -> Result<String, String> {
     crate::lock::owner::check_name(name).map_err(|error| error.to_string())?;
     target::check_name(name).map(|()| name.to_owned())
 }
 
-/// A UUID that the service would take, for clap; empty is not one here.
+/// Checks the argument of `--uuid`. An empty UUID, for which the service would generate one, is refused.
 pub(crate) fn check_uuid(uuid: &str) -> Result<String, crate::lock::Error> {
     if uuid.is_empty() {
         return Err(crate::lock::Error::BadUuid(String::new()));
     }
-    crate::lock::owner::parse_uuid(uuid).map(|uuid| uuid.to_string())
+    parse_uuid(uuid).map(|uuid| uuid.to_string())
 }
 
 #[cfg(test)]
@@ -204,13 +189,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_after_commands_are_taken() {
-        assert_eq!(name_after("/usr/bin/qemu-system-x86_64"), "qemu-system-x86_64");
-        assert_eq!(name_after("./start/"), "start");
-        assert_eq!(name_after("a\nb"), "a\\nb");
-        assert_eq!(name_after("/srv/16"), "run 16");
+    fn names_of_commands_are_valid_names_of_owners() {
+        assert_eq!(name_for_command("/usr/bin/qemu-system-x86_64"), "qemu-system-x86_64");
+        assert_eq!(name_for_command("./start/"), "start");
+        assert_eq!(name_for_command("a\nb"), "a\\nb");
+        assert_eq!(name_for_command("/srv/16"), "run 16");
         for odd in ["", "/", &"ä".repeat(100), "\u{1b}", "16", "deadbeef", "--x"] {
-            check_name(&name_after(odd)).unwrap();
+            check_name(&name_for_command(odd)).unwrap();
         }
         assert!(check_uuid("").is_err() && check_uuid("web1").is_err());
     }

@@ -1,20 +1,20 @@
-//! The option `--why` of `lock` and `run`.
+//! The option `--why` of `lock` and `run`: the purpose of the locks.
 
 use clap::Args;
 
 use crate::lock::why::check_why;
 
-/// What the locks are for.
+/// The option `--why`.
 #[derive(Debug, Args)]
-pub(crate) struct Why {
+pub(crate) struct WhyOption {
     /// What the locks are for; shown to callers that are refused because of them
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true,
         value_parser = parse)]
     why: String,
 }
 
-impl Why {
-    /// Returns the text; empty where none was given.
+impl WhyOption {
+    /// Returns the text; empty if the option was not given.
     pub(crate) fn text(&self) -> &str {
         &self.why
     }

@@ -1,7 +1,7 @@
 //! `reexec`: re-executes the service from the installed program.
 //!
-//! The service replies once the new program has confirmed that it can take over. It then leaves the bus
-//! and returns under another unique name; only its state after that counts.
+//! The service replies once the new program has confirmed that it can take over. It then leaves the bus and
+//! returns with another unique name. Whether it was replaced is determined after that.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,16 +14,16 @@ use tokio::time::timeout;
 use zbus::fdo::{DBusProxy, NameOwnerChangedStream};
 use zbus::names::{BusName, OwnedUniqueName};
 
-use crate::cli::connection::Link;
+use crate::cli::connection::ServiceConnection;
 use crate::cli::error::Error;
-use crate::cli::error::exit_code::Code;
+use crate::cli::error::exit::Exit;
 use crate::cli::format::json;
-use crate::cli::service_process::lock_file;
-use crate::cli::terminal::output::{Form, report};
+use crate::cli::process::lock_file;
+use crate::cli::terminal::output::{OutputFormat, print_result};
 use crate::client::{Bus, ManagerProxy, Options, SERVICE};
 
-/// How long the service may be away. It waits some seconds for requests that are under way.
-const LIMIT: Duration = Duration::from_secs(30);
+/// The time for the service to return. It waits some seconds for running requests before it leaves the bus.
+const RETURN_TIMEOUT: Duration = Duration::from_secs(30);
 
 const AFTER_HELP: &str = "\
 Run it after an upgrade. The service first checks that the installed program can \
@@ -39,92 +39,97 @@ pub(crate) struct Arguments {
     runtime_dir: Option<PathBuf>,
 }
 
-/// A service that has accepted the request.
-struct Asked {
+/// A request that the service has accepted, with the state of the service before it.
+struct PendingReexec {
     changes: NameOwnerChangedStream,
     first: OwnedUniqueName,
     version: String,
-    /// When it was started, as [`started`] returns it.
+    /// The start time, as [`start_time`] returns it.
     since: Option<u64>,
 }
 
 /// Re-executes the service, waits for it, and prints both versions.
-pub(crate) async fn perform(bus: Bus, arguments: Arguments, form: Form) -> Result<Code, Error> {
-    let asked = async {
-        let link = Link::open(bus).await?.into_running();
-        let asked = ask(&link).await?;
-        Ok((link, asked))
+pub(crate) async fn perform(
+    bus: Bus,
+    arguments: Arguments,
+    format: OutputFormat,
+) -> Result<Exit, Error> {
+    let pending = async {
+        let service = ServiceConnection::connect_via_bus(bus).await?.without_activation();
+        let pending = request_reexec(&service).await?;
+        Ok((service, pending))
     };
-    let (link, asked) = asked.await.map_err(|error: Error| {
-        if error.is_absence() || error.is_unknown_method() {
-            let directory = arguments.runtime_dir.or_else(|| lock_file::directory(bus));
-            return error.with_advice(bus, &lock_file::advice(directory.as_deref()));
+    let (service, pending) = pending.await.map_err(|error: Error| {
+        if error.is_unavailable() || error.is_unknown_method() {
+            let directory = arguments.runtime_dir.or_else(|| lock_file::default_directory(bus));
+            return error.with_advice(bus, &lock_file::reexec_advice(directory.as_deref()));
         }
         error
     })?;
-    let (before, since) = (asked.version.clone(), asked.since);
-    come_back(asked).await?;
-    let manager = link.manager().await?;
+    let (before, since) = (pending.version.clone(), pending.since);
+    wait_for_return(pending).await?;
+    let manager = service.manager().await?;
     let after = manager.version().await?;
-    let same_run = since.is_some() && started(&manager).await == since;
-    let name = BusName::try_from(SERVICE)?;
-    let pid = DBusProxy::new(link.bus().await?).await?.get_connection_unix_process_id(name).await?;
-    if same_run || is_left_over(pid) {
+    let same_run = since.is_some() && start_time(&manager).await == since;
+    let pid = service.pid().await?;
+    if same_run || is_executable_deleted(pid) {
         let text = format!(
             "vmlockd {after} was not replaced and still runs as process {pid}; its log names the cause"
         );
         return Err(Error::Failed(text));
     }
-    let text = match form {
-        Form::Json => json::document(&json!({ "before": before, "after": after, "pid": pid })),
-        Form::Text => {
+    let text = match format {
+        OutputFormat::Json => {
+            json::document(&json!({ "before": before, "after": after, "pid": pid }))
+        }
+        OutputFormat::Text => {
             format!("vmlockd {before} was replaced by vmlockd {after}, in process {pid}\n")
         }
     };
-    report(form, &text)?;
-    Ok(Code::SUCCESS)
+    print_result(format, &text)?;
+    Ok(Exit::SUCCESS)
 }
 
-/// Calls the service. A stopped service is not started.
-async fn ask(link: &Link) -> Result<Asked, Error> {
-    let bus = DBusProxy::new(link.bus().await?).await?;
+/// Calls `Reexecute`, without activating a stopped service.
+async fn request_reexec(service: &ServiceConnection) -> Result<PendingReexec, Error> {
+    let bus = DBusProxy::new(service.bus_connection().await?).await?;
     let changes = bus.receive_name_owner_changed_with_args(&[(0, SERVICE)]).await?;
     let first = bus.get_name_owner(BusName::try_from(SERVICE)?).await?;
-    let manager = link.manager().await?;
+    let manager = service.manager().await?;
     let version = manager.version().await?;
-    let since = started(&manager).await;
-    link.ask::<_, ()>(manager.inner(), "Reexecute", &(Options::new(),)).await?;
-    Ok(Asked { changes, first, version, since })
+    let since = start_time(&manager).await;
+    service.call_method::<_, ()>(manager.inner(), "Reexecute", &(Options::new(),)).await?;
+    Ok(PendingReexec { changes, first, version, since })
 }
 
-/// Waits until the name is owned anew.
-async fn come_back(asked: Asked) -> Result<(), Error> {
-    let Asked { mut changes, first, .. } = asked;
+/// Waits until the name on the bus has a new owner.
+async fn wait_for_return(pending: PendingReexec) -> Result<(), Error> {
+    let PendingReexec { mut changes, first, .. } = pending;
     let back = async {
         while let Some(change) = changes.next().await {
             if change.args()?.new_owner().as_ref().is_some_and(|owner| *owner != first) {
                 return Ok(());
             }
         }
-        Err(Error::Lost)
+        Err(Error::ConnectionLost)
     };
-    timeout(LIMIT, back).await.unwrap_or_else(|_| {
-        let limit = LIMIT.as_secs();
+    timeout(RETURN_TIMEOUT, back).await.unwrap_or_else(|_| {
+        let limit = RETURN_TIMEOUT.as_secs();
         let text = format!("vmlockd left the bus {limit} s ago and has not returned");
-        Err(Error::Absent(format!("{text}; its log names the cause")))
+        Err(Error::Unavailable(format!("{text}; its log names the cause")))
     })
 }
 
-/// Returns when the service was started, in microseconds since 1970: a time that is new after each
-/// exec. `None` where the service does not say, such as to a user that may not see its metrics.
-async fn started(manager: &ManagerProxy<'_>) -> Option<u64> {
+/// Returns the time at which the service was started, in microseconds since 1970. It changes with each exec.
+/// `None` if the service does not report it, or does not authorize this user for its metrics.
+async fn start_time(manager: &ManagerProxy<'_>) -> Option<u64> {
     let metrics = manager.get_metrics(Options::new()).await.ok()?;
     u64::try_from(&**metrics.get("since-usec")?).ok()
 }
 
-/// Whether the program of a process was replaced on disk: then the process was not replaced. False if
-/// this user may not see it.
-fn is_left_over(pid: u32) -> bool {
+/// Whether the executable of a process was unlinked, so that the process itself was not replaced. False if this
+/// user may not see it.
+fn is_executable_deleted(pid: u32) -> bool {
     let program = fs::read_link(format!("/proc/{pid}/exe"));
     program.is_ok_and(|path| path.to_string_lossy().ends_with(" (deleted)"))
 }

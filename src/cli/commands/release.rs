@@ -1,12 +1,12 @@
-//! `release`: take locks away from their owner.
+//! `release`: releases locks of any owner.
 
 use std::ffi::OsString;
 
 use clap::Args;
 
-use crate::cli::connection::Link;
+use crate::cli::connection::ServiceConnection;
 use crate::cli::error::Error;
-use crate::cli::error::exit_code::Code;
+use crate::cli::error::exit::Exit;
 use crate::cli::format::row;
 use crate::cli::target::lookup;
 use crate::cli::target::{self, Target};
@@ -31,21 +31,25 @@ pub(crate) struct Arguments {
 }
 
 /// Releases a lock, or all locks of an owner.
-pub(crate) async fn perform(link: &Link, arguments: Arguments) -> Result<Code, Error> {
+pub(crate) async fn perform(
+    service: &ServiceConnection,
+    arguments: Arguments,
+) -> Result<Exit, Error> {
     let force = arguments.force;
     match Target::parse(arguments.target)? {
-        Target::Lock(number) => match release(link, &format!("{LOCKS_PATH}/{number}"), force).await
-        {
-            Err(error) if error.is_no_such_object() => return Err(target::no_lock(number)),
-            released => released?,
-        },
+        Target::Lock(number) => {
+            match release(service, &format!("{LOCKS_PATH}/{number}"), force).await {
+                Err(error) if error.is_no_such_object() => return Err(target::no_lock(number)),
+                released => released?,
+            }
+        }
         Target::Path(path) => {
-            let lock = lookup::lock_on(link, &path, None).await?;
-            release(link, row::text(&lock, "lock"), force).await?;
+            let lock = lookup::lock_on(service, &path, None).await?;
+            release(service, row::text(&lock, "lock"), force).await?;
         }
         Target::Owner(text) => {
-            for lock in target::locks_of(link, &text).await? {
-                match release(link, row::text(&lock, "lock"), force).await {
+            for lock in target::locks_of(service, &text).await? {
+                match release(service, row::text(&lock, "lock"), force).await {
                     // Released meanwhile.
                     Err(error) if error.is_no_such_object() => {}
                     released => released?,
@@ -53,11 +57,11 @@ pub(crate) async fn perform(link: &Link, arguments: Arguments) -> Result<Code, E
             }
         }
     }
-    Ok(Code::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
-async fn release(link: &Link, path: &str, force: bool) -> Result<(), Error> {
-    let lock = link.lock(path).await?;
+async fn release(service: &ServiceConnection, path: &str, force: bool) -> Result<(), Error> {
+    let lock = service.lock(path).await?;
     let options = Options::from([("force", force.into())]);
-    link.ask(lock.inner(), "Release", &(options,)).await
+    service.call_method(lock.inner(), "Release", &(options,)).await
 }

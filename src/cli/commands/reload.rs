@@ -1,10 +1,10 @@
-//! `reload`: the service reads its configuration again and answers whether it accepts it.
+//! `reload`: has the service read its configuration again, and reports whether it accepts it.
 
 use clap::Args;
 
-use crate::cli::connection::Link;
+use crate::cli::connection::ServiceConnection;
 use crate::cli::error::Error;
-use crate::cli::error::exit_code::Code;
+use crate::cli::error::exit::Exit;
 use crate::client::Options;
 
 const AFTER_HELP: &str = "\
@@ -20,11 +20,11 @@ bus.";
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Arguments {}
 
-/// Calls `Manager.Reload` and waits for the answer.
-pub(crate) async fn perform(link: &Link) -> Result<Code, Error> {
-    let manager = link.manager().await?;
-    let reply = link.ask::<_, ()>(manager.inner(), "Reload", &(Options::new(),)).await;
-    reply.map(|()| Code::SUCCESS).map_err(|error| match error.refusal() {
+/// Calls `Manager.Reload` and waits for the reply.
+pub(crate) async fn perform(service: &ServiceConnection) -> Result<Exit, Error> {
+    let manager = service.manager().await?;
+    let reply = service.call_method::<_, ()>(manager.inner(), "Reload", &(Options::new(),)).await;
+    reply.map(|()| Exit::SUCCESS).map_err(|error| match error.failure_reason() {
         Some(cause) => Error::Failed(format!(
             "cannot reload the configuration: {cause}; the previous configuration stays in effect"
         )),

@@ -1,21 +1,21 @@
-//! `resolve`: the file that would be locked for a disk.
+//! `resolve`: prints which file would be locked for a disk.
 
 use std::ffi::OsString;
 use std::os::fd::AsFd as _;
 
 use clap::Args;
 
-use crate::cli::connection::Link;
+use crate::cli::connection::ServiceConnection;
 use crate::cli::error::Error;
-use crate::cli::error::exit_code::Code;
+use crate::cli::error::exit::Exit;
 use crate::cli::format::json;
 use crate::cli::format::table;
-use crate::cli::target::disk;
 use crate::cli::target::{self, Target};
-use crate::cli::terminal::output::{Form, print};
+use crate::cli::target::{disk_file, disk_name};
+use crate::cli::terminal::output::{OutputFormat, print};
 use crate::client::{Options, Row};
 
-/// The keys in the order in which they are printed: from the name to the lock file.
+/// The keys in the order of the output, from the name to the lock file.
 const ORDER: [&str; 6] = ["resource", "path", "identity", "lockspace", "lock-file", "lock-files"];
 
 /// Show which file would be locked for a disk, without locking it
@@ -27,34 +27,38 @@ pub(crate) struct Arguments {
     target: OsString,
 }
 
-/// Prints where the lock of a disk would be.
-pub(crate) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Result<Code, Error> {
-    let paths = Target::parse(arguments.target)?.disks(link).await?;
+/// Prints the lock file of a disk.
+pub(crate) async fn perform(
+    service: &ServiceConnection,
+    arguments: Arguments,
+    format: OutputFormat,
+) -> Result<Exit, Error> {
+    let paths = Target::parse(arguments.target)?.disks(service).await?;
     let [path] = &paths[..] else {
         return Err(Error::Usage(format!(
             "the owner holds {} disks; give one of them, as 'vmlockctl list' prints it",
             paths.len()
         )));
     };
-    let manager = link.manager().await?;
-    let by_name = async {
-        let name = disk::name(path)?;
+    let manager = service.manager().await?;
+    let sends_names = async {
+        let name = disk_name::utf8_path(path)?;
         let asked = (name.as_str(), Options::new());
-        link.ask::<_, Row>(manager.inner(), "Resolve", &asked).await
+        service.call_method::<_, Row>(manager.inner(), "Resolve", &asked).await
     };
-    let resolution = match by_name.await {
-        // From another mount namespace the file can be shown, but not named.
-        Err(error) if link.show_files_after(&error) => {
-            let file = disk::open_to_ask(path).ok_or(error)?;
+    let resolution = match sends_names.await {
+        // In another mount namespace, the disk is passed as a descriptor.
+        Err(error) if service.sends_descriptors_after(&error) => {
+            let file = disk_file::open_for_query(path).ok_or(error)?;
             manager.resolve_file(file.as_fd().into(), Options::new()).await?
         }
         resolution => resolution?,
     };
-    print(&match form {
-        Form::Json => json::document(&json::object(&resolution)),
-        Form::Text => text(&resolution),
+    print(&match format {
+        OutputFormat::Json => json::document(&json::object(&resolution)),
+        OutputFormat::Text => text(&resolution),
     })?;
-    Ok(Code::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
 fn text(resolution: &Row) -> String {

@@ -1,27 +1,28 @@
-//! `resume`: a suspended owner acquires again what it has released.
+//! `resume`: acquires the locks of a suspended owner again.
 
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::time::Instant;
 
 use clap::Args;
 use zbus::OwnedObjectPath;
 
-use crate::cli::acquire::wait::{Begun, Wait, return_of_service, tell, unique_name};
-use crate::cli::commands::suspend::{report, suspended_locks};
-use crate::cli::connection::Link;
+use crate::cli::acquire::restart::{service_bus_name, wait_for_service};
+use crate::cli::acquire::timer::{WaitOption, WaitTimer};
+use crate::cli::acquire::wait_status::show_wait_status;
+use crate::cli::commands::suspend::format_outcome;
+use crate::cli::connection::ServiceConnection;
 use crate::cli::error::Error;
-use crate::cli::error::exit_code::Code;
-use crate::cli::format::duration::Span;
+use crate::cli::error::exit::Exit;
+use crate::cli::format::duration::TimeLimit;
 use crate::cli::format::row;
 use crate::cli::target::disk::Disk;
 use crate::cli::target::{self, Target};
-use crate::cli::terminal::output::{self, Form};
+use crate::cli::terminal::output::{self, OutputFormat};
 use crate::cli::terminal::signals::Signals;
 use crate::cli::terminal::slow_reply::report_slow_files;
-use crate::cli::terminal::status_line::Line;
+use crate::cli::terminal::status_line::StatusLine;
 use crate::client::{Options, OwnerProxy, Row, lists};
 use crate::lock::lease::spoken;
 use crate::lock::printable::shown_path;
@@ -39,31 +40,36 @@ password.";
 #[command(after_help = target::help(AFTER_HELP))]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    wait: Wait,
+    wait: WaitOption,
     /// The owner, or a disk that it held when it was suspended
     #[arg(value_name = "OWNER|LOCK|PATH")]
     target: OsString,
 }
 
 impl Arguments {
-    /// Whether it waits for disks that other owners hold.
+    /// Whether the command waits for disks that are locked by other owners.
     pub(crate) fn waits(&self) -> bool {
-        self.wait.span().is_some()
+        self.wait.is_wanted()
     }
 }
 
-/// Resumes the owner and prints what it has acquired.
-pub(crate) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Result<Code, Error> {
+/// Resumes the owner and prints the acquired locks.
+pub(crate) async fn perform(
+    service: &ServiceConnection,
+    arguments: Arguments,
+    format: OutputFormat,
+) -> Result<Exit, Error> {
     let mut signals = Signals::catch()?;
-    let owner = find_owner(link, Target::parse(arguments.target)?).await?;
-    let proxy = link.owner(row::text(&owner, "owner")).await?;
+    let owner = find_owner(service, Target::parse(arguments.target)?).await?;
+    let proxy = service.owner(row::text(&owner, "owner")).await?;
     let resumed = async {
-        match arguments.wait.span() {
-            Some(span) => {
-                let locks = suspended_locks(link, &owner).await?;
-                wait(link, &proxy, &locks.iter().filter_map(disk).collect::<Vec<_>>(), span).await
+        match arguments.wait.limit() {
+            Some(limit) => {
+                let locks = service.suspended_locks(&owner).await?;
+                wait(service, &proxy, &locks.iter().filter_map(disk).collect::<Vec<_>>(), limit)
+                    .await
             }
-            None => resume(link, &proxy, Options::new()).await,
+            None => resume(service, &proxy, Options::new()).await,
         }
     };
     let acquired = tokio::select! {
@@ -72,24 +78,24 @@ pub(crate) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Re
         signal = signals.next() => return Err(Error::Interrupted(signal as i32)),
     };
     let filter = lists::path_option("owner", proxy.inner().path());
-    let mut locks = lists::locks(&link.manager().await?, filter).await?;
+    let mut locks = lists::locks(&service.manager().await?, filter).await?;
     locks.retain(|lock| acquired.iter().any(|path| path.as_str() == row::text(lock, "lock")));
     let outcome = match acquired.as_slice() {
         [] => "is not suspended",
         _ => "is resumed; it has acquired",
     };
-    output::report(form, &report(form, &owner, outcome, &locks))?;
-    Ok(Code::SUCCESS)
+    output::print_result(format, &format_outcome(format, &owner, outcome, &locks))?;
+    Ok(Exit::SUCCESS)
 }
 
-/// Returns the owner that a target names. A disk names the owner that was suspended while it held
-/// the disk, if there is one, and otherwise the owner that holds the disk.
-async fn find_owner(link: &Link, target: Target) -> Result<Row, Error> {
-    let Target::Path(path) = &target else { return target.owner(link).await };
+/// Returns the owner that a target names. For a disk this is the owner that was suspended while it held the
+/// disk, or, if there is none, the current holder.
+async fn find_owner(service: &ServiceConnection, target: Target) -> Result<Row, Error> {
+    let Target::Path(path) = &target else { return target.owner(service).await };
     let mut found = Vec::new();
-    for owner in lists::owners(&link.manager().await?).await? {
+    for owner in lists::owners(&service.manager().await?).await? {
         if row::text(&owner, "state") == "suspended" {
-            let locks = suspended_locks(link, &owner).await?;
+            let locks = service.suspended_locks(&owner).await?;
             if locks.iter().any(|lock| is_named(row::text(lock, "resource"), path)) {
                 found.push(owner);
             }
@@ -98,17 +104,14 @@ async fn find_owner(link: &Link, target: Target) -> Result<Row, Error> {
     let disk = spoken(&shown_path(path));
     match found.as_slice() {
         [owner] => Ok(owner.clone()),
-        [] => target.owner(link).await.map_err(|error| match error {
+        [] => target.owner(service).await.map_err(|error| match error {
             Error::Missing(_) => Error::Missing(format!(
                 "no suspended owner held {disk}; 'vmlockctl owners' lists the owners"
             )),
             error => error,
         }),
         owners => {
-            let name = |owner: &Row| {
-                format!("{} ({})", row::text(owner, "uuid"), row::text(owner, "name"))
-            };
-            let names = owners.iter().map(name).collect::<Vec<_>>().join(", ");
+            let names = row::owner_names(owners);
             Err(Error::Usage(format!(
                 "{disk} was held by each of the suspended owners {names}; give the UUID of one"
             )))
@@ -116,7 +119,7 @@ async fn find_owner(link: &Link, target: Target) -> Result<Row, Error> {
     }
 }
 
-/// Whether a disk has this name, or a symbolic link leads to it.
+/// Whether a path is the name of a disk, or a symbolic link to it.
 fn is_named(resource: &str, path: &Path) -> bool {
     let real = || report_slow_files([path], || fs::canonicalize(path));
     Path::new(resource) == path || real().is_ok_and(|real: PathBuf| real == Path::new(resource))
@@ -124,33 +127,33 @@ fn is_named(resource: &str, path: &Path) -> bool {
 
 /// Calls `Resume`.
 async fn resume(
-    link: &Link,
+    service: &ServiceConnection,
     owner: &OwnerProxy<'_>,
     options: Options<'_>,
 ) -> Result<Vec<OwnedObjectPath>, Error> {
-    link.ask(owner.inner(), "Resume", &(options,)).await
+    service.call_method(owner.inner(), "Resume", &(options,)).await
 }
 
-/// Calls `Resume` with a timeout and reports what it waits for. If the service restarts meanwhile, the
-/// call is repeated for the time that is left.
+/// Calls `Resume` with a timeout and shows the status of the wait. If the service restarts meanwhile, repeats
+/// the call for the time that is left.
 async fn wait(
-    link: &Link,
+    service: &ServiceConnection,
     owner: &OwnerProxy<'_>,
     disks: &[Disk],
-    span: Span,
+    limit: TimeLimit,
 ) -> Result<Vec<OwnedObjectPath>, Error> {
-    let begun = Begun { at: Instant::now(), span };
-    let mut line = Line::new();
+    let timer = WaitTimer::start(limit);
+    let mut line = StatusLine::new();
     loop {
-        let asked = unique_name(link).await;
-        let mut reply = pin!(resume(link, owner, begun.options()));
+        let bus_name = service_bus_name(service).await;
+        let mut reply = pin!(resume(service, owner, timer.options()));
         let reply = tokio::select! {
             reply = &mut reply => reply,
-            never = tell(link, owner, disks, begun, &mut line) => match never {},
+            never = show_wait_status(service, owner, disks, timer, &mut line) => match never {},
         };
         match reply {
-            Err(error) if error.is_end_of_service() && !begun.is_over() => {
-                if !return_of_service(link, owner, asked, begun, &mut line).await? {
+            Err(error) if error.is_service_gone() && !timer.is_over() => {
+                if !wait_for_service(service, owner, bus_name, timer, &mut line).await? {
                     return Err(error);
                 }
             }
@@ -159,7 +162,7 @@ async fn wait(
     }
 }
 
-/// A suspended lock as a disk that is waited for.
+/// Returns the disk of a suspended lock.
 fn disk(lock: &Row) -> Option<Disk> {
     let mode = row::text(lock, "mode").parse().ok()?;
     Some(Disk { path: row::text(lock, "resource").into(), mode })

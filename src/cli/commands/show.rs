@@ -1,4 +1,4 @@
-//! `show`: the properties of an owner, of a lock, or of what holds a disk.
+//! `show`: prints the properties of an owner, of a lock, or of the holders of a disk.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -6,17 +6,17 @@ use std::path::Path;
 use clap::Args;
 use zbus::Variant;
 
-use crate::cli::commands::who::sentence;
-use crate::cli::connection::Link;
+use crate::cli::connection::ServiceConnection;
 use crate::cli::error::Error;
-use crate::cli::error::exit_code::Code;
+use crate::cli::error::exit::Exit;
 use crate::cli::format::clock;
+use crate::cli::format::holder::describe_holder;
 use crate::cli::format::json;
 use crate::cli::format::row;
 use crate::cli::format::table;
 use crate::cli::target::lookup;
 use crate::cli::target::{self, Target};
-use crate::cli::terminal::output::{Form, print};
+use crate::cli::terminal::output::{OutputFormat, print};
 use crate::client::{LOCKS_PATH, Row, lists};
 use crate::lock::lease::spoken;
 use crate::lock::printable::shown_path;
@@ -24,7 +24,7 @@ use crate::lock::printable::shown_path;
 const OWNER: &str = "org.vmlockd1.Owner";
 const LOCK: &str = "org.vmlockd1.Lock";
 
-/// The order in which keys are printed; other keys follow in alphabetical order.
+/// The first keys of the output; other keys follow in alphabetical order.
 const ORDER: [&str; 15] = [
     "lock",
     "owner",
@@ -52,57 +52,61 @@ pub(crate) struct Arguments {
     target: OsString,
 }
 
-/// Prints what the target names: in JSON always as an array.
-pub(crate) async fn perform(link: &Link, args: Arguments, form: Form) -> Result<Code, Error> {
+/// Prints the objects that the target names; in JSON always as an array.
+pub(crate) async fn perform(
+    service: &ServiceConnection,
+    args: Arguments,
+    format: OutputFormat,
+) -> Result<Exit, Error> {
     let target = Target::parse(args.target)?;
     let shown = match &target {
-        Target::Path(path) => holders(link, path).await?,
-        Target::Lock(number) => vec![numbered(link, *number).await?],
-        Target::Owner(text) => vec![owner(link, text).await?],
+        Target::Path(path) => holders(service, path).await?,
+        Target::Lock(number) => vec![lock_by_number(service, *number).await?],
+        Target::Owner(text) => vec![owner(service, text).await?],
     };
-    print(&match form {
-        Form::Json => json::document(&json::objects(&shown)),
-        Form::Text => {
+    print(&match format {
+        OutputFormat::Json => json::document(&json::objects(&shown)),
+        OutputFormat::Text => {
             let mut texts = Vec::new();
             for row in &shown {
                 texts.push(match &target {
                     Target::Path(path) if row::text(row, "lock").is_empty() => {
-                        format!("{}\n", sentence(&shown_path(path), row))
+                        format!("{}\n", describe_holder(&shown_path(path), row))
                     }
-                    _ => text(row, &locks(link, row).await?),
+                    _ => text(row, &locks(service, row).await?),
                 });
             }
             texts.join("\n")
         }
     })?;
-    Ok(Code::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
-/// Returns the locks of an owner as rows of `ListLocks`; none for another object.
-async fn locks(link: &Link, shown: &Row) -> Result<Vec<Row>, Error> {
+/// Returns the locks of an owner as rows of `ListLocks`; none for any other object.
+async fn locks(service: &ServiceConnection, shown: &Row) -> Result<Vec<Row>, Error> {
     match row::path(shown, "owner") {
         Some(owner) if !shown.contains_key("lock") => {
-            Ok(lists::locks(&link.manager().await?, lists::path_option("owner", owner)).await?)
+            Ok(lists::locks(&service.manager().await?, lists::path_option("owner", owner)).await?)
         }
         _ => Ok(Vec::new()),
     }
 }
 
-/// Returns the holders of a disk: locks with their properties, and other holders with what is known of
+/// Returns the holders of a disk: locks with all their properties, and other holders as the service reports
 /// them.
-async fn holders(link: &Link, path: &Path) -> Result<Vec<Row>, Error> {
+async fn holders(service: &ServiceConnection, path: &Path) -> Result<Vec<Row>, Error> {
     let mut shown = Vec::new();
-    for holder in lookup::holders(link, path).await? {
+    for holder in lookup::holders(service, path).await? {
         match row::text(&holder, "lock") {
             "" => shown.push(holder),
-            path => match lock(link, path).await {
+            path => match lock(service, path).await {
                 Ok(mut lock) => {
                     for key in ["why", "name-state", "conflict"] {
                         lock.extend(holder.get(key).map(|value| (key.to_owned(), value.clone())));
                     }
                     shown.push(lock);
                 }
-                // Released meanwhile.
+                // The lock was released meanwhile.
                 Err(error) if error.is_no_such_object() => {}
                 Err(error) => return Err(error),
             },
@@ -115,29 +119,29 @@ async fn holders(link: &Link, path: &Path) -> Result<Vec<Row>, Error> {
 }
 
 /// Returns the properties of the lock with this number.
-async fn numbered(link: &Link, number: u64) -> Result<Row, Error> {
-    match lock(link, &format!("{LOCKS_PATH}/{number}")).await {
+async fn lock_by_number(service: &ServiceConnection, number: u64) -> Result<Row, Error> {
+    match lock(service, &format!("{LOCKS_PATH}/{number}")).await {
         Err(error) if error.is_no_such_object() => Err(target::no_lock(number)),
         found => found,
     }
 }
 
 /// Returns the properties of an owner.
-async fn owner(link: &Link, text: &str) -> Result<Row, Error> {
-    let owners = lists::owners(&link.manager().await?).await?;
-    let owner = lookup::owner(&owners, text, link.uid)?;
-    properties(link, row::text(owner, "owner"), OWNER, "owner").await
+async fn owner(service: &ServiceConnection, text: &str) -> Result<Row, Error> {
+    let owners = lists::owners(&service.manager().await?).await?;
+    let owner = lookup::owner(&owners, text, service.uid)?;
+    properties(service, row::text(owner, "owner"), OWNER, "owner").await
 }
 
 /// Returns the properties of a lock, and `lost`, which only `ListLocks` has.
-async fn lock(link: &Link, path: &str) -> Result<Row, Error> {
-    let mut properties = properties(link, path, LOCK, "lock").await?;
+async fn lock(service: &ServiceConnection, path: &str) -> Result<Row, Error> {
+    let mut properties = properties(service, path, LOCK, "lock").await?;
     let lost = if row::flag(&properties, "verified") {
         false
     } else {
         let owner = row::path(&properties, "owner");
         let filter = owner.map(|owner| lists::path_option("owner", owner)).unwrap_or_default();
-        let locks = lists::locks(&link.manager().await?, filter).await?;
+        let locks = lists::locks(&service.manager().await?, filter).await?;
         locks.iter().any(|lock| row::text(lock, "lock") == path && row::flag(lock, "lost"))
     };
     properties.insert("lost".to_owned(), Variant::from(lost).try_into()?);
@@ -145,14 +149,19 @@ async fn lock(link: &Link, path: &str) -> Result<Row, Error> {
 }
 
 /// Returns the properties of an object, and its path under the key `own`.
-async fn properties(link: &Link, path: &str, interface: &str, own: &str) -> Result<Row, Error> {
-    let mut properties = link.properties(path, interface).await?;
+async fn properties(
+    service: &ServiceConnection,
+    path: &str,
+    interface: &str,
+    own: &str,
+) -> Result<Row, Error> {
+    let mut properties = service.properties(path, interface).await?;
     let path = zbus::ObjectPath::try_from(path.to_owned())?;
     properties.insert(own.to_owned(), Variant::from(path).try_into()?);
     Ok(properties)
 }
 
-/// Formats the properties of an object for people; `locks` are those of an owner.
+/// Formats the properties of an object for people; for an owner, with its locks.
 fn text(row: &Row, locks: &[Row]) -> String {
     let place = |key: &str| ORDER.iter().position(|known| *known == key).unwrap_or(ORDER.len());
     let mut keys: Vec<&String> = row.keys().collect();
@@ -160,23 +169,23 @@ fn text(row: &Row, locks: &[Row]) -> String {
     let mut pairs = Vec::new();
     for key in keys {
         if key == "locks" && !locks.is_empty() {
-            pairs.extend(locks.iter().map(|lock| (key.clone(), described(lock))));
+            pairs.extend(locks.iter().map(|lock| (key.clone(), format_lock(lock))));
         } else if let Some(value) = row.get(key) {
             let name = key.strip_suffix("-usec").unwrap_or(key);
-            pairs.push((name.to_owned(), readable(key, value)));
+            pairs.push((name.to_owned(), format_value(key, value)));
         }
     }
     table::pairs(&pairs)
 }
 
-/// Formats a lock of an owner: its number, mode and disk.
-fn described(lock: &Row) -> String {
+/// Formats a lock: its number, mode and disk.
+fn format_lock(lock: &Row) -> String {
     let (mode, resource) = (row::text(lock, "mode"), row::text(lock, "resource"));
     format!("{} {mode} {resource}", row::lock_number(lock))
 }
 
-/// Formats a value for people: a time by the clock, a user by name.
-fn readable(key: &str, value: &Variant<'_>) -> String {
+/// Formats a value for people: times in the local time zone, users with their names.
+fn format_value(key: &str, value: &Variant<'_>) -> String {
     match (key, value) {
         ("since-usec" | "until-usec", Variant::U64(micros)) => clock::exact(*micros),
         ("uid", Variant::U32(uid)) => match row::user_name(*uid) {
@@ -194,7 +203,7 @@ mod tests {
     use zbus::OwnedVariant;
 
     #[test]
-    fn properties_are_shown_in_an_order_that_helps() {
+    fn the_most_important_properties_are_printed_first() {
         let row: Row = [
             ("uid", Variant::from(0u32)),
             ("zebra", true.into()),

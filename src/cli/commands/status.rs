@@ -6,23 +6,23 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 use tokio::time::timeout;
-use zbus::fdo::DBusProxy;
-use zbus::names::BusName;
 
-use crate::cli::connection::Link;
+use crate::cli::connection::ServiceConnection;
+use crate::cli::connection::lists::has_fd_store;
 use crate::cli::doctor;
-use crate::cli::doctor::finding::{Grade, Remark};
+use crate::cli::doctor::finding::{Finding, Severity};
+use crate::cli::doctor::service::VERSION;
 use crate::cli::error::Error;
-use crate::cli::error::exit_code::Code;
+use crate::cli::error::exit::Exit;
 use crate::cli::format::clock;
 use crate::cli::format::json;
 use crate::cli::format::row;
 use crate::cli::format::table::pairs;
-use crate::cli::service_process::libvirt_socket::Libvirt;
-use crate::cli::service_process::origin::{self, Origin};
-use crate::cli::service_process::unit::Unit;
-use crate::cli::terminal::output::{Form, complain, print};
-use crate::client::{Bus, ManagerProxy, Options, PRIVATE_SOCKET, SERVICE};
+use crate::cli::process::libvirt_socket::LibvirtSocket;
+use crate::cli::process::starter::{self, Starter};
+use crate::cli::process::unit::Unit;
+use crate::cli::terminal::output::{OutputFormat, print, print_message};
+use crate::client::{Bus, ManagerProxy, Options, PRIVATE_SOCKET};
 use crate::lock::printable::shown_path;
 
 const AFTER_HELP: &str = "\
@@ -38,128 +38,128 @@ Exit codes:
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Arguments {}
 
-/// What this tool is.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// How long the bus and systemd may take. Only some lines need their answers.
-const LIMIT: Duration = Duration::from_secs(5);
-/// How long the checks of `doctor` may take.
-const CHECKS_LIMIT: Duration = Duration::from_secs(15);
+/// The timeout of calls to the bus and systemd, which only some lines of the output need.
+const BUS_TIMEOUT: Duration = Duration::from_secs(5);
+/// The timeout of the checks of `doctor`.
+const CHECKS_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What is known of a service that is running.
+/// The state of a running service.
 #[derive(Debug)]
 struct Status {
     bus: Bus,
-    /// Whether it was asked on the private socket.
+    /// Whether it was called on the private socket.
     private: bool,
     version: String,
-    /// The installed executable, if it is another file than the one that runs.
+    /// The installed executable, if it is not the file that the service executes.
     replaced: Option<PathBuf>,
     pid: Option<u32>,
-    origin: Origin,
-    /// Since when it runs, in microseconds since the epoch.
+    starter: Starter,
+    /// The time of its start, in microseconds since 1970.
     since: Option<u64>,
     owners: u32,
     locks: u32,
     lost: Option<u64>,
     waiting: u32,
-    /// Whether its locks outlive a crash.
+    /// Whether its locks survive a crash.
     kept: bool,
-    libvirt: Libvirt,
-    /// The gravest remark of `doctor`, or why there is none.
-    finding: Result<Remark, String>,
+    libvirt: LibvirtSocket,
+    /// The most severe finding of `doctor`, or the reason why there is none.
+    finding: Result<Finding, String>,
 }
 
 /// Prints the state of the service, or that it is not running.
-pub(crate) async fn perform(bus: Bus, form: Form) -> Result<Code, Error> {
+pub(crate) async fn perform(bus: Bus, format: OutputFormat) -> Result<Exit, Error> {
     let asked = async {
-        let link = Link::open_private(bus).await?.into_running();
-        match link.manager().await {
-            Ok(manager) => look(&link, &manager).await,
-            Err(error) => Err(with_unit(&link, error).await),
+        let service = ServiceConnection::connect(bus).await?.without_activation();
+        match service.manager().await {
+            Ok(manager) => read_status(&service, &manager).await,
+            Err(error) => Err(add_unit_state(&service, error).await),
         }
     };
     match asked.await {
         Ok(status) => {
-            print(&match form {
-                Form::Json => json::document(&status.object()),
-                Form::Text => status.text(),
+            print(&match format {
+                OutputFormat::Json => json::document(&status.to_json()),
+                OutputFormat::Text => status.text(),
             })?;
-            Ok(Code::SUCCESS)
+            Ok(Exit::SUCCESS)
         }
-        Err(error) if error.is_absence() && form == Form::Json => {
+        Err(error) if error.is_unavailable() && format == OutputFormat::Json => {
             print(&json::document(&json!({ "running": false, "bus": bus.as_str() })))?;
-            complain(&error.message(bus).unwrap_or_default());
-            Ok(error.code())
+            print_message(&error.message(bus).unwrap_or_default());
+            Ok(error.exit())
         }
         Err(error) => Err(error),
     }
 }
 
-/// Adds to the error that the service is not running what systemd says of its unit.
-async fn with_unit(link: &Link, error: Error) -> Error {
-    match timeout(LIMIT, Unit::look(link)).await {
-        Ok(Ok(Some(unit))) if error.is_absence() && !unit.active.is_empty() => error
-            .with_advice(link.bus, &format!("the state of vmlockd.service is '{}'", unit.active)),
+/// Adds the state of the unit to the error for a service that is not running.
+async fn add_unit_state(service: &ServiceConnection, error: Error) -> Error {
+    match timeout(BUS_TIMEOUT, Unit::read(service)).await {
+        Ok(Ok(Some(unit))) if error.is_unavailable() && !unit.active.is_empty() => error
+            .with_advice(
+                service.bus,
+                &format!("the state of vmlockd.service is '{}'", unit.active),
+            ),
         _ => error,
     }
 }
 
-async fn look(link: &Link, manager: &ManagerProxy<'_>) -> Result<Status, Error> {
+async fn read_status(
+    service: &ServiceConnection,
+    manager: &ManagerProxy<'_>,
+) -> Result<Status, Error> {
     let version = manager.version().await?;
-    let kept = manager.features().await?.iter().any(|feature| feature == "fd-store");
+    let kept = has_fd_store(manager).await?;
     let (owners, locks) = (manager.n_owners().await?, manager.n_locks().await?);
     let waiting = manager.n_waiting().await?;
-    let (since, lost) = from_metrics(manager).await;
-    // Root is answered on the private socket also while the bus is not.
+    let (since, lost) = start_time_and_lost(manager).await;
+    // On the private socket, root gets the status even if the bus does not respond.
     let seen = async {
-        let pid = pid(link).await.ok();
-        (pid, Unit::look(link).await.ok().flatten())
+        let pid = service.pid().await.ok();
+        (pid, Unit::read(service).await.ok().flatten())
     };
-    let (pid, unit) = timeout(LIMIT, seen).await.unwrap_or_default();
+    let (pid, unit) = timeout(BUS_TIMEOUT, seen).await.unwrap_or_default();
     Ok(Status {
-        bus: link.bus,
-        private: link.is_private(),
+        bus: service.bus,
+        private: service.is_private(),
         version,
-        replaced: pid.and_then(origin::replaced),
+        replaced: pid.and_then(starter::replaced_executable),
         pid,
-        origin: Origin::of(pid, unit.as_ref()),
+        starter: Starter::of(pid, unit.as_ref()),
         since,
         owners,
         locks,
         lost,
         waiting,
         kept,
-        libvirt: Libvirt::look(link.bus, pid),
-        finding: worst(link).await,
+        libvirt: LibvirtSocket::detect(service.bus, pid),
+        finding: most_severe_finding(service).await,
     })
 }
 
-/// Since when the service runs, and how many locks are lost. The service may refuse to tell a user.
-async fn from_metrics(manager: &ManagerProxy<'_>) -> (Option<u64>, Option<u64>) {
+/// Returns the time at which the service was started, and the number of lost locks. The service may not
+/// authorize this user for its metrics.
+async fn start_time_and_lost(manager: &ManagerProxy<'_>) -> (Option<u64>, Option<u64>) {
     let Ok(metrics) = manager.get_metrics(Options::new()).await else { return (None, None) };
     let number = |key| metrics.contains_key(key).then(|| row::number(&metrics, key));
     (number("since-usec"), number("lost"))
 }
 
-async fn pid(link: &Link) -> Result<u32, Error> {
-    let bus = DBusProxy::new(link.bus().await?).await?;
-    Ok(bus.get_connection_unix_process_id(BusName::try_from(SERVICE)?).await?)
-}
-
-/// The gravest remark of `doctor`: the first of several.
-async fn worst(link: &Link) -> Result<Remark, String> {
-    let mut remarks = Vec::new();
-    match timeout(CHECKS_LIMIT, doctor::examine(link, &mut remarks)).await {
+/// Returns the most severe finding of `doctor`; the first one if there are several.
+async fn most_severe_finding(service: &ServiceConnection) -> Result<Finding, String> {
+    let mut findings = Vec::new();
+    match timeout(CHECKS_TIMEOUT, doctor::run_checks(service, &mut findings)).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => return Err(error.message(link.bus).unwrap_or_default()),
+        Ok(Err(error)) => return Err(error.message(service.bus).unwrap_or_default()),
         Err(_) => return Err("the checks did not end in time".to_owned()),
     }
-    let gravest = |a: Remark, b: Remark| if b.grade > a.grade { b } else { a };
-    remarks.into_iter().reduce(gravest).ok_or_else(|| "nothing was checked".to_owned())
+    let more_severe = |a: Finding, b: Finding| if b.severity > a.severity { b } else { a };
+    findings.into_iter().reduce(more_severe).ok_or_else(|| "nothing was checked".to_owned())
 }
 
 impl Status {
-    /// For a person.
+    /// Formats the status for people.
     fn text(&self) -> String {
         let mut lines = vec![(
             "Service",
@@ -177,7 +177,7 @@ impl Status {
         if self.private {
             lines.push(("Connection", format!("private socket {PRIVATE_SOCKET}")));
         }
-        lines.push(("Started", self.origin.text()));
+        lines.push(("Started", self.starter.text()));
         lines.extend(self.pid.map(|pid| ("PID", pid.to_string())));
         lines.extend(self.since.map(|since| ("Since", clock::exact(since))));
         lines.push(("Owners", self.owners.to_string()));
@@ -201,24 +201,24 @@ impl Status {
 
     fn finding_text(&self) -> String {
         match &self.finding {
-            Ok(remark) if remark.grade == Grade::Ok => "ok".to_owned(),
-            Ok(remark) => {
-                let (grade, message) = (remark.grade.shown(), remark.message());
-                format!("{grade}: {message}; run 'vmlockctl doctor'")
+            Ok(finding) if finding.severity == Severity::Ok => "ok".to_owned(),
+            Ok(finding) => {
+                let (severity, message) = (finding.severity.shown(), finding.message());
+                format!("{severity}: {message}; run 'vmlockctl doctor'")
             }
             Err(cause) => format!("incomplete: {cause}; run 'vmlockctl doctor'"),
         }
     }
 
-    /// For a program.
-    fn object(&self) -> Value {
-        let (unit_state, unit_file_state) = match &self.origin {
-            Origin::Systemd { active, file } => (Some(active), Some(file)),
+    /// Converts the status to JSON.
+    fn to_json(&self) -> Value {
+        let (unit_state, unit_file_state) = match &self.starter {
+            Starter::Systemd { active, file } => (Some(active), Some(file)),
             _ => (None, None),
         };
         let path = |path: &std::path::Path| path.to_string_lossy().into_owned();
         let finding = match &self.finding {
-            Ok(remark) => remark.object(),
+            Ok(finding) => finding.to_json(),
             Err(_) => Value::Null,
         };
         json!({
@@ -228,7 +228,7 @@ impl Status {
             "version": self.version,
             "vmlockctl-version": VERSION,
             "replaced-executable": self.replaced.as_deref().map(path),
-            "started-by": self.origin.word(),
+            "started-by": self.starter.as_str(),
             "unit-state": unit_state,
             "unit-file-state": unit_file_state,
             "pid": self.pid,
@@ -256,20 +256,20 @@ mod tests {
             version: VERSION.to_owned(),
             replaced: None,
             pid: Some(7),
-            origin: Origin::Systemd { active: "active".into(), file: "enabled".into() },
+            starter: Starter::Systemd { active: "active".into(), file: "enabled".into() },
             since: Some(1_000_000_000_000_000),
             owners: 2,
             locks: 5,
             lost: Some(0),
             waiting: 1,
             kept: true,
-            libvirt: Libvirt::Not,
-            finding: Ok(Remark::new(Grade::Ok, "service", "it answers")),
+            libvirt: LibvirtSocket::Unserved,
+            finding: Ok(Finding::new(Severity::Ok, "service", "it answers")),
         }
     }
 
     #[test]
-    fn what_is_as_it_should_be_is_short() {
+    fn a_normal_status_is_short() {
         let text = status().text();
         assert!(text.starts_with(&format!("Service:    vmlockd {VERSION} is running")), "{text}");
         assert!(text.contains("\nStarted:    by systemd (vmlockd.service: active, enabled)\n"));
@@ -278,20 +278,20 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("reexec"), "{text}");
-        let object = status().object();
+        let object = status().to_json();
         assert_eq!((&object["running"], &object["pid"]), (&true.into(), &7.into()));
         assert_eq!(object["worst-finding"]["state"], "ok");
         assert_eq!(object["replaced-executable"], Value::Null);
     }
 
     #[test]
-    fn what_needs_attention_is_said_with_what_to_do() {
+    fn problems_are_reported_with_advice() {
         let status = Status {
             version: "0.0.1".into(),
             replaced: Some("/usr/sbin/vmlockd".into()),
             lost: Some(3),
             kept: false,
-            finding: Ok(Remark::new(Grade::Danger, "lock", "lock 3 is LOST")),
+            finding: Ok(Finding::new(Severity::Danger, "lock", "lock 3 is LOST")),
             ..status()
         };
         let text = status.text();

@@ -1,13 +1,13 @@
-//! `unlock`: release what `lock` has locked.
+//! `unlock`: releases disks that were locked by `lock`.
 
 use std::ffi::OsString;
 use std::path::Path;
 
 use clap::Args;
 
-use crate::cli::connection::Link;
+use crate::cli::connection::ServiceConnection;
 use crate::cli::error::Error;
-use crate::cli::error::exit_code::Code;
+use crate::cli::error::exit::Exit;
 use crate::cli::format::row;
 use crate::cli::target::lookup;
 use crate::cli::target::{self, Target};
@@ -32,17 +32,20 @@ pub(crate) struct Arguments {
 }
 
 /// Releases one lock, or closes an owner.
-pub(crate) async fn perform(link: &Link, arguments: Arguments) -> Result<Code, Error> {
+pub(crate) async fn perform(
+    service: &ServiceConnection,
+    arguments: Arguments,
+) -> Result<Exit, Error> {
     let Arguments { force, target } = arguments;
-    let written = shown_path(Path::new(&target));
+    let argument = shown_path(Path::new(&target));
     let target = Target::parse(target)?;
-    let owners = lists::owners(&link.manager().await?).await?;
+    let owners = lists::owners(&service.manager().await?).await?;
     let (owner, lock) = match &target {
         Target::Path(path) => {
-            let lock = match lookup::lock_on(link, path, Some(link.uid)).await {
-                // Root and 'force' also reach the locks of other users.
-                Err(Error::Missing(why)) if force || link.uid == 0 => {
-                    let lock = lookup::lock_on(link, path, None).await;
+            let lock = match lookup::lock_on(service, path, Some(service.uid)).await {
+                // With root or 'force', locks of other users can be unlocked, too.
+                Err(Error::Missing(why)) if force || service.uid == 0 => {
+                    let lock = lookup::lock_on(service, path, None).await;
                     lock.map_err(|_| Error::Missing(why))?
                 }
                 lock => lock?,
@@ -50,27 +53,27 @@ pub(crate) async fn perform(link: &Link, arguments: Arguments) -> Result<Code, E
             (owner_of(&lock, &owners)?, Some(lock))
         }
         Target::Lock(number) => {
-            let lock = target::lock(link, *number).await?;
+            let lock = target::lock(service, *number).await?;
             (owner_of(&lock, &owners)?, Some(lock))
         }
-        Target::Owner(text) => (lookup::owner(&owners, text, link.uid)?, None),
+        Target::Owner(text) => (lookup::owner(&owners, text, service.uid)?, None),
     };
-    refuse_if_alive(owner, lock.as_ref())?;
+    check_not_alive(owner, lock.as_ref())?;
     let options = Options::from([("force", force.into())]);
     let unlocked = match lock {
         Some(lock) if row::number(owner, "locks") > 1 => {
-            let lock = link.lock(row::text(&lock, "lock")).await?;
-            link.ask::<_, ()>(lock.inner(), "Release", &(options,)).await
+            let lock = service.lock(row::text(&lock, "lock")).await?;
+            service.call_method::<_, ()>(lock.inner(), "Release", &(options,)).await
         }
         _ => {
-            let owner = link.owner(row::text(owner, "owner")).await?;
-            link.ask::<_, ()>(owner.inner(), "Close", &(options,)).await
+            let owner = service.owner(row::text(owner, "owner")).await?;
+            service.call_method::<_, ()>(owner.inner(), "Close", &(options,)).await
         }
     };
     unlocked.map_err(|error| {
-        if error.needs_force() { of_other(owner, &written, &error) } else { error }
+        if error.needs_force() { foreign_owner_error(owner, &argument, &error) } else { error }
     })?;
-    Ok(Code::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
 /// Returns the owner that holds a lock.
@@ -80,34 +83,36 @@ fn owner_of<'o>(lock: &Row, owners: &'o [Row]) -> Result<&'o Row, Error> {
     owner.ok_or_else(|| Error::Missing("the owner of this lock has just ended".to_owned()))
 }
 
-/// The error for an owner that another user has opened, in place of the error of the service.
-fn of_other(owner: &Row, target: &str, error: &Error) -> Error {
-    let (name, uuid, user) = (row::text(owner, "name"), row::text(owner, "uuid"), row::user(owner));
+/// Returns the error for the owner of another user, in place of the error of the service.
+fn foreign_owner_error(owner: &Row, target: &str, error: &Error) -> Error {
+    let (vm, user) = (row::vm(owner), row::user(owner));
     let message = format!(
-        "VM \"{name}\" ({uuid}) belongs to user {user}; 'vmlockctl unlock --force {target}' unlocks its \
+        "{vm} belongs to user {user}; 'vmlockctl unlock --force {target}' unlocks its \
          disks"
     );
-    Error::Answered(message, error.code())
+    Error::Reworded(message, error.exit())
 }
 
-/// Fails for an owner whose VM runs: `unlock` must not take a disk away from it.
-fn refuse_if_alive(owner: &Row, lock: Option<&Row>) -> Result<(), Error> {
-    let alive =
-        row::words(owner, "anchors").iter().any(|anchor| matches!(*anchor, "lifeline" | "process"));
+/// Refuses an owner whose VM is running, since `unlock` must not release its disks.
+fn check_not_alive(owner: &Row, lock: Option<&Row>) -> Result<(), Error> {
+    let alive = row::strings(owner, "anchors")
+        .iter()
+        .any(|anchor| matches!(*anchor, "lifeline" | "process"));
     if !alive {
         return Ok(());
     }
-    let (name, uuid, user) = (row::text(owner, "name"), row::text(owner, "uuid"), row::user(owner));
+    let user = row::user(owner);
     let process = match row::number(owner, "pid") {
         0 => format!("a process of user {user}"),
         pid => format!("process {pid} of user {user}"),
     };
     let (target, its) = match lock {
         Some(lock) => (row::lock_number(lock), "lock"),
-        None => (uuid.to_owned(), "locks"),
+        None => (row::text(owner, "uuid").to_owned(), "locks"),
     };
     Err(Error::Failed(format!(
-        "VM \"{name}\" ({uuid}) is running ({process}); end it, or 'vmlockctl release --force {target}' \
-         breaks its {its}"
+        "{} is running ({process}); end it, or 'vmlockctl release --force {target}' \
+         breaks its {its}",
+        row::vm(owner)
     )))
 }

@@ -1,15 +1,14 @@
-//! Completion of command lines: the shells' scripts run this tool with what was typed so far.
+//! Candidates for the completion of command lines: the scripts of the shells run this tool with the words so far.
 //!
-//! The words of the command line are known from its definition. Owners, locks and disks that are locked
-//! are asked of the service, if it runs: it is not started for that. An answer that does not come in
-//! time is left out, and nothing is said of errors: the user is in the middle of a line.
+//! Subcommands and options are completed from the definition of the command line. Owners, locks and locked disks
+//! are read from the service, which is not activated for this. If the service does not reply in time, they are
+//! omitted. Errors are not reported, since the user is editing a line.
 
 use std::collections::BTreeSet;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
 use std::sync::{OnceLock, mpsc};
-use std::thread;
 use std::time::Duration;
 
 use clap::{Arg, Command, ValueHint};
@@ -18,23 +17,22 @@ use clap_complete::engine::{
 };
 use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
 
-use crate::cli::STACK;
-use crate::cli::connection::Link;
+use crate::cli::connection::{ServiceConnection, runtime};
 use crate::cli::error::Error;
-use crate::cli::error::exit_code::Code;
+use crate::cli::error::exit::Exit;
 use crate::cli::format::row;
 use crate::client::{Bus, Options, Row, lists};
 use crate::lock::printable::shown;
 
-/// Says which shell asks for completions.
+/// The environment variable with the name of the shell.
 pub(crate) const VARIABLE: &str = "_VMLOCKCTL_COMPLETE";
-/// How long a completion may take.
-const LIMIT: Duration = Duration::from_secs(1);
-/// How long the service may take of that.
-const SERVICE_LIMIT: Duration = Duration::from_millis(700);
+/// The timeout of a completion.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// The part of it for the reply of the service.
+const SERVICE_TIMEOUT: Duration = Duration::from_millis(700);
 
-/// Prints what the word at the cursor may become; `None` if no shell asks for it.
-pub(crate) fn main(arguments: &[OsString], command: fn() -> Command) -> Option<Code> {
+/// Prints the candidates for the word at the cursor. Returns `None` if the caller is not a completion script.
+pub(crate) fn main(arguments: &[OsString], command: fn() -> Command) -> Option<Exit> {
     let name = env::var(VARIABLE).ok()?;
     shell(&name)?;
     let words = arguments.iter().skip_while(|word| *word != "--").skip(1);
@@ -47,19 +45,19 @@ pub(crate) fn main(arguments: &[OsString], command: fn() -> Command) -> Option<C
             && let Some(shell) = shell(&name)
             && shell.write_complete(&mut command, words, here.as_deref(), &mut text).is_ok()
         {
-            // The receiver may have stopped waiting.
+            // The receiver may have timed out.
             let _ = done.send(text);
         }
     };
-    // A thread of its own, which is left behind: a directory may be on storage that does not answer.
-    let started = thread::Builder::new().stack_size(STACK).spawn(complete);
-    let text = started.ok().and_then(|_| completed.recv_timeout(LIMIT).ok()).unwrap_or_default();
+    // The thread is not joined, since it hangs if a directory is on unresponsive storage.
+    let started = runtime::spawn_thread(complete);
+    let text = started.ok().and_then(|_| completed.recv_timeout(TIMEOUT).ok()).unwrap_or_default();
     let mut out = io::stdout().lock();
     let _ = out.write_all(&text).and_then(|()| out.flush());
-    Some(Code::SUCCESS)
+    Some(Exit::SUCCESS)
 }
 
-/// What a shell of this name expects.
+/// Returns the output format for a shell.
 fn shell(name: &str) -> Option<&'static dyn EnvCompleter> {
     match name {
         "bash" => Some(&Bash),
@@ -69,7 +67,7 @@ fn shell(name: &str) -> Option<&'static dyn EnvCompleter> {
     }
 }
 
-/// Adds to `help` the commands that it explains.
+/// Adds the completion of commands to `help`.
 fn with_commands(command: Command) -> Command {
     let verbs: Vec<String> = command.get_subcommands().map(|it| it.get_name().to_owned()).collect();
     let candidates = move |current: &OsStr| -> Vec<CompletionCandidate> {
@@ -81,7 +79,7 @@ fn with_commands(command: Command) -> Command {
     command.mut_subcommand("help", |help| help.mut_arg("commands", |arg| arg.add(completer)))
 }
 
-/// Adds to a command and its subcommands what the names of their arguments stand for.
+/// Adds the completion of values to the arguments of a command and its subcommands.
 fn with_values(command: Command) -> Command {
     let verbs: Vec<String> = command.get_subcommands().map(|it| it.get_name().to_owned()).collect();
     let command = verbs.into_iter().fold(command, |it, verb| it.mut_subcommand(verb, with_values));
@@ -98,7 +96,7 @@ fn with_value(arg: Arg, name: &str) -> Arg {
     if name == "COMMAND" && arg.is_last_set() {
         return arg.value_hint(ValueHint::CommandWithArguments);
     }
-    let kinds: Vec<Kind> = name.split('|').filter_map(Kind::named).collect();
+    let kinds: Vec<ValueKind> = name.split('|').filter_map(ValueKind::named).collect();
     if kinds.is_empty() {
         return arg;
     }
@@ -111,21 +109,21 @@ fn with_value(arg: Arg, name: &str) -> Arg {
     }))
 }
 
-/// What an argument stands for.
+/// The kind of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// An owner: its name or UUID.
+enum ValueKind {
+    /// An owner, by its name or UUID.
     Owner,
-    /// A lock: its number.
+    /// A lock, by its number.
     Lock,
-    /// A disk that may be locked.
+    /// A locked disk, or any file.
     Disk,
-    /// A file that is to be locked, or another one.
+    /// Any file.
     File,
 }
 
-impl Kind {
-    /// Reads the name of an argument as the help prints it.
+impl ValueKind {
+    /// Returns the kind for the name of an argument in the help.
     fn named(name: &str) -> Option<Self> {
         match name {
             "OWNER" => Some(Self::Owner),
@@ -147,15 +145,17 @@ impl Kind {
             return if matches!(self, Self::Disk | Self::File) { files() } else { Vec::new() };
         };
         match self {
-            Self::Owner => owners(&known().owners, current),
-            Self::Lock => locks(&known().locks, current),
-            Self::Disk => disks(&known().locks, current).into_iter().chain(files()).collect(),
+            Self::Owner => owners(&service_objects().owners, current),
+            Self::Lock => locks(&service_objects().locks, current),
+            Self::Disk => {
+                disks(&service_objects().locks, current).into_iter().chain(files()).collect()
+            }
             Self::File => files(),
         }
     }
 }
 
-/// A value, unless it does not begin with what was typed, or could play with the terminal.
+/// Returns a candidate, unless it does not begin with the current word, or could control the terminal.
 fn candidate(value: &str, current: &str, help: &str) -> Option<CompletionCandidate> {
     let fits = !value.is_empty() && value.starts_with(current) && shown(value) == value;
     fits.then(|| CompletionCandidate::new(value).help(Some(shown(help).into())))
@@ -183,40 +183,42 @@ fn disks(locks: &[Row], current: &str) -> Vec<CompletionCandidate> {
     locks.iter().filter_map(one).collect()
 }
 
-/// What the service knows.
+/// The owners and locks of the service.
 #[derive(Debug, Default)]
-struct Known {
+struct ServiceObjects {
     owners: Vec<Row>,
     locks: Vec<Row>,
 }
 
-/// Asks the service, once; what is not answered in time is empty.
-fn known() -> &'static Known {
-    static KNOWN: OnceLock<Known> = OnceLock::new();
-    KNOWN.get_or_init(|| {
+/// Returns the owners and locks of the service, which are read once; none if the service does not reply in time.
+fn service_objects() -> &'static ServiceObjects {
+    static OBJECTS: OnceLock<ServiceObjects> = OnceLock::new();
+    OBJECTS.get_or_init(|| {
         let (done, answered) = mpsc::channel();
         let ask = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            if let Some(known) = runtime.ok().and_then(|runtime| runtime.block_on(ask()).ok()) {
-                let _ = done.send(known);
+            if let Some(objects) =
+                runtime::event_loop().ok().and_then(|runtime| runtime.block_on(query()).ok())
+            {
+                let _ = done.send(objects);
             }
         };
-        let started = thread::Builder::new().stack_size(STACK).spawn(ask);
-        let known = started.ok().and_then(|_| answered.recv_timeout(SERVICE_LIMIT).ok());
-        known.unwrap_or_default()
+        let started = runtime::spawn_thread(ask);
+        let objects = started.ok().and_then(|_| answered.recv_timeout(SERVICE_TIMEOUT).ok());
+        objects.unwrap_or_default()
     })
 }
 
-async fn ask() -> Result<Known, Error> {
-    let link = Link::open_private(bus(env::args_os())).await?.into_running();
-    let manager = link.manager().await?;
+async fn query() -> Result<ServiceObjects, Error> {
+    let service =
+        ServiceConnection::connect(bus_from_arguments(env::args_os())).await?.without_activation();
+    let manager = service.manager().await?;
     let owners = lists::owners(&manager).await?;
     let locks = lists::locks(&manager, Options::new()).await?;
-    Ok(Known { owners, locks })
+    Ok(ServiceObjects { owners, locks })
 }
 
-/// Which bus the command line says.
-fn bus(words: impl Iterator<Item = OsString>) -> Bus {
+/// Returns the bus that the command line selects.
+fn bus_from_arguments(words: impl Iterator<Item = OsString>) -> Bus {
     let line = words.skip_while(|word| word != "--").skip(1).take_while(|word| word != "--");
     let mut bus = Bus::of(nix::unistd::geteuid().as_raw());
     for word in line {
@@ -244,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_begins_as_typed_is_a_candidate() {
+    fn values_that_begin_with_the_current_word_are_candidates() {
         let rows = [
             row(&[("name", "web1"), ("uuid", "4dea"), ("resource", "/srv/a"), ("lock", "7")]),
             row(&[("name", "w\u{1b}b2"), ("uuid", "9"), ("resource", "/srv/b\n")]),
@@ -256,8 +258,8 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_says_which_bus() {
-        let bus = |line: &str| bus(line.split(' ').map(OsString::from));
+    fn the_command_line_selects_the_bus() {
+        let bus = |line: &str| bus_from_arguments(line.split(' ').map(OsString::from));
         assert_eq!(bus("vmlockctl -- vmlockctl show --session"), Bus::Session);
         assert_eq!(bus("vmlockctl -- vmlockctl --system show "), Bus::System);
         assert_eq!(bus("vmlockctl --session -- vmlockctl run -- --session"), bus("vmlockctl"));

@@ -1,5 +1,5 @@
-//! `completions`: the scripts by which shells complete command lines. They run this tool, see
-//! [`self::candidates`].
+//! `completions`: prints the scripts by which shells complete command lines. The scripts run this tool for the
+//! [`candidates`].
 
 pub(crate) mod candidates;
 
@@ -10,19 +10,19 @@ use clap_complete::env::{EnvCompleter as _, Fish, Zsh};
 
 use crate::cli::completion::candidates::VARIABLE;
 use crate::cli::error::Error;
-use crate::cli::error::exit_code::Code;
+use crate::cli::error::exit::Exit;
 use crate::cli::terminal::output::print;
 
 /// Print a completion script for a shell
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The shell
-    shell: Known,
+    shell: Shell,
 }
 
 /// The shells for which completions are installed.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Known {
+enum Shell {
     Bash,
     Zsh,
     Fish,
@@ -30,8 +30,8 @@ enum Known {
 
 const NAME: &str = "vmlockctl";
 
-/// Bash splits a line also at colons and equals signs, which are parts of words here, and expects a
-/// candidate without what is before the last of them.
+/// Bash also splits words at colons and equals signs, which are parts of words here, and expects candidates
+/// without the text before the last of these characters.
 const BASH: &str = r#"_vmlockctl() {
     local line=${COMP_LINE:0:COMP_POINT} current head before
     local -a words
@@ -65,26 +65,26 @@ complete -o bashdefault -o default -o nosort -F _vmlockctl vmlockctl 2>/dev/null
     complete -o bashdefault -o default -F _vmlockctl vmlockctl
 "#;
 
-/// An installed script is the body of the function `_vmlockctl`, whose first call defines another one.
+/// An installed script is the body of the function `_vmlockctl`; its first call defines the completer.
 const ZSH_END: &str = r#"
 [ "$funcstack[1]" = "_vmlockctl" ] && _clap_dynamic_completer_vmlockctl "$@"
 "#;
 
 /// Prints the script.
-pub(crate) fn perform(arguments: &Arguments) -> Result<Code, Error> {
+pub(crate) fn perform(arguments: &Arguments) -> Result<Exit, Error> {
     let failed = |error: io::Error| Error::system("generating a completion script", error);
     let mut script = Vec::new();
     match arguments.shell {
-        Known::Bash => script.extend_from_slice(BASH.replace("VARIABLE", VARIABLE).as_bytes()),
-        Known::Zsh => {
+        Shell::Bash => script.extend_from_slice(BASH.replace("VARIABLE", VARIABLE).as_bytes()),
+        Shell::Zsh => {
             Zsh.write_registration(VARIABLE, NAME, NAME, NAME, &mut script).map_err(failed)?;
             script.extend_from_slice(ZSH_END.as_bytes());
         }
-        Known::Fish => {
+        Shell::Fish => {
             Fish.write_registration(VARIABLE, NAME, NAME, NAME, &mut script).map_err(failed)?;
         }
     }
-    // A generator of shell scripts: text.
+    // Shell scripts are UTF-8.
     print(&String::from_utf8_lossy(&script))?;
-    Ok(Code::SUCCESS)
+    Ok(Exit::SUCCESS)
 }

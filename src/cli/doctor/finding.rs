@@ -2,40 +2,40 @@
 
 use serde_json::{Map, Value};
 
-use crate::cli::error::exit_code::Code;
+use crate::cli::error::exit::Exit;
 use crate::cli::format::colour;
 use crate::cli::format::json;
 use crate::client::Row;
 use crate::lock::printable::shown;
 
-/// How grave it is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Grade {
-    /// As it should be.
+pub(crate) enum Severity {
+    /// No problem.
     Ok,
-    /// Nothing is wrong, but it may have been forgotten.
+    /// No problem, but something that may have been forgotten.
     Note,
     /// Locks may be lost later.
     Warning,
-    /// A disk may be written twice.
+    /// Two programs may be writing one disk.
     Danger,
 }
 
-impl Grade {
-    /// With which code the tool ends where nothing is worse.
-    pub(crate) fn code(self) -> Code {
+impl Severity {
+    /// Returns the exit code if no finding is more severe.
+    pub(crate) fn exit(self) -> Exit {
         match self {
-            Self::Ok | Self::Note => Code::SUCCESS,
-            Self::Warning => Code::CONFIGURATION,
-            Self::Danger => Code::FAILURE,
+            Self::Ok | Self::Note => Exit::SUCCESS,
+            Self::Warning => Exit::WARNINGS,
+            Self::Danger => Exit::FAILURE,
         }
     }
 
-    /// The word for people. The gravest one stands out.
+    /// Returns the word for people, in capitals for a danger.
     pub(crate) fn shown(self) -> &'static str {
         match self {
             Self::Danger => "DANGER",
-            grade => grade.as_str(),
+            severity => severity.as_str(),
         }
     }
 
@@ -49,71 +49,72 @@ impl Grade {
     }
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug)]
-pub(crate) struct Remark {
-    pub(crate) grade: Grade,
-    /// What was looked at, in a word.
+pub(crate) struct Finding {
+    /// The severity.
+    pub(crate) severity: Severity,
+    /// The subject of the check, in a word.
     check: &'static str,
-    /// What was seen.
+    /// The result.
     message: String,
-    /// What to do about it.
+    /// What to do.
     advice: Option<String>,
-    /// The lock, the owner or the directory that it is about.
-    about: Option<Value>,
+    /// The lock, owner, lockspace or directory concerned.
+    object: Option<Value>,
 }
 
-impl Remark {
-    /// What was seen.
-    pub(crate) fn new(grade: Grade, check: &'static str, message: impl Into<String>) -> Self {
-        Self { grade, check, message: message.into(), advice: None, about: None }
+impl Finding {
+    /// Creates a finding without advice.
+    pub(crate) fn new(severity: Severity, check: &'static str, message: impl Into<String>) -> Self {
+        Self { severity, check, message: message.into(), advice: None, object: None }
     }
 
-    /// And what to do.
-    pub(crate) fn advise(mut self, advice: impl Into<String>) -> Self {
+    /// Adds advice.
+    pub(crate) fn with_advice(mut self, advice: impl Into<String>) -> Self {
         self.advice = Some(advice.into());
         self
     }
 
-    /// And what it is about.
-    pub(crate) fn about(mut self, row: &Row) -> Self {
-        self.about = Some(json::object(row));
+    /// Adds the object of the service that the finding is about.
+    pub(crate) fn with_object(mut self, row: &Row) -> Self {
+        self.object = Some(json::object(row));
         self
     }
 
-    /// And what it is about, in facts of our own.
+    /// Adds data that this tool has collected.
     pub(crate) fn with_facts(mut self, facts: Value) -> Self {
-        self.about = Some(facts);
+        self.object = Some(facts);
         self
     }
 
-    /// What was seen.
+    /// Returns the result.
     pub(crate) fn message(&self) -> &str {
         &self.message
     }
 
-    /// For a person.
-    pub(crate) fn line(&self) -> String {
-        let word = self.grade.shown();
+    /// Formats the finding as a line for people.
+    pub(crate) fn format_line(&self) -> String {
+        let word = self.severity.shown();
         let Self { check, message, .. } = self;
         let advice = self.advice.as_ref().map(|advice| format!("; {advice}")).unwrap_or_default();
         let line = shown(&format!("{word:<7}  {check:<9}  {message}{advice}"));
-        format!("{}\n", colour::first_word(&line))
+        format!("{}\n", colour::colour_first_word(&line))
     }
 
-    /// For a program.
-    pub(crate) fn object(&self) -> Value {
-        let mut object = Map::new();
-        object.insert("check".to_owned(), self.check.into());
-        object.insert("state".to_owned(), self.grade.as_str().into());
-        object.insert("message".to_owned(), self.message.as_str().into());
+    /// Converts the finding to JSON.
+    pub(crate) fn to_json(&self) -> Value {
+        let mut json = Map::new();
+        json.insert("check".to_owned(), self.check.into());
+        json.insert("state".to_owned(), self.severity.as_str().into());
+        json.insert("message".to_owned(), self.message.as_str().into());
         if let Some(advice) = &self.advice {
-            object.insert("advice".to_owned(), advice.as_str().into());
+            json.insert("advice".to_owned(), advice.as_str().into());
         }
-        if let Some(about) = &self.about {
-            object.insert("about".to_owned(), about.clone());
+        if let Some(object) = &self.object {
+            json.insert("about".to_owned(), object.clone());
         }
-        Value::Object(object)
+        Value::Object(json)
     }
 }
 
@@ -122,17 +123,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_remark_is_a_line() {
-        let remark = Remark::new(Grade::Danger, "lock", "a\nb").advise("do c");
-        assert_eq!(remark.line(), "DANGER   lock       a\\nb; do c\n");
-        assert_eq!(remark.object()["state"], "danger");
-        assert!(remark.object().get("about").is_none());
+    fn a_finding_is_one_line() {
+        let finding = Finding::new(Severity::Danger, "lock", "a\nb").with_advice("do c");
+        assert_eq!(finding.format_line(), "DANGER   lock       a\\nb; do c\n");
+        assert_eq!(finding.to_json()["state"], "danger");
+        assert!(finding.to_json().get("about").is_none());
     }
 
     #[test]
-    fn the_worst_counts() {
-        let worst = [Grade::Warning, Grade::Ok, Grade::Danger].into_iter().max().unwrap();
-        assert_eq!(worst.code(), Code::FAILURE);
-        assert_eq!(Grade::Note.max(Grade::Ok).code(), Code::SUCCESS);
+    fn the_most_severe_finding_determines_the_exit_code() {
+        let worst = [Severity::Warning, Severity::Ok, Severity::Danger].into_iter().max().unwrap();
+        assert_eq!(worst.exit(), Exit::FAILURE);
+        assert_eq!(Severity::Note.max(Severity::Ok).exit(), Exit::SUCCESS);
     }
 }

@@ -1,29 +1,29 @@
-//! The hosts that share a lockspace, as far as their files and locks are visible on this one.
+//! Checks the hosts that share a lockspace, as far as their files and locks are visible on this host.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::cli::doctor::finding::{Grade, Remark};
+use crate::cli::doctor::finding::{Finding, Severity};
 use crate::lock::printable::shown;
 use crate::lock::sighting::{Seen, Told, seen};
 
-/// Adds a remark for each host: whether its lock is visible here, and how its settings differ. Adds none
-/// if there are no hosts, or the user may not read their files.
-pub(crate) fn look(lockspace: &Path, remarks: &mut Vec<Remark>) {
+/// Adds a finding for each host: whether its lock is visible here, and how its settings differ. Adds none if
+/// there are no hosts, or this user may not read their files.
+pub(crate) fn check(lockspace: &Path, findings: &mut Vec<Finding>) {
     if let Ok(hosts) = seen(lockspace) {
-        compare(&hosts, remarks);
+        compare(&hosts, findings);
     }
 }
 
-fn compare(hosts: &[Seen], remarks: &mut Vec<Remark>) {
+fn compare(hosts: &[Seen], findings: &mut Vec<Finding>) {
     let (here, others): (Vec<&Seen>, Vec<&Seen>) =
         hosts.iter().partition(|seen| seen.told.as_ref().is_some_and(Told::is_here));
-    // If this host has no file, the first of the others is what the rest are compared with.
+    // If this host has no file, the hosts are compared with the first of the others.
     let own = here.first().copied();
     let model = own.or(others.first().copied()).and_then(|seen| seen.told.as_ref());
     for seen in hosts {
-        remarks.push(of_host(seen, model));
+        findings.push(host_finding(seen, model));
     }
     let visible = others.iter().filter(|seen| seen.locked == Some(true)).count();
     if visible == 0 && !others.is_empty() && own.is_some_and(|own| own.locked == Some(true)) {
@@ -31,11 +31,11 @@ fn compare(hosts: &[Seen], remarks: &mut Vec<Remark>) {
                        shared between hosts";
         let advice =
             "if 'vmlockctl doctor' on another host reports the same, use another file system";
-        remarks.push(Remark::new(Grade::Warning, "hosts", message).advise(advice));
+        findings.push(Finding::new(Severity::Warning, "hosts", message).with_advice(advice));
     }
 }
 
-fn of_host(seen: &Seen, model: Option<&Told>) -> Remark {
+fn host_finding(seen: &Seen, model: Option<&Told>) -> Finding {
     let Seen { id, locked, told } = seen;
     let (called, here) = match told {
         Some(told) if told.is_here() => (format!("host \"{}\" ({id}, this one)", told.name), true),
@@ -54,45 +54,45 @@ fn of_host(seen: &Seen, model: Option<&Told>) -> Remark {
     let facts = facts(seen);
     let Some(told) = told else {
         let message = format!("{called}: {state}; its file cannot be parsed");
-        let grade = if runs { Grade::Warning } else { Grade::Note };
-        return Remark::new(grade, "host", message).with_facts(facts);
+        let severity = if runs { Severity::Warning } else { Severity::Note };
+        return Finding::new(severity, "host", message).with_facts(facts);
     };
-    let Some((apart, grave)) = model.and_then(|model| apart(told, model)) else {
+    let Some((differences, is_severe)) = model.and_then(|model| differences(told, model)) else {
         let message = format!("{called}, vmlockd {}: {state}", told.version);
-        let grade = if runs { Grade::Ok } else { Grade::Note };
-        return Remark::new(grade, "host", message).with_facts(facts);
+        let severity = if runs { Severity::Ok } else { Severity::Note };
+        return Finding::new(severity, "host", message).with_facts(facts);
     };
-    let message = format!("{called}, vmlockd {}: {state}; {apart}", told.version);
-    // A host that does not run conflicts with none.
-    let grade = match (runs, grave) {
-        (true, true) => Grade::Danger,
-        (true, false) => Grade::Warning,
-        (false, _) => Grade::Note,
+    let message = format!("{called}, vmlockd {}: {state}; {differences}", told.version);
+    // The settings of a host without a running service do not matter now.
+    let severity = match (runs, is_severe) {
+        (true, true) => Severity::Danger,
+        (true, false) => Severity::Warning,
+        (false, _) => Severity::Note,
     };
     let advice = "all hosts must have the same locking settings, or two of them may write one disk";
-    Remark::new(grade, "host", message).advise(advice).with_facts(facts)
+    Finding::new(severity, "host", message).with_advice(advice).with_facts(facts)
 }
 
-/// In what a host differs from another, and whether one locks where the other does not; directories
-/// may have other names elsewhere.
-fn apart(told: &Told, model: &Told) -> Option<(String, bool)> {
+/// Returns the settings in which a host differs from another, and whether the difference is severe: other
+/// paths are not, as directories may have different names on different hosts.
+fn differences(told: &Told, model: &Told) -> Option<(String, bool)> {
     if told.fingerprint == model.fingerprint && told.settings == model.settings {
         return None;
     }
     let keys: std::collections::BTreeSet<&String> =
         told.settings.keys().chain(model.settings.keys()).collect();
     let value = |of: &Told, key: &String| of.settings.get(key).cloned().unwrap_or_default();
-    let apart = keys.into_iter().map(|key| (key, value(told, key), value(model, key)));
-    let apart: Vec<_> = apart.filter(|(_, there, here)| there != here).collect();
+    let differences = keys.into_iter().map(|key| (key, value(told, key), value(model, key)));
+    let differences: Vec<_> = differences.filter(|(_, there, here)| there != here).collect();
     let path = |text: &str| text.starts_with('/');
-    let grave = apart.iter().any(|(_, there, here)| !(path(there) && path(here)));
+    let is_severe = differences.iter().any(|(_, there, here)| !(path(there) && path(here)));
     let word = |text: &str| if text.is_empty() { "not set".to_owned() } else { shown(text) };
-    let each = apart.iter().map(|(key, there, here)| {
+    let each = differences.iter().map(|(key, there, here)| {
         format!("its '{}' is {}, and {} here", shown(key), word(there), word(here))
     });
     let each: Vec<String> = each.collect();
-    // A fingerprint that is of something else.
-    if each.is_empty() { None } else { Some((each.join(", "), grave)) }
+    // Without a different setting, only the fingerprint of another version differs.
+    if each.is_empty() { None } else { Some((each.join(", "), is_severe)) }
 }
 
 fn facts(seen: &Seen) -> Value {
@@ -128,41 +128,46 @@ mod tests {
         Told { boot: "another".to_owned(), ..told }
     }
 
-    fn grades(hosts: &[Seen]) -> Vec<Grade> {
-        let mut remarks = Vec::new();
-        compare(hosts, &mut remarks);
-        remarks.iter().map(|remark| remark.grade).collect()
+    fn grades(hosts: &[Seen]) -> Vec<Severity> {
+        let mut findings = Vec::new();
+        compare(hosts, &mut findings);
+        findings.iter().map(|finding| finding.severity).collect()
     }
 
     #[test]
-    fn hosts_that_lock_alike_are_fine() {
+    fn hosts_with_the_same_settings_have_no_warnings() {
         let own = host("a", true, Some(told("A", "/x", true)));
         let other = |locked| host("b", locked, Some(away(told("B", "/x", true))));
-        assert_eq!(grades(&[own.clone(), other(true)]), [Grade::Ok, Grade::Ok]);
-        assert_eq!(grades(&[own.clone(), other(false)]), [Grade::Ok, Grade::Note, Grade::Warning]);
-        assert_eq!(grades(std::slice::from_ref(&own)), [Grade::Ok]);
+        assert_eq!(grades(&[own.clone(), other(true)]), [Severity::Ok, Severity::Ok]);
+        assert_eq!(
+            grades(&[own.clone(), other(false)]),
+            [Severity::Ok, Severity::Note, Severity::Warning]
+        );
+        assert_eq!(grades(std::slice::from_ref(&own)), [Severity::Ok]);
         let strange = host("c", true, None);
-        assert_eq!(grades(&[own, strange]), [Grade::Ok, Grade::Warning]);
+        assert_eq!(grades(&[own, strange]), [Severity::Ok, Severity::Warning]);
         assert_eq!(grades(&[]), []);
     }
 
     #[test]
-    fn those_that_lock_otherwise_are_named() {
+    fn hosts_with_other_settings_are_reported() {
         let own = host("a", true, Some(told("A", "/x", true)));
-        for (dir, locks, grade) in
-            [("/y", true, Grade::Warning), ("", true, Grade::Danger), ("/x", false, Grade::Danger)]
-        {
+        for (dir, locks, severity) in [
+            ("/y", true, Severity::Warning),
+            ("", true, Severity::Danger),
+            ("/x", false, Severity::Danger),
+        ] {
             let other = host("b", true, Some(away(told("B", dir, locks))));
-            let mut remarks = Vec::new();
-            compare(&[own.clone(), other.clone()], &mut remarks);
-            assert_eq!(remarks[1].grade, grade, "{dir} {locks}");
-            let line = remarks[1].line();
+            let mut findings = Vec::new();
+            compare(&[own.clone(), other.clone()], &mut findings);
+            assert_eq!(findings[1].severity, severity, "{dir} {locks}");
+            let line = findings[1].format_line();
             assert!(
                 line.contains("host \"B\" (b)") && line.contains("same locking settings"),
                 "{line}"
             );
             let gone = Seen { locked: Some(false), ..other };
-            assert_eq!(grades(&[own.clone(), gone])[1], Grade::Note);
+            assert_eq!(grades(&[own.clone(), gone])[1], Severity::Note);
         }
     }
 }

@@ -1,6 +1,6 @@
-//! `doctor DIRECTORY`: tests the locks of a file system.
+//! Tests locks on the file system of a directory or disk.
 //!
-//! The tool tests them itself, with the rights of its user; the service is not called.
+//! The tool runs the lock self-test itself, with the permissions of its user; it does not call the service.
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt as _;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use serde_json::{Value, json};
 
-use crate::cli::doctor::finding::{Grade, Remark};
+use crate::cli::doctor::finding::{Finding, Severity};
 use crate::cli::doctor::hosts;
 use crate::cli::error::Error;
 use crate::lock::examination::{Examination, Examine, PATIENCE};
@@ -19,33 +19,33 @@ use crate::lock::trial::{Outcome, Step};
 use crate::lock::verdict::{Caveat, Local, Verdict};
 use crate::lock::work::Work as _;
 
-/// Examines a directory, or where a disk is.
+/// Tests a directory, or the directory of a disk.
 ///
 /// # Errors
 ///
-/// Where there is no such thing.
-pub(crate) fn examine(path: &Path, remarks: &mut Vec<Remark>) -> Result<(), Error> {
+/// Fails if the directory or disk does not exist.
+pub(crate) fn check(path: &Path, findings: &mut Vec<Finding>) -> Result<(), Error> {
     let path = std::path::absolute(path)
         .map_err(|error| Error::Usage(format!("'{}' is not a path: {error}", shown_path(path))))?;
-    // The test process touches the file system first, since that may hang.
-    let examination = of(&path);
+    // The test process accesses the file system first, since that may hang.
+    let examination = run_self_test(&path);
     match examination.tried.first() {
-        Some((Step::Open, Outcome::Failed(Errno::ENOTDIR))) => examine_disk(&path, remarks),
+        Some((Step::Open, Outcome::Failed(Errno::ENOTDIR))) => check_disk(&path, findings),
         Some((Step::Open, Outcome::Failed(Errno::ENOENT))) => {
             Err(Error::Missing(format!("{} does not exist", shown_path(&path))))
         }
         _ => {
-            tell(&path, &examination, remarks);
+            add_findings(&path, &examination, findings);
             Ok(())
         }
     }
 }
 
-fn of(directory: &Path) -> Examination {
+fn run_self_test(directory: &Path) -> Examination {
     Examine { directory: directory.to_owned(), patience: PATIENCE }.perform()
 }
 
-fn examine_disk(path: &Path, remarks: &mut Vec<Remark>) -> Result<(), Error> {
+fn check_disk(path: &Path, findings: &mut Vec<Finding>) -> Result<(), Error> {
     let shown = shown_path(path);
     let failed = |error| Error::system(&format!("examine {shown}"), error);
     let real = fs::canonicalize(path).map_err(failed)?;
@@ -56,7 +56,7 @@ fn examine_disk(path: &Path, remarks: &mut Vec<Remark>) -> Result<(), Error> {
         );
         let advice = "if other hosts use it, set 'lvm_lockspace_dir' or 'scsi_lockspace_dir' to a directory \
                       on a file system that all of them share";
-        remarks.push(Remark::new(Grade::Warning, "disk", message).advise(advice));
+        findings.push(Finding::new(Severity::Warning, "disk", message).with_advice(advice));
         return Ok(());
     }
     if !kind.is_file() {
@@ -64,9 +64,9 @@ fn examine_disk(path: &Path, remarks: &mut Vec<Remark>) -> Result<(), Error> {
         return Err(Error::Usage(message));
     }
     let message = format!("unless a lockspace is configured for it, {shown} itself is locked");
-    remarks.push(Remark::new(Grade::Ok, "disk", message));
+    findings.push(Finding::new(Severity::Ok, "disk", message));
     let directory = real.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned);
-    let examination = of(&directory);
+    let examination = run_self_test(&directory);
     let mounts = Mounts::now().unwrap_or_default();
     let own = mounts.of(&real).map(|mount| mount.id);
     if own.is_some() && own != examination.mount.as_ref().map(|mount| mount.id) {
@@ -74,15 +74,19 @@ fn examine_disk(path: &Path, remarks: &mut Vec<Remark>) -> Result<(), Error> {
             "not tested: {shown} itself is a mount point, so no file can be made beside it"
         );
         let advice = "examine the directory that it was mounted from";
-        remarks.push(Remark::new(Grade::Warning, "result", message).advise(advice));
+        findings.push(Finding::new(Severity::Warning, "result", message).with_advice(advice));
         return Ok(());
     }
-    tell(&directory, &examination, remarks);
+    add_findings(&directory, &examination, findings);
     Ok(())
 }
 
-/// Adds the findings, a line each.
-pub(crate) fn tell(directory: &Path, examination: &Examination, remarks: &mut Vec<Remark>) {
+/// Adds the results of a self-test.
+pub(crate) fn add_findings(
+    directory: &Path,
+    examination: &Examination,
+    findings: &mut Vec<Finding>,
+) {
     let shown = shown_path(directory);
     let Examination { mount, tried, verdict, caveats, .. } = examination;
     let place = match mount {
@@ -92,46 +96,46 @@ pub(crate) fn tell(directory: &Path, examination: &Examination, remarks: &mut Ve
         }
         None => format!("the file system of {shown} is not known"),
     };
-    remarks.push(Remark::new(Grade::Ok, "place", place));
-    remarks.extend(tried.iter().map(|(step, outcome)| of_step(*step, outcome)));
-    remarks.extend(caveats.iter().map(|caveat| of_caveat(*caveat)));
+    findings.push(Finding::new(Severity::Ok, "place", place));
+    findings.extend(tried.iter().map(|(step, outcome)| step_finding(*step, outcome)));
+    findings.extend(caveats.iter().map(|caveat| caveat_finding(*caveat)));
     let message = format!("{shown}: {}", verdict.sentence());
-    let mut remark = Remark::new(grade(verdict), "result", message);
+    let mut finding = Finding::new(severity_of(verdict), "result", message);
     if let Some(advice) = verdict.advice() {
-        remark = remark.advise(advice);
+        finding = finding.with_advice(advice);
     }
-    remarks.push(remark.with_facts(facts(directory, examination)));
+    findings.push(finding.with_facts(facts(directory, examination)));
     if !matches!(verdict, Verdict::Untested(_)) {
-        hosts::look(directory, remarks);
+        hosts::check(directory, findings);
     }
 }
 
-fn of_step(step: Step, outcome: &Outcome) -> Remark {
-    let (grade, message) = match outcome {
-        Outcome::Passed => (Grade::Ok, step.promise().to_owned()),
-        Outcome::Wrong(how) => (Grade::Danger, how.clone()),
+fn step_finding(step: Step, outcome: &Outcome) -> Finding {
+    let (severity, message) = match outcome {
+        Outcome::Passed => (Severity::Ok, step.promise().to_owned()),
+        Outcome::Wrong(how) => (Severity::Danger, how.clone()),
         Outcome::NoLocks(errno) => (
-            Grade::Danger,
+            Severity::Danger,
             format!("cannot {}: the file system has no locks ({})", step.deed(), errno.desc()),
         ),
         Outcome::Failed(errno) => {
-            (Grade::Warning, format!("cannot {}: {}", step.deed(), errno.desc()))
+            (Severity::Warning, format!("cannot {}: {}", step.deed(), errno.desc()))
         }
     };
-    Remark::new(grade, step.as_str(), message)
+    Finding::new(severity, step.as_str(), message)
 }
 
-fn of_caveat(caveat: Caveat) -> Remark {
-    Remark::new(Grade::Warning, "mount", caveat.sentence()).advise(caveat.advice())
+fn caveat_finding(caveat: Caveat) -> Finding {
+    Finding::new(Severity::Warning, "mount", caveat.sentence()).with_advice(caveat.advice())
 }
 
-/// How grave a result is for users that rely on locks there.
-pub(crate) fn grade(verdict: &Verdict) -> Grade {
+/// Returns the severity of a result for users that need locks there.
+pub(crate) fn severity_of(verdict: &Verdict) -> Severity {
     match verdict {
-        Verdict::Shared => Grade::Ok,
-        Verdict::Local(Local::OwnDevice) => Grade::Note,
-        Verdict::Local(_) | Verdict::Unknown(_) | Verdict::Untested(_) => Grade::Warning,
-        Verdict::Unfit(_) => Grade::Danger,
+        Verdict::Shared => Severity::Ok,
+        Verdict::Local(Local::OwnDevice) => Severity::Note,
+        Verdict::Local(_) | Verdict::Unknown(_) | Verdict::Untested(_) => Severity::Warning,
+        Verdict::Unfit(_) => Severity::Danger,
     }
 }
 

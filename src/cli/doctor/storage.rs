@@ -1,42 +1,41 @@
-//! What `doctor` says of the storage that the service uses.
+//! Checks the storage that the service uses: hung requests, and the self-tests of lockspaces.
 
 use std::path::Path;
 
-use crate::cli::commands::lockspace;
-use crate::cli::connection::Link;
-use crate::cli::doctor::finding::{Grade, Remark};
+use crate::cli::connection::ServiceConnection;
+use crate::cli::doctor::finding::{Finding, Severity};
 use crate::cli::doctor::hosts;
 use crate::cli::error::Error;
 use crate::cli::format::row;
 use crate::client::{ManagerProxy, Options, Row};
 
-/// Looks at the lockspaces, and whether storage answers.
-pub(crate) async fn look(
-    link: &Link,
+/// Adds the findings on unresponsive storage and on lockspaces.
+pub(crate) async fn check(
+    service: &ServiceConnection,
     manager: &ManagerProxy<'_>,
-    remarks: &mut Vec<Remark>,
+    findings: &mut Vec<Finding>,
 ) -> Result<(), Error> {
     let metrics = manager.get_metrics(Options::new()).await?;
-    let (silent, stuck) =
+    let (unresponsive, hung) =
         (row::number(&metrics, "mounts-unresponsive"), row::number(&metrics, "requests-hung"));
-    remarks.extend(of_silence(silent));
-    remarks.extend(of_stuck(stuck));
-    for lockspace in lockspace::all(link).await? {
-        of_lockspace(&lockspace, remarks);
+    findings.extend(unresponsive_mounts(unresponsive));
+    findings.extend(hung_requests(hung));
+    for lockspace in service.lockspaces().await? {
+        check_lockspace(&lockspace, findings);
         let directory = row::text(&lockspace, "directory");
-        // The other verdicts mean that hosts don't see each other's locks there.
+        // With any other result, hosts do not see each other's locks there.
         let visible = matches!(row::text(&lockspace, "self-test-result"), "shared" | "unknown");
-        // The lookup would hang as long as the requests that hang already.
-        let responsive = silent == 0 && stuck == 0;
+        // Reading the directory could hang, too.
+        let responsive = unresponsive == 0 && hung == 0;
         if visible && responsive && row::text(&lockspace, "kind") != "lease" {
-            hosts::look(Path::new(directory), remarks);
+            hosts::check(Path::new(directory), findings);
         }
     }
     Ok(())
 }
 
-fn of_silence(silent: u64) -> Option<Remark> {
-    let message = match silent {
+fn unresponsive_mounts(unresponsive: u64) -> Option<Finding> {
+    let message = match unresponsive {
         0 => return None,
         1 => "1 mount does not respond; requests for disks on it fail until it does".to_owned(),
         count => {
@@ -44,42 +43,43 @@ fn of_silence(silent: u64) -> Option<Remark> {
         }
     };
     let advice = "the service's log names them; check the server and the network path to it";
-    Some(Remark::new(Grade::Warning, "storage", message).advise(advice))
+    Some(Finding::new(Severity::Warning, "storage", message).with_advice(advice))
 }
 
-fn of_stuck(stuck: u64) -> Option<Remark> {
-    let message = match stuck {
+fn hung_requests(hung: u64) -> Option<Finding> {
+    let message = match hung {
         0 => return None,
         1 => "1 request hangs in a file system that does not respond".to_owned(),
         count => format!("{count} requests hang in a file system that does not respond"),
     };
     let advice = "each occupies a thread of the service until the file system responds, or is unmounted \
                   with 'umount --force'";
-    Some(Remark::new(Grade::Warning, "storage", message).advise(advice))
+    Some(Finding::new(Severity::Warning, "storage", message).with_advice(advice))
 }
 
-/// What the service has found out about a lockspace. One older than that says nothing.
-fn of_lockspace(lockspace: &Row, remarks: &mut Vec<Remark>) {
+/// Adds the self-test result of a lockspace. An older service reports none.
+fn check_lockspace(lockspace: &Row, findings: &mut Vec<Finding>) {
     let configured = row::text(lockspace, "kind") != "lease";
-    let grade = match row::text(lockspace, "self-test-result") {
-        "shared" => Grade::Ok,
-        // Of one that somebody has made it is known what he wanted.
-        "local" if !configured => Grade::Ok,
-        "local" => Grade::Note,
-        "unusable" => Grade::Danger,
+    let severity = match row::text(lockspace, "self-test-result") {
+        "shared" => Severity::Ok,
+        // A lockspace that was created explicitly may be meant for one host.
+        "local" if !configured => Severity::Ok,
+        "local" => Severity::Note,
+        "unusable" => Severity::Danger,
         "" => return,
-        _ => Grade::Warning,
+        _ => Severity::Warning,
     };
     let (name, directory) = (row::text(lockspace, "name"), row::text(lockspace, "directory"));
     let place = match directory {
         "" => format!("lockspace {name}"),
         directory => format!("lockspace {name}, {directory}"),
     };
-    let findings = row::words(lockspace, "self-test-messages");
-    let grades = std::iter::once(grade).chain(std::iter::repeat(Grade::Warning));
-    for (finding, grade) in findings.into_iter().zip(grades) {
-        let remark = Remark::new(grade, "lockspace", format!("{place}: {finding}"));
-        remarks.push(remark.about(lockspace));
+    let messages = row::strings(lockspace, "self-test-messages");
+    // The first message is the result, and the others are caveats.
+    let severities = std::iter::once(severity).chain(std::iter::repeat(Severity::Warning));
+    for (message, severity) in messages.into_iter().zip(severities) {
+        let finding = Finding::new(severity, "lockspace", format!("{place}: {message}"));
+        findings.push(finding.with_object(lockspace));
     }
 }
 
@@ -98,34 +98,38 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_is_as_grave_as_it_is() {
-        for (kind, verdict, grade) in [
-            ("hashed", "shared", Some(Grade::Ok)),
-            ("hashed", "local", Some(Grade::Note)),
-            ("lease", "local", Some(Grade::Ok)),
-            ("lease", "not-shared", Some(Grade::Warning)),
-            ("lease", "unknown", Some(Grade::Warning)),
-            ("hashed", "untested", Some(Grade::Warning)),
-            ("direct", "recorded", Some(Grade::Warning)),
-            ("hashed", "of-tomorrow", Some(Grade::Warning)),
-            ("hashed", "unusable", Some(Grade::Danger)),
+    fn each_result_has_a_severity() {
+        for (kind, verdict, severity) in [
+            ("hashed", "shared", Some(Severity::Ok)),
+            ("hashed", "local", Some(Severity::Note)),
+            ("lease", "local", Some(Severity::Ok)),
+            ("lease", "not-shared", Some(Severity::Warning)),
+            ("lease", "unknown", Some(Severity::Warning)),
+            ("hashed", "untested", Some(Severity::Warning)),
+            ("direct", "recorded", Some(Severity::Warning)),
+            ("hashed", "of-tomorrow", Some(Severity::Warning)),
+            ("hashed", "unusable", Some(Severity::Danger)),
             ("direct", "", None),
         ] {
-            let mut remarks = Vec::new();
-            of_lockspace(&lockspace(kind, verdict, vec!["so it is"]), &mut remarks);
-            let found = remarks.first().map(|remark| remark.grade);
-            assert_eq!(found, grade, "{kind} {verdict}");
+            let mut findings = Vec::new();
+            check_lockspace(&lockspace(kind, verdict, vec!["so it is"]), &mut findings);
+            let found = findings.first().map(|finding| finding.severity);
+            assert_eq!(found, severity, "{kind} {verdict}");
         }
-        let mut remarks = Vec::new();
-        of_lockspace(&lockspace("hashed", "shared", vec!["good", "but"]), &mut remarks);
-        let grades: Vec<Grade> = remarks.iter().map(|remark| remark.grade).collect();
-        assert_eq!(grades, [Grade::Ok, Grade::Warning]);
-        assert!(remarks[1].line().contains("lockspace x, /srv: but"), "{}", remarks[1].line());
+        let mut findings = Vec::new();
+        check_lockspace(&lockspace("hashed", "shared", vec!["good", "but"]), &mut findings);
+        let grades: Vec<Severity> = findings.iter().map(|finding| finding.severity).collect();
+        assert_eq!(grades, [Severity::Ok, Severity::Warning]);
+        assert!(
+            findings[1].format_line().contains("lockspace x, /srv: but"),
+            "{}",
+            findings[1].format_line()
+        );
     }
 
     #[test]
-    fn silence_is_told() {
-        assert!(of_silence(0).is_none());
-        assert_eq!(of_silence(2).unwrap().grade, Grade::Warning);
+    fn unresponsive_mounts_are_reported() {
+        assert!(unresponsive_mounts(0).is_none());
+        assert_eq!(unresponsive_mounts(2).unwrap().severity, Severity::Warning);
     }
 }

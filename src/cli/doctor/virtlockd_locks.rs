@@ -1,37 +1,36 @@
-//! Locks that virtlockd holds although no VM uses the disk.
+//! Finds locks that virtlockd holds although no VM uses the disk.
 //!
-//! virtlockd frees the locks of a VM when the connection ends that QEMU inherited from libvirt. A VM
-//! that was started while another daemon served virtlockd's socket has no such connection to
-//! virtlockd. If libvirt acquires its locks there later, and does not release them itself, they stay
-//! after the end of the VM: virtlockd refuses the disk to every VM from then on.
+//! virtlockd releases the locks of a VM at the end of a connection that QEMU inherits from libvirt. A VM that
+//! was started while another daemon served virtlockd's socket has no such connection to virtlockd. If libvirt
+//! acquires locks for it there later and does not release them, they outlive the VM, and virtlockd refuses the
+//! disk to every VM from then on.
 //!
-//! Any user can give a process the name `virtlockd`. So libvirt's daemon is recognized by its user, by its
-//! executable, and by running in the PID namespace of this tool: root in a container is not root of the
+//! Any user can name a process `virtlockd`. libvirt's daemon is therefore recognized by its user, its
+//! executable and its PID namespace, which must be that of this tool, as root in a container is not root on the
 //! host.
 //!
-//! Only files that virtlockd has open and locked itself are looked at. Disks that are empty files are
-//! passed over: these are lock files in a lockspace, which no VM opens.
+//! Only files that virtlockd has open and locked are checked. Empty files are skipped: they are lock files in a
+//! lockspace, which VMs do not open.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::iter;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use crate::cli::doctor::finding::{Grade, Remark};
+use crate::cli::doctor::finding::{Finding, Severity};
+use crate::cli::process::open_files::{OpenFile, open_files};
 use crate::client::Bus;
-use crate::lock::file_tables::threads_with_own_table;
 use crate::lock::printable::shown_path;
 
-/// The name of its executable.
+/// The name of virtlockd's executable.
 const PROGRAM: &str = "virtlockd";
-/// How long looking at the processes may take: a file system that does not answer holds it up.
-const LIMIT: Duration = Duration::from_secs(5);
-/// How many disks are named.
-const NAMED: usize = 16;
+/// The timeout of the scan, which hangs on an unresponsive file system.
+const SCAN_TIMEOUT: Duration = Duration::from_secs(5);
+/// The maximum number of disks that are reported.
+const FINDINGS_MAX: usize = 16;
 
 /// A disk that virtlockd has locked.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,19 +39,19 @@ struct Leftover {
     disk: PathBuf,
 }
 
-/// Adds a remark for each disk that virtlockd holds and no other process has open: root's virtlockd, or
-/// this user's where the session instance is examined. Root alone sees what other processes have open;
-/// for other users there is no remark.
-pub(crate) fn look(bus: Bus, remarks: &mut Vec<Remark>) {
+/// Adds a finding for each disk that virtlockd has locked and no other process has open: root's virtlockd on the
+/// system bus, this user's on the session bus. Without permission to see the open files of other processes,
+/// which only root has, there are no findings.
+pub(crate) fn check(bus: Bus, findings: &mut Vec<Finding>) {
     let user = match bus {
         Bus::System => 0,
         Bus::Session => nix::unistd::geteuid().as_raw(),
     };
     let (found, answer) = mpsc::channel();
-    // The thread may hang, and is left behind then.
+    // The thread is not joined, since it may hang.
     thread::spawn(move || drop(found.send(leftovers(Path::new("/proc"), user))));
-    let Ok(leftovers) = answer.recv_timeout(LIMIT) else { return };
-    for Leftover { pid, disk } in leftovers.into_iter().take(NAMED) {
+    let Ok(leftovers) = answer.recv_timeout(SCAN_TIMEOUT) else { return };
+    for Leftover { pid, disk } in leftovers.into_iter().take(FINDINGS_MAX) {
         let disk = shown_path(&disk);
         let message = format!(
             "{PROGRAM} (pid {pid}) holds a lock on {disk}, which no other process has open: the lock may \
@@ -62,7 +61,7 @@ pub(crate) fn look(bus: Bus, remarks: &mut Vec<Remark>) {
             "see 'Going back' in vmlockd(8); once no VM of this host runs, 'systemctl restart {PROGRAM}' releases all of \
              its locks"
         );
-        remarks.push(Remark::new(Grade::Note, "virtlockd", message).advise(advice));
+        findings.push(Finding::new(Severity::Note, "virtlockd", message).with_advice(advice));
     }
 }
 
@@ -78,7 +77,7 @@ fn leftovers(proc: &Path, user: u32) -> BTreeSet<Leftover> {
         return held;
     }
     for process in processes(proc).filter(|process| !daemons.contains(process)) {
-        let opened: BTreeSet<PathBuf> = open_files(&process).map(|(_, name)| name).collect();
+        let opened: BTreeSet<PathBuf> = named_files(&process).map(|file| file.target).collect();
         held.retain(|leftover| !opened.contains(&leftover.disk));
     }
     held
@@ -93,20 +92,20 @@ fn number(process: &Path) -> Option<u32> {
     process.file_name()?.to_str()?.parse().ok()
 }
 
-/// Whether a process is libvirt's daemon, run by this user on this host.
+/// Whether a process is virtlockd, run by this user on this host.
 fn is_virtlockd(process: &Path, user: u32) -> bool {
     runs_program(process, PROGRAM) && is_run_by(process, user) && is_of_this_host(process)
 }
 
-/// Whether the executable of a process has this name, also after an upgrade has replaced it.
+/// Whether the executable of a process has this name, even if an upgrade has replaced it.
 fn runs_program(process: &Path, program: &str) -> bool {
     let executable = fs::read_link(process.join("exe")).unwrap_or_default();
     let name = executable.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     name.strip_suffix(" (deleted)").unwrap_or(name) == program
 }
 
-/// Whether this user, and no other, has started a process and runs it: a program that is set-user-ID
-/// root may be started under any name.
+/// Whether all uids of a process are those of this user. Another user could start a set-user-ID program of
+/// this user under any name.
 fn is_run_by(process: &Path, user: u32) -> bool {
     let status = fs::read_to_string(process.join("status")).unwrap_or_default();
     let users = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
@@ -119,18 +118,12 @@ fn is_of_this_host(process: &Path) -> bool {
     own.is_ok_and(|own| fs::read_link(process.join("ns/pid")).is_ok_and(|other| other == own))
 }
 
-/// The descriptors of a process that lead to files with a name, and these names. Asks no file system.
-fn open_files(process: &Path) -> impl Iterator<Item = (PathBuf, PathBuf)> {
-    let threads = threads_with_own_table(process, || true);
-    let threads = threads.map(|thread| process.join("task").join(thread.to_string()));
-    let tables = iter::once(process.to_owned()).chain(threads);
-    let entries =
-        tables.filter_map(|table| fs::read_dir(table.join("fd")).ok()).flatten().flatten();
-    let named = |entry: fs::DirEntry| Some((entry.path(), fs::read_link(entry.path()).ok()?));
-    entries.filter_map(named).filter(|(_, name)| name.is_absolute())
+/// Returns the open files of a process that have a path.
+fn named_files(process: &Path) -> impl Iterator<Item = OpenFile> {
+    open_files(process).filter(|file| file.target.is_absolute())
 }
 
-/// The disks that a process has locked.
+/// Returns the disks that a process has locked.
 fn locked_by(process: &Path) -> Vec<PathBuf> {
     let is_locked = |fd: &Path| {
         let (Some(name), Some(table)) = (fd.file_name(), fd.ancestors().nth(2)) else {
@@ -144,10 +137,11 @@ fn locked_by(process: &Path) -> Vec<PathBuf> {
             metadata.file_type().is_block_device() || (metadata.is_file() && metadata.size() > 0)
         })
     };
-    open_files(process)
-        // Its pid file is locked, too, and never a disk.
-        .filter(|(fd, name)| !name.starts_with("/run") && is_locked(fd) && is_disk(fd))
-        .map(|(_, name)| name)
+    named_files(process)
+        // virtlockd also locks its PID file, which is not a disk.
+        .filter(|file| !file.target.starts_with("/run"))
+        .filter(|file| is_locked(&file.link) && is_disk(&file.link))
+        .map(|file| file.target)
         .collect()
 }
 
@@ -165,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_virtlockd_by_its_executable_and_user() {
+    fn virtlockd_is_recognized_by_its_executable_and_user() {
         let user = nix::unistd::geteuid().as_raw();
         let dir = tempfile::tempdir().unwrap();
         let (mut daemon, mut other) = (run_as(dir.path(), PROGRAM), run_as(dir.path(), "other"));

@@ -1,40 +1,44 @@
 //! Errors of the tool, with their messages and exit codes.
+//!
+//! [`exit`] has the exit codes, [`reply`] classifies error replies of the service and the bus, and
+//! [`message`] formats them.
 
-pub(crate) mod exit_code;
+pub(crate) mod exit;
+mod message;
+mod reply;
 
 use std::io;
-use std::path::Path;
 
-use nix::errno::Errno;
-use zbus::DBusError;
-
-use crate::cli::error::exit_code::Code;
+use crate::cli::error::exit::Exit;
+use crate::cli::error::message::{call_failure, connect_failure};
+use crate::cli::error::reply::{ErrorReply, is_disconnected};
 use crate::cli::format::clock;
 use crate::client::Bus;
-use crate::lock::printable::shown;
+use crate::lock::printable::{reason, shown};
+use crate::phrases::{AUTHORIZE, ONLY_ROOT, SET_FORCE};
 
-/// Why a command failed.
+/// The cause of a command's failure.
 #[derive(Debug)]
 pub(crate) enum Error {
-    /// There is no way to the bus.
+    /// The connection to the bus failed.
     Connect(zbus::Error),
-    /// The service or the bus answered with an error, or there was no answer.
+    /// The service or the bus replied with an error, or there was no reply.
     Call(zbus::Error),
     /// The bus closed the connection.
-    Lost,
+    ConnectionLost,
     /// An argument is wrong, given the disks, owners and locks that exist.
     Usage(String),
     /// There is no such disk, owner or lock.
     Missing(String),
-    /// The service or the bus cannot be reached; the message says why.
-    Absent(String),
-    /// Anything else.
+    /// The service or the bus cannot be reached, for the reason in the message.
+    Unavailable(String),
+    /// Any other failure.
     Failed(String),
-    /// A reply of the service in words of this tool, with its exit code.
-    Answered(String, Code),
-    /// The reader has closed the pipe that is standard output: nothing to report.
-    ReaderGone,
-    /// A signal ended it before it was done.
+    /// An error reply of the service in the terms of this tool, with its exit code.
+    Reworded(String, Exit),
+    /// Standard output is a pipe whose reader has closed it. Not reported.
+    OutputClosed,
+    /// A signal interrupted the command.
     Interrupted(i32),
 }
 
@@ -51,17 +55,29 @@ impl From<zbus::fdo::Error> for Error {
 }
 
 impl Error {
-    /// A failed system call; `action` is what it was for, in the infinitive.
+    /// Returns the error for a failed system call; `action` is its purpose, in the infinitive.
     pub(crate) fn system(action: &str, error: impl Into<io::Error>) -> Self {
-        Self::Failed(format!("cannot {action}: {}", cause(&error.into())))
+        Self::Failed(format!("cannot {action}: {}", reason(&error.into())))
     }
 
-    /// Whether what was called is not, or no longer, there.
+    /// Returns the error reply of the service or the bus; `None` for any other failure.
+    fn reply(&self) -> Option<ErrorReply> {
+        match self {
+            Self::Call(error) => ErrorReply::of(error),
+            _ => None,
+        }
+    }
+
+    /// Whether this is an error reply with this name.
+    fn is_named(&self, name: &str) -> bool {
+        self.reply().is_some_and(|reply| reply.name == name)
+    }
+
+    /// Whether the object of the call does not exist, or no longer exists.
     pub(crate) fn is_no_such_object(&self) -> bool {
-        let Self::Call(error) = self else { return false };
-        answer(error).is_some_and(|(name, _)| {
+        self.reply().is_some_and(|reply| {
             matches!(
-                name.as_str(),
+                reply.name.as_str(),
                 "org.freedesktop.DBus.Error.UnknownObject"
                     // An object that is being removed may have lost this interface already.
                     | "org.freedesktop.DBus.Error.UnknownInterface"
@@ -71,96 +87,88 @@ impl Error {
         })
     }
 
-    /// Whether the service has ended, or is about to, before it did what it was asked.
-    pub(crate) fn is_end_of_service(&self) -> bool {
-        let Self::Call(error) = self else { return false };
-        answer(error).is_some_and(|(name, _)| code_of(&name) == Code::UNAVAILABLE)
+    /// Whether the service has ended, or is about to end, without having executed the request.
+    pub(crate) fn is_service_gone(&self) -> bool {
+        self.reply().is_some_and(|reply| reply.exit() == Exit::UNAVAILABLE)
     }
 
-    /// Whether this is what the service or the bus answered, and not a failure on the way.
-    pub(crate) fn is_answer(&self) -> bool {
-        matches!(self, Self::Call(error) if answer(error).is_some())
+    /// Whether the service or the bus replied with an error, as opposed to a failure on the way.
+    pub(crate) fn is_reply(&self) -> bool {
+        self.reply().is_some()
     }
 
     /// Whether a name led to another file by the time it was locked.
-    pub(crate) fn is_change(&self) -> bool {
-        let Self::Call(error) = self else { return false };
-        answer(error).is_some_and(|(name, _)| name == "org.vmlockd1.Error.ResourceChanged")
+    pub(crate) fn is_resource_changed(&self) -> bool {
+        self.is_named("org.vmlockd1.Error.ResourceChanged")
     }
 
-    /// Whether a name is not proven to mean the same to the service as to this process.
-    pub(crate) fn is_foreign(&self) -> bool {
-        let Self::Call(error) = self else { return false };
-        answer(error).is_some_and(|(name, _)| name == "org.vmlockd1.Error.ForeignNamespace")
+    /// Whether the service rejects a name since the caller is in another mount namespace.
+    pub(crate) fn is_foreign_namespace(&self) -> bool {
+        self.is_named("org.vmlockd1.Error.ForeignNamespace")
     }
 
     /// Whether a directory is not a lockspace.
     pub(crate) fn is_no_such_lockspace(&self) -> bool {
-        let Self::Call(error) = self else { return false };
-        answer(error).is_some_and(|(name, _)| name == "org.vmlockd1.Error.NoSuchLockspace")
+        self.is_named("org.vmlockd1.Error.NoSuchLockspace")
     }
 
-    /// Whether the service says that what a name leads to cannot be locked.
+    /// Whether the file of a name cannot be locked.
     pub(crate) fn is_not_lockable(&self) -> bool {
-        let Self::Call(error) = self else { return false };
-        answer(error).is_some_and(|(name, _)| name == "org.vmlockd1.Error.NotLockable")
+        self.is_named("org.vmlockd1.Error.NotLockable")
     }
 
-    /// Whether the service breaks the lock of another owner only by force.
+    /// Whether the service breaks the lock of another owner only with the option `force`.
     pub(crate) fn needs_force(&self) -> bool {
-        let Self::Call(error) = self else { return false };
-        answer(error).is_some_and(|(_, message)| message.contains(FORCE))
+        self.reply().is_some_and(|reply| reply.message.contains(SET_FORCE))
     }
 
-    /// For a disk that polkit refuses to this user: what the service says of its holders, if
-    /// anything. `None` for any other error.
-    pub(crate) fn refused_disk(&self) -> Option<String> {
-        let Self::Call(error) = self else { return None };
-        let (_, message) = answer(error).filter(|(name, message)| {
-            code_of(name) == Code::DENIED && message.contains("org.vmlockd1.acquire-by-")
-        })?;
-        let end = AUTHORIZE.iter().find_map(|end| message.split_once(end));
-        Some(end.map(|(_, holders)| clock::localized(holders)).unwrap_or_default())
+    /// Returns the description of the holders, which may be empty, if polkit does not authorize this user
+    /// for a disk; `None` for any other error.
+    pub(crate) fn holders_of_refused_disk(&self) -> Option<String> {
+        let reply = self.reply()?;
+        let is_refused =
+            reply.exit() == Exit::DENIED && reply.message.contains("org.vmlockd1.acquire-by-");
+        is_refused.then(|| {
+            // The service appends the holders to its advice.
+            let ends = [AUTHORIZE, ONLY_ROOT].map(|advice| format!("{advice}; "));
+            let holders = ends.iter().find_map(|end| reply.message.split_once(end));
+            holders.map(|(_, holders)| clock::localize_times(holders)).unwrap_or_default()
+        })
     }
 
-    /// Whether a wait was withdrawn.
+    /// Whether a waiting request was cancelled.
     pub(crate) fn is_cancelled(&self) -> bool {
-        let Self::Call(error) = self else { return false };
-        answer(error).is_some_and(|(name, _)| name == "org.vmlockd1.Error.WaitCancelled")
+        self.is_named("org.vmlockd1.Error.WaitCancelled")
     }
 
-    /// Whether the service is older than what is asked of it.
+    /// Whether the service is too old to have the method.
     pub(crate) fn is_unknown_method(&self) -> bool {
-        let Self::Call(error) = self else { return false };
-        answer(error).is_some_and(|(name, _)| name == "org.freedesktop.DBus.Error.UnknownMethod")
+        self.is_named("org.freedesktop.DBus.Error.UnknownMethod")
     }
 
-    /// The service's reason for an `org.freedesktop.DBus.Error.Failed`: it did not do what was asked.
-    pub(crate) fn refusal(&self) -> Option<String> {
-        let Self::Call(error) = self else { return None };
-        let (_, message) =
-            answer(error).filter(|(name, _)| name == "org.freedesktop.DBus.Error.Failed")?;
-        Some(message)
+    /// Returns the message of an `org.freedesktop.DBus.Error.Failed`, the reply to a request that the
+    /// service did not execute.
+    pub(crate) fn failure_reason(&self) -> Option<String> {
+        let reply = self.reply()?;
+        (reply.name == "org.freedesktop.DBus.Error.Failed").then_some(reply.message)
     }
 
-    /// The same error, which advises to run `command` where the service advises to set `force`.
+    /// Replaces the advice to set the option `force` by the advice to run `command`.
     pub(crate) fn with_force(self, command: &str) -> Self {
-        let Self::Call(error) = &self else { return self };
-        match answer(error) {
-            Some((name, message)) if message.contains(FORCE) => {
-                let message = message.replace(FORCE, &format!("'{command}' breaks it"));
-                Self::Answered(message, code_of(&name))
+        match self.reply() {
+            Some(reply) if reply.message.contains(SET_FORCE) => {
+                let message = reply.message.replace(SET_FORCE, &format!("'{command}' breaks it"));
+                Self::Reworded(message, reply.exit())
             }
             _ => self,
         }
     }
 
-    /// Adds to the message what to do.
+    /// Appends advice to the message.
     pub(crate) fn with_advice(self, bus: Bus, advice: &str) -> Self {
-        let code = self.code();
         match self.message(bus) {
-            Some(message) if code == Code::UNAVAILABLE => {
-                Self::Absent(format!("{message}; {advice}"))
+            Some(message) if self.is_unavailable() => {
+                Self::Unavailable(format!("{message}; {advice}"))
             }
             Some(message) => Self::Failed(format!("{message}; {advice}")),
             None => self,
@@ -168,208 +176,46 @@ impl Error {
     }
 
     /// Whether the service cannot be reached.
-    pub(crate) fn is_absence(&self) -> bool {
-        self.code() == Code::UNAVAILABLE
+    pub(crate) fn is_unavailable(&self) -> bool {
+        self.exit() == Exit::UNAVAILABLE
     }
 
-    /// The exit code.
-    pub(crate) fn code(&self) -> Code {
+    /// Returns the exit code.
+    pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Connect(_) | Self::Lost | Self::Absent(_) => Code::UNAVAILABLE,
-            Self::Call(error) => match answer(error) {
-                Some((name, _)) => code_of(&name),
-                None if is_broken(error) => Code::UNAVAILABLE,
-                None => Code::FAILURE,
+            Self::Connect(_) | Self::ConnectionLost | Self::Unavailable(_) => Exit::UNAVAILABLE,
+            Self::Call(error) => match ErrorReply::of(error) {
+                Some(reply) => reply.exit(),
+                None if is_disconnected(error) => Exit::UNAVAILABLE,
+                None => Exit::FAILURE,
             },
-            Self::Usage(_) => Code::USAGE,
-            Self::Missing(_) => Code::MISSING,
-            Self::Failed(_) => Code::FAILURE,
-            Self::Answered(_, code) => *code,
-            Self::ReaderGone => Code::SUCCESS,
-            Self::Interrupted(signal) => Code::Signal(*signal),
+            Self::Usage(_) => Exit::USAGE,
+            Self::Missing(_) => Exit::MISSING,
+            Self::Failed(_) => Exit::FAILURE,
+            Self::Reworded(_, exit) => *exit,
+            Self::OutputClosed => Exit::SUCCESS,
+            Self::Interrupted(signal) => Exit::Signal(*signal),
         }
     }
 
     /// Returns the message for standard error, if there is one.
     pub(crate) fn message(&self, bus: Bus) -> Option<String> {
         let text = match self {
-            Self::Connect(error) => no_bus(bus, error),
-            Self::Call(error) => no_success(bus, error),
-            Self::Lost => {
+            Self::Connect(error) => connect_failure(bus, error),
+            Self::Call(error) => call_failure(bus, error),
+            Self::ConnectionLost => {
                 format!("the connection to the {} bus is lost; try again", bus.as_str())
             }
             Self::Usage(text)
             | Self::Missing(text)
-            | Self::Absent(text)
+            | Self::Unavailable(text)
             | Self::Failed(text)
-            | Self::Answered(text, _) => text.clone(),
-            Self::ReaderGone | Self::Interrupted(_) => return None,
+            | Self::Reworded(text, _) => text.clone(),
+            Self::OutputClosed | Self::Interrupted(_) => return None,
         };
         // Text of other users must stay on one line, and must not control the terminal.
         Some(shown(&text))
     }
-}
-
-/// Why a system call failed, without its number.
-pub(crate) fn cause(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(number) => Errno::from_raw(number).desc().to_owned(),
-        None => error.to_string(),
-    }
-}
-
-/// The name and message of an error that the service or the bus answered with; `None` for a failure on
-/// the way.
-fn answer(error: &zbus::Error) -> Option<(String, String)> {
-    match error {
-        zbus::Error::MethodError(name, message, _) => {
-            Some((name.to_string(), message.clone().unwrap_or_default()))
-        }
-        zbus::Error::FDO(error) => match error.as_ref() {
-            zbus::fdo::Error::ZBus(error) => answer(error),
-            error => {
-                Some((error.name().to_string(), error.description().unwrap_or_default().to_owned()))
-            }
-        },
-        _ => None,
-    }
-}
-
-/// Whether the connection to the bus is lost.
-fn is_broken(error: &zbus::Error) -> bool {
-    match error {
-        zbus::Error::InputOutput(_)
-        | zbus::Error::Connection(..)
-        | zbus::Error::Handshake(_)
-        | zbus::Error::Address(_) => true,
-        zbus::Error::FDO(error) => match error.as_ref() {
-            zbus::fdo::Error::ZBus(error) => is_broken(error),
-            _ => false,
-        },
-        _ => false,
-    }
-}
-
-fn code_of(name: &str) -> Code {
-    if let Some(name) = name.strip_prefix("org.vmlockd1.Error.") {
-        return match name {
-            "LockHeld" | "LockHeldElsewhere" | "WaitTimedOut" => Code::HELD,
-            "NoSuchOwner" | "NoSuchLock" | "NoSuchLockspace" => Code::MISSING,
-            "ShuttingDown" => Code::UNAVAILABLE,
-            _ => Code::FAILURE,
-        };
-    }
-    match name.strip_prefix("org.freedesktop.DBus.Error.") {
-        Some("InvalidArgs") => Code::USAGE,
-        Some("FileNotFound" | "UnknownObject") => Code::MISSING,
-        Some("AccessDenied" | "AuthFailed" | "InteractiveAuthorizationRequired") => Code::DENIED,
-        Some(name) if is_stopped(name) || is_leaving(name) => Code::UNAVAILABLE,
-        _ => Code::FAILURE,
-    }
-}
-
-/// Whether the bus says that the service does not run, and that it cannot start it.
-fn is_stopped(name: &str) -> bool {
-    matches!(name, "ServiceUnknown" | "NameHasNoOwner" | "TimedOut") || name.starts_with("Spawn.")
-}
-
-/// Whether the bus says that the service went before it answered.
-fn is_leaving(name: &str) -> bool {
-    matches!(name, "NoReply" | "Disconnected" | "NoServer" | "Timeout")
-}
-
-fn no_bus(bus: Bus, error: &zbus::Error) -> String {
-    let word = bus.as_str();
-    let (place, cause) = match error {
-        zbus::Error::Connection(cause, address) => (format!(" ({address})"), self::cause(cause)),
-        error => (String::new(), error.to_string()),
-    };
-    let advice = match bus {
-        Bus::System => "check that a D-Bus daemon runs there",
-        Bus::Session => "to use the host's service, add --system",
-    };
-    format!("cannot connect to the {word} bus{place}: {cause}; {advice}")
-}
-
-fn no_success(bus: Bus, error: &zbus::Error) -> String {
-    let word = bus.as_str();
-    let Some((name, message)) = answer(error) else {
-        return if is_broken(error) {
-            format!("the connection to the {word} bus is lost: {error}; try again")
-        } else {
-            format!(
-                "cannot read the reply of vmlockd: {error}; 'vmlockctl doctor' compares the versions"
-            )
-        };
-    };
-    match name.strip_prefix("org.freedesktop.DBus.Error.") {
-        Some("NameHasNoOwner" | "ServiceUnknown") => {
-            let has_systemd = has_systemd(bus);
-            format!("vmlockd is not running on the {word} bus; {}", start(bus, has_systemd))
-        }
-        Some(name) if is_stopped(name) => {
-            let log = match bus {
-                Bus::System => "'journalctl -u vmlockd'",
-                Bus::Session => "'journalctl --user -u vmlockd'",
-            };
-            format!(
-                "vmlockd is not running, and the {word} bus cannot start it: {message}; {log} may show \
-                 the cause"
-            )
-        }
-        Some(name) if is_leaving(name) => {
-            format!("vmlockd on the {word} bus ended before it answered: {message}; try again")
-        }
-        _ if message.is_empty() => name,
-        _ => clock::localized(&in_options(&message)),
-    }
-}
-
-/// How to start the service of a bus.
-fn start(bus: Bus, has_systemd: bool) -> &'static str {
-    match (bus, has_systemd) {
-        (Bus::System, true) => "start it with 'systemctl start vmlockd'",
-        (Bus::System, false) => "start it with the host's init system, or run 'vmlockd --system'",
-        (Bus::Session, true) => {
-            "start it with 'systemctl --user start vmlockd', or use the host's service with --system"
-        }
-        (Bus::Session, false) => {
-            "start it with 'vmlockd --session', or use the host's service with --system"
-        }
-    }
-}
-
-/// Whether systemd manages the services of a bus, as `sd_booted(3)` and systemd's user instance show.
-fn has_systemd(bus: Bus) -> bool {
-    match bus {
-        Bus::System => Path::new("/run/systemd/system").is_dir(),
-        Bus::Session => std::env::var_os("XDG_RUNTIME_DIR")
-            .is_some_and(|runtime| Path::new(&runtime).join("systemd").is_dir()),
-    }
-}
-
-/// What precedes the holders of a disk in a refusal of authorization.
-const AUTHORIZE: [&str; 2] =
-    ["have an administrator authorize you; ", "only root can use this service; "];
-
-/// How the service advises to break locks.
-const FORCE: &str = "set 'force' to break it";
-
-/// Puts what the service says of options of the D-Bus API into this tool's own options.
-fn in_options(message: &str) -> String {
-    // "lock 7 belongs to …"
-    let number = message.strip_prefix("lock ").and_then(|rest| rest.split(' ').next());
-    let number = number.filter(|word| word.bytes().all(|byte| byte.is_ascii_digit()));
-    let number = number.unwrap_or("LOCK");
-    // After 'release', an owner that no process keeps alive would be left over.
-    let release = if message.contains("which no process keeps alive") {
-        format!("'vmlockctl unlock --force {number}' unlocks it")
-    } else {
-        format!("'vmlockctl release --force {number}' breaks it")
-    };
-    message
-        .replace(FORCE, &release)
-        .replace("and 'in-use' was not said", "and --in-use was not given")
 }
 
 #[cfg(test)]

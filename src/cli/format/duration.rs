@@ -1,8 +1,8 @@
-//! Spans of time as systemd spells them: `90s`, `5min`, `2h 30min`.
+//! Durations in the syntax of systemd.time(7): `90s`, `5min`, `2h 30min`.
 
 use std::time::Duration;
 
-/// What a number can be followed by, and how many microseconds that is.
+/// The names of each unit, and its length in microseconds.
 const UNITS: [(&[&str], u64); 8] = [
     (&["us", "usec", "µs"], 1),
     (&["ms", "msec"], 1_000),
@@ -17,20 +17,24 @@ const UNITS: [(&[&str], u64); 8] = [
 const SECOND: u64 = 1_000_000;
 const DAY: u64 = 24 * 3600 * SECOND;
 
-/// How long something may take.
+/// A limit on the duration of a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Span {
-    /// So long, and no longer.
+pub(crate) enum TimeLimit {
+    /// The wait times out after this duration.
     For(Duration),
-    /// For as long as it takes.
-    Ever,
+    /// The wait has no timeout.
+    Unlimited,
 }
 
-impl Span {
-    /// Reads it.
+impl TimeLimit {
+    /// Parses a duration or `infinity`.
+    ///
+    /// # Errors
+    ///
+    /// The reason, for the command line.
     pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
         if text.trim() == "infinity" {
-            return Ok(Self::Ever);
+            return Ok(Self::Unlimited);
         }
         let mut rest = text.trim();
         let mut sum = 0_u64;
@@ -38,7 +42,7 @@ impl Span {
             return Err("the duration has no number");
         }
         while !rest.is_empty() {
-            let (part, after) = part(rest)?;
+            let (part, after) = parse_part(rest)?;
             sum =
                 sum.checked_add(part).ok_or("the duration is too long; 'infinity' has no limit")?;
             rest = after;
@@ -47,8 +51,8 @@ impl Span {
     }
 }
 
-/// A number with its unit, in microseconds, and what follows.
-fn part(text: &str) -> Result<(u64, &str), &'static str> {
+/// Parses a number with its unit. Returns it in microseconds, and the rest of the text.
+fn parse_part(text: &str) -> Result<(u64, &str), &'static str> {
     let digits = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (whole, rest) = text.split_at(digits(text));
     if whole.is_empty() {
@@ -74,9 +78,9 @@ fn part(text: &str) -> Result<(u64, &str), &'static str> {
     Ok((sum, rest.trim_start()))
 }
 
-/// A span for people, to the second.
-pub(crate) fn told(span: Duration) -> String {
-    let seconds = span.as_secs();
+/// Formats an elapsed time, to the second.
+pub(crate) fn format_elapsed(elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs();
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, s) => format!("{s} s"),
         (0, min, s) => format!("{min} min {s} s"),
@@ -89,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_are_read() {
+    fn durations_are_parsed() {
         for (text, micros) in [
             ("0", 0),
             ("90", 90 * SECOND),
@@ -104,28 +108,32 @@ mod tests {
             ("7us", 7),
             ("1w", 7 * DAY),
         ] {
-            assert_eq!(Span::parse(text), Ok(Span::For(Duration::from_micros(micros))), "{text}");
+            assert_eq!(
+                TimeLimit::parse(text),
+                Ok(TimeLimit::For(Duration::from_micros(micros))),
+                "{text}"
+            );
         }
-        assert_eq!(Span::parse("infinity"), Ok(Span::Ever));
+        assert_eq!(TimeLimit::parse("infinity"), Ok(TimeLimit::Unlimited));
     }
 
     #[test]
-    fn what_is_no_span() {
+    fn invalid_durations_are_refused() {
         for text in
             ["", " ", "s", "-1", "1x", "1 2h 3", "1,5s", ".5", "never", "18446744073709551615y"]
         {
-            let parsed = Span::parse(text);
-            // Two numbers are two parts; the first without a unit counts seconds.
+            let parsed = TimeLimit::parse(text);
+            // Two numbers are two parts; the first one has no unit, which means seconds.
             assert_eq!(parsed.is_ok(), text == "1 2h 3", "{text}: {parsed:?}");
         }
-        assert!(Span::parse("99999999999999999999").is_err());
-        assert!(Span::parse("584542y 5000y").is_err());
+        assert!(TimeLimit::parse("99999999999999999999").is_err());
+        assert!(TimeLimit::parse("584542y 5000y").is_err());
     }
 
     #[test]
-    fn spans_are_told() {
+    fn elapsed_times_are_formatted() {
         for (seconds, text) in [(0, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (7325, "2 h 2 min")] {
-            assert_eq!(told(Duration::from_secs(seconds)), text);
+            assert_eq!(format_elapsed(Duration::from_secs(seconds)), text);
         }
     }
 }

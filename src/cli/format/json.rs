@@ -1,31 +1,31 @@
-//! Values of the bus as JSON: the same keys, names and numbers.
+//! Converts D-Bus values to JSON, with the same keys, names and numbers.
 
 use serde_json::{Map, Value};
 use zbus::Variant;
 
 use crate::client::Row;
 
-/// The largest number that every reader of JSON has exactly: many read numbers as doubles.
+/// The largest integer that every JSON parser represents exactly: many parse numbers as doubles.
 const EXACT: u64 = (1 << 53) - 1;
 
-/// A dictionary as an object.
+/// Converts a dictionary to an object.
 pub(crate) fn object(row: &Row) -> Value {
-    Value::Object(row.iter().map(|(key, value)| (key.clone(), value_of(value))).collect())
+    Value::Object(row.iter().map(|(key, value)| (key.clone(), to_value(value))).collect())
 }
 
-/// Dictionaries as an array of objects.
+/// Converts dictionaries to an array of objects.
 pub(crate) fn objects(rows: &[Row]) -> Value {
     rows.iter().map(object).collect()
 }
 
-/// A document as it is printed.
+/// Formats a document for standard output.
 pub(crate) fn document(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
-/// Any value. A number above [`EXACT`], which on the bus means that there is no limit, is `null`. The
-/// service sends no descriptors in dictionaries; one would be `null`.
-pub(crate) fn value_of(value: &Variant<'_>) -> Value {
+/// Converts any value. A number above [`EXACT`], which means "no limit" on D-Bus, becomes `null`. So does a
+/// descriptor; the service sends none in dictionaries.
+pub(crate) fn to_value(value: &Variant<'_>) -> Value {
     match value {
         Variant::U8(n) => (*n).into(),
         Variant::Bool(b) => (*b).into(),
@@ -51,18 +51,18 @@ pub(crate) fn value_of(value: &Variant<'_>) -> Value {
         Variant::Str(text) => text.as_str().into(),
         Variant::Signature(signature) => signature.to_string().into(),
         Variant::ObjectPath(path) => path.as_str().into(),
-        Variant::Variant(value) => value_of(value),
-        Variant::Array(array) => array.inner().iter().map(value_of).collect(),
+        Variant::Variant(value) => to_value(value),
+        Variant::Array(array) => array.inner().iter().map(to_value).collect(),
         Variant::Dict(dict) => {
-            let entry = |(key, value)| (plain(key), value_of(value));
+            let entry = |(key, value)| (plain(key), to_value(value));
             Value::Object(dict.iter().map(entry).collect::<Map<_, _>>())
         }
-        Variant::Structure(fields) => fields.fields().iter().map(value_of).collect(),
+        Variant::Structure(fields) => fields.fields().iter().map(to_value).collect(),
         Variant::Fd(_) => Value::Null,
     }
 }
 
-/// Any value as a person reads it.
+/// Formats any value as text.
 pub(crate) fn plain(value: &Variant<'_>) -> String {
     let list = |values: &[Variant<'_>], between: &str| {
         values.iter().map(plain).collect::<Vec<_>>().join(between)
@@ -73,7 +73,7 @@ pub(crate) fn plain(value: &Variant<'_>) -> String {
         Variant::Array(array) => list(array.inner(), ", "),
         Variant::Structure(fields) => list(fields.fields(), " "),
         Variant::Variant(value) => plain(value),
-        value => match value_of(value) {
+        value => match to_value(value) {
             Value::Null => "no limit".to_owned(),
             Value::String(text) => text,
             value => value.to_string(),
@@ -99,12 +99,12 @@ mod tests {
             (Variant::from(vec!["a", "b"]), r#"["a","b"]"#, "a, b"),
             (Variant::from(vec![("a", "shared")]), r#"[["a","shared"]]"#, "a shared"),
         ] {
-            assert_eq!((value_of(&value).to_string(), plain(&value)), (json.into(), text.into()));
+            assert_eq!((to_value(&value).to_string(), plain(&value)), (json.into(), text.into()));
         }
     }
 
     #[test]
-    fn nothing_is_an_empty_array() {
+    fn an_empty_list_is_an_empty_array() {
         assert_eq!(document(&objects(&[])), "[]\n");
     }
 }

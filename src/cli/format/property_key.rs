@@ -1,7 +1,7 @@
-//! The keys of JSON: the names of D-Bus properties in the spelling of the keys of `ListLocks`.
+//! JSON keys for D-Bus properties, in the spelling of the keys of `ListLocks`.
 
-/// Returns the key for a property: `SinceUSec` is `since-usec`, `UUID` is `uuid`.
-pub(crate) fn of_property(name: &str) -> String {
+/// Returns the key for a property: `since-usec` for `SinceUSec`, `uuid` for `UUID`.
+pub(crate) fn key_for(name: &str) -> String {
     let letters: Vec<char> = name.replace("USec", "Usec").chars().collect();
     let mut key = String::new();
     for (n, letter) in letters.iter().enumerate() {
@@ -35,7 +35,7 @@ mod tests {
             ("LockFile", "lock-file"),
             ("NLocks", "n-locks"),
         ] {
-            assert_eq!(of_property(name), key);
+            assert_eq!(key_for(name), key);
         }
     }
 }

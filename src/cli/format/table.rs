@@ -1,39 +1,40 @@
-//! Columns, no wider than what is in them.
+//! Tables and lists of pairs, with columns as wide as their longest cell.
 
 use std::fmt;
 
-use crate::cli::format::colour;
 use crate::cli::format::width::{pad_left, pad_right, width};
+use crate::cli::format::{colour, row};
+use crate::client::Row;
 use crate::lock::printable::shown;
 
-/// To which side a column's text leans.
+/// The alignment of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lean {
-    /// Text.
+pub(crate) enum Alignment {
+    /// For text.
     Left,
-    /// Numbers.
+    /// For numbers.
     Right,
 }
 
-/// The heading of the column whose words are coloured where something is wrong.
+/// The heading of the column whose words are coloured.
 const STATE: &str = "STATE";
-/// The property whose value is coloured where something is wrong.
+/// The name of the pair whose value is coloured.
 const LOST: &str = "lost";
 
-/// A table with a heading. A column in which nothing stands is not shown.
+/// A table with a heading. An empty column is not printed.
 #[derive(Debug)]
 pub(crate) struct Table<const N: usize> {
-    columns: [(&'static str, Lean); N],
+    columns: [(&'static str, Alignment); N],
     rows: Vec<[String; N]>,
 }
 
 impl<const N: usize> Table<N> {
-    /// An empty one.
-    pub(crate) fn new(columns: [(&'static str, Lean); N]) -> Self {
+    /// Creates a table without rows.
+    pub(crate) fn new(columns: [(&'static str, Alignment); N]) -> Self {
         Self { columns, rows: Vec::new() }
     }
 
-    /// Adds a row; what could play with the terminal is escaped.
+    /// Adds a row. Characters that could control the terminal are escaped.
     pub(crate) fn push(&mut self, row: [String; N]) {
         self.rows.push(row.map(|cell| shown(&cell)));
     }
@@ -41,7 +42,7 @@ impl<const N: usize> Table<N> {
 
 impl<const N: usize> fmt::Display for Table<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.write(f, colour::wanted())
+        self.write(f, colour::is_enabled())
     }
 }
 
@@ -58,12 +59,13 @@ impl<const N: usize> Table<N> {
             let cells = row.iter().zip(widths).zip(self.columns).zip(filled);
             let line: String = cells
                 .filter_map(|(cell, filled)| filled.then_some(cell))
-                .map(|((cell, width), (name, lean))| {
-                    let cell = match lean {
-                        Lean::Left => pad_right(cell, width),
-                        Lean::Right => pad_left(cell, width),
+                .map(|((cell, width), (name, alignment))| {
+                    let cell = match alignment {
+                        Alignment::Left => pad_right(cell, width),
+                        Alignment::Right => pad_left(cell, width),
                     };
-                    let cell = if coloured && name == STATE { colour::word(&cell) } else { cell };
+                    let cell =
+                        if coloured && name == STATE { colour::colour_word(&cell) } else { cell };
                     cell + "  "
                 })
                 .collect();
@@ -73,12 +75,26 @@ impl<const N: usize> Table<N> {
     }
 }
 
-/// Names and values, one pair a line, the values below each other.
+/// Creates a table of locks. The column of numbers is not printed for locks that have none.
+pub(crate) fn lock_table(locks: &[Row]) -> Table<3> {
+    let mut table = Table::new([
+        ("LOCK", Alignment::Right),
+        ("MODE", Alignment::Left),
+        ("RESOURCE", Alignment::Left),
+    ]);
+    for lock in locks {
+        let word = |key| row::text(lock, key).to_owned();
+        table.push([row::lock_number(lock), word("mode"), word("resource")]);
+    }
+    table
+}
+
+/// Formats names and values, one pair a line, with aligned values.
 pub(crate) fn pairs(pairs: &[(String, String)]) -> String {
     let column = pairs.iter().map(|(name, _)| width(name) + 1).max().unwrap_or_default();
     let line = |(name, value): &(String, String)| {
         let value = shown(value);
-        let value = if name == LOST { colour::first_word(&value) } else { value };
+        let value = if name == LOST { colour::colour_first_word(&value) } else { value };
         let line = format!("{} {value}", pad_right(&format!("{}:", shown(name)), column));
         format!("{}\n", line.trim_end())
     };
@@ -90,9 +106,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_stand_below_each_other() {
-        let mut table =
-            Table::new([("LOCK", Lean::Right), ("RESOURCE", Lean::Left), ("VM", Lean::Left)]);
+    fn columns_are_aligned() {
+        let mut table = Table::new([
+            ("LOCK", Alignment::Right),
+            ("RESOURCE", Alignment::Left),
+            ("VM", Alignment::Left),
+        ]);
         table.push(["3".into(), "/srv/a.qcow2".into(), "wéb1".into()]);
         table.push(["12345".into(), "/b".into(), "x\u{1b}[2J\ny".into()]);
         assert_eq!(
@@ -105,7 +124,7 @@ mod tests {
 
     #[test]
     fn wide_and_combining_characters_are_aligned() {
-        let mut table = Table::new([("VM", Lean::Left), ("PID", Lean::Right)]);
+        let mut table = Table::new([("VM", Alignment::Left), ("PID", Alignment::Right)]);
         for name in ["仮想機", "e\u{301}", "web1🦀"] {
             table.push([name.into(), "7".into()]);
         }
@@ -114,8 +133,8 @@ mod tests {
     }
 
     #[test]
-    fn states_are_coloured_where_that_is_wanted() {
-        let mut table = Table::new([("STATE", Lean::Left), ("VM", Lean::Left)]);
+    fn states_are_coloured() {
+        let mut table = Table::new([("STATE", Alignment::Left), ("VM", Alignment::Left)]);
         table.push(["LOST".into(), "LOST".into()]);
         let mut text = String::new();
         table.write(&mut text, true).unwrap();
@@ -124,8 +143,8 @@ mod tests {
     }
 
     #[test]
-    fn a_column_that_says_nothing_is_not_there() {
-        let mut table = Table::new([("LOCK", Lean::Right), ("STATE", Lean::Left)]);
+    fn an_empty_column_is_not_printed() {
+        let mut table = Table::new([("LOCK", Alignment::Right), ("STATE", Alignment::Left)]);
         table.push(["1".into(), String::new()]);
         assert_eq!(table.to_string(), "LOCK\n   1\n");
         table.push(["2".into(), "LOST".into()]);
@@ -133,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs_stand_below_each_other() {
+    fn pairs_are_aligned() {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(
             pairs(&[pair("Name", "web1"), pair("SinceUSec", "14:03"), pair("Locks", "")]),

@@ -1,27 +1,27 @@
-//! The display width of text, in terminal columns: wide characters (CJK, emoji) take two, combining
+//! The display width of text, in terminal columns: wide characters (CJK, emoji) occupy two, combining
 //! characters none.
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// Stands for what was cut.
+/// Replaces the part that was cut.
 const ELLIPSIS: &str = "…";
 
-/// Returns how many columns a text takes. Control characters have to be escaped before.
+/// Returns the number of columns that a text occupies. Control characters must have been escaped.
 pub(crate) fn width(text: &str) -> usize {
     text.width()
 }
 
-/// Fills a text up with spaces, on the right.
+/// Pads a text with spaces on the right.
 pub(crate) fn pad_right(text: &str, columns: usize) -> String {
     format!("{text}{:1$}", "", columns.saturating_sub(width(text)))
 }
 
-/// Fills a text up with spaces, on the left.
+/// Pads a text with spaces on the left.
 pub(crate) fn pad_left(text: &str, columns: usize) -> String {
     format!("{:1$}{text}", "", columns.saturating_sub(width(text)))
 }
 
-/// Cuts the end of a text that is wider than this.
+/// Cuts the end of a text that is wider than `columns`.
 pub(crate) fn cut_end(text: &str, columns: usize) -> String {
     match columns {
         _ if width(text) <= columns => text.to_owned(),
@@ -30,8 +30,8 @@ pub(crate) fn cut_end(text: &str, columns: usize) -> String {
     }
 }
 
-/// Cuts the middle of a text that is wider than this. Two thirds of what remains are its end, since
-/// the end of a path tells more than its beginning.
+/// Cuts the middle of a text that is wider than `columns`. The end keeps two thirds of the room, since
+/// the end of a path is more specific than its beginning.
 pub(crate) fn cut_middle(text: &str, columns: usize) -> String {
     if width(text) <= columns {
         return text.to_owned();
@@ -41,14 +41,15 @@ pub(crate) fn cut_middle(text: &str, columns: usize) -> String {
     format!("{head}{ELLIPSIS}{}", tail(text, room - width(head)))
 }
 
-/// The longest beginning that fits, with the combining characters of its last character.
+/// Returns the longest prefix that fits, with the combining characters of its last character.
 fn head(text: &str, columns: usize) -> &str {
     let ends = text.char_indices().map(|(at, c)| at + c.len_utf8());
     let fitting = ends.take_while(|end| width(&text[..*end]) <= columns);
     &text[..fitting.last().unwrap_or_default()]
 }
 
-/// The longest end that fits. It does not begin with a combining character, whose base is cut.
+/// Returns the longest suffix that fits. It does not begin with a combining character, whose base would
+/// be cut.
 fn tail(text: &str, columns: usize) -> &str {
     let begins = text.char_indices().rev().filter(|(_, c)| c.width() != Some(0));
     let fitting = begins.take_while(|(at, _)| width(&text[*at..]) <= columns);
@@ -71,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_text_is_no_wider_than_its_room() {
+    fn cut_text_fits() {
         for text in ["/srv/vm/web1.qcow2", "/srv/仮想機/ディスク.qcow2", "e\u{301}e\u{301}e\u{301}"]
         {
             for columns in 0..=width(text) {

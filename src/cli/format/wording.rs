@@ -1,12 +1,12 @@
-//! Fitting what is said about a disk and its holder into one line.
+//! Fits a message about a disk and its holder into one line of a terminal.
 
 use crate::cli::format::width::{cut_end, cut_middle, width};
 use crate::lock::printable::shown;
 
-/// How much of a path stays readable; where there is less room for it, a shorter wording is used.
+/// The minimum width of a path. If less room is left, a shorter wording is used.
 const PATH_MIN: usize = 16;
 
-/// One way to say it: words, a path, and words after it.
+/// One wording of a message: text, a path, and text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wording {
     before: String,
@@ -15,18 +15,19 @@ pub(crate) struct Wording {
 }
 
 impl Wording {
-    /// Escapes what could play with the terminal.
+    /// Creates a wording. Characters that could control the terminal are escaped.
     pub(crate) fn new(before: &str, path: &str, after: &str) -> Self {
         Self { before: shown(before), path: shown(path), after: shown(after) }
     }
 
-    /// All of it.
+    /// Returns the whole text.
     pub(crate) fn full(&self) -> String {
         format!("{}{}{}", self.before, self.path, self.after)
     }
 
-    /// With the path cut to what remains of these columns; `None` where that is too little.
-    fn fitted(&self, columns: usize) -> Option<String> {
+    /// Returns the text with the path cut so that it fits into `columns`; `None` if too little of the path
+    /// would be left.
+    fn fit(&self, columns: usize) -> Option<String> {
         let Self { before, path, after } = self;
         let room = columns.checked_sub(width(before) + width(after))?;
         let is_enough = room >= PATH_MIN.min(width(path));
@@ -34,13 +35,12 @@ impl Wording {
     }
 }
 
-/// Returns a line of at most so many columns, which ends with `end`: the first of the wordings that
-/// has room for it. They go from the longest to the shortest. Where even the last one has no room, its
-/// end is cut.
-pub(crate) fn fitted(wordings: &[Wording], end: &str, columns: usize) -> String {
+/// Returns a line of at most `columns` columns that ends with `end`: the first of the wordings that fits. The
+/// wordings are sorted from the longest to the shortest. If the last one does not fit, its end is cut.
+pub(crate) fn fit_line(wordings: &[Wording], end: &str, columns: usize) -> String {
     let end = shown(end);
     let room = columns.saturating_sub(width(&end));
-    let text = wordings.iter().find_map(|wording| wording.fitted(room));
+    let text = wordings.iter().find_map(|wording| wording.fit(room));
     let text = text
         .unwrap_or_else(|| cut_end(&wordings.last().map(Wording::full).unwrap_or_default(), room));
     cut_end(&format!("{text}{end}"), columns)
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn the_path_is_cut_first_and_then_less_is_said() {
+    fn the_path_is_cut_before_a_shorter_wording_is_used() {
         let wordings = wordings("/srv/images/production/web1.qcow2");
         for (columns, line) in [
             (
@@ -74,17 +74,17 @@ mod tests {
             (4, " — …"),
             (0, ""),
         ] {
-            let text = fitted(&wordings, " — 3 s", columns);
+            let text = fit_line(&wordings, " — 3 s", columns);
             assert!(width(&text) <= columns, "{text:?} in {columns}");
             assert_eq!(text, line);
         }
     }
 
     #[test]
-    fn wide_characters_count_twice() {
-        let line = fitted(&wordings(&"/仮想機".repeat(9)), " — 3 s", 59);
+    fn wide_characters_occupy_two_columns() {
+        let line = fit_line(&wordings(&"/仮想機".repeat(9)), " — 3 s", 59);
         assert!(line.contains("VM \"web1\"") && width(&line) <= 59, "{line:?}");
-        let line = fitted(&[Wording::new("a\x1b[2J", "b\n", "")], "", 20);
+        let line = fit_line(&[Wording::new("a\x1b[2J", "b\n", "")], "", 20);
         assert_eq!(line, "a\\u{1b}[2Jb\\n");
     }
 }

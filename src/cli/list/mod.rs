@@ -1,4 +1,7 @@
-//! `list`: the locks of all owners, or some of them.
+//! `list`: prints the locks of all owners, or some of them.
+//!
+//! [`owners`] and [`waiting`] are the commands of the same names, and [`watch`] is the option `--watch` of all
+//! three.
 
 pub(crate) mod owners;
 pub(crate) mod waiting;
@@ -11,17 +14,16 @@ use std::ffi::OsString;
 use clap::Args;
 use nix::unistd::User;
 
-use crate::cli::commands::suspend::suspended_locks;
-use crate::cli::connection::Link;
+use crate::cli::connection::ServiceConnection;
 use crate::cli::error::Error;
-use crate::cli::error::exit_code::Code;
+use crate::cli::error::exit::Exit;
 use crate::cli::format::json;
 use crate::cli::format::row;
-use crate::cli::format::table::{Lean, Table};
-use crate::cli::list::watch::{Page, Watch};
+use crate::cli::format::table::{Alignment, Table};
+use crate::cli::list::watch::{Page, WatchOption};
 use crate::cli::target::lookup;
 use crate::cli::target::{self, Target};
-use crate::cli::terminal::output::Form;
+use crate::cli::terminal::output::OutputFormat;
 use crate::client::{Row, lists};
 use crate::lock::printable::shown;
 
@@ -37,24 +39,24 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "OWNER|LOCK|PATH")]
     owner: Option<OsString>,
     /// List only locks of this user, given by name or number
-    #[arg(long, value_name = "USER", value_parser = user)]
+    #[arg(long, value_name = "USER", value_parser = parse_user)]
     user: Option<u32>,
     /// Disks, locks or owners
     #[arg(value_name = "PATH|LOCK|OWNER")]
     targets: Vec<OsString>,
     #[command(flatten)]
-    watch: Watch,
+    watch: WatchOption,
 }
 
-/// The number of a user.
-fn user(text: &str) -> Result<u32, String> {
+/// Parses a user, given by name or number.
+fn parse_user(text: &str) -> Result<u32, String> {
     if let Ok(Some(user)) = User::from_name(text) {
         return Ok(user.uid.as_raw());
     }
     text.parse().map_err(|_| "there is no such user".to_owned())
 }
 
-/// Which locks to list.
+/// The filter of the list.
 #[derive(Debug)]
 pub(crate) struct Filter {
     owner: Option<Target>,
@@ -63,12 +65,12 @@ pub(crate) struct Filter {
 }
 
 impl Arguments {
-    /// Whether the list is printed again when it changes.
+    /// Whether the list is printed again after each change.
     pub(crate) fn watches(&self) -> bool {
         self.watch.is_wanted()
     }
 
-    /// Reads the arguments.
+    /// Parses the targets.
     pub(crate) fn filter(self) -> Result<Filter, Error> {
         let targets = self.targets.into_iter().map(Target::parse).collect::<Result<_, _>>()?;
         let owner = self.owner.map(Target::parse).transpose()?;
@@ -77,18 +79,18 @@ impl Arguments {
 }
 
 impl Filter {
-    /// Returns the locks that it lets through, oldest first.
-    pub(crate) async fn locks(&self, link: &Link) -> Result<Vec<Row>, Error> {
+    /// Returns the locks that match, oldest first.
+    pub(crate) async fn locks(&self, service: &ServiceConnection) -> Result<Vec<Row>, Error> {
         let mut owners = Vec::new();
         let names_owner = |target: &Target| matches!(target, Target::Owner(_));
         if self.targets.iter().any(names_owner) {
-            owners = lists::owners(&link.manager().await?).await?;
+            owners = lists::owners(&service.manager().await?).await?;
         }
         let path_of = |text: &str| -> Result<String, Error> {
-            Ok(row::text(lookup::owner(&owners, text, link.uid)?, "owner").to_owned())
+            Ok(row::text(lookup::owner(&owners, text, service.uid)?, "owner").to_owned())
         };
         let owner = match &self.owner {
-            Some(target) => Some(row::text(&target.owner(link).await?, "owner").to_owned()),
+            Some(target) => Some(row::text(&target.owner(service).await?, "owner").to_owned()),
             None => None,
         };
         // Object paths of locks and owners.
@@ -96,17 +98,17 @@ impl Filter {
         for target in &self.targets {
             match target {
                 Target::Lock(number) => {
-                    let lock = target::lock(link, *number).await?;
+                    let lock = target::lock(service, *number).await?;
                     named.insert(row::text(&lock, "lock").to_owned());
                 }
                 Target::Owner(text) => drop(named.insert(path_of(text)?)),
                 Target::Path(path) => {
-                    let holders = lookup::holders(link, path).await?;
+                    let holders = lookup::holders(service, path).await?;
                     named.extend(holders.iter().map(|row| row::text(row, "lock").to_owned()));
                 }
             }
         }
-        let mut locks = link.locks().await?;
+        let mut locks = service.locks().await?;
         locks.retain(|lock| {
             let (path, its) = (row::text(lock, "lock"), row::text(lock, "owner"));
             owner.as_deref().is_none_or(|owner| owner == its)
@@ -116,21 +118,18 @@ impl Filter {
         Ok(locks)
     }
 
-    /// What to print if it lets no lock through.
-    async fn nothing(&self, link: &Link) -> Result<Cow<'static, str>, Error> {
+    /// Returns the text for an empty list.
+    async fn empty_message(&self, service: &ServiceConnection) -> Result<Cow<'static, str>, Error> {
         if self.is_empty() {
             return Ok("no locks".into());
         }
         for target in self.owner.iter().chain(&self.targets) {
             let Target::Owner(_) = target else { continue };
-            let owner = target.owner(link).await?;
+            let owner = target.owner(service).await?;
             if row::text(&owner, "state") == "suspended" {
-                let (name, uuid) = (row::text(&owner, "name"), row::text(&owner, "uuid"));
-                let locks = match suspended_locks(link, &owner).await?.len() {
-                    1 => "1 lock".to_owned(),
-                    count => format!("{count} locks"),
-                };
-                let text = format!("VM \"{name}\" ({uuid}) is suspended; it remembers {locks}");
+                let locks = service.suspended_locks(&owner).await?.len();
+                let locks = row::lock_count(u64::try_from(locks).unwrap_or(u64::MAX));
+                let text = format!("{} is suspended; it remembers {locks}", row::vm(&owner));
                 return Ok(shown(&text).into());
             }
         }
@@ -143,39 +142,45 @@ impl Filter {
 }
 
 /// Prints the locks.
-pub(crate) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Result<Code, Error> {
+pub(crate) async fn perform(
+    service: &ServiceConnection,
+    arguments: Arguments,
+    format: OutputFormat,
+) -> Result<Exit, Error> {
     let watch = arguments.watch;
     let filter = arguments.filter()?;
     let read = async || {
-        let locks = filter.locks(link).await?;
-        Ok(match form {
-            Form::Json => Page::Json(json::objects(&locks)),
-            Form::Text if locks.is_empty() => Page::Nothing(filter.nothing(link).await?),
-            Form::Text => Page::Table(table(&locks).to_string()),
+        let locks = filter.locks(service).await?;
+        Ok(match format {
+            OutputFormat::Json => Page::Json(json::objects(&locks)),
+            OutputFormat::Text if locks.is_empty() => {
+                Page::Empty(filter.empty_message(service).await?)
+            }
+            OutputFormat::Text => Page::Table(table(&locks).to_string()),
         })
     };
-    watch.show(link, read).await
+    watch.print_list(service, read).await
 }
 
 fn table(locks: &[Row]) -> Table<9> {
     let mut table = Table::new([
-        ("LOCK", Lean::Right),
-        ("MODE", Lean::Left),
-        // Printed only if a lock is not in order.
-        ("STATE", Lean::Left),
-        ("RESOURCE", Lean::Left),
-        ("VM", Lean::Left),
-        ("OWNER", Lean::Left),
-        ("USER", Lean::Left),
-        ("PID", Lean::Right),
-        ("SINCE", Lean::Left),
+        ("LOCK", Alignment::Right),
+        ("MODE", Alignment::Left),
+        // Printed only if a lock needs attention.
+        ("STATE", Alignment::Left),
+        ("RESOURCE", Alignment::Left),
+        ("VM", Alignment::Left),
+        ("OWNER", Alignment::Left),
+        ("USER", Alignment::Left),
+        ("PID", Alignment::Right),
+        ("SINCE", Alignment::Left),
     ]);
     for lock in locks {
         let word = |key| row::text(lock, key).to_owned();
         table.push([
             row::lock_number(lock),
             word("mode"),
-            row::trouble(lock).to_owned(),
+            row::lock_state(lock).to_owned(),
             word("resource"),
             word("name"),
             row::short_uuid(lock),
@@ -193,8 +198,8 @@ mod tests {
 
     #[test]
     fn a_user_is_a_name_or_a_number() {
-        assert_eq!(user("root"), Ok(0));
-        assert_eq!(user("65000"), Ok(65000));
-        user("no such user").unwrap_err();
+        assert_eq!(parse_user("root"), Ok(0));
+        assert_eq!(parse_user("65000"), Ok(65000));
+        parse_user("no such user").unwrap_err();
     }
 }

@@ -1,18 +1,18 @@
-//! `waiting`: the requests that wait.
+//! `waiting`: prints the waiting requests.
 
 use std::collections::BTreeSet;
 
 use clap::Args;
 
-use crate::cli::connection::Link;
+use crate::cli::connection::ServiceConnection;
 use crate::cli::error::Error;
-use crate::cli::error::exit_code::Code;
+use crate::cli::error::exit::Exit;
 use crate::cli::format::clock;
 use crate::cli::format::json;
 use crate::cli::format::row;
-use crate::cli::format::table::{Lean, Table};
-use crate::cli::list::watch::{Page, Watch};
-use crate::cli::terminal::output::Form;
+use crate::cli::format::table::{Alignment, Table};
+use crate::cli::list::watch::{Page, WatchOption};
+use crate::cli::terminal::output::OutputFormat;
 use crate::client::{Options, Row, lists};
 
 const AFTER_HELP: &str = "\
@@ -25,40 +25,44 @@ holder: this is seen with the next signal.";
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    watch: Watch,
+    watch: WatchOption,
 }
 
 impl Arguments {
-    /// Whether the list is printed again when it changes.
+    /// Whether the list is printed again after each change.
     pub(crate) fn watches(&self) -> bool {
         self.watch.is_wanted()
     }
 }
 
 /// Prints the waiting requests.
-pub(crate) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Result<Code, Error> {
+pub(crate) async fn perform(
+    service: &ServiceConnection,
+    arguments: Arguments,
+    format: OutputFormat,
+) -> Result<Exit, Error> {
     let read = async || {
-        let waiters = lists::waiting(&link.manager().await?, Options::new()).await?;
-        Ok(match form {
-            Form::Json => Page::Json(json::objects(&waiters)),
-            Form::Text if waiters.is_empty() => Page::Nothing("no requests wait".into()),
-            Form::Text => Page::Table(table(&waiters) + &reservations(&waiters)),
+        let waiters = lists::waiting(&service.manager().await?, Options::new()).await?;
+        Ok(match format {
+            OutputFormat::Json => Page::Json(json::objects(&waiters)),
+            OutputFormat::Text if waiters.is_empty() => Page::Empty("no requests wait".into()),
+            OutputFormat::Text => Page::Table(table(&waiters) + &reservations(&waiters)),
         })
     };
-    arguments.watch.show(link, read).await
+    arguments.watch.print_list(service, read).await
 }
 
-/// A line for each resource, as the service tells of them: in the order in which they are served.
+/// Formats a line for each resource of each request, in the order in which the requests are granted.
 fn table(waiters: &[Row]) -> String {
     let mut table = Table::new([
-        ("PLACE", Lean::Right),
-        ("VM", Lean::Left),
-        ("OWNER", Lean::Left),
-        ("USER", Lean::Left),
-        ("PID", Lean::Right),
-        ("MODE", Lean::Left),
-        ("RESOURCE", Lean::Left),
-        ("SINCE", Lean::Left),
+        ("PLACE", Alignment::Right),
+        ("VM", Alignment::Left),
+        ("OWNER", Alignment::Left),
+        ("USER", Alignment::Left),
+        ("PID", Alignment::Right),
+        ("MODE", Alignment::Left),
+        ("RESOURCE", Alignment::Left),
+        ("SINCE", Alignment::Left),
     ]);
     let tickets: BTreeSet<u64> = waiters.iter().map(ticket).collect();
     for waiter in waiters {
@@ -76,7 +80,7 @@ fn table(waiters: &[Row]) -> String {
     table.to_string()
 }
 
-/// A line for each resource that is reserved for the VM that released it.
+/// Formats a line for each resource that is reserved for the VM that released it.
 fn reservations(waiters: &[Row]) -> String {
     let mut lines = Vec::new();
     for waiter in waiters.iter().filter(|waiter| waiter.contains_key("reserved-for")) {
@@ -99,7 +103,7 @@ fn reservations(waiters: &[Row]) -> String {
     lines.concat()
 }
 
-/// Says which request it is; those that came earlier have lower numbers.
+/// Returns the ticket of the request, which is higher than those of earlier requests.
 fn ticket(waiter: &Row) -> u64 {
     row::number(waiter, "ticket")
 }

@@ -1,7 +1,7 @@
-//! `--watch`: a list is printed again whenever it changes.
+//! The option `--watch`: prints a list again after each change.
 //!
-//! The signals of the service tell that something has changed, and the list is read again then; there is
-//! no polling. Changes that no signal tells of are seen with the next one.
+//! The list is read again after a signal of the service; there is no polling. A change without a signal is
+//! detected with the next signal.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _};
@@ -12,70 +12,74 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 use zbus::MatchRule;
 
-use crate::cli::connection::Link;
+use crate::cli::connection::ServiceConnection;
 use crate::cli::error::Error;
-use crate::cli::error::exit_code::Code;
-use crate::cli::format::json;
-use crate::cli::terminal::output::{inform, print, reader_gone, remark};
+use crate::cli::error::exit::Exit;
+use crate::cli::format::{json, tty};
+use crate::cli::terminal::output::{output_closed, print, print_info, print_presence};
 use crate::cli::terminal::signals::Signals;
-use crate::client::{Event, MANAGER_PATH, Subscription};
+use crate::client::{Bus, Event, MANAGER_PATH, Subscription};
 
-/// How long a change is awaited after the first one: many come together, and cost one list.
-const GATHER: Duration = Duration::from_millis(100);
+/// The delay between the first signal and the next reading of the list, so that a burst of signals causes one
+/// reading.
+const DEBOUNCE: Duration = Duration::from_millis(100);
 
-/// Whether to go on.
+/// The option `--watch`.
 #[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct Watch {
+pub(crate) struct WatchOption {
     /// Print the list again whenever it changes, until Ctrl-C
     #[arg(long)]
     watch: bool,
 }
 
-/// A list, read once.
+/// A list that was read once.
 #[derive(Debug)]
 pub(crate) enum Page {
-    /// For a program.
+    /// JSON, for programs.
     Json(Value),
-    /// For a person.
+    /// A table, for people.
     Table(String),
-    /// For a person, where there is nothing to list: what to say instead.
-    Nothing(Cow<'static, str>),
+    /// The text for people in place of an empty table.
+    Empty(Cow<'static, str>),
 }
 
-impl Watch {
-    /// Whether the list is printed again.
+impl WatchOption {
+    /// Whether the list is printed again after each change.
     pub(crate) fn is_wanted(self) -> bool {
         self.watch
     }
 
-    /// Prints the list that `read` returns: once, or again whenever it changes.
-    pub(crate) async fn show(
+    /// Prints the list that `read` returns: once, or again after each change.
+    pub(crate) async fn print_list(
         self,
-        link: &Link,
+        service: &ServiceConnection,
         read: impl AsyncFn() -> Result<Page, Error>,
-    ) -> Result<Code, Error> {
+    ) -> Result<Exit, Error> {
         if self.watch {
-            return follow(link, read).await;
+            return print_changes(service, read).await;
         }
         match read().await? {
             Page::Json(list) => print(&json::document(&list))?,
             Page::Table(text) => print(&text)?,
-            Page::Nothing(text) => inform(&text),
+            Page::Empty(text) => print_info(&text),
         }
-        Ok(Code::SUCCESS)
+        Ok(Exit::SUCCESS)
     }
 }
 
-/// Prints the list whenever it changes, until a signal or the end of the reader. A service that stops is
-/// awaited.
-async fn follow(link: &Link, read: impl AsyncFn() -> Result<Page, Error>) -> Result<Code, Error> {
+/// Prints the list after each change, until a signal arrives or the reader closes the pipe. If the service
+/// stops, waits until it runs again.
+async fn print_changes(
+    service: &ServiceConnection,
+    read: impl AsyncFn() -> Result<Page, Error>,
+) -> Result<Exit, Error> {
     let mut signals = Signals::catch()?;
     let rule = MatchRule::builder().path_namespace(MANAGER_PATH);
-    let mut events = Subscription::new(link.bus().await?, rule).await?;
-    let gone = reader_gone();
-    tokio::pin!(gone);
+    let mut events = Subscription::new(service.bus_connection().await?, rule).await?;
+    let closed = output_closed();
+    tokio::pin!(closed);
     let mut screen = Screen::new();
-    // When the list is read next. `None`: at the next event.
+    // The time of the next reading; `None` until the next event.
     let mut due = Some(Instant::now());
     loop {
         let read_again = async {
@@ -86,74 +90,73 @@ async fn follow(link: &Link, read: impl AsyncFn() -> Result<Page, Error>) -> Res
         };
         tokio::select! {
             biased;
-            _ = signals.next() => return Ok(Code::SUCCESS),
-            () = &mut gone => return Ok(Code::SUCCESS),
+            _ = signals.next() => return Ok(Exit::SUCCESS),
+            () = &mut closed => return Ok(Exit::SUCCESS),
             () = read_again => {
                 due = None;
                 let page = tokio::select! {
                     biased;
-                    _ = signals.next() => return Ok(Code::SUCCESS),
+                    _ = signals.next() => return Ok(Exit::SUCCESS),
                     page = read() => page,
                 };
                 match page {
-                    Ok(page) => screen.show(&page)?,
-                    // What comes next is the end of the connection, or of the name's owner.
-                    Err(error) if error.is_absence() => screen.remark(link, false),
+                    Ok(page) => screen.print(&page)?,
+                    // The next event is the end of the connection, or a change of the name's owner.
+                    Err(error) if error.is_unavailable() => screen.print_presence(service.bus, false),
                     Err(error) => return Err(error),
                 }
             }
-            event = events.next() => match event.ok_or(Error::Lost)? {
-                Event::Signal(_) => due = due.or_else(|| Some(Instant::now() + GATHER)),
+            event = events.next() => match event.ok_or(Error::ConnectionLost)? {
+                Event::Signal(_) => due = due.or_else(|| Some(Instant::now() + DEBOUNCE)),
                 Event::Owner(None) => {
                     due = None;
-                    screen.remark(link, false);
+                    screen.print_presence(service.bus, false);
                 }
                 Event::Owner(Some(_)) => {
                     due = Some(Instant::now());
-                    screen.remark(link, true);
+                    screen.print_presence(service.bus, true);
                 }
             },
         }
     }
 }
 
-/// Where the lists are printed.
+/// The output of the lists.
 #[derive(Debug)]
 struct Screen {
-    /// Whether a list takes the place of the one before: standard output is a terminal.
+    /// Whether a list replaces the previous one on the terminal.
     redraws: bool,
-    /// How many lines of the last list are on the terminal.
+    /// The number of lines of the last list on the terminal.
     lines: usize,
-    /// What was printed last.
+    /// The last list.
     last: Option<String>,
-    /// Whether the service was running when this was last remarked.
-    is_there: bool,
+    /// Whether the service was running, according to the last message or list.
+    is_running: bool,
 }
 
 impl Screen {
     fn new() -> Self {
-        let knows = std::env::var_os("TERM").is_none_or(|kind| kind != "dumb");
-        let redraws = io::stdout().is_terminal() && knows;
-        Self { redraws, lines: 0, last: None, is_there: true }
+        let redraws = io::stdout().is_terminal() && tty::is_smart();
+        Self { redraws, lines: 0, last: None, is_running: true }
     }
 
-    /// Prints a list, if it is another one than the last.
-    fn show(&mut self, page: &Page) -> Result<(), Error> {
+    /// Prints a list, unless it is the same as the last one.
+    fn print(&mut self, page: &Page) -> Result<(), Error> {
         let text = match page {
             Page::Json(list) => format!("{list}\n"),
             Page::Table(text) => text.clone(),
-            Page::Nothing(text) => format!("{text}\n"),
+            Page::Empty(text) => format!("{text}\n"),
         };
-        self.is_there = true;
+        self.is_running = true;
         if self.last.as_ref() == Some(&text) {
             return Ok(());
         }
         if self.redraws && !matches!(page, Page::Json(_)) {
-            let (drawn, lines) = redrawn(&text, self.lines, height());
+            let (drawn, lines) = redraw(&text, self.lines, height());
             print(&drawn)?;
             self.lines = lines;
         } else {
-            // An empty line ends a list; a list for a program is a line.
+            // A table ends with an empty line; a list in JSON is one line.
             let end = if matches!(page, Page::Json(_)) { "" } else { "\n" };
             print(&format!("{text}{end}"))?;
         }
@@ -161,31 +164,21 @@ impl Screen {
         Ok(())
     }
 
-    /// Says on standard error that the service has stopped, or runs again.
-    fn remark(&mut self, link: &Link, is_there: bool) {
-        if std::mem::replace(&mut self.is_there, is_there) == is_there {
+    /// Prints to standard error that the service has stopped, or runs again.
+    fn print_presence(&mut self, bus: Bus, is_running: bool) {
+        if std::mem::replace(&mut self.is_running, is_running) == is_running {
             return;
         }
-        // The next list is printed below the remark.
+        // The next list is printed below the message.
         self.lines = 0;
         self.last = None;
-        remark_presence(link, is_there);
+        print_presence(bus, is_running);
     }
 }
 
-/// Says on standard error that the service has stopped, or runs again.
-pub(crate) fn remark_presence(link: &Link, is_there: bool) {
-    let bus = link.bus.as_str();
-    remark(&if is_there {
-        format!("vmlockd is running on the {bus} bus again")
-    } else {
-        format!("vmlockd is not running on the {bus} bus; waiting for it")
-    });
-}
-
-/// A list with what puts it into the place of one with so many lines, and how many lines it has then. The
-/// lines that do not fit on the terminal are counted.
-fn redrawn(text: &str, before: usize, height: usize) -> (String, usize) {
+/// Returns the output that replaces a list of `before` lines on the terminal, and its number of lines. Lines that
+/// do not fit on the terminal are counted.
+fn redraw(text: &str, before: usize, height: usize) -> (String, usize) {
     let all = text.lines().count();
     // One line for the cursor.
     let room = height.saturating_sub(1).max(2);
@@ -196,14 +189,14 @@ fn redrawn(text: &str, before: usize, height: usize) -> (String, usize) {
     }
     let up = if before == 0 { String::new() } else { format!("\x1b[{before}A") };
     let count = lines.len();
-    // A line that is too long is cut at the edge, so that it takes one line.
+    // Without line wrapping, each line occupies one row.
     (format!("{up}\r\x1b[J\x1b[?7l{}\n\x1b[?7h", lines.join("\n")), count)
 }
 
-/// How many lines the terminal has.
+/// Returns the number of rows of the terminal.
 fn height() -> usize {
-    let size = rustix::termios::tcgetwinsize(io::stdout());
-    size.map_or(0, |size| usize::from(size.ws_row)).max(3)
+    let (rows, _) = tty::size(io::stdout());
+    rows.max(3)
 }
 
 #[cfg(test)]
@@ -211,16 +204,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_takes_the_place_of_the_one_before() {
-        assert_eq!(redrawn("a\nb\n", 0, 24), ("\r\x1b[J\x1b[?7la\nb\n\x1b[?7h".to_owned(), 2));
-        assert_eq!(redrawn("a\n", 2, 24), ("\x1b[2A\r\x1b[J\x1b[?7la\n\x1b[?7h".to_owned(), 1));
+    fn a_list_replaces_the_previous_one() {
+        assert_eq!(redraw("a\nb\n", 0, 24), ("\r\x1b[J\x1b[?7la\nb\n\x1b[?7h".to_owned(), 2));
+        assert_eq!(redraw("a\n", 2, 24), ("\x1b[2A\r\x1b[J\x1b[?7la\n\x1b[?7h".to_owned(), 1));
     }
 
     #[test]
-    fn what_does_not_fit_is_counted() {
-        let (drawn, lines) = redrawn("a\nb\nc\nd\n", 0, 4);
+    fn lines_that_do_not_fit_are_counted() {
+        let (drawn, lines) = redraw("a\nb\nc\nd\n", 0, 4);
         assert!(drawn.contains("a\nb\n... and 2 more lines\n"), "{drawn:?}");
         assert_eq!(lines, 3);
-        assert_eq!(redrawn("a\nb\nc\n", 0, 4).1, 3);
+        assert_eq!(redraw("a\nb\nc\n", 0, 4).1, 3);
     }
 }

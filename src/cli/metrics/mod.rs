@@ -1,4 +1,4 @@
-//! `metrics`: the service's metrics.
+//! `metrics`: prints the metrics of the service.
 
 mod openmetrics;
 
@@ -10,11 +10,11 @@ use std::process;
 
 use clap::Args;
 
-use crate::cli::connection::Link;
+use crate::cli::connection::ServiceConnection;
 use crate::cli::error::Error;
-use crate::cli::error::exit_code::Code;
+use crate::cli::error::exit::Exit;
 use crate::cli::format::json;
-use crate::cli::terminal::output::{Form, print};
+use crate::cli::terminal::output::{OutputFormat, print};
 use crate::client::Options;
 use crate::lock::printable::shown_path;
 
@@ -37,47 +37,51 @@ pub(crate) struct Arguments {
 }
 
 /// Prints the metrics, or writes them to a file.
-pub(crate) async fn perform(link: &Link, arguments: Arguments, form: Form) -> Result<Code, Error> {
-    let manager = link.manager().await?;
+pub(crate) async fn perform(
+    service: &ServiceConnection,
+    arguments: Arguments,
+    format: OutputFormat,
+) -> Result<Exit, Error> {
+    let manager = service.manager().await?;
     let metrics = manager.get_metrics(Options::new()).await?;
-    let text = match form {
-        Form::Json => json::document(&json::object(&metrics)),
-        Form::Text => openmetrics::text(&metrics, &manager.version().await?),
+    let text = match format {
+        OutputFormat::Json => json::document(&json::object(&metrics)),
+        OutputFormat::Text => openmetrics::text(&metrics, &manager.version().await?),
     };
     match arguments.output {
         None => print(&text)?,
         Some(path) if path.as_os_str() == "-" => print(&text)?,
-        Some(path) => replace(&path, &text)
+        Some(path) => replace_file(&path, &text)
             .map_err(|error| Error::system(&format!("write {}", shown_path(&path)), error))?,
     }
-    Ok(Code::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
-/// Atomically replaces a file by one with this text that all users can read.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
+/// Atomically replaces a file by one with this text that all users may read.
+fn replace_file(path: &Path, text: &str) -> io::Result<()> {
     let Some(name) = path.file_name() else { return Err(io::ErrorKind::IsADirectory.into()) };
-    // Beside it, since only there it can be renamed; hidden, and without the ending by which
-    // collectors know what is for them.
+    // In the same directory, so that it can be renamed; hidden, and without the extension of the files that
+    // the collector reads.
     let mut aside = std::ffi::OsString::from(".");
     aside.push(name);
     aside.push(format!(".{}", process::id()));
     let aside = path.with_file_name(aside);
-    let written = write(&aside, text).and_then(|()| fs::rename(&aside, path));
+    let written = write_file(&aside, text).and_then(|()| fs::rename(&aside, path));
     if written.is_err() {
-        // What was wrong before is what is told.
+        // The first error is the one to report.
         let _ = fs::remove_file(&aside);
     }
     written
 }
 
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    // Left behind by one that was killed, and had the same number.
+fn write_file(path: &Path, text: &str) -> io::Result<()> {
+    // A killed process with the same PID may have left this file.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let mut file = File::options().write(true).create_new(true).mode(0o644).open(path)?;
-    // Whatever the umask of a timer is.
+    // Regardless of the umask.
     file.set_permissions(Permissions::from_mode(0o644))?;
     file.write_all(text.as_bytes())
 }
@@ -93,15 +97,15 @@ mod tests {
         fs::write(&path, "old").unwrap();
         let before = File::open(&path).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-        replace(&path, "new").unwrap();
+        replace_file(&path, "new").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
         assert_eq!(io::read_to_string(before).unwrap(), "old");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         let folder = dir.path().join("folder");
         fs::create_dir(&folder).unwrap();
-        replace(&folder, "new").unwrap_err();
-        replace(Path::new("/"), "new").unwrap_err();
+        replace_file(&folder, "new").unwrap_err();
+        replace_file(Path::new("/"), "new").unwrap_err();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 }

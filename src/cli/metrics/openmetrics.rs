@@ -1,4 +1,4 @@
-//! Numbers as `OpenMetrics` 1.0 has them written; Prometheus's older format reads the same text.
+//! Formats metrics by `OpenMetrics` 1.0. The text is also valid in the older format of Prometheus.
 
 use std::fmt::Write as _;
 
@@ -7,9 +7,9 @@ use zbus::Variant;
 use crate::cli::format::row;
 use crate::client::Row;
 
-/// The kind of a metric.
+/// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum MetricKind {
     /// The current amount.
     Gauge,
     /// A number that only increases.
@@ -20,9 +20,9 @@ enum Kind {
     Histogram,
 }
 
-/// The service's keys, in the order in which they are told. A key of a newer one is left out.
-const NUMBERS: [(&str, Kind, &str); 23] = {
-    use Kind::{Counter, Gauge, Histogram, Time};
+/// The keys of the service's metrics, in the order of the output. Keys of a newer service are not printed.
+const METRICS: [(&str, MetricKind, &str); 23] = {
+    use MetricKind::{Counter, Gauge, Histogram, Time};
     [
         ("since-usec", Time, "The time at which the service was started."),
         ("owners", Gauge, "Owners, which are VMs that may hold locks."),
@@ -56,81 +56,84 @@ const NUMBERS: [(&str, Kind, &str); 23] = {
 
 /// Gauges by their former names, for monitoring that uses these: the name, the key in `GetMetrics`, and
 /// the description.
-const FORMER: [(&str, &str, &str); 1] =
+const DEPRECATED: [(&str, &str, &str); 1] =
     [("requests_stuck", "requests-hung", "The former name of vmlockd_requests_hung.")];
 
-/// All of it.
+/// Formats all metrics.
 pub(crate) fn text(metrics: &Row, version: &str) -> String {
     let mut text = String::new();
-    // A gauge: the older format knows no type for this.
-    head(&mut text, "build_info", "gauge", "The version of the service.");
+    // A gauge, as the older format has no type for this.
+    push_header(&mut text, "build_info", "gauge", "The version of the service.");
     let version = version.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-    say(&mut text, format_args!("vmlockd_build_info{{version=\"{version}\"}} 1"));
-    for (key, kind, help) in NUMBERS {
-        // An older service does not tell.
+    push_line(&mut text, format_args!("vmlockd_build_info{{version=\"{version}\"}} 1"));
+    for (key, kind, help) in METRICS {
+        // An older service does not have this metric.
         if metrics.contains_key(key) {
-            number(&mut text, metrics, key, kind, help);
+            push_metric(&mut text, metrics, key, kind, help);
         }
     }
-    for (name, key, help) in FORMER {
+    for (name, key, help) in DEPRECATED {
         if metrics.contains_key(key) {
-            gauge(&mut text, name, row::number(metrics, key), help);
+            push_gauge(&mut text, name, row::number(metrics, key), help);
         }
     }
     text.push_str("# EOF\n");
     text
 }
 
-fn number(text: &mut String, metrics: &Row, key: &str, kind: Kind, help: &str) {
+/// Appends a metric.
+fn push_metric(text: &mut String, metrics: &Row, key: &str, kind: MetricKind, help: &str) {
     let name = key.replace('-', "_");
     let n = row::number(metrics, key);
     match kind {
-        Kind::Gauge => gauge(text, &name, n, help),
-        Kind::Counter => {
-            head(text, &name, "counter", help);
-            say(text, format_args!("vmlockd_{name}_total {n}"));
+        MetricKind::Gauge => push_gauge(text, &name, n, help),
+        MetricKind::Counter => {
+            push_header(text, &name, "counter", help);
+            push_line(text, format_args!("vmlockd_{name}_total {n}"));
         }
-        Kind::Time => {
+        MetricKind::Time => {
             let name = "start_time_seconds";
-            head(text, name, "gauge", help);
-            say(text, format_args!("vmlockd_{name} {}", seconds(n)));
+            push_header(text, name, "gauge", help);
+            push_line(text, format_args!("vmlockd_{name} {}", seconds(n)));
         }
-        Kind::Histogram => {
+        MetricKind::Histogram => {
             let name = name.replace("_usec", "_seconds");
-            head(text, &name, "histogram", help);
-            for (bound, count) in pairs(metrics, key) {
+            push_header(text, &name, "histogram", help);
+            for (bound, count) in buckets(metrics, key) {
                 let bound = seconds(bound);
-                say(text, format_args!("vmlockd_{name}_bucket{{le=\"{bound}\"}} {count}"));
+                push_line(text, format_args!("vmlockd_{name}_bucket{{le=\"{bound}\"}} {count}"));
             }
             let count = row::number(metrics, &key.replace("-usec", "-count"));
-            say(text, format_args!("vmlockd_{name}_bucket{{le=\"+Inf\"}} {count}"));
+            push_line(text, format_args!("vmlockd_{name}_bucket{{le=\"+Inf\"}} {count}"));
             let sum = seconds(row::number(metrics, &format!("{key}-sum")));
-            say(text, format_args!("vmlockd_{name}_sum {sum}"));
-            say(text, format_args!("vmlockd_{name}_count {count}"));
+            push_line(text, format_args!("vmlockd_{name}_sum {sum}"));
+            push_line(text, format_args!("vmlockd_{name}_count {count}"));
         }
     }
 }
 
-fn gauge(text: &mut String, name: &str, n: u64, help: &str) {
-    head(text, name, "gauge", help);
-    say(text, format_args!("vmlockd_{name} {n}"));
+/// Appends a gauge.
+fn push_gauge(text: &mut String, name: &str, n: u64, help: &str) {
+    push_header(text, name, "gauge", help);
+    push_line(text, format_args!("vmlockd_{name} {n}"));
 }
 
-/// What is said of a metric before its values.
-fn head(text: &mut String, name: &str, kind: &str, help: &str) {
-    say(text, format_args!("# TYPE vmlockd_{name} {kind}"));
+/// Appends the type, unit and description of a metric.
+fn push_header(text: &mut String, name: &str, kind: &str, help: &str) {
+    push_line(text, format_args!("# TYPE vmlockd_{name} {kind}"));
     if name.ends_with("_seconds") {
-        say(text, format_args!("# UNIT vmlockd_{name} seconds"));
+        push_line(text, format_args!("# UNIT vmlockd_{name} seconds"));
     }
-    say(text, format_args!("# HELP vmlockd_{name} {help}"));
+    push_line(text, format_args!("# HELP vmlockd_{name} {help}"));
 }
 
-fn say(text: &mut String, line: std::fmt::Arguments<'_>) {
-    // Writing to a String has no way to fail.
+/// Appends a line.
+fn push_line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    // Writing to a String never fails.
     let _ = writeln!(text, "{line}");
 }
 
-/// Microseconds as seconds, to the last digit; one behind the point at least, as bounds must have.
+/// Formats microseconds as seconds, with at least one decimal place, as required for bounds.
 fn seconds(usec: u64) -> String {
     let digits = format!("{:06}", usec % 1_000_000);
     let digits = digits.trim_end_matches('0');
@@ -138,8 +141,8 @@ fn seconds(usec: u64) -> String {
     format!("{}.{digits}", usec / 1_000_000)
 }
 
-/// Bounds and counts.
-fn pairs(metrics: &Row, key: &str) -> Vec<(u64, u64)> {
+/// Returns the bounds and counts of a histogram.
+fn buckets(metrics: &Row, key: &str) -> Vec<(u64, u64)> {
     let Some(Variant::Array(array)) = metrics.get(key).map(|value| &**value) else {
         return Vec::new();
     };
@@ -160,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seconds_to_the_last_digit() {
+    fn seconds_are_exact() {
         for (usec, text) in
             [(0, "0.0"), (50, "0.00005"), (1_000_000, "1.0"), (12_345_678, "12.345678")]
         {
@@ -169,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_has_what_there_is_and_ends() {
+    fn only_existing_metrics_are_printed() {
         let value = |value: Variant<'static>| OwnedVariant::try_from(value).unwrap();
         let metrics = Row::from([
             ("locks".to_owned(), value(3_u64.into())),

@@ -1,42 +1,42 @@
-//! What is known of owners and locks by their paths, while signals tell of them.
+//! Names of owners and properties of locks by their object paths, kept current by signals.
 
 use std::collections::HashMap;
 
 use zbus::names::MemberName;
 use zbus::{Message, OwnedObjectPath};
 
-use crate::cli::connection::Link;
+use crate::cli::connection::ServiceConnection;
 use crate::cli::error::Error;
 use crate::cli::format::row;
-use crate::cli::list::watch::remark_presence;
+use crate::cli::terminal::output::print_presence;
 use crate::client::{Options, Row, lists};
 use crate::lock::OwnerId;
 use crate::paths;
 
-/// Names of machines, and what locks are on.
+/// The owners and locks of the service.
 #[derive(Debug, Default)]
-pub(crate) struct Known {
-    /// By the paths of owners.
+pub(crate) struct ObjectCache {
+    /// The names of VMs, by the paths of their owners.
     names: HashMap<String, String>,
-    /// By the paths of locks.
-    locks: HashMap<String, Lock>,
+    /// The locks, by their paths.
+    locks: HashMap<String, CachedLock>,
 }
 
-/// What is known of a lock.
+/// The properties of a lock.
 #[derive(Debug)]
-pub(crate) struct Lock {
-    /// Who holds it.
+pub(crate) struct CachedLock {
+    /// The path of its owner.
     pub(crate) owner: OwnedObjectPath,
-    /// What it is on.
+    /// The name of the disk or lease.
     pub(crate) resource: String,
-    /// How it is held.
+    /// The mode.
     pub(crate) mode: String,
 }
 
-impl Known {
-    /// Asks for everything. Where nobody answers there is nothing to be learnt.
-    pub(crate) async fn learn(&mut self, link: &Link) {
-        match ask(link).await {
+impl ObjectCache {
+    /// Reads all owners and locks. Leaves the cache unchanged if the service does not reply.
+    pub(crate) async fn load(&mut self, service: &ServiceConnection) {
+        match read_lists(service).await {
             Ok((owners, locks)) => {
                 let word = |row: &Row, key| row::text(row, key).to_owned();
                 self.names =
@@ -44,20 +44,20 @@ impl Known {
                 let lock = |row: &Row| {
                     let owner = OwnedObjectPath::try_from(row::text(row, "owner")).ok()?;
                     let (resource, mode) = (word(row, "resource"), word(row, "mode"));
-                    Some((word(row, "lock"), Lock { owner, resource, mode }))
+                    Some((word(row, "lock"), CachedLock { owner, resource, mode }))
                 };
                 self.locks = locks.iter().filter_map(lock).collect();
             }
-            Err(error) if error.is_absence() => {
-                remark_presence(link, false);
+            Err(error) if error.is_unavailable() => {
+                print_presence(service.bus, false);
             }
-            // What can't be named is told by its number.
+            // Unknown objects are printed by their numbers.
             Err(_) => {}
         }
     }
 
-    /// Learns from an object that comes, and forgets one that goes.
-    pub(crate) fn follow(&mut self, message: &Message) {
+    /// Updates the cache by a signal about an object that was added, changed or removed.
+    pub(crate) fn update(&mut self, message: &Message) {
         let header = message.header();
         let body = message.body();
         match header.member().map(MemberName::as_str) {
@@ -72,7 +72,7 @@ impl Known {
                 {
                     let word = |key| row::text(lock, key).to_owned();
                     let (resource, mode) = (word("Resource"), word("Mode"));
-                    self.locks.insert(path.to_string(), Lock { owner, resource, mode });
+                    self.locks.insert(path.to_string(), CachedLock { owner, resource, mode });
                 }
             }
             Some("PropertiesChanged") => {
@@ -94,37 +94,38 @@ impl Known {
         }
     }
 
-    /// A machine's name.
+    /// Returns the name of an owner's VM.
     pub(crate) fn name(&self, owner: &OwnedObjectPath) -> Option<&str> {
         self.names.get(owner.as_str()).map(String::as_str)
     }
 
-    /// What to call a machine: by its name, and one that never came to be by its UUID.
-    pub(crate) fn vm(&self, owner: &OwnedObjectPath) -> String {
+    /// Describes a VM by its name, or by its UUID if the name is not known.
+    pub(crate) fn vm_name(&self, owner: &OwnedObjectPath) -> String {
         match self.name(owner) {
             Some(name) => format!("VM \"{name}\""),
             None => format!("VM {}", uuid(owner)),
         }
     }
 
-    /// A lock.
-    pub(crate) fn lock(&self, lock: &OwnedObjectPath) -> Option<&Lock> {
+    /// Returns a lock.
+    pub(crate) fn lock(&self, lock: &OwnedObjectPath) -> Option<&CachedLock> {
         self.locks.get(lock.as_str())
     }
 }
 
-/// The UUID of an owner.
+/// Returns the UUID of an owner.
 pub(crate) fn uuid(owner: &OwnedObjectPath) -> String {
     owner_id(owner).map_or_else(|| owner.to_string(), |id| id.uuid.to_string())
 }
 
-/// What an owner's path says.
+/// Returns the id in the path of an owner.
 pub(crate) fn owner_id(owner: &OwnedObjectPath) -> Option<OwnerId> {
     paths::owner_id(owner)
 }
 
-async fn ask(link: &Link) -> Result<(Vec<Row>, Vec<Row>), Error> {
-    let manager = link.manager().await?;
+/// Reads the lists of owners and locks.
+async fn read_lists(service: &ServiceConnection) -> Result<(Vec<Row>, Vec<Row>), Error> {
+    let manager = service.manager().await?;
     let owners = lists::owners(&manager).await?;
     Ok((owners, lists::locks(&manager, Options::new()).await?))
 }

@@ -1,64 +1,71 @@
 //! `monitor`: prints events of owners and locks as they occur.
+//!
+//! [`event`] parses signals and formats events, and [`cache`] has the names of the owners and locks in them.
 
 mod cache;
 mod event;
 
 use zbus::MatchRule;
 
-use crate::cli::connection::Link;
+use crate::cli::connection::ServiceConnection;
 use crate::cli::error::Error;
-use crate::cli::error::exit_code::Code;
+use crate::cli::error::exit::Exit;
 use crate::cli::format::clock;
 use crate::cli::format::colour;
-use crate::cli::list::watch::remark_presence;
-use crate::cli::monitor::cache::Known;
-use crate::cli::monitor::event::News;
-use crate::cli::terminal::output::{Form, print, reader_gone, remark};
+use crate::cli::monitor::cache::ObjectCache;
+use crate::cli::monitor::event::{EventKind, MonitorEvent};
+use crate::cli::terminal::output::{
+    OutputFormat, output_closed, print, print_notice, print_presence,
+};
 use crate::cli::terminal::signals::Signals;
 use crate::client::{Event, MANAGER_PATH, Subscription};
 use crate::lock::printable::shown;
 
 /// Prints events until a signal arrives or the reader closes the pipe.
-pub(crate) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
+pub(crate) async fn perform(
+    service: &ServiceConnection,
+    format: OutputFormat,
+) -> Result<Exit, Error> {
     let mut signals = Signals::catch()?;
     // One subscription for the Manager and all locks, so that their signals keep their order.
     let rule = MatchRule::builder().path_namespace(MANAGER_PATH);
-    let mut events = Subscription::new(link.bus().await?, rule).await?;
-    let mut known = Known::default();
-    remark(&format!("listening on the {} bus; press Ctrl-C to stop", link.bus.as_str()));
-    known.learn(link).await;
-    let gone = reader_gone();
-    tokio::pin!(gone);
+    let mut events = Subscription::new(service.bus_connection().await?, rule).await?;
+    let mut cache = ObjectCache::default();
+    print_notice(&format!("listening on the {} bus; press Ctrl-C to stop", service.bus.as_str()));
+    cache.load(service).await;
+    let closed = output_closed();
+    tokio::pin!(closed);
     loop {
         tokio::select! {
             biased;
-            _ = signals.next() => return Ok(Code::SUCCESS),
-            () = &mut gone => return Ok(Code::SUCCESS),
-            event = events.next() => match event.ok_or(Error::Lost)? {
+            _ = signals.next() => return Ok(Exit::SUCCESS),
+            () = &mut closed => return Ok(Exit::SUCCESS),
+            event = events.next() => match event.ok_or(Error::ConnectionLost)? {
                 Event::Signal(message) => {
-                    let news = News::read(&message);
-                    // An owner that ends stays known until its end is printed.
-                    let goes = matches!(&news, Some(News { event: event::Event::Ended { .. }, .. }));
-                    if !goes {
-                        known.follow(&message);
+                    let event = MonitorEvent::read(&message);
+                    // The cache keeps the name of an owner until its end is printed.
+                    let is_end =
+                        matches!(&event, Some(MonitorEvent { kind: EventKind::Ended { .. }, .. }));
+                    if !is_end {
+                        cache.update(&message);
                     }
-                    if let Some(news) = news {
-                        if news.bare_lock().is_some_and(|lock| known.lock(lock).is_none()) {
-                            // Its first signals may arrive before its lists were read.
-                            known.learn(link).await;
+                    if let Some(event) = event {
+                        if event.unknown_lock().is_some_and(|lock| cache.lock(lock).is_none()) {
+                            // Signals of a new lock may arrive before the cache was loaded.
+                            cache.load(service).await;
                         }
-                        tell(&news, &known, form)?;
+                        print_event(&event, &cache, format)?;
                     }
-                    if goes {
-                        known.follow(&message);
+                    if is_end {
+                        cache.update(&message);
                     }
                 }
                 Event::Owner(owner) => {
-                    let is_there = owner.is_some();
-                    remark_presence(link, is_there);
-                    tell(&News::of_service(is_there), &known, form)?;
-                    if is_there {
-                        known.learn(link).await;
+                    let is_running = owner.is_some();
+                    print_presence(service.bus, is_running);
+                    print_event(&MonitorEvent::service_presence(is_running), &cache, format)?;
+                    if is_running {
+                        cache.load(service).await;
                     }
                 }
             },
@@ -66,15 +73,19 @@ pub(crate) async fn perform(link: &Link, form: Form) -> Result<Code, Error> {
     }
 }
 
-/// Prints an event at once, since the reader may act on it.
-fn tell(news: &News, known: &Known, form: Form) -> Result<(), Error> {
-    match form {
-        Form::Json => print(&format!("{}\n", news.object(known))),
-        Form::Text => match news.line(known) {
+/// Prints an event without buffering, since the reader may act on it.
+fn print_event(
+    event: &MonitorEvent,
+    cache: &ObjectCache,
+    format: OutputFormat,
+) -> Result<(), Error> {
+    match format {
+        OutputFormat::Json => print(&format!("{}\n", event.to_json(cache))),
+        OutputFormat::Text => match event.format_line(cache) {
             Some(line) => print(&format!(
                 "{} {}\n",
                 clock::exact(clock::now_usec()),
-                colour::first_word(&shown(&line))
+                colour::colour_first_word(&shown(&line))
             )),
             None => Ok(()),
         },

@@ -1,16 +1,15 @@
-//! `run`: disks are locked while a command lives.
+//! `run`: runs a command with disks locked.
 //!
-//! 1. An owner is opened, and the disks are locked: all of them or none, if need be after a wait.
-//! 2. The command is started and bound to the owner, see [`self::start`]. It inherits the lifeline.
-//! 3. Signals that are meant for it are passed on, and its end is awaited. A copy of the lifeline
-//!    stays here meanwhile: programs that start others, sudo for one, close what they inherited.
-//!    Should the service end the owner all the same, the lifeline breaks, and that is said; the
-//!    command is let alone.
-//! 4. What the command has left behind is looked for ([`self::survivors`]). A process that has one of
-//!    the disks open, and no lifeline, is bound to the owner: it may be the virtual machine.
-//! 5. That copy is closed. If no other process has one, the owner ends now, and this is awaited, so
-//!    that a later request finds the disks free. A command that left a daemon behind has left it the
-//!    lifeline too: then the disks stay locked for as long as that lives. Either is reported.
+//! 1. Opens an owner and locks the disks: all of them or none, after a wait if requested.
+//! 2. Starts the command and binds it to the owner ([`start`]). The command inherits the lifeline.
+//! 3. Forwards signals to the command and waits for its end. This process keeps a copy of the lifeline
+//!    meanwhile, since programs that start other programs, such as sudo(8), close inherited descriptors. If the
+//!    service ends the owner all the same, the lifeline is closed; this is reported, and the command continues.
+//! 4. Finds the processes that survive the command ([`survivors`]). Binds a process that has one of the disks
+//!    open, but not the lifeline, to the owner, since it may be the VM.
+//! 5. Closes its copy of the lifeline. If no other process has the lifeline, the owner ends, and this process
+//!    waits for that, so that a later request finds the disks unlocked. A daemon that the command has started has
+//!    inherited the lifeline and keeps the disks locked until it ends. Either outcome is reported.
 
 pub(crate) mod start;
 mod survivors;
@@ -30,25 +29,29 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 use zbus::{MatchRule, OwnedObjectPath};
 
-use crate::cli::acquire::open::{Opened, Opening, check_name, check_uuid, name_after};
-use crate::cli::acquire::wait::Wait;
-use crate::cli::acquire::why::Why;
-use crate::cli::connection::Link;
+use crate::cli::acquire::open::{
+    OpenedOwner, OwnerRequest, check_name, check_uuid, name_for_command,
+};
+use crate::cli::acquire::request::DiskRequest;
+use crate::cli::acquire::timer::WaitOption;
+use crate::cli::acquire::why::WhyOption;
+use crate::cli::connection::ServiceConnection;
 use crate::cli::error::Error;
-use crate::cli::error::exit_code::Code;
-use crate::cli::run::start::Waiting;
+use crate::cli::error::exit::Exit;
+use crate::cli::run::start::PendingCommand;
 use crate::cli::run::survivors::Survivor;
-use crate::cli::target::disk::{Disk, absolute};
-use crate::cli::terminal::output::{complain, remark};
-use crate::cli::terminal::signals::{Signals, is_for_the_group};
+use crate::cli::target::disk::Disk;
+use crate::cli::target::disk_name::absolute;
+use crate::cli::terminal::output::{print_message, print_notice};
+use crate::cli::terminal::signals::{Signals, is_sent_to_group};
 use crate::client::{Event, MANAGER_PATH, Options, OwnerProxy, Subscription};
 use crate::lock::on_lost::OnLost;
 
-/// How long to wait for the end of an owner whose lifeline another process may have, once the service
-/// has had time to see that this process's copy is closed.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// How long the service has to show that.
-const LIMIT: Duration = Duration::from_secs(5);
+/// The time to wait for the end of an owner whose lifeline another process may have, after the service has
+/// detected that the copy of this process is closed.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+/// The timeout of calls to the service after the end of the command.
+const SERVICE_TIMEOUT: Duration = Duration::from_secs(5);
 
 const EXAMPLE: &str = "\
 Example:
@@ -88,13 +91,13 @@ pub(crate) struct Arguments {
     #[arg(long = "lease", value_name = "DIRECTORY/KEY[:MODE]", value_parser = Disk::lease_parser())]
     leases: Vec<Disk>,
     #[command(flatten)]
-    why: Why,
+    why: WhyOption,
     #[command(flatten)]
-    wait: Wait,
+    wait: WaitOption,
     /// Exit with this code instead of 75 if a disk is locked by another owner, or --wait times out
-    #[arg(short = 'E', long, value_name = "NUMBER", default_value_t = Code::HELD.status(),
+    #[arg(short = 'E', long, value_name = "NUMBER", default_value_t = Exit::LOCKED.status(),
         hide_default_value = true)]
-    conflict_exit_code: u8,
+    conflict_exit: u8,
     /// Also lock disks that this host itself uses
     #[arg(long)]
     in_use: bool,
@@ -109,25 +112,28 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// How many disks and leases are to be locked.
+    /// Returns the number of disks and leases to lock.
     pub(crate) fn disks(&self) -> usize {
         self.disks.len() + self.leases.len()
     }
 
-    /// Whether it waits for what others hold.
+    /// Whether the command waits for disks that are locked by other owners.
     pub(crate) fn waits(&self) -> bool {
-        self.wait.span().is_some()
+        self.wait.is_wanted()
     }
 }
 
-/// Runs the command, and ends as it does.
-pub(crate) async fn perform(link: &Link, arguments: Arguments) -> Result<Code, Error> {
-    let conflict = Code::Status(arguments.conflict_exit_code);
-    match locked(link, arguments).await {
-        // The lock is granted or refused before the command is started.
-        Err(error) if error.code() == Code::HELD => {
-            if let Some(message) = error.message(link.bus) {
-                complain(&message);
+/// Runs the command. Returns its exit code, or the signal that terminated it.
+pub(crate) async fn perform(
+    service: &ServiceConnection,
+    arguments: Arguments,
+) -> Result<Exit, Error> {
+    let conflict = Exit::Status(arguments.conflict_exit);
+    match run_locked(service, arguments).await {
+        // Only the locks can fail with this code, before the command is started.
+        Err(error) if error.exit() == Exit::LOCKED => {
+            if let Some(message) = error.message(service.bus) {
+                print_message(&message);
             }
             Ok(conflict)
         }
@@ -135,57 +141,63 @@ pub(crate) async fn perform(link: &Link, arguments: Arguments) -> Result<Code, E
     }
 }
 
-async fn locked(link: &Link, arguments: Arguments) -> Result<Code, Error> {
+async fn run_locked(service: &ServiceConnection, arguments: Arguments) -> Result<Exit, Error> {
     let Arguments { name, uuid, why, mut disks, leases, wait, in_use, on_lost, command, .. } =
         arguments;
     disks.extend(leases);
     let name = name.unwrap_or_else(|| name_of(&command));
     let uuid = uuid.unwrap_or_else(|| Uuid::new_v4().to_string());
     let mut signals = Signals::catch()?;
-    let (disks, wait) = (&disks[..], wait.span());
+    let wait = wait.limit();
+    let paths = disks.iter().filter_map(|disk| absolute(&disk.path).ok()).collect();
+    let disks = DiskRequest { disks: &disks, in_use };
     let (name, uuid) = (&name, &uuid);
     let why = why.text();
-    let opening = Opening { name, why, uuid, manual: false, disks, in_use, on_lost, wait };
-    let Opened { path, lifeline } = tokio::select! {
-        // Our end closes the lifeline, also one that is on its way to us.
+    let request = OwnerRequest { name, why, uuid, manual: false, disks, on_lost, wait };
+    let OpenedOwner { path, lifeline } = tokio::select! {
+        // The end of this process closes the lifeline, even if the reply with it was not yet received.
         signal = signals.next() => return Err(Error::Interrupted(signal as i32)),
-        opened = opening.open(link) => opened?,
+        opened = request.open(service) => opened?,
     };
     survivors::adopt_orphans();
-    let waiting = start::spawn(&command, uuid, &lifeline)?;
-    let status = accompany(link, &path, waiting, &mut signals, &lifeline).await?;
-    let disks = disks.iter().filter_map(|disk| absolute(&disk.path).ok()).collect();
-    let mut left = survivors::survivors(&lifeline, disks).await;
-    bind(link, &path, &mut left).await;
-    let kept = give_up(link, &path, lifeline).await;
-    report(kept, left).await;
-    Ok(code_of(status))
+    let pending = start::spawn(&command, uuid, &lifeline)?;
+    let status = supervise(service, &path, pending, &mut signals, &lifeline).await?;
+    let mut survivors = survivors::find_survivors(&lifeline, paths).await;
+    bind_survivors(service, &path, &mut survivors).await;
+    let kept = close_lifeline(service, &path, lifeline).await;
+    report_survivors(kept, survivors).await;
+    Ok(exit_for(status))
 }
 
-/// Step 4. Has the owner live for as long as a process that uses a disk of it without a lifeline.
-async fn bind(link: &Link, path: &OwnedObjectPath, left: &mut [Survivor]) {
-    for survivor in left.iter_mut().filter(|it| it.disk.is_some() && !it.has_lifeline) {
+/// Binds processes that use a disk without the lifeline to the owner (step 4).
+async fn bind_survivors(
+    service: &ServiceConnection,
+    path: &OwnedObjectPath,
+    survivors: &mut [Survivor],
+) {
+    for survivor in survivors.iter_mut().filter(|it| it.disk.is_some() && !it.has_lifeline) {
         let bound = async {
-            let owner = link.owner(path).await?;
+            let owner = service.owner(path).await?;
             owner.bind_process(survivor.pidfd.as_fd().into(), Options::new()).await?;
             Ok::<_, Error>(())
         };
-        survivor.is_bound = matches!(timeout(LIMIT, bound).await, Ok(Ok(())));
+        survivor.is_bound = matches!(timeout(SERVICE_TIMEOUT, bound).await, Ok(Ok(())));
     }
 }
 
-/// Reports disks that stay locked, and processes that run without a lock.
-async fn report(kept: Option<bool>, left: Vec<Survivor>) {
+/// Reports disks that stay locked, or processes that run without a lock.
+async fn report_survivors(kept: Option<bool>, survivors: Vec<Survivor>) {
     if kept == Some(true) {
-        remark(&kept_by(&left));
+        print_notice(&locked_disks_notice(&survivors));
         return;
     }
-    // Those that end with the command need no word.
-    let _ = timeout(PATIENCE, survivors::ended(&left)).await;
-    let left: Vec<Survivor> = left.into_iter().filter(Survivor::lives).collect();
-    if kept == Some(false) && !left.is_empty() {
-        let (names, are) = (survivors::names(&left), if left.len() == 1 { "is" } else { "are" });
-        complain(&format!(
+    // Processes that end with the command are not reported.
+    let _ = timeout(END_TIMEOUT, survivors::wait_for_end(&survivors)).await;
+    let survivors: Vec<Survivor> = survivors.into_iter().filter(Survivor::is_alive).collect();
+    if kept == Some(false) && !survivors.is_empty() {
+        let (names, are) =
+            (survivors::names(&survivors), if survivors.len() == 1 { "is" } else { "are" });
+        print_message(&format!(
             "the command has ended and its disks are no longer locked, but {names}, which it \
              started, {are} running without the descriptor that keeps them locked; see 'What keeps \
              the disks locked' in vmlockctl(1) for programs that use a disk in the background"
@@ -193,10 +205,11 @@ async fn report(kept: Option<bool>, left: Vec<Survivor>) {
     }
 }
 
-/// The message for an owner that lives on.
-fn kept_by(left: &[Survivor]) -> String {
-    let keepers: Vec<&Survivor> = left.iter().filter(|it| it.has_lifeline || it.is_bound).collect();
-    let keepers = if keepers.is_empty() { left.iter().collect() } else { keepers };
+/// Returns the message for an owner that stays open.
+fn locked_disks_notice(survivors: &[Survivor]) -> String {
+    let keepers: Vec<&Survivor> =
+        survivors.iter().filter(|it| it.has_lifeline || it.is_bound).collect();
+    let keepers = if keepers.is_empty() { survivors.iter().collect() } else { keepers };
     let (names, end) = match keepers.len() {
         0 => ("another process that has the lifeline open".to_owned(), "keeps the disks locked"),
         1 => (survivors::names(keepers.iter().copied()), "keeps the disks locked until it ends"),
@@ -205,16 +218,16 @@ fn kept_by(left: &[Survivor]) -> String {
     format!("the command has ended, but processes that it started still run: {names} {end}")
 }
 
-/// Steps 2 and 3, from the binding on.
-async fn accompany(
-    link: &Link,
+/// Binds the command, starts it, and waits for its end (steps 2 and 3).
+async fn supervise(
+    service: &ServiceConnection,
     owner: &OwnedObjectPath,
-    waiting: Waiting,
+    pending: PendingCommand,
     signals: &mut Signals,
     lifeline: &OwnedFd,
 ) -> Result<ExitStatus, Error> {
-    let Waiting { mut child, pidfd, gate } = waiting;
-    let owner = link.owner(owner).await?;
+    let PendingCommand { mut child, pidfd, gate } = pending;
+    let owner = service.owner(owner).await?;
     let bound = owner.bind_process(pidfd.as_fd().into(), Options::new());
     tokio::pin!(bound);
     let mut gate = Some(gate);
@@ -230,18 +243,18 @@ async fn accompany(
                 return status.map_err(|error| Error::system("wait for the command", error));
             }
             signal = signals.next_or_child() => match signal {
-                Some(signal) => pass_on(&pidfd, signal),
+                Some(signal) => forward_signal(&pidfd, signal),
                 None => survivors::reap_orphans(pid),
             },
             answer = &mut bound, if gate.is_some() => match (answer, gate.take()) {
                 (Ok(()), Some(gate)) => gate.open()?,
-                // With the gate gone the process ends.
+                // The process ends when the gate is dropped.
                 (Err(error), _) => return Err(error.into()),
                 (Ok(()), None) => {}
             },
-            () = broken(&lifeline), if whole => {
+            () = lifeline_closed(&lifeline), if whole => {
                 whole = false;
-                complain(
+                print_message(
                     "the disks are no longer locked, but the command still runs: vmlockd has closed \
                      its owner, perhaps at the request of another program; stop the command before \
                      another program uses the disks",
@@ -251,9 +264,9 @@ async fn accompany(
     }
 }
 
-/// Returns when the service has closed its end of the lifeline. It carries no data, so all there is
-/// to read is its end.
-async fn broken(lifeline: &pipe::Receiver) {
+/// Returns when the service has closed its end of the lifeline. The lifeline carries no data, so only the end
+/// of the pipe can be read.
+async fn lifeline_closed(lifeline: &pipe::Receiver) {
     while lifeline.readable().await.is_ok() {
         if !matches!(lifeline.try_read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
         {
@@ -262,37 +275,42 @@ async fn broken(lifeline: &pipe::Receiver) {
     }
 }
 
-fn pass_on(pidfd: &OwnedFd, signal: Signal) {
-    if is_for_the_group(signal) {
+/// Forwards a signal to the command, unless the terminal has sent it to the command, too.
+fn forward_signal(pidfd: &OwnedFd, signal: Signal) {
+    if is_sent_to_group(signal) {
         return;
     }
     if let Some(signal) = rustix::process::Signal::from_named_raw(signal as i32) {
-        // It may have ended meanwhile, or run as a user that this one cannot signal.
+        // The command may have ended, or run as a user that this user cannot signal.
         let _ = rustix::process::pidfd_send_signal(pidfd, signal);
     }
 }
 
-/// Step 5. Whatever fails here: the lifeline is closed, and the service sees to the rest. Returns whether
-/// the owner lives on, if that is known.
-async fn give_up(link: &Link, path: &OwnedObjectPath, lifeline: OwnedFd) -> Option<bool> {
+/// Closes the lifeline (step 5), even if a call fails. Returns whether the owner stays open; `None` if that is
+/// not known.
+async fn close_lifeline(
+    service: &ServiceConnection,
+    path: &OwnedObjectPath,
+    lifeline: OwnedFd,
+) -> Option<bool> {
     let kept = async {
         let rule = MatchRule::builder()
             .path(MANAGER_PATH)
             .interface("org.freedesktop.DBus.ObjectManager")
             .member("InterfacesRemoved")
             .arg_path(0, path);
-        let mut changes = Subscription::new(link.bus().await?, rule).await?;
+        let mut changes = Subscription::new(service.bus_connection().await?, rule).await?;
         let removed = async { while matches!(changes.next().await, Some(Event::Owner(_))) {} };
-        let owner = link.owner(path).await?;
-        // It may have been closed already.
-        if !is_there(&owner).await? {
+        let owner = service.owner(path).await?;
+        // Another program may have closed the owner.
+        if !exists(&owner).await? {
             return Ok::<_, Error>(false);
         }
         drop(lifeline);
         let waited = async {
-            // The service has had time for it when it has answered.
-            if is_there(&owner).await? {
-                sleep(PATIENCE).await;
+            // The service has detected the end of the lifeline before it replies.
+            if exists(&owner).await? {
+                sleep(END_TIMEOUT).await;
             }
             Ok::<_, Error>(())
         };
@@ -300,12 +318,13 @@ async fn give_up(link: &Link, path: &OwnedObjectPath, lifeline: OwnedFd) -> Opti
             () = removed => {}
             waited = waited => waited?,
         }
-        is_there(&owner).await
+        exists(&owner).await
     };
-    timeout(LIMIT, kept).await.ok()?.ok()
+    timeout(SERVICE_TIMEOUT, kept).await.ok()?.ok()
 }
 
-async fn is_there(owner: &OwnerProxy<'_>) -> Result<bool, Error> {
+/// Whether an owner exists.
+async fn exists(owner: &OwnerProxy<'_>) -> Result<bool, Error> {
     match owner.state().await.map_err(Error::from) {
         Ok(_) => Ok(true),
         Err(error) if error.is_no_such_object() => Ok(false),
@@ -315,14 +334,14 @@ async fn is_there(owner: &OwnerProxy<'_>) -> Result<bool, Error> {
 
 fn name_of(command: &[OsString]) -> String {
     let program = command.first().map(|program| program.to_string_lossy());
-    name_after(&program.unwrap_or_default())
+    name_for_command(&program.unwrap_or_default())
 }
 
-fn code_of(status: ExitStatus) -> Code {
+fn exit_for(status: ExitStatus) -> Exit {
     match (status.code().map(u8::try_from), status.signal()) {
-        (Some(Ok(status)), _) => Code::Status(status),
-        (_, Some(signal)) => Code::Signal(signal),
-        _ => Code::FAILURE,
+        (Some(Ok(status)), _) => Exit::Status(status),
+        (_, Some(signal)) => Exit::Signal(signal),
+        _ => Exit::FAILURE,
     }
 }
 
@@ -331,11 +350,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_becomes_a_code() {
-        assert_eq!(code_of(ExitStatus::from_raw(0)), Code::Status(0));
-        assert_eq!(code_of(ExitStatus::from_raw(3 << 8)), Code::Status(3));
-        assert_eq!(code_of(ExitStatus::from_raw(255 << 8)), Code::Status(255));
-        assert_eq!(code_of(ExitStatus::from_raw(9)), Code::Signal(9));
-        assert_eq!(code_of(ExitStatus::from_raw(15 | 0x80)), Code::Signal(15));
+    fn a_wait_status_becomes_an_exit_code() {
+        assert_eq!(exit_for(ExitStatus::from_raw(0)), Exit::Status(0));
+        assert_eq!(exit_for(ExitStatus::from_raw(3 << 8)), Exit::Status(3));
+        assert_eq!(exit_for(ExitStatus::from_raw(255 << 8)), Exit::Status(255));
+        assert_eq!(exit_for(ExitStatus::from_raw(9)), Exit::Signal(9));
+        assert_eq!(exit_for(ExitStatus::from_raw(15 | 0x80)), Exit::Signal(15));
     }
 }

@@ -1,13 +1,13 @@
-//! How a command is started so that it does nothing before it is bound.
+//! Starts a command only after its process is bound to the owner.
 //!
-//! 1. `vmlockctl run` starts itself once more, under the name [`NAME`]: the process that will be
-//!    the command. It waits at a pipe.
-//! 2. `vmlockctl run` binds this process to the owner.
-//! 3. It writes a byte into the pipe, and the process executes the command.
+//! 1. `vmlockctl run` executes itself under the name [`NAME`]. This process will execute the command; it waits
+//!    for a byte from a pipe.
+//! 2. `vmlockctl run` binds the process to the owner.
+//! 3. `vmlockctl run` writes a byte to the pipe, and the process executes the command.
 //!
-//! Bound later, a command could end up unbound: by then it may belong to another user, as with
-//! sudo, or the binding may fail while it writes the disk. If `vmlockctl run` dies or gives up in
-//! between, the pipe ends without a byte, and the command never begins.
+//! If the command were bound after its start, the binding could fail: with sudo(8) the process belongs to
+//! another user by then, and the disk may already be written. If `vmlockctl run` fails or is killed between the
+//! steps, the pipe is closed without a byte, and the command is not executed.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -21,55 +21,55 @@ use nix::unistd::{close, pipe2, write};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::process::Child;
 
-use crate::cli::error::exit_code::Code;
-use crate::cli::error::{Error, cause};
-use crate::cli::terminal::output::complain;
-use crate::lock::printable::shown;
+use crate::cli::error::Error;
+use crate::cli::error::exit::Exit;
+use crate::cli::terminal::output::print_message;
+use crate::lock::printable::{reason, shown};
 
-/// What the waiting process is called, so that it knows what it is.
+/// The name (`argv[0]`) of the waiting process.
 const NAME: &str = "vmlockctl-start";
-/// Tells the command its owner's UUID.
-const OWNER: &str = "VMLOCKD_OWNER";
-/// Tells the command which of its descriptors is the lifeline.
-const LIFELINE: &str = "VMLOCKD_LIFELINE_FD";
+/// The environment variable of the command with the UUID of its owner.
+const OWNER_VARIABLE: &str = "VMLOCKD_OWNER";
+/// The environment variable of the command with the descriptor of the lifeline.
+const LIFELINE_VARIABLE: &str = "VMLOCKD_LIFELINE_FD";
 
-/// A process that waits to become the command.
+/// A process that waits to execute the command.
 #[derive(Debug)]
-pub(crate) struct Waiting {
+pub(crate) struct PendingCommand {
     /// The process.
     pub(crate) child: Child,
-    /// A pidfd of the process, since its number may be used again.
+    /// A pidfd of the process, since its PID may be reused.
     pub(crate) pidfd: OwnedFd,
-    /// Where the byte goes.
-    pub(crate) gate: Gate,
+    /// The gate at which it waits.
+    pub(crate) gate: StartGate,
 }
 
-/// The other end of the pipe at which the process waits.
+/// The write end of the pipe from which the process reads.
 #[derive(Debug)]
-pub(crate) struct Gate(OwnedFd);
+pub(crate) struct StartGate(OwnedFd);
 
-impl Gate {
-    /// Lets the process become the command.
+impl StartGate {
+    /// Lets the process execute the command.
     pub(crate) fn open(self) -> Result<(), Error> {
         match write(&self.0, &[1]) {
-            // Without a reader the process has ended already, which its status will tell.
+            // Without a reader the process has ended; its exit status is reported.
             Ok(_) | Err(nix::errno::Errno::EPIPE) => Ok(()),
             Err(errno) => Err(Error::system("start the command", errno)),
         }
     }
 }
 
-/// Step 1. The process and the command inherit the lifeline.
+/// Starts the waiting process (step 1). The process and the command inherit the lifeline.
 pub(crate) fn spawn(
     command: &[OsString],
     owner: &str,
     lifeline: &OwnedFd,
-) -> Result<Waiting, Error> {
+) -> Result<PendingCommand, Error> {
     let failed = |error: io::Error| Error::system("start the command", error);
     let (wait, gate) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| failed(errno.into()))?;
     let mut process = Command::new("/proc/self/exe");
     process.arg0(NAME).arg(wait.as_raw_fd().to_string()).args(command);
-    process.env(OWNER, owner).env(LIFELINE, lifeline.as_raw_fd().to_string());
+    process.env(OWNER_VARIABLE, owner).env(LIFELINE_VARIABLE, lifeline.as_raw_fd().to_string());
     let inherit = |flags| {
         fcntl(lifeline, FcntlArg::F_SETFD(flags))
             .and_then(|_| fcntl(&wait, FcntlArg::F_SETFD(flags)))
@@ -79,44 +79,51 @@ pub(crate) fn spawn(
     let child = tokio::process::Command::from(process).spawn();
     inherit(FdFlag::FD_CLOEXEC)?;
     let child = child.map_err(failed)?;
-    // It was not waited for yet, so the number is still its own.
+    // The child was not waited for yet, so the PID is still its own.
     let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
     let pid =
         pid.ok_or_else(|| Error::Failed("the command ended before it was started".to_owned()))?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| failed(errno.into()))?;
-    Ok(Waiting { child, pidfd, gate: Gate(gate) })
+    Ok(PendingCommand { child, pidfd, gate: StartGate(gate) })
 }
 
-/// The main function of the process that waits; `None` if this is another.
-pub(crate) fn main(arguments: &[OsString]) -> Option<Code> {
+/// Runs the waiting process. Returns `None` if this is another process.
+pub(crate) fn main(arguments: &[OsString]) -> Option<Exit> {
     let [name, wait, command @ ..] = arguments else { return None };
     let wait = wait.to_str().and_then(|wait| wait.parse().ok());
     match (name == NAME, wait, command) {
-        (true, Some(wait), [program, arguments @ ..]) => Some(begin(wait, program, arguments)),
+        (true, Some(wait), [program, arguments @ ..]) => {
+            Some(exec_when_bound(wait, program, arguments))
+        }
         _ => None,
     }
 }
 
-fn begin(wait: RawFd, program: &OsStr, arguments: &[OsString]) -> Code {
-    match was_bound(wait) {
+fn exec_when_bound(wait: RawFd, program: &OsStr, arguments: &[OsString]) -> Exit {
+    match wait_for_gate(wait) {
         Ok(true) => {}
-        // The process that closed the pipe reports why, or was killed.
-        Ok(false) => return Code::FAILURE,
+        // `vmlockctl run` has closed the pipe and reports the reason, or was killed.
+        Ok(false) => return Exit::FAILURE,
         Err(error) => {
-            complain(&format!("cannot start the command: {}", cause(&error)));
-            return Code::FAILURE;
+            print_message(&format!("cannot start the command: {}", reason(&error)));
+            return Exit::FAILURE;
         }
     }
     let error = Command::new(program).args(arguments).exec();
     let program = shown(&program.to_string_lossy());
-    complain(&format!("cannot run '{program}': {}", cause(&error)));
-    if error.kind() == io::ErrorKind::NotFound { Code::NOT_FOUND } else { Code::NOT_EXECUTABLE }
+    print_message(&format!("cannot run '{program}': {}", reason(&error)));
+    if error.kind() == io::ErrorKind::NotFound {
+        Exit::COMMAND_NOT_FOUND
+    } else {
+        Exit::NOT_EXECUTABLE
+    }
 }
 
-/// Waits for the byte, and leaves nothing of the pipe to the command.
-fn was_bound(wait: RawFd) -> io::Result<bool> {
-    // The descriptor is opened again by its number, since using the number itself would need unsafe
-    // code; then the inherited descriptor is closed.
+/// Waits for the byte, and closes the pipe, so that the command does not inherit it. Returns `false` if the pipe
+/// was closed without a byte.
+fn wait_for_gate(wait: RawFd) -> io::Result<bool> {
+    // Opens the pipe again by the number of the inherited descriptor, as using the number itself would need
+    // unsafe code, and closes the inherited descriptor.
     let mut pipe = File::open(format!("/proc/self/fd/{wait}"))?;
     close(wait)?;
     Ok(pipe.read(&mut [0])? == 1)
@@ -127,12 +134,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_we_start_ourselves_is_a_start() {
+    fn other_processes_do_not_wait() {
         let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
         for line in ["vmlockctl", "vmlockctl 3 true", "vmlockctl-start", "vmlockctl-start x true"] {
             assert_eq!(main(&words(line)), None, "{line}");
         }
-        // A descriptor that nobody has: it fails, and nothing is executed.
-        assert_eq!(main(&words("vmlockctl-start 1000000 true")), Some(Code::FAILURE));
+        // The descriptor does not exist, so nothing is executed.
+        assert_eq!(main(&words("vmlockctl-start 1000000 true")), Some(Exit::FAILURE));
     }
 }

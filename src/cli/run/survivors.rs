@@ -1,14 +1,13 @@
-//! Processes that a command leaves behind.
+//! Finds the processes that survive a command.
 //!
-//! `vmlockctl run` is a subreaper (`PR_SET_CHILD_SUBREAPER` of prctl(2)): what its command has started,
-//! and no longer has a parent, becomes its child. So when the command has ended, its own children are
-//! the processes that live on, whatever session, user or name they have by then.
+//! `vmlockctl run` is a subreaper (`PR_SET_CHILD_SUBREAPER` of prctl(2)): orphans that its command has started
+//! become its children. After the end of the command, its descendants are therefore the surviving processes,
+//! regardless of their session, user and name.
 //!
-//! What they have open is read by a thread that can be left behind.
+//! A thread that is not joined reads the open files of these processes, since that may hang.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::iter;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -24,25 +23,25 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::lock::file_tables::threads_with_own_table;
+use crate::cli::process::open_files::{OpenFile, open_files};
 use crate::lock::printable::shown;
 
-/// How many processes are looked at.
-const MOST: usize = 256;
-/// How long looking at them may take.
-const LIMIT: Duration = Duration::from_secs(2);
-/// How many are named.
-const NAMED: usize = 3;
+/// The maximum number of processes to inspect.
+const PROCESSES_MAX: usize = 256;
+/// The timeout of the inspection.
+const SCAN_TIMEOUT: Duration = Duration::from_secs(2);
+/// The maximum number of processes to name in a message.
+const NAMES_MAX: usize = 3;
 
-/// Makes this process the parent of what its command leaves behind.
+/// Makes this process the parent of orphans that its command leaves behind.
 pub(crate) fn adopt_orphans() {
     let own = rustix::process::getpid();
-    // Without it, what is left behind is not named.
+    // On failure, surviving processes are not found.
     let _ = set_child_subreaper(Some(own));
 }
 
-/// Takes the ends of adopted processes off the kernel. The command's own end is for whoever waits
-/// for it.
+/// Reaps adopted orphans that have ended. Does not reap the command itself, whose exit status is awaited
+/// elsewhere.
 pub(crate) fn reap_orphans(command: Option<u32>) {
     let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     while let Ok(status) = waitid(Id::All, ended) {
@@ -61,13 +60,13 @@ pub(crate) fn reap_orphans(command: Option<u32>) {
 #[derive(Debug)]
 pub(crate) struct Survivor {
     pub(crate) pid: i32,
-    /// Whether it has the lifeline open; not where that may not be seen.
+    /// Whether it has the lifeline open. False if this user may not see that.
     pub(crate) has_lifeline: bool,
-    /// The disk that it has open.
+    /// A disk that it has open.
     pub(crate) disk: Option<PathBuf>,
     /// Whether it has been bound to the owner.
     pub(crate) is_bound: bool,
-    /// The same process, whatever becomes of its number.
+    /// A pidfd of the process, since its PID may be reused.
     pub(crate) pidfd: OwnedFd,
 }
 
@@ -76,35 +75,29 @@ impl Survivor {
         let number = rustix::process::Pid::from_raw(pid)?;
         let pidfd = pidfd_open(number, PidfdFlags::empty()).ok()?;
         Some(Self { pid, has_lifeline: false, disk: None, is_bound: false, pidfd })
-            .filter(Self::lives)
+            .filter(Self::is_alive)
     }
 
-    /// What its program is called now: it may have executed another one since it was found.
+    /// Returns the name of its current program.
     fn program(&self) -> String {
         let name = fs::read_to_string(format!("/proc/{}/comm", self.pid)).unwrap_or_default();
         shown(name.trim_end())
     }
 
-    /// Whether it is still there.
-    pub(crate) fn lives(&self) -> bool {
+    /// Whether it has not ended.
+    pub(crate) fn is_alive(&self) -> bool {
         let mut asked = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
         matches!(poll(&mut asked, PollTimeout::ZERO), Ok(0) | Err(Errno::EINTR))
     }
 
-    /// Looks at what it has open.
-    fn look(&mut self, lifeline: u64, disks: &[(PathBuf, Node)]) {
+    /// Detects whether it has the lifeline or a disk open.
+    fn inspect(&mut self, lifeline: u64, disks: &[(PathBuf, FileId)]) {
         let process = PathBuf::from(format!("/proc/{}", self.pid));
-        let threads = threads_with_own_table(&process, || true);
-        let threads = threads.map(|thread| process.join("task").join(thread.to_string()));
-        let tables = iter::once(process.clone()).chain(threads);
-        // Only what belongs to this user may be seen.
-        let open = tables.filter_map(|table| fs::read_dir(table.join("fd")).ok()).flatten();
-        for path in open.flatten().map(|entry| entry.path()) {
-            let Ok(target) = fs::read_link(&path) else { continue };
+        for OpenFile { link, target } in open_files(&process) {
             if target.to_str() == Some(&format!("pipe:[{lifeline}]")) {
                 self.has_lifeline = true;
             } else if target.is_absolute() && self.disk.is_none() {
-                let node = Node::of(&path);
+                let node = FileId::of(&link);
                 let disk = disks.iter().find(|(_, disk)| Some(*disk) == node);
                 self.disk = disk.map(|(path, _)| path.clone());
             }
@@ -112,15 +105,15 @@ impl Survivor {
     }
 }
 
-/// What a disk is, by whatever name it is opened.
+/// The identity of a disk, regardless of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Node {
+pub(crate) enum FileId {
     File(u64, u64),
     Device(u64),
 }
 
-impl Node {
-    /// Whatever a path leads to; `None` for what is no disk.
+impl FileId {
+    /// Returns the identity of a file or block device; `None` for other types of files.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let found = fs::metadata(path).ok()?;
         if found.file_type().is_block_device() {
@@ -131,8 +124,9 @@ impl Node {
     }
 }
 
-/// The processes that have survived the command, with what they have open of its lifeline and its disks.
-pub(crate) async fn survivors(lifeline: impl AsFd, disks: Vec<PathBuf>) -> Vec<Survivor> {
+/// Returns the processes that have survived the command, and whether they have its lifeline or one of its disks
+/// open.
+pub(crate) async fn find_survivors(lifeline: impl AsFd, disks: Vec<PathBuf>) -> Vec<Survivor> {
     reap_orphans(None);
     let mut found: Vec<Survivor> = descendants().into_iter().filter_map(Survivor::new).collect();
     let Ok(lifeline) = fstat(lifeline.as_fd()) else { return found };
@@ -140,36 +134,36 @@ pub(crate) async fn survivors(lifeline: impl AsFd, disks: Vec<PathBuf>) -> Vec<S
         return found;
     }
     let pids: Vec<i32> = found.iter().map(|survivor| survivor.pid).collect();
-    let (said, heard) = oneshot::channel();
-    let look = move || {
-        let disks: Vec<(PathBuf, Node)> =
-            disks.into_iter().filter_map(|path| Some((path.clone(), Node::of(&path)?))).collect();
+    let (sender, receiver) = oneshot::channel();
+    let inspect_all = move || {
+        let disks: Vec<(PathBuf, FileId)> =
+            disks.into_iter().filter_map(|path| Some((path.clone(), FileId::of(&path)?))).collect();
         let mut seen: Vec<Survivor> = pids.into_iter().filter_map(Survivor::new).collect();
         for survivor in &mut seen {
-            survivor.look(lifeline.st_ino, &disks);
+            survivor.inspect(lifeline.st_ino, &disks);
         }
-        // Nobody waits for it who has lost patience.
-        let _ = said.send(seen);
+        // The receiver may have timed out.
+        let _ = sender.send(seen);
     };
-    if thread::Builder::new().spawn(look).is_ok()
-        && let Ok(Ok(seen)) = timeout(LIMIT, heard).await
+    if thread::Builder::new().spawn(inspect_all).is_ok()
+        && let Ok(Ok(seen)) = timeout(SCAN_TIMEOUT, receiver).await
     {
         found = seen;
     }
     found
 }
 
-/// The children of this process, and theirs.
+/// Returns the descendants of this process.
 fn descendants() -> BTreeSet<i32> {
     let mut found = BTreeSet::<i32>::new();
-    let mut left = vec!["self".to_owned()];
-    while let Some(parent) = left.pop() {
+    let mut pending = vec!["self".to_owned()];
+    while let Some(parent) = pending.pop() {
         let tasks = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten();
         for task in tasks.flatten() {
             let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
             for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
-                if found.len() < MOST && found.insert(pid) {
-                    left.push(pid.to_string());
+                if found.len() < PROCESSES_MAX && found.insert(pid) {
+                    pending.push(pid.to_string());
                 }
             }
         }
@@ -177,20 +171,20 @@ fn descendants() -> BTreeSet<i32> {
     found
 }
 
-/// Processes by program and number, as many as are worth naming.
+/// Formats the programs and PIDs of processes, up to the maximum number.
 pub(crate) fn names<'s>(survivors: impl IntoIterator<Item = &'s Survivor>) -> String {
     let all: Vec<String> =
         survivors.into_iter().map(|it| format!("{} (pid {})", it.program(), it.pid)).collect();
-    match all.len().saturating_sub(NAMED) {
+    match all.len().saturating_sub(NAMES_MAX) {
         0 => all.join(", "),
-        more => format!("{} and {more} more", all[..NAMED].join(", ")),
+        more => format!("{} and {more} more", all[..NAMES_MAX].join(", ")),
     }
 }
 
-/// Returns once all of these have ended.
-pub(crate) async fn ended(survivors: &[Survivor]) {
+/// Returns when all of these processes have ended.
+pub(crate) async fn wait_for_end(survivors: &[Survivor]) {
     for survivor in survivors {
-        // It reports the end as a pipe reports data; nothing is read from it.
+        // A pidfd becomes readable at the end of the process, like a pipe with data; nothing is read from it.
         let pidfd = survivor.pidfd.try_clone().and_then(Receiver::from_owned_fd_unchecked);
         let Ok(pidfd) = pidfd else { continue };
         drop(pidfd.readable().await);
@@ -203,7 +197,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     #[test]
-    fn a_child_is_seen_with_what_it_has_open() {
+    fn a_child_is_found_with_its_open_files() {
         let dir = tempfile::tempdir().unwrap();
         let disk = dir.path().join("disk");
         fs::write(&disk, "").unwrap();
@@ -216,11 +210,11 @@ mod tests {
         let pid = child.id().cast_signed();
         assert!(descendants().contains(&pid));
         let mut survivor = Survivor::new(pid).unwrap();
-        survivor.look(inode, &[(disk.clone(), Node::of(&disk).unwrap())]);
-        assert!(survivor.has_lifeline && survivor.disk == Some(disk) && survivor.lives());
+        survivor.inspect(inode, &[(disk.clone(), FileId::of(&disk).unwrap())]);
+        assert!(survivor.has_lifeline && survivor.disk == Some(disk) && survivor.is_alive());
         assert!(names([&survivor]).contains(&format!("(pid {pid})")));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(!survivor.lives() && Survivor::new(pid).is_none());
+        assert!(!survivor.is_alive() && Survivor::new(pid).is_none());
     }
 }

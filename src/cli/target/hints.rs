@@ -1,4 +1,4 @@
-//! Mistakes that are common on the command line, each with the right form.
+//! Detects common mistakes in arguments, and suggests the correct form.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -7,12 +7,12 @@ use std::path::Path;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use crate::cli::format::duration::Span;
-use crate::cli::target::disk::LEASE;
+use crate::cli::format::duration::TimeLimit;
+use crate::cli::target::disk_name::LEASE_PREFIX;
 use crate::lock::Mode;
 use crate::lock::printable::shown_path;
 
-/// How QEMU spells disks that are on no file system of this host.
+/// The prefixes of QEMU's names of disks that are not on a file system of this host.
 const NETWORK: [&str; 19] = [
     "ftp:",
     "ftps:",
@@ -34,10 +34,10 @@ const NETWORK: [&str; 19] = [
     "iser:",
     "ceph:",
 ];
-/// Other spellings of QEMU, in which the name of a file may be a part.
+/// Prefixes of other QEMU names, which may contain the name of a file.
 const SPELLINGS: [&str; 3] = ["json:", "file:", "host_device:"];
 
-/// What a mode is often called, and which one is meant.
+/// Common spellings of modes.
 const MODES: [(&str, Mode); 15] = [
     ("ro", Mode::Shared),
     ("r", Mode::Shared),
@@ -56,18 +56,17 @@ const MODES: [(&str, Mode); 15] = [
     ("exclusively", Mode::Exclusive),
 ];
 
-/// How the names of disk images end.
+/// File name extensions of disk images.
 const IMAGES: [&str; 6] = ["qcow2", "raw", "img", "vmdk", "vdi", "iso"];
 
-/// Refuses a path that can't be that of a disk or lease, though it may be meant as one. What exists
-/// under this very name is let through.
+/// Checks a path of a disk or lease for common mistakes. An existing file is accepted under any name.
 ///
 /// # Errors
 ///
-/// The mistake and the right form.
+/// The mistake and the correct form.
 pub(crate) fn check_path(path: &Path) -> Result<(), String> {
     let bytes = path.as_os_str().as_bytes();
-    if bytes.starts_with(LEASE.as_bytes()) {
+    if bytes.starts_with(LEASE_PREFIX.as_bytes()) {
         return match bytes.strip_suffix(b"/") {
             Some(_) => Err(format!(
                 "'{}' names a directory; a lease is written lease:DIRECTORY/KEY",
@@ -81,22 +80,22 @@ pub(crate) fn check_path(path: &Path) -> Result<(), String> {
     check_slash(path)
 }
 
-/// As [`check_path`], for a disk that is to be locked, which may be followed by a mode.
+/// Checks a disk to lock, whose path a mode may follow, as [`check_path`] does.
 ///
 /// # Errors
 ///
-/// The mistake and the right form.
+/// The mistake and the correct form.
 pub(crate) fn check_disk(path: &Path) -> Result<(), String> {
     check_network(path)?;
     check_mode(path, true)?;
     check_slash(path)
 }
 
-/// Refuses what QEMU spells otherwise than as the path of a file.
+/// Refuses QEMU's names of disks that are not paths.
 ///
 /// # Errors
 ///
-/// The mistake and the right form.
+/// The mistake and the correct form.
 pub(crate) fn check_network(path: &Path) -> Result<(), String> {
     let has = |prefix: &&&str| path.as_os_str().as_bytes().starts_with(prefix.as_bytes());
     if let Some(prefix) = NETWORK.iter().find(has).filter(|_| !exists(path)) {
@@ -115,12 +114,12 @@ pub(crate) fn check_network(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Refuses a mode that is none, and, where no mode may follow, one that is.
+/// Refuses a misspelt mode, and any mode if the command takes none.
 fn check_mode(path: &Path, takes_mode: bool) -> Result<(), String> {
     let bytes = path.as_os_str().as_bytes();
     let Some(colon) = bytes.iter().rposition(|byte| *byte == b':') else { return Ok(()) };
     let (before, word) = (&bytes[..colon], String::from_utf8_lossy(&bytes[colon + 1..]));
-    // An empty word is the mode that was left out.
+    // A colon at the end is followed by an empty mode.
     let known = MODES.iter().find(|(known, _)| known.eq_ignore_ascii_case(&word));
     let known = known.or_else(|| word.is_empty().then_some(&("", Mode::Exclusive)));
     let Some((_, mode)) = known.filter(|_| !before.is_empty() && !exists(path)) else {
@@ -139,7 +138,7 @@ fn check_mode(path: &Path, takes_mode: bool) -> Result<(), String> {
     })
 }
 
-/// Refuses a path that ends in a slash: it would name a directory.
+/// Refuses a path that ends in a slash, which would name a directory.
 fn check_slash(path: &Path) -> Result<(), String> {
     let bytes = path.as_os_str().as_bytes();
     if !bytes.ends_with(b"/") {
@@ -161,48 +160,48 @@ fn exists(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
 
-/// Refuses `lock --wait 5 PATH`, in which 5 would be the path of a disk.
+/// Refuses `lock --wait 5 PATH`, in which 5 would be parsed as the path of a disk.
 ///
 /// # Errors
 ///
-/// The mistake and the right form.
+/// The mistake and the correct form.
 pub(crate) fn check_wait(arguments: &[OsString]) -> Result<(), String> {
     let end = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
-    let Some(verb) = verb(arguments) else { return Ok(()) };
+    let Some(subcommand) = subcommand(arguments) else { return Ok(()) };
     for pair in arguments[..end].windows(2) {
-        if let (Some("--wait"), Some(span)) = (pair[0].to_str(), pair[1].to_str())
-            && verb == "lock"
-            && Span::parse(span).is_ok()
+        if let (Some("--wait"), Some(limit)) = (pair[0].to_str(), pair[1].to_str())
+            && subcommand == "lock"
+            && TimeLimit::parse(limit).is_ok()
         {
-            return Err(wait(span));
+            return Err(wait_hint(limit));
         }
     }
     Ok(())
 }
 
-fn wait(span: &str) -> String {
-    let span = if span.contains(' ') { format!("'{span}'") } else { span.to_owned() };
-    format!("the duration of '--wait' follows an equals sign: write --wait={span}")
+fn wait_hint(limit: &str) -> String {
+    let limit = if limit.contains(' ') { format!("'{limit}'") } else { limit.to_owned() };
+    format!("the duration of '--wait' follows an equals sign: write --wait={limit}")
 }
 
-/// The subcommand of a command line.
-pub(crate) fn verb(arguments: &[OsString]) -> Option<&str> {
+/// Returns the subcommand of a command line.
+pub(crate) fn subcommand(arguments: &[OsString]) -> Option<&str> {
     let words = arguments.iter().skip(1).filter_map(|argument| argument.to_str());
     words.into_iter().find(|word| !word.starts_with('-'))
 }
 
-/// The hint for a command line that clap refuses, if there is one.
-pub(crate) fn for_error(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
+/// Returns the hint for a command line that clap refuses, if there is one.
+pub(crate) fn for_clap_error(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
     let unknown = match (error.kind(), error.get(ContextKind::InvalidArg)) {
         (ErrorKind::UnknownArgument, Some(ContextValue::String(word))) => word.as_str(),
         _ => return None,
     };
     let at = arguments.iter().position(|argument| argument == unknown)?;
     let before = at.checked_sub(1).and_then(|at| arguments[at].to_str());
-    if before == Some("--wait") && Span::parse(unknown).is_ok() {
-        return Some(wait(unknown));
+    if before == Some("--wait") && TimeLimit::parse(unknown).is_ok() {
+        return Some(wait_hint(unknown));
     }
-    if verb(arguments) != Some("run") || unknown.starts_with('-') {
+    if subcommand(arguments) != Some("run") || unknown.starts_with('-') {
         return None;
     }
     if let Some(disks) = bare_disks(&arguments[at..]) {
@@ -220,8 +219,8 @@ pub(crate) fn for_error(error: &clap::Error, arguments: &[OsString]) -> Option<S
     ))
 }
 
-/// The rest of a command line of `run` with `--disk` before the disks that it names without, if a
-/// disk is what it begins with and the command follows two dashes: `a.qcow2 -- true`.
+/// Inserts `--disk` before each disk in the rest of a command line of `run` that begins with a disk and has two
+/// dashes before the command, such as `a.qcow2 -- true`. Returns `None` for any other rest.
 fn bare_disks(rest: &[OsString]) -> Option<String> {
     let dashes = rest.iter().position(|word| word == "--")?;
     is_like_disk(rest.first()?).then_some(())?;
@@ -237,7 +236,7 @@ fn bare_disks(rest: &[OsString]) -> Option<String> {
     Some(words.join(" ") + more)
 }
 
-/// Whether a word names an existing file, or looks like the path of a disk.
+/// Whether a word is the name of an existing file, or looks like the path of a disk.
 fn is_like_disk(word: &OsString) -> bool {
     let (path, bytes) = (Path::new(word), word.as_bytes());
     !bytes.starts_with(b"-")
@@ -251,7 +250,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wrong_mode_is_told_the_right_one() {
+    fn a_misspelt_mode_is_refused_with_the_correct_one() {
         for (text, right) in [
             ("/a.img:ro", "'/a.img:shared'"),
             ("/a.img:rw", "'/a.img:exclusive'"),
@@ -259,18 +258,18 @@ mod tests {
             ("a:Shared", "'a:shared'"),
             ("a:excl", "'a:exclusive'"),
         ] {
-            let said = check_disk(Path::new(text)).unwrap_err();
-            assert!(said.contains("is not a mode") && said.ends_with(right), "{said}");
+            let hint = check_disk(Path::new(text)).unwrap_err();
+            assert!(hint.contains("is not a mode") && hint.ends_with(right), "{hint}");
         }
         for text in ["/dev/disk/by-path/pci-0000:00:1f.2", "/a:b", "/a.img", ":ro"] {
             check_disk(Path::new(text)).unwrap();
         }
         for text in ["/a.img:shared", "/a.img:"] {
-            let said = check_path(Path::new(text)).unwrap_err();
-            assert!(said.ends_with("write '/a.img'"), "{said}");
+            let hint = check_path(Path::new(text)).unwrap_err();
+            assert!(hint.ends_with("write '/a.img'"), "{hint}");
         }
-        let said = check_disk(Path::new("/a.img:")).unwrap_err();
-        assert!(said.ends_with("write '/a.img' or '/a.img:shared'"), "{said}");
+        let hint = check_disk(Path::new("/a.img:")).unwrap_err();
+        assert!(hint.ends_with("write '/a.img' or '/a.img:shared'"), "{hint}");
         let dir = tempfile::tempdir().unwrap();
         let odd = dir.path().join("a:ro");
         fs::write(&odd, "").unwrap();
@@ -278,28 +277,28 @@ mod tests {
     }
 
     #[test]
-    fn a_network_disk_is_told_to_take_a_lease() {
+    fn a_network_disk_is_refused_with_the_advice_to_use_a_lease() {
         for text in ["rbd:pool/image", "nbd:localhost:10809", "nbd://host/x", "iscsi://h/t/1"] {
-            let said = check_disk(Path::new(text)).unwrap_err();
-            assert!(said.contains("network disk") && said.contains("lockspace --help"), "{said}");
+            let hint = check_disk(Path::new(text)).unwrap_err();
+            assert!(hint.contains("network disk") && hint.contains("lockspace --help"), "{hint}");
         }
-        let said = check_disk(Path::new("json:{\"driver\":\"qcow2\"}")).unwrap_err();
-        assert!(said.contains("give the path"), "{said}");
+        let hint = check_disk(Path::new("json:{\"driver\":\"qcow2\"}")).unwrap_err();
+        assert!(hint.contains("give the path"), "{hint}");
         check_disk(Path::new("./rbd:x")).unwrap();
     }
 
     #[test]
-    fn a_slash_at_the_end_is_told() {
-        let said = check_disk(Path::new("/none/a.img//")).unwrap_err();
-        assert!(said.ends_with("write '/none/a.img'"), "{said}");
-        let said = check_disk(Path::new("/usr/")).unwrap_err();
-        assert!(said.contains("is a directory"), "{said}");
+    fn a_slash_at_the_end_is_refused() {
+        let hint = check_disk(Path::new("/none/a.img//")).unwrap_err();
+        assert!(hint.ends_with("write '/none/a.img'"), "{hint}");
+        let hint = check_disk(Path::new("/usr/")).unwrap_err();
+        assert!(hint.contains("is a directory"), "{hint}");
         check_path(Path::new("lease:/a/b")).unwrap();
         check_path(Path::new("lease:/a/")).unwrap_err();
     }
 
     #[test]
-    fn a_duration_after_a_space_is_told() {
+    fn a_duration_after_a_space_is_refused() {
         let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
         for line in ["vmlockctl lock --wait 5 a", "vmlockctl --json lock --wait 5min a"] {
             assert!(check_wait(&words(line)).unwrap_err().contains("write --wait=5"), "{line}");

@@ -1,26 +1,25 @@
-//! Finds owners, locks and holders.
+//! Finds the owners, locks and holders that arguments name.
 
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use crate::cli::commands::who::sentence;
-use crate::cli::connection::Link;
+use crate::cli::connection::ServiceConnection;
 use crate::cli::error::Error;
+use crate::cli::format::holder::describe_holder;
 use crate::cli::format::row;
-use crate::cli::target::disk;
-use crate::cli::target::is_owner_path;
+use crate::cli::target::disk_file;
 use crate::cli::terminal::slow_reply::report_slow;
-use crate::client::{Options, Row};
+use crate::client::{OWNERS_PATH, Options, Row};
 use crate::lock::lease::spoken;
 use crate::lock::owner::parse_uuid;
 use crate::lock::printable::{shown_path, spelt_path};
 
-/// The shortest beginning of a UUID that may stand for it.
+/// The minimum length of the first digits of a UUID that stand for it.
 const PREFIX_MIN: usize = 4;
 
-/// Returns the owner with this object path, UUID, first digits of its UUID, or name. Of several, the
-/// only one of user `uid`.
+/// Returns the owner with this object path, UUID, first digits of its UUID, or name. If there are several,
+/// returns the only one of user `uid`.
 pub(crate) fn owner<'r>(owners: &'r [Row], text: &str, uid: u32) -> Result<&'r Row, Error> {
     let uuid = parse_uuid(text).ok().filter(|_| !text.is_empty()).map(|uuid| uuid.to_string());
     let prefix = (text.len() >= PREFIX_MIN).then(|| text.to_ascii_lowercase());
@@ -38,10 +37,10 @@ pub(crate) fn owner<'r>(owners: &'r [Row], text: &str, uid: u32) -> Result<&'r R
         )
     };
     let found: Vec<&Row> = owners.iter().filter(means).collect();
-    match one(&found, uid) {
+    match only_match(&found, uid) {
         Some(owner) => Ok(owner),
         None if found.is_empty() => {
-            if let Some(error) = disk::directory(Path::new(text)) {
+            if let Some(error) = disk_file::directory_error(Path::new(text)) {
                 return Err(error);
             }
             let hint = if is_owner_path(text) {
@@ -54,10 +53,7 @@ pub(crate) fn owner<'r>(owners: &'r [Row], text: &str, uid: u32) -> Result<&'r R
             )))
         }
         None => {
-            let name = |owner: &&Row| {
-                format!("{} ({})", row::text(owner, "uuid"), row::text(owner, "name"))
-            };
-            let names = found.iter().map(name).collect::<Vec<_>>().join(", ");
+            let names = row::owner_names(found);
             Err(Error::Usage(format!(
                 "'{text}' can mean each of the owners {names}; give the UUID, or more of it"
             )))
@@ -65,8 +61,13 @@ pub(crate) fn owner<'r>(owners: &'r [Row], text: &str, uid: u32) -> Result<&'r R
     }
 }
 
-/// The only one, or the only one of this user's.
-fn one<'r>(rows: &[&'r Row], uid: u32) -> Option<&'r Row> {
+/// Whether a text is the object path of an owner.
+fn is_owner_path(text: &str) -> bool {
+    text.strip_prefix(OWNERS_PATH).is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// Returns the only row, or the only row of this user; `None` if there is no such row.
+fn only_match<'r>(rows: &[&'r Row], uid: u32) -> Option<&'r Row> {
     let own = |owner: &&&Row| row::number(owner, "uid") == u64::from(uid);
     match rows {
         [only] => Some(only),
@@ -77,34 +78,38 @@ fn one<'r>(rows: &[&'r Row], uid: u32) -> Option<&'r Row> {
     }
 }
 
-/// Returns the holders of a disk. Where the service does not resolve names for this user, the disk is
-/// opened if possible: an open descriptor shows that the user may ask about it. Locks that are listed by
-/// the name are found even if the name leads to another file by now, or to none.
-pub(crate) async fn holders(link: &Link, path: &Path) -> Result<Vec<Row>, Error> {
+/// Returns the holders of a disk. If the service does not resolve names for this user, the disk is opened if
+/// possible, as a descriptor proves that the user may query it. Also returns locks that were acquired by this
+/// name, even if the name now leads to another file, or to none.
+pub(crate) async fn holders(service: &ServiceConnection, path: &Path) -> Result<Vec<Row>, Error> {
     let asked = async {
-        // The service looks up no directory for a user that only names one.
-        if !link.by_name()
-            && let Some(error) = disk::directory(path)
+        // For a user without authorization, the service does not resolve the name.
+        if !service.sends_names()
+            && let Some(error) = disk_file::directory_error(path)
         {
             return Err(error);
         }
-        match ask_holders(link, path).await {
-            Err(error) if link.show_files_after(&error) => ask_holders(link, path).await,
-            Err(error) if error.is_not_lockable() => Err(disk::directory(path).unwrap_or(error)),
+        match query_holders(service, path).await {
+            Err(error) if service.sends_descriptors_after(&error) => {
+                query_holders(service, path).await
+            }
+            Err(error) if error.is_not_lockable() => {
+                Err(disk_file::directory_error(path).unwrap_or(error))
+            }
             answer => answer,
         }
     };
     report_slow([path], asked).await
 }
 
-async fn ask_holders(link: &Link, path: &Path) -> Result<Vec<Row>, Error> {
-    let manager = link.manager().await?;
+async fn query_holders(service: &ServiceConnection, path: &Path) -> Result<Vec<Row>, Error> {
+    let manager = service.manager().await?;
     let mut found = None;
-    if (!link.by_name() || path.to_str().is_none())
-        && let Some(file) = disk::open_to_ask(path)
+    if (!service.sends_names() || path.to_str().is_none())
+        && let Some(file) = disk_file::open_for_query(path)
     {
         let holders = manager.find_holders_of_file(file.as_fd().into(), Options::new()).await;
-        // The service knows the file by this very name, and what is listed by it.
+        // If this is the canonical name, the reply includes the locks by name.
         let is_its_name = fs::canonicalize(path).is_ok_and(|name| name == path);
         match holders {
             Ok(holders) if is_its_name => return Ok(holders),
@@ -127,31 +132,35 @@ async fn ask_holders(link: &Link, path: &Path) -> Result<Vec<Row>, Error> {
     Ok(found)
 }
 
-/// Returns the one lock on a disk; with `whose`, the one that this user's owner holds.
-pub(crate) async fn lock_on(link: &Link, path: &Path, whose: Option<u32>) -> Result<Row, Error> {
+/// Returns the only lock on a disk; with `whose`, the only one of this user's owners.
+pub(crate) async fn lock_on(
+    service: &ServiceConnection,
+    path: &Path,
+    whose: Option<u32>,
+) -> Result<Row, Error> {
     let disk = spoken(&shown_path(path));
-    let holders = holders(link, path).await?;
+    let holders = holders(service, path).await?;
     let counts = |holder: &&Row| {
         row::text(holder, "kind") == "owner"
             && whose.is_none_or(|uid| row::number(holder, "uid") == u64::from(uid))
     };
     let found: Vec<&Row> = holders.iter().filter(counts).collect();
-    // Of several files that had the name one after the other, none is meant more than another.
-    let is_clear = found.len() < 2 || found.iter().all(|lock| row::name_state(lock).is_none());
-    if let Some(lock) = one(&found, link.uid).filter(|_| is_clear) {
+    // If several files have had the name, the path is ambiguous.
+    let is_clear = found.len() < 2 || found.iter().all(|lock| row::name_state_text(lock).is_none());
+    if let Some(lock) = only_match(&found, service.uid).filter(|_| is_clear) {
         return Ok(lock.clone());
     }
     if found.is_empty() {
-        // A process that merely has it open holds nothing that could be released.
+        // A process that only has the disk open has no lock to release.
         let holder = holders.iter().find(|holder| row::text(holder, "kind") != "opener");
         return Err(match (holder, whose) {
             (Some(holder), Some(_)) => {
-                let holder = sentence(&shown_path(path), holder);
+                let holder = describe_holder(&shown_path(path), holder);
                 Error::Missing(format!("this user has not locked it: {holder}"))
             }
             (Some(holder), None) => Error::Failed(format!(
                 "vmlockd cannot release it: {}",
-                sentence(&shown_path(path), holder)
+                describe_holder(&shown_path(path), holder)
             )),
             (None, _) => Error::Missing(format!("{disk} is not locked")),
         });

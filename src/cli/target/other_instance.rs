@@ -1,7 +1,7 @@
-//! The other instance of vmlockd: the user's own, for the host's; the host's, for the user's own.
+//! The other instance of vmlockd: the user's instance beside the host's, or the host's beside the user's.
 //!
-//! An instance knows the locks of other instances from the kernel only, which names a process at
-//! most. If an instance names no owner, the other instance is called.
+//! An instance sees locks of other instances only in the kernel, which reports at most a process. If the first
+//! instance reports no owner, the other instance is called.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,44 +12,50 @@ use zbus::Variant;
 use zbus::fdo::DBusProxy;
 use zbus::names::BusName;
 
-use crate::cli::connection::Link;
+use crate::cli::connection::ServiceConnection;
 use crate::cli::error::Error;
+use crate::cli::format::holder::BUS;
 use crate::cli::format::row;
 use crate::cli::target::lookup;
 use crate::client::{Bus, Row, SERVICE};
 
-/// How long the other instance may take for its answers to one command.
-const LIMIT: Duration = Duration::from_secs(5);
-/// The key under which a holder tells on which bus it was found, if on another than the one that was
-/// asked for.
-pub(crate) const BUS: &str = "bus";
+/// The timeout of a query to the other instance.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The other instance, connected to when it is first needed.
+/// The other instance. Connected to when it is first needed.
 #[derive(Debug)]
-pub(crate) struct Other {
+pub(crate) struct OtherInstance {
     bus: Bus,
-    /// The connection, or that there is no such instance.
-    link: OnceCell<Option<Link>>,
+    /// The connection; `None` if there is no such instance.
+    service: OnceCell<Option<ServiceConnection>>,
 }
 
-impl Other {
-    /// The instance on the other bus than this one.
-    pub(crate) fn than(bus: Bus) -> Self {
+impl OtherInstance {
+    /// Returns the instance on the other bus.
+    pub(crate) fn besides(bus: Bus) -> Self {
         let bus = match bus {
             Bus::System => Bus::Session,
             Bus::Session => Bus::System,
         };
-        Self { bus, link: OnceCell::new() }
+        Self { bus, service: OnceCell::new() }
     }
 
-    /// Adds the owners of the other instance that hold a disk, where the first instance names none.
-    /// Nothing is started for that. Fails where the other instance is there and does not say.
-    pub(crate) async fn complete(&self, path: &Path, holders: &mut Vec<Row>) -> Result<(), Error> {
+    /// Adds the owners of the other instance that hold a disk, if the first instance reports none. Does not start
+    /// the other instance.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the other instance is running but does not reply.
+    pub(crate) async fn add_owners(
+        &self,
+        path: &Path,
+        holders: &mut Vec<Row>,
+    ) -> Result<(), Error> {
         if holders.iter().any(|holder| row::text(holder, "kind") == "owner") {
             return Ok(());
         }
-        let late = |_| Error::Absent("it does not respond".to_owned());
-        let owners = timeout(LIMIT, self.owners(path)).await.map_err(late)??;
+        let late = |_| Error::Unavailable("it does not respond".to_owned());
+        let owners = timeout(TIMEOUT, self.owners(path)).await.map_err(late)??;
         if !owners.is_empty() {
             holders.retain(|holder| !is_other_instance(holder));
             holders.extend(owners);
@@ -57,15 +63,15 @@ impl Other {
         Ok(())
     }
 
-    /// The bus of the other instance.
+    /// Returns the bus of the other instance.
     pub(crate) fn bus(&self) -> Bus {
         self.bus
     }
 
     async fn owners(&self, path: &Path) -> Result<Vec<Row>, Error> {
-        let link = self.link.get_or_init(|| connect(self.bus)).await;
-        let Some(link) = link else { return Ok(Vec::new()) };
-        let mut owners = lookup::holders(link, path).await?;
+        let service = self.service.get_or_init(|| connect(self.bus)).await;
+        let Some(service) = service else { return Ok(Vec::new()) };
+        let mut owners = lookup::holders(service, path).await?;
         owners.retain(|holder| row::text(holder, "kind") == "owner");
         for owner in &mut owners {
             owner.insert(BUS.to_owned(), Variant::from(self.bus.as_str()).try_into()?);
@@ -74,16 +80,16 @@ impl Other {
     }
 }
 
-/// Connects to a bus if the service is there already.
-async fn connect(bus: Bus) -> Option<Link> {
-    let link = Link::open(bus).await.ok()?;
-    let proxy = DBusProxy::new(link.bus().await.ok()?).await.ok()?;
-    let there = proxy.name_has_owner(BusName::try_from(SERVICE).ok()?).await.ok()?;
-    there.then(|| link.into_running())
+/// Connects to a bus if the service is running on it.
+async fn connect(bus: Bus) -> Option<ServiceConnection> {
+    let service = ServiceConnection::connect_via_bus(bus).await.ok()?;
+    let proxy = DBusProxy::new(service.bus_connection().await.ok()?).await.ok()?;
+    let is_running = proxy.name_has_owner(BusName::try_from(SERVICE).ok()?).await.ok()?;
+    is_running.then(|| service.without_activation())
 }
 
-/// Whether a holder is nothing but the other instance as the kernel knows it: its process, or an
-/// exclusive lock of which no process is named.
+/// Whether a holder is the other instance as the kernel reports it: its process, or an exclusive lock without
+/// a process.
 fn is_other_instance(holder: &Row) -> bool {
     match row::text(holder, "kind") {
         "process" => is_vmlockd(holder),
@@ -103,7 +109,7 @@ mod tests {
     use zbus::OwnedVariant;
 
     #[test]
-    fn only_what_is_the_other_instance_gives_way_to_its_owners() {
+    fn the_owners_of_the_other_instance_replace_only_its_own_process() {
         let row = |entries: &[(&str, &str)]| -> Row {
             let owned = |text: &str| OwnedVariant::try_from(Variant::from(text)).unwrap();
             entries.iter().map(|(key, value)| ((*key).to_owned(), owned(value))).collect()

@@ -1,12 +1,13 @@
-//! A polkit agent on a text terminal, so that a user without a desktop can type a password: polkit's own
+//! A polkit agent on a text terminal, so that a user without a desktop can enter a password: polkit's own
 //! program `pkttyagent`, which systemctl(1) starts in the same way.
 //!
-//! 1. [`Agent::start`] starts this tool once more, under the name [`NAME`].
-//! 2. That process asks the kernel for a signal when the tool ends, and becomes `pkttyagent`: it serves
-//!    the tool's process alone, and only where no other agent does.
-//! 3. `pkttyagent` closes a descriptor once polkit knows it. The tool waits for that, and then calls.
-//! 4. After the call the agent is ended, so that none runs beside a command of `run`, and the terminal
-//!    gets the settings that it had.
+//! 1. [`Agent::start`] executes this tool again, under the name [`NAME`].
+//! 2. That process requests a signal at the end of its parent and executes `pkttyagent`, which serves only
+//!    the process of the tool, and only if it has no other agent.
+//! 3. `pkttyagent` closes a descriptor once it is registered with polkit. The tool waits for that before the
+//!    call.
+//! 4. After the call the agent is terminated, so that none runs beside a command of `run`, and the settings of
+//!    the terminal are restored.
 
 use std::ffi::OsString;
 use std::fs;
@@ -19,69 +20,70 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::{geteuid, getpgrp, getppid, pipe2, tcgetpgrp};
+use nix::unistd::{geteuid, getppid, pipe2};
 use rustix::process::set_parent_process_death_signal;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::net::unix::pipe;
 use tokio::time::timeout;
 
-use crate::cli::error::exit_code::Code;
+use crate::cli::error::exit::Exit;
+use crate::cli::format::tty;
 use crate::client::Bus;
 
-/// What the process is called that becomes the agent.
+/// The name of the process that executes the agent.
 const NAME: &str = "vmlockctl-agent";
-/// The agent.
+/// The program of the agent.
 const PROGRAM: &str = "pkttyagent";
-/// Where systemd-logind keeps the login sessions.
+/// The directory of systemd-logind's login sessions.
 const SESSIONS: &str = "/run/systemd/sessions";
 /// How long the agent may take to register with polkit.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the agent may take to end, in milliseconds.
-const LIMIT: u16 = 2000;
+const EXIT_TIMEOUT_MS: u16 = 2000;
 
-/// Whether the user may be asked for a password.
-static MAY_ASK: AtomicBool = AtomicBool::new(true);
-/// Whether an agent runs.
-static RUNS: AtomicBool = AtomicBool::new(false);
+/// Whether the user may be prompted for a password.
+static MAY_PROMPT: AtomicBool = AtomicBool::new(true);
+/// Whether an agent is running.
+static IS_RUNNING: AtomicBool = AtomicBool::new(false);
 
-/// Has no password asked for, on the terminal or elsewhere.
-pub(crate) fn forbid() {
-    MAY_ASK.store(false, Ordering::Relaxed);
+/// Disables password prompts, on the terminal and elsewhere.
+pub(crate) fn disable_prompt() {
+    MAY_PROMPT.store(false, Ordering::Relaxed);
 }
 
-/// Whether a user at the terminal may be asked for a password.
-pub(crate) fn may_ask() -> bool {
-    MAY_ASK.load(Ordering::Relaxed) && io::stdin().is_terminal()
+/// Whether the user at the terminal may be prompted for a password.
+pub(crate) fn may_prompt() -> bool {
+    MAY_PROMPT.load(Ordering::Relaxed) && io::stdin().is_terminal()
 }
 
-/// Whether an agent runs. The user may be typing a password then, so a late answer is no reason to
-/// write on the terminal.
-pub(crate) fn runs() -> bool {
-    RUNS.load(Ordering::Relaxed)
+/// Whether an agent is running. The user may be entering a password then, so nothing else is printed on the
+/// terminal.
+pub(crate) fn is_running() -> bool {
+    IS_RUNNING.load(Ordering::Relaxed)
 }
 
-/// An agent for this process. It ends when this is dropped.
+/// A running agent for this process. Terminated on drop.
 #[derive(Debug)]
 pub(crate) struct Agent {
     child: Child,
-    /// The terminal's settings before.
+    /// The settings of the terminal before the start of the agent.
     terminal: Option<Termios>,
 }
 
 impl Agent {
-    /// Starts an agent where one can be of use, and returns once polkit knows it. Without `pkttyagent`
-    /// there is none; the service says then that a password would be needed.
+    /// Starts an agent if one is needed and possible, and returns once it is registered with polkit. Returns
+    /// `None` without `pkttyagent`; the service then replies that a password is needed.
     pub(crate) async fn start(bus: Bus) -> Option<Self> {
-        if bus != Bus::System || geteuid().is_root() || !may_ask() || !has_terminal() {
+        if bus != Bus::System || geteuid().is_root() || !may_prompt() || !has_terminal() {
             return None;
         }
         let terminal = tcgetattr(io::stdin()).ok();
         let (child, registered) = spawn().ok()?;
-        RUNS.store(true, Ordering::Relaxed);
+        IS_RUNNING.store(true, Ordering::Relaxed);
         let agent = Self { child, terminal };
-        // What is late may still come while the call is on its way.
-        let _ = timeout(PATIENCE, end_of(&registered)).await;
+        // A late agent may still register during the call.
+        let _ = timeout(REGISTRATION_TIMEOUT, wait_for_eof(&registered)).await;
         Some(agent)
     }
 }
@@ -89,26 +91,26 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
-            // Nothing has waited for it yet, so the number is still its own.
+            // The child was not waited for yet, so the PID is still its own.
             let _ = kill_process(pid, Signal::TERM);
-            if !ends(pid) {
+            if !wait_for_exit(pid) {
                 let _ = self.child.kill();
             }
         }
         let _ = self.child.wait();
         if let Some(terminal) = &self.terminal
-            && is_in_front()
+            && is_foreground()
             && tcgetattr(io::stdin()).is_ok_and(|now| now.local_modes != terminal.local_modes)
         {
-            // There is nothing to be done about a terminal that is gone.
+            // A closed terminal needs no settings.
             let _ = tcsetattr(io::stdin(), OptionalActions::Drain, terminal);
         }
-        RUNS.store(false, Ordering::Relaxed);
+        IS_RUNNING.store(false, Ordering::Relaxed);
     }
 }
 
-/// Waits for the end of a pipe, into which nothing is written.
-async fn end_of(pipe: &pipe::Receiver) -> io::Result<()> {
+/// Waits until the other end of a pipe is closed. Nothing is written to the pipe.
+async fn wait_for_eof(pipe: &pipe::Receiver) -> io::Result<()> {
     loop {
         pipe.readable().await?;
         match pipe.try_read(&mut [0]) {
@@ -119,30 +121,30 @@ async fn end_of(pipe: &pipe::Receiver) -> io::Result<()> {
     }
 }
 
-/// Waits until a child ends, for a short time.
-fn ends(pid: Pid) -> bool {
+/// Waits until a child ends. Returns whether it ended in time.
+fn wait_for_exit(pid: Pid) -> bool {
     let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
     let mut event = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-    poll(&mut event, PollTimeout::from(LIMIT)).is_ok_and(|events| events == 1)
+    poll(&mut event, PollTimeout::from(EXIT_TIMEOUT_MS)).is_ok_and(|events| events == 1)
 }
 
-/// Whether a user can read on the terminal what is typed on it, and this process may use it.
+/// Whether the terminal shows the output of this process, and this process may read from it.
 fn has_terminal() -> bool {
-    (io::stdout().is_terminal() || io::stderr().is_terminal()) && is_in_front()
+    (io::stdout().is_terminal() || io::stderr().is_terminal()) && is_foreground()
 }
 
-/// Whether no other process group has the terminal.
-fn is_in_front() -> bool {
-    tcgetpgrp(io::stdin()) == Ok(getpgrp())
+/// Whether this process is in the foreground of the terminal.
+fn is_foreground() -> bool {
+    tty::is_foreground(io::stdin()) == Some(true)
 }
 
-/// Steps 1 and 3: the agent, and a pipe that ends once polkit knows it.
+/// Starts the agent (step 1). Returns a pipe that is closed once the agent is registered (step 3).
 fn spawn() -> io::Result<(Child, pipe::Receiver)> {
     let (registered, notify) = pipe2(OFlag::O_CLOEXEC)?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0(NAME).arg(notify.as_raw_fd().to_string());
     command.arg(std::process::id().to_string()).arg(start_time()?);
-    // It opens the terminal itself. Without an agent the service's own message is the one to read.
+    // The agent opens the terminal itself. If it fails, the error of the service is the one to print.
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     fcntl(&notify, FcntlArg::F_SETFD(FdFlag::empty()))?;
     let child = command.spawn()?;
@@ -150,8 +152,8 @@ fn spawn() -> io::Result<(Child, pipe::Receiver)> {
     Ok((child, pipe::Receiver::from_owned_fd(registered)?))
 }
 
-/// When this process was started, in the kernel's clock ticks: with its number, this is how polkit
-/// knows a process.
+/// Returns the start time of this process, in clock ticks of the kernel. polkit identifies a process by its
+/// PID and start time.
 fn start_time() -> io::Result<String> {
     let stat = fs::read_to_string("/proc/self/stat")?;
     parse_start_time(&stat).ok_or_else(|| io::ErrorKind::InvalidData.into())
@@ -163,8 +165,8 @@ fn parse_start_time(stat: &str) -> Option<String> {
     rest.split_whitespace().nth(19).map(str::to_owned)
 }
 
-/// Step 2: the main function of the process that becomes the agent; `None` if this is another process.
-pub(crate) fn main(arguments: &[OsString]) -> Option<Code> {
+/// Runs the process that executes the agent (step 2). Returns `None` if this is another process.
+pub(crate) fn main(arguments: &[OsString]) -> Option<Exit> {
     let [name, notify, parent, start] = arguments else { return None };
     if name != NAME {
         return None;
@@ -179,14 +181,14 @@ pub(crate) fn main(arguments: &[OsString]) -> Option<Code> {
         if has_sessions() {
             command.arg("--fallback");
         }
-        // Returns only on failure.
+        // exec(3) returns only on failure.
         let _ = command.exec();
     }
-    Some(Code::FAILURE)
+    Some(Exit::FAILURE)
 }
 
-/// Whether there are login sessions, each of which may have an agent that goes before ours. polkit looks
-/// at a fallback only for processes in a session.
+/// Whether there are login sessions, each of which may have an agent that has priority. polkit considers a
+/// fallback agent only for processes in a session.
 fn has_sessions() -> bool {
     fs::read_dir(SESSIONS).is_ok_and(|mut sessions| sessions.next().is_some())
 }
@@ -196,17 +198,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_started_as_an_agent_is_one() {
+    fn other_processes_are_not_agents() {
         let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
         for line in ["vmlockctl", "vmlockctl 3 4 5", "vmlockctl-agent", "vmlockctl-agent 3 4"] {
             assert_eq!(main(&words(line)), None, "{line}");
         }
-        // It is not the child of the process that it was started for.
-        assert_eq!(main(&words("vmlockctl-agent 3 0 5")), Some(Code::FAILURE));
+        // The process with PID 0 is not its parent.
+        assert_eq!(main(&words("vmlockctl-agent 3 0 5")), Some(Exit::FAILURE));
     }
 
     #[test]
-    fn a_start_time_is_read() {
+    fn the_start_time_is_parsed() {
         let fields = (1..=30).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
         let stat = format!("7 (a) b) S {fields}");
         assert_eq!(parse_start_time(&stat).as_deref(), Some("19"));

@@ -1,4 +1,4 @@
-//! The signals that end or inform a command that waits.
+//! Signals: those that interrupt a command, and the end of a child process.
 
 use std::fs;
 use std::future::poll_fn;
@@ -7,12 +7,13 @@ use std::task::Poll;
 
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
-use nix::unistd::{getpgrp, tcgetpgrp};
 use tokio::signal::unix::{self, SignalKind};
 
 use crate::cli::error::Error;
+use crate::cli::format::tty;
 
-/// What ends or informs a program; what the kernel does by itself is not among them.
+/// The signals that end a program, or whose meaning it defines. Signals for errors of the program itself, such
+/// as SIGSEGV, are not caught.
 const WATCHED: [Signal; 6] = [
     Signal::SIGINT,
     Signal::SIGQUIT,
@@ -22,17 +23,18 @@ const WATCHED: [Signal; 6] = [
     Signal::SIGUSR2,
 ];
 
-/// Catches signals instead of dying of them.
+/// A stream of caught signals.
 #[derive(Debug)]
 pub(crate) struct Signals {
     watched: Vec<(Signal, unix::Signal)>,
-    /// Where it is ignored, as some parents pass it on, the kernel forgets how a child ended.
+    /// Catches SIGCHLD. If a parent process passed it on as ignored, the kernel would discard the exit status of
+    /// a child.
     child: unix::Signal,
 }
 
 impl Signals {
-    /// Begins to catch. What is ignored stays so: nohup and shells that put a command into the
-    /// background mean its children too, and those would not inherit it from a handler.
+    /// Starts to catch signals. An ignored signal stays ignored: nohup(1) and shells that start a command in the
+    /// background ignore signals for its children too, and these would not inherit a handler.
     pub(crate) fn catch() -> Result<Self, Error> {
         let ignored = ignored();
         let watched = WATCHED
@@ -54,7 +56,7 @@ impl Signals {
         }
     }
 
-    /// The next signal. Never returns where there is none to come.
+    /// Returns the next signal.
     pub(crate) async fn next(&mut self) -> Signal {
         next(&mut self.watched).await
     }
@@ -72,8 +74,8 @@ async fn next(watched: &mut [(Signal, unix::Signal)]) -> Signal {
     .await
 }
 
-/// Makes a write beyond the limit on file sizes an error instead of the end of the program, for as
-/// long as the process lives. The programs that it starts find the signal as it was.
+/// Turns a write beyond the limit on file sizes (SIGXFSZ) into an error, until the process ends. Programs that
+/// it starts have the default action of the signal.
 pub(crate) fn catch_file_size() -> Result<Option<unix::Signal>, Error> {
     if ignored() & bit(Signal::SIGXFSZ) != 0 {
         return Ok(None);
@@ -82,18 +84,19 @@ pub(crate) fn catch_file_size() -> Result<Option<unix::Signal>, Error> {
     caught.map(Some).map_err(|error| Error::system("catch signals", error))
 }
 
-/// Whether the terminal sends this signal to its whole foreground process group, and this process is in
-/// it: then its children have received the signal themselves.
-pub(crate) fn is_for_the_group(signal: Signal) -> bool {
+/// Whether the terminal sends this signal to its foreground process group, and this process is in that group.
+/// Its children have then received the signal, too.
+pub(crate) fn is_sent_to_group(signal: Signal) -> bool {
     matches!(signal, Signal::SIGINT | Signal::SIGQUIT)
-        && fs::File::open("/dev/tty").is_ok_and(|terminal| tcgetpgrp(terminal) == Ok(getpgrp()))
+        && fs::File::open("/dev/tty")
+            .is_ok_and(|terminal| tty::is_foreground(terminal) == Some(true))
 }
 
 fn bit(signal: Signal) -> u64 {
     1 << (signal as i32 - 1)
 }
 
-/// The signals that are ignored; none where `/proc` does not tell.
+/// Returns the set of ignored signals; the empty set if `/proc` cannot be read.
 fn ignored() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     parse_ignored(&status).unwrap_or_default()
@@ -104,30 +107,30 @@ fn parse_ignored(status: &str) -> Option<u64> {
     u64::from_str_radix(mask.trim(), 16).ok()
 }
 
-/// Ends this process by a signal, for the parent to see: a shell stops a script at Ctrl-C only if the
-/// command died of it, and a service manager tells a signal from an exit status. Returns if this
-/// signal does not end a process.
-pub(crate) fn die_by(signal: i32) {
+/// Terminates this process by a signal, so that its parent sees it: a shell stops a script at Ctrl-C only if
+/// the signal terminated the command, and a service manager distinguishes a signal from an exit code. Returns if
+/// the signal does not terminate a process.
+pub(crate) fn terminate_by(signal: i32) {
     let Ok(signal) = Signal::try_from(signal) else { return };
-    // The command has left the core dump, if one was to be.
+    // If a core dump is wanted, the command has written it.
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
-    // SIGKILL always has its default effect.
+    // SIGKILL always has its default action.
     if signal != Signal::SIGKILL && reset(signal).is_err() {
         return;
     }
     let mut set = SigSet::empty();
     set.add(signal);
     let _ = set.thread_unblock();
-    // Of this thread, so that it does not return before the signal is delivered.
+    // In this thread, so that the function does not return before the signal is delivered.
     let _ = raise(signal);
 }
 
-/// Gives a signal its default effect again.
+/// Resets a signal to its default action.
 #[allow(unsafe_code)]
 fn reset(signal: Signal) -> nix::Result<()> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    // SAFETY: the default action runs no code of this process, and nothing here relies on the handler
-    // that it replaces: the process ends now.
+    // SAFETY: the default action runs no code of this process, and no code relies on the handler that it
+    // replaces, since the process ends now.
     unsafe { sigaction(signal, &default) }.map(drop)
 }
 
@@ -136,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ignored_signals_are_read() {
+    fn ignored_signals_are_parsed() {
         let status = "Name:\tx\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000001003\n";
         let ignored = parse_ignored(status).unwrap();
         assert!(ignored & bit(Signal::SIGHUP) != 0 && ignored & bit(Signal::SIGINT) != 0);

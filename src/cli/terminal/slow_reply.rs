@@ -1,4 +1,4 @@
-//! Telling what a request waits for that the service does not answer.
+//! Reports requests that the service has not answered for some time.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -11,34 +11,33 @@ use crate::cli::terminal::output::is_quiet;
 use crate::cli::terminal::polkit_agent;
 use crate::lock::printable::shown_path;
 
-/// How long the service may take to answer before that is reported.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+/// The time after which a missing reply is reported.
+pub(crate) const REPORT_DELAY: Duration = Duration::from_secs(5);
 
-/// Waits for an answer about these disks or leases; where it does not come, says once what is being
-/// waited for. A request that hangs in the kernel can't be taken back, so the wait goes on.
+/// Awaits a reply about these disks or leases. If it is late, reports once that it is awaited. A request that
+/// hangs in the kernel cannot be cancelled, so the wait continues.
 pub(crate) async fn report_slow<T>(
     paths: impl IntoIterator<Item = &Path>,
     answer: impl Future<Output = T>,
 ) -> T {
     tokio::pin!(answer);
-    if let Ok(answer) = timeout(PATIENCE, &mut answer).await {
+    if let Ok(answer) = timeout(REPORT_DELAY, &mut answer).await {
         return answer;
     }
     report(paths);
     answer.await
 }
 
-/// Opens or reads files, in whatever time that takes, and says what it waits for as
-/// [`report_slow`] does.
+/// Opens or reads files. If that takes long, reports it as [`report_slow`] does.
 pub(crate) fn report_slow_files<'p, T>(
     paths: impl IntoIterator<Item = &'p Path>,
     open: impl FnOnce() -> T,
 ) -> T {
     let paths: Vec<PathBuf> = paths.into_iter().map(Path::to_owned).collect();
     let (done, ended) = mpsc::channel::<()>();
-    // Without a thread it is only not reported.
+    // Without this thread, only the report is missing.
     let _ = thread::Builder::new().spawn(move || {
-        if ended.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+        if ended.recv_timeout(REPORT_DELAY) == Err(mpsc::RecvTimeoutError::Timeout) {
             report(paths.iter().map(PathBuf::as_path));
         }
     });
@@ -47,14 +46,14 @@ pub(crate) fn report_slow_files<'p, T>(
     opened
 }
 
-/// Says that there is no answer about these disks or leases.
+/// Reports that there is no reply about these disks or leases.
 pub(crate) fn report<'p>(paths: impl IntoIterator<Item = &'p Path>) {
-    // The user may be typing a password, which takes its time.
-    if polkit_agent::runs() || is_quiet() {
+    // The reply may be late because the user is entering a password.
+    if polkit_agent::is_running() || is_quiet() {
         return;
     }
     let names: Vec<String> = paths.into_iter().map(shown_path).collect();
-    let seconds = PATIENCE.as_secs();
+    let seconds = REPORT_DELAY.as_secs();
     eprintln!(
         "vmlockctl: no answer about {} for {seconds} s; its file system may be frozen or busy \
          ('vmlockctl doctor' tells more); still waiting",

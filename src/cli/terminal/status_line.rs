@@ -1,85 +1,84 @@
-//! One line on standard error that says how things stand, and is gone when they are over.
+//! A line on standard error that shows the state of a wait, and is erased at its end.
 
 use std::io::{self, IsTerminal, Write};
 
-use nix::unistd::{getpgrp, tcgetpgrp};
+use crate::cli::format::tty;
+use crate::cli::format::wording::{Wording, fit_line};
+use crate::cli::terminal::output::{is_quiet, print_message};
 
-use crate::cli::format::wording::{Wording, fitted};
-use crate::cli::terminal::output::{complain, is_quiet};
-
-/// Erases the screen from the cursor on.
+/// Erases the screen after the cursor.
 const ERASE: &str = "\x1b[J";
-/// Has the terminal not wrap a text that turns out to be too wide, since it was resized meanwhile.
+/// Turns line wrapping off: the text may be too wide if the terminal was resized meanwhile.
 const NO_WRAP: &str = "\x1b[?7l";
-/// Has it wrap again.
+/// Turns line wrapping on.
 const WRAP: &str = "\x1b[?7h";
 
-/// The line. On a terminal it is written over and over; elsewhere it is said once.
+/// The status line. On a terminal it is redrawn; elsewhere the first text is printed once.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct StatusLine {
+    /// Whether standard error is a terminal on which the line can be redrawn.
     terminal: bool,
-    said: bool,
-    /// Something of it stands on the terminal.
-    stands: bool,
+    /// Whether the line was printed, or is not to be printed.
+    was_shown: bool,
+    /// Whether the terminal shows the line.
+    is_drawn: bool,
 }
 
-impl Line {
-    /// A line that says nothing yet. What is in the background is no terminal's business.
+impl StatusLine {
+    /// Creates an empty line. A background process does not draw on the terminal.
     pub(crate) fn new() -> Self {
-        let knows = std::env::var_os("TERM").is_none_or(|kind| kind != "dumb");
-        let terminal = io::stderr().is_terminal() && knows && is_in_front();
+        let terminal = io::stderr().is_terminal() && tty::is_smart() && is_foreground();
         let quiet = is_quiet();
-        Self { terminal: terminal && !quiet, said: quiet, stands: false }
+        Self { terminal: terminal && !quiet, was_shown: quiet, is_drawn: false }
     }
 
-    /// Whether it is worth saying how things stand now.
-    pub(crate) fn wants_more(&self) -> bool {
-        self.terminal || !self.said
+    /// Whether [`show`](Self::show) has an effect.
+    pub(crate) fn needs_update(&self) -> bool {
+        self.terminal || !self.was_shown
     }
 
-    /// Says what goes on, in the first of these wordings that has room, and how it stands.
+    /// Shows the first of the wordings that fits, with `elapsed` at its end.
     ///
-    /// The cursor stays at the beginning of the line. Where a terminal that has become narrower wraps
-    /// the line, the cursor is then on the first of its rows, and all of them are erased with the rest
-    /// of the screen.
-    pub(crate) fn say(&mut self, wordings: &[Wording], stand: &str) {
+    /// The cursor stays at the beginning of the line. If a terminal that has become narrower wraps the line,
+    /// the cursor is on the first of its rows, and all of them are erased with the rest of the screen.
+    pub(crate) fn show(&mut self, wordings: &[Wording], elapsed: &str) {
         if !self.terminal {
-            if !std::mem::replace(&mut self.said, true) {
-                complain(&wordings.first().map(Wording::full).unwrap_or_default());
+            if !std::mem::replace(&mut self.was_shown, true) {
+                print_message(&wordings.first().map(Wording::full).unwrap_or_default());
             }
             return;
         }
-        if !is_in_front() {
+        if !is_foreground() {
             return;
         }
-        let text = fitted(wordings, stand, columns());
-        // There is nowhere to report that standard error can't be written.
+        let text = fit_line(wordings, elapsed, columns());
+        // A failure to write to standard error cannot be reported anywhere.
         let _ = write!(io::stderr(), "{NO_WRAP}\r{text}{ERASE}\r{WRAP}");
-        self.stands = true;
+        self.is_drawn = true;
     }
 
-    /// Takes it away.
+    /// Erases the line.
     pub(crate) fn clear(&mut self) {
-        if std::mem::take(&mut self.stands) && is_in_front() {
+        if std::mem::take(&mut self.is_drawn) && is_foreground() {
             let _ = write!(io::stderr(), "\r{ERASE}");
         }
     }
 }
 
-impl Drop for Line {
+impl Drop for StatusLine {
     fn drop(&mut self) {
         self.clear();
     }
 }
 
-/// Whether no other process group has the terminal.
-fn is_in_front() -> bool {
-    tcgetpgrp(io::stderr()).map_or(true, |group| group == getpgrp())
+/// Whether no other process group is in the foreground of the terminal.
+fn is_foreground() -> bool {
+    tty::is_foreground(io::stderr()) != Some(false)
 }
 
-/// How much goes on one line. The last column stays free: some terminals would begin another line.
+/// Returns the number of usable columns. The last column stays free, since some terminals begin a new line
+/// after it.
 fn columns() -> usize {
-    let size = rustix::termios::tcgetwinsize(io::stderr());
-    let columns = size.map_or(0, |size| usize::from(size.ws_col));
+    let (_, columns) = tty::size(io::stderr());
     if columns == 0 { 79 } else { columns - 1 }
 }

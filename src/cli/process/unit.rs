@@ -1,10 +1,10 @@
-//! What systemd knows of the service.
+//! Reads the unit of the service from systemd.
 
 use zbus::fdo::{DBusProxy, PropertiesProxy};
 use zbus::names::{BusName, InterfaceName};
 use zbus::{ObjectPath, OwnedObjectPath, Proxy};
 
-use crate::cli::connection::Link;
+use crate::cli::connection::ServiceConnection;
 use crate::cli::error::Error;
 use crate::cli::format::row;
 use crate::client::Row;
@@ -14,39 +14,40 @@ const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const SERVICE: &str = "org.freedesktop.systemd1.Service";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
 
-/// The unit of the service, as far as it matters to locks.
+/// The properties of the unit that matter to locks.
 #[derive(Debug)]
 pub(crate) struct Unit {
-    /// The version of systemd; 0 where it says nothing that is one.
+    /// The version of systemd; 0 if it cannot be parsed.
     pub(crate) systemd: u32,
-    /// The process that it has started, or 0.
+    /// The PID of the main process, or 0.
     pub(crate) main_pid: u64,
-    /// How many descriptors it would keep.
+    /// The maximum number of descriptors in the file descriptor store.
     pub(crate) store_max: u64,
-    /// How many it keeps.
+    /// The number of descriptors in the file descriptor store.
     pub(crate) stored: u64,
-    /// Whether it would keep them over a stop; empty where it does not know that setting.
+    /// `FileDescriptorStorePreserve=`; empty if systemd does not have that setting.
     pub(crate) preserve: String,
-    /// `active` and the like.
+    /// The state of the unit, such as `active`.
     pub(crate) active: String,
-    /// `enabled` and the like; empty where there is no such file.
+    /// The state of the unit file, such as `enabled`; empty if there is no unit file.
     pub(crate) state: String,
 }
 
 impl Unit {
-    /// Reads the unit from the systemd on the bus, without starting one. `None` if there is none.
-    pub(crate) async fn look(link: &Link) -> Result<Option<Self>, Error> {
-        let bus = DBusProxy::new(link.bus().await?).await?;
+    /// Reads the unit from the systemd on the bus, without activating it. Returns `None` if there is none.
+    pub(crate) async fn read(service: &ServiceConnection) -> Result<Option<Self>, Error> {
+        let bus = DBusProxy::new(service.bus_connection().await?).await?;
         if !bus.name_has_owner(BusName::try_from(SYSTEMD)?).await? {
             return Ok(None);
         }
         let path = "/org/freedesktop/systemd1";
-        let manager: Proxy<'_> = Proxy::new(link.bus().await?, SYSTEMD, path, MANAGER).await?;
+        let manager: Proxy<'_> =
+            Proxy::new(service.bus_connection().await?, SYSTEMD, path, MANAGER).await?;
         let version: String = manager.get_property("Version").await?;
-        // Open to everybody, and only reads: what is not loaded is forgotten again.
+        // Allowed for all users. systemd unloads the unit again if it is not in use.
         let unit: OwnedObjectPath = manager.call("LoadUnit", &("vmlockd.service",)).await?;
-        let of_unit = properties(link, &unit, UNIT).await?;
-        let of_service = properties(link, &unit, SERVICE).await?;
+        let of_unit = properties(service, &unit, UNIT).await?;
+        let of_service = properties(service, &unit, SERVICE).await?;
         Ok(Some(Self {
             systemd: number(&version),
             main_pid: row::number(&of_service, "MainPID"),
@@ -58,8 +59,8 @@ impl Unit {
         }))
     }
 
-    /// Returns why a stop of the service would release its locks, and what to do; `None` if it would not.
-    pub(crate) fn loses_at_stop(&self) -> Option<(String, &'static str)> {
+    /// Returns why a stop of the service would release its locks, and advice; `None` if it would not.
+    pub(crate) fn lock_loss_at_stop(&self) -> Option<(String, &'static str)> {
         if self.systemd < 254 {
             let why = format!(
                 "'systemctl stop' releases all locks until the service is started again, since systemd \
@@ -88,13 +89,17 @@ impl Unit {
     }
 }
 
-async fn properties(link: &Link, path: &ObjectPath<'_>, interface: &str) -> Result<Row, Error> {
-    let builder = PropertiesProxy::builder(link.bus().await?).destination(SYSTEMD);
+async fn properties(
+    service: &ServiceConnection,
+    path: &ObjectPath<'_>,
+    interface: &str,
+) -> Result<Row, Error> {
+    let builder = PropertiesProxy::builder(service.bus_connection().await?).destination(SYSTEMD);
     let proxy = builder.path(path.to_owned()).build().await?;
     Ok(proxy.get_all(InterfaceName::try_from(interface)?).await?)
 }
 
-/// What a version begins with, as in `252.39-1~deb12u2`.
+/// Parses the number at the start of a version such as `252.39-1~deb12u2`.
 fn number(version: &str) -> u32 {
     let digits = |c: char| !c.is_ascii_digit();
     version.split(digits).next().and_then(|number| number.parse().ok()).unwrap_or_default()
@@ -111,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_loses_nothing_only_if_all_is_right() {
+    fn a_stop_keeps_locks_only_with_all_settings() {
         for (systemd, preserve, state, said) in [
             (252, "", "enabled", "systemd 252 drops the descriptors"),
             (254, "restart", "enabled", "FileDescriptorStorePreserve=restart"),
@@ -119,10 +124,10 @@ mod tests {
             (257, "yes", "static", "its unit is static"),
             (257, "yes", "", "its unit is not installed as a file"),
         ] {
-            let (why, _) = unit(systemd, preserve, state).loses_at_stop().unwrap();
+            let (why, _) = unit(systemd, preserve, state).lock_loss_at_stop().unwrap();
             assert!(why.contains(said), "{why}");
         }
-        assert_eq!(unit(254, "yes", "enabled").loses_at_stop(), None);
+        assert_eq!(unit(254, "yes", "enabled").lock_loss_at_stop(), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Whether the service serves virtlockd's socket, on which libvirt locks disks.
+//! Detects whether the service serves virtlockd's socket, through which libvirt locks disks.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,71 +9,71 @@ use crate::client::Bus;
 use crate::lock::printable::shown_path;
 
 /// The file name of the service's own socket for root.
-const PRIVATE: &str = "private";
-/// The flags of a socket that listens, in `/proc/net/unix` (`__SO_ACCEPTCON`).
-const LISTENS: &str = "00010000";
+const PRIVATE_SOCKET_NAME: &str = "private";
+/// The flags of a listening socket in `/proc/net/unix` (`__SO_ACCEPTCON`).
+const LISTENING_FLAGS: &str = "00010000";
 
-/// Which program serves virtlockd's socket.
+/// The state of virtlockd's socket.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Libvirt {
-    /// The service; the path is `None` where the socket's name does not tell it.
+pub(crate) enum LibvirtSocket {
+    /// The service serves it; the path is `None` if it is not known.
     Served(Option<PathBuf>),
-    /// Another program, at libvirt's default path.
-    Elsewhere(PathBuf),
-    /// No program, at libvirt's default path.
-    Not,
-    /// There is a socket at libvirt's default path, and this user may not see which program serves it.
+    /// Another program serves it, at libvirt's default path.
+    ServedByOther(PathBuf),
+    /// There is no socket at libvirt's default path.
+    Unserved,
+    /// There is a socket at libvirt's default path, but this user may not see which program serves it.
     Unknown(PathBuf),
 }
 
-impl Libvirt {
-    /// Looks which sockets process `pid` listens on, and what there is at libvirt's default path.
-    pub(crate) fn look(bus: Bus, pid: Option<u32>) -> Self {
+impl LibvirtSocket {
+    /// Compares the listening sockets of process `pid` with the socket at libvirt's default path.
+    pub(crate) fn detect(bus: Bus, pid: Option<u32>) -> Self {
         let default = default_path(bus);
         let is_socket =
             |path: &PathBuf| fs::metadata(path).is_ok_and(|file| file.file_type().is_socket());
         let there = default.filter(is_socket);
         let Some((pid, own)) = pid.and_then(|pid| Some((pid, sockets(pid)?))) else {
-            return there.map_or(Self::Not, Self::Unknown);
+            return there.map_or(Self::Unserved, Self::Unknown);
         };
-        // The service may have a network namespace of its own, and systemd has passed it sockets of
-        // the host's.
+        // The service may have a network namespace of its own, and sockets of the host's network
+        // namespace that systemd passed to it.
         let tables = [format!("/proc/{pid}/net/unix"), "/proc/self/net/unix".to_owned()];
         let tables = tables.map(|table| fs::read(table).unwrap_or_default());
         let mut listening =
             tables.iter().flat_map(|table| listening(&String::from_utf8_lossy(table)));
         match listening.find(|(inode, path)| own.contains(inode) && !is_private(path)) {
             Some((_, path)) => Self::Served(Some(path).filter(is_socket)),
-            None => there.map_or(Self::Not, Self::Elsewhere),
+            None => there.map_or(Self::Unserved, Self::ServedByOther),
         }
     }
 
-    /// Whether it is served; `None` if this is not known.
+    /// Whether the service serves it; `None` if that is not known.
     pub(crate) fn is_served(&self) -> Option<bool> {
         match self {
             Self::Served(_) => Some(true),
-            Self::Elsewhere(_) | Self::Not => Some(false),
+            Self::ServedByOther(_) | Self::Unserved => Some(false),
             Self::Unknown(_) => None,
         }
     }
 
-    /// The socket that is served, or that is there instead.
+    /// Returns the path of the socket, if there is one.
     pub(crate) fn socket(&self) -> Option<&Path> {
         match self {
             Self::Served(path) => path.as_deref(),
-            Self::Elsewhere(path) | Self::Unknown(path) => Some(path),
-            Self::Not => None,
+            Self::ServedByOther(path) | Self::Unknown(path) => Some(path),
+            Self::Unserved => None,
         }
     }
 
-    /// The words for people.
+    /// Describes the state for people.
     pub(crate) fn text(&self) -> String {
         let path = self.socket().map(shown_path).unwrap_or_default();
         match self {
             Self::Served(Some(_)) => format!("served on {path}"),
             Self::Served(None) => "served".to_owned(),
-            Self::Elsewhere(_) => format!("not served; {path} belongs to another program"),
-            Self::Not => "not served".to_owned(),
+            Self::ServedByOther(_) => format!("not served; {path} belongs to another program"),
+            Self::Unserved => "not served".to_owned(),
             Self::Unknown(_) => {
                 format!("not known; root can see which program serves {path}")
             }
@@ -81,7 +81,7 @@ impl Libvirt {
     }
 }
 
-/// Where libvirt looks for virtlockd.
+/// Returns libvirt's default path of the socket.
 fn default_path(bus: Bus) -> Option<PathBuf> {
     let below = match bus {
         Bus::System => "/run".into(),
@@ -90,7 +90,7 @@ fn default_path(bus: Bus) -> Option<PathBuf> {
     Some(below.join("libvirt/virtlockd-sock"))
 }
 
-/// The inodes of the sockets that a process has open; `None` where this user may not look.
+/// Returns the inodes of the sockets that a process has open; `None` if this user may not see them.
 fn sockets(pid: u32) -> Option<BTreeSet<u64>> {
     let links = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
     let links = links.flatten().filter_map(|link| fs::read_link(link.path()).ok());
@@ -99,19 +99,19 @@ fn sockets(pid: u32) -> Option<BTreeSet<u64>> {
     Some(links.filter_map(inode).collect())
 }
 
-/// The inodes and paths of the sockets in a table that listen.
+/// Returns the inodes and paths of the listening sockets in a table.
 fn listening(table: &str) -> Vec<(u64, PathBuf)> {
     let socket = |line: &str| {
         let words: Vec<&str> = line.splitn(8, ' ').collect();
         let [_, _, _, flags, _, _, inode, path] = words[..] else { return None };
-        (flags == LISTENS).then_some((inode.parse().ok()?, named(path)))
+        (flags == LISTENING_FLAGS).then_some((inode.parse().ok()?, bound_path(path)))
     };
-    // Fields are padded.
-    table.lines().filter_map(|line| socket(&squeezed(line))).collect()
+    // The fields are padded.
+    table.lines().filter_map(|line| socket(&collapse_spaces(line))).collect()
 }
 
-/// A line of the table with one space between its first fields.
-fn squeezed(line: &str) -> String {
+/// Reduces the padding between the first fields of a line to one space.
+fn collapse_spaces(line: &str) -> String {
     let mut rest = line.trim_start();
     let mut fields = Vec::new();
     for _ in 0..7 {
@@ -123,9 +123,9 @@ fn squeezed(line: &str) -> String {
     fields.join(" ")
 }
 
-/// The path of a socket by the name that the kernel remembers: the service binds a socket beside its
-/// place, as `NAME.PID.new`, and then renames it.
-fn named(path: &str) -> PathBuf {
+/// Returns the current path of a socket that the kernel lists by the path to which it was bound. The service
+/// binds a socket to `NAME.PID.new` and then renames it.
+fn bound_path(path: &str) -> PathBuf {
     let original = path.strip_suffix(".new").and_then(|path| {
         let (path, pid) = path.rsplit_once('.')?;
         (!pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit())).then_some(path)
@@ -134,7 +134,7 @@ fn named(path: &str) -> PathBuf {
 }
 
 fn is_private(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name == PRIVATE)
+    path.file_name().is_some_and(|name| name == PRIVATE_SOCKET_NAME)
 }
 
 #[cfg(test)]
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sockets_that_listen_are_found_by_their_names() {
+    fn listening_sockets_are_found_in_the_table() {
         let table = "Num       RefCount Protocol Flags    Type St Inode Path\n\
             00000000abdcfb58: 00000003 00000000 00000000 0001 03 12940592\n\
             00000000abdcfb59: 00000002 00000000 00010000 0001 01    77 /run/a b.12.new\n\
@@ -159,7 +159,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("virtlockd-sock");
         let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let found = Libvirt::look(Bus::System, Some(std::process::id()));
-        assert_eq!(found, Libvirt::Served(Some(path)));
+        let found = LibvirtSocket::detect(Bus::System, Some(std::process::id()));
+        assert_eq!(found, LibvirtSocket::Served(Some(path)));
     }
 }

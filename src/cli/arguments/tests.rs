@@ -1,4 +1,4 @@
-//! The command line.
+//! Tests of the command line.
 
 use super::*;
 
@@ -8,12 +8,12 @@ fn parse(line: &str) -> Result<Arguments, clap::Error> {
 }
 
 #[test]
-fn the_definition_holds() {
+fn the_definition_is_valid() {
     Arguments::command().debug_assert();
 }
 
 #[test]
-fn what_is_a_command_line() {
+fn valid_command_lines_are_parsed() {
     for line in [
         "vmlockctl run --disk a.img -- qemu --json --disk b",
         "vmlockctl run --name n --disk a:shared --disk b:exclusive -- true",
@@ -50,7 +50,7 @@ fn what_is_a_command_line() {
 }
 
 #[test]
-fn what_is_none() {
+fn invalid_command_lines_are_refused() {
     for line in [
         "vmlockctl",
         "vmlockctl frobnicate",
@@ -83,17 +83,17 @@ fn what_is_none() {
 }
 
 #[test]
-fn what_follows_the_dashes_is_the_command() {
+fn words_after_the_dashes_are_the_command() {
     let line = "vmlockctl run --disk a -- qemu --json -- --help";
-    let Verb::Run(run) = parse(line).unwrap().verb else { panic!("not run") };
+    let Command::Run(run) = parse(line).unwrap().command else { panic!("not run") };
     assert_eq!(run.command, ["qemu", "--json", "--", "--help"]);
 }
 
 #[test]
-fn help_is_that_of_the_command() {
+fn help_prints_the_help_of_the_command() {
     let help = |line: &str| {
         let line: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
-        super::parse(&line).and_then(help::or_arguments).unwrap_err()
+        parse_or_help(&line).unwrap_err()
     };
     for (line, same) in [
         ("vmlockctl help", "vmlockctl --help"),
@@ -108,16 +108,16 @@ fn help_is_that_of_the_command() {
 }
 
 #[test]
-fn help_is_no_error() {
+fn help_is_not_an_error() {
     for line in ["vmlockctl --help", "vmlockctl -h", "vmlockctl run --help", "vmlockctl --version"]
     {
         assert!(!parse(line).unwrap_err().use_stderr(), "{line}");
     }
 }
 
-/// Texts after the options: clap wraps each line by itself.
+/// clap wraps each line of the texts after the options separately.
 #[test]
-fn help_is_written_for_narrow_terminals() {
+fn help_fits_narrow_terminals() {
     fn check(command: &clap::Command) {
         for text in [command.get_after_help(), command.get_after_long_help()].into_iter().flatten()
         {
