@@ -1,13 +1,13 @@
-//! The other end of the bus: what a program in Rust needs to talk to the service.
+//! A D-Bus client of the service, for programs in Rust.
 //!
-//! The proxies say what the XML files in `dbus/` say, no more and no less. Properties that change
-//! are asked for each time: an answer from a cache may be older than the question.
+//! The proxies correspond to the XML files in `dbus/`. Properties that change are not cached, since a cached
+//! value may be older than the request for it.
 //!
-//! Signals come from a [`Subscription`], or from the proxies; both drop what another program than the
-//! service has sent. A plain [`zbus::MessageStream`] does not.
+//! Signals are received by a [`Subscription`] or by the proxies. Both drop messages of other senders than the
+//! service, which a plain [`zbus::MessageStream`] does not.
 
 pub mod lists;
-// A module of its own, since the signals of two interfaces bear the same names.
+// A separate module, since two interfaces have signals of the same names.
 mod owner;
 mod private;
 mod subscription;
@@ -29,68 +29,68 @@ pub use owner::OwnerProxy;
 pub use private::{PRIVATE_SOCKET, connect_private};
 pub use subscription::{Event, Subscription};
 
-/// The service's name on the bus.
+/// The name of the service on the bus.
 pub const SERVICE: &str = "org.vmlockd1";
-/// Where the Manager is, and the `ObjectManager`.
+/// The path of the Manager and the `ObjectManager`.
 pub const MANAGER_PATH: &str = "/org/vmlockd1";
-/// Below it are the owners.
+/// The parent path of the owners.
 pub const OWNERS_PATH: &str = "/org/vmlockd1/owner";
-/// Below it are the locks, by number.
+/// The parent path of the locks.
 pub const LOCKS_PATH: &str = "/org/vmlockd1/lock";
-/// Below it are the lockspaces, by name.
+/// The parent path of the lockspaces.
 pub const LOCKSPACES_PATH: &str = "/org/vmlockd1/lockspace";
 
 /// The options of a method.
 pub type Options<'a> = HashMap<&'a str, Variant<'a>>;
-/// A dictionary that the service answers with; which keys it has is said in the XML.
+/// A dictionary in a reply of the service. The XML documents its keys.
 pub type Row = HashMap<String, OwnedVariant>;
 
 impl Bus {
-    /// Connects: to where `DBUS_SYSTEM_BUS_ADDRESS` or `DBUS_SESSION_BUS_ADDRESS` says, otherwise
-    /// to where these buses usually are. Works from a user namespace, too.
+    /// Connects to the address in `DBUS_SYSTEM_BUS_ADDRESS` or `DBUS_SESSION_BUS_ADDRESS`, or to the default
+    /// address of the bus. Also works in a user namespace.
     ///
     /// # Errors
     ///
-    /// Where there is no bus, or it does not let us in.
+    /// Returns an error if there is no bus, or it rejects the connection.
     pub async fn connect(self) -> zbus::Result<Connection> {
         let address = match self {
             Self::System => Address::system(),
             Self::Session => Address::session(),
         }?;
         let error = match Builder::address(address.clone()).build().await {
-            // The bus rejects the uid, and may close the connection before that is read.
+            // The bus rejects the uid, and may close the connection before the reply is read.
             Err(error @ (zbus::Error::Handshake(_) | zbus::Error::InputOutput(_))) => error,
             done => return done,
         };
         let transport = address.transport().clone();
-        let asked = tokio::task::spawn_blocking(move || uid::ask(&transport)).await;
-        match asked {
+        let queried = tokio::task::spawn_blocking(move || uid::query(&transport)).await;
+        match queried {
             Ok(Ok(uid)) => Builder::address(address).user_id(uid).build().await,
-            // The first error says more.
+            // The first error is more specific.
             Ok(Err(_)) | Err(_) => Err(error),
         }
     }
 }
 
-/// Asks the bus for the uid that it has for a connection of this process. In a user namespace this
-/// is not the uid that the process sees, and all that the service says of users is in these terms.
+/// Returns the uid of this process, as the bus sees it. In a user namespace it differs from the uid that the
+/// process sees. All uids in replies of the service are those of the bus.
 ///
 /// # Errors
 ///
-/// Where the bus does not answer.
+/// Returns an error if the bus does not reply.
 pub async fn own_uid(connection: &Connection) -> zbus::Result<u32> {
     let name = connection.unique_name().ok_or(zbus::Error::InvalidReply)?;
     let bus = DBusProxy::builder(connection).cache_properties(CacheProperties::No).build().await?;
     Ok(bus.get_connection_unix_user(BusName::Unique(name.as_ref().clone())).await?)
 }
 
-/// Calls a method and, if told so, lets the service ask the person at the screen for a password.
+/// Calls a method, and allows interactive authorization with a password if `interactive` is set.
 ///
-/// The methods of the proxies never let it.
+/// The methods of the proxies do not allow it.
 ///
 /// # Errors
 ///
-/// What the service answers, or that it does not answer.
+/// Returns the error reply of the service, or the error of the connection.
 pub async fn call<B, R>(
     proxy: &zbus::Proxy<'_>,
     method: &str,
@@ -103,19 +103,19 @@ where
 {
     let flags =
         if interactive { MethodFlags::ALLOW_INTERACTIVE_AUTH } else { MethodFlags::empty() };
-    let answer = proxy.call_with_flags(method, flags, arguments).await?;
-    // There is one unless the flags say that none is wanted.
-    answer.ok_or(zbus::Error::InvalidReply)
+    let reply = proxy.call_with_flags(method, flags, arguments).await?;
+    // There is a reply unless the flags suppress it.
+    reply.ok_or(zbus::Error::InvalidReply)
 }
 
-/// Opens owners and tells what is locked.
+/// The Manager, which opens owners and lists locks.
 #[zbus::proxy(
     interface = "org.vmlockd1.Manager",
     default_service = "org.vmlockd1",
     default_path = "/org/vmlockd1"
 )]
 pub trait Manager {
-    /// Opens an owner that is kept alive by a lifeline.
+    /// Opens an owner that lives as long as a lifeline.
     fn open_owner(
         &self,
         uuid: &str,
@@ -123,7 +123,7 @@ pub trait Manager {
         options: Options<'_>,
     ) -> zbus::Result<(OwnedObjectPath, OwnedFd)>;
 
-    /// Opens an owner that is kept alive by a process; 0 means the caller.
+    /// Opens an owner that lives as long as a process; 0 means the caller.
     fn register_owner(
         &self,
         uuid: &str,
@@ -132,10 +132,10 @@ pub trait Manager {
         options: Options<'_>,
     ) -> zbus::Result<OwnedObjectPath>;
 
-    /// Finds an owner by its UUID: the caller's own if there is one, else root's.
+    /// Returns the owner with a UUID: the caller's if there is one, otherwise root's.
     fn get_owner(&self, uuid: &str) -> zbus::Result<OwnedObjectPath>;
 
-    /// Finds the owner that a process keeps alive.
+    /// Returns the owner to which a process is bound.
     #[zbus(name = "GetOwnerByPID")]
     fn get_owner_by_pid(&self, pid: u32) -> zbus::Result<OwnedObjectPath>;
 
@@ -145,19 +145,19 @@ pub trait Manager {
     /// Lists the locks of all owners.
     fn list_locks(&self, options: Options<'_>) -> zbus::Result<Vec<Row>>;
 
-    /// Lists who waits for what.
+    /// Lists the waiting requests.
     fn list_waiting(&self, options: Options<'_>) -> zbus::Result<Vec<Row>>;
 
-    /// Tells who holds a resource.
+    /// Returns the holders of a resource.
     fn find_holders(&self, resource: &str, options: Options<'_>) -> zbus::Result<Vec<Row>>;
 
-    /// Tells who holds a file that the caller has open.
+    /// Returns the holders of a file that the caller has open.
     fn find_holders_of_file(&self, file: Fd<'_>, options: Options<'_>) -> zbus::Result<Vec<Row>>;
 
-    /// Tells what would be locked.
+    /// Returns the lock file of a resource.
     fn resolve(&self, resource: &str, options: Options<'_>) -> zbus::Result<Row>;
 
-    /// Tells what would be locked for a file that the caller has open.
+    /// Returns the lock file of a file that the caller has open.
     fn resolve_file(&self, file: Fd<'_>, options: Options<'_>) -> zbus::Result<Row>;
 
     /// Makes a directory a lockspace.
@@ -167,45 +167,45 @@ pub trait Manager {
         options: Options<'_>,
     ) -> zbus::Result<OwnedObjectPath>;
 
-    /// Removes a lockspace that nobody uses, with its directory.
+    /// Removes a lockspace that is not in use, with its directory.
     fn remove_lockspace(&self, directory: &str, options: Options<'_>) -> zbus::Result<()>;
 
-    /// Makes a lease in a lockspace.
+    /// Creates a lease in a lockspace.
     fn create_lease(&self, lease: &str, options: Options<'_>) -> zbus::Result<()>;
 
-    /// Removes a lease that nobody holds.
+    /// Removes a lease that is not locked.
     fn remove_lease(&self, lease: &str, options: Options<'_>) -> zbus::Result<()>;
 
-    /// Tells how often what happened, and how long it took.
+    /// Returns the metrics of the service.
     fn get_metrics(&self, options: Options<'_>) -> zbus::Result<Row>;
 
     /// Reads the configuration again.
     fn reload(&self, options: Options<'_>) -> zbus::Result<()>;
 
-    /// Has the service replace itself by the program that is installed now.
+    /// Re-executes the service from the installed program.
     fn reexecute(&self, options: Options<'_>) -> zbus::Result<()>;
 
-    /// The service's version.
+    /// The version of the service.
     #[zbus(property(emits_changed_signal = "const"))]
     fn version(&self) -> zbus::Result<String>;
 
-    /// What the service can do.
+    /// The features of the service.
     #[zbus(property(emits_changed_signal = "const"))]
     fn features(&self) -> zbus::Result<Vec<String>>;
 
-    /// How many owners there are.
+    /// The number of owners.
     #[zbus(property(emits_changed_signal = "false"), name = "NOwners")]
     fn n_owners(&self) -> zbus::Result<u32>;
 
-    /// How many locks are held.
+    /// The number of locks.
     #[zbus(property(emits_changed_signal = "false"), name = "NLocks")]
     fn n_locks(&self) -> zbus::Result<u32>;
 
-    /// How many requests wait.
+    /// The number of waiting requests.
     #[zbus(property(emits_changed_signal = "false"), name = "NWaiting")]
     fn n_waiting(&self) -> zbus::Result<u32>;
 
-    /// A lock has been granted.
+    /// A lock was granted.
     #[zbus(signal)]
     fn lock_acquired(
         &self,
@@ -215,7 +215,7 @@ pub trait Manager {
         mode: String,
     ) -> zbus::Result<()>;
 
-    /// A lock has been released.
+    /// A lock was released.
     #[zbus(signal)]
     fn lock_released(
         &self,
@@ -225,7 +225,7 @@ pub trait Manager {
         reason: String,
     ) -> zbus::Result<()>;
 
-    /// A lock is not there any more although its owner lives.
+    /// A lock was lost although its owner is alive.
     #[zbus(signal)]
     fn lock_lost(
         &self,
@@ -235,7 +235,7 @@ pub trait Manager {
         reason: String,
     ) -> zbus::Result<()>;
 
-    /// Owners keep another owner from a lock.
+    /// An owner was refused a lock, or waits for it, since other owners hold locks.
     #[zbus(signal)]
     fn lock_contended(
         &self,
@@ -248,17 +248,17 @@ pub trait Manager {
 /// A lock that an owner holds.
 #[zbus::proxy(interface = "org.vmlockd1.Lock", default_service = "org.vmlockd1")]
 pub trait Lock {
-    /// Releases it.
+    /// Releases the lock.
     fn release(&self, options: Options<'_>) -> zbus::Result<()>;
 
-    /// Changes its mode.
+    /// Changes the mode of the lock.
     fn convert(&self, mode: &str, options: Options<'_>) -> zbus::Result<()>;
 
-    /// Who holds it.
+    /// The owner that holds the lock.
     #[zbus(property(emits_changed_signal = "const"))]
     fn owner(&self) -> zbus::Result<OwnedObjectPath>;
 
-    /// The name by which it was asked for.
+    /// The name by which the resource was locked.
     #[zbus(property(emits_changed_signal = "const"))]
     fn resource(&self) -> zbus::Result<String>;
 
@@ -266,59 +266,59 @@ pub trait Lock {
     #[zbus(property(emits_changed_signal = "const"))]
     fn lock_file(&self) -> zbus::Result<String>;
 
-    /// What the resource really is.
+    /// The identity of the resource.
     #[zbus(property(emits_changed_signal = "const"))]
     fn identity(&self) -> zbus::Result<String>;
 
-    /// By which lockspace its lock file was chosen.
+    /// The lockspace of its lock file.
     #[zbus(property(emits_changed_signal = "const"))]
     fn lockspace(&self) -> zbus::Result<OwnedObjectPath>;
 
-    /// Its number.
+    /// The number of the lock.
     #[zbus(property(emits_changed_signal = "const"))]
     fn generation(&self) -> zbus::Result<u64>;
 
-    /// When it was granted, in microseconds since the epoch.
+    /// The time at which it was granted, in microseconds since 1970.
     #[zbus(property(emits_changed_signal = "const"), name = "SinceUSec")]
     fn since_usec(&self) -> zbus::Result<u64>;
 
-    /// How the resource is held.
+    /// The mode of the lock.
     #[zbus(property(emits_changed_signal = "false"))]
     fn mode(&self) -> zbus::Result<String>;
 
-    /// Whether the service has seen that it is in place.
+    /// Whether the service has verified that the lock is held.
     #[zbus(property(emits_changed_signal = "false"))]
     fn verified(&self) -> zbus::Result<bool>;
 
-    /// How many requests wait for the resource.
+    /// The number of requests that wait for the resource.
     #[zbus(property(emits_changed_signal = "false"), name = "NWaiting")]
     fn n_waiting(&self) -> zbus::Result<u32>;
 }
 
-/// A rule that says which file stands for a resource.
+/// A lockspace: a rule that assigns lock files to resources.
 #[zbus::proxy(interface = "org.vmlockd1.Lockspace", default_service = "org.vmlockd1")]
 pub trait Lockspace {
-    /// Its name.
+    /// The name.
     #[zbus(property(emits_changed_signal = "const"))]
     fn name(&self) -> zbus::Result<String>;
 
-    /// How a resource leads to its lock file.
+    /// The rule by which lock files are assigned.
     #[zbus(property(emits_changed_signal = "const"))]
     fn kind(&self) -> zbus::Result<String>;
 
-    /// Where its lock files are.
+    /// The directory of its lock files.
     #[zbus(property(emits_changed_signal = "false"))]
     fn directory(&self) -> zbus::Result<String>;
 
-    /// What its locks are worth, in a word.
+    /// The result of the lock self-test, in a word.
     #[zbus(property(emits_changed_signal = "false"))]
     fn self_test_result(&self) -> zbus::Result<String>;
 
-    /// The same in sentences.
+    /// The result of the lock self-test, in sentences.
     #[zbus(property(emits_changed_signal = "false"))]
     fn self_test_messages(&self) -> zbus::Result<Vec<String>>;
 
-    /// How many locks are held in it.
+    /// The number of locks in the lockspace.
     #[zbus(property(emits_changed_signal = "false"), name = "NLocks")]
     fn n_locks(&self) -> zbus::Result<u32>;
 }

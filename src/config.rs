@@ -1,9 +1,9 @@
-//! The configuration file: `vmlockd.toml`.
+//! The configuration file, `vmlockd.toml`.
 //!
-//! Everything is optional; what is not known is refused, with its line and a suggestion, since a
-//! misspelt key would leave disks less protected than its writer believes. The keys about lock
-//! files bear libvirt's names and take its `0` and `1`, so that an existing `qemu-lockd.conf`,
-//! which is TOML as far as libvirt's own parser goes, can be read as it is.
+//! All keys are optional. An unknown key is an error with a line number and a suggestion, since a misspelt key
+//! would leave disks less protected than the administrator intends. The keys for lock files have libvirt's names
+//! and accept its values `0` and `1`, so that an existing `qemu-lockd.conf` can be used unchanged; libvirt's
+//! syntax is a subset of TOML.
 
 mod suggestion;
 mod value;
@@ -26,21 +26,21 @@ use crate::nearest::nearest;
 use crate::service::{Limits, Settings, Visibility};
 use value::{boolean, seconds, string};
 
-/// A configuration that was read and checked.
+/// A valid configuration.
 #[derive(Debug)]
 pub struct Config {
-    /// What the service goes by.
+    /// The settings of the service.
     pub settings: Settings,
-    /// How much is logged.
+    /// The log level.
     pub log_level: Level,
-    /// The socket on which virtlockd's clients are served, if any. Goes by the start.
+    /// The socket on which virtlockd's clients are served, if any. Changes take effect at the next start.
     pub virtlockd_socket: Option<PathBuf>,
 }
 
-/// Why a configuration can't be used. The message names the file, and the line where there is one.
+/// The reason why a configuration cannot be used. The message contains the file, and the line if there is one.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It can't be read.
+    /// The file cannot be read.
     #[error("{file}: {}", reason(cause))]
     Unreadable {
         /// The file.
@@ -48,29 +48,29 @@ pub enum Error {
         /// The cause.
         cause: io::Error,
     },
-    /// Something in it is wrong.
-    #[error("{file}:{line}: {what}")]
-    Wrong {
+    /// The file is invalid.
+    #[error("{file}:{line}: {reason}")]
+    Invalid {
         /// The file.
         file: String,
         /// The line, from 1.
         line: usize,
-        /// What is wrong with it.
-        what: String,
+        /// The reason.
+        reason: String,
     },
 }
 
-/// Where a configuration comes from.
+/// The path of a configuration, and whether it must exist.
 #[derive(Debug, Clone)]
 pub struct Source {
     /// The file.
     pub path: PathBuf,
-    /// Whether it has to be there: one that somebody named must, the default one need not.
+    /// Whether the file must exist. Only the default file need not.
     pub required: bool,
 }
 
 impl Source {
-    /// Reads and checks it, and opens the directories that it names.
+    /// Reads and checks the configuration, and opens the directories in it.
     ///
     /// # Errors
     ///
@@ -79,16 +79,16 @@ impl Source {
         self.load_with(Directory::open)
     }
 
-    /// Reads and checks it, and leaves the directories that it names alone until they are used.
+    /// Reads and checks the configuration. The directories in it are opened when they are first used.
     ///
     /// # Errors
     ///
     /// [`Error`].
-    pub fn load_text(&self) -> Result<Config, Error> {
+    pub fn load_unopened(&self) -> Result<Config, Error> {
         self.load_with(|path| Ok(Directory::unopened(path)))
     }
 
-    fn load_with(&self, open: Open) -> Result<Config, Error> {
+    fn load_with(&self, open: OpenDirectory) -> Result<Config, Error> {
         let file = shown_path(&self.path);
         let text = match fs::read_to_string(&self.path) {
             Ok(text) => text,
@@ -97,18 +97,19 @@ impl Source {
             }
             Err(cause) => return Err(Error::Unreadable { file, cause }),
         };
-        parse(&text, open).map_err(|wrong| Error::Wrong {
-            line: text[..wrong.at.min(text.len())].matches('\n').count() + 1,
+        parse(&text, open).map_err(|invalid| Error::Invalid {
+            line: text[..invalid.offset.min(text.len())].matches('\n').count() + 1,
             file,
-            what: wrong.what,
+            reason: invalid.reason,
         })
     }
 }
 
-/// Something wrong at a place in the text.
-struct Wrong {
-    at: usize,
-    what: String,
+/// An error in the text.
+struct Invalid {
+    /// The offset in the text.
+    offset: usize,
+    reason: String,
 }
 
 type Table<'t> = DeTable<'t>;
@@ -132,14 +133,14 @@ const KEYS: &[&str] = &[
     "virtlockd_socket",
 ];
 
-/// How the directories are had that a configuration names.
-type Open = fn(&Path) -> Result<Directory, lock::Error>;
+/// A function that opens a directory of the configuration, or defers that.
+type OpenDirectory = fn(&Path) -> Result<Directory, lock::Error>;
 
-fn parse(text: &str, open: Open) -> Result<Config, Wrong> {
+fn parse(text: &str, open: OpenDirectory) -> Result<Config, Invalid> {
     let table = DeTable::parse(text).map_err(|error| {
-        let at = error.span().map_or(0, |span| span.start);
-        let hint = suggestion::bare(text, at).map(|hint| format!("; {hint}"));
-        Wrong { at, what: format!("{}{}", error.message(), hint.unwrap_or_default()) }
+        let offset = error.span().map_or(0, |span| span.start);
+        let hint = suggestion::unquoted(text, offset).map(|hint| format!("; {hint}"));
+        Invalid { offset, reason: format!("{}{}", error.message(), hint.unwrap_or_default()) }
     })?;
     let table = table.get_ref();
     check_keys(table, KEYS)?;
@@ -147,16 +148,17 @@ fn parse(text: &str, open: Open) -> Result<Config, Wrong> {
     let mut config = Config { settings, log_level: Level::Info, virtlockd_socket: None };
     let locked = boolean(table, "auto_disk_leases")?.is_none_or(|(_, on)| on);
     config.settings.only_record_disks = !locked;
-    // As libvirt has it: what does not lock disks has to have something else that excludes others.
+    // As in libvirt: if disks are not locked, leases are required by default.
     let required = boolean(table, "require_lease_for_disks")?.map(|(_, on)| on);
     config.settings.require_lease_for_disks = required.unwrap_or(!locked);
     let Lockspaces { file, lvm, scsi, .. } = &mut config.settings.lockspaces;
-    for (key, place) in
+    for (key, lockspace) in
         [("file_lockspace_dir", file), ("lvm_lockspace_dir", lvm), ("scsi_lockspace_dir", scsi)]
     {
         if let Some((value, path)) = string(table, key)? {
-            let opened = open(Path::new(path)).map_err(|error| wrong(value, error.to_string()))?;
-            *place = Some(Arc::new(opened));
+            let opened =
+                open(Path::new(path)).map_err(|error| invalid(value, error.to_string()))?;
+            *lockspace = Some(Arc::new(opened));
         }
     }
     read_host(table, &mut config.settings.lockspaces)?;
@@ -174,54 +176,54 @@ fn parse(text: &str, open: Open) -> Result<Config, Wrong> {
         config.settings.visibility = match word {
             "open" => Visibility::Open,
             "private" => Visibility::Private,
-            _ => return Err(wrong(value, "'privacy' must be \"open\" or \"private\"")),
+            _ => return Err(invalid(value, "'privacy' must be \"open\" or \"private\"")),
         };
     }
     if let Some((value, word)) = string(table, "log_level")? {
         config.log_level = word.parse().map_err(|error: String| {
             let hint = suggestion::level(word).map(|word| format!("; write \"{word}\""));
-            wrong(value, error + &hint.unwrap_or_default())
+            invalid(value, error + &hint.unwrap_or_default())
         })?;
     }
     if let Some((value, path)) = string(table, "virtlockd_socket")? {
         if !path.starts_with('/') {
-            return Err(wrong(value, "'virtlockd_socket' must be an absolute path".to_owned()));
+            return Err(invalid(value, "'virtlockd_socket' must be an absolute path".to_owned()));
         }
         config.virtlockd_socket = Some(path.into());
     }
     if let Some(value) = table.get("limits") {
         let DeValue::Table(limits) = value.get_ref() else {
-            return Err(wrong(value, "'limits' must be a table"));
+            return Err(invalid(value, "'limits' must be a table"));
         };
         read_limits(limits, &mut config.settings.limits)?;
     }
     Ok(config)
 }
 
-/// Who this host is to others, and what they are told.
-fn read_host(table: &Table<'_>, lockspaces: &mut Lockspaces) -> Result<(), Wrong> {
+/// Reads the identity of this host in shared lockspaces, and whether holders are recorded there.
+fn read_host(table: &Table<'_>, lockspaces: &mut Lockspaces) -> Result<(), Invalid> {
     let (id, name) = (string(table, "host_id")?, string(table, "host_name")?);
     let (id_text, name_text) = (id.map(|(_, text)| text), name.map(|(_, text)| text));
     for (key, given, host) in
         [("host_id", id, Host::new(id_text, None)), ("host_name", name, Host::new(None, name_text))]
     {
         if let (Some((value, _)), Err(why)) = (given, host) {
-            return Err(wrong(value, format!("'{key}' {why}")));
+            return Err(invalid(value, format!("'{key}' {why}")));
         }
     }
-    // Both are fine.
+    // Both are valid.
     lockspaces.host = Host::new(id_text, name_text).ok().flatten().map(Arc::new);
     if let Some((value, word)) = string(table, "record_holders")? {
-        let wanted = || {
+        let error = || {
             let words = "\"lockspaces\", \"shared\", \"always\" or \"never\"";
-            wrong(value, format!("'record_holders' must be {words}"))
+            invalid(value, format!("'record_holders' must be {words}"))
         };
-        lockspaces.recording = word.parse().map_err(|()| wanted())?;
+        lockspaces.recording = word.parse().map_err(|()| error())?;
     }
     Ok(())
 }
 
-fn read_limits(table: &Table<'_>, limits: &mut Limits) -> Result<(), Wrong> {
+fn read_limits(table: &Table<'_>, limits: &mut Limits) -> Result<(), Invalid> {
     let fields: [(&str, &mut usize); 16] = [
         ("owners_per_user", &mut limits.owners_per_user),
         ("locks_per_user", &mut limits.locks_per_user),
@@ -247,31 +249,31 @@ fn read_limits(table: &Table<'_>, limits: &mut Limits) -> Result<(), Wrong> {
                 DeValue::Integer(number) => number.as_str().parse().ok(),
                 _ => None,
             };
-            let wanted = || wrong(value, format!("'{key}' must be a whole number, 1 or more"));
-            *field = number.filter(|number| *number > 0).ok_or_else(wanted)?;
+            let error = || invalid(value, format!("'{key}' must be a whole number, 1 or more"));
+            *field = number.filter(|number| *number > 0).ok_or_else(error)?;
         }
     }
     Ok(())
 }
 
-/// Refuses keys that nobody knows.
-fn check_keys(table: &Table<'_>, known: &[&str]) -> Result<(), Wrong> {
+/// Refuses unknown keys.
+fn check_keys(table: &Table<'_>, known: &[&str]) -> Result<(), Invalid> {
     let unknown = |key: &&Spanned<_>| !known.contains(&AsRef::<str>::as_ref(key.get_ref()));
     let Some(key) = table.keys().find(unknown) else {
         return Ok(());
     };
-    let (at, key) = (key.span().start, AsRef::<str>::as_ref(key.get_ref()));
-    let near = nearest(key, known);
+    let (offset, key) = (key.span().start, AsRef::<str>::as_ref(key.get_ref()));
+    let similar = nearest(key, known);
     let key = shown(key);
-    let what = match near {
+    let reason = match similar {
         Some(word) => format!("unknown key '{key}', did you mean '{word}'?"),
         None => format!("unknown key '{key}', known are: {}", known.join(", ")),
     };
-    Err(Wrong { at, what })
+    Err(Invalid { offset, reason })
 }
 
-fn wrong(value: &Value<'_>, what: impl Into<String>) -> Wrong {
-    Wrong { at: value.span().start, what: what.into() }
+fn invalid(value: &Value<'_>, reason: impl Into<String>) -> Invalid {
+    Invalid { offset: value.span().start, reason: reason.into() }
 }
 
 #[cfg(test)]
@@ -287,15 +289,15 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_read_is_reported_in_words() {
+    fn an_unreadable_file_is_reported_without_an_error_number() {
         let source = Source { path: "/none/such.toml".into(), required: true };
-        let said = source.load().unwrap_err().to_string();
-        assert_eq!(said, "/none/such.toml: No such file or directory");
+        let message = source.load().unwrap_err().to_string();
+        assert_eq!(message, "/none/such.toml: No such file or directory");
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_its_line() {
-        for (text, said) in [
+    fn errors_have_a_line_number() {
+        for (text, message) in [
             (
                 "\n\nfile_lockspace_dri = \"/x\"\n",
                 "3: unknown key 'file_lockspace_dri', did you mean 'file_lockspace_dir'?",
@@ -344,13 +346,13 @@ mod tests {
             ("a = ", "1: "),
         ] {
             let error = refused(text);
-            assert!(error.starts_with(said), "{error}");
+            assert!(error.starts_with(message), "{error}");
         }
     }
 
     #[test]
-    fn libvirts_own_file_is_understood() {
-        let open: Open = |path| Directory::open(path);
+    fn a_file_of_libvirt_is_accepted() {
+        let open: OpenDirectory = |path| Directory::open(path);
         let config = parse("# libvirt\nauto_disk_leases = 1\nrequire_lease_for_disks = 0\n", open);
         assert!(config.is_ok_and(|config| !config.settings.require_lease_for_disks));
         for (text, recorded, required) in [
@@ -370,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_named_file_must_be_there() {
+    fn only_an_explicit_file_must_exist() {
         let path = PathBuf::from("/none/such");
         assert!(Source { path: path.clone(), required: false }.load().is_ok());
         assert!(Source { path, required: true }.load().is_err());

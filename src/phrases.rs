@@ -9,6 +9,7 @@ macro_rules! authorize {
         "have an administrator authorize you"
     };
 }
+#[allow(unused_imports)]
 pub(crate) use authorize;
 
 /// The text of [`authorize!`].

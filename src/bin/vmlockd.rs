@@ -22,7 +22,7 @@ use vmlockd::rlimit::{self, Needs};
 use vmlockd::service::sentinel::stand;
 
 /// Lock service for the disks of virtual machines.
-// The doc comments are the help text, where backticks would only be in the way.
+// The doc comments are the help text, which has no backticks.
 #[allow(clippy::doc_markdown)]
 #[derive(Debug, Parser)]
 #[command(name = "vmlockd", version)]
@@ -59,27 +59,27 @@ struct Args {
     /// changed
     #[arg(long, value_name = "DIR", exclusive = true)]
     check_state: Option<PathBuf>,
-    /// Print what these loop devices are set up on, and exit: what the service has another process
-    /// do, so that it need not wait itself.
+    /// Print the backing files of these loop devices, and exit. The service runs this in another process, since it may
+    /// hang.
     #[arg(long, value_name = "MAJOR:MINOR", num_args = 1.., exclusive = true, hide = true)]
     loop_status: Vec<Device>,
-    /// Print the type of a file's file system, and exit: what the service has another process do with a
-    /// file that a caller passed, whose file system may never answer.
+    /// Print the type of a file's file system, and exit. The service runs this in another process for a file that a
+    /// caller passed, since its file system may not respond.
     #[arg(long, value_name = "FILE", exclusive = true, hide = true)]
     file_system_type: Option<PathBuf>,
-    /// Ask the file system of each name that standard input has, ended by NUL, whether it answers,
-    /// until standard input ends: what the service has another process do, for the same reason.
-    #[arg(long, exclusive = true, hide = true)]
-    sentinel: bool,
-    /// Keep a host's file locked in a lockspace until standard input ends, which begins with the
-    /// host's id and what it tells.
+    /// Probe the file system of each path from standard input, each ended by NUL, until the end of standard input. The
+    /// service runs this in another process, since it may hang.
+    #[arg(long = "sentinel", exclusive = true, hide = true)]
+    mount_probe: bool,
+    /// Keep a host's file locked in a lockspace until the end of standard input, which contains the id and the record of
+    /// the host.
     #[arg(long, value_name = "DIR", exclusive = true, hide = true)]
     keep_host: Option<PathBuf>,
 }
 
-/// The exit code of a wrong command line, as vmlockctl has it (`EX_USAGE` of sysexits.h).
+/// The exit code for a wrong command line, as in vmlockctl (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
-/// What the service needs to hold a lock at all. Every lock and every anchor takes a descriptor more.
+/// The minimum resources of the service. Each lock and each anchor needs one more descriptor.
 const NEEDS: Needs = Needs { descriptors: 32, memory: 64 << 20, stack: 1 << 20 };
 
 fn main() -> ExitCode {
@@ -92,7 +92,7 @@ fn main() -> ExitCode {
     start()
 }
 
-/// The rest, in a frame of its own: that of what reads the arguments is large.
+/// Runs the program. Not inlined, since the parser of the arguments needs a large stack frame.
 #[inline(never)]
 fn start() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
@@ -102,11 +102,11 @@ fn start() -> ExitCode {
     let ran = match Args::try_parse_from(arguments) {
         Ok(args) => run(args),
         Err(error) if error.use_stderr() => {
-            // There is nowhere to report that standard error cannot be written.
+            // A failure to write to standard error cannot be reported anywhere.
             let _ = error.print();
             return ExitCode::from(USAGE);
         }
-        // The help or the version.
+        // The text of --help or --version.
         Err(error) => error
             .print()
             .and_then(|()| io::stdout().flush())
@@ -133,15 +133,15 @@ fn run(args: Args) -> Result<(), String> {
     if let Some(file) = args.file_system_type {
         return write_type(&file, std::io::stdout()).map_err(|error| error.to_string());
     }
-    if args.sentinel {
+    if args.mount_probe {
         return stand(io::stdin(), io::stdout()).map_err(|error| error.to_string());
     }
     if let Some(lockspace) = args.keep_host {
-        let (told, answers) = (io::stdin(), io::stdout());
-        return keeper::stay(&lockspace, told, answers).map_err(|error| error.to_string());
+        let (input, output) = (io::stdin(), io::stdout());
+        return keeper::stay(&lockspace, input, output).map_err(|error| error.to_string());
     }
-    // What was inherited may take all descriptors but those that are free by then. The program that
-    // this one replaces has asked before, with '--check-state'.
+    // Inherited descriptors may have used up the limit. The program that this one replaces has checked the limits
+    // before, with '--check-state'.
     if std::env::var_os(VARIABLE).is_none() {
         rlimit::check(NEEDS).map_err(|error| error.to_string())?;
     }
@@ -162,23 +162,26 @@ fn run(args: Args) -> Result<(), String> {
         (Some(path), _) => Source { path, required: true },
         (None, Bus::System) => Source { path: "/etc/vmlockd/vmlockd.toml".into(), required: false },
         (None, Bus::Session) => {
-            let below = folder("XDG_CONFIG_HOME").or_else(|| Some(folder("HOME")?.join(".config")));
-            let below = below.ok_or("neither XDG_CONFIG_HOME nor HOME is set; use --config")?;
-            Source { path: below.join("vmlockd/vmlockd.toml"), required: false }
+            let parent =
+                directory("XDG_CONFIG_HOME").or_else(|| Some(directory("HOME")?.join(".config")));
+            let parent = parent.ok_or("neither XDG_CONFIG_HOME nor HOME is set; use --config")?;
+            Source { path: parent.join("vmlockd/vmlockd.toml"), required: false }
         }
     };
-    let given = args.runtime_dir.or_else(|| folder("RUNTIME_DIRECTORY"));
+    let given = args.runtime_dir.or_else(|| directory("RUNTIME_DIRECTORY"));
     let runtime_dir = match (given, bus) {
         (Some(path), _) => path,
         (None, Bus::System) => "/run/vmlockd".into(),
-        (None, Bus::Session) => folder("XDG_RUNTIME_DIR")
+        (None, Bus::Session) => directory("XDG_RUNTIME_DIR")
             .ok_or("XDG_RUNTIME_DIR is not set; use --runtime-dir")?
             .join("vmlockd"),
     };
     let default_socket = match bus {
-        // There, virtlockd's own socket unit may be listening.
+        // virtlockd's own socket unit may be listening there.
         Bus::System => None,
-        Bus::Session => folder("XDG_RUNTIME_DIR").map(|below| below.join("libvirt/virtlockd-sock")),
+        Bus::Session => {
+            directory("XDG_RUNTIME_DIR").map(|runtime| runtime.join("libvirt/virtlockd-sock"))
+        }
     };
     let virtlockd_socket = absolute("--virtlockd-socket", args.virtlockd_socket)?;
     let inspector_socket = absolute("--inspector-socket", args.inspector_socket)?;
@@ -195,7 +198,7 @@ fn run(args: Args) -> Result<(), String> {
     daemon::run(&options).map_err(|error| error.to_string())
 }
 
-/// The path that an option has, which must be absolute.
+/// Checks that the path of an option is absolute.
 fn absolute(option: &str, path: Option<PathBuf>) -> Result<Option<PathBuf>, String> {
     match path {
         Some(path) if path.is_relative() => {
@@ -205,7 +208,7 @@ fn absolute(option: &str, path: Option<PathBuf>) -> Result<Option<PathBuf>, Stri
     }
 }
 
-/// A directory from the environment; the XDG specification has relative ones ignored.
-fn folder(variable: &str) -> Option<PathBuf> {
+/// Returns a directory from the environment. Relative paths are ignored, as the XDG specification requires.
+fn directory(variable: &str) -> Option<PathBuf> {
     std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
 }

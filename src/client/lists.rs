@@ -1,55 +1,52 @@
-//! Whole lists, read page by page.
+//! Reads complete lists page by page.
 //!
-//! A reply of the service has a largest size, so a client that wants all rows asks for page after
-//! page until one is empty. Rows that come or go meanwhile may be seen or not; every other row is
-//! seen once. A service from before there were pages lists all rows, also those that a filter
-//! excludes.
+//! Replies of the service have a maximum size, so a client that needs all rows requests pages until one is
+//! empty. Rows that are added or removed meanwhile may be missing; each other row is returned once. A service
+//! without support for pages returns all rows, even those that the filter excludes.
 
 use zbus::names::ErrorName;
 use zbus::{ObjectPath, OwnedVariant, Variant};
 
 use super::{ManagerProxy, Options, Row};
 
-/// How many rows are asked for at a time: few enough that the service and the bus are free for
-/// others in between.
-const ROWS: u32 = 512;
+/// The number of rows of a page: small enough that other clients can call the service between pages.
+const PAGE_SIZE: u32 = 512;
 
-/// Lists all locks that `filter` lets through: options of `ListLocks` but for `after` and `limit`.
+/// Lists all locks that match `filter`: options of `ListLocks` other than `after` and `limit`.
 ///
 /// # Errors
 ///
-/// As for [`ManagerProxy::list_locks`].
+/// Returns the error of [`ManagerProxy::list_locks`].
 pub async fn locks(manager: &ManagerProxy<'_>, filter: Options<'_>) -> zbus::Result<Vec<Row>> {
-    all(filter, "generation", |options| manager.list_locks(options)).await
+    read_pages(filter, "generation", |options| manager.list_locks(options)).await
 }
 
 /// Lists all owners.
 ///
 /// # Errors
 ///
-/// As for [`ManagerProxy::list_owners`].
+/// Returns the error of [`ManagerProxy::list_owners`].
 pub async fn owners(manager: &ManagerProxy<'_>) -> zbus::Result<Vec<Row>> {
-    all(Options::new(), "owner", |options| manager.list_owners(options)).await
+    read_pages(Options::new(), "owner", |options| manager.list_owners(options)).await
 }
 
-/// Lists all waiting requests that `filter` lets through: options of `ListWaiting` but for `after`
-/// and `limit`.
+/// Lists all waiting requests that match `filter`: options of `ListWaiting` other than `after` and `limit`.
 ///
 /// # Errors
 ///
-/// As for [`ManagerProxy::list_waiting`].
+/// Returns the error of [`ManagerProxy::list_waiting`].
 pub async fn waiting(manager: &ManagerProxy<'_>, filter: Options<'_>) -> zbus::Result<Vec<Row>> {
-    all(filter, "ticket", |options| manager.list_waiting(options)).await
+    read_pages(filter, "ticket", |options| manager.list_waiting(options)).await
 }
 
-/// An option with the path of an object.
+/// Returns an option with the path of an object.
 #[must_use]
 pub fn path_option<'p>(key: &'static str, path: &'p ObjectPath<'_>) -> Options<'p> {
     Options::from([(key, Variant::from(path.as_ref()))])
 }
 
-/// Reads pages until one is empty; `key` is what the next page begins after.
-async fn all<'f, P>(
+/// Reads pages until one is empty. The next page begins after the value of `key` in the last row.
+async fn read_pages<'f, P>(
     filter: Options<'f>,
     key: &str,
     mut page: impl FnMut(Options<'f>) -> P,
@@ -58,9 +55,9 @@ where
     P: Future<Output = zbus::Result<Vec<Row>>>,
 {
     let mut options = filter;
-    options.insert("limit", ROWS.into());
+    options.insert("limit", PAGE_SIZE.into());
     let mut rows = match page(options.clone()).await {
-        // An older service knows none of these options.
+        // An older service does not have these options.
         Err(zbus::Error::MethodError(name, ..)) if is_invalid(&name) => {
             return page(Options::new()).await;
         }
@@ -72,11 +69,11 @@ where
     loop {
         let Some(last) = rows.last().and_then(|row| row.get(key)) else { return Ok(rows) };
         options.insert("after", Variant::from(OwnedVariant::try_clone(last)?));
-        let more = page(options.clone()).await?;
-        if more.is_empty() {
+        let next = page(options.clone()).await?;
+        if next.is_empty() {
             return Ok(rows);
         }
-        rows.extend(more);
+        rows.extend(next);
     }
 }
 

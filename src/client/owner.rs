@@ -1,10 +1,10 @@
-//! One machine, from outside.
+//! The proxy of an owner.
 
 use zbus::{Fd, OwnedFd, OwnedObjectPath};
 
 use super::Options;
 
-/// A virtual machine that may hold locks.
+/// An owner: a virtual machine that can hold locks.
 #[zbus::proxy(interface = "org.vmlockd1.Owner", default_service = "org.vmlockd1")]
 pub trait Owner {
     /// Locks resources by name: all of them or none.
@@ -25,83 +25,83 @@ pub trait Owner {
     /// Releases locks: all of them or none.
     fn release(&self, locks: &[OwnedObjectPath], options: Options<'_>) -> zbus::Result<()>;
 
-    /// Gives another lifeline.
+    /// Returns another lifeline.
     fn new_lifeline(&self, options: Options<'_>) -> zbus::Result<OwnedFd>;
 
-    /// Makes a process an anchor, by its pidfd.
+    /// Binds a process to the owner, by its pidfd.
     fn bind_process(&self, process: Fd<'_>, options: Options<'_>) -> zbus::Result<()>;
 
-    /// Makes a process an anchor, by its number; 0 means the caller.
+    /// Binds a process to the owner, by its PID; 0 means the caller.
     #[zbus(name = "BindPID")]
     fn bind_pid(&self, pid: u32, options: Options<'_>) -> zbus::Result<()>;
 
-    /// Gives up all that it holds, and remembers it.
+    /// Releases all locks of the owner, and remembers them.
     fn suspend(&self, options: Options<'_>) -> zbus::Result<()>;
 
-    /// Acquires again what it remembers.
+    /// Acquires the remembered locks again.
     fn resume(&self, options: Options<'_>) -> zbus::Result<Vec<OwnedObjectPath>>;
 
-    /// Offers all that it holds to whoever knows the token.
+    /// Offers all locks of the owner to the caller that knows the token.
     fn offer(&self, options: Options<'_>) -> zbus::Result<String>;
 
-    /// Takes over what another owner offers.
+    /// Takes over the locks that another owner offers.
     fn adopt(&self, token: &str, options: Options<'_>) -> zbus::Result<Vec<OwnedObjectPath>>;
 
-    /// Withdraws all that the owner waits for, and what it offers.
+    /// Cancels the waiting requests of the owner, and withdraws its offer.
     fn cancel(&self, options: Options<'_>) -> zbus::Result<()>;
 
-    /// Releases all that the owner holds and forgets it.
+    /// Releases all locks of the owner, and removes it.
     fn close(&self, options: Options<'_>) -> zbus::Result<()>;
 
-    /// The machine's UUID.
+    /// The UUID of the VM.
     #[zbus(property(emits_changed_signal = "const"), name = "UUID")]
     fn uuid(&self) -> zbus::Result<String>;
 
-    /// What people call the machine.
+    /// The name of the VM.
     #[zbus(property(emits_changed_signal = "const"))]
     fn name(&self) -> zbus::Result<String>;
 
-    /// What its locks are for, as its opener says.
+    /// The purpose of its locks.
     #[zbus(property(emits_changed_signal = "const"))]
     fn why(&self) -> zbus::Result<String>;
 
-    /// The user who opened it.
+    /// The uid of the user who opened it.
     #[zbus(property(emits_changed_signal = "const"), name = "UID")]
     fn uid(&self) -> zbus::Result<u32>;
 
-    /// The way by which it came in.
+    /// The frontend by which it was opened.
     #[zbus(property(emits_changed_signal = "const"))]
     fn frontend(&self) -> zbus::Result<String>;
 
-    /// What becomes of its processes when a lock is lost.
+    /// The action on its processes when a lock is lost.
     #[zbus(property(emits_changed_signal = "const"))]
     fn on_lost(&self) -> zbus::Result<String>;
 
-    /// When it was opened, in microseconds since the epoch.
+    /// The time at which it was opened, in microseconds since 1970.
     #[zbus(property(emits_changed_signal = "const"), name = "SinceUSec")]
     fn since_usec(&self) -> zbus::Result<u64>;
 
-    /// The process that keeps it alive, or 0.
+    /// The PID of a process that is bound to it, or 0.
     #[zbus(property(emits_changed_signal = "false"), name = "PID")]
     fn pid(&self) -> zbus::Result<u32>;
 
-    /// Whether it runs.
+    /// The state: running or suspended.
     #[zbus(property(emits_changed_signal = "false"))]
     fn state(&self) -> zbus::Result<String>;
 
-    /// What it remembers.
+    /// The locks that it remembers: names and modes.
     #[zbus(property(emits_changed_signal = "false"))]
     fn suspended(&self) -> zbus::Result<Vec<(String, String)>>;
 
-    /// What keeps it alive.
+    /// The kinds of its anchors.
     #[zbus(property(emits_changed_signal = "false"))]
     fn anchors(&self) -> zbus::Result<Vec<String>>;
 
-    /// What it holds.
+    /// The locks that it holds.
     #[zbus(property(emits_changed_signal = "false"))]
     fn locks(&self) -> zbus::Result<Vec<OwnedObjectPath>>;
 
-    /// It has been granted a lock.
+    /// A lock was granted to the owner.
     #[zbus(signal)]
     fn lock_acquired(
         &self,
@@ -110,7 +110,7 @@ pub trait Owner {
         mode: String,
     ) -> zbus::Result<()>;
 
-    /// A lock of its has been released.
+    /// A lock of the owner was released.
     #[zbus(signal)]
     fn lock_released(
         &self,
@@ -119,7 +119,7 @@ pub trait Owner {
         reason: String,
     ) -> zbus::Result<()>;
 
-    /// A lock of its is not there any more.
+    /// A lock of the owner was lost.
     #[zbus(signal)]
     fn lock_lost(
         &self,

@@ -1,15 +1,14 @@
-//! The only source of the service's signals.
+//! Subscriptions to signals of the service, with a check of the sender.
 //!
-//! A match rule with `sender=org.vmlockd1` is a filter of the bus for *broadcast* signals. A signal
-//! that a program addresses to one connection is delivered whatever the rules of its receiver are
-//! (D-Bus specification, "Message Bus Message Routing"), and a client library can't compare a unique
-//! name with a well-known one. So any user can send a client a signal that looks like the service's.
-//! A [`Subscription`] follows the owner of the service's name, and drops each message that has
-//! another sender.
+//! A match rule with `sender=org.vmlockd1` is a filter of the bus for *broadcast* signals. The bus delivers a
+//! signal that is addressed to one connection regardless of its match rules (D-Bus specification, "Message Bus
+//! Message Routing"), and a client library cannot compare a unique name with a well-known one. Any user can
+//! therefore send a client a signal that looks like one of the service. A [`Subscription`] tracks the owner of the
+//! service's name, and drops each message with another sender.
 //!
-//! A service that hides the owners of other users sends its signals only to connections that have
-//! called the object that they are about (`privacy` in vmlockd.toml(5)). So a subscription calls
-//! `Ping` of the path of its rule, again after each start of the service.
+//! A service that hides the owners of other users sends its signals only to connections that have called the
+//! object of the signal (`privacy` in vmlockd.toml(5)). A subscription therefore calls `Ping` on the path of its
+//! rule, again after each start of the service.
 
 use futures_util::StreamExt as _;
 use tokio::sync::{mpsc, oneshot};
@@ -21,15 +20,15 @@ use zbus::{Connection, MatchRule, Message, MessageStream, match_rule, proxy};
 
 use super::{MANAGER_PATH, SERVICE};
 
-/// The bus itself. No other connection can have this name as its sender.
+/// The name of the bus itself. The bus does not deliver messages of other connections with this sender.
 const BUS: &str = "org.freedesktop.DBus";
-/// The interface that every path answers.
+/// The interface that exists on every path.
 const PEER: &str = "org.freedesktop.DBus.Peer";
 
-/// What a subscription reports, in the order in which the bus delivered it.
+/// An event of a subscription, in the order of delivery by the bus.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// A signal that the service sent.
+    /// A signal of the service.
     Signal(Message),
     /// The service's name has another owner, or none.
     Owner(Option<OwnedUniqueName>),
@@ -37,14 +36,14 @@ pub enum Event {
 
 /// Signals of the service that match a rule.
 ///
-/// All signals of one subscription keep their order, across restarts of the service too. The match
-/// rules go with the subscription.
+/// All signals of one subscription keep their order, even across restarts of the service. The match rules are
+/// removed with the subscription.
 #[derive(Debug)]
 pub struct Subscription(mpsc::UnboundedReceiver<Event>);
 
 impl Subscription {
-    /// Subscribes to the signals of the service that match `rule`, which need not name the type of
-    /// the message or its sender. Signals that the service sends after this returns are not missed.
+    /// Subscribes to the signals of the service that match `rule`, which need not contain the type of the message
+    /// and its sender. No signal that the service sends after this returns is missed.
     ///
     /// # Errors
     ///
@@ -55,12 +54,12 @@ impl Subscription {
             .cache_properties(proxy::CacheProperties::No)
             .build()
             .await?;
-        // All messages of the connection, since streams of two rules have no common order.
+        // A stream of all messages of the connection, since the streams of two rules have no common order.
         let messages = MessageStream::from(connection);
         let (events, receiver) = mpsc::unbounded_channel();
-        let (known, owner) = oneshot::channel();
-        // The reader starts before the first call: a stream without one stops the connection.
-        tokio::spawn(read(messages, rule.clone(), owner, events, bus.clone()));
+        let (sender, owner) = oneshot::channel();
+        // The reader starts before the first call, since a stream without a reader blocks the connection.
+        tokio::spawn(read_messages(messages, rule.clone(), owner, events, bus.clone()));
         let path = path_of(&rule);
         for rule in [name_rule()?, rule] {
             bus.add_match_rule(rule).await?;
@@ -72,12 +71,12 @@ impl Subscription {
         };
         if owner.is_some() {
             let peer = Some(PEER);
-            // If the service has left meanwhile, the reader sees the next one come. A service that
-            // does not answer, or refuses the call, may send its signals all the same.
+            // If the service has left meanwhile, the reader detects its return. A service that does not
+            // reply, or refuses the call, may send its signals all the same.
             let _ = connection.call_method(Some(SERVICE), path, peer, "Ping", &()).await;
         }
         // Without a reader the connection is lost, which the receiver reports.
-        let _ = known.send(owner);
+        let _ = sender.send(owner);
         Ok(Self(receiver))
     }
 
@@ -87,7 +86,7 @@ impl Subscription {
     }
 }
 
-/// The object whose signals a rule is for.
+/// Returns the path of a rule.
 fn path_of(rule: &MatchRule<'_>) -> String {
     match rule.path_spec() {
         Some(PathSpec::Path(path) | PathSpec::PathNamespace(path)) => path.to_string(),
@@ -95,17 +94,18 @@ fn path_of(rule: &MatchRule<'_>) -> String {
     }
 }
 
-/// Has a service that was started send its signals to this connection. Nothing waits for an answer.
-async fn announce(connection: &Connection, rule: &MatchRule<'_>) {
+/// Calls `Ping` of a service that was started, so that it sends its signals to this connection. Does not wait for
+/// a reply.
+async fn ping_service(connection: &Connection, rule: &MatchRule<'_>) {
     let ping = Message::method_call(path_of(rule), "Ping").destination(SERVICE).interface(PEER);
     let ping = ping.with_flags(Flags::NO_REPLY_EXPECTED | Flags::NO_AUTO_START);
     if let Ok(message) = ping.build(&()) {
-        // An error means that the connection is lost, which the reader sees.
+        // On an error the connection is lost, which the reader detects.
         let _ = connection.send(&message).await;
     }
 }
 
-/// The rule for the changes of the service's name.
+/// Returns the rule for changes of the owner of the service's name.
 fn name_rule() -> zbus::Result<MatchRule<'static>> {
     let rule = MatchRule::builder()
         .msg_type(Type::Signal)
@@ -116,24 +116,24 @@ fn name_rule() -> zbus::Result<MatchRule<'static>> {
     rule.build()
 }
 
-/// Reads the connection's messages until nobody wants the events or the connection is lost.
-async fn read(
+/// Reads the messages of the connection until the receiver of the events is dropped or the connection is lost.
+async fn read_messages(
     mut messages: MessageStream,
     rule: MatchRule<'static>,
-    answer: oneshot::Receiver<Option<OwnedUniqueName>>,
+    reply: oneshot::Receiver<Option<OwnedUniqueName>>,
     events: mpsc::UnboundedSender<Event>,
     bus: DBusProxy<'static>,
 ) {
     let mut filter = Filter { rule, owner: None, changed: false };
-    let mut answer = Some(answer);
+    let mut reply = Some(reply);
     loop {
         tokio::select! {
             biased;
             () = events.closed() => break,
-            owner = async { answer.as_mut()?.await.ok() }, if answer.is_some() => {
-                answer = None;
+            owner = async { reply.as_mut()?.await.ok() }, if reply.is_some() => {
+                reply = None;
                 match owner {
-                    // A change that was seen meanwhile is newer than the answer, or as new.
+                    // A change that was received meanwhile is at least as new as the reply.
                     Some(owner) if !filter.changed => filter.owner = owner,
                     Some(_) => {}
                     // The subscription failed.
@@ -142,12 +142,12 @@ async fn read(
             }
             message = messages.next() => {
                 let Some(Ok(message)) = message else { return };
-                let event = filter.pass(message);
+                let event = filter.select(message);
                 if let Some(Event::Owner(Some(_))) = &event {
-                    announce(bus.inner().connection(), &filter.rule).await;
+                    ping_service(bus.inner().connection(), &filter.rule).await;
                 }
                 if let Some(event) = event
-                    && answer.is_none()
+                    && reply.is_none()
                     && events.send(event).is_err()
                 {
                     break;
@@ -158,23 +158,23 @@ async fn read(
     drop(messages);
     let rules = [name_rule(), Ok(filter.rule)];
     for rule in rules.into_iter().flatten() {
-        // If the bus does not answer, its rules are gone with the connection.
+        // If the bus does not reply, the rules end with the connection.
         let _ = bus.remove_match_rule(rule).await;
     }
 }
 
-/// Decides which messages of a connection are events.
+/// Selects the messages of a connection that are events.
 #[derive(Debug)]
 struct Filter {
     rule: MatchRule<'static>,
     /// The owner of the service's name.
     owner: Option<OwnedUniqueName>,
-    /// Whether the bus has reported a change of it.
+    /// Whether the bus has reported a change of the owner.
     changed: bool,
 }
 
 impl Filter {
-    fn pass(&mut self, message: Message) -> Option<Event> {
+    fn select(&mut self, message: Message) -> Option<Event> {
         let header = message.header();
         let sender = header.sender()?;
         if header.message_type() != Type::Signal {
@@ -220,27 +220,27 @@ mod tests {
     }
 
     #[test]
-    fn only_the_owner_of_the_name_is_heard() {
+    fn signals_of_other_senders_are_dropped() {
         let mut filter = filter(Some(":1.5"));
-        assert!(matches!(filter.pass(signal(":1.5", "LockLost")), Some(Event::Signal(_))));
-        assert!(filter.pass(signal(":1.6", "LockLost")).is_none());
-        assert!(filter.pass(signal(":1.5", "LockReleased")).is_none(), "the rule decides, too");
-        assert!(filter.pass(change(":1.6", SERVICE, ":1.6")).is_none());
-        assert!(filter.pass(change(BUS, "org.vmlockd2", ":1.6")).is_none());
-        assert!(filter.pass(signal(":1.6", "LockLost")).is_none());
+        assert!(matches!(filter.select(signal(":1.5", "LockLost")), Some(Event::Signal(_))));
+        assert!(filter.select(signal(":1.6", "LockLost")).is_none());
+        assert!(filter.select(signal(":1.5", "LockReleased")).is_none(), "the rule decides, too");
+        assert!(filter.select(change(":1.6", SERVICE, ":1.6")).is_none());
+        assert!(filter.select(change(BUS, "org.vmlockd2", ":1.6")).is_none());
+        assert!(filter.select(signal(":1.6", "LockLost")).is_none());
     }
 
     #[test]
-    fn the_owner_of_the_name_is_followed() {
+    fn the_owner_of_the_name_is_tracked() {
         let mut filter = filter(None);
         assert!(
-            filter.pass(signal(":1.6", "LockLost")).is_none(),
+            filter.select(signal(":1.6", "LockLost")).is_none(),
             "without an owner, none is heard"
         );
-        let came = filter.pass(change(BUS, SERVICE, ":1.7"));
+        let came = filter.select(change(BUS, SERVICE, ":1.7"));
         assert!(matches!(came, Some(Event::Owner(Some(owner))) if owner == ":1.7"));
-        assert!(filter.pass(signal(":1.7", "LockLost")).is_some());
-        assert!(matches!(filter.pass(change(BUS, SERVICE, "")), Some(Event::Owner(None))));
-        assert!(filter.pass(signal(":1.7", "LockLost")).is_none());
+        assert!(filter.select(signal(":1.7", "LockLost")).is_some());
+        assert!(matches!(filter.select(change(BUS, SERVICE, "")), Some(Event::Owner(None))));
+        assert!(filter.select(signal(":1.7", "LockLost")).is_none());
     }
 }

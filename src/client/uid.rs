@@ -1,10 +1,9 @@
-//! The uid that a message bus has for this process.
+//! The uid of this process, as a message bus sees it.
 //!
-//! zbus authenticates (mechanism `EXTERNAL`) with the effective uid as this process sees it. In a
-//! user namespace the bus sees another uid, and rejects the connection. A client that sends no uid
-//! is authenticated as the uid that the kernel has for the connection (D-Bus specification,
-//! "EXTERNAL"), as sd-bus does. zbus cannot send that, so a short connection asks for the uid,
-//! which zbus then authenticates with.
+//! zbus authenticates (mechanism `EXTERNAL`) with the effective uid as this process sees it. In a user namespace
+//! the bus sees another uid and rejects the connection. A client that sends no uid, such as sd-bus, is
+//! authenticated as the uid that the kernel reports for the connection (D-Bus specification, "EXTERNAL"). zbus
+//! cannot do this, so a short connection queries the uid, with which zbus then authenticates.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::linux::net::SocketAddrExt as _;
@@ -15,22 +14,20 @@ use std::time::Duration;
 use zbus::Message;
 use zbus::address::transport::{Transport, UnixSocket};
 
-/// How long the bus may take for each answer.
-const LIMIT: Duration = Duration::from_secs(10);
-/// The longest line of the authentication protocol, and the longest message, that is read.
+/// The timeout of each reply of the bus.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+/// The maximum length of a line of the authentication protocol, and of a message.
 const LENGTH_MAX: usize = 16 * 1024;
 
-/// Asks the bus at a unix socket for the uid that it has for this process.
-///
-/// Blocks.
+/// Queries the uid of this process from the bus at a Unix socket. Blocks.
 ///
 /// # Errors
 ///
-/// Where the bus cannot be reached, or does not answer as the D-Bus specification says.
-pub(super) fn ask(transport: &Transport) -> io::Result<u32> {
+/// Returns an error if the bus cannot be reached, or its replies violate the D-Bus specification.
+pub(super) fn query(transport: &Transport) -> io::Result<u32> {
     let mut stream = connect(transport)?;
-    stream.set_read_timeout(Some(LIMIT))?;
-    stream.set_write_timeout(Some(LIMIT))?;
+    stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
+    stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
     stream.write_all(b"\0AUTH EXTERNAL\r\nDATA\r\n")?;
     for expected in ["DATA", "OK"] {
         let line = read_line(&mut stream)?;
@@ -68,8 +65,8 @@ where
     call.destination(BUS).interface(BUS).build(body).map_err(io::Error::other)
 }
 
-/// Calls a method and returns the body of its answer. Nothing else is called meanwhile, so the
-/// next method return is the answer.
+/// Calls a method and returns the body of its reply. No other method is called meanwhile, so the next method
+/// return is the reply.
 fn call(stream: &mut UnixStream, message: &Message) -> io::Result<Body> {
     stream.write_all(message.data())?;
     loop {
@@ -81,7 +78,7 @@ fn call(stream: &mut UnixStream, message: &Message) -> io::Result<Body> {
     }
 }
 
-/// Reads up to the end of a line, one byte at a time: what follows belongs to the next protocol.
+/// Reads a line byte by byte, since the bytes after it belong to the next protocol.
 fn read_line(stream: &mut UnixStream) -> io::Result<String> {
     let mut line = Vec::new();
     let mut byte = [0];
@@ -96,11 +93,11 @@ fn read_line(stream: &mut UnixStream) -> io::Result<String> {
     String::from_utf8(line).map_err(|_| invalid("the bus answers with bytes that are not text"))
 }
 
-/// Message types, as the D-Bus specification numbers them.
+/// Message types of the D-Bus specification.
 const METHOD_RETURN: u8 = 2;
 const ERROR: u8 = 3;
-/// The length of the part of a message header that every message has.
-const FIXED: usize = 16;
+/// The length of the fixed part of a message header.
+const FIXED_LEN: usize = 16;
 
 /// The body of a message, and its byte order.
 #[derive(Debug)]
@@ -110,12 +107,12 @@ struct Body {
 }
 
 impl Body {
-    /// The number that begins at this offset.
+    /// Returns the number at an offset.
     fn number(&self, offset: usize) -> Option<u32> {
         number(&self.bytes, offset, self.big_endian)
     }
 
-    /// The string that the body begins with.
+    /// Returns the string at the start of the body.
     fn string(&self) -> Option<String> {
         let length = usize::try_from(self.number(0)?).ok()?;
         let bytes = self.bytes.get(4..)?.get(..length)?;
@@ -128,9 +125,9 @@ fn number(bytes: &[u8], offset: usize, big_endian: bool) -> Option<u32> {
     Some(if big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })
 }
 
-/// Reads one message: its type and its body.
+/// Reads one message. Returns its type and its body.
 fn read_message(stream: &mut impl io::Read) -> io::Result<(u8, Body)> {
-    let mut fixed = [0; FIXED];
+    let mut fixed = [0; FIXED_LEN];
     stream.read_exact(&mut fixed)?;
     let big_endian = fixed[0] == b'B';
     let length = |offset| {

@@ -1,8 +1,8 @@
-//! Suggestions for values in a common other spelling.
+//! Suggestions for misspelt values.
 
 use crate::logging::Level;
 
-/// The boolean that a word is meant to be.
+/// Returns the boolean that a word stands for.
 pub(super) fn boolean(word: &str) -> Option<bool> {
     match word.to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" | "y" | "t" | "1" | "enable" | "enabled" => Some(true),
@@ -11,7 +11,7 @@ pub(super) fn boolean(word: &str) -> Option<bool> {
     }
 }
 
-/// The log level that a word is meant to be.
+/// Returns the log level that a word stands for.
 pub(super) fn level(word: &str) -> Option<&'static str> {
     let word = word.to_ascii_lowercase();
     let level = match word.as_str() {
@@ -24,9 +24,9 @@ pub(super) fn level(word: &str) -> Option<&'static str> {
     Some(level.as_str())
 }
 
-/// How to write the value at this place of a text that is not TOML: a word without quotes.
-pub(super) fn bare(text: &str, at: usize) -> Option<String> {
-    let start = text.get(..at)?.rfind('\n').map_or(0, |end| end + 1);
+/// Returns the correct form of a value without quotation marks, which is not valid TOML, at an offset in the text.
+pub(super) fn unquoted(text: &str, offset: usize) -> Option<String> {
+    let start = text.get(..offset)?.rfind('\n').map_or(0, |end| end + 1);
     let line = text.get(start..)?.lines().next()?;
     let (key, value) = line.split_once('=')?;
     let (key, value) = (key.trim(), value.split('#').next()?.trim());
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_common_spelling_has_a_suggestion() {
+    fn a_common_misspelling_has_a_suggestion() {
         for (word, on) in [("yes", Some(true)), ("Off", Some(false)), ("maybe", None)] {
             assert_eq!(boolean(word), on, "{word}");
         }
@@ -65,18 +65,18 @@ mod tests {
     }
 
     #[test]
-    fn a_word_without_quotation_marks_is_seen() {
+    fn a_word_without_quotation_marks_is_detected() {
         for (text, hint) in [
             ("allow_fuse = yes", "write allow_fuse = true"),
             ("a = 1\nallow_fuse = True # x\n", "write allow_fuse = true"),
             ("log_level = warn", "write log_level = \"warning\""),
             ("privacy = private", "a string has quotation marks: write privacy = \"private\""),
         ] {
-            let at = text.rfind('=').unwrap_or_default();
-            assert_eq!(bare(text, at).as_deref(), Some(hint), "{text}");
+            let offset = text.rfind('=').unwrap_or_default();
+            assert_eq!(unquoted(text, offset).as_deref(), Some(hint), "{text}");
         }
         for text in ["[limits", "a = ", "a = 1x", "x"] {
-            assert_eq!(bare(text, text.len()), None, "{text}");
+            assert_eq!(unquoted(text, text.len()), None, "{text}");
         }
     }
 }

@@ -1,30 +1,30 @@
-//! The values of the configuration's keys.
+//! Reads values of the configuration.
 
 use toml::de::DeValue;
 
-use super::{Table, Value, Wrong, suggestion, wrong};
+use super::{Invalid, Table, Value, invalid, suggestion};
 
-/// A number of seconds up to `most`.
+/// Reads a number of seconds, at most `max`.
 pub(super) fn seconds(
     table: &Table<'_>,
     key: &str,
-    most: u64,
+    max: u64,
     range: &str,
-) -> Result<Option<u64>, Wrong> {
+) -> Result<Option<u64>, Invalid> {
     let Some(value) = table.get(key) else { return Ok(None) };
     let seconds = match value.get_ref() {
-        DeValue::Integer(number) => number.as_str().parse().ok().filter(|n: &u64| *n <= most),
+        DeValue::Integer(number) => number.as_str().parse().ok().filter(|n: &u64| *n <= max),
         _ => None,
     };
-    let wanted = || wrong(value, format!("'{key}' must be a number of seconds, {range}"));
-    seconds.map(Some).ok_or_else(wanted)
+    let error = || invalid(value, format!("'{key}' must be a number of seconds, {range}"));
+    seconds.map(Some).ok_or_else(error)
 }
 
-/// A boolean, also as libvirt writes it.
+/// Reads a boolean, also in libvirt's form `0` or `1`.
 pub(super) fn boolean<'t>(
     table: &'t Table<'t>,
     key: &str,
-) -> Result<Option<(&'t Value<'t>, bool)>, Wrong> {
+) -> Result<Option<(&'t Value<'t>, bool)>, Invalid> {
     let Some(value) = table.get(key) else {
         return Ok(None);
     };
@@ -34,27 +34,27 @@ pub(super) fn boolean<'t>(
         DeValue::Integer(number) if number.as_str() == "1" => Some(true),
         _ => None,
     };
-    let wanted = || {
+    let error = || {
         let word = match value.get_ref() {
             DeValue::String(word) => suggestion::boolean(word),
             _ => None,
         };
         let hint = word.map(|on| format!("; write {key} = {on}")).unwrap_or_default();
-        wrong(value, format!("'{key}' must be true or false{hint}"))
+        invalid(value, format!("'{key}' must be true or false{hint}"))
     };
-    on.map(|on| Some((value, on))).ok_or_else(wanted)
+    on.map(|on| Some((value, on))).ok_or_else(error)
 }
 
-/// A string.
+/// Reads a string.
 pub(super) fn string<'t>(
     table: &'t Table<'t>,
     key: &str,
-) -> Result<Option<(&'t Value<'t>, &'t str)>, Wrong> {
+) -> Result<Option<(&'t Value<'t>, &'t str)>, Invalid> {
     let Some(value) = table.get(key) else {
         return Ok(None);
     };
     match value.get_ref() {
         DeValue::String(text) => Ok(Some((value, text))),
-        _ => Err(wrong(value, format!("'{key}' must be a string"))),
+        _ => Err(invalid(value, format!("'{key}' must be a string"))),
     }
 }

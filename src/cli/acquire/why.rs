@@ -7,9 +7,10 @@ use crate::lock::why::check_why;
 /// The option `--why`.
 #[derive(Debug, Args)]
 pub(crate) struct WhyOption {
-    /// What the locks are for; shown to callers that are refused because of them
+    /// The text; empty if the option was not given.
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true,
-        value_parser = parse)]
+        value_parser = parse,
+        help = "What the locks are for; shown to callers that are refused because of them")]
     why: String,
 }
 

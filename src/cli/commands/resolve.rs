@@ -41,12 +41,12 @@ pub(crate) async fn perform(
         )));
     };
     let manager = service.manager().await?;
-    let sends_names = async {
+    let by_name = async {
         let name = disk_name::utf8_path(path)?;
-        let asked = (name.as_str(), Options::new());
-        service.call_method::<_, Row>(manager.inner(), "Resolve", &asked).await
+        let arguments = (name.as_str(), Options::new());
+        service.call_method::<_, Row>(manager.inner(), "Resolve", &arguments).await
     };
-    let resolution = match sends_names.await {
+    let resolution = match by_name.await {
         // In another mount namespace, the disk is passed as a descriptor.
         Err(error) if service.sends_descriptors_after(&error) => {
             let file = disk_file::open_for_query(path).ok_or(error)?;

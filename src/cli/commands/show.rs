@@ -213,9 +213,9 @@ mod tests {
         ]
         .map(|(key, value)| (key.to_owned(), OwnedVariant::try_from(value).unwrap()))
         .into();
-        let said = text(&row, &[]);
-        assert!(said.starts_with("name:  web1\nuid:   0 (root)\nlocks:\nsince: "), "{said}");
-        assert!(said.ends_with("\nzebra: yes\n"), "{said}");
+        let output = text(&row, &[]);
+        assert!(output.starts_with("name:  web1\nuid:   0 (root)\nlocks:\nsince: "), "{output}");
+        assert!(output.ends_with("\nzebra: yes\n"), "{output}");
         let lock = zbus::ObjectPath::try_from("/org/vmlockd1/lock/1").unwrap();
         let lock: Row = [
             ("lock", Variant::from(lock)),
@@ -224,7 +224,7 @@ mod tests {
         ]
         .map(|(key, value)| (key.to_owned(), OwnedVariant::try_from(value).unwrap()))
         .into();
-        let said = text(&row, &[lock]);
-        assert!(said.contains("\nlocks: 1 exclusive /srv/a.qcow2\n"), "{said}");
+        let output = text(&row, &[lock]);
+        assert!(output.contains("\nlocks: 1 exclusive /srv/a.qcow2\n"), "{output}");
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::cli::connection::ServiceConnection;
 use crate::cli::connection::lists::has_fd_store;
 use crate::cli::doctor;
-use crate::cli::doctor::finding::{Finding, Severity};
+use crate::cli::doctor::report::{Finding, Severity};
 use crate::cli::doctor::service::VERSION;
 use crate::cli::error::Error;
 use crate::cli::error::exit::Exit;
@@ -61,7 +61,7 @@ struct Status {
     lost: Option<u64>,
     waiting: u32,
     /// Whether its locks survive a crash.
-    kept: bool,
+    is_crash_safe: bool,
     libvirt: LibvirtSocket,
     /// The most severe finding of `doctor`, or the reason why there is none.
     finding: Result<Finding, String>,
@@ -69,14 +69,14 @@ struct Status {
 
 /// Prints the state of the service, or that it is not running.
 pub(crate) async fn perform(bus: Bus, format: OutputFormat) -> Result<Exit, Error> {
-    let asked = async {
+    let status = async {
         let service = ServiceConnection::connect(bus).await?.without_activation();
         match service.manager().await {
             Ok(manager) => read_status(&service, &manager).await,
             Err(error) => Err(add_unit_state(&service, error).await),
         }
     };
-    match asked.await {
+    match status.await {
         Ok(status) => {
             print(&match format {
                 OutputFormat::Json => json::document(&status.to_json()),
@@ -110,16 +110,16 @@ async fn read_status(
     manager: &ManagerProxy<'_>,
 ) -> Result<Status, Error> {
     let version = manager.version().await?;
-    let kept = has_fd_store(manager).await?;
+    let is_crash_safe = has_fd_store(manager).await?;
     let (owners, locks) = (manager.n_owners().await?, manager.n_locks().await?);
     let waiting = manager.n_waiting().await?;
     let (since, lost) = start_time_and_lost(manager).await;
     // On the private socket, root gets the status even if the bus does not respond.
-    let seen = async {
+    let read_process = async {
         let pid = service.pid().await.ok();
         (pid, Unit::read(service).await.ok().flatten())
     };
-    let (pid, unit) = timeout(BUS_TIMEOUT, seen).await.unwrap_or_default();
+    let (pid, unit) = timeout(BUS_TIMEOUT, read_process).await.unwrap_or_default();
     Ok(Status {
         bus: service.bus,
         private: service.is_private(),
@@ -132,7 +132,7 @@ async fn read_status(
         locks,
         lost,
         waiting,
-        kept,
+        is_crash_safe,
         libvirt: LibvirtSocket::detect(service.bus, pid),
         finding: most_severe_finding(service).await,
     })
@@ -187,12 +187,12 @@ impl Status {
         };
         lines.push(("Locks", format!("{}{lost}", self.locks)));
         lines.push(("Waiting", self.waiting.to_string()));
-        let kept = if self.kept {
+        let is_crash_safe = if self.is_crash_safe {
             "yes (locks are kept if the service crashes)"
         } else {
             "no (if the service crashes, all disks are unlocked until it runs again)"
         };
-        lines.push(("Crash-safe", kept.to_owned()));
+        lines.push(("Crash-safe", is_crash_safe.to_owned()));
         lines.push(("libvirt", self.libvirt.text()));
         lines.push(("Checks", self.finding_text()));
         let owned = |(name, value): (&str, String)| (name.to_owned(), value);
@@ -237,7 +237,7 @@ impl Status {
             "locks": self.locks,
             "lost": self.lost,
             "waiting": self.waiting,
-            "keeps-locks": self.kept,
+            "keeps-locks": self.is_crash_safe,
             "serves-libvirt": self.libvirt.is_served(),
             "libvirt-socket": self.libvirt.socket().map(path),
             "worst-finding": finding,
@@ -262,7 +262,7 @@ mod tests {
             locks: 5,
             lost: Some(0),
             waiting: 1,
-            kept: true,
+            is_crash_safe: true,
             libvirt: LibvirtSocket::Unserved,
             finding: Ok(Finding::new(Severity::Ok, "service", "it answers")),
         }
@@ -290,7 +290,7 @@ mod tests {
             version: "0.0.1".into(),
             replaced: Some("/usr/sbin/vmlockd".into()),
             lost: Some(3),
-            kept: false,
+            is_crash_safe: false,
             finding: Ok(Finding::new(Severity::Danger, "lock", "lock 3 is LOST")),
             ..status()
         };

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::cli::doctor::finding::{Finding, Severity};
+use crate::cli::doctor::report::{Finding, Severity};
 use crate::lock::printable::shown;
 use crate::lock::sighting::{Seen, Told, seen};
 

@@ -1,7 +1,7 @@
 //! Checks the locks: lost, conflicting and unverified ones, and those whose file was replaced.
 
-use crate::cli::doctor::finding::{Finding, Severity};
 use crate::cli::doctor::owners::describe_vm;
+use crate::cli::doctor::report::{Finding, Severity};
 use crate::cli::format::row;
 use crate::client::Row;
 

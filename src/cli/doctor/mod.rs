@@ -1,14 +1,14 @@
 //! `doctor`: diagnoses the service, its storage and its locks.
 //!
-//! One file per check; each adds a [`finding`] per problem, or one if all is well. [`service`], [`polkit`],
+//! One file per check; each adds a finding per problem, or one if all is well. [`service`], [`polkit`],
 //! [`storage`], [`locks`], [`owners`] and [`virtlockd_locks`] check a running service, [`self_test`] and
 //! [`hosts`] a directory.
 
-pub(crate) mod finding;
 mod hosts;
 mod locks;
 mod owners;
 mod polkit;
+pub(crate) mod report;
 mod self_test;
 pub(crate) mod service;
 mod storage;
@@ -20,9 +20,9 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::cli::connection::ServiceConnection;
-use crate::cli::doctor::finding::{Finding, Severity};
 use crate::cli::doctor::locks::check_locks;
 use crate::cli::doctor::owners::check_owners;
+use crate::cli::doctor::report::{Finding, Severity};
 use crate::cli::doctor::service::{check_fd_store, compare_versions};
 use crate::cli::error::Error;
 use crate::cli::error::exit::Exit;

@@ -1,6 +1,6 @@
 //! Checks the owners: those that hold locks without a running VM.
 
-use crate::cli::doctor::finding::{Finding, Severity};
+use crate::cli::doctor::report::{Finding, Severity};
 use crate::cli::format::row;
 use crate::client::Row;
 

@@ -4,7 +4,7 @@ use zbus::fdo::DBusProxy;
 use zbus::names::BusName;
 
 use crate::cli::connection::ServiceConnection;
-use crate::cli::doctor::finding::{Finding, Severity};
+use crate::cli::doctor::report::{Finding, Severity};
 use crate::cli::error::Error;
 use crate::client::Bus;
 

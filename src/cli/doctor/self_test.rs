@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use serde_json::{Value, json};
 
-use crate::cli::doctor::finding::{Finding, Severity};
 use crate::cli::doctor::hosts;
+use crate::cli::doctor::report::{Finding, Severity};
 use crate::cli::error::Error;
 use crate::lock::examination::{Examination, Examine, PATIENCE};
 use crate::lock::mount::{Mount, Mounts};

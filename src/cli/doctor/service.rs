@@ -2,7 +2,7 @@
 
 use crate::cli::connection::ServiceConnection;
 use crate::cli::connection::lists::has_fd_store;
-use crate::cli::doctor::finding::{Finding, Severity};
+use crate::cli::doctor::report::{Finding, Severity};
 use crate::cli::error::Error;
 use crate::cli::process::unit::Unit;
 use crate::client::ManagerProxy;
@@ -37,9 +37,9 @@ pub(crate) async fn check_fd_store(
     // Whether the service is the main process of the unit. If not, the unit does not matter.
     let unit = unit.map(|unit| (unit.main_pid == u64::from(pid), unit));
     // systemd may have dropped descriptors that it had accepted.
-    let kept =
+    let survives =
         has_fd_store(manager).await? && !matches!(&unit, Some((true, unit)) if unit.stored == 0);
-    if kept {
+    if survives {
         let message = "locks survive a crash and a restart of the service";
         findings.push(Finding::new(Severity::Ok, "store", message));
     } else {
@@ -67,11 +67,11 @@ pub(crate) async fn check_fd_store(
         findings.push(Finding::new(Severity::Warning, "store", message).with_advice(advice));
     }
     if let Some((true, unit)) = unit
-        && kept
+        && survives
     {
-        let kept = "locks are kept over 'systemctl stop' until the service is started again";
+        let message = "locks are kept over 'systemctl stop' until the service is started again";
         findings.push(unit.lock_loss_at_stop().map_or_else(
-            || Finding::new(Severity::Ok, "stop", kept),
+            || Finding::new(Severity::Ok, "stop", message),
             |(why, advice)| Finding::new(Severity::Warning, "stop", why).with_advice(advice),
         ));
     }

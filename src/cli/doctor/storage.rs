@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use crate::cli::connection::ServiceConnection;
-use crate::cli::doctor::finding::{Finding, Severity};
 use crate::cli::doctor::hosts;
+use crate::cli::doctor::report::{Finding, Severity};
 use crate::cli::error::Error;
 use crate::cli::format::row;
 use crate::client::{ManagerProxy, Options, Row};

@@ -20,7 +20,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use crate::cli::doctor::finding::{Finding, Severity};
+use crate::cli::doctor::report::{Finding, Severity};
 use crate::cli::process::open_files::{OpenFile, open_files};
 use crate::client::Bus;
 use crate::lock::printable::shown_path;

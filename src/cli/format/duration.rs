@@ -54,8 +54,8 @@ impl TimeLimit {
 /// Parses a number with its unit. Returns it in microseconds, and the rest of the text.
 fn parse_part(text: &str) -> Result<(u64, &str), &'static str> {
     let digits = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (whole, rest) = text.split_at(digits(text));
-    if whole.is_empty() {
+    let (integer, rest) = text.split_at(digits(text));
+    if integer.is_empty() {
         return Err("a duration is a number with a unit, such as 90s, 5min or '2h 30min'");
     }
     let (fraction, rest) = match rest.strip_prefix('.') {
@@ -68,8 +68,8 @@ fn parse_part(text: &str) -> Result<(u64, &str), &'static str> {
     let unit = UNITS.iter().find(|(words, _)| words.contains(&word));
     let (_, unit) = unit.ok_or("the units are us, ms, s, min, h, d, w and y")?;
     let too_long = "the duration is too long; 'infinity' has no limit";
-    let whole: u64 = whole.parse().map_err(|_| too_long)?;
-    let mut sum = whole.checked_mul(*unit).ok_or(too_long)?;
+    let integer: u64 = integer.parse().map_err(|_| too_long)?;
+    let mut sum = integer.checked_mul(*unit).ok_or(too_long)?;
     let mut worth = *unit;
     for digit in fraction.bytes() {
         worth /= 10;

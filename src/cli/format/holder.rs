@@ -223,10 +223,10 @@ mod tests {
             ("since-usec", since.into()),
             ("resource", "/srv/a".into()),
         ]);
-        let told = "disk /srv/a is locked exclusively by its last recorded holder, VM \"web1\" \
+        let expected = "disk /srv/a is locked exclusively by its last recorded holder, VM \"web1\" \
                     (4dea22b3, pid 4711, user qemu) on host node-b since ";
         let text = describe_holder("/srv/a", &host);
-        assert!(text.starts_with(told) && text.ends_with(", 2 h ago"), "{text}");
+        assert!(text.starts_with(expected) && text.ends_with(", 2 h ago"), "{text}");
         assert!(describe_holder("/srv/b", &host).ends_with(", 2 h ago, as /srv/a"));
         host.remove("since-usec");
         assert!(describe_holder("/srv/a", &host).ends_with("on host node-b"));

@@ -110,10 +110,12 @@ impl Filter {
         }
         let mut locks = service.locks().await?;
         locks.retain(|lock| {
-            let (path, its) = (row::text(lock, "lock"), row::text(lock, "owner"));
-            owner.as_deref().is_none_or(|owner| owner == its)
+            let (path, owner_of_lock) = (row::text(lock, "lock"), row::text(lock, "owner"));
+            owner.as_deref().is_none_or(|owner| owner == owner_of_lock)
                 && self.user.is_none_or(|uid| row::number(lock, "uid") == u64::from(uid))
-                && (self.targets.is_empty() || named.contains(path) || named.contains(its))
+                && (self.targets.is_empty()
+                    || named.contains(path)
+                    || named.contains(owner_of_lock))
         });
         Ok(locks)
     }

@@ -32,9 +32,9 @@ impl LibvirtSocket {
         let default = default_path(bus);
         let is_socket =
             |path: &PathBuf| fs::metadata(path).is_ok_and(|file| file.file_type().is_socket());
-        let there = default.filter(is_socket);
+        let existing = default.filter(is_socket);
         let Some((pid, own)) = pid.and_then(|pid| Some((pid, sockets(pid)?))) else {
-            return there.map_or(Self::Unserved, Self::Unknown);
+            return existing.map_or(Self::Unserved, Self::Unknown);
         };
         // The service may have a network namespace of its own, and sockets of the host's network
         // namespace that systemd passed to it.
@@ -44,7 +44,7 @@ impl LibvirtSocket {
             tables.iter().flat_map(|table| listening(&String::from_utf8_lossy(table)));
         match listening.find(|(inode, path)| own.contains(inode) && !is_private(path)) {
             Some((_, path)) => Self::Served(Some(path).filter(is_socket)),
-            None => there.map_or(Self::Unserved, Self::ServedByOther),
+            None => existing.map_or(Self::Unserved, Self::ServedByOther),
         }
     }
 

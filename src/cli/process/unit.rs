@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_stop_keeps_locks_only_with_all_settings() {
-        for (systemd, preserve, state, said) in [
+        for (systemd, preserve, state, expected) in [
             (252, "", "enabled", "systemd 252 drops the descriptors"),
             (254, "restart", "enabled", "FileDescriptorStorePreserve=restart"),
             (257, "yes", "disabled", "its unit is disabled"),
@@ -125,7 +125,7 @@ mod tests {
             (257, "yes", "", "its unit is not installed as a file"),
         ] {
             let (why, _) = unit(systemd, preserve, state).lock_loss_at_stop().unwrap();
-            assert!(why.contains(said), "{why}");
+            assert!(why.contains(expected), "{why}");
         }
         assert_eq!(unit(254, "yes", "enabled").lock_loss_at_stop(), None);
     }

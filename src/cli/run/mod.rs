@@ -97,7 +97,7 @@ pub(crate) struct Arguments {
     /// Exit with this code instead of 75 if a disk is locked by another owner, or --wait times out
     #[arg(short = 'E', long, value_name = "NUMBER", default_value_t = Exit::LOCKED.status(),
         hide_default_value = true)]
-    conflict_exit: u8,
+    conflict_exit_code: u8,
     /// Also lock disks that this host itself uses
     #[arg(long)]
     in_use: bool,
@@ -128,7 +128,7 @@ pub(crate) async fn perform(
     service: &ServiceConnection,
     arguments: Arguments,
 ) -> Result<Exit, Error> {
-    let conflict = Exit::Status(arguments.conflict_exit);
+    let conflict = Exit::Status(arguments.conflict_exit_code);
     match run_locked(service, arguments).await {
         // Only the locks can fail with this code, before the command is started.
         Err(error) if error.exit() == Exit::LOCKED => {
@@ -164,8 +164,8 @@ async fn run_locked(service: &ServiceConnection, arguments: Arguments) -> Result
     let status = supervise(service, &path, pending, &mut signals, &lifeline).await?;
     let mut survivors = survivors::find_survivors(&lifeline, paths).await;
     bind_survivors(service, &path, &mut survivors).await;
-    let kept = close_lifeline(service, &path, lifeline).await;
-    report_survivors(kept, survivors).await;
+    let owner_stays = close_lifeline(service, &path, lifeline).await;
+    report_survivors(owner_stays, survivors).await;
     Ok(exit_for(status))
 }
 
@@ -186,15 +186,15 @@ async fn bind_survivors(
 }
 
 /// Reports disks that stay locked, or processes that run without a lock.
-async fn report_survivors(kept: Option<bool>, survivors: Vec<Survivor>) {
-    if kept == Some(true) {
+async fn report_survivors(owner_stays: Option<bool>, survivors: Vec<Survivor>) {
+    if owner_stays == Some(true) {
         print_notice(&locked_disks_notice(&survivors));
         return;
     }
     // Processes that end with the command are not reported.
     let _ = timeout(END_TIMEOUT, survivors::wait_for_end(&survivors)).await;
     let survivors: Vec<Survivor> = survivors.into_iter().filter(Survivor::is_alive).collect();
-    if kept == Some(false) && !survivors.is_empty() {
+    if owner_stays == Some(false) && !survivors.is_empty() {
         let (names, are) =
             (survivors::names(&survivors), if survivors.len() == 1 { "is" } else { "are" });
         print_message(&format!(
@@ -236,7 +236,7 @@ async fn supervise(
         .try_clone()
         .and_then(pipe::Receiver::from_owned_fd)
         .map_err(|error| Error::system("watch the lifeline", error))?;
-    let mut whole = true;
+    let mut lifeline_open = true;
     loop {
         tokio::select! {
             status = child.wait() => {
@@ -252,8 +252,8 @@ async fn supervise(
                 (Err(error), _) => return Err(error.into()),
                 (Ok(()), None) => {}
             },
-            () = lifeline_closed(&lifeline), if whole => {
-                whole = false;
+            () = lifeline_closed(&lifeline), if lifeline_open => {
+                lifeline_open = false;
                 print_message(
                     "the disks are no longer locked, but the command still runs: vmlockd has closed \
                      its owner, perhaps at the request of another program; stop the command before \
@@ -293,7 +293,7 @@ async fn close_lifeline(
     path: &OwnedObjectPath,
     lifeline: OwnedFd,
 ) -> Option<bool> {
-    let kept = async {
+    let owner_stays = async {
         let rule = MatchRule::builder()
             .path(MANAGER_PATH)
             .interface("org.freedesktop.DBus.ObjectManager")
@@ -320,7 +320,7 @@ async fn close_lifeline(
         }
         exists(&owner).await
     };
-    timeout(SERVICE_TIMEOUT, kept).await.ok()?.ok()
+    timeout(SERVICE_TIMEOUT, owner_stays).await.ok()?.ok()
 }
 
 /// Whether an owner exists.

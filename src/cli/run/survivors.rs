@@ -86,8 +86,8 @@ impl Survivor {
 
     /// Whether it has not ended.
     pub(crate) fn is_alive(&self) -> bool {
-        let mut asked = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        matches!(poll(&mut asked, PollTimeout::ZERO), Ok(0) | Err(Errno::EINTR))
+        let mut descriptors = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut descriptors, PollTimeout::ZERO), Ok(0) | Err(Errno::EINTR))
     }
 
     /// Detects whether it has the lifeline or a disk open.
@@ -138,17 +138,17 @@ pub(crate) async fn find_survivors(lifeline: impl AsFd, disks: Vec<PathBuf>) -> 
     let inspect_all = move || {
         let disks: Vec<(PathBuf, FileId)> =
             disks.into_iter().filter_map(|path| Some((path.clone(), FileId::of(&path)?))).collect();
-        let mut seen: Vec<Survivor> = pids.into_iter().filter_map(Survivor::new).collect();
-        for survivor in &mut seen {
+        let mut inspected: Vec<Survivor> = pids.into_iter().filter_map(Survivor::new).collect();
+        for survivor in &mut inspected {
             survivor.inspect(lifeline.st_ino, &disks);
         }
         // The receiver may have timed out.
-        let _ = sender.send(seen);
+        let _ = sender.send(inspected);
     };
     if thread::Builder::new().spawn(inspect_all).is_ok()
-        && let Ok(Ok(seen)) = timeout(SCAN_TIMEOUT, receiver).await
+        && let Ok(Ok(inspected)) = timeout(SCAN_TIMEOUT, receiver).await
     {
-        found = seen;
+        found = inspected;
     }
     found
 }

@@ -27,13 +27,13 @@ pub(crate) fn owner<'r>(owners: &'r [Row], text: &str, uid: u32) -> Result<&'r R
         if is_owner_path(text) {
             return row::text(owner, "owner") == text;
         }
-        let its = row::text(owner, "uuid");
+        let owner_uuid = row::text(owner, "uuid");
         uuid.as_ref().map_or_else(
             || {
                 row::text(owner, "name") == text
-                    || prefix.as_ref().is_some_and(|prefix| its.starts_with(prefix))
+                    || prefix.as_ref().is_some_and(|prefix| owner_uuid.starts_with(prefix))
             },
-            |uuid| its == uuid,
+            |uuid| owner_uuid == uuid,
         )
     };
     let found: Vec<&Row> = owners.iter().filter(means).collect();
@@ -82,7 +82,7 @@ fn only_match<'r>(rows: &[&'r Row], uid: u32) -> Option<&'r Row> {
 /// possible, as a descriptor proves that the user may query it. Also returns locks that were acquired by this
 /// name, even if the name now leads to another file, or to none.
 pub(crate) async fn holders(service: &ServiceConnection, path: &Path) -> Result<Vec<Row>, Error> {
-    let asked = async {
+    let query = async {
         // For a user without authorization, the service does not resolve the name.
         if !service.sends_names()
             && let Some(error) = disk_file::directory_error(path)
@@ -99,7 +99,7 @@ pub(crate) async fn holders(service: &ServiceConnection, path: &Path) -> Result<
             answer => answer,
         }
     };
-    report_slow([path], asked).await
+    report_slow([path], query).await
 }
 
 async fn query_holders(service: &ServiceConnection, path: &Path) -> Result<Vec<Row>, Error> {
