@@ -84,7 +84,7 @@ impl Source {
     /// # Errors
     ///
     /// [`Error`].
-    pub fn load_unopened(&self) -> Result<Config, Error> {
+    pub fn load_text(&self) -> Result<Config, Error> {
         self.load_with(|path| Ok(Directory::unopened(path)))
     }
 

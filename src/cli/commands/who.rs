@@ -60,7 +60,7 @@ pub(crate) async fn perform(
                 answers.push(json!({ "path": disk, "holders": json::objects(&holders) }));
             }
             OutputFormat::Text if holders.is_empty() => {
-                print_info(&format!("nobody holds {}", spoken(&disk)))
+                print_info(&format!("nobody holds {}", spoken(&disk)));
             }
             OutputFormat::Text => {
                 let line = |holder| format!("{}\n", describe_holder(&disk, holder));
