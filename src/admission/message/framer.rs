@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_too_long_is_never_held() {
+    fn a_message_that_is_too_long_is_never_buffered() {
         let (framer, found) = pass(&message(64 * MAX_MESSAGE_LEN), 1 << 16);
         assert_eq!(found, [None]);
         assert!(framer.buffer.capacity() < MAX_MESSAGE_LEN);

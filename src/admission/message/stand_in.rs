@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_handed_out_is_taken_once() {
+    fn a_stand_in_is_exchanged_once() {
         let ((mut ours, theirs), (mut left, other)) = (pipe(), pipe());
         let (files, stand_ins) = create(vec![theirs, other]).unwrap();
         let copy = files[0].try_clone().unwrap();

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_let_in_however_it_greets() {
+    fn a_client_is_accepted_with_each_form_of_the_handshake() {
         let begun = |replies: &str, rest: &[u8]| Ok((replies.to_owned(), Some(rest.to_vec())));
         let all = b"\0AUTH EXTERNAL 30\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\nl\x01";
         assert_eq!(run(0, &[all]), begun("OK/32 AGREE_UNIX_FD", b"l\x01"));
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn another_user_is_rejected_and_what_is_no_greeting_ends_it() {
+    fn another_user_is_rejected_and_an_invalid_handshake_ends_the_connection() {
         let rejected = (String::from("REJECTED EXTERNAL"), None);
         assert_eq!(run(0, &[b"\0AUTH EXTERNAL 31\r\n"]), Ok(rejected));
         for wrong in

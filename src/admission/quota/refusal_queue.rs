@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_wants_no_reply_is_not_answered() {
+    fn a_call_without_reply_is_not_answered() {
         let (mut refusals, start) = (RefusalQueue::default(), Instant::now());
         refusals.push(RefusedCall { no_reply: true, ..refused(1, 1) }, start);
         assert_eq!(refusals.delay(), None);

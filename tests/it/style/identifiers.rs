@@ -77,6 +77,9 @@ const FUNCTIONS: &[&str] =
 /// The first words of the names of functions that are no verbs of this field.
 const FUNCTION_STARTS: &[&str] = &["give", "say", "see_to", "let_go", "tell"];
 
+/// The first words of the names of functions, tests among them, that begin with a relative clause.
+const CLAUSE_STARTS: &[&str] = &["those_who_", "what_", "who_", "whose_"];
+
 /// Names of fields that have another one.
 const FIELDS: &[&str] = &[
     "far", "known", "near", "noted", "passes", "pauses", "place", "rounds", "so_far", "spots",
@@ -234,7 +237,11 @@ pub(super) fn is_forbidden(name: &Name, in_tests: bool) -> bool {
     let by_kind = match name.kind {
         Kind::Type | Kind::Alias => TYPES.contains(&text) || in_tests && has(FIXTURES),
         Kind::Module => in_tests && has(FIXTURES),
-        Kind::Function => FUNCTIONS.contains(&text) || FUNCTION_STARTS.iter().any(starts),
+        Kind::Function => {
+            FUNCTIONS.contains(&text)
+                || FUNCTION_STARTS.iter().any(starts)
+                || CLAUSE_STARTS.iter().any(|start| text.starts_with(start))
+        }
         Kind::Field => FIELDS.contains(&text),
         Kind::Other => false,
     };
@@ -292,6 +299,7 @@ mod tests {
         };
         assert_eq!(forbidden("struct Held; fn f(a: Held) { a.take(); span.enter() }"), ["Held"]);
         assert_eq!(forbidden("fn tell_owner() {} fn telling() {}"), ["tell_owner"]);
+        assert_eq!(forbidden("fn what_is_read_is_written() {} fn what() {}").len(), 1);
         assert_eq!(forbidden("struct A { way: B, ways: C } let a = A { way: 1 };"), ["way"]);
         assert_eq!(forbidden("let stranger_count = MAX_LANES;"), ["stranger_count", "MAX_LANES"]);
         let scene = &of_rust("struct LockScene;")[1];

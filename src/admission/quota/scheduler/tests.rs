@@ -141,7 +141,7 @@ fn calls_in_a_second_are_bounded_even_if_all_are_answered() {
 }
 
 #[test]
-fn the_privileged_user_goes_first_and_the_others_take_turns() {
+fn the_privileged_user_comes_first_and_the_others_alternate() {
     let mut fixture = Fixture::with_users(Limits::default());
     for sender in [":user", ":user", ":user", ":other", ":other", ":root"] {
         fixture.call(sender).unwrap();
@@ -151,7 +151,7 @@ fn the_privileged_user_goes_first_and_the_others_take_turns() {
 }
 
 #[test]
-fn only_privileged_calls_go_on_while_replies_are_held_up() {
+fn only_privileged_calls_continue_while_replies_are_delayed() {
     let mut fixture = Fixture::with_users(Limits::default());
     fixture.call(":user").unwrap();
     fixture.call(":root").unwrap();
@@ -195,7 +195,7 @@ fn bytes_in_flight_are_bounded() {
 }
 
 #[test]
-fn what_comes_before_its_user_is_known_is_bounded_and_then_judged() {
+fn calls_before_their_user_is_known_are_bounded_and_then_checked() {
     let limits = Limits { calls_per_user: 10, ..Limits::default() };
     let mut fixture = Fixture::new(limits);
     assert_eq!(fixture.call(":new").unwrap(), UserLookup::Needed);
