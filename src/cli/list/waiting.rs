@@ -114,7 +114,7 @@ mod tests {
     use zbus::{OwnedVariant, Variant};
 
     #[test]
-    fn a_request_for_two_disks_has_two_lines_and_one_place() {
+    fn a_request_for_two_disks_has_two_lines_and_one_position() {
         let row = |ticket: u64, name: &'static str, resource: &'static str, mode: &'static str| {
             let row = [
                 ("ticket", Variant::from(ticket)),

@@ -19,7 +19,6 @@ const NOT_YET: &[&str] = &[
     "src/auth",
     "src/bin",
     "src/cli",
-    "src/client",
     "src/daemon",
     "src/dbus",
     "src/inspector",
