@@ -176,7 +176,7 @@ fn in_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
         return false;
     };
-    let Ok(stat) = nix::sys::stat::fstat(std::io::stderr()) else {
+    let Ok(stat) = rustix::fs::fstat(std::io::stderr()) else {
         return false;
     };
     stream == format!("{}:{}", stat.st_dev, stat.st_ino)

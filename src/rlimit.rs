@@ -8,10 +8,9 @@
 
 use std::io;
 
-use nix::errno::Errno;
-use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::dup;
+use rustix::io::{Errno, dup};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// How much a program needs at least.
 #[derive(Debug, Clone, Copy)]
@@ -64,8 +63,8 @@ pub enum Error {
 pub fn check(needs: Needs) -> Result<(), Error> {
     let Needs { descriptors, memory, .. } = needs;
     check_stack(needs)?;
-    check_one(Resource::RLIMIT_AS, ("the address space", "ulimit -v"), memory)?;
-    check_one(Resource::RLIMIT_DATA, ("memory", "ulimit -d"), memory)?;
+    check_one(Resource::As, ("the address space", "ulimit -v"), memory)?;
+    check_one(Resource::Data, ("memory", "ulimit -d"), memory)?;
     // The runtime starts threads when there is work, and takes it for granted that it can have one.
     let started = std::thread::Builder::new().spawn(|| {});
     drop(started.map_err(Error::Thread)?.join());
@@ -78,7 +77,7 @@ pub fn check(needs: Needs) -> Result<(), Error> {
 ///
 /// [`Error::Low`].
 pub fn check_stack(needs: Needs) -> Result<(), Error> {
-    check_one(Resource::RLIMIT_STACK, ("the stack", "ulimit -s"), needs.stack)
+    check_one(Resource::Stack, ("the stack", "ulimit -s"), needs.stack)
 }
 
 fn check_one(
@@ -86,7 +85,7 @@ fn check_one(
     (what, option): (&'static str, &'static str),
     needed: u64,
 ) -> Result<(), Error> {
-    let have = getrlimit(resource).map_or(RLIM_INFINITY, |(soft, _)| soft);
+    let have = getrlimit(resource).current.unwrap_or(u64::MAX);
     if have < needed { Err(Error::Low { what, option, have, needed }) } else { Ok(()) }
 }
 
@@ -96,8 +95,8 @@ fn check_descriptors(needed: usize) -> Result<(), Error> {
     for free in 0..needed {
         match dup(io::stdin()) {
             Ok(descriptor) => opened.push(descriptor),
-            Err(Errno::EMFILE | Errno::ENFILE) => {
-                let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+            Err(Errno::MFILE | Errno::NFILE) => {
+                let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
                 return Err(Error::Descriptors { needed, free, limit });
             }
             // Standard input says nothing of the limit.
@@ -111,21 +110,24 @@ fn check_descriptors(needed: usize) -> Result<(), Error> {
 /// (`CAP_SYS_RESOURCE`). What can't be raised stays; [`check`] says if it is too low.
 pub fn raise(needs: Needs) {
     for (resource, needed) in [
-        (Resource::RLIMIT_STACK, needs.stack),
-        (Resource::RLIMIT_AS, needs.memory),
-        (Resource::RLIMIT_DATA, needs.memory),
+        (Resource::Stack, needs.stack),
+        (Resource::As, needs.memory),
+        (Resource::Data, needs.memory),
         // The usual soft limit of 1,024 is a relic of select(2), which nothing here calls.
-        (Resource::RLIMIT_NOFILE, needs.descriptors as u64),
-        (Resource::RLIMIT_FSIZE, 0),
+        (Resource::Nofile, needs.descriptors as u64),
+        (Resource::Fsize, 0),
     ] {
-        let Ok((soft, hard)) = getrlimit(resource) else { continue };
-        let more = hard.max(needed);
-        if more > hard && setrlimit(resource, more, more).is_ok() {
+        let Rlimit { current, maximum } = getrlimit(resource);
+        let both = |limit| Rlimit { current: limit, maximum: limit };
+        // `None` is no limit.
+        if maximum.is_some_and(|hard| hard < needed)
+            && setrlimit(resource, both(Some(needed))).is_ok()
+        {
             continue;
         }
         // An unlimited stack would move all mappings (mmap_base in the kernel), for no use.
-        if resource != Resource::RLIMIT_STACK || soft < needed {
-            let _ = setrlimit(resource, hard, hard);
+        if resource != Resource::Stack || current.is_some_and(|soft| soft < needed) {
+            let _ = setrlimit(resource, both(maximum));
         }
     }
 }

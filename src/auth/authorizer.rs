@@ -72,7 +72,7 @@ impl Authorizer {
         service: Service,
         admission: Admission,
     ) -> zbus::Result<Self> {
-        let rule = Rule::Session(nix::unistd::geteuid().as_raw());
+        let rule = Rule::Session(rustix::process::geteuid().as_raw());
         Self::new(rule, connection, service, admission).await
     }
 

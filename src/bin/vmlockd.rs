@@ -156,7 +156,7 @@ fn run(args: Args) -> Result<(), String> {
         }
         return Ok(());
     }
-    let root = nix::unistd::geteuid().is_root();
+    let root = rustix::process::geteuid().is_root();
     let bus = if args.system || (root && !args.session) { Bus::System } else { Bus::Session };
     let config = match (args.config, bus) {
         (Some(path), _) => Source { path, required: true },

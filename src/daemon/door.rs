@@ -67,7 +67,7 @@ pub(super) fn serve(
     connections: Vec<(OwnerId, AnchorId, Arc<Connection>)>,
     socket: Option<Socket>,
 ) -> Result<Server, Error> {
-    let user = nix::unistd::geteuid().as_raw();
+    let user = rustix::process::geteuid().as_raw();
     // Signals are the event loop's thread's.
     let begun = Server::begin(service, user, connections, socket, || drop(reexec::hold_signals()));
     begun.map_err(|errno| Error::System { doing: "serve virtlockd's socket", cause: errno.into() })

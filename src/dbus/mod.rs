@@ -102,7 +102,7 @@ pub async fn serve(
     let bus_name = bus.as_str();
     let privileged = match bus {
         Bus::System => 0,
-        Bus::Session => nix::unistd::geteuid().as_raw(),
+        Bus::Session => rustix::process::geteuid().as_raw(),
     };
     let (admission, lookups) = Admission::new(service.clone(), privileged);
     let connected = async {

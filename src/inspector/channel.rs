@@ -7,13 +7,13 @@ use std::path::Path;
 
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
-use nix::unistd::geteuid;
 use rustix::io::ioctl_fionbio;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
     recvmsg, sendmsg, socket_with, socketpair,
 };
+use rustix::process::geteuid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::time::{ClockId, clock_gettime};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::hand::{Hand, Heard, Start};
 use super::position::Place;
@@ -357,6 +357,6 @@ pub(super) fn unfit(answer: Answer) -> Error {
 
 /// The time since boot, in microseconds, as processes' starts are counted.
 fn since_boot() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+    let now = Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default();
     u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }

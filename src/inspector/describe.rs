@@ -60,7 +60,7 @@ mod tests {
     fn a_process_is_described() {
         let position = Position::new().unwrap();
         let me = describe(std::process::id(), true, &position).unwrap();
-        assert_eq!(me.uid, nix::unistd::getuid().as_raw());
+        assert_eq!(me.uid, rustix::process::getuid().as_raw());
         assert!(!me.program.is_empty());
         assert_eq!(me.machine, None);
         assert_eq!(position.read().pid, std::process::id());

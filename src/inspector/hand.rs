@@ -1,13 +1,13 @@
 //! One worker, as the service holds it.
 
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use rustix::process::{Signal, pidfd_send_signal};
 
@@ -130,11 +130,10 @@ impl Hand {
 
     /// Returns when it has said something, or after this time.
     fn poll(&self, time: Duration) -> io::Result<()> {
-        // Rounded up: 0 would spin.
-        let millis = u16::try_from(time.as_millis() + 1).unwrap_or(u16::MAX);
-        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::from(millis)) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
+        let time = Timespec::try_from(time).map_err(|_| ErrorKind::InvalidInput)?;
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        match poll(&mut fds, Some(&time)) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
     }
@@ -192,7 +191,7 @@ impl Hand {
             return !matches!(child.try_wait(), Ok(None));
         }
         let Some((pidfd, _)) = &self.own else { return true };
-        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 }

@@ -61,7 +61,7 @@ mod tests {
         let position = Position::new().unwrap();
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let identity = identify(child.id(), &position).unwrap();
-        let me = nix::unistd::getuid().as_raw();
+        let me = rustix::process::getuid().as_raw();
         assert!(identity.belongs_to(me) && !identity.belongs_to(me + 1));
         assert_eq!(identity.uid(), me);
         assert_eq!(position.read().pid, child.id());

@@ -12,8 +12,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
-use nix::sys::stat::{Mode, SFlag, fstat};
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 
 use super::channel::DESCRIPTORS;
 use super::position::Position;
@@ -109,7 +108,7 @@ pub(super) fn has_open(pid: u32, links: &[String], position: &Position) -> io::R
 /// Whether no process is hidden from this one. A user's instance sees those of its user, among which
 /// its pipes are.
 fn sees_all() -> bool {
-    if !nix::unistd::geteuid().is_root() {
+    if !rustix::process::geteuid().is_root() {
         return true;
     }
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -161,18 +160,18 @@ fn pipe_at(path: &Path, wanted: &HashSet<u64>) -> Option<(u64, OwnedFd)> {
     if !wanted.contains(&inode) {
         return None;
     }
-    let pin = nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
+    let pin = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let stat = fstat(&pin).ok()?;
-    let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+    let kind = FileType::from_raw_mode(stat.st_mode);
     // Made by the service, and no pipe of another that has got the same number.
-    let ours = stat.st_uid == nix::unistd::geteuid().as_raw();
-    if kind != SFlag::S_IFIFO || stat.st_ino != inode || !ours {
+    let ours = stat.st_uid == rustix::process::geteuid().as_raw();
+    if kind != FileType::Fifo || stat.st_ino != inode || !ours {
         return None;
     }
-    let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let own = format!("/proc/self/fd/{}", pin.as_raw_fd());
     // Were the process no reader, the lifeline would end at once, as any without a reader does.
-    let end = nix::fcntl::open(own.as_str(), flags, Mode::empty()).ok()?;
+    let end = open(own.as_str(), flags, Mode::empty()).ok()?;
     Some((inode, end))
 }
 
@@ -184,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_pipe_is_found_in_the_process_that_has_it() {
-        let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let inode = fstat(&writer).unwrap().st_ino;
         let mut child = Command::new("sleep").arg("60").stdin(Stdio::from(reader)).spawn().unwrap();
         drop(writer);

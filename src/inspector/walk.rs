@@ -16,11 +16,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::sys::stat::makedev;
-use nix::unistd::{SysconfVar, sysconf};
 use rustix::fs::{
-    AtFlags, CWD, Dir, Mode as Permissions, OFlags, StatxFlags, openat, readlinkat, statx,
+    AtFlags, CWD, Dir, Mode as Permissions, OFlags, StatxFlags, makedev, openat, readlinkat, statx,
 };
+use rustix::param::clock_ticks_per_second;
 
 use super::describe::describe;
 use super::identify;
@@ -207,8 +206,7 @@ fn start_of(folder: BorrowedFd<'_>) -> Option<u64> {
     let mut stat = String::new();
     open_file(folder, c"stat")?.take(INFO).read_to_string(&mut stat).ok()?;
     let ticks = identify::start_of(&stat)?;
-    let second = sysconf(SysconfVar::CLK_TCK).ok()??.try_into().ok()?;
-    ticks.checked_mul(1_000_000)?.checked_div(second)
+    ticks.checked_mul(1_000_000)?.checked_div(clock_ticks_per_second())
 }
 
 pub(super) fn open_folder(at: impl AsFd, path: impl rustix::path::Arg) -> Option<OwnedFd> {
@@ -294,7 +292,7 @@ fn look_at(search: &Search, folder: &OwnedFd, seen: &mut Seen, position: &Positi
 fn is_file(fds: &OwnedFd, name: &CStr, node: &Node) -> bool {
     let found = statx(fds, name, AtFlags::STATX_DONT_SYNC, StatxFlags::INO);
     found.is_ok_and(|found| {
-        let dev = makedev(found.stx_dev_major.into(), found.stx_dev_minor.into());
+        let dev = makedev(found.stx_dev_major, found.stx_dev_minor);
         (dev, found.stx_ino) == (node.dev, node.ino)
     })
 }
@@ -321,7 +319,7 @@ mod tests {
         let folder = open_folder(CWD, format!("/proc/{}", child.id())).unwrap();
         let mut skipped = Skipped::default();
         let user = |skipped: &Skipped| Selection::new(skipped, 0).user_of(child.id(), &folder);
-        let me = nix::unistd::getuid().as_raw();
+        let me = rustix::process::getuid().as_raw();
         assert_eq!(user(&skipped), Some(me));
         position.at(child.id(), me);
         let start = start_of(folder.as_fd()).unwrap();

@@ -259,7 +259,7 @@ mod tests {
         for (n, file) in files.iter().enumerate() {
             far.park(n as u64 % 2, key(n as u64), file.as_fd()).unwrap();
         }
-        let inode = |fd: BorrowedFd<'_>| nix::sys::stat::fstat(fd).unwrap().st_ino;
+        let inode = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).unwrap().st_ino;
         let check = |living: &dyn Fn(usize) -> bool| {
             for (n, file) in files.iter().enumerate() {
                 let fetched = far.fetch(key(n as u64));

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::pair::Pair;
 use super::{Error, Far, Parking, parking};
@@ -149,8 +149,8 @@ fn own(number: RawFd) -> Result<OwnedFd, Error> {
     // believed once per process, before anything else is opened: so nobody else here owns it.
     // That it is open at all is seen to by the next line, which fails on any other number.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
-    match fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)) {
-        Ok(_) => Ok(fd),
+    match fcntl_setfd(&fd, FdFlags::CLOEXEC) {
+        Ok(()) => Ok(fd),
         Err(errno) => {
             // Nothing to close.
             std::mem::forget(fd);
@@ -179,7 +179,7 @@ pub fn hand_down(parking: &Parking, far: &Far, legacy: Legacy<'_>) -> Result<Str
     let mut pass = |name: &str, fd: BorrowedFd<'_>| {
         // Writing to a String has no way to fail.
         let _ = write!(text, "{name}={},", fd.as_raw_fd());
-        fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))
+        fcntl_setfd(fd, FdFlags::empty())
     };
     let mut outcome = pass(LOCK, legacy.lock);
     if let Some(socket) = legacy.socket {
@@ -230,7 +230,7 @@ pub fn left_behind(parking: &Parking, far: &Far) -> Result<Inherited, Error> {
 ///
 /// Where that can't be done: then they would be inherited by whatever is executed next.
 pub fn keep_back(parking: &Parking, far: &Far, legacy: Legacy<'_>) -> Result<(), Error> {
-    let keep = |fd: BorrowedFd<'_>| fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+    let keep = |fd: BorrowedFd<'_>| fcntl_setfd(fd, FdFlags::CLOEXEC);
     let mut outcome = keep(legacy.lock);
     if let Some(socket) = legacy.socket {
         outcome = outcome.and(keep(socket));

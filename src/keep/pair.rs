@@ -219,7 +219,7 @@ mod tests {
     }
 
     fn inode(fd: impl AsFd) -> u64 {
-        nix::sys::stat::fstat(fd).unwrap().st_ino
+        rustix::fs::fstat(fd).unwrap().st_ino
     }
 
     #[test]

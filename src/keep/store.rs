@@ -7,11 +7,11 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::fstat;
-use nix::unistd::{getppid, pipe2};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::fstat;
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, getppid};
 use sd_notify::NotifyState;
 
 use super::Error;
@@ -20,9 +20,9 @@ use super::pair::Pair;
 use crate::inspector::Inspector;
 use crate::step::step;
 
-/// How long the manager may take to answer, in milliseconds; it may be busy reading a thousand
+/// How long the manager may take to answer; it may be busy reading a thousand
 /// units again.
-const PATIENCE: u16 = 10_000;
+const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// Where pairs are stored.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ impl Store {
     /// The store of whoever started this process.
     #[must_use]
     pub fn of_parent(inspector: &Inspector) -> Self {
-        let parent = u32::try_from(getppid().as_raw()).unwrap_or(1);
+        let parent = u32::try_from(Pid::as_raw(getppid())).unwrap_or(1);
         match std::env::var_os("NOTIFY_SOCKET") {
             Some(_) => Self::Manager(parent, inspector.clone()),
             None => Self::Nowhere,
@@ -121,14 +121,14 @@ fn storing(cause: io::Error) -> Error {
 
 /// Returns once the manager has dealt with all that was sent to it (`sd_notify_barrier(3)`).
 fn barrier() -> io::Result<()> {
-    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
+    let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
     sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[theirs.as_fd()])?;
     drop(theirs);
-    let mut asked = [PollFd::new(ours.as_fd(), PollFlags::POLLHUP)];
+    let mut asked = [PollFd::new(&ours, PollFlags::HUP)];
     // A signal is no answer; none comes that often.
     let answered = loop {
-        match poll(&mut asked, PollTimeout::from(PATIENCE)) {
-            Err(Errno::EINTR) => {}
+        match poll(&mut asked, Some(&PATIENCE)) {
+            Err(Errno::INTR) => {}
             answered => break answered?,
         }
     };

@@ -8,12 +8,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use nix::errno::Errno;
 use nix::sys::socket::{
     getsockopt,
     sockopt::{PeerCredentials, PeerPidfd},
 };
-use nix::sys::stat::{SFlag, fstat};
+use rustix::fs::{FileType, fstat};
+use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
 
 use super::Error;
@@ -44,8 +44,7 @@ impl Connection {
     ///
     /// What `fstat(2)` says.
     pub fn is_one(fd: impl AsFd) -> io::Result<bool> {
-        let kind = SFlag::from_bits_truncate(fstat(fd)?.st_mode) & SFlag::S_IFMT;
-        Ok(kind == SFlag::S_IFSOCK)
+        Ok(FileType::from_raw_mode(fstat(fd)?.st_mode) == FileType::Socket)
     }
 
     /// The connection of which this is our end.
@@ -85,7 +84,7 @@ impl Connection {
     ///
     /// What `read(2)` says, `EAGAIN` where nothing has come.
     pub fn read(&self, into: &mut [u8]) -> Result<usize, Errno> {
-        nix::unistd::read(&self.0, into)
+        rustix::io::read(&self.0, into)
     }
 
     /// Whether something has come that is not read yet; `Some(false)`: the other side has closed it.
@@ -97,8 +96,8 @@ impl Connection {
         use rustix::net::{RecvFlags, recv};
         match recv(&self.0, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((count, _)) => Ok(Some(count > 0)),
-            Err(rustix::io::Errno::AGAIN) => Ok(None),
-            Err(errno) => Err(Errno::from_raw(errno.raw_os_error())),
+            Err(Errno::AGAIN) => Ok(None),
+            Err(errno) => Err(errno),
         }
     }
 
@@ -110,7 +109,7 @@ impl Connection {
     pub fn write(&self, from: &[u8]) -> Result<usize, Errno> {
         use rustix::net::{SendFlags, send};
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        send(&self.0, from, flags).map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+        send(&self.0, from, flags)
     }
 }
 
@@ -131,8 +130,8 @@ mod tests {
         let ours = Connection::new(ours);
         assert_eq!(ours.peer().unwrap().pid, std::process::id());
         ours.hang_up();
-        assert_eq!(nix::unistd::read(&theirs, &mut [0; 8]), Ok(0));
-        assert_eq!(ours.write(b"x"), Err(Errno::EPIPE));
+        assert_eq!(rustix::io::read(&theirs, &mut [0; 8]), Ok(0));
+        assert_eq!(ours.write(b"x"), Err(Errno::PIPE));
         drop(copy);
         assert!(Connection::is_one(&theirs).unwrap());
         assert!(!Connection::is_one(std::fs::File::open("/dev/null").unwrap()).unwrap());

@@ -8,10 +8,9 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::fcntl::OFlag;
-use nix::poll::PollFlags;
-use nix::sys::stat::fstat;
-use nix::unistd::pipe2;
+use rustix::event::PollFlags;
+use rustix::fs::fstat;
+use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::Interest;
 
 use super::Error;
@@ -28,7 +27,7 @@ impl Lifeline {
     ///
     /// [`Error::System`] where descriptors have run out.
     pub fn new() -> Result<(Self, OwnedFd), Error> {
-        let made = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(io::Error::from);
+        let made = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(io::Error::from);
         let (theirs, ours) = made.map_err(Error::system("create a lifeline"))?;
         Ok((Self::of(ours)?, theirs))
     }
@@ -39,7 +38,7 @@ impl Lifeline {
     ///
     /// [`Error::System`] where it can't be watched.
     pub fn of(ours: OwnedFd) -> Result<Self, Error> {
-        let ours = Watched::new(ours, Interest::ERROR, PollFlags::POLLERR);
+        let ours = Watched::new(ours, Interest::ERROR, PollFlags::ERR);
         Ok(Self(ours.map_err(Error::system("watch a lifeline"))?))
     }
 

@@ -4,10 +4,8 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::fstat;
-use nix::sys::statfs::{FsType, fstatfs};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FsWord, OFlags, fcntl_getfl, fstat, fstatfs};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 
@@ -17,7 +15,7 @@ use crate::lock::passed::Look;
 use crate::lock::received::Received;
 
 /// Where pidfds have numbers of their own, since Linux 6.9 (`PID_FS_MAGIC` in <linux/magic.h>).
-const PIDFS: FsType = FsType(0x5049_4446);
+const PIDFS: FsWord = 0x5049_4446;
 
 /// What a process can be known by, as long as the host is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,14 +39,14 @@ pub fn open(pid: u32) -> Option<OwnedFd> {
 pub fn inode_of(pidfd: BorrowedFd<'_>) -> Option<u64> {
     let place = fstatfs(pidfd).ok()?;
     let inode = fstat(pidfd).ok()?.st_ino;
-    (place.filesystem_type() == PIDFS).then_some(inode)
+    (place.f_type == PIDFS).then_some(inode)
 }
 
 /// Whether the process of a descriptor has ended. False where that can't be told.
 #[must_use]
 pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 /// Returns the number of the process behind a descriptor of any kind.
@@ -63,9 +61,9 @@ fn pid_of(pidfd: BorrowedFd<'_>) -> Result<u32, Error> {
         return Err(Error::NotAProcess);
     }
     // `PIDFD_THREAD` of <linux/pidfd.h> is this flag.
-    let flags = fcntl(pidfd, FcntlArg::F_GETFL).map_err(io::Error::from);
+    let flags = fcntl_getfl(pidfd).map_err(io::Error::from);
     let flags = flags.map_err(Error::system("read a process descriptor"))?;
-    if OFlag::from_bits_retain(flags).contains(OFlag::O_EXCL) {
+    if flags.contains(OFlags::EXCL) {
         return Err(Error::IsThread);
     }
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))
@@ -145,7 +143,7 @@ impl Process {
 
     fn watch(pidfd: OwnedFd, pid: u32) -> Result<Self, Error> {
         // POLLIN: it has exited, whether or not it was waited for (pidfd_open(2)).
-        let pidfd = Watched::new(pidfd, Interest::READABLE, PollFlags::POLLIN);
+        let pidfd = Watched::new(pidfd, Interest::READABLE, PollFlags::IN);
         let pidfd = pidfd.map_err(Error::system("watch a process"))?;
         Ok(Self { pidfd, pid, start: 0, permitted: false })
     }
@@ -194,8 +192,8 @@ impl Process {
     pub fn inode(&self) -> Result<u64, Error> {
         let system = Error::system("read a process descriptor");
         let look = || Ok((fstatfs(self.pidfd.as_fd())?, fstat(self.pidfd.as_fd())?.st_ino));
-        let (place, inode) = look().map_err(|errno: nix::errno::Errno| system(errno.into()))?;
-        Ok(if place.filesystem_type() == PIDFS { inode } else { 0 })
+        let (place, inode) = look().map_err(|errno: rustix::io::Errno| system(errno.into()))?;
+        Ok(if place.f_type == PIDFS { inode } else { 0 })
     }
 
     /// The same, with the time when it was started, in ticks since boot.

@@ -3,8 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -26,14 +26,14 @@ impl Watched {
 
     /// Whether the sign is there now.
     pub(super) fn seen(&self) -> io::Result<bool> {
-        let mut asked = [PollFd::new(self.as_fd(), self.sign)];
+        let mut asked = [PollFd::new(self, self.sign)];
         // A signal that comes meanwhile is no answer.
-        while let Err(errno) = poll(&mut asked, PollTimeout::ZERO) {
-            if errno != Errno::EINTR {
+        while let Err(errno) = poll(&mut asked, Some(&Timespec::default())) {
+            if errno != Errno::INTR {
                 return Err(errno.into());
             }
         }
-        Ok(asked[0].revents().is_some_and(|seen| seen.contains(self.sign)))
+        Ok(asked[0].revents().contains(self.sign))
     }
 
     /// Returns once the sign is there.

@@ -5,7 +5,8 @@
 //! is logged once journald accepts entries again.
 
 use std::io::{self, Write as _};
-use std::os::fd::AsRawFd as _;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,10 +14,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::sys::signal::SigSet;
-use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg, sendto};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::io::Errno;
+use rustix::net::{
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr, sendto,
+};
 
 use super::journal::Line;
 
@@ -39,7 +42,7 @@ pub(super) struct Post {
 #[derive(Debug)]
 struct Wire {
     socket: UnixDatagram,
-    address: UnixAddr,
+    address: SocketAddrUnix,
     /// The number of entries in the queue, or taken from it and not sent yet.
     waiting: AtomicUsize,
     /// The number of entries that were dropped.
@@ -49,15 +52,15 @@ struct Wire {
 impl Post {
     /// Opens the socket, and starts the thread.
     pub(super) fn open() -> io::Result<Self> {
-        Self::to(UnixAddr::new(SOCKET)?)
+        Self::to(SocketAddrUnix::new(SOCKET)?)
     }
 
-    fn to(address: UnixAddr) -> io::Result<Self> {
+    fn to(address: SocketAddrUnix) -> io::Result<Self> {
         let (waiting, dropped) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let wire = Wire { socket: UnixDatagram::unbound()?, address, waiting, dropped };
-        match wire.send(&[], MsgFlags::MSG_DONTWAIT) {
+        match wire.send(&[], SendFlags::DONTWAIT) {
             // journald ignores an empty message.
-            Ok(()) | Err(Errno::EAGAIN) => {}
+            Ok(()) | Err(Errno::AGAIN) => {}
             Err(errno) => return Err(errno.into()),
         }
         let wire = Arc::new(wire);
@@ -72,7 +75,7 @@ impl Post {
         let wire = &self.wire;
         // The order of entries is kept.
         if wire.waiting.load(Ordering::Acquire) == 0
-            && wire.send(&line, MsgFlags::MSG_DONTWAIT).is_ok()
+            && wire.send(&line, SendFlags::DONTWAIT).is_ok()
         {
             return;
         }
@@ -111,19 +114,19 @@ impl Wire {
 
     fn send_somehow(&self, line: &[u8]) {
         loop {
-            match self.send(line, MsgFlags::empty()) {
+            match self.send(line, SendFlags::empty()) {
                 Ok(()) => return,
-                Err(Errno::EINTR) => {}
+                Err(Errno::INTR) => {}
                 // journald is being restarted, or memory is short.
                 Err(
-                    Errno::ENOENT
-                    | Errno::ECONNREFUSED
-                    | Errno::ECONNRESET
-                    | Errno::EAGAIN
-                    | Errno::ENOBUFS
-                    | Errno::ENOMEM
-                    | Errno::EMFILE
-                    | Errno::ENFILE,
+                    Errno::NOENT
+                    | Errno::CONNREFUSED
+                    | Errno::CONNRESET
+                    | Errno::AGAIN
+                    | Errno::NOBUFS
+                    | Errno::NOMEM
+                    | Errno::MFILE
+                    | Errno::NFILE,
                 ) => thread::sleep(PAUSE),
                 // This error can't be reported anywhere else.
                 Err(_) => {
@@ -134,25 +137,29 @@ impl Wire {
         }
     }
 
-    fn send(&self, line: &[u8], flags: MsgFlags) -> Result<(), Errno> {
-        let flags = flags | MsgFlags::MSG_NOSIGNAL;
-        match sendto(self.socket.as_raw_fd(), line, &self.address, flags) {
-            Err(Errno::EMSGSIZE) => self.send_large(line, flags),
+    fn send(&self, line: &[u8], flags: SendFlags) -> Result<(), Errno> {
+        let flags = flags | SendFlags::NOSIGNAL;
+        match sendto(&self.socket, line, flags, &self.address) {
+            Err(Errno::MSGSIZE) => self.send_large(line, flags),
             sent => sent.map(drop),
         }
     }
 
     /// Sends an entry that is too large for a datagram as a sealed file in memory.
-    fn send_large(&self, line: &[u8], flags: MsgFlags) -> Result<(), Errno> {
-        let errno = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or_default());
-        let memory = memfd_create("vmlockd-log", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING);
-        let mut memory = std::fs::File::from(memory.map_err(|error| errno(error.into()))?);
-        memory.write_all(line).map_err(errno)?;
+    fn send_large(&self, line: &[u8], flags: SendFlags) -> Result<(), Errno> {
+        let memory = memfd_create("vmlockd-log", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let mut memory = std::fs::File::from(memory);
+        memory
+            .write_all(line)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
-        fcntl_add_seals(&memory, seals).map_err(|error| errno(error.into()))?;
-        let descriptors = [memory.as_raw_fd()];
-        let passed = [ControlMessage::ScmRights(&descriptors)];
-        sendmsg(self.socket.as_raw_fd(), &[], &passed, flags, Some(&self.address)).map(drop)
+        fcntl_add_seals(&memory, seals)?;
+        let descriptors = [memory.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        // The buffer has the size of this message.
+        control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        sendmsg_addr(&self.socket, &self.address, &[], &mut control, flags).map(drop)
     }
 }
 
@@ -166,7 +173,7 @@ mod tests {
         let path = dir.path().join("socket");
         let journal = UnixDatagram::bind(&path).unwrap();
         journal.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let post = Post::to(UnixAddr::new(&path).unwrap()).unwrap();
+        let post = Post::to(SocketAddrUnix::new(&path).unwrap()).unwrap();
         let mut first = [0; 8];
         assert_eq!(journal.recv(&mut first).unwrap(), 0);
         (journal, post, dir)
@@ -218,24 +225,23 @@ mod tests {
 
     #[test]
     fn an_entry_that_is_too_large_for_a_datagram_is_sent_as_a_file() {
-        use nix::sys::socket::{ControlMessageOwned, recvmsg};
+        use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
         use std::io::{IoSliceMut, Read as _};
         let (journal, post, _dir) = journal();
         post.send(vec![b'x'; 4 << 20]);
-        let (mut bytes, mut space) = ([0; 16], nix::cmsg_space!(i32));
+        let mut bytes = [0; 16];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut into = [IoSliceMut::new(&mut bytes)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let got = recvmsg::<UnixAddr>(journal.as_raw_fd(), &mut into, Some(&mut space), flags);
-        let got = got.unwrap();
+        let got = recvmsg(&journal, &mut into, &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
         assert_eq!(got.bytes, 0);
-        let Some(ControlMessageOwned::ScmRights(files)) = got.cmsgs().unwrap().next() else {
+        let Some(RecvAncillaryMessage::ScmRights(mut files)) = control.drain().next() else {
             panic!("no descriptor");
         };
-        // Opened by name: an `OwnedFd` of the number would need `unsafe`.
-        let mut file = std::fs::File::open(format!("/proc/self/fd/{}", files[0])).unwrap();
+        let mut file = std::fs::File::from(files.next().unwrap());
+        std::io::Seek::rewind(&mut file).unwrap();
         let mut text = String::new();
         file.read_to_string(&mut text).unwrap();
         assert!(text.len() == 4 << 20 && text.bytes().all(|c| c == b'x'));
-        nix::unistd::close(files[0]).unwrap();
     }
 }

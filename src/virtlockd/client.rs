@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use super::frame;
 use super::session::{Answer, Session};
@@ -92,7 +92,7 @@ impl Client {
             match inner.read(&self.connection) {
                 Ok(0) => return Next::End,
                 Ok(count) => dry = count < CHUNK,
-                Err(Errno::EAGAIN | Errno::EINTR) => return inner.wait(),
+                Err(Errno::AGAIN | Errno::INTR) => return inner.wait(),
                 Err(_) => return Next::End,
             }
         }
@@ -117,8 +117,8 @@ impl Inner {
         while !self.output.is_empty() {
             match connection.write(&self.output) {
                 Ok(count) => drop(self.output.drain(..count)),
-                Err(Errno::EAGAIN) => return Ok(false),
-                Err(Errno::EINTR) => {}
+                Err(Errno::AGAIN) => return Ok(false),
+                Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
             }
         }
@@ -145,7 +145,7 @@ impl Inner {
             match connection.has_come()? {
                 Some(true) => self.session.speaks(),
                 Some(false) => return Ok(0),
-                None => return Err(Errno::EAGAIN),
+                None => return Err(Errno::AGAIN),
             }
         }
         let mut chunk = [0; CHUNK];

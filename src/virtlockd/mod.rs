@@ -22,7 +22,7 @@ mod session;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use crate::life::Connection;
 use crate::lock::OwnerId;

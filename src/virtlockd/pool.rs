@@ -12,8 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::io::Errno;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
@@ -21,6 +23,7 @@ use super::accept::{Accepted, accept};
 use super::client::{Client, Next};
 use super::session::Session;
 use crate::life::Connection;
+use crate::lock::printable::reason;
 use crate::service::Service;
 
 /// How many threads there may be: as many requests may hang before all wait.
@@ -28,7 +31,7 @@ const THREADS: usize = 256;
 /// How many wait when there is nothing to do.
 const WAITING: usize = 2;
 /// How long a thread that is not needed waits before it ends.
-const LEISURE: u16 = 10_000;
+const LEISURE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 /// How much of a stack a thread has; nothing here recurses.
 const STACK: usize = 512 * 1024;
 /// How often is looked for clients that are waited for too long.
@@ -37,13 +40,20 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The number by which the listening socket is known.
 const LISTENER: u64 = 0;
 
+/// The events for which the listening socket is watched. Each is reported to one thread.
+const ACCEPT: EventFlags = EventFlags::IN.union(EventFlags::ONESHOT);
+/// The events of a client that sends. One-shot, so that one thread at a time serves a client.
+const READ: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ONESHOT);
+/// The events of a client that does not read its replies.
+const WRITE: EventFlags = EventFlags::OUT.union(EventFlags::ONESHOT);
+
 /// What the threads share.
 #[derive(Debug)]
 pub(super) struct Pool {
     service: Service,
     /// Whose connections are taken, beside root's.
     user: u32,
-    epoll: Epoll,
+    epoll: OwnedFd,
     handle: Handle,
     /// Begins each thread.
     on_start: fn(),
@@ -64,7 +74,7 @@ impl Pool {
         let pool = Arc::new(Self {
             service,
             user,
-            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
             handle: Handle::current(),
             on_start,
             clients: Mutex::default(),
@@ -83,10 +93,9 @@ impl Pool {
 
     /// Serves a listening socket.
     pub(super) fn listen(&self, listener: OwnedFd) -> Result<(), Errno> {
-        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, LISTENER);
         // Whoever is told that somebody waits must find it: he is told once.
         let mut place = self.listener.write().unwrap_or_else(PoisonError::into_inner);
-        self.epoll.add(&listener, event)?;
+        epoll::add(&self.epoll, &listener, EventData::new_u64(LISTENER), ACCEPT)?;
         *place = Some(listener);
         Ok(())
     }
@@ -103,8 +112,11 @@ impl Pool {
         let client = Arc::new(Client::new(Arc::clone(connection), session));
         let awaited = client.is_awaited();
         self.clients().insert(number, client);
-        if let Err(errno) = self.epoll.add(connection, readable(number)) {
-            tracing::error!("cannot wait for a client of virtlockd's socket: {}", errno.desc());
+        if let Err(errno) = epoll::add(&self.epoll, connection, EventData::new_u64(number), READ) {
+            tracing::error!(
+                "cannot wait for a client of virtlockd's socket: {}",
+                reason(&errno.into())
+            );
             self.dismiss(number);
         } else if awaited {
             self.look_soon();
@@ -136,23 +148,23 @@ impl Pool {
     fn run(self: Arc<Self>) {
         (self.on_start)();
         let _context = self.handle.enter();
-        let mut events = [EpollEvent::empty()];
+        let mut events = Vec::with_capacity(1);
         loop {
             let before = self.waiting.fetch_add(1, Ordering::SeqCst);
-            let patience = if before < WAITING { EpollTimeout::NONE } else { LEISURE.into() };
-            let waited = self.epoll.wait(&mut events, patience);
+            let patience = (before >= WAITING).then_some(&LEISURE);
+            let waited = epoll::wait(&self.epoll, spare_capacity(&mut events), patience);
             let left = self.waiting.fetch_sub(1, Ordering::SeqCst) - 1;
             match waited {
                 // Whether enough wait is told by how many do now: all may have been too many once.
                 Ok(0) if left < WAITING => continue,
                 Ok(0) => break,
                 Ok(_) => {}
-                Err(Errno::EINTR) => continue,
+                Err(Errno::INTR) => continue,
                 Err(errno) => {
                     // Of a descriptor that is ours and open: only a bug comes here.
                     tracing::error!(
                         "cannot wait for clients of virtlockd's socket: {}",
-                        errno.desc()
+                        reason(&errno.into())
                     );
                     break;
                 }
@@ -167,9 +179,11 @@ impl Pool {
                     None => self.service.storage().wait_open(),
                 }
             };
-            match events[0].data() {
-                LISTENER => self.accept(),
-                number => self.serve(number),
+            for event in events.drain(..) {
+                match event.data.u64() {
+                    LISTENER => self.accept(),
+                    number => self.serve(number),
+                }
             }
         }
         self.threads.fetch_sub(1, Ordering::SeqCst);
@@ -179,15 +193,20 @@ impl Pool {
         let Some(client) = self.clients().get(&number).cloned() else { return };
         let next = client.serve();
         let again = match next {
-            Next::Word => readable(number),
-            Next::Room => EpollEvent::new(EpollFlags::EPOLLOUT | EpollFlags::EPOLLONESHOT, number),
+            Next::Word => READ,
+            Next::Room => WRITE,
             Next::End => return self.dismiss(number),
         };
         if client.is_awaited() {
             self.look_soon();
         }
-        if let Err(errno) = self.epoll.modify(&*client.connection, &mut again.clone()) {
-            tracing::error!("cannot wait for a client of virtlockd's socket: {}", errno.desc());
+        if let Err(errno) =
+            epoll::modify(&self.epoll, &client.connection, EventData::new_u64(number), again)
+        {
+            tracing::error!(
+                "cannot wait for a client of virtlockd's socket: {}",
+                reason(&errno.into())
+            );
             self.dismiss(number);
         }
     }
@@ -195,10 +214,10 @@ impl Pool {
     fn dismiss(&self, number: u64) {
         let Some(client) = self.clients().remove(&number) else { return };
         // By itself it would be watched for as long as a copy is parked.
-        if let Err(errno) = self.epoll.delete(&*client.connection) {
+        if let Err(errno) = epoll::delete(&self.epoll, &client.connection) {
             tracing::debug!(
                 "cannot stop waiting for a client of virtlockd's socket: {}",
-                errno.desc()
+                reason(&errno.into())
             );
         }
         client.end();
@@ -220,11 +239,10 @@ impl Pool {
                     Accepted::Nobody => break,
                 }
             }
-            let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, LISTENER);
-            self.epoll.modify(listener, &mut event.clone())
+            epoll::modify(&self.epoll, listener, EventData::new_u64(LISTENER), ACCEPT)
         });
         if let Some(Err(errno)) = accepted {
-            tracing::error!("cannot serve virtlockd's socket any more: {}", errno.desc());
+            tracing::error!("cannot serve virtlockd's socket any more: {}", reason(&errno.into()));
         }
     }
 
@@ -267,10 +285,4 @@ impl Pool {
 /// A descriptor of nothing in particular.
 fn spare() -> Option<OwnedFd> {
     std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
-}
-
-/// Once, so that one thread at a time serves a client.
-fn readable(number: u64) -> EpollEvent {
-    let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLONESHOT;
-    EpollEvent::new(flags, number)
 }

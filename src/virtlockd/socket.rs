@@ -9,14 +9,13 @@ use std::os::unix::fs::{
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use nix::sys::socket::getsockopt;
-use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::io::Errno;
 use rustix::net::sockopt::{socket_acceptconn, socket_domain};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, listen, socket_with,
 };
 
+use crate::life::Connection;
 use crate::lock::printable::{reason, shown_path};
 
 /// How many clients may wait to be let in.
@@ -202,9 +201,8 @@ fn listener_of(path: &Path) -> Result<Option<u32>, Errno> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
-    // Not with rustix, whose type of this answer cannot have the number 0.
-    let peer = getsockopt(&socket, PeerCredentials).ok();
-    Ok(peer.and_then(|peer| u32::try_from(peer.pid()).ok()).filter(|pid| *pid != 0))
+    let peer = Connection::of(socket).peer();
+    Ok(peer.ok().map(|peer| peer.pid).filter(|pid| *pid != 0))
 }
 
 /// The name under which this process opens a socket that will be here.

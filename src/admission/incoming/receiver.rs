@@ -34,7 +34,7 @@ use crate::sync::lock;
 
 /// The event loop reads again after this time without a rejection.
 const QUIET_PERIOD: Duration = Duration::from_secs(1);
-/// How often the thread checks whether that time has passed, in milliseconds.
+/// How often the thread checks whether that time has passed.
 const POLL_INTERVAL_MS: u16 = 250;
 /// How long the thread waits before it reads again, so that messages arrive in batches. If each
 /// message woke the thread, it and the bus would occupy two processors, and the client of root

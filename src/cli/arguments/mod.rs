@@ -182,7 +182,7 @@ pub(crate) fn parse(words: &[OsString]) -> Result<(Bus, Arguments), clap::Error>
     let bus = match (arguments.system, arguments.session) {
         (true, false) => Bus::System,
         (false, true) => Bus::Session,
-        (false, false) => Bus::of(nix::unistd::geteuid().as_raw()),
+        (false, false) => Bus::of(rustix::process::geteuid().as_raw()),
         // clap does not detect this if one of them precedes the subcommand.
         (true, true) => {
             let message = "--system and --session exclude each other; give one of them";

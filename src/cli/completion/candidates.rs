@@ -220,7 +220,7 @@ async fn query() -> Result<ServiceObjects, Error> {
 /// Returns the bus that the command line selects.
 fn bus_from_arguments(words: impl Iterator<Item = OsString>) -> Bus {
     let line = words.skip_while(|word| word != "--").skip(1).take_while(|word| word != "--");
-    let mut bus = Bus::of(nix::unistd::geteuid().as_raw());
+    let mut bus = Bus::of(rustix::process::geteuid().as_raw());
     for word in line {
         match word.to_str() {
             Some("--system") => bus = Bus::System,

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::FutureExt as _;
-use nix::unistd::geteuid;
+use rustix::process::geteuid;
 use serde::Serialize;
 use tokio::sync::OnceCell;
 use zbus::fdo::{DBusProxy, PropertiesProxy};

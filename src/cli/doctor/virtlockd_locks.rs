@@ -45,7 +45,7 @@ struct Leftover {
 pub(crate) fn check(bus: Bus, findings: &mut Vec<Finding>) {
     let user = match bus {
         Bus::System => 0,
-        Bus::Session => nix::unistd::geteuid().as_raw(),
+        Bus::Session => rustix::process::geteuid().as_raw(),
     };
     let (found, answer) = mpsc::channel();
     // The thread is not joined, since it may hang.
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn virtlockd_is_recognized_by_its_executable_and_user() {
-        let user = nix::unistd::geteuid().as_raw();
+        let user = rustix::process::geteuid().as_raw();
         let dir = tempfile::tempdir().unwrap();
         let (mut daemon, mut other) = (run_as(dir.path(), PROGRAM), run_as(dir.path(), "other"));
         let [of_daemon, of_other] =

@@ -3,7 +3,9 @@
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 
-use nix::unistd::{getpgrp, tcgetpgrp};
+use rustix::io::Errno;
+use rustix::process::getpgrp;
+use rustix::termios::tcgetpgrp;
 
 /// Whether the terminal of this type (`TERM`) interprets escape sequences. True if the type is not set.
 pub(crate) fn has_escape_sequences(term: Option<&OsStr>) -> bool {
@@ -18,7 +20,12 @@ pub(crate) fn is_smart() -> bool {
 /// Whether this process is in the foreground process group of a terminal. `None` if the file is not the
 /// controlling terminal of this process.
 pub(crate) fn is_foreground(terminal: impl AsFd) -> Option<bool> {
-    tcgetpgrp(terminal).ok().map(|group| group == getpgrp())
+    match tcgetpgrp(terminal) {
+        Ok(group) => Some(group == getpgrp()),
+        // A process group of another pid namespace, whose id is 0.
+        Err(Errno::OPNOTSUPP) => Some(false),
+        Err(_) => None,
+    }
 }
 
 /// Returns the number of rows and columns of a terminal; 0 if it is not known.

@@ -16,8 +16,9 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-use nix::unistd::{close, pipe2, write};
+use nix::unistd::close;
+use rustix::io::{Errno, FdFlags, fcntl_setfd, write};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::process::Child;
 
@@ -53,7 +54,7 @@ impl StartGate {
     pub(crate) fn open(self) -> Result<(), Error> {
         match write(&self.0, &[1]) {
             // Without a reader the process has ended; its exit status is reported.
-            Ok(_) | Err(nix::errno::Errno::EPIPE) => Ok(()),
+            Ok(_) | Err(Errno::PIPE) => Ok(()),
             Err(errno) => Err(Error::system("start the command", errno)),
         }
     }
@@ -66,18 +67,18 @@ pub(crate) fn spawn(
     lifeline: &OwnedFd,
 ) -> Result<PendingCommand, Error> {
     let failed = |error: io::Error| Error::system("start the command", error);
-    let (wait, gate) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| failed(errno.into()))?;
+    let (wait, gate) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
     let mut process = Command::new("/proc/self/exe");
     process.arg0(NAME).arg(wait.as_raw_fd().to_string()).args(command);
     process.env(OWNER_VARIABLE, owner).env(LIFELINE_VARIABLE, lifeline.as_raw_fd().to_string());
     let inherit = |flags| {
-        fcntl(lifeline, FcntlArg::F_SETFD(flags))
-            .and_then(|_| fcntl(&wait, FcntlArg::F_SETFD(flags)))
+        fcntl_setfd(lifeline, flags)
+            .and_then(|()| fcntl_setfd(&wait, flags))
             .map_err(|errno| failed(errno.into()))
     };
-    inherit(FdFlag::empty())?;
+    inherit(FdFlags::empty())?;
     let child = tokio::process::Command::from(process).spawn();
-    inherit(FdFlag::FD_CLOEXEC)?;
+    inherit(FdFlags::CLOEXEC)?;
     let child = child.map_err(failed)?;
     // The child was not waited for yet, so the PID is still its own.
     let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));

@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::fstat;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::fstat;
+use rustix::io::Errno;
 use rustix::process::{PidfdFlags, pidfd_open, set_child_subreaper};
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::oneshot;
@@ -86,8 +86,8 @@ impl Survivor {
 
     /// Whether it has not ended.
     pub(crate) fn is_alive(&self) -> bool {
-        let mut descriptors = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        matches!(poll(&mut descriptors, PollTimeout::ZERO), Ok(0) | Err(Errno::EINTR))
+        let mut descriptors = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        matches!(poll(&mut descriptors, Some(&Timespec::default())), Ok(0) | Err(Errno::INTR))
     }
 
     /// Detects whether it has the lifeline or a disk open.

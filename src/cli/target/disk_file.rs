@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use nix::fcntl::OFlag;
+use rustix::fs::OFlags;
 
 use crate::cli::error::Error;
 use crate::cli::target::disk::Disk;
@@ -50,13 +50,13 @@ pub(crate) fn can_be_disk(found: &Metadata) -> bool {
 
 /// Whether a file belongs to this user. Both uids are those of this user namespace.
 fn is_own(found: &Metadata) -> bool {
-    found.uid() == nix::unistd::geteuid().as_raw()
+    found.uid() == rustix::process::geteuid().as_raw()
 }
 
 /// Opens a disk for reading, and for writing if `write` is set.
 fn open_for(path: &Path, write: bool) -> io::Result<File> {
-    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    OpenOptions::new().read(true).write(write).custom_flags(flags.bits()).open(path)
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    OpenOptions::new().read(true).write(write).custom_flags(flags.bits().cast_signed()).open(path)
 }
 
 /// Returns the reason why this user cannot open a disk as [`open_as_proof`] does; `None` if permissions are

@@ -2,12 +2,11 @@
 
 use std::future::pending;
 use std::io::{self, Write};
-use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use tokio::sync::oneshot;
 
 use crate::cli::error::Error;
@@ -55,10 +54,10 @@ pub(crate) async fn output_closed() {
     // The thread is not joined. Without requested events, poll(2) reports only errors and hang-ups.
     let watch = move || {
         let out = io::stdout();
-        let mut descriptors = [PollFd::new(out.as_fd(), PollFlags::empty())];
+        let mut descriptors = [PollFd::new(&out, PollFlags::empty())];
         let result = loop {
-            match poll(&mut descriptors, PollTimeout::NONE) {
-                Err(Errno::EINTR) => {}
+            match poll(&mut descriptors, None) {
+                Err(Errno::INTR) => {}
                 result => break result,
             }
         };

@@ -12,17 +12,19 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, IsTerminal};
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::{geteuid, getppid, pipe2};
-use rustix::process::set_parent_process_death_signal;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, geteuid, getppid, kill_process, pidfd_open,
+    set_parent_process_death_signal,
+};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::net::unix::pipe;
 use tokio::time::timeout;
@@ -39,8 +41,8 @@ const PROGRAM: &str = "pkttyagent";
 const SESSIONS: &str = "/run/systemd/sessions";
 /// How long the agent may take to register with polkit.
 const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the agent may take to end, in milliseconds.
-const EXIT_TIMEOUT_MS: u16 = 2000;
+/// How long the agent may take to end.
+const EXIT_TIMEOUT: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 
 /// Whether the user may be prompted for a password.
 static MAY_PROMPT: AtomicBool = AtomicBool::new(true);
@@ -124,8 +126,8 @@ async fn wait_for_eof(pipe: &pipe::Receiver) -> io::Result<()> {
 /// Waits until a child ends. Returns whether it ended in time.
 fn wait_for_exit(pid: Pid) -> bool {
     let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
-    let mut event = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-    poll(&mut event, PollTimeout::from(EXIT_TIMEOUT_MS)).is_ok_and(|events| events == 1)
+    let mut event = [PollFd::new(&pidfd, PollFlags::IN)];
+    poll(&mut event, Some(&EXIT_TIMEOUT)).is_ok_and(|events| events == 1)
 }
 
 /// Whether the terminal shows the output of this process, and this process may read from it.
@@ -140,13 +142,13 @@ fn is_foreground() -> bool {
 
 /// Starts the agent (step 1). Returns a pipe that is closed once the agent is registered (step 3).
 fn spawn() -> io::Result<(Child, pipe::Receiver)> {
-    let (registered, notify) = pipe2(OFlag::O_CLOEXEC)?;
+    let (registered, notify) = pipe_with(PipeFlags::CLOEXEC)?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0(NAME).arg(notify.as_raw_fd().to_string());
     command.arg(std::process::id().to_string()).arg(start_time()?);
     // The agent opens the terminal itself. If it fails, the error of the service is the one to print.
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    fcntl(&notify, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    fcntl_setfd(&notify, FdFlags::empty())?;
     let child = command.spawn()?;
     drop(notify);
     Ok((child, pipe::Receiver::from_owned_fd(registered)?))
@@ -174,7 +176,7 @@ pub(crate) fn main(arguments: &[OsString]) -> Option<Exit> {
     let words = [notify, parent, start].map(|word| word.to_str().unwrap_or_default());
     let [notify, parent, start] = words;
     let bound = set_parent_process_death_signal(Some(Signal::TERM));
-    if bound.is_ok() && parent == getppid().to_string() {
+    if bound.is_ok() && parent == Pid::as_raw(getppid()).to_string() {
         let process = format!("{parent},{start}");
         let mut command = Command::new(PROGRAM);
         command.args(["--process", &process, "--notify-fd", notify]);

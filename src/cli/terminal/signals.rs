@@ -5,8 +5,8 @@ use std::future::poll_fn;
 use std::io;
 use std::task::Poll;
 
-use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::signal::unix::{self, SignalKind};
 
 use crate::cli::error::Error;
@@ -113,7 +113,7 @@ fn parse_ignored(status: &str) -> Option<u64> {
 pub(crate) fn terminate_by(signal: i32) {
     let Ok(signal) = Signal::try_from(signal) else { return };
     // If a core dump is wanted, the command has written it.
-    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     // SIGKILL always has its default action.
     if signal != Signal::SIGKILL && reset(signal).is_err() {
         return;

@@ -76,12 +76,12 @@ fn what_is_dead_is_closed_and_what_lives_stays() {
 #[test]
 fn where_little_is_parked_it_is_closed_at_once() {
     let parking = parking();
-    let (ours, theirs) = nix::unistd::pipe().unwrap();
+    let (ours, theirs) = rustix::pipe::pipe().unwrap();
     parking.park(&[(key(1), Arc::new(tempfile::tempfile().unwrap()))]).unwrap();
     parking.park(&[(key(2), Arc::new(theirs))]).unwrap();
     assert!(!parking.unpark(&[key(2)]));
     // The end of the pipe is seen only once no copy of the other is left.
-    assert_eq!(nix::unistd::read(&ours, &mut [0]).unwrap(), 0);
+    assert_eq!(rustix::io::read(&ours, &mut [0_u8]).unwrap(), 0);
     assert_eq!(in_flight(&parking), [key(1)]);
 }
 
