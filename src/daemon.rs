@@ -1,11 +1,20 @@
-//! The service as a process: it wires the floors together, and sees to its orderly end.
+//! The service as a process: it starts the components, runs the event loop, and shuts down.
+//!
+//! 1. The signal handlers are installed first, since each signal would end the process before.
+//! 2. The descriptors that a program before this one left in this process are [inherited](Inherited).
+//! 3. The configuration is loaded, and the log opened.
+//! 4. [`Instance`] locks the runtime directory, so that no second instance serves it.
+//! 5. [`service::restore`] recovers owners and locks from the journal and the stash.
+//! 6. The frontends start: the bus, the private socket, and virtlockd's socket.
+//! 7. The event loop handles signals and control requests until the service ends or
+//!    [re-executes](reexecute) itself.
 
-mod door;
-mod front;
-mod idle;
-mod load;
-mod replace;
+mod bus_connection;
+mod config_load;
+mod idle_timer;
+mod reexecute;
 mod signals;
+mod sockets;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,86 +36,87 @@ use crate::service::storage::Storage;
 use crate::service::{self, Exempt, Service};
 use crate::step::step;
 use crate::{config, instance, keep, notify, virtlockd};
-use front::{Front, State};
-use idle::Idle;
-use replace::{may_replace, replace};
+use bus_connection::{BusConnector, BusState};
+use idle_timer::IdleTimer;
+use reexecute::{check_successor, reexecute};
 use signals::{Signals, tick};
 
-/// How long it may take to tell those who wait that the service ends.
-const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// How long the replies to waiting requests may take at the end of the service.
+const LAST_REPLIES: Duration = Duration::from_secs(1);
 
-/// What the command line and the environment say.
+/// The options of the command line and the environment.
 #[derive(Debug)]
 pub struct Options {
-    /// Which bus is served.
+    /// The bus on which to serve.
     pub bus: Bus,
-    /// The configuration.
+    /// The configuration file.
     pub config: Source,
-    /// Where what outlives a moment is kept.
+    /// The directory of the state file and the sockets.
     pub runtime_dir: PathBuf,
-    /// virtlockd's socket, as the command line names it.
+    /// The path of virtlockd's socket, if the command line has one.
     pub virtlockd_socket: Option<PathBuf>,
-    /// virtlockd's socket where nobody names another: served if nobody else does.
+    /// The path of virtlockd's socket if neither command line nor configuration has one. Served unless
+    /// another process does.
     pub default_socket: Option<PathBuf>,
     /// The socket at which the service manager starts inspectors.
     pub inspector_socket: Option<PathBuf>,
-    /// After how long without anybody who needs it the service ends.
+    /// How long the service is idle before it exits.
     pub timeout: Option<Duration>,
 }
 
-/// Why the service can't begin, or not go on.
+/// Why the service cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The configuration can't be used.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] config::Error),
-    /// Another one is there, or the runtime directory can't be used.
+    /// Another instance is running, or the runtime directory cannot be used.
     #[error(transparent)]
     Instance(#[from] instance::Error),
-    /// What was kept can't be read back.
+    /// The state file or the stash cannot be read.
     #[error(transparent)]
     Inherit(#[from] keep::Error),
-    /// What was kept can't be taken up again.
+    /// Owners and locks cannot be recovered.
     #[error(transparent)]
     Restore(#[from] service::Error),
-    /// The bus can't be served.
+    /// The bus cannot be served.
     #[error(transparent)]
     Serve(#[from] ServeError),
-    /// virtlockd's socket can't be served.
+    /// virtlockd's socket cannot be served.
     #[error(transparent)]
     Socket(#[from] virtlockd::socket::Error),
-    /// The log can't be opened.
+    /// The log cannot be opened.
     #[error("{0}")]
     Log(String),
-    /// The event loop or a signal handler can't be had.
+    /// A system call failed.
     #[error("cannot {doing}: {}", reason(cause))]
     System {
-        /// What failed, in words that follow "cannot".
+        /// The action, which follows "cannot" in the message.
         doing: &'static str,
         /// The cause.
         cause: std::io::Error,
     },
 }
 
-/// Runs the service to its end.
+/// Runs the service until it ends.
 ///
 /// # Errors
 ///
-/// [`Error`], where it could not begin.
+/// [`Error`], if it cannot start.
 pub fn run(options: &Options) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(128)
-        // A request for which no thread can be had (RLIMIT_NPROC, TasksMax=) waits for one that there
-        // is. Without any, the runtime would panic, so those that were had once are kept.
+        // If no thread can be started (RLIMIT_NPROC, TasksMax=), a request waits for an existing one.
+        // Without any thread the runtime would panic, so threads are kept forever.
         .thread_keep_alive(Duration::from_secs(u32::MAX.into()))
-        // Signals are this thread's: it alone has to hold them back when the program is replaced.
-        .on_thread_start(|| drop(reexec::hold_signals()))
+        // Only the main thread receives signals: it alone has to block them before a re-execution.
+        .on_thread_start(|| drop(reexec::block_signals()))
         .build()
         .map_err(|cause| Error::System { doing: "start the event loop", cause })?;
     open_lists();
     let outcome = runtime.block_on(serve(options));
-    // A request to a file system that hangs would otherwise hold up the end for ever.
+    // Does not wait for requests that hang in a file system.
     runtime.shutdown_background();
     outcome
 }
@@ -118,22 +128,22 @@ async fn serve(options: &Options) -> Result<(), Error> {
         program.map_err(|cause| Error::System { doing: "find the path of this program", cause })?;
     let mut inherited = Inherited::take()?;
     let storage = Storage::default();
-    let config = load::first(options, &storage).await?;
-    let log = Log::begin(config.log_level, options.bus == Bus::System).map_err(Error::Log)?;
+    let config = config_load::load(options, &storage).await?;
+    let log = Log::open(config.log_level, options.bus == Bus::System).map_err(Error::Log)?;
     let lock = inherited.lock.take();
-    let replaces = lock.is_some();
-    if replaces {
-        reexec::see_off_children();
+    let is_reexecuted = lock.is_some();
+    if is_reexecuted {
+        reexec::reap_inherited_children();
     }
-    let instance = Instance::begin(&options.runtime_dir, lock)?;
+    let instance = Instance::acquire(&options.runtime_dir, lock)?;
     let exempt = match options.bus {
         Bus::System => Exempt::Root,
         Bus::Session => Exempt::Everybody,
     };
-    let (former, named) = (instance.former(), config.virtlockd_socket.as_deref());
-    let socket = door::open(options, inherited.socket.take(), named, former)?;
-    let by_socket = socket.is_some();
-    let inspector = Inspector::new(inspectors(options.inspector_socket.clone()));
+    let (killed, configured) = (instance.killed(), config.virtlockd_socket.as_deref());
+    let socket = sockets::open(options, inherited.socket.take(), configured, killed)?;
+    let has_socket = socket.is_some();
+    let inspector = Inspector::new(inspector_start(options.inspector_socket.clone()));
     let restored = service::restore(
         config.settings,
         exempt,
@@ -144,77 +154,79 @@ async fn serve(options: &Options) -> Result<(), Error> {
     )?;
     let service = restored.service().clone();
     let (wishes, mut wished) = mpsc::channel(1);
-    let (bus, private) = (options.bus, door::open_private(options, former));
-    let front = Front { bus, service: service.clone(), log: log.clone(), wishes, former, private };
-    // The program before this one would have gone on without a bus, and so does this; and
-    // clients of the socket need none.
-    let mut state = front.begin(replaces || by_socket).await?;
+    let (bus, private) = (options.bus, sockets::open_private(options, killed));
+    let connector =
+        BusConnector { bus, service: service.clone(), log: log.clone(), wishes, killed, private };
+    // Optional after a re-execution, as the program before kept running without a bus, too; and for
+    // clients of virtlockd's socket, who need no bus.
+    let is_optional = is_reexecuted || has_socket;
+    let mut bus_state = connector.connect(is_optional).await?;
     step("restore-served");
-    let server = door::serve(&service, restored.connections(), socket)?;
+    let server = sockets::serve(&service, restored.connections(), socket)?;
     let (version, name) = (env!("CARGO_PKG_VERSION"), bus.as_str());
-    match state {
-        State::Served(_) => tracing::info!("vmlockd {version} started on the {name} bus"),
-        State::Away(_) => {
+    match bus_state {
+        BusState::Connected(_) => tracing::info!("vmlockd {version} started on the {name} bus"),
+        BusState::Connecting(_) => {
             tracing::info!(
                 "vmlockd {version} started without the {name} bus; trying to connect to it again"
             );
         }
     }
-    warn_unless_kept(&service);
+    warn_unless_stashed(&service);
     notify::ready();
     restored.settle();
-    let mut idle = Idle::new(options.timeout);
+    let mut idle = IdleTimer::new(options.timeout);
     loop {
-        let mut reexecute = false;
+        let mut may_reexecute = false;
         tokio::select! {
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
             _ = signals.hang_up.recv() => {
-                // Said in the log; a signal has nobody else to tell.
-                let _ = load::again(options, &service, &log).await;
+                // The log has the outcome; a signal has no reply.
+                let _ = config_load::reload(options, &service, &log).await;
             }
-            _ = signals.user1.recv() => reexecute = may_replace(&program, &options.config, &service).await.is_ok(),
+            _ = signals.user1.recv() => may_reexecute = check_successor(&program, &options.config, &service).await.is_ok(),
             Some(wish) = wished.recv() => match wish {
-                // Whoever asked may have left.
+                // The caller may have disconnected.
                 Wish::Reload(answer) => {
-                    let _ = answer.send(load::again(options, &service, &log).await);
+                    let _ = answer.send(config_load::reload(options, &service, &log).await);
                 }
                 Wish::Reexecute(answer) => {
-                    let fit = may_replace(&program, &options.config, &service).await;
-                    reexecute = fit.is_ok();
-                    let _ = Answer::send(answer, fit);
+                    let checked = check_successor(&program, &options.config, &service).await;
+                    may_reexecute = checked.is_ok();
+                    let _ = Answer::send(answer, checked);
                 }
             },
-            () = tick(&mut signals.watchdog) => notify::alive(),
-            () = idle.is_over(|| service.is_idle() && server.count() == 0) => {
+            () = tick(&mut signals.watchdog) => notify::watchdog_alive(),
+            () = idle.expired(|| service.is_idle() && server.client_count() == 0) => {
                 tracing::info!("exiting: vmlockd is idle");
                 break;
             }
-            change = state.change() => state = front.follow(change),
+            change = bus_state.changed() => bus_state = connector.apply(change),
         }
-        if reexecute {
-            // Who waits could wait for ever, and calls are answered before the front is closed.
+        if may_reexecute {
+            // Waiting requests, which may wait forever, are answered before the bus connection closes.
             service.close_waits(true);
-            if let State::Served(served) = state {
+            if let BusState::Connected(served) = bus_state {
                 served.withdraw().await;
             }
-            log.finish();
-            let error = replace(&program, &service, &instance, &server, &mut signals).await;
+            log.flush();
+            let error = reexecute(&program, &service, &instance, &server, &mut signals).await;
             tracing::error!("cannot re-execute vmlockd, which keeps running: {error}");
             service.close_waits(false);
-            state = front.try_again();
+            bus_state = connector.reconnect();
         }
     }
     notify::stopping();
-    end(&service, state).await;
-    server.close();
+    shut_down(&service, bus_state).await;
+    server.remove_socket_file();
     tracing::info!("vmlockd stopped");
-    log.finish();
+    log.flush();
     Ok(())
 }
 
-/// How inspectors are started.
-fn inspectors(socket: Option<PathBuf>) -> Start {
+/// Returns how inspectors are started.
+fn inspector_start(socket: Option<PathBuf>) -> Start {
     let program = PathBuf::from("/proc/self/exe");
     match socket {
         Some(path) => Start::Socket { path, program },
@@ -222,18 +234,19 @@ fn inspectors(socket: Option<PathBuf>) -> Start {
     }
 }
 
-/// Nothing is given any more. Those who wait are told why they wait no more.
-async fn end(service: &Service, state: State) {
-    let waiting = service.waiting_count() > 0;
+/// Stops granting locks, and sends the replies of waiting requests.
+async fn shut_down(service: &Service, bus_state: BusState) {
+    let has_waiters = service.waiting_count() > 0;
     service.shut_down();
-    if let (true, State::Served(served)) = (waiting, state) {
-        // The name goes first, so nobody else is let in; who asks too much is not waited for.
-        let _ = tokio::time::timeout(LAST_ANSWERS, served.withdraw()).await;
+    if let (true, BusState::Connected(served)) = (has_waiters, bus_state) {
+        // The bus name is released first, so no further client connects. A client that does not read its
+        // reply in time gets none.
+        let _ = tokio::time::timeout(LAST_REPLIES, served.withdraw()).await;
     }
 }
 
-/// What whoever starts the service may have overlooked.
-fn warn_unless_kept(service: &Service) {
+/// Warns an administrator whose unit file has no file descriptor store.
+fn warn_unless_stashed(service: &Service) {
     if !service.is_kept() {
         tracing::warn!(
             "locks will not survive a crash of vmlockd: there is no file descriptor store \

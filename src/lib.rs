@@ -1,16 +1,16 @@
 //! vmlockd locks the disks of virtual machines for as long as the VMs live.
 //!
-//! The floors, from the ground up; a room uses its own floor and those below:
+//! The floors, from the ground up; a module uses its own floor and those below:
 //!
 //! 0. [`lock`]: what a lock is. No bus, no event loop, no log.
-//! 1. [`life`]: what keeps an owner alive. [`keep`]: what outlives the service. [`inspector`]: what
-//!    `/proc` tells of other processes.
-//! 2. [`service`]: the only writer of the table.
-//! 3. the fronts: [`admission`] bounds what callers ask for, [`auth`] says who may do what, [`privacy`] what each caller may see, [`dbus`] is the D-Bus API, [`virtlockd`] is
-//!    libvirt's own protocol.
+//! 1. [`life`]: what keeps an owner alive. [`keep`]: the journal and the stash, which survive the service.
+//!    [`inspector`]: reads `/proc` of other processes.
+//! 2. [`service`]: the only writer of the lock table.
+//! 3. The frontends: [`dbus`] is the D-Bus API, [`virtlockd`] libvirt's own protocol. [`admission`] limits
+//!    the requests of callers, [`auth`] authorizes them, and [`privacy`] decides what each caller may see.
 //!
-//! Beside them: [`catalog`], [`config`], [`logging`], [`notify`], [`instance`], [`rlimit`], and [`daemon`], which wires all
-//! of it together. `ARCHITECTURE.md` tells the stories.
+//! Beside them: [`catalog`], [`config`], [`logging`], [`notify`], [`instance`], [`rlimit`], and [`daemon`],
+//! which connects all of them. `ARCHITECTURE.md` has the whole picture.
 
 pub mod lock;
 

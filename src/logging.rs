@@ -1,16 +1,15 @@
 //! The log: the journal if standard error is connected to it, standard error otherwise. Neither of
 //! them blocks the service.
 //!
-//! Lines on standard error begin with the time, in UTC as RFC 3339 has it, unless the service manager
-//! adds one.
+//! Lines on standard error begin with the time (UTC, RFC 3339), unless the service manager adds it.
 //!
-//! Levels bear syslog's names, as systemd's `LogControl1` and users of `journalctl -p` expect.
+//! Levels have syslog's names, as systemd's `LogControl1` and `journalctl -p` use them.
 
 mod cause;
 mod console;
 mod journal;
-mod limit;
-mod post;
+mod journal_sender;
+mod rate_limit;
 mod stderr;
 
 use std::fmt;
@@ -24,9 +23,9 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, reload};
 
-use journal::Journal;
-use limit::PerUser;
-use post::Post;
+use journal::JournalLayer;
+use journal_sender::JournalSender;
+use rate_limit::RateLimit;
 use stderr::Stderr;
 
 /// The least severe messages that are logged.
@@ -34,9 +33,9 @@ use stderr::Stderr;
 pub enum Level {
     /// Failures.
     Err,
-    /// What may be wrong, such as locks released by force.
+    /// Possible problems, such as locks released by force.
     Warning,
-    /// The same as `Warning`: nothing is logged at this level.
+    /// Equivalent to `Warning`, since no message has this level.
     Notice,
     /// Owners, locks, refusals.
     Info,
@@ -45,7 +44,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// Returns syslog's word.
+    /// Returns syslog's name of the level.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -78,7 +77,7 @@ impl FromStr for Level {
 
     fn from_str(word: &str) -> Result<Self, String> {
         match word {
-            // More severe than anything we log.
+            // No message is more severe than an error.
             "emerg" | "alert" | "crit" | "err" => Ok(Self::Err),
             "warning" => Ok(Self::Warning),
             "notice" => Ok(Self::Notice),
@@ -100,49 +99,49 @@ pub struct Log {
     output: Output,
 }
 
-/// The queue of messages that are not written yet.
+/// The output of the log, with its queue of messages.
 #[derive(Debug, Clone)]
 enum Output {
-    Journal(Post),
+    Journal(JournalSender),
     Stderr(Stderr),
 }
 
 impl Log {
-    /// Starts to log. If several users are served, the number of messages of each is limited.
+    /// Opens the log. If the service has several users, the rate of messages about each is limited.
     ///
     /// # Errors
     ///
-    /// A message if this process logs already, or cannot start the thread that writes.
-    pub fn begin(level: Level, several_users: bool) -> Result<Self, String> {
+    /// A message if the log of this process is open, or the thread that writes cannot be started.
+    pub fn open(level: Level, several_users: bool) -> Result<Self, String> {
         let (filter, handle) = reload::Layer::new(level.filter());
         let in_journal = in_journal();
-        // Its stream is used where its socket is missing.
-        let journal = in_journal.then(Journal::open).and_then(Result::ok);
+        // Without its socket, the stream on standard error is used.
+        let journal = in_journal.then(JournalLayer::open).and_then(Result::ok);
         let (output, layer): (Output, Box<dyn Layer<Registry> + Send + Sync>);
         if let Some(journal) = journal {
-            (output, layer) = (Output::Journal(journal.post()), Box::new(journal));
+            (output, layer) = (Output::Journal(journal.sender()), Box::new(journal));
         } else {
-            let stamped = !in_journal;
-            let stderr = Stderr::open(stamped);
+            let has_timestamp = !in_journal;
+            let stderr = Stderr::open(has_timestamp);
             let stderr = stderr.map_err(|error| format!("cannot open the log: {error}"))?;
-            layer = console::layer(stderr.clone(), stamped, std::io::stderr().is_terminal());
+            layer = console::layer(stderr.clone(), has_timestamp, std::io::stderr().is_terminal());
             output = Output::Stderr(stderr);
         }
-        let filter = filter.and(PerUser::new(several_users));
-        let begun = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
-        begun.map_err(|error| format!("cannot open the log: {error}"))?;
+        let filter = filter.and(RateLimit::new(several_users));
+        let opened = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+        opened.map_err(|error| format!("cannot open the log: {error}"))?;
         Ok(Self { level: Arc::new(Mutex::new(level)), filter: handle, output })
     }
 
     /// Waits a short time until all messages are written, before the process ends.
-    pub fn finish(&self) {
+    pub fn flush(&self) {
         match &self.output {
-            Output::Journal(post) => post.finish(),
-            Output::Stderr(stderr) => stderr.finish(),
+            Output::Journal(sender) => sender.flush(),
+            Output::Stderr(stderr) => stderr.flush(),
         }
     }
 
-    /// Returns the level in force.
+    /// Returns the current level.
     #[must_use]
     pub fn level(&self) -> Level {
         *self.level.lock().unwrap_or_else(PoisonError::into_inner)
@@ -152,7 +151,7 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// Only if the log has ended.
+    /// Only if the log has been closed.
     pub fn set_level(&self, level: Level) -> Result<(), String> {
         let mut current = self.level.lock().unwrap_or_else(PoisonError::into_inner);
         self.filter.reload(level.filter()).map_err(|error| error.to_string())?;
@@ -160,7 +159,7 @@ impl Log {
         Ok(())
     }
 
-    /// Returns where messages go: `journal` or `console`.
+    /// Returns the name of the output: `journal` or `console`.
     #[must_use]
     pub fn target(&self) -> &'static str {
         match self.output {
@@ -170,8 +169,8 @@ impl Log {
     }
 }
 
-/// Whether standard error is connected to the journal (systemd.exec(5), `$JOURNAL_STREAM`): then
-/// what is sent to the journal directly ends up in the same place, with its fields.
+/// Whether standard error is connected to the journal (systemd.exec(5), `$JOURNAL_STREAM`). If it is,
+/// entries are sent to the journal directly, with their fields.
 fn in_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
         return false;

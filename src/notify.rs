@@ -1,15 +1,15 @@
-//! What systemd is told (`sd_notify(3)`); nothing where it did not ask.
+//! Notifications to the service manager (`sd_notify(3)`). Without `$NOTIFY_SOCKET` they do nothing.
 
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// The service can be used.
+/// Notifies that the service is ready.
 pub fn ready() {
     send(&[NotifyState::Ready]);
 }
 
-/// The configuration is being loaded again. To be followed by [`ready`].
+/// Notifies that the configuration is being reloaded. [`ready`] must follow.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => send(&[NotifyState::Reloading, now]),
@@ -17,20 +17,20 @@ pub fn reloading() {
     }
 }
 
-/// The service ends.
+/// Notifies that the service is stopping.
 pub fn stopping() {
     send(&[NotifyState::Stopping]);
 }
 
-/// The service lives.
-pub fn alive() {
+/// Notifies the watchdog that the service is alive.
+pub fn watchdog_alive() {
     send(&[NotifyState::Watchdog]);
 }
 
-/// How often systemd wants to hear that the service lives: twice within its patience.
+/// Returns the interval at which to notify the watchdog: half of its timeout. `None` without a watchdog.
 #[must_use]
-pub fn watchdog() -> Option<Duration> {
-    sd_notify::watchdog_enabled().map(|patience| patience / 2)
+pub fn watchdog_interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|timeout| timeout / 2)
 }
 
 fn send(state: &[NotifyState<'_>]) {

@@ -1,8 +1,9 @@
-//! How the program replaces itself by the one that is installed now.
+//! Re-execution: the running program replaces itself by the installed one with `execve(2)`.
 //!
-//! What is kept is inherited, so there is no instant without it, and no service manager is needed.
-//! virtlockd knows the same signal for it. Nobody can come back from an exec that went wrong; so
-//! the other program is asked first, whether it starts at all and understands the state.
+//! The new program inherits the descriptors of all locks, so there is no instant without them, and no
+//! service manager is needed. virtlockd re-executes itself on the same signal, SIGUSR1. There is no
+//! rollback after `execve(2)`, so the new program is first run to check that it starts, and that it can
+//! read the state and the configuration.
 
 use std::ffi::{CString, NulError, OsString};
 use std::io;
@@ -19,10 +20,10 @@ use tokio::process::Command;
 use crate::keep::inherited::VARIABLE;
 use crate::lock::printable::{reason, shown, shown_path};
 
-/// How long the other program may take to look at the state.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a check by the new program may take.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// This program, by the path at which it is installed.
+/// The program of this process, by the path at which it is installed.
 #[derive(Debug)]
 pub struct Program {
     path: PathBuf,
@@ -30,42 +31,42 @@ pub struct Program {
     runtime_dir: PathBuf,
 }
 
-/// Why the program was not replaced. The old one goes on.
+/// Why the program was not replaced. The old program keeps running.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The other program can't be started.
+    /// The new program cannot be started.
     #[error("cannot start {program}: {}", reason(cause))]
     Start {
-        /// The program.
+        /// The path of the program.
         program: String,
         /// The cause.
         cause: io::Error,
     },
-    /// The other program says that it could not go on.
+    /// The new program has reported that it cannot take over.
     #[error("{program} cannot take over: {why}")]
-    Unfit {
-        /// The program.
+    Incompatible {
+        /// The path of the program.
         program: String,
-        /// What it said.
+        /// The message of the program.
         why: String,
     },
-    /// Something that would hold up the end of this program.
+    /// A request that hangs in the kernel, which would block `execve(2)`.
     #[error("a file system request hangs, so this process could not exit")]
     Hanging,
-    /// What is kept can't be passed on.
+    /// The state or the descriptors cannot be passed on.
     #[error(transparent)]
     Keep(#[from] crate::service::Error),
 }
 
 impl Program {
-    /// This program. To be called at the start, while its path leads to it.
+    /// Returns the program of this process. Must be called at the start, before its file is replaced.
     ///
     /// # Errors
     ///
-    /// Where the kernel does not tell what this program is.
+    /// Those of [`std::env::current_exe`].
     pub fn this(runtime_dir: PathBuf) -> io::Result<Self> {
         let mut arguments = std::env::args_os();
-        // As it was called, if that is a path: a link may lead to another version by then.
+        // The path of the command line, if it is absolute, since it may be a link to the current version.
         let called = arguments.next().map(PathBuf::from).filter(|path| path.is_absolute());
         let path = match called {
             Some(path) => path,
@@ -74,53 +75,59 @@ impl Program {
         Ok(Self { path, arguments: arguments.collect(), runtime_dir })
     }
 
-    /// Asks the program that is installed now whether it could take over: from the state, and with
-    /// the configuration that is there now.
+    /// Runs the installed program to check that it can read the state and the configuration.
     ///
     /// # Errors
     ///
-    /// [`Error::Start`], [`Error::Unfit`].
+    /// [`Error::Start`], [`Error::Incompatible`].
     pub async fn check(&self, configuration: Option<&Path>) -> Result<(), Error> {
-        self.ask("--check-state", &self.runtime_dir).await?;
+        self.run_check("--check-state", &self.runtime_dir).await?;
         if let Some(file) = configuration {
-            self.ask("--check-config", file).await?;
+            self.run_check("--check-config", file).await?;
         }
         Ok(())
     }
 
-    async fn ask(&self, question: &str, about: &Path) -> Result<(), Error> {
+    async fn run_check(&self, option: &str, path: &Path) -> Result<(), Error> {
         let mut command = Command::new(&self.path);
-        command.arg(question).arg(about).stdin(Stdio::null());
+        command.arg(option).arg(path).stdin(Stdio::null());
         command.kill_on_drop(true);
-        let unfit = |why: String| Error::Unfit { program: shown_path(&self.path), why };
-        let output = tokio::time::timeout(PATIENCE, command.output())
+        let incompatible =
+            |why: String| Error::Incompatible { program: shown_path(&self.path), why };
+        let output = tokio::time::timeout(CHECK_TIMEOUT, command.output())
             .await
-            .map_err(|_| unfit(format!("it did not respond within {} s", PATIENCE.as_secs())))?
+            .map_err(|_| {
+                incompatible(format!("it did not respond within {} s", CHECK_TIMEOUT.as_secs()))
+            })?
             .map_err(|cause| Error::Start { program: shown_path(&self.path), cause })?;
         if output.status.success() {
             return Ok(());
         }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let last = said.lines().next_back().map_or_else(|| output.status.to_string(), shown);
-        Err(unfit(last))
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let last_line = stderr.lines().next_back().map_or_else(|| output.status.to_string(), shown);
+        Err(incompatible(last_line))
     }
 
-    /// Replaces this program; returns only if that can't be done.
+    /// Executes the installed program in this process. Returns only if that fails.
     ///
-    /// `inherited` tells the other what is passed on. Signals are to be [held](hold_signals) before:
-    /// until the other knows what to do about them, each would end it.
+    /// `inherited` lists the descriptors that are passed on. Signals must be [blocked](block_signals)
+    /// before, since each would end the new program until it has installed its handlers.
     #[must_use]
-    pub fn replace(&self, inherited: &str) -> Error {
+    pub fn execute(&self, inherited: &str) -> Error {
         let failed = |cause| Error::Start { program: shown_path(&self.path), cause };
-        let (path, arguments, environment) = match self.words(inherited) {
-            Ok(words) => words,
+        let (path, arguments, environment) = match self.execve_arguments(inherited) {
+            Ok(strings) => strings,
             Err(error) => return failed(io::Error::other(error)),
         };
         let Err(errno) = execve(&path, &arguments, &environment);
         failed(errno.into())
     }
 
-    fn words(&self, inherited: &str) -> Result<(CString, Vec<CString>, Vec<CString>), NulError> {
+    /// Returns the path, the arguments and the environment for `execve(2)`.
+    fn execve_arguments(
+        &self,
+        inherited: &str,
+    ) -> Result<(CString, Vec<CString>, Vec<CString>), NulError> {
         let path = CString::new(self.path.clone().into_os_string().into_vec())?;
         let mut arguments = vec![path.clone()];
         for argument in &self.arguments {
@@ -128,7 +135,7 @@ impl Program {
         }
         let mut environment = vec![CString::new(format!("{VARIABLE}={inherited}"))?];
         for (mut name, value) in std::env::vars_os() {
-            // What the service manager passed was taken over long since, and its numbers are others.
+            // This program has taken over what the service manager passed; the numbers have changed.
             let passed = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", VARIABLE];
             if passed.iter().any(|passed| name == *passed) {
                 continue;
@@ -141,41 +148,42 @@ impl Program {
     }
 }
 
-/// Signals that would end a program that does not know them yet.
+/// The signals that end a program without handlers for them.
 pub const SIGNALS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1];
 
-fn signals() -> SigSet {
+fn signal_set() -> SigSet {
     SIGNALS.into_iter().collect()
 }
 
-/// Keeps signals from this thread. Once no thread takes them, they wait for the next program.
+/// Blocks [`SIGNALS`] in this thread. Signals that are blocked in all threads stay pending over
+/// `execve(2)`.
 ///
 /// # Errors
 ///
-/// None that can happen.
-pub fn hold_signals() -> io::Result<()> {
-    Ok(signals().thread_block()?)
+/// Those of `pthread_sigmask(3)`, which cannot fail here.
+pub fn block_signals() -> io::Result<()> {
+    Ok(signal_set().thread_block()?)
 }
 
-/// Takes leave of the processes that the program before this one had started: they end by themselves,
-/// now that nobody talks to them any more, and one of them may take its time.
-pub fn see_off_children() {
-    let own = format!("/proc/self/task/{}/children", std::process::id());
-    let children = std::fs::read_to_string(own).unwrap_or_default();
+/// Reaps the child processes of the program before this one, in the background: they exit, since the
+/// other ends of their pipes are closed, but may take a while.
+pub fn reap_inherited_children() {
+    let path = format!("/proc/self/task/{}/children", std::process::id());
+    let children = std::fs::read_to_string(path).unwrap_or_default();
     for child in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
         let wait = move || waitpid(Pid::from_raw(child), None);
-        if let Err(error) = std::thread::Builder::new().name("farewell".to_owned()).spawn(wait) {
+        if let Err(error) = std::thread::Builder::new().name("reaper".to_owned()).spawn(wait) {
             tracing::debug!(%error, child, "cannot reap a child process");
         }
     }
 }
 
-/// Lets signals through that were kept while one program replaced the other. To be called once
-/// handlers are installed.
+/// Unblocks the signals that were blocked during a re-execution. Must be called after the handlers are
+/// installed.
 ///
 /// # Errors
 ///
-/// None that can happen.
-pub fn let_signals_through() -> io::Result<()> {
-    Ok(signals().thread_unblock()?)
+/// Those of `pthread_sigmask(3)`, which cannot fail here.
+pub fn unblock_signals() -> io::Result<()> {
+    Ok(signal_set().thread_unblock()?)
 }

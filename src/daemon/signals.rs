@@ -1,4 +1,4 @@
-//! What the service is told from outside: signals, and systemd's watchdog's clock.
+//! The signals of the service, and the interval of systemd's watchdog.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::time::{Interval, interval, sleep};
 use super::Error;
 use crate::{notify, reexec};
 
-/// The signals that the service knows, and a clock for systemd's watchdog.
+/// The signal handlers, and the interval at which to notify systemd's watchdog.
 pub(super) struct Signals {
     pub(super) terminate: Signal,
     pub(super) interrupt: Signal,
@@ -20,7 +20,8 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Installed before anything else can be asked of the service: until then each would kill it.
+    /// Installs the handlers, and unblocks the signals. Must be called before anything else: until then
+    /// each signal would end the process.
     pub(super) fn install() -> Result<Self, Error> {
         let install = |kind| {
             signal(kind).map_err(|cause| Error::System { doing: "install a signal handler", cause })
@@ -30,27 +31,27 @@ impl Signals {
             interrupt: install(SignalKind::interrupt())?,
             hang_up: install(SignalKind::hangup())?,
             user1: install(SignalKind::user_defined1())?,
-            watchdog: notify::watchdog().map(interval),
+            watchdog: notify::watchdog_interval().map(interval),
         };
-        reexec::let_signals_through()
+        reexec::unblock_signals()
             .map_err(|cause| Error::System { doing: "unblock signals", cause })?;
         Ok(signals)
     }
 
-    /// Leaves all signals to the program that replaces this one, those too that have come by now
-    /// and that nobody has seen to: a second one, or one to end.
-    pub(super) async fn leave(&mut self) -> std::io::Result<()> {
-        reexec::hold_signals()?;
-        // For a turn of the event loop, which is when those that have come are noticed.
+    /// Blocks all signals for the program that replaces this one, and raises those again that have
+    /// arrived but were not handled yet.
+    pub(super) async fn block_and_requeue(&mut self) -> std::io::Result<()> {
+        reexec::block_signals()?;
+        // Lets the event loop run once, which delivers the signals that have arrived.
         sleep(Duration::from_millis(1)).await;
         let all = [&mut self.terminate, &mut self.interrupt, &mut self.hang_up, &mut self.user1];
         for (signal, kind) in all.into_iter().zip(reexec::SIGNALS) {
-            let come = tokio::select! {
+            let has_arrived = tokio::select! {
                 biased;
                 _ = signal.recv() => true,
                 () = std::future::ready(()) => false,
             };
-            if come {
+            if has_arrived {
                 kill(getpid(), kind)?;
             }
         }
@@ -58,10 +59,10 @@ impl Signals {
     }
 }
 
-/// Returns at the next beat of a clock, never where there is none.
-pub(super) async fn tick(clock: &mut Option<Interval>) {
-    match clock {
-        Some(clock) => drop(clock.tick().await),
+/// Waits for the next tick of an interval; forever if there is none.
+pub(super) async fn tick(interval: &mut Option<Interval>) {
+    match interval {
+        Some(interval) => drop(interval.tick().await),
         None => std::future::pending().await,
     }
 }

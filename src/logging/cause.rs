@@ -1,18 +1,17 @@
-//! The cause of a failure, which is a field of its own and also the end of the message.
-//!
-//! `journalctl` prints messages without fields, so a message has to contain the cause.
+//! The cause of a failure: a field, which is also appended to the message, since `journalctl` prints
+//! messages without fields.
 
 use std::fmt::{self, Write as _};
 
 use tracing::Event;
 use tracing::field::{Field, Visit};
 
-/// Whether a field has the cause of what the message says.
+/// Whether a field contains the cause of a failure.
 pub(super) fn is_cause(name: &str) -> bool {
     matches!(name, "error" | "failure")
 }
 
-/// What goes behind a message: a colon and the cause, or nothing.
+/// The end of a message: a colon and the cause, or nothing.
 #[derive(Debug, Default)]
 pub(super) struct Cause(String);
 

@@ -1,4 +1,4 @@
-//! Messages as lines of text.
+//! Formats messages as lines of text.
 
 use std::fmt::{self, Debug, Write as _};
 
@@ -11,48 +11,48 @@ use tracing_subscriber::{Layer, Registry};
 
 use super::cause::is_cause;
 
-/// Writes the message with its cause, and behind it the fields that the message does not contain.
+/// A formatter that writes the message, the cause, and the fields that the message does not contain.
 pub(super) struct Fields;
 
 /// Whether the message contains the value of this field.
-fn is_said(name: &str) -> bool {
-    let said = ["event", "resource", "mode", "owner.name", "owner.uid", "from.name", "from.uid"];
-    said.contains(&name) || name.ends_with(super::journal::EACH)
+fn is_in_message(name: &str) -> bool {
+    let names = ["event", "resource", "mode", "owner.name", "owner.uid", "from.name", "from.uid"];
+    names.contains(&name) || name.ends_with(super::journal::MULTI_VALUE)
 }
 
 impl<'w> FormatFields<'w> for Fields {
     fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
-        let mut line = Line::default();
-        fields.record(&mut line);
-        let Line { message, cause, rest } = line;
+        let mut parts = LineParts::default();
+        fields.record(&mut parts);
+        let LineParts { message, cause, rest } = parts;
         write!(writer, "{message}{cause}{rest}")
     }
 }
 
-/// The parts of a line.
+/// The parts of a line: message, cause, and fields.
 #[derive(Debug, Default)]
-struct Line {
+struct LineParts {
     message: String,
     cause: String,
     rest: String,
 }
 
-impl Visit for Line {
+impl Visit for LineParts {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         // Writing to a String has no way to fail.
         let _ = match field.name() {
             "message" => write!(self.message, "{value:?}"),
             name if is_cause(name) => write!(self.cause, ": {value:?}"),
-            name if is_said(name) => Ok(()),
+            name if is_in_message(name) => Ok(()),
             name => write!(self.rest, " {name}={value:?}"),
         };
     }
 }
 
-/// Returns a layer that writes lines to `output`; each begins with the time if `stamped`.
+/// Returns a layer that writes lines to `output`; each begins with the time if `has_timestamp`.
 pub(super) fn layer<W>(
     output: W,
-    stamped: bool,
+    has_timestamp: bool,
     colours: bool,
 ) -> Box<dyn Layer<Registry> + Send + Sync>
 where
@@ -63,11 +63,11 @@ where
         .with_writer(output)
         .with_ansi(colours)
         .with_target(false);
-    if stamped { lines.with_timer(SystemTime).boxed() } else { lines.without_time().boxed() }
+    if has_timestamp { lines.with_timer(SystemTime).boxed() } else { lines.without_time().boxed() }
 }
 
-/// Returns the time of now as it stands in front of a line: in UTC, as in RFC 3339, and a space.
-pub(super) fn stamp() -> String {
+/// Returns the current time (UTC, RFC 3339) and a space, as it precedes a line.
+pub(super) fn timestamp() -> String {
     let mut text = String::new();
     // Writing to a String has no way to fail.
     let _ = SystemTime.format_time(&mut Writer::new(&mut text));
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_has_the_message_its_cause_and_what_else_is_known() {
+    fn a_line_has_the_message_the_cause_and_other_fields() {
         use std::io;
         use std::sync::{Arc, Mutex};
         use tracing_subscriber::layer::SubscriberExt as _;
@@ -96,10 +96,10 @@ mod tests {
                 Ok(())
             }
         }
-        for stamped in [false, true] {
+        for has_timestamp in [false, true] {
             let text = Text::default();
             let writer = text.clone();
-            let layer = layer(move || writer.clone(), stamped, false);
+            let layer = layer(move || writer.clone(), has_timestamp, false);
             tracing::subscriber::with_default(Registry::default().with(layer), || {
                 let error = io::Error::from_raw_os_error(2);
                 tracing::warn!(%error, lock = 7, owner.uid = 0, "cannot unlock /srv/a");
@@ -109,7 +109,7 @@ mod tests {
                 "WARN cannot unlock /srv/a: No such file or directory (os error 2) lock=7\n";
             let (time, rest) = line.split_once(" WARN ").unwrap();
             assert_eq!(format!("WARN {rest}"), words, "{line}");
-            if stamped {
+            if has_timestamp {
                 let time: jiff::Timestamp = time.trim_end().parse().unwrap();
                 assert!(time.duration_until(jiff::Timestamp::now()).as_secs() < 60);
             } else {
@@ -119,8 +119,10 @@ mod tests {
     }
 
     #[test]
-    fn a_line_past_the_formatter_has_the_same_time() {
-        let stamp = stamp();
-        assert!(stamp.ends_with("Z ") && stamp.trim_end().parse::<jiff::Timestamp>().is_ok());
+    fn a_timestamp_has_the_format_of_a_line() {
+        let timestamp = timestamp();
+        assert!(
+            timestamp.ends_with("Z ") && timestamp.trim_end().parse::<jiff::Timestamp>().is_ok()
+        );
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! A field `owner.uuid` becomes `VMLOCKD_OWNER_UUID`, with its value unchanged: each value is sent with
 //! its length, so no value can forge another field or entry. The field `event` adds the `MESSAGE_ID`
-//! of its kind. A field whose name ends with [`EACH`] has several values, one a line, and is sent as
-//! several fields. A cause is added to the message besides.
+//! of the event. A field whose name ends with [`MULTI_VALUE`] contains one value per line, and is sent as
+//! several fields. A cause is also appended to the message.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
@@ -15,52 +15,52 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
 use super::cause::Cause;
-use super::post::Post;
+use super::journal_sender::JournalSender;
 use crate::catalog::Kind;
 
 /// The suffix of the name of a field that has several values.
-pub(super) const EACH: &str = ".each";
+pub(super) const MULTI_VALUE: &str = ".each";
 
-/// The size of most entries, in bytes.
-const ROOM: usize = 1024;
+/// The initial capacity of an entry, in bytes, which most entries do not exceed.
+const CAPACITY: usize = 1024;
 
-/// The journal, as a layer.
+/// A layer that sends messages to the journal.
 #[derive(Debug)]
-pub(super) struct Journal(Post);
+pub(super) struct JournalLayer(JournalSender);
 
-impl Journal {
-    /// Opens the journal of this host.
+impl JournalLayer {
+    /// Connects to the journald of this host.
     ///
     /// # Errors
     ///
-    /// Those of the system calls if journald does not listen.
+    /// Those of `sendto(2)` if journald does not listen.
     pub(super) fn open() -> io::Result<Self> {
-        Post::open().map(Self)
+        JournalSender::open().map(Self)
     }
 
-    /// Returns the queue of entries.
-    pub(super) fn post(&self) -> Post {
+    /// Returns the sender.
+    pub(super) fn sender(&self) -> JournalSender {
         self.0.clone()
     }
 }
 
-impl<S: Subscriber> Layer<S> for Journal {
+impl<S: Subscriber> Layer<S> for JournalLayer {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let metadata = event.metadata();
-        let mut line = Line::new(priority(*metadata.level()), Cause::of(event));
-        line.put("TARGET", metadata.target().as_bytes());
+        let mut entry = Entry::new(priority(*metadata.level()), Cause::of(event));
+        entry.put("TARGET", metadata.target().as_bytes());
         if let Some(file) = metadata.file() {
-            line.put("CODE_FILE", file.as_bytes());
+            entry.put("CODE_FILE", file.as_bytes());
         }
         if let Some(number) = metadata.line() {
-            line.put_with("CODE_LINE", |line| write!(line, "{number}"));
+            entry.put_with("CODE_LINE", |text| write!(text, "{number}"));
         }
-        event.record(&mut line);
-        self.0.send(line.bytes);
+        event.record(&mut entry);
+        self.0.send(entry.bytes);
     }
 }
 
-/// Returns the number of a level in syslog.
+/// Returns syslog's number of a level.
 fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,
@@ -70,84 +70,85 @@ fn priority(level: Level) -> u8 {
     }
 }
 
-/// An entry of the journal, as it is sent.
+/// An encoded entry.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct Entry {
     bytes: Vec<u8>,
-    /// What goes behind the message.
+    /// The cause, until it is appended to the message.
     cause: Cause,
 }
 
-impl Line {
+impl Entry {
     fn new(priority: u8, cause: Cause) -> Self {
-        let mut line = Self { bytes: Vec::with_capacity(ROOM), cause };
-        line.put("PRIORITY", &[b'0' + priority]);
-        line.put("SYSLOG_IDENTIFIER", b"vmlockd");
-        line
+        let mut entry = Self { bytes: Vec::with_capacity(CAPACITY), cause };
+        entry.put("PRIORITY", &[b'0' + priority]);
+        entry.put("SYSLOG_IDENTIFIER", b"vmlockd");
+        entry
     }
 
-    /// Returns an entry that has a message only, a warning.
-    pub(super) fn of(message: &str) -> Vec<u8> {
-        let mut line = Self::new(priority(Level::WARN), Cause::default());
-        line.put("MESSAGE", message.as_bytes());
-        line.bytes
+    /// Encodes a warning that has only a message.
+    pub(super) fn warning(message: &str) -> Vec<u8> {
+        let mut entry = Self::new(priority(Level::WARN), Cause::default());
+        entry.put("MESSAGE", message.as_bytes());
+        entry.bytes
     }
 
-    /// Adds a field by its name in the journal.
+    /// Adds a field. `name` is its name in the journal.
     fn put(&mut self, name: &str, value: &[u8]) {
         self.bytes.extend_from_slice(name.as_bytes());
-        self.finish(value);
+        self.put_value(value);
     }
 
-    /// Adds a field whose value `write` writes.
+    /// Adds a field. `write` writes its value.
     fn put_with(&mut self, name: &str, write: impl FnOnce(&mut Text<'_>) -> fmt::Result) {
         self.bytes.extend_from_slice(name.as_bytes());
-        self.finish_with(write);
+        self.put_value_with(write);
     }
 
-    /// Adds the value of a field whose name has been added: its length, then its bytes.
-    fn finish(&mut self, value: &[u8]) {
+    /// Adds the value of the field whose name was added last: its length, and its bytes.
+    fn put_value(&mut self, value: &[u8]) {
         self.bytes.push(b'\n');
         self.bytes.extend_from_slice(&(value.len() as u64).to_le_bytes());
         self.bytes.extend_from_slice(value);
         self.bytes.push(b'\n');
     }
 
-    fn finish_with(&mut self, write: impl FnOnce(&mut Text<'_>) -> fmt::Result) {
+    fn put_value_with(&mut self, write: impl FnOnce(&mut Text<'_>) -> fmt::Result) {
         self.bytes.push(b'\n');
-        let begin = self.bytes.len();
+        let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 8]);
-        // A value whose `Display` fails is cut off there.
+        // A value whose `Display` fails is truncated.
         let _ = write(&mut Text(&mut self.bytes));
-        let length = (self.bytes.len() - begin - 8) as u64;
-        if let Some(place) = self.bytes.get_mut(begin..begin + 8) {
-            place.copy_from_slice(&length.to_le_bytes());
+        let length = (self.bytes.len() - start - 8) as u64;
+        if let Some(prefix) = self.bytes.get_mut(start..start + 8) {
+            prefix.copy_from_slice(&length.to_le_bytes());
         }
         self.bytes.push(b'\n');
     }
 
-    /// Begins a field of this service, with its name in capitals.
-    fn begin(&mut self, name: &str) {
+    /// Adds the name of a field of this service, in capitals.
+    fn put_name(&mut self, name: &str) {
         self.bytes.extend_from_slice(b"VMLOCKD_");
         let letter = |c: u8| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { b'_' };
         self.bytes.extend(name.bytes().map(letter));
     }
 
-    fn put_ours(&mut self, name: &str, write: impl FnOnce(&mut Text<'_>) -> fmt::Result) {
+    /// Adds a field of a message. `write` writes its value.
+    fn put_field(&mut self, name: &str, write: impl FnOnce(&mut Text<'_>) -> fmt::Result) {
         if name == "message" {
             self.bytes.extend_from_slice(b"MESSAGE");
             let cause = std::mem::take(&mut self.cause);
-            self.finish_with(|line| {
-                write(line).and_then(|()| fmt::write(line, format_args!("{cause}")))
+            self.put_value_with(|text| {
+                write(text).and_then(|()| fmt::write(text, format_args!("{cause}")))
             });
         } else {
-            self.begin(name);
-            self.finish_with(write);
+            self.put_name(name);
+            self.put_value_with(write);
         }
     }
 }
 
-/// Text that is appended to an entry.
+/// A writer that appends to an entry.
 struct Text<'l>(&'l mut Vec<u8>);
 
 impl fmt::Write for Text<'_> {
@@ -156,12 +157,12 @@ impl fmt::Write for Text<'_> {
     }
 }
 
-impl Visit for Line {
+impl Visit for Entry {
     fn record_str(&mut self, field: &Field, value: &str) {
-        if let Some(name) = field.name().strip_suffix(EACH) {
+        if let Some(name) = field.name().strip_suffix(MULTI_VALUE) {
             for value in value.lines() {
-                self.begin(name);
-                self.finish(value.as_bytes());
+                self.put_name(name);
+                self.put_value(value.as_bytes());
             }
             return;
         }
@@ -170,18 +171,18 @@ impl Visit for Line {
         {
             self.put("MESSAGE_ID", kind.message_id().as_bytes());
         }
-        // A value that is not known is left out.
+        // An empty value is unknown, and the field is omitted.
         if !value.is_empty() {
-            self.put_ours(field.name(), |line| line.write_str(value));
+            self.put_field(field.name(), |text| text.write_str(value));
         }
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put_ours(field.name(), |line| write!(line, "{value}"));
+        self.put_field(field.name(), |text| write!(text, "{value}"));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put_ours(field.name(), |line| write!(line, "{value:?}"));
+        self.put_field(field.name(), |text| write!(text, "{value:?}"));
     }
 }
 
@@ -189,7 +190,7 @@ impl Visit for Line {
 mod tests {
     use super::*;
 
-    /// The fields of an entry, as journald reads it.
+    /// Decodes the fields of an entry, as journald does.
     fn fields(mut bytes: &[u8]) -> Vec<(String, String)> {
         let mut fields = Vec::new();
         while !bytes.is_empty() {
@@ -205,22 +206,22 @@ mod tests {
         fields
     }
 
-    /// Keeps what would be sent.
-    struct Kept(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+    /// A layer that stores the last entry.
+    struct Stored(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
 
-    impl<S: Subscriber> Layer<S> for Kept {
+    impl<S: Subscriber> Layer<S> for Stored {
         fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-            let mut line = Line::new(priority(*event.metadata().level()), Cause::of(event));
-            event.record(&mut line);
-            *self.0.lock().unwrap() = line.bytes;
+            let mut entry = Entry::new(priority(*event.metadata().level()), Cause::of(event));
+            event.record(&mut entry);
+            *self.0.lock().unwrap() = entry.bytes;
         }
     }
 
     #[test]
-    fn what_is_said_is_sent_to_the_letter() {
+    fn values_are_sent_unchanged() {
         use tracing_subscriber::layer::SubscriberExt as _;
-        let kept = std::sync::Arc::default();
-        let log = tracing_subscriber::registry().with(Kept(std::sync::Arc::clone(&kept)));
+        let stored = std::sync::Arc::default();
+        let log = tracing_subscriber::registry().with(Stored(std::sync::Arc::clone(&stored)));
         let forged = "/a\nMESSAGE_ID=0\n";
         tracing::subscriber::with_default(log, || {
             tracing::warn!(
@@ -234,8 +235,8 @@ mod tests {
                 1
             );
         });
-        let told = fields(&kept.lock().unwrap());
-        let told: Vec<_> = told.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let sent = fields(&stored.lock().unwrap());
+        let sent: Vec<_> = sent.iter().map(|(name, value)| (&**name, &**value)).collect();
         let expected = [
             ("PRIORITY", "4"),
             ("SYSLOG_IDENTIFIER", "vmlockd"),
@@ -248,19 +249,19 @@ mod tests {
             ("VMLOCKD_HOLDER_NAME", "web1"),
             ("VMLOCKD_HOLDER_NAME", "web2"),
         ];
-        assert_eq!(told, expected);
+        assert_eq!(sent, expected);
     }
 
     #[test]
-    fn the_message_ends_with_the_cause_since_journalctl_prints_no_fields() {
+    fn the_message_ends_with_the_cause() {
         use tracing_subscriber::layer::SubscriberExt as _;
-        let kept = std::sync::Arc::default();
-        let log = tracing_subscriber::registry().with(Kept(std::sync::Arc::clone(&kept)));
+        let stored = std::sync::Arc::default();
+        let log = tracing_subscriber::registry().with(Stored(std::sync::Arc::clone(&stored)));
         tracing::subscriber::with_default(log, || {
             let error = io::Error::from_raw_os_error(13);
             tracing::error!(lock = 7_u64, %error, "cannot lock {}", "/srv/a");
         });
-        let sent = fields(&kept.lock().unwrap());
+        let sent = fields(&stored.lock().unwrap());
         let of = |name: &str| sent.iter().find(|(field, _)| field == name).unwrap().1.clone();
         assert_eq!(of("MESSAGE"), "cannot lock /srv/a: Permission denied (os error 13)");
         assert_eq!(of("VMLOCKD_ERROR"), "Permission denied (os error 13)");

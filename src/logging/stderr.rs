@@ -1,10 +1,10 @@
 //! Standard error as a log that never blocks the service.
 //!
 //! Standard error may be a pipe whose reader has stopped, a stopped terminal, or a file on storage that
-//! hangs. A thread of its own writes the messages. The caller waits until its message is written, so
-//! that a message is normally there before the event that it reports has any other effect; but no longer
-//! than [`PATIENCE`], and not again for [`PAUSE`] after one write took longer. Messages that do not fit
-//! into the queue meanwhile are counted and dropped.
+//! hangs, so a separate thread writes the messages. The caller waits until its message is written, so
+//! that a message normally appears before any other effect of the event that it reports. It waits for
+//! [`WRITE_TIMEOUT`] at most; after a timeout no caller waits for [`NO_WAIT`]. Messages that do not fit
+//! into the queue are counted and dropped.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -17,18 +17,18 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::console;
 
-/// The size of all queued messages at most, in bytes.
-const QUEUE_MAX: usize = 4 << 20;
+/// The maximum size of all queued messages, in bytes.
+const MAX_QUEUED: usize = 4 << 20;
 /// How long a caller waits for its message to be written.
-const PATIENCE: Duration = Duration::from_millis(100);
-/// For how long no caller waits after a write that took longer than [`PATIENCE`].
-const PAUSE: Duration = Duration::from_secs(10);
-/// How long to wait at the end of the program for what is queued.
-const AT_END: Duration = Duration::from_secs(1);
-/// The delay before the next attempt where a non-blocking descriptor accepts nothing.
-const RETRY: Duration = Duration::from_millis(20);
+const WRITE_TIMEOUT: Duration = Duration::from_millis(100);
+/// For how long no caller waits after a timeout.
+const NO_WAIT: Duration = Duration::from_secs(10);
+/// How long [`Stderr::flush`] waits for queued messages.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// The delay before a retry if a non-blocking descriptor does not accept data.
+const RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// Standard error without the lock of [`io::Stderr`], which a thread that panics needs as well.
+/// Standard error without the lock of [`io::Stderr`], which a panicking thread needs.
 struct Unlocked;
 
 impl Write for Unlocked {
@@ -56,32 +56,32 @@ struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Messages that the thread has not taken yet.
+    /// Messages that the thread has not started to write.
     messages: VecDeque<Vec<u8>>,
-    /// The size of all messages that are not written yet.
+    /// The size of all messages that are not written.
     bytes: usize,
-    /// How many messages were queued.
+    /// The number of messages that were queued.
     queued: u64,
-    /// How many of them were written.
+    /// The number of messages that were written.
     written: u64,
-    /// How many messages did not fit, since the last report.
+    /// The number of messages that were dropped since the last report.
     dropped: u64,
-    /// Until when no caller waits.
+    /// The time until which no caller waits.
     no_wait_until: Option<Instant>,
 }
 
 impl Stderr {
     /// Starts the thread that writes to standard error.
     ///
-    /// The report of messages that were lost begins with the time if `stamped`.
-    pub(super) fn open(stamped: bool) -> io::Result<Self> {
-        Self::to(Unlocked, stamped)
+    /// The report of dropped messages begins with the time if `has_timestamp`.
+    pub(super) fn open(has_timestamp: bool) -> io::Result<Self> {
+        Self::to(Unlocked, has_timestamp)
     }
 
-    fn to(output: impl Write + Send + 'static, stamped: bool) -> io::Result<Self> {
+    fn to(output: impl Write + Send + 'static, has_timestamp: bool) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let of_thread = Arc::clone(&queue);
-        let run = move || of_thread.run(output, stamped);
+        let run = move || of_thread.run(output, has_timestamp);
         thread::Builder::new().name("log".to_owned()).spawn(run)?;
         Ok(Self(queue))
     }
@@ -90,7 +90,7 @@ impl Stderr {
     fn send(&self, message: &[u8]) {
         let Queue { queued, written, .. } = &*self.0;
         let mut state = self.0.state();
-        if state.bytes + message.len() > QUEUE_MAX {
+        if state.bytes + message.len() > MAX_QUEUED {
             state.dropped += 1;
             return;
         }
@@ -103,16 +103,17 @@ impl Stderr {
         if state.no_wait_until.is_some_and(|until| begun < until) {
             return;
         }
-        let waited = written.wait_timeout_while(state, PATIENCE, |state| state.written < number);
+        let waited =
+            written.wait_timeout_while(state, WRITE_TIMEOUT, |state| state.written < number);
         let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
-        state.no_wait_until = waited.timed_out().then(|| Instant::now() + PAUSE);
+        state.no_wait_until = waited.timed_out().then(|| Instant::now() + NO_WAIT);
     }
 
     /// Waits a short time until all messages are written, before the program ends.
-    pub(super) fn finish(&self) {
+    pub(super) fn flush(&self) {
         let state = self.0.state();
-        let is_open = |state: &mut State| state.written < state.queued;
-        drop(self.0.written.wait_timeout_while(state, AT_END, is_open));
+        let has_queued = |state: &mut State| state.written < state.queued;
+        drop(self.0.written.wait_timeout_while(state, FLUSH_TIMEOUT, has_queued));
     }
 }
 
@@ -121,9 +122,9 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes one message after the other, for as long as the program runs.
-    fn run(&self, mut output: impl Write, stamped: bool) {
-        // Signals are handled by the main thread. Blocking all of them can't fail.
+    /// Writes one queued message after the other, for as long as the program runs.
+    fn run(&self, mut output: impl Write, has_timestamp: bool) {
+        // The main thread handles signals. Blocking all of them cannot fail.
         let _ = SigSet::all().thread_block();
         let mut state = self.state();
         loop {
@@ -135,7 +136,7 @@ impl Queue {
             drop(state);
             write(&mut output, &message);
             if dropped > 0 {
-                let time = if stamped { console::stamp() } else { String::new() };
+                let time = if has_timestamp { console::timestamp() } else { String::new() };
                 write(&mut output, (time + &lost(dropped)).as_bytes());
             }
             state = self.state();
@@ -151,20 +152,21 @@ fn lost(messages: u64) -> String {
     format!(" WARN {messages} messages lost: standard error was not accepting output\n")
 }
 
-/// Writes a message, and waits as long as that takes. An error can't be reported anywhere else.
+/// Writes a message, and waits as long as necessary. Ignores errors: the log is the only place to report
+/// them.
 fn write(output: &mut impl Write, mut message: &[u8]) {
     while !message.is_empty() {
         match output.write(message) {
             Ok(written) => message = message.get(written.max(1)..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // Another program has made the descriptor non-blocking.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(RETRY),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(RETRY_DELAY),
             Err(_) => return,
         }
     }
 }
 
-/// Writes each message whole, as the formatter of `tracing_subscriber` passes it on.
+/// A writer that queues each write as one message, since `tracing_subscriber` writes a message at once.
 #[derive(Debug)]
 pub(super) struct Writer<'s>(&'s Stderr);
 
@@ -211,29 +213,29 @@ mod tests {
     fn a_reader_that_stops_delays_one_message_and_gets_the_rest_in_order() {
         let (stderr, reader) = open();
         let message = |n: usize| format!("{n} {}\n", "x".repeat(1000));
-        let sent = QUEUE_MAX / 1000 + 1000;
+        let sent = MAX_QUEUED / 1000 + 1000;
         let begun = Instant::now();
         for n in 0..sent {
             stderr.send(message(n).as_bytes());
         }
         // One wait, and the time to copy some megabytes.
-        assert!(begun.elapsed() < PAUSE, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < NO_WAIT, "{:?}", begun.elapsed());
         assert!(stderr.0.state().no_wait_until.is_some());
-        assert!(stderr.0.state().bytes <= QUEUE_MAX);
-        let (mut there, mut missing) = (0, 0);
+        assert!(stderr.0.state().bytes <= MAX_QUEUED);
+        let (mut received, mut lost) = (0, 0);
         for line in BufReader::new(reader).lines().map(Result::unwrap) {
             let report = line.strip_prefix(" WARN ").and_then(|line| line.split_once(' '));
             if let Some((count, _)) = report {
-                missing += count.parse::<usize>().unwrap();
+                lost += count.parse::<usize>().unwrap();
             } else {
-                assert_eq!(format!("{line}\n"), message(there));
-                there += 1;
+                assert_eq!(format!("{line}\n"), message(received));
+                received += 1;
             }
-            if there + missing == sent {
+            if received + lost == sent {
                 break;
             }
         }
-        assert!(missing > 0);
-        stderr.finish();
+        assert!(lost > 0);
+        stderr.flush();
     }
 }

@@ -1,4 +1,4 @@
-//! Who is let in.
+//! Accepts connections to the listening socket, and checks the peer.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -10,44 +10,44 @@ use crate::catalog::Kind;
 use crate::life::Connection;
 use crate::life::connection::Peer;
 
-/// How many clients there may be at one time: each takes a descriptor, and what locks need must
-/// be left.
-const CLIENTS: usize = 16_384;
+/// The largest number of clients. Each has a descriptor, and locks need descriptors, too.
+const MAX_CLIENTS: usize = 16_384;
 
-/// What came of waiting at the door.
+/// The result of one `accept(2)`.
 #[derive(Debug)]
 pub(super) enum Accepted {
-    /// A client.
+    /// A connection of an authorized peer.
     Client(Connection, Peer),
-    /// Somebody who was sent away: that he sees, and need not wait for.
+    /// A connection that was closed at once, so that the peer need not wait.
     Refused,
-    /// The same, of one who may not come in.
+    /// A connection that was closed, as the peer is not authorized.
     Denied,
-    /// There is no descriptor left for whoever waits.
-    Exhausted,
-    /// Nobody is waiting.
-    Nobody,
+    /// No descriptor was free for the connection, which is still in the queue.
+    NoDescriptor,
+    /// The queue is empty.
+    Empty,
 }
 
-/// Lets in whoever waits next: root, or this user. The mode of the socket says the same; but it is
-/// a file, whose mode somebody may have changed.
-pub(super) fn accept(listener: BorrowedFd<'_>, user: u32, clients: usize) -> Accepted {
+/// Accepts the next connection in the queue of `listener`, if the peer is root or `user`.
+///
+/// The file mode of the socket enforces the same, but an administrator may have changed it.
+pub(super) fn accept(listener: BorrowedFd<'_>, user: u32, client_count: usize) -> Accepted {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let connection = match accept_with(listener, flags) {
         Ok(connection) => Connection::of(connection),
-        Err(Errno::AGAIN) => return Accepted::Nobody,
-        // He has left already.
+        Err(Errno::AGAIN) => return Accepted::Empty,
+        // The peer has disconnected already.
         Err(Errno::CONNABORTED | Errno::INTR) => return Accepted::Refused,
         Err(Errno::MFILE | Errno::NFILE) => {
             tracing::error!("cannot accept clients of virtlockd's socket: no free descriptors");
-            return Accepted::Exhausted;
+            return Accepted::NoDescriptor;
         }
         Err(errno) => {
             tracing::error!(
                 "cannot accept a client of virtlockd's socket: {}",
                 io::Error::from(errno)
             );
-            return Accepted::Nobody;
+            return Accepted::Empty;
         }
     };
     let peer = match connection.peer() {
@@ -70,10 +70,10 @@ pub(super) fn accept(listener: BorrowedFd<'_>, user: u32, clients: usize) -> Acc
         );
         return Accepted::Denied;
     }
-    if clients >= CLIENTS {
+    if client_count >= MAX_CLIENTS {
         tracing::warn!(
-            limit = CLIENTS,
-            "refusing a client of virtlockd's socket: it has {CLIENTS} clients already"
+            limit = MAX_CLIENTS,
+            "refusing a client of virtlockd's socket: it has {MAX_CLIENTS} clients already"
         );
         return Accepted::Refused;
     }

@@ -1,133 +1,133 @@
-//! What a client asks for: the eight procedures of the lock protocol, with their arguments.
+//! Calls: the eight procedures of the lock protocol, with their arguments.
 //!
-//! Arguments are not judged here, only told apart: unknown flags, an empty path or a name with a
-//! NUL in it decode well. What follows the arguments is ignored, as virtlockd ignores it.
+//! Arguments are decoded but not checked: unknown flags, an empty path or a name that contains NUL are
+//! no errors here. Bytes after the arguments are ignored, as virtlockd ignores them.
 
-use super::xdr::{Malformed, Reader, Writer};
+use super::xdr::{DecodeError, Reader, Writer};
 
-/// The longest string of the protocol, in bytes.
-pub const STRING: usize = 65_536;
+/// The maximum length of a string of the protocol, in bytes.
+pub const MAX_STRING: usize = 65_536;
 
 /// Flags of [`Call::AcquireResource`].
 pub mod acquire {
-    /// Others may hold it too, in the same mode.
+    /// A shared lock.
     pub const SHARED: u32 = 1;
-    /// The resource is created where it is not there.
+    /// The resource is created if it does not exist.
     pub const CREATE: u32 = 2;
 }
 
-/// A procedure with its arguments, which lie in the payload.
+/// A call, with arguments that borrow from the payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call<'p> {
-    /// Says for which machine this connection speaks.
+    /// Registers the connection for a VM.
     Register {
-        /// The machine's UUID.
+        /// The UUID of the VM.
         uuid: [u8; 16],
-        /// Its name.
+        /// The name of the VM.
         name: &'p [u8],
-        /// libvirt's number of it; never 0 from libvirt.
+        /// libvirt's id of the VM; never 0.
         id: u32,
-        /// Its process.
+        /// The process id of the VM.
         pid: u32,
-        /// None is known.
+        /// No flags are defined.
         flags: u32,
     },
-    /// Gives up the right to ask for anything more by this connection.
+    /// Gives up the right to make further calls on this connection.
     Restrict {
-        /// None is known.
+        /// No flags are defined.
         flags: u32,
     },
-    /// Makes a lockspace; one that is there already is an error.
+    /// Creates a lockspace, which must not exist.
     NewLockspace {
-        /// Its directory.
+        /// The directory of the lockspace.
         path: &'p [u8],
-        /// None is known.
+        /// No flags are defined.
         flags: u32,
     },
-    /// Creates what can be locked.
+    /// Creates a resource.
     CreateResource {
-        /// The directory of the lockspace; empty for the disks themselves.
+        /// The directory of the lockspace; empty if `name` is the path of a disk.
         lockspace: &'p [u8],
-        /// The file in it, or the path of the disk.
+        /// The name of the lock file, or the path of the disk.
         name: &'p [u8],
-        /// None is known.
+        /// No flags are defined.
         flags: u32,
     },
-    /// Removes it.
+    /// Deletes a resource.
     DeleteResource {
-        /// As in [`Self::CreateResource`].
+        /// See [`Self::CreateResource`].
         lockspace: &'p [u8],
-        /// As in [`Self::CreateResource`].
+        /// See [`Self::CreateResource`].
         name: &'p [u8],
-        /// None is known.
+        /// No flags are defined.
         flags: u32,
     },
-    /// Locks it.
+    /// Locks a resource.
     AcquireResource {
-        /// As in [`Self::CreateResource`].
+        /// See [`Self::CreateResource`].
         lockspace: &'p [u8],
-        /// As in [`Self::CreateResource`].
+        /// See [`Self::CreateResource`].
         name: &'p [u8],
-        /// Those of [`acquire`].
+        /// The flags in [`acquire`].
         flags: u32,
     },
-    /// Unlocks it.
+    /// Unlocks a resource.
     ReleaseResource {
-        /// As in [`Self::CreateResource`].
+        /// See [`Self::CreateResource`].
         lockspace: &'p [u8],
-        /// As in [`Self::CreateResource`].
+        /// See [`Self::CreateResource`].
         name: &'p [u8],
-        /// None is known.
+        /// No flags are defined.
         flags: u32,
     },
-    /// Makes a lockspace where there is none yet.
+    /// Creates a lockspace, unless it exists.
     CreateLockspace {
-        /// Its directory.
+        /// The directory of the lockspace.
         path: &'p [u8],
     },
 }
 
-/// A call that can't be understood. The texts are those that libvirt's users know.
+/// A call that cannot be decoded. The texts are virtlockd's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Undecodable {
-    /// There is no such procedure.
+pub enum CallError {
+    /// An unknown procedure.
     #[error("unknown procedure: {0}")]
     Procedure(i32),
-    /// The arguments are not whole, or too long.
+    /// Arguments that are truncated or too long.
     #[error("Unable to decode message payload")]
     Payload,
 }
 
-impl From<Malformed> for Undecodable {
-    fn from(Malformed: Malformed) -> Self {
+impl From<DecodeError> for CallError {
+    fn from(DecodeError: DecodeError) -> Self {
         Self::Payload
     }
 }
 
-/// A resource: the lockspace, the name in it, and the flags.
-fn resource<'p>(reader: &mut Reader<'p>) -> Result<(&'p [u8], &'p [u8], u32), Malformed> {
-    Ok((reader.string(STRING)?, reader.string(STRING)?, reader.u32()?))
+/// Decodes the arguments of a call for a resource: the lockspace, the name, and the flags.
+fn resource<'p>(reader: &mut Reader<'p>) -> Result<(&'p [u8], &'p [u8], u32), DecodeError> {
+    Ok((reader.string(MAX_STRING)?, reader.string(MAX_STRING)?, reader.u32()?))
 }
 
 impl<'p> Call<'p> {
-    /// Reads a call of this procedure.
+    /// Decodes a call of a procedure.
     ///
     /// # Errors
     ///
-    /// Where there is no such procedure, or the payload does not hold its arguments.
-    pub fn decode(procedure: i32, payload: &'p [u8]) -> Result<Self, Undecodable> {
+    /// An unknown procedure, or a payload without its arguments.
+    pub fn decode(procedure: i32, payload: &'p [u8]) -> Result<Self, CallError> {
         let mut reader = Reader::new(payload);
         let reader = &mut reader;
         Ok(match procedure {
             1 => Self::Register {
                 uuid: reader.bytes()?,
-                name: reader.string(STRING)?,
+                name: reader.string(MAX_STRING)?,
                 id: reader.u32()?,
                 pid: reader.u32()?,
                 flags: reader.u32()?,
             },
             2 => Self::Restrict { flags: reader.u32()? },
-            3 => Self::NewLockspace { path: reader.string(STRING)?, flags: reader.u32()? },
+            3 => Self::NewLockspace { path: reader.string(MAX_STRING)?, flags: reader.u32()? },
             4 => {
                 let (lockspace, name, flags) = resource(reader)?;
                 Self::CreateResource { lockspace, name, flags }
@@ -144,12 +144,12 @@ impl<'p> Call<'p> {
                 let (lockspace, name, flags) = resource(reader)?;
                 Self::ReleaseResource { lockspace, name, flags }
             }
-            8 => Self::CreateLockspace { path: reader.string(STRING)? },
-            other => return Err(Undecodable::Procedure(other)),
+            8 => Self::CreateLockspace { path: reader.string(MAX_STRING)? },
+            other => return Err(CallError::Procedure(other)),
         })
     }
 
-    /// The number of its procedure.
+    /// Returns the number of the procedure.
     #[must_use]
     pub fn procedure(&self) -> i32 {
         match self {
@@ -164,7 +164,7 @@ impl<'p> Call<'p> {
         }
     }
 
-    /// Where virtlockd would look at it: libvirt's users see this name when flags are refused.
+    /// Returns the name of virtlockd's dispatch function, which the error for unknown flags contains.
     #[must_use]
     pub fn dispatcher(&self) -> &'static str {
         match self {
@@ -179,7 +179,7 @@ impl<'p> Call<'p> {
         }
     }
 
-    /// The flags that are set and mean nothing.
+    /// Returns the flags of the call that are not defined.
     #[must_use]
     pub fn unknown_flags(&self) -> u32 {
         match *self {
@@ -194,7 +194,7 @@ impl<'p> Call<'p> {
         }
     }
 
-    /// The arguments as a client writes them.
+    /// Returns the encoded arguments.
     #[must_use]
     pub fn payload(&self) -> Vec<u8> {
         let mut writer = Writer::new();
@@ -220,7 +220,7 @@ impl<'p> Call<'p> {
 mod tests {
     use super::*;
 
-    fn every_call() -> [Call<'static>; 8] {
+    fn all_calls() -> [Call<'static>; 8] {
         let (lockspace, name, path) = (&b"/srv/locks"[..], &b"a\xff\0b"[..], &b"/srv"[..]);
         [
             Call::Register { uuid: *b"0123456789abcdef", name, id: 1, pid: u32::MAX, flags: 0 },
@@ -239,8 +239,8 @@ mod tests {
     }
 
     #[test]
-    fn there_and_back_and_what_follows_is_ignored() {
-        for (number, call) in (1..).zip(every_call()) {
+    fn calls_round_trip_and_trailing_bytes_are_ignored() {
+        for (number, call) in (1..).zip(all_calls()) {
             assert_eq!(call.procedure(), number);
             let mut payload = call.payload();
             assert_eq!(Call::decode(number, &payload), Ok(call));
@@ -256,34 +256,35 @@ mod tests {
     }
 
     #[test]
-    fn arguments_that_are_cut_off_are_refused() {
-        for call in every_call() {
+    fn truncated_arguments_are_an_error() {
+        for call in all_calls() {
             let payload = call.payload();
             for length in 0..payload.len() {
                 let decoded = Call::decode(call.procedure(), &payload[..length]);
-                assert_eq!(decoded, Err(Undecodable::Payload), "{call:?} {length}");
+                assert_eq!(decoded, Err(CallError::Payload), "{call:?} {length}");
             }
         }
     }
 
     #[test]
-    fn a_string_may_be_so_long_and_no_longer() {
-        let name = vec![b'x'; STRING + 1];
-        for (length, fine) in [(STRING, true), (STRING + 1, false)] {
+    fn strings_have_a_maximum_length() {
+        let name = vec![b'x'; MAX_STRING + 1];
+        for (length, is_valid) in [(MAX_STRING, true), (MAX_STRING + 1, false)] {
             let call = Call::CreateLockspace { path: &name[..length] };
-            assert_eq!(Call::decode(8, &call.payload()).is_ok(), fine);
+            assert_eq!(Call::decode(8, &call.payload()).is_ok(), is_valid);
         }
         let both = Call::AcquireResource { lockspace: &name[1..], name: &name[1..], flags: 0 };
         assert!(
-            both.payload().len() + super::super::frame::SHORTEST <= super::super::frame::LONGEST
+            both.payload().len() + super::super::frame::MIN_LENGTH
+                <= super::super::frame::MAX_LENGTH
         );
     }
 
     #[test]
-    fn there_are_eight() {
+    fn there_are_eight_procedures() {
         for number in [0, 9, -1, i32::MIN, i32::MAX] {
             let decoded = Call::decode(number, &[0; 100]);
-            assert_eq!(decoded, Err(Undecodable::Procedure(number)));
+            assert_eq!(decoded, Err(CallError::Procedure(number)));
         }
     }
 }

@@ -1,118 +1,121 @@
-//! One client's connection: bytes in, messages, bytes out.
+//! A client: its connection with the buffers for input and output, and its deadline.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::dispatcher::{Dispatcher, Response};
 use super::frame;
-use super::session::{Answer, Session};
 use crate::life::Connection;
 
-/// How long a client may take for the rest of a message, for its first, or for reading an answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// How much is read at once: more than any message of libvirt's.
-const CHUNK: usize = 16 * 1024;
+/// How long a client may take to send its first message, to send the rest of a message, or to read a
+/// reply.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+/// How many bytes are read at once: more than any message of libvirt has.
+const READ_SIZE: usize = 16 * 1024;
 
-/// A client that is connected.
+/// A connected client.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) connection: Arc<Connection>,
-    inner: Mutex<Inner>,
+    state: Mutex<State>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    session: Session,
+struct State {
+    dispatcher: Dispatcher,
     input: Vec<u8>,
     output: Vec<u8>,
-    /// Since when something of it is awaited.
-    since: Option<Instant>,
+    /// Since when the service waits for the client, if the client has a deadline.
+    waiting_since: Option<Instant>,
 }
 
-/// What a client is waited for next.
+/// What to wait for before the client is served again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// That it says something.
-    Word,
-    /// That it reads what it was answered.
-    Room,
-    /// Nothing: it is gone, or to be sent away.
-    End,
+    /// Data from the client.
+    Read,
+    /// Room in the send buffer.
+    Write,
+    /// Nothing: the client has disconnected, or must be disconnected.
+    Close,
 }
 
 impl Client {
-    pub(super) fn new(connection: Arc<Connection>, session: Session) -> Self {
-        let since = (!session.has_spoken()).then(Instant::now);
+    pub(super) fn new(connection: Arc<Connection>, dispatcher: Dispatcher) -> Self {
+        let waiting_since = (!dispatcher.may_be_idle()).then(Instant::now);
         let (input, output) = (Vec::new(), Vec::new());
-        Self { connection, inner: Mutex::new(Inner { session, input, output, since }) }
+        Self { connection, state: Mutex::new(State { dispatcher, input, output, waiting_since }) }
     }
 
-    /// Whether something is awaited of it.
-    pub(super) fn is_awaited(&self) -> bool {
-        match self.inner.try_lock() {
-            Ok(inner) => inner.since.is_some(),
-            // It is being served.
+    /// Whether the client has a deadline now.
+    pub(super) fn has_deadline(&self) -> bool {
+        match self.state.try_lock() {
+            Ok(state) => state.waiting_since.is_some(),
+            // A worker is serving it.
             Err(TryLockError::WouldBlock) => false,
-            Err(TryLockError::Poisoned(inner)) => inner.into_inner().since.is_some(),
+            Err(TryLockError::Poisoned(state)) => state.into_inner().waiting_since.is_some(),
         }
     }
 
-    /// Sends it away if it has been waited for too long; whoever serves it sees that it is gone.
-    pub(super) fn lose_patience(&self) {
-        let Ok(inner) = self.inner.try_lock() else { return };
-        if inner.since.is_some_and(|since| since.elapsed() >= PATIENCE) {
+    /// Shuts the connection down if the client has exceeded [`TIMEOUT`]. The next worker that serves the
+    /// client removes it.
+    pub(super) fn enforce_deadline(&self) {
+        let Ok(state) = self.state.try_lock() else { return };
+        if state.waiting_since.is_some_and(|since| since.elapsed() >= TIMEOUT) {
             tracing::info!("disconnecting a client of virtlockd's socket: timed out in a message");
             self.connection.hang_up();
         }
     }
 
-    /// Does all it asks for.
+    /// Executes all calls that the client has sent.
     pub(super) fn serve(&self) -> Next {
-        let mut inner = self.inner();
-        let mut dry = false;
+        let mut state = self.state();
+        let mut drained = false;
         loop {
-            match inner.flush(&self.connection) {
+            match state.flush(&self.connection) {
                 Ok(true) => {}
                 Ok(false) => {
-                    inner.since.get_or_insert_with(Instant::now);
-                    return Next::Room;
+                    state.waiting_since.get_or_insert_with(Instant::now);
+                    return Next::Write;
                 }
-                Err(_) => return Next::End,
+                Err(_) => return Next::Close,
             }
-            match inner.answer() {
+            match state.dispatch_next() {
                 Ok(true) => continue,
                 Ok(false) => {}
-                Err(()) => return Next::End,
+                Err(()) => return Next::Close,
             }
-            // Less came than there was room for: there is no more, and to look would be in vain.
-            if dry {
-                return inner.wait();
+            // The last read did not fill the buffer, so another one would return EAGAIN.
+            if drained {
+                return state.wait();
             }
-            match inner.read(&self.connection) {
-                Ok(0) => return Next::End,
-                Ok(count) => dry = count < CHUNK,
-                Err(Errno::AGAIN | Errno::INTR) => return inner.wait(),
-                Err(_) => return Next::End,
+            match state.read(&self.connection) {
+                Ok(0) => return Next::Close,
+                Ok(count) => drained = count < READ_SIZE,
+                Err(Errno::AGAIN | Errno::INTR) => return state.wait(),
+                Err(_) => return Next::Close,
             }
         }
     }
 
-    /// It is gone.
+    /// Ends the client's session after it has disconnected.
     pub(super) fn end(&self) {
-        // Copies of our end may be parked.
+        // Copies of this end may be in the stash.
         self.connection.hang_up();
-        self.inner().session.end();
+        self.state().dispatcher.end();
     }
 
-    /// A panic while it was served is no reason to stop: what it had is given up in any case.
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locks the state. A poisoned lock is no reason to stop: whatever the client had is released in any
+    /// case.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Inner {
-    /// Sends what is to be sent. `false`: there is no room for all of it.
+impl State {
+    /// Sends the output. Returns whether all of it was sent.
     fn flush(&mut self, connection: &Connection) -> Result<bool, Errno> {
         while !self.output.is_empty() {
             match connection.write(&self.output) {
@@ -122,44 +125,44 @@ impl Inner {
                 Err(errno) => return Err(errno),
             }
         }
-        self.session.is_answered();
+        self.dispatcher.replies_sent();
         Ok(true)
     }
 
-    /// Answers the first message, if it is whole. `false`: there is none.
-    fn answer(&mut self) -> Result<bool, ()> {
-        let Some(frame) = frame::next(&self.input).map_err(drop)? else { return Ok(false) };
-        let (answer, length) = (self.session.answer(&frame), frame.length);
+    /// Dispatches the first message of the input. Returns whether there was a complete one.
+    fn dispatch_next(&mut self) -> Result<bool, ()> {
+        let Some(frame) = frame::parse(&self.input).map_err(drop)? else { return Ok(false) };
+        let (response, length) = (self.dispatcher.dispatch(&frame), frame.length);
         self.input.drain(..length);
-        self.since = None;
-        match answer {
-            Answer::Message(message) => self.output = message,
-            Answer::Silence => {}
-            Answer::HangUp => return Err(()),
+        self.waiting_since = None;
+        match response {
+            Response::Message(message) => self.output = message,
+            Response::None => {}
+            Response::Disconnect => return Err(()),
         }
         Ok(true)
     }
 
     fn read(&mut self, connection: &Connection) -> Result<usize, Errno> {
-        if self.session.is_kept() {
+        if self.dispatcher.is_stashed() {
             match connection.has_come()? {
-                Some(true) => self.session.speaks(),
+                Some(true) => self.dispatcher.unstash(),
                 Some(false) => return Ok(0),
                 None => return Err(Errno::AGAIN),
             }
         }
-        let mut chunk = [0; CHUNK];
-        let count = connection.read(&mut chunk)?;
-        self.input.extend(chunk.iter().take(count));
+        let mut buffer = [0; READ_SIZE];
+        let count = connection.read(&mut buffer)?;
+        self.input.extend(buffer.iter().take(count));
         Ok(count)
     }
 
     fn wait(&mut self) -> Next {
-        if !self.input.is_empty() || !self.session.has_spoken() {
-            self.since.get_or_insert_with(Instant::now);
+        if !self.input.is_empty() || !self.dispatcher.may_be_idle() {
+            self.waiting_since.get_or_insert_with(Instant::now);
         } else {
-            self.session.is_silent();
+            self.dispatcher.idle();
         }
-        Next::Word
+        Next::Read
     }
 }

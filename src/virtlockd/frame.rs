@@ -1,77 +1,77 @@
-//! A message on the wire: its length, its header, its payload.
+//! The framing of messages: length, header, payload (libvirt's `src/rpc/virnetprotocol.x`).
 //!
-//! Every message begins with its length, those four bytes included; the header follows, then the
-//! payload, which goes to the end of the message. libvirt's `src/rpc/virnetprotocol.x` describes it.
+//! A message begins with its length, which includes the four bytes of the length itself. The header
+//! follows, and then the payload, up to the end of the message.
 
-use super::xdr::{Malformed, Reader, Writer};
+use super::xdr::{DecodeError, Reader, Writer};
 
-/// The lock protocol.
+/// The program number of the lock protocol.
 pub const PROGRAM: u32 = 0x0EA7_BEEF;
-/// The lock protocol's version.
+/// The version of the lock protocol.
 pub const VERSION: u32 = 1;
-/// The protocol by which either end may ask whether the other still lives.
+/// The program number of the keepalive protocol, by which either end checks that the other is alive.
 pub const KEEPALIVE: u32 = 0x6b65_6570;
-/// The keepalive protocol's version.
+/// The version of the keepalive protocol.
 pub const KEEPALIVE_VERSION: u32 = 1;
-/// The keepalive protocol's question.
+/// The keepalive procedure that expects [`PONG`].
 pub const PING: i32 = 1;
-/// The keepalive protocol's answer.
+/// The keepalive procedure that answers [`PING`].
 pub const PONG: i32 = 2;
 
-/// How long the length in front is.
+/// The length of the length field, in bytes.
 pub const PREFIX: usize = 4;
-/// How long a header is.
+/// The length of a header, in bytes.
 pub const HEADER: usize = 24;
-/// How long a message is at least.
-pub const SHORTEST: usize = PREFIX + HEADER;
-/// How long a message may be. What the protocol has to say fits into it (two strings of 65,536
-/// bytes at most). libvirt itself allows 33,554,436 bytes; but whoever announces more than this is
-/// refused at once, so that no connection holds more memory than this.
-pub const LONGEST: usize = 256 * 1024;
+/// The minimum length of a message, in bytes.
+pub const MIN_LENGTH: usize = PREFIX + HEADER;
+/// The maximum length of a message, in bytes. Every call fits (its largest arguments are two strings of
+/// 65,536 bytes). libvirt allows 33,554,436 bytes; a client that announces more than this is
+/// disconnected at once, which bounds the memory of a connection.
+pub const MAX_LENGTH: usize = 256 * 1024;
 
-/// What kind of message it is.
+/// Types of messages.
 pub mod kind {
-    /// Asks for something.
+    /// A call, which is answered by a reply.
     pub const CALL: i32 = 0;
-    /// Answers a call.
+    /// The reply to a call.
     pub const REPLY: i32 = 1;
-    /// Wants no answer.
+    /// A message that has no reply.
     pub const MESSAGE: i32 = 2;
-    /// Part of a stream; the lock protocol has none.
+    /// A part of a stream, which the lock protocol does not use.
     pub const STREAM: i32 = 3;
-    /// A call whose payload begins with the number of descriptors that come with it.
+    /// A call whose payload begins with the number of passed descriptors.
     pub const CALL_WITH_FDS: i32 = 4;
-    /// The same for a reply.
+    /// A reply whose payload begins with the number of passed descriptors.
     pub const REPLY_WITH_FDS: i32 = 5;
 }
 
-/// How it went.
+/// Statuses of messages.
 pub mod status {
-    /// Well. Calls have this too.
+    /// Success. Calls have this status, too.
     pub const OK: i32 = 0;
-    /// Not well: the payload is a [`Fault`](super::super::fault::Fault).
+    /// Failure: the payload is a [`RemoteError`](super::super::remote_error::RemoteError).
     pub const ERROR: i32 = 1;
 }
 
-/// What stands in front of every payload.
+/// The header of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// Which protocol: [`PROGRAM`] or [`KEEPALIVE`].
+    /// The protocol: [`PROGRAM`] or [`KEEPALIVE`].
     pub program: u32,
-    /// Which version of it.
+    /// The version of the protocol.
     pub version: u32,
-    /// Which of its procedures.
+    /// The procedure.
     pub procedure: i32,
-    /// A constant of [`kind`], from a well-behaved client.
+    /// The type: a constant in [`kind`], unless the client violates the protocol.
     pub kind: i32,
-    /// A call's number, which its reply repeats.
+    /// The number of a call, which its reply repeats.
     pub serial: u32,
-    /// A constant of [`status`], from a well-behaved client.
+    /// The status: a constant in [`status`], unless the client violates the protocol.
     pub status: i32,
 }
 
 impl Header {
-    fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             program: reader.u32()?,
             version: reader.u32()?,
@@ -82,13 +82,13 @@ impl Header {
         })
     }
 
-    /// A whole message with this header.
+    /// Encodes a message with this header.
     ///
-    /// One that is longer than a `u32` can say is written so that every reader refuses it.
+    /// The length of a message that exceeds `u32::MAX` bytes is `u32::MAX`, which every reader rejects.
     #[must_use]
     pub fn message(&self, payload: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(SHORTEST + payload.len()).unwrap_or(u32::MAX);
-        let mut bytes = Vec::with_capacity(SHORTEST + payload.len());
+        let length = u32::try_from(MIN_LENGTH + payload.len()).unwrap_or(u32::MAX);
+        let mut bytes = Vec::with_capacity(MIN_LENGTH + payload.len());
         bytes.extend(length.to_be_bytes());
         let mut header = Writer::new();
         header.u32(self.program).u32(self.version).i32(self.procedure);
@@ -99,47 +99,48 @@ impl Header {
     }
 }
 
-/// A message that was received whole.
+/// A message that was received completely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame<'b> {
-    /// Its header.
+    /// The header.
     pub header: Header,
-    /// What follows the header.
+    /// The payload.
     pub payload: &'b [u8],
-    /// How many bytes of the input it is.
+    /// The length of the message, in bytes.
     pub length: usize,
 }
 
-/// The input can't be split into messages any more: its connection is to be closed.
+/// A length outside of [`MIN_LENGTH`] to [`MAX_LENGTH`]. The connection must be closed, since the next
+/// message cannot be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a message of {0} bytes is announced, {SHORTEST} to {LONGEST} are allowed")]
-pub struct Broken(pub u32);
+#[error("a message of {0} bytes is announced, {MIN_LENGTH} to {MAX_LENGTH} are allowed")]
+pub struct InvalidLength(pub u32);
 
-/// The first message of what was received; `None` while it is not whole.
+/// Parses the first message in `buffer`. Returns `None` if it is incomplete.
 ///
 /// # Errors
 ///
-/// As soon as its length is known not to be allowed.
-pub fn next(buffer: &[u8]) -> Result<Option<Frame<'_>>, Broken> {
+/// A length that is not allowed, as soon as the length field is complete.
+pub fn parse(buffer: &[u8]) -> Result<Option<Frame<'_>>, InvalidLength> {
     let Some(prefix) = buffer.first_chunk::<PREFIX>() else { return Ok(None) };
     let announced = u32::from_be_bytes(*prefix);
-    let length = usize::try_from(announced).map_err(|_| Broken(announced))?;
-    if !(SHORTEST..=LONGEST).contains(&length) {
-        return Err(Broken(announced));
+    let length = usize::try_from(announced).map_err(|_| InvalidLength(announced))?;
+    if !(MIN_LENGTH..=MAX_LENGTH).contains(&length) {
+        return Err(InvalidLength(announced));
     }
     let Some(message) = buffer.get(PREFIX..length) else { return Ok(None) };
     let mut reader = Reader::new(message);
-    let header = Header::read(&mut reader).map_err(|Malformed| Broken(announced))?;
+    let header = Header::read(&mut reader).map_err(|DecodeError| InvalidLength(announced))?;
     Ok(Some(Frame { header, payload: reader.rest(), length }))
 }
 
-/// The answer to a call.
+/// Encodes the reply to a call.
 #[must_use]
 pub fn reply(to: &Header, status: i32, payload: &[u8]) -> Vec<u8> {
     Header { kind: kind::REPLY, status, ..*to }.message(payload)
 }
 
-/// The answer to a ping, which is no reply: a message like the ping itself.
+/// Encodes the answer to a ping, which is a message like the ping, not a reply.
 #[must_use]
 pub fn pong() -> Vec<u8> {
     let header = Header {
@@ -169,15 +170,15 @@ mod tests {
     }
 
     #[test]
-    fn there_and_back() {
+    fn messages_round_trip() {
         let payload = b"payload".repeat(3);
         let mut bytes = header().message(&payload);
         let length = bytes.len();
         bytes.extend(pong());
-        let first = next(&bytes).unwrap().unwrap();
+        let first = parse(&bytes).unwrap().unwrap();
         assert_eq!(first, Frame { header: header(), payload: &payload, length });
-        let second = next(&bytes[length..]).unwrap().unwrap();
-        assert_eq!((second.payload, second.length), (&b""[..], SHORTEST));
+        let second = parse(&bytes[length..]).unwrap().unwrap();
+        assert_eq!((second.payload, second.length), (&b""[..], MIN_LENGTH));
         assert_eq!(second.header.program, KEEPALIVE);
         assert_eq!((second.header.kind, second.header.procedure), (kind::MESSAGE, PONG));
     }
@@ -191,24 +192,24 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_waited_for() {
+    fn an_incomplete_message_is_no_error() {
         let whole = header().message(b"abcd");
         for length in 0..whole.len() {
-            assert_eq!(next(&whole[..length]), Ok(None), "{length}");
+            assert_eq!(parse(&whole[..length]), Ok(None), "{length}");
         }
     }
 
     #[test]
-    fn an_impossible_length_breaks_at_once() {
-        let most = u32::try_from(LONGEST).unwrap();
+    fn an_invalid_length_is_an_error_at_once() {
+        let most = u32::try_from(MAX_LENGTH).unwrap();
         for length in [0, 3, 4, 27, most + 1, 33_554_436, 0x7fff_ffff, 0x8000_0000, u32::MAX] {
             let prefix = length.to_be_bytes();
-            assert_eq!(next(&prefix), Err(Broken(length)), "{length}");
-            assert_eq!(next(&prefix[..3]), Ok(None));
+            assert_eq!(parse(&prefix), Err(InvalidLength(length)), "{length}");
+            assert_eq!(parse(&prefix[..3]), Ok(None));
         }
-        assert_eq!(next(&28_u32.to_be_bytes()), Ok(None));
-        assert_eq!(next(&most.to_be_bytes()), Ok(None));
-        let longest = header().message(&vec![1; LONGEST - SHORTEST]);
-        assert_eq!(next(&longest).unwrap().unwrap().length, LONGEST);
+        assert_eq!(parse(&28_u32.to_be_bytes()), Ok(None));
+        assert_eq!(parse(&most.to_be_bytes()), Ok(None));
+        let longest = header().message(&vec![1; MAX_LENGTH - MIN_LENGTH]);
+        assert_eq!(parse(&longest).unwrap().unwrap().length, MAX_LENGTH);
     }
 }

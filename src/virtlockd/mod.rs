@@ -1,23 +1,30 @@
-//! libvirt's own lock protocol, as virtlockd speaks it.
+//! The second frontend: libvirt's own lock protocol, as virtlockd implements it.
 //!
-//! An unmodified libvirt (`lock_manager = "lockd"`) calls this front as it would call virtlockd. The
-//! wire first: [`xdr`] is how numbers and strings are written, [`frame`] is a message with its
-//! header, [`call`] what is asked, [`fault`] how a refusal is told. These four touch nothing: no
-//! file, no socket, no clock. A `session` is what one client has said, `deed` what is done for it;
-//! a `client` is its connection, and a `pool` of threads serves all of them, beside the event loop.
+//! An unmodified libvirt (`lock_manager = "lockd"`) calls this frontend instead of virtlockd. From the
+//! wire up:
+//!
+//! 1. [`xdr`] encodes numbers and strings, [`frame`] is a message with its header, [`call`] is a
+//!    procedure with its arguments, and [`remote_error`] is an error reply. These four are pure: they
+//!    use no file, socket or clock.
+//! 2. A thread of the `worker_pool` reads a message of a `client` and passes it to the client's
+//!    `dispatcher`, which holds the state of the protocol and checks whether the call is allowed.
+//! 3. `procedures` executes the call on the service; `error_mapping` converts the service's errors to
+//!    libvirt's.
+//!
+//! The worker threads run beside the event loop, since an acquisition may block in the file system.
 
 pub mod call;
-pub mod fault;
 pub mod frame;
+pub mod remote_error;
 pub mod socket;
 pub mod xdr;
 
 mod accept;
 mod client;
-mod deed;
-mod pool;
-mod refusal;
-mod session;
+mod dispatcher;
+mod error_mapping;
+mod procedures;
+mod worker_pool;
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -28,38 +35,40 @@ use crate::life::Connection;
 use crate::lock::OwnerId;
 use crate::lock::owner::AnchorId;
 use crate::service::Service;
-use pool::Pool;
-use session::Session;
+use dispatcher::Dispatcher;
 pub use socket::Socket;
 use socket::SocketFile;
+use worker_pool::WorkerPool;
 
-/// Serves clients of virtlockd's protocol for as long as the process lives.
+/// A server of virtlockd's protocol, which runs for as long as the process does.
 #[derive(Debug)]
 pub struct Server {
-    pool: Arc<Pool>,
-    /// The socket's file, where this process made it.
+    pool: Arc<WorkerPool>,
+    /// The file of the socket, if this process created it.
     file: Option<SocketFile>,
 }
 
 impl Server {
-    /// Begins to serve root and this user: those that are connected already, and who connects to
-    /// a socket. Needs the event loop's context; `on_start` is called in every thread.
+    /// Starts to serve root and the user `user`: on connections that exist already, and on new
+    /// connections to `socket`.
+    ///
+    /// Must be called in the context of the event loop. Every worker thread calls `on_start` first.
     ///
     /// # Errors
     ///
-    /// What `epoll_create(2)` and `epoll_ctl(2)` say.
-    pub fn begin(
+    /// Those of `epoll_create(2)` and `epoll_ctl(2)`.
+    pub fn start(
         service: &Service,
         user: u32,
         connections: Vec<(OwnerId, AnchorId, Arc<Connection>)>,
         socket: Option<Socket>,
         on_start: fn(),
     ) -> Result<Self, Errno> {
-        let pool = Pool::new(service.clone(), user, on_start)?;
-        for (owner, number, connection) in connections {
-            let keeps = (owner, number);
-            let session = Session::restored(service.clone(), Arc::clone(&connection), keeps);
-            pool.admit(&connection, session);
+        let pool = WorkerPool::new(service.clone(), user, on_start)?;
+        for (owner, anchor, connection) in connections {
+            let dispatcher =
+                Dispatcher::restored(service.clone(), Arc::clone(&connection), (owner, anchor));
+            pool.add_client(&connection, dispatcher);
         }
         let file = socket.as_ref().and_then(|socket| socket.file().cloned());
         if let Some(socket) = socket {
@@ -68,19 +77,19 @@ impl Server {
         Ok(Self { pool, file })
     }
 
-    /// How many clients there are.
+    /// Returns the number of connected clients.
     #[must_use]
-    pub fn count(&self) -> usize {
-        self.pool.count()
+    pub fn client_count(&self) -> usize {
+        self.pool.client_count()
     }
 
-    /// Does something with the socket, if there is one.
-    pub fn with_listener<T>(&self, what: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
-        self.pool.with_listener(what)
+    /// Calls `f` with the listening socket, if there is one.
+    pub fn with_listener<T>(&self, f: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
+        self.pool.with_listener(f)
     }
 
-    /// Removes the socket's file, unless another program has put its own in this place.
-    pub fn close(&self) {
+    /// Removes the file of the socket, unless another program has replaced it.
+    pub fn remove_socket_file(&self) {
         match self.file.as_ref().map(SocketFile::remove) {
             None | Some(Ok(true)) => {}
             Some(Ok(false)) => {

@@ -149,8 +149,8 @@ pub(super) const PURE: &[&str] = &[
     "lock/why.rs",
     "lock/table/",
     "virtlockd/call.rs",
-    "virtlockd/fault.rs",
     "virtlockd/frame.rs",
+    "virtlockd/remote_error.rs",
     "virtlockd/xdr.rs",
 ];
 

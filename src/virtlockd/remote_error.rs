@@ -1,9 +1,9 @@
-//! How a refusal is told: libvirt's remote error, with the codes and texts that its users know.
+//! Error replies: libvirt's remote error, with the codes and texts that its users know.
 //!
-//! libvirt shows the message, and its log the rest: the format of the message, what was put into
-//! it, and the number of the system's error. Those are written as virtlockd writes them. A text
-//! that holds foreign names is escaped, and cut in its middle where it is too long, so that what
-//! is told stays readable whatever was asked.
+//! libvirt shows the message. It logs the other fields: the format of the message, the arguments of the
+//! format, and the errno. All of them are encoded as virtlockd encodes them. A text with names from
+//! clients is escaped, and one that is too long is truncated in the middle, so that every message is
+//! readable.
 
 use std::ffi::OsStr;
 use std::io;
@@ -12,36 +12,36 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-use super::call::{Call, Undecodable};
+use super::call::{Call, CallError};
 use super::xdr::Writer;
 use crate::lock::printable::{shown, shown_path};
 
-/// The longest text, in bytes.
-pub const LONGEST: usize = 4096;
-/// How much of a text that is cut is kept at its end, where the cause stands.
-const END: usize = 512;
+/// The maximum length of a text, in bytes.
+pub const MAX_TEXT: usize = 4096;
+/// The length of the end of a truncated text, which has the cause.
+const TEXT_END: usize = 512;
 
-/// What kind of refusal it is: libvirt's `virErrorNumber`.
+/// An error code: libvirt's `virErrorNumber`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
-    /// What should not have been asked.
+    /// An internal error, such as a missing lockspace.
     Internal = 1,
-    /// An argument that is not understood.
+    /// An invalid argument.
     InvalidArgument = 8,
     /// The connection is restricted.
     OperationDenied = 29,
-    /// The system refused or failed.
+    /// A failed system call.
     System = 38,
-    /// The protocol was not kept.
+    /// A violation of the protocol.
     Rpc = 39,
-    /// Not at this time.
+    /// A call that is not valid in the present state.
     OperationInvalid = 55,
-    /// Somebody else has it.
+    /// A lock that has another holder.
     ResourceBusy = 87,
 }
 
 impl Code {
-    /// What libvirt puts before the text of such an error.
+    /// Returns libvirt's prefix for the text of an error with this code.
     fn prefix(self) -> &'static str {
         match self {
             Self::Internal => "internal error: ",
@@ -54,53 +54,53 @@ impl Code {
     }
 }
 
-/// Where it comes from: libvirt's `virErrorDomain`.
+/// The source of an error: libvirt's `virErrorDomain`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Domain {
-    /// The service as a server of calls.
+    /// The RPC layer.
     Rpc = 7,
-    /// The locks.
+    /// The lockspaces and locks.
     Lockspace = 51,
 }
 
 /// libvirt's `VIR_ERR_ERROR`, as opposed to a warning.
 const LEVEL: i32 = 2;
 
-/// What is told beside the text.
+/// The fields of an error besides its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Detail {
     None,
     Errno(i32),
-    /// Flags were refused, by this function of virtlockd's.
+    /// Unsupported flags, and the function of virtlockd that would reject them.
     Flags(&'static str),
 }
 
-/// A refusal.
+/// An error reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// What kind.
+pub struct RemoteError {
+    /// The code.
     pub code: Code,
-    /// Where from.
+    /// The source.
     pub domain: Domain,
-    /// Without what libvirt puts before it.
+    /// The text without libvirt's prefix.
     text: String,
     detail: Detail,
 }
 
-/// A path or a name, from a client.
-pub(super) fn named(bytes: &[u8]) -> String {
+/// Formats a path or a name from a client for a message.
+pub(super) fn shown_name(bytes: &[u8]) -> String {
     shown_path(Path::new(OsStr::from_bytes(bytes)))
 }
 
-/// The text, printable, and no longer than is allowed.
+/// Returns the text with escapes, and no longer than [`MAX_TEXT`].
 fn bounded(text: &str) -> String {
     let text = shown(text);
-    if text.len() <= LONGEST {
+    if text.len() <= MAX_TEXT {
         return text;
     }
     let mark = " … ";
-    let (mut start, mut end) = (LONGEST - END - mark.len(), text.len() - END);
-    // Both ends of a text are boundaries, so neither goes beyond them.
+    let (mut start, mut end) = (MAX_TEXT - TEXT_END - mark.len(), text.len() - TEXT_END);
+    // Both ends of a text are boundaries, so neither loop leaves it.
     while !text.is_char_boundary(start) {
         start -= 1;
     }
@@ -110,23 +110,23 @@ fn bounded(text: &str) -> String {
     [&text[..start], mark, &text[end..]].concat()
 }
 
-/// The C library's words for an error: those that virtlockd's users know.
-fn words(errno: Errno) -> String {
+/// Returns the C library's text for an errno, as virtlockd's messages have it.
+fn errno_text(errno: Errno) -> String {
     let error = io::Error::from(errno).to_string();
     error.split(" (os error ").next().unwrap_or_default().to_owned()
 }
 
-impl Fault {
-    /// A refusal with a text of our own; libvirt's words for the code are put before it.
+impl RemoteError {
+    /// Returns an error with a text; [`Self::message`] begins with libvirt's prefix for the code.
     #[must_use]
     pub fn new(code: Code, domain: Domain, text: impl AsRef<str>) -> Self {
         Self { code, domain, text: bounded(text.as_ref()), detail: Detail::None }
     }
 
-    /// The system refused or failed; its own words are put after the text.
+    /// Returns the error of a failed system call. The errno's text is appended.
     #[must_use]
     pub fn system(text: impl AsRef<str>, errno: Errno) -> Self {
-        let text = format!("{}: {}", text.as_ref(), words(errno));
+        let text = format!("{}: {}", text.as_ref(), errno_text(errno));
         let detail = Detail::Errno(errno as i32);
         Self { detail, ..Self::new(Code::System, Domain::Lockspace, text) }
     }
@@ -139,21 +139,21 @@ impl Fault {
         Self::new(Code::Internal, domain, text)
     }
 
-    /// Nobody said yet for which machine this connection speaks.
+    /// Returns the error of a call before `Register`.
     #[must_use]
     pub fn unregistered() -> Self {
         let text = "lock owner details have not been registered";
         Self::new(Code::OperationInvalid, Domain::Rpc, text)
     }
 
-    /// The connection gave up its rights.
+    /// Returns the error of a call after `Restrict`.
     #[must_use]
     pub fn restricted() -> Self {
         let text = "lock manager connection has been restricted";
         Self::new(Code::OperationDenied, Domain::Rpc, text)
     }
 
-    /// Flags that are not known; only the unknown ones are told.
+    /// Returns the error of a call with unknown flags, which `flags` contains.
     #[must_use]
     pub fn unsupported_flags(call: &Call<'_>, flags: u32) -> Self {
         let function = call.dispatcher();
@@ -162,45 +162,46 @@ impl Fault {
         Self { detail, ..Self::new(Code::InvalidArgument, Domain::Rpc, text) }
     }
 
-    /// There is no such lockspace.
+    /// Returns the error of a lockspace that does not exist.
     #[must_use]
     pub fn no_lockspace(path: &[u8]) -> Self {
-        let text = format!("Lockspace for path {} does not exist", named(path));
+        let text = format!("Lockspace for path {} does not exist", shown_name(path));
         Self::internal(Domain::Rpc, text)
     }
 
-    /// There is such a lockspace already.
+    /// Returns the error of creating a lockspace that exists.
     #[must_use]
     pub fn lockspace_exists(path: &[u8]) -> Self {
-        let text = format!("Lockspace for path {} already exists", named(path));
+        let text = format!("Lockspace for path {} already exists", shown_name(path));
         Self::internal(Domain::Rpc, text)
     }
 
-    /// The lockspace without a directory was to be made, which is there from the start.
+    /// Returns the error of creating the lockspace without a directory, which always exists.
     #[must_use]
     pub fn default_lockspace_exists() -> Self {
         let text = "the default lockspace already exists";
         Self::new(Code::OperationInvalid, Domain::Rpc, text)
     }
 
-    /// There is something else in the place of a lockspace.
+    /// Returns the error of a lockspace whose path is not a directory.
     #[must_use]
     pub fn not_a_directory(path: &[u8]) -> Self {
-        let text = format!("Lockspace location {} exists, but is not a directory", named(path));
+        let text =
+            format!("Lockspace location {} exists, but is not a directory", shown_name(path));
         Self::internal(Domain::Lockspace, text)
     }
 
-    /// A lockspace could not be made.
+    /// Returns the error of a lockspace that cannot be created.
     #[must_use]
-    pub fn lockspace_not_made(path: &[u8], errno: Errno) -> Self {
-        Self::system(format!("Unable to create lockspace {}", named(path)), errno)
+    pub fn lockspace_not_created(path: &[u8], errno: Errno) -> Self {
+        Self::system(format!("Unable to create lockspace {}", shown_name(path)), errno)
     }
 
-    /// Somebody holds it. What is known of the holder follows, as in `exclusively by VM "web1"`;
-    /// virtlockd itself says nothing of him.
+    /// Returns the error of a resource that is locked. The text ends with the holder if that is known,
+    /// as in `exclusively by VM "web1"`; virtlockd's text never has it.
     #[must_use]
     pub fn locked(name: &[u8], holder: Option<&str>) -> Self {
-        let mut text = format!("Lockspace resource '{}' is locked", named(name));
+        let mut text = format!("Lockspace resource '{}' is locked", shown_name(name));
         if let Some(holder) = holder {
             text.push(' ');
             text.push_str(holder);
@@ -208,59 +209,59 @@ impl Fault {
         Self::new(Code::ResourceBusy, Domain::Lockspace, text)
     }
 
-    /// Nobody holds what was to be released. libvirt releases twice when a machine is suspended,
-    /// and takes this for an answer.
+    /// Returns the error of releasing a resource that is not locked. libvirt releases twice when a VM is
+    /// suspended, and accepts this error.
     #[must_use]
     pub fn not_locked(name: &[u8]) -> Self {
-        let text = format!("Lockspace resource '{}' is not locked", named(name));
+        let text = format!("Lockspace resource '{}' is not locked", shown_name(name));
         Self::new(Code::ResourceBusy, Domain::Lockspace, text)
     }
 
-    /// Somebody else holds what was to be released.
+    /// Returns the error of releasing a lock of another owner.
     #[must_use]
     pub fn not_the_holder(pid: u32) -> Self {
         let text = format!("owner {pid} does not hold the resource lock");
         Self::internal(Domain::Lockspace, text)
     }
 
-    /// What was to be locked could not be opened.
+    /// Returns the error of a resource that cannot be opened.
     #[must_use]
     pub fn not_opened(path: &[u8], create: bool, errno: Errno) -> Self {
         let open = if create { "open/create" } else { "open" };
-        Self::system(format!("Unable to {open} resource {}", named(path)), errno)
+        Self::system(format!("Unable to {open} resource {}", shown_name(path)), errno)
     }
 
-    /// The kernel refused the lock, for another reason than that somebody has it.
+    /// Returns the error of a lock that the kernel refused, but not because of another holder.
     #[must_use]
     pub fn not_acquired(path: &[u8], errno: Errno) -> Self {
-        Self::system(format!("Unable to acquire lock on '{}'", named(path)), errno)
+        Self::system(format!("Unable to acquire lock on '{}'", shown_name(path)), errno)
     }
 
-    /// A resource could not be created.
+    /// Returns the error of a resource that cannot be created.
     #[must_use]
     pub fn not_created(path: &[u8], errno: Errno) -> Self {
-        Self::system(format!("cannot create file '{}'", named(path)), errno)
+        Self::system(format!("cannot create file '{}'", shown_name(path)), errno)
     }
 
-    /// A resource could not be removed.
+    /// Returns the error of a resource that cannot be deleted.
     #[must_use]
     pub fn not_deleted(path: &[u8], errno: Errno) -> Self {
-        Self::system(format!("Unable to delete lockspace resource {}", named(path)), errno)
+        Self::system(format!("Unable to delete lockspace resource {}", shown_name(path)), errno)
     }
 
-    /// Nobody here speaks that protocol.
+    /// Returns the error of a call of an unknown program.
     #[must_use]
     pub fn unknown_program(program: u32, version: u32) -> Self {
         Self::rpc(format!("Cannot find program {program} version {version}"))
     }
 
-    /// A call with a status other than "well".
+    /// Returns the error of a call whose status is not [`OK`](super::frame::status::OK).
     #[must_use]
     pub fn unexpected_status(status: i32) -> Self {
         Self::rpc(format!("Unexpected message status {status}"))
     }
 
-    /// What libvirt shows.
+    /// Returns the message that libvirt shows.
     #[must_use]
     pub fn message(&self) -> String {
         match self.detail {
@@ -269,7 +270,7 @@ impl Fault {
         }
     }
 
-    /// The payload of a reply whose status is an error.
+    /// Returns the payload of a reply with this error.
     #[must_use]
     pub fn payload(&self) -> Vec<u8> {
         let message = self.message();
@@ -282,20 +283,20 @@ impl Fault {
         let mut writer = Writer::new();
         writer.i32(self.code as i32).i32(self.domain as i32);
         writer.optional_string(Some(message.as_bytes())).i32(LEVEL);
-        // No machine, which a lock service knows nothing of.
+        // No domain (VM).
         writer.u32(0);
         writer.optional_string(Some(first.as_bytes())).optional_string(Some(second.as_bytes()));
         writer.optional_string(None);
         writer.i32(numbers.0).i32(numbers.1);
-        // No network either.
+        // No network.
         writer.u32(0);
         writer.into_bytes()
     }
 }
 
-impl From<Undecodable> for Fault {
-    fn from(undecodable: Undecodable) -> Self {
-        Self::rpc(undecodable.to_string())
+impl From<CallError> for RemoteError {
+    fn from(error: CallError) -> Self {
+        Self::rpc(error.to_string())
     }
 }
 

@@ -1,27 +1,28 @@
-//! What the service refuses or fails at, as libvirt's users know it.
+//! Converts errors of the service to the errors that libvirt's users know.
 
 use std::path::Path;
 
 use nix::errno::Errno;
 
-use super::fault::{Code, Domain, Fault, named};
+use super::remote_error::{Code, Domain, RemoteError, shown_name};
 use crate::life;
 use crate::lock::Error as LockError;
 use crate::lock::lease::{spelt, spoken};
 use crate::lock::printable::shown;
 use crate::service::Error;
 
-impl Fault {
-    /// What came of a question about this; `create`: its file could have been made.
-    pub(super) fn of(error: &Error, what: Asked<'_>, create: bool) -> Self {
+impl RemoteError {
+    /// Converts the error of a request for `target`. `create` is whether its file could have been
+    /// created.
+    pub(super) fn from_service(error: &Error, target: Target<'_>, create: bool) -> Self {
         match error {
             Error::Held { message, refusal } => {
-                Self::locked(what.name, Some(&holder(message, &refusal.resource)))
+                Self::locked(target.name, Some(&holder(message, &refusal.resource)))
             }
             Error::HeldElsewhere { message, .. } => {
-                Self::locked(what.name, Some(&holder(message, &what.resource())))
+                Self::locked(target.name, Some(&holder(message, &target.resource())))
             }
-            Error::Lock(error) => Self::of_file(error, what, create),
+            Error::Lock(error) => Self::from_lock(error, target, create),
             Error::Life(life::Error::NoSuchProcess(_) | life::Error::Ended)
             | Error::ForeignPid { .. } => {
                 Self::new(Code::OperationInvalid, Domain::Rpc, error.to_string())
@@ -34,8 +35,8 @@ impl Fault {
         }
     }
 
-    fn of_file(error: &LockError, what: Asked<'_>, create: bool) -> Self {
-        let path = what.path();
+    fn from_lock(error: &LockError, target: Target<'_>, create: bool) -> Self {
+        let path = target.path();
         match error {
             LockError::Missing(_) => Self::not_opened(&path, create, Errno::ENOENT),
             LockError::System { doing: "open" | "open lock file" | "find", errno, .. } => {
@@ -46,7 +47,7 @@ impl Fault {
                 Self::new(Code::InvalidArgument, Domain::Lockspace, error.to_string())
             }
             LockError::NotLockable { why, .. } => {
-                let text = format!("Unable to open resource {}: {why}", named(&path));
+                let text = format!("Unable to open resource {}: {why}", shown_name(&path));
                 Self::new(Code::System, Domain::Lockspace, text)
             }
             LockError::Lockspace { .. } => {
@@ -56,56 +57,57 @@ impl Fault {
         }
     }
 
-    /// What came of making or removing a lock file.
-    pub(super) fn of_tending(
+    /// Converts the error of creating or deleting a lock file. `system` converts an error of a system
+    /// call.
+    pub(super) fn from_lock_file_error(
         error: &LockError,
-        what: Asked<'_>,
+        target: Target<'_>,
         system: fn(&[u8], Errno) -> Self,
     ) -> Self {
         match error {
-            LockError::HeldElsewhere(stranger) => {
-                Self::locked(what.name, Some(&holder(&stranger.to_string(), &stranger.resource)))
+            LockError::HeldElsewhere(foreign) => {
+                Self::locked(target.name, Some(&holder(&foreign.to_string(), &foreign.resource)))
             }
-            LockError::System { errno, .. } => system(&what.path(), *errno),
-            error => Self::of_file(error, what, true),
+            LockError::System { errno, .. } => system(&target.path(), *errno),
+            error => Self::from_lock(error, target, true),
         }
     }
 
-    /// Why nothing can be found in a lockspace.
-    pub(super) fn of_nothing_there(error: &Error, what: Asked<'_>, create: bool) -> Self {
+    /// Converts the error of resolving a key.
+    pub(super) fn from_key_error(error: &Error, target: Target<'_>, create: bool) -> Self {
         match error {
             Error::Lock(LockError::System { errno, .. }) => {
-                Self::not_opened(&what.path(), create, *errno)
+                Self::not_opened(&target.path(), create, *errno)
             }
-            error => Self::of(error, what, create),
+            error => Self::from_service(error, target, create),
         }
     }
 
-    /// Why a lockspace can't be made.
-    pub(super) fn of_lockspace(error: &Error, path: &[u8]) -> Self {
+    /// Converts the error of creating a lockspace.
+    pub(super) fn from_lockspace_error(error: &Error, path: &[u8]) -> Self {
         match error {
             Error::Lock(LockError::Lockspace { why, .. }) => {
-                let text = format!("Unable to create lockspace {}: {why}", named(path));
+                let text = format!("Unable to create lockspace {}: {why}", shown_name(path));
                 Self::new(Code::System, Domain::Lockspace, text)
             }
-            error => Self::of(error, Asked { lockspace: b"", name: path }, true),
+            error => Self::from_service(error, Target { lockspace: b"", name: path }, true),
         }
     }
 }
 
-/// What was asked about: a path, or a name in a lockspace.
+/// The resource of a call: a path, or a name in a lockspace.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asked<'c> {
-    /// The directory; empty where the name is a path.
+pub(super) struct Target<'c> {
+    /// The directory of the lockspace; empty if `name` is a path.
     pub(super) lockspace: &'c [u8],
     pub(super) name: &'c [u8],
 }
 
-/// Nothing that has a name.
-pub(super) const NOTHING: Asked<'static> = Asked { lockspace: b"", name: b"" };
+/// The target of a call that has none.
+pub(super) const NO_TARGET: Target<'static> = Target { lockspace: b"", name: b"" };
 
-impl Asked<'_> {
-    /// The path of the file.
+impl Target<'_> {
+    /// Returns the path of the file.
     fn path(&self) -> Vec<u8> {
         if self.lockspace.is_empty() {
             return self.name.to_vec();
@@ -113,19 +115,19 @@ impl Asked<'_> {
         [self.lockspace, b"/", self.name].concat()
     }
 
-    /// As the table names it.
+    /// Returns the name of the resource in the table.
     fn resource(&self) -> String {
         if self.lockspace.is_empty() {
-            return named(self.name);
+            return shown_name(self.name);
         }
-        spelt(Path::new(&named(self.lockspace)), &named(self.name))
+        spelt(Path::new(&shown_name(self.lockspace)), &shown_name(self.name))
     }
 }
 
-/// Who holds it: what the sentence says after that it is locked.
+/// Returns the holder from a message of the service: the part after "is locked".
 fn holder(message: &str, resource: &str) -> String {
-    let told = message.strip_prefix(&format!("{} is locked ", spoken(&shown(resource))));
-    told.map_or_else(|| format!("({message})"), str::to_owned)
+    let holder = message.strip_prefix(&format!("{} is locked ", spoken(&shown(resource))));
+    holder.map_or_else(|| format!("({message})"), str::to_owned)
 }
 
 #[cfg(test)]
@@ -135,7 +137,7 @@ mod tests {
     use crate::lock::fdinfo::Processes;
     use crate::lock::holder::{Naming, Stranger, StrangersLock};
 
-    fn elsewhere(message: &str) -> Error {
+    fn held_elsewhere(message: &str) -> Error {
         let stranger = Box::new(Stranger {
             resource: "/srv/a".to_owned(),
             lock_file: None,
@@ -150,18 +152,20 @@ mod tests {
     }
 
     #[test]
-    fn the_holder_follows_the_usual_text() {
-        let disk = Asked { lockspace: b"", name: b"/srv/a" };
-        let error = elsewhere("disk /srv/a is locked exclusively by VM \"web1\" (…)");
-        let fault = Fault::of(&error, disk, false);
+    fn the_holder_follows_virtlockds_text() {
+        let disk = Target { lockspace: b"", name: b"/srv/a" };
+        let error = held_elsewhere("disk /srv/a is locked exclusively by VM \"web1\" (…)");
+        let converted = RemoteError::from_service(&error, disk, false);
         assert_eq!(
-            fault.message(),
+            converted.message(),
             "resource busy: Lockspace resource '/srv/a' is locked exclusively by VM \"web1\" (…)"
         );
-        let key = Asked { lockspace: b"/srv", name: b"a" };
-        let fault = Fault::of(&error, key, false);
+        let key = Target { lockspace: b"/srv", name: b"a" };
+        let converted = RemoteError::from_service(&error, key, false);
         assert!(
-            fault.message().starts_with("resource busy: Lockspace resource 'a' is locked (disk")
+            converted
+                .message()
+                .starts_with("resource busy: Lockspace resource 'a' is locked (disk")
         );
     }
 }

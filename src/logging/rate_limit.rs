@@ -1,10 +1,10 @@
-//! Rate limit of messages, for each user.
+//! A rate limit of log messages, per user.
 //!
-//! Any user can open and close owners, or cause refusals, hundreds of times a second, and so push the
-//! entries of all services out of the journal. So the number of messages about a user's requests is
-//! limited in each minute; suppressed messages are counted, and the count is logged when the minute
-//! is over. Messages about root's VMs, including libvirt's, are never suppressed, nor is any kind of
-//! message that is not in [`LIMITED`].
+//! Any user can open and close owners, or cause refusals, hundreds of times a second. Without a limit,
+//! these messages would push the entries of all services out of the journal. The number of messages
+//! about a user's requests is limited per minute; suppressed messages are counted, and their number is
+//! logged at the end of the minute. Messages about root's VMs, including libvirt's, are never
+//! suppressed, and neither are events that are not in [`LIMITED`].
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +17,7 @@ use tracing_subscriber::layer::{Context, Filter};
 use crate::catalog::Kind;
 
 /// The number of messages about one user that are logged in a window.
-const LINES: usize = 120;
+const MAX_MESSAGES: usize = 120;
 /// The length of a window.
 const WINDOW: Duration = Duration::from_secs(60);
 
@@ -39,58 +39,57 @@ const LIMITED: &[Kind] = &[
 
 /// Whether a message is logged.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    Logged,
-    /// It is suppressed. The first one comes with the time after which [`Windows::end`] must be
-    /// called.
-    LeftOut(Option<Duration>),
+enum Decision {
+    Log,
+    /// The first suppressed message has the time after which [`Windows::end`] must be called.
+    Suppress(Option<Duration>),
 }
 
-/// The windows of all users. Reads no clock; the time is passed in.
+/// The windows of all users. Reads no clock: callers pass the time.
 #[derive(Debug, Default)]
 struct Windows(HashMap<u32, Window>);
 
 #[derive(Debug)]
 struct Window {
     since: Instant,
-    lines: usize,
-    left_out: usize,
+    messages: usize,
+    suppressed: usize,
 }
 
 impl Windows {
     /// Counts a message about a request of the user `uid`.
-    fn count(&mut self, uid: u32, now: Instant) -> Verdict {
+    fn count(&mut self, uid: u32, now: Instant) -> Decision {
         let is_over = |window: &Window| now.saturating_duration_since(window.since) >= WINDOW;
         // A window with suppressed messages stays until their number is logged.
-        self.0.retain(|_, window| window.left_out > 0 || !is_over(window));
-        let window = self.0.entry(uid).or_insert(Window { since: now, lines: 0, left_out: 0 });
+        self.0.retain(|_, window| window.suppressed > 0 || !is_over(window));
+        let window = self.0.entry(uid).or_insert(Window { since: now, messages: 0, suppressed: 0 });
         if is_over(window) {
-            (window.since, window.lines) = (now, 0);
+            (window.since, window.messages) = (now, 0);
         }
-        if window.lines < LINES {
-            window.lines += 1;
-            return Verdict::Logged;
+        if window.messages < MAX_MESSAGES {
+            window.messages += 1;
+            return Decision::Log;
         }
-        window.left_out += 1;
+        window.suppressed += 1;
         let rest = WINDOW.saturating_sub(now.saturating_duration_since(window.since));
-        Verdict::LeftOut((window.left_out == 1).then_some(rest))
+        Decision::Suppress((window.suppressed == 1).then_some(rest))
     }
 
     /// Ends a window, and returns the number of suppressed messages.
     fn end(&mut self, uid: u32) -> usize {
-        self.0.remove(&uid).map_or(0, |window| window.left_out)
+        self.0.remove(&uid).map_or(0, |window| window.suppressed)
     }
 }
 
-/// A filter that applies the limit.
+/// A filter that applies the rate limit.
 #[derive(Debug, Clone, Default)]
-pub(super) struct PerUser {
+pub(super) struct RateLimit {
     windows: Arc<Mutex<Windows>>,
     /// Whether no message is suppressed.
     is_off: bool,
 }
 
-impl PerUser {
+impl RateLimit {
     /// Returns a filter for a service of several users, or one that suppresses nothing.
     pub(super) fn new(several_users: bool) -> Self {
         Self { windows: Arc::default(), is_off: !several_users }
@@ -98,49 +97,49 @@ impl PerUser {
 
     fn is_logged(&self, uid: u32) -> bool {
         let windows = || self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-        let verdict = windows().count(uid, Instant::now());
-        if let Verdict::LeftOut(Some(rest)) = verdict
+        let decision = windows().count(uid, Instant::now());
+        if let Decision::Suppress(Some(rest)) = decision
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             let windows = Arc::clone(&self.windows);
             runtime.spawn(async move {
                 tokio::time::sleep(rest).await;
-                let left_out = windows.lock().unwrap_or_else(PoisonError::into_inner).end(uid);
-                tracing::info!(owner.uid = uid, "{left_out} messages about uid {uid} suppressed");
+                let suppressed = windows.lock().unwrap_or_else(PoisonError::into_inner).end(uid);
+                tracing::info!(owner.uid = uid, "{suppressed} messages about uid {uid} suppressed");
             });
         }
-        verdict == Verdict::Logged
+        decision == Decision::Log
     }
 }
 
-impl<S: Subscriber> Filter<S> for PerUser {
+impl<S: Subscriber> Filter<S> for RateLimit {
     fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
         true
     }
 
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
-        let mut of = Origin::default();
+        let mut subject = Subject::default();
         if !self.is_off {
-            event.record(&mut of);
+            event.record(&mut subject);
         }
-        match of {
-            Origin { is_limited: true, caller, owner } => {
+        match subject {
+            Subject { is_limited: true, caller, owner } => {
                 caller.or(owner).is_none_or(|uid| uid == 0 || self.is_logged(uid))
             }
-            Origin { is_limited: false, .. } => true,
+            Subject { is_limited: false, .. } => true,
         }
     }
 }
 
 /// The subject of a message.
 #[derive(Debug, Default)]
-struct Origin {
+struct Subject {
     is_limited: bool,
     caller: Option<u32>,
     owner: Option<u32>,
 }
 
-impl Visit for Origin {
+impl Visit for Subject {
     fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
 
     fn record_str(&mut self, field: &Field, value: &str) {
@@ -163,36 +162,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_a_user_are_limited_in_each_window_and_the_rest_is_counted() {
+    fn messages_of_a_user_are_limited_in_each_window_and_the_rest_is_counted() {
         let (mut windows, start) = (Windows::default(), Instant::now());
-        for _ in 0..LINES {
-            assert_eq!(windows.count(1, start), Verdict::Logged);
+        for _ in 0..MAX_MESSAGES {
+            assert_eq!(windows.count(1, start), Decision::Log);
         }
         let later = start + Duration::from_secs(20);
         let rest = Duration::from_secs(40);
-        assert_eq!(windows.count(1, later), Verdict::LeftOut(Some(rest)));
-        assert_eq!(windows.count(1, later), Verdict::LeftOut(None));
-        assert_eq!(windows.count(2, later), Verdict::Logged, "another user has its own");
+        assert_eq!(windows.count(1, later), Decision::Suppress(Some(rest)));
+        assert_eq!(windows.count(1, later), Decision::Suppress(None));
+        assert_eq!(windows.count(2, later), Decision::Log, "another user has its own");
         assert_eq!(windows.end(1), 2);
         assert_eq!(windows.end(1), 0);
-        assert_eq!(windows.count(1, start + WINDOW), Verdict::Logged);
+        assert_eq!(windows.count(1, start + WINDOW), Decision::Log);
     }
 
     #[test]
-    fn a_new_window_begins_by_itself_and_users_are_forgotten() {
+    fn a_window_that_is_over_is_replaced_or_removed() {
         let (mut windows, start) = (Windows::default(), Instant::now());
-        for _ in 0..=LINES {
+        for _ in 0..=MAX_MESSAGES {
             windows.count(1, start);
         }
         windows.count(2, start);
         let next = start + WINDOW;
-        assert_eq!(windows.count(1, next), Verdict::Logged);
+        assert_eq!(windows.count(1, next), Decision::Log);
         assert_eq!(windows.0.len(), 1);
-        assert_eq!(windows.end(1), 1, "what was left out is not lost");
+        assert_eq!(windows.end(1), 1, "the suppressed message is counted");
     }
 
     #[test]
-    fn only_what_any_user_can_cause_is_limited_and_never_for_root() {
+    fn only_limited_events_are_suppressed_and_never_for_root() {
         use tracing_subscriber::layer::SubscriberExt as _;
         use tracing_subscriber::{Layer as _, Registry};
 
@@ -210,9 +209,9 @@ mod tests {
         let lines = Lines::default();
         let writer = lines.clone();
         let output = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
-        let log = Registry::default().with(output.with_filter(PerUser::new(true)));
+        let log = Registry::default().with(output.with_filter(RateLimit::new(true)));
         tracing::subscriber::with_default(log, || {
-            for _ in 0..LINES + 10 {
+            for _ in 0..MAX_MESSAGES + 10 {
                 tracing::info!(event = Kind::Refused.as_str(), owner.uid = 7_u32, "user's");
                 tracing::info!(event = Kind::Refused.as_str(), owner.uid = 0_u32, "root's");
                 tracing::error!(event = Kind::Lost.as_str(), owner.uid = 7_u32, "lost");

@@ -1,0 +1,291 @@
+//! The worker threads that serve clients.
+//!
+//! Each worker waits for events of any client, executes all calls that this client has sent, and waits
+//! again. Nothing is handed from thread to thread, which would cost more than the calls.
+//!
+//! Invariant: unless the limit is reached, at least one worker is idle. A call that hangs in the kernel
+//! blocks its worker, so the worker that was the last idle one starts another one before it serves.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread;
+use std::time::Duration;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::io::Errno;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+
+use super::accept::{Accepted, accept};
+use super::client::{Client, Next};
+use super::dispatcher::Dispatcher;
+use crate::life::Connection;
+use crate::lock::printable::reason;
+use crate::service::Service;
+
+/// The largest number of workers. If as many calls hang, all other clients wait.
+const MAX_WORKERS: usize = 256;
+/// The number of idle workers that are kept.
+const MAX_IDLE: usize = 2;
+/// How long a worker beyond [`MAX_IDLE`] is idle before it ends.
+const IDLE_TIMEOUT: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+/// The size of a worker's stack. No function that a worker calls is recursive.
+const STACK_SIZE: usize = 512 * 1024;
+/// How often the deadlines of clients are checked.
+const DEADLINE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The id of the listening socket among the ids of clients.
+const LISTENER: u64 = 0;
+
+/// The events of the listening socket, each reported to one worker.
+const ACCEPT: EventFlags = EventFlags::IN.union(EventFlags::ONESHOT);
+/// The events of a client that may send. One-shot, so that one worker at a time serves a client.
+const READ: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ONESHOT);
+/// The events of a client that has not read its replies.
+const WRITE: EventFlags = EventFlags::OUT.union(EventFlags::ONESHOT);
+
+/// The state that the workers share.
+#[derive(Debug)]
+pub(super) struct WorkerPool {
+    service: Service,
+    /// The user whose connections are accepted, besides those of root.
+    user: u32,
+    epoll: OwnedFd,
+    runtime: Handle,
+    /// Called by each worker first.
+    on_start: fn(),
+    clients: Mutex<HashMap<u64, Arc<Client>>>,
+    listener: RwLock<Option<OwnedFd>>,
+    /// Closed for a moment to accept and refuse a connection where no other descriptor is free.
+    spare: Mutex<Option<OwnedFd>>,
+    last_id: AtomicU64,
+    idle_workers: AtomicUsize,
+    workers: AtomicUsize,
+    /// Whether some client may have a deadline.
+    has_deadlines: AtomicBool,
+    deadline_added: Notify,
+}
+
+impl WorkerPool {
+    pub(super) fn new(service: Service, user: u32, on_start: fn()) -> Result<Arc<Self>, Errno> {
+        let pool = Arc::new(Self {
+            service,
+            user,
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            runtime: Handle::current(),
+            on_start,
+            clients: Mutex::default(),
+            listener: RwLock::default(),
+            spare: Mutex::new(open_spare()),
+            last_id: AtomicU64::new(LISTENER),
+            idle_workers: AtomicUsize::new(0),
+            workers: AtomicUsize::new(0),
+            has_deadlines: AtomicBool::new(false),
+            deadline_added: Notify::new(),
+        });
+        tokio::spawn(Arc::clone(&pool).enforce_deadlines());
+        pool.spawn_worker();
+        Ok(pool)
+    }
+
+    /// Starts to accept connections to a listening socket.
+    pub(super) fn listen(&self, listener: OwnedFd) -> Result<(), Errno> {
+        // Held until the socket is stored, since its first event is reported only once.
+        let mut stored = self.listener.write().unwrap_or_else(PoisonError::into_inner);
+        epoll::add(&self.epoll, &listener, EventData::new_u64(LISTENER), ACCEPT)?;
+        *stored = Some(listener);
+        Ok(())
+    }
+
+    /// Calls `f` with the listening socket, if there is one.
+    pub(super) fn with_listener<T>(&self, f: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
+        let listener = self.listener.read().unwrap_or_else(PoisonError::into_inner);
+        listener.as_ref().map(|listener| f(listener.as_fd()))
+    }
+
+    /// Adds a client, and serves it from now on.
+    pub(super) fn add_client(&self, connection: &Arc<Connection>, dispatcher: Dispatcher) {
+        let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let client = Arc::new(Client::new(Arc::clone(connection), dispatcher));
+        let has_deadline = client.has_deadline();
+        self.clients().insert(id, client);
+        if let Err(errno) = epoll::add(&self.epoll, connection, EventData::new_u64(id), READ) {
+            tracing::error!(
+                "cannot wait for a client of virtlockd's socket: {}",
+                reason(&errno.into())
+            );
+            self.remove_client(id);
+        } else if has_deadline {
+            self.wake_deadline_task();
+        }
+    }
+
+    /// Returns the number of clients.
+    pub(super) fn client_count(&self) -> usize {
+        self.clients().len()
+    }
+
+    fn clients(&self) -> MutexGuard<'_, HashMap<u64, Arc<Client>>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spawn_worker(self: &Arc<Self>) {
+        if self.workers.fetch_add(1, Ordering::SeqCst) >= MAX_WORKERS {
+            self.workers.fetch_sub(1, Ordering::SeqCst);
+            return;
+        }
+        let pool = Arc::clone(self);
+        let builder = thread::Builder::new().name("virtlockd".to_owned()).stack_size(STACK_SIZE);
+        if let Err(error) = builder.spawn(move || pool.run_worker()) {
+            self.workers.fetch_sub(1, Ordering::SeqCst);
+            tracing::error!(%error, "cannot start a thread for clients of virtlockd's socket");
+        }
+    }
+
+    /// The main loop of a worker.
+    fn run_worker(self: Arc<Self>) {
+        (self.on_start)();
+        let _context = self.runtime.enter();
+        let mut events = Vec::with_capacity(1);
+        loop {
+            let idle_before = self.idle_workers.fetch_add(1, Ordering::SeqCst);
+            let timeout = (idle_before >= MAX_IDLE).then_some(&IDLE_TIMEOUT);
+            let waited = epoll::wait(&self.epoll, spare_capacity(&mut events), timeout);
+            let idle_left = self.idle_workers.fetch_sub(1, Ordering::SeqCst) - 1;
+            match waited {
+                // Counted now: when this worker became idle, there may have been more.
+                Ok(0) if idle_left < MAX_IDLE => continue,
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(errno) => {
+                    // The descriptor is open and an epoll instance, so this is a bug.
+                    tracing::error!(
+                        "cannot wait for clients of virtlockd's socket: {}",
+                        reason(&errno.into())
+                    );
+                    break;
+                }
+            }
+            if idle_left == 0 {
+                self.spawn_worker();
+            }
+            // While the service re-executes itself, no call is started.
+            let _running = loop {
+                match self.service.storage().enter() {
+                    Some(running) => break running,
+                    None => self.service.storage().wait_open(),
+                }
+            };
+            for event in events.drain(..) {
+                match event.data.u64() {
+                    LISTENER => self.accept_clients(),
+                    id => self.serve_client(id),
+                }
+            }
+        }
+        self.workers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn serve_client(&self, id: u64) {
+        let Some(client) = self.clients().get(&id).cloned() else { return };
+        let next = client.serve();
+        let events = match next {
+            Next::Read => READ,
+            Next::Write => WRITE,
+            Next::Close => return self.remove_client(id),
+        };
+        if client.has_deadline() {
+            self.wake_deadline_task();
+        }
+        let rearmed =
+            epoll::modify(&self.epoll, &client.connection, EventData::new_u64(id), events);
+        if let Err(errno) = rearmed {
+            tracing::error!(
+                "cannot wait for a client of virtlockd's socket: {}",
+                reason(&errno.into())
+            );
+            self.remove_client(id);
+        }
+    }
+
+    fn remove_client(&self, id: u64) {
+        let Some(client) = self.clients().remove(&id) else { return };
+        // Closing the descriptor would not remove it from the epoll instance while the stash has a copy.
+        if let Err(errno) = epoll::delete(&self.epoll, &client.connection) {
+            tracing::debug!(
+                "cannot stop waiting for a client of virtlockd's socket: {}",
+                reason(&errno.into())
+            );
+        }
+        client.end();
+    }
+
+    /// Accepts all connections in the queue of the listening socket.
+    fn accept_clients(&self) {
+        let rearmed = self.with_listener(|listener| {
+            loop {
+                match accept(listener, self.user, self.client_count()) {
+                    Accepted::Client(connection, peer) => {
+                        let connection = Arc::new(connection);
+                        let service = self.service.clone();
+                        let dispatcher = Dispatcher::new(service, Arc::clone(&connection), peer);
+                        self.add_client(&connection, dispatcher);
+                    }
+                    Accepted::Refused => {}
+                    Accepted::Denied => self.service.counts().denied(),
+                    Accepted::NoDescriptor => self.refuse_next(listener),
+                    Accepted::Empty => break,
+                }
+            }
+            epoll::modify(&self.epoll, listener, EventData::new_u64(LISTENER), ACCEPT)
+        });
+        if let Some(Err(errno)) = rearmed {
+            tracing::error!("cannot serve virtlockd's socket any more: {}", reason(&errno.into()));
+        }
+    }
+
+    /// Refuses the next connection where no descriptor is free, so that its client need not wait.
+    fn refuse_next(&self, listener: BorrowedFd<'_>) {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(spare.take());
+        drop(accept(listener, self.user, usize::MAX));
+        *spare = open_spare();
+        // Backoff: another thread has used the spare descriptor.
+        if spare.is_none() {
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn wake_deadline_task(&self) {
+        if !self.has_deadlines.swap(true, Ordering::SeqCst) {
+            self.deadline_added.notify_one();
+        }
+    }
+
+    /// Checks the deadlines of all clients at intervals, for as long as any client has one.
+    async fn enforce_deadlines(self: Arc<Self>) {
+        loop {
+            self.deadline_added.notified().await;
+            while self.has_deadlines.load(Ordering::SeqCst) {
+                tokio::time::sleep(DEADLINE_INTERVAL).await;
+                // Cleared first: a deadline that is added from here on sets it again.
+                self.has_deadlines.store(false, Ordering::SeqCst);
+                let clients: Vec<Arc<Client>> = self.clients().values().cloned().collect();
+                for client in clients.iter().filter(|client| client.has_deadline()) {
+                    self.has_deadlines.store(true, Ordering::SeqCst);
+                    client.enforce_deadline();
+                }
+            }
+        }
+    }
+}
+
+/// Opens a descriptor that is held in reserve.
+fn open_spare() -> Option<OwnedFd> {
+    std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
+}
