@@ -63,7 +63,7 @@ impl Program {
     ///
     /// # Errors
     ///
-    /// Those of [`std::env::current_exe`].
+    /// The errors of [`std::env::current_exe`].
     pub fn this(runtime_dir: PathBuf) -> io::Result<Self> {
         let mut arguments = std::env::args_os();
         // The path of the command line, if it is absolute, since it may be a link to the current version.
@@ -160,7 +160,7 @@ fn signal_set() -> SigSet {
 ///
 /// # Errors
 ///
-/// Those of `pthread_sigmask(3)`, which cannot fail here.
+/// The errors of `pthread_sigmask(3)`, which cannot fail here.
 pub fn block_signals() -> io::Result<()> {
     Ok(signal_set().thread_block()?)
 }
@@ -183,7 +183,7 @@ pub fn reap_inherited_children() {
 ///
 /// # Errors
 ///
-/// Those of `pthread_sigmask(3)`, which cannot fail here.
+/// The errors of `pthread_sigmask(3)`, which cannot fail here.
 pub fn unblock_signals() -> io::Result<()> {
     Ok(signal_set().thread_unblock()?)
 }

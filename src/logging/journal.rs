@@ -33,7 +33,7 @@ impl JournalLayer {
     ///
     /// # Errors
     ///
-    /// Those of `sendto(2)` if journald does not listen.
+    /// The errors of `sendto(2)` if journald does not listen.
     pub(super) fn open() -> io::Result<Self> {
         JournalSender::open().map(Self)
     }

@@ -32,7 +32,7 @@ pub enum Call<'p> {
         /// No flags are defined.
         flags: u32,
     },
-    /// Gives up the right to make further calls on this connection.
+    /// Forbids further calls on this connection.
     Restrict {
         /// No flags are defined.
         flags: u32,

@@ -31,7 +31,7 @@ struct State {
     waiting_since: Option<Instant>,
 }
 
-/// What to wait for before the client is served again.
+/// The event before which the client is not served again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
     /// Data from the client.

@@ -36,7 +36,7 @@ pub(super) struct Dispatcher {
     caller: OnceCell<Arc<CallerProcess>>,
     /// The VM for which the client calls.
     registration: Option<Registration>,
-    /// Whether the client has given up the right to make calls.
+    /// Whether further calls are forbidden.
     restricted: bool,
     /// The owner that this connection keeps alive, and the connection's id as an anchor.
     anchor: Option<(OwnerId, AnchorId)>,

@@ -56,7 +56,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// Those of `epoll_create(2)` and `epoll_ctl(2)`.
+    /// The errors of `epoll_create(2)` and `epoll_ctl(2)`.
     pub fn start(
         service: &Service,
         user: u32,

@@ -82,7 +82,7 @@ impl SocketFile {
     ///
     /// # Errors
     ///
-    /// Those of `lstat(2)` and `unlink(2)`.
+    /// The errors of `lstat(2)` and `unlink(2)`.
     pub(super) fn remove(&self) -> io::Result<bool> {
         match Self::of(&self.path, &self.path) {
             Ok(there) if there == *self => fs::remove_file(&self.path).map(|()| true),
@@ -166,7 +166,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// Those of `dup(2)`.
+    /// The errors of `dup(2)`.
     pub fn listener(&self) -> io::Result<UnixListener> {
         self.fd.try_clone().map(UnixListener::from)
     }
