@@ -148,7 +148,7 @@ fn lock_start(file: &File) -> io::Result<bool> {
         match file.try_lock() {
             Ok(()) => return Ok(true),
             Err(TryLockError::WouldBlock) if begun.elapsed() < START_TIMEOUT => {
-                thread::sleep(RETRY_DELAY)
+                thread::sleep(RETRY_DELAY);
             }
             Err(TryLockError::WouldBlock) => return Ok(false),
             Err(TryLockError::Error(error)) => return Err(error),

@@ -29,22 +29,22 @@ pub(super) struct Procedures<'s> {
     caller: &'s Arc<CallerProcess>,
 }
 
-fn invalid(text: impl ToString) -> RemoteError {
+fn invalid(text: &(impl ToString + ?Sized)) -> RemoteError {
     RemoteError::new(Code::InvalidArgument, Domain::Lockspace, text.to_string())
 }
 
 /// Returns the name of a key, if it is valid.
 fn key_name(name: &[u8]) -> Result<&str, RemoteError> {
     let text = str::from_utf8(name).map_err(|_| invalid("a resource name is not UTF-8"))?;
-    check_key(text).map_err(invalid)?;
+    check_key(text).map_err(|error| invalid(&error))?;
     Ok(text)
 }
 
 /// Returns the path of a directory, if it is valid.
 fn directory_path(path: &[u8]) -> Result<PathBuf, RemoteError> {
-    let path = DiskPath::from_bytes(path).map_err(invalid)?;
+    let path = DiskPath::from_bytes(path).map_err(|error| invalid(&error))?;
     if path.climbs() {
-        return Err(invalid(format!("lockspace {} leads through '..'", path.shown())));
+        return Err(invalid(&format!("lockspace {} leads through '..'", path.shown())));
     }
     Ok(path.as_path().to_owned())
 }
@@ -62,7 +62,7 @@ impl<'s> Procedures<'s> {
         let shared = flags & acquire::SHARED != 0;
         let mode = if shared { Mode::Shared } else { Mode::Exclusive };
         if target.lockspace.is_empty() {
-            let path = DiskPath::from_bytes(target.name).map_err(invalid)?;
+            let path = DiskPath::from_bytes(target.name).map_err(|error| invalid(&error))?;
             let (wanted, naming) = (Wanted::Path(path), Naming::Direct);
             // The CREATE flag is ignored for a disk: a missing disk is an error.
             let disk = Disk::Wanted(Resolve { wanted, naming, links: Links::Follow });
@@ -102,7 +102,7 @@ impl<'s> Procedures<'s> {
     /// Reads no file, so that a lock can be released whatever has become of its storage.
     fn resource(&self, target: Target<'_>) -> Result<(LockspaceKind, String), RemoteError> {
         if target.lockspace.is_empty() {
-            let path = DiskPath::from_bytes(target.name).map_err(invalid)?;
+            let path = DiskPath::from_bytes(target.name).map_err(|error| invalid(&error))?;
             return Ok((LockspaceKind::Direct, spelt_path(path.as_path())));
         }
         let lockspace = self.lockspace(target.lockspace)?;
@@ -110,7 +110,7 @@ impl<'s> Procedures<'s> {
         let Some(directory) = lockspace.directory() else {
             return Err(RemoteError::no_lockspace(target.lockspace));
         };
-        let resource = resource_of(directory, text).map_err(invalid)?;
+        let resource = resource_of(directory, text).map_err(|error| invalid(&error))?;
         Ok((lockspace.kind(), resource))
     }
 

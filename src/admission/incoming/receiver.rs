@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::classifier::{Classified, Classifier, DescriptorPlan};
 use super::discard::Discarder;
@@ -35,7 +35,7 @@ use crate::sync::lock;
 /// The event loop reads again after this time without a rejection.
 const QUIET_PERIOD: Duration = Duration::from_secs(1);
 /// How often the thread checks whether that time has passed.
-const POLL_INTERVAL_MS: u16 = 250;
+const POLL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 /// How long the thread waits before it reads again, so that messages arrive in batches. If each
 /// message woke the thread, it and the bus would occupy two processors, and the client of root
 /// would wait for one.
@@ -193,12 +193,12 @@ impl Receiver {
         self.admission.wake();
     }
 
-    /// Waits for data, for [`POLL_INTERVAL_MS`] at most, and reads once. Returns the numbers of
+    /// Waits for data, for [`POLL_INTERVAL`] at most, and reads once. Returns the numbers of
     /// messages, and whether more data may be available.
     fn poll_and_receive(&self) -> io::Result<(Classified, bool)> {
-        let mut event = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut event, PollTimeout::from(POLL_INTERVAL_MS)) {
-            Ok(0) | Err(nix::errno::Errno::EINTR) => return Ok(Default::default()),
+        let mut event = [PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN)];
+        match poll(&mut event, Some(&POLL_INTERVAL)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(Default::default()),
             Ok(_) => {}
             Err(errno) => return Err(errno.into()),
         }

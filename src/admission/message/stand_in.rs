@@ -10,8 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Mutex;
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::stat::fstat;
+use rustix::fs::{MemfdFlags, fstat, memfd_create};
 
 use crate::lock::received::Received;
 use crate::sync::lock;
@@ -51,7 +50,7 @@ pub(in crate::admission) fn create(
 ) -> io::Result<(Vec<OwnedFd>, StandIns)> {
     let (mut files, mut stand_ins) = (Vec::new(), StandIns::default());
     for received in descriptors {
-        let stand_in = memfd_create(c"vmlockd-descriptor", MFdFlags::MFD_CLOEXEC)?;
+        let stand_in = memfd_create(c"vmlockd-descriptor", MemfdFlags::CLOEXEC)?;
         let inode = fstat(&stand_in)?.st_ino;
         lock(&ORIGINALS).insert(inode, received);
         stand_ins.0.push(inode);
