@@ -1,4 +1,4 @@
-//! What a client says, in few words.
+//! A D-Bus client for tests: opens owners, and acquires and releases locks.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -41,7 +41,7 @@ pub(crate) type Answer<T> = Result<T, Refused>;
 #[derive(Debug)]
 pub(crate) struct TestVm {
     pub(crate) owner: OwnerProxy<'static>,
-    /// What keeps it alive.
+    /// The lifeline that keeps the owner alive.
     pub(crate) lifeline: OwnedFd,
 }
 
@@ -73,7 +73,7 @@ pub(crate) fn exclusive(path: &Path) -> (&str, &'static str) {
     (path.to_str().unwrap(), "exclusive")
 }
 
-/// The same, shared.
+/// Returns the arguments for a shared lock on `path`.
 pub(crate) fn shared(path: &Path) -> (&str, &'static str) {
     (path.to_str().unwrap(), "shared")
 }

@@ -1,14 +1,13 @@
-//! The service does what a model says that is so small that one sees that it is right.
+//! The service agrees with a model that is small enough to be verified by reading.
 //!
-//! Five machines and four disks, each with two names: by chance they open, acquire, convert,
-//! release, die, are closed; and the service is killed and comes back. After every step, what the
-//! service tells, what it told the world and what the kernel says of the bytes is compared with
-//! the [model](model), and so is every answer. Locks, files and descriptors are real; the service
-//! is in this process, so that a step takes some hundred microseconds.
+//! Five VMs and four disks, each with two names: random sequences of steps open, acquire, convert,
+//! release, die and close; and the service is killed and restarted. After every step, the state of
+//! the service, its events, the locks of the kernel and all answers are compared with the
+//! [model](model). Locks, files and descriptors are real; the service runs in this process, so that
+//! a step takes some hundred microseconds.
 //!
-//! `$VMLOCKD_MODEL_SEQUENCES` says how many sequences of fifty steps are tried, and
-//! `$VMLOCKD_MODEL_SEED` repeats a run. What fails is made as short as it gets, and printed as
-//! a script.
+//! `$VMLOCKD_MODEL_SEQUENCES` is the number of sequences of fifty steps, and `$VMLOCKD_MODEL_SEED`
+//! repeats a run. A failing sequence is minimized and printed as a script.
 
 mod answer;
 mod calls;
@@ -37,20 +36,20 @@ use crate::soak::rng::{Rng, seed};
 
 /// How many steps a sequence has.
 const STEPS: usize = 50;
-/// How many sequences are tried where nobody says.
+/// The default number of sequences.
 const SEQUENCES: usize = 1000;
 /// How long the service may take to be as the model.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take while a sequence is made shorter, most of which comes to a difference.
 const IMPATIENCE: Duration = Duration::from_millis(300);
 
-/// What a sequence came to, and where.
+/// The first difference of a sequence.
 struct Difference {
     step: usize,
     text: String,
 }
 
-/// Has a sequence done by both.
+/// Runs a sequence on both.
 fn run(scenario: &Scenario, ops: &[Op], patience: Duration) -> Result<(), Difference> {
     let mut reference = ReferenceModel::default();
     let mut harness = Harness::begin(scenario, patience);

@@ -1,4 +1,4 @@
-//! What is answered: the same words for the model and for the service.
+//! The answers to calls, in the same form for the model and for the service.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,15 +23,15 @@ pub(super) enum Answer {
 /// Why something is not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum RefusalReason {
-    /// Others hold this one; or somebody waits for it who came first.
+    /// Other owners hold this disk, or an earlier waiter has priority for it.
     Held(Disk, BTreeSet<(Vm, Mode)>, Option<Vm>),
-    /// The time is over, and this was in the way.
+    /// The request timed out because of this.
     TimedOut(Box<Option<RefusalReason>>),
-    /// Somebody withdrew it.
+    /// The request was cancelled.
     Cancelled,
     /// The machine ended meanwhile.
     OwnerGone,
-    /// Whoever asked went away.
+    /// The caller disconnected.
     CallerGone,
     TwoModes,
     /// The machine holds it, in this mode.
@@ -47,7 +47,7 @@ pub(super) enum RefusalReason {
     NoSuchOffer,
     OwnOffer,
     HeldTwice,
-    /// What no sequence should lead to.
+    /// An answer that no sequence should produce.
     Unexpected(String),
 }
 

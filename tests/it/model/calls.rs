@@ -1,4 +1,4 @@
-//! What callers ask of the service, and what they are answered.
+//! Calls to the service, and their answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -25,7 +25,7 @@ const ANOTHER: u32 = 1000;
 /// How long an offer stands: longer than any sequence takes.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// What a call returns.
+/// The return value of a call.
 #[derive(Debug)]
 enum Reply {
     Nothing,
@@ -59,7 +59,7 @@ struct Call {
 }
 
 impl By {
-    /// The user, and whether he insists.
+    /// Returns the calling user, and whether the call is forced.
     fn asking(self) -> (u32, bool) {
         match self {
             Self::Itself => (0, false),
@@ -151,7 +151,7 @@ fn call(
     })
 }
 
-/// What a machine holds, for somebody who is asked about that.
+/// Returns the locks of a VM, as the service lists them.
 fn known(service: &Service, id: OwnerId) -> BTreeSet<u64> {
     service.owner(id).map(|owner| owner.locks).unwrap_or_default()
 }
@@ -209,12 +209,12 @@ impl Calls {
         }
     }
 
-    /// Nobody is answered any more.
+    /// Drops all pending calls.
     pub(super) fn forget(&mut self) {
         self.open.clear();
     }
 
-    /// What was answered since.
+    /// Returns the answers since the last call.
     pub(super) fn collect(
         &mut self,
         runtime: &Runtime,
@@ -268,7 +268,7 @@ impl Calls {
     }
 }
 
-/// What the numbers of an answer mean.
+/// Converts the lock numbers of an answer to disks.
 fn meant(numbers: &[u64], service: &Service, scenario: &Scenario) -> Answer {
     let meant = numbers.iter().map(|number| {
         let lock = service.lock(*number)?;

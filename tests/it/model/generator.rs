@@ -119,7 +119,7 @@ fn by(rng: &Rng) -> By {
     }
 }
 
-/// What a machine asks for: one disk mostly, sometimes more, now and then one of them twice.
+/// Generates the disks of a request: usually one, sometimes several, rarely one of them twice.
 fn disk_requests(rng: &Rng, least: usize) -> Vec<DiskRequest> {
     let more = match rng.below(10) {
         0..5 => 0,

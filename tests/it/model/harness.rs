@@ -38,7 +38,7 @@ impl<'s> Harness<'s> {
         self.life.as_ref().expect("it is missing only while it is exchanged")
     }
 
-    /// Does a step, and waits until all is as the model has it after that step.
+    /// Performs a step, and waits until the service has the state of the model after that step.
     pub(super) fn step(
         &mut self,
         number: usize,

@@ -13,7 +13,7 @@ use vmlockd::service::{self, Exempt, Service, Settings};
 
 use super::observed::ObservedState;
 
-/// How often everybody has had his turn before all is taken to be quiet.
+/// The number of turns of all tasks before the service is considered to be idle.
 const TURNS: usize = 3;
 /// How long until one looks again.
 const AGAIN: Duration = Duration::from_millis(1);
@@ -49,7 +49,7 @@ impl ServiceInstance {
         Self { service, observed, runtime }
     }
 
-    /// Ends without a word. What is left is what was parked.
+    /// Ends the service without a shutdown. Only the stored descriptors remain.
     pub(super) fn kill(self) -> Inherited {
         let Self { service, runtime, .. } = self;
         let left = service.left_behind().unwrap();
@@ -59,7 +59,7 @@ impl ServiceInstance {
         left
     }
 
-    /// Has everybody do what he can do now.
+    /// Runs all tasks until they are idle.
     pub(super) async fn quiet(&self) {
         for _ in 0..TURNS {
             yield_now().await;
@@ -68,7 +68,7 @@ impl ServiceInstance {
         yield_now().await;
     }
 
-    /// Lets somebody else have the processor.
+    /// Yields to other tasks.
     pub(super) async fn look_again() {
         tokio::time::sleep(AGAIN).await;
     }

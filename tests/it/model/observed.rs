@@ -1,4 +1,4 @@
-//! What the world is told: events, put together again to what they tell of.
+//! The state that a client derives from events.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 use vmlockd::lock::{Event, Lock, Mode, OwnerId};
 use vmlockd::service::{Service, Subscription};
 
-/// Who holds what, for somebody who heard of it only.
+/// The holders according to the events.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ObservedState {
     pub(super) owners: BTreeSet<OwnerId>,
     pub(super) locks: BTreeMap<u64, (OwnerId, Mode)>,
-    /// What could not be, if something was told.
+    /// Contradictory events.
     pub(super) nonsense: Vec<String>,
 }
 

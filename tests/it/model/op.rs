@@ -1,4 +1,4 @@
-//! What may be done: one step of a sequence, and how it stands in a script.
+//! The operations: one step of a sequence, and its form in a script.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ pub(super) struct Vm(pub(super) usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Disk(pub(super) usize);
 
-/// How somebody names a disk.
+/// The name by which a request refers to a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Spelling {
     /// By its name.
@@ -28,7 +28,7 @@ pub(super) enum Spelling {
     Open,
 }
 
-/// A disk that somebody asks for.
+/// A requested disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct DiskRequest {
     pub(super) disk: Disk,
@@ -36,14 +36,14 @@ pub(super) struct DiskRequest {
     pub(super) mode: Mode,
 }
 
-/// What keeps a machine that is being opened.
+/// The anchor of a VM that is being opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Anchor {
     Lifeline,
     Manual,
 }
 
-/// What becomes of a request that can't be granted at once.
+/// The handling of a request that cannot be granted at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
     /// It is refused.
@@ -54,7 +54,7 @@ pub(super) enum Wait {
     Over,
 }
 
-/// Who asks for an end.
+/// The caller of a request to end something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum By {
     /// The machine's own user.
@@ -65,7 +65,7 @@ pub(super) enum By {
     Force,
 }
 
-/// One step. What it names need not be there: the answer to that is compared, too.
+/// One step. The objects that it names need not exist: the error is compared, too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Op {
     Open {
@@ -74,7 +74,7 @@ pub(super) enum Op {
         disk_requests: Vec<DiskRequest>,
         wait: Wait,
     },
-    /// Gives a machine another lifeline.
+    /// Creates another lifeline for a VM.
     NewLifeline(Vm),
     /// Closes the newest lifeline of a machine.
     Drop(Vm),
@@ -119,7 +119,7 @@ pub(super) enum Op {
     },
     /// Withdraws all that a machine waits for, and what it offers.
     Cancel(Vm),
-    /// Whoever made the oldest of a machine's calls that wait goes away.
+    /// The caller of the oldest waiting call of a VM disconnects.
     Leave(Vm),
     /// The service is killed, and comes back; meanwhile these lose all their lifelines.
     Restart(Vec<Vm>),

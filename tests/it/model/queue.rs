@@ -8,7 +8,7 @@ use super::answer::{Answer, RefusalReason};
 use super::op::{Anchor, Disk, DiskRequest, Vm, Wait};
 use super::reference::{Outcome, ReferenceModel};
 
-/// Somebody who waits.
+/// A waiting request.
 #[derive(Clone, Debug)]
 pub(super) struct Waiter {
     /// The step that asked.
@@ -17,7 +17,7 @@ pub(super) struct Waiter {
     pub(super) what: What,
 }
 
-/// What somebody asks for, and may wait for.
+/// A request that may wait.
 #[derive(Clone, Debug)]
 pub(super) enum What {
     Open(Anchor, Vec<DiskRequest>),
@@ -59,8 +59,8 @@ fn conflict(a: Mode, b: Mode) -> bool {
 }
 
 impl ReferenceModel {
-    /// What is in the way of a want, for one who comes after these waiters: nobody, a lock of
-    /// somebody else's, or the claim of one of them.
+    /// Returns the obstacle to a request that comes after these waiters: nothing, a lock of another
+    /// owner, or the priority of one of the waiters.
     fn in_the_way<'w>(
         &self,
         vm: Vm,
@@ -74,7 +74,7 @@ impl ReferenceModel {
             return Err(RefusalReason::Held(disk, conflicting, None));
         }
         if self.locks.contains_key(&(vm, disk)) {
-            // Nobody else can have what it has already.
+            // The requester holds it already, so no other owner can.
             return Ok(());
         }
         let mut claims: Vec<(Vm, Mode)> = Vec::new();
@@ -117,7 +117,7 @@ impl ReferenceModel {
         Ok(())
     }
 
-    /// Everybody who waits, in order: first who wants to be alone with what it has.
+    /// Returns all waiters in order: upgrades to exclusive locks come first.
     pub(super) fn queue(&self) -> impl Iterator<Item = &Waiter> {
         let upgrades = |waiter: &&Waiter| waiter.what.upgrades();
         let first = self.waiters.iter().filter(upgrades);
@@ -146,7 +146,7 @@ impl ReferenceModel {
         None
     }
 
-    /// Looks again at those who wait, in order, until nobody can go on.
+    /// Checks all waiters again, in order, until none can be granted.
     pub(super) fn serve(&mut self) {
         loop {
             let free =
@@ -158,7 +158,7 @@ impl ReferenceModel {
         }
     }
 
-    /// Those who are meant wait no more, and are told why.
+    /// Cancels the matching waiters, with the reason.
     pub(super) fn withdraw(&mut self, why: &RefusalReason, whose: impl Fn(&Waiter) -> bool) {
         let meant = self.waiters.extract_if(.., |waiter| whose(waiter));
         self.answered.extend(meant.map(|waiter| (waiter.call, Answer::Refused(why.clone()))));

@@ -15,17 +15,17 @@ use super::queue::{Waiter, What};
 pub(super) struct Owner {
     pub(super) lifelines: usize,
     pub(super) manual: bool,
-    /// What it gave up and remembers, the oldest first.
+    /// The suspended disks, the oldest first.
     pub(super) suspended: Vec<DiskRequest>,
     /// All that it holds is offered to others.
     pub(super) offers: bool,
-    /// Who has what it remembers.
+    /// The VM that has received its suspended disks.
     pub(super) handed_to: Option<Vm>,
-    /// Whose what it holds was.
+    /// The former owners of its disks.
     pub(super) came_from: BTreeMap<Disk, Vm>,
 }
 
-/// What a machine holds.
+/// A lock of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lock {
     pub(super) mode: Mode,
@@ -34,24 +34,23 @@ pub(super) struct Lock {
     pub(super) born: usize,
 }
 
-/// Who holds what.
+/// The holders of all disks.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ReferenceModel {
     pub(super) owners: BTreeMap<Vm, Owner>,
     pub(super) locks: BTreeMap<(Vm, Disk), Lock>,
     /// In the order in which they came.
     pub(super) waiters: Vec<Waiter>,
-    /// What was answered by the step that is being done.
+    /// The answers of the current step.
     pub(super) answered: Vec<(usize, Answer)>,
     born: usize,
 }
 
-/// What comes of something that was asked for.
+/// The result of a request.
 pub(super) type Outcome = Result<Answer, RefusalReason>;
 
 impl ReferenceModel {
-    /// Whether a step can be taken at all: nobody can say anything to a machine that is being opened
-    /// but that he does not want it any more.
+    /// Returns whether a step is possible: a VM that is being opened only accepts a cancellation.
     pub(super) fn permits(&self, op: &Op) -> bool {
         match op {
             Op::NewLifeline(vm)
@@ -67,7 +66,7 @@ impl ReferenceModel {
         }
     }
 
-    /// Does a step, and tells which calls it answers, each by the number of its step.
+    /// Performs a step, and returns the calls that it answers, each by the number of its step.
     pub(super) fn apply(&mut self, call: usize, op: &Op) -> Vec<(usize, Answer)> {
         let outcome = match op {
             Op::Open { vm, anchor, disk_requests, wait } => {
@@ -98,7 +97,7 @@ impl ReferenceModel {
                 None
             }
             Op::Restart(dying) => {
-                // Who waited sees an end, and no answer.
+                // A waiter sees the connection end, and gets no answer.
                 self.waiters.clear();
                 for vm in dying {
                     self.drop_lifelines(*vm, usize::MAX);
@@ -111,7 +110,7 @@ impl ReferenceModel {
         std::mem::take(&mut self.answered)
     }
 
-    /// What a machine holds.
+    /// Returns the disks that a VM holds.
     pub(super) fn held_by(&self, vm: Vm) -> impl Iterator<Item = Disk> {
         self.locks.keys().filter(move |(who, _)| *who == vm).map(|(_, disk)| *disk)
     }
@@ -145,7 +144,7 @@ impl ReferenceModel {
         self.ask(call, vm, What::Open(anchor, disk_requests.to_vec()), wait)
     }
 
-    /// All that is asked for, or nothing. `place`: the step of one who waits already.
+    /// Grants all requested disks, or none. `place` is the step of a waiting request.
     pub(super) fn attempt(&mut self, vm: Vm, what: &What, place: Option<usize>) -> Outcome {
         match what {
             What::Open(anchor, disk_requests) => {
@@ -238,7 +237,7 @@ impl ReferenceModel {
             }
         }
         taken.sort_by_key(|(born, _)| *born);
-        // Nobody waits to strengthen what he does not have.
+        // An upgrade cannot wait for a lock that is gone.
         self.withdraw(why, |waiter| {
             waiter.vm == vm && matches!(waiter.what, What::Upgrade(disk) if disks.contains(&disk))
         });
@@ -270,7 +269,7 @@ impl ReferenceModel {
         Ok(Answer::Withdrawn(waited))
     }
 
-    /// Whether somebody may take all that a machine holds.
+    /// Returns whether a caller may take over all disks of a VM.
     pub(super) fn may_take(&mut self, vm: Vm, by: By) -> Result<(), RefusalReason> {
         self.living(vm)?;
         let holds = self.held_by(vm).next().is_some();
@@ -293,7 +292,7 @@ impl ReferenceModel {
         None
     }
 
-    /// Ends a machine that nothing keeps any more, and whose locks nobody is about to adopt.
+    /// Ends a VM that has no anchor, and whose locks are not about to be adopted.
     pub(super) fn end_if_left(&mut self, vm: Vm) {
         let left = |owner: &Owner| owner.lifelines == 0 && !owner.manual && !owner.offers;
         if self.owners.get(&vm).is_some_and(left) {

@@ -1,4 +1,5 @@
-//! What the machines have: disks with several names, and somebody who looks at their bytes.
+//! The environment of the VMs: disks with several names, and a process that probes their lock
+//! bytes.
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -81,7 +82,7 @@ impl Scenario {
         position.map(Disk)
     }
 
-    /// What the service is asked for.
+    /// Converts a request for the service.
     pub(super) fn ask(&self, disk_request: &DiskRequest) -> Ask {
         let name = self.name(disk_request.disk, disk_request.spelling);
         let wanted = if disk_request.spelling == Spelling::Open {
@@ -95,7 +96,7 @@ impl Scenario {
         Ask { disk, mode, with_lease: false, in_use: InUse::Refused, named_by: None }
     }
 
-    /// How each disk is locked, as somebody else sees it.
+    /// Returns the locks of the disks, as a foreign process sees them.
     pub(super) fn bytes(&self) -> [Option<Mode>; DISKS] {
         std::array::from_fn(|disk| {
             let seen = ofd::in_the_way(&self.foreign_holders[disk], Mode::Exclusive).unwrap();

@@ -5,7 +5,7 @@ use super::op::{By, Disk, DiskRequest, Vm, Wait};
 use super::queue::What;
 use super::reference::{Outcome, ReferenceModel};
 
-/// Locks of which nobody said in which order he wants them.
+/// Returns an answer in which the order of the locks is not significant.
 fn in_any_order(locks: impl Iterator<Item = (Vm, Disk)>) -> Answer {
     let mut locks: Vec<(Vm, Disk)> = locks.collect();
     locks.sort_unstable();
@@ -84,7 +84,7 @@ impl ReferenceModel {
         if held.iter().any(|disk| self.locks.contains_key(&(to, *disk))) {
             return Err(RefusalReason::HeldTwice);
         }
-        // Who is suspended waits for nothing.
+        // A suspended VM waits for nothing.
         self.withdraw(&RefusalReason::Cancelled, |waiter| waiter.vm == from);
         let taken = self.take(from, &held, &RefusalReason::Cancelled);
         for disk_request in &taken {
@@ -110,7 +110,7 @@ impl ReferenceModel {
             if source.handed_to != Some(vm) || source.suspended.is_empty() || back.is_empty() {
                 continue;
             }
-            // It is running again, and its wish to be is fulfilled or in vain.
+            // The VM runs again, and its request to resume has succeeded or failed.
             let taken = self.take(vm, &back, &RefusalReason::OwnerGone);
             for disk_request in taken {
                 self.enter(to, disk_request);

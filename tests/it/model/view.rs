@@ -1,4 +1,4 @@
-//! What can be seen of it all from outside, of the model and of the service alike.
+//! The externally visible state, of the model and of the service alike.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,10 +13,10 @@ use super::queue::Waiter;
 use super::reference::ReferenceModel;
 use super::scenario::{self, Scenario};
 
-/// Who waits, how, and for what.
+/// A waiter, its kind, and the requested disks.
 type Waiting = (Vm, &'static str, Vec<(Disk, Mode)>);
 
-/// Who there is, who holds what, and what the kernel says of it.
+/// The owners, their locks, and the locks of the kernel.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct View {
     pub(super) owners: BTreeMap<Vm, OwnerView>,
@@ -24,16 +24,16 @@ pub(super) struct View {
     /// In order: who waits, and for what.
     waiting: Vec<Waiting>,
     bytes: [Option<Mode>; DISKS],
-    /// What contradicts itself.
+    /// Contradictions.
     pub(super) odd: Vec<String>,
 }
 
-/// What keeps an owner.
+/// The state of an owner.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct OwnerView {
     lifelines: usize,
     manual: bool,
-    /// What it remembers, and by which names.
+    /// The suspended disks, and their names.
     suspended: Vec<(Disk, Mode, String)>,
     offers: bool,
 }
