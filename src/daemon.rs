@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 
 use crate::bus::Bus;
 use crate::config::Source;
-use crate::dbus::{Answer, ServeError, Wish};
+use crate::dbus::{ControlReply, ControlRequest, ServeError};
 use crate::inspector::Inspector;
 use crate::inspector::hand::Start;
 use crate::instance::Instance;
@@ -188,13 +188,13 @@ async fn serve(options: &Options) -> Result<(), Error> {
             _ = signals.user1.recv() => may_reexecute = check_successor(&program, &options.config, &service).await.is_ok(),
             Some(wish) = wished.recv() => match wish {
                 // The caller may have disconnected.
-                Wish::Reload(answer) => {
+                ControlRequest::Reload(answer) => {
                     let _ = answer.send(config_load::reload(options, &service, &log).await);
                 }
-                Wish::Reexecute(answer) => {
+                ControlRequest::Reexecute(answer) => {
                     let checked = check_successor(&program, &options.config, &service).await;
                     may_reexecute = checked.is_ok();
-                    let _ = Answer::send(answer, checked);
+                    let _ = ControlReply::send(answer, checked);
                 }
             },
             () = tick(&mut signals.watchdog) => notify::watchdog_alive(),
@@ -208,7 +208,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
             // Waiting requests, which may wait forever, are answered before the bus connection closes.
             service.close_waits(true);
             if let BusState::Connected(served) = bus_state {
-                served.withdraw().await;
+                served.shutdown().await;
             }
             log.flush();
             let error = reexecute(&program, &service, &instance, &server, &mut signals).await;
@@ -241,7 +241,7 @@ async fn shut_down(service: &Service, bus_state: BusState) {
     if let (true, BusState::Connected(served)) = (has_waiters, bus_state) {
         // The bus name is released first, so no further client connects. A client that does not read its
         // reply in time gets none.
-        let _ = tokio::time::timeout(LAST_REPLIES, served.withdraw()).await;
+        let _ = tokio::time::timeout(LAST_REPLIES, served.shutdown()).await;
     }
 }
 

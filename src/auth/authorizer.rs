@@ -39,7 +39,7 @@ pub struct Authorizer {
     pub(super) rule: Arc<Rule>,
     /// The clients that call.
     pub callers: Callers,
-    /// What each client may see.
+    /// The visibility of owners and locks to each client.
     pub privacy: Privacy,
     pub(super) service: Service,
     /// The checks to polkit that are in progress.

@@ -174,7 +174,7 @@ impl Callers {
 
     /// Adds a client of the private socket, which no bus knows. [`remove`](Self::remove) must be
     /// called once it has disconnected.
-    pub fn add_peer(&self, name: OwnedUniqueName, process: Arc<CallerProcess>, pid: u32) {
+    pub fn add_private_client(&self, name: OwnedUniqueName, process: Arc<CallerProcess>, pid: u32) {
         let disconnected = watch::Sender::new(false);
         let entry = Entry { pid: Some(pid), process: Some(process), disconnected };
         self.entries().insert(name, entry);
@@ -201,8 +201,9 @@ impl Callers {
     /// Whether a client is connected, according to the bus: the signal that it has disconnected may
     /// still be in transit. For a client of the private socket the local state is authoritative.
     pub async fn confirm_connected(&self, caller: &Caller) -> bool {
-        let is_peer = Admission::is_private_client(&caller.name);
-        caller.is_connected() && (is_peer || self.bus.credentials(&caller.name).await.is_ok())
+        let is_private_client = Admission::is_private_client(&caller.name);
+        caller.is_connected()
+            && (is_private_client || self.bus.credentials(&caller.name).await.is_ok())
     }
 
     /// Returns a descriptor of the client's process, if the bus provides one (dbus-broker 35 and

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use crate::bus::Bus;
-use crate::dbus::{self, ServeError, Served, Wish};
+use crate::dbus::{self, ControlRequest, ServeError, Server};
 use crate::logging::Log;
 use crate::service::Service;
 use crate::virtlockd::Socket;
@@ -20,7 +20,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An attempt to connect to the bus.
-type Attempt = Pin<Box<dyn Future<Output = Result<Served, ServeError>>>>;
+type Attempt = Pin<Box<dyn Future<Output = Result<Server, ServeError>>>>;
 
 /// Connects the service to the bus.
 #[derive(Clone)]
@@ -28,7 +28,7 @@ pub(super) struct BusConnector {
     pub(super) bus: Bus,
     pub(super) service: Service,
     pub(super) log: Log,
-    pub(super) wishes: mpsc::Sender<Wish>,
+    pub(super) wishes: mpsc::Sender<ControlRequest>,
     /// The process of the service before this one, if it was killed and may still own the bus name.
     pub(super) killed: Option<u32>,
     /// The socket by which root connects without the bus.
@@ -38,9 +38,9 @@ pub(super) struct BusConnector {
 /// The state of the connection to the bus.
 pub(super) enum BusState {
     /// The service is on the bus.
-    Connected(Served),
+    Connected(Server),
     /// Attempts to connect are being made.
-    Connecting(Pin<Box<dyn Future<Output = Served>>>),
+    Connecting(Pin<Box<dyn Future<Output = Server>>>),
 }
 
 impl BusConnector {
@@ -103,7 +103,7 @@ impl BusConnector {
         Box::pin(async move { connector.open().await })
     }
 
-    async fn open(&self) -> Result<Served, ServeError> {
+    async fn open(&self) -> Result<Server, ServeError> {
         let (wishes, killed) = (self.wishes.clone(), self.killed);
         let private = self.private.as_deref().and_then(|socket| match socket.listener() {
             Ok(listener) => Some(listener),
@@ -136,7 +136,7 @@ impl BusConnector {
 /// A change of the connection to the bus.
 pub(super) enum BusChange {
     /// The service is on the bus again.
-    Connected(Served),
+    Connected(Server),
     /// The connection was lost.
     Disconnected,
     /// The connection was closed, since the bus does not read from it.

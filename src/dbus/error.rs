@@ -1,19 +1,22 @@
-//! Errors of all floors to D-Bus errors: one place, and nothing falls through to "failed".
+//! D-Bus errors, and the conversion of the errors of all floors to them. Every error is listed, so
+//! that none becomes `Failed` by default.
 //!
-//! An error that may name other users has a second text ([`super::redact`]); which of the two the
-//! caller gets is decided where the message is sent.
+//! An error that may name other users has a second text ([`redaction`]); the sending half of the
+//! connection chooses the text that the caller receives.
+
+pub(super) mod redaction;
 
 use std::fmt;
 
 use zbus::message::{Header, Message};
 use zbus::names::ErrorName;
 
-use super::redact::{self, Redaction};
 use crate::privacy::ErrorTexts;
 use crate::service::Why;
 use crate::{auth, inspector, keep, life, lock, service};
+use redaction::{Redaction, redact_life, redact_lock, redact_service};
 
-/// What a method answers instead of a result.
+/// The error reply of a method.
 #[derive(Debug)]
 pub struct Error {
     name: &'static str,
@@ -21,9 +24,9 @@ pub struct Error {
     redaction: Option<Redaction>,
 }
 
-const OURS: &str = "org.vmlockd1.Error.";
+const PREFIX: &str = "org.vmlockd1.Error.";
 
-/// The names of our own errors, all of them, as the man page lists them.
+/// The names of all errors that vmlockd defines, as the man page lists them.
 pub const NAMES: &[&str] = &[
     FOREIGN_NAMESPACE,
     LOCK_HELD,
@@ -83,68 +86,68 @@ const NO_SUCH_PROCESS: &str = "org.freedesktop.DBus.Error.UnixProcessIdUnknown";
 
 impl Error {
     fn new(name: &'static str, message: impl fmt::Display) -> Self {
-        let listed = if name.starts_with(OURS) { NAMES } else { STANDARD_NAMES };
+        let listed = if name.starts_with(PREFIX) { NAMES } else { STANDARD_NAMES };
         debug_assert!(listed.contains(&name), "{name} is not listed");
         Self { name, message: message.to_string(), redaction: None }
     }
 
-    fn redacted(self, redaction: Option<Redaction>) -> Self {
+    fn with_redaction(self, redaction: Option<Redaction>) -> Self {
         Self { redaction, ..self }
     }
 
-    /// Arguments that make no sense.
+    /// Returns an error about an invalid argument.
     #[must_use]
     pub fn invalid(message: impl fmt::Display) -> Self {
         Self::new(INVALID_ARGS, message)
     }
 
-    /// Something that this version can't do.
+    /// Returns an error about a request that this version does not support.
     #[must_use]
     pub fn unsupported(message: impl fmt::Display) -> Self {
         Self::new(NOT_SUPPORTED, message)
     }
 
-    /// More than one call may bring.
+    /// Returns an error about a limit that a call exceeds.
     #[must_use]
-    pub fn too_much(message: impl fmt::Display) -> Self {
+    pub fn limit_exceeded(message: impl fmt::Display) -> Self {
         Self::new(LIMITS_EXCEEDED, message)
     }
 
-    /// No owner answers to that.
+    /// Returns an error about an owner that does not exist.
     #[must_use]
     pub fn no_such_owner(message: impl fmt::Display) -> Self {
         Self::new(NO_SUCH_OWNER, message)
     }
 
-    /// A descriptor that shows another disk than the one it should.
+    /// Returns an error about a descriptor that refers to another disk than the lock.
     #[must_use]
-    pub fn other_disk(message: impl fmt::Display) -> Self {
+    pub fn resource_changed(message: impl fmt::Display) -> Self {
         Self::new(RESOURCE_CHANGED, message)
     }
 
-    /// No lock answers to that.
+    /// Returns an error about a lock that does not exist.
     #[must_use]
     pub fn no_such_lock(message: impl fmt::Display) -> Self {
         Self::new(NO_SUCH_LOCK, message)
     }
 
-    /// Whether it is about a name or a number of another namespace.
+    /// Whether it is about a path or a process number in another namespace.
     #[must_use]
-    pub fn is_foreign(&self) -> bool {
+    pub fn is_foreign_namespace(&self) -> bool {
         self.name == FOREIGN_NAMESPACE
     }
 
-    /// The same error with more in its message, which the caller may read in any case.
+    /// Appends a detail, which every caller may read, to the message.
     #[must_use]
-    pub fn and(self, more: impl fmt::Display) -> Self {
-        let extended = |text: &str| format!("{text}; {more}");
+    pub fn with_detail(self, detail: impl fmt::Display) -> Self {
+        let append = |text: &str| format!("{text}; {detail}");
         let redaction = self
             .redaction
-            .map(|redaction| Redaction { text: extended(&redaction.text), users: redaction.users });
-        Self { message: extended(&self.message), redaction, name: self.name }
+            .map(|redaction| Redaction { text: append(&redaction.text), users: redaction.users });
+        Self { message: append(&self.message), redaction, name: self.name }
     }
 
-    /// What should have worked.
+    /// Returns an error about a failure of the service.
     #[must_use]
     pub fn failed(message: impl fmt::Display) -> Self {
         Self::new(FAILED, message)
@@ -173,7 +176,7 @@ impl zbus::DBusError for Error {
 impl From<service::Error> for Error {
     fn from(error: service::Error) -> Self {
         use service::Error as E;
-        let redaction = redact::of_service(&error);
+        let redaction = redact_service(&error);
         let error = match error {
             E::Lock(error) => error.into(),
             E::Life(error) => error.into(),
@@ -186,20 +189,20 @@ impl From<service::Error> for Error {
             E::Silent(_) => Self::new(TIMEOUT, &error),
             E::TimedOut { .. } => Self::new(WAIT_TIMED_OUT, &error),
             E::Cancelled(_) | E::CallerGone => Self::new(WAIT_CANCELLED, &error),
-            // No worker can be had, for lack of descriptors or of processes.
+            // No inspector can be started, for lack of descriptors or of processes.
             E::Inspector(inspector::Error::Start(_) | inspector::Error::Busy) => {
                 Self::new(LIMITS_EXCEEDED, &error)
             }
             E::Keep(_) | E::Inspector(_) | E::Abandoned => Self::new(IO_ERROR, &error),
         };
-        error.redacted(redaction)
+        error.with_redaction(redaction)
     }
 }
 
 impl From<lock::Error> for Error {
     fn from(error: lock::Error) -> Self {
-        let (name, redaction) = (name_of(&error), redact::of_lock(&error));
-        Self::new(name, error).redacted(redaction)
+        let (name, redaction) = (name_of(&error), redact_lock(&error));
+        Self::new(name, error).with_redaction(redaction)
     }
 }
 
@@ -247,8 +250,8 @@ impl From<life::Error> for Error {
             E::NotAProcess | E::IsThread | E::Hidden => INVALID_ARGS,
             E::System { .. } => LIMITS_EXCEEDED,
         };
-        let redaction = redact::of_life(&error);
-        Self::new(name, error).redacted(redaction)
+        let redaction = redact_life(&error);
+        Self::new(name, error).with_redaction(redaction)
     }
 }
 
@@ -256,8 +259,12 @@ impl From<auth::Error> for Error {
     fn from(error: auth::Error) -> Self {
         use auth::Error as E;
         match error {
-            E::Denied { action, .. } => Self::new(ACCESS_DENIED, &error).and(action.advice()),
-            E::Interactive { action, .. } => Self::new(INTERACTIVE, &error).and(action.advice()),
+            E::Denied { action, .. } => {
+                Self::new(ACCESS_DENIED, &error).with_detail(action.advice())
+            }
+            E::Interactive { action, .. } => {
+                Self::new(INTERACTIVE, &error).with_detail(action.advice())
+            }
             E::NoPolkit { .. } | E::Unlisted(_) | E::CallerGone => Self::new(ACCESS_DENIED, &error),
             E::BusTimeout => Self::new(LIMITS_EXCEEDED, &error),
             E::Limit(error) => error.into(),

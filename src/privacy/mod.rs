@@ -3,7 +3,7 @@
 //! By default every user sees the owners of all users. With `privacy = "private"` in the
 //! configuration, a user sees its own owners only; root, the user of the instance, and callers that
 //! polkit authorizes for `view-foreign` see everything. [`Viewer::may_see`] is the only decision.
-//! What a viewer may not see is withheld in four places:
+//! Four places withhold everything else:
 //!
 //! - Calls to objects: `admission` calls [`Privacy::hides`] for each call before zbus receives it.
 //!   A hidden object replies exactly as an object that does not exist.
@@ -36,7 +36,7 @@ const PEER: &str = "org.freedesktop.DBus.Peer";
 /// Methods that subscribe a connection to the signals of everything that it may see.
 const WATCHING: &[&str] = &["GetManagedObjects", "ListLocks", "ListOwners", "ListWaiting"];
 
-/// What a caller may see.
+/// The extent of what a caller may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Viewer {
     /// The user; `None` for a connection that is not known.

@@ -109,6 +109,20 @@ pub(super) const SUB_ROOMS: &Table = &[
             "arguments",
         ],
     ),
+    (
+        "dbus",
+        &[
+            "error",
+            "reply",
+            "context",
+            "request",
+            "query",
+            "interface",
+            "publish",
+            "private_socket",
+            "server",
+        ],
+    ),
 ];
 
 /// Imports of later sub-rooms that are still there: the importing file, and the imported one.

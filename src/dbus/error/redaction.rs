@@ -1,9 +1,9 @@
-//! What errors say to callers that may not see everything that they name.
+//! Redaction of errors for callers that may not see everything that the error names.
 //!
-//! An allow-list: an error is told in full to everybody only if it is listed here as one that names
-//! nothing but what the caller named itself, its own owners, or the host. Whatever is not listed is
-//! replaced by a text without details for callers that do not see everything, so that a new error can't
-//! betray anything by accident.
+//! An allow-list: every caller receives the full text of an error only if the error is listed here
+//! as one that names nothing but arguments of the call, the caller's own owners, or the host. For
+//! callers that do not see everything, an error that is not listed is replaced by a text without
+//! details, so that a new error cannot disclose anything by accident.
 
 use crate::lock::holder::{Ahead, Naming, Refusal, Stranger};
 use crate::lock::lease::spoken;
@@ -11,16 +11,16 @@ use crate::lock::printable::shown;
 use crate::lock::{self, Mode};
 use crate::{life, service};
 
-/// What is said where nothing is known that may be said.
+/// The text of an error of which nothing may be disclosed.
 const WITHHELD: &str = "refused because of another user, whose locks are hidden from the caller";
 
-/// The text of an error for callers that may not see all of it.
+/// The redacted text of an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Redaction {
     /// The text.
     pub(super) text: String,
-    /// The users whose owners the full text names; none if only a caller that sees everything may
-    /// read it.
+    /// The users whose owners the full text names; empty if only a caller that sees everything may
+    /// read the full text.
     pub(super) users: Vec<u32>,
 }
 
@@ -30,16 +30,16 @@ impl Redaction {
     }
 }
 
-/// The redaction of an error of the service; `None` if every caller may read it.
-pub(super) fn of_service(error: &service::Error) -> Option<Redaction> {
+/// Redacts an error of the service; `None` if every caller may read the error.
+pub(super) fn redact_service(error: &service::Error) -> Option<Redaction> {
     use service::Error as E;
     match error {
-        E::Lock(error) => of_lock(error),
-        E::Life(error) => of_life(error),
-        E::Held { refusal, .. } => Some(of_refusal(refusal)),
-        E::HeldElsewhere { stranger, .. } => Some(of_stranger(stranger)),
+        E::Lock(error) => redact_lock(error),
+        E::Life(error) => redact_life(error),
+        E::Held { refusal, .. } => Some(redact_refusal(refusal)),
+        E::HeldElsewhere { stranger, .. } => Some(redact_foreign(stranger)),
         E::TimedOut { waited, last } => {
-            let last = of_service(last.as_deref()?)?;
+            let last = redact_service(last.as_deref()?)?;
             let waited = E::TimedOut { waited: *waited, last: None };
             Some(Redaction { text: format!("{waited}: {}", last.text), ..last })
         }
@@ -49,7 +49,7 @@ pub(super) fn of_service(error: &service::Error) -> Option<Redaction> {
         | E::MoreLocks
         | E::ShuttingDown
         | E::Silent(_)
-        // About the caller's own names and numbers.
+        // About paths and process numbers of the caller.
         | E::ForeignName(_)
         | E::ForeignPid { .. }
         | E::Inspector(_)
@@ -58,16 +58,16 @@ pub(super) fn of_service(error: &service::Error) -> Option<Redaction> {
     }
 }
 
-/// The redaction of an error about a lock.
-pub(super) fn of_lock(error: &lock::Error) -> Option<Redaction> {
+/// Redacts an error about a lock; `None` if every caller may read the error.
+pub(super) fn redact_lock(error: &lock::Error) -> Option<Redaction> {
     use lock::Error as E;
     match error {
-        E::Held(refusal) => Some(of_refusal(refusal)),
-        E::HeldElsewhere(stranger) => Some(of_stranger(stranger)),
+        E::Held(refusal) => Some(redact_refusal(refusal)),
+        E::HeldElsewhere(stranger) => Some(redact_foreign(stranger)),
         E::LockspaceInUse { directory, .. } => {
             Some(Redaction::new(format!("lockspace {directory} is in use by another user")))
         }
-        E::NotUndone { cause, undo } => match (of_lock(cause), of_lock(undo)) {
+        E::NotUndone { cause, undo } => match (redact_lock(cause), redact_lock(undo)) {
             (None, None) => None,
             (cause, _) => cause.or_else(|| Some(Redaction::new(WITHHELD))),
         },
@@ -96,13 +96,14 @@ pub(super) fn of_lock(error: &lock::Error) -> Option<Redaction> {
         | E::HeldTwice { .. }
         | E::NoSuchOffer
         | E::NoSuchLock(_) => None,
-        #[allow(unreachable_patterns)] // For errors that are added and not listed here.
+        #[allow(unreachable_patterns)] // For an error that is added and not listed here.
         _ => Some(Redaction::new(WITHHELD)),
     }
 }
 
-/// The redaction of an error about a process, which the caller has named.
-pub(super) fn of_life(error: &life::Error) -> Option<Redaction> {
+/// Redacts an error about a process that the caller has named; `None` if every caller may read the
+/// error.
+pub(super) fn redact_life(error: &life::Error) -> Option<Redaction> {
     use life::Error as E;
     match error {
         E::NoSuchProcess(_)
@@ -116,14 +117,14 @@ pub(super) fn of_life(error: &life::Error) -> Option<Redaction> {
     }
 }
 
-/// How a resource is held, and by no more than "another user".
-fn of_refusal(refusal: &Refusal) -> Redaction {
-    // No `..`: who is named by a field that is added has to be decided here.
+/// Redacts a refusal: the resource and the mode remain, and every holder becomes "another user".
+fn redact_refusal(refusal: &Refusal) -> Redaction {
+    // No `..`: for a field that is added, this function must decide which users it names.
     let Refusal { resource, holders, ahead, users } = refusal;
     let modes = || holders.iter().map(|holder| holder.mode);
     let resource = spoken(&shown(resource));
     let is_reserved = holders.iter().all(|holder| holder.reserved_until.is_some());
-    let text = match strongest(modes()) {
+    let text = match strongest_mode(modes()) {
         Some(_) if is_reserved => format!("{resource} is reserved for another user"),
         Some(mode) => format!("{resource} is locked {} by another user", mode.adverb()),
         None => format!("{resource} is waited for by another user, which has priority"),
@@ -139,24 +140,24 @@ fn of_refusal(refusal: &Refusal) -> Redaction {
     Redaction { text, users: named }
 }
 
-/// How a resource is held by a foreign holder.
-fn of_stranger(stranger: &Stranger) -> Redaction {
+/// Redacts a refusal because of a foreign holder.
+fn redact_foreign(holder: &Stranger) -> Redaction {
     let Stranger { resource, lock_file: _, mode, by: _, processes, recorded, users, naming } =
-        stranger;
+        holder;
     let resource = spoken(&shown(resource));
     let text = format!("{resource} is locked {} by another program or host", mode.adverb());
-    // All that the text names is known, and it is all on this host.
-    let known = *naming == Naming::Done
+    // Everything that the text names is known, and belongs to users of this host.
+    let is_complete = *naming == Naming::Done
         && recorded.is_empty()
         && processes.more == 0
         && users.more == 0
         && !processes.named.is_empty();
     let named = processes.named.iter().chain(&users.named).map(|process| process.uid);
-    Redaction { text, users: if known { named.collect() } else { Vec::new() } }
+    Redaction { text, users: if is_complete { named.collect() } else { Vec::new() } }
 }
 
-/// The mode of all holders together.
-pub(super) fn strongest(modes: impl Iterator<Item = Mode>) -> Option<Mode> {
+/// Returns the most restrictive of these modes.
+pub(in crate::dbus) fn strongest_mode(modes: impl Iterator<Item = Mode>) -> Option<Mode> {
     let rank = |mode: &Mode| match mode {
         Mode::Exclusive => 2,
         Mode::Shared => 1,
@@ -209,7 +210,7 @@ mod tests {
         Refusal { resource: "/srv/a".to_owned(), holders, ahead: None, users }
     }
 
-    fn stranger() -> Stranger {
+    fn foreign_holder() -> Stranger {
         Stranger {
             resource: "/srv/a".to_owned(),
             lock_file: Some("/secret/lock".to_owned()),
@@ -223,65 +224,66 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_is_another_user_and_no_more() {
+    fn a_holder_becomes_another_user() {
         let refusal = refusal(vec![holder(7, Mode::Shared), holder(8, Mode::Shared)]);
         let held = lock::Error::Held(Box::new(refusal.clone()));
-        let redaction = of_lock(&held).unwrap();
+        let redaction = redact_lock(&held).unwrap();
         assert_eq!(redaction.text, "disk /srv/a is locked in shared mode by another user");
         assert_eq!(redaction.users, [7, 8]);
         let held = service::Error::Held { message: "secret".into(), refusal: Box::new(refusal) };
         let late =
             service::Error::TimedOut { waited: Duration::from_secs(1), last: Some(Box::new(held)) };
-        let text = of_service(&late).unwrap().text;
+        let text = redact_service(&late).unwrap().text;
         assert!(text.ends_with(": disk /srv/a is locked in shared mode by another user"), "{text}");
     }
 
     #[test]
-    fn a_vm_for_which_it_is_reserved_is_not_named() {
+    fn a_vm_for_which_a_disk_is_reserved_is_not_named() {
         let holder = Holder { reserved_until: Some(1), ..holder(7, Mode::Exclusive) };
-        let redaction = of_refusal(&refusal(vec![holder]));
+        let redaction = redact_refusal(&refusal(vec![holder]));
         assert_eq!(redaction.text, "disk /srv/a is reserved for another user");
         assert_eq!(redaction.users, [7]);
     }
 
     #[test]
-    fn a_waiter_that_comes_first_is_another_user_too() {
+    fn a_waiter_with_priority_becomes_another_user() {
         let owner = OwnerId::new(9, Uuid::from_u128(5));
         let ahead = Some(Ahead { owner, name: "secret".to_owned(), since: 1 });
-        let redaction = of_refusal(&Refusal { ahead, ..refusal(Vec::new()) });
+        let redaction = redact_refusal(&Refusal { ahead, ..refusal(Vec::new()) });
         assert!(!redaction.text.contains("secret"), "{redaction:?}");
         assert_eq!(redaction.users, [9]);
     }
 
     #[test]
     fn a_foreign_holder_is_named_only_to_its_own_user() {
-        assert_eq!(of_stranger(&stranger()).users, [7]);
-        let text = of_stranger(&stranger()).text;
+        assert_eq!(redact_foreign(&foreign_holder()).users, [7]);
+        let text = redact_foreign(&foreign_holder()).text;
         assert_eq!(text, "disk /srv/a is locked in shared mode by another program or host");
         let users = processes(&[8]);
-        assert_eq!(of_stranger(&Stranger { users, ..stranger() }).users, [7, 8]);
+        assert_eq!(redact_foreign(&Stranger { users, ..foreign_holder() }).users, [7, 8]);
         let naming = Naming::Late(Some(4711));
-        assert!(of_stranger(&Stranger { naming, ..stranger() }).users.is_empty());
+        assert!(redact_foreign(&Stranger { naming, ..foreign_holder() }).users.is_empty());
         let processes = Processes { more: 1, ..processes(&[7]) };
-        assert!(of_stranger(&Stranger { processes, ..stranger() }).users.is_empty());
+        assert!(redact_foreign(&Stranger { processes, ..foreign_holder() }).users.is_empty());
     }
 
     #[test]
-    fn what_is_not_listed_is_withheld() {
+    fn an_error_that_is_not_listed_is_withheld() {
         let (name, uid) = ("secret".to_owned(), 7);
-        let text = of_service(&service::Error::NeedsForce { lock: 1, name, uid, how: "is alive" })
-            .unwrap()
-            .text;
+        let text =
+            redact_service(&service::Error::NeedsForce { lock: 1, name, uid, how: "is alive" })
+                .unwrap()
+                .text;
         assert_eq!(text, WITHHELD);
         let in_use = lock::Error::LockspaceInUse {
             directory: "/srv/l".to_owned(),
             name: "secret".to_owned(),
             how: "holds a lease in it",
         };
-        assert!(!of_lock(&in_use).unwrap().text.contains("secret"));
+        assert!(!redact_lock(&in_use).unwrap().text.contains("secret"));
         let (cause, undo) = (Box::new(in_use), Box::new(lock::Error::NoSuchOffer));
         let cause_first = lock::Error::NotUndone { cause, undo };
-        assert!(!of_lock(&cause_first).unwrap().text.contains("secret"));
-        assert!(of_lock(&lock::Error::NoSuchOffer).is_none());
+        assert!(!redact_lock(&cause_first).unwrap().text.contains("secret"));
+        assert!(redact_lock(&lock::Error::NoSuchOffer).is_none());
     }
 }

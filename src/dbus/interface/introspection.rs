@@ -1,9 +1,9 @@
-//! What lies in a folder of the object tree: `org.freedesktop.DBus.Introspectable`, shallow.
+//! `org.freedesktop.DBus.Introspectable` of the nodes above objects, without recursion.
 //!
-//! zbus answers for a folder with everything below it, in full: megabytes where thousands of locks
-//! are held, and past a message's largest size the bus throws the service off, at anybody's wish.
-//! So folders name their children, as the specification allows, and the children answer for
-//! themselves.
+//! zbus replies for a node with everything below it: megabytes if thousands of locks are held, and
+//! if the reply exceeds the size limit of a message, the bus disconnects the service. Any user
+//! could cause that. Therefore a node lists the names of its children only, as the specification
+//! allows, and each child describes itself.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -13,19 +13,20 @@ use zbus::message::Header;
 use zbus::names::InterfaceName;
 use zbus::object_server::Interface as _;
 
-use super::front::Front;
 use super::manager::Manager;
-use super::objects::{self, Objects};
+use super::object_manager::ObjectManager;
+use super::properties;
+use crate::dbus::context::Context;
 use crate::paths;
 use crate::privacy::Viewer;
 
-/// The folders above those that come and go.
-pub(super) const FIXED: [&str; 3] = ["/", "/org", paths::ROOT];
+/// The nodes that exist whether or not there are objects.
+pub(crate) const STATIC_NODES: [&str; 3] = ["/", "/org", paths::ROOT];
 
 const INTROSPECTABLE: InterfaceName<'static> =
     InterfaceName::from_static_str_unchecked("org.freedesktop.DBus.Introspectable");
 
-const HEAD: &str = r#"<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"
+const HEADER: &str = r#"<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">
 <node>
   <interface name="org.freedesktop.DBus.Introspectable">
@@ -62,19 +63,20 @@ const HEAD: &str = r#"<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object In
   </interface>
 "#;
 
-/// One folder.
+/// A node without an object of its own, or the Manager.
 #[derive(Debug)]
-pub(super) struct Folder {
-    front: Arc<Front>,
+pub(crate) struct Node {
+    context: Arc<Context>,
     path: String,
 }
 
-impl Folder {
-    /// Sees to it that a folder answers shallowly. zbus makes and removes the folders of objects
-    /// with the objects, so this is asked for with each object, and mostly has nothing to do.
-    pub(super) async fn ensure(
+impl Node {
+    /// Ensures that a node replies without recursion. zbus creates and removes nodes together with
+    /// the objects below them, so this is called for each object that is added; usually it does
+    /// nothing.
+    pub(crate) async fn ensure(
         connection: &Connection,
-        front: &Arc<Front>,
+        context: &Arc<Context>,
         path: &str,
     ) -> zbus::Result<()> {
         let objects = connection.object_server();
@@ -85,36 +87,37 @@ impl Folder {
             Ok(_) | Err(zbus::Error::InterfaceNotFound) => {}
             Err(error) => return Err(error),
         }
-        let folder = Self { front: Arc::clone(front), path: path.to_owned() };
-        objects.at(path, folder).await.map(drop)
+        let node = Self { context: Arc::clone(context), path: path.to_owned() };
+        objects.at(path, node).await.map(drop)
     }
 
+    /// Returns the names of the children that a viewer may see.
     fn children(&self, viewer: Viewer) -> Vec<String> {
-        let service = &self.front.service;
-        let last =
+        let service = &self.context.service;
+        let name =
             |path: zbus::OwnedObjectPath| path.rsplit('/').next().unwrap_or_default().to_owned();
-        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let fixed = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         match self.path.as_str() {
-            "/" => words(&["org"]),
-            "/org" => words(&["freedesktop", "vmlockd1"]),
+            "/" => fixed(&["org"]),
+            "/org" => fixed(&["freedesktop", "vmlockd1"]),
             paths::ROOT => {
-                let mut there = vec!["lockspace"];
-                let owned = || service.owner_ids().into_iter().any(|id| viewer.may_see(id.uid));
-                let held = || service.count_locks(|lock| viewer.may_see(lock.owner.uid)) > 0;
-                there.extend(owned().then_some("owner"));
-                there.extend(held().then_some("lock"));
-                words(&there)
+                let mut names = vec!["lockspace"];
+                let any_owner = || service.owner_ids().into_iter().any(|id| viewer.may_see(id.uid));
+                let any_lock = || service.count_locks(|lock| viewer.may_see(lock.owner.uid)) > 0;
+                names.extend(any_owner().then_some("owner"));
+                names.extend(any_lock().then_some("lock"));
+                fixed(&names)
             }
             path if path == paths::OWNERS => {
                 let ids = service.owner_ids().into_iter().filter(|id| viewer.may_see(id.uid));
-                ids.map(|id| last(paths::owner(id))).collect()
+                ids.map(|id| name(paths::owner(id))).collect()
             }
             path if path == paths::LOCKS => {
                 let numbers = service.lock_numbers(|owner| viewer.may_see(owner.uid));
-                numbers.into_iter().map(|lock| last(paths::lock(lock))).collect()
+                numbers.into_iter().map(|lock| name(paths::lock(lock))).collect()
             }
             _ => {
-                let kinds = objects::lockspaces_of(&self.front, viewer).into_iter();
+                let kinds = properties::visible_lockspaces(&self.context, viewer).into_iter();
                 kinds.map(|kind| kind.name().into_owned()).collect()
             }
         }
@@ -123,16 +126,16 @@ impl Folder {
 
 #[allow(clippy::needless_pass_by_value, reason = "zbus passes headers by value")]
 #[zbus::interface(name = "org.freedesktop.DBus.Introspectable", introspection_docs = false)]
-impl Folder {
+impl Node {
     #[zbus(out_args("xml_data"))]
     fn introspect(&self, #[zbus(header)] header: Header<'_>) -> String {
-        let mut xml = HEAD.to_owned();
+        let mut xml = HEADER.to_owned();
         if self.path == paths::ROOT {
-            Objects(Arc::clone(&self.front)).introspect_to_writer(&mut xml, 2);
-            Manager(Arc::clone(&self.front)).introspect_to_writer(&mut xml, 2);
+            ObjectManager::new(Arc::clone(&self.context)).introspect_to_writer(&mut xml, 2);
+            Manager::new(Arc::clone(&self.context)).introspect_to_writer(&mut xml, 2);
         }
-        for child in self.children(self.front.viewer(Some(&header))) {
-            // Writing to a String has no way to fail.
+        for child in self.children(self.context.viewer(Some(&header))) {
+            // Writing to a String cannot fail.
             let _ = writeln!(xml, "  <node name=\"{child}\"/>");
         }
         xml.push_str("</node>\n");

@@ -1,8 +1,8 @@
-//! Interfaces as they are exported: a failed `Set` is answered with its reason.
+//! A wrapper of interfaces that replies to a failed `Set` with the correct error.
 //!
-//! The code that zbus generates for an interface knows only the properties that have a setter, so it
-//! answers an attempt to set a read-only property with `UnknownProperty`. [`Exported`] passes every
-//! call on to the interface and tells the two cases apart.
+//! The `Set` that zbus generates for an interface knows only the properties that have a setter, so
+//! it replies to an attempt to set a read-only property with `UnknownProperty`. [`Exported`]
+//! forwards every call to the interface and distinguishes the two cases.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -15,16 +15,16 @@ use zbus::{BoxDBusError, Connection, ObjectServer, OwnedVariant, Variant, fdo};
 
 use crate::lock::printable::shown;
 
-/// How many characters of an unknown name a message repeats.
-const SHOWN: usize = 64;
+/// The number of characters of an unknown name that a message contains.
+const NAME_MAX: usize = 64;
 
-/// An interface that answers `Set` of a read-only property with `PropertyReadOnly`.
+/// An interface that replies to `Set` of a read-only property with `PropertyReadOnly`.
 #[derive(Debug)]
-pub(super) struct Exported<I>(pub(super) I);
+pub(crate) struct Exported<I>(pub(crate) I);
 
 impl<I: Interface> Exported<I> {
-    /// Returns why a property without a setter cannot be set.
-    async fn refusal(
+    /// Returns the error of `Set` for a property without a setter.
+    async fn set_error(
         &self,
         property: &str,
         server: &ObjectServer,
@@ -39,7 +39,7 @@ impl<I: Interface> Exported<I> {
             )),
             None => fdo::Error::UnknownProperty(format!(
                 "{interface} has no property '{}'",
-                shown(&property.chars().take(SHOWN).collect::<String>())
+                shown(&property.chars().take(NAME_MAX).collect::<String>())
             )),
         }
     }
@@ -87,7 +87,7 @@ impl<I: Interface> Interface for Exported<I> {
     ) -> DispatchResult<'call> {
         match self.0.set(property, value, server, connection, header, emitter) {
             DispatchResult::NotFound => DispatchResult::Async(Box::pin(async move {
-                Err(self.refusal(property, server, connection, header, emitter).await.into())
+                Err(self.set_error(property, server, connection, header, emitter).await.into())
             })),
             dispatched => dispatched,
         }

@@ -1,41 +1,40 @@
 //! `org.freedesktop.LogControl1`, so that `systemctl service-log-level vmlockd debug` works.
 //!
-//! The interface is systemd's (org.freedesktop.LogControl1(5)); its properties are the only ones
-//! of ours that can be written, and the gate is asked before.
+//! The interface is defined by systemd (org.freedesktop.LogControl1(5)). Its properties are the
+//! only writable properties of the service; a write needs the same authorization as `Reload`.
 
 use std::sync::Arc;
 
 use zbus::message::Header;
 
-use super::error::Error;
-use super::front::Front;
-use crate::auth::action::Action;
-use crate::auth::action::Details;
+use crate::auth::action::{Action, Details};
 use crate::auth::methods::LOG_CONTROL;
+use crate::dbus::context::Context;
+use crate::dbus::error::Error;
 use crate::logging::{Level, Log};
 
-/// The log's object.
+/// The object that controls the log.
 #[derive(Debug)]
-pub(super) struct LogControl {
-    front: Arc<Front>,
+pub(crate) struct LogControl {
+    context: Arc<Context>,
     log: Log,
 }
 
 impl LogControl {
-    /// Controls this log.
+    /// Creates the object for this log.
     #[must_use]
-    pub(super) fn new(front: Arc<Front>, log: Log) -> Self {
-        Self { front, log }
+    pub(crate) fn new(context: Arc<Context>, log: Log) -> Self {
+        Self { context, log }
     }
 
-    async fn ask(&self, header: Option<&Header<'_>>, member: &str) -> Result<(), Error> {
+    async fn authorize(&self, header: Option<&Header<'_>>, member: &str) -> Result<(), Error> {
         let header = header.ok_or_else(|| Error::failed("a property is set by a message"))?;
-        let call = self.front.enter(header, LOG_CONTROL, member).await?;
+        let call = self.context.auth.accept(header, LOG_CONTROL, member).await?;
         Ok(call.authorize(Action::Reload, &Details::new()).await?)
     }
 }
 
-// A getter is a method for zbus, whether or not it has to look at anything.
+// zbus makes a method of every getter, whether or not it reads the object.
 #[allow(clippy::unused_self)]
 #[zbus::interface(name = "org.freedesktop.LogControl1", introspection_docs = false)]
 impl LogControl {
@@ -50,7 +49,7 @@ impl LogControl {
         #[zbus(header)] header: Option<Header<'_>>,
         level: String,
     ) -> Result<(), Error> {
-        self.ask(header.as_ref(), "LogLevel").await?;
+        self.authorize(header.as_ref(), "LogLevel").await?;
         let level: Level = level.parse().map_err(Error::invalid)?;
         self.log.set_level(level).map_err(Error::failed)
     }
@@ -66,7 +65,7 @@ impl LogControl {
         #[zbus(header)] header: Option<Header<'_>>,
         target: String,
     ) -> Result<(), Error> {
-        self.ask(header.as_ref(), "LogTarget").await?;
+        self.authorize(header.as_ref(), "LogTarget").await?;
         if target == self.log.target() || target == "auto" {
             return Ok(());
         }

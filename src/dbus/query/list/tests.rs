@@ -6,6 +6,7 @@ use zbus::wire::serialized::Context;
 use zbus::wire::{LE, serialized_size};
 
 use super::*;
+use crate::dbus::reply::dictionary::Dictionary;
 use crate::lock::fdinfo::Processes;
 use crate::lock::holder::Relation;
 use crate::lock::identity::Identity;
@@ -33,19 +34,19 @@ fn want(length: usize) -> Want {
     }
 }
 
-fn size<R>(rows: Vec<R>, facts: fn(&R) -> Vec<facts::Facts>) -> usize {
-    *serialized_size(Context::new(LE, 0), &Rows { rows, facts }).unwrap()
+fn size<R>(rows: Vec<R>, encode: fn(&R) -> Vec<Dictionary>) -> usize {
+    *serialized_size(Context::new(LE, 0), &Rows { rows, encode }).unwrap()
 }
 
-/// What is reckoned is enough, and not so much that a reply would be cut for nothing.
+/// Asserts that a bound is sufficient, and not so large that a reply would be truncated without need.
 #[track_caller]
-fn assert_close(reckoned: usize, real: usize) {
-    assert!(reckoned >= real, "{reckoned} for {real} bytes");
-    assert!(reckoned <= real + 120, "{reckoned} for {real} bytes");
+fn assert_close(bound: usize, size: usize) {
+    assert!(bound >= size, "{bound} for {size} bytes");
+    assert!(bound <= size + 120, "{bound} for {size} bytes");
 }
 
 #[test]
-fn a_row_has_no_more_bytes_than_reckoned() {
+fn a_row_is_no_larger_than_its_bound() {
     let id = OwnerId { uid: u32::MAX, uuid: Uuid::max(), process: u32::MAX };
     for length in [10, 3900] {
         let why = if length == 10 { "" } else { "a \"b\" c" };
@@ -62,14 +63,14 @@ fn a_row_has_no_more_bytes_than_reckoned() {
         let lock = Arc::new(lock);
         let mut row = LockRow { lock, whose: whose.clone(), name_state: None, conflict: false };
         let rows = vec![row.clone(); 100];
-        assert_close(weight_of_lock(&row), size(rows, |row| vec![facts::of_lock(row)]) / 100);
+        assert_close(lock_size_bound(&row), size(rows, |row| vec![encode_lock(row)]) / 100);
         (row.name_state, row.conflict) = (Some(NameState::Replaced), true);
         let rows = vec![row.clone(); 100];
-        assert_close(weight_of_lock(&row), size(rows, |row| vec![facts::of_lock(row)]) / 100);
+        assert_close(lock_size_bound(&row), size(rows, |row| vec![encode_lock(row)]) / 100);
         let row =
             SuspendedRow { number: u64::MAX, want: Arc::new(want(length)), whose: whose.clone() };
-        let real = size(vec![row.clone(); 100], |row| vec![facts::of_suspended(row)]) / 100;
-        assert!(weight_of_suspended(&row) >= real);
+        let real = size(vec![row.clone(); 100], |row| vec![encode_suspended(row)]) / 100;
+        assert!(suspended_size_bound(&row) >= real);
         let waiter = Waiter {
             ticket: u64::MAX,
             owner: id,
@@ -95,8 +96,8 @@ fn a_row_has_no_more_bytes_than_reckoned() {
         for reserved in [Vec::new(), reserved] {
             let waiter = Arc::new(waiter.clone());
             let row = WaitingRow { waiter, whose: whose.clone(), reserved };
-            let real = size(vec![row.clone(); 10], waiting::of_waiter) / 100;
-            assert_close(weight_of_waiting(&row) / 10, real);
+            let real = size(vec![row.clone(); 10], encode_waiting) / 100;
+            assert_close(waiting_size_bound(&row) / 10, real);
         }
     }
     let row = OwnerRow {
@@ -111,26 +112,26 @@ fn a_row_has_no_more_bytes_than_reckoned() {
         locks: usize::MAX,
     };
     let rows = vec![row.clone(); 100];
-    assert_close(weight_of_owner(&row), size(rows, |row| vec![facts::of_owner(row)]) / 100);
+    assert_close(owner_size_bound(&row), size(rows, |row| vec![encode_owner(row)]) / 100);
     let row = OwnerRow { why: "w".repeat(200), ..row };
     let rows = vec![row.clone(); 100];
-    assert_close(weight_of_owner(&row), size(rows, |row| vec![facts::of_owner(row)]) / 100);
+    assert_close(owner_size_bound(&row), size(rows, |row| vec![encode_owner(row)]) / 100);
 }
 
 #[test]
-fn a_page_is_cut_and_a_whole_list_is_not() {
+fn a_page_is_truncated_and_a_complete_list_is_not() {
     let mut rows = vec![REPLY_MAX / 2; 3];
-    let weight = |row: &usize| *row;
-    assert!(Page { paged: false, limit: 9 }.cut(&mut rows, weight).is_err());
-    Page { paged: true, limit: 9 }.cut(&mut rows, weight).unwrap();
+    let size_bound = |row: &usize| *row;
+    assert!(Page { paged: false, limit: 9 }.truncate(&mut rows, size_bound).is_err());
+    Page { paged: true, limit: 9 }.truncate(&mut rows, size_bound).unwrap();
     assert_eq!(rows.len(), 2);
-    Page { paged: false, limit: 9 }.cut(&mut rows, weight).unwrap();
+    Page { paged: false, limit: 9 }.truncate(&mut rows, size_bound).unwrap();
     assert_eq!(rows.len(), 2);
-    // One row is always there, or a caller would take the list for ended.
+    // One row is always returned: an empty page means the end of the list.
     let mut rows = vec![REPLY_MAX + 1; 2];
-    Page { paged: true, limit: 9 }.cut(&mut rows, weight).unwrap();
+    Page { paged: true, limit: 9 }.truncate(&mut rows, size_bound).unwrap();
     assert_eq!(rows.len(), 1);
     let mut none = Vec::<usize>::new();
-    Page { paged: true, limit: 9 }.cut(&mut none, weight).unwrap();
+    Page { paged: true, limit: 9 }.truncate(&mut none, size_bound).unwrap();
     assert!(none.is_empty());
 }

@@ -1,25 +1,25 @@
-//! `org.vmlockd1.Lockspace`: a rule from resource to lock file.
+//! `org.vmlockd1.Lockspace`: a rule that maps resources to lock files.
 
 use std::sync::Arc;
 
 use zbus::message::Header;
 
-use super::front::Front;
-use super::objects;
+use super::properties;
+use crate::dbus::context::Context;
 use crate::lock::lockspace::LockspaceKind;
 
-/// A lockspace's object.
+/// The object of a lockspace.
 #[derive(Debug)]
-pub(super) struct LockspaceObject {
-    front: Arc<Front>,
+pub(crate) struct LockspaceObject {
+    context: Arc<Context>,
     kind: LockspaceKind,
 }
 
 impl LockspaceObject {
-    /// The object of a lockspace.
+    /// Creates the object of a lockspace.
     #[must_use]
-    pub(super) fn new(front: Arc<Front>, kind: LockspaceKind) -> Self {
-        Self { front, kind }
+    pub(crate) fn new(context: Arc<Context>, kind: LockspaceKind) -> Self {
+        Self { context, kind }
     }
 }
 
@@ -33,26 +33,26 @@ impl LockspaceObject {
 
     #[zbus(property(emits_changed_signal = "const"))]
     fn kind(&self) -> &'static str {
-        objects::word(self.kind)
+        properties::lockspace_kind(self.kind)
     }
 
     #[zbus(property)]
     fn directory(&self) -> String {
-        objects::directory(&self.front, self.kind)
+        properties::lockspace_directory(&self.context, self.kind)
     }
 
     #[zbus(property(emits_changed_signal = "false"))]
     fn self_test_result(&self) -> &'static str {
-        objects::verdict(&self.front, self.kind)
+        properties::self_test_result(&self.context, self.kind)
     }
 
     #[zbus(property(emits_changed_signal = "false"))]
     fn self_test_messages(&self) -> Vec<String> {
-        objects::findings(&self.front, self.kind)
+        properties::self_test_messages(&self.context, self.kind)
     }
 
     #[zbus(property(emits_changed_signal = "false"), name = "NLocks")]
     fn n_locks(&self, #[zbus(header)] header: Option<Header<'_>>) -> u32 {
-        objects::locks_in(&self.front, self.kind, self.front.viewer(header.as_ref()))
+        properties::count_locks_in(&self.context, self.kind, self.context.viewer(header.as_ref()))
     }
 }

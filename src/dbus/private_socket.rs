@@ -1,13 +1,14 @@
-//! The private socket: the same objects, without a bus between.
+//! The private socket: the same objects, without a bus.
 //!
-//! A bus delivers the messages for one connection in the order in which they came, those of all users.
-//! dbus-broker reads 2 KiB from each sender in one turn of its event loop, and writes 16 messages to
-//! each receiver (`IQUEUE_RECV_MAX`, `SOCKET_MMSG_MAX`), so small messages of two senders pile up in
-//! front of everything that comes later, whatever the receiver does. dbus-daemon spends its time on
-//! every message. So root has a way to the service of its own, as it has to systemd
-//! (`/run/systemd/private`): only root can connect, and what root sends waits behind nothing else.
+//! A bus delivers the messages to one connection in order of arrival, those of all senders
+//! together. dbus-broker reads 2 KiB from each sender in one iteration of its event loop, and
+//! writes 16 messages to each receiver (`IQUEUE_RECV_MAX`, `SOCKET_MMSG_MAX`), so small messages of
+//! two senders build up a queue before every later message, whatever the receiver does. dbus-daemon
+//! spends time on every message. Therefore root has a socket of its own, as for systemd
+//! (`/run/systemd/private`): only root can connect, and the messages of root never queue behind
+//! those of other users.
 //!
-//! Signals that are for everyone are sent on the bus only.
+//! Broadcast signals are sent on the bus only.
 
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -22,16 +23,16 @@ use crate::auth::authorizer::Authorizer;
 use crate::life::Connection;
 use crate::service::CallerProcess;
 
-/// How many clients are served at one time, those that have not greeted yet included.
+/// The number of clients at one time, including those that have not authenticated yet.
 const CLIENTS: usize = 256;
-/// How long to wait after a failure to accept a client: usually, descriptors have run out.
-const PAUSE: Duration = Duration::from_millis(100);
+/// The backoff after a failure to accept a client, usually for lack of descriptors.
+const BACKOFF: Duration = Duration::from_millis(100);
 
-/// Serves clients of the socket that belong to this user, for as long as this is polled.
+/// Serves clients of the socket that belong to this user. Returns only on an error.
 pub(super) async fn serve(
     listener: UnixListener,
     uid: u32,
-    gate: Authorizer,
+    auth: Authorizer,
     admission: Admission,
 ) {
     let listener = match tokio::net::UnixListener::from_std(listener) {
@@ -49,13 +50,13 @@ pub(super) async fn serve(
                     tracing::warn!("refusing a client of the private socket: it has {CLIENTS} clients already");
                 }
                 Ok((stream, _)) => {
-                    if let Some(client) = Client::admit(stream, uid, &gate, &admission) {
-                        clients.spawn(client.serve(uid, admission.clone(), gate.clone()));
+                    if let Some(client) = Client::admit(stream, uid, &auth, &admission) {
+                        clients.spawn(client.serve(uid, admission.clone(), auth.clone()));
                     }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a client of the private socket");
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(BACKOFF).await;
                 }
             },
             Some(_) = clients.join_next() => {}
@@ -63,7 +64,7 @@ pub(super) async fn serve(
     }
 }
 
-/// A client that may be served.
+/// An admitted client.
 struct Client {
     name: Arc<str>,
     unique: OwnedUniqueName,
@@ -71,12 +72,13 @@ struct Client {
 }
 
 impl Client {
-    /// Enters a client, so that its first call finds it known. The mode of the socket keeps other
-    /// users out already; that of its directory may have been changed.
+    /// Checks the user of a client, and adds it to the callers, so that it is identified before its
+    /// first call. The mode of the socket already excludes other users, but the mode of its
+    /// directory may have been changed.
     fn admit(
         stream: UnixStream,
         uid: u32,
-        gate: &Authorizer,
+        auth: &Authorizer,
         admission: &Admission,
     ) -> Option<Self> {
         let stream = stream.into_std().ok()?;
@@ -93,16 +95,16 @@ impl Client {
         let name = admission.new_client_name();
         let unique = OwnedUniqueName::try_from(&*name).ok()?;
         let process = Arc::new(CallerProcess::of_peer(&connection, uid, peer.pid));
-        gate.callers.add_peer(unique.clone(), process, peer.pid);
+        auth.callers.add_private_client(unique.clone(), process, peer.pid);
         Some(Self { name, unique, stream: UnixStream::from_std(stream).ok()? })
     }
 
-    async fn serve(self, uid: u32, admission: Admission, gate: Authorizer) {
+    async fn serve(self, uid: u32, admission: Admission, auth: Authorizer) {
         let Self { name, unique, stream } = self;
         if let Err(error) = admission.serve_private_client(&name, uid, stream).await {
             tracing::debug!(%error, "disconnected a client of the private socket");
         }
-        gate.callers.remove(&unique);
+        auth.callers.remove(&unique);
         admission.remove_connection(&name);
     }
 }
