@@ -66,11 +66,11 @@ pub struct Callers {
     entries: Entries,
 }
 
-type Entries = Arc<Mutex<HashMap<OwnedUniqueName, Entry>>>;
+type Entries = Arc<Mutex<HashMap<OwnedUniqueName, CallerEntry>>>;
 
 /// A client, which may not have been identified yet.
 #[derive(Debug)]
-struct Entry {
+struct CallerEntry {
     pid: Option<u32>,
     /// `None` until the bus has reported it.
     process: Option<Arc<CallerProcess>>,
@@ -176,7 +176,7 @@ impl Callers {
     /// called once it has disconnected.
     pub fn add_private_client(&self, name: OwnedUniqueName, process: Arc<CallerProcess>, pid: u32) {
         let disconnected = watch::Sender::new(false);
-        let entry = Entry { pid: Some(pid), process: Some(process), disconnected };
+        let entry = CallerEntry { pid: Some(pid), process: Some(process), disconnected };
         self.entries().insert(name, entry);
     }
 
@@ -219,7 +219,7 @@ impl Callers {
     /// Returns the client of a name if it is identified; otherwise ensures that it has an entry.
     fn get_or_add(&self, name: &OwnedUniqueName) -> Option<Caller> {
         let mut entries = self.entries();
-        let entry = entries.entry(name.clone()).or_insert_with(|| Entry {
+        let entry = entries.entry(name.clone()).or_insert_with(|| CallerEntry {
             pid: None,
             process: None,
             disconnected: watch::Sender::new(false),
@@ -228,12 +228,12 @@ impl Callers {
         Some(entry.caller(name.clone(), process))
     }
 
-    fn entries(&self) -> MutexGuard<'_, HashMap<OwnedUniqueName, Entry>> {
+    fn entries(&self) -> MutexGuard<'_, HashMap<OwnedUniqueName, CallerEntry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Entry {
+impl CallerEntry {
     fn caller(&self, name: OwnedUniqueName, process: Arc<CallerProcess>) -> Caller {
         let (uid, pid) = (process.uid(), self.pid);
         Caller { name, uid, pid, process, disconnected: self.disconnected.subscribe() }

@@ -21,7 +21,7 @@ const FOLLOWED: usize = 1024;
 
 /// A connection.
 #[derive(Debug)]
-struct Entry {
+struct ViewerEntry {
     viewer: Viewer,
     /// It receives the signals of everything that it may see.
     watches: bool,
@@ -32,7 +32,7 @@ struct Entry {
 /// All connections that have called and are on the bus.
 #[derive(Debug, Default)]
 pub(super) struct Viewers {
-    entries: HashMap<Arc<str>, Entry>,
+    entries: HashMap<Arc<str>, ViewerEntry>,
     /// The watchers of each user, in order of arrival.
     watchers: BTreeMap<Option<u32>, Vec<Arc<str>>>,
     followers: HashMap<OwnerId, Vec<Arc<str>>>,
@@ -45,13 +45,13 @@ impl Viewers {
             entry.viewer = viewer;
             return;
         }
-        let entry = Entry { viewer, watches: false, follows: BTreeSet::new() };
+        let entry = ViewerEntry { viewer, watches: false, follows: BTreeSet::new() };
         self.entries.insert(connection.into(), entry);
     }
 
     /// Removes a connection.
     pub(super) fn remove(&mut self, connection: &str) {
-        let Some(Entry { viewer, watches, follows }) = self.entries.remove(connection) else {
+        let Some(ViewerEntry { viewer, watches, follows }) = self.entries.remove(connection) else {
             return;
         };
         if watches && let Some(watchers) = self.watchers.get_mut(&viewer.uid) {

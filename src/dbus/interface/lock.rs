@@ -125,6 +125,6 @@ impl LockObject {
     fn n_waiting(&self, #[zbus(header)] header: Option<Header<'_>>) -> u32 {
         let viewer = self.context.viewer(header.as_ref());
         let waiting = self.context.service.waiting_for(self.granted.id, |uid| viewer.may_see(uid));
-        u32::try_from(waiting).unwrap_or(u32::MAX)
+        dictionary::saturating_u32(waiting)
     }
 }

@@ -12,7 +12,7 @@ use crate::auth::methods::MANAGER;
 use crate::dbus::context::{Context, ControlRequest};
 use crate::dbus::error::Error;
 use crate::dbus::query::{holders, list, resolution};
-use crate::dbus::reply::dictionary::{self, Dictionary};
+use crate::dbus::reply::dictionary::{self, Dictionary, saturating_u32};
 use crate::dbus::reply::large::Reply;
 use crate::dbus::request::anchor::{authorize_process, find_process};
 use crate::dbus::request::authorize::VmDetails;
@@ -55,11 +55,6 @@ impl Manager {
             .find(|id| self.context.service.owner(*id).is_some())
             .ok_or_else(|| Error::no_such_owner(format!("owner {uuid} does not exist")))
     }
-}
-
-/// Converts a count to the type of a property.
-fn to_u32(count: usize) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 // zbus makes a method of every getter, whether or not it reads the object, and passes headers by
@@ -329,19 +324,19 @@ impl Manager {
     fn n_owners(&self, #[zbus(header)] header: Option<Header<'_>>) -> u32 {
         let viewer = self.context.viewer(header.as_ref());
         let owners = self.context.service.owner_ids().into_iter();
-        to_u32(owners.filter(|owner| viewer.may_see(owner.uid)).count())
+        saturating_u32(owners.filter(|owner| viewer.may_see(owner.uid)).count())
     }
 
     #[zbus(property(emits_changed_signal = "false"), name = "NLocks")]
     fn n_locks(&self, #[zbus(header)] header: Option<Header<'_>>) -> u32 {
         let viewer = self.context.viewer(header.as_ref());
-        to_u32(self.context.service.count_locks(|lock| viewer.may_see(lock.owner.uid)))
+        saturating_u32(self.context.service.count_locks(|lock| viewer.may_see(lock.owner.uid)))
     }
 
     #[zbus(property(emits_changed_signal = "false"), name = "NWaiting")]
     fn n_waiting(&self, #[zbus(header)] header: Option<Header<'_>>) -> u32 {
         let viewer = self.context.viewer(header.as_ref());
-        to_u32(self.context.service.count_waiters(|uid| viewer.may_see(uid)))
+        saturating_u32(self.context.service.count_waiters(|uid| viewer.may_see(uid)))
     }
 
     #[zbus(signal)]

@@ -7,7 +7,7 @@ use zbus::{ObjectPath, Variant};
 
 use crate::dbus::context::Context;
 use crate::dbus::reply::dictionary::{
-    anchor_kinds, encode_count, encode_path, lock_file, suspended_resources,
+    anchor_kinds, encode_path, lock_file, saturating_u32, suspended_resources,
 };
 use crate::lock::lockspace::LockspaceKind;
 use crate::lock::printable::spelt_path;
@@ -38,7 +38,7 @@ pub(crate) fn visible_lockspaces(context: &Context, viewer: Viewer) -> Vec<Locks
 /// Counts the locks in a lockspace that a viewer may see.
 pub(crate) fn count_locks_in(context: &Context, kind: LockspaceKind, viewer: Viewer) -> u32 {
     let counted = |lock: &Lock| lock.want.lockspace == kind && viewer.may_see(lock.owner.uid);
-    u32::try_from(context.service.count_locks(counted)).unwrap_or(u32::MAX)
+    saturating_u32(context.service.count_locks(counted))
 }
 
 /// Returns the kind of a lockspace.
@@ -92,7 +92,7 @@ pub(crate) fn lock_properties(lock: &Lock, waiting: usize) -> Properties<'static
         ("SinceUSec", lock.since.into()),
         ("Mode", want.mode.as_str().into()),
         ("Verified", (lock.proof == Proof::Verified).into()),
-        ("NWaiting", encode_count(waiting)),
+        ("NWaiting", saturating_u32(waiting).into()),
     ])
 }
 

@@ -27,9 +27,11 @@ pub(crate) fn encode_path(path: zbus::OwnedObjectPath) -> Variant<'static> {
     Variant::from(ObjectPath::from(path))
 }
 
-/// Encodes a number of objects; values that do not fit become the largest that does.
-pub(crate) fn encode_count(n: usize) -> Variant<'static> {
-    Variant::from(u32::try_from(n).unwrap_or(u32::MAX))
+/// Converts a number of objects to the type that replies and properties have; a number that does not
+/// fit becomes the largest that does.
+#[must_use]
+pub(crate) fn saturating_u32(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
 }
 
 /// Returns the kinds of an owner's anchors, in the order in which the anchors were added.
@@ -64,7 +66,7 @@ pub(crate) fn encode_owner(owner: &OwnerRow) -> Dictionary {
         ("state", owner.state.into()),
         ("since-usec", owner.since.into()),
         ("anchors", anchors.into()),
-        ("locks", encode_count(owner.locks)),
+        ("locks", saturating_u32(owner.locks).into()),
     ]);
     insert_why(&mut row, &owner.why);
     row

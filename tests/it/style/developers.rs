@@ -26,7 +26,6 @@ const NOT_YET: &[&str] = &[
     "src/keep",
     "src/life",
     "src/lock",
-    "src/privacy",
     "src/service",
     "src/virtlockd",
     "tests",
