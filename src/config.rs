@@ -18,9 +18,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::lock;
-use crate::lock::host::Host;
 use crate::lock::lockspace::{Directory, Lockspaces};
-use crate::lock::printable::{reason, shown, shown_path};
+use crate::lock::model::host::Host;
+use crate::lock::text::escape::{reason, shown, shown_path};
 use crate::logging::Level;
 use crate::nearest::nearest;
 use crate::service::{Limits, Settings, Visibility};

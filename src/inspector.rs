@@ -62,9 +62,9 @@ pub use client::Inspector;
 use identify::Identity;
 use skip::Skipped;
 
-use crate::lock::fdinfo::{Found, Search};
-use crate::lock::process::Process;
-use crate::lock::view::{Look, Numbered, View};
+use crate::lock::foreign::fdinfo::{Found, Search};
+use crate::lock::model::process::Process;
+use crate::lock::resolve::view::{Look, Numbered, View};
 
 /// The version of the protocol.
 pub const VERSION: u32 = 1;

@@ -21,7 +21,7 @@ use nix::errno::Errno;
 
 use crate::lock::Mode;
 use crate::lock::ofd;
-use crate::lock::printable::{reason, shown_path};
+use crate::lock::text::escape::{reason, shown_path};
 
 /// The name of the lock file in the runtime directory.
 const FILE: &str = "lock";

@@ -84,7 +84,7 @@ impl FromStr for Level {
             "info" => Ok(Self::Info),
             "debug" => Ok(Self::Debug),
             _ => {
-                let word = crate::lock::printable::shown(word);
+                let word = crate::lock::text::escape::shown(word);
                 Err(format!("'{word}' is not a log level (err, warning, notice, info, debug)"))
             }
         }

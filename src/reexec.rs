@@ -18,7 +18,7 @@ use nix::unistd::{Pid, execve};
 use tokio::process::Command;
 
 use crate::keep::inherited::VARIABLE;
-use crate::lock::printable::{reason, shown, shown_path};
+use crate::lock::text::escape::{reason, shown, shown_path};
 
 /// How long a check by the new program may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::lock::lease::spoken;
-use crate::lock::printable::shown;
+use crate::lock::model::lease_name::spoken;
+use crate::lock::text::escape::shown;
 
 /// The details of a request that polkit's rules and dialogs can use. The keys are documented in
 /// `polkit/org.vmlockd1.policy`.

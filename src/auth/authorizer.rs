@@ -21,8 +21,8 @@ use super::user_counts::UserCounts;
 use crate::admission::Admission;
 use crate::privacy::{Privacy, Viewer};
 use crate::service::Service;
-use crate::service::chronicle::{self, Denied};
-use crate::service::limits::{self, within};
+use crate::service::core::limits::{self, within};
+use crate::service::report::event_log::{self, Denied};
 
 /// The rule that decides about a request.
 #[derive(Debug)]
@@ -274,6 +274,6 @@ impl Call<'_> {
                 action.id()
             ),
         };
-        chronicle::denied(self.caller.uid, &denied, message);
+        event_log::denied(self.caller.uid, &denied, message);
     }
 }

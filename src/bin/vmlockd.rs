@@ -13,13 +13,13 @@ use vmlockd::daemon::{self, Options};
 use vmlockd::inspector::worker;
 use vmlockd::keep::contents;
 use vmlockd::keep::inherited::VARIABLE;
-use vmlockd::lock::loop_device::{Device, write_status};
-use vmlockd::lock::passed::write_type;
-use vmlockd::lock::printable::reason;
-use vmlockd::lock::sighting::keeper;
-use vmlockd::lock::trial;
+use vmlockd::lock::descriptor::passed::write_type;
+use vmlockd::lock::disk::loop_device::{Device, write_status};
+use vmlockd::lock::presence::keeper;
+use vmlockd::lock::selftest::run;
+use vmlockd::lock::text::escape::reason;
 use vmlockd::rlimit::{self, Needs};
-use vmlockd::service::sentinel::stand;
+use vmlockd::service::io::mount_probe::stand;
 
 /// Lock service for the disks of virtual machines.
 // The doc comments are the help text, which has no backticks.
@@ -96,7 +96,7 @@ fn main() -> ExitCode {
 #[inline(never)]
 fn start() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    if let Some(code) = trial::main(&arguments).or_else(|| worker::main(&arguments)) {
+    if let Some(code) = run::main(&arguments).or_else(|| worker::main(&arguments)) {
         return code;
     }
     let ran = match Args::try_parse_from(arguments) {

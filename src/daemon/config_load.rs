@@ -6,11 +6,11 @@ use tokio::time::timeout;
 
 use super::{Error, Options};
 use crate::config::{self, Source};
-use crate::lock::work::Work;
+use crate::lock::request::Work;
 use crate::logging::Log;
 use crate::notify;
 use crate::service::Service;
-use crate::service::storage::Storage;
+use crate::service::io::executor::Storage;
 
 /// How long the storage of the directories in the configuration may take to respond.
 const TIMEOUT: Duration = Duration::from_secs(3);

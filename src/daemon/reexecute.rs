@@ -16,7 +16,7 @@ use super::signals::Signals;
 use crate::config::Source;
 use crate::instance::Instance;
 use crate::keep::inherited::Legacy;
-use crate::lock::closer;
+use crate::lock::descriptor::closer;
 use crate::reexec::{self, Program};
 use crate::service::Service;
 use crate::step::step;

@@ -8,7 +8,7 @@ use super::{Error, Options};
 use crate::bus::Bus;
 use crate::life::Connection;
 use crate::lock::OwnerId;
-use crate::lock::owner::AnchorId;
+use crate::lock::model::owner::AnchorId;
 use crate::reexec;
 use crate::service::Service;
 use crate::virtlockd::{Server, Socket};

@@ -14,9 +14,9 @@ use super::position::Place;
 use super::skip::Skipped;
 use super::threads::Threads;
 use super::{Answer, Asker, Error, Question, Reply, Request};
-use crate::lock::fdinfo::{Found, Search};
-use crate::lock::process::Process;
-use crate::lock::view::{Look, Numbered, View};
+use crate::lock::foreign::fdinfo::{Found, Search};
+use crate::lock::model::process::Process;
+use crate::lock::resolve::view::{Look, Numbered, View};
 
 /// How many workers there may be, hung ones included.
 pub const WORKERS: usize = 8;

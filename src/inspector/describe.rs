@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 
 use super::position::Position;
-use crate::lock::printable::shown;
-use crate::lock::process::{Machine, Process, is_emulator, read_command_line};
+use crate::lock::model::process::{Machine, Process, is_emulator, read_command_line};
+use crate::lock::text::escape::shown;
 
 /// How much of a command line is read; the machine's name stands near its beginning.
 const COMMAND_LINE: u64 = 32 * 1024;

@@ -2,7 +2,7 @@
 //!
 //! Only the links in `/proc/PID/fd` and `/proc/PID/task/TID/fd` are read, which takes no lock that a
 //! process could hold. So no process is skipped. The file tables of threads are looked at only for what
-//! the tables of thread group leaders do not have ([`crate::lock::file_tables`]), and not of processes at
+//! the tables of thread group leaders do not have ([`crate::lock::foreign::file_tables`]), and not of processes at
 //! which workers hang.
 
 use std::collections::HashSet;
@@ -18,7 +18,7 @@ use super::channel::DESCRIPTORS;
 use super::position::Position;
 use super::walk::Selection;
 use super::{Answer, Reply};
-use crate::lock::file_tables::threads_with_own_table;
+use crate::lock::foreign::file_tables::threads_with_own_table;
 
 /// `CAP_DAC_OVERRIDE`, `CAP_DAC_READ_SEARCH` and `CAP_SYS_PTRACE`, as bits (<linux/capability.h>).
 const OVERRIDE: u64 = 1 << 1;

@@ -18,7 +18,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::position::Position;
 use super::walk::{Selection, open_file, open_folder};
-use crate::lock::view::{FileId, Look, Names, Numbered, View};
+use crate::lock::resolve::view::{FileId, Look, Names, Numbered, View};
 
 /// How much of `/proc/PID/status` is read.
 const STATUS: u64 = 16 * 1024;

@@ -4,7 +4,7 @@
 //! epoll descriptors and the like are skipped by it; `fdinfo/N` is read of files and devices only. A
 //! lock line is compared with the file itself, as subvolumes share what it says.
 //!
-//! Threads may have file tables of their own ([`crate::lock::file_tables`]). These are looked at where
+//! Threads may have file tables of their own ([`crate::lock::foreign::file_tables`]). These are looked at where
 //! the leader of a process has none, and otherwise only while the holder, or a process with a lifeline,
 //! is missing after a walk through all leaders.
 
@@ -25,10 +25,10 @@ use super::describe::describe;
 use super::identify;
 use super::position::Position;
 use super::skip::Skipped;
-use crate::lock::fdinfo::{Found, NAMED, Node, Processes, Search, Seen};
-use crate::lock::file_tables::threads_with_own_table;
-use crate::lock::mode::Mode;
-use crate::lock::process::Process;
+use crate::lock::foreign::fdinfo::{Found, NAMED, Node, Processes, Search, Seen};
+use crate::lock::foreign::file_tables::threads_with_own_table;
+use crate::lock::model::mode::Mode;
+use crate::lock::model::process::Process;
 
 /// What of one description is read. Its locks come first.
 const INFO: u64 = 16 * 1024;

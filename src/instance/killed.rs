@@ -11,8 +11,8 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use crate::lock::identity::Identity;
-use crate::lock::open::pin_name;
+use crate::lock::model::identity::Identity;
+use crate::lock::path::open::pin_name;
 
 /// `PF_EXITING` (`<linux/sched.h>`), among the flags in `/proc/PID/stat`.
 const PF_EXITING: u64 = 0x4;

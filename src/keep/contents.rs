@@ -12,7 +12,7 @@ use super::line::{Line, Step, checksum};
 use super::record::{Counted, Record};
 use super::state::{DIGITS, FILE, MAGIC, Name, OLDEST, Origin, VERSION, boot, failed};
 use super::suspect::{SUSPECTS_MAX, Suspect, read_unheld};
-use crate::lock::printable::shown_path;
+use crate::lock::text::escape::shown_path;
 
 /// What a state file holds.
 #[derive(Debug, Default)]

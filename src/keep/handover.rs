@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::record::{is_zero, owner_id};
 use crate::lock::OwnerId;
-use crate::lock::owner::{AnchorId, Offer};
+use crate::lock::model::owner::{AnchorId, Offer};
 
 /// A lock by the number that it had with another owner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

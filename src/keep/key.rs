@@ -9,7 +9,7 @@ use std::hash::{Hash, Hasher};
 use uuid::Uuid;
 
 use crate::lock::OwnerId;
-use crate::lock::owner::AnchorId;
+use crate::lock::model::owner::AnchorId;
 
 /// Which descriptor. Two keys are the same whose parts are: no number is given twice, and what is
 /// recovered of an owner of which nothing is known becomes another's.

@@ -34,7 +34,7 @@ pub use parking::{Parked, Parking};
 pub use state::State;
 pub use store::Store;
 
-use crate::lock::printable::reason;
+use crate::lock::text::escape::reason;
 
 /// Why something can't be kept, or not be read back.
 #[derive(Debug, thiserror::Error)]

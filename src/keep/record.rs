@@ -12,11 +12,11 @@ use super::handover::{OfferRecord, Origin};
 use super::key::Part;
 use super::spelling::{Identified, Occupied, Spelling};
 use super::state::Name;
-use crate::lock::extent::Extent;
 use crate::lock::lockspace::LockspaceKind;
-use crate::lock::on_lost::OnLost;
-use crate::lock::owner::AnchorId;
-use crate::lock::record::{Lock, Proof, Stage, Want};
+use crate::lock::model::extent::Extent;
+use crate::lock::model::lock::{Lock, Proof, Stage, Want};
+use crate::lock::model::loss_action::OnLost;
+use crate::lock::model::owner::AnchorId;
 use crate::lock::{Anchor, Front, Mode, Owner, OwnerId};
 
 /// What one line of the state file tells.

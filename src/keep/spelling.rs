@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::lock::extent::{Extent, Placement, Span};
-use crate::lock::identity::Identity;
+use crate::lock::model::extent::{Extent, Placement, Span};
+use crate::lock::model::identity::Identity;
 
 /// A path: as text where it is text, else as its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -25,8 +25,8 @@ use super::Error;
 use super::line::{Line, Step, checksum, mode_byte};
 use super::record::{Counted, Record};
 use crate::lock::Mode;
-use crate::lock::owner::AnchorId;
-use crate::lock::printable::shown_path;
+use crate::lock::model::owner::AnchorId;
+use crate::lock::text::escape::shown_path;
 use former::Former;
 pub use former::Origin;
 

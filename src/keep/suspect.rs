@@ -14,13 +14,13 @@ use super::line::{HEAD, Line, Step, mode_byte};
 use super::record::Record;
 use super::spelling::{Identified, Occupied, Spelling};
 use crate::lock::Mode;
-use crate::lock::extent::Extent;
-use crate::lock::identity::Identity;
-use crate::lock::key::{check_key, digest_of};
-use crate::lock::lease::LeaseName;
 use crate::lock::lockspace::LockspaceKind;
-use crate::lock::printable::spelt_path;
-use crate::lock::resource::DiskPath;
+use crate::lock::lockspace::key::{check_key, digest_of};
+use crate::lock::model::disk_path::DiskPath;
+use crate::lock::model::extent::Extent;
+use crate::lock::model::identity::Identity;
+use crate::lock::model::lease_name::LeaseName;
+use crate::lock::text::escape::spelt_path;
 
 /// The longest piece of a damaged line that is looked at, in bytes: a path has 4096 at most, and stands
 /// in a record three or four times.

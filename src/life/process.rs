@@ -11,8 +11,8 @@ use tokio::io::Interest;
 
 use super::Error;
 use super::watched::Watched;
-use crate::lock::passed::Look;
-use crate::lock::received::Received;
+use crate::lock::descriptor::passed::Look;
+use crate::lock::descriptor::received::Received;
 
 /// Where pidfds have numbers of their own, since Linux 6.9 (`PID_FS_MAGIC` in <linux/magic.h>).
 const PIDFS: FsWord = 0x5049_4446;

@@ -2,62 +2,23 @@
 //!
 //! A [`Service`] is a cheap handle on one state behind one `std` mutex. The mutex is held for
 //! decisions only: never across an await, a system call or a file. What a decision asks for is done
-//! outside ([`storage`]), and its outcome entered under the mutex again; the stories are told at
-//! the head of [`acquire`] and [`release`].
+//! outside ([`io::executor`]), and its outcome entered under the mutex again; the stories are told at
+//! the head of [`lock::acquire`] and [`lock::release`].
 //!
 //! One owner's commands run one after the other (its *turn*), so that a command never meets a
 //! half-done one of the same owner. Owners do not wait for each other.
 
-mod acquire;
-mod anchors;
-mod ask;
-pub mod chronicle;
-mod convert;
-pub mod counts;
-pub mod describe;
-mod enrol;
-mod error;
-mod finding;
-mod fitness;
-mod handover;
-pub mod identity;
-mod keeping;
-pub mod lanes;
-mod leases;
-pub mod lifelines;
-pub mod limits;
-pub mod list;
-mod lockspaces;
-mod lookups;
-pub mod name_states;
-pub mod naming;
-mod owners;
-mod pauses;
-mod pids;
-mod place;
-mod query;
-mod reacquired;
-mod reclaim;
-mod refusals;
-mod release;
-mod remedy;
-mod renewal;
-mod restore;
-mod rounds;
-pub mod sentinel;
-mod settings;
-mod sighting;
-mod signing;
-mod state;
-pub mod storage;
-mod suspects;
-mod suspend;
-mod turns;
-mod user;
-mod verify;
-mod views;
+pub mod core;
+pub mod io;
+mod lock;
+mod lockspace;
+pub mod owner;
+mod persist;
+pub mod process;
+mod recover;
+pub mod report;
+pub mod verify;
 mod wait;
-mod waits;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -67,29 +28,29 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::inspector::Inspector;
 use crate::keep::inherited::{self, Inherited, Legacy};
-use crate::lock::work::Work;
+use crate::lock::request::Work;
 use crate::lock::{Event, Lock, Owner};
 
-pub use ask::{Ask, Disk};
-use chronicle::Unsaid;
-use counts::Counts;
-pub use enrol::Machine;
-pub use error::Error;
-use fitness::Fitness;
-use keeping::Keep;
-pub use limits::{Exempt, Limits, Visibility};
-use name_states::NameChecks;
-pub use owners::{NewAnchor, Opening};
-pub use reclaim::wall_clock_of;
-use renewal::Renewals;
-pub use restore::restore;
-pub use settings::Settings;
-use sighting::Sightings;
-use state::{Locked, State};
-use storage::Storage;
-use suspects::gate::Gate;
-use turns::Turns;
-pub use views::{CallerProcess, ResolveFor};
+pub use crate::service::core::error::Error;
+pub use crate::service::core::limits::{Exempt, Limits, Visibility};
+pub use crate::service::core::settings::Settings;
+use crate::service::core::state::{Locked, State};
+use crate::service::io::executor::Storage;
+pub use crate::service::lock::reclaim::wall_clock_of;
+pub use crate::service::lock::request::{Ask, Disk};
+use crate::service::lockspace::check::Fitness;
+use crate::service::lockspace::presence::Sightings;
+pub use crate::service::owner::open::{NewAnchor, Opening};
+pub use crate::service::owner::register::Machine;
+use crate::service::persist::journal::Keep;
+use crate::service::process::turns::Turns;
+pub use crate::service::process::views::{CallerProcess, ResolveFor};
+pub use crate::service::recover::restore::restore;
+use crate::service::recover::suspects_gate::Gate;
+use crate::service::report::event_log::Unsaid;
+use crate::service::report::metrics::Counts;
+use crate::service::verify::name_states::NameChecks;
+use crate::service::verify::renewal::Renewals;
 pub use wait::{Granted, Presence, Wait, Why};
 
 /// A handle on the service.

@@ -14,9 +14,9 @@ use super::remote_error::{Code, Domain, RemoteError};
 use super::xdr::Reader;
 use crate::life::Connection;
 use crate::life::connection::Peer;
-use crate::lock::owner::{AnchorId, shown_name};
+use crate::lock::model::owner::{AnchorId, shown_name};
 use crate::lock::{self, OwnerId};
-use crate::service::chronicle::Vm;
+use crate::service::report::event_log::Vm;
 use crate::service::{CallerProcess, Error, Machine, Service, Shown};
 
 /// The number of attempts to find an owner that has not ended. An owner that holds no lock may end with

@@ -7,8 +7,8 @@ use nix::errno::Errno;
 use super::remote_error::{Code, Domain, RemoteError, shown_name};
 use crate::life;
 use crate::lock::Error as LockError;
-use crate::lock::lease::{spelt, spoken};
-use crate::lock::printable::shown;
+use crate::lock::model::lease_name::{spelt, spoken};
+use crate::lock::text::escape::shown;
 use crate::service::Error;
 
 impl RemoteError {
@@ -134,8 +134,8 @@ fn holder(message: &str, resource: &str) -> String {
 mod tests {
     use super::*;
     use crate::lock::Mode;
-    use crate::lock::fdinfo::Processes;
-    use crate::lock::holder::{Naming, Stranger, StrangersLock};
+    use crate::lock::foreign::fdinfo::Processes;
+    use crate::lock::model::refusal::{Naming, Stranger, StrangersLock};
 
     fn held_elsewhere(message: &str) -> Error {
         let stranger = Box::new(Stranger {

@@ -33,7 +33,7 @@ use rustix::io::Errno;
 
 use crate::life::Connection;
 use crate::lock::OwnerId;
-use crate::lock::owner::AnchorId;
+use crate::lock::model::owner::AnchorId;
 use crate::service::Service;
 use dispatcher::Dispatcher;
 pub use socket::Socket;

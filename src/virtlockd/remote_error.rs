@@ -14,7 +14,7 @@ use nix::errno::Errno;
 
 use super::call::{Call, CallError};
 use super::xdr::Writer;
-use crate::lock::printable::{shown, shown_path};
+use crate::lock::text::escape::{shown, shown_path};
 
 /// The maximum length of a text, in bytes.
 pub const MAX_TEXT: usize = 4096;

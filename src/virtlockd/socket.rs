@@ -16,7 +16,7 @@ use rustix::net::{
 };
 
 use crate::life::Connection;
-use crate::lock::printable::{reason, shown_path};
+use crate::lock::text::escape::{reason, shown_path};
 
 /// The number of connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;

@@ -24,7 +24,7 @@ use super::accept::{Accepted, accept};
 use super::client::{Client, Next};
 use super::dispatcher::Dispatcher;
 use crate::life::Connection;
-use crate::lock::printable::reason;
+use crate::lock::text::escape::reason;
 use crate::service::Service;
 
 /// The largest number of workers. If as many calls hang, all other clients wait.

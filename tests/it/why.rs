@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use vmlockd::lock::why::WHY_MAX;
+use vmlockd::lock::text::why::WHY_MAX;
 
 use crate::cli::{fails, json, str, vmlockctl};
 use crate::dbus_client::{TestVm, exclusive, manager, option};

@@ -15,7 +15,7 @@ use crate::admission::quota::call::{RefusedCall, check_descriptors};
 use crate::admission::quota::refusal::RefusalReason;
 use crate::admission::quota::refusal_queue::RefusalQueue;
 use crate::admission::transport::socket::ReadOutcome;
-use crate::lock::received::Received;
+use crate::lock::descriptor::received::Received;
 use crate::service::Error;
 
 /// The maximum number of received descriptors that no message has claimed. A working bus never

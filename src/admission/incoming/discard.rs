@@ -4,7 +4,7 @@
 //! While a user has too many descriptors that are not closed, the descriptors of its next messages
 //! are not received at all. If a message is read without room for its descriptors, the kernel drops
 //! them without a request to a file system (`flush` belongs to a close, see
-//! [`crate::lock::closer`]).
+//! [`crate::lock::descriptor::closer`]).
 //!
 //! The release of the file can still block, if no other copy of the descriptor is left. The kernel
 //! releases the file before the system call returns. Therefore a thread that may hang moves the
@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
 use crate::admission::transport::socket::ConnectedSocket;
-use crate::lock::closer;
+use crate::lock::descriptor::closer;
 use crate::sync::lock;
 
 /// The maximum number of threads that may hang. If all of them hang, descriptors are received, and

@@ -27,7 +27,7 @@ use crate::admission::quota::refusal::RefusalReason;
 use crate::admission::transport::outbound::OutboundMessage;
 use crate::admission::transport::readiness::Readiness;
 use crate::admission::transport::socket::{ConnectedSocket, ReadOutcome};
-use crate::lock::received::Received;
+use crate::lock::descriptor::received::Received;
 
 /// The number of yields to the event loop between two calls of ordinary users: in the first, zbus
 /// removes the call from its queue, in the second, its task begins, and in the third, the tasks run

@@ -28,8 +28,8 @@ use crate::admission::message::raw::RawMessage;
 use crate::admission::quota::refusal_queue::RefusalQueue;
 use crate::admission::transport::readiness::Readiness;
 use crate::admission::transport::socket::{ConnectedSocket, ReadOutcome};
-use crate::lock::closer;
-use crate::lock::received::Received;
+use crate::lock::descriptor::closer;
+use crate::lock::descriptor::received::Received;
 use crate::sync::lock;
 
 /// The event loop reads again after this time without a rejection.

@@ -4,7 +4,7 @@ use zbus::Message;
 use zbus::connection::socket::ReadHalf;
 
 use super::stand_in::{self, StandIns};
-use crate::lock::received::Received;
+use crate::lock::descriptor::received::Received;
 
 /// A message as it was received.
 #[derive(Debug)]

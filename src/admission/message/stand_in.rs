@@ -12,7 +12,7 @@ use std::sync::Mutex;
 
 use rustix::fs::{MemfdFlags, fstat, memfd_create};
 
-use crate::lock::received::Received;
+use crate::lock::descriptor::received::Received;
 use crate::sync::lock;
 
 /// The descriptors that are not exchanged yet, by the inode number of the stand-in.

@@ -15,7 +15,7 @@ use crate::admission::incoming::classifier::Classifier;
 use crate::admission::transport::clients::NAME_PREFIX;
 use crate::admission::transport::outbound::OutboundMessage;
 use crate::admission::transport::socket::{ConnectedSocket, ReadOutcome};
-use crate::lock::received::Received;
+use crate::lock::descriptor::received::Received;
 
 /// How long the handshake of a client may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -7,8 +7,8 @@ use super::refusal::RefusalReason;
 use crate::admission::message::error_reply::write_error;
 use crate::admission::message::header::Header;
 use crate::admission::message::raw::RawMessage;
-use crate::lock::closer::{self, Excess};
-use crate::lock::received::Received;
+use crate::lock::descriptor::closer::{self, Excess};
+use crate::lock::descriptor::received::Received;
 use crate::service;
 use crate::sync::lock;
 

@@ -15,7 +15,7 @@ use super::token_bucket::{Rate, TokenBucket};
 use super::usage::{ConnectionUsage, DispatchedCall, UserUsage};
 use crate::admission::message::header::Header;
 use crate::admission::message::raw::RawMessage;
-use crate::service::limits::within;
+use crate::service::core::limits::within;
 use crate::service::{Error, Limits};
 
 /// The maximum number of bytes in flight of one user.

@@ -21,7 +21,7 @@ use zbus::address::Transport;
 use zbus::address::transport::UnixSocket;
 
 use crate::bus::Bus;
-use crate::lock::received::Received;
+use crate::lock::descriptor::received::Received;
 use crate::registration::register;
 
 /// The maximum number of descriptors in a message: the kernel's `SCM_MAX_FD`.

@@ -14,9 +14,9 @@ use crate::cli::target::disk_file;
 use crate::cli::terminal::slow_reply::{report_slow, report_slow_files};
 use crate::client::{Options, OwnerProxy};
 use crate::lock::OwnerId;
-use crate::lock::on_lost::OnLost;
-use crate::lock::owner::{NAME_MAX, parse_uuid};
-use crate::lock::printable::shown;
+use crate::lock::model::loss_action::OnLost;
+use crate::lock::model::owner::{NAME_MAX, parse_uuid};
+use crate::lock::text::escape::shown;
 use crate::paths;
 
 /// The properties of an owner to open, and its disks.
@@ -172,7 +172,7 @@ pub(crate) fn name_for_command(command: &str) -> String {
 
 /// Checks the argument of `--name`: the service must accept it, and it must be usable as a target.
 pub(crate) fn check_name(name: &str) -> Result<String, String> {
-    crate::lock::owner::check_name(name).map_err(|error| error.to_string())?;
+    crate::lock::model::owner::check_name(name).map_err(|error| error.to_string())?;
     target::check_name(name).map(|()| name.to_owned())
 }
 

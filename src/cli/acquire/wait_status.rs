@@ -17,8 +17,8 @@ use crate::cli::terminal::slow_reply;
 use crate::cli::terminal::status_line::StatusLine;
 use crate::client::{OwnerProxy, Row, lists};
 use crate::lock::Mode;
-use crate::lock::lease::spoken;
-use crate::lock::printable::shown_path;
+use crate::lock::model::lease_name::spoken;
+use crate::lock::text::escape::shown_path;
 
 /// The time before the status of a wait is shown. A shorter wait is not reported.
 pub(crate) const STATUS_DELAY: Duration = Duration::from_millis(200);

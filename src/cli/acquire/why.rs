@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::lock::why::check_why;
+use crate::lock::text::why::check_why;
 
 /// The option `--why`.
 #[derive(Debug, Args)]

@@ -23,7 +23,7 @@ use crate::cli::target::disk::Disk;
 use crate::cli::terminal::output::{self, OutputFormat};
 use crate::cli::terminal::signals::Signals;
 use crate::client::{Options, Row, Subscription, lists};
-use crate::lock::on_lost::OnLost;
+use crate::lock::model::loss_action::OnLost;
 
 /// The time to wait for the reply to a request that was interrupted.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);

@@ -17,7 +17,7 @@ use crate::cli::format::table::{Alignment, Table};
 use crate::cli::target::disk_name::{self, with_lease_prefix};
 use crate::cli::terminal::output::{OutputFormat, print};
 use crate::client::{Options, Row};
-use crate::lock::printable::shown_path;
+use crate::lock::text::escape::shown_path;
 
 const AFTER_HELP: &str = "\
 A lease is a file in a lockspace, which is a directory. A lock on it stands for a \

@@ -24,8 +24,8 @@ use crate::cli::terminal::signals::Signals;
 use crate::cli::terminal::slow_reply::report_slow_files;
 use crate::cli::terminal::status_line::StatusLine;
 use crate::client::{Options, OwnerProxy, Row, lists};
-use crate::lock::lease::spoken;
-use crate::lock::printable::shown_path;
+use crate::lock::model::lease_name::spoken;
+use crate::lock::text::escape::shown_path;
 
 const AFTER_HELP: &str = "\
 Acquires all locks that the owner had when it was suspended, or none of them, and \

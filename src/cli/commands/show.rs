@@ -18,8 +18,8 @@ use crate::cli::target::lookup;
 use crate::cli::target::{self, Target};
 use crate::cli::terminal::output::{OutputFormat, print};
 use crate::client::{LOCKS_PATH, Row, lists};
-use crate::lock::lease::spoken;
-use crate::lock::printable::shown_path;
+use crate::lock::model::lease_name::spoken;
+use crate::lock::text::escape::shown_path;
 
 const OWNER: &str = "org.vmlockd1.Owner";
 const LOCK: &str = "org.vmlockd1.Lock";

@@ -23,7 +23,7 @@ use crate::cli::process::starter::{self, Starter};
 use crate::cli::process::unit::Unit;
 use crate::cli::terminal::output::{OutputFormat, print, print_message};
 use crate::client::{Bus, ManagerProxy, Options, PRIVATE_SOCKET};
-use crate::lock::printable::shown_path;
+use crate::lock::text::escape::shown_path;
 
 const AFTER_HELP: &str = "\
 A stopped service is not started.

@@ -15,7 +15,7 @@ use crate::cli::format::table::lock_table;
 use crate::cli::target::{self, Target};
 use crate::cli::terminal::output::{self, OutputFormat};
 use crate::client::{Options, Row};
-use crate::lock::printable::{shown, shown_path};
+use crate::lock::text::escape::{shown, shown_path};
 
 const AFTER_HELP: &str = "\
 Releases all locks of the owner, withdraws its waiting requests, and prints what \

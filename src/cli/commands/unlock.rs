@@ -12,7 +12,7 @@ use crate::cli::format::row;
 use crate::cli::target::lookup;
 use crate::cli::target::{self, Target};
 use crate::client::{Options, Row, lists};
-use crate::lock::printable::shown_path;
+use crate::lock::text::escape::shown_path;
 
 const EXAMPLE: &str = "\
 For a path or a lock, one disk is released; for an owner, all of its disks, and \

@@ -15,8 +15,8 @@ use crate::cli::target::lookup;
 use crate::cli::target::other_instance::{self, OtherInstance};
 use crate::cli::target::{self, Target};
 use crate::cli::terminal::output::{OutputFormat, print, print_info, print_message};
-use crate::lock::lease::spoken;
-use crate::lock::printable::shown_path;
+use crate::lock::model::lease_name::spoken;
+use crate::lock::text::escape::shown_path;
 
 const AFTER_HELP: &str = "\
 For a lock or an owner, the holders of its disks are printed.

@@ -22,7 +22,7 @@ use crate::cli::error::Error;
 use crate::cli::error::exit::Exit;
 use crate::cli::format::row;
 use crate::client::{Bus, Options, Row, lists};
-use crate::lock::printable::shown;
+use crate::lock::text::escape::shown;
 
 /// The environment variable with the name of the shell.
 pub(crate) const VARIABLE: &str = "_VMLOCKCTL_COMPLETE";

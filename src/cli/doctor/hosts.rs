@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::cli::doctor::report::{Finding, Severity};
-use crate::lock::printable::shown;
-use crate::lock::sighting::{Seen, Told, seen};
+use crate::lock::presence::{Seen, Told, seen};
+use crate::lock::text::escape::shown;
 
 /// Adds a finding for each host: whether its lock is visible here, and how its settings differ. Adds none if
 /// there are no hosts, or this user may not read their files.

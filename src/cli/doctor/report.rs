@@ -6,7 +6,7 @@ use crate::cli::error::exit::Exit;
 use crate::cli::format::colour;
 use crate::cli::format::json;
 use crate::client::Row;
-use crate::lock::printable::shown;
+use crate::lock::text::escape::shown;
 
 /// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use crate::cli::doctor::hosts;
 use crate::cli::doctor::report::{Finding, Severity};
 use crate::cli::error::Error;
-use crate::lock::examination::{Examination, Examine, PATIENCE};
 use crate::lock::mount::{Mount, Mounts};
-use crate::lock::printable::{shown_path, spelt_path};
-use crate::lock::trial::{Outcome, Step};
-use crate::lock::verdict::{Caveat, Local, Verdict};
-use crate::lock::work::Work as _;
+use crate::lock::request::Work as _;
+use crate::lock::selftest::result::{Caveat, Local, Verdict};
+use crate::lock::selftest::run::{Outcome, Step};
+use crate::lock::selftest::{Examination, Examine, PATIENCE};
+use crate::lock::text::escape::{shown_path, spelt_path};
 
 /// Tests a directory, or the directory of a disk.
 ///

@@ -23,7 +23,7 @@ use std::time::Duration;
 use crate::cli::doctor::report::{Finding, Severity};
 use crate::cli::process::open_files::{OpenFile, open_files};
 use crate::client::Bus;
-use crate::lock::printable::shown_path;
+use crate::lock::text::escape::shown_path;
 
 /// The name of virtlockd's executable.
 const PROGRAM: &str = "virtlockd";

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::cli::error::reply::{ErrorReply, has_left, is_disconnected, is_stopped};
 use crate::cli::format::clock;
 use crate::client::Bus;
-use crate::lock::printable::reason;
+use crate::lock::text::escape::reason;
 use crate::phrases::{NO_IN_USE, NO_PROCESS, SET_FORCE};
 
 /// Returns the message for a bus that cannot be connected to.

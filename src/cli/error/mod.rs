@@ -14,7 +14,7 @@ use crate::cli::error::message::{call_failure, connect_failure};
 use crate::cli::error::reply::{ErrorReply, is_disconnected};
 use crate::cli::format::clock;
 use crate::client::Bus;
-use crate::lock::printable::{reason, shown};
+use crate::lock::text::escape::{reason, shown};
 use crate::phrases::{AUTHORIZE, ONLY_ROOT, SET_FORCE};
 
 /// The cause of a command's failure.

@@ -2,10 +2,10 @@
 
 use crate::cli::format::{clock, row};
 use crate::client::Row;
-use crate::lock::age::age;
-use crate::lock::lease::spoken;
-use crate::lock::printable::shown;
-use crate::lock::why::remark;
+use crate::lock::model::lease_name::spoken;
+use crate::lock::text::ago::age;
+use crate::lock::text::escape::shown;
+use crate::lock::text::why::remark;
 
 /// The key of a holder for the bus of the instance of vmlockd that reported it, if this is not the instance
 /// that was asked.

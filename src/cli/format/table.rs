@@ -5,7 +5,7 @@ use std::fmt;
 use crate::cli::format::width::{pad_left, pad_right, width};
 use crate::cli::format::{colour, row};
 use crate::client::Row;
-use crate::lock::printable::shown;
+use crate::lock::text::escape::shown;
 
 /// The alignment of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Fits a message about a disk and its holder into one line of a terminal.
 
 use crate::cli::format::width::{cut_end, cut_middle, width};
-use crate::lock::printable::shown;
+use crate::lock::text::escape::shown;
 
 /// The minimum width of a path. If less room is left, a shorter wording is used.
 const PATH_MIN: usize = 16;

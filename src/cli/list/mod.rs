@@ -25,7 +25,7 @@ use crate::cli::target::lookup;
 use crate::cli::target::{self, Target};
 use crate::cli::terminal::output::OutputFormat;
 use crate::client::{Row, lists};
-use crate::lock::printable::shown;
+use crate::lock::text::escape::shown;
 
 const AFTER_HELP: &str = "\
 Without arguments, all locks are listed. With targets, the locks on these disks \

@@ -16,7 +16,7 @@ use crate::cli::error::exit::Exit;
 use crate::cli::format::json;
 use crate::cli::terminal::output::{OutputFormat, print};
 use crate::client::Options;
-use crate::lock::printable::shown_path;
+use crate::lock::text::escape::shown_path;
 
 const AFTER_HELP: &str = "\
 The format is OpenMetrics 1.0, which Prometheus reads. For the textfile collector \

@@ -19,7 +19,7 @@ use crate::cli::terminal::output::{
 };
 use crate::cli::terminal::signals::Signals;
 use crate::client::{Event, MANAGER_PATH, Subscription};
-use crate::lock::printable::shown;
+use crate::lock::text::escape::shown;
 
 /// Prints events until a signal arrives or the reader closes the pipe.
 pub(crate) async fn perform(

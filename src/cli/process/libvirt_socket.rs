@@ -6,7 +6,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::client::Bus;
-use crate::lock::printable::shown_path;
+use crate::lock::text::escape::shown_path;
 
 /// The file name of the service's own socket for root.
 const PRIVATE_SOCKET_NAME: &str = "private";

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use crate::client::Bus;
-use crate::lock::printable::shown_path;
+use crate::lock::text::escape::shown_path;
 use crate::lock::{Mode, ofd};
 
 /// The state of the service, according to its lock file.

@@ -4,7 +4,7 @@ use std::fs;
 use std::iter;
 use std::path::{Path, PathBuf};
 
-use crate::lock::file_tables::threads_with_own_table;
+use crate::lock::foreign::file_tables::threads_with_own_table;
 
 /// A descriptor of a process.
 #[derive(Debug)]

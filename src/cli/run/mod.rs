@@ -45,7 +45,7 @@ use crate::cli::target::disk_name::absolute;
 use crate::cli::terminal::output::{print_message, print_notice};
 use crate::cli::terminal::signals::{Signals, is_sent_to_group};
 use crate::client::{Event, MANAGER_PATH, Options, OwnerProxy, Subscription};
-use crate::lock::on_lost::OnLost;
+use crate::lock::model::loss_action::OnLost;
 
 /// The time to wait for the end of an owner whose lifeline another process may have, after the service has
 /// detected that the copy of this process is closed.

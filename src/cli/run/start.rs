@@ -25,7 +25,7 @@ use tokio::process::Child;
 use crate::cli::error::Error;
 use crate::cli::error::exit::Exit;
 use crate::cli::terminal::output::print_message;
-use crate::lock::printable::{reason, shown};
+use crate::lock::text::escape::{reason, shown};
 
 /// The name (`argv[0]`) of the waiting process.
 const NAME: &str = "vmlockctl-start";

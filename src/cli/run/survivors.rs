@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::cli::process::open_files::{OpenFile, open_files};
-use crate::lock::printable::shown;
+use crate::lock::text::escape::shown;
 
 /// The maximum number of processes to inspect.
 const PROCESSES_MAX: usize = 256;

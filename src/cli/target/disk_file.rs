@@ -11,7 +11,7 @@ use crate::cli::error::Error;
 use crate::cli::target::disk::Disk;
 use crate::cli::target::disk_name::{absolute, is_descriptor_name, lease_path};
 use crate::lock::Mode;
-use crate::lock::printable::{reason, shown_path};
+use crate::lock::text::escape::{reason, shown_path};
 
 /// Opens a disk, as proof that this user may lock it. Returns `None` if the user may not open it; its name
 /// is passed to the service then, which asks polkit.

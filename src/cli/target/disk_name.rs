@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{self, Path, PathBuf};
 
 use crate::cli::error::Error;
-use crate::lock::printable::shown_path;
+use crate::lock::text::escape::shown_path;
 
 /// The prefix of the name of a lease.
 pub(crate) const LEASE_PREFIX: &str = "lease:";

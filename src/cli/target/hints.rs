@@ -10,7 +10,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use crate::cli::format::duration::TimeLimit;
 use crate::cli::target::disk_name::LEASE_PREFIX;
 use crate::lock::Mode;
-use crate::lock::printable::shown_path;
+use crate::lock::text::escape::shown_path;
 
 /// The prefixes of QEMU's names of disks that are not on a file system of this host.
 const NETWORK: [&str; 19] = [

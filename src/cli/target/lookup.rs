@@ -11,9 +11,9 @@ use crate::cli::format::row;
 use crate::cli::target::disk_file;
 use crate::cli::terminal::slow_reply::report_slow;
 use crate::client::{OWNERS_PATH, Options, Row};
-use crate::lock::lease::spoken;
-use crate::lock::owner::parse_uuid;
-use crate::lock::printable::{shown_path, spelt_path};
+use crate::lock::model::lease_name::spoken;
+use crate::lock::model::owner::parse_uuid;
+use crate::lock::text::escape::{shown_path, spelt_path};
 
 /// The minimum length of the first digits of a UUID that stand for it.
 const PREFIX_MIN: usize = 4;

@@ -25,8 +25,8 @@ use crate::cli::error::Error;
 use crate::cli::format::row;
 use crate::cli::terminal::slow_reply::report_slow_files;
 use crate::client::{LOCKS_PATH, Options, Row, lists};
-use crate::lock::owner::parse_uuid;
-use crate::lock::printable::{shown, shown_path};
+use crate::lock::model::owner::parse_uuid;
+use crate::lock::text::escape::{shown, shown_path};
 use crate::paths;
 
 /// The grammar, for the help of the commands.

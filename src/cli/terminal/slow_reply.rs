@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::cli::terminal::output::is_quiet;
 use crate::cli::terminal::polkit_agent;
-use crate::lock::printable::shown_path;
+use crate::lock::text::escape::shown_path;
 
 /// The time after which a missing reply is reported.
 pub(crate) const REPORT_DELAY: Duration = Duration::from_secs(5);

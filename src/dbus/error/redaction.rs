@@ -5,9 +5,9 @@
 //! callers that do not see everything, an error that is not listed is replaced by a text without
 //! details, so that a new error cannot disclose anything by accident.
 
-use crate::lock::holder::{Ahead, Naming, Refusal, Stranger};
-use crate::lock::lease::spoken;
-use crate::lock::printable::shown;
+use crate::lock::model::lease_name::spoken;
+use crate::lock::model::refusal::{Ahead, Naming, Refusal, Stranger};
+use crate::lock::text::escape::shown;
 use crate::lock::{self, Mode};
 use crate::{life, service};
 
@@ -174,9 +174,9 @@ mod tests {
 
     use super::*;
     use crate::lock::OwnerId;
-    use crate::lock::fdinfo::Processes;
-    use crate::lock::holder::{Holder, Relation, StrangersLock};
-    use crate::lock::process::Process;
+    use crate::lock::foreign::fdinfo::Processes;
+    use crate::lock::model::process::Process;
+    use crate::lock::model::refusal::{Holder, Relation, StrangersLock};
 
     fn holder(uid: u32, mode: Mode) -> Holder {
         Holder {

@@ -13,7 +13,7 @@ use zbus::names::{InterfaceName, MemberName};
 use zbus::object_server::{DispatchResult, Interface, SignalEmitter};
 use zbus::{BoxDBusError, Connection, ObjectServer, OwnedVariant, Variant, fdo};
 
-use crate::lock::printable::shown;
+use crate::lock::text::escape::shown;
 
 /// The number of characters of an unknown name that a message contains.
 const NAME_MAX: usize = 64;

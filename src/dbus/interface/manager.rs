@@ -20,7 +20,7 @@ use crate::dbus::request::lockspace;
 use crate::dbus::request::open::OpenOptions;
 use crate::dbus::request::options::{Options, RawOptions, receive_descriptor};
 use crate::life::{Lifeline, Process};
-use crate::lock::owner::{check_name, parse_uuid};
+use crate::lock::model::owner::{check_name, parse_uuid};
 use crate::lock::{self, OwnerId};
 use crate::paths;
 use crate::service::NewAnchor;

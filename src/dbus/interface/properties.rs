@@ -10,7 +10,7 @@ use crate::dbus::reply::dictionary::{
     anchor_kinds, encode_path, lock_file, saturating_u32, suspended_resources,
 };
 use crate::lock::lockspace::LockspaceKind;
-use crate::lock::printable::spelt_path;
+use crate::lock::text::escape::spelt_path;
 use crate::lock::{Lock, Owner, Proof};
 use crate::paths;
 use crate::privacy::Viewer;

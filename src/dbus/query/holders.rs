@@ -12,18 +12,18 @@ use crate::dbus::reply::dictionary::{self, Dictionary};
 use crate::dbus::request::acquire::{resolve, wanted_file};
 use crate::dbus::request::authorize::visible_locks;
 use crate::inspector::Asker;
-use crate::lock::fdinfo::Search;
-use crate::lock::holder::{Holder, Stranger};
-use crate::lock::lease::LeaseName;
-use crate::lock::probe::{self, Beside, Probe};
-use crate::lock::received::Received;
+use crate::lock::acquire::probe::{self, Beside, Probe};
+use crate::lock::descriptor::received::Received;
+use crate::lock::foreign::fdinfo::Search;
+use crate::lock::model::disk_path::{DiskPath, Resource};
+use crate::lock::model::lease_name::LeaseName;
+use crate::lock::model::refusal::{Holder, Stranger};
 use crate::lock::resolve::{Identify, Target, Wanted};
-use crate::lock::resource::{DiskPath, Resource};
 use crate::lock::{Lock, Mode};
 use crate::privacy::Viewer;
-use crate::service::describe::{HolderUsers, ProcessUsers};
-use crate::service::name_states::NameQuestion;
-use crate::service::naming::{NameProcesses, Named, is_known};
+use crate::service::process::naming::{NameProcesses, Named, is_known};
+use crate::service::report::describe::{HolderUsers, ProcessUsers};
+use crate::service::verify::name_states::NameQuestion;
 
 /// Looks up the holders of a name. The name is resolved only for a caller that may lock by name;
 /// for others the string is compared with the names in the lock table. No dialog is shown in either

@@ -15,11 +15,11 @@ use crate::dbus::reply::dictionary::{
 };
 use crate::dbus::reply::large::{REPLY_MAX, Reply, Rows, run_blocking};
 use crate::dbus::request::options::{Options, RawOptions};
-use crate::lock::holder::Holder;
+use crate::lock::model::refusal::Holder;
 use crate::lock::{OwnerId, Want};
 use crate::paths;
-use crate::service::list::{Filter, LockRow, OwnerRow, SuspendedRow, WaitingRow, Whose};
-use crate::service::name_states::{NameAnswer, NameQuestion};
+use crate::service::core::list::{Filter, LockRow, OwnerRow, SuspendedRow, WaitingRow, Whose};
+use crate::service::verify::name_states::{NameAnswer, NameQuestion};
 
 /// An upper bound of the size of the keys, types and fixed values of a row of `ListOwners`, in
 /// bytes.

@@ -7,9 +7,9 @@ use crate::dbus::error::Error;
 use crate::dbus::reply::dictionary::{Dictionary, encode_lease, encode_target};
 use crate::dbus::request::acquire::{resolve, wanted_file};
 use crate::dbus::request::authorize::authorize_name;
-use crate::lock::received::Received;
+use crate::lock::descriptor::received::Received;
+use crate::lock::model::disk_path::Resource;
 use crate::lock::resolve::Wanted;
-use crate::lock::resource::Resource;
 
 /// Resolves a name. It needs the same authorization as to lock by name.
 ///

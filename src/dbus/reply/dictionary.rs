@@ -5,18 +5,18 @@ use std::collections::HashMap;
 
 use zbus::{ObjectPath, Variant};
 
-use crate::lock::holder::Holder;
-use crate::lock::key::Key;
-use crate::lock::name_state::NameState;
-use crate::lock::printable::spelt_path;
-use crate::lock::process::{Machine, Process};
-use crate::lock::queue::Purpose;
-use crate::lock::recorded::Recorded;
+use crate::lock::holder_record::format::Recorded;
+use crate::lock::lockspace::key::Key;
+use crate::lock::model::process::{Machine, Process};
+use crate::lock::model::refusal::Holder;
 use crate::lock::resolve::Target;
+use crate::lock::resolve::name_state::NameState;
+use crate::lock::table::queue::Purpose;
+use crate::lock::text::escape::spelt_path;
 use crate::lock::{Anchor, Mode, Owner, Proof, Want};
 use crate::paths;
-use crate::service::counts::Metrics;
-use crate::service::list::{LockRow, OwnerRow, SuspendedRow, WaitingRow, Whose};
+use crate::service::core::list::{LockRow, OwnerRow, SuspendedRow, WaitingRow, Whose};
+use crate::service::report::metrics::Metrics;
 use crate::service::wall_clock_of;
 
 /// A dictionary.

@@ -8,7 +8,7 @@ use crate::auth::authorizer::Call;
 use crate::dbus::context::Context;
 use crate::dbus::error::Error;
 use crate::inspector::Asker;
-use crate::lock::resource::Resource;
+use crate::lock::model::disk_path::Resource;
 use crate::lock::{Lock, Mode, Owner, OwnerId};
 
 /// The VM for which a request is made, as polkit's rules and dialogs show it.

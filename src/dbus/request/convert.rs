@@ -7,10 +7,10 @@ use crate::auth::action::Action;
 use crate::auth::authorizer::Call;
 use crate::dbus::context::Context;
 use crate::dbus::error::Error;
-use crate::lock::in_use::InUse;
-use crate::lock::printable::shown;
-use crate::lock::received::Received;
+use crate::lock::descriptor::received::Received;
+use crate::lock::disk::in_use::InUse;
 use crate::lock::resolve::Access;
+use crate::lock::text::escape::shown;
 use crate::lock::{self, Lock, Mode, Owner};
 
 /// The options of `Convert`.

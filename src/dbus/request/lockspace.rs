@@ -7,10 +7,10 @@ use crate::auth::action::{Action, Details};
 use crate::auth::authorizer::Call;
 use crate::dbus::context::Context;
 use crate::dbus::error::Error;
-use crate::lock::lease::LeaseName;
-use crate::lock::open::Links;
-use crate::lock::printable::shown;
-use crate::lock::resource::DiskPath;
+use crate::lock::model::disk_path::DiskPath;
+use crate::lock::model::lease_name::LeaseName;
+use crate::lock::path::open::Links;
+use crate::lock::text::escape::shown;
 use crate::paths;
 
 /// Creates a lockspace.

@@ -1,10 +1,10 @@
 use super::*;
 use crate::keep::contents::{Contents, read};
 use crate::keep::record::{LockRecord, OwnerRecord};
-use crate::lock::extent::{Extent, Span};
-use crate::lock::identity::Identity;
 use crate::lock::lockspace::LockspaceKind;
-use crate::lock::record::{Lock, Proof, Stage, Want};
+use crate::lock::model::extent::{Extent, Span};
+use crate::lock::model::identity::Identity;
+use crate::lock::model::lock::{Lock, Proof, Stage, Want};
 use crate::lock::{Front, Owner, OwnerId};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use super::Table;
 use super::wait::LAST;
-use crate::lock::error::Error;
-use crate::lock::event::Event;
-use crate::lock::mode::Mode;
-use crate::lock::owner::OwnerId;
-use crate::lock::printable::shown;
-use crate::lock::queue::Ticket;
-use crate::lock::record::{Stage, Want};
+use crate::lock::model::error::Error;
+use crate::lock::model::event::Event;
+use crate::lock::model::lock::{Stage, Want};
+use crate::lock::model::mode::Mode;
+use crate::lock::model::owner::OwnerId;
+use crate::lock::table::queue::Ticket;
+use crate::lock::text::escape::shown;
 
 /// What was decided on a request.
 #[derive(Debug, PartialEq, Eq)]

@@ -4,9 +4,9 @@ use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
 use super::Table;
-use crate::lock::owner::{Owner, OwnerId};
-use crate::lock::queue::{Ticket, Waiter};
-use crate::lock::record::{Lock, Stage, Want};
+use crate::lock::model::lock::{Lock, Stage, Want};
+use crate::lock::model::owner::{Owner, OwnerId};
+use crate::lock::table::queue::{Ticket, Waiter};
 
 impl Table {
     /// Returns how many owners there are, those that are opening or ending included.

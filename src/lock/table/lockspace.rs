@@ -1,11 +1,11 @@
 //! What the table knows of a lockspace: who has to do with it, as long as it is not to go.
 
 use super::Table;
-use crate::lock::error::Error;
 use crate::lock::lockspace::LockspaceKind;
-use crate::lock::owner::OwnerId;
-use crate::lock::printable::shown;
-use crate::lock::record::Want;
+use crate::lock::model::error::Error;
+use crate::lock::model::lock::Want;
+use crate::lock::model::owner::OwnerId;
+use crate::lock::text::escape::shown;
 
 impl Table {
     /// Refuses the end of a lockspace, shown by its directory, with which somebody has to do.

@@ -14,15 +14,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Table;
-use crate::lock::event::{Event, Reason};
-use crate::lock::extent::Extent;
-use crate::lock::holder::Holder;
-use crate::lock::identity::Identity;
-use crate::lock::mode::Mode;
-use crate::lock::owner::OwnerId;
-use crate::lock::queue::Waiter;
-use crate::lock::record::{Lock, Stage, Want};
-use crate::lock::spots::Spots;
+use crate::lock::model::event::{Event, Reason};
+use crate::lock::model::extent::Extent;
+use crate::lock::model::identity::Identity;
+use crate::lock::model::lock::{Lock, Stage, Want};
+use crate::lock::model::mode::Mode;
+use crate::lock::model::owner::OwnerId;
+use crate::lock::model::refusal::Holder;
+use crate::lock::table::index::Spots;
+use crate::lock::table::queue::Waiter;
 
 /// A released lock that its former owner may reclaim.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,11 +1,11 @@
 //! Refusals: which locks and reservations conflict with a request.
 
 use super::Table;
-use crate::lock::error::Error;
-use crate::lock::fdinfo::Processes;
-use crate::lock::holder::{Holder, Refusal, Relation};
-use crate::lock::owner::{Owner, OwnerId};
-use crate::lock::record::{Lock, Want};
+use crate::lock::foreign::fdinfo::Processes;
+use crate::lock::model::error::Error;
+use crate::lock::model::lock::{Lock, Want};
+use crate::lock::model::owner::{Owner, OwnerId};
+use crate::lock::model::refusal::{Holder, Refusal, Relation};
 
 impl Table {
     /// Returns the holder of a lock, as a refusal names it.

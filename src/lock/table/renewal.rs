@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::Table;
-use crate::lock::record::{Lock, Stage, Want};
-use crate::lock::renewal::Renewed;
+use crate::lock::model::lock::{Lock, Stage, Want};
+use crate::lock::resolve::renewal::Renewed;
 
 impl Table {
     /// Returns the locks, at any stage, on disks that may lie on something else by now.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::Table;
-use crate::lock::error::Error;
-use crate::lock::owner::OwnerId;
-use crate::lock::record::{Stage, Want};
+use crate::lock::model::error::Error;
+use crate::lock::model::lock::{Stage, Want};
+use crate::lock::model::owner::OwnerId;
 
 impl Table {
     /// Begins to give up all that an owner holds, to be remembered.

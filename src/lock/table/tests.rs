@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use super::*;
-use crate::lock::extent::Span;
-use crate::lock::holder::Relation;
-use crate::lock::owner::Front;
+use crate::lock::model::extent::Span;
+use crate::lock::model::owner::Front;
+use crate::lock::model::refusal::Relation;
 
 mod naive;
 mod promises;

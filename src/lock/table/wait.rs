@@ -15,14 +15,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Table;
-use crate::lock::error::Error;
-use crate::lock::fdinfo::Processes;
-use crate::lock::holder::{Ahead, Holder, Refusal, Stranger};
-use crate::lock::identity::Identity;
-use crate::lock::mode::Mode;
-use crate::lock::owner::{Owner, OwnerId};
-use crate::lock::queue::{Purpose, Status, Ticket, Waiter};
-use crate::lock::record::{Lock, Want};
+use crate::lock::foreign::fdinfo::Processes;
+use crate::lock::model::error::Error;
+use crate::lock::model::identity::Identity;
+use crate::lock::model::lock::{Lock, Want};
+use crate::lock::model::mode::Mode;
+use crate::lock::model::owner::{Owner, OwnerId};
+use crate::lock::model::refusal::{Ahead, Holder, Refusal, Stranger};
+use crate::lock::table::queue::{Purpose, Status, Ticket, Waiter};
 
 /// The place of somebody who has none: behind all others.
 pub(super) const LAST: Ticket = Ticket::MAX;

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::{Found, Server, server};
 use crate::lock::{Lock, OwnerId};
 use crate::service::Service;
-use crate::service::suspects::SUSPECT;
+use crate::service::recover::suspects::SUSPECT;
 
 /// How long until a lost lock is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -142,8 +142,8 @@ async fn in_turn<T>(turns: &Semaphore, done: impl Future<Output = T>) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lock::identity::Identity;
-    use crate::lock::record::Stage;
+    use crate::lock::model::identity::Identity;
+    use crate::lock::model::lock::Stage;
     use crate::lock::{Mode, Proof, Want};
     use std::future::{pending, ready};
     use uuid::Uuid;

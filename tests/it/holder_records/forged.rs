@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rustix::fs::{XattrFlags, listxattr, setxattr};
 use uuid::Uuid;
 use vmlockd::lock::Mode;
-use vmlockd::lock::recorded::{Entry, Value};
+use vmlockd::lock::holder_record::format::{Entry, Value};
 
 use super::{Hosts, SharedFileSystem, fact};
 use crate::dbus_client::{exclusive, shared};

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 use vmlockd::life::Lifeline;
-use vmlockd::lock::in_use::InUse;
-use vmlockd::lock::on_lost::OnLost;
+use vmlockd::lock::disk::in_use::InUse;
+use vmlockd::lock::model::loss_action::OnLost;
 use vmlockd::lock::{self, Front, OwnerId};
 use vmlockd::service::{self, Ask, Error, NewAnchor, Opening, Presence, Service};
 

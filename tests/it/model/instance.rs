@@ -8,7 +8,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::yield_now;
 use vmlockd::inspector::Inspector;
 use vmlockd::keep::Inherited;
-use vmlockd::service::storage::Storage;
+use vmlockd::service::io::executor::Storage;
 use vmlockd::service::{self, Exempt, Service, Settings};
 
 use super::observed::ObservedState;

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use uuid::Uuid;
-use vmlockd::lock::in_use::InUse;
-use vmlockd::lock::naming::Naming;
-use vmlockd::lock::open::Links;
-use vmlockd::lock::passed::Sender;
+use vmlockd::lock::descriptor::passed::Sender;
+use vmlockd::lock::disk::in_use::InUse;
+use vmlockd::lock::model::disk_path::DiskPath;
+use vmlockd::lock::path::open::Links;
+use vmlockd::lock::resolve::lock_file::Naming;
 use vmlockd::lock::resolve::{Resolve, Wanted};
-use vmlockd::lock::resource::DiskPath;
 use vmlockd::lock::{Mode, OwnerId, ofd};
 use vmlockd::service::{Ask, Disk as Asked};
 

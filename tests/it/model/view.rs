@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use vmlockd::lock::queue::Status;
+use vmlockd::lock::table::queue::Status;
 use vmlockd::lock::{Anchor, Mode, Proof};
-use vmlockd::service::list::{Filter, WaitingRow};
+use vmlockd::service::core::list::{Filter, WaitingRow};
 
 use super::instance::ServiceInstance;
 use super::op::{DISKS, Disk, DiskRequest, Vm, list};

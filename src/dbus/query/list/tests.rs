@@ -7,15 +7,15 @@ use zbus::wire::{LE, serialized_size};
 
 use super::*;
 use crate::dbus::reply::dictionary::Dictionary;
-use crate::lock::fdinfo::Processes;
-use crate::lock::holder::Relation;
-use crate::lock::identity::Identity;
+use crate::lock::foreign::fdinfo::Processes;
 use crate::lock::lockspace::LockspaceKind;
-use crate::lock::name_state::NameState;
-use crate::lock::queue::{Purpose, Status, Waiter};
-use crate::lock::record::Stage;
+use crate::lock::model::identity::Identity;
+use crate::lock::model::lock::Stage;
+use crate::lock::model::refusal::Relation;
+use crate::lock::resolve::name_state::NameState;
+use crate::lock::table::queue::{Purpose, Status, Waiter};
 use crate::lock::{Anchor, Front, Lock, Mode, Proof};
-use crate::service::list::Whose;
+use crate::service::core::list::Whose;
 
 fn want(length: usize) -> Want {
     let name = format!("/{}", "x".repeat(length));

@@ -2,9 +2,9 @@
 //! all others.
 
 use super::*;
-use crate::lock::fdinfo::Processes;
-use crate::lock::holder::{Naming, Stranger, StrangersLock};
-use crate::lock::queue::{Purpose, Status, Ticket, Waiter};
+use crate::lock::foreign::fdinfo::Processes;
+use crate::lock::model::refusal::{Naming, Stranger, StrangersLock};
+use crate::lock::table::queue::{Purpose, Status, Ticket, Waiter};
 
 /// Who wants to be alone with what he holds comes before all others; then counts who came first.
 fn rank(waiter: &Waiter) -> (bool, Ticket) {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::steps::{World, steps};
 use super::*;
-use crate::lock::queue::Status;
+use crate::lock::table::queue::Status;
 
 /// What must hold after every step.
 fn check(table: &Table) {

@@ -1,9 +1,9 @@
 //! Reservations of released locks, by example.
 
 use super::*;
-use crate::lock::holder::Refusal;
-use crate::lock::queue::Purpose;
+use crate::lock::model::refusal::Refusal;
 use crate::lock::table::Reclaimable;
+use crate::lock::table::queue::Purpose;
 
 const GRACE_END: u64 = 10;
 

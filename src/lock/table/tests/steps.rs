@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::lock::owner::Offer;
-use crate::lock::queue::{Purpose, Status, Ticket, Waiter};
+use crate::lock::model::owner::Offer;
 use crate::lock::table::Move;
+use crate::lock::table::queue::{Purpose, Status, Ticket, Waiter};
 
 pub(super) const OWNERS: u32 = 4;
 

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::lock::event::Reason;
+use crate::lock::model::event::Reason;
 use crate::lock::table::Again;
 use crate::lock::table::tests::{DISKS, disk, id, table};
 

@@ -1,0 +1,347 @@
+//! Locks that are held: how they change, and how they are given up.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::lock::acquire::{free_byte, lock_byte};
+use crate::lock::disk::in_use::{InUse, refuse_if_used, refuse_swap_file};
+use crate::lock::disk::snapshot::Snapshot;
+use crate::lock::disk::stack::Stack;
+use crate::lock::foreign::Request;
+use crate::lock::holder_record::format::Entry;
+use crate::lock::holder_record::record::{Signature, Unrecorded, Written};
+use crate::lock::lockspace::Directory;
+use crate::lock::model::error::Error;
+use crate::lock::model::identity::Identity;
+use crate::lock::model::mode::Mode;
+use crate::lock::model::owner::OwnerId;
+use crate::lock::ofd;
+use crate::lock::ofd::description::Description;
+use crate::lock::path::open::{self, Links};
+use crate::lock::request::Work;
+use crate::lock::text::escape::shown_path;
+
+/// The bytes that one lock consists of: one, or two where a hashed lockspace knows a disk by two
+/// names. They are free when the last copy of their descriptions is closed, or by [`Give`].
+#[derive(Debug)]
+pub struct Held {
+    pub(in crate::lock) bytes: Vec<Byte>,
+    /// Whether a shared lock could be strengthened: its description was opened for writing.
+    pub(in crate::lock) writable: bool,
+    /// The disk, where it is a file of an overlay that may be copied up and that no byte is on.
+    pub(in crate::lock) disk: Option<Arc<File>>,
+    /// How the bytes are locked; `None` once they were given up. Taken while that changes.
+    pub(in crate::lock) mode: Mutex<Option<Mode>>,
+    /// The owner and the number under which its descriptors are kept, from the first time that they
+    /// are: they stay where they are when the lock becomes another owner's.
+    kept_as: OnceLock<(OwnerId, u64)>,
+    /// What is recorded of it beside its bytes. Taken after the mode.
+    pub(in crate::lock) written: Mutex<Option<Written>>,
+    /// Where that could not be written, if that is to be said.
+    unrecorded: Mutex<Option<Unrecorded>>,
+}
+
+#[derive(Debug)]
+pub(in crate::lock) struct Byte {
+    pub(in crate::lock) description: Description,
+    /// Where its lock file is, where it is not the disk itself.
+    pub(in crate::lock) place: Option<Place>,
+}
+
+/// Where a lock file is.
+#[derive(Debug)]
+pub(in crate::lock) struct Place {
+    pub(in crate::lock) directory: Arc<Directory>,
+    pub(in crate::lock) name: String,
+    /// It is removed with the last lock on it.
+    pub(in crate::lock) fleeting: bool,
+}
+
+impl Place {
+    /// The lock file's path, for people.
+    fn shown(&self) -> String {
+        shown_path(&self.directory.path_of(&self.name))
+    }
+}
+
+/// Gives a lock up, whatever copies of its descriptions exist.
+#[derive(Debug)]
+pub struct Give(pub Arc<Held>);
+
+impl Work for Give {
+    /// What could not be done; the byte itself is free in any case once the copies are closed.
+    type Answer = Vec<Error>;
+
+    fn perform(self) -> Vec<Error> {
+        self.0.give()
+    }
+}
+
+impl Held {
+    pub(in crate::lock) fn new(bytes: Vec<Byte>, writable: bool, mode: Mode) -> Self {
+        let (mode, written) = (Mutex::new(Some(mode)), Mutex::default());
+        let (kept_as, unrecorded) = (OnceLock::new(), Mutex::default());
+        Self { bytes, writable, disk: None, mode, kept_as, written, unrecorded }
+    }
+
+    /// What is held of a disk that is only recorded.
+    pub(in crate::lock) fn of_nothing() -> Self {
+        Self::new(Vec::new(), false, Mode::None)
+    }
+
+    /// Returns a descriptor of the disk, if this process has one open.
+    #[must_use]
+    pub fn disk(&self) -> Option<Arc<File>> {
+        let direct = self.bytes.iter().find(|byte| byte.place.is_none());
+        let direct = direct.filter(|byte| !byte.description.is_away());
+        direct.and_then(|byte| byte.description.file().ok()).or_else(|| self.disk.clone())
+    }
+
+    /// The owner and the number under which its descriptors are kept; these, if nobody said before.
+    pub fn kept_as(&self, owner: OwnerId, number: u64) -> (OwnerId, u64) {
+        *self.kept_as.get_or_init(|| (owner, number))
+    }
+
+    pub(in crate::lock) fn written(&self) -> MutexGuard<'_, Option<Written>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records who holds it, where that is wanted. Nothing depends on it: that it fails is for the
+    /// log alone.
+    pub(in crate::lock) fn record(&self, written: Option<Written>) {
+        let mut there = self.written();
+        let before = std::mem::replace(&mut *there, written);
+        let Some(written) = there.as_ref() else { return };
+        let write = |byte: &Byte| {
+            let file = byte.description.file().ok()?;
+            written.write(&file, byte.place.as_ref(), before.as_ref())
+        };
+        if let Some(unrecorded) = self.bytes.iter().filter_map(write).last() {
+            *self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner) = Some(unrecorded);
+        }
+    }
+
+    /// Where its holder could not be recorded, for the log: told once for a directory.
+    pub fn unrecorded(&self) -> Option<Unrecorded> {
+        self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Records that somebody else of this host has it from now on.
+    fn sign(&self, signature: &Signature) {
+        let mode = self.mode();
+        let written = self.written().clone().filter(|_| mode.is_some());
+        if let Some(mut written) = written {
+            written.sign(signature);
+            self.record(Some(written));
+        }
+    }
+
+    /// Its mode, and the right to change it.
+    pub(in crate::lock) fn mode(&self) -> MutexGuard<'_, Option<Mode>> {
+        self.mode.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Frees what of it may be left, of a lock that somebody else may have by now: nothing of his
+    /// is touched.
+    #[must_use]
+    pub fn forsake(&self) -> Vec<Error> {
+        let mut mode = self.mode();
+        *mode = None;
+        let free = |byte: &Byte| match byte.description.file() {
+            Ok(file) => byte.unlock(&file),
+            Err(error) => Some(error),
+        };
+        self.bytes.iter().filter_map(free).collect()
+    }
+
+    pub(in crate::lock) fn give(&self) -> Vec<Error> {
+        // Held until all are unlocked: who looks at it in between would lock them again.
+        let mut mode = self.mode();
+        *mode = None;
+        let written = self.written().take();
+        self.bytes.iter().flat_map(|byte| byte.give(written.as_ref())).collect()
+    }
+}
+
+/// Rewrites what is recorded of a lock, for an owner to whom it goes without being unlocked, or of
+/// whom more is known by now.
+#[derive(Debug)]
+pub struct Sign {
+    /// The lock.
+    pub held: Arc<Held>,
+    /// Who has it.
+    pub signature: Signature,
+}
+
+impl Work for Sign {
+    type Answer = ();
+
+    fn perform(self) {
+        self.held.sign(&self.signature);
+    }
+}
+
+impl Byte {
+    /// The name of its lock file, for people.
+    pub(in crate::lock) fn shown(&self) -> Option<String> {
+        self.place.as_ref().map(Place::shown)
+    }
+
+    fn give(&self, written: Option<&Written>) -> Vec<Error> {
+        let file = match self.description.file() {
+            Ok(file) => file,
+            Err(error) => return vec![error],
+        };
+        let (removed, failure) = match self.remove(&file) {
+            Ok(removed) => (removed, None),
+            Err(error) => (false, Some(error)),
+        };
+        if let Some(written) = written.filter(|_| !removed) {
+            written.erase(&file, self.place.as_ref());
+        }
+        [failure, self.unlock(&file)].into_iter().flatten().collect()
+    }
+
+    /// Removes the lock file, but only while we hold it alone: whoever shares it would be left
+    /// with a lock that the next to come does not see. Tells whether it did.
+    fn remove(&self, file: &File) -> Result<bool, Error> {
+        let Some(place) = self.place.as_ref().filter(|place| place.fleeting) else {
+            return Ok(false);
+        };
+        let Place { directory, name, .. } = place;
+        let alone = ofd::try_lock(file, Mode::Exclusive)
+            .map_err(|errno| Error::system("lock the file", place.shown(), errno))
+            .and_then(|alone| Ok(alone && directory.still_names(name, file)?));
+        let alone = alone?;
+        if alone {
+            directory.remove_file(name)?;
+        }
+        Ok(alone)
+    }
+
+    fn unlock(&self, file: &File) -> Option<Error> {
+        let name = || {
+            let name = open::name_of(file.as_fd()).map(|path| shown_path(&path));
+            self.shown().or(name.ok()).unwrap_or_else(|| "a disk".to_owned())
+        };
+        ofd::unlock(file).err().map(|errno| Error::system("unlock", name(), errno))
+    }
+}
+
+/// Changes the mode of a lock. When it fails, the lock is as it was.
+#[derive(Debug)]
+pub struct Convert {
+    /// The lock.
+    pub held: Arc<Held>,
+    /// The mode it shall have.
+    pub mode: Mode,
+    /// Its name for people.
+    pub name: String,
+    /// In a hashed lockspace the disk's path and identity: before strengthening, the disk's own
+    /// byte is tested, as when the lock was taken.
+    pub disk: Option<(PathBuf, Identity)>,
+    /// As for [`crate::lock::acquire::Take`].
+    pub hasty: bool,
+    /// The same.
+    pub in_use: InUse,
+}
+
+impl Work for Convert {
+    type Answer = Result<(), Error>;
+
+    fn perform(self) -> Result<(), Error> {
+        if self.mode == Mode::Exclusive {
+            if !self.held.writable {
+                let why = "it can only be opened for reading, so its lock cannot be upgraded";
+                return Err(Error::not_lockable(&self.name, why));
+            }
+            match &self.disk {
+                Some((path, identity)) => self.test_disk(path, *identity)?,
+                None => self.test_itself()?,
+            }
+        }
+        let mut mode = self.held.mode();
+        if mode.is_none() {
+            return Err(Error::not_lockable(&self.name, "it was released in the meantime"));
+        }
+        let mut written = self.held.written().clone();
+        let own: Vec<Entry> = written.iter().map(|written| written.entry.clone()).collect();
+        for (n, byte) in self.held.bytes.iter().enumerate() {
+            let lock_file = byte.shown();
+            let locked = byte.description.file().and_then(|file| {
+                let request = Request {
+                    lock_file: lock_file.as_deref(),
+                    disk: byte.place.is_none().then_some(file.as_fd()),
+                    own: own.as_slice(),
+                    ..self.request(written.as_ref())
+                };
+                lock_byte(&file, self.mode, &request)
+            });
+            if let Err(error) = locked {
+                let undo = self.held.bytes[..n].iter().filter_map(|byte| self.weaken(byte));
+                return Err(error.with_undo(undo.collect()));
+            }
+        }
+        *mode = Some(self.mode);
+        if let Some(written) = &mut written {
+            written.entry.mode = self.mode;
+            self.held.record(Some(written.clone()));
+        }
+        Ok(())
+    }
+}
+
+impl Convert {
+    fn request<'r>(&'r self, written: Option<&'r Written>) -> Request<'r> {
+        let host_id = written.map(|written| written.host.id());
+        Request { resource: &self.name, host_id, hasty: self.hasty, ..Request::default() }
+    }
+
+    /// Undoes a strengthening.
+    fn weaken(&self, byte: &Byte) -> Option<Error> {
+        let failed = |errno| Error::system("downgrade the lock on", &self.name, errno);
+        let weakened = byte
+            .description
+            .file()
+            .and_then(|file| ofd::try_lock(&*file, Mode::Shared).map_err(failed));
+        weakened.err()
+    }
+
+    /// The same for a disk that is its own lock file.
+    fn test_itself(&self) -> Result<(), Error> {
+        let direct = self.held.bytes.iter().find(|byte| byte.place.is_none());
+        let Some(byte) = direct.filter(|_| self.in_use == InUse::Refused) else { return Ok(()) };
+        let file = byte.description.file()?;
+        match Identity::of_open(file.as_fd()) {
+            Some(identity) => {
+                self.test_use(file.as_fd(), identity)?;
+                refuse_swap_file(&file, &self.name)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn test_use(&self, disk: BorrowedFd<'_>, identity: Identity) -> Result<(), Error> {
+        let host = Snapshot::default();
+        let stack = Stack::of(disk, identity, &self.name, host.sysfs())?;
+        refuse_if_used(disk, identity, &stack.below, &self.name, &host)
+    }
+
+    fn test_disk(&self, path: &std::path::Path, identity: Identity) -> Result<(), Error> {
+        let changed = || Error::changed(&self.name);
+        let pin = open::locate(path, Links::Follow).map_err(|_| changed())?;
+        let (_, found) = open::examine(pin.as_fd(), &self.name)?;
+        if found != identity {
+            return Err(changed());
+        }
+        if self.in_use == InUse::Refused {
+            self.test_use(pin.as_fd(), identity)?;
+        }
+        let disk = open::reopen(pin.as_fd(), false)
+            .map_err(|errno| Error::system("open", &self.name, errno))?;
+        let request = Request { disk: Some(disk.as_fd()), ..self.request(None) };
+        free_byte(&disk, self.mode, &request)
+    }
+}

@@ -1,0 +1,82 @@
+//! Opening a file that another program has a lease on (`F_SETLEASE`, `fcntl(2)`).
+//!
+//! Opening breaks the lease: the kernel asks its holder to give it up. With `O_NONBLOCK` the open
+//! fails at once with `EAGAIN`, although a holder that answers, as Samba does, gives the lease up
+//! within milliseconds. The kernel reports the end of a lease to nobody, so the open is tried again:
+//! a few times, and by few threads at once, since a holder may also ignore the request.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+/// The backoff between two tries, in milliseconds: about half a second together.
+const BACKOFF: [u64; 8] = [2, 5, 10, 20, 40, 80, 160, 160];
+/// How many threads may wait for leases at once; others are refused at the first try.
+const WAITERS: usize = 4;
+
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+/// The right to wait, until it is dropped.
+struct Waiter;
+
+impl Waiter {
+    fn enter() -> Option<Self> {
+        let more = |waiting: usize| (waiting < WAITERS).then_some(waiting + 1);
+        WAITING.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Self)
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        WAITING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Opens a file; where a lease is in the way, tries again until it is gone or the backoff is used up.
+///
+/// # Errors
+///
+/// What `open` says; `EAGAIN` where the lease stays.
+pub(in crate::lock) fn open_leased<T>(open: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+    let mut outcome = open();
+    if !matches!(outcome, Err(Errno::EAGAIN)) {
+        return outcome;
+    }
+    let Some(_waiter) = Waiter::enter() else { return outcome };
+    for pause in BACKOFF {
+        sleep(Duration::from_millis(pause));
+        outcome = open();
+        if !matches!(outcome, Err(Errno::EAGAIN)) {
+            break;
+        }
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn an_open_is_tried_again_a_bounded_number_of_times() {
+        let tries = Cell::new(0);
+        let after = |n: usize| {
+            tries.set(0);
+            open_leased(|| {
+                tries.set(tries.get() + 1);
+                if tries.get() > n { Ok(()) } else { Err(Errno::EAGAIN) }
+            })
+        };
+        assert_eq!((after(0), tries.get()), (Ok(()), 1));
+        assert_eq!((after(2), tries.get()), (Ok(()), 3));
+        assert_eq!((after(99), tries.get()), (Err(Errno::EAGAIN), 1 + BACKOFF.len()));
+        assert_eq!(open_leased(|| Err::<(), _>(Errno::EACCES)), Err(Errno::EACCES));
+        let all: Vec<_> = (0..WAITERS).map(|_| Waiter::enter()).collect();
+        assert_eq!((after(2), tries.get()), (Err(Errno::EAGAIN), 1));
+        drop(all);
+        assert_eq!(after(2), Ok(()));
+    }
+}

@@ -1,0 +1,399 @@
+//! Taking a lock: the requests that lock a byte that was not locked, and ask who has it.
+
+pub mod handle;
+pub(super) mod lease_break;
+pub(super) mod nfs_expired;
+pub mod probe;
+pub mod reacquire;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::sys::stat::fstat;
+
+use super::ofd::{self, InTheWay};
+use super::resolve::Target;
+use crate::lock::acquire::handle::{Byte, Held, Place};
+use crate::lock::acquire::lease_break::open_leased;
+use crate::lock::disk::in_use::{InUse, refuse_if_used, refuse_swap_file};
+use crate::lock::disk::loop_device::is_unset;
+use crate::lock::disk::snapshot::Snapshot;
+use crate::lock::foreign::Request;
+use crate::lock::foreign::fdinfo::Search;
+use crate::lock::holder_record::record::Signature;
+use crate::lock::lockspace::directory::Directory;
+use crate::lock::lockspace::key::Key;
+use crate::lock::model::error::Error;
+use crate::lock::model::identity::Identity;
+use crate::lock::model::lock::Want;
+use crate::lock::model::mode::Mode;
+use crate::lock::ofd::description::Description;
+use crate::lock::path::open;
+use crate::lock::request::{Asked, Done, Work};
+use crate::lock::text::escape::shown_path;
+
+/// How often a lock file is opened anew because somebody removed it in between.
+const TRIES: usize = 64;
+
+/// What is to be locked: found, and not touched yet.
+#[derive(Debug)]
+pub enum Goal {
+    /// A disk.
+    Disk(Box<Target>),
+    /// A key in a lockspace.
+    Key(Key),
+}
+
+impl Goal {
+    /// What the table is told of it.
+    #[must_use]
+    pub fn want(&self, mode: Mode) -> Want {
+        match self {
+            Self::Disk(target) => target.want(mode),
+            Self::Key(key) => key.want(mode),
+        }
+    }
+
+    /// What has to be asked about it.
+    #[must_use]
+    pub fn asks(&self) -> Vec<Asked<'_>> {
+        match self {
+            Self::Disk(target) => target.asks(),
+            Self::Key(key) => key.lockspace().asks().into_iter().collect(),
+        }
+    }
+
+    /// What to look for in order to find the processes that have it open.
+    #[must_use]
+    pub fn search_users(&self) -> Option<Search> {
+        match self {
+            Self::Disk(target) => Some(probe::search_users(target)),
+            Self::Key(_) => None,
+        }
+    }
+}
+
+/// Locks a goal in a mode. Nothing is left locked or created when it fails.
+#[derive(Debug)]
+pub struct Take {
+    /// What.
+    pub goal: Arc<Goal>,
+    /// How.
+    pub mode: Mode,
+    /// For whom: what is recorded beside the lock.
+    pub signature: Signature,
+    /// It is asked again and again: a refusal tells only that somebody has it. To find out who,
+    /// all processes are looked at, which is too much for somebody who just waits.
+    pub hasty: bool,
+    /// What becomes of it where this host uses it itself.
+    pub in_use: InUse,
+}
+
+impl Work for Take {
+    type Answer = Result<Held, Error>;
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        self.goal.asks()
+    }
+
+    fn perform(self) -> Result<Held, Error> {
+        self.perform_on(&Snapshot::default())
+    }
+}
+
+/// Locks goals one after the other, up to the first that fails. `host` is used for as long as it is fresh.
+pub fn take_all(takes: Vec<Take>, mut host: Snapshot) -> Done<Held> {
+    let mut answers = Vec::with_capacity(takes.len());
+    for take in takes {
+        host.refresh();
+        match take.perform_on(&host) {
+            Ok(held) => answers.push(held),
+            Err(failure) => return Done { answers, failure: Some(failure) },
+        }
+    }
+    Done { answers, failure: None }
+}
+
+impl Take {
+    fn perform_on(self, host: &Snapshot) -> Result<Held, Error> {
+        let Self { goal, mode, signature, hasty, in_use } = self;
+        if mode == Mode::None {
+            return Ok(Held::of_nothing());
+        }
+        let host_id = signature.host.as_ref().map(|host| host.id());
+        let request = Request { host_id, hasty, ..Request::default() };
+        let (held, resource, in_lockspace) = match &*goal {
+            Goal::Disk(target) => {
+                let unused = in_use == InUse::Refused && mode == Mode::Exclusive;
+                if unused {
+                    let Target { pin, identity, name, .. } = &**target;
+                    refuse_if_used(pin.as_fd(), *identity, &target.below(mode), name, host)?;
+                }
+                refuse_unset(target, host)?;
+                let in_lockspace = target.lockspace.kind().has_files();
+                (take_disk(target, mode, unused, &request)?, target.name.clone(), in_lockspace)
+            }
+            Goal::Key(key) => (take_key(key, mode, &request)?, key.resource(), true),
+        };
+        held.record(signature.written(&resource, in_lockspace, mode));
+        Ok(held)
+    }
+}
+
+fn take_disk(
+    target: &Target,
+    mode: Mode,
+    unused: bool,
+    request: &Request<'_>,
+) -> Result<Held, Error> {
+    let request = Request { resource: &target.name, ..*request };
+    target.refuse_unknown_devices()?;
+    if !target.is_copied_up(mode) {
+        target.refuse_unknown(mode)?;
+    }
+    let (disk, writable) = open_disk(target, mode, &request)?;
+    if unused && writable {
+        refuse_swap_file(&disk, &target.name)?;
+    }
+    let request = Request { disk: Some(disk.as_fd()), ..request };
+    let Some(directory) = target.lockspace.directory() else {
+        lock_byte(&disk, mode, &request)?;
+        still_there(target, mode)?;
+        let byte = Byte { description: Description::new(disk), place: None };
+        return Ok(Held::new(vec![byte], writable, mode));
+    };
+    // A holder that locks the disk directly does not know of our directory.
+    free_byte(&disk, mode, &request)?;
+    let mut held = Held::new(Vec::new(), true, mode);
+    if mode == Mode::Shared && target.may_be_copied_up() {
+        let pin = target.pin.try_clone().map_err(|error| no_copy(target, &error))?;
+        held.disk = Some(Arc::new(pin.into()));
+    }
+    for name in &target.files {
+        match lock_file(directory, name, true, mode, &request) {
+            Ok(byte) => held.bytes.push(byte),
+            Err(error) => return Err(error.with_undo(held.give())),
+        }
+    }
+    match still_there(target, mode) {
+        Ok(()) => Ok(held),
+        Err(error) => Err(error.with_undo(held.give())),
+    }
+}
+
+fn no_copy(target: &Target, error: &io::Error) -> Error {
+    let errno = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
+    Error::system("duplicate the descriptor of", &target.name, errno)
+}
+
+fn take_key(key: &Key, mode: Mode, request: &Request<'_>) -> Result<Held, Error> {
+    let resource = key.resource();
+    let request = Request { resource: &resource, ..*request };
+    let Some(directory) = key.lockspace().directory() else {
+        return Err(Error::not_lockable(resource, "it is in no lockspace"));
+    };
+    let byte = lock_file(directory, key.name(), key.is_fleeting(), mode, &request)?;
+    Ok(Held::new(vec![byte], true, mode))
+}
+
+/// Makes the file of a key, or removes it; the latter only while nobody has it locked, and it is
+/// empty as it was made.
+#[derive(Debug)]
+pub enum Tend {
+    /// Makes it where it is missing.
+    Make(Key),
+    /// Removes it where it is there.
+    Remove(Key),
+}
+
+impl Work for Tend {
+    type Answer = Result<(), Error>;
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        let (Self::Make(key) | Self::Remove(key)) = self;
+        key.lockspace().asks().into_iter().collect()
+    }
+
+    fn perform(self) -> Result<(), Error> {
+        let (Self::Make(key) | Self::Remove(key)) = &self;
+        let Some(directory) = key.lockspace().directory() else {
+            return Err(Error::not_lockable(key.resource(), "it is in no lockspace"));
+        };
+        if let Self::Make(key) = &self {
+            return directory.open_file(key.name()).map(drop);
+        }
+        if directory.find_file(key.name())?.is_none() {
+            return Ok(());
+        }
+        let resource = key.resource();
+        let request = Request { resource: &resource, ..Request::default() };
+        let byte = lock_file(directory, key.name(), true, Mode::Exclusive, &request)?;
+        if has_content(&byte)? {
+            let byte = Byte { place: None, ..byte };
+            let kept = Held::new(vec![byte], true, Mode::Exclusive).give();
+            let why = "it is not empty, so it is not a lock file, and is not removed";
+            return Err(Error::not_lockable(resource, why).with_undo(kept));
+        }
+        let mut failed = Held::new(vec![byte], true, Mode::Exclusive).give();
+        failed.pop().map_or(Ok(()), Err)
+    }
+}
+
+/// Whether there is something in a lock file. What the service makes stays empty.
+fn has_content(byte: &Byte) -> Result<bool, Error> {
+    let stat = fstat(&*byte.description.file()?);
+    let name = || byte.shown().unwrap_or_default();
+    Ok(stat.map_err(|errno| Error::system("stat lock file", name(), errno))?.st_size > 0)
+}
+
+/// Opens the disk itself: for writing where an exclusive lock will sit on it, and where possible
+/// for a shared one too, since a description opened for reading can never be strengthened.
+pub(super) fn open_disk(
+    target: &Target,
+    mode: Mode,
+    request: &Request<'_>,
+) -> Result<(File, bool), Error> {
+    let pin = target.pin.as_fd();
+    let only_tested = target.lockspace.kind().has_files() && !target.is_copied_up(mode);
+    let only_read = mode == Mode::Shared && target.may_be_copied_up();
+    open_with(target, request, || {
+        if only_tested || only_read {
+            open::reopen(pin, false).map(|file| (file, false))
+        } else {
+            match (open::reopen(pin, true), mode) {
+                (
+                    Err(Errno::EROFS | Errno::EACCES | Errno::EPERM | Errno::ETXTBSY),
+                    Mode::Shared,
+                ) => open::reopen(pin, false).map(|file| (file, false)),
+                (attempt, _) => attempt.map(|file| (file, true)),
+            }
+        }
+    })
+}
+
+/// Opens a disk in order to ask who has it locked, and never for writing: that would break leases,
+/// keep a program in it from being executed, and copy up a file of an overlay.
+pub(super) fn open_to_test(target: &Target, request: &Request<'_>) -> Result<File, Error> {
+    let opened = || open::reopen(target.pin.as_fd(), false).map(|file| (file, false));
+    open_with(target, request, opened).map(|(file, _)| file)
+}
+
+fn open_with(
+    target: &Target,
+    request: &Request<'_>,
+    try_open: impl Fn() -> Result<(File, bool), Errno>,
+) -> Result<(File, bool), Error> {
+    let pin = target.pin.as_fd();
+    // A request that waits tries again by itself.
+    let attempt = if request.hasty { try_open() } else { open_leased(try_open) };
+    let (file, writable) = attempt.map_err(|errno| match errno {
+        Errno::EAGAIN => request.refused_by_lease(pin),
+        // By the file system or by the unit, which shows some directories read-only.
+        Errno::EROFS => Error::not_lockable(
+            &target.name,
+            "it cannot be opened for writing (Read-only file system; see SECURITY in vmlockd(8) for \
+             what the service's unit makes read-only)",
+        ),
+        Errno::EACCES | Errno::EPERM | Errno::ETXTBSY => Error::not_lockable(
+            &target.name,
+            format!("it cannot be opened for writing ({})", errno.desc()),
+        ),
+        errno => Error::system("open", &target.name, errno),
+    })?;
+    let stat = fstat(&file).map_err(|errno| Error::system("stat", &target.name, errno))?;
+    if open::same_node(&stat, &target.stat) && Identity::of(&stat) == Some(target.identity) {
+        Ok((file, writable))
+    } else {
+        Err(Error::changed(&target.name))
+    }
+}
+
+/// Refuses a loop device that is not set up: what will be is not known, and not compared.
+///
+/// # Errors
+///
+/// [`Error::NotLockable`].
+fn refuse_unset(target: &Target, host: &Snapshot) -> Result<(), Error> {
+    let Identity::Block { dev, .. } = target.identity else { return Ok(()) };
+    let failed = |error: io::Error| Error::not_lockable(&target.name, error.to_string());
+    if is_unset(dev, host.sysfs()).map_err(failed)? {
+        return Err(Error::not_lockable(&target.name, "this loop device has no file"));
+    }
+    Ok(())
+}
+
+/// Checks, after the lock, that the name that was asked for still leads to what is locked, and that
+/// it lies on what the table compared, all of which is known.
+fn still_there(target: &Target, mode: Mode) -> Result<(), Error> {
+    match target.is_named() {
+        Ok(true) => {}
+        Ok(false) => return Err(Error::changed(&target.name)),
+        Err(errno) => return Err(Error::system("stat", &target.name, errno)),
+    }
+    if target.lies_as_found()? {
+        target.refuse_unknown(mode)
+    } else {
+        Err(Error::changed(&target.name))
+    }
+}
+
+pub(super) fn lock_byte(file: &File, mode: Mode, request: &Request<'_>) -> Result<(), Error> {
+    let no_locks = |errno: Errno| no_locks(request, errno);
+    if ofd::try_lock(file, mode).map_err(no_locks)? {
+        return Ok(());
+    }
+    let mut other = ofd::in_the_way(file, mode).map_err(no_locks)?;
+    if other.is_none() {
+        // Whoever it was has left; or a server does not tell of those who share. Linux 6.1.192 does
+        // not by version 3 of NFS, whatever it is asked.
+        if ofd::try_lock(file, mode).map_err(no_locks)? {
+            return Ok(());
+        }
+        let untold = InTheWay { mode: Mode::Shared, pid: None };
+        other = ofd::in_the_way(file, mode).map_err(no_locks)?;
+        other = other.or((mode == Mode::Exclusive).then_some(untold));
+    }
+    Err(request.refused(file, other))
+}
+
+pub(super) fn free_byte(file: &File, mode: Mode, request: &Request<'_>) -> Result<(), Error> {
+    match ofd::in_the_way(file, mode).map_err(|errno| no_locks(request, errno))? {
+        None => Ok(()),
+        other => Err(request.refused(file, other)),
+    }
+}
+
+fn no_locks(request: &Request<'_>, errno: Errno) -> Error {
+    Error::not_lockable(
+        request.lock_file.unwrap_or(request.resource),
+        format!("its file system does not support locks ({})", errno.desc()),
+    )
+}
+
+/// Opens, locks and compares a lock file until the one that is locked is the one that is there.
+fn lock_file(
+    directory: &Arc<Directory>,
+    name: &str,
+    fleeting: bool,
+    mode: Mode,
+    request: &Request<'_>,
+) -> Result<Byte, Error> {
+    let shown = shown_path(&directory.path_of(name));
+    for _ in 0..TRIES {
+        let file = if fleeting {
+            directory.open_file(name)?
+        } else {
+            directory.find_file(name)?.ok_or_else(|| Error::missing(request.resource))?
+        };
+        lock_byte(&file, mode, &Request { lock_file: Some(&shown), ..*request })?;
+        if directory.still_names(name, &file)? {
+            let (directory, name) = (Arc::clone(directory), name.to_owned());
+            let place = Some(Place { directory, name, fleeting });
+            return Ok(Byte { description: Description::new(file), place });
+        }
+    }
+    Err(Error::changed(shown))
+}

@@ -1,0 +1,168 @@
+//! Asking who holds a disk, without locking it.
+
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+
+use crate::lock::acquire::handle::Held;
+use crate::lock::acquire::{free_byte, open_to_test};
+use crate::lock::foreign::Request;
+use crate::lock::foreign::fdinfo::{Node, Search};
+use crate::lock::holder_record::format::Entry;
+use crate::lock::lockspace::key::Key;
+use crate::lock::model::error::Error;
+use crate::lock::model::host::Host;
+use crate::lock::model::mode::Mode;
+use crate::lock::model::refusal::Stranger;
+use crate::lock::request::{Asked, Work};
+use crate::lock::resolve::Target;
+use crate::lock::text::escape::shown_path;
+
+/// Finds out who else holds a disk of which the table knows no holder, and who has it open. Creates
+/// nothing.
+#[derive(Debug)]
+pub struct Probe {
+    /// The disk.
+    pub target: Target,
+    /// This host.
+    pub host: Option<Arc<Host>>,
+}
+
+/// Who has to do with a disk besides the owners of this service.
+#[derive(Debug)]
+pub enum Others {
+    /// Somebody holds it.
+    Hold(Box<Stranger>),
+    /// Nobody holds it; this finds the processes that have it open.
+    Use(Search),
+}
+
+impl Work for Probe {
+    type Answer = Result<Others, Error>;
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        self.target.asks()
+    }
+
+    fn perform(self) -> Self::Answer {
+        let Self { target, host } = self;
+        let mode = Mode::Exclusive;
+        let host_id = host.as_ref().map(|host| host.id());
+        let request = Request { resource: &target.name, host_id, ..Request::default() };
+        let tested = open_to_test(&target, &request).and_then(|disk| {
+            let request = Request { disk: Some(disk.as_fd()), ..request };
+            free_byte(&disk, mode, &request)?;
+            let Some(directory) = target.lockspace.directory() else { return Ok(()) };
+            target.files.iter().try_for_each(|file| {
+                let shown = shown_path(&directory.path_of(file));
+                match directory.find_file(file)? {
+                    Some(lock_file) => {
+                        let request = Request { lock_file: Some(&shown), ..request };
+                        free_byte(&lock_file, mode, &request)
+                    }
+                    None => Ok(()),
+                }
+            })
+        });
+        match tested {
+            Ok(()) => Ok(Others::Use(search_users(&target))),
+            Err(Error::HeldElsewhere(stranger)) => Ok(Others::Hold(stranger)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Finds out who else holds a key of which the table knows no holder. Creates nothing.
+#[derive(Debug)]
+pub struct ProbeKey {
+    /// The key.
+    pub key: Key,
+    /// This host.
+    pub host: Option<Arc<Host>>,
+}
+
+impl Work for ProbeKey {
+    /// The stranger, if there is one.
+    type Answer = Result<Option<Stranger>, Error>;
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        self.key.lockspace().asks().into_iter().collect()
+    }
+
+    fn perform(self) -> Self::Answer {
+        let Self { key, host } = self;
+        let (resource, shown) = (key.resource(), shown_path(key.path()));
+        let host_id = host.as_ref().map(|host| host.id());
+        let lock_file = Some(shown.as_str());
+        let request = Request { resource: &resource, lock_file, host_id, ..Request::default() };
+        match key.find_file().and_then(|file| free_byte(&file, Mode::Exclusive, &request)) {
+            Ok(()) => Ok(None),
+            Err(Error::HeldElsewhere(stranger)) => Ok(Some(*stranger)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What to look for in order to find the processes that have a disk open and locked in their own
+/// way, as QEMU does.
+#[must_use]
+pub fn search_users(target: &Target) -> Search {
+    Search { disk: Node::of(target.pin.as_fd()), ..Search::default() }
+}
+
+/// Finds out who shares a disk with owners of this service, and who has it open.
+#[derive(Debug)]
+pub struct Beside {
+    /// The disk.
+    pub target: Target,
+    /// The locks of this service on it.
+    pub held: Vec<Arc<Held>>,
+    /// This host.
+    pub host: Option<Arc<Host>>,
+}
+
+impl Work for Beside {
+    /// The foreign holder, which counts only if it can be named; and what to look for in order to
+    /// find the users.
+    type Answer = (Option<Stranger>, Search);
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        self.target.asks()
+    }
+
+    fn perform(self) -> Self::Answer {
+        let Self { target, held, host } = self;
+        let own: Vec<Entry> = held.iter().filter_map(|held| held.entry()).collect();
+        let request = Request {
+            resource: &target.name,
+            host_id: host.as_ref().map(|host| host.id()),
+            own: &own,
+            ..Request::default()
+        };
+        // An exclusive holder shares with no other. Any other lock shows those beside it, others of
+        // this service among them.
+        let shared = held.iter().find(|held| held.is_shared());
+        (shared.and_then(|held| held.beside(&request)), search_users(&target))
+    }
+}
+
+impl Held {
+    fn is_shared(&self) -> bool {
+        *self.mode() == Some(Mode::Shared)
+    }
+
+    fn entry(&self) -> Option<Entry> {
+        self.written().as_ref().map(|written| written.entry.clone())
+    }
+
+    fn beside(&self, request: &Request<'_>) -> Option<Stranger> {
+        self.bytes.iter().find_map(|byte| {
+            let file = byte.description.file().ok()?;
+            let lock_file = byte.shown();
+            let request = Request { lock_file: lock_file.as_deref(), ..*request };
+            match free_byte(&file, Mode::Exclusive, &request) {
+                Err(Error::HeldElsewhere(stranger)) => Some(*stranger),
+                _ => None,
+            }
+        })
+    }
+}

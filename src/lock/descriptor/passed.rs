@@ -1,0 +1,366 @@
+//! What a descriptor is that a caller passed.
+//!
+//! Any user can pass any descriptor: of a file whose file system never answers, or of an epoll
+//! instance whose mutex another thread keeps locked. So its kind is found out by requests that
+//! neither ask its file system nor take its locks: `readlink(2)` below `/proc/self/fd`, `statx(2)`
+//! with `AT_STATX_DONT_SYNC`, and `F_GETFL`. `/proc/self/fdinfo` is not one of them: to write it,
+//! the kernel calls the file.
+//!
+//! A file may be on a mount that only the caller's mount namespace has, and any user can mount FUSE
+//! there, and an overlay over it. Where no mount of ours has the same file system, a process that
+//! can be left behind asks it for its type before anything else does.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{Mode, fstat};
+use nix::sys::statfs::{FsType, fstatfs};
+use rustix::fs::{AtFlags, FileType, StatxFlags, makedev, statx};
+
+use crate::lock::model::error::Error;
+use crate::lock::model::identity::Identity;
+use crate::lock::mount::{Mount, Mounts};
+use crate::lock::path::open::{self as opening, name_of};
+use crate::lock::path::subprocess;
+use crate::lock::path::walk::far_mount;
+
+/// How long a file system that is not known may take to tell its type.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How many such questions of one user may be open, those included that were given up.
+const PER_USER: usize = 4;
+/// How many such questions of all users may be open.
+const TOTAL: usize = 64;
+/// What the kernel calls the file of a process descriptor.
+const PROCESS: &str = "anon_inode:[pidfd]";
+
+/// File systems that store files on a local disk or in memory, lie on no other file system, and have no
+/// request for the close of a descriptor (`flush`) that could wait for another process. Those that the
+/// kernel makes up are not among them: what is done at the release of a file differs from file to file.
+const DISKS: [&str; 14] = [
+    "bcachefs", "btrfs", "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs", "iso9660", "ramfs",
+    "squashfs", "tmpfs", "vfat", "xfs",
+];
+
+/// The user that passed a descriptor.
+#[derive(Debug, Clone, Copy)]
+pub struct Sender {
+    /// The user.
+    pub uid: u32,
+    /// Whether it may also pass files of file systems that any process may serve.
+    pub trusted: bool,
+}
+
+/// What the kernel tells of an open file without asking its file system.
+#[derive(Debug)]
+pub struct Look {
+    /// The name that the kernel has for it: a path, or a word such as `pipe:[7]`.
+    name: PathBuf,
+    kind: FileType,
+    dev: u64,
+    ino: u64,
+    /// Whether no name leads to it any more, as far as is known here.
+    deleted: bool,
+    /// The number of the mount that it was opened through.
+    mount: Option<u64>,
+}
+
+impl Look {
+    /// Looks at an open file.
+    ///
+    /// # Errors
+    ///
+    /// What `readlink(2)` and `statx(2)` say.
+    pub fn at(fd: BorrowedFd<'_>) -> Result<Self, Errno> {
+        let name = name_of(fd)?;
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::NLINK | StatxFlags::MNT_ID;
+        let seen = statx(fd, "", flags, wanted);
+        let seen = seen.map_err(|errno| Errno::from_raw(errno.raw_os_error()))?;
+        let kind = FileType::from_raw_mode(seen.stx_mode.into());
+        let told = StatxFlags::from_bits_retain(seen.stx_mask);
+        let mount = if told.contains(StatxFlags::MNT_ID) {
+            Some(seen.stx_mnt_id)
+        } else if name.is_absolute() && kind == FileType::RegularFile {
+            // Before Linux 5.8. Files of a file system say nothing of their own in `fdinfo`.
+            mount_in_fdinfo(fd)
+        } else {
+            None
+        };
+        Ok(Self {
+            kind,
+            dev: makedev(seen.stx_dev_major, seen.stx_dev_minor),
+            ino: seen.stx_ino,
+            deleted: told.contains(StatxFlags::NLINK) && seen.stx_nlink == 0,
+            mount,
+            name,
+        })
+    }
+
+    /// Whether it is the descriptor of a process (a pidfd). The name of a file begins with a slash,
+    /// so no file has this one.
+    #[must_use]
+    pub fn is_process(&self) -> bool {
+        self.name == Path::new(PROCESS)
+    }
+
+    /// The number of the mount that it was opened through, whether or not that is one of ours.
+    #[must_use]
+    pub(in crate::lock) fn mount_number(&self) -> Option<u64> {
+        self.mount
+    }
+
+    /// Whether it is a regular file on a file system of a local disk or of memory. To close a
+    /// descriptor of such a file asks nothing but this host's kernel, whatever its sender wishes.
+    ///
+    /// Only files of the service's own mounts are known: the file system of another mount namespace
+    /// may be an overlay over FUSE that reports the device number of a local disk, and the last file
+    /// of a mount that is gone unmounts it. Block devices are not: a process may serve one (ublk, nbd,
+    /// or a loop device on FUSE). Nor are pipes, sockets and pidfds, see [`super::closer`].
+    pub(in crate::lock) fn is_local_file(&self, mounts: &Mounts) -> bool {
+        let mount = self.mount.and_then(|number| mounts.numbered(number));
+        self.kind == FileType::RegularFile
+            && self.name.is_absolute()
+            && mount.is_some_and(|mount| DISKS.contains(&mount.kind.as_str()))
+    }
+
+    /// The mount of ours that it is on, or one that has the same file system.
+    #[must_use]
+    pub fn mount<'m>(&self, mounts: &'m Mounts) -> Option<&'m Mount> {
+        if !self.name.is_absolute() {
+            return None;
+        }
+        let own = self.mount.and_then(|number| mounts.numbered(number));
+        own.or_else(|| {
+            let by_name = mounts.of(&self.name).filter(|mount| mount.dev == self.dev);
+            by_name.or_else(|| mounts.iter().find(|mount| mount.dev == self.dev))
+        })
+        .or_else(|| {
+            // Parts of a btrfs have device numbers that the list of mounts does not have.
+            let there = opening::locate_known(&self.name).ok()?;
+            let there = Self::at(there.as_fd()).ok()?;
+            let same = (there.dev, there.ino) == (self.dev, self.ino);
+            there.mount.filter(|_| same).and_then(|number| mounts.numbered(number))
+        })
+    }
+
+    /// Why no lock can be put on it, if it is neither a file nor a block device, or is deleted.
+    fn objection(&self) -> Option<&'static str> {
+        let in_file_system = self.name.is_absolute();
+        match self.kind {
+            FileType::RegularFile | FileType::BlockDevice if in_file_system => {
+                self.deleted.then_some("it has been deleted")
+            }
+            FileType::RegularFile if !self.name.starts_with("anon_inode:") => {
+                Some("it is on nsfs, which holds no disks")
+            }
+            FileType::Directory => Some("it is a directory"),
+            FileType::Fifo => Some("it is a FIFO"),
+            FileType::Socket => Some("it is a socket"),
+            FileType::CharacterDevice => Some("it is a character device"),
+            _ => Some("it is neither a regular file nor a block device"),
+        }
+    }
+}
+
+fn mount_in_fdinfo(fd: BorrowedFd<'_>) -> Option<u64> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
+}
+
+/// What a passed file was found to be.
+#[derive(Debug)]
+pub struct Proven {
+    /// Its name, where that may be looked up: no mount on the way asks another host or process than
+    /// the file's own mount does.
+    pub name: Option<PathBuf>,
+    /// Whether closing it asks nothing but this host's kernel.
+    pub local: bool,
+}
+
+/// Proves that a passed descriptor is of a regular file or a block device, on a file system that may
+/// be asked about it. What others serve on a mount of ours has been asked before, by its lane.
+///
+/// # Errors
+///
+/// [`Error::NotLockable`], [`Error::System`].
+pub fn prove(fd: BorrowedFd<'_>, sender: Sender) -> Result<Proven, Error> {
+    let (look, mounts) = look_for_disk(fd)?;
+    if let Some(mount) = look.mount(&mounts) {
+        let same = |far: &Mount| far.dev == mount.dev;
+        let local = !mount.is_far() && mount.kind != "overlay";
+        let name = far_mount(&mounts, &look.name).is_none_or(same).then_some(look.name);
+        return Ok(Proven { name, local });
+    }
+    let local = opening::is_local(ask(fd, sender)?);
+    if local || sender.trusted {
+        return Ok(Proven { name: None, local });
+    }
+    Err(refused(
+        "it may be on FUSE, which 'allow_fuse' does not allow: its file system is not mounted where \
+         the service runs",
+    ))
+}
+
+/// Returns the identity of a passed file or block device where its file system must not be asked for
+/// it, since no mount of ours has it; `None` where one has.
+///
+/// # Errors
+///
+/// [`Error::NotLockable`], [`Error::System`].
+pub fn identify_unasked(fd: BorrowedFd<'_>) -> Result<Option<Identity>, Error> {
+    let (look, mounts) = look_for_disk(fd)?;
+    Ok(match look.mount(&mounts) {
+        Some(_) => None,
+        None => Identity::of_open(fd),
+    })
+}
+
+fn look_for_disk(fd: BorrowedFd<'_>) -> Result<(Look, Arc<Mounts>), Error> {
+    let failed = |doing, name| move |errno| Error::system(doing, name, errno);
+    let look = Look::at(fd).map_err(failed("stat", "the descriptor's file"))?;
+    if let Some(why) = look.objection() {
+        return Err(refused(why));
+    }
+    let errno = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or_default());
+    let mounts = Mounts::current().map_err(errno);
+    Ok((look, mounts.map_err(failed("read", "the list of mounts"))?))
+}
+
+fn refused(why: impl Into<String>) -> Error {
+    Error::not_lockable("the descriptor's file", why)
+}
+
+/// How many questions of each user are open.
+static OPEN: Mutex<BTreeMap<u32, usize>> = Mutex::new(BTreeMap::new());
+
+/// An open question, until it is dropped.
+struct Question(u32);
+
+impl Question {
+    fn begin(uid: u32) -> Option<Self> {
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let total: usize = open.values().sum();
+        let own = open.get(&uid).copied().unwrap_or_default();
+        // A user to whom no quota applies is no reason to refuse it anything, and no other either.
+        let free = uid == 0 || (own < PER_USER && total < TOTAL);
+        if free {
+            open.insert(uid, own + 1);
+        }
+        // One that is not begun must not be dropped.
+        free.then(|| Self(uid))
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.0) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.0);
+            }
+        }
+    }
+}
+
+/// Has another process ask a file system for its type.
+fn ask(fd: BorrowedFd<'_>, sender: Sender) -> Result<FsType, Error> {
+    let Some(question) = Question::begin(sender.uid) else {
+        let text =
+            format!("file systems of files that uid {} has passed are not responding", sender.uid);
+        return Err(refused(text));
+    };
+    // Whatever is installed by now, this is the program that knows the argument. It opens the file
+    // itself: a copy of the descriptor would have to be closed here.
+    let mut command = Command::new("/proc/self/exe");
+    let path = format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd());
+    command.arg("--file-system-type").arg(path).stdin(Stdio::null());
+    let (said, ended) = subprocess::listen_until_reaped(command, PATIENCE, question);
+    let said = String::from_utf8_lossy(&said);
+    match said.trim().parse() {
+        Ok(magic) => Ok(FsType(magic)),
+        Err(_) if ended => Err(refused("cannot start a process that examines its file system")),
+        Err(_) => Err(refused("its file system is not responding")),
+    }
+}
+
+/// Asks the file system of a file whether it answers, and writes its type: what the service has
+/// another process do.
+///
+/// # Errors
+///
+/// What the file system says.
+pub fn write_type(path: &Path, mut to: impl Write) -> io::Result<()> {
+    let file = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    fstat(&file)?;
+    let FsType(magic) = fstatfs(&file)?.filesystem_type();
+    writeln!(to, "{magic}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::fd::OwnedFd;
+
+    fn of(uid: u32) -> Sender {
+        Sender { uid, trusted: false }
+    }
+
+    #[test]
+    fn files_of_a_mount_of_ours_are_proven() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap().join("disk");
+        let file = File::create(&path).unwrap();
+        assert_eq!(prove(file.as_fd(), of(1)).unwrap().name, Some(path.clone()));
+        let look = Look::at(file.as_fd()).unwrap();
+        let mounts = Mounts::current().unwrap();
+        assert!(look.mount(&mounts).is_some() && !look.is_process());
+        assert!(!look.is_local_file(&Mounts::default()), "a mount that is not ours");
+        std::fs::remove_file(&path).unwrap();
+        let error = prove(file.as_fd(), of(1)).unwrap_err().to_string();
+        assert!(error.ends_with("it has been deleted"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_by_its_type() {
+        let (pipe, _) = io::pipe().unwrap();
+        let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        let namespace = File::open("/proc/self/ns/mnt").unwrap();
+        let all: [(OwnedFd, &str); 4] = [
+            (pipe.into(), "it is a FIFO"),
+            (socket.into(), "it is a socket"),
+            (namespace.into(), "it is on nsfs, which holds no disks"),
+            (File::open("/dev/null").unwrap().into(), "it is a character device"),
+        ];
+        let mounts = Mounts::current().unwrap();
+        for (fd, why) in all {
+            assert!(!Look::at(fd.as_fd()).unwrap().is_local_file(&mounts), "{why}");
+            assert!(prove(fd.as_fd(), of(1)).unwrap_err().to_string().ends_with(why), "{why}");
+        }
+    }
+
+    #[test]
+    fn one_user_has_a_share_of_the_questions() {
+        let mine: Vec<_> = (0..PER_USER).map(|_| Question::begin(7001).unwrap()).collect();
+        assert!(Question::begin(7001).is_none());
+        drop(Question::begin(7002).unwrap());
+        drop(mine);
+        assert!(Question::begin(7001).is_some());
+    }
+
+    #[test]
+    fn the_type_of_a_file_system_is_written() {
+        let mut said = Vec::new();
+        write_type(Path::new("/proc/self/stat"), &mut said).unwrap();
+        assert_eq!(said, b"40864\n");
+        assert!(write_type(Path::new("/none/such"), said).is_err());
+    }
+}

@@ -1,0 +1,202 @@
+//! The block devices that file systems are on: a write to a file is a write to the device, somewhere.
+//!
+//! Two files of one file system have no byte in common, and which bytes a file has is not known. So a
+//! file occupies a part of the device ([`Placement::Partial`](crate::lock::model::extent::Placement)), which conflicts
+//! with a lock on the device itself, on a range of it, or on the image that it was made of, and with no
+//! other part.
+//!
+//! A file system without one device of its own (btrfs, ZFS, tmpfs, a network file system) has a device
+//! number without a device, and is on nothing as far as this goes.
+//!
+//! Where it cannot be found out what such a device lies on, [`Devices::unknown`] says why, and the file is
+//! not locked. Only complete results are cached.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::stat::{major, minor};
+
+use super::loop_device::is_loop;
+use super::stack::Stack;
+use super::sysfs::Sysfs;
+use crate::lock::model::extent::Extent;
+use crate::lock::model::identity::Identity;
+use crate::lock::text::escape::shown_path;
+
+/// For how long is remembered what a device lies on: a volume may be moved while it is mounted.
+const FRESH: Duration = Duration::from_secs(10);
+/// How many devices are remembered.
+const KNOWN_MAX: usize = 4096;
+
+/// The devices that the file systems of some files are on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::lock) struct Devices {
+    /// The parts of block devices that the file systems occupy, and the parts of what these lie on.
+    pub(in crate::lock) extents: Vec<Extent>,
+    /// The paths at which upper layers of overlays will have an image that they lie on, once that is
+    /// copied up.
+    pub(in crate::lock) copies: Vec<PathBuf>,
+    /// Why they may lie on more.
+    pub(in crate::lock) unknown: Option<String>,
+}
+
+impl Devices {
+    /// Whether they may come to lie on something else while the file systems are mounted, or may be
+    /// completely known later.
+    pub(in crate::lock) fn may_change(&self) -> bool {
+        let is_loop =
+            |part: &Extent| matches!(part.identity, Identity::Block { dev, .. } if is_loop(dev));
+        self.unknown.is_some() || !self.copies.is_empty() || self.extents.iter().any(is_loop)
+    }
+
+    /// Adds what others lie on.
+    fn add(&mut self, other: Self) {
+        for part in other.extents {
+            if !self.extents.contains(&part) {
+                self.extents.push(part);
+            }
+        }
+        for copy in other.copies {
+            if !self.copies.contains(&copy) {
+                self.copies.push(copy);
+            }
+        }
+        self.unknown = self.unknown.take().or(other.unknown);
+    }
+}
+
+/// What a device lies on, and the disk sequence number that it had.
+#[derive(Debug)]
+struct Known {
+    seq: u64,
+    since: Instant,
+    parts: Vec<Extent>,
+}
+
+/// By device number. Only devices of which all is known.
+static KNOWN: Mutex<BTreeMap<u64, Known>> = Mutex::new(BTreeMap::new());
+
+/// Returns the devices that the file systems of some files are on.
+pub(in crate::lock) fn devices_of(
+    files: impl IntoIterator<Item = Identity>,
+    sysfs: &Sysfs,
+) -> Devices {
+    let mut found = Devices::default();
+    let mut known = BTreeSet::new();
+    let mut next: Vec<u64> = files.into_iter().filter_map(device_of).collect();
+    while let Some(dev) = next.pop() {
+        if known.insert(dev) {
+            let devices = devices_under(dev, sysfs);
+            // The image of a loop device is a file, too.
+            next.extend(devices.extents.iter().filter_map(|part| device_of(part.identity)));
+            found.add(devices);
+        }
+    }
+    found
+}
+
+/// The block device that a file's device number is that of; device numbers without a device have the
+/// major number 0.
+fn device_of(identity: Identity) -> Option<u64> {
+    match identity {
+        Identity::Inode { dev, .. } => (major(dev) != 0).then_some(dev),
+        Identity::Block { .. } | Identity::Key { .. } => None,
+    }
+}
+
+/// Returns a device and what it lies on.
+fn devices_under(dev: u64, sysfs: &Sysfs) -> Devices {
+    // A number is given again; the disk then has another sequence number.
+    let identity = Identity::device(dev, sysfs);
+    let Identity::Block { seq, .. } = identity else { return Devices::default() };
+    let remembered = {
+        let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known.get(&dev);
+        let known = known.filter(|known| known.seq == seq && known.since.elapsed() < FRESH);
+        known.map(|known| known.parts.clone())
+    };
+    if let Some(extents) = remembered {
+        return Devices { extents, ..Devices::default() };
+    }
+    let part = Extent::partial(identity);
+    let unknown = |why: String| Some(format!("its file system is on {}: {why}", name(dev, sysfs)));
+    let stack = if identity.is_unknown() {
+        Err("its disk sequence number cannot be read".to_owned())
+    } else {
+        Stack::under(part, sysfs)
+    };
+    let stack = match stack {
+        Ok(stack) => stack,
+        Err(why) => {
+            return Devices { extents: vec![part], unknown: unknown(why), ..Devices::default() };
+        }
+    };
+    let extents: Vec<Extent> = [part].into_iter().chain(stack.below).collect();
+    let copies = stack.copies;
+    let unknown = stack.unknown.and_then(|why| unknown(why.to_string()));
+    if unknown.is_none() && copies.is_empty() {
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(dev, Known { seq, since: Instant::now(), parts: extents.clone() });
+    }
+    Devices { extents, copies, unknown }
+}
+
+/// Returns the name of a device, for messages.
+fn name(dev: u64, sysfs: &Sysfs) -> String {
+    let node = sysfs.node(dev).ok().flatten();
+    node.map_or_else(|| format!("{}:{}", major(dev), minor(dev)), |node| shown_path(&node))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::disk::sysfs::tests::Tree;
+    use crate::lock::model::extent::Span;
+    use nix::sys::stat::makedev;
+
+    #[test]
+    fn files_of_one_file_system_conflict_with_its_device_and_not_with_each_other() {
+        // A number that no other test has: what is known is shared.
+        let tree = Tree::new();
+        tree.device("sdz", "239:0").device("sdz/sdz1", "239:1").device("sdz/sdz2", "239:2");
+        for (name, start) in [("sdz/sdz1", "8\n"), ("sdz/sdz2", "1008\n")] {
+            tree.file(name, "start", start).file(name, "size", "1000\n");
+        }
+        let sysfs = tree.sysfs();
+        let disk = |minor| Identity::device(makedev(239, minor), &sysfs);
+        let file = |minor, ino| Identity::Inode { dev: makedev(239, minor), ino };
+        let devices_of = |file| super::devices_of([file], &sysfs).extents;
+        let (one, two) = (devices_of(file(1, 1)), devices_of(file(1, 2)));
+        let in_disk = Extent { span: Span::new(4096, 512_000), ..Extent::partial(disk(0)) };
+        assert_eq!(one, [Extent::partial(disk(1)), in_disk]);
+        let conflict = |other: Extent| one.iter().any(|part| part.conflicts(&other));
+        assert!(!two.into_iter().any(conflict));
+        assert!(conflict(Extent::whole(disk(1))) && conflict(Extent::whole(disk(0))));
+        assert!(!conflict(Extent::exact(disk(0), Span::new(516_096, 512_000))));
+        assert_eq!(devices_of(Identity::Inode { dev: makedev(0, 40), ino: 1 }), []);
+        // What has the number later is another disk.
+        tree.file("sdz", "diskseq", "7\n");
+        assert_eq!(devices_of(file(1, 1))[0], Extent::partial(disk(1)));
+        assert_ne!(devices_of(file(1, 1))[0], one[0]);
+    }
+    #[test]
+    fn what_a_device_lies_on_is_unknown_until_it_can_be_read() {
+        let (tree, file) = (Tree::new(), Identity::Inode { dev: makedev(239, 9), ino: 1 });
+        tree.device("sdw", "239:8").device("sdw/sdw1", "239:9");
+        tree.file("sdw/sdw1", "diskseq", "4\n").file("sdw", "diskseq/unreadable", "");
+        let found = || devices_of([file], &tree.sysfs());
+        let part = Extent::partial(Identity::Block { dev: makedev(239, 9), seq: 4 });
+        let why = found().unknown.unwrap();
+        assert!(why.contains("239:9") && why.contains("sequence number cannot be read"), "{why}");
+        assert_eq!((found().extents, found().may_change()), (vec![part], true));
+        // That is not cached.
+        tree.without("sdw", "diskseq/unreadable").without("sdw", "diskseq");
+        tree.file("sdw", "diskseq", "4\n");
+        assert_eq!((found().unknown, found().extents.len()), (None, 2));
+    }
+}

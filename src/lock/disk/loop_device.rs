@@ -1,0 +1,403 @@
+//! What loop devices are set up on, as the kernel says (`LOOP_GET_STATUS64`, `loop(4)`).
+//!
+//! The name in `loop/backing_file` of `sysfs(5)` is only where the file was once: it may have been
+//! removed, renamed or mounted over since, and another file may have that name.
+//!
+//! To answer, the kernel asks the file system that the file is on, which may never answer. So a
+//! process asks that can be left behind, and what it was told is remembered for as long as the
+//! device is not set up anew, which its disk sequence number tells.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, Write};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::str::FromStr;
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::stat::{SFlag, fstat, major, makedev, minor};
+use rustix::ioctl::{Getter, ioctl};
+
+use super::sysfs::{Sysfs, UNKNOWN_SEQUENCE};
+use crate::lock::model::extent::{Extent, Span};
+use crate::lock::model::identity::Identity;
+use crate::lock::path::open::{self, Links};
+use crate::lock::path::subprocess;
+
+/// How long the kernel may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// For how long a device is not asked again that did not answer or refused to.
+const SILENCE: Duration = Duration::from_secs(60);
+/// For how long a device that did not answer is not asked again where the answer decides whether a disk is
+/// locked, unless the process that asked still hangs.
+const PAUSE: Duration = Duration::from_secs(10);
+/// How many devices one process asks: what it says about them is bounded.
+const AT_ONCE: usize = 32;
+/// The major number of loop devices (`Documentation/admin-guide/devices.txt`).
+const MAJOR: u64 = 7;
+/// `LOOP_GET_STATUS64` (`<linux/loop.h>`).
+const GET_STATUS: rustix::ioctl::Opcode = 0x4C05;
+
+/// The device and inode of the file that a loop device is set up on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Backing {
+    dev: u64,
+    ino: u64,
+    /// Of a block device, its number; else 0.
+    rdev: u64,
+}
+
+impl Backing {
+    fn identity(self, sysfs: &Sysfs) -> Identity {
+        match self.rdev {
+            0 => Identity::Inode { dev: self.dev, ino: self.ino },
+            rdev => Identity::device(rdev, sysfs),
+        }
+    }
+}
+
+/// Why it is not known what a loop device is set up on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::lock) enum Unknown {
+    /// The file system of its file does not answer.
+    Silent,
+    /// The device can't be opened or asked.
+    Refused(Errno),
+    /// No process could be started that asks, or it said nothing.
+    Unasked,
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silent => f.write_str("the file system that it lies on is not responding"),
+            Self::Refused(errno) => f.write_str(errno.desc()),
+            Self::Unasked => f.write_str("cannot start a process that asks the kernel"),
+        }
+    }
+}
+
+type Answer = Result<Backing, Unknown>;
+
+/// An answer, and the disk sequence number that the device had.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    seq: u64,
+    answer: Answer,
+    since: Instant,
+}
+
+/// By device number. At most one entry for each loop device of this host.
+static KNOWN: Mutex<BTreeMap<u64, Known>> = Mutex::new(BTreeMap::new());
+
+/// The devices that processes are asking, by device number, with how many processes ask each.
+static ASKED: Mutex<BTreeMap<u64, usize>> = Mutex::new(BTreeMap::new());
+
+/// A process that asks devices. Dropped when the process is gone.
+struct Asking(Vec<u64>);
+
+impl Asking {
+    fn begin(devices: &[(u64, u64)]) -> Self {
+        let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
+        for (dev, _) in devices {
+            *asked.entry(*dev).or_default() += 1;
+        }
+        Self(devices.iter().map(|(dev, _)| *dev).collect())
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
+        for dev in &self.0 {
+            let left = asked.get_mut(dev).map_or(0, |count| {
+                *count = count.saturating_sub(1);
+                *count
+            });
+            if left == 0 {
+                asked.remove(dev);
+            }
+        }
+    }
+}
+
+fn is_asked(dev: u64) -> bool {
+    ASKED.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&dev)
+}
+
+/// Whether a device number is that of a loop device, or of a part of one.
+#[must_use]
+pub(in crate::lock) fn is_loop(dev: u64) -> bool {
+    major(dev) == MAJOR
+}
+
+/// Whether a device is a loop device that no file is set up on.
+///
+/// # Errors
+///
+/// What reading sysfs fails with.
+pub(in crate::lock) fn is_unset(dev: u64, sysfs: &Sysfs) -> io::Result<bool> {
+    let is_device = is_loop(dev) && sysfs.whole(dev)?.is_none();
+    Ok(is_device && sysfs.loop_range(dev)?.is_none() && sysfs.size(dev)? == Some(0))
+}
+
+/// Returns what a loop device that is set up occupies.
+///
+/// # Errors
+///
+/// [`Unknown`].
+pub(in crate::lock) fn extent_of(dev: u64, sysfs: &Sysfs) -> Result<Extent, Unknown> {
+    let seq = sysfs.disk_sequence(dev);
+    let answer = match remembered(dev, seq, false) {
+        Some(answer) => answer,
+        None => ask(&[(dev, seq)]).remove(&dev).unwrap_or(Err(Unknown::Unasked)),
+    };
+    extent(dev, answer?.identity(sysfs), sysfs)
+}
+
+/// A loop device that is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::lock) struct LoopDevice {
+    /// Its number.
+    pub(in crate::lock) dev: u64,
+    /// The device itself.
+    pub(in crate::lock) identity: Identity,
+    /// The file or device that it is set up on.
+    pub(in crate::lock) backing: Identity,
+}
+
+/// Returns the loop devices of this host that are set up.
+///
+/// Where a device may not be asked or does not answer, the name that it was set up with is tried: a name
+/// that leads to another file by now tells of one use too many, and not of one too few.
+pub(in crate::lock) fn all(sysfs: &Sysfs) -> Vec<LoopDevice> {
+    let (mut answers, mut unasked) = (Vec::new(), Vec::new());
+    for dev in sysfs.loop_devices().unwrap_or_default() {
+        let seq = sysfs.disk_sequence(dev);
+        match remembered(dev, seq, true) {
+            Some(answer) => answers.push((dev, answer)),
+            None => unasked.push((dev, seq)),
+        }
+    }
+    for some in unasked.chunks(AT_ONCE) {
+        answers.extend(ask(some));
+    }
+    let device = |(dev, answer): (u64, Answer)| {
+        let backing = match answer {
+            Ok(backing) => backing.identity(sysfs),
+            Err(_) => named(dev, sysfs)?,
+        };
+        Some(LoopDevice { dev, identity: Identity::device(dev, sysfs), backing })
+    };
+    answers.into_iter().filter_map(device).collect()
+}
+
+/// What the name leads to that a device was set up with, if the kernel knows that by heart.
+fn named(dev: u64, sysfs: &Sysfs) -> Option<Identity> {
+    Identity::of_open(open::locate_known(&sysfs.backing_name(dev).ok()??).ok()?)
+}
+
+/// Returns the range of a file that a loop device on it occupies. Offset and size limit may be changed
+/// while a device is in use, so they are never remembered.
+///
+/// # Errors
+///
+/// [`Unknown::Refused`] where sysfs cannot be read.
+pub(in crate::lock) fn extent(
+    dev: u64,
+    backing: Identity,
+    sysfs: &Sysfs,
+) -> Result<Extent, Unknown> {
+    let failed = |error: io::Error| {
+        Unknown::Refused(Errno::from_raw(error.raw_os_error().unwrap_or_default()))
+    };
+    let (offset, limit) = sysfs.loop_range(dev).map_err(failed)?.unwrap_or_default();
+    Ok(Extent::exact(backing, Span::new(offset, limit)))
+}
+
+/// Returns what a device has answered. Where one of many is asked for (`is_survey`), failures are
+/// remembered for longer.
+fn remembered(dev: u64, seq: u64, is_survey: bool) -> Option<Answer> {
+    let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = known.get(&dev).filter(|known| known.seq == seq)?;
+    let recent = known.since.elapsed() < SILENCE;
+    let is_due = !is_survey && known.since.elapsed() >= PAUSE && !is_asked(dev);
+    match known.answer {
+        // Kernels before 5.15 do not number what is set up.
+        Ok(_) => (![0, UNKNOWN_SEQUENCE].contains(&seq)).then_some(known.answer),
+        Err(Unknown::Silent) => (recent && !is_due).then_some(known.answer),
+        Err(_) => (is_survey && recent).then_some(known.answer),
+    }
+}
+
+/// Asks about some devices, and remembers what is said.
+fn ask(devices: &[(u64, u64)]) -> BTreeMap<u64, Answer> {
+    // Whatever is installed by now, this is the program that knows the argument.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("--loop-status").stdin(Stdio::null());
+    command.args(devices.iter().map(|(dev, _)| format!("{}:{}", major(*dev), minor(*dev))));
+    let (said, ended) = subprocess::listen_until_reaped(command, PATIENCE, Asking::begin(devices));
+    let said = String::from_utf8_lossy(&said);
+    let mut answers: BTreeMap<u64, Answer> = said.lines().filter_map(parse).collect();
+    let since = Instant::now();
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    for (dev, seq) in devices {
+        let missing = Err(if ended { Unknown::Unasked } else { Unknown::Silent });
+        let answer = *answers.entry(*dev).or_insert(missing);
+        known.insert(*dev, Known { seq: *seq, answer, since });
+    }
+    answers
+}
+
+/// `7:0 ok DEV INO RDEV`, or `7:0 error ERRNO`.
+fn parse(line: &str) -> Option<(u64, Answer)> {
+    let mut words = line.split(' ');
+    let Device(dev) = words.next()?.parse().ok()?;
+    let answer = match words.next()? {
+        "ok" => {
+            let mut number = || words.next()?.parse().ok();
+            Ok(Backing { dev: number()?, ino: number()?, rdev: number()? })
+        }
+        "error" => Err(Unknown::Refused(Errno::from_raw(words.next()?.parse().ok()?))),
+        _ => return None,
+    };
+    Some((dev, answer))
+}
+
+/// A device number, as `7:0`.
+#[derive(Debug, Clone, Copy)]
+pub struct Device(u64);
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once(':');
+        let number = parts
+            .and_then(|(major, minor)| Some(makedev(major.parse().ok()?, minor.parse().ok()?)));
+        number.map(Self).ok_or_else(|| format!("{text:?} is not MAJOR:MINOR"))
+    }
+}
+
+/// Asks the kernel about each of these devices and writes a line as each answers: what the service
+/// has another process do. One that does not answer holds up no other.
+///
+/// # Errors
+///
+/// Where it can't be written.
+pub fn write_status(devices: &[Device], mut to: impl Write) -> io::Result<()> {
+    let (sender, answers) = mpsc::channel();
+    for Device(dev) in devices.iter().copied() {
+        let sender = sender.clone();
+        // The receiver is gone only where the process is about to end.
+        let answer = move || {
+            let _ = sender.send((dev, status(dev)));
+        };
+        thread::Builder::new().spawn(answer)?;
+    }
+    drop(sender);
+    for (dev, answer) in answers {
+        let (major, minor) = (major(dev), minor(dev));
+        match answer {
+            Ok(Backing { dev, ino, rdev }) => writeln!(to, "{major}:{minor} ok {dev} {ino} {rdev}"),
+            Err(errno) => writeln!(to, "{major}:{minor} error {}", errno as i32),
+        }?;
+        to.flush()?;
+    }
+    Ok(())
+}
+
+fn status(dev: u64) -> Result<Backing, Errno> {
+    let node = Sysfs::default().node(dev).ok().flatten().ok_or(Errno::ENOENT)?;
+    status_of(&node, dev)
+}
+
+/// Opens a node only if it is that of this loop device: opening others may have side effects, and
+/// only loop devices know the request.
+fn status_of(node: &Path, dev: u64) -> Result<Backing, Errno> {
+    let pin = open::locate(node, Links::Follow)?;
+    let stat = fstat(&pin)?;
+    let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+    if kind != SFlag::S_IFBLK || stat.st_rdev != dev || !is_loop(dev) {
+        return Err(Errno::ENODEV);
+    }
+    let device = open::reopen(pin.as_fd(), false)?;
+    let [dev, ino, rdev, ..] = loop_info(device.as_fd())?;
+    Ok(Backing { dev: decoded(dev), ino, rdev: decoded(rdev) })
+}
+
+/// Device numbers come as `huge_encode_dev()` makes them (`<linux/kdev_t.h>`).
+fn decoded(dev: u64) -> u64 {
+    if dev == 0 { 0 } else { makedev((dev >> 8) & 0xfff, (dev & 0xff) | ((dev >> 12) & 0xf_ff00)) }
+}
+
+/// `struct loop_info64` begins with device, inode, number of the device, offset and size limit.
+#[allow(unsafe_code)]
+fn loop_info(device: BorrowedFd<'_>) -> Result<[u64; 29], Errno> {
+    // SAFETY: the descriptor is that of a loop device, for which this request is known to write a
+    // `struct loop_info64`: 232 bytes, all of them integers, which fill an array of 29 u64.
+    let told = unsafe { ioctl(device, Getter::<GET_STATUS, [u64; 29]>::new()) };
+    told.map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+}
+
+/// Remembers for a test what a device is set up on.
+#[cfg(test)]
+pub(in crate::lock) fn remember(dev: u64, seq: u64, (on, ino): (u64, u64)) {
+    let answer = Ok(Backing { dev: on, ino, rdev: 0 });
+    let known = Known { seq, answer, since: Instant::now() };
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner).insert(dev, known);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_numbers_are_decoded() {
+        assert_eq!(decoded(0), 0);
+        assert_eq!(decoded(0xfe00), makedev(254, 0));
+        assert_eq!(decoded(0x29), makedev(0, 0x29));
+        assert_eq!(decoded(0x1234_5677), makedev(0x456, 0x1_2377));
+    }
+
+    #[test]
+    fn a_device_that_did_not_answer_is_asked_again_once_no_process_hangs_there() {
+        let (dev, seq) = (makedev(7, 90_000), 5);
+        let since = Instant::now().checked_sub(PAUSE).unwrap();
+        let silent = Err(Unknown::Silent);
+        KNOWN.lock().unwrap().insert(dev, Known { seq, answer: silent, since });
+        let asking = [Asking::begin(&[(dev, seq)]), Asking::begin(&[(dev, seq)])];
+        assert_eq!(remembered(dev, seq, false), Some(silent));
+        drop(asking);
+        assert_eq!(remembered(dev, seq, false), None);
+        assert_eq!(remembered(dev, seq, true), Some(silent));
+        KNOWN.lock().unwrap().insert(dev, Known { seq, answer: silent, since: Instant::now() });
+        assert_eq!(remembered(dev, seq, false), Some(silent));
+    }
+
+    #[test]
+    fn an_answer_is_read_and_nothing_else() {
+        let read = |line: &str| parse(line).map(|(dev, answer)| (minor(dev), answer));
+        let backing = Backing { dev: 9, ino: 8, rdev: 0 };
+        assert_eq!(read("7:3 ok 9 8 0"), Some((3, Ok(backing))));
+        assert_eq!(read("7:3 error 13"), Some((3, Err(Unknown::Refused(Errno::EACCES)))));
+        for line in ["", "7:3", "7 ok 1 2 3", "7:3 ok 1 2", "7:3 error x", "7:3 so 1 2 3"] {
+            assert_eq!(read(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn only_the_node_of_a_loop_device_is_opened() {
+        for node in ["/dev/null", "/dev", "/none/such"] {
+            assert!(status_of(Path::new(node), makedev(7, 0)).is_err(), "{node}");
+        }
+        let mut said = Vec::new();
+        write_status(&["1:3".parse().unwrap()], &mut said).unwrap();
+        assert!(said.starts_with(b"1:3 error "), "{}", String::from_utf8_lossy(&said));
+        assert!("7".parse::<Device>().is_err());
+    }
+}

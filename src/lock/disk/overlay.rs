@@ -1,0 +1,371 @@
+//! Finds the files behind a file of an overlay (`overlayfs`): a write to the one is a write to the
+//! other, and the kernel gives them different devices and, once a file was copied up, different
+//! inodes.
+//!
+//! The kernel does not say which file it is. The list of mounts has the directories of the layers, as
+//! they were given to mount(8). Neither an absolute nor a relative name needs to lead to the layer
+//! still, and a directory may have another name in a lower layer (`redirect_dir`); so a file that is
+//! found in a layer is compared. The kernel passes on size and times of the file behind, and the inode
+//! number of a file of a lower layer (`Documentation/filesystems/overlayfs.rst`, "Inode properties").
+//! Where no file is found that is the same, that is told, and the file is not locked.
+//!
+//! A file of a lower layer is copied to the upper one when it is opened for writing. So an exclusive
+//! lock opens it for writing first, and is on the copy. A shared lock is on the file of the lower
+//! layer and opens it for reading only, since a lock is no reason to copy an image; where the copy will
+//! be is kept with the lock ([`Real::copies`]).
+//!
+//! The attributes by which a layer tells of redirections and of files without data (`metacopy`) can be
+//! read with `CAP_SYS_ADMIN` only, which the service does not have.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::{FileStat, fstat};
+
+use crate::lock::descriptor::passed::Look;
+use crate::lock::model::extent::Extent;
+use crate::lock::model::identity::Identity;
+use crate::lock::mount::Mounts;
+use crate::lock::path::open::{self, Links};
+use crate::lock::path::walk::far_mount;
+
+/// How many layers are looked at, as in the kernel (`OVL_MAX_STACK`).
+const LAYERS: usize = 500;
+/// How deep overlays may be nested; the kernel allows two (`FILESYSTEM_MAX_STACK_DEPTH`).
+const DEPTH: usize = 4;
+/// How often a file that is being written is compared.
+const TRIES: usize = 8;
+/// How many of the lower bits of an inode number are those of the layer's file system, at least: with
+/// `xino`, the kernel puts the number of the layer into some of the others.
+const INODE_BITS: u32 = 48;
+/// What the kernel does where the mount has no option `metacopy`.
+const METACOPY: &str = "/sys/module/overlay/parameters/metacopy";
+
+/// What a file of an overlay lies on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::lock) struct Real {
+    /// The file of the upper layer, and what that lies on.
+    pub(in crate::lock) upper: Vec<Extent>,
+    /// The file of a lower layer, where there is none in the upper one yet.
+    pub(in crate::lock) lower: Vec<Extent>,
+    /// The paths at which upper layers will have the file once it is copied up, data and all.
+    pub(in crate::lock) copies: Vec<PathBuf>,
+    /// Why there may be a file behind it that is missing here.
+    pub(in crate::lock) unknown: Option<Unknown>,
+}
+
+/// Why it is not known which file of a layer a file of an overlay is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::lock) enum Unknown {
+    /// No layer has a file of this name that is the same.
+    NotFound,
+    /// The file that was found may have no data of its own.
+    Metacopy,
+    /// A loop device is set up on a file that may be on an overlay, and its name leads elsewhere.
+    Backing,
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotFound => {
+                "cannot find the layer file behind this file of an overlay; a layer may have been \
+                 renamed or moved since it was mounted, or be hidden from the service"
+            }
+            Self::Metacopy => {
+                "cannot find the layer file behind this file of an overlay, which is mounted with \
+                 metacopy"
+            }
+            Self::Backing => {
+                "cannot find the file that the loop device is set up on, which may be on an overlay"
+            }
+        })
+    }
+}
+
+/// Returns the files behind a file, as far as they are known; nothing for one that is on no overlay.
+pub(in crate::lock) fn real(file: BorrowedFd<'_>) -> Real {
+    let mut real = Real::default();
+    let (mut next, mut is_lower) = (None::<OwnedFd>, false);
+    for _ in 0..DEPTH {
+        let Some(found) = find(next.as_ref().map_or(file, |next| next.as_fd())) else { break };
+        real.copies.extend(found.copies);
+        real.unknown = real.unknown.or(found.unknown);
+        let Some((layer, behind)) = found.file else { break };
+        is_lower |= layer == Layer::Lower;
+        let identity = Identity::of_open(&behind);
+        if identity.is_none() {
+            real.unknown = real.unknown.or(Some(Unknown::NotFound));
+        }
+        let group = if is_lower { &mut real.lower } else { &mut real.upper };
+        group.extend(identity.map(Extent::whole));
+        next = Some(behind);
+    }
+    real
+}
+
+/// Whether a file of an overlay looks like another file, and is not itself that: it was copied there, or
+/// lies on the same copy.
+pub(in crate::lock) fn is_copy(file: BorrowedFd<'_>, copy: BorrowedFd<'_>) -> bool {
+    !is_same(file, copy) && looks_the_same(file, copy)
+}
+
+/// In which layer a file was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layer {
+    Upper,
+    Lower,
+}
+
+/// What is found behind a file of an overlay.
+#[derive(Debug, Default)]
+struct Found {
+    file: Option<(Layer, OwnedFd)>,
+    /// As [`Real::copies`], of this overlay.
+    copies: Vec<PathBuf>,
+    unknown: Option<Unknown>,
+}
+
+/// Finds the file behind a file; `None` for one that is on no overlay.
+fn find(file: BorrowedFd<'_>) -> Option<Found> {
+    let missing = |unknown| Some(Found { unknown, ..Found::default() });
+    match open::is_overlay(file) {
+        Ok(true) => {}
+        Ok(false) => return None,
+        Err(_) => return missing(Some(Unknown::NotFound)),
+    }
+    let Ok(mounts) = Mounts::current() else { return missing(Some(Unknown::NotFound)) };
+    let layers = Layers::of(file, &mounts).or_else(|| {
+        // It may have been opened through a mount of another namespace.
+        Layers::of(by_name(file, &mounts)?.as_fd(), &mounts)
+    });
+    let Some(layers) = layers else {
+        // Nor would the layers of what may be the root directory's file system be found.
+        let root = mounts.of(Path::new("/"));
+        let is_overlay = root.is_some_and(|mount| mount.kind == "overlay");
+        return missing((!is_overlay).then_some(Unknown::NotFound));
+    };
+    // A layer may be on storage that does not answer.
+    let near = |place: &Path| far_mount(&mounts, place).is_none();
+    let seek = |directory: &PathBuf, is_it: &dyn Fn(BorrowedFd<'_>) -> bool| {
+        layers.places(directory).into_iter().find_map(|place| {
+            let path = place.join(&layers.file);
+            let found = near(&path).then(|| open::locate(&path, Links::Follow).ok()).flatten()?;
+            // In a container, the names of its root's layers are those of the host, and may lead back
+            // to the file itself.
+            is_it(found.as_fd()).then_some(found)
+        })
+    };
+    let upper = layers.upper.as_ref().and_then(|upper| seek(upper, &|found| is_copy(file, found)));
+    let metacopy = layers.metacopy.then_some(Unknown::Metacopy);
+    let copies = || {
+        let places: Vec<PathBuf> =
+            layers.upper.iter().flat_map(|upper| layers.places(upper)).collect();
+        let is_there = |place: &&PathBuf| near(place) && place.is_dir();
+        let there: Vec<&PathBuf> = places.iter().filter(is_there).collect();
+        // A layer that is not there by its name is there all the same, but for a root directory, whose
+        // layers' names are those of another one.
+        let hidden = there.is_empty() && !layers.is_root();
+        let places = if hidden { places.iter().collect() } else { there };
+        places.into_iter().map(|place| place.join(&layers.file)).collect()
+    };
+    if let Some(upper) = upper {
+        let copies = if layers.metacopy { copies() } else { Vec::new() };
+        return Some(Found { file: Some((Layer::Upper, upper)), copies, unknown: metacopy });
+    }
+    let is_lower = |found: BorrowedFd<'_>| is_copy(file, found) && has_inode_of(file, found);
+    let lower = layers.lower.iter().take(LAYERS).find_map(|lower| seek(lower, &is_lower));
+    let unknown = match &lower {
+        Some(_) => metacopy,
+        // The names are those of before it became the root directory.
+        None if layers.is_root() => None,
+        None => Some(Unknown::NotFound),
+    };
+    let file = lower.map(|lower| (Layer::Lower, lower));
+    Some(Found { file, copies: copies(), unknown })
+}
+
+/// Returns a descriptor of a file by the name that the kernel has for it, where that leads to it here.
+fn by_name(file: BorrowedFd<'_>, mounts: &Mounts) -> Option<OwnedFd> {
+    let name = open::name_of(file).ok().filter(|name| far_mount(mounts, name).is_none())?;
+    open::locate(&name, Links::Refuse).ok().filter(|here| is_same(file, here.as_fd()))
+}
+
+/// Whether two descriptors are of one file of one overlay.
+fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    let node = |file| fstat(file).map(|stat| (stat.st_dev, stat.st_ino));
+    open::is_overlay(other).unwrap_or(false) && node(one).is_ok_and(|one| node(other) == Ok(one))
+}
+
+/// Whether two files look like one, also while it is being written. The owner is not compared: layers
+/// may be mounted with other ones.
+fn looks_the_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    let look = |stat: FileStat| {
+        let times = (stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec);
+        (stat.st_mode, stat.st_size, times)
+    };
+    (0..TRIES).any(|_| {
+        let seen = fstat(one).and_then(|one| Ok((look(one), look(fstat(other)?))));
+        seen.is_ok_and(|(one, other)| one == other)
+    })
+}
+
+/// Whether a file of an overlay has the inode number of a file of a layer.
+fn has_inode_of(file: BorrowedFd<'_>, layer: BorrowedFd<'_>) -> bool {
+    let number = |file| fstat(file).map(|stat| stat.st_ino);
+    let differ = |(one, other): (u64, u64)| one ^ other;
+    let bits = number(file).and_then(|one| Ok((one, number(layer)?))).map(differ);
+    bits.is_ok_and(|bits| bits.trailing_zeros() >= INODE_BITS)
+}
+
+/// The layers of an overlay, and where a file is in each.
+#[derive(Debug, PartialEq, Eq)]
+struct Layers {
+    /// Where it is mounted, or a part of it.
+    points: Vec<PathBuf>,
+    file: PathBuf,
+    upper: Option<PathBuf>,
+    lower: Vec<PathBuf>,
+    /// Files of upper layers may have no data.
+    metacopy: bool,
+}
+
+impl Layers {
+    fn of(file: BorrowedFd<'_>, all: &Mounts) -> Option<Self> {
+        let name = open::name_of(file).ok()?;
+        let id = Look::at(file).ok()?.mount_number()?.to_string();
+        let mounts = fs::read("/proc/self/mountinfo").ok()?;
+        let mut lines = mounts.split(|byte| *byte == b'\n');
+        let mut layers = lines.find_map(|line| Self::parse(line, &id, &name))?;
+        let dev = all.numbered(id.parse().ok()?)?.dev;
+        let others = all.iter().filter(|mount| mount.dev == dev).map(|mount| mount.point.clone());
+        layers.points.extend(others);
+        Some(layers)
+    }
+
+    /// Whether it is what this process has as its root directory.
+    fn is_root(&self) -> bool {
+        self.points.iter().any(|point| point == Path::new("/"))
+    }
+
+    /// From the line of a mount (`proc_pid_mountinfo(5)`), if it is the one with this number.
+    fn parse(line: &[u8], id: &str, name: &Path) -> Option<Self> {
+        let mut words = line.split(|byte| *byte == b' ');
+        if words.next()? != id.as_bytes() {
+            return None;
+        }
+        let root = PathBuf::from(plain(words.nth(2)?));
+        let point = PathBuf::from(plain(words.next()?));
+        words.find(|word| *word == b"-")?;
+        if words.next()? != b"overlay" {
+            return None;
+        }
+        let options = words.nth(1)?;
+        let file = root.join(name.strip_prefix(&point).ok()?);
+        let file = file.strip_prefix("/").ok()?.to_owned();
+        let (mut upper, mut lower, mut metacopy) = (None, Vec::new(), None);
+        for option in options.split(|byte| *byte == b',') {
+            if let Some(directory) = option.strip_prefix(b"upperdir=") {
+                upper = Some(plain(directory).into());
+            } else if let Some(directories) = option.strip_prefix(b"lowerdir=") {
+                lower.extend(directories_of(plain(directories)));
+            } else if let Some(directory) =
+                option.strip_prefix(b"lowerdir+=").or(option.strip_prefix(b"datadir+="))
+            {
+                lower.push(plain(directory).into());
+            } else if let Some(value) = option.strip_prefix(b"metacopy=") {
+                metacopy = Some(value != b"off");
+            }
+        }
+        let metacopy = metacopy.unwrap_or_else(metacopy_is_default);
+        Some(Self { points: vec![point], file, upper, lower, metacopy })
+    }
+
+    /// Where the directory of a layer may be: a relative name is one of beside the mount point.
+    fn places(&self, directory: &Path) -> Vec<PathBuf> {
+        if directory.is_absolute() {
+            return vec![directory.to_owned()];
+        }
+        let beside = self.points.iter().flat_map(|point| point.ancestors().skip(1));
+        let places: BTreeSet<&Path> = beside.collect();
+        places.into_iter().rev().map(|ancestor| ancestor.join(directory)).collect()
+    }
+}
+
+/// Whether overlays have `metacopy` that do not tell; true where that can't be found out.
+fn metacopy_is_default() -> bool {
+    fs::read(METACOPY).map_or(true, |value| !value.starts_with(b"N"))
+}
+
+/// Returns the directories of all layers that the options of an overlay name, as
+/// `proc_pid_mountinfo(5)` has them.
+pub(in crate::lock) fn layers_in(options: &[u8]) -> Vec<PathBuf> {
+    let mut layers = Vec::new();
+    for option in options.split(|byte| *byte == b',') {
+        if let Some(directories) = option.strip_prefix(b"lowerdir=") {
+            layers.extend(directories_of(plain(directories)));
+            continue;
+        }
+        let names: [&[u8]; 3] = [b"upperdir=", b"lowerdir+=", b"datadir+="];
+        let directory = names.into_iter().find_map(|name| option.strip_prefix(name));
+        layers.extend(directory.map(|directory| PathBuf::from(plain(directory))));
+    }
+    layers
+}
+
+/// The directories of `lowerdir=`, which colons separate; one in a name has a backslash before it.
+fn directories_of(list: OsString) -> Vec<PathBuf> {
+    let mut all = vec![Vec::new()];
+    let mut bytes = list.into_vec().into_iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b':' => all.push(Vec::new()),
+            b'\\' => all.last_mut().into_iter().for_each(|last| last.extend(bytes.next())),
+            byte => all.last_mut().into_iter().for_each(|last| last.push(byte)),
+        }
+    }
+    let named = all.into_iter().filter(|name| !name.is_empty());
+    named.map(|name| OsString::from_vec(name).into()).collect()
+}
+
+/// A word without the kernel's escapes: a backslash and three octal digits.
+fn plain(word: &[u8]) -> OsString {
+    let mut bytes = Vec::with_capacity(word.len());
+    let mut rest = word;
+    while let Some((first, after)) = rest.split_first() {
+        let digits = after.get(..3).filter(|_| *first == b'\\');
+        let escaped = digits.and_then(|it| u8::from_str_radix(str::from_utf8(it).ok()?, 8).ok());
+        bytes.push(escaped.unwrap_or(*first));
+        rest = escaped.and_then(|_| after.get(3..)).unwrap_or(after);
+    }
+    OsString::from_vec(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layers_of_a_mount_are_read() {
+        let line = b"45 27 0:43 /sub /mnt/a\\040b rw - overlay o rw,lowerdir=l1:/l\\134:2,\
+                     upperdir=/up\\054x,workdir=wk,lowerdir+=/l3";
+        let layers = Layers::parse(line, "45", Path::new("/mnt/a b/c/disk")).unwrap();
+        assert_eq!(layers.file, Path::new("sub/c/disk"));
+        assert_eq!(layers.upper.as_deref(), Some(Path::new("/up,x")));
+        assert_eq!(layers.lower, ["l1", "/l:2", "/l3"].map(PathBuf::from));
+        assert_eq!(layers.metacopy, metacopy_is_default());
+        assert_eq!(layers.places(Path::new("/u")), [Path::new("/u")]);
+        assert_eq!(layers.places(Path::new("l1")), ["/mnt/l1", "/l1"].map(PathBuf::from));
+        let line = b"45 27 0:43 / /m rw - overlay o rw,lowerdir=/l,metacopy=on,datadir+=/d";
+        let layers = Layers::parse(line, "45", Path::new("/m/disk")).unwrap();
+        assert!(layers.metacopy && layers.upper.is_none());
+        assert_eq!(layers.lower, ["/l", "/d"].map(PathBuf::from));
+        assert_eq!(Layers::parse(line, "4", Path::new("/mnt/a b/c")), None);
+        assert_eq!(Layers::parse(b"45 27 0:4 / / rw - ext4 x rw", "45", Path::new("/a")), None);
+    }
+}

@@ -1,0 +1,291 @@
+//! What the kernel tells of block devices (`sysfs(5)`): what each is, and what it lies on.
+
+mod reader;
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::sys::stat::{major, makedev, minor};
+
+use super::loop_device::is_loop;
+use crate::lock::model::extent::Span;
+pub(in crate::lock) use reader::{Kernel, Reader};
+
+/// How the UUIDs begin that the logical volume manager gives to devices.
+const LVM: &str = "LVM-";
+/// How long the UUID of a volume, and of a volume group, is without dashes.
+const UUID: usize = 32;
+/// The unit of sizes, whatever the sectors of a disk are.
+const SECTOR: u64 = 512;
+
+/// The disk sequence number of a device whose number cannot be read. The kernel counts from 1.
+pub const UNKNOWN_SEQUENCE: u64 = u64::MAX;
+
+/// Where the kernel tells of devices.
+#[derive(Debug, Clone)]
+pub struct Sysfs {
+    root: PathBuf,
+    reader: Arc<dyn Reader>,
+}
+
+/// What a device lies on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lower {
+    /// The disk that it is a partition of, by its number, and which bytes of that it is.
+    Disk(u64, Span),
+    /// Another device, by its number, of which it uses a part.
+    Device(u64),
+    /// What a loop device is set up on, which only the device itself can tell.
+    Backing,
+}
+
+impl Default for Sysfs {
+    fn default() -> Self {
+        Self::at("/sys")
+    }
+}
+
+impl Sysfs {
+    /// One that is mounted elsewhere.
+    #[must_use]
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self::read_by(root, Arc::new(Kernel))
+    }
+
+    /// One that is read by a reader.
+    pub(in crate::lock) fn read_by(root: impl Into<PathBuf>, reader: Arc<dyn Reader>) -> Self {
+        Self { root: root.into(), reader }
+    }
+
+    /// Returns a view that reads each file and directory at most once: what it says is as old as the
+    /// first request for it.
+    #[must_use]
+    pub fn once(&self) -> Self {
+        let reader = Arc::new(reader::Once::new(Arc::clone(&self.reader)));
+        Self { root: self.root.clone(), reader }
+    }
+
+    /// The device's folder; a link, so that `..` of it is the folder of the whole disk.
+    fn folder(&self, dev: u64) -> PathBuf {
+        self.root.join(format!("dev/block/{}:{}", major(dev), minor(dev)))
+    }
+
+    /// The sequence number of a disk; a partition has that of its disk.
+    ///
+    /// Not every device has one (the file came with Linux 5.15): then 0, and the device number alone
+    /// decides. [`UNKNOWN_SEQUENCE`] where it cannot be read.
+    #[must_use]
+    pub fn disk_sequence(&self, dev: u64) -> u64 {
+        let folder = self.folder(dev);
+        for file in [folder.join("diskseq"), folder.join("../diskseq")] {
+            match self.plain_number(&file) {
+                Ok(Some(number)) => return number,
+                Ok(None) => {}
+                Err(_) => return UNKNOWN_SEQUENCE,
+            }
+        }
+        0
+    }
+
+    /// The UUID of a logical volume, with dashes, as `lvs -o uuid` prints it. None for what is no
+    /// volume of its own: a part of one has a word behind its UUID.
+    ///
+    /// # Errors
+    ///
+    /// What reading fails with.
+    pub fn volume_uuid(&self, dev: u64) -> io::Result<Option<String>> {
+        let text = self.reader.file(&self.folder(dev).join("dm/uuid"))?;
+        Ok(text.as_deref().and_then(|text| str::from_utf8(text).ok()).and_then(dashed))
+    }
+
+    /// The disk that a partition is a part of.
+    ///
+    /// # Errors
+    ///
+    /// What reading fails with.
+    pub fn whole(&self, dev: u64) -> io::Result<Option<u64>> {
+        let folder = self.folder(dev);
+        match self.reader.file(&folder.join("partition"))? {
+            Some(_) => self.number(&folder.join("../dev")),
+            None => Ok(None),
+        }
+    }
+
+    /// The partitions of a disk.
+    ///
+    /// # Errors
+    ///
+    /// What reading fails with.
+    pub fn partitions(&self, dev: u64) -> io::Result<Vec<u64>> {
+        let folder = self.folder(dev);
+        let link = self.reader.link(&folder);
+        let Some(disk) = link.as_deref().and_then(Path::file_name) else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        // The kernel names a partition after its disk (`add_partition()` in block/partitions/core.c).
+        let is_longer =
+            |name: &OsStr| name.len() > disk.len() && name.as_bytes().starts_with(disk.as_bytes());
+        for name in self.reader.names(&folder)?.iter().filter(|name| is_longer(name)) {
+            let folder = folder.join(name);
+            if self.reader.file(&folder.join("partition"))?.is_some() {
+                found.extend(self.number(&folder.join("dev"))?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// What a device lies on directly.
+    ///
+    /// # Errors
+    ///
+    /// What reading fails with.
+    pub fn lower(&self, dev: u64) -> io::Result<Vec<Lower>> {
+        // Only the folder of a loop device itself has the range. It is no partition, and is made of no
+        // other devices.
+        if is_loop(dev) && self.loop_range(dev)?.is_some() {
+            return Ok(vec![Lower::Backing]);
+        }
+        let folder = self.folder(dev);
+        let mut found = Vec::new();
+        if let Some(disk) = self.whole(dev)? {
+            let sectors = |file: &str| self.plain_number(&folder.join(file));
+            let (start, size) = (sectors("start")?, sectors("size")?);
+            // A partition that is not known to be a part of the disk counts as all of it.
+            let span = match (start, size) {
+                (Some(start), Some(size)) if size > 0 => {
+                    Span::new(start.saturating_mul(SECTOR), size.saturating_mul(SECTOR))
+                }
+                _ => Span::WHOLE,
+            };
+            found.push(Lower::Disk(disk, span));
+        }
+        for slave in self.entries(&folder.join("slaves"))? {
+            found.extend(self.number(&slave.join("dev"))?.map(Lower::Device));
+        }
+        Ok(found)
+    }
+
+    /// The offset and the size limit of a loop device, in bytes; none where it is not set up.
+    ///
+    /// # Errors
+    ///
+    /// What reading fails with.
+    pub fn loop_range(&self, dev: u64) -> io::Result<Option<(u64, u64)>> {
+        let folder = self.folder(dev).join("loop");
+        let range = (
+            self.plain_number(&folder.join("offset"))?,
+            self.plain_number(&folder.join("sizelimit"))?,
+        );
+        Ok(if let (Some(offset), Some(limit)) = range { Some((offset, limit)) } else { None })
+    }
+
+    /// The size of a device in units of 512 bytes, whatever its sectors are.
+    ///
+    /// # Errors
+    ///
+    /// What reading fails with.
+    pub fn size(&self, dev: u64) -> io::Result<Option<u64>> {
+        self.plain_number(&self.folder(dev).join("size"))
+    }
+
+    /// The name that the file of a loop device had when that was set up.
+    ///
+    /// # Errors
+    ///
+    /// What reading fails with.
+    pub fn backing_name(&self, dev: u64) -> io::Result<Option<PathBuf>> {
+        let name = self.reader.file(&self.folder(dev).join("loop/backing_file"))?;
+        // The line's end; there may be others in the name.
+        let name = name.and_then(|mut name| name.pop().map(|_| name));
+        Ok(name.map(|name| std::ffi::OsString::from_vec(name).into()))
+    }
+
+    /// The loop devices that are set up, by their numbers.
+    ///
+    /// # Errors
+    ///
+    /// What reading fails with.
+    pub fn loop_devices(&self) -> io::Result<Vec<u64>> {
+        // Here, the names are the numbers of the devices.
+        let names = self.reader.names(&self.root.join("dev/block"))?;
+        let devices = names.iter().filter_map(|name| parse_number(name.to_str()?));
+        let is_set_up =
+            |dev: &u64| is_loop(*dev) && self.reader.is_directory(&self.folder(*dev).join("loop"));
+        Ok(devices.filter(is_set_up).collect())
+    }
+
+    /// What lies on a device directly, by the names of the nodes; a volume has that of its own, too.
+    ///
+    /// # Errors
+    ///
+    /// What reading fails with.
+    pub fn holders(&self, dev: u64) -> io::Result<Vec<String>> {
+        let mut found = Vec::new();
+        for holder in self.entries(&self.folder(dev).join("holders"))? {
+            let Some(node) = holder.file_name().and_then(|name| name.to_str()) else { continue };
+            let name = self.reader.file(&holder.join("dm/name"))?;
+            let name = name.as_deref().map(<[u8]>::trim_ascii).map(String::from_utf8_lossy);
+            found.push(
+                name.map_or_else(|| format!("/dev/{node}"), |name| format!("/dev/{node} ({name})")),
+            );
+        }
+        Ok(found)
+    }
+
+    /// The node of a device, as the kernel calls it.
+    ///
+    /// # Errors
+    ///
+    /// What reading fails with.
+    pub fn node(&self, dev: u64) -> io::Result<Option<PathBuf>> {
+        let text = self.reader.file(&self.folder(dev).join("uevent"))?.unwrap_or_default();
+        let name =
+            text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"DEVNAME="));
+        Ok(name.map(|name| Path::new("/dev").join(std::ffi::OsString::from_vec(name.to_vec()))))
+    }
+
+    /// The paths in a folder.
+    fn entries(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
+        let names = self.reader.names(folder)?;
+        Ok(names.into_iter().map(|name| folder.join(name)).collect())
+    }
+
+    /// A number from a file with nothing else in it.
+    fn plain_number(&self, file: &Path) -> io::Result<Option<u64>> {
+        let text = self.reader.file(file)?;
+        Ok(text.and_then(|text| str::from_utf8(&text).ok()?.trim().parse().ok()))
+    }
+
+    /// A device's number from its file.
+    fn number(&self, file: &Path) -> io::Result<Option<u64>> {
+        let text = self.reader.file(file)?.unwrap_or_default();
+        Ok(parse_number(str::from_utf8(&text).unwrap_or_default().trim()))
+    }
+}
+
+/// A device's number, as `8:16`.
+fn parse_number(text: &str) -> Option<u64> {
+    let (major, minor) = text.split_once(':')?;
+    Some(makedev(major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// The UUID of the volume from that of its device: the group's comes first. Characters, and groups
+/// of them as they are printed, are those of lvm2's `lib/uuid/uuid.c`.
+fn dashed(uuid: &str) -> Option<String> {
+    let both = uuid.trim_end().strip_prefix(LVM)?;
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || b"!#".contains(&byte);
+    let plain = both.len() == 2 * UUID && both.bytes().all(known);
+    let mut rest = both.get(UUID..).filter(|_| plain)?;
+    let mut groups = Vec::with_capacity(7);
+    for length in [6, 4, 4, 4, 4, 4, 6] {
+        let (group, more) = rest.split_at_checked(length)?;
+        groups.push(group);
+        rest = more;
+    }
+    Some(groups.join("-"))
+}
+
+#[cfg(test)]
+pub(in crate::lock) mod tests;

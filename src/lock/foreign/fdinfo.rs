@@ -1,0 +1,248 @@
+//! Which locks `/proc/PID/fdinfo/FD` lists on a file, and what is looked for among them.
+//!
+//! A lock of an open file description belongs to no process; but `/proc/PID/fdinfo/FD` of every
+//! process that has the description lists it (`proc_pid_fdinfo(5)`), and so it does a POSIX lock of
+//! the process. One walk over all of them finds both the holders of our byte and the processes that
+//! use a disk: QEMU has locks of its own on the images that it has open (bytes 100 and 200 and up,
+//! QEMU's `block/file-posix.c`). The walk itself is made by the inspector; here is what it looks for,
+//! and how a line is read. `/proc/locks` is never read: that stops every lock operation on the host
+//! meanwhile.
+
+use std::fs;
+use std::ops::RangeInclusive;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+use nix::sys::stat::{fstat, major, minor};
+use serde::{Deserialize, Serialize};
+
+use crate::lock::model::mode::Mode;
+use crate::lock::model::process::Process;
+use crate::lock::model::refusal::StrangersLock;
+
+/// How many processes are named; the rest is counted.
+pub const NAMED: usize = 3;
+
+/// A file, as the kernel lists locks on it and as `stat(2)` identifies it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Device and inode as in a lock line: `fe:00:10085382`. The device is the file system's, so all
+    /// subvolumes and snapshots of a btrfs share these.
+    pub listed: String,
+    /// The device (`st_dev`), which tells subvolumes apart.
+    pub dev: u64,
+    /// The inode (`st_ino`).
+    pub ino: u64,
+}
+
+impl Node {
+    /// Returns the node of an open file.
+    #[must_use]
+    pub fn of(file: BorrowedFd<'_>) -> Option<Self> {
+        let stat = fstat(file).ok()?;
+        let device = device_of_mount(file).unwrap_or((major(stat.st_dev), minor(stat.st_dev)));
+        let listed = format!("{:02x}:{:02x}:{}", device.0, device.1, stat.st_ino);
+        Some(Self { listed, dev: stat.st_dev, ino: stat.st_ino })
+    }
+}
+
+/// The device by which the kernel lists locks: that of the mounted file system. `st_dev` is another
+/// on overlayfs and in btrfs subvolumes. `None` for a mount that is not in our namespace.
+fn device_of_mount(file: BorrowedFd<'_>) -> Option<(u64, u64)> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    let mount = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().to_owned();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    // "36 35 98:0 /root /mnt …": the mount, its parent, its device (proc_pid_mountinfo(5)).
+    let device = mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        (fields.next()? == mount).then(|| fields.nth(1))?
+    })?;
+    let (major, minor) = device.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// What is looked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Search {
+    /// The file whose lock is in the way, and what kind of lock and mode that is.
+    pub locked: Option<(Node, StrangersLock, Mode)>,
+    /// The process that the kernel itself names as the holder. It is described even where its
+    /// descriptors can't be listed.
+    pub told: Option<u32>,
+    /// The disk.
+    pub disk: Option<Node>,
+    /// Lifelines, by the inodes of their pipes. At most 64.
+    #[serde(default)]
+    pub lifelines: Vec<u64>,
+}
+
+/// Processes, as many as are named, and how many there are besides.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Processes {
+    /// Those that are named.
+    pub named: Vec<Process>,
+    /// The others.
+    pub more: usize,
+}
+
+impl Processes {
+    /// Whether this process is among those that are named.
+    #[must_use]
+    pub fn has(&self, pid: u32) -> bool {
+        self.named.iter().any(|process| process.pid == pid)
+    }
+
+    /// Adds others, each process once.
+    pub fn merge(&mut self, others: Self) {
+        for process in others.named {
+            if !self.has(process.pid) {
+                self.named.push(process);
+            }
+        }
+        self.more += others.more;
+    }
+
+    /// Without those of them that are known otherwise.
+    pub fn leave_out(&mut self, known: impl Fn(&Process) -> bool) {
+        self.named.retain(|process| !known(process));
+    }
+}
+
+/// Who was found, each once: the holders of the lock, and those users of the disk that are none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// Processes that have the lock.
+    pub holders: Processes,
+    /// Processes that have the disk open and locked in their own way.
+    pub users: Processes,
+    /// Processes that hold the lifelines, in the order of the search.
+    #[serde(default)]
+    pub lifelines: Vec<Processes>,
+}
+
+/// What one open file of a process has of what is looked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// It has the lock.
+    pub holds: bool,
+    /// It has the disk open, locked as QEMU locks an image.
+    pub uses: bool,
+    /// It writes the disk.
+    pub writes: bool,
+    /// The lifelines that it holds, as bits.
+    pub lifelines: u64,
+}
+
+impl Search {
+    /// Whether there is anything to look for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether files and devices are looked for, and not lifelines alone.
+    #[must_use]
+    pub fn is_for_files(&self) -> bool {
+        self.locked.is_some() || self.disk.is_some()
+    }
+
+    /// Returns the lifeline, as a bit, to which a link in `/proc/PID/fd` leads; 0 for anything else.
+    #[must_use]
+    pub fn lifeline(&self, link: &[u8]) -> u64 {
+        let inode = link.strip_prefix(b"pipe:[").and_then(|link| link.strip_suffix(b"]"));
+        let inode = inode.and_then(|inode| str::from_utf8(inode).ok()?.parse::<u64>().ok());
+        let place = self.lifelines.iter().position(|lifeline| Some(*lifeline) == inode);
+        place.filter(|place| *place < 64).map_or(0, |place| 1 << place)
+    }
+
+    /// Notes what a line says: `lock: 1: OFDLCK ADVISORY WRITE -1 fe:00:10085382 0 EOF`.
+    pub fn note(&self, line: &str, seen: &mut Seen) {
+        let Some(line) = line.strip_prefix("lock:") else { return };
+        let mut fields = line.split_whitespace().skip(1);
+        let mut next = || fields.next().unwrap_or_default();
+        let (kind, _, mode, _, at, start, end) =
+            (next(), next(), next(), next(), next(), next(), next());
+        let is_byte = matches!(kind, "OFDLCK" | "POSIX");
+        if let Some((node, by, in_the_way)) = &self.locked
+            && at == node.listed
+        {
+            seen.holds |= match by {
+                StrangersLock::Lease => kind == "LEASE",
+                StrangersLock::Byte => {
+                    let of_that = if *in_the_way == Mode::Exclusive { "WRITE" } else { "READ" };
+                    is_byte && start == "0" && mode == of_that
+                }
+            };
+        }
+        let is_disk = self.disk.as_ref().is_some_and(|node| at == node.listed);
+        if let Some(range) = qemus(start, end).filter(|_| is_byte && is_disk) {
+            seen.uses = true;
+            seen.writes |= range.contains(&WRITES);
+        }
+    }
+}
+
+/// The byte that QEMU locks on an image that it writes.
+const WRITES: u32 = 101;
+
+/// A range that lies where QEMU locks its images: from 100 up, and less than 300.
+fn qemus(start: &str, end: &str) -> Option<RangeInclusive<u32>> {
+    let number = |text: &str| text.parse().ok().filter(|byte| (100..300).contains(byte));
+    Some(number(start)?..=number(end)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(line: &str, by: StrangersLock, mode: Mode) -> (bool, bool) {
+        let node = |text: &str| Node { listed: text.to_owned(), dev: 1, ino: 1 };
+        let locked = Some((node("fe:00:42"), by, mode));
+        let disk = Some(node("fe:00:7"));
+        let search = Search { locked, disk, ..Search::default() };
+        let mut seen = Seen::default();
+        search.note(line, &mut seen);
+        assert_eq!(seen.writes, line.contains(" 100 101"));
+        (seen.holds, seen.uses)
+    }
+
+    #[test]
+    fn lines_of_fdinfo() {
+        let byte = |line, mode| seen(line, StrangersLock::Byte, mode).0;
+        let write = "lock:\t1: OFDLCK ADVISORY  WRITE -1 fe:00:42 0 0";
+        assert!(byte(write, Mode::Exclusive) && !byte(write, Mode::Shared));
+        let read = "lock:\t1: POSIX  ADVISORY  READ 12 fe:00:42 0 EOF";
+        assert!(byte(read, Mode::Shared) && !byte(read, Mode::Exclusive));
+        assert!(!byte("lock:\t1: OFDLCK ADVISORY  READ -1 fe:00:42 100 103", Mode::Shared));
+        assert!(!byte("lock:\t1: OFDLCK ADVISORY  WRITE -1 fe:00:43 0 0", Mode::Exclusive));
+        for odd in ["pos:\t0", "lock:", "lock:\t1: OFDLCK ADVISORY", "", "lock:\u{0}"] {
+            assert_eq!(seen(odd, StrangersLock::Byte, Mode::Exclusive), (false, false));
+        }
+        let lease = "lock:\t1: LEASE  ACTIVE    WRITE 77 fe:00:42 0 EOF";
+        assert!(seen(lease, StrangersLock::Lease, Mode::Exclusive).0);
+    }
+
+    #[test]
+    fn a_lifeline_is_known_by_its_link() {
+        let search = Search { lifelines: vec![7, 9], ..Search::default() };
+        assert_eq!((search.lifeline(b"pipe:[7]"), search.lifeline(b"pipe:[9]")), (1, 2));
+        for link in ["pipe:[8]", "pipe:[]", "socket:[7]", "/pipe:[7]", ""] {
+            assert_eq!(search.lifeline(link.as_bytes()), 0, "{link}");
+        }
+        assert!(!search.is_empty() && !search.is_for_files());
+    }
+
+    #[test]
+    fn users_lock_as_qemu_does() {
+        let uses = |line| seen(line, StrangersLock::Byte, Mode::Exclusive).1;
+        assert!(uses("lock:\t1: OFDLCK ADVISORY  READ -1 fe:00:7 100 101"));
+        assert!(uses("lock:\t2: POSIX  ADVISORY  READ 12 fe:00:7 203 203"));
+        for line in [
+            "lock:\t1: OFDLCK ADVISORY  READ -1 fe:00:42 100 103",
+            "lock:\t1: OFDLCK ADVISORY  WRITE -1 fe:00:7 0 0",
+            "lock:\t1: OFDLCK ADVISORY  WRITE -1 fe:00:7 0 EOF",
+            "lock:\t1: LEASE  ACTIVE    WRITE 77 fe:00:7 100 103",
+        ] {
+            assert!(!uses(line), "{line}");
+        }
+    }
+}

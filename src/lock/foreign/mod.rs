@@ -1,0 +1,218 @@
+//! The holder of a lock that is none of ours: what the kernel says of it, and what the holder itself
+//! has recorded. The processes are named later, from what the inspector finds
+//! ([`Stranger::name`]): no process is looked at here.
+
+pub mod fdinfo;
+pub mod file_tables;
+
+use std::fs::File;
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use super::ofd::InTheWay;
+use crate::lock::foreign::fdinfo::{Found, Node, Processes, Search};
+use crate::lock::holder_record::format::{Entry, Recorded};
+use crate::lock::holder_record::in_file;
+use crate::lock::holder_record::xattr;
+use crate::lock::model::error::Error;
+use crate::lock::model::mode::Mode;
+use crate::lock::model::process::Process;
+use crate::lock::model::refusal::{Naming, Stranger, StrangersLock, Unnamed};
+
+/// A request that may be refused, as far as its refusal has to tell of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Request<'r> {
+    /// The name that was asked for.
+    pub(super) resource: &'r str,
+    /// The file whose byte is asked for, where it is not the disk itself.
+    pub(super) lock_file: Option<&'r str>,
+    /// The disk, where it is known.
+    pub(super) disk: Option<BorrowedFd<'r>>,
+    /// The id of this host.
+    pub(super) host_id: Option<&'r str>,
+    /// What is recorded of locks that are not in the way: of the one that is to be changed.
+    pub(super) own: &'r [Entry],
+    /// It is asked again and again: nobody is looked for.
+    pub(super) hasty: bool,
+}
+
+impl Request<'_> {
+    /// The refusal for a byte that another program has locked.
+    pub(super) fn refused(&self, file: &File, other: Option<InTheWay>) -> Error {
+        // A shared wish is refused by an exclusive lock only; otherwise what the kernel said.
+        let mode = other.map_or(Mode::Exclusive, |other| other.mode);
+        let recorded = if self.hasty { Vec::new() } else { self.recorded(file, mode) };
+        let told = other.and_then(|other| other.pid);
+        self.told(file.as_fd(), mode, StrangersLock::Byte, told, recorded)
+    }
+
+    /// The refusal for a file on which another program has a lease.
+    pub(super) fn refused_by_lease(&self, file: BorrowedFd<'_>) -> Error {
+        self.told(file, Mode::Exclusive, StrangersLock::Lease, None, Vec::new())
+    }
+
+    fn told(
+        &self,
+        file: BorrowedFd<'_>,
+        mode: Mode,
+        by: StrangersLock,
+        told: Option<u32>,
+        recorded: Vec<Recorded>,
+    ) -> Error {
+        let search = (!self.hasty).then(|| {
+            let locked = Node::of(file).map(|node| (node, by, mode));
+            Search { locked, told, disk: self.disk.and_then(Node::of), ..Search::default() }
+        });
+        Error::HeldElsewhere(Box::new(Stranger {
+            resource: self.resource.to_owned(),
+            lock_file: self.lock_file.map(str::to_owned),
+            mode,
+            by,
+            processes: Processes::default(),
+            recorded,
+            users: Processes::default(),
+            naming: search.map_or(Naming::Done, |search| {
+                let host_id = self.host_id.map(str::to_owned);
+                Naming::Needed(Box::new(Unnamed { search, host_id }))
+            }),
+        }))
+    }
+
+    /// The records beside a lock that fit what the kernel shows; of a lock file, those in it, too.
+    /// Records of a holder that crashed stay behind. A disk is never read.
+    fn recorded(&self, file: &File, mode: Mode) -> Vec<Recorded> {
+        let mut recorded = xattr::read(file);
+        if recorded.is_empty() && self.lock_file.is_some() {
+            recorded = in_file::read(file);
+        }
+        self.fitting(recorded, mode)
+    }
+
+    fn fitting(&self, mut recorded: Vec<Recorded>, mode: Mode) -> Vec<Recorded> {
+        recorded.retain(|Recorded { host_id, entry, .. }| {
+            let here = self.host_id == Some(host_id);
+            let own = here && self.own.iter().any(|own| own.is_of_same_lock(entry));
+            let ended = here && entry.pid != 0 && !Process::lives(entry.pid);
+            entry.mode == mode && !own && !ended
+        });
+        if mode == Mode::Exclusive {
+            // An exclusive holder clears the others away. What came after it is stale or false,
+            // and which it is can't be told; the last is the likeliest.
+            recorded.sort_by_key(|recorded| std::cmp::Reverse(recorded.entry.since));
+            recorded.truncate(1);
+        }
+        recorded
+    }
+}
+
+impl Stranger {
+    /// What is to be looked for in order to name it.
+    #[must_use]
+    pub fn search(&self) -> Option<&Search> {
+        match &self.naming {
+            Naming::Needed(unnamed) => Some(&unnamed.search),
+            Naming::Done | Naming::Late(_) => None,
+        }
+    }
+
+    /// Whether any of it is known by name.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        !self.processes.named.is_empty() || !self.recorded.is_empty()
+    }
+
+    /// Enters what was found of the processes that hold the lock and that use the disk; `None`
+    /// where that could not be found out in time.
+    pub fn name(&mut self, found: Option<Found>) {
+        let Naming::Needed(unnamed) = std::mem::take(&mut self.naming) else { return };
+        let Unnamed { search, host_id } = *unnamed;
+        let Some(Found { mut holders, mut users, .. }) = found else {
+            self.naming = Naming::Late(search.told);
+            return;
+        };
+        // A service writes records; any other program that holds alone is the holder.
+        let mut named = holders.named.iter();
+        if self.mode == Mode::Exclusive
+            && !holders.named.is_empty()
+            && !named.any(Process::is_service)
+        {
+            self.recorded.clear();
+        }
+        if !self.recorded.is_empty() {
+            // Through whom the machines hold it that are named.
+            holders.leave_out(Process::is_service);
+        }
+        let is_process = |recorded: &Recorded, process: &Process| {
+            let uuid = process.machine.as_ref().and_then(|machine| machine.uuid);
+            let here = host_id.as_ref() == Some(&recorded.host_id);
+            recorded.entry.pid == process.pid && (here || uuid == Some(recorded.entry.uuid))
+        };
+        users.leave_out(|user| self.recorded.iter().any(|recorded| is_process(recorded, user)));
+        (self.processes, self.users) = (holders, users);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    fn recorded(host: &str, lock: u64, mode: Mode, pid: u32) -> Recorded {
+        let (name, user, path) = (format!("web{lock}"), "root".to_owned(), "/a".to_owned());
+        let entry = Entry {
+            lock,
+            name,
+            uuid: Uuid::from_u128(1),
+            pid,
+            user,
+            mode,
+            since: 1,
+            path,
+            why: String::new(),
+        };
+        Recorded { host_id: host.to_owned(), host: host.to_owned(), entry }
+    }
+
+    fn processes(programs: &[&str]) -> Processes {
+        let process = |program: &&str| Process {
+            pid: 1,
+            program: (*program).to_owned(),
+            uid: 0,
+            machine: None,
+            mode: None,
+        };
+        Processes { named: programs.iter().map(process).collect(), more: 0 }
+    }
+
+    #[test]
+    fn a_record_is_believed_where_the_kernel_shows_nothing_else() {
+        let own = recorded("here", 3, Mode::Shared, 0);
+        let entries = [own.entry.clone()];
+        let request = Request { host_id: Some("here"), own: &entries, ..Request::default() };
+        let me = std::process::id();
+        let all = || {
+            vec![
+                own.clone(),
+                recorded("here", 4, Mode::Shared, me),
+                recorded("here", 5, Mode::Shared, u32::MAX),
+                recorded("there", 3, Mode::Shared, u32::MAX),
+                recorded("there", 6, Mode::Exclusive, 0),
+            ]
+        };
+        let believed = |mode, programs: &[&str]| -> Vec<u64> {
+            let file = tempfile::tempfile().unwrap();
+            let recorded = request.fitting(all(), mode);
+            let by = StrangersLock::Byte;
+            let refused = request.told(file.as_fd(), mode, by, None, recorded);
+            let Error::HeldElsewhere(mut stranger) = refused else { panic!("{refused}") };
+            assert!(stranger.search().unwrap().locked.is_some());
+            stranger.name(Some(Found { holders: processes(programs), ..Found::default() }));
+            assert_eq!(stranger.search(), None);
+            stranger.recorded.iter().map(|recorded| recorded.entry.lock).collect()
+        };
+        assert_eq!(believed(Mode::Shared, &[]), [4, 3]);
+        assert_eq!(believed(Mode::Shared, &["perl"]), [4, 3]);
+        assert_eq!(believed(Mode::Exclusive, &[]), [6]);
+        assert_eq!(believed(Mode::Exclusive, &["vmlockd"]), [6]);
+        assert_eq!(believed(Mode::Exclusive, &["perl"]), [0; 0]);
+    }
+}

@@ -1,0 +1,85 @@
+//! What every place of records has to do, be it attributes or slots in the file.
+
+use std::fmt::Debug;
+use std::fs::File;
+
+use uuid::Uuid;
+
+use super::{Entry, Recorded};
+use crate::lock::Mode;
+use crate::lock::model::host::Host;
+
+pub(in crate::lock) fn host(id: &str) -> Host {
+    Host::new(Some(id), Some(id)).unwrap().unwrap()
+}
+
+pub(in crate::lock) fn entry(lock: u64, mode: Mode) -> Entry {
+    let (name, user, path) = (format!("web{lock}"), "root".to_owned(), "/a".to_owned());
+    Entry {
+        lock,
+        name,
+        uuid: Uuid::from_u128(1),
+        pid: 1,
+        user,
+        mode,
+        since: lock,
+        path,
+        why: String::new(),
+    }
+}
+
+/// Who is on record, by host and name, in this order.
+pub(in crate::lock) fn told(read: Vec<Recorded>) -> Vec<String> {
+    let told = |recorded: Recorded| format!("{} {}", recorded.host, recorded.entry.name);
+    let mut told: Vec<String> = read.into_iter().map(told).collect();
+    told.sort();
+    told
+}
+
+/// Where holders are recorded, and how. What fails there ends the test.
+pub(in crate::lock) struct Place<'f, E> {
+    pub(in crate::lock) file: &'f File,
+    pub(in crate::lock) record: fn(&File, &Host, &Entry, Option<&Entry>) -> Result<(), E>,
+    pub(in crate::lock) erase: fn(&File, &Host, &Entry) -> Result<(), E>,
+    pub(in crate::lock) read: fn(&File) -> Vec<Recorded>,
+}
+
+impl<E: Debug> Place<'_, E> {
+    fn record(&self, host: &Host, entry: &Entry, before: Option<&Entry>) {
+        (self.record)(self.file, host, entry, before).unwrap();
+    }
+
+    fn erase(&self, host: &Host, entry: &Entry) {
+        (self.erase)(self.file, host, entry).unwrap();
+    }
+
+    fn tells(&self, expected: &[&str]) {
+        assert_eq!(told((self.read)(self.file)), expected);
+    }
+
+    /// Sharers come and go beside each other, on two hosts.
+    pub(in crate::lock) fn has_sharers_side_by_side(&self) {
+        let (one, two) = (host("one"), host("two"));
+        self.erase(&one, &entry(1, Mode::Shared));
+        self.tells(&[]);
+        for (host, lock) in [(&one, 1), (&one, 2), (&two, 1), (&one, 2)] {
+            self.record(host, &entry(lock, Mode::Shared), None);
+        }
+        self.tells(&["one web1", "one web2", "two web1"]);
+        self.erase(&one, &entry(1, Mode::Shared));
+        self.erase(&two, &entry(1, Mode::Shared));
+        self.tells(&["one web2"]);
+        // Handed over, by which it got another number.
+        self.record(&one, &entry(4, Mode::Shared), Some(&entry(2, Mode::Shared)));
+        self.tells(&["one web4"]);
+    }
+
+    /// Who holds alone stands alone, whoever stood there before and did not go.
+    pub(in crate::lock) fn has_who_holds_alone(&self) {
+        let two = host("two");
+        self.record(&two, &entry(3, Mode::Exclusive), None);
+        self.tells(&["two web3"]);
+        self.erase(&two, &entry(3, Mode::Exclusive));
+        self.tells(&[]);
+    }
+}

@@ -1,0 +1,175 @@
+//! Records of holders in the lock file itself, where its file system has no attributes: NFS does
+//! before version 4.2.
+//!
+//! Behind the byte that is locked, each host has a slot of its own, by its id: who comes last is told
+//! where two share one. What is read is a hint, as in an attribute ([`crate::lock::holder_record::xattr`]), and a torn
+//! or foreign one is known by its checksum. This is for files that the service makes and removes
+//! itself, and for no others: whatever else has a file locked may have something in it.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+
+use crate::lock::holder_record::format::{Entry, LONGEST, Recorded, Value};
+use crate::lock::holder_record::xattr::Turn;
+use crate::lock::model::host::{Host, is_id};
+use crate::lock::model::mode::Mode;
+
+/// Where the slots begin. Byte 0 is locked, which keeps some servers from reading it.
+const FIRST: usize = 1024;
+/// How many there are.
+const SLOTS: u64 = 64;
+/// Where the last one ends.
+const END: u64 = start(SLOTS);
+/// How long each is: a word, a host's id, and what is recorded.
+const LENGTH: usize = 2048;
+/// How a slot begins; the host's id follows, and a line's end.
+const WORD: &str = "vmlockd-holder ";
+
+/// Records a holder: beside others of this host, or in place of everybody's where it holds alone.
+/// `before` is what was recorded of the lock while it was another owner's.
+///
+/// # Errors
+///
+/// Where something is in the file that is none of ours, and what the file system says.
+pub(in crate::lock) fn record(
+    file: &File,
+    host: &Host,
+    entry: &Entry,
+    before: Option<&Entry>,
+) -> io::Result<()> {
+    let turn = Turn::of(file);
+    let _turn = turn.take();
+    if !is_ours(file)? {
+        return Err(io::Error::other("there is something else in the lock file"));
+    }
+    let mut holders = if entry.mode == Mode::Exclusive {
+        // Somebody's who holds nothing.
+        file.set_len(0)?;
+        Vec::new()
+    } else {
+        of_host(file, host)
+    };
+    entry.join(&mut holders, before);
+    write(file, host, holders)
+}
+
+/// Records a holder no more.
+///
+/// # Errors
+///
+/// What the file system says.
+pub(in crate::lock) fn erase(file: &File, host: &Host, entry: &Entry) -> io::Result<()> {
+    let turn = Turn::of(file);
+    let _turn = turn.take();
+    if file.metadata()?.len() == 0 || !is_ours(file)? {
+        return Ok(());
+    }
+    let mut holders = of_host(file, host);
+    holders.retain(|other| !other.is_of_same_lock(entry));
+    if holders.is_empty() {
+        file.write_all_at(&[0; LENGTH], place(host.id()))?;
+        return file.sync_data();
+    }
+    write(file, host, holders)
+}
+
+/// All holders on record that can be understood.
+pub(in crate::lock) fn read(file: &File) -> Vec<Recorded> {
+    if file.metadata().map_or(0, |there| there.len()) <= start(0) {
+        return Vec::new();
+    }
+    let slots = (0..SLOTS).filter_map(|slot| look(file, start(slot)));
+    slots.flat_map(|(host_id, value)| value.recorded(host_id)).collect()
+}
+
+/// Whether the file is empty, or has slots and nothing else: nothing before them, nothing after.
+fn is_ours(file: &File) -> io::Result<bool> {
+    let length = file.metadata()?.len();
+    if length == 0 {
+        return Ok(true);
+    }
+    let mut start = [0; FIRST - 1];
+    // Not byte 0, which is locked.
+    let read = file.read_at(&mut start, 1)?;
+    Ok(length <= END && start.iter().take(read).all(|byte| *byte == 0))
+}
+
+fn write(file: &File, host: &Host, holders: Vec<Entry>) -> io::Result<()> {
+    let value = Value { host: host.name(), holders }.write(host.id());
+    let mut slot = format!("{WORD}{}\n", host.id()).into_bytes();
+    slot.extend(value);
+    slot.resize(LENGTH, 0);
+    file.write_all_at(&slot, place(host.id()))?;
+    // A host may keep what it wrote to itself for a while.
+    file.sync_data()
+}
+
+fn of_host(file: &File, host: &Host) -> Vec<Entry> {
+    let own = look(file, place(host.id())).filter(|(id, _)| id == host.id());
+    own.map(|(_, value)| value.holders).unwrap_or_default()
+}
+
+fn look(file: &File, at: u64) -> Option<(String, Value)> {
+    let mut slot = [0; LENGTH];
+    let read = file.read_at(&mut slot, at).ok()?;
+    let text = slot.get(..read)?;
+    let text = text.split(|byte| *byte == 0).next()?;
+    let (id, value) = str::from_utf8(text).ok()?.strip_prefix(WORD)?.split_once('\n')?;
+    let fits = is_id(id) && value.len() <= LONGEST;
+    Some((id.to_owned(), Value::read(id, value.as_bytes()).filter(|_| fits)?))
+}
+
+/// Where the slot of a host is.
+fn place(id: &str) -> u64 {
+    // FNV-1a: the same on all hosts, of whatever version.
+    let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    start(hash % SLOTS)
+}
+
+/// Where a slot begins.
+const fn start(slot: u64) -> u64 {
+    // Both are small.
+    FIRST as u64 + slot * LENGTH as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::holder_record::format::place::{Place, entry, host, told};
+
+    #[test]
+    fn sharers_stand_side_by_side_and_who_holds_alone_stands_alone() {
+        let file = tempfile::tempfile().unwrap();
+        assert_ne!(place("one"), place("two"));
+        let slots = Place { file: &file, record, erase, read };
+        slots.has_sharers_side_by_side();
+        slots.has_who_holds_alone();
+    }
+
+    #[test]
+    fn what_is_none_of_ours_is_let_alone() {
+        let one = host("one");
+        for content in [&b"QFI\xfb a disk"[..], &[7; 9000], b"\0x"] {
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(content, 0).unwrap();
+            record(&file, &one, &entry(1, Mode::Exclusive), None).unwrap_err();
+            erase(&file, &one, &entry(1, Mode::Exclusive)).unwrap();
+            let mut there = vec![0; content.len()];
+            file.read_exact_at(&mut there, 0).unwrap();
+            assert_eq!(
+                (there, file.metadata().unwrap().len()),
+                (content.to_vec(), content.len() as u64)
+            );
+            assert!(told(read(&file)).is_empty());
+        }
+        // Somebody else's text in a slot tells nothing, and stays in nobody's way.
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(b"vmlockd-holder one\n1 0123456789abcdef {}", place("one")).unwrap();
+        assert!(told(read(&file)).is_empty());
+        record(&file, &one, &entry(1, Mode::Shared), None).unwrap();
+        assert_eq!(told(read(&file)), ["one web1"]);
+    }
+}

@@ -1,0 +1,390 @@
+//! A directory of lock files.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt};
+use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{Mode as Permissions, SFlag, fstat, fstatat};
+use nix::sys::statvfs::{FsFlags, fstatvfs};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use crate::lock::model::error::Error;
+use crate::lock::path::lookup;
+use crate::lock::path::open::{self, Links, same_node};
+use crate::lock::text::escape::shown_path;
+
+/// How lock files are opened: for both modes, and without side effects should one be no file.
+const FLAGS: OFlag = OFlag::O_RDWR
+    .union(OFlag::O_CLOEXEC)
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_NONBLOCK)
+    .union(OFlag::O_NOCTTY);
+
+/// A directory of lock files, checked and opened once.
+///
+/// It stays the directory that was checked, whatever happens to its name.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    /// Empty until it is first used, where nothing may be touched yet.
+    fd: OnceLock<OwnedFd>,
+    /// Whether it was said that holders can't be recorded in it.
+    complained: AtomicBool,
+}
+
+impl Directory {
+    /// Makes a directory where none is, with those above it, and opens it: for whoever asks for
+    /// just that. What it is made in is checked before. `links`: what becomes of those on the way.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::open`].
+    pub fn make(path: &Path, links: Links) -> Result<Self, Error> {
+        if path.is_absolute() && !path.components().any(|part| part == Component::ParentDir) {
+            make_missing(path, links)
+                .map_err(|why| Error::Lockspace { directory: shown_path(path), why })?;
+        }
+        Self::open(path)
+    }
+
+    /// Removes the directory, if it is there still and nothing is in it. That something is mounted
+    /// on it keeps it, and is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`]: `ENOTEMPTY`, and what else keeps it from being removed.
+    pub fn remove(&self) -> Result<(), Error> {
+        match self.is_there() {
+            Ok(true) => {}
+            // Whatever its path leads to by now was never ours.
+            Ok(false) | Err(Error::System { errno: Errno::ENOENT | Errno::ENOTDIR, .. }) => {
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+        let failed = |error: io::Error| {
+            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO));
+            Error::system("remove lockspace", shown_path(&self.path), errno)
+        };
+        let real = fs::canonicalize(&self.path).map_err(failed)?;
+        if fs::read_dir(&real).map_err(failed)?.next().is_some() {
+            let errno = Errno::ENOTEMPTY;
+            return Err(Error::system("remove lockspace", shown_path(&self.path), errno));
+        }
+        match fs::remove_dir(&real) {
+            Err(error) if error.raw_os_error() != Some(nix::libc::EBUSY) => Err(failed(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens and checks a directory. It is not created: on shared storage that is not mounted
+    /// yet, an empty directory in its place would lock nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lockspace`] where it is missing, read-only, or where somebody else than root (or
+    /// the service's own user) could exchange it or its files.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let directory = Self::unopened(path);
+        directory.fd()?;
+        Ok(directory)
+    }
+
+    /// A directory that is checked and opened when it is first used: its storage may be dead, and
+    /// nothing that starts the service again may wait for that.
+    #[must_use]
+    pub fn unopened(path: &Path) -> Self {
+        Self { path: path.to_owned(), fd: OnceLock::new(), complained: AtomicBool::new(false) }
+    }
+
+    /// # Errors
+    ///
+    /// As for [`Self::open`], for one that was not opened yet.
+    fn fd(&self) -> Result<BorrowedFd<'_>, Error> {
+        if let Some(fd) = self.fd.get() {
+            return Ok(fd.as_fd());
+        }
+        let opened = check_and_open(&self.path)?;
+        Ok(self.fd.get_or_init(|| opened).as_fd())
+    }
+
+    /// Which directory it is: device and inode.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::open`], and what `fstat(2)` says.
+    pub fn node(&self) -> Result<(u64, u64), Error> {
+        let failed = |errno| Error::system("stat", shown_path(&self.path), errno);
+        let stat = fstat(self.fd()?).map_err(failed)?;
+        Ok((stat.st_dev, stat.st_ino))
+    }
+
+    /// Whether its path still leads to it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::open`], and what `stat(2)` says.
+    pub fn is_there(&self) -> Result<bool, Error> {
+        let failed = |errno| Error::system("stat", shown_path(&self.path), errno);
+        let there = nix::sys::stat::stat(&self.path).map_err(failed)?;
+        Ok(self.node()? == (there.st_dev, there.st_ino))
+    }
+
+    /// Whether it is to be said that holders can't be recorded in it: the first time only.
+    pub(in crate::lock) fn complain(&self) -> bool {
+        !self.complained.swap(true, Ordering::Relaxed)
+    }
+
+    /// Where it was when it was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of one of its lock files.
+    #[must_use]
+    pub fn path_of(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Opens a lock file, created empty if it is missing, as a description of our own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] with what `openat2(2)` says, links of all kinds refused; `EINVAL` where a
+    /// node of another type lies there.
+    pub fn open_file(&self, name: &str) -> Result<File, Error> {
+        let owner_only = Permissions::S_IRUSR | Permissions::S_IWUSR;
+        Self::open_with(self.fd()?, name, FLAGS | OFlag::O_CREAT, owner_only)
+            .map_err(|errno| self.failed("open lock file", name, errno))
+    }
+
+    /// Opens a lock file that is there already; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::open_file`].
+    pub fn find_file(&self, name: &str) -> Result<Option<File>, Error> {
+        match Self::open_with(self.fd()?, name, FLAGS, Permissions::empty()) {
+            Ok(file) => Ok(Some(file)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(self.failed("open lock file", name, errno)),
+        }
+    }
+
+    fn failed(&self, doing: &'static str, name: &str, errno: Errno) -> Error {
+        Error::system(doing, shown_path(&self.path_of(name)), errno)
+    }
+
+    fn open_with(
+        directory: BorrowedFd<'_>,
+        name: &str,
+        flags: OFlag,
+        mode: Permissions,
+    ) -> Result<File, Errno> {
+        let file = File::from(lookup::open_beneath(directory, name, flags, mode)?);
+        let kind = SFlag::from_bits_truncate(fstat(&file)?.st_mode) & SFlag::S_IFMT;
+        if kind == SFlag::S_IFREG { Ok(file) } else { Err(Errno::EINVAL) }
+    }
+
+    /// Whether a name still leads to the file that is open: somebody may have removed it between
+    /// our opening and our locking.
+    ///
+    /// # Errors
+    ///
+    /// What looking says, but for a missing name: that is a plain no.
+    pub fn still_names(&self, name: &str, file: &File) -> Result<bool, Error> {
+        let there = match fstatat(self.fd()?, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(there) => fstat(file.as_fd()).map(|open| same_node(&there, &open)),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(errno) => Err(errno),
+        };
+        there.map_err(|errno| self.failed("stat lock file", name, errno))
+    }
+
+    /// Removes a lock file. Only for who holds it exclusively.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] with what `unlinkat(2)` says.
+    pub fn remove_file(&self, name: &str) -> Result<(), Error> {
+        unlinkat(self.fd()?, name, UnlinkatFlags::NoRemoveDir)
+            .map_err(|errno| self.failed("remove lock file", name, errno))
+    }
+}
+
+/// Makes what is missing of a path, for its owner alone.
+fn make_missing(path: &Path, links: Links) -> Result<(), String> {
+    let there = path.ancestors().find(|step| step.symlink_metadata().is_ok());
+    if let (Some(there), Links::Refuse) = (there, links) {
+        let led = |errno: Errno| match errno {
+            Errno::ELOOP => "leads through a symbolic link, which only root may use".to_owned(),
+            errno => format!("cannot be resolved: {}", errno.desc()),
+        };
+        open::locate(there, links).map_err(led)?;
+    }
+    match there {
+        Some(there) if there != path => {
+            check_trusted(there, Part::OnTheWay)?;
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+            made.map_err(|error| format!("cannot be created: {error}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_and_open(path: &Path) -> Result<OwnedFd, Error> {
+    let refuse = |why: String| Error::Lockspace { directory: shown_path(path), why };
+    if !path.is_absolute() {
+        return Err(refuse("is not an absolute path".into()));
+    }
+    check_trusted(path, Part::Lockspace).map_err(refuse)?;
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let fd = nix::fcntl::open(path, flags, Permissions::empty())
+        .map_err(|errno| refuse(format!("cannot be opened: {}", errno.desc())))?;
+    let held =
+        fstatvfs(&fd).map_err(|errno| refuse(format!("cannot be examined: {}", errno.desc())))?;
+    if held.flags().contains(FsFlags::ST_RDONLY) {
+        return Err(refuse("is on a read-only file system".into()));
+    }
+    Ok(fd)
+}
+
+/// What a directory is checked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Lock files are to lie in it.
+    Lockspace,
+    /// It leads to one.
+    OnTheWay,
+}
+
+/// Checks that nobody but root and ourselves can exchange the directory or anything on the way.
+///
+/// Both the way as configured and the way after all links are walked. A sticky directory like
+/// `/tmp` is fine on the way (what lies in it belongs to root, so others can't rename it), but not
+/// as the lockspace itself, where others could put files.
+fn check_trusted(path: &Path, part: Part) -> Result<(), String> {
+    let real = fs::canonicalize(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => "does not exist (create it with mkdir -m 0700)".to_owned(),
+        _ => format!("cannot be resolved: {error}"),
+    })?;
+    let me = nix::unistd::geteuid().as_raw();
+    for step in path.ancestors().chain(real.ancestors()) {
+        let shown = shown_path(step);
+        let seen = fs::metadata(step).map_err(|error| format!("{shown}: {error}"))?;
+        if !seen.is_dir() {
+            return Err(format!("{shown} is not a directory"));
+        }
+        if seen.uid() != 0 && seen.uid() != me {
+            return Err(format!("{shown} belongs to uid {}, which could replace it", seen.uid()));
+        }
+        let (others_write, sticky) = (seen.mode() & 0o022 != 0, seen.mode() & 0o1000 != 0);
+        let last = part == Part::Lockspace && (step == path || step == real);
+        if others_write && (!sticky || last) {
+            return Err(format!("{shown} is writable by its group or by all"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn directories_that_others_write_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("locks");
+        let why = |path: &Path| Directory::open(path).unwrap_err().to_string();
+        assert!(why(&path).contains("does not exist"));
+        fs::create_dir(&path).unwrap();
+        for mode in [0o770, 0o707, 0o1777] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert!(why(&path).contains("writable by its group or by all"), "{mode:o}");
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        Directory::open(&path).unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(why(&file).contains("is not a directory"));
+        assert!(why(Path::new("locks")).contains("absolute"));
+    }
+
+    #[test]
+    fn what_is_made_is_made_for_its_owner_and_nowhere_else() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let path = dir.path().join("a/b");
+        let make = |path: &Path| Directory::make(path, Links::Follow);
+        make(&path).unwrap();
+        assert_eq!(fs::metadata(dir.path().join("a")).unwrap().mode() & 0o7777, 0o700);
+        make(&path).unwrap();
+        let open = dir.path().join("open");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(make(&open.join("c")).is_err());
+        assert!(make(&dir.path().join("x/../y")).is_err());
+        assert!(!open.join("c").exists() && !dir.path().join("x").exists());
+    }
+
+    #[test]
+    fn who_is_judged_by_the_name_is_not_led_by_links() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        Directory::make(&real, Links::Refuse).unwrap();
+        std::os::unix::fs::symlink("real", &link).unwrap();
+        for path in [link.clone(), link.join("below")] {
+            let refused = Directory::make(&path, Links::Refuse).unwrap_err().to_string();
+            assert!(refused.contains("leads through a symbolic link"), "{refused}");
+        }
+        assert!(!real.join("below").exists());
+        Directory::make(&link.join("below"), Links::Follow).unwrap();
+        assert!(real.join("below").exists());
+    }
+
+    #[test]
+    fn only_an_empty_directory_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let path = dir.path().join("locks");
+        let space = Directory::make(&path, Links::Follow).unwrap();
+        drop(space.open_file("a").unwrap());
+        let refused = space.remove().unwrap_err();
+        assert!(matches!(refused, Error::System { errno: Errno::ENOTEMPTY, .. }), "{refused}");
+        space.remove_file("a").unwrap();
+        // Another one in its place is none of ours.
+        fs::rename(&path, dir.path().join("aside")).unwrap();
+        fs::create_dir(&path).unwrap();
+        space.remove().unwrap();
+        assert!(path.exists());
+        fs::remove_dir(&path).unwrap();
+        space.remove().unwrap();
+        fs::rename(dir.path().join("aside"), &path).unwrap();
+        space.remove().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_lock_file_is_never_reached_through_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let space = Directory::open(dir.path()).unwrap();
+        let file = space.open_file("a").unwrap();
+        assert_eq!(fs::metadata(dir.path().join("a")).unwrap().mode() & 0o7777, 0o600);
+        assert!(space.still_names("a", &file).unwrap());
+        std::os::unix::fs::symlink("a", dir.path().join("b")).unwrap();
+        let error = space.open_file("b").unwrap_err();
+        assert!(matches!(error, Error::System { errno: Errno::ELOOP, .. }), "{error}");
+        assert!(space.open_file("../x").is_err());
+        fs::remove_file(dir.path().join("a")).unwrap();
+        assert!(!space.still_names("a", &file).unwrap());
+    }
+}

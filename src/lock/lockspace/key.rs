@@ -1,0 +1,185 @@
+//! A lock file that is asked for by its name in a lockspace, whatever it may stand for: what
+//! virtlockd's clients name where they don't name the disk itself.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::directory::Directory;
+use crate::lock::lockspace::Lockspace;
+use crate::lock::model::error::Error;
+use crate::lock::model::identity::Identity;
+use crate::lock::model::lease_name::{head, spelt};
+use crate::lock::model::lock::Want;
+use crate::lock::model::mode::Mode;
+use crate::lock::text::escape::shown;
+
+/// The longest name of a file (`NAME_MAX`).
+const NAME_MAX: usize = 255;
+
+/// A file in a lockspace that is to be locked.
+#[derive(Debug, Clone)]
+pub struct Key {
+    lockspace: Lockspace,
+    name: String,
+    fleeting: bool,
+    identity: Identity,
+    path: PathBuf,
+    resource: String,
+    write_shown: bool,
+}
+
+impl Key {
+    /// A key in a lockspace that has a directory. With `fleeting` its file is made where it is
+    /// missing, and removed with its last lock. Whoever asks may have it in either mode.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadKey`] where the name is none of a single file; what [`Lockspace`]s are
+    /// refused with.
+    pub fn new(lockspace: Lockspace, name: &str, fleeting: bool) -> Result<Self, Error> {
+        check_key(name)?;
+        let Some(directory) = lockspace.directory() else {
+            return Err(Error::BadPath { path: shown(name), why: "is in no lockspace" });
+        };
+        let (dev, ino) = directory.node()?;
+        let key = digest_of(name);
+        let path = directory.path_of(name);
+        let identity = Identity::Key { dev, ino, key };
+        let resource = spelt(directory.path(), name);
+        let name = name.to_owned();
+        Ok(Self { lockspace, name, fleeting, identity, path, resource, write_shown: true })
+    }
+
+    /// The same for one who may have it in one mode, and is to be asked again before it is another.
+    #[must_use]
+    pub fn for_one_mode(self) -> Self {
+        Self { write_shown: false, ..self }
+    }
+
+    /// The lockspace.
+    #[must_use]
+    pub fn lockspace(&self) -> &Lockspace {
+        &self.lockspace
+    }
+
+    /// The name in it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether its file comes and goes with its locks.
+    #[must_use]
+    pub fn is_fleeting(&self) -> bool {
+        self.fleeting
+    }
+
+    /// How it is spelt as a resource: `lease:<directory>/<name>`.
+    #[must_use]
+    pub fn resource(&self) -> String {
+        self.resource.clone()
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// The path of its file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens its file, which has to be there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Missing`], and what opening says.
+    pub fn find_file(&self) -> Result<File, Error> {
+        let Some(directory) = self.lockspace.directory() else {
+            return Err(Error::not_lockable(&self.resource, "it is in no lockspace"));
+        };
+        directory.find_file(&self.name)?.ok_or_else(|| Error::missing(&self.resource))
+    }
+
+    /// What the table is told of it.
+    #[must_use]
+    pub fn want(&self, mode: Mode) -> Want {
+        Want {
+            resource: self.resource(),
+            canonical: None,
+            path: None,
+            identity: self.identity,
+            below: Vec::new(),
+            copies: Vec::new(),
+            lockspace: self.lockspace.kind(),
+            lock_files: vec![self.path.clone()],
+            fleeting: self.fleeting,
+            mode,
+            write_shown: self.write_shown,
+        }
+    }
+}
+
+/// How a key is spelt as a resource. Touches no file.
+///
+/// # Errors
+///
+/// [`Error::BadKey`].
+pub fn resource_of(directory: &Directory, name: &str) -> Result<String, Error> {
+    check_key(name)?;
+    Ok(spelt(directory.path(), name))
+}
+
+/// Returns the number by which an identity tells keys of one directory apart: the beginning of the
+/// SHA-256 of the name.
+#[must_use]
+pub fn digest_of(name: &str) -> u64 {
+    let digest = Sha256::digest(name.as_bytes());
+    digest.iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte))
+}
+
+/// Checks the name of a key: one that could leave its lockspace is none.
+///
+/// # Errors
+///
+/// [`Error::BadKey`].
+pub fn check_key(name: &str) -> Result<(), Error> {
+    let why = if name.is_empty() {
+        "is empty"
+    } else if name == "." || name == ".." || name.contains('/') {
+        "is not the name of a file in a lockspace"
+    } else if name.contains('\0') {
+        "has a NUL in it"
+    } else if name.len() > NAME_MAX {
+        "is longer than 255 bytes"
+    } else {
+        return Ok(());
+    };
+    Err(Error::BadKey { key: head(name), why })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_key_stays_in_its_lockspace() {
+        for name in ["", ".", "..", "../x", "a/b", "/a", "a\0b", &"x".repeat(256)] {
+            assert!(check_key(name).is_err(), "{name:?}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let lockspace = Lockspace::Lease(1, Arc::new(Directory::open(dir.path()).unwrap()));
+        let key = Key::new(lockspace.clone(), "..a", true).unwrap();
+        let want = key.want(Mode::Shared);
+        assert_eq!(want.resource, format!("lease:{}/..a", dir.path().display()));
+        let other = Key::new(lockspace, "..b", true).unwrap().want(Mode::Shared);
+        assert!(!want.meets(&other));
+        assert!(Key::new(Lockspace::Direct, "a", false).is_err());
+    }
+}

@@ -1,0 +1,171 @@
+//! What callers name: a disk, by its path; or a lease.
+//!
+//! A disk may also come as an open descriptor; that has no spelling and so no type here, see
+//! [`crate::lock::resolve`].
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use super::error::Error;
+use crate::lock::model::lease_name::LeaseName;
+use crate::lock::text::escape::{shown, shown_path};
+
+/// The longest path that the kernel takes, in bytes: `PATH_MAX` less its closing NUL.
+const PATH_MAX: usize = 4095;
+
+/// What a caller names, by whatever kind of name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Resource {
+    /// A disk.
+    Disk(DiskPath),
+    /// A lease.
+    Lease(LeaseName),
+}
+
+impl Resource {
+    /// Checks a name as callers send it. Touches no file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadPath`].
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        match LeaseName::parse(text) {
+            Some(lease) => lease.map(Self::Lease),
+            None => DiskPath::parse(text).map(Self::Disk),
+        }
+    }
+
+    /// The name, to the letter.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            // It came as a string, so it is UTF-8 and this is the string itself.
+            Self::Disk(path) => path.as_path().to_str().unwrap_or_default(),
+            Self::Lease(lease) => lease.as_str(),
+        }
+    }
+}
+
+/// An absolute path as a caller gave it, to the letter: in a hashed lockspace the letters decide.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DiskPath(PathBuf);
+
+impl DiskPath {
+    /// Checks a path as callers send it. Touches no file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadPath`] for empty, relative and overlong ones.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let why = if text.is_empty() {
+            "is empty"
+        } else if !text.starts_with('/') {
+            "is not absolute"
+        } else if text.len() > PATH_MAX {
+            "is longer than 4095 bytes"
+        } else if text.contains('\0') {
+            "has a NUL in it"
+        } else {
+            return Ok(Self(PathBuf::from(text)));
+        };
+        Err(Error::BadPath { path: head(text), why })
+    }
+
+    /// Checks a path that need not be text.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::parse`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
+        // What decides is ASCII; the letters of what is no text do not matter.
+        let checked = Self::parse(&String::from_utf8_lossy(bytes))?;
+        if str::from_utf8(bytes).is_ok() {
+            return Ok(checked);
+        }
+        if bytes.len() > PATH_MAX {
+            let path = head(&String::from_utf8_lossy(bytes));
+            return Err(Error::BadPath { path, why: "is longer than 4095 bytes" });
+        }
+        Ok(Self(PathBuf::from(OsString::from_vec(bytes.to_vec()))))
+    }
+
+    /// The path.
+    #[must_use]
+    pub fn as_path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The path for people: escaped.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        shown_path(&self.0)
+    }
+
+    /// The beginning of it, for an error message about all of it.
+    pub(in crate::lock) fn head(&self) -> String {
+        head(&self.0.to_string_lossy())
+    }
+
+    /// Whether it climbs with `..`: a rule that looks at the string could be led astray by it.
+    #[must_use]
+    pub fn climbs(&self) -> bool {
+        self.0.components().any(|part| part == Component::ParentDir)
+    }
+}
+
+/// The beginning of a text, for an error message about all of it.
+fn head(text: &str) -> String {
+    const SHOWN: usize = 80;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", shown(&text[..end])),
+        None => shown(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_absolute_paths_of_bearable_length() {
+        for (path, word) in [
+            ("", "empty"),
+            ("a.img", "absolute"),
+            ("./a.img", "absolute"),
+            (&format!("/{}", "x".repeat(5000)), "longer"),
+            ("/a\0b", "NUL"),
+        ] {
+            let error = DiskPath::parse(path).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+            assert!(error.len() < 200, "{error}");
+        }
+        assert!(DiskPath::parse("lease:/a/b/c").is_err());
+        assert_eq!(DiskPath::parse("//a/./b").unwrap().as_path().as_os_str(), "//a/./b");
+    }
+
+    #[test]
+    fn a_path_need_not_be_text() {
+        let path = DiskPath::from_bytes(b"/a\xff").unwrap();
+        assert_eq!(path.as_path().as_os_str().len(), 3);
+        for wrong in [&b"a\xff"[..], b"", b"/a\0\xff"] {
+            assert!(DiskPath::from_bytes(wrong).is_err());
+        }
+    }
+
+    #[test]
+    fn a_resource_is_what_its_name_says() {
+        for text in ["/srv/a.img", "lease:/srv/leases/a"] {
+            let resource = Resource::parse(text).unwrap();
+            assert_eq!(resource.as_str(), text);
+            assert_eq!(matches!(resource, Resource::Lease(_)), text.starts_with("lease:"));
+        }
+        assert!(Resource::parse("leases:/a").is_err());
+    }
+
+    #[test]
+    fn climbing_is_seen() {
+        assert!(DiskPath::parse("/srv/../etc/shadow").unwrap().climbs());
+        assert!(!DiskPath::parse("/srv/..a/b..").unwrap().climbs());
+    }
+}

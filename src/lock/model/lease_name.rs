@@ -1,0 +1,162 @@
+//! A lease, as callers name it: a key in a directory, whatever it may stand for.
+//!
+//! It is spelt `lease:<directory>/<key>`. The key is the last part, so a slash in it is spelt `%2F`,
+//! and a percent sign `%25`; libvirt's `<lease>` has the directory in two parts, its `path` and its
+//! `lockspace`.
+
+use std::path::{Path, PathBuf};
+
+use super::error::Error;
+use crate::lock::lockspace::key::check_key;
+use crate::lock::model::disk_path::DiskPath;
+use crate::lock::text::escape::{shown, spelt_path};
+
+/// How the name of a lease begins.
+const SCHEME: &str = "lease:";
+
+/// A lease by its name. That there is one is not known yet.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LeaseName {
+    given: String,
+    directory: PathBuf,
+    key: String,
+}
+
+impl LeaseName {
+    /// Checks a name as callers send it. Touches no file. `None`: it is no lease's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadPath`] for a directory that is none, or climbs with `..`; [`Error::BadKey`] for a
+    /// key that is not the name of a single file.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Result<Self, Error>> {
+        text.strip_prefix(SCHEME).map(|rest| Self::of(text, rest))
+    }
+
+    fn of(text: &str, rest: &str) -> Result<Self, Error> {
+        // The bounds of a path, all of it: whoever stays within them is easily shown.
+        let whole = DiskPath::parse(rest)?;
+        if whole.climbs() {
+            return Err(Error::BadPath { path: whole.head(), why: "has '..' in it" });
+        }
+        let (directory, key) = rest.rsplit_once('/').unwrap_or(("", rest));
+        let directory = if directory.is_empty() { "/" } else { directory };
+        let key = unescaped(key).ok_or_else(|| Error::BadPath {
+            path: whole.head(),
+            why: "has a '%' in its key that is not part of %2F or %25",
+        })?;
+        check_key(&key)?;
+        Ok(Self { given: text.to_owned(), directory: directory.into(), key })
+    }
+
+    /// The name, to the letter.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.given
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The key in it.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+}
+
+/// How a key in a directory is spelt as a resource.
+#[must_use]
+pub fn spelt(directory: &Path, key: &str) -> String {
+    let key = key.replace('%', "%25").replace('/', "%2F");
+    format!("{SCHEME}{}", spelt_path(&directory.join(key)))
+}
+
+/// A resource in a sentence: `disk /srv/a.img`, or `lease /srv/leases/a`. Its name is shown as it is.
+#[must_use]
+pub fn spoken(resource: &str) -> String {
+    match resource.strip_prefix(SCHEME) {
+        Some(lease) => format!("lease {lease}"),
+        None => format!("disk {resource}"),
+    }
+}
+
+fn unescaped(key: &str) -> Option<String> {
+    let mut parts = key.split('%');
+    let mut plain = parts.next()?.to_owned();
+    for part in parts {
+        let (code, rest) = part.split_at_checked(2)?;
+        plain.push(match code {
+            "25" => '%',
+            "2F" | "2f" => '/',
+            _ => return None,
+        });
+        plain.push_str(rest);
+    }
+    Some(plain)
+}
+
+/// The beginning of a key, for an error message about it.
+pub(in crate::lock) fn head(key: &str) -> String {
+    shown(&key.chars().take(80).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        LeaseName::parse(text).unwrap().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_lease_is_a_directory_and_a_key() {
+        for (text, directory, key) in [
+            ("lease:/srv/leases/web1", "/srv/leases", "web1"),
+            ("lease:/web1", "/", "web1"),
+            ("lease:/srv//leases/./50%25", "/srv//leases/.", "50%"),
+            ("lease:/srv/..a", "/srv", "..a"),
+        ] {
+            let lease = LeaseName::parse(text).unwrap().unwrap();
+            assert_eq!((lease.directory(), lease.key()), (Path::new(directory), key), "{text}");
+            assert_eq!(lease.as_str(), text);
+            let again = LeaseName::parse(&spelt(Path::new(directory), key)).unwrap().unwrap();
+            assert_eq!((again.directory(), again.key()), (Path::new(directory), key));
+        }
+        for disk in ["/srv/lease:/a", "Lease:/a", "lease", ""] {
+            assert!(LeaseName::parse(disk).is_none(), "{disk}");
+        }
+    }
+
+    #[test]
+    fn what_is_none_is_refused_in_few_words() {
+        for (text, word) in [
+            ("lease:", "is empty"),
+            ("lease:srv/a", "is not absolute"),
+            ("lease:/srv/leases/", "is empty"),
+            ("lease:/srv/leases/.", "is not the name of a file"),
+            ("lease:/srv/leases/..", "has '..' in it"),
+            ("lease:/srv/../leases/a", "has '..' in it"),
+            ("lease:/srv/a%2Fb", "is not the name of a file"),
+            ("lease:/srv/%2f", "is not the name of a file"),
+            ("lease:/srv/50%", "a '%' in its key"),
+            ("lease:/srv/%00", "a '%' in its key"),
+            ("lease:/srv/a\0b", "has a NUL in it"),
+            (&format!("lease:/srv/{}", "x".repeat(256)), "is longer than 255 bytes"),
+            (&format!("lease:/{}/a", "x".repeat(5000)), "is longer than 4095 bytes"),
+        ] {
+            let error = refused(text);
+            assert!(error.contains(word) && error.len() < 200, "{text:.40}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_resource_is_spoken_of_as_what_it_is() {
+        assert_eq!(spoken("/srv/a.img"), "disk /srv/a.img");
+        assert_eq!(spoken(&spelt(Path::new("/srv"), "50%")), "lease /srv/50%25");
+    }
+}

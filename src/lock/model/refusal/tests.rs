@@ -1,0 +1,97 @@
+use super::*;
+use crate::lock::holder_record::format::Entry;
+use uuid::Uuid;
+
+struct Known;
+
+impl Words for Known {
+    fn user(&self, uid: u32) -> String {
+        format!("u{uid}")
+    }
+
+    fn since(&self, micros: u64) -> String {
+        format!("since {micros}")
+    }
+}
+
+fn process(pid: u32, name: &str) -> Process {
+    let machine = Some(Machine { name: name.to_owned(), uuid: None });
+    Process { pid, program: "qemu-system-x86".to_owned(), uid: 7, machine, mode: None }
+}
+
+fn recorded(host: &str, lock: u64) -> Recorded {
+    let (user, path) = ("bob".to_owned(), "/srv/a".to_owned());
+    let why = if lock == 1 { "nightly \"backup\"".to_owned() } else { String::new() };
+    let (name, uuid) = (format!("web{lock}"), Uuid::from_u128(1));
+    let entry = Entry { lock, name, uuid, pid: 5, user, mode: Mode::Shared, since: 9, path, why };
+    Recorded { host_id: host.to_owned(), host: host.to_owned(), entry }
+}
+
+fn stranger() -> Stranger {
+    Stranger {
+        resource: "/srv/a".to_owned(),
+        lock_file: None,
+        mode: Mode::Shared,
+        by: StrangersLock::Byte,
+        processes: Processes::default(),
+        recorded: Vec::new(),
+        users: Processes::default(),
+        naming: Naming::Done,
+    }
+}
+
+#[test]
+fn a_holder_that_is_not_named_in_time_is_said_to_be_so() {
+    let mut stranger = stranger();
+    for (told, who) in [
+        (None, "another program or host, which could not be identified in time"),
+        (Some(7), "another program (pid 7, not identified in time)"),
+    ] {
+        let search = Search { told, ..Search::default() };
+        stranger.naming = Naming::Needed(Box::new(Unnamed { search, host_id: None }));
+        stranger.name(None);
+        assert_eq!(
+            stranger.sentence(&Known),
+            format!("disk /srv/a is locked in shared mode by {who}")
+        );
+    }
+}
+
+#[test]
+fn who_is_known_is_named_and_the_rest_counted() {
+    let mut stranger = stranger();
+    assert_eq!(
+        stranger.sentence(&Known),
+        "disk /srv/a is locked in shared mode by another program or host that the kernel does not name"
+    );
+    stranger.processes.named = vec![process(4, "")];
+    stranger.users = Processes { named: vec![process(4711, "web1")], more: 0 };
+    assert_eq!(
+        stranger.sentence(&Known),
+        "disk /srv/a is locked in shared mode by another program (qemu-system-x86, pid 4, user u7); \
+         QEMU \"web1\" (pid 4711, user u7) has it open"
+    );
+    stranger.users = Processes { named: vec![process(1, "a"), process(2, "")], more: 3 };
+    stranger.processes = Processes { named: vec![process(4, "b")], more: 2 };
+    let text = stranger.sentence(&Known);
+    let by = "in shared mode by QEMU \"b\" (pid 4, user u7), and 2 more; QEMU \"a\" (pid 1, user u7) and \
+              qemu-system-x86 (pid 2, user u7) and 3 more have it open";
+    assert!(text.ends_with(by), "{text}");
+}
+
+#[test]
+fn who_is_on_record_is_said_to_be_no_more_than_that() {
+    let mut stranger = stranger();
+    stranger.recorded = vec![recorded("two", 1)];
+    stranger.lock_file = Some("/locks/f".to_owned());
+    assert_eq!(
+        stranger.sentence(&Known),
+        "disk /srv/a is locked in shared mode by its last recorded holder, VM \"web1\" \
+         (00000000-0000-0000-0000-000000000001, pid 5, user bob, why: \"nightly \\\"backup\\\"\") on host two since 9, \
+         through lock file /locks/f"
+    );
+    stranger.recorded.extend((2..6).map(|lock| recorded("one", lock)));
+    let text = stranger.to_string();
+    assert!(text.contains("its last recorded holders, VM \"web1\""), "{text}");
+    assert!(text.contains("user bob) on host one, and 2 more, through"), "{text}");
+}

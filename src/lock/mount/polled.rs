@@ -1,0 +1,81 @@
+//! Lists of the kernel that report when they have changed: a list is read again only then.
+//!
+//! `poll(2)` reports `POLLPRI` on `/proc/self/mountinfo` (`proc_pid_mountinfo(5)`) and on `/proc/swaps`
+//! (`swaps_poll()` in `mm/swapfile.c`): once for all changes since the file was opened, or since the
+//! last report.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+
+/// A list, and what it said when it was last read.
+#[derive(Debug)]
+pub(in crate::lock) struct Polled<T> {
+    path: &'static str,
+    current: Mutex<Option<(File, Arc<T>)>>,
+}
+
+impl<T> Polled<T> {
+    /// A list that has not been read.
+    pub(in crate::lock) const fn new(path: &'static str) -> Self {
+        Self { path, current: Mutex::new(None) }
+    }
+
+    /// Returns what the list says now.
+    ///
+    /// # Errors
+    ///
+    /// Where it can't be read.
+    pub(in crate::lock) fn current(&self, parse: impl FnOnce(&[u8]) -> T) -> io::Result<Arc<T>> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((list, known)) = &*current {
+            let mut polled = [PollFd::new(list.as_fd(), PollFlags::POLLPRI)];
+            if poll(&mut polled, PollTimeout::ZERO)? == 0 {
+                return Ok(Arc::clone(known));
+            }
+            // The change is not reported again, should reading fail now.
+            *current = None;
+        }
+        // Opened first: a change while it is read is reported the next time.
+        let mut list = File::open(self.path)?;
+        let mut text = Vec::new();
+        list.read_to_end(&mut text)?;
+        let known = Arc::new(parse(&text));
+        // In a container, a file of FUSE may be mounted over it, which reports nothing.
+        let reports = fstatfs(&list)?.filesystem_type() == PROC_SUPER_MAGIC;
+        *current = reports.then(|| (list, Arc::clone(&known)));
+        Ok(known)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_reports_nothing_is_read_each_time() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path: &'static str = file.path().to_str().unwrap().to_owned().leak();
+        let list = Polled::new(path);
+        let length = || *list.current(<[u8]>::len).unwrap();
+        assert_eq!(length(), 0);
+        std::fs::write(path, "more").unwrap();
+        assert_eq!(length(), 4);
+    }
+
+    #[test]
+    fn a_list_of_the_kernel_is_read_once() {
+        let list = Polled::new("/proc/self/mountinfo");
+        let mut known = list.current(<[u8]>::to_vec).unwrap();
+        // Another test may mount something meanwhile.
+        let is_kept = || {
+            let before = std::mem::replace(&mut known, list.current(<[u8]>::to_vec).unwrap());
+            Arc::ptr_eq(&before, &known)
+        };
+        assert!(std::iter::repeat_with(is_kept).take(100).any(|kept| kept));
+    }
+}

@@ -1,0 +1,155 @@
+//! One byte, locked, tested and freed: the only `fcntl` locking in the program.
+//!
+//! Open file description locks (`F_OFD_SETLK`, `fcntl_locking(2)`) belong to the description, not to
+//! the process: two descriptions of one file conflict even within one process, and closing
+//! another descriptor of the file frees nothing. They conflict with the POSIX locks that virtlockd
+//! takes, on the same byte: byte 0, length 1 (libvirt's `src/util/virlockspace.c`). The length is
+//! never 0 ("to the end"), which some NFS servers take for a mandatory lock and which would cover
+//! the bytes that QEMU uses (100 and up, 200 and up) and libvirt's byte 1.
+
+pub mod description;
+
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+
+use crate::lock::model::mode::Mode;
+
+/// The first and only byte of the lock.
+const BYTE: libc::off_t = 0;
+/// How many bytes are locked.
+const LENGTH: libc::off_t = 1;
+
+/// A lock that is in the way, as far as the kernel tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InTheWay {
+    /// How it is held.
+    pub mode: Mode,
+    /// Who holds it, in our pid namespace; the kernel tells this of POSIX locks only, and not of
+    /// those that another host holds.
+    pub pid: Option<u32>,
+}
+
+fn range(kind: libc::c_int) -> libc::flock {
+    // The constants of l_type and l_whence are small; the fields are short by the ABI.
+    #[allow(clippy::cast_possible_truncation)]
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: BYTE,
+        l_len: LENGTH,
+        l_pid: 0,
+    }
+}
+
+fn kind(mode: Mode) -> libc::c_int {
+    match mode {
+        Mode::Shared => libc::F_RDLCK,
+        Mode::Exclusive => libc::F_WRLCK,
+        // What is held in no mode is not locked; nobody asks for it here.
+        Mode::None => libc::F_UNLCK,
+    }
+}
+
+/// Takes the lock, or changes its mode, without waiting. `false`: somebody else is in the way, and
+/// what this description held before it still holds.
+///
+/// # Errors
+///
+/// `EBADF` where the description was not opened for the mode (writing for exclusive, reading for
+/// shared), `ENOLCK` where the file system has no locks to give, and what network file systems say.
+pub fn try_lock(file: impl AsFd, mode: Mode) -> Result<bool, Errno> {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&range(kind(mode)))) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Frees the lock, whatever copies of the description exist.
+///
+/// # Errors
+///
+/// What the file system says; local ones never fail here.
+pub fn unlock(file: impl AsFd) -> Result<(), Errno> {
+    fcntl(file, FcntlArg::F_OFD_SETLK(&range(libc::F_UNLCK))).map(drop)
+}
+
+/// The same with a lock of the kind that belongs to the process (`F_SETLK`), as virtlockd's do: for
+/// finding out whether the two kinds are in each other's way, and for nothing that is to be kept.
+///
+/// # Errors
+///
+/// As for [`try_lock`].
+pub(super) fn try_lock_as_process(file: impl AsFd, mode: Mode) -> Result<bool, Errno> {
+    match fcntl(file, FcntlArg::F_SETLK(&range(kind(mode)))) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Who would be in the way of a lock of this mode, other than this description itself.
+///
+/// Works on any readable or writable description, whatever the mode asked about.
+///
+/// # Errors
+///
+/// What the file system says.
+pub fn in_the_way(file: impl AsFd, mode: Mode) -> Result<Option<InTheWay>, Errno> {
+    let mut lock = range(kind(mode));
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+    let mode = match libc::c_int::from(lock.l_type) {
+        libc::F_UNLCK => return Ok(None),
+        libc::F_RDLCK => Mode::Shared,
+        _ => Mode::Exclusive,
+    };
+    // -1 for a lock that belongs to a description, 0 for one from outside our pid namespace.
+    let pid = u32::try_from(lock.l_pid).ok().filter(|pid| *pid != 0);
+    Ok(Some(InTheWay { mode, pid }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    fn two() -> (File, File) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let open = || File::options().read(true).write(true).open(file.path()).unwrap();
+        (open(), open())
+    }
+
+    #[test]
+    fn two_descriptions_of_one_file_conflict_in_one_process() {
+        let (a, b) = two();
+        assert!(try_lock(&a, Mode::Exclusive).unwrap());
+        assert!(!try_lock(&b, Mode::Shared).unwrap());
+        let other = in_the_way(&b, Mode::Shared).unwrap().unwrap();
+        assert_eq!(other, InTheWay { mode: Mode::Exclusive, pid: None });
+        assert_eq!(in_the_way(&a, Mode::Exclusive).unwrap(), None);
+        unlock(&a).unwrap();
+        assert!(try_lock(&b, Mode::Exclusive).unwrap());
+    }
+
+    #[test]
+    fn a_failed_strengthening_keeps_what_was_held() {
+        let (a, b) = two();
+        assert!(try_lock(&a, Mode::Shared).unwrap());
+        assert!(try_lock(&b, Mode::Shared).unwrap());
+        assert!(!try_lock(&a, Mode::Exclusive).unwrap());
+        assert!(!try_lock(&b, Mode::Exclusive).unwrap());
+        unlock(&b).unwrap();
+        assert!(try_lock(&a, Mode::Exclusive).unwrap());
+    }
+
+    #[test]
+    fn closing_another_descriptor_frees_nothing() {
+        let (a, b) = two();
+        assert!(try_lock(&a, Mode::Exclusive).unwrap());
+        drop(a.try_clone().unwrap());
+        assert!(!try_lock(&b, Mode::Exclusive).unwrap());
+    }
+}

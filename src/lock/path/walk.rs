@@ -1,0 +1,304 @@
+//! Which mounts a name leads to, found out without asking any of them that may not answer.
+//!
+//! A user decides how long that takes, by the links in its own directories. So a name is walked once,
+//! each component from the directory before it, with the [`Budget`] that a lookup has: a name that
+//! needs more is refused by the lookup, too, before it asks anything further away.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat, readlink, readlinkat};
+use nix::sys::stat::Mode as Permissions;
+
+use super::budget::Budget;
+use super::lookup;
+use super::open::Links;
+use crate::lock::mount::{Mount, Mounts};
+
+/// How many prefixes of a name are looked at one by one.
+const SHORT: usize = 16;
+const DIRECTORY: OFlag =
+    OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+/// The far mount that a name leads to or through; `None` where none does, or the name leads nowhere
+/// without one.
+///
+/// Only what is near is looked at, so this returns whatever is dead.
+#[must_use]
+pub fn far_mount<'m>(mounts: &'m Mounts, path: &Path) -> Option<&'m Mount> {
+    if !mounts.iter().any(Mount::is_far) {
+        return None;
+    }
+    let mut walk = Walk::new(path);
+    while !walk.has_ended() {
+        walk.advance(mounts);
+    }
+    walk.remote().and_then(|mount| mounts.numbered(mount.id))
+}
+
+/// A walk along a name to the mount that it leads to, link by link. No remote mount is asked; a local
+/// one is, and may hang.
+#[derive(Debug, Clone)]
+pub struct Walk {
+    /// How far it has come: a path without links.
+    walked: PathBuf,
+    /// The rest of the name, its last component first.
+    rest: Vec<OsString>,
+    budget: Budget,
+    end: Option<End>,
+}
+
+/// Where a walk has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum End {
+    /// On a local mount, or nowhere.
+    Local,
+    /// Before a remote mount.
+    Remote(Mount),
+}
+
+impl Walk {
+    /// A walk that has not begun: nothing was asked.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        let mut rest = Vec::new();
+        push(&mut rest, path);
+        Self { walked: PathBuf::from("/"), rest, budget: Budget::default(), end: None }
+    }
+
+    /// Whether the walk has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// Returns the remote mount at which the walk has ended.
+    #[must_use]
+    pub fn remote(&self) -> Option<&Mount> {
+        match &self.end {
+            Some(End::Remote(mount)) => Some(mount),
+            _ => None,
+        }
+    }
+
+    /// Returns the local mount that the name is on, as it is spelt: the one that [`Self::advance`] asks,
+    /// and that the user of the name asks after the walk. Asks nothing. `None` after a walk that has
+    /// ended at a remote mount.
+    #[must_use]
+    pub fn local<'m>(&self, mounts: &'m Mounts) -> Option<&'m Mount> {
+        if self.remote().is_some() {
+            return None;
+        }
+        let (path, any) = (self.path(), mounts.iter().any(Mount::is_far));
+        match any.then(|| mounts.far_on_the_way(&path)).flatten() {
+            Some(remote) => mounts.of(remote.point.parent().unwrap_or(Path::new("/"))),
+            None => mounts.of(&path),
+        }
+    }
+
+    /// Follows the name to the next link in it, or to the end. A name with more links or components
+    /// than a lookup follows ends where it has come to: the lookup goes no further either.
+    pub fn advance(&mut self, mounts: &Mounts) {
+        if !self.has_ended() {
+            self.end = self.follow(mounts).unwrap_or(Some(End::Local));
+        }
+    }
+
+    /// The name without the links that were followed.
+    fn path(&self) -> PathBuf {
+        let mut path = self.walked.clone();
+        path.extend(self.rest.iter().rev());
+        path
+    }
+
+    /// Whether the name as it is spelt leads to a mount without a link: most names do, and that is seen
+    /// at once.
+    fn end_of_plain_name(&self, mounts: &Mounts) -> Option<End> {
+        if self.rest.iter().any(|part| part == "..") {
+            return None;
+        }
+        let path = self.path();
+        match mounts.far_on_the_way(&path) {
+            // A link before it may lead elsewhere.
+            Some(far) => leads_straight(far.point.parent().unwrap_or(Path::new("/")))
+                .then(|| End::Remote(far.clone())),
+            None => leads_straight(&path).then_some(End::Local),
+        }
+    }
+
+    /// Follows the name to the next link, and returns the end if there is none.
+    ///
+    /// # Errors
+    ///
+    /// `ELOOP`, `ENAMETOOLONG`: the name has more links or components than a lookup follows.
+    fn follow(&mut self, mounts: &Mounts) -> Result<Option<End>, Errno> {
+        if self.budget.spent() == 0 {
+            if let Some(end) = self.end_of_plain_name(mounts) {
+                return Ok(Some(end));
+            }
+            if let Some(far) = mounts.at(&self.walked).filter(|mount| mount.is_far()) {
+                return Ok(Some(End::Remote(far.clone())));
+            }
+        }
+        // The directory that was walked to; `None` where nothing can be looked up any more.
+        let mut at = enter(None, &self.walked);
+        while let Some(part) = self.rest.pop() {
+            self.budget.spend_component()?;
+            if part == ".." {
+                self.walked.pop();
+                at = at.and_then(|at| enter(Some(&at), Path::new("..")));
+                continue;
+            }
+            self.walked.push(&part);
+            if let Some(far) = mounts.at(&self.walked).filter(|mount| mount.is_far()) {
+                return Ok(Some(End::Remote(far.clone())));
+            }
+            let Some(directory) = at.take() else { continue };
+            if let Ok(target) = readlinkat(&directory, part.as_os_str()) {
+                self.budget.spend_link()?;
+                let target = PathBuf::from(target);
+                self.walked.pop();
+                if target.is_absolute() {
+                    self.walked = PathBuf::from("/");
+                }
+                push(&mut self.rest, &target);
+                return Ok(None);
+            }
+            if !self.rest.is_empty() {
+                at = enter(Some(&directory), Path::new(&part));
+            }
+        }
+        Ok(Some(End::Local))
+    }
+}
+
+/// Puts the components of a name before the rest.
+fn push(rest: &mut Vec<OsString>, name: &Path) {
+    let is_step =
+        |part: &Component<'_>| matches!(part, Component::Normal(_) | Component::ParentDir);
+    let parts = name.components().filter(is_step).map(|part| OsStr::to_owned(part.as_os_str()));
+    let first = rest.len();
+    rest.extend(parts);
+    rest[first..].reverse();
+}
+
+fn enter(at: Option<&OwnedFd>, name: &Path) -> Option<OwnedFd> {
+    match at {
+        Some(at) => openat(at, name, DIRECTORY, Permissions::empty()),
+        None => openat(AT_FDCWD, name, DIRECTORY, Permissions::empty()),
+    }
+    .ok()
+}
+
+/// Whether a name without detours leads to a file and has no link in it. Only for one that no far mount
+/// is on the way of.
+fn leads_straight(path: &Path) -> bool {
+    let mut prefixes: Vec<&Path> = path.ancestors().take(SHORT + 1).collect();
+    if prefixes.len() > SHORT {
+        // Each prefix is walked from the root again, so the cost grows with the square of the length.
+        return !matches!(lookup::locate(path, Links::Refuse), Err(Errno::ELOOP))
+            && readlink(path) == Err(Errno::EINVAL);
+    }
+    prefixes.reverse();
+    // Nothing is opened, and without openat2(2) this takes less system calls than a lookup.
+    prefixes.into_iter().all(|prefix| readlink(prefix) == Err(Errno::EINVAL))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// A local root file system, and a remote one at this directory.
+    fn with_remote(at: &Path) -> Mounts {
+        let remote = format!("2 1 0:9 / {} rw - nfs x rw\n", at.display());
+        Mounts::parse(format!("1 0 1:1 / / rw - ext4 x rw\n{remote}").as_bytes())
+    }
+
+    #[test]
+    fn a_name_is_walked_up_to_what_is_far() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        let at = |name: &str| real.join(name);
+        std::fs::create_dir(at("far")).unwrap();
+        std::fs::create_dir(at("near")).unwrap();
+        std::fs::write(at("near/disk"), "").unwrap();
+        symlink(at("far"), at("absolute")).unwrap();
+        symlink("../far/disk", at("near/relative")).unwrap();
+        symlink("loop", at("loop")).unwrap();
+        symlink(at("near"), at("far/back")).unwrap();
+        let mounts = with_remote(&at("far"));
+        let far = |name: &str| far_mount(&mounts, &at(name)).map(|mount| mount.id);
+        for name in
+            ["far", "far/disk", "far/a/b", "absolute/disk", "near/relative", "near/../far/x"]
+        {
+            assert_eq!(far(name), Some(2), "{name}");
+        }
+        // It would be asked where that leads.
+        assert_eq!(far("far/back/disk"), Some(2));
+        let deep = "d/".repeat(2 * SHORT);
+        std::fs::create_dir_all(at(&format!("near/{deep}"))).unwrap();
+        symlink(at("near"), at("link")).unwrap();
+        let straight = |name: &str| leads_straight(&at(name));
+        assert!(straight("near/disk") && straight("near") && straight(&format!("near/{deep}")));
+        for name in ["link", "link/disk", "near/none", "near/disk/x", &format!("link/{deep}")] {
+            assert!(!straight(name), "{name}");
+        }
+        let walked = |name: &str| {
+            let mut walk = Walk::new(&at(name));
+            let number = |mount: Option<&Mount>| mount.map(|mount| mount.id);
+            // Before anything is asked.
+            assert_eq!(number(walk.local(&mounts)), Some(1), "{name}");
+            let mut steps = 0;
+            while !walk.has_ended() {
+                walk.advance(&mounts);
+                steps += 1;
+            }
+            (number(walk.local(&mounts)), number(walk.remote()), steps)
+        };
+        let names = ["near/disk", "near/none", "far/disk", "near/relative", "loop"].map(walked);
+        let (near, far_away) = ((Some(1), None, 1), (None, Some(2), 1));
+        let through_link = (None, Some(2), 2);
+        assert_eq!(names, [near, near, far_away, through_link, (Some(1), None, 41)]);
+        for name in ["near", "near/disk", "near/none", "loop", "farther", "far/../../near"] {
+            assert_eq!(far_mount(&Mounts::default(), &at(name)), None);
+            if name != "far/../../near" {
+                assert_eq!(far(name), None, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn chain_of_links_is_walked_within_the_budget() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        let at = |name: &str| real.join(name);
+        std::fs::create_dir_all(at("p")).unwrap();
+        std::fs::create_dir_all(at("far")).unwrap();
+        let mounts = with_remote(&at("far"));
+        // Links that lead one to the next, each with this many detours.
+        let chain = |links: usize, detours: usize, to: &str| {
+            for n in 0..links {
+                let next = if n + 1 == links { to.to_owned() } else { format!("l{}", n + 1) };
+                let _ = std::fs::remove_file(at(&format!("l{n}")));
+                symlink("p/../".repeat(detours) + &next, at(&format!("l{n}"))).unwrap();
+            }
+            let mut walk = Walk::new(&at("l0/disk"));
+            while !walk.has_ended() {
+                walk.advance(&mounts);
+            }
+            (walk.remote().map(|mount| mount.id), walk.path(), walk.budget.spent())
+        };
+        let own = at("l0").components().count() - 1;
+        assert_eq!(chain(3, 4, "far"), (Some(2), at("far/disk"), own + 3 * 9));
+        assert_eq!(chain(3, 4, "p"), (None, at("p/disk"), own + 3 * 9 + 1));
+        let (end, _, spent) = chain(41, 0, "far");
+        assert_eq!((end, spent), (None, own + 40));
+        let (end, _, spent) = chain(38, 800, "far");
+        assert_eq!((end, spent), (None, Budget::COMPONENTS));
+        assert_eq!(far_mount(&mounts, &at("l0/disk")), None);
+        assert_eq!(lookup::locate(&at("l0"), Links::Follow).unwrap_err(), Errno::ENAMETOOLONG);
+    }
+}

@@ -1,0 +1,248 @@
+//! The hosts that share a lockspace: each keeps a file there locked while its service runs.
+//!
+//! The file is `hosts/<id>`, of the host's id, and tells what the host goes by. Who sees the locks of
+//! others knows that locks reach from host to host there; who reads what they tell knows whether all
+//! use the same locking, without which they lock past each other.
+//!
+//! What stands in such a file was written by another host, if not by a stranger: it decides nothing,
+//! and is shown only where it is well made, bounded and escaped.
+
+pub mod keeper;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::libc;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::ofd;
+use crate::lock::lockspace::directory::Directory;
+use crate::lock::model::error::Error;
+use crate::lock::model::host::{self, hex};
+use crate::lock::model::mode::Mode;
+use crate::lock::path::open::Links;
+use crate::lock::text::escape::{is_printable, spelt_path};
+
+/// The directory of the files, in the lockspace's.
+pub const FOLDER: &str = "hosts";
+/// Where the text begins: some file systems let nobody read the byte that somebody has locked.
+const TEXT: u64 = 1;
+/// The longest text, in bytes.
+const LONGEST: usize = 8 << 10;
+/// How many hosts are looked at.
+const HOSTS: usize = 256;
+/// The longest value of a setting, in bytes.
+const VALUE: usize = 4096;
+
+/// What a host tells of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// What people call it.
+    pub name: String,
+    /// Of which version its service is.
+    pub version: String,
+    /// What tells one run of its system from all others.
+    pub boot: String,
+    /// What all hosts have to agree on, by the names of the configuration.
+    pub settings: BTreeMap<String, String>,
+    /// A digest of that.
+    pub fingerprint: String,
+}
+
+impl Told {
+    /// What this host tells.
+    #[must_use]
+    pub fn new(name: String, settings: BTreeMap<String, String>) -> Self {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let fingerprint = fingerprint(&settings);
+        Self { name, version, boot: this_boot(), settings, fingerprint }
+    }
+
+    fn is_fine(&self) -> bool {
+        let short = |text: &str| text.len() <= host::NAME_MAX && text.chars().all(is_printable);
+        let fine = |(key, value): (&String, &String)| {
+            short(key) && value.len() <= VALUE && value.chars().all(is_printable)
+        };
+        host::is_name(&self.name)
+            && [&self.version, &self.boot, &self.fingerprint].into_iter().all(|text| short(text))
+            && self.settings.iter().all(fine)
+    }
+
+    /// Whether it is what this host tells, in this run of its system.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        self.boot == this_boot()
+    }
+}
+
+/// A host that was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Its id.
+    pub id: String,
+    /// Whether its file is locked, as far as can be seen from here; `None` where nobody says.
+    pub locked: Option<bool>,
+    /// What it tells; `None` where that is nothing that a host would have written.
+    pub told: Option<Told>,
+}
+
+/// Locks the file of a host, and writes down what it tells; what is there stays locked while the answer
+/// lives. `None`: somebody else has it.
+///
+/// # Errors
+///
+/// As for [`Directory::make`] and [`Directory::open_file`], and what writing says.
+pub fn appear(lockspace: &Path, id: &str, told: &str) -> Result<Option<fs::File>, Error> {
+    let folder = Directory::make(&lockspace.join(FOLDER), Links::Follow)?;
+    let file = folder.open_file(id)?;
+    let failed = |doing, error: io::Error| {
+        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+        Error::system(doing, spelt_path(&folder.path_of(id)), errno)
+    };
+    let locked = ofd::try_lock(&file, Mode::Exclusive);
+    let locked = locked.map_err(|errno| failed("lock", errno.into()))?;
+    if !locked || !folder.still_names(id, &file)? {
+        return Ok(None);
+    }
+    let text = format!("\n{told}\n");
+    let written = file.write_all_at(text.as_bytes(), 0);
+    let written = written.and_then(|()| file.set_len(text.len() as u64));
+    written.map_err(|error| failed("write", error))?;
+    Ok(Some(file))
+}
+
+/// The hosts that have a file in a lockspace, by their ids. Writes nothing and locks nothing.
+///
+/// # Errors
+///
+/// What reading the directory says, but for one that is not there: then there are none.
+pub fn seen(lockspace: &Path) -> Result<Vec<Seen>, Error> {
+    let folder = lockspace.join(FOLDER);
+    let failed = |error: io::Error| {
+        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+        Error::system("read", spelt_path(&folder), errno)
+    };
+    let entries = match fs::read_dir(&folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let mut ids: Vec<String> = names.filter(|name| host::is_id(name)).take(HOSTS).collect();
+    ids.sort();
+    Ok(ids.into_iter().filter_map(|id| look(&folder, id)).collect())
+}
+
+fn look(folder: &Path, id: String) -> Option<Seen> {
+    // Neither a link nor a pipe leads anywhere.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = fs::File::options().read(true).custom_flags(flags).open(folder.join(&id)).ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let locked = ofd::in_the_way(&file, Mode::Shared).ok().map(|other| other.is_some());
+    Some(Seen { id, locked, told: read(&file) })
+}
+
+fn read(file: &fs::File) -> Option<Told> {
+    let mut text = vec![0; LONGEST];
+    let mut length = 0;
+    loop {
+        let more = file.read_at(text.get_mut(length..)?, TEXT + length as u64).ok()?;
+        length += more;
+        if more == 0 {
+            break;
+        }
+    }
+    // One that fills all of it may go on.
+    let told: Told = serde_json::from_slice(text.get(..length)?).ok()?;
+    (length < LONGEST && told.is_fine()).then_some(told)
+}
+
+fn fingerprint(settings: &BTreeMap<String, String>) -> String {
+    let mut digest = Sha256::new();
+    for (key, value) in settings {
+        digest.update(format!("{key}={value}\n"));
+    }
+    hex(&digest.finalize()[..8])
+}
+
+/// What tells this run of the system from all others, and tells nobody more.
+fn this_boot() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digest = Sha256::new().chain_update("org.vmlockd1 boot ").chain_update(id.trim());
+    hex(&digest.finalize()[..8])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, symlink};
+
+    fn told(dir: &str) -> Told {
+        let settings = BTreeMap::from([("file_lockspace_dir".to_owned(), dir.to_owned())]);
+        Told::new("Node 1".to_owned(), settings)
+    }
+
+    fn space() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        fs::DirBuilder::new().mode(0o700).create(dir.path().join("locks")).unwrap();
+        dir
+    }
+
+    #[test]
+    fn a_host_is_seen_while_it_is_there() {
+        let dir = space();
+        let locks = dir.path().join("locks");
+        assert_eq!(seen(&locks).unwrap(), []);
+        let told = told("/a");
+        let text = serde_json::to_string(&told).unwrap();
+        let kept = appear(&locks, "node-1", &text).unwrap().unwrap();
+        assert!(appear(&locks, "node-1", &text).unwrap().is_none());
+        let [there] = &seen(&locks).unwrap()[..] else { panic!("not one") };
+        assert_eq!((there.id.as_str(), there.locked), ("node-1", Some(true)));
+        assert_eq!(there.told.as_ref(), Some(&told));
+        assert!(told.is_here());
+        let folder = fs::metadata(locks.join(FOLDER)).unwrap();
+        let file = fs::metadata(locks.join(FOLDER).join("node-1")).unwrap();
+        assert_eq!((folder.mode() & 0o7777, file.mode() & 0o7777), (0o700, 0o600));
+        drop(kept);
+        assert_eq!(seen(&locks).unwrap()[0].locked, Some(false));
+        drop(appear(&locks, "node-1", "{}").unwrap().unwrap());
+        assert_eq!(seen(&locks).unwrap()[0].told, None);
+    }
+
+    #[test]
+    fn the_settings_make_the_fingerprint() {
+        assert_eq!(told("/a").fingerprint, told("/a").fingerprint);
+        assert_ne!(told("/a").fingerprint, told("/b").fingerprint);
+    }
+
+    #[test]
+    fn what_strangers_write_costs_nothing() {
+        let dir = space();
+        let locks = dir.path().join("locks");
+        let folder = locks.join(FOLDER);
+        fs::create_dir(&folder).unwrap();
+        let good = serde_json::to_string(&told("/a")).unwrap();
+        let put = |name: &str, text: &[u8]| fs::write(folder.join(name), text).unwrap();
+        put("binary", &[0xff; 64]);
+        put("empty", b"");
+        put("large", &vec![b' '; 1 << 20]);
+        put("nested", "[".repeat(4000).as_bytes());
+        put("long-name", format!("\n{}", good.replace("Node 1", &"x".repeat(65))).as_bytes());
+        put("escapes", format!("\n{}", good.replace("Node 1", "a\\u001b[2J")).as_bytes());
+        put("UPPER", format!("\n{good}").as_bytes());
+        fs::create_dir(folder.join("folder")).unwrap();
+        symlink("/etc/passwd", folder.join("link")).unwrap();
+        nix::unistd::mkfifo(&folder.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let hosts = seen(&locks).unwrap();
+        let ids: Vec<&str> = hosts.iter().map(|seen| seen.id.as_str()).collect();
+        assert_eq!(ids, ["binary", "empty", "escapes", "large", "long-name", "nested"]);
+        assert!(hosts.iter().all(|seen| seen.told.is_none() && seen.locked == Some(false)));
+    }
+}

@@ -1,0 +1,325 @@
+//! The first request of an acquisition: from what the caller says to what it is.
+
+pub mod lock_file;
+pub mod name_state;
+pub mod renewal;
+pub(super) mod scsi_id;
+pub(super) mod target;
+pub mod view;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::{FileStat, fstat};
+
+use super::lockspace::Lockspace;
+use crate::lock::descriptor::passed::{self, Sender};
+use crate::lock::descriptor::received::Received;
+use crate::lock::disk::file_system::Devices;
+use crate::lock::disk::snapshot::Snapshot;
+use crate::lock::disk::stack::Stack;
+use crate::lock::model::disk_path::DiskPath;
+use crate::lock::model::error::Error;
+use crate::lock::model::identity::Identity;
+use crate::lock::model::lock::Want;
+use crate::lock::model::mode::Mode;
+use crate::lock::path::open::{self, Links};
+use crate::lock::request::{Asked, Work};
+use crate::lock::resolve::view::FileId;
+use crate::lock::text::escape::spelt_path;
+use lock_file::Naming;
+
+/// What a passed descriptor is called in errors.
+const PASSED: &str = "the descriptor's file";
+
+/// What a caller says: a name or an open file.
+#[derive(Debug)]
+pub enum Wanted {
+    /// The disk of that name.
+    Path(DiskPath),
+    /// The disk that this descriptor has open.
+    File(Received, Sender),
+}
+
+/// Finds out what is wanted. Opens no disk, creates nothing.
+#[derive(Debug)]
+pub struct Resolve {
+    /// What the caller says.
+    pub wanted: Wanted,
+    /// How its lock files are found.
+    pub naming: Naming,
+    /// What becomes of links in a name.
+    pub links: Links,
+}
+
+impl Resolve {
+    /// Returns the same request for another lookup; `None` for an open file, which is what is wanted
+    /// whatever its name leads to later.
+    #[must_use]
+    pub fn again(&self) -> Option<Self> {
+        match &self.wanted {
+            Wanted::Path(path) => {
+                let wanted = Wanted::Path(path.clone());
+                Some(Self { wanted, naming: self.naming.clone(), links: self.links })
+            }
+            Wanted::File(..) => None,
+        }
+    }
+}
+
+/// A disk that was found, pinned by a descriptor until it is locked or given up.
+#[derive(Debug)]
+pub struct Target {
+    /// Its name: as given to the letter, or what a descriptor's name was proven to be, or
+    /// `fd:<identity>`.
+    pub name: String,
+    /// The name without links and detours.
+    pub canonical: Option<String>,
+    /// What it really is.
+    pub identity: Identity,
+    /// What it lies on.
+    pub(super) stack: Stack,
+    /// The devices that the file systems of its files are on.
+    pub(super) devices: Devices,
+    /// Who owns the file.
+    pub uid: u32,
+    /// What the caller showed by an open descriptor; `None` if he only named the disk.
+    pub shown: Option<Access>,
+    /// Whether the disk is on FUSE, where any user's process may answer or never answer; or perhaps
+    /// on something that stands on it, mounted where only the caller sees it.
+    pub fuse: bool,
+    /// The lockspace that serves it.
+    pub lockspace: Lockspace,
+    /// The lock files' names in the lockspace's directory; none where the disk itself is locked.
+    pub(super) files: Vec<String>,
+    /// A path that must still lead to the disk once it is locked.
+    pub(super) path: Option<PathBuf>,
+    /// The disk itself, to be opened through.
+    pub(super) pin: OwnedFd,
+    /// What it looked like.
+    pub(super) stat: FileStat,
+}
+
+/// How a descriptor was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// For reading only.
+    Read,
+    /// For reading and writing.
+    ReadWrite,
+}
+
+impl Target {
+    /// The path that leads to it; none for a descriptor whose name leads elsewhere from here.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// Returns what tells whether another name leads to the same file.
+    #[must_use]
+    pub fn file_id(&self) -> FileId {
+        FileId::of(&self.stat)
+    }
+
+    /// Whether its path still leads to this disk. True for a disk without a path.
+    ///
+    /// # Errors
+    ///
+    /// What looking the path up fails with, except for a path that leads nowhere.
+    pub fn is_named(&self) -> Result<bool, Errno> {
+        let Some(path) = &self.path else { return Ok(true) };
+        let there = match open::locate(path, Links::Follow) {
+            Ok(there) => fstat(&there)?,
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(false),
+            Err(errno) => return Err(errno),
+        };
+        // A block device may have another disk behind the same node.
+        Ok(open::same_node(&there, &self.stat) && Identity::of(&there) == Some(self.identity))
+    }
+
+    /// The paths of the files whose byte will be locked; the first is the one shown.
+    #[must_use]
+    pub fn lock_files(&self) -> Vec<PathBuf> {
+        match self.lockspace.directory() {
+            None => vec![PathBuf::from(&self.name)],
+            Some(directory) => self.files.iter().map(|name| directory.path_of(name)).collect(),
+        }
+    }
+
+    /// What has to be asked about it.
+    #[must_use]
+    pub fn asks(&self) -> Vec<Asked<'_>> {
+        [Asked::File(self.pin.as_fd())].into_iter().chain(self.lockspace.asks()).collect()
+    }
+
+    /// What the table is told of it.
+    #[must_use]
+    pub fn want(&self, mode: Mode) -> Want {
+        Want {
+            resource: self.name.clone(),
+            canonical: self.canonical.clone(),
+            path: self.path.clone(),
+            identity: self.identity,
+            below: [self.below(mode), self.devices.extents.clone()].concat(),
+            copies: self.copies(mode),
+            lockspace: self.lockspace.kind(),
+            lock_files: self.lock_files(),
+            fleeting: self.lockspace.kind().has_files(),
+            mode,
+            write_shown: self.shown == Some(Access::ReadWrite),
+        }
+    }
+}
+
+impl Work for Resolve {
+    type Answer = Result<Target, Error>;
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        let (disk, may_be_device) = match &self.wanted {
+            Wanted::Path(path) => {
+                (Asked::path(path.as_path()), lock_file::is_below_dev(path.as_path()))
+            }
+            Wanted::File(file, _) => (Asked::File(file.as_fd()), true),
+        };
+        [disk].into_iter().chain(self.naming.asks(may_be_device)).collect()
+    }
+
+    fn perform(self) -> Result<Target, Error> {
+        self.perform_on(&Snapshot::default())
+    }
+}
+
+impl Resolve {
+    /// Performs the request, and takes what the kernel says about block devices from `host`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Work::perform`].
+    pub fn perform_on(self, host: &Snapshot) -> Result<Target, Error> {
+        match self.wanted {
+            Wanted::Path(path) => by_path(&path, self.naming, self.links, host),
+            Wanted::File(file, sender) => by_descriptor(file, sender, self.naming, host),
+        }
+    }
+}
+
+/// Finds out which disk a descriptor has open, whatever it was opened for.
+#[derive(Debug)]
+pub struct Identify(pub Received);
+
+impl Work for Identify {
+    type Answer = Result<(Received, Identity), Error>;
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        vec![Asked::File(self.0.as_fd())]
+    }
+
+    fn perform(self) -> Self::Answer {
+        let Self(file) = self;
+        let identity = match passed::identify_unasked(file.as_fd())? {
+            Some(identity) => identity,
+            None => open::examine(file.as_fd(), PASSED)?.1,
+        };
+        Ok((file, identity))
+    }
+}
+
+fn by_path(
+    path: &DiskPath,
+    naming: Naming,
+    links: Links,
+    host: &Snapshot,
+) -> Result<Target, Error> {
+    let name = spelt_path(path.as_path());
+    let pin = open::locate(path.as_path(), links).map_err(|errno| match errno {
+        Errno::ENOENT | Errno::ENOTDIR => Error::missing(&name),
+        Errno::ELOOP => Error::not_lockable(
+            &name,
+            match links {
+                Links::Follow => "its path has a loop or a magic link in it",
+                Links::Refuse => "its path leads through a symbolic link, which only root may use",
+            },
+        ),
+        errno => Error::system("find", &name, errno),
+    })?;
+    // The kernel's name of what we located ourselves, in our own namespace: nobody forged that.
+    let canonical = open::name_of(pin.as_fd())
+        .map_err(|errno| Error::system("find the canonical name of", &name, errno))?;
+    target(name, Some((path.as_path(), canonical)), pin, None, naming, host)
+}
+
+fn by_descriptor(
+    file: Received,
+    sender: Sender,
+    naming: Naming,
+    host: &Snapshot,
+) -> Result<Target, Error> {
+    let access = access(file.as_fd())?;
+    let passed::Proven { name, local } = passed::prove(file.as_fd(), sender)?;
+    // What is kept is no copy of what was passed: to close that may take as long as its sender likes.
+    let pin = open::pin(file.as_fd()).map_err(|errno| Error::system("open", PASSED, errno))?;
+    if local {
+        file.close();
+    }
+    let (stat, identity) = open::examine(pin.as_fd(), PASSED)?;
+    // The name is the sender's word until it is seen to lead to the same file from here.
+    let name = name.filter(|name| open::leads_to(name, &stat).unwrap_or(false));
+    match name {
+        Some(path) => {
+            target(spelt_path(&path), Some((&path, path.clone())), pin, Some(access), naming, host)
+        }
+        None => target(format!("fd:{identity}"), None, pin, Some(access), naming, host),
+    }
+}
+
+fn target(
+    name: String,
+    path: Option<(&Path, PathBuf)>,
+    pin: OwnedFd,
+    shown: Option<Access>,
+    naming: Naming,
+    host: &Snapshot,
+) -> Result<Target, Error> {
+    let (stat, identity) = open::examine(pin.as_fd(), &name)?;
+    let stack = Stack::of(pin.as_fd(), identity, &name, host.sysfs())?;
+    let devices = stack.devices(identity, host.sysfs());
+    let fuse = open::is_fuse(pin.as_fd(), &name)?
+        || (path.is_none() && open::may_hide_fuse(pin.as_fd(), &name)?);
+    let given = path.as_ref().map(|(given, canonical)| (*given, canonical.as_path()));
+    let disk = lock_file::Disk { name: &name, path: given, pin: pin.as_fd(), identity };
+    let (lockspace, files) = naming.of(disk)?;
+    Ok(Target {
+        canonical: path.as_ref().map(|(_, canonical)| spelt_path(canonical)),
+        path: path.map(|(given, _)| given.to_owned()),
+        name,
+        identity,
+        stack,
+        devices,
+        uid: stat.st_uid,
+        shown,
+        fuse,
+        lockspace,
+        files,
+        pin,
+        stat,
+    })
+}
+
+/// What a descriptor proves: one opened with `O_PATH` or for writing only proves nothing we need.
+fn access(fd: BorrowedFd<'_>) -> Result<Access, Error> {
+    let refuse = |why: &str| Err(Error::not_lockable(PASSED, why));
+    let flags = fcntl(fd, FcntlArg::F_GETFL)
+        .map_err(|errno| Error::system("stat", "the descriptor", errno))?;
+    let flags = OFlag::from_bits_truncate(flags);
+    if flags.contains(OFlag::O_PATH) {
+        return refuse("the descriptor was opened with O_PATH");
+    }
+    match flags & OFlag::O_ACCMODE {
+        OFlag::O_RDWR => Ok(Access::ReadWrite),
+        OFlag::O_RDONLY => Ok(Access::Read),
+        _ => refuse("the descriptor was opened for writing only; open it for reading and writing"),
+    }
+}

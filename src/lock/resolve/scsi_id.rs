@@ -1,0 +1,248 @@
+//! The id that a SCSI disk has on every host, as udev's own tool tells it: libvirt calls the same
+//! tool in the same way (`src/util/virstoragefile.c`), so both name the same lock file.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use nix::sys::stat::fstat;
+
+use crate::lock::disk::sysfs::Sysfs;
+use crate::lock::lockspace::key::check_key;
+use crate::lock::model::identity::Identity;
+use crate::lock::path::open::{self, Links};
+use crate::lock::path::subprocess;
+use crate::lock::text::escape::shown_path;
+
+/// Where distributions have it.
+const TOOLS: [&str; 2] = ["/lib/udev/scsi_id", "/usr/lib/udev/scsi_id"];
+/// How long it may take. A disk that answers at all does so in milliseconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What was said of a disk, or why nothing was.
+type Said = Result<Option<String>, String>;
+
+/// The answer for a disk, once there is one.
+type Answer = Arc<OnceLock<Said>>;
+
+/// The ids of disks, each asked for once.
+#[derive(Debug)]
+pub(in crate::lock) struct ScsiIds {
+    tools: Vec<PathBuf>,
+    patience: Duration,
+    sysfs: Sysfs,
+    /// By device, with the sequence number that it had: another disk has another one.
+    known: Mutex<HashMap<u64, (u64, Answer)>>,
+}
+
+/// The ids of this host's disks.
+pub(in crate::lock) fn of_this_host() -> &'static ScsiIds {
+    static HERE: LazyLock<ScsiIds> = LazyLock::new(|| {
+        ScsiIds::new(TOOLS.map(PathBuf::from).to_vec(), PATIENCE, Sysfs::default())
+    });
+    &HERE
+}
+
+impl ScsiIds {
+    fn new(tools: Vec<PathBuf>, patience: Duration, sysfs: Sysfs) -> Self {
+        Self { tools, patience, sysfs, known: Mutex::default() }
+    }
+
+    /// The id of a disk that is pinned; none for what has none, as most that is no SCSI disk.
+    ///
+    /// # Errors
+    ///
+    /// Why it can't be told, as the end of a sentence: whoever has one and is locked without it would
+    /// be locked elsewhere than on other hosts.
+    pub(in crate::lock) fn id(&self, pin: BorrowedFd<'_>, identity: Identity) -> Said {
+        let Identity::Block { dev, seq } = identity else { return Ok(None) };
+        // A partition has the id of its disk; asking it itself takes privileges that nobody needs.
+        let whole = self.sysfs.whole(dev).ok().flatten();
+        let whole = whole.and_then(|dev| Some((dev, self.pin(dev)?)));
+        let (dev, pin) = match &whole {
+            Some((dev, pin)) => (*dev, pin.as_fd()),
+            None => (dev, pin),
+        };
+        if seq == 0 {
+            return self.ask(pin);
+        }
+        let place = {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let (since, place) = known.entry(dev).or_default();
+            if *since != seq {
+                (*since, *place) = (seq, Arc::default());
+            }
+            Arc::clone(place)
+        };
+        let said = place.get_or_init(|| self.ask(pin)).clone();
+        if said.is_err() {
+            // Those who waited for this answer share it; who comes later asks again.
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            if known.get(&dev).is_some_and(|(_, there)| Arc::ptr_eq(there, &place)) {
+                known.remove(&dev);
+            }
+        }
+        said
+    }
+
+    /// A device by its number, through the node that the kernel names.
+    fn pin(&self, dev: u64) -> Option<OwnedFd> {
+        let node = self.sysfs.node(dev).ok().flatten()?;
+        let pin = open::locate(&node, Links::Refuse).ok()?;
+        let stat = fstat(&pin).ok()?;
+        let same =
+            matches!(Identity::of(&stat), Some(Identity::Block { .. })) && stat.st_rdev == dev;
+        same.then_some(pin)
+    }
+
+    fn ask(&self, pin: BorrowedFd<'_>) -> Said {
+        let tool = self.tools.iter().find(|tool| tool.exists()).ok_or_else(|| {
+            let places = self.tools.iter().filter_map(|tool| tool.parent());
+            let places: Vec<String> = places.map(shown_path).collect();
+            format!("there is no scsi_id in {}", places.join(" or "))
+        })?;
+        let failed = |why: String| format!("{}: {why}", shown_path(tool));
+        let pin = pin.try_clone_to_owned().map_err(|error| failed(error.to_string()))?;
+        let mut command = Command::new(tool);
+        command.args(["--replace-whitespace", "--whitelisted", "--device", "/proc/self/fd/0"]);
+        // The very device that was found: no name is looked up once more.
+        command.stdin(Stdio::from(pin));
+        let output =
+            subprocess::run(command, self.patience).map_err(|error| failed(error.to_string()))?;
+        match output.status.code() {
+            Some(0) => named(&output.stdout).map_err(failed),
+            // It has none.
+            Some(_) => Ok(None),
+            None => Err(failed(format!("it ended with {}", output.status))),
+        }
+    }
+}
+
+/// The first line, if it is a name that a file may have.
+fn named(said: &[u8]) -> Said {
+    let line = said.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    if line.is_empty() {
+        return Ok(None);
+    }
+    let odd = || "its output is not an id".to_owned();
+    let id = str::from_utf8(line).map_err(|_| odd())?;
+    if check_key(id).is_err() || id.chars().any(char::is_control) {
+        return Err(odd());
+    }
+    Ok(Some(id.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+
+    struct Scene {
+        dir: tempfile::TempDir,
+        ids: ScsiIds,
+        file: File,
+    }
+
+    /// A tool that notes each of its runs.
+    fn scene(script: &str) -> Scene {
+        let dir = tempfile::tempdir().unwrap();
+        let (tool, runs) = (dir.path().join("scsi_id"), dir.path().join("runs"));
+        let script = format!("#!/bin/sh\necho \"$@\" >> {}\n{script}\n", runs.display());
+        fs::write(&tool, script).unwrap();
+        fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+        let tools = vec![dir.path().join("none"), tool];
+        let ids = ScsiIds::new(tools, Duration::from_secs(60), Sysfs::at(dir.path()));
+        let file = File::create(dir.path().join("disk")).unwrap();
+        Scene { dir, ids, file }
+    }
+
+    impl Scene {
+        fn ask(&self, dev: u64, seq: u64) -> Said {
+            self.ids.id(self.file.as_fd(), Identity::Block { dev, seq })
+        }
+
+        fn runs(&self) -> usize {
+            let runs = fs::read_to_string(self.dir.path().join("runs")).unwrap_or_default();
+            let arguments = "--replace-whitespace --whitelisted --device /proc/self/fd/0";
+            assert!(runs.lines().all(|line| line == arguments), "{runs}");
+            runs.lines().count()
+        }
+    }
+
+    #[test]
+    fn a_disk_is_asked_for_its_id_once() {
+        let scene = scene("cat /proc/self/fd/0; echo 35000c500a1b2c3d4; echo more");
+        for _ in 0..2 {
+            assert_eq!(scene.ask(1, 7).unwrap().unwrap(), "35000c500a1b2c3d4");
+        }
+        assert_eq!(scene.runs(), 1);
+        // Another disk by the same number.
+        scene.ask(1, 8).unwrap().unwrap();
+        scene.ask(2, 7).unwrap().unwrap();
+        assert_eq!(scene.runs(), 3);
+        // What can't be told from another disk is not remembered.
+        scene.ask(3, 0).unwrap().unwrap();
+        scene.ask(3, 0).unwrap().unwrap();
+        assert_eq!(scene.runs(), 5);
+        let file = Identity::Inode { dev: 1, ino: 1 };
+        assert_eq!(scene.ids.id(scene.file.as_fd(), file).unwrap(), None);
+        assert_eq!(scene.runs(), 5);
+    }
+
+    #[test]
+    fn many_who_ask_at_once_share_one_answer() {
+        let scene = scene("echo id");
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| assert_eq!(scene.ask(1, 7).unwrap().unwrap(), "id"));
+            }
+        });
+        assert_eq!(scene.runs(), 1);
+    }
+
+    #[test]
+    fn what_has_no_id_has_none_and_that_is_remembered() {
+        for script in ["exit 1", "echo id; exit 1", "exit 0", "echo; echo x"] {
+            let scene = scene(script);
+            assert_eq!((scene.ask(1, 7), scene.ask(1, 7)), (Ok(None), Ok(None)), "{script}");
+            assert_eq!(scene.runs(), 1);
+        }
+    }
+
+    #[test]
+    fn what_is_no_id_is_refused_and_asked_for_again() {
+        for (script, why) in [
+            ("echo a/b", "its output is not an id"),
+            ("echo ..", "its output is not an id"),
+            ("printf 'a\\tb'", "its output is not an id"),
+            ("printf '\\377'", "its output is not an id"),
+            ("head -c 300 /dev/zero | tr '\\0' x", "its output is not an id"),
+            ("exec head -c 9000 /dev/zero", "it wrote more than 4096 bytes"),
+            ("kill -9 $$", "it ended with signal: 9"),
+        ] {
+            let scene = scene(script);
+            for runs in 1..3 {
+                let error = scene.ask(1, 7).unwrap_err();
+                assert!(error.contains(why), "{error}");
+                assert!(error.contains("/scsi_id: "), "{error}");
+                assert_eq!(scene.runs(), runs, "{script}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_that_hangs_or_is_missing_is_told() {
+        let mut scene = scene("exec sleep 60");
+        scene.ids.patience = Duration::from_millis(100);
+        let error = scene.ask(1, 7).unwrap_err();
+        assert!(error.contains("did not exit within"), "{error}");
+        let tools = vec![Path::new("/none/a/scsi_id").to_owned(), "/none/b/scsi_id".into()];
+        scene.ids.tools = tools;
+        assert_eq!(scene.ask(1, 7).unwrap_err(), "there is no scsi_id in /none/a or /none/b");
+    }
+}

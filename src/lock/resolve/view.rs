@@ -1,0 +1,293 @@
+//! Where names lead for the process that sends them.
+//!
+//! A name is looked up in the mount namespace and the root directory of a process. A caller in a
+//! container, or in a unit with `BindPaths=` or `PrivateTmp=`, may mean another file by it than the
+//! service finds. So the inspector looks names up as the caller does, and the service compares.
+//!
+//! This module has the data of the question and the comparison; it looks at no file.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::stat::{FileStat, SFlag};
+use serde::{Deserialize, Serialize};
+
+use crate::lock::text::escape::shown_path;
+
+/// How many paths one question may have.
+const PATHS_MAX: usize = 64;
+/// How many bytes they may have in all; a single path may have more.
+const BYTES_MAX: usize = 16 * 1024;
+
+/// What two names must share to lead to one file.
+///
+/// A block device has a node in the `/dev` of each container; what they share is the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileId {
+    /// `st_dev`; 0 for a block device.
+    dev: u64,
+    /// `st_ino`; 0 for a block device.
+    ino: u64,
+    /// `st_rdev` of a block device; 0 for any other file.
+    device: u64,
+}
+
+impl FileId {
+    /// Returns the id of a file.
+    #[must_use]
+    pub fn of(stat: &FileStat) -> Self {
+        match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
+            SFlag::S_IFBLK => Self { dev: 0, ino: 0, device: stat.st_rdev },
+            _ => Self { dev: stat.st_dev, ino: stat.st_ino, device: 0 },
+        }
+    }
+
+    /// Returns the id of a directory or regular file by its device and inode.
+    #[must_use]
+    pub fn of_inode((dev, ino): (u64, u64)) -> Self {
+        Self { dev, ino, device: 0 }
+    }
+}
+
+/// A question for the inspector: where names lead for a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Look {
+    /// The process.
+    pub pid: u32,
+    /// The names; looked up only if they may lead elsewhere than for the service.
+    paths: Vec<Spelling>,
+}
+
+impl Look {
+    /// Asks only whether the names of a process lead where they lead for the service.
+    #[must_use]
+    pub fn at(pid: u32) -> Self {
+        Self { pid, paths: Vec::new() }
+    }
+
+    /// Splits the names of a request into questions whose messages have a bounded length.
+    #[must_use]
+    pub fn for_paths(pid: u32, paths: &[&Path]) -> Vec<Self> {
+        let mut all = vec![Self::at(pid)];
+        let mut bytes = 0;
+        for path in paths {
+            let length = path.as_os_str().len();
+            let full = all.last().is_none_or(|look| {
+                let count = look.paths.len();
+                count >= PATHS_MAX || (count > 0 && bytes + length > BYTES_MAX)
+            });
+            if full {
+                all.push(Self::at(pid));
+                bytes = 0;
+            }
+            bytes += length;
+            if let Some(look) = all.last_mut() {
+                look.paths.push(Spelling::of(path));
+            }
+        }
+        all
+    }
+
+    /// Returns the names; `None` for one that is none.
+    pub fn paths(&self) -> impl Iterator<Item = Option<PathBuf>> {
+        self.paths.iter().map(Spelling::path)
+    }
+}
+
+/// The bytes of a path as text: each byte is the character of the same number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Spelling(String);
+
+impl Spelling {
+    fn of(path: &Path) -> Self {
+        Self(path.as_os_str().as_bytes().iter().copied().map(char::from).collect())
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        let bytes = self.0.chars().map(|c| u8::try_from(c).ok()).collect::<Option<Vec<u8>>>()?;
+        Some(PathBuf::from(std::ffi::OsString::from_vec(bytes)))
+    }
+}
+
+/// The answer: what a process sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    /// Whether process numbers mean the same to it and to the service; `None`: not known.
+    pub same_pids: Option<bool>,
+    /// Where its names lead.
+    pub names: Names,
+}
+
+/// Where names lead for a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Names {
+    /// Where they lead for the service, or for the host.
+    Same,
+    /// To these files, in the order of the question, or why a name leads to none: an error number.
+    Other(Vec<Result<FileId, i32>>),
+    /// The inspector may not look: an error number.
+    Hidden(i32),
+    /// Looking at the process has blocked before.
+    Hangs,
+}
+
+/// A question for the inspector: which process has this number for another process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Numbered {
+    /// The process to which the number means something.
+    pub by: u32,
+    /// The number.
+    pub number: u32,
+}
+
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A disk, which can also be passed by an open descriptor.
+    Disk,
+    /// The directory of a lockspace, which can't.
+    Directory,
+}
+
+impl Kind {
+    fn advice(self) -> &'static str {
+        match self {
+            Self::Disk => "pass an open descriptor instead of the name",
+            Self::Directory => "call from the mount namespace of vmlockd or of the host",
+        }
+    }
+}
+
+/// A name that is not proven to lead to the same file for the caller and for the service.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{name} {} (pid {pid}){}; {}",
+    why.before(),
+    why.after(),
+    kind.advice()
+)]
+pub struct ForeignName {
+    /// The name, for people.
+    pub name: String,
+    /// The caller's process; 0 where it is not known.
+    pub pid: u32,
+    /// What it should stand for.
+    pub kind: Kind,
+    /// Why it is not proven.
+    pub why: Why,
+}
+
+impl ForeignName {
+    /// Compares where a name leads for a caller with where it leads for the service.
+    ///
+    /// # Errors
+    ///
+    /// [`ForeignName`] where these are not one file.
+    pub fn compare(
+        (path, kind): (&Path, Kind),
+        pid: u32,
+        ours: FileId,
+        theirs: Result<FileId, i32>,
+    ) -> Result<(), Self> {
+        let why = match theirs {
+            Ok(theirs) if theirs == ours => return Ok(()),
+            Ok(_) => Why::OtherFile,
+            Err(errno) => Why::NoFile(Errno::from_raw(errno)),
+        };
+        Err(Self::new(path.as_os_str(), kind, pid, why))
+    }
+
+    /// A name, for this reason.
+    #[must_use]
+    pub fn new(name: impl AsRef<OsStr>, kind: Kind, pid: u32, why: Why) -> Self {
+        Self { name: shown_path(Path::new(name.as_ref())), pid, kind, why }
+    }
+}
+
+/// Why a name is not proven.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// It leads to another file for the caller.
+    OtherFile,
+    /// It can't be looked up as the caller does.
+    NoFile(Errno),
+    /// It leads to a file for the caller, perhaps, and to none for the service.
+    MissingHere,
+    /// It can't be told what the caller sees.
+    Unknown(String),
+}
+
+impl Why {
+    fn before(&self) -> &'static str {
+        match self {
+            Self::OtherFile => {
+                "leads to another file in the mount namespace of vmlockd than in that of the caller"
+            }
+            Self::NoFile(_) => {
+                "cannot be looked up in the mount namespace of the caller, which is not that of \
+                 vmlockd"
+            }
+            Self::MissingHere => {
+                "does not exist in the mount namespace of vmlockd, which is not that of the caller"
+            }
+            Self::Unknown(_) => {
+                "cannot be compared with what it leads to in the mount namespace of the caller"
+            }
+        }
+    }
+
+    fn after(&self) -> String {
+        match self {
+            Self::OtherFile | Self::MissingHere => String::new(),
+            Self::NoFile(errno) => format!(": {}", errno.desc()),
+            Self::Unknown(why) => format!(": {why}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_survive_the_journey_whatever_their_bytes() {
+        let odd = Path::new(OsStr::from_bytes(b"/a\xff\"\n\\\xc3\xa4"));
+        let look = Look::for_paths(7, &[odd, Path::new("/b")]).remove(0);
+        let json = serde_json::to_string(&look).unwrap();
+        let again: Look = serde_json::from_str(&json).unwrap();
+        let paths: Vec<_> = again.paths().map(Option::unwrap).collect();
+        assert_eq!((again.pid, &*paths[0], &*paths[1]), (7, odd, Path::new("/b")));
+    }
+
+    #[test]
+    fn the_length_of_a_question_is_bounded() {
+        let long = PathBuf::from(format!("/{}", "\u{1}".repeat(4000)));
+        let paths = vec![long.as_path(); 100];
+        let looks = Look::for_paths(7, &paths);
+        assert_eq!(looks.iter().map(|look| look.paths.len()).sum::<usize>(), 100);
+        for look in &looks {
+            assert!(serde_json::to_vec(look).unwrap().len() < 110 * 1024);
+        }
+        let paths = vec![Path::new("/a"); 100];
+        assert_eq!(Look::for_paths(7, &paths).len(), 2);
+        assert_eq!(Look::for_paths(7, &[]), [Look::at(7)]);
+    }
+
+    #[test]
+    fn only_one_file_is_the_same_file() {
+        let a = FileId::of_inode((1, 2));
+        let disk = (Path::new("/srv/a\n"), Kind::Disk);
+        assert_eq!(ForeignName::compare(disk, 7, a, Ok(a)), Ok(()));
+        let refused = ForeignName::compare(disk, 7, a, Ok(FileId::of_inode((1, 3)))).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "/srv/a\\n leads to another file in the mount namespace of vmlockd than in that of the \
+             caller (pid 7); pass an open descriptor instead of the name"
+        );
+        let leases = (Path::new("/srv/leases"), Kind::Directory);
+        let refused = ForeignName::compare(leases, 7, a, Err(2)).unwrap_err().to_string();
+        assert!(refused.contains("(pid 7): No such file or directory; call from"), "{refused}");
+    }
+}

@@ -1,0 +1,315 @@
+//! Finding out what locks in a directory are worth: what its mount says, and what came of trying.
+
+pub mod mount_options;
+pub mod result;
+pub mod run;
+
+use std::io::Read as _;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::mount::{Mount, Mounts};
+use crate::lock::path::walk::far_mount;
+use crate::lock::request::{Asked, Work};
+use crate::lock::selftest::mount_options::{Assessment, Parameters, Reach, assess};
+use crate::lock::selftest::result::{Caveat, Flaw, Unknown, Untested, Verdict};
+use run::{Line, Outcome, Step};
+
+/// How long a file system may take for all that is tried.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a process that was left behind may take to end by itself, and remove what it has made.
+const FAREWELL: Duration = Duration::from_secs(600);
+/// How much a process may say.
+const TALK: usize = 16 << 10;
+
+/// What was found out.
+#[derive(Debug, Clone)]
+pub struct Examination {
+    /// Which directory it was: device and inode.
+    pub node: Option<(u64, u64)>,
+    /// What it is on.
+    pub mount: Option<Mount>,
+    /// What was tried, in order, as far as it came.
+    pub tried: Vec<(Step, Outcome)>,
+    /// What to think of it.
+    pub verdict: Verdict,
+    /// What else should be known.
+    pub caveats: Vec<Caveat>,
+}
+
+/// Examines a directory, whoever serves it, within a time. It is asked by another process only.
+#[derive(Debug)]
+pub struct Examine {
+    /// The directory.
+    pub directory: PathBuf,
+    /// How long it may take.
+    pub patience: Duration,
+}
+
+impl Work for Examine {
+    type Answer = Examination;
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        vec![Asked::path(&self.directory)]
+    }
+
+    fn perform(self) -> Examination {
+        let Self { directory, patience } = self;
+        let (heard, unheard) = match listen(&directory, patience) {
+            Ok(heard) if heard.ended => (heard, None),
+            Ok(heard) if heard.silent => (heard, Some(Untested::Silent(patience))),
+            Ok(heard) => (heard, Some(Untested::NoProcess("it ended too early".to_owned()))),
+            Err(error) => (Heard::default(), Some(Untested::NoProcess(error.to_string()))),
+        };
+        let mounts = Mounts::now().unwrap_or_default();
+        let mount = match heard.mount {
+            Some(id) => mounts.numbered(id),
+            // It does not answer, so it is far; or nothing is known.
+            None => far_mount(&mounts, &directory).or_else(|| mounts.of(&directory)),
+        };
+        let assessment = mount.map(|mount| assess(mount, Parameters::now(), heard.kept));
+        let root = nix::unistd::geteuid().is_root();
+        let verdict = judge(&heard.tried, unheard, assessment.as_ref(), root);
+        let mut caveats = assessment.map(|assessment| assessment.caveats).unwrap_or_default();
+        caveats.extend(heard.owner.filter(|uid| root && *uid != 0).map(Caveat::Squashed));
+        let Heard { node, tried, .. } = heard;
+        Examination { node, mount: mount.cloned(), tried, verdict, caveats }
+    }
+}
+
+/// What a process has said.
+#[derive(Debug, Default)]
+struct Heard {
+    node: Option<(u64, u64)>,
+    mount: Option<u64>,
+    owner: Option<u32>,
+    /// The kernel keeps the locks itself.
+    kept: Option<bool>,
+    tried: Vec<(Step, Outcome)>,
+    /// It was through.
+    ended: bool,
+    /// It said nothing more, and went on.
+    silent: bool,
+}
+
+impl Heard {
+    fn hear(&mut self, line: &str) {
+        match Line::parse(line) {
+            Some(Line::There(dev, ino, mount)) => {
+                (self.node, self.mount) = (Some((dev, ino)), Some(mount));
+            }
+            Some(Line::Made(uid)) => self.owner = Some(uid),
+            Some(Line::Kept(kept)) => self.kept = Some(kept),
+            Some(Line::Done(step, outcome)) => self.tried.push((step, outcome)),
+            Some(Line::End) => self.ended = true,
+            None => {}
+        }
+    }
+}
+
+/// Has a process try, and listens to it until it is through, has ended, or the time is over.
+fn listen(directory: &Path, patience: Duration) -> std::io::Result<Heard> {
+    // Whatever is installed by now, this is the program that knows the argument.
+    let mut process = Command::new("/proc/self/exe");
+    process.arg(run::ARGUMENT).arg(directory).current_dir("/");
+    process.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut process = process.spawn()?;
+    let Some(mut says) = process.stdout.take() else {
+        return Err(std::io::ErrorKind::BrokenPipe.into());
+    };
+    let (until, mut heard) = (Instant::now() + patience, Heard::default());
+    let (mut talk, mut buffer) = (Vec::new(), [0; 1024]);
+    while talk.len() < TALK {
+        if !is_ready(&says, until.saturating_duration_since(Instant::now())) {
+            heard.silent = true;
+            break;
+        }
+        let count = says.read(&mut buffer)?;
+        if count == 0 && heard.ended {
+            // It has closed everything else before it said so: nothing holds it up.
+            process.wait()?;
+            return Ok(heard);
+        }
+        if count == 0 {
+            break;
+        }
+        talk.extend_from_slice(&buffer[..count]);
+        while let Some(end) = talk.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = talk.drain(..=end).collect();
+            heard.hear(String::from_utf8_lossy(&line).trim_end());
+        }
+    }
+    see_off(process, says);
+    Ok(heard)
+}
+
+/// Whether there is something to be read within a time.
+fn is_ready(says: &ChildStdout, time: Duration) -> bool {
+    let until = Instant::now() + time;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let mut polled = [PollFd::new(says.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut polled, left) {
+            Ok(0) => return false,
+            Err(Errno::EINTR) => {}
+            // What is wrong with it, reading tells.
+            Ok(_) | Err(_) => return true,
+        }
+    }
+}
+
+/// Waits for the end of a process, where nobody waits for that: it may hang, and is not ended before
+/// it had time to remove what it has made.
+fn see_off(mut process: Child, says: ChildStdout) {
+    let wait = move || {
+        if !is_ready(&says, FAREWELL) {
+            let _ = process.kill();
+        }
+        drop(says);
+        process.wait()
+    };
+    // Without a thread it stays listed until this process ends.
+    drop(std::thread::Builder::new().name("farewell".to_owned()).spawn(wait));
+}
+
+/// What to think of it. What was tried counts more than what a mount says.
+fn judge(
+    tried: &[(Step, Outcome)],
+    unheard: Option<Untested>,
+    mount: Option<&Assessment>,
+    root: bool,
+) -> Verdict {
+    let may_squash_root = mount.is_some_and(|mount| mount.may_squash_root);
+    for (step, outcome) in tried {
+        let flaw = match outcome {
+            Outcome::Wrong(how) => Flaw::Broken(*step, how.clone()),
+            Outcome::NoLocks(errno) => Flaw::NoLocks(*errno),
+            Outcome::Failed(Errno::EROFS) => Flaw::ReadOnly,
+            Outcome::Failed(Errno::EACCES | Errno::EPERM)
+                if root && may_squash_root && !step.is_about_names() =>
+            {
+                Flaw::Squashed
+            }
+            Outcome::Passed | Outcome::Failed(_) => continue,
+        };
+        return Verdict::Unfit(flaw);
+    }
+    if mount.is_some_and(|mount| mount.read_only) {
+        return Verdict::Unfit(Flaw::ReadOnly);
+    }
+    if let Some(why) = unheard {
+        return Verdict::Untested(why);
+    }
+    // Where a file that somebody has open can't be replaced or removed, locks are good all the same.
+    for (step, outcome) in tried.iter().filter(|(step, _)| !step.is_about_names()) {
+        match outcome {
+            Outcome::Failed(Errno::EACCES | Errno::EPERM) if !root => {
+                return Verdict::Untested(Untested::Forbidden);
+            }
+            Outcome::Failed(errno) => return Verdict::Untested(Untested::Failed(*step, *errno)),
+            _ => {}
+        }
+    }
+    match mount.map(|mount| &mount.reach) {
+        Some(Reach::Shared) => Verdict::Shared,
+        Some(Reach::Local(why)) => Verdict::Local(why.clone()),
+        Some(Reach::Unknown(why)) => Verdict::Unknown(*why),
+        None => Verdict::Unknown(Unknown::Type),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::selftest::result::Local;
+
+    fn mount(reach: Reach) -> Assessment {
+        let may_squash_root = reach == Reach::Shared;
+        Assessment { reach, read_only: false, may_squash_root, caveats: Vec::new() }
+    }
+
+    fn shared() -> Assessment {
+        mount(Reach::Shared)
+    }
+
+    fn passed() -> Vec<(Step, Outcome)> {
+        Step::ALL.map(|step| (step, Outcome::Passed)).to_vec()
+    }
+
+    fn with(step: Step, outcome: Outcome) -> Vec<(Step, Outcome)> {
+        let mut tried = passed();
+        let there = tried.iter_mut().find(|(there, _)| *there == step);
+        there.unwrap().1 = outcome;
+        tried
+    }
+
+    #[test]
+    fn what_passed_is_worth_what_the_mount_says() {
+        assert_eq!(judge(&passed(), None, Some(&shared()), true), Verdict::Shared);
+        for why in [Local::Overlay, Local::OwnDevice, Local::Option("nolock".to_owned())] {
+            let verdict = judge(&passed(), None, Some(&mount(Reach::Local(why.clone()))), false);
+            assert_eq!(verdict, Verdict::Local(why));
+        }
+        for why in [Unknown::Server, Unknown::NotShown("'flock'")] {
+            let verdict = judge(&passed(), None, Some(&mount(Reach::Unknown(why))), false);
+            assert_eq!(verdict, Verdict::Unknown(why));
+        }
+        assert_eq!(judge(&passed(), None, None, true), Verdict::Unknown(Unknown::Type));
+    }
+
+    #[test]
+    fn what_is_wrong_counts_more_than_anything() {
+        let (how, shared) = ("two got it".to_owned(), shared());
+        let tried = with(Step::Files, Outcome::Wrong(how.clone()));
+        let silent = || Some(Untested::Silent(PATIENCE));
+        for mount in [None, Some(&shared)] {
+            let verdict = judge(&tried, silent(), mount, false);
+            assert_eq!(verdict, Verdict::Unfit(Flaw::Broken(Step::Files, how.clone())));
+        }
+        let none = with(Step::Files, Outcome::NoLocks(Errno::ENOLCK));
+        let verdict = judge(&none, None, Some(&shared), true);
+        assert_eq!(verdict, Verdict::Unfit(Flaw::NoLocks(Errno::ENOLCK)));
+        assert_eq!(judge(&[], silent(), None, true), Verdict::Untested(silent().unwrap()));
+    }
+
+    #[test]
+    fn what_can_not_be_made_is_told_apart() {
+        let make =
+            |errno| vec![(Step::Open, Outcome::Passed), (Step::Make, Outcome::Failed(errno))];
+        let (shared, own) = (shared(), mount(Reach::Local(Local::OwnDevice)));
+        let judge = |errno, mount, root| judge(&make(errno), None, Some(mount), root);
+        assert_eq!(judge(Errno::EROFS, &own, true), Verdict::Unfit(Flaw::ReadOnly));
+        assert_eq!(judge(Errno::EACCES, &shared, true), Verdict::Unfit(Flaw::Squashed));
+        for mount in [&shared, &own] {
+            let verdict = judge(Errno::EACCES, mount, false);
+            assert_eq!(verdict, Verdict::Untested(Untested::Forbidden));
+        }
+        let failed = Untested::Failed(Step::Make, Errno::EACCES);
+        assert_eq!(judge(Errno::EACCES, &own, true), Verdict::Untested(failed));
+        let kept = with(Step::Remove, Outcome::Failed(Errno::EACCES));
+        assert_eq!(super::judge(&kept, None, Some(&shared), true), Verdict::Shared);
+        let full = Untested::Failed(Step::Make, Errno::ENOSPC);
+        assert_eq!(judge(Errno::ENOSPC, &shared, true), Verdict::Untested(full));
+        let read_only = Assessment { read_only: true, ..shared.clone() };
+        assert_eq!(judge(Errno::EIO, &read_only, true), Verdict::Unfit(Flaw::ReadOnly));
+    }
+
+    #[test]
+    fn what_is_said_in_vain_is_passed_over() {
+        let mut heard = Heard::default();
+        for line in
+            ["there 1 2 3", "nonsense", "made 7", "kept yes", "files passed", "\u{1b}[2J", "end"]
+        {
+            heard.hear(line);
+        }
+        assert!(heard.ended && heard.tried == [(Step::Files, Outcome::Passed)]);
+        assert_eq!((heard.node, heard.mount, heard.owner), (Some((1, 2)), Some(3), Some(7)));
+        assert_eq!(heard.kept, Some(true));
+    }
+}

@@ -1,0 +1,190 @@
+//! How far the locks on a mount reach, by the type and the options that the kernel reports.
+//!
+//! No test on one host can show that another host is refused. What is known is what each file system
+//! type does with `fcntl(2)` locks and which options keep them on this host. Disks depend on the
+//! answer "shared", so it is given only where the source or the documentation named beside a type
+//! says that this very mount passes locks on; every other case is "unknown". All paths that begin
+//! with `fs/` are in the Linux kernel.
+//!
+//! "Shared" means that every lock is decided by the server or the cluster that the hosts have in
+//! common. A server that grants what its protocol forbids (Samba with `locking = no`) is not seen.
+
+use std::fs;
+
+use crate::lock::mount::Mount;
+use crate::lock::selftest::result::{Caveat, Local, Unknown};
+
+/// How far locks reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reach {
+    /// They exclude every host that has the file system mounted.
+    Shared,
+    /// They exclude programs on this host only.
+    Local(Local),
+    /// Not known: they may exclude programs on this host only.
+    Unknown(Unknown),
+}
+
+/// What the type and the options of a mount say of the locks on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assessment {
+    /// How far locks reach.
+    pub reach: Reach,
+    /// No file can be created on it.
+    pub read_only: bool,
+    /// A server may treat root of this host as an ordinary user.
+    pub may_squash_root: bool,
+    /// What else affects locks there.
+    pub caveats: Vec<Caveat>,
+}
+
+/// Kernel parameters that hold for all file systems of a type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Parameters {
+    /// The NFS client locks again what a server has forgotten.
+    pub recover_lost_locks: bool,
+}
+
+impl Parameters {
+    /// Reads the present values.
+    #[must_use]
+    pub fn now() -> Self {
+        let set = fs::read_to_string("/sys/module/nfs/parameters/recover_lost_locks");
+        Self { recover_lost_locks: set.is_ok_and(|set| set.trim_end() == "Y") }
+    }
+}
+
+/// FUSE servers that decide every lock they are asked for together with the other hosts.
+///
+/// - ceph-fuse, `src/client/fuse_ll.cc`: `fuse_ll_setlk` asks the metadata server.
+/// - `GlusterFS`, `xlators/mount/fuse/src/fuse-bridge.c`: `fuse_setlk` asks the bricks
+///   (`features/locks`).
+/// - `JuiceFS`, `pkg/fuse/fuse.go`: `SetLk` asks the metadata engine that all clients use.
+/// - `MooseFS`, mfsmount(8): the master, unless mounted with `mfsnoposixlocks`.
+const FORWARDING: [&str; 5] =
+    ["fuse.ceph", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.juicefs", "fuse.mfs"];
+
+/// Returns what the type and the options of a mount say of the locks on it.
+///
+/// `kept` says of a FUSE mount whether the kernel was seen to keep a lock itself instead of asking
+/// the server; see [`crate::lock::selftest::run::Line::Kept`].
+#[must_use]
+pub fn assess(mount: &Mount, parameters: Parameters, kept: Option<bool>) -> Assessment {
+    let reach = reach(mount, kept);
+    let mut caveats = Vec::new();
+    match mount.kind.as_str() {
+        "nfs" if !mount.option("vers").is_some_and(|version| version.starts_with('4')) => {
+            caveats.push(Caveat::KeptForEver);
+        }
+        "nfs" | "nfs4" if parameters.recover_lost_locks => caveats.push(Caveat::RecoversLost),
+        // MS-SMB2 3.3.5.12 and 3.3.5.13: a byte range that one open has locked can't be read or
+        // written through another. No option shows whether a server with POSIX extensions differs.
+        "cifs" | "smb3" if reach == Reach::Shared => caveats.push(Caveat::Mandatory),
+        _ => {}
+    }
+    let forwarded = self::reach(mount, Some(false));
+    let may_squash_root = matches!(forwarded, Reach::Shared | Reach::Unknown(Unknown::NotShown(_)));
+    Assessment { reach, read_only: mount.option("ro").is_some(), may_squash_root, caveats }
+}
+
+fn reach(mount: &Mount, kept: Option<bool>) -> Reach {
+    // Local with one of the first options, otherwise shared, with one of the second if there are any.
+    let by_options = |local: &[&str], shared: &[&str], needed: &'static str| {
+        let is_set = |option: &&&str| is_set(mount, option);
+        match local.iter().find(is_set) {
+            Some(option) => Reach::Local(Local::Option((*option).to_owned())),
+            None if shared.is_empty() || shared.iter().any(|option| is_set(&option)) => {
+                Reach::Shared
+            }
+            None => Reach::Unknown(Unknown::NotShown(needed)),
+        }
+    };
+    match mount.kind.as_str() {
+        // fs/nfs/file.c, `nfs_lock`: is_local with NFS_MOUNT_LOCAL_FCNTL, which `nolock` sets, too.
+        // fs/nfs/super.c, `nfs_show_mount_options`: `local_lock=` is always shown. `flock` keeps
+        // flock(2) locks local, and no others.
+        "nfs" | "nfs4" => by_options(
+            &["nolock", "local_lock=all", "local_lock=posix"],
+            &["local_lock=none", "local_lock=flock"],
+            "'local_lock=none'",
+        ),
+        // fs/smb/client/inode.c, `cifs_set_ops`: with `nobrl` (`nolock` is the same) the file
+        // operations have no `.lock`. fs/smb/client/file.c: otherwise locks are the server's, or kept
+        // under an oplock and sent before another client may open the file.
+        "cifs" | "smb3" => by_options(&["nobrl", "nolock"], &[], ""),
+        // fs/ceph/locks.c, `ceph_lock`: the metadata server decides; no option changes that.
+        "ceph" => Reach::Shared,
+        // fs/gfs2/file.c: `gfs2_lock` asks the DLM; without `.lock` where `localflocks` is set.
+        // fs/gfs2/ops_fstype.c, `gfs2_lm_mount`: the only other protocol, lock_nolock, sets it.
+        "gfs2" => by_options(&["localflocks", "lockproto=lock_nolock"], &[], ""),
+        "ocfs2" => ocfs2(mount),
+        // lustre/llite/llite_lib.c: cluster-wide with `flock`, local with `localflock`, and otherwise
+        // none (ENOSYS). `ll_show_options` shows both.
+        "lustre" => by_options(&["localflock"], &["flock"], "'flock'"),
+        // client_module/source/filesystem/FhgfsOpsFile.c: local unless the configuration has
+        // tuneUseGlobalFileLocks, which no option shows.
+        "beegfs" => Reach::Unknown(Unknown::NotShown("'tuneUseGlobalFileLocks' of its client")),
+        // fs/afs/flock.c, `afs_do_setlk`: a lock on a part of a file is local in the modes `openafs`
+        // (the default) and `local`. So it is with OpenAFS, whose type has the same name.
+        "afs" => by_options(
+            &["flock=openafs", "flock=local"],
+            &["flock=strict", "flock=write"],
+            "'flock=strict'",
+        ),
+        // fs/fuse/virtio_fs.c: as FUSE. virtiofsd has no POSIX locks, or only with an option, and
+        // then those of the host.
+        "virtiofs" if kept == Some(true) => Reach::Local(Local::Lent),
+        // fs/9p/vfs_file.c, `v9fs_file_do_lock`: the server decides, and QEMU's grants everything
+        // (hw/9pfs/9p.c, `v9fs_lock`).
+        "virtiofs" | "9p" => Reach::Unknown(Unknown::Lent),
+        // fs/overlayfs/file.c: `ovl_file_operations` has no `.lock`: locks are the overlay's.
+        "overlay" => Reach::Local(Local::Overlay),
+        // fs/ecryptfs/file.c has `.flock` and no `.lock`; fs/vboxsf/file.c has none; fs/orangefs/file.c,
+        // `orangefs_lock`: local with `local_lock`, otherwise none.
+        "ecryptfs" | "vboxsf" | "orangefs" => Reach::Local(Local::Driver),
+        kind if kind == "fuse" || kind == "fuseblk" || kind.starts_with("fuse.") => {
+            fuse(mount, kept)
+        }
+        // Also what has no source here (gpfs, acfs, vmhgfs, panfs, wekafs and others).
+        _ if mount.is_far() => Reach::Unknown(Unknown::Type),
+        // The kernel's own locks (fs/locks.c): none of these types has a `.lock`.
+        _ => Reach::Local(Local::OwnDevice),
+    }
+}
+
+/// fs/ocfs2/inode.c, `ocfs2_populate_inode`: the file operations have no `.lock` with `localflocks`
+/// or where the cluster stack has no POSIX locks. `stack_o2cb.c` has none, `stack_user.c`
+/// has. fs/ocfs2/super.c, `ocfs2_show_options`: `cluster_stack=` is shown for each userspace stack,
+/// and for o2cb where the volume names it.
+fn ocfs2(mount: &Mount) -> Reach {
+    if mount.option("localflocks").is_some() {
+        return Reach::Local(Local::Option("localflocks".to_owned()));
+    }
+    match mount.option("cluster_stack") {
+        Some(stack) if !matches!(stack, "" | "o2cb") => Reach::Shared,
+        _ => Reach::Unknown(Unknown::NotShown("a userspace 'cluster_stack='")),
+    }
+}
+
+/// fs/fuse/file.c, `fuse_file_lock`: the server is asked if it announced `FUSE_POSIX_LOCKS`, and the
+/// kernel keeps the locks itself otherwise. No option shows which.
+fn fuse(mount: &Mount, kept: Option<bool>) -> Reach {
+    // MooseFS does not always give its mounts a type of their own.
+    let moosefs = mount.kind == "fuse" && mount.source.starts_with("mfs#");
+    let forwards = moosefs || FORWARDING.contains(&mount.kind.as_str());
+    match kept {
+        Some(true) => Reach::Local(Local::Process),
+        Some(false) if forwards => Reach::Shared,
+        _ => Reach::Unknown(Unknown::Server),
+    }
+}
+
+fn is_set(mount: &Mount, option: &str) -> bool {
+    match option.split_once('=') {
+        Some((name, value)) => mount.option(name) == Some(value),
+        None => mount.option(option).is_some(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

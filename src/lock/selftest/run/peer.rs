@@ -1,0 +1,153 @@
+//! The other process that a lock has to be in the way of.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use nix::errno::Errno;
+use nix::libc;
+
+use crate::lock::model::mode::Mode;
+use crate::lock::ofd;
+
+/// The first argument of the process; the file follows.
+pub(super) const ARGUMENT: &str = "--try-locks-rival";
+
+/// What the process may be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// A lock of our kind.
+    Own(Mode),
+    /// A lock of virtlockd's kind, alone.
+    Posix,
+    /// That it closes the file.
+    Close,
+}
+
+impl Wish {
+    fn letter(self) -> u8 {
+        match self {
+            Self::Own(Mode::Shared) => b's',
+            Self::Own(_) => b'e',
+            Self::Posix => b'p',
+            Self::Close => b'c',
+        }
+    }
+
+    fn of(letter: u8) -> Option<Self> {
+        let all = [Self::Own(Mode::Shared), Self::Own(Mode::Exclusive), Self::Posix, Self::Close];
+        all.into_iter().find(|wish| wish.letter() == letter)
+    }
+}
+
+/// The process, from the side of who tries.
+pub(super) struct Rival {
+    process: Child,
+    talk: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Rival {
+    pub(super) fn start(file: &Path) -> io::Result<Self> {
+        let mut process = Command::new("/proc/self/exe");
+        process.arg(OsStr::new(ARGUMENT)).arg(file).current_dir("/");
+        process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = process.spawn()?;
+        let pipes = process.stdin.take().zip(process.stdout.take());
+        let (talk, answers) = pipes.ok_or(io::ErrorKind::BrokenPipe)?;
+        Ok(Self { process, talk, answers: BufReader::new(answers) })
+    }
+
+    /// Whether it got what it was asked for.
+    pub(super) fn ask(&mut self, wish: Wish) -> Result<bool, Errno> {
+        let mut asked = || -> io::Result<String> {
+            self.talk.write_all(&[wish.letter()])?;
+            let mut line = String::new();
+            self.answers.read_line(&mut line)?;
+            Ok(line)
+        };
+        let line = asked().map_err(|error| errno(&error))?;
+        match line.trim_end() {
+            "got" => Ok(true),
+            "refused" => Ok(false),
+            other => Err(other.parse().map_or(Errno::EPIPE, Errno::from_raw)),
+        }
+    }
+}
+
+impl Drop for Rival {
+    fn drop(&mut self) {
+        // It does as it was asked, and no more; if it hangs, so does who waits for it here, and he is
+        // left behind.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What the process does, until nobody asks any more: for each letter it writes a line.
+pub(super) fn stand(file: &Path, wishes: impl BufRead, mut answers: impl Write) {
+    let mut open = None;
+    for letter in wishes.bytes().map_while(Result::ok) {
+        let answer = match Wish::of(letter).map(|wish| grant(&mut open, file, wish)) {
+            Some(Ok(true)) => "got".to_owned(),
+            Some(Ok(false)) => "refused".to_owned(),
+            Some(Err(errno)) => (errno as i32).to_string(),
+            None => (Errno::EINVAL as i32).to_string(),
+        };
+        if writeln!(answers, "{answer}").and_then(|()| answers.flush()).is_err() {
+            return;
+        }
+    }
+}
+
+fn grant(open: &mut Option<File>, path: &Path, wish: Wish) -> Result<bool, Errno> {
+    if wish == Wish::Close {
+        *open = None;
+        return Ok(true);
+    }
+    let file = if let Some(file) = open {
+        file
+    } else {
+        let mut how = File::options();
+        how.read(true).write(true).custom_flags(libc::O_NOFOLLOW);
+        open.insert(how.open(path).map_err(|error| errno(&error))?)
+    };
+    match wish {
+        Wish::Own(mode) => ofd::try_lock(file, mode),
+        _ => ofd::try_lock_as_process(file, Mode::Exclusive),
+    }
+}
+
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EPIPE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_wish_has_one_answer() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let told = |wishes: &[u8]| {
+            let mut answers = Vec::new();
+            stand(file.path(), wishes, &mut answers);
+            String::from_utf8(answers).unwrap()
+        };
+        assert_eq!(told(b"ecspx"), "got\ngot\ngot\nrefused\n22\n");
+        let own = File::options().read(true).write(true).open(file.path()).unwrap();
+        assert!(ofd::try_lock(&own, Mode::Exclusive).unwrap());
+        assert_eq!(told(b"esp"), "refused\nrefused\nrefused\n");
+        drop(file);
+    }
+
+    #[test]
+    fn what_is_not_there_is_told() {
+        let mut answers = Vec::new();
+        stand(Path::new("/none/such"), &b"e"[..], &mut answers);
+        assert_eq!(answers, b"2\n");
+    }
+}

@@ -1,0 +1,104 @@
+//! A file to try locks on, which nobody else knows of.
+
+use std::fs::File;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
+use nix::sys::stat::{FileStat, Mode as Permissions, fstat, fstatat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use uuid::Uuid;
+
+use crate::lock::path::open::same_node;
+
+/// How its name begins. No lock file's does: they are named by digests and ids, and what callers
+/// name themselves is not random.
+const PREFIX: &str = ".vmlockd-trial-";
+
+/// A directory in which something is tried.
+pub(super) struct Place {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Place {
+    pub(super) fn open(path: &Path) -> Result<Self, Errno> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        Ok(Self { fd: open(path, flags, Permissions::empty())?, path: path.to_owned() })
+    }
+
+    pub(super) fn stat(&self) -> Result<FileStat, Errno> {
+        fstat(&self.fd)
+    }
+
+    /// The number of the mount that it is on, which the kernel knows without asking it.
+    pub(super) fn mount(&self) -> Option<u64> {
+        let told = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd()));
+        let told = told.ok()?;
+        let id = told.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
+        id.trim().parse().ok()
+    }
+}
+
+/// The file, until it is dropped.
+pub(super) struct Scratch<'p> {
+    place: &'p Place,
+    name: String,
+    there: bool,
+}
+
+impl<'p> Scratch<'p> {
+    /// Makes one, and tells whose it is.
+    pub(super) fn make(place: &'p Place) -> Result<(Self, u32), Errno> {
+        let name = format!("{PREFIX}{}", Uuid::new_v4().simple());
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
+        let owner_only = Permissions::S_IRUSR | Permissions::S_IWUSR;
+        let made = openat(&place.fd, name.as_str(), flags | OFlag::O_CLOEXEC, owner_only)?;
+        let scratch = Self { place, name, there: true };
+        let owner = fstat(&made)?.st_uid;
+        Ok((scratch, owner))
+    }
+
+    /// Opens it once more.
+    pub(super) fn open(&self) -> Result<File, Errno> {
+        let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        openat(&self.place.fd, self.name.as_str(), flags, Permissions::empty()).map(File::from)
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        self.place.path.join(&self.name)
+    }
+
+    /// Whether its name leads to an open file.
+    pub(super) fn names(&self, file: &File) -> Result<bool, Errno> {
+        match fstatat(&self.place.fd, self.name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(there) => Ok(same_node(&there, &fstat(file.as_fd())?)),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Takes the name of another, which is no more.
+    pub(super) fn replace(mut self, other: &Scratch<'_>) -> Result<(), Errno> {
+        let (from, to) = (&self.place.fd, &other.place.fd);
+        renameat(from, self.name.as_str(), to, other.name.as_str())?;
+        self.there = false;
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self) -> Result<(), Errno> {
+        unlinkat(&self.place.fd, self.name.as_str(), UnlinkatFlags::NoRemoveDir)?;
+        self.there = false;
+        Ok(())
+    }
+}
+
+impl Drop for Scratch<'_> {
+    fn drop(&mut self) {
+        if self.there {
+            // Whatever kept it from being made or locked may keep it from being removed.
+            let _ = self.remove();
+        }
+    }
+}

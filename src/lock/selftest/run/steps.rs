@@ -1,0 +1,229 @@
+//! The steps of a trial.
+
+use std::fs;
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::scratch::{Place, Scratch};
+use super::{Line, Outcome, Step};
+use crate::lock::model::mode::Mode;
+use crate::lock::ofd;
+use crate::lock::selftest::run::peer::{Rival, Wish};
+
+const ALONE: Mode = Mode::Exclusive;
+const SHARED: Mode = Mode::Shared;
+
+/// Why a step did not pass.
+enum Trouble {
+    Wrong(&'static str),
+    NoLocks(Errno),
+    Failed(Errno),
+}
+
+impl From<Errno> for Trouble {
+    fn from(errno: Errno) -> Self {
+        Self::Failed(errno)
+    }
+}
+
+impl Trouble {
+    /// What a file system says that was asked for a lock.
+    fn of_lock(errno: Errno) -> Self {
+        match errno {
+            Errno::ENOLCK
+            | Errno::ENOSYS
+            | Errno::EOPNOTSUPP
+            | Errno::EINVAL
+            | Errno::ENOTTY
+            | Errno::EBADF => Self::NoLocks(errno),
+            errno => Self::Failed(errno),
+        }
+    }
+}
+
+type Tried = Result<(), Trouble>;
+type Attempt = fn(&Scratch<'_>) -> Tried;
+
+/// Tries all that can be tried in a directory, and tells each line as soon as it is true.
+pub(super) fn try_all(directory: &Path, mut tell: impl FnMut(&Line)) {
+    // Where one of the first can't be done, that is told, and the others have nothing to stand on.
+    let _ = try_in(directory, &mut tell);
+    tell(&Line::End);
+}
+
+/// A step without which there is no other.
+struct Ended;
+
+fn try_in(directory: &Path, tell: &mut impl FnMut(&Line)) -> Result<(), Ended> {
+    let place = first(Step::Open, Place::open(directory), tell)?;
+    if let (Ok(stat), Some(mount)) = (place.stat(), place.mount()) {
+        tell(&Line::There(stat.st_dev, stat.st_ino, mount));
+    }
+    let (mut scratch, owner) = first(Step::Make, Scratch::make(&place), tell)?;
+    tell(&Line::Made(owner));
+    if let Ok(Some(kept)) = kept(&scratch) {
+        tell(&Line::Kept(kept));
+    }
+    let steps: [(Step, Attempt); 5] = [
+        (Step::Files, files),
+        (Step::Processes, processes),
+        (Step::Kinds, kinds),
+        (Step::Free, free),
+        (Step::Change, change),
+    ];
+    for (step, attempt) in steps {
+        tell(&Line::Done(step, attempt(&scratch).into()));
+    }
+    tell(&Line::Done(Step::Names, names(&place, &mut scratch).into()));
+    tell(&Line::Done(Step::Remove, scratch.remove().map_err(Trouble::from).into()));
+    Ok(())
+}
+
+fn first<T>(step: Step, got: Result<T, Errno>, tell: &mut impl FnMut(&Line)) -> Result<T, Ended> {
+    let tried: Tried = got.as_ref().map(drop).map_err(|errno| (*errno).into());
+    tell(&Line::Done(step, tried.into()));
+    got.map_err(|_| Ended)
+}
+
+impl From<Tried> for Outcome {
+    fn from(tried: Tried) -> Self {
+        match tried {
+            Ok(()) => Outcome::Passed,
+            Err(Trouble::Wrong(how)) => Outcome::Wrong(how.to_owned()),
+            Err(Trouble::NoLocks(errno)) => Outcome::NoLocks(errno),
+            Err(Trouble::Failed(errno)) => Outcome::Failed(errno),
+        }
+    }
+}
+
+/// A lock has to be had.
+fn got(locked: Result<bool, Errno>, how: &'static str) -> Tried {
+    if locked.map_err(Trouble::of_lock)? { Ok(()) } else { Err(Trouble::Wrong(how)) }
+}
+
+/// A lock must not be had.
+fn refused(locked: Result<bool, Errno>, how: &'static str) -> Tried {
+    if locked.map_err(Trouble::of_lock)? { Err(Trouble::Wrong(how)) } else { Ok(()) }
+}
+
+/// How long a server may take until it has heard that a file was closed.
+const SETTLES: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// A lock has to be had that was given up. This process is here to wait, and nobody else does.
+fn freed(mut lock: impl FnMut() -> Result<bool, Errno>, how: &'static str) -> Tried {
+    let until = Instant::now() + SETTLES;
+    loop {
+        let locked = lock().map_err(Trouble::of_lock)?;
+        if locked || Instant::now() >= until {
+            return got(Ok(locked), how);
+        }
+        thread::sleep(AGAIN);
+    }
+}
+
+/// Returns whether the kernel lists a lock on the file as its own, in `proc_pid_fdinfo(5)`; `None`
+/// where that can't be read or no lock was granted.
+fn kept(scratch: &Scratch<'_>) -> Result<Option<bool>, Errno> {
+    let file = scratch.open()?;
+    if !ofd::try_lock(&file, ALONE)? {
+        return Ok(None);
+    }
+    let description = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()));
+    Ok(description.ok().map(|text| text.lines().any(|line| line.starts_with("lock:"))))
+}
+
+const NOT_FREE: &str = "a lock that is not held is refused";
+const NOT_FREED: &str = "a lock that was released is refused";
+
+fn files(scratch: &Scratch<'_>) -> Tried {
+    const BOTH: &str = "two descriptors in one process both acquired the lock on a file";
+    let (a, b) = (scratch.open()?, scratch.open()?);
+    got(ofd::try_lock(&a, ALONE), NOT_FREE)?;
+    refused(ofd::try_lock(&b, ALONE), BOTH)?;
+    refused(ofd::try_lock(&b, SHARED), BOTH)?;
+    let seen = ofd::in_the_way(&b, SHARED).map_err(Trouble::of_lock)?;
+    got(Ok(seen.is_some()), "a conflicting lock is not reported by F_OFD_GETLK")
+}
+
+fn processes(scratch: &Scratch<'_>) -> Tried {
+    const BOTH: &str = "two processes both acquired the lock on a file";
+    let (a, mut rival) = (scratch.open()?, start(scratch)?);
+    got(ofd::try_lock(&a, ALONE), NOT_FREE)?;
+    refused(rival.ask(Wish::Own(ALONE)), BOTH)?;
+    refused(rival.ask(Wish::Own(SHARED)), BOTH)?;
+    ofd::unlock(&a).map_err(Trouble::of_lock)?;
+    freed(|| rival.ask(Wish::Own(ALONE)), NOT_FREED)?;
+    refused(ofd::try_lock(&a, ALONE), BOTH)?;
+    refused(ofd::try_lock(&a, SHARED), BOTH)?;
+    rival.ask(Wish::Close)?;
+    freed(|| rival.ask(Wish::Own(SHARED)), NOT_FREED)?;
+    got(ofd::try_lock(&a, SHARED), "two processes cannot share a lock")
+}
+
+fn kinds(scratch: &Scratch<'_>) -> Tried {
+    const BOTH: &str =
+        "a process acquired a POSIX lock, and another one an OFD lock on the same file";
+    let (a, mut rival) = (scratch.open()?, start(scratch)?);
+    got(ofd::try_lock(&a, ALONE), NOT_FREE)?;
+    refused(rival.ask(Wish::Posix), BOTH)?;
+    ofd::unlock(&a).map_err(Trouble::of_lock)?;
+    freed(|| rival.ask(Wish::Posix), NOT_FREED)?;
+    refused(ofd::try_lock(&a, ALONE), BOTH)?;
+    refused(ofd::try_lock(&a, SHARED), BOTH)?;
+    rival.ask(Wish::Close)?;
+    freed(|| ofd::try_lock(&a, ALONE), NOT_FREED)
+}
+
+fn free(scratch: &Scratch<'_>) -> Tried {
+    let (a, b) = (scratch.open()?, scratch.open()?);
+    got(ofd::try_lock(&a, ALONE), NOT_FREE)?;
+    drop(scratch.open()?);
+    drop(a.try_clone().map_err(|_| Errno::EMFILE)?);
+    let lost = "a lock was lost because another descriptor of the file was closed";
+    refused(ofd::try_lock(&b, ALONE), lost)?;
+    ofd::unlock(&a).map_err(Trouble::of_lock)?;
+    freed(|| ofd::try_lock(&b, ALONE), NOT_FREED)?;
+    refused(ofd::try_lock(&a, ALONE), "a lock that was released once is granted twice")?;
+    drop(b);
+    freed(|| ofd::try_lock(&a, ALONE), "a lock is not released when its file is closed")
+}
+
+fn change(scratch: &Scratch<'_>) -> Tried {
+    let (a, b) = (scratch.open()?, scratch.open()?);
+    got(ofd::try_lock(&a, SHARED), NOT_FREE)?;
+    got(ofd::try_lock(&b, SHARED), "a lock cannot be shared")?;
+    refused(ofd::try_lock(&a, ALONE), "a shared lock was upgraded beside another shared lock")?;
+    refused(ofd::try_lock(&b, ALONE), "a shared lock was lost when its upgrade was refused")?;
+    ofd::unlock(&b).map_err(Trouble::of_lock)?;
+    freed(|| ofd::try_lock(&a, ALONE), "a shared lock cannot be upgraded")?;
+    refused(ofd::try_lock(&b, SHARED), "an upgraded lock is shared")?;
+    got(ofd::try_lock(&a, SHARED), "an exclusive lock cannot be downgraded")?;
+    got(ofd::try_lock(&b, SHARED), "a downgraded lock is exclusive")
+}
+
+fn names(place: &Place, scratch: &mut Scratch<'_>) -> Tried {
+    let file = scratch.open()?;
+    let told = |names: Result<bool, Errno>, right, how| match names {
+        Ok(names) if names == right => Ok(()),
+        Ok(_) => Err(Trouble::Wrong(how)),
+        Err(errno) => Err(errno.into()),
+    };
+    told(
+        scratch.names(&file),
+        true,
+        "a name leads to another file than the one that was opened by it",
+    )?;
+    let (other, _) = Scratch::make(place)?;
+    other.replace(scratch)?;
+    told(scratch.names(&file), false, "a replaced file is not detected")
+}
+
+fn start(scratch: &Scratch<'_>) -> Result<Rival, Errno> {
+    let started = Rival::start(&scratch.path());
+    started.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EAGAIN as i32)))
+}

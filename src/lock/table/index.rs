@@ -1,0 +1,122 @@
+//! Finding what is about one resource: by what the resource is, by the ranges that it occupies of
+//! other files and devices, and by its lock files.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
+use std::path::PathBuf;
+
+use crate::lock::model::extent::{Extent, Placement};
+use crate::lock::model::identity::Identity;
+use crate::lock::model::lock::Want;
+
+/// An index of things that are each about one resource.
+#[derive(Debug)]
+pub(in crate::lock) struct Spots<T> {
+    identities: HashMap<Identity, BTreeSet<T>>,
+    /// By each file and device of which the resource occupies a range that is known exactly.
+    exact: HashMap<Identity, BTreeSet<(T, Extent)>>,
+    /// By each of which it occupies a part, not known which.
+    partial: HashMap<Identity, BTreeSet<(T, Extent)>>,
+    lock_files: HashMap<PathBuf, BTreeSet<T>>,
+}
+
+impl<T> Default for Spots<T> {
+    fn default() -> Self {
+        let (exact, partial) = (HashMap::new(), HashMap::new());
+        Self { identities: HashMap::new(), exact, partial, lock_files: HashMap::new() }
+    }
+}
+
+impl<T: Copy + Ord> Spots<T> {
+    /// Enters a thing that is about this resource.
+    pub(in crate::lock) fn insert(&mut self, want: &Want, thing: T) {
+        self.identities.entry(want.identity).or_default().insert(thing);
+        for extent in &want.below {
+            self.lower(extent.placement)
+                .entry(extent.identity)
+                .or_default()
+                .insert((thing, *extent));
+        }
+        for file in files_of(want) {
+            self.lock_files.entry(file.clone()).or_default().insert(thing);
+        }
+    }
+
+    /// Takes it out.
+    pub(in crate::lock) fn remove(&mut self, want: &Want, thing: T) {
+        forget(&mut self.identities, &want.identity, &thing);
+        for extent in &want.below {
+            forget(self.lower(extent.placement), &extent.identity, &(thing, *extent));
+        }
+        for file in files_of(want) {
+            forget(&mut self.lock_files, file, &thing);
+        }
+    }
+
+    fn lower(&mut self, placement: Placement) -> &mut HashMap<Identity, BTreeSet<(T, Extent)>> {
+        match placement {
+            Placement::Exact => &mut self.exact,
+            Placement::Partial => &mut self.partial,
+        }
+    }
+
+    /// Everything about this resource, under whatever name, about what it lies on, about what lies
+    /// on it, and about what overlaps it, in order.
+    pub(in crate::lock) fn meeting(&self, want: &Want) -> BTreeSet<T> {
+        let files = files_of(want).iter().filter_map(|file| self.lock_files.get(file));
+        files.flatten().copied().chain(self.on(want.identity, &want.below)).collect()
+    }
+
+    /// Everything about what is this, about what it lies on, about what lies on it, and about what
+    /// overlaps it; some of it perhaps several times.
+    pub(in crate::lock) fn on(
+        &self,
+        identity: Identity,
+        below: &[Extent],
+    ) -> impl Iterator<Item = T> {
+        let lower = below.iter().filter(|extent| extent.conflicts(&Extent::whole(extent.identity)));
+        let here = std::iter::once(identity).chain(lower.map(|extent| extent.identity));
+        let here = here.filter_map(|identity| self.identities.get(&identity)).flatten().copied();
+        let all = Extent::whole(identity);
+        let mut found: Vec<T> = here.collect();
+        for extent in std::iter::once(&all).chain(below) {
+            // Two unknown parts never conflict, and a volume group may have thousands.
+            let partial = self.partial.get(&extent.identity);
+            let partial = partial.filter(|_| extent.placement == Placement::Exact);
+            let others = self.exact.get(&extent.identity).into_iter().chain(partial).flatten();
+            found.extend(
+                others.filter(|(_, other)| extent.conflicts(other)).map(|(thing, _)| *thing),
+            );
+        }
+        found.into_iter()
+    }
+
+    /// Whether nothing here lies on anything else.
+    pub(in crate::lock) fn is_flat(&self) -> bool {
+        self.exact.is_empty() && self.partial.is_empty()
+    }
+
+    /// How many entries there are, and whether none of them is empty.
+    #[cfg(test)]
+    pub(in crate::lock) fn census(&self) -> (usize, bool) {
+        let sizes = || self.identities.values().map(BTreeSet::len);
+        let others = self.exact.values().chain(self.partial.values()).map(BTreeSet::len);
+        let others = others.chain(self.lock_files.values().map(BTreeSet::len));
+        (sizes().sum(), sizes().chain(others).all(|n| n > 0))
+    }
+}
+
+/// The lock files that stand for a resource. A disk that is its own lock file is known by what it
+/// is: its name may lead elsewhere tomorrow.
+fn files_of(want: &Want) -> &[PathBuf] {
+    if want.lockspace.has_files() { &want.lock_files } else { &[] }
+}
+
+fn forget<K: Hash + Eq, T: Ord>(index: &mut HashMap<K, BTreeSet<T>>, key: &K, thing: &T) {
+    if let Some(things) = index.get_mut(key) {
+        things.remove(thing);
+        if things.is_empty() {
+            index.remove(key);
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! Who holds what: decides, and touches nothing.
+//!
+//! The table knows no bus, no clock and no file. Whoever changes it does what it decided (locks
+//! bytes, tells the bus) and comes back with the outcome, so every change has two halves:
+//! *reserve*, then *commit* or *cancel*; *begin* a release, then *finish* it. Between the halves a
+//! lock is in the way of others, since its byte may or may not be taken.
+//!
+//! What always holds:
+//! - two locks on one resource do not conflict; an owner has more than one of them only where it
+//!   asked for that ([`Again::Count`]);
+//! - two locks of which one lies on the other, or which overlap, conflict only where one owner has
+//!   both, or where a disk has come to lie on something else since it was locked: then both stay
+//!   ([`Table::conflicts`]);
+//! - a lock belongs to an owner that is there, and stands in that owner's list;
+//! - a lock's number is never used again.
+
+pub(super) mod index;
+pub mod queue;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+
+use super::lockspace::LockspaceKind;
+use crate::lock::model::error::Error;
+use crate::lock::model::event::{Event, Reason};
+use crate::lock::model::extent::Extent;
+use crate::lock::model::identity::Identity;
+use crate::lock::model::lock::{Lock, Proof, Stage, Want};
+use crate::lock::model::mode::Mode;
+use crate::lock::model::owner::{Anchor, AnchorId, Owner, OwnerId};
+use crate::lock::table::index::Spots;
+use crate::lock::table::queue::{Queue, Ticket};
+
+/// Who holds what.
+#[derive(Debug, Default)]
+pub struct Table {
+    owners: BTreeMap<OwnerId, Owner>,
+    /// Shared with the lists that are being built: a list costs a reference for each lock, not a copy.
+    locks: BTreeMap<u64, Arc<Lock>>,
+    spots: Spots<u64>,
+    /// By the hash of the name: what it leads to is to be compared.
+    by_name: BTreeSet<(u64, u64)>,
+    /// The anchors of all owners.
+    anchors: usize,
+    /// The locks on disks that may lie on something else by now.
+    changeable: BTreeSet<u64>,
+    /// The locks that conflicted with another owner's when that was last looked at.
+    conflicting: BTreeSet<u64>,
+    last: u64,
+    queue: Queue,
+    reclaims: Reclaims,
+    /// What has changed since those who wait were looked at.
+    touched: Vec<Want>,
+    /// Who waits no more, and was not told yet.
+    ended: Vec<Ticket>,
+}
+
+impl Table {
+    /// Adds an owner.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OwnerExists`], also for one that is about to go.
+    pub fn open_owner(&mut self, owner: Owner) -> Result<(), Error> {
+        if self.owners.contains_key(&owner.id) {
+            return Err(Error::OwnerExists(owner.id));
+        }
+        self.anchors += owner.anchors.len();
+        self.owners.insert(owner.id, owner);
+        Ok(())
+    }
+
+    /// An owner, also one that is about to go.
+    #[must_use]
+    pub fn owner(&self, id: OwnerId) -> Option<&Owner> {
+        self.owners.get(&id)
+    }
+
+    /// An owner that may be commanded.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchOwner`], also for one that is about to go.
+    pub fn living(&self, id: OwnerId) -> Result<&Owner, Error> {
+        self.owners.get(&id).filter(|owner| !owner.ended).ok_or(Error::NoSuchOwner(id))
+    }
+
+    /// All owners that are there for others to see, by user and UUID.
+    pub fn owners(&self) -> impl Iterator<Item = &Owner> {
+        self.owners.values().filter(|owner| owner.opened && !owner.ended)
+    }
+
+    /// The owners of one user.
+    pub fn owners_of(&self, uid: u32) -> impl Iterator<Item = &Owner> {
+        let first = OwnerId::new(uid, uuid::Uuid::nil());
+        let last = OwnerId { process: u32::MAX, ..OwnerId::new(uid, uuid::Uuid::max()) };
+        self.owners.range(first..=last).map(|(_, owner)| owner)
+    }
+
+    /// A lock that is held.
+    #[must_use]
+    pub fn lock(&self, id: u64) -> Option<&Lock> {
+        self.locks.get(&id).map(Arc::as_ref).filter(|lock| lock.stage == Stage::Held)
+    }
+
+    /// What a lock is on, also one that is being given or given up.
+    #[must_use]
+    pub fn want_of(&self, id: u64) -> Option<&Want> {
+        self.locks.get(&id).map(|lock| &lock.want)
+    }
+
+    /// All locks that are held, in the order in which they were given.
+    pub fn locks(&self) -> impl Iterator<Item = &Lock> {
+        self.locks.values().map(Arc::as_ref).filter(|lock| lock.stage == Stage::Held)
+    }
+
+    /// How many locks there are, with those being given and given up.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.locks.len()
+    }
+
+    /// Whether an owner holds a lease, in whatever mode.
+    #[must_use]
+    pub fn has_lease(&self, id: OwnerId) -> bool {
+        let locks = self.owners.get(&id).map(|owner| &owner.locks);
+        let held = locks.into_iter().flatten().filter_map(|number| self.lock(*number));
+        held.into_iter().any(|lock| lock.want.is_lease())
+    }
+
+    /// Adds an anchor to an owner.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchOwner`].
+    pub fn add_anchor(
+        &mut self,
+        id: OwnerId,
+        number: AnchorId,
+        anchor: Anchor,
+    ) -> Result<(), Error> {
+        self.living(id)?;
+        if let Some(owner) = self.owners.get_mut(&id)
+            && owner.anchors.insert(number, anchor).is_none()
+        {
+            self.anchors += 1;
+        }
+        Ok(())
+    }
+
+    /// Takes an anchor away. `Some(true)`: it was the last, and the owner is to end.
+    pub fn remove_anchor(&mut self, id: OwnerId, number: AnchorId) -> Option<bool> {
+        let owner = self.owners.get_mut(&id).filter(|owner| !owner.ended)?;
+        owner.anchors.remove(&number)?;
+        self.anchors -= 1;
+        Some(owner.anchors.is_empty())
+    }
+
+    /// Begins a release; from now on the lock is listed no more, but still in the way.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchLock`] where it is not held (any more).
+    pub fn begin_release(&mut self, number: u64) -> Result<(), Error> {
+        self.held_mut(number).ok_or(Error::NoSuchLock(number))?.stage = Stage::Releasing;
+        Ok(())
+    }
+
+    /// Ends releases: the bytes are free. An owner that was only waiting for this goes too.
+    pub fn finish_release(&mut self, numbers: &[u64], reason: Reason) -> Vec<Event> {
+        let mut events = Vec::with_capacity(numbers.len());
+        let mut owners = BTreeSet::new();
+        for number in numbers {
+            let Some(lock) = self.delete(*number) else { continue };
+            owners.insert(lock.owner);
+            if reason == Reason::Suspended {
+                self.remember(lock.owner, lock.id, lock.want.clone());
+            }
+            events.push(Event::LockReleased(Box::new(lock), reason));
+        }
+        if reason == Reason::Suspended {
+            events.extend(owners.iter().copied().map(Event::OwnerChanged));
+        }
+        events.extend(owners.into_iter().filter_map(|id| self.sweep(id)));
+        events
+    }
+
+    /// Begins an owner's end: it can be commanded no more, and what it holds is to be released, but
+    /// for what goes back to others if `gives_back`. The owner goes with its last lock, at once if
+    /// it has none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchOwner`].
+    pub fn end_owner(&mut self, id: OwnerId, gives_back: bool, since: u64) -> Result<Ended, Error> {
+        self.living(id)?;
+        let Some(owner) = self.owners.get_mut(&id) else {
+            return Err(Error::NoSuchOwner(id));
+        };
+        owner.ended = true;
+        owner.offer = None;
+        let locks: Vec<u64> = owner.locks.iter().copied().collect();
+        self.end_waiters(id);
+        self.end_reclaims_of(id);
+        // What is being granted is cancelled by the one who grants it, since only he knows what
+        // is taken already.
+        let held = locks.into_iter().filter(|lock| self.begin_release(*lock).is_ok());
+        let mut held: Vec<u64> = held.collect();
+        let returns = if gives_back { self.begin_returns(id, &held, since) } else { Vec::new() };
+        let back: BTreeSet<u64> =
+            returns.iter().flat_map(|back| &back.locks).map(|(old, _)| *old).collect();
+        held.retain(|lock| !back.contains(lock));
+        Ok(Ended { held, returns, events: self.sweep(id).into_iter().collect() })
+    }
+
+    /// Begins a strengthening: from now on nobody else is let in.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Held`] with those who share it, [`Error::NoSuchLock`].
+    pub fn begin_strengthening(&mut self, number: u64) -> Result<(), Error> {
+        let lock = self.lock(number).ok_or(Error::NoSuchLock(number))?;
+        let wish = Want { mode: Mode::Exclusive, ..lock.want.clone() };
+        let owner = lock.owner;
+        self.refuse_if_held(&wish, Some(owner), |lock| {
+            lock.id != number && lock.hinders(owner, &wish)
+        })?;
+        self.set_mode(number, Mode::Exclusive).map(drop)
+    }
+
+    /// Sets the mode of a held lock: the end of a weakening, or the undoing of a strengthening.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchLock`].
+    pub fn set_mode(&mut self, number: u64, mode: Mode) -> Result<Event, Error> {
+        let lock = self.held_mut(number).ok_or(Error::NoSuchLock(number))?;
+        lock.want.mode = mode;
+        let lock = lock.clone();
+        self.touch(std::slice::from_ref(&lock.want));
+        Ok(Event::LockConverted(Box::new(lock)))
+    }
+
+    /// The newest lock of an owner that goes by this name in this lockspace.
+    #[must_use]
+    pub fn named(&self, id: OwnerId, lockspace: LockspaceKind, resource: &str) -> Option<&Lock> {
+        self.all_named(lockspace, resource).filter(|lock| lock.owner == id).last()
+    }
+
+    /// All locks that go by this name in this lockspace, the oldest first.
+    pub fn all_named(
+        &self,
+        lockspace: LockspaceKind,
+        resource: &str,
+    ) -> impl Iterator<Item = &Lock> {
+        let hash = hash(resource);
+        let numbers = self.by_name.range((hash, 0)..=(hash, u64::MAX));
+        let locks = numbers.filter_map(|(_, number)| self.lock(*number));
+        locks.filter(move |lock| lock.goes_by(lockspace, resource))
+    }
+
+    /// The locks on what is this, on what it lies on, on what lies on it, and on what overlaps it,
+    /// in order.
+    #[must_use]
+    pub fn locks_on(&self, identity: Identity, below: &[Extent]) -> Vec<&Lock> {
+        let numbers: BTreeSet<u64> = self.spots.on(identity, below).collect();
+        numbers.into_iter().filter_map(|number| self.lock(number)).collect()
+    }
+
+    /// The lock, at any stage, that an owner has itself on what it wants.
+    fn own(&self, id: OwnerId, want: &Want) -> Option<&Lock> {
+        self.met_by(want).find(|lock| lock.owner == id && lock.want.is_same(want))
+    }
+
+    /// The locks, at any stage, on what is wanted, on what that lies on, on what lies on it, and on
+    /// what overlaps it.
+    fn met_by(&self, want: &Want) -> impl Iterator<Item = &Lock> {
+        let numbers = self.spots.meeting(want);
+        numbers.into_iter().filter_map(|number| self.locks.get(&number)).map(Arc::as_ref)
+    }
+
+    /// A lock at any stage, to be changed; a list that refers to it keeps what it was.
+    fn lock_mut(&mut self, number: u64) -> Option<&mut Lock> {
+        self.locks.get_mut(&number).map(Arc::make_mut)
+    }
+
+    /// A held lock, to be changed.
+    fn held_mut(&mut self, number: u64) -> Option<&mut Lock> {
+        let lock = self.locks.get_mut(&number).filter(|lock| lock.stage == Stage::Held);
+        lock.map(Arc::make_mut)
+    }
+
+    fn insert(&mut self, owner: OwnerId, want: Want, since: u64) -> u64 {
+        self.last += 1;
+        let id = self.last;
+        let (stage, proof) = (Stage::Granting, Proof::Verified);
+        self.enter(Lock { id, owner, since, stage, proof, want });
+        id
+    }
+
+    fn enter(&mut self, lock: Lock) {
+        let (id, want) = (lock.id, &lock.want);
+        self.spots.insert(want, id);
+        self.by_name.insert((hash(&want.resource), id));
+        if want.may_change() {
+            self.changeable.insert(id);
+        }
+        if let Some(owner) = self.owners.get_mut(&lock.owner) {
+            owner.locks.insert(id);
+        }
+        self.locks.insert(id, Arc::new(lock));
+    }
+
+    fn delete(&mut self, number: u64) -> Option<Lock> {
+        let lock = Arc::unwrap_or_clone(self.locks.remove(&number)?);
+        self.spots.remove(&lock.want, number);
+        self.by_name.remove(&(hash(&lock.want.resource), number));
+        self.changeable.remove(&number);
+        self.conflicting.remove(&number);
+        self.touch(std::slice::from_ref(&lock.want));
+        if let Some(owner) = self.owners.get_mut(&lock.owner) {
+            owner.locks.remove(&number);
+            owner.came_from.remove(&number);
+        }
+        Some(lock)
+    }
+
+    /// Removes an owner that has ended and holds nothing any more.
+    fn sweep(&mut self, id: OwnerId) -> Option<Event> {
+        let gone = self.owners.get(&id).is_some_and(|owner| owner.ended && owner.locks.is_empty());
+        let owner = if gone { self.owners.remove(&id) } else { None }?;
+        self.anchors -= owner.anchors.len();
+        Some(Event::OwnerClosed(id))
+    }
+}
+
+fn hash(name: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What is to be done for an owner that ends.
+#[derive(Debug)]
+pub struct Ended {
+    /// To be released.
+    pub held: Vec<u64>,
+    /// To be given back.
+    pub returns: Vec<Move>,
+    /// What has happened already.
+    pub events: Vec<Event>,
+}
+
+mod grant;
+mod list;
+mod lockspace;
+mod reclaim;
+mod recover;
+mod refusal;
+mod renewal;
+mod suspend;
+#[cfg(test)]
+mod tests;
+mod transfer;
+mod wait;
+
+pub use crate::lock::table::transfer::Move;
+pub use grant::{Again, Reservation};
+pub use reclaim::Reclaimable;
+use reclaim::Reclaims;
+pub use wait::News;

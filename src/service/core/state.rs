@@ -1,0 +1,285 @@
+//! What is behind the mutex.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
+
+use super::limits::{self, Exempt, Limits, Usage, check_total, within};
+use crate::lock::acquire::handle::Held;
+use crate::lock::lockspace::directory::Directory;
+use crate::lock::model::owner::AnchorId;
+use crate::lock::table::queue::Ticket;
+use crate::lock::table::{Ended, Move};
+use crate::lock::text::escape::shown;
+use crate::lock::{self, Event, OwnerId, Table, Want};
+use crate::service::persist::journal::{Anchored, Names};
+use crate::service::wait::ticket::Word;
+use crate::service::{Backlog, Batch, Error, Settings, Shown, now};
+
+/// The table, and beside it what the table may not know: descriptors and tasks.
+#[derive(Debug)]
+pub(in crate::service) struct State {
+    pub(in crate::service) table: Table,
+    /// The bytes of every lock that is held.
+    pub(in crate::service) held: HashMap<u64, Arc<Held>>,
+    pub(in crate::service) kept: HashMap<OwnerId, Kept>,
+    /// Locks that the service acquired again by itself, and that are not adopted yet.
+    pub(in crate::service) reacquired: BTreeSet<u64>,
+    /// Held while a lock is being looked at, by its number.
+    pub(in crate::service) looks: HashMap<u64, Weak<Mutex<()>>>,
+    /// Owners that have ended and still hold something: what is to be forgotten with the last.
+    pub(in crate::service) leaving: HashMap<OwnerId, Names>,
+    pub(in crate::service) settings: Settings,
+    /// What those are told who wait, by ticket.
+    pub(in crate::service) words: HashMap<Ticket, watch::Sender<Word>>,
+    /// The directories of keys that clients named, by number.
+    pub(in crate::service) lockspaces: BTreeMap<u32, Arc<Directory>>,
+    /// The last number that one of them was given.
+    pub(in crate::service) last_lockspace: u32,
+    pub(in crate::service) closing: bool,
+    /// Nobody may begin to wait: the program is about to be replaced.
+    pub(in crate::service) waits_closed: bool,
+    /// How many batches are on their way to being seen.
+    pub(in crate::service) backlog: Arc<AtomicUsize>,
+    last_anchor: AnchorId,
+    reader: Option<mpsc::UnboundedSender<Batch>>,
+}
+
+/// The state under its mutex. Whoever changes it has those called who waited for that, in the same
+/// moment: nobody can forget it, and nobody gets in between.
+pub(in crate::service) struct Locked<'s>(pub(in crate::service) MutexGuard<'s, State>);
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.0
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.0
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        if self.0.table.has_news() {
+            self.0.tell_waiters();
+        }
+    }
+}
+
+/// What belongs to an owner and is no matter of the table.
+#[derive(Debug, Default)]
+pub(in crate::service) struct Kept {
+    /// Held for the length of each of its commands.
+    pub(in crate::service) turn: Arc<tokio::sync::Mutex<()>>,
+    /// What keeps it alive; manual anchors have nothing to watch.
+    pub(in crate::service) watches: HashMap<AnchorId, Watch>,
+    /// The number of its record.
+    pub(in crate::service) record: AnchorId,
+}
+
+/// An anchor that is watched.
+#[derive(Debug)]
+pub(in crate::service) struct Watch {
+    pub(in crate::service) anchored: Anchored,
+    /// The task that waits for its end; none where somebody else tells of it.
+    pub(in crate::service) task: Option<AbortHandle>,
+}
+
+impl Watch {
+    /// Waits for its end no more.
+    pub(in crate::service) fn stop(&self) {
+        self.task.as_ref().inspect(|task| task.abort());
+    }
+}
+
+/// An owner's end, decided and not yet done.
+#[derive(Debug)]
+pub(in crate::service) struct Ending {
+    pub(in crate::service) names: Names,
+    pub(in crate::service) held: Vec<(u64, Option<Arc<Held>>)>,
+    /// What goes back to others.
+    pub(in crate::service) returns: Vec<Move>,
+    /// What was held for the length of each of its commands.
+    pub(in crate::service) turn: Arc<tokio::sync::Mutex<()>>,
+    /// The owner itself, where nothing is in its way.
+    pub(in crate::service) closed: Vec<Names>,
+    pub(in crate::service) shown: Shown,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.watches.values().for_each(Watch::stop);
+    }
+}
+
+impl State {
+    pub(in crate::service) fn new(settings: Settings) -> Self {
+        Self {
+            table: Table::default(),
+            held: HashMap::new(),
+            kept: HashMap::new(),
+            reacquired: BTreeSet::new(),
+            looks: HashMap::new(),
+            leaving: HashMap::new(),
+            settings,
+            words: HashMap::new(),
+            lockspaces: BTreeMap::new(),
+            last_lockspace: 0,
+            closing: false,
+            waits_closed: false,
+            backlog: Arc::default(),
+            last_anchor: 0,
+            reader: None,
+        }
+    }
+
+    pub(in crate::service) fn subscribe(&mut self) -> mpsc::UnboundedReceiver<Batch> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.reader = Some(sender);
+        receiver
+    }
+
+    /// Hands events to the reader, in the order of the decisions since this happens under the
+    /// mutex. Never waits: what piles up is bounded by the commands that wait for it.
+    pub(in crate::service) fn publish(&mut self, events: Vec<Event>) -> Shown {
+        self.publish_for(events, true)
+    }
+
+    /// The same; where nobody waits, whoever makes them sees to it that not too many pile up.
+    pub(in crate::service) fn publish_for(&mut self, events: Vec<Event>, awaited: bool) -> Shown {
+        if events.is_empty() { Shown::default() } else { self.send(events, awaited) }
+    }
+
+    /// All that was published before, to be waited for by who names what others brought: nobody is
+    /// told of an object that he would not find.
+    pub(in crate::service) fn so_far(&mut self) -> Shown {
+        self.send(Vec::new(), true)
+    }
+
+    fn send(&mut self, events: Vec<Event>, awaited: bool) -> Shown {
+        let Some(reader) = self.reader.as_ref() else {
+            return Shown::default();
+        };
+        let (shown, seen) = oneshot::channel();
+        let backlog = Backlog::one_more(&self.backlog);
+        if reader.send(Batch { events, shown, awaited, _backlog: backlog }).is_err() {
+            self.reader = None;
+            return Shown::default();
+        }
+        Shown::new(seen)
+    }
+
+    /// From now on only numbers above this one are given to anchors.
+    pub(in crate::service) fn count_anchors_from(&mut self, last: AnchorId) {
+        self.last_anchor = self.last_anchor.max(last);
+    }
+
+    /// Begins an owner's end: the locks it held, and what happened by that. Our ends of its lifelines
+    /// are closed, and its turn comes for nobody any more.
+    pub(in crate::service) fn end(
+        &mut self,
+        id: OwnerId,
+        gives_back: bool,
+    ) -> Result<Ending, Error> {
+        let owner = self.table.living(id)?;
+        let anchors = owner.anchors.keys().copied().collect();
+        let suspended = owner.suspended.keys().copied();
+        let noted = suspended.chain(self.table.reclaimable_by(id)).collect();
+        let offer = owner.offer.map(|offer| offer.record);
+        let Ended { held, returns, events } = self.table.end_owner(id, gives_back, now())?;
+        let kept = self.kept.remove(&id);
+        let record = kept.as_ref().map_or(0, |kept| kept.record);
+        let turn = kept.as_ref().map(|kept| Arc::clone(&kept.turn)).unwrap_or_default();
+        let names = Names { owner: id, record, anchors, noted, offer };
+        self.leaving.insert(id, names.clone());
+        let held = held.into_iter().map(|lock| (lock, self.held.remove(&lock))).collect();
+        let closed = self.closed(&events);
+        Ok(Ending { names, held, returns, turn, closed, shown: self.publish(events) })
+    }
+
+    /// The owners that are gone by these events, to be forgotten.
+    pub(in crate::service) fn closed(&mut self, events: &[Event]) -> Vec<Names> {
+        let closed = events.iter().filter_map(|event| match event {
+            Event::OwnerClosed(id) => self.leaving.remove(id),
+            _ => None,
+        });
+        closed.collect()
+    }
+
+    pub(in crate::service) fn next_anchor(&mut self) -> AnchorId {
+        self.last_anchor += 1;
+        self.last_anchor
+    }
+
+    /// Refuses what would be more than this user, or all together, may have; `more` counts the
+    /// request.
+    pub(in crate::service) fn check_quota(
+        &self,
+        exempt: Exempt,
+        uid: u32,
+        more: impl FnOnce(&mut Usage),
+    ) -> Result<(), Error> {
+        let (mut wanted, limits) = (Usage::default(), &self.settings.limits);
+        more(&mut wanted);
+        let (owners, anchors) = (self.table.owner_count(), self.table.anchor_count());
+        wanted.check_totals(limits, owners, anchors, exempt.covers(uid))?;
+        if exempt.covers(uid) {
+            return Ok(());
+        }
+        Usage::of(self.table.owners_of(uid)).plus(wanted).check(limits, uid)
+    }
+
+    /// Refuses more locks than the service can hold at all, or may hold besides root's reserve.
+    pub(in crate::service) fn check_total(
+        &self,
+        exempt: Exempt,
+        uid: u32,
+        more: usize,
+    ) -> Result<(), Error> {
+        let Limits { locks_total, .. } = self.settings.limits;
+        check_total("locks", self.table.size() + more, locks_total, exempt.covers(uid))
+    }
+
+    /// Refuses one more that waits.
+    pub(in crate::service) fn check_waiters(&self, exempt: Exempt, uid: u32) -> Result<(), Error> {
+        let limits = &self.settings.limits;
+        let count = |whose: &dyn Fn(u32) -> bool| {
+            self.table.waiters().filter(|waiter| whose(waiter.owner.uid)).count() + 1
+        };
+        let (what, total) = ("waiting requests", limits.waiters_total);
+        let sum = count(&|_| true);
+        check_total(what, sum, total, exempt.covers(uid))?;
+        if exempt.covers(uid) {
+            return Ok(());
+        }
+        let own = limits.waiters_per_user.min(limits::share(total));
+        within(what, count(&|other| other == uid), own, || format!("for uid {uid}"))
+    }
+
+    /// Refuses disks to an owner that neither holds a lease nor asks for one with them.
+    pub(in crate::service) fn check_lease(
+        &self,
+        id: OwnerId,
+        wants: &[Want],
+        disk: usize,
+    ) -> Result<(), Error> {
+        if wants.iter().any(Want::is_lease) || self.table.has_lease(id) {
+            return Ok(());
+        }
+        let disk = wants.get(disk).map(|want| shown(&want.resource)).unwrap_or_default();
+        Err(lock::Error::LeaseRequired(disk).into())
+    }
+
+    pub(in crate::service) fn check_open(&self) -> Result<(), Error> {
+        if self.closing { Err(Error::ShuttingDown) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,225 @@
+//! How a lock gets another mode.
+//!
+//! To weaken: noted first, so that a restart asks for no more than was kept; then the byte, then
+//! the table, so that the table never promises what the kernel does not give. To strengthen: the
+//! table first, so that nobody comes in between, then the byte, then the note; and back should one
+//! of them fail.
+
+use std::sync::Arc;
+
+use crate::lock::acquire::handle::Convert;
+use crate::lock::disk::in_use::InUse;
+use crate::lock::request::{Asked, Work};
+use crate::lock::table::queue::Purpose;
+use crate::lock::text::escape::shown;
+use crate::lock::{self, Lock, Mode, OwnerId, Want};
+use crate::service::report::event_log::Unsaid;
+use crate::service::wait::ticket::{Entry, Queued};
+use crate::service::wait::{Attempt, Granted, Tried, Wait};
+use crate::service::{Error, Service, Shown};
+use crate::step::step;
+
+impl Service {
+    /// Changes the mode of a held lock. The same mode again is no change and no error.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Held`] and [`Error::HeldElsewhere`] where others share it, those of waiting, and those of
+    /// [`crate::lock::Error`]; the lock is then as it was.
+    pub async fn convert(
+        &self,
+        number: u64,
+        mode: Mode,
+        in_use: InUse,
+        wait: Option<Wait>,
+    ) -> Result<Granted, Error> {
+        let lock = self.lock(number).ok_or(lock::Error::NoSuchLock(number))?;
+        let turn = self.turn(lock.owner).await?;
+        let (service, id, want) = (self.clone(), lock.owner, lock.want);
+        let conversion = Conversion { service, id, number, mode, want, in_use };
+        self.persist(conversion, Some(turn), wait).await
+    }
+
+    /// Changes the mode of a held lock, for a storage thread that has its owner's turn and the permits
+    /// for its file systems. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::convert`], but for those of waiting.
+    pub(in crate::service) fn convert_here(
+        &self,
+        lock: &Lock,
+        mode: Mode,
+        in_use: InUse,
+    ) -> Result<Shown, Error> {
+        let (service, id, number, want) = (self.clone(), lock.owner, lock.id, lock.want.clone());
+        let conversion = Conversion { service, id, number, mode, want, in_use };
+        match conversion.attempt(Entry::Once) {
+            Tried::Done(_, shown) => Ok(shown),
+            Tried::Failed(error) => Err(error),
+            Tried::Waits(..) => Err(Error::Abandoned),
+        }
+    }
+
+    /// The table's part before the byte is touched.
+    fn begin_conversion(
+        &self,
+        id: OwnerId,
+        number: u64,
+        (mode, in_use): (Mode, InUse),
+        entry: Entry,
+    ) -> Result<Begun, Error> {
+        let mut state = self.state();
+        let no_such = || lock::Error::NoSuchLock(number);
+        let want = state.table.lock(number).ok_or_else(no_such)?.want.clone();
+        if want.mode == mode {
+            return Ok(Begun::Already);
+        }
+        if want.mode == Mode::None {
+            let resource = shown(&want.resource);
+            return Err(lock::Error::OnlyRecorded { resource, lock: number }.into());
+        }
+        if mode == Mode::Exclusive && state.settings.require_lease_for_disks && !want.is_lease() {
+            state.check_lease(id, std::slice::from_ref(&want), 0)?;
+        }
+        let why = "its lock is lost, so it cannot be converted";
+        let lost = || lock::Error::not_lockable(&want.resource, why);
+        let held = state.held.get(&number).cloned().ok_or_else(lost)?;
+        if mode == Mode::Exclusive {
+            match state.table.begin_strengthening(number) {
+                Ok(()) => {}
+                Err(error) if error.is_held() => {
+                    let wants = [Want { mode, ..want }];
+                    let purpose = Purpose::Strengthen(number);
+                    let queued = state.queue(self, id, &wants, purpose, entry, error)?;
+                    return Ok(Begun::Queued(queued));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let hashed = want.lockspace.has_files();
+        let disk = want.path.filter(|_| hashed).map(|path| (path, want.identity));
+        let again = entry.ticket().and_then(|ticket| state.table.stranger_of(ticket, 0));
+        let hasty = again.is_some();
+        let convert = Convert { held, mode, name: want.resource, disk, hasty, in_use };
+        Ok(Begun::Convert(convert, entry))
+    }
+}
+
+/// What the table says to a conversion.
+enum Begun {
+    Already,
+    Convert(Convert, Entry),
+    Queued(Queued),
+}
+
+struct Conversion {
+    service: Service,
+    id: OwnerId,
+    number: u64,
+    mode: Mode,
+    /// What it is on.
+    want: Want,
+    in_use: InUse,
+}
+
+/// How far it came.
+enum Came {
+    Through(Shown),
+    Queued(Queued),
+}
+
+impl Attempt for Conversion {
+    fn owner(&self) -> OwnerId {
+        self.id
+    }
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        self.want.asks()
+    }
+
+    fn attempt(self, entry: Entry) -> Tried<Self> {
+        match self.tell(entry) {
+            Ok(Came::Through(shown)) => {
+                let (locks, fresh) = (vec![self.number], Vec::new());
+                Tried::Done(Granted { locks, fresh, waited: false }, shown)
+            }
+            Ok(Came::Queued(Queued { place, because })) => {
+                if let Some(because) = because {
+                    self.service.describe_wait(self.id, place.ticket, because);
+                }
+                Tried::Waits(self, place)
+            }
+            Err(error) => Tried::Failed(self.service.describe(self.id, error)),
+        }
+    }
+}
+
+impl Conversion {
+    fn tell(&self, entry: Entry) -> Result<Came, Error> {
+        let Self { service, id, number, mode, in_use, .. } = self;
+        let (id, number, mode) = (*id, *number, *mode);
+        service.renew_stacks();
+        let (convert, entry) = match service.begin_conversion(id, number, (mode, *in_use), entry)? {
+            Begun::Already => return Ok(Came::Through(Shown::default())),
+            Begun::Queued(queued) => return Ok(Came::Queued(queued)),
+            Begun::Convert(convert, entry) => (convert, entry),
+        };
+        let held = Arc::clone(&convert.held);
+        let (name, weaken) = (convert.name.clone(), mode == Mode::Shared);
+        if weaken {
+            service.keep().set_mode(number, mode)?;
+            step("weaken-noted");
+        }
+        let mut done = convert.perform().map_err(Error::from);
+        step("convert-locked");
+        if done.is_ok() && !weaken {
+            done = if entry.is_forlorn() {
+                Err(Error::CallerGone)
+            } else {
+                service.keep().set_mode(number, mode)
+            };
+            if done.is_err() {
+                let (mode, in_use) = (Mode::Shared, InUse::Allowed);
+                let back = Convert { held, mode, name, disk: None, hasty: true, in_use };
+                if let Err(error) = back.perform() {
+                    tracing::error!(%error, lock = number, "cannot undo the upgrade of lock {number}");
+                }
+            }
+        }
+        if done.is_err() && weaken {
+            // It is exclusive still, and is to be so after a restart.
+            if let Err(error) = service.keep().set_mode(number, Mode::Exclusive) {
+                tracing::error!(%error, lock = number, "cannot undo the downgrade of lock {number}");
+            }
+        }
+        let mut state = service.state();
+        let error = match done {
+            Ok(()) => {
+                let event = state.table.set_mode(number, mode)?;
+                let unsaid = Unsaid::new(state.name_of(id), vec![event.clone()]);
+                return Ok(Came::Through(state.publish(vec![event]).and_say(unsaid)));
+            }
+            Err(error) => error,
+        };
+        if weaken {
+            return Err(error);
+        }
+        // Entered before it was done. If the lock is gone meanwhile, so is its mode.
+        let _ = state.table.set_mode(number, Mode::Shared);
+        match error {
+            Error::Lock(lock::Error::HeldElsewhere(stranger)) if entry.may_wait() => {
+                let lock = state.table.lock(number).ok_or(lock::Error::NoSuchLock(number))?;
+                let wants = [Want { mode, ..lock.want.clone() }];
+                let purpose = Purpose::Strengthen(number);
+                let known = entry.ticket().and_then(|ticket| state.table.stranger_of(ticket, 0));
+                let stranger = known.unwrap_or(*stranger);
+                let error = lock::Error::HeldElsewhere(Box::new(stranger.clone()));
+                let queued = state.queue(service, id, &wants, purpose, entry, error)?;
+                state.table.wait_for_stranger(queued.place.ticket, 0, stranger);
+                Ok(Came::Queued(queued))
+            }
+            error => Err(error),
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Locks that the service acquired again by itself after a restart, and their adoption by libvirt.
+//!
+//! Where nothing keeps the descriptors of locks, a service that was killed acquires them again from
+//! its records ([`crate::service::verify`]). A guest may be suspended by then: libvirt could not release its
+//! locks while the service was gone. libvirt acquires them when the guest goes on, and would be
+//! refused by the guest's own locks. So the next request of the same owner, which is a VM and its
+//! process, adopts such a lock: it is answered with the lock that is there. A further request is
+//! refused or counted as usual.
+//!
+//! The step of the record ([`Step::Reacquired`]) says which locks these are, so that it outlives the
+//! service.
+
+use super::acquire::Request;
+use crate::keep::line::Step;
+use crate::lock::table::Again;
+use crate::lock::{Lock, Mode, OwnerId, Proof, Want};
+use crate::service::core::state::State;
+use crate::service::wait::Granted;
+use crate::service::{Error, Service, Shown, verify};
+
+impl State {
+    /// Returns the lock on this resource that was acquired again for this owner and not adopted yet.
+    fn reacquired_lock(&self, id: OwnerId, want: &Want) -> Option<&Lock> {
+        let locks = self.reacquired.iter().filter_map(|number| self.table.lock(*number));
+        let mut matching = locks.filter(|lock| {
+            lock.owner == id && lock.want.is_same(want) && lock.want.lockspace == want.lockspace
+        });
+        matching.next()
+    }
+}
+
+impl Request {
+    /// Answers the request with a lock that the service acquired again by itself, if there is one.
+    /// The caller has the owner's turn, and the permits for the file systems. `None`: there is none,
+    /// or it is lost.
+    ///
+    /// # Errors
+    ///
+    /// Those of a conversion, where the lock is to be had in another mode.
+    pub(in crate::service) fn adopt(&self) -> Result<Option<(Granted, Shown)>, Error> {
+        let (service, wants) = (&self.service, self.wants());
+        let ([want], [in_use], Again::Count) = (&*wants, &*self.in_use, self.again) else {
+            return Ok(None);
+        };
+        let found = service.state().reacquired_lock(self.id, want).cloned();
+        let Some(lock) = found else { return Ok(None) };
+        if lock.proof != Proof::Verified {
+            // It may be on its way; this waits for the thread that looks at it.
+            verify::Story::new(service, &lock).look();
+        }
+        let is_verified = |lock: &Lock| lock.proof == Proof::Verified;
+        if !service.lock(lock.id).as_ref().is_some_and(is_verified) {
+            return Ok(None);
+        }
+        let shown = match (lock.want.mode, want.mode) {
+            (held, wanted) if held == wanted => Shown::default(),
+            (Mode::None, _) | (_, Mode::None) => return Ok(None),
+            (_, wanted) => service.convert_here(&lock, wanted, *in_use)?,
+        };
+        service.mark_adopted(&lock);
+        let granted = Granted { locks: vec![lock.id], fresh: Vec::new(), waited: false };
+        Ok(Some((granted, shown)))
+    }
+}
+
+impl Service {
+    fn mark_adopted(&self, lock: &Lock) {
+        self.state().reacquired.remove(&lock.id);
+        if let Err(error) = self.keep().mark_locks(&[lock.id], Step::Held) {
+            tracing::error!(%error, lock = lock.id, "cannot update the record of lock {}", lock.id);
+        }
+        let owner = lock.owner;
+        tracing::info!(
+            lock = lock.id,
+            owner.uuid = %owner.uuid,
+            owner.uid = owner.uid,
+            "{} uses the lock on {} that vmlockd reacquired after a restart",
+            self.vm(owner),
+            crate::lock::text::escape::shown(&lock.want.resource)
+        );
+    }
+}

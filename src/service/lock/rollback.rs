@@ -1,0 +1,61 @@
+//! Undoing an acquisition that failed after its locks were reserved.
+
+use std::sync::Arc;
+
+use crate::keep::line::Step;
+use crate::lock;
+use crate::lock::acquire::handle::Held;
+use crate::service::lock::acquire::Request;
+use crate::service::wait::ticket::{Entry, Queued};
+use crate::service::{Error, Service};
+
+impl Service {
+    /// Gives back what was taken, and forgets what was noted. Should a stranger be the reason, the
+    /// command waits for him if it may: it has its place before anybody else gets in.
+    pub(super) fn undo(
+        &self,
+        request: &Request,
+        fresh: &[(u64, usize)],
+        held: Vec<Arc<Held>>,
+        error: Error,
+        entry: Entry,
+    ) -> Result<Queued, (Error, Option<Entry>)> {
+        let id = request.id;
+        let met = fresh.get(held.len()).map(|(_, n)| *n);
+        let numbers: Vec<u64> = fresh.iter().map(|(lock, _)| *lock).collect();
+        let held = held.into_iter().map(Some);
+        let failures = self.give(id, numbers.iter().copied().zip(held).collect());
+        if let Err(error) = self.keep().mark_locks(&numbers, Step::Gone) {
+            tracing::error!(%error, "cannot remove the record of a lock that was not granted");
+        }
+        let (closed, outcome) = {
+            let mut state = self.state();
+            let outcome = match (error, met) {
+                (Error::Lock(lock::Error::HeldElsewhere(stranger)), Some(met))
+                    if failures.is_empty() && entry.may_wait() =>
+                {
+                    let wants = request.wants();
+                    // Who only looked whether he is still there knows no more than before.
+                    let known =
+                        entry.ticket().and_then(|ticket| state.table.stranger_of(ticket, met));
+                    let stranger = known.unwrap_or(*stranger);
+                    let error = lock::Error::HeldElsewhere(Box::new(stranger.clone()));
+                    let queued = state.queue(self, id, &wants, request.purpose, entry, error);
+                    let queued = queued.inspect(|queued| {
+                        state.table.wait_for_stranger(queued.place.ticket, met, stranger);
+                    });
+                    queued.map_err(|error| (error, None))
+                }
+                (error, _) => Err((error.with_undo(failures), Some(entry))),
+            };
+            let events = state.table.cancel(&numbers);
+            let closed = state.closed(&events);
+            // An owner that went meanwhile; nobody waits for that to be seen.
+            drop(state.publish(events));
+            (closed, outcome)
+        };
+        self.forget(&closed);
+        self.owner_went();
+        outcome
+    }
+}

@@ -1,0 +1,77 @@
+//! How an owner gives up what it holds for a while: while its machine is paused, or moves to
+//! another host.
+//!
+//! The locks are given up as any are, but for what is noted: that they are remembered, from before
+//! the first of them is unlocked. Who is suspended waits for nothing and gets nothing, until all of
+//! it is had again at once. A restart in between finds either all of it suspended, or finishes that.
+
+use std::collections::BTreeSet;
+
+use super::acquire::Request;
+use super::release::Story;
+use crate::lock::disk::in_use::InUse;
+use crate::lock::table::Again;
+use crate::lock::{self, OwnerId, Reason};
+use crate::service::lock::request::{Ask, Disk};
+use crate::service::report::event_log;
+use crate::service::wait::{Granted, Wait, Why};
+use crate::service::{Error, Service};
+
+impl Service {
+    /// Has an owner give up all that it holds, and remember it. One that is suspended already stays
+    /// so. `known` and the rest as for [`Self::close`].
+    ///
+    /// # Errors
+    ///
+    /// [`lock::Error::NoSuchOwner`], [`lock::Error::OfferedAlready`], [`lock::Error::NotLockable`]
+    /// for what could not be found again; [`Error::NeedsForce`], [`Error::MoreLocks`].
+    pub async fn suspend(
+        &self,
+        id: OwnerId,
+        known: &BTreeSet<u64>,
+        by: u32,
+        force: bool,
+    ) -> Result<(), Error> {
+        let _turn = self.turn(id).await?;
+        let (held, name) = {
+            let mut state = self.state();
+            self.check_taking(&state, id, known, by, force)?;
+            if state.table.living(id)?.offer.is_some() {
+                return Err(lock::Error::OfferedAlready(id).into());
+            }
+            let begun = state.table.begin_suspension(id)?;
+            state.withdraw(|waiter| waiter.owner == id, Why::Cancelled);
+            let held = begun.into_iter().map(|lock| (lock, state.held.remove(&lock)));
+            (held.collect::<Vec<_>>(), state.name_of(id))
+        };
+        if held.is_empty() {
+            return Ok(());
+        }
+        event_log::suspended(id, &name, held.len(), by);
+        let story = Story::of_locks(self, id, held, Reason::Suspended);
+        self.give_up(story).await?.wait().await;
+        Ok(())
+    }
+
+    /// Gives an owner back what it remembers, all of it or nothing. One that is not suspended gets
+    /// nothing, and that is no error.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::acquire`]; the owner is suspended still.
+    pub async fn resume(&self, id: OwnerId, wait: Option<Wait>) -> Result<Granted, Error> {
+        let turn = self.turn(id).await?;
+        let wants = self.state().table.remembered(id)?;
+        if wants.is_empty() {
+            return Ok(Granted { locks: Vec::new(), fresh: Vec::new(), waited: false });
+        }
+        let asks = wants.into_iter().map(|want| {
+            let mode = want.mode;
+            // It held that before.
+            let (disk, in_use) = (Disk::Remembered(Box::new(want)), InUse::Allowed);
+            Ask { disk, mode, in_use, with_lease: false, named_by: None }
+        });
+        let request = Request::new(self, id, asks.collect(), Again::Same).resuming();
+        self.persist(request, Some(turn), wait).await
+    }
+}

@@ -1,0 +1,312 @@
+//! How locks pass from one owner to another on this host: a machine moves, and its disks are free
+//! at no instant, and never in two hands.
+//!
+//! 1. The source offers all that it holds, and gets a token. It holds on. Should it end before
+//!    somebody comes with the token, its locks stay until the offer expires.
+//! 2. Somebody adopts with the token, for the target: in both owners' turns, the table takes the
+//!    locks off the source's list.
+//! 3. That they are the target's is noted in one step: a crash before it leaves them with the source,
+//!    one after it with the target. Nothing is done to a byte or a descriptor.
+//! 4. They are noted as remembered by the source.
+//! 5. The table gives them to the target, with new numbers, and the world is told.
+//!
+//! What the target has of them when it ends goes back the same way, steps 3 to 5, as long as the
+//! source is there and remembers it.
+
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+use uuid::Uuid;
+
+use crate::keep::handover::{OfferRecord, Origin};
+use crate::keep::line::{Line, Step};
+use crate::keep::record::{LockRecord, Record};
+use crate::keep::state::Name;
+use crate::lock::model::owner::Offer;
+use crate::lock::request::{Asked, Work};
+use crate::lock::table::Move;
+use crate::lock::{self, Event, OwnerId, Reason};
+use crate::service::core::state::State;
+use crate::service::report::event_log::{self, Unsaid};
+use crate::service::wait::Why;
+use crate::service::{Error, Service, Shown, now};
+use crate::step::step;
+
+/// Microseconds since boot, whatever is done to the clock; none where the kernel does not tell.
+pub(in crate::service) fn since_boot() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl Service {
+    /// Offers all that an owner holds, for a while. `by` and the rest as for [`Self::suspend`].
+    ///
+    /// # Errors
+    ///
+    /// [`lock::Error::NoSuchOwner`], [`lock::Error::OfferedAlready`], [`lock::Error::NothingToOffer`],
+    /// [`Error::NeedsForce`], [`Error::MoreLocks`], [`Error::Keep`].
+    pub async fn offer(
+        &self,
+        id: OwnerId,
+        known: &std::collections::BTreeSet<u64>,
+        by: u32,
+        force: bool,
+        patience: Duration,
+    ) -> Result<Uuid, Error> {
+        let _turn = self.turn(id).await?;
+        let offer = {
+            let mut state = self.state();
+            state.check_open()?;
+            self.check_taking(&state, id, known, by, force)?;
+            let patience = u64::try_from(patience.as_micros()).unwrap_or(u64::MAX);
+            let until = since_boot().saturating_add(patience);
+            let offer = Offer { token: Uuid::new_v4(), until, record: state.next_anchor() };
+            state.table.offer(id, offer)?;
+            offer
+        };
+        if let Err(error) = self.storage().run(Note { service: self.clone(), id, offer }).await? {
+            self.state().table.withdraw_offer(id, Some(offer.token));
+            return Err(error);
+        }
+        tracing::info!(owner.uuid = %id.uuid, owner.uid = id.uid, caller.uid = by, "{} offers its locks to another owner, on request of uid {by}", self.vm(id));
+        self.expire_later(id, offer);
+        Ok(offer.token)
+    }
+
+    /// Has an owner adopt what another offers.
+    ///
+    /// # Errors
+    ///
+    /// [`lock::Error::NoSuchOffer`] and the others of [`lock::Table::begin_adoption`];
+    /// [`Error::Limit`], [`Error::Keep`]. The source holds on then.
+    pub async fn adopt(&self, to: OwnerId, token: Uuid) -> Result<Vec<u64>, Error> {
+        let from = self.state().table.offered(token)?;
+        if from == to {
+            return Err(lock::Error::OwnOffer(to).into());
+        }
+        // Always in one order, so that no two wait for each other's.
+        let _first = self.turn(from.min(to)).await?;
+        let _second = self.turn(from.max(to)).await?;
+        let adopt = Adopt { service: self.clone(), from, to, token };
+        let (locks, shown) = self.storage().run(adopt).await??;
+        shown.wait().await;
+        Ok(locks)
+    }
+
+    /// Has an offer expire when its time has come.
+    pub(in crate::service) fn expire_later(&self, id: OwnerId, offer: Offer) {
+        let service = self.clone();
+        tokio::spawn(async move {
+            loop {
+                let left = offer.until.saturating_sub(since_boot());
+                if left == 0 {
+                    break;
+                }
+                // Sleep does not count while the host is suspended; the offer's time does.
+                let nap = Duration::from_micros(left).min(Duration::from_secs(3600));
+                tokio::time::sleep(nap).await;
+            }
+            let withdraw = Withdraw { service: service.clone(), id, token: Some(offer.token) };
+            if let Err(error) = service.storage().run_at_last(withdraw).await {
+                tracing::error!(%error, "cannot withdraw an expired offer of locks");
+            }
+        });
+    }
+
+    /// Withdraws an owner's offer. An owner that nothing keeps any more goes with it.
+    pub(in crate::service) async fn withdraw_offer(&self, id: OwnerId) -> Result<(), Error> {
+        self.storage().run(Withdraw { service: self.clone(), id, token: None }).await
+    }
+
+    /// Ends an owner that has lost its last anchor while its offer stood.
+    fn end_if_left(&self, id: OwnerId) {
+        let left = |state: &State| {
+            let owner = state.table.living(id)?;
+            let left = owner.anchors.is_empty() && owner.offer.is_none();
+            left.then_some(()).ok_or(lock::Error::OwnerExists(id).into())
+        };
+        if let Err(error) = self.end_here(id, Reason::OwnerGone, left) {
+            tracing::trace!(owner.uuid = %id.uuid, %error, "not ending an owner");
+        }
+    }
+
+    /// Steps 3 to 5, for a storage thread. The locks that are to be given up instead, where it can't
+    /// be done and nobody has them any more, are told with the error.
+    pub(in crate::service) fn carry(&self, moved: &Move) -> Result<Shown, (Error, Vec<u64>)> {
+        let Move { from, to, remembered, locks } = moved;
+        let resumes =
+            self.state().table.owner(*to).map(|owner| owner.suspended.keys().copied().collect());
+        let resumes: Vec<u64> = resumes.filter(|_| !*remembered).unwrap_or_default();
+        let mut lines = Vec::with_capacity(locks.len());
+        for (old, lock) in locks {
+            let held = self.state().held.get(old).cloned();
+            let kept = held.map_or((*from, *old), |held| held.kept_as(*from, *old));
+            let before = Origin::new(*from, *old, *remembered);
+            let parked = Origin::new(kept.0, kept.1, false);
+            let record = LockRecord::from(lock).handed_over(before, parked, resumes.clone());
+            let line = Line {
+                step: Step::Held,
+                mode: Some(lock.want.mode),
+                record: Record::Lock(Box::new(record)),
+            };
+            lines.push((Name::Lock(lock.id), line));
+        }
+        let old: Vec<u64> = locks.iter().map(|(old, _)| *old).collect();
+        let new: Vec<u64> = locks.iter().map(|(_, lock)| lock.id).collect();
+        step("move-decided");
+        let noted = self.keep().put_moved(&lines).and_then(|()| {
+            step("move-noted");
+            let left = if *remembered { Step::Suspended } else { Step::Gone };
+            self.keep().mark_locks(&old, left)?;
+            self.keep().mark_locks(&resumes, Step::Gone)
+        });
+        step("move-marked");
+        let ended = noted.and_then(|()| self.end_move(moved));
+        match ended {
+            Ok(shown) => {
+                self.sign_anew(*to);
+                step("move-done");
+                Ok(shown)
+            }
+            Err(error) => {
+                // As it was: theirs first, so that at no instant it is nobody's.
+                let back = self.keep().mark_locks(&old, Step::Held);
+                let back = back.and(self.keep().mark_locks(&resumes, Step::Suspended));
+                if let Err(error) = back.and(self.keep().mark_locks(&new, Step::Gone)) {
+                    tracing::error!(%error, "cannot remove the record of a handover that failed");
+                }
+                Err((error, self.state().table.cancel_move(moved)))
+            }
+        }
+    }
+
+    /// Step 5.
+    fn end_move(&self, moved: &Move) -> Result<Shown, Error> {
+        let mut state = self.state();
+        let (events, _) = state.table.end_move(moved)?;
+        for (old, lock) in &moved.locks {
+            if let Some(held) = state.held.remove(old) {
+                state.held.insert(lock.id, held);
+            }
+        }
+        if moved.remembered {
+            // As whoever is suspended, it is to get nothing else. In the same moment: who waited
+            // to strengthen one of these is not to be told that it is not there.
+            state.withdraw(|waiter| waiter.owner == moved.from, Why::Cancelled);
+        }
+        let shown = state.publish(events.clone());
+        self.counts().moved(&events);
+        self.verify_these(moved.locks.iter().map(|(_, lock)| lock));
+        let said = events.into_iter().filter(|event| matches!(event, Event::LockAcquired(_)));
+        Ok(shown.and_say(Unsaid::new(state.name_of(moved.to), said.collect())))
+    }
+}
+
+/// Notes an offer.
+struct Note {
+    service: Service,
+    id: OwnerId,
+    offer: Offer,
+}
+
+impl Work for Note {
+    type Answer = Result<(), Error>;
+
+    fn perform(self) -> Self::Answer {
+        self.service.keep().put_offer(OfferRecord::new(self.id, self.offer))?;
+        step("offer-noted");
+        Ok(())
+    }
+}
+
+/// Takes an offer back.
+struct Withdraw {
+    service: Service,
+    id: OwnerId,
+    token: Option<Uuid>,
+}
+
+impl Work for Withdraw {
+    type Answer = ();
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        // Who has nothing but the offer goes with it, and all that is held.
+        let owner = self.service.owner(self.id);
+        let goes = owner.is_some_and(|owner| owner.anchors.is_empty());
+        if goes { self.service.asks_of(self.id) } else { Vec::new() }
+    }
+
+    fn perform(self) {
+        let Self { service, id, token } = self;
+        let withdrawn = service.state().table.withdraw_offer(id, token);
+        let Some(offer) = withdrawn else { return };
+        service.forget_offer(offer);
+        tracing::info!(owner.uuid = %id.uuid, owner.uid = id.uid, "the offer of the locks of {} has ended", service.vm(id));
+        service.end_if_left(id);
+    }
+}
+
+/// Steps 2 to 5.
+struct Adopt {
+    service: Service,
+    from: OwnerId,
+    to: OwnerId,
+    token: Uuid,
+}
+
+impl Work for Adopt {
+    type Answer = Result<(Vec<u64>, Shown), Error>;
+
+    fn perform(self) -> Self::Answer {
+        let Self { service, from, to, token } = self;
+        let (moved, offer) = {
+            let mut state = service.state();
+            state.check_open()?;
+            let offer = state.table.owner(from).and_then(|owner| owner.offer);
+            let moved = state.table.begin_adoption(token, to, now())?;
+            let count = moved.locks.len();
+            if let Err(error) =
+                state.check_quota(service.0.exempt, to.uid, |usage| usage.count_locks(count))
+            {
+                state.table.cancel_move(&moved);
+                return Err(error);
+            }
+            (moved, offer)
+        };
+        let shown = match service.carry(&moved) {
+            Ok(shown) => shown,
+            Err((error, left)) => {
+                service.give_left(from, left);
+                return Err(error);
+            }
+        };
+        if let Some(offer) = offer {
+            service.forget_offer(offer);
+        }
+        let name = |id| service.state().name_of(id);
+        event_log::handed_over((to, &name(to)), (from, &name(from)), moved.locks.len());
+        service.end_if_left(from);
+        Ok((moved.locks.iter().map(|(_, lock)| lock.id).collect(), shown))
+    }
+}
+
+impl Service {
+    fn forget_offer(&self, offer: Offer) {
+        if let Err(error) = self.keep().forget_offer(offer.record) {
+            tracing::error!(%error, "cannot remove the record of an offer that ended");
+        }
+    }
+
+    /// Gives up what an owner held that has ended while it was to be handed over.
+    fn give_left(&self, from: OwnerId, left: Vec<u64>) {
+        if left.is_empty() {
+            return;
+        }
+        let locks = {
+            let mut state = self.state();
+            left.into_iter().map(|lock| (lock, state.held.remove(&lock))).collect()
+        };
+        drop(super::release::Story::of_locks(self, from, locks, Reason::OwnerGone).tell());
+        self.owner_went();
+    }
+}

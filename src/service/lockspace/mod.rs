@@ -1,0 +1,7 @@
+//! Lockspaces: those that clients create ([`lockspaces`]), named leases in them ([`leases`]), the lock
+//! self-test of each directory ([`check`]), and this host's presence file there ([`presence`]).
+
+pub(super) mod check;
+pub(super) mod leases;
+pub(super) mod lockspaces;
+pub(super) mod presence;

@@ -1,0 +1,84 @@
+//! What becomes of a machine that has lost a lock: from then on another one may be writing to the
+//! same disk, and only the end of one of them keeps that disk whole.
+//!
+//! It goes by what the owner's opener wished ([`OnLost`]), and only to processes that he may command:
+//! his own, and those of others to which binding it was allowed. A process may have become another
+//! user's since, by running a set-user-id program; so it is looked at again.
+
+use std::sync::Arc;
+
+use rustix::process::Signal;
+
+use crate::inspector::Asker;
+use crate::life::{self, Process};
+use crate::lock::OwnerId;
+use crate::lock::model::loss_action::OnLost;
+use crate::service::persist::journal::Anchored;
+use crate::service::report::event_log::Vm;
+use crate::service::{Error, Service};
+
+impl Service {
+    /// Does it. For a storage thread.
+    pub(in crate::service) fn remedy(&self, id: OwnerId) {
+        let (name, on_lost, processes) = {
+            let state = self.state();
+            let Some(owner) = state.table.owner(id) else { return };
+            let watches = state.kept.get(&id).into_iter().flat_map(|kept| kept.watches.values());
+            let process = |anchored: &Anchored| match anchored {
+                Anchored::Process(process) => Some(Arc::clone(process)),
+                Anchored::Lifeline(_) | Anchored::Connection(_) => None,
+            };
+            let processes: Vec<_> = watches.filter_map(|watch| process(&watch.anchored)).collect();
+            (owner.name.clone(), owner.on_lost, processes)
+        };
+        let (signal, done) = match on_lost {
+            OnLost::Notify => return,
+            OnLost::Pause => (Signal::STOP, "paused"),
+            OnLost::Kill => (Signal::KILL, "killed"),
+        };
+        let told = |process: Option<&Process>, outcome: &str| {
+            tracing::error!(
+                owner.uuid = %id.uuid,
+                owner.name = name.as_str(),
+                owner.uid = id.uid,
+                pid = process.map(Process::pid),
+                "{} has lost a lock: {outcome}",
+                Vm(id, &name)
+            );
+        };
+        if processes.is_empty() {
+            told(None, &format!("not {done}, because its owner is not bound to a process"));
+        }
+        for process in &processes {
+            match self.apply(process, signal, id.uid) {
+                Ok(true) => told(Some(process), &format!("{done} process {}", process.pid())),
+                Ok(false) => {
+                    let pid = process.pid();
+                    told(
+                        Some(process),
+                        &format!(
+                            "process {pid} not {done}, because it does not belong to uid {}",
+                            id.uid
+                        ),
+                    );
+                }
+                Err(Error::Life(life::Error::NoSuchProcess(_))) => {}
+                Err(error) => {
+                    let pid = process.pid();
+                    told(Some(process), &format!("process {pid} not {done}: {error}"));
+                }
+            }
+        }
+    }
+
+    /// `false`: it is another user's.
+    fn apply(&self, process: &Process, signal: Signal, uid: u32) -> Result<bool, Error> {
+        let belongs = || Ok::<_, Error>(self.identity(Asker::Service, process)?.belongs_to(uid));
+        // Root commands all of them.
+        let may = uid == 0 || process.is_permitted() || belongs()?;
+        if may {
+            process.signal(signal)?;
+        }
+        Ok(may)
+    }
+}

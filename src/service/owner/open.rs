@@ -1,0 +1,284 @@
+//! How owners come, and what keeps them.
+
+use std::sync::Arc;
+
+use tokio::sync::OwnedMutexGuard;
+
+use crate::life::{Connection, Lifeline, Process};
+use crate::lock::model::loss_action::OnLost;
+use crate::lock::request::Asked;
+use crate::lock::table::Again;
+use crate::lock::{self, Anchor, Front, Owner, OwnerId};
+use crate::service::lock::acquire::{Opened, Request};
+use crate::service::persist::journal::{Anchored, Names};
+use crate::service::report::event_log;
+use crate::service::wait::name_recheck::CheckNames;
+use crate::service::wait::ticket::Entry;
+use crate::service::wait::{Attempt, Granted, Tried, Wait};
+use crate::service::{Ask, Error, Service, Shown, now};
+
+/// An owner that is about to be opened.
+#[derive(Debug)]
+pub struct Opening {
+    /// Which one.
+    pub id: OwnerId,
+    /// The machine's name, checked.
+    pub name: String,
+    /// What its locks are for, checked; empty where its opener does not say.
+    pub why: String,
+    /// How it comes in.
+    pub front: Front,
+    /// What becomes of its processes when a lock is lost.
+    pub on_lost: OnLost,
+    /// What will keep it alive; never empty.
+    pub anchors: Vec<NewAnchor>,
+    /// What it shall hold from the first moment.
+    pub asks: Vec<Ask>,
+}
+
+/// An anchor before somebody watches it.
+#[derive(Debug)]
+pub enum NewAnchor {
+    /// Our end of a pipe.
+    Lifeline(Lifeline),
+    /// A process.
+    Process(Process),
+    /// A connection of the machine's own.
+    Connection(Arc<Connection>),
+    /// Stays until closed.
+    Manual,
+}
+
+impl NewAnchor {
+    pub(in crate::service) fn anchor(&self) -> Anchor {
+        match self {
+            Self::Lifeline(_) => Anchor::Lifeline,
+            Self::Process(process) => Anchor::Process { pid: process.pid() },
+            Self::Connection(_) => Anchor::Connection,
+            Self::Manual => Anchor::Manual,
+        }
+    }
+
+    /// What there is to watch and to park.
+    pub(in crate::service) fn anchored(self) -> Option<Anchored> {
+        match self {
+            Self::Lifeline(lifeline) => Some(Anchored::Lifeline(Arc::new(lifeline))),
+            Self::Process(process) => Some(Anchored::Process(Arc::new(process))),
+            Self::Connection(connection) => Some(Anchored::Connection(connection)),
+            Self::Manual => None,
+        }
+    }
+}
+
+impl Service {
+    /// Opens an owner, with what it asks for, or not at all.
+    ///
+    /// # Errors
+    ///
+    /// [`lock::Error::OwnerExists`], [`Error::Limit`], and those of [`Self::acquire`].
+    pub async fn open(&self, opening: Opening, wait: Option<Wait>) -> Result<Granted, Error> {
+        self.let_go(opening.id).await;
+        self.persist(Open::new(self, opening), None, wait).await
+    }
+
+    /// Returns once no owner of this id is giving up what it held: a machine that is started again
+    /// meanwhile is not told that it exists, but let in after it.
+    pub(in crate::service) async fn let_go(&self, id: OwnerId) {
+        loop {
+            let gone = self.0.went.notified();
+            tokio::pin!(gone);
+            gone.as_mut().enable();
+            if !self.state().table.owner(id).is_some_and(|owner| owner.ended) {
+                return;
+            }
+            gone.await;
+        }
+    }
+
+    /// Gives an owner that was just entered its anchors, and has them watched.
+    fn attach(&self, id: OwnerId, anchors: Vec<NewAnchor>) -> Result<Opened, Error> {
+        // Before its anchors: one of an older owner by that id has a lower number.
+        let record = self.state().next_anchor();
+        let mut all = Vec::with_capacity(anchors.len());
+        for anchor in anchors {
+            let kind = anchor.anchor();
+            let anchored = anchor.anchored();
+            let number = self.watch(id, kind, anchored.clone())?;
+            // A connection is kept from when nothing more is said on it.
+            let kept = anchored.filter(|anchored| !matches!(anchored, Anchored::Connection(_)));
+            all.extend(kept.map(|anchored| (number, anchored)));
+        }
+        let mut state = self.state();
+        state.kept.entry(id).or_default().record = record;
+        let owner = state.table.owner(id).cloned().ok_or(lock::Error::NoSuchOwner(id))?;
+        let anchors = all.iter().map(|(number, _)| *number).collect();
+        let names = Names { owner: id, record, anchors, noted: Vec::new(), offer: None };
+        Ok(Opened { owner, names, anchors: all })
+    }
+
+    /// Enters an owner into the table, without anchors, its first turn taken.
+    fn enter(
+        &self,
+        owner: Owner,
+        anchors: &[NewAnchor],
+        locks: usize,
+    ) -> Result<OwnedMutexGuard<()>, Error> {
+        let id = owner.id;
+        let mut state = self.state();
+        state.check_open()?;
+        state.check_quota(self.0.exempt, id.uid, |usage| {
+            usage.count_owner();
+            usage.count_locks(locks);
+            for anchor in anchors {
+                usage.count(anchor.anchor());
+            }
+        })?;
+        state.table.open_owner(Owner { opened: false, ..owner })?;
+        let kept = state.kept.entry(id).or_default();
+        // Nobody else has this mutex yet, so it is free.
+        Arc::clone(&kept.turn).try_lock_owned().map_err(|_| Error::Abandoned)
+    }
+
+    /// Waits for an owner's turn.
+    pub(in crate::service) async fn turn(&self, id: OwnerId) -> Result<OwnedMutexGuard<()>, Error> {
+        Ok(self.turn_of(id)?.lock_owned().await)
+    }
+
+    /// What is held for the length of each of an owner's commands.
+    pub(in crate::service) fn turn_of(
+        &self,
+        id: OwnerId,
+    ) -> Result<Arc<tokio::sync::Mutex<()>>, Error> {
+        let state = self.state();
+        state.table.living(id)?;
+        Ok(Arc::clone(&state.kept.get(&id).ok_or(lock::Error::NoSuchOwner(id))?.turn))
+    }
+
+    /// Wakes those who wait for an owner to be gone altogether.
+    pub(in crate::service) fn owner_went(&self) {
+        self.0.went.notify_waiters();
+    }
+}
+
+/// Opens an owner. While it waits for what it shall hold it is there, and nobody is shown it.
+pub(in crate::service) struct Open {
+    service: Service,
+    id: OwnerId,
+    name: String,
+    why: String,
+    stage: Stage,
+}
+
+enum Stage {
+    New(Opening),
+    Entered(Box<Entered>),
+}
+
+/// An owner that is in the table, and not opened yet.
+struct Entered {
+    request: Request,
+    names: Names,
+    /// None of its commands runs before it is opened.
+    turn: OwnedMutexGuard<()>,
+}
+
+impl Open {
+    pub(in crate::service) fn new(service: &Service, opening: Opening) -> Self {
+        let (id, name, why) = (opening.id, opening.name.clone(), opening.why.clone());
+        Self { service: service.clone(), id, name, why, stage: Stage::New(opening) }
+    }
+
+    /// Opens it at once or not at all. For a storage thread.
+    pub(in crate::service) fn at_once(self) -> Result<Shown, Error> {
+        match self.attempt(Entry::Once) {
+            Tried::Done(_, shown) => Ok(shown),
+            Tried::Failed(error) => Err(error),
+            Tried::Waits(..) => Err(Error::Abandoned),
+        }
+    }
+
+    fn enter(service: &Service, opening: Opening) -> Result<Entered, Error> {
+        let Opening { id, name, why, front, on_lost, anchors, asks } = opening;
+        let owner = Owner { why, on_lost, ..Owner::new(id, name, front, now()) };
+        let turn = service.enter(owner, &anchors, asks.len())?;
+        let opened = service.attach(id, anchors)?;
+        let names = opened.names.clone();
+        let request = Request::new(service, id, asks, Again::Same).opening(opened);
+        Ok(Entered { request, names, turn })
+    }
+}
+
+impl Attempt for Open {
+    fn owner(&self) -> OwnerId {
+        self.id
+    }
+
+    fn keeps_turn(&self) -> bool {
+        true
+    }
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        match &self.stage {
+            Stage::New(opening) => opening.asks.iter().flat_map(|ask| ask.disk.asks()).collect(),
+            Stage::Entered(entered) => entered.request.asks(),
+        }
+    }
+
+    fn check_names(&self) -> Option<CheckNames> {
+        match &self.stage {
+            Stage::New(_) => None,
+            Stage::Entered(entered) => entered.request.check_names(),
+        }
+    }
+
+    fn attempt(self, entry: Entry) -> Tried<Self> {
+        let Self { service, id, name, why, stage } = self;
+        let entered = match stage {
+            Stage::Entered(entered) => *entered,
+            Stage::New(opening) => match Self::enter(&service, opening) {
+                Ok(entered) => entered,
+                Err(error) => return Tried::Failed(error),
+            },
+        };
+        let Entered { request, names, turn } = entered;
+        match request.attempt(entry) {
+            Tried::Done(granted, shown) => {
+                service.counts().opened();
+                event_log::opened(id, &name, &why);
+                Tried::Done(granted, shown)
+            }
+            Tried::Waits(request, place) => {
+                let stage = Stage::Entered(Box::new(Entered { request, names, turn }));
+                Tried::Waits(Self { service, id, name, why, stage }, place)
+            }
+            Tried::Failed(error) => {
+                service.unenter(names);
+                Tried::Failed(error)
+            }
+        }
+    }
+
+    fn abandon(self) {
+        if let Stage::Entered(entered) = self.stage {
+            self.service.unenter(entered.names);
+        }
+    }
+}
+
+impl Service {
+    /// Takes an owner out again that was never opened. It was never shown, so nobody is told of its
+    /// end; and it may have ended by itself, and been opened by another since.
+    fn unenter(&self, names: Names) {
+        {
+            let mut state = self.state();
+            let id = names.owner;
+            let record = state.kept.get(&id).map(|kept| kept.record);
+            if record == Some(names.record) {
+                // It holds nothing: what it was to hold was given back.
+                drop(state.end(id, false));
+            }
+        }
+        self.forget(&[names]);
+        self.owner_went();
+    }
+}

@@ -1,0 +1,347 @@
+//! What is kept of each step, so that a crash after it finds out how far it had come.
+//!
+//! For a grant: noted as begun, locked, parked, noted as held; only then is anybody told. For a
+//! release: noted as begun, lock file removed, unlocked, unparked, noted as gone. A restart
+//! finishes what was begun: what nobody was told of is given back, what was being given up is
+//! given up.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::keep::handover::OfferRecord;
+use crate::keep::line::{Line, Step};
+use crate::keep::parking::Parked;
+use crate::keep::record::{AnchorRecord, LockRecord, LockspaceRecord, OwnerRecord, Record, Sign};
+use crate::keep::state::Name;
+use crate::keep::{Far, Key, Parking, Part, State};
+use crate::life::{Connection, Lifeline, Process};
+use crate::lock::acquire::handle::Held;
+use crate::lock::model::owner::AnchorId;
+use crate::lock::ofd::description::{Description, Keeper};
+use crate::lock::{Anchor, Lock, Mode, Owner, OwnerId};
+use crate::service::Error;
+use crate::step::step;
+
+/// What is kept, and where.
+#[derive(Debug)]
+pub(in crate::service) struct Keep {
+    pub(in crate::service) state: State,
+    pub(in crate::service) parking: Parking,
+    /// What is on file systems that may not answer.
+    pub(in crate::service) far: Arc<Far>,
+}
+
+/// A descriptor that is parked and not open.
+pub(in crate::service) struct Away {
+    far: Arc<Far>,
+    key: Key,
+}
+
+impl Away {
+    pub(in crate::service) fn new(far: &Arc<Far>, key: Key) -> Arc<Self> {
+        Arc::new(Self { far: Arc::clone(far), key })
+    }
+}
+
+impl Keeper for Away {
+    fn fetch(&self) -> io::Result<OwnedFd> {
+        self.far.fetch(self.key).map_err(io::Error::other)
+    }
+}
+
+/// Under which names an owner is kept.
+#[derive(Debug, Clone)]
+pub(in crate::service) struct Names {
+    pub(in crate::service) owner: OwnerId,
+    pub(in crate::service) record: AnchorId,
+    pub(in crate::service) anchors: Vec<AnchorId>,
+    /// The locks that it does not hold and that are noted: what it remembers, and what is reserved
+    /// for it.
+    pub(in crate::service) noted: Vec<u64>,
+    /// Its offer.
+    pub(in crate::service) offer: Option<AnchorId>,
+}
+
+/// An anchor with its descriptor.
+#[derive(Debug, Clone)]
+pub(in crate::service) enum Anchored {
+    Lifeline(Arc<Lifeline>),
+    Process(Arc<Process>),
+    Connection(Arc<Connection>),
+}
+
+impl Anchored {
+    pub(in crate::service) fn anchor(&self) -> Anchor {
+        match self {
+            Self::Lifeline(_) => Anchor::Lifeline,
+            Self::Process(process) => Anchor::Process { pid: process.pid() },
+            Self::Connection(_) => Anchor::Connection,
+        }
+    }
+
+    pub(in crate::service) fn parked(&self) -> Parked {
+        match self {
+            Self::Lifeline(lifeline) => Arc::clone(lifeline) as Parked,
+            Self::Process(process) => Arc::clone(process) as Parked,
+            Self::Connection(connection) => Arc::clone(connection) as Parked,
+        }
+    }
+
+    /// By what it can be found again should its descriptor be lost.
+    fn sign(&self) -> Result<Sign, Error> {
+        Ok(match self {
+            Self::Lifeline(lifeline) => Sign { inode: lifeline.inode()?, start: 0 },
+            Self::Process(process) => {
+                let known = process.known()?;
+                Sign { inode: known.inode, start: known.start }
+            }
+            // The other end of a socket can't be found from nothing.
+            Self::Connection(_) => Sign::default(),
+        })
+    }
+
+    pub(in crate::service) fn line(
+        &self,
+        owner: OwnerId,
+        number: AnchorId,
+    ) -> Result<(Name, Line), Error> {
+        let permitted = matches!(self, Self::Process(process) if process.is_permitted());
+        let record = AnchorRecord::new(owner, number, self.anchor(), self.sign()?);
+        Ok(anchor_line(record.permitted(permitted)))
+    }
+}
+
+pub(in crate::service) fn anchor_line(record: AnchorRecord) -> (Name, Line) {
+    let name = Name::Anchor(record.number());
+    (name, Line { step: Step::Held, mode: None, record: Record::Anchor(record) })
+}
+
+pub(in crate::service) fn owner_line(number: AnchorId, owner: &Owner, step: Step) -> (Name, Line) {
+    let manual = owner.anchors.values().any(|anchor| *anchor == Anchor::Manual);
+    let record = Record::Owner(OwnerRecord::new(number, owner, manual));
+    (Name::Owner(number), Line { step, mode: None, record })
+}
+
+pub(in crate::service) fn lockspace_line(number: u32, path: &Path) -> (Name, Line) {
+    let record = Record::Lockspace(LockspaceRecord::new(number, path));
+    (Name::Lockspace(number), Line { step: Step::Held, mode: None, record })
+}
+
+pub(in crate::service) fn offer_line(record: OfferRecord) -> (Name, Line) {
+    let name = Name::Offer(record.number());
+    (name, Line { step: Step::Held, mode: None, record: Record::Offer(record) })
+}
+
+pub(in crate::service) fn lock_line(lock: &Lock, step: Step) -> (Name, Line) {
+    let record = Record::Lock(Box::new(LockRecord::from(lock)));
+    (Name::Lock(lock.id), Line { step, mode: Some(lock.want.mode), record })
+}
+
+/// The descriptions of a lock, with the keys under which they are parked.
+pub(in crate::service) fn keyed(
+    owner: OwnerId,
+    lock: u64,
+    held: &Held,
+) -> impl Iterator<Item = (Key, &Description)> {
+    let (owner, lock) = held.kept_as(owner, lock);
+    held.descriptions()
+        .zip(0..)
+        .map(move |(description, byte)| (Key { owner, part: Part::Byte(lock, byte) }, description))
+}
+
+impl Keep {
+    /// Notes an owner as begun, with its anchors, and parks these.
+    pub(in crate::service) fn open(
+        &self,
+        names: &Names,
+        owner: &Owner,
+        anchors: &[(AnchorId, Anchored)],
+    ) -> Result<(), Error> {
+        let mut lines = vec![owner_line(names.record, owner, Step::Granting)];
+        for (number, anchored) in anchors {
+            lines.push(anchored.line(owner.id, *number)?);
+        }
+        self.state.put(&lines)?;
+        step("open-noted");
+        self.park_anchors(owner.id, anchors)?;
+        step("open-parked");
+        Ok(())
+    }
+
+    /// Notes and parks another anchor of an owner.
+    pub(in crate::service) fn bind(
+        &self,
+        owner: OwnerId,
+        number: AnchorId,
+        anchored: &Anchored,
+    ) -> Result<(), Error> {
+        self.park_anchors(owner, &[(number, anchored.clone())])?;
+        step("bind-parked");
+        self.state.put(&[anchored.line(owner, number)?])?;
+        step("bind-noted");
+        Ok(())
+    }
+
+    fn park_anchors(&self, owner: OwnerId, anchors: &[(AnchorId, Anchored)]) -> Result<(), Error> {
+        let key = |number| Key { owner, part: Part::Anchor(number) };
+        let all = anchors.iter().map(|(number, anchored)| (key(*number), anchored.parked()));
+        Ok(self.parking.park(&all.collect::<Vec<_>>())?)
+    }
+
+    /// Notes locks as begun.
+    pub(in crate::service) fn begin(&self, locks: &[Lock]) -> Result<(), Error> {
+        if locks.is_empty() {
+            return Ok(());
+        }
+        let lines: Vec<_> = locks.iter().map(|lock| lock_line(lock, Step::Granting)).collect();
+        self.state.put(&lines)?;
+        step("grant-noted");
+        Ok(())
+    }
+
+    /// Parks what was locked. What is on a file system that may not answer is not open after.
+    pub(in crate::service) fn park(
+        &self,
+        owner: OwnerId,
+        locks: &[u64],
+        held: &[Arc<Held>],
+    ) -> Result<(), Error> {
+        let mut near = Vec::with_capacity(locks.len());
+        let each = locks.iter().zip(held);
+        for (key, description) in each.flat_map(|(lock, held)| keyed(owner, *lock, held)) {
+            let file = description.file()?;
+            match description.far_device()? {
+                None => near.push((key, file as Parked)),
+                Some(device) => {
+                    self.far.park(device, key, file.as_fd())?;
+                    drop(file);
+                    description.put_away(Away::new(&self.far, key));
+                }
+            }
+        }
+        if !near.is_empty() {
+            self.parking.park(&near)?;
+        }
+        if !locks.is_empty() {
+            step("grant-parked");
+        }
+        Ok(())
+    }
+
+    /// Closes the parked descriptors of a lock. `true`: some are closed only once the parking is
+    /// cleaned.
+    pub(in crate::service) fn unpark(&self, owner: OwnerId, lock: u64, held: &Held) -> bool {
+        let keys: Vec<Key> = keyed(owner, lock, held).map(|(key, _)| key).collect();
+        for number in self.far.unpark(&keys) {
+            if let Err(error) = self.far.clean(number) {
+                tracing::error!(%error, "cannot close stored copies of released descriptors");
+            }
+        }
+        self.parking.unpark(&keys)
+    }
+
+    /// Notes locks as held, and the owner that was opened with them as there.
+    pub(in crate::service) fn commit(
+        &self,
+        opened: Option<&Names>,
+        locks: &[u64],
+    ) -> Result<(), Error> {
+        self.mark_locks(locks, Step::Held)?;
+        step("grant-held");
+        if let Some(names) = opened {
+            self.state.mark([Name::Owner(names.record)], Step::Held)?;
+            step("open-held");
+        }
+        Ok(())
+    }
+
+    pub(in crate::service) fn mark_locks(&self, locks: &[u64], step: Step) -> Result<(), Error> {
+        Ok(self.state.mark(locks.iter().map(|lock| Name::Lock(*lock)), step)?)
+    }
+
+    /// Notes that an owner is about to go, and all it holds with it.
+    pub(in crate::service) fn end(&self, names: &Names) -> Result<(), Error> {
+        Ok(self.state.mark([Name::Owner(names.record)], Step::Releasing)?)
+    }
+
+    /// Parks an owner's connection; it is kept once [`Self::commit_connection`] is told.
+    pub(in crate::service) fn begin_connection(
+        &self,
+        owner: OwnerId,
+        number: AnchorId,
+        connection: &Arc<Connection>,
+    ) -> Result<(), Error> {
+        let anchored = Anchored::Connection(Arc::clone(connection));
+        let (name, line) = anchored.line(owner, number)?;
+        self.state.put(&[(name, Line { step: Step::Granting, ..line })])?;
+        step("restrict-noted");
+        self.park_anchors(owner, &[(number, anchored)])?;
+        step("restrict-parked");
+        Ok(())
+    }
+
+    /// Notes that whoever has the other end of a connection waits for nothing.
+    pub(in crate::service) fn commit_connection(&self, number: AnchorId) -> Result<(), Error> {
+        Ok(self.state.mark([Name::Anchor(number)], Step::Held)?)
+    }
+
+    /// Notes a lockspace.
+    pub(in crate::service) fn put_lockspace(&self, number: u32, path: &Path) -> Result<(), Error> {
+        Ok(self.state.put(&[lockspace_line(number, path)])?)
+    }
+
+    /// Keeps a lockspace no more.
+    pub(in crate::service) fn forget_lockspace(&self, number: u32) -> Result<(), Error> {
+        Ok(self.state.mark([Name::Lockspace(number)], Step::Gone)?)
+    }
+
+    /// Notes whose some locks are now: all of them at once.
+    pub(in crate::service) fn put_moved(&self, lines: &[(Name, Line)]) -> Result<(), Error> {
+        Ok(self.state.put(lines)?)
+    }
+
+    /// Notes an offer.
+    pub(in crate::service) fn put_offer(&self, offer: OfferRecord) -> Result<(), Error> {
+        Ok(self.state.put(&[offer_line(offer)])?)
+    }
+
+    /// Keeps an offer no more.
+    pub(in crate::service) fn forget_offer(&self, record: AnchorId) -> Result<(), Error> {
+        Ok(self.state.mark([Name::Offer(record)], Step::Gone)?)
+    }
+
+    /// Keeps an owner no more. `true`: something lies dead in the parking.
+    pub(in crate::service) fn forget(&self, names: &Names) -> Result<bool, Error> {
+        let dead = self.unpark_anchors(names.owner, &names.anchors);
+        let anchors = names.anchors.iter().map(|number| Name::Anchor(*number));
+        let noted = names.noted.iter().map(|number| Name::Lock(*number));
+        let offer = names.offer.map(Name::Offer);
+        // The owner last: anchors without one would not be understood.
+        let all = anchors.chain(noted).chain(offer).chain([Name::Owner(names.record)]);
+        self.state.mark(all, Step::Gone)?;
+        Ok(dead)
+    }
+
+    /// Keeps an anchor no more.
+    pub(in crate::service) fn forget_anchor(
+        &self,
+        owner: OwnerId,
+        number: AnchorId,
+    ) -> Result<bool, Error> {
+        let dead = self.unpark_anchors(owner, &[number]);
+        self.state.mark([Name::Anchor(number)], Step::Gone)?;
+        Ok(dead)
+    }
+
+    fn unpark_anchors(&self, owner: OwnerId, anchors: &[AnchorId]) -> bool {
+        let key = |number: &AnchorId| Key { owner, part: Part::Anchor(*number) };
+        self.parking.unpark(&anchors.iter().map(key).collect::<Vec<_>>())
+    }
+
+    /// Notes the mode of a lock.
+    pub(in crate::service) fn set_mode(&self, lock: u64, mode: Mode) -> Result<(), Error> {
+        Ok(self.state.set_mode(Name::Lock(lock), mode)?)
+    }
+}

@@ -1,0 +1,96 @@
+//! What identifies processes, and whose they are, as an inspector tells it: the service itself reads
+//! nothing of other processes.
+
+use std::collections::HashMap;
+
+use crate::inspector::identify::Identity;
+use crate::inspector::{Asker, patience};
+use crate::life::{self, Process};
+use crate::lock::OwnerId;
+use crate::lock::request::Work;
+use crate::service::{Error, Service};
+
+/// The users that run the processes of owners, by process.
+pub type Users = HashMap<u32, u32>;
+
+impl Service {
+    /// Identifies a process that lives. For a storage thread.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Inspector`]; [`life::Error::NoSuchProcess`] if it has ended.
+    pub(in crate::service) fn identity(
+        &self,
+        asker: Asker,
+        process: &Process,
+    ) -> Result<Identity, Error> {
+        let pid = process.pid();
+        let found = self.inspector().identify(asker, vec![pid], patience::question());
+        process.check_alive()?;
+        let found = found.map_err(Error::Inspector)?.into_iter().flatten().next();
+        found.ok_or_else(|| life::Error::NoSuchProcess(pid).into())
+    }
+
+    /// Finds out whose a process is, for a user that binds it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::identity`].
+    pub async fn identify(&self, uid: u32, process: Process) -> Result<(Process, Identity), Error> {
+        let asker = Asker::User(uid);
+        let turn =
+            self.inspector_turn(asker, patience::question()).await.map_err(Error::Inspector)?;
+        self.run_in_turn(turn, Identify { service: self.clone(), asker, process }).await?
+    }
+
+    /// Adds to a process what it is found by after a crash without a store, where the kernel does not
+    /// number pidfds. For a storage thread.
+    pub(in crate::service) fn findable(&self, asker: Asker, process: Process) -> Process {
+        if process.inode().is_ok_and(|inode| inode != 0) {
+            return process;
+        }
+        match self.identity(asker, &process) {
+            Ok(identity) => process.started(identity.start),
+            // Should its descriptor be lost, whatever has its number by then is taken for it.
+            Err(error) => {
+                tracing::debug!(%error, pid = process.pid(), "cannot read the start time of process {}", process.pid());
+                process
+            }
+        }
+    }
+
+    /// Returns the users that run the processes of owners of root's: libvirt's are root's, and their
+    /// processes run as another user. What is not known in time is missing. For a storage thread.
+    pub(in crate::service) fn users_of(
+        &self,
+        asker: Asker,
+        owners: impl IntoIterator<Item = (OwnerId, u32)>,
+    ) -> Users {
+        let pids = owners.into_iter().filter(|(id, pid)| id.uid == 0 && *pid != 0);
+        let pids: Vec<u32> = pids.map(|(_, pid)| pid).collect();
+        if pids.is_empty() {
+            return Users::new();
+        }
+        let found = self.inspector().identify(asker, pids.clone(), patience::remark());
+        let found = pids.into_iter().zip(found.unwrap_or_default());
+        found.filter_map(|(pid, identity)| Some((pid, identity?.uid()))).collect()
+    }
+}
+
+/// Finds out whose a process is, for a caller that binds it.
+#[derive(Debug)]
+struct Identify {
+    service: Service,
+    asker: Asker,
+    process: Process,
+}
+
+impl Work for Identify {
+    type Answer = Result<(Process, Identity), Error>;
+
+    fn perform(self) -> Self::Answer {
+        let Self { service, asker, process } = self;
+        let identity = service.identity(asker, &process)?;
+        Ok((process.started(identity.start), identity))
+    }
+}

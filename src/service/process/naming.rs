@@ -1,0 +1,174 @@
+//! Names the processes that hold or use what a caller asks for, as far as the inspector finds them in
+//! time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::inspector::{Asker, patience};
+use crate::lock::acquire::Goal;
+use crate::lock::foreign::fdinfo::{Found, Processes, Search};
+use crate::lock::model::process::Process;
+use crate::lock::model::refusal::{Holder, Refusal, Stranger};
+use crate::lock::request::Work;
+use crate::lock::{self, Front, OwnerId, Want};
+use crate::service::{Error, Service};
+
+impl Service {
+    /// The one on whose behalf an owner's questions are asked.
+    pub(in crate::service) fn asker(&self, id: OwnerId) -> Asker {
+        let front = self.state().table.owner(id).map(|owner| owner.front);
+        if front == Some(Front::Virtlockd) { Asker::Front } else { Asker::User(id.uid) }
+    }
+
+    /// Names the processes of a foreign holder that an owner has met. For a storage thread.
+    pub(in crate::service) fn name_holder(&self, id: OwnerId, error: &mut Error) {
+        if let Error::Lock(error) = error {
+            self.name_holder_for(self.asker(id), error);
+            if let lock::Error::HeldElsewhere(stranger) = error {
+                let own = self.own_processes(id);
+                stranger.users.leave_out(|user| own.has(user));
+            }
+        }
+    }
+
+    /// Names the processes of a foreign holder. For a storage thread.
+    pub(in crate::service) fn name_holder_for(&self, asker: Asker, error: &mut lock::Error) {
+        if let lock::Error::HeldElsewhere(stranger) = error
+            && let Some(search) = stranger.search().cloned()
+        {
+            stranger.name(self.search(asker, search, patience::refusal()));
+        }
+    }
+
+    /// Adds to a refusal of the table's, which knows nothing of them, the processes that have the disk
+    /// open and those that hold a lifeline of a holder without a process: only if they are found in
+    /// time. For a storage thread.
+    pub(in crate::service) fn with_users(
+        &self,
+        id: OwnerId,
+        mut error: lock::Error,
+        wants: &[Want],
+        goals: &[Arc<Goal>],
+    ) -> lock::Error {
+        if let lock::Error::Held(refusal) = &mut error {
+            let refused = wants.iter().position(|want| want.resource == refusal.resource);
+            let goal = refused.and_then(|n| goals.get(n));
+            let lifelines = self.lifelines_of(&refusal.holders, |holder| holder.pid == 0);
+            let mut search = goal.and_then(|goal| goal.search_users()).unwrap_or_default();
+            search.lifelines = lifelines.inodes();
+            if search.is_empty() {
+                return error;
+            }
+            // What holds a disk is worth more time than what else has it open.
+            let patience =
+                if search.lifelines.is_empty() { patience::remark() } else { patience::refusal() };
+            let found = self.search(self.asker(id), search, patience).unwrap_or_default();
+            lifelines.enter(found.lifelines, &mut refusal.holders);
+            refusal.users = found.users;
+            let own = self.own_processes(id);
+            let Refusal { users, holders, .. } = &mut **refusal;
+            users.leave_out(|user| own.has(user) || is_known(user, holders));
+        }
+        error
+    }
+
+    fn search(&self, asker: Asker, search: Search, patience: Duration) -> Option<Found> {
+        let found = self.inspector().search(asker, search, patience);
+        found.inspect_err(|error| tracing::debug!(%error, "cannot identify the processes that have a disk open")).ok()
+    }
+}
+
+/// Whether a process is that of one of these holders, or keeps one.
+#[must_use]
+pub fn is_known(process: &Process, holders: &[Holder]) -> bool {
+    holders.iter().any(|holder| holder.pid == process.pid || holder.kept_by.has(process.pid))
+}
+
+/// Names the processes that have to do with a disk, for a caller that asks for just that.
+#[derive(Debug)]
+pub struct NameProcesses {
+    /// The service.
+    pub service: Service,
+    /// On whose behalf.
+    pub asker: Asker,
+    /// The foreign holder.
+    pub stranger: Option<Stranger>,
+    /// What to look for in order to find the users.
+    pub users: Option<Search>,
+    /// The processes of owners.
+    pub bound: Vec<u32>,
+    /// Lifelines of owners, by the inodes of their pipes.
+    pub lifelines: Vec<u64>,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub struct Named {
+    /// The foreign holder, with its processes.
+    pub stranger: Option<Stranger>,
+    /// The users of the disk.
+    pub users: Processes,
+    /// The processes of owners, in the order of the question.
+    pub bound: Vec<Option<Process>>,
+    /// The processes that hold the lifelines, in the order of the question.
+    pub lifelines: Vec<Processes>,
+}
+
+impl NameProcesses {
+    /// Asks an inspector once it is the asker's turn. Where that does not come in time, nothing is
+    /// named.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Abandoned`].
+    pub async fn run(self) -> Result<Named, Error> {
+        let service = self.service.clone();
+        match service.inspector_turn(self.asker, patience::question()).await {
+            Ok(turn) => service.run_in_turn(turn, self).await,
+            Err(error) => {
+                tracing::debug!(%error, "cannot identify the processes that have a disk open");
+                Ok(self.unnamed())
+            }
+        }
+    }
+
+    /// Returns what is known without a question.
+    fn unnamed(self) -> Named {
+        let mut stranger = self.stranger;
+        if let Some(stranger) = &mut stranger {
+            stranger.name(None);
+        }
+        let (users, bound, lifelines) = (Processes::default(), Vec::new(), Vec::new());
+        Named { stranger, users, bound, lifelines }
+    }
+}
+
+impl Work for NameProcesses {
+    type Answer = Named;
+
+    fn perform(self) -> Named {
+        let Self { service, asker, mut stranger, users, bound, lifelines } = self;
+        let patience = patience::question();
+        let mut search = users.clone().unwrap_or_default();
+        if let Some(wanted) = stranger.as_ref().and_then(Stranger::search) {
+            let disk = wanted.disk.clone().or(search.disk);
+            search = Search { disk, ..wanted.clone() };
+        }
+        search.lifelines = lifelines;
+        let found = if search.is_empty() {
+            Some(Found::default())
+        } else {
+            service.search(asker, search, patience)
+        };
+        if let Some(stranger) = &mut stranger {
+            stranger.name(found.clone());
+        }
+        let Found { users: seen, lifelines, .. } = found.unwrap_or_default();
+        let users = users.map(|_| seen).unwrap_or_default();
+        let described = service.inspector().describe(asker, bound, patience);
+        let bound = described.inspect_err(
+            |error| tracing::debug!(%error, "cannot identify the processes that have a disk open"),
+        );
+        Named { stranger, users, bound: bound.unwrap_or_default(), lifelines }
+    }
+}

@@ -1,0 +1,94 @@
+//! Process numbers that callers send.
+//!
+//! To a caller in another pid namespace, a number means the process that has it there; the service may
+//! see another process by that number. So it is translated, or refused: an owner that is bound to a
+//! process that the caller does not mean would live for as long as that one.
+
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+
+use super::views::{CallerProcess, ENDED, Unseen};
+use crate::inspector::{Asker, patience};
+use crate::life::{self, Process};
+use crate::lock::request::Work;
+use crate::lock::resolve::view::{Look, Numbered};
+use crate::service::{Error, Service};
+
+impl Service {
+    /// Finds the process that has a number for a caller in another pid namespace; `None` for a caller
+    /// in that of the service, to which the number means the same. For a storage thread.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ForeignPid`] where the number can't be translated.
+    pub fn translate_pid(
+        &self,
+        caller: &CallerProcess,
+        pid: u32,
+    ) -> Result<Option<Process>, Error> {
+        let foreign = |why: String| Error::ForeignPid { pid, caller: caller.pid, why };
+        let same = match caller.same_pids.get() {
+            Some(same) => Some(*same),
+            None => {
+                self.look(caller, Look::at(caller.pid))
+                    .map_err(|unseen| unseen.or(foreign))?
+                    .same_pids
+            }
+        };
+        match same {
+            Some(true) => return Ok(None),
+            Some(false) => {}
+            None => return Err(foreign("its pid namespace is not known".to_owned())),
+        }
+        let opened = caller.open().map_err(|why| foreign(why.to_owned()))?;
+        let (asker, wanted) =
+            (Asker::Callers(caller.uid), Numbered { by: caller.pid, number: pid });
+        let found = self.inspector().numbered(asker, wanted, patience::view());
+        let found = found.map_err(|error| Unseen::Inspector(error).or(foreign))?;
+        if life::process::has_ended(opened.as_fd()) {
+            return Err(foreign(ENDED.to_owned()));
+        }
+        let found = found.ok_or_else(|| foreign("there is no such process".to_owned()))?;
+        let process = Process::by_pidfd(found)?;
+        // What was read of it was read before this.
+        process.check_alive()?;
+        Ok(Some(process))
+    }
+
+    /// Finds the process that has a number for a caller.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::translate_pid`]; [`life::Error::NoSuchProcess`].
+    pub async fn find_process(
+        &self,
+        caller: &Arc<CallerProcess>,
+        pid: u32,
+    ) -> Result<Process, Error> {
+        if caller.same_pids.get() == Some(&true) {
+            return Ok(Process::by_pid(pid)?);
+        }
+        let foreign = |why: String| Error::ForeignPid { pid, caller: caller.pid, why };
+        let turn = self.inspector_turn(Asker::Callers(caller.uid), patience::view()).await;
+        let turn = turn.map_err(|error| Unseen::Inspector(error).or(foreign))?;
+        let find = FindProcess { service: self.clone(), caller: Arc::clone(caller), pid };
+        self.run_in_turn(turn, find).await?
+    }
+}
+
+struct FindProcess {
+    service: Service,
+    caller: Arc<CallerProcess>,
+    pid: u32,
+}
+
+impl Work for FindProcess {
+    type Answer = Result<Process, Error>;
+
+    fn perform(self) -> Self::Answer {
+        match self.service.translate_pid(&self.caller, self.pid)? {
+            Some(process) => Ok(process),
+            None => Ok(Process::by_pid(self.pid)?),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Requests that do nothing but ask an inspector wait for their turn on the event loop.
+//!
+//! An asker has one question at a time, and the answer to it can take seconds. A request that waits on
+//! a thread for the questions before it would take that thread from requests of other users.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use crate::inspector::client::ORDINARY;
+use crate::inspector::{self, Asker};
+use crate::lock::request::Work;
+use crate::service::io::mount_gate::locked;
+use crate::service::{Error, Service};
+
+/// The turns of all askers.
+#[derive(Debug)]
+pub(in crate::service) struct Turns {
+    /// One permit for each worker that ordinary users may occupy.
+    ordinary: Arc<Semaphore>,
+    /// One permit for each asker that has or waits for a turn.
+    askers: Mutex<HashMap<Asker, Arc<Semaphore>>>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { ordinary: Arc::new(Semaphore::new(ORDINARY)), askers: Mutex::default() }
+    }
+}
+
+/// The turn of an asker, until it is dropped.
+#[derive(Debug)]
+pub(in crate::service) struct Turn(
+    #[expect(dead_code, reason = "it is released when dropped")] [Option<OwnedSemaphorePermit>; 2],
+);
+
+impl Turns {
+    async fn next(&self, asker: Asker) -> Turn {
+        let own = {
+            let mut askers = locked(&self.askers);
+            // Those that only this map has.
+            askers.retain(|_, turns| Arc::strong_count(turns) > 1);
+            Arc::clone(askers.entry(asker).or_insert_with(|| Arc::new(Semaphore::new(1))))
+        };
+        // They are never closed. The own one first: an asker has one place among all.
+        let own = own.acquire_owned().await.ok();
+        let ordinary = if asker.is_privileged() {
+            None
+        } else {
+            Arc::clone(&self.ordinary).acquire_owned().await.ok()
+        };
+        Turn([own, ordinary])
+    }
+}
+
+impl Service {
+    /// Waits for the turn of an asker.
+    ///
+    /// # Errors
+    ///
+    /// [`inspector::Error::Late`].
+    pub(in crate::service) async fn inspector_turn(
+        &self,
+        asker: Asker,
+        patience: Duration,
+    ) -> Result<Turn, inspector::Error> {
+        let turn = timeout(patience, self.0.turns.next(asker)).await;
+        turn.map_err(|_| inspector::Error::Late)
+    }
+
+    /// Has a request performed that only asks an inspector.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Abandoned`].
+    pub(in crate::service) async fn run_in_turn<W: Work>(
+        &self,
+        turn: Turn,
+        work: W,
+    ) -> Result<W::Answer, Error> {
+        self.storage().run(InTurn { work, turn }).await
+    }
+}
+
+/// A request with the turn that it keeps until it is performed, also where its caller has left.
+struct InTurn<W> {
+    work: W,
+    turn: Turn,
+}
+
+impl<W: Work> Work for InTurn<W> {
+    type Answer = W::Answer;
+
+    fn perform(self) -> W::Answer {
+        let Self { work, turn } = self;
+        let answer = work.perform();
+        drop(turn);
+        answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn is_refused(turns: &Turns, asker: Asker) -> bool {
+        timeout(Duration::ZERO, turns.next(asker)).await.is_err()
+    }
+
+    #[tokio::test]
+    async fn an_asker_has_one_turn_and_ordinary_ones_leave_some_to_others() {
+        let turns = Turns::default();
+        let first = turns.next(Asker::User(7)).await;
+        assert!(is_refused(&turns, Asker::User(7)).await);
+        let mut others = Vec::new();
+        for uid in 8..7 + u32::try_from(ORDINARY).unwrap() {
+            others.push(turns.next(Asker::User(uid)).await);
+        }
+        assert!(is_refused(&turns, Asker::User(100)).await);
+        let root = turns.next(Asker::User(0)).await;
+        drop(first);
+        others.push(turns.next(Asker::User(100)).await);
+        drop((root, others));
+        drop(turns.next(Asker::User(7)).await);
+        assert_eq!(locked(&turns.askers).len(), 1);
+    }
+}

@@ -1,0 +1,325 @@
+//! What the records and the parked descriptors say together: each thing finds its way into the
+//! table, or is told to be given up.
+//!
+//! Where a record is damaged, what it told of is not known to have ended; so it stays.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+mod anchors;
+mod lost;
+mod recovered;
+mod remembered;
+mod suspects;
+
+use crate::inspector::Inspector;
+use crate::keep::handover::OfferRecord;
+use crate::keep::line::{Line, Step};
+use crate::keep::parking::Parked;
+use crate::keep::record::{AnchorRecord, LockRecord, LockspaceRecord, OwnerRecord, Record};
+use crate::keep::state::Name;
+use crate::keep::suspect::Suspect;
+use crate::keep::{Contents, Far, Key, Part};
+use crate::lock::acquire::handle::Held;
+use crate::lock::acquire::reacquire::Directories;
+use crate::lock::holder_record::record::Signature;
+use crate::lock::lockspace::LockspaceKind;
+use crate::lock::lockspace::directory::Directory;
+use crate::lock::model::lock::{Proof, Stage};
+use crate::lock::model::owner::{AnchorId, Offer};
+use crate::lock::ofd::description::Description;
+use crate::lock::{Anchor, Front, Lock, Mode, Owner, OwnerId, Reason};
+use crate::service::core::state::State;
+use crate::service::persist::journal::{
+    Anchored, Away, anchor_line, keyed, lockspace_line, offer_line, owner_line,
+};
+use crate::service::report::event_log::Vm;
+use crate::service::report::holder_record::of_owner;
+use crate::service::verify::renewal::report_conflicts;
+use crate::service::{Error, Settings};
+use remembered::{Moved, What};
+
+/// What the records and the descriptors say, on its way into the table.
+pub(in crate::service) struct Finding {
+    pub(in crate::service) state: State,
+    damaged: bool,
+    pub(in crate::service) fds: HashMap<Key, OwnedFd>,
+    /// What is parked and not open.
+    pub(in crate::service) away: HashSet<Key>,
+    far: Arc<Far>,
+    inspector: Inspector,
+    /// The locks of which there are descriptors.
+    bytes: HashSet<u64>,
+    directories: Directories,
+    pub(in crate::service) lines: Vec<(Name, Line)>,
+    pub(in crate::service) wanted: Vec<(Key, Parked)>,
+    /// The same of what is not open.
+    pub(in crate::service) wanted_away: Vec<Key>,
+    pub(in crate::service) anchored: Vec<(OwnerId, AnchorId, Anchored)>,
+    pub(in crate::service) endings: Vec<OwnerId>,
+    /// What is given up, and whether its owner remembers it.
+    pub(in crate::service) releases: Vec<(OwnerId, u64, Reason)>,
+    /// What owners offer that is not expired.
+    pub(in crate::service) offers: Vec<(OwnerId, Offer)>,
+    /// What damaged records name, each with the lock that was entered for it, if any.
+    pub(in crate::service) suspects: Vec<(Suspect, Option<u64>)>,
+}
+
+impl Finding {
+    pub(in crate::service) fn new(
+        settings: Settings,
+        fds: HashMap<Key, OwnedFd>,
+        away: HashSet<Key>,
+        far: &Arc<Far>,
+        inspector: &Inspector,
+        damaged: bool,
+    ) -> Self {
+        let bytes = fds.keys().chain(&away).filter_map(|key| match key.part {
+            Part::Byte(number, _) => Some(number),
+            Part::Anchor(_) => None,
+        });
+        Self {
+            state: State::new(settings),
+            damaged,
+            bytes: bytes.collect(),
+            fds,
+            away,
+            far: Arc::clone(far),
+            inspector: inspector.clone(),
+            wanted_away: Vec::new(),
+            directories: Directories::default(),
+            lines: Vec::new(),
+            wanted: Vec::new(),
+            anchored: Vec::new(),
+            endings: Vec::new(),
+            releases: Vec::new(),
+            offers: Vec::new(),
+            suspects: Vec::new(),
+        }
+    }
+
+    /// Enters everything. No disk is touched.
+    pub(in crate::service) fn enter_all(&mut self, contents: Contents) -> Result<(), Error> {
+        let (mut owners, mut anchors, mut locks) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let mut reserved = Vec::new();
+        for Line { step, mode, record } in contents.lines {
+            match (record, mode) {
+                (Record::Owner(owner), _) => owners.push((owner, step)),
+                // Whoever has the other end waits for an answer that he will not get.
+                (Record::Anchor(anchor), _)
+                    if anchor.anchor() == Some(Anchor::Connection) && step != Step::Held => {}
+                (Record::Anchor(anchor), _) => {
+                    if let Some(owner) = anchor.owner() {
+                        anchors.entry(owner).or_insert_with(Vec::new).push(anchor);
+                    }
+                }
+                (Record::Lock(lock), Some(mode)) if step == Step::Reserved => {
+                    reserved.push((*lock, mode));
+                }
+                (Record::Lock(lock), Some(mode)) => locks.push((*lock, mode, step)),
+                (Record::Lockspace(lockspace), _) => self.enter_lockspace(lockspace),
+                (Record::Offer(offer), _) => self.offers.extend(offer.offer()),
+                // No line reads so.
+                (Record::Lock(_), None) | (Record::Counted(_), _) => {}
+            }
+        }
+        // A machine may have been opened again while the record of its old owner was being cleared
+        // away. The old one held nothing any more.
+        owners.sort_by_key(|(record, _)| record.number());
+        let newest: HashMap<OwnerId, AnchorId> = owners
+            .iter()
+            .filter_map(|(record, _)| Some((record.owner()?.id, record.number())))
+            .collect();
+        owners.retain(|(record, _)| {
+            let id = record.owner().map(|owner| owner.id);
+            id.is_some_and(|id| newest.get(&id) == Some(&record.number()))
+        });
+        let mut pipes = self.missing_lifelines(&anchors)?;
+        // Nothing tells of an anchor whose record is damaged where nothing was parked either.
+        let doubtful = self.damaged && self.fds.is_empty() && self.away.is_empty();
+        for (record, step) in owners {
+            let Some(mut owner) = record.owner() else { continue };
+            let mut of_owner = anchors.remove(&owner.id).unwrap_or_default();
+            of_owner.retain(|anchor| anchor.number() > record.number());
+            let alive = step == Step::Held;
+            if record.is_manual() || doubtful {
+                owner.anchors.insert(self.state.next_anchor(), Anchor::Manual);
+            }
+            let known = of_owner.len();
+            let mut anchored = self.attach(&of_owner, &mut pipes)?;
+            anchored.extend(self.attach_unrecorded(owner.id, record.number()));
+            if alive && self.damaged && known == 0 && anchored.is_empty() {
+                owner.anchors.insert(self.state.next_anchor(), Anchor::Manual);
+            }
+            self.enter_owner(&record, owner, alive, anchored, &of_owner)?;
+        }
+        // Those with descriptors first: where records contradict each other, these are right.
+        locks.sort_by_key(|(lock, ..)| !self.bytes.contains(&lock.number()));
+        let moved = Moved::of(&locks, |id| self.damaged || self.state.table.owner(id).is_some());
+        let mut given_up = Vec::new();
+        for (record, mode, step) in locks {
+            match moved.what_of(&record, step) {
+                What::Lock => self.enter_lock(record, mode, step)?,
+                What::Kept => self.enter_lock(record, mode, Step::Held)?,
+                What::Remembered => {
+                    self.enter_remembered(record.clone(), mode);
+                    given_up.push((record, mode));
+                }
+                What::Nothing => {}
+            }
+        }
+        for (record, mode) in given_up {
+            self.enter_half_given_up(record, mode);
+        }
+        for (record, mode) in reserved {
+            self.enter_reserved(record, mode);
+        }
+        self.enter_unproven(contents.unproven, &moved);
+        self.finish_suspensions();
+        moved.relate(&mut self.state.table);
+        self.finish_offers();
+        if self.damaged {
+            self.recover()?;
+            self.enter_suspects(contents.suspects)?;
+        }
+        Ok(())
+    }
+
+    fn enter_owner(
+        &mut self,
+        record: &OwnerRecord,
+        mut owner: Owner,
+        alive: bool,
+        anchored: Vec<(AnchorId, Anchored)>,
+        records: &[AnchorRecord],
+    ) -> Result<(), Error> {
+        let id = owner.id;
+        owner.anchors.extend(anchored.iter().map(|(number, found)| (*number, found.anchor())));
+        let offer = self.offer_of(id, record.number());
+        let ends = !alive || (owner.anchors.is_empty() && offer.is_none());
+        if let Some(offer) = offer.filter(|_| !ends) {
+            self.lines.push(offer_line(OfferRecord::new(id, offer)));
+            owner.offer = Some(offer);
+        }
+        let step = if ends { Step::Releasing } else { Step::Held };
+        self.lines.push(owner_line(record.number(), &owner, step));
+        for (number, found) in anchored {
+            // As it was written; a process that has just ended can't be described any more.
+            let known = records.iter().find(|record| record.number() == number);
+            let line = match known {
+                Some(record) => Ok(anchor_line(record.clone())),
+                None => found.line(id, number),
+            };
+            match line {
+                Ok(line) => self.lines.push(line),
+                // It will say by itself that it has ended.
+                Err(error) => {
+                    let vm = Vm(id, &owner.name);
+                    tracing::info!(%error, owner.uuid = %id.uuid, owner.uid = id.uid, "cannot record an anchor of {vm}");
+                }
+            }
+            self.wanted.push((Key { owner: id, part: Part::Anchor(number) }, found.parked()));
+            self.anchored.push((id, number, found));
+        }
+        self.state.table.open_owner(owner)?;
+        self.state.kept.entry(id).or_default().record = record.number();
+        if ends {
+            self.endings.push(id);
+        }
+        Ok(())
+    }
+
+    fn enter_lock(&mut self, record: LockRecord, mode: Mode, step: Step) -> Result<(), Error> {
+        let noted = Record::Lock(Box::new(record.clone()));
+        let mut line = Line { step, mode: Some(mode), record: noted };
+        let step = if step == Step::Reacquired { Step::Held } else { step };
+        let kept_as = record.parked();
+        let Some(lock) = record.lock(mode, Stage::Held) else { return Ok(()) };
+        let (id, number) = (lock.owner, lock.id);
+        if self.state.table.owner(id).is_none() {
+            // Its owner's record is damaged, or the lock would not be there.
+            self.enter_manual(id)?;
+        }
+        if let (LockspaceKind::Lease(_), [file, ..]) =
+            (lock.want.lockspace, &lock.want.lock_files[..])
+        {
+            self.enter_lockspace_of(file, Some(lock.want.lockspace));
+        }
+        // What was taken again since it was handed over is kept under its own name.
+        let names = [kept_as.unwrap_or((id, number)), (id, number)];
+        let signature = Signature { lock: number, ..of_owner(&self.state, id, lock.since) };
+        let mut held = None;
+        for (owner, kept) in names {
+            let found = self.descriptions(owner, kept);
+            let found = Held::restored(found, &lock.want, &signature, &mut self.directories);
+            if let Some(found) = found {
+                found.kept_as(owner, kept);
+                held = Some(Arc::new(found));
+                break;
+            }
+        }
+        let proof = Proof::Unverified;
+        let lock = Lock { proof, ..lock };
+        if held.is_none() && step != Step::Held {
+            // Begun and not taken, or given up and not forgotten.
+            return Ok(());
+        }
+        if let Err(error) = self.state.table.restore(lock) {
+            tracing::error!(%error, lock = number, "cannot restore lock {number} from its record");
+            return Ok(());
+        }
+        if held.is_none() && self.is_libvirts(id) {
+            line.step = Step::Reacquired;
+        }
+        if line.step == Step::Reacquired {
+            self.state.reacquired.insert(number);
+        }
+        report_conflicts(&self.state.table, number);
+        self.lines.push((Name::Lock(number), line));
+        if let Some(held) = held {
+            self.keep_parked(id, number, &held)?;
+            self.state.held.insert(number, held);
+        }
+        if step != Step::Held {
+            self.releases.push((id, number, Reason::Released));
+        }
+        Ok(())
+    }
+
+    /// Whether an owner was opened over libvirt's protocol.
+    fn is_libvirts(&self, id: OwnerId) -> bool {
+        self.state.table.owner(id).is_some_and(|owner| owner.front == Front::Virtlockd)
+    }
+
+    fn enter_lockspace(&mut self, record: LockspaceRecord) {
+        let (number, path) = (record.number(), record.path());
+        self.lines.push(lockspace_line(number, &path));
+        self.state.lockspaces.insert(number, Arc::new(Directory::unopened(&path)));
+    }
+
+    /// The descriptions of a lock's bytes, in order.
+    fn descriptions(&mut self, owner: OwnerId, lock: u64) -> Vec<Description> {
+        let all = (0..2).map_while(|byte| {
+            let key = Key { owner, part: Part::Byte(lock, byte) };
+            let here = self.fds.remove(&key).map(|fd| Description::new(File::from(fd)));
+            here.or_else(|| {
+                self.away.remove(&key).then(|| Description::away(Away::new(&self.far, key)))
+            })
+        });
+        all.collect()
+    }
+
+    /// What a lock has parked stays so.
+    fn keep_parked(&mut self, owner: OwnerId, lock: u64, held: &Held) -> Result<(), Error> {
+        for (key, description) in keyed(owner, lock, held) {
+            if description.is_away() {
+                self.wanted_away.push(key);
+            } else {
+                self.wanted.push((key, description.file()? as Parked));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,102 @@
+//! What the records and the parked descriptors say of anchors.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::Finding;
+use crate::keep::record::AnchorRecord;
+use crate::keep::{Key, Part};
+use crate::life::{Connection, Lifeline, Process};
+use crate::lock::model::owner::AnchorId;
+use crate::lock::{Anchor, OwnerId};
+use crate::service::Error;
+use crate::service::persist::journal::Anchored;
+use crate::service::report::event_log::Vm;
+
+impl Finding {
+    /// The anchors of an owner that live, or of which a descriptor tells whether they do.
+    pub(super) fn attach(
+        &mut self,
+        records: &[AnchorRecord],
+        pipes: &mut HashMap<u64, OwnedFd>,
+    ) -> Result<Vec<(AnchorId, Anchored)>, Error> {
+        let mut anchored = Vec::new();
+        for record in records {
+            let (Some(owner), Some(anchor)) = (record.owner(), record.anchor()) else { continue };
+            let key = Key { owner, part: Part::Anchor(record.number()) };
+            let sign = record.sign();
+            let known = |found: Process| process(found.permitted(record.is_permitted()));
+            let parked = self.fds.remove(&key);
+            let found = match (anchor, parked) {
+                (Anchor::Lifeline, Some(fd)) => Lifeline::of(fd).map(lifeline),
+                (Anchor::Lifeline, None) => match pipes.remove(&sign.inode) {
+                    Some(fd) => Lifeline::of(fd).map(lifeline),
+                    None => continue,
+                },
+                (Anchor::Process { pid }, Some(fd)) => Process::restored(fd, pid).map(known),
+                (Anchor::Process { pid }, None) => self.find_process(pid, sign).map(known),
+                (Anchor::Connection, Some(fd)) => Ok(connection(fd)),
+                (Anchor::Connection, None) | (Anchor::Manual, _) => continue,
+            };
+            match found {
+                Ok(found) => anchored.push((record.number(), found)),
+                Err(error) if error.says_gone() => {
+                    let vm = Vm(owner, "");
+                    tracing::info!(%error, owner.uuid = %owner.uuid, owner.uid = owner.uid, "an anchor of {vm} has ended");
+                }
+                // That it can't be looked at is no sign of its end.
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(anchored)
+    }
+
+    /// Anchors of an owner that are parked, and whose records are damaged.
+    pub(super) fn attach_unrecorded(
+        &mut self,
+        owner: OwnerId,
+        record: AnchorId,
+    ) -> Vec<(AnchorId, Anchored)> {
+        if !self.damaged {
+            return Vec::new();
+        }
+        let of_owner = |key: &&Key| {
+            key.owner == owner && matches!(key.part, Part::Anchor(number) if number > record)
+        };
+        let keys: Vec<Key> = self.fds.keys().filter(of_owner).copied().collect();
+        let mut anchored = Vec::new();
+        for key in keys {
+            let (Some(fd), Part::Anchor(number)) = (self.fds.remove(&key), key.part) else {
+                continue;
+            };
+            self.state.count_anchors_from(number);
+            if Connection::is_one(&fd).unwrap_or(false) {
+                anchored.push((number, connection(fd)));
+                continue;
+            }
+            let is_process = fd.try_clone().map(Process::by_pidfd);
+            match is_process {
+                Ok(Ok(found)) => anchored.push((number, process(found))),
+                Ok(Err(crate::life::Error::NotAProcess)) => {
+                    anchored.extend(Lifeline::of(fd).ok().map(|found| (number, lifeline(found))));
+                }
+                // It has ended.
+                Ok(Err(_)) | Err(_) => {}
+            }
+        }
+        anchored
+    }
+}
+
+fn lifeline(lifeline: Lifeline) -> Anchored {
+    Anchored::Lifeline(Arc::new(lifeline))
+}
+
+fn process(process: Process) -> Anchored {
+    Anchored::Process(Arc::new(process))
+}
+
+fn connection(fd: OwnedFd) -> Anchored {
+    Anchored::Connection(Arc::new(Connection::of(fd)))
+}

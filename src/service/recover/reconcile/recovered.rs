@@ -1,0 +1,89 @@
+//! What nothing is known of stays, for an owner that only an administrator closes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::Finding;
+use crate::keep::line::Step;
+use crate::keep::{Key, Part};
+use crate::lock::acquire::handle::Held;
+use crate::lock::acquire::reacquire::recognise;
+use crate::lock::holder_record::record::Signature;
+use crate::lock::model::lock::{Proof, Stage, Want};
+use crate::lock::resolve::renewal::found_below;
+use crate::lock::{Anchor, Front, Lock, Owner, OwnerId};
+use crate::service::persist::journal::{lock_line, owner_line};
+use crate::service::report::event_log::Vm;
+use crate::service::{Error, now};
+
+/// The UUID of the owner that holds what nothing is known of: always the same, so that it can be
+/// looked for.
+const RECOVERED: Uuid = Uuid::from_bytes(*b"vmlockd:recover\0");
+/// Its name.
+const RECOVERED_NAME: &str = "recovered";
+
+impl Finding {
+    /// An owner that stays until it is closed, in place of one of which nothing is known.
+    pub(super) fn enter_manual(&mut self, id: OwnerId) -> Result<(), Error> {
+        let vm = Vm(id, "");
+        tracing::error!(
+            owner.uuid = %id.uuid,
+            owner.uid = id.uid,
+            "the record of {vm} is damaged; its owner is kept until it is closed"
+        );
+        self.open_manual(id, RECOVERED_NAME)
+    }
+
+    /// Opens an owner that stays until it is closed.
+    pub(super) fn open_manual(&mut self, id: OwnerId, name: &str) -> Result<(), Error> {
+        let mut owner = Owner::new(id, name.to_owned(), Front::Dbus, now());
+        owner.anchors.insert(self.state.next_anchor(), Anchor::Manual);
+        let record = self.state.next_anchor();
+        self.lines.push(owner_line(record, &owner, Step::Held));
+        self.state.table.open_owner(owner)?;
+        self.state.kept.entry(id).or_default().record = record;
+        Ok(())
+    }
+
+    /// What is locked, and of which no record is left, goes to an owner of its own.
+    pub(super) fn recover(&mut self) -> Result<(), Error> {
+        let byte = |key: &Key| match key.part {
+            Part::Byte(number, _) => Some((number, key.owner)),
+            Part::Anchor(_) => None,
+        };
+        let keys = self.fds.keys().chain(&self.away);
+        let numbers: BTreeMap<u64, OwnerId> = keys.filter_map(byte).collect();
+        let id = OwnerId::new(0, RECOVERED);
+        for (number, owner) in numbers {
+            let found = self.descriptions(owner, number);
+            // Where nothing is locked, its record is missing because it was given up.
+            let Some(want) = recognise(&found, number) else { continue };
+            let want = Want { below: found_below(want.identity), ..want };
+            // Who recorded it, if anybody, is not known.
+            let signature = Signature::default();
+            let held = Held::restored(found, &want, &signature, &mut self.directories);
+            let Some(held) = held else { continue };
+            if self.state.table.owner(id).is_none() {
+                self.enter_manual(id)?;
+            }
+            let (since, stage, proof) = (now(), Stage::Held, Proof::Unverified);
+            let lock = Lock { id: number, owner: id, since, stage, proof, want };
+            tracing::error!(
+                lock = number,
+                "the record of a lock on {} is missing; the lock is kept until an administrator releases it",
+                crate::lock::text::escape::shown(&lock.want.resource)
+            );
+            let (held, line) = (Arc::new(held), lock_line(&lock, Step::Held));
+            if let Err(error) = self.state.table.restore(lock) {
+                tracing::error!(%error, lock = number, "cannot restore lock {number}, which has no record");
+                continue;
+            }
+            self.keep_parked(owner, number, &held)?;
+            self.lines.push(line);
+            self.state.held.insert(number, held);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,363 @@
+//! How the service comes back: from records and descriptors to the table.
+//!
+//! 1. The records are read, and what is parked. Nothing is changed yet: a state that another
+//!    version wrote is left to that version.
+//! 2. Owners, then anchors, then locks enter the table, each with its number and its time. No disk
+//!    is touched: its storage may be dead.
+//! 3. What was found is written down anew; from here on another crash finds it so. Where there is no
+//!    room for that, it is kept in memory until there is ([`keep::State::begin_in_memory`]).
+//! 4. Once the service serves ([`Restored::settle`]): what was being given up, and what nobody was
+//!    told of, is given up; anchors that ended meanwhile say so by themselves; every lock is
+//!    looked at.
+//!
+//! A lock whose VM may live is never given up. So where a record is damaged, a lock whose descriptor is
+//! kept stays, for an owner that only an administrator closes. Where no descriptor is kept, the disk that
+//! a damaged record still names is locked again for such an owner ([`super::suspects`]), and so is a
+//! lifeline; what it does not name any more is free.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::mem;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::OwnedMutexGuard;
+
+use crate::inspector::Inspector;
+use crate::keep::state::Name;
+use crate::keep::suspect::Suspect;
+use crate::keep::{self, Contents, Far, Inherited, Key, Parking, Part, Store, contents};
+use crate::life::Connection;
+use crate::lock::acquire::handle::Held;
+use crate::lock::model::owner::AnchorId;
+use crate::lock::ofd::description::Description;
+use crate::lock::request::Work;
+use crate::lock::{self, OwnerId, Reason, ofd};
+use crate::service::core::state::{Ending, Watch};
+use crate::service::io::executor::Storage;
+use crate::service::lock::release::Story;
+use crate::service::persist::journal::{Away, Keep};
+use crate::service::recover::reconcile::Finding;
+use crate::service::report::event_log;
+use crate::service::verify::renewal::Renew;
+use crate::service::wait::backoff::Pauses;
+use crate::service::{Error, Exempt, Service, Settings};
+use crate::step::step;
+
+/// What an owner gives up before he is served: which locks, in whose turn.
+type Release = (OwnerId, Vec<(u64, Option<Arc<Held>>, Reason)>, OwnedMutexGuard<()>);
+
+/// A service that has come back and does not serve yet.
+#[derive(Debug)]
+pub struct Restored {
+    service: Service,
+    /// Owners that were ending, or ended meanwhile, with their names.
+    endings: Vec<(String, Ending)>,
+    /// Locks of living owners that were being given up, or nobody was told of. Each owner's turn
+    /// is taken until they are gone: he must not be given one of them as his.
+    releases: Vec<Release>,
+    /// Descriptors that nobody was ever told of.
+    strays: Vec<Description>,
+    /// The keys of those that are not open.
+    away: Vec<Key>,
+    /// Copies of others.
+    twice: Vec<File>,
+    /// What damaged records name, each with the lock that was entered for it, if any.
+    suspects: Vec<(Suspect, Option<u64>)>,
+}
+
+/// Has an inspector ready for the first question.
+struct Prepare(Inspector);
+
+impl Work for Prepare {
+    type Answer = ();
+
+    fn perform(self) {
+        self.0.prepare();
+    }
+}
+
+/// Brings the service back, as it was when the one before it ended. Needs an event loop.
+///
+/// # Errors
+///
+/// [`Error::Keep`]: the state is another version's, or can't be read or written. Nothing is lost
+/// then: what is kept is still kept.
+pub fn restore(
+    settings: Settings,
+    exempt: Exempt,
+    directory: &Path,
+    mut inherited: Inherited,
+    storage: Storage,
+    inspector: Inspector,
+) -> Result<Restored, Error> {
+    let mut contents = contents::read(directory)?;
+    let store = Store::of_parent(&inspector);
+    let (parking, found) = Parking::read(&mut inherited, store.clone())?;
+    let (far, away) = Far::read(&mut inherited, store)?;
+    let far = Arc::new(far);
+    let parked = !found.is_empty() || !away.is_empty();
+    if contents.outlived && !parked {
+        contents = Contents::default();
+    }
+    // No descriptor outlives a boot: records of another one can't be those of what is parked.
+    let damaged = contents.damaged > 0 || (parked && (contents.missing || contents.outlived));
+    if damaged {
+        report_damage(&contents, parked, directory);
+    }
+    let (mut fds, mut twice) = (HashMap::with_capacity(found.len()), Vec::new());
+    for (key, fd) in found {
+        if let Some(earlier) = fds.insert(key, fd) {
+            // Both are the same. Closing may hang where its file system is dead: not here.
+            twice.push(File::from(earlier));
+        }
+    }
+    // What was given after the last number that can be read must not be given again.
+    let mut counted = contents.counted;
+    for key in fds.keys().chain(&away) {
+        counted.count_parked(key.part);
+    }
+    let away = away.into_iter().collect();
+    let mut finding = Finding::new(settings, fds, away, &far, &inspector, damaged);
+    finding.state.table.count_from(counted.lock);
+    finding.state.count_anchors_from(counted.anchor);
+    let (missing_file, mut origins) = (contents.missing, mem::take(&mut contents.origins));
+    finding.enter_all(contents)?;
+    step("restore-read");
+    let Finding { mut state, fds, away, lines, wanted, wanted_away, .. } = finding;
+    let (anchored, endings, releases) = (finding.anchored, finding.endings, finding.releases);
+    let suspects = finding.suspects;
+    // What is left is nobody's: every record was readable, so nobody was ever told of it.
+    let (bytes, anchors): (Vec<_>, Vec<_>) =
+        fds.into_iter().partition(|(key, _)| matches!(key.part, Part::Byte(..)));
+    drop(anchors);
+    let here = bytes.into_iter().map(|(_, fd)| Description::new(File::from(fd)));
+    let elsewhere = away.iter().map(|key| Description::away(Away::new(&far, *key)));
+    let strays = here.chain(elsewhere).collect();
+    let stray_keys = away.iter().copied().collect();
+    // Wanted until they are unlocked.
+    let wanted_away = wanted_away.into_iter().chain(away.iter().copied());
+    // Decided again, so that nobody ever sees them held; done once the service serves.
+    let mut ended = Vec::new();
+    for id in endings {
+        let name = state.name_of(id);
+        ended.push((name, state.end(id, true)?));
+    }
+    let mut begun = BTreeMap::new();
+    for (id, number, reason) in releases {
+        // With its owner, perhaps.
+        if state.table.begin_release(number).is_ok() {
+            let locks = begun.entry(id).or_insert_with(Vec::new);
+            locks.push((number, state.held.remove(&number), reason));
+        }
+    }
+    let mut released = Vec::with_capacity(begun.len());
+    for (id, locks) in begun {
+        let turn = Arc::clone(&state.kept.entry(id).or_default().turn);
+        // Nobody is served yet, so it is free.
+        released.push((id, locks, turn.try_lock_owned().map_err(|_| Error::Abandoned)?));
+    }
+    let state_file = match keep::State::begin(directory, &lines, counted) {
+        // There is nothing that a service would be needed for.
+        Err(error) if missing_file && !parked => return Err(error.into()),
+        Err(error) => {
+            tracing::error!(%error, "cannot write the state file; all locks are kept, and no new locks are granted until this succeeds");
+            if damaged {
+                // Nothing is concluded from what was not found.
+                let kept: HashSet<Name> = lines.iter().map(|(name, _)| *name).collect();
+                origins.retain(|origin| kept.contains(&origin.name));
+            }
+            keep::State::begin_in_memory(directory, &lines, counted, &origins)?
+        }
+        Ok(state_file) => state_file,
+    };
+    step("restore-written");
+    let missing = parking.begin(wanted)?;
+    far.begin(wanted_away)?;
+    // Anchors that were found again where the store was lost.
+    if let Err(error) = parking.park(&missing) {
+        tracing::error!(%error, "cannot store anchors; they will not survive a crash of vmlockd");
+    }
+    step("restore-parked");
+    let locks = state.table.size();
+    let keep = Keep { state: state_file, parking, far };
+    let service = Service::new(state, exempt, keep, storage, inspector);
+    service.counts().restored(locks);
+    if !suspects.is_empty() {
+        service.0.suspects.close();
+    }
+    for (id, number, anchored) in anchored {
+        let watch = Watch { task: service.follow(id, number, &anchored), anchored };
+        if let Some(kept) = service.state().kept.get_mut(&id) {
+            kept.watches.insert(number, watch);
+        }
+    }
+    tokio::spawn(service.clone().clean());
+    tokio::spawn(service.clone().end_reservations());
+    let (endings, releases, away) = (ended, released, stray_keys);
+    Ok(Restored { service, endings, releases, strays, away, twice, suspects })
+}
+
+/// Reports a damaged state, and puts it aside.
+fn report_damage(contents: &Contents, parked: bool, directory: &Path) {
+    let records = contents.damaged;
+    let suspects = contents.suspects.len();
+    if parked {
+        tracing::error!(
+            records,
+            "the state file is damaged ({records} records); all locks with a stored descriptor are kept"
+        );
+    } else {
+        tracing::error!(
+            records,
+            suspects,
+            "the state file is damaged ({records} records), and no descriptors are stored: locking \
+             again the {suspects} disks and leases that damaged records still name, for owner suspect; \
+             other locks of damaged records are lost"
+        );
+    }
+    if !contents.missing {
+        match contents::put_aside(directory) {
+            Ok(aside) => tracing::error!("copied the damaged state file to {}", aside.display()),
+            Err(error) => tracing::error!(%error, "cannot copy the damaged state file"),
+        }
+    }
+}
+
+impl Restored {
+    /// The service, to be served.
+    #[must_use]
+    pub fn service(&self) -> &Service {
+        &self.service
+    }
+
+    /// The connections that keep owners alive, for whoever is to see their ends.
+    #[must_use]
+    pub fn connections(&self) -> Vec<(OwnerId, AnchorId, Arc<Connection>)> {
+        let state = self.service.state();
+        let each = state.kept.iter().flat_map(|(id, kept)| {
+            let watches = kept.watches.iter();
+            watches.filter_map(|(number, watch)| Some((*id, *number, watch.connection()?)))
+        });
+        each.collect()
+    }
+
+    /// Step 4. Returns at once.
+    pub fn settle(self) {
+        let Self { service, endings, releases, strays, away, twice, suspects } = self;
+        event_log::restored(service.owner_count(), service.count_locks(|_| true));
+        for (name, ending) in endings {
+            service.counts().ended();
+            event_log::ended_unseen(ending.names.owner, &name, ending.held.len());
+            let (story, _) = Story::of_owner(&service, ending, Reason::OwnerGone);
+            service.give_up_soon(story, None);
+        }
+        for (id, locks, turn) in releases {
+            let turn = Arc::new(turn);
+            let grace = service.grace_of(id);
+            for reason in [Reason::Released, Reason::Suspended] {
+                let these = locks.iter().filter(|(.., why)| *why == reason);
+                let these = these.map(|(number, held, _)| (*number, held.clone())).collect();
+                let story = Story::of_locks(&service, id, these, reason).reserved_for(grace);
+                service.give_up_soon(story, Some(Arc::clone(&turn)));
+            }
+        }
+        let offers = service.owners().into_iter();
+        for (id, offer) in offers.filter_map(|owner| Some((owner.id, owner.offer?))) {
+            service.expire_later(id, offer);
+        }
+        service.spawn(Discard { service: service.clone(), strays, away, twice });
+        service.spawn(Prepare(service.inspector().clone()));
+        service.spawn(Renew(service.clone()));
+        service.clean_soon();
+        service.examine_all();
+        service.verify_all();
+        service.lock_suspects(suspects);
+        tokio::spawn(service.clone().go_rounds());
+        if service.keep().state.is_in_memory() {
+            tokio::spawn(service.write_state_later());
+        }
+    }
+}
+
+/// Writes the state file, which could not be written at the start.
+struct WriteState(Service);
+
+impl Work for WriteState {
+    type Answer = bool;
+
+    fn perform(self) -> bool {
+        let state = &self.0.keep().state;
+        if state.is_in_memory() && state.renew().is_err() {
+            return false;
+        }
+        tracing::info!("wrote the state file; new locks are granted again");
+        true
+    }
+}
+
+impl Service {
+    /// Retries to write the state file until that succeeds.
+    async fn write_state_later(self) {
+        let mut backoff = Pauses::for_state();
+        while !matches!(self.storage().run(WriteState(self.clone())).await, Ok(true)) {
+            tokio::time::sleep(backoff.next()).await;
+        }
+    }
+
+    fn give_up_soon(&self, story: Story, turn: Option<Arc<OwnedMutexGuard<()>>>) {
+        let service = self.clone();
+        tokio::spawn(async move {
+            match service.give_up(story).await {
+                Ok(told) => told.wait().await,
+                Err(error) => {
+                    tracing::error!(%error, "cannot release locks that an interrupted request left behind");
+                }
+            }
+            drop(turn);
+        });
+    }
+
+    /// Has something done that nobody waits for.
+    fn spawn(&self, work: impl Work<Answer = ()>) {
+        let service = self.clone();
+        tokio::spawn(async move {
+            // What goes wrong there is logged there.
+            let _ = service.storage().run(work).await;
+        });
+    }
+}
+
+/// Unlocks and closes what nobody was told of, and closes copies.
+struct Discard {
+    service: Service,
+    strays: Vec<Description>,
+    /// The keys of those that are not open.
+    away: Vec<Key>,
+    twice: Vec<File>,
+}
+
+impl Work for Discard {
+    type Answer = ();
+
+    fn perform(self) {
+        let Self { service, strays, away, twice } = self;
+        for stray in strays {
+            let unlocked = stray.file().and_then(|file| {
+                let name = "a lock of an interrupted request";
+                ofd::unlock(&*file).map_err(|errno| lock::Error::system("unlock", name, errno))
+            });
+            if let Err(error) = unlocked {
+                tracing::error!("{error}");
+            }
+        }
+        drop(twice);
+        let far = &service.keep().far;
+        far.unpark(&away);
+        for number in far.unclean() {
+            if let Err(error) = far.clean(number) {
+                tracing::error!(%error, "cannot close stored copies of released descriptors");
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Disks and leases that damaged lock records name: locked again as *suspect*.
+//!
+//! Where no descriptors were kept, a lock is acquired again from its record. A record that is damaged
+//! does not say for certain whose lock it was, but it may still name the disk or lease, and the VM may be
+//! writing there. So that is locked for an owner named `suspect`, which only an administrator closes.
+//! What another program has locked meanwhile, or is not found, is reported as lost. Only regular files
+//! and block devices are locked, and no file is created. Requests of other owners are held back
+//! meanwhile ([`suspects_gate`](super::suspects_gate)).
+
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::keep::suspect::{Suspect, SuspectName};
+use crate::lock::acquire::Goal;
+use crate::lock::disk::in_use::InUse;
+use crate::lock::model::disk_path::DiskPath;
+use crate::lock::model::lease_name::{LeaseName, spelt};
+use crate::lock::path::open::Links;
+use crate::lock::request::{Asked, Work};
+use crate::lock::resolve::lock_file::Naming;
+use crate::lock::resolve::renewal::Renewed;
+use crate::lock::resolve::{Resolve, Wanted};
+use crate::lock::{self, Mode, OwnerId, Proof, Reason, Want};
+use crate::service::lock::request::{Ask, Disk};
+use crate::service::verify::Found;
+use crate::service::{Error, Service};
+
+/// The owner of these locks: always the same, so that it can be looked for.
+pub(in crate::service) const SUSPECT: OwnerId =
+    OwnerId::new(0, Uuid::from_bytes(*b"vmlockd:suspect\0"));
+/// Its name.
+pub(in crate::service) const SUSPECT_NAME: &str = "suspect";
+/// How many of them are locked at a time: one that hangs holds up few others.
+const AT_ONCE: usize = 8;
+
+/// How long until a suspect is tried again whose storage does not answer.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// What came of an attempt to lock a suspect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// It is locked, or was reported as lost.
+    Done,
+    /// Its storage does not answer.
+    Delayed,
+}
+
+impl Service {
+    /// Locks the disks and leases that damaged records name; each with the number of the lock that was
+    /// entered for it, if one was. Returns at once.
+    pub(in crate::service) fn lock_suspects(&self, suspects: Vec<(Suspect, Option<u64>)>) {
+        if suspects.is_empty() {
+            return;
+        }
+        let service = self.clone();
+        let locking = tokio::spawn(async move {
+            let mut delayed = Vec::new();
+            for some in suspects.chunks(AT_ONCE) {
+                let tasks: Vec<_> = some
+                    .iter()
+                    .map(|(suspect, number)| {
+                        let (service, suspect, number) =
+                            (service.clone(), suspect.clone(), *number);
+                        tokio::spawn(async move {
+                            let outcome = service.lock_suspect(&suspect, number).await;
+                            (outcome == Outcome::Delayed).then_some(suspect)
+                        })
+                    })
+                    .collect();
+                for task in tasks {
+                    // It reports by itself what went wrong.
+                    delayed.extend(task.await.ok().flatten());
+                }
+            }
+            service.0.suspects.open();
+            service.lock_delayed(delayed).await;
+            service.close_suspect_if_empty().await;
+        });
+        let service = self.clone();
+        tokio::spawn(async move {
+            // It goes on all the same.
+            let _ = timeout(super::suspects_gate::LIMIT, locking).await;
+            service.0.suspects.open();
+        });
+    }
+
+    /// Locks suspects whose storage did not answer, as soon as it does.
+    async fn lock_delayed(&self, mut delayed: Vec<Suspect>) {
+        while !delayed.is_empty() {
+            // It may have answered before this waits.
+            let _ = timeout(AGAIN, self.storage().heard()).await;
+            let mut still = Vec::new();
+            for suspect in delayed {
+                match self.acquire_suspect(&suspect).await {
+                    Err(Error::Silent(_)) => still.push(suspect),
+                    outcome => self.report_acquired(&suspect.name.shown(), outcome),
+                }
+            }
+            delayed = still;
+        }
+    }
+
+    async fn lock_suspect(&self, suspect: &Suspect, number: Option<u64>) -> Outcome {
+        let name = suspect.name.shown();
+        if let Some(number) = number {
+            let found = self.verify(number).await;
+            let is_there = self.lock(number).is_some_and(|lock| lock.proof == Proof::Verified);
+            if found == Found::There && is_there {
+                self.complete_suspect(suspect, number).await;
+                report_locked(&name, number);
+                return Outcome::Done;
+            }
+        }
+        // The identity may be what is damaged.
+        match self.acquire_suspect(suspect).await {
+            Err(error @ Error::Silent(_)) => {
+                tracing::error!(
+                    "a damaged lock record names {name}, which is locked again as soon as its storage \
+                     responds: {error}"
+                );
+                Outcome::Delayed
+            }
+            outcome => {
+                self.report_acquired(&name, outcome);
+                Outcome::Done
+            }
+        }
+    }
+
+    /// Reports what came of acquiring a suspect by its name.
+    fn report_acquired(&self, name: &str, outcome: Result<Option<u64>, Error>) {
+        match outcome {
+            Ok(Some(number)) => report_locked(name, number),
+            // It is the lock that was just found to be lost, which is reported.
+            Ok(None) => {}
+            Err(error @ Error::Held { .. }) => {
+                tracing::warn!(
+                    "a damaged lock record names {name}, which another owner has locked: {error}"
+                );
+            }
+            Err(error) => {
+                self.counts().lost();
+                tracing::error!(
+                    "lost: a damaged lock record names {name}, which cannot be locked again: {error}"
+                );
+            }
+        }
+    }
+
+    /// Acquires the disk or lease by its name; `None`: the owner has a lock on it.
+    async fn acquire_suspect(&self, suspect: &Suspect) -> Result<Option<u64>, Error> {
+        let refused = match self.acquire_as(suspect, suspect.mode).await {
+            Err(Error::Held { refusal, .. }) if suspect.mode == Mode::Exclusive => refusal,
+            outcome => return outcome,
+        };
+        // The mode may be what is damaged: where others share the disk, it was shared.
+        let message = refused.to_string();
+        if refused.holders.iter().all(|holder| holder.mode == Mode::Shared) {
+            return self.acquire_as(suspect, Mode::Shared).await;
+        }
+        Err(Error::Held { message, refusal: refused })
+    }
+
+    async fn acquire_as(&self, suspect: &Suspect, mode: Mode) -> Result<Option<u64>, Error> {
+        let disk = match &suspect.name {
+            SuspectName::Disk(path) => Disk::Wanted(resolve(path, self)?),
+            SuspectName::LockFile(file) => {
+                let name = file.parent().zip(file.file_name().and_then(|name| name.to_str()));
+                let name =
+                    name.and_then(|(directory, key)| LeaseName::parse(&spelt(directory, key)));
+                let unnamed = || lock::Error::missing(suspect.name.shown());
+                Disk::Lease(name.ok_or_else(unnamed)??)
+            }
+        };
+        let ask = Ask { disk, mode, with_lease: false, in_use: InUse::Allowed, named_by: None };
+        let granted = self.acquire(SUSPECT, vec![ask], None).await?;
+        Ok(granted.fresh.first().copied())
+    }
+
+    /// Enters what a disk lies on, which its record may not tell any more.
+    async fn complete_suspect(&self, suspect: &Suspect, number: u64) {
+        let SuspectName::Disk(path) = &suspect.name else { return };
+        let Ok(resolve) = resolve(path, self) else { return };
+        let complete = Complete { service: self.clone(), number, resolve };
+        if let Err(error) = self.storage().run(complete).await {
+            tracing::warn!(lock = number, %error, "cannot find out what storage a suspect disk is on");
+        }
+    }
+
+    /// Closes the owner where nothing could be locked.
+    async fn close_suspect_if_empty(&self) {
+        let ended = self.end(SUSPECT, Reason::OwnerClosed, |state| {
+            let owner = state.table.living(SUSPECT)?;
+            let empty = owner.locks.is_empty();
+            empty.then_some(()).ok_or(lock::Error::OwnerExists(SUSPECT).into())
+        });
+        if let Err(error) = ended.await {
+            tracing::debug!(%error, "not ending the owner of suspect locks");
+        }
+    }
+}
+
+/// Returns the lookup of a disk by the rules in force.
+fn resolve(path: &Path, service: &Service) -> Result<Resolve, Error> {
+    let path = DiskPath::from_bytes(path.as_os_str().as_bytes())?;
+    let naming = Naming::Rules(service.settings().lockspaces);
+    Ok(Resolve { wanted: Wanted::Path(path), naming, links: Links::Follow })
+}
+
+/// Finds out what a disk lies on that is locked already.
+struct Complete {
+    service: Service,
+    number: u64,
+    resolve: Resolve,
+}
+
+impl Work for Complete {
+    type Answer = ();
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        self.resolve.asks()
+    }
+
+    fn perform(self) {
+        let Self { service, number, resolve } = self;
+        let Some(lock) = service.lock(number) else { return };
+        let Ok(target) = resolve.perform() else { return };
+        let Want { identity, below, copies, .. } =
+            Goal::Disk(Box::new(target)).want(lock.want.mode);
+        if identity == lock.want.identity {
+            service.state().table.enter_renewed(&lock, Renewed { below, copies });
+        }
+    }
+}
+
+fn report_locked(name: &str, number: u64) {
+    tracing::warn!(
+        lock = number,
+        "a damaged lock record names {name}: it is locked again as suspect until an administrator \
+         releases it ('vmlockctl release {number}')"
+    );
+}

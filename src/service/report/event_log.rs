@@ -1,0 +1,324 @@
+//! The event log: what happens to owners and locks, as messages for people and fields for programs.
+//!
+//! Every message of a kind ([`Kind`]) is logged here, except the refusal of a client of virtlockd's
+//! socket; so all messages of a kind have the same fields. A field holds its value unchanged; in a
+//! message, names are escaped. Each message names the VM, the beginning of its UUID and its user,
+//! since `journalctl` prints no fields.
+
+mod denied;
+mod waits;
+mod words;
+
+use crate::catalog::Kind;
+use crate::lock::acquire::reacquire::Lost;
+use crate::lock::model::refusal::{Holder, Refusal};
+use crate::lock::text::escape::shown;
+use crate::lock::{self, Event, Lock, OwnerId, Reason};
+use crate::service::core::state::State;
+use crate::service::{Error, Service};
+pub use denied::{Denied, denied};
+pub use waits::{Outcome, wait_ended, waiting, waiting_elsewhere};
+pub use words::Vm;
+pub(in crate::service) use words::seconds;
+use words::{Locks, because, because_ended};
+
+/// Events of one owner that are not logged yet.
+#[derive(Debug, Default)]
+pub(in crate::service) struct Unsaid {
+    name: String,
+    events: Vec<Event>,
+}
+
+impl Unsaid {
+    /// Events of the owner with this name.
+    pub(in crate::service) fn new(name: String, events: Vec<Event>) -> Self {
+        Self { name, events }
+    }
+
+    /// Logs that the owner holds again what it held before it was suspended.
+    pub(in crate::service) fn resumed(&self, id: OwnerId, locks: usize) {
+        resumed(id, &self.name, locks);
+    }
+
+    /// Logs the events.
+    pub(in crate::service) fn say(&mut self) {
+        for event in self.events.drain(..) {
+            match event {
+                Event::LockAcquired(lock) => acquired(&lock, &self.name),
+                Event::LockConverted(lock) => converted(&lock, &self.name),
+                Event::LockReleased(lock, reason) => released(&lock, &self.name, reason),
+                _ => {}
+            }
+        }
+    }
+}
+
+impl State {
+    /// Returns the name of an owner, also of one that is about to be removed.
+    pub(in crate::service) fn name_of(&self, id: OwnerId) -> String {
+        self.table.owner(id).map_or_else(String::new, |owner| owner.name.clone())
+    }
+}
+
+impl Service {
+    /// Returns a VM as messages name it. Must not be called while the state is locked.
+    pub(in crate::service) fn vm(&self, id: OwnerId) -> String {
+        Vm(id, &self.state().name_of(id)).to_string()
+    }
+}
+
+/// Logs that an owner was opened; `why` is what its locks are for, if stated.
+pub fn opened(id: OwnerId, name: &str, why: &str) {
+    tracing::info!(
+        event = Kind::OwnerOpened.as_str(),
+        owner.uuid = %id.uuid,
+        owner.name = name,
+        owner.uid = id.uid,
+        why = (!why.is_empty()).then_some(why),
+        "opened owner of {}",
+        Vm(id, name)
+    );
+}
+
+/// Logs that an owner has ended. Its locks are released after that.
+pub fn ended(id: OwnerId, name: &str, locks: usize, reason: Reason) {
+    tracing::info!(
+        event = Kind::OwnerEnded.as_str(),
+        owner.uuid = %id.uuid,
+        owner.name = name,
+        owner.uid = id.uid,
+        locks,
+        reason = reason.as_str(),
+        "owner of {} ended: {}; releasing {}",
+        Vm(id, name),
+        because_ended(reason),
+        Locks(locks)
+    );
+}
+
+/// Logs that an owner ended while the service was not running.
+pub fn ended_unseen(id: OwnerId, name: &str, locks: usize) {
+    tracing::info!(
+        event = Kind::OwnerEnded.as_str(),
+        owner.uuid = %id.uuid,
+        owner.name = name,
+        owner.uid = id.uid,
+        locks,
+        reason = Reason::OwnerGone.as_str(),
+        "owner of {} ended while vmlockd was not running; releasing {}",
+        Vm(id, name),
+        Locks(locks)
+    );
+}
+
+/// Logs that a lock was granted.
+pub fn acquired(lock: &Lock, name: &str) {
+    tracing::info!(
+        event = Kind::Acquired.as_str(),
+        lock = lock.id,
+        owner.uuid = %lock.owner.uuid,
+        owner.name = name,
+        owner.uid = lock.owner.uid,
+        resource = lock.want.resource.as_str(),
+        mode = lock.want.mode.as_str(),
+        "acquired {} ({}) for {}",
+        shown(&lock.want.resource),
+        lock.want.mode.as_str(),
+        Vm(lock.owner, name)
+    );
+}
+
+/// Logs that a lock was converted to another mode.
+pub fn converted(lock: &Lock, name: &str) {
+    tracing::info!(
+        event = Kind::Converted.as_str(),
+        lock = lock.id,
+        owner.uuid = %lock.owner.uuid,
+        owner.name = name,
+        owner.uid = lock.owner.uid,
+        resource = lock.want.resource.as_str(),
+        mode = lock.want.mode.as_str(),
+        "converted {} to {} for {}",
+        shown(&lock.want.resource),
+        lock.want.mode.as_str(),
+        Vm(lock.owner, name)
+    );
+}
+
+/// Logs that a lock was released.
+pub fn released(lock: &Lock, name: &str, reason: Reason) {
+    tracing::info!(
+        event = Kind::Released.as_str(),
+        lock = lock.id,
+        owner.uuid = %lock.owner.uuid,
+        owner.name = name,
+        owner.uid = lock.owner.uid,
+        resource = lock.want.resource.as_str(),
+        mode = lock.want.mode.as_str(),
+        reason = reason.as_str(),
+        "released {} ({}) of {}: {}",
+        shown(&lock.want.resource),
+        lock.want.mode.as_str(),
+        Vm(lock.owner, name),
+        because(reason)
+    );
+}
+
+/// Logs that an owner has the locks of another one; each is logged as acquired besides.
+pub fn handed_over(to: (OwnerId, &str), from: (OwnerId, &str), locks: usize) {
+    tracing::info!(
+        event = Kind::HandedOver.as_str(),
+        owner.uuid = %to.0.uuid,
+        owner.name = to.1,
+        owner.uid = to.0.uid,
+        locks,
+        from.uuid = %from.0.uuid,
+        from.name = from.1,
+        from.uid = from.0.uid,
+        "handed over {} of {} to {}",
+        Locks(locks),
+        Vm(from.0, from.1),
+        Vm(to.0, to.1)
+    );
+}
+
+/// Returns the resource that a foreign holder has locked, before the error is described.
+pub(in crate::service) fn elsewhere(error: &Error) -> String {
+    match error {
+        Error::Lock(lock::Error::HeldElsewhere(stranger)) => stranger.resource.clone(),
+        _ => String::new(),
+    }
+}
+
+/// Returns one property of all holders, a line each.
+fn each(refusal: &Refusal, what: fn(&Holder) -> String) -> String {
+    refusal.holders.iter().map(what).collect::<Vec<_>>().join("\n")
+}
+
+/// Logs that an owner is refused what other owners hold; `message` names them.
+pub fn refused(id: OwnerId, name: &str, refusal: &Refusal, message: &str) {
+    tracing::info!(
+        event = Kind::Refused.as_str(),
+        owner.uuid = %id.uuid,
+        owner.name = name,
+        owner.uid = id.uid,
+        resource = refusal.resource.as_str(),
+        reason = "held",
+        holder.uuid.each = each(refusal, |holder| holder.owner.uuid.to_string()),
+        holder.name.each = each(refusal, |holder| holder.name.clone()),
+        "refused {}: {message}",
+        Vm(id, name)
+    );
+}
+
+/// Logs that an owner is refused what a foreign holder has locked.
+pub fn refused_elsewhere(id: OwnerId, name: &str, resource: &str, message: &str) {
+    tracing::info!(
+        event = Kind::Refused.as_str(),
+        owner.uuid = %id.uuid,
+        owner.name = name,
+        owner.uid = id.uid,
+        resource,
+        reason = "held-elsewhere",
+        "refused {}: {message}",
+        Vm(id, name)
+    );
+}
+
+/// Logs that the user `by` forces the release of locks; each is logged as released besides.
+pub fn broken(id: OwnerId, name: &str, locks: &[u64], by: u32) {
+    let numbers =
+        |between: &str| locks.iter().map(ToString::to_string).collect::<Vec<_>>().join(between);
+    tracing::warn!(
+        event = Kind::Broken.as_str(),
+        lock.each = numbers("\n"),
+        owner.uuid = %id.uuid,
+        owner.name = name,
+        owner.uid = id.uid,
+        caller.uid = by,
+        reason = Reason::Forced.as_str(),
+        "uid {by} forces the release of {} of {}: {}",
+        Locks(locks.len()),
+        Vm(id, name),
+        numbers(", ")
+    );
+}
+
+/// Logs that a lock is lost, although its VM is running.
+pub fn lost(lock: &Lock, name: &str, lost: &Lost) {
+    tracing::error!(
+        event = Kind::Lost.as_str(),
+        lock = lock.id,
+        owner.uuid = %lock.owner.uuid,
+        owner.name = name,
+        owner.uid = lock.owner.uid,
+        resource = lock.want.resource.as_str(),
+        mode = lock.want.mode.as_str(),
+        reason = lost.loss.as_str(),
+        "LOST the lock on {} ({}) of {}, which is still running: {}",
+        shown(&lock.want.resource),
+        lock.want.mode.as_str(),
+        Vm(lock.owner, name),
+        lost.why
+    );
+}
+
+/// Logs that a lock that was lost is held again.
+pub fn regained(lock: &Lock, name: &str) {
+    tracing::warn!(
+        event = Kind::Regained.as_str(),
+        lock = lock.id,
+        owner.uuid = %lock.owner.uuid,
+        owner.name = name,
+        owner.uid = lock.owner.uid,
+        resource = lock.want.resource.as_str(),
+        mode = lock.want.mode.as_str(),
+        "regained the lock on {} ({}) of {}",
+        shown(&lock.want.resource),
+        lock.want.mode.as_str(),
+        Vm(lock.owner, name)
+    );
+}
+
+/// Logs that an owner is suspended; each of its locks is logged as released besides.
+pub fn suspended(id: OwnerId, name: &str, locks: usize, by: u32) {
+    tracing::info!(
+        event = Kind::Suspended.as_str(),
+        owner.uuid = %id.uuid,
+        owner.name = name,
+        owner.uid = id.uid,
+        caller.uid = by,
+        locks,
+        "suspended {} on request of uid {by}; releasing {}",
+        Vm(id, name),
+        Locks(locks)
+    );
+}
+
+/// Logs that an owner is resumed; each of its locks is logged as acquired besides.
+pub fn resumed(id: OwnerId, name: &str, locks: usize) {
+    tracing::info!(
+        event = Kind::Resumed.as_str(),
+        owner.uuid = %id.uuid,
+        owner.name = name,
+        owner.uid = id.uid,
+        locks,
+        "resumed {} with {}",
+        Vm(id, name),
+        Locks(locks)
+    );
+}
+
+/// Logs what the service has restored from the instance before it.
+pub fn restored(owners: usize, locks: usize) {
+    if owners > 0 {
+        let s = if owners == 1 { "" } else { "s" };
+        tracing::info!(
+            event = Kind::Restored.as_str(),
+            owners,
+            locks,
+            "restored {owners} owner{s} and {}",
+            Locks(locks)
+        );
+    }
+}

@@ -1,0 +1,94 @@
+//! How log messages name a VM, a number of locks, a length of time, and the reason of a release.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::lock::text::escape::shown;
+use crate::lock::{OwnerId, Reason};
+
+/// The number of digits of a UUID in a message; the fields of the entry have all of it.
+const DIGITS: usize = 8;
+
+/// Returns the beginning of a UUID, or of what a caller passed as one.
+pub(super) fn short(uuid: &str) -> String {
+    shown(&uuid.chars().take(DIGITS).collect::<String>())
+}
+
+/// A VM in a message: `VM "web1" (4dea22b3, uid 0)`.
+///
+/// The user is a number: looking up its name may block.
+#[derive(Debug, Clone, Copy)]
+pub struct Vm<'v>(pub OwnerId, pub &'v str);
+
+impl fmt::Display for Vm<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(OwnerId { uid, uuid, process }, name) = self;
+        // An owner that has been removed meanwhile has no name any more.
+        let name = if name.is_empty() { String::new() } else { format!(" \"{}\"", shown(name)) };
+        write!(f, "VM{name} ({}, uid {uid}", short(&uuid.to_string()))?;
+        if *process != 0 {
+            write!(f, ", process {process}")?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// A number of locks in a message: `1 lock`, `2 locks`.
+pub(super) struct Locks(pub(super) usize);
+
+impl fmt::Display for Locks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0, if self.0 == 1 { "lock" } else { "locks" })
+    }
+}
+
+/// A length of time in a message: `0.3 s`, `75 s`.
+pub(in crate::service) fn seconds(time: Duration) -> String {
+    if time < Duration::from_secs(10) {
+        format!("{:.1} s", time.as_secs_f64())
+    } else {
+        format!("{} s", time.as_secs())
+    }
+}
+
+/// Returns why an owner ended, as it stands behind a colon.
+pub(super) fn because_ended(reason: Reason) -> &'static str {
+    match reason {
+        Reason::OwnerGone => "its last process, lifeline or connection ended",
+        reason => because(reason),
+    }
+}
+
+/// Returns why a lock was released, as it stands behind a colon.
+pub(super) fn because(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Released => "released on request",
+        Reason::OwnerClosed => "the owner was closed",
+        Reason::OwnerGone => "the owner ended",
+        Reason::Suspended => "the owner was suspended",
+        Reason::HandedOver => "handed over to another owner",
+        Reason::Forced => "forced by another user",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_has_its_name_the_beginning_of_its_uuid_and_its_user() {
+        let id = OwnerId::new(7, uuid::Uuid::from_u128(0x4dea_22b3 << 96));
+        assert_eq!(Vm(id, "web1").to_string(), "VM \"web1\" (4dea22b3, uid 7)");
+        assert_eq!(Vm(id, "").to_string(), "VM (4dea22b3, uid 7)");
+        assert_eq!(Vm(id, "a\nb").to_string(), "VM \"a\\nb\" (4dea22b3, uid 7)");
+        let second = OwnerId { process: 5, ..id };
+        assert_eq!(Vm(second, "a").to_string(), "VM \"a\" (4dea22b3, uid 7, process 5)");
+    }
+
+    #[test]
+    fn what_a_caller_passed_as_a_uuid_is_cut_at_a_character() {
+        assert_eq!(short("4dea22b3-1d52"), "4dea22b3");
+        assert_eq!(short("äöüäöüäöü"), "äöüäöüäö");
+        assert_eq!(short("a\n"), "a\\n");
+    }
+}

@@ -1,0 +1,99 @@
+//! Who takes a lock, as the record beside it tells other hosts.
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+
+use crate::lock::acquire::handle::{Held, Sign};
+use crate::lock::holder_record::record::{Recording, Signature, Unrecorded};
+use crate::lock::model::host::{Host, system_name};
+use crate::lock::request::Work as _;
+use crate::lock::text::escape::shown_path;
+use crate::lock::{Lock, Owner, OwnerId};
+use crate::service::Service;
+use crate::service::core::state::State;
+use crate::service::report::user_names::recent_name;
+
+impl Service {
+    /// This host, as records name it; `None` where nothing tells it from others.
+    #[must_use]
+    pub fn host(&self) -> Option<Arc<Host>> {
+        self.state().settings.lockspaces.host.clone()
+    }
+
+    /// What this host is called.
+    #[must_use]
+    pub fn host_name(&self) -> String {
+        self.host().map_or_else(system_name, |host| host.name())
+    }
+
+    /// Signs locks that an owner gets now. Its user is looked up where he will be recorded, and once
+    /// for all of them; so this is for a storage thread.
+    pub(in crate::service) fn signer(&self, id: OwnerId) -> impl Fn(&Lock) -> Signature {
+        let of_owner = of_owner(&self.state(), id, 0);
+        let user = OnceCell::new();
+        move |Lock { id: lock, since, want, .. }| {
+            let (lock, since) = (*lock, *since);
+            let in_lockspace = want.lockspace.has_files();
+            let is_far = !in_lockspace && self.storage().may_be_shared(&want.asks());
+            let mut signature = Signature { is_far, lock, since, ..of_owner.clone() };
+            if signature.is_written(in_lockspace) {
+                signature.user.clone_from(user.get_or_init(|| self.runs(&of_owner, id)));
+            }
+            signature
+        }
+    }
+
+    /// Says where holders can't be recorded.
+    pub(in crate::service) fn say_unrecorded(held: &[Arc<Held>]) {
+        for Unrecorded { directory, cause } in held.iter().filter_map(|held| held.unrecorded()) {
+            let directory = shown_path(&directory);
+            tracing::warn!(
+                "cannot write holder records in {directory}: {cause}; other hosts will not see \
+                 which VM holds a lock"
+            );
+        }
+    }
+
+    /// Has the records beside an owner's locks say what is known of it by now. For a storage thread.
+    pub(in crate::service) fn sign_anew(&self, id: OwnerId) {
+        let held: Vec<(u64, u64, Arc<Held>)> = {
+            let state = self.state();
+            if state.settings.lockspaces.recording == Recording::Never {
+                return;
+            }
+            let numbers = state.table.owner(id).map(|owner| owner.locks.clone());
+            let locks = numbers.iter().flatten().filter_map(|number| state.table.lock(*number));
+            let held = |number| state.held.get(&number).map(Arc::clone);
+            locks.filter_map(|lock| Some((lock.id, lock.since, held(lock.id)?))).collect()
+        };
+        for (lock, since, held) in held {
+            let signature = of_owner(&self.state(), id, since);
+            let user = self.runs(&signature, id);
+            Sign { held, signature: Signature { lock, user, ..signature } }.perform();
+        }
+    }
+
+    /// Returns the name of the user that runs an owner's process.
+    fn runs(&self, signature: &Signature, id: OwnerId) -> String {
+        let users = self.users_of(self.asker(id), [(id, signature.pid)]);
+        recent_name(users.get(&signature.pid).copied().unwrap_or(id.uid))
+    }
+}
+
+/// The signature of an owner, its user not looked up.
+pub(in crate::service) fn of_owner(state: &State, id: OwnerId, since: u64) -> Signature {
+    let lockspaces = &state.settings.lockspaces;
+    let owner = state.table.owner(id);
+    Signature {
+        host: lockspaces.host.clone(),
+        recording: lockspaces.recording,
+        is_far: false,
+        lock: 0,
+        name: owner.map(|owner| owner.name.clone()).unwrap_or_default(),
+        why: owner.map(|owner| owner.why.clone()).unwrap_or_default(),
+        uuid: id.uuid,
+        pid: owner.map_or(0, Owner::pid),
+        user: id.uid.to_string(),
+        since,
+    }
+}

@@ -1,0 +1,299 @@
+//! How often what happened, and how long it took: numbers for whoever watches a host.
+//!
+//! They begin at zero with the program; only the locks that it took up are counted at once, so that
+//! those restored and those granted, less those released, are the ones that there are. Each number
+//! is counted for itself: read together, they may be apart by what is just happening.
+
+use std::array;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::lock::{Event, Proof};
+use crate::service::{Service, now};
+
+/// The upper bounds of what grants take, in microseconds.
+const GRANTS: [u64; 16] = [
+    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 2_500_000, 10_000_000,
+];
+
+/// The upper bounds of what waiting takes, in microseconds: a disk is waited for until a machine
+/// ends, and that may take the night.
+const WAITS: [u64; 12] = [
+    1_000,
+    10_000,
+    100_000,
+    500_000,
+    1_000_000,
+    5_000_000,
+    15_000_000,
+    60_000_000,
+    300_000_000,
+    900_000_000,
+    3_600_000_000,
+    28_800_000_000,
+];
+
+/// A number that grows.
+#[derive(Debug, Default)]
+struct Counter(AtomicU64);
+
+impl Counter {
+    fn add(&self, more: usize) {
+        self.0.fetch_add(u64::try_from(more).unwrap_or_default(), Ordering::Relaxed);
+    }
+
+    fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How many took how long.
+#[derive(Debug)]
+struct Times<const N: usize> {
+    bounds: &'static [u64; N],
+    /// One for each bound: those that took no longer, but longer than the bound before.
+    counts: [AtomicU64; N],
+    longer: AtomicU64,
+    sum: AtomicU64,
+}
+
+impl<const N: usize> Times<N> {
+    fn within(bounds: &'static [u64; N]) -> Self {
+        let counts = array::from_fn(|_| AtomicU64::new(0));
+        Self { bounds, counts, longer: AtomicU64::new(0), sum: AtomicU64::new(0) }
+    }
+
+    fn add(&self, time: Duration) {
+        let usec = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let place = self.bounds.partition_point(|bound| *bound < usec);
+        self.counts.get(place).unwrap_or(&self.longer).fetch_add(1, Ordering::Relaxed);
+        self.sum.fetch_add(usec, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> Histogram {
+        let mut count = 0;
+        let mut bucket = |(bound, more): (&u64, &AtomicU64)| {
+            count += more.load(Ordering::Relaxed);
+            (*bound, count)
+        };
+        let buckets = self.bounds.iter().zip(&self.counts).map(&mut bucket).collect();
+        count += self.longer.load(Ordering::Relaxed);
+        Histogram { buckets, count, sum: self.sum.load(Ordering::Relaxed) }
+    }
+}
+
+/// What is counted.
+#[derive(Debug)]
+pub struct Counts {
+    since: u64,
+    opened: Counter,
+    ended: Counter,
+    restored: Counter,
+    granted: Counter,
+    released: Counter,
+    broken: Counter,
+    lost: Counter,
+    regained: Counter,
+    refused: Counter,
+    waited: Counter,
+    timed_out: Counter,
+    cancelled: Counter,
+    denied: Counter,
+    grants: Times<{ GRANTS.len() }>,
+    waits: Times<{ WAITS.len() }>,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self {
+            since: now(),
+            opened: Counter::default(),
+            ended: Counter::default(),
+            restored: Counter::default(),
+            granted: Counter::default(),
+            released: Counter::default(),
+            broken: Counter::default(),
+            lost: Counter::default(),
+            regained: Counter::default(),
+            refused: Counter::default(),
+            waited: Counter::default(),
+            timed_out: Counter::default(),
+            cancelled: Counter::default(),
+            denied: Counter::default(),
+            grants: Times::within(&GRANTS),
+            waits: Times::within(&WAITS),
+        }
+    }
+}
+
+impl Counts {
+    /// An owner was opened.
+    pub fn opened(&self) {
+        self.opened.add(1);
+    }
+
+    /// An owner has ended.
+    pub fn ended(&self) {
+        self.ended.add(1);
+    }
+
+    /// So many locks were taken up from the program before this one.
+    pub fn restored(&self, locks: usize) {
+        self.restored.add(locks);
+    }
+
+    /// So many locks were given to a request that was begun then. How long one took that had to
+    /// wait is told by [`Self::waited`] instead; and one that got nothing new took nothing.
+    pub fn granted(&self, locks: usize, begun: Instant, waited: bool) {
+        self.granted.add(locks);
+        if locks > 0 && !waited {
+            self.grants.add(begun.elapsed());
+        }
+    }
+
+    /// What of these is the end of a lock.
+    pub fn released(&self, events: &[Event]) {
+        let ends = events.iter().filter(|event| matches!(event, Event::LockReleased(..)));
+        self.released.add(ends.count());
+    }
+
+    /// Locks that one owner has in another's place: these are given and given up.
+    pub fn moved(&self, events: &[Event]) {
+        let given = events.iter().filter(|event| matches!(event, Event::LockAcquired(_)));
+        self.granted.add(given.count());
+        self.released(events);
+    }
+
+    /// So many locks are given up because somebody else than their owner wants that.
+    pub fn broken(&self, locks: usize) {
+        self.broken.add(locks);
+    }
+
+    /// A lock is not there.
+    pub fn lost(&self) {
+        self.lost.add(1);
+    }
+
+    /// One that was lost is there again.
+    pub fn regained(&self) {
+        self.regained.add(1);
+    }
+
+    /// A request was refused for what somebody else holds.
+    pub fn refused(&self) {
+        self.refused.add(1);
+    }
+
+    /// A request waited so long, whatever came of it.
+    pub fn waited(&self, time: Duration) {
+        self.waited.add(1);
+        self.waits.add(time);
+    }
+
+    /// It got nothing by then; [`Self::waited`] is told besides.
+    pub fn timed_out(&self) {
+        self.timed_out.add(1);
+    }
+
+    /// It was withdrawn; [`Self::waited`] is told besides.
+    pub fn cancelled(&self) {
+        self.cancelled.add(1);
+    }
+
+    /// A caller may not do what he asked for.
+    pub fn denied(&self) {
+        self.denied.add(1);
+    }
+}
+
+/// How many took how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Histogram {
+    /// Upper bounds in microseconds, and how many took no longer than that.
+    pub buckets: Vec<(u64, u64)>,
+    /// How many there were, those above the last bound included.
+    pub count: u64,
+    /// All their times together, in microseconds.
+    pub sum: u64,
+}
+
+/// What was counted, and what there is.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Since when it is counted, in microseconds since 1970.
+    pub since: u64,
+    /// What grows, and what there is at this moment, by the keys used on the bus.
+    pub numbers: Vec<(&'static str, u64)>,
+    /// What grants took.
+    pub grants: Histogram,
+    /// What waiting took.
+    pub waits: Histogram,
+}
+
+impl Service {
+    /// What is counted.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.0.counts
+    }
+
+    /// All numbers.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        let (owners, locks, lost, waiting) = {
+            let state = self.state();
+            let table = &state.table;
+            let lost = table.locks().filter(|lock| lock.proof == Proof::Lost).count();
+            (table.owners().count(), table.locks().count(), lost, table.waiters().count())
+        };
+        let there = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let counts = self.counts();
+        let numbers = vec![
+            ("owners", there(owners)),
+            ("locks", there(locks)),
+            ("lost", there(lost)),
+            ("waiting", there(waiting)),
+            ("mounts-unresponsive", there(self.storage().silent().len())),
+            ("requests-hung", there(self.storage().stuck())),
+            ("owners-opened", counts.opened.read()),
+            ("owners-ended", counts.ended.read()),
+            ("locks-restored", counts.restored.read()),
+            ("locks-granted", counts.granted.read()),
+            ("locks-released", counts.released.read()),
+            ("locks-forced", counts.broken.read()),
+            ("locks-lost", counts.lost.read()),
+            ("locks-regained", counts.regained.read()),
+            ("requests-refused", counts.refused.read()),
+            ("requests-refused-hung", self.storage().refused()),
+            ("requests-waited", counts.waited.read()),
+            ("requests-timed-out", counts.timed_out.read()),
+            ("requests-cancelled", counts.cancelled.read()),
+            ("requests-denied", counts.denied.read()),
+        ];
+        let (grants, waits) = (counts.grants.read(), counts.waits.read());
+        Metrics { since: counts.since, numbers, grants, waits }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_time_is_in_its_bucket_and_in_those_above() {
+        let times = Times::within(&GRANTS);
+        for usec in [0, 50, 51, 2_000_000, 3_600_000_000] {
+            times.add(Duration::from_micros(usec));
+        }
+        let Histogram { buckets, count, sum } = times.read();
+        assert_eq!((count, sum), (5, 3_602_000_101));
+        assert_eq!(buckets.len(), GRANTS.len());
+        let of = |bound: u64| buckets.iter().find(|(upper, _)| *upper == bound).unwrap().1;
+        assert_eq!([of(50), of(100), of(1_000_000), of(2_500_000)], [2, 3, 3, 4]);
+        assert_eq!(buckets.last(), Some(&(10_000_000, 4)));
+        for bounds in [&GRANTS[..], &WAITS[..]] {
+            assert!(bounds.is_sorted_by(|a, b| a < b), "{bounds:?}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Refusals on their way to whoever asked, and to those who watch.
+
+use super::describe::{DescribeRefusal, DescribeStranger, NAMED};
+use crate::inspector::Asker;
+use crate::lock::foreign::fdinfo::Processes;
+use crate::lock::model::lock::Proof;
+use crate::lock::model::refusal::{Holder, Refusal};
+use crate::lock::request::Work;
+use crate::lock::table::queue::Ticket;
+use crate::lock::{self, Event, Lock, OwnerId};
+use crate::service::report::event_log;
+use crate::service::{Error, Service};
+
+impl Service {
+    /// Describes the owners that hold these locks on a resource; `None` where there are none.
+    pub async fn describe_holders(
+        &self,
+        asker: Asker,
+        resource: &str,
+        locks: &[Lock],
+    ) -> Option<String> {
+        let (resource, holders) = (resource.to_owned(), self.holders(locks));
+        if holders.is_empty() {
+            return None;
+        }
+        let refusal = Refusal { resource, holders, ahead: None, users: Processes::default() };
+        let error = lock::Error::Held(Box::new(refusal)).into();
+        let tell = Tell { service: self.clone(), asker, error };
+        // Without the description the refusal says less; a failure is logged where it happens.
+        self.storage().run(tell).await.ok().map(|error| error.to_string())
+    }
+
+    /// Puts a refusal into a sentence, and tells those who watch the resource of it. Looks users
+    /// up, so it is for a storage thread.
+    pub(in crate::service) fn describe(&self, id: OwnerId, mut error: Error) -> Error {
+        self.name_holder(id, &mut error);
+        self.say_refused(id, &event_log::elsewhere(&error), self.contended(id, error))
+    }
+
+    /// Describes why a request waits. A foreign holder is named in the table, too.
+    pub(in crate::service) fn describe_wait(
+        &self,
+        id: OwnerId,
+        ticket: Ticket,
+        because: lock::Error,
+    ) {
+        let mut because = because.into();
+        self.name_holder(id, &mut because);
+        if let Error::Lock(lock::Error::HeldElsewhere(stranger)) = &because {
+            self.state().table.name_stranger(ticket, stranger);
+        }
+        self.say_waiting(id, &event_log::elsewhere(&because), &self.contended(id, because));
+    }
+
+    fn contended(&self, id: OwnerId, error: Error) -> Error {
+        let own = own_lock(id, &error).and_then(|number| self.lock(number));
+        if let Error::Lock(lock::Error::Held(refusal)) = &error {
+            let event = Event::LockContended {
+                resource: refusal.resource.clone(),
+                holders: refusal.holders.iter().map(|holder| holder.owner).collect(),
+                owner: id,
+            };
+            // For others: the one who is refused has his answer.
+            drop(self.state().publish(vec![event]));
+        }
+        match (self.told(self.asker(id), error), own) {
+            (Error::Held { message, refusal }, Some(lock)) => {
+                Error::Held { message: message + &advice_on_own(&lock), refusal }
+            }
+            (error, _) => error,
+        }
+    }
+
+    /// Puts a refusal into a sentence. Looks users up, so it is for a storage thread.
+    pub(in crate::service) fn told(&self, asker: Asker, error: Error) -> Error {
+        match error {
+            Error::Lock(lock::Error::Held(refusal)) => {
+                let holders = refusal.holders.iter().take(NAMED);
+                let users = self.users_of(asker, holders.map(|holder| (holder.owner, holder.pid)));
+                let message = DescribeRefusal { refusal: (*refusal).clone(), users }.perform();
+                Error::Held { message, refusal }
+            }
+            Error::Lock(lock::Error::HeldElsewhere(stranger)) => {
+                let message = DescribeStranger((*stranger).clone()).perform();
+                Error::HeldElsewhere { message, stranger }
+            }
+            error => error,
+        }
+    }
+}
+
+/// Returns the lock of the refused owner itself that is in its way. Over libvirt's protocol every
+/// request counts as one of another owner, since a guest that lists one disk twice must not start.
+fn own_lock(id: OwnerId, error: &Error) -> Option<u64> {
+    let Error::Lock(lock::Error::Held(refusal)) = error else { return None };
+    let own = |holder: &&Holder| holder.owner == id && holder.reserved_until.is_none();
+    refusal.holders.iter().find(own).map(|holder| holder.lock)
+}
+
+/// Says what an owner can do about its own lock. libvirt 9 to 12 leaves the lock of a base image
+/// behind after `snapshot-delete` and after `blockcommit` of an inactive image.
+fn advice_on_own(lock: &Lock) -> String {
+    let number = lock.id;
+    let lost = match lock.proof {
+        Proof::Lost => ", although this lock is lost",
+        Proof::Verified | Proof::Unverified => "",
+    };
+    format!(
+        "; this VM itself holds it (lock {number}{lost}), and libvirt may have left the lock behind: \
+         once the VM does not write there, 'vmlockctl release --force {number}' frees it"
+    )
+}
+
+/// Puts a refusal into a sentence.
+#[derive(Debug)]
+pub(in crate::service) struct Tell {
+    pub(in crate::service) service: Service,
+    pub(in crate::service) asker: Asker,
+    pub(in crate::service) error: Error,
+}
+
+impl Work for Tell {
+    type Answer = Error;
+
+    fn perform(self) -> Error {
+        self.service.told(self.asker, self.error)
+    }
+}

@@ -1,0 +1,264 @@
+//! Looking whether restored locks are there.
+//!
+//! What was parked is there, and nearly always so is its lock; but a network file system may have
+//! lost it meanwhile, and a lock of which only the record is left has to be taken again. Either
+//! asks the storage, which may be dead; so it happens while the service serves, device by device and
+//! user by user ([`order`]), and one that hangs holds up no other.
+//!
+//! A lock that is not there is *lost*: it is said loudly, and tried again now and then, since its
+//! machine may still be writing. Until then it stays in the way of all other owners.
+
+pub mod name_states;
+pub(super) mod renewal;
+pub(super) mod schedule;
+
+mod order;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::{Error, Service};
+use crate::lock::acquire::handle::{Give, Held};
+use crate::lock::acquire::reacquire::{Doubt, Lost, Reassert, Retake};
+use crate::lock::model::identity::Identity;
+use crate::lock::request::{Asked, Work};
+use crate::lock::text::escape::shown;
+use crate::lock::{self, Event, Lock, Loss, Proof, Want};
+use crate::service::core::state::State;
+use crate::service::report::event_log;
+use crate::step::step;
+
+impl Service {
+    /// Looks at every lock that nobody has looked at since it was restored. Returns at once.
+    pub(super) fn verify_all(&self) {
+        self.verify_these(&self.locks());
+    }
+
+    /// The same for some: who passes to another owner has another number from then on, under which
+    /// nobody would look at it.
+    pub(super) fn verify_these<'l>(&self, locks: impl IntoIterator<Item = &'l Lock>) {
+        self.verify_in_order(locks.into_iter().filter(|lock| lock.proof != Proof::Verified));
+    }
+
+    /// Looks at one.
+    pub(super) async fn verify(&self, number: u64) -> Found {
+        let away = {
+            let state = self.state();
+            let away = state.held.get(&number).is_some_and(|held| held.is_away());
+            let lock = state.table.lock(number).filter(|_| away);
+            lock.and_then(|lock| lock.want.lock_files.first().cloned())
+        };
+        // What has no name can't be asked about: it stays as it is.
+        if away.is_some_and(|file| !file.is_absolute()) {
+            return Found::Unknown;
+        }
+        let Some(lock) = self.lock(number) else { return Found::There };
+        let (uid, want) = (lock.owner.uid, lock.want);
+        let story = Story { service: self.clone(), number, want };
+        match self.storage().run_for(uid, story).await {
+            Ok(found) => found,
+            // That is said already.
+            Err(Error::Silent(_)) => Found::Unknown,
+            Err(error) => {
+                tracing::error!(%error, lock = number, "cannot verify lock {number}");
+                Found::Unknown
+            }
+        }
+    }
+
+    /// Enters what was seen, and says it, unless it was known.
+    fn enter_proof(&self, number: u64, seen: Result<(), Lost>) {
+        let proof = if seen.is_ok() { Proof::Verified } else { Proof::Lost };
+        let before = {
+            let mut state = self.state();
+            let Some(before) = state.table.lock(number).map(|lock| lock.proof) else { return };
+            let Ok(lock) = state.table.set_proof(number, proof) else { return };
+            let lock = Box::new(lock.clone());
+            let event = match &seen {
+                Ok(()) => Event::LockVerified(lock),
+                Err(lost) => Event::LockLost(lock, lost.loss),
+            };
+            if before != proof {
+                drop(state.publish(vec![event]));
+            }
+            before
+        };
+        if before == proof {
+            return;
+        }
+        let Some(lock) = self.lock(number) else { return };
+        let name = self.state().name_of(lock.owner);
+        match seen {
+            Ok(()) if before == Proof::Lost => {
+                self.counts().regained();
+                event_log::regained(&lock, &name);
+            }
+            Ok(()) => {}
+            Err(lost) => {
+                self.counts().lost();
+                event_log::lost(&lock, &name, &lost);
+                self.remedy(lock.owner);
+            }
+        }
+    }
+
+    /// Lets go of what can never be locked again: the next time that it is looked at, the lock is
+    /// taken by another description.
+    fn forsake(&self, lock: &Lock) {
+        let Some(held) = self.state().held.remove(&lock.id) else { return };
+        for failure in held.forsake() {
+            tracing::warn!(%failure, lock = lock.id, "cannot release the rest of lost lock {}", lock.id);
+        }
+        if self.keep().unpark(lock.owner, lock.id, &held) {
+            self.clean_soon();
+        }
+    }
+
+    /// Takes a lock again of which there is no descriptor.
+    fn retake(&self, lock: &Lock) -> Result<(), Lost> {
+        let held = Arc::new({
+            let (want, signature) = (lock.want.clone(), self.signer(lock.owner)(lock));
+            Retake { want, signature }.perform()?
+        });
+        let unlockable =
+            |error: Error| Lost { loss: lock::Loss::Unlockable, why: error.to_string() };
+        let parked = self.keep().park(lock.owner, &[lock.id], &[Arc::clone(&held)]);
+        step("retake-parked");
+        let entered = parked.map_err(unlockable).and_then(|()| {
+            let mut state = self.state();
+            if state.table.lock(lock.id).is_some() {
+                state.held.insert(lock.id, Arc::clone(&held));
+                return Ok(());
+            }
+            let why = "it was released in the meantime".to_owned();
+            Err(Lost { loss: lock::Loss::Unlockable, why })
+        });
+        if entered.is_err() {
+            self.give_back(lock, &held);
+        }
+        entered
+    }
+
+    fn give_back(&self, lock: &Lock, held: &Arc<Held>) {
+        for failure in Give(Arc::clone(held)).perform() {
+            tracing::error!(%failure, lock = lock.id, "cannot undo locking again lock {}", lock.id);
+        }
+        if self.keep().unpark(lock.owner, lock.id, held) {
+            self.clean_soon();
+        }
+    }
+}
+
+/// What looking at a lock has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// It is there, or was given up.
+    There,
+    /// It is lost.
+    Lost,
+    /// Its file system does not tell.
+    Unknown,
+}
+
+/// Whose answer a lock depends on: the device of its disk, or the directory of its lock file.
+pub(super) type Server = (u64, Option<PathBuf>);
+
+pub(super) fn server(lock: &Lock) -> Server {
+    match lock.want.identity {
+        Identity::Inode { dev, .. } | Identity::Block { dev, .. }
+            if !lock.want.lockspace.has_files() =>
+        {
+            (dev, None)
+        }
+        _ => {
+            let file = lock.want.lock_files.first();
+            (0, file.and_then(|file| file.parent()).map(Path::to_owned))
+        }
+    }
+}
+
+/// A look at one lock.
+pub(super) struct Story {
+    service: Service,
+    number: u64,
+    /// What it is on.
+    want: Want,
+}
+
+impl Story {
+    pub(super) fn new(service: &Service, lock: &Lock) -> Self {
+        Self { service: service.clone(), number: lock.id, want: lock.want.clone() }
+    }
+
+    /// Looks at the lock, after every other thread that is just looking at it: two that acquire one
+    /// lock again would each meet the other as a foreign holder.
+    pub(super) fn look(self) -> Found {
+        let gate = self.service.state().look_gate(self.number);
+        let _looking = gate.lock().unwrap_or_else(PoisonError::into_inner);
+        self.perform_alone()
+    }
+}
+
+impl State {
+    /// Returns the mutex that is held while this lock is being looked at.
+    fn look_gate(&mut self, number: u64) -> Arc<Mutex<()>> {
+        if let Some(gate) = self.looks.get(&number).and_then(Weak::upgrade) {
+            return gate;
+        }
+        self.looks.retain(|_, gate| gate.strong_count() > 0);
+        let gate = Arc::default();
+        self.looks.insert(number, Arc::downgrade(&gate));
+        gate
+    }
+}
+
+impl Work for Story {
+    type Answer = Found;
+
+    fn asks(&self) -> Vec<Asked<'_>> {
+        let mut asks = self.want.asks();
+        // Where nothing is left but the record, the disk is looked for there.
+        if !self.service.state().held.contains_key(&self.number) {
+            let canonical = self.want.canonical.as_deref().map(Path::new);
+            asks.extend(
+                canonical.filter(|_| canonical != self.want.path.as_deref()).map(Asked::path),
+            );
+        }
+        asks
+    }
+
+    fn perform(self) -> Found {
+        self.look()
+    }
+}
+
+impl Story {
+    fn perform_alone(self) -> Found {
+        let Self { service, number, .. } = self;
+        let (lock, held) = {
+            let state = service.state();
+            let Some(lock) = state.table.lock(number).cloned() else { return Found::There };
+            (lock, state.held.get(&number).cloned())
+        };
+        let seen = match held {
+            Some(held) => Reassert { held, want: lock.want.clone() }.perform(),
+            None => service.retake(&lock).map_err(Doubt::Lost),
+        };
+        step("verify-seen");
+        let seen = match seen {
+            Ok(()) => Ok(()),
+            Err(Doubt::Lost(lost)) => Err(lost),
+            Err(Doubt::Unknown(why)) => {
+                let resource = shown(&lock.want.resource);
+                tracing::warn!(lock = number, "cannot verify the lock on {resource}: {why}");
+                return Found::Unknown;
+            }
+        };
+        let loss = seen.as_ref().err().map(|lost| lost.loss);
+        service.enter_proof(number, seen);
+        if loss == Some(Loss::Expired) {
+            service.forsake(&lock);
+        }
+        if loss.is_some() { Found::Lost } else { Found::There }
+    }
+}

@@ -1,0 +1,148 @@
+//! Looks again at what locked disks lie on: before another lock is granted, after a restart, and when
+//! a caller asks who holds what.
+
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use crate::lock::acquire::Goal;
+use crate::lock::disk::snapshot::Snapshot;
+use crate::lock::request::Work;
+use crate::lock::resolve::Target;
+use crate::lock::resolve::renewal::{Seen, look_again};
+use crate::lock::text::escape::shown;
+use crate::lock::{self, Lock, OwnerId, Table};
+use crate::service::{Error, Service};
+
+/// How long a caller that only asks waits until the disks have been looked at.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Held while disks are looked at for a caller that only asks: local storage may hang, and any user may
+/// ask, so there is one such request at a time.
+pub(in crate::service) type Renewals = Mutex<()>;
+
+/// Looks at what locked disks lie on.
+pub(in crate::service) struct Renew(pub(in crate::service) Service);
+
+impl Work for Renew {
+    type Answer = ();
+
+    fn perform(self) {
+        self.0.renew_stacks();
+    }
+}
+
+impl Service {
+    /// Enters into the table what locked disks lie on by now. Costs nothing where no disk is locked that
+    /// may lie on something else than before. For a storage thread.
+    pub fn renew_stacks(&self) {
+        self.look_again(&[], &Snapshot::default(), |_, _| {});
+    }
+
+    /// Enters into the table what locked disks lie on by now, before an owner is granted locks on `goals`.
+    /// Takes what the kernel says from `host`, which must not have been used for the lookup of the goals:
+    /// a loop device may have been changed since.
+    ///
+    /// # Errors
+    ///
+    /// [`lock::Error::NotLockable`] for a goal that may be the copy of another owner's file of an overlay.
+    pub(in crate::service) fn renew_stacks_for(
+        &self,
+        id: OwnerId,
+        goals: &[Arc<Goal>],
+        host: &Snapshot,
+    ) -> Result<(), Error> {
+        let targets = goals.iter().filter_map(|goal| match &**goal {
+            Goal::Disk(target) => Some(&**target),
+            Goal::Key(_) => None,
+        });
+        let targets: Vec<&Target> = targets.collect();
+        let mut refused = None;
+        self.look_again(&targets, host, |lock, target| {
+            if lock.owner != id {
+                refused = Some((lock.id, target.name.clone()));
+            }
+        });
+        let Some((lock, name)) = refused else { return Ok(()) };
+        let why = format!(
+            "it may be the copy of a file of an overlay on which another owner has lock {lock}, and \
+             which was copied to the upper layer under a name that cannot be found"
+        );
+        Err(lock::Error::not_lockable(name, why).into())
+    }
+
+    /// Enters into the table what locked disks lie on by now, and reports each lock with a target that
+    /// may be the copy of its disk.
+    fn look_again(
+        &self,
+        targets: &[&Target],
+        host: &Snapshot,
+        mut may_be_copy: impl FnMut(&Lock, &Target),
+    ) {
+        let locks = self.state().table.changeable();
+        for lock in locks {
+            let held = self.state().held.get(&lock.id).map(Arc::clone);
+            let disk = held.and_then(|held| held.disk());
+            let disk = disk.as_ref().map(|disk| disk.as_fd());
+            let Seen { renewed, possible_copy } = look_again(&lock.want, disk, targets, host);
+            if let Some(target) = possible_copy.and_then(|n| targets.get(n)) {
+                may_be_copy(&lock, target);
+            }
+            let Some(renewed) = renewed else { continue };
+            let others = self.state().table.enter_renewed(&lock, renewed);
+            let resource = shown(&lock.want.resource);
+            tracing::info!(
+                lock = lock.id,
+                "{resource} is on other storage than when it was locked"
+            );
+            for other in others {
+                report_conflict(&lock, &other);
+            }
+        }
+    }
+
+    /// As [`Self::renew_stacks`], for a caller that only asks, and that does not wait for storage that
+    /// hangs: what can't be looked at in time is as it was.
+    pub async fn renew_stacks_soon(&self) {
+        if self.state().table.changeable().is_empty() {
+            return;
+        }
+        let (service, turn) = (self.clone(), Arc::clone(&self.0.renewals).lock_owned());
+        let renew = async move {
+            let turn = turn.await;
+            // A task of its own, which keeps its turn for as long as the request takes.
+            let renewing = tokio::spawn(async move {
+                let _ = service.storage().run(Renew(service.clone())).await;
+                drop(turn);
+            });
+            let _ = renewing.await;
+        };
+        let _ = timeout(PATIENCE, renew).await;
+    }
+
+    /// Whether each of these locks conflicts with one of another owner.
+    #[must_use]
+    pub fn conflicts<'l>(&self, locks: impl IntoIterator<Item = &'l Lock>) -> Vec<bool> {
+        let state = self.state();
+        locks.into_iter().map(|lock| !state.table.conflicts(lock.id).is_empty()).collect()
+    }
+}
+
+/// Logs which locks of other owners conflict with a lock.
+pub(in crate::service) fn report_conflicts(table: &Table, number: u64) {
+    let Some(lock) = table.lock(number) else { return };
+    for other in table.conflicts(number) {
+        report_conflict(lock, other);
+    }
+}
+
+fn report_conflict(lock: &Lock, other: &Lock) {
+    let (resource, other) = (shown(&lock.want.resource), shown(&other.want.resource));
+    tracing::error!(
+        lock = lock.id,
+        "{resource} shares data with {other} now, and different owners hold locks on the two"
+    );
+}

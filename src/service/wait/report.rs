@@ -1,0 +1,95 @@
+//! Requests that are refused, that wait, and what becomes of waiting: said and counted.
+
+use std::time::Instant;
+
+use crate::lock::{self, Mode, OwnerId};
+use crate::service::report::event_log::{self, Outcome};
+use crate::service::wait::ticket::Place;
+use crate::service::{Error, Service};
+
+/// The wait of one request, from its begin.
+#[derive(Debug)]
+pub(in crate::service) struct Waits {
+    id: OwnerId,
+    name: String,
+    /// What it was to begin with that it waited for.
+    wanted: Option<(String, Mode)>,
+    begun: Instant,
+}
+
+impl Waits {
+    pub(in crate::service) fn begin(service: &Service, id: OwnerId, place: &Place) -> Self {
+        let state = service.state();
+        let wanted = state.table.waiter(place.ticket).and_then(|waiter| {
+            let name = match state.table.refusal_of(waiter) {
+                Some(lock::Error::Held(refusal)) => Some(refusal.resource),
+                Some(lock::Error::HeldElsewhere(stranger)) => Some(stranger.resource),
+                // It is called already.
+                _ => None,
+            };
+            let held_up = |want: &&lock::Want| name.as_ref().is_none_or(|n| *n == want.resource);
+            let want = waiter.wants.iter().find(held_up)?;
+            Some((want.resource.clone(), want.mode))
+        });
+        Self { id, name: state.name_of(id), wanted, begun: Instant::now() }
+    }
+
+    /// It is over.
+    pub(in crate::service) fn end<T>(self, service: &Service, came: &Result<T, Error>) {
+        let (counts, waited) = (service.counts(), self.begun.elapsed());
+        counts.waited(waited);
+        let outcome = match came {
+            Ok(_) => Outcome::Granted,
+            Err(Error::TimedOut { .. }) => {
+                counts.timed_out();
+                Outcome::TimedOut
+            }
+            Err(Error::Cancelled(_) | Error::CallerGone) => {
+                counts.cancelled();
+                Outcome::Cancelled
+            }
+            Err(_) => Outcome::Failed,
+        };
+        if let Some((resource, mode)) = &self.wanted {
+            let wanted = (resource.as_str(), *mode);
+            event_log::wait_ended(self.id, &self.name, wanted, waited, outcome);
+        }
+    }
+}
+
+impl Service {
+    /// What was asked for is held by somebody else, as its owner is told; the error comes back.
+    pub(in crate::service) fn say_refused(
+        &self,
+        id: OwnerId,
+        elsewhere: &str,
+        error: Error,
+    ) -> Error {
+        let name = || self.state().name_of(id);
+        match &error {
+            Error::Held { message, refusal } => {
+                event_log::refused(id, &name(), refusal, message);
+            }
+            Error::HeldElsewhere { message, .. } => {
+                event_log::refused_elsewhere(id, &name(), elsewhere, message);
+            }
+            _ => return error,
+        }
+        self.counts().refused();
+        error
+    }
+
+    /// The same, of one who waits for it.
+    pub(in crate::service) fn say_waiting(&self, id: OwnerId, elsewhere: &str, error: &Error) {
+        let name = || self.state().name_of(id);
+        match error {
+            Error::Held { message, refusal } => {
+                event_log::waiting(id, &name(), refusal, message);
+            }
+            Error::HeldElsewhere { message, .. } => {
+                event_log::waiting_elsewhere(id, &name(), elsewhere, message);
+            }
+            _ => {}
+        }
+    }
+}

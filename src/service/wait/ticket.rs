@@ -1,0 +1,173 @@
+//! Places in the queue: who has one, and what he is told.
+
+use tokio::sync::watch;
+
+use crate::lock::table::queue::{Purpose, Status, Ticket, Waiter};
+use crate::lock::{self, OwnerId, Want};
+use crate::service::core::state::State;
+use crate::service::wait::{Presence, Why};
+use crate::service::{Error, Service};
+
+/// What a waiter is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::service) enum Word {
+    Wait,
+    Called,
+    Withdrawn(Why),
+}
+
+/// What is known of a command when it is tried.
+#[derive(Debug)]
+pub(in crate::service) enum Entry {
+    /// It does not wait.
+    Once,
+    /// It has not waited yet.
+    First(Presence),
+    /// It has a place.
+    Again(Presence, Place),
+}
+
+impl Entry {
+    pub(in crate::service) fn ticket(&self) -> Option<Ticket> {
+        match self {
+            Self::Once | Self::First(_) => None,
+            Self::Again(_, place) => Some(place.ticket),
+        }
+    }
+
+    /// Whether it may wait.
+    pub(in crate::service) fn may_wait(&self) -> bool {
+        !matches!(self, Self::Once)
+    }
+
+    /// Whether there is nobody any more to be told of a success.
+    pub(in crate::service) fn is_forlorn(&self) -> bool {
+        match self {
+            Self::Once => false,
+            Self::First(caller) | Self::Again(caller, _) => caller.is_gone(),
+        }
+    }
+}
+
+/// Somebody was given a place in the queue, or keeps his.
+pub(in crate::service) struct Queued {
+    pub(in crate::service) place: Place,
+    /// Why, where he has just begun to wait.
+    pub(in crate::service) because: Option<lock::Error>,
+}
+
+/// A place in the queue, until it is dropped.
+#[derive(Debug)]
+pub(in crate::service) struct Place {
+    service: Service,
+    pub(in crate::service) ticket: Ticket,
+    word: watch::Receiver<Word>,
+}
+
+impl Place {
+    /// Returns once something is said that is meant.
+    pub(in crate::service) async fn hear(&self, meant: fn(&Word) -> bool) -> Result<Word, Error> {
+        let mut word = self.word.clone();
+        let heard = word.wait_for(meant).await.map(|word| *word);
+        heard.map_err(|_| Error::Abandoned)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.service.state();
+        state.words.remove(&self.ticket);
+        state.table.leave_queue(self.ticket);
+    }
+}
+
+impl Service {
+    /// Whether a command has met a stranger before, and only looks whether he is still there.
+    pub(in crate::service) fn is_trying_again(&self, entry: &Entry) -> bool {
+        let state = self.state();
+        let waiter = entry.ticket().and_then(|ticket| state.table.waiter(ticket));
+        waiter.is_some_and(|waiter| matches!(waiter.status, Status::Elsewhere(..)))
+    }
+}
+
+impl State {
+    /// Has a command wait that was just refused with `error`; an error where it may not. A place that
+    /// is there is never dropped in here: that takes the mutex.
+    pub(in crate::service) fn queue(
+        &mut self,
+        service: &Service,
+        id: OwnerId,
+        wants: &[Want],
+        purpose: Purpose,
+        entry: Entry,
+        error: lock::Error,
+    ) -> Result<Queued, Error> {
+        match entry {
+            Entry::Once => Err(error.into()),
+            Entry::First(_) => {
+                if self.closing || self.waits_closed {
+                    return Err(Error::Cancelled(Why::Ending));
+                }
+                self.check_waiters(service.0.exempt, id.uid)?;
+                let since = crate::service::now();
+                let ticket = self.table.enqueue(id, wants, purpose, since)?;
+                let (sender, word) = watch::channel(Word::Wait);
+                self.words.insert(ticket, sender);
+                let place = Place { service: service.clone(), ticket, word };
+                Ok(Queued { place, because: Some(error) })
+            }
+            Entry::Again(_, place) => {
+                // Withdrawn meanwhile, it is not to be told something else.
+                if let Some(word) = self.words.get(&place.ticket) {
+                    word.send_if_modified(|word| {
+                        let called = *word == Word::Called;
+                        if called {
+                            *word = Word::Wait;
+                        }
+                        called
+                    });
+                }
+                self.table.wait_on(place.ticket);
+                Ok(Queued { place, because: None })
+            }
+        }
+    }
+
+    /// Tells those who wait what has changed for them.
+    pub(in crate::service) fn tell_waiters(&mut self) {
+        let news = self.table.call();
+        for ticket in news.called {
+            self.tell(ticket, Word::Called);
+        }
+        for ticket in news.ended {
+            self.tell(ticket, Word::Withdrawn(Why::OwnerGone));
+        }
+    }
+
+    fn tell(&self, ticket: Ticket, said: Word) {
+        if let Some(word) = self.words.get(&ticket) {
+            word.send_if_modified(|word| {
+                let open = !matches!(word, Word::Withdrawn(_));
+                if open {
+                    *word = said;
+                }
+                open
+            });
+        }
+    }
+
+    /// Has those wait no more who are meant; tells how many these are.
+    pub(in crate::service) fn withdraw(
+        &mut self,
+        whose: impl Fn(&Waiter) -> bool,
+        why: Why,
+    ) -> usize {
+        let waiters = self.table.waiters().filter(|waiter| whose(waiter));
+        let tickets: Vec<Ticket> = waiters.map(|waiter| waiter.ticket).collect();
+        for ticket in &tickets {
+            self.table.leave_queue(*ticket);
+            self.tell(*ticket, Word::Withdrawn(why));
+        }
+        tickets.len()
+    }
+}
