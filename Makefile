@@ -4,11 +4,13 @@
 #   make install     as root; or into DESTDIR=, for a package
 #   make uninstall   remove what make install put there
 #                    INIT=openrc or INIT=lsb with both: a script for /etc/init.d, too
-#   make test        install what the tests need, and run them
-#   make test-vm     the same for the tests that take virtual machines
-#   make soak        kill the service some hundred times, and see what it remembers; have it do a
-#                    million things, and compare it with a model
-#   make demo        the same for the demonstration
+#   make test        the quick tests: no root, three minutes (see tests/README.md)
+#   make test-host   the tests that need root, systemd, libvirt or a shared file system
+#   make test-vm     the tests that need virtual machines
+#   make test-all    all three; each installs what it needs, or names it
+#   make soak        kill the service some hundred times, and check its state; run a million random
+#                    operations, and compare the results with a model
+#   make demo        demonstrate the main features on a private bus
 #   make bench       measure
 #   make fuzz        look for bytes that the decoder of libvirt's protocol can't take
 #   make lint        all that has an opinion on the source
@@ -80,7 +82,7 @@ man1 = $(wildcard man/*.1)
 man5 = $(wildcard man/*.5)
 man8 = $(wildcard man/*.8)
 
-.PHONY: all completions install uninstall test test-vm soak demo bench fuzz lint pot
+.PHONY: all completions install uninstall test test-host test-vm test-all soak demo bench fuzz lint pot
 
 all:
 	$(CARGO) build --release --locked
@@ -142,27 +144,28 @@ uninstall:
 	$(update-catalog)
 
 test:
-	tests/deps
-	if $(CARGO) nextest --version >/dev/null 2>&1; then $(CARGO) nextest run --locked; else $(CARGO) test --locked; fi
+	CARGO="$(CARGO)" tests/run quick
 
-# Some minutes, on emulated processors; once, some more for the disk that machines boot from.
+test-host:
+	CARGO="$(CARGO)" tests/run host
+
+# Some minutes, on emulated processors; the first time, some more for the disk image.
 test-vm:
-	tests/deps vm
-	if $(CARGO) nextest --version >/dev/null 2>&1; \
-	then $(CARGO) nextest run --locked --profile vm --run-ignored only --test it; \
-	else $(CARGO) test --locked --test it -- --ignored --test-threads=1 vm::; fi
+	CARGO="$(CARGO)" tests/run vm
 
-# A quarter of an hour or more. All of it can be had longer; a seed that is printed can be told again.
+test-all: test test-host test-vm
+
+# A quarter of an hour or more. The numbers can be raised; a printed seed repeats the choices of a run.
 VMLOCKD_SOAK_KILLS ?= 500
 VMLOCKD_SOAK_RUNS  ?= 20
 VMLOCKD_MODEL_SEQUENCES ?= 20000
 
 soak:
-	tests/deps
+	tests/deps host
 	VMLOCKD_SOAK_KILLS=$(VMLOCKD_SOAK_KILLS) VMLOCKD_SOAK_RUNS=$(VMLOCKD_SOAK_RUNS) \
-		$(CARGO) test --locked --test it -- --nocapture --test-threads=1 soak::
+		$(CARGO) test --locked --test it -- --nocapture --test-threads=1 host::soak::
 	VMLOCKD_MODEL_SEQUENCES=$(VMLOCKD_MODEL_SEQUENCES) \
-		$(CARGO) test --release --locked --test it -- --nocapture soak::many:: model::
+		$(CARGO) test --release --locked --test it -- --nocapture host::soak::many_locks:: model::the_service
 
 # The unoptimized build: it is there sooner, and the tests use it too.
 demo:

@@ -98,34 +98,6 @@ async fn every_other_name_of_a_disk_is_the_same_disk() {
 }
 
 #[tokio::test]
-async fn a_second_node_of_a_block_device_is_the_same_disk() {
-    let fixture = Fixture::builder().start().await;
-    let bus = fixture.connection().await;
-    let raw = fixture.raw_of(0, "disk.raw");
-    let mut attach = tokio::process::Command::new("losetup");
-    attach.args(["--find", "--show"]).arg(&raw);
-    let node = PathBuf::from(run(attach).await.ok().trim());
-    let second = fixture.dir().join("second-node");
-    let device = fs::metadata(&node).unwrap().rdev();
-    mknod(&second, SFlag::S_IFBLK, Mode::S_IRUSR | Mode::S_IWUSR, device).unwrap();
-
-    let web1 = TestVm::open(&bus, "web1").await;
-    let web2 = TestVm::open(&bus, "web2").await;
-    let locks = web1.acquire(&[exclusive(&node)]).await.unwrap();
-    let refused = web2.acquire(&[exclusive(&second)]).await.unwrap_err();
-    let identity = lock(&bus, &locks[0]).await.identity().await.unwrap();
-    drop((web1, web2));
-    let mut detach = tokio::process::Command::new("losetup");
-    detach.arg("--detach").arg(&node);
-    run(detach).await.ok();
-
-    assert_eq!(refused.name, "LockHeld");
-    assert!(refused.message.contains(&format!("through {}", node.display())), "{refused:?}");
-    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
-    assert!(identity.starts_with(&format!("block:{major}:{minor}:")), "{identity}");
-}
-
-#[tokio::test]
 async fn all_or_nothing_in_the_order_of_the_request() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
@@ -397,4 +369,37 @@ async fn other_lock_files_after_a_reload_and_held_locks_stay_where_they_are() {
     web2.release(&hashed).await.unwrap();
     web2.acquire(&[exclusive(&fixture.image("c.qcow2").await)]).await.unwrap();
     assert_eq!(lock_files(&fixture).len(), 1);
+}
+
+/// Tests that need root.
+mod host {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_second_node_of_a_block_device_is_the_same_disk() {
+        let fixture = Fixture::builder().start().await;
+        let bus = fixture.connection().await;
+        let raw = fixture.raw_of(0, "disk.raw");
+        let mut attach = tokio::process::Command::new("losetup");
+        attach.args(["--find", "--show"]).arg(&raw);
+        let node = PathBuf::from(run(attach).await.ok().trim());
+        let second = fixture.dir().join("second-node");
+        let device = fs::metadata(&node).unwrap().rdev();
+        mknod(&second, SFlag::S_IFBLK, Mode::S_IRUSR | Mode::S_IWUSR, device).unwrap();
+
+        let web1 = TestVm::open(&bus, "web1").await;
+        let web2 = TestVm::open(&bus, "web2").await;
+        let locks = web1.acquire(&[exclusive(&node)]).await.unwrap();
+        let refused = web2.acquire(&[exclusive(&second)]).await.unwrap_err();
+        let identity = lock(&bus, &locks[0]).await.identity().await.unwrap();
+        drop((web1, web2));
+        let mut detach = tokio::process::Command::new("losetup");
+        detach.arg("--detach").arg(&node);
+        run(detach).await.ok();
+
+        assert_eq!(refused.name, "LockHeld");
+        assert!(refused.message.contains(&format!("through {}", node.display())), "{refused:?}");
+        let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+        assert!(identity.starts_with(&format!("block:{major}:{minor}:")), "{identity}");
+    }
 }

@@ -66,38 +66,43 @@ async fn dbus_broker_ten_times() {
     ten_times(Broker::DbusBroker).await;
 }
 
-/// The host's bus ends, by an administrator or by itself; the service is not ended with it.
-async fn of_a_host(happen: &[&str]) {
-    let Some(host) = Host::boot(Tree::Own).await else { return };
-    let main = host.enable().await;
-    let (bus, disk) = (host.bus().await, host.image("disk"));
-    let web1 = TestVm::open(&bus, "web1").await;
-    web1.acquire(&[exclusive(&disk)]).await.unwrap();
-    let before = Listed::by(&bus).await;
-    let lock_prober = LockProber::at(&[host.at(&disk)], &host.log());
-    host.systemctl(happen).await;
-    within("the bus ends", bus.closed()).await;
+/// Tests that need root.
+mod host {
+    use super::*;
 
-    // Where it was killed, this connection starts it.
-    host.watch().await.owned_by(main.inside).await;
-    let bus = host.bus().await;
-    assert_eq!(Listed::by(&bus).await, before);
-    assert_eq!(host.main().await, main);
-    lock_prober.stop().were_refused();
-    let other = TestVm::open(&bus, "other").await;
-    let refused = other.acquire(&[exclusive(&disk)]).await.unwrap_err();
-    assert_refused(&refused, "LockHeld", "web1");
-    drop(web1);
-    let free = async { while other.acquire(&[exclusive(&disk)]).await.is_err() {} };
-    within("the machine's end", free).await;
-}
+    /// The host's bus ends, by an administrator or by itself; the service is not ended with it.
+    async fn of_a_host(happen: &[&str]) {
+        let Some(host) = Host::boot(Tree::Own).await else { return };
+        let main = host.enable().await;
+        let (bus, disk) = (host.bus().await, host.image("disk"));
+        let web1 = TestVm::open(&bus, "web1").await;
+        web1.acquire(&[exclusive(&disk)]).await.unwrap();
+        let before = Listed::by(&bus).await;
+        let lock_prober = LockProber::at(&[host.at(&disk)], &host.log());
+        host.systemctl(happen).await;
+        within("the bus ends", bus.closed()).await;
 
-#[tokio::test]
-async fn of_a_host_restarted() {
-    of_a_host(&["restart", "dbus.service"]).await;
-}
+        // Where it was killed, this connection starts it.
+        host.watch().await.owned_by(main.inside).await;
+        let bus = host.bus().await;
+        assert_eq!(Listed::by(&bus).await, before);
+        assert_eq!(host.main().await, main);
+        lock_prober.stop().were_refused();
+        let other = TestVm::open(&bus, "other").await;
+        let refused = other.acquire(&[exclusive(&disk)]).await.unwrap_err();
+        assert_refused(&refused, "LockHeld", "web1");
+        drop(web1);
+        let free = async { while other.acquire(&[exclusive(&disk)]).await.is_err() {} };
+        within("the machine's end", free).await;
+    }
 
-#[tokio::test]
-async fn of_a_host_killed() {
-    of_a_host(&["kill", "--signal=KILL", "dbus.service"]).await;
+    #[tokio::test]
+    async fn of_a_host_restarted() {
+        of_a_host(&["restart", "dbus.service"]).await;
+    }
+
+    #[tokio::test]
+    async fn of_a_host_killed() {
+        of_a_host(&["kill", "--signal=KILL", "dbus.service"]).await;
+    }
 }

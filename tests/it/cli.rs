@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "what a test can't do ends it, in its helpers too")]
 
-mod agent;
 mod complete;
 mod doctor;
 mod errors;
 pub(crate) mod forged;
+pub(crate) mod host;
 mod instances;
 mod left_processes;
 mod listing;

@@ -1,7 +1,7 @@
 //! Hosts that share a directory of lock files tell each other who holds a disk.
 //!
 //! Each is a service with a bus and a runtime directory of its own. They see the directory as a
-//! [`SharedFileSystem`] shows it to them: one and the same here, or a mount of one file system for each. The
+//! [`SharedDirectory`] shows it to them: one and the same here, or a mount of one file system for each. The
 //! disk has one path for all, as it must have on hosts that share lock files.
 
 mod forged;
@@ -18,14 +18,14 @@ use crate::dbus_client::TestVm;
 use crate::fixture::Fixture;
 
 /// The directory of lock files, as each host sees it.
-pub(crate) struct SharedFileSystem {
+pub(crate) struct SharedDirectory {
     /// Where each host finds it.
     pub(crate) places: Vec<PathBuf>,
     /// What is gone when the test is, in this order.
     pub(crate) _kept: Vec<Box<dyn Send>>,
 }
 
-impl SharedFileSystem {
+impl SharedDirectory {
     /// One directory that `hosts` see at the same place.
     pub(crate) fn plain(hosts: usize) -> Self {
         let dir = tempfile::Builder::new().prefix("vmlockd-shared-").tempdir().unwrap();
@@ -36,14 +36,14 @@ impl SharedFileSystem {
 /// Hosts with a directory of lock files in common.
 pub(crate) struct Hosts {
     pub(crate) fixtures: Vec<Fixture>,
-    pub(crate) shared: SharedFileSystem,
+    pub(crate) shared: SharedDirectory,
     /// A disk that each host knows by this path.
     pub(crate) disk: PathBuf,
 }
 
 impl Hosts {
     /// Starts a service for each place, named `Node 0`, `Node 1` and so on.
-    pub(crate) async fn sharing(shared: SharedFileSystem) -> Self {
+    pub(crate) async fn sharing(shared: SharedDirectory) -> Self {
         let mut fixtures = Vec::new();
         for (n, place) in shared.places.iter().enumerate() {
             let config = format!("file_lockspace_dir = \"{}\"\n{}", place.display(), node(n));

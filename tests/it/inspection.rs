@@ -9,7 +9,7 @@ use std::process::Stdio;
 
 use crate::fixture::{Fixture, ForeignHolder, LockType, Tool, within};
 use crate::refused_requests::assert_free;
-use crate::virtlockd::hung_mount::Far;
+use crate::virtlockd::host::hung_mount::HungMount;
 
 /// Locks byte 0 of a disk (`F_SETLK`), maps a file of a FUSE mount and changes it. After a line of
 /// input, one thread unmaps the file, for which the kernel waits for the server, and another one waits
@@ -47,7 +47,7 @@ const HANG: &str = r#"
 "#;
 
 /// Starts a process of root's that has locked a disk and blocks readers of its command line.
-async fn hang(fixture: &Fixture, far: &Far, disk: &Path) -> (Tool, String) {
+async fn hang(fixture: &Fixture, far: &HungMount, disk: &Path) -> (Tool, String) {
     File::options().write(true).open(far.disk()).unwrap().set_len(1 << 16).unwrap();
     let mut command = fixture.command("perl");
     command.args(["-e", HANG]).args([disk, &far.disk()]);
@@ -60,7 +60,7 @@ async fn hang(fixture: &Fixture, far: &Far, disk: &Path) -> (Tool, String) {
 }
 
 /// Has the server of a mount go on before anything is waited for that waits for it.
-struct GoOn<'f>(&'f Far);
+struct GoOn<'f>(&'f HungMount);
 
 impl Drop for GoOn<'_> {
     fn drop(&mut self) {
@@ -76,39 +76,44 @@ async fn is_readable(pid: &str) -> bool {
     tokio::time::timeout(std::time::Duration::from_millis(200), reader.wait()).await.is_ok()
 }
 
-#[tokio::test]
-async fn a_holder_that_blocks_its_readers_delays_nothing_for_long() {
-    let fixture = Fixture::builder().env("VMLOCKD_INSPECTOR_MS", "3000").start().await;
-    let Some(far) = Far::mount(&fixture).await else { return };
-    let (disk, other) = (fixture.raw_of(0, "disk"), fixture.raw_of(0, "other"));
-    let path = disk.to_str().unwrap();
-    let (tool, pid) = hang(&fixture, &far, &disk).await;
-    let go_on = GoOn(&far);
-    let hangs = async { while is_readable(&pid).await {} };
-    within("its readers hang", hangs).await;
+/// Tests that need root.
+mod host {
+    use super::*;
 
-    // The first inspector hangs, and the next one passes that process over.
-    let line = ["run", "--disk", path, "--", "true"];
-    let named = format!("pid {pid}");
-    for _ in 0..2 {
+    #[tokio::test]
+    async fn a_holder_that_blocks_its_readers_delays_nothing_for_long() {
+        let fixture = Fixture::builder().env("VMLOCKD_INSPECTOR_MS", "3000").start().await;
+        let Some(far) = HungMount::mount(&fixture).await else { return };
+        let (disk, other) = (fixture.raw_of(0, "disk"), fixture.raw_of(0, "other"));
+        let path = disk.to_str().unwrap();
+        let (tool, pid) = hang(&fixture, &far, &disk).await;
+        let go_on = GoOn(&far);
+        let hangs = async { while is_readable(&pid).await {} };
+        within("its readers hang", hangs).await;
+
+        // The first inspector hangs, and the next one passes that process over.
+        let line = ["run", "--disk", path, "--", "true"];
+        let named = format!("pid {pid}");
+        for _ in 0..2 {
+            let ran = fixture.run("vmlockctl", &line).await;
+            assert_eq!(ran.status.code(), Some(75), "{ran:?}");
+            assert!(ran.stderr.contains(&named), "{ran:?}");
+            let said = fixture.run("vmlockctl", &["who", path]).await.ok();
+            assert!(said.contains(&named), "{said}");
+        }
+        // Holders that do not hang are named as ever.
+        let foreign_holder = ForeignHolder::hold(&other, LockType::Ofd, true).unwrap();
+        let said = fixture.run("vmlockctl", &["who", other.to_str().unwrap()]).await.ok();
+        assert!(said.contains(&format!("pid {}", foreign_holder.pid())), "{said}");
+
+        // The service ends, and starts again, while the process still hangs.
+        fixture.daemon().terminate().await;
+        fixture.daemon().start_again().await;
         let ran = fixture.run("vmlockctl", &line).await;
-        assert_eq!(ran.status.code(), Some(75), "{ran:?}");
-        assert!(ran.stderr.contains(&named), "{ran:?}");
-        let said = fixture.run("vmlockctl", &["who", path]).await.ok();
-        assert!(said.contains(&named), "{said}");
+        assert!(ran.status.code() == Some(75) && ran.stderr.contains(&named), "{ran:?}");
+        assert!(!is_readable(&pid).await);
+        drop((go_on, foreign_holder));
+        within("the process ends", tool.finish()).await;
+        assert_free(&disk);
     }
-    // Holders that do not hang are named as ever.
-    let foreign_holder = ForeignHolder::hold(&other, LockType::Ofd, true).unwrap();
-    let said = fixture.run("vmlockctl", &["who", other.to_str().unwrap()]).await.ok();
-    assert!(said.contains(&format!("pid {}", foreign_holder.pid())), "{said}");
-
-    // The service ends, and starts again, while the process still hangs.
-    fixture.daemon().terminate().await;
-    fixture.daemon().start_again().await;
-    let ran = fixture.run("vmlockctl", &line).await;
-    assert!(ran.status.code() == Some(75) && ran.stderr.contains(&named), "{ran:?}");
-    assert!(!is_readable(&pid).await);
-    drop((go_on, foreign_holder));
-    within("the process ends", tool.finish()).await;
-    assert_free(&disk);
 }

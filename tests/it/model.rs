@@ -6,8 +6,8 @@
 //! [model](model). Locks, files and descriptors are real; the service runs in this process, so that
 //! a step takes some hundred microseconds.
 //!
-//! `$VMLOCKD_MODEL_SEQUENCES` is the number of sequences of fifty steps, and `$VMLOCKD_MODEL_SEED`
-//! repeats a run. A failing sequence is minimized and printed as a script.
+//! `$VMLOCKD_MODEL_SEQUENCES` is the number of sequences of fifty steps: 100 in the quick tier and 1000
+//! in the host tier unless it is set. `$VMLOCKD_MODEL_SEED` repeats a run. A failing sequence is minimized and printed as a script.
 
 mod answer;
 mod calls;
@@ -32,12 +32,12 @@ use op::Op;
 use reference::ReferenceModel;
 use scenario::Scenario;
 
-use crate::soak::rng::{Rng, seed};
+use crate::fixture::rng::{Rng, seed, times};
 
 /// How many steps a sequence has.
 const STEPS: usize = 50;
-/// The default number of sequences.
-const SEQUENCES: usize = 1000;
+/// The number of sequences that are tried in the quick tier, unless the environment says otherwise.
+const SEQUENCES: usize = 100;
 /// How long the service may take to be as the model.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take while a sequence is made shorter, most of which comes to a difference.
@@ -83,9 +83,9 @@ fn report(ops: &[Op], difference: &Difference) -> String {
     text
 }
 
-#[test]
-fn the_service_does_what_the_model_says() {
-    let sequences = crate::soak::times("VMLOCKD_MODEL_SEQUENCES", SEQUENCES);
+/// Tries this many sequences, or as many as the environment says.
+fn compare(sequences: usize) {
+    let sequences = times("VMLOCKD_MODEL_SEQUENCES", sequences);
     let (seed, scenario, begun) = (seed("VMLOCKD_MODEL_SEED"), Scenario::set_up(), Instant::now());
     for sequence in 0..sequences {
         let rng = Rng::new(seed, sequence as u64);
@@ -100,4 +100,20 @@ fn the_service_does_what_the_model_says() {
         }
     }
     println!("{sequences} sequences of {STEPS} steps, seed {seed}: {:.0?}", begun.elapsed());
+}
+
+#[test]
+fn the_service_does_what_the_model_says() {
+    compare(SEQUENCES);
+}
+
+/// Half a minute of load.
+mod host {
+    /// The number of sequences that are tried in the host tier.
+    const SEQUENCES: usize = 1000;
+
+    #[test]
+    fn the_service_does_what_the_model_says() {
+        super::compare(SEQUENCES);
+    }
 }

@@ -1,10 +1,8 @@
 //! Callers in namespaces of their own: what they name, and who they are, is theirs.
 
-mod hang;
-mod host;
+pub(crate) mod host;
 mod mount;
 mod pids;
-mod root;
 mod rpc;
 mod scenario;
 mod session;

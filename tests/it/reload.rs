@@ -94,39 +94,44 @@ async fn held_locks_stay_when_asked_to() {
     held_locks_stay(Way::Method).await;
 }
 
-/// Told by systemd, and killed afterwards: whatever the settings are, nobody else gets a disk.
-#[tokio::test]
-async fn held_locks_stay_in_a_host() {
-    let Some(host) = Host::boot(Tree::Own).await else { return };
-    fs::create_dir(host.at("/srv/locks")).unwrap();
-    let main = host.enable().await;
-    let (mut watch, bus) = (host.watch().await, host.bus().await);
-    let web1 = TestVm::open(&bus, "web1").await;
-    let lock_file = async |name: &str| {
-        let disk = host.image(name);
-        let locks = web1.acquire(&[exclusive(&disk)]).await.unwrap();
-        lock(&bus, &locks[0]).await.lock_file().await.unwrap()
-    };
-    let direct = lock_file("direct").await;
-    let lock_prober = LockProber::at(&[host.at(&direct)], &host.log());
-    let right = "file_lockspace_dir = \"/srv/locks\"\n";
-    host.configure(right);
-    host.systemctl(&["reload", "vmlockd"]).await;
-    assert!(lock_file("hashed").await.starts_with("/srv/locks/"));
-    host.configure(WRONG);
-    // The unit's ExecReload= fails, and so does the job. The service runs on.
-    host.run_outside_units(&["systemctl", "reload", "vmlockd"]).await.refused();
-    assert_eq!(host.property("ActiveState").await, "active");
-    let journal = host.journal().await;
-    assert!(journal.contains(STAYS), "{journal}");
-    assert!(journal.contains("vmlockctl: cannot reload the configuration: "), "{journal}");
-    assert!(lock_file("still").await.starts_with("/srv/locks/"));
-    assert_eq!(host.main().await, main);
+/// Tests that need root.
+mod host {
+    use super::*;
 
-    let before = Listed::by(&bus).await;
-    host.configure(right);
-    main.signal(Signal::SIGKILL);
-    host.successor(&mut watch, main).await;
-    assert_eq!(Listed::by(&bus).await, before);
-    lock_prober.stop().were_refused();
+    /// Told by systemd, and killed afterwards: whatever the settings are, nobody else gets a disk.
+    #[tokio::test]
+    async fn held_locks_stay_in_a_host() {
+        let Some(host) = Host::boot(Tree::Own).await else { return };
+        fs::create_dir(host.at("/srv/locks")).unwrap();
+        let main = host.enable().await;
+        let (mut watch, bus) = (host.watch().await, host.bus().await);
+        let web1 = TestVm::open(&bus, "web1").await;
+        let lock_file = async |name: &str| {
+            let disk = host.image(name);
+            let locks = web1.acquire(&[exclusive(&disk)]).await.unwrap();
+            lock(&bus, &locks[0]).await.lock_file().await.unwrap()
+        };
+        let direct = lock_file("direct").await;
+        let lock_prober = LockProber::at(&[host.at(&direct)], &host.log());
+        let right = "file_lockspace_dir = \"/srv/locks\"\n";
+        host.configure(right);
+        host.systemctl(&["reload", "vmlockd"]).await;
+        assert!(lock_file("hashed").await.starts_with("/srv/locks/"));
+        host.configure(WRONG);
+        // The unit's ExecReload= fails, and so does the job. The service runs on.
+        host.run_outside_units(&["systemctl", "reload", "vmlockd"]).await.refused();
+        assert_eq!(host.property("ActiveState").await, "active");
+        let journal = host.journal().await;
+        assert!(journal.contains(STAYS), "{journal}");
+        assert!(journal.contains("vmlockctl: cannot reload the configuration: "), "{journal}");
+        assert!(lock_file("still").await.starts_with("/srv/locks/"));
+        assert_eq!(host.main().await, main);
+
+        let before = Listed::by(&bus).await;
+        host.configure(right);
+        main.signal(Signal::SIGKILL);
+        host.successor(&mut watch, main).await;
+        assert_eq!(Listed::by(&bus).await, before);
+        lock_prober.stop().were_refused();
+    }
 }

@@ -1,12 +1,3 @@
-//! What is written down may be damaged, another version's, or not be writable at all: no disk of a
-//! machine that lives is ever free for that.
+//! Damaged records in the state file, for a service whose descriptors nothing keeps.
 
-mod damage;
-mod full_store;
-mod no_space;
-mod scenario;
 mod suspect;
-mod versions;
-
-/// Where the records are, on a host.
-const STATE: &str = "/run/vmlockd/state";

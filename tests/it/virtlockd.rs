@@ -3,7 +3,6 @@
 //! What a client may depend on is in the [`cases`], which are true of virtlockd: that is tested too.
 
 mod access;
-mod activation;
 mod case;
 mod cases;
 mod checker;
@@ -11,13 +10,12 @@ mod conformance;
 mod environment;
 mod forced_release;
 mod guest;
-pub(crate) mod hung_mount;
+pub(crate) mod host;
 mod idle;
 mod interop;
 mod many_clients;
 mod reacquired;
 mod reserved;
-pub(crate) mod restart;
 mod socket_option;
 mod timeout;
 mod vm_lifetime;

@@ -8,7 +8,7 @@ use crate::cli::{fails, json, str, vmlockctl};
 use crate::dbus_client::{TestVm, exclusive, manager, option};
 use crate::fixture::user::{GAMES, NOBODY};
 use crate::fixture::{Answer, Fixture, polkit, program, within};
-use crate::holder_records::{Hosts, SharedFileSystem, fact};
+use crate::holder_records::{Hosts, SharedDirectory, fact};
 use crate::methods::none;
 use crate::snapshot::{Listed, text};
 
@@ -149,7 +149,7 @@ async fn the_tool_passes_it_on_and_shows_it() {
 
 #[tokio::test]
 async fn other_hosts_see_it() {
-    let hosts = Hosts::sharing(SharedFileSystem::plain(2)).await;
+    let hosts = Hosts::sharing(SharedDirectory::plain(2)).await;
     let bus = hosts.fixtures[0].connection().await;
     let backup = TestVm::open_with(&bus, "", "backup", option("why", WHY)).await.unwrap();
     backup.acquire(&[exclusive(&hosts.disk)]).await.unwrap();

@@ -122,36 +122,6 @@ async fn one_invalid_disk_in_a_request_leaves_all_unlocked() {
 }
 
 #[tokio::test]
-async fn a_disk_that_can_only_be_read_is_locked_shared_and_stays_so() {
-    let fixture = Fixture::builder().folder("images").start().await;
-    let (bus, at) = (fixture.connection().await, fixture.dir().join("read-only"));
-    fixture.raw_of(0, "images/a.iso");
-    let immutable = fixture.raw_of(0, "fixed.iso");
-    let _mounted = TestMount::read_only(&fixture.dir().join("images"), &at);
-    let _fixed = Immutable::make(&immutable).await;
-    let machine = TestVm::open(&bus, "web1").await;
-    let before = Untouched::so_far(&fixture).await;
-    for (disk, cause) in
-        [(&at.join("a.iso"), "Read-only file system"), (&immutable, "Operation not permitted")]
-    {
-        let words = format!("cannot lock {}: it cannot be opened for writing", disk.display());
-        let refused = machine.acquire(&[exclusive(disk)]).await.unwrap_err();
-        assert_refused(&refused, NOT_LOCKABLE, &words);
-        assert_refused(&refused, NOT_LOCKABLE, cause);
-        before.still(cause).await;
-
-        let locks = machine.acquire(&[shared(disk)]).await.unwrap();
-        let its = lock(&bus, &locks[0]).await;
-        let stronger = its.convert("exclusive", HashMap::new()).await.unwrap_err().into();
-        assert_refused(&stronger, NOT_LOCKABLE, "cannot be upgraded");
-        assert_refused(&stronger, NOT_LOCKABLE, disk.to_str().unwrap());
-        assert_eq!(its.mode().await.unwrap(), "shared");
-        machine.release(&locks).await.unwrap();
-    }
-    before.and_it_goes_on().await;
-}
-
-#[tokio::test]
 async fn no_name_forges_a_line_or_moves_the_cursor() {
     let fixture = Fixture::builder().start().await;
     let (bus, dir) = (fixture.connection().await, fixture.dir());
@@ -211,5 +181,40 @@ impl Drop for Immutable<'_> {
     fn drop(&mut self) {
         let undone = std::process::Command::new("chattr").arg("-i").arg(self.0).status();
         assert!(undone.is_ok_and(|status| status.success()), "{} stays", self.0.display());
+    }
+}
+
+/// Tests that need root.
+mod host {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_disk_that_can_only_be_read_is_locked_shared_and_stays_so() {
+        let fixture = Fixture::builder().folder("images").start().await;
+        let (bus, at) = (fixture.connection().await, fixture.dir().join("read-only"));
+        fixture.raw_of(0, "images/a.iso");
+        let immutable = fixture.raw_of(0, "fixed.iso");
+        let _mounted = TestMount::read_only(&fixture.dir().join("images"), &at);
+        let _fixed = Immutable::make(&immutable).await;
+        let machine = TestVm::open(&bus, "web1").await;
+        let before = Untouched::so_far(&fixture).await;
+        for (disk, cause) in
+            [(&at.join("a.iso"), "Read-only file system"), (&immutable, "Operation not permitted")]
+        {
+            let words = format!("cannot lock {}: it cannot be opened for writing", disk.display());
+            let refused = machine.acquire(&[exclusive(disk)]).await.unwrap_err();
+            assert_refused(&refused, NOT_LOCKABLE, &words);
+            assert_refused(&refused, NOT_LOCKABLE, cause);
+            before.still(cause).await;
+
+            let locks = machine.acquire(&[shared(disk)]).await.unwrap();
+            let its = lock(&bus, &locks[0]).await;
+            let stronger = its.convert("exclusive", HashMap::new()).await.unwrap_err().into();
+            assert_refused(&stronger, NOT_LOCKABLE, "cannot be upgraded");
+            assert_refused(&stronger, NOT_LOCKABLE, disk.to_str().unwrap());
+            assert_eq!(its.mode().await.unwrap(), "shared");
+            machine.release(&locks).await.unwrap();
+        }
+        before.and_it_goes_on().await;
     }
 }

@@ -284,29 +284,6 @@ async fn a_daemon_that_the_command_leaves_behind_keeps_the_disks() {
 }
 
 #[tokio::test]
-async fn a_qemu_process_is_run() {
-    let fixture = Fixture::builder().start().await;
-    let image = fixture.image("a.qcow2").await;
-    let disk = format!("driver=qcow2,node-name=a,file.driver=file,file.filename={}", str(&image));
-    // For the fixture to find it by, should this test fail.
-    let pidfile = fixture.launch().runtime_dir.join("qemu.pid");
-    let qemu = ["qemu-system-x86_64", "-accel", "tcg", "-machine", "none", "-S", "-nodefaults"];
-    let rest = ["-nographic", "-qmp", "stdio", "-blockdev", &disk, "-pidfile", str(&pidfile)];
-    let mut tool = Tool::vmlockctl(
-        &fixture,
-        &[&["run", "--disk", str(&image), "--"], &qemu[..], &rest].concat(),
-    );
-    assert!(tool.line().await.contains("QMP"));
-
-    let said = fails(&fixture, 75, &["run", "--disk", str(&image), "--", "true"]).await;
-    assert!(said.contains("VM \"qemu-system-x86_64\""), "{said}");
-    tool.say("{\"execute\": \"qmp_capabilities\"}");
-    tool.say("{\"execute\": \"quit\"}");
-    assert!(tool.ended().await.success());
-    assert!(is_free(&image));
-}
-
-#[tokio::test]
 async fn a_closed_owner_is_reported_and_the_command_lives_on() {
     let fixture = Fixture::builder().start().await;
     let image = fixture.image("a.qcow2").await;
@@ -326,4 +303,33 @@ async fn a_closed_owner_is_reported_and_the_command_lives_on() {
     tool.say("alive");
     assert_eq!(tool.line().await, "alive");
     assert!(tool.finish().await.success());
+}
+
+/// Tests that need root.
+mod host {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_qemu_process_is_run() {
+        let fixture = Fixture::builder().start().await;
+        let image = fixture.image("a.qcow2").await;
+        let disk =
+            format!("driver=qcow2,node-name=a,file.driver=file,file.filename={}", str(&image));
+        // For the fixture to find it by, should this test fail.
+        let pidfile = fixture.launch().runtime_dir.join("qemu.pid");
+        let qemu = ["qemu-system-x86_64", "-accel", "tcg", "-machine", "none", "-S", "-nodefaults"];
+        let rest = ["-nographic", "-qmp", "stdio", "-blockdev", &disk, "-pidfile", str(&pidfile)];
+        let mut tool = Tool::vmlockctl(
+            &fixture,
+            &[&["run", "--disk", str(&image), "--"], &qemu[..], &rest].concat(),
+        );
+        assert!(tool.line().await.contains("QMP"));
+
+        let said = fails(&fixture, 75, &["run", "--disk", str(&image), "--", "true"]).await;
+        assert!(said.contains("VM \"qemu-system-x86_64\""), "{said}");
+        tool.say("{\"execute\": \"qmp_capabilities\"}");
+        tool.say("{\"execute\": \"quit\"}");
+        assert!(tool.ended().await.success());
+        assert!(is_free(&image));
+    }
 }

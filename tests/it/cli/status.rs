@@ -92,25 +92,30 @@ async fn a_replaced_executable_is_reported() {
     assert!(text.contains("was replaced; 'vmlockctl reexec' updates the service"), "{text}");
 }
 
-#[tokio::test]
-async fn the_unit_is_described_to_root_and_to_users() {
-    let Some(host) = Host::boot(Tree::Own).await else { return };
-    let ran = host.run(&["vmlockctl", "status"]).await;
-    assert_eq!(ran.status.code(), Some(69), "{ran:#?}");
-    assert!(ran.stderr.contains("the state of vmlockd.service is 'inactive'"), "{ran:#?}");
-    let main = host.enable().await;
-    let status = host.json(&["vmlockctl", "--json", "status"]).await;
-    let expected = serde_json::json!({
-        "private-socket": true,
-        "started-by": "systemd",
-        "unit-state": "active",
-        "unit-file-state": "enabled",
-        "pid": main.inside,
-        "keeps-locks": true,
-        "serves-libvirt": false,
-    });
-    is_told(&status, &expected);
-    let text = host.run_as("games", &["vmlockctl", "--system", "status"]).await.ok();
-    assert_eq!(line(&text, "Started"), "by systemd (vmlockd.service: active, enabled)");
-    assert_eq!(line(&text, "libvirt"), "not served");
+/// Tests that need root.
+mod host {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_unit_is_described_to_root_and_to_users() {
+        let Some(host) = Host::boot(Tree::Own).await else { return };
+        let ran = host.run(&["vmlockctl", "status"]).await;
+        assert_eq!(ran.status.code(), Some(69), "{ran:#?}");
+        assert!(ran.stderr.contains("the state of vmlockd.service is 'inactive'"), "{ran:#?}");
+        let main = host.enable().await;
+        let status = host.json(&["vmlockctl", "--json", "status"]).await;
+        let expected = serde_json::json!({
+            "private-socket": true,
+            "started-by": "systemd",
+            "unit-state": "active",
+            "unit-file-state": "enabled",
+            "pid": main.inside,
+            "keeps-locks": true,
+            "serves-libvirt": false,
+        });
+        is_told(&status, &expected);
+        let text = host.run_as("games", &["vmlockctl", "--system", "status"]).await.ok();
+        assert_eq!(line(&text, "Started"), "by systemd (vmlockd.service: active, enabled)");
+        assert_eq!(line(&text, "libvirt"), "not served");
+    }
 }

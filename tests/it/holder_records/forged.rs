@@ -7,7 +7,7 @@ use uuid::Uuid;
 use vmlockd::lock::Mode;
 use vmlockd::lock::holder_record::format::{Entry, Value};
 
-use super::{Hosts, SharedFileSystem, fact};
+use super::{Hosts, SharedDirectory, fact};
 use crate::dbus_client::{exclusive, shared};
 use crate::fixture::TestMount;
 
@@ -34,7 +34,7 @@ async fn an_invalid_record_is_not_shown() {
     let place = dir.path().join("locks");
     let mounted = TestMount::roomy(&place);
     let shared_place =
-        SharedFileSystem { places: vec![place; 2], _kept: vec![Box::new(mounted), Box::new(dir)] };
+        SharedDirectory { places: vec![place; 2], _kept: vec![Box::new(mounted), Box::new(dir)] };
     let hosts = Hosts::sharing(shared_place).await;
     let web1 = hosts.machine(0, "web1").await;
     web1.acquire(&[shared(&hosts.disk)]).await.unwrap();

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::fs;
 
-use super::{Hosts, SharedFileSystem, fact, node, str};
+use super::{Hosts, SharedDirectory, fact, node, str};
 use crate::dbus_client::{TestVm, exclusive, lock, shared};
 use crate::fixture::{Fixture, within};
 
 #[tokio::test]
 async fn a_holder_on_another_host_is_named() {
-    let hosts = Hosts::sharing(SharedFileSystem::plain(2)).await;
+    let hosts = Hosts::sharing(SharedDirectory::plain(2)).await;
     let web1 = hosts.machine(0, "web1").await;
     let uuid = web1.owner.uuid().await.unwrap();
     web1.acquire(&[exclusive(&hosts.disk)]).await.unwrap();
@@ -62,7 +62,7 @@ async fn a_holder_on_another_host_is_named() {
 
 #[tokio::test]
 async fn all_sharing_holders_are_named() {
-    let hosts = Hosts::sharing(SharedFileSystem::plain(3)).await;
+    let hosts = Hosts::sharing(SharedDirectory::plain(3)).await;
     let (web1, web2) = (hosts.machine(0, "web1").await, hosts.machine(1, "web2").await);
     let locks = web1.acquire(&[shared(&hosts.disk)]).await.unwrap();
     web2.acquire(&[shared(&hosts.disk)]).await.unwrap();
@@ -96,7 +96,7 @@ async fn all_sharing_holders_are_named() {
 
 #[tokio::test]
 async fn a_record_outlives_its_holder_and_is_not_believed() {
-    let hosts = Hosts::sharing(SharedFileSystem::plain(2)).await;
+    let hosts = Hosts::sharing(SharedDirectory::plain(2)).await;
     let web1 = hosts.machine(0, "web1").await;
     web1.acquire(&[shared(&hosts.disk)]).await.unwrap();
     // Nobody keeps its descriptors here: the lock is gone, and its file stays.

@@ -1,6 +1,6 @@
 //! Where a file system has no attributes, locks are locks, and who holds one stands in its file.
 
-use super::{Hosts, SharedFileSystem};
+use super::{Hosts, SharedDirectory};
 use crate::dbus_client::{exclusive, shared};
 use crate::fixture::TestMount;
 use crate::methods::none;
@@ -11,7 +11,7 @@ async fn locks_need_no_attributes() {
     let place = dir.path().join("locks");
     let mounted = TestMount::without_attributes(&place);
     let place =
-        SharedFileSystem { places: vec![place; 2], _kept: vec![Box::new(mounted), Box::new(dir)] };
+        SharedDirectory { places: vec![place; 2], _kept: vec![Box::new(mounted), Box::new(dir)] };
     let hosts = Hosts::sharing(place).await;
     let other = hosts.fixtures[0].raw_of(0, "b.img");
     let web1 = hosts.machine(0, "web1").await;

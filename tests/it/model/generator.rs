@@ -4,7 +4,7 @@ use vmlockd::lock::Mode;
 
 use super::op::{Anchor, By, DISKS, Disk, DiskRequest, Op, Spelling, VMS, Vm, Wait};
 use super::reference::ReferenceModel;
-use crate::soak::rng::Rng;
+use crate::fixture::rng::Rng;
 
 /// A sequence of steps.
 pub(super) fn sequence(rng: &Rng, steps: usize) -> Vec<Op> {

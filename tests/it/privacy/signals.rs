@@ -12,7 +12,7 @@ use crate::dbus_client::{TestVm, exclusive, lock, manager, shared};
 use crate::fixture::user::ROOT;
 use crate::fixture::{Broker, Fixture, within};
 use crate::methods::none;
-use crate::virtlockd::hung_mount::Far;
+use crate::virtlockd::host::hung_mount::HungMount;
 
 /// The signals that every object has.
 const COMMON: [(&str, &str); 3] = [
@@ -103,23 +103,6 @@ async fn signals_reach_authorized_users_only_on_dbus_broker() {
 }
 
 #[tokio::test]
-async fn a_lost_lock_is_signalled_to_its_user_only() {
-    let mut scenario = Scenario::set_up(Broker::DbusDaemon, PRIVATE).await;
-    let Some(_far) = Far::mount(&scenario.fixture).await else { return };
-    let config = "file_lockspace_dir = \"@DIR@/far\"\nverify_interval = 1\n";
-    scenario.fixture.configure(&format!("{config}{PRIVATE}"));
-    manager(&scenario.fixture.connection().await).await.reload(none()).await.unwrap();
-    scenario.secret.release(std::slice::from_ref(&scenario.lock)).await.unwrap();
-    scenario.lock = scenario.secret.acquire(&[exclusive(&scenario.path)]).await.unwrap().remove(0);
-    let mut second = scenario.recorded(SECOND).await;
-    let mut first = scenario.recorded(FIRST).await;
-    lose(&scenario, &mut first, &scenario.fixture).await;
-    let to_second = second.sync().await;
-    assert!(signals(&to_second).is_empty(), "{to_second:?}");
-    scenario.assert_clean(&to_second);
-}
-
-#[tokio::test]
 async fn a_connection_that_uses_an_owner_gets_the_signals_of_that_owner() {
     let scenario = Scenario::set_up(Broker::DbusDaemon, PRIVATE).await;
     let mut first = scenario.recorded(FIRST).await;
@@ -159,5 +142,28 @@ async fn a_connection_that_uses_an_owner_gets_the_signals_of_that_owner() {
         let acquired = seen.iter().any(|(_, member, _)| member == "LockAcquired");
         assert_eq!(acquired, wanted, "{seen:?}");
         assert!(!seen.iter().any(|(_, member, _)| member == "LockReleased"), "{seen:?}");
+    }
+}
+
+/// Tests that need root.
+mod host {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lost_lock_is_signalled_to_its_user_only() {
+        let mut scenario = Scenario::set_up(Broker::DbusDaemon, PRIVATE).await;
+        let Some(_far) = HungMount::mount(&scenario.fixture).await else { return };
+        let config = "file_lockspace_dir = \"@DIR@/far\"\nverify_interval = 1\n";
+        scenario.fixture.configure(&format!("{config}{PRIVATE}"));
+        manager(&scenario.fixture.connection().await).await.reload(none()).await.unwrap();
+        scenario.secret.release(std::slice::from_ref(&scenario.lock)).await.unwrap();
+        scenario.lock =
+            scenario.secret.acquire(&[exclusive(&scenario.path)]).await.unwrap().remove(0);
+        let mut second = scenario.recorded(SECOND).await;
+        let mut first = scenario.recorded(FIRST).await;
+        lose(&scenario, &mut first, &scenario.fixture).await;
+        let to_second = second.sync().await;
+        assert!(signals(&to_second).is_empty(), "{to_second:?}");
+        scenario.assert_clean(&to_second);
     }
 }

@@ -65,65 +65,70 @@ async fn a_second_one_finds_it_running_and_changes_nothing() {
     scenario.end().await.were_refused();
 }
 
-/// The bus keeps a call until the name is taken again, as it does for a service that it has started.
-#[tokio::test]
-async fn a_call_is_answered_by_the_successor() {
-    const INSTALLED: &str = "/usr/sbin/vmlockd";
-    const GATE: &str = "/run/vmlockd/gate";
-    let Some(host) = Host::boot(Tree::Own).await else { return };
-    let main = host.enable().await;
-    let (mut watch, bus) = (host.watch().await, host.bus().await);
-    let disk = host.image("disk");
-    let web1 = TestVm::open(&bus, "web1").await;
-    web1.acquire(&[exclusive(&disk)]).await.unwrap();
-    let lock_prober = LockProber::at(&[host.at(&disk)], &host.log());
-    let real = format!("{INSTALLED}.real");
-    fs::copy(host.at(INSTALLED), host.at(&real)).unwrap();
-    mkfifo(&host.at(GATE), Mode::S_IRWXU).unwrap();
-    put_in_between(&host.at(INSTALLED), &real, GATE);
-    main.signal(Signal::SIGUSR1);
-    let mut gate = reached(host.at(GATE)).await;
-    watch.free().await;
+/// Tests that need root.
+mod host {
+    use super::*;
 
-    let manager = manager(&bus).await;
-    let let_go = async {
-        // What was sent before has come to the bus once it answers this.
-        let bus = zbus::fdo::DBusProxy::new(&bus).await.unwrap();
-        bus.get_id().await.unwrap();
-        gate.write_all(b"\n").unwrap();
-    };
-    let (called, ()) = tokio::join!(manager.list_locks(none()), let_go);
-    assert_eq!(called.unwrap().len(), 1);
-    watch.owned_by(main.inside).await;
-    assert_eq!(host.main().await, main);
-    lock_prober.stop().were_refused();
-}
+    /// The bus keeps a call until the name is taken again, as it does for a service that it has started.
+    #[tokio::test]
+    async fn a_call_is_answered_by_the_successor() {
+        const INSTALLED: &str = "/usr/sbin/vmlockd";
+        const GATE: &str = "/run/vmlockd/gate";
+        let Some(host) = Host::boot(Tree::Own).await else { return };
+        let main = host.enable().await;
+        let (mut watch, bus) = (host.watch().await, host.bus().await);
+        let disk = host.image("disk");
+        let web1 = TestVm::open(&bus, "web1").await;
+        web1.acquire(&[exclusive(&disk)]).await.unwrap();
+        let lock_prober = LockProber::at(&[host.at(&disk)], &host.log());
+        let real = format!("{INSTALLED}.real");
+        fs::copy(host.at(INSTALLED), host.at(&real)).unwrap();
+        mkfifo(&host.at(GATE), Mode::S_IRWXU).unwrap();
+        put_in_between(&host.at(INSTALLED), &real, GATE);
+        main.signal(Signal::SIGUSR1);
+        let mut gate = reached(host.at(GATE)).await;
+        watch.free().await;
 
-/// Where systemd keeps nothing, that is said, and not only once.
-#[tokio::test]
-async fn nothing_is_kept() {
-    let Some(host) = Host::boot(Tree::Own).await else { return };
-    host.drop_in("store", "[Service]\nFileDescriptorStoreMax=0\n").await;
-    let main = host.enable().await;
-    let (mut watch, bus) = (host.watch().await, host.bus().await);
-    let disk = host.image("disk");
-    let web1 = TestVm::open(&bus, "web1").await;
-    web1.acquire(&[exclusive(&disk)]).await.unwrap();
-    let before = Listed::by(&bus).await;
-    let lock_prober = LockProber::at(&[host.at(&disk)], &host.log());
-    let warned = async || host.journal().await.matches("will not survive a crash").count();
-    assert_eq!(warned().await, 1);
+        let manager = manager(&bus).await;
+        let let_go = async {
+            // What was sent before has come to the bus once it answers this.
+            let bus = zbus::fdo::DBusProxy::new(&bus).await.unwrap();
+            bus.get_id().await.unwrap();
+            gate.write_all(b"\n").unwrap();
+        };
+        let (called, ()) = tokio::join!(manager.list_locks(none()), let_go);
+        assert_eq!(called.unwrap().len(), 1);
+        watch.owned_by(main.inside).await;
+        assert_eq!(host.main().await, main);
+        lock_prober.stop().were_refused();
+    }
 
-    let first = watch.owned().await;
-    main.signal(Signal::SIGUSR1);
-    watch.owned_by_other_than(&first).await;
-    watch.owned_by(main.inside).await;
-    let features = manager(&bus).await.features().await.unwrap();
-    assert!(!features.iter().any(|feature| feature == "fd-store"), "{features:?}");
-    let again = async { while warned().await < 2 {} };
-    within("a second warning", again).await;
-    assert_eq!(Listed::by(&bus).await, before);
-    let other = TestVm::open(&bus, "other").await;
-    assert_refused(&other.acquire(&[exclusive(&disk)]).await.unwrap_err(), "LockHeld", "web1");
-    lock_prober.stop().were_refused();
+    /// Where systemd keeps nothing, that is said, and not only once.
+    #[tokio::test]
+    async fn nothing_is_kept() {
+        let Some(host) = Host::boot(Tree::Own).await else { return };
+        host.drop_in("store", "[Service]\nFileDescriptorStoreMax=0\n").await;
+        let main = host.enable().await;
+        let (mut watch, bus) = (host.watch().await, host.bus().await);
+        let disk = host.image("disk");
+        let web1 = TestVm::open(&bus, "web1").await;
+        web1.acquire(&[exclusive(&disk)]).await.unwrap();
+        let before = Listed::by(&bus).await;
+        let lock_prober = LockProber::at(&[host.at(&disk)], &host.log());
+        let warned = async || host.journal().await.matches("will not survive a crash").count();
+        assert_eq!(warned().await, 1);
+
+        let first = watch.owned().await;
+        main.signal(Signal::SIGUSR1);
+        watch.owned_by_other_than(&first).await;
+        watch.owned_by(main.inside).await;
+        let features = manager(&bus).await.features().await.unwrap();
+        assert!(!features.iter().any(|feature| feature == "fd-store"), "{features:?}");
+        let again = async { while warned().await < 2 {} };
+        within("a second warning", again).await;
+        assert_eq!(Listed::by(&bus).await, before);
+        let other = TestVm::open(&bus, "other").await;
+        assert_refused(&other.acquire(&[exclusive(&disk)]).await.unwrap_err(), "LockHeld", "web1");
+        lock_prober.stop().were_refused();
+    }
 }

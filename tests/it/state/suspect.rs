@@ -18,7 +18,7 @@ use crate::dbus_client::{TestVm, exclusive, shared};
 use crate::fixture::{Fixture, ForeignHolder, LockType, within};
 use crate::refused_requests::{assert_free, assert_refused};
 use crate::snapshot::Listed;
-use crate::virtlockd::hung_mount::Far;
+use crate::virtlockd::host::hung_mount::HungMount;
 
 const SUSPECT: &str = "suspect";
 
@@ -265,27 +265,32 @@ async fn whatever_byte_is_damaged_the_disk_is_locked_or_the_log_says_that_it_is_
     }
 }
 
-/// Its storage does not answer when the service is started again, and does so later.
-#[tokio::test]
-async fn a_disk_whose_storage_does_not_answer_is_locked_again_once_it_does() {
-    let fixture = Fixture::builder().start().await;
-    let Some(far) = Far::mount(&fixture).await else { return };
-    let (bus, disk) = (fixture.connection().await, far.disk());
-    let web1 = TestVm::open(&bus, "web1").await;
-    web1.acquire(&[exclusive(&disk)]).await.unwrap();
-    restart(&fixture, || {
-        far.stop();
-        let (mut state, range) = record(&fixture);
-        let line = String::from_utf8(state[range.clone()].to_vec()).unwrap();
-        state.splice(range, line.replacen("\"inode\"", "\"knode\"", 1).into_bytes());
-        fs::write(state_file(&fixture), state).unwrap();
-    })
-    .await;
-    says(&fixture, "which is locked again as soon as its storage responds").await;
-    far.go_on();
-    says(&fixture, &format!("a damaged lock record names {}: it is locked again", str(&disk)))
+/// Tests that need root.
+mod host {
+    use super::*;
+
+    /// Its storage does not answer when the service is started again, and does so later.
+    #[tokio::test]
+    async fn a_disk_whose_storage_does_not_answer_is_locked_again_once_it_does() {
+        let fixture = Fixture::builder().start().await;
+        let Some(far) = HungMount::mount(&fixture).await else { return };
+        let (bus, disk) = (fixture.connection().await, far.disk());
+        let web1 = TestVm::open(&bus, "web1").await;
+        web1.acquire(&[exclusive(&disk)]).await.unwrap();
+        restart(&fixture, || {
+            far.stop();
+            let (mut state, range) = record(&fixture);
+            let line = String::from_utf8(state[range.clone()].to_vec()).unwrap();
+            state.splice(range, line.replacen("\"inode\"", "\"knode\"", 1).into_bytes());
+            fs::write(state_file(&fixture), state).unwrap();
+        })
         .await;
-    let web2 = TestVm::open(&bus, "web2").await;
-    let refused = web2.acquire(&[exclusive(&disk)]).await.unwrap_err();
-    assert_refused(&refused, "LockHeld", "VM \"suspect\"");
+        says(&fixture, "which is locked again as soon as its storage responds").await;
+        far.go_on();
+        says(&fixture, &format!("a damaged lock record names {}: it is locked again", str(&disk)))
+            .await;
+        let web2 = TestVm::open(&bus, "web2").await;
+        let refused = web2.acquire(&[exclusive(&disk)]).await.unwrap_err();
+        assert_refused(&refused, "LockHeld", "VM \"suspect\"");
+    }
 }

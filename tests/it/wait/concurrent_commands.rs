@@ -9,43 +9,7 @@ use crate::dbus_client::{TestVm, exclusive, option};
 use crate::fixture::{Fixture, within};
 use crate::methods::none;
 use crate::refused_requests::assert_free;
-use crate::virtlockd::hung_mount::Far;
-
-/// An owner's turn is taken by a command that hangs on storage. Who stands behind it in line, for a
-/// disk that has nothing to do with that, is not held up; and the owner keeps its place.
-#[tokio::test]
-async fn a_hung_command_delays_only_its_owner() {
-    let fixture = Fixture::builder().start().await;
-    let Some(far) = Far::mount(&fixture).await else { return };
-    let bus = fixture.connection().await;
-    let near = fixture.raw_of(0, "near");
-    let [web1, web2, web3] = [
-        TestVm::open(&bus, "web1").await,
-        TestVm::open(&bus, "web2").await,
-        TestVm::open(&bus, "web3").await,
-    ];
-    let held = web1.acquire(&[exclusive(&near)]).await.unwrap();
-    let first = wait(&bus, &web2, &[exclusive(&near)], LONG).await;
-    let second = wait(&bus, &web3, &[exclusive(&near)], LONG).await;
-    far.stop();
-    let hangs = {
-        let (owner, disk) = (web2.owner.clone(), far.disk());
-        tokio::spawn(async move { owner.acquire(&[exclusive(&disk)], none()).await })
-    };
-    // A call of the same connection that was sent later is answered: the first has begun.
-    web3.locks().await;
-    web1.release(&held).await.unwrap();
-    let locks = within("the second's turn", second).await.unwrap().unwrap();
-    assert!(!first.is_finished() && !hangs.is_finished());
-    far.go_on();
-    within("storage answers", hangs).await.unwrap().unwrap();
-    assert!(!first.is_finished());
-    web3.release(&locks).await.unwrap();
-    within("the first's turn", first).await.unwrap().unwrap();
-    assert_eq!(web2.locks().await.len(), 2);
-    web2.owner.close(none()).await.unwrap();
-    assert_free(&near);
-}
+use crate::virtlockd::host::hung_mount::HungMount;
 
 #[tokio::test]
 async fn a_waiting_owner_can_use_all_other_methods() {
@@ -95,4 +59,45 @@ async fn a_disk_that_was_passed_is_waited_for_after_it_was_closed() {
     web2.release(&locks).await.unwrap();
     assert_free(&disk);
     assert_free(&named);
+}
+
+/// Tests that need root.
+mod host {
+    use super::*;
+
+    /// An owner's turn is taken by a command that hangs on storage. Who stands behind it in line, for a
+    /// disk that has nothing to do with that, is not held up; and the owner keeps its place.
+    #[tokio::test]
+    async fn a_hung_command_delays_only_its_owner() {
+        let fixture = Fixture::builder().start().await;
+        let Some(far) = HungMount::mount(&fixture).await else { return };
+        let bus = fixture.connection().await;
+        let near = fixture.raw_of(0, "near");
+        let [web1, web2, web3] = [
+            TestVm::open(&bus, "web1").await,
+            TestVm::open(&bus, "web2").await,
+            TestVm::open(&bus, "web3").await,
+        ];
+        let held = web1.acquire(&[exclusive(&near)]).await.unwrap();
+        let first = wait(&bus, &web2, &[exclusive(&near)], LONG).await;
+        let second = wait(&bus, &web3, &[exclusive(&near)], LONG).await;
+        far.stop();
+        let hangs = {
+            let (owner, disk) = (web2.owner.clone(), far.disk());
+            tokio::spawn(async move { owner.acquire(&[exclusive(&disk)], none()).await })
+        };
+        // A call of the same connection that was sent later is answered: the first has begun.
+        web3.locks().await;
+        web1.release(&held).await.unwrap();
+        let locks = within("the second's turn", second).await.unwrap().unwrap();
+        assert!(!first.is_finished() && !hangs.is_finished());
+        far.go_on();
+        within("storage answers", hangs).await.unwrap().unwrap();
+        assert!(!first.is_finished());
+        web3.release(&locks).await.unwrap();
+        within("the first's turn", first).await.unwrap().unwrap();
+        assert_eq!(web2.locks().await.len(), 2);
+        web2.owner.close(none()).await.unwrap();
+        assert_free(&near);
+    }
 }

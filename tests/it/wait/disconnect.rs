@@ -23,9 +23,9 @@ use zbus::{Connection, Message, MessageStream, OwnedObjectPath};
 
 use super::{LONG, until_waiting};
 use crate::dbus_client::{TestVm, exclusive, option, owner};
+use crate::fixture::rng::{Rng, seed};
 use crate::fixture::{Fixture, Process, within};
 use crate::refused_requests::{assert_free, assert_refused};
-use crate::soak::rng::{Rng, seed};
 
 /// How often somebody dies, and every how manyth of them is a process that is killed.
 const TRIES: (usize, usize) = (1000, 20);
@@ -286,35 +286,6 @@ async fn usual(
 }
 
 #[tokio::test]
-async fn a_thousand_callers_disconnect_around_the_release() {
-    let (tries, every) = TRIES;
-    let seed = seed("VMLOCKD_SOAK_SEED");
-    println!("seed {seed}");
-    let fixture = Fixture::builder().start().await;
-    let (bus, other) = (fixture.connection().await, fixture.connection().await);
-    let disk = fixture.raw_of(0, "disk");
-    let judge = BusObserver::at(&fixture).await;
-    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&other, "web2").await);
-    let mut held = web1.acquire(&[exclusive(&disk)]).await.unwrap();
-    let rng = Rng::new(seed, 0);
-    let usual = usual(&fixture, (&web1, &web2), &mut held, &disk).await;
-    let (mut told, mut untold) = (0, 0);
-    for n in 0..tries {
-        let how = (&rng, usual, n % every == 0);
-        let machines = (&web1, &web2);
-        if one_dies(&fixture, &judge, machines, &mut held, &disk, how).await {
-            told += 1;
-        } else {
-            untold += 1;
-        }
-    }
-    println!("{told} were answered, {untold} got nothing; an answer took {usual:?}");
-    assert!(told > tries / 20 && untold > tries / 20, "{told} and {untold}: not around it");
-    web1.release(&held).await.unwrap();
-    assert_free(&disk);
-}
-
-#[tokio::test]
 async fn waits_end_with_the_bus() {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
@@ -346,4 +317,38 @@ async fn waits_end_with_the_bus() {
     let web3 = TestVm::open(&bus, "web3").await;
     web3.acquire(&[exclusive(&disk)]).await.unwrap();
     assert_eq!(web2.locks().await.unwrap(), kept);
+}
+
+/// Tests that need root.
+mod host {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_thousand_callers_disconnect_around_the_release() {
+        let (tries, every) = TRIES;
+        let seed = seed("VMLOCKD_SOAK_SEED");
+        println!("seed {seed}");
+        let fixture = Fixture::builder().start().await;
+        let (bus, other) = (fixture.connection().await, fixture.connection().await);
+        let disk = fixture.raw_of(0, "disk");
+        let judge = BusObserver::at(&fixture).await;
+        let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&other, "web2").await);
+        let mut held = web1.acquire(&[exclusive(&disk)]).await.unwrap();
+        let rng = Rng::new(seed, 0);
+        let usual = usual(&fixture, (&web1, &web2), &mut held, &disk).await;
+        let (mut told, mut untold) = (0, 0);
+        for n in 0..tries {
+            let how = (&rng, usual, n % every == 0);
+            let machines = (&web1, &web2);
+            if one_dies(&fixture, &judge, machines, &mut held, &disk, how).await {
+                told += 1;
+            } else {
+                untold += 1;
+            }
+        }
+        println!("{told} were answered, {untold} got nothing; an answer took {usual:?}");
+        assert!(told > tries / 20 && untold > tries / 20, "{told} and {untold}: not around it");
+        web1.release(&held).await.unwrap();
+        assert_free(&disk);
+    }
 }
