@@ -171,7 +171,8 @@ soak:
 demo:
 	tests/deps demo
 	$(CARGO) build --locked
-	VMLOCKD_BIN="$(abspath $(or $(CARGO_TARGET_DIR),target)/debug)" tests/demo
+	VMLOCKD_BIN="$(abspath $(or $(CARGO_TARGET_DIR),target)/debug)" \
+		$$(test "$$(id -u)" -eq 0 || echo tests/userns) tests/demo
 
 bench:
 	$(CARGO) bench --locked

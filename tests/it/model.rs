@@ -6,8 +6,9 @@
 //! [model](model). Locks, files and descriptors are real; the service runs in this process, so that
 //! a step takes some hundred microseconds.
 //!
-//! `$VMLOCKD_MODEL_SEQUENCES` is the number of sequences of fifty steps: 100 in the quick tier and 1000
-//! in the host tier unless it is set. `$VMLOCKD_MODEL_SEED` repeats a run. A failing sequence is minimized and printed as a script.
+//! `$VMLOCKD_MODEL_SEQUENCES` is the number of sequences of fifty steps: 100 in the quick tier and
+//! 1000 in the host tier unless it is set. `$VMLOCKD_MODEL_SEED` repeats a run. A failing sequence is
+//! minimized and printed as a script.
 
 mod answer;
 mod calls;
