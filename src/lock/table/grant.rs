@@ -1,4 +1,4 @@
-//! Giving locks: a request is decided on, and then comes true or does not.
+//! Granting of locks: a request is reserved first, then committed or cancelled.
 
 use std::collections::BTreeSet;
 
@@ -12,34 +12,35 @@ use crate::lock::model::owner::OwnerId;
 use crate::lock::table::queue::Ticket;
 use crate::lock::text::escape::shown;
 
-/// What was decided on a request.
+/// The outcome of a request that the table does not refuse.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reservation {
     /// A lock for each resource, in the order of the request.
     pub locks: Vec<u64>,
-    /// Those of them that are new, with the place of their resource in the request: to be taken
-    /// now, then committed or cancelled.
+    /// The locks that are new, with the indexes of their resources in the request. The caller has
+    /// to lock their bytes, then to commit or cancel them.
     pub fresh: Vec<(u64, usize)>,
 }
 
-/// What becomes of a request for what the owner holds already.
+/// How a request for a resource that the owner holds already is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Again {
-    /// It is answered with the lock that is there, if the mode is the same.
+    /// The existing lock is returned if its mode is the same.
     Same,
-    /// A shared one gets a further lock, released by itself; an exclusive one is refused, as
-    /// another owner's would be. So does virtlockd (libvirt's `src/util/virlockspace.c`).
+    /// A shared request gets a further lock, which is released separately; an exclusive request is
+    /// refused as another owner's would be. virtlockd does the same (libvirt's
+    /// `src/util/virlockspace.c`).
     Count,
 }
 
 impl Table {
-    /// Decides on a request: all of it or nothing.
+    /// Reserves all locks of a request, or none.
     ///
     /// # Errors
     ///
-    /// [`Error::Held`] with everyone in the way of the first resource that can't be given;
-    /// [`Error::TwoModes`], [`Error::OtherMode`] and [`Error::OnlyRecorded`] for requests that disagree with themselves or
-    /// with what the owner holds; [`Error::NoSuchOwner`].
+    /// [`Error::Held`] with all owners that block the first unavailable resource;
+    /// [`Error::TwoModes`], [`Error::OtherMode`] and [`Error::OnlyRecorded`] for a request that
+    /// contradicts itself or what the owner holds; [`Error::NoSuchOwner`].
     pub fn reserve(
         &mut self,
         id: OwnerId,
@@ -50,7 +51,8 @@ impl Table {
         self.reserve_at(LAST, id, wants, since, again)
     }
 
-    /// The same for one who has a place in the queue, and keeps it: those behind him don't count.
+    /// Reserves all locks of a queued request, or none. The request keeps its place in the queue;
+    /// waiters behind it do not count.
     ///
     /// # Errors
     ///
@@ -75,7 +77,7 @@ impl Table {
                 }
                 Some(twin) => Planned::LikeNumber(twin),
                 None => match self.own(id, want) {
-                    // Who has it in whatever mode needs no record besides.
+                    // A lock in any mode already contains what `Mode::None` would record.
                     Some(lock) if want.mode == Mode::None => Planned::There(lock.id),
                     Some(lock) if lock.want.mode == Mode::None => {
                         return Err(Error::OnlyRecorded {
@@ -118,7 +120,8 @@ impl Table {
         Ok(reservation)
     }
 
-    /// As [`Self::reserve`], where the owner's own locks are in its way as others' are.
+    /// Reserves as [`Self::reserve`] does, but the owner's own locks block the request as those of
+    /// others do.
     fn reserve_once_more(
         &mut self,
         id: OwnerId,
@@ -140,12 +143,12 @@ impl Table {
         Ok(Reservation { locks, fresh })
     }
 
-    /// Ends a reservation well: the bytes are taken.
+    /// Commits a reservation: the bytes are locked.
     ///
     /// # Errors
     ///
-    /// [`Error::NoSuchOwner`] if the owner ended meanwhile; then nothing is committed, the bytes
-    /// are to be given back and the reservation to be cancelled.
+    /// [`Error::NoSuchOwner`] if the owner has ended meanwhile. Then nothing is committed: the
+    /// caller has to unlock the bytes and to cancel the reservation.
     pub fn commit(&mut self, id: OwnerId, fresh: &[u64]) -> Result<Vec<Event>, Error> {
         self.living(id)?;
         if let Some(owner) = self.owners.get_mut(&id) {
@@ -161,7 +164,7 @@ impl Table {
         Ok(events)
     }
 
-    /// Ends a reservation badly: the bytes are not taken, or given back.
+    /// Cancels a reservation (rollback): the bytes are not locked, or unlocked again.
     pub fn cancel(&mut self, fresh: &[u64]) -> Vec<Event> {
         let owners: BTreeSet<OwnerId> =
             fresh.iter().filter_map(|number| self.delete(*number)).map(|lock| lock.owner).collect();
@@ -169,12 +172,12 @@ impl Table {
     }
 }
 
-/// What becomes of one resource of a request.
+/// What a request gets for one of its resources.
 enum Planned {
     /// A new lock.
     New,
-    /// The owner has it already.
+    /// The lock that the owner has on it already.
     There(u64),
-    /// The same as an earlier one of the request.
+    /// The same lock as an earlier resource of the request.
     LikeNumber(usize),
 }

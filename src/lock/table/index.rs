@@ -1,5 +1,5 @@
-//! Finding what is about one resource: by what the resource is, by the ranges that it occupies of
-//! other files and devices, and by its lock files.
+//! An index that finds entries by resource: by the identity of the resource, by the ranges that it
+//! occupies of other files and devices, and by its lock files.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
@@ -9,13 +9,13 @@ use crate::lock::model::extent::{Extent, Placement};
 use crate::lock::model::identity::Identity;
 use crate::lock::model::lock::Want;
 
-/// An index of things that are each about one resource.
+/// An index of entries that each belong to one resource.
 #[derive(Debug)]
 pub(in crate::lock) struct Spots<T> {
     identities: HashMap<Identity, BTreeSet<T>>,
-    /// By each file and device of which the resource occupies a range that is known exactly.
+    /// By each file and device of which the resource occupies an exactly known range.
     exact: HashMap<Identity, BTreeSet<(T, Extent)>>,
-    /// By each of which it occupies a part, not known which.
+    /// By each file and device of which the resource occupies an unknown part.
     partial: HashMap<Identity, BTreeSet<(T, Extent)>>,
     lock_files: HashMap<PathBuf, BTreeSet<T>>,
 }
@@ -28,7 +28,7 @@ impl<T> Default for Spots<T> {
 }
 
 impl<T: Copy + Ord> Spots<T> {
-    /// Enters a thing that is about this resource.
+    /// Adds an entry for this resource.
     pub(in crate::lock) fn insert(&mut self, want: &Want, thing: T) {
         self.identities.entry(want.identity).or_default().insert(thing);
         for extent in &want.below {
@@ -42,7 +42,7 @@ impl<T: Copy + Ord> Spots<T> {
         }
     }
 
-    /// Takes it out.
+    /// Removes an entry for this resource.
     pub(in crate::lock) fn remove(&mut self, want: &Want, thing: T) {
         forget(&mut self.identities, &want.identity, &thing);
         for extent in &want.below {
@@ -60,15 +60,15 @@ impl<T: Copy + Ord> Spots<T> {
         }
     }
 
-    /// Everything about this resource, under whatever name, about what it lies on, about what lies
-    /// on it, and about what overlaps it, in order.
+    /// Returns the entries for this resource under any of its names, for the layers below and above
+    /// it, and for all that overlaps it, in order.
     pub(in crate::lock) fn meeting(&self, want: &Want) -> BTreeSet<T> {
         let files = files_of(want).iter().filter_map(|file| self.lock_files.get(file));
         files.flatten().copied().chain(self.on(want.identity, &want.below)).collect()
     }
 
-    /// Everything about what is this, about what it lies on, about what lies on it, and about what
-    /// overlaps it; some of it perhaps several times.
+    /// Returns the entries for `identity`, for the layers below and above it, and for all that
+    /// overlaps it. An entry may occur several times.
     pub(in crate::lock) fn on(
         &self,
         identity: Identity,
@@ -91,12 +91,12 @@ impl<T: Copy + Ord> Spots<T> {
         found.into_iter()
     }
 
-    /// Whether nothing here lies on anything else.
+    /// Whether no resource in the index lies on another file or device.
     pub(in crate::lock) fn is_flat(&self) -> bool {
         self.exact.is_empty() && self.partial.is_empty()
     }
 
-    /// How many entries there are, and whether none of them is empty.
+    /// Returns the number of index entries, and whether every entry is non-empty.
     #[cfg(test)]
     pub(in crate::lock) fn census(&self) -> (usize, bool) {
         let sizes = || self.identities.values().map(BTreeSet::len);
@@ -106,8 +106,8 @@ impl<T: Copy + Ord> Spots<T> {
     }
 }
 
-/// The lock files that stand for a resource. A disk that is its own lock file is known by what it
-/// is: its name may lead elsewhere tomorrow.
+/// Returns the lock files that stand for a resource: none for a disk that is its own lock file.
+/// Such a disk is found by its identity, since its name may lead to another disk tomorrow.
 fn files_of(want: &Want) -> &[PathBuf] {
     if want.lockspace.has_files() { &want.lock_files } else { &[] }
 }

@@ -46,7 +46,7 @@ impl Table {
         suspended.into_iter().flatten().map(|(number, want)| (*number, want))
     }
 
-    /// Returns the visible owners after this one, by user and UUID; all where there is none.
+    /// Returns the visible owners after this one, by user and UUID; all owners for `None`.
     pub fn owners_after(&self, after: Option<OwnerId>) -> impl Iterator<Item = &Owner> {
         let from = after.map_or(Unbounded, Excluded);
         let owners = self.owners.range((from, Unbounded)).map(|(_, owner)| owner);

@@ -1,4 +1,4 @@
-//! What the table knows of a lockspace: who has to do with it, as long as it is not to go.
+//! Uses of a lockspace: it cannot be removed while it is in use.
 
 use super::Table;
 use crate::lock::lockspace::LockspaceKind;
@@ -8,12 +8,12 @@ use crate::lock::model::owner::OwnerId;
 use crate::lock::text::escape::shown;
 
 impl Table {
-    /// Refuses the end of a lockspace, shown by its directory, with which somebody has to do.
+    /// Refuses the removal of the lockspace with this directory while it is in use.
     ///
     /// # Errors
     ///
-    /// [`Error::Held`] with one who holds something in it, [`Error::LockspaceInUse`] for one who
-    /// remembers that, or waits for it.
+    /// [`Error::Held`] with the holder of a lock in it, [`Error::LockspaceInUse`] for a suspended
+    /// lock or a waiter in it.
     pub fn refuse_if_used(&self, kind: LockspaceKind, directory: &str) -> Result<(), Error> {
         let within = |want: &Want| want.lockspace == kind;
         if let Some(lock) = self.locks.values().find(|lock| within(&lock.want)) {
@@ -34,7 +34,7 @@ impl Table {
         }
     }
 
-    /// Refuses what somebody has locked, in whatever mode and at whatever stage.
+    /// Refuses a resource that is locked, in any mode and at any stage.
     ///
     /// # Errors
     ///

@@ -1,18 +1,18 @@
-//! Who holds what: decides, and touches nothing.
+//! The lock table: decides who holds what, and performs no I/O.
 //!
-//! The table knows no bus, no clock and no file. Whoever changes it does what it decided (locks
-//! bytes, tells the bus) and comes back with the outcome, so every change has two halves:
-//! *reserve*, then *commit* or *cancel*; *begin* a release, then *finish* it. Between the halves a
-//! lock is in the way of others, since its byte may or may not be taken.
+//! The table knows no bus, no clock and no file. Its caller executes what the table decided (locks
+//! bytes, emits signals) and reports the outcome. So every change has two phases: *reserve*, then
+//! *commit* or *cancel*; *begin* a release, then *finish* it. Between the phases a lock conflicts
+//! with other requests, since its byte may or may not be locked.
 //!
-//! What always holds:
+//! Invariants:
 //! - two locks on one resource do not conflict; an owner has more than one of them only where it
 //!   asked for that ([`Again::Count`]);
-//! - two locks of which one lies on the other, or which overlap, conflict only where one owner has
-//!   both, or where a disk has come to lie on something else since it was locked: then both stay
+//! - two locks of which one lies on the other, or which overlap, conflict only if one owner has
+//!   both, or if a disk has come to lie on something else since it was locked: then both stay
 //!   ([`Table::conflicts`]);
-//! - a lock belongs to an owner that is there, and stands in that owner's list;
-//! - a lock's number is never used again.
+//! - a lock belongs to an existing owner, and is in that owner's list;
+//! - the number of a lock is never reused.
 
 pub(super) mod index;
 pub mod queue;
@@ -32,27 +32,28 @@ use crate::lock::model::owner::{Anchor, AnchorId, Owner, OwnerId};
 use crate::lock::table::index::Spots;
 use crate::lock::table::queue::{Queue, Ticket};
 
-/// Who holds what.
+/// The table of owners, locks and waiters.
 #[derive(Debug, Default)]
 pub struct Table {
     owners: BTreeMap<OwnerId, Owner>,
-    /// Shared with the lists that are being built: a list costs a reference for each lock, not a copy.
+    /// Shared with the lists that are being built: a list costs a reference to each lock, not a
+    /// copy.
     locks: BTreeMap<u64, Arc<Lock>>,
     spots: Spots<u64>,
-    /// By the hash of the name: what it leads to is to be compared.
+    /// By the hash of the name: the names of the results have to be compared.
     by_name: BTreeSet<(u64, u64)>,
-    /// The anchors of all owners.
+    /// The number of anchors of all owners.
     anchors: usize,
     /// The locks on disks that may lie on something else by now.
     changeable: BTreeSet<u64>,
-    /// The locks that conflicted with another owner's when that was last looked at.
+    /// The locks that conflicted with another owner's at the last check.
     conflicting: BTreeSet<u64>,
     last: u64,
     queue: Queue,
     reclaims: Reclaims,
-    /// What has changed since those who wait were looked at.
+    /// The resources that have changed since the waiters were last checked.
     touched: Vec<Want>,
-    /// Who waits no more, and was not told yet.
+    /// The waiters that are cancelled and not yet reported.
     ended: Vec<Ticket>,
 }
 
@@ -61,7 +62,7 @@ impl Table {
     ///
     /// # Errors
     ///
-    /// [`Error::OwnerExists`], also for one that is about to go.
+    /// [`Error::OwnerExists`], also if that owner is ending.
     pub fn open_owner(&mut self, owner: Owner) -> Result<(), Error> {
         if self.owners.contains_key(&owner.id) {
             return Err(Error::OwnerExists(owner.id));
@@ -71,57 +72,57 @@ impl Table {
         Ok(())
     }
 
-    /// An owner, also one that is about to go.
+    /// Returns an owner, also one that is ending.
     #[must_use]
     pub fn owner(&self, id: OwnerId) -> Option<&Owner> {
         self.owners.get(&id)
     }
 
-    /// An owner that may be commanded.
+    /// Returns an owner that accepts commands.
     ///
     /// # Errors
     ///
-    /// [`Error::NoSuchOwner`], also for one that is about to go.
+    /// [`Error::NoSuchOwner`], also if the owner is ending.
     pub fn living(&self, id: OwnerId) -> Result<&Owner, Error> {
         self.owners.get(&id).filter(|owner| !owner.ended).ok_or(Error::NoSuchOwner(id))
     }
 
-    /// All owners that are there for others to see, by user and UUID.
+    /// Returns all visible owners, by user and UUID.
     pub fn owners(&self) -> impl Iterator<Item = &Owner> {
         self.owners.values().filter(|owner| owner.opened && !owner.ended)
     }
 
-    /// The owners of one user.
+    /// Returns the visible owners of one user.
     pub fn owners_of(&self, uid: u32) -> impl Iterator<Item = &Owner> {
         let first = OwnerId::new(uid, uuid::Uuid::nil());
         let last = OwnerId { process: u32::MAX, ..OwnerId::new(uid, uuid::Uuid::max()) };
         self.owners.range(first..=last).map(|(_, owner)| owner)
     }
 
-    /// A lock that is held.
+    /// Returns a held lock.
     #[must_use]
     pub fn lock(&self, id: u64) -> Option<&Lock> {
         self.locks.get(&id).map(Arc::as_ref).filter(|lock| lock.stage == Stage::Held)
     }
 
-    /// What a lock is on, also one that is being given or given up.
+    /// Returns the resource of a lock, also while it is being granted or released.
     #[must_use]
     pub fn want_of(&self, id: u64) -> Option<&Want> {
         self.locks.get(&id).map(|lock| &lock.want)
     }
 
-    /// All locks that are held, in the order in which they were given.
+    /// Returns all held locks, in the order in which they were granted.
     pub fn locks(&self) -> impl Iterator<Item = &Lock> {
         self.locks.values().map(Arc::as_ref).filter(|lock| lock.stage == Stage::Held)
     }
 
-    /// How many locks there are, with those being given and given up.
+    /// Returns the number of locks, including those that are being granted or released.
     #[must_use]
     pub fn size(&self) -> usize {
         self.locks.len()
     }
 
-    /// Whether an owner holds a lease, in whatever mode.
+    /// Whether an owner holds a lease, in any mode.
     #[must_use]
     pub fn has_lease(&self, id: OwnerId) -> bool {
         let locks = self.owners.get(&id).map(|owner| &owner.locks);
@@ -149,7 +150,8 @@ impl Table {
         Ok(())
     }
 
-    /// Takes an anchor away. `Some(true)`: it was the last, and the owner is to end.
+    /// Removes an anchor. Returns whether it was the last, in which case the owner has to end;
+    /// `None` if there is no such anchor.
     pub fn remove_anchor(&mut self, id: OwnerId, number: AnchorId) -> Option<bool> {
         let owner = self.owners.get_mut(&id).filter(|owner| !owner.ended)?;
         owner.anchors.remove(&number)?;
@@ -157,17 +159,19 @@ impl Table {
         Some(owner.anchors.is_empty())
     }
 
-    /// Begins a release; from now on the lock is listed no more, but still in the way.
+    /// Begins a release. From now on the lock is no longer listed, but still conflicts with other
+    /// requests.
     ///
     /// # Errors
     ///
-    /// [`Error::NoSuchLock`] where it is not held (any more).
+    /// [`Error::NoSuchLock`] if it is not held (any more).
     pub fn begin_release(&mut self, number: u64) -> Result<(), Error> {
         self.held_mut(number).ok_or(Error::NoSuchLock(number))?.stage = Stage::Releasing;
         Ok(())
     }
 
-    /// Ends releases: the bytes are free. An owner that was only waiting for this goes too.
+    /// Finishes releases: the bytes are unlocked. An owner that has ended is removed with its last
+    /// lock.
     pub fn finish_release(&mut self, numbers: &[u64], reason: Reason) -> Vec<Event> {
         let mut events = Vec::with_capacity(numbers.len());
         let mut owners = BTreeSet::new();
@@ -186,9 +190,9 @@ impl Table {
         events
     }
 
-    /// Begins an owner's end: it can be commanded no more, and what it holds is to be released, but
-    /// for what goes back to others if `gives_back`. The owner goes with its last lock, at once if
-    /// it has none.
+    /// Begins the end of an owner. It accepts no more commands, and its locks are to be released,
+    /// or returned to other owners if `gives_back`. The owner is removed with its last lock; at
+    /// once if it has none.
     ///
     /// # Errors
     ///
@@ -203,8 +207,8 @@ impl Table {
         let locks: Vec<u64> = owner.locks.iter().copied().collect();
         self.end_waiters(id);
         self.end_reclaims_of(id);
-        // What is being granted is cancelled by the one who grants it, since only he knows what
-        // is taken already.
+        // A lock that is being granted is cancelled by the code that grants it: only that code
+        // knows which bytes are locked already.
         let held = locks.into_iter().filter(|lock| self.begin_release(*lock).is_ok());
         let mut held: Vec<u64> = held.collect();
         let returns = if gives_back { self.begin_returns(id, &held, since) } else { Vec::new() };
@@ -214,11 +218,11 @@ impl Table {
         Ok(Ended { held, returns, events: self.sweep(id).into_iter().collect() })
     }
 
-    /// Begins a strengthening: from now on nobody else is let in.
+    /// Begins an upgrade to exclusive. From now on no other owner gets a lock on the resource.
     ///
     /// # Errors
     ///
-    /// [`Error::Held`] with those who share it, [`Error::NoSuchLock`].
+    /// [`Error::Held`] with the other holders, [`Error::NoSuchLock`].
     pub fn begin_strengthening(&mut self, number: u64) -> Result<(), Error> {
         let lock = self.lock(number).ok_or(Error::NoSuchLock(number))?;
         let wish = Want { mode: Mode::Exclusive, ..lock.want.clone() };
@@ -229,7 +233,7 @@ impl Table {
         self.set_mode(number, Mode::Exclusive).map(drop)
     }
 
-    /// Sets the mode of a held lock: the end of a weakening, or the undoing of a strengthening.
+    /// Sets the mode of a held lock: finishes a downgrade, or rolls back an upgrade.
     ///
     /// # Errors
     ///
@@ -242,13 +246,13 @@ impl Table {
         Ok(Event::LockConverted(Box::new(lock)))
     }
 
-    /// The newest lock of an owner that goes by this name in this lockspace.
+    /// Returns the newest lock of an owner that has this name in this lockspace.
     #[must_use]
     pub fn named(&self, id: OwnerId, lockspace: LockspaceKind, resource: &str) -> Option<&Lock> {
         self.all_named(lockspace, resource).filter(|lock| lock.owner == id).last()
     }
 
-    /// All locks that go by this name in this lockspace, the oldest first.
+    /// Returns all locks that have this name in this lockspace, the oldest first.
     pub fn all_named(
         &self,
         lockspace: LockspaceKind,
@@ -260,32 +264,33 @@ impl Table {
         locks.filter(move |lock| lock.goes_by(lockspace, resource))
     }
 
-    /// The locks on what is this, on what it lies on, on what lies on it, and on what overlaps it,
-    /// in order.
+    /// Returns the locks on `identity`, on the layers below and above it, and on all that overlaps
+    /// it, in order.
     #[must_use]
     pub fn locks_on(&self, identity: Identity, below: &[Extent]) -> Vec<&Lock> {
         let numbers: BTreeSet<u64> = self.spots.on(identity, below).collect();
         numbers.into_iter().filter_map(|number| self.lock(number)).collect()
     }
 
-    /// The lock, at any stage, that an owner has itself on what it wants.
+    /// Returns the lock, at any stage, that the owner itself has on this resource.
     fn own(&self, id: OwnerId, want: &Want) -> Option<&Lock> {
         self.met_by(want).find(|lock| lock.owner == id && lock.want.is_same(want))
     }
 
-    /// The locks, at any stage, on what is wanted, on what that lies on, on what lies on it, and on
-    /// what overlaps it.
+    /// Returns the locks, at any stage, on this resource, on the layers below and above it, and on
+    /// all that overlaps it.
     fn met_by(&self, want: &Want) -> impl Iterator<Item = &Lock> {
         let numbers = self.spots.meeting(want);
         numbers.into_iter().filter_map(|number| self.locks.get(&number)).map(Arc::as_ref)
     }
 
-    /// A lock at any stage, to be changed; a list that refers to it keeps what it was.
+    /// Returns a lock at any stage for modification. A list that shares the lock keeps its previous
+    /// state.
     fn lock_mut(&mut self, number: u64) -> Option<&mut Lock> {
         self.locks.get_mut(&number).map(Arc::make_mut)
     }
 
-    /// A held lock, to be changed.
+    /// Returns a held lock for modification.
     fn held_mut(&mut self, number: u64) -> Option<&mut Lock> {
         let lock = self.locks.get_mut(&number).filter(|lock| lock.stage == Stage::Held);
         lock.map(Arc::make_mut)
@@ -326,7 +331,7 @@ impl Table {
         Some(lock)
     }
 
-    /// Removes an owner that has ended and holds nothing any more.
+    /// Removes an owner that has ended and has no locks left.
     fn sweep(&mut self, id: OwnerId) -> Option<Event> {
         let gone = self.owners.get(&id).is_some_and(|owner| owner.ended && owner.locks.is_empty());
         let owner = if gone { self.owners.remove(&id) } else { None }?;
@@ -341,14 +346,14 @@ fn hash(name: &str) -> u64 {
     hasher.finish()
 }
 
-/// What is to be done for an owner that ends.
+/// What remains to be done for an owner that ends.
 #[derive(Debug)]
 pub struct Ended {
-    /// To be released.
+    /// The locks to be released.
     pub held: Vec<u64>,
-    /// To be given back.
+    /// The locks to be returned to other owners.
     pub returns: Vec<Move>,
-    /// What has happened already.
+    /// The events that have happened already.
     pub events: Vec<Event>,
 }
 

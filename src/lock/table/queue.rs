@@ -1,8 +1,8 @@
-//! Who waits, in the order in which they came: remembers, and decides nothing.
+//! The queue of waiting requests, in order of arrival: stores, and decides nothing.
 //!
-//! A waiter has a ticket and keeps its place until it gets what it asks for or gives up. It holds
-//! nothing meanwhile, so nobody ever waits for a waiter that waits for him. What its place is worth
-//! against others is decided in the table (`table/wait.rs`).
+//! A waiter has a ticket and keeps its place until its request is granted or cancelled. It holds no
+//! lock meanwhile, so waiters cannot deadlock. The table (`table/wait.rs`) decides what priority a
+//! place has.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -13,39 +13,39 @@ use crate::lock::model::owner::OwnerId;
 use crate::lock::model::refusal::Stranger;
 use crate::lock::table::index::Spots;
 
-/// A place in the queue; who came later has a higher one.
+/// A place in the queue; a later request has a higher one.
 pub type Ticket = u64;
 
-/// Somebody who waits.
+/// A waiting request.
 #[derive(Debug, Clone)]
 pub struct Waiter {
     /// Its place.
     pub ticket: Ticket,
-    /// Who waits.
+    /// The owner whose request waits.
     pub owner: OwnerId,
-    /// Since when, in microseconds since 1970.
+    /// When the request was queued, in microseconds since 1970.
     pub since: u64,
-    /// What it wants, all at once.
+    /// The resources that it wants, all of them at once.
     pub wants: Vec<Want>,
-    /// What for.
+    /// What it wants them for.
     pub purpose: Purpose,
-    /// How far it is.
+    /// Its state.
     pub status: Status,
 }
 
-/// What somebody waits for.
+/// What a request waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// For locks.
+    /// To acquire locks.
     Acquire,
-    /// For the locks that it held before it was suspended.
+    /// To acquire the locks that the owner held before it was suspended.
     Resume,
-    /// To hold this lock alone.
+    /// To upgrade this lock to exclusive.
     Strengthen(u64),
 }
 
 impl Purpose {
-    /// The word used on the bus.
+    /// Returns the word used on D-Bus.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -56,32 +56,32 @@ impl Purpose {
     }
 }
 
-/// How far a waiter is.
+/// The state of a waiter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
-    /// Somebody is in its way.
+    /// It is blocked by a lock, a reservation or another waiter.
     Waiting,
-    /// Nobody is any more: it is about to try, and nobody gets before it.
+    /// It is woken: nothing blocks it, it is about to try, and no other request overtakes it.
     Called,
-    /// It has tried, and met a stranger on one of the resources: whether he has gone is found out
-    /// only by trying again.
+    /// It has tried, and met a foreign holder on the resource with this index. Only another attempt
+    /// shows whether the foreign holder has gone.
     Elsewhere(usize, Box<Stranger>),
-    /// Nobody is in its way, but its owner is busy with something else, for longer than others could
-    /// be asked to wait: it will try when that is over.
+    /// Nothing blocks it but its owner, which is executing another command, for longer than other
+    /// owners should be delayed. It tries when that command has ended.
     Busy,
 }
 
-/// All who wait.
+/// All waiting requests.
 #[derive(Debug, Default)]
 pub(in crate::lock) struct Queue {
     waiters: BTreeMap<Ticket, Arc<Waiter>>,
-    /// By ticket and place of the resource in the request.
+    /// By ticket and index of the resource in the request.
     spots: Spots<(Ticket, usize)>,
     last: Ticket,
 }
 
 impl Queue {
-    /// Adds somebody at the end.
+    /// Appends a request.
     pub(in crate::lock) fn add(
         &mut self,
         owner: OwnerId,
@@ -100,7 +100,7 @@ impl Queue {
         ticket
     }
 
-    /// Takes somebody out.
+    /// Removes a request.
     pub(in crate::lock) fn remove(&mut self, ticket: Ticket) -> Option<Waiter> {
         let waiter = self.waiters.remove(&ticket)?;
         for (n, want) in waiter.wants.iter().enumerate() {
@@ -109,7 +109,8 @@ impl Queue {
         Some(Arc::unwrap_or_clone(waiter))
     }
 
-    /// Exchanges what a waiter wants; returns what it wanted before. Its place stays.
+    /// Replaces the resources that a waiter wants, and returns the previous ones. It keeps its
+    /// place.
     pub(in crate::lock) fn replace(
         &mut self,
         ticket: Ticket,
@@ -133,12 +134,12 @@ impl Queue {
         self.waiters.get_mut(&ticket).map(Arc::make_mut)
     }
 
-    /// Everybody, in order.
+    /// Returns all waiters, in order.
     pub(in crate::lock) fn iter(&self) -> impl Iterator<Item = &Waiter> {
         self.waiters.values().map(Arc::as_ref)
     }
 
-    /// The requests whose ticket is higher than this one, in order.
+    /// Returns the waiters whose ticket is higher than this one, in order.
     pub(in crate::lock) fn after(&self, ticket: Ticket) -> impl Iterator<Item = &Arc<Waiter>> {
         self.waiters.range((Bound::Excluded(ticket), Bound::Unbounded)).map(|(_, waiter)| waiter)
     }
@@ -147,7 +148,7 @@ impl Queue {
         self.waiters.is_empty()
     }
 
-    /// Those who wait for this resource, in order, with what each wants of it.
+    /// Returns the waiters for this resource, in order, with the resource that each wants.
     pub(in crate::lock) fn for_resource(
         &self,
         want: &Want,
@@ -155,8 +156,9 @@ impl Queue {
         self.spots.meeting(want).into_iter().filter_map(|spot| self.at(spot))
     }
 
-    /// The same, and those who wait for what meets that, and so on: the parts of a disk have nothing
-    /// to do with each other, but who wants the disk has to do with all who want a part.
+    /// Returns the waiters for this resource and, transitively, the waiters for all resources that
+    /// meet one of theirs. Two parts of a disk do not meet, but a request for the disk meets every
+    /// request for a part.
     pub(in crate::lock) fn around(
         &self,
         want: &Want,
@@ -166,7 +168,7 @@ impl Queue {
             let mut left: Vec<_> = found.iter().copied().collect();
             let mut known = BTreeSet::from([want.identity]);
             while let Some((_, _, wanted)) = left.pop().and_then(|spot| self.at(spot)) {
-                // Who waits for the same meets the same.
+                // Requests for the same identity meet the same resources.
                 if known.insert(wanted.identity) {
                     let more = self.spots.meeting(wanted);
                     left.extend(more.into_iter().filter(|spot| found.insert(*spot)));

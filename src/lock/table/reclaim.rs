@@ -70,13 +70,13 @@ impl Reclaims {
         numbers.into_iter().filter_map(|number| self.locks.get(&number))
     }
 
-    /// All of them, for tests.
+    /// Returns all reservations, for tests.
     #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = &Reclaimable> {
         self.locks.values()
     }
 
-    /// Number of index entries, for tests.
+    /// Returns the sizes of the indexes, for tests.
     #[cfg(test)]
     pub(super) fn census(&self) -> [usize; 4] {
         [self.locks.len(), self.spots.census().0, self.by_end.len(), self.by_owner.len()]
@@ -103,12 +103,12 @@ impl Table {
                 reserved.push(*number);
             }
         }
-        // The waiters that this wakes are held up by the reservations.
+        // The waiters that this wakes are blocked by the reservations.
         (self.finish_release(numbers, Reason::Released), reserved)
     }
 
-    /// Enters a reservation that was there before the service was started again; not where
-    /// another owner has been granted the resource since.
+    /// Adds a reservation that existed before the service was restarted, unless another owner has
+    /// been granted the resource since.
     pub fn restore_reclaimable(&mut self, lock: Lock, until: u64) {
         let granted =
             |other: &Lock| other.owner != lock.owner && other.want.mode.conflicts(lock.want.mode);
@@ -131,8 +131,8 @@ impl Table {
         self.remove_reclaims(&over)
     }
 
-    /// Ends a reservation for each of the locks `fresh`, which the owner has just acquired, where
-    /// there is one. Returns the numbers that the released locks had.
+    /// Ends the reservations for the locks `fresh`, which the owner has just acquired. Returns the
+    /// numbers of the locks that had been released.
     pub fn reclaim(&mut self, id: OwnerId, fresh: &[u64]) -> Vec<u64> {
         let mut reclaimed = Vec::new();
         for number in fresh {
@@ -154,14 +154,13 @@ impl Table {
         self.reclaims.of_owner(id).collect()
     }
 
-    /// Returns the locks that are reserved on a resource, on what it lies on, and on what lies on
-    /// it.
+    /// Returns the locks that are reserved on a resource, on the layers below it, and on the layers
+    /// above it.
     pub fn reserved_on(&self, want: &Want) -> impl Iterator<Item = &Reclaimable> {
         self.reclaims.meeting(want)
     }
 
-    /// Returns the owners for which a disk or lease is reserved, or what it lies on, or what lies
-    /// on it.
+    /// Returns the owners for which a disk or lease is reserved, or a layer below or above it.
     #[must_use]
     pub fn reserved_holders(&self, identity: Identity, below: &[Extent]) -> Vec<Holder> {
         let numbers: BTreeSet<u64> = self.reclaims.spots.on(identity, below).collect();
@@ -193,8 +192,8 @@ impl Table {
         })
     }
 
-    /// Returns the owners for which resources of a waiting request are reserved, the first of
-    /// each, with the places of these in the request.
+    /// Returns the owners for which resources of a waiting request are reserved, the first one for
+    /// each resource, with the indexes of these resources in the request.
     #[must_use]
     pub fn reserved_for(&self, waiter: &Waiter) -> Vec<(usize, Holder)> {
         let first = |want| {
@@ -219,14 +218,14 @@ impl Table {
         }
     }
 
-    /// The owner for which this lock is reserved, to one that asks for this.
+    /// Returns the owner for which `reserved` is reserved, as a refusal of `want` names it.
     fn reserved_holder_of(&self, reserved: &Reclaimable, want: &Want) -> Holder {
         let reserved_until = Some(reserved.until);
         Holder { reserved_until, ..self.holder_of(&reserved.lock, want) }
     }
 
-    /// Whether the resource is reserved for this owner, in this mode or in a stronger one. It does
-    /// not queue up behind those who wait for it then.
+    /// Whether the resource is reserved for this owner in this mode or in a stronger one. If so,
+    /// the owner does not queue behind the waiters.
     pub(super) fn may_reclaim(&self, id: OwnerId, want: &Want) -> bool {
         self.reserved_on(want).any(|Reclaimable { lock, .. }| {
             let covers = lock.want.mode == want.mode || lock.want.mode == Mode::Exclusive;

@@ -1,18 +1,18 @@
-//! What the table is told of locks that were there before the service was started again.
+//! Recovery of locks that were held before the service was restarted.
 
 use super::Table;
 use crate::lock::model::error::Error;
 use crate::lock::model::lock::{Lock, Proof};
 
 impl Table {
-    /// Enters a lock that was there before the service was started again, at the stage where it
-    /// was; it keeps its number. A lock of another owner that overlaps it is no obstacle: what their
-    /// disks lie on has changed since, and neither may be lost ([`Self::conflicts`]).
+    /// Adds a lock that existed before the service was restarted, at its previous stage and with
+    /// its previous number. An overlapping lock of another owner is no error: the disks have come
+    /// to lie on something else since, and neither lock may be lost ([`Self::conflicts`]).
     ///
     /// # Errors
     ///
-    /// [`Error::NoSuchOwner`]; [`Error::Held`] where another owner has a lock on the same resource: the
-    /// records contradict each other.
+    /// [`Error::NoSuchOwner`]; [`Error::Held`] if another owner has a lock on the same resource:
+    /// then the state contradicts itself.
     pub fn restore(&mut self, lock: Lock) -> Result<(), Error> {
         if !self.owners.contains_key(&lock.owner) {
             return Err(Error::NoSuchOwner(lock.owner));
@@ -27,18 +27,18 @@ impl Table {
         Ok(())
     }
 
-    /// Returns a number that no lock has had.
+    /// Returns a lock number that was never used.
     pub fn next_number(&mut self) -> u64 {
         self.last += 1;
         self.last
     }
 
-    /// From now on only numbers above this one are given.
+    /// Ensures that new locks get numbers above `last`.
     pub fn count_from(&mut self, last: u64) {
         self.last = self.last.max(last);
     }
 
-    /// Notes whether a held lock is there.
+    /// Records whether a held lock was verified.
     ///
     /// # Errors
     ///

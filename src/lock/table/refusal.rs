@@ -27,7 +27,7 @@ impl Table {
         }
     }
 
-    /// Returns the holder of a lock, as an owner that asks for `want` is told of it.
+    /// Returns the holder of a lock, as a refusal of `want` names it.
     pub(super) fn holder_of(&self, lock: &Lock, want: &Want) -> Holder {
         let relation = match (want.lies_on(&lock.want), lock.want.lies_on(want)) {
             (true, _) => Relation::Beneath,
@@ -38,8 +38,8 @@ impl Table {
         Holder { relation, ..self.holder(lock) }
     }
 
-    /// Refuses owner `id`, if it is one, what conflicts with a lock that counts, or is reserved for
-    /// another owner.
+    /// Refuses a resource to owner `id` (if any) if a lock that `counts` selects conflicts with it,
+    /// or if it is reserved for another owner.
     pub(super) fn refuse_if_held(
         &self,
         want: &Want,

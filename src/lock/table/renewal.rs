@@ -1,4 +1,4 @@
-//! What held disks lie on, where that has changed since they were locked.
+//! Changes of what locked disks lie on.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ impl Table {
         }
     }
 
-    /// Notes a lock and those of other owners with which it conflicts.
+    /// Records that a lock and locks of other owners conflict, if they do.
     pub(super) fn note_conflicts(&mut self, number: u64) {
         let Some(lock) = self.locks.get(&number) else { return };
         let mut others: Vec<u64> = self.conflicts_of(lock).map(|other| other.id).collect();
@@ -45,8 +45,9 @@ impl Table {
         self.met_by(&lock.want).filter(conflicts)
     }
 
-    /// Enters what a locked disk lies on by now, if the lock still is as it was looked at. Returns the
-    /// held locks of other owners that have come to conflict with it: nothing is released for that.
+    /// Stores what a locked disk lies on by now, unless the lock has changed since `seen` was read.
+    /// Returns the held locks of other owners that have come to conflict with it: none of them is
+    /// released for that.
     pub fn enter_renewed(&mut self, seen: &Lock, renewed: Renewed) -> Vec<Lock> {
         let as_seen =
             |want: &Want| want.below == seen.want.below && want.copies == seen.want.copies;

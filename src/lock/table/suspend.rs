@@ -1,4 +1,4 @@
-//! Owners that have given up what they hold, and remember it.
+//! Suspended owners, which have released their locks and remember them.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use crate::lock::model::lock::{Stage, Want};
 use crate::lock::model::owner::OwnerId;
 
 impl Table {
-    /// Begins to give up all that an owner holds, to be remembered.
+    /// Begins to release all locks of an owner, which will remember them.
     ///
     /// # Errors
     ///
-    /// [`Error::NoSuchOwner`]; [`Error::NotLockable`] where something could not be found again.
+    /// [`Error::NoSuchOwner`]; [`Error::NotLockable`] if one of them could not be found again.
     pub fn begin_suspension(&mut self, id: OwnerId) -> Result<Vec<u64>, Error> {
         let owner = self.living(id)?;
         let held: Vec<u64> =
@@ -31,7 +31,7 @@ impl Table {
         Ok(held)
     }
 
-    /// Refuses what a suspended owner may not ask for.
+    /// Refuses a command that a suspended owner may not use.
     ///
     /// # Errors
     ///
@@ -41,7 +41,8 @@ impl Table {
         if owner.is_suspended() { Err(Error::Suspended(id)) } else { Ok(()) }
     }
 
-    /// What an owner remembers, by the numbers that its locks had.
+    /// Returns the resources that an owner remembers, in the order of the numbers that its locks
+    /// had.
     ///
     /// # Errors
     ///
@@ -50,14 +51,15 @@ impl Table {
         Ok(self.living(id)?.suspended.values().map(|want| Want::clone(want)).collect())
     }
 
-    /// Has an owner remember something.
+    /// Adds a resource to those that an owner remembers.
     pub fn remember(&mut self, id: OwnerId, number: u64, want: Want) {
         if let Some(owner) = self.owners.get_mut(&id) {
             owner.suspended.insert(number, Arc::new(want));
         }
     }
 
-    /// Has an owner forget all that it remembers: it has it again. The numbers that its locks had.
+    /// Clears what an owner remembers, since it has acquired it again. Returns the numbers that its
+    /// locks had.
     pub fn resume(&mut self, id: OwnerId) -> Vec<u64> {
         let Some(owner) = self.owners.get_mut(&id) else { return Vec::new() };
         owner.handed_to = None;

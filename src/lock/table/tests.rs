@@ -1,4 +1,4 @@
-//! The table: what it decides, by example; and what it promises, after every one of random steps.
+//! The decisions of the table, by example; and its invariants, after each of many random steps.
 
 use std::path::PathBuf;
 
@@ -44,11 +44,11 @@ pub(super) fn want(name: &str, inode: u64, mode: Mode) -> Want {
     }
 }
 
-/// How many disks [`disk`] knows.
+/// The number of disks that [`disk`] can return.
 pub(super) const DISKS: u64 = 7;
 
-/// A disk of a few that lie on each other: 1 and 2 are parts of 3, which is kept in 4; 5 and 6 are
-/// ranges of 4, which overlap.
+/// Returns one of a few disks that lie on each other: 1 and 2 are parts of 3, which is stored in 4;
+/// 5 and 6 are overlapping ranges of 4.
 pub(super) fn disk(n: u64, mode: Mode) -> Want {
     let inode = |ino| Identity::Inode { dev: 1, ino };
     let part = |ino| Extent::partial(inode(ino));
@@ -176,7 +176,7 @@ fn what_is_counted_is_given_once_more_if_shared_and_refused_if_not() {
     assert!(matches!(own, Err(Error::Held(refusal)) if refusal.holders.len() == 2));
     count(0, &[want("/b", 2, Mode::Exclusive)]).unwrap();
     assert!(matches!(count(0, &[want("/b", 2, Mode::Exclusive)]), Err(Error::Held(_))));
-    // Neither may be strengthened over the other.
+    // Neither may be upgraded over the other.
     assert!(matches!(table.begin_strengthening(first[0]), Err(Error::Held(_))));
     let newest = table.named(id(0), LockspaceKind::Direct, "/a").unwrap().id;
     assert_eq!(newest, second[0]);

@@ -1,12 +1,12 @@
-//! How locks pass from one owner to another, without being free for an instant.
+//! Transfer of locks from one owner to another, without an instant in which they are unlocked.
 //!
-//! An owner *offers* all that it holds; who knows the token *adopts* it for another owner. The first
-//! one remembers what it had, as if it was suspended. Until it is closed, what the other still has
-//! of it goes back when that one ends: so a machine that moves is never without its disks, on
-//! whatever side it fails.
+//! An owner *offers* all its locks; a caller that presents the token *adopts* them for another
+//! owner. The first owner then remembers them as if it was suspended. When the other owner ends,
+//! the locks that it still has return to the first owner, unless that has closed. So a migrating VM
+//! is never without its disk locks, whichever side fails.
 //!
-//! Moving has two halves, as all that changes something: *begin*, and *end* or *cancel*. In
-//! between, the lock is the old owner's still, in everybody's way and in nobody's list.
+//! A transfer has two phases, as every change has: *begin*, then *end* or *cancel*. In between, a
+//! lock still belongs to the old owner, conflicts with all other requests, and is not listed.
 
 use uuid::Uuid;
 
@@ -17,21 +17,21 @@ use crate::lock::model::lock::{Lock, Stage};
 use crate::lock::model::owner::{Offer, Owner, OwnerId};
 use crate::lock::text::escape::shown;
 
-/// Locks on their way from one owner to another.
+/// Locks that are being transferred from one owner to another.
 #[derive(Debug, Clone)]
 pub struct Move {
-    /// Whose they are.
+    /// The present owner.
     pub from: OwnerId,
-    /// Whose they will be.
+    /// The new owner.
     pub to: OwnerId,
-    /// Whether the first one is to remember them; else they come back to one who does.
+    /// Whether `from` will remember the locks; otherwise they return to an owner that does.
     pub remembered: bool,
-    /// The number that each has, and what it will be.
+    /// The present number of each lock, and the lock as it will be.
     pub locks: Vec<(u64, Lock)>,
 }
 
 impl Table {
-    /// Notes an offer.
+    /// Stores an offer.
     ///
     /// # Errors
     ///
@@ -50,7 +50,7 @@ impl Table {
         Ok(())
     }
 
-    /// Who offers under this token.
+    /// Returns the owner whose offer has this token.
     ///
     /// # Errors
     ///
@@ -61,7 +61,8 @@ impl Table {
         owners.find(offers).map(|owner| owner.id).ok_or(Error::NoSuchOffer)
     }
 
-    /// Takes an offer back, if it is still the one that is meant. `None`: it is not there.
+    /// Withdraws an owner's offer; with a token, only if the offer has this one. Returns `None` if
+    /// there is no such offer.
     pub fn withdraw_offer(&mut self, id: OwnerId, token: Option<Uuid>) -> Option<Offer> {
         let owner = self.owners.get_mut(&id)?;
         let offer = owner.offer?;
@@ -71,13 +72,13 @@ impl Table {
         owner.offer.take()
     }
 
-    /// Begins to move what was offered under a token.
+    /// Begins to transfer the locks that were offered with a token.
     ///
     /// # Errors
     ///
     /// [`Error::NoSuchOffer`]; [`Error::OwnOffer`]; [`Error::Suspended`]; [`Error::NoSuchOwner`];
-    /// [`Error::NothingToOffer`] where it holds nothing any more; [`Error::HeldTwice`] where the
-    /// other one holds one of the resources itself.
+    /// [`Error::NothingToOffer`] if the offering owner has no locks any more; [`Error::HeldTwice`]
+    /// if the adopting owner has a lock on one of the resources itself.
     pub fn begin_adoption(&mut self, token: Uuid, to: OwnerId, since: u64) -> Result<Move, Error> {
         let from = self.offered(token)?;
         if from == to {
@@ -99,7 +100,7 @@ impl Table {
         Ok(self.begin_move(from, to, &held, true, since))
     }
 
-    /// Begins to give back what an owner, that ends, has from others who remember it.
+    /// Begins to return the locks that an ending owner has from owners that remember them.
     pub(super) fn begin_returns(&mut self, id: OwnerId, held: &[u64], since: u64) -> Vec<Move> {
         let Some(owner) = self.owners.get_mut(&id) else { return Vec::new() };
         let came = std::mem::take(&mut owner.came_from);
@@ -113,7 +114,7 @@ impl Table {
             let back: Vec<u64> =
                 held.iter().copied().filter(|lock| came.get(lock) == Some(&to)).collect();
             if back.is_empty() {
-                // It keeps what it remembers, and nobody has it.
+                // The former owner keeps what it remembers, and no other owner has it.
                 if let Some(owner) = self.owners.get_mut(&to) {
                     owner.handed_to = None;
                 }
@@ -139,18 +140,19 @@ impl Table {
             let lock = lock.clone();
             self.last += 1;
             let mut moved = Lock { id: self.last, owner: to, since, stage: Stage::Held, ..lock };
-            // What one user has shown, another has not.
+            // Permission that one user has shown does not hold for another user.
             moved.want.write_shown &= from.uid == to.uid;
             locks.push((*number, moved));
         }
         Move { from, to, remembered, locks }
     }
 
-    /// Ends a move well. Tells also the numbers of what is remembered no more.
+    /// Commits a transfer. Returns also the numbers of the locks that are no longer remembered.
     ///
     /// # Errors
     ///
-    /// [`Error::NoSuchOwner`] where the other one has ended meanwhile: then it is to be cancelled.
+    /// [`Error::NoSuchOwner`] if the new owner has ended meanwhile: then the transfer has to be
+    /// cancelled.
     pub fn end_move(&mut self, moved: &Move) -> Result<(Vec<Event>, Vec<u64>), Error> {
         let Move { from, to, remembered, locks } = moved;
         self.living(*to)?;
@@ -178,8 +180,8 @@ impl Table {
         Ok((events, forgotten))
     }
 
-    /// Ends a move badly: the locks are the old owner's again. Those of one that has ended
-    /// meanwhile are to be given up: they are told, and being released.
+    /// Cancels a transfer: the locks belong to the old owner again. If that has ended meanwhile,
+    /// they begin to be released; their numbers are returned.
     pub fn cancel_move(&mut self, moved: &Move) -> Vec<u64> {
         let ended = self.owners.get(&moved.from).is_none_or(|owner| owner.ended);
         let mut left = Vec::new();
@@ -194,7 +196,7 @@ impl Table {
         left
     }
 
-    /// Notes that one owner has from another what that one remembers.
+    /// Restores that one owner has a lock from another owner, which remembers it.
     pub fn restore_handover(&mut self, from: OwnerId, to: OwnerId, lock: u64) {
         if let Some(owner) = self.owners.get_mut(&from) {
             owner.handed_to = Some(to);

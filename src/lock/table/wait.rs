@@ -1,16 +1,18 @@
-//! Waiting: what a place in the queue is worth.
+//! Priority of waiting requests.
 //!
-//! Who waits *claims* a resource while he is really held up there: somebody else holds it, or one
-//! who came before him claims it. Nobody who comes later gets past a claim, with or without waiting
-//! himself; so a writer that waits for its readers to go is not overtaken by further readers. What
-//! is free nobody claims, also if somebody waits for it *and* for something that is not free: else
-//! one who waits for two disks would keep one from everybody.
+//! A waiter has priority for a resource only while it is blocked on it: by a holder, or by an
+//! earlier waiter that has priority for it. A later request never overtakes that priority, whether
+//! it waits or not. So a stream of readers cannot starve a writer that waits for the present
+//! readers to end. A waiter has no priority for a free resource, not even while it waits for it
+//! *and* for one that is not free. Otherwise a request for two disks would keep one of them from
+//! all others while it waits for the other.
 //!
-//! Somebody whose way is free is *called*: until he has tried, he claims all that he wants.
+//! A waiter that is no longer blocked is *woken*. Until it has tried, it has priority for all
+//! resources that it wants.
 //!
-//! Who holds a resource shared and wants it alone comes before all who hold nothing of it: they
-//! can't have it while he does. Two such on one resource would wait for each other for ever, so
-//! there is but one.
+//! A holder of a shared lock that waits for an upgrade to exclusive comes before all owners that
+//! hold nothing of the resource: they cannot get it while the lock is held. Two upgrades of one
+//! resource would deadlock, so the table permits one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,29 +26,29 @@ use crate::lock::model::owner::{Owner, OwnerId};
 use crate::lock::model::refusal::{Ahead, Holder, Refusal, Stranger};
 use crate::lock::table::queue::{Purpose, Status, Ticket, Waiter};
 
-/// The place of somebody who has none: behind all others.
+/// The ticket of a request that is not queued: behind all others.
 pub(super) const LAST: Ticket = Ticket::MAX;
 
-/// Who comes first: whoever holds something already and wants it alone; then by place.
+/// Returns the sort key of a waiter: upgrades come first, then the order is by ticket.
 fn rank(waiter: &Waiter) -> (bool, Ticket) {
     (!matches!(waiter.purpose, Purpose::Strengthen(_)), waiter.ticket)
 }
 
-/// What has changed for those who wait.
+/// The waiters whose state a change has altered.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct News {
-    /// These are to try now, in this order.
+    /// Waiters to retry now, in this order.
     pub called: Vec<Ticket>,
-    /// These wait no more, as their owner has ended.
+    /// Waiters that are cancelled because their owner has ended.
     pub ended: Vec<Ticket>,
 }
 
 impl Table {
-    /// Has somebody wait for what was just refused.
+    /// Queues a request that has just been refused.
     ///
     /// # Errors
     ///
-    /// [`Error::NoSuchOwner`]; [`Error::Held`] for a second one that wants to be alone.
+    /// [`Error::NoSuchOwner`]; [`Error::Held`] for a second upgrade of the same resource.
     pub fn enqueue(
         &mut self,
         id: OwnerId,
@@ -61,18 +63,19 @@ impl Table {
         Ok(self.queue.add(id, since, wants.to_vec(), purpose, Status::Waiting))
     }
 
-    /// Everybody who waits, in order.
+    /// Returns all waiters, in order.
     pub fn waiters(&self) -> impl Iterator<Item = &Waiter> {
         self.queue.iter()
     }
 
-    /// Somebody who waits.
+    /// Returns the waiter with this ticket.
     #[must_use]
     pub fn waiter(&self, ticket: Ticket) -> Option<&Waiter> {
         self.queue.get(ticket)
     }
 
-    /// How many requests of the owners that `counts` selects wait for what this lock is on.
+    /// Returns how many requests of the owners that `counts` selects wait for the resource of this
+    /// lock.
     #[must_use]
     pub fn waiting_for(&self, lock: &Lock, counts: impl Fn(OwnerId) -> bool) -> usize {
         let waiters = self.queue.for_resource(&lock.want).map(|(waiter, ..)| waiter);
@@ -80,32 +83,33 @@ impl Table {
         tickets.collect::<BTreeSet<_>>().len()
     }
 
-    /// Takes somebody out of the queue: he has what he wanted, or gives up.
+    /// Removes a waiter from the queue, because its request is granted or cancelled.
     pub fn leave_queue(&mut self, ticket: Ticket) -> Option<Waiter> {
         let waiter = self.queue.remove(ticket)?;
         self.touch(&waiter.wants);
         Some(waiter)
     }
 
-    /// Puts somebody back who was called, and has not got what he wants; his place stays.
+    /// Lets a woken waiter wait again, because its attempt has failed. It keeps its place.
     pub fn wait_on(&mut self, ticket: Ticket) {
         self.set_status(ticket, Status::Waiting);
     }
 
-    /// The same for one who met a stranger, at this place of his request.
+    /// Lets a waiter wait again that has met a foreign holder on the resource with this index in
+    /// its request.
     pub fn wait_for_stranger(&mut self, ticket: Ticket, place: usize, stranger: Stranger) {
         self.set_status(ticket, Status::Elsewhere(place, Box::new(stranger)));
     }
 
-    /// Exchanges what a waiter wants, since its names lead to other disks by now. It keeps its
-    /// place, which is that of its request, and is about to try.
+    /// Replaces the resources that a waiter wants, because its names lead to other disks by now. It
+    /// keeps the place of its request, and is about to try.
     pub fn want_instead(&mut self, ticket: Ticket, wants: &[Want]) {
         let Some(before) = self.queue.replace(ticket, wants.to_vec()) else { return };
         self.touch(&before);
         self.set_status(ticket, Status::Called);
     }
 
-    /// Enters what is known by now of the foreign holder that a waiter has met.
+    /// Stores newer information on the foreign holder that a waiter has met.
     pub fn name_stranger(&mut self, ticket: Ticket, stranger: &Stranger) {
         if let Some(waiter) = self.queue.get_mut(ticket)
             && let Status::Elsewhere(_, known) = &mut waiter.status
@@ -115,7 +119,8 @@ impl Table {
         }
     }
 
-    /// The stranger whom a waiter has met at this place of his request.
+    /// Returns the foreign holder that a waiter has met on the resource with this index in its
+    /// request.
     #[must_use]
     pub fn stranger_of(&self, ticket: Ticket, place: usize) -> Option<Stranger> {
         match &self.queue.get(ticket)?.status {
@@ -124,7 +129,7 @@ impl Table {
         }
     }
 
-    /// The same for one whose owner is busy with something else.
+    /// Lets a waiter wait until its owner has finished another command.
     pub fn wait_busy(&mut self, ticket: Ticket) {
         self.set_status(ticket, Status::Busy);
     }
@@ -136,15 +141,17 @@ impl Table {
         self.touch(&wants);
     }
 
-    /// Looks again at those who wait for what has changed since, and calls who may go on.
+    /// Checks the waiters that the changes since the last call may concern, and wakes those that
+    /// are no longer blocked.
     pub fn call(&mut self) -> News {
         let ended = std::mem::take(&mut self.ended);
         let touched = std::mem::take(&mut self.touched);
-        // In their order, whatever they wait for: with what each wants of that.
+        // In the order of the queue, each with the resources among the changed ones that it wants.
         let mut waiting: BTreeMap<(bool, Ticket), Vec<(Identity, Mode)>> = BTreeMap::new();
         for want in &touched {
-            // A claim on a whole disk keeps others from its parts, and lapses with what was in its
-            // own way: so all are looked at who have to do with each other.
+            // A waiter's priority for a whole disk keeps others from its parts, and ends with what
+            // blocks that waiter. So all waiters are checked that are connected through any
+            // resource.
             let waiters = self.queue.around(want);
             for (waiter, _, wanted) in
                 waiters.filter(|(waiter, ..)| waiter.status == Status::Waiting)
@@ -153,8 +160,8 @@ impl Table {
             }
         }
         let mut called = Vec::new();
-        // What somebody is about to take for himself alone: nobody who comes after him gets it, and
-        // there may be hundreds.
+        // The resources that a woken waiter is about to lock exclusively. No waiter behind it gets
+        // them, and there may be hundreds: these need no further check.
         let mut taken = BTreeSet::new();
         for ((_, ticket), of) in waiting {
             let Some(waiter) = self.queue.get(ticket) else { continue };
@@ -175,14 +182,14 @@ impl Table {
         News { called, ended }
     }
 
-    /// Whether there is anything to be looked at.
+    /// Whether [`Self::call`] has something to do.
     #[must_use]
     pub fn has_news(&self) -> bool {
         !self.touched.is_empty() || !self.ended.is_empty()
     }
 
-    /// Whether the lock that somebody wants to strengthen was released: that is to be told, and
-    /// nobody kept off by it any longer.
+    /// Whether the lock that a waiter wants to upgrade has been released. Then the waiter is woken
+    /// in order to fail, and keeps no other waiter from the resource.
     fn is_for_nothing(&self, waiter: &Waiter) -> bool {
         matches!(waiter.purpose, Purpose::Strengthen(own) if self.lock(own).is_none())
     }
@@ -199,8 +206,8 @@ impl Table {
         })
     }
 
-    /// Whether somebody else who waits for the same owner is about to try for this, and came first:
-    /// one owner's commands are not in each other's way, but they keep their order.
+    /// Whether an earlier waiter of the same owner is woken for this resource. Requests of one
+    /// owner do not conflict, but they keep their order.
     fn is_after_own(&self, waiter: &Waiter, want: &Want) -> bool {
         self.queue.for_resource(want).any(|(other, ..)| {
             other.owner == waiter.owner
@@ -209,12 +216,14 @@ impl Table {
         })
     }
 
-    /// Whether an owner has a lock on this already: nobody who waits for it can be overtaken by that.
+    /// Whether an owner already has a lock on this resource, so that a further lock overtakes no
+    /// waiter.
     fn has(&self, id: OwnerId, want: &Want) -> bool {
         self.own(id, want).is_some()
     }
 
-    /// Whether no claim keeps an owner from this: it has a lock on it, or may reclaim one.
+    /// Whether an owner may pass the waiters for this resource, since it has a lock on it or may
+    /// reclaim one.
     fn precedes_claims(&self, id: OwnerId, want: &Want) -> bool {
         self.has(id, want) || self.may_reclaim(id, want)
     }
@@ -233,11 +242,11 @@ impl Table {
         })
     }
 
-    /// The first claim that is in the way of an owner with this place.
+    /// Returns the first waiter that has priority over a request of this owner with this ticket.
     fn claim_on(&self, want: &Want, id: OwnerId, place: Ticket) -> Option<&Waiter> {
         let mut standing: Vec<(&Want, OwnerId)> = Vec::new();
         let mut waiters: Vec<_> = self.queue.around(want).collect();
-        // They come by place already.
+        // The waiters are in the order of their tickets already.
         waiters.sort_by_key(|(waiter, ..)| rank(waiter));
         for (waiter, n, wanted) in waiters {
             if rank(waiter) >= (true, place) {
@@ -265,7 +274,7 @@ impl Table {
         None
     }
 
-    /// Refuses what somebody with an earlier place claims.
+    /// Refuses a resource for which an earlier waiter has priority.
     pub(super) fn refuse_if_claimed(
         &self,
         want: &Want,
@@ -281,7 +290,8 @@ impl Table {
         }
     }
 
-    /// The refusal for one who would overtake a waiter: it says for whom that one waits.
+    /// Returns the refusal of a request that would overtake a waiter. It names what blocks that
+    /// waiter.
     fn behind(&self, want: &Want, id: OwnerId, waiter: &Waiter) -> Error {
         if let Status::Elsewhere(_, stranger) = &waiter.status {
             let resource = want.resource.clone();
@@ -301,7 +311,8 @@ impl Table {
         }))
     }
 
-    /// Why somebody waits; `None` where nobody of ours is in his way.
+    /// Returns why a waiter is blocked; `None` if no lock, reservation or waiter in this table
+    /// blocks it.
     #[must_use]
     pub fn refusal_of(&self, waiter: &Waiter) -> Option<Error> {
         if let Status::Elsewhere(_, stranger) = &waiter.status {
@@ -322,8 +333,8 @@ impl Table {
         })
     }
 
-    /// The stranger who really holds what one of those who wait for him is just trying again to get,
-    /// where that is all that is in the way.
+    /// Returns the foreign holder that has locked a resource, if nothing blocks it but attempts of
+    /// waiters that wait for this foreign holder.
     pub(super) fn stranger_met_on(&self, want: &Want, holders: &[Holder]) -> Option<Stranger> {
         let tries =
             |holder: &Holder| holder.reserved_until.is_none() && self.lock(holder.lock).is_none();
@@ -359,14 +370,14 @@ impl Table {
         Ok(())
     }
 
-    /// Notes that something has changed for those who wait for these.
+    /// Records that the state of these resources has changed, so that their waiters are checked.
     pub(super) fn touch(&mut self, wants: &[Want]) {
         if !self.queue.is_empty() {
             self.touched.extend_from_slice(wants);
         }
     }
 
-    /// Those who wait for an owner that ends wait no more.
+    /// Cancels the waiters of an owner that ends.
     pub(super) fn end_waiters(&mut self, id: OwnerId) {
         let of_owner = self.queue.iter().filter(|waiter| waiter.owner == id);
         let tickets: Vec<Ticket> = of_owner.map(|waiter| waiter.ticket).collect();

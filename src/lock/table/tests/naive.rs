@@ -1,12 +1,12 @@
-//! The rules of waiting once more, word for word and without an index: each waiter is compared with
-//! all others.
+//! The rules of waiting again, implemented literally and without an index: each waiter is compared
+//! with all others.
 
 use super::*;
 use crate::lock::foreign::fdinfo::Processes;
 use crate::lock::model::refusal::{Naming, Stranger, StrangersLock};
 use crate::lock::table::queue::{Purpose, Status, Ticket, Waiter};
 
-/// Who wants to be alone with what he holds comes before all others; then counts who came first.
+/// Returns the sort key of a waiter: upgrades first, then by ticket.
 fn rank(waiter: &Waiter) -> (bool, Ticket) {
     (!matches!(waiter.purpose, Purpose::Strengthen(_)), waiter.ticket)
 }
@@ -43,7 +43,7 @@ fn is_held_up(table: &Table, waiter: &Waiter, want: &Want) -> bool {
         })
 }
 
-/// Whether a waiter claims the n-th of the things that he wants.
+/// Whether a waiter has priority for the n-th resource that it wants.
 fn claims(table: &Table, waiter: &Waiter, n: usize) -> bool {
     let want = &waiter.wants[n];
     match &waiter.status {
@@ -53,7 +53,7 @@ fn claims(table: &Table, waiter: &Waiter, n: usize) -> bool {
     }
 }
 
-/// Whether another owner who comes before this place claims it.
+/// Whether a waiter of another owner before this place has priority for the resource.
 fn is_claimed(table: &Table, want: &Want, owner: OwnerId, place: (bool, Ticket)) -> bool {
     let before = table.waiters().filter(|other| rank(other) < place && other.owner != owner);
     before.into_iter().any(|other| {
@@ -65,7 +65,8 @@ fn has(table: &Table, owner: OwnerId, want: &Want) -> bool {
     table.locks.values().any(|lock| lock.owner == owner && lock.want.is_same(want))
 }
 
-/// What of a request somebody claims who came before; what its owner has already is nobody's to claim.
+/// Returns the resources of a request for which an earlier waiter has priority, except those that
+/// the owner already has.
 pub(super) fn claimed(
     table: &Table,
     place: Option<Ticket>,
@@ -79,12 +80,12 @@ pub(super) fn claimed(
     claimed.next().map(|want| want.resource.clone())
 }
 
-/// Whether nothing is in the way of a waiter any more.
+/// Whether nothing blocks a waiter any more.
 pub(super) fn may_go_on(table: &Table, waiter: &Waiter) -> bool {
     if let Purpose::Strengthen(own) = waiter.purpose
         && !table.locks.contains_key(&own)
     {
-        // While it is being given up, it may be told or not.
+        // While the lock is being released, the waiter may be woken or not.
         return true;
     }
     let after_own = |want: &Want| {

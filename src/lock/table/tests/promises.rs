@@ -1,4 +1,4 @@
-//! What the table promises holds after every step.
+//! The invariants of the table, checked after each of many random steps.
 
 use proptest::prelude::*;
 
@@ -6,14 +6,14 @@ use super::steps::{World, steps};
 use super::*;
 use crate::lock::table::queue::Status;
 
-/// What must hold after every step.
+/// Checks the invariants.
 fn check(table: &Table) {
     let locks: Vec<&Lock> = table.locks.values().map(AsRef::as_ref).collect();
     for (n, a) in locks.iter().enumerate() {
         let owner = table.owner(a.owner).expect("a lock's owner is there");
         assert!(owner.locks.contains(&a.id));
         for b in &locks[n + 1..] {
-            // Of what lies on each other one owner may have both, in whatever mode.
+            // One owner may have locks in any mode on resources that lie on each other.
             let meet = a.want.meets(&b.want) && a.owner != b.owner;
             if meet || a.want.is_same(&b.want) {
                 assert!(!a.want.mode.conflicts(b.want.mode), "{a:?} and {b:?}");
@@ -42,8 +42,8 @@ fn check(table: &Table) {
 }
 
 proptest! {
-    /// No two incompatible holders; nobody overtakes; what is refused or undone leaves nothing (these
-    /// are in [`World::take`]); and nobody waits on who may go on.
+    /// No two holders conflict; no waiter is overtaken; a refusal or rollback leaves nothing
+    /// ([`World::take`] asserts these two); and no waiter stays blocked that nothing blocks.
     #[test]
     fn no_two_incompatible_holders_and_no_lost_waiter_whatever_happens(steps in steps()) {
         let mut world = World::new();

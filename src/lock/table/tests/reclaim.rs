@@ -7,7 +7,7 @@ use crate::lock::table::queue::Purpose;
 
 const GRACE_END: u64 = 10;
 
-/// Owner 0 has released disk 0, and may reclaim it.
+/// Returns a table in which owner 0 has released disk 0 and may reclaim it.
 fn released(mode: Mode) -> Table {
     let mut table = table(3);
     let lock = hold(&mut table, 0, &[disk(0, mode)]).unwrap()[0];
@@ -35,7 +35,7 @@ fn a_reserved_resource_is_refused_to_others_and_the_refusal_says_so() {
         assert_eq!((holder.owner, holder.reserved_until), (id(0), Some(GRACE_END)));
         assert_eq!(refusal.to_string(), format!("disk /0 is reserved for VM \"vm0\" ({})", id(0)));
     }
-    // What is only recorded conflicts with nothing.
+    // A lock in mode none conflicts with nothing.
     hold(&mut table, 2, &[disk(0, Mode::None)]).unwrap();
     assert_eq!(table.end_reclaims(GRACE_END - 1), []);
     refusal(&mut table, 1, disk(0, Mode::Shared));
@@ -114,7 +114,7 @@ fn each_of_two_shared_locks_is_reclaimed() {
         assert_eq!(table.reclaim(id(0), &fresh).len(), 1);
         assert_eq!(table.reclaimable_by(id(0)).len(), left);
     }
-    // A third one would overtake the waiter.
+    // A third lock would overtake the waiter.
     assert!(table.reserve(id(0), &want, 0, Again::Count).is_err());
 }
 

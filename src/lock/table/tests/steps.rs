@@ -1,4 +1,4 @@
-//! Steps as chance has them, taken as the service takes them.
+//! Random steps, executed as the service executes them.
 
 use proptest::prelude::*;
 
@@ -12,22 +12,22 @@ pub(super) const OWNERS: u32 = 4;
 #[derive(Debug, Clone)]
 pub(super) enum Step {
     Reserve(u32, Vec<(u64, bool)>, Again),
-    /// The same for one who waits where he is refused.
+    /// A request that is queued if it is refused.
     Ask(u32, Vec<(u64, bool)>),
     Commit,
     Cancel,
     Release(usize),
     Finish,
-    /// What was released is reserved for its former owner.
+    /// A release that reserves the resources for their former owner.
     FinishReserved,
     /// Time passes.
     Tick,
     Strengthen(usize, bool),
     Weaken(usize),
-    /// One who waits tries, if he was called or waits for a stranger.
+    /// An attempt of a waiter that is woken or waits for a foreign holder.
     Try(usize),
     Withdraw(usize),
-    /// One who was called has met a stranger.
+    /// A woken waiter meets a foreign holder.
     Stranger(usize),
     Busy(usize),
     Suspend(u32),
@@ -76,7 +76,7 @@ struct Granting {
     resumes: bool,
 }
 
-/// The table, and what is under way around it.
+/// The table, and the operations in progress on it.
 #[derive(Default)]
 pub(super) struct World {
     pub(super) table: Table,
@@ -96,7 +96,7 @@ impl World {
         Self { table: table(OWNERS), ..Self::default() }
     }
 
-    /// One command of an owner at a time, as the service sees to.
+    /// Whether an owner is executing a command: the service executes one at a time.
     fn is_busy(&self, owner: OwnerId) -> bool {
         let moving = self
             .moving
@@ -119,8 +119,8 @@ impl World {
         self.table.waiters().nth(n).cloned()
     }
 
-    /// Reserves. What is given was claimed by nobody who came before; what is refused, or cancelled
-    /// at once, leaves all as it was.
+    /// Reserves. Asserts that no earlier waiter had priority for what is reserved, and that a
+    /// refusal or an immediate rollback leaves the state as it was.
     fn reserve(
         &mut self,
         place: Option<Ticket>,
@@ -155,13 +155,13 @@ impl World {
     }
 
     fn wait(&mut self, owner: OwnerId, wants: &[Want], purpose: Purpose) {
-        // Whoever is refused for another reason than a holder does not wait.
+        // A request that is refused for another reason than a holder is not queued.
         if self.table.waiters().count() < 6 {
             let _ = self.table.enqueue(owner, wants, purpose, 0);
         }
     }
 
-    // A step is a step: what it does is read in one place.
+    // One function holds the effects of all steps, so that they can be read in one place.
     #[allow(clippy::too_many_lines)]
     pub(super) fn take(&mut self, step: Step) {
         match step {
@@ -282,7 +282,7 @@ impl World {
                 let before = self.picture();
                 match self.table.begin_adoption(token, id(to), 0) {
                     Ok(moved) => {
-                        // Cancelled at once, it was never begun.
+                        // A transfer that is cancelled at once leaves nothing.
                         assert!(self.table.cancel_move(&moved).is_empty());
                         assert_eq!(self.picture(), before);
                         let moved = self.table.begin_adoption(token, id(to), 0).unwrap();
@@ -365,7 +365,8 @@ impl World {
         self.releasing.extend(left.into_iter().map(|lock| (lock, Reason::OwnerGone)));
     }
 
-    /// What is being given is a command's that is under way, and none of one who waits.
+    /// Asserts that every lock that is being granted belongs to a command in progress, and none to
+    /// a waiter.
     pub(super) fn nobody_holds_who_waits(&self) {
         let given: BTreeSet<u64> =
             self.granting.iter().flat_map(|granting| granting.fresh.iter().copied()).collect();
@@ -373,7 +374,7 @@ impl World {
         assert_eq!(giving.map(|lock| lock.id).collect::<BTreeSet<_>>(), given);
     }
 
-    /// All that there is, but for the numbers that are used.
+    /// Returns all state but the used lock numbers.
     pub(super) fn picture(&self) -> String {
         let Table { owners, locks, by_name, queue, reclaims, ended, .. } = &self.table;
         let reclaims: Vec<_> = reclaims.iter().collect();

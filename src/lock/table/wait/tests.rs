@@ -1,5 +1,5 @@
-//! The queue under random requests: nobody is overtaken or forgotten, nobody holds while he waits,
-//! and what is undone leaves nothing.
+//! The queue under random requests: no waiter is overtaken or forgotten, no waiter holds a lock,
+//! and a rollback leaves nothing.
 
 use proptest::prelude::*;
 
@@ -10,18 +10,18 @@ use crate::lock::table::tests::{DISKS, disk, id, table};
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// Asks, and waits if it has to.
+    /// A request, which is queued if it is refused.
     Ask(u32, Vec<(u64, bool)>),
     Strengthen(usize),
-    /// One who was called tries.
+    /// An attempt of a woken waiter.
     Try(usize),
-    /// What was reserved first comes true, or does not.
+    /// The oldest reservation is committed or cancelled.
     Commit,
     Cancel,
     Release(usize),
     Weaken(usize),
     Leave(usize),
-    /// The names that somebody waits for lead to other disks.
+    /// The names in a waiting request lead to other disks.
     Rename(usize, Vec<(u64, bool)>),
     End(u32),
 }
@@ -43,22 +43,22 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..80)
 }
 
-/// A table, and what its service would know.
+/// A table, and the state that its service would keep.
 struct Scene {
     table: Table,
-    /// What is reserved and not committed: whose, at which place, and which locks are new.
+    /// The reservations that are not committed: their owners, tickets and new locks.
     granting: Vec<(OwnerId, Option<Ticket>, Vec<u64>)>,
     called: Vec<Ticket>,
 }
 
-/// All that is to be as before, once something is undone.
+/// Returns all state that must be as before after a rollback.
 fn picture(table: &Table) -> String {
     let waiters: Vec<&Waiter> = table.waiters().collect();
     format!("{:?}\n{:?}\n{waiters:?}\n{:?}", table.owners, table.locks, table.spots.census())
 }
 
 impl Scene {
-    /// Does what the service does whenever the mutex is let go.
+    /// Does what the service does on each unlock of the mutex.
     fn call(&mut self) -> usize {
         let news = self.table.call();
         let calls = news.called.len();
@@ -70,12 +70,13 @@ impl Scene {
         self.granting.iter().any(|(who, ..)| *who == owner)
     }
 
-    /// Nobody who comes later gets what somebody waits for who wants this and nothing else.
+    /// Asserts that no later request gets a resource for which an earlier request waits and nothing
+    /// else.
     fn overtakes_nobody(&self, owner: OwnerId, place: Ticket, fresh: &[u64]) {
         for lock in fresh.iter().filter_map(|lock| self.table.locks.get(lock)) {
             for (waiter, _, wanted) in self.table.queue.for_resource(&lock.want) {
-                // What an owner asked for before comes before, also of a part of the same disk; until
-                // then it claims nothing more.
+                // An earlier request of the same owner comes first, also for a part of the same
+                // disk. Until then the later request has no priority.
                 let mut before = self.table.queue.for_resource(wanted);
                 let own = before.any(|(earlier, ..)| {
                     earlier.owner == waiter.owner && earlier.ticket < waiter.ticket
@@ -103,7 +104,7 @@ impl Scene {
         let numbers = |fresh: &[(u64, usize)]| fresh.iter().map(|(lock, _)| *lock).collect();
         let fresh: Vec<u64> = numbers(&reserved.fresh);
         self.overtakes_nobody(owner, at, &fresh);
-        // Who waits in vain may be told at any time.
+        // A waiter that can only fail may be woken at any time.
         let told_late = self.table.waiters().any(|waiter| self.is_vain(waiter));
         if told_late {
             self.granting.push((owner, place, fresh));
@@ -191,7 +192,7 @@ impl Scene {
         self.table.finish_release(&[number], Reason::Released);
     }
 
-    /// What must hold after every step.
+    /// Checks the invariants.
     fn check(&self) {
         let waits = |waiter: &&Waiter| waiter.status == Status::Waiting && !self.is_vain(waiter);
         for waiter in self.table.waiters().filter(waits) {
@@ -205,8 +206,8 @@ impl Scene {
         }
     }
 
-    /// Whether somebody waits for what his owner has got meanwhile, in another mode: he can only be
-    /// refused, whenever that is.
+    /// Whether a waiter wants a resource that its owner has acquired meanwhile in another mode.
+    /// Such a waiter can only be refused, at any time.
     fn is_vain(&self, waiter: &Waiter) -> bool {
         let alone = matches!(waiter.purpose, Purpose::Strengthen(_));
         let other = |want: &Want| {
@@ -220,7 +221,7 @@ impl Scene {
         waiter.wants.iter().any(|want| self.table.is_after_own(waiter, want))
     }
 
-    /// Lets everybody do what he has begun, and give up what he has: nobody may be left waiting.
+    /// Ends all reservations, then releases all locks: no waiter may be left.
     fn wind_up(&mut self) {
         let mut rounds = self.table.waiters().count() + 1;
         while self.table.size() > 0 || !self.table.queue.is_empty() {
