@@ -1,6 +1,7 @@
-//! virtlockd's protocol: the same answers from virtlockd itself and from the service in its place.
+//! virtlockd's protocol: virtlockd and the service, which replaces it, give the same answers.
 //!
-//! What a client may depend on is in the [`cases`], which are true of virtlockd: that is tested too.
+//! The [`cases`] contain what clients may rely on. They are valid for virtlockd, which is tested
+//! too.
 
 mod access;
 mod case;

@@ -23,14 +23,14 @@ pub(crate) async fn until_waiting(bus: &Connection, wanted: u32) {
     let manager = manager(bus).await;
     let waiting = async {
         while manager.n_waiting().await.unwrap() != wanted {
-            // Not at once: whoever is to begin to wait needs the processor, too.
+            // With a pause, as the task that begins to wait needs the processor, too.
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         }
     };
     within(&format!("{wanted} waiting"), waiting).await;
 }
 
-/// Has a machine wait, by a task of its own, and returns once it does.
+/// Starts a task in which a VM waits, and returns once it waits.
 pub(crate) async fn wait(
     bus: &Connection,
     machine: &TestVm,

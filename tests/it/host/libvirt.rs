@@ -1,10 +1,10 @@
-//! libvirt, unmodified, with real guests, and a lock daemon where it looks for one.
+//! Unmodified libvirt with real guests and a lock daemon.
 //!
-//! What libvirt relies on is tried with virtlockd, too: what virtlockd passes is what libvirt's
-//! users know, so a test that only we pass would ask for something else. Where virtlockd falls
-//! short there is a test for us alone.
+//! What libvirt relies on is tested with virtlockd, too: libvirt's users know the behaviour of
+//! virtlockd, so a test that only the service passes would require something else. Where virtlockd
+//! has a defect, a test exists for the service alone.
 //!
-//! The guests run emulated, without an operating system; what matters here is their QEMU.
+//! The guests run emulated, without an operating system; only their QEMU matters here.
 
 mod between_hosts;
 mod byte;

@@ -32,7 +32,7 @@ use crate::fixture::{Attempts, ForeignHolder, LockProber, LockType, attempt};
 
 /// How many clients come and go.
 const CLIENTS: u64 = 4;
-/// Who ends while the service is dead.
+/// The owner that ends while the service is down.
 const EPHEMERAL: u64 = CLIENTS;
 /// How soon the file system can be unmounted on which disks were.
 const UNMOUNTED: Duration = Duration::from_secs(1);
@@ -52,8 +52,7 @@ async fn lasting(scenario: &Scenario) -> ([Client<'_>; 2], Vec<PathBuf>) {
     ([lifeline, process], disks.iter().map(|disk| scenario.host.at(disk)).collect())
 }
 
-/// Has the clients live while something happens to the service, and looks at the end whether
-/// anything is left of them.
+/// Runs the clients while `what` happens to the service, and checks that they leave nothing behind.
 async fn through(scenario: &Scenario, what: impl AsyncFnOnce(&mut KillInjector<'_>)) {
     let (mut lasting, disks) = lasting(scenario).await;
     let lock_prober = LockProber::at(&disks, &scenario.host.log());

@@ -1,4 +1,4 @@
-//! Whoever gets to the socket is not served for that alone.
+//! Access to the socket alone does not suffice for being served.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;

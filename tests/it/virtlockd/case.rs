@@ -1,10 +1,10 @@
-//! What is asked, and what is answered to it.
+//! Requests and the expected answers.
 
 use crate::fixture::rpc::{Answer, Rpc};
 
 use super::environment::Environment;
 
-/// What a row does at its place, and what is answered.
+/// The requests of a row in its environment, which return the answers.
 type Ask = Box<dyn Fn(&Environment) -> Vec<String>>;
 
 /// A question to both.
@@ -58,7 +58,7 @@ pub(super) fn end(rpc: &mut Rpc) -> String {
     rpc.receive().map_or_else(|| "closed".to_owned(), |frame| format!("{frame:?}"))
 }
 
-/// What was sent was taken, and nothing was said to it: what is asked next is answered next.
+/// Checks that the bytes were accepted without a reply: the next reply belongs to the next request.
 pub(super) fn nothing_more(rpc: &mut Rpc) -> String {
     match rpc.ping() {
         Answer::Granted => "nothing".to_owned(),

@@ -18,13 +18,13 @@ pub(super) async fn fixture() -> Fixture {
     fixture_with("").await
 }
 
-/// The same, with further lines of configuration.
+/// Starts the fixture with further lines of configuration.
 pub(super) async fn fixture_with(lines: &str) -> Fixture {
     let config = format!("virtlockd_socket = \"@DIR@/virtlockd-sock\"\n{lines}");
     Fixture::builder().config(&config).start().await
 }
 
-/// Somebody else, who is served whatever the others do.
+/// Another client, which must be served regardless of the others.
 struct OtherClient {
     rpc: Rpc,
     disk: String,
@@ -35,7 +35,7 @@ impl OtherClient {
         let disk = dir.join("bystander");
         fs::write(&disk, "").expect("the directory is ours");
         let mut rpc = Rpc::connect(socket).expect("the socket is open");
-        // A process that nobody ends while the test runs.
+        // A process that lives until the end of the test.
         rpc.register(&Owner::new("bystander", 250, 1)).granted();
         let mut bystander = OtherClient { rpc, disk: disk.to_str().expect("UTF-8").to_owned() };
         bystander.is_served();
@@ -74,13 +74,13 @@ impl Mismatches {
     }
 }
 
-/// What a panic says.
+/// Returns the message of a panic.
 fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
 }
 
-/// What the rows say of virtlockd is true.
+/// Checks the answers of virtlockd.
 pub(super) fn they_answer(rows: &[Case]) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let Some(virtlockd) = super::virtlockd(&dir.path().join("virtlockd")) else { return };
@@ -97,7 +97,7 @@ pub(super) fn they_answer(rows: &[Case]) {
     wrong.none(rows.len());
 }
 
-/// What the rows say of us is true; and whatever was asked, nothing is left of it.
+/// Checks the answers of the service, and that no state remains.
 pub(super) async fn we_answer(rows: &[Case]) {
     // virtlockd reserves nothing for the VM that releases a lock.
     let fixture = fixture_with("release_grace = 0\n").await;

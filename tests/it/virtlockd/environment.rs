@@ -9,7 +9,7 @@ use std::process::Command;
 use crate::fixture::Process;
 use crate::fixture::rpc::{Owner, Rpc};
 
-/// What one row finds.
+/// The environment of a row.
 pub(super) struct Environment {
     dir: PathBuf,
     socket: PathBuf,
@@ -70,7 +70,7 @@ impl Environment {
         path.to_str().expect("UTF-8").to_owned()
     }
 
-    /// A name in the directory, of what nobody is to make.
+    /// Returns the path of a name in the directory, which is not created.
     pub(super) fn path(&self, name: &str) -> String {
         self.dir.join(name).to_str().expect("UTF-8").to_owned()
     }
@@ -109,7 +109,7 @@ impl Environment {
         }
     }
 
-    /// What is there that the row has not made, and what is missing.
+    /// Returns the files that the row has not created, and the missing ones.
     pub(super) fn difference(&self) -> Vec<PathBuf> {
         let mut found = BTreeSet::new();
         find(&self.dir, &mut found);

@@ -1,5 +1,5 @@
-//! Who has virtlockd's protocol spoken for him is not commanded over the bus by mistake, even by
-//! root, whose machine it is.
+//! Owners whose clients use virtlockd's protocol are not released over the bus by mistake, not even
+//! by root.
 
 use futures_util::StreamExt as _;
 
@@ -47,7 +47,7 @@ async fn a_vm_of_the_other_frontend_is_released_by_force_only() {
         let told = within("a release", released.next()).await.unwrap();
         assert_eq!(told.args().unwrap().reason(), "forced");
     }
-    // Whoever still speaks for the machine begins anew.
+    // A client that still acts for the VM starts from the beginning.
     rpc.release("", disks[0].to_str().unwrap(), 0).refused();
     rpc.acquire("", disks[0].to_str().unwrap(), 0).granted();
 }

@@ -13,10 +13,10 @@ use crate::nspawn::Host;
 
 const PROGRAM: &str = include_str!("guest.pl");
 
-/// What becomes QEMU in libvirt: it registers itself, and lives.
+/// The process that becomes QEMU in libvirt: it registers itself, and keeps running.
 pub(super) struct Guest {
     tool: Tool,
-    /// As those who run where it runs number it.
+    /// Its number in its own process namespace.
     pub(super) pid: u32,
     serial: u32,
 }
@@ -88,12 +88,12 @@ impl Guest {
         assert_eq!(self.told("close").await, "closed");
     }
 
-    /// Has a child that inherits its connection; the child's number comes back.
+    /// Starts a child that inherits its connection, and returns the number of the child.
     pub(super) async fn bear(&mut self) -> u32 {
         self.told("bear").await.parse().unwrap()
     }
 
-    /// Is killed, and nobody has asked yet how it ended: its number is still its own.
+    /// Kills it without reaping it: its number is not reused.
     pub(super) async fn is_killed(&self) {
         end(self.pid).await;
     }

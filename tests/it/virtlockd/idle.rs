@@ -1,4 +1,4 @@
-//! `--timeout`: a user's instance that was started on demand ends when nobody needs it.
+//! `--timeout`: a user's instance that was started on demand ends when it is idle.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,7 +22,7 @@ async fn fixture() -> (Fixture, PathBuf) {
     (fixture, socket)
 }
 
-/// Connects to it as its user, and starts it again where nobody came in time.
+/// Connects to it as its user, and starts it again if it has ended.
 async fn come_in(fixture: &Fixture, socket: &Path) -> (Connector, Rpc) {
     loop {
         let log = fixture.dir().join("connector.log");

@@ -1,4 +1,4 @@
-//! Very many clients, and clients that are a burden, keep nobody else from being served.
+//! A very large number of clients, or clients that are a burden, do not affect other clients.
 
 use std::fs;
 use std::io::{ErrorKind, Write as _};
@@ -20,7 +20,7 @@ async fn fixture() -> Fixture {
     fixture_with("release_grace = 0\n").await
 }
 
-/// A process for somebody to be.
+/// Starts a process that acts as an owner.
 pub(super) fn sleep(fixture: &Fixture) -> Process {
     let mut command = std::process::Command::new("sleep");
     command.arg("infinity");
@@ -31,7 +31,7 @@ fn connect(fixture: &Fixture) -> Rpc {
     Rpc::connect(&fixture.dir().join("virtlockd-sock")).unwrap()
 }
 
-/// A newcomer gets what he wants.
+/// Checks that a new client gets its lock.
 fn is_served(fixture: &Fixture, owner: &Owner, disk: &str) {
     let mut rpc = connect(fixture);
     rpc.register(owner).granted();
@@ -39,7 +39,7 @@ fn is_served(fixture: &Fixture, owner: &Owner, disk: &str) {
     rpc.release("", disk, 0).granted();
 }
 
-/// Has this process open as many files as it may.
+/// Raises the limit of open files of this process to its maximum.
 fn room_for_files() {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
@@ -108,7 +108,7 @@ async fn clients_that_read_no_reply() {
     let (owner, mut stalled_client) = (Owner::new("web1", 1, process.pid()), connect(&fixture));
     stalled_client.register(&owner).granted();
     let memory_before = memory(&fixture);
-    // Refusals are longer than such calls, so somebody has to keep them, or to stop reading.
+    // Refusals are longer than such calls, so that they must be buffered, or reading must stop.
     let calls: Vec<_> = (0..20_000)
         .map(|_| {
             stalled_client.next(procedure::RELEASE, arguments::resource("", "/nonexistent", 0))
@@ -132,7 +132,7 @@ async fn clients_that_read_no_reply() {
     let grown = memory(&fixture).saturating_sub(memory_before);
     assert!(grown < 16 << 10, "{grown} KiB are kept for one who does not listen");
 
-    // Once he listens, he is told everything, one after the other.
+    // Once the client reads, it receives all replies in order.
     stalled_client.stream().set_nonblocking(false).unwrap();
     let mut rest = stalled_client.stream().try_clone().unwrap();
     let sender = std::thread::spawn(move || rest.write_all(&bytes[sent..]).unwrap());
@@ -145,7 +145,7 @@ async fn clients_that_read_no_reply() {
     before.again(fixture.dir()).await.unwrap();
 }
 
-/// Who waits for the service is there before it looks.
+/// Clients may wait for the service before it listens.
 #[tokio::test]
 async fn clients_before_the_service_is_ready() {
     let fixture = fixture().await;
@@ -166,7 +166,7 @@ async fn clients_before_the_service_is_ready() {
     }
 }
 
-/// Whoever goes in the middle of something leaves nothing behind.
+/// A client that disconnects in the middle of an operation leaves nothing behind.
 #[tokio::test]
 async fn clients_that_disconnect_at_once() {
     let fixture = fixture().await;

@@ -175,7 +175,7 @@ async fn run_with_wait_names_the_reservation() {
     assert!(run.ended().await.success());
 }
 
-/// What an administrator takes from a VM, and what it had at its end, is free at once.
+/// Locks that an administrator takes from a VM, or that a VM held at its end, are free at once.
 #[tokio::test]
 async fn forced_and_leftover_locks_are_not_reserved() {
     let scenario = Scenario::set_up(FOR_EVER).await;

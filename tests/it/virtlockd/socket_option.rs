@@ -1,4 +1,4 @@
-//! `--virtlockd-socket`: the socket of a service that nobody but its command line tells of it.
+//! `--virtlockd-socket`: a socket that only the command line of the service names.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -42,7 +42,7 @@ impl Service {
         self.news.say("READY=1").await;
     }
 
-    /// Has it replace itself by the same program.
+    /// Makes the service re-execute the same program.
     async fn reexec(&self) {
         self.process.signal(Signal::SIGUSR1);
         self.news.say("READY=1").await;
@@ -159,7 +159,7 @@ async fn a_stale_socket_is_replaced() {
         Rpc::connect(&socket).unwrap().ping().granted();
         service.process.signal(Signal::SIGKILL);
         within("its end", service.process.ended()).await;
-        // What a kill leaves, too.
+        // A kill leaves the socket, too.
         assert!(socket.exists());
     }
 }

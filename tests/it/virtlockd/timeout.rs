@@ -1,4 +1,4 @@
-//! Who begins a message and does not end it has ten seconds; virtlockd keeps his place for ever.
+//! A client must complete a message within ten seconds; virtlockd has no such limit.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -58,7 +58,7 @@ fn virtlockd_waits() {
     }
 }
 
-/// Never done with its message, and never quite silent.
+/// Sends a message byte by byte without completing it.
 fn drip(mut rpc: Rpc) -> Duration {
     let (start, call) = (Instant::now(), Frame::call(1, 1, Arguments(vec![0; 4096])).bytes());
     for byte in call {
@@ -78,7 +78,7 @@ async fn ten_seconds() {
     let fixture = fixture().await;
     let socket = fixture.dir().join("virtlockd-sock");
     let connect = || Rpc::connect(&socket).unwrap();
-    // Whoever has said who he is may be silent for as long as he likes.
+    // A registered client may be idle for an unlimited time.
     let process = sleep(&fixture);
     let owner = Owner::new("patient", 1, process.pid());
     let (mut registered, mut restricted) = (connect(), connect());

@@ -54,7 +54,7 @@ impl Scenario {
         ForeignHolder::try_once(&self.path, LockType::Posix, true).unwrap_err();
     }
 
-    /// The disk is given up, without anybody's asking.
+    /// Waits until the disk is unlocked, without a request to release it.
     async fn is_freed(&self) {
         let freed = async { while Listed::by(&self.bus).await.on(&self.disk).count() > 0 {} };
         within("the disk is given up", freed).await;
@@ -150,7 +150,7 @@ async fn a_process_named_as_owner_keeps_its_disks_until_it_ends() {
     scenario.is_freed().await;
 }
 
-/// The one who says it is not the one who is named: his own end does not matter.
+/// The client is not the process that it names: its own end has no effect.
 #[tokio::test]
 async fn a_client_that_names_an_owner_does_not_keep_it_alive() {
     let scenario = Scenario::set_up().await;
@@ -182,8 +182,8 @@ async fn a_disk_shared_twice_is_held_until_the_second_release() {
     assert_eq!(refused.code, 87, "{}", refused.message);
 }
 
-/// A machine is destroyed and started again; what was is over when its process is, whether or not
-/// anybody has seen that yet.
+/// A VM is destroyed and started again. Its former locks end with its process, whether or not its
+/// end has been noticed.
 #[tokio::test]
 async fn a_restarted_vm_gets_its_disks() {
     let scenario = Scenario::set_up().await;
@@ -192,7 +192,7 @@ async fn a_restarted_vm_gets_its_disks() {
         let owner = old.come_up("web1", 1).await;
         scenario.lock_for(&owner);
         let mut new = Guest::beside(&scenario.fixture).await;
-        // It is a zombie now: nobody has asked how it ended.
+        // It is a zombie now, as its parent has not reaped it.
         old.is_killed().await;
         let owner = new.come_up("web1", 1).await;
         scenario.lock_for(&owner);
@@ -253,7 +253,7 @@ async fn a_living_vm_is_not_replaced_by_one_of_its_uuid() {
     pids.sort();
     assert_eq!(pids.len(), 2, "{pids:?}");
     assert_ne!(pids[0], pids[1]);
-    // Neither gives back what is the other's.
+    // Neither releases the locks of the other.
     let refused = scenario.libvirtd(&second).release("", &scenario.disk, 0).refused();
     assert_eq!(refused.code, 1, "{}", refused.message);
     new.is_killed().await;
@@ -262,7 +262,7 @@ async fn a_living_vm_is_not_replaced_by_one_of_its_uuid() {
     scenario.is_freed().await;
 }
 
-/// The same machine on two ways in is one machine.
+/// A VM on two frontends is one VM.
 #[tokio::test]
 async fn the_same_uuid_over_d_bus_is_the_same_vm() {
     let scenario = Scenario::set_up().await;

@@ -1,4 +1,4 @@
-//! What a machine is to be like.
+//! The properties of a virtual machine.
 
 use std::{path::Path, process::Stdio};
 
@@ -7,9 +7,8 @@ use serde_json::json;
 use super::{Network, Qmp, Tree, Vm};
 use crate::fixture::{Process, mortal};
 
-/// What the kernel is told: nothing that makes an emulated processor's work slower, no names of
-/// network cards that tell where they are plugged in, and no end because the timer is late, as it is
-/// on a busy machine.
+/// The kernel command line: nothing that slows down an emulated processor, network interface names
+/// without their slot, and no panic when the timer is late, as it is on a busy host.
 const KERNEL: &str = "console=ttyS0 quiet panic=-1 net.ifnames=0 selinux=0 apparmor=0 audit=0 \
     mitigations=off nokaslr norandmaps tsc=reliable no_timer_check systemd.unit=multi-user.target \
     systemd.show_status=no";
@@ -74,12 +73,12 @@ impl VmBuilder {
         command.arg("-kernel").arg(tree.kernel()).arg("-initrd").arg(tree.initrd());
         command.args(["-append", &format!("{KERNEL} systemd.hostname={name}")]);
         command.args(["-serial", &format!("file:{}", console.display())]);
-        // Its driver is built into the kernel. What is written goes to a file that has no name.
+        // Its driver is built into the kernel. Writes go to a file without a name.
         let disk = tree.disk();
         let root = format!("if=none,id=root,format=raw,snapshot=on,file={}", disk.display());
         command.args(["-drive", &root, "-device", "nvme,drive=root,serial=root"]);
         command.env("TMPDIR", dir);
-        // Both are gone with whoever has the other end.
+        // Both end with the process at the other end.
         let (control, stdin) = Qmp::new(&format!("QEMU of {name}"));
         let (agent, stdout) = Qmp::new(&format!("the agent on {name}"));
         command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout));

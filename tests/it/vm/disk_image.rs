@@ -1,4 +1,4 @@
-//! What machines boot.
+//! The disk images that virtual machines boot.
 
 use std::{
     collections::hash_map::DefaultHasher,
@@ -15,19 +15,19 @@ use crate::{
     nspawn::{apart, skip},
 };
 
-/// Does the work.
+/// The script that makes the image.
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/vm/make");
 
 /// A disk with a Debian of this machine's release, so that what is built here runs there, its
 /// kernel, and what is installed of ours. Machines read all of it and write to copies.
 pub(crate) struct Tree {
     kept: PathBuf,
-    /// What is of this test.
+    /// The files of this test.
     dir: TempDir,
 }
 
 impl Tree {
-    /// What is wanted where this machine can have it; otherwise why not has been said.
+    /// Returns the tree if this host can provide it; otherwise prints the reason.
     pub(crate) fn here() -> Option<Tree> {
         for needed in ["mmdebstrap", "cpio", "mke2fs", "strip", "make", "qemu-system-x86_64"] {
             let there = Command::new("sh").args(["-c", "command -v \"$0\"", needed]).output();
@@ -88,8 +88,8 @@ fn release() -> Result<String, String> {
     }
 }
 
-/// What stays the same, which one of those who want it makes while the others wait. It is kept
-/// with what cargo builds.
+/// Returns the constant part, which one test makes while the others wait. It is kept in cargo's
+/// target directory.
 fn kept(release: &str) -> Result<PathBuf, String> {
     let trees = Path::new(env!("CARGO_TARGET_TMPDIR")).join("trees");
     // Another script would make another one.
@@ -103,7 +103,7 @@ fn kept(release: &str) -> Result<PathBuf, String> {
     if tree.is_dir() {
         return Ok(tree);
     }
-    // What was begun by one that has been killed.
+    // An incomplete image of a killed process.
     let _ = fs::remove_dir_all(&part);
     let output = run(apart().args([SCRIPT, "tree", release]).arg(&part));
     if !output.status.success() {

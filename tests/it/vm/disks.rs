@@ -1,6 +1,6 @@
-//! Disks that are known by more than their names: a logical volume, and SCSI disks.
+//! Disks with identities other than their names: a logical volume, and SCSI disks.
 //!
-//! What their lock files are to be called is asked of the tools that libvirt asks.
+//! The expected names of their lock files come from the tools that libvirt uses.
 
 use super::{Tree, Vm, VmBuilder};
 
@@ -39,7 +39,7 @@ impl Disk<'_> {
         self.links.iter().chain([&self.node]).map(String::as_str)
     }
 
-    /// What `scsi_id` says of it by any name, as libvirt calls it.
+    /// Returns the output of `scsi_id` for any of its names, called as by libvirt.
     fn id(&self) -> String {
         let script = "for name; do
             /lib/udev/scsi_id --replace-whitespace --whitelisted --device \"$name\"; done";
@@ -51,7 +51,7 @@ impl Disk<'_> {
         id.to_owned()
     }
 
-    /// Whoever locks it by one name has it by all, and that is this one lock file.
+    /// A lock by one name is a lock by all names, with one lock file.
     fn is_one(&self, directory: &str, key: &str) {
         let lock_file = format!("{directory}/{key}");
         let names: Vec<_> = self.names().collect();
@@ -81,14 +81,14 @@ fn unlock(vm: &Vm) {
     vm.run(&["vmlockctl", "unlock", "web1"]).ok();
 }
 
-/// Has another machine be refused a disk that somebody holds; what it is told comes back.
+/// Requests a held disk for another VM, and returns the refusal.
 fn refused(vm: &Vm, name: &str) -> String {
     let ran = vm.run(&["vmlockctl", "lock", "--name", "web2", "--in-use", name]);
     assert_eq!(ran.status.code(), Some(75), "{name}: {ran:?}");
     ran.stderr
 }
 
-/// Has a machine be refused a disk that nobody holds, and that the host uses itself.
+/// Checks that a free disk is refused to a VM because the host itself uses it.
 fn in_use(vm: &Vm, name: &str, by: &str) {
     let told = vm.run(&["vmlockctl", "lock", "--name", "web2", name]).refused();
     assert!(told.contains(&format!("this host uses it ({by})")), "{told}");

@@ -1,14 +1,15 @@
-//! Virtual machines: what is installed, under a kernel of its own, with disks and a network as a
-//! test wants them.
+//! Virtual machines: the installed programs under a kernel of their own, with disks and a network
+//! as the test requires.
 //!
-//! They boot the [`Tree`], in which `make install` has put our files as a package would, under an
-//! emulated processor: so they run everywhere, and everything in them takes ten times as long. What
-//! a [`crate::nspawn`] can do is done there. `make test-vm` runs these tests; `make test` does not,
-//! which is what `#[ignore]` is for.
+//! They boot the [`Tree`], in which `make install` has installed the program as a package would, on
+//! an emulated processor: so they run everywhere, and everything in them takes ten times as long.
+//! Whatever a [`crate::nspawn`] can do is tested there. `make test-vm` runs these tests; `make
+//! test` does not, hence `#[ignore]`.
 //!
-//! A machine is asked through an agent, [`Qmp`], which runs programs in it. All of it waits for
-//! events, in the calling thread: while one machine boots, others that are started do, too. Where
-//! machines can't be had, a test says why and is content, as in [`crate::nspawn`].
+//! A virtual machine is controlled through [`Qmp`] and an agent that runs programs in it. All calls
+//! block the calling thread until the event: while one machine boots, other started machines do,
+//! too. On hosts without virtual machines, a test prints the reason and succeeds, as in
+//! [`crate::nspawn`].
 
 #![allow(dead_code, reason = "machines offer more than the tests of the day use")]
 
@@ -66,7 +67,7 @@ impl Vm {
         }
     }
 
-    /// What it is called.
+    /// Returns its name.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -76,14 +77,14 @@ impl Vm {
         self.control.ask("set_link", &json!({ "name": "nic", "up": up }));
     }
 
-    /// Has it stand still, as if it had no power, and remember what it was doing.
+    /// Stops its processors, as without power, with its memory preserved.
     pub(crate) fn freeze(&self) {
         self.control.ask("stop", &json!({}));
     }
 
     /// Takes its power away and gives it back, whatever it was doing; it boots then.
     pub(crate) fn reset(&self) {
-        // A kernel that gives up means the end of the machine, but this is no such reset.
+        // A kernel panic ends the machine, but this reset must not.
         self.control.ask("set-action", &json!({ "reboot": "reset" }));
         self.control.ask("system_reset", &json!({}));
         self.control.hear("RESET");

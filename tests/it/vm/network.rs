@@ -1,4 +1,4 @@
-//! A network that nobody else is on.
+//! A private network.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,9 +7,9 @@ use std::{
 
 use tempfile::TempDir;
 
-/// A network of some machines. The first one on it has the switch, so it is to start before the
-/// others, and to outlive them. They send each other datagrams: a machine that reads none, because
-/// it stands still or boots, holds up nobody else, as it would on a stream.
+/// A network of several machines. The first one has the switch, so it must start before the others
+/// and outlive them. The machines send datagrams to each other: a machine that reads none, because
+/// it is stopped or boots, does not block the others, as it would on a stream.
 pub(crate) struct Network {
     ends: u32,
     taken: AtomicU32,
@@ -29,7 +29,7 @@ impl Network {
         format!("10.98.0.{}", number + 1)
     }
 
-    /// What QEMU is told of the next machine's end, and its number.
+    /// Returns the QEMU arguments for the next machine, and its number.
     pub(super) fn end(&self) -> (Vec<String>, u32) {
         let number = self.taken.fetch_add(1, Ordering::Relaxed);
         let mut words = if number == 0 {

@@ -1,6 +1,5 @@
-//! Two hosts and the disks that a third machine serves them over the network: what one has locked,
-//! the other is refused, whatever version of NFS they speak; and what becomes of it when a host
-//! is no more.
+//! Two hosts with disks on an NFS server: a disk that is locked on one is refused on the other,
+//! with each version of NFS; and the locks of a host that has ended.
 
 mod between;
 mod doctor;

@@ -33,7 +33,7 @@ impl Vm {
         self.spawn(words).ended()
     }
 
-    /// The same, of one that is told something.
+    /// Runs a program with input.
     pub(crate) fn tell(&self, words: &[&str], input: &str) -> CommandOutput {
         self.started(words, Some(input)).unwrap_or_else(|reason| panic!("{reason}")).ended()
     }
@@ -81,12 +81,12 @@ impl Vm {
         self.tell(&["sh", "-euc", script, path], text).ok();
     }
 
-    /// Has a shell run some lines that must all succeed; what they print comes back.
+    /// Runs shell commands that must all succeed, and returns their output.
     pub(crate) fn script(&self, lines: &str) -> String {
         self.run(&["sh", "-euc", lines]).ok()
     }
 
-    /// Has `systemctl` do something that must succeed; what it prints comes back.
+    /// Runs `systemctl`, which must succeed, and returns its output.
     pub(crate) fn systemctl(&self, words: &[&str]) -> String {
         self.run(&[&["systemctl"], words].concat()).ok()
     }
@@ -103,7 +103,7 @@ impl Vm {
         said.trim().to_owned()
     }
 
-    /// What the service and systemd have written about it, since the machine was booted.
+    /// Returns the journal of the service since the boot, with systemd's messages about it.
     pub(crate) fn journal(&self) -> String {
         self.run(&JOURNAL).ok()
     }

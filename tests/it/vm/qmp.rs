@@ -21,7 +21,7 @@ pub(super) struct Qmp {
 struct Line {
     socket: BufReader<UnixStream>,
     asked: u64,
-    /// What was told between requests and answers.
+    /// Events that arrived between requests and answers.
     told: VecDeque<Value>,
 }
 
@@ -34,16 +34,16 @@ impl Qmp {
         (Qmp { what: what.to_owned(), line: Mutex::new(line) }, theirs.into())
     }
 
-    /// Has it do something that must succeed; what it answers comes back.
+    /// Executes a command that must succeed, and returns the answer.
     pub(super) fn ask(&self, command: &str, arguments: &Value) -> Value {
         self.try_ask(command, arguments)
             .unwrap_or_else(|reason| panic!("{command} by {}: {reason}", self.what))
     }
 
-    /// The same, of something that may fail.
+    /// Executes a command that may fail.
     pub(super) fn try_ask(&self, command: &str, arguments: &Value) -> Result<Value, String> {
         let mut line = self.line();
-        // What was asked by one who did not wait for the answer has another number.
+        // An answer that an earlier caller did not wait for has another number.
         line.asked += 1;
         let id = json!(line.asked);
         let request = json!({ "execute": command, "arguments": arguments, "id": id });
@@ -83,7 +83,7 @@ impl Qmp {
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {
-        // Who has failed in the middle left an answer that nobody waits for, and no more.
+        // A caller that has panicked leaves an unread answer, and nothing else.
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! Waiting for what is held by nobody of ours, and for what another front asks for.
+//! Waiting for locks of foreign holders, and for locks that clients of another frontend request.
 
 use std::path::Path;
 

@@ -37,7 +37,7 @@ impl Scenario {
         Self { fixture, bus, disk, web1, held, web2, waiting }
     }
 
-    /// Gives the name to another disk; the one that is held has none any more.
+    /// Renames another disk over the name; the held disk has no name any more.
     fn replace(&self) {
         let new = self.fixture.raw_of(0, "new");
         fs::rename(new, &self.disk).unwrap();

@@ -102,7 +102,7 @@ async fn a_disk_is_waited_for_under_any_name() {
         let held = web1.acquire(&[exclusive(&disk)]).await.unwrap();
         let by_link = wait(&bus, &web2, &[exclusive(&link)], LONG).await;
         let by_hard = wait(&bus, &web3, &[shared(&hard)], LONG).await;
-        // Nobody has taken anything meanwhile: a waiter holds no lock file either.
+        // No lock was acquired meanwhile: a waiter holds no lock file either.
         let files = std::fs::read_dir(fixture.dir().join("locks")).unwrap().count();
         assert_eq!(files, usize::from(!config.is_empty()));
         web1.release(&held).await.unwrap();

@@ -1,4 +1,4 @@
-//! Waiting costs nobody else anything: what one user may have of it, and what is left of it.
+//! Waiting does not affect other users: the quota of one user, and the remaining capacity.
 
 use std::fs::File;
 use std::path::Path;
@@ -52,7 +52,7 @@ async fn the_queue_is_limited_per_user_and_in_total() {
     // Without waiting it is the disk that is the reason.
     let refused = his.acquire(&[exclusive(&disk)]).await.unwrap_err();
     assert_refused(&refused, "LockHeld", "roots");
-    // Who opens an owner with disks is counted too, and none is opened.
+    // A call that opens an owner with disks counts too, and opens none when refused.
     let mut options = option("resources", vec![(disk.to_str().unwrap(), "exclusive")]);
     options.extend(option("timeout-usec", LONG));
     let refused = TestVm::open_with(&user, "", "more", options).await.unwrap_err();
@@ -80,7 +80,7 @@ async fn the_queue_is_limited_per_user_and_in_total() {
         let told = within("its end", wait).await.unwrap().unwrap_err();
         assert_refused(&told, "WaitCancelled", "cancelled");
     }
-    // Places that were given up can be had again.
+    // Released places are available again.
     waits.push(ask(&third, &disk, LONG));
     until_waiting(&root, 3).await;
     roots.release(&held).await.unwrap();
@@ -91,7 +91,7 @@ async fn the_queue_is_limited_per_user_and_in_total() {
     within("root's turn", waits.remove(0)).await.unwrap().unwrap();
 }
 
-/// Every way to wait in vain, short of a crash, in one fixture.
+/// All ways to wait without success, except a crash, in one fixture.
 async fn timed_out(fixture: &Fixture, bus: &Connection, disk: &Path, web2: &TestVm, weak: &str) {
     let timeout = || option("timeout-usec", 1_u64);
     let resources = || option("resources", vec![(disk.to_str().unwrap(), "exclusive")]);
@@ -134,7 +134,7 @@ async fn a_wait_that_times_out_leaves_nothing_behind() {
             timed_out(&fixture, &bus, &disk, &web2, weak[0].as_str()).await;
         }
         before.still("waited in vain").await;
-        // Nor do those who leave.
+        // Nor do waiters that disconnect.
         for _ in 0..20 {
             let gone = fixture.connection().await;
             let owner = crate::dbus_client::owner(&gone, web2.path()).await;

@@ -39,8 +39,8 @@ impl Pair {
     }
 }
 
-/// Whoever has the disk first keeps the other's guest out, until he ends his own. `file` is what
-/// is locked, `resource` what libvirt calls it.
+/// The host that locks the disk first excludes the guest of the other until its own guest ends.
+/// `file` is the locked file, `resource` the name that libvirt uses.
 async fn each_keeps_the_other_out(pair: &Pair, file: &Path, resource: &str) {
     let [one, other] = &pair.hosts;
     let (web1, web2) = (Guest::on("web1", &pair.disk), Guest::on("web2", &pair.disk));

@@ -1,4 +1,4 @@
-//! The byte that stands for a lock, as somebody else sees it.
+//! The lock byte of a file, as a foreign process sees it.
 
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
@@ -14,7 +14,7 @@ use crate::fixture::within;
 /// Byte 0 of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Byte {
-    /// Nobody has locked it.
+    /// No process has locked it.
     Free,
     /// It is locked; others can have it for reading.
     Shared,
@@ -36,8 +36,7 @@ impl Byte {
         }
     }
 
-    /// Waits until it is free: by wanting it, and giving it up at once. Of a file that is not there
-    /// nobody has locked anything.
+    /// Waits until the byte is free, by locking and unlocking it. A missing file counts as free.
     pub(super) async fn freed(path: &Path) {
         let file = match for_writing().open(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return,
@@ -61,7 +60,7 @@ fn for_writing() -> OpenOptions {
     options
 }
 
-/// What virtlockd locks of a file, and so do we.
+/// Returns the lock that virtlockd and the service use.
 fn lock_for_writing() -> libc::flock {
     libc::flock {
         l_type: libc::F_WRLCK.try_into().unwrap(),

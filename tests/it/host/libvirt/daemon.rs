@@ -1,4 +1,4 @@
-//! Who answers where libvirt looks for virtlockd.
+//! The lock daemons that serve libvirt.
 
 use crate::nspawn::Host;
 
@@ -12,8 +12,8 @@ pub(super) enum LockDaemon {
 }
 
 impl LockDaemon {
-    /// Puts it in its place, as its documentation says; libvirt stops. What is not this one has that
-    /// place on a host that has been booted.
+    /// Lets the daemon replace the other one as its documentation describes; libvirt is stopped.
+    /// After a boot, the other one serves.
     pub(super) async fn take_over(self, host: &Host) {
         match self {
             // It is there when libvirt is installed.

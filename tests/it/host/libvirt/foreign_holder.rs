@@ -1,4 +1,4 @@
-//! What virtlockd holds is a stranger's to the service, which tells who that is.
+//! To the service, virtlockd is a foreign holder, which its refusals name.
 
 use super::daemon::LockDaemon;
 use super::guest::Guest;

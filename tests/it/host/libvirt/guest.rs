@@ -41,19 +41,19 @@ impl Guest {
         Guest::new(name).with(disk, Use::Own)
     }
 
-    /// The same guest with another disk.
+    /// Returns the guest with another disk.
     pub(super) fn with(mut self, disk: &Path, how: Use) -> Guest {
         self.disks.push((disk.to_owned(), how));
         self
     }
 
-    /// The same guest, with images that hold snapshots.
+    /// Returns the guest with images that support snapshots.
     pub(super) fn in_qcow2(mut self) -> Guest {
         self.format = "qcow2";
         self
     }
 
-    /// The same guest with a lease: the file `key` of a lockspace, which is a directory.
+    /// Returns the guest with a lease: the file `key` of a lockspace, which is a directory.
     pub(super) fn with_lease(mut self, lockspace: &Path, key: &str) -> Guest {
         self.lease = Some((lockspace.to_owned(), key.to_owned()));
         self

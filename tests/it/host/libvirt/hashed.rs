@@ -27,7 +27,7 @@ impl Hypervisor {
         Path::new(LOCKSPACE).join(self.hashed(disk).await)
     }
 
-    /// What libvirt makes of a disk's path.
+    /// Returns the name that libvirt derives from the path of a disk.
     pub(super) async fn hashed(&self, disk: &Path) -> String {
         let sum = "printf %s \"$1\" | sha256sum";
         let line = ["sh", "-c", sum, "sh", disk.to_str().unwrap()];
@@ -59,7 +59,7 @@ pub(super) async fn lock_files_have_hashed_names(daemon: LockDaemon) {
     assert_eq!(hypervisor.byte(&one), Byte::Free);
     hypervisor.refuses_to_start(&web2, name(&file), &web1).await;
 
-    // Nobody holds it, and so nothing is left of it.
+    // An unheld lock leaves no file.
     hypervisor.virsh(&["suspend", "web1"]).await;
     assert!(!hypervisor.host.at(&file).exists());
     hypervisor.holds(&web3, &[(&shared, Byte::Shared)]).await;

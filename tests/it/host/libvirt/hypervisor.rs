@@ -10,18 +10,19 @@ use super::guest::{EMULATOR, Guest};
 use crate::fixture::CommandOutput;
 use crate::nspawn::{Host, Tree, skip};
 
-/// What has to be installed, besides what a host needs.
+/// The required programs, in addition to those of a host.
 const PROGRAMS: [&str; 4] = ["/usr/sbin/libvirtd", "/usr/sbin/virtlockd", "/usr/bin/virsh", QEMU];
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 
-/// What this machine's own libvirt knows of guests: not to be started, or even found, on a copy.
+/// The state of this host's own libvirt: a copy must not start or find its guests.
 const REMEMBERED: [&str; 4] =
     ["/etc/libvirt/qemu", "/etc/libvirt/storage", "/var/lib/libvirt", "/run/libvirt"];
 
 const GUESTS: &str = "/run/guests";
 
-/// What libvirt is told of its guests. It reads why a guest did not start from the guest's log. With
-/// virtlogd, its default, that may be read before it is written; a file is written at once.
+/// The configuration of libvirt. It reads the reason why a guest did not start from the log of the
+/// guest. With virtlogd, the default, that may be read before it is written; a file is written at
+/// once.
 pub(super) const QEMU_CONF: &str = "lock_manager = \"lockd\"\nstdio_handler = \"file\"\n";
 
 /// A host with libvirt, and a lock daemon.
@@ -43,7 +44,7 @@ impl Hypervisor {
         Self::boot_on(daemon, Box::pin(Host::boot(Tree::Own))).await
     }
 
-    /// The same, on one of several hosts that have a directory in common.
+    /// Boots one of several hosts that share a directory.
     pub(super) async fn boot_sharing(daemon: LockDaemon, directory: &Path) -> Option<Hypervisor> {
         Self::boot_on(daemon, Box::pin(Host::boot_sharing(Tree::Own, directory))).await
     }
@@ -83,13 +84,13 @@ impl Hypervisor {
         }
     }
 
-    /// Has libvirt's client do something.
+    /// Runs a command of libvirt's client.
     pub(super) async fn try_virsh(&self, words: &[&str]) -> CommandOutput {
         let line = ["virsh", "--quiet", "--connect", "qemu:///system"];
         self.host.run_outside_units(&[&line[..], words].concat()).await
     }
 
-    /// The same, where it must succeed. What it prints comes back.
+    /// Runs a command of libvirt's client that must succeed, and returns its output.
     pub(super) async fn virsh(&self, words: &[&str]) -> String {
         self.try_virsh(words).await.ok()
     }

@@ -1,4 +1,4 @@
-//! One disk under several names: virtlockd goes by the name, and lets two guests write it.
+//! A disk under several names: virtlockd locks by name, and lets two guests write it.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What a lock daemon knows, and what is locked.
+//! The owners that a lock daemon knows, and their locks.
 
 use std::path::Path;
 

@@ -15,7 +15,7 @@ use crate::nspawn::Host;
 /// Comes back soon, yet not at once: there is a time without any process.
 const RESTART: &str = "[Service]\nRestartSec=100ms\n";
 
-/// What happens: it is killed, its successor too, and it is restarted.
+/// Kills the daemon and its successor, and restarts it.
 async fn trouble(host: &Host) {
     let mut watch = host.watch().await;
     for _ in 0..2 {

@@ -1,4 +1,4 @@
-//! What is done to guests that run.
+//! Operations on running guests.
 
 use std::path::Path;
 
@@ -47,13 +47,13 @@ pub(super) async fn a_disk_is_plugged_in_and_out(daemon: LockDaemon) {
     hypervisor.assert_refused(&ran, resource, &web2);
     hypervisor.holds(&web1, &[(&own, Byte::Exclusive)]).await;
     hypervisor.destroy(&web2, &[&hot]).await;
-    // What is plugged in goes with its guest, too.
+    // Hot-plugged disks are unlocked with the guest, too.
     plug::disk_in(&hypervisor, &web1, &hot).await.ok();
     hypervisor.destroy(&web1, &[&own, &hot]).await;
     hypervisor.knows_nobody().await;
 }
 
-/// libvirt gives up the locks of a guest that it pauses, and takes them when it goes on.
+/// libvirt releases the locks of a guest that it pauses, and acquires them again when it resumes.
 pub(super) async fn a_paused_guest_has_no_lock(daemon: LockDaemon) {
     let Some(hypervisor) = Hypervisor::boot(daemon).await else { return };
     let disk = hypervisor.image("one.img");

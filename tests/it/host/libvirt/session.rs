@@ -1,5 +1,5 @@
-//! libvirt as an ordinary user has it: a daemon of his own, which starts its lock daemon by itself.
-//! Neither a user's systemd nor a session bus is there.
+//! libvirt of an ordinary user: a daemon of the user, which starts its lock daemon by itself. There
+//! is neither a user's systemd nor a session bus.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
@@ -14,13 +14,13 @@ use crate::fixture::{CommandOutput, within};
 use crate::nspawn::Host;
 
 const HOME: &str = "/srv/home";
-/// What a login would have made.
+/// The runtime directory, which a login creates.
 const RUN: &str = "/run/user/5";
 /// Where this libvirt looks for its lock daemon.
 const PROGRAMS: &str = "/srv/programs";
 const VIRTLOCKD: &str = "/srv/programs/virtlockd";
 
-/// A user with a libvirt of his own.
+/// A user with its own libvirt.
 struct Session {
     host: Host,
 }
@@ -46,7 +46,7 @@ impl Session {
         Some(session)
     }
 
-    /// Has his libvirt do something, that which runs.
+    /// Runs a command of the user's libvirt, which is running.
     async fn virsh(&self, words: &[&str]) -> CommandOutput {
         let line = ["LIBVIRT_AUTOSTART=0", "virsh", "--quiet", "--connect", "qemu:///session"];
         let line = of_the_user(&[&line[..], words].concat());
@@ -80,7 +80,7 @@ impl Session {
         Byte::of(&self.host.at(disk))
     }
 
-    /// The process that is his lock daemon, or was the last, as the host numbers it.
+    /// Returns the process ID of the user's lock daemon, or of the last one, on the host.
     fn lock_daemon(&self) -> String {
         let noted = fs::read_to_string(self.host.at(format!("{RUN}/vmlockd/lock"))).unwrap();
         noted.trim().to_owned()

@@ -5,7 +5,7 @@ use super::daemon::LockDaemon;
 use super::guest::Guest;
 use super::hypervisor::Hypervisor;
 
-/// Nobody tells the lock daemon that a guest has crashed.
+/// The lock daemon is not informed that a guest has crashed.
 pub(super) async fn a_killed_guest_leaves_nothing(daemon: LockDaemon) {
     let Some(hypervisor) = Hypervisor::boot(daemon).await else { return };
     let (one, two) = (hypervisor.image("one.img"), hypervisor.image("two.img"));

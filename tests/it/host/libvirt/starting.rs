@@ -16,7 +16,7 @@ pub(super) async fn a_disk_is_locked_for_one_guest(daemon: LockDaemon) {
     hypervisor.start(&web1).await;
     hypervisor.holds(&web1, &[(&one, Byte::Exclusive)]).await;
     hypervisor.refuses_to_start(&web2, resource, &web1).await;
-    // Whoever is refused one disk keeps none that he would have got.
+    // A guest that is refused one disk keeps none of the others.
     let both = Guest::on("web3", &two).with(&one, Use::Own);
     hypervisor.refuses_to_start(&both, resource, &web1).await;
     hypervisor.freed(&[&two]).await;

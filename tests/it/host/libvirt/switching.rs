@@ -40,7 +40,7 @@ async fn a_running_guest_moves_over() {
     hypervisor.destroy(&web2, &[&disk]).await;
     hypervisor.knows_nobody().await;
 
-    // What libvirt's own units ask for is there, and virtlockd is not.
+    // The requirements of libvirt's own units are met, and virtlockd does not run.
     let state = ["show", "--property=ActiveState", "--value"];
     for (unit, wanted) in [
         ("libvirtd.service", "active"),
@@ -53,7 +53,7 @@ async fn a_running_guest_moves_over() {
     }
 }
 
-/// What libvirt's documentation says, word for word, on the files that are installed.
+/// Runs the lines of libvirt's documentation unchanged, with the installed files.
 async fn documented_lines_work(daemon: LockDaemon) {
     let Some(hypervisor) = Hypervisor::boot_unlocked(daemon).await else { return };
     let host = &hypervisor.host;

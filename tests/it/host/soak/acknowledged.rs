@@ -1,4 +1,4 @@
-//! What clients were told: each lock that was acknowledged, from then until it is given back.
+//! The acknowledged locks: each lock from its acknowledgement to its release.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -17,14 +17,14 @@ pub(super) struct Entry {
     changes: usize,
 }
 
-/// What a lock never changes: owner, resource, generation and time.
+/// The constant properties of a lock: owner, resource, generation and time.
 pub(super) type Facts = (OwnedObjectPath, String, u64, u64);
 
 /// All of it. Any contradiction ends the test.
 #[derive(Debug, Default)]
 pub(super) struct AcknowledgedLocks {
     held: HashMap<LockKey, Entry>,
-    /// To whom each number was given.
+    /// The holder of each number.
     numbers: BTreeMap<u64, LockKey>,
     /// Numbers of locks that are certainly no more.
     gone: BTreeSet<u64>,
@@ -57,7 +57,7 @@ impl AcknowledgedLocks {
         self.check_alone(place);
     }
 
-    /// Nobody has a disk beside somebody who has it alone.
+    /// Checks that an exclusive lock has no other holder.
     fn check_alone(&self, place: &LockKey) {
         let disk = |(other, _): &(&LockKey, &Entry)| other.1 == place.1;
         let all: Vec<_> = self.held.iter().filter(disk).collect();
@@ -83,7 +83,7 @@ impl AcknowledgedLocks {
         struck.map(|(_, entry)| entry.lock).collect()
     }
 
-    /// What an owner holds.
+    /// Returns the locks of an owner.
     pub(super) fn of(&self, owner: &OwnedObjectPath) -> Vec<(LockKey, Entry)> {
         let of_owner = self.held.iter().filter(|((holder, _), _)| holder == owner);
         of_owner.map(|(place, entry)| (place.clone(), entry.clone())).collect()
@@ -99,7 +99,7 @@ impl AcknowledgedLocks {
         self.held.clone()
     }
 
-    /// How many numbers have been seen to be gone.
+    /// Returns the numbers of locks that are known to be released.
     pub(super) fn gone(&self) -> BTreeSet<u64> {
         self.gone.clone()
     }

@@ -27,7 +27,7 @@ pub(super) const ORPHANED: Duration = Duration::from_secs(15);
 /// A disk and a mode.
 pub(super) type DiskRequest = (String, &'static str);
 
-/// What keeps its owner alive.
+/// The anchor of an owner.
 pub(super) enum Anchor {
     /// Alive while it is open.
     Lifeline(#[allow(dead_code, reason = "what counts is that it is open")] OwnedFd),
@@ -39,11 +39,11 @@ pub(super) struct Client<'s> {
     pub(super) rng: Rng,
     name: String,
     pub(super) uuid: String,
-    /// That of the owner to which it moves.
+    /// The UUID of the owner that it transfers locks to.
     pub(super) other_uuid: String,
     bus: Connection,
     manager: ManagerProxy<'static>,
-    /// Disks that nobody else ever asks for.
+    /// Disks that no other client requests.
     pub(super) own: Vec<String>,
     owner: Option<OwnerProxy<'static>>,
     pub(super) anchors: Vec<Anchor>,
@@ -98,7 +98,7 @@ impl<'s> Client<'s> {
         (self.path(), disk.to_owned())
     }
 
-    /// What it holds, with its modes.
+    /// Returns the held disks with their modes.
     pub(super) fn held(&self) -> Vec<DiskRequest> {
         let held = self.scenario.acknowledged.borrow().of(&self.path());
         held.into_iter().map(|((_, disk), entry)| (disk, entry.mode.unwrap())).collect()
@@ -223,7 +223,7 @@ impl<'s> Client<'s> {
         }
     }
 
-    /// Gives disks back.
+    /// Releases disks.
     pub(super) async fn release(&mut self, disks: &[String]) {
         let strike =
             |disk: &String| self.scenario.acknowledged.borrow_mut().strike(&self.place(disk));
@@ -325,7 +325,7 @@ impl<'s> Client<'s> {
         self.ended = Some(Instant::now());
     }
 
-    /// Has its owner closed; it lives, as far as its anchors go.
+    /// Closes the owner, whose anchors are still alive.
     pub(super) async fn close(&mut self) {
         let owner = self.owner();
         let held = self.scenario.acknowledged.borrow_mut().strike_all(&self.path());
@@ -366,7 +366,7 @@ impl<'s> Client<'s> {
         self.drop_anchors(anchors).await;
     }
 
-    /// Nobody has a disk any more in time.
+    /// Waits, for a bounded time, until no owner holds a disk.
     pub(super) async fn gets_free(&self, disk: &str) {
         let begun = Instant::now();
         while attempt(&self.scenario.host.at(disk), LockType::Ofd).is_err() {
@@ -376,7 +376,7 @@ impl<'s> Client<'s> {
         }
     }
 
-    /// The kernel gives a disk to anybody else.
+    /// Checks that the kernel grants a lock on a disk to a foreign process.
     pub(super) fn is_free(&self, disk: &str) {
         for kind in [LockType::Ofd, LockType::Posix] {
             let outcome = attempt(&self.scenario.host.at(disk), kind);

@@ -14,20 +14,20 @@ use crate::nspawn::{Host, MainProcess};
 
 /// The variable that makes the service abort.
 const VARIABLE: &str = "VMLOCKD_ABORT_AT";
-/// What the service is told at its start.
+/// The environment file of the service.
 const ARMED: &str = "/srv/soak/armed";
-/// What its successor is told, where it aborts.
+/// The environment file for the service that follows an abort.
 const NEXT: &str = "/srv/soak/next";
 /// How it ended, one line each time.
 const ENDS: &str = "/srv/soak/ends";
-/// Writes that down, and sees to it that one abort is not followed by another.
+/// Records the end of the service, and prevents a second abort.
 const AFTERWARDS: &str = "echo \"$EXIT_CODE $EXIT_STATUS\" >>/srv/soak/ends
 if [ \"$EXIT_STATUS\" = ABRT ]; then
     mv /srv/soak/next /srv/soak/armed 2>/dev/null || : >/srv/soak/armed
 fi
 ";
 
-/// What has a host's service do this.
+/// The drop-in that makes a host's service do this.
 pub(crate) const UNIT: &str = "EnvironmentFile=-/srv/soak/armed
 ExecStopPost=/bin/sh /srv/soak/afterwards
 ";
@@ -60,12 +60,12 @@ pub(crate) fn prepare(host: &Host) {
     host.write("/srv/soak/afterwards", AFTERWARDS);
 }
 
-/// Has the next service abort when it comes by a point for the n-th time.
+/// Makes the next service abort when it reaches a failpoint for the n-th time.
 pub(crate) fn arm(host: &Host, point: &str, n: usize) {
     host.write(ARMED, &format!("{VARIABLE}={point}:{n}\n"));
 }
 
-/// The same for the one that comes after that.
+/// Makes the service after the next one abort in this way.
 pub(crate) fn arm_next(host: &Host, point: &str, n: usize) {
     host.write(NEXT, &format!("{VARIABLE}={point}:{n}\n"));
 }
@@ -90,8 +90,8 @@ pub(crate) fn aborts(host: &Host) -> usize {
 }
 
 impl KillInjector<'_> {
-    /// Has the service abort when it comes by a point for the n-th time. Nothing takes it there but
-    /// what clients do all day, and that it comes back.
+    /// Makes the service abort when it reaches a failpoint for the n-th time. Only the usual load
+    /// and the restart lead it there.
     pub(crate) async fn abort_at(&mut self, scenario: &Scenario, point: &str, n: usize) {
         let host = &scenario.host;
         self.prepare().await;

@@ -34,7 +34,7 @@ async fn aborted_at_each_end_that_is_stored() {
 
         let bus = host.bus().await;
         let (machine, manager) = (TestVm::open(&bus, "vm").await, manager(&bus).await);
-        // What one service has parked, the next one finds, and can add to.
+        // The next service finds the stored descriptors of the previous one, and can add to them.
         for (disk, held) in ["a.img", "b.img", "c.img"].map(|name| host.image(name)).iter().zip(1..)
         {
             machine.acquire(&[exclusive(disk)]).await.unwrap();

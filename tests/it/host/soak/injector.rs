@@ -1,4 +1,4 @@
-//! Who kills the service, and looks afterwards whether all is as it was told.
+//! The fault injector, which kills the service and verifies its state afterwards.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -89,7 +89,7 @@ impl<'s> KillInjector<'s> {
         self.inspect().await;
     }
 
-    /// Has an owner there that is going to end.
+    /// Opens an owner that is going to end.
     pub(super) async fn prepare(&mut self) {
         if !self.mayfly.is_open() {
             let disk_request: Vec<_> =
@@ -99,7 +99,7 @@ impl<'s> KillInjector<'s> {
         }
     }
 
-    /// Kills; mostly an owner ends while nobody is there to see it.
+    /// Kills the service; usually, an owner ends while the service is down.
     pub(super) async fn strike(&mut self, main: MainProcess) {
         main.signal(Signal::SIGKILL);
         count(&self.scenario.statistics.kills);
@@ -168,7 +168,7 @@ impl<'s> KillInjector<'s> {
             assert_eq!(*lock, entry.lock, "{place:?}");
             assert!(entry.mode.is_none_or(|known| known == mode), "{place:?}: {entry:?}, {mode}");
         }
-        // Nobody else's turn comes in between, so nobody gives one back meanwhile.
+        // No other client runs in between, so no lock is released meanwhile.
         for disk in now.keys().map(|(_, disk)| disk).chain(on_their_way) {
             for kind in [LockType::Ofd, LockType::Posix] {
                 let outcome = attempt(&self.scenario.host.at(disk), kind);

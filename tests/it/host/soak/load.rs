@@ -1,10 +1,10 @@
-//! What a client does all day, as chance has it.
+//! The random operations of a client.
 
 use super::client::{Client, DiskRequest};
 use super::scenario::Scenario;
 
 impl Client<'_> {
-    /// Goes on until it is told to stop; then its owner ends.
+    /// Runs until the end of the test; then the owner ends.
     pub(super) async fn live(&mut self) {
         while !self.scenario.is_over() {
             self.act().await;
@@ -52,7 +52,7 @@ impl Client<'_> {
                 self.anchor(by_process).await;
                 self.shed().await;
             }
-            // What it has it is given again.
+            // A repeated request for held disks is granted.
             87..90 if !held.is_empty() => assert!(self.acquire(&held).await),
             90..96 => self.end().await,
             96..100 => self.close().await,

@@ -19,7 +19,7 @@ const MANY: usize = if cfg!(debug_assertions) { 500 } else { 10_000 };
 /// As many as one call may name.
 const AT_ONCE: usize = 64;
 
-/// What is listed, but for whether it was looked at, and how many were.
+/// Returns the listed locks, without their verification state, and the number of verified ones.
 async fn list(manager: &ManagerProxy<'_>) -> (BTreeSet<String>, usize) {
     let rows = call_until_answered("ListLocks", || manager.list_locks(HashMap::new())).await;
     let mut verified = 0;

@@ -1,4 +1,4 @@
-//! What becomes of a call to a service that may die at any moment.
+//! Results of calls to a service that may crash at any moment.
 
 use tokio::task::yield_now;
 
@@ -8,7 +8,7 @@ use crate::fixture::within;
 /// Why a call brought nothing.
 #[derive(Debug)]
 pub(crate) enum CallError {
-    /// The service died, or could not be started: nobody knows whether it was done.
+    /// The service crashed or could not be started, so the effect of the call is unknown.
     Unanswered,
     /// The service said no.
     Refused(Refused),
@@ -34,7 +34,7 @@ impl CallError {
     }
 }
 
-/// What the bus says in the name of somebody who does not answer.
+/// The errors that the bus sends for a service that does not reply.
 const NOBODY: [&str; 7] = [
     "DBus.Error.NoReply",
     "DBus.Error.ServiceUnknown",
@@ -57,7 +57,7 @@ pub(crate) async fn ask<T>(
     })
 }
 
-/// Asks a question, which changes nothing, until somebody answers it.
+/// Repeats a call without side effects until it is answered.
 pub(crate) async fn call_until_answered<T, F>(what: &str, mut call: impl FnMut() -> F) -> T
 where
     F: Future<Output = zbus::Result<T>>,

@@ -37,7 +37,7 @@ pub(super) struct Scenario {
     pub(super) host: Host,
 }
 
-/// What the descriptors of a process refer to, as `proc_pid_fd(5)` has it.
+/// Returns the link targets of the descriptors of a process (`proc_pid_fd(5)`).
 pub(super) fn descriptors(main: MainProcess) -> Vec<String> {
     let entries = fs::read_dir(format!("/proc/{}/fd", main.outside)).expect("the service runs");
     let targets = entries.flatten().flat_map(|entry| fs::read_link(entry.path()));
@@ -45,7 +45,7 @@ pub(super) fn descriptors(main: MainProcess) -> Vec<String> {
 }
 
 impl Scenario {
-    /// A host with a service that nobody has asked for anything yet; `unit` is added to its unit.
+    /// Boots a host with an idle service; `unit` is added to its unit.
     pub(super) async fn set_up(unit: &str, clients: u64) -> Option<Self> {
         let host = Host::boot(Tree::Own).await?;
         let seed = seed("VMLOCKD_SOAK_SEED");
@@ -74,12 +74,12 @@ impl Scenario {
         ["first", "second"].map(|name| format!("{CHURN}/{name}.img"))
     }
 
-    /// Chance for somebody who is no client.
+    /// Returns random numbers for a part of the test that is not a client.
     pub(super) fn rng(&self, who: u64) -> Rng {
         Rng::new(self.seed, 1000 + who)
     }
 
-    /// Has the clients stop.
+    /// Stops the clients.
     pub(super) fn end(&self) {
         self.over.set(true);
     }

@@ -1,4 +1,4 @@
-//! What has happened so far, in numbers.
+//! Counters of the run.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ pub(super) struct Statistics {
     pub(super) moved: Cell<usize>,
     pub(super) opened: Cell<usize>,
     pub(super) ended: Cell<usize>,
-    /// Calls that nobody answered: whether they were done was found out by asking again.
+    /// Unanswered calls: further calls determined whether they had taken effect.
     pub(super) doubts: Cell<usize>,
     /// How often disks of living owners were tried right after a restart.
     tries: RefCell<BTreeMap<String, usize>>,
@@ -33,7 +33,7 @@ pub(super) struct Statistics {
     pub(super) orphaned: RefCell<Vec<Duration>>,
 }
 
-/// One more of these.
+/// Increments a counter.
 pub(super) fn count(number: &Cell<usize>) {
     number.set(number.get() + 1);
 }

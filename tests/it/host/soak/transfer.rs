@@ -13,7 +13,7 @@ use crate::dbus_client::option;
 use crate::fixture::within;
 
 impl Client<'_> {
-    /// Gives up all that it holds, and has it again; or ends, if somebody else has it meanwhile.
+    /// Suspends and resumes the owner; the owner ends if another one has locked a disk meanwhile.
     pub(super) async fn pause(&mut self) {
         let (owner, disk_request) = (self.owner(), self.held());
         let struck = self.scenario.acknowledged.borrow_mut().strike_all(&self.path());
@@ -62,7 +62,7 @@ impl Client<'_> {
         assert_eq!(call_until_answered("Suspended", || owner.suspended()).await, []);
     }
 
-    /// What is on its way is nobody's by the acknowledged, and never free.
+    /// Locks in transfer have no acknowledged holder, and are never free.
     fn set_out(&self, disk_request: &[DiskRequest]) -> Vec<zbus::OwnedObjectPath> {
         let mut acknowledged = self.scenario.acknowledged.borrow_mut();
         acknowledged.moving.extend(disk_request.iter().map(|(disk, _)| disk.clone()));
@@ -146,7 +146,7 @@ impl Client<'_> {
         self.arrive(&disk_request, &gone).await;
     }
 
-    /// The token for all that an owner holds; one that nobody was told is of no use.
+    /// Returns the token for all locks of an owner; an unacknowledged token is useless.
     async fn token(&self, source: &OwnerProxy<'_>) -> String {
         let mut doubted = false;
         loop {

@@ -79,7 +79,7 @@ fn too_much() -> Vec<Case> {
         string_of("a string of the largest length", u32::MAX, 100),
         string_of("a string of a length that wraps around", u32::MAX - 2, 100),
         string_of("a string of 65,537 bytes", 65_537, 65_540),
-        // The whole message is longer than any that the protocol has, and nobody takes it in.
+        // The whole message exceeds the maximum length of the protocol, and is not read.
         string_of("a string of a megabyte", 1 << 20, 1 << 20).ours(&["closed"]),
         row(
             "a string of 65,536 bytes",
@@ -164,7 +164,7 @@ fn flags() -> Vec<Case> {
     rows
 }
 
-/// What may be called when.
+/// The order in which procedures may be called.
 fn states() -> Vec<Case> {
     vec![
         row(

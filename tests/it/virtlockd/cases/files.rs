@@ -16,7 +16,7 @@ use super::super::environment::{Environment, there};
 
 const MISSING: &str = "38/51 Unable to open resource @DIR@/a: No such file or directory";
 
-/// The words are virtlockd's for somebody who has asked to have it made.
+/// The error of virtlockd, also for a client that has requested the creation.
 const NOT_MADE: &str = "38/51 Unable to open/create resource @DIR@/a: No such file or directory";
 
 pub(in super::super) fn all() -> Vec<Case> {

@@ -119,7 +119,7 @@ fn headers() -> Vec<Case> {
     ]
 }
 
-/// What a call is not; and calls that say they bring descriptors.
+/// Messages that are not calls, and calls that announce descriptors.
 fn kinds() -> Vec<Case> {
     let mut rows = Vec::new();
     for kind in [kind::REPLY, kind::MESSAGE, kind::STREAM, 99, -1] {

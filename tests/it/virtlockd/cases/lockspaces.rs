@@ -101,7 +101,7 @@ fn made() -> Vec<Case> {
     ]
 }
 
-/// What is no lockspace, or not the one that it was.
+/// Paths that are not lockspaces, or not the same one as before.
 fn not_there() -> Vec<Case> {
     vec![
         row(
@@ -169,7 +169,7 @@ fn names() -> Vec<Case> {
                     vm.create_resource(&space, name),
                     vm.delete_resource(&space, name),
                 ]);
-                // What is there in any case does not count.
+                // Entries that exist in any case do not count.
                 let new = ["", ".", ".."].contains(&name);
                 answers.push(if new { "not there".to_owned() } else { there(made) });
                 answers

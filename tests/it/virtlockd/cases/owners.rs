@@ -39,7 +39,7 @@ fn registering() -> Vec<Case> {
         registered_as("REGISTER", Environment::web1, &fine),
         registered_as("id 0", |place| Owner { id: 0, ..place.web1() }, &[UNREGISTERED; 3]),
         registered_as("the largest id", |place| Owner { id: u32::MAX, ..place.web1() }, &fine),
-        // There is no such process: whoever locked for it would never give back.
+        // There is no such process, so the locks would never be released.
         registered_as("pid 0", |place| Owner { pid: 0, ..place.web1() }, &fine).ours(&[
             "granted",
             "55/*process",
@@ -107,7 +107,7 @@ fn names() -> Vec<Case> {
     ]
 }
 
-/// What is held, by whom, and who may give it back.
+/// Held locks, their holders, and the clients that may release them.
 fn holding() -> Vec<Case> {
     vec![
         row(

@@ -1,5 +1,5 @@
-//! The socket in systemd's hands: whoever connects is served, by a service that is started for him
-//! if need be, and nobody is ever turned away.
+//! Socket activation: each client is served, by a service that is started if necessary, and none is
+//! rejected.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -40,7 +40,7 @@ impl Scenario {
         Some(Scenario { host, socket })
     }
 
-    /// The same, where somebody has been served already, and by whom.
+    /// Boots a host whose service has served a client, and returns the service.
     async fn set_serving() -> Option<(Scenario, MainProcess)> {
         let scenario = Scenario::set_up().await?;
         scenario.ask().await;
@@ -48,7 +48,7 @@ impl Scenario {
         Some((scenario, main))
     }
 
-    /// Somebody connects, and waits until he is answered.
+    /// Connects, and waits for a reply.
     async fn ask(&self) {
         let socket = self.socket.clone();
         let answer = spawn_blocking(move || Rpc::connect(&socket).unwrap().ping());

@@ -1,4 +1,4 @@
-//! A path that hangs is the matter of the one who named it.
+//! A hung path affects only the client that named it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -47,8 +47,8 @@ impl HungMount {
         Some(far)
     }
 
-    /// Has the service look at it for the first time: from then on it has somebody beside it who
-    /// asks whether it answers.
+    /// Makes the service access the mount for the first time: from then on, a mount probe watches
+    /// it.
     pub(crate) async fn is_known(&self, fixture: &Fixture) {
         let (bus, disk) = (fixture.connection().await, self.disk());
         manager(&bus).await.resolve(disk.to_str().unwrap(), none()).await.unwrap();
@@ -69,7 +69,7 @@ impl HungMount {
 
 impl Drop for HungMount {
     fn drop(&mut self) {
-        // What waits for it gets an error.
+        // Pending requests fail.
         self.server.signal(Signal::SIGKILL);
         let _ = umount2(&self.at, MntFlags::MNT_DETACH);
     }
@@ -116,7 +116,8 @@ async fn no_other_client_waits() {
     far.go_on();
     let mut answers = vec![hanging.receive()];
     answers.extend(more.iter_mut().map(Rpc::receive));
-    // All ask in one name, and one of them gets it: perhaps the one who left.
+    // All requests have the same owner, and one is granted: perhaps the one of the disconnected
+    // client.
     let granted = answers.iter().filter(|answer| answer.as_ref().unwrap().status == 0).count();
     assert!(granted <= 1, "{granted} were granted");
     other.acquire("", disk, 0).refused();
@@ -131,7 +132,7 @@ async fn no_other_client_waits() {
     before.again(fixture.dir()).await.unwrap();
 }
 
-/// The one who named it is killed, and nobody ever answers.
+/// The client that named the path is killed, and the mount never responds.
 #[tokio::test]
 async fn a_vm_that_ends_meanwhile() {
     let fixture = fixture().await;

@@ -1,5 +1,5 @@
-//! What outlives a service that is killed: locks, and the connections of machines that have said
-//! all they will ever say. All others are closed, so that nobody waits for an answer for ever.
+//! The state that survives a kill of the service: locks, and the connections of VMs that will send
+//! nothing more. All other connections are closed, so that no client waits for a reply forever.
 
 use std::path::{Path, PathBuf};
 
@@ -47,7 +47,7 @@ impl Scenario {
         libvirtd
     }
 
-    /// Has the service abort at a point, and waits for the next one.
+    /// Makes the service abort at a failpoint, and waits for the next one.
     async fn abort(&mut self, point: &str, at: impl Future<Output = ()>) {
         let mut watch = self.host.watch().await;
         at.await;
@@ -113,7 +113,7 @@ async fn a_vm_and_its_connection() {
     scenario.is_freed().await;
 }
 
-/// It was refused, and knows that: nothing is left to be said, and nobody waits.
+/// The client has received the refusal: nothing is pending, and it does not wait.
 #[tokio::test]
 async fn a_connection_that_was_refused_something() {
     let Some(mut scenario) = Scenario::set_up().await else { return };
@@ -191,13 +191,13 @@ async fn shared_twice() {
     assert_eq!(refused.code, 87, "{}", refused.message);
 }
 
-/// Whoever asks to be restricted is answered, or sees the end: he never waits for ever. And the
-/// machine, whose process is there, keeps what it has.
+/// A client that requests a restriction gets a reply, or sees the connection end: it never waits
+/// forever. The VM, whose process is running, keeps its locks.
 #[tokio::test]
 async fn a_vm_that_is_being_restricted() {
     let Some(mut scenario) = Scenario::set_up().await else { return };
     for point in POINTS {
-        // The service that comes back is another process, which goes by that point no more.
+        // The restarted service is another process, which does not reach that failpoint again.
         let armed = format!("[Service]\nEnvironment=VMLOCKD_ABORT_AT={point}\n");
         scenario.host.drop_in("abort", &armed).await;
         scenario.kill().await;

@@ -1,4 +1,4 @@
-//! What the hosts refuse each other.
+//! Conflicts between hosts.
 
 use std::time::Instant;
 
@@ -36,7 +36,8 @@ fn hosts_exclude_each_other() {
     by_different_versions(&hosts, V3, V42);
 }
 
-/// One host locks a disk for itself, the other is refused, and told by whom if `named`.
+/// Locks a disk exclusively on one host, and checks the refusal on the other, which names the
+/// holder if `named`.
 fn alone(first: &Vm, second: &Vm, disk: &str, elsewhere: &str, named: bool) {
     lock(first, "web1", disk, &[]);
     for mode in ["exclusive", "shared"] {
@@ -117,7 +118,7 @@ fn by_different_versions(hosts: &Hosts, one: Version, other: Version) {
     }
 }
 
-/// Has a volume on one of the disks that both hosts have. Nobody writes to it.
+/// Creates a volume on one of the disks that both hosts have. Neither writes to it.
 fn share_disks(hosts: &Hosts) {
     let pv = by_id(2);
     for (host, _) in hosts.both_ways() {
@@ -135,7 +136,7 @@ fn by_id(number: u32) -> String {
     format!("/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_VMLOCK-000{number}")
 }
 
-/// What the kernel calls a disk there.
+/// Returns the kernel's name of a disk on a host.
 fn node(host: &Vm, name: &str) -> String {
     host.run(&["readlink", "-f", name]).ok().trim().to_owned()
 }

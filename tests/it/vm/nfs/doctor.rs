@@ -1,7 +1,7 @@
-//! What `vmlockctl doctor` says of what a server shares, by how it is exported and mounted.
+//! The output of `vmlockctl doctor` for NFS mounts, by export and mount options.
 //!
-//! Server and host are one machine here: that other hosts are refused can't be found out from one of
-//! them, and is shown in [`super::between`].
+//! Server and host are one machine here: whether other hosts are refused cannot be determined from
+//! one of them, and is shown in [`super::between`].
 
 use std::time::Instant;
 
@@ -11,7 +11,8 @@ use crate::vm::{PATIENCE, Tree, Vm, VmBuilder};
 
 const PLACE: &str = "/mnt/nas";
 
-/// How it is mounted, from where; and the exit code, the verdict, and words that are in it.
+/// The mount options and the source; the expected exit code, the self-test result, and words in the
+/// message.
 const CASES: [(&str, &str, i32, &str, &str); 8] = [
     ("vers=4.2", "shared", 0, "shared", "every host that mounts it"),
     ("vers=4.0", "shared", 0, "shared", "every host that mounts it"),
@@ -59,8 +60,8 @@ fn a_doctor_knows_how_it_is_exported_and_mounted() {
     }
 }
 
-/// What it says, with its exit code, once it has found out something: a busy machine may take
-/// longer than it waits.
+/// Returns its output with the exit code once the self-test has a result: on a busy host that may
+/// take longer than the command waits.
 fn doctor(vm: &Vm) -> (i32, Vec<Value>) {
     let since = Instant::now();
     loop {

@@ -1,4 +1,4 @@
-//! What becomes of disks whose host can't be reached, or is no more.
+//! Disks whose host is unreachable or has ended.
 
 use std::time::Instant;
 
@@ -12,12 +12,12 @@ use crate::vm::{PATIENCE, Vm};
 /// Long enough for a host that is there to be heard of on a busy machine.
 const LEASE: u32 = 20;
 
-/// Time enough for the one who waits, whatever the machine has to do besides.
+/// Sufficient for the waiter, regardless of the load.
 const WAIT: &str = "--wait=4min";
 
-/// By version 4, who is not heard of for a lease loses his disks to whoever wants them. Version 3
-/// knows no leases: what is locked stays so until the host is back, and says that it was away; or
-/// until the server is told to forget it.
+/// With NFS version 4, a host that is not heard of for the lease time loses its locks to other
+/// hosts. Version 3 has no leases: a lock persists until the host is back and reports its absence,
+/// or until the server is told to drop it.
 #[test]
 #[ignore = "takes virtual machines: make test-vm"]
 fn an_unreachable_host_loses_its_disks_under_nfs_4_and_not_under_nfs_3() {
@@ -61,8 +61,8 @@ fn all_are_locked(a: &Vm, b: &Vm) {
     for disk in &disks {
         refused(b, disk);
     }
-    // What it knows of its locks by version 3 is on its disk, where a server of its own would have
-    // it there by itself.
+    // Its knowledge of its locks with version 3 is on its disk; a server of its own would write it
+    // there by itself.
     a.script("sync");
 }
 

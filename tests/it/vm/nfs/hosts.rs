@@ -2,7 +2,7 @@
 
 use crate::vm::{Network, Running, Tree, Vm, VmBuilder};
 
-/// What the server shares.
+/// The exported directory.
 const SHARED: &str = "/srv/shared";
 
 /// Locks a file as virtlockd does, or says that it can't. With "hold", a child keeps the lock.
@@ -41,7 +41,7 @@ pub(super) enum Files {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Version(&'static str);
 
-/// It knows no leases: who has a lock has it until he gives it up, or says that he was away.
+/// It has no leases: a lock persists until its holder releases it, or reports that it was away.
 pub(super) const V3: Version = Version("3");
 pub(super) const V40: Version = Version("4.0");
 /// It has attributes, in which holders are named.
@@ -51,7 +51,7 @@ pub(super) const V42: Version = Version("4.2");
 pub(super) struct Hosts {
     pub(super) a: Vm,
     pub(super) b: Vm,
-    // After those who use it.
+    // Dropped after its clients.
     pub(super) server: Vm,
     pub(super) _wire: Network,
     pub(super) _tree: Tree,
@@ -95,7 +95,7 @@ impl Hosts {
         Some(Hosts { a, b, server, _wire: wire, _tree: tree })
     }
 
-    /// Has both lock so, through what they share by a version.
+    /// Configures the lock files on both hosts, on the mount of a version.
     pub(super) fn lock_by(&self, version: Version, files: Files) {
         let place = version.place();
         let files = match files {
@@ -123,7 +123,7 @@ impl Hosts {
     }
 }
 
-/// Tells a machine what the others are called.
+/// Writes the names of the others into a machine's hosts file.
 fn name_all(vm: &Vm) {
     let names = ["server", "host-a", "host-b"];
     let lines =
@@ -151,7 +151,7 @@ fn serve(server: &Vm, lease: u32) {
 /// Mounts what the server has for a host, by some versions.
 pub(super) fn mount(host: &Vm, versions: &[Version]) {
     for version in versions {
-        // What older versions need besides is started by the one who mounts.
+        // The mount starts what older versions require besides.
         let (place, Version(version), server) = (version.place(), version, Network::address(0));
         host.script(&format!(
             "mkdir -p {place}
@@ -160,17 +160,17 @@ pub(super) fn mount(host: &Vm, versions: &[Version]) {
     }
 }
 
-/// Has the server forget all that anybody has locked by version 3, as its administrator does.
+/// Makes the server drop all locks of version 3, as its administrator does.
 pub(super) fn clear(server: &Vm) {
     server.script(&format!("echo {SHARED} >/proc/fs/nfsd/unlock_filesystem"));
 }
 
-/// Has a machine of this name lock a disk, with these options.
+/// Locks a disk for the VM `name`, with these options.
 pub(super) fn lock(host: &Vm, name: &str, disk: &str, options: &[&str]) {
     started(host, name, &[disk], options).ended().ok();
 }
 
-/// The same with some disks, which goes on.
+/// Starts a command that locks disks and keeps running.
 pub(super) fn started<'v>(
     host: &'v Vm,
     name: &str,
@@ -180,14 +180,14 @@ pub(super) fn started<'v>(
     host.spawn(&[&["vmlockctl", "lock", "--name", name][..], options, disks].concat())
 }
 
-/// Has a host be refused a disk; what it is told comes back.
+/// Requests a disk that is refused, and returns the message.
 pub(super) fn refused(host: &Vm, disk: &str) -> String {
     let ran = host.run(&["vmlockctl", "lock", "--name", "refused", disk]);
     assert_eq!(ran.status.code(), Some(75), "{ran:?}");
     ran.stderr
 }
 
-/// Has the machine of this name give up all that it has.
+/// Releases all locks of the VM `name`.
 pub(super) fn unlock(host: &Vm, name: &str) {
     host.run(&["vmlockctl", "unlock", name]).ok();
 }
