@@ -88,7 +88,7 @@ async fn every_other_name_of_a_disk_is_the_same_disk() {
                 assert_eq!(refused.name, "LockHeld", "{}: {refused:?}", alias.display());
                 let through = format!("through {}", first.display());
                 assert!(refused.message.contains(&through), "{refused:?}");
-                // For the one who has it, it is the lock he has.
+                // For its holder, it is the lock that it has already.
                 assert_eq!(web1.acquire(&[exclusive(second)]).await.unwrap(), locks);
                 web1.release(&locks).await.unwrap();
             }
@@ -113,7 +113,7 @@ async fn all_or_nothing_in_the_order_of_the_request() {
     // Neither the table nor the kernel kept anything of it.
     assert_eq!(web1.locks().await, []);
     ForeignHolder::try_once(&images[0], LockType::Ofd, true).unwrap();
-    // A stranger in the middle: what was locked before him is given back.
+    // A foreign holder in the middle: the locks before it are released.
     let foreign_holder = ForeignHolder::hold(&images[1], LockType::Ofd, true).unwrap();
     let disk_request = [exclusive(&images[0]), exclusive(&images[1])];
     assert_eq!(web1.acquire(&disk_request).await.unwrap_err().name, "LockHeldElsewhere");
@@ -161,7 +161,7 @@ async fn shared_locks_conversion_and_repeated_requests() {
     convert("shared").await.unwrap();
     ForeignHolder::try_once(&image, LockType::Ofd, false).unwrap();
     web2.acquire(&[shared(&image)]).await.unwrap();
-    // A stranger who reads is in the way of a writer.
+    // A foreign reader conflicts with a writer.
     web2.owner.close(HashMap::new()).await.unwrap();
     let foreign_holder = ForeignHolder::hold(&image, LockType::Posix, false).unwrap();
     let refused = convert("exclusive").await.unwrap_err();
@@ -208,7 +208,7 @@ async fn lock_files_are_libvirts_and_do_not_stay() {
     both.sort();
     files.sort();
     assert_eq!(files, both);
-    // Somebody who shares one of them keeps its file from being removed.
+    // A shared holder of one of them keeps its file from being removed.
     let sharer =
         ForeignHolder::hold(fixture.dir().join("locks").join(&both[0]), LockType::Ofd, false)
             .unwrap();

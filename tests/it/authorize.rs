@@ -1,4 +1,4 @@
-//! Who may do what: what is one's own needs no password, and nothing else is had without one.
+//! Authorization: callers need no password for their own resources, and one for everything else.
 
 mod dialogs;
 mod disconnect;
@@ -16,7 +16,7 @@ use std::path::Path;
 use crate::fixture::{Call, Fixture, Mock, polkit};
 
 const DENIED: &str = "DBus.Error.AccessDenied";
-/// What polkit would ask a person about, had the caller let it.
+/// The error of a check that would need a dialog which the caller has not allowed.
 const INTERACTIVE: &str = "DBus.Error.InteractiveAuthorizationRequired";
 
 /// A fixture with the distribution's polkit, the project's actions and these rules.

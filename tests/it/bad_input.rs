@@ -1,4 +1,4 @@
-//! Whatever is asked wrongly gets its own clear error, changes nothing, and harms nobody.
+//! Every invalid request gets its own clear error, changes nothing, and affects no other client.
 
 mod arguments;
 mod descriptors;

@@ -99,7 +99,7 @@ async fn connections_that_stay_unknown_keep_no_other_from_being_identified() {
     scenario.relay.lose_credentials(0);
     assert_eq!(lists(&scenario.fixture.connection().await).await.unwrap(), 0);
     for (connection, asked) in unknown {
-        // Those of which the bus told nothing for too long begin anew.
+        // Clients that the bus did not serve for too long reconnect.
         if let Err(refused) = asked.await.unwrap() {
             assert_eq!(refused.name, "DBus.Error.LimitsExceeded", "{refused:?}");
             assert_eq!(lists(&connection).await.unwrap(), 0);

@@ -53,7 +53,7 @@ impl Tool {
         Self::start(fixture, command)
     }
 
-    /// Has disks locked while [`LIVES`] lives; returns once it does, with its process number.
+    /// Locks disks while [`LIVES`] runs; returns once it runs, with its process number.
     async fn holding(fixture: &Fixture, arguments: &[&str]) -> (Self, i32) {
         let line = [&["run"], arguments, &["--"], &LIVES].concat();
         let mut tool = Self::vmlockctl(fixture, &line);

@@ -26,7 +26,7 @@ fn xml(interface: &str) -> String {
     file(&format!("dbus/org.vmlockd1.{interface}.xml"))
 }
 
-/// What an interface offers, a line each, without prose.
+/// Returns the members of an interface, a line each, without prose.
 fn offers(interface: &Node<'_, '_>) -> BTreeSet<String> {
     let attribute = |node: &Node<'_, '_>, name| node.attribute(name).unwrap_or("-").to_owned();
     let mut found = BTreeSet::new();
@@ -230,7 +230,7 @@ fn the_bus_policy_lets_every_interface_through_and_nothing_else() {
     assert_eq!(open, expected);
 }
 
-/// What the man page lists of an interface, in the form of [`offers`].
+/// Returns the members of an interface in the man page, in the form of [`offers`].
 fn listed(page: &str, name: &str) -> BTreeSet<String> {
     let start = format!("  interface org.vmlockd1.{name} {{\n");
     let (_, listing) = page.split_once(&start).expect("each interface is listed");

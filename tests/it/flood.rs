@@ -17,7 +17,7 @@ use crate::fixture::{Answer, Broker, Fixture, Flood, Flooder, polkit, within};
 use crate::methods::none;
 use crate::refused_requests::assert_refused;
 
-/// What the service's memory may amount to, in KiB.
+/// The maximum memory of the service in KiB.
 const MEMORY: u64 = 64 << 10;
 
 /// The most memory that the service has had, in KiB.

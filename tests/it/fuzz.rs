@@ -1,4 +1,4 @@
-//! What the fuzzer found worth keeping, once more. `make fuzz` looks for more of it.
+//! Repeats the inputs of the fuzzer's corpus. `make fuzz` searches for more.
 
 use std::fs;
 use std::path::Path;

@@ -21,7 +21,7 @@ use crate::fixture::Fixture;
 pub(crate) struct SharedDirectory {
     /// Where each host finds it.
     pub(crate) places: Vec<PathBuf>,
-    /// What is gone when the test is, in this order.
+    /// Dropped with the test, in this order.
     pub(crate) _kept: Vec<Box<dyn Send>>,
 }
 
@@ -60,12 +60,12 @@ impl Hosts {
         machine
     }
 
-    /// What `vmlockctl who` prints on a host.
+    /// Returns the output of `vmlockctl who` on a host.
     pub(crate) async fn who(&self, host: usize) -> String {
         self.fixtures[host].run("vmlockctl", &["who", str(&self.disk)]).await.ok()
     }
 
-    /// What `FindHolders` answers on a host, asked by busctl.
+    /// Returns the reply to `FindHolders` on a host, called with busctl.
     pub(crate) async fn holders(&self, host: usize) -> Vec<Value> {
         let call = ["org.vmlockd1", "/org/vmlockd1", "org.vmlockd1.Manager", "FindHolders"];
         let line = [&["--system", "--json=short", "call"][..], &call, &["sa{sv}"]].concat();
@@ -84,7 +84,7 @@ impl Hosts {
     }
 }
 
-/// Who the host of this number is to others.
+/// Returns the name of the n-th host.
 fn node(n: usize) -> String {
     format!("host_id = \"node-{n}\"\nhost_name = \"Node {n}\"\n")
 }

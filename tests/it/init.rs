@@ -26,7 +26,7 @@ const WORLD: &str = r#"
     wait
 "#;
 
-/// What the service says when it has been replaced.
+/// The message of the service when it is replaced.
 const REPLACED: &str = "is re-executing the installed program";
 
 /// A host of its own, as far as the script can see.
@@ -117,7 +117,7 @@ impl Harness {
         self.script(word).await.ok();
         let done = async {
             while self.said(words) == before {
-                // Who comes in between may be sent away.
+                // A client that connects in between may be rejected.
                 drop(self.connect().ping());
                 tokio::task::yield_now().await;
             }
@@ -183,7 +183,7 @@ async fn the_script_reports_the_state_of_the_service() {
     let ended = async { while harness.status().await == Some(0) {} };
     within("it is killed", ended).await;
     assert_eq!(harness.status().await, Some(1));
-    // What it left behind is not taken for what is there.
+    // Its leftover files are not taken for a running service.
     harness.script("start").await.ok();
     harness.connect().ping().granted();
     harness.script("stop").await.ok();

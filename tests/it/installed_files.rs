@@ -1,5 +1,5 @@
-//! What `make install` installs beside the programs: licences, an example configuration, and the
-//! translations of polkit's messages.
+//! The files that `make install` installs beside the programs: licences, an example configuration,
+//! and the translations of polkit's messages.
 
 use std::collections::BTreeSet;
 use std::fs;

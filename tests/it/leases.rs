@@ -1,4 +1,4 @@
-//! Leases: keys in directories that somebody has made for them.
+//! Leases: keys in directories that are created for them.
 
 mod callers;
 mod conflicts;
@@ -30,7 +30,7 @@ impl Scenario {
         Scenario::within(Fixture::builder().start().await).await
     }
 
-    /// The same in a fixture that is there.
+    /// Creates the scenario in an existing fixture.
     async fn within(fixture: Fixture) -> Scenario {
         let bus = fixture.connection().await;
         let (manager, directory) = (manager(&bus).await, fixture.dir().join("leases"));
@@ -60,7 +60,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// What somebody was told who did not get what he wanted.
+/// Returns the error of a refused request.
 fn refused<T: std::fmt::Debug>(answer: zbus::Result<T>) -> Refused {
     answer.unwrap_err().into()
 }

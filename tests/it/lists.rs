@@ -126,7 +126,7 @@ async fn pages_have_each_lock_once_while_others_come_and_go() {
         after = generation(last);
         seen.extend(rows.iter().map(|row| text(row, "lock")));
         pages += 1;
-        // What a page ended with is gone by the next one, too.
+        // The last entry of a page is gone before the next page, too.
         if pages % 5 == 0 {
             let passing = comes.acquire(&disk_request).await.unwrap();
             comes.release(&passing).await.unwrap();

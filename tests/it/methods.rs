@@ -25,7 +25,7 @@ pub(crate) struct Method {
     last: Last,
 }
 
-/// What the arguments end with.
+/// The last argument.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Last {
     Options,
@@ -34,7 +34,7 @@ enum Last {
     Value,
 }
 
-/// What the methods are about.
+/// The objects of the methods.
 pub(crate) struct Subject<'s> {
     pub(crate) owner: &'s ObjectPath<'s>,
     /// One of its locks.
@@ -64,7 +64,7 @@ impl Method {
         let mut name = NameWatch::new(bus, "org.vmlockd1").await;
         let first = name.owned().await;
         let answer = self.call_with(bus, &arguments.build().unwrap()).await;
-        // It leaves the bus for a moment, and whoever asks next is not to meet that.
+        // It leaves the bus for a moment, which the next call must not meet.
         if self.name == "Reexecute" && answer.is_ok() {
             name.owned_by_other_than(&first).await;
         }

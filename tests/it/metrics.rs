@@ -43,7 +43,7 @@ async fn what_happens_is_counted() {
 
     let web1 = TestVm::open(&bus, "web1").await;
     let locks = web1.acquire(&[exclusive(&a), shared(&b)]).await.unwrap();
-    // What is there already is not granted once more.
+    // An existing lock is not granted again.
     web1.acquire(&[exclusive(&a)]).await.unwrap();
     let web2 = TestVm::open(&bus, "web2").await;
     web2.acquire(&[exclusive(&a)]).await.unwrap_err();

@@ -196,7 +196,7 @@ async fn owners_belong_to_one_user() {
     assert_eq!(vm.path().as_str(), path);
     assert_eq!(manager(&bus).await.get_owner(uuid).await.unwrap().as_str(), path);
     assert_eq!(vm.owner.uid().await.unwrap(), NOBODY);
-    // In the user's own instance he locks by name without being asked.
+    // In its own instance, the user locks by name without a check.
     let image = fixture.image_of(NOBODY, "a").await;
     vm.acquire(&[exclusive(&image)]).await.unwrap();
     assert!(!is_free(&image));

@@ -1,5 +1,5 @@
-//! The program replaces itself by the one that is installed, and nobody but the log notices; or it
-//! goes on as it is.
+//! The service replaces itself by the installed program, which only the log shows; or it continues
+//! unchanged.
 
 mod failures;
 pub(crate) mod handoff;
@@ -90,14 +90,14 @@ impl Scenario {
         fs::rename(new, self.installed()).unwrap();
     }
 
-    /// `Reexecute()`. Who has answered is the one that is replaced.
+    /// Calls `Reexecute()`. The service that replies is the replaced one.
     async fn ask(&self) -> Answer<OwnedUniqueName> {
         let method = (MANAGER, "Reexecute");
         let answer = call(&self.bus, "/org/vmlockd1", method, &(none(),).into()).await?;
         Ok(answer.header().sender().expect("the bus names it").to_owned().into())
     }
 
-    /// Has it replace itself; the new program serves when this returns.
+    /// Replaces the service; the new program serves when this returns.
     async fn replace(&mut self, asked: bool) {
         self.upgrade();
         let mut first = self.watch.owned().await;
@@ -109,7 +109,7 @@ impl Scenario {
                     Err(refused) => assert_eq!(refused.name, "DBus.Error.ServiceUnknown"),
                 }
             };
-            // What has been heard of the name so far may be older than the answer.
+            // Earlier changes of the name's owner may precede the reply.
             self.watch = self.fixture.bus().watch().await;
         } else {
             self.daemon.signal(Signal::SIGUSR1);
@@ -171,7 +171,7 @@ impl Scenario {
         drop((self.web1, self.web2));
         let gone = async { while !Listed::by(&self.bus).await.owners.is_empty() {} };
         within("the machines' end", gone).await;
-        // An owner that has ended is listed no more, and its locks are given up one after the other.
+        // An ended owner is no longer listed, and its locks are released one after the other.
         let free = async {
             for disk in &self.disks {
                 while ForeignHolder::try_once(disk, LockType::Ofd, true).is_err() {

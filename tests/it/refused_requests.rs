@@ -19,7 +19,7 @@ pub(crate) struct Untouched<'h> {
     picture: Picture,
 }
 
-/// What there is, in words.
+/// The visible state as text.
 #[derive(Debug, PartialEq)]
 struct Picture {
     owners: Vec<String>,
@@ -28,7 +28,7 @@ struct Picture {
 }
 
 impl<'h> Untouched<'h> {
-    /// Looks at what there is. Whatever the test has let go of must have been seen to go.
+    /// Takes a snapshot. Objects that the test has dropped must have disappeared before.
     pub(crate) async fn so_far(fixture: &'h Fixture) -> Self {
         let bus = fixture.connection().await;
         within("lockspaces are examined", async { while !are_examined(&bus).await {} }).await;
@@ -52,9 +52,10 @@ impl<'h> Untouched<'h> {
         assert!(closed.is_ok(), "{request}: not {} descriptors, but {left:#?}", self.descriptors);
     }
 
-    /// Waits until it is so: where somebody has ended, what was his goes a moment later.
+    /// Waits until the state is as before: the objects of an ended process disappear a moment
+    /// later.
     ///
-    /// Directories in `lasting` may be open: a lockspace stays once it is there.
+    /// Directories in `lasting` may be open: a lockspace stays open once it is.
     pub(crate) async fn again(&self, lasting: &Path) -> Result<(), String> {
         let mut now = None;
         let as_before = async {
@@ -78,7 +79,7 @@ impl<'h> Untouched<'h> {
         })
     }
 
-    /// The same, and then something is asked for that is right.
+    /// Checks that the state is as before, and that a valid request succeeds.
     pub(crate) async fn and_it_goes_on(&self) {
         self.still("all of it").await;
         let owner = self.fixture.launch().session_of.unwrap_or(0);
@@ -143,7 +144,7 @@ fn list(directory: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-/// Nobody has a lock on this file.
+/// Checks that the file is not locked.
 #[track_caller]
 pub(crate) fn assert_free(disk: &Path) {
     ForeignHolder::try_once(disk, LockType::Ofd, true)

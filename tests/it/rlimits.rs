@@ -172,7 +172,7 @@ async fn a_service_whose_files_may_not_grow_refuses_new_locks_and_keeps_those_it
     assert_free(&disk);
     assert!(held.len() > 1);
     assert_eq!(web1.locks().await.len(), held.len());
-    // What is released makes room.
+    // Released locks make room.
     let (_, first) = held.remove(0);
     web1.release(&first).await.unwrap();
     held.push((disk.clone(), web1.acquire(&[exclusive(&disk)]).await.unwrap()));

@@ -12,7 +12,7 @@ use crate::methods::none;
 /// A row, its values in words.
 pub(crate) type Entry = BTreeMap<String, String>;
 
-/// What there is, but for whether locks were looked at since a restart.
+/// The listed objects, without the verification state of locks since a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listed {
     /// By their paths.

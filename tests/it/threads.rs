@@ -1,4 +1,4 @@
-//! What a process has open is seen in whichever of its threads it is open.
+//! Open files of a process are found in any of its threads.
 
 use std::fs::File;
 use std::process::Stdio;
@@ -10,10 +10,10 @@ use crate::fixture::{Fixture, ForeignHolder, LockType, Tool, within};
 use crate::methods::none;
 use crate::refused_requests::assert_free;
 
-/// Leaves standard input, and a disk that is locked (`F_SETLK`), to one thread: `exit` ends the main
-/// thread alone, `files` has the other thread leave the file table that they share (`CLONE_FILES`), and
-/// closes the descriptors in the main thread. exit(2) and unshare(2) go by number; struct flock is that
-/// of 64-bit Linux.
+/// Leaves standard input, and a disk that is locked (`F_SETLK`), to one thread: `exit` ends the
+/// main thread alone; `files` makes the other thread leave the shared file table (`CLONE_FILES`),
+/// and closes the descriptors in the main thread. exit(2) and unshare(2) are called by number;
+/// struct flock is that of 64-bit Linux.
 const PROGRAM: &str = r#"
     use threads;
     use Config;

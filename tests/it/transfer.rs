@@ -1,5 +1,5 @@
-//! Machines that are paused, and machines that move: their locks are given up and had again, or pass
-//! from one owner to the other without ever being free.
+//! VMs that are paused or migrate: their locks are released and acquired again, or pass from one
+//! owner to the other without ever being free.
 
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
@@ -149,8 +149,8 @@ async fn a_failed_target_returns_the_locks() {
     assert_free(&disk);
 }
 
-/// Whoever is told a lock that he holds already finds it on the bus, though nobody waited for what
-/// brought it.
+/// An owner that is told of a lock that it holds already finds it on the bus, even without a
+/// pending call for it.
 #[tokio::test]
 async fn returned_locks_are_held_when_they_are_reported() {
     let fixture = Fixture::builder().start().await;
@@ -186,7 +186,7 @@ async fn a_failed_source_keeps_its_offer_until_it_expires() {
     let gone = async { while manager(&bus).await.list_owners(none()).await.unwrap().len() > 1 {} };
     within("the source's end", gone).await;
     assert_taken(&disk);
-    // And now the one that was the target, which nobody comes for.
+    // And now the former target, which is not adopted.
     let brief = option("timeout-usec", 1000_u64);
     let late = target.owner.offer(brief).await.unwrap();
     drop(target.lifeline);

@@ -1,4 +1,4 @@
-//! What the locks of an owner are for (`why`): given when it is opened, shown to those that are refused.
+//! The purpose of an owner's locks (`why`): set when the owner is opened, and shown in refusals.
 
 use nix::sys::signal::Signal;
 use serde_json::Value;

@@ -1,5 +1,5 @@
-//! Where nobody keeps the service's descriptors, its locks end with it; what becomes of them is
-//! said, and nobody who could write to a disk twice is told that all is well.
+//! If the service's descriptors are not stored, its locks end with it; the loss is reported, and a
+//! VM that could write a disk beside another one is never reported as healthy.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ impl Scenario {
         Self { fixture, bus, web1, disks, locks, lock_files }
     }
 
-    /// What each lock is said to be: verified, and lost.
+    /// Returns the state of each lock: verified, and lost.
     async fn said(&self) -> Vec<(bool, bool)> {
         let rows = manager(&self.bus).await.list_locks(none()).await.unwrap();
         let of = |disk: &PathBuf| {
@@ -56,7 +56,7 @@ impl Scenario {
         within(&format!("verified and lost: {wanted:?}"), said).await;
     }
 
-    /// The news of lost locks, whoever sends them. Nobody need have the name yet.
+    /// Returns the signals about lost locks from any sender, also before the name has an owner.
     async fn losses(&self) -> impl Stream<Item = (String, String)> {
         let rule = MatchRule::builder().msg_type(Type::Signal).member("LockLost").build();
         let losses = MessageStream::for_match_rule(rule.unwrap(), &self.bus, None).await.unwrap();
@@ -75,7 +75,8 @@ impl Scenario {
         })
     }
 
-    /// The first lock is lost for this reason, and said so everywhere; nobody else gets its disk.
+    /// Checks that the first lock is reported as lost for this reason everywhere, and that no other
+    /// owner gets its disk.
     async fn is_lost(&self, losses: impl Stream<Item = (String, String)>, why: &str) {
         let mut losses = pin!(losses);
         let mut told = Vec::new();
@@ -149,7 +150,7 @@ async fn a_hashed_lock_acquired_by_a_foreign_holder_meanwhile_is_lost() {
     a_foreign_holder_locks_one_meanwhile("file_lockspace_dir = \"@DIR@/locks\"\n").await;
 }
 
-/// What is there under the disk's name now is not what the machine has open, and is not locked in
+/// The file that has the disk's name now is not the one that the VM has open, and is not locked in
 /// its place.
 #[tokio::test]
 async fn a_lock_on_a_replaced_file_is_lost() {
@@ -170,7 +171,8 @@ async fn a_lock_on_a_replaced_file_is_lost() {
     scenario.end().await;
 }
 
-/// Those who end while it is away have ended when it comes back; whoever lives has all he had.
+/// Owners that end while it is away have ended when it comes back; living ones keep all their
+/// locks.
 #[tokio::test]
 async fn living_owners_lose_nothing_and_ended_owners_everything() {
     let scenario = Scenario::set_up("").await;

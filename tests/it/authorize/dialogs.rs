@@ -132,7 +132,7 @@ async fn others_are_served_while_a_dialog_is_open() {
         roots.acquire(&[exclusive(&disk)]).await.unwrap();
         let other = fixture.connection_as(DAEMON).await;
         TestVm::open(&other, "others").await.owner.close(none()).await.unwrap();
-        // Nor is he in his own: on the same machine and the same connection.
+        // Nor is it asked in its own instance: for the same VM and the same connection.
         machine.acquire_files(&[(&super::read_write(&mine), "exclusive")]).await.unwrap();
         dialog.grant(&agent).await;
         roots

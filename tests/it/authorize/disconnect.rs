@@ -1,4 +1,4 @@
-//! Who leaves while polkit thinks gets nothing, and polkit need not think on.
+//! A caller that disconnects during a polkit check gets nothing, and the check is cancelled.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::fixture::{Answer, Call, Fixture, Mock, NameWatch, within};
 use crate::methods::none;
 use crate::refused_requests::{Untouched, assert_free};
 
-/// What is asked for, each with as many questions as polkit is asked.
+/// The methods under test, each with the number of polkit checks.
 #[derive(Clone, Copy, Debug)]
 enum Deed {
     Open,
@@ -46,7 +46,7 @@ const DEEDS: [(Deed, usize); 13] = [
     (Deed::Reload, 1),
 ];
 
-/// What the deeds are done to: nothing of it changes.
+/// The objects of the methods, none of which changes.
 struct Stage {
     fixture: Fixture,
     mine: TestVm,
@@ -71,7 +71,7 @@ impl Stage {
         Self { fixture, mine, shared, roots, held, disks }
     }
 
-    /// Does a deed, which may have an answer or not.
+    /// Calls a method, which may get a reply or not.
     async fn act(&self, deed: Deed, bus: &Connection) -> zbus::Result<()> {
         let [one, two] = &self.disks;
         let manager = manager(bus).await;

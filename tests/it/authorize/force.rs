@@ -1,4 +1,5 @@
-//! A living machine's locks are broken only by who says that he means it, and is allowed to.
+//! The locks of a living VM are broken only by a caller that requests it explicitly and is
+//! authorized.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,7 @@ use crate::refused_requests::{Untouched, assert_free, assert_refused};
 
 const BREAKS: &str = "org.vmlockd1.release-foreign";
 
-/// A machine of a user's with these disks of his.
+/// Opens a VM of a user that locks disks of the user.
 async fn machine_of(
     fixture: &Fixture,
     uid: u32,
@@ -44,7 +45,7 @@ fn force() -> Options<'static> {
 
 #[tokio::test]
 async fn the_lock_of_a_living_vm_is_released_by_force_only() {
-    // Root, who needs nobody's consent, and a user to whom polkit gives it.
+    // Root, which needs no authorization, and a user that polkit authorizes.
     for breaker in [ROOT, DAEMON] {
         let fixture = with_mock().await;
         fixture.polkit().mock().answer(Answer::Allow);

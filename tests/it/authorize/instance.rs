@@ -1,4 +1,4 @@
-//! A user's own instance is all his, and nobody else's.
+//! A user's own instance serves this user alone, without restrictions.
 
 use super::{DENIED, read_write};
 use crate::dbus_client::{TestVm, exclusive, lock, manager};
@@ -11,7 +11,7 @@ use crate::refused_requests::{Untouched, assert_free, assert_refused};
 async fn a_user_may_do_everything_in_the_own_instance() {
     let fixture = Fixture::builder().session_of(NOBODY).start().await;
     let bus = fixture.connection_as(NOBODY).await;
-    // In a directory of his, so that he may make others there.
+    // In a directory of the user, which may create others there.
     let (disk, free) = (fixture.raw_of(NOBODY, "disk"), fixture.raw_of(NOBODY, "run/free"));
     let machine = TestVm::open(&bus, "web1").await;
     let locks = machine.acquire(&[exclusive(&disk)]).await.unwrap();
@@ -47,7 +47,7 @@ async fn only_its_user_may_use_an_instance_not_even_root() {
         }
         before.still(method.name).await;
     }
-    // What is open to all he may see.
+    // The user may see what is open to all.
     let rows = manager(&root).await.list_locks(none()).await.unwrap();
     assert_eq!(rows.len(), 1);
     assert_eq!(lock(&root, &locks[0]).await.mode().await.unwrap(), "exclusive");

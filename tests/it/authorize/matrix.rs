@@ -70,7 +70,8 @@ async fn every_method_is_in_the_table() {
     let locks = machine.acquire(&[exclusive(&disk)]).await.unwrap();
     let methods = methods::all(&Subject { owner: &machine.path(), lock: &locks[0], disk: &disk });
     assert_eq!(methods.len(), METHODS.len());
-    // And what is not, nobody may call: the list and the methods are the same, with live ones.
+    // All other methods are denied to all users: the list and the methods agree, with living
+    // owners.
     for method in &methods {
         assert!(vmlockd::auth::methods::find(method.interface, method.name).is_some(), "{method}");
     }

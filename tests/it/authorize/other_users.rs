@@ -7,7 +7,7 @@ use crate::fixture::{Fixture, ForeignHolder, LockType};
 use crate::methods::{self, LOCK, LOG, Method, OWNER, Subject, none};
 use crate::refused_requests::{Untouched, assert_refused};
 
-/// What polkit is asked about before another's owner is commanded so.
+/// Returns the polkit action for a method on an owner of another user.
 fn action(method: &Method) -> &'static str {
     match (method.interface, method.name) {
         (OWNER, "Release" | "Suspend" | "Offer" | "Close") | (LOCK, "Release") => {
@@ -28,7 +28,7 @@ fn commands(subject: &Subject<'_>) -> Vec<Method> {
 async fn resources_of_another_user_need_authorization() {
     let fixture = with_polkit("").await;
     let bus = fixture.connection_as(NOBODY).await;
-    // One that the caller could lock, so that it is the owner that is in the way.
+    // A disk that the caller could lock, so that only the owner prevents it.
     let free = fixture.raw_of(NOBODY, "free");
     for uid in [ROOT, DAEMON] {
         let theirs = fixture.connection_as(uid).await;

@@ -29,7 +29,8 @@ async fn a_user_locks_an_open_disk_without_a_password() {
         let fixture = Fixture::builder().broker(broker);
         let fixture = fixture.polkit(polkit::Choice::Real { rules: String::new() }).start().await;
         let (disk, address) = (fixture.image_of(NOBODY, "mine.qcow2").await, fixture.address());
-        // All of it as that user: connecting, and opening a file that only he can.
+        // All of it as that user: the connection, and the open of a file that only this user can
+        // open.
         let path = disk.clone();
         let machine = as_user(NOBODY, async move || {
             let file = read_write(&path);
@@ -45,7 +46,7 @@ async fn a_user_locks_an_open_disk_without_a_password() {
             (machine.path(), machine.lifeline)
         });
         let (path, lifeline) = within("what the user does", machine).await;
-        // His connection is gone, and what he has locked is not.
+        // The connection is closed, and the locks remain.
         let root = fixture.connection().await;
         let owner = crate::dbus_client::owner(&root, path).await;
         assert_eq!(owner.uid().await.unwrap(), NOBODY);
@@ -144,7 +145,7 @@ async fn read_access_allows_shared_locks_on_own_disks_only() {
         let (file, mode) = disk_request;
         let refused = machine.acquire_files(&[(file, mode)]).await.unwrap_err();
         assert_refused(&refused, INTERACTIVE, "org.vmlockd1.acquire-by-name needs");
-        // Together with one that he may have, neither is locked.
+        // Together with a permitted disk, neither is locked.
         let both = [(&mine as _, "shared"), (file as _, mode)];
         machine.acquire_files(&both).await.unwrap_err();
         assert_free(&fixture.dir().join("mine"));
@@ -196,7 +197,7 @@ async fn every_user_may_read_the_state() {
     assert_eq!(manager.get_owner_by_pid(std::process::id()).await.unwrap(), machine.path());
     let held = manager.find_holders(disk.to_str().unwrap(), none()).await.unwrap();
     assert_eq!(name(&held[0]).unwrap(), "web1");
-    // Who has it open, for whatever, may know who holds it.
+    // A user that has it open, in any mode, may know its holder.
     fs::set_permissions(&disk, Permissions::from_mode(0o644)).unwrap();
     let file = File::open(&disk).unwrap();
     let held = manager.find_holders_of_file(Fd::from(&file), none()).await.unwrap();

@@ -1,4 +1,4 @@
-//! What polkit is asked, and what becomes of its answers.
+//! The requests to polkit, and the effects of its answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -18,7 +18,7 @@ use crate::refused_requests::{Untouched, assert_free, assert_refused};
 const UUID: &str = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0";
 const ROOTS: &str = "11111111-2222-4333-8444-555555555555";
 
-/// What polkit is told beside the action.
+/// The details of a request in addition to the action.
 type Details = BTreeMap<String, String>;
 
 fn details(pairs: &[(&str, &str)]) -> Details {
@@ -267,7 +267,7 @@ async fn the_number_of_polkit_requests_per_user_is_limited() {
         let refused = daemon.reload(none()).await.unwrap_err().into();
         let words = "too many authorization checks: the limit is 3 at one time";
         assert_refused(&refused, "DBus.Error.LimitsExceeded", words);
-        // Who is not asked about goes on, and so does looking.
+        // Callers without a check continue, and so do reading calls.
         let roots = manager(&fixture.connection().await).await;
         roots.reload(none()).await.unwrap();
         assert_eq!(nobody.list_locks(none()).await.unwrap(), []);

@@ -141,7 +141,7 @@ async fn no_link_leads_out_of_an_allowed_directory() {
         ("images/out", "NotLockable", link),
         ("images/relative", "NotLockable", link),
         ("images/folder/secret", "NotLockable", link),
-        // Not even one that leads to where he may.
+        // Not even a link that leads to a permitted directory.
         ("images/in", "NotLockable", link),
         ("images-of-others/disk", INTERACTIVE, BY_NAME),
         ("./images/disk", INTERACTIVE, BY_NAME),
@@ -214,7 +214,7 @@ async fn no_symlink_in_an_allowed_directory_reveals_other_files() {
     }
     let first = &said[0].1;
     assert!(said.iter().all(|(_, refused)| refused == first), "{said:#?}");
-    // What is amiss in the directory itself he is told.
+    // Problems in the directory itself are reported to the user.
     let missing = dir.join("images/missing");
     let refused = machine.acquire(&[shared(&missing)]).await.unwrap_err();
     assert_refused(&refused, "DBus.Error.FileNotFound", "images/missing does not exist");
@@ -242,7 +242,7 @@ async fn a_refusal_names_the_disk_its_holder_and_what_helps() {
     assert_refused(&refused, INTERACTIVE, &held);
     let refused: Refused = manager(&bus).await.resolve(name, none()).await.unwrap_err().into();
     assert_refused(&refused, INTERACTIVE, &format!("cannot look up disk {name} by name: "));
-    // What nobody holds has no holder.
+    // An unlocked disk has no holder.
     let refused = web1.acquire(&[exclusive(&mine)]).await.unwrap_err();
     assert!(!refused.message.contains("is locked"), "{refused:?}");
 

@@ -87,7 +87,7 @@ async fn a_descriptor_of_no_disk_is_refused() {
             let refused = machine.acquire_files(&several).await.unwrap_err();
             assert_refused(&refused, NOT_LOCKABLE, words);
             assert_free(&other);
-            // As a proof that its lock may be strengthened it is worth as little.
+            // It is equally worthless as a proof for an upgrade of its lock.
             let proof = option("file", Fd::from(file.as_fd()));
             let refused = held.convert("exclusive", proof).await.unwrap_err().into();
             assert_refused(&refused, NOT_LOCKABLE, words);
@@ -220,7 +220,7 @@ async fn a_name_forged_by_a_mount_namespace_is_refused() {
     let name = format!("fd:{}", its.identity().await.unwrap());
     assert_eq!(its.resource().await.unwrap(), name);
     assert_eq!(its.lock_file().await.unwrap(), name);
-    // What is locked is the file that was passed, and it goes by that name for everybody.
+    // The passed file is the locked one, and has this name for all callers.
     let other = TestVm::open(&root, "web2").await;
     let refused = other.acquire(&[exclusive(&mine)]).await.unwrap_err();
     assert_refused(&refused, "LockHeld", &format!(", through {name}"));
@@ -283,7 +283,7 @@ async fn more_descriptors_than_a_message_may_carry() {
         }
         assert_eq!(watcher.n_locks().await.unwrap(), 0);
         ForeignHolder::try_once(&disk, LockType::Ofd, true).unwrap();
-        // The owner is none the worse for it: a connection keeps nobody alive.
+        // The owner is not affected: a connection is not an anchor.
         let again = fixture.connection().await;
         let owner = crate::dbus_client::owner(&again, machine.path()).await;
         owner.close(HashMap::new()).await.unwrap();

@@ -11,7 +11,7 @@ use crate::refused_requests::{Untouched, assert_free, assert_refused};
 
 const TOO_MUCH: &str = "DBus.Error.LimitsExceeded";
 
-/// A fixture where polkit allows everything, so that nothing but limits is in the way.
+/// Starts a fixture in which polkit allows everything, so that only limits restrict the caller.
 async fn fixture_with(limits: &str) -> Fixture {
     let fixture = Fixture::builder().polkit(polkit::Choice::Mock);
     let fixture = fixture.config(&format!("[limits]\n{limits}")).start().await;
@@ -65,7 +65,7 @@ async fn each_user_has_a_quota_and_root_has_none() {
             assert_refused(&refused.unwrap_err(), TOO_MUCH, &format!("{what} for uid {uid}"));
         }
         before.still("too much").await;
-        // What is given back can be had again, but no more than that.
+        // Released capacity is available again, but no more than that.
         two.release(&locks).await.unwrap();
         let several = [file(1), file(2), file(3)];
         assert_refused(&one.acquire_files(&several).await.unwrap_err(), TOO_MUCH, "locks");
@@ -163,7 +163,7 @@ async fn other_users_leave_an_eighth_of_all_owners_and_anchors_to_root() {
             let refused = TestVm::open_with(&bus, "", "more", none()).await.unwrap_err();
             assert_refused(&refused, TOO_MUCH, &format!("{words} {whose}"));
         }
-        // What has ended is not counted.
+        // Ended owners are not counted.
         for machine in open.drain(..) {
             machine.owner.close(none()).await.unwrap();
         }

@@ -165,7 +165,7 @@ async fn no_name_forges_a_line_or_moves_the_cursor() {
     assert!(log.contains("ERROR a disk was lost"), "the log shows disks by name");
 }
 
-/// A file that nobody can change or open for writing, root included, until it is dropped.
+/// A file that cannot be changed or opened for writing, not even by root, until it is dropped.
 struct Immutable<'f>(&'f Path);
 
 impl<'f> Immutable<'f> {

@@ -229,7 +229,7 @@ async fn a_lockspace_directory_that_fails_later_locks_nothing() {
     let lock_file = fixture.dir().join("locks").read_dir().unwrap().next().unwrap().unwrap().path();
     machine.release(&locks).await.unwrap();
     let before = Untouched::so_far(&fixture).await;
-    // Somebody has put something else where the lock file would be.
+    // Another kind of file is in the place of the lock file.
     for put in ["dir", "link", "fifo"] {
         match put {
             "dir" => fs::create_dir(&lock_file).unwrap(),

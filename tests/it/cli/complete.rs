@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Tool, str};
 use crate::fixture::{Fixture, program, run};
 
-/// Has bash complete a line: loads the script, and calls the function that it registers.
+/// Makes bash complete a line: loads the script, and calls the function that it registers.
 const ASK: &str = r#"
 source <(vmlockctl completions bash)
 [[ $(complete -p vmlockctl) == *"-F _vmlockctl"* ]] || exit 1
@@ -14,7 +14,7 @@ _vmlockctl vmlockctl
 [[ ${#COMPREPLY[@]} -eq 0 ]] || printf '%s\n' "${COMPREPLY[@]}"
 "#;
 
-/// What a line may become, and how long that takes.
+/// Returns the completions of a line, and the time that they take.
 async fn complete(fixture: &Fixture, line: &str) -> (Vec<String>, Duration) {
     let mut command = fixture.command("bash");
     let tool = program("vmlockctl");

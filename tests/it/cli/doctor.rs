@@ -66,7 +66,7 @@ fn on<'r>(remarks: &'r Value, check: &str) -> Vec<&'r Value> {
     remarks.as_array().unwrap().iter().filter(|remark| remark["check"] == check).collect()
 }
 
-/// What `doctor` says, to a program, where it ends with this code.
+/// Returns the JSON output of `doctor`, which exits with this code.
 async fn doctor(fixture: &Fixture, code: i32) -> Value {
     let ran = vmlockctl(fixture, &["--json", "doctor"]).await;
     assert_eq!(ran.status.code(), Some(code), "{ran:#?}");
@@ -92,7 +92,7 @@ async fn a_lost_lock_is_marked_in_lists() {
         assert!(shown.lines().any(lost), "{shown}");
     }
     assert_eq!(super::json(&fixture, &["show", "2"]).await[0]["lost"], false);
-    // It stays in the way all the same.
+    // It conflicts nevertheless.
     fails(&fixture, 75, &["run", "--disk", str(&lost), "--", "true"]).await;
 
     let remarks = doctor(&fixture, 1).await;
@@ -149,7 +149,7 @@ async fn without_a_service_manager_doctor_warns() {
     }
     assert!(on(&remarks, "store")[0]["message"].as_str().unwrap().contains("no systemd"));
 
-    // What has no machine is no fault, but not forgotten; and anybody may look.
+    // An owner without a VM is not a fault, but is listed; and any user may see it.
     vmlockctl(&fixture, &["lock", "--name", "backup", str(&image)]).await.ok();
     let ran = fixture.run_as(NOBODY, "vmlockctl", &["--system", "doctor"]).await;
     assert_eq!((ran.status.code(), ran.stderr.as_str()), (Some(78), ""));

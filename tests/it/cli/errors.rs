@@ -1,4 +1,4 @@
-//! What the tool says and does where it can't do what it is asked for.
+//! Error messages and exit codes of the tool.
 
 use std::fs::Permissions;
 use std::io::pipe;
@@ -13,7 +13,7 @@ use super::{Tool, fails, start_advice, str, vmlockctl};
 use crate::fixture::user::{DAEMON, NOBODY};
 use crate::fixture::{Answer, Call, Fixture, Process, polkit, within};
 
-/// Lets everybody do what polkit lets everybody do by default, and nothing else.
+/// Answers as polkit does by default.
 fn by_default(call: &Call) -> Answer {
     match call.action.as_str() {
         "org.vmlockd1.open-owner" | "org.vmlockd1.acquire-by-descriptor" => Answer::Allow,
@@ -27,7 +27,7 @@ async fn fixture_with_polkit() -> Fixture {
     fixture
 }
 
-/// What polkit was asked for, each action once, but for the harmless one.
+/// Returns the actions that polkit was asked for, each once, except the harmless one.
 fn asked(fixture: &Fixture) -> Vec<String> {
     let mut actions: Vec<_> =
         fixture.polkit().mock().seen().into_iter().map(|call| call.action).collect();
@@ -95,7 +95,7 @@ async fn a_user_locks_an_own_disk_without_a_password() {
     let locks = super::json(&fixture, &["list"]).await;
     assert_eq!((&locks[0]["resource"], &locks[0]["uid"]), (&str(&mine).into(), &NOBODY.into()));
     fails(&fixture, 75, &["run", "--disk", str(&mine), "--", "true"]).await;
-    // By any of its names, since he has the disk.
+    // By any of its names, as the user owns the disk.
     std::fs::hard_link(&mine, fixture.dir().join("link")).unwrap();
     let said = run_as(vec!["who", "link"]).await.ok();
     assert!(said.contains("VM \"backup\"") && said.contains("user nobody"), "{said}");

@@ -52,7 +52,7 @@ async fn forge(forger: &Connection, victim: &UniqueName<'_>, owner: &str) {
     let body = ("org.vmlockd1.Lock", HashMap::from([("Verified", verified)]), Vec::<&str>::new());
     let properties = "org.freedesktop.DBus.Properties";
     forger.emit_signal(to, &lock, properties, "PropertiesChanged", &body).await.unwrap();
-    // Whoever believed this would take the forger for the service.
+    // A client that accepted this would take the forger for the service.
     let name = forger.unique_name().unwrap().as_str();
     let (bus, path) = ("org.freedesktop.DBus", "/org/freedesktop/DBus");
     let body = ("org.vmlockd1", name, name);
@@ -103,7 +103,7 @@ async fn monitor_prints_nothing_that_another_user_sends() {
     let opened = loop {
         let event: Value = serde_json::from_str(&monitor.line().await).unwrap();
         match event["event"].as_str().unwrap() {
-            // What the new service says of what it found.
+            // The events of the new service about restored locks.
             "Verified" if event["resource"] == image.to_str().unwrap() => {}
             _ => break event,
         }

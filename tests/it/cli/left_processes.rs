@@ -87,7 +87,7 @@ async fn a_process_that_closed_the_lifeline_and_has_a_disk_open_keeps_the_disks(
 async fn a_command_that_leaves_no_process_prints_nothing() {
     let fixture = Fixture::builder().start().await;
     let image = fixture.raw_of(0, "disk");
-    // What ends with it is no reason for one either.
+    // Processes that end with it are not a reason either.
     for script in ["true", "(exec true) & true", "setsid -f true", "echo | cat"] {
         let line = ["run", "--disk", str(&image), "--", "bash", "-c", script];
         let ran = super::vmlockctl(&fixture, &line).await;

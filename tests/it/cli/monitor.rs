@@ -37,7 +37,7 @@ async fn each_event_is_an_object_with_all_that_is_known() {
 
     let web1 = TestVm::open(&bus, "web1").await;
     let uuid = web1.owner.uuid().await.unwrap();
-    // What is told of an event, with its owner.
+    // Returns the fields of an event with its owner.
     let told = |event: &str, more: Value| {
         let mut told = json!({
             "event": event, "owner": web1.path().as_str(), "uuid": uuid, "name": "web1", "uid": 0,

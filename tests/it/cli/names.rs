@@ -34,7 +34,7 @@ async fn locked(fixture: &Fixture, uid: u32, name: &str) -> PathBuf {
     disk
 }
 
-/// Does to a disk what its name says, and returns where it is then, if anywhere.
+/// Performs the change `what` on a disk, and returns its path afterwards, if it has one.
 fn act(fixture: &Fixture, uid: u32, what: &str, disk: &Path) -> Option<PathBuf> {
     let beside = disk.with_extension("old");
     match what {

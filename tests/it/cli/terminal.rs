@@ -1,4 +1,4 @@
-//! What a person sees on a terminal: one line while a command waits, colours, and help of its width.
+//! The output on a terminal: one line while a command waits, colours, and help of its width.
 
 use nix::sys::signal::Signal;
 use std::os::unix::process::ExitStatusExt as _;
@@ -26,7 +26,7 @@ fn start(
     Terminal::start(command, columns, output, &program("vmlockctl"), line, &log)
 }
 
-/// What the screen shows of all that was written.
+/// Returns the contents of the screen after this output.
 fn screen(columns: u16, seen: &str) -> Vec<String> {
     let mut screen = Screen::new(columns);
     screen.show(seen);

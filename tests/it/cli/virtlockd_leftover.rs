@@ -45,7 +45,7 @@ async fn doctor_takes_no_program_for_virtlockd_that_only_has_its_name() {
     let (bait, own, left) = (disk(&fixture, "bait"), disk(&fixture, "own"), disk(&fixture, "left"));
     let _user = hold(&fixture, NOBODY, Path::new("perl"), &bait).await;
     let _root = hold(&fixture, ROOT, Path::new("perl"), &own).await;
-    // What libvirt's daemon is: an executable of this name that root runs.
+    // The executable of libvirt's daemon has this name, and root runs it.
     let virtlockd = fixture.dir().join("virtlockd");
     fs::copy(fs::canonicalize(which("perl")).unwrap(), &virtlockd).unwrap();
     let _daemon = hold(&fixture, ROOT, &virtlockd, &left).await;

@@ -1,4 +1,4 @@
-//! `--wait`: who waits is told for whom, ends when he is told to, and outlasts the service.
+//! `--wait`: a waiter is told the holder, ends on request, and survives the service.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::ExitStatusExt as _;
@@ -37,7 +37,7 @@ impl Scenario {
         tool
     }
 
-    /// The end of who waited in vain: nothing of him is left, and the disk is as it was.
+    /// Checks that an unsuccessful waiter leaves nothing behind, and that the disk is unchanged.
     pub(super) async fn is_as_before(&self) {
         until_waiting(&self.fixture.connection().await, 0).await;
         let owners = async {
@@ -204,7 +204,7 @@ async fn a_wait_outlasts_the_service() {
     }
     assert!(run.process.lives() && lock.process.lives());
     let (fixture, disk) = scenario.release().await;
-    // Who has asked again first is first: either.
+    // The first one to repeat its request is first: either.
     let locked = async {
         lock.line().await;
         lock.line().await;

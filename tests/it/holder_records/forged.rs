@@ -1,4 +1,4 @@
-//! Whoever can write a lock file can write records: they are survived, and not shown.
+//! Any writer of a lock file can write records: invalid ones do no harm, and are not shown.
 
 use std::collections::HashMap;
 
@@ -65,11 +65,11 @@ async fn an_invalid_record_is_not_shown() {
     let message = web2.acquire(&[exclusive(&hosts.disk)]).await.unwrap_err().message;
     assert!(message.contains("its last recorded holder, VM \"web1\""), "{message}");
     assert!(!message.contains("web9") && !message.contains("Evil"), "{message}");
-    // What is well made is believed as long as somebody shares the disk, and called a record.
+    // A valid record is shown while an owner shares the disk, and is marked as a record.
     set("fine", &fine);
     assert!(hosts.who(1).await.contains("VM \"web9\""));
 
-    // Somebody who holds it alone clears all of it away; the file stays as it was.
+    // An exclusive holder removes all records; the file remains unchanged.
     web1.owner.close(HashMap::new()).await.unwrap();
     std::fs::File::create_new(&file).unwrap();
     set("fine", &fine);

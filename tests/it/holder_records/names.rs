@@ -1,4 +1,4 @@
-//! The one who is refused is told who holds the disk on the other host.
+//! A refusal names the holder of the disk on the other host.
 
 use std::collections::HashMap;
 use std::fs;
@@ -83,7 +83,7 @@ async fn all_sharing_holders_are_named() {
     assert_eq!(kinds, ["owner", "host"], "{holders:?}");
     assert_eq!(fact(&holders[1], "name"), "web2");
 
-    // Who goes is named no more; who holds alone stands alone.
+    // A former holder is no longer named; an exclusive holder is named alone.
     web2.owner.close(HashMap::new()).await.unwrap();
     let holders = hosts.holders(2).await;
     assert_eq!(holders.len(), 1, "{holders:?}");
@@ -99,7 +99,7 @@ async fn a_record_outlives_its_holder_and_is_not_believed() {
     let hosts = Hosts::sharing(SharedDirectory::plain(2)).await;
     let web1 = hosts.machine(0, "web1").await;
     web1.acquire(&[shared(&hosts.disk)]).await.unwrap();
-    // Nobody keeps its descriptors here: the lock is gone, and its file stays.
+    // Its descriptors are not stored here: the lock is gone, and its file stays.
     hosts.fixtures[0].daemon().kill9().await;
     assert_eq!(hosts.files().len(), 1);
     assert!(hosts.holders(1).await.is_empty());

@@ -33,7 +33,7 @@ async fn locks_need_no_attributes() {
     web1.owner.close(none()).await.unwrap();
     assert!(sizes().is_empty());
 
-    // Those who share are named side by side, on both hosts, and one that has gone is not.
+    // All shared holders are named, on both hosts, and former ones are not.
     let (web1, web3) = (hosts.machine(0, "web1").await, hosts.machine(0, "web3").await);
     for machine in [&web1, &web2] {
         machine.acquire(&[shared(&hosts.disk)]).await.unwrap();

@@ -14,7 +14,7 @@ use crate::nspawn::skip;
 const FILE: &str = "/etc/vmlockd/vmlockd.toml";
 const DIRECTORY: &str = "/srv/locks/disks";
 
-/// What is between `.EX` and `.EE`, block by block.
+/// Returns the text between `.EX` and `.EE`, block by block.
 fn typed() -> Vec<String> {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("man/vmlockd.toml.5");
     let page = fs::read_to_string(page).unwrap();

@@ -39,7 +39,7 @@ async fn meet(fixture: &Fixture, lower: &Path, upper: &Path) {
         let (manager, name) = (manager(&bus).await, second.to_str().unwrap());
         let found = manager.find_holders(name, none()).await.unwrap();
         assert_eq!(<&str>::try_from(&found[0]["name"]).unwrap(), "web1");
-        // Who has the one gets the other, and that is another lock.
+        // The holder of the one gets the other, which is another lock.
         let other = web1.acquire(&[exclusive(second)]).await.unwrap();
         assert_ne!(locks, other);
         web1.release(&other).await.unwrap();
@@ -83,7 +83,7 @@ async fn a_disk_conflicts_with_its_partitions_and_two_partitions_do_not() {
     web2.acquire(&[exclusive(&parts[1])]).await.unwrap();
 }
 
-/// Has a machine wait for a disk, and returns once it does.
+/// Starts a task in which a VM waits for a disk, and returns once it waits.
 async fn wait(bus: &Connection, machine: &TestVm, disk: &Path) -> Waiting {
     let before = manager(bus).await.n_waiting().await.unwrap();
     let (owner, disk) = (machine.owner.clone(), disk.to_str().unwrap().to_owned());

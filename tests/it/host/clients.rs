@@ -21,7 +21,7 @@ use crate::snapshot::{Listed, text};
 const GONE: &str = "the service is gone; the lifeline keeps the owner";
 const BACK: &str = "the service is back";
 
-/// What ends a client in good order.
+/// The orderly end of a client.
 #[derive(Debug, Clone, Copy)]
 enum End {
     Signal(Signal),

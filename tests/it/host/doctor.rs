@@ -1,5 +1,5 @@
-//! Storage that lies: what locks on a file system are worth is found out, and said, before anybody
-//! relies on them.
+//! Storage with defective locks: the self-test detects and reports them before a client relies on
+//! them.
 
 pub(crate) mod hung_request;
 mod results;
@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::fixture::{Fixture, Process, within};
 use crate::nspawn::skip;
 
-/// What bindfs is told to pass locks on: it does so as one process, whoever asks.
+/// The options of bindfs for lock forwarding, which it does as one process for all callers.
 const FORWARDING: [&str; 2] = ["--multithreaded", "--enable-lock-forwarding"];
 
 /// A directory of the fixture that a process shows in another place.
@@ -35,7 +35,7 @@ impl Served {
         Self::of(fixture, private(&fixture.dir().join("behind")), options).await
     }
 
-    /// The same of a directory that is there.
+    /// Mounts an existing directory.
     async fn of(fixture: &Fixture, behind: PathBuf, options: &[&str]) -> Option<Served> {
         if !Path::new("/dev/fuse").exists() {
             return skip("there is no /dev/fuse here");
@@ -60,7 +60,7 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        // What waits for it gets an error.
+        // Pending requests fail.
         self.server.signal(Signal::SIGKILL);
         let _ = umount2(&self.at, MntFlags::MNT_DETACH);
     }
@@ -73,12 +73,12 @@ pub(crate) fn private(path: &Path) -> PathBuf {
     path.to_owned()
 }
 
-/// What is in a directory.
+/// Returns the entries of a directory.
 fn names(directory: &Path) -> Vec<PathBuf> {
     fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
-/// What `doctor` says of a path, with its exit code.
+/// Returns the output of `doctor` for a path, with its exit code.
 async fn doctor(fixture: &Fixture, path: &Path) -> (i32, Vec<Value>) {
     let ran = fixture.run("vmlockctl", &["--json", "doctor", path.to_str().unwrap()]).await;
     let remarks = serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{ran:#?}"));
@@ -91,7 +91,7 @@ fn on<'r>(remarks: &'r [Value], check: &str) -> &'r Value {
     found.unwrap_or_else(|| panic!("nothing on {check}: {remarks:#?}"))
 }
 
-/// What `doctor` says of the service, with its exit code.
+/// Returns the output of `doctor` for the service, with its exit code.
 async fn of_service(fixture: &Fixture) -> (i32, Vec<Value>) {
     let ran = fixture.run("vmlockctl", &["--json", "doctor"]).await;
     let remarks = serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{ran:#?}"));

@@ -127,7 +127,7 @@ async fn hung_local_storage_is_limited_to_a_share_of_the_threads() {
         let refused = within("a refusal", of_root.join_next()).await.unwrap().unwrap();
         assert_unresponsive(&refused.unwrap_err(), &storage.point);
     }
-    // What asks nothing of that storage goes on.
+    // Requests for other storage continue.
     let disk = fixture.raw_of(ROOT, "other");
     let leases = format!("lease:{}/none/a", fixture.dir().display());
     manager(&root).await.resolve(&leases, none()).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! What the journal of a host is told, for machines: a number and fields for each kind of event.
+//! The fields of the journal entries: a message ID and fields for each kind of event.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -48,7 +48,7 @@ async fn the_journal_has_what_happened_in_fields() {
     let Some(host) = Host::boot(Tree::Own).await else { return };
     host.enable().await;
     let bus = host.bus().await;
-    // What is raw in a field, and escaped in a message.
+    // A name that is raw in a field, and escaped in a message.
     let image = host.image("a\nMESSAGE_ID=0");
     let image = image.to_str().unwrap();
     let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
@@ -105,7 +105,7 @@ async fn the_journal_has_what_happened_in_fields() {
     assert_eq!(ended["MESSAGE"], words);
     assert_eq!(entries(&host, &["VMLOCKD_EVENT=owner-opened"]).await.len(), 2);
 
-    // By name: for those whom polkit lets, and this one it does not.
+    // By name, which needs the authorization of polkit, and this user has none.
     let disk = host.image("disk");
     let disk = disk.to_str().unwrap();
     let ran = host.run_as("nobody", &["vmlockctl", "--system", "lock", disk]).await;

@@ -1,4 +1,4 @@
-//! Who has a disk open without a lock of ours is named, and is in nobody's way.
+//! Processes that have a disk open without a lock are named, and conflict with nothing.
 
 use std::collections::HashMap;
 use std::path::Path;

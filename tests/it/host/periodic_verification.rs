@@ -1,5 +1,5 @@
-//! Locks that somebody else's storage loses: it is noticed, and what becomes of the machine is what
-//! its owner's opener wished.
+//! Locks that are lost by remote storage: the service notices it, and performs the on-lost action
+//! that was set when the owner was opened.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -81,7 +81,7 @@ impl Guest {
         );
     }
 
-    /// What the kernel says it does, in a letter (`proc_pid_stat(5)`).
+    /// Returns its state as the kernel reports it, in a letter (`proc_pid_stat(5)`).
     fn state(&self) -> char {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.pid())).unwrap();
         stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
@@ -116,7 +116,7 @@ async fn the_on_lost_action_pauses_kills_or_does_nothing() {
     paused.process.signal(Signal::SIGCONT);
 }
 
-/// What was wished is known after a restart, by which this one is lost.
+/// The on-lost action is known after a restart, by which this lock is lost.
 #[tokio::test]
 async fn the_on_lost_action_survives_a_restart() {
     let Some((fixture, _far)) = fixture_with(HungMount::mount).await else { return };
@@ -132,15 +132,15 @@ async fn the_on_lost_action_survives_a_restart() {
     within("the machine is killed", gone(pidfd(guest.process.pid()))).await;
 }
 
-/// Of somebody who may kill his own processes, this makes nobody who may kill root's.
+/// A user that may kill its own processes may not kill those of root by this.
 #[tokio::test]
 async fn a_process_of_another_user_is_not_killed() {
     let Some((fixture, _far)) = fixture_with(HungMount::mount).await else { return };
     let program = fixture.dir().join("su-sleep");
     fs::copy("/bin/sleep", &program).unwrap();
     fs::set_permissions(&program, Permissions::from_mode(0o4755)).unwrap();
-    // Only who is root by his real user, too, can't be killed by NOBODY himself; it is all the same
-    // to the service which of its users is another one.
+    // NOBODY itself cannot kill a process whose real user is root, too; which other user that is
+    // makes no difference to the service.
     let sh = format!("echo ready; read line; exec {} 1000", program.display());
     let bus = fixture.connection_as(NOBODY).await;
     let guest = Guest::start(&fixture, &bus, NOBODY, "kill", &sh).await;

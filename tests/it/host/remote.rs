@@ -1,5 +1,5 @@
-//! Storage that somebody else serves, who does not answer: it is the matter of those who want
-//! something of it, and these are told so.
+//! Remote storage that is not responding: only requests for it are delayed, and fail with an error
+//! that says so.
 
 use std::time::Duration;
 
@@ -76,7 +76,8 @@ async fn requests_for_a_hung_mount_fail_and_cost_little() {
     let (most, ()) = within("answers", async { tokio::join!(meanwhile, asked) }).await;
     println!("threads: {before} before, {most} at most");
     assert!(most <= before + 110, "{most}");
-    // By now it is known, and told at once: a hundred times before anybody could have waited once.
+    // By now the mount is known to hang, and requests fail at once: a hundred times within the time
+    // limit of one.
     for _ in 0..100 {
         assert_silent(&web1.acquire(&[exclusive(&disk)]).await.unwrap_err(), &far);
     }

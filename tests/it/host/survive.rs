@@ -48,7 +48,7 @@ async fn outlives_on(tree: Tree, event: Event) {
     }
 }
 
-/// The same where lock files have hashed names.
+/// Tests an event with hashed names of lock files.
 async fn outlives_hashed(tree: Tree, event: Event) {
     let Some(host) = host(tree).await else { return };
     std::fs::create_dir(host.at(LOCKSPACE)).unwrap();
@@ -56,8 +56,9 @@ async fn outlives_hashed(tree: Tree, event: Event) {
     outlives(host, event).await;
 }
 
-/// What systemd keeps open for a service that is stopped depends on its version: before 254,
-/// nothing. Then the locks are free until the service is started, and taken again if they still are.
+/// The descriptors that systemd keeps for a stopped service depend on its version: before 254,
+/// none. Then the locks are free until the service is started, and are locked again if they still
+/// are.
 async fn outlives_a_stop(tree: Tree) {
     let Some(host) = host(tree).await else { return };
     if host.systemd() >= 254 {

@@ -1,4 +1,4 @@
-//! What is installed, on a host where systemd, a bus and polkit run it.
+//! The installed program on a host where systemd, a bus and polkit run it.
 
 mod confinement;
 mod inspection;

@@ -1,4 +1,4 @@
-//! Who may have leases, and make them.
+//! Access to leases, and their creation.
 
 use std::os::unix::fs::symlink;
 
@@ -37,7 +37,7 @@ async fn naming_a_lease_needs_authorization() {
     let (name, user) = (scenario.lease("web").await, scenario.fixture.connection_as(NOBODY).await);
     let (manager, web1) = (manager(&user).await, TestVm::open(&user, "web1").await);
     let before = Untouched::so_far(&scenario.fixture).await;
-    // Whether there is such a lease, or lockspace, he does not learn.
+    // The user does not learn whether such a lease or lockspace exists.
     for name in [name.clone(), scenario.name("none"), "lease:/none/such".to_owned()] {
         let resources = option("resources", vec![(name.as_str(), "shared")]);
         for refused in [
@@ -64,7 +64,7 @@ async fn naming_a_lease_needs_authorization() {
         }
     }
     before.still("all of it").await;
-    // That somebody has it he may know, as of any lock.
+    // The user may know that it is held, as with any lock.
     let roots = TestVm::open(&scenario.bus, "roots").await;
     roots.acquire(&[(&name, "exclusive")]).await.unwrap();
     assert_eq!(manager.find_holders(&name, none()).await.unwrap().len(), 1);
@@ -80,7 +80,7 @@ async fn a_rule_goes_by_the_name_and_the_mode() {
     let refused_alone = web1.acquire(&[(&name, "exclusive")]).await.unwrap_err();
     assert_refused(&refused_alone, INTERACTIVE, BY_NAME);
     let locks = web1.acquire(&[(&name, "shared")]).await.unwrap();
-    // What he may have shared he may not have alone, not even after a pause.
+    // A user with read access gets no exclusive lock, not even after a suspension.
     let its = lock(&user, &locks[0]).await;
     assert_refused(&refused(its.convert("exclusive", none()).await), INTERACTIVE, BY_NAME);
     web1.owner.suspend(none()).await.unwrap();
@@ -89,7 +89,7 @@ async fn a_rule_goes_by_the_name_and_the_mode() {
     assert_refused(&refused(its.convert("exclusive", none()).await), INTERACTIVE, BY_NAME);
     let unknown = web1.acquire(&[(&scenario.name("none"), "shared")]).await.unwrap_err();
     assert_refused(&unknown, "DBus.Error.FileNotFound", "does not exist");
-    // Root may do what he likes with what is another's, and knows it by its name.
+    // Root may do anything with leases of other users, and finds them by name.
     let root = lock(&scenario.bus, &locks[0]).await;
     assert_eq!(root.resource().await.unwrap(), name);
 }
@@ -120,6 +120,6 @@ async fn a_rule_for_one_directory_allows_no_other() {
     manager.remove_lease(&lease, none()).await.unwrap();
     manager.remove_lockspace(text(&own), none()).await.unwrap();
     assert!(!own.exists());
-    // What root has linked he may name.
+    // The user may name a link of root.
     scenario.manager.create_lockspace(text(&site.join("link")), none()).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! Who has a lease keeps it from others, as with a disk.
+//! Leases conflict as disks do.
 
 use std::fs;
 
@@ -40,7 +40,7 @@ async fn one_of_two_owners_has_it() {
     assert_free(&scenario.file("web"));
     assert_eq!(scenario.manager.find_holders(&name, none()).await.unwrap().len(), 0);
     web2.acquire(&[(&name, "exclusive")]).await.unwrap();
-    // The file is nobody's to remove but his who says so.
+    // Only an explicit request of its holder removes the file.
     web2.owner.close(none()).await.unwrap();
     assert_eq!(fs::metadata(scenario.file("web")).unwrap().len(), 0);
 }

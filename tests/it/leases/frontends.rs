@@ -71,7 +71,7 @@ async fn both_frontends_share_a_lockspace() {
         let path = scenario.manager.create_lockspace(text(path), none()).await.unwrap();
         assert_eq!(named(path), name);
     }
-    // What libvirt makes with a lock goes with it, and is a lease meanwhile.
+    // A file that libvirt creates with a lock is removed with it, and is a lease meanwhile.
     libvirt.acquire(text(&other), "key", AUTOCREATE).granted();
     let name = format!("lease:{}/key", other.display());
     let web2 = TestVm::open(&scenario.bus, "web2").await;

@@ -1,4 +1,4 @@
-//! Lockspaces and leases are made and removed, and neither while somebody has to do with them.
+//! Lockspaces and leases are created and removed, and neither while they are in use.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -129,7 +129,7 @@ async fn a_lockspace_in_use_is_not_removed() {
         (TestVm::open(&scenario.bus, "web1").await, TestVm::open(&scenario.bus, "web2").await);
     let locks = web1.acquire(&[(&name, "shared")]).await.unwrap();
     assert_refused(&remove().await, "LockHeld", "is locked in shared mode by VM \"web1\"");
-    // Whoever waits has a place in it.
+    // A waiter counts as a use.
     let waits = async {
         let disk_request = [(name.as_str(), "exclusive")];
         refused(web2.owner.acquire(&disk_request, option("timeout-usec", u64::MAX)).await)
@@ -187,7 +187,7 @@ async fn a_lease_comes_and_goes() {
     assert!(word("identity").starts_with("key:"), "{resolved:?}");
 
     let locks = web1.acquire(&[(&name, "shared")]).await.unwrap();
-    // One that is there stays, whoever has it.
+    // An existing one stays, with or without a holder.
     scenario.lease("web").await;
     let held = refused(manager.remove_lease(&name, none()).await);
     assert_refused(&held, "LockHeld", "is locked in shared mode by VM \"web1\"");
@@ -265,7 +265,7 @@ async fn storage_that_is_mounted_later_is_what_counts() {
     ForeignHolder::try_once(scenario.file("web"), LockType::Ofd, true).unwrap_err();
     web1.release(&locks).await.unwrap();
     scenario.manager.remove_lease(&name, none()).await.unwrap();
-    // What something is mounted on stays, and is no lockspace any more.
+    // A mount point stays, and is no longer a lockspace.
     scenario.manager.remove_lockspace(text(&scenario.directory), none()).await.unwrap();
     assert!(scenario.directory.exists());
     assert_eq!(shown(&scenario).await, ["direct"]);

@@ -58,7 +58,7 @@ async fn no_name_leads_out_of_its_lockspace() {
         }
         before.still(&name).await;
     }
-    // What is no lease's name at all is nothing to make or remove.
+    // An invalid name of a lease can be neither created nor removed.
     for name in ["/srv/leases/a", "Lease:/srv/a", ""] {
         let words = "is not the name of a lease, which has the form lease:DIRECTORY/KEY";
         assert_refused(&refused(manager.create_lease(name, none()).await), INVALID, words);

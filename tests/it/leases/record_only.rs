@@ -150,7 +150,7 @@ async fn changed_settings_apply_to_later_requests() {
     let locks = web1.acquire(&[exclusive(&one)]).await.unwrap();
     fixture.configure(&format!("{RECORDED}file_lockspace_dir = \"@DIR@/locks\"\n"));
     manager.reload(none()).await.unwrap();
-    // What is locked stays so, and is no less than a record.
+    // A locked disk stays locked, and is not downgraded to a record.
     assert_eq!(web1.acquire(&[exclusive(&one)]).await.unwrap(), locks);
     web1.acquire(&[exclusive(&two)]).await.unwrap();
     assert_eq!(fs::read_dir(fixture.dir().join("locks")).unwrap().count(), 0);
@@ -159,7 +159,7 @@ async fn changed_settings_apply_to_later_requests() {
 
     fixture.configure("");
     manager.reload(none()).await.unwrap();
-    // What is recorded is no lock, and none by asking once more.
+    // A recorded disk is not locked, not even by a repeated request.
     let again = web1.acquire(&[exclusive(&two)]).await.unwrap_err();
     assert_refused(&again, INVALID, "two is only recorded for this owner, not locked; release");
     let disk_request = [exclusive(&two)];
@@ -185,7 +185,7 @@ async fn libvirt_goes_by_its_own_settings() {
     let rows = Listed::by(&scenario.bus).await;
     let modes: Vec<_> = rows.on(disk.to_str().unwrap()).map(|row| row["mode"].clone()).collect();
     assert_eq!(modes, ["exclusive"]);
-    // Whose disks are only recorded gets them all the same: it is his lease that keeps others off.
+    // An owner whose disks are only recorded gets them nevertheless: its lease excludes others.
     let (name, web2) = (scenario.lease("web").await, TestVm::open(&scenario.bus, "web2").await);
     web2.acquire(&[exclusive(&disk), (&name, "exclusive")]).await.unwrap();
     let other = TestVm::open(&scenario.bus, "web3").await;
@@ -233,13 +233,13 @@ async fn writing_needs_a_lease_where_configured() {
         if config.starts_with("require") {
             lock(bus, &read[0]).await.convert("exclusive", none()).await.unwrap();
         }
-        // One that was given up is none.
+        // A released lease does not count.
         web1.release(&locks).await.unwrap();
         web1.release(&again).await.unwrap();
         let refused = web1.acquire(&[exclusive(&disk)]).await.unwrap_err();
         assert_refused(&refused, "LeaseRequired", &words);
         web1.acquire(&[exclusive(&disk), (&name, "exclusive")]).await.unwrap();
-        // What is resumed was asked for before.
+        // A resumed lock was requested before.
         web1.owner.suspend(none()).await.unwrap();
         web1.owner.resume(none()).await.unwrap();
         assert_eq!(manager(bus).await.n_locks().await.unwrap(), 4);

@@ -23,7 +23,7 @@ async fn a_name_that_leads_to_another_file_is_refused() {
     assert!(is_free(&disk) && is_free(&other));
     client.acquire("", other.to_str().unwrap(), 0).granted();
     assert!(!is_free(&other));
-    // The same for directories of keys: nothing is made.
+    // Directories of leases are refused, too: nothing is created.
     let pool = scenario.path("pool");
     let pool = pool.to_str().unwrap();
     let refused = client.create_lockspace(pool).refused();

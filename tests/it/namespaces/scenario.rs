@@ -1,4 +1,5 @@
-//! Two directories with a file of the same name in each, and callers for whom one shows the other.
+//! Two directories with a file of the same name in each, and callers for which one directory is
+//! mounted over the other.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,7 @@ impl Scenario {
         Scenario::of(Fixture::builder().start().await, ROOT)
     }
 
-    /// The same in this fixture, with disks of a user.
+    /// Creates the scenario in this fixture, with disks of a user.
     pub(crate) fn of(fixture: Fixture, uid: u32) -> Scenario {
         let scenario = Scenario { fixture, uid, count: AtomicU32::new(0) };
         for directory in ["pool", "other"] {
@@ -62,7 +63,7 @@ impl Scenario {
         self.entering(BIND, &self.path("other"))
     }
 
-    /// The same where a directory that matters to no test shows another one.
+    /// Returns a prefix for commands that see another directory in the place of an irrelevant one.
     pub(crate) fn beside(&self) -> Vec<String> {
         let mut words = self.entering(BIND, &self.path("other"));
         // The first of the script's arguments is where it mounts.
@@ -73,7 +74,7 @@ impl Scenario {
         words
     }
 
-    /// The same where `pool` is empty.
+    /// Returns a prefix for commands that see an empty `pool`.
     pub(crate) fn hidden(&self) -> Vec<String> {
         self.entering(HIDE, &self.path("other"))
     }
@@ -92,7 +93,7 @@ impl Scenario {
         run(self.command(behind, words)).await
     }
 
-    /// The same, to be started.
+    /// Returns such a command, which is not started.
     pub(crate) fn command(&self, behind: &[String], words: &[&str]) -> Command {
         let mut command = self.fixture.command_as(self.uid, &behind[0]);
         command.args(&behind[1..]).arg(crate::fixture::program("vmlockctl")).args(words);

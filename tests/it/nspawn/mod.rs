@@ -1,13 +1,13 @@
-//! A host: what is installed, under a real systemd, beside a real bus and a real polkit.
+//! A host: the installed program under a real systemd, with a real bus and a real polkit.
 //!
-//! The container is a throw-away copy of a [`Tree`] in which `make install` has put our files as a
-//! package would. Each test boots its own, so they run side by side; the service is started by
-//! whoever wants it, as on a machine. Files, processes and the bus of a host can be reached from
-//! the test, too; only what systemd, polkit and the service shall see as part of the host has to be
-//! run in it.
+//! The container is a temporary copy of a [`Tree`] in which `make install` has installed the files
+//! as a package would. Each test boots its own, so they run side by side; the service is started on
+//! demand, as on a physical host. The test can access files, processes and the bus of a host, too;
+//! only processes that systemd, polkit and the service must see as part of the host have to run in
+//! it.
 //!
-//! Where a host can't be had, a test says why and is content. The environment variable
-//! `VMLOCKD_TESTS_NO_SKIP` makes that a failure.
+//! Where no container can be booted, a test prints the reason and succeeds. The environment
+//! variable `VMLOCKD_TESTS_NO_SKIP` makes that a failure.
 
 #![allow(dead_code, reason = "a host offers more than the tests of the day use")]
 
@@ -59,7 +59,7 @@ impl Host {
         Self::boot_with(tree, None).await
     }
 
-    /// The same, of one of several hosts that have a directory in common: at [`SHARED`].
+    /// Boots one of several hosts that share a directory at [`SHARED`].
     pub(crate) async fn boot_sharing(tree: Tree, directory: &Path) -> Option<Host> {
         Self::boot_with(tree, Some(directory)).await
     }
@@ -171,7 +171,7 @@ impl Drop for Host {
     }
 }
 
-/// Says why a test has nothing to say.
+/// Prints the reason why a test is skipped.
 pub(crate) fn skip<T>(reason: &str) -> Option<T> {
     let strict = env::var_os("VMLOCKD_TESTS_NO_SKIP").is_some();
     assert!(!strict, "nothing may be skipped, but {reason}");

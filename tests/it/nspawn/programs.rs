@@ -26,7 +26,7 @@ impl Host {
         run(command).await
     }
 
-    /// The same, of one that is run as a unit, and so in a control group, by a user of the host.
+    /// Returns a command that runs as a unit, and so in a control group, by a user of the host.
     fn enter_as(&self, user: &str, words: &[&str]) -> Command {
         let mut command = self.enter();
         command.args(["systemd-run", "--quiet", "--pipe", "--wait", "--collect"]);
@@ -51,7 +51,7 @@ impl Host {
         self.spawn_as("root", words)
     }
 
-    /// The same, run by a user of the host.
+    /// Starts a program as a user of the host.
     pub(crate) fn spawn_as(&self, user: &str, words: &[&str]) -> Tool {
         Tool::new(self.enter_as(user, words), &self.log())
     }
@@ -71,14 +71,14 @@ impl Host {
         self.main_of(&format!("{name}.service")).await
     }
 
-    /// Has `systemctl` do something that must succeed; what it prints comes back.
+    /// Runs `systemctl`, which must succeed, and returns its output.
     pub(crate) async fn systemctl(&self, words: &[&str]) -> String {
         let mut command = self.enter();
         command.arg("systemctl").args(words);
         run(command).await.ok()
     }
 
-    /// What the service and systemd have written about it, since the host was booted.
+    /// Returns the journal of the service since the boot, with systemd's messages about it.
     pub(crate) async fn journal(&self) -> String {
         let mut command = self.enter();
         command.args(JOURNAL);

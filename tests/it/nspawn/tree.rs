@@ -1,4 +1,4 @@
-//! What a host is a copy of.
+//! The file tree that a host is a copy of.
 
 use std::{
     fmt, fs,
@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{process::Command, task::spawn_blocking, time::timeout};
 
-/// What a release's tree has in it besides the essentials: a host as people have them.
+/// The packages of a release's tree in addition to the essential ones, as on a usual host.
 const PACKAGES: [&str; 5] = ["systemd", "dbus", "polkitd", "libpam-systemd", "bindfs"];
 
 /// A tree is made of some sixty packages that come over the network.
@@ -19,7 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(600);
 /// The file system of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tree {
-    /// That of this machine, with all that is installed on it.
+    /// The tree of this host, with all its installed packages.
     Own,
     /// A small one of a Debian release, made when it is wanted first and kept with what cargo
     /// builds.
@@ -54,7 +54,7 @@ pub(crate) fn apart() -> std::process::Command {
     command
 }
 
-/// A release's tree, which one of those who want it makes while the others wait.
+/// Returns a release's tree, which one test makes while the others wait.
 async fn made(release: &str) -> Result<PathBuf, String> {
     let trees = Path::new(env!("CARGO_TARGET_TMPDIR")).join("trees");
     // By another list of packages it would be another tree.
@@ -70,7 +70,7 @@ async fn made(release: &str) -> Result<PathBuf, String> {
     if tree.is_dir() {
         return Ok(tree);
     }
-    // What was begun by one that has been killed.
+    // An incomplete tree of a killed process.
     let _ = fs::remove_dir_all(&part);
     let mut command = Command::from(apart());
     command.args(["mmdebstrap", "--quiet", "--variant=minbase"]);

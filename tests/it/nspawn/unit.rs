@@ -24,7 +24,7 @@ pub(crate) struct MainProcess {
 }
 
 impl MainProcess {
-    /// Sends it a signal. It must not have been seen to end: its number may be another's then.
+    /// Sends it a signal. It must not have been reaped, as its number may have been reused then.
     pub(crate) fn signal(self, signal: Signal) {
         kill(Pid::from_raw(self.outside.cast_signed()), signal)
             .unwrap_or_else(|e| panic!("{signal} to process {}: {e}", self.outside));
@@ -77,7 +77,7 @@ impl Host {
     pub(super) async fn main_of(&self, unit: &str) -> MainProcess {
         let number = self.systemctl(&["show", "--property=MainPID", "--value", unit]).await;
         let inside = number.trim().parse().unwrap_or_else(|e| panic!("MainPID {number}: {e}"));
-        // What systemd calls 0 is no process, but a signal to it would reach this one's group.
+        // systemd's 0 is not a process, but a signal to it would reach this process group.
         assert_ne!(inside, 0, "{unit} does not run");
         let found = self.container.processes(&format!("system.slice/{unit}"));
         let found = found.into_iter().find(|(_, number)| *number == inside);

@@ -1,4 +1,4 @@
-//! What the methods and the properties tell a second user, and what refusals say.
+//! Replies, properties and refusals for a second user.
 
 use std::collections::BTreeSet;
 

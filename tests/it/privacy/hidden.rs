@@ -10,7 +10,7 @@ use crate::fixture::Broker;
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 const INTROSPECTABLE: &str = "org.freedesktop.DBus.Introspectable";
 
-/// What can be called on an object: the interface, the member and the arguments.
+/// Returns the calls on an object: the interface, the member and the arguments.
 fn calls(broker: Broker) -> Vec<(Option<String>, String, Vec<String>)> {
     let mut calls = Vec::new();
     let mut add = |interface: Option<&str>, member: &str, arguments: &[&str]| {

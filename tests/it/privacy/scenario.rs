@@ -45,7 +45,7 @@ pub(super) struct Scenario {
     process: Process,
     /// The first user's disk, by the name that it has used.
     pub(super) path: PathBuf,
-    /// The same file, by another name.
+    /// Another name of the file.
     pub(super) shared: PathBuf,
 }
 
@@ -142,7 +142,7 @@ impl Recorded {
     /// Everything that has been received since the last call. The service has sent what it had to
     /// send, since it answers in order; the call also makes it send signals to this connection.
     pub(super) async fn sync(&mut self) -> Vec<Message> {
-        // What is on its way to being shown is waited for by a method that lists.
+        // A listing method waits for pending publications.
         let none = Structure::from((none(),));
         let service = Some(SERVICE);
         for _ in 0..2 {

@@ -1,4 +1,4 @@
-//! Who gets which signal.
+//! The receivers of each signal.
 
 use std::collections::BTreeSet;
 use std::fs;

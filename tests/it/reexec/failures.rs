@@ -1,4 +1,4 @@
-//! What is installed cannot take over: the old program goes on, and has all it had.
+//! The installed program cannot take over: the old one continues, with all its locks.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};

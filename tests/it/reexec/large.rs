@@ -1,4 +1,4 @@
-//! What there may be much of, or what is unusual.
+//! Large or unusual state.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};

@@ -41,7 +41,7 @@ async fn an_end_right_after() {
     let status = scenario.daemon.ended().await;
     assert!(status.success(), "{status}");
     let attempts = scenario.lock_prober.stop();
-    // Nobody keeps descriptors here: what is locked again is what nobody has taken.
+    // Descriptors are not stored here: disks that nothing else has locked are locked again.
     drop(attempts);
     scenario.daemon.start_again().await;
     assert_eq!(Listed::by(&scenario.bus).await, scenario.before);

@@ -12,7 +12,7 @@ use crate::fixture::{Daemon, ForeignHolder, LockType};
 use crate::methods::none;
 use crate::refused_requests::assert_free;
 
-/// Calls succeed, or fail since nobody has the name; what was granted is there, and nothing else.
+/// Calls succeed, or fail as the name has no owner; granted locks exist, and no others.
 #[tokio::test]
 async fn ten_in_a_row_under_a_client() {
     let mut scenario = Scenario::set_up().await;
@@ -66,7 +66,7 @@ fn assert_clean(error: &zbus::Error) {
     assert!(clean.iter().any(|word| text.contains(word)), "{text}");
 }
 
-/// One who is asked for a password for ever does not hold it up for ever.
+/// A pending password dialog delays it for a bounded time only.
 #[tokio::test]
 async fn an_open_polkit_check_is_not_waited_for() {
     let builder = Fixture::builder().polkit(polkit::Choice::Mock).without_daemon();

@@ -11,7 +11,7 @@ use super::super::str;
 use crate::fixture::user::{Account, NOBODY};
 use crate::fixture::{Fixture, Output, Terminal, gone, pidfd, polkit, program, run, within};
 
-/// Has an administrator authenticate, who is root.
+/// A rule that requires authentication as an administrator, which is root.
 const RULES: &str = r#"
 polkit.addAdminRule(function(action, subject) { return ["unix-user:root"]; });
 polkit.addRule(function(action, subject) {
@@ -19,7 +19,7 @@ polkit.addRule(function(action, subject) {
 });
 "#;
 
-/// What the password of root is, for the agent.
+/// The password of root for the agent.
 const PASSWORD: &str = "correct horse";
 
 /// Runs the rest of its command line as an ordinary user, in a mount namespace in which root has the

@@ -1,5 +1,5 @@
-//! Loop devices that get another range of their file while they are locked: no lock is lost for it, and
-//! everybody is told that two locks cover the same data.
+//! Loop devices whose range in their file changes while they are locked: no lock is lost, and it is
+//! reported that two locks cover the same data.
 
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
@@ -134,7 +134,7 @@ async fn locks_that_cover_the_same_data_outlive_every_restart() {
         verified(&scenario.bus).await;
         scenario.stays("web1").await;
     }
-    // What passes to another owner is written down as it is by now.
+    // A transferred lock is recorded with its current range.
     let target = TestVm::open(&scenario.bus, "target").await;
     let token = scenario.web1.owner.offer(none()).await.unwrap();
     target.owner.adopt(&token, none()).await.unwrap();
@@ -230,7 +230,7 @@ async fn a_device_attached_again_to_a_locked_disk_is_reported() {
     }
 }
 
-/// The same where systemd keeps the descriptors.
+/// The locks are kept where systemd stores the descriptors, too.
 #[tokio::test]
 async fn locks_that_cover_the_same_data_are_kept_by_the_store() {
     let Some(host) = Host::boot(Tree::Own).await else { return };

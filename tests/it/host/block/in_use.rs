@@ -26,7 +26,7 @@ impl MountedDevice {
 impl Drop for MountedDevice {
     fn drop(&mut self) {
         let unmounted = umount2(&self.0, MntFlags::empty());
-        // Who began a mount namespace of his own meanwhile, as other tests do, has a copy there.
+        // A mount namespace that was created meanwhile, as in other tests, has a copy there.
         let fixture = self.0.parent().unwrap().to_str().unwrap();
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
             let mounts = std::fs::read_to_string(entry.path().join("mountinfo"));
@@ -84,7 +84,7 @@ async fn a_mounted_device_is_refused_unless_forced() {
     options.insert("in-use", true.into());
     drop(TestVm::open_with(&bus, "", "web2", options).await.unwrap());
 
-    // The same by the command line, and through virtlockd's socket nobody is asked.
+    // The result is the same with the command line, and virtlockd's socket has no way to force it.
     let disk = node.to_str().unwrap();
     let refused = fixture.run("vmlockctl", &["lock", disk]).await.refused();
     let said = said.replace("'in-use'", "--in-use");
@@ -159,7 +159,7 @@ async fn a_file_is_in_use_where_a_loop_device_on_it_is() {
         LoopDevice::attach_range(&file, 128 << 10, 256 << 10),
     );
     let fixture = Fixture::builder().start().await;
-    // A loop device that nobody uses is no use.
+    // An unused loop device is not a use.
     had(&fixture, &file).await;
     let mounted = MountedDevice::of(&fixture, upper.node()).await;
     let place = mounted.0.display();

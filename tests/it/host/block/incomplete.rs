@@ -119,7 +119,7 @@ async fn a_file_is_refused_where_the_layer_of_its_file_systems_image_is_not_foun
     assert_refused(&asked.unwrap_err().into(), "LockHeld", ", which lies on it");
     web1.release(&locks).await.unwrap();
     for disk_request in [exclusive(&at("files/disk")), shared(&at("files/disk"))] {
-        // What was found before is remembered for some seconds.
+        // Earlier results are cached for some seconds.
         fixture.daemon().kill9().await;
         fixture.daemon().start_again().await;
         let bus = fixture.connection().await;
@@ -171,7 +171,7 @@ async fn copied_up_under_other_names(config: &str) {
         fs::remove_file(at("merged/linked")).unwrap();
     };
     is_found_where(&fixture, "merged/linked", link, "upper/link").await;
-    // What lies on the copy can't be compared.
+    // Disks on the copy cannot be compared.
     let bus = fixture.connection().await;
     let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
     web1.acquire(&[shared(&at("merged/stacked"))]).await.unwrap();

@@ -17,7 +17,7 @@ pub(super) fn image(fixture: &Fixture, name: &str) -> PathBuf {
     file
 }
 
-/// Has a file copied up, as opening it for writing does.
+/// Copies a file up, as an open for writing does.
 pub(super) fn copy_up(file: &Path) {
     drop(File::options().write(true).open(file).unwrap());
 }
@@ -155,7 +155,7 @@ async fn a_file_whose_layer_was_renamed_is_refused() {
     refuses(exclusive(&disk)).await;
     let locks = web2.acquire(&[exclusive(&innocent)]).await.unwrap();
     web2.release(&locks).await.unwrap();
-    // What was not copied up is where it was.
+    // A file that was not copied up is still in the lower layer.
     web1.acquire(&[shared(&at("merged/read"))]).await.unwrap();
     let refused = web2.acquire(&[exclusive(&at("lower/read"))]).await.unwrap_err();
     assert_refused(&refused, "LockHeld", ", which lies on it");

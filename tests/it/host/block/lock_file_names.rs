@@ -139,11 +139,11 @@ async fn a_volume_and_a_scsi_disk_have_the_lock_files_that_libvirt_names() {
             libvirt.release(directory, name, 0).granted();
         }
     }
-    // What is neither goes by its name.
+    // Other disks are named by their paths.
     let locks = web1.acquire(&[exclusive(scenario.other.node())]).await.unwrap();
     assert_eq!(scenario.lock_files("file").len(), 1);
     web1.release(&locks).await.unwrap();
-    // Once for each device, whoever asked, and not for the volume.
+    // Once for each device, for all requests, and not for the volume.
     let runs = fs::read_to_string(scenario.fixture.dir().join("runs")).unwrap();
     assert_eq!(runs.lines().count(), 2);
 }

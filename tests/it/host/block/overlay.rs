@@ -53,7 +53,7 @@ async fn a_file_of_a_lower_layer_is_copied_up_for_an_exclusive_lock_only() {
     let at = |name: &str| fixture.dir().join(name);
     let bus = fixture.connection().await;
     let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
-    // To read it is to read the base, which nobody may write meanwhile.
+    // A reader reads the base, which must not be written meanwhile.
     let locks = web1.acquire(&[shared(&at("merged1/disk"))]).await.unwrap();
     assert!(!at("upper1/disk").exists());
     let refused = web2.acquire(&[exclusive(&base)]).await.unwrap_err();

@@ -11,7 +11,7 @@ use super::scenario::Scenario;
 use crate::host::soak::retry::call_until_answered;
 use crate::methods::none;
 
-/// What keeps a machine alive, and how it goes.
+/// The anchor of a VM, and its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum By {
     /// A process, which is killed.
@@ -22,7 +22,8 @@ pub(super) enum By {
     Close,
 }
 
-/// Whoever has a lifeline is outside of the host, where nobody could find it again without a store.
+/// The holder of a lifeline is outside of the host, so that it could not be found again without a
+/// store.
 pub(super) const ALL_ANCHORS: [By; 3] = [By::Process, By::Close, By::Lifeline];
 
 enum Anchor {
@@ -68,7 +69,7 @@ impl Peer {
         call_until_answered("State", || self.owner.state()).await
     }
 
-    /// What it says that it remembers.
+    /// Returns its suspended locks.
     pub(super) async fn remembers(&self) -> Vec<(String, String)> {
         call_until_answered("Suspended", || self.owner.suspended()).await
     }

@@ -1,4 +1,4 @@
-//! A host, disks, somebody who stays, and somebody who tries to get in all the time.
+//! A host, disks, an owner that stays, and a process that tries to lock the disks continuously.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -34,12 +34,12 @@ LogRateLimitIntervalSec=0
 /// A place where the service is to abort, and at which time that it comes by.
 pub(super) type Point = (&'static str, usize);
 
-/// Who has the disks.
+/// The holder of the disks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Holder {
     Source,
     Target,
-    /// Nobody is said to have them.
+    /// No owner holds them.
     Nobodys,
 }
 
@@ -48,9 +48,9 @@ pub(super) struct Scenario {
     pub(super) manager: ManagerProxy<'static>,
     dbus: DBusProxy<'static>,
     pub(super) process_pool: ProcessPool,
-    /// What passes, in this order: two disks alone, and one that somebody else shares.
+    /// The transferred disks, in this order: two exclusive ones, and one that another owner shares.
     disks: Vec<(String, &'static str)>,
-    /// Somebody who shares a disk throughout.
+    /// An owner that shares a disk throughout.
     stays: Option<Peer>,
     hashed: bool,
     pub(super) host: Host,
@@ -91,7 +91,7 @@ impl Scenario {
         spelt(&self.host, name)
     }
 
-    /// Has a side acquire.
+    /// Acquires disks for a side.
     pub(super) async fn take(&self, side: &Peer, disks: &[(String, &str)]) -> Vec<PathBuf> {
         let words: Vec<_> = disks.iter().map(|(disk, mode)| (disk.as_str(), *mode)).collect();
         let locks = side.owner.acquire(&words, none()).await.unwrap();
@@ -113,7 +113,7 @@ impl Scenario {
         LockProber::at(files, &self.host.log())
     }
 
-    /// What passes, by who has it at one moment, without whom who stays.
+    /// Returns the transferred disks by their current holders, without the owner that stays.
     async fn held(&self) -> HashMap<OwnedObjectPath, Vec<(String, String)>> {
         let rows =
             call_until_answered("ListLocks", || self.manager.list_locks(HashMap::new())).await;
@@ -133,8 +133,8 @@ impl Scenario {
         of
     }
 
-    /// Who has the disks, as is listed at one moment. That several have them, or one not all of
-    /// them, or in other modes, ends the test.
+    /// Returns the listed holder of the disks. Panics if there are several, or if one does not hold
+    /// all of them, or holds them in other modes.
     pub(super) async fn whose(&self, source: &Peer, target: Option<&Peer>) -> Holder {
         let mut of = self.held().await;
         let mut all = self.passing();
@@ -149,12 +149,12 @@ impl Scenario {
         }
     }
 
-    /// What passes, as it is listed.
+    /// Returns the transferred disks as they are listed.
     pub(super) fn passing(&self) -> Vec<(String, String)> {
         self.disks.iter().map(|(disk, mode)| (disk.clone(), (*mode).to_owned())).collect()
     }
 
-    /// Who has the disks, now that nothing is under way; both sides tell the same.
+    /// Returns the holder of the disks when nothing is pending; both sides agree.
     pub(super) async fn settled(&self, source: &Peer, target: Option<&Peer>) -> Holder {
         let whose = self.whose(source, target).await;
         let told = self.told(source).await;
@@ -190,7 +190,7 @@ impl Scenario {
         assert_eq!(self.settled(source, None).await, Holder::Source);
     }
 
-    /// Waits until only so many owners are left, with the one who stays.
+    /// Waits until `wanted` owners are left, including the one that stays.
     pub(super) async fn owners(&self, wanted: usize) {
         let left = async {
             while call_until_answered("ListOwners", || self.manager.list_owners(HashMap::new()))
@@ -204,7 +204,7 @@ impl Scenario {
         within(&format!("{wanted} owners"), left).await;
     }
 
-    /// Waits until anybody can have these, and so many lock files are left.
+    /// Waits until the disks are free, and `left` lock files remain.
     pub(super) async fn free(&self, disks: &[&str], left: usize) {
         let free = async {
             for disk in disks {
@@ -258,8 +258,8 @@ impl Scenario {
         within("another service", after).await;
     }
 
-    /// Has the service abort at a point, and its successor at the next, while something is done.
-    /// What passes a point of coming back is done before. Returns once one is there that lives.
+    /// Makes the service abort at a failpoint, and its successor at the next, during `what`.
+    /// Failpoints of the restart are armed before. Returns once a service runs.
     pub(super) async fn crash_in(&self, crash: &[Point], what: impl Future<Output = ()>) {
         let aborted = failpoints::aborts(&self.host);
         let (first, next) = crash.split_first().expect("there is a point");
@@ -278,8 +278,8 @@ impl Scenario {
         self.crashed(crash, aborted).await;
     }
 
-    /// The same for machines that die while the service is dead. Which of them it hears of first is
-    /// chance: `false` where it came by the point with none of them.
+    /// Makes the service abort, for VMs that die while it is down. The order in which it notices
+    /// them is random: returns false if it reached the failpoint with none of them.
     pub(super) async fn crash_after(&self, point: Point, die: impl Future<Output = ()>) -> bool {
         let aborted = failpoints::aborts(&self.host);
         self.arm(point).await;

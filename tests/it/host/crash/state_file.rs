@@ -10,7 +10,8 @@ use super::transfers::{BACK, THERE, round};
 use crate::host::soak::retry::ask;
 use crate::methods::none;
 
-/// Nobody keeps a byte while the service is dead, but the records tell whose it is: it takes it again.
+/// No descriptor holds a byte while the service is down, but the journal names the owners: the
+/// service locks it again.
 #[tokio::test]
 async fn one_side_has_the_disks_where_there_are_records_alone() {
     let Some(scenario) = Scenario::set_up(false, "FileDescriptorStoreMax=0\n").await else {
@@ -78,7 +79,7 @@ async fn one_side_has_the_disks_whenever_the_service_is_replaced() {
     scenario.lost_nothing().await;
 }
 
-/// What was taken again is kept under another name than what was handed over with its descriptors.
+/// Reacquired locks are stored under other names than transferred ones.
 #[tokio::test]
 async fn locks_reacquired_after_a_transfer_survive_reexec() {
     let Some(scenario) = Scenario::set_up(false, "FileDescriptorStoreMax=0\n").await else {

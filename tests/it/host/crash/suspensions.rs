@@ -72,7 +72,7 @@ async fn rounds(hashed: bool) {
             resume(&scenario, &owner).await;
         }
     }
-    // Suspended, and nobody comes back: others get what it had, and nothing of it is left.
+    // A suspended owner that never resumes: others get its disks, and nothing of it is left.
     let suspend = async {
         let _ = ask("Suspend", owner.owner.suspend(none())).await;
     };

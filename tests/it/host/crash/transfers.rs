@@ -54,7 +54,7 @@ pub(super) async fn round(
     scenario.take(&target, &[(own.to_owned(), "exclusive")]).await;
     let token = source.offer().await;
     let adopt = async {
-        // Mostly, nobody answers.
+        // Usually there is no reply.
         let _ = ask("Adopt", target.owner.adopt(&token, none())).await;
     };
     scenario.crash_in(there, adopt).await;
@@ -68,7 +68,7 @@ pub(super) async fn round(
         assert_refused(&again.unwrap_err().into(), "NoSuchOffer", "the offer does not exist");
     }
     assert_eq!(scenario.settled(source, Some(&target)).await, Holder::Target);
-    // Who has handed over can't have it back by himself.
+    // The source of a transfer cannot take the locks back by itself.
     let early = source.owner.resume(none()).await.unwrap_err();
     assert_refused(&early.into(), "LockHeld", "target");
 
@@ -78,7 +78,7 @@ pub(super) async fn round(
         };
         scenario.crash_in(back, close).await;
         if back[0].0 == "release-decided" {
-            // Nobody was told, and nothing is noted yet.
+            // No reply was sent, and the journal has no entry yet.
             assert_eq!(scenario.settled(source, Some(&target)).await, Holder::Target);
             target.owner.close(none()).await.unwrap();
         }

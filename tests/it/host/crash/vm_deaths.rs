@@ -7,7 +7,7 @@ use super::scenario::{Holder, Scenario};
 use crate::dbus_client::option;
 use crate::methods::none;
 
-/// Who dies.
+/// The VMs that die.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Dies {
     Source,
@@ -35,7 +35,7 @@ async fn die(scenario: &Scenario, sides: Vec<Peer>, unheard: bool) {
 
 async fn round(scenario: &Scenario, dies: Dies, after: After, unheard: bool, by: By) {
     println!("{dies:?} after {after:?}, by {by:?}, unheard: {unheard}");
-    // Who was opened first ends first where both ended unheard.
+    // If both ended unnoticed, the one that was opened first ends first.
     let target = Peer::open(scenario, "target", by).await;
     let (source, files) = scenario.source(by).await;
     let lock_prober = scenario.lock_prober(&files);
@@ -48,7 +48,7 @@ async fn round(scenario: &Scenario, dies: Dies, after: After, unheard: bool, by:
             die(scenario, vec![source], unheard).await;
             match (after, token) {
                 (After::Offer, Some(token)) => {
-                    // It stays for whoever comes with the token.
+                    // It remains for the caller with the token.
                     let locks = target.owner.adopt(&token, none()).await.unwrap();
                     assert_eq!(locks.len(), scenario.passing().len());
                     scenario.owners(2).await;
@@ -115,8 +115,8 @@ async fn one_vm_has_the_disks_whichever_vm_dies() {
     scenario.lost_nothing().await;
 }
 
-/// The target ends last, and has given back what nobody is there to have, when the service dies a
-/// second time.
+/// The target ends last, and has returned the locks, which no owner can have, when the service dies
+/// a second time.
 #[tokio::test]
 async fn both_vms_die_while_the_service_is_down_and_it_dies_again_during_the_rollback() {
     let Some(scenario) = Scenario::set_up(false, "").await else { return };
@@ -153,7 +153,7 @@ async fn an_offer_that_expires_frees_the_disks() {
         die(&scenario, vec![source], unheard).await;
         scenario.owners(1).await;
         scenario.free(&scenario.alone(), 1).await;
-        // Who lives keeps what nobody came for.
+        // The living VM keeps the locks that were not adopted.
         let (source, files) = scenario.source(By::Process).await;
         let lock_prober = scenario.lock_prober(&files);
         let token = source.owner.offer(option("timeout-usec", brief)).await.unwrap();

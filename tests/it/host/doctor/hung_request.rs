@@ -67,7 +67,7 @@ async fn hung_requests_are_counted_and_delay_no_other() {
         remark["message"].as_str().unwrap().starts_with("1 request hangs in a file system")
     };
     assert!(code != 0 && remarks.iter().any(said), "{remarks:#?}");
-    // What is there can be listed.
+    // Existing locks can be listed.
     assert_eq!(manager(&bus).await.list_locks(none()).await.unwrap().len(), 1);
 
     drop(frozen);

@@ -1,4 +1,4 @@
-//! What `vmlockctl doctor` finds out by itself.
+//! The results of `vmlockctl doctor` without the service.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -98,7 +98,7 @@ async fn a_read_only_directory_cannot_be_locked() {
     let mounted = TestMount::read_only(&from, &at);
     assert_verdict(&fixture, &at, 1, "unusable", "read-only").await;
     drop(mounted);
-    // Nobody is root here.
+    // No process is root here.
     fs::set_permissions(&from, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let words = ["doctor", from.to_str().unwrap()];
     let ran = fixture.run_as(NOBODY, "vmlockctl", &words).await;

@@ -1,4 +1,4 @@
-//! What the service does about it.
+//! The service's use of self-test results.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use crate::dbus_client::{TestVm, exclusive, lock, manager};
 use crate::fixture::{Daemon, Fixture, TestMount, within};
 use crate::methods::none;
 
-/// What it says of a lockspace once it has looked.
+/// Returns the result for a lockspace once there is one.
 async fn verdict(fixture: &Fixture, name: &str) -> String {
     let bus = fixture.connection().await;
     let lockspace = vmlockd::client::LockspaceProxy::builder(&bus);
@@ -52,7 +52,7 @@ async fn where_locks_do_not_work_nothing_is_locked() {
     let (code, remarks) = of_service(&fixture).await;
     assert_eq!((code, &on(&remarks, "lockspace")["state"]), (1, &"danger".into()));
 
-    // Where somebody names it himself it is no better.
+    // A lockspace that a client names is no better.
     let leases = served.at.join("leases");
     manager(&bus).await.create_lockspace(leases.to_str().unwrap(), none()).await.unwrap();
     let lease = format!("lease:{}/a", leases.display());
@@ -62,7 +62,7 @@ async fn where_locks_do_not_work_nothing_is_locked() {
     drop(daemon);
 }
 
-/// Settings that lead there take nothing away from anybody.
+/// Settings with this result do not affect held locks.
 #[tokio::test]
 async fn held_locks_stay_after_a_failed_self_test() {
     let fixture = Fixture::builder().folder("locks").start().await;

@@ -8,7 +8,7 @@ use super::{Served, doctor, names, of_service, on, private};
 use crate::dbus_client::{TestVm, exclusive};
 use crate::fixture::{Fixture, within};
 
-/// Who asks is told, and what was left behind cleans up once it can.
+/// Each caller gets an error, and the self-test process cleans up once it can.
 #[tokio::test]
 async fn every_caller_is_answered() {
     let fixture = Fixture::builder().without_daemon().start().await;

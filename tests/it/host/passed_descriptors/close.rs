@@ -108,7 +108,7 @@ async fn hanging_descriptors_are_bounded(broker: Broker) {
         assert!(passed <= LIMIT, "no limit at {passed} descriptors");
     }
     assert!(passed > LIMIT - MESSAGE, "refused after {passed} descriptors");
-    // What the refused calls bring is bounded, too.
+    // The number of descriptors with refused calls is bounded, too.
     for _ in 0..2 * LIMIT / MESSAGE {
         assert!(is_over_limit(&hostile, &hanging).await);
     }

@@ -1,4 +1,4 @@
-//! What is written beside the bytes of a file.
+//! Extended attributes of lock files.
 
 use rustix::fs::{XattrFlags, getxattr, listxattr, removexattr, setxattr};
 

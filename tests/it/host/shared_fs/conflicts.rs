@@ -1,4 +1,4 @@
-//! What the hosts' services refuse each other, and what they leave each other.
+//! Conflicts between the services of two hosts.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -87,7 +87,7 @@ async fn by_another_name_is_the_same_where_lock_files_are_hashed() {
     by_another_name(Files::Hashed).await;
 }
 
-/// Several disks are locked or none, whoever of the two has one of them.
+/// Several disks are locked or none, whichever host holds one of them.
 #[tokio::test]
 async fn all_or_nothing() {
     let Some(pair) = Pair::start(Files::Hashed).await else { return };
@@ -128,8 +128,8 @@ async fn a_vm_that_ends_unlocks_its_hashed_lock_file() {
     a_vm_that_ends_unlocks_its_disk(Files::Hashed).await;
 }
 
-/// Where nobody keeps its descriptors, a service that is killed leaves all it has to the other host.
-/// When it comes back it takes nothing from there, and says what is lost.
+/// If its descriptors are not stored, a killed service loses all its locks to the other host. When
+/// it comes back it locks none of these disks, and reports the lost locks.
 async fn a_killed_service_unlocks_its_disk(files: Files) -> Option<Left> {
     let pair = Pair::start(files).await?;
     let disk = pair.shared.disk("disk");
@@ -168,7 +168,7 @@ async fn a_killed_service_unlocks_the_disk_itself() {
     a_killed_service_unlocks_its_disk(Files::Direct).await;
 }
 
-/// What is lost is tried again, as the machine may still be writing: until the other host's has
+/// A lost lock is retried, as the VM may still be writing: until the lock of the other host has
 /// ended.
 #[tokio::test]
 async fn a_lock_lost_to_the_other_host_is_reacquired() {

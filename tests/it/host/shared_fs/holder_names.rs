@@ -1,4 +1,4 @@
-//! Who is refused on one host is told who holds the disk on the other.
+//! A refusal on one host names the holder of the disk on the other.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +11,7 @@ use crate::fixture::{NAME, NameWatch, Process};
 use crate::methods::none;
 use crate::snapshot::Listed;
 
-/// What a machine is told that wants a disk.
+/// Returns the refusal for a VM that requests a disk.
 async fn told(machine: &TestVm, disk: &Path) -> String {
     let refused = machine.acquire(&[exclusive(disk)]).await.unwrap_err();
     assert_eq!(refused.name, "LockHeldElsewhere", "{refused:?}");
@@ -58,7 +58,7 @@ async fn the_holder_is_named_where_lock_files_are_hashed() {
     the_holder_on_the_other_host_is_named(Files::Hashed).await;
 }
 
-/// What a killed service has written stays, and is not believed of whoever comes after.
+/// The record of a killed service stays, and is not attributed to a later holder.
 async fn a_killed_service_is_not_named(files: Files) {
     let Some(pair) = Pair::start(files).await else { return };
     let disk = pair.shared.disk("disk");

@@ -68,7 +68,8 @@ impl Pair {
         Pair::start_with([config; 2]).await
     }
 
-    /// The same with settings for each, in which `@LOCKS@` is a directory of the shared file system.
+    /// Starts the services with settings for each, in which `@LOCKS@` is a directory of the shared
+    /// file system.
     pub(super) async fn start_with(configs: [&str; 2]) -> Option<Pair> {
         let shared = shared().await?;
         let [a, b] = shared.hosts();

@@ -11,7 +11,7 @@ const A: &str = "host_id = \"node-a\"\nfile_lockspace_dir = \"@LOCKS@\"\n";
 const B: &str = "host_id = \"node-b\"\nfile_lockspace_dir = \"@LOCKS@\"\n";
 const OTHERWISE: &str = "host_id = \"node-b\"\nlvm_lockspace_dir = \"@LOCKS@\"\n";
 
-/// What `doctor` says on a host, of a directory or of the service.
+/// Returns the output of `doctor` on a host, for a directory or for the service.
 async fn doctor(half: &Half, side: &HostMount, words: &[&str]) -> (i32, Vec<Value>) {
     let ran = half.vmlockctl(side, &[&["--json", "doctor"], words].concat()).await;
     let remarks = serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{ran:#?}"));

@@ -56,7 +56,7 @@ async fn the_fixture_leaves_nothing_behind() {
     let Some(shared) = shared().await else { return };
     let path = shared.path();
     let processes: Vec<_> = shared.processes().into_iter().map(pidfd).collect();
-    // What keeps the servers, their process 1, the two of them, and the mounts.
+    // The process that keeps the servers, their process 1, the two servers, and the mounts.
     assert!(processes.len() >= 6, "only {} processes", processes.len());
     drop(shared);
     for process in processes {

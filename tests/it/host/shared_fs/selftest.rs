@@ -1,11 +1,11 @@
-//! What `doctor` promises of one and the same file system, by how this very mount handles locks.
+//! Results of `doctor` for one file system, by the lock handling of the mount.
 
 use serde_json::Value;
 
 use super::pair::shared_with;
 use crate::fixture::{Fixture, ForeignHolder, LockType, SharedFileSystem, program, run};
 
-/// Returns the verdict of `doctor` on the first host: its word, its sentence, and the exit code.
+/// Returns the result of `doctor` on the first host: its word, its sentence, and the exit code.
 async fn verdict(fixture: &Fixture, shared: &SharedFileSystem) -> (String, String, i32) {
     let inside = shared.hosts()[0].inside();
     let mut command = fixture.command(&inside[0]);

@@ -1,4 +1,4 @@
-//! Whoever waits on one host gets what is given back on the other.
+//! A waiter on one host gets the disks that are released on the other.
 
 use tokio::task::JoinHandle;
 use zbus::OwnedObjectPath;
@@ -10,7 +10,7 @@ use crate::methods::none;
 use crate::refused_requests::assert_refused;
 use crate::wait::LONG;
 
-/// Has a machine wait, by a task of its own, and returns once it does.
+/// Starts a task in which a VM waits, and returns once it waits.
 async fn wait(
     host: &Half,
     machine: &TestVm,
@@ -71,7 +71,7 @@ async fn a_waiter_gets_the_disk_of_a_killed_service() {
     within("its turn", waiting).await.unwrap().unwrap();
 }
 
-/// Who waits for one of two holds neither on any host; and not for ever.
+/// A waiter for two disks holds neither on any host; and does not wait forever.
 #[tokio::test]
 async fn a_waiter_does_not_conflict_on_the_other_host() {
     let Some(pair) = Pair::start(Files::Hashed).await else { return };

@@ -10,7 +10,7 @@ use std::path::Path;
 use super::STATE;
 use super::scenario::{Place, Scenario};
 
-/// What a line tells of.
+/// Returns the kind of a record.
 fn kind(line: &[u8]) -> &'static str {
     let is = |kind: &&str| {
         let word = format!(" {{\"{kind}\":");
@@ -19,8 +19,9 @@ fn kind(line: &[u8]) -> &'static str {
     ["counted", "owner", "anchor", "lock"].into_iter().find(is).unwrap()
 }
 
-/// What is known again of a thing whose line is damaged is known from its descriptor: all of an
-/// anchor, no more than that it is locked of a lock. What an owner held is told by the locks.
+/// Returns how many objects are recovered for a damaged line. Descriptors suffice to restore an
+/// anchor completely, and of a lock only that it is held. The locks restore the holdings of an
+/// owner.
 fn recovered(line: &[u8]) -> usize {
     match kind(line) {
         "owner" => 2,
@@ -59,7 +60,7 @@ fn assert_said(place: &Place, journal: &str) {
     assert!(place.host.at(format!("{STATE}.damaged")).exists());
 }
 
-/// What is damaged of a line, by its length.
+/// The damaged byte of a line, by its length.
 type Spot = fn(usize) -> usize;
 
 async fn a_damaged_line_frees_nothing(config: &str, spots: &[Spot]) {

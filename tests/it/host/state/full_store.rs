@@ -45,7 +45,7 @@ async fn what_was_given_is_kept(unit: &str) {
         assert_eq!(Listed::by(&bus).await, before);
     }
     lock_prober.stop().were_refused();
-    // What is given back needs no room.
+    // A release needs no room.
     machine.owner.close(none()).await.unwrap();
     for disk in outside {
         ForeignHolder::try_once(disk, LockType::Ofd, true).unwrap();

@@ -92,7 +92,7 @@ async fn no_room_for_records() {
     within("descriptors are closed", closed).await;
     lock_prober.stop().were_refused();
 
-    // What is given back needs no room.
+    // A release needs no room.
     web1.release(&lock).await.unwrap();
     assert_free(&first);
     assert_eq!(Listed::by(&bus).await.locks.len(), before.locks.len() - 1);
@@ -159,7 +159,7 @@ impl Lack {
         if self == Self::Writing {
             let gate = place.host.at("/srv/gate");
             place.host.run(&["mkfifo", "/srv/gate"]).await.ok();
-            // The next start waits until somebody opens the other end.
+            // The next start waits until the other end is opened.
             let wait = "[Service]\nExecStartPre=/bin/sh -c ': </srv/gate'\n";
             place.host.drop_in("gate", wait).await;
             place.stop_and_wait().await;

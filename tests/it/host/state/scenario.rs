@@ -18,7 +18,7 @@ use crate::snapshot::Listed;
 pub(super) const RESTART: &str = "[Service]\nRestartSec=50ms\nRestartSteps=0\n";
 /// A program that says its process number and then lives until its input ends.
 const LIVES: [&str; 3] = ["sh", "-c", "echo $$; exec cat"];
-/// The name of whoever holds what nothing is known of.
+/// The name of the owner of recovered locks.
 pub(super) const RECOVERED: &str = "recovered";
 
 /// A host with the service, and a process in it that machines live by.
@@ -60,7 +60,7 @@ impl Place {
         self.main = self.host.successor(&mut self.watch, self.main).await;
     }
 
-    /// The same, where it may not come back.
+    /// Damages the state of a service that may not come back.
     pub(super) fn stop(&self, damage: impl FnOnce(&Path)) {
         self.main.signal(Signal::SIGSTOP);
         damage(&self.host.at(STATE));
@@ -117,8 +117,8 @@ impl<'p> Scenario<'p> {
         fs::read(self.place.host.at(STATE)).unwrap()
     }
 
-    /// Kills the service with its records damaged, then without; each time nobody gets a disk,
-    /// all that is not recovered is as it was, and so many locks are recovered.
+    /// Kills the service with its records damaged, then without. Checks each time that no disk is
+    /// free, that all other objects are unchanged, and that `recovered` locks are recovered.
     pub(super) async fn outlives(self, what: &str, recovered: usize, damage: impl FnOnce(&Path)) {
         let Self { place, web1, before, lock_prober } = self;
         place.kill(damage).await;

@@ -1,4 +1,4 @@
-//! What happens to the service.
+//! The ends and restarts of the service.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -27,7 +27,7 @@ pub(super) enum Event {
     Abort,
     /// An administrator restarts it.
     Restart,
-    /// The same, when another binary has taken the place of the one that runs.
+    /// A restart after the running binary has been replaced.
     Replace,
     /// It is stopped, replaced, and started: how some packages do it.
     Upgrade,
@@ -43,7 +43,7 @@ impl Event {
         matches!(self, Self::Reexec | Self::Reload)
     }
 
-    /// Has it happen; when this returns, the service is there.
+    /// Causes the event; when this returns, the service is running.
     pub(super) async fn happen(self, host: &Host, before: MainProcess) -> MainProcess {
         let mut watch = host.watch().await;
         match self {

@@ -34,7 +34,7 @@ impl Limit {
         let group = Path::new("/sys/fs/cgroup/memory").join(name);
         fs::create_dir(&group).unwrap_or_else(|e| panic!("memory can't be limited here: {e}"));
         let file = group.join("memory.limit_in_bytes");
-        // What it has already is accounted for elsewhere.
+        // Its existing memory is accounted for elsewhere.
         fs::write(&file, LIMIT).unwrap();
         fs::write(group.join("cgroup.procs"), service.outside.to_string()).unwrap();
         Limit { file, made: Some(group) }
@@ -51,7 +51,7 @@ impl Drop for Limit {
     }
 }
 
-/// Has the kernel kill the service for its memory.
+/// Makes the kernel kill the service for its memory.
 pub(super) async fn exhaust(host: &Host, service: MainProcess, watch: &mut NameWatch) {
     let limit = Limit::of(host, service);
     let bus = host.bus().await;

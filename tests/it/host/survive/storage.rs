@@ -22,7 +22,7 @@ struct Scenario {
     far: PathBuf,
     near: PathBuf,
     machine: Tool,
-    /// What the service told about the locks.
+    /// The reported locks of the service.
     known: Value,
     /// At the disk that can be reached all the time.
     lock_prober: LockProber,
@@ -85,8 +85,8 @@ async fn locks_outlive_a_kill_where_a_file_system_is_dead() {
     scenario.goes_on_as_before().await;
 }
 
-/// What is told of locks, but for whether somebody has looked at them since: where a file system
-/// does not answer nobody can.
+/// Returns the reported locks without their verification state: on a hung file system they cannot
+/// be verified.
 fn but_for_looks(mut locks: Value) -> Value {
     for lock in locks.as_array_mut().unwrap() {
         lock.as_object_mut().unwrap().remove("verified").unwrap();
@@ -94,8 +94,8 @@ fn but_for_looks(mut locks: Value) -> Value {
     locks
 }
 
-/// Who closes a file there waits for its server, and can't even be killed. So the service must have
-/// none open: neither the one that is killed, nor the one that comes after and is killed too.
+/// A process that closes a file there waits for its server, and cannot even be killed. So the
+/// service must have none open: neither the killed one, nor the next one, which is killed too.
 #[tokio::test]
 async fn locks_outlive_a_kill_where_a_file_system_hangs() {
     let Some(scenario) = Scenario::set_up().await else { return };

@@ -45,7 +45,7 @@ impl<'h> TestVms<'h> {
         let bus = host.bus().await;
         let path = manager(&bus).await.register_owner("", "web2", web2_pid, HashMap::new()).await;
         let web2_owner = owner(&bus, path.unwrap()).await;
-        // What it has done with its locks before is not to be undone by what happens.
+        // Earlier changes of its locks must not be undone by the event.
         let wanted = [shared(Path::new(other)), shared(Path::new(both)), exclusive(&left)];
         let locks = web2_owner.acquire(&wanted, HashMap::new()).await.unwrap();
         lock(&bus, &locks[0]).await.convert("exclusive", HashMap::new()).await.unwrap();
@@ -81,8 +81,8 @@ impl<'h> TestVms<'h> {
         LockProber::at(&files, &self.host.log())
     }
 
-    /// A third machine gets none of the disks, and is told who has them. What has been given back
-    /// is free.
+    /// Checks that a third VM gets none of the disks, and is told their holders. Released disks are
+    /// free.
     pub(super) async fn keep_others_out(&self) {
         let [own, both, other] = &self.disks;
         let (web1, web2) = (("web1", self.web1_pid), ("web2", self.web2_pid));

@@ -1,4 +1,4 @@
-//! What the unit lets the service do: lock disks wherever data is, and write nothing else.
+//! The sandbox of the unit: the service locks disks wherever data is, and writes nothing else.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::fixture::{ForeignHolder, LockType};
 use crate::nspawn::{Host, Tree, skip};
 
-/// What must not be writable from inside the sandbox.
+/// Paths that must not be writable from inside the sandbox.
 const READ_ONLY: &[&str] = &[
     "/usr/probe",
     "/usr/local/bin/probe",
@@ -43,7 +43,7 @@ const READ_ONLY: &[&str] = &[
     "/sys/fs/cgroup/cgroup.procs",
 ];
 
-/// What else is tried, and the end of what that prints.
+/// Other commands, and the end of their output.
 const TRIED: &[(&str, &str)] = &[
     ("wc -c </etc/shadow", "0"),
     ("cat /root/.ssh/id_ed25519", "No such file or directory"),
@@ -76,7 +76,7 @@ const PLACES: &[&str] = &[
 
 async fn nothing_but_disks_and_its_own_can_be_written(tree: Tree) {
     let Some(host) = Host::boot(tree).await else { return };
-    // What it would open if it were let: the FUSE device, and a loop device.
+    // Devices that it must not open: the FUSE device, and a loop device.
     host.run(&["mknod", "/srv/character", "c", "10", "229"]).await.ok();
     host.run(&["mknod", "/srv/block", "b", "7", "0"]).await.ok();
     host.write("/root/.ssh/id_ed25519", "a key");
@@ -149,7 +149,7 @@ async fn disks_are_locked_wherever_data_is(tree: Tree) {
     for image in &images {
         lock(&host, image).await;
     }
-    // What is mounted later is seen, and can be written.
+    // Later mounts are visible and writable.
     for late in ["/mnt/late", "/run/media/late"] {
         fs::create_dir_all(host.at(late)).unwrap();
         host.run_outside_units(&["mount", "-t", "tmpfs", "late", late]).await.ok();
@@ -207,7 +207,7 @@ async fn a_hung_mount_does_not_delay_the_start_on_trixie() {
     a_hung_mount_does_not_delay_the_start(Tree::Release("trixie")).await;
 }
 
-/// What `systemd-analyze security` says of the unit, in tenths.
+/// The maximum rating of the unit by `systemd-analyze security`, in tenths.
 const MOST_EXPOSURE: u32 = 16;
 
 /// The exposure stays as low as it is, and each open item has its reason in the unit.

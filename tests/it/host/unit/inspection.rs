@@ -90,8 +90,8 @@ async fn an_inspector_that_hangs_is_left_behind_on_trixie() {
     an_inspector_that_hangs_is_left_behind(Tree::Release("trixie")).await;
 }
 
-/// What has no store is found again by its process and its lifeline, which the service itself does not
-/// see: also where `/proc` hides processes of others.
+/// Locks without a store are found again by their process and its lifeline, which the service
+/// itself does not see: also where `/proc` hides processes of others.
 async fn locks_without_a_store_are_found_again(tree: Tree) {
     let Some(host) = Host::boot(tree).await else { return };
     let images = [host.image("a.img"), host.image("b.img")];

@@ -33,7 +33,7 @@ impl Scenario {
         Scenario { fixture, bus, disks, web1, web2 }
     }
 
-    /// The same, where each VM has locked its disk.
+    /// Creates the scenario, in which each VM has locked its disk.
     async fn locked() -> Scenario {
         let scenario = Scenario::set_up().await;
         let [one, two] = &scenario.disks;
@@ -187,7 +187,7 @@ async fn a_disk_with_an_intact_record_keeps_its_owner() {
     scenario.is_locked(one, &["web1"]).await;
 }
 
-/// What a suspended owner has to lock again when it is resumed is not forgotten.
+/// The locks that a suspended owner has to acquire again are not lost.
 #[tokio::test]
 async fn an_owner_is_not_resumed_without_a_lock_whose_record_is_damaged() {
     for (text, other) in [("\"since\":", "\"since\": "), ("\"ino\":", "\"ino\":1")] {
@@ -237,7 +237,7 @@ async fn two_suspended_locks_with_one_number_are_both_there() {
     }
 }
 
-/// What libvirt has released for an instant stays reserved for its VM.
+/// A disk that libvirt has released for an instant stays reserved for its VM.
 #[tokio::test]
 async fn a_damaged_record_of_a_reserved_lock_keeps_the_reservation() {
     let config = "virtlockd_socket = \"@DIR@/virtlockd-sock\"\nrelease_grace = 600\n";
