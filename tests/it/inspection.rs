@@ -12,10 +12,10 @@ use crate::refused_requests::assert_free;
 use crate::virtlockd::host::hung_mount::HungMount;
 
 /// Locks byte 0 of a disk (`F_SETLK`), maps a file of a FUSE mount and changes it. After a line of
-/// input, one thread unmaps the file, for which the kernel waits for the server, and another one waits
-/// for the lock of the address space: then reading the command line of this process hangs. It looks
-/// like an emulator, since command lines of others are not read. mmap(2), munmap(2) and read(2) go by
-/// number; struct flock is that of 64-bit Linux.
+/// input, one thread unmaps the file, for which the kernel waits for the server, and another one
+/// waits for the lock of the address space: then a read of the command line of this process hangs.
+/// It looks like an emulator, as other command lines are not read. mmap(2), munmap(2) and read(2)
+/// are called by number; struct flock is that of 64-bit Linux.
 const HANG: &str = r#"
     use threads;
     use Config;
@@ -59,7 +59,7 @@ async fn hang(fixture: &Fixture, far: &HungMount, disk: &Path) -> (Tool, String)
     (tool, pid)
 }
 
-/// Has the server of a mount go on before anything is waited for that waits for it.
+/// Resumes the server of a mount before the test waits for a process that depends on it.
 struct GoOn<'f>(&'f HungMount);
 
 impl Drop for GoOn<'_> {

@@ -12,7 +12,7 @@ use crate::snapshot::Listed;
 
 const HASHED: &str = "file_lockspace_dir = \"@DIR@/locks\"\n";
 const WRONG: &str = "file_lockspace_dri = \"/x\"\n";
-/// What is said of a file that is wrong.
+/// The message for an invalid file.
 const STAYS: &str = "cannot reload the configuration, the old one stays in force";
 
 /// How the service is told.
@@ -23,7 +23,7 @@ enum Way {
 }
 
 impl Way {
-    /// Has it load the file; it has done so when this returns.
+    /// Makes the service load the file, and waits for it.
     async fn load(self, fixture: &Fixture, right: bool) {
         let bus = fixture.connection().await;
         match self {
@@ -98,7 +98,8 @@ async fn held_locks_stay_when_asked_to() {
 mod host {
     use super::*;
 
-    /// Told by systemd, and killed afterwards: whatever the settings are, nobody else gets a disk.
+    /// Reloaded by systemd, and killed afterwards: whatever the settings are, no other owner gets a
+    /// disk.
     #[tokio::test]
     async fn held_locks_stay_in_a_host() {
         let Some(host) = Host::boot(Tree::Own).await else { return };

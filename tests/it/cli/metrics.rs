@@ -1,4 +1,4 @@
-//! `metrics`, as whoever collects such reads it.
+//! `metrics`, as a collector reads it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,8 +9,8 @@ use super::{fails, str, vmlockctl};
 use crate::dbus_client::{TestVm, exclusive};
 use crate::fixture::Fixture;
 
-/// Has Prometheus's own reader of a format read a file: by the names of metrics, what they are and
-/// their samples.
+/// Parses a file with Prometheus's own reader of a format: by the names of metrics, their types and
+/// samples.
 async fn read(fixture: &Fixture, module: &str, path: &str) -> Value {
     let script = format!(
         "import json, sys\n\
@@ -82,7 +82,7 @@ mod host {
             assert!(metric[2].as_str().is_some_and(|help| help.ends_with('.')), "{name}");
         }
 
-        // So does who knows the older format only, as node exporters do.
+        // So does a reader of the older format, such as node exporters.
         let older = read(&fixture, "prometheus_client.parser", path).await;
         assert_eq!(older["vmlockd_grant_seconds"][0], "histogram");
         let total = |told: &Value| {

@@ -1,5 +1,5 @@
-//! What is written down may be damaged, another version's, or not be writable at all: no disk of a
-//! machine that lives is ever free for that.
+//! The state file may be damaged, of another version, or not writable: no disk of a living VM is
+//! ever free because of that.
 
 mod damage;
 mod full_store;

@@ -28,7 +28,7 @@ pub(crate) fn put_in_between(installed: &Path, real: &str, gate: &str) {
     fs::set_permissions(installed, Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Waits until somebody waits at the gate.
+/// Waits until a process waits at the gate.
 pub(crate) async fn reached(gate: PathBuf) -> File {
     let opened = in_thread(ROOT, move || File::options().write(true).open(gate));
     within("it is in between", opened).await.unwrap()
@@ -91,7 +91,7 @@ mod host {
 
         let manager = manager(&bus).await;
         let let_go = async {
-            // What was sent before has come to the bus once it answers this.
+            // All earlier messages have reached the bus once it answers this call.
             let bus = zbus::fdo::DBusProxy::new(&bus).await.unwrap();
             bus.get_id().await.unwrap();
             gate.write_all(b"\n").unwrap();

@@ -1,4 +1,4 @@
-//! Who waits, and is at something else as well.
+//! Waiting owners that perform other commands.
 
 use std::fs::File;
 
@@ -65,8 +65,8 @@ async fn a_disk_that_was_passed_is_waited_for_after_it_was_closed() {
 mod host {
     use super::*;
 
-    /// An owner's turn is taken by a command that hangs on storage. Who stands behind it in line, for a
-    /// disk that has nothing to do with that, is not held up; and the owner keeps its place.
+    /// A command that hangs on storage holds the command lock of its owner. A waiter behind it in
+    /// the queue, for an unrelated disk, is not delayed; and the owner keeps its position.
     #[tokio::test]
     async fn a_hung_command_delays_only_its_owner() {
         let fixture = Fixture::builder().start().await;
