@@ -1,9 +1,10 @@
-//! What a loop device is set up on, and what that lies on: its file may be one of an overlay.
+//! The files behind a loop device. Its file may be on an overlay, and then others lie behind that.
 //!
-//! The kernel tells device and inode of the file, and gives no descriptor of it. The name in
-//! `loop/backing_file` of `sysfs(5)` is a hint, which is followed and compared. Where it leads elsewhere,
-//! the device tells whether the file may be on an overlay at all. An instance of an ordinary user may not
-//! open the device, so it has nothing but the name, which the kernel adapts when the file is renamed.
+//! The kernel reports device and inode of the file, and provides no descriptor of it. The name in
+//! `loop/backing_file` of `sysfs(5)` is a hint, which is followed and compared. If it leads
+//! elsewhere, the device number shows whether the file may be on an overlay at all. An unprivileged
+//! instance of the service may not open the device, so it has only the name, which the kernel
+//! updates when the file is renamed.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
@@ -20,10 +21,11 @@ use crate::lock::mount::Mounts;
 use crate::lock::path::open::{self, Links};
 use crate::lock::path::walk::far_mount;
 
-/// What a loop device is set up on.
+/// The files behind a loop device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::lock) struct Backing {
-    /// The range of its file or device that it occupies, and the same range of the files behind that.
+    /// The range that the device occupies of its file or device, and the same range of the files
+    /// behind that.
     pub(in crate::lock) extents: Vec<Extent>,
     /// The paths at which upper layers will have the file once it is copied up.
     pub(in crate::lock) copies: Vec<PathBuf>,
@@ -31,17 +33,17 @@ pub(in crate::lock) struct Backing {
     pub(in crate::lock) unknown: Option<Unknown>,
 }
 
-/// Returns what a loop device occupies that is set up.
+/// Returns what a loop device that is set up occupies.
 ///
 /// # Errors
 ///
-/// The cause, where the kernel does not tell it.
+/// The cause, if the kernel does not report it.
 pub(in crate::lock) fn of(dev: u64, sysfs: &Sysfs) -> Result<Backing, String> {
     let extent = loop_device::extent_of(dev, sysfs);
     let extent = extent.or_else(|unknown| named_extent(dev, sysfs, unknown));
     let extent = extent.map_err(|unknown| unknown.to_string())?;
     let mut backing = Backing { extents: vec![extent], ..Backing::default() };
-    // A device that the kernel made up has no major number; an overlay's is one.
+    // A device number without a device has the major number 0, also that of an overlay.
     let Some(on) = device_of(extent.identity).filter(|on| major(*on) == 0) else {
         return Ok(backing);
     };
@@ -54,7 +56,7 @@ pub(in crate::lock) fn of(dev: u64, sysfs: &Sysfs) -> Result<Backing, String> {
         backing.copies = real.copies;
         backing.unknown = real.unknown;
     } else {
-        // Where the mount is of this namespace, its type is known.
+        // If the mount is in this namespace, its type is known.
         let mounts = mounts.as_ref();
         let mount = mounts.and_then(|mounts| mounts.iter().find(|mount| mount.dev == on));
         let may_be = mount.is_none_or(|mount| mount.kind == "overlay");
@@ -63,15 +65,15 @@ pub(in crate::lock) fn of(dev: u64, sysfs: &Sysfs) -> Result<Backing, String> {
     Ok(backing)
 }
 
-/// Returns the file that the name of a loop device's file leads to, unless it may not answer.
+/// Opens the file that the name of a loop device's file leads to, unless that may not respond.
 fn named_file(dev: u64, sysfs: &Sysfs, mounts: &Mounts) -> Option<OwnedFd> {
     let name = sysfs.backing_name(dev).ok()??;
     let is_near = far_mount(mounts, &name).is_none();
     is_near.then(|| open::locate(&name, Links::Follow).ok()).flatten()
 }
 
-/// Returns what a loop device occupies as far as its file's name tells, where this process has no
-/// permission to ask the device.
+/// Returns what a loop device occupies according to the name of its file, for a process that has no
+/// permission to query the device.
 fn named_extent(dev: u64, sysfs: &Sysfs, why: NoAnswer) -> Result<Extent, NoAnswer> {
     if !matches!(why, NoAnswer::Refused(Errno::EACCES | Errno::EPERM)) {
         return Err(why);

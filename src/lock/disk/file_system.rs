@@ -1,15 +1,16 @@
-//! The block devices that file systems are on: a write to a file is a write to the device, somewhere.
+//! The block devices below file systems: a write to a file is a write to the device, at an unknown
+//! offset.
 //!
-//! Two files of one file system have no byte in common, and which bytes a file has is not known. So a
-//! file occupies a part of the device ([`Placement::Partial`](crate::lock::model::extent::Placement)), which conflicts
-//! with a lock on the device itself, on a range of it, or on the image that it was made of, and with no
-//! other part.
+//! Two files of one file system have no byte in common, and which bytes a file occupies is unknown.
+//! So a file occupies a part of the device
+//! ([`Placement::Partial`](crate::lock::model::extent::Placement)). This conflicts with a lock on
+//! the device itself, on a range of it, or on the image below it, and with no other part.
 //!
-//! A file system without one device of its own (btrfs, ZFS, tmpfs, a network file system) has a device
-//! number without a device, and is on nothing as far as this goes.
+//! A file system without one device of its own (btrfs, ZFS, tmpfs, a network file system) has a
+//! device number without a device. For this module, it lies on nothing.
 //!
-//! Where it cannot be found out what such a device lies on, [`Devices::unknown`] says why, and the file is
-//! not locked. Only complete results are cached.
+//! If the layers below such a device are unknown, [`Devices::unknown`] has the reason, and the file
+//! is not locked. Only complete results are cached.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -25,33 +26,33 @@ use crate::lock::model::extent::Extent;
 use crate::lock::model::identity::Identity;
 use crate::lock::text::escape::shown_path;
 
-/// For how long is remembered what a device lies on: a volume may be moved while it is mounted.
+/// How long the layers below a device are cached: a volume may be moved while it is mounted.
 const FRESH: Duration = Duration::from_secs(10);
-/// How many devices are remembered.
+/// The maximum number of cached devices.
 const KNOWN_MAX: usize = 4096;
 
-/// The devices that the file systems of some files are on.
+/// The devices below the file systems of some files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::lock) struct Devices {
-    /// The parts of block devices that the file systems occupy, and the parts of what these lie on.
+    /// The parts of block devices that the file systems occupy, and the parts of the layers below.
     pub(in crate::lock) extents: Vec<Extent>,
-    /// The paths at which upper layers of overlays will have an image that they lie on, once that is
-    /// copied up.
+    /// The paths at which upper layers of overlays will have an image below, once that is copied
+    /// up.
     pub(in crate::lock) copies: Vec<PathBuf>,
-    /// Why they may lie on more.
+    /// Why some of it may be missing here.
     pub(in crate::lock) unknown: Option<String>,
 }
 
 impl Devices {
-    /// Whether they may come to lie on something else while the file systems are mounted, or may be
-    /// completely known later.
+    /// Whether the layers may change while the file systems are mounted, or may become completely
+    /// known later.
     pub(in crate::lock) fn may_change(&self) -> bool {
         let is_loop =
             |part: &Extent| matches!(part.identity, Identity::Block { dev, .. } if is_loop(dev));
         self.unknown.is_some() || !self.copies.is_empty() || self.extents.iter().any(is_loop)
     }
 
-    /// Adds what others lie on.
+    /// Adds the devices below other file systems.
     fn add(&mut self, other: Self) {
         for part in other.extents {
             if !self.extents.contains(&part) {
@@ -67,7 +68,7 @@ impl Devices {
     }
 }
 
-/// What a device lies on, and the disk sequence number that it had.
+/// The layers below a device, and the disk sequence number that it had.
 #[derive(Debug)]
 struct Known {
     seq: u64,
@@ -75,10 +76,10 @@ struct Known {
     parts: Vec<Extent>,
 }
 
-/// By device number. Only devices of which all is known.
+/// The cache, by device number. It has complete results only.
 static KNOWN: Mutex<BTreeMap<u64, Known>> = Mutex::new(BTreeMap::new());
 
-/// Returns the devices that the file systems of some files are on.
+/// Returns the devices below the file systems of some files.
 pub(in crate::lock) fn devices_of(
     files: impl IntoIterator<Item = Identity>,
     sysfs: &Sysfs,
@@ -97,7 +98,7 @@ pub(in crate::lock) fn devices_of(
     found
 }
 
-/// The block device that a file's device number is that of; device numbers without a device have the
+/// Returns the block device of a file's device number; device numbers without a device have the
 /// major number 0.
 fn device_of(identity: Identity) -> Option<u64> {
     match identity {
@@ -106,9 +107,9 @@ fn device_of(identity: Identity) -> Option<u64> {
     }
 }
 
-/// Returns a device and what it lies on.
+/// Returns a device and the layers below it.
 fn devices_under(dev: u64, sysfs: &Sysfs) -> Devices {
-    // A number is given again; the disk then has another sequence number.
+    // Device numbers are reused; the new disk then has another sequence number.
     let identity = Identity::device(dev, sysfs);
     let Identity::Block { seq, .. } = identity else { return Devices::default() };
     let remembered = {
@@ -161,7 +162,7 @@ mod tests {
 
     #[test]
     fn files_of_one_file_system_conflict_with_its_device_and_not_with_each_other() {
-        // A number that no other test has: what is known is shared.
+        // A number that no other test uses, since the cache is shared.
         let tree = Tree::new();
         tree.device("sdz", "239:0").device("sdz/sdz1", "239:1").device("sdz/sdz2", "239:2");
         for (name, start) in [("sdz/sdz1", "8\n"), ("sdz/sdz2", "1008\n")] {
@@ -179,7 +180,7 @@ mod tests {
         assert!(conflict(Extent::whole(disk(1))) && conflict(Extent::whole(disk(0))));
         assert!(!conflict(Extent::exact(disk(0), Span::new(516_096, 512_000))));
         assert_eq!(devices_of(Identity::Inode { dev: makedev(0, 40), ino: 1 }), []);
-        // What has the number later is another disk.
+        // The device that has the number later is another disk.
         tree.file("sdz", "diskseq", "7\n");
         assert_eq!(devices_of(file(1, 1))[0], Extent::partial(disk(1)));
         assert_ne!(devices_of(file(1, 1))[0], one[0]);
@@ -194,7 +195,7 @@ mod tests {
         let why = found().unknown.unwrap();
         assert!(why.contains("239:9") && why.contains("sequence number cannot be read"), "{why}");
         assert_eq!((found().extents, found().may_change()), (vec![part], true));
-        // That is not cached.
+        // An unknown result is not cached.
         tree.without("sdw", "diskseq/unreadable").without("sdw", "diskseq");
         tree.file("sdw", "diskseq", "4\n");
         assert_eq!((found().unknown, found().extents.len()), (None, 2));

@@ -1,11 +1,11 @@
 //! Disks that this host uses itself: mounted, swapped to, or a part of another device.
 //!
-//! The kernel has a claim of its own on such a device (`O_EXCL` in `open(2)`), of which byte locks know
-//! nothing. Whoever gave it to a machine as well would have both write to it. QEMU does not claim
-//! what it opens, so a device that machines use passes.
+//! The kernel has an exclusive claim of its own on such a device (`O_EXCL` in `open(2)`), which
+//! byte locks do not cover. If such a device was given to a VM as well, both would write to it.
+//! QEMU does not claim what it opens, so a device that VMs use passes the check.
 //!
-//! A file has no such claim. It is in use where a loop device is that is set up on it, or where the
-//! host swaps to it.
+//! A file has no such claim. It is in use if a loop device is set up on it, or if the host swaps to
+//! it.
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -26,25 +26,25 @@ use crate::lock::mount::Mount;
 use crate::lock::path::open::{self, Links};
 use crate::lock::text::escape::{shown, shown_path};
 
-/// How many uses a refusal tells.
+/// The maximum number of uses in a refusal.
 const TOLD: usize = 3;
-/// What a claim may mean.
+/// The possible meanings of a claim.
 const CLAIMED: &str = "mounted, swapped to, or a part of another device";
 
-/// What becomes of a disk that this host uses itself.
+/// The policy for a disk that this host uses itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InUse {
-    /// It is not locked exclusively.
+    /// It is refused an exclusive lock.
     Refused,
     /// It is locked as any other.
     Allowed,
 }
 
-/// Refuses a disk that this host uses itself, as far as `host` says; `below` is all that it lies on.
+/// Refuses a disk that this host uses itself according to `host`; `below` is all that it lies on.
 ///
 /// # Errors
 ///
-/// [`Error::NotLockable`] with the use, as far as it can be told.
+/// [`Error::NotLockable`] with the uses that are known.
 pub(in crate::lock) fn refuse_if_used(
     disk: BorrowedFd<'_>,
     identity: Identity,
@@ -66,11 +66,11 @@ pub(in crate::lock) fn refuse_if_used(
     if uses.is_empty() { Ok(()) } else { Err(refusal(&uses, name)) }
 }
 
-/// Refuses a file that this host swaps to, also where the name that `/proc/swaps` has for it leads
-/// elsewhere. The kernel refuses to write to such a file; of anything else, nothing is written.
+/// Refuses a file that this host swaps to, even if its name in `/proc/swaps` leads elsewhere by
+/// now. The check writes zero bytes to the file, which the kernel refuses for a swap file.
 ///
-/// Asks for the swap areas of this moment: this is the last check before the lock, and costs nothing
-/// where they are as they were.
+/// Checks the present swap areas: this is the last check before the lock, and costs nothing if they
+/// are unchanged.
 ///
 /// # Errors
 ///
@@ -87,7 +87,7 @@ pub(in crate::lock) fn refuse_swap_file(file: &File, name: &str) -> Result<(), E
     Ok(())
 }
 
-/// Whether the kernel swaps to a file that is open for writing.
+/// Whether the kernel swaps to this file, which is open for writing.
 fn is_swap_file(file: &File) -> bool {
     pwrite(file, &[], 0) == Err(Errno::ETXTBSY)
 }
@@ -99,18 +99,18 @@ fn refusal(uses: &[String], name: &str) -> Error {
     Error::not_lockable(name, why)
 }
 
-/// What is said of a device that is claimed.
+/// Returns the uses of a claimed device, or the possible meanings of the claim if there are none.
 fn or_claimed(uses: Vec<String>) -> Vec<String> {
     if uses.is_empty() { vec![CLAIMED.to_owned()] } else { uses }
 }
 
-/// Whether somebody has claimed a device. Claims it, for an instant; should opening fail for another
-/// reason, whoever opens it next is told that.
+/// Whether a device is claimed. This claims it for an instant. If it cannot be opened for another
+/// reason, it counts as not claimed: the program that opens it next gets that error.
 fn is_claimed(pin: BorrowedFd<'_>) -> bool {
     matches!(open::claim(pin), Err(Errno::EBUSY))
 }
 
-/// Whether somebody has claimed the device with this number; `None` where it can't be opened.
+/// Whether the device with this number is claimed; `None` if it cannot be opened.
 fn is_device_claimed(dev: u64, node: &Path) -> Option<bool> {
     let pin = open::locate(node, Links::Follow).ok()?;
     let stat = fstat(&pin).ok()?;
@@ -125,8 +125,8 @@ fn is_device_claimed(dev: u64, node: &Path) -> Option<bool> {
     }
 }
 
-/// By which name a file is swapped to. That another file has the name by now is seen where the file can
-/// be opened for writing.
+/// Returns the name under which the host swaps to a file. If another file has that name by now,
+/// [`refuse_swap_file`] still detects the swap file, provided that it can be opened for writing.
 fn swaps_to(file: BorrowedFd<'_>, identity: Identity, swaps: &Swaps) -> Option<String> {
     let is_it = |name: &str| {
         let found = open::locate_known(Path::new(name)).ok();
@@ -137,7 +137,8 @@ fn swaps_to(file: BorrowedFd<'_>, identity: Identity, swaps: &Swaps) -> Option<S
     is_used.then(|| format!("swapped to as {}", shown(&swap.name)))
 }
 
-/// What the loop devices are used for, and their partitions, that have bytes in common with a disk.
+/// Returns the uses of the loop devices, and of their partitions, that have bytes in common with a
+/// disk.
 fn uses_through_loops(identity: Identity, below: &[Extent], host: &Snapshot) -> Vec<String> {
     let own: Vec<Extent> =
         std::iter::once(Extent::whole(identity)).chain(below.iter().copied()).collect();
@@ -146,11 +147,11 @@ fn uses_through_loops(identity: Identity, below: &[Extent], host: &Snapshot) -> 
     let mut uses = Vec::new();
     for device in host.loops().iter().filter(|device| may_conflict(device, &own)) {
         let parts = sysfs.partitions(device.dev).unwrap_or_default();
-        // The claim on a part is one on the whole, too.
+        // A claim on a partition is one on the whole device, too.
         let devices = if parts.is_empty() { vec![device.dev] } else { parts };
         for dev in devices {
             let itself = Identity::device(dev, sysfs);
-            // One that does not answer is on its file, wherever in it.
+            // A device that cannot be queried counts as the whole of its file.
             let below = Stack::below(itself, "", sysfs).map(|stack| stack.below);
             let below = below.unwrap_or_else(|_| vec![Extent::whole(device.backing)]);
             if itself != identity && below.iter().any(conflicts) {
@@ -161,11 +162,12 @@ fn uses_through_loops(identity: Identity, below: &[Extent], host: &Snapshot) -> 
     uses
 }
 
-/// Whether a loop device, or a partition of it, may lie on what a disk lies on; `own` is that, and the
-/// disk itself. Most loop devices do not, so nothing else is read of these.
+/// Whether a loop device, or a partition of it, may lie on what a disk lies on; `own` is that and
+/// the disk itself. Nothing else is read of the other loop devices, which are most.
 ///
-/// A loop device lies on its file, and no further, unless that is a device, or on a file system whose
-/// device number is none of a block device: that may be an overlay, whose files lie on others.
+/// A loop device lies on its file and on no further layer, unless the file is a block device, or on
+/// a file system whose device number is not that of a block device: that may be an overlay, whose
+/// files lie on others.
 fn may_conflict(device: &LoopDevice, own: &[Extent]) -> bool {
     let lies_on_more = match device.backing {
         Identity::Inode { dev, .. } => major(dev) == 0,
@@ -175,7 +177,7 @@ fn may_conflict(device: &LoopDevice, own: &[Extent]) -> bool {
     lies_on_more || own.iter().any(is_in_common)
 }
 
-/// What another device is used for that has bytes in common with a disk.
+/// Returns the uses of another device that has bytes in common with a disk.
 fn uses_of_other(dev: u64, host: &Snapshot) -> Vec<String> {
     let Ok(Some(node)) = host.sysfs().node(dev) else { return Vec::new() };
     let uses = match is_device_claimed(dev, &node) {
@@ -187,7 +189,7 @@ fn uses_of_other(dev: u64, host: &Snapshot) -> Vec<String> {
     uses.into_iter().map(|used| format!("{used} through {through}")).collect()
 }
 
-/// What a device is used for, or its partitions are. What can't be read tells nothing.
+/// Returns the uses of a device or of its partitions. Ignores what cannot be read.
 fn uses_of(dev: u64, host: &Snapshot) -> Vec<String> {
     let sysfs = host.sysfs();
     let parts = sysfs.partitions(dev).unwrap_or_default();
@@ -206,8 +208,8 @@ fn uses_of(dev: u64, host: &Snapshot) -> Vec<String> {
     uses
 }
 
-/// Where one of these devices is mounted, if this is its mount. Some file systems have a number of their
-/// own, and only the name of the device.
+/// Returns the mount point of `mount` if one of these devices is mounted there. Some file systems
+/// have a device number of their own, and only the source of the mount names the device.
 fn mounted(mount: &Mount, devices: &[u64]) -> Option<String> {
     (devices.contains(&mount.dev) || is_one_of(&mount.source, devices))
         .then(|| format!("mounted on {}", shown_path(&mount.point)))
@@ -268,7 +270,7 @@ line";
         let swaps = Swaps::parse(lines.as_bytes());
         let used = |file: &str| {
             let identity = Identity::of(&stat(&at(file)).unwrap()).unwrap();
-            // What is swapped to is tested where the kernel does it; this can't be opened.
+            // The integration tests cover a real swap file; this file cannot be opened.
             swaps_to(File::open(dir.path()).unwrap().as_fd(), identity, &swaps)
         };
         assert_eq!(used("link"), Some(format!("swapped to as {name}")));
@@ -276,7 +278,7 @@ line";
         let file = File::open(at("a b")).unwrap();
         let identity = Identity::of_open(&file).unwrap();
         assert_eq!(swaps_to(file.as_fd(), identity, &swaps), None);
-        // What nobody swaps to is not written to, either.
+        // A file that is not swapped to is not written to, either.
         refuse_swap_file(&File::open(at("a b")).unwrap(), "x").unwrap();
     }
 

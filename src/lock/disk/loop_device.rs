@@ -1,11 +1,12 @@
-//! What loop devices are set up on, as the kernel says (`LOOP_GET_STATUS64`, `loop(4)`).
+//! The files that loop devices are set up on, as the kernel reports them (`LOOP_GET_STATUS64`,
+//! `loop(4)`).
 //!
-//! The name in `loop/backing_file` of `sysfs(5)` is only where the file was once: it may have been
-//! removed, renamed or mounted over since, and another file may have that name.
+//! The name in `loop/backing_file` of `sysfs(5)` shows only where the file was once: it may have
+//! been removed, renamed or mounted over since, and another file may have that name.
 //!
-//! To answer, the kernel asks the file system that the file is on, which may never answer. So a
-//! process asks that can be left behind, and what it was told is remembered for as long as the
-//! device is not set up anew, which its disk sequence number tells.
+//! To answer, the kernel queries the file system of the file, which may never respond. So a
+//! subprocess that can be abandoned sends the query. Its answer is cached for as long as the device
+//! is not set up again, which would change its disk sequence number.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,12 +31,12 @@ use crate::lock::path::subprocess;
 
 /// How long the kernel may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// For how long a device is not asked again that did not answer or refused to.
+/// How long a device that did not respond or refused the query is not queried again.
 const SILENCE: Duration = Duration::from_secs(60);
-/// For how long a device that did not answer is not asked again where the answer decides whether a disk is
-/// locked, unless the process that asked still hangs.
+/// How long a device that did not respond is not queried again if the answer decides whether a disk
+/// is locked, unless the subprocess still hangs.
 const PAUSE: Duration = Duration::from_secs(10);
-/// How many devices one process asks: what it says about them is bounded.
+/// The maximum number of devices that one subprocess queries, which bounds its output.
 const AT_ONCE: usize = 32;
 /// The major number of loop devices (`Documentation/admin-guide/devices.txt`).
 const MAJOR: u64 = 7;
@@ -47,7 +48,7 @@ const GET_STATUS: rustix::ioctl::Opcode = 0x4C05;
 struct Backing {
     dev: u64,
     ino: u64,
-    /// Of a block device, its number; else 0.
+    /// The device number of a block device; otherwise 0.
     rdev: u64,
 }
 
@@ -60,14 +61,14 @@ impl Backing {
     }
 }
 
-/// Why it is not known what a loop device is set up on.
+/// Why the file that a loop device is set up on is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::lock) enum Unknown {
-    /// The file system of its file does not answer.
+    /// The file system of its file is not responding.
     Silent,
-    /// The device can't be opened or asked.
+    /// The device cannot be opened or queried.
     Refused(Errno),
-    /// No process could be started that asks, or it said nothing.
+    /// The subprocess could not be started, or printed nothing.
     Unasked,
 }
 
@@ -91,13 +92,13 @@ struct Known {
     since: Instant,
 }
 
-/// By device number. At most one entry for each loop device of this host.
+/// The cache, by device number. It has at most one entry for each loop device of this host.
 static KNOWN: Mutex<BTreeMap<u64, Known>> = Mutex::new(BTreeMap::new());
 
-/// The devices that processes are asking, by device number, with how many processes ask each.
+/// The devices with queries in progress, by device number, with the number of subprocesses.
 static ASKED: Mutex<BTreeMap<u64, usize>> = Mutex::new(BTreeMap::new());
 
-/// A process that asks devices. Dropped when the process is gone.
+/// A subprocess that queries devices. Dropped when the subprocess has ended.
 struct Asking(Vec<u64>);
 
 impl Asking {
@@ -129,7 +130,7 @@ fn is_asked(dev: u64) -> bool {
     ASKED.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&dev)
 }
 
-/// Whether a device number is that of a loop device, or of a part of one.
+/// Whether a device number is that of a loop device or of a partition of one.
 #[must_use]
 pub(in crate::lock) fn is_loop(dev: u64) -> bool {
     major(dev) == MAJOR
@@ -139,13 +140,13 @@ pub(in crate::lock) fn is_loop(dev: u64) -> bool {
 ///
 /// # Errors
 ///
-/// What reading sysfs fails with.
+/// Errors of reading sysfs.
 pub(in crate::lock) fn is_unset(dev: u64, sysfs: &Sysfs) -> io::Result<bool> {
     let is_device = is_loop(dev) && sysfs.whole(dev)?.is_none();
     Ok(is_device && sysfs.loop_range(dev)?.is_none() && sysfs.size(dev)? == Some(0))
 }
 
-/// Returns what a loop device that is set up occupies.
+/// Returns the range of its file that a loop device occupies.
 ///
 /// # Errors
 ///
@@ -162,9 +163,9 @@ pub(in crate::lock) fn extent_of(dev: u64, sysfs: &Sysfs) -> Result<Extent, Unkn
 /// A loop device that is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::lock) struct LoopDevice {
-    /// Its number.
+    /// Its device number.
     pub(in crate::lock) dev: u64,
-    /// The device itself.
+    /// The identity of the device itself.
     pub(in crate::lock) identity: Identity,
     /// The file or device that it is set up on.
     pub(in crate::lock) backing: Identity,
@@ -172,8 +173,8 @@ pub(in crate::lock) struct LoopDevice {
 
 /// Returns the loop devices of this host that are set up.
 ///
-/// Where a device may not be asked or does not answer, the name that it was set up with is tried: a name
-/// that leads to another file by now tells of one use too many, and not of one too few.
+/// For a device that may not be queried or does not respond, the name that it was set up with is
+/// used. If that leads to another file by now, it adds a use that does not exist, and hides none.
 pub(in crate::lock) fn all(sysfs: &Sysfs) -> Vec<LoopDevice> {
     let (mut answers, mut unasked) = (Vec::new(), Vec::new());
     for dev in sysfs.loop_devices().unwrap_or_default() {
@@ -196,17 +197,18 @@ pub(in crate::lock) fn all(sysfs: &Sysfs) -> Vec<LoopDevice> {
     answers.into_iter().filter_map(device).collect()
 }
 
-/// What the name leads to that a device was set up with, if the kernel knows that by heart.
+/// Returns the file that the name of a device's file leads to, if no file system has to be queried
+/// for it.
 fn named(dev: u64, sysfs: &Sysfs) -> Option<Identity> {
     Identity::of_open(open::locate_known(&sysfs.backing_name(dev).ok()??).ok()?)
 }
 
-/// Returns the range of a file that a loop device on it occupies. Offset and size limit may be changed
-/// while a device is in use, so they are never remembered.
+/// Returns the range of a file that a loop device on it occupies. Offset and size limit may be
+/// changed while a device is in use, so they are never cached.
 ///
 /// # Errors
 ///
-/// [`Unknown::Refused`] where sysfs cannot be read.
+/// [`Unknown::Refused`] if sysfs cannot be read.
 pub(in crate::lock) fn extent(
     dev: u64,
     backing: Identity,
@@ -219,24 +221,24 @@ pub(in crate::lock) fn extent(
     Ok(Extent::exact(backing, Span::new(offset, limit)))
 }
 
-/// Returns what a device has answered. Where one of many is asked for (`is_survey`), failures are
-/// remembered for longer.
+/// Returns the cached answer of a device. For a survey of many devices (`is_survey`), failures are
+/// cached for longer.
 fn remembered(dev: u64, seq: u64, is_survey: bool) -> Option<Answer> {
     let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     let known = known.get(&dev).filter(|known| known.seq == seq)?;
     let recent = known.since.elapsed() < SILENCE;
     let is_due = !is_survey && known.since.elapsed() >= PAUSE && !is_asked(dev);
     match known.answer {
-        // Kernels before 5.15 do not number what is set up.
+        // Kernels before 5.15 have no disk sequence numbers.
         Ok(_) => (![0, UNKNOWN_SEQUENCE].contains(&seq)).then_some(known.answer),
         Err(Unknown::Silent) => (recent && !is_due).then_some(known.answer),
         Err(_) => (is_survey && recent).then_some(known.answer),
     }
 }
 
-/// Asks about some devices, and remembers what is said.
+/// Queries some devices, and caches the answers.
 fn ask(devices: &[(u64, u64)]) -> BTreeMap<u64, Answer> {
-    // Whatever is installed by now, this is the program that knows the argument.
+    // Another version may be installed by now; this is the program that knows the option.
     let mut command = Command::new("/proc/self/exe");
     command.arg("--loop-status").stdin(Stdio::null());
     command.args(devices.iter().map(|(dev, _)| format!("{}:{}", major(*dev), minor(*dev))));
@@ -253,7 +255,7 @@ fn ask(devices: &[(u64, u64)]) -> BTreeMap<u64, Answer> {
     answers
 }
 
-/// `7:0 ok DEV INO RDEV`, or `7:0 error ERRNO`.
+/// Parses a line of the subprocess: `7:0 ok DEV INO RDEV`, or `7:0 error ERRNO`.
 fn parse(line: &str) -> Option<(u64, Answer)> {
     let mut words = line.split(' ');
     let Device(dev) = words.next()?.parse().ok()?;
@@ -268,7 +270,7 @@ fn parse(line: &str) -> Option<(u64, Answer)> {
     Some((dev, answer))
 }
 
-/// A device number, as `7:0`.
+/// A device number, such as `7:0`.
 #[derive(Debug, Clone, Copy)]
 pub struct Device(u64);
 
@@ -283,17 +285,17 @@ impl FromStr for Device {
     }
 }
 
-/// Asks the kernel about each of these devices and writes a line as each answers: what the service
-/// has another process do. One that does not answer holds up no other.
+/// Queries the kernel about each of these devices and writes a line for each answer: the work of
+/// the subprocess. A device that does not respond delays no other.
 ///
 /// # Errors
 ///
-/// Where it can't be written.
+/// Errors of writing.
 pub fn write_status(devices: &[Device], mut to: impl Write) -> io::Result<()> {
     let (sender, answers) = mpsc::channel();
     for Device(dev) in devices.iter().copied() {
         let sender = sender.clone();
-        // The receiver is gone only where the process is about to end.
+        // The receiver is gone only if the process is about to end.
         let answer = move || {
             let _ = sender.send((dev, status(dev)));
         };
@@ -316,8 +318,8 @@ fn status(dev: u64) -> Result<Backing, Errno> {
     status_of(&node, dev)
 }
 
-/// Opens a node only if it is that of this loop device: opening others may have side effects, and
-/// only loop devices know the request.
+/// Queries a device through a node, which is opened only if it is that of this loop device: opening
+/// other devices may have side effects, and only loop devices know the request.
 fn status_of(node: &Path, dev: u64) -> Result<Backing, Errno> {
     let pin = open::locate(node, Links::Follow)?;
     let stat = fstat(&pin)?;
@@ -330,12 +332,13 @@ fn status_of(node: &Path, dev: u64) -> Result<Backing, Errno> {
     Ok(Backing { dev: decoded(dev), ino, rdev: decoded(rdev) })
 }
 
-/// Device numbers come as `huge_encode_dev()` makes them (`<linux/kdev_t.h>`).
+/// Decodes a device number in the encoding of `huge_encode_dev()` (`<linux/kdev_t.h>`).
 fn decoded(dev: u64) -> u64 {
     if dev == 0 { 0 } else { makedev((dev >> 8) & 0xfff, (dev & 0xff) | ((dev >> 12) & 0xf_ff00)) }
 }
 
-/// `struct loop_info64` begins with device, inode, number of the device, offset and size limit.
+/// Returns the `struct loop_info64` of a device, which begins with device, inode, number of the
+/// device, offset and size limit.
 #[allow(unsafe_code)]
 fn loop_info(device: BorrowedFd<'_>) -> Result<[u64; 29], Errno> {
     // SAFETY: the descriptor is that of a loop device, for which this request is known to write a
@@ -344,7 +347,7 @@ fn loop_info(device: BorrowedFd<'_>) -> Result<[u64; 29], Errno> {
     told.map_err(|errno| Errno::from_raw(errno.raw_os_error()))
 }
 
-/// Remembers for a test what a device is set up on.
+/// Caches for a test what a device is set up on.
 #[cfg(test)]
 pub(in crate::lock) fn remember(dev: u64, seq: u64, (on, ino): (u64, u64)) {
     let answer = Ok(Backing { dev: on, ino, rdev: 0 });

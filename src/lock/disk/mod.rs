@@ -1,9 +1,9 @@
-//! What a disk lies on, and whether this host uses it itself.
+//! The layers below a disk, and whether this host uses the disk itself.
 //!
 //! [`stack`] is the first file to read: partitions, volumes, loop devices and files, down to the
 //! hardware. It reads [`sysfs`], [`loop_device`], [`file_system`], [`overlay`] and [`swaps`];
-//! [`snapshot`] says what must be read anew, and when. [`in_use`] finds out whether a disk is mounted,
-//! swapped to or a part of another device.
+//! [`snapshot`] describes what must be read again, and when. [`in_use`] finds out whether a disk is
+//! mounted, swapped to or a part of another device.
 
 pub(super) mod backing;
 pub(super) mod file_system;

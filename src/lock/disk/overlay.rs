@@ -1,20 +1,21 @@
-//! Finds the files behind a file of an overlay (`overlayfs`): a write to the one is a write to the
-//! other, and the kernel gives them different devices and, once a file was copied up, different
+//! Finds the files behind a file of an overlay (`overlayfs`). A write to the one is a write to the
+//! other, but the kernel gives them different devices and, once a file was copied up, different
 //! inodes.
 //!
-//! The kernel does not say which file it is. The list of mounts has the directories of the layers, as
-//! they were given to mount(8). Neither an absolute nor a relative name needs to lead to the layer
-//! still, and a directory may have another name in a lower layer (`redirect_dir`); so a file that is
-//! found in a layer is compared. The kernel passes on size and times of the file behind, and the inode
-//! number of a file of a lower layer (`Documentation/filesystems/overlayfs.rst`, "Inode properties").
-//! Where no file is found that is the same, that is told, and the file is not locked.
+//! The kernel has no interface that returns the file behind. The mount table contains the
+//! directories of the layers as they were passed to mount(8). Such an absolute or relative name may
+//! lead elsewhere by now, and a directory may have another name in a lower layer (`redirect_dir`).
+//! So each file that is found in a layer is compared: the kernel passes on size and times of the
+//! file behind, and the inode number of a file of a lower layer
+//! (`Documentation/filesystems/overlayfs.rst`, "Inode properties"). If no matching file is found,
+//! the reason is returned, and the file is not locked.
 //!
-//! A file of a lower layer is copied to the upper one when it is opened for writing. So an exclusive
-//! lock opens it for writing first, and is on the copy. A shared lock is on the file of the lower
-//! layer and opens it for reading only, since a lock is no reason to copy an image; where the copy will
-//! be is kept with the lock ([`Real::copies`]).
+//! A file of a lower layer is copied to the upper one when it is opened for writing. So an
+//! exclusive lock opens the file for writing first, and then locks the copy. A shared lock is on
+//! the file of the lower layer and opens it for reading only, since a lock is no reason to copy an
+//! image; the lock stores where the copy will be ([`Real::copies`]).
 //!
-//! The attributes by which a layer tells of redirections and of files without data (`metacopy`) can be
+//! The attributes in which a layer stores redirections and files without data (`metacopy`) can be
 //! read with `CAP_SYS_ADMIN` only, which the service does not have.
 
 use std::collections::BTreeSet;
@@ -34,35 +35,35 @@ use crate::lock::mount::Mounts;
 use crate::lock::path::open::{self, Links};
 use crate::lock::path::walk::far_mount;
 
-/// How many layers are looked at, as in the kernel (`OVL_MAX_STACK`).
+/// The maximum number of layers, as in the kernel (`OVL_MAX_STACK`).
 const LAYERS: usize = 500;
-/// How deep overlays may be nested; the kernel allows two (`FILESYSTEM_MAX_STACK_DEPTH`).
+/// The maximum depth of nested overlays; the kernel allows two (`FILESYSTEM_MAX_STACK_DEPTH`).
 const DEPTH: usize = 4;
-/// How often a file that is being written is compared.
+/// How often a file is compared that is being written.
 const TRIES: usize = 8;
-/// How many of the lower bits of an inode number are those of the layer's file system, at least: with
-/// `xino`, the kernel puts the number of the layer into some of the others.
+/// The least number of lower bits of an inode number that are those of the layer's file system:
+/// with `xino`, the kernel stores the number of the layer in some of the others.
 const INODE_BITS: u32 = 48;
-/// What the kernel does where the mount has no option `metacopy`.
+/// The kernel's default for mounts without the option `metacopy`.
 const METACOPY: &str = "/sys/module/overlay/parameters/metacopy";
 
-/// What a file of an overlay lies on.
+/// The files that a file of an overlay lies on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::lock) struct Real {
     /// The file of the upper layer, and what that lies on.
     pub(in crate::lock) upper: Vec<Extent>,
-    /// The file of a lower layer, where there is none in the upper one yet.
+    /// The file of a lower layer, as long as the upper one has none.
     pub(in crate::lock) lower: Vec<Extent>,
-    /// The paths at which upper layers will have the file once it is copied up, data and all.
+    /// The paths at which upper layers will have the file once it is copied up with its data.
     pub(in crate::lock) copies: Vec<PathBuf>,
-    /// Why there may be a file behind it that is missing here.
+    /// Why a file behind it may be missing here.
     pub(in crate::lock) unknown: Option<Unknown>,
 }
 
-/// Why it is not known which file of a layer a file of an overlay is.
+/// Why the layer file behind a file of an overlay is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::lock) enum Unknown {
-    /// No layer has a file of this name that is the same.
+    /// No layer has a matching file of this name.
     NotFound,
     /// The file that was found may have no data of its own.
     Metacopy,
@@ -88,7 +89,7 @@ impl fmt::Display for Unknown {
     }
 }
 
-/// Returns the files behind a file, as far as they are known; nothing for one that is on no overlay.
+/// Returns the known files behind a file; none if the file is on no overlay.
 pub(in crate::lock) fn real(file: BorrowedFd<'_>) -> Real {
     let mut real = Real::default();
     let (mut next, mut is_lower) = (None::<OwnedFd>, false);
@@ -109,29 +110,29 @@ pub(in crate::lock) fn real(file: BorrowedFd<'_>) -> Real {
     real
 }
 
-/// Whether a file of an overlay looks like another file, and is not itself that: it was copied there, or
-/// lies on the same copy.
+/// Whether `file`, on an overlay, matches `copy` and is not the same file: then it was copied
+/// there, or has the same copy behind it.
 pub(in crate::lock) fn is_copy(file: BorrowedFd<'_>, copy: BorrowedFd<'_>) -> bool {
     !is_same(file, copy) && looks_the_same(file, copy)
 }
 
-/// In which layer a file was found.
+/// The layer in which a file was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Layer {
     Upper,
     Lower,
 }
 
-/// What is found behind a file of an overlay.
+/// The file behind a file of an overlay.
 #[derive(Debug, Default)]
 struct Found {
     file: Option<(Layer, OwnedFd)>,
-    /// As [`Real::copies`], of this overlay.
+    /// The paths of future copies, as in [`Real::copies`], of this overlay.
     copies: Vec<PathBuf>,
     unknown: Option<Unknown>,
 }
 
-/// Finds the file behind a file; `None` for one that is on no overlay.
+/// Finds the file behind a file; `None` if that is on no overlay.
 fn find(file: BorrowedFd<'_>) -> Option<Found> {
     let missing = |unknown| Some(Found { unknown, ..Found::default() });
     match open::is_overlay(file) {
@@ -145,19 +146,19 @@ fn find(file: BorrowedFd<'_>) -> Option<Found> {
         Layers::of(by_name(file, &mounts)?.as_fd(), &mounts)
     });
     let Some(layers) = layers else {
-        // Nor would the layers of what may be the root directory's file system be found.
+        // The root directory may be an overlay whose layers cannot be found either.
         let root = mounts.of(Path::new("/"));
         let is_overlay = root.is_some_and(|mount| mount.kind == "overlay");
         return missing((!is_overlay).then_some(Unknown::NotFound));
     };
-    // A layer may be on storage that does not answer.
+    // A layer may be on storage that is not responding.
     let near = |place: &Path| far_mount(&mounts, place).is_none();
     let seek = |directory: &PathBuf, is_it: &dyn Fn(BorrowedFd<'_>) -> bool| {
         layers.places(directory).into_iter().find_map(|place| {
             let path = place.join(&layers.file);
             let found = near(&path).then(|| open::locate(&path, Links::Follow).ok()).flatten()?;
-            // In a container, the names of its root's layers are those of the host, and may lead back
-            // to the file itself.
+            // In a container, the names of the layers of its root directory are those of the host,
+            // and may lead back to the file itself.
             is_it(found.as_fd()).then_some(found)
         })
     };
@@ -168,8 +169,8 @@ fn find(file: BorrowedFd<'_>) -> Option<Found> {
             layers.upper.iter().flat_map(|upper| layers.places(upper)).collect();
         let is_there = |place: &&PathBuf| near(place) && place.is_dir();
         let there: Vec<&PathBuf> = places.iter().filter(is_there).collect();
-        // A layer that is not there by its name is there all the same, but for a root directory, whose
-        // layers' names are those of another one.
+        // A layer that its name does not lead to exists all the same. The root directory is an
+        // exception: the names of its layers belong to another root directory.
         let hidden = there.is_empty() && !layers.is_root();
         let places = if hidden { places.iter().collect() } else { there };
         places.into_iter().map(|place| place.join(&layers.file)).collect()
@@ -182,7 +183,7 @@ fn find(file: BorrowedFd<'_>) -> Option<Found> {
     let lower = layers.lower.iter().take(LAYERS).find_map(|lower| seek(lower, &is_lower));
     let unknown = match &lower {
         Some(_) => metacopy,
-        // The names are those of before it became the root directory.
+        // The names were valid before the overlay became the root directory.
         None if layers.is_root() => None,
         None => Some(Unknown::NotFound),
     };
@@ -190,7 +191,7 @@ fn find(file: BorrowedFd<'_>) -> Option<Found> {
     Some(Found { file, copies: copies(), unknown })
 }
 
-/// Returns a descriptor of a file by the name that the kernel has for it, where that leads to it here.
+/// Opens a file by the name that the kernel has for it, if that leads to it in this namespace.
 fn by_name(file: BorrowedFd<'_>, mounts: &Mounts) -> Option<OwnedFd> {
     let name = open::name_of(file).ok().filter(|name| far_mount(mounts, name).is_none())?;
     open::locate(&name, Links::Refuse).ok().filter(|here| is_same(file, here.as_fd()))
@@ -202,8 +203,8 @@ fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     open::is_overlay(other).unwrap_or(false) && node(one).is_ok_and(|one| node(other) == Ok(one))
 }
 
-/// Whether two files look like one, also while it is being written. The owner is not compared: layers
-/// may be mounted with other ones.
+/// Whether two files match, also while they are being written. The owner is not compared: layers
+/// may be mounted with different ones.
 fn looks_the_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     let look = |stat: FileStat| {
         let times = (stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec);
@@ -223,10 +224,10 @@ fn has_inode_of(file: BorrowedFd<'_>, layer: BorrowedFd<'_>) -> bool {
     bits.is_ok_and(|bits| bits.trailing_zeros() >= INODE_BITS)
 }
 
-/// The layers of an overlay, and where a file is in each.
+/// The layers of an overlay, and the path of a file in each.
 #[derive(Debug, PartialEq, Eq)]
 struct Layers {
-    /// Where it is mounted, or a part of it.
+    /// The mount points of the overlay or of parts of it.
     points: Vec<PathBuf>,
     file: PathBuf,
     upper: Option<PathBuf>,
@@ -248,12 +249,12 @@ impl Layers {
         Some(layers)
     }
 
-    /// Whether it is what this process has as its root directory.
+    /// Whether the overlay is the root directory of this process.
     fn is_root(&self) -> bool {
         self.points.iter().any(|point| point == Path::new("/"))
     }
 
-    /// From the line of a mount (`proc_pid_mountinfo(5)`), if it is the one with this number.
+    /// Parses the line of a mount (`proc_pid_mountinfo(5)`), if it is the one with this number.
     fn parse(line: &[u8], id: &str, name: &Path) -> Option<Self> {
         let mut words = line.split(|byte| *byte == b' ');
         if words.next()? != id.as_bytes() {
@@ -286,7 +287,8 @@ impl Layers {
         Some(Self { points: vec![point], file, upper, lower, metacopy })
     }
 
-    /// Where the directory of a layer may be: a relative name is one of beside the mount point.
+    /// Returns the possible paths of the directory of a layer: a relative name may be relative to
+    /// the directory that contains the mount point.
     fn places(&self, directory: &Path) -> Vec<PathBuf> {
         if directory.is_absolute() {
             return vec![directory.to_owned()];
@@ -297,7 +299,7 @@ impl Layers {
     }
 }
 
-/// Whether overlays have `metacopy` that do not tell; true where that can't be found out.
+/// Whether overlays without an option about it have `metacopy`; true if that is unknown.
 fn metacopy_is_default() -> bool {
     fs::read(METACOPY).map_or(true, |value| !value.starts_with(b"N"))
 }
@@ -318,7 +320,7 @@ pub(in crate::lock) fn layers_in(options: &[u8]) -> Vec<PathBuf> {
     layers
 }
 
-/// The directories of `lowerdir=`, which colons separate; one in a name has a backslash before it.
+/// Splits the directories of `lowerdir=` at colons; a backslash precedes a colon in a name.
 fn directories_of(list: OsString) -> Vec<PathBuf> {
     let mut all = vec![Vec::new()];
     let mut bytes = list.into_vec().into_iter();
@@ -333,7 +335,7 @@ fn directories_of(list: OsString) -> Vec<PathBuf> {
     named.map(|name| OsString::from_vec(name).into()).collect()
 }
 
-/// A word without the kernel's escapes: a backslash and three octal digits.
+/// Replaces the kernel's escapes in a word: a backslash and three octal digits.
 fn plain(word: &[u8]) -> OsString {
     let mut bytes = Vec::with_capacity(word.len());
     let mut rest = word;

@@ -1,33 +1,35 @@
-//! What the kernel says about the block devices of this host, its loop devices, mounts and swap areas,
-//! read once for all that an attempt to grant locks asks about them.
+//! What the kernel reports about the block devices of this host, its loop devices, mounts and swap
+//! areas, read once for all checks of one attempt to grant locks.
 //!
-//! An attempt takes three looks, and each is a snapshot of its own:
+//! An attempt takes three snapshots:
 //!
-//! 1. *The lookup* of its disks: what each lies on. The table compares that.
-//! 2. *The grant*: what disks that are locked already lie on by now ([`renewal`](crate::lock::resolve::renewal)), and
-//!    whether the host uses one of the new disks itself ([`in_use`](super::in_use)). This is read anew,
-//!    since a loop device can be set up, or be given another range, between the lookup and the grant,
-//!    and a request that waits is granted long after its lookup.
-//! 3. *After the byte is locked*: whether the disk lies on what it lay on at the lookup
-//!    (`Target::lies_as_found`). This is read anew for the same reason: what the table compared must be
-//!    what was locked. For a regular file of a local file system nothing of sysfs is read.
+//! 1. *The lookup* of its disks: the layers below each. The table compares these.
+//! 2. *The grant*: the layers that are by now below the disks that are locked already
+//!    ([`renewal`](crate::lock::resolve::renewal)), and whether the host uses one of the new disks
+//!    itself ([`in_use`](super::in_use)). This is read again, since a loop device can be set up, or
+//!    be given another range, between the lookup and the grant, and a waiting request is granted
+//!    long after its lookup.
+//! 3. *After the byte is locked*: whether the layers below the disk are the same as at the lookup
+//!    (`Target::lies_as_found`). This is read again for the same reason: what the table compared
+//!    must be what was locked. For a regular file of a local file system no file of sysfs is read.
 //!
-//! A snapshot reads nothing before it is asked, and may be used for [`FRESH`] only. Whatever the host
-//! does between the look and the lock is not seen; no system call does both at once.
+//! A snapshot reads everything on the first request for it, and may be used for [`FRESH`] only. It
+//! does not show what the host does between the snapshot and the lock; no system call does both at
+//! once.
 //!
-//! Beyond one snapshot, only the following is kept:
+//! Only the following is cached beyond one snapshot:
 //!
 //! - The lists of mounts and swap areas, since the kernel reports when they change
 //!   ([`polled`](crate::lock::mount::polled)).
-//! - The file that a loop device is set up on ([`loop_device`](super::loop_device)), for as long as the
-//!   device has the same disk sequence number, which is read each time. The kernel gives it another one
-//!   whenever it sets a file up, also by `LOOP_CHANGE_FD`. There is no cheaper notice: several releases
-//!   before Linux 6.15 send no uevent for a loop device that `LOOP_CONFIGURE` has set up, so
-//!   `/sys/kernel/uevent_seqnum` does not change either. Offset and size limit change without a notice,
-//!   and are read whenever they matter.
-//! - What the device of a mounted file system lies on ([`file_system`](super::file_system)), for some
-//!   seconds: while it is mounted, the kernel gives its number to no other device and deletes no
-//!   partition that is in use. A volume can be moved.
+//! - The file that a loop device is set up on ([`loop_device`](super::loop_device)), for as long as
+//!   the device has the same disk sequence number, which is read each time. The kernel gives it
+//!   another one whenever it sets a file up, also by `LOOP_CHANGE_FD`. There is no cheaper
+//!   notification: several releases before Linux 6.15 send no uevent for a loop device that
+//!   `LOOP_CONFIGURE` has set up, so `/sys/kernel/uevent_seqnum` does not change either. Offset and
+//!   size limit change without a notification, and are read whenever they matter.
+//! - The layers below the device of a mounted file system ([`file_system`](super::file_system)),
+//!   for some seconds: while it is mounted, the kernel gives its number to no other device and
+//!   deletes no partition that is in use. A volume can be moved.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -38,16 +40,16 @@ use super::swaps::Swaps;
 use super::sysfs::Sysfs;
 use crate::lock::mount::Mounts;
 
-/// For how long a snapshot may be used.
+/// How long a snapshot may be used.
 const FRESH: Duration = Duration::from_millis(100);
 
-/// Opens the lists of mounts and swap areas, so that the number of descriptors that this process has open
-/// does not depend on the requests that come later. A list that can't be read is tried again then.
+/// Opens the lists of mounts and swap areas, so that the number of open descriptors of this process
+/// does not depend on later requests. A list that cannot be read is opened again then.
 pub fn open_lists() {
     let _ = (Mounts::current(), Swaps::current());
 }
 
-/// What the kernel says about the devices of this host, each thing read when it is first asked for.
+/// What the kernel reports about the devices of this host, each part read on the first request.
 #[derive(Debug)]
 pub struct Snapshot {
     since: Instant,
@@ -64,7 +66,7 @@ impl Default for Snapshot {
 }
 
 impl Snapshot {
-    /// A snapshot of what a sysfs says.
+    /// Returns a snapshot of this sysfs.
     pub(in crate::lock) fn of(sysfs: &Sysfs) -> Self {
         Self {
             since: Instant::now(),
@@ -96,7 +98,7 @@ impl Snapshot {
     ///
     /// # Errors
     ///
-    /// Where the list can't be read.
+    /// If the list cannot be read.
     pub(in crate::lock) fn mounts(&self) -> io::Result<&Mounts> {
         if let Some(mounts) = self.mounts.get() {
             return Ok(mounts);
@@ -105,12 +107,12 @@ impl Snapshot {
         Ok(self.mounts.get_or_init(|| current))
     }
 
-    /// Returns what the host swaps to; nothing where that can't be told.
+    /// Returns the swap areas of the host; none if they are unknown.
     pub(in crate::lock) fn swaps(&self) -> &Swaps {
         self.swaps.get_or_init(|| Swaps::current().unwrap_or_default())
     }
 
-    /// The same snapshot with other mounts and swap areas.
+    /// Returns the same snapshot with other mounts and swap areas.
     #[cfg(test)]
     pub(in crate::lock) fn with(self, mounts: &[u8], swaps: &[u8]) -> Self {
         let mounts = OnceLock::from(Arc::new(Mounts::parse(mounts)));

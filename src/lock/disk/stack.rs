@@ -1,8 +1,8 @@
-//! What a disk lies on: the disk that a partition is a part of, the file behind a loop device, the
-//! disks that a volume is made of; and what those lie on, down to the ground.
+//! The layers below a disk: the disk that contains a partition, the file behind a loop device, the
+//! disks that a volume is made of; and the layers below those, down to the hardware.
 //!
-//! Whoever writes one of them writes the others, and neither the kernel's locks nor anybody's
-//! lock files know that.
+//! A write to one of them is a write to the others, and neither the kernel's locks nor the lock
+//! files of any program cover that.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -16,28 +16,28 @@ use crate::lock::model::error::Error;
 use crate::lock::model::extent::{Extent, Placement};
 use crate::lock::model::identity::Identity;
 
-/// How much a disk may lie on: a volume group of hundreds of disks is large already.
+/// The maximum number of layers: a volume group of hundreds of disks is large already.
 const MOST: usize = 512;
 
-/// What a disk lies on.
+/// The layers below a disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::lock) struct Stack {
-    /// What it lies on whatever is done with it, the next first.
+    /// What it lies on in any case, the next layer first.
     pub(in crate::lock) below: Vec<Extent>,
     /// The files of lower layers that a file of an overlay lies on until it is copied up.
     pub(in crate::lock) lower: Vec<Extent>,
     /// The paths at which upper layers will have it, or what it lies on, once that is copied up.
     pub(in crate::lock) copies: Vec<PathBuf>,
-    /// Why there may be more.
+    /// Why some of it may be missing here.
     pub(in crate::lock) unknown: Option<Unknown>,
 }
 
 impl Stack {
-    /// Returns what a disk lies on, of which `pin` is a descriptor. Opens none of it.
+    /// Returns the layers below a disk; `pin` is a descriptor of it. Opens none of them.
     ///
     /// # Errors
     ///
-    /// [`Error::NotLockable`] where that can't be found out: what is not known is not compared.
+    /// [`Error::NotLockable`] if they are unknown: unknown layers cannot be compared.
     pub(in crate::lock) fn of(
         pin: BorrowedFd<'_>,
         identity: Identity,
@@ -55,7 +55,7 @@ impl Stack {
         Ok(stack)
     }
 
-    /// Returns what a block device lies on; nothing for a file.
+    /// Returns the layers below a block device; none for a file.
     ///
     /// # Errors
     ///
@@ -68,20 +68,20 @@ impl Stack {
         Self::under(Extent::whole(identity), sysfs).map_err(|why| Error::not_lockable(name, why))
     }
 
-    /// Returns the parts of devices that the file systems of a disk's files occupy, and what these lie
-    /// on. They are in use as long as they are mounted, so they are kept apart.
+    /// Returns the parts of devices that the file systems of a disk's files occupy, and the layers
+    /// below these. They are in use as long as the file systems are mounted, so they are separate.
     pub(in crate::lock) fn devices(&self, identity: Identity, sysfs: &Sysfs) -> Devices {
         let below = self.below.iter().chain(&self.lower).map(|extent| extent.identity);
         file_system::devices_of([identity].into_iter().chain(below), sysfs)
     }
 
-    /// Returns what a part of a block device lies on.
+    /// Returns the layers below a part of a block device.
     pub(in crate::lock) fn under(extent: Extent, sysfs: &Sysfs) -> Result<Self, String> {
         walk(extent, sysfs, |dev| backing::of(dev, sysfs))
     }
 }
 
-/// As [`Stack::under`]; `backing` tells what a loop device is set up on.
+/// Walks the layers as [`Stack::under`] does; `backing` returns the files behind a loop device.
 fn walk(
     extent: Extent,
     sysfs: &Sysfs,
@@ -125,7 +125,8 @@ fn walk(
     Ok(stack)
 }
 
-/// Whether an extent is there already, or is a part of one that counts as at least as much.
+/// Whether an extent is contained already, itself or as part of one whose placement conflicts with
+/// at least as much.
 fn covers(found: &[Extent], extent: &Extent) -> bool {
     found.iter().any(|other| {
         let stronger = other.placement == Placement::Exact || other.placement == extent.placement;
@@ -172,7 +173,7 @@ mod tests {
         let all = [partial(253, 0), partial(8, 16), partial(8, 1), in_sda];
         assert_eq!(below(disk(253, 1)), all);
         assert_eq!(below(Identity::Inode { dev: 1, ino: 2 }), []);
-        // No kernel tells this; nothing turns in circles if one does.
+        // No kernel reports a circle; the walk has to end if one does.
         tree.device("a", "250:0").device("b", "250:1").on("a", "b").on("b", "a");
         assert_eq!(below(disk(250, 0)), [partial(250, 1)]);
     }
@@ -202,7 +203,7 @@ mod tests {
         assert_eq!(below(disk(259, 0)).unwrap(), [part, whole]);
         let (device, whole) = (exact(disk(7, 0), 50, 1000), exact(file, 150, 1000));
         assert_eq!(below(disk(7, 1)).unwrap(), [device, whole]);
-        // One that is not set up is not asked; where one that is does not answer, that is said.
+        // An unused loop device is not queried; a query that fails is an error.
         assert_eq!(below(disk(7, 2)).unwrap(), []);
         tree.file("loop2", "loop/offset", "0\n").file("loop2", "loop/sizelimit", "0\n");
         let why = "cannot find out what it lies on (it is not known)";

@@ -1,4 +1,4 @@
-//! What this host swaps to, as the kernel lists it (`/proc/swaps`, `proc_swaps(5)`).
+//! The swap areas of this host, as the kernel lists them (`/proc/swaps`, `proc_swaps(5)`).
 
 use std::io;
 use std::sync::Arc;
@@ -9,29 +9,29 @@ use crate::lock::mount::polled::Polled;
 /// A file or device that this host swaps to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::lock) struct Swap {
-    /// The name that the kernel has for it; another file may have that name by now.
+    /// The kernel's name for it; another file may have that name by now.
     pub(in crate::lock) name: String,
-    /// Whether it is a file; else it is a device.
+    /// Whether it is a file; otherwise it is a device.
     pub(in crate::lock) is_file: bool,
 }
 
-/// All that this host swaps to.
+/// All swap areas of this host.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(in crate::lock) struct Swaps(Vec<Swap>);
 
 static CURRENT: Polled<Swaps> = Polled::new("/proc/swaps");
 
 impl Swaps {
-    /// Returns those of this moment. The list is read only if it has changed since the last time.
+    /// Returns the present swap areas. The list is read only if it has changed since the last call.
     ///
     /// # Errors
     ///
-    /// Where the list can't be read: the kernel may be built without swap.
+    /// If the list cannot be read: the kernel may be built without swap.
     pub(in crate::lock) fn current() -> io::Result<Arc<Self>> {
         CURRENT.current(Self::parse)
     }
 
-    /// Returns those in a list as the kernel writes it.
+    /// Parses a list as the kernel writes it.
     pub(in crate::lock) fn parse(list: &[u8]) -> Self {
         let swap = |line: &[u8]| {
             let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
@@ -41,12 +41,12 @@ impl Swaps {
         Self(list.split(|byte| *byte == b'\n').skip(1).filter_map(swap).collect())
     }
 
-    /// All of them.
+    /// Returns all swap areas.
     pub(in crate::lock) fn iter(&self) -> impl Iterator<Item = &Swap> {
         self.0.iter()
     }
 
-    /// The files among them.
+    /// Returns the swap files.
     pub(in crate::lock) fn files(&self) -> impl Iterator<Item = &Swap> {
         self.0.iter().filter(|swap| swap.is_file)
     }

@@ -1,4 +1,4 @@
-//! What the kernel tells of block devices (`sysfs(5)`): what each is, and what it lies on.
+//! The block devices in `sysfs(5)`: their identities, and the layers that they lie on.
 
 mod reader;
 
@@ -14,31 +14,31 @@ use super::loop_device::is_loop;
 use crate::lock::model::extent::Span;
 pub(in crate::lock) use reader::{Kernel, Reader};
 
-/// How the UUIDs begin that the logical volume manager gives to devices.
+/// The prefix of the UUIDs that the logical volume manager gives to devices.
 const LVM: &str = "LVM-";
-/// How long the UUID of a volume, and of a volume group, is without dashes.
+/// The length of the UUID of a volume, and of a volume group, without dashes.
 const UUID: usize = 32;
-/// The unit of sizes, whatever the sectors of a disk are.
+/// The unit of sizes, independent of the sector size of a disk.
 const SECTOR: u64 = 512;
 
 /// The disk sequence number of a device whose number cannot be read. The kernel counts from 1.
 pub const UNKNOWN_SEQUENCE: u64 = u64::MAX;
 
-/// Where the kernel tells of devices.
+/// A mounted sysfs.
 #[derive(Debug, Clone)]
 pub struct Sysfs {
     root: PathBuf,
     reader: Arc<dyn Reader>,
 }
 
-/// What a device lies on.
+/// A layer that a device lies on directly.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lower {
-    /// The disk that it is a partition of, by its number, and which bytes of that it is.
+    /// The disk that contains the partition, by its number, and the range of the partition.
     Disk(u64, Span),
     /// Another device, by its number, of which it uses a part.
     Device(u64),
-    /// What a loop device is set up on, which only the device itself can tell.
+    /// The file or device of a loop device, which only the device itself can report.
     Backing,
 }
 
@@ -49,18 +49,18 @@ impl Default for Sysfs {
 }
 
 impl Sysfs {
-    /// One that is mounted elsewhere.
+    /// Returns the sysfs mounted at `root`.
     #[must_use]
     pub fn at(root: impl Into<PathBuf>) -> Self {
         Self::read_by(root, Arc::new(Kernel))
     }
 
-    /// One that is read by a reader.
+    /// Returns the sysfs mounted at `root`, read by a reader.
     pub(in crate::lock) fn read_by(root: impl Into<PathBuf>, reader: Arc<dyn Reader>) -> Self {
         Self { root: root.into(), reader }
     }
 
-    /// Returns a view that reads each file and directory at most once: what it says is as old as the
+    /// Returns a view that reads each file and directory at most once: its content is as old as the
     /// first request for it.
     #[must_use]
     pub fn once(&self) -> Self {
@@ -68,15 +68,16 @@ impl Sysfs {
         Self { root: self.root.clone(), reader }
     }
 
-    /// The device's folder; a link, so that `..` of it is the folder of the whole disk.
+    /// Returns the directory of a device. It is a symbolic link, so that its `..` is the directory
+    /// of the whole disk.
     fn folder(&self, dev: u64) -> PathBuf {
         self.root.join(format!("dev/block/{}:{}", major(dev), minor(dev)))
     }
 
-    /// The sequence number of a disk; a partition has that of its disk.
+    /// Returns the sequence number of a disk; for a partition, that of its disk.
     ///
-    /// Not every device has one (the file came with Linux 5.15): then 0, and the device number alone
-    /// decides. [`UNKNOWN_SEQUENCE`] where it cannot be read.
+    /// It is 0 for a device without one (the file exists since Linux 5.15): then the device number
+    /// alone identifies the device. It is [`UNKNOWN_SEQUENCE`] if it cannot be read.
     #[must_use]
     pub fn disk_sequence(&self, dev: u64) -> u64 {
         let folder = self.folder(dev);
@@ -90,22 +91,22 @@ impl Sysfs {
         0
     }
 
-    /// The UUID of a logical volume, with dashes, as `lvs -o uuid` prints it. None for what is no
-    /// volume of its own: a part of one has a word behind its UUID.
+    /// Returns the UUID of a logical volume, with dashes, as `lvs -o uuid` prints it. `None` for a
+    /// device that is not a whole volume: an internal part of one has a suffix after its UUID.
     ///
     /// # Errors
     ///
-    /// What reading fails with.
+    /// Errors of reading sysfs.
     pub fn volume_uuid(&self, dev: u64) -> io::Result<Option<String>> {
         let text = self.reader.file(&self.folder(dev).join("dm/uuid"))?;
         Ok(text.as_deref().and_then(|text| str::from_utf8(text).ok()).and_then(dashed))
     }
 
-    /// The disk that a partition is a part of.
+    /// Returns the disk that contains a partition.
     ///
     /// # Errors
     ///
-    /// What reading fails with.
+    /// Errors of reading sysfs.
     pub fn whole(&self, dev: u64) -> io::Result<Option<u64>> {
         let folder = self.folder(dev);
         match self.reader.file(&folder.join("partition"))? {
@@ -114,11 +115,11 @@ impl Sysfs {
         }
     }
 
-    /// The partitions of a disk.
+    /// Returns the partitions of a disk.
     ///
     /// # Errors
     ///
-    /// What reading fails with.
+    /// Errors of reading sysfs.
     pub fn partitions(&self, dev: u64) -> io::Result<Vec<u64>> {
         let folder = self.folder(dev);
         let link = self.reader.link(&folder);
@@ -136,14 +137,14 @@ impl Sysfs {
         Ok(found)
     }
 
-    /// What a device lies on directly.
+    /// Returns the layers that a device lies on directly.
     ///
     /// # Errors
     ///
-    /// What reading fails with.
+    /// Errors of reading sysfs.
     pub fn lower(&self, dev: u64) -> io::Result<Vec<Lower>> {
-        // Only the folder of a loop device itself has the range. It is no partition, and is made of no
-        // other devices.
+        // Only the directory of a loop device itself has the range. A loop device is no partition,
+        // and is not made of other devices.
         if is_loop(dev) && self.loop_range(dev)?.is_some() {
             return Ok(vec![Lower::Backing]);
         }
@@ -152,7 +153,7 @@ impl Sysfs {
         if let Some(disk) = self.whole(dev)? {
             let sectors = |file: &str| self.plain_number(&folder.join(file));
             let (start, size) = (sectors("start")?, sectors("size")?);
-            // A partition that is not known to be a part of the disk counts as all of it.
+            // A partition whose range of the disk is unknown counts as the whole disk.
             let span = match (start, size) {
                 (Some(start), Some(size)) if size > 0 => {
                     Span::new(start.saturating_mul(SECTOR), size.saturating_mul(SECTOR))
@@ -167,11 +168,12 @@ impl Sysfs {
         Ok(found)
     }
 
-    /// The offset and the size limit of a loop device, in bytes; none where it is not set up.
+    /// Returns the offset and the size limit of a loop device, in bytes; `None` if it is not set
+    /// up.
     ///
     /// # Errors
     ///
-    /// What reading fails with.
+    /// Errors of reading sysfs.
     pub fn loop_range(&self, dev: u64) -> io::Result<Option<(u64, u64)>> {
         let folder = self.folder(dev).join("loop");
         let range = (
@@ -181,34 +183,34 @@ impl Sysfs {
         Ok(if let (Some(offset), Some(limit)) = range { Some((offset, limit)) } else { None })
     }
 
-    /// The size of a device in units of 512 bytes, whatever its sectors are.
+    /// Returns the size of a device in units of 512 bytes, independent of its sector size.
     ///
     /// # Errors
     ///
-    /// What reading fails with.
+    /// Errors of reading sysfs.
     pub fn size(&self, dev: u64) -> io::Result<Option<u64>> {
         self.plain_number(&self.folder(dev).join("size"))
     }
 
-    /// The name that the file of a loop device had when that was set up.
+    /// Returns the name that the file of a loop device had when the device was set up.
     ///
     /// # Errors
     ///
-    /// What reading fails with.
+    /// Errors of reading sysfs.
     pub fn backing_name(&self, dev: u64) -> io::Result<Option<PathBuf>> {
         let name = self.reader.file(&self.folder(dev).join("loop/backing_file"))?;
-        // The line's end; there may be others in the name.
+        // Removes the final newline only, since the name may contain others.
         let name = name.and_then(|mut name| name.pop().map(|_| name));
         Ok(name.map(|name| std::ffi::OsString::from_vec(name).into()))
     }
 
-    /// The loop devices that are set up, by their numbers.
+    /// Returns the numbers of the loop devices that are set up.
     ///
     /// # Errors
     ///
-    /// What reading fails with.
+    /// Errors of reading sysfs.
     pub fn loop_devices(&self) -> io::Result<Vec<u64>> {
-        // Here, the names are the numbers of the devices.
+        // The names in this directory are the numbers of the devices.
         let names = self.reader.names(&self.root.join("dev/block"))?;
         let devices = names.iter().filter_map(|name| parse_number(name.to_str()?));
         let is_set_up =
@@ -216,11 +218,12 @@ impl Sysfs {
         Ok(devices.filter(is_set_up).collect())
     }
 
-    /// What lies on a device directly, by the names of the nodes; a volume has that of its own, too.
+    /// Returns the device nodes of the devices that lie directly on a device; for a volume also its
+    /// own name.
     ///
     /// # Errors
     ///
-    /// What reading fails with.
+    /// Errors of reading sysfs.
     pub fn holders(&self, dev: u64) -> io::Result<Vec<String>> {
         let mut found = Vec::new();
         for holder in self.entries(&self.folder(dev).join("holders"))? {
@@ -234,11 +237,11 @@ impl Sysfs {
         Ok(found)
     }
 
-    /// The node of a device, as the kernel calls it.
+    /// Returns the kernel's name of the device node.
     ///
     /// # Errors
     ///
-    /// What reading fails with.
+    /// Errors of reading sysfs.
     pub fn node(&self, dev: u64) -> io::Result<Option<PathBuf>> {
         let text = self.reader.file(&self.folder(dev).join("uevent"))?.unwrap_or_default();
         let name =
@@ -246,33 +249,34 @@ impl Sysfs {
         Ok(name.map(|name| Path::new("/dev").join(std::ffi::OsString::from_vec(name.to_vec()))))
     }
 
-    /// The paths in a folder.
+    /// Returns the paths in a directory.
     fn entries(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
         let names = self.reader.names(folder)?;
         Ok(names.into_iter().map(|name| folder.join(name)).collect())
     }
 
-    /// A number from a file with nothing else in it.
+    /// Reads a number from a file that contains nothing else.
     fn plain_number(&self, file: &Path) -> io::Result<Option<u64>> {
         let text = self.reader.file(file)?;
         Ok(text.and_then(|text| str::from_utf8(&text).ok()?.trim().parse().ok()))
     }
 
-    /// A device's number from its file.
+    /// Reads the number of a device from a file.
     fn number(&self, file: &Path) -> io::Result<Option<u64>> {
         let text = self.reader.file(file)?.unwrap_or_default();
         Ok(parse_number(str::from_utf8(&text).unwrap_or_default().trim()))
     }
 }
 
-/// A device's number, as `8:16`.
+/// Parses the number of a device, such as `8:16`.
 fn parse_number(text: &str) -> Option<u64> {
     let (major, minor) = text.split_once(':')?;
     Some(makedev(major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// The UUID of the volume from that of its device: the group's comes first. Characters, and groups
-/// of them as they are printed, are those of lvm2's `lib/uuid/uuid.c`.
+/// Returns the UUID of a volume, taken from that of its device, which begins with the UUID of the
+/// volume group. The character set and the groups in the printed form are those of lvm2's
+/// `lib/uuid/uuid.c`.
 fn dashed(uuid: &str) -> Option<String> {
     let both = uuid.trim_end().strip_prefix(LVM)?;
     let known = |byte: u8| byte.is_ascii_alphanumeric() || b"!#".contains(&byte);

@@ -1,4 +1,5 @@
-//! How much of sysfs an acquisition reads, and that what may have changed is read anew.
+//! Counts the sysfs files that an acquisition reads, and checks that state that may have changed is
+//! read again.
 
 use super::*;
 use crate::lock::Mode;
@@ -22,7 +23,7 @@ fn renewed(want: &Want, host: &Snapshot) -> Option<Renewed> {
     look_again(want, None, &[], host).renewed
 }
 
-/// Counts how often each file and directory is opened.
+/// A reader that counts how often each file and directory is opened.
 #[derive(Debug, Default)]
 struct Counting(Mutex<BTreeMap<PathBuf, usize>>);
 
@@ -54,10 +55,11 @@ impl Reader for Counting {
     }
 }
 
-/// How many hosts were invented. Each has numbers of its own, since what is known of a device is shared.
+/// The number of simulated hosts. Each has device numbers of its own, since the cache of devices is
+/// shared.
 static HOSTS: AtomicU64 = AtomicU64::new(0);
 
-/// An invented host, whose images are on a partition of its disk, some of them with a loop device.
+/// A simulated host with images on a partition of its disk, some of which have a loop device.
 struct Host {
     tree: Tree,
     number: u64,
@@ -93,7 +95,7 @@ impl Host {
         Identity::Inode { dev: self.partition(), ino }
     }
 
-    /// What a loop device is set up on.
+    /// The file that a loop device is set up on.
     fn image(&self, n: u64) -> Identity {
         self.file(100 + n)
     }
@@ -104,7 +106,7 @@ impl Host {
         loop_device::remember(self.loop_device(n), seq, (dev, ino));
     }
 
-    /// What the table has of a locked loop device.
+    /// Returns what the table stores about a locked loop device.
     fn locked(&self, n: u64) -> Want {
         let sysfs = self.tree.sysfs();
         let identity = Identity::device(self.loop_device(n), &sysfs);
@@ -117,8 +119,8 @@ impl Host {
     }
 }
 
-/// Takes the looks of one acquisition of a disk, as the service does, while others are locked. Returns
-/// what the disk lies on.
+/// Takes the snapshots of one acquisition of a disk, as the service does, while others are locked.
+/// Returns what the disk lies on.
 fn acquire(sysfs: &Sysfs, disk: Identity, locked: &[Want]) -> Vec<Extent> {
     let lookup = Snapshot::of(sysfs);
     let stack = Stack::below(disk, "", lookup.sysfs()).unwrap();
@@ -162,8 +164,8 @@ fn a_locked_loop_device_costs_the_next_grant_its_range() {
     let without = count.opened();
     acquire(&sysfs, file, &held);
     let opened = count.take();
-    // The grant reads the sequence number of each loop device anyway, and that of the disk that the
-    // images are on once for all of them, in two places.
+    // The grant reads the sequence number of each loop device anyway. It reads that of the disk
+    // with the images once for all of them, in two places.
     let with: usize = opened.values().sum();
     assert_eq!(with, without + 2 * held.len() + 2, "{opened:?}");
 }
@@ -192,11 +194,11 @@ fn a_loop_device_that_changes_between_lookup_and_grant_is_seen_by_the_grant() {
     let lookup = Snapshot::of(&sysfs);
     assert_eq!(renewed(&want, &lookup), None);
     host.tree.file("loop0", "loop/offset", "4096\n");
-    // One look sees one state; the next one sees what is there by then.
+    // One snapshot shows one state; the next one shows the new state.
     assert_eq!(renewed(&want, &lookup), None);
     let below = renewed(&want, &Snapshot::of(&sysfs)).unwrap().below;
     assert_eq!(below[0], Extent::exact(host.image(0), Span::new(4096, 0)));
-    // Another file is set up on it.
+    // The device is set up on another file.
     host.set_up(0, 12, host.image(77));
     let grant = Snapshot::of(&sysfs);
     assert_eq!(renewed(&want, &grant).unwrap().below[0].identity, host.image(77));

@@ -1,4 +1,5 @@
-//! Reads files and directories of sysfs: every time anew ([`Kernel`]), or each of them once ([`Once`]).
+//! Readers of the files and directories of sysfs: [`Kernel`] reads them on each request, [`Once`]
+//! reads each of them once.
 //!
 //! This is the seam at which the unit tests count what an acquisition opens.
 
@@ -16,18 +17,18 @@ const PAGE: usize = 4096;
 
 /// Reads files and directories of sysfs.
 pub(in crate::lock) trait Reader: fmt::Debug + Send + Sync {
-    /// Returns the content of a file; `None` where there is no such file, or its device has just gone.
+    /// Returns the content of a file; `None` if there is no such file, or its device has just gone.
     ///
     /// # Errors
     ///
-    /// What reading fails with.
+    /// Errors of reading.
     fn file(&self, path: &Path) -> io::Result<Option<Vec<u8>>>;
 
-    /// Returns the names in a directory, sorted; none where there is no such directory.
+    /// Returns the names in a directory, sorted; none if there is no such directory.
     ///
     /// # Errors
     ///
-    /// What reading fails with.
+    /// Errors of reading.
     fn names(&self, directory: &Path) -> io::Result<Vec<OsString>>;
 
     /// Returns whether there is a directory of this name. Opens nothing.
@@ -35,13 +36,13 @@ pub(in crate::lock) trait Reader: fmt::Debug + Send + Sync {
         path.is_dir()
     }
 
-    /// Returns what a symbolic link contains; `None` where there is no link. Opens nothing.
+    /// Returns the target of a symbolic link; `None` if there is none. Opens nothing.
     fn link(&self, path: &Path) -> Option<PathBuf> {
         fs::read_link(path).ok()
     }
 }
 
-/// Reads what the kernel says at the moment of each request.
+/// A reader that reads the present content on each request.
 #[derive(Debug)]
 pub(in crate::lock) struct Kernel;
 
@@ -73,7 +74,8 @@ impl Reader for Kernel {
     }
 }
 
-/// Reads to the end, without asking for the size before as [`fs::read`] does: sysfs does not tell it.
+/// Reads to the end, without querying the size first as [`fs::read`] does: sysfs does not report
+/// it.
 fn content(mut file: File) -> io::Result<Vec<u8>> {
     let (mut content, mut page) = (Vec::new(), [0; PAGE]);
     loop {
@@ -86,8 +88,8 @@ fn content(mut file: File) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Reads each file and each directory at most once, and returns the same content afterwards. A failed
-/// read is tried again.
+/// A reader that reads each file and each directory at most once, and then returns the same
+/// content. A failed read is tried again.
 #[derive(Debug)]
 pub(super) struct Once {
     reader: Arc<dyn Reader>,
@@ -119,7 +121,7 @@ impl Reader for Once {
     }
 }
 
-/// Returns what is known of a path, or reads it.
+/// Returns the stored content of a path, or reads it.
 fn known<T: Clone>(
     known: &Mutex<BTreeMap<PathBuf, T>>,
     path: &Path,

@@ -1,11 +1,11 @@
-//! Tests, and an invented tree for the tests of others.
+//! Tests, and a simulated sysfs for the tests of other modules.
 
 use super::*;
 use std::fs;
 use std::os::unix::fs::symlink;
 use tempfile::TempDir;
 
-/// An invented tree.
+/// A simulated sysfs.
 pub(in crate::lock) struct Tree(TempDir);
 
 impl Tree {
@@ -19,7 +19,7 @@ impl Tree {
         Sysfs::at(self.0.path())
     }
 
-    /// The same, read by a reader.
+    /// Returns the simulated sysfs, read by a reader.
     pub(in crate::lock) fn read_by(&self, reader: Arc<dyn Reader>) -> Sysfs {
         Sysfs::read_by(self.0.path(), reader)
     }
@@ -28,7 +28,7 @@ impl Tree {
         self.0.path().join("devices").join(name)
     }
 
-    /// A device; a partition's name has its disk's before it.
+    /// Adds a device; the name of a partition follows that of its disk.
     pub(in crate::lock) fn device(&self, name: &str, number: &str) -> &Self {
         let place = self.place(name);
         fs::create_dir_all(place.join("slaves")).unwrap();
@@ -58,7 +58,7 @@ impl Tree {
         self
     }
 
-    /// One device lies on another.
+    /// Makes one device lie on another.
     pub(in crate::lock) fn on(&self, upper: &str, lower: &str) -> &Self {
         let name = |path: &str| path.rsplit('/').next().unwrap().to_owned();
         let slaves = self.place(upper).join("slaves").join(name(lower));
