@@ -1,8 +1,9 @@
-//! What is mounted here, as the kernel lists it: reading the list asks no file system.
+//! The mounts of this process, as the kernel lists them: reading the list sends no request to a
+//! file system.
 //!
-//! A file system that others serve (a server on the network, a process) may not answer, and whoever
-//! asks it waits for as long as that lasts. So who is about to ask finds out here which mount he
-//! would ask.
+//! A file system that another host or process serves may not respond, and then blocks every
+//! request. So a caller finds out here which mount a request would go to before it sends the
+//! request.
 
 pub(super) mod polled;
 
@@ -20,7 +21,7 @@ use crate::lock::disk::overlay::layers_in;
 use crate::lock::mount::polled::Polled;
 
 /// File systems that this host's kernel serves by itself, from a device of its own or from memory:
-/// who asks them waits for no one else.
+/// no request waits for another host or process.
 const LOCAL: [&str; 38] = [
     "bcachefs",
     "binfmt_misc",
@@ -62,21 +63,21 @@ const LOCAL: [&str; 38] = [
     "zfs",
 ];
 
-/// How deep overlays may be nested (`FILESYSTEM_MAX_STACK_DEPTH`).
+/// The maximum depth of nested overlays (`FILESYSTEM_MAX_STACK_DEPTH`).
 const OVERLAY_DEPTH: usize = 2;
 
-/// A mount, as `proc_pid_mountinfo(5)` tells of it.
+/// A mount, as listed by `proc_pid_mountinfo(5)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// Its number, which `fdinfo` tells of open files, too.
+    /// Its number, which `fdinfo` shows for open files, too.
     pub id: u64,
-    /// The device that `stat(2)` tells of most files on it.
+    /// The device that `stat(2)` returns for most files on it.
     pub dev: u64,
-    /// Where it is.
+    /// Its mount point.
     pub point: PathBuf,
-    /// The type of its file system, as `nfs4` or `fuse.bindfs`.
+    /// The type of its file system, such as `nfs4` or `fuse.bindfs`.
     pub kind: String,
-    /// What is mounted: a device, an export.
+    /// Its source: a device or an export.
     pub source: String,
     /// The options of the mount and of the file system, joined by commas.
     pub options: String,
@@ -85,14 +86,14 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Whether another host or a process, and not this host's kernel alone, answers requests for what
-    /// is on it.
+    /// Whether another host or a process answers requests for files on it, and not this host's
+    /// kernel alone.
     #[must_use]
     pub fn is_far(&self) -> bool {
         !LOCAL.contains(&self.kind.as_str()) || !self.remote_layers.is_empty()
     }
 
-    /// The value of an option, empty for one that has none; `None` where it is not set.
+    /// Returns the value of an option, empty for one that has none; `None` if it is not set.
     #[must_use]
     pub fn option(&self, name: &str) -> Option<&str> {
         self.options.split(',').find_map(|option| match option.split_once('=') {
@@ -125,10 +126,10 @@ impl Mount {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mounts {
     all: Vec<Mount>,
-    /// The index of the mount that is visible at each point: of several in one place, the last.
+    /// The index of the visible mount at each mount point: of several, the last.
     visible: HashMap<PathBuf, usize>,
-    /// How many components the deepest point has, and how many bytes the longest one: a user decides how
-    /// many prefixes a name has, and only those that can be a point are looked for.
+    /// The most components and the most bytes of a mount point. A user controls how many prefixes a
+    /// name has, and only those that can be a mount point are looked up.
     depth: usize,
     longest: usize,
 }
@@ -138,36 +139,36 @@ const LIST: &str = "/proc/self/mountinfo";
 static CURRENT: Polled<Mounts> = Polled::new(LIST);
 
 impl Mounts {
-    /// Those of this moment. The list is read only if it has changed since the last time.
+    /// Returns the present mounts. The list is read only if it has changed since the last call.
     ///
     /// # Errors
     ///
-    /// Where the list can't be read.
+    /// If the list cannot be read.
     pub fn current() -> io::Result<Arc<Self>> {
         CURRENT.current(Self::parse)
     }
 
-    /// Those of this moment.
+    /// Reads the present mounts.
     ///
     /// # Errors
     ///
-    /// Where the list can't be read.
+    /// If the list cannot be read.
     pub fn now() -> io::Result<Self> {
         Self::read(fs::File::open(LIST)?)
     }
 
-    /// Those that the kernel's list tells of.
+    /// Reads the mounts from the kernel's list.
     ///
     /// # Errors
     ///
-    /// Where it can't be read.
+    /// If it cannot be read.
     pub fn read(mut list: impl io::Read) -> io::Result<Self> {
         let mut text = Vec::new();
         list.read_to_end(&mut text)?;
         Ok(Self::parse(&text))
     }
 
-    /// Those in a list as the kernel writes it; what is no mount is left out.
+    /// Parses the kernel's list; skips lines that are no mounts.
     #[must_use]
     pub fn parse(list: &[u8]) -> Self {
         let lines = list.split(|byte| *byte == b'\n').filter_map(Mount::parse);
@@ -184,9 +185,9 @@ impl Mounts {
         mounts
     }
 
-    /// Finds the remote mounts that layers of overlays are on, by the names that the kernel lists for
-    /// the layers: no name is looked up. The layers that have relative names are not found, nor those
-    /// that are reached through links.
+    /// Finds the remote mounts that layers of overlays are on, by the names that the kernel lists
+    /// for the layers. No name is looked up. Layers with relative names, or reached through links,
+    /// are not found.
     fn find_remote_layers(&mut self, layers: &[Vec<PathBuf>]) {
         if !layers.iter().any(|layers| !layers.is_empty()) {
             return;
@@ -209,8 +210,8 @@ impl Mounts {
         }
     }
 
-    /// Returns the remote mounts that have to answer requests for what is on a remote mount: the mount
-    /// itself, or those that the layers of an overlay are on.
+    /// Returns the remote mounts that have to answer requests for files on a remote mount: the
+    /// mount itself, or those that the layers of an overlay are on.
     #[must_use]
     pub fn served_by<'m>(&'m self, mount: &'m Mount) -> Vec<&'m Mount> {
         if mount.remote_layers.is_empty() {
@@ -219,7 +220,7 @@ impl Mounts {
         mount.remote_layers.iter().filter_map(|id| self.numbered(*id)).collect()
     }
 
-    /// The one that a path without links is on.
+    /// Returns the mount that a path without links is on.
     #[must_use]
     pub fn of(&self, path: &Path) -> Option<&Mount> {
         self.points_of(path).find_map(|point| self.visible_at(point))
@@ -236,12 +237,13 @@ impl Mounts {
         self.visible.get(point).and_then(|index| self.all.get(*index))
     }
 
-    /// The prefixes of a path that can be mount points, the longest first.
+    /// Returns the prefixes of a path that can be mount points, the longest first.
     fn points_of<'p>(&self, path: &'p Path) -> impl Iterator<Item = &'p Path> {
         path.ancestors().skip(depth(path).saturating_sub(self.depth))
     }
 
-    /// The first far one on the way to a path without links: who walks it asks that one first.
+    /// Returns the first remote mount along a path without links, to which a walk sends its first
+    /// remote request.
     #[must_use]
     pub fn far_on_the_way(&self, path: &Path) -> Option<&Mount> {
         let mut steps: Vec<&Path> = self.points_of(path).collect();
@@ -249,13 +251,13 @@ impl Mounts {
         steps.into_iter().filter_map(|point| self.visible_at(point)).find(|mount| mount.is_far())
     }
 
-    /// The one with this number.
+    /// Returns the mount with this number.
     #[must_use]
     pub fn numbered(&self, id: u64) -> Option<&Mount> {
         self.all.iter().find(|mount| mount.id == id)
     }
 
-    /// All of them.
+    /// Returns all mounts.
     pub fn iter(&self) -> impl Iterator<Item = &Mount> {
         self.all.iter()
     }
@@ -269,7 +271,8 @@ fn number(word: &[u8]) -> Option<u64> {
     str::from_utf8(word).ok()?.parse().ok()
 }
 
-/// A word without the kernel's escapes: blanks, newlines and backslashes are three octal digits.
+/// Replaces the kernel's escapes in a word: blanks, newlines and backslashes are three octal
+/// digits.
 pub(super) fn plain(word: &[u8]) -> OsString {
     let mut bytes = Vec::with_capacity(word.len());
     let mut rest = word;
@@ -317,7 +320,7 @@ no mount
         assert_eq!((of("/mnt/a b/near/x"), of("/srv/disk")), (24, 25));
         let far = |path: &str| mounts.far_on_the_way(Path::new(path)).map(|mount| mount.id);
         assert_eq!((far("/etc/x"), far("/srv/disk")), (None, Some(25)));
-        // What is near behind what is far is reached through that.
+        // A local mount below a remote one is reached through the remote one.
         assert_eq!(far("/mnt/a b/near/x"), Some(22));
     }
 

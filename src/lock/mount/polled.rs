@@ -1,8 +1,9 @@
-//! Lists of the kernel that report when they have changed: a list is read again only then.
+//! Lists of the kernel that report when they have changed, so that an unchanged list is not read
+//! again.
 //!
-//! `poll(2)` reports `POLLPRI` on `/proc/self/mountinfo` (`proc_pid_mountinfo(5)`) and on `/proc/swaps`
-//! (`swaps_poll()` in `mm/swapfile.c`): once for all changes since the file was opened, or since the
-//! last report.
+//! `poll(2)` reports `POLLPRI` on `/proc/self/mountinfo` (`proc_pid_mountinfo(5)`) and on
+//! `/proc/swaps` (`swaps_poll()` in `mm/swapfile.c`): once for all changes since the file was
+//! opened, or since the last report.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -12,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
-/// A list, and what it said when it was last read.
+/// A list, and its content when it was last read.
 #[derive(Debug)]
 pub(in crate::lock) struct Polled<T> {
     path: &'static str,
@@ -20,16 +21,16 @@ pub(in crate::lock) struct Polled<T> {
 }
 
 impl<T> Polled<T> {
-    /// A list that has not been read.
+    /// Returns a list that has not been read yet.
     pub(in crate::lock) const fn new(path: &'static str) -> Self {
         Self { path, current: Mutex::new(None) }
     }
 
-    /// Returns what the list says now.
+    /// Returns the present content of the list.
     ///
     /// # Errors
     ///
-    /// Where it can't be read.
+    /// If it cannot be read.
     pub(in crate::lock) fn current(&self, parse: impl FnOnce(&[u8]) -> T) -> io::Result<Arc<T>> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((list, known)) = &*current {
@@ -37,15 +38,15 @@ impl<T> Polled<T> {
             if poll(&mut polled, PollTimeout::ZERO)? == 0 {
                 return Ok(Arc::clone(known));
             }
-            // The change is not reported again, should reading fail now.
+            // The change is not reported again, even if reading fails now.
             *current = None;
         }
-        // Opened first: a change while it is read is reported the next time.
+        // Opened before it is read: a change while it is read is reported the next time.
         let mut list = File::open(self.path)?;
         let mut text = Vec::new();
         list.read_to_end(&mut text)?;
         let known = Arc::new(parse(&text));
-        // In a container, a file of FUSE may be mounted over it, which reports nothing.
+        // In a container, a FUSE file that reports no changes may be mounted over it.
         let reports = fstatfs(&list)?.filesystem_type() == PROC_SUPER_MAGIC;
         *current = reports.then(|| (list, Arc::clone(&known)));
         Ok(known)
@@ -71,7 +72,7 @@ mod tests {
     fn a_list_of_the_kernel_is_read_once() {
         let list = Polled::new("/proc/self/mountinfo");
         let mut known = list.current(<[u8]>::to_vec).unwrap();
-        // Another test may mount something meanwhile.
+        // Another test may mount a file system meanwhile.
         let is_kept = || {
             let before = std::mem::replace(&mut known, list.current(<[u8]>::to_vec).unwrap());
             Arc::ptr_eq(&before, &known)

@@ -1,8 +1,8 @@
-//! The open file description that a lock sits on.
+//! The open file description that a lock belongs to.
 //!
-//! It lives as long as a descriptor of it is somewhere: open in this process, or kept elsewhere.
-//! One on a file system that may not answer is not open here at all, since closing it would have
-//! to wait; it is fetched by who needs it, who waits anyway.
+//! It lives as long as a descriptor of it exists: open in this process, or kept elsewhere. If its
+//! file system may hang, this process does not keep it open, since the close would have to wait. An
+//! operation that needs it fetches a descriptor, on a thread that may block.
 
 use std::fmt;
 use std::fs::File;
@@ -15,17 +15,17 @@ use nix::errno::Errno;
 use crate::lock::model::error::Error;
 use crate::lock::path::open;
 
-/// Whoever keeps a descriptor.
+/// A store of a descriptor outside this process.
 pub trait Keeper: Send + Sync {
-    /// A copy of it.
+    /// Returns a copy of the descriptor.
     ///
     /// # Errors
     ///
-    /// Where there is none, or no more can be open.
+    /// If there is none, or no more descriptors can be open.
     fn fetch(&self) -> io::Result<OwnedFd>;
 }
 
-/// Where a description is to be had.
+/// An open file description, and where a descriptor of it is kept.
 pub struct Description(Mutex<Place>);
 
 #[derive(Clone)]
@@ -41,19 +41,20 @@ impl fmt::Debug for Description {
 }
 
 impl Description {
-    /// One that is open here.
+    /// Returns a description that is open in this process.
     #[must_use]
     pub fn new(file: File) -> Self {
         Self(Mutex::new(Place::Here(Arc::new(file))))
     }
 
-    /// One that somebody else keeps.
+    /// Returns a description that a keeper stores.
     #[must_use]
     pub fn away(keeper: Arc<dyn Keeper>) -> Self {
         Self(Mutex::new(Place::Away(keeper)))
     }
 
-    /// Closes it here: from now on somebody else keeps it. May wait for the file system.
+    /// Closes the descriptor in this process; from now on the keeper stores it. May wait for the
+    /// file system.
     pub fn put_away(&self, keeper: Arc<dyn Keeper>) {
         let before = {
             let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -62,17 +63,17 @@ impl Description {
         drop(before);
     }
 
-    /// Whether it is not open here.
+    /// Whether the description is not open in this process.
     #[must_use]
     pub fn is_away(&self) -> bool {
         matches!(self.place(), Place::Away(_))
     }
 
-    /// A descriptor of it, open as long as it is needed.
+    /// Returns a descriptor, which is open as long as the caller needs it.
     ///
     /// # Errors
     ///
-    /// [`Error::System`] where it can't be fetched.
+    /// [`Error::System`] if it cannot be fetched.
     pub fn file(&self) -> Result<Arc<File>, Error> {
         match self.place() {
             Place::Here(file) => Ok(file),
@@ -86,11 +87,12 @@ impl Description {
         }
     }
 
-    /// The device it is on, if its file system may hang; `None` where it may stay open here.
+    /// Returns the device of the file if its file system may hang; `None` if it may stay open in
+    /// this process.
     ///
     /// # Errors
     ///
-    /// [`Error::System`] where it can't be looked at.
+    /// [`Error::System`] if the file cannot be examined.
     pub fn far_device(&self) -> Result<Option<u64>, Error> {
         let file = self.file()?;
         if !open::may_hang(file.as_fd(), "a lock file")? {

@@ -1,11 +1,11 @@
-//! One byte, locked, tested and freed: the only `fcntl` locking in the program.
+//! Locks, tests and unlocks one byte: the only `fcntl` locking in the program.
 //!
-//! Open file description locks (`F_OFD_SETLK`, `fcntl_locking(2)`) belong to the description, not to
-//! the process: two descriptions of one file conflict even within one process, and closing
-//! another descriptor of the file frees nothing. They conflict with the POSIX locks that virtlockd
-//! takes, on the same byte: byte 0, length 1 (libvirt's `src/util/virlockspace.c`). The length is
-//! never 0 ("to the end"), which some NFS servers take for a mandatory lock and which would cover
-//! the bytes that QEMU uses (100 and up, 200 and up) and libvirt's byte 1.
+//! Open file description locks (`F_OFD_SETLK`, `fcntl_locking(2)`) belong to the description, not
+//! to the process: two descriptions of one file conflict even within one process, and closing
+//! another descriptor of the file unlocks nothing. They conflict with the POSIX locks of virtlockd
+//! on the same byte: byte 0, length 1 (libvirt's `src/util/virlockspace.c`). The length is never 0
+//! ("to the end"): some NFS servers treat that as a mandatory lock, and it would cover the bytes
+//! that QEMU uses (100 and up, 200 and up) and libvirt's byte 1.
 
 pub mod description;
 
@@ -19,16 +19,16 @@ use crate::lock::model::mode::Mode;
 
 /// The first and only byte of the lock.
 const BYTE: libc::off_t = 0;
-/// How many bytes are locked.
+/// The number of locked bytes.
 const LENGTH: libc::off_t = 1;
 
-/// A lock that is in the way, as far as the kernel tells.
+/// A conflicting lock, as the kernel reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InTheWay {
-    /// How it is held.
+    /// Its mode.
     pub mode: Mode,
-    /// Who holds it, in our pid namespace; the kernel tells this of POSIX locks only, and not of
-    /// those that another host holds.
+    /// The process that holds it, in the pid namespace of this process. The kernel reports it for
+    /// POSIX locks only, and not for those of another host.
     pub pid: Option<u32>,
 }
 
@@ -48,18 +48,18 @@ fn kind(mode: Mode) -> libc::c_int {
     match mode {
         Mode::Shared => libc::F_RDLCK,
         Mode::Exclusive => libc::F_WRLCK,
-        // What is held in no mode is not locked; nobody asks for it here.
+        // Mode none has no byte lock, so no caller passes it.
         Mode::None => libc::F_UNLCK,
     }
 }
 
-/// Takes the lock, or changes its mode, without waiting. `false`: somebody else is in the way, and
-/// what this description held before it still holds.
+/// Acquires the lock, or changes its mode, without waiting. Returns false if another lock
+/// conflicts; then this description keeps the lock that it had before.
 ///
 /// # Errors
 ///
-/// `EBADF` where the description was not opened for the mode (writing for exclusive, reading for
-/// shared), `ENOLCK` where the file system has no locks to give, and what network file systems say.
+/// `EBADF` if the description was not opened for the mode (writing for exclusive, reading for
+/// shared), `ENOLCK` if the file system has no locks available, and errors of network file systems.
 pub fn try_lock(file: impl AsFd, mode: Mode) -> Result<bool, Errno> {
     match fcntl(file, FcntlArg::F_OFD_SETLK(&range(kind(mode)))) {
         Ok(_) => Ok(true),
@@ -68,17 +68,17 @@ pub fn try_lock(file: impl AsFd, mode: Mode) -> Result<bool, Errno> {
     }
 }
 
-/// Frees the lock, whatever copies of the description exist.
+/// Unlocks the byte, even if copies of the description exist.
 ///
 /// # Errors
 ///
-/// What the file system says; local ones never fail here.
+/// Errors of the file system; local ones never fail here.
 pub fn unlock(file: impl AsFd) -> Result<(), Errno> {
     fcntl(file, FcntlArg::F_OFD_SETLK(&range(libc::F_UNLCK))).map(drop)
 }
 
-/// The same with a lock of the kind that belongs to the process (`F_SETLK`), as virtlockd's do: for
-/// finding out whether the two kinds are in each other's way, and for nothing that is to be kept.
+/// Acquires the lock as [`try_lock`] does, but as a POSIX lock of this process (`F_SETLK`), as
+/// virtlockd does. Only the self-test uses it, to find out whether the two kinds conflict.
 ///
 /// # Errors
 ///
@@ -91,13 +91,13 @@ pub(super) fn try_lock_as_process(file: impl AsFd, mode: Mode) -> Result<bool, E
     }
 }
 
-/// Who would be in the way of a lock of this mode, other than this description itself.
+/// Returns a lock that conflicts with a lock of this mode and belongs to another description.
 ///
-/// Works on any readable or writable description, whatever the mode asked about.
+/// The description may be open for reading or for writing, whatever the mode.
 ///
 /// # Errors
 ///
-/// What the file system says.
+/// Errors of the file system.
 pub fn in_the_way(file: impl AsFd, mode: Mode) -> Result<Option<InTheWay>, Errno> {
     let mut lock = range(kind(mode));
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
@@ -106,7 +106,7 @@ pub fn in_the_way(file: impl AsFd, mode: Mode) -> Result<Option<InTheWay>, Errno
         libc::F_RDLCK => Mode::Shared,
         _ => Mode::Exclusive,
     };
-    // -1 for a lock that belongs to a description, 0 for one from outside our pid namespace.
+    // -1 for an OFD lock, 0 for a process outside this pid namespace.
     let pid = u32::try_from(lock.l_pid).ok().filter(|pid| *pid != 0);
     Ok(Some(InTheWay { mode, pid }))
 }

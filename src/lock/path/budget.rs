@@ -1,12 +1,12 @@
-//! How much work one lookup of a name may be.
+//! The limit on the work of one lookup of a name.
 //!
-//! A user decides where the links in its own directories lead. The kernel follows 40 of them, of up to
-//! 2047 components each, so that the lookup of one name may take as long as that of several thousand
-//! ordinary ones. A name that needs more than is allowed here is never granted a lock.
+//! A user controls where the links in its own directories lead. The kernel follows 40 of them, of
+//! up to 2047 components each, so that the lookup of one name may take as long as that of several
+//! thousand ordinary ones. A name that needs more than this budget is never granted a lock.
 
 use nix::errno::Errno;
 
-/// The components and links that are left to one lookup.
+/// The remaining components and links of one lookup.
 #[derive(Debug, Clone)]
 pub(in crate::lock) struct Budget {
     components: usize,
@@ -20,17 +20,18 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// Components of a name and of the links that it leads through, in all. A name without links can't
-    /// have more: that would be longer than `PATH_MAX`, 4096 bytes with the closing NUL.
+    /// The limit on the components of a name and of the links that it leads through, in all. A name
+    /// without links never exceeds it: it would be longer than `PATH_MAX`, 4096 bytes with the
+    /// final NUL.
     pub(in crate::lock) const COMPONENTS: usize = 2048;
-    /// Links, as in the kernel (`path_resolution(7)`).
+    /// The limit on links, as in the kernel (`path_resolution(7)`).
     const LINKS: usize = 40;
 
     /// Counts a component.
     ///
     /// # Errors
     ///
-    /// `ENAMETOOLONG` where none is left.
+    /// `ENAMETOOLONG` if none is left.
     pub(in crate::lock) fn spend_component(&mut self) -> Result<(), Errno> {
         self.components = self.components.checked_sub(1).ok_or(Errno::ENAMETOOLONG)?;
         Ok(())
@@ -40,7 +41,7 @@ impl Budget {
     ///
     /// # Errors
     ///
-    /// `ELOOP` where none is left.
+    /// `ELOOP` if none is left.
     pub(in crate::lock) fn spend_link(&mut self) -> Result<(), Errno> {
         self.links = self.links.checked_sub(1).ok_or(Errno::ELOOP)?;
         Ok(())

@@ -1,18 +1,18 @@
-//! Looks names up as `openat2(2)` does with `O_PATH`, also where that system call is not to be had.
+//! Looks names up as `openat2(2)` does with `O_PATH`, also if that system call is not available.
 //!
-//! The flags of `openat2(2)` lie in memory, where a seccomp filter can't see them. So
-//! `RestrictSUIDSGID=` of systemd takes the whole call away (`ENOSYS`). Then a name is walked here,
-//! component by component. Each is opened by `O_PATH` and `O_NOFOLLOW`, which neither opens nor
-//! follows what is there; a link is read through its own descriptor. So nothing that is renamed
-//! meanwhile leads anywhere but where the kernel itself would have gone at some moment.
+//! The flags of `openat2(2)` lie in memory, where a seccomp filter cannot read them. So systemd's
+//! `RestrictSUIDSGID=` blocks the whole call (`ENOSYS`). Then this module walks a name component by
+//! component. Each one is opened by `O_PATH` and `O_NOFOLLOW`, which neither opens nor follows the
+//! file; a link is read through its own descriptor. So a concurrent rename leads only to a file
+//! that the kernel's own lookup would have found at some moment.
 //!
-//! What the kernel checks of links is checked here: how many there are (`path_resolution(7)`), links
-//! of others in sticky directories (`fs.protected_symlinks`, `proc_sys_fs(5)`), and mounts on which
-//! none are followed.
+//! The kernel's checks of links are repeated here: their number (`path_resolution(7)`), links of
+//! other users in sticky directories (`fs.protected_symlinks`, `proc_sys_fs(5)`), and mounts on
+//! which links are not followed.
 //!
-//! The kernel bounds each link by 4095 bytes, and a name by 40 links, which is 80 000 components. Here
-//! all components of one lookup are bounded by a [`Budget`], so a name with links is always walked
-//! here.
+//! The kernel limits each link to 4095 bytes, and a name to 40 links, which makes 80 000
+//! components. Here a [`Budget`] bounds all components of one lookup, so a name with links is
+//! always walked here.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -41,7 +41,7 @@ const STICKY: u32 = 0o1002;
 /// Whether `openat2(2)` was refused.
 static DENIED: AtomicBool = AtomicBool::new(false);
 
-/// Calls `openat2(2)`; `None` where it is not to be had.
+/// Calls `openat2(2)`; returns `None` if it is not available.
 pub(in crate::lock) fn openat2(
     directory: BorrowedFd<'_>,
     path: &Path,
@@ -59,14 +59,14 @@ pub(in crate::lock) fn openat2(
     }
 }
 
-/// Turns a name into a descriptor of what it leads to, without opening that.
+/// Turns a name into a descriptor of the file that it leads to, without opening that.
 ///
 /// # Errors
 ///
-/// What `openat2(2)` reports; `ENAMETOOLONG` also where the lookup needs more components than a
+/// Errors of `openat2(2)`; `ENAMETOOLONG` also if the lookup needs more components than a
 /// [`Budget`] has.
 pub(in crate::lock) fn locate(path: &Path, links: Links) -> Result<OwnedFd, Errno> {
-    // A name without links has no more components than a budget.
+    // A name without links never has more components than a budget.
     let resolve = ResolveFlag::RESOLVE_NO_SYMLINKS;
     let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
     match openat2(AT_FDCWD, path, how) {
@@ -77,8 +77,8 @@ pub(in crate::lock) fn locate(path: &Path, links: Links) -> Result<OwnedFd, Errn
     walk(path, links, &mut Budget::default())
 }
 
-/// The same for a name that leads to no mount that another host or process serves; `EAGAIN` for one
-/// that does.
+/// Looks up a name as [`locate`] does, if it leads to no mount that another host or process serves;
+/// otherwise fails with `EAGAIN`.
 pub(in crate::lock) fn locate_local(path: &Path) -> Result<OwnedFd, Errno> {
     let mounts = Mounts::current().map_err(|_| Errno::EAGAIN)?;
     if far_mount(&mounts, path).is_some() {
@@ -87,7 +87,7 @@ pub(in crate::lock) fn locate_local(path: &Path) -> Result<OwnedFd, Errno> {
     locate(path, Links::Follow)
 }
 
-/// Opens a file of a directory, and no link, nor what is mounted over it.
+/// Opens a file of a directory. Follows no link, and enters no mount.
 pub(in crate::lock) fn open_beneath(
     directory: BorrowedFd<'_>,
     name: &str,
@@ -103,7 +103,7 @@ pub(in crate::lock) fn open_beneath(
     opened.unwrap_or_else(|| open_plainly(directory, name, flags, mode))
 }
 
-/// The same without `openat2(2)`.
+/// Opens a file of a directory without `openat2(2)`.
 fn open_plainly(
     directory: BorrowedFd<'_>,
     name: &str,
@@ -113,7 +113,7 @@ fn open_plainly(
     if name.contains('/') || matches!(name, "" | "." | "..") {
         return Err(Errno::EXDEV);
     }
-    // What is there is looked at before it is opened, and after.
+    // The file is checked before and after it is opened.
     let flags = flags | OFlag::O_NOFOLLOW;
     match openat(directory, name, ANYTHING, Permissions::empty()) {
         Ok(there) if mount_of(&there)? != mount_of(directory)? => return Err(Errno::EXDEV),
@@ -124,7 +124,7 @@ fn open_plainly(
     if mount_of(&file)? == mount_of(directory)? { Ok(file) } else { Err(Errno::EXDEV) }
 }
 
-/// The mount that a file was opened through.
+/// Returns the mount that a file was opened through.
 fn mount_of(file: impl AsFd) -> Result<u64, Errno> {
     let flags = rustix::fs::AtFlags::EMPTY_PATH | rustix::fs::AtFlags::STATX_DONT_SYNC;
     let found = rustix::fs::statx(file, c"", flags, rustix::fs::StatxFlags::MNT_ID);
@@ -138,7 +138,7 @@ fn walk(path: &Path, links: Links, budget: &mut Budget) -> Result<OwnedFd, Errno
         return Err(Errno::ENOENT);
     }
     let mut at = start(name, None)?;
-    // The rest of the name, its last component first.
+    // The components that are left, the last one first.
     let mut rest = Vec::new();
     push(&mut rest, name);
     while let Some(part) = rest.pop() {
@@ -169,7 +169,7 @@ fn walk(path: &Path, links: Links, budget: &mut Budget) -> Result<OwnedFd, Errno
     Ok(at)
 }
 
-/// The directory from which a name leads: the root, or the one that is given.
+/// Returns the directory that a name is relative to: the root, or `at`.
 fn start(name: &[u8], at: Option<OwnedFd>) -> Result<OwnedFd, Errno> {
     let directory = |name: &str| openat(AT_FDCWD, name, DIRECTORY, Permissions::empty());
     match (name.starts_with(b"/"), at) {
@@ -179,7 +179,7 @@ fn start(name: &[u8], at: Option<OwnedFd>) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Puts a name before the rest. A slash at its end asks for a directory, as `.` does.
+/// Pushes the components of a name onto the rest. A final slash requires a directory, as `.` does.
 fn push(rest: &mut Vec<Vec<u8>>, name: &[u8]) {
     if name.ends_with(b"/") {
         rest.push(b".".to_vec());
@@ -191,13 +191,13 @@ fn push(rest: &mut Vec<Vec<u8>>, name: &[u8]) {
 const ANYTHING: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 const DIRECTORY: OFlag = ANYTHING.union(OFlag::O_DIRECTORY);
 
-/// Opens one component, which has to be a directory or a link unless it is the last one.
+/// Opens one component. Unless it is the last one, it has to be a directory or a link.
 fn step(at: BorrowedFd<'_>, part: &[u8], last: bool) -> Result<OwnedFd, Errno> {
     let open = |flags| openat(at, OsStr::from_bytes(part), flags, Permissions::empty());
     if last && part != b"." && part != b".." {
         return open(ANYTHING);
     }
-    // What is asked for as a directory is mounted by autofs.
+    // A request for a directory makes autofs mount it.
     match open(DIRECTORY) {
         Err(Errno::ENOTDIR) => {
             let there = open(ANYTHING)?;
@@ -212,7 +212,7 @@ fn kind(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
 }
 
-/// Whether a link leads wherever a process likes, or lies where none are followed.
+/// Whether a link leads wherever a process chooses, or is on a mount where links are not followed.
 fn is_magic(link: BorrowedFd<'_>) -> Result<bool, Errno> {
     let system = fstatfs(link)?.filesystem_type();
     let mounted =
@@ -222,8 +222,8 @@ fn is_magic(link: BorrowedFd<'_>) -> Result<bool, Errno> {
         || mounted.f_flag.bits() & NO_LINKS != 0)
 }
 
-/// Follows a link that may be magic, if it is not: some of proc's are ordinary ones, such as
-/// `/proc/self`. Only `openat2(2)` can tell.
+/// Follows a link that may be magic, if it is not: some links of /proc are ordinary ones, such as
+/// `/proc/self`. Only `openat2(2)` can distinguish them.
 fn follow_harmless(at: BorrowedFd<'_>, part: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
     let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
@@ -245,7 +245,7 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::path::PathBuf;
 
-    /// What `openat2(2)` finds, and what the walk does.
+    /// Returns what `openat2(2)` finds and what the walk finds.
     fn both(path: &Path, links: Links) -> [Result<(u64, u64), Errno>; 2] {
         let node = |found: Result<OwnedFd, Errno>| {
             let stat = fstat(found?)?;
@@ -309,7 +309,7 @@ mod tests {
             let (flags, mode) = (OFlag::O_RDONLY | OFlag::O_CLOEXEC, Permissions::empty());
             let kernel = open_beneath(directory.as_fd(), name, flags, mode);
             let plainly = open_plainly(directory.as_fd(), name, flags, mode);
-            // One name is enough.
+            // A single component is accepted.
             let expected = kernel.is_ok() && !name.contains('/');
             assert_eq!(plainly.is_ok(), expected, "{name}: {kernel:?}, {plainly:?}");
         }
@@ -353,7 +353,7 @@ mod tests {
         let at = |name: &str| dir.path().join(name);
         fs::create_dir_all(at("p")).unwrap();
         fs::write(at("disk"), "").unwrap();
-        // Links that lead one to the next, each with this many detours.
+        // A chain of links, each with this many detours.
         let chain = |links: usize, detours: usize| {
             for n in 0..links {
                 let next = if n + 1 == links { "disk".to_owned() } else { format!("l{}", n + 1) };

@@ -1,9 +1,9 @@
 //! Looks up and opens files whose names other programs chose.
 //!
-//! [`open`] is the first file to read: how a file is opened without side effects. [`lookup`] resolves a
-//! name where `openat2(2)` is not available, [`walk`] finds the mounts that a name leads to without a
-//! request to any remote one, and [`budget`] bounds both. [`subprocess`] runs another program with a
-//! deadline.
+//! [`open`] is the first file to read: it opens a file without side effects. [`lookup`] resolves a
+//! name if `openat2(2)` is not available, [`walk`] finds the mounts that a name leads to without a
+//! request to any remote one, and [`budget`] bounds both. [`subprocess`] runs another program with
+//! a deadline.
 
 pub(super) mod budget;
 pub(super) mod lookup;

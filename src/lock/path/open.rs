@@ -1,11 +1,12 @@
-//! How a file is opened that somebody else named or passed.
+//! Opens files that another program named or passed, without side effects.
 //!
-//! Opening has side effects: a FIFO blocks, a tape rewinds, a watchdog arms, a file lease stalls
-//! the opener for up to 45 seconds. So a name is first turned into an `O_PATH` descriptor, which
-//! touches nothing; its type and file system are looked at; and only then is *that descriptor*
-//! opened, through `/proc/self/fd`, with `O_NONBLOCK`. No name is looked up twice in between, so
-//! nobody can exchange what it leads to. A descriptor that a caller passed is treated likewise:
-//! it is never locked itself, since he shares its description and could unlock it.
+//! Opening a file can have side effects: a FIFO blocks, a tape rewinds, a watchdog arms, a file
+//! lease delays the opener for up to 45 seconds. So a name is first turned into an `O_PATH`
+//! descriptor, which opens nothing. Then the type and the file system of that descriptor are
+//! checked. Only then is *that descriptor* opened, through `/proc/self/fd`, with `O_NONBLOCK`. No
+//! name is looked up twice in between, so no process can exchange the file that it leads to. A
+//! descriptor that a caller passed is treated likewise. It is never locked itself, since the caller
+//! shares its description and could unlock it.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -21,7 +22,7 @@ use super::lookup;
 use crate::lock::model::error::Error;
 use crate::lock::model::identity::Identity;
 
-/// What becomes of symbolic links in a name.
+/// The treatment of symbolic links in a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Links {
     /// They are followed.
@@ -30,25 +31,25 @@ pub enum Links {
     Refuse,
 }
 
-/// Turns a name into a descriptor of what it leads to, without opening that.
+/// Turns a name into a descriptor of the file that it leads to, without opening that.
 ///
-/// Links may be followed, but not the magic ones of `/proc/PID/fd`, which lead wherever a process
-/// likes.
+/// Links may be followed, except the magic ones of `/proc/PID/fd`, which lead wherever a process
+/// chooses.
 ///
 /// # Errors
 ///
-/// What `openat2(2)` says; `ELOOP` also for a link that may not be followed.
+/// Errors of `openat2(2)`; `ELOOP` also for a link that may not be followed.
 pub fn locate(path: &Path, links: Links) -> Result<OwnedFd, Errno> {
     lookup::locate(path, links)
 }
 
-/// Turns a name into a descriptor as [`locate`] does, but only if the kernel has all of it in
-/// memory and need not ask any file system; where `openat2(2)` is not to be had, if no file system of
-/// another host or process has to be asked.
+/// Turns a name into a descriptor as [`locate`] does, but only if the kernel has all of it cached
+/// and need not query any file system. If `openat2(2)` is not available, the name is accepted if no
+/// file system of another host or process has to be queried.
 ///
 /// # Errors
 ///
-/// What `openat2(2)` says; `EAGAIN` where a file system would have to be asked.
+/// Errors of `openat2(2)`; `EAGAIN` if a file system would have to be queried.
 pub fn locate_known(path: &Path) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::NO_MAGICLINKS | ResolveFlags::CACHED;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
@@ -58,24 +59,24 @@ pub fn locate_known(path: &Path) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// The name that the kernel has for a descriptor, in our own mount namespace.
+/// Returns the kernel's name for a descriptor, in the mount namespace of this process.
 ///
-/// For one that came from elsewhere this is no more than a hint: its sender may have made the
-/// mount that the name goes through. Compare what it leads to.
+/// For a descriptor that another process has passed, this is only a hint: the sender may have made
+/// the mount that the name goes through. Compare the file that the name leads to.
 ///
 /// # Errors
 ///
-/// What `readlink(2)` says.
+/// Errors of `readlink(2)`.
 pub fn name_of(fd: BorrowedFd<'_>) -> Result<PathBuf, Errno> {
     readlink(proc_name(fd).as_str()).map(PathBuf::from)
 }
 
-/// What a located or passed descriptor is: a regular file or a block device, on a file system
-/// that holds disks.
+/// Checks that a located or passed descriptor is of a regular file or a block device, on a file
+/// system that stores disks. Returns its status and identity.
 ///
 /// # Errors
 ///
-/// [`Error::NotLockable`] with the type, [`Error::System`] where the file can't be looked at.
+/// [`Error::NotLockable`] with the type, [`Error::System`] if the file cannot be examined.
 pub fn examine(fd: BorrowedFd<'_>, name: &str) -> Result<(FileStat, Identity), Error> {
     let stat = fstat(fd).map_err(|errno| Error::system("stat", name, errno))?;
     let identity = Identity::of(&stat).ok_or_else(|| Error::not_lockable(name, kind_of(&stat)))?;
@@ -94,11 +95,12 @@ pub fn examine(fd: BorrowedFd<'_>, name: &str) -> Result<(FileStat, Identity), E
     Ok((stat, identity))
 }
 
-/// Whether the file lives on FUSE, where a process of any user may answer for it, or never answer.
+/// Whether the file is on FUSE. There, a process of any user may answer requests for it, or never
+/// answer.
 ///
 /// # Errors
 ///
-/// [`Error::System`] where the file can't be looked at.
+/// [`Error::System`] if the file cannot be examined.
 pub fn is_fuse(fd: BorrowedFd<'_>, name: &str) -> Result<bool, Error> {
     Ok(file_system(fd, name)? == statfs::FUSE_SUPER_MAGIC)
 }
@@ -107,39 +109,37 @@ pub fn is_fuse(fd: BorrowedFd<'_>, name: &str) -> Result<bool, Error> {
 ///
 /// # Errors
 ///
-/// What `fstatfs(2)` says.
+/// Errors of `fstatfs(2)`.
 pub fn is_overlay(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(fstatfs(fd)?.filesystem_type() == statfs::OVERLAYFS_SUPER_MAGIC)
 }
 
-/// Whether a file that is reached through somebody else's mount may be FUSE in disguise: any user
-/// can lay an overlay over his own FUSE in a namespace of his own.
+/// Whether a file that is reached through a mount of another process may be on FUSE without showing
+/// it: any user can mount an overlay over its own FUSE in a namespace of its own.
 ///
 /// # Errors
 ///
-/// [`Error::System`] where the file can't be looked at.
+/// [`Error::System`] if the file cannot be examined.
 pub fn may_hide_fuse(fd: BorrowedFd<'_>, name: &str) -> Result<bool, Error> {
     Ok(file_system(fd, name)? == statfs::OVERLAYFS_SUPER_MAGIC || may_hang(fd, name)?)
 }
 
-/// Whether closing a file of this file system may wait for somebody who never answers, and can't
-/// be killed meanwhile.
+/// Whether closing a file of this file system may block for ever and uninterruptibly.
 ///
-/// That of FUSE asks the process that serves it, by force. Others that ask a server write back
-/// what is dirty. Local ones do not, and who waits for NFS can be killed (`nfs(5)`, on `intr`);
-/// what is not known may do anything.
+/// FUSE sends a request to its server on each close. Other file systems with a server write back
+/// dirty data. Local ones do neither, and a process that waits for NFS can be killed (`nfs(5)`, on
+/// `intr`). An unknown file system may do anything.
 ///
 /// # Errors
 ///
-/// [`Error::System`] where the file can't be looked at.
+/// [`Error::System`] if the file cannot be examined.
 pub fn may_hang(fd: BorrowedFd<'_>, name: &str) -> Result<bool, Error> {
     let kind = file_system(fd, name)?;
     let waits = [statfs::OVERLAYFS_SUPER_MAGIC, statfs::NFS_SUPER_MAGIC];
     Ok(!is_local(kind) && !waits.contains(&kind))
 }
 
-/// Whether a type of file system is one that this host's kernel serves by itself, and lies on no
-/// other.
+/// Whether this host's kernel alone serves a type of file system, which lies on no other one.
 #[must_use]
 pub fn is_local(kind: FsType) -> bool {
     let local = [
@@ -152,7 +152,7 @@ pub fn is_local(kind: FsType) -> bool {
         statfs::MSDOS_SUPER_MAGIC,
         statfs::REISERFS_SUPER_MAGIC,
         statfs::HUGETLBFS_MAGIC,
-        // From <linux/magic.h> and the file systems themselves.
+        // From <linux/magic.h> and the sources of the file systems.
         FsType(0x2fc1_2fc1), // zfs
         FsType(0xca45_1a4e), // bcachefs
         FsType(0x3153_464a), // jfs
@@ -164,57 +164,54 @@ pub fn is_local(kind: FsType) -> bool {
     local.contains(&kind)
 }
 
-/// Opens what a descriptor refers to afresh, as a description of our own.
+/// Opens the file of a descriptor again, with an open file description of its own.
 ///
 /// # Errors
 ///
-/// What `open(2)` says: `EAGAIN` where a lease is in the way, `EROFS`, `EACCES`, `EPERM` and
-/// `ETXTBSY` where it can't be written.
+/// Errors of `open(2)`: `EAGAIN` if a file lease conflicts, `EROFS`, `EACCES`, `EPERM` and
+/// `ETXTBSY` if the file cannot be written.
 pub fn reopen(fd: BorrowedFd<'_>, for_writing: bool) -> Result<File, Errno> {
     let access = if for_writing { OFlag::O_RDWR } else { OFlag::O_RDONLY };
-    // No O_NOFOLLOW: the link in /proc is to be followed.
+    // No O_NOFOLLOW: the link in /proc has to be followed.
     let flags = access | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     nix::fcntl::open(proc_name(fd).as_str(), flags, Permissions::empty()).map(File::from)
 }
 
-/// Returns a descriptor of the same file that only names it (`O_PATH`): to close it asks no file
-/// system.
+/// Returns an `O_PATH` descriptor of the same file: closing it sends no request to a file system.
 ///
 /// # Errors
 ///
-/// What `open(2)` says.
+/// Errors of `open(2)`.
 pub fn pin(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
     nix::fcntl::open(proc_name(fd).as_str(), flags, Permissions::empty())
 }
 
-/// Returns a descriptor of what a name leads to, also through a link of `/proc`, that only names it
-/// (`O_PATH`).
+/// Returns an `O_PATH` descriptor of the file that a name leads to, also through a link of `/proc`.
 ///
 /// # Errors
 ///
-/// What `open(2)` says.
+/// Errors of `open(2)`.
 pub fn pin_name(name: &Path) -> Result<OwnedFd, Errno> {
     nix::fcntl::open(name, OFlag::O_PATH | OFlag::O_CLOEXEC, Permissions::empty())
 }
 
-/// Claims a block device for an instant, as whoever mounts it does for good.
+/// Claims a block device for an instant, as a mount does permanently.
 ///
 /// # Errors
 ///
-/// What `open(2)` says: `EBUSY` where somebody has claimed it, or a part of it.
+/// Errors of `open(2)`: `EBUSY` if the device, or a part of it, is claimed.
 pub fn claim(fd: BorrowedFd<'_>) -> Result<(), Errno> {
-    // Without O_CREAT, and for block devices, this is what O_EXCL means.
+    // Without O_CREAT, O_EXCL on a block device is a claim.
     let flags = OFlag::O_RDONLY | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     nix::fcntl::open(proc_name(fd).as_str(), flags, Permissions::empty()).map(drop)
 }
 
-/// Whether a name without links leads to the very node that a descriptor has open: same device, same
-/// inode.
+/// Whether a name without links leads to the same node as a descriptor: same device, same inode.
 ///
 /// # Errors
 ///
-/// What looking at either says, but for a name that leads nowhere: that is a plain no.
+/// Errors of examining either, except for a name that leads nowhere: the result is then false.
 pub fn leads_to(path: &Path, stat: &FileStat) -> Result<bool, Errno> {
     match locate(path, Links::Refuse) {
         Ok(there) => Ok(same_node(&fstat(&there)?, stat)),
@@ -223,7 +220,7 @@ pub fn leads_to(path: &Path, stat: &FileStat) -> Result<bool, Errno> {
     }
 }
 
-/// Whether two looks saw one node.
+/// Whether two statuses are of one node.
 #[must_use]
 pub fn same_node(a: &FileStat, b: &FileStat) -> bool {
     (a.st_dev, a.st_ino, a.st_rdev) == (b.st_dev, b.st_ino, b.st_rdev)
@@ -239,8 +236,8 @@ fn file_system(fd: BorrowedFd<'_>, name: &str) -> Result<FsType, Error> {
         .map_err(|errno| Error::system("statfs the file system of", name, errno))
 }
 
-/// What the kernel makes up rather than stores: nothing there is a disk, and opening some of it
-/// for writing does things.
+/// Returns the name of a file system whose content the kernel generates: it contains no disks, and
+/// opening some of its files for writing has effects.
 fn artificial(kind: FsType) -> Option<&'static str> {
     [
         (statfs::PROC_SUPER_MAGIC, "proc"),
@@ -253,7 +250,7 @@ fn artificial(kind: FsType) -> Option<&'static str> {
         (statfs::DEVPTS_SUPER_MAGIC, "devpts"),
         (statfs::BPF_FS_MAGIC, "bpffs"),
         (statfs::NSFS_MAGIC, "nsfs"),
-        // From <linux/magic.h>, where nix has no name for them.
+        // From <linux/magic.h>: nix has no constants for these.
         (FsType(0x6265_6570), "configfs"),
         (FsType(0xf97c_ff8c), "selinuxfs"),
         (FsType(0xde5e_81e4), "efivarfs"),
@@ -266,7 +263,7 @@ fn artificial(kind: FsType) -> Option<&'static str> {
     .find_map(|(magic, name)| (magic == kind).then_some(name))
 }
 
-/// Why a node that is neither file nor block device can't be locked.
+/// Describes a node that is neither a file nor a block device and so cannot be locked.
 fn kind_of(stat: &FileStat) -> &'static str {
     match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
         SFlag::S_IFDIR => "it is a directory",

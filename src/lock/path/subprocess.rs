@@ -1,8 +1,8 @@
-//! Running a program that somebody else wrote, for a word or two that it knows.
+//! Runs another program with a deadline and reads its short output.
 //!
-//! It gets no shell, no environment and no directory of anybody's; it may say so much and take so
-//! long. One that takes longer is killed, and waited for by nobody: what hangs in the kernel can't
-//! be.
+//! The program gets no shell, no environment and no working directory of a user; its output and its
+//! run time are bounded. A program that exceeds either is killed. This does not wait for its end,
+//! since a program that hangs in the kernel cannot be killed.
 
 use std::io::{self, ErrorKind, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -13,25 +13,24 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-/// The most that a program may say.
+/// The maximum length of the output.
 const LOUDEST: usize = 4096;
 
-/// Why a program did not say what it was asked for.
+/// Why a program has no usable output.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::lock) enum Trouble {
-    /// It can't be run, or not be listened to.
+    /// It cannot be run, or its output cannot be read.
     #[error(transparent)]
     System(#[from] io::Error),
-    /// It took too long.
+    /// It exceeded its run time.
     #[error("it did not exit within {} seconds", .0.as_secs())]
     Late(Duration),
-    /// It said too much.
+    /// It exceeded the length of the output.
     #[error("it wrote more than {LOUDEST} bytes")]
     Loud,
 }
 
-/// Runs a program to its end, or to the end of patience. What it says to its standard error is not
-/// heard.
+/// Runs a program until it ends or the timeout `patience` expires. Its standard error is discarded.
 pub(in crate::lock) fn run(mut command: Command, patience: Duration) -> Result<Output, Trouble> {
     command.env_clear().current_dir("/");
     command.stdout(Stdio::piped()).stderr(Stdio::null());
@@ -44,9 +43,9 @@ pub(in crate::lock) fn run(mut command: Command, patience: Duration) -> Result<O
     heard.map(|status| Output { status, stdout: said, stderr: Vec::new() })
 }
 
-/// Runs a program as [`run`] does; returns all that it has said by its end or the end of patience,
-/// and whether it has ended. Keeps something until its process is gone, be it long after this has
-/// returned.
+/// Runs a program as [`run`] does. Returns the output that it has written until its end or the
+/// timeout, and whether it has ended. `kept` is dropped when the process is gone, which may be long
+/// after this has returned.
 pub(in crate::lock) fn listen_until_reaped(
     mut command: Command,
     patience: Duration,
@@ -87,13 +86,14 @@ fn listen(
                 return Err(Trouble::Loud);
             }
         } else if gone {
-            // All that it said was read: nothing lay in the pipe when it had ended.
+            // All output was read: the pipe was empty after the program had ended.
             return Ok(child.wait()?);
         }
     }
 }
 
-/// Whether there is something to read, its end included; and whether the program has ended.
+/// Waits for output or the end of the program. Returns whether the pipe is readable, also at its
+/// end, and whether the program has ended.
 fn wait(
     stdout: Option<&ChildStdout>,
     ended: &OwnedFd,
@@ -101,7 +101,7 @@ fn wait(
 ) -> Result<(bool, bool), Trouble> {
     let mut fds = vec![PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
     fds.extend(stdout.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
-    // Rounded up: 0 would spin.
+    // Rounded up: a timeout of 0 would be a busy loop.
     let millis = u16::try_from(left.as_millis().saturating_add(1)).unwrap_or(u16::MAX);
     match poll(&mut fds, PollTimeout::from(millis)) {
         Ok(_) | Err(Errno::EINTR) => {}
@@ -117,9 +117,9 @@ fn pidfd_of(child: &Child) -> io::Result<OwnedFd> {
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
-/// Kills a program. It is let be where it can't die: no thread of ours is held up but one.
+/// Kills a program. A program that cannot be killed blocks only the thread that reaps it.
 fn stop(mut child: Child, kept: impl Send + 'static) {
-    // That it has ended by itself is as good.
+    // An error means that it has ended by itself.
     let _ = child.kill();
     let reap = move || {
         let _ = child.wait();
@@ -144,7 +144,7 @@ mod tests {
     fn what_is_said_is_heard_to_the_end() {
         let output = shell("echo one; echo two; exit 3", LONG).unwrap();
         assert_eq!((output.stdout.as_slice(), output.status.code()), (&b"one\ntwo\n"[..], Some(3)));
-        // Another process has the pipe still open.
+        // Another process still has the pipe open.
         let output = shell("sleep 5 & echo one", LONG).unwrap();
         assert_eq!(output.stdout, b"one\n");
         let output = shell("echo \"$HOME$PATH_X$DBUS_SYSTEM_BUS_ADDRESS\"; pwd", LONG).unwrap();

@@ -1,8 +1,8 @@
-//! Which mounts a name leads to, found out without asking any of them that may not answer.
+//! Finds the mounts that a name leads to, without a request to any that may not respond.
 //!
-//! A user decides how long that takes, by the links in its own directories. So a name is walked once,
-//! each component from the directory before it, with the [`Budget`] that a lookup has: a name that
-//! needs more is refused by the lookup, too, before it asks anything further away.
+//! A user controls the duration of a walk by the links in its own directories. So a name is walked
+//! once, each component from the directory before it, with the [`Budget`] of a lookup. A name that
+//! exceeds it is refused by the lookup, too, before that queries any remote mount.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
@@ -17,15 +17,15 @@ use super::lookup;
 use super::open::Links;
 use crate::lock::mount::{Mount, Mounts};
 
-/// How many prefixes of a name are looked at one by one.
+/// How many prefixes of a name are checked one by one.
 const SHORT: usize = 16;
 const DIRECTORY: OFlag =
     OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
-/// The far mount that a name leads to or through; `None` where none does, or the name leads nowhere
-/// without one.
+/// Returns the remote mount that a name leads to or through. `None` if there is none, or if the
+/// name leads nowhere.
 ///
-/// Only what is near is looked at, so this returns whatever is dead.
+/// Sends requests to local mounts only, so it returns even if every remote server is down.
 #[must_use]
 pub fn far_mount<'m>(mounts: &'m Mounts, path: &Path) -> Option<&'m Mount> {
     if !mounts.iter().any(Mount::is_far) {
@@ -38,29 +38,29 @@ pub fn far_mount<'m>(mounts: &'m Mounts, path: &Path) -> Option<&'m Mount> {
     walk.remote().and_then(|mount| mounts.numbered(mount.id))
 }
 
-/// A walk along a name to the mount that it leads to, link by link. No remote mount is asked; a local
-/// one is, and may hang.
+/// A walk along a name to the mount that it leads to, link by link. It sends requests to local
+/// mounts, which may hang, and to no remote one.
 #[derive(Debug, Clone)]
 pub struct Walk {
-    /// How far it has come: a path without links.
+    /// The path walked so far, without links.
     walked: PathBuf,
-    /// The rest of the name, its last component first.
+    /// The components that are left, the last one first.
     rest: Vec<OsString>,
     budget: Budget,
     end: Option<End>,
 }
 
-/// Where a walk has ended.
+/// The end of a walk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum End {
     /// On a local mount, or nowhere.
     Local,
-    /// Before a remote mount.
+    /// At a remote mount.
     Remote(Mount),
 }
 
 impl Walk {
-    /// A walk that has not begun: nothing was asked.
+    /// Returns a walk that has not begun. Sends no request.
     #[must_use]
     pub fn new(path: &Path) -> Self {
         let mut rest = Vec::new();
@@ -83,9 +83,9 @@ impl Walk {
         }
     }
 
-    /// Returns the local mount that the name is on, as it is spelt: the one that [`Self::advance`] asks,
-    /// and that the user of the name asks after the walk. Asks nothing. `None` after a walk that has
-    /// ended at a remote mount.
+    /// Returns the local mount that the name is on as it is spelt. [`Self::advance`] queries it,
+    /// and so does a use of the name after the walk. This sends no request. `None` after a walk
+    /// that has ended at a remote mount.
     #[must_use]
     pub fn local<'m>(&self, mounts: &'m Mounts) -> Option<&'m Mount> {
         if self.remote().is_some() {
@@ -99,29 +99,29 @@ impl Walk {
     }
 
     /// Follows the name to the next link in it, or to the end. A name with more links or components
-    /// than a lookup follows ends where it has come to: the lookup goes no further either.
+    /// than a lookup follows ends where the limit is reached: the lookup goes no further either.
     pub fn advance(&mut self, mounts: &Mounts) {
         if !self.has_ended() {
             self.end = self.follow(mounts).unwrap_or(Some(End::Local));
         }
     }
 
-    /// The name without the links that were followed.
+    /// Returns the name without the links that were followed.
     fn path(&self) -> PathBuf {
         let mut path = self.walked.clone();
         path.extend(self.rest.iter().rev());
         path
     }
 
-    /// Whether the name as it is spelt leads to a mount without a link: most names do, and that is seen
-    /// at once.
+    /// Returns the end if the name as it is spelt leads to a mount without a link. Most names do,
+    /// and this takes little work.
     fn end_of_plain_name(&self, mounts: &Mounts) -> Option<End> {
         if self.rest.iter().any(|part| part == "..") {
             return None;
         }
         let path = self.path();
         match mounts.far_on_the_way(&path) {
-            // A link before it may lead elsewhere.
+            // A link before the mount point may lead elsewhere.
             Some(far) => leads_straight(far.point.parent().unwrap_or(Path::new("/")))
                 .then(|| End::Remote(far.clone())),
             None => leads_straight(&path).then_some(End::Local),
@@ -142,7 +142,7 @@ impl Walk {
                 return Ok(Some(End::Remote(far.clone())));
             }
         }
-        // The directory that was walked to; `None` where nothing can be looked up any more.
+        // The directory reached so far; `None` once no further lookup is possible.
         let mut at = enter(None, &self.walked);
         while let Some(part) = self.rest.pop() {
             self.budget.spend_component()?;
@@ -174,7 +174,7 @@ impl Walk {
     }
 }
 
-/// Puts the components of a name before the rest.
+/// Pushes the components of a name onto the rest.
 fn push(rest: &mut Vec<OsString>, name: &Path) {
     let is_step =
         |part: &Component<'_>| matches!(part, Component::Normal(_) | Component::ParentDir);
@@ -192,17 +192,18 @@ fn enter(at: Option<&OwnedFd>, name: &Path) -> Option<OwnedFd> {
     .ok()
 }
 
-/// Whether a name without detours leads to a file and has no link in it. Only for one that no far mount
-/// is on the way of.
+/// Whether a name without detours leads to a file and has no link in it. The name must not lead
+/// through a remote mount.
 fn leads_straight(path: &Path) -> bool {
     let mut prefixes: Vec<&Path> = path.ancestors().take(SHORT + 1).collect();
     if prefixes.len() > SHORT {
-        // Each prefix is walked from the root again, so the cost grows with the square of the length.
+        // Each prefix is walked from the root again, so the cost grows with the square of the
+        // length.
         return !matches!(lookup::locate(path, Links::Refuse), Err(Errno::ELOOP))
             && readlink(path) == Err(Errno::EINVAL);
     }
     prefixes.reverse();
-    // Nothing is opened, and without openat2(2) this takes less system calls than a lookup.
+    // This opens nothing, and without openat2(2) it takes fewer system calls than a lookup.
     prefixes.into_iter().all(|prefix| readlink(prefix) == Err(Errno::EINVAL))
 }
 
@@ -211,7 +212,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
-    /// A local root file system, and a remote one at this directory.
+    /// Returns a local root file system, and a remote one at this directory.
     fn with_remote(at: &Path) -> Mounts {
         let remote = format!("2 1 0:9 / {} rw - nfs x rw\n", at.display());
         Mounts::parse(format!("1 0 1:1 / / rw - ext4 x rw\n{remote}").as_bytes())
@@ -236,7 +237,7 @@ mod tests {
         {
             assert_eq!(far(name), Some(2), "{name}");
         }
-        // It would be asked where that leads.
+        // The server would be queried for the rest.
         assert_eq!(far("far/back/disk"), Some(2));
         let deep = "d/".repeat(2 * SHORT);
         std::fs::create_dir_all(at(&format!("near/{deep}"))).unwrap();
@@ -249,7 +250,7 @@ mod tests {
         let walked = |name: &str| {
             let mut walk = Walk::new(&at(name));
             let number = |mount: Option<&Mount>| mount.map(|mount| mount.id);
-            // Before anything is asked.
+            // Before any request is sent.
             assert_eq!(number(walk.local(&mounts)), Some(1), "{name}");
             let mut steps = 0;
             while !walk.has_ended() {
@@ -278,7 +279,7 @@ mod tests {
         std::fs::create_dir_all(at("p")).unwrap();
         std::fs::create_dir_all(at("far")).unwrap();
         let mounts = with_remote(&at("far"));
-        // Links that lead one to the next, each with this many detours.
+        // A chain of links, each with this many detours.
         let chain = |links: usize, detours: usize, to: &str| {
             for n in 0..links {
                 let next = if n + 1 == links { to.to_owned() } else { format!("l{}", n + 1) };
