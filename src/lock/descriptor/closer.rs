@@ -1,15 +1,16 @@
-//! Threads that close the descriptors that callers passed.
+//! Worker threads that close the descriptors that callers passed.
 //!
 //! # Why a close can block
 //!
-//! The sender of a descriptor can make `close(2)` block for as long as it wishes, uninterruptibly:
+//! The sender of a descriptor can make `close(2)` block for as long as it chooses, uninterruptibly:
 //!
-//! - FUSE asks its server at *every* close of a descriptor (`flush`), not only at the last one. So do
-//!   an overlay whose layer is on FUSE, and most network file systems.
-//! - The last close of an open file *releases* it. A socket with `SO_LINGER` waits for its peer. The
-//!   release of a pipe or of a TCP socket takes a lock that another thread of the sender holds
-//!   while it copies data from its memory, which may be a mapped file of FUSE. The release of
-//!   whatever can be polled, a pidfd too, takes the lock of each epoll instance that watches it.
+//! - FUSE sends a request to its server on *every* close of a descriptor (`flush`), not only on the
+//!   last one. So do an overlay with a layer on FUSE, and most network file systems.
+//! - The last close of an open file *releases* it. A socket with `SO_LINGER` waits for its peer.
+//!   The release of a pipe or of a TCP socket takes a lock that another thread of the sender holds
+//!   while it copies data from its memory, which may be a mapped file of FUSE. The release of any
+//!   file that can be polled, such as a pidfd, takes the lock of each epoll instance that watches
+//!   it.
 //!
 //! Only a regular file on a local file system has neither (see [`Look::is_local_file`]).
 //!
@@ -18,13 +19,14 @@
 //! Each user has threads of its own ([`THREADS`], root more), so that descriptors of one user never
 //! wait for those of another. One thread of each user only sorts: it closes local files, and leaves
 //! all other descriptors to the other threads of that user. So a file on a local disk, and an OFD
-//! lock that the descriptor keeps alive, are released even where all else of that user hangs.
+//! lock that the descriptor keeps alive, are released even if all other descriptors of that user
+//! hang.
 //!
 //! Descriptors that are not closed yet are counted for each user and in all. While a user has too
-//! many, calls of this user that bring descriptors are refused before anything is done with them
+//! many, calls of this user that pass descriptors are refused before any work is done for them
 //! ([`check`]), and their descriptors are not received (`admission/discard`). Descriptors of calls
-//! that are refused for another reason are closed by the same threads, and count. Root, and the user
-//! whose service this is, have no limit.
+//! that are refused for another reason are closed by the same threads, and count. Root, and the
+//! user that this service runs as, have no limit.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -38,41 +40,41 @@ use rustix::process::geteuid;
 use super::passed::Look;
 use crate::lock::mount::Mounts;
 
-/// The user that sent a descriptor; `None` where it is not known.
+/// The user that sent a descriptor; `None` if it is unknown.
 pub type User = Option<u32>;
 
-/// How many threads one user occupies at most, the one that sorts included.
+/// The maximum number of threads of one user, including the one that sorts.
 const THREADS: usize = 4;
-/// How many threads root occupies at most, and the user whose service this is.
+/// The maximum number of threads of root, and of the user that this service runs as.
 const THREADS_PRIVILEGED: usize = 32;
-/// How many threads all other users occupy at most.
+/// The maximum number of threads of all other users together.
 const THREADS_TOTAL: usize = 128;
-/// How many descriptors of one user may wait to be closed or hang, for this user's calls to bring
-/// further ones; fewer where few descriptors can be open.
+/// How many descriptors of one user may wait to be closed or hang before this user's calls may pass
+/// no more; fewer if few descriptors can be open.
 const PER_USER: usize = 512;
-/// How many descriptors of all users but root may wait to be closed or hang, for their calls to bring
-/// further ones; fewer where few descriptors can be open.
+/// How many descriptors of all users but root may wait to be closed or hang before their calls may
+/// pass no more; fewer if few descriptors can be open.
 const TOTAL: usize = 8192;
 /// How long a thread waits for the next descriptor before it ends.
 const IDLE: Duration = Duration::from_secs(10);
-/// The stack of such a thread, in bytes.
+/// The stack size of such a thread, in bytes.
 const STACK: usize = 256 << 10;
 
-/// Has a descriptor closed. Never blocks.
+/// Queues a descriptor to be closed. Never blocks.
 pub(in crate::lock) fn close(fd: OwnedFd, user: User) {
     CLOSER.close(fd, user);
 }
 
-/// Too many descriptors of a user are not closed yet.
+/// The error of a user that has too many descriptors that are not closed yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Excess {
     /// The limit that is exceeded.
     pub limit: usize,
-    /// Whether the limit is the one of all users together.
+    /// Whether it is the limit of all users together.
     pub in_all: bool,
 }
 
-/// Checks that a user may pass so many more descriptors.
+/// Checks that a user may pass `more` further descriptors.
 ///
 /// # Errors
 ///
@@ -112,11 +114,11 @@ pub fn is_near_limit() -> bool {
     most > per_user / 2 || all > total / 2
 }
 
-/// Waits until every descriptor is closed, but no longer than this; returns whether they are.
+/// Waits until every descriptor is closed, but no longer than `patience`. Returns whether they are.
 ///
-/// What is left may hold up an `execve(2)`, which ends all other threads and closes what is open. A
-/// thread that waits for FUSE looks as if it could be interrupted; once it is, it waits on
-/// uninterruptibly.
+/// A descriptor that is left may delay an `execve(2)`, which ends all other threads and closes open
+/// files. A thread that waits for FUSE is in an interruptible state first; once it is interrupted,
+/// it continues to wait uninterruptibly.
 #[must_use]
 pub fn drain(patience: Duration) -> bool {
     let left = |state: &mut State| !state.users.is_empty() || state.tracked > 0;
@@ -126,7 +128,7 @@ pub fn drain(patience: Duration) -> bool {
     !timeout.timed_out()
 }
 
-/// Calls what may release a file and so may block, for [`drain`] to know.
+/// Calls `release`, which may release a file and so block, and counts it for [`drain`].
 pub fn tracked<T>(release: impl FnOnce() -> T) -> T {
     CLOSER.state().tracked += 1;
     let released = release();
@@ -139,7 +141,7 @@ fn is_privileged(user: User) -> bool {
     user == Some(0) || user == Some(geteuid().as_raw())
 }
 
-/// The limits on what is not closed yet, of one user and of all.
+/// Returns the limits on descriptors that are not closed yet, of one user and of all.
 fn limits() -> (usize, usize) {
     static LIMITS: OnceLock<(usize, usize)> = OnceLock::new();
     *LIMITS.get_or_init(|| {
@@ -158,9 +160,9 @@ static CLOSER: Closer = Closer {
 /// The threads that close descriptors.
 struct Closer {
     state: Mutex<State>,
-    /// There is something to do.
+    /// Signalled when there is a job.
     more: Condvar,
-    /// Something was done.
+    /// Signalled when a job is done.
     done: Condvar,
 }
 
@@ -168,26 +170,26 @@ struct State {
     /// The users with descriptors that are not closed yet.
     users: BTreeMap<User, Backlog>,
     threads: usize,
-    /// How many threads have something to do.
+    /// The number of threads that are executing a job.
     busy: usize,
-    /// How many other threads have, see [`tracked`].
+    /// The number of other threads that are releasing a file, see [`tracked`].
     tracked: usize,
 }
 
-/// What is not closed yet of one user.
+/// The descriptors of one user that are not closed yet.
 #[derive(Debug, Default)]
 struct Backlog {
     /// Descriptors that are not sorted yet.
     incoming: VecDeque<OwnedFd>,
     /// Descriptors whose close may block.
     blocking: VecDeque<OwnedFd>,
-    /// How many threads are sorting, or closing a local file.
+    /// The number of threads that are sorting, or closing a local file.
     sorting: usize,
-    /// How many threads are closing what may block.
+    /// The number of threads that are closing descriptors that may block.
     closing: usize,
 }
 
-/// The next thing to do with a descriptor.
+/// The next job for a descriptor.
 enum Job {
     Sort(OwnedFd),
     Close(OwnedFd),
@@ -202,7 +204,7 @@ impl Backlog {
         self.sorting + self.closing
     }
 
-    /// Whether a thread may close what may block: one is left for sorting.
+    /// Whether a thread may close a descriptor that may block: one thread is reserved for sorting.
     fn may_close(&self, threads: usize) -> bool {
         !self.blocking.is_empty() && self.closing + 1 < threads
     }
@@ -230,8 +232,7 @@ impl State {
         self.users.iter().filter(|(user, _)| !is_privileged(**user))
     }
 
-    /// Returns a user for which a thread has something to do, and how many threads this user may
-    /// occupy.
+    /// Returns a user that has a job for a thread, and how many threads this user may occupy.
     fn waiting(&self) -> Option<(User, usize)> {
         let occupied: usize = self.ordinary().map(|(_, backlog)| backlog.threads()).sum();
         self.users.iter().find_map(|(user, backlog)| {
@@ -244,7 +245,7 @@ impl State {
         })
     }
 
-    /// Takes what is to be done next.
+    /// Removes and returns the next job.
     fn next(&mut self) -> Option<(User, Job)> {
         let (user, threads) = self.waiting()?;
         let job = self.users.get_mut(&user)?.next(threads)?;
@@ -252,7 +253,7 @@ impl State {
         Some((user, job))
     }
 
-    /// Records that a thread has done what it took; `left` may block when it is closed.
+    /// Records that a thread has finished a job; `left` is a descriptor whose close may block.
     fn done(&mut self, user: User, was_sorting: bool, left: Option<OwnedFd>) {
         self.busy -= 1;
         let Some(backlog) = self.users.get_mut(&user) else { return };
@@ -276,13 +277,13 @@ impl Closer {
         self.assign(state);
     }
 
-    /// Has a thread look for something to do, if there is something.
+    /// Assigns a job to a thread, if there is a job.
     fn assign(&'static self, mut state: MutexGuard<'_, State>) {
         if state.waiting().is_none() {
             return;
         }
         if state.threads > state.busy {
-            // A thread that has nothing to do, or looks for it now.
+            // This thread is idle, or is about to look for a job.
             self.more.notify_one();
             return;
         }
@@ -290,7 +291,7 @@ impl Closer {
         drop(state);
         let builder = thread::Builder::new().name("closer".to_owned()).stack_size(STACK);
         if builder.spawn(|| self.run()).is_err() {
-            // Another thread, or the next descriptor's, closes it.
+            // Another thread closes the descriptor, or the one that the next descriptor starts.
             self.state().threads -= 1;
         }
     }
@@ -307,7 +308,7 @@ impl Closer {
                 }
                 continue;
             };
-            // This thread may not come back.
+            // This thread may never return from the job.
             self.assign(state);
             match job {
                 Job::Sort(fd) => {
@@ -324,7 +325,7 @@ impl Closer {
     }
 }
 
-/// Closes a descriptor if that asks nothing but this host's kernel; returns any other one.
+/// Closes a descriptor if that sends requests to this host's kernel only; returns any other one.
 fn close_if_local(fd: OwnedFd) -> Option<OwnedFd> {
     let look = Look::at(fd.as_fd());
     let mounts = Mounts::current();

@@ -1,5 +1,5 @@
-//! Descriptors that callers passed: what they are ([`passed`]), who owns them here ([`received`]), and
-//! the threads that close them, since a close can block ([`closer`]).
+//! Descriptors that callers passed: their types ([`passed`]), their owner in this process
+//! ([`received`]), and the threads that close them, since a close can block ([`closer`]).
 
 pub mod closer;
 pub mod passed;

@@ -1,14 +1,15 @@
-//! What a descriptor is that a caller passed.
+//! Examines a descriptor that a caller passed.
 //!
-//! Any user can pass any descriptor: of a file whose file system never answers, or of an epoll
-//! instance whose mutex another thread keeps locked. So its kind is found out by requests that
-//! neither ask its file system nor take its locks: `readlink(2)` below `/proc/self/fd`, `statx(2)`
-//! with `AT_STATX_DONT_SYNC`, and `F_GETFL`. `/proc/self/fdinfo` is not one of them: to write it,
-//! the kernel calls the file.
+//! Any user can pass any descriptor: of a file whose file system never responds, or of an epoll
+//! instance whose mutex another thread keeps locked. So its type is determined by requests that
+//! neither query its file system nor take its locks: `readlink(2)` below `/proc/self/fd`,
+//! `statx(2)` with `AT_STATX_DONT_SYNC`, and `F_GETFL`. `/proc/self/fdinfo` is not one of them: to
+//! generate it, the kernel calls an operation of the file.
 //!
 //! A file may be on a mount that only the caller's mount namespace has, and any user can mount FUSE
-//! there, and an overlay over it. Where no mount of ours has the same file system, a process that
-//! can be left behind asks it for its type before anything else does.
+//! there, and an overlay over it. If no mount of this process has the same file system, a
+//! subprocess that can be abandoned queries that file system for its type before any other request
+//! is sent.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -31,18 +32,19 @@ use crate::lock::path::open::{self as opening, name_of};
 use crate::lock::path::subprocess;
 use crate::lock::path::walk::far_mount;
 
-/// How long a file system that is not known may take to tell its type.
+/// How long an unknown file system may take to return its type.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How many such questions of one user may be open, those included that were given up.
+/// The maximum number of pending queries of one user, including the abandoned ones.
 const PER_USER: usize = 4;
-/// How many such questions of all users may be open.
+/// The maximum number of pending queries of all users.
 const TOTAL: usize = 64;
-/// What the kernel calls the file of a process descriptor.
+/// The kernel's name for the file of a pidfd.
 const PROCESS: &str = "anon_inode:[pidfd]";
 
-/// File systems that store files on a local disk or in memory, lie on no other file system, and have no
-/// request for the close of a descriptor (`flush`) that could wait for another process. Those that the
-/// kernel makes up are not among them: what is done at the release of a file differs from file to file.
+/// File systems that store files on a local disk or in memory, lie on no other file system, and
+/// have no request for the close of a descriptor (`flush`) that could wait for another process.
+/// Pseudo file systems are not among them: the effect of releasing a file differs from file to
+/// file.
 const DISKS: [&str; 14] = [
     "bcachefs", "btrfs", "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs", "iso9660", "ramfs",
     "squashfs", "tmpfs", "vfat", "xfs",
@@ -53,30 +55,30 @@ const DISKS: [&str; 14] = [
 pub struct Sender {
     /// The user.
     pub uid: u32,
-    /// Whether it may also pass files of file systems that any process may serve.
+    /// Whether it may also pass files on file systems that any process may serve.
     pub trusted: bool,
 }
 
-/// What the kernel tells of an open file without asking its file system.
+/// What the kernel reports about an open file without a request to its file system.
 #[derive(Debug)]
 pub struct Look {
-    /// The name that the kernel has for it: a path, or a word such as `pipe:[7]`.
+    /// The kernel's name for it: a path, or a word such as `pipe:[7]`.
     name: PathBuf,
     kind: FileType,
     dev: u64,
     ino: u64,
-    /// Whether no name leads to it any more, as far as is known here.
+    /// Whether no known name leads to it any more.
     deleted: bool,
     /// The number of the mount that it was opened through.
     mount: Option<u64>,
 }
 
 impl Look {
-    /// Looks at an open file.
+    /// Examines an open file.
     ///
     /// # Errors
     ///
-    /// What `readlink(2)` and `statx(2)` say.
+    /// Errors of `readlink(2)` and `statx(2)`.
     pub fn at(fd: BorrowedFd<'_>) -> Result<Self, Errno> {
         let name = name_of(fd)?;
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
@@ -88,7 +90,7 @@ impl Look {
         let mount = if told.contains(StatxFlags::MNT_ID) {
             Some(seen.stx_mnt_id)
         } else if name.is_absolute() && kind == FileType::RegularFile {
-            // Before Linux 5.8. Files of a file system say nothing of their own in `fdinfo`.
+            // For kernels before 5.8. Files of a file system add nothing of their own to `fdinfo`.
             mount_in_fdinfo(fd)
         } else {
             None
@@ -103,26 +105,28 @@ impl Look {
         })
     }
 
-    /// Whether it is the descriptor of a process (a pidfd). The name of a file begins with a slash,
-    /// so no file has this one.
+    /// Whether it is a pidfd. The name of a file begins with a slash, so no file has the name of a
+    /// pidfd.
     #[must_use]
     pub fn is_process(&self) -> bool {
         self.name == Path::new(PROCESS)
     }
 
-    /// The number of the mount that it was opened through, whether or not that is one of ours.
+    /// Returns the number of the mount that it was opened through, in any mount namespace.
     #[must_use]
     pub(in crate::lock) fn mount_number(&self) -> Option<u64> {
         self.mount
     }
 
-    /// Whether it is a regular file on a file system of a local disk or of memory. To close a
-    /// descriptor of such a file asks nothing but this host's kernel, whatever its sender wishes.
+    /// Whether it is a regular file on a file system of a local disk or in memory. Closing a
+    /// descriptor of such a file sends requests to this host's kernel only, whatever its sender
+    /// does.
     ///
-    /// Only files of the service's own mounts are known: the file system of another mount namespace
-    /// may be an overlay over FUSE that reports the device number of a local disk, and the last file
-    /// of a mount that is gone unmounts it. Block devices are not: a process may serve one (ublk, nbd,
-    /// or a loop device on FUSE). Nor are pipes, sockets and pidfds, see [`super::closer`].
+    /// This is true only for files on the service's own mounts: the file system of another mount
+    /// namespace may be an overlay over FUSE that reports the device number of a local disk, and
+    /// closing the last file of a detached mount unmounts it. It is false for block devices: a
+    /// process may serve one (ublk, nbd, or a loop device on FUSE). It is false for pipes, sockets
+    /// and pidfds, see [`super::closer`].
     pub(in crate::lock) fn is_local_file(&self, mounts: &Mounts) -> bool {
         let mount = self.mount.and_then(|number| mounts.numbered(number));
         self.kind == FileType::RegularFile
@@ -130,7 +134,7 @@ impl Look {
             && mount.is_some_and(|mount| DISKS.contains(&mount.kind.as_str()))
     }
 
-    /// The mount of ours that it is on, or one that has the same file system.
+    /// Returns the mount of this process that it is on, or one that has the same file system.
     #[must_use]
     pub fn mount<'m>(&self, mounts: &'m Mounts) -> Option<&'m Mount> {
         if !self.name.is_absolute() {
@@ -142,7 +146,7 @@ impl Look {
             by_name.or_else(|| mounts.iter().find(|mount| mount.dev == self.dev))
         })
         .or_else(|| {
-            // Parts of a btrfs have device numbers that the list of mounts does not have.
+            // Subvolumes of a btrfs have device numbers that the mount table does not have.
             let there = opening::locate_known(&self.name).ok()?;
             let there = Self::at(there.as_fd()).ok()?;
             let same = (there.dev, there.ino) == (self.dev, self.ino);
@@ -150,7 +154,7 @@ impl Look {
         })
     }
 
-    /// Why no lock can be put on it, if it is neither a file nor a block device, or is deleted.
+    /// Returns why it cannot be locked, if it is neither a file nor a block device, or is deleted.
     fn objection(&self) -> Option<&'static str> {
         let in_file_system = self.name.is_absolute();
         match self.kind {
@@ -174,18 +178,18 @@ fn mount_in_fdinfo(fd: BorrowedFd<'_>) -> Option<u64> {
     info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
 }
 
-/// What a passed file was found to be.
+/// A passed file that was checked.
 #[derive(Debug)]
 pub struct Proven {
-    /// Its name, where that may be looked up: no mount on the way asks another host or process than
-    /// the file's own mount does.
+    /// Its name, if that may be looked up: no mount along the name sends requests to another host
+    /// or process than the file's own mount does.
     pub name: Option<PathBuf>,
-    /// Whether closing it asks nothing but this host's kernel.
+    /// Whether closing it sends requests to this host's kernel only.
     pub local: bool,
 }
 
-/// Proves that a passed descriptor is of a regular file or a block device, on a file system that may
-/// be asked about it. What others serve on a mount of ours has been asked before, by its lane.
+/// Checks that a passed descriptor is of a regular file or a block device, on a file system that
+/// may be queried. A remote mount of this process was probed before, at its mount gate.
 ///
 /// # Errors
 ///
@@ -208,8 +212,8 @@ pub fn prove(fd: BorrowedFd<'_>, sender: Sender) -> Result<Proven, Error> {
     ))
 }
 
-/// Returns the identity of a passed file or block device where its file system must not be asked for
-/// it, since no mount of ours has it; `None` where one has.
+/// Returns the identity of a passed file or block device whose file system must not be queried,
+/// since no mount of this process has it; `None` if a mount has it.
 ///
 /// # Errors
 ///
@@ -237,10 +241,10 @@ fn refused(why: impl Into<String>) -> Error {
     Error::not_lockable("the descriptor's file", why)
 }
 
-/// How many questions of each user are open.
+/// The number of pending queries of each user.
 static OPEN: Mutex<BTreeMap<u32, usize>> = Mutex::new(BTreeMap::new());
 
-/// An open question, until it is dropped.
+/// A pending query, until it is dropped.
 struct Question(u32);
 
 impl Question {
@@ -248,12 +252,12 @@ impl Question {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         let total: usize = open.values().sum();
         let own = open.get(&uid).copied().unwrap_or_default();
-        // A user to whom no quota applies is no reason to refuse it anything, and no other either.
+        // Root has no quota, and its queries do not count against the quota of others.
         let free = uid == 0 || (own < PER_USER && total < TOTAL);
         if free {
             open.insert(uid, own + 1);
         }
-        // One that is not begun must not be dropped.
+        // A query that has not begun must not be dropped: the drop would decrement the count.
         free.then(|| Self(uid))
     }
 }
@@ -270,15 +274,15 @@ impl Drop for Question {
     }
 }
 
-/// Has another process ask a file system for its type.
+/// Starts a subprocess that queries a file system for its type.
 fn ask(fd: BorrowedFd<'_>, sender: Sender) -> Result<FsType, Error> {
     let Some(question) = Question::begin(sender.uid) else {
         let text =
             format!("file systems of files that uid {} has passed are not responding", sender.uid);
         return Err(refused(text));
     };
-    // Whatever is installed by now, this is the program that knows the argument. It opens the file
-    // itself: a copy of the descriptor would have to be closed here.
+    // Another version may be installed by now; this is the program that knows the option. The
+    // subprocess opens the file itself: a copy of the descriptor would have to be closed here.
     let mut command = Command::new("/proc/self/exe");
     let path = format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd());
     command.arg("--file-system-type").arg(path).stdin(Stdio::null());
@@ -291,12 +295,11 @@ fn ask(fd: BorrowedFd<'_>, sender: Sender) -> Result<FsType, Error> {
     }
 }
 
-/// Asks the file system of a file whether it answers, and writes its type: what the service has
-/// another process do.
+/// Queries the file system of a file for its type and writes that: the work of the subprocess.
 ///
 /// # Errors
 ///
-/// What the file system says.
+/// Errors of the file system.
 pub fn write_type(path: &Path, mut to: impl Write) -> io::Result<()> {
     let file = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
     fstat(&file)?;

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::closer::{self, User};
 
-/// A descriptor that a caller passed. To drop it does not close it at once, and never blocks.
+/// A descriptor that a caller passed. Dropping it queues it to be closed, and never blocks.
 #[derive(Debug)]
 pub struct Received {
     fd: Option<OwnedFd>,
@@ -16,7 +16,7 @@ pub struct Received {
 }
 
 impl Received {
-    /// Records which user has sent it; `None` where that is not known.
+    /// Records which user has sent it; `None` if that is unknown.
     pub fn set_sender(&mut self, sender: User) {
         self.sender = sender;
     }
@@ -32,14 +32,14 @@ impl Received {
         drop(self.fd.take());
     }
 
-    /// Returns the descriptor. The caller answers for how it is closed.
+    /// Returns the descriptor. The caller is responsible for closing it.
     #[must_use]
     pub fn into_inner(mut self) -> Option<OwnedFd> {
         self.fd.take()
     }
 }
 
-/// A descriptor whose sender is not known yet.
+/// Wraps a descriptor whose sender is not known yet.
 impl From<OwnedFd> for Received {
     fn from(fd: OwnedFd) -> Self {
         Self { fd: Some(fd), sender: None }
@@ -50,7 +50,7 @@ impl AsFd for Received {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.fd {
             Some(fd) => fd.as_fd(),
-            // Only the methods that consume it take it out.
+            // Only the methods that consume `self` take the descriptor out.
             None => unreachable!("a descriptor that was taken out is borrowed"),
         }
     }

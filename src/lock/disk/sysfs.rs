@@ -125,7 +125,8 @@ impl Sysfs {
         let link = self.reader.link(&folder);
         let Some(disk) = link.as_deref().and_then(Path::file_name) else { return Ok(Vec::new()) };
         let mut found = Vec::new();
-        // The kernel names a partition after its disk (`add_partition()` in block/partitions/core.c).
+        // The name of a partition begins with that of its disk (`add_partition()` in
+        // block/partitions/core.c).
         let is_longer =
             |name: &OsStr| name.len() > disk.len() && name.as_bytes().starts_with(disk.as_bytes());
         for name in self.reader.names(&folder)?.iter().filter(|name| is_longer(name)) {

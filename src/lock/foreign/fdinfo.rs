@@ -1,12 +1,12 @@
-//! Which locks `/proc/PID/fdinfo/FD` lists on a file, and what is looked for among them.
+//! The locks that `/proc/PID/fdinfo/FD` lists on a file, and the search for holders among them.
 //!
-//! A lock of an open file description belongs to no process; but `/proc/PID/fdinfo/FD` of every
-//! process that has the description lists it (`proc_pid_fdinfo(5)`), and so it does a POSIX lock of
-//! the process. One walk over all of them finds both the holders of our byte and the processes that
-//! use a disk: QEMU has locks of its own on the images that it has open (bytes 100 and 200 and up,
-//! QEMU's `block/file-posix.c`). The walk itself is made by the inspector; here is what it looks for,
-//! and how a line is read. `/proc/locks` is never read: that stops every lock operation on the host
-//! meanwhile.
+//! A lock of an open file description belongs to no process, but `/proc/PID/fdinfo/FD` of every
+//! process that has the description lists it (`proc_pid_fdinfo(5)`), as it lists a POSIX lock of
+//! the process. One walk over all of them finds both the holders of a byte lock and the processes
+//! that use a disk: QEMU has locks of its own on the images that it has open (bytes 100 and 200 and
+//! up, QEMU's `block/file-posix.c`). The inspector performs the walk; this module defines what it
+//! searches for, and parses a line. `/proc/locks` is never read: that blocks every lock operation
+//! on the host meanwhile.
 
 use std::fs;
 use std::ops::RangeInclusive;
@@ -19,16 +19,16 @@ use crate::lock::model::mode::Mode;
 use crate::lock::model::process::Process;
 use crate::lock::model::refusal::StrangersLock;
 
-/// How many processes are named; the rest is counted.
+/// The maximum number of named processes; the others are counted.
 pub const NAMED: usize = 3;
 
 /// A file, as the kernel lists locks on it and as `stat(2)` identifies it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
-    /// Device and inode as in a lock line: `fe:00:10085382`. The device is the file system's, so all
-    /// subvolumes and snapshots of a btrfs share these.
+    /// Device and inode as in a lock line: `fe:00:10085382`. The device is that of the file system,
+    /// so all subvolumes and snapshots of a btrfs share these.
     pub listed: String,
-    /// The device (`st_dev`), which tells subvolumes apart.
+    /// The device (`st_dev`), which distinguishes subvolumes.
     pub dev: u64,
     /// The inode (`st_ino`).
     pub ino: u64,
@@ -45,8 +45,9 @@ impl Node {
     }
 }
 
-/// The device by which the kernel lists locks: that of the mounted file system. `st_dev` is another
-/// on overlayfs and in btrfs subvolumes. `None` for a mount that is not in our namespace.
+/// Returns the device by which the kernel lists locks: that of the mounted file system. `st_dev`
+/// differs from it on overlayfs and in btrfs subvolumes. `None` for a mount that is not in this
+/// namespace.
 fn device_of_mount(file: BorrowedFd<'_>) -> Option<(u64, u64)> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
     let mount = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().to_owned();
@@ -60,13 +61,13 @@ fn device_of_mount(file: BorrowedFd<'_>) -> Option<(u64, u64)> {
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// What is looked for.
+/// What the walk searches for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Search {
-    /// The file whose lock is in the way, and what kind of lock and mode that is.
+    /// The file with the conflicting lock, and the kind and mode of that lock.
     pub locked: Option<(Node, StrangersLock, Mode)>,
-    /// The process that the kernel itself names as the holder. It is described even where its
-    /// descriptors can't be listed.
+    /// The process that the kernel itself reports as the holder. It is described even if its
+    /// descriptors cannot be listed.
     pub told: Option<u32>,
     /// The disk.
     pub disk: Option<Node>,
@@ -75,23 +76,23 @@ pub struct Search {
     pub lifelines: Vec<u64>,
 }
 
-/// Processes, as many as are named, and how many there are besides.
+/// Processes: some by name, and the number of the others.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Processes {
-    /// Those that are named.
+    /// The named processes.
     pub named: Vec<Process>,
-    /// The others.
+    /// The number of the others.
     pub more: usize,
 }
 
 impl Processes {
-    /// Whether this process is among those that are named.
+    /// Whether this process is among the named ones.
     #[must_use]
     pub fn has(&self, pid: u32) -> bool {
         self.named.iter().any(|process| process.pid == pid)
     }
 
-    /// Adds others, each process once.
+    /// Adds other processes, each once.
     pub fn merge(&mut self, others: Self) {
         for process in others.named {
             if !self.has(process.pid) {
@@ -101,28 +102,29 @@ impl Processes {
         self.more += others.more;
     }
 
-    /// Without those of them that are known otherwise.
+    /// Removes the named processes that `known` selects.
     pub fn leave_out(&mut self, known: impl Fn(&Process) -> bool) {
         self.named.retain(|process| !known(process));
     }
 }
 
-/// Who was found, each once: the holders of the lock, and those users of the disk that are none.
+/// The processes that were found, each once: the holders of the lock, and the users of the disk
+/// that do not hold it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
-    /// Processes that have the lock.
+    /// Processes that hold the lock.
     pub holders: Processes,
-    /// Processes that have the disk open and locked in their own way.
+    /// Processes that have the disk open with locks of their own.
     pub users: Processes,
     /// Processes that hold the lifelines, in the order of the search.
     #[serde(default)]
     pub lifelines: Vec<Processes>,
 }
 
-/// What one open file of a process has of what is looked for.
+/// The matches of one open file of a process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// It has the lock.
+    /// It holds the lock.
     pub holds: bool,
     /// It has the disk open, locked as QEMU locks an image.
     pub uses: bool,
@@ -139,7 +141,7 @@ impl Search {
         *self == Self::default()
     }
 
-    /// Whether files and devices are looked for, and not lifelines alone.
+    /// Whether the search includes files or devices, and not lifelines only.
     #[must_use]
     pub fn is_for_files(&self) -> bool {
         self.locked.is_some() || self.disk.is_some()
@@ -154,7 +156,7 @@ impl Search {
         place.filter(|place| *place < 64).map_or(0, |place| 1 << place)
     }
 
-    /// Notes what a line says: `lock: 1: OFDLCK ADVISORY WRITE -1 fe:00:10085382 0 EOF`.
+    /// Records the matches of a line: `lock: 1: OFDLCK ADVISORY WRITE -1 fe:00:10085382 0 EOF`.
     pub fn note(&self, line: &str, seen: &mut Seen) {
         let Some(line) = line.strip_prefix("lock:") else { return };
         let mut fields = line.split_whitespace().skip(1);
@@ -184,7 +186,7 @@ impl Search {
 /// The byte that QEMU locks on an image that it writes.
 const WRITES: u32 = 101;
 
-/// A range that lies where QEMU locks its images: from 100 up, and less than 300.
+/// Returns a range within the bytes at which QEMU locks its images: from 100 up, and less than 300.
 fn qemus(start: &str, end: &str) -> Option<RangeInclusive<u32>> {
     let number = |text: &str| text.parse().ok().filter(|byte| (100..300).contains(byte));
     Some(number(start)?..=number(end)?)

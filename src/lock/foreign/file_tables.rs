@@ -17,7 +17,8 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::libc;
 
-/// How many threads of one process are returned where the kernel does not compare their file tables.
+/// The maximum number of threads of one process that are returned if the kernel cannot compare
+/// their file tables.
 const UNCOMPARED: usize = 64;
 /// The links of `/proc/PID/task` for a process with one thread: two of any directory, and one for the
 /// thread.
@@ -25,9 +26,9 @@ const LINKS_OF_ONE: u64 = 3;
 /// `KCMP_FILES` of <linux/kcmp.h>.
 const KCMP_FILES: libc::c_int = 2;
 
-/// Returns the threads of a process whose file tables `/proc/PID/fd` does not list, one for each table.
-/// `process` is the path `/proc/PID`. Before each thread `go_on` is called; the walk ends where that
-/// returns false.
+/// Returns the threads of a process whose file tables `/proc/PID/fd` does not list, one for each
+/// table. `process` is the path `/proc/PID`. Before each thread `go_on` is called; the walk ends
+/// when that returns false.
 pub fn threads_with_own_table(
     process: &Path,
     mut go_on: impl FnMut() -> bool,
@@ -43,14 +44,14 @@ pub fn threads_with_own_table(
     threads.filter(move |thread| Some(*thread) != leader && tables.is_new(*thread))
 }
 
-/// The file tables of a process that are known, each by a thread that uses it.
+/// The known file tables of a process, each represented by a thread that uses it.
 struct Tables<C> {
     known: Vec<u32>,
     uncompared: usize,
     compare: C,
 }
 
-/// What comparing the file tables of two threads returns: a total order, or an error.
+/// The result of comparing the file tables of two threads: a total order, or an error.
 type Compared = Result<Ordering, Errno>;
 
 impl<C: Fn(u32, u32) -> Compared> Tables<C> {
@@ -58,8 +59,8 @@ impl<C: Fn(u32, u32) -> Compared> Tables<C> {
         Self { known: leader.into_iter().collect(), uncompared: 0, compare }
     }
 
-    /// Whether the table of a thread is none of those that are known; it is known from then on. Where
-    /// that can't be told, the table counts as a new one, up to [`UNCOMPARED`] times.
+    /// Whether the table of a thread is not known yet; this adds it. If the tables cannot be
+    /// compared, the table counts as a new one, up to [`UNCOMPARED`] times.
     fn is_new(&mut self, thread: u32) -> bool {
         loop {
             let mut failure = None;
@@ -113,7 +114,7 @@ fn compare(one: u32, other: u32) -> Compared {
 mod tests {
     use super::*;
 
-    /// Threads whose tables are numbers; those that are missing have ended.
+    /// Returns threads whose tables are numbers; missing threads have ended.
     fn tables(of: &[(u32, u32)]) -> Tables<impl Fn(u32, u32) -> Compared> {
         let table = |of: &[(u32, u32)], wanted: u32| {
             of.iter().find(|(thread, _)| *thread == wanted).map(|(_, table)| *table)
@@ -130,7 +131,7 @@ mod tests {
         let mut shared = tables(&[(1, 50), (2, 50), (3, 70), (4, 10), (5, 70), (6, 50), (7, 10)]);
         let new: Vec<u32> = (2..9).filter(|thread| shared.is_new(*thread)).collect();
         assert_eq!(new, [3, 4]);
-        // The thread by which a table was known has ended.
+        // The thread that represents a table has ended.
         let mut ended = tables(&[(2, 50), (3, 50), (4, 60)]);
         let new: Vec<u32> = (2..5).filter(|thread| ended.is_new(*thread)).collect();
         assert_eq!(new, [2, 4]);

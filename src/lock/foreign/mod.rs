@@ -1,6 +1,6 @@
-//! The holder of a lock that is none of ours: what the kernel says of it, and what the holder itself
-//! has recorded. The processes are named later, from what the inspector finds
-//! ([`Stranger::name`]): no process is looked at here.
+//! Foreign holders: what the kernel reports about the holder of a conflicting lock that does not
+//! belong to this service, and the holder's own record. The inspector finds the processes later
+//! ([`Stranger::name`]); this module examines no process.
 
 pub mod fdinfo;
 pub mod file_tables;
@@ -18,34 +18,35 @@ use crate::lock::model::mode::Mode;
 use crate::lock::model::process::Process;
 use crate::lock::model::refusal::{Naming, Stranger, StrangersLock, Unnamed};
 
-/// A request that may be refused, as far as its refusal has to tell of it.
+/// A request that may be refused, with what its refusal has to contain.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Request<'r> {
-    /// The name that was asked for.
+    /// The requested name.
     pub(super) resource: &'r str,
-    /// The file whose byte is asked for, where it is not the disk itself.
+    /// The file whose byte is requested, if it is not the disk itself.
     pub(super) lock_file: Option<&'r str>,
-    /// The disk, where it is known.
+    /// The disk, if it is known.
     pub(super) disk: Option<BorrowedFd<'r>>,
     /// The id of this host.
     pub(super) host_id: Option<&'r str>,
-    /// What is recorded of locks that are not in the way: of the one that is to be changed.
+    /// Records of locks that do not conflict: those of the lock that is to be converted.
     pub(super) own: &'r [Entry],
-    /// It is asked again and again: nobody is looked for.
+    /// The request is retried often, so its refusal does not search for the holder.
     pub(super) hasty: bool,
 }
 
 impl Request<'_> {
-    /// The refusal for a byte that another program has locked.
+    /// Returns the refusal for a byte that another program has locked.
     pub(super) fn refused(&self, file: &File, other: Option<InTheWay>) -> Error {
-        // A shared wish is refused by an exclusive lock only; otherwise what the kernel said.
+        // Only an exclusive lock conflicts with a shared request; otherwise the kernel has reported
+        // the mode.
         let mode = other.map_or(Mode::Exclusive, |other| other.mode);
         let recorded = if self.hasty { Vec::new() } else { self.recorded(file, mode) };
         let told = other.and_then(|other| other.pid);
         self.told(file.as_fd(), mode, StrangersLock::Byte, told, recorded)
     }
 
-    /// The refusal for a file on which another program has a lease.
+    /// Returns the refusal for a file on which another program has a file lease.
     pub(super) fn refused_by_lease(&self, file: BorrowedFd<'_>) -> Error {
         self.told(file, Mode::Exclusive, StrangersLock::Lease, None, Vec::new())
     }
@@ -77,8 +78,8 @@ impl Request<'_> {
         }))
     }
 
-    /// The records beside a lock that fit what the kernel shows; of a lock file, those in it, too.
-    /// Records of a holder that crashed stay behind. A disk is never read.
+    /// Returns the holder records that are consistent with what the kernel reports, also from
+    /// inside a lock file. Records of a crashed holder remain in place. A disk is never read.
     fn recorded(&self, file: &File, mode: Mode) -> Vec<Recorded> {
         let mut recorded = xattr::read(file);
         if recorded.is_empty() && self.lock_file.is_some() {
@@ -95,8 +96,8 @@ impl Request<'_> {
             entry.mode == mode && !own && !ended
         });
         if mode == Mode::Exclusive {
-            // An exclusive holder clears the others away. What came after it is stale or false,
-            // and which it is can't be told; the last is the likeliest.
+            // An exclusive holder removes all other records. A record that exists besides is stale
+            // or forged, and which one is unknown; the newest is the most likely to be true.
             recorded.sort_by_key(|recorded| std::cmp::Reverse(recorded.entry.since));
             recorded.truncate(1);
         }
@@ -105,7 +106,7 @@ impl Request<'_> {
 }
 
 impl Stranger {
-    /// What is to be looked for in order to name it.
+    /// Returns what has to be searched for in order to name the holder.
     #[must_use]
     pub fn search(&self) -> Option<&Search> {
         match &self.naming {
@@ -114,14 +115,14 @@ impl Stranger {
         }
     }
 
-    /// Whether any of it is known by name.
+    /// Whether any holder is known by name.
     #[must_use]
     pub fn is_named(&self) -> bool {
         !self.processes.named.is_empty() || !self.recorded.is_empty()
     }
 
-    /// Enters what was found of the processes that hold the lock and that use the disk; `None`
-    /// where that could not be found out in time.
+    /// Stores the processes that hold the lock and that use the disk; `None` if they could not be
+    /// found in time.
     pub fn name(&mut self, found: Option<Found>) {
         let Naming::Needed(unnamed) = std::mem::take(&mut self.naming) else { return };
         let Unnamed { search, host_id } = *unnamed;
@@ -129,7 +130,8 @@ impl Stranger {
             self.naming = Naming::Late(search.told);
             return;
         };
-        // A service writes records; any other program that holds alone is the holder.
+        // A service writes records; any other program that holds the lock exclusively is the
+        // holder.
         let mut named = holders.named.iter();
         if self.mode == Mode::Exclusive
             && !holders.named.is_empty()
@@ -138,7 +140,7 @@ impl Stranger {
             self.recorded.clear();
         }
         if !self.recorded.is_empty() {
-            // Through whom the machines hold it that are named.
+            // A service on behalf of the VMs that are named holds the lock.
             holders.leave_out(Process::is_service);
         }
         let is_process = |recorded: &Recorded, process: &Process| {

@@ -1,10 +1,10 @@
-//! What a holder leaves beside its lock, for other hosts to read: who it is.
+//! The encoding of holder records, which name the holder of a lock to other hosts.
 //!
-//! The kernel names nobody on another host. So whoever locks a file in a lockspace writes into an
-//! attribute of that file (`user.vmlockd.holder.<host id>.<word>`) which machine holds it:
-//! `1 <checksum> <JSON>`, at most [`LONGEST`] bytes. Other hosts write there, too, and anybody who
-//! can write the file; so what is read is a hint that is shown, once it was found to be whole and
-//! harmless, and decides nothing.
+//! The kernel does not report holders on another host. So a service that locks a file in a
+//! lockspace writes the VM that holds it into an attribute of that file (`user.vmlockd.holder.<host
+//! id>.<word>`): `1 <checksum> <JSON>`, at most [`LONGEST`] bytes. Other hosts write there, too,
+//! and so can any program with write access to the file. So a record is a hint: it is displayed
+//! once it was found to be complete and harmless, and decides nothing.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -18,62 +18,61 @@ use crate::lock::text::why::check_why;
 
 /// The longest value of an attribute.
 pub const LONGEST: usize = 1024;
-/// How many holders of one host are recorded; a disk may be shared by hundreds.
+/// The maximum number of recorded holders of one host; hundreds may share a disk.
 const MOST: usize = 4;
-/// How the value begins: the version of what follows.
+/// The prefix of the value: the version of the format.
 const VERSION: &str = "1 ";
-/// How many digits a checksum has.
+/// The number of digits of a checksum.
 const DIGITS: usize = 16;
-/// The longest path that is recorded whole.
+/// The longest path that is recorded in full.
 const PATH: usize = 255;
 /// The longest name of a user.
 const USER: usize = 64;
 
-/// One holder on record.
+/// One recorded holder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
     /// The id of its host.
     pub host_id: String,
     /// The name of its host.
     pub host: String,
-    /// What is told of the holder.
+    /// The record of the holder.
     pub entry: Entry,
 }
 
-/// What is told of one holder.
+/// The record of one holder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Raw", into = "Raw")]
 pub struct Entry {
     /// The number of its lock, on its host.
     pub lock: u64,
-    /// The machine's name.
+    /// The name of the VM.
     pub name: String,
-    /// The machine.
+    /// The UUID of the VM.
     pub uuid: Uuid,
-    /// Its process; 0 where none is known.
+    /// The process of the VM; 0 if it is unknown.
     pub pid: u32,
-    /// The user who runs it.
+    /// The user that runs it.
     pub user: String,
-    /// How it holds.
+    /// The mode of the lock.
     pub mode: Mode,
-    /// Since when, in microseconds since 1970, by the clock of its host.
+    /// When the lock was acquired, in microseconds since 1970, by the clock of its host.
     pub since: u64,
-    /// The name by which it holds the disk, escaped, and cut where it is very long.
+    /// The name by which the disk was locked, escaped, and truncated if it is very long.
     pub path: String,
-    /// What its owner says that the lock is for; empty where it does not say, or where there was no
-    /// room for it.
+    /// The owner's reason for the lock; empty if it has none, or if there was no room for it.
     pub why: String,
 }
 
 impl Entry {
-    /// Whether both are about one lock of one host, whatever changed of it since.
+    /// Whether both are records of one lock of one host.
     #[must_use]
     pub fn is_of_same_lock(&self, other: &Self) -> bool {
         self.lock == other.lock
     }
 
-    /// Enters it among others of its host, in place of what was recorded of its lock, also while that
-    /// was another owner's (`before`).
+    /// Adds it to the records of its host, in place of the previous record of its lock, also of
+    /// that while it belonged to another owner (`before`).
     pub(in crate::lock) fn join(&self, holders: &mut Vec<Self>, before: Option<&Self>) {
         let same = [Some(self), before];
         holders.retain(|other| !same.into_iter().flatten().any(|one| one.is_of_same_lock(other)));
@@ -81,14 +80,14 @@ impl Entry {
     }
 }
 
-/// A path as it is recorded.
+/// Returns a path in its recorded form.
 #[must_use]
 pub fn path_to_record(path: &str) -> String {
     let path = shown(path);
     if path.len() <= PATH {
         return path;
     }
-    // Its end says more than its beginning.
+    // The end of a path identifies it better than the beginning.
     let mut start = path.len() - PATH;
     while !path.is_char_boundary(start) {
         start += 1;
@@ -96,7 +95,7 @@ pub fn path_to_record(path: &str) -> String {
     format!("…{}", &path[start..])
 }
 
-/// An entry as it is written.
+/// The JSON form of an entry.
 #[derive(Clone, Serialize, Deserialize)]
 struct Raw {
     lock: u64,
@@ -135,25 +134,25 @@ impl TryFrom<Raw> for Entry {
     }
 }
 
-/// What one host has recorded.
+/// The value of an attribute: the records of one host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Value {
     /// The name of the host.
     pub host: String,
-    /// Its holders, the last to come at the end.
+    /// Its holders, the newest one last.
     pub holders: Vec<Entry>,
 }
 
 impl Value {
-    /// The bytes of the attribute of the host with this id. Where it would be too long, what locks are
-    /// for is left out, and then the holders that came first.
+    /// Encodes the attribute value of the host with this id. If it would be too long, the reasons
+    /// are left out first, and then the oldest holders.
     #[must_use]
     pub fn write(&self, host_id: &str) -> Vec<u8> {
         let mut value = self.clone();
         let surplus = value.holders.len().saturating_sub(MOST);
         value.holders.drain(..surplus);
         loop {
-            // Nothing in it can't be written.
+            // Serialization cannot fail for these types.
             let text = serde_json::to_string(&value).unwrap_or_default();
             let bytes = format!("{VERSION}{} {text}", checksum(host_id, &text)).into_bytes();
             if bytes.len() <= LONGEST {
@@ -172,7 +171,7 @@ impl Value {
         }
     }
 
-    /// Reads what somebody wrote; `None` for what is of another version, damaged, or no harmless
+    /// Decodes a value; returns `None` if it has another version, is damaged, or contains unsafe
     /// text.
     #[must_use]
     pub fn read(host_id: &str, bytes: &[u8]) -> Option<Self> {
@@ -189,7 +188,7 @@ impl Value {
         (is_name(&value.host) && value.holders.len() <= MOST).then_some(value)
     }
 
-    /// Each of its holders, of the host with this id.
+    /// Returns each of its holders, with the id and the name of the host.
     pub(in crate::lock) fn recorded(self, host_id: String) -> impl Iterator<Item = Recorded> {
         let Self { host, holders } = self;
         let recorded =
@@ -198,8 +197,8 @@ impl Value {
     }
 }
 
-/// The beginning of a SHA-256, in hex: against damage, and against what was copied from another
-/// host; not against an enemy.
+/// Returns the beginning of a SHA-256, in hex. It detects damage and values that were copied from
+/// another host; it does not protect against an attacker.
 fn checksum(host_id: &str, text: &str) -> String {
     let digest = Sha256::new().chain_update(host_id).chain_update([0]).chain_update(text);
     hex(&digest.finalize()[..DIGITS / 2])

@@ -1,10 +1,11 @@
-//! Records of holders in the lock file itself, where its file system has no attributes: NFS does
-//! before version 4.2.
+//! Holder records in the lock file itself, for file systems without extended attributes: NFS before
+//! version 4.2.
 //!
-//! Behind the byte that is locked, each host has a slot of its own, by its id: who comes last is told
-//! where two share one. What is read is a hint, as in an attribute ([`crate::lock::holder_record::xattr`]), and a torn
-//! or foreign one is known by its checksum. This is for files that the service makes and removes
-//! itself, and for no others: whatever else has a file locked may have something in it.
+//! Behind the locked byte, each host has a slot, which is chosen by its id. If two hosts share a
+//! slot, it contains the record of the last writer. A record is a hint, as in an attribute
+//! ([`crate::lock::holder_record::xattr`]), and its checksum detects a torn or foreign one. This is
+//! used only for files that the service creates and removes itself: a file that another program has
+//! locked may have content.
 
 use std::fs::File;
 use std::io;
@@ -15,23 +16,24 @@ use crate::lock::holder_record::xattr::Turn;
 use crate::lock::model::host::{Host, is_id};
 use crate::lock::model::mode::Mode;
 
-/// Where the slots begin. Byte 0 is locked, which keeps some servers from reading it.
+/// The offset of the first slot. Byte 0 is locked, so some servers refuse to read it.
 const FIRST: usize = 1024;
-/// How many there are.
+/// The number of slots.
 const SLOTS: u64 = 64;
-/// Where the last one ends.
+/// The end of the last slot.
 const END: u64 = start(SLOTS);
-/// How long each is: a word, a host's id, and what is recorded.
+/// The length of a slot: a word, a host's id, and the value.
 const LENGTH: usize = 2048;
-/// How a slot begins; the host's id follows, and a line's end.
+/// The word at the beginning of a slot; the host's id and a newline follow.
 const WORD: &str = "vmlockd-holder ";
 
-/// Records a holder: beside others of this host, or in place of everybody's where it holds alone.
-/// `before` is what was recorded of the lock while it was another owner's.
+/// Writes the record of a holder: beside the others of this host, or in place of all records if it
+/// holds the lock exclusively. `before` is the record of the lock while it belonged to another
+/// owner.
 ///
 /// # Errors
 ///
-/// Where something is in the file that is none of ours, and what the file system says.
+/// If the file has other content, and errors of the file system.
 pub(in crate::lock) fn record(
     file: &File,
     host: &Host,
@@ -44,7 +46,7 @@ pub(in crate::lock) fn record(
         return Err(io::Error::other("there is something else in the lock file"));
     }
     let mut holders = if entry.mode == Mode::Exclusive {
-        // Somebody's who holds nothing.
+        // These are records of holders that hold nothing.
         file.set_len(0)?;
         Vec::new()
     } else {
@@ -54,11 +56,11 @@ pub(in crate::lock) fn record(
     write(file, host, holders)
 }
 
-/// Records a holder no more.
+/// Removes the record of a holder.
 ///
 /// # Errors
 ///
-/// What the file system says.
+/// Errors of the file system.
 pub(in crate::lock) fn erase(file: &File, host: &Host, entry: &Entry) -> io::Result<()> {
     let turn = Turn::of(file);
     let _turn = turn.take();
@@ -74,7 +76,7 @@ pub(in crate::lock) fn erase(file: &File, host: &Host, entry: &Entry) -> io::Res
     write(file, host, holders)
 }
 
-/// All holders on record that can be understood.
+/// Returns all readable records of holders.
 pub(in crate::lock) fn read(file: &File) -> Vec<Recorded> {
     if file.metadata().map_or(0, |there| there.len()) <= start(0) {
         return Vec::new();
@@ -83,14 +85,14 @@ pub(in crate::lock) fn read(file: &File) -> Vec<Recorded> {
     slots.flat_map(|(host_id, value)| value.recorded(host_id)).collect()
 }
 
-/// Whether the file is empty, or has slots and nothing else: nothing before them, nothing after.
+/// Whether the file is empty, or contains slots and nothing before or after them.
 fn is_ours(file: &File) -> io::Result<bool> {
     let length = file.metadata()?.len();
     if length == 0 {
         return Ok(true);
     }
     let mut start = [0; FIRST - 1];
-    // Not byte 0, which is locked.
+    // Byte 0 is not read, since it is locked.
     let read = file.read_at(&mut start, 1)?;
     Ok(length <= END && start.iter().take(read).all(|byte| *byte == 0))
 }
@@ -101,7 +103,7 @@ fn write(file: &File, host: &Host, holders: Vec<Entry>) -> io::Result<()> {
     slot.extend(value);
     slot.resize(LENGTH, 0);
     file.write_all_at(&slot, place(host.id()))?;
-    // A host may keep what it wrote to itself for a while.
+    // A host may otherwise keep its writes in its own cache for a while.
     file.sync_data()
 }
 
@@ -120,16 +122,16 @@ fn look(file: &File, at: u64) -> Option<(String, Value)> {
     Some((id.to_owned(), Value::read(id, value.as_bytes()).filter(|_| fits)?))
 }
 
-/// Where the slot of a host is.
+/// Returns the offset of the slot of a host.
 fn place(id: &str) -> u64 {
-    // FNV-1a: the same on all hosts, of whatever version.
+    // FNV-1a: the same on all hosts and in all versions.
     let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     start(hash % SLOTS)
 }
 
-/// Where a slot begins.
+/// Returns the offset of a slot.
 const fn start(slot: u64) -> u64 {
     // Both are small.
     FIRST as u64 + slot * LENGTH as u64
@@ -165,7 +167,7 @@ mod tests {
             );
             assert!(told(read(&file)).is_empty());
         }
-        // Somebody else's text in a slot tells nothing, and stays in nobody's way.
+        // Foreign text in a slot is no record, and does not prevent one.
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(b"vmlockd-holder one\n1 0123456789abcdef {}", place("one")).unwrap();
         assert!(told(read(&file)).is_empty());

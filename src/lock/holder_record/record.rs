@@ -1,4 +1,4 @@
-//! Who takes a lock, as the record beside it will tell; and the record of a lock that is held.
+//! The holder of a lock, as its record names it; and the record of a held lock.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -15,15 +15,15 @@ use crate::lock::holder_record::xattr;
 use crate::lock::model::host::Host;
 use crate::lock::model::mode::Mode;
 
-/// Which holders are recorded.
+/// The locks for which holder records are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Recording {
-    /// Those of files in lockspaces.
+    /// Locks on files in lockspaces.
     Lockspaces,
-    /// Those of disks that are locked directly, too, where other hosts may want them.
+    /// Also direct locks on disks that other hosts may access.
     #[default]
     Shared,
-    /// Those of all disks that are locked directly, too.
+    /// Also direct locks on all other disks.
     Always,
     /// None.
     Never,
@@ -43,33 +43,34 @@ impl FromStr for Recording {
     }
 }
 
-/// Who takes a lock.
+/// The holder of a lock.
 #[derive(Debug, Clone, Default)]
 pub struct Signature {
-    /// This host; where nothing tells it from others, nothing is recorded.
+    /// This host; `None` if it has no unique id, and then no record is written.
     pub host: Option<Arc<Host>>,
-    /// Which locks are recorded.
+    /// The locks for which records are written.
     pub recording: Recording,
-    /// It is for a lock on a file system that somebody else than this host serves.
+    /// Whether the lock is on a file system that is not served by this host alone.
     pub is_far: bool,
     /// The number of the lock.
     pub lock: u64,
-    /// The machine's name.
+    /// The name of the VM.
     pub name: String,
-    /// What its locks are for, or empty.
+    /// The reason of the owner for its locks, or empty.
     pub why: String,
-    /// The machine.
+    /// The UUID of the VM.
     pub uuid: Uuid,
-    /// Its process; 0 where none is known.
+    /// The process of the VM; 0 if it is unknown.
     pub pid: u32,
-    /// The user who runs it.
+    /// The user that runs it.
     pub user: String,
-    /// Since when it is held, in microseconds since 1970.
+    /// When the lock was acquired, in microseconds since 1970.
     pub since: u64,
 }
 
 impl Signature {
-    /// Whether a lock is recorded; `in_lockspace`: on a file in a lockspace.
+    /// Whether a record is written for a lock; `in_lockspace`: the lock is on a file in a
+    /// lockspace.
     #[must_use]
     pub fn is_written(&self, in_lockspace: bool) -> bool {
         self.host.is_some()
@@ -81,7 +82,7 @@ impl Signature {
             }
     }
 
-    /// What is recorded of a lock on what goes by this name.
+    /// Returns the record of a lock on the resource with this name.
     pub(in crate::lock) fn written(
         &self,
         resource: &str,
@@ -96,7 +97,7 @@ impl Signature {
     }
 }
 
-/// What is recorded of a lock that is held.
+/// The record of a held lock.
 #[derive(Debug, Clone)]
 pub(in crate::lock) struct Written {
     pub(in crate::lock) host: Arc<Host>,
@@ -104,14 +105,14 @@ pub(in crate::lock) struct Written {
 }
 
 impl Written {
-    /// The same, of who has the lock now.
+    /// Updates the record for the present holder of the lock.
     pub(in crate::lock) fn sign(&mut self, signature: &Signature) {
         let Signature { lock, name, why, uuid, pid, user, since, .. } = signature.clone();
         let Entry { mode, path, .. } = self.entry.clone();
         self.entry = Entry { lock, name, uuid, pid, user, mode, since, path, why };
     }
 
-    /// Writes it; where that fails in a lockspace, for the first time there, it is told where.
+    /// Writes the record. If that fails for the first time in a lockspace, returns the directory.
     pub(in crate::lock) fn write(
         &self,
         file: &File,
@@ -128,9 +129,9 @@ impl Written {
         directory.complain().then(|| Unrecorded { directory: directory.path().to_owned(), cause })
     }
 
-    /// Takes it away.
+    /// Removes the record.
     pub(in crate::lock) fn erase(&self, file: &File, place: Option<&Place>) {
-        // Who reads it will see that nothing is locked.
+        // A reader that finds a leftover record sees that nothing is locked.
         let _ = xattr::erase(file, &self.host, &self.entry);
         if place.is_some_and(|place| place.fleeting) {
             let _ = in_file::erase(file, &self.host, &self.entry);
@@ -138,11 +139,11 @@ impl Written {
     }
 }
 
-/// A directory where holders can't be recorded, for the log: found out once.
+/// A directory in which holder records cannot be written; reported once, for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unrecorded {
     /// The directory.
     pub directory: PathBuf,
-    /// What its file system says.
+    /// The error of its file system.
     pub cause: Errno,
 }

@@ -1,12 +1,13 @@
-//! The attributes of a lock file in which hosts record their holders.
+//! Extended attributes of a lock file in which hosts record their holders.
 //!
-//! Nobody waits for another host to write its own; within this one, writers of one file take turns,
-//! since the holders that share it share the attribute. The file stays as long as it is, which is
-//! nothing at all, unless its file system has no attributes ([`crate::lock::holder_record::in_file`]).
+//! A host never waits for the writes of another host. Within this host, writers of one file are
+//! serialized by a mutex, since the holders that share the file share the attribute. The size of
+//! the file does not change (it is 0), unless its file system has no attributes
+//! ([`crate::lock::holder_record::in_file`]).
 //!
-//! Each time a host writes, it does so under a name that was never used before, and takes away its
-//! old one: file systems that hosts share may remember for half a minute what stood under a name, or
-//! that nothing did (MooseFS does both), but they tell which names there are as it is.
+//! On each write, a host uses a name that was never used before, and removes the old one. Shared
+//! file systems may cache for half a minute the value of a name, or that a name does not exist
+//! (MooseFS does both), but they report the present list of names.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -22,24 +23,25 @@ use crate::lock::holder_record::format::{Entry, LONGEST, Recorded, Value};
 use crate::lock::model::host::{Host, is_id};
 use crate::lock::model::mode::Mode;
 
-/// How their names begin; the host's id follows, and after a dot a word that is never used again.
+/// The prefix of their names; the host's id follows, and after a dot a word that is never reused.
 const PREFIX: &str = "user.vmlockd.holder.";
-/// The longest list of names that the kernel gives.
+/// The longest list of names that the kernel returns.
 const LIST: usize = 64 * 1024;
-/// And how long it mostly is at most.
+/// The usual maximum length of the list.
 const FEW: usize = 1024;
-/// How many records are looked at. More hosts share no disk, and whoever can write the file could
-/// leave any number.
+/// The maximum number of records that are read. No disk is shared by more hosts, and a program that
+/// can write the file could leave any number.
 const RECORDS: usize = 256;
-/// How many are cleared away at once.
+/// The maximum number of records that are removed at once.
 const REMOVED: usize = 1024;
 
-/// Records a holder: beside others of this host, or in place of everybody's where it holds alone.
-/// `before` is what was recorded of the lock while it was another owner's.
+/// Writes the record of a holder: beside the others of this host, or in place of all records if it
+/// holds the lock exclusively. `before` is the record of the lock while it belonged to another
+/// owner.
 ///
 /// # Errors
 ///
-/// What the file system says: `EOPNOTSUPP` where it has no attributes, `EROFS`, `ENOSPC`.
+/// Errors of the file system: `EOPNOTSUPP` if it has no attributes, `EROFS`, `ENOSPC`.
 pub(in crate::lock) fn record(
     file: &File,
     host: &Host,
@@ -57,17 +59,18 @@ pub(in crate::lock) fn record(
     write(file, host, holders)?;
     remove(file, &own)?;
     if alone {
-        // Somebody's who holds nothing; if it stays, nobody believes it while this one is here.
+        // These are records of holders that hold nothing. If one stays, readers ignore it as long
+        // as this one exists.
         let _ = remove(file, &others);
     }
     Ok(())
 }
 
-/// Records a holder no more.
+/// Removes the record of a holder.
 ///
 /// # Errors
 ///
-/// What the file system says, but for an attribute that is not there.
+/// Errors of the file system, except for an attribute that does not exist.
 pub(in crate::lock) fn erase(file: &File, host: &Host, entry: &Entry) -> Result<(), Errno> {
     let turn = Turn::of(file);
     let _turn = turn.take();
@@ -81,30 +84,31 @@ pub(in crate::lock) fn erase(file: &File, host: &Host, entry: &Entry) -> Result<
     remove(file, &own)
 }
 
-/// Under a name of its own, so that whoever reads meanwhile finds the old ones or this.
+/// Writes the holders under a new name, so that a concurrent reader finds the old records or the
+/// new ones.
 fn write(file: &File, host: &Host, holders: Vec<Entry>) -> Result<(), Errno> {
     let value = Value { host: host.name(), holders };
     fsetxattr(file, Name::new(host).full(), &value.write(host.id()), XattrFlags::CREATE)
 }
 
-/// Removes all of these, or says why the first can't be that is there.
+/// Removes all of these attributes. Returns the first error that is not about a missing attribute.
 fn remove(file: &File, names: &[Name]) -> Result<(), Errno> {
     let each = names.iter().map(|name| match fremovexattr(file, name.full()) {
         Err(Errno::NODATA) => Ok(()),
         done => done,
     });
-    // All are tried.
+    // The fold evaluates all of them.
     each.fold(Ok(()), Result::and)
 }
 
-/// All holders on record that can be understood, of a bounded number of hosts.
+/// Returns all readable records of holders, of a bounded number of hosts.
 pub(in crate::lock) fn read(file: &File) -> Vec<Recorded> {
     let names = Name::all(file, RECORDS).into_iter();
     let of_name = |name: Name| Some(name.value(file)?.recorded(name.host));
     names.filter_map(of_name).flatten().collect()
 }
 
-/// What a host has recorded under these names.
+/// Returns the records that a host has written under these names.
 fn entries(file: &File, names: &[Name]) -> Vec<Entry> {
     names.iter().filter_map(|name| name.value(file)).flat_map(|value| value.holders).collect()
 }
@@ -113,12 +117,12 @@ fn entries(file: &File, names: &[Name]) -> Vec<Entry> {
 struct Name {
     /// The id of the host that wrote it.
     host: String,
-    /// What was never used before.
+    /// The word that was never used before.
     word: String,
 }
 
 impl Name {
-    /// One for what this host writes now.
+    /// Returns a new name for what this host writes now.
     fn new(host: &Host) -> Self {
         let (word, ..) = Uuid::new_v4().as_fields();
         Self { host: host.id().to_owned(), word: format!("{word:08x}") }
@@ -134,9 +138,9 @@ impl Name {
         (is_id(host) && is_id(word)).then(|| Self { host: host.to_owned(), word: word.to_owned() })
     }
 
-    /// Those that a file has.
+    /// Returns the names that a file has.
     fn all(file: &File, most: usize) -> Vec<Self> {
-        // Mostly there are few attributes, or none.
+        // Most files have few attributes, or none.
         let mut list = vec![0; FEW];
         let mut length = flistxattr(file, &mut list[..]);
         if length == Err(Errno::RANGE) {
@@ -148,22 +152,22 @@ impl Name {
         names.filter_map(Self::read).take(most).collect()
     }
 
-    /// What stands there, if it can be understood.
+    /// Returns the value of the attribute, if it is readable.
     fn value(&self, file: &File) -> Option<Value> {
-        // What is longer is none of ours: the kernel says so, and copies nothing.
+        // A longer value is not a record: the kernel returns an error, and copies nothing.
         let mut bytes = [0; LONGEST];
         let length = fgetxattr(file, self.full(), &mut bytes[..]).ok()?;
         Value::read(&self.host, bytes.get(..length)?)
     }
 }
 
-/// The turns of those who write records, by file. One that hangs holds up that file alone.
+/// The mutexes of the writers of records, by file. A writer that hangs blocks that file only.
 static TURNS: Mutex<Option<Turns>> = Mutex::new(None);
 
 /// By device and inode.
 type Turns = HashMap<(u64, u64), Arc<Mutex<()>>>;
 
-/// The right to wait for the turn at one file.
+/// A reference to the mutex of the writers of one file.
 pub(in crate::lock) struct Turn {
     node: (u64, u64),
     turn: Arc<Mutex<()>>,
@@ -171,7 +175,7 @@ pub(in crate::lock) struct Turn {
 
 impl Turn {
     pub(in crate::lock) fn of(file: &File) -> Self {
-        // What can't be looked at can't be written either; then it matters not whose turn it is.
+        // A file that cannot be examined cannot be written either; then any mutex does.
         let node = fstat(file.as_fd()).map_or((0, 0), |stat| (stat.st_dev, stat.st_ino));
         let mut turns = turns();
         let turn = Arc::clone(turns.get_or_insert_default().entry(node).or_default());
@@ -186,7 +190,7 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut turns = turns();
-        // The map's and ours: nobody else waits.
+        // One reference is in the map and one is this: no other thread waits.
         if Arc::strong_count(&self.turn) == 2
             && let Some(turns) = turns.as_mut()
         {

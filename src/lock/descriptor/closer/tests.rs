@@ -14,7 +14,7 @@ fn lingering(listener: &TcpListener) -> (OwnedFd, TcpStream) {
     (OwnedFd::from(stream), peer)
 }
 
-/// Passes the write end of a pipe, and waits until it is closed.
+/// Closes the write end of a pipe for `user`, and waits until it is closed.
 fn assert_closed(user: User) {
     let (mut ours, theirs) = io::pipe().unwrap();
     close(theirs.into(), user);
@@ -31,7 +31,7 @@ fn descriptors_that_block_delay_only_their_user_and_count_against_it() {
     for socket in sockets {
         close(socket, HOSTILE);
     }
-    // A local file of the same user is closed all the same, and its lock is released.
+    // A local file of the same user is closed all the same, and its lock is unlocked.
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     let path = dir.path().join("disk");
     let file = fs::File::create(&path).unwrap();

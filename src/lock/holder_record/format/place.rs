@@ -1,4 +1,4 @@
-//! What every place of records has to do, be it attributes or slots in the file.
+//! Tests that every store of records has to pass: attributes, and slots in the file.
 
 use std::fmt::Debug;
 use std::fs::File;
@@ -28,7 +28,7 @@ pub(in crate::lock) fn entry(lock: u64, mode: Mode) -> Entry {
     }
 }
 
-/// Who is on record, by host and name, in this order.
+/// Returns the recorded holders, by host and name, in this order.
 pub(in crate::lock) fn told(read: Vec<Recorded>) -> Vec<String> {
     let told = |recorded: Recorded| format!("{} {}", recorded.host, recorded.entry.name);
     let mut told: Vec<String> = read.into_iter().map(told).collect();
@@ -36,7 +36,7 @@ pub(in crate::lock) fn told(read: Vec<Recorded>) -> Vec<String> {
     told
 }
 
-/// Where holders are recorded, and how. What fails there ends the test.
+/// A store of records. Its errors end the test.
 pub(in crate::lock) struct Place<'f, E> {
     pub(in crate::lock) file: &'f File,
     pub(in crate::lock) record: fn(&File, &Host, &Entry, Option<&Entry>) -> Result<(), E>,
@@ -57,7 +57,7 @@ impl<E: Debug> Place<'_, E> {
         assert_eq!(told((self.read)(self.file)), expected);
     }
 
-    /// Sharers come and go beside each other, on two hosts.
+    /// Tests that holders that share a lock are recorded beside each other, on two hosts.
     pub(in crate::lock) fn has_sharers_side_by_side(&self) {
         let (one, two) = (host("one"), host("two"));
         self.erase(&one, &entry(1, Mode::Shared));
@@ -69,12 +69,13 @@ impl<E: Debug> Place<'_, E> {
         self.erase(&one, &entry(1, Mode::Shared));
         self.erase(&two, &entry(1, Mode::Shared));
         self.tells(&["one web2"]);
-        // Handed over, by which it got another number.
+        // The lock was transferred, so it has another number.
         self.record(&one, &entry(4, Mode::Shared), Some(&entry(2, Mode::Shared)));
         self.tells(&["one web4"]);
     }
 
-    /// Who holds alone stands alone, whoever stood there before and did not go.
+    /// Tests that the record of an exclusive holder replaces all others, also those of crashed
+    /// holders.
     pub(in crate::lock) fn has_who_holds_alone(&self) {
         let two = host("two");
         self.record(&two, &entry(3, Mode::Exclusive), None);

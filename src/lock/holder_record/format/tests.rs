@@ -23,7 +23,7 @@ fn value(holders: Vec<Entry>) -> Value {
     Value { host: "Node One".to_owned(), holders }
 }
 
-/// An attribute with a right checksum, whatever is in it.
+/// Returns an attribute with a correct checksum and any content.
 fn signed(text: &str) -> Vec<u8> {
     format!("1 {} {text}", checksum(HOST, text)).into_bytes()
 }
@@ -33,7 +33,7 @@ fn what_is_written_is_read() {
     let told = value(vec![entry(1, "web1", "/srv/a"), entry(2, "web \"2\"", "/srv/b\n")]);
     let bytes = told.write(HOST);
     assert_eq!(Value::read(HOST, &bytes), Some(told));
-    // What another host wrote, and somebody copied.
+    // A value of another host that was copied.
     assert_eq!(Value::read("node-2", &bytes), None);
     for n in 0..bytes.len() {
         let mut damaged = bytes.clone();
@@ -47,7 +47,7 @@ fn what_is_written_is_read() {
 fn it_never_grows_too_long() {
     let many = (0..100).map(|n| entry(n, "web1", "/srv/a")).collect();
     let read = Value::read(HOST, &value(many).write(HOST)).unwrap();
-    // The last to come.
+    // The newest holder.
     assert_eq!(read.holders.last().unwrap().lock, 99);
     assert!((2..=MOST).contains(&read.holders.len()));
     let long = entry(1, &"\"".repeat(128), &"\"".repeat(4000));
@@ -58,7 +58,7 @@ fn it_never_grows_too_long() {
     long.user = "\"".repeat(64);
     let bytes = Value { host: "\"".repeat(64), holders: vec![long] }.write(HOST);
     assert!(bytes.len() <= LONGEST && Value::read(HOST, &bytes).is_some());
-    // What locks are for goes before any holder does, that of the first holder first.
+    // Reasons are left out before any holder is, that of the first holder first.
     let with_why = |n: u64| Entry { why: "\"".repeat(WHY_MAX), ..entry(n, "web1", "/srv/a") };
     let read = Value::read(HOST, &value(vec![with_why(1)]).write(HOST)).unwrap();
     assert_eq!(read.holders[0].why.len(), WHY_MAX);
