@@ -1,12 +1,16 @@
 //! The service as its users meet it: real buses, real polkit, real locks, real tools.
 //!
-//! One binary, so that it is linked once; a module for each promise. [`fixture`] builds what a test
-//! runs in, or [`nspawn`] where it takes a systemd; [`dbus_client`] says briefly what clients say.
+//! One binary, so that it is linked once, with a module for each promise. Tests below [`host`], and in
+//! modules of that name elsewhere, need root or further programs; tests below [`vm`] need virtual
+//! machines; all others run without root in a few minutes. `tests/README.md` is the map.
+//!
+//! [`fixture`] starts what a test needs, [`nspawn`] a host with systemd, and [`dbus_client`] makes
+//! calls over D-Bus.
 
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,
-    reason = "what a test stands on is there, or the test has failed"
+    reason = "a test whose preconditions fail has failed"
 )]
 
 mod acquire;
