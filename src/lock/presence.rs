@@ -1,11 +1,13 @@
-//! The hosts that share a lockspace: each keeps a file there locked while its service runs.
+//! Host presence: the hosts that share a lockspace. Each keeps a file there locked while its
+//! service runs.
 //!
-//! The file is `hosts/<id>`, of the host's id, and tells what the host goes by. Who sees the locks of
-//! others knows that locks reach from host to host there; who reads what they tell knows whether all
-//! use the same locking, without which they lock past each other.
+//! The file is `hosts/<id>`, named by the host's id, and contains the host's name and settings. A
+//! host that sees the locks of others there knows that locks reach from host to host. A host that
+//! reads the settings of others knows whether all use the same locking; otherwise their locks would
+//! not conflict.
 //!
-//! What stands in such a file was written by another host, if not by a stranger: it decides nothing,
-//! and is shown only where it is well made, bounded and escaped.
+//! Another host, or a foreign program, has written the content of such a file. It decides nothing,
+//! and is displayed only if it is valid, bounded and escaped.
 
 pub mod keeper;
 
@@ -28,34 +30,35 @@ use crate::lock::model::mode::Mode;
 use crate::lock::path::open::Links;
 use crate::lock::text::escape::{is_printable, spelt_path};
 
-/// The directory of the files, in the lockspace's.
+/// The directory of the files, in that of the lockspace.
 pub const FOLDER: &str = "hosts";
-/// Where the text begins: some file systems let nobody read the byte that somebody has locked.
+/// The offset of the text: some file systems refuse reads of a byte that another process has
+/// locked.
 const TEXT: u64 = 1;
 /// The longest text, in bytes.
 const LONGEST: usize = 8 << 10;
-/// How many hosts are looked at.
+/// The maximum number of hosts that are read.
 const HOSTS: usize = 256;
 /// The longest value of a setting, in bytes.
 const VALUE: usize = 4096;
 
-/// What a host tells of itself.
+/// The announcement of a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
-    /// What people call it.
+    /// Its name for display.
     pub name: String,
-    /// Of which version its service is.
+    /// The version of its service.
     pub version: String,
-    /// What tells one run of its system from all others.
+    /// An id of the present boot of its system.
     pub boot: String,
-    /// What all hosts have to agree on, by the names of the configuration.
+    /// The settings on which all hosts have to agree, by their names in the configuration.
     pub settings: BTreeMap<String, String>,
-    /// A digest of that.
+    /// A digest of the settings.
     pub fingerprint: String,
 }
 
 impl Told {
-    /// What this host tells.
+    /// Returns the announcement of this host.
     #[must_use]
     pub fn new(name: String, settings: BTreeMap<String, String>) -> Self {
         let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -73,30 +76,30 @@ impl Told {
             && self.settings.iter().all(fine)
     }
 
-    /// Whether it is what this host tells, in this run of its system.
+    /// Whether it is the announcement of this host in its present boot.
     #[must_use]
     pub fn is_here(&self) -> bool {
         self.boot == this_boot()
     }
 }
 
-/// A host that was seen.
+/// A host that has a file in the lockspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     /// Its id.
     pub id: String,
-    /// Whether its file is locked, as far as can be seen from here; `None` where nobody says.
+    /// Whether its file is locked, as seen from this host; `None` if that is unknown.
     pub locked: Option<bool>,
-    /// What it tells; `None` where that is nothing that a host would have written.
+    /// Its announcement; `None` if it is invalid.
     pub told: Option<Told>,
 }
 
-/// Locks the file of a host, and writes down what it tells; what is there stays locked while the answer
-/// lives. `None`: somebody else has it.
+/// Locks the file of a host, and writes its announcement. It stays locked until the returned file
+/// is dropped. `None` if another process has it locked.
 ///
 /// # Errors
 ///
-/// As for [`Directory::make`] and [`Directory::open_file`], and what writing says.
+/// As for [`Directory::make`] and [`Directory::open_file`], and errors of writing.
 pub fn appear(lockspace: &Path, id: &str, told: &str) -> Result<Option<fs::File>, Error> {
     let folder = Directory::make(&lockspace.join(FOLDER), Links::Follow)?;
     let file = folder.open_file(id)?;
@@ -116,11 +119,12 @@ pub fn appear(lockspace: &Path, id: &str, told: &str) -> Result<Option<fs::File>
     Ok(Some(file))
 }
 
-/// The hosts that have a file in a lockspace, by their ids. Writes nothing and locks nothing.
+/// Returns the hosts that have a file in a lockspace, by their ids. Writes nothing and locks
+/// nothing.
 ///
 /// # Errors
 ///
-/// What reading the directory says, but for one that is not there: then there are none.
+/// Errors of reading the directory, except that it does not exist: then there are none.
 pub fn seen(lockspace: &Path) -> Result<Vec<Seen>, Error> {
     let folder = lockspace.join(FOLDER);
     let failed = |error: io::Error| {
@@ -138,7 +142,7 @@ pub fn seen(lockspace: &Path) -> Result<Vec<Seen>, Error> {
 }
 
 fn look(folder: &Path, id: String) -> Option<Seen> {
-    // Neither a link nor a pipe leads anywhere.
+    // Follows no symbolic link, and does not block on a FIFO.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = fs::File::options().read(true).custom_flags(flags).open(folder.join(&id)).ok()?;
     if !file.metadata().ok()?.is_file() {
@@ -158,7 +162,7 @@ fn read(file: &fs::File) -> Option<Told> {
             break;
         }
     }
-    // One that fills all of it may go on.
+    // If the buffer is full, the text may continue.
     let told: Told = serde_json::from_slice(text.get(..length)?).ok()?;
     (length < LONGEST && told.is_fine()).then_some(told)
 }
@@ -171,7 +175,7 @@ fn fingerprint(settings: &BTreeMap<String, String>) -> String {
     hex(&digest.finalize()[..8])
 }
 
-/// What tells this run of the system from all others, and tells nobody more.
+/// Returns an id of the present boot that does not reveal the boot id itself.
 fn this_boot() -> String {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let digest = Sha256::new().chain_update("org.vmlockd1 boot ").chain_update(id.trim());

@@ -1,4 +1,4 @@
-//! Locks that are held: how they change, and how they are given up.
+//! Held locks: their conversion and release.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,55 +23,55 @@ use crate::lock::path::open::{self, Links};
 use crate::lock::request::Work;
 use crate::lock::text::escape::shown_path;
 
-/// The bytes that one lock consists of: one, or two where a hashed lockspace knows a disk by two
-/// names. They are free when the last copy of their descriptions is closed, or by [`Give`].
+/// The bytes of one lock: one, or two if a hashed lockspace knows a disk by two names. They are
+/// unlocked when the last copy of their descriptions is closed, or by [`Give`].
 #[derive(Debug)]
 pub struct Held {
     pub(in crate::lock) bytes: Vec<Byte>,
-    /// Whether a shared lock could be strengthened: its description was opened for writing.
+    /// Whether a shared lock can be upgraded: its description was opened for writing.
     pub(in crate::lock) writable: bool,
-    /// The disk, where it is a file of an overlay that may be copied up and that no byte is on.
+    /// The disk, if it is a file of an overlay that may be copied up and has no locked byte.
     pub(in crate::lock) disk: Option<Arc<File>>,
-    /// How the bytes are locked; `None` once they were given up. Taken while that changes.
+    /// The mode of the bytes; `None` once they are unlocked. Locked while that changes.
     pub(in crate::lock) mode: Mutex<Option<Mode>>,
     /// The owner and the number under which its descriptors are kept, from the first time that they
-    /// are: they stay where they are when the lock becomes another owner's.
+    /// are: they do not move when the lock is transferred to another owner.
     kept_as: OnceLock<(OwnerId, u64)>,
-    /// What is recorded of it beside its bytes. Taken after the mode.
+    /// The holder record beside its bytes. Locked after the mode.
     pub(in crate::lock) written: Mutex<Option<Written>>,
-    /// Where that could not be written, if that is to be said.
+    /// The directory in which that could not be written, if that has to be logged.
     unrecorded: Mutex<Option<Unrecorded>>,
 }
 
 #[derive(Debug)]
 pub(in crate::lock) struct Byte {
     pub(in crate::lock) description: Description,
-    /// Where its lock file is, where it is not the disk itself.
+    /// The location of its lock file, if that is not the disk itself.
     pub(in crate::lock) place: Option<Place>,
 }
 
-/// Where a lock file is.
+/// The location of a lock file.
 #[derive(Debug)]
 pub(in crate::lock) struct Place {
     pub(in crate::lock) directory: Arc<Directory>,
     pub(in crate::lock) name: String,
-    /// It is removed with the last lock on it.
+    /// Whether the file is removed with the last lock on it.
     pub(in crate::lock) fleeting: bool,
 }
 
 impl Place {
-    /// The lock file's path, for people.
+    /// Returns the lock file's path, for display.
     fn shown(&self) -> String {
         shown_path(&self.directory.path_of(&self.name))
     }
 }
 
-/// Gives a lock up, whatever copies of its descriptions exist.
+/// A request to unlock a lock, even if copies of its descriptions exist.
 #[derive(Debug)]
 pub struct Give(pub Arc<Held>);
 
 impl Work for Give {
-    /// What could not be done; the byte itself is free in any case once the copies are closed.
+    /// The errors; even so the byte is unlocked once the copies are closed.
     type Answer = Vec<Error>;
 
     fn perform(self) -> Vec<Error> {
@@ -86,7 +86,7 @@ impl Held {
         Self { bytes, writable, disk: None, mode, kept_as, written, unrecorded }
     }
 
-    /// What is held of a disk that is only recorded.
+    /// Returns the handle of a disk lock in mode none, which has no bytes.
     pub(in crate::lock) fn of_nothing() -> Self {
         Self::new(Vec::new(), false, Mode::None)
     }
@@ -99,7 +99,8 @@ impl Held {
         direct.and_then(|byte| byte.description.file().ok()).or_else(|| self.disk.clone())
     }
 
-    /// The owner and the number under which its descriptors are kept; these, if nobody said before.
+    /// Returns the owner and the number under which its descriptors are kept; stores these if there
+    /// are none yet.
     pub fn kept_as(&self, owner: OwnerId, number: u64) -> (OwnerId, u64) {
         *self.kept_as.get_or_init(|| (owner, number))
     }
@@ -108,8 +109,7 @@ impl Held {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records who holds it, where that is wanted. Nothing depends on it: that it fails is for the
-    /// log alone.
+    /// Writes the holder record, if there is one. No lock depends on it: a failure is only logged.
     pub(in crate::lock) fn record(&self, written: Option<Written>) {
         let mut there = self.written();
         let before = std::mem::replace(&mut *there, written);
@@ -123,12 +123,13 @@ impl Held {
         }
     }
 
-    /// Where its holder could not be recorded, for the log: told once for a directory.
+    /// Returns the directory in which its holder record could not be written, for the log: once for
+    /// each directory.
     pub fn unrecorded(&self) -> Option<Unrecorded> {
         self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Records that somebody else of this host has it from now on.
+    /// Updates the holder record for another owner on this host.
     fn sign(&self, signature: &Signature) {
         let mode = self.mode();
         let written = self.written().clone().filter(|_| mode.is_some());
@@ -138,13 +139,13 @@ impl Held {
         }
     }
 
-    /// Its mode, and the right to change it.
+    /// Returns its mode, locked for a change.
     pub(in crate::lock) fn mode(&self) -> MutexGuard<'_, Option<Mode>> {
         self.mode.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Frees what of it may be left, of a lock that somebody else may have by now: nothing of his
-    /// is touched.
+    /// Unlocks what is left of a lock that another program may hold by now. Changes nothing of that
+    /// holder's.
     #[must_use]
     pub fn forsake(&self) -> Vec<Error> {
         let mut mode = self.mode();
@@ -157,7 +158,7 @@ impl Held {
     }
 
     pub(in crate::lock) fn give(&self) -> Vec<Error> {
-        // Held until all are unlocked: who looks at it in between would lock them again.
+        // Locked until all bytes are unlocked: a verification in between would lock them again.
         let mut mode = self.mode();
         *mode = None;
         let written = self.written().take();
@@ -165,13 +166,13 @@ impl Held {
     }
 }
 
-/// Rewrites what is recorded of a lock, for an owner to whom it goes without being unlocked, or of
-/// whom more is known by now.
+/// A request to rewrite the holder record of a lock, for an owner to which it is transferred, or of
+/// which more is known by now.
 #[derive(Debug)]
 pub struct Sign {
     /// The lock.
     pub held: Arc<Held>,
-    /// Who has it.
+    /// The holder.
     pub signature: Signature,
 }
 
@@ -184,7 +185,7 @@ impl Work for Sign {
 }
 
 impl Byte {
-    /// The name of its lock file, for people.
+    /// Returns the path of its lock file, for display.
     pub(in crate::lock) fn shown(&self) -> Option<String> {
         self.place.as_ref().map(Place::shown)
     }
@@ -204,8 +205,9 @@ impl Byte {
         [failure, self.unlock(&file)].into_iter().flatten().collect()
     }
 
-    /// Removes the lock file, but only while we hold it alone: whoever shares it would be left
-    /// with a lock that the next to come does not see. Tells whether it did.
+    /// Removes the lock file, but only while this service holds it exclusively. Otherwise a holder
+    /// that shares it would be left with a lock that the next one does not see. Returns whether it
+    /// was removed.
     fn remove(&self, file: &File) -> Result<bool, Error> {
         let Some(place) = self.place.as_ref().filter(|place| place.fleeting) else {
             return Ok(false);
@@ -230,21 +232,21 @@ impl Byte {
     }
 }
 
-/// Changes the mode of a lock. When it fails, the lock is as it was.
+/// A request to change the mode of a lock. After an error, the lock is as it was.
 #[derive(Debug)]
 pub struct Convert {
     /// The lock.
     pub held: Arc<Held>,
-    /// The mode it shall have.
+    /// The new mode.
     pub mode: Mode,
-    /// Its name for people.
+    /// Its name for display.
     pub name: String,
-    /// In a hashed lockspace the disk's path and identity: before strengthening, the disk's own
-    /// byte is tested, as when the lock was taken.
+    /// In a hashed lockspace the disk's path and identity: before an upgrade, the disk's own byte
+    /// is tested, as when the lock was acquired.
     pub disk: Option<(PathBuf, Identity)>,
-    /// As for [`crate::lock::acquire::Take`].
+    /// The request is retried often, see [`crate::lock::acquire::Take`].
     pub hasty: bool,
-    /// The same.
+    /// The policy for a disk that this host uses itself.
     pub in_use: InUse,
 }
 
@@ -299,7 +301,7 @@ impl Convert {
         Request { resource: &self.name, host_id, hasty: self.hasty, ..Request::default() }
     }
 
-    /// Undoes a strengthening.
+    /// Downgrades a lock again (rollback of an upgrade).
     fn weaken(&self, byte: &Byte) -> Option<Error> {
         let failed = |errno| Error::system("downgrade the lock on", &self.name, errno);
         let weakened = byte
@@ -309,7 +311,7 @@ impl Convert {
         weakened.err()
     }
 
-    /// The same for a disk that is its own lock file.
+    /// Tests the byte of a disk that is its own lock file.
     fn test_itself(&self) -> Result<(), Error> {
         let direct = self.held.bytes.iter().find(|byte| byte.place.is_none());
         let Some(byte) = direct.filter(|_| self.in_use == InUse::Refused) else { return Ok(()) };

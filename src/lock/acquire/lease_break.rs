@@ -1,9 +1,10 @@
-//! Opening a file that another program has a lease on (`F_SETLEASE`, `fcntl(2)`).
+//! Opens a file on which another program has a file lease (`F_SETLEASE`, `fcntl(2)`).
 //!
-//! Opening breaks the lease: the kernel asks its holder to give it up. With `O_NONBLOCK` the open
-//! fails at once with `EAGAIN`, although a holder that answers, as Samba does, gives the lease up
-//! within milliseconds. The kernel reports the end of a lease to nobody, so the open is tried again:
-//! a few times, and by few threads at once, since a holder may also ignore the request.
+//! An open breaks the lease: the kernel tells the holder to release it. With `O_NONBLOCK` the open
+//! fails at once with `EAGAIN`, although a cooperative holder, such as Samba, releases the lease
+//! within milliseconds. The kernel does not notify of the end of a lease, so the open is retried.
+//! The number of retries and of threads that wait at once is bounded, since a holder may also
+//! ignore the request.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
@@ -11,14 +12,14 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-/// The backoff between two tries, in milliseconds: about half a second together.
+/// The backoff between two attempts, in milliseconds: about half a second in all.
 const BACKOFF: [u64; 8] = [2, 5, 10, 20, 40, 80, 160, 160];
-/// How many threads may wait for leases at once; others are refused at the first try.
+/// The maximum number of threads that wait for leases; the first attempt of others is their last.
 const WAITERS: usize = 4;
 
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 
-/// The right to wait, until it is dropped.
+/// A permit to wait, until it is dropped.
 struct Waiter;
 
 impl Waiter {
@@ -34,11 +35,11 @@ impl Drop for Waiter {
     }
 }
 
-/// Opens a file; where a lease is in the way, tries again until it is gone or the backoff is used up.
+/// Opens a file; if a lease conflicts, retries until it is released or the backoff is used up.
 ///
 /// # Errors
 ///
-/// What `open` says; `EAGAIN` where the lease stays.
+/// Errors of `open`; `EAGAIN` if the lease remains.
 pub(in crate::lock) fn open_leased<T>(open: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
     let mut outcome = open();
     if !matches!(outcome, Err(Errno::EAGAIN)) {

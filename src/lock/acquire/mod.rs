@@ -1,4 +1,4 @@
-//! Taking a lock: the requests that lock a byte that was not locked, and ask who has it.
+//! Acquisition of locks: the requests that lock a byte, and find the holder of a conflicting lock.
 
 pub mod handle;
 pub(super) mod lease_break;
@@ -35,10 +35,10 @@ use crate::lock::path::open;
 use crate::lock::request::{Asked, Done, Work};
 use crate::lock::text::escape::shown_path;
 
-/// How often a lock file is opened anew because somebody removed it in between.
+/// How often a lock file is opened again because it was removed in between.
 const TRIES: usize = 64;
 
-/// What is to be locked: found, and not touched yet.
+/// The resource to be locked: it was found, and not opened yet.
 #[derive(Debug)]
 pub enum Goal {
     /// A disk.
@@ -48,7 +48,7 @@ pub enum Goal {
 }
 
 impl Goal {
-    /// What the table is told of it.
+    /// Returns the resource as the table stores it.
     #[must_use]
     pub fn want(&self, mode: Mode) -> Want {
         match self {
@@ -57,7 +57,7 @@ impl Goal {
         }
     }
 
-    /// What has to be asked about it.
+    /// Returns the file systems that have to be queried for it.
     #[must_use]
     pub fn asks(&self) -> Vec<Asked<'_>> {
         match self {
@@ -66,7 +66,7 @@ impl Goal {
         }
     }
 
-    /// What to look for in order to find the processes that have it open.
+    /// Returns what to search for in order to find the processes that have it open.
     #[must_use]
     pub fn search_users(&self) -> Option<Search> {
         match self {
@@ -76,19 +76,19 @@ impl Goal {
     }
 }
 
-/// Locks a goal in a mode. Nothing is left locked or created when it fails.
+/// A request to lock a goal in a mode. After an error, nothing is left locked or created.
 #[derive(Debug)]
 pub struct Take {
-    /// What.
+    /// The resource.
     pub goal: Arc<Goal>,
-    /// How.
+    /// The mode.
     pub mode: Mode,
-    /// For whom: what is recorded beside the lock.
+    /// The owner, as the holder record beside the lock names it.
     pub signature: Signature,
-    /// It is asked again and again: a refusal tells only that somebody has it. To find out who,
-    /// all processes are looked at, which is too much for somebody who just waits.
+    /// The request is retried often, so its refusal does not name the holder. To find the holder,
+    /// all processes are searched, which takes too long for each retry.
     pub hasty: bool,
-    /// What becomes of it where this host uses it itself.
+    /// The policy for a disk that this host uses itself.
     pub in_use: InUse,
 }
 
@@ -104,7 +104,8 @@ impl Work for Take {
     }
 }
 
-/// Locks goals one after the other, up to the first that fails. `host` is used for as long as it is fresh.
+/// Locks goals one after the other, up to the first that fails. `host` is used for as long as it is
+/// fresh.
 pub fn take_all(takes: Vec<Take>, mut host: Snapshot) -> Done<Held> {
     let mut answers = Vec::with_capacity(takes.len());
     for take in takes {
@@ -165,7 +166,7 @@ fn take_disk(
         let byte = Byte { description: Description::new(disk), place: None };
         return Ok(Held::new(vec![byte], writable, mode));
     };
-    // A holder that locks the disk directly does not know of our directory.
+    // A holder that locks the disk directly does not use this host's lockspace directory.
     free_byte(&disk, mode, &request)?;
     let mut held = Held::new(Vec::new(), true, mode);
     if mode == Mode::Shared && target.may_be_copied_up() {
@@ -199,13 +200,12 @@ fn take_key(key: &Key, mode: Mode, request: &Request<'_>) -> Result<Held, Error>
     Ok(Held::new(vec![byte], true, mode))
 }
 
-/// Makes the file of a key, or removes it; the latter only while nobody has it locked, and it is
-/// empty as it was made.
+/// Creates or removes the file of a key. It is removed only if it is not locked and still empty.
 #[derive(Debug)]
 pub enum Tend {
-    /// Makes it where it is missing.
+    /// Creates the file if it is missing.
     Make(Key),
-    /// Removes it where it is there.
+    /// Removes the file if it exists.
     Remove(Key),
 }
 
@@ -242,15 +242,15 @@ impl Work for Tend {
     }
 }
 
-/// Whether there is something in a lock file. What the service makes stays empty.
+/// Whether a lock file has content. The files that the service creates stay empty.
 fn has_content(byte: &Byte) -> Result<bool, Error> {
     let stat = fstat(&*byte.description.file()?);
     let name = || byte.shown().unwrap_or_default();
     Ok(stat.map_err(|errno| Error::system("stat lock file", name(), errno))?.st_size > 0)
 }
 
-/// Opens the disk itself: for writing where an exclusive lock will sit on it, and where possible
-/// for a shared one too, since a description opened for reading can never be strengthened.
+/// Opens the disk itself: for writing if an exclusive lock will be on it, and if possible for a
+/// shared one too, since a description opened for reading can never be upgraded.
 pub(super) fn open_disk(
     target: &Target,
     mode: Mode,
@@ -274,8 +274,8 @@ pub(super) fn open_disk(
     })
 }
 
-/// Opens a disk in order to ask who has it locked, and never for writing: that would break leases,
-/// keep a program in it from being executed, and copy up a file of an overlay.
+/// Opens a disk in order to find the holder of a lock. Never opens it for writing: that would break
+/// leases, prevent the execution of a program in the file, and copy up a file of an overlay.
 pub(super) fn open_to_test(target: &Target, request: &Request<'_>) -> Result<File, Error> {
     let opened = || open::reopen(target.pin.as_fd(), false).map(|file| (file, false));
     open_with(target, request, opened).map(|(file, _)| file)
@@ -287,11 +287,11 @@ fn open_with(
     try_open: impl Fn() -> Result<(File, bool), Errno>,
 ) -> Result<(File, bool), Error> {
     let pin = target.pin.as_fd();
-    // A request that waits tries again by itself.
+    // A waiting request is retried anyway.
     let attempt = if request.hasty { try_open() } else { open_leased(try_open) };
     let (file, writable) = attempt.map_err(|errno| match errno {
         Errno::EAGAIN => request.refused_by_lease(pin),
-        // By the file system or by the unit, which shows some directories read-only.
+        // The file system or the unit file makes the directory read-only.
         Errno::EROFS => Error::not_lockable(
             &target.name,
             "it cannot be opened for writing (Read-only file system; see SECURITY in vmlockd(8) for \
@@ -311,7 +311,7 @@ fn open_with(
     }
 }
 
-/// Refuses a loop device that is not set up: what will be is not known, and not compared.
+/// Refuses a loop device that is not set up: its future file is unknown, and not compared.
 ///
 /// # Errors
 ///
@@ -325,8 +325,8 @@ fn refuse_unset(target: &Target, host: &Snapshot) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks, after the lock, that the name that was asked for still leads to what is locked, and that
-/// it lies on what the table compared, all of which is known.
+/// Checks, after the lock, that the requested name still leads to the locked file, and that the
+/// layers below it are those that the table compared, all of which are known.
 fn still_there(target: &Target, mode: Mode) -> Result<(), Error> {
     match target.is_named() {
         Ok(true) => {}
@@ -347,8 +347,8 @@ pub(super) fn lock_byte(file: &File, mode: Mode, request: &Request<'_>) -> Resul
     }
     let mut other = ofd::in_the_way(file, mode).map_err(no_locks)?;
     if other.is_none() {
-        // Whoever it was has left; or a server does not tell of those who share. Linux 6.1.192 does
-        // not by version 3 of NFS, whatever it is asked.
+        // The conflicting lock was released; or a server does not report shared holders. Linux
+        // 6.1.192 does not, by version 3 of NFS, whatever the query.
         if ofd::try_lock(file, mode).map_err(no_locks)? {
             return Ok(());
         }
@@ -373,7 +373,7 @@ fn no_locks(request: &Request<'_>, errno: Errno) -> Error {
     )
 }
 
-/// Opens, locks and compares a lock file until the one that is locked is the one that is there.
+/// Opens, locks and compares a lock file until the locked one is the one in the directory.
 fn lock_file(
     directory: &Arc<Directory>,
     name: &str,

@@ -1,10 +1,11 @@
-//! Locks that an NFS server gave up while it did not hear of this host.
+//! Locks that an NFS server has dropped because it lost contact to this host.
 //!
-//! An `NFSv4` server keeps a host's locks for a lease time, and may give them to others after that.
-//! The client marks them lost, and tells nobody: locking again on the same description succeeds if
-//! nobody has the lock any more, as though nothing had been, though another host may have written
-//! in between (`nfs.recover_lost_locks` in the kernel's `kernel-parameters.txt`). What does tell is
-//! reading by the description that has the lock: it fails with EIO until that is closed.
+//! An `NFSv4` server keeps a host's locks for a lease time, and may grant them to others after
+//! that. The client marks them as lost, and does not report it: locking again on the same
+//! description succeeds if no other host has the lock any more, as if it had never been lost,
+//! although another host may have written in between (`nfs.recover_lost_locks` in the kernel's
+//! `kernel-parameters.txt`). A read through the description that has the lock detects the loss: it
+//! fails with EIO until that description is closed.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -16,30 +17,30 @@ use rustix::io::pread;
 
 use crate::lock::path::open;
 
-/// As much as is read: what any server's block is a multiple of.
+/// The number of bytes read: the block size of every server is a multiple of it.
 const SAMPLE: usize = 512;
 
-/// Whether the lock that a description has was given up. Reads the file's beginning, past all
-/// caches, and changes nothing.
+/// Whether the server has dropped the lock of a description. Reads the beginning of the file,
+/// bypassing all caches, and changes nothing.
 ///
 /// # Errors
 ///
-/// Where that can't be told: the file can't be read by another description either.
+/// If this is unknown: the file cannot be read through another description either.
 pub(in crate::lock) fn is_expired(file: &File) -> Result<bool, Errno> {
     if fstatfs(file)?.filesystem_type() != NFS_SUPER_MAGIC {
         return Ok(false);
     }
     match sample(file) {
         Err(Errno::EIO) => {}
-        // Not by this one, which was opened for writing alone, or not past the caches.
+        // Not readable through this description, which is open for writing only, or not uncached.
         Ok(()) | Err(Errno::EBADF | Errno::EINVAL) => return Ok(false),
         Err(errno) => return Err(errno),
     }
-    // A server's broken disk is no lost lock: nobody could read it.
+    // An I/O error of the server's storage is no lost lock: then every read fails.
     sample(&open::reopen(file.as_fd(), false)?).map(|()| true)
 }
 
-/// The description is ours alone, so nobody else reads while it is open in another way.
+/// Only this thread uses the description, so no other read sees the changed flags.
 fn sample(file: &File) -> Result<(), Errno> {
     let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
     fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_DIRECT))?;

@@ -1,4 +1,4 @@
-//! Asking who holds a disk, without locking it.
+//! Finds the holder of a disk without locking it.
 
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use crate::lock::request::{Asked, Work};
 use crate::lock::resolve::Target;
 use crate::lock::text::escape::shown_path;
 
-/// Finds out who else holds a disk of which the table knows no holder, and who has it open. Creates
-/// nothing.
+/// Finds the foreign holder of a disk that the table has no lock on, and the processes that have it
+/// open. Creates nothing.
 #[derive(Debug)]
 pub struct Probe {
     /// The disk.
@@ -27,12 +27,12 @@ pub struct Probe {
     pub host: Option<Arc<Host>>,
 }
 
-/// Who has to do with a disk besides the owners of this service.
+/// The use of a disk by others than the owners of this service.
 #[derive(Debug)]
 pub enum Others {
-    /// Somebody holds it.
+    /// A foreign holder has locked it.
     Hold(Box<Stranger>),
-    /// Nobody holds it; this finds the processes that have it open.
+    /// It is not locked; this search finds the processes that have it open.
     Use(Search),
 }
 
@@ -71,7 +71,7 @@ impl Work for Probe {
     }
 }
 
-/// Finds out who else holds a key of which the table knows no holder. Creates nothing.
+/// Finds the foreign holder of a key that the table has no lock on. Creates nothing.
 #[derive(Debug)]
 pub struct ProbeKey {
     /// The key.
@@ -81,7 +81,7 @@ pub struct ProbeKey {
 }
 
 impl Work for ProbeKey {
-    /// The stranger, if there is one.
+    /// The foreign holder, if there is one.
     type Answer = Result<Option<Stranger>, Error>;
 
     fn asks(&self) -> Vec<Asked<'_>> {
@@ -102,14 +102,15 @@ impl Work for ProbeKey {
     }
 }
 
-/// What to look for in order to find the processes that have a disk open and locked in their own
-/// way, as QEMU does.
+/// Returns what to search for in order to find the processes that have a disk open with locks of
+/// their own, as QEMU does.
 #[must_use]
 pub fn search_users(target: &Target) -> Search {
     Search { disk: Node::of(target.pin.as_fd()), ..Search::default() }
 }
 
-/// Finds out who shares a disk with owners of this service, and who has it open.
+/// Finds the foreign holder that shares a disk with owners of this service, and the processes that
+/// have it open.
 #[derive(Debug)]
 pub struct Beside {
     /// The disk.
@@ -121,7 +122,7 @@ pub struct Beside {
 }
 
 impl Work for Beside {
-    /// The foreign holder, which counts only if it can be named; and what to look for in order to
+    /// The foreign holder, which counts only if it can be named; and what to search for in order to
     /// find the users.
     type Answer = (Option<Stranger>, Search);
 
@@ -138,8 +139,8 @@ impl Work for Beside {
             own: &own,
             ..Request::default()
         };
-        // An exclusive holder shares with no other. Any other lock shows those beside it, others of
-        // this service among them.
+        // No other lock exists beside an exclusive one. A shared lock shows the others beside it,
+        // also those of this service.
         let shared = held.iter().find(|held| held.is_shared());
         (shared.and_then(|held| held.beside(&request)), search_users(&target))
     }

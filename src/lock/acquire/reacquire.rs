@@ -1,7 +1,7 @@
-//! Locks that were there before the service was started again: the requests that see to them.
+//! Requests that check or reacquire locks that were held before the service was restarted.
 //!
-//! Nothing here is asked before the service serves: the storage may be dead, and a lock that can't
-//! be looked at is a lock all the same.
+//! The service serves before any of these is sent: the storage may be dead, and a lock that cannot
+//! be checked counts as held.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -33,7 +33,7 @@ use crate::lock::resolve::lock_file::Naming;
 use crate::lock::resolve::{Access, Resolve, Wanted};
 use crate::lock::text::escape::spelt_path;
 
-/// The directories of lock files that restored locks refer to, each once and none opened yet.
+/// The directories of the lock files of restored locks, each once and not opened yet.
 #[derive(Debug, Default)]
 pub struct Directories(HashMap<PathBuf, Arc<Directory>>);
 
@@ -47,7 +47,8 @@ impl Directories {
 }
 
 impl Held {
-    /// A lock from its descriptions; `None` where they are not as many as it has lock files.
+    /// Returns a lock made from its descriptions; `None` if their number is not that of its lock
+    /// files.
     #[must_use]
     pub fn restored(
         descriptions: Vec<Description>,
@@ -62,7 +63,7 @@ impl Held {
             return None;
         }
         let writable = descriptions.iter().all(is_writable);
-        // Elsewhere is where those are kept whose file systems others serve.
+        // Descriptors of remote file systems are kept elsewhere.
         let is_far = descriptions.iter().any(Description::is_away);
         let signature = Signature { is_far, ..signature.clone() };
         let place = |file: &PathBuf| {
@@ -73,38 +74,39 @@ impl Held {
         let byte = |(description, place)| Byte { description, place };
         let bytes = descriptions.into_iter().zip(places).map(byte);
         let held = Self::new(bytes.collect(), writable, want.mode);
-        // As it was recorded when it was taken.
+        // As it was recorded when the lock was acquired.
         let in_lockspace = want.lockspace.has_files();
         *held.written() = signature.written(&want.resource, in_lockspace, want.mode);
         Some(held)
     }
 
-    /// The descriptions of its bytes, in order.
+    /// Returns the descriptions of its bytes, in order.
     pub fn descriptions(&self) -> impl Iterator<Item = &Description> {
         self.bytes.iter().map(|byte| &byte.description)
     }
 
-    /// Whether a file system has to be asked for it that may not answer.
+    /// Whether a use of the lock has to query a file system that may not respond.
     #[must_use]
     pub fn is_away(&self) -> bool {
         self.descriptions().any(Description::is_away)
     }
 }
 
-/// What can be told of a lock of which there are descriptors and no record. Asks no file system.
+/// Returns what is known of a lock that has descriptions but no entry in the state file. Queries no
+/// file system.
 ///
-/// `None` where they are of nothing that is ever locked.
+/// `None` if the descriptions are of files that are never locked.
 #[must_use]
 pub fn recognise(descriptions: &[Description], number: u64) -> Option<Want> {
     let mut files = Vec::new();
     for description in descriptions.iter().filter(|description| !description.is_away()) {
         files.push(description.file().ok()?);
     }
-    // Of those that are not open it is not known; so it counts as locked.
+    // The mode of a description that is not open here is unknown, and counts as exclusive.
     let mode = files.first().map_or(Some(Mode::Exclusive), |file| mode_of(file))?;
     let identity = match files.first() {
         Some(file) => Identity::of_open(&**file)?,
-        // Nothing can be told without its file system: none that is like any other's.
+        // Nothing is known without its file system, so it gets an identity that no other has.
         None => Identity::Inode { dev: 0, ino: u64::MAX - number },
     };
     let name =
@@ -117,8 +119,8 @@ pub fn recognise(descriptions: &[Description], number: u64) -> Option<Want> {
     Some(Want { lock_files, ..Want::direct(resource, identity, mode) })
 }
 
-/// How a description is locked, as its own `fdinfo` tells (`proc_pid_fdinfo(5)`); the stronger mode
-/// where it can't be read. `None`: it is not locked.
+/// Returns the mode in which a description is locked, from its `fdinfo` (`proc_pid_fdinfo(5)`).
+/// Exclusive if that cannot be read; `None` if it is not locked.
 fn mode_of(file: &File) -> Option<Mode> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()));
     let Ok(info) = info else { return Some(Mode::Exclusive) };
@@ -126,8 +128,8 @@ fn mode_of(file: &File) -> Option<Mode> {
     Some(if lock.contains(" READ ") { Mode::Shared } else { Mode::Exclusive })
 }
 
-/// How the description was opened; asks nobody but the kernel. Of one that is kept elsewhere it is
-/// not known before it is tried.
+/// Whether the description was opened for writing, according to the kernel. For one that is kept
+/// elsewhere, this is unknown until it is used.
 fn is_writable(description: &Description) -> bool {
     if description.is_away() {
         return true;
@@ -137,31 +139,31 @@ fn is_writable(description: &Description) -> bool {
     flags.is_ok_and(|flags| flags & OFlag::O_ACCMODE == OFlag::O_RDWR)
 }
 
-/// Looks whether a restored lock is there: on the file that it was on, and still ours. A network
-/// file system may have lost it, and tells only whoever locks again.
+/// Verifies a restored lock: it has to be on the same file as before, and still held. A network
+/// file system may have lost it, and reports that only to a new attempt to lock.
 #[derive(Debug)]
 pub struct Reassert {
     /// The lock.
     pub held: Arc<Held>,
-    /// What it is on.
+    /// The resource that it is on.
     pub want: Want,
 }
 
-/// What looking at a lock may find, other than the lock.
+/// The result of a verification that does not confirm the lock.
 #[derive(Debug)]
 pub enum Doubt {
-    /// It is not there.
+    /// The lock is not held.
     Lost(Lost),
-    /// The file system does not say: that it is dead is no sign that others have the lock.
+    /// The file system does not respond. That does not mean that another host has the lock.
     Unknown(String),
 }
 
-/// What is wrong with a lock.
+/// A lost lock.
 #[derive(Debug)]
 pub struct Lost {
-    /// In a word.
+    /// The kind of the loss.
     pub loss: Loss,
-    /// In a sentence.
+    /// The cause, as a sentence.
     pub why: String,
 }
 
@@ -170,7 +172,7 @@ impl Work for Reassert {
 
     fn perform(self) -> Result<(), Doubt> {
         let Self { held, want } = self;
-        // As it is by now: it may have been converted, or given up, while this waited.
+        // The present mode: the lock may have been converted or released while this waited.
         let mode = held.mode();
         match *mode {
             Some(mode) => held.bytes.iter().try_for_each(|byte| reassert(byte, &want, mode)),
@@ -214,12 +216,12 @@ fn reassert(byte: &Byte, want: &Want, mode: Mode) -> Result<(), Doubt> {
     }
 }
 
-/// Takes a lock again of which nothing but the record is left.
+/// Reacquires a lock of which only the entry in the state file is left.
 #[derive(Debug)]
 pub struct Retake {
-    /// What it is on.
+    /// The resource to lock.
     pub want: Want,
-    /// For whom.
+    /// The owner.
     pub signature: Signature,
 }
 
@@ -234,7 +236,7 @@ impl Work for Retake {
             goal @ Goal::Key(_) => goal,
         };
         let goal = Arc::new(goal);
-        // It was locked before, and its machine lives.
+        // It was locked before, and its VM is alive.
         let take = Take { goal, mode, signature, hasty: false, in_use: InUse::Allowed };
         take.perform().map_err(|error| Lost {
             loss: match error {
@@ -247,11 +249,11 @@ impl Work for Retake {
     }
 }
 
-/// Finds again what somebody remembers. Opens no disk.
+/// Finds again a resource that a suspended owner remembers. Opens no disk.
 ///
 /// # Errors
 ///
-/// [`Error::Changed`] where its name leads elsewhere by now, or nowhere; [`Error::NotLockable`].
+/// [`Error::Changed`] if its name leads elsewhere by now, or nowhere; [`Error::NotLockable`].
 pub fn find_again(want: &Want) -> Result<Goal, Error> {
     let mut found = find(want).map_err(|Lost { loss, why }| match loss {
         Loss::Replaced => Error::changed(&want.resource),
@@ -263,7 +265,7 @@ pub fn find_again(want: &Want) -> Result<Goal, Error> {
     Ok(found)
 }
 
-/// Finds what was locked: by its name, if that still leads to the same thing.
+/// Finds the locked resource by its name, if that still leads to it.
 fn find(want: &Want) -> Result<Goal, Lost> {
     let lost = |loss: Loss, why: String| Lost { loss, why };
     let mut directories = Directories::default();
@@ -287,8 +289,8 @@ fn find(want: &Want) -> Result<Goal, Lost> {
     find_at(want, path, Links::Follow)
 }
 
-/// Finds a disk that is where it was locked: by its canonical path, which has no links. So neither the
-/// lookup nor its outcome depends on where links lead by now. `None` where it is not there.
+/// Finds a disk at the path where it was locked: its canonical path, which has no links. So neither
+/// the lookup nor its outcome depends on the present targets of links. `None` if it is not there.
 fn find_in_place(want: &Want) -> Option<Goal> {
     let path = DiskPath::parse(want.canonical.as_deref()?).ok()?;
     find_at(want, path, Links::Refuse).ok()

@@ -1,5 +1,5 @@
-//! The process that keeps a host's file locked: a file that is open on a file system that has died
-//! would hold up the end of whoever has it open, and that must not be the service.
+//! The process that keeps a host's presence file locked. A file that is open on a dead file system
+//! would delay the end of the process that has it open, and that must not be the service.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,24 +10,25 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::appear;
 
-/// After how many milliseconds it tries again while somebody else has the file: mostly the one before it, who is about to go.
+/// The delay between two attempts, in milliseconds, while another process has the file locked. That
+/// is usually the previous keeper, which is about to end.
 const AGAIN: u16 = 200;
-/// After how many times it says so.
+/// The number of failed attempts after which they are reported.
 const SOON: usize = 25;
-/// The longest that it is told.
+/// The longest input.
 const TALK: u64 = 16 << 10;
 
-/// What it says once the file is locked.
+/// The report that the file is locked.
 pub const KEPT: &str = "kept";
-/// What it says once somebody else has it for too long; it goes on trying.
+/// The report that another process has it locked for too long; the attempts continue.
 pub const TAKEN: &str = "taken";
 
-/// What the process does, until whoever started it ends or lets go of it: it is told the host's id and
-/// what the host tells, a line each, and says what came of it, or why nothing did.
+/// Runs the process until the service ends or closes its input. Reads the host's id and what the
+/// host announces, a line each, and writes what came of it, or the error.
 ///
 /// # Errors
 ///
-/// Where it can't be told anything.
+/// If the input cannot be read.
 pub fn stay(lockspace: &Path, told: impl Read + AsFd, mut answers: impl Write) -> io::Result<()> {
     let mut told = BufReader::new(told.take(TALK));
     let (mut id, mut text) = (String::new(), String::new());
@@ -53,7 +54,7 @@ pub fn stay(lockspace: &Path, told: impl Read + AsFd, mut answers: impl Write) -
     Ok(())
 }
 
-/// Waits until nobody talks any more, or a time is over; whether nobody does.
+/// Waits until the input ends or the timeout expires; returns whether it has ended.
 fn is_over(told: BorrowedFd<'_>, time: PollTimeout) -> bool {
     let mut polled = [PollFd::new(told, PollFlags::POLLIN)];
     !matches!(poll(&mut polled, time), Ok(0) | Err(Errno::EINTR))

@@ -1,4 +1,5 @@
-//! Finding out what locks in a directory are worth: what its mount says, and what came of trying.
+//! The lock self-test: determines the scope of locks in a directory, from its mount and from a
+//! trial.
 
 pub mod mount_options;
 pub mod result;
@@ -20,34 +21,35 @@ use crate::lock::selftest::mount_options::{Assessment, Parameters, Reach, assess
 use crate::lock::selftest::result::{Caveat, Flaw, Unknown, Untested, Verdict};
 use run::{Line, Outcome, Step};
 
-/// How long a file system may take for all that is tried.
+/// The time limit of the whole self-test.
 pub const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a process that was left behind may take to end by itself, and remove what it has made.
+/// How long an abandoned subprocess may take to end by itself and to remove what it has created.
 const FAREWELL: Duration = Duration::from_secs(600);
-/// How much a process may say.
+/// The maximum length of the output of a subprocess.
 const TALK: usize = 16 << 10;
 
-/// What was found out.
+/// The report of a self-test.
 #[derive(Debug, Clone)]
 pub struct Examination {
-    /// Which directory it was: device and inode.
+    /// The tested directory: device and inode.
     pub node: Option<(u64, u64)>,
-    /// What it is on.
+    /// The mount that it is on.
     pub mount: Option<Mount>,
-    /// What was tried, in order, as far as it came.
+    /// The steps in their order, up to the last one that was reached.
     pub tried: Vec<(Step, Outcome)>,
-    /// What to think of it.
+    /// The result.
     pub verdict: Verdict,
-    /// What else should be known.
+    /// Other properties that affect locks there.
     pub caveats: Vec<Caveat>,
 }
 
-/// Examines a directory, whoever serves it, within a time. It is asked by another process only.
+/// A request to test a directory within a time limit. A subprocess sends all requests to its file
+/// system.
 #[derive(Debug)]
 pub struct Examine {
     /// The directory.
     pub directory: PathBuf,
-    /// How long it may take.
+    /// The time limit.
     pub patience: Duration,
 }
 
@@ -69,7 +71,7 @@ impl Work for Examine {
         let mounts = Mounts::now().unwrap_or_default();
         let mount = match heard.mount {
             Some(id) => mounts.numbered(id),
-            // It does not answer, so it is far; or nothing is known.
+            // It does not respond, so it is on a remote mount; or nothing is known.
             None => far_mount(&mounts, &directory).or_else(|| mounts.of(&directory)),
         };
         let assessment = mount.map(|mount| assess(mount, Parameters::now(), heard.kept));
@@ -82,18 +84,18 @@ impl Work for Examine {
     }
 }
 
-/// What a process has said.
+/// The output of a subprocess.
 #[derive(Debug, Default)]
 struct Heard {
     node: Option<(u64, u64)>,
     mount: Option<u64>,
     owner: Option<u32>,
-    /// The kernel keeps the locks itself.
+    /// Whether the kernel keeps the locks itself.
     kept: Option<bool>,
     tried: Vec<(Step, Outcome)>,
-    /// It was through.
+    /// Whether it has finished.
     ended: bool,
-    /// It said nothing more, and went on.
+    /// Whether it has stopped printing without having finished or ended.
     silent: bool,
 }
 
@@ -112,9 +114,10 @@ impl Heard {
     }
 }
 
-/// Has a process try, and listens to it until it is through, has ended, or the time is over.
+/// Runs a subprocess that performs the steps, and reads its output until it has finished, has
+/// ended, or the timeout expires.
 fn listen(directory: &Path, patience: Duration) -> std::io::Result<Heard> {
-    // Whatever is installed by now, this is the program that knows the argument.
+    // Another version may be installed by now; this is the program that knows the option.
     let mut process = Command::new("/proc/self/exe");
     process.arg(run::ARGUMENT).arg(directory).current_dir("/");
     process.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -131,7 +134,7 @@ fn listen(directory: &Path, patience: Duration) -> std::io::Result<Heard> {
         }
         let count = says.read(&mut buffer)?;
         if count == 0 && heard.ended {
-            // It has closed everything else before it said so: nothing holds it up.
+            // It closes everything else before it prints this, so its end does not block.
             process.wait()?;
             return Ok(heard);
         }
@@ -148,7 +151,7 @@ fn listen(directory: &Path, patience: Duration) -> std::io::Result<Heard> {
     Ok(heard)
 }
 
-/// Whether there is something to be read within a time.
+/// Waits until the pipe is readable or the timeout expires; returns whether it is readable.
 fn is_ready(says: &ChildStdout, time: Duration) -> bool {
     let until = Instant::now() + time;
     loop {
@@ -158,14 +161,14 @@ fn is_ready(says: &ChildStdout, time: Duration) -> bool {
         match poll(&mut polled, left) {
             Ok(0) => return false,
             Err(Errno::EINTR) => {}
-            // What is wrong with it, reading tells.
+            // A read returns the error, if there is one.
             Ok(_) | Err(_) => return true,
         }
     }
 }
 
-/// Waits for the end of a process, where nobody waits for that: it may hang, and is not ended before
-/// it had time to remove what it has made.
+/// Waits in the background for the end of a subprocess. It may hang, and is not killed before it
+/// had time to remove what it has created.
 fn see_off(mut process: Child, says: ChildStdout) {
     let wait = move || {
         if !is_ready(&says, FAREWELL) {
@@ -174,11 +177,11 @@ fn see_off(mut process: Child, says: ChildStdout) {
         drop(says);
         process.wait()
     };
-    // Without a thread it stays listed until this process ends.
+    // Without a thread it remains a zombie until this process ends.
     drop(std::thread::Builder::new().name("farewell".to_owned()).spawn(wait));
 }
 
-/// What to think of it. What was tried counts more than what a mount says.
+/// Concludes the result. The outcome of the steps overrides the mount options.
 fn judge(
     tried: &[(Step, Outcome)],
     unheard: Option<Untested>,
@@ -206,7 +209,7 @@ fn judge(
     if let Some(why) = unheard {
         return Verdict::Untested(why);
     }
-    // Where a file that somebody has open can't be replaced or removed, locks are good all the same.
+    // Locks are usable even if a file that a process has open cannot be replaced or removed.
     for (step, outcome) in tried.iter().filter(|(step, _)| !step.is_about_names()) {
         match outcome {
             Outcome::Failed(Errno::EACCES | Errno::EPERM) if !root => {

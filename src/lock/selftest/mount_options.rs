@@ -1,47 +1,48 @@
-//! How far the locks on a mount reach, by the type and the options that the kernel reports.
+//! The scope of locks on a mount, by the type and the options that the kernel reports.
 //!
-//! No test on one host can show that another host is refused. What is known is what each file system
-//! type does with `fcntl(2)` locks and which options keep them on this host. Disks depend on the
-//! answer "shared", so it is given only where the source or the documentation named beside a type
-//! says that this very mount passes locks on; every other case is "unknown". All paths that begin
+//! No test on one host can show that another host is refused. It is known what each type of file
+//! system does with `fcntl(2)` locks and which options keep them on this host. Disks depend on the
+//! answer "shared", so it is returned only if the source or the documentation named beside a type
+//! says that this very mount forwards locks; every other case is "unknown". All paths that begin
 //! with `fs/` are in the Linux kernel.
 //!
 //! "Shared" means that every lock is decided by the server or the cluster that the hosts have in
-//! common. A server that grants what its protocol forbids (Samba with `locking = no`) is not seen.
+//! common. A server that grants what its protocol forbids (Samba with `locking = no`) is not
+//! detected.
 
 use std::fs;
 
 use crate::lock::mount::Mount;
 use crate::lock::selftest::result::{Caveat, Local, Unknown};
 
-/// How far locks reach.
+/// The scope of locks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reach {
     /// They exclude every host that has the file system mounted.
     Shared,
     /// They exclude programs on this host only.
     Local(Local),
-    /// Not known: they may exclude programs on this host only.
+    /// Unknown: they may exclude programs on this host only.
     Unknown(Unknown),
 }
 
-/// What the type and the options of a mount say of the locks on it.
+/// The conclusions from the type and the options of a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assessment {
-    /// How far locks reach.
+    /// The scope of locks on it.
     pub reach: Reach,
-    /// No file can be created on it.
+    /// Whether no file can be created on it.
     pub read_only: bool,
     /// A server may treat root of this host as an ordinary user.
     pub may_squash_root: bool,
-    /// What else affects locks there.
+    /// Other properties that affect locks on it.
     pub caveats: Vec<Caveat>,
 }
 
-/// Kernel parameters that hold for all file systems of a type.
+/// Kernel parameters that apply to all file systems of a type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Parameters {
-    /// The NFS client locks again what a server has forgotten.
+    /// The NFS client reacquires locks that a server has dropped.
     pub recover_lost_locks: bool,
 }
 
@@ -54,20 +55,20 @@ impl Parameters {
     }
 }
 
-/// FUSE servers that decide every lock they are asked for together with the other hosts.
+/// FUSE servers that decide every requested lock together with the other hosts.
 ///
-/// - ceph-fuse, `src/client/fuse_ll.cc`: `fuse_ll_setlk` asks the metadata server.
-/// - `GlusterFS`, `xlators/mount/fuse/src/fuse-bridge.c`: `fuse_setlk` asks the bricks
+/// - ceph-fuse, `src/client/fuse_ll.cc`: `fuse_ll_setlk` sends it to the metadata server.
+/// - `GlusterFS`, `xlators/mount/fuse/src/fuse-bridge.c`: `fuse_setlk` sends it to the bricks
 ///   (`features/locks`).
-/// - `JuiceFS`, `pkg/fuse/fuse.go`: `SetLk` asks the metadata engine that all clients use.
+/// - `JuiceFS`, `pkg/fuse/fuse.go`: `SetLk` sends it to the metadata engine that all clients use.
 /// - `MooseFS`, mfsmount(8): the master, unless mounted with `mfsnoposixlocks`.
 const FORWARDING: [&str; 5] =
     ["fuse.ceph", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.juicefs", "fuse.mfs"];
 
-/// Returns what the type and the options of a mount say of the locks on it.
+/// Assesses a mount by its type and its options.
 ///
-/// `kept` says of a FUSE mount whether the kernel was seen to keep a lock itself instead of asking
-/// the server; see [`crate::lock::selftest::run::Line::Kept`].
+/// For a FUSE mount, `kept` is whether the kernel was observed to keep a lock itself instead of
+/// sending it to the server; see [`crate::lock::selftest::run::Line::Kept`].
 #[must_use]
 pub fn assess(mount: &Mount, parameters: Parameters, kept: Option<bool>) -> Assessment {
     let reach = reach(mount, kept);
@@ -77,7 +78,7 @@ pub fn assess(mount: &Mount, parameters: Parameters, kept: Option<bool>) -> Asse
             caveats.push(Caveat::KeptForEver);
         }
         "nfs" | "nfs4" if parameters.recover_lost_locks => caveats.push(Caveat::RecoversLost),
-        // MS-SMB2 3.3.5.12 and 3.3.5.13: a byte range that one open has locked can't be read or
+        // MS-SMB2 3.3.5.12 and 3.3.5.13: a byte range that one open has locked cannot be read or
         // written through another. No option shows whether a server with POSIX extensions differs.
         "cifs" | "smb3" if reach == Reach::Shared => caveats.push(Caveat::Mandatory),
         _ => {}
@@ -88,7 +89,8 @@ pub fn assess(mount: &Mount, parameters: Parameters, kept: Option<bool>) -> Asse
 }
 
 fn reach(mount: &Mount, kept: Option<bool>) -> Reach {
-    // Local with one of the first options, otherwise shared, with one of the second if there are any.
+    // Local with one of `local`, otherwise shared, which needs one of `shared` unless that is
+    // empty.
     let by_options = |local: &[&str], shared: &[&str], needed: &'static str| {
         let is_set = |option: &&&str| is_set(mount, option);
         match local.iter().find(is_set) {
@@ -109,43 +111,44 @@ fn reach(mount: &Mount, kept: Option<bool>) -> Reach {
             "'local_lock=none'",
         ),
         // fs/smb/client/inode.c, `cifs_set_ops`: with `nobrl` (`nolock` is the same) the file
-        // operations have no `.lock`. fs/smb/client/file.c: otherwise locks are the server's, or kept
-        // under an oplock and sent before another client may open the file.
+        // operations have no `.lock`. fs/smb/client/file.c: otherwise locks are on the server, or
+        // kept under an oplock and sent before another client may open the file.
         "cifs" | "smb3" => by_options(&["nobrl", "nolock"], &[], ""),
         // fs/ceph/locks.c, `ceph_lock`: the metadata server decides; no option changes that.
         "ceph" => Reach::Shared,
-        // fs/gfs2/file.c: `gfs2_lock` asks the DLM; without `.lock` where `localflocks` is set.
+        // fs/gfs2/file.c: `gfs2_lock` uses the DLM; no `.lock` if `localflocks` is set.
         // fs/gfs2/ops_fstype.c, `gfs2_lm_mount`: the only other protocol, lock_nolock, sets it.
         "gfs2" => by_options(&["localflocks", "lockproto=lock_nolock"], &[], ""),
         "ocfs2" => ocfs2(mount),
-        // lustre/llite/llite_lib.c: cluster-wide with `flock`, local with `localflock`, and otherwise
-        // none (ENOSYS). `ll_show_options` shows both.
+        // lustre/llite/llite_lib.c: cluster-wide with `flock`, local with `localflock`, and
+        // otherwise none (ENOSYS). `ll_show_options` shows both.
         "lustre" => by_options(&["localflock"], &["flock"], "'flock'"),
         // client_module/source/filesystem/FhgfsOpsFile.c: local unless the configuration has
         // tuneUseGlobalFileLocks, which no option shows.
         "beegfs" => Reach::Unknown(Unknown::NotShown("'tuneUseGlobalFileLocks' of its client")),
-        // fs/afs/flock.c, `afs_do_setlk`: a lock on a part of a file is local in the modes `openafs`
-        // (the default) and `local`. So it is with OpenAFS, whose type has the same name.
+        // fs/afs/flock.c, `afs_do_setlk`: a lock on a part of a file is local in the modes
+        // `openafs` (the default) and `local`. OpenAFS, whose type has the same name, does the
+        // same.
         "afs" => by_options(
             &["flock=openafs", "flock=local"],
             &["flock=strict", "flock=write"],
             "'flock=strict'",
         ),
-        // fs/fuse/virtio_fs.c: as FUSE. virtiofsd has no POSIX locks, or only with an option, and
+        // fs/fuse/virtio_fs.c: as FUSE. virtiofsd has no POSIX locks unless an option is set, and
         // then those of the host.
         "virtiofs" if kept == Some(true) => Reach::Local(Local::Lent),
         // fs/9p/vfs_file.c, `v9fs_file_do_lock`: the server decides, and QEMU's grants everything
         // (hw/9pfs/9p.c, `v9fs_lock`).
         "virtiofs" | "9p" => Reach::Unknown(Unknown::Lent),
-        // fs/overlayfs/file.c: `ovl_file_operations` has no `.lock`: locks are the overlay's.
+        // fs/overlayfs/file.c: `ovl_file_operations` has no `.lock`: locks belong to the overlay.
         "overlay" => Reach::Local(Local::Overlay),
-        // fs/ecryptfs/file.c has `.flock` and no `.lock`; fs/vboxsf/file.c has none; fs/orangefs/file.c,
-        // `orangefs_lock`: local with `local_lock`, otherwise none.
+        // fs/ecryptfs/file.c has `.flock` and no `.lock`; fs/vboxsf/file.c has none;
+        // fs/orangefs/file.c, `orangefs_lock`: local with `local_lock`, otherwise none.
         "ecryptfs" | "vboxsf" | "orangefs" => Reach::Local(Local::Driver),
         kind if kind == "fuse" || kind == "fuseblk" || kind.starts_with("fuse.") => {
             fuse(mount, kept)
         }
-        // Also what has no source here (gpfs, acfs, vmhgfs, panfs, wekafs and others).
+        // Also types without a public source (gpfs, acfs, vmhgfs, panfs, wekafs and others).
         _ if mount.is_far() => Reach::Unknown(Unknown::Type),
         // The kernel's own locks (fs/locks.c): none of these types has a `.lock`.
         _ => Reach::Local(Local::OwnDevice),
@@ -153,9 +156,9 @@ fn reach(mount: &Mount, kept: Option<bool>) -> Reach {
 }
 
 /// fs/ocfs2/inode.c, `ocfs2_populate_inode`: the file operations have no `.lock` with `localflocks`
-/// or where the cluster stack has no POSIX locks. `stack_o2cb.c` has none, `stack_user.c`
-/// has. fs/ocfs2/super.c, `ocfs2_show_options`: `cluster_stack=` is shown for each userspace stack,
-/// and for o2cb where the volume names it.
+/// or if the cluster stack has no POSIX locks. `stack_o2cb.c` has none, `stack_user.c` has.
+/// fs/ocfs2/super.c, `ocfs2_show_options`: `cluster_stack=` is shown for each userspace stack, and
+/// for o2cb if the volume names it.
 fn ocfs2(mount: &Mount) -> Reach {
     if mount.option("localflocks").is_some() {
         return Reach::Local(Local::Option("localflocks".to_owned()));
@@ -166,10 +169,10 @@ fn ocfs2(mount: &Mount) -> Reach {
     }
 }
 
-/// fs/fuse/file.c, `fuse_file_lock`: the server is asked if it announced `FUSE_POSIX_LOCKS`, and the
-/// kernel keeps the locks itself otherwise. No option shows which.
+/// fs/fuse/file.c, `fuse_file_lock`: locks are sent to the server if it announced
+/// `FUSE_POSIX_LOCKS`; otherwise the kernel keeps them itself. No option shows which.
 fn fuse(mount: &Mount, kept: Option<bool>) -> Reach {
-    // MooseFS does not always give its mounts a type of their own.
+    // MooseFS does not always set a type of its own for its mounts.
     let moosefs = mount.kind == "fuse" && mount.source.starts_with("mfs#");
     let forwards = moosefs || FORWARDING.contains(&mount.kind.as_str());
     match kept {

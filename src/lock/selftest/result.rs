@@ -1,4 +1,4 @@
-//! What locks on a directory's file system are worth, in words.
+//! The result of the lock self-test, and its texts.
 
 use std::time::Duration;
 
@@ -6,92 +6,92 @@ use nix::errno::Errno;
 
 use crate::lock::selftest::run::Step;
 
-/// What is to be thought of the locks on a file system.
+/// The scope of the locks on a file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// They are in the way of this host and of all others that have it mounted.
+    /// They exclude programs on this host and on all others that mount it.
     Shared,
-    /// They are in the way of this host only.
+    /// They exclude programs on this host only.
     Local(Local),
-    /// They exclude programs on this host. Whether they exclude other hosts is not known.
+    /// They exclude programs on this host. Whether they exclude other hosts is unknown.
     Unknown(Unknown),
-    /// They are in nobody's way, or can't be had.
+    /// They exclude no program, or cannot be acquired.
     Unfit(Flaw),
-    /// It was not to be found out.
+    /// The self-test has no result.
     Untested(Untested),
 }
 
-/// Why locks are this host's only.
+/// Why locks are local to this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Local {
-    /// The file system is on a device of this host's, or in its memory.
+    /// The file system is on a device of this host, or in its memory.
     OwnDevice,
-    /// It lies on others, and its locks are not theirs.
+    /// It lies on other file systems, and does not forward its locks to them.
     Overlay,
-    /// The host lends it to a machine, and keeps the machine's locks out of it.
+    /// The host shares it with a VM, and does not forward the VM's locks to its own file system.
     Lent,
-    /// A process serves it without POSIX locks of its own, so that the kernel keeps them.
+    /// A process serves it without support for POSIX locks, so that the kernel keeps them.
     Process,
-    /// It is shared, but an option of the mount, or what it was made with, keeps the locks here.
+    /// It is shared, but an option of the mount, or of its creation, keeps the locks local.
     Option(String),
-    /// Its driver in the kernel sends no POSIX locks to a server.
+    /// Its kernel driver sends no POSIX locks to a server.
     Driver,
 }
 
-/// Why it is not known whether locks exclude other hosts.
+/// Why it is unknown whether locks exclude other hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unknown {
-    /// Nothing is known of its type.
+    /// Its type is unknown.
     Type,
-    /// A process serves it, and decides what becomes of the locks that it is asked for.
+    /// A process serves it, and decides what it does with requested locks.
     Server,
-    /// The host that lends it to a VM decides.
+    /// The host that shares it with this VM decides.
     Lent,
     /// Hosts share locks there only with a setting that the mount does not show.
     NotShown(&'static str),
 }
 
-/// Why no lock can be relied on.
+/// Why no lock is reliable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Flaw {
-    /// Nothing can be made there.
+    /// No file can be created there.
     ReadOnly,
-    /// Root is nobody there.
+    /// The server maps root to an unprivileged user (root squash).
     Squashed,
-    /// The file system gives no locks.
+    /// The file system does not support locks.
     NoLocks(Errno),
-    /// A lock was not what it has to be.
+    /// A lock operation had a wrong outcome.
     Broken(Step, String),
 }
 
-/// Why it was not to be found out.
+/// Why the self-test has no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Untested {
-    /// There was no answer for so long.
+    /// The file system did not respond for this long.
     Silent(Duration),
-    /// Who asked may not make a file there.
+    /// The service's user may not create a file there.
     Forbidden,
-    /// It failed at something that says nothing of locks.
+    /// An operation failed for a reason that is unrelated to locks.
     Failed(Step, Errno),
-    /// There is no process for it.
+    /// The subprocess could not be started.
     NoProcess(String),
 }
 
-/// What should be known of locks that are good otherwise.
+/// A restriction of locks that are usable otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Caveat {
-    /// The server keeps the locks of a host that went without a word.
+    /// The server keeps the locks of a host that has vanished.
     KeptForEver,
-    /// The kernel takes lost locks again, and tells nobody.
+    /// The kernel reacquires lost locks without reporting the loss.
     RecoversLost,
-    /// What is locked can't be read or written by anybody else.
+    /// Other processes cannot read or write a locked range.
     Mandatory,
-    /// What root makes belongs to somebody else.
+    /// The files that root creates belong to another user.
     Squashed(u32),
 }
 
 impl Verdict {
-    /// In a word, as it is told on the bus.
+    /// Returns the word used on D-Bus.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -104,7 +104,7 @@ impl Verdict {
         }
     }
 
-    /// In a sentence, of which the subject is the locks there.
+    /// Returns a sentence about the locks there.
     #[must_use]
     pub fn sentence(&self) -> String {
         match self {
@@ -121,7 +121,7 @@ impl Verdict {
         }
     }
 
-    /// What somebody can do about it, where there is anything to be done.
+    /// Returns what an administrator can do about it, if anything.
     #[must_use]
     pub fn advice(&self) -> Option<&'static str> {
         match self {
@@ -133,7 +133,7 @@ impl Verdict {
         }
     }
 
-    /// Both, for people.
+    /// Returns the sentence and the advice, for display.
     #[must_use]
     pub fn said(&self) -> String {
         match self.advice() {
@@ -142,7 +142,7 @@ impl Verdict {
         }
     }
 
-    /// Whether other hosts may have it mounted, and their locks may be seen here.
+    /// Whether other hosts may have it mounted, and this host may see their locks.
     #[must_use]
     pub fn may_be_shared(&self) -> bool {
         matches!(self, Self::Shared | Self::Unknown(_))
@@ -251,7 +251,7 @@ impl Untested {
 }
 
 impl Caveat {
-    /// In a sentence.
+    /// Returns a sentence about it.
     #[must_use]
     pub fn sentence(self) -> String {
         match self {
@@ -270,7 +270,7 @@ impl Caveat {
         }
     }
 
-    /// What to do.
+    /// Returns what to do about it.
     #[must_use]
     pub fn advice(self) -> &'static str {
         match self {

@@ -1,13 +1,13 @@
-//! Trying what locks on a file system are worth, on a scratch file of our own.
+//! The subprocess that tests the locks of a file system, on a scratch file of its own.
 //!
-//! A process of its own does that, since a file system that does not answer keeps whoever asks it: a
-//! process can be left behind, a thread can't. It is this very program, started anew with
-//! [`ARGUMENT`] and a directory, and starts itself once more as the other process that a lock has to
-//! be in the way of ([`peer`]). It prints a line for each step as soon as that is done, and so tells
-//! how far it came even where it hangs.
+//! A file system that does not respond blocks every request to it. A subprocess can be abandoned
+//! then, a thread cannot. The subprocess is this very program, started again with [`ARGUMENT`] and
+//! a directory. It starts the program once more as its peer, the other process that a lock has to
+//! exclude ([`peer`]). It prints a line for each step as soon as that is done, and so reports its
+//! progress even if it hangs.
 //!
-//! The scratch file has a random name that begins with a dot, which no lock file has, and is removed
-//! at the end; also by a process that was left behind, as soon as it can.
+//! The scratch file has a random name that begins with a dot, which no lock file has. It is removed
+//! at the end; an abandoned subprocess removes it, too, as soon as it can.
 
 mod peer;
 mod scratch;
@@ -21,34 +21,34 @@ use std::process::ExitCode;
 
 use nix::errno::Errno;
 
-/// The first argument of the process that tries; the directory follows.
+/// The first argument of the subprocess; the directory follows.
 pub const ARGUMENT: &str = "--try-locks";
 
-/// What is tried, in this order.
+/// The steps, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// The directory is there and can be opened.
+    /// The directory exists and can be opened.
     Open,
-    /// A file can be made in it.
+    /// A file can be created in it.
     Make,
-    /// Two open files of one process are in each other's way.
+    /// Locks of two open files of one process conflict.
     Files,
-    /// Two processes are.
+    /// Locks of two processes conflict.
     Processes,
-    /// Locks of both kinds are, both ways.
+    /// OFD and POSIX locks conflict, both ways.
     Kinds,
-    /// What is unlocked or closed is free, and nothing else is.
+    /// A byte is free after an unlock or a close, and nothing else is.
     Free,
-    /// A shared lock can be strengthened, and an exclusive one weakened.
+    /// A shared lock can be upgraded, and an exclusive one downgraded.
     Change,
-    /// What is opened by a name is what the name stands for, and what replaced it is not.
+    /// A name leads to the file that was created or renamed to it, and to no replaced one.
     Names,
     /// The file can be removed.
     Remove,
 }
 
 impl Step {
-    /// All of them.
+    /// All steps.
     pub const ALL: [Self; 9] = [
         Self::Open,
         Self::Make,
@@ -61,7 +61,7 @@ impl Step {
         Self::Remove,
     ];
 
-    /// In a word.
+    /// Returns the name of the step.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -93,7 +93,7 @@ impl Step {
         }
     }
 
-    /// What is so where it passed.
+    /// Returns what is true if the step has passed.
     #[must_use]
     pub fn promise(self) -> &'static str {
         match self {
@@ -109,7 +109,7 @@ impl Step {
         }
     }
 
-    /// Whether it is about files and their names, and not about locks.
+    /// Whether it tests files and their names, and not locks.
     #[must_use]
     pub fn is_about_names(self) -> bool {
         matches!(self, Self::Names | Self::Remove)
@@ -120,37 +120,37 @@ impl Step {
     }
 }
 
-/// What came of a step.
+/// The outcome of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// As it has to be.
+    /// It passed.
     Passed,
-    /// A lock was in nobody's way, or in the wrong one's.
+    /// A lock did not conflict where it has to, or conflicted where it must not.
     Wrong(String),
-    /// The file system has no locks to give.
+    /// The file system does not support locks.
     NoLocks(Errno),
-    /// It failed at something else.
+    /// Another operation failed.
     Failed(Errno),
 }
 
-/// One line of what the process prints.
+/// One line of the output of the subprocess.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Line {
-    /// Which directory it has open, device and inode, and the number of the mount that it is on.
+    /// The directory that it has open, by device and inode, and the number of its mount.
     There(u64, u64, u64),
-    /// To whom the file belongs that it has made.
+    /// The owner of the file that it has created.
     Made(u32),
-    /// Whether the kernel lists a lock on the file as its own. On a FUSE mount it does so only where
-    /// it does not ask the server for locks (`fs/fuse/file.c`, `fuse_file_lock`).
+    /// Whether the kernel lists a lock on the file as its own. On a FUSE mount it does so only if
+    /// it does not send locks to the server (`fs/fuse/file.c`, `fuse_file_lock`).
     Kept(bool),
     /// A step is done.
     Done(Step, Outcome),
-    /// All of them are.
+    /// All steps are done.
     End,
 }
 
 impl Line {
-    /// Reads a line; `None` for what is none.
+    /// Parses a line; `None` if it is invalid.
     #[must_use]
     pub fn parse(line: &str) -> Option<Self> {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
@@ -185,7 +185,7 @@ impl Line {
 
     fn spelt(&self) -> String {
         let mut line = String::new();
-        // Writing to a String has no way to fail.
+        // Writing to a String cannot fail.
         let _ = match self {
             Self::There(dev, ino, mount) => writeln!(line, "there {dev} {ino} {mount}"),
             Self::Made(uid) => writeln!(line, "made {uid}"),
@@ -206,15 +206,16 @@ impl Line {
     }
 }
 
-/// Does what a process is for that was started to try locks. `None`: this is none.
+/// Runs the subprocess or its peer if the arguments request one of these; otherwise `None`.
 ///
-/// To be asked before anything else looks at the command line.
+/// Has to be called before any other use of the command line.
 #[must_use]
 pub fn main(arguments: &[OsString]) -> Option<ExitCode> {
     let [_, word, path] = arguments else { return None };
     let path = Path::new(path);
     if word == OsStr::new(ARGUMENT) {
-        // Who has stopped listening has given up; what was made is removed all the same.
+        // A write error means that the service has abandoned this process. The scratch file is
+        // removed all the same.
         steps::try_all(path, |line| {
             let _ = io::stdout().write_all(line.spelt().as_bytes());
         });

@@ -54,7 +54,7 @@ fn options_keep_locks_local() {
     }
 }
 
-/// A mount that says nothing, or whose type is not known, gets no promise.
+/// Tests that a mount without sufficient options, or of an unknown type, is "unknown".
 #[test]
 fn the_rest_is_unknown() {
     for (kind, options) in [
@@ -116,7 +116,7 @@ fn a_fuse_mount_is_judged_by_what_its_kernel_does() {
     }
     assert_eq!(of("virtiofs", "share", Some(true)), Reach::Local(Local::Lent));
     assert_eq!(of("virtiofs", "share", Some(false)), Reach::Unknown(Unknown::Lent));
-    // Other clients keep a copy of each lock here that the server has granted.
+    // Other clients keep a local copy of each lock that the server has granted.
     for kept in [None, Some(true), Some(false)] {
         let line = "22 21 0:30 / /mnt rw - nfs4 nas:/x rw,vers=4.2,local_lock=none";
         assert_eq!(assess_line(line, kept).reach, Reach::Shared);

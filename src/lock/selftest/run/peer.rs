@@ -1,4 +1,4 @@
-//! The other process that a lock has to be in the way of.
+//! The peer: the other process that a lock has to exclude.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -13,17 +13,17 @@ use nix::libc;
 use crate::lock::model::mode::Mode;
 use crate::lock::ofd;
 
-/// The first argument of the process; the file follows.
+/// The first argument of the peer; the file follows.
 pub(super) const ARGUMENT: &str = "--try-locks-rival";
 
-/// What the process may be asked for.
+/// A command for the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
-    /// A lock of our kind.
+    /// To acquire an OFD lock.
     Own(Mode),
-    /// A lock of virtlockd's kind, alone.
+    /// To acquire an exclusive POSIX lock, as virtlockd does.
     Posix,
-    /// That it closes the file.
+    /// To close the file.
     Close,
 }
 
@@ -43,7 +43,7 @@ impl Wish {
     }
 }
 
-/// The process, from the side of who tries.
+/// The peer, as seen from the process that performs the steps.
 pub(super) struct Rival {
     process: Child,
     talk: ChildStdin,
@@ -61,7 +61,7 @@ impl Rival {
         Ok(Self { process, talk, answers: BufReader::new(answers) })
     }
 
-    /// Whether it got what it was asked for.
+    /// Sends a command; returns whether it succeeded.
     pub(super) fn ask(&mut self, wish: Wish) -> Result<bool, Errno> {
         let mut asked = || -> io::Result<String> {
             self.talk.write_all(&[wish.letter()])?;
@@ -80,14 +80,14 @@ impl Rival {
 
 impl Drop for Rival {
     fn drop(&mut self) {
-        // It does as it was asked, and no more; if it hangs, so does who waits for it here, and he is
-        // left behind.
+        // The peer ends after its last command. If it hangs, this process hangs in the wait, and is
+        // abandoned by the service.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// What the process does, until nobody asks any more: for each letter it writes a line.
+/// Runs the peer until its input ends: it prints a line for each letter.
 pub(super) fn stand(file: &Path, wishes: impl BufRead, mut answers: impl Write) {
     let mut open = None;
     for letter in wishes.bytes().map_while(Result::ok) {

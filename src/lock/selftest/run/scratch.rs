@@ -1,4 +1,4 @@
-//! A file to try locks on, which nobody else knows of.
+//! A scratch file to test locks on, which no other program uses.
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -12,11 +12,11 @@ use uuid::Uuid;
 
 use crate::lock::path::open::same_node;
 
-/// How its name begins. No lock file's does: they are named by digests and ids, and what callers
-/// name themselves is not random.
+/// The prefix of its name. No lock file has it: these are named by digests and ids, and names that
+/// callers choose are not random.
 const PREFIX: &str = ".vmlockd-trial-";
 
-/// A directory in which something is tried.
+/// The directory of the self-test.
 pub(super) struct Place {
     fd: OwnedFd,
     path: PathBuf,
@@ -32,7 +32,8 @@ impl Place {
         fstat(&self.fd)
     }
 
-    /// The number of the mount that it is on, which the kernel knows without asking it.
+    /// Returns the number of its mount, which the kernel knows without a request to the file
+    /// system.
     pub(super) fn mount(&self) -> Option<u64> {
         let told = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd()));
         let told = told.ok()?;
@@ -41,7 +42,7 @@ impl Place {
     }
 }
 
-/// The file, until it is dropped.
+/// A scratch file, which is removed when it is dropped.
 pub(super) struct Scratch<'p> {
     place: &'p Place,
     name: String,
@@ -49,7 +50,7 @@ pub(super) struct Scratch<'p> {
 }
 
 impl<'p> Scratch<'p> {
-    /// Makes one, and tells whose it is.
+    /// Creates a scratch file; returns it with its owner.
     pub(super) fn make(place: &'p Place) -> Result<(Self, u32), Errno> {
         let name = format!("{PREFIX}{}", Uuid::new_v4().simple());
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
@@ -60,7 +61,7 @@ impl<'p> Scratch<'p> {
         Ok((scratch, owner))
     }
 
-    /// Opens it once more.
+    /// Opens it again.
     pub(super) fn open(&self) -> Result<File, Errno> {
         let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         openat(&self.place.fd, self.name.as_str(), flags, Permissions::empty()).map(File::from)
@@ -79,7 +80,7 @@ impl<'p> Scratch<'p> {
         }
     }
 
-    /// Takes the name of another, which is no more.
+    /// Renames it to the name of another scratch file, which it replaces.
     pub(super) fn replace(mut self, other: &Scratch<'_>) -> Result<(), Errno> {
         let (from, to) = (&self.place.fd, &other.place.fd);
         renameat(from, self.name.as_str(), to, other.name.as_str())?;
@@ -97,7 +98,8 @@ impl<'p> Scratch<'p> {
 impl Drop for Scratch<'_> {
     fn drop(&mut self) {
         if self.there {
-            // Whatever kept it from being made or locked may keep it from being removed.
+            // A file that could not be created or locked may fail to be removed for the same
+            // reason.
             let _ = self.remove();
         }
     }

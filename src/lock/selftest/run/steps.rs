@@ -1,4 +1,4 @@
-//! The steps of a trial.
+//! The steps of a self-test.
 
 use std::fs;
 use std::os::fd::AsRawFd as _;
@@ -31,7 +31,7 @@ impl From<Errno> for Trouble {
 }
 
 impl Trouble {
-    /// What a file system says that was asked for a lock.
+    /// Returns the trouble for an error of a lock operation.
     fn of_lock(errno: Errno) -> Self {
         match errno {
             Errno::ENOLCK
@@ -48,14 +48,14 @@ impl Trouble {
 type Tried = Result<(), Trouble>;
 type Attempt = fn(&Scratch<'_>) -> Tried;
 
-/// Tries all that can be tried in a directory, and tells each line as soon as it is true.
+/// Performs all steps in a directory, and reports each line as soon as it is known.
 pub(super) fn try_all(directory: &Path, mut tell: impl FnMut(&Line)) {
-    // Where one of the first can't be done, that is told, and the others have nothing to stand on.
+    // An error of one of the first steps is reported; the others depend on it and are skipped.
     let _ = try_in(directory, &mut tell);
     tell(&Line::End);
 }
 
-/// A step without which there is no other.
+/// The error of a step on which all others depend.
 struct Ended;
 
 fn try_in(directory: &Path, tell: &mut impl FnMut(&Line)) -> Result<(), Ended> {
@@ -100,21 +100,21 @@ impl From<Tried> for Outcome {
     }
 }
 
-/// A lock has to be had.
+/// Checks that a lock was granted.
 fn got(locked: Result<bool, Errno>, how: &'static str) -> Tried {
     if locked.map_err(Trouble::of_lock)? { Ok(()) } else { Err(Trouble::Wrong(how)) }
 }
 
-/// A lock must not be had.
+/// Checks that a lock was refused.
 fn refused(locked: Result<bool, Errno>, how: &'static str) -> Tried {
     if locked.map_err(Trouble::of_lock)? { Err(Trouble::Wrong(how)) } else { Ok(()) }
 }
 
-/// How long a server may take until it has heard that a file was closed.
+/// How long a server may take to process that a file was closed.
 const SETTLES: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// A lock has to be had that was given up. This process is here to wait, and nobody else does.
+/// Checks that a released lock can be acquired. Only this process waits for that.
 fn freed(mut lock: impl FnMut() -> Result<bool, Errno>, how: &'static str) -> Tried {
     let until = Instant::now() + SETTLES;
     loop {
@@ -127,7 +127,7 @@ fn freed(mut lock: impl FnMut() -> Result<bool, Errno>, how: &'static str) -> Tr
 }
 
 /// Returns whether the kernel lists a lock on the file as its own, in `proc_pid_fdinfo(5)`; `None`
-/// where that can't be read or no lock was granted.
+/// if that cannot be read or no lock was granted.
 fn kept(scratch: &Scratch<'_>) -> Result<Option<bool>, Errno> {
     let file = scratch.open()?;
     if !ofd::try_lock(&file, ALONE)? {
