@@ -1,13 +1,16 @@
 //! Floor 3: authorization of D-Bus calls.
 //!
-//! Read [`authorizer`] first: every call passes it. [`methods`] is the authorization table: every
-//! method with the polkit actions ([`action`]) that it may check; a method that is not in the table
-//! is refused. [`caller`] knows which user and process a bus name belongs to, and whether the
-//! client is still connected; it queries the bus through [`bus_driver`]. [`polkit`] is the only
-//! file that communicates with polkit.
+//! Read [`authorizer`] first: every call passes it. A call uses these files, in this order:
 //!
-//! [`identify`] identifies connections before their first call, with a [`check_queue`] of checks to
-//! polkit. [`lifeline_throttle`] limits how fast a user receives lifelines.
+//! 1. `identify`: the identification of its connection, with retries and a `check_queue` of checks
+//!    to polkit.
+//! 2. [`methods`]: the authorization table, which lists every method with the polkit actions
+//!    ([`action`]) that it may check. A method that is not in the table is refused.
+//! 3. [`caller`]: the user and process of its connection, and whether the client is still
+//!    connected. `bus_driver` queries the bus for both.
+//! 4. [`polkit`]: the check of an action. No other file communicates with polkit.
+//!
+//! `lifeline_throttle` limits how fast a user receives lifelines.
 
 pub mod action;
 pub mod authorizer;

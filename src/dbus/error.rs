@@ -1,8 +1,8 @@
 //! D-Bus errors, and the conversion of the errors of all floors to them. Every error is listed, so
 //! that none becomes `Failed` by default.
 //!
-//! An error that may name other users has a second text ([`redaction`]); the sending half of the
-//! connection chooses the text that the caller receives.
+//! An error that may name other users has a second text (`error::redaction`); the sending half of
+//! the connection chooses the text that the caller receives.
 
 pub(super) mod redaction;
 
