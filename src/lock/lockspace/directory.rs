@@ -19,7 +19,8 @@ use crate::lock::path::lookup;
 use crate::lock::path::open::{self, Links, same_node};
 use crate::lock::text::escape::shown_path;
 
-/// How lock files are opened: for both modes, and without side effects should one be no file.
+/// The flags for opening lock files: for both modes, and without side effects if one is not a
+/// regular file.
 const FLAGS: OFlag = OFlag::O_RDWR
     .union(OFlag::O_CLOEXEC)
     .union(OFlag::O_NOFOLLOW)
@@ -28,19 +29,19 @@ const FLAGS: OFlag = OFlag::O_RDWR
 
 /// A directory of lock files, checked and opened once.
 ///
-/// It stays the directory that was checked, whatever happens to its name.
+/// It remains the directory that was checked, even if its name changes.
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
-    /// Empty until it is first used, where nothing may be touched yet.
+    /// Empty until the first use, if nothing may be opened before.
     fd: OnceLock<OwnedFd>,
-    /// Whether it was said that holders can't be recorded in it.
+    /// Whether it was reported that holder records cannot be written in it.
     complained: AtomicBool,
 }
 
 impl Directory {
-    /// Makes a directory where none is, with those above it, and opens it: for whoever asks for
-    /// just that. What it is made in is checked before. `links`: what becomes of those on the way.
+    /// Creates a directory and its missing parents, and opens it, for an explicit request. The
+    /// existing parent is checked before. `links` is the treatment of symbolic links in the path.
     ///
     /// # Errors
     ///
@@ -53,16 +54,16 @@ impl Directory {
         Self::open(path)
     }
 
-    /// Removes the directory, if it is there still and nothing is in it. That something is mounted
-    /// on it keeps it, and is no error.
+    /// Removes the directory, if it still exists and is empty. If a file system is mounted on it,
+    /// it is kept, without an error.
     ///
     /// # Errors
     ///
-    /// [`Error::System`]: `ENOTEMPTY`, and what else keeps it from being removed.
+    /// [`Error::System`]: `ENOTEMPTY`, and other errors of removing it.
     pub fn remove(&self) -> Result<(), Error> {
         match self.is_there() {
             Ok(true) => {}
-            // Whatever its path leads to by now was never ours.
+            // The file that its path leads to by now never belonged to this lockspace.
             Ok(false) | Err(Error::System { errno: Errno::ENOENT | Errno::ENOTDIR, .. }) => {
                 return Ok(());
             }
@@ -83,29 +84,31 @@ impl Directory {
         }
     }
 
-    /// Opens and checks a directory. It is not created: on shared storage that is not mounted
-    /// yet, an empty directory in its place would lock nothing.
+    /// Opens and checks a directory. It is not created: on shared storage that is not mounted yet,
+    /// locks in an empty directory in its place would exclude no other host.
     ///
     /// # Errors
     ///
-    /// [`Error::Lockspace`] where it is missing, read-only, or where somebody else than root (or
-    /// the service's own user) could exchange it or its files.
+    /// [`Error::Lockspace`] if it is missing, read-only, or if another user than root (or the
+    /// service's own user) could exchange it or its files.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let directory = Self::unopened(path);
         directory.fd()?;
         Ok(directory)
     }
 
-    /// A directory that is checked and opened when it is first used: its storage may be dead, and
-    /// nothing that starts the service again may wait for that.
+    /// Returns a directory that is checked and opened on its first use: its storage may be dead,
+    /// and a restart of the service must not wait for that.
     #[must_use]
     pub fn unopened(path: &Path) -> Self {
         Self { path: path.to_owned(), fd: OnceLock::new(), complained: AtomicBool::new(false) }
     }
 
+    /// Opens the directory on its first use.
+    ///
     /// # Errors
     ///
-    /// As for [`Self::open`], for one that was not opened yet.
+    /// As for [`Self::open`].
     fn fd(&self) -> Result<BorrowedFd<'_>, Error> {
         if let Some(fd) = self.fd.get() {
             return Ok(fd.as_fd());
@@ -114,11 +117,11 @@ impl Directory {
         Ok(self.fd.get_or_init(|| opened).as_fd())
     }
 
-    /// Which directory it is: device and inode.
+    /// Returns the device and inode of the directory.
     ///
     /// # Errors
     ///
-    /// As for [`Self::open`], and what `fstat(2)` says.
+    /// As for [`Self::open`], and errors of `fstat(2)`.
     pub fn node(&self) -> Result<(u64, u64), Error> {
         let failed = |errno| Error::system("stat", shown_path(&self.path), errno);
         let stat = fstat(self.fd()?).map_err(failed)?;
@@ -129,43 +132,43 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// As for [`Self::open`], and what `stat(2)` says.
+    /// As for [`Self::open`], and errors of `stat(2)`.
     pub fn is_there(&self) -> Result<bool, Error> {
         let failed = |errno| Error::system("stat", shown_path(&self.path), errno);
         let there = nix::sys::stat::stat(&self.path).map_err(failed)?;
         Ok(self.node()? == (there.st_dev, there.st_ino))
     }
 
-    /// Whether it is to be said that holders can't be recorded in it: the first time only.
+    /// Whether to report that holder records cannot be written in it: true only the first time.
     pub(in crate::lock) fn complain(&self) -> bool {
         !self.complained.swap(true, Ordering::Relaxed)
     }
 
-    /// Where it was when it was opened.
+    /// Returns its path when it was opened.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The path of one of its lock files.
+    /// Returns the path of one of its lock files.
     #[must_use]
     pub fn path_of(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Opens a lock file, created empty if it is missing, as a description of our own.
+    /// Opens a lock file, created empty if it is missing, with an open file description of its own.
     ///
     /// # Errors
     ///
-    /// [`Error::System`] with what `openat2(2)` says, links of all kinds refused; `EINVAL` where a
-    /// node of another type lies there.
+    /// [`Error::System`] with the errors of `openat2(2)`, which refuses links of all kinds;
+    /// `EINVAL` for a node of another type.
     pub fn open_file(&self, name: &str) -> Result<File, Error> {
         let owner_only = Permissions::S_IRUSR | Permissions::S_IWUSR;
         Self::open_with(self.fd()?, name, FLAGS | OFlag::O_CREAT, owner_only)
             .map_err(|errno| self.failed("open lock file", name, errno))
     }
 
-    /// Opens a lock file that is there already; `None` where there is none.
+    /// Opens an existing lock file; `None` if there is none.
     ///
     /// # Errors
     ///
@@ -193,12 +196,12 @@ impl Directory {
         if kind == SFlag::S_IFREG { Ok(file) } else { Err(Errno::EINVAL) }
     }
 
-    /// Whether a name still leads to the file that is open: somebody may have removed it between
-    /// our opening and our locking.
+    /// Whether a name still leads to the open file: another process may have removed it between the
+    /// open and the lock.
     ///
     /// # Errors
     ///
-    /// What looking says, but for a missing name: that is a plain no.
+    /// Errors of examining it, except for a missing name: the result is then false.
     pub fn still_names(&self, name: &str, file: &File) -> Result<bool, Error> {
         let there = match fstatat(self.fd()?, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(there) => fstat(file.as_fd()).map(|open| same_node(&there, &open)),
@@ -208,18 +211,18 @@ impl Directory {
         there.map_err(|errno| self.failed("stat lock file", name, errno))
     }
 
-    /// Removes a lock file. Only for who holds it exclusively.
+    /// Removes a lock file. Only for a caller that holds it exclusively.
     ///
     /// # Errors
     ///
-    /// [`Error::System`] with what `unlinkat(2)` says.
+    /// [`Error::System`] with the errors of `unlinkat(2)`.
     pub fn remove_file(&self, name: &str) -> Result<(), Error> {
         unlinkat(self.fd()?, name, UnlinkatFlags::NoRemoveDir)
             .map_err(|errno| self.failed("remove lock file", name, errno))
     }
 }
 
-/// Makes what is missing of a path, for its owner alone.
+/// Creates the missing components of a path, accessible to their owner only.
 fn make_missing(path: &Path, links: Links) -> Result<(), String> {
     let there = path.ancestors().find(|step| step.symlink_metadata().is_ok());
     if let (Some(there), Links::Refuse) = (there, links) {
@@ -256,20 +259,20 @@ fn check_and_open(path: &Path) -> Result<OwnedFd, Error> {
     Ok(fd)
 }
 
-/// What a directory is checked for.
+/// The role of a directory in a check.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
-    /// Lock files are to lie in it.
+    /// It contains lock files.
     Lockspace,
-    /// It leads to one.
+    /// It is a parent of one that does.
     OnTheWay,
 }
 
-/// Checks that nobody but root and ourselves can exchange the directory or anything on the way.
+/// Checks that only root and the service's user can exchange the directory or one of its parents.
 ///
-/// Both the way as configured and the way after all links are walked. A sticky directory like
-/// `/tmp` is fine on the way (what lies in it belongs to root, so others can't rename it), but not
-/// as the lockspace itself, where others could put files.
+/// The path as configured and the path after resolving all links are both checked. A sticky
+/// directory like `/tmp` is accepted as a parent (what is in it belongs to root, so other users
+/// cannot rename it), but not as the lockspace itself, where other users could create files.
 fn check_trusted(path: &Path, part: Part) -> Result<(), String> {
     let real = fs::canonicalize(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => "does not exist (create it with mkdir -m 0700)".to_owned(),
@@ -361,7 +364,7 @@ mod tests {
         let refused = space.remove().unwrap_err();
         assert!(matches!(refused, Error::System { errno: Errno::ENOTEMPTY, .. }), "{refused}");
         space.remove_file("a").unwrap();
-        // Another one in its place is none of ours.
+        // Another directory in its place does not belong to the lockspace.
         fs::rename(&path, dir.path().join("aside")).unwrap();
         fs::create_dir(&path).unwrap();
         space.remove().unwrap();

@@ -1,5 +1,5 @@
-//! A lock file that is asked for by its name in a lockspace, whatever it may stand for: what
-//! virtlockd's clients name where they don't name the disk itself.
+//! A lock file that is requested by its name in a lockspace, with any meaning: virtlockd's clients
+//! request such keys if they do not name the disk itself.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::lock::text::escape::shown;
 /// The longest name of a file (`NAME_MAX`).
 const NAME_MAX: usize = 255;
 
-/// A file in a lockspace that is to be locked.
+/// A file in a lockspace that can be locked.
 #[derive(Debug, Clone)]
 pub struct Key {
     lockspace: Lockspace,
@@ -31,13 +31,12 @@ pub struct Key {
 }
 
 impl Key {
-    /// A key in a lockspace that has a directory. With `fleeting` its file is made where it is
-    /// missing, and removed with its last lock. Whoever asks may have it in either mode.
+    /// Returns a key in a lockspace that has a directory. If `fleeting`, its file is created if it
+    /// is missing, and removed with its last lock. The caller has access in either mode.
     ///
     /// # Errors
     ///
-    /// [`Error::BadKey`] where the name is none of a single file; what [`Lockspace`]s are
-    /// refused with.
+    /// [`Error::BadKey`] if the name is not that of a single file; the errors of [`Lockspace`]s.
     pub fn new(lockspace: Lockspace, name: &str, fleeting: bool) -> Result<Self, Error> {
         check_key(name)?;
         let Some(directory) = lockspace.directory() else {
@@ -52,53 +51,54 @@ impl Key {
         Ok(Self { lockspace, name, fleeting, identity, path, resource, write_shown: true })
     }
 
-    /// The same for one who may have it in one mode, and is to be asked again before it is another.
+    /// Returns the same key for a caller that has access in the requested mode only; another mode
+    /// needs another check.
     #[must_use]
     pub fn for_one_mode(self) -> Self {
         Self { write_shown: false, ..self }
     }
 
-    /// The lockspace.
+    /// Returns the lockspace.
     #[must_use]
     pub fn lockspace(&self) -> &Lockspace {
         &self.lockspace
     }
 
-    /// The name in it.
+    /// Returns the name in it.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether its file comes and goes with its locks.
+    /// Whether its file is created and removed with its locks.
     #[must_use]
     pub fn is_fleeting(&self) -> bool {
         self.fleeting
     }
 
-    /// How it is spelt as a resource: `lease:<directory>/<name>`.
+    /// Returns its name as a resource: `lease:<directory>/<name>`.
     #[must_use]
     pub fn resource(&self) -> String {
         self.resource.clone()
     }
 
-    /// What it is.
+    /// Returns its identity.
     #[must_use]
     pub fn identity(&self) -> Identity {
         self.identity
     }
 
-    /// The path of its file.
+    /// Returns the path of its file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Opens its file, which has to be there.
+    /// Opens its file, which has to exist.
     ///
     /// # Errors
     ///
-    /// [`Error::Missing`], and what opening says.
+    /// [`Error::Missing`], and errors of opening.
     pub fn find_file(&self) -> Result<File, Error> {
         let Some(directory) = self.lockspace.directory() else {
             return Err(Error::not_lockable(&self.resource, "it is in no lockspace"));
@@ -106,7 +106,7 @@ impl Key {
         directory.find_file(&self.name)?.ok_or_else(|| Error::missing(&self.resource))
     }
 
-    /// What the table is told of it.
+    /// Returns the key as the table stores it.
     #[must_use]
     pub fn want(&self, mode: Mode) -> Want {
         Want {
@@ -125,7 +125,7 @@ impl Key {
     }
 }
 
-/// How a key is spelt as a resource. Touches no file.
+/// Returns the name of a key as a resource. Opens no file.
 ///
 /// # Errors
 ///
@@ -135,7 +135,7 @@ pub fn resource_of(directory: &Directory, name: &str) -> Result<String, Error> {
     Ok(spelt(directory.path(), name))
 }
 
-/// Returns the number by which an identity tells keys of one directory apart: the beginning of the
+/// Returns the number that distinguishes keys of one directory in an identity: the beginning of the
 /// SHA-256 of the name.
 #[must_use]
 pub fn digest_of(name: &str) -> u64 {
@@ -143,7 +143,7 @@ pub fn digest_of(name: &str) -> u64 {
     digest.iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte))
 }
 
-/// Checks the name of a key: one that could leave its lockspace is none.
+/// Checks the name of a key: it must not lead out of its lockspace.
 ///
 /// # Errors
 ///

@@ -1,9 +1,10 @@
-//! From a resource to the file whose byte is locked.
+//! Lockspaces: they map a resource to the file whose byte is locked.
 //!
-//! Directly the disk itself; or a file in a directory that hosts share, named by the UUID of a logical
-//! volume, the id of a SCSI disk, or the SHA-256 of the disk's path, as libvirt's lockd plugin names it
-//! (`src/locking/lock_driver_lockd.c`), so that virtlockd and vmlockd on different hosts meet. Which
-//! of them it is for a disk, [`crate::lock::resolve::lock_file`] tells.
+//! That file is the disk itself; or a file in a directory that hosts share, named by the UUID of a
+//! logical volume, the id of a SCSI disk, or the SHA-256 of the disk's path. libvirt's lockd plugin
+//! uses the same names (`src/locking/lock_driver_lockd.c`), so that locks of virtlockd and vmlockd
+//! on different hosts conflict. [`crate::lock::resolve::lock_file`] selects one of these for a
+//! disk.
 
 pub mod directory;
 pub mod key;
@@ -22,30 +23,30 @@ use crate::lock::request::Asked;
 
 pub use crate::lock::lockspace::directory::Directory;
 
-/// The rules in force: which lockspace serves which resource.
+/// The configured lockspaces of disks.
 #[derive(Debug, Clone, Default)]
 pub struct Lockspaces {
-    /// Where lock files of disks are; `None`: the disks themselves are locked.
+    /// The directory of lock files of disks; `None`: the disks themselves are locked.
     pub file: Option<Arc<Directory>>,
-    /// Where lock files of logical volumes are; `None`: they are disks like any other.
+    /// The directory of lock files of logical volumes; `None`: they are locked as other disks are.
     pub lvm: Option<Arc<Directory>>,
-    /// The same for SCSI disks.
+    /// The directory of lock files of SCSI disks; `None`: they are locked as other disks are.
     pub scsi: Option<Arc<Directory>>,
-    /// This host, as the records of its holders name it; `None` where nothing tells it from others.
+    /// This host, as holder records name it; `None` if it has no unique id.
     pub host: Option<Arc<Host>>,
-    /// Which holders are recorded.
+    /// The locks for which holder records are written.
     pub recording: Recording,
 }
 
 impl Lockspaces {
-    /// Those that are configured, in the order in which a directory is looked for.
+    /// Returns the configured lockspaces, in the order in which a directory is searched for.
     pub fn configured(&self) -> impl Iterator<Item = Lockspace> {
         let file = self.file.clone().map(Lockspace::File);
         let lvm = self.lvm.clone().map(Lockspace::Lvm);
         file.into_iter().chain(lvm).chain(self.scsi.clone().map(Lockspace::Scsi))
     }
 
-    /// Puts another directory in the place of one that is configured.
+    /// Replaces the directory of a configured lockspace by the same directory, opened again.
     pub fn renew(&mut self, kind: LockspaceKind, directory: &Arc<Directory>) {
         let place = match kind {
             LockspaceKind::File => &mut self.file,
@@ -53,14 +54,14 @@ impl Lockspaces {
             LockspaceKind::Scsi => &mut self.scsi,
             LockspaceKind::Direct | LockspaceKind::Lease(_) => return,
         };
-        // Another may have been configured meanwhile.
+        // Another directory may have been configured meanwhile.
         if place.as_ref().is_some_and(|there| there.path() == directory.path()) {
             *place = Some(Arc::clone(directory));
         }
     }
 }
 
-/// A rule from resource to lock file.
+/// A rule that maps a resource to a lock file.
 #[derive(Debug, Clone)]
 pub enum Lockspace {
     /// The disk is its own lock file.
@@ -71,12 +72,12 @@ pub enum Lockspace {
     Lvm(Arc<Directory>),
     /// `<directory>/<id of the SCSI disk>`.
     Scsi(Arc<Directory>),
-    /// `<directory>/<key>`, one of several, numbered.
+    /// `<directory>/<key>`, one of several, by its number.
     Lease(u32, Arc<Directory>),
 }
 
 impl Lockspace {
-    /// Its name on the bus.
+    /// Returns its kind.
     #[must_use]
     pub fn kind(&self) -> LockspaceKind {
         match self {
@@ -88,13 +89,13 @@ impl Lockspace {
         }
     }
 
-    /// What has to be asked about its lock files.
+    /// Returns the file system that has to be queried for its lock files.
     #[must_use]
     pub fn asks(&self) -> Option<Asked<'_>> {
         self.directory().map(|directory| Asked::path(directory.path()))
     }
 
-    /// Where its lock files are; `None` where the disks are their own.
+    /// Returns the directory of its lock files; `None` if the disks are their own.
     #[must_use]
     pub fn directory(&self) -> Option<&Arc<Directory>> {
         match self {
@@ -107,7 +108,7 @@ impl Lockspace {
     }
 }
 
-/// Which of the lockspaces, without what it needs to work.
+/// The kind of a lockspace, without its directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LockspaceKind {
     /// The disk is its own lock file.
@@ -123,13 +124,13 @@ pub enum LockspaceKind {
 }
 
 impl LockspaceKind {
-    /// How the names of the numbered ones begin.
+    /// The prefix of the names of leases' lockspaces; the number follows.
     const LEASE: &str = "lease_";
 
-    /// Those of which there is one each, where it is configured.
+    /// The kinds of which there is at most one lockspace each, by configuration.
     pub const CONFIGURED: [Self; 3] = [Self::File, Self::Lvm, Self::Scsi];
 
-    /// The one of this kind in a directory.
+    /// Returns the lockspace of this kind in a directory.
     #[must_use]
     pub fn lockspace(self, directory: Arc<Directory>) -> Lockspace {
         match self {
@@ -141,7 +142,7 @@ impl LockspaceKind {
         }
     }
 
-    /// The last part of its object path.
+    /// Returns the last component of its object path.
     #[must_use]
     pub fn name(self) -> Cow<'static, str> {
         match self {
@@ -153,7 +154,7 @@ impl LockspaceKind {
         }
     }
 
-    /// The one of that name.
+    /// Returns the kind with this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         match name {
@@ -165,25 +166,25 @@ impl LockspaceKind {
         }
     }
 
-    /// Whether it is the configuration that names it.
+    /// Whether its directory comes from the configuration.
     #[must_use]
     pub fn is_configured(self) -> bool {
         Self::CONFIGURED.contains(&self)
     }
 
-    /// Whether its lock files are files of their own, beside the disks.
+    /// Whether its lock files are separate files beside the disks.
     #[must_use]
     pub fn has_files(self) -> bool {
         self != Self::Direct
     }
 }
 
-/// The name of a path's lock file: its SHA-256 in lower-case hex.
+/// Returns the name of a path's lock file: its SHA-256 in lower-case hex.
 #[must_use]
 pub fn hashed_name(path: &Path) -> String {
     let digest = Sha256::digest(path.as_os_str().as_bytes());
     digest.iter().fold(String::with_capacity(64), |mut name, byte| {
-        // Writing to a String has no way to fail.
+        // Writing to a String cannot fail.
         let _ = write!(name, "{byte:02x}");
         name
     })

@@ -1,9 +1,10 @@
-//! Which lockspace serves a disk, and what its lock files are called there.
+//! Selects the lockspace and the lock files of a disk.
 //!
-//! The order is that of libvirt's lockd plugin (`src/locking/lock_driver_lockd.c`), so that hosts with
-//! virtlockd and hosts with vmlockd agree: under `/dev` the UUID of a logical volume, then the id of a
-//! SCSI disk, each where there is a lockspace for it; then the hash of the path; then the disk
-//! itself. What has no UUID, or no id, goes on to the next.
+//! The order is that of libvirt's lockd plugin (`src/locking/lock_driver_lockd.c`), so that hosts
+//! with virtlockd and hosts with vmlockd agree: for a disk under `/dev` the UUID of a logical
+//! volume, then the id of a SCSI disk, each if a lockspace for it exists; then the hash of the
+//! path; then the disk itself. A disk without a UUID, or without an id, is matched against the next
+//! rule.
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -15,31 +16,32 @@ use crate::lock::model::identity::Identity;
 use crate::lock::request::Asked;
 use crate::lock::resolve::scsi_id;
 
-/// How the lock files of a disk are found.
+/// The way in which the lock files of a disk are found.
 #[derive(Debug, Clone)]
 pub enum Naming {
-    /// By the rules in force.
+    /// By the configured rules.
     Rules(Lockspaces),
     /// The disk is its own lock file, whatever the rules.
     Direct,
-    /// They were found before: these, in this lockspace.
+    /// They are known already: these names in this lockspace.
     Known(Lockspace, Vec<String>),
 }
 
-/// A disk that was found, as far as its lock files depend on it.
+/// The properties of a disk that determine its lock files.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::lock) struct Disk<'d> {
-    /// Its name, for people.
+    /// Its name, for display.
     pub(in crate::lock) name: &'d str,
-    /// The path as given, and without links and detours; none where it came as a descriptor whose
-    /// name leads elsewhere from here.
+    /// The path as given, and without links and detours; `None` for a descriptor whose name leads
+    /// elsewhere for the service.
     pub(in crate::lock) path: Option<(&'d Path, &'d Path)>,
     pub(in crate::lock) pin: BorrowedFd<'d>,
     pub(in crate::lock) identity: Identity,
 }
 
 impl Naming {
-    /// What has to be asked about lock files, of a disk that may be a device or can't be one.
+    /// Returns the file systems that have to be queried about lock files of a disk; `may_be_device`
+    /// is whether the disk may be a device.
     pub(in crate::lock) fn asks(&self, may_be_device: bool) -> Vec<Asked<'_>> {
         match self {
             Self::Rules(Lockspaces { file, lvm, scsi, .. }) => {
@@ -55,12 +57,12 @@ impl Naming {
         }
     }
 
-    /// The lockspace that serves a disk, and the names of its lock files in there; none where the disk
+    /// Returns the lockspace of a disk, and the names of its lock files in there; none if the disk
     /// itself is locked.
     ///
     /// # Errors
     ///
-    /// [`Error::NotLockable`] where they can't be told.
+    /// [`Error::NotLockable`] if they are unknown.
     pub(in crate::lock) fn of(self, disk: Disk<'_>) -> Result<(Lockspace, Vec<String>), Error> {
         let rules = match self {
             Self::Rules(rules) => rules,
@@ -85,13 +87,13 @@ pub(in crate::lock) fn is_below_dev(given: &Path) -> bool {
     given.starts_with("/dev")
 }
 
-/// The same for what is known by more than its name.
+/// Returns the lockspace and lock files of a device that has a UUID or an id.
 fn of_device(
     rules: &Lockspaces,
     disk: Disk<'_>,
 ) -> Result<Option<(Lockspace, Vec<String>)>, Error> {
     let Identity::Block { dev, .. } = disk.identity else { return Ok(None) };
-    // By the name that was given, as libvirt goes; a device without one is one all the same.
+    // By the given name, as libvirt does: a device with another name counts as a plain disk.
     if disk.path.is_some_and(|(given, _)| !is_below_dev(given)) {
         return Ok(None);
     }
@@ -112,12 +114,12 @@ fn of_device(
     Ok(None)
 }
 
-/// The names of the lock files: that of the path as given, which other hosts go by; and for a
-/// regular file that of its canonical path, so that its aliases meet on other hosts too. Never the
-/// latter for devices: `/dev/sda` is another disk on another host.
+/// Returns the names of the lock files: that of the path as given, which other hosts use; and for a
+/// regular file that of its canonical path, so that its aliases conflict on other hosts too. A
+/// device never gets the latter: `/dev/sda` is another disk on another host.
 fn hashed_names(given: &Path, canonical: &Path, identity: &Identity) -> Vec<String> {
     let mut names = vec![hashed_name(given)];
-    // As bytes: to `Path`'s own comparison "//a/./b" and "/a/b" are one, to a digest they are two.
+    // Compared as bytes: `Path` considers "//a/./b" and "/a/b" equal, but their digests differ.
     if given.as_os_str() != canonical.as_os_str() && matches!(identity, Identity::Inode { .. }) {
         names.push(hashed_name(canonical));
     }
@@ -142,7 +144,7 @@ mod tests {
         }
     }
 
-    /// What becomes of a file or a device that is neither volume nor SCSI disk.
+    /// Returns the result for a file or a device that is neither a volume nor a SCSI disk.
     fn kind(
         path: Option<&str>,
         identity: Identity,

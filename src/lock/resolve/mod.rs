@@ -1,4 +1,4 @@
-//! The first request of an acquisition: from what the caller says to what it is.
+//! Resolution of a request: from the name or descriptor of the caller to the disk.
 
 pub mod lock_file;
 pub mod name_state;
@@ -31,32 +31,32 @@ use crate::lock::resolve::view::FileId;
 use crate::lock::text::escape::spelt_path;
 use lock_file::Naming;
 
-/// What a passed descriptor is called in errors.
+/// The name of a passed descriptor in errors.
 const PASSED: &str = "the descriptor's file";
 
-/// What a caller says: a name or an open file.
+/// What a caller requests: a name or an open file.
 #[derive(Debug)]
 pub enum Wanted {
-    /// The disk of that name.
+    /// The disk with this name.
     Path(DiskPath),
     /// The disk that this descriptor has open.
     File(Received, Sender),
 }
 
-/// Finds out what is wanted. Opens no disk, creates nothing.
+/// A request to find a disk. Opens no disk, creates nothing.
 #[derive(Debug)]
 pub struct Resolve {
-    /// What the caller says.
+    /// What the caller requests.
     pub wanted: Wanted,
-    /// How its lock files are found.
+    /// The way in which its lock files are found.
     pub naming: Naming,
-    /// What becomes of links in a name.
+    /// The treatment of symbolic links in a name.
     pub links: Links,
 }
 
 impl Resolve {
-    /// Returns the same request for another lookup; `None` for an open file, which is what is wanted
-    /// whatever its name leads to later.
+    /// Returns the same request for another lookup; `None` for an open file, since the request
+    /// means that file wherever its name leads later.
     #[must_use]
     pub fn again(&self) -> Option<Self> {
         match &self.wanted {
@@ -69,40 +69,40 @@ impl Resolve {
     }
 }
 
-/// A disk that was found, pinned by a descriptor until it is locked or given up.
+/// A disk that was found. A descriptor pins it until it is locked or dropped.
 #[derive(Debug)]
 pub struct Target {
-    /// Its name: as given to the letter, or what a descriptor's name was proven to be, or
-    /// `fd:<identity>`.
+    /// Its name: exactly as given, or the proven name of a descriptor, or `fd:<identity>`.
     pub name: String,
     /// The name without links and detours.
     pub canonical: Option<String>,
-    /// What it really is.
+    /// Its identity.
     pub identity: Identity,
-    /// What it lies on.
+    /// The layers below it.
     pub(super) stack: Stack,
-    /// The devices that the file systems of its files are on.
+    /// The devices below the file systems of its files.
     pub(super) devices: Devices,
-    /// Who owns the file.
+    /// The owner of the file.
     pub uid: u32,
-    /// What the caller showed by an open descriptor; `None` if he only named the disk.
+    /// The access that the caller has shown by an open descriptor; `None` if it only named the
+    /// disk.
     pub shown: Option<Access>,
-    /// Whether the disk is on FUSE, where any user's process may answer or never answer; or perhaps
-    /// on something that stands on it, mounted where only the caller sees it.
+    /// Whether the disk is on FUSE, where a process of any user may answer or never answer; also
+    /// for a file system that may lie on FUSE and is mounted only in the caller's namespace.
     pub fuse: bool,
-    /// The lockspace that serves it.
+    /// The lockspace of the disk.
     pub lockspace: Lockspace,
-    /// The lock files' names in the lockspace's directory; none where the disk itself is locked.
+    /// The lock files' names in the lockspace's directory; none if the disk itself is locked.
     pub(super) files: Vec<String>,
     /// A path that must still lead to the disk once it is locked.
     pub(super) path: Option<PathBuf>,
-    /// The disk itself, to be opened through.
+    /// An `O_PATH` descriptor of the disk, through which it is opened.
     pub(super) pin: OwnedFd,
-    /// What it looked like.
+    /// Its status when it was found.
     pub(super) stat: FileStat,
 }
 
-/// How a descriptor was opened.
+/// The access mode of a descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// For reading only.
@@ -112,13 +112,13 @@ pub enum Access {
 }
 
 impl Target {
-    /// The path that leads to it; none for a descriptor whose name leads elsewhere from here.
+    /// Returns its path; `None` for a descriptor whose name leads elsewhere for the service.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
     }
 
-    /// Returns what tells whether another name leads to the same file.
+    /// Returns the id that shows whether another name leads to the same file.
     #[must_use]
     pub fn file_id(&self) -> FileId {
         FileId::of(&self.stat)
@@ -128,7 +128,7 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// What looking the path up fails with, except for a path that leads nowhere.
+    /// Errors of looking the path up, except for a path that leads nowhere.
     pub fn is_named(&self) -> Result<bool, Errno> {
         let Some(path) = &self.path else { return Ok(true) };
         let there = match open::locate(path, Links::Follow) {
@@ -136,11 +136,11 @@ impl Target {
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(false),
             Err(errno) => return Err(errno),
         };
-        // A block device may have another disk behind the same node.
+        // Another block device may be behind the same node.
         Ok(open::same_node(&there, &self.stat) && Identity::of(&there) == Some(self.identity))
     }
 
-    /// The paths of the files whose byte will be locked; the first is the one shown.
+    /// Returns the paths of the files whose byte will be locked; the first is the displayed one.
     #[must_use]
     pub fn lock_files(&self) -> Vec<PathBuf> {
         match self.lockspace.directory() {
@@ -149,13 +149,13 @@ impl Target {
         }
     }
 
-    /// What has to be asked about it.
+    /// Returns the file systems that have to be queried for it.
     #[must_use]
     pub fn asks(&self) -> Vec<Asked<'_>> {
         [Asked::File(self.pin.as_fd())].into_iter().chain(self.lockspace.asks()).collect()
     }
 
-    /// What the table is told of it.
+    /// Returns the disk as the table stores it.
     #[must_use]
     pub fn want(&self, mode: Mode) -> Want {
         Want {
@@ -193,7 +193,7 @@ impl Work for Resolve {
 }
 
 impl Resolve {
-    /// Performs the request, and takes what the kernel says about block devices from `host`.
+    /// Performs the request with the state of block devices in `host`.
     ///
     /// # Errors
     ///
@@ -206,7 +206,7 @@ impl Resolve {
     }
 }
 
-/// Finds out which disk a descriptor has open, whatever it was opened for.
+/// A request for the identity of the disk that a descriptor has open, in any access mode.
 #[derive(Debug)]
 pub struct Identify(pub Received);
 
@@ -245,7 +245,7 @@ fn by_path(
         ),
         errno => Error::system("find", &name, errno),
     })?;
-    // The kernel's name of what we located ourselves, in our own namespace: nobody forged that.
+    // The kernel's name of a file that the service located in its own namespace cannot be forged.
     let canonical = open::name_of(pin.as_fd())
         .map_err(|errno| Error::system("find the canonical name of", &name, errno))?;
     target(name, Some((path.as_path(), canonical)), pin, None, naming, host)
@@ -259,13 +259,15 @@ fn by_descriptor(
 ) -> Result<Target, Error> {
     let access = access(file.as_fd())?;
     let passed::Proven { name, local } = passed::prove(file.as_fd(), sender)?;
-    // What is kept is no copy of what was passed: to close that may take as long as its sender likes.
+    // The pin is no copy of the passed descriptor: closing a copy may take as long as its sender
+    // chooses.
     let pin = open::pin(file.as_fd()).map_err(|errno| Error::system("open", PASSED, errno))?;
     if local {
         file.close();
     }
     let (stat, identity) = open::examine(pin.as_fd(), PASSED)?;
-    // The name is the sender's word until it is seen to lead to the same file from here.
+    // The sender may have forged the name. It is used only if it leads to the same file for the
+    // service.
     let name = name.filter(|name| open::leads_to(name, &stat).unwrap_or(false));
     match name {
         Some(path) => {
@@ -308,7 +310,8 @@ fn target(
     })
 }
 
-/// What a descriptor proves: one opened with `O_PATH` or for writing only proves nothing we need.
+/// Returns the access that a descriptor proves. One opened with `O_PATH` or for writing only does
+/// not prove read access, and is refused.
 fn access(fd: BorrowedFd<'_>) -> Result<Access, Error> {
     let refuse = |why: &str| Err(Error::not_lockable(PASSED, why));
     let flags = fcntl(fd, FcntlArg::F_GETFL)

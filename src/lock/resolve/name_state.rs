@@ -1,8 +1,8 @@
-//! What has become of the name by which a disk was locked.
+//! The present state of the name by which a disk was locked.
 //!
 //! A lock is on the file that had the name when it was granted, and stays there: that is the file
-//! that its virtual machine has open. The name may lead to another file by now (a rename, a link
-//! that was switched) or to none.
+//! that the VM has open. The name may lead to another file by now (a rename, a link that was
+//! switched) or to none.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ use crate::lock::model::lock::Want;
 use crate::lock::path::open::{self, Links};
 use crate::lock::request::{Asked, Work};
 
-/// Where a name leads that was given to a lock's disk.
+/// Where the name of a locked disk leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NameState {
     /// To the disk.
@@ -26,7 +26,7 @@ pub enum NameState {
 }
 
 impl NameState {
-    /// The word used on the bus; `None` where nothing has changed.
+    /// Returns the word used on D-Bus; `None` if nothing has changed.
     #[must_use]
     pub fn as_str(self) -> Option<&'static str> {
         match self {
@@ -37,7 +37,7 @@ impl NameState {
     }
 }
 
-/// Looks up the name of a disk that was located before.
+/// A request to look up the name of a disk that was located before.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CheckName {
     path: PathBuf,
@@ -45,7 +45,7 @@ pub struct CheckName {
 }
 
 impl CheckName {
-    /// The check for what was asked for; `None` for what has no name, and for leases.
+    /// Returns the check for a resource; `None` for one without a name, and for leases.
     #[must_use]
     pub fn new(want: &Want) -> Option<Self> {
         let path = want.path.clone().filter(|_| !want.is_lease())?;
@@ -54,7 +54,7 @@ impl CheckName {
 }
 
 impl Work for CheckName {
-    /// `None` where it can't be told.
+    /// `None` if it is unknown.
     type Answer = Option<NameState>;
 
     fn asks(&self) -> Vec<Asked<'_>> {

@@ -1,21 +1,21 @@
-//! Finds out what a locked disk lies on by now.
+//! Determines the present layers below a locked disk.
 //!
-//! The table compares what was found when a lock was asked for. A loop device can be set up anew, or
-//! get another offset or size limit, while it is locked, and a file of an overlay that is locked in
-//! shared mode is copied up when a program opens it for writing. So what can change is looked at again
-//! before another lock is granted.
+//! The table compares the layers that were found when a lock was requested. While it is locked, a
+//! loop device can be set up again, or get another offset or size limit, and a file of an overlay
+//! that is locked in shared mode is copied up when a program opens it for writing. So whatever can
+//! change is examined again before another lock is granted.
 //!
-//! Of a loop device all is read anew for each grant: its disk sequence number, offset and size limit,
-//! since each of them can change while the device is open. Of what lies above and below it, the same
-//! [`Snapshot`] is used for all locked disks and for the in-use check of the new ones. Disks that lie on
-//! no loop device are not looked at: the kernel deletes no partition that is open, and their stack is
-//! what it was when they were locked.
+//! All properties of a loop device are read again for each grant: its disk sequence number, offset
+//! and size limit, since each of them can change while the device is open. For the layers above and
+//! below it, one [`Snapshot`] serves all locked disks and the in-use check of the new ones. Disks
+//! that lie on no loop device are not examined: the kernel deletes no partition that is open, and
+//! their stack is the same as when they were locked.
 //!
-//! A file of an overlay is copied up once, under the name that it has by then, which need not be the one
-//! by which it was locked. So it is looked for by the descriptor that the lock is on, whose name the kernel
-//! adapts. Where the copy is not found (its name was removed, or its layer renamed), any wanted disk on the
-//! file system of the upper layer may be the copy. A file that looks the same is; where no descriptor can
-//! be compared, the wanted disk is refused.
+//! A file of an overlay is copied up once, under the name that it has at that time, which need not
+//! be the one by which it was locked. So its name is read from the descriptor that the lock is on:
+//! the kernel keeps it up to date. If the copy is not found (its name was removed, or its layer
+//! renamed), any wanted disk on the file system of the upper layer may be the copy. A file with
+//! matching properties is the copy; if no descriptor can be compared, the wanted disk is refused.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -35,28 +35,29 @@ use crate::lock::path::open::{self, Links};
 use crate::lock::path::walk::far_mount;
 use crate::lock::resolve::Target;
 
-/// What a locked disk lies on by now.
+/// The present layers below a locked disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Renewed {
-    /// As [`Want::below`].
+    /// The layers, as in [`Want::below`].
     pub below: Vec<Extent>,
-    /// As [`Want::copies`].
+    /// The paths of future copies, as in [`Want::copies`].
     pub copies: Vec<PathBuf>,
 }
 
-/// The result of a second look at a locked disk.
+/// The result of examining a locked disk again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// What it lies on by now; `None` where that is what it was, or cannot be told.
+    /// The present layers; `None` if they are unchanged or unknown.
     pub renewed: Option<Renewed>,
-    /// The place of the first wanted disk that may be, or lie on, a copy of it that was not found.
+    /// The index of the first wanted disk that may be, or lie on, a copy that was not found.
     pub possible_copy: Option<usize>,
 }
 
-/// Looks again at what a locked disk lies on, where that may have changed. Asks local file systems only.
+/// Examines the layers below a locked disk again, if they may have changed. Queries local file
+/// systems only.
 ///
-/// `disk` is a descriptor of the locked disk, where there is one. The `wanted` disks are those for which
-/// locks are requested.
+/// `disk` is a descriptor of the locked disk, if there is one. The `wanted` disks are those for
+/// which locks are requested.
 #[must_use]
 pub fn look_again(
     want: &Want,
@@ -81,8 +82,8 @@ pub fn look_again(
     Seen { renewed: current.renewed(want), possible_copy }
 }
 
-/// Returns what a disk lies on that is known by its identity alone: its record is damaged. What can't be
-/// found out is left out. Asks no file system that may not answer.
+/// Returns the layers below a disk that is known by its identity only, since its entry in the state
+/// file is damaged. Omits unknown ones. Queries no file system that may not respond.
 #[must_use]
 pub fn found_below(identity: Identity) -> Vec<Extent> {
     let sysfs = Sysfs::default().once();
@@ -91,21 +92,21 @@ pub fn found_below(identity: Identity) -> Vec<Extent> {
     [stack.below, devices.extents].concat()
 }
 
-/// What a locked disk lies on by now, as far as it was found.
+/// The layers below a locked disk that were found.
 struct Current {
     below: Vec<Extent>,
     copies: Vec<PathBuf>,
-    /// Whether that is all.
+    /// Whether these are all.
     is_complete: bool,
 }
 
 impl Current {
-    /// What was known before, where nothing can be found out.
+    /// Returns the previous layers, for a disk whose present layers are unknown.
     fn unknown(want: &Want) -> Self {
         Self { below: want.below.clone(), copies: want.copies.clone(), is_complete: false }
     }
 
-    /// Adds what was known before, which counts as long as not all is found.
+    /// Adds the previous layers, which count as long as not all are found.
     fn or_as_before(self, want: &Want) -> Self {
         if self.is_complete {
             return self;
@@ -114,15 +115,15 @@ impl Current {
         Self { below, copies: union(&want.copies, self.copies), is_complete: false }
     }
 
-    /// Returns it if it is not what is known already.
+    /// Returns the layers if they have changed.
     fn renewed(self, want: &Want) -> Option<Renewed> {
         let Self { below, copies, .. } = self;
         let is_new = below != want.below || copies != want.copies;
         is_new.then_some(Renewed { below, copies })
     }
 
-    /// Looks for a copy that was not found among the wanted disks. One that is recognised is added to what
-    /// the locked disk lies on. Returns the place of the first one that may be the copy.
+    /// Searches the wanted disks for a copy that was not found. A copy that matches is added to the
+    /// layers below the locked disk. Returns the index of the first disk that may be the copy.
     fn find_copy(
         &mut self,
         file: Option<BorrowedFd<'_>>,
@@ -143,7 +144,7 @@ impl Current {
             let itself = Extent::whole(target.identity);
             let layers = target.stack.below.iter().chain(&target.stack.lower);
             let is_file = matches!(target.identity, Identity::Inode { .. });
-            // Each file that it lies on as a file of an overlay looks like itself.
+            // A file always matches itself, so its own layers are no copies.
             let is_on_layer = [itself].iter().chain(layers).any(is_new);
             let is_above = target.devices.extents.iter().any(is_new);
             match file.filter(|_| is_file) {
@@ -172,7 +173,7 @@ fn devices_of_layers(copies: &[PathBuf], mounts: &Mounts) -> Vec<u64> {
     copies.iter().filter_map(device).collect()
 }
 
-/// Returns the first with those of the others that are not in it.
+/// Returns `first`, with those of `others` that it does not contain.
 fn union<T: Clone + PartialEq>(first: &[T], others: Vec<T>) -> Vec<T> {
     let mut all = first.to_vec();
     for other in others {
@@ -186,7 +187,8 @@ fn union<T: Clone + PartialEq>(first: &[T], others: Vec<T>) -> Vec<T> {
 fn restacked(want: &Want, host: &Snapshot) -> Option<Current> {
     let Identity::Block { dev, .. } = want.identity else { return None };
     let sysfs = host.sysfs();
-    // Without the number that tells one that is set up anew, it had to be asked each time.
+    // Without a sequence number, a device that is set up again can be detected only by a query on
+    // each call.
     if [0, UNKNOWN_SEQUENCE].contains(&sysfs.disk_sequence(dev)) {
         return None;
     }
@@ -205,21 +207,21 @@ fn restacked(want: &Want, host: &Snapshot) -> Option<Current> {
     Some(Current { below, copies, is_complete }.or_as_before(want))
 }
 
-/// Returns the file that was locked, by its path.
+/// Opens the locked file by its path.
 fn locked_file(want: &Want, mounts: &Mounts) -> Option<OwnedFd> {
     let file = locate_near(want.path.as_deref()?, mounts)?;
     (Identity::of_open(&file) == Some(want.identity)).then_some(file)
 }
 
-/// Returns what a path leads to, unless that may not answer.
+/// Opens the file that a path leads to, unless that may not respond.
 fn locate_near(path: &Path, mounts: &Mounts) -> Option<OwnedFd> {
     let near = far_mount(mounts, path).is_none();
     near.then(|| open::locate(path, Links::Follow).ok()).flatten()
 }
 
-/// What was read before is still open at the lower layer's file, so that one is kept.
+/// A descriptor opened before still refers to the file of the lower layer, so that one is kept.
 fn relayered(want: &Want, file: Option<BorrowedFd<'_>>, mounts: &Mounts, sysfs: &Sysfs) -> Current {
-    // Once it is copied there, the file itself may not answer.
+    // Once the file is copied to a remote layer, the file itself may not respond.
     if want.copies.iter().any(|copy| far_mount(mounts, copy).is_some()) {
         return Current::unknown(want);
     }
@@ -233,7 +235,7 @@ fn relayered(want: &Want, file: Option<BorrowedFd<'_>>, mounts: &Mounts, sysfs: 
         found.below = [real.upper, real.lower].concat();
         found.copies = real.copies;
     } else if may_be_on_overlay(want.identity, mounts) {
-        // The names alone have to do; other files may have these by now.
+        // Only the names are known; they may lead to other files by now.
         let named = want.copies.iter().filter_map(|path| locate_near(path, mounts));
         found.below = named.filter_map(Identity::of_open).map(Extent::whole).collect();
         found.is_complete = false;
@@ -247,8 +249,8 @@ fn relayered(want: &Want, file: Option<BorrowedFd<'_>>, mounts: &Mounts, sysfs: 
     Current { below, copies, is_complete }.or_as_before(want)
 }
 
-/// Whether a file may be on an overlay, as far as its device number tells: those of mounts of other
-/// namespaces, and of lower layers, are not known.
+/// Whether a file may be on an overlay according to its device number: those of mounts of other
+/// namespaces, and of lower layers, are unknown.
 fn may_be_on_overlay(file: Identity, mounts: &Mounts) -> bool {
     let Identity::Inode { dev, .. } = file else { return false };
     let mount = mounts.iter().find(|mount| mount.dev == dev);

@@ -1,5 +1,5 @@
-//! The id that a SCSI disk has on every host, as udev's own tool tells it: libvirt calls the same
-//! tool in the same way (`src/util/virstoragefile.c`), so both name the same lock file.
+//! The id that a SCSI disk has on every host, as udev's tool prints it. libvirt calls the same tool
+//! in the same way (`src/util/virstoragefile.c`), so both use the same lock file.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -17,28 +17,28 @@ use crate::lock::path::open::{self, Links};
 use crate::lock::path::subprocess;
 use crate::lock::text::escape::shown_path;
 
-/// Where distributions have it.
+/// The paths of the tool in distributions.
 const TOOLS: [&str; 2] = ["/lib/udev/scsi_id", "/usr/lib/udev/scsi_id"];
-/// How long it may take. A disk that answers at all does so in milliseconds.
+/// The timeout of the tool. A disk that responds at all does so in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What was said of a disk, or why nothing was.
+/// The id of a disk if it has one, or the error.
 type Said = Result<Option<String>, String>;
 
 /// The answer for a disk, once there is one.
 type Answer = Arc<OnceLock<Said>>;
 
-/// The ids of disks, each asked for once.
+/// A cache of the ids of disks, each queried once.
 #[derive(Debug)]
 pub(in crate::lock) struct ScsiIds {
     tools: Vec<PathBuf>,
     patience: Duration,
     sysfs: Sysfs,
-    /// By device, with the sequence number that it had: another disk has another one.
+    /// By device, with its disk sequence number: another disk with the same number has another one.
     known: Mutex<HashMap<u64, (u64, Answer)>>,
 }
 
-/// The ids of this host's disks.
+/// Returns the cache for the disks of this host.
 pub(in crate::lock) fn of_this_host() -> &'static ScsiIds {
     static HERE: LazyLock<ScsiIds> = LazyLock::new(|| {
         ScsiIds::new(TOOLS.map(PathBuf::from).to_vec(), PATIENCE, Sysfs::default())
@@ -51,15 +51,17 @@ impl ScsiIds {
         Self { tools, patience, sysfs, known: Mutex::default() }
     }
 
-    /// The id of a disk that is pinned; none for what has none, as most that is no SCSI disk.
+    /// Returns the id of a disk by its `O_PATH` descriptor; `None` for a disk without one, as most
+    /// that are no SCSI disks.
     ///
     /// # Errors
     ///
-    /// Why it can't be told, as the end of a sentence: whoever has one and is locked without it would
-    /// be locked elsewhere than on other hosts.
+    /// Why it is unknown, as the end of a sentence. A disk that has an id must not be locked
+    /// without it: other hosts would lock another file.
     pub(in crate::lock) fn id(&self, pin: BorrowedFd<'_>, identity: Identity) -> Said {
         let Identity::Block { dev, seq } = identity else { return Ok(None) };
-        // A partition has the id of its disk; asking it itself takes privileges that nobody needs.
+        // A partition has the id of its disk. A query of the partition itself needs privileges that
+        // the service does not have.
         let whole = self.sysfs.whole(dev).ok().flatten();
         let whole = whole.and_then(|dev| Some((dev, self.pin(dev)?)));
         let (dev, pin) = match &whole {
@@ -79,7 +81,7 @@ impl ScsiIds {
         };
         let said = place.get_or_init(|| self.ask(pin)).clone();
         if said.is_err() {
-            // Those who waited for this answer share it; who comes later asks again.
+            // Concurrent callers share this answer; a later caller queries again.
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             if known.get(&dev).is_some_and(|(_, there)| Arc::ptr_eq(there, &place)) {
                 known.remove(&dev);
@@ -88,7 +90,7 @@ impl ScsiIds {
         said
     }
 
-    /// A device by its number, through the node that the kernel names.
+    /// Opens a device by its number (`O_PATH`), through the node that the kernel reports.
     fn pin(&self, dev: u64) -> Option<OwnedFd> {
         let node = self.sysfs.node(dev).ok().flatten()?;
         let pin = open::locate(&node, Links::Refuse).ok()?;
@@ -108,20 +110,20 @@ impl ScsiIds {
         let pin = pin.try_clone_to_owned().map_err(|error| failed(error.to_string()))?;
         let mut command = Command::new(tool);
         command.args(["--replace-whitespace", "--whitelisted", "--device", "/proc/self/fd/0"]);
-        // The very device that was found: no name is looked up once more.
+        // The tool gets the device that was found: no name is looked up again.
         command.stdin(Stdio::from(pin));
         let output =
             subprocess::run(command, self.patience).map_err(|error| failed(error.to_string()))?;
         match output.status.code() {
             Some(0) => named(&output.stdout).map_err(failed),
-            // It has none.
+            // The disk has no id.
             Some(_) => Ok(None),
             None => Err(failed(format!("it ended with {}", output.status))),
         }
     }
 }
 
-/// The first line, if it is a name that a file may have.
+/// Returns the first line, if it is valid as a file name.
 fn named(said: &[u8]) -> Said {
     let line = said.split(|byte| *byte == b'\n').next().unwrap_or_default();
     if line.is_empty() {
@@ -148,7 +150,7 @@ mod tests {
         file: File,
     }
 
-    /// A tool that notes each of its runs.
+    /// Returns a tool that records each of its runs.
     fn scene(script: &str) -> Scene {
         let dir = tempfile::tempdir().unwrap();
         let (tool, runs) = (dir.path().join("scsi_id"), dir.path().join("runs"));
@@ -181,11 +183,12 @@ mod tests {
             assert_eq!(scene.ask(1, 7).unwrap().unwrap(), "35000c500a1b2c3d4");
         }
         assert_eq!(scene.runs(), 1);
-        // Another disk by the same number.
+        // Another disk with the same number.
         scene.ask(1, 8).unwrap().unwrap();
         scene.ask(2, 7).unwrap().unwrap();
         assert_eq!(scene.runs(), 3);
-        // What can't be told from another disk is not remembered.
+        // A disk without a sequence number is not cached, since it cannot be distinguished from
+        // another.
         scene.ask(3, 0).unwrap().unwrap();
         scene.ask(3, 0).unwrap().unwrap();
         assert_eq!(scene.runs(), 5);

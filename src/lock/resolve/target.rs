@@ -1,4 +1,5 @@
-//! What a disk lies on that was found: what of it counts for a lock, what may change, and what is unknown.
+//! The layers below a disk that was found: which of them count for a lock, may change, or are
+//! unknown.
 
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
@@ -14,12 +15,12 @@ use crate::lock::model::mode::Mode;
 use crate::lock::resolve::Target;
 
 impl Target {
-    /// Whether it lies on what it lay on when it was found: a loop device may have been set up anew, or
-    /// with another range, and an image on an overlay may have been copied up.
+    /// Whether the layers below it are the same as when it was found: a loop device may have been
+    /// set up again, or with another range, and an image on an overlay may have been copied up.
     ///
     /// # Errors
     ///
-    /// [`Error::NotLockable`] where that can't be found out.
+    /// [`Error::NotLockable`] if they are unknown.
     pub fn lies_as_found(&self) -> Result<bool, Error> {
         let (pin, sysfs) = (self.pin.as_fd(), Sysfs::default().once());
         if Stack::of(pin, self.identity, &self.name, &sysfs)? != self.stack {
@@ -29,8 +30,8 @@ impl Target {
         Ok(!devices.may_change() || self.stack.devices(self.identity, &sysfs) == *devices)
     }
 
-    /// Returns the same disk for a lock that the service held before it was restarted: the record of that
-    /// lock has the devices that its file system is on, which need not be found out again.
+    /// Returns the same disk without the devices below its file system, for a lock that the service
+    /// held before it was restarted: the entry of that lock in the state file has these devices.
     pub(in crate::lock) fn without_devices(self) -> Self {
         Self { devices: Devices::default(), ..self }
     }
@@ -41,8 +42,8 @@ impl Target {
         [&self.stack.below[..], &self.stack.lower, &self.devices.extents].concat()
     }
 
-    /// Returns what it lies on while it is locked in a mode. An exclusive lock copies a file of an
-    /// overlay up, where there is an upper layer.
+    /// Returns the layers below it while it is locked in a mode. An exclusive lock copies a file of
+    /// an overlay up, if there is an upper layer.
     pub(in crate::lock) fn below(&self, mode: Mode) -> Vec<Extent> {
         let Stack { below, lower, copies, .. } = &self.stack;
         let stays = mode == Mode::Shared || (mode == Mode::Exclusive && copies.is_empty());
@@ -61,7 +62,7 @@ impl Target {
         mode == Mode::Exclusive && self.may_be_copied_up() && !self.stack.copies.is_empty()
     }
 
-    /// Refuses a disk of which it is not known what its file system is on.
+    /// Refuses a disk if the devices below its file system are unknown.
     ///
     /// # Errors
     ///
@@ -73,7 +74,7 @@ impl Target {
         }
     }
 
-    /// Refuses a disk of which it is not known what it lies on.
+    /// Refuses a disk if the layers below it are unknown.
     ///
     /// # Errors
     ///
@@ -90,7 +91,7 @@ impl Target {
         }
     }
 
-    /// Returns the paths of what may be copied up while it is locked in a mode. A file that is locked
+    /// Returns the paths of future copies while it is locked in a mode. A file that is locked
     /// exclusively is copied up already.
     pub(in crate::lock) fn copies(&self, mode: Mode) -> Vec<PathBuf> {
         let is_file = matches!(self.identity, Identity::Inode { .. });

@@ -1,10 +1,11 @@
-//! Where names lead for the process that sends them.
+//! Compares where names lead for a caller and for the service.
 //!
 //! A name is looked up in the mount namespace and the root directory of a process. A caller in a
-//! container, or in a unit with `BindPaths=` or `PrivateTmp=`, may mean another file by it than the
-//! service finds. So the inspector looks names up as the caller does, and the service compares.
+//! container, or in a unit with `BindPaths=` or `PrivateTmp=`, may mean another file than the one
+//! that the service finds. So the inspector looks names up as the caller does, and the service
+//! compares.
 //!
-//! This module has the data of the question and the comparison; it looks at no file.
+//! This module has the query, its answer and the comparison; it opens no file.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -16,14 +17,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::lock::text::escape::shown_path;
 
-/// How many paths one question may have.
+/// The maximum number of paths of one query.
 const PATHS_MAX: usize = 64;
-/// How many bytes they may have in all; a single path may have more.
+/// The maximum number of their bytes in all; a single path may have more.
 const BYTES_MAX: usize = 16 * 1024;
 
-/// What two names must share to lead to one file.
+/// The properties that are equal for two names that lead to one file.
 ///
-/// A block device has a node in the `/dev` of each container; what they share is the device.
+/// A block device has a node in the `/dev` of each container; the device number is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileId {
     /// `st_dev`; 0 for a block device.
@@ -51,7 +52,7 @@ impl FileId {
     }
 }
 
-/// A question for the inspector: where names lead for a process.
+/// A query for the inspector: where names lead for a process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Look {
     /// The process.
@@ -61,13 +62,14 @@ pub struct Look {
 }
 
 impl Look {
-    /// Asks only whether the names of a process lead where they lead for the service.
+    /// Returns a query without names: only whether names lead to the same files for a process and
+    /// for the service.
     #[must_use]
     pub fn at(pid: u32) -> Self {
         Self { pid, paths: Vec::new() }
     }
 
-    /// Splits the names of a request into questions whose messages have a bounded length.
+    /// Splits the names of a request into queries whose messages have a bounded length.
     #[must_use]
     pub fn for_paths(pid: u32, paths: &[&Path]) -> Vec<Self> {
         let mut all = vec![Self::at(pid)];
@@ -90,7 +92,7 @@ impl Look {
         all
     }
 
-    /// Returns the names; `None` for one that is none.
+    /// Returns the names; `None` for an invalid one.
     pub fn paths(&self) -> impl Iterator<Item = Option<PathBuf>> {
         self.paths.iter().map(Spelling::path)
     }
@@ -111,43 +113,43 @@ impl Spelling {
     }
 }
 
-/// The answer: what a process sees.
+/// The answer: the view of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
-    /// Whether process numbers mean the same to it and to the service; `None`: not known.
+    /// Whether the process has the pid namespace of the service; `None` if unknown.
     pub same_pids: Option<bool>,
-    /// Where its names lead.
+    /// Where names lead for it.
     pub names: Names,
 }
 
 /// Where names lead for a process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Names {
-    /// Where they lead for the service, or for the host.
+    /// To the same files as for the service, or for the host.
     Same,
-    /// To these files, in the order of the question, or why a name leads to none: an error number.
+    /// To these files, in the order of the query; an error number for a name that leads to none.
     Other(Vec<Result<FileId, i32>>),
-    /// The inspector may not look: an error number.
+    /// The inspector has no permission to examine the process: an error number.
     Hidden(i32),
-    /// Looking at the process has blocked before.
+    /// Examining the process has blocked before.
     Hangs,
 }
 
-/// A question for the inspector: which process has this number for another process.
+/// A query for the inspector: the process that has this number in another process's pid namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Numbered {
-    /// The process to which the number means something.
+    /// The process in whose pid namespace the number is valid.
     pub by: u32,
     /// The number.
     pub number: u32,
 }
 
-/// What a name stands for.
+/// The kind of file that a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A disk, which can also be passed by an open descriptor.
     Disk,
-    /// The directory of a lockspace, which can't.
+    /// The directory of a lockspace, which cannot be passed by a descriptor.
     Directory,
 }
 
@@ -169,11 +171,11 @@ impl Kind {
     kind.advice()
 )]
 pub struct ForeignName {
-    /// The name, for people.
+    /// The name, for display.
     pub name: String,
-    /// The caller's process; 0 where it is not known.
+    /// The caller's process; 0 if it is unknown.
     pub pid: u32,
-    /// What it should stand for.
+    /// The kind of file that it should stand for.
     pub kind: Kind,
     /// Why it is not proven.
     pub why: Why,
@@ -184,7 +186,7 @@ impl ForeignName {
     ///
     /// # Errors
     ///
-    /// [`ForeignName`] where these are not one file.
+    /// [`ForeignName`] if they are not one file.
     pub fn compare(
         (path, kind): (&Path, Kind),
         pid: u32,
@@ -199,7 +201,7 @@ impl ForeignName {
         Err(Self::new(path.as_os_str(), kind, pid, why))
     }
 
-    /// A name, for this reason.
+    /// Returns the error for a name, with this reason.
     #[must_use]
     pub fn new(name: impl AsRef<OsStr>, kind: Kind, pid: u32, why: Why) -> Self {
         Self { name: shown_path(Path::new(name.as_ref())), pid, kind, why }
@@ -211,11 +213,11 @@ impl ForeignName {
 pub enum Why {
     /// It leads to another file for the caller.
     OtherFile,
-    /// It can't be looked up as the caller does.
+    /// It cannot be looked up as the caller does.
     NoFile(Errno),
-    /// It leads to a file for the caller, perhaps, and to none for the service.
+    /// It may lead to a file for the caller, and leads to none for the service.
     MissingHere,
-    /// It can't be told what the caller sees.
+    /// The caller's view is unknown.
     Unknown(String),
 }
 

@@ -1,7 +1,7 @@
-//! How long ago something was, in a few words.
+//! Formats the time since an event.
 
-/// As in "5 s ago", in microseconds since 1970; empty for what lies in the future, as the clock of
-/// another host may have it.
+/// Formats an age, such as "5 s ago", of an instant in microseconds since 1970. Empty for an
+/// instant in the future, which the clock of another host may produce.
 #[must_use]
 pub fn age(then: u64, now: u64) -> String {
     let Some(seconds) = now.checked_sub(then).map(|micros| micros / 1_000_000) else {

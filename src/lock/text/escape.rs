@@ -1,8 +1,8 @@
-//! How names that come from elsewhere are shown.
+//! Escaping of foreign names for display.
 //!
-//! File names and machine names end up in error messages, logs and terminals. A newline must not
-//! forge a log line, an escape code must not move the cursor, and a bidirectional mark must not
-//! make one name look like another; so whatever could do that is written as an escape.
+//! File names and VM names occur in error messages, logs and terminals. A newline must not forge a
+//! log line, an escape code must not move the cursor, and a bidirectional mark must not make one
+//! name look like another. So every character that could have such an effect is escaped.
 
 use std::fmt::Write as _;
 use std::io;
@@ -11,10 +11,10 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-/// Whether a character shows itself and changes nothing around it.
+/// Whether a character is visible and changes nothing around it.
 ///
-/// Refused: control characters, line and paragraph separators, the bidirectional marks and
-/// isolates (Unicode Annex 9), zero-width characters, the tag block and the byte order mark.
+/// Refused: control characters, line and paragraph separators, the bidirectional marks and isolates
+/// (Unicode Annex 9), zero-width characters, the tag block and the byte order mark.
 #[must_use]
 pub fn is_printable(c: char) -> bool {
     !c.is_control()
@@ -24,7 +24,7 @@ pub fn is_printable(c: char) -> bool {
             | '\u{e0000}'..='\u{e007f}')
 }
 
-/// The text with everything that is not printable written as an escape.
+/// Escapes everything in a text that is not printable.
 #[must_use]
 pub fn shown(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -32,7 +32,7 @@ pub fn shown(text: &str) -> String {
     out
 }
 
-/// The cause of a failed system call in the words of the C library, without its number.
+/// Returns the cause of a failed system call in the words of the C library, without its number.
 #[must_use]
 pub fn reason(error: &io::Error) -> String {
     match error.raw_os_error() {
@@ -41,22 +41,22 @@ pub fn reason(error: &io::Error) -> String {
     }
 }
 
-/// A path for people: like [`shown`], and bytes that are not UTF-8 as `\xNN`.
+/// Formats a path for display: escapes as [`shown`] does, and bytes that are not UTF-8 as `\xNN`.
 #[must_use]
 pub fn shown_path(path: &Path) -> String {
     let mut out = String::with_capacity(path.as_os_str().len());
     for chunk in path.as_os_str().as_bytes().utf8_chunks() {
         push_shown(&mut out, chunk.valid());
         for byte in chunk.invalid() {
-            // Writing to a String has no way to fail.
+            // Writing to a String cannot fail.
             let _ = write!(out, "\\x{byte:02x}");
         }
     }
     out
 }
 
-/// A path as data: to the letter where it is UTF-8, which is all that a bus string can carry;
-/// otherwise as [`shown_path`] writes it. Not for people: what it holds is not escaped.
+/// Formats a path as data: exactly if it is UTF-8, which is all that a D-Bus string can contain;
+/// otherwise as [`shown_path`] does. Not for display: its content is not escaped.
 #[must_use]
 pub fn spelt_path(path: &Path) -> String {
     path.to_str().map_or_else(|| shown_path(path), str::to_owned)

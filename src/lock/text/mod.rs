@@ -1,5 +1,5 @@
-//! Text that comes from elsewhere, made fit for messages: escaping ([`escape`]), ages ([`ago`]), and
-//! what an owner says that its locks are for ([`why`]).
+//! Makes foreign text safe for messages: escaping ([`escape`]), ages ([`ago`]), and the reasons of
+//! owners for their locks ([`why`]).
 
 pub mod ago;
 pub mod escape;

@@ -1,4 +1,4 @@
-//! What the locks of an owner are for: a text that the caller gives when it opens the owner.
+//! The reason of an owner for its locks: a text that the caller passes when it opens the owner.
 //!
 //! The service does not interpret the text. It shows it to callers that are refused a lock, always
 //! quoted, so that the text cannot be mistaken for a statement of the service.
@@ -9,11 +9,11 @@ use crate::lock::text::escape::{is_printable, shown};
 pub const WHY_MAX: usize = 200;
 
 /// Checks a text: at most [`WHY_MAX`] bytes, and no character that could deceive a reader of a log
-/// or a terminal. The empty text stands for none.
+/// or a terminal. The empty text means that there is no reason.
 ///
 /// # Errors
 ///
-/// The reason, to follow the name of the option.
+/// The error, as a phrase that follows the name of the option.
 pub fn check_why(text: &str) -> Result<(), &'static str> {
     if text.len() > WHY_MAX {
         Err("is longer than 200 bytes")
