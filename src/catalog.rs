@@ -7,7 +7,7 @@
 
 /// A kind of event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum LogEvent {
     /// An owner was opened.
     OwnerOpened,
     /// An owner has ended.
@@ -42,7 +42,7 @@ pub enum Kind {
     Restored,
 }
 
-impl Kind {
+impl LogEvent {
     /// All kinds.
     pub const ALL: [Self; 16] = [
         Self::OwnerOpened,
@@ -124,18 +124,18 @@ mod tests {
 
     #[test]
     fn each_kind_has_a_word_and_a_number_of_its_own() {
-        let words: BTreeSet<_> = Kind::ALL.map(Kind::as_str).into();
-        let numbers: BTreeSet<_> = Kind::ALL.map(Kind::message_id).into();
-        let kinds: std::collections::HashSet<_> = Kind::ALL.into();
-        let count = Kind::ALL.len();
+        let words: BTreeSet<_> = LogEvent::ALL.map(LogEvent::as_str).into();
+        let numbers: BTreeSet<_> = LogEvent::ALL.map(LogEvent::message_id).into();
+        let kinds: std::collections::HashSet<_> = LogEvent::ALL.into();
+        let count = LogEvent::ALL.len();
         assert_eq!((words.len(), numbers.len(), kinds.len()), (count, count, count));
-        for kind in Kind::ALL {
-            assert_eq!(Kind::of(kind.as_str()), Some(kind));
+        for kind in LogEvent::ALL {
+            assert_eq!(LogEvent::of(kind.as_str()), Some(kind));
             let id = kind.message_id();
             assert!(id.len() == 32 && id.bytes().all(|c| c.is_ascii_hexdigit()), "{id}");
             // Version 4 in the place where a UUID has it, as `systemd-id128 new` makes them.
             assert_eq!(id.as_bytes()[12], b'4', "{id}");
         }
-        assert_eq!(Kind::of("gone"), None);
+        assert_eq!(LogEvent::of("gone"), None);
     }
 }

@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 use crate::bus::Bus;
 use crate::config::Source;
 use crate::dbus::{ControlReply, ControlRequest, ServeError};
+use crate::failpoint::failpoint;
 use crate::inspector::Inspector;
 use crate::inspector::hand::Start;
 use crate::instance::Instance;
@@ -34,7 +35,6 @@ use crate::logging::Log;
 use crate::reexec::{self, Program};
 use crate::service::io::executor::Storage;
 use crate::service::{self, Exempt, Service};
-use crate::step::step;
 use crate::{config, instance, keep, notify, virtlockd};
 use bus_connection::{BusConnector, BusState};
 use idle_timer::IdleTimer;
@@ -161,7 +161,7 @@ async fn serve(options: &Options) -> Result<(), Error> {
     // clients of virtlockd's socket, who need no bus.
     let is_optional = is_reexecuted || has_socket;
     let mut bus_state = connector.connect(is_optional).await?;
-    step("restore-served");
+    failpoint("restore-served");
     let server = sockets::serve(&service, restored.connections(), socket)?;
     let (version, name) = (env!("CARGO_PKG_VERSION"), bus.as_str());
     match bus_state {

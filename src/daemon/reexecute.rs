@@ -14,12 +14,12 @@ use tokio::time::timeout;
 
 use super::signals::Signals;
 use crate::config::Source;
+use crate::failpoint::failpoint;
 use crate::instance::Instance;
 use crate::keep::inherited::Legacy;
 use crate::lock::descriptor::closer;
 use crate::reexec::{self, Program};
 use crate::service::Service;
-use crate::step::step;
 use crate::virtlockd::Server;
 
 /// How long running file system requests may take to end.
@@ -107,7 +107,7 @@ async fn try_reexecute(
         }
     };
     tracing::info!("vmlockd {} is re-executing the installed program", env!("CARGO_PKG_VERSION"));
-    step("reexec");
+    failpoint("reexec");
     let error = program.execute(&inherited);
     // Rollback.
     unblock_signals();

@@ -17,8 +17,8 @@ use sd_notify::NotifyState;
 use super::Error;
 use super::inherited::{name_into, name_out};
 use super::pair::Pair;
+use crate::failpoint::failpoint;
 use crate::inspector::Inspector;
-use crate::step::step;
 
 /// How long the manager may take to answer; it may be busy reading a thousand
 /// units again.
@@ -110,7 +110,7 @@ fn give(pair: &Pair) -> Result<(), Error> {
         let states =
             [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
         sd_notify::notify_with_fds(&states, &[end]).map_err(storing)?;
-        step("store-end");
+        failpoint("store-end");
     }
     barrier().map_err(storing)
 }

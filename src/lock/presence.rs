@@ -27,6 +27,7 @@ use crate::lock::lockspace::directory::Directory;
 use crate::lock::model::error::Error;
 use crate::lock::model::host::{self, hex};
 use crate::lock::model::mode::Mode;
+use crate::lock::model::operation::Operation;
 use crate::lock::path::open::Links;
 use crate::lock::text::escape::{is_printable, spelt_path};
 
@@ -103,19 +104,19 @@ pub struct Seen {
 pub fn appear(lockspace: &Path, id: &str, told: &str) -> Result<Option<fs::File>, Error> {
     let folder = Directory::make(&lockspace.join(FOLDER), Links::Follow)?;
     let file = folder.open_file(id)?;
-    let failed = |doing, error: io::Error| {
+    let failed = |operation, error: io::Error| {
         let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-        Error::system(doing, spelt_path(&folder.path_of(id)), errno)
+        Error::system(operation, spelt_path(&folder.path_of(id)), errno)
     };
     let locked = ofd::try_lock(&file, Mode::Exclusive);
-    let locked = locked.map_err(|errno| failed("lock", errno.into()))?;
+    let locked = locked.map_err(|errno| failed(Operation::Lock, errno.into()))?;
     if !locked || !folder.still_names(id, &file)? {
         return Ok(None);
     }
     let text = format!("\n{told}\n");
     let written = file.write_all_at(text.as_bytes(), 0);
     let written = written.and_then(|()| file.set_len(text.len() as u64));
-    written.map_err(|error| failed("write", error))?;
+    written.map_err(|error| failed(Operation::Write, error))?;
     Ok(Some(file))
 }
 
@@ -129,7 +130,7 @@ pub fn seen(lockspace: &Path) -> Result<Vec<Seen>, Error> {
     let folder = lockspace.join(FOLDER);
     let failed = |error: io::Error| {
         let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-        Error::system("read", spelt_path(&folder), errno)
+        Error::system(Operation::Read, spelt_path(&folder), errno)
     };
     let entries = match fs::read_dir(&folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

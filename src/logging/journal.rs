@@ -16,7 +16,7 @@ use tracing_subscriber::layer::Context;
 
 use super::cause::Cause;
 use super::journal_sender::JournalSender;
-use crate::catalog::Kind;
+use crate::catalog::LogEvent;
 
 /// The suffix of the name of a field that has several values.
 pub(super) const MULTI_VALUE: &str = ".each";
@@ -167,7 +167,7 @@ impl Visit for Entry {
             return;
         }
         if field.name() == "event"
-            && let Some(kind) = Kind::of(value)
+            && let Some(kind) = LogEvent::of(value)
         {
             self.put("MESSAGE_ID", kind.message_id().as_bytes());
         }
@@ -225,7 +225,7 @@ mod tests {
         let forged = "/a\nMESSAGE_ID=0\n";
         tracing::subscriber::with_default(log, || {
             tracing::warn!(
-                event = Kind::Lost.as_str(),
+                event = LogEvent::Lost.as_str(),
                 lock = 7_u64,
                 owner.uid = 0_u32,
                 owner.name = "",
@@ -241,7 +241,7 @@ mod tests {
             ("PRIORITY", "4"),
             ("SYSLOG_IDENTIFIER", "vmlockd"),
             ("MESSAGE", "LOST 1"),
-            ("MESSAGE_ID", Kind::Lost.message_id()),
+            ("MESSAGE_ID", LogEvent::Lost.message_id()),
             ("VMLOCKD_EVENT", "lost"),
             ("VMLOCKD_LOCK", "7"),
             ("VMLOCKD_OWNER_UID", "0"),

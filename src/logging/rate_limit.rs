@@ -14,7 +14,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Filter};
 
-use crate::catalog::Kind;
+use crate::catalog::LogEvent;
 
 /// The number of messages about one user that are logged in a window.
 const MAX_MESSAGES: usize = 120;
@@ -22,19 +22,19 @@ const MAX_MESSAGES: usize = 120;
 const WINDOW: Duration = Duration::from_secs(60);
 
 /// Events that any user can cause without bound.
-const LIMITED: &[Kind] = &[
-    Kind::OwnerOpened,
-    Kind::OwnerEnded,
-    Kind::Acquired,
-    Kind::Converted,
-    Kind::Released,
-    Kind::HandedOver,
-    Kind::Refused,
-    Kind::Waiting,
-    Kind::WaitEnded,
-    Kind::Suspended,
-    Kind::Resumed,
-    Kind::Denied,
+const LIMITED: &[LogEvent] = &[
+    LogEvent::OwnerOpened,
+    LogEvent::OwnerEnded,
+    LogEvent::Acquired,
+    LogEvent::Converted,
+    LogEvent::Released,
+    LogEvent::HandedOver,
+    LogEvent::Refused,
+    LogEvent::Waiting,
+    LogEvent::WaitEnded,
+    LogEvent::Suspended,
+    LogEvent::Resumed,
+    LogEvent::Denied,
 ];
 
 /// Whether a message is logged.
@@ -212,11 +212,11 @@ mod tests {
         let log = Registry::default().with(output.with_filter(RateLimit::new(true)));
         tracing::subscriber::with_default(log, || {
             for _ in 0..MAX_MESSAGES + 10 {
-                tracing::info!(event = Kind::Refused.as_str(), owner.uid = 7_u32, "user's");
-                tracing::info!(event = Kind::Refused.as_str(), owner.uid = 0_u32, "root's");
-                tracing::error!(event = Kind::Lost.as_str(), owner.uid = 7_u32, "lost");
+                tracing::info!(event = LogEvent::Refused.as_str(), owner.uid = 7_u32, "user's");
+                tracing::info!(event = LogEvent::Refused.as_str(), owner.uid = 0_u32, "root's");
+                tracing::error!(event = LogEvent::Lost.as_str(), owner.uid = 7_u32, "lost");
                 tracing::info!(
-                    event = Kind::Denied.as_str(),
+                    event = LogEvent::Denied.as_str(),
                     owner.uid = 0_u32,
                     caller.uid = 8_u32,
                     "denied"

@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
-use crate::catalog::Kind;
+use crate::catalog::LogEvent;
 use crate::life::Connection;
 use crate::life::connection::Peer;
 
@@ -59,7 +59,7 @@ pub(super) fn accept(listener: BorrowedFd<'_>, user: u32, client_count: usize) -
     };
     if peer.uid != 0 && peer.uid != user {
         tracing::warn!(
-            event = Kind::Denied.as_str(),
+            event = LogEvent::Denied.as_str(),
             caller.uid = peer.uid,
             caller.pid = peer.pid,
             reason = "not-authorized",

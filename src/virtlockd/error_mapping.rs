@@ -8,6 +8,7 @@ use super::remote_error::{Code, Domain, RemoteError, shown_name};
 use crate::life;
 use crate::lock::Error as LockError;
 use crate::lock::model::lease_name::{spelt, spoken};
+use crate::lock::model::operation::Operation;
 use crate::lock::text::escape::shown;
 use crate::service::Error;
 
@@ -39,9 +40,11 @@ impl RemoteError {
         let path = target.path();
         match error {
             LockError::Missing(_) => Self::not_opened(&path, create, Errno::ENOENT),
-            LockError::System { doing: "open" | "open lock file" | "find", errno, .. } => {
-                Self::not_opened(&path, create, *errno)
-            }
+            LockError::System {
+                operation: Operation::Open | Operation::OpenLockFile | Operation::Find,
+                errno,
+                ..
+            } => Self::not_opened(&path, create, *errno),
             LockError::System { errno, .. } => Self::not_acquired(&path, *errno),
             LockError::BadPath { .. } | LockError::BadKey { .. } => {
                 Self::new(Code::InvalidArgument, Domain::Lockspace, error.to_string())

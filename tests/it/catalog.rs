@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use vmlockd::catalog::Kind;
+use vmlockd::catalog::LogEvent;
 
 use crate::sources::{root, sources};
 
@@ -39,8 +39,8 @@ fn texts() -> Vec<String> {
 }
 
 /// The names in the journal of the fields that every message of a kind has.
-fn fields(kind: Kind, sources: &[String]) -> BTreeSet<String> {
-    let begin = format!("event = Kind::{kind:?}.as_str(),\n");
+fn fields(kind: LogEvent, sources: &[String]) -> BTreeSet<String> {
+    let begin = format!("event = LogEvent::{kind:?}.as_str(),\n");
     let calls = sources.iter().flat_map(|text| text.split(begin.as_str()).skip(1));
     let of_call = |call: &str| {
         let fields = call.lines().map(str::trim).take_while(|line| !line.starts_with('"'));
@@ -65,13 +65,13 @@ fn placeholders(text: &str) -> Vec<&str> {
 #[test]
 fn the_catalog_has_every_kind_and_nothing_else() {
     let ids: BTreeSet<String> = entries().into_keys().collect();
-    assert_eq!(ids, Kind::ALL.map(|kind| kind.message_id().to_owned()).into());
+    assert_eq!(ids, LogEvent::ALL.map(|kind| kind.message_id().to_owned()).into());
 }
 
 #[test]
 fn an_entry_names_only_fields_that_each_message_of_its_kind_has() {
     let (entries, sources) = (entries(), texts());
-    for kind in Kind::ALL {
+    for kind in LogEvent::ALL {
         let (header, body) = &entries[kind.message_id()];
         assert_eq!(header["Defined-By"], "vmlockd");
         assert!(header["Documentation"].starts_with("man:vmlockd(8)"), "{header:?}");
@@ -83,7 +83,7 @@ fn an_entry_names_only_fields_that_each_message_of_its_kind_has() {
         }
     }
     // A denied client of virtlockd's socket has no bus name, and no resource.
-    assert!(!fields(Kind::Denied, &sources).contains("VMLOCKD_RESOURCE"));
+    assert!(!fields(LogEvent::Denied, &sources).contains("VMLOCKD_RESOURCE"));
 }
 
 #[test]
@@ -104,12 +104,12 @@ fn journalctl_reads_the_catalog() {
     assert!(updated.status.success() && said.is_empty(), "{said}");
     let listed = journalctl(dir.path(), &["--list-catalog"]).unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();
-    for kind in Kind::ALL {
+    for kind in LogEvent::ALL {
         let subject = &entries()[kind.message_id()].0["Subject"];
         let line = format!("{} vmlockd: {subject}", kind.message_id());
         assert!(listed.lines().any(|listed| listed == line), "no {line} in {listed}");
     }
-    let dumped = journalctl(dir.path(), &["--dump-catalog", Kind::Lost.message_id()]).unwrap();
+    let dumped = journalctl(dir.path(), &["--dump-catalog", LogEvent::Lost.message_id()]).unwrap();
     let dumped = String::from_utf8(dumped.stdout).unwrap();
     assert!(dumped.contains("Another host may be able to lock the disk."), "{dumped}");
 }

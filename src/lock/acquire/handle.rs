@@ -16,6 +16,7 @@ use crate::lock::lockspace::Directory;
 use crate::lock::model::error::Error;
 use crate::lock::model::identity::Identity;
 use crate::lock::model::mode::Mode;
+use crate::lock::model::operation::Operation;
 use crate::lock::model::owner::OwnerId;
 use crate::lock::ofd;
 use crate::lock::ofd::description::Description;
@@ -214,7 +215,7 @@ impl Byte {
         };
         let Place { directory, name, .. } = place;
         let alone = ofd::try_lock(file, Mode::Exclusive)
-            .map_err(|errno| Error::system("lock the file", place.shown(), errno))
+            .map_err(|errno| Error::system(Operation::LockFile, place.shown(), errno))
             .and_then(|alone| Ok(alone && directory.still_names(name, file)?));
         let alone = alone?;
         if alone {
@@ -228,7 +229,7 @@ impl Byte {
             let name = open::name_of(file.as_fd()).map(|path| shown_path(&path));
             self.shown().or(name.ok()).unwrap_or_else(|| "a disk".to_owned())
         };
-        ofd::unlock(file).err().map(|errno| Error::system("unlock", name(), errno))
+        ofd::unlock(file).err().map(|errno| Error::system(Operation::Unlock, name(), errno))
     }
 }
 
@@ -303,7 +304,7 @@ impl Convert {
 
     /// Downgrades a lock again (rollback of an upgrade).
     fn weaken(&self, byte: &Byte) -> Option<Error> {
-        let failed = |errno| Error::system("downgrade the lock on", &self.name, errno);
+        let failed = |errno| Error::system(Operation::Downgrade, &self.name, errno);
         let weakened = byte
             .description
             .file()
@@ -342,7 +343,7 @@ impl Convert {
             self.test_use(pin.as_fd(), identity)?;
         }
         let disk = open::reopen(pin.as_fd(), false)
-            .map_err(|errno| Error::system("open", &self.name, errno))?;
+            .map_err(|errno| Error::system(Operation::Open, &self.name, errno))?;
         let request = Request { disk: Some(disk.as_fd()), ..self.request(None) };
         free_byte(&disk, self.mode, &request)
     }

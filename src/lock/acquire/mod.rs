@@ -30,6 +30,7 @@ use crate::lock::model::error::Error;
 use crate::lock::model::identity::Identity;
 use crate::lock::model::lock::Want;
 use crate::lock::model::mode::Mode;
+use crate::lock::model::operation::Operation;
 use crate::lock::ofd::description::Description;
 use crate::lock::path::open;
 use crate::lock::request::{Asked, Done, Work};
@@ -187,7 +188,7 @@ fn take_disk(
 
 fn no_copy(target: &Target, error: &io::Error) -> Error {
     let errno = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
-    Error::system("duplicate the descriptor of", &target.name, errno)
+    Error::system(Operation::DuplicateDescriptor, &target.name, errno)
 }
 
 fn take_key(key: &Key, mode: Mode, request: &Request<'_>) -> Result<Held, Error> {
@@ -246,7 +247,7 @@ impl Work for Tend {
 fn has_content(byte: &Byte) -> Result<bool, Error> {
     let stat = fstat(&*byte.description.file()?);
     let name = || byte.shown().unwrap_or_default();
-    Ok(stat.map_err(|errno| Error::system("stat lock file", name(), errno))?.st_size > 0)
+    Ok(stat.map_err(|errno| Error::system(Operation::StatLockFile, name(), errno))?.st_size > 0)
 }
 
 /// Opens the disk itself: for writing if an exclusive lock will be on it, and if possible for a
@@ -301,9 +302,9 @@ fn open_with(
             &target.name,
             format!("it cannot be opened for writing ({})", errno.desc()),
         ),
-        errno => Error::system("open", &target.name, errno),
+        errno => Error::system(Operation::Open, &target.name, errno),
     })?;
-    let stat = fstat(&file).map_err(|errno| Error::system("stat", &target.name, errno))?;
+    let stat = fstat(&file).map_err(|errno| Error::system(Operation::Stat, &target.name, errno))?;
     if open::same_node(&stat, &target.stat) && Identity::of(&stat) == Some(target.identity) {
         Ok((file, writable))
     } else {
@@ -331,7 +332,7 @@ fn still_there(target: &Target, mode: Mode) -> Result<(), Error> {
     match target.is_named() {
         Ok(true) => {}
         Ok(false) => return Err(Error::changed(&target.name)),
-        Err(errno) => return Err(Error::system("stat", &target.name, errno)),
+        Err(errno) => return Err(Error::system(Operation::Stat, &target.name, errno)),
     }
     if target.lies_as_found()? {
         target.refuse_unknown(mode)

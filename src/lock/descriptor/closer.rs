@@ -34,8 +34,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit};
-use rustix::process::geteuid;
+use rustix::process::{Resource, geteuid, getrlimit};
 
 use super::passed::Look;
 use crate::lock::mount::Mounts;
@@ -145,7 +144,7 @@ fn is_privileged(user: User) -> bool {
 fn limits() -> (usize, usize) {
     static LIMITS: OnceLock<(usize, usize)> = OnceLock::new();
     *LIMITS.get_or_init(|| {
-        let open = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+        let open = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let open = usize::try_from(open).unwrap_or(usize::MAX);
         ((open / 4).clamp(1, PER_USER), (open / 2).clamp(1, TOTAL))
     })

@@ -27,6 +27,7 @@ use rustix::fs::{AtFlags, FileType, StatxFlags, makedev, statx};
 
 use crate::lock::model::error::Error;
 use crate::lock::model::identity::Identity;
+use crate::lock::model::operation::Operation;
 use crate::lock::mount::{Mount, Mounts};
 use crate::lock::path::open::{self as opening, name_of};
 use crate::lock::path::subprocess;
@@ -227,14 +228,14 @@ pub fn identify_unasked(fd: BorrowedFd<'_>) -> Result<Option<Identity>, Error> {
 }
 
 fn look_for_disk(fd: BorrowedFd<'_>) -> Result<(Look, Arc<Mounts>), Error> {
-    let failed = |doing, name| move |errno| Error::system(doing, name, errno);
-    let look = Look::at(fd).map_err(failed("stat", "the descriptor's file"))?;
+    let failed = |operation, name| move |errno| Error::system(operation, name, errno);
+    let look = Look::at(fd).map_err(failed(Operation::Stat, "the descriptor's file"))?;
     if let Some(why) = look.objection() {
         return Err(refused(why));
     }
     let errno = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or_default());
     let mounts = Mounts::current().map_err(errno);
-    Ok((look, mounts.map_err(failed("read", "the list of mounts"))?))
+    Ok((look, mounts.map_err(failed(Operation::Read, "the list of mounts"))?))
 }
 
 fn refused(why: impl Into<String>) -> Error {

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat, major, stat};
-use nix::sys::uio::pwrite;
+use rustix::io::pwrite;
 
 use super::loop_device::LoopDevice;
 use super::snapshot::Snapshot;
@@ -22,6 +22,7 @@ use super::swaps::Swaps;
 use crate::lock::model::error::Error;
 use crate::lock::model::extent::Extent;
 use crate::lock::model::identity::Identity;
+use crate::lock::model::operation::Operation;
 use crate::lock::mount::Mount;
 use crate::lock::path::open::{self, Links};
 use crate::lock::text::escape::{shown, shown_path};
@@ -79,7 +80,7 @@ pub(in crate::lock) fn refuse_swap_file(file: &File, name: &str) -> Result<(), E
     if Swaps::current().unwrap_or_default().files().next().is_none() {
         return Ok(());
     }
-    let stat = fstat(file).map_err(|errno| Error::system("stat", name, errno))?;
+    let stat = fstat(file).map_err(|errno| Error::system(Operation::Stat, name, errno))?;
     let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
     if kind == SFlag::S_IFREG && is_swap_file(file) {
         return Err(refusal(&["swapped to".to_owned()], name));
@@ -89,7 +90,7 @@ pub(in crate::lock) fn refuse_swap_file(file: &File, name: &str) -> Result<(), E
 
 /// Whether the kernel swaps to this file, which is open for writing.
 fn is_swap_file(file: &File) -> bool {
-    pwrite(file, &[], 0) == Err(Errno::ETXTBSY)
+    pwrite(file, &[], 0) == Err(rustix::io::Errno::TXTBSY)
 }
 
 fn refusal(uses: &[String], name: &str) -> Error {

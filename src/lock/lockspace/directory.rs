@@ -15,6 +15,7 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::lock::model::error::Error;
+use crate::lock::model::operation::Operation;
 use crate::lock::path::lookup;
 use crate::lock::path::open::{self, Links, same_node};
 use crate::lock::text::escape::shown_path;
@@ -71,12 +72,12 @@ impl Directory {
         }
         let failed = |error: io::Error| {
             let errno = Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO));
-            Error::system("remove lockspace", shown_path(&self.path), errno)
+            Error::system(Operation::RemoveLockspace, shown_path(&self.path), errno)
         };
         let real = fs::canonicalize(&self.path).map_err(failed)?;
         if fs::read_dir(&real).map_err(failed)?.next().is_some() {
             let errno = Errno::ENOTEMPTY;
-            return Err(Error::system("remove lockspace", shown_path(&self.path), errno));
+            return Err(Error::system(Operation::RemoveLockspace, shown_path(&self.path), errno));
         }
         match fs::remove_dir(&real) {
             Err(error) if error.raw_os_error() != Some(nix::libc::EBUSY) => Err(failed(error)),
@@ -123,7 +124,7 @@ impl Directory {
     ///
     /// As for [`Self::open`], and errors of `fstat(2)`.
     pub fn node(&self) -> Result<(u64, u64), Error> {
-        let failed = |errno| Error::system("stat", shown_path(&self.path), errno);
+        let failed = |errno| Error::system(Operation::Stat, shown_path(&self.path), errno);
         let stat = fstat(self.fd()?).map_err(failed)?;
         Ok((stat.st_dev, stat.st_ino))
     }
@@ -134,7 +135,7 @@ impl Directory {
     ///
     /// As for [`Self::open`], and errors of `stat(2)`.
     pub fn is_there(&self) -> Result<bool, Error> {
-        let failed = |errno| Error::system("stat", shown_path(&self.path), errno);
+        let failed = |errno| Error::system(Operation::Stat, shown_path(&self.path), errno);
         let there = nix::sys::stat::stat(&self.path).map_err(failed)?;
         Ok(self.node()? == (there.st_dev, there.st_ino))
     }
@@ -165,7 +166,7 @@ impl Directory {
     pub fn open_file(&self, name: &str) -> Result<File, Error> {
         let owner_only = Permissions::S_IRUSR | Permissions::S_IWUSR;
         Self::open_with(self.fd()?, name, FLAGS | OFlag::O_CREAT, owner_only)
-            .map_err(|errno| self.failed("open lock file", name, errno))
+            .map_err(|errno| self.failed(Operation::OpenLockFile, name, errno))
     }
 
     /// Opens an existing lock file; `None` if there is none.
@@ -177,12 +178,12 @@ impl Directory {
         match Self::open_with(self.fd()?, name, FLAGS, Permissions::empty()) {
             Ok(file) => Ok(Some(file)),
             Err(Errno::ENOENT) => Ok(None),
-            Err(errno) => Err(self.failed("open lock file", name, errno)),
+            Err(errno) => Err(self.failed(Operation::OpenLockFile, name, errno)),
         }
     }
 
-    fn failed(&self, doing: &'static str, name: &str, errno: Errno) -> Error {
-        Error::system(doing, shown_path(&self.path_of(name)), errno)
+    fn failed(&self, operation: Operation, name: &str, errno: Errno) -> Error {
+        Error::system(operation, shown_path(&self.path_of(name)), errno)
     }
 
     fn open_with(
@@ -208,7 +209,7 @@ impl Directory {
             Err(Errno::ENOENT) => Ok(false),
             Err(errno) => Err(errno),
         };
-        there.map_err(|errno| self.failed("stat lock file", name, errno))
+        there.map_err(|errno| self.failed(Operation::StatLockFile, name, errno))
     }
 
     /// Removes a lock file. Only for a caller that holds it exclusively.
@@ -218,7 +219,7 @@ impl Directory {
     /// [`Error::System`] with the errors of `unlinkat(2)`.
     pub fn remove_file(&self, name: &str) -> Result<(), Error> {
         unlinkat(self.fd()?, name, UnlinkatFlags::NoRemoveDir)
-            .map_err(|errno| self.failed("remove lock file", name, errno))
+            .map_err(|errno| self.failed(Operation::RemoveLockFile, name, errno))
     }
 }
 
@@ -278,7 +279,7 @@ fn check_trusted(path: &Path, part: Part) -> Result<(), String> {
         std::io::ErrorKind::NotFound => "does not exist (create it with mkdir -m 0700)".to_owned(),
         _ => format!("cannot be resolved: {error}"),
     })?;
-    let me = nix::unistd::geteuid().as_raw();
+    let me = rustix::process::geteuid().as_raw();
     for step in path.ancestors().chain(real.ancestors()) {
         let shown = shown_path(step);
         let seen = fs::metadata(step).map_err(|error| format!("{shown}: {error}"))?;

@@ -3,6 +3,7 @@
 use nix::errno::Errno;
 
 use super::mode::Mode;
+use super::operation::Operation;
 use super::owner::OwnerId;
 use crate::lock::model::lease_name::spoken;
 use crate::lock::model::refusal::{Refusal, Stranger};
@@ -93,10 +94,10 @@ pub enum Error {
     #[error("cannot lock {0}: it was replaced by another file in the meantime; try again")]
     Changed(String),
     /// The system failed at something.
-    #[error("cannot {doing} {name}: {}", errno.desc())]
+    #[error("cannot {operation} {name}: {}", errno.desc())]
     System {
-        /// What failed, in words that follow "cannot", such as "open lock file".
-        doing: &'static str,
+        /// The operation that failed.
+        operation: Operation,
         /// To what.
         name: String,
         /// The cause.
@@ -180,8 +181,8 @@ pub enum Error {
 impl Error {
     /// A failed system call.
     #[must_use]
-    pub fn system(doing: &'static str, name: impl AsRef<str>, errno: Errno) -> Self {
-        Self::System { doing, name: shown(name.as_ref()), errno }
+    pub fn system(operation: Operation, name: impl AsRef<str>, errno: Errno) -> Self {
+        Self::System { operation, name: shown(name.as_ref()), errno }
     }
 
     /// Something that no lock can be put on.

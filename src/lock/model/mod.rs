@@ -14,6 +14,7 @@ pub mod lease_name;
 pub mod lock;
 pub mod loss_action;
 pub mod mode;
+pub mod operation;
 pub mod owner;
 pub mod process;
 pub mod refusal;

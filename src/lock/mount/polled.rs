@@ -7,11 +7,10 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// A list, and its content when it was last read.
 #[derive(Debug)]
@@ -34,8 +33,8 @@ impl<T> Polled<T> {
     pub(in crate::lock) fn current(&self, parse: impl FnOnce(&[u8]) -> T) -> io::Result<Arc<T>> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((list, known)) = &*current {
-            let mut polled = [PollFd::new(list.as_fd(), PollFlags::POLLPRI)];
-            if poll(&mut polled, PollTimeout::ZERO)? == 0 {
+            let mut polled = [PollFd::new(list, PollFlags::PRI)];
+            if poll(&mut polled, Some(&Timespec::default()))? == 0 {
                 return Ok(Arc::clone(known));
             }
             // The change is not reported again, even if reading fails now.

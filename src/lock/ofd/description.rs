@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nix::errno::Errno;
 
 use crate::lock::model::error::Error;
+use crate::lock::model::operation::Operation;
 use crate::lock::path::open;
 
 /// A store of a descriptor outside this process.
@@ -81,7 +82,7 @@ impl Description {
                 Ok(fd) => Ok(Arc::new(File::from(fd))),
                 Err(error) => {
                     let errno = error.raw_os_error().map_or(Errno::EBADF, Errno::from_raw);
-                    Err(Error::system("fetch the descriptor of", "a lock", errno))
+                    Err(Error::system(Operation::FetchDescriptor, "a lock", errno))
                 }
             },
         }
@@ -99,7 +100,7 @@ impl Description {
             return Ok(None);
         }
         let stat = nix::sys::stat::fstat(&*file);
-        let stat = stat.map_err(|errno| Error::system("stat", "a lock file", errno))?;
+        let stat = stat.map_err(|errno| Error::system(Operation::Stat, "a lock file", errno))?;
         Ok(Some(stat.st_dev))
     }
 

@@ -24,7 +24,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode as Permissions, SFlag, fstat};
 use nix::sys::statfs::{self, FsType, fstatfs};
-use nix::unistd::geteuid;
+use rustix::process::geteuid;
 
 use super::budget::Budget;
 use super::open::Links;

@@ -21,6 +21,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use super::lookup;
 use crate::lock::model::error::Error;
 use crate::lock::model::identity::Identity;
+use crate::lock::model::operation::Operation;
 
 /// The treatment of symbolic links in a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +79,7 @@ pub fn name_of(fd: BorrowedFd<'_>) -> Result<PathBuf, Errno> {
 ///
 /// [`Error::NotLockable`] with the type, [`Error::System`] if the file cannot be examined.
 pub fn examine(fd: BorrowedFd<'_>, name: &str) -> Result<(FileStat, Identity), Error> {
-    let stat = fstat(fd).map_err(|errno| Error::system("stat", name, errno))?;
+    let stat = fstat(fd).map_err(|errno| Error::system(Operation::Stat, name, errno))?;
     let identity = Identity::of(&stat).ok_or_else(|| Error::not_lockable(name, kind_of(&stat)))?;
     if identity.is_unknown() {
         return Err(Error::not_lockable(
@@ -233,7 +234,7 @@ fn proc_name(fd: BorrowedFd<'_>) -> String {
 fn file_system(fd: BorrowedFd<'_>, name: &str) -> Result<FsType, Error> {
     fstatfs(fd)
         .map(|found| found.filesystem_type())
-        .map_err(|errno| Error::system("statfs the file system of", name, errno))
+        .map_err(|errno| Error::system(Operation::StatFileSystem, name, errno))
 }
 
 /// Returns the name of a file system whose content the kernel generates: it contains no disks, and

@@ -5,12 +5,12 @@
 //! since a program that hangs in the kernel cannot be killed.
 
 use std::io::{self, ErrorKind, Read as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// The maximum length of the output.
@@ -99,15 +99,15 @@ fn wait(
     ended: &OwnedFd,
     left: Duration,
 ) -> Result<(bool, bool), Trouble> {
-    let mut fds = vec![PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
-    fds.extend(stdout.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
-    // Rounded up: a timeout of 0 would be a busy loop.
-    let millis = u16::try_from(left.as_millis().saturating_add(1)).unwrap_or(u16::MAX);
-    match poll(&mut fds, PollTimeout::from(millis)) {
-        Ok(_) | Err(Errno::EINTR) => {}
+    let mut fds = vec![PollFd::new(ended, PollFlags::IN)];
+    fds.extend(stdout.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+    // A time that is too long for the type is none.
+    let left = Timespec::try_from(left).ok();
+    match poll(&mut fds, left.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => {}
         Err(errno) => return Err(io::Error::from(errno).into()),
     }
-    let ready = |n: usize| fds.get(n).and_then(PollFd::any).unwrap_or(false);
+    let ready = |n: usize| fds.get(n).is_some_and(|fd| !fd.revents().is_empty());
     Ok((ready(1), ready(0)))
 }
 

@@ -5,14 +5,14 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::appear;
 
-/// The delay between two attempts, in milliseconds, while another process has the file locked. That
+/// The delay between two attempts while another process has the file locked. That
 /// is usually the previous keeper, which is about to end.
-const AGAIN: u16 = 200;
+const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 /// The number of failed attempts after which they are reported.
 const SOON: usize = 25;
 /// The longest input.
@@ -40,14 +40,14 @@ pub fn stay(lockspace: &Path, told: impl Read + AsFd, mut answers: impl Write) -
         match appear(lockspace, id.trim_end(), text.trim_end()) {
             Ok(Some(_kept)) => {
                 say(KEPT)?;
-                while !is_over(told.as_fd(), PollTimeout::NONE) {}
+                while !is_over(told.as_fd(), None) {}
                 return Ok(());
             }
             Ok(None) if tries == SOON => say(TAKEN)?,
             Ok(None) => {}
             Err(error) => return say(&error.to_string()),
         }
-        if is_over(told.as_fd(), PollTimeout::from(AGAIN)) {
+        if is_over(told.as_fd(), Some(&AGAIN)) {
             break;
         }
     }
@@ -55,7 +55,7 @@ pub fn stay(lockspace: &Path, told: impl Read + AsFd, mut answers: impl Write) -
 }
 
 /// Waits until the input ends or the timeout expires; returns whether it has ended.
-fn is_over(told: BorrowedFd<'_>, time: PollTimeout) -> bool {
-    let mut polled = [PollFd::new(told, PollFlags::POLLIN)];
-    !matches!(poll(&mut polled, time), Ok(0) | Err(Errno::EINTR))
+fn is_over(told: BorrowedFd<'_>, time: Option<&Timespec>) -> bool {
+    let mut polled = [PollFd::from_borrowed_fd(told, PollFlags::IN)];
+    !matches!(poll(&mut polled, time), Ok(0) | Err(Errno::INTR))
 }

@@ -25,6 +25,7 @@ use crate::lock::model::error::Error;
 use crate::lock::model::identity::Identity;
 use crate::lock::model::lock::Want;
 use crate::lock::model::mode::Mode;
+use crate::lock::model::operation::Operation;
 use crate::lock::path::open::{self, Links};
 use crate::lock::request::{Asked, Work};
 use crate::lock::resolve::view::FileId;
@@ -243,11 +244,11 @@ fn by_path(
                 Links::Refuse => "its path leads through a symbolic link, which only root may use",
             },
         ),
-        errno => Error::system("find", &name, errno),
+        errno => Error::system(Operation::Find, &name, errno),
     })?;
     // The kernel's name of a file that the service located in its own namespace cannot be forged.
     let canonical = open::name_of(pin.as_fd())
-        .map_err(|errno| Error::system("find the canonical name of", &name, errno))?;
+        .map_err(|errno| Error::system(Operation::Canonicalize, &name, errno))?;
     target(name, Some((path.as_path(), canonical)), pin, None, naming, host)
 }
 
@@ -261,7 +262,8 @@ fn by_descriptor(
     let passed::Proven { name, local } = passed::prove(file.as_fd(), sender)?;
     // The pin is no copy of the passed descriptor: closing a copy may take as long as its sender
     // chooses.
-    let pin = open::pin(file.as_fd()).map_err(|errno| Error::system("open", PASSED, errno))?;
+    let pin =
+        open::pin(file.as_fd()).map_err(|errno| Error::system(Operation::Open, PASSED, errno))?;
     if local {
         file.close();
     }
@@ -315,7 +317,7 @@ fn target(
 fn access(fd: BorrowedFd<'_>) -> Result<Access, Error> {
     let refuse = |why: &str| Err(Error::not_lockable(PASSED, why));
     let flags = fcntl(fd, FcntlArg::F_GETFL)
-        .map_err(|errno| Error::system("stat", "the descriptor", errno))?;
+        .map_err(|errno| Error::system(Operation::Stat, "the descriptor", errno))?;
     let flags = OFlag::from_bits_truncate(flags);
     if flags.contains(OFlag::O_PATH) {
         return refuse("the descriptor was opened with O_PATH");

@@ -6,13 +6,12 @@ pub mod result;
 pub mod run;
 
 use std::io::Read as _;
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::mount::{Mount, Mounts};
 use crate::lock::path::walk::far_mount;
@@ -75,7 +74,7 @@ impl Work for Examine {
             None => far_mount(&mounts, &directory).or_else(|| mounts.of(&directory)),
         };
         let assessment = mount.map(|mount| assess(mount, Parameters::now(), heard.kept));
-        let root = nix::unistd::geteuid().is_root();
+        let root = rustix::process::geteuid().is_root();
         let verdict = judge(&heard.tried, unheard, assessment.as_ref(), root);
         let mut caveats = assessment.map(|assessment| assessment.caveats).unwrap_or_default();
         caveats.extend(heard.owner.filter(|uid| root && *uid != 0).map(Caveat::Squashed));
@@ -156,11 +155,11 @@ fn is_ready(says: &ChildStdout, time: Duration) -> bool {
     let until = Instant::now() + time;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let mut polled = [PollFd::new(says.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut polled, left) {
+        let left = Timespec::try_from(left).ok();
+        let mut polled = [PollFd::new(says, PollFlags::IN)];
+        match poll(&mut polled, left.as_ref()) {
             Ok(0) => return false,
-            Err(Errno::EINTR) => {}
+            Err(rustix::io::Errno::INTR) => {}
             // A read returns the error, if there is one.
             Ok(_) | Err(_) => return true,
         }

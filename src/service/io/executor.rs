@@ -148,7 +148,7 @@ impl Storage {
         work: W,
     ) -> Result<W::Answer, (Error, Option<W>)> {
         // Root, and the user whose instance this is, have no quota.
-        let user = uid.filter(|uid| *uid != 0 && *uid != nix::unistd::geteuid().as_raw());
+        let user = uid.filter(|uid| *uid != 0 && *uid != rustix::process::geteuid().as_raw());
         let mut until = None;
         let mut next = Next { work, route: None, entered: None };
         let (work, far) = loop {

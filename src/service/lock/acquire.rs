@@ -25,6 +25,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::failpoint::failpoint;
 use crate::keep::line::Step;
 use crate::lock::acquire::handle::Held;
 use crate::lock::acquire::{Goal, Take, take_all};
@@ -44,7 +45,6 @@ use crate::service::wait::name_recheck::{CheckNames, Lookups};
 use crate::service::wait::ticket::{Entry, Queued};
 use crate::service::wait::{Attempt, Granted, Tried, Wait};
 use crate::service::{Error, Service, Shown, now};
-use crate::step::step;
 
 /// How often a request follows a name that is given to another disk while it is being locked.
 const RENEWALS: usize = 4;
@@ -361,7 +361,7 @@ impl Request {
             Decided::Queued(queued) => return Ok(Came::Queued(queued)),
         };
         let Reserved { locks, fresh, records } = reserved;
-        step("grant-reserved");
+        failpoint("grant-reserved");
         let numbers: Vec<u64> = fresh.iter().map(|(lock, _)| *lock).collect();
         let sign = service.signer(self.id);
         let hasty = service.is_trying_again(&entry);
@@ -382,7 +382,7 @@ impl Request {
             held.extend(done.answers.into_iter().map(Arc::new));
             Service::say_unrecorded(&held);
             done.failure.map_or(Ok(()), Err)?;
-            step("grant-locked");
+            failpoint("grant-locked");
             service.keep().park(self.id, &numbers, &held)?;
             let names = self.opened.as_ref().map(|opened| &opened.names);
             service.keep().commit(names, &numbers)?;
@@ -390,7 +390,7 @@ impl Request {
         })();
         match given {
             Ok(shown) => {
-                step("grant-committed");
+                failpoint("grant-committed");
                 service.counts().granted(numbers.len(), self.begun, entry.ticket().is_some());
                 let granted = Granted { locks, fresh: numbers, waited: false };
                 Ok(Came::Through(granted, shown))

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use crate::failpoint::failpoint;
 use crate::lock::acquire::handle::Convert;
 use crate::lock::disk::in_use::InUse;
 use crate::lock::request::{Asked, Work};
@@ -17,7 +18,6 @@ use crate::service::report::event_log::Unsaid;
 use crate::service::wait::ticket::{Entry, Queued};
 use crate::service::wait::{Attempt, Granted, Tried, Wait};
 use crate::service::{Error, Service, Shown};
-use crate::step::step;
 
 impl Service {
     /// Changes the mode of a held lock. The same mode again is no change and no error.
@@ -169,10 +169,10 @@ impl Conversion {
         let (name, weaken) = (convert.name.clone(), mode == Mode::Shared);
         if weaken {
             service.keep().set_mode(number, mode)?;
-            step("weaken-noted");
+            failpoint("weaken-noted");
         }
         let mut done = convert.perform().map_err(Error::from);
-        step("convert-locked");
+        failpoint("convert-locked");
         if done.is_ok() && !weaken {
             done = if entry.is_forlorn() {
                 Err(Error::CallerGone)

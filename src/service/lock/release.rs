@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::reclaim;
+use crate::failpoint::failpoint;
 use crate::keep::line::Step;
 use crate::lock::acquire::handle::{Give, Held};
 use crate::lock::request::{Asked, Work};
@@ -27,7 +28,6 @@ use crate::service::core::state::{Ending, State};
 use crate::service::persist::journal::Names;
 use crate::service::report::event_log::{self, Unsaid};
 use crate::service::{Error, Service, Shown};
-use crate::step::step;
 
 impl Service {
     /// Releases locks of one owner, all of them or none.
@@ -293,7 +293,7 @@ impl Story {
         let Self { service, id, ended, closed, returns, mut locks, reason, grace, awaited, .. } =
             self;
         let keep = service.keep();
-        step("release-decided");
+        failpoint("release-decided");
         if let Err(error) = ended.map_or(Ok(()), |names| keep.end(&names)) {
             failed(&error, "an owner ends, though a restart would not know of it");
         }
@@ -310,14 +310,14 @@ impl Story {
         if let Err(error) = keep.mark_locks(&numbers, begun) {
             failed(&error, "cannot record that locks are being released");
         }
-        step("release-noted");
+        failpoint("release-noted");
         for failure in service.give(id, locks) {
             tracing::error!(%failure, "cannot release all of a lock");
         }
         if let Err(error) = keep.mark_locks(&numbers, done) {
             failed(&error, "cannot record that locks are released");
         }
-        step("release-forgotten");
+        failpoint("release-forgotten");
         let reserves = grace.filter(|_| done == Step::Reserved).map(reclaim::end_of);
         let (unsaid, closed_now, told, reserved) = {
             let mut state = service.state();
@@ -339,7 +339,7 @@ impl Story {
         }
         service.forget(&closed);
         service.forget(&closed_now);
-        step("release-done");
+        failpoint("release-done");
         told.and_say(unsaid)
     }
 }
@@ -377,11 +377,11 @@ impl Service {
         for (number, held) in locks {
             let Some(held) = held else { continue };
             failures.extend(Give(Arc::clone(&held)).perform());
-            step("release-unlocked");
+            failpoint("release-unlocked");
             if self.keep().unpark(owner, number, &held) {
                 self.clean_soon();
             }
-            step("release-unparked");
+            failpoint("release-unparked");
         }
         failures
     }

@@ -15,9 +15,10 @@
 
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
+use rustix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
 
+use crate::failpoint::failpoint;
 use crate::keep::handover::{OfferRecord, Origin};
 use crate::keep::line::{Line, Step};
 use crate::keep::record::{LockRecord, Record};
@@ -30,11 +31,10 @@ use crate::service::core::state::State;
 use crate::service::report::event_log::{self, Unsaid};
 use crate::service::wait::Why;
 use crate::service::{Error, Service, Shown, now};
-use crate::step::step;
 
 /// Microseconds since boot, whatever is done to the clock; none where the kernel does not tell.
 pub(in crate::service) fn since_boot() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+    let now = Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default();
     u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }
 
@@ -153,19 +153,19 @@ impl Service {
         }
         let old: Vec<u64> = locks.iter().map(|(old, _)| *old).collect();
         let new: Vec<u64> = locks.iter().map(|(_, lock)| lock.id).collect();
-        step("move-decided");
+        failpoint("move-decided");
         let noted = self.keep().put_moved(&lines).and_then(|()| {
-            step("move-noted");
+            failpoint("move-noted");
             let left = if *remembered { Step::Suspended } else { Step::Gone };
             self.keep().mark_locks(&old, left)?;
             self.keep().mark_locks(&resumes, Step::Gone)
         });
-        step("move-marked");
+        failpoint("move-marked");
         let ended = noted.and_then(|()| self.end_move(moved));
         match ended {
             Ok(shown) => {
                 self.sign_anew(*to);
-                step("move-done");
+                failpoint("move-done");
                 Ok(shown)
             }
             Err(error) => {
@@ -214,7 +214,7 @@ impl Work for Note {
 
     fn perform(self) -> Self::Answer {
         self.service.keep().put_offer(OfferRecord::new(self.id, self.offer))?;
-        step("offer-noted");
+        failpoint("offer-noted");
         Ok(())
     }
 }

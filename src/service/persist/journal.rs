@@ -10,6 +10,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::failpoint::failpoint;
 use crate::keep::handover::OfferRecord;
 use crate::keep::line::{Line, Step};
 use crate::keep::parking::Parked;
@@ -22,7 +23,6 @@ use crate::lock::model::owner::AnchorId;
 use crate::lock::ofd::description::{Description, Keeper};
 use crate::lock::{Anchor, Lock, Mode, Owner, OwnerId};
 use crate::service::Error;
-use crate::step::step;
 
 /// What is kept, and where.
 #[derive(Debug)]
@@ -164,9 +164,9 @@ impl Keep {
             lines.push(anchored.line(owner.id, *number)?);
         }
         self.state.put(&lines)?;
-        step("open-noted");
+        failpoint("open-noted");
         self.park_anchors(owner.id, anchors)?;
-        step("open-parked");
+        failpoint("open-parked");
         Ok(())
     }
 
@@ -178,9 +178,9 @@ impl Keep {
         anchored: &Anchored,
     ) -> Result<(), Error> {
         self.park_anchors(owner, &[(number, anchored.clone())])?;
-        step("bind-parked");
+        failpoint("bind-parked");
         self.state.put(&[anchored.line(owner, number)?])?;
-        step("bind-noted");
+        failpoint("bind-noted");
         Ok(())
     }
 
@@ -197,7 +197,7 @@ impl Keep {
         }
         let lines: Vec<_> = locks.iter().map(|lock| lock_line(lock, Step::Granting)).collect();
         self.state.put(&lines)?;
-        step("grant-noted");
+        failpoint("grant-noted");
         Ok(())
     }
 
@@ -225,7 +225,7 @@ impl Keep {
             self.parking.park(&near)?;
         }
         if !locks.is_empty() {
-            step("grant-parked");
+            failpoint("grant-parked");
         }
         Ok(())
     }
@@ -249,10 +249,10 @@ impl Keep {
         locks: &[u64],
     ) -> Result<(), Error> {
         self.mark_locks(locks, Step::Held)?;
-        step("grant-held");
+        failpoint("grant-held");
         if let Some(names) = opened {
             self.state.mark([Name::Owner(names.record)], Step::Held)?;
-            step("open-held");
+            failpoint("open-held");
         }
         Ok(())
     }
@@ -276,9 +276,9 @@ impl Keep {
         let anchored = Anchored::Connection(Arc::clone(connection));
         let (name, line) = anchored.line(owner, number)?;
         self.state.put(&[(name, Line { step: Step::Granting, ..line })])?;
-        step("restrict-noted");
+        failpoint("restrict-noted");
         self.park_anchors(owner, &[(number, anchored)])?;
-        step("restrict-parked");
+        failpoint("restrict-parked");
         Ok(())
     }
 

@@ -23,12 +23,14 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedMutexGuard;
 
+use crate::failpoint::failpoint;
 use crate::inspector::Inspector;
 use crate::keep::state::Name;
 use crate::keep::suspect::Suspect;
 use crate::keep::{self, Contents, Far, Inherited, Key, Parking, Part, Store, contents};
 use crate::life::Connection;
 use crate::lock::acquire::handle::Held;
+use crate::lock::model::operation::Operation;
 use crate::lock::model::owner::AnchorId;
 use crate::lock::ofd::description::Description;
 use crate::lock::request::Work;
@@ -42,7 +44,6 @@ use crate::service::report::event_log;
 use crate::service::verify::renewal::Renew;
 use crate::service::wait::backoff::Pauses;
 use crate::service::{Error, Exempt, Service, Settings};
-use crate::step::step;
 
 /// What an owner gives up before he is served: which locks, in whose turn.
 type Release = (OwnerId, Vec<(u64, Option<Arc<Held>>, Reason)>, OwnedMutexGuard<()>);
@@ -123,7 +124,7 @@ pub fn restore(
     finding.state.count_anchors_from(counted.anchor);
     let (missing_file, mut origins) = (contents.missing, mem::take(&mut contents.origins));
     finding.enter_all(contents)?;
-    step("restore-read");
+    failpoint("restore-read");
     let Finding { mut state, fds, away, lines, wanted, wanted_away, .. } = finding;
     let (anchored, endings, releases) = (finding.anchored, finding.endings, finding.releases);
     let suspects = finding.suspects;
@@ -171,14 +172,14 @@ pub fn restore(
         }
         Ok(state_file) => state_file,
     };
-    step("restore-written");
+    failpoint("restore-written");
     let missing = parking.begin(wanted)?;
     far.begin(wanted_away)?;
     // Anchors that were found again where the store was lost.
     if let Err(error) = parking.park(&missing) {
         tracing::error!(%error, "cannot store anchors; they will not survive a crash of vmlockd");
     }
-    step("restore-parked");
+    failpoint("restore-parked");
     let locks = state.table.size();
     let keep = Keep { state: state_file, parking, far };
     let service = Service::new(state, exempt, keep, storage, inspector);
@@ -345,7 +346,8 @@ impl Work for Discard {
         for stray in strays {
             let unlocked = stray.file().and_then(|file| {
                 let name = "a lock of an interrupted request";
-                ofd::unlock(&*file).map_err(|errno| lock::Error::system("unlock", name, errno))
+                ofd::unlock(&*file)
+                    .map_err(|errno| lock::Error::system(Operation::Unlock, name, errno))
             });
             if let Err(error) = unlocked {
                 tracing::error!("{error}");

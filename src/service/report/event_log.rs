@@ -1,6 +1,6 @@
 //! The event log: what happens to owners and locks, as messages for people and fields for programs.
 //!
-//! Every message of a kind ([`Kind`]) is logged here, except the refusal of a client of virtlockd's
+//! Every message of a kind ([`LogEvent`]) is logged here, except the refusal of a client of virtlockd's
 //! socket; so all messages of a kind have the same fields. A field holds its value unchanged; in a
 //! message, names are escaped. Each message names the VM, the beginning of its UUID and its user,
 //! since `journalctl` prints no fields.
@@ -9,7 +9,7 @@ mod denied;
 mod waits;
 mod words;
 
-use crate::catalog::Kind;
+use crate::catalog::LogEvent;
 use crate::lock::acquire::reacquire::Lost;
 use crate::lock::model::refusal::{Holder, Refusal};
 use crate::lock::text::escape::shown;
@@ -70,7 +70,7 @@ impl Service {
 /// Logs that an owner was opened; `why` is what its locks are for, if stated.
 pub fn opened(id: OwnerId, name: &str, why: &str) {
     tracing::info!(
-        event = Kind::OwnerOpened.as_str(),
+        event = LogEvent::OwnerOpened.as_str(),
         owner.uuid = %id.uuid,
         owner.name = name,
         owner.uid = id.uid,
@@ -83,7 +83,7 @@ pub fn opened(id: OwnerId, name: &str, why: &str) {
 /// Logs that an owner has ended. Its locks are released after that.
 pub fn ended(id: OwnerId, name: &str, locks: usize, reason: Reason) {
     tracing::info!(
-        event = Kind::OwnerEnded.as_str(),
+        event = LogEvent::OwnerEnded.as_str(),
         owner.uuid = %id.uuid,
         owner.name = name,
         owner.uid = id.uid,
@@ -99,7 +99,7 @@ pub fn ended(id: OwnerId, name: &str, locks: usize, reason: Reason) {
 /// Logs that an owner ended while the service was not running.
 pub fn ended_unseen(id: OwnerId, name: &str, locks: usize) {
     tracing::info!(
-        event = Kind::OwnerEnded.as_str(),
+        event = LogEvent::OwnerEnded.as_str(),
         owner.uuid = %id.uuid,
         owner.name = name,
         owner.uid = id.uid,
@@ -114,7 +114,7 @@ pub fn ended_unseen(id: OwnerId, name: &str, locks: usize) {
 /// Logs that a lock was granted.
 pub fn acquired(lock: &Lock, name: &str) {
     tracing::info!(
-        event = Kind::Acquired.as_str(),
+        event = LogEvent::Acquired.as_str(),
         lock = lock.id,
         owner.uuid = %lock.owner.uuid,
         owner.name = name,
@@ -131,7 +131,7 @@ pub fn acquired(lock: &Lock, name: &str) {
 /// Logs that a lock was converted to another mode.
 pub fn converted(lock: &Lock, name: &str) {
     tracing::info!(
-        event = Kind::Converted.as_str(),
+        event = LogEvent::Converted.as_str(),
         lock = lock.id,
         owner.uuid = %lock.owner.uuid,
         owner.name = name,
@@ -148,7 +148,7 @@ pub fn converted(lock: &Lock, name: &str) {
 /// Logs that a lock was released.
 pub fn released(lock: &Lock, name: &str, reason: Reason) {
     tracing::info!(
-        event = Kind::Released.as_str(),
+        event = LogEvent::Released.as_str(),
         lock = lock.id,
         owner.uuid = %lock.owner.uuid,
         owner.name = name,
@@ -167,7 +167,7 @@ pub fn released(lock: &Lock, name: &str, reason: Reason) {
 /// Logs that an owner has the locks of another one; each is logged as acquired besides.
 pub fn handed_over(to: (OwnerId, &str), from: (OwnerId, &str), locks: usize) {
     tracing::info!(
-        event = Kind::HandedOver.as_str(),
+        event = LogEvent::HandedOver.as_str(),
         owner.uuid = %to.0.uuid,
         owner.name = to.1,
         owner.uid = to.0.uid,
@@ -198,7 +198,7 @@ fn each(refusal: &Refusal, what: fn(&Holder) -> String) -> String {
 /// Logs that an owner is refused what other owners hold; `message` names them.
 pub fn refused(id: OwnerId, name: &str, refusal: &Refusal, message: &str) {
     tracing::info!(
-        event = Kind::Refused.as_str(),
+        event = LogEvent::Refused.as_str(),
         owner.uuid = %id.uuid,
         owner.name = name,
         owner.uid = id.uid,
@@ -214,7 +214,7 @@ pub fn refused(id: OwnerId, name: &str, refusal: &Refusal, message: &str) {
 /// Logs that an owner is refused what a foreign holder has locked.
 pub fn refused_elsewhere(id: OwnerId, name: &str, resource: &str, message: &str) {
     tracing::info!(
-        event = Kind::Refused.as_str(),
+        event = LogEvent::Refused.as_str(),
         owner.uuid = %id.uuid,
         owner.name = name,
         owner.uid = id.uid,
@@ -230,7 +230,7 @@ pub fn broken(id: OwnerId, name: &str, locks: &[u64], by: u32) {
     let numbers =
         |between: &str| locks.iter().map(ToString::to_string).collect::<Vec<_>>().join(between);
     tracing::warn!(
-        event = Kind::Broken.as_str(),
+        event = LogEvent::Broken.as_str(),
         lock.each = numbers("\n"),
         owner.uuid = %id.uuid,
         owner.name = name,
@@ -247,7 +247,7 @@ pub fn broken(id: OwnerId, name: &str, locks: &[u64], by: u32) {
 /// Logs that a lock is lost, although its VM is running.
 pub fn lost(lock: &Lock, name: &str, lost: &Lost) {
     tracing::error!(
-        event = Kind::Lost.as_str(),
+        event = LogEvent::Lost.as_str(),
         lock = lock.id,
         owner.uuid = %lock.owner.uuid,
         owner.name = name,
@@ -266,7 +266,7 @@ pub fn lost(lock: &Lock, name: &str, lost: &Lost) {
 /// Logs that a lock that was lost is held again.
 pub fn regained(lock: &Lock, name: &str) {
     tracing::warn!(
-        event = Kind::Regained.as_str(),
+        event = LogEvent::Regained.as_str(),
         lock = lock.id,
         owner.uuid = %lock.owner.uuid,
         owner.name = name,
@@ -283,7 +283,7 @@ pub fn regained(lock: &Lock, name: &str) {
 /// Logs that an owner is suspended; each of its locks is logged as released besides.
 pub fn suspended(id: OwnerId, name: &str, locks: usize, by: u32) {
     tracing::info!(
-        event = Kind::Suspended.as_str(),
+        event = LogEvent::Suspended.as_str(),
         owner.uuid = %id.uuid,
         owner.name = name,
         owner.uid = id.uid,
@@ -298,7 +298,7 @@ pub fn suspended(id: OwnerId, name: &str, locks: usize, by: u32) {
 /// Logs that an owner is resumed; each of its locks is logged as acquired besides.
 pub fn resumed(id: OwnerId, name: &str, locks: usize) {
     tracing::info!(
-        event = Kind::Resumed.as_str(),
+        event = LogEvent::Resumed.as_str(),
         owner.uuid = %id.uuid,
         owner.name = name,
         owner.uid = id.uid,
@@ -314,7 +314,7 @@ pub fn restored(owners: usize, locks: usize) {
     if owners > 0 {
         let s = if owners == 1 { "" } else { "s" };
         tracing::info!(
-            event = Kind::Restored.as_str(),
+            event = LogEvent::Restored.as_str(),
             owners,
             locks,
             "restored {owners} owner{s} and {}",

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::{Error, Service};
+use crate::failpoint::failpoint;
 use crate::lock::acquire::handle::{Give, Held};
 use crate::lock::acquire::reacquire::{Doubt, Lost, Reassert, Retake};
 use crate::lock::model::identity::Identity;
@@ -26,7 +27,6 @@ use crate::lock::text::escape::shown;
 use crate::lock::{self, Event, Lock, Loss, Proof, Want};
 use crate::service::core::state::State;
 use crate::service::report::event_log;
-use crate::step::step;
 
 impl Service {
     /// Looks at every lock that nobody has looked at since it was restored. Returns at once.
@@ -123,7 +123,7 @@ impl Service {
         let unlockable =
             |error: Error| Lost { loss: lock::Loss::Unlockable, why: error.to_string() };
         let parked = self.keep().park(lock.owner, &[lock.id], &[Arc::clone(&held)]);
-        step("retake-parked");
+        failpoint("retake-parked");
         let entered = parked.map_err(unlockable).and_then(|()| {
             let mut state = self.state();
             if state.table.lock(lock.id).is_some() {
@@ -244,7 +244,7 @@ impl Story {
             Some(held) => Reassert { held, want: lock.want.clone() }.perform(),
             None => service.retake(&lock).map_err(Doubt::Lost),
         };
-        step("verify-seen");
+        failpoint("verify-seen");
         let seen = match seen {
             Ok(()) => Ok(()),
             Err(Doubt::Lost(lost)) => Err(lost),

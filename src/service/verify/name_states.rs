@@ -229,7 +229,7 @@ impl Group {
         let Ok(_turn) = turns.acquire_owned().await else { return };
         let (mut names, mut size) = (VecDeque::from(names), BATCH);
         // The administrator, and the user whose instance this is, have no quota.
-        let is_ordinary = self.uid != 0 && self.uid != nix::unistd::geteuid().as_raw();
+        let is_ordinary = self.uid != 0 && self.uid != rustix::process::geteuid().as_raw();
         while !names.is_empty() {
             let ended = self.checks.ended.notified();
             tokio::pin!(ended);

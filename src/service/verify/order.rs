@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::unistd::geteuid;
+use rustix::process::geteuid;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 

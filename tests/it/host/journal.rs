@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use serde_json::Value;
-use vmlockd::catalog::Kind;
+use vmlockd::catalog::LogEvent;
 
 use crate::dbus_client::{TestVm, exclusive, lock, option, shared};
 use crate::fixture::{Fixture, within};
@@ -22,7 +22,7 @@ async fn entries(host: &Host, fields: &[&str]) -> Vec<Value> {
 }
 
 /// The only entry of a kind, found by its word and by its number.
-async fn the(host: &Host, kind: Kind) -> Value {
+async fn the(host: &Host, kind: LogEvent) -> Value {
     let by_word = entries(host, &[&format!("VMLOCKD_EVENT={}", kind.as_str())]).await;
     let by_number = entries(host, &[&format!("MESSAGE_ID={}", kind.message_id())]).await;
     assert_eq!(by_word, by_number);
@@ -64,7 +64,7 @@ async fn the_journal_has_what_happened_in_fields() {
 
     let web1 = [("OWNER_UUID", uuids[0].as_str()), ("OWNER_NAME", "web1"), ("OWNER_UID", "0")];
     let on = [("LOCK", number.as_str()), ("RESOURCE", image)];
-    let acquired = the(&host, Kind::Acquired).await;
+    let acquired = the(&host, LogEvent::Acquired).await;
     assert_says(&acquired, &[&web1[..], &on, &[("MODE", "exclusive"), ("REASON", "")]].concat());
     assert_eq!(acquired["PRIORITY"], "6");
     assert_eq!(acquired["SYSLOG_IDENTIFIER"], "vmlockd");
@@ -73,7 +73,7 @@ async fn the_journal_has_what_happened_in_fields() {
     let (vm1, vm2) =
         (format!("VM \"web1\" ({}, uid 0)", vms[0]), format!("VM \"web2\" ({}, uid 0)", vms[1]));
     assert_eq!(acquired["MESSAGE"], format!("acquired {shown} (exclusive) for {vm1}"));
-    let refused = the(&host, Kind::Refused).await;
+    let refused = the(&host, LogEvent::Refused).await;
     assert_says(
         &refused,
         &[("OWNER_UUID", &uuids[1]), ("OWNER_NAME", "web2"), ("RESOURCE", image)],
@@ -82,23 +82,23 @@ async fn the_journal_has_what_happened_in_fields() {
     assert_says(&refused, &[("REASON", "held"), ("LOCK", "")]);
     let words = format!("refused {vm2}: disk {shown} is locked exclusively by VM \"web1\" (");
     assert_begins(&refused, &words);
-    let waiting = the(&host, Kind::Waiting).await;
+    let waiting = the(&host, LogEvent::Waiting).await;
     assert_says(&waiting, &[("OWNER_NAME", "web2"), ("RESOURCE", image), ("HOLDER_NAME", "web1")]);
     let words = format!("{vm2} is waiting: disk {shown} is locked exclusively by VM \"web1\" (");
     assert_begins(&waiting, &words);
-    let waited = the(&host, Kind::WaitEnded).await;
+    let waited = the(&host, LogEvent::WaitEnded).await;
     assert_begins(&waited, &format!("wait of {vm2} for {shown} (exclusive) ended after "));
     assert!(waited["MESSAGE"].as_str().unwrap().ends_with(" s: timed out"), "{waited:#}");
     assert_says(&waited, &[("OWNER_NAME", "web2"), ("RESOURCE", image), ("REASON", "timed-out")]);
     assert!(waited["VMLOCKD_WAITED_USEC"].as_str().unwrap().parse::<u64>().unwrap() > 0);
-    let converted = the(&host, Kind::Converted).await;
+    let converted = the(&host, LogEvent::Converted).await;
     assert_says(&converted, &[&web1[..], &on, &[("MODE", "shared")]].concat());
     assert_eq!(converted["MESSAGE"], format!("converted {shown} to shared for {vm1}"));
-    let released = the(&host, Kind::Released).await;
+    let released = the(&host, LogEvent::Released).await;
     assert_says(&released, &[&web1[..], &on, &[("REASON", "released")]].concat());
     let words = format!("released {shown} (shared) of {vm1}: released on request");
     assert_eq!(released["MESSAGE"], words);
-    let ended = the(&host, Kind::OwnerEnded).await;
+    let ended = the(&host, LogEvent::OwnerEnded).await;
     assert_says(&ended, &[("OWNER_UUID", &uuids[1]), ("OWNER_NAME", "web2"), ("LOCKS", "0")]);
     assert_says(&ended, &[("REASON", "owner-closed")]);
     let words = format!("owner of {vm2} ended: the owner was closed; releasing 0 locks");
@@ -110,7 +110,7 @@ async fn the_journal_has_what_happened_in_fields() {
     let disk = disk.to_str().unwrap();
     let ran = host.run_as("nobody", &["vmlockctl", "--system", "lock", disk]).await;
     assert_eq!(ran.status.code(), Some(77), "{ran:?}");
-    let denied = the(&host, Kind::Denied).await;
+    let denied = the(&host, LogEvent::Denied).await;
     let uid = nix::unistd::User::from_name("nobody").unwrap().unwrap().uid.to_string();
     assert_says(&denied, &[("ACTION", "org.vmlockd1.acquire-by-name"), ("CALLER_UID", &uid)]);
     assert_says(&denied, &[("RESOURCE", disk), ("OWNER_NAME", "vmlockctl lock")]);
@@ -125,7 +125,7 @@ async fn the_journal_has_what_happened_in_fields() {
 
     // As a package does when it is installed.
     host.run_outside_units(&["journalctl", "--update-catalog"]).await.ok();
-    let id = format!("MESSAGE_ID={}", Kind::Acquired.message_id());
+    let id = format!("MESSAGE_ID={}", LogEvent::Acquired.message_id());
     let explained =
         host.run_outside_units(&["journalctl", "--catalog", "--no-pager", &id]).await.ok();
     for words in ["Subject: VM web1 has acquired a lock", "Documentation: man:vmlockd(8)"] {
@@ -149,7 +149,7 @@ async fn several_holders_are_several_fields() {
     let stated = entries(&host, &["VMLOCKD_WHY=nightly backup"]).await;
     assert_eq!(stated.len(), 1, "{stated:#?}");
     assert_says(&stated[0], &[("EVENT", "owner-opened"), ("OWNER_NAME", "web3")]);
-    let refused = the(&host, Kind::Refused).await;
+    let refused = the(&host, LogEvent::Refused).await;
     assert_eq!(refused["VMLOCKD_HOLDER_NAME"], serde_json::json!(["web1", "web2"]));
     assert_eq!(entries(&host, &["VMLOCKD_HOLDER_NAME=web2"]).await, [refused]);
 
@@ -158,7 +158,7 @@ async fn several_holders_are_several_fields() {
     let mut watch = host.watch().await;
     before.signal(nix::sys::signal::Signal::SIGKILL);
     host.successor(&mut watch, before).await;
-    let restored = the(&host, Kind::Restored).await;
+    let restored = the(&host, LogEvent::Restored).await;
     assert_says(&restored, &[("OWNERS", "3"), ("LOCKS", "2")]);
 }
 
@@ -203,11 +203,11 @@ fn every_kind_of_event_is_logged_and_nothing_else() {
     });
     let text: String = texts.collect();
     let told = text.split("event = ").skip(1).filter_map(|rest| {
-        let (kind, rest) = rest.strip_prefix("Kind::")?.split_once('.')?;
+        let (kind, rest) = rest.strip_prefix("LogEvent::")?.split_once('.')?;
         rest.starts_with("as_str(),").then(|| kind.to_owned())
     });
     let told: BTreeSet<String> = told.collect();
-    assert_eq!(told, Kind::ALL.map(|kind| format!("{kind:?}")).into());
+    assert_eq!(told, LogEvent::ALL.map(|kind| format!("{kind:?}")).into());
     for level in ["error", "warn", "info", "debug"] {
         for call in text.split(&format!("tracing::{level}!(")).skip(1) {
             let call = call.split(");").next().unwrap();
@@ -219,7 +219,7 @@ fn every_kind_of_event_is_logged_and_nothing_else() {
 #[test]
 fn the_man_page_has_every_kind_with_its_number() {
     let page = fs::read_to_string(root().join("man/vmlockd.8")).unwrap().replace("\\-", "-");
-    for kind in Kind::ALL {
+    for kind in LogEvent::ALL {
         for word in [kind.as_str(), kind.message_id()] {
             assert!(page.contains(word), "vmlockd(8) does not name {word}");
         }
@@ -234,18 +234,18 @@ async fn suspensions_and_transfers_are_logged() {
     let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
     web1.acquire(&[exclusive(&image)]).await.unwrap();
     web1.owner.suspend(none()).await.unwrap();
-    let suspended = the(&host, Kind::Suspended).await;
+    let suspended = the(&host, LogEvent::Suspended).await;
     assert_says(&suspended, &[("OWNER_NAME", "web1"), ("LOCKS", "1"), ("CALLER_UID", "0")]);
     assert_begins(&suspended, "suspended VM \"web1\" (");
     let words = ", uid 0) on request of uid 0; releasing 1 lock";
     assert!(suspended["MESSAGE"].as_str().unwrap().ends_with(words), "{suspended:#}");
-    assert_says(&the(&host, Kind::Released).await, &[("REASON", "suspended")]);
+    assert_says(&the(&host, LogEvent::Released).await, &[("REASON", "suspended")]);
     web1.owner.resume(none()).await.unwrap();
-    assert_says(&the(&host, Kind::Resumed).await, &[("OWNER_NAME", "web1"), ("LOCKS", "1")]);
+    assert_says(&the(&host, LogEvent::Resumed).await, &[("OWNER_NAME", "web1"), ("LOCKS", "1")]);
     let token = web1.owner.offer(none()).await.unwrap();
     web2.owner.adopt(&token, none()).await.unwrap();
     let uuid = web1.owner.uuid().await.unwrap();
-    let moved = the(&host, Kind::HandedOver).await;
+    let moved = the(&host, LogEvent::HandedOver).await;
     assert_says(&moved, &[("OWNER_NAME", "web2"), ("OWNER_UID", "0"), ("LOCKS", "1")]);
     assert_says(&moved, &[("FROM_NAME", "web1"), ("FROM_UUID", &uuid), ("FROM_UID", "0")]);
     let words =

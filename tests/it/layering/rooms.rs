@@ -7,14 +7,14 @@ pub(super) const FLOORS: &Table = &[
     ("lock", &[]),
     ("life", &["lock", "registration"]),
     ("inspector", &["lock"]),
-    // `step` marks the places where tests crash the service, and does nothing.
-    ("step", &[]),
+    // `failpoint` marks the places where tests crash the service.
+    ("failpoint", &[]),
     // It asks an inspector which descriptors the service manager has stored.
-    ("keep", &["lock", "inspector", "step"]),
+    ("keep", &["lock", "inspector", "failpoint"]),
     // The kinds of messages in the log, for the rooms that report them and for the one that writes
     // them.
     ("catalog", &[]),
-    ("service", &["lock", "life", "keep", "inspector", "step", "catalog"]),
+    ("service", &["lock", "life", "keep", "inspector", "failpoint", "catalog"]),
     ("privacy", &["lock", "service", "paths"]),
     ("admission", &["lock", "service", "bus", "privacy", "registration", "sync"]),
     ("auth", &["lock", "life", "service", "catalog", "admission", "privacy"]),
@@ -36,7 +36,7 @@ pub(super) const FLOORS: &Table = &[
             "paths",
         ],
     ),
-    ("virtlockd", &["lock", "life", "service", "keep", "step", "catalog"]),
+    ("virtlockd", &["lock", "life", "service", "keep", "failpoint", "catalog"]),
     ("logging", &["lock", "catalog"]),
     ("notify", &[]),
     ("nearest", &[]),
@@ -62,7 +62,7 @@ pub(super) const FLOORS: &Table = &[
             "logging",
             "notify",
             "reexec",
-            "step",
+            "failpoint",
         ],
     ),
     // The names of objects are the same on both ends of the bus.

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use super::words::short;
-use crate::catalog::Kind;
+use crate::catalog::LogEvent;
 use crate::lock::text::escape::shown;
 
 /// Logs that a caller of the user `uid` is not authorized for what it requested.
@@ -17,7 +17,7 @@ pub fn denied(uid: u32, deed: &Denied<'_>, error: impl Display) {
         (None, None) => String::new(),
     };
     tracing::info!(
-        event = Kind::Denied.as_str(),
+        event = LogEvent::Denied.as_str(),
         caller.uid = uid,
         caller.name = deed.sender,
         method = deed.method,

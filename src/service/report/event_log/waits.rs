@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::each;
 use super::words::{Vm, seconds};
-use crate::catalog::Kind;
+use crate::catalog::LogEvent;
 use crate::lock::model::refusal::Refusal;
 use crate::lock::text::escape::shown;
 use crate::lock::{Mode, OwnerId};
@@ -12,7 +12,7 @@ use crate::lock::{Mode, OwnerId};
 /// Logs that an owner begins to wait for what other owners hold, or are to be granted first.
 pub fn waiting(id: OwnerId, name: &str, refusal: &Refusal, message: &str) {
     tracing::info!(
-        event = Kind::Waiting.as_str(),
+        event = LogEvent::Waiting.as_str(),
         owner.uuid = %id.uuid,
         owner.name = name,
         owner.uid = id.uid,
@@ -28,7 +28,7 @@ pub fn waiting(id: OwnerId, name: &str, refusal: &Refusal, message: &str) {
 /// Logs that an owner begins to wait for what a foreign holder has locked.
 pub fn waiting_elsewhere(id: OwnerId, name: &str, resource: &str, message: &str) {
     tracing::info!(
-        event = Kind::Waiting.as_str(),
+        event = LogEvent::Waiting.as_str(),
         owner.uuid = %id.uuid,
         owner.name = name,
         owner.uid = id.uid,
@@ -74,7 +74,7 @@ pub fn wait_ended(
     outcome: Outcome,
 ) {
     tracing::info!(
-        event = Kind::WaitEnded.as_str(),
+        event = LogEvent::WaitEnded.as_str(),
         owner.uuid = %id.uuid,
         owner.name = name,
         owner.uid = id.uid,

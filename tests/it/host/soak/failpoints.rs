@@ -46,7 +46,8 @@ fn collect(below: &Path, points: &mut BTreeSet<String>) {
             collect(&path, points);
         } else {
             let text = fs::read_to_string(&path).unwrap();
-            let names = text.split("step(\"").skip(1).filter_map(|rest| rest.split('"').next());
+            let names =
+                text.split("failpoint(\"").skip(1).filter_map(|rest| rest.split('"').next());
             for name in names {
                 assert!(points.insert(name.to_owned()), "two points are called {name}");
             }
