@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 fn lingering(listener: &TcpListener) -> (OwnedFd, TcpStream) {
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (peer, _) = listener.accept().unwrap();
-    let linger = Some(std::time::Duration::from_mins(1));
+    let linger = Some(std::time::Duration::from_secs(60));
     rustix::net::sockopt::set_socket_linger(&stream, linger).unwrap();
     stream.set_nonblocking(true).unwrap();
     while io::Write::write(&mut &stream, &[0; 1 << 14]).is_ok() {}
