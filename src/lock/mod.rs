@@ -1,8 +1,8 @@
-//! Floor 0: what a lock is.
+//! Floor 0: locks and the operations on them.
 //!
-//! [`table`] decides who may hold what and touches nothing. The rest finds out what a name means
-//! ([`resolve`]), which file stands for it ([`lockspace`]), and locks that file's byte ([`acquire`],
-//! [`ofd`]), and decides nothing. Nothing here knows of a bus, an event loop or a log.
+//! [`table`] decides who may hold what, and performs no I/O. The other modules find the resource
+//! behind a name ([`resolve`]) and its lock file ([`lockspace`]), lock that file's byte
+//! ([`acquire`], [`ofd`]), and decide nothing. Nothing here uses a bus, an event loop or a log.
 
 pub mod acquire;
 pub mod descriptor;

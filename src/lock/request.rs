@@ -1,9 +1,9 @@
-//! The seam behind which all file system work lies.
+//! The boundary between the service and all file-system work.
 //!
-//! Any call on a file can hang: a dead NFS server, a FUSE process that never answers. So nothing
-//! above touches a file; it makes a plain request, hands it to whoever performs requests (a thread
-//! of the service today), and gets a plain answer and descriptors back. The table's mutex is never
-//! held meanwhile.
+//! Any call on a file can hang: a dead NFS server, a FUSE process that never responds. So code
+//! above this floor opens no file. It creates a plain request, passes it to an executor (a worker
+//! thread of the service), and gets a plain answer and descriptors back. The table's mutex is never
+//! locked meanwhile.
 
 use std::borrow::Cow;
 use std::os::fd::BorrowedFd;
@@ -11,23 +11,23 @@ use std::path::Path;
 
 use crate::lock::model::error::Error;
 
-/// What a request is about to ask, as far as that is known before.
+/// A file system that a request is about to query, as far as that is known before.
 #[derive(Debug, Clone)]
 pub enum Asked<'w> {
-    /// Whatever serves this name.
+    /// The file systems that serve this path.
     Path(Cow<'w, Path>),
-    /// Whatever serves this open file.
+    /// The file system that serves this open file.
     File(BorrowedFd<'w>),
 }
 
 impl<'w> Asked<'w> {
-    /// A name.
+    /// Returns the entry for a path.
     #[must_use]
     pub fn path(path: &'w (impl AsRef<Path> + ?Sized)) -> Self {
         Self::Path(Cow::Borrowed(path.as_ref()))
     }
 
-    /// The same name, of nobody; nothing for an open file, which somebody has.
+    /// Returns the same path as an owned value; `None` for an open file, which is borrowed.
     #[must_use]
     pub fn into_owned(self) -> Option<Asked<'static>> {
         match self {
@@ -39,15 +39,15 @@ impl<'w> Asked<'w> {
 
 /// One request to the file system.
 pub trait Work: Send + 'static {
-    /// What comes back.
+    /// The result.
     type Answer: Send + 'static;
 
-    /// What it will ask; nothing where that is no file system, or one that this host serves.
+    /// Returns what it will query; nothing if that is no file system, or one that this host serves.
     fn asks(&self) -> Vec<Asked<'_>> {
         Vec::new()
     }
 
-    /// Does it, in whatever time it takes.
+    /// Performs the request. May block for any time.
     fn perform(self) -> Self::Answer;
 }
 
@@ -63,11 +63,11 @@ impl<W: Work> Work for Vec<W> {
     }
 }
 
-/// What came of several requests: the answers of those that succeeded, and the first failure.
+/// The result of several requests: the answers of those that succeeded, and the first failure.
 #[derive(Debug)]
 pub struct Done<T> {
-    /// In the order of the requests.
+    /// The answers, in the order of the requests.
     pub answers: Vec<T>,
-    /// Why the rest was not tried.
+    /// The error after which the rest was not tried.
     pub failure: Option<Error>,
 }

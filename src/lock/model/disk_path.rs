@@ -1,7 +1,6 @@
-//! What callers name: a disk, by its path; or a lease.
+//! The names by which callers request resources: the path of a disk, or a lease.
 //!
-//! A disk may also come as an open descriptor; that has no spelling and so no type here, see
-//! [`crate::lock::resolve`].
+//! A disk may also be passed as an open descriptor, see [`crate::lock::resolve`].
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
@@ -11,10 +10,10 @@ use super::error::Error;
 use crate::lock::model::lease_name::LeaseName;
 use crate::lock::text::escape::{shown, shown_path};
 
-/// The longest path that the kernel takes, in bytes: `PATH_MAX` less its closing NUL.
+/// The maximum length of a path in the kernel, in bytes: `PATH_MAX` without the final NUL.
 const PATH_MAX: usize = 4095;
 
-/// What a caller names, by whatever kind of name.
+/// The name of a disk or a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Resource {
     /// A disk.
@@ -24,7 +23,7 @@ pub enum Resource {
 }
 
 impl Resource {
-    /// Checks a name as callers send it. Touches no file.
+    /// Parses a name as callers send it. Opens no file.
     ///
     /// # Errors
     ///
@@ -36,27 +35,27 @@ impl Resource {
         }
     }
 
-    /// The name, to the letter.
+    /// Returns the name, exactly as given.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
-            // It came as a string, so it is UTF-8 and this is the string itself.
+            // It was parsed from UTF-8, so this never uses the default.
             Self::Disk(path) => path.as_path().to_str().unwrap_or_default(),
             Self::Lease(lease) => lease.as_str(),
         }
     }
 }
 
-/// An absolute path as a caller gave it, to the letter: in a hashed lockspace the letters decide.
+/// An absolute path exactly as a caller sent it: in a hashed lockspace, every byte counts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DiskPath(PathBuf);
 
 impl DiskPath {
-    /// Checks a path as callers send it. Touches no file.
+    /// Parses a path as callers send it. Opens no file.
     ///
     /// # Errors
     ///
-    /// [`Error::BadPath`] for empty, relative and overlong ones.
+    /// [`Error::BadPath`] for empty, relative and overlong paths.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let why = if text.is_empty() {
             "is empty"
@@ -72,13 +71,13 @@ impl DiskPath {
         Err(Error::BadPath { path: head(text), why })
     }
 
-    /// Checks a path that need not be text.
+    /// Parses a path that need not be UTF-8.
     ///
     /// # Errors
     ///
     /// As for [`Self::parse`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
-        // What decides is ASCII; the letters of what is no text do not matter.
+        // All checks are on ASCII characters, so a lossy conversion does not affect them.
         let checked = Self::parse(&String::from_utf8_lossy(bytes))?;
         if str::from_utf8(bytes).is_ok() {
             return Ok(checked);
@@ -90,31 +89,31 @@ impl DiskPath {
         Ok(Self(PathBuf::from(OsString::from_vec(bytes.to_vec()))))
     }
 
-    /// The path.
+    /// Returns the path.
     #[must_use]
     pub fn as_path(&self) -> &Path {
         &self.0
     }
 
-    /// The path for people: escaped.
+    /// Returns the path escaped, for display.
     #[must_use]
     pub fn shown(&self) -> String {
         shown_path(&self.0)
     }
 
-    /// The beginning of it, for an error message about all of it.
+    /// Returns the beginning of the path, for an error message about it.
     pub(in crate::lock) fn head(&self) -> String {
         head(&self.0.to_string_lossy())
     }
 
-    /// Whether it climbs with `..`: a rule that looks at the string could be led astray by it.
+    /// Whether it contains `..`, which could mislead a rule that compares the text.
     #[must_use]
     pub fn climbs(&self) -> bool {
         self.0.components().any(|part| part == Component::ParentDir)
     }
 }
 
-/// The beginning of a text, for an error message about all of it.
+/// Returns the beginning of a text, for an error message about it.
 fn head(text: &str) -> String {
     const SHOWN: usize = 80;
     match text.char_indices().nth(SHOWN) {

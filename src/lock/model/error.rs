@@ -1,4 +1,4 @@
-//! What can go wrong with a lock.
+//! The errors of lock operations.
 
 use nix::errno::Errno;
 
@@ -9,101 +9,102 @@ use crate::lock::model::lease_name::spoken;
 use crate::lock::model::refusal::{Refusal, Stranger};
 use crate::lock::text::escape::shown;
 
-/// Everything that floor 0 refuses or fails at.
+/// All errors of floor 0.
 ///
-/// Texts are lower case, name the thing and the cause, and hold no unescaped foreign characters:
-/// the names in them go through [`crate::lock::text::escape`], here or where the sentence is made.
+/// Texts are lower case, name the object and the cause, and contain no unescaped foreign
+/// characters: the names in them are escaped by [`crate::lock::text::escape`], here or where the
+/// message is formatted.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A word that is no mode.
+    /// A word that is not a mode.
     #[error("mode '{0}' is neither 'exclusive' nor 'shared'")]
     BadMode(String),
-    /// A path that can't name a disk.
+    /// A path that cannot name a disk.
     #[error("path '{path}' {why}")]
     BadPath {
         /// The path, shortened and escaped.
         path: String,
-        /// What is wrong with it, to follow the path in a sentence.
+        /// The error, as a phrase that follows the path.
         why: &'static str,
     },
-    /// A name that can't be a file's in a lockspace.
+    /// A name that is invalid for a file in a lockspace.
     #[error("key '{key}' {why}")]
     BadKey {
         /// The name, shortened and escaped.
         key: String,
-        /// What is wrong with it, to follow the name in a sentence.
+        /// The error, as a phrase that follows the name.
         why: &'static str,
     },
-    /// A name that can't be a machine's.
+    /// A name that is invalid for a VM.
     #[error("name '{name}' {why}")]
     BadName {
         /// The name, shortened and escaped.
         name: String,
-        /// What is wrong with it, to follow the name in a sentence.
+        /// The error, as a phrase that follows the name.
         why: &'static str,
     },
-    /// A word that is no UUID.
+    /// A word that is not a UUID.
     #[error("'{0}' is not a UUID")]
     BadUuid(String),
-    /// One call names one disk twice and disagrees with itself.
+    /// One call requests one disk twice, in different modes.
     #[error("{} is requested twice in one call, in different modes", spoken(_0))]
     TwoModes(String),
-    /// The owner holds it, otherwise than it asks now.
+    /// The owner has locked it in another mode than requested.
     #[error(
         "this owner has locked {} in mode {held}; convert lock {lock} instead",
         spoken(resource)
     )]
     OtherMode {
-        /// The name asked for.
+        /// The requested name.
         resource: String,
-        /// The mode in which it is held.
+        /// The mode of its lock.
         held: Mode,
         /// The number of the lock.
         lock: u64,
     },
-    /// The owner has it recorded, and neither locked nor to be locked by that.
+    /// The owner has it recorded in mode none; a request for another mode does not lock it.
     #[error(
         "{} is only recorded for this owner, not locked; release lock {lock} first",
         spoken(resource)
     )]
     OnlyRecorded {
-        /// The name asked for.
+        /// The requested name.
         resource: String,
         /// The number of its lock.
         lock: u64,
     },
-    /// The owner wants to write a disk, and has no lease.
+    /// The owner requests write access to a disk, and has no lease.
     #[error(
         "cannot lock {} for writing without a lease, because 'require_lease_for_disks' is set: acquire \
          a lease first, or in the same call",
         spoken(_0)
     )]
     LeaseRequired(String),
-    /// Nothing is there by that name.
+    /// The file does not exist.
     #[error("{} does not exist", spoken(_0))]
     Missing(String),
-    /// Something is there, and no lock can be put on it.
+    /// The file exists and cannot be locked.
     #[error("cannot lock {resource}: {why}")]
     NotLockable {
-        /// What was asked for.
+        /// The requested name.
         resource: String,
         /// The cause.
         why: String,
     },
-    /// The name led elsewhere by the time the lock was there.
+    /// The name led to another file by the time the first one was locked.
     #[error("cannot lock {0}: it was replaced by another file in the meantime; try again")]
     Changed(String),
-    /// The system failed at something.
+    /// A system call failed.
     #[error("cannot {operation} {name}: {}", errno.desc())]
     System {
         /// The operation that failed.
         operation: Operation,
-        /// To what.
+        /// The object of the operation.
         name: String,
         /// The cause.
         errno: Errno,
     },
-    /// A lockspace directory that can't be trusted or used.
+    /// A lockspace directory that is not trusted or not usable.
     #[error("cannot use lockspace directory {directory}: {why}")]
     Lockspace {
         /// The directory.
@@ -111,105 +112,105 @@ pub enum Error {
         /// The cause.
         why: String,
     },
-    /// No lockspace is known by that directory.
+    /// No lockspace has this directory.
     #[error("lockspace {0} does not exist; create it first")]
     NoSuchLockspace(String),
-    /// A lockspace that an owner of ours still has to do with.
+    /// An owner of this service still uses the lockspace.
     #[error("lockspace {directory} is in use: VM \"{name}\" {how}")]
     LockspaceInUse {
         /// The directory.
         directory: String,
         /// The owner's name.
         name: String,
-        /// What it does, in words that follow the name.
+        /// The use, in words that follow the name.
         how: &'static str,
     },
-    /// A lockspace that the configuration names, and nobody else makes, fills or removes.
+    /// A lockspace of the configuration: clients may not create, use or remove it.
     #[error("lockspace {0} belongs to the configuration; create leases in another one")]
     Configured(String),
-    /// Another owner holds it.
+    /// Another owner of this service holds it.
     #[error("{0}")]
     Held(Box<Refusal>),
-    /// Somebody holds it who is no owner of ours.
+    /// A foreign holder has it.
     #[error("{0}")]
     HeldElsewhere(Box<Stranger>),
-    /// That owner is open already.
+    /// The owner is open already.
     #[error("owner {0} exists already")]
     OwnerExists(OwnerId),
-    /// There is no such owner, or it has ended meanwhile.
+    /// The owner does not exist, or has ended meanwhile.
     #[error("owner {0} does not exist")]
     NoSuchOwner(OwnerId),
-    /// The owner has given up what it holds for a while, and may not ask for more meanwhile.
+    /// The owner is suspended, and may not acquire locks.
     #[error("owner {0} is suspended; resume it first")]
     Suspended(OwnerId),
-    /// The owner has offered what it holds, and nobody has adopted it yet.
+    /// The owner has already offered its locks, and no owner has adopted them yet.
     #[error("owner {0} has offered its locks already; cancel the offer first")]
     OfferedAlready(OwnerId),
-    /// The owner holds nothing that it could offer.
+    /// The owner has no locks that it could offer.
     #[error("owner {0} has no locks to hand over")]
     NothingToOffer(OwnerId),
-    /// The owner's own offer.
+    /// The owner cannot adopt its own offer.
     #[error("owner {0} cannot adopt its own locks")]
     OwnOffer(OwnerId),
-    /// The owner holds itself what it would adopt.
+    /// The adopting owner has locked one of the offered resources itself.
     #[error(
         "the adopting owner has locked {} itself, by lock {lock}; release it first",
         spoken(resource)
     )]
     HeldTwice {
-        /// The name by which it is held.
+        /// The name by which it is locked.
         resource: String,
-        /// The number of the owner's own lock.
+        /// The number of the adopting owner's lock.
         lock: u64,
     },
-    /// There is no such offer, or it has expired.
+    /// The offer does not exist, or has expired.
     #[error("the offer does not exist; it may have expired, been adopted or been cancelled")]
     NoSuchOffer,
-    /// There is no such lock, or it has been released meanwhile.
+    /// The lock does not exist, or has been released meanwhile.
     #[error("lock {0} does not exist")]
     NoSuchLock(u64),
-    /// A step failed, and so did the undoing of those before it.
+    /// A step failed, and so did the rollback of the steps before it.
     #[error("{cause}; and cannot undo it: {undo}")]
     NotUndone {
         /// Why the request failed.
         cause: Box<Error>,
-        /// What is left because the undoing failed.
+        /// The error of the rollback.
         undo: Box<Error>,
     },
 }
 
 impl Error {
-    /// A failed system call.
+    /// Returns the error of a failed system call.
     #[must_use]
     pub fn system(operation: Operation, name: impl AsRef<str>, errno: Errno) -> Self {
         Self::System { operation, name: shown(name.as_ref()), errno }
     }
 
-    /// Something that no lock can be put on.
+    /// Returns the error of a resource that cannot be locked.
     #[must_use]
     pub fn not_lockable(resource: impl AsRef<str>, why: impl Into<String>) -> Self {
         Self::NotLockable { resource: shown(resource.as_ref()), why: why.into() }
     }
 
-    /// Something that is not there.
+    /// Returns the error of a missing resource.
     #[must_use]
     pub fn missing(resource: impl AsRef<str>) -> Self {
         Self::Missing(shown(resource.as_ref()))
     }
 
-    /// Something that was replaced.
+    /// Returns the error of a replaced resource.
     #[must_use]
     pub fn changed(resource: impl AsRef<str>) -> Self {
         Self::Changed(shown(resource.as_ref()))
     }
 
-    /// Whether somebody holds it, so that waiting may help.
+    /// Whether another holder has it, so that waiting may help.
     #[must_use]
     pub fn is_held(&self) -> bool {
         matches!(self, Self::Held(_) | Self::HeldElsewhere(_))
     }
 
-    /// The error with the failures of its undoing, if there were any.
+    /// Adds the errors of the rollback, if there were any.
     #[must_use]
     pub fn with_undo(self, failures: Vec<Error>) -> Self {
         failures.into_iter().fold(self, |cause, undo| Self::NotUndone {

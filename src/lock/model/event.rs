@@ -1,4 +1,4 @@
-//! What happened in the table, in the order in which it happened.
+//! Events of the table, in the order in which they happened.
 
 use std::collections::BTreeSet;
 
@@ -6,40 +6,41 @@ use super::owner::OwnerId;
 use crate::lock::lockspace::LockspaceKind;
 use crate::lock::model::lock::Lock;
 
-/// One change that others may want to know of.
+/// One change in the table, for subscribers.
 ///
-/// An event carries what its readers need, since by the time they read it the thing may be gone.
+/// An event carries all data that its readers need, since its subject may be gone by the time they
+/// read it.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// An owner is there.
+    /// An owner was opened.
     OwnerOpened(OwnerId),
     /// An owner's anchors changed.
     AnchorsChanged(OwnerId),
     /// An owner was suspended or resumed, or what it remembers has changed.
     OwnerChanged(OwnerId),
-    /// An owner is gone, and its locks before it.
+    /// An owner is gone, after its locks.
     OwnerClosed(OwnerId),
-    /// A lock was given.
+    /// A lock was acquired.
     LockAcquired(Box<Lock>),
-    /// A lock was given up.
+    /// A lock was released.
     LockReleased(Box<Lock>, Reason),
-    /// A lock has another mode now.
+    /// The mode of a lock has changed.
     LockConverted(Box<Lock>),
-    /// A lock that was restored was seen to be there.
+    /// A restored lock was verified.
     LockVerified(Box<Lock>),
-    /// A lock is not there any more, though its owner lives.
+    /// A lock is lost while its owner is alive.
     LockLost(Box<Lock>, Loss),
-    /// There are other lockspaces now.
+    /// The set of lockspaces has changed.
     LockspacesChanged,
-    /// A lockspace is no more.
+    /// A lockspace was removed.
     LockspaceRemoved(LockspaceKind),
-    /// An owner did not get what others hold.
+    /// A request was refused, since other owners hold the resource.
     LockContended {
-        /// The name it asked for.
+        /// The requested name.
         resource: String,
-        /// The owners in its way, each once.
+        /// The owners that block it, each once.
         holders: BTreeSet<OwnerId>,
-        /// Who asked.
+        /// The owner that requested it.
         owner: OwnerId,
     },
 }
@@ -47,19 +48,19 @@ pub enum Event {
 /// Why a lock is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
-    /// Somebody else holds it.
+    /// Another program or host holds it.
     Taken,
     /// Its name leads to another file, or to none.
     Replaced,
-    /// The server gave it up, since it did not hear of us for too long; others may have had it
-    /// meanwhile.
+    /// The NFS server has dropped it, since it lost contact to this host for too long; others may
+    /// have had it meanwhile.
     Expired,
-    /// It can't be locked any more.
+    /// It cannot be locked any more.
     Unlockable,
 }
 
 impl Loss {
-    /// The word used on the bus and in the log.
+    /// Returns the word used on D-Bus and in the log.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -71,25 +72,25 @@ impl Loss {
     }
 }
 
-/// Why a lock was given up.
+/// Why a lock was released.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// Its owner, or somebody in its name, released it.
+    /// Its owner, or a caller on behalf of that, released it.
     Released,
     /// Its owner was closed.
     OwnerClosed,
-    /// Its owner's last anchor went.
+    /// The last anchor of its owner ended.
     OwnerGone,
     /// Its owner was suspended, and remembers it.
     Suspended,
-    /// It passed to another owner.
+    /// It was transferred to another owner.
     HandedOver,
-    /// It was broken.
+    /// It was force-released by an administrator.
     Forced,
 }
 
 impl Reason {
-    /// The word used on the bus and in the log.
+    /// Returns the word used on D-Bus and in the log.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -7,15 +7,15 @@ use super::identity::Identity;
 pub struct Span {
     /// The first byte.
     pub start: u64,
-    /// The byte behind the last one; [`u64::MAX`] where the range has no end of its own.
+    /// The byte after the last one; [`u64::MAX`] if the range has no end of its own.
     pub end: u64,
 }
 
 impl Span {
-    /// All of a file or device, however long it is or will be.
+    /// A whole file or device, of any present or future length.
     pub const WHOLE: Self = Self { start: 0, end: u64::MAX };
 
-    /// The range of `length` bytes from `start`; up to the end where the length is 0.
+    /// Returns the range of `length` bytes from `start`; up to the end if the length is 0.
     #[must_use]
     pub fn new(start: u64, length: u64) -> Self {
         let end = if length == 0 { u64::MAX } else { start.saturating_add(length) };
@@ -28,7 +28,7 @@ impl Span {
         self.start < other.end && other.start < self.end
     }
 
-    /// Returns where `inner`, a range of a device that occupies this range, lies.
+    /// Returns the location of `inner`, a range of a device that occupies this range.
     fn within(self, inner: Self) -> Self {
         let shifted = |offset: u64| self.start.saturating_add(offset).min(self.end);
         Self { start: shifted(inner.start), end: shifted(inner.end) }
@@ -40,7 +40,7 @@ impl Span {
 pub enum Placement {
     /// All of them: a partition, a loop device.
     Exact,
-    /// Some of them, not known which: a logical volume, an array.
+    /// An unknown part of them: a logical volume, an array.
     Partial,
 }
 
@@ -49,26 +49,26 @@ pub enum Placement {
 pub struct Extent {
     /// The file or device.
     pub identity: Identity,
-    /// Where in it.
+    /// The range in it.
     pub span: Span,
-    /// Whether the disk occupies all of that.
+    /// Whether the disk occupies the whole range.
     pub placement: Placement,
 }
 
 impl Extent {
-    /// All of a file or device.
+    /// Returns the extent of a whole file or device.
     #[must_use]
     pub fn whole(identity: Identity) -> Self {
         Self::exact(identity, Span::WHOLE)
     }
 
-    /// A range of a file or device.
+    /// Returns the extent of a range of a file or device.
     #[must_use]
     pub fn exact(identity: Identity, span: Span) -> Self {
         Self { identity, span, placement: Placement::Exact }
     }
 
-    /// An unknown part of a file or device.
+    /// Returns the extent of an unknown part of a file or device.
     #[must_use]
     pub fn partial(identity: Identity) -> Self {
         Self { identity, span: Span::WHOLE, placement: Placement::Partial }
@@ -76,7 +76,7 @@ impl Extent {
 
     /// Whether a write to one may change a byte of the other.
     ///
-    /// Two unknown parts count as different: the volumes of a volume group share its devices and no
+    /// Two unknown parts count as disjoint: the volumes of a volume group share its devices and no
     /// byte of them.
     #[must_use]
     pub fn conflicts(&self, other: &Self) -> bool {
@@ -85,8 +85,8 @@ impl Extent {
         self.identity == other.identity && !both_partial && self.span.overlaps(other.span)
     }
 
-    /// Returns the part of `lower.identity` that a disk occupies through this extent, of which
-    /// `lower` says where its device lies.
+    /// Returns the part of `lower.identity` that a disk occupies through this extent; `lower` is
+    /// the location of the device of this extent.
     #[must_use]
     pub fn through(&self, lower: Self) -> Self {
         match lower.placement {

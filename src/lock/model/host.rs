@@ -1,4 +1,4 @@
-//! This host, as the records of holders name it to other hosts.
+//! This host, as holder records name it to other hosts.
 
 use std::fs;
 use std::path::Path;
@@ -8,32 +8,33 @@ use sha2::{Digest, Sha256};
 
 use crate::lock::text::escape::is_printable;
 
-/// What makes a machine id ours: machine-id(5) asks not to show it to others.
+/// The application id that is hashed with the machine id: machine-id(5) requires that the machine
+/// id itself is not exposed.
 const APPLICATION: &[u8] = b"org.vmlockd1 holder record 1";
-/// The longest id that can be configured.
+/// The maximum length of a configured id.
 pub const ID_MAX: usize = 64;
-/// The longest name of a host that is kept, in bytes.
+/// The maximum length of a host name, in bytes.
 pub const NAME_MAX: usize = 64;
 
 /// A host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
-    /// What tells it from all others.
+    /// Its unique id.
     id: String,
-    /// What people call it, where it is not the name that the system has.
+    /// Its configured name, if that is not the name of the system.
     name: Option<String>,
 }
 
-/// Why a host can't be called so.
+/// Why an id or a name is invalid.
 pub type Unfit = &'static str;
 
 impl Host {
-    /// A host by what is configured, and by the machine's own id where no id is. `None` where there
-    /// is neither: then nothing tells it from others.
+    /// Returns a host with the configured id, or with one derived from the machine id. `None` if
+    /// there is neither: then the host has no unique id.
     ///
     /// # Errors
     ///
-    /// What is wrong with the id or the name.
+    /// Why the id or the name is invalid.
     pub fn new(id: Option<&str>, name: Option<&str>) -> Result<Option<Self>, Unfit> {
         if let Some(name) = name
             && !is_name(name)
@@ -48,20 +49,20 @@ impl Host {
         Ok(id.map(|id| Self { id, name: name.map(str::to_owned) }))
     }
 
-    /// What tells it from all others.
+    /// Returns its unique id.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// What people call it: what is configured, or what the system is called at this moment.
+    /// Returns its name for display: the configured one, or the present name of the system.
     #[must_use]
     pub fn name(&self) -> String {
         self.name.clone().unwrap_or_else(system_name)
     }
 }
 
-/// What the system is called at this moment.
+/// Returns the present name of the system.
 #[must_use]
 pub fn system_name() -> String {
     let system = uname();
@@ -70,24 +71,24 @@ pub fn system_name() -> String {
     if is_name(&name) { name } else { "localhost".to_owned() }
 }
 
-/// Whether a host can be told from others by it.
+/// Whether a text is valid as a host id.
 #[must_use]
 pub fn is_id(text: &str) -> bool {
     let fine = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
     (1..=ID_MAX).contains(&text.len()) && text.bytes().all(fine)
 }
 
-/// Whether people can call a host so.
+/// Whether a text is valid as a host name.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
     (1..=NAME_MAX).contains(&text.len()) && text.chars().all(is_printable)
 }
 
-/// An id by that of the machine.
+/// Returns an id that is derived from the machine id.
 fn own_id(file: &Path) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     let machine = text.trim();
-    // "uninitialized" at the first boot.
+    // It is "uninitialized" at the first boot.
     if machine.len() != 32 || !machine.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
     }
@@ -95,7 +96,7 @@ fn own_id(file: &Path) -> Option<String> {
     Some(hex(&digest.finalize()[..16]))
 }
 
-/// Bytes as lower-case digits.
+/// Formats bytes as lower-case hex.
 pub(in crate::lock) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);

@@ -1,4 +1,4 @@
-//! What a resource really is, whatever name it came by.
+//! The identity of a resource, which is independent of its name.
 
 use std::fmt;
 use std::os::fd::AsFd;
@@ -8,10 +8,11 @@ use rustix::fs::{AtFlags, FileType, StatxFlags, makedev, statx};
 
 use crate::lock::disk::sysfs::{Sysfs, UNKNOWN_SEQUENCE};
 
-/// What two names must share to be one resource.
+/// The properties that are equal for two names of one resource.
 ///
-/// Lock files know names or inodes; this is what the table compares, so that a symlink, a hard
-/// link, a bind mount or a second device node meets the lock taken through another name.
+/// Lock files are found by names or inodes. The table compares identities, so that a request
+/// through a symlink, a hard link, a bind mount or a second device node conflicts with a lock that
+/// was acquired through another name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Identity {
     /// A regular file.
@@ -21,16 +22,16 @@ pub enum Identity {
         /// `st_ino` of the file; unique on that device only.
         ino: u64,
     },
-    /// A block device, whatever node it was opened through: the kernel's own lock sits on the
-    /// node's inode, so two nodes of one device do not meet there.
+    /// A block device, independent of the node it was opened through. The kernel's own lock is on
+    /// the node's inode, so locks through two nodes of one device do not conflict there.
     Block {
         /// `st_rdev` of the node.
         dev: u64,
-        /// The kernel's disk sequence number (Linux 5.15 and later, else 0), which tells a device
-        /// from an earlier one that had the same number.
+        /// The kernel's disk sequence number (Linux 5.15 and later, otherwise 0), which
+        /// distinguishes a device from an earlier one with the same number.
         seq: u64,
     },
-    /// A key in a lockspace: no disk that this host could know.
+    /// A key in a lockspace; no disk.
     Key {
         /// `st_dev` of the lockspace's directory.
         dev: u64,
@@ -42,8 +43,7 @@ pub enum Identity {
 }
 
 impl Identity {
-    /// The identity of what a descriptor has open, as far as this host knows without asking the
-    /// file system, which may be dead.
+    /// Returns the identity of an open file, without a query to its file system, which may be dead.
     #[must_use]
     pub fn of_open(fd: impl AsFd) -> Option<Self> {
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
@@ -61,7 +61,7 @@ impl Identity {
         }
     }
 
-    /// The identity of a regular file or block device; `None` for anything else.
+    /// Returns the identity of a regular file or block device; `None` for any other type.
     #[must_use]
     pub fn of(stat: &FileStat) -> Option<Self> {
         match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
@@ -71,14 +71,14 @@ impl Identity {
         }
     }
 
-    /// Whether it is that of a block device whose disk sequence number cannot be read: it is equal to no
-    /// other identity of the device.
+    /// Whether it is a block device whose disk sequence number cannot be read. It differs from
+    /// every other identity of the device.
     #[must_use]
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Block { seq: UNKNOWN_SEQUENCE, .. })
     }
 
-    /// The identity of a block device, by its number.
+    /// Returns the identity of a block device, by its number.
     #[must_use]
     pub fn device(dev: u64, sysfs: &Sysfs) -> Self {
         Self::Block { dev, seq: sysfs.disk_sequence(dev) }
@@ -86,8 +86,8 @@ impl Identity {
 }
 
 impl fmt::Display for Identity {
-    /// `inode:fe:00:10085382`, spelt as in `/proc/locks`, `block:7:0:12`, or
-    /// `key:fe:00:10085382:78ed52ac4f5cb86b`.
+    /// Formats it as `inode:fe:00:10085382`, with the numbers as in `/proc/locks`, `block:7:0:12`,
+    /// or `key:fe:00:10085382:78ed52ac4f5cb86b`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Inode { dev, ino } => {

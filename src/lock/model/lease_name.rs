@@ -1,8 +1,8 @@
-//! A lease, as callers name it: a key in a directory, whatever it may stand for.
+//! The name of a lease: a key in a directory, with any meaning.
 //!
-//! It is spelt `lease:<directory>/<key>`. The key is the last part, so a slash in it is spelt `%2F`,
-//! and a percent sign `%25`; libvirt's `<lease>` has the directory in two parts, its `path` and its
-//! `lockspace`.
+//! It has the form `lease:<directory>/<key>`. The key is the last component, so a slash in it is
+//! written `%2F`, and a percent sign `%25`. libvirt's `<lease>` has the directory in two parts, its
+//! `path` and its `lockspace`.
 
 use std::path::{Path, PathBuf};
 
@@ -11,10 +11,10 @@ use crate::lock::lockspace::key::check_key;
 use crate::lock::model::disk_path::DiskPath;
 use crate::lock::text::escape::{shown, spelt_path};
 
-/// How the name of a lease begins.
+/// The prefix of the name of a lease.
 const SCHEME: &str = "lease:";
 
-/// A lease by its name. That there is one is not known yet.
+/// A lease by its name; it need not exist.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LeaseName {
     given: String,
@@ -23,19 +23,19 @@ pub struct LeaseName {
 }
 
 impl LeaseName {
-    /// Checks a name as callers send it. Touches no file. `None`: it is no lease's.
+    /// Parses a name as callers send it. Opens no file. `None` if it is not the name of a lease.
     ///
     /// # Errors
     ///
-    /// [`Error::BadPath`] for a directory that is none, or climbs with `..`; [`Error::BadKey`] for a
-    /// key that is not the name of a single file.
+    /// [`Error::BadPath`] for a directory that is invalid, or contains `..`; [`Error::BadKey`] for
+    /// a key that is not the name of a single file.
     #[must_use]
     pub fn parse(text: &str) -> Option<Result<Self, Error>> {
         text.strip_prefix(SCHEME).map(|rest| Self::of(text, rest))
     }
 
     fn of(text: &str, rest: &str) -> Result<Self, Error> {
-        // The bounds of a path, all of it: whoever stays within them is easily shown.
+        // The limits of a path apply to the whole, so that it can be displayed.
         let whole = DiskPath::parse(rest)?;
         if whole.climbs() {
             return Err(Error::BadPath { path: whole.head(), why: "has '..' in it" });
@@ -50,33 +50,34 @@ impl LeaseName {
         Ok(Self { given: text.to_owned(), directory: directory.into(), key })
     }
 
-    /// The name, to the letter.
+    /// Returns the name, exactly as given.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.given
     }
 
-    /// The directory.
+    /// Returns the directory.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// The key in it.
+    /// Returns the key.
     #[must_use]
     pub fn key(&self) -> &str {
         &self.key
     }
 }
 
-/// How a key in a directory is spelt as a resource.
+/// Returns the name of a key in a directory as a resource.
 #[must_use]
 pub fn spelt(directory: &Path, key: &str) -> String {
     let key = key.replace('%', "%25").replace('/', "%2F");
     format!("{SCHEME}{}", spelt_path(&directory.join(key)))
 }
 
-/// A resource in a sentence: `disk /srv/a.img`, or `lease /srv/leases/a`. Its name is shown as it is.
+/// Formats a resource for a sentence: `disk /srv/a.img`, or `lease /srv/leases/a`. Its name is not
+/// escaped.
 #[must_use]
 pub fn spoken(resource: &str) -> String {
     match resource.strip_prefix(SCHEME) {
@@ -100,7 +101,7 @@ fn unescaped(key: &str) -> Option<String> {
     Some(plain)
 }
 
-/// The beginning of a key, for an error message about it.
+/// Returns the beginning of a key, for an error message about it.
 pub(in crate::lock) fn head(key: &str) -> String {
     shown(&key.chars().take(80).collect::<String>())
 }

@@ -1,4 +1,4 @@
-//! What the table keeps of each lock.
+//! Locks and their resources, as the table stores them.
 
 use std::path::{Path, PathBuf};
 
@@ -10,82 +10,83 @@ use crate::lock::disk::loop_device::is_loop;
 use crate::lock::lockspace::LockspaceKind;
 use crate::lock::request::Asked;
 
-/// A resource in somebody's hands.
+/// A lock on a resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lock {
-    /// Its number, over the life of the service never used twice.
+    /// Its number, which is never reused in the life of the service.
     pub id: u64,
-    /// Who holds it.
+    /// The owner that holds it.
     pub owner: OwnerId,
-    /// When it was given, in microseconds since 1970.
+    /// When it was acquired, in microseconds since 1970.
     pub since: u64,
-    /// How far it is.
+    /// The stage of its acquisition or release.
     pub stage: Stage,
-    /// Whether it is there.
+    /// Whether it was verified.
     pub proof: Proof,
-    /// What is held, and how.
+    /// The resource and the mode.
     pub want: Want,
 }
 
 impl Lock {
-    /// Whether it was asked for by this name in this lockspace.
+    /// Whether it was requested by this name in this lockspace.
     #[must_use]
     pub fn goes_by(&self, lockspace: LockspaceKind, resource: &str) -> bool {
         self.want.lockspace == lockspace && self.want.resource == resource
     }
 
-    /// Whether it is in the way of an owner who asks for this in a conflicting mode: what he holds
-    /// himself is, if it is the very same. One machine may use a disk and a part of it.
+    /// Whether it conflicts with a request of an owner for this resource in a conflicting mode. The
+    /// owner's own lock conflicts if it is on the same resource, and not if it is on a part of it:
+    /// one VM may use a disk and a part of the disk.
     #[must_use]
     pub fn hinders(&self, id: OwnerId, want: &Want) -> bool {
         self.owner != id || self.want.is_same(want)
     }
 }
 
-/// Whether a lock that is held is there, as far as was seen.
+/// The result of the last verification of a held lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
-    /// It was seen to be there, when it was given or since.
+    /// It was verified, when it was acquired or later.
     Verified,
-    /// It was there before the service was started again, and has not been looked at since.
+    /// It was held before the service was restarted, and has not been verified since.
     Unverified,
-    /// It is not there: somebody else has it, or its file is gone. Its owner may still be using
-    /// the disk, so it stays in the way of others.
+    /// It is lost: another program has locked the resource, or its file is gone. Its owner may
+    /// still be using the disk, so it continues to conflict with requests of others.
     Lost,
 }
 
-/// One resource of a request, as far as it was found out.
+/// One resource of a request, as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Want {
-    /// The name by which it was asked for, to the letter.
+    /// The name by which it was requested, exactly as given.
     pub resource: String,
     /// Its name without links and detours.
     pub canonical: Option<String>,
-    /// The path to it, for looking at it again; none where it came as a descriptor without a name.
+    /// The path for finding it again; `None` for a descriptor without a name.
     pub path: Option<PathBuf>,
-    /// What it really is.
+    /// Its identity.
     pub identity: Identity,
-    /// All that it lies on, however far below: its range of the disk that a partition is a part of
-    /// and of the file behind a loop device, and the disks that a volume is made of.
+    /// All layers below it: its range of the disk that contains a partition and of the file behind
+    /// a loop device, and the disks that a volume is made of.
     pub below: Vec<Extent>,
-    /// The paths at which upper layers of overlays will have a file that it lies on, or is, once that
-    /// is copied up: then it lies on these, too.
+    /// The paths at which upper layers of overlays will have the file, or a file that it lies on,
+    /// once that is copied up: then it lies on these, too.
     pub copies: Vec<PathBuf>,
-    /// The rule by which its lock file was found.
+    /// The kind of the lockspace of its lock files.
     pub lockspace: LockspaceKind,
     /// The files whose byte is locked.
     pub lock_files: Vec<PathBuf>,
     /// Whether these are removed with the last lock on them. Never the disk itself.
     pub fleeting: bool,
-    /// How it shall be held.
+    /// The requested mode.
     pub mode: Mode,
-    /// Whether the caller showed that he may write it: that allows strengthening later.
+    /// Whether the caller has shown that it may write the resource: that allows a later upgrade.
     pub write_shown: bool,
 }
 
 impl Want {
-    /// A resource that is locked directly, of which nothing else is known: no path, no lock files,
-    /// and nothing below it.
+    /// Returns a resource that is locked directly, of which nothing else is known: no path, no lock
+    /// files, and no layers below it.
     #[must_use]
     pub fn direct(resource: String, identity: Identity, mode: Mode) -> Self {
         Self {
@@ -103,16 +104,16 @@ impl Want {
         }
     }
 
-    /// What has to be asked about it.
+    /// Returns the file systems that have to be queried about it.
     #[must_use]
     pub fn asks(&self) -> Vec<Asked<'_>> {
         let files = self.lock_files.iter().map(PathBuf::as_path).filter(|file| file.is_absolute());
-        // A lock file itself may be gone; its directory says as much.
+        // The lock file itself may be gone; its directory is on the same file system.
         let files = files.map(|file| match file.parent() {
             Some(directory) if self.lockspace.has_files() => directory,
             _ => file,
         });
-        // A disk that is its own lock file is asked once.
+        // A disk that is its own lock file is listed once.
         let is_lock_file = |path: &&Path| {
             !self.lockspace.has_files() && self.lock_files.iter().any(|file| file == path)
         };
@@ -121,7 +122,7 @@ impl Want {
     }
 
     /// Whether it may come to lie on something else while it is locked: a loop device can be set up
-    /// anew or with another range, and a file of an overlay be copied up.
+    /// again or with another range, and a file of an overlay can be copied up.
     #[must_use]
     pub fn may_change(&self) -> bool {
         let is_loop =
@@ -131,19 +132,19 @@ impl Want {
         !self.copies.is_empty() || is_loop(self.identity) || (is_device && below.any(is_loop))
     }
 
-    /// Whether it is a lease, and no disk.
+    /// Whether it is a lease, and not a disk.
     #[must_use]
     pub fn is_lease(&self) -> bool {
         matches!(self.identity, Identity::Key { .. })
     }
 
-    /// Whether it can be found again without the descriptor by which it came.
+    /// Whether it can be found again without the descriptor by which it was passed.
     #[must_use]
     pub fn can_be_found(&self) -> bool {
         self.is_lease() || self.path.as_deref().is_some_and(|path| path.to_str().is_some())
     }
 
-    /// Whether two names mean one resource: one disk, or one file in a lockspace.
+    /// Whether both are one resource: one disk, or one file in a lockspace.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         let hashed = |want: &Self| want.lockspace.has_files();
@@ -171,13 +172,13 @@ impl Want {
     }
 }
 
-/// How far a lock is.
+/// The stage of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Decided, its byte being taken.
+    /// It is reserved, and its byte is being locked.
     Granting,
-    /// Its byte is taken, and its owner was told.
+    /// Its byte is locked, and its owner was notified.
     Held,
-    /// Being given up, its byte perhaps still taken.
+    /// It is being released, and its byte may still be locked.
     Releasing,
 }

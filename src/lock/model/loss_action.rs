@@ -1,25 +1,25 @@
-//! What becomes of a machine when a lock of its is lost.
+//! The action on a VM when one of its locks is lost.
 
 use std::str::FromStr;
 
-/// What its owner's opener wants done with the processes that an owner is bound to, once one of its
-/// locks is lost: from then on another machine may be writing to the same disk.
+/// The action on the processes that an owner is bound to when one of its locks is lost, as chosen
+/// by its opener: from then on another VM may be writing to the same disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnLost {
-    /// Nothing: it is said, and whoever hears it acts.
+    /// None: the loss is reported, and clients may act on the report.
     #[default]
     Notify,
-    /// They are stopped, until somebody lets them go on (`SIGSTOP`, `signal(7)`).
+    /// The processes are stopped until an administrator resumes them (`SIGSTOP`, `signal(7)`).
     Pause,
-    /// They are killed (`SIGKILL`).
+    /// The processes are killed (`SIGKILL`).
     Kill,
 }
 
 impl OnLost {
-    /// Each of them.
+    /// All actions.
     pub const ALL: [Self; 3] = [Self::Notify, Self::Pause, Self::Kill];
 
-    /// The word used on the bus, on the command line and in the state file.
+    /// Returns the word used on D-Bus, on the command line and in the state file.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,8 +1,8 @@
 //! The data of a lock: plain types that every other room of this floor uses.
 //!
-//! Start with [`lock`]: a [`Lock`](lock::Lock) in the table, and what was found out about the resource
-//! that it is on ([`Want`](lock::Want)). [`owner`] is the VM that holds it, [`identity`] and [`extent`]
-//! are what a resource really is, [`refusal`] names holders, and [`error`] is what can go wrong.
+//! Start with [`lock`]: a [`Lock`](lock::Lock) in the table, and the resource that it is on
+//! ([`Want`](lock::Want)). [`owner`] is the VM that holds it, [`identity`] and [`extent`] identify
+//! a resource independent of its name, [`refusal`] names holders, and [`error`] has all errors.
 
 pub mod disk_path;
 pub mod error;

@@ -1,27 +1,27 @@
-//! How a resource is locked.
+//! The modes of a lock.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::error::Error;
 
-/// How a holder shares, or does not share, what it holds.
+/// The mode of a lock.
 ///
 /// The words are those of the D-Bus API, the command line and the log.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
 )]
 pub enum Mode {
-    /// Others may hold it too, in the same mode: a disk that several machines read.
+    /// Others may hold it too, in the same mode: a disk that several VMs read.
     Shared,
-    /// Nobody else may hold it: a disk that one machine writes.
+    /// No other owner may hold it: a disk that one VM writes.
     Exclusive,
-    /// It is not locked at all: a disk that is only recorded, for who looks at what machines use.
+    /// It is not locked: a disk that is only recorded, for an overview of the disks that VMs use.
     None,
 }
 
 impl Mode {
-    /// Whether two different owners can not hold one resource in these two modes at once.
+    /// Whether two different owners cannot hold one resource in these two modes at once.
     #[must_use]
     pub fn conflicts(self, other: Self) -> bool {
         self != Self::None
@@ -29,7 +29,7 @@ impl Mode {
             && (self == Self::Exclusive || other == Self::Exclusive)
     }
 
-    /// The word used on the bus and the command line.
+    /// Returns the word used on D-Bus and the command line.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -39,7 +39,7 @@ impl Mode {
         }
     }
 
-    /// The word used in a sentence: "is locked exclusively by".
+    /// Returns the word used in a sentence: "is locked exclusively by".
     #[must_use]
     pub fn adverb(self) -> &'static str {
         match self {
@@ -59,7 +59,7 @@ impl fmt::Display for Mode {
 impl FromStr for Mode {
     type Err = Error;
 
-    /// A mode that can be asked for.
+    /// Parses a mode that can be requested.
     fn from_str(word: &str) -> Result<Self, Error> {
         match word {
             "shared" => Ok(Self::Shared),

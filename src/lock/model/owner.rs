@@ -1,4 +1,4 @@
-//! A virtual machine that may hold locks.
+//! Owners: VMs that may hold locks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,23 +11,23 @@ use crate::lock::model::lock::Want;
 use crate::lock::model::loss_action::OnLost;
 use crate::lock::text::escape::{is_printable, shown};
 
-/// Which owner: one user's machine.
+/// The key of an owner: one user's VM.
 ///
-/// What one user registers never blocks, joins or commands what another registers, so the user is
-/// part of the key: two users may both open one UUID.
+/// Owners of one user never block, join or command those of another, so the user is part of the
+/// key: two users may both open the same UUID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OwnerId {
-    /// Who opened it.
+    /// The user that opened it.
     pub uid: u32,
-    /// The machine.
+    /// The UUID of the VM.
     pub uuid: Uuid,
-    /// 0; or the number of a process, for a second one that says it is this machine while the
-    /// first lives. Two processes must not share what one of them holds.
+    /// 0; or the number of a process, for a second process that claims to be this VM while the
+    /// first is alive. Two processes must not share the locks of one of them.
     pub process: u32,
 }
 
 impl OwnerId {
-    /// A user's machine.
+    /// Returns the key of a user's VM.
     #[must_use]
     pub const fn new(uid: u32, uuid: Uuid) -> Self {
         Self { uid, uuid, process: 0 }
@@ -41,7 +41,7 @@ impl OwnerId {
 }
 
 impl fmt::Display for OwnerId {
-    /// The UUID; for users other than root with the user.
+    /// Formats the UUID; for users other than root, also the user.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.uuid)?;
         if self.uid != 0 {
@@ -54,11 +54,11 @@ impl fmt::Display for OwnerId {
     }
 }
 
-/// Reads a UUID as libvirt and the tools print it; empty means "make one".
+/// Parses a UUID as libvirt and the tools print it; creates one for the empty text.
 ///
 /// # Errors
 ///
-/// [`Error::BadUuid`], also for the braced and URN spellings: one machine, one spelling.
+/// [`Error::BadUuid`], also for the braced and URN forms: each VM has one spelling.
 pub fn parse_uuid(text: &str) -> Result<Uuid, Error> {
     if text.is_empty() {
         return Ok(Uuid::new_v4());
@@ -69,11 +69,11 @@ pub fn parse_uuid(text: &str) -> Result<Uuid, Error> {
     if uuid.is_nil() || !matches!(text.len(), 32 | 36) { Err(wrong()) } else { Ok(uuid) }
 }
 
-/// The longest name of a machine, in bytes.
+/// The maximum length of a VM's name, in bytes.
 pub const NAME_MAX: usize = 128;
 
-/// What of a name can be shown: where a machine is not to be refused for its name, as one that
-/// libvirt started already. The UUID where nothing of it can.
+/// Returns the printable part of a name, for a VM that must not be refused for its name, such as
+/// one that libvirt has started already. The UUID if nothing of it is printable.
 #[must_use]
 pub fn shown_name(name: &[u8], uuid: Uuid) -> String {
     let mut shown = String::new();
@@ -87,7 +87,7 @@ pub fn shown_name(name: &[u8], uuid: Uuid) -> String {
     if shown.is_empty() { uuid.to_string() } else { shown }
 }
 
-/// Checks a machine's name: not empty, at most [`NAME_MAX`] bytes, nothing that could deceive a
+/// Checks a VM's name: not empty, at most [`NAME_MAX`] bytes, and no character that could deceive a
 /// reader of a log or a terminal.
 ///
 /// # Errors
@@ -106,20 +106,20 @@ pub fn check_name(name: &str) -> Result<(), Error> {
     Err(Error::BadName { name: shown(&name.chars().take(NAME_MAX).collect::<String>()), why })
 }
 
-/// The way in by which an owner came.
+/// The frontend through which an owner was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Front {
     /// The D-Bus API.
     Dbus,
-    /// virtlockd's protocol: a machine that libvirt started.
+    /// virtlockd's protocol: a VM that libvirt started.
     Virtlockd,
 }
 
 impl Front {
-    /// Each of them.
+    /// All frontends.
     pub const ALL: [Self; 2] = [Self::Dbus, Self::Virtlockd];
 
-    /// The word used on the bus.
+    /// Returns the word used on D-Bus.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -132,22 +132,21 @@ impl Front {
 /// What keeps an owner alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Anchor {
-    /// A pipe whose other end somebody keeps open.
+    /// A pipe, until its other end is closed.
     Lifeline,
     /// A living process.
     Process {
-        /// Its number, for people; the life itself is watched by a pidfd.
+        /// Its number, for display; a pidfd watches the process.
         pid: u32,
     },
-    /// The connection of the machine's own process to virtlockd's socket, until its last copy is
-    /// closed.
+    /// The connection of the VM's own process to virtlockd's socket, until its last copy is closed.
     Connection,
-    /// Nothing: the owner stays until it is closed, by its opener's explicit wish.
+    /// Nothing: the owner exists until it is closed, as its opener has explicitly requested.
     Manual,
 }
 
 impl Anchor {
-    /// The word used on the bus.
+    /// Returns the word used on D-Bus.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -159,55 +158,56 @@ impl Anchor {
     }
 }
 
-/// Numbers anchors over the life of the service.
+/// The number of an anchor, unique in the life of the service.
 pub type AnchorId = u64;
 
-/// An owner as the table knows it.
+/// An owner, as the table stores it.
 #[derive(Debug, Clone)]
 pub struct Owner {
-    /// Which one.
+    /// Its key.
     pub id: OwnerId,
-    /// The machine's name.
+    /// The name of the VM.
     pub name: String,
-    /// What its locks are for, as its opener says; empty where it does not say.
+    /// The reason for its locks, as given by its opener; empty if there is none.
     pub why: String,
-    /// How it came in.
+    /// The frontend through which it was opened.
     pub front: Front,
-    /// What becomes of its processes when a lock of its is lost.
+    /// The action on its processes when one of its locks is lost.
     pub on_lost: OnLost,
     /// When it was opened, in microseconds since 1970.
     pub since: u64,
-    /// What keeps it alive; numbered in the order in which they came.
+    /// Its anchors, in the order in which they were added.
     pub anchors: BTreeMap<AnchorId, Anchor>,
-    /// The locks it holds or is about to hold.
+    /// The locks that it holds, or that are being acquired or released.
     pub locks: BTreeSet<u64>,
-    /// What it held and has given up for a while, by the numbers that the locks had.
+    /// The resources that it has released and remembers, by the numbers that the locks had.
     pub suspended: BTreeMap<u64, Arc<Want>>,
-    /// All that it holds is offered to another owner.
+    /// The offer of all its locks to another owner.
     pub offer: Option<Offer>,
-    /// Who has what it remembers, and gives it back should it end.
+    /// The owner that has what it remembers, and returns that when it ends.
     pub handed_to: Option<OwnerId>,
-    /// The locks that it has from others, who remember them.
+    /// The locks that it has from other owners, which remember them.
     pub came_from: BTreeMap<u64, OwnerId>,
-    /// It is there for others to see: not while it is being opened, which may wait for its first locks.
+    /// Whether it is visible: not while it is being opened, which may wait for its first locks.
     pub opened: bool,
-    /// It has lost its last anchor or was closed; it goes when its last lock has gone.
+    /// Whether it is ending: it was closed or has lost its last anchor, and is removed with its
+    /// last lock.
     pub ended: bool,
 }
 
-/// What one owner holds, offered to another.
+/// An offer of one owner's locks to another owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offer {
-    /// Who knows this may have it.
+    /// The secret that authorizes an adoption.
     pub token: Uuid,
-    /// Until when, in microseconds since boot (`CLOCK_BOOTTIME`, `clock_gettime(2)`).
+    /// When it expires, in microseconds since boot (`CLOCK_BOOTTIME`, `clock_gettime(2)`).
     pub until: u64,
-    /// The number of its record.
+    /// The number of its record in the journal.
     pub record: AnchorId,
 }
 
 impl Owner {
-    /// A new owner without anchors or locks.
+    /// Returns a new owner without anchors or locks.
     #[must_use]
     pub fn new(id: OwnerId, name: String, front: Front, since: u64) -> Self {
         Self {
@@ -228,19 +228,19 @@ impl Owner {
         }
     }
 
-    /// Whether it has given up something for a while.
+    /// Whether it is suspended and remembers resources.
     #[must_use]
     pub fn is_suspended(&self) -> bool {
         !self.suspended.is_empty()
     }
 
-    /// The word for that.
+    /// Returns the word for its state.
     #[must_use]
     pub fn state(&self) -> &'static str {
         if self.is_suspended() { "suspended" } else { "running" }
     }
 
-    /// The process it is bound to, the first of several; 0 where there is none.
+    /// Returns the process that it is bound to, the first of several; 0 if there is none.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.anchors

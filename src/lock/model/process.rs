@@ -1,7 +1,7 @@
 //! A process of this host, as the inspector describes it.
 //!
-//! What a process says of itself, its program's name and its command line, it may change as it
-//! likes. So the machine that an emulator says it runs is shown, and decides nothing.
+//! A process can change its program name and its command line. So the VM that an emulator claims to
+//! run is displayed, and decides nothing.
 
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
@@ -14,38 +14,37 @@ use super::owner::shown_name;
 /// A process on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// Its number in our pid namespace.
+    /// Its number in the pid namespace of the service.
     pub pid: u32,
     /// Its program, as in `/proc/PID/comm`, escaped.
     pub program: String,
     /// Its real user.
     pub uid: u32,
-    /// The machine that it says it runs, where its program is an emulator.
+    /// The VM that it claims to run, if its program is an emulator.
     pub machine: Option<Machine>,
-    /// How it has the disk open, where that was seen by its own locks on it: exclusive if it
-    /// writes.
+    /// The mode in which it has the disk open, if its own locks show that: exclusive if it writes.
     pub mode: Option<Mode>,
 }
 
-/// A machine as its emulator was told to call it.
+/// A VM, as named on the command line of its emulator.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
-    /// Its name, in what of it can be shown; empty where it has none.
+    /// The printable part of its name; empty if it has none.
     pub name: String,
     /// Its UUID.
     pub uuid: Option<Uuid>,
 }
 
 impl Process {
-    /// Whether there is a process of this number. Asks by a signal that is not sent (`kill(2)`),
-    /// since `/proc` may hide the processes of others.
+    /// Whether a process with this number exists. Checks it with a null signal (`kill(2)`), since
+    /// `/proc` may hide the processes of other users.
     #[must_use]
     pub fn lives(pid: u32) -> bool {
         let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
         !matches!(test_kill_process(pid), Err(Errno::SRCH))
     }
 
-    /// Whether it is a service like this one, whose locks are those of machines.
+    /// Whether it is a service like this one, whose locks belong to VMs.
     pub(in crate::lock) fn is_service(&self) -> bool {
         self.program == "vmlockd"
     }
@@ -57,8 +56,8 @@ pub fn is_emulator(name: &[u8]) -> bool {
     name.starts_with(b"qemu-") || name == b"kvm"
 }
 
-/// The machine by a command line of QEMU's: `-name guest=X,…`, `-name X,…`, `-uuid U`; the last of
-/// each counts, as for QEMU. `None` where neither is given.
+/// Parses the VM on a command line of QEMU: `-name guest=X,…`, `-name X,…`, `-uuid U`; the last of
+/// each counts, as for QEMU. `None` if neither is given.
 #[must_use]
 pub fn read_command_line(line: &[u8]) -> Option<Machine> {
     let mut words = line.split(|byte| *byte == 0);
@@ -77,13 +76,13 @@ pub fn read_command_line(line: &[u8]) -> Option<Machine> {
     if name.is_none() && uuid.is_none() {
         return None;
     }
-    // What a machine without a name is called is not its UUID.
+    // The UUID is no name for a VM without one.
     let name = name.map(|name| shown_name(&name, Uuid::nil())).unwrap_or_default();
     Some(Machine { name, uuid })
 }
 
-/// The guest's name in the value of `-name`: its first part, or the one that says so. A comma in it
-/// is doubled.
+/// Returns the guest's name in the value of `-name`: its first part, or that with the key `guest`.
+/// A comma in it is doubled.
 fn guest(value: &[u8]) -> Option<Vec<u8>> {
     let mut parts = vec![Vec::new()];
     let mut bytes = value.iter().copied().peekable();

@@ -1,4 +1,4 @@
-//! Who is in the way: what a refusal has to say.
+//! Refusals and their texts: the holders that conflict with a request.
 
 use std::fmt;
 
@@ -13,49 +13,49 @@ use crate::lock::model::lease_name::spoken as named;
 use crate::lock::text::escape::shown;
 use crate::lock::text::why::remark;
 
-/// An owner of ours that holds what somebody else asks for.
+/// An owner of this service that holds a requested resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// The number of the lock it holds.
+    /// The number of its lock.
     pub lock: u64,
-    /// Which owner.
+    /// The owner.
     pub owner: OwnerId,
-    /// The machine's name.
+    /// The name of the VM.
     pub name: String,
-    /// What its locks are for, as its opener says; empty where it does not say.
+    /// The reason for its locks; empty if it has none.
     pub why: String,
-    /// The process it is bound to; 0 where there is none.
+    /// The process that it is bound to; 0 if there is none.
     pub pid: u32,
-    /// How it holds.
+    /// The mode of the lock.
     pub mode: Mode,
-    /// Since when, in microseconds since 1970.
+    /// When the lock was acquired, in microseconds since 1970.
     pub since: u64,
-    /// The name by which it holds it, to the letter.
+    /// The name by which it was locked, exactly as given.
     pub resource: String,
-    /// What this is to what was asked for.
+    /// The relation of the locked resource to the requested one.
     pub relation: Relation,
-    /// It has released the lock, and may acquire it again until then, in microseconds since boot;
-    /// it is reserved for it meanwhile.
+    /// When its reservation ends, in microseconds since boot: it has released the lock, and may
+    /// reclaim it until then.
     pub reserved_until: Option<u64>,
-    /// The processes that hold its lifelines, where they were looked for.
+    /// The processes that hold its lifelines, if they were searched for.
     pub kept_by: Processes,
 }
 
-/// What is held, to who asks for something else.
+/// The relation of a locked resource to a requested one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Relation {
-    /// The same, if perhaps by another name.
+    /// They are the same resource, perhaps by different names.
     Same,
-    /// What is asked for lies on it.
+    /// The requested resource lies on the locked one.
     Beneath,
-    /// It lies on what is asked for.
+    /// The locked resource lies on the requested one.
     Above,
     /// Both lie on a third file or device, and overlap there.
     Overlapping,
 }
 
 impl Relation {
-    /// What is added, for people, to the name of what is held.
+    /// Returns what a message adds to the name of the locked resource.
     #[must_use]
     pub fn remark(self) -> &'static str {
         match self {
@@ -67,33 +67,34 @@ impl Relation {
     }
 }
 
-/// Why an owner of ours does not get what it asks for: holders of ours.
+/// Why a request is refused: the owners of this service that block it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The name that was asked for, to the letter.
+    /// The requested name, exactly as given.
     pub resource: String,
-    /// The holders; after them, the owners for which it is reserved. Empty only where a waiter with
+    /// The holders; after them, the owners for which it is reserved. Empty only if a waiter with
     /// priority is about to be granted it.
     pub holders: Vec<Holder>,
-    /// Who waits for it and came before: those who hold it would perhaps let one more in.
+    /// The earlier waiter for the resource that the request must not overtake.
     pub ahead: Option<Ahead>,
-    /// Who else has the disk open, where that was looked for.
+    /// The other processes that have the disk open, if they were searched for.
     pub users: Processes,
 }
 
-/// An owner of ours that waits, and is not to be overtaken.
+/// An owner of this service that waits, and must not be overtaken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ahead {
-    /// Which owner.
+    /// The owner.
     pub owner: OwnerId,
-    /// The machine's name.
+    /// The name of the VM.
     pub name: String,
-    /// Since when it waits, in microseconds since 1970.
+    /// When its request was queued, in microseconds since 1970.
     pub since: u64,
 }
 
 impl fmt::Display for Refusal {
-    /// What the table alone knows; users and local time are added where they can be looked up.
+    /// Formats what the table knows. User names and local time are added where they can be looked
+    /// up.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { resource, holders, ahead, users } = self;
         write!(f, "{} is", named(&shown(resource)))?;
@@ -117,70 +118,70 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Somebody who is no owner of ours and holds what an owner asks for.
+/// A foreign holder: a program or host that is not an owner of this service and holds a requested
+/// resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stranger {
-    /// The name that was asked for, to the letter.
+    /// The requested name, exactly as given.
     pub resource: String,
-    /// The file whose byte is taken, where it is not the resource itself.
+    /// The file whose byte is locked, if it is not the resource itself.
     pub lock_file: Option<String>,
-    /// How it is held.
+    /// The mode of its lock.
     pub mode: Mode,
-    /// By what kind of lock: a byte range lock or a file lease (`F_SETLEASE`).
+    /// The type of its lock: a byte range lock or a file lease (`F_SETLEASE`).
     pub by: StrangersLock,
-    /// The processes on this host that have the lock, as far as the kernel tells.
+    /// The processes on this host that have the lock, as the kernel reports them.
     pub processes: Processes,
-    /// Who recorded that he holds it, here or on another host: a hint, and no more.
+    /// The holders of this host or other hosts according to holder records: a hint only.
     pub recorded: Vec<Recorded>,
-    /// Who else has the disk open.
+    /// The other processes that have the disk open.
     pub users: Processes,
     /// Whether `processes` and `users` are known.
     pub naming: Naming,
 }
 
-/// How far a foreign holder's processes are known.
+/// The state of the search for a foreign holder's processes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Naming {
-    /// As far as they can be known; or they are not wanted.
+    /// It is finished, or not wanted.
     #[default]
     Done,
-    /// They have to be looked for.
+    /// It is still to be done.
     Needed(Box<Unnamed>),
-    /// They were looked for, and there was no answer in time. The number is that of the process
-    /// that the kernel itself names.
+    /// It timed out. The number is that of the process that the kernel itself reports.
     Late(Option<u32>),
 }
 
-/// What is needed in order to name a foreign holder.
+/// The data for naming a foreign holder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unnamed {
-    /// What to look for.
+    /// What to search for.
     pub search: Search,
-    /// The id of this host, by which its records are known.
+    /// The id of this host, by which its records are recognized.
     pub host_id: Option<String>,
 }
 
-/// What a stranger holds.
+/// The type of a foreign holder's lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StrangersLock {
-    /// A POSIX or open file description lock on our byte.
+    /// A POSIX or open file description lock on the byte.
     Byte,
-    /// A lease, which the kernel breaks within `/proc/sys/fs/lease-break-time`.
+    /// A file lease, which the kernel breaks within `/proc/sys/fs/lease-break-time`.
     Lease,
 }
 
-/// How many holders on record are named.
+/// The maximum number of recorded holders that are named.
 const NAMED: usize = 3;
 
-/// How users and times are spelt, which takes a look at more than is known here.
+/// Formats users and times, which needs look-ups that this module does not perform.
 pub trait Words {
-    /// A user.
+    /// Formats a user.
     fn user(&self, uid: u32) -> String;
-    /// Since when, in microseconds since 1970, as in "since 14:05"; or nothing.
+    /// Formats an instant in microseconds since 1970, such as "since 14:05"; may be empty.
     fn since(&self, micros: u64) -> String;
 }
 
-/// Users as numbers, and no times.
+/// Formats users as numbers, and omits times.
 struct Plain;
 
 impl Words for Plain {
@@ -194,7 +195,7 @@ impl Words for Plain {
 }
 
 impl Stranger {
-    /// The sentence, with users and times as the caller knows to spell them.
+    /// Returns the message, with users and times in the words of the caller.
     #[must_use]
     pub fn sentence(&self, words: &impl Words) -> String {
         let resource = shown(&self.resource);
@@ -260,7 +261,7 @@ impl Stranger {
     }
 }
 
-/// A process for people: as the machine that it runs, or as a program; `other` goes before the
+/// Formats a process for display: as the VM that it runs, or as a program; `other` precedes the
 /// latter.
 fn spoken(process: &Process, other: &str, words: &impl Words) -> String {
     let Process { pid, program, uid, machine, .. } = process;
@@ -274,7 +275,7 @@ fn spoken(process: &Process, other: &str, words: &impl Words) -> String {
     }
 }
 
-/// What is said, after a holder, of the processes that hold its lifelines.
+/// Returns the phrase that follows a holder, about the processes that hold its lifelines.
 #[must_use]
 pub fn kept_by(processes: &Processes) -> String {
     let name = |process: &Process| format!("{} (pid {})", process.program, process.pid);
@@ -288,7 +289,7 @@ pub fn kept_by(processes: &Processes) -> String {
     format!("; its lifeline is held by {}", who.join(" and "))
 }
 
-/// What a refusal says, at its end, of those who have the disk open.
+/// Returns the end of a refusal, about the processes that have the disk open.
 #[must_use]
 pub fn using(users: &Processes, words: &impl Words) -> String {
     let mut who: Vec<String> =
