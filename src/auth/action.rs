@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::lock::model::lease_name::spoken;
 use crate::lock::text::escape::shown;
+use crate::phrases::AUTHORIZE;
 
 /// The details of a request that polkit's rules and dialogs can use. The keys are documented in
 /// `polkit/org.vmlockd1.policy`.
@@ -92,26 +93,18 @@ impl Action {
 
     /// Returns what the caller can do instead.
     #[must_use]
-    pub fn advice(self) -> &'static str {
-        match self {
-            Self::OpenOwner => {
-                "use your own service on the session bus, or have an administrator authorize you"
-            }
+    pub fn advice(self) -> String {
+        let alternative = match self {
+            Self::OpenOwner => "use your own service on the session bus",
             Self::AcquireByDescriptor | Self::AcquireByName => {
                 "pass a descriptor that is open for reading and writing (vmlockctl does, where the \
-                 disk's permissions allow it), use your own service on the session bus, or have an \
-                 administrator authorize you"
+                 disk's permissions allow it), use your own service on the session bus"
             }
-            Self::RegisterProcess => {
-                "name a process of your own, or have an administrator authorize you"
-            }
-            Self::ManageForeign | Self::ReleaseForeign => {
-                "ask the user of that VM, or have an administrator authorize you"
-            }
-            Self::ViewForeign | Self::ManageLockspaces | Self::Reload => {
-                "call as root, or have an administrator authorize you"
-            }
-        }
+            Self::RegisterProcess => "name a process of your own",
+            Self::ManageForeign | Self::ReleaseForeign => "ask the user of that VM",
+            Self::ViewForeign | Self::ManageLockspaces | Self::Reload => "call as root",
+        };
+        format!("{alternative}, or {AUTHORIZE}")
     }
 }
 

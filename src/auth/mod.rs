@@ -23,6 +23,7 @@ pub mod methods;
 pub mod polkit;
 mod user_counts;
 
+use crate::phrases::ONLY_ROOT;
 use crate::service;
 use action::Action;
 
@@ -41,8 +42,7 @@ pub enum Error {
     },
     /// Authorization needs polkit, which is not running and cannot be started.
     #[error(
-        "cannot {request}: not authorized for {}: polkit is not running or not installed; only root \
-         can use this service",
+        "cannot {request}: not authorized for {}: polkit is not running or not installed; {ONLY_ROOT}",
         action.id()
     )]
     NoPolkit {

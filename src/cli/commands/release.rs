@@ -50,7 +50,7 @@ pub(crate) async fn perform(
         Target::Owner(text) => {
             for lock in target::locks_of(service, &text).await? {
                 match release(service, row::text(&lock, "lock"), force).await {
-                    // Released meanwhile.
+                    // The lock was released meanwhile.
                     Err(error) if error.is_no_such_object() => {}
                     released => released?,
                 }

@@ -1,4 +1,4 @@
-//! The findings of `doctor`, one line each.
+//! The findings of `doctor`, and their format: one line each.
 
 use serde_json::{Map, Value};
 
@@ -58,7 +58,7 @@ pub(crate) struct Finding {
     check: &'static str,
     /// The result.
     message: String,
-    /// What to do.
+    /// The advice.
     advice: Option<String>,
     /// The lock, owner, lockspace or directory concerned.
     object: Option<Value>,

@@ -101,10 +101,11 @@ pub(crate) struct Arguments {
     /// Also lock disks that this host itself uses
     #[arg(long)]
     in_use: bool,
-    /// What to do with the command if a lock is lost: 'notify' (nothing), 'pause' or 'kill'
+    /// The action on the command when a lock is lost.
     #[arg(long, value_name = "ACTION", default_value = "notify", hide_default_value = true,
         value_parser = PossibleValuesParser::new(OnLost::ALL.map(OnLost::as_str))
-            .try_map(|word| word.parse::<OnLost>().map_err(|()| "no such action")))]
+            .try_map(|word| word.parse::<OnLost>().map_err(|()| "no such action")),
+        help = "What to do with the command if a lock is lost: 'notify' (nothing), 'pause' or 'kill'")]
     on_lost: OnLost,
     /// The command to run
     #[arg(last = true, required = true, value_name = "COMMAND")]
@@ -149,7 +150,6 @@ async fn run_locked(service: &ServiceConnection, arguments: Arguments) -> Result
     let uuid = uuid.unwrap_or_else(|| Uuid::new_v4().to_string());
     let mut signals = Signals::catch()?;
     let wait = wait.limit();
-    let paths = disks.iter().filter_map(|disk| absolute(&disk.path).ok()).collect();
     let disks = DiskRequest { disks: &disks, in_use };
     let (name, uuid) = (&name, &uuid);
     let why = why.text();
@@ -162,6 +162,7 @@ async fn run_locked(service: &ServiceConnection, arguments: Arguments) -> Result
     survivors::adopt_orphans();
     let pending = start::spawn(&command, uuid, &lifeline)?;
     let status = supervise(service, &path, pending, &mut signals, &lifeline).await?;
+    let paths = disks.disks.iter().filter_map(|disk| absolute(&disk.path).ok()).collect();
     let mut survivors = survivors::find_survivors(&lifeline, paths).await;
     bind_survivors(service, &path, &mut survivors).await;
     let owner_stays = close_lifeline(service, &path, lifeline).await;
@@ -246,7 +247,7 @@ async fn supervise(
                 Some(signal) => forward_signal(&pidfd, signal),
                 None => survivors::reap_orphans(pid),
             },
-            answer = &mut bound, if gate.is_some() => match (answer, gate.take()) {
+            reply = &mut bound, if gate.is_some() => match (reply, gate.take()) {
                 (Ok(()), Some(gate)) => gate.open()?,
                 // The process ends when the gate is dropped.
                 (Err(error), _) => return Err(error.into()),

@@ -50,7 +50,7 @@ pub(crate) struct PendingCommand {
 pub(crate) struct StartGate(OwnedFd);
 
 impl StartGate {
-    /// Lets the process execute the command.
+    /// Allows the process to execute the command.
     pub(crate) fn open(self) -> Result<(), Error> {
         match write(&self.0, &[1]) {
             // Without a reader the process has ended; its exit status is reported.
