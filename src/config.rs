@@ -62,14 +62,14 @@ pub enum Error {
 
 /// The path of a configuration, and whether it must exist.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub struct ConfigFile {
     /// The file.
     pub path: PathBuf,
     /// Whether the file must exist. Only the default file need not.
     pub required: bool,
 }
 
-impl Source {
+impl ConfigFile {
     /// Reads and checks the configuration, and opens the directories in it.
     ///
     /// # Errors
@@ -84,7 +84,7 @@ impl Source {
     /// # Errors
     ///
     /// [`Error`].
-    pub fn load_text(&self) -> Result<Config, Error> {
+    pub fn load_unopened(&self) -> Result<Config, Error> {
         self.load_with(|path| Ok(Directory::unopened(path)))
     }
 
@@ -284,13 +284,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vmlockd.toml");
         fs::write(&path, text).unwrap();
-        let error = Source { path: path.clone(), required: true }.load().unwrap_err().to_string();
+        let error =
+            ConfigFile { path: path.clone(), required: true }.load().unwrap_err().to_string();
         error.strip_prefix(&format!("{}:", path.display())).unwrap().to_owned()
     }
 
     #[test]
     fn an_unreadable_file_is_reported_without_an_error_number() {
-        let source = Source { path: "/none/such.toml".into(), required: true };
+        let source = ConfigFile { path: "/none/such.toml".into(), required: true };
         let message = source.load().unwrap_err().to_string();
         assert_eq!(message, "/none/such.toml: No such file or directory");
     }
@@ -374,7 +375,7 @@ mod tests {
     #[test]
     fn only_an_explicit_file_must_exist() {
         let path = PathBuf::from("/none/such");
-        assert!(Source { path: path.clone(), required: false }.load().is_ok());
-        assert!(Source { path, required: true }.load().is_err());
+        assert!(ConfigFile { path: path.clone(), required: false }.load().is_ok());
+        assert!(ConfigFile { path, required: true }.load().is_err());
     }
 }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::bus::Bus;
-use crate::config::Source;
+use crate::config::ConfigFile;
 use crate::dbus::{ControlReply, ControlRequest, ServeError};
 use crate::failpoint::failpoint;
 use crate::inspector::Inspector;
@@ -50,7 +50,7 @@ pub struct Options {
     /// The bus on which to serve.
     pub bus: Bus,
     /// The configuration file.
-    pub config: Source,
+    pub config: ConfigFile,
     /// The directory of the state file and the sockets.
     pub runtime_dir: PathBuf,
     /// The path of virtlockd's socket, if the command line has one.

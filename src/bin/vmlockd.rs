@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use vmlockd::bus::Bus;
-use vmlockd::config::Source;
+use vmlockd::config::ConfigFile;
 use vmlockd::daemon::{self, Options};
 use vmlockd::inspector::worker;
 use vmlockd::keep::contents;
@@ -123,7 +123,7 @@ fn start() -> ExitCode {
 
 fn run(args: Args) -> Result<(), String> {
     if let Some(path) = args.check_config {
-        let source = Source { path, required: true };
+        let source = ConfigFile { path, required: true };
         return source.load().map(drop).map_err(|error| error.to_string());
     }
     if !args.loop_status.is_empty() {
@@ -159,13 +159,15 @@ fn run(args: Args) -> Result<(), String> {
     let root = rustix::process::geteuid().is_root();
     let bus = if args.system || (root && !args.session) { Bus::System } else { Bus::Session };
     let config = match (args.config, bus) {
-        (Some(path), _) => Source { path, required: true },
-        (None, Bus::System) => Source { path: "/etc/vmlockd/vmlockd.toml".into(), required: false },
+        (Some(path), _) => ConfigFile { path, required: true },
+        (None, Bus::System) => {
+            ConfigFile { path: "/etc/vmlockd/vmlockd.toml".into(), required: false }
+        }
         (None, Bus::Session) => {
             let parent =
                 directory("XDG_CONFIG_HOME").or_else(|| Some(directory("HOME")?.join(".config")));
             let parent = parent.ok_or("neither XDG_CONFIG_HOME nor HOME is set; use --config")?;
-            Source { path: parent.join("vmlockd/vmlockd.toml"), required: false }
+            ConfigFile { path: parent.join("vmlockd/vmlockd.toml"), required: false }
         }
     };
     let given = args.runtime_dir.or_else(|| directory("RUNTIME_DIRECTORY"));

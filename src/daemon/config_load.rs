@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::{Error, Options};
-use crate::config::{self, Source};
+use crate::config::{self, ConfigFile};
 use crate::lock::request::Work;
 use crate::logging::Log;
 use crate::notify;
@@ -19,7 +19,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 ///
 /// It runs on a worker thread, since it opens the directories in the configuration. A re-execution waits
 /// for it as for any other request.
-struct LoadConfig(Source);
+struct LoadConfig(ConfigFile);
 
 impl Work for LoadConfig {
     type Answer = Result<config::Config, config::Error>;
@@ -38,7 +38,7 @@ pub(super) async fn load(options: &Options, storage: &Storage) -> Result<config:
     }
     // The log is not open yet.
     eprintln!("vmlockd: storage that the configuration names is not responding");
-    Ok(options.config.load_text()?)
+    Ok(options.config.load_unopened()?)
 }
 
 /// Reloads the configuration. If that fails, the old settings stay in force, and the error is returned.

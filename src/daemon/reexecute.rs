@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::signals::Signals;
-use crate::config::Source;
+use crate::config::ConfigFile;
 use crate::failpoint::failpoint;
 use crate::instance::Instance;
 use crate::keep::inherited::Legacy;
@@ -28,7 +28,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Step 1: checks that no request hangs, and that the installed program can take over.
 pub(super) async fn check_successor(
     program: &Program,
-    config: &Source,
+    config: &ConfigFile,
     service: &Service,
 ) -> Result<(), String> {
     let checked = match check_not_hanging(service).await {

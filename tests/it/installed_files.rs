@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use vmlockd::config::Source;
+use vmlockd::config::ConfigFile;
 
 use crate::sources::{files, root};
 
@@ -73,12 +73,12 @@ fn example() -> String {
 #[test]
 fn the_example_configuration_has_every_key_with_its_default() {
     let dir = tempfile::tempdir().unwrap();
-    let source = Source { path: dir.path().join("vmlockd.toml"), required: true };
+    let source = ConfigFile { path: dir.path().join("vmlockd.toml"), required: true };
     fs::write(&source.path, example()).unwrap();
-    let told = source.load_text().unwrap();
+    let told = source.load_unopened().unwrap();
     // As it is shipped, it says nothing.
     fs::copy(root().join("vmlockd.toml.example"), &source.path).unwrap();
-    let default = source.load_text().unwrap();
+    let default = source.load_unopened().unwrap();
     assert_eq!(format!("{:?}", told.settings.limits), format!("{:?}", default.settings.limits));
     assert_eq!(told.log_level, default.log_level);
     assert_eq!(told.settings.verify_interval, default.settings.verify_interval);

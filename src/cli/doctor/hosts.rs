@@ -16,16 +16,17 @@ pub(crate) fn check(lockspace: &Path, findings: &mut Vec<Finding>) {
     }
 }
 
+/// Adds a finding for each host, and one if no lock of another host is visible.
 fn compare(hosts: &[Seen], findings: &mut Vec<Finding>) {
     let (here, others): (Vec<&Seen>, Vec<&Seen>) =
-        hosts.iter().partition(|seen| seen.told.as_ref().is_some_and(Told::is_here));
+        hosts.iter().partition(|host| host.told.as_ref().is_some_and(Told::is_here));
     // If this host has no file, the hosts are compared with the first of the others.
     let own = here.first().copied();
-    let model = own.or(others.first().copied()).and_then(|seen| seen.told.as_ref());
-    for seen in hosts {
-        findings.push(host_finding(seen, model));
+    let reference = own.or(others.first().copied()).and_then(|host| host.told.as_ref());
+    for host in hosts {
+        findings.push(host_finding(host, reference));
     }
-    let visible = others.iter().filter(|seen| seen.locked == Some(true)).count();
+    let visible = others.iter().filter(|host| host.locked == Some(true)).count();
     if visible == 0 && !others.is_empty() && own.is_some_and(|own| own.locked == Some(true)) {
         let message = "the lock of no other host is visible here: no other host runs, or locks are not \
                        shared between hosts";
@@ -35,11 +36,14 @@ fn compare(hosts: &[Seen], findings: &mut Vec<Finding>) {
     }
 }
 
-fn host_finding(seen: &Seen, model: Option<&Told>) -> Finding {
-    let Seen { id, locked, told } = seen;
-    let (called, here) = match told {
-        Some(told) if told.is_here() => (format!("host \"{}\" ({id}, this one)", told.name), true),
-        Some(told) => (format!("host \"{}\" ({id})", told.name), false),
+/// Returns the finding for a host, whose settings are compared with those of `reference`.
+fn host_finding(host: &Seen, reference: Option<&Told>) -> Finding {
+    let Seen { id, locked, told: record } = host;
+    let (called, here) = match record {
+        Some(record) if record.is_here() => {
+            (format!("host \"{}\" ({id}, this one)", record.name), true)
+        }
+        Some(record) => (format!("host \"{}\" ({id})", record.name), false),
         None => (format!("host {id}"), false),
     };
     let runs = *locked == Some(true);
@@ -51,18 +55,20 @@ fn host_finding(seen: &Seen, model: Option<&Told>) -> Finding {
         }
         None => "whether it holds its lock cannot be tested",
     };
-    let facts = facts(seen);
-    let Some(told) = told else {
+    let facts = facts(host);
+    let Some(record) = record else {
         let message = format!("{called}: {state}; its file cannot be parsed");
         let severity = if runs { Severity::Warning } else { Severity::Note };
         return Finding::new(severity, "host", message).with_facts(facts);
     };
-    let Some((differences, is_severe)) = model.and_then(|model| differences(told, model)) else {
-        let message = format!("{called}, vmlockd {}: {state}", told.version);
+    let Some((differences, is_severe)) =
+        reference.and_then(|reference| differences(record, reference))
+    else {
+        let message = format!("{called}, vmlockd {}: {state}", record.version);
         let severity = if runs { Severity::Ok } else { Severity::Note };
         return Finding::new(severity, "host", message).with_facts(facts);
     };
-    let message = format!("{called}, vmlockd {}: {state}; {differences}", told.version);
+    let message = format!("{called}, vmlockd {}: {state}; {differences}", record.version);
     // The settings of a host without a running service do not matter now.
     let severity = match (runs, is_severe) {
         (true, true) => Severity::Danger,
@@ -75,14 +81,14 @@ fn host_finding(seen: &Seen, model: Option<&Told>) -> Finding {
 
 /// Returns the settings in which a host differs from another, and whether the difference is severe: other
 /// paths are not, as directories may have different names on different hosts.
-fn differences(told: &Told, model: &Told) -> Option<(String, bool)> {
-    if told.fingerprint == model.fingerprint && told.settings == model.settings {
+fn differences(record: &Told, reference: &Told) -> Option<(String, bool)> {
+    if record.fingerprint == reference.fingerprint && record.settings == reference.settings {
         return None;
     }
     let keys: std::collections::BTreeSet<&String> =
-        told.settings.keys().chain(model.settings.keys()).collect();
+        record.settings.keys().chain(reference.settings.keys()).collect();
     let value = |of: &Told, key: &String| of.settings.get(key).cloned().unwrap_or_default();
-    let differences = keys.into_iter().map(|key| (key, value(told, key), value(model, key)));
+    let differences = keys.into_iter().map(|key| (key, value(record, key), value(reference, key)));
     let differences: Vec<_> = differences.filter(|(_, there, here)| there != here).collect();
     let path = |text: &str| text.starts_with('/');
     let is_severe = differences.iter().any(|(_, there, here)| !(path(there) && path(here)));
@@ -95,14 +101,15 @@ fn differences(told: &Told, model: &Told) -> Option<(String, bool)> {
     if each.is_empty() { None } else { Some((each.join(", "), is_severe)) }
 }
 
-fn facts(seen: &Seen) -> Value {
-    let mut facts = json!({ "id": seen.id, "locked": seen.locked });
-    if let Some(told) = &seen.told {
-        facts["name"] = told.name.as_str().into();
-        facts["version"] = told.version.as_str().into();
-        facts["fingerprint"] = told.fingerprint.as_str().into();
-        facts["settings"] = json!(told.settings);
-        facts["this-host"] = told.is_here().into();
+/// Returns the data of a host for JSON.
+fn facts(host: &Seen) -> Value {
+    let mut facts = json!({ "id": host.id, "locked": host.locked });
+    if let Some(record) = &host.told {
+        facts["name"] = record.name.as_str().into();
+        facts["version"] = record.version.as_str().into();
+        facts["fingerprint"] = record.fingerprint.as_str().into();
+        facts["settings"] = json!(record.settings);
+        facts["this-host"] = record.is_here().into();
     }
     facts
 }
@@ -112,7 +119,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    fn told(name: &str, dir: &str, locks: bool) -> Told {
+    fn record(name: &str, dir: &str, locks: bool) -> Told {
         let settings =
             [("auto_disk_leases", locks.to_string()), ("file_lockspace_dir", dir.into())];
         let settings: BTreeMap<String, String> =
@@ -120,12 +127,12 @@ mod tests {
         Told::new(name.to_owned(), settings)
     }
 
-    fn host(id: &str, locked: bool, told: Option<Told>) -> Seen {
-        Seen { id: id.to_owned(), locked: Some(locked), told }
+    fn host(id: &str, locked: bool, record: Option<Told>) -> Seen {
+        Seen { id: id.to_owned(), locked: Some(locked), told: record }
     }
 
-    fn away(told: Told) -> Told {
-        Told { boot: "another".to_owned(), ..told }
+    fn away(record: Told) -> Told {
+        Told { boot: "another".to_owned(), ..record }
     }
 
     fn grades(hosts: &[Seen]) -> Vec<Severity> {
@@ -136,8 +143,8 @@ mod tests {
 
     #[test]
     fn hosts_with_the_same_settings_have_no_warnings() {
-        let own = host("a", true, Some(told("A", "/x", true)));
-        let other = |locked| host("b", locked, Some(away(told("B", "/x", true))));
+        let own = host("a", true, Some(record("A", "/x", true)));
+        let other = |locked| host("b", locked, Some(away(record("B", "/x", true))));
         assert_eq!(grades(&[own.clone(), other(true)]), [Severity::Ok, Severity::Ok]);
         assert_eq!(
             grades(&[own.clone(), other(false)]),
@@ -151,13 +158,13 @@ mod tests {
 
     #[test]
     fn hosts_with_other_settings_are_reported() {
-        let own = host("a", true, Some(told("A", "/x", true)));
+        let own = host("a", true, Some(record("A", "/x", true)));
         for (dir, locks, severity) in [
             ("/y", true, Severity::Warning),
             ("", true, Severity::Danger),
             ("/x", false, Severity::Danger),
         ] {
-            let other = host("b", true, Some(away(told("B", dir, locks))));
+            let other = host("b", true, Some(away(record("B", dir, locks))));
             let mut findings = Vec::new();
             compare(&[own.clone(), other.clone()], &mut findings);
             assert_eq!(findings[1].severity, severity, "{dir} {locks}");
