@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_seen_while_it_is_there() {
+    fn a_host_is_present_while_its_file_is_locked() {
         let dir = space();
         let locks = dir.path().join("locks");
         assert_eq!(seen(&locks).unwrap(), []);
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_strangers_write_costs_nothing() {
+    fn foreign_content_is_bounded_and_ignored() {
         let dir = space();
         let locks = dir.path().join("locks");
         let folder = locks.join(FOLDER);

@@ -145,7 +145,7 @@ impl Held {
         self.mode.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Unlocks what is left of a lock that another program may hold by now. Changes nothing of that
+    /// Unlocks the rest of a lock that another program may hold by now. Changes nothing of that
     /// holder's.
     #[must_use]
     pub fn forsake(&self) -> Vec<Error> {

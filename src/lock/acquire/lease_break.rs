@@ -62,7 +62,7 @@ mod tests {
     use std::cell::Cell;
 
     #[test]
-    fn an_open_is_tried_again_a_bounded_number_of_times() {
+    fn an_open_is_retried_a_bounded_number_of_times() {
         let tries = Cell::new(0);
         let after = |n: usize| {
             tries.set(0);

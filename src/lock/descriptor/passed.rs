@@ -60,7 +60,7 @@ pub struct Sender {
     pub trusted: bool,
 }
 
-/// What the kernel reports about an open file without a request to its file system.
+/// The properties of an open file that the kernel reports without a request to its file system.
 #[derive(Debug)]
 pub struct Look {
     /// The kernel's name for it: a path, or a word such as `pipe:[7]`.
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_a_mount_of_ours_are_proven() {
+    fn files_on_mounts_of_this_process_are_proven() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().canonicalize().unwrap().join("disk");
         let file = File::create(&path).unwrap();
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_refused_by_its_type() {
+    fn other_file_types_are_refused() {
         let (pipe, _) = io::pipe().unwrap();
         let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
         let namespace = File::open("/proc/self/ns/mnt").unwrap();
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn one_user_has_a_share_of_the_questions() {
+    fn pending_queries_are_limited_per_user() {
         let mine: Vec<_> = (0..PER_USER).map(|_| Question::begin(7001).unwrap()).collect();
         assert!(Question::begin(7001).is_none());
         drop(Question::begin(7002).unwrap());

@@ -1,8 +1,8 @@
 //! Descriptors that callers have passed.
 //!
-//! `close(2)` of such a descriptor may block for as long as its sender wishes, so it is never called
-//! on the event loop: a [`Received`] that is dropped goes to the threads of [`super::closer`], under
-//! the user that sent it.
+//! `close(2)` of such a descriptor may block for as long as its sender chooses, so it is never
+//! called on the event loop: a [`Received`] that is dropped goes to the threads of
+//! [`super::closer`], under the user that sent it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -70,7 +70,7 @@ mod tests {
     use std::io::{self, Read as _};
 
     #[test]
-    fn what_is_dropped_is_closed() {
+    fn a_dropped_descriptor_is_closed() {
         let (mut ours, theirs) = io::pipe().unwrap();
         drop(Received::from(OwnedFd::from(theirs)));
         assert_eq!(ours.read(&mut [0]).unwrap(), 0);

@@ -186,7 +186,7 @@ mod tests {
         assert_ne!(devices_of(file(1, 1))[0], one[0]);
     }
     #[test]
-    fn what_a_device_lies_on_is_unknown_until_it_can_be_read() {
+    fn unreadable_layers_are_unknown_and_not_cached() {
         let (tree, file) = (Tree::new(), Identity::Inode { dev: makedev(239, 9), ino: 1 });
         tree.device("sdw", "239:8").device("sdw/sdw1", "239:9");
         tree.file("sdw/sdw1", "diskseq", "4\n").file("sdw", "diskseq/unreadable", "");

@@ -240,7 +240,7 @@ line";
     const SWAPS: &[u8] = b"Filename Type Size Used Priority\n/dev/null partition 1 0 -2\n";
 
     #[test]
-    fn what_a_device_is_used_for_is_told_for_its_parts_too() {
+    fn uses_of_partitions_are_reported() {
         let tree = Tree::new();
         tree.device("sda", "8:0").device("sda/sda1", "8:1").device("sda/sda2", "8:2");
         tree.device("dm-0", "253:0").on("dm-0", "sda/sda2").file("dm-0", "dm/name", "vg-lv\n");
@@ -255,7 +255,7 @@ line";
     }
 
     #[test]
-    fn a_swap_file_is_found_by_what_it_is() {
+    fn a_swap_file_is_found_by_its_identity() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         fs::write(at("a b"), "").unwrap();
@@ -284,7 +284,7 @@ line";
     }
 
     #[test]
-    fn only_loop_devices_that_may_lie_on_a_disk_are_looked_at() {
+    fn only_loop_devices_that_may_conflict_are_examined() {
         let inode = |dev, ino| Identity::Inode { dev, ino };
         let block = |minor| Identity::Block { dev: makedev(7, minor), seq: 1 };
         let (disk, ext4, btrfs) = (makedev(8, 0), makedev(8, 1), makedev(0, 40));

@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_did_not_answer_is_asked_again_once_no_process_hangs_there() {
+    fn an_unresponsive_device_is_queried_again_once_no_process_hangs() {
         let (dev, seq) = (makedev(7, 90_000), 5);
         let since = Instant::now().checked_sub(PAUSE).unwrap();
         let silent = Err(Unknown::Silent);
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_read_and_nothing_else() {
+    fn answers_are_parsed_strictly() {
         let read = |line: &str| parse(line).map(|(dev, answer)| (minor(dev), answer));
         let backing = Backing { dev: 9, ino: 8, rdev: 0 };
         assert_eq!(read("7:3 ok 9 8 0"), Some((3, Ok(backing))));

@@ -353,7 +353,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_layers_of_a_mount_are_read() {
+    fn the_layers_of_a_mount_are_parsed() {
         let line = b"45 27 0:43 /sub /mnt/a\\040b rw - overlay o rw,lowerdir=l1:/l\\134:2,\
                      upperdir=/up\\054x,workdir=wk,lowerdir+=/l3";
         let layers = Layers::parse(line, "45", Path::new("/mnt/a b/c/disk")).unwrap();

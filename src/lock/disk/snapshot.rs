@@ -1,5 +1,5 @@
-//! What the kernel reports about the block devices of this host, its loop devices, mounts and swap
-//! areas, read once for all checks of one attempt to grant locks.
+//! The state of the block devices of this host, its loop devices, mounts and swap areas, read once
+//! for all checks of one attempt to grant locks.
 //!
 //! An attempt takes three snapshots:
 //!
@@ -49,7 +49,7 @@ pub fn open_lists() {
     let _ = (Mounts::current(), Swaps::current());
 }
 
-/// What the kernel reports about the devices of this host, each part read on the first request.
+/// The state of the devices of this host, each part read on the first request for it.
 #[derive(Debug)]
 pub struct Snapshot {
     since: Instant,

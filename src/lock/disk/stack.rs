@@ -22,11 +22,11 @@ const MOST: usize = 512;
 /// The layers below a disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::lock) struct Stack {
-    /// What it lies on in any case, the next layer first.
+    /// The layers that it lies on in any case, the next one first.
     pub(in crate::lock) below: Vec<Extent>,
     /// The files of lower layers that a file of an overlay lies on until it is copied up.
     pub(in crate::lock) lower: Vec<Extent>,
-    /// The paths at which upper layers will have it, or what it lies on, once that is copied up.
+    /// The paths at which upper layers will have it, or a layer below it, once that is copied up.
     pub(in crate::lock) copies: Vec<PathBuf>,
     /// Why some of it may be missing here.
     pub(in crate::lock) unknown: Option<Unknown>,
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_lies_on_parts_of_all_that_it_is_made_of() {
+    fn a_volume_lies_on_parts_of_all_its_devices() {
         let tree = Tree::new();
         tree.device("sda", "8:0").device("sda/sda1", "8:1").device("sdb", "8:16");
         partition(&tree, "sda/sda1", 8, 2);
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_can_be_compared_is_refused() {
+    fn too_many_layers_are_refused() {
         let tree = Tree::new();
         tree.device("md0", "9:0");
         for minor in 0..=MOST {

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_is_read() {
+    fn the_list_is_parsed() {
         let list = b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n\
                      /a\\040b                                 file\t\t8\t\t0\t\t-2\n\
                      /dev/sdb1 partition 8 0 -3\nno-type\n";
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn this_host_has_a_list() {
+    fn the_list_of_this_host_is_readable() {
         let list = std::fs::read("/proc/swaps").unwrap_or_default();
         assert_eq!(*Swaps::current().unwrap_or_default(), Swaps::parse(&list));
     }

@@ -219,8 +219,7 @@ impl Sysfs {
         Ok(devices.filter(is_set_up).collect())
     }
 
-    /// Returns the device nodes of the devices that lie directly on a device; for a volume also its
-    /// own name.
+    /// Returns the nodes of the devices that lie directly on a device, a volume with its name.
     ///
     /// # Errors
     ///

@@ -61,7 +61,7 @@ fn device_of_mount(file: BorrowedFd<'_>) -> Option<(u64, u64)> {
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// What the walk searches for.
+/// The targets of a walk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Search {
     /// The file with the conflicting lock, and the kind and mode of that lock.
@@ -147,7 +147,8 @@ impl Search {
         self.locked.is_some() || self.disk.is_some()
     }
 
-    /// Returns the lifeline, as a bit, to which a link in `/proc/PID/fd` leads; 0 for anything else.
+    /// Returns the lifeline, as a bit, to which a link in `/proc/PID/fd` leads; 0 for anything
+    /// else.
     #[must_use]
     pub fn lifeline(&self, link: &[u8]) -> u64 {
         let inode = link.strip_prefix(b"pipe:[").and_then(|link| link.strip_suffix(b"]"));
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_fdinfo() {
+    fn lines_of_fdinfo_are_parsed() {
         let byte = |line, mode| seen(line, StrangersLock::Byte, mode).0;
         let write = "lock:\t1: OFDLCK ADVISORY  WRITE -1 fe:00:42 0 0";
         assert!(byte(write, Mode::Exclusive) && !byte(write, Mode::Shared));
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lifeline_is_known_by_its_link() {
+    fn a_lifeline_is_recognized_by_its_link() {
         let search = Search { lifelines: vec![7, 9], ..Search::default() };
         assert_eq!((search.lifeline(b"pipe:[7]"), search.lifeline(b"pipe:[9]")), (1, 2));
         for link in ["pipe:[8]", "pipe:[]", "socket:[7]", "/pipe:[7]", ""] {
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn users_lock_as_qemu_does() {
+    fn users_are_recognized_by_qemu_locks() {
         let uses = |line| seen(line, StrangersLock::Byte, Mode::Exclusive).1;
         assert!(uses("lock:\t1: OFDLCK ADVISORY  READ -1 fe:00:7 100 101"));
         assert!(uses("lock:\t2: POSIX  ADVISORY  READ 12 fe:00:7 203 203"));

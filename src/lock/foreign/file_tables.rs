@@ -1,13 +1,15 @@
 //! The threads of a process that have a file table of their own.
 //!
-//! `/proc/PID/fd` lists the file table of the thread group leader. That table is gone once the leader
-//! has ended while other threads of the process run, and it never shows the files of a thread that has
-//! called `unshare(2)` with `CLONE_FILES`. Each further table is in `/proc/PID/task/TID/fd`.
+//! `/proc/PID/fd` lists the file table of the thread group leader. That table is gone once the
+//! leader has ended while other threads of the process run, and it never shows the files of a
+//! thread that has called `unshare(2)` with `CLONE_FILES`. Each further table is in
+//! `/proc/PID/task/TID/fd`.
 //!
-//! A process may have thousands of threads, nearly all of which share one table. `kcmp(2)` compares two
-//! tables without reading either. It takes a lock that `execve(2)` holds for writing only once the
-//! process has a single thread left, and this module never asks about such a process. (Before Linux
-//! 5.8, a process whose `execve(2)` blocks may block `kcmp(2)` as well; it can be killed.)
+//! A process may have thousands of threads, nearly all of which share one table. `kcmp(2)` compares
+//! two tables without reading either. It takes a lock that `execve(2)` holds for writing only once
+//! the process has a single thread left, and this module never compares the tables of such a
+//! process. (Before Linux 5.8, a process whose `execve(2)` blocks may block `kcmp(2)` as well; it
+//! can be killed.)
 
 use std::cmp::Ordering;
 use std::fs;
@@ -20,8 +22,8 @@ use nix::libc;
 /// The maximum number of threads of one process that are returned if the kernel cannot compare
 /// their file tables.
 const UNCOMPARED: usize = 64;
-/// The links of `/proc/PID/task` for a process with one thread: two of any directory, and one for the
-/// thread.
+/// The links of `/proc/PID/task` for a process with one thread: two of any directory, and one for
+/// the thread.
 const LINKS_OF_ONE: u64 = 3;
 /// `KCMP_FILES` of <linux/kcmp.h>.
 const KCMP_FILES: libc::c_int = 2;
@@ -97,8 +99,8 @@ impl<C: Fn(u32, u32) -> Compared> Tables<C> {
 fn compare(one: u32, other: u32) -> Compared {
     let number = |thread: u32| libc::pid_t::try_from(thread).map_err(|_| Errno::ESRCH);
     let (one, other) = (number(one)?, number(other)?);
-    // SAFETY: the request has five integers as arguments, the last two of which this type ignores; the
-    // kernel reads and writes no memory of this process.
+    // SAFETY: the request has five integers as arguments, the last two of which this type ignores;
+    // the kernel reads and writes no memory of this process.
     let compared = unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_FILES, 0, 0) };
     match compared {
         0 => Ok(Ordering::Equal),
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_is_compared_few_threads_are_new() {
+    fn incomparable_tables_are_bounded() {
         let mut denied = Tables::new(Some(1), |_, _| Err(Errno::EPERM));
         assert_eq!((2..1000).filter(|thread| denied.is_new(*thread)).count(), UNCOMPARED);
     }
@@ -158,7 +160,7 @@ mod tests {
     "#;
 
     #[test]
-    fn a_table_that_two_threads_share_and_the_leader_does_not_is_found_once() {
+    fn a_table_shared_by_two_threads_is_found_once() {
         use std::io::Read as _;
         use std::process::{Command, Stdio};
         let mut perl = Command::new("perl");

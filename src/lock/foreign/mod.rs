@@ -140,7 +140,7 @@ impl Stranger {
             self.recorded.clear();
         }
         if !self.recorded.is_empty() {
-            // A service on behalf of the VMs that are named holds the lock.
+            // Services hold the lock on behalf of the VMs that are named.
             holders.leave_out(Process::is_service);
         }
         let is_process = |recorded: &Recorded, process: &Process| {
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_believed_where_the_kernel_shows_nothing_else() {
+    fn records_are_used_if_consistent_with_the_kernel() {
         let own = recorded("here", 3, Mode::Shared, 0);
         let entries = [own.entry.clone()];
         let request = Request { host_id: Some("here"), own: &entries, ..Request::default() };

@@ -143,7 +143,7 @@ mod tests {
     use crate::lock::holder_record::format::place::{Place, entry, host, told};
 
     #[test]
-    fn sharers_stand_side_by_side_and_who_holds_alone_stands_alone() {
+    fn shared_holders_are_recorded_together_and_an_exclusive_one_alone() {
         let file = tempfile::tempfile().unwrap();
         assert_ne!(place("one"), place("two"));
         let slots = Place { file: &file, record, erase, read };
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_of_ours_is_let_alone() {
+    fn foreign_content_is_not_changed() {
         let one = host("one");
         for content in [&b"QFI\xfb a disk"[..], &[7; 9000], b"\0x"] {
             let file = tempfile::tempfile().unwrap();

@@ -209,7 +209,7 @@ mod tests {
     use crate::lock::holder_record::format::place::{Place, entry, host, told};
 
     #[test]
-    fn sharers_stand_side_by_side_and_who_holds_alone_stands_alone() {
+    fn shared_holders_are_recorded_together_and_an_exclusive_one_alone() {
         let file = tempfile::tempfile().unwrap();
         let attributes = Place { file: &file, record, erase, read };
         attributes.has_sharers_side_by_side();
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn sharers_that_come_at_once_are_all_recorded() {
+    fn concurrent_shared_holders_are_all_recorded() {
         let (file, one) = (tempfile::tempfile().unwrap(), host("one"));
         std::thread::scope(|scope| {
             for lock in 1..=4 {

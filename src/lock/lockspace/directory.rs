@@ -304,7 +304,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn directories_that_others_write_are_refused() {
+    fn directories_writable_by_others_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("locks");
         let why = |path: &Path| Directory::open(path).unwrap_err().to_string();
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_is_made_for_its_owner_and_nowhere_else() {
+    fn missing_directories_are_created_for_the_owner_only() {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let path = dir.path().join("a/b");
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_judged_by_the_name_is_not_led_by_links() {
+    fn links_are_refused_on_request() {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let (real, link) = (dir.path().join("real"), dir.path().join("link"));

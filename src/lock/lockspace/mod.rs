@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_libvirts() {
+    fn hashed_names_equal_those_of_libvirt() {
         assert_eq!(
             hashed_name(Path::new("/var/lib/libvirt/images/web1.qcow2")),
             // printf %s PATH | sha256sum
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_have_names() {
+    fn kind_names_round_trip() {
         let others = [LockspaceKind::Direct, LockspaceKind::Lease(3)];
         for kind in LockspaceKind::CONFIGURED.into_iter().chain(others) {
             assert_eq!(LockspaceKind::named(&kind.name()), Some(kind));

@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_absolute_paths_of_bearable_length() {
+    fn only_absolute_paths_of_bounded_length_are_accepted() {
         for (path, word) in [
             ("", "empty"),
             ("a.img", "absolute"),
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_need_not_be_text() {
+    fn a_path_need_not_be_utf8() {
         let path = DiskPath::from_bytes(b"/a\xff").unwrap();
         assert_eq!(path.as_path().as_os_str().len(), 3);
         for wrong in [&b"a\xff"[..], b"", b"/a\0\xff"] {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resource_is_what_its_name_says() {
+    fn the_prefix_distinguishes_disks_and_leases() {
         for text in ["/srv/a.img", "lease:/srv/leases/a"] {
             let resource = Resource::parse(text).unwrap();
             assert_eq!(resource.as_str(), text);
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn climbing_is_seen() {
+    fn parent_components_are_detected() {
         assert!(DiskPath::parse("/srv/../etc/shadow").unwrap().climbs());
         assert!(!DiskPath::parse("/srv/..a/b..").unwrap().climbs());
     }

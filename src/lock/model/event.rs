@@ -85,7 +85,7 @@ pub enum Reason {
     Suspended,
     /// It was transferred to another owner.
     HandedOver,
-    /// It was force-released by an administrator.
+    /// Another user than that of its owner forced the release, or closed the owner.
     Forced,
 }
 

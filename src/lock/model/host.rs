@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_machines_id_is_not_shown() {
+    fn the_machine_id_is_not_exposed() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let id = |text: &str| {
             fs::write(file.path(), text).unwrap();
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_configured_counts() {
+    fn configured_values_take_precedence() {
         let host = Host::new(Some("node-1"), Some("Node One")).unwrap().unwrap();
         assert_eq!((host.id(), host.name().as_str()), ("node-1", "Node One"));
         let host = Host::new(Some("a"), None).unwrap().unwrap();

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_ways_of_looking_see_the_same() {
+    fn of_open_agrees_with_of() {
         let file = tempfile::tempfile().unwrap();
         let stat = nix::sys::stat::fstat(&file).unwrap();
         assert!(Identity::of(&stat).is_some());

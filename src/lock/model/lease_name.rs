@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_is_refused_in_few_words() {
+    fn invalid_lease_names_are_refused() {
         for (text, word) in [
             ("lease:", "is empty"),
             ("lease:srv/a", "is not absolute"),
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resource_is_spoken_of_as_what_it_is() {
+    fn a_sentence_names_the_kind_of_a_resource() {
         assert_eq!(spoken("/srv/a.img"), "disk /srv/a.img");
         assert_eq!(spoken(&spelt(Path::new("/srv"), "50%")), "lease /srv/50%25");
     }

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_only_recorded_is_in_nobodys_way() {
+    fn mode_none_conflicts_with_nothing() {
         for mode in [Mode::Shared, Mode::Exclusive, Mode::None] {
             assert!(!mode.conflicts(Mode::None) && !Mode::None.conflicts(mode));
         }

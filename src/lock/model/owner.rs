@@ -129,7 +129,7 @@ impl Front {
     }
 }
 
-/// What keeps an owner alive.
+/// A condition that keeps an owner alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Anchor {
     /// A pipe, until its other end is closed.
@@ -264,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_spelling_of_a_uuid() {
+    fn each_uuid_has_one_accepted_spelling() {
         assert!(parse_uuid("4dea22b3-1d52-d8f3-2516-782e98ab3fa0").is_ok());
         assert!(parse_uuid("4DEA22B31D52D8F32516782E98AB3FA0").is_ok());
         assert_ne!(parse_uuid("").unwrap(), parse_uuid("").unwrap());
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_can_be_shown() {
+    fn shown_name_makes_any_name_printable() {
         let uuid = Uuid::from_u128(7);
         assert_eq!(shown_name(b"web1", uuid), "web1");
         assert_eq!(shown_name(b"", uuid), uuid.to_string());

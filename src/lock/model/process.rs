@@ -105,7 +105,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_process_lives_until_it_is_waited_for() {
+    fn a_process_exists_until_it_is_reaped() {
         assert!(Process::lives(std::process::id()));
         assert!(!Process::lives(u32::MAX) && !Process::lives(0));
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_is_named_as_qemu_was_told() {
+    fn a_vm_is_named_by_the_command_line() {
         for (line, told) in [
             (&b"qemu\0-name\0guest=web1,debug-threads=on\0-S\0"[..], Some("web1")),
             (b"qemu\0-name\0web1\0", Some("web1")),
@@ -147,7 +147,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_command_line_can_be_misread(line in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn any_command_line_is_parsed_without_panic(line in prop::collection::vec(any::<u8>(), 0..300)) {
             let line = [b"q\0-name\0".as_slice(), &line].concat();
             if let Some(machine) = read_command_line(&line) {
                 prop_assert!(machine.name.len() <= super::super::owner::NAME_MAX);

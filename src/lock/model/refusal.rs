@@ -155,7 +155,7 @@ pub enum Naming {
 /// The data for naming a foreign holder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unnamed {
-    /// What to search for.
+    /// The targets of the search.
     pub search: Search,
     /// The id of this host, by which its records are recognized.
     pub host_id: Option<String>,

@@ -301,7 +301,7 @@ no mount
 ";
 
     #[test]
-    fn the_list_is_read() {
+    fn the_list_is_parsed() {
         let mounts = Mounts::parse(SAID);
         assert_eq!(mounts.iter().count(), 5);
         let nfs = mounts.numbered(22).unwrap();
@@ -313,7 +313,7 @@ no mount
     }
 
     #[test]
-    fn a_path_is_on_the_deepest_and_the_last() {
+    fn a_path_is_on_the_deepest_and_newest_mount() {
         let mounts = Mounts::parse(SAID);
         let of = |path: &str| mounts.of(Path::new(path)).unwrap().id;
         assert_eq!((of("/"), of("/mnt/a"), of("/mnt/a b/x"), of("/mnt/a bc")), (21, 21, 22, 21));
@@ -347,7 +347,7 @@ no mount
     }
 
     #[test]
-    fn what_the_kernel_escapes_is_read() {
+    fn kernel_escapes_are_decoded() {
         for (word, meant) in [("/a\\040b", "/a b"), ("\\011", "\t"), ("a\\", "a\\"), ("\\9", "\\9")]
         {
             assert_eq!(plain(word.as_bytes()), meant);
@@ -355,7 +355,7 @@ no mount
     }
 
     #[test]
-    fn this_process_has_some() {
+    fn the_mounts_of_this_process_are_readable() {
         let mounts = Mounts::now().unwrap();
         assert_eq!(*Mounts::current().unwrap(), mounts);
         assert!(mounts.of(Path::new("/proc/self")).is_some_and(|mount| mount.kind == "proc"));

@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_the_kernel_is_read_once() {
+    fn an_unchanged_kernel_list_is_read_once() {
         let list = Polled::new("/proc/self/mountinfo");
         let mut known = list.current(<[u8]>::to_vec).unwrap();
         // Another test may mount a file system meanwhile.

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_strengthening_keeps_what_was_held() {
+    fn a_failed_upgrade_keeps_the_lock() {
         let (a, b) = two();
         assert!(try_lock(&a, Mode::Shared).unwrap());
         assert!(try_lock(&b, Mode::Shared).unwrap());
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn closing_another_descriptor_frees_nothing() {
+    fn closing_another_descriptor_unlocks_nothing() {
         let (a, b) = two();
         assert!(try_lock(&a, Mode::Exclusive).unwrap());
         drop(a.try_clone().unwrap());

@@ -282,7 +282,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_name_leads_where_the_kernel_finds_it(
+        fn lookup_agrees_with_the_kernel(
             parts in prop::collection::vec(
                 prop::sample::select(vec!["d", "e", "f", "l", "ll", "up", "n", "o", "s", "a", ".", "..", "", "x"]),
                 1..6,
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_opened_in_its_directory_alone() {
+    fn a_file_is_opened_only_within_its_directory() {
         let dir = tree();
         let directory = fs::File::open(dir.path()).unwrap();
         for name in ["f", "d/f", "l", "..", "none", "/etc/passwd"] {
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn magic_links_and_those_of_others_are_refused() {
+    fn magic_links_and_links_of_others_are_refused() {
         for path in ["/proc/self/exe", "/proc/self/fd/0", "/proc/self/root/etc"] {
             assert_eq!(walked(Path::new(path), Links::Follow).unwrap_err(), Errno::ELOOP, "{path}");
         }

@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn only_files_and_block_devices() {
+    fn only_files_and_block_devices_are_lockable() {
         assert_eq!(why("/dev/null"), "cannot lock /dev/null: it is a character device");
         assert_eq!(why("/tmp"), "cannot lock /tmp: it is a directory");
         assert!(why("/proc/self/mem").contains("proc, which holds no disks"));
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_located_is_what_is_opened() {
+    fn the_located_file_is_opened() {
         let dir = tempfile::tempdir().unwrap();
         let (one, two) = (dir.path().join("one"), dir.path().join("two"));
         std::fs::write(&one, "1").unwrap();

@@ -141,7 +141,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
-    fn what_is_said_is_heard_to_the_end() {
+    fn all_output_is_read() {
         let output = shell("echo one; echo two; exit 3", LONG).unwrap();
         assert_eq!((output.stdout.as_slice(), output.status.code()), (&b"one\ntwo\n"[..], Some(3)));
         // Another process still has the pipe open.
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_too_long_or_says_too_much_is_stopped() {
+    fn time_and_output_are_bounded() {
         let late = shell("exec sleep 60", Duration::from_millis(50)).unwrap_err();
         assert!(matches!(late, Trouble::Late(_)), "{late}");
         let loud = shell("while :; do echo and so on; done", LONG).unwrap_err();

@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_walked_up_to_what_is_far() {
+    fn a_name_is_walked_up_to_a_remote_mount() {
         let dir = tempfile::tempdir().unwrap();
         let real = dir.path().canonicalize().unwrap();
         let at = |name: &str| real.join(name);

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_device_under_dev_goes_by_its_name_or_is_locked_itself() {
+    fn plain_disks_are_hashed_by_name_or_locked_directly() {
         use LockspaceKind::{Direct, File};
         let (inode, block) =
             (Identity::Inode { dev: 1, ino: 1 }, Identity::Block { dev: 0, seq: 0 });
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_before_stays() {
+    fn known_lock_files_are_kept() {
         let file = tempfile::tempfile().unwrap();
         let identity = Identity::Inode { dev: 1, ino: 1 };
         let disk = Disk { name: "x", path: None, pin: file.as_fd(), identity };

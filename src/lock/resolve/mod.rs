@@ -35,7 +35,7 @@ use lock_file::Naming;
 /// The name of a passed descriptor in errors.
 const PASSED: &str = "the descriptor's file";
 
-/// What a caller requests: a name or an open file.
+/// The disk that a caller requests, by a name or an open file.
 #[derive(Debug)]
 pub enum Wanted {
     /// The disk with this name.
@@ -47,7 +47,7 @@ pub enum Wanted {
 /// A request to find a disk. Opens no disk, creates nothing.
 #[derive(Debug)]
 pub struct Resolve {
-    /// What the caller requests.
+    /// The requested disk.
     pub wanted: Wanted,
     /// The way in which its lock files are found.
     pub naming: Naming,

@@ -195,8 +195,8 @@ fn restacked(want: &Want, host: &Snapshot) -> Option<Current> {
     let Ok(stack) = Stack::below(want.identity, "", sysfs) else {
         return Some(Current::unknown(want));
     };
-    // A detached device lies on nothing, but a program that has it open may still write to its former
-    // file.
+    // A detached device lies on nothing, but a program that has it open may still write to its
+    // former file.
     if stack.below.is_empty() {
         return None;
     }

@@ -61,7 +61,7 @@ impl ScsiIds {
     pub(in crate::lock) fn id(&self, pin: BorrowedFd<'_>, identity: Identity) -> Said {
         let Identity::Block { dev, seq } = identity else { return Ok(None) };
         // A partition has the id of its disk. A query of the partition itself needs privileges that
-        // the service does not have.
+        // the service does not need otherwise.
         let whole = self.sysfs.whole(dev).ok().flatten();
         let whole = whole.and_then(|dev| Some((dev, self.pin(dev)?)));
         let (dev, pin) = match &whole {
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_is_asked_for_its_id_once() {
+    fn the_id_of_a_disk_is_queried_once() {
         let scene = scene("cat /proc/self/fd/0; echo 35000c500a1b2c3d4; echo more");
         for _ in 0..2 {
             assert_eq!(scene.ask(1, 7).unwrap().unwrap(), "35000c500a1b2c3d4");
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn many_who_ask_at_once_share_one_answer() {
+    fn concurrent_callers_share_one_query() {
         let scene = scene("echo id");
         std::thread::scope(|scope| {
             for _ in 0..8 {
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_id_has_none_and_that_is_remembered() {
+    fn a_missing_id_is_cached() {
         for script in ["exit 1", "echo id; exit 1", "exit 0", "echo; echo x"] {
             let scene = scene(script);
             assert_eq!((scene.ask(1, 7), scene.ask(1, 7)), (Ok(None), Ok(None)), "{script}");
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_id_is_refused_and_asked_for_again() {
+    fn an_invalid_id_is_refused_and_not_cached() {
         for (script, why) in [
             ("echo a/b", "its output is not an id"),
             ("echo ..", "its output is not an id"),
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_hangs_or_is_missing_is_told() {
+    fn a_hung_or_missing_tool_is_an_error() {
         let mut scene = scene("exec sleep 60");
         scene.ids.patience = Duration::from_millis(100);
         let error = scene.ask(1, 7).unwrap_err();

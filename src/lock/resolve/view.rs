@@ -254,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_survive_the_journey_whatever_their_bytes() {
+    fn paths_of_any_bytes_round_trip() {
         let odd = Path::new(OsStr::from_bytes(b"/a\xff\"\n\\\xc3\xa4"));
         let look = Look::for_paths(7, &[odd, Path::new("/b")]).remove(0);
         let json = serde_json::to_string(&look).unwrap();
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_length_of_a_question_is_bounded() {
+    fn the_length_of_a_query_is_bounded() {
         let long = PathBuf::from(format!("/{}", "\u{1}".repeat(4000)));
         let paths = vec![long.as_path(); 100];
         let looks = Look::for_paths(7, &paths);
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn only_one_file_is_the_same_file() {
+    fn only_equal_file_ids_are_accepted() {
         let a = FileId::of_inode((1, 2));
         let disk = (Path::new("/srv/a\n"), Kind::Disk);
         assert_eq!(ForeignName::compare(disk, 7, a, Ok(a)), Ok(()));

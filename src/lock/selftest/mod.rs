@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_passed_is_worth_what_the_mount_says() {
+    fn passed_steps_yield_the_scope_of_the_mount() {
         assert_eq!(judge(&passed(), None, Some(&shared()), true), Verdict::Shared);
         for why in [Local::Overlay, Local::OwnDevice, Local::Option("nolock".to_owned())] {
             let verdict = judge(&passed(), None, Some(&mount(Reach::Local(why.clone()))), false);
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_counts_more_than_anything() {
+    fn wrong_steps_override_the_mount() {
         let (how, shared) = ("two got it".to_owned(), shared());
         let tried = with(Step::Files, Outcome::Wrong(how.clone()));
         let silent = || Some(Untested::Silent(PATIENCE));
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_made_is_told_apart() {
+    fn failures_to_create_a_file_are_distinguished() {
         let make =
             |errno| vec![(Step::Open, Outcome::Passed), (Step::Make, Outcome::Failed(errno))];
         let (shared, own) = (shared(), mount(Reach::Local(Local::OwnDevice)));
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_in_vain_is_passed_over() {
+    fn invalid_lines_are_ignored() {
         let mut heard = Heard::default();
         for line in
             ["there 1 2 3", "nonsense", "made 7", "kept yes", "files passed", "\u{1b}[2J", "end"]

@@ -93,7 +93,7 @@ impl Step {
         }
     }
 
-    /// Returns what is true if the step has passed.
+    /// Returns the property that holds if the step has passed.
     #[must_use]
     pub fn promise(self) -> &'static str {
         match self {
@@ -208,7 +208,7 @@ impl Line {
 
 /// Runs the subprocess or its peer if the arguments request one of these; otherwise `None`.
 ///
-/// Has to be called before any other use of the command line.
+/// Must be called before any other use of the command line.
 #[must_use]
 pub fn main(arguments: &[OsString]) -> Option<ExitCode> {
     let [_, word, path] = arguments else { return None };
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_line_is_none() {
+    fn invalid_lines_are_rejected() {
         for line in
             ["", "x", "end now", "there 1 2", "made -1", "files", "files perhaps", "made", "kept x"]
         {

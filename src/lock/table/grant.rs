@@ -172,12 +172,12 @@ impl Table {
     }
 }
 
-/// What a request gets for one of its resources.
+/// The result for one resource of a request.
 enum Planned {
     /// A new lock.
     New,
     /// The lock that the owner has on it already.
     There(u64),
-    /// The same lock as an earlier resource of the request.
+    /// The lock of an earlier resource of the request, by its index.
     LikeNumber(usize),
 }

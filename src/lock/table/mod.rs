@@ -6,8 +6,8 @@
 //! with other requests, since its byte may or may not be locked.
 //!
 //! Invariants:
-//! - two locks on one resource do not conflict; an owner has more than one of them only where it
-//!   asked for that ([`Again::Count`]);
+//! - two locks on one resource do not conflict; an owner has more than one of them only if it
+//!   requested that ([`Again::Count`]);
 //! - two locks of which one lies on the other, or which overlap, conflict only if one owner has
 //!   both, or if a disk has come to lie on something else since it was locked: then both stay
 //!   ([`Table::conflicts`]);
@@ -346,7 +346,7 @@ fn hash(name: &str) -> u64 {
     hasher.finish()
 }
 
-/// What remains to be done for an owner that ends.
+/// The remaining work for an owner that ends.
 #[derive(Debug)]
 pub struct Ended {
     /// The locks to be released.

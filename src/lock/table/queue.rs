@@ -27,13 +27,13 @@ pub struct Waiter {
     pub since: u64,
     /// The resources that it wants, all of them at once.
     pub wants: Vec<Want>,
-    /// What it wants them for.
+    /// The purpose of the request.
     pub purpose: Purpose,
     /// Its state.
     pub status: Status,
 }
 
-/// What a request waits for.
+/// The purpose of a waiting request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// To acquire locks.

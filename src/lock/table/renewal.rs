@@ -14,9 +14,9 @@ impl Table {
         locks.map(Arc::clone).collect()
     }
 
-    /// Returns the held locks of other owners that conflict with a held lock. There are none unless a
-    /// disk has come to lie on something else while it was locked: such locks are not released, since
-    /// their VMs may be writing.
+    /// Returns the held locks of other owners that conflict with a held lock. There are none unless
+    /// a disk has come to lie on something else while it was locked: such locks are not released,
+    /// since their VMs may be writing.
     #[must_use]
     pub fn conflicts(&self, number: u64) -> Vec<&Lock> {
         match self.lock(number).filter(|_| self.conflicting.contains(&number)) {

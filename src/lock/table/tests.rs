@@ -99,7 +99,7 @@ fn a_replaced_disk_is_another_disk_but_a_shared_lock_file_is_not() {
 }
 
 #[test]
-fn what_lies_on_a_disk_is_not_free_while_the_disk_is_held() {
+fn layers_of_a_locked_disk_are_refused() {
     let (alone, shared) = (Mode::Exclusive, Mode::Shared);
     for (held, asked, relation) in [
         (3, 1, Relation::Beneath),
@@ -148,7 +148,7 @@ fn one_owner_may_have_a_disk_and_its_parts_in_any_mode() {
 }
 
 #[test]
-fn asking_again_gives_the_same_lock_and_another_mode_an_error() {
+fn a_repeated_request_returns_the_same_lock_or_other_mode() {
     let mut table = table(1);
     let locks = hold(&mut table, 0, &[want("/a", 1, Mode::Shared), want("/b", 1, Mode::Shared)]);
     let locks = locks.unwrap();
@@ -162,7 +162,7 @@ fn asking_again_gives_the_same_lock_and_another_mode_an_error() {
 }
 
 #[test]
-fn what_is_counted_is_given_once_more_if_shared_and_refused_if_not() {
+fn counted_requests_add_shared_locks_only() {
     let mut table = table(2);
     let mut count = |owner, wants: &[Want]| {
         let reservation = table.reserve(id(owner), wants, 7, Again::Count)?;
@@ -197,7 +197,7 @@ fn a_refused_request_leaves_nothing() {
 }
 
 #[test]
-fn an_owner_that_ends_while_it_is_granted_gets_nothing_and_goes_last() {
+fn an_owner_that_ends_during_a_grant_gets_no_lock() {
     let mut table = table(1);
     hold(&mut table, 0, &[want("/a", 1, Mode::Exclusive)]).unwrap();
     let reservation =
@@ -212,7 +212,7 @@ fn an_owner_that_ends_while_it_is_granted_gets_nothing_and_goes_last() {
 }
 
 #[test]
-fn strengthening_waits_for_nobody_and_lets_nobody_in() {
+fn an_upgrade_is_exclusive_and_does_not_wait() {
     let mut table = table(3);
     let lock = hold(&mut table, 0, &[want("/a", 1, Mode::Shared)]).unwrap()[0];
     let other = hold(&mut table, 1, &[want("/a", 1, Mode::Shared)]).unwrap();

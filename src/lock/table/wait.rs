@@ -90,7 +90,7 @@ impl Table {
         Some(waiter)
     }
 
-    /// Lets a woken waiter wait again, because its attempt has failed. It keeps its place.
+    /// Returns a woken waiter to the waiting state after a failed attempt. It keeps its place.
     pub fn wait_on(&mut self, ticket: Ticket) {
         self.set_status(ticket, Status::Waiting);
     }

@@ -78,7 +78,7 @@ mod tests {
     use std::ffi::OsStr;
 
     #[test]
-    fn what_could_deceive_is_escaped() {
+    fn deceptive_characters_are_escaped() {
         assert_eq!(shown("web1 café"), "web1 café");
         assert_eq!(shown("a\nb\u{1b}[2J"), "a\\nb\\u{1b}[2J");
         assert_eq!(shown("\u{202e}gpj.exe"), "\\u{202e}gpj.exe");

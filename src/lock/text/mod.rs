@@ -1,5 +1,5 @@
-//! Makes foreign text safe for messages: escaping ([`escape`]), ages ([`ago`]), and the reasons of
-//! owners for their locks ([`why`]).
+//! Preparation of foreign text for messages: escaping ([`escape`]), ages ([`ago`]), and the reasons
+//! of owners for their locks ([`why`]).
 
 pub mod ago;
 pub mod escape;

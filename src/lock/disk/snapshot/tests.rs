@@ -119,8 +119,8 @@ impl Host {
     }
 }
 
-/// Takes the snapshots of one acquisition of a disk, as the service does, while others are locked.
-/// Returns what the disk lies on.
+/// Performs the snapshots of one acquisition of a disk, as the service does, while others are
+/// locked. Returns what the disk lies on.
 fn acquire(sysfs: &Sysfs, disk: Identity, locked: &[Want]) -> Vec<Extent> {
     let lookup = Snapshot::of(sysfs);
     let stack = Stack::below(disk, "", lookup.sysfs()).unwrap();
@@ -171,7 +171,7 @@ fn a_locked_loop_device_costs_the_next_grant_its_range() {
 }
 
 #[test]
-fn no_file_is_read_twice_in_one_look() {
+fn no_file_is_read_twice_by_one_snapshot() {
     let (host, count) = (Host::new(3), Arc::new(Counting::default()));
     let part = format!("259:{}", 2000 + host.number);
     host.tree.device("loop0/loop0p1", &part).file("loop0/loop0p1", "start", "2\n");
@@ -187,7 +187,7 @@ fn no_file_is_read_twice_in_one_look() {
 }
 
 #[test]
-fn a_loop_device_that_changes_between_lookup_and_grant_is_seen_by_the_grant() {
+fn a_loop_device_changed_after_the_lookup_is_detected_by_the_grant() {
     let host = Host::new(1);
     let (sysfs, want) = (host.tree.sysfs(), host.locked(0));
     assert_eq!(want.below[0], Extent::exact(host.image(0), Span::WHOLE));

@@ -72,7 +72,7 @@ impl Tree {
 const GROUP: &str = "3Yp7mJ1nQ0Wc2sT4vX6zA8bD9eF5gH2k";
 
 #[test]
-fn a_volume_has_the_uuid_that_its_manager_prints() {
+fn a_volume_uuid_has_the_format_of_lvs() {
     let tree = Tree::new();
     let volume = "aB3dE6fG8hJ0kL2mN4pQ6rS8tU0vW2xY";
     tree.device("dm-0", "253:0").file("dm-0", "dm/uuid", &format!("LVM-{GROUP}{volume}\n"));
@@ -101,7 +101,7 @@ fn a_volume_has_the_uuid_that_its_manager_prints() {
 }
 
 #[test]
-fn what_lies_on_what_is_told() {
+fn lower_layers_are_read() {
     let tree = Tree::new();
     tree.device("sda", "8:0").device("sda/sda1", "8:1").device("sda/sda2", "8:2");
     tree.device("dm-0", "253:0").on("dm-0", "sda/sda1").file("dm-0", "dm/name", "vg-lv\n");

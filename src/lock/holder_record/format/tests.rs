@@ -29,7 +29,7 @@ fn signed(text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_written_is_read() {
+fn a_value_round_trips() {
     let told = value(vec![entry(1, "web1", "/srv/a"), entry(2, "web \"2\"", "/srv/b\n")]);
     let bytes = told.write(HOST);
     assert_eq!(Value::read(HOST, &bytes), Some(told));
@@ -44,7 +44,7 @@ fn what_is_written_is_read() {
 }
 
 #[test]
-fn it_never_grows_too_long() {
+fn the_length_of_a_value_is_bounded() {
     let many = (0..100).map(|n| entry(n, "web1", "/srv/a")).collect();
     let read = Value::read(HOST, &value(many).write(HOST)).unwrap();
     // The newest holder.
@@ -72,7 +72,7 @@ fn it_never_grows_too_long() {
 }
 
 #[test]
-fn what_could_deceive_is_not_believed() {
+fn deceptive_text_is_rejected() {
     let told = Entry { why: "backup".to_owned(), ..entry(1, "web1", "/srv/a") };
     let fine = serde_json::to_string(&value(vec![told])).unwrap();
     assert!(Value::read(HOST, &signed(&fine)).is_some());
@@ -103,7 +103,7 @@ fn what_could_deceive_is_not_believed() {
 
 proptest! {
     #[test]
-    fn nothing_that_is_read_breaks_it(bytes in prop::collection::vec(any::<u8>(), 0..1200)) {
+    fn any_bytes_are_parsed_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..1200)) {
         let _ = Value::read(HOST, &bytes);
         if let Ok(text) = String::from_utf8(bytes) {
             let _ = Value::read(HOST, &signed(&text));
@@ -111,7 +111,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_it_is_called_comes_back(
+    fn any_printable_name_round_trips(
         names in prop::collection::vec("[ -~äテ]{1,40}", 1..4),
         path in "/[ -~]{0,60}",
         since in any::<u64>(),

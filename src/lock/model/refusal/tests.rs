@@ -41,7 +41,7 @@ fn stranger() -> Stranger {
 }
 
 #[test]
-fn a_holder_that_is_not_named_in_time_is_said_to_be_so() {
+fn a_timed_out_search_is_reported() {
     let mut stranger = stranger();
     for (told, who) in [
         (None, "another program or host, which could not be identified in time"),
@@ -58,7 +58,7 @@ fn a_holder_that_is_not_named_in_time_is_said_to_be_so() {
 }
 
 #[test]
-fn who_is_known_is_named_and_the_rest_counted() {
+fn known_holders_are_named_and_others_counted() {
     let mut stranger = stranger();
     assert_eq!(
         stranger.sentence(&Known),
@@ -80,7 +80,7 @@ fn who_is_known_is_named_and_the_rest_counted() {
 }
 
 #[test]
-fn who_is_on_record_is_said_to_be_no_more_than_that() {
+fn recorded_holders_are_reported_as_a_hint() {
     let mut stranger = stranger();
     stranger.recorded = vec![recorded("two", 1)];
     stranger.lock_file = Some("/locks/f".to_owned());

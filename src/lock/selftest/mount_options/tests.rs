@@ -16,7 +16,7 @@ fn reach_of(kind: &str, options: &str) -> Reach {
 }
 
 #[test]
-fn mounts_that_pass_locks_on_are_shared() {
+fn mounts_that_forward_locks_are_shared() {
     for (kind, options) in [
         ("nfs4", "vers=4.2,hard,local_lock=none,addr=192.0.2.1"),
         ("nfs", "vers=4.1,local_lock=flock"),
@@ -56,7 +56,7 @@ fn options_keep_locks_local() {
 
 /// Tests that a mount without sufficient options, or of an unknown type, is "unknown".
 #[test]
-fn the_rest_is_unknown() {
+fn other_mounts_are_unknown() {
     for (kind, options) in [
         ("nfs", "vers=3"),
         ("nfs4", "vers=4.2,hard"),
@@ -86,7 +86,7 @@ fn the_rest_is_unknown() {
 }
 
 #[test]
-fn a_fuse_mount_is_judged_by_what_its_kernel_does() {
+fn a_fuse_mount_is_assessed_by_its_kernel_lock() {
     let of = |kind: &str, source: &str, kept| {
         let line = format!("22 21 0:30 / /mnt rw - {kind} {source} rw,user_id=0");
         assess_line(&line, kept).reach

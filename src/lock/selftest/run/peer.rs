@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_wish_has_one_answer() {
+    fn each_command_has_one_answer() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let told = |wishes: &[u8]| {
             let mut answers = Vec::new();
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_told() {
+    fn a_missing_file_is_an_error() {
         let mut answers = Vec::new();
         stand(Path::new("/none/such"), &b"e"[..], &mut answers);
         assert_eq!(answers, b"2\n");

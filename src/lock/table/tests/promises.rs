@@ -45,7 +45,7 @@ proptest! {
     /// No two holders conflict; no waiter is overtaken; a refusal or rollback leaves nothing
     /// ([`World::take`] asserts these two); and no waiter stays blocked that nothing blocks.
     #[test]
-    fn no_two_incompatible_holders_and_no_lost_waiter_whatever_happens(steps in steps()) {
+    fn no_conflicting_holders_and_no_lost_waiter(steps in steps()) {
         let mut world = World::new();
         for step in steps {
             world.take(step);

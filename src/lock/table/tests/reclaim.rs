@@ -55,7 +55,7 @@ fn a_reserved_partition_keeps_others_from_the_disk_and_not_from_its_sibling() {
 }
 
 #[test]
-fn the_former_owner_reclaims_ahead_of_those_who_wait() {
+fn the_former_owner_reclaims_ahead_of_waiters() {
     for again in [Again::Same, Again::Count] {
         let mut table = released(Mode::Exclusive);
         let waiter = table.enqueue(id(1), &[disk(0, Mode::Shared)], Purpose::Acquire, 0).unwrap();

@@ -119,7 +119,7 @@ impl World {
         self.table.waiters().nth(n).cloned()
     }
 
-    /// Reserves. Asserts that no earlier waiter had priority for what is reserved, and that a
+    /// Reserves. Asserts that no earlier waiter had priority for a reserved resource, and that a
     /// refusal or an immediate rollback leaves the state as it was.
     fn reserve(
         &mut self,

@@ -58,7 +58,7 @@ fn picture(table: &Table) -> String {
 }
 
 impl Scene {
-    /// Does what the service does on each unlock of the mutex.
+    /// Wakes waiters as the service does on each unlock of the mutex.
     fn call(&mut self) -> usize {
         let news = self.table.call();
         let calls = news.called.len();
@@ -254,7 +254,7 @@ fn wanted(disks: &[(u64, bool)]) -> Vec<Want> {
 
 proptest! {
     #[test]
-    fn nobody_is_overtaken_or_forgotten(steps in steps()) {
+    fn no_waiter_is_overtaken_or_forgotten(steps in steps()) {
         let mut scene = Scene { table: table(5), granting: Vec::new(), called: Vec::new() };
         for step in steps {
             let nth = |scene: &Scene, n: usize| scene.table.locks().nth(n).map(|lock| lock.id);
