@@ -92,8 +92,8 @@ impl Held {
     }
 }
 
-/// Returns what is known of a lock that has descriptions but no entry in the state file. Queries no
-/// file system.
+/// Returns the known properties of an orphan: a lock that has descriptions but no entry in the state
+/// file. Queries no file system.
 ///
 /// `None` if the descriptions are of files that are never locked.
 #[must_use]
@@ -128,8 +128,8 @@ fn mode_of(file: &File) -> Option<Mode> {
     Some(if lock.contains(" READ ") { Mode::Shared } else { Mode::Exclusive })
 }
 
-/// Whether the description was opened for writing, according to the kernel. For one that is kept
-/// elsewhere, this is unknown until it is used.
+/// Whether the description was opened for writing, according to the kernel. True for one that is
+/// kept elsewhere: only a use of it shows its access mode.
 fn is_writable(description: &Description) -> bool {
     if description.is_away() {
         return true;

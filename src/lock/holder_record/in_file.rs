@@ -140,15 +140,15 @@ const fn start(slot: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lock::holder_record::format::place::{Place, entry, host, told};
+    use crate::lock::holder_record::format::place::{Place, entry, host, recorded_names};
 
     #[test]
     fn shared_holders_are_recorded_together_and_an_exclusive_one_alone() {
         let file = tempfile::tempfile().unwrap();
         assert_ne!(place("one"), place("two"));
         let slots = Place { file: &file, record, erase, read };
-        slots.has_sharers_side_by_side();
-        slots.has_who_holds_alone();
+        slots.check_shared_holders();
+        slots.check_exclusive_holder();
     }
 
     #[test]
@@ -165,13 +165,13 @@ mod tests {
                 (there, file.metadata().unwrap().len()),
                 (content.to_vec(), content.len() as u64)
             );
-            assert!(told(read(&file)).is_empty());
+            assert!(recorded_names(read(&file)).is_empty());
         }
         // Foreign text in a slot is no record, and does not prevent one.
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(b"vmlockd-holder one\n1 0123456789abcdef {}", place("one")).unwrap();
-        assert!(told(read(&file)).is_empty());
+        assert!(recorded_names(read(&file)).is_empty());
         record(&file, &one, &entry(1, Mode::Shared), None).unwrap();
-        assert_eq!(told(read(&file)), ["one web1"]);
+        assert_eq!(recorded_names(read(&file)), ["one web1"]);
     }
 }

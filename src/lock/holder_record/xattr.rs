@@ -206,15 +206,15 @@ fn turns() -> MutexGuard<'static, Option<Turns>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lock::holder_record::format::place::{Place, entry, host, told};
+    use crate::lock::holder_record::format::place::{Place, entry, host, recorded_names};
 
     #[test]
     fn shared_holders_are_recorded_together_and_an_exclusive_one_alone() {
         let file = tempfile::tempfile().unwrap();
         let attributes = Place { file: &file, record, erase, read };
-        attributes.has_sharers_side_by_side();
+        attributes.check_shared_holders();
         assert_eq!(Name::all(&file, REMOVED).len(), 1);
-        attributes.has_who_holds_alone();
+        attributes.check_exclusive_holder();
         assert!(Name::all(&file, REMOVED).is_empty());
         assert_eq!(file.metadata().unwrap().len(), 0);
         assert!(turns().as_ref().is_none_or(|turns| {
@@ -234,6 +234,6 @@ mod tests {
                 });
             }
         });
-        assert_eq!(told(read(&file)).len(), 4);
+        assert_eq!(recorded_names(read(&file)).len(), 4);
     }
 }

@@ -218,7 +218,10 @@ fn an_upgrade_is_exclusive_and_does_not_wait() {
     let other = hold(&mut table, 1, &[want("/a", 1, Mode::Shared)]).unwrap();
     assert!(matches!(table.begin_strengthening(lock), Err(Error::Held(_))));
     table.begin_release(other[0]).unwrap();
-    assert!(matches!(table.begin_strengthening(lock), Err(Error::Held(_))), "still in the way");
+    assert!(
+        matches!(table.begin_strengthening(lock), Err(Error::Held(_))),
+        "still conflicts during its release"
+    );
     table.finish_release(&other, Reason::Released);
     table.begin_strengthening(lock).unwrap();
     assert!(hold(&mut table, 2, &[want("/a", 1, Mode::Shared)]).is_err());

@@ -1,11 +1,11 @@
 //! Priority of waiting requests.
 //!
 //! A waiter has priority for a resource only while it is blocked on it: by a holder, or by an
-//! earlier waiter that has priority for it. A later request never overtakes that priority, whether
-//! it waits or not. So a stream of readers cannot starve a writer that waits for the present
-//! readers to end. A waiter has no priority for a free resource, not even while it waits for it
-//! *and* for one that is not free. Otherwise a request for two disks would keep one of them from
-//! all others while it waits for the other.
+//! earlier waiter that has priority for it. A later request, whether it would wait or not, never
+//! overtakes a waiter with priority. This prevents starvation: a stream of readers cannot delay for
+//! ever a writer that waits for the present readers to end. A waiter has no priority for a free
+//! resource, not even while it waits for it *and* for one that is not free. Otherwise a request for
+//! two disks would keep one of them from all others while it waits for the other.
 //!
 //! A waiter that is no longer blocked is *woken*. Until it has tried, it has priority for all
 //! resources that it wants.

@@ -29,11 +29,11 @@ pub(in crate::lock) fn entry(lock: u64, mode: Mode) -> Entry {
 }
 
 /// Returns the recorded holders, by host and name, in this order.
-pub(in crate::lock) fn told(read: Vec<Recorded>) -> Vec<String> {
-    let told = |recorded: Recorded| format!("{} {}", recorded.host, recorded.entry.name);
-    let mut told: Vec<String> = read.into_iter().map(told).collect();
-    told.sort();
-    told
+pub(in crate::lock) fn recorded_names(read: Vec<Recorded>) -> Vec<String> {
+    let recorded_names = |recorded: Recorded| format!("{} {}", recorded.host, recorded.entry.name);
+    let mut recorded_names: Vec<String> = read.into_iter().map(recorded_names).collect();
+    recorded_names.sort();
+    recorded_names
 }
 
 /// A store of records. Its errors end the test.
@@ -53,34 +53,34 @@ impl<E: Debug> Place<'_, E> {
         (self.erase)(self.file, host, entry).unwrap();
     }
 
-    fn tells(&self, expected: &[&str]) {
-        assert_eq!(told((self.read)(self.file)), expected);
+    fn expect_holders(&self, expected: &[&str]) {
+        assert_eq!(recorded_names((self.read)(self.file)), expected);
     }
 
     /// Tests that holders that share a lock are recorded beside each other, on two hosts.
-    pub(in crate::lock) fn has_sharers_side_by_side(&self) {
+    pub(in crate::lock) fn check_shared_holders(&self) {
         let (one, two) = (host("one"), host("two"));
         self.erase(&one, &entry(1, Mode::Shared));
-        self.tells(&[]);
+        self.expect_holders(&[]);
         for (host, lock) in [(&one, 1), (&one, 2), (&two, 1), (&one, 2)] {
             self.record(host, &entry(lock, Mode::Shared), None);
         }
-        self.tells(&["one web1", "one web2", "two web1"]);
+        self.expect_holders(&["one web1", "one web2", "two web1"]);
         self.erase(&one, &entry(1, Mode::Shared));
         self.erase(&two, &entry(1, Mode::Shared));
-        self.tells(&["one web2"]);
+        self.expect_holders(&["one web2"]);
         // The lock was transferred, so it has another number.
         self.record(&one, &entry(4, Mode::Shared), Some(&entry(2, Mode::Shared)));
-        self.tells(&["one web4"]);
+        self.expect_holders(&["one web4"]);
     }
 
     /// Tests that the record of an exclusive holder replaces all others, also those of crashed
     /// holders.
-    pub(in crate::lock) fn has_who_holds_alone(&self) {
+    pub(in crate::lock) fn check_exclusive_holder(&self) {
         let two = host("two");
         self.record(&two, &entry(3, Mode::Exclusive), None);
-        self.tells(&["two web3"]);
+        self.expect_holders(&["two web3"]);
         self.erase(&two, &entry(3, Mode::Exclusive));
-        self.tells(&[]);
+        self.expect_holders(&[]);
     }
 }

@@ -21,7 +21,10 @@ fn check(table: &Table) {
         }
     }
     for reserved in table.reclaims.iter().map(|reserved| &reserved.lock) {
-        assert!(table.living(reserved.owner).is_ok(), "reserved for nobody: {reserved:?}");
+        assert!(
+            table.living(reserved.owner).is_ok(),
+            "reserved for an owner that has ended: {reserved:?}"
+        );
         for lock in locks.iter().filter(|lock| lock.owner != reserved.owner) {
             let conflict = lock.want.mode.conflicts(reserved.want.mode);
             assert!(!(conflict && lock.want.meets(&reserved.want)), "{lock:?} and {reserved:?}");
@@ -58,7 +61,7 @@ proptest! {
             for waiter in table.waiters().filter(|waiter| waiter.status == Status::Waiting) {
                 prop_assert!(!naive::may_go_on(table, waiter), "{:?} is not called", waiter);
             }
-            world.nobody_holds_who_waits();
+            world.check_waiters_hold_nothing();
         }
     }
 }

@@ -367,7 +367,7 @@ impl World {
 
     /// Asserts that every lock that is being granted belongs to a command in progress, and none to
     /// a waiter.
-    pub(super) fn nobody_holds_who_waits(&self) {
+    pub(super) fn check_waiters_hold_nothing(&self) {
         let given: BTreeSet<u64> =
             self.granting.iter().flat_map(|granting| granting.fresh.iter().copied()).collect();
         let giving = self.table.locks.values().filter(|lock| lock.stage == Stage::Granting);

@@ -72,7 +72,7 @@ impl Scene {
 
     /// Asserts that no later request gets a resource for which an earlier request waits and nothing
     /// else.
-    fn overtakes_nobody(&self, owner: OwnerId, place: Ticket, fresh: &[u64]) {
+    fn check_no_waiter_is_overtaken(&self, owner: OwnerId, place: Ticket, fresh: &[u64]) {
         for lock in fresh.iter().filter_map(|lock| self.table.locks.get(lock)) {
             for (waiter, _, wanted) in self.table.queue.for_resource(&lock.want) {
                 // An earlier request of the same owner comes first, also for a part of the same
@@ -99,20 +99,20 @@ impl Scene {
         let before = picture(&self.table);
         let reserved = self.table.reserve_at(at, owner, wants, 0, Again::Same);
         let reserved = reserved.inspect_err(|_| {
-            assert_eq!(picture(&self.table), before, "what is refused leaves something");
+            assert_eq!(picture(&self.table), before, "a refusal leaves something");
         })?;
         let numbers = |fresh: &[(u64, usize)]| fresh.iter().map(|(lock, _)| *lock).collect();
         let fresh: Vec<u64> = numbers(&reserved.fresh);
-        self.overtakes_nobody(owner, at, &fresh);
+        self.check_no_waiter_is_overtaken(owner, at, &fresh);
         // A waiter that can only fail may be woken at any time.
-        let told_late = self.table.waiters().any(|waiter| self.is_vain(waiter));
-        if told_late {
+        let may_wake_late = self.table.waiters().any(|waiter| self.can_only_fail(waiter));
+        if may_wake_late {
             self.granting.push((owner, place, fresh));
             return Ok(());
         }
         self.table.cancel(&fresh);
-        assert_eq!(self.call(), 0, "somebody is called though nothing is free that was not");
-        assert_eq!(picture(&self.table), before, "what is undone leaves something");
+        assert_eq!(self.call(), 0, "a rollback wakes a waiter");
+        assert_eq!(picture(&self.table), before, "a rollback leaves something");
         let fresh = numbers(&self.table.reserve_at(at, owner, wants, 0, Again::Same)?.fresh);
         self.granting.push((owner, place, fresh));
         Ok(())
@@ -125,7 +125,7 @@ impl Scene {
         if let Err(Error::Held(_)) = self.reserve(owner, None, wants) {
             let locks = self.table.locks.len();
             self.table.enqueue(owner, wants, Purpose::Acquire, 0).unwrap();
-            assert_eq!(self.table.locks.len(), locks, "who waits holds something for that");
+            assert_eq!(self.table.locks.len(), locks, "a waiter holds a lock for its request");
         }
     }
 
@@ -194,9 +194,10 @@ impl Scene {
 
     /// Checks the invariants.
     fn check(&self) {
-        let waits = |waiter: &&Waiter| waiter.status == Status::Waiting && !self.is_vain(waiter);
+        let waits =
+            |waiter: &&Waiter| waiter.status == Status::Waiting && !self.can_only_fail(waiter);
         for waiter in self.table.waiters().filter(waits) {
-            assert!(!self.table.may_go_on(waiter), "nobody called {waiter:?}");
+            assert!(!self.table.may_go_on(waiter), "not woken: {waiter:?}");
             let alone = matches!(waiter.purpose, Purpose::Strengthen(_));
             assert!(alone || self.table.refusal_of(waiter).is_some() || self.waits_for_own(waiter));
         }
@@ -208,7 +209,7 @@ impl Scene {
 
     /// Whether a waiter wants a resource that its owner has acquired meanwhile in another mode.
     /// Such a waiter can only be refused, at any time.
-    fn is_vain(&self, waiter: &Waiter) -> bool {
+    fn can_only_fail(&self, waiter: &Waiter) -> bool {
         let alone = matches!(waiter.purpose, Purpose::Strengthen(_));
         let other = |want: &Want| {
             let own = self.table.own(waiter.owner, want);
