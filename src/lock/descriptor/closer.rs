@@ -14,7 +14,7 @@
 //!
 //! Only a regular file on a local file system has neither (see [`Look::is_local_file`]).
 //!
-//! # What bounds it
+//! # Bounds
 //!
 //! Each user has threads of its own ([`THREADS`], root more), so that descriptors of one user never
 //! wait for those of another. One thread of each user only sorts: it closes local files, and leaves

@@ -145,7 +145,7 @@ mod tests {
         assert_eq!((2..1000).filter(|thread| denied.is_new(*thread)).count(), UNCOMPARED);
     }
 
-    /// Starts two threads, of which the first has a table of its own: unshare(2) goes by number.
+    /// Starts two threads, of which the first has a table of its own: unshare(2) is called by number.
     const THREADS: &str = r#"
         use threads;
         use Config;

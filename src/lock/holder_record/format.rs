@@ -205,6 +205,6 @@ fn checksum(host_id: &str, text: &str) -> String {
 }
 
 #[cfg(test)]
-pub(in crate::lock) mod place;
+pub(in crate::lock) mod store;
 #[cfg(test)]
 mod tests;

@@ -140,13 +140,13 @@ const fn start(slot: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lock::holder_record::format::place::{Place, entry, host, recorded_names};
+    use crate::lock::holder_record::format::store::{RecordStore, entry, host, recorded_names};
 
     #[test]
     fn shared_holders_are_recorded_together_and_an_exclusive_one_alone() {
         let file = tempfile::tempfile().unwrap();
         assert_ne!(place("one"), place("two"));
-        let slots = Place { file: &file, record, erase, read };
+        let slots = RecordStore { file: &file, record, erase, read };
         slots.check_shared_holders();
         slots.check_exclusive_holder();
     }

@@ -206,12 +206,12 @@ fn turns() -> MutexGuard<'static, Option<Turns>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lock::holder_record::format::place::{Place, entry, host, recorded_names};
+    use crate::lock::holder_record::format::store::{RecordStore, entry, host, recorded_names};
 
     #[test]
     fn shared_holders_are_recorded_together_and_an_exclusive_one_alone() {
         let file = tempfile::tempfile().unwrap();
-        let attributes = Place { file: &file, record, erase, read };
+        let attributes = RecordStore { file: &file, record, erase, read };
         attributes.check_shared_holders();
         assert_eq!(Name::all(&file, REMOVED).len(), 1);
         attributes.check_exclusive_holder();

@@ -90,13 +90,13 @@ impl Table {
         Some(waiter)
     }
 
-    /// Returns a woken waiter to the waiting state after a failed attempt. It keeps its place.
+    /// Marks a woken waiter as waiting again after a failed attempt. It keeps its place.
     pub fn wait_on(&mut self, ticket: Ticket) {
         self.set_status(ticket, Status::Waiting);
     }
 
-    /// Lets a waiter wait again that has met a foreign holder on the resource with this index in
-    /// its request.
+    /// Marks a waiter as blocked by a foreign holder on the resource with this index in its
+    /// request.
     pub fn wait_for_stranger(&mut self, ticket: Ticket, place: usize, stranger: Stranger) {
         self.set_status(ticket, Status::Elsewhere(place, Box::new(stranger)));
     }
@@ -129,7 +129,7 @@ impl Table {
         }
     }
 
-    /// Lets a waiter wait until its owner has finished another command.
+    /// Marks a waiter as waiting for its owner to finish another command.
     pub fn wait_busy(&mut self, ticket: Ticket) {
         self.set_status(ticket, Status::Busy);
     }

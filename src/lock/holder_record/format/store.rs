@@ -37,14 +37,14 @@ pub(in crate::lock) fn recorded_names(read: Vec<Recorded>) -> Vec<String> {
 }
 
 /// A store of records. Its errors end the test.
-pub(in crate::lock) struct Place<'f, E> {
+pub(in crate::lock) struct RecordStore<'f, E> {
     pub(in crate::lock) file: &'f File,
     pub(in crate::lock) record: fn(&File, &Host, &Entry, Option<&Entry>) -> Result<(), E>,
     pub(in crate::lock) erase: fn(&File, &Host, &Entry) -> Result<(), E>,
     pub(in crate::lock) read: fn(&File) -> Vec<Recorded>,
 }
 
-impl<E: Debug> Place<'_, E> {
+impl<E: Debug> RecordStore<'_, E> {
     fn record(&self, host: &Host, entry: &Entry, before: Option<&Entry>) {
         (self.record)(self.file, host, entry, before).unwrap();
     }
