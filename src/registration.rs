@@ -7,23 +7,23 @@ use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Owns a descriptor for as long as it exists.
-pub trait Owning: AsRawFd {}
+/// A type that keeps its descriptor open until it is dropped.
+pub trait OwnsFd: AsRawFd {}
 
-impl Owning for OwnedFd {}
+impl OwnsFd for OwnedFd {}
 
-impl Owning for Arc<OwnedFd> {}
+impl OwnsFd for Arc<OwnedFd> {}
 
 /// Registers a descriptor with the event loop, until the returned value is dropped.
 ///
 /// # Errors
 ///
-/// Those of `epoll_ctl(2)`.
+/// The errors of `epoll_ctl(2)`.
 #[allow(unsafe_code)]
-pub fn register<T: Owning>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>> {
-    // SAFETY: the descriptor must stay open, and refer to the same description, for as long as the
-    // AsyncFd lives. Its owner (see `Owning`) moves into the AsyncFd, and no code of this program
-    // replaces descriptors by number (dup2).
+pub fn register<T: OwnsFd>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    // SAFETY: the descriptor must stay open, and refer to the same open file description, as long
+    // as the AsyncFd lives. Its owner (see `OwnsFd`) moves into the AsyncFd, and no code of this
+    // program replaces descriptors by number (dup2).
     let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
     registered.map_err(|error| error.into_parts().1)
 }

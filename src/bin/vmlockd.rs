@@ -18,7 +18,7 @@ use vmlockd::lock::disk::loop_device::{Device, write_status};
 use vmlockd::lock::presence::keeper;
 use vmlockd::lock::selftest::run;
 use vmlockd::lock::text::escape::reason;
-use vmlockd::rlimit::{self, Needs};
+use vmlockd::rlimit::{self, Requirements};
 use vmlockd::service::io::mount_probe::stand;
 
 /// Lock service for the disks of virtual machines.
@@ -80,12 +80,13 @@ struct Args {
 /// The exit code for a wrong command line, as in vmlockctl (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
 /// The minimum resources of the service. Each lock and each anchor needs one more descriptor.
-const NEEDS: Needs = Needs { descriptors: 32, memory: 64 << 20, stack: 1 << 20 };
+const REQUIREMENTS: Requirements =
+    Requirements { descriptors: 32, memory: 64 << 20, stack: 1 << 20 };
 
 fn main() -> ExitCode {
-    rlimit::raise(NEEDS);
-    rlimit::hold_file_size_signal();
-    if let Err(error) = rlimit::check_stack(NEEDS) {
+    rlimit::raise(REQUIREMENTS);
+    rlimit::block_file_size_signal();
+    if let Err(error) = rlimit::check_stack(REQUIREMENTS) {
         eprintln!("vmlockd: {error}");
         return ExitCode::FAILURE;
     }
@@ -143,7 +144,7 @@ fn run(args: Args) -> Result<(), String> {
     // Inherited descriptors may have used up the limit. The program that this one replaces has checked the limits
     // before, with '--check-state'.
     if std::env::var_os(VARIABLE).is_none() {
-        rlimit::check(NEEDS).map_err(|error| error.to_string())?;
+        rlimit::check(REQUIREMENTS).map_err(|error| error.to_string())?;
     }
     if let Some(directory) = args.check_state {
         let contents = contents::read(&directory).map_err(|error| error.to_string())?;

@@ -38,7 +38,7 @@ use std::thread::JoinHandle;
 use clap::CommandFactory as _;
 
 use crate::client::Bus;
-use crate::rlimit::{self, Needs};
+use crate::rlimit::{self, Requirements};
 use arguments::{Arguments, Command};
 use commands::{
     lock, lockspace, reexec, release, reload, resolve, resume, show, status, suspend, unlock, who,
@@ -51,7 +51,7 @@ use terminal::output::{OutputFormat, print_message};
 use terminal::{output, polkit_agent, signals};
 
 /// The resources that the tool needs, without the disks that it opens.
-const NEEDS: Needs = Needs { descriptors: 20, memory: 32 << 20, stack: 0 };
+const REQUIREMENTS: Requirements = Requirements { descriptors: 20, memory: 32 << 20, stack: 0 };
 
 /// Runs the tool with these arguments; the first one is its own name.
 #[must_use]
@@ -114,8 +114,11 @@ fn run_command(bus: Bus, arguments: Arguments) -> Result<Exit, Error> {
     if arguments.quiet {
         output::set_quiet();
     }
-    let needs = Needs { descriptors: NEEDS.descriptors + arguments.command.disks(), ..NEEDS };
-    rlimit::check(needs).map_err(|error| Error::Failed(error.to_string()))?;
+    let requirements = Requirements {
+        descriptors: REQUIREMENTS.descriptors + arguments.command.disks(),
+        ..REQUIREMENTS
+    };
+    rlimit::check(requirements).map_err(|error| Error::Failed(error.to_string()))?;
     let event_loop = runtime::event_loop();
     let event_loop = event_loop.map_err(|error| Error::system("start the event loop", error))?;
     event_loop.block_on(async {

@@ -1,4 +1,5 @@
-//! Messages between service and worker: one JSON document each, with descriptors.
+//! Sends and receives messages between the service and a worker: one JSON document each, with
+//! descriptors.
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -17,19 +18,19 @@ use rustix::process::geteuid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The longest message.
-const LONGEST: usize = 128 * 1024;
-/// The most descriptors in a message. The kernel allows 253 (`SCM_MAX_FD`).
-pub(super) const DESCRIPTORS: usize = 250;
-/// The space for them.
-const CONTROL: usize = rustix::cmsg_space!(ScmRights(DESCRIPTORS));
+/// The maximum length of a message, in bytes.
+const MAX_MESSAGE_LEN: usize = 128 * 1024;
+/// The maximum number of descriptors in a message. The kernel allows 253 (`SCM_MAX_FD`).
+pub(super) const MAX_DESCRIPTORS: usize = 250;
+/// The length of the buffer for these descriptors.
+const CONTROL_LEN: usize = rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS));
 
-/// Makes a pair of connected sockets.
+/// Creates a pair of connected sockets.
 pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }
 
-/// Connects to a socket of root's, or of the user as whom this process runs.
+/// Connects to a socket that belongs to root, or to the user of this process.
 pub(super) fn connect(path: &Path) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
@@ -39,9 +40,9 @@ pub(super) fn connect(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Checks that the other end of a socket is root's, or of the user as whom this process runs.
+/// Checks that the peer of a socket runs as root, or as the user of this process.
 pub(super) fn check_peer(socket: impl AsFd) -> io::Result<()> {
-    // Not with rustix, whose type of this answer cannot have a process of another pid namespace.
+    // rustix cannot represent a peer in another pid namespace.
     let peer = getsockopt(&socket, PeerCredentials)?.uid();
     if peer == 0 || peer == geteuid().as_raw() {
         return Ok(());
@@ -56,7 +57,7 @@ pub(super) fn send(
     fds: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
-    let mut space = [MaybeUninit::uninit(); CONTROL];
+    let mut space = [MaybeUninit::uninit(); CONTROL_LEN];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(io::Error::other("too many descriptors"));
@@ -65,17 +66,17 @@ pub(super) fn send(
     Ok(())
 }
 
-/// Receives a message; `None` at the end of the socket.
+/// Receives a message; `None` at the end of the stream.
 ///
 /// # Errors
 ///
-/// What the socket says; `InvalidData` for what is not such a message.
+/// The errors of recvmsg(2); `InvalidData` for a message that cannot be parsed.
 pub(super) fn receive<T: DeserializeOwned>(
     socket: impl AsFd,
     flags: RecvFlags,
 ) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-    let mut bytes = vec![0; LONGEST];
-    let mut space = [MaybeUninit::uninit(); CONTROL];
+    let mut bytes = vec![0; MAX_MESSAGE_LEN];
+    let mut space = [MaybeUninit::uninit(); CONTROL_LEN];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = flags | RecvFlags::CMSG_CLOEXEC;
     let received = loop {

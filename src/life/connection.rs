@@ -1,8 +1,8 @@
-//! The connection of a machine's own process to virtlockd's socket.
+//! The connection of a VM's process to virtlockd's socket.
 //!
-//! libvirt opens it in the process that becomes the machine, which inherits it and never says
-//! anything there again. So it lives as long as the machine does, and its end is the machine's.
-//! Whoever serves the socket sees the end; nobody waits for it here.
+//! libvirt opens it in the process that becomes the VM, which inherits it and never sends anything
+//! on it again. Therefore the connection lives exactly as long as the VM. The frontend that serves
+//! the socket detects the end of the connection; no task waits for it here.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,81 +18,85 @@ use rustix::net::{Shutdown, shutdown};
 
 use super::Error;
 
-/// Our end of it.
+/// The service's end of the connection.
 #[derive(Debug)]
 pub struct Connection(OwnedFd);
 
-/// Who opened a connection, as the kernel noted at that moment (`unix(7)`, `SO_PEERCRED`).
+/// The process that opened a connection, as the kernel recorded it at that moment (`unix(7)`,
+/// `SO_PEERCRED`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
-    /// The process, in our pid namespace; 0 for one that is not visible from here.
+    /// The pid in the pid namespace of the service; 0 for a process that is not visible there.
     pub pid: u32,
-    /// Its user.
+    /// The user of the process.
     pub uid: u32,
 }
 
 impl Connection {
-    /// Our end.
+    /// Wraps the service's end of a connection.
     #[must_use]
     pub fn new(stream: UnixStream) -> Self {
         Self(stream.into())
     }
 
-    /// Whether a descriptor is that of a socket.
+    /// Returns whether a descriptor refers to a socket.
     ///
     /// # Errors
     ///
-    /// What `fstat(2)` says.
-    pub fn is_one(fd: impl AsFd) -> io::Result<bool> {
+    /// The errors of `fstat(2)`.
+    pub fn is_socket(fd: impl AsFd) -> io::Result<bool> {
         Ok(FileType::from_raw_mode(fstat(fd)?.st_mode) == FileType::Socket)
     }
 
-    /// The connection of which this is our end.
+    /// Wraps a descriptor of the service's end of a connection.
     #[must_use]
-    pub fn of(fd: OwnedFd) -> Self {
+    pub fn from_fd(fd: OwnedFd) -> Self {
         Self(fd)
     }
 
-    /// Who opened it.
+    /// Returns the process that opened the connection.
     ///
     /// # Errors
     ///
     /// [`Error::System`].
     pub fn peer(&self) -> Result<Peer, Error> {
-        // Not rustix's: there is no 0 among its process numbers.
-        let seen = getsockopt(&self.0, PeerCredentials).map_err(io::Error::from);
-        let seen = seen.map_err(Error::system("read the credentials of a connection"))?;
-        Ok(Peer { pid: u32::try_from(seen.pid()).unwrap_or(0), uid: seen.uid() })
+        // rustix cannot represent the pid 0.
+        let credentials = getsockopt(&self.0, PeerCredentials).map_err(io::Error::from);
+        let credentials =
+            credentials.map_err(Error::system("read the credentials of a connection"))?;
+        Ok(Peer { pid: u32::try_from(credentials.pid()).unwrap_or(0), uid: credentials.uid() })
     }
 
-    /// The process that opened it (`SO_PEERPIDFD`, Linux 6.5); `None` where the kernel does not tell.
+    /// Returns a pidfd of the process that opened the connection (`SO_PEERPIDFD`, Linux 6.5);
+    /// `None` if the kernel does not provide it.
     #[must_use]
-    pub fn peer_process(&self) -> Option<OwnedFd> {
+    pub fn peer_pidfd(&self) -> Option<OwnedFd> {
         getsockopt(&self.0, PeerPidfd).ok()
     }
 
-    /// Ends it for the other side, whatever copies of our end exist. Of one that has ended already
-    /// nothing is said.
-    pub fn hang_up(&self) {
-        // Nothing else can be wrong with a socket that is ours.
+    /// Shuts the connection down for both ends, whatever duplicates of the service's end exist.
+    /// Does nothing if it is shut down already.
+    pub fn shut_down(&self) {
+        // The only possible error is that the peer has disconnected.
         let _ = shutdown(&self.0, Shutdown::Both);
     }
 
-    /// Reads what has come; `Ok(0)`: the other side has closed it.
+    /// Reads available bytes; `Ok(0)` if the peer has closed the connection.
     ///
     /// # Errors
     ///
-    /// What `read(2)` says, `EAGAIN` where nothing has come.
-    pub fn read(&self, into: &mut [u8]) -> Result<usize, Errno> {
-        rustix::io::read(&self.0, into)
+    /// The errors of `read(2)`; `EAGAIN` if no data is available.
+    pub fn read(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        rustix::io::read(&self.0, buffer)
     }
 
-    /// Whether something has come that is not read yet; `Some(false)`: the other side has closed it.
+    /// Returns whether unread data is available; `Some(false)` if the peer has closed the
+    /// connection, and `None` if it is open and no data is available.
     ///
     /// # Errors
     ///
-    /// What `recv(2)` says, but for `EAGAIN`: that is `None`.
-    pub fn has_come(&self) -> Result<Option<bool>, Errno> {
+    /// The errors of `recv(2)`, except for `EAGAIN`.
+    pub fn has_unread(&self) -> Result<Option<bool>, Errno> {
         use rustix::net::{RecvFlags, recv};
         match recv(&self.0, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((count, _)) => Ok(Some(count > 0)),
@@ -101,15 +105,16 @@ impl Connection {
         }
     }
 
-    /// Writes as much as there is room for; never a signal where the other side is gone.
+    /// Writes as many bytes as the socket accepts at once. Never raises a signal if the peer has
+    /// disconnected.
     ///
     /// # Errors
     ///
-    /// What `send(2)` says.
-    pub fn write(&self, from: &[u8]) -> Result<usize, Errno> {
+    /// The errors of `send(2)`.
+    pub fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
         use rustix::net::{SendFlags, send};
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        send(&self.0, from, flags)
+        send(&self.0, bytes, flags)
     }
 }
 
@@ -124,16 +129,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hang_up_is_seen_though_there_are_copies() {
+    fn a_shutdown_reaches_the_peer_despite_duplicates() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let copy = ours.try_clone().unwrap();
         let ours = Connection::new(ours);
         assert_eq!(ours.peer().unwrap().pid, std::process::id());
-        ours.hang_up();
+        ours.shut_down();
         assert_eq!(rustix::io::read(&theirs, &mut [0; 8]), Ok(0));
         assert_eq!(ours.write(b"x"), Err(Errno::PIPE));
         drop(copy);
-        assert!(Connection::is_one(&theirs).unwrap());
-        assert!(!Connection::is_one(std::fs::File::open("/dev/null").unwrap()).unwrap());
+        assert!(Connection::is_socket(&theirs).unwrap());
+        assert!(!Connection::is_socket(std::fs::File::open("/dev/null").unwrap()).unwrap());
+    }
+}
+
+/// Former names.
+impl Connection {
+    pub fn is_one(fd: impl AsFd) -> io::Result<bool> {
+        Self::is_socket(fd)
+    }
+    pub fn of(fd: OwnedFd) -> Self {
+        Self::from_fd(fd)
+    }
+    pub fn peer_process(&self) -> Option<OwnedFd> {
+        self.peer_pidfd()
+    }
+    pub fn hang_up(&self) {
+        self.shut_down()
+    }
+    pub fn has_come(&self) -> Result<Option<bool>, Errno> {
+        self.has_unread()
     }
 }

@@ -1,9 +1,10 @@
-//! A pipe as a sign of life.
+//! A lifeline: a pipe whose end reports that an owner has gone.
 //!
-//! The holder gets the *read* end, and may pass it on and inherit it as any descriptor; we keep
-//! the write end, which reports an error once no copy of the read end is open anywhere (pipe(7)).
-//! This way round no holder can fill the pipe or wake us with data. When we close our end, as
-//! for an owner that was closed, a holder that watches its end sees it.
+//! The holder gets the *read* end, and may pass it on and inherit it like any descriptor. The
+//! service keeps the write end, which reports an error when no copy of the read end is open any
+//! more (pipe(7)). With the ends in this order, a holder can neither fill the pipe nor wake the
+//! service with data. When the service closes its end, for example because it closes the owner, a
+//! holder that polls the read end is notified.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,35 +15,36 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::Interest;
 
 use super::Error;
-use super::watched::Watched;
+use super::watched_fd::WatchedFd;
 
-/// Our end of a lifeline.
+/// The service's end of a lifeline.
 #[derive(Debug)]
-pub struct Lifeline(Watched);
+pub struct Lifeline(WatchedFd);
 
 impl Lifeline {
-    /// A new lifeline and the end that is given away.
+    /// Creates a lifeline. Returns also the read end for the holder.
     ///
     /// # Errors
     ///
-    /// [`Error::System`] where descriptors have run out.
+    /// [`Error::System`] if no descriptor is free.
     pub fn new() -> Result<(Self, OwnedFd), Error> {
-        let made = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(io::Error::from);
-        let (theirs, ours) = made.map_err(Error::system("create a lifeline"))?;
-        Ok((Self::of(ours)?, theirs))
+        let pipe = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(io::Error::from);
+        let (theirs, ours) = pipe.map_err(Error::system("create a lifeline"))?;
+        Ok((Self::from_fd(ours)?, theirs))
     }
 
-    /// The lifeline of which this is our end.
+    /// Wraps the service's end of a lifeline.
     ///
     /// # Errors
     ///
-    /// [`Error::System`] where it can't be watched.
-    pub fn of(ours: OwnedFd) -> Result<Self, Error> {
-        let ours = Watched::new(ours, Interest::ERROR, PollFlags::ERR);
+    /// [`Error::System`] if it cannot be registered with the event loop.
+    pub fn from_fd(ours: OwnedFd) -> Result<Self, Error> {
+        let ours = WatchedFd::new(ours, Interest::ERROR, PollFlags::ERR);
         Ok(Self(ours.map_err(Error::system("watch a lifeline"))?))
     }
 
-    /// The number of its pipe, by which it can be found among the open files of processes.
+    /// Returns the inode number of the pipe, by which it can be found among the open files of
+    /// processes.
     ///
     /// # Errors
     ///
@@ -52,12 +54,12 @@ impl Lifeline {
         Ok(stat.map_err(Error::system("stat a lifeline"))?.st_ino)
     }
 
-    /// Returns once the last copy of the other end is closed.
+    /// Waits until the last copy of the read end is closed.
     ///
     /// # Errors
     ///
-    /// Only where the event loop is at its end.
-    pub async fn gone(&self) -> io::Result<()> {
+    /// Only if the event loop has ended.
+    pub async fn closed(&self) -> io::Result<()> {
         self.0.wait().await
     }
 }
@@ -73,12 +75,22 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_lifeline_ends_with_its_last_copy() {
+    async fn a_lifeline_closes_with_its_last_copy() {
         let (lifeline, theirs) = Lifeline::new().unwrap();
         let copy = theirs.try_clone().unwrap();
         drop(theirs);
-        assert!(!lifeline.0.seen().unwrap());
+        assert!(!lifeline.0.is_ready().unwrap());
         drop(copy);
-        lifeline.gone().await.unwrap();
+        lifeline.closed().await.unwrap();
+    }
+}
+
+/// Former names.
+impl Lifeline {
+    pub fn of(fd: OwnedFd) -> Result<Self, Error> {
+        Self::from_fd(fd)
+    }
+    pub async fn gone(&self) -> io::Result<()> {
+        self.closed().await
     }
 }

@@ -1,54 +1,66 @@
-//! Floor 1: what keeps an owner alive, and how its end is seen.
+//! Anchors: the descriptors that keep an owner alive, and report its end.
 //!
-//! Every kind of anchor is a descriptor that reports an end by itself: a [`lifeline`] and a
-//! [`connection`] when the last copy is closed, a [`process`] when it exits. Nothing is polled for, and nothing goes by a bare
-//! process number, which may be somebody else's by the time it is used.
+//! 1. A [`lifeline`] and a [`connection`] report an end when the last copy of the other end is
+//!    closed.
+//! 2. A [`process`] reports an end when it exits.
+//!
+//! Each kind of anchor is a descriptor that becomes ready by itself. Nothing is polled
+//! periodically, and no anchor relies on a pid alone, which may belong to another process by the
+//! time it is used.
 
 pub mod connection;
 pub mod lifeline;
 pub mod process;
-mod watched;
+mod watched_fd;
 
 pub use connection::Connection;
 pub use lifeline::Lifeline;
 pub use process::Process;
 
-/// Why an anchor can't be had.
+/// The reason why an anchor cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No process has that number (any more).
+    /// No process has this number.
     #[error("process {0} does not exist")]
     NoSuchProcess(u32),
-    /// A descriptor of a process that has ended and been waited for.
+    /// The process of the pidfd has exited and been waited for.
     #[error("the process of the descriptor has ended")]
     Ended,
-    /// A descriptor that is no pidfd.
+    /// The descriptor is not a pidfd.
     #[error("the descriptor is not a process descriptor (pidfd)")]
     NotAProcess,
-    /// A descriptor that means one thread of a process.
+    /// The pidfd refers to a single thread of a process.
     #[error("the descriptor is that of a thread (PIDFD_THREAD), not of a process")]
     IsThread,
-    /// A process that we can't see, such as one of another pid namespace.
+    /// The process is not visible, for example because it is in another pid namespace.
     #[error("the process of the descriptor is not visible in the pid namespace of vmlockd")]
     Hidden,
-    /// The system failed at something.
+    /// A system call has failed.
     #[error("cannot {doing}: {cause}")]
     System {
-        /// What failed, in words that follow "cannot".
+        /// The action that failed, in words that follow "cannot".
         doing: &'static str,
-        /// The cause.
+        /// The error of the system call.
         cause: std::io::Error,
     },
 }
 
 impl Error {
-    /// Whether it says that what was looked for has ended, rather than that looking failed.
+    /// Returns whether the error means that the process has exited, and not that a check has
+    /// failed.
     #[must_use]
-    pub fn says_gone(&self) -> bool {
+    pub fn is_exited(&self) -> bool {
         matches!(self, Self::NoSuchProcess(_) | Self::Ended)
     }
 
     fn system(doing: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |cause| Self::System { doing, cause }
+    }
+}
+
+/// Former names.
+impl Error {
+    pub fn says_gone(&self) -> bool {
+        self.is_exited()
     }
 }

@@ -79,7 +79,7 @@ mod tests {
     const NAME: &str = "org.freedesktop.DBus.Error.AccessDenied";
 
     #[tokio::test]
-    async fn zbus_reads_it() {
+    async fn zbus_parses_the_error() {
         for (to, text) in
             [(":1.7", "too many calls: the limit is 3"), (":1.12345", ""), (":1.1", "äöü")]
         {

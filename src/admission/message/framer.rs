@@ -85,12 +85,12 @@ impl Framer {
         count: usize,
         wanted: impl Fn(&[u8]) -> bool,
     ) -> Option<(usize, Option<&[u8]>)> {
-        let there = self.buffer.get(..self.end + count)?;
+        let buffered = self.buffer.get(..self.end + count)?;
         let mut at = self.start + self.bytes_to_skip;
-        while at < there.len() {
-            let fixed = there[at..].first_chunk::<FIXED_LEN>();
+        while at < buffered.len() {
+            let fixed = buffered[at..].first_chunk::<FIXED_LEN>();
             let lengths = fixed.map(Lengths::read).transpose().ok()?;
-            let header = lengths.and_then(|lengths| there.get(at..at + lengths.header));
+            let header = lengths.and_then(|lengths| buffered.get(at..at + lengths.header));
             let found = header.is_none_or(&wanted);
             if at >= self.end && found {
                 return Some((at - self.end, header));
@@ -109,15 +109,15 @@ impl Framer {
         let skipped = self.bytes_to_skip.min(self.end - self.start);
         self.start += skipped;
         self.bytes_to_skip -= skipped;
-        let there = &self.buffer[self.start..self.end];
-        let Some(fixed) = there.first_chunk::<FIXED_LEN>() else { return Ok(Frame::Incomplete) };
+        let buffered = &self.buffer[self.start..self.end];
+        let Some(fixed) = buffered.first_chunk::<FIXED_LEN>() else { return Ok(Frame::Incomplete) };
         let Lengths { header, message } = Lengths::read(fixed)?;
         if message <= MAX_MESSAGE_LEN {
             return Ok(self.complete(header, message));
         }
         // A message whose header alone is too long cannot be answered.
         let header = if header <= MAX_MESSAGE_LEN { header } else { FIXED_LEN };
-        if there.len() < header {
+        if buffered.len() < header {
             self.reserve(header);
             return Ok(Frame::Incomplete);
         }
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_messages_of_all_lengths_whatever_the_pieces() {
+    fn messages_of_all_lengths_are_found_in_pieces_of_all_lengths() {
         let stream: Vec<u8> = [
             0,
             8,
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_found_before_it_is_entered() {
+    fn a_message_is_found_before_it_is_marked_as_read() {
         let (first, second) = (message(100), message(20));
         let mut framer = Framer::new();
         framer.append(&first[..50]);

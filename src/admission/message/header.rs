@@ -166,9 +166,9 @@ impl<'m> FieldReader<'m> {
 
     fn read_bytes(&mut self, count: usize) -> Result<&'m [u8], MalformedMessage> {
         let end = self.at.checked_add(count).ok_or(MalformedMessage)?;
-        let taken = self.bytes.get(self.at..end).ok_or(MalformedMessage)?;
+        let bytes = self.bytes.get(self.at..end).ok_or(MalformedMessage)?;
         self.at = end;
-        Ok(taken)
+        Ok(bytes)
     }
 
     fn read_byte(&mut self) -> Result<u8, MalformedMessage> {
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_zbus_writes() {
+    fn headers_of_zbus_are_parsed() {
         let call = Message::method_call("/org/vmlockd1", "Ping")
             .sender(":1.7")
             .interface("org.freedesktop.DBus.Peer")
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_lengths_beyond_the_specification() {
+    fn lengths_beyond_the_specification_are_malformed() {
         let mut fixed = [b'l', 1, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(Lengths::read(&fixed), Ok(Lengths { header: 16, message: 16 }));
         fixed[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
@@ -369,7 +369,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn parsing_arbitrary_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = Header::parse(&bytes);
             if let Some(fixed) = bytes.first_chunk() {
                 let _ = Lengths::read(fixed);
@@ -377,7 +377,7 @@ mod tests {
         }
 
         #[test]
-        fn no_change_of_a_header_makes_it_panic(at in 0usize..120, byte in any::<u8>()) {
+        fn parsing_a_changed_header_never_panics(at in 0usize..120, byte in any::<u8>()) {
             let call = Message::method_call("/org/vmlockd1", "Ping").sender(":1.7").build(&());
             let mut bytes = call.unwrap().data().bytes().to_vec();
             if let Some(place) = bytes.get_mut(at) {

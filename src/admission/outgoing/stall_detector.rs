@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bus_that_reads_slowly_has_not() {
+    fn a_bus_that_reads_slowly_has_not_stalled() {
         // The number of unread bytes is constant, but more was sent.
         assert_eq!(ticks((0..50).map(|n| (700, 100 + 200 * n))), None);
         assert_eq!(ticks((0..50).map(|n| (7000 - 10 * n, 7000))), None);

@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_whose_reply_was_lost_are_forgotten() {
+    fn calls_whose_reply_was_lost_time_out() {
         let (mut pending, start) = (PendingReplies::default(), Instant::now());
         pending.insert(1, start);
         pending.insert(2, start);

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn are_sent_in_order_at_a_bounded_rate_for_each_user() {
+    fn refusals_are_sent_in_order_at_a_bounded_rate_for_each_user() {
         let (mut refusals, start) = (RefusalQueue::default(), Instant::now());
         assert_eq!(refusals.delay(), None);
         for serial in 0..2000 {
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_waits_for_each_answer_gets_it() {
+    fn a_connection_that_waits_for_each_answer_gets_one() {
         let (mut refusals, start) = (RefusalQueue::default(), Instant::now());
         for serial in 0..2000 {
             refusals.push(refused(1, serial), start);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn all_users_together_are_bounded() {
+    fn the_queue_of_all_users_is_bounded() {
         let (mut refusals, start) = (RefusalQueue::default(), Instant::now());
         for uid in 0..100 {
             for serial in 0..1000 {

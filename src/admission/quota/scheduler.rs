@@ -108,18 +108,12 @@ impl CallScheduler {
         now: Instant,
     ) -> Result<UserLookup, RefusedCall> {
         let name = self.connection_name(sender, limits, now);
-        let known = self.connections.get(&name).and_then(|connection| connection.uid);
+        let uid = self.connections.get(&name).and_then(|connection| connection.uid);
         let refused = |reason: Error| {
             let Header { serial, no_reply, .. } = *header;
-            RefusedCall {
-                sender: Arc::clone(&name),
-                uid: known,
-                serial,
-                no_reply,
-                reason: reason.into(),
-            }
+            RefusedCall { sender: Arc::clone(&name), uid, serial, no_reply, reason: reason.into() }
         };
-        let Some(uid) = known else {
+        let Some(uid) = uid else {
             let identify = self.reserve_unidentified(&name, size).map_err(refused)?;
             let admitted = AdmittedCall::new(&name, header, raw());
             if let Some(connection) = self.connections.get_mut(&name) {
@@ -134,8 +128,8 @@ impl CallScheduler {
 
     /// Returns the names of all connections that have not left the bus.
     pub(in crate::admission) fn connections(&self) -> Vec<Arc<str>> {
-        let there = self.connections.iter().filter(|(_, connection)| !connection.has_left);
-        there.map(|(name, _)| Arc::clone(name)).collect()
+        let present = self.connections.iter().filter(|(_, connection)| !connection.has_left);
+        present.map(|(name, _)| Arc::clone(name)).collect()
     }
 
     /// Sets the user of a connection, and admits or refuses the calls that the connection has sent.
@@ -201,11 +195,11 @@ impl CallScheduler {
         for _ in 0..round_robin {
             let uid = self.round_robin.pop_front()?;
             let user = self.users.get_mut(&uid)?;
-            let taken = user.next_call(self.bulk);
+            let next = user.next_call(self.bulk);
             if user.has_queued_calls() {
                 self.round_robin.push_back(uid);
             }
-            if let Some(call) = taken {
+            if let Some(call) = next {
                 self.bulk += usize::from(call.bulk);
                 return Some(self.dispatch(call));
             }

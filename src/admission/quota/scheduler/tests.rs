@@ -101,7 +101,7 @@ fn calls_in_flight_are_bounded_until_they_are_answered() {
 }
 
 #[test]
-fn one_connection_can_not_use_all_that_its_user_may() {
+fn one_connection_cannot_use_the_whole_quota_of_its_user() {
     let limits = Limits { calls_per_user: 3, calls_per_connection: 2, ..Limits::default() };
     let mut fixture = Fixture::with_users(limits);
     fixture.call(":user").unwrap();
@@ -113,7 +113,7 @@ fn one_connection_can_not_use_all_that_its_user_may() {
 }
 
 #[test]
-fn calls_in_a_second_are_bounded_even_if_all_are_answered() {
+fn call_rate_is_bounded_even_if_all_calls_are_answered() {
     let limits =
         Limits { calls_per_second: 5, calls_per_second_per_connection: 3, ..Limits::default() };
     let mut fixture = Fixture::with_users(limits);
@@ -162,7 +162,7 @@ fn only_privileged_calls_continue_while_replies_are_delayed() {
 }
 
 #[test]
-fn few_calls_with_long_replies_are_answered_at_one_time() {
+fn calls_with_bulk_replies_are_bounded() {
     let mut fixture = Fixture::with_users(Limits::default());
     for _ in 0..5 {
         fixture.admit(":user", "GetManagedObjects", 100).unwrap();
@@ -219,7 +219,7 @@ fn calls_before_their_user_is_known_are_bounded_and_then_checked() {
 }
 
 #[test]
-fn the_bus_is_asked_once_for_the_user_of_a_connection() {
+fn the_user_of_a_connection_is_looked_up_once() {
     let mut fixture = Fixture::new(Limits::default());
     let ask = |fixture: &mut Fixture| {
         fixture.scheduler.needs_user_lookup(":new", &fixture.limits, fixture.now)
@@ -234,7 +234,7 @@ fn the_bus_is_asked_once_for_the_user_of_a_connection() {
 }
 
 #[test]
-fn nothing_is_remembered_of_a_connection_that_has_left() {
+fn a_connection_that_has_left_is_removed() {
     let mut fixture = Fixture::with_users(Limits::default());
     fixture.call(":user").unwrap();
     let (sender, serial) = fixture.dispatch().unwrap();
@@ -264,7 +264,7 @@ fn nothing_is_remembered_of_a_connection_that_has_left() {
 }
 
 #[test]
-fn a_reply_that_the_caller_does_not_want_is_not_sent() {
+fn an_unwanted_reply_is_not_sent() {
     let mut fixture = Fixture::with_users(Limits::default());
     fixture.call(":user").unwrap();
     let (sender, serial) = fixture.dispatch().unwrap();
