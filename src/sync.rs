@@ -1,5 +1,8 @@
-//! Synchronization primitives that several rooms share.
+//! Synchronization primitives and counters that several rooms share.
 
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -46,9 +49,67 @@ impl Drop for CounterGuard {
     }
 }
 
+/// The numbers of items that exist now, by key. A key without items is not stored.
+#[derive(Debug, Clone)]
+pub struct KeyedCounts<K>(HashMap<K, usize>);
+
+impl<K> Default for KeyedCounts<K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Eq + Hash> KeyedCounts<K> {
+    /// Returns the number of items of a key.
+    #[must_use]
+    pub fn of<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> usize
+    where
+        K: Borrow<Q>,
+    {
+        self.0.get(key).copied().unwrap_or_default()
+    }
+
+    /// Returns the number of items of all keys.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.0.values().sum()
+    }
+
+    /// Counts one more item of a key.
+    pub fn increment(&mut self, key: K) {
+        *self.0.entry(key).or_default() += 1;
+    }
+
+    /// Counts one item of a key less.
+    pub fn decrement<Q: Eq + Hash + ?Sized>(&mut self, key: &Q)
+    where
+        K: Borrow<Q>,
+    {
+        if let Some(count) = self.0.get_mut(key) {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(key);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_without_items_are_removed() {
+        let mut counts = KeyedCounts::<u32>::default();
+        counts.increment(7);
+        counts.increment(7);
+        counts.increment(8);
+        assert_eq!((counts.of(&7), counts.of(&9), counts.total()), (2, 0, 3));
+        counts.decrement(&7);
+        counts.decrement(&8);
+        counts.decrement(&9);
+        assert_eq!((counts.of(&7), counts.0.len()), (1, 1));
+    }
 
     #[test]
     fn a_counter_counts_its_guards() {

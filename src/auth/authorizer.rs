@@ -5,7 +5,7 @@
 //! 2. The method decodes its arguments and calls [`Call::authorize`] for each action that they
 //!    need. A privileged user is authorized; for others polkit decides.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use zbus::Connection;
@@ -17,12 +17,12 @@ use super::caller::{Caller, Callers};
 use super::lifeline_throttle::LifelineThrottle;
 use super::methods::{self, MethodRule};
 use super::polkit::Polkit;
-use super::user_counts::UserCounts;
 use crate::admission::Admission;
 use crate::privacy::{Privacy, Viewer};
 use crate::service::Service;
 use crate::service::core::limits::{self, within};
 use crate::service::report::event_log::{self, Denied};
+use crate::sync::{KeyedCounts, lock};
 
 /// The rule that decides about a request.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ pub struct Authorizer {
     pub privacy: Privacy,
     pub(super) service: Service,
     /// The checks to polkit that are in progress.
-    checks: Arc<Mutex<UserCounts>>,
+    checks: Arc<Mutex<KeyedCounts<u32>>>,
     lifelines: Arc<Mutex<LifelineThrottle>>,
 }
 
@@ -131,7 +131,7 @@ impl Authorizer {
     fn admit_check(&self, uid: u32) -> Result<CheckPermit, Error> {
         let in_force = self.service.limits();
         let mut checks = lock(&self.checks);
-        let (own, total) = (checks.of(uid) + 1, checks.total() + 1);
+        let (own, total) = (checks.of(&uid) + 1, checks.total() + 1);
         let what = "authorization checks at one time";
         let most = in_force.checks_per_user.min(limits::share(in_force.checks_total));
         within(what, own, most, || format!("for uid {uid}"))?;
@@ -141,20 +141,16 @@ impl Authorizer {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// A check to polkit in progress, until it is dropped.
 #[derive(Debug)]
 struct CheckPermit {
-    checks: Arc<Mutex<UserCounts>>,
+    checks: Arc<Mutex<KeyedCounts<u32>>>,
     uid: u32,
 }
 
 impl Drop for CheckPermit {
     fn drop(&mut self) {
-        lock(&self.checks).decrement(self.uid);
+        lock(&self.checks).decrement(&self.uid);
     }
 }
 

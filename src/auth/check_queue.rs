@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::caller::Caller;
-use super::user_counts::UserCounts;
+use crate::sync::KeyedCounts;
 
 /// The number of checks in progress at one time.
 const TOTAL: usize = 8;
@@ -16,7 +16,7 @@ const PER_USER: usize = 2;
 #[derive(Debug, Default)]
 pub(super) struct CheckQueue {
     waiting: VecDeque<Caller>,
-    in_progress: UserCounts,
+    in_progress: KeyedCounts<u32>,
 }
 
 impl CheckQueue {
@@ -30,7 +30,7 @@ impl CheckQueue {
         if self.in_progress.total() >= TOTAL {
             return None;
         }
-        let may_start = |caller: &Caller| self.in_progress.of(caller.uid) < PER_USER;
+        let may_start = |caller: &Caller| self.in_progress.of(&caller.uid) < PER_USER;
         let index = self.waiting.iter().position(may_start)?;
         let caller = self.waiting.remove(index)?;
         self.in_progress.increment(caller.uid);
@@ -39,6 +39,6 @@ impl CheckQueue {
 
     /// Counts the end of a check for this user.
     pub(super) fn finish(&mut self, uid: u32) {
-        self.in_progress.decrement(uid);
+        self.in_progress.decrement(&uid);
     }
 }

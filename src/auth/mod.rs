@@ -21,7 +21,6 @@ mod identify;
 mod lifeline_throttle;
 pub mod methods;
 pub mod polkit;
-mod user_counts;
 
 use crate::phrases::ONLY_ROOT;
 use crate::service;

@@ -60,6 +60,7 @@ impl Error {
 
 /// Former names.
 impl Error {
+    /// Former name.
     pub fn says_gone(&self) -> bool {
         self.is_exited()
     }

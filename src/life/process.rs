@@ -320,35 +320,45 @@ mod tests {
     }
 }
 
+// Former names.
 pub use self::{
     ProcessKey as Known, has_exited as has_ended, open_pidfd as open, pidfd_inode as inode_of,
 };
 /// Former names.
 impl Process {
+    /// Former name.
     pub fn by_pid(pid: u32) -> Result<Self, Error> {
         Self::from_pid(pid)
     }
+    /// Former name.
     pub fn by_pidfd(pidfd: OwnedFd) -> Result<Self, Error> {
         Self::from_pidfd(pidfd)
     }
+    /// Former name.
     pub fn by_received(received: &Received) -> Result<Self, Error> {
         Self::from_received(received)
     }
+    /// Former name.
     pub fn restored(pidfd: OwnedFd, pid: u32) -> Result<Self, Error> {
         Self::from_stashed(pidfd, pid)
     }
+    /// Former name.
     pub fn started(self, start: u64) -> Self {
         self.with_start_time(start)
     }
+    /// Former name.
     pub fn permitted(self, permitted: bool) -> Self {
         self.with_permission(permitted)
     }
+    /// Former name.
     pub fn known(&self) -> Result<ProcessKey, Error> {
         self.key()
     }
+    /// Former name.
     pub fn signal(&self, signal: Signal) -> Result<(), Error> {
         self.send_signal(signal)
     }
+    /// Former name.
     pub async fn gone(&self) -> io::Result<()> {
         self.exited().await
     }

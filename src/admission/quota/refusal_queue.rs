@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::call::RefusedCall;
 use super::token_bucket::{Rate, TokenBucket};
+use crate::sync::KeyedCounts;
 
 /// The rate at which calls of one user are refused.
 const RATE: Rate = Rate { per_second: 1000, burst: 100 };
@@ -20,19 +21,6 @@ const RATE: Rate = Rate { per_second: 1000, burst: 100 };
 const PER_USER: usize = 1024;
 /// The maximum number of queued refusals of all users, in addition to one for each connection.
 const TOTAL: usize = 16 * PER_USER;
-
-impl UserRefusals {
-    fn pop(&mut self) -> Option<RefusedCall> {
-        let refused = self.refused.pop_front()?;
-        if let Some(count) = self.connections.get_mut(&refused.sender) {
-            *count -= 1;
-            if *count == 0 {
-                self.connections.remove(&refused.sender);
-            }
-        }
-        Some(refused)
-    }
-}
 
 /// The queued refusals.
 #[derive(Debug, Default)]
@@ -42,12 +30,21 @@ pub(in crate::admission) struct RefusalQueue {
     total: usize,
 }
 
+/// The queued refusals of one user.
 #[derive(Debug)]
 struct UserRefusals {
     refused: VecDeque<RefusedCall>,
     /// The number of queued refusals for each connection.
-    connections: HashMap<Arc<str>, usize>,
+    connections: KeyedCounts<Arc<str>>,
     bucket: TokenBucket,
+}
+
+impl UserRefusals {
+    fn pop(&mut self) -> Option<RefusedCall> {
+        let refused = self.refused.pop_front()?;
+        self.connections.decrement(&refused.sender);
+        Some(refused)
+    }
 }
 
 impl RefusalQueue {
@@ -58,12 +55,12 @@ impl RefusalQueue {
         }
         let waiting = self.users.entry(refused.uid).or_insert_with(|| UserRefusals {
             refused: VecDeque::new(),
-            connections: HashMap::new(),
+            connections: KeyedCounts::default(),
             bucket: TokenBucket::full(RATE, now),
         });
-        let is_first = !waiting.connections.contains_key(&refused.sender);
+        let is_first = waiting.connections.of(&refused.sender) == 0;
         if is_first || (waiting.refused.len() < PER_USER && self.total < TOTAL) {
-            *waiting.connections.entry(Arc::clone(&refused.sender)).or_default() += 1;
+            waiting.connections.increment(Arc::clone(&refused.sender));
             waiting.refused.push_back(refused);
             self.total += 1;
         }

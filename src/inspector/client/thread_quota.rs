@@ -4,9 +4,8 @@
 //! are bounded, so that no user takes all threads of the thread pool. Requests that only send a
 //! query wait on the event loop instead (`service`), and are hardly ever refused here.
 
-use std::collections::HashMap;
-
 use crate::inspector::requester::Requester;
+use crate::sync::KeyedCounts;
 
 /// The maximum number of threads of one ordinary requester. This is more than `service` allows one
 /// user for local file systems.
@@ -18,7 +17,7 @@ const HARD_MAX: usize = 64;
 
 /// The number of threads, by ordinary requester.
 #[derive(Debug, Default)]
-pub(super) struct ThreadQuota(HashMap<Requester, usize>);
+pub(super) struct ThreadQuota(KeyedCounts<Requester>);
 
 impl ThreadQuota {
     /// Counts a thread. Returns `false` if there are too many. The service, libvirt and root have
@@ -27,24 +26,18 @@ impl ThreadQuota {
         if requester.is_privileged() {
             return true;
         }
-        let own = self.0.get(&requester).copied().unwrap_or_default();
-        let all: usize = self.0.values().sum();
+        let (own, all) = (self.0.of(&requester), self.0.total());
         let fits =
             if own == 0 { all < HARD_MAX } else { own < MAX_PER_REQUESTER && all < SOFT_MAX };
         if fits {
-            self.0.insert(requester, own + 1);
+            self.0.increment(requester);
         }
         fits
     }
 
     /// Uncounts a thread.
     pub(super) fn release(&mut self, requester: Requester) {
-        if let Some(own) = self.0.get_mut(&requester) {
-            *own -= 1;
-            if *own == 0 {
-                self.0.remove(&requester);
-            }
-        }
+        self.0.decrement(&requester);
     }
 }
 

@@ -183,6 +183,7 @@ pub(super) fn find_by_pid(
 mod tests {
     use super::*;
     use crate::inspector::skip_list::SkipList;
+    use std::fs;
 
     fn names(pid: u32, service: u32, paths: &[&Path]) -> Names {
         let (skipped, progress) = (SkipList::default(), ProgressFile::new().unwrap());
