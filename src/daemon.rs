@@ -26,7 +26,7 @@ use crate::config::ConfigFile;
 use crate::dbus::{ControlReply, ControlRequest, ServeError};
 use crate::failpoint::failpoint;
 use crate::inspector::Inspector;
-use crate::inspector::hand::Start;
+use crate::inspector::WorkerLauncher;
 use crate::instance::Instance;
 use crate::keep::Inherited;
 use crate::lock::disk::snapshot::open_lists;
@@ -226,11 +226,11 @@ async fn serve(options: &Options) -> Result<(), Error> {
 }
 
 /// Returns how inspectors are started.
-fn inspector_start(socket: Option<PathBuf>) -> Start {
+fn inspector_start(socket: Option<PathBuf>) -> WorkerLauncher {
     let program = PathBuf::from("/proc/self/exe");
     match socket {
-        Some(path) => Start::Socket { path, program },
-        None => Start::Program(program),
+        Some(path) => WorkerLauncher::Socket { path, program },
+        None => WorkerLauncher::Program(program),
     }
 }
 

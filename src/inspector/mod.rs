@@ -42,7 +42,7 @@
 //! that user are skipped ([`skip_list`]).
 
 mod channel;
-pub mod client;
+mod client;
 mod error;
 mod identity;
 mod progress;
@@ -56,15 +56,3 @@ pub use client::{Inspector, MAX_ORDINARY_WORKERS, timeouts};
 pub use error::Error;
 pub use identity::ProcessIdentity;
 pub use requester::Requester;
-
-// Former names, until `service` uses the new ones.
-pub use client::timeouts as patience;
-pub use requester::Requester as Asker;
-/// Former names.
-pub mod identify {
-    pub use super::ProcessIdentity as Identity;
-}
-/// Former names.
-pub mod hand {
-    pub use super::WorkerLauncher as Start;
-}

@@ -21,9 +21,3 @@ impl Requester {
         !matches!(self, Self::User(uid) | Self::Callers(uid) if uid != 0)
     }
 }
-
-#[allow(non_upper_case_globals)]
-impl Requester {
-    /// Former name.
-    pub const Front: Self = Self::Libvirt;
-}

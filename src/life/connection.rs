@@ -142,27 +142,3 @@ mod tests {
         assert!(!Connection::is_socket(std::fs::File::open("/dev/null").unwrap()).unwrap());
     }
 }
-
-/// Former names.
-impl Connection {
-    /// Former name.
-    pub fn is_one(fd: impl AsFd) -> io::Result<bool> {
-        Self::is_socket(fd)
-    }
-    /// Former name.
-    pub fn of(fd: OwnedFd) -> Self {
-        Self::from_fd(fd)
-    }
-    /// Former name.
-    pub fn peer_process(&self) -> Option<OwnedFd> {
-        self.peer_pidfd()
-    }
-    /// Former name.
-    pub fn hang_up(&self) {
-        self.shut_down()
-    }
-    /// Former name.
-    pub fn has_come(&self) -> Result<Option<bool>, Errno> {
-        self.has_unread()
-    }
-}

@@ -84,15 +84,3 @@ mod tests {
         lifeline.closed().await.unwrap();
     }
 }
-
-/// Former names.
-impl Lifeline {
-    /// Former name.
-    pub fn of(fd: OwnedFd) -> Result<Self, Error> {
-        Self::from_fd(fd)
-    }
-    /// Former name.
-    pub async fn gone(&self) -> io::Result<()> {
-        self.closed().await
-    }
-}

@@ -57,11 +57,3 @@ impl Error {
         move |cause| Self::System { doing, cause }
     }
 }
-
-/// Former names.
-impl Error {
-    /// Former name.
-    pub fn says_gone(&self) -> bool {
-        self.is_exited()
-    }
-}

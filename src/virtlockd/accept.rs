@@ -34,7 +34,7 @@ pub(super) enum Accepted {
 pub(super) fn accept(listener: BorrowedFd<'_>, user: u32, client_count: usize) -> Accepted {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let connection = match accept_with(listener, flags) {
-        Ok(connection) => Connection::of(connection),
+        Ok(connection) => Connection::from_fd(connection),
         Err(Errno::AGAIN) => return Accepted::Empty,
         // The peer has disconnected already.
         Err(Errno::CONNABORTED | Errno::INTR) => return Accepted::Refused,

@@ -65,7 +65,7 @@ impl Client {
         let Ok(state) = self.state.try_lock() else { return };
         if state.waiting_since.is_some_and(|since| since.elapsed() >= TIMEOUT) {
             tracing::info!("disconnecting a client of virtlockd's socket: timed out in a message");
-            self.connection.hang_up();
+            self.connection.shut_down();
         }
     }
 
@@ -103,7 +103,7 @@ impl Client {
     /// Ends the client's session after it has disconnected.
     pub(super) fn end(&self) {
         // Copies of this end may be in the stash.
-        self.connection.hang_up();
+        self.connection.shut_down();
         self.state().dispatcher.end();
     }
 
@@ -145,7 +145,7 @@ impl State {
 
     fn read(&mut self, connection: &Connection) -> Result<usize, Errno> {
         if self.dispatcher.is_stashed() {
-            match connection.has_come()? {
+            match connection.has_unread()? {
                 Some(true) => self.dispatcher.unstash(),
                 Some(false) => return Ok(0),
                 None => return Err(Errno::AGAIN),

@@ -199,7 +199,7 @@ fn listening_process(path: &Path) -> Result<Option<u32>, Errno> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
-    let peer = Connection::of(socket).peer();
+    let peer = Connection::from_fd(socket).peer();
     Ok(peer.ok().map(|peer| peer.pid).filter(|pid| *pid != 0))
 }
 

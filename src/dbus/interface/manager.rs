@@ -83,7 +83,7 @@ impl Manager {
         let (lifeline, client_end) = Lifeline::new()?;
         let mut anchors = vec![NewAnchor::Lifeline(lifeline)];
         if let Some(pidfd) = process {
-            let process = Process::by_received(&pidfd)?;
+            let process = Process::from_received(&pidfd)?;
             anchors.push(authorize_process(&self.context, &call, &vm, process, None).await?);
         }
         anchors.extend(manual.then_some(NewAnchor::Manual));

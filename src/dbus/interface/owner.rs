@@ -152,7 +152,7 @@ impl OwnerObject {
     ) -> Result<(), Error> {
         let call = self.accept(&header, "BindProcess").await?;
         Options::reject_all(options)?;
-        let process = Process::by_received(&receive_descriptor(&process)?)?;
+        let process = Process::from_received(&receive_descriptor(&process)?)?;
         self.bind(&call, process).await
     }
 

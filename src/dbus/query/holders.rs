@@ -11,7 +11,7 @@ use crate::dbus::error::redaction::strongest_mode;
 use crate::dbus::reply::dictionary::{self, Dictionary};
 use crate::dbus::request::acquire::{resolve, wanted_file};
 use crate::dbus::request::authorize::visible_locks;
-use crate::inspector::Asker;
+use crate::inspector::Requester;
 use crate::lock::acquire::probe::{self, Beside, Probe};
 use crate::lock::descriptor::received::Received;
 use crate::lock::foreign::fdinfo::Search;
@@ -188,11 +188,11 @@ async fn encode_holders(
     let lifelines = service.lifelines_of(&holders, |_| true);
     let Others { name, reserved, foreign, is_shared, users } = others;
     holders.extend(reserved);
-    let (asker, pids) =
-        (Asker::User(call.uid()), holders.iter().map(|holder| holder.pid).collect());
+    let (requester, pids) =
+        (Requester::User(call.uid()), holders.iter().map(|holder| holder.pid).collect());
     let naming = NameProcesses {
         service: service.clone(),
-        asker,
+        requester,
         stranger: foreign,
         users,
         bound: pids,

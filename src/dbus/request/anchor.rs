@@ -20,8 +20,8 @@ pub(crate) async fn find_process(
 ) -> Result<Process, Error> {
     Ok(match pid {
         0 => match context.auth.callers.pidfd_of(&call.caller).await {
-            Some(pidfd) => Process::by_pidfd(pidfd)?,
-            None => Process::by_pid(call.caller.pid.unwrap_or(0))?,
+            Some(pidfd) => Process::from_pidfd(pidfd)?,
+            None => Process::from_pid(call.caller.pid.unwrap_or(0))?,
         },
         pid => context.service.find_process(&call.caller.process, pid).await?,
     })
@@ -49,5 +49,5 @@ pub(crate) async fn authorize_process(
         // A dialog may have been open for minutes.
         process.check_alive()?;
     }
-    Ok(NewAnchor::Process(process.permitted(!is_own)))
+    Ok(NewAnchor::Process(process.with_permission(!is_own)))
 }

@@ -7,7 +7,7 @@ use crate::auth::action::{Action, Details};
 use crate::auth::authorizer::Call;
 use crate::dbus::context::Context;
 use crate::dbus::error::Error;
-use crate::inspector::Asker;
+use crate::inspector::Requester;
 use crate::lock::model::disk_path::Resource;
 use crate::lock::{Lock, Mode, Owner, OwnerId};
 
@@ -155,7 +155,7 @@ pub(crate) async fn with_holders(
     locks: Vec<Lock>,
 ) -> Error {
     let locks = visible_locks(call, locks);
-    match context.service.describe_holders(Asker::User(call.uid()), resource, &locks).await {
+    match context.service.describe_holders(Requester::User(call.uid()), resource, &locks).await {
         Some(holders) => error.with_detail(holders),
         None => error,
     }

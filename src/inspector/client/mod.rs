@@ -309,15 +309,3 @@ fn since_boot() -> u64 {
     let now = Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default();
     u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }
-
-pub use MAX_ORDINARY_WORKERS as ORDINARY;
-impl Inspector {
-    /// Former name.
-    pub fn prepare(&self) {
-        self.prestart();
-    }
-    /// Former name.
-    pub fn hung(&self) -> usize {
-        self.hung_workers()
-    }
-}

@@ -42,8 +42,3 @@ fn unless_overridden(default: Duration) -> Duration {
 fn unless_overridden(default: Duration) -> Duration {
     default
 }
-
-/// Former name.
-pub fn question() -> Duration {
-    query()
-}

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::lockspaces::no_such;
-use crate::inspector::Asker;
+use crate::inspector::Requester;
 use crate::lock::acquire::Tend;
 use crate::lock::acquire::probe::ProbeKey;
 use crate::lock::lockspace::LockspaceKind;
@@ -154,7 +154,7 @@ impl Work for Deed {
 
     fn perform(self) -> Self::Answer {
         let Self { service, caller, name, tend } = self;
-        let asker = Asker::User(caller.uid());
+        let requester = Requester::User(caller.uid());
         let key = service.find_lease_for(&caller, &name)?;
         if key.lockspace().kind() == LockspaceKind::File {
             // What is in there comes and goes with the locks on disks.
@@ -166,11 +166,11 @@ impl Work for Deed {
             key.find_file()?;
             let want = key.want(Mode::Exclusive);
             let taken = service.state().table.refuse_if_locked(&want);
-            taken.map_err(|error| service.told(asker, error.into()))?;
+            taken.map_err(|error| service.told(requester, error.into()))?;
         }
         tend.perform().map_err(|mut error| {
-            service.name_holder_for(asker, &mut error);
-            service.told(asker, error.into())
+            service.name_holder_for(requester, &mut error);
+            service.told(requester, error.into())
         })?;
         let done = if removes { "removed" } else { "created" };
         tracing::info!(

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::inspector::Asker;
+use crate::inspector::Requester;
 use crate::lock::lockspace::directory::Directory;
 use crate::lock::lockspace::{Lockspace, LockspaceKind};
 use crate::lock::path::open::Links;
@@ -279,7 +279,7 @@ impl Work for Remove {
         let Self { service, caller, directory } = self;
         service.check_directory(&caller, &directory, Links::Follow)?;
         let taken = service.take_lockspace_away(&directory);
-        taken.map_err(|error| service.told(Asker::Service, error))
+        taken.map_err(|error| service.told(Requester::Service, error))
     }
 }
 

@@ -66,8 +66,8 @@ impl Service {
         }
         let task = async move {
             let gone = match &anchored {
-                Anchored::Lifeline(lifeline) => lifeline.gone().await,
-                Anchored::Process(process) => process.gone().await,
+                Anchored::Lifeline(lifeline) => lifeline.closed().await,
+                Anchored::Process(process) => process.exited().await,
                 Anchored::Connection(_) => std::future::pending().await,
             };
             let seen = match gone {

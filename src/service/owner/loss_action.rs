@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustix::process::Signal;
 
-use crate::inspector::Asker;
+use crate::inspector::Requester;
 use crate::life::{self, Process};
 use crate::lock::OwnerId;
 use crate::lock::model::loss_action::OnLost;
@@ -73,11 +73,12 @@ impl Service {
 
     /// `false`: it is another user's.
     fn apply(&self, process: &Process, signal: Signal, uid: u32) -> Result<bool, Error> {
-        let belongs = || Ok::<_, Error>(self.identity(Asker::Service, process)?.belongs_to(uid));
+        let belongs =
+            || Ok::<_, Error>(self.identity(Requester::Service, process)?.belongs_to(uid));
         // Root commands all of them.
         let may = uid == 0 || process.is_permitted() || belongs()?;
         if may {
-            process.signal(signal)?;
+            process.send_signal(signal)?;
         }
         Ok(may)
     }

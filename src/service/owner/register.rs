@@ -17,7 +17,7 @@ use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
 use super::anchors::{Bind, ForgetAnchor, Gone};
-use crate::inspector::Asker;
+use crate::inspector::Requester;
 use crate::life::{Connection, Process};
 use crate::lock::lockspace::LockspaceKind;
 use crate::lock::model::loss_action::OnLost;
@@ -92,7 +92,7 @@ impl Service {
         if let Some(known) = living.clone().find(|known| known.lives_as(machine.pid)) {
             return Ok(Some(known.id));
         }
-        let process = self.findable(Asker::Front, Process::by_pid(machine.pid)?);
+        let process = self.findable(Requester::Libvirt, Process::from_pid(machine.pid)?);
         if living.clone().any(|known| known.between) {
             std::thread::sleep(PAUSE);
             return Ok(None);

@@ -94,8 +94,8 @@ impl Anchored {
         Ok(match self {
             Self::Lifeline(lifeline) => Sign { inode: lifeline.inode()?, start: 0 },
             Self::Process(process) => {
-                let known = process.known()?;
-                Sign { inode: known.inode, start: known.start }
+                let key = process.key()?;
+                Sign { inode: key.inode, start: key.start }
             }
             // The other end of a socket can't be found from nothing.
             Self::Connection(_) => Sign::default(),

@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
-use crate::inspector::identify::Identity;
-use crate::inspector::{Asker, patience};
+use crate::inspector::ProcessIdentity;
+use crate::inspector::{Requester, timeouts};
 use crate::life::{self, Process};
 use crate::lock::OwnerId;
 use crate::lock::request::Work;
@@ -21,11 +21,11 @@ impl Service {
     /// [`Error::Inspector`]; [`life::Error::NoSuchProcess`] if it has ended.
     pub(in crate::service) fn identity(
         &self,
-        asker: Asker,
+        requester: Requester,
         process: &Process,
-    ) -> Result<Identity, Error> {
+    ) -> Result<ProcessIdentity, Error> {
         let pid = process.pid();
-        let found = self.inspector().identify(asker, vec![pid], patience::question());
+        let found = self.inspector().identify(requester, vec![pid], timeouts::query());
         process.check_alive()?;
         let found = found.map_err(Error::Inspector)?.into_iter().flatten().next();
         found.ok_or_else(|| life::Error::NoSuchProcess(pid).into())
@@ -36,21 +36,25 @@ impl Service {
     /// # Errors
     ///
     /// As for [`Self::identity`].
-    pub async fn identify(&self, uid: u32, process: Process) -> Result<(Process, Identity), Error> {
-        let asker = Asker::User(uid);
+    pub async fn identify(
+        &self,
+        uid: u32,
+        process: Process,
+    ) -> Result<(Process, ProcessIdentity), Error> {
+        let requester = Requester::User(uid);
         let turn =
-            self.inspector_turn(asker, patience::question()).await.map_err(Error::Inspector)?;
-        self.run_in_turn(turn, Identify { service: self.clone(), asker, process }).await?
+            self.inspector_turn(requester, timeouts::query()).await.map_err(Error::Inspector)?;
+        self.run_in_turn(turn, Identify { service: self.clone(), requester, process }).await?
     }
 
     /// Adds to a process what it is found by after a crash without a store, where the kernel does not
     /// number pidfds. For a storage thread.
-    pub(in crate::service) fn findable(&self, asker: Asker, process: Process) -> Process {
+    pub(in crate::service) fn findable(&self, requester: Requester, process: Process) -> Process {
         if process.inode().is_ok_and(|inode| inode != 0) {
             return process;
         }
-        match self.identity(asker, &process) {
-            Ok(identity) => process.started(identity.start),
+        match self.identity(requester, &process) {
+            Ok(identity) => process.with_start_time(identity.start),
             // Should its descriptor be lost, whatever has its number by then is taken for it.
             Err(error) => {
                 tracing::debug!(%error, pid = process.pid(), "cannot read the start time of process {}", process.pid());
@@ -63,7 +67,7 @@ impl Service {
     /// processes run as another user. What is not known in time is missing. For a storage thread.
     pub(in crate::service) fn users_of(
         &self,
-        asker: Asker,
+        requester: Requester,
         owners: impl IntoIterator<Item = (OwnerId, u32)>,
     ) -> Users {
         let pids = owners.into_iter().filter(|(id, pid)| id.uid == 0 && *pid != 0);
@@ -71,7 +75,7 @@ impl Service {
         if pids.is_empty() {
             return Users::new();
         }
-        let found = self.inspector().identify(asker, pids.clone(), patience::remark());
+        let found = self.inspector().identify(requester, pids.clone(), timeouts::remark());
         let found = pids.into_iter().zip(found.unwrap_or_default());
         found.filter_map(|(pid, identity)| Some((pid, identity?.uid()))).collect()
     }
@@ -81,16 +85,16 @@ impl Service {
 #[derive(Debug)]
 struct Identify {
     service: Service,
-    asker: Asker,
+    requester: Requester,
     process: Process,
 }
 
 impl Work for Identify {
-    type Answer = Result<(Process, Identity), Error>;
+    type Answer = Result<(Process, ProcessIdentity), Error>;
 
     fn perform(self) -> Self::Answer {
-        let Self { service, asker, process } = self;
-        let identity = service.identity(asker, &process)?;
-        Ok((process.started(identity.start), identity))
+        let Self { service, requester, process } = self;
+        let identity = service.identity(requester, &process)?;
+        Ok((process.with_start_time(identity.start), identity))
     }
 }

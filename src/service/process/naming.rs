@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::inspector::{Asker, patience};
+use crate::inspector::{Requester, timeouts};
 use crate::lock::acquire::Goal;
 use crate::lock::foreign::fdinfo::{Found, Processes, Search};
 use crate::lock::model::process::Process;
@@ -15,15 +15,15 @@ use crate::service::{Error, Service};
 
 impl Service {
     /// The one on whose behalf an owner's questions are asked.
-    pub(in crate::service) fn asker(&self, id: OwnerId) -> Asker {
+    pub(in crate::service) fn requester(&self, id: OwnerId) -> Requester {
         let front = self.state().table.owner(id).map(|owner| owner.front);
-        if front == Some(Front::Virtlockd) { Asker::Front } else { Asker::User(id.uid) }
+        if front == Some(Front::Virtlockd) { Requester::Libvirt } else { Requester::User(id.uid) }
     }
 
     /// Names the processes of a foreign holder that an owner has met. For a storage thread.
     pub(in crate::service) fn name_holder(&self, id: OwnerId, error: &mut Error) {
         if let Error::Lock(error) = error {
-            self.name_holder_for(self.asker(id), error);
+            self.name_holder_for(self.requester(id), error);
             if let lock::Error::HeldElsewhere(stranger) = error {
                 let own = self.own_processes(id);
                 stranger.users.leave_out(|user| own.has(user));
@@ -32,11 +32,15 @@ impl Service {
     }
 
     /// Names the processes of a foreign holder. For a storage thread.
-    pub(in crate::service) fn name_holder_for(&self, asker: Asker, error: &mut lock::Error) {
+    pub(in crate::service) fn name_holder_for(
+        &self,
+        requester: Requester,
+        error: &mut lock::Error,
+    ) {
         if let lock::Error::HeldElsewhere(stranger) = error
             && let Some(search) = stranger.search().cloned()
         {
-            stranger.name(self.search(asker, search, patience::refusal()));
+            stranger.name(self.search(requester, search, timeouts::refusal()));
         }
     }
 
@@ -61,8 +65,8 @@ impl Service {
             }
             // What holds a disk is worth more time than what else has it open.
             let patience =
-                if search.lifelines.is_empty() { patience::remark() } else { patience::refusal() };
-            let found = self.search(self.asker(id), search, patience).unwrap_or_default();
+                if search.lifelines.is_empty() { timeouts::remark() } else { timeouts::refusal() };
+            let found = self.search(self.requester(id), search, patience).unwrap_or_default();
             lifelines.enter(found.lifelines, &mut refusal.holders);
             refusal.users = found.users;
             let own = self.own_processes(id);
@@ -72,8 +76,8 @@ impl Service {
         error
     }
 
-    fn search(&self, asker: Asker, search: Search, patience: Duration) -> Option<Found> {
-        let found = self.inspector().search(asker, search, patience);
+    fn search(&self, requester: Requester, search: Search, patience: Duration) -> Option<Found> {
+        let found = self.inspector().search(requester, search, patience);
         found.inspect_err(|error| tracing::debug!(%error, "cannot identify the processes that have a disk open")).ok()
     }
 }
@@ -90,7 +94,7 @@ pub struct NameProcesses {
     /// The service.
     pub service: Service,
     /// On whose behalf.
-    pub asker: Asker,
+    pub requester: Requester,
     /// The foreign holder.
     pub stranger: Option<Stranger>,
     /// What to look for in order to find the users.
@@ -115,7 +119,7 @@ pub struct Named {
 }
 
 impl NameProcesses {
-    /// Asks an inspector once it is the asker's turn. Where that does not come in time, nothing is
+    /// Asks an inspector once it is the requester's turn. Where that does not come in time, nothing is
     /// named.
     ///
     /// # Errors
@@ -123,7 +127,7 @@ impl NameProcesses {
     /// [`Error::Abandoned`].
     pub async fn run(self) -> Result<Named, Error> {
         let service = self.service.clone();
-        match service.inspector_turn(self.asker, patience::question()).await {
+        match service.inspector_turn(self.requester, timeouts::query()).await {
             Ok(turn) => service.run_in_turn(turn, self).await,
             Err(error) => {
                 tracing::debug!(%error, "cannot identify the processes that have a disk open");
@@ -147,8 +151,8 @@ impl Work for NameProcesses {
     type Answer = Named;
 
     fn perform(self) -> Named {
-        let Self { service, asker, mut stranger, users, bound, lifelines } = self;
-        let patience = patience::question();
+        let Self { service, requester, mut stranger, users, bound, lifelines } = self;
+        let patience = timeouts::query();
         let mut search = users.clone().unwrap_or_default();
         if let Some(wanted) = stranger.as_ref().and_then(Stranger::search) {
             let disk = wanted.disk.clone().or(search.disk);
@@ -158,14 +162,14 @@ impl Work for NameProcesses {
         let found = if search.is_empty() {
             Some(Found::default())
         } else {
-            service.search(asker, search, patience)
+            service.search(requester, search, patience)
         };
         if let Some(stranger) = &mut stranger {
             stranger.name(found.clone());
         }
         let Found { users: seen, lifelines, .. } = found.unwrap_or_default();
         let users = users.map(|_| seen).unwrap_or_default();
-        let described = service.inspector().describe(asker, bound, patience);
+        let described = service.inspector().describe(requester, bound, patience);
         let bound = described.inspect_err(
             |error| tracing::debug!(%error, "cannot identify the processes that have a disk open"),
         );

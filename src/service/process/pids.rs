@@ -8,7 +8,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use super::views::{CallerProcess, ENDED, Unseen};
-use crate::inspector::{Asker, patience};
+use crate::inspector::{Requester, timeouts};
 use crate::life::{self, Process};
 use crate::lock::request::Work;
 use crate::lock::resolve::view::{Look, Numbered};
@@ -41,15 +41,15 @@ impl Service {
             None => return Err(foreign("its pid namespace is not known".to_owned())),
         }
         let opened = caller.open().map_err(|why| foreign(why.to_owned()))?;
-        let (asker, wanted) =
-            (Asker::Callers(caller.uid), Numbered { by: caller.pid, number: pid });
-        let found = self.inspector().numbered(asker, wanted, patience::view());
+        let (requester, wanted) =
+            (Requester::Callers(caller.uid), Numbered { by: caller.pid, number: pid });
+        let found = self.inspector().numbered(requester, wanted, timeouts::view());
         let found = found.map_err(|error| Unseen::Inspector(error).or(foreign))?;
-        if life::process::has_ended(opened.as_fd()) {
+        if life::process::has_exited(opened.as_fd()) {
             return Err(foreign(ENDED.to_owned()));
         }
         let found = found.ok_or_else(|| foreign("there is no such process".to_owned()))?;
-        let process = Process::by_pidfd(found)?;
+        let process = Process::from_pidfd(found)?;
         // What was read of it was read before this.
         process.check_alive()?;
         Ok(Some(process))
@@ -66,10 +66,10 @@ impl Service {
         pid: u32,
     ) -> Result<Process, Error> {
         if caller.same_pids.get() == Some(&true) {
-            return Ok(Process::by_pid(pid)?);
+            return Ok(Process::from_pid(pid)?);
         }
         let foreign = |why: String| Error::ForeignPid { pid, caller: caller.pid, why };
-        let turn = self.inspector_turn(Asker::Callers(caller.uid), patience::view()).await;
+        let turn = self.inspector_turn(Requester::Callers(caller.uid), timeouts::view()).await;
         let turn = turn.map_err(|error| Unseen::Inspector(error).or(foreign))?;
         let find = FindProcess { service: self.clone(), caller: Arc::clone(caller), pid };
         self.run_in_turn(turn, find).await?
@@ -88,7 +88,7 @@ impl Work for FindProcess {
     fn perform(self) -> Self::Answer {
         match self.service.translate_pid(&self.caller, self.pid)? {
             Some(process) => Ok(process),
-            None => Ok(Process::by_pid(self.pid)?),
+            None => Ok(Process::from_pid(self.pid)?),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Requests that do nothing but ask an inspector wait for their turn on the event loop.
 //!
-//! An asker has one question at a time, and the answer to it can take seconds. A request that waits on
+//! A requester has one question at a time, and the answer to it can take seconds. A request that waits on
 //! a thread for the questions before it would take that thread from requests of other users.
 
 use std::collections::HashMap;
@@ -10,44 +10,47 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use crate::inspector::client::ORDINARY;
-use crate::inspector::{self, Asker};
+use crate::inspector::MAX_ORDINARY_WORKERS;
+use crate::inspector::{self, Requester};
 use crate::lock::request::Work;
 use crate::service::io::mount_gate::locked;
 use crate::service::{Error, Service};
 
-/// The turns of all askers.
+/// The turns of all requesters.
 #[derive(Debug)]
 pub(in crate::service) struct Turns {
     /// One permit for each worker that ordinary users may occupy.
     ordinary: Arc<Semaphore>,
-    /// One permit for each asker that has or waits for a turn.
-    askers: Mutex<HashMap<Asker, Arc<Semaphore>>>,
+    /// One permit for each requester that has or waits for a turn.
+    requesters: Mutex<HashMap<Requester, Arc<Semaphore>>>,
 }
 
 impl Default for Turns {
     fn default() -> Self {
-        Self { ordinary: Arc::new(Semaphore::new(ORDINARY)), askers: Mutex::default() }
+        Self {
+            ordinary: Arc::new(Semaphore::new(MAX_ORDINARY_WORKERS)),
+            requesters: Mutex::default(),
+        }
     }
 }
 
-/// The turn of an asker, until it is dropped.
+/// The turn of a requester, until it is dropped.
 #[derive(Debug)]
 pub(in crate::service) struct Turn(
     #[expect(dead_code, reason = "it is released when dropped")] [Option<OwnedSemaphorePermit>; 2],
 );
 
 impl Turns {
-    async fn next(&self, asker: Asker) -> Turn {
+    async fn next(&self, requester: Requester) -> Turn {
         let own = {
-            let mut askers = locked(&self.askers);
+            let mut requesters = locked(&self.requesters);
             // Those that only this map has.
-            askers.retain(|_, turns| Arc::strong_count(turns) > 1);
-            Arc::clone(askers.entry(asker).or_insert_with(|| Arc::new(Semaphore::new(1))))
+            requesters.retain(|_, turns| Arc::strong_count(turns) > 1);
+            Arc::clone(requesters.entry(requester).or_insert_with(|| Arc::new(Semaphore::new(1))))
         };
-        // They are never closed. The own one first: an asker has one place among all.
+        // They are never closed. The own one first: a requester has one place among all.
         let own = own.acquire_owned().await.ok();
-        let ordinary = if asker.is_privileged() {
+        let ordinary = if requester.is_privileged() {
             None
         } else {
             Arc::clone(&self.ordinary).acquire_owned().await.ok()
@@ -57,17 +60,17 @@ impl Turns {
 }
 
 impl Service {
-    /// Waits for the turn of an asker.
+    /// Waits for the turn of a requester.
     ///
     /// # Errors
     ///
     /// [`inspector::Error::Late`].
     pub(in crate::service) async fn inspector_turn(
         &self,
-        asker: Asker,
+        requester: Requester,
         patience: Duration,
     ) -> Result<Turn, inspector::Error> {
-        let turn = timeout(patience, self.0.turns.next(asker)).await;
+        let turn = timeout(patience, self.0.turns.next(requester)).await;
         turn.map_err(|_| inspector::Error::Late)
     }
 
@@ -106,25 +109,25 @@ impl<W: Work> Work for InTurn<W> {
 mod tests {
     use super::*;
 
-    async fn is_refused(turns: &Turns, asker: Asker) -> bool {
-        timeout(Duration::ZERO, turns.next(asker)).await.is_err()
+    async fn is_refused(turns: &Turns, requester: Requester) -> bool {
+        timeout(Duration::ZERO, turns.next(requester)).await.is_err()
     }
 
     #[tokio::test]
     async fn an_asker_has_one_turn_and_ordinary_ones_leave_some_to_others() {
         let turns = Turns::default();
-        let first = turns.next(Asker::User(7)).await;
-        assert!(is_refused(&turns, Asker::User(7)).await);
+        let first = turns.next(Requester::User(7)).await;
+        assert!(is_refused(&turns, Requester::User(7)).await);
         let mut others = Vec::new();
-        for uid in 8..7 + u32::try_from(ORDINARY).unwrap() {
-            others.push(turns.next(Asker::User(uid)).await);
+        for uid in 8..7 + u32::try_from(MAX_ORDINARY_WORKERS).unwrap() {
+            others.push(turns.next(Requester::User(uid)).await);
         }
-        assert!(is_refused(&turns, Asker::User(100)).await);
-        let root = turns.next(Asker::User(0)).await;
+        assert!(is_refused(&turns, Requester::User(100)).await);
+        let root = turns.next(Requester::User(0)).await;
         drop(first);
-        others.push(turns.next(Asker::User(100)).await);
+        others.push(turns.next(Requester::User(100)).await);
         drop((root, others));
-        drop(turns.next(Asker::User(7)).await);
-        assert_eq!(locked(&turns.askers).len(), 1);
+        drop(turns.next(Requester::User(7)).await);
+        assert_eq!(locked(&turns.requesters).len(), 1);
     }
 }

@@ -18,7 +18,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use crate::inspector::{self, Asker, patience};
+use crate::inspector::{self, Requester, timeouts};
 use crate::life::{self, Connection};
 use crate::lock;
 use crate::lock::acquire::Goal;
@@ -59,7 +59,7 @@ impl CallerProcess {
     /// A process of a user, by its number and, where there is one, its descriptor.
     #[must_use]
     pub fn new(uid: u32, pid: Option<u32>, pidfd: Option<OwnedFd>) -> Self {
-        let inode = pidfd.and_then(|pidfd| life::process::inode_of(pidfd.as_fd()));
+        let inode = pidfd.and_then(|pidfd| life::process::pidfd_inode(pidfd.as_fd()));
         let (same_names, same_pids) = (OnceLock::new(), OnceLock::new());
         Self { uid, pid: pid.unwrap_or(0), inode, same_names, same_pids }
     }
@@ -67,7 +67,7 @@ impl CallerProcess {
     /// The process that opened a connection of its own.
     #[must_use]
     pub fn of_peer(connection: &Connection, uid: u32, pid: u32) -> Self {
-        Self::new(uid, Some(pid), connection.peer_process())
+        Self::new(uid, Some(pid), connection.peer_pidfd())
     }
 
     /// Its user.
@@ -85,8 +85,8 @@ impl CallerProcess {
         if self.pid == 0 {
             return Err("the process of the caller is not visible from here");
         }
-        let pidfd = life::process::open(self.pid).ok_or(ENDED)?;
-        let inode = life::process::inode_of(pidfd.as_fd());
+        let pidfd = life::process::open_pidfd(self.pid).ok_or(ENDED)?;
+        let inode = life::process::pidfd_inode(pidfd.as_fd());
         let is_same = self.inode.is_none() || self.inode == inode;
         is_same.then_some(pidfd).ok_or(ENDED)
     }
@@ -136,10 +136,10 @@ impl Service {
         look: Look,
     ) -> Result<View, Unseen> {
         let process = caller.open().map_err(Unseen::Caller)?;
-        let asker = Asker::Callers(caller.uid);
-        let view = self.inspector().look(asker, look, patience::view());
+        let requester = Requester::Callers(caller.uid);
+        let view = self.inspector().look(requester, look, timeouts::view());
         let view = view.map_err(Unseen::Inspector)?;
-        if life::process::has_ended(process.as_fd()) {
+        if life::process::has_exited(process.as_fd()) {
             return Err(Unseen::Caller(ENDED));
         }
         if view.names == Names::Same {
@@ -300,7 +300,9 @@ impl Service {
         if caller.same_names.get().is_some() {
             return Ok(());
         }
-        if let Ok(turn) = self.inspector_turn(Asker::Callers(caller.uid), patience::view()).await {
+        if let Ok(turn) =
+            self.inspector_turn(Requester::Callers(caller.uid), timeouts::view()).await
+        {
             let check = CheckShared { service: self.clone(), caller: Arc::clone(caller) };
             if self.run_in_turn(turn, check).await? {
                 return Ok(());

@@ -74,7 +74,7 @@ impl Work for Prepare {
     type Answer = ();
 
     fn perform(self) {
-        self.0.prepare();
+        self.0.prestart();
     }
 }
 

@@ -75,7 +75,7 @@ impl Service {
 
     /// Returns the name of the user that runs an owner's process.
     fn runs(&self, signature: &Signature, id: OwnerId) -> String {
-        let users = self.users_of(self.asker(id), [(id, signature.pid)]);
+        let users = self.users_of(self.requester(id), [(id, signature.pid)]);
         recent_name(users.get(&signature.pid).copied().unwrap_or(id.uid))
     }
 }

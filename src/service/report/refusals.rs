@@ -1,7 +1,7 @@
 //! Refusals on their way to whoever asked, and to those who watch.
 
 use super::describe::{DescribeRefusal, DescribeStranger, NAMED};
-use crate::inspector::Asker;
+use crate::inspector::Requester;
 use crate::lock::foreign::fdinfo::Processes;
 use crate::lock::model::lock::Proof;
 use crate::lock::model::refusal::{Holder, Refusal};
@@ -15,7 +15,7 @@ impl Service {
     /// Describes the owners that hold these locks on a resource; `None` where there are none.
     pub async fn describe_holders(
         &self,
-        asker: Asker,
+        requester: Requester,
         resource: &str,
         locks: &[Lock],
     ) -> Option<String> {
@@ -25,7 +25,7 @@ impl Service {
         }
         let refusal = Refusal { resource, holders, ahead: None, users: Processes::default() };
         let error = lock::Error::Held(Box::new(refusal)).into();
-        let tell = Tell { service: self.clone(), asker, error };
+        let tell = Tell { service: self.clone(), requester, error };
         // Without the description the refusal says less; a failure is logged where it happens.
         self.storage().run(tell).await.ok().map(|error| error.to_string())
     }
@@ -63,7 +63,7 @@ impl Service {
             // For others: the one who is refused has his answer.
             drop(self.state().publish(vec![event]));
         }
-        match (self.told(self.asker(id), error), own) {
+        match (self.told(self.requester(id), error), own) {
             (Error::Held { message, refusal }, Some(lock)) => {
                 Error::Held { message: message + &advice_on_own(&lock), refusal }
             }
@@ -72,11 +72,12 @@ impl Service {
     }
 
     /// Puts a refusal into a sentence. Looks users up, so it is for a storage thread.
-    pub(in crate::service) fn told(&self, asker: Asker, error: Error) -> Error {
+    pub(in crate::service) fn told(&self, requester: Requester, error: Error) -> Error {
         match error {
             Error::Lock(lock::Error::Held(refusal)) => {
                 let holders = refusal.holders.iter().take(NAMED);
-                let users = self.users_of(asker, holders.map(|holder| (holder.owner, holder.pid)));
+                let users =
+                    self.users_of(requester, holders.map(|holder| (holder.owner, holder.pid)));
                 let message = DescribeRefusal { refusal: (*refusal).clone(), users }.perform();
                 Error::Held { message, refusal }
             }
@@ -115,7 +116,7 @@ fn advice_on_own(lock: &Lock) -> String {
 #[derive(Debug)]
 pub(in crate::service) struct Tell {
     pub(in crate::service) service: Service,
-    pub(in crate::service) asker: Asker,
+    pub(in crate::service) requester: Requester,
     pub(in crate::service) error: Error,
 }
 
@@ -123,6 +124,6 @@ impl Work for Tell {
     type Answer = Error;
 
     fn perform(self) -> Error {
-        self.service.told(self.asker, self.error)
+        self.service.told(self.requester, self.error)
     }
 }

@@ -326,8 +326,8 @@ impl Service {
         let Some((owner, refusal)) = refusal else {
             return Error::TimedOut { waited, last: None };
         };
-        let (asker, error) = (self.asker(owner), refusal.into());
-        match self.storage().run(Tell { service: self.clone(), asker, error }).await {
+        let (requester, error) = (self.requester(owner), refusal.into());
+        match self.storage().run(Tell { service: self.clone(), requester, error }).await {
             Ok(last) => Error::TimedOut { waited, last: Some(Box::new(last)) },
             Err(error) => error,
         }

@@ -26,22 +26,22 @@ impl Finding {
             let (Some(owner), Some(anchor)) = (record.owner(), record.anchor()) else { continue };
             let key = Key { owner, part: Part::Anchor(record.number()) };
             let sign = record.sign();
-            let known = |found: Process| process(found.permitted(record.is_permitted()));
+            let known = |found: Process| process(found.with_permission(record.is_permitted()));
             let parked = self.fds.remove(&key);
             let found = match (anchor, parked) {
-                (Anchor::Lifeline, Some(fd)) => Lifeline::of(fd).map(lifeline),
+                (Anchor::Lifeline, Some(fd)) => Lifeline::from_fd(fd).map(lifeline),
                 (Anchor::Lifeline, None) => match pipes.remove(&sign.inode) {
-                    Some(fd) => Lifeline::of(fd).map(lifeline),
+                    Some(fd) => Lifeline::from_fd(fd).map(lifeline),
                     None => continue,
                 },
-                (Anchor::Process { pid }, Some(fd)) => Process::restored(fd, pid).map(known),
+                (Anchor::Process { pid }, Some(fd)) => Process::from_stashed(fd, pid).map(known),
                 (Anchor::Process { pid }, None) => self.find_process(pid, sign).map(known),
                 (Anchor::Connection, Some(fd)) => Ok(connection(fd)),
                 (Anchor::Connection, None) | (Anchor::Manual, _) => continue,
             };
             match found {
                 Ok(found) => anchored.push((record.number(), found)),
-                Err(error) if error.says_gone() => {
+                Err(error) if error.is_exited() => {
                     let vm = Vm(owner, "");
                     tracing::info!(%error, owner.uuid = %owner.uuid, owner.uid = owner.uid, "an anchor of {vm} has ended");
                 }
@@ -71,15 +71,16 @@ impl Finding {
                 continue;
             };
             self.state.count_anchors_from(number);
-            if Connection::is_one(&fd).unwrap_or(false) {
+            if Connection::is_socket(&fd).unwrap_or(false) {
                 anchored.push((number, connection(fd)));
                 continue;
             }
-            let is_process = fd.try_clone().map(Process::by_pidfd);
+            let is_process = fd.try_clone().map(Process::from_pidfd);
             match is_process {
                 Ok(Ok(found)) => anchored.push((number, process(found))),
                 Ok(Err(crate::life::Error::NotAProcess)) => {
-                    anchored.extend(Lifeline::of(fd).ok().map(|found| (number, lifeline(found))));
+                    anchored
+                        .extend(Lifeline::from_fd(fd).ok().map(|found| (number, lifeline(found))));
                 }
                 // It has ended.
                 Ok(Err(_)) | Err(_) => {}
@@ -98,5 +99,5 @@ fn process(process: Process) -> Anchored {
 }
 
 fn connection(fd: OwnedFd) -> Anchored {
-    Anchored::Connection(Arc::new(Connection::of(fd)))
+    Anchored::Connection(Arc::new(Connection::from_fd(fd)))
 }

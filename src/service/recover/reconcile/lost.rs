@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 
 use super::Finding;
-use crate::inspector::{Asker, patience};
+use crate::inspector::{Requester, timeouts};
 use crate::keep::Part;
 use crate::keep::record::{AnchorRecord, Sign};
-use crate::life::process::Known;
+use crate::life::process::ProcessKey;
 use crate::life::{self, Process};
 use crate::lock::{Anchor, OwnerId};
 use crate::service::Error;
@@ -38,9 +38,9 @@ impl Finding {
 
     /// Finds a process by what was noted of it.
     pub(super) fn find_process(&self, pid: u32, sign: Sign) -> Result<Process, life::Error> {
-        let known = Known { start: sign.start, inode: sign.inode };
-        Process::find(pid, known, |pid| {
-            let found = self.inspector.identify(Asker::Service, vec![pid], patience::question());
+        let key = ProcessKey { start: sign.start, inode: sign.inode };
+        Process::find(pid, key, |pid| {
+            let found = self.inspector.identify(Requester::Service, vec![pid], timeouts::query());
             Some(found.ok()?.first().copied()??.start)
         })
     }
