@@ -231,9 +231,9 @@ impl Receiver {
                 match classifier.plan_descriptors(peeked.bytes, &self.admission) {
                     DescriptorPlan::Receive => {}
                     DescriptorPlan::ReadFirst(count) => max_len = count,
-                    DescriptorPlan::Discard(why) => {
+                    DescriptorPlan::Discard(reason) => {
                         if let Some(byte) = lock(&self.discarder).discard_next()? {
-                            classifier.insert_discarded(byte, why);
+                            classifier.insert_discarded(byte, reason);
                             return Ok(ReadOutcome {
                                 bytes: 1,
                                 has_descriptors: true,

@@ -112,14 +112,6 @@ impl Inspector {
         }
     }
 
-    /// Returns the number of abandoned workers that are not dead yet.
-    #[must_use]
-    pub fn hung_workers(&self) -> usize {
-        let mut pool = self.pool();
-        pool.reap();
-        pool.abandoned.len()
-    }
-
     /// Sends a query and waits for its reply, until the timeout at most. Blocks the calling thread.
     ///
     /// A worker that hangs is replaced while there is time: the next worker skips the process at
