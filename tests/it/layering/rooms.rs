@@ -17,7 +17,7 @@ pub(super) const FLOORS: &Table = &[
     ("service", &["lock", "life", "keep", "inspector", "failpoint", "catalog"]),
     ("privacy", &["lock", "service", "paths"]),
     ("admission", &["lock", "service", "bus", "privacy", "registration", "sync"]),
-    ("auth", &["lock", "life", "service", "catalog", "admission", "privacy", "phrases"]),
+    ("auth", &["lock", "life", "service", "catalog", "admission", "privacy", "phrases", "sync"]),
     // `logging` is beside the floors; the D-Bus object for the log sets its level.
     (
         "dbus",
