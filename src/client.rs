@@ -1,10 +1,10 @@
 //! A D-Bus client of the service, for programs in Rust.
 //!
-//! The proxies correspond to the XML files in `dbus/`. Properties that change are not cached, since a cached
-//! value may be older than the request for it.
+//! The proxies correspond to the XML files in `dbus/`. Properties that change are not cached, since
+//! a cached value may be older than the request for it.
 //!
-//! Signals are received by a [`Subscription`] or by the proxies. Both drop messages of other senders than the
-//! service, which a plain [`zbus::MessageStream`] does not.
+//! Signals are received by a [`Subscription`] or by the proxies. Both drop messages of other
+//! senders than the service, which a plain [`zbus::MessageStream`] does not.
 
 pub mod lists;
 // A separate module, since two interfaces have signals of the same names.
@@ -46,8 +46,8 @@ pub type Options<'a> = HashMap<&'a str, Variant<'a>>;
 pub type Row = HashMap<String, OwnedVariant>;
 
 impl Bus {
-    /// Connects to the address in `DBUS_SYSTEM_BUS_ADDRESS` or `DBUS_SESSION_BUS_ADDRESS`, or to the default
-    /// address of the bus. Also works in a user namespace.
+    /// Connects to the address in `DBUS_SYSTEM_BUS_ADDRESS` or `DBUS_SESSION_BUS_ADDRESS`, or to
+    /// the default address of the bus. Also works in a user namespace.
     ///
     /// # Errors
     ///
@@ -72,8 +72,8 @@ impl Bus {
     }
 }
 
-/// Returns the uid of this process, as the bus sees it. In a user namespace it differs from the uid that the
-/// process sees. All uids in replies of the service are those of the bus.
+/// Returns the uid of this process, as the bus sees it. In a user namespace it differs from the uid
+/// that the process sees. All uids in replies of the service are those of the bus.
 ///
 /// # Errors
 ///

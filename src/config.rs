@@ -1,9 +1,9 @@
 //! The configuration file, `vmlockd.toml`.
 //!
-//! All keys are optional. An unknown key is an error with a line number and a suggestion, since a misspelt key
-//! would leave disks less protected than the administrator intends. The keys for lock files have libvirt's names
-//! and accept its values `0` and `1`, so that an existing `qemu-lockd.conf` can be used unchanged; libvirt's
-//! syntax is a subset of TOML.
+//! All keys are optional. An unknown key is an error with a line number and a suggestion, since a
+//! misspelt key would leave disks less protected than the administrator intends. The keys for lock
+//! files have libvirt's names and accept its values `0` and `1`, so that an existing
+//! `qemu-lockd.conf` can be used unchanged; libvirt's syntax is a subset of TOML.
 
 mod suggestion;
 mod value;
@@ -33,11 +33,13 @@ pub struct Config {
     pub settings: Settings,
     /// The log level.
     pub log_level: Level,
-    /// The socket on which virtlockd's clients are served, if any. Changes take effect at the next start.
+    /// The socket on which virtlockd's clients are served, if any. Changes take effect at the next
+    /// start.
     pub virtlockd_socket: Option<PathBuf>,
 }
 
-/// The reason why a configuration cannot be used. The message contains the file, and the line if there is one.
+/// The reason why a configuration cannot be used. The message contains the file, and the line if
+/// there is one.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be read.
@@ -79,7 +81,8 @@ impl ConfigFile {
         self.load_with(Directory::open)
     }
 
-    /// Reads and checks the configuration. The directories in it are opened when they are first used.
+    /// Reads and checks the configuration. The directories in it are opened when they are first
+    /// used.
     ///
     /// # Errors
     ///

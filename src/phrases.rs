@@ -1,7 +1,7 @@
 //! Phrases in error messages of the service that `vmlockctl` recognizes or replaces.
 //!
-//! A D-Bus error has one text. The service writes these phrases and the tool reads them, so both use the
-//! constants here.
+//! A D-Bus error has one text. The service writes these phrases and the tool reads them, so both
+//! use the constants here.
 
 /// The last words of the advice to a caller that is not authorized.
 pub(crate) const AUTHORIZE: &str = "have an administrator authorize you";

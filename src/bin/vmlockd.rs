@@ -30,7 +30,8 @@ struct Args {
     /// Use the system bus (the default for root)
     #[arg(long, conflicts_with = "session")]
     system: bool,
-    /// Use the session bus of the calling user, and serve this user only (the default for other users)
+    /// Use the session bus of the calling user, and serve this user only (the default for other
+    /// users)
     #[arg(long)]
     session: bool,
     /// Read this configuration file instead of /etc/vmlockd/vmlockd.toml on the system bus, or of
@@ -59,20 +60,20 @@ struct Args {
     /// changed
     #[arg(long, value_name = "DIR", exclusive = true)]
     check_state: Option<PathBuf>,
-    /// Print the backing files of these loop devices, and exit. The service runs this in another process, since it may
-    /// hang.
+    /// Print the backing files of these loop devices, and exit. The service runs this in another
+    /// process, since it may hang.
     #[arg(long, value_name = "MAJOR:MINOR", num_args = 1.., exclusive = true, hide = true)]
     loop_status: Vec<Device>,
-    /// Print the type of a file's file system, and exit. The service runs this in another process for a file that a
-    /// caller passed, since its file system may not respond.
+    /// Print the type of a file's file system, and exit. The service runs this in another process
+    /// for a file that a caller passed, since its file system may not respond.
     #[arg(long, value_name = "FILE", exclusive = true, hide = true)]
     file_system_type: Option<PathBuf>,
-    /// Probe the file system of each path from standard input, each ended by NUL, until the end of standard input. The
-    /// service runs this in another process, since it may hang.
+    /// Probe the file system of each path from standard input, each ended by NUL, until the end of
+    /// standard input. The service runs this in another process, since it may hang.
     #[arg(long = "sentinel", exclusive = true, hide = true)]
     mount_probe: bool,
-    /// Keep a host's file locked in a lockspace until the end of standard input, which contains the id and the record of
-    /// the host.
+    /// Keep a host's file locked in a lockspace until the end of standard input, which contains the
+    /// id and the record of the host.
     #[arg(long, value_name = "DIR", exclusive = true, hide = true)]
     keep_host: Option<PathBuf>,
 }
@@ -141,8 +142,8 @@ fn run(args: Args) -> Result<(), String> {
         let (input, output) = (io::stdin(), io::stdout());
         return keeper::stay(&lockspace, input, output).map_err(|error| error.to_string());
     }
-    // Inherited descriptors may have used up the limit. The program that this one replaces has checked the limits
-    // before, with '--check-state'.
+    // Inherited descriptors may have used up the limit. The program that this one replaces has
+    // checked the limits before, with '--check-state'.
     if std::env::var_os(VARIABLE).is_none() {
         rlimit::check(REQUIREMENTS).map_err(|error| error.to_string())?;
     }
@@ -211,7 +212,8 @@ fn absolute(option: &str, path: Option<PathBuf>) -> Result<Option<PathBuf>, Stri
     }
 }
 
-/// Returns a directory from the environment. Relative paths are ignored, as the XDG specification requires.
+/// Returns a directory from the environment. Relative paths are ignored, as the XDG specification
+/// requires.
 fn directory(variable: &str) -> Option<PathBuf> {
     std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
 }

@@ -1,19 +1,20 @@
 //! The command-line tool, `vmlockctl`.
 //!
-//! 1. [`arguments`] defines and parses the command line. Each command has a file with its options and a
-//!    function `perform`: in [`commands`], or with the files that only it needs in [`run`], [`list`],
-//!    [`monitor`], [`metrics`], [`doctor`] and [`completion`].
-//! 2. [`target`] parses arguments that name disks, locks and owners, and finds the objects. [`acquire`] opens
-//!    an owner and locks disks, with a wait if requested.
-//! 3. [`connection`] calls the service. [`process`] inspects processes, such as that of the service, without
-//!    the service.
-//! 4. [`terminal`] prints results and messages and catches signals. [`mod@format`] formats replies as text or JSON,
-//!    and [`error`] has messages and exit codes.
+//! 1. [`arguments`] defines and parses the command line. Each command has a file with its options
+//!    and a function `perform`: in [`commands`], or with the files that only it needs in [`run`],
+//!    [`list`], [`monitor`], [`metrics`], [`doctor`] and [`completion`].
+//! 2. [`target`] parses arguments that name disks, locks and owners, and finds the objects.
+//!    [`acquire`] opens an owner and locks disks, with a wait if requested.
+//! 3. [`connection`] calls the service. [`process`] inspects processes, such as that of the
+//!    service, without the service.
+//! 4. [`terminal`] prints results and messages and catches signals. [`mod@format`] formats replies
+//!    as text or JSON, and [`error`] has messages and exit codes.
 //!
-//! A room uses those that follow it in this list, and none before it; this keeps the imports free of circles.
+//! A room uses those that follow it in this list, and none before it; this keeps the imports free
+//! of circles.
 //!
-//! Text output is for people and may change. The output of `--json` has the values of the D-Bus API, with keys
-//! in kebab-case.
+//! Text output is for people and may change. The output of `--json` has the values of the D-Bus
+//! API, with keys in kebab-case.
 
 mod acquire;
 mod arguments;

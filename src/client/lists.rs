@@ -1,15 +1,17 @@
 //! Reads complete lists page by page.
 //!
-//! Replies of the service have a maximum size, so a client that needs all rows requests pages until one is
-//! empty. Rows that are added or removed meanwhile may be missing; each other row is returned once. A service
-//! without support for pages returns all rows, even those that the filter excludes.
+//! Replies of the service have a maximum size, so a client that needs all rows requests pages until
+//! one is empty. Rows that are added or removed meanwhile may be missing; each other row is
+//! returned once. A service without support for pages returns all rows, even those that the filter
+//! excludes.
 
 use zbus::names::ErrorName;
 use zbus::{ObjectPath, OwnedVariant, Variant};
 
 use super::{ManagerProxy, Options, Row};
 
-/// The number of rows of a page: small enough that other clients can call the service between pages.
+/// The number of rows of a page: small enough that other clients can call the service between
+/// pages.
 const PAGE_SIZE: u32 = 512;
 
 /// Lists all locks that match `filter`: options of `ListLocks` other than `after` and `limit`.
@@ -30,7 +32,8 @@ pub async fn owners(manager: &ManagerProxy<'_>) -> zbus::Result<Vec<Row>> {
     read_pages(Options::new(), "owner", |options| manager.list_owners(options)).await
 }
 
-/// Lists all waiting requests that match `filter`: options of `ListWaiting` other than `after` and `limit`.
+/// Lists all waiting requests that match `filter`: options of `ListWaiting` other than `after` and
+/// `limit`.
 ///
 /// # Errors
 ///

@@ -1,14 +1,15 @@
 //! Subscriptions to signals of the service, with a check of the sender.
 //!
-//! A match rule with `sender=org.vmlockd1` is a filter of the bus for *broadcast* signals. The bus delivers a
-//! signal that is addressed to one connection regardless of its match rules (D-Bus specification, "Message Bus
-//! Message Routing"), and a client library cannot compare a unique name with a well-known one. Any user can
-//! therefore send a client a signal that looks like one of the service. A [`Subscription`] tracks the owner of the
-//! service's name, and drops each message with another sender.
+//! A match rule with `sender=org.vmlockd1` is a filter of the bus for *broadcast* signals. The bus
+//! delivers a signal that is addressed to one connection regardless of its match rules (D-Bus
+//! specification, "Message Bus Message Routing"), and a client library cannot compare a unique name
+//! with a well-known one. Any user can therefore send a client a signal that looks like one of the
+//! service. A [`Subscription`] tracks the owner of the service's name, and drops each message with
+//! another sender.
 //!
-//! A service that hides the owners of other users sends its signals only to connections that have called the
-//! object of the signal (`privacy` in vmlockd.toml(5)). A subscription therefore calls `Ping` on the path of its
-//! rule, again after each start of the service.
+//! A service that hides the owners of other users sends its signals only to connections that have
+//! called the object of the signal (`privacy` in vmlockd.toml(5)). A subscription therefore calls
+//! `Ping` on the path of its rule, again after each start of the service.
 
 use futures_util::StreamExt as _;
 use tokio::sync::{mpsc, oneshot};
@@ -20,7 +21,8 @@ use zbus::{Connection, MatchRule, Message, MessageStream, match_rule, proxy};
 
 use super::{MANAGER_PATH, SERVICE};
 
-/// The name of the bus itself. The bus does not deliver messages of other connections with this sender.
+/// The name of the bus itself. The bus does not deliver messages of other connections with this
+/// sender.
 const BUS: &str = "org.freedesktop.DBus";
 /// The interface that exists on every path.
 const PEER: &str = "org.freedesktop.DBus.Peer";
@@ -36,14 +38,15 @@ pub enum Event {
 
 /// Signals of the service that match a rule.
 ///
-/// All signals of one subscription keep their order, even across restarts of the service. The match rules are
-/// removed with the subscription.
+/// All signals of one subscription keep their order, even across restarts of the service. The match
+/// rules are removed with the subscription.
 #[derive(Debug)]
 pub struct Subscription(mpsc::UnboundedReceiver<Event>);
 
 impl Subscription {
-    /// Subscribes to the signals of the service that match `rule`, which need not contain the type of the message
-    /// and its sender. No signal that the service sends after this returns is missed.
+    /// Subscribes to the signals of the service that match `rule`, which need not contain the type
+    /// of the message and its sender. No signal that the service sends after this returns is
+    /// missed.
     ///
     /// # Errors
     ///
@@ -54,11 +57,13 @@ impl Subscription {
             .cache_properties(proxy::CacheProperties::No)
             .build()
             .await?;
-        // A stream of all messages of the connection, since the streams of two rules have no common order.
+        // A stream of all messages of the connection, since the streams of two rules have no common
+        // order.
         let messages = MessageStream::from(connection);
         let (events, receiver) = mpsc::unbounded_channel();
         let (sender, owner) = oneshot::channel();
-        // The reader starts before the first call, since a stream without a reader blocks the connection.
+        // The reader starts before the first call, since a stream without a reader blocks the
+        // connection.
         tokio::spawn(read_messages(messages, rule.clone(), owner, events, bus.clone()));
         let path = path_of(&rule);
         for rule in [name_rule()?, rule] {
@@ -71,8 +76,8 @@ impl Subscription {
         };
         if owner.is_some() {
             let peer = Some(PEER);
-            // If the service has left meanwhile, the reader detects its return. A service that does not
-            // reply, or refuses the call, may send its signals all the same.
+            // If the service has left meanwhile, the reader detects its return. A service that does
+            // not reply, or refuses the call, may send its signals all the same.
             let _ = connection.call_method(Some(SERVICE), path, peer, "Ping", &()).await;
         }
         // Without a reader the connection is lost, which the receiver reports.
@@ -94,8 +99,8 @@ fn path_of(rule: &MatchRule<'_>) -> String {
     }
 }
 
-/// Calls `Ping` of a service that was started, so that it sends its signals to this connection. Does not wait for
-/// a reply.
+/// Calls `Ping` of a service that was started, so that it sends its signals to this connection.
+/// Does not wait for a reply.
 async fn ping_service(connection: &Connection, rule: &MatchRule<'_>) {
     let ping = Message::method_call(path_of(rule), "Ping").destination(SERVICE).interface(PEER);
     let ping = ping.with_flags(Flags::NO_REPLY_EXPECTED | Flags::NO_AUTO_START);
@@ -116,7 +121,8 @@ fn name_rule() -> zbus::Result<MatchRule<'static>> {
     rule.build()
 }
 
-/// Reads the messages of the connection until the receiver of the events is dropped or the connection is lost.
+/// Reads the messages of the connection until the receiver of the events is dropped or the
+/// connection is lost.
 async fn read_messages(
     mut messages: MessageStream,
     rule: MatchRule<'static>,

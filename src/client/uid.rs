@@ -1,9 +1,10 @@
 //! The uid of this process, as a message bus sees it.
 //!
-//! zbus authenticates (mechanism `EXTERNAL`) with the effective uid as this process sees it. In a user namespace
-//! the bus sees another uid and rejects the connection. A client that sends no uid, such as sd-bus, is
-//! authenticated as the uid that the kernel reports for the connection (D-Bus specification, "EXTERNAL"). zbus
-//! cannot do this, so a short connection queries the uid, with which zbus then authenticates.
+//! zbus authenticates (mechanism `EXTERNAL`) with the effective uid as this process sees it. In a
+//! user namespace the bus sees another uid and rejects the connection. A client that sends no uid,
+//! such as sd-bus, is authenticated as the uid that the kernel reports for the connection (D-Bus
+//! specification, "EXTERNAL"). zbus cannot do this, so a short connection queries the uid, with
+//! which zbus then authenticates.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::linux::net::SocketAddrExt as _;
@@ -65,8 +66,8 @@ where
     call.destination(BUS).interface(BUS).build(body).map_err(io::Error::other)
 }
 
-/// Calls a method and returns the body of its reply. No other method is called meanwhile, so the next method
-/// return is the reply.
+/// Calls a method and returns the body of its reply. No other method is called meanwhile, so the
+/// next method return is the reply.
 fn call(stream: &mut UnixStream, message: &Message) -> io::Result<Body> {
     stream.write_all(message.data())?;
     loop {

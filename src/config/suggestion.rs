@@ -24,7 +24,8 @@ pub(super) fn level(word: &str) -> Option<&'static str> {
     Some(level.as_str())
 }
 
-/// Returns the correct form of a value without quotation marks, which is not valid TOML, at an offset in the text.
+/// Returns the correct form of a value without quotation marks, which is not valid TOML, at an
+/// offset in the text.
 pub(super) fn unquoted(text: &str, offset: usize) -> Option<String> {
     let start = text.get(..offset)?.rfind('\n').map_or(0, |end| end + 1);
     let line = text.get(start..)?.lines().next()?;

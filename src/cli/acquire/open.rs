@@ -58,7 +58,8 @@ impl OwnerRequest<'_> {
         opened.map_err(|error| self.explain(error))
     }
 
-    /// Adds the cause to a refusal of the service, as far as this process can determine it from the files.
+    /// Adds the cause to a refusal of the service, as far as this process can determine it from the
+    /// files.
     fn explain(&self, error: Error) -> Error {
         if error.is_not_lockable() {
             return self.disks.paths().find_map(disk_file::directory_error).unwrap_or(error);
@@ -155,7 +156,8 @@ impl OwnerRequest<'_> {
     }
 }
 
-/// Returns the default name of the owner of a command. The service accepts it, and it can be a target.
+/// Returns the default name of the owner of a command. The service accepts it, and it can be a
+/// target.
 pub(crate) fn name_for_command(command: &str) -> String {
     let base = command.rsplit('/').find(|part| !part.is_empty()).unwrap_or("command");
     let base = shown(base);
@@ -176,7 +178,8 @@ pub(crate) fn check_name(name: &str) -> Result<String, String> {
     target::check_name(name).map(|()| name.to_owned())
 }
 
-/// Checks the argument of `--uuid`. An empty UUID, for which the service would generate one, is refused.
+/// Checks the argument of `--uuid`. An empty UUID, for which the service would generate one, is
+/// refused.
 pub(crate) fn check_uuid(uuid: &str) -> Result<String, crate::lock::Error> {
     if uuid.is_empty() {
         return Err(crate::lock::Error::BadUuid(String::new()));

@@ -25,8 +25,8 @@ pub(crate) async fn service_bus_name(service: &ServiceConnection) -> Option<Owne
     bus.get_name_owner(BusName::try_from(SERVICE).ok()?).await.ok()
 }
 
-/// Waits until the request can be repeated after an error of the service with the name `previous`. Returns
-/// `false` if the wait timed out before that.
+/// Waits until the request can be repeated after an error of the service with the name `previous`.
+/// Returns `false` if the wait timed out before that.
 pub(crate) async fn wait_for_service(
     service: &ServiceConnection,
     owner: &OwnerProxy<'_>,

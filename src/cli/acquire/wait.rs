@@ -1,16 +1,18 @@
 //! Waits for disks that other owners hold, and retries after a restart of the service.
 //!
-//! 1. The owner is open, and this process holds its lifeline, so the owner outlives the service. A request
-//!    can therefore be repeated: the service replies with the existing locks to a request that it has
-//!    granted meanwhile.
-//! 2. The request waits in the service. If the service lists it as waiting, the blocking owner is shown.
-//! 3. A disk that was passed as a descriptor may be replaced by another file with its name. The request is
-//!    then cancelled, and the new file is requested. For names, the service does this itself.
-//! 4. A service that ends or is replaced forgets its waiters. The request is repeated once a service is on
-//!    the bus again, for the time that is left.
+//! 1. The owner is open, and this process holds its lifeline, so the owner outlives the service. A
+//!    request can therefore be repeated: the service replies with the existing locks to a request
+//!    that it has granted meanwhile.
+//! 2. The request waits in the service. If the service lists it as waiting, the blocking owner is
+//!    shown.
+//! 3. A disk that was passed as a descriptor may be replaced by another file with its name. The
+//!    request is then cancelled, and the new file is requested. For names, the service does this
+//!    itself.
+//! 4. A service that ends or is replaced forgets its waiters. The request is repeated once a
+//!    service is on the bus again, for the time that is left.
 //!
-//! The service cancels the waiting requests of a client that leaves the bus, so there is nothing to cancel at
-//! the end.
+//! The service cancels the waiting requests of a client that leaves the bus, so there is nothing to
+//! cancel at the end.
 
 use std::future::pending;
 use std::pin::pin;
@@ -32,7 +34,8 @@ use crate::client::{Options, OwnerProxy};
 
 /// The interval between checks whether names still lead to the files that were opened by them.
 const NAME_CHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// The maximum number of consecutive retries for a name that leads to another file by the time it is locked.
+/// The maximum number of consecutive retries for a name that leads to another file by the time it
+/// is locked.
 const RETRIES_MAX: usize = 8;
 
 /// Locks disks for an owner, and waits for those that other owners hold.
@@ -75,8 +78,8 @@ pub(crate) async fn lock(
     }
 }
 
-/// Sends the request once. Returns the reply, and whether the request was cancelled since the name of an
-/// opened file leads to another file.
+/// Sends the request once. Returns the reply, and whether the request was cancelled since the name
+/// of an opened file leads to another file.
 async fn attempt(
     service: &ServiceConnection,
     owner: &OwnerProxy<'_>,

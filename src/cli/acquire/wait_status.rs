@@ -60,8 +60,8 @@ async fn is_waiting(service: &ServiceConnection, owner: &OwnerProxy<'_>) -> bool
     rows.iter().any(|row| row::text(row, "owner") == owner.inner().path().as_str())
 }
 
-/// Describes the first disk that another owner or program holds, and its holder. If there is none, earlier
-/// requests block this one; then describes the first of the disks, without a holder.
+/// Describes the first disk that another owner or program holds, and its holder. If there is none,
+/// earlier requests block this one; then describes the first of the disks, without a holder.
 async fn describe_blocker(
     service: &ServiceConnection,
     owner: &str,

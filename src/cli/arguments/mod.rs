@@ -116,8 +116,8 @@ impl Command {
         }
     }
 
-    /// Whether the command needs a running service, since it reads or changes the state of that service. It
-    /// does not activate a stopped one.
+    /// Whether the command needs a running service, since it reads or changes the state of that
+    /// service. It does not activate a stopped one.
     pub(crate) fn needs_running_service(&self) -> bool {
         match self {
             Self::List(_)

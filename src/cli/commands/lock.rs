@@ -98,8 +98,8 @@ pub(crate) async fn perform(
             if wait.is_some() {
                 let _ = timeout(CANCEL_TIMEOUT, request.close_pending(service)).await;
             }
-            // The user would not know of locks that are granted now. If the service is waiting for a
-            // password, it cancels the request when the connection ends.
+            // The user would not know of locks that are granted now. If the service is waiting for
+            // a password, it cancels the request when the connection ends.
             if let Ok(Ok(opened)) = timeout(CANCEL_TIMEOUT, &mut opening).await {
                 service.owner(&opened.path).await?.close(Options::new()).await?;
             }
@@ -136,8 +136,8 @@ async fn report(
     output::print_result(format, &text)
 }
 
-/// Closes an owner after its report failed, since the user does not expect locks after a failure. Returns the
-/// error to report.
+/// Closes an owner after its report failed, since the user does not expect locks after a failure.
+/// Returns the error to report.
 async fn close_owner(
     service: &ServiceConnection,
     path: &OwnedObjectPath,
@@ -157,8 +157,8 @@ async fn close_owner(
     Error::Failed(format!("{why}; {outcome}"))
 }
 
-/// Closes the lifeline, which a manual owner does not need, and waits until the service has detected it:
-/// `unlock` refuses an owner with a lifeline, whose VM may be running.
+/// Closes the lifeline, which a manual owner does not need, and waits until the service has
+/// detected it: `unlock` refuses an owner with a lifeline, whose VM may be running.
 async fn close_lifeline(
     service: &ServiceConnection,
     path: &OwnedObjectPath,

@@ -1,7 +1,7 @@
 //! `reexec`: re-executes the service from the installed program.
 //!
-//! The service replies once the new program has confirmed that it can take over. It then leaves the bus and
-//! returns with another unique name. Whether it was replaced is determined after that.
+//! The service replies once the new program has confirmed that it can take over. It then leaves the
+//! bus and returns with another unique name. Whether it was replaced is determined after that.
 
 use std::fs;
 use std::path::PathBuf;
@@ -22,7 +22,8 @@ use crate::cli::process::lock_file;
 use crate::cli::terminal::output::{OutputFormat, print_result};
 use crate::client::{Bus, ManagerProxy, Options, SERVICE};
 
-/// The time for the service to return. It waits some seconds for running requests before it leaves the bus.
+/// The time for the service to return. It waits some seconds for running requests before it leaves
+/// the bus.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(30);
 
 const AFTER_HELP: &str = "\
@@ -120,15 +121,16 @@ async fn wait_for_return(pending: PendingReexec) -> Result<(), Error> {
     })
 }
 
-/// Returns the time at which the service was started, in microseconds since 1970. It changes with each exec.
-/// `None` if the service does not report it, or does not authorize this user for its metrics.
+/// Returns the time at which the service was started, in microseconds since 1970. It changes with
+/// each exec. `None` if the service does not report it, or does not authorize this user for its
+/// metrics.
 async fn start_time(manager: &ManagerProxy<'_>) -> Option<u64> {
     let metrics = manager.get_metrics(Options::new()).await.ok()?;
     u64::try_from(&**metrics.get("since-usec")?).ok()
 }
 
-/// Whether the executable of a process was unlinked, so that the process itself was not replaced. False if this
-/// user may not see it.
+/// Whether the executable of a process was unlinked, so that the process itself was not replaced.
+/// False if this user may not see it.
 fn is_executable_deleted(pid: u32) -> bool {
     let program = fs::read_link(format!("/proc/{pid}/exe"));
     program.is_ok_and(|path| path.to_string_lossy().ends_with(" (deleted)"))

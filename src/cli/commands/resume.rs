@@ -88,8 +88,8 @@ pub(crate) async fn perform(
     Ok(Exit::SUCCESS)
 }
 
-/// Returns the owner that a target names. For a disk this is the owner that was suspended while it held the
-/// disk, or, if there is none, the current holder.
+/// Returns the owner that a target names. For a disk this is the owner that was suspended while it
+/// held the disk, or, if there is none, the current holder.
 async fn find_owner(service: &ServiceConnection, target: Target) -> Result<Row, Error> {
     let Target::Path(path) = &target else { return target.owner(service).await };
     let mut found = Vec::new();
@@ -134,8 +134,8 @@ async fn resume(
     service.call_method(owner.inner(), "Resume", &(options,)).await
 }
 
-/// Calls `Resume` with a timeout and shows the status of the wait. If the service restarts meanwhile, repeats
-/// the call for the time that is left.
+/// Calls `Resume` with a timeout and shows the status of the wait. If the service restarts
+/// meanwhile, repeats the call for the time that is left.
 async fn wait(
     service: &ServiceConnection,
     owner: &OwnerProxy<'_>,

@@ -92,8 +92,8 @@ async fn locks(service: &ServiceConnection, shown: &Row) -> Result<Vec<Row>, Err
     }
 }
 
-/// Returns the holders of a disk: locks with all their properties, and other holders as the service reports
-/// them.
+/// Returns the holders of a disk: locks with all their properties, and other holders as the service
+/// reports them.
 async fn holders(service: &ServiceConnection, path: &Path) -> Result<Vec<Row>, Error> {
     let mut shown = Vec::new();
     for holder in lookup::holders(service, path).await? {

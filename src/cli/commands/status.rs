@@ -138,8 +138,8 @@ async fn read_status(
     })
 }
 
-/// Returns the time at which the service was started, and the number of lost locks. The service may not
-/// authorize this user for its metrics.
+/// Returns the time at which the service was started, and the number of lost locks. The service may
+/// not authorize this user for its metrics.
 async fn start_time_and_lost(manager: &ManagerProxy<'_>) -> (Option<u64>, Option<u64>) {
     let Ok(metrics) = manager.get_metrics(Options::new()).await else { return (None, None) };
     let number = |key| metrics.contains_key(key).then(|| row::number(&metrics, key));

@@ -1,8 +1,9 @@
-//! Candidates for the completion of command lines: the scripts of the shells run this tool with the words so far.
+//! Candidates for the completion of command lines: the scripts of the shells run this tool with the
+//! words so far.
 //!
-//! Subcommands and options are completed from the definition of the command line. Owners, locks and locked disks
-//! are read from the service, which is not activated for this. If the service does not reply in time, they are
-//! omitted. Errors are not reported, since the user is editing a line.
+//! Subcommands and options are completed from the definition of the command line. Owners, locks and
+//! locked disks are read from the service, which is not activated for this. If the service does not
+//! reply in time, they are omitted. Errors are not reported, since the user is editing a line.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -31,7 +32,8 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// The part of it for the reply of the service.
 const SERVICE_TIMEOUT: Duration = Duration::from_millis(700);
 
-/// Prints the candidates for the word at the cursor. Returns `None` if the caller is not a completion script.
+/// Prints the candidates for the word at the cursor. Returns `None` if the caller is not a
+/// completion script.
 pub(crate) fn main(arguments: &[OsString], command: fn() -> Command) -> Option<Exit> {
     let name = env::var(VARIABLE).ok()?;
     shell(&name)?;
@@ -155,7 +157,8 @@ impl ValueKind {
     }
 }
 
-/// Returns a candidate, unless it does not begin with the current word, or could control the terminal.
+/// Returns a candidate, unless it does not begin with the current word, or could control the
+/// terminal.
 fn candidate(value: &str, current: &str, help: &str) -> Option<CompletionCandidate> {
     let fits = !value.is_empty() && value.starts_with(current) && shown(value) == value;
     fits.then(|| CompletionCandidate::new(value).help(Some(shown(help).into())))
@@ -190,7 +193,8 @@ struct ServiceObjects {
     locks: Vec<Row>,
 }
 
-/// Returns the owners and locks of the service, which are read once; none if the service does not reply in time.
+/// Returns the owners and locks of the service, which are read once; none if the service does not
+/// reply in time.
 fn service_objects() -> &'static ServiceObjects {
     static OBJECTS: OnceLock<ServiceObjects> = OnceLock::new();
     OBJECTS.get_or_init(|| {

@@ -1,5 +1,5 @@
-//! `completions`: prints the scripts by which shells complete command lines. The scripts run this tool for the
-//! [`candidates`].
+//! `completions`: prints the scripts by which shells complete command lines. The scripts run this
+//! tool for the [`candidates`].
 
 pub(crate) mod candidates;
 
@@ -30,8 +30,8 @@ enum Shell {
 
 const NAME: &str = "vmlockctl";
 
-/// Bash also splits words at colons and equals signs, which are parts of words here, and expects candidates
-/// without the text before the last of these characters.
+/// Bash also splits words at colons and equals signs, which are parts of words here, and expects
+/// candidates without the text before the last of these characters.
 const BASH: &str = r#"_vmlockctl() {
     local line=${COMP_LINE:0:COMP_POINT} current head before
     local -a words
@@ -65,7 +65,8 @@ complete -o bashdefault -o default -o nosort -F _vmlockctl vmlockctl 2>/dev/null
     complete -o bashdefault -o default -F _vmlockctl vmlockctl
 "#;
 
-/// An installed script is the body of the function `_vmlockctl`; its first call defines the completer.
+/// An installed script is the body of the function `_vmlockctl`; its first call defines the
+/// completer.
 const ZSH_END: &str = r#"
 [ "$funcstack[1]" = "_vmlockctl" ] && _clap_dynamic_completer_vmlockctl "$@"
 "#;

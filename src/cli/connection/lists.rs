@@ -26,7 +26,8 @@ impl ServiceConnection {
         Ok(lists::locks(&self.manager().await?, filter).await?)
     }
 
-    /// Returns all lockspaces with their properties, and with their paths under the key `lockspace`.
+    /// Returns all lockspaces with their properties, and with their paths under the key
+    /// `lockspace`.
     pub(crate) async fn lockspaces(&self) -> Result<Vec<Row>, Error> {
         // The reply of the object manager includes all locks, and may be too large.
         let folder = IntrospectableProxy::builder(self.connection().await?)

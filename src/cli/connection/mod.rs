@@ -1,7 +1,7 @@
 //! The connection to the service.
 //!
-//! [`ServiceConnection`] calls the service, on the bus or on its private socket. [`lists`] reads lists from it,
-//! and [`runtime`] has the threads and event loops for calls.
+//! [`ServiceConnection`] calls the service, on the bus or on its private socket. [`lists`] reads
+//! lists from it, and [`runtime`] has the threads and event loops for calls.
 
 pub(crate) mod lists;
 pub(crate) mod runtime;
@@ -51,10 +51,12 @@ impl ServiceConnection {
         Ok(Self::with(None, OnceCell::from(connection), bus, uid))
     }
 
-    /// Connects to the private socket of the service if this process is root, so that its calls do not queue
-    /// behind those of others, and otherwise to the bus. An address of a bus in the environment selects the bus.
+    /// Connects to the private socket of the service if this process is root, so that its calls do
+    /// not queue behind those of others, and otherwise to the bus. An address of a bus in the
+    /// environment selects the bus.
     ///
-    /// Not for commands that outlive the service, since the private connection ends with the service.
+    /// Not for commands that outlive the service, since the private connection ends with the
+    /// service.
     pub(crate) async fn connect(bus: Bus) -> Result<Self, Error> {
         let is_usual = std::env::var_os("DBUS_SYSTEM_BUS_ADDRESS").is_none();
         if bus == Bus::System && is_usual && geteuid().is_root() {
@@ -105,8 +107,8 @@ impl ServiceConnection {
         self.private.as_ref().filter(|private| private.closed().now_or_never().is_none())
     }
 
-    /// Returns the destination of calls to the service. Without activation this is its unique name, as the bus
-    /// does not start a service for a call to a unique name.
+    /// Returns the destination of calls to the service. Without activation this is its unique name,
+    /// as the bus does not start a service for a call to a unique name.
     ///
     /// # Errors
     ///
@@ -122,15 +124,15 @@ impl ServiceConnection {
         Ok(BusName::Unique(owner.into_inner()))
     }
 
-    /// Whether disks are passed to the service by name. A user that needs authorization for names passes open
-    /// descriptors, which prove access to the disks.
+    /// Whether disks are passed to the service by name. A user that needs authorization for names
+    /// passes open descriptors, which prove access to the disks.
     pub(crate) fn sends_names(&self) -> bool {
         (self.bus == Bus::Session || self.uid == 0)
             && !self.in_other_namespace.load(Ordering::Relaxed)
     }
 
-    /// Switches from names to descriptors if the service refused a name since this process is in another mount
-    /// namespace. Returns whether to retry the request.
+    /// Switches from names to descriptors if the service refused a name since this process is in
+    /// another mount namespace. Returns whether to retry the request.
     pub(crate) fn sends_descriptors_after(&self, error: &Error) -> bool {
         let sends_names = self.sends_names();
         error.is_foreign_namespace()
@@ -169,7 +171,8 @@ impl ServiceConnection {
         Ok(client::call(proxy, method, arguments, self.interactive).await?)
     }
 
-    /// Returns all properties of an object, with the keys that [`property_key::key_for`] returns for them.
+    /// Returns all properties of an object, with the keys that [`property_key::key_for`] returns
+    /// for them.
     pub(crate) async fn properties(&self, path: &str, interface: &str) -> Result<Row, Error> {
         let path = ObjectPath::try_from(path.to_owned())?;
         let builder = PropertiesProxy::builder(self.connection().await?);

@@ -5,7 +5,8 @@ use std::thread::{Builder, JoinHandle};
 
 use tokio::runtime::{self, Runtime};
 
-/// The stack size of a thread that calls the service. The stack of the main thread may be limited to less.
+/// The stack size of a thread that calls the service. The stack of the main thread may be limited
+/// to less.
 const STACK_SIZE: usize = 4 << 20;
 
 /// Starts a thread whose stack is large enough for calls to the service.

@@ -1,4 +1,5 @@
-//! Checks the hosts that share a lockspace, as far as their files and locks are visible on this host.
+//! Checks the hosts that share a lockspace, as far as their files and locks are visible on this
+//! host.
 
 use std::path::Path;
 
@@ -8,8 +9,8 @@ use crate::cli::doctor::report::{Finding, Severity};
 use crate::lock::presence::{Seen, Told, seen};
 use crate::lock::text::escape::shown;
 
-/// Adds a finding for each host: whether its lock is visible here, and how its settings differ. Adds none if
-/// there are no hosts, or this user may not read their files.
+/// Adds a finding for each host: whether its lock is visible here, and how its settings differ.
+/// Adds none if there are no hosts, or this user may not read their files.
 pub(crate) fn check(lockspace: &Path, findings: &mut Vec<Finding>) {
     if let Ok(hosts) = seen(lockspace) {
         compare(&hosts, findings);
@@ -79,8 +80,8 @@ fn host_finding(host: &Seen, reference: Option<&Told>) -> Finding {
     Finding::new(severity, "host", message).with_advice(advice).with_facts(facts)
 }
 
-/// Returns the settings in which a host differs from another, and whether the difference is severe: other
-/// paths are not, as directories may have different names on different hosts.
+/// Returns the settings in which a host differs from another, and whether the difference is severe:
+/// other paths are not, as directories may have different names on different hosts.
 fn differences(record: &Told, reference: &Told) -> Option<(String, bool)> {
     if record.fingerprint == reference.fingerprint && record.settings == reference.settings {
         return None;

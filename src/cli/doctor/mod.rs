@@ -1,8 +1,8 @@
 //! `doctor`: diagnoses the service, its storage and its locks.
 //!
-//! One file per check; each adds a finding per problem, or one if all is well. [`service`], [`polkit`],
-//! [`storage`], [`locks`], [`owners`] and [`virtlockd_locks`] check a running service, [`self_test`] and
-//! [`hosts`] a directory.
+//! One file per check; each adds a finding per problem, or one if all is well. [`service`],
+//! [`polkit`], [`storage`], [`locks`], [`owners`] and [`virtlockd_locks`] check a running service,
+//! [`self_test`] and [`hosts`] a directory.
 
 mod hosts;
 mod locks;

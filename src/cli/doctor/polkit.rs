@@ -11,8 +11,8 @@ use crate::client::Bus;
 /// polkit's name on the system bus.
 const POLKIT: &str = "org.freedesktop.PolicyKit1";
 
-/// Adds the finding on polkit, without activating it. A missing polkit does not endanger locks, so it is only a
-/// note. The service on the session bus does not use polkit.
+/// Adds the finding on polkit, without activating it. A missing polkit does not endanger locks, so
+/// it is only a note. The service on the session bus does not use polkit.
 pub(crate) async fn check(
     service: &ServiceConnection,
     findings: &mut Vec<Finding>,

@@ -1,6 +1,7 @@
 //! Tests locks on the file system of a directory or disk.
 //!
-//! The tool runs the lock self-test itself, with the permissions of its user; it does not call the service.
+//! The tool runs the lock self-test itself, with the permissions of its user; it does not call the
+//! service.
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt as _;

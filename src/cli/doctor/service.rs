@@ -1,4 +1,5 @@
-//! Checks the running service: its version, and whether its locks survive a crash, a restart and a stop.
+//! Checks the running service: its version, and whether its locks survive a crash, a restart and a
+//! stop.
 
 use crate::cli::connection::ServiceConnection;
 use crate::cli::connection::lists::has_fd_store;

@@ -1,16 +1,16 @@
 //! Finds locks that virtlockd holds although no VM uses the disk.
 //!
-//! virtlockd releases the locks of a VM at the end of a connection that QEMU inherits from libvirt. A VM that
-//! was started while another daemon served virtlockd's socket has no such connection to virtlockd. If libvirt
-//! acquires locks for it there later and does not release them, they outlive the VM, and virtlockd refuses the
-//! disk to every VM from then on.
+//! virtlockd releases the locks of a VM at the end of a connection that QEMU inherits from libvirt.
+//! A VM that was started while another daemon served virtlockd's socket has no such connection to
+//! virtlockd. If libvirt acquires locks for it there later and does not release them, they outlive
+//! the VM, and virtlockd refuses the disk to every VM from then on.
 //!
-//! Any user can name a process `virtlockd`. libvirt's daemon is therefore recognized by its user, its
-//! executable and its PID namespace, which must be that of this tool, as root in a container is not root on the
-//! host.
+//! Any user can name a process `virtlockd`. libvirt's daemon is therefore recognized by its user,
+//! its executable and its PID namespace, which must be that of this tool, as root in a container is
+//! not root on the host.
 //!
-//! Only files that virtlockd has open and locked are checked. Empty files are skipped: they are lock files in a
-//! lockspace, which VMs do not open.
+//! Only files that virtlockd has open and locked are checked. Empty files are skipped: they are
+//! lock files in a lockspace, which VMs do not open.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -39,9 +39,9 @@ struct Leftover {
     disk: PathBuf,
 }
 
-/// Adds a finding for each disk that virtlockd has locked and no other process has open: root's virtlockd on the
-/// system bus, this user's on the session bus. Without permission to see the open files of other processes,
-/// which only root has, there are no findings.
+/// Adds a finding for each disk that virtlockd has locked and no other process has open: root's
+/// virtlockd on the system bus, this user's on the session bus. Without permission to see the open
+/// files of other processes, which only root has, there are no findings.
 pub(crate) fn check(bus: Bus, findings: &mut Vec<Finding>) {
     let user = match bus {
         Bus::System => 0,
@@ -104,8 +104,8 @@ fn runs_program(process: &Path, program: &str) -> bool {
     name.strip_suffix(" (deleted)").unwrap_or(name) == program
 }
 
-/// Whether all uids of a process are those of this user. Another user could start a set-user-ID program of
-/// this user under any name.
+/// Whether all uids of a process are those of this user. Another user could start a set-user-ID
+/// program of this user under any name.
 fn is_run_by(process: &Path, user: u32) -> bool {
     let status = fs::read_to_string(process.join("status")).unwrap_or_default();
     let users = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();

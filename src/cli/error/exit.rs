@@ -7,7 +7,8 @@ use std::process::ExitCode;
 pub(crate) enum Exit {
     /// Exits with this code.
     Status(u8),
-    /// Is terminated by this signal, as its command was, or as a tool that does not catch the signal is.
+    /// Is terminated by this signal, as its command was, or as a tool that does not catch the
+    /// signal is.
     Signal(i32),
 }
 

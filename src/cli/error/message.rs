@@ -1,5 +1,5 @@
-//! Messages for failures on the way to the service, and error messages of the service in terms of this
-//! tool.
+//! Messages for failures on the way to the service, and error messages of the service in terms of
+//! this tool.
 
 use std::path::Path;
 
@@ -73,8 +73,8 @@ pub(crate) fn start_advice(bus: Bus, has_systemd: bool) -> &'static str {
     }
 }
 
-/// Whether systemd manages the services of a bus: for the host as `sd_booted(3)` tests it, for a user
-/// by the directory of the user's instance of systemd.
+/// Whether systemd manages the services of a bus: for the host as `sd_booted(3)` tests it, for a
+/// user by the directory of the user's instance of systemd.
 fn has_systemd(bus: Bus) -> bool {
     match bus {
         Bus::System => Path::new("/run/systemd/system").is_dir(),
@@ -83,8 +83,8 @@ fn has_systemd(bus: Bus) -> bool {
     }
 }
 
-/// Replaces the names of options of the D-Bus API in a message of the service by the commands and options
-/// of this tool.
+/// Replaces the names of options of the D-Bus API in a message of the service by the commands and
+/// options of this tool.
 pub(crate) fn with_tool_options(message: &str) -> String {
     // "lock 7 belongs to …"
     let number = message.strip_prefix("lock ").and_then(|rest| rest.split(' ').next());

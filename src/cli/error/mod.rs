@@ -122,8 +122,8 @@ impl Error {
         self.reply().is_some_and(|reply| reply.message.contains(SET_FORCE))
     }
 
-    /// Returns the description of the holders, which may be empty, if polkit does not authorize this user
-    /// for a disk; `None` for any other error.
+    /// Returns the description of the holders, which may be empty, if polkit does not authorize
+    /// this user for a disk; `None` for any other error.
     pub(crate) fn holders_of_refused_disk(&self) -> Option<String> {
         let reply = self.reply()?;
         let is_refused =
@@ -146,8 +146,8 @@ impl Error {
         self.is_named("org.freedesktop.DBus.Error.UnknownMethod")
     }
 
-    /// Returns the message of an `org.freedesktop.DBus.Error.Failed`, the reply to a request that the
-    /// service did not execute.
+    /// Returns the message of an `org.freedesktop.DBus.Error.Failed`, the reply to a request that
+    /// the service did not execute.
     pub(crate) fn failure_reason(&self) -> Option<String> {
         let reply = self.reply()?;
         (reply.name == "org.freedesktop.DBus.Error.Failed").then_some(reply.message)

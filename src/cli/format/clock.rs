@@ -1,5 +1,5 @@
-//! Formats points in time, given in microseconds since 1970: in the user's time zone (`TZ`, otherwise the
-//! time zone of the host), and with the date unless it is today's.
+//! Formats points in time, given in microseconds since 1970: in the user's time zone (`TZ`,
+//! otherwise the time zone of the host), and with the date unless it is today's.
 
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ZonedDateTime};

@@ -1,7 +1,8 @@
-//! Colours on terminals: red for dangers and lost locks, yellow for warnings. Nothing else is coloured.
+//! Colours on terminals: red for dangers and lost locks, yellow for warnings. Nothing else is
+//! coloured.
 //!
-//! Output has no colours if standard output is not a terminal, if the terminal is dumb, or if the environment
-//! variable `NO_COLOR` is set (<https://no-color.org>).
+//! Output has no colours if standard output is not a terminal, if the terminal is dumb, or if the
+//! environment variable `NO_COLOR` is set (<https://no-color.org>).
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
@@ -28,8 +29,8 @@ fn is_allowed(no_color: Option<&OsStr>, term: Option<&OsStr>) -> bool {
     no_color.is_none_or(OsStr::is_empty) && tty::has_escape_sequences(term)
 }
 
-/// Colours a text that is one of the coloured words, with or without padding. Returns any other text
-/// unchanged.
+/// Colours a text that is one of the coloured words, with or without padding. Returns any other
+/// text unchanged.
 pub(crate) fn colour_word(text: &str) -> String {
     let is_one_of = |words: &[&str]| words.contains(&text.trim());
     if is_one_of(&DANGER) {

@@ -7,8 +7,8 @@ use crate::lock::text::ago::age;
 use crate::lock::text::escape::shown;
 use crate::lock::text::why::remark;
 
-/// The key of a holder for the bus of the instance of vmlockd that reported it, if this is not the instance
-/// that was asked.
+/// The key of a holder for the bus of the instance of vmlockd that reported it, if this is not the
+/// instance that was asked.
 pub(crate) const BUS: &str = "bus";
 
 /// The detail of a description.

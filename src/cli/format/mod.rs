@@ -1,7 +1,8 @@
 //! Formats of the output: text and JSON.
 //!
-//! [`row`] reads the dictionaries in replies of the service. [`table`] and [`json`] format lists, [`holder`]
-//! the holder of a disk, [`clock`] and [`duration`] times, and [`wording`] a line of limited width.
+//! [`row`] reads the dictionaries in replies of the service. [`table`] and [`json`] format lists,
+//! [`holder`] the holder of a disk, [`clock`] and [`duration`] times, and [`wording`] a line of
+//! limited width.
 
 pub(crate) mod clock;
 pub(crate) mod colour;

@@ -40,7 +40,8 @@ pub(crate) fn flag(row: &Row, key: &str) -> bool {
     matches!(row.get(key).map(|value| &**value), Some(Variant::Bool(true)))
 }
 
-/// Returns a word for the state of a lock that needs attention; empty for a lock that is held and verified.
+/// Returns a word for the state of a lock that needs attention; empty for a lock that is held and
+/// verified.
 pub(crate) fn lock_state(row: &Row) -> &str {
     // A service without this key is an older one, which lists verified locks only.
     let verified = flag(row, "verified") || !row.contains_key("verified");
@@ -52,7 +53,8 @@ pub(crate) fn lock_state(row: &Row) -> &str {
     }
 }
 
-/// Describes a name that no longer leads to the file that was locked by it; `None` if it still does.
+/// Describes a name that no longer leads to the file that was locked by it; `None` if it still
+/// does.
 pub(crate) fn name_state_text(row: &Row) -> Option<&'static str> {
     match text(row, "name-state") {
         "" => None,
@@ -98,8 +100,8 @@ pub(crate) fn pid(row: &Row) -> String {
     }
 }
 
-/// Returns the first digits of the UUID, which distinguish owners in a table and are accepted as a target.
-/// They contain a letter or a hyphen, as decimal digits alone would name a lock.
+/// Returns the first digits of the UUID, which distinguish owners in a table and are accepted as a
+/// target. They contain a letter or a hyphen, as decimal digits alone would name a lock.
 pub(crate) fn short_uuid(row: &Row) -> String {
     let uuid = text(row, "uuid");
     let is_number = uuid.chars().take(8).all(|c| c.is_ascii_digit());

@@ -7,7 +7,8 @@ use rustix::io::Errno;
 use rustix::process::getpgrp;
 use rustix::termios::tcgetpgrp;
 
-/// Whether the terminal of this type (`TERM`) interprets escape sequences. True if the type is not set.
+/// Whether the terminal of this type (`TERM`) interprets escape sequences. True if the type is not
+/// set.
 pub(crate) fn has_escape_sequences(term: Option<&OsStr>) -> bool {
     term.is_none_or(|term| term != "dumb")
 }
@@ -17,8 +18,8 @@ pub(crate) fn is_smart() -> bool {
     has_escape_sequences(std::env::var_os("TERM").as_deref())
 }
 
-/// Whether this process is in the foreground process group of a terminal. `None` if the file is not the
-/// controlling terminal of this process.
+/// Whether this process is in the foreground process group of a terminal. `None` if the file is not
+/// the controlling terminal of this process.
 pub(crate) fn is_foreground(terminal: impl AsFd) -> Option<bool> {
     match tcgetpgrp(terminal) {
         Ok(group) => Some(group == getpgrp()),

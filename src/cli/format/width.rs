@@ -1,5 +1,5 @@
-//! The display width of text, in terminal columns: wide characters (CJK, emoji) occupy two, combining
-//! characters none.
+//! The display width of text, in terminal columns: wide characters (CJK, emoji) occupy two,
+//! combining characters none.
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
@@ -30,8 +30,8 @@ pub(crate) fn cut_end(text: &str, columns: usize) -> String {
     }
 }
 
-/// Cuts the middle of a text that is wider than `columns`. The end keeps two thirds of the room, since
-/// the end of a path is more specific than its beginning.
+/// Cuts the middle of a text that is wider than `columns`. The end keeps two thirds of the room,
+/// since the end of a path is more specific than its beginning.
 pub(crate) fn cut_middle(text: &str, columns: usize) -> String {
     if width(text) <= columns {
         return text.to_owned();
@@ -48,8 +48,8 @@ fn head(text: &str, columns: usize) -> &str {
     &text[..fitting.last().unwrap_or_default()]
 }
 
-/// Returns the longest suffix that fits. It does not begin with a combining character, whose base would
-/// be cut.
+/// Returns the longest suffix that fits. It does not begin with a combining character, whose base
+/// would be cut.
 fn tail(text: &str, columns: usize) -> &str {
     let begins = text.char_indices().rev().filter(|(_, c)| c.width() != Some(0));
     let fitting = begins.take_while(|(at, _)| width(&text[*at..]) <= columns);

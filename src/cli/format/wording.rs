@@ -25,8 +25,8 @@ impl Wording {
         format!("{}{}{}", self.before, self.path, self.after)
     }
 
-    /// Returns the text with the path cut so that it fits into `columns`; `None` if too little of the path
-    /// would be left.
+    /// Returns the text with the path cut so that it fits into `columns`; `None` if too little of
+    /// the path would be left.
     fn fit(&self, columns: usize) -> Option<String> {
         let Self { before, path, after } = self;
         let room = columns.checked_sub(width(before) + width(after))?;
@@ -35,8 +35,9 @@ impl Wording {
     }
 }
 
-/// Returns a line of at most `columns` columns that ends with `end`: the first of the wordings that fits. The
-/// wordings are sorted from the longest to the shortest. If the last one does not fit, its end is cut.
+/// Returns a line of at most `columns` columns that ends with `end`: the first of the wordings that
+/// fits. The wordings are sorted from the longest to the shortest. If the last one does not fit,
+/// its end is cut.
 pub(crate) fn fit_line(wordings: &[Wording], end: &str, columns: usize) -> String {
     let end = shown(end);
     let room = columns.saturating_sub(width(&end));

@@ -1,7 +1,7 @@
 //! `list`: prints the locks of all owners, or some of them.
 //!
-//! [`owners`] and [`waiting`] are the commands of the same names, and [`watch`] is the option `--watch` of all
-//! three.
+//! [`owners`] and [`waiting`] are the commands of the same names, and [`watch`] is the option
+//! `--watch` of all three.
 
 pub(crate) mod owners;
 pub(crate) mod waiting;

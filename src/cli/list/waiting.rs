@@ -52,7 +52,8 @@ pub(crate) async fn perform(
     arguments.watch.print_list(service, read).await
 }
 
-/// Formats a line for each resource of each request, in the order in which the requests are granted.
+/// Formats a line for each resource of each request, in the order in which the requests are
+/// granted.
 fn table(waiters: &[Row]) -> String {
     let mut table = Table::new([
         ("PLACE", Alignment::Right),

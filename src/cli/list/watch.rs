@@ -1,7 +1,7 @@
 //! The option `--watch`: prints a list again after each change.
 //!
-//! The list is read again after a signal of the service; there is no polling. A change without a signal is
-//! detected with the next signal.
+//! The list is read again after a signal of the service; there is no polling. A change without a
+//! signal is detected with the next signal.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _};
@@ -20,8 +20,8 @@ use crate::cli::terminal::output::{output_closed, print, print_info, print_prese
 use crate::cli::terminal::signals::Signals;
 use crate::client::{Bus, Event, MANAGER_PATH, Subscription};
 
-/// The delay between the first signal and the next reading of the list, so that a burst of signals causes one
-/// reading.
+/// The delay between the first signal and the next reading of the list, so that a burst of signals
+/// causes one reading.
 const DEBOUNCE: Duration = Duration::from_millis(100);
 
 /// The option `--watch`.
@@ -67,8 +67,8 @@ impl WatchOption {
     }
 }
 
-/// Prints the list after each change, until a signal arrives or the reader closes the pipe. If the service
-/// stops, waits until it runs again.
+/// Prints the list after each change, until a signal arrives or the reader closes the pipe. If the
+/// service stops, waits until it runs again.
 async fn print_changes(
     service: &ServiceConnection,
     read: impl AsyncFn() -> Result<Page, Error>,
@@ -176,8 +176,8 @@ impl Screen {
     }
 }
 
-/// Returns the output that replaces a list of `before` lines on the terminal, and its number of lines. Lines that
-/// do not fit on the terminal are counted.
+/// Returns the output that replaces a list of `before` lines on the terminal, and its number of
+/// lines. Lines that do not fit on the terminal are counted.
 fn redraw(text: &str, before: usize, height: usize) -> (String, usize) {
     let all = text.lines().count();
     // One line for the cursor.

@@ -60,8 +60,8 @@ pub(crate) async fn perform(
 /// Atomically replaces a file by one with this text that all users may read.
 fn replace_file(path: &Path, text: &str) -> io::Result<()> {
     let Some(name) = path.file_name() else { return Err(io::ErrorKind::IsADirectory.into()) };
-    // In the same directory, so that it can be renamed; hidden, and without the extension of the files that
-    // the collector reads.
+    // In the same directory, so that it can be renamed; hidden, and without the extension of the
+    // files that the collector reads.
     let mut aside = std::ffi::OsString::from(".");
     aside.push(name);
     aside.push(format!(".{}", process::id()));

@@ -20,7 +20,8 @@ enum MetricKind {
     Histogram,
 }
 
-/// The keys of the service's metrics, in the order of the output. Keys of a newer service are not printed.
+/// The keys of the service's metrics, in the order of the output. Keys of a newer service are not
+/// printed.
 const METRICS: [(&str, MetricKind, &str); 23] = {
     use MetricKind::{Counter, Gauge, Histogram, Time};
     [
@@ -54,8 +55,8 @@ const METRICS: [(&str, MetricKind, &str); 23] = {
     ]
 };
 
-/// Gauges by their former names, for monitoring that uses these: the name, the key in `GetMetrics`, and
-/// the description.
+/// Gauges by their former names, for monitoring that uses these: the name, the key in `GetMetrics`,
+/// and the description.
 const DEPRECATED: [(&str, &str, &str); 1] =
     [("requests_stuck", "requests-hung", "The former name of vmlockd_requests_hung.")];
 

@@ -43,7 +43,8 @@ impl MonitorEvent {
         Self { name, kind }
     }
 
-    /// Parses a signal of the service. Signals of owners are ignored, as the Manager emits the same events.
+    /// Parses a signal of the service. Signals of owners are ignored, as the Manager emits the same
+    /// events.
     pub(crate) fn read(message: &Message) -> Option<Self> {
         let header = message.header();
         if header.message_type() != Type::Signal {
@@ -106,7 +107,8 @@ impl MonitorEvent {
         }
     }
 
-    /// Converts the event to JSON: the arguments of the signal by their names, the time and the owner.
+    /// Converts the event to JSON: the arguments of the signal by their names, the time and the
+    /// owner.
     pub(crate) fn to_json(&self, cache: &ObjectCache) -> Value {
         let mut object = Map::new();
         let mut put = |key: &str, value: Value| object.insert(key.to_owned(), value);

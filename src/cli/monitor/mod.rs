@@ -1,6 +1,7 @@
 //! `monitor`: prints events of owners and locks as they occur.
 //!
-//! [`event`] parses signals and formats events, and [`cache`] has the names of the owners and locks in them.
+//! [`event`] parses signals and formats events, and [`cache`] has the names of the owners and locks
+//! in them.
 
 mod cache;
 mod event;

@@ -22,7 +22,8 @@ pub(crate) enum LibvirtSocket {
     ServedByOther(PathBuf),
     /// There is no socket at libvirt's default path.
     Unserved,
-    /// There is a socket at libvirt's default path, but this user may not see which program serves it.
+    /// There is a socket at libvirt's default path, but this user may not see which program serves
+    /// it.
     Unknown(PathBuf),
 }
 
@@ -123,8 +124,8 @@ fn collapse_spaces(line: &str) -> String {
     fields.join(" ")
 }
 
-/// Returns the current path of a socket that the kernel lists by the path to which it was bound. The service
-/// binds a socket to `NAME.PID.new` and then renames it.
+/// Returns the current path of a socket that the kernel lists by the path to which it was bound.
+/// The service binds a socket to `NAME.PID.new` and then renames it.
 fn bound_path(path: &str) -> PathBuf {
     let original = path.strip_suffix(".new").and_then(|path| {
         let (path, pid) = path.rsplit_once('.')?;

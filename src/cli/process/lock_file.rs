@@ -27,8 +27,8 @@ pub(crate) fn default_directory(bus: Bus) -> Option<PathBuf> {
 }
 
 impl ProcessState {
-    /// Reads the lock file. Its PID is valid only while the file is locked; otherwise it is that of a former
-    /// service, and another process may have it.
+    /// Reads the lock file. Its PID is valid only while the file is locked; otherwise it is that of
+    /// a former service, and another process may have it.
     pub(crate) fn read(directory: &Path) -> Self {
         let path = directory.join("lock");
         let file = match File::open(&path) {

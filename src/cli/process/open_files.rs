@@ -15,8 +15,9 @@ pub(crate) struct OpenFile {
     pub(crate) target: PathBuf,
 }
 
-/// Returns the open files of a process, including those of threads with a descriptor table of their own. Does
-/// not access the file systems of these files. Descriptors that this user may not see are omitted.
+/// Returns the open files of a process, including those of threads with a descriptor table of their
+/// own. Does not access the file systems of these files. Descriptors that this user may not see are
+/// omitted.
 pub(crate) fn open_files(process: &Path) -> impl Iterator<Item = OpenFile> {
     let threads = threads_with_own_table(process, || true);
     let threads = threads.map(|thread| process.join("task").join(thread.to_string()));

@@ -1,4 +1,5 @@
-//! Determines what started the process of the service, and whether its executable was replaced since then.
+//! Determines what started the process of the service, and whether its executable was replaced
+//! since then.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -87,8 +88,8 @@ fn was_started_by_bus(environment: &[u8]) -> bool {
     environment.split(|byte| *byte == 0).any(|variable| variable.starts_with(BUS_VARIABLE))
 }
 
-/// Returns the path of the installed executable if it is not the file that process `pid` executes; `None` also
-/// if this user may not see that.
+/// Returns the path of the installed executable if it is not the file that process `pid` executes;
+/// `None` also if this user may not see that.
 pub(crate) fn replaced_executable(pid: u32) -> Option<PathBuf> {
     let executed = PathBuf::from(format!("/proc/{pid}/exe"));
     let link = fs::read_link(&executed).ok()?;

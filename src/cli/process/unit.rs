@@ -34,7 +34,8 @@ pub(crate) struct Unit {
 }
 
 impl Unit {
-    /// Reads the unit from the systemd on the bus, without activating it. Returns `None` if there is none.
+    /// Reads the unit from the systemd on the bus, without activating it. Returns `None` if there
+    /// is none.
     pub(crate) async fn read(service: &ServiceConnection) -> Result<Option<Self>, Error> {
         let bus = DBusProxy::new(service.bus_connection().await?).await?;
         if !bus.name_has_owner(BusName::try_from(SYSTEMD)?).await? {
@@ -59,7 +60,8 @@ impl Unit {
         }))
     }
 
-    /// Returns why a stop of the service would release its locks, and advice; `None` if it would not.
+    /// Returns why a stop of the service would release its locks, and advice; `None` if it would
+    /// not.
     pub(crate) fn lock_loss_at_stop(&self) -> Option<(String, &'static str)> {
         if self.systemd < 254 {
             let why = format!(

@@ -2,14 +2,16 @@
 //!
 //! 1. Opens an owner and locks the disks: all of them or none, after a wait if requested.
 //! 2. Starts the command and binds it to the owner ([`start`]). The command inherits the lifeline.
-//! 3. Forwards signals to the command and waits for its end. This process keeps a copy of the lifeline
-//!    meanwhile, since programs that start other programs, such as sudo(8), close inherited descriptors. If the
-//!    service ends the owner all the same, the lifeline is closed; this is reported, and the command continues.
-//! 4. Finds the processes that survive the command ([`survivors`]). Binds a process that has one of the disks
-//!    open, but not the lifeline, to the owner, since it may be the VM.
-//! 5. Closes its copy of the lifeline. If no other process has the lifeline, the owner ends, and this process
-//!    waits for that, so that a later request finds the disks unlocked. A daemon that the command has started has
-//!    inherited the lifeline and keeps the disks locked until it ends. Either outcome is reported.
+//! 3. Forwards signals to the command and waits for its end. This process keeps a copy of the
+//!    lifeline meanwhile, since programs that start other programs, such as sudo(8), close
+//!    inherited descriptors. If the service ends the owner all the same, the lifeline is closed;
+//!    this is reported, and the command continues.
+//! 4. Finds the processes that survive the command ([`survivors`]). Binds a process that has one of
+//!    the disks open, but not the lifeline, to the owner, since it may be the VM.
+//! 5. Closes its copy of the lifeline. If no other process has the lifeline, the owner ends, and
+//!    this process waits for that, so that a later request finds the disks unlocked. A daemon that
+//!    the command has started has inherited the lifeline and keeps the disks locked until it ends.
+//!    Either outcome is reported.
 
 pub(crate) mod start;
 mod survivors;
@@ -47,8 +49,8 @@ use crate::cli::terminal::signals::{Signals, is_sent_to_group};
 use crate::client::{Event, MANAGER_PATH, Options, OwnerProxy, Subscription};
 use crate::lock::model::loss_action::OnLost;
 
-/// The time to wait for the end of an owner whose lifeline another process may have, after the service has
-/// detected that the copy of this process is closed.
+/// The time to wait for the end of an owner whose lifeline another process may have, after the
+/// service has detected that the copy of this process is closed.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 /// The timeout of calls to the service after the end of the command.
 const SERVICE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -155,7 +157,8 @@ async fn run_locked(service: &ServiceConnection, arguments: Arguments) -> Result
     let why = why.text();
     let request = OwnerRequest { name, why, uuid, manual: false, disks, on_lost, wait };
     let OpenedOwner { path, lifeline } = tokio::select! {
-        // The end of this process closes the lifeline, even if the reply with it was not yet received.
+        // The end of this process closes the lifeline, even if the reply with it was not yet
+        // received.
         signal = signals.next() => return Err(Error::Interrupted(signal as i32)),
         opened = request.open(service) => opened?,
     };
@@ -265,8 +268,8 @@ async fn supervise(
     }
 }
 
-/// Returns when the service has closed its end of the lifeline. The lifeline carries no data, so only the end
-/// of the pipe can be read.
+/// Returns when the service has closed its end of the lifeline. The lifeline carries no data, so
+/// only the end of the pipe can be read.
 async fn lifeline_closed(lifeline: &pipe::Receiver) {
     while lifeline.readable().await.is_ok() {
         if !matches!(lifeline.try_read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
@@ -287,8 +290,8 @@ fn forward_signal(pidfd: &OwnedFd, signal: Signal) {
     }
 }
 
-/// Closes the lifeline (step 5), even if a call fails. Returns whether the owner stays open; `None` if that is
-/// not known.
+/// Closes the lifeline (step 5), even if a call fails. Returns whether the owner stays open; `None`
+/// if that is not known.
 async fn close_lifeline(
     service: &ServiceConnection,
     path: &OwnedObjectPath,

@@ -1,13 +1,14 @@
 //! Starts a command only after its process is bound to the owner.
 //!
-//! 1. `vmlockctl run` executes itself under the name [`NAME`]. This process will execute the command; it waits
-//!    for a byte from a pipe.
+//! 1. `vmlockctl run` executes itself under the name [`NAME`]. This process will execute the
+//!    command; it waits for a byte from a pipe.
 //! 2. `vmlockctl run` binds the process to the owner.
 //! 3. `vmlockctl run` writes a byte to the pipe, and the process executes the command.
 //!
-//! If the command were bound after its start, the binding could fail: with sudo(8) the process belongs to
-//! another user by then, and the disk may already be written. If `vmlockctl run` fails or is killed between the
-//! steps, the pipe is closed without a byte, and the command is not executed.
+//! If the command were bound after its start, the binding could fail: with sudo(8) the process
+//! belongs to another user by then, and the disk may already be written. If `vmlockctl run` fails
+//! or is killed between the steps, the pipe is closed without a byte, and the command is not
+//! executed.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -120,11 +121,11 @@ fn exec_when_bound(wait: RawFd, program: &OsStr, arguments: &[OsString]) -> Exit
     }
 }
 
-/// Waits for the byte, and closes the pipe, so that the command does not inherit it. Returns `false` if the pipe
-/// was closed without a byte.
+/// Waits for the byte, and closes the pipe, so that the command does not inherit it. Returns
+/// `false` if the pipe was closed without a byte.
 fn wait_for_gate(wait: RawFd) -> io::Result<bool> {
-    // Opens the pipe again by the number of the inherited descriptor, as using the number itself would need
-    // unsafe code, and closes the inherited descriptor.
+    // Opens the pipe again by the number of the inherited descriptor, as using the number itself
+    // would need unsafe code, and closes the inherited descriptor.
     let mut pipe = File::open(format!("/proc/self/fd/{wait}"))?;
     close(wait)?;
     Ok(pipe.read(&mut [0])? == 1)

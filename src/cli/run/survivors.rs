@@ -1,8 +1,8 @@
 //! Finds the processes that survive a command.
 //!
-//! `vmlockctl run` is a subreaper (`PR_SET_CHILD_SUBREAPER` of prctl(2)): orphans that its command has started
-//! become its children. After the end of the command, its descendants are therefore the surviving processes,
-//! regardless of their session, user and name.
+//! `vmlockctl run` is a subreaper (`PR_SET_CHILD_SUBREAPER` of prctl(2)): orphans that its command
+//! has started become its children. After the end of the command, its descendants are therefore the
+//! surviving processes, regardless of their session, user and name.
 //!
 //! A thread that is not joined reads the open files of these processes, since that may hang.
 
@@ -40,8 +40,8 @@ pub(crate) fn adopt_orphans() {
     let _ = set_child_subreaper(Some(own));
 }
 
-/// Reaps adopted orphans that have ended. Does not reap the command itself, whose exit status is awaited
-/// elsewhere.
+/// Reaps adopted orphans that have ended. Does not reap the command itself, whose exit status is
+/// awaited elsewhere.
 pub(crate) fn reap_orphans(command: Option<u32>) {
     let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     while let Ok(status) = waitid(Id::All, ended) {
@@ -124,8 +124,8 @@ impl FileId {
     }
 }
 
-/// Returns the processes that have survived the command, and whether they have its lifeline or one of its disks
-/// open.
+/// Returns the processes that have survived the command, and whether they have its lifeline or one
+/// of its disks open.
 pub(crate) async fn find_survivors(lifeline: impl AsFd, disks: Vec<PathBuf>) -> Vec<Survivor> {
     reap_orphans(None);
     let mut found: Vec<Survivor> = descendants().into_iter().filter_map(Survivor::new).collect();
@@ -184,7 +184,8 @@ pub(crate) fn names<'s>(survivors: impl IntoIterator<Item = &'s Survivor>) -> St
 /// Returns when all of these processes have ended.
 pub(crate) async fn wait_for_end(survivors: &[Survivor]) {
     for survivor in survivors {
-        // A pidfd becomes readable at the end of the process, like a pipe with data; nothing is read from it.
+        // A pidfd becomes readable at the end of the process, like a pipe with data; nothing is
+        // read from it.
         let pidfd = survivor.pidfd.try_clone().and_then(Receiver::from_owned_fd_unchecked);
         let Ok(pidfd) = pidfd else { continue };
         drop(pidfd.readable().await);

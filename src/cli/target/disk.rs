@@ -20,8 +20,8 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Parses `PATH`, `PATH:shared` or `PATH:exclusive`. Any other text after a colon belongs to the path. A
-    /// common misspelling of a mode is an error, unless a file has this name.
+    /// Parses `PATH`, `PATH:shared` or `PATH:exclusive`. Any other text after a colon belongs to
+    /// the path. A common misspelling of a mode is an error, unless a file has this name.
     pub(crate) fn parse(text: &OsStr) -> Result<Self, String> {
         let suffixed = [Mode::Shared, Mode::Exclusive].into_iter().find_map(|mode| {
             let path = text.as_bytes().strip_suffix(mode.as_str().as_bytes())?;

@@ -13,8 +13,8 @@ use crate::cli::target::disk_name::{absolute, is_descriptor_name, lease_path};
 use crate::lock::Mode;
 use crate::lock::text::escape::{reason, shown_path};
 
-/// Opens a disk, as proof that this user may lock it. Returns `None` if the user may not open it; its name
-/// is passed to the service then, which asks polkit.
+/// Opens a disk, as proof that this user may lock it. Returns `None` if the user may not open it;
+/// its name is passed to the service then, which asks polkit.
 pub(crate) fn open_as_proof(path: &Path, mode: Mode) -> Result<Option<File>, Error> {
     let found = match fs::metadata(path) {
         Ok(found) => found,
@@ -36,8 +36,8 @@ pub(crate) fn open_as_proof(path: &Path, mode: Mode) -> Result<Option<File>, Err
     let open = |write| open_for(path, write).ok();
     Ok(match mode {
         Mode::Exclusive | Mode::None => open(true),
-        // For a shared lock, read access to a file of this user is sufficient proof, and write access to any
-        // other file.
+        // For a shared lock, read access to a file of this user is sufficient proof, and write
+        // access to any other file.
         Mode::Shared if is_own(&found) => open(false),
         Mode::Shared => open(true).or_else(|| open(false)),
     })
@@ -59,8 +59,8 @@ fn open_for(path: &Path, write: bool) -> io::Result<File> {
     OpenOptions::new().read(true).write(write).custom_flags(flags.bits().cast_signed()).open(path)
 }
 
-/// Returns the reason why this user cannot open a disk as [`open_as_proof`] does; `None` if permissions are
-/// not the reason, and for a lease.
+/// Returns the reason why this user cannot open a disk as [`open_as_proof`] does; `None` if
+/// permissions are not the reason, and for a lease.
 pub(crate) fn open_denial(disk: &Disk) -> Option<String> {
     let path = absolute(&disk.path).ok()?;
     if lease_path(&path).is_some() || is_descriptor_name(&path) {
@@ -94,8 +94,8 @@ fn directory_refusal(path: &Path) -> Error {
     Error::Usage(format!("'{}' is a directory; give the path of a disk", shown_path(path)))
 }
 
-/// Opens a disk to pass it to a query of the service. Returns `None` for a lease, and for a file that is not
-/// a disk or cannot be opened.
+/// Opens a disk to pass it to a query of the service. Returns `None` for a lease, and for a file
+/// that is not a disk or cannot be opened.
 pub(crate) fn open_for_query(path: &Path) -> Option<File> {
     if lease_path(path).is_some() {
         return None;

@@ -27,14 +27,16 @@ pub(crate) fn with_lease_prefix(text: OsString) -> OsString {
     name
 }
 
-/// Whether this is the service's name of a disk that was passed as a descriptor of a file without a name.
+/// Whether this is the service's name of a disk that was passed as a descriptor of a file without a
+/// name.
 pub(crate) fn is_descriptor_name(path: &Path) -> bool {
     let name = path.as_os_str().as_bytes();
     name.starts_with(b"fd:inode:") || name.starts_with(b"fd:block:")
 }
 
-/// Makes the path of a disk, or the path in the name of a lease, absolute. An absolute path stays as it was
-/// written, with its symbolic links: a hashed lockspace derives the lock file from the spelling.
+/// Makes the path of a disk, or the path in the name of a lease, absolute. An absolute path stays
+/// as it was written, with its symbolic links: a hashed lockspace derives the lock file from the
+/// spelling.
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Error> {
     if let Some(path) = lease_path(path) {
         return Ok(with_lease_prefix(absolute(path)?.into_os_string()).into());

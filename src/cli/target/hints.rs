@@ -59,7 +59,8 @@ const MODES: [(&str, Mode); 15] = [
 /// File name extensions of disk images.
 const IMAGES: [&str; 6] = ["qcow2", "raw", "img", "vmdk", "vdi", "iso"];
 
-/// Checks a path of a disk or lease for common mistakes. An existing file is accepted under any name.
+/// Checks a path of a disk or lease for common mistakes. An existing file is accepted under any
+/// name.
 ///
 /// # Errors
 ///
@@ -219,8 +220,9 @@ pub(crate) fn for_clap_error(error: &clap::Error, arguments: &[OsString]) -> Opt
     ))
 }
 
-/// Inserts `--disk` before each disk in the rest of a command line of `run` that begins with a disk and has two
-/// dashes before the command, such as `a.qcow2 -- true`. Returns `None` for any other rest.
+/// Inserts `--disk` before each disk in the rest of a command line of `run` that begins with a disk
+/// and has two dashes before the command, such as `a.qcow2 -- true`. Returns `None` for any other
+/// rest.
 fn bare_disks(rest: &[OsString]) -> Option<String> {
     let dashes = rest.iter().position(|word| word == "--")?;
     is_like_disk(rest.first()?).then_some(())?;

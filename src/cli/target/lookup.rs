@@ -18,8 +18,8 @@ use crate::lock::text::escape::{shown_path, spelt_path};
 /// The minimum length of the first digits of a UUID that stand for it.
 const PREFIX_MIN: usize = 4;
 
-/// Returns the owner with this object path, UUID, first digits of its UUID, or name. If there are several,
-/// returns the only one of user `uid`.
+/// Returns the owner with this object path, UUID, first digits of its UUID, or name. If there are
+/// several, returns the only one of user `uid`.
 pub(crate) fn owner<'r>(owners: &'r [Row], text: &str, uid: u32) -> Result<&'r Row, Error> {
     let uuid = parse_uuid(text).ok().filter(|_| !text.is_empty()).map(|uuid| uuid.to_string());
     let prefix = (text.len() >= PREFIX_MIN).then(|| text.to_ascii_lowercase());
@@ -78,9 +78,9 @@ fn only_match<'r>(rows: &[&'r Row], uid: u32) -> Option<&'r Row> {
     }
 }
 
-/// Returns the holders of a disk. If the service does not resolve names for this user, the disk is opened if
-/// possible, as a descriptor proves that the user may query it. Also returns locks that were acquired by this
-/// name, even if the name now leads to another file, or to none.
+/// Returns the holders of a disk. If the service does not resolve names for this user, the disk is
+/// opened if possible, as a descriptor proves that the user may query it. Also returns locks that
+/// were acquired by this name, even if the name now leads to another file, or to none.
 pub(crate) async fn holders(service: &ServiceConnection, path: &Path) -> Result<Vec<Row>, Error> {
     let query = async {
         // For a user without authorization, the service does not resolve the name.

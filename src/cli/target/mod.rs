@@ -1,12 +1,12 @@
 //! Targets: arguments that name a disk, a lock or an owner.
 //!
-//! All commands parse targets by the same grammar, so that the output of one command is accepted by another. The
-//! grammar is unambiguous: a number is a lock, and [`check_name`] refuses a name of an owner that would be
-//! parsed as another kind of target.
+//! All commands parse targets by the same grammar, so that the output of one command is accepted by
+//! another. The grammar is unambiguous: a number is a lock, and [`check_name`] refuses a name of an
+//! owner that would be parsed as another kind of target.
 //!
-//! [`lookup`] finds the objects that a target names. [`disk`] parses `PATH[:MODE]`, [`disk_name`] and
-//! [`disk_file`] have the names and files of disks, [`hints`] detects common mistakes, and [`other_instance`]
-//! calls the service on the other bus.
+//! [`lookup`] finds the objects that a target names. [`disk`] parses `PATH[:MODE]`, [`disk_name`]
+//! and [`disk_file`] have the names and files of disks, [`hints`] detects common mistakes, and
+//! [`other_instance`] calls the service on the other bus.
 
 pub(crate) mod disk;
 pub(crate) mod disk_file;
@@ -59,7 +59,8 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    /// Parses an argument. A name without a slash is a path if the current directory has a file of this name.
+    /// Parses an argument. A name without a slash is a path if the current directory has a file of
+    /// this name.
     ///
     /// # Errors
     ///
@@ -99,7 +100,8 @@ impl Target {
         text.map(Self::Owner).map_err(invalid)
     }
 
-    /// Returns the paths of the disks that it names: the disk of a lock, or all disks that an owner holds.
+    /// Returns the paths of the disks that it names: the disk of a lock, or all disks that an owner
+    /// holds.
     pub(crate) async fn disks(&self, service: &ServiceConnection) -> Result<Vec<PathBuf>, Error> {
         let path = |lock: &Row| PathBuf::from(row::text(lock, "resource"));
         match self {

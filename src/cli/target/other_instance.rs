@@ -1,7 +1,8 @@
-//! The other instance of vmlockd: the user's instance beside the host's, or the host's beside the user's.
+//! The other instance of vmlockd: the user's instance beside the host's, or the host's beside the
+//! user's.
 //!
-//! An instance sees locks of other instances only in the kernel, which reports at most a process. If the first
-//! instance reports no owner, the other instance is called.
+//! An instance sees locks of other instances only in the kernel, which reports at most a process.
+//! If the first instance reports no owner, the other instance is called.
 
 use std::path::Path;
 use std::time::Duration;
@@ -40,8 +41,8 @@ impl OtherInstance {
         Self { bus, service: OnceCell::new() }
     }
 
-    /// Adds the owners of the other instance that hold a disk, if the first instance reports none. Does not start
-    /// the other instance.
+    /// Adds the owners of the other instance that hold a disk, if the first instance reports none.
+    /// Does not start the other instance.
     ///
     /// # Errors
     ///
@@ -88,8 +89,8 @@ async fn connect(bus: Bus) -> Option<ServiceConnection> {
     is_running.then(|| service.without_activation())
 }
 
-/// Whether a holder is the other instance as the kernel reports it: its process, or an exclusive lock without
-/// a process.
+/// Whether a holder is the other instance as the kernel reports it: its process, or an exclusive
+/// lock without a process.
 fn is_other_instance(holder: &Row) -> bool {
     match row::text(holder, "kind") {
         "process" => is_vmlockd(holder),

@@ -83,15 +83,16 @@ pub(crate) fn print_message(text: &str) {
     print_stderr(&format!("vmlockctl: {text}"));
 }
 
-/// Prints a line without the name of the tool, such as `no locks`, to standard error, unless `--quiet` was
-/// given.
+/// Prints a line without the name of the tool, such as `no locks`, to standard error, unless
+/// `--quiet` was given.
 pub(crate) fn print_info(text: &str) {
     if !is_quiet() {
         print_stderr(text);
     }
 }
 
-/// Prints to standard error that the service has stopped, or runs again, unless `--quiet` was given.
+/// Prints to standard error that the service has stopped, or runs again, unless `--quiet` was
+/// given.
 pub(crate) fn print_presence(bus: Bus, is_running: bool) {
     let bus = bus.as_str();
     print_notice(&if is_running {
@@ -101,15 +102,16 @@ pub(crate) fn print_presence(bus: Bus, is_running: bool) {
     });
 }
 
-/// Prints a message that is neither an error nor a warning to standard error, unless `--quiet` was given.
+/// Prints a message that is neither an error nor a warning to standard error, unless `--quiet` was
+/// given.
 pub(crate) fn print_notice(text: &str) {
     if !is_quiet() {
         print_message(text);
     }
 }
 
-/// Prints what a command has done to standard output. `--quiet` suppresses the text, but not the output of
-/// `--json`, which was requested explicitly.
+/// Prints what a command has done to standard output. `--quiet` suppresses the text, but not the
+/// output of `--json`, which was requested explicitly.
 pub(crate) fn print_result(format: OutputFormat, text: &str) -> Result<(), Error> {
     if format == OutputFormat::Text && is_quiet() { Ok(()) } else { print(text) }
 }

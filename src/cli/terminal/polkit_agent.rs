@@ -1,13 +1,13 @@
-//! A polkit agent on a text terminal, so that a user without a desktop can enter a password: polkit's own
-//! program `pkttyagent`, which systemctl(1) starts in the same way.
+//! A polkit agent on a text terminal, so that a user without a desktop can enter a password:
+//! polkit's own program `pkttyagent`, which systemctl(1) starts in the same way.
 //!
 //! 1. [`Agent::start`] executes this tool again, under the name [`NAME`].
-//! 2. That process requests a signal at the end of its parent and executes `pkttyagent`, which serves only
-//!    the process of the tool, and only if it has no other agent.
-//! 3. `pkttyagent` closes a descriptor once it is registered with polkit. The tool waits for that before the
-//!    call.
-//! 4. After the call the agent is terminated, so that none runs beside a command of `run`, and the settings of
-//!    the terminal are restored.
+//! 2. That process requests a signal at the end of its parent and executes `pkttyagent`, which
+//!    serves only the process of the tool, and only if it has no other agent.
+//! 3. `pkttyagent` closes a descriptor once it is registered with polkit. The tool waits for that
+//!    before the call.
+//! 4. After the call the agent is terminated, so that none runs beside a command of `run`, and the
+//!    settings of the terminal are restored.
 
 use std::ffi::OsString;
 use std::fs;
@@ -59,8 +59,8 @@ pub(crate) fn may_prompt() -> bool {
     MAY_PROMPT.load(Ordering::Relaxed) && io::stdin().is_terminal()
 }
 
-/// Whether an agent is running. The user may be entering a password then, so nothing else is printed on the
-/// terminal.
+/// Whether an agent is running. The user may be entering a password then, so nothing else is
+/// printed on the terminal.
 pub(crate) fn is_running() -> bool {
     IS_RUNNING.load(Ordering::Relaxed)
 }
@@ -74,8 +74,9 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Starts an agent if one is needed and possible, and returns once it is registered with polkit. Returns
-    /// `None` without `pkttyagent`; the service then replies that a password is needed.
+    /// Starts an agent if one is needed and possible, and returns once it is registered with
+    /// polkit. Returns `None` without `pkttyagent`; the service then replies that a password is
+    /// needed.
     pub(crate) async fn start(bus: Bus) -> Option<Self> {
         if bus != Bus::System || geteuid().is_root() || !may_prompt() || !has_terminal() {
             return None;
@@ -146,7 +147,8 @@ fn spawn() -> io::Result<(Child, pipe::Receiver)> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0(NAME).arg(notify.as_raw_fd().to_string());
     command.arg(std::process::id().to_string()).arg(start_time()?);
-    // The agent opens the terminal itself. If it fails, the error of the service is the one to print.
+    // The agent opens the terminal itself. If it fails, the error of the service is the one to
+    // print.
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     fcntl_setfd(&notify, FdFlags::empty())?;
     let child = command.spawn()?;
@@ -154,8 +156,8 @@ fn spawn() -> io::Result<(Child, pipe::Receiver)> {
     Ok((child, pipe::Receiver::from_owned_fd(registered)?))
 }
 
-/// Returns the start time of this process, in clock ticks of the kernel. polkit identifies a process by its
-/// PID and start time.
+/// Returns the start time of this process, in clock ticks of the kernel. polkit identifies a
+/// process by its PID and start time.
 fn start_time() -> io::Result<String> {
     let stat = fs::read_to_string("/proc/self/stat")?;
     parse_start_time(&stat).ok_or_else(|| io::ErrorKind::InvalidData.into())
@@ -189,8 +191,8 @@ pub(crate) fn main(arguments: &[OsString]) -> Option<Exit> {
     Some(Exit::FAILURE)
 }
 
-/// Whether there are login sessions, each of which may have an agent that has priority. polkit considers a
-/// fallback agent only for processes in a session.
+/// Whether there are login sessions, each of which may have an agent that has priority. polkit
+/// considers a fallback agent only for processes in a session.
 fn has_sessions() -> bool {
     fs::read_dir(SESSIONS).is_ok_and(|mut sessions| sessions.next().is_some())
 }

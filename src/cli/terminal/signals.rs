@@ -12,8 +12,8 @@ use tokio::signal::unix::{self, SignalKind};
 use crate::cli::error::Error;
 use crate::cli::format::tty;
 
-/// The signals that end a program, or whose meaning it defines. Signals for errors of the program itself, such
-/// as SIGSEGV, are not caught.
+/// The signals that end a program, or whose meaning it defines. Signals for errors of the program
+/// itself, such as SIGSEGV, are not caught.
 const WATCHED: [Signal; 6] = [
     Signal::SIGINT,
     Signal::SIGQUIT,
@@ -27,14 +27,15 @@ const WATCHED: [Signal; 6] = [
 #[derive(Debug)]
 pub(crate) struct Signals {
     watched: Vec<(Signal, unix::Signal)>,
-    /// Catches SIGCHLD. If a parent process passed it on as ignored, the kernel would discard the exit status of
-    /// a child.
+    /// Catches SIGCHLD. If a parent process passed it on as ignored, the kernel would discard the
+    /// exit status of a child.
     child: unix::Signal,
 }
 
 impl Signals {
-    /// Starts to catch signals. An ignored signal stays ignored: nohup(1) and shells that start a command in the
-    /// background ignore signals for its children too, and these would not inherit a handler.
+    /// Starts to catch signals. An ignored signal stays ignored: nohup(1) and shells that start a
+    /// command in the background ignore signals for its children too, and these would not inherit a
+    /// handler.
     pub(crate) fn catch() -> Result<Self, Error> {
         let ignored = ignored();
         let watched = WATCHED
@@ -74,8 +75,8 @@ async fn next(watched: &mut [(Signal, unix::Signal)]) -> Signal {
     .await
 }
 
-/// Turns a write beyond the limit on file sizes (SIGXFSZ) into an error, until the process ends. Programs that
-/// it starts have the default action of the signal.
+/// Turns a write beyond the limit on file sizes (SIGXFSZ) into an error, until the process ends.
+/// Programs that it starts have the default action of the signal.
 pub(crate) fn catch_file_size() -> Result<Option<unix::Signal>, Error> {
     if ignored() & bit(Signal::SIGXFSZ) != 0 {
         return Ok(None);
@@ -84,8 +85,8 @@ pub(crate) fn catch_file_size() -> Result<Option<unix::Signal>, Error> {
     caught.map(Some).map_err(|error| Error::system("catch signals", error))
 }
 
-/// Whether the terminal sends this signal to its foreground process group, and this process is in that group.
-/// Its children have then received the signal, too.
+/// Whether the terminal sends this signal to its foreground process group, and this process is in
+/// that group. Its children have then received the signal, too.
 pub(crate) fn is_sent_to_group(signal: Signal) -> bool {
     matches!(signal, Signal::SIGINT | Signal::SIGQUIT)
         && fs::File::open("/dev/tty")
@@ -107,9 +108,9 @@ fn parse_ignored(status: &str) -> Option<u64> {
     u64::from_str_radix(mask.trim(), 16).ok()
 }
 
-/// Terminates this process by a signal, so that its parent sees it: a shell stops a script at Ctrl-C only if
-/// the signal terminated the command, and a service manager distinguishes a signal from an exit code. Returns if
-/// the signal does not terminate a process.
+/// Terminates this process by a signal, so that its parent sees it: a shell stops a script at
+/// Ctrl-C only if the signal terminated the command, and a service manager distinguishes a signal
+/// from an exit code. Returns if the signal does not terminate a process.
 pub(crate) fn terminate_by(signal: i32) {
     let Ok(signal) = Signal::try_from(signal) else { return };
     // If a core dump is wanted, the command has written it.
@@ -129,8 +130,8 @@ pub(crate) fn terminate_by(signal: i32) {
 #[allow(unsafe_code)]
 fn reset(signal: Signal) -> nix::Result<()> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    // SAFETY: the default action runs no code of this process, and no code relies on the handler that it
-    // replaces, since the process ends now.
+    // SAFETY: the default action runs no code of this process, and no code relies on the handler
+    // that it replaces, since the process ends now.
     unsafe { sigaction(signal, &default) }.map(drop)
 }
 

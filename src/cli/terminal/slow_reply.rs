@@ -14,8 +14,8 @@ use crate::lock::text::escape::shown_path;
 /// The time after which a missing reply is reported.
 pub(crate) const REPORT_DELAY: Duration = Duration::from_secs(5);
 
-/// Awaits a reply about these disks or leases. If it is late, reports once that it is awaited. A request that
-/// hangs in the kernel cannot be cancelled, so the wait continues.
+/// Awaits a reply about these disks or leases. If it is late, reports once that it is awaited. A
+/// request that hangs in the kernel cannot be cancelled, so the wait continues.
 pub(crate) async fn report_slow<T>(
     paths: impl IntoIterator<Item = &Path>,
     answer: impl Future<Output = T>,

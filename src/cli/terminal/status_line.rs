@@ -39,8 +39,9 @@ impl StatusLine {
 
     /// Shows the first of the wordings that fits, with `elapsed` at its end.
     ///
-    /// The cursor stays at the beginning of the line. If a terminal that has become narrower wraps the line,
-    /// the cursor is on the first of its rows, and all of them are erased with the rest of the screen.
+    /// The cursor stays at the beginning of the line. If a terminal that has become narrower wraps
+    /// the line, the cursor is on the first of its rows, and all of them are erased with the rest
+    /// of the screen.
     pub(crate) fn show(&mut self, wordings: &[Wording], elapsed: &str) {
         if !self.terminal {
             if !std::mem::replace(&mut self.was_shown, true) {
@@ -76,8 +77,8 @@ fn is_foreground() -> bool {
     tty::is_foreground(io::stderr()) != Some(false)
 }
 
-/// Returns the number of usable columns. The last column stays free, since some terminals begin a new line
-/// after it.
+/// Returns the number of usable columns. The last column stays free, since some terminals begin a
+/// new line after it.
 fn columns() -> usize {
     let (_, columns) = tty::size(io::stderr());
     if columns == 0 { 79 } else { columns - 1 }
