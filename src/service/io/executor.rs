@@ -1,8 +1,9 @@
-//! Who performs requests to the file system: threads of the service, outside the event loop.
+//! The executor: runs blocking file-system requests on worker threads, off the event loop.
 //!
-//! All of it goes through [`Storage::run`], where what may not answer is asked first by a process
-//! that may be left behind ([`crate::service::io::mount_gate`]); and where a local file system that hangs gets no more
-//! than some of the threads ([`crate::service::io::local_gate`]).
+//! Every request goes through [`Storage::run`]. Two kinds of admission control bound what a hung
+//! file system can occupy: before a request to a remote mount, a separate process probes the mount,
+//! and that process can be abandoned ([`crate::service::io::mount_gate`]); requests to local file
+//! systems get a limited share of the worker threads ([`crate::service::io::local_gate`]).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,10 +20,10 @@ use crate::service::io::local_gate::{Entered, Local};
 use crate::service::io::mount_gate::{Lanes, PATIENCE, Silent};
 use crate::service::io::mount_route::{Followed, Route};
 
-/// How long until a file system that does not answer is asked again for what has to be done there.
+/// The retry interval of [`Storage::run_at_last`] for a file system that does not respond.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// The performer of [`Work`].
+/// The executor of [`Work`].
 #[derive(Debug, Default)]
 pub struct Storage {
     load: watch::Sender<Load>,
@@ -31,19 +32,19 @@ pub struct Storage {
     stuck: Arc<AtomicUsize>,
 }
 
-/// The right to have a request with some file systems.
+/// The permits of admission control for one request, released on drop.
 #[derive(Debug, Default)]
 pub struct Passes {
     _permits: Vec<OwnedSemaphorePermit>,
     _entered: Option<Entered>,
 }
 
-/// A request that a storage thread is to perform.
+/// A request for a worker thread.
 struct Next<W> {
     work: W,
-    /// The names that it asks for, once they are known.
+    /// The route of its names; `None` until the first attempt.
     route: Option<Route>,
-    /// Its place among the requests to local mounts, once it has one.
+    /// Its admission to local mounts; `None` until it is admitted.
     entered: Option<Entered>,
 }
 
@@ -55,14 +56,15 @@ struct Turned<W> {
 
 /// Why a request was not performed.
 enum Why {
-    /// These remote mounts have to answer first.
+    /// The request leads to these remote mounts, which must respond first.
     Remote(Vec<Mount>),
-    /// There are too many requests on the local mounts that come next on this route.
+    /// The local mounts that come next on this route have too many requests in progress.
     Full(Route),
 }
 
 impl<W: Work> Next<W> {
-    /// Performs the request if all that it asks is local, and there is room. For a storage thread.
+    /// Performs the request if it leads to local mounts only and these admit it. Call it on a
+    /// worker thread.
     fn perform(self, local: &Arc<Local>, user: Option<u32>) -> Result<W::Answer, Turned<W>> {
         let Self { work, route, entered } = self;
         let mut route = if let Some(route) = route {
@@ -87,19 +89,19 @@ impl<W: Work> Next<W> {
     }
 }
 
-/// What is being performed.
+/// The requests that are in progress.
 #[derive(Debug, Clone, Default)]
 struct Load {
-    /// The numbers of the requests.
+    /// The numbers of these requests.
     running: BTreeSet<u64>,
-    /// The number of the next one.
+    /// The number of the next request.
     next: u64,
-    /// Nothing more is let in.
+    /// Whether new requests of other threads are refused (see [`Storage::enter`]).
     closed: bool,
 }
 
 impl Load {
-    /// Enters one request more, and returns its number.
+    /// Adds a request and returns its number.
     fn begin(&mut self) -> u64 {
         let number = self.next;
         self.next += 1;
@@ -109,17 +111,18 @@ impl Load {
 }
 
 impl Storage {
-    /// Has a request performed and waits for its answer. Where somebody else serves the file system
-    /// that it asks, it is begun only if that one answers.
+    /// Performs a request and returns its answer. A request to a remote mount starts only if the
+    /// mount responds.
     ///
     /// # Errors
     ///
-    /// [`Error::Silent`]: nothing was done. [`Error::Abandoned`] where the thread panicked or the service ends.
+    /// [`Error::Silent`]: the request was not performed. [`Error::Abandoned`]: the worker thread
+    /// panicked or the service is shutting down.
     pub async fn run<W: Work>(&self, work: W) -> Result<W::Answer, Error> {
         self.run_or_back(work).await.map_err(|(error, _)| error)
     }
 
-    /// Has a request performed for a user, which has no more than its share of the threads.
+    /// Performs a request on behalf of a user, within that user's share of the worker threads.
     ///
     /// # Errors
     ///
@@ -128,7 +131,7 @@ impl Storage {
         self.run_or_back_for(Some(uid), work).await.map_err(|(error, _)| error)
     }
 
-    /// The same as [`Self::run`]; what could not be begun comes back.
+    /// Performs a request as [`Self::run`] does; returns the request itself if it could not start.
     ///
     /// # Errors
     ///
@@ -137,7 +140,8 @@ impl Storage {
         self.run_or_back_for(None, work).await
     }
 
-    /// The same for a user.
+    /// Performs a request on behalf of a user, if any; returns the request itself if it could not
+    /// start.
     ///
     /// # Errors
     ///
@@ -147,21 +151,22 @@ impl Storage {
         uid: Option<u32>,
         work: W,
     ) -> Result<W::Answer, (Error, Option<W>)> {
-        // Root, and the user whose instance this is, have no quota.
+        // Root and the user that this instance runs as have no quota.
         let user = uid.filter(|uid| *uid != 0 && *uid != rustix::process::geteuid().as_raw());
         let mut until = None;
         let mut next = Next { work, route: None, entered: None };
         let (work, far) = loop {
             let local = Arc::clone(&self.local);
             let looked = self.on_thread(move || next.perform(&local, user));
-            // Local file systems may hang, too: one that is frozen, or a scanner that does not answer.
+            // A local file system may hang too: it is frozen, or a malware scanner does not
+            // respond.
             let looked = self.attended(looked, &[]).await.map_err(|error| (error, None))?;
             let (work, route) = match looked {
                 Ok(answer) => return Ok(answer),
                 Err(Turned { work, why: Why::Remote(far) }) => break (work, far),
                 Err(Turned { work, why: Why::Full(route) }) => (work, route),
             };
-            // However many links there are, it waits no longer.
+            // The deadline covers the whole request, however many links its names go through.
             let until = *until.get_or_insert_with(|| Instant::now() + PATIENCE);
             let entered = match self.local.admit(&route.local(), user, until).await {
                 Ok(entered) => entered,
@@ -181,8 +186,9 @@ impl Storage {
         self.attended(performed, &far).await.map_err(|error| (error, None))
     }
 
-    /// Waits for what is with these file systems by now. What takes too long there can't be taken
-    /// back, and whether it is done nobody knows; but it is counted, and they are silent meanwhile.
+    /// Waits for a request that is in progress on these file systems. A request that takes longer
+    /// than [`PATIENCE`] cannot be cancelled, and its outcome is unknown; until it returns it is
+    /// counted as hung, and these mounts are marked as unresponsive.
     async fn attended<T>(
         &self,
         performed: impl Future<Output = Result<T, Error>>,
@@ -197,23 +203,25 @@ impl Storage {
         performed.await
     }
 
-    /// How many requests are with file systems that have left them without an answer.
+    /// Returns how many requests are hung.
     #[must_use]
     pub fn stuck(&self) -> usize {
         self.stuck.load(Ordering::Relaxed)
     }
 
-    /// How many requests were refused since a local file system had left too many without an answer.
+    /// Returns how many requests were refused because a local file system had too many hung
+    /// requests.
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.local.refused()
     }
 
-    /// The same for what has to be done, sooner or later.
+    /// Performs a request that must be performed eventually: retries it at a fixed interval while
+    /// the file system does not respond.
     ///
     /// # Errors
     ///
-    /// As for [`Self::run`], but for a file system that does not answer: that is waited for.
+    /// As for [`Self::run`], except [`Error::Silent`], which is retried.
     pub async fn run_at_last<W: Work>(&self, mut work: W) -> Result<W::Answer, Error> {
         loop {
             work = match self.run_or_back(work).await {
@@ -224,7 +232,8 @@ impl Storage {
         }
     }
 
-    /// Lets a storage thread do by itself what asks these, until what it gets is dropped.
+    /// Admits the calling worker thread to the mounts that `asked` leads to, until the result is
+    /// dropped.
     ///
     /// # Errors
     ///
@@ -271,37 +280,39 @@ impl Storage {
         })
     }
 
-    /// Whether any of these leads to a file system that another host or process serves. For a storage
-    /// thread.
+    /// Whether any of these leads to a file system that another host or process serves. Call it on
+    /// a worker thread.
     #[allow(clippy::unused_self, reason = "callers ask the storage, whatever knows it")]
     pub(in crate::service) fn is_far(&self, asked: &[Asked<'_>]) -> bool {
         !Lanes::far(asked).is_empty()
     }
 
-    /// Whether another host may have any of these as well. An overlay is this host's own, whatever its
-    /// layers are on.
+    /// Whether other hosts can access any of these as well. An overlay belongs to this host alone,
+    /// whatever its layers are on.
     #[allow(clippy::unused_self, reason = "callers ask the storage, whatever knows it")]
     pub(in crate::service) fn may_be_shared(&self, asked: &[Asked<'_>]) -> bool {
         Lanes::far(asked).iter().any(|mount| mount.kind != "overlay")
     }
 
-    /// Returns when a file system answers again that did not, or [`Self::look_again`] is called.
+    /// Returns when an unresponsive file system responds again, or when [`Self::look_again`] is
+    /// called.
     pub(in crate::service) async fn heard(&self) {
         self.lanes.heard().notified().await;
     }
 
-    /// Has locks looked at before their time.
+    /// Triggers the verification of locks before its scheduled time.
     pub(in crate::service) fn look_again(&self) {
         self.lanes.heard().notify_one();
     }
 
-    /// The file systems that do not answer.
+    /// Returns the file systems that do not respond.
     #[must_use]
     pub fn silent(&self) -> Vec<Silent> {
         self.lanes.silent()
     }
 
-    /// Lets a thread perform requests by itself, until what it gets is dropped. `None`: not now.
+    /// Registers the calling thread, which performs requests by itself, until the result is
+    /// dropped. Returns `None` while the executor is closed.
     #[must_use]
     pub fn enter(&self) -> Option<Running> {
         let mut number = 0;
@@ -314,25 +325,25 @@ impl Storage {
         entered.then(|| Running(self.load.clone(), number))
     }
 
-    /// Lets threads in no more, or again.
+    /// Closes the executor to new threads, or opens it again.
     pub fn close(&self, closed: bool) {
         self.load.send_modify(|load| load.closed = closed);
     }
 
-    /// Blocks until threads may come in again.
+    /// Blocks until the executor is open.
     pub fn wait_open(&self) {
         let mut load = self.load.subscribe();
-        // Its sender is ours, so it never ends.
+        // `self` owns the sender, so the channel cannot close.
         let _ = tokio::runtime::Handle::current().block_on(load.wait_for(|load| !load.closed));
     }
 
-    /// Returns once no request is being performed.
+    /// Returns once no request is in progress.
     pub async fn idle(&self) {
         let _ = self.load.subscribe().wait_for(|load| load.running.is_empty()).await;
     }
 
-    /// Waits for all requests that have begun, and not for those that begin meanwhile. Returns whether
-    /// they have ended in time; the others hang.
+    /// Waits for the requests that are in progress now, not for those that start meanwhile. Returns
+    /// whether all of them ended in time; otherwise at least one of them hangs.
     pub async fn is_responsive(&self) -> bool {
         if self.stuck() > 0 {
             return false;
@@ -344,7 +355,7 @@ impl Storage {
     }
 }
 
-/// One request more, until it is dropped.
+/// A request in progress, counted until it is dropped.
 #[derive(Debug)]
 pub struct Running(watch::Sender<Load>, u64);
 
@@ -364,7 +375,7 @@ impl Drop for Running {
     }
 }
 
-/// One request more without an answer, until it is dropped.
+/// A hung request, counted until it is dropped.
 struct Stuck(Arc<AtomicUsize>);
 
 impl Stuck {

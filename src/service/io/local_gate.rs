@@ -1,11 +1,11 @@
-//! Admission control for local file systems: one that hangs, since it is frozen or a scanner does not
-//! answer, must not get all storage threads.
+//! Admission control for local file systems: bounds the worker threads that a hung one can occupy,
+//! for example one that is frozen or whose malware scanner does not respond.
 //!
-//! A request that hangs in the kernel keeps its thread until it gets an answer, and can't be taken back.
-//! So only so many requests at a time are in progress on one mount, and for one user. A further one
-//! waits for one of them to end; it is refused after [`PATIENCE`], or at once if one of them has been
-//! without an answer for that long. Healthy storage answers in microseconds, so that nothing is refused
-//! there.
+//! A request that hangs in the kernel occupies its thread until the kernel returns; it cannot be
+//! cancelled. So the requests in progress are limited for each mount and for each user. A further
+//! request waits for one of them to end; it is refused after [`PATIENCE`], or at once if one of
+//! them has already been without an answer for that long. Healthy storage answers in microseconds,
+//! so nothing is refused there.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,17 +21,17 @@ use crate::lock::text::escape::shown_path;
 use crate::service::Error;
 use crate::service::io::mount_gate::{PATIENCE, Silent, locked};
 
-/// Requests at a time on one mount, or on the same several ones: on which of them a request hangs is
-/// not known, and the others must not be taken for hung.
+/// The limit of requests on one mount, or on one set of mounts: if a request to several mounts
+/// hangs, it is unknown on which of them, and the others must not be taken for hung.
 const PER_MOUNT: usize = 32;
-/// Requests at a time of one ordinary user.
+/// The limit of requests of one ordinary user.
 const PER_USER: usize = 8;
-/// Requests at a time of all ordinary users.
+/// The limit of requests of all ordinary users together.
 const ORDINARY: usize = 24;
-/// Requests at a time in all. Less than there are threads (`daemon`).
+/// The limit of all requests. Lower than the number of worker threads (`daemon`).
 const TOTAL: usize = 96;
 
-/// The requests that are in progress on local mounts.
+/// The requests in progress on local mounts.
 #[derive(Debug, Default)]
 pub(in crate::service) struct Local {
     state: Mutex<State>,
@@ -48,17 +48,18 @@ struct State {
 #[derive(Debug)]
 struct Running {
     mounts: Vec<(u64, PathBuf)>,
-    /// The ordinary user that it is for.
+    /// The ordinary user on whose behalf the request runs.
     user: Option<u32>,
     begun: Instant,
 }
 
 impl State {
-    /// Enters a request.
+    /// Admits a request.
     ///
     /// # Errors
     ///
-    /// The mount of the oldest request in its way, and for how long that has been without an answer.
+    /// The mount of the oldest request that blocks this one, and for how long that request has been
+    /// without an answer.
     fn enter(&mut self, mounts: &[(u64, PathBuf)], user: Option<u32>) -> Result<u64, Silent> {
         self.check(mounts, user, None)?;
         self.last += 1;
@@ -67,7 +68,7 @@ impl State {
         Ok(self.last)
     }
 
-    /// Enters a request for other mounts than before, from now on. Returns whether it is there.
+    /// Moves an admitted request to other mounts, if these have room. Returns whether it was moved.
     fn move_to(&mut self, number: u64, mounts: &[(u64, PathBuf)]) -> bool {
         let Some(Running { mounts: before, user, .. }) = self.running.get(&number) else {
             return false;
@@ -84,7 +85,7 @@ impl State {
         true
     }
 
-    /// Checks that there is room for a request, beside all but the one with the number `except`.
+    /// Checks that there is room for a request, not counting the request `except`.
     ///
     /// # Errors
     ///
@@ -100,7 +101,7 @@ impl State {
         let mut blocking: Option<&Running> = None;
         let mut limit = |most: usize, counts: &dyn Fn(&Running) -> bool| {
             let mut counted = running().filter(|running| counts(running));
-            // In the order in which they began.
+            // In the order in which they started.
             let oldest = counted.next();
             if 1 + counted.count() >= most && blocking.is_none() {
                 blocking = oldest;
@@ -121,7 +122,7 @@ impl State {
 }
 
 impl Local {
-    /// Enters a request now, if there are not too many.
+    /// Admits a request if there is room now.
     pub(in crate::service) fn try_admit(
         self: &Arc<Self>,
         on: &[Mount],
@@ -130,7 +131,7 @@ impl Local {
         self.enter(&keys(on), user).ok()
     }
 
-    /// Enters a request, once there are not too many. Waits until `until` at most.
+    /// Admits a request as soon as there is room. Waits until `until` at most.
     ///
     /// # Errors
     ///
@@ -145,7 +146,7 @@ impl Local {
         loop {
             let ended = self.ended.notified();
             tokio::pin!(ended);
-            // Before it is tried, so that the end of a request in between is not missed.
+            // Enabled before the attempt, so that no request ends unnoticed in between.
             ended.as_mut().enable();
             let silent = match self.enter(&mounts, user) {
                 Ok(entered) => return Ok(entered),
@@ -161,7 +162,7 @@ impl Local {
         }
     }
 
-    /// How many requests were refused.
+    /// Returns how many requests were refused.
     pub(in crate::service) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
@@ -180,7 +181,7 @@ fn keys(mounts: &[Mount]) -> Vec<(u64, PathBuf)> {
     mounts.iter().map(|mount| (mount.dev, mount.point.clone())).collect()
 }
 
-/// A request in progress, until it is dropped.
+/// An admitted request, in progress until it is dropped.
 #[derive(Debug)]
 pub(in crate::service) struct Entered {
     local: Arc<Local>,
@@ -188,12 +189,11 @@ pub(in crate::service) struct Entered {
 }
 
 impl Entered {
-    /// Has the request count for these mounts instead, if there are not too many on them. Returns
-    /// whether it does.
+    /// Moves the request to these mounts, if they have room. Returns whether it was moved.
     pub(in crate::service) fn move_to(&mut self, on: &[Mount]) -> bool {
         let moved = locked(&self.local.state).move_to(self.number, &keys(on));
         if moved {
-            // There is room where it was.
+            // The mount that the request left has room now.
             self.local.ended.notify_waiters();
         }
         moved
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn one_user_and_one_mount_get_their_share_and_root_is_left_some() {
+    fn per_user_and_per_mount_limits_leave_room_for_root() {
         let mut state = State::default();
         assert_eq!(enter_all(&mut state, 20, 1, Some(7)), PER_USER);
         assert_eq!(state.enter(&mount(2), Some(7)).unwrap_err().mount, "/mnt/1");
@@ -233,14 +233,14 @@ mod tests {
         assert_eq!(enter_all(&mut state, 90, 3, None), PER_MOUNT);
         assert_eq!(enter_all(&mut state, 90, 4, None), TOTAL - 3 * PER_MOUNT);
         assert_eq!(state.enter(&mount(5), None).unwrap_err().mount, "/mnt/1");
-        // One that is led to another mount counts there.
+        // A request that is moved to another mount counts there.
         let led = state.enter(&mount(4), None).unwrap_err();
         assert_eq!(led.mount, "/mnt/1");
         let first = *state.running.keys().next().unwrap();
         assert!(!state.move_to(first, &mount(2)) && state.running[&first].mounts == mount(1));
         assert!(state.move_to(first, &mount(5)) && state.move_to(first, &mount(5)));
         assert_eq!(state.running[&first].mounts, mount(5));
-        // What hangs on one of two mounts takes nothing from the other one.
+        // A request that hangs on one of two mounts takes no room from the other mount alone.
         let (mut state, both) = (State::default(), [mount(1), mount(2)].concat());
         for _ in 0..PER_MOUNT {
             state.enter(&both, None).unwrap();
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_waits_for_another_to_end_and_not_for_one_that_hangs() {
+    async fn a_request_waits_for_a_running_request_but_not_for_a_hung_one() {
         let until = || tokio::time::Instant::now() + PATIENCE;
         let local = Arc::new(Local::default());
         let mut running: Vec<Entered> =
@@ -263,7 +263,7 @@ mod tests {
         assert!(!waiting.is_finished());
         running.pop();
         let entered = waiting.await.unwrap().unwrap();
-        // Those that are in progress have been without an answer for long.
+        // The requests in progress have been without an answer for a long time.
         for running in locked(&local.state).running.values_mut() {
             running.begun = Instant::now().checked_sub(2 * PATIENCE).unwrap();
         }

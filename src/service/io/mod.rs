@@ -1,9 +1,9 @@
 //! Runs blocking file-system requests off the event loop.
 //!
-//! [`executor`] is the first file to read: worker threads and how a request gets one. [`mount_gate`]
-//! admits requests to remote mounts, whose [`mount_probe`] asks first whether the server answers;
-//! [`local_gate`] bounds what a hung local file system can occupy, and [`mount_route`] finds the mounts
-//! that a request's names lead to.
+//! Start with [`executor`]: the worker threads and how a request gets one. [`mount_gate`] is the
+//! admission control for requests to remote mounts; its [`mount_probe`] first checks that the
+//! server responds. [`local_gate`] bounds the threads that a hung local file system can occupy.
+//! [`mount_route`] finds the mounts that the names of a request lead to.
 
 pub mod executor;
 pub(super) mod local_gate;

@@ -1,11 +1,11 @@
-//! Who may ask file systems that others serve: one that does not answer holds up nobody but those
-//! who want something of it, and these not for long.
+//! Admission control for remote mounts: a hung server delays only requests for its own mount, each
+//! by at most [`PATIENCE`].
 //!
-//! Each such mount has a *lane*. So many requests at a time may be in it; before each of them a
-//! process of the lane's own, its [sentinel](crate::service::io::mount_probe), asks the file system whether it
-//! answers. While one question is open for too long, everybody is refused, and it costs no thread.
-//! A file system that dies just between the answer and the request keeps the thread of that request;
-//! but no more of them than the lane lets in.
+//! Each such mount has a gate ([`Lane`]) with a fixed number of permits. Before each request, a
+//! [probe process](crate::service::io::mount_probe) of the gate checks that the file system
+//! responds. While one probe has been unanswered for too long, every request for the mount is
+//! refused, without the cost of a thread. A file system that hangs between the probe and the
+//! request occupies the thread of that request, but no more threads than the gate has permits.
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
@@ -24,32 +24,33 @@ use crate::lock::text::escape::shown_path;
 use crate::service::Error;
 use crate::service::io::mount_probe::Sentinel;
 
-/// How long a file system may take to answer, and how long somebody waits to be let in.
+/// How long a file system may take to respond, and how long a request waits for a permit.
 pub(in crate::service) const PATIENCE: Duration = Duration::from_secs(5);
-/// How many requests at a time may be with one file system.
+/// The number of permits of one mount.
 const ABREAST: usize = 8;
 
-/// All lanes.
+/// The gates of all remote mounts.
 #[derive(Debug, Default)]
 pub(in crate::service) struct Lanes {
     /// By device and mount point.
     known: Mutex<HashMap<(u64, PathBuf), Arc<Lane>>>,
-    /// Told when one answers again that did not.
+    /// Notified when an unresponsive mount responds again.
     heard: Arc<Notify>,
 }
 
-/// A mount whose file system does not answer.
+/// A mount whose file system does not respond.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Silent {
-    /// Where it is, escaped.
+    /// The mount point, escaped.
     pub mount: String,
-    /// For how long.
+    /// For how long it has not responded.
     pub time: Duration,
 }
 
 impl Lanes {
-    /// Returns the remote mounts that these lead to. For a request that counts already, since a lookup
-    /// in a local file system may hang; asks no remote one.
+    /// Returns the remote mounts that these lead to. A lookup in a local file system may hang, so
+    /// the request must be admitted there ([`crate::service::io::local_gate`]); no remote file
+    /// system is accessed.
     pub(in crate::service) fn far(asked: &[Asked<'_>]) -> Vec<Mount> {
         let mounts = mounts();
         if !mounts.iter().any(Mount::is_far) {
@@ -60,13 +61,13 @@ impl Lanes {
             Asked::File(fd) => mount_of(&mounts, *fd).filter(|mount| mount.is_far()).cloned(),
         };
         let mut far: Vec<Mount> = asked.iter().filter_map(mount).collect();
-        // In one order for all, since one may need several.
+        // A request may need several permits: the same order for all requests excludes a deadlock.
         far.sort_by_key(|mount| mount.id);
         far.dedup_by_key(|mount| mount.id);
         far
     }
 
-    /// Lets a request in to all of these.
+    /// Acquires a permit of each of these mounts.
     ///
     /// # Errors
     ///
@@ -82,8 +83,8 @@ impl Lanes {
         Ok(passes)
     }
 
-    /// Holds these for silent until they are heard again: something was asked of them, and there is no
-    /// answer.
+    /// Marks these mounts as unresponsive until they respond again: a request to them has had no
+    /// answer in time.
     pub(in crate::service) fn doubt(&self, far: &[Mount]) {
         for mount in far {
             let lane = self.lane(mount);
@@ -94,12 +95,12 @@ impl Lanes {
         }
     }
 
-    /// What tells when one answers again that did not.
+    /// Returns the notification that an unresponsive mount responds again.
     pub(in crate::service) fn heard(&self) -> &Notify {
         &self.heard
     }
 
-    /// Those that do not answer.
+    /// Returns the mounts that do not respond.
     pub(in crate::service) fn silent(&self) -> Vec<Silent> {
         let lanes: Vec<Arc<Lane>> = locked(&self.known).values().cloned().collect();
         lanes.iter().filter_map(|lane| lane.silent()).collect()
@@ -109,8 +110,8 @@ impl Lanes {
         let mut lanes = locked(&self.known);
         let key = (mount.dev, mount.point.clone());
         if !lanes.contains_key(&key) {
-            // Here, where it seldom matters how long it takes: of what is mounted no more, and
-            // nobody uses.
+            // Removes the gates of mounts that are gone and unused. It is done here because a new
+            // gate is rare, so the cost hardly matters.
             if let Ok(mounts) = Mounts::current() {
                 let there = |dev, point: &Path| {
                     mounts.iter().any(|mount| mount.dev == dev && mount.point == point)
@@ -127,7 +128,7 @@ impl Lanes {
     }
 }
 
-/// Returns what is mounted; nothing where that can't be read, which is logged.
+/// Returns the mount table; an empty one if it cannot be read, which is logged.
 pub(super) fn mounts() -> Arc<Mounts> {
     Mounts::current().unwrap_or_else(|error| {
         tracing::error!(%error, "cannot read the list of mounts");
@@ -135,13 +136,13 @@ pub(super) fn mounts() -> Arc<Mounts> {
     })
 }
 
-/// The mount that an open file is on, or one of ours that has the same file system. The kernel knows
-/// without asking it.
+/// Returns the mount that an open file is on, or a mount in this mount namespace of the same file
+/// system. The kernel answers this without access to the file system.
 pub(super) fn mount_of<'m>(mounts: &'m Mounts, fd: BorrowedFd<'_>) -> Option<&'m Mount> {
     Look::at(fd).ok()?.mount(mounts)
 }
 
-/// The way to one file system.
+/// The gate of one remote mount.
 #[derive(Debug)]
 struct Lane {
     point: PathBuf,
@@ -151,12 +152,12 @@ struct Lane {
     heard: Arc<Notify>,
 }
 
-/// What the file system has said.
+/// The result of the probes so far.
 #[derive(Debug, Default)]
 struct Said {
-    /// How often it has answered.
+    /// How many probes were answered.
     answers: u64,
-    /// Since when it does not.
+    /// Since when the mount has not responded.
     silent: Option<Instant>,
 }
 
@@ -179,7 +180,7 @@ impl Lane {
         let place = Arc::clone(&self.places).acquire_owned();
         let place = match timeout(PATIENCE, place).await {
             Ok(Ok(place)) => place,
-            // It is never closed.
+            // The semaphore is never closed.
             Ok(Err(_)) => return Err(Error::Abandoned),
             Err(_) => {
                 let mount = shown_path(&self.point);
@@ -187,8 +188,8 @@ impl Lane {
             }
         };
         let answers = locked(&self.said).answers;
-        // A task of its own: a question that was begun is not left half asked, and whoever it is
-        // that it is answered to, the lane is open again.
+        // In a task of its own: a probe that was sent must be read to its answer even if the caller
+        // stops waiting, and its answer opens the gate again for every caller.
         match timeout(PATIENCE, tokio::spawn(Arc::clone(&self).ask())).await {
             Ok(Ok(())) => Ok(place),
             Ok(Err(_)) => Err(Error::Abandoned),
@@ -196,11 +197,11 @@ impl Lane {
         }
     }
 
-    /// Returns once the file system has answered.
+    /// Returns once the file system has answered a probe.
     async fn ask(self: Arc<Self>) {
         let mut sentinel = Arc::clone(&self.sentinel).lock_owned().await;
-        // One that has ended is replaced once; where there is no process to be had nobody can ask
-        // but who wants something.
+        // A probe process that has ended is replaced once. If no process can be started, the gate
+        // opens: only the request itself can find out then.
         for _ in 0..2 {
             let posted = match sentinel.take() {
                 Some(posted) => Ok(posted),
@@ -237,7 +238,7 @@ impl Lane {
         }
     }
 
-    /// Notes that there was no answer to a question, unless there was one just now.
+    /// Marks the mount as unresponsive, unless it has answered another probe meanwhile.
     fn fall_silent(&self, answers: u64, asked: Instant) -> Silent {
         let fell = {
             let mut said = locked(&self.said);
@@ -259,7 +260,8 @@ impl Lane {
     }
 }
 
-/// What is behind a mutex whose holders leave it whole at every moment, also where one panicked.
+/// Locks a mutex whose data is consistent at every moment, so a poisoned mutex (its holder
+/// panicked) is safe to use.
 pub(in crate::service) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

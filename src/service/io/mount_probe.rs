@@ -1,7 +1,7 @@
-//! A process that asks one file system whether it answers, for as long as it is wanted.
+//! A process that probes one file system for the service.
 //!
-//! A thread that asks one that hangs could neither be stopped nor left behind, and the service
-//! would not even end; a process can be left behind.
+//! A thread that probes a hung file system can be neither stopped nor abandoned, and the service
+//! could not even exit; a process can be abandoned.
 
 use std::ffi::OsStr;
 use std::io;
@@ -14,20 +14,23 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statfs, statx};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
-/// The process, from the service's side.
+/// The service's end of a probe process.
 #[derive(Debug)]
 pub(in crate::service) struct Sentinel {
     talk: UnixStream,
-    /// Killed when nobody wants it any more. One that hangs dies as soon as it does not.
+    /// Killed on drop. A process that hangs in the kernel dies as soon as its file system responds.
     _process: Child,
 }
 
 impl Sentinel {
+    /// Starts a probe process.
+    ///
     /// # Errors
     ///
-    /// Where no process can be had.
+    /// If no process can be started.
     pub(in crate::service) fn post() -> io::Result<Self> {
-        // Whatever is installed by now, this is the program that knows the argument.
+        // The running binary, whatever is installed by now: it is the one that accepts this
+        // argument.
         let mut sentinel = Command::new("/proc/self/exe");
         sentinel.arg("--sentinel").current_dir("/").kill_on_drop(true);
         let (talk, theirs) = std::os::unix::net::UnixStream::pair()?;
@@ -38,15 +41,15 @@ impl Sentinel {
         Ok(Self { talk: UnixStream::from_std(talk)?, _process: process })
     }
 
-    /// Returns once the file system of a mount has answered, be it with an error.
+    /// Returns once the file system of a mount has answered, even if with an error.
     ///
     /// # Errors
     ///
-    /// Where the process has ended; it is of no use any more then.
+    /// If the process has ended; start another one then.
     pub(in crate::service) async fn ask(&mut self, point: &Path) -> io::Result<()> {
         let mut question = point.as_os_str().as_bytes().to_vec();
         question.push(0);
-        // A path has room in the socket, in which there is nothing else.
+        // The socket is empty, so a path fits into its buffer.
         self.talk.writable().await?;
         if self.talk.try_write(&question)? != question.len() {
             return Err(io::Error::other("half a question"));
@@ -63,12 +66,12 @@ impl Sentinel {
     }
 }
 
-/// What the process does, until nobody asks any more: for each name that ends with NUL it writes a
-/// byte once the name's file system has answered.
+/// Runs the probe process until its input ends: reads file names, each terminated by NUL, and
+/// writes one byte as soon as the file system of the name has answered.
 ///
 /// # Errors
 ///
-/// Where it can't be asked or answer.
+/// If the input cannot be read or the output cannot be written.
 pub fn stand(mut questions: impl io::Read, mut answers: impl io::Write) -> io::Result<()> {
     let mut name = Vec::new();
     let mut byte = [0];
@@ -78,7 +81,8 @@ pub fn stand(mut questions: impl io::Read, mut answers: impl io::Write) -> io::R
             continue;
         }
         let path = Path::new(OsStr::from_bytes(&name));
-        // Whatever it says is an answer. What the kernel remembers is not.
+        // Any result is an answer, an error too. The kernel's cached attributes are not, hence
+        // `FORCE_SYNC`.
         let _ = statx(CWD, path, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS);
         let _ = statfs(path);
         answers.write_all(&[1])?;
@@ -93,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_question_has_one_answer() {
+    fn each_probe_has_one_answer() {
         let mut answers = Vec::new();
         stand(&b"/\0/none\0\0/unfinished"[..], &mut answers).unwrap();
         assert_eq!(answers, [1, 1, 1]);

@@ -1,9 +1,11 @@
-//! Follows the names of a request to the mounts that they lead to, while the request counts.
+//! Follows the names of a request to the mounts that they lead to, while the request is admitted
+//! there.
 //!
-//! A lookup may hang in a local file system as well: one that is frozen, one whose disk does not
-//! answer, an overlay with a layer on a server that is dead. So a request counts ([`crate::service::io::local_gate`])
-//! before its first lookup, for the mounts that its names are on as they are spelt. Where a link leads
-//! to another mount, the request counts there before anything is looked up beyond the link.
+//! A lookup may hang in a local file system as well: it is frozen, its disk does not respond, or it
+//! is an overlay with a layer on a dead server. So a request is admitted
+//! ([`crate::service::io::local_gate`]) before its first lookup, to the mounts that its names are
+//! on as they are spelt. Where a link leads to another mount, the request is admitted there before
+//! anything beyond the link is looked up.
 
 use std::sync::Arc;
 
@@ -18,23 +20,23 @@ use crate::service::io::mount_gate::{mount_of, mounts};
 pub(in crate::service) struct Route {
     names: Vec<Walk>,
     files: Vec<Mount>,
-    /// What was mounted when the names had been followed so far.
+    /// The mount table at the time of the last lookup.
     mounts: Arc<Mounts>,
 }
 
-/// What has come of following the names of a request.
+/// The outcome of following the names of a request.
 #[derive(Debug)]
 pub(in crate::service) enum Followed {
-    /// All of them lead to local mounts, for which the request counts.
+    /// All names lead to local mounts, to which the request is admitted.
     Local,
-    /// Some lead to remote mounts. These have to answer.
+    /// Some names lead to these remote mounts, which must respond first.
     Remote(Vec<Mount>),
-    /// There are too many requests on a local mount that the next lookup would ask.
+    /// The local mount of the next lookup has too many requests in progress.
     Full,
 }
 
 impl Route {
-    /// The route of a request that asks for these. Looks up nothing.
+    /// Creates the route of a request for `asked`. Looks up nothing.
     pub(in crate::service) fn new(asked: &[Asked<'_>]) -> Self {
         let (mounts, mut names, mut files) = (mounts(), Vec::new(), Vec::new());
         for asked in asked {
@@ -46,7 +48,7 @@ impl Route {
         Self { names, files, mounts }
     }
 
-    /// Returns the local mounts that a request asks as it goes on from here, each once. Looks up
+    /// Returns the local mounts that the next lookups of the request access, each once. Looks up
     /// nothing.
     pub(in crate::service) fn local(&self) -> Vec<Mount> {
         let files = self.files.iter().filter(|mount| !mount.is_far());
@@ -54,8 +56,8 @@ impl Route {
         in_order(files.chain(names))
     }
 
-    /// Follows the names of a request that counts for [`Self::local`]. For a storage thread, which may
-    /// hang meanwhile.
+    /// Follows the names of a request that is admitted to [`Self::local`]. Call it on a worker
+    /// thread: a lookup may hang.
     pub(in crate::service) fn follow(&mut self, entered: &mut Entered) -> Followed {
         loop {
             for walk in &mut self.names {
@@ -76,7 +78,8 @@ impl Route {
     }
 }
 
-/// Mounts in one order for all requests, since one may need several; each once.
+/// Returns mounts, each once, in one order for all requests: a request may need several of them,
+/// and a common order excludes a deadlock.
 fn in_order<'m>(mounts: impl Iterator<Item = &'m Mount>) -> Vec<Mount> {
     let mut mounts: Vec<Mount> = mounts.cloned().collect();
     mounts.sort_by_key(|mount| mount.id);
