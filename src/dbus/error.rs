@@ -11,6 +11,7 @@ use std::fmt;
 use zbus::message::{Header, Message};
 use zbus::names::ErrorName;
 
+use crate::lock::model::input_error::InputError;
 use crate::privacy::ErrorTexts;
 use crate::service::Why;
 use crate::{auth, inspector, keep, life, lock, service};
@@ -199,6 +200,12 @@ impl From<service::Error> for Error {
     }
 }
 
+impl From<InputError> for Error {
+    fn from(error: InputError) -> Self {
+        lock::Error::from(error).into()
+    }
+}
+
 impl From<lock::Error> for Error {
     fn from(error: lock::Error) -> Self {
         let (name, redaction) = (name_of(&error), redact_lock(&error));
@@ -209,11 +216,7 @@ impl From<lock::Error> for Error {
 fn name_of(error: &lock::Error) -> &'static str {
     use lock::Error as E;
     match error {
-        E::BadMode(_)
-        | E::BadPath { .. }
-        | E::BadKey { .. }
-        | E::BadName { .. }
-        | E::BadUuid(_)
+        E::Input(_)
         | E::TwoModes(_)
         | E::OtherMode { .. }
         | E::OnlyRecorded { .. }

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::identity::ProcessIdentity;
 use super::skip_list::SkipList;
-use crate::lock::foreign::fdinfo::{Found, Search};
 use crate::lock::model::process::Process;
+use crate::lock::model::process_search::{Found, Search};
 use crate::lock::resolve::view::{Look, Numbered, View};
 
 /// The version of the protocol.

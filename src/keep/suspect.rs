@@ -15,11 +15,12 @@ use super::record::Record;
 use super::spelling::{Identified, Occupied, Spelling};
 use crate::lock::Mode;
 use crate::lock::lockspace::LockspaceKind;
-use crate::lock::lockspace::key::{check_key, digest_of};
+use crate::lock::lockspace::key::digest_of;
 use crate::lock::model::disk_path::DiskPath;
 use crate::lock::model::extent::Extent;
 use crate::lock::model::identity::Identity;
 use crate::lock::model::lease_name::LeaseName;
+use crate::lock::model::lease_name::check_key;
 use crate::lock::text::escape::spelt_path;
 
 /// The longest piece of a damaged line that is looked at, in bytes: a path has 4096 at most, and stands

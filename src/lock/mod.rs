@@ -18,6 +18,7 @@ pub mod presence;
 pub mod request;
 pub mod resolve;
 pub mod selftest;
+pub mod sysfs;
 pub mod table;
 pub mod text;
 

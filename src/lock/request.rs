@@ -9,8 +9,6 @@ use std::borrow::Cow;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use crate::lock::model::error::Error;
-
 /// A file system that a request is about to query, as far as that is known before.
 #[derive(Debug, Clone)]
 pub enum Asked<'w> {
@@ -61,13 +59,4 @@ impl<W: Work> Work for Vec<W> {
     fn perform(self) -> Self::Answer {
         self.into_iter().map(Work::perform).collect()
     }
-}
-
-/// The result of several requests: the answers of those that succeeded, and the first failure.
-#[derive(Debug)]
-pub struct Done<T> {
-    /// The answers, in the order of the requests.
-    pub answers: Vec<T>,
-    /// The error after which the rest was not tried.
-    pub failure: Option<Error>,
 }

@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use super::remote_error::{Code, Domain, RemoteError, shown_name};
 use crate::life;
 use crate::lock::Error as LockError;
+use crate::lock::model::input_error::InputError;
 use crate::lock::model::lease_name::{spelt, spoken};
 use crate::lock::model::operation::Operation;
 use crate::lock::text::escape::shown;
@@ -46,7 +47,7 @@ impl RemoteError {
                 ..
             } => Self::not_opened(&path, create, *errno),
             LockError::System { errno, .. } => Self::not_acquired(&path, *errno),
-            LockError::BadPath { .. } | LockError::BadKey { .. } => {
+            LockError::Input(InputError::BadPath { .. } | InputError::BadKey { .. }) => {
                 Self::new(Code::InvalidArgument, Domain::Lockspace, error.to_string())
             }
             LockError::NotLockable { why, .. } => {
@@ -137,8 +138,9 @@ fn holder(message: &str, resource: &str) -> String {
 mod tests {
     use super::*;
     use crate::lock::Mode;
-    use crate::lock::foreign::fdinfo::Processes;
-    use crate::lock::model::refusal::{Naming, Stranger, StrangersLock};
+    use crate::lock::model::process_search::Processes;
+    use crate::lock::model::process_search::StrangersLock;
+    use crate::lock::model::refusal::{Naming, Stranger};
 
     fn held_elsewhere(message: &str) -> Error {
         let stranger = Box::new(Stranger {

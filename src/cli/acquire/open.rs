@@ -14,6 +14,7 @@ use crate::cli::target::disk_file;
 use crate::cli::terminal::slow_reply::{report_slow, report_slow_files};
 use crate::client::{Options, OwnerProxy};
 use crate::lock::OwnerId;
+use crate::lock::model::input_error::InputError;
 use crate::lock::model::loss_action::OnLost;
 use crate::lock::model::owner::{NAME_MAX, parse_uuid};
 use crate::lock::text::escape::shown;
@@ -180,9 +181,9 @@ pub(crate) fn check_name(name: &str) -> Result<String, String> {
 
 /// Checks the argument of `--uuid`. An empty UUID, for which the service would generate one, is
 /// refused.
-pub(crate) fn check_uuid(uuid: &str) -> Result<String, crate::lock::Error> {
+pub(crate) fn check_uuid(uuid: &str) -> Result<String, InputError> {
     if uuid.is_empty() {
-        return Err(crate::lock::Error::BadUuid(String::new()));
+        return Err(InputError::BadUuid(String::new()));
     }
     parse_uuid(uuid).map(|uuid| uuid.to_string())
 }

@@ -71,11 +71,7 @@ pub(super) fn redact_lock(error: &lock::Error) -> Option<Redaction> {
             (None, None) => None,
             (cause, _) => cause.or_else(|| Some(Redaction::new(WITHHELD))),
         },
-        E::BadMode(_)
-        | E::BadPath { .. }
-        | E::BadKey { .. }
-        | E::BadName { .. }
-        | E::BadUuid(_)
+        E::Input(_)
         | E::TwoModes(_)
         | E::OtherMode { .. }
         | E::OnlyRecorded { .. }
@@ -174,9 +170,10 @@ mod tests {
 
     use super::*;
     use crate::lock::OwnerId;
-    use crate::lock::foreign::fdinfo::Processes;
     use crate::lock::model::process::Process;
-    use crate::lock::model::refusal::{Holder, Relation, StrangersLock};
+    use crate::lock::model::process_search::Processes;
+    use crate::lock::model::process_search::StrangersLock;
+    use crate::lock::model::refusal::{Holder, Relation};
 
     fn holder(uid: u32, mode: Mode) -> Holder {
         Holder {

@@ -20,6 +20,7 @@ use crate::dbus::request::lockspace;
 use crate::dbus::request::open::OpenOptions;
 use crate::dbus::request::options::{Options, RawOptions, receive_descriptor};
 use crate::life::{Lifeline, Process};
+use crate::lock::model::input_error::InputError;
 use crate::lock::model::owner::{check_name, parse_uuid};
 use crate::lock::{self, OwnerId};
 use crate::paths;
@@ -45,7 +46,7 @@ impl Manager {
     /// Finds the owner of this UUID that belongs to the caller's user, or else to root.
     fn find_owner(&self, call: &Call<'_>, uuid: &str) -> Result<OwnerId, Error> {
         if uuid.is_empty() {
-            return Err(lock::Error::BadUuid(String::new()).into());
+            return Err(lock::Error::from(InputError::BadUuid(String::new())).into());
         }
         let uuid = parse_uuid(uuid)?;
         [call.uid(), 0]

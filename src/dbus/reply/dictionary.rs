@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use zbus::{ObjectPath, Variant};
 
-use crate::lock::holder_record::format::Recorded;
 use crate::lock::lockspace::key::Key;
+use crate::lock::model::holder_entry::Recorded;
 use crate::lock::model::process::{Machine, Process};
 use crate::lock::model::refusal::Holder;
 use crate::lock::resolve::Target;

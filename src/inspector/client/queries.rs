@@ -9,8 +9,8 @@ use crate::inspector::error::Error;
 use crate::inspector::identity::ProcessIdentity;
 use crate::inspector::protocol::{Answer, Query, Reply};
 use crate::inspector::requester::Requester;
-use crate::lock::foreign::fdinfo::{Found, Search};
 use crate::lock::model::process::Process;
+use crate::lock::model::process_search::{Found, Search};
 use crate::lock::resolve::view::{Look, Numbered, View};
 
 /// The maximum number of pipes in one query, which must fit into a message.

@@ -21,10 +21,10 @@ use super::describe::describe;
 use super::proc::{open_dir, open_file, read_link};
 use super::selection::Selection;
 use crate::inspector::progress::ProgressFile;
-use crate::lock::foreign::fdinfo::{Found, NAMED, Node, Processes, Search, Seen};
 use crate::lock::foreign::file_tables::threads_with_own_table;
 use crate::lock::model::mode::Mode;
 use crate::lock::model::process::Process;
+use crate::lock::model::process_search::{Found, NAMED, Node, Processes, Search, Seen};
 
 /// The maximum length that is read of a `fdinfo` file, in bytes. The locks come first.
 const MAX_FDINFO_LEN: u64 = 16 * 1024;

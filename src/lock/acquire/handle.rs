@@ -10,10 +10,10 @@ use crate::lock::disk::in_use::{InUse, refuse_if_used, refuse_swap_file};
 use crate::lock::disk::snapshot::Snapshot;
 use crate::lock::disk::stack::Stack;
 use crate::lock::foreign::Request;
-use crate::lock::holder_record::format::Entry;
 use crate::lock::holder_record::record::{Signature, Unrecorded, Written};
-use crate::lock::lockspace::Directory;
+use crate::lock::lockspace::lock_file::LockFile;
 use crate::lock::model::error::Error;
+use crate::lock::model::holder_entry::Entry;
 use crate::lock::model::identity::Identity;
 use crate::lock::model::mode::Mode;
 use crate::lock::model::operation::Operation;
@@ -48,23 +48,7 @@ pub struct Held {
 pub(in crate::lock) struct Byte {
     pub(in crate::lock) description: Description,
     /// The location of its lock file, if that is not the disk itself.
-    pub(in crate::lock) place: Option<Place>,
-}
-
-/// The location of a lock file.
-#[derive(Debug)]
-pub(in crate::lock) struct Place {
-    pub(in crate::lock) directory: Arc<Directory>,
-    pub(in crate::lock) name: String,
-    /// Whether the file is removed with the last lock on it.
-    pub(in crate::lock) fleeting: bool,
-}
-
-impl Place {
-    /// Returns the lock file's path, for display.
-    fn shown(&self) -> String {
-        shown_path(&self.directory.path_of(&self.name))
-    }
+    pub(in crate::lock) place: Option<LockFile>,
 }
 
 /// A request to unlock a lock, even if copies of its descriptions exist.
@@ -188,7 +172,7 @@ impl Work for Sign {
 impl Byte {
     /// Returns the path of its lock file, for display.
     pub(in crate::lock) fn shown(&self) -> Option<String> {
-        self.place.as_ref().map(Place::shown)
+        self.place.as_ref().map(LockFile::shown)
     }
 
     fn give(&self, written: Option<&Written>) -> Vec<Error> {
@@ -213,7 +197,7 @@ impl Byte {
         let Some(place) = self.place.as_ref().filter(|place| place.fleeting) else {
             return Ok(false);
         };
-        let Place { directory, name, .. } = place;
+        let LockFile { directory, name, .. } = place;
         let alone = ofd::try_lock(file, Mode::Exclusive)
             .map_err(|errno| Error::system(Operation::LockFile, place.shown(), errno))
             .and_then(|alone| Ok(alone && directory.still_names(name, file)?));

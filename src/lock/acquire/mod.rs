@@ -16,25 +16,35 @@ use nix::sys::stat::fstat;
 
 use super::ofd::{self, InTheWay};
 use super::resolve::Target;
-use crate::lock::acquire::handle::{Byte, Held, Place};
+use crate::lock::acquire::handle::{Byte, Held};
 use crate::lock::acquire::lease_break::open_leased;
 use crate::lock::disk::in_use::{InUse, refuse_if_used, refuse_swap_file};
 use crate::lock::disk::loop_device::is_unset;
 use crate::lock::disk::snapshot::Snapshot;
 use crate::lock::foreign::Request;
-use crate::lock::foreign::fdinfo::Search;
 use crate::lock::holder_record::record::Signature;
 use crate::lock::lockspace::directory::Directory;
 use crate::lock::lockspace::key::Key;
+use crate::lock::lockspace::lock_file::LockFile;
 use crate::lock::model::error::Error;
 use crate::lock::model::identity::Identity;
 use crate::lock::model::lock::Want;
 use crate::lock::model::mode::Mode;
 use crate::lock::model::operation::Operation;
+use crate::lock::model::process_search::Search;
 use crate::lock::ofd::description::Description;
 use crate::lock::path::open;
-use crate::lock::request::{Asked, Done, Work};
+use crate::lock::request::{Asked, Work};
 use crate::lock::text::escape::shown_path;
+
+/// The result of several requests: the answers of those that succeeded, and the first failure.
+#[derive(Debug)]
+pub struct Done<T> {
+    /// The answers, in the order of the requests.
+    pub answers: Vec<T>,
+    /// The error after which the rest was not tried.
+    pub failure: Option<Error>,
+}
 
 /// How often a lock file is opened again because it was removed in between.
 const TRIES: usize = 64;
@@ -392,7 +402,7 @@ fn lock_file(
         lock_byte(&file, mode, &Request { lock_file: Some(&shown), ..*request })?;
         if directory.still_names(name, &file)? {
             let (directory, name) = (Arc::clone(directory), name.to_owned());
-            let place = Some(Place { directory, name, fleeting });
+            let place = Some(LockFile { directory, name, fleeting });
             return Ok(Byte { description: Description::new(file), place });
         }
     }

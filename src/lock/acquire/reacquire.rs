@@ -12,12 +12,13 @@ use std::sync::Arc;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::fstat;
 
-use crate::lock::acquire::handle::{Byte, Held, Place};
+use crate::lock::acquire::handle::{Byte, Held};
 use crate::lock::acquire::nfs_expired::is_expired;
 use crate::lock::acquire::{Goal, Take};
 use crate::lock::disk::in_use::InUse;
 use crate::lock::holder_record::record::Signature;
 use crate::lock::lockspace::key::Key;
+use crate::lock::lockspace::lock_file::LockFile;
 use crate::lock::lockspace::{Directory, Lockspace, LockspaceKind};
 use crate::lock::model::disk_path::DiskPath;
 use crate::lock::model::error::Error;
@@ -68,7 +69,7 @@ impl Held {
         let signature = Signature { is_far, ..signature.clone() };
         let place = |file: &PathBuf| {
             let (directory, name) = directories.of(file).filter(|_| want.lockspace.has_files())?;
-            Some(Place { directory, name, fleeting: want.fleeting })
+            Some(LockFile { directory, name, fleeting: want.fleeting })
         };
         let places: Vec<_> = want.lock_files.iter().map(place).collect();
         let byte = |(description, place)| Byte { description, place };
@@ -197,7 +198,7 @@ fn reassert(byte: &Byte, want: &Want, mode: Mode) -> Result<(), Doubt> {
                 return lost(Loss::Replaced, "its descriptor leads to another disk");
             }
         }
-        Some(Place { directory, name, .. }) => {
+        Some(LockFile { directory, name, .. }) => {
             if !directory.still_names(name, &file).map_err(told)? {
                 return lost(Loss::Replaced, "another program has removed its lock file");
             }

@@ -14,12 +14,12 @@ use nix::sys::stat::major;
 
 use super::loop_device::{self, Unknown as NoAnswer};
 use super::overlay::{self, Unknown};
-use super::sysfs::Sysfs;
 use crate::lock::model::extent::Extent;
 use crate::lock::model::identity::Identity;
 use crate::lock::mount::Mounts;
 use crate::lock::path::open::{self, Links};
 use crate::lock::path::walk::far_mount;
+use crate::lock::sysfs::Sysfs;
 
 /// The files behind a loop device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -19,11 +19,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::stat::{major, minor};
 
-use super::loop_device::is_loop;
 use super::stack::Stack;
-use super::sysfs::Sysfs;
 use crate::lock::model::extent::Extent;
 use crate::lock::model::identity::Identity;
+use crate::lock::model::identity::is_loop;
+use crate::lock::sysfs::Sysfs;
 use crate::lock::text::escape::shown_path;
 
 /// How long the layers below a device are cached: a volume may be moved while it is mounted.
@@ -156,8 +156,8 @@ fn name(dev: u64, sysfs: &Sysfs) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lock::disk::sysfs::tests::Tree;
     use crate::lock::model::extent::Span;
+    use crate::lock::sysfs::tests::Tree;
     use nix::sys::stat::makedev;
 
     #[test]

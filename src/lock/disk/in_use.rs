@@ -227,7 +227,7 @@ fn is_one_of(node: &str, devices: &[u64]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lock::disk::sysfs::tests::Tree;
+    use crate::lock::sysfs::tests::Tree;
     use nix::sys::stat::makedev;
     use std::fs;
 

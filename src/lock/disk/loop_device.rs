@@ -23,11 +23,12 @@ use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat, major, makedev, minor};
 use rustix::ioctl::{Getter, ioctl};
 
-use super::sysfs::{Sysfs, UNKNOWN_SEQUENCE};
 use crate::lock::model::extent::{Extent, Span};
 use crate::lock::model::identity::Identity;
+use crate::lock::model::identity::{UNKNOWN_SEQUENCE, is_loop};
 use crate::lock::path::open::{self, Links};
 use crate::lock::path::subprocess;
+use crate::lock::sysfs::Sysfs;
 
 /// How long the kernel may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -38,8 +39,6 @@ const SILENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_secs(10);
 /// The maximum number of devices that one subprocess queries, which bounds its output.
 const AT_ONCE: usize = 32;
-/// The major number of loop devices (`Documentation/admin-guide/devices.txt`).
-const MAJOR: u64 = 7;
 /// `LOOP_GET_STATUS64` (`<linux/loop.h>`).
 const GET_STATUS: rustix::ioctl::Opcode = 0x4C05;
 
@@ -128,12 +127,6 @@ impl Drop for Asking {
 
 fn is_asked(dev: u64) -> bool {
     ASKED.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&dev)
-}
-
-/// Whether a device number is that of a loop device or of a partition of one.
-#[must_use]
-pub(in crate::lock) fn is_loop(dev: u64) -> bool {
-    major(dev) == MAJOR
 }
 
 /// Whether a device is a loop device that no file is set up on.

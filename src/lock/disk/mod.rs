@@ -1,7 +1,7 @@
 //! The layers below a disk, and whether this host uses the disk itself.
 //!
 //! [`stack`] is the first file to read: partitions, volumes, loop devices and files, down to the
-//! hardware. It reads [`sysfs`], [`loop_device`], [`file_system`], [`overlay`] and [`swaps`];
+//! hardware. It reads [`sysfs`](super::sysfs), [`loop_device`], [`file_system`], [`overlay`] and [`swaps`];
 //! [`snapshot`] describes what must be read again, and when. [`in_use`] finds out whether a disk is
 //! mounted, swapped to or a part of another device.
 
@@ -13,4 +13,3 @@ pub(super) mod overlay;
 pub mod snapshot;
 pub(super) mod stack;
 pub(super) mod swaps;
-pub mod sysfs;

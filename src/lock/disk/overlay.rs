@@ -19,11 +19,9 @@
 //! read with `CAP_SYS_ADMIN` only, which the service does not have.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{FileStat, fstat};
@@ -32,6 +30,7 @@ use crate::lock::descriptor::passed::Look;
 use crate::lock::model::extent::Extent;
 use crate::lock::model::identity::Identity;
 use crate::lock::mount::Mounts;
+use crate::lock::mount::layers::{directories_of, plain};
 use crate::lock::path::open::{self, Links};
 use crate::lock::path::walk::far_mount;
 
@@ -302,50 +301,6 @@ impl Layers {
 /// Whether overlays without an option about it have `metacopy`; true if that is unknown.
 fn metacopy_is_default() -> bool {
     fs::read(METACOPY).map_or(true, |value| !value.starts_with(b"N"))
-}
-
-/// Returns the directories of all layers that the options of an overlay name, as
-/// `proc_pid_mountinfo(5)` has them.
-pub(in crate::lock) fn layers_in(options: &[u8]) -> Vec<PathBuf> {
-    let mut layers = Vec::new();
-    for option in options.split(|byte| *byte == b',') {
-        if let Some(directories) = option.strip_prefix(b"lowerdir=") {
-            layers.extend(directories_of(plain(directories)));
-            continue;
-        }
-        let names: [&[u8]; 3] = [b"upperdir=", b"lowerdir+=", b"datadir+="];
-        let directory = names.into_iter().find_map(|name| option.strip_prefix(name));
-        layers.extend(directory.map(|directory| PathBuf::from(plain(directory))));
-    }
-    layers
-}
-
-/// Splits the directories of `lowerdir=` at colons; a backslash precedes a colon in a name.
-fn directories_of(list: OsString) -> Vec<PathBuf> {
-    let mut all = vec![Vec::new()];
-    let mut bytes = list.into_vec().into_iter();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b':' => all.push(Vec::new()),
-            b'\\' => all.last_mut().into_iter().for_each(|last| last.extend(bytes.next())),
-            byte => all.last_mut().into_iter().for_each(|last| last.push(byte)),
-        }
-    }
-    let named = all.into_iter().filter(|name| !name.is_empty());
-    named.map(|name| OsString::from_vec(name).into()).collect()
-}
-
-/// Replaces the kernel's escapes in a word: a backslash and three octal digits.
-fn plain(word: &[u8]) -> OsString {
-    let mut bytes = Vec::with_capacity(word.len());
-    let mut rest = word;
-    while let Some((first, after)) = rest.split_first() {
-        let digits = after.get(..3).filter(|_| *first == b'\\');
-        let escaped = digits.and_then(|it| u8::from_str_radix(str::from_utf8(it).ok()?, 8).ok());
-        bytes.push(escaped.unwrap_or(*first));
-        rest = escaped.and_then(|_| after.get(3..)).unwrap_or(after);
-    }
-    OsString::from_vec(bytes)
 }
 
 #[cfg(test)]

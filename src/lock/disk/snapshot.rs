@@ -37,8 +37,8 @@ use std::time::{Duration, Instant};
 
 use super::loop_device::{self, LoopDevice};
 use super::swaps::Swaps;
-use super::sysfs::Sysfs;
 use crate::lock::mount::Mounts;
+use crate::lock::sysfs::Sysfs;
 
 /// How long a snapshot may be used.
 const FRESH: Duration = Duration::from_millis(100);

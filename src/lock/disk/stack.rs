@@ -11,10 +11,10 @@ use std::path::PathBuf;
 use super::backing::{self, Backing};
 use super::file_system::{self, Devices};
 use super::overlay::{self, Unknown};
-use super::sysfs::{Lower, Sysfs};
 use crate::lock::model::error::Error;
 use crate::lock::model::extent::{Extent, Placement};
 use crate::lock::model::identity::Identity;
+use crate::lock::sysfs::{Lower, Sysfs};
 
 /// The maximum number of layers: a volume group of hundreds of disks is large already.
 const MOST: usize = 512;
@@ -141,8 +141,8 @@ fn covers(found: &[Extent], extent: &Extent) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lock::disk::sysfs::tests::Tree;
     use crate::lock::model::extent::Span;
+    use crate::lock::sysfs::tests::Tree;
     use nix::sys::stat::makedev;
 
     fn disk(major: u64, minor: u64) -> Identity {

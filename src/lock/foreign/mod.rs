@@ -2,21 +2,22 @@
 //! belong to this service, and the holder's own record. The inspector finds the processes later
 //! ([`Stranger::name`]); this module examines no process.
 
-pub mod fdinfo;
 pub mod file_tables;
+mod node;
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use super::ofd::InTheWay;
-use crate::lock::foreign::fdinfo::{Found, Node, Processes, Search};
-use crate::lock::holder_record::format::{Entry, Recorded};
 use crate::lock::holder_record::in_file;
 use crate::lock::holder_record::xattr;
 use crate::lock::model::error::Error;
+use crate::lock::model::holder_entry::{Entry, Recorded};
 use crate::lock::model::mode::Mode;
 use crate::lock::model::process::Process;
-use crate::lock::model::refusal::{Naming, Stranger, StrangersLock, Unnamed};
+use crate::lock::model::process_search::StrangersLock;
+use crate::lock::model::process_search::{Found, Node, Processes, Search};
+use crate::lock::model::refusal::{Naming, Stranger, Unnamed};
 
 /// A request that may be refused, with what its refusal has to contain.
 #[derive(Debug, Clone, Copy, Default)]

@@ -11,8 +11,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
-use crate::lock::holder_record::format::{Entry, LONGEST, Recorded, Value};
+use crate::lock::holder_record::format::{LONGEST, Value};
 use crate::lock::holder_record::xattr::Turn;
+use crate::lock::model::holder_entry::{Entry, Recorded};
 use crate::lock::model::host::{Host, is_id};
 use crate::lock::model::mode::Mode;
 

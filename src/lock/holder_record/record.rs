@@ -2,46 +2,18 @@
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use crate::lock::acquire::handle::Place;
-use crate::lock::holder_record::format::{Entry, path_to_record};
 use crate::lock::holder_record::in_file;
 use crate::lock::holder_record::xattr;
+use crate::lock::lockspace::lock_file::LockFile;
+use crate::lock::model::holder_entry::{Entry, path_to_record};
 use crate::lock::model::host::Host;
 use crate::lock::model::mode::Mode;
-
-/// The locks for which holder records are written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Recording {
-    /// Locks on files in lockspaces.
-    Lockspaces,
-    /// Also direct locks on disks that other hosts may access.
-    #[default]
-    Shared,
-    /// Also direct locks on all other disks.
-    Always,
-    /// None.
-    Never,
-}
-
-impl FromStr for Recording {
-    type Err = ();
-
-    fn from_str(word: &str) -> Result<Self, ()> {
-        match word {
-            "lockspaces" => Ok(Self::Lockspaces),
-            "shared" => Ok(Self::Shared),
-            "always" => Ok(Self::Always),
-            "never" => Ok(Self::Never),
-            _ => Err(()),
-        }
-    }
-}
+use crate::lock::model::recording::Recording;
 
 /// The holder of a lock.
 #[derive(Debug, Clone, Default)]
@@ -116,7 +88,7 @@ impl Written {
     pub(in crate::lock) fn write(
         &self,
         file: &File,
-        place: Option<&Place>,
+        place: Option<&LockFile>,
         before: Option<&Self>,
     ) -> Option<Unrecorded> {
         let before = before.map(|before| &before.entry);
@@ -130,7 +102,7 @@ impl Written {
     }
 
     /// Removes the record.
-    pub(in crate::lock) fn erase(&self, file: &File, place: Option<&Place>) {
+    pub(in crate::lock) fn erase(&self, file: &File, place: Option<&LockFile>) {
         // A reader that finds a leftover record sees that nothing is locked.
         let _ = xattr::erase(file, &self.host, &self.entry);
         if place.is_some_and(|place| place.fleeting) {

@@ -19,7 +19,8 @@ use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr};
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use crate::lock::holder_record::format::{Entry, LONGEST, Recorded, Value};
+use crate::lock::holder_record::format::{LONGEST, Value};
+use crate::lock::model::holder_entry::{Entry, Recorded};
 use crate::lock::model::host::{Host, is_id};
 use crate::lock::model::mode::Mode;
 

@@ -10,13 +10,11 @@ use super::directory::Directory;
 use crate::lock::lockspace::Lockspace;
 use crate::lock::model::error::Error;
 use crate::lock::model::identity::Identity;
-use crate::lock::model::lease_name::{head, spelt};
+use crate::lock::model::input_error::InputError;
+use crate::lock::model::lease_name::{check_key, spelt};
 use crate::lock::model::lock::Want;
 use crate::lock::model::mode::Mode;
 use crate::lock::text::escape::shown;
-
-/// The longest name of a file (`NAME_MAX`).
-const NAME_MAX: usize = 255;
 
 /// A file in a lockspace that can be locked.
 #[derive(Debug, Clone)]
@@ -36,11 +34,11 @@ impl Key {
     ///
     /// # Errors
     ///
-    /// [`Error::BadKey`] if the name is not that of a single file; the errors of [`Lockspace`]s.
+    /// [`InputError::BadKey`] if the name is not that of a single file; the errors of [`Lockspace`]s.
     pub fn new(lockspace: Lockspace, name: &str, fleeting: bool) -> Result<Self, Error> {
         check_key(name)?;
         let Some(directory) = lockspace.directory() else {
-            return Err(Error::BadPath { path: shown(name), why: "is in no lockspace" });
+            return Err(InputError::BadPath { path: shown(name), why: "is in no lockspace" }.into());
         };
         let (dev, ino) = directory.node()?;
         let key = digest_of(name);
@@ -129,7 +127,7 @@ impl Key {
 ///
 /// # Errors
 ///
-/// [`Error::BadKey`].
+/// [`InputError::BadKey`].
 pub fn resource_of(directory: &Directory, name: &str) -> Result<String, Error> {
     check_key(name)?;
     Ok(spelt(directory.path(), name))
@@ -141,26 +139,6 @@ pub fn resource_of(directory: &Directory, name: &str) -> Result<String, Error> {
 pub fn digest_of(name: &str) -> u64 {
     let digest = Sha256::digest(name.as_bytes());
     digest.iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte))
-}
-
-/// Checks the name of a key: it must not lead out of its lockspace.
-///
-/// # Errors
-///
-/// [`Error::BadKey`].
-pub fn check_key(name: &str) -> Result<(), Error> {
-    let why = if name.is_empty() {
-        "is empty"
-    } else if name == "." || name == ".." || name.contains('/') {
-        "is not the name of a file in a lockspace"
-    } else if name.contains('\0') {
-        "has a NUL in it"
-    } else if name.len() > NAME_MAX {
-        "is longer than 255 bytes"
-    } else {
-        return Ok(());
-    };
-    Err(Error::BadKey { key: head(name), why })
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@
 
 pub mod directory;
 pub mod key;
+pub(super) mod lock_file;
 
-use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -17,11 +17,12 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::lock::holder_record::record::Recording;
 use crate::lock::model::host::Host;
+use crate::lock::model::recording::Recording;
 use crate::lock::request::Asked;
 
-pub use crate::lock::lockspace::directory::Directory;
+pub use self::directory::Directory;
+pub use crate::lock::model::lockspace_kind::LockspaceKind;
 
 /// The configured lockspaces of disks.
 #[derive(Debug, Clone, Default)]
@@ -108,28 +109,7 @@ impl Lockspace {
     }
 }
 
-/// The kind of a lockspace, without its directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum LockspaceKind {
-    /// The disk is its own lock file.
-    Direct,
-    /// A directory of hashed names.
-    File,
-    /// A directory of the UUIDs of logical volumes.
-    Lvm,
-    /// A directory of the ids of SCSI disks.
-    Scsi,
-    /// A directory of keys, by its number.
-    Lease(u32),
-}
-
 impl LockspaceKind {
-    /// The prefix of the names of leases' lockspaces; the number follows.
-    const LEASE: &str = "lease_";
-
-    /// The kinds of which there is at most one lockspace each, by configuration.
-    pub const CONFIGURED: [Self; 3] = [Self::File, Self::Lvm, Self::Scsi];
-
     /// Returns the lockspace of this kind in a directory.
     #[must_use]
     pub fn lockspace(self, directory: Arc<Directory>) -> Lockspace {
@@ -140,42 +120,6 @@ impl LockspaceKind {
             Self::Scsi => Lockspace::Scsi(directory),
             Self::Lease(number) => Lockspace::Lease(number, directory),
         }
-    }
-
-    /// Returns the last component of its object path.
-    #[must_use]
-    pub fn name(self) -> Cow<'static, str> {
-        match self {
-            Self::Direct => "direct".into(),
-            Self::File => "file".into(),
-            Self::Lvm => "lvm".into(),
-            Self::Scsi => "scsi".into(),
-            Self::Lease(number) => format!("{}{number}", Self::LEASE).into(),
-        }
-    }
-
-    /// Returns the kind with this name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        match name {
-            "direct" => Some(Self::Direct),
-            "file" => Some(Self::File),
-            "lvm" => Some(Self::Lvm),
-            "scsi" => Some(Self::Scsi),
-            name => name.strip_prefix(Self::LEASE)?.parse().ok().map(Self::Lease),
-        }
-    }
-
-    /// Whether its directory comes from the configuration.
-    #[must_use]
-    pub fn is_configured(self) -> bool {
-        Self::CONFIGURED.contains(&self)
-    }
-
-    /// Whether its lock files are separate files beside the disks.
-    #[must_use]
-    pub fn has_files(self) -> bool {
-        self != Self::Direct
     }
 }
 

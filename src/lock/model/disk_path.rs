@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use super::error::Error;
+use super::input_error::InputError;
 use crate::lock::model::lease_name::LeaseName;
 use crate::lock::text::escape::{shown, shown_path};
 
@@ -27,8 +27,8 @@ impl Resource {
     ///
     /// # Errors
     ///
-    /// [`Error::BadPath`].
-    pub fn parse(text: &str) -> Result<Self, Error> {
+    /// [`InputError::BadPath`].
+    pub fn parse(text: &str) -> Result<Self, InputError> {
         match LeaseName::parse(text) {
             Some(lease) => lease.map(Self::Lease),
             None => DiskPath::parse(text).map(Self::Disk),
@@ -55,8 +55,8 @@ impl DiskPath {
     ///
     /// # Errors
     ///
-    /// [`Error::BadPath`] for empty, relative and overlong paths.
-    pub fn parse(text: &str) -> Result<Self, Error> {
+    /// [`InputError::BadPath`] for empty, relative and overlong paths.
+    pub fn parse(text: &str) -> Result<Self, InputError> {
         let why = if text.is_empty() {
             "is empty"
         } else if !text.starts_with('/') {
@@ -68,7 +68,7 @@ impl DiskPath {
         } else {
             return Ok(Self(PathBuf::from(text)));
         };
-        Err(Error::BadPath { path: head(text), why })
+        Err(InputError::BadPath { path: head(text), why })
     }
 
     /// Parses a path that need not be UTF-8.
@@ -76,7 +76,7 @@ impl DiskPath {
     /// # Errors
     ///
     /// As for [`Self::parse`].
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, InputError> {
         // All checks are on ASCII characters, so a lossy conversion does not affect them.
         let checked = Self::parse(&String::from_utf8_lossy(bytes))?;
         if str::from_utf8(bytes).is_ok() {
@@ -84,7 +84,7 @@ impl DiskPath {
         }
         if bytes.len() > PATH_MAX {
             let path = head(&String::from_utf8_lossy(bytes));
-            return Err(Error::BadPath { path, why: "is longer than 4095 bytes" });
+            return Err(InputError::BadPath { path, why: "is longer than 4095 bytes" });
         }
         Ok(Self(PathBuf::from(OsString::from_vec(bytes.to_vec()))))
     }

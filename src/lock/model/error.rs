@@ -2,6 +2,7 @@
 
 use nix::errno::Errno;
 
+use super::input_error::InputError;
 use super::mode::Mode;
 use super::operation::Operation;
 use super::owner::OwnerId;
@@ -16,36 +17,9 @@ use crate::lock::text::escape::shown;
 /// message is formatted.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A word that is not a mode.
-    #[error("mode '{0}' is neither 'exclusive' nor 'shared'")]
-    BadMode(String),
-    /// A path that cannot name a disk.
-    #[error("path '{path}' {why}")]
-    BadPath {
-        /// The path, shortened and escaped.
-        path: String,
-        /// The error, as a phrase that follows the path.
-        why: &'static str,
-    },
-    /// A name that is invalid for a file in a lockspace.
-    #[error("key '{key}' {why}")]
-    BadKey {
-        /// The name, shortened and escaped.
-        key: String,
-        /// The error, as a phrase that follows the name.
-        why: &'static str,
-    },
-    /// A name that is invalid for a VM.
-    #[error("name '{name}' {why}")]
-    BadName {
-        /// The name, shortened and escaped.
-        name: String,
-        /// The error, as a phrase that follows the name.
-        why: &'static str,
-    },
-    /// A word that is not a UUID.
-    #[error("'{0}' is not a UUID")]
-    BadUuid(String),
+    /// Text of a caller that is not what it has to be.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// One call requests one disk twice, in different modes.
     #[error("{} is requested twice in one call, in different modes", spoken(_0))]
     TwoModes(String),

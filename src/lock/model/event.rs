@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::owner::OwnerId;
-use crate::lock::lockspace::LockspaceKind;
 use crate::lock::model::lock::Lock;
+use crate::lock::model::lockspace_kind::LockspaceKind;
 
 /// One change in the table, for subscribers.
 ///

@@ -1,12 +1,21 @@
 //! The identity of a resource, which is independent of its name.
 
 use std::fmt;
-use std::os::fd::AsFd;
 
-use nix::sys::stat::{FileStat, SFlag, major, minor};
-use rustix::fs::{AtFlags, FileType, StatxFlags, makedev, statx};
+use nix::sys::stat::{major, minor};
 
-use crate::lock::disk::sysfs::{Sysfs, UNKNOWN_SEQUENCE};
+/// The sequence number that stands for one that cannot be read: it is no device's.
+pub const UNKNOWN_SEQUENCE: u64 = u64::MAX;
+
+/// The major number of loop devices and of their partitions (`Documentation/admin-guide/devices.txt`
+/// of the kernel).
+const LOOP_MAJOR: u64 = 7;
+
+/// Whether a device number is that of a loop device, or of a part of one.
+#[must_use]
+pub(in crate::lock) fn is_loop(dev: u64) -> bool {
+    major(dev) == LOOP_MAJOR
+}
 
 /// The properties that are equal for two names of one resource.
 ///
@@ -43,45 +52,11 @@ pub enum Identity {
 }
 
 impl Identity {
-    /// Returns the identity of an open file, without a query to its file system, which may be dead.
-    #[must_use]
-    pub fn of_open(fd: impl AsFd) -> Option<Self> {
-        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-        let seen = statx(fd, "", flags, StatxFlags::BASIC_STATS).ok()?;
-        match FileType::from_raw_mode(seen.stx_mode.into()) {
-            FileType::RegularFile => {
-                let dev = makedev(seen.stx_dev_major, seen.stx_dev_minor);
-                Some(Self::Inode { dev, ino: seen.stx_ino })
-            }
-            FileType::BlockDevice => {
-                let dev = makedev(seen.stx_rdev_major, seen.stx_rdev_minor);
-                Some(Self::device(dev, &Sysfs::default()))
-            }
-            _ => None,
-        }
-    }
-
-    /// Returns the identity of a regular file or block device; `None` for any other type.
-    #[must_use]
-    pub fn of(stat: &FileStat) -> Option<Self> {
-        match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
-            SFlag::S_IFREG => Some(Self::Inode { dev: stat.st_dev, ino: stat.st_ino }),
-            SFlag::S_IFBLK => Some(Self::device(stat.st_rdev, &Sysfs::default())),
-            _ => None,
-        }
-    }
-
     /// Whether it is a block device whose disk sequence number cannot be read. It differs from
     /// every other identity of the device.
     #[must_use]
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Block { seq: UNKNOWN_SEQUENCE, .. })
-    }
-
-    /// Returns the identity of a block device, by its number.
-    #[must_use]
-    pub fn device(dev: u64, sysfs: &Sysfs) -> Self {
-        Self::Block { dev, seq: sysfs.disk_sequence(dev) }
     }
 }
 
@@ -98,19 +73,5 @@ impl fmt::Display for Identity {
                 write!(f, "key:{:02x}:{:02x}:{ino}:{key:016x}", major(dev), minor(dev))
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_open_agrees_with_of() {
-        let file = tempfile::tempfile().unwrap();
-        let stat = nix::sys::stat::fstat(&file).unwrap();
-        assert!(Identity::of(&stat).is_some());
-        assert_eq!(Identity::of_open(&file), Identity::of(&stat));
-        assert_eq!(Identity::of_open(std::fs::File::open("/dev/null").unwrap()), None);
     }
 }

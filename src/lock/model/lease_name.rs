@@ -6,10 +6,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::error::Error;
-use crate::lock::lockspace::key::check_key;
+use super::input_error::InputError;
 use crate::lock::model::disk_path::DiskPath;
 use crate::lock::text::escape::{shown, spelt_path};
+
+/// The longest name of a file (`NAME_MAX`).
+const NAME_MAX: usize = 255;
 
 /// The prefix of the name of a lease.
 const SCHEME: &str = "lease:";
@@ -27,22 +29,22 @@ impl LeaseName {
     ///
     /// # Errors
     ///
-    /// [`Error::BadPath`] for a directory that is invalid, or contains `..`; [`Error::BadKey`] for
+    /// [`InputError::BadPath`] for a directory that is invalid, or contains `..`; [`InputError::BadKey`] for
     /// a key that is not the name of a single file.
     #[must_use]
-    pub fn parse(text: &str) -> Option<Result<Self, Error>> {
+    pub fn parse(text: &str) -> Option<Result<Self, InputError>> {
         text.strip_prefix(SCHEME).map(|rest| Self::of(text, rest))
     }
 
-    fn of(text: &str, rest: &str) -> Result<Self, Error> {
+    fn of(text: &str, rest: &str) -> Result<Self, InputError> {
         // The limits of a path apply to the whole, so that it can be displayed.
         let whole = DiskPath::parse(rest)?;
         if whole.climbs() {
-            return Err(Error::BadPath { path: whole.head(), why: "has '..' in it" });
+            return Err(InputError::BadPath { path: whole.head(), why: "has '..' in it" });
         }
         let (directory, key) = rest.rsplit_once('/').unwrap_or(("", rest));
         let directory = if directory.is_empty() { "/" } else { directory };
-        let key = unescaped(key).ok_or_else(|| Error::BadPath {
+        let key = unescaped(key).ok_or_else(|| InputError::BadPath {
             path: whole.head(),
             why: "has a '%' in its key that is not part of %2F or %25",
         })?;
@@ -104,6 +106,26 @@ fn unescaped(key: &str) -> Option<String> {
 /// Returns the beginning of a key, for an error message about it.
 pub(in crate::lock) fn head(key: &str) -> String {
     shown(&key.chars().take(80).collect::<String>())
+}
+
+/// Checks the name of a key: it must not lead out of its lockspace.
+///
+/// # Errors
+///
+/// [`InputError::BadKey`].
+pub fn check_key(name: &str) -> Result<(), InputError> {
+    let why = if name.is_empty() {
+        "is empty"
+    } else if name == "." || name == ".." || name.contains('/') {
+        "is not the name of a file in a lockspace"
+    } else if name.contains('\0') {
+        "has a NUL in it"
+    } else if name.len() > NAME_MAX {
+        "is longer than 255 bytes"
+    } else {
+        return Ok(());
+    };
+    Err(InputError::BadKey { key: head(name), why })
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use super::extent::Extent;
 use super::identity::Identity;
 use super::mode::Mode;
 use super::owner::OwnerId;
-use crate::lock::disk::loop_device::is_loop;
-use crate::lock::lockspace::LockspaceKind;
+use crate::lock::model::identity::is_loop;
+use crate::lock::model::lockspace_kind::LockspaceKind;
 use crate::lock::request::Asked;
 
 /// A lock on a resource.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::error::Error;
+use super::input_error::InputError;
 
 /// The mode of a lock.
 ///
@@ -57,14 +57,14 @@ impl fmt::Display for Mode {
 }
 
 impl FromStr for Mode {
-    type Err = Error;
+    type Err = InputError;
 
     /// Parses a mode that can be requested.
-    fn from_str(word: &str) -> Result<Self, Error> {
+    fn from_str(word: &str) -> Result<Self, InputError> {
         match word {
             "shared" => Ok(Self::Shared),
             "exclusive" => Ok(Self::Exclusive),
-            _ => Err(Error::BadMode(crate::lock::text::escape::shown(word))),
+            _ => Err(InputError::BadMode(crate::lock::text::escape::shown(word))),
         }
     }
 }

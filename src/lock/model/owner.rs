@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::error::Error;
+use super::input_error::InputError;
 use crate::lock::model::lock::Want;
 use crate::lock::model::loss_action::OnLost;
 use crate::lock::text::escape::{is_printable, shown};
@@ -58,12 +58,12 @@ impl fmt::Display for OwnerId {
 ///
 /// # Errors
 ///
-/// [`Error::BadUuid`], also for the braced and URN forms: each VM has one spelling.
-pub fn parse_uuid(text: &str) -> Result<Uuid, Error> {
+/// [`InputError::BadUuid`], also for the braced and URN forms: each VM has one spelling.
+pub fn parse_uuid(text: &str) -> Result<Uuid, InputError> {
     if text.is_empty() {
         return Ok(Uuid::new_v4());
     }
-    let wrong = || Error::BadUuid(shown(&text.chars().take(64).collect::<String>()));
+    let wrong = || InputError::BadUuid(shown(&text.chars().take(64).collect::<String>()));
     let uuid = Uuid::try_parse(text).map_err(|_| wrong())?;
     // 32 digits, or 36 characters with dashes; `{…}` and `urn:uuid:…` are longer.
     if uuid.is_nil() || !matches!(text.len(), 32 | 36) { Err(wrong()) } else { Ok(uuid) }
@@ -92,8 +92,8 @@ pub fn shown_name(name: &[u8], uuid: Uuid) -> String {
 ///
 /// # Errors
 ///
-/// [`Error::BadName`] with the reason.
-pub fn check_name(name: &str) -> Result<(), Error> {
+/// [`InputError::BadName`] with the reason.
+pub fn check_name(name: &str) -> Result<(), InputError> {
     let why = if name.is_empty() {
         "is empty"
     } else if name.len() > NAME_MAX {
@@ -103,7 +103,7 @@ pub fn check_name(name: &str) -> Result<(), Error> {
     } else {
         return Ok(());
     };
-    Err(Error::BadName { name: shown(&name.chars().take(NAME_MAX).collect::<String>()), why })
+    Err(InputError::BadName { name: shown(&name.chars().take(NAME_MAX).collect::<String>()), why })
 }
 
 /// The frontend through which an owner was opened.
@@ -275,7 +275,7 @@ mod tests {
             "web1",
             "4dea22b3-1d52-d8f3-2516-782e98ab3fa",
         ] {
-            assert!(matches!(parse_uuid(wrong), Err(Error::BadUuid(_))), "{wrong}");
+            assert!(matches!(parse_uuid(wrong), Err(InputError::BadUuid(_))), "{wrong}");
         }
     }
 

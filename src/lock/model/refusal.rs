@@ -2,14 +2,13 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-
 use super::mode::Mode;
 use super::owner::OwnerId;
 use super::process::{Machine, Process};
-use crate::lock::foreign::fdinfo::{Processes, Search};
-use crate::lock::holder_record::format::Recorded;
+use super::process_search::StrangersLock;
+use crate::lock::model::holder_entry::Recorded;
 use crate::lock::model::lease_name::spoken as named;
+use crate::lock::model::process_search::{Processes, Search};
 use crate::lock::text::escape::shown;
 use crate::lock::text::why::remark;
 
@@ -159,15 +158,6 @@ pub struct Unnamed {
     pub search: Search,
     /// The id of this host, by which its records are recognized.
     pub host_id: Option<String>,
-}
-
-/// The type of a foreign holder's lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum StrangersLock {
-    /// A POSIX or open file description lock on the byte.
-    Byte,
-    /// A file lease, which the kernel breaks within `/proc/sys/fs/lease-break-time`.
-    Lease,
 }
 
 /// The maximum number of recorded holders that are named.

@@ -5,6 +5,7 @@
 //! request. So a caller finds out here which mount a request would go to before it sends the
 //! request.
 
+pub(super) mod layers;
 pub(super) mod polled;
 
 use std::collections::{BTreeSet, HashMap};
@@ -17,7 +18,7 @@ use std::sync::Arc;
 
 use rustix::fs::makedev;
 
-use crate::lock::disk::overlay::layers_in;
+use crate::lock::mount::layers::layers_in;
 use crate::lock::mount::polled::Polled;
 
 /// File systems that this host's kernel serves by itself, from a device of its own or from memory:

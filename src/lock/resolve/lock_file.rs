@@ -9,12 +9,12 @@
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use crate::lock::disk::sysfs::Sysfs;
 use crate::lock::lockspace::{Lockspace, Lockspaces, hashed_name};
 use crate::lock::model::error::Error;
 use crate::lock::model::identity::Identity;
 use crate::lock::request::Asked;
 use crate::lock::resolve::scsi_id;
+use crate::lock::sysfs::Sysfs;
 
 /// The way in which the lock files of a disk are found.
 #[derive(Debug, Clone)]

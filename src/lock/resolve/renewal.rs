@@ -26,23 +26,16 @@ use crate::lock::disk::file_system::devices_of;
 use crate::lock::disk::overlay::{self, Unknown};
 use crate::lock::disk::snapshot::Snapshot;
 use crate::lock::disk::stack::Stack;
-use crate::lock::disk::sysfs::{Sysfs, UNKNOWN_SEQUENCE};
 use crate::lock::model::extent::Extent;
 use crate::lock::model::identity::Identity;
+use crate::lock::model::identity::UNKNOWN_SEQUENCE;
 use crate::lock::model::lock::Want;
 use crate::lock::mount::Mounts;
 use crate::lock::path::open::{self, Links};
 use crate::lock::path::walk::far_mount;
 use crate::lock::resolve::Target;
-
-/// The present layers below a locked disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Renewed {
-    /// The layers, as in [`Want::below`].
-    pub below: Vec<Extent>,
-    /// The paths of future copies, as in [`Want::copies`].
-    pub copies: Vec<PathBuf>,
-}
+use crate::lock::sysfs::Sysfs;
+use crate::lock::table::renewal::Renewed;
 
 /// The result of examining a locked disk again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use nix::sys::stat::fstat;
 
-use crate::lock::disk::sysfs::Sysfs;
-use crate::lock::lockspace::key::check_key;
 use crate::lock::model::identity::Identity;
+use crate::lock::model::lease_name::check_key;
 use crate::lock::path::open::{self, Links};
 use crate::lock::path::subprocess;
+use crate::lock::sysfs::Sysfs;
 use crate::lock::text::escape::shown_path;
 
 /// The paths of the tool in distributions.

@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use crate::lock::disk::file_system::Devices;
 use crate::lock::disk::overlay::Unknown;
 use crate::lock::disk::stack::Stack;
-use crate::lock::disk::sysfs::Sysfs;
 use crate::lock::model::error::Error;
 use crate::lock::model::extent::Extent;
 use crate::lock::model::identity::Identity;
 use crate::lock::model::mode::Mode;
 use crate::lock::resolve::Target;
+use crate::lock::sysfs::Sysfs;
 
 impl Target {
     /// Whether the layers below it are the same as when it was found: a loop device may have been

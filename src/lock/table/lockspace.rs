@@ -1,9 +1,9 @@
 //! Uses of a lockspace: it cannot be removed while it is in use.
 
 use super::Table;
-use crate::lock::lockspace::LockspaceKind;
 use crate::lock::model::error::Error;
 use crate::lock::model::lock::Want;
+use crate::lock::model::lockspace_kind::LockspaceKind;
 use crate::lock::model::owner::OwnerId;
 use crate::lock::text::escape::shown;
 

@@ -363,7 +363,7 @@ mod lockspace;
 mod reclaim;
 mod recover;
 mod refusal;
-mod renewal;
+pub mod renewal;
 mod suspend;
 #[cfg(test)]
 mod tests;

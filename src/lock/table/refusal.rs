@@ -1,10 +1,10 @@
 //! Refusals: which locks and reservations conflict with a request.
 
 use super::Table;
-use crate::lock::foreign::fdinfo::Processes;
 use crate::lock::model::error::Error;
 use crate::lock::model::lock::{Lock, Want};
 use crate::lock::model::owner::{Owner, OwnerId};
+use crate::lock::model::process_search::Processes;
 use crate::lock::model::refusal::{Holder, Refusal, Relation};
 
 impl Table {

@@ -1,10 +1,20 @@
 //! Changes of what locked disks lie on.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Table;
+use crate::lock::model::extent::Extent;
 use crate::lock::model::lock::{Lock, Stage, Want};
-use crate::lock::resolve::renewal::Renewed;
+
+/// The present layers below a locked disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renewed {
+    /// The layers, as in [`Want::below`].
+    pub below: Vec<Extent>,
+    /// The paths of future copies, as in [`Want::copies`].
+    pub copies: Vec<PathBuf>,
+}
 
 impl Table {
     /// Returns the locks, at any stage, on disks that may lie on something else by now.

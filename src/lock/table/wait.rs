@@ -17,12 +17,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Table;
-use crate::lock::foreign::fdinfo::Processes;
 use crate::lock::model::error::Error;
 use crate::lock::model::identity::Identity;
 use crate::lock::model::lock::{Lock, Want};
 use crate::lock::model::mode::Mode;
 use crate::lock::model::owner::{Owner, OwnerId};
+use crate::lock::model::process_search::Processes;
 use crate::lock::model::refusal::{Ahead, Holder, Refusal, Stranger};
 use crate::lock::table::queue::{Purpose, Status, Ticket, Waiter};
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::lock::model::input_error::InputError;
 use crate::lock::model::refusal::{Refusal, Stranger};
 use crate::lock::resolve::view::ForeignName;
 use crate::service::io::mount_gate::Silent;
@@ -110,6 +111,12 @@ pub enum Error {
     /// A request to the file system ended without an answer: a bug, or the service's end.
     #[error("a file system request was abandoned")]
     Abandoned,
+}
+
+impl From<InputError> for Error {
+    fn from(error: InputError) -> Self {
+        lock::Error::from(error).into()
+    }
 }
 
 impl Error {

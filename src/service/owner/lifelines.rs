@@ -1,9 +1,9 @@
 //! Which processes hold the lifelines of owners: a helper that a command has left behind keeps the
 //! disks of its VM as long as it holds one.
 
-use crate::lock::foreign::fdinfo::Processes;
 use crate::lock::model::owner::shown_name;
 use crate::lock::model::process::Process;
+use crate::lock::model::process_search::Processes;
 use crate::lock::model::refusal::Holder;
 use crate::lock::{Anchor, OwnerId};
 use crate::service::Service;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::inspector::{Requester, timeouts};
 use crate::lock::acquire::Goal;
-use crate::lock::foreign::fdinfo::{Found, Processes, Search};
 use crate::lock::model::process::Process;
+use crate::lock::model::process_search::{Found, Processes, Search};
 use crate::lock::model::refusal::{Holder, Refusal, Stranger};
 use crate::lock::request::Work;
 use crate::lock::{self, Front, OwnerId, Want};

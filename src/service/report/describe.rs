@@ -8,9 +8,9 @@
 
 use jiff::Timestamp;
 
-use crate::lock::foreign::fdinfo::Processes;
 use crate::lock::model::lease_name::spoken;
 use crate::lock::model::process::Process;
+use crate::lock::model::process_search::Processes;
 use crate::lock::model::refusal::{Ahead, Holder, Refusal, Stranger, Words, kept_by, using};
 use crate::lock::request::Work;
 use crate::lock::text::ago::age;

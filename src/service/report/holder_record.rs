@@ -4,8 +4,9 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 
 use crate::lock::acquire::handle::{Held, Sign};
-use crate::lock::holder_record::record::{Recording, Signature, Unrecorded};
+use crate::lock::holder_record::record::{Signature, Unrecorded};
 use crate::lock::model::host::{Host, system_name};
+use crate::lock::model::recording::Recording;
 use crate::lock::request::Work as _;
 use crate::lock::text::escape::shown_path;
 use crate::lock::{Lock, Owner, OwnerId};

@@ -2,8 +2,8 @@
 
 use super::describe::{DescribeRefusal, DescribeStranger, NAMED};
 use crate::inspector::Requester;
-use crate::lock::foreign::fdinfo::Processes;
 use crate::lock::model::lock::Proof;
+use crate::lock::model::process_search::Processes;
 use crate::lock::model::refusal::{Holder, Refusal};
 use crate::lock::request::Work;
 use crate::lock::table::queue::Ticket;

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use rustix::fs::{XattrFlags, listxattr, setxattr};
 use uuid::Uuid;
 use vmlockd::lock::Mode;
-use vmlockd::lock::holder_record::format::{Entry, Value};
+use vmlockd::lock::holder_record::format::Value;
+use vmlockd::lock::model::holder_entry::Entry;
 
 use super::{Hosts, SharedDirectory, fact};
 use crate::dbus_client::{exclusive, shared};

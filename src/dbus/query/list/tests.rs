@@ -7,10 +7,10 @@ use zbus::wire::{LE, serialized_size};
 
 use super::*;
 use crate::dbus::reply::dictionary::Dictionary;
-use crate::lock::foreign::fdinfo::Processes;
 use crate::lock::lockspace::LockspaceKind;
 use crate::lock::model::identity::Identity;
 use crate::lock::model::lock::Stage;
+use crate::lock::model::process_search::Processes;
 use crate::lock::model::refusal::Relation;
 use crate::lock::resolve::name_state::NameState;
 use crate::lock::table::queue::{Purpose, Status, Waiter};

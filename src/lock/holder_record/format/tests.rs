@@ -1,6 +1,10 @@
 use proptest::prelude::*;
 
+use uuid::Uuid;
+
 use super::*;
+use crate::lock::Mode;
+use crate::lock::model::holder_entry::{PATH, path_to_record};
 use crate::lock::text::why::WHY_MAX;
 
 const HOST: &str = "node-1";

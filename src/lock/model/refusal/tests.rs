@@ -1,5 +1,5 @@
 use super::*;
-use crate::lock::holder_record::format::Entry;
+use crate::lock::model::holder_entry::Entry;
 use uuid::Uuid;
 
 struct Known;

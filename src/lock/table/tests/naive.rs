@@ -2,8 +2,9 @@
 //! with all others.
 
 use super::*;
-use crate::lock::foreign::fdinfo::Processes;
-use crate::lock::model::refusal::{Naming, Stranger, StrangersLock};
+use crate::lock::model::process_search::Processes;
+use crate::lock::model::process_search::StrangersLock;
+use crate::lock::model::refusal::{Naming, Stranger};
 use crate::lock::table::queue::{Purpose, Status, Ticket, Waiter};
 
 /// Returns the sort key of a waiter: upgrades first, then by ticket.

@@ -8,16 +8,12 @@
 //! searches for, and parses a line. `/proc/locks` is never read: that blocks every lock operation
 //! on the host meanwhile.
 
-use std::fs;
 use std::ops::RangeInclusive;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
 
-use nix::sys::stat::{fstat, major, minor};
 use serde::{Deserialize, Serialize};
 
 use crate::lock::model::mode::Mode;
 use crate::lock::model::process::Process;
-use crate::lock::model::refusal::StrangersLock;
 
 /// The maximum number of named processes; the others are counted.
 pub const NAMED: usize = 3;
@@ -34,33 +30,6 @@ pub struct Node {
     pub ino: u64,
 }
 
-impl Node {
-    /// Returns the node of an open file.
-    #[must_use]
-    pub fn of(file: BorrowedFd<'_>) -> Option<Self> {
-        let stat = fstat(file).ok()?;
-        let device = device_of_mount(file).unwrap_or((major(stat.st_dev), minor(stat.st_dev)));
-        let listed = format!("{:02x}:{:02x}:{}", device.0, device.1, stat.st_ino);
-        Some(Self { listed, dev: stat.st_dev, ino: stat.st_ino })
-    }
-}
-
-/// Returns the device by which the kernel lists locks: that of the mounted file system. `st_dev`
-/// differs from it on overlayfs and in btrfs subvolumes. `None` for a mount that is not in this
-/// namespace.
-fn device_of_mount(file: BorrowedFd<'_>) -> Option<(u64, u64)> {
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
-    let mount = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().to_owned();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    // "36 35 98:0 /root /mnt …": the mount, its parent, its device (proc_pid_mountinfo(5)).
-    let device = mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ');
-        (fields.next()? == mount).then(|| fields.nth(1))?
-    })?;
-    let (major, minor) = device.split_once(':')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
-}
-
 /// The targets of a walk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Search {
@@ -74,6 +43,15 @@ pub struct Search {
     /// Lifelines, by the inodes of their pipes. At most 64.
     #[serde(default)]
     pub lifelines: Vec<u64>,
+}
+
+/// The type of a foreign holder's lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StrangersLock {
+    /// A POSIX or open file description lock on the byte.
+    Byte,
+    /// A file lease, which the kernel breaks within `/proc/sys/fs/lease-break-time`.
+    Lease,
 }
 
 /// Processes: some by name, and the number of the others.

@@ -1,5 +1,6 @@
 //! The block devices in `sysfs(5)`: their identities, and the layers that they lie on.
 
+mod identity;
 mod reader;
 
 use std::ffi::OsStr;
@@ -10,8 +11,8 @@ use std::sync::Arc;
 
 use nix::sys::stat::{major, makedev, minor};
 
-use super::loop_device::is_loop;
 use crate::lock::model::extent::Span;
+use crate::lock::model::identity::{UNKNOWN_SEQUENCE, is_loop};
 pub(in crate::lock) use reader::{Kernel, Reader};
 
 /// The prefix of the UUIDs that the logical volume manager gives to devices.
@@ -20,9 +21,6 @@ const LVM: &str = "LVM-";
 const UUID: usize = 32;
 /// The unit of sizes, independent of the sector size of a disk.
 const SECTOR: u64 = 512;
-
-/// The disk sequence number of a device whose number cannot be read. The kernel counts from 1.
-pub const UNKNOWN_SEQUENCE: u64 = u64::MAX;
 
 /// A mounted sysfs.
 #[derive(Debug, Clone)]
