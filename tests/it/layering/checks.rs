@@ -234,49 +234,36 @@ fn within(graph: &Graph, circle: &[&str]) -> Vec<String> {
 }
 
 /// Uses of I/O, clocks, threads and asynchronous code in files that must be pure, and their imports
-/// of files that are not. `files` has names of files, and of folders with a slash at the end.
+/// of files that are not. `files` has names of files, and of folders with a slash at the end, except
+/// those of `to_move`. `to_cut` lists known imports.
 pub(super) fn pure(
     graph: &Graph,
     files: &[&str],
+    to_move: &[&str],
     to_cut: &[(&'static str, &'static str)],
 ) -> Vec<String> {
-    let is_pure = |file: &str| {
-        files
-            .iter()
-            .any(|entry| file == *entry || (entry.ends_with('/') && file.starts_with(entry)))
+    let is_in = |entry: &str, file: &str| {
+        file == entry || (entry.ends_with('/') && file.starts_with(entry))
     };
+    let is_listed = |file: &str| files.iter().any(|entry| is_in(entry, file));
+    let is_pure = |file: &str| is_listed(file) && !to_move.contains(&file);
     let mut problems = Vec::new();
-    for entry in files {
-        let exists =
-            |file: &str| file == *entry || (entry.ends_with('/') && file.starts_with(entry));
-        if !graph.modules().any(|(file, _)| exists(file)) {
-            problems.push(format!("there is no {entry}: adapt PURE"));
+    for entry in files.iter().chain(to_move) {
+        if !graph.modules().any(|(file, _)| is_in(entry, file)) {
+            problems.push(format!("there is no {entry}: adapt PURE or IMPURE_FILES_TO_MOVE"));
         }
     }
-    let mut report = |file: &str, line: usize, word: &str| {
-        problems.push(format!(
-            "src/{file}:{line} must be pure (no I/O, no clock, no async) but uses '{word}'"
-        ));
-    };
-    let begins = |path: &str, beginnings: &[&str]| {
-        beginnings.iter().any(|beginning| {
-            let rest = path.strip_prefix(beginning);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
-        })
-    };
-    for used in graph.external.iter().filter(|used| is_pure(&used.from)) {
-        // `std::io` alone brings in the name, and is judged by what is used of it.
-        let is_name = used.path == "std::io";
-        if begins(&used.path, IMPURE_PATHS) && !begins(&used.path, PURE_PATHS) && !is_name {
-            report(&used.from, used.line, &used.path);
+    let mut impure = BTreeSet::new();
+    for (file, line, word) in impure_words(graph).filter(|(file, ..)| is_listed(file)) {
+        impure.insert(file);
+        if is_pure(file) {
+            problems.push(format!(
+                "src/{file}:{line} must be pure (no I/O, no clock, no async) but uses '{word}'"
+            ));
         }
     }
-    for (file, module) in graph.modules().filter(|(file, _)| is_pure(file)) {
-        for (word, line) in &module.words {
-            if IMPURE_WORDS.contains(&word.as_str()) {
-                report(file, *line, word);
-            }
-        }
+    for file in to_move.iter().filter(|file| !impure.contains(**file)) {
+        problems.push(format!("{file} is pure now: remove it from IMPURE_FILES_TO_MOVE"));
     }
     let mut unused: BTreeSet<(&str, &str)> = to_cut.iter().copied().collect();
     for import in first_of_each_pair(graph).filter(|import| is_pure(&import.from)) {
@@ -294,6 +281,26 @@ pub(super) fn pure(
         format!("{from} no longer imports {to}: remove them from IMPURE_IMPORTS_TO_CUT")
     }));
     problems
+}
+
+/// The uses of [`IMPURE_PATHS`] and [`IMPURE_WORDS`]: the file, the line, and the path or word.
+fn impure_words(graph: &Graph) -> impl Iterator<Item = (&str, usize, &str)> {
+    let begins = |path: &str, beginnings: &[&str]| {
+        beginnings.iter().any(|beginning| {
+            let rest = path.strip_prefix(beginning);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+        })
+    };
+    let is_impure = move |path: &str| {
+        // `std::io` alone brings in the name, and is judged by what is used of it.
+        path != "std::io" && begins(path, IMPURE_PATHS) && !begins(path, PURE_PATHS)
+    };
+    let paths = graph.external.iter().filter(move |used| is_impure(&used.path));
+    let words = graph.modules().flat_map(|(file, module)| {
+        let words = module.words.iter().filter(|(word, _)| IMPURE_WORDS.contains(&word.as_str()));
+        words.map(move |(word, line)| (file, *line, word.as_str()))
+    });
+    paths.map(|used| (used.from.as_str(), used.line, used.path.as_str())).chain(words)
 }
 
 #[cfg(test)]

@@ -125,8 +125,8 @@ fn a_circle_within_a_sub_room_is_found_when_it_is_large() {
 #[test]
 fn impure_code_is_found() {
     let files = ["lock/model/", "lock/table/mod.rs"];
-    assert!(pure(&graph(&[]), &files, &[]).is_empty());
-    let found = |text: &str| pure(&graph(&[("lock/model/mode.rs", text)]), &files, &[]);
+    assert!(pure(&graph(&[]), &files, &[], &[]).is_empty());
+    let found = |text: &str| pure(&graph(&[("lock/model/mode.rs", text)]), &files, &[], &[]);
     let file = "src/lock/model/mode.rs:1 must be pure (no I/O, no clock, no async) but uses";
     assert_eq!(
         found("pub struct Mode; use std::{fs::read, time::Duration};"),
@@ -138,13 +138,21 @@ fn impure_code_is_found() {
     );
     assert_eq!(found("pub struct Mode; async fn f() {}"), [format!("{file} 'async'")]);
     assert_eq!(found("pub struct Mode; #[cfg(test)] use std::fs;"), Vec::<String>::new());
-    let imports = pure(&graph(&[]), &["lock/table/mod.rs", "lock/gone.rs"], &[]);
+    let imports = pure(&graph(&[]), &["lock/table/mod.rs", "lock/gone.rs"], &[], &[]);
     assert_eq!(
         imports,
         [
-            "there is no lock/gone.rs: adapt PURE",
+            "there is no lock/gone.rs: adapt PURE or IMPURE_FILES_TO_MOVE",
             "src/lock/table/mod.rs:1 imports lock::Mode (lock/model/mode.rs): the first must be \
              pure, the second is not"
         ]
+    );
+    let to_move = ["lock/model/mode.rs"];
+    let impure = graph(&[("lock/model/mode.rs", "pub struct Mode; use std::fs;")]);
+    assert_eq!(pure(&impure, &files, &to_move, &[]).len(), 2, "two imports of it");
+    assert_eq!(pure(&impure, &["lock/model/"], &to_move, &[]).len(), 1, "one is left");
+    assert_eq!(
+        pure(&graph(&[]), &["lock/model/"], &to_move, &[]),
+        ["lock/model/mode.rs is pure now: remove it from IMPURE_FILES_TO_MOVE"]
     );
 }
