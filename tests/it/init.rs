@@ -107,16 +107,16 @@ impl Harness {
     }
 
     /// How often the service has said something.
-    fn said(&self, words: &str) -> usize {
+    fn occurrences(&self, words: &str) -> usize {
         fs::read_to_string(self.at("/var/log/vmlockd.log")).unwrap().matches(words).count()
     }
 
     /// Asks the script for something, and waits until the service says that it has done it.
     async fn does(&self, word: &str, words: &str) {
-        let before = self.said(words);
+        let before = self.occurrences(words);
         self.script(word).await.ok();
         let done = async {
-            while self.said(words) == before {
+            while self.occurrences(words) == before {
                 // A client that connects in between may be rejected.
                 drop(self.connect().ping());
                 tokio::task::yield_now().await;

@@ -54,7 +54,7 @@ async fn hang(fixture: &Fixture, far: &HungMount, disk: &Path) -> (Tool, String)
     let mut tool = Tool::new(command, &fixture.dir().join("hang.log"));
     let pid = tool.line().await;
     far.stop();
-    tool.say("");
+    tool.write_line("");
     assert_eq!(tool.line().await, "hangs");
     (tool, pid)
 }

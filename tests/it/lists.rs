@@ -233,7 +233,7 @@ async fn locks_are_listed_by_owner_by_name_and_as_suspended() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_for_one_reply_says_how_to_page() {
+async fn a_list_too_large_for_one_reply_is_refused_with_advice() {
     for broker in [Broker::DbusDaemon, Broker::DbusBroker] {
         let fixture = Fixture::builder().broker(broker).start().await;
         let bus = fixture.connection().await;

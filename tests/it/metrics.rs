@@ -34,7 +34,7 @@ fn counted(metrics: &Row) -> Vec<(&str, u64)> {
 }
 
 #[tokio::test]
-async fn what_happens_is_counted() {
+async fn events_are_counted() {
     let fixture = Fixture::builder().polkit(polkit::Choice::Mock).start().await;
     let bus = fixture.connection().await;
     assert_eq!(counted(&metrics(&bus).await), []);
@@ -49,10 +49,10 @@ async fn what_happens_is_counted() {
     web2.acquire(&[exclusive(&a)]).await.unwrap_err();
     // It waits, though not for long.
     web2.owner.acquire(&[exclusive(&a)], option("timeout-usec", 1_u64)).await.unwrap_err();
-    let nobody = fixture.connection_as(NOBODY).await;
-    TestVm::open_with(&nobody, "", "web3", none()).await.err().unwrap();
+    let user = fixture.connection_as(NOBODY).await;
+    TestVm::open_with(&user, "", "web3", none()).await.err().unwrap();
     fixture.polkit().mock().answer(Answer::Allow);
-    let web3 = TestVm::open(&nobody, "web3").await;
+    let web3 = TestVm::open(&user, "web3").await;
     let file = std::fs::File::options().read(true).write(true).open(&theirs).unwrap();
     let broken = web3.acquire_files(&[(&file, "exclusive")]).await.unwrap();
     lock(&bus, &broken[0]).await.release(option("force", true)).await.unwrap();

@@ -200,7 +200,7 @@ async fn a_client_that_does_not_read_delays_no_other() {
 
 /// dbus-broker keeps small messages of several senders in a queue that grows as long as they send.
 #[tokio::test]
-async fn what_waits_in_the_bus_delays_nothing() {
+async fn calls_queued_in_the_bus_delay_nothing() {
     let fixture = Fixture::builder().broker(Broker::DbusBroker).start().await;
     let (private, bus) = (fixture.private_connection().await, fixture.connection().await);
     let image = fixture.image("one.qcow2").await;

@@ -15,14 +15,14 @@ const WRONG: &str = "file_lockspace_dri = \"/x\"\n";
 /// The message for an invalid file.
 const STAYS: &str = "cannot reload the configuration, the old one stays in force";
 
-/// How the service is told.
+/// How the reload is triggered.
 #[derive(Clone, Copy)]
-enum Way {
+enum Trigger {
     Signal,
     Method,
 }
 
-impl Way {
+impl Trigger {
     /// Makes the service load the file, and waits for it.
     async fn load(self, fixture: &Fixture, right: bool) {
         let bus = fixture.connection().await;
@@ -47,7 +47,7 @@ impl Way {
     }
 }
 
-async fn held_locks_stay(way: Way) {
+async fn held_locks_stay(way: Trigger) {
     let fixture = Fixture::builder().folder("locks").start().await;
     let bus = fixture.connection().await;
     let web1 = TestVm::open(&bus, "web1").await;
@@ -86,12 +86,12 @@ async fn held_locks_stay(way: Way) {
 
 #[tokio::test]
 async fn held_locks_stay_at_sighup() {
-    held_locks_stay(Way::Signal).await;
+    held_locks_stay(Trigger::Signal).await;
 }
 
 #[tokio::test]
 async fn held_locks_stay_when_asked_to() {
-    held_locks_stay(Way::Method).await;
+    held_locks_stay(Trigger::Method).await;
 }
 
 /// Tests that need root.

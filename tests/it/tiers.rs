@@ -16,7 +16,7 @@ const FILTERS: [(&str, &str); 3] = [
     ("vm", "binary(it) & test(/^vm::/)"),
 ];
 
-/// What only the tier host has: without root or its programs, tests with these are skipped.
+/// Items that only the tier host has: without root or its programs, tests with these are skipped.
 const NEEDS_HOST: [&str; 5] = [
     "Host::boot",
     "HangingClose::start",

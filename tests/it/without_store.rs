@@ -40,7 +40,7 @@ impl Scenario {
     }
 
     /// Returns the state of each lock: verified, and lost.
-    async fn said(&self) -> Vec<(bool, bool)> {
+    async fn lock_states(&self) -> Vec<(bool, bool)> {
         let rows = manager(&self.bus).await.list_locks(none()).await.unwrap();
         let of = |disk: &PathBuf| {
             let row = rows.iter().find(|row| crate::snapshot::text(row, "resource") == path(disk));
@@ -52,7 +52,7 @@ impl Scenario {
     }
 
     async fn until_said(&self, wanted: [(bool, bool); 2]) {
-        let said = async { while self.said().await != wanted {} };
+        let said = async { while self.lock_states().await != wanted {} };
         within(&format!("verified and lost: {wanted:?}"), said).await;
     }
 
@@ -119,7 +119,8 @@ async fn a_foreign_holder_locks_one_meanwhile(config: &str) {
     let before = Listed::by(&scenario.bus).await;
     let daemon = scenario.fixture.daemon();
     daemon.kill9().await;
-    let stranger = ForeignHolder::hold(&scenario.lock_files[0], LockType::Posix, true).unwrap();
+    let foreign_holder =
+        ForeignHolder::hold(&scenario.lock_files[0], LockType::Posix, true).unwrap();
     let losses = scenario.losses().await;
     daemon.start_again().await;
     scenario.is_lost(losses, "taken").await;
@@ -130,7 +131,7 @@ async fn a_foreign_holder_locks_one_meanwhile(config: &str) {
     assert_refused(&refused, "LockHeld", "web1");
     other.owner.close(none()).await.unwrap();
 
-    stranger.release();
+    foreign_holder.release();
     scenario.until_said([(true, false); 2]).await;
     daemon.logs(&format!("regained the lock on {}", path(&scenario.disks[0]))).await;
     assert_eq!(

@@ -252,15 +252,15 @@ async fn the_number_of_polkit_requests_per_user_is_limited() {
     mock.answer(Answer::Hang);
     let managers =
         [NOBODY, DAEMON].map(async |uid| manager(&fixture.connection_as(uid).await).await);
-    let [nobody, daemon] = managers;
-    let (nobody, daemon) = (nobody.await, daemon.await);
+    let [user, daemon] = managers;
+    let (user, daemon) = (user.await, daemon.await);
     let before = Untouched::so_far(&fixture).await;
     let meanwhile = async {
         let mut open = Vec::new();
         for _ in 0..3 {
             open.push(mock.next_call().await);
         }
-        let refused = nobody.reload(none()).await.unwrap_err().into();
+        let refused = user.reload(none()).await.unwrap_err().into();
         let words =
             format!("too many authorization checks at one time: the limit is 2 for uid {NOBODY}");
         assert_refused(&refused, "DBus.Error.LimitsExceeded", &words);
@@ -270,13 +270,13 @@ async fn the_number_of_polkit_requests_per_user_is_limited() {
         // Callers without a check continue, and so do reading calls.
         let roots = manager(&fixture.connection().await).await;
         roots.reload(none()).await.unwrap();
-        assert_eq!(nobody.list_locks(none()).await.unwrap(), []);
+        assert_eq!(user.list_locks(none()).await.unwrap(), []);
         assert_eq!(mock.seen().len(), 3);
         mock.answer(Answer::Deny);
         assert!(open.iter().all(|call| mock.release(call, Answer::Deny)));
     };
     let all = async {
-        tokio::join!(nobody.reload(none()), nobody.reload(none()), daemon.reload(none()), meanwhile)
+        tokio::join!(user.reload(none()), user.reload(none()), daemon.reload(none()), meanwhile)
     };
     let (one, two, three, ()) = within("all answers", all).await;
     for refused in [one, two, three] {
@@ -284,7 +284,7 @@ async fn the_number_of_polkit_requests_per_user_is_limited() {
     }
     // Their places are free again.
     mock.answer(Answer::Allow);
-    nobody.reload(none()).await.unwrap();
+    user.reload(none()).await.unwrap();
     before.and_it_goes_on().await;
 }
 

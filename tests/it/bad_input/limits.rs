@@ -80,7 +80,7 @@ async fn each_user_has_a_quota_and_root_has_none() {
 }
 
 #[tokio::test]
-async fn what_one_call_names_and_what_all_hold_is_bounded_for_root_too() {
+async fn the_size_of_calls_and_the_number_of_locks_are_bounded_for_root_too() {
     let fixture = fixture_with("resources_per_call = 3\nlocks_total = 5").await;
     let bus = fixture.connection().await;
     let disks = disks_of(&fixture, ROOT, 6);

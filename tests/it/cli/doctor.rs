@@ -38,7 +38,7 @@ struct Scenario {
     machine: TestVm,
     lost: PathBuf,
     kept: PathBuf,
-    _rival: ForeignHolder,
+    _foreign_holder: ForeignHolder,
 }
 
 impl Scenario {
@@ -57,7 +57,7 @@ impl Scenario {
             assert_eq!(told["lock"], format!("/org/vmlockd1/lock/{number}"));
             assert_eq!(told["name"], "web1");
         }
-        Self { fixture, machine, lost, kept, _rival: foreign_holder }
+        Self { fixture, machine, lost, kept, _foreign_holder: foreign_holder }
     }
 }
 
@@ -75,7 +75,7 @@ async fn doctor(fixture: &Fixture, code: i32) -> Value {
 
 #[tokio::test]
 async fn a_lost_lock_is_marked_in_lists() {
-    let Scenario { fixture, machine, lost, kept, _rival } = Scenario::set_up().await;
+    let Scenario { fixture, machine, lost, kept, _foreign_holder } = Scenario::set_up().await;
     let list = vmlockctl(&fixture, &["list"]).await.ok();
     let lines: Vec<Vec<&str>> =
         list.lines().map(|line| line.split_whitespace().collect()).collect();

@@ -67,7 +67,7 @@ async fn a_missing_service_is_reported() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_no_disk() {
+async fn a_missing_file_is_not_a_disk() {
     let fixture = Fixture::builder().start().await;
     let none = fixture.dir().join("none");
     for line in [&["lock", str(&none)][..], &["run", "--disk", str(&none), "--", "true"]] {
@@ -126,7 +126,7 @@ async fn a_command_that_becomes_another_user_is_bound_without_a_password() {
     let mut command = fixture.command_as(NOBODY, "vmlockctl");
     command.args(["--system", "run", "--disk", str(&image), "--", str(&sudo)]);
     let mut tool = Tool::start(&fixture, command);
-    tool.say("here");
+    tool.write_line("here");
     assert_eq!(tool.line().await, "here");
     let owners = super::json(&fixture, &["owners"]).await;
     assert_eq!(owners[0]["anchors"], json!(["lifeline", "process"]));

@@ -37,7 +37,7 @@ impl Own {
 }
 
 #[tokio::test]
-async fn who_calls_the_hosts_instance_for_a_user() {
+async fn the_who_command_calls_the_hosts_instance_for_a_user() {
     let fixture = Fixture::builder().start().await;
     let own = Own::start(&fixture).await;
     let disk = fixture.raw_of(NOBODY, "disk");
@@ -59,7 +59,7 @@ async fn who_calls_the_hosts_instance_for_a_user() {
 }
 
 #[tokio::test]
-async fn who_calls_the_users_instance_or_names_the_hosts() {
+async fn the_who_command_calls_the_users_instance_or_names_the_hosts() {
     let fixture = Fixture::builder().start().await;
     let own = Own::start(&fixture).await;
     let disk = fixture.raw_of(NOBODY, "disk");

@@ -153,7 +153,7 @@ async fn forged_signals_do_not_hide_that_the_disks_stay_locked() {
             fdo.get_id().await.unwrap();
         }
     });
-    tool.say("");
+    tool.write_line("");
     let helper: i32 = tool.line().await.parse().unwrap();
     assert!(tool.ended().await.success());
     assert!(!forge.is_finished());

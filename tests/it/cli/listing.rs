@@ -8,7 +8,7 @@ use crate::dbus_client::{TestVm, exclusive, shared};
 use crate::fixture::Fixture;
 
 #[tokio::test]
-async fn what_lock_locks_stays_until_unlock() {
+async fn locks_of_the_lock_command_remain_until_unlock() {
     let fixture = Fixture::builder().start().await;
     let (a, b) = (fixture.image("a.qcow2").await, fixture.image("b.qcow2").await);
     let said = vmlockctl(&fixture, &["lock", "--name", "backup", str(&a), str(&b)]).await.ok();
@@ -106,7 +106,7 @@ async fn show_finds_owners_locks_and_holders() {
 }
 
 #[tokio::test]
-async fn who_answers_in_a_sentence_and_with_its_exit_code() {
+async fn the_who_command_prints_a_sentence_and_has_its_exit_code() {
     let fixture = Fixture::builder().start().await;
     let (image, free) = (fixture.image("a.qcow2").await, fixture.image("b.qcow2").await);
     let bus = fixture.connection().await;
@@ -116,8 +116,8 @@ async fn who_answers_in_a_sentence_and_with_its_exit_code() {
     let said = vmlockctl(&fixture, &["who", str(&image)]).await.ok();
     let begins = format!("disk {} is locked exclusively by VM \"web1\" (", str(&image));
     assert!(said.starts_with(&begins), "{said}");
-    let nobody = format!("nobody holds disk {}\n", str(&free));
-    assert_eq!(fails(&fixture, 3, &["who", str(&free)]).await, nobody);
+    let expected = format!("nobody holds disk {}\n", str(&free));
+    assert_eq!(fails(&fixture, 3, &["who", str(&free)]).await, expected);
     let both = super::json(&fixture, &["who", str(&free), str(&image)]).await;
     assert_eq!(both[0], json!({ "path": str(&free), "holders": [] }));
     assert_eq!(both[1]["holders"][0]["name"], "web1");

@@ -82,7 +82,7 @@ mod host {
             assert!(metric[2].as_str().is_some_and(|help| help.ends_with('.')), "{name}");
         }
 
-        // So does a reader of the older format, such as node exporters.
+        // A reader of the older format, such as those of node exporters, parses it too.
         let older = read(&fixture, "prometheus_client.parser", path).await;
         assert_eq!(older["vmlockd_grant_seconds"][0], "histogram");
         let total = |told: &Value| {

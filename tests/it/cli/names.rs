@@ -54,7 +54,7 @@ fn act(fixture: &Fixture, uid: u32, what: &str, disk: &Path) -> Option<PathBuf> 
 }
 
 #[tokio::test]
-async fn what_is_listed_is_found_by_its_name_whatever_became_of_the_file() {
+async fn listed_disks_are_found_by_name_even_if_the_file_has_changed() {
     let fixture = fixture().await;
     for uid in [ROOT, NOBODY] {
         for what in ["deleted", "moved", "replaced", "folder"] {

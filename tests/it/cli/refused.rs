@@ -136,7 +136,7 @@ async fn resume_says_that_the_locks_were_handed_over() {
 async fn show_describes_a_foreign_holder_in_a_sentence() {
     let fixture = Fixture::builder().start().await;
     let disk = fixture.raw_of(0, "a");
-    let _rival =
+    let _foreign_holder =
         crate::fixture::ForeignHolder::hold(&disk, crate::fixture::LockType::Ofd, true).unwrap();
     let shown = vmlockctl(&fixture, &["show", str(&disk)]).await.ok();
     assert_eq!(shown, vmlockctl(&fixture, &["who", str(&disk)]).await.ok());

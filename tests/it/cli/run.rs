@@ -188,14 +188,14 @@ async fn signals_are_passed_on() {
     for signal in ["USR1", "USR2", "HUP", "INT", "QUIT", "TERM"] {
         tool.signal(format!("SIG{signal}").parse().unwrap());
         // The shell looks at its traps between two commands, so it needs one more to read.
-        tool.say("");
+        tool.write_line("");
         assert_eq!(tool.line().await, signal);
     }
     assert_eq!(tool.ended().await.code(), Some(3));
 }
 
 #[tokio::test]
-async fn what_a_terminal_sends_to_the_command_itself_is_not_passed_on() {
+async fn signals_of_the_terminal_to_the_command_are_not_forwarded() {
     let fixture = Fixture::builder().start().await;
     let image = fixture.image("a.qcow2").await;
     let terminal = openpty(None, None).unwrap();
@@ -300,7 +300,7 @@ async fn a_closed_owner_is_reported_and_the_command_lives_on() {
     owner.close([("force", true.into())].into()).await.unwrap();
     let said = tool.line().await;
     assert!(said.contains("no longer locked"), "{said}");
-    tool.say("alive");
+    tool.write_line("alive");
     assert_eq!(tool.line().await, "alive");
     assert!(tool.finish().await.success());
 }
@@ -327,8 +327,8 @@ mod host {
 
         let said = fails(&fixture, 75, &["run", "--disk", str(&image), "--", "true"]).await;
         assert!(said.contains("VM \"qemu-system-x86_64\""), "{said}");
-        tool.say("{\"execute\": \"qmp_capabilities\"}");
-        tool.say("{\"execute\": \"quit\"}");
+        tool.write_line("{\"execute\": \"qmp_capabilities\"}");
+        tool.write_line("{\"execute\": \"quit\"}");
         assert!(tool.ended().await.success());
         assert!(is_free(&image));
     }

@@ -70,12 +70,12 @@ async fn list_prints_what_its_filters_let_through() {
     web2.acquire(&[shared(&a)]).await.unwrap();
     let line = ["--system", "lock", "--name", "other", str(&b)];
     fixture.run_as(NOBODY, "vmlockctl", &line).await.ok();
-    let nobody = NOBODY.to_string();
+    let user = NOBODY.to_string();
     for (arguments, numbers) in [
         (&[][..], &[1, 2, 3][..]),
         (&["--owner", "web1"], &[1]),
         (&["--user", "root"], &[1, 2]),
-        (&["--user", &nobody], &[3]),
+        (&["--user", &user], &[3]),
         (&[str(&a)], &[1, 2]),
         (&[str(&a), "--owner", "web2"], &[2]),
         (&["3", "web1"], &[1, 3]),

@@ -120,7 +120,7 @@ async fn a_request_for_a_disk_waits_for_its_partitions_and_is_not_overtaken() {
 }
 
 #[tokio::test]
-async fn what_a_disk_lies_on_is_known_after_a_crash() {
+async fn the_lower_devices_of_a_disk_are_known_after_a_crash() {
     let device = LoopDevice::new();
     let (fixture, file) = (Fixture::builder().start().await, device.file());
     let bus = fixture.connection().await;

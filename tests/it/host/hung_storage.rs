@@ -107,7 +107,7 @@ fn assert_unresponsive(refused: &Refused, point: &Path) {
 async fn hung_local_storage_is_limited_to_a_share_of_the_threads() {
     let (fixture, mut storage) = scenario().await;
     let root = fixture.connection().await;
-    let (games, nobody) = (fixture.connection_as(GAMES).await, fixture.connection_as(NOBODY).await);
+    let (games, user) = (fixture.connection_as(GAMES).await, fixture.connection_as(NOBODY).await);
     storage.freeze().await;
     let mut of_games = all_at_once(&fixture, &games, (GAMES, 20)).await;
     for _ in 0..12 {
@@ -119,8 +119,8 @@ async fn hung_local_storage_is_limited_to_a_share_of_the_threads() {
     assert_eq!(metric(&root, "requests-refused-hung").await, 12);
     // Another user has a share, too, and root more than all users; a further request is refused at
     // once, since the storage has not answered for long.
-    let mut of_nobody = all_at_once(&fixture, &nobody, (NOBODY, 9)).await;
-    let refused = within("a refusal", of_nobody.join_next()).await.unwrap().unwrap();
+    let mut of_user = all_at_once(&fixture, &user, (NOBODY, 9)).await;
+    let refused = within("a refusal", of_user.join_next()).await.unwrap().unwrap();
     assert_unresponsive(&refused.unwrap_err(), &storage.point);
     let mut of_root = all_at_once(&fixture, &root, (ROOT, 40)).await;
     for _ in 0..24 {
@@ -135,7 +135,7 @@ async fn hung_local_storage_is_limited_to_a_share_of_the_threads() {
     drop(disk);
 
     storage.thaw();
-    for all in [&mut of_games, &mut of_nobody, &mut of_root] {
+    for all in [&mut of_games, &mut of_user, &mut of_root] {
         while let Some(done) = within("it goes on", all.join_next()).await {
             done.unwrap().unwrap();
         }

@@ -1,8 +1,8 @@
 //! Unmodified libvirt with real guests and a lock daemon.
 //!
-//! What libvirt relies on is tested with virtlockd, too: libvirt's users know the behaviour of
-//! virtlockd, so a test that only the service passes would require something else. Where virtlockd
-//! has a defect, a test exists for the service alone.
+//! The features that libvirt relies on are tested with virtlockd, too: libvirt's users know the
+//! behaviour of virtlockd, so a test that only the service passes would require something else.
+//! Where virtlockd has a defect, a test exists for the service alone.
 //!
 //! The guests run emulated, without an operating system; only their QEMU matters here.
 
@@ -49,8 +49,8 @@ macro_rules! with {
             }
 
             #[tokio::test]
-            async fn what_is_only_read_is_not_locked() {
-                sharing::what_is_only_read_is_not_locked($daemon).await;
+            async fn disks_that_are_only_read_are_not_locked() {
+                sharing::disks_that_are_only_read_are_not_locked($daemon).await;
             }
 
             #[tokio::test]

@@ -28,7 +28,7 @@ async fn up(tool: &mut Tool) -> u32 {
     let pid = tool.line().await.parse().unwrap();
     assert!(tool.line().await.contains("QMP"));
     // It greets before it has made its devices, and obeys after.
-    tool.say("{\"execute\": \"qmp_capabilities\"}");
+    tool.write_line("{\"execute\": \"qmp_capabilities\"}");
     assert!(tool.line().await.contains("return"));
     pid
 }
@@ -84,7 +84,7 @@ async fn a_vm_with_the_disk_open_is_named_and_causes_no_refusal() {
     let said = fixture.run("vmlockctl", &["who", path]).await.ok();
     assert_eq!(said.lines().count(), 1, "{said}");
     web1.owner.close(HashMap::new()).await.unwrap();
-    tool.say("{\"execute\": \"quit\"}");
+    tool.write_line("{\"execute\": \"quit\"}");
     assert!(tool.ended().await.success());
     let ran = fixture.run("vmlockctl", &["who", path]).await;
     assert_eq!(ran.status.code(), Some(3), "{ran:?}");

@@ -139,7 +139,7 @@ async fn a_process_of_another_user_is_not_killed() {
     let program = fixture.dir().join("su-sleep");
     fs::copy("/bin/sleep", &program).unwrap();
     fs::set_permissions(&program, Permissions::from_mode(0o4755)).unwrap();
-    // NOBODY itself cannot kill a process whose real user is root, too; which other user that is
+    // `NOBODY` itself cannot kill a process whose real user is root, too; which other user that is
     // makes no difference to the service.
     let sh = format!("echo ready; read line; exec {} 1000", program.display());
     let bus = fixture.connection_as(NOBODY).await;

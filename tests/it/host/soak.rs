@@ -82,7 +82,7 @@ async fn through(scenario: &Scenario, what: impl AsyncFnOnce(&mut KillInjector<'
     for disk in own.map(|disk| scenario.host.at(disk)) {
         attempt(&disk, LockType::Ofd).unwrap_or_else(|e| panic!("{}: {e}", disk.display()));
     }
-    unmounting.say("now");
+    unmounting.write_line("now");
     assert_eq!(unmounting.line().await, "unmounted");
     let took = begun.elapsed();
     println!("  unmounted after {took:.0?}");

@@ -9,14 +9,14 @@ use super::reference::ReferenceModel;
 #[derive(Debug, Default)]
 pub(super) struct LockNumbers {
     /// By what is locked; with the model's number, and still there when the lock is gone.
-    known: BTreeMap<(Vm, Disk), (usize, u64)>,
+    numbers: BTreeMap<(Vm, Disk), (usize, u64)>,
     last: u64,
 }
 
 impl LockNumbers {
     /// The number by which a lock is asked for; of one that is gone the one that it had.
     pub(super) fn of(&self, vm: Vm, disk: Disk) -> u64 {
-        self.known.get(&(vm, disk)).map_or(u64::MAX, |(_, number)| *number)
+        self.numbers.get(&(vm, disk)).map_or(u64::MAX, |(_, number)| *number)
     }
 
     /// Takes note of what is held now.
@@ -29,7 +29,7 @@ impl LockNumbers {
         for (place, lock) in &reference.locks {
             let Some(number) = now.get(place) else { continue };
             let (vm, disk) = place;
-            let known = self.known.get(place).filter(|(born, _)| *born == lock.born);
+            let known = self.numbers.get(place).filter(|(born, _)| *born == lock.born);
             match known {
                 Some((_, known)) if known != number => {
                     return Err(format!("{vm}'s lock on {disk} was {known}, and is {number}"));
@@ -39,7 +39,7 @@ impl LockNumbers {
                 }
                 _ => {}
             }
-            self.known.insert(*place, (lock.born, *number));
+            self.numbers.insert(*place, (lock.born, *number));
             self.last = self.last.max(*number);
         }
         Ok(())

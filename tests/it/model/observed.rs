@@ -35,7 +35,7 @@ impl ObservedState {
         observed
     }
 
-    fn enter(&mut self, lock: &Lock) -> bool {
+    fn insert(&mut self, lock: &Lock) -> bool {
         self.locks.insert(lock.id, (lock.owner, lock.want.mode)).is_none()
     }
 
@@ -48,9 +48,9 @@ impl ObservedState {
                 let left = self.locks.values().any(|(owner, _)| owner == id);
                 (!left, "an owner is closed that holds something")
             }
-            Event::LockAcquired(lock) => (self.enter(lock), "a lock is given twice"),
+            Event::LockAcquired(lock) => (self.insert(lock), "a lock is given twice"),
             Event::LockConverted(lock) => {
-                (!self.enter(lock), "a lock is converted that is not there")
+                (!self.insert(lock), "a lock is converted that is not there")
             }
             Event::LockReleased(lock, _) => {
                 (self.locks.remove(&lock.id).is_some(), "a lock is released that is not there")

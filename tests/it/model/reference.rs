@@ -148,15 +148,15 @@ impl ReferenceModel {
     pub(super) fn attempt(&mut self, vm: Vm, what: &What, place: Option<usize>) -> Outcome {
         match what {
             What::Open(anchor, disk_requests) => {
-                let given = self.give(vm, disk_requests, what, place)?;
+                let given = self.grant(vm, disk_requests, what, place)?;
                 let manual = *anchor == Anchor::Manual;
                 let owner = Owner { lifelines: usize::from(!manual), manual, ..Owner::default() };
                 self.owners.insert(vm, owner);
                 Ok(given)
             }
-            What::Acquire(disk_requests) => self.give(vm, disk_requests, what, place),
+            What::Acquire(disk_requests) => self.grant(vm, disk_requests, what, place),
             What::Resume(disk_requests) => {
-                self.give(vm, disk_requests, what, place)?;
+                self.grant(vm, disk_requests, what, place)?;
                 Ok(self.resumed_with(vm, disk_requests))
             }
             What::Upgrade(disk) => {
@@ -166,7 +166,7 @@ impl ReferenceModel {
         }
     }
 
-    fn give(
+    fn grant(
         &mut self,
         vm: Vm,
         disk_requests: &[DiskRequest],
@@ -189,7 +189,7 @@ impl ReferenceModel {
         self.refusal(vm, what, place)?;
         for disk_request in disk_requests {
             if !self.locks.contains_key(&(vm, disk_request.disk)) {
-                self.enter(vm, *disk_request);
+                self.insert_lock(vm, *disk_request);
             }
         }
         Ok(Answer::Locks(
@@ -218,8 +218,12 @@ impl ReferenceModel {
         Ok(Answer::Done)
     }
 
-    /// Enters a new lock.
-    pub(super) fn enter(&mut self, vm: Vm, DiskRequest { disk, spelling, mode }: DiskRequest) {
+    /// Inserts a new lock.
+    pub(super) fn insert_lock(
+        &mut self,
+        vm: Vm,
+        DiskRequest { disk, spelling, mode }: DiskRequest,
+    ) {
         self.born += 1;
         self.locks.insert((vm, disk), Lock { mode, spelling, born: self.born });
     }
@@ -303,7 +307,7 @@ impl ReferenceModel {
     fn end(&mut self, vm: Vm, gives_back: bool) {
         self.withdraw(&RefusalReason::OwnerGone, |waiter| waiter.vm == vm);
         if gives_back {
-            self.give_back(vm);
+            self.return_locks(vm);
         }
         self.owners.remove(&vm);
         self.locks.retain(|(who, _), _| *who != vm);

@@ -88,7 +88,7 @@ impl ReferenceModel {
         self.withdraw(&RefusalReason::Cancelled, |waiter| waiter.vm == from);
         let taken = self.take(from, &held, &RefusalReason::Cancelled);
         for disk_request in &taken {
-            self.enter(to, *disk_request);
+            self.insert_lock(to, *disk_request);
             self.living(to)?.came_from.insert(disk_request.disk, from);
         }
         let source = self.living(from)?;
@@ -99,7 +99,7 @@ impl ReferenceModel {
     }
 
     /// A machine ends: what it has from others who remember it is theirs again.
-    pub(super) fn give_back(&mut self, vm: Vm) {
+    pub(super) fn return_locks(&mut self, vm: Vm) {
         let came_from = self.owners.get(&vm).map(|owner| owner.came_from.clone());
         let came_from = came_from.unwrap_or_default();
         let sources: Vec<Vm> = self.owners.keys().copied().collect();
@@ -113,7 +113,7 @@ impl ReferenceModel {
             // The VM runs again, and its request to resume has succeeded or failed.
             let taken = self.take(vm, &back, &RefusalReason::OwnerGone);
             for disk_request in taken {
-                self.enter(to, disk_request);
+                self.insert_lock(to, disk_request);
             }
             self.resumed(to);
         }

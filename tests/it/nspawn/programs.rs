@@ -10,7 +10,7 @@ use crate::fixture::{CommandOutput, Tool, run};
 
 impl Host {
     /// A command of an administrator who has come in: in none of the host's units.
-    fn enter(&self) -> Command {
+    fn command_in_host(&self) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--target={}", self.container.leader()));
         command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd"]);
@@ -21,14 +21,14 @@ impl Host {
 
     /// Runs such a command to its end.
     pub(crate) async fn run_outside_units(&self, words: &[&str]) -> CommandOutput {
-        let mut command = self.enter();
+        let mut command = self.command_in_host();
         command.args(words);
         run(command).await
     }
 
     /// Returns a command that runs as a unit, and so in a control group, by a user of the host.
     fn enter_as(&self, user: &str, words: &[&str]) -> Command {
-        let mut command = self.enter();
+        let mut command = self.command_in_host();
         command.args(["systemd-run", "--quiet", "--pipe", "--wait", "--collect"]);
         command.args(["--service-type=exec", "--setenv=LC_ALL=C.UTF-8", "--uid", user, "--"]);
         command.args(dollars(words));
@@ -64,7 +64,7 @@ impl Host {
 
     /// Starts a program as the service `name` of this type; it is up when this returns.
     pub(crate) async fn start(&self, name: &str, kind: &str, words: &[&str]) -> MainProcess {
-        let mut command = self.enter();
+        let mut command = self.command_in_host();
         command.args(["systemd-run", "--quiet", "--unit", name]);
         command.arg(format!("--service-type={kind}")).arg("--").args(dollars(words));
         run(command).await.ok();
@@ -73,21 +73,21 @@ impl Host {
 
     /// Runs `systemctl`, which must succeed, and returns its output.
     pub(crate) async fn systemctl(&self, words: &[&str]) -> String {
-        let mut command = self.enter();
+        let mut command = self.command_in_host();
         command.arg("systemctl").args(words);
         run(command).await.ok()
     }
 
     /// Returns the journal of the service since the boot, with systemd's messages about it.
     pub(crate) async fn journal(&self) -> String {
-        let mut command = self.enter();
+        let mut command = self.command_in_host();
         command.args(JOURNAL);
         run(command).await.ok()
     }
 
     /// The end of that, for a test that has failed.
     pub(super) fn log_tail(&self) -> String {
-        let mut command = self.enter();
+        let mut command = self.command_in_host();
         command.args(JOURNAL).arg("--lines=60");
         match command.into_std().output() {
             Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),

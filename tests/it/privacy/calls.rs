@@ -144,7 +144,7 @@ async fn a_refusal_says_that_another_user_holds_it_and_how() {
 
     // A program of root's, which no owner of the service is.
     let free = scenario.fixture.raw_of(SECOND, "free");
-    let _rival = ForeignHolder::hold(&free, LockType::Posix, true).unwrap();
+    let _foreign_holder = ForeignHolder::hold(&free, LockType::Posix, true).unwrap();
     let refused = other.acquire(&[exclusive(&free)]).await.unwrap_err();
     let free = free.to_str().unwrap();
     let by_program = format!("disk {free} is locked exclusively by another program or host");

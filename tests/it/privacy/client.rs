@@ -52,7 +52,7 @@ async fn monitor_shows_a_user_its_own_vms_also_after_a_restart() {
 }
 
 #[tokio::test]
-async fn who_reports_that_another_user_holds_the_disk() {
+async fn the_who_command_reports_that_another_user_holds_the_disk() {
     let scenario = Scenario::set_up(Broker::DbusDaemon, PRIVATE).await;
     let disk = scenario.shared.to_str().unwrap();
     let said = scenario.fixture.run_as(SECOND, "vmlockctl", &["--system", "who", disk]).await;

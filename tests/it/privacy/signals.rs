@@ -109,15 +109,12 @@ async fn a_connection_that_uses_an_owner_gets_the_signals_of_that_owner() {
     // Connections that have listed nothing: one has opened an owner, one calls its object, one neither.
     let opener = scenario.fixture.connection_as(FIRST).await;
     let caller = scenario.fixture.connection_as(FIRST).await;
-    let stranger = scenario.fixture.connection_as(FIRST).await;
-    let (mut to_opener, mut to_caller, mut to_stranger) = (
-        MessageStream::from(&opener),
-        MessageStream::from(&caller),
-        MessageStream::from(&stranger),
-    );
+    let other = scenario.fixture.connection_as(FIRST).await;
+    let (mut to_opener, mut to_caller, mut to_other) =
+        (MessageStream::from(&opener), MessageStream::from(&caller), MessageStream::from(&other));
     let machine = TestVm::open(&opener, "own").await;
     crate::dbus_client::owner(&caller, machine.path()).await.state().await.unwrap();
-    manager(&stranger).await.version().await.unwrap();
+    manager(&other).await.version().await.unwrap();
     let disk = scenario.fixture.raw_of(FIRST, "free");
     machine.acquire(&[exclusive(&disk)]).await.unwrap();
     scenario.secret.release(std::slice::from_ref(&scenario.lock)).await.unwrap();
@@ -126,7 +123,7 @@ async fn a_connection_that_uses_an_owner_gets_the_signals_of_that_owner() {
     for (bus, stream, wanted) in [
         (&opener, &mut to_opener, true),
         (&caller, &mut to_caller, true),
-        (&stranger, &mut to_stranger, false),
+        (&other, &mut to_other, false),
     ] {
         let last = manager(bus).await.inner().call_method("ListOwners", &(none(),)).await.unwrap();
         let last = last.header().reply_serial();

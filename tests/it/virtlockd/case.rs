@@ -5,19 +5,19 @@ use crate::fixture::rpc::{Answer, Rpc};
 use super::environment::Environment;
 
 /// The requests of a row in its environment, which return the answers.
-type Ask = Box<dyn Fn(&Environment) -> Vec<String>>;
+type Requests = Box<dyn Fn(&Environment) -> Vec<String>>;
 
 /// A question to both.
 pub(super) struct Case {
     pub(super) what: String,
-    pub(super) ask: Ask,
+    pub(super) ask: Requests,
     pub(super) theirs: Vec<&'static str>,
     pub(super) ours: Vec<&'static str>,
 }
 
 /// A question that both answer in the same way.
 ///
-/// An answer is what [`tell`] makes of it. It may go on after what is wanted, and have anything
+/// An answer is what [`text_of`] makes of it. It may go on after what is wanted, and have anything
 /// where that has a `*`. `@DIR@` is the directory of the [`Environment`], `@WEB1@` and `@WEB2@` are the
 /// process numbers of its machines.
 pub(super) fn row(
@@ -38,7 +38,7 @@ impl Case {
 }
 
 /// An answer in words.
-pub(super) fn tell(answer: Answer) -> String {
+pub(super) fn text_of(answer: Answer) -> String {
     match answer {
         Answer::Granted => "granted".to_owned(),
         Answer::Refused(refusal) => {
@@ -49,8 +49,8 @@ pub(super) fn tell(answer: Answer) -> String {
 }
 
 /// Several answers in words.
-pub(super) fn said<const N: usize>(answers: [Answer; N]) -> Vec<String> {
-    answers.map(tell).into()
+pub(super) fn texts_of<const N: usize>(answers: [Answer; N]) -> Vec<String> {
+    answers.map(text_of).into()
 }
 
 /// Only the end of the connection may come.
@@ -62,7 +62,7 @@ pub(super) fn end(rpc: &mut Rpc) -> String {
 pub(super) fn nothing_more(rpc: &mut Rpc) -> String {
     match rpc.ping() {
         Answer::Granted => "nothing".to_owned(),
-        other => tell(other),
+        other => text_of(other),
     }
 }
 

@@ -74,23 +74,23 @@ impl Guest {
     }
 
     pub(super) async fn send(&mut self, bytes: &[u8]) {
-        assert_eq!(self.told(&format!("send {}", hex(bytes))).await, "sent");
+        assert_eq!(self.run(&format!("send {}", hex(bytes))).await, "sent");
     }
 
     /// The next message; none if the connection has ended.
     pub(super) async fn receive(&mut self) -> Option<Frame> {
-        let said = self.told("receive").await;
+        let said = self.run("receive").await;
         (said != "closed").then(|| Frame::parse(&unhex(&said)))
     }
 
     /// Closes its connection, and lives.
     pub(super) async fn close(&mut self) {
-        assert_eq!(self.told("close").await, "closed");
+        assert_eq!(self.run("close").await, "closed");
     }
 
     /// Starts a child that inherits its connection, and returns the number of the child.
     pub(super) async fn bear(&mut self) -> u32 {
-        self.told("bear").await.parse().unwrap()
+        self.run("bear").await.parse().unwrap()
     }
 
     /// Kills it without reaping it: its number is not reused.
@@ -98,8 +98,8 @@ impl Guest {
         end(self.pid).await;
     }
 
-    async fn told(&mut self, line: &str) -> String {
-        self.tool.say(line);
+    async fn run(&mut self, line: &str) -> String {
+        self.tool.write_line(line);
         self.tool.line().await
     }
 }

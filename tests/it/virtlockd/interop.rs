@@ -20,9 +20,9 @@ enum Files {
     Hashed,
 }
 
-/// How we are asked.
+/// The frontend of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum Frontend {
     Bus,
     Rpc,
 }
@@ -43,10 +43,10 @@ enum Lock<'s> {
 }
 
 impl Scenario {
-    async fn set_up(files: Files, way: Way) -> Option<Scenario> {
+    async fn set_up(files: Files, way: Frontend) -> Option<Scenario> {
         let socket = match way {
-            Way::Bus => "",
-            Way::Rpc => "virtlockd_socket = \"@DIR@/virtlockd-sock\"\n",
+            Frontend::Bus => "",
+            Frontend::Rpc => "virtlockd_socket = \"@DIR@/virtlockd-sock\"\n",
         };
         let hashed = match files {
             Files::Direct => "",
@@ -99,8 +99,8 @@ impl Scenario {
         self.ask(self.connect(self.virtlockd.socket()), disk, alone)
     }
 
-    async fn we_lock(&self, way: Way, disk: &Path, alone: bool) -> Option<Lock<'_>> {
-        if way == Way::Rpc {
+    async fn we_lock(&self, way: Frontend, disk: &Path, alone: bool) -> Option<Lock<'_>> {
+        if way == Frontend::Rpc {
             let socket = self.fixture.dir().join("virtlockd-sock");
             return self.ask(self.connect(&socket), disk, alone);
         }
@@ -120,7 +120,7 @@ impl Scenario {
 }
 
 impl Lock<'_> {
-    async fn give_back(self) {
+    async fn release(self) {
         match self {
             Lock::Bus(machine) => machine.owner.close(crate::methods::none()).await.unwrap(),
             Lock::Rpc(scenario, mut rpc, disk) => {
@@ -131,7 +131,7 @@ impl Lock<'_> {
     }
 }
 
-async fn one_keeps_the_other_out(files: Files, way: Way) {
+async fn one_keeps_the_other_out(files: Files, way: Frontend) {
     let Some(scenario) = Scenario::set_up(files, way).await else { return };
     let mut number = 0;
     for (first, second) in [(true, true), (true, false), (false, true), (false, false)] {
@@ -147,41 +147,41 @@ async fn one_keeps_the_other_out(files: Files, way: Way) {
         let theirs = scenario.they_lock(&path, first).expect(&what);
         let ours = scenario.we_lock(way, &path, second).await;
         assert_eq!(ours.is_some(), both, "they hold; {what}");
-        theirs.give_back().await;
+        theirs.release().await;
         let ours = match ours {
             Some(ours) => ours,
             None => scenario.we_lock(way, &path, second).await.expect(&what),
         };
-        ours.give_back().await;
-        scenario.they_lock(&path, true).expect(&what).give_back().await;
+        ours.release().await;
+        scenario.they_lock(&path, true).expect(&what).release().await;
 
         let path = disk();
         let ours = scenario.we_lock(way, &path, first).await.expect(&what);
         let theirs = scenario.they_lock(&path, second);
         assert_eq!(theirs.is_some(), both, "we hold; {what}");
-        ours.give_back().await;
+        ours.release().await;
         let theirs = theirs.or_else(|| scenario.they_lock(&path, second)).expect(&what);
-        theirs.give_back().await;
-        scenario.we_lock(way, &path, true).await.expect(&what).give_back().await;
+        theirs.release().await;
+        scenario.we_lock(way, &path, true).await.expect(&what).release().await;
     }
 }
 
 #[tokio::test]
 async fn on_the_disk_itself() {
-    one_keeps_the_other_out(Files::Direct, Way::Rpc).await;
+    one_keeps_the_other_out(Files::Direct, Frontend::Rpc).await;
 }
 
 #[tokio::test]
 async fn on_the_disk_itself_over_d_bus() {
-    one_keeps_the_other_out(Files::Direct, Way::Bus).await;
+    one_keeps_the_other_out(Files::Direct, Frontend::Bus).await;
 }
 
 #[tokio::test]
 async fn on_lock_files() {
-    one_keeps_the_other_out(Files::Hashed, Way::Rpc).await;
+    one_keeps_the_other_out(Files::Hashed, Frontend::Rpc).await;
 }
 
 #[tokio::test]
 async fn on_lock_files_over_d_bus() {
-    one_keeps_the_other_out(Files::Hashed, Way::Bus).await;
+    one_keeps_the_other_out(Files::Hashed, Frontend::Bus).await;
 }

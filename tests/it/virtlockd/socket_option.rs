@@ -29,7 +29,7 @@ async fn start(fixture: &Fixture, socket: &Path) -> Service {
     let news = NotifySocket::of(&mut command, fixture.dir(), ROOT);
     let process = Process::start("vmlockd", command, &launch.log);
     tokio::select! {
-        () = news.say("READY=1") => {}
+        () = news.wait_for("READY=1") => {}
         status = process.ended() => panic!("it does not start: {status}"),
     }
     Service { process, news }
@@ -38,14 +38,14 @@ async fn start(fixture: &Fixture, socket: &Path) -> Service {
 impl Service {
     async fn reload(&self) {
         self.process.signal(Signal::SIGHUP);
-        self.news.say("RELOADING=1").await;
-        self.news.say("READY=1").await;
+        self.news.wait_for("RELOADING=1").await;
+        self.news.wait_for("READY=1").await;
     }
 
     /// Makes the service re-execute the same program.
     async fn reexec(&self) {
         self.process.signal(Signal::SIGUSR1);
-        self.news.say("READY=1").await;
+        self.news.wait_for("READY=1").await;
     }
 
     async fn end(self, by: Signal) {

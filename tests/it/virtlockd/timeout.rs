@@ -91,13 +91,13 @@ async fn ten_seconds() {
     let dripping = thread::spawn(move || drip(dripping));
     let mut waiting = Vec::new();
     for (what, bytes) in beginnings() {
-        let (mut stranger, mut known) = (connect(), connect());
-        known.register(&owner).granted();
-        stranger.send(&bytes);
-        known.send(&bytes);
-        waiting.push((format!("{what}, by a stranger"), stranger));
+        let (mut unregistered, mut registered) = (connect(), connect());
+        registered.register(&owner).granted();
+        unregistered.send(&bytes);
+        registered.send(&bytes);
+        waiting.push((format!("{what}, unregistered"), unregistered));
         if !bytes.is_empty() {
-            waiting.push((what, known));
+            waiting.push((what, registered));
         }
     }
     // A whole message, though it was slow, is a message.

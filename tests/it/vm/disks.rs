@@ -131,7 +131,7 @@ fn a_volume_and_its_disk(vm: &Vm, volume: &Disk<'_>, disk: &Disk<'_>) {
     }
 }
 
-fn what_is_mounted(vm: &Vm, disk: &Disk<'_>) {
+fn a_mounted_disk_is_refused(vm: &Vm, disk: &Disk<'_>) {
     vm.run(&["mkdir", "/srv/mounted"]).ok();
     vm.run(&["mount", &disk.node, "/srv/mounted"]).ok();
     for name in disk.names() {
@@ -186,6 +186,6 @@ fn a_disk_is_one_by_any_of_its_names_and_its_lock_file_is_called_as_libvirt_call
     volume.is_one(VOLUMES, uuid.trim());
 
     a_volume_and_its_disk(vm, &volume, &pv);
-    what_is_mounted(vm, &volume);
+    a_mounted_disk_is_refused(vm, &volume);
     assert_eq!(listed(vm, VOLUMES) + &listed(vm, SCSI), "");
 }

@@ -34,7 +34,7 @@ impl Vm {
     }
 
     /// Runs a program with input.
-    pub(crate) fn tell(&self, words: &[&str], input: &str) -> CommandOutput {
+    pub(crate) fn run_with_input(&self, words: &[&str], input: &str) -> CommandOutput {
         self.started(words, Some(input)).unwrap_or_else(|reason| panic!("{reason}")).ended()
     }
 
@@ -78,7 +78,7 @@ impl Vm {
     /// Writes a file, and makes the directories that lead to it.
     pub(crate) fn write(&self, path: &str, text: &str) {
         let script = "mkdir -p \"${0%/*}\" && cat >\"$0\"";
-        self.tell(&["sh", "-euc", script, path], text).ok();
+        self.run_with_input(&["sh", "-euc", script, path], text).ok();
     }
 
     /// Runs shell commands that must all succeed, and returns their output.

@@ -11,7 +11,7 @@ fn refused(vm: &Vm, disk: &str) -> String {
 
 #[test]
 #[ignore = "takes a virtual machine: make test-vm"]
-fn what_is_installed_locks_a_disk() {
+fn the_installed_programs_lock_a_disk() {
     let Some(tree) = Tree::here() else { return };
     let vm = VmBuilder::new("host-a").boot(&tree);
     assert_eq!(vm.property("ActiveState"), "inactive");

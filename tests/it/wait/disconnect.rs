@@ -1,10 +1,10 @@
-//! Whoever leaves before he has his answer has got nothing.
+//! A caller that disconnects before the reply gets no lock.
 //!
-//! What can be said exactly: before a caller who waited is answered, the bus is asked whether he is
-//! there. If the bus says that he has left, all is given back; if it says that he is there, the
-//! answer is sent, and what is in it is his owner's. He may leave in the very moment between the
-//! two, and nobody can tell such an answer from one that he got. So the judge here is the bus: a
-//! monitor sees in its own order when it said so, and when the caller was gone.
+//! The exact rule: before the service replies to a caller that has waited, it asks the bus whether
+//! the caller is connected. If not, all locks are released; if it is, the reply is sent, and the
+//! owner holds the locks. The caller may disconnect between the two, and such a reply cannot be
+//! distinguished from a received one. So this test relies on the bus: a monitor sees in the order of
+//! the bus when the question was answered, and when the caller had disconnected.
 
 use std::collections::HashMap;
 use std::net::Shutdown;
@@ -27,25 +27,25 @@ use crate::fixture::rng::{Rng, seed};
 use crate::fixture::{Fixture, Process, within};
 use crate::refused_requests::{assert_free, assert_refused};
 
-/// How often somebody dies, and every how manyth of them is a process that is killed.
+/// The number of disconnecting callers; each one of the second number is a process that is killed.
 const TRIES: (usize, usize) = (1000, 20);
-/// How often it is tried how long it takes from a release to an answer.
+/// The number of measurements of the time from a release to a reply.
 const LIVES: usize = 20;
 
-/// What the bus has said of one caller.
+/// The messages of the bus about one caller.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-struct Said {
-    /// The service's questions for him that were answered: he is there.
-    here: usize,
+struct CallerRecord {
+    /// The number of replies to the service that the caller is connected.
+    connected: usize,
     gone: bool,
-    /// The same when he was gone.
-    here_before: usize,
+    /// The number of these replies before the caller had disconnected.
+    connected_before: usize,
 }
 
-/// Sees all that passes the bus.
+/// Monitors all messages on the bus.
 struct BusObserver {
-    said: Arc<Mutex<HashMap<String, Said>>>,
-    /// Who has called `Acquire`, one after the other.
+    records: Arc<Mutex<HashMap<String, CallerRecord>>>,
+    /// The callers of `Acquire`, in order.
     callers: Arc<Mutex<Vec<String>>>,
     news: watch::Receiver<()>,
     _connection: Connection,
@@ -58,35 +58,36 @@ impl BusObserver {
         let mut stream = MessageStream::from(&connection);
         monitoring.become_monitor(&[], 0).await.unwrap();
         let (seen, news) = watch::channel(());
-        let judge = Self {
-            said: Arc::default(),
+        let observer = Self {
+            records: Arc::default(),
             callers: Arc::default(),
             news,
             _connection: connection.clone(),
         };
-        let (said, callers) = (Arc::clone(&judge.said), Arc::clone(&judge.callers));
+        let (records, callers) = (Arc::clone(&observer.records), Arc::clone(&observer.callers));
         tokio::spawn(async move {
             let mut asked = HashMap::new();
             while let Some(Ok(message)) = stream.next().await {
-                note(&message, &mut asked, &said, &callers);
+                note(&message, &mut asked, &records, &callers);
                 seen.send_replace(());
             }
         });
-        judge
+        observer
     }
 
-    fn said_of(&self, caller: &str) -> Said {
-        self.said.lock().unwrap().get(caller).cloned().unwrap_or_default()
+    fn record_of(&self, caller: &str) -> CallerRecord {
+        self.records.lock().unwrap().get(caller).cloned().unwrap_or_default()
     }
 
-    /// Returns once the bus has said that he is gone.
-    async fn saw_leaving(&self, caller: &str) -> Said {
-        self.sees("he is gone", || Some(self.said_of(caller)).filter(|said| said.gone)).await
+    /// Waits until the bus has reported that the caller has disconnected.
+    async fn wait_until_gone(&self, caller: &str) -> CallerRecord {
+        self.sees("the disconnect", || Some(self.record_of(caller)).filter(|records| records.gone))
+            .await
     }
 
-    /// Returns who has called, after so many others.
-    async fn saw_call(&self, before: usize) -> String {
-        self.sees("his call", || self.callers.lock().unwrap().get(before).cloned()).await
+    /// Returns the caller that follows the first `before` callers.
+    async fn wait_for_call(&self, before: usize) -> String {
+        self.sees("the call", || self.callers.lock().unwrap().get(before).cloned()).await
     }
 
     async fn sees<T>(&self, what: &str, seen: impl Fn() -> Option<T>) -> T {
@@ -103,11 +104,11 @@ impl BusObserver {
     }
 }
 
-/// Notes what is said of callers. `asked` are questions without an answer, by who asks and number.
+/// Records the messages about callers. `asked` has unanswered questions, by sender and serial number.
 fn note(
     message: &Message,
     asked: &mut HashMap<(String, u32), String>,
-    said: &Mutex<HashMap<String, Said>>,
+    records: &Mutex<HashMap<String, CallerRecord>>,
     callers: &Mutex<Vec<String>>,
 ) {
     let header = message.header();
@@ -133,29 +134,29 @@ fn note(
             if let Some(about) = asked.remove(&(asker, number.get()))
                 && message.message_type() == Type::MethodReturn
             {
-                said.lock().unwrap().entry(about).or_default().here += 1;
+                records.lock().unwrap().entry(about).or_default().connected += 1;
             }
         }
         (Type::Signal, "NameOwnerChanged") => {
             let Ok((name, _, new)) = body.deserialize::<(String, String, String)>() else { return };
             if new.is_empty() {
-                let mut said = said.lock().unwrap();
-                let said = said.entry(name).or_default();
-                (said.gone, said.here_before) = (true, said.here);
+                let mut records = records.lock().unwrap();
+                let records = records.entry(name).or_default();
+                (records.gone, records.connected_before) = (true, records.connected);
             }
         }
         _ => {}
     }
 }
 
-/// Somebody who waits, and dies of it.
-enum Mortal {
+/// A waiting caller that disconnects.
+enum Waiter {
     /// A connection that ends, with what has been read of it by then.
     Connection(UnixStream, tokio::task::JoinHandle<Option<Vec<OwnedObjectPath>>>),
     Process(Process),
 }
 
-impl Mortal {
+impl Waiter {
     async fn connection(fixture: &Fixture, path: OwnedObjectPath, disk: &Path) -> (Self, String) {
         let stream = UnixStream::connect(fixture.bus().address().split_once('=').unwrap().1);
         let stream = stream.unwrap();
@@ -181,17 +182,17 @@ impl Mortal {
         Self::Process(Process::start("busctl", command, &fixture.dir().join("busctl.log")))
     }
 
-    /// Kills him after so long, whatever he does.
-    fn die(&self, after: Duration) {
+    /// Disconnects or kills the caller after a delay.
+    fn end(&self, after: Duration) {
         thread::sleep(after);
         match self {
-            // It can be read what has arrived by then, but he is no longer there.
+            // Messages that have arrived by then can be read, but the caller is disconnected.
             Self::Connection(end, _) => end.shutdown(Shutdown::Write).unwrap(),
             Self::Process(process) => process.signal(Signal::SIGKILL),
         }
     }
 
-    /// The answer, if he got one.
+    /// Returns the locks of the reply, if one was received.
     async fn answer(self) -> Option<Vec<OwnedObjectPath>> {
         match self {
             Self::Connection(_, call) => within("its end", call).await.unwrap(),
@@ -203,56 +204,59 @@ impl Mortal {
     }
 }
 
-/// Dies somewhere around the release; whether what was waited for came to be his owner's.
-async fn one_dies(
+/// Disconnects a caller around the release. Returns whether its owner got the lock.
+async fn disconnect_one(
     fixture: &Fixture,
-    judge: &BusObserver,
+    observer: &BusObserver,
     (web1, web2): (&TestVm, &TestVm),
     held: &mut Vec<OwnedObjectPath>,
     disk: &Path,
     (rng, usual, kill): (&Rng, Duration, bool),
 ) -> bool {
     let bus = web1.owner.inner().connection();
-    let before = judge.callers.lock().unwrap().len();
-    let (mortal, name) = if kill {
-        (Mortal::process(fixture, &web2.path(), disk), None)
+    let before = observer.callers.lock().unwrap().len();
+    let (waiter, name) = if kill {
+        (Waiter::process(fixture, &web2.path(), disk), None)
     } else {
-        let (mortal, name) = Mortal::connection(fixture, web2.path(), disk).await;
-        (mortal, Some(name))
+        let (waiter, name) = Waiter::connection(fixture, web2.path(), disk).await;
+        (waiter, Some(name))
     };
     until_waiting(bus, 1).await;
-    let called = judge.saw_call(before).await;
+    let called = observer.wait_for_call(before).await;
     assert!(name.is_none_or(|name| name == called));
     // From before the release to well after the answer.
     let (release, death) = (usual / 5, usual * u32::try_from(rng.below(200)).unwrap() / 100);
-    let dying = tokio::task::spawn_blocking(move || {
-        mortal.die(death);
-        mortal
+    let ending = tokio::task::spawn_blocking(move || {
+        waiter.end(death);
+        waiter
     });
     tokio::task::spawn_blocking(move || thread::sleep(release)).await.unwrap();
     web1.release(&std::mem::take(held)).await.unwrap();
-    let answer = dying.await.unwrap().answer().await;
-    let said = judge.saw_leaving(&called).await;
-    // The first question was asked when he called, the second when there was something to tell.
-    let was_told = said.here_before > 1;
-    assert!(was_told || answer.is_none(), "an answer to one whom the bus did not know: {said:?}");
-    // Who comes next gets it, once nobody holds it, tries for it, or waits for it any more.
+    let answer = ending.await.unwrap().answer().await;
+    let records = observer.wait_until_gone(&called).await;
+    // The first question follows the call, the second precedes the reply.
+    let was_granted = records.connected_before > 1;
+    assert!(
+        was_granted || answer.is_none(),
+        "a reply to a caller that was not connected: {records:?}"
+    );
+    // The next caller gets it once no other holds it, tries to lock it, or waits for it.
     let next = async {
         loop {
             match web1.acquire(&[exclusive(disk)]).await {
                 Ok(locks) => {
-                    assert!(!was_told, "he was there, and has got nothing: {said:?}");
+                    assert!(!was_granted, "the caller was connected, and got no lock: {records:?}");
                     return locks;
                 }
                 Err(refused) => assert_refused(&refused, "LockHeld", "web2"),
             }
-            if was_told && let [_, ..] = &*web2.locks().await {
+            if was_granted && let [_, ..] = &*web2.locks().await {
                 return Vec::new();
             }
         }
     };
     *held = within("either of the two has it", next).await;
-    if was_told {
+    if was_granted {
         let locks = web2.locks().await;
         assert!(answer.is_none_or(|answer| answer == locks));
         web2.release(&locks).await.unwrap();
@@ -260,10 +264,10 @@ async fn one_dies(
     }
     until_waiting(bus, 0).await;
     assert!(web2.locks().await.is_empty());
-    was_told
+    was_granted
 }
 
-/// How long it takes from a release to the answer of one who lives: the median.
+/// Measures the time from a release to the reply to a connected caller; the median.
 async fn usual(
     fixture: &Fixture,
     (web1, web2): (&TestVm, &TestVm),
@@ -272,7 +276,7 @@ async fn usual(
 ) -> Duration {
     let mut times = Vec::new();
     for _ in 0..LIVES {
-        let (waiter, _) = Mortal::connection(fixture, web2.path(), disk).await;
+        let (waiter, _) = Waiter::connection(fixture, web2.path(), disk).await;
         until_waiting(web1.owner.inner().connection(), 1).await;
         let begun = Instant::now();
         web1.release(&std::mem::take(held)).await.unwrap();
@@ -313,7 +317,7 @@ async fn waits_end_with_the_bus() {
     until_waiting(&bus, 0).await;
     let (web1, web2) = (owner(&bus, web1.path()).await, owner(&bus, web2.path()).await);
     web1.release(&held, crate::methods::none()).await.unwrap();
-    // Whoever comes next is behind nobody.
+    // The next caller waits for no other.
     let web3 = TestVm::open(&bus, "web3").await;
     web3.acquire(&[exclusive(&disk)]).await.unwrap();
     assert_eq!(web2.locks().await.unwrap(), kept);
@@ -331,23 +335,26 @@ mod host {
         let fixture = Fixture::builder().start().await;
         let (bus, other) = (fixture.connection().await, fixture.connection().await);
         let disk = fixture.raw_of(0, "disk");
-        let judge = BusObserver::at(&fixture).await;
+        let observer = BusObserver::at(&fixture).await;
         let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&other, "web2").await);
         let mut held = web1.acquire(&[exclusive(&disk)]).await.unwrap();
         let rng = Rng::new(seed, 0);
         let usual = usual(&fixture, (&web1, &web2), &mut held, &disk).await;
-        let (mut told, mut untold) = (0, 0);
+        let (mut granted, mut refused) = (0, 0);
         for n in 0..tries {
             let how = (&rng, usual, n % every == 0);
             let machines = (&web1, &web2);
-            if one_dies(&fixture, &judge, machines, &mut held, &disk, how).await {
-                told += 1;
+            if disconnect_one(&fixture, &observer, machines, &mut held, &disk, how).await {
+                granted += 1;
             } else {
-                untold += 1;
+                refused += 1;
             }
         }
-        println!("{told} were answered, {untold} got nothing; an answer took {usual:?}");
-        assert!(told > tries / 20 && untold > tries / 20, "{told} and {untold}: not around it");
+        println!("{granted} got the lock, {refused} got none; a reply took {usual:?}");
+        assert!(
+            granted > tries / 20 && refused > tries / 20,
+            "{granted} and {refused}: not around it"
+        );
         web1.release(&held).await.unwrap();
         assert_free(&disk);
     }

@@ -38,19 +38,20 @@ async fn the_queue_is_limited_per_user_and_in_total() {
     let roots = TestVm::open(&root, "roots").await;
     let held = roots.acquire(&[exclusive(&disk)]).await.unwrap();
     let (user, other) = (fixture.connection_as(NOBODY).await, fixture.connection_as(DAEMON).await);
-    let (his, theirs) = (TestVm::open(&user, "his").await, TestVm::open(&other, "theirs").await);
-    let locks = his.acquire(&[exclusive(&own)]).await.unwrap();
+    let (first, theirs) =
+        (TestVm::open(&user, "first").await, TestVm::open(&other, "theirs").await);
+    let locks = first.acquire(&[exclusive(&own)]).await.unwrap();
     let mut waits = Vec::new();
     for n in 1..=3 {
-        waits.push(ask(&his, &disk, LONG));
+        waits.push(ask(&first, &disk, LONG));
         until_waiting(&root, n).await;
     }
     let before = Untouched::so_far(&fixture).await;
-    let refused = ask(&his, &disk, LONG).await.unwrap().unwrap_err();
+    let refused = ask(&first, &disk, LONG).await.unwrap().unwrap_err();
     let words = format!("too many waiting requests: the limit is 3 for uid {NOBODY}");
     assert_refused(&refused, "DBus.Error.LimitsExceeded", &words);
     // Without waiting it is the disk that is the reason.
-    let refused = his.acquire(&[exclusive(&disk)]).await.unwrap_err();
+    let refused = first.acquire(&[exclusive(&disk)]).await.unwrap_err();
     assert_refused(&refused, "LockHeld", "roots");
     // A call that opens an owner with disks counts too, and opens none when refused.
     let mut options = option("resources", vec![(disk.to_str().unwrap(), "exclusive")]);
@@ -71,11 +72,11 @@ async fn the_queue_is_limited_per_user_and_in_total() {
     }
 
     // Whose waits are all used up can still do all else.
-    within("a release", his.release(&locks)).await.unwrap();
+    within("a release", first.release(&locks)).await.unwrap();
     assert_free(&own);
-    his.acquire(&[exclusive(&own)]).await.unwrap();
+    first.acquire(&[exclusive(&own)]).await.unwrap();
     within("a list", manager(&user).await.list_waiting(none())).await.unwrap();
-    his.owner.cancel(none()).await.unwrap();
+    first.owner.cancel(none()).await.unwrap();
     for wait in waits.drain(..3) {
         let told = within("its end", wait).await.unwrap().unwrap_err();
         assert_refused(&told, "WaitCancelled", "cancelled");

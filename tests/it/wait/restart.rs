@@ -10,27 +10,27 @@ use crate::methods::none;
 use crate::refused_requests::{assert_free, assert_refused};
 use crate::snapshot::Listed;
 
-/// How many wait, in all ways there are.
+/// The number of waiters, of all kinds.
 const CROWD: u32 = 50;
 
-/// How it is told to replace itself.
+/// How the re-execution is triggered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Trigger {
     Signal,
     Call,
 }
 
-async fn replace(fixture: &Fixture, bus: &Connection, way: Way) {
+async fn replace(fixture: &Fixture, bus: &Connection, way: Trigger) {
     let mut name = NameWatch::new(bus, NAME).await;
     let first = name.owned().await;
     match way {
-        Way::Signal => fixture.daemon().signal(Signal::SIGUSR1),
-        Way::Call => manager(bus).await.reexecute(none()).await.unwrap(),
+        Trigger::Signal => fixture.daemon().signal(Signal::SIGUSR1),
+        Trigger::Call => manager(bus).await.reexecute(none()).await.unwrap(),
     }
     name.owned_by_other_than(&first).await;
 }
 
-async fn all_are_told(way: Way) {
+async fn all_are_told(way: Trigger) {
     let fixture = Fixture::builder().start().await;
     let bus = fixture.connection().await;
     let (disk, both) = (fixture.raw_of(0, "disk"), fixture.raw_of(0, "both"));
@@ -86,10 +86,10 @@ async fn all_are_told(way: Way) {
 
 #[tokio::test]
 async fn fifty_waiters_are_notified_at_sigusr1() {
-    all_are_told(Way::Signal).await;
+    all_are_told(Trigger::Signal).await;
 }
 
 #[tokio::test]
 async fn fifty_waiters_are_notified_at_a_reexec_call() {
-    all_are_told(Way::Call).await;
+    all_are_told(Trigger::Call).await;
 }

@@ -157,19 +157,19 @@ impl Scenario {
     /// Returns the holder of the disks when nothing is pending; both sides agree.
     pub(super) async fn settled(&self, source: &Peer, target: Option<&Peer>) -> Holder {
         let whose = self.whose(source, target).await;
-        let told = self.told(source).await;
+        let told = self.state_of(source).await;
         let expected = match whose {
             Holder::Source => ("running".to_owned(), Vec::new()),
             Holder::Target | Holder::Nobodys => ("suspended".to_owned(), self.passing()),
         };
         assert_eq!(told, expected, "of the source, when it is {whose:?}");
         if let Some(target) = target {
-            assert_eq!(self.told(target).await, ("running".to_owned(), Vec::new()));
+            assert_eq!(self.state_of(target).await, ("running".to_owned(), Vec::new()));
         }
         whose
     }
 
-    async fn told(&self, side: &Peer) -> (String, Vec<(String, String)>) {
+    async fn state_of(&self, side: &Peer) -> (String, Vec<(String, String)>) {
         (side.state().await, side.remembers().await)
     }
 

@@ -10,11 +10,11 @@ use crate::fixture::user::NOBODY;
 use crate::fixture::{Fixture, LoopDevice, TestMount, run};
 
 /// Asserts what it says of a directory, and that it leaves nothing behind.
-async fn assert_verdict(fixture: &Fixture, at: &Path, code: i32, verdict: &str, words: &str) {
+async fn assert_result(fixture: &Fixture, at: &Path, code: i32, result: &str, words: &str) {
     let before = names(at);
     let (ended, remarks) = doctor(fixture, at).await;
     let told = on(&remarks, "result");
-    assert_eq!(told["about"]["result"], verdict, "{remarks:#?}");
+    assert_eq!(told["about"]["result"], result, "{remarks:#?}");
     assert!(told["message"].as_str().unwrap().contains(words), "{told:#}");
     assert_eq!(ended, code, "{remarks:#?}");
     assert_eq!(names(at), before);
@@ -34,10 +34,10 @@ async fn a_file_system_of_the_host_is_local() {
     let at = private(&fixture.dir().join("ext4"));
     mount(Some(disk.node()), &at, Some("ext4"), MsFlags::empty(), None::<&str>).unwrap();
     let own = "this host only: other hosts cannot mount the file system";
-    assert_verdict(&fixture, &at, 0, "local", own).await;
+    assert_result(&fixture, &at, 0, "local", own).await;
     let image = at.join("disk.img");
     fs::write(&image, "a disk").unwrap();
-    assert_verdict(&fixture, &at, 0, "local", own).await;
+    assert_result(&fixture, &at, 0, "local", own).await;
     // A disk is looked at from beside it.
     let (code, remarks) = doctor(&fixture, &image).await;
     assert_eq!((code, &on(&remarks, "result")["about"]["filesystem"]), (0, &"ext4".into()));
@@ -46,7 +46,7 @@ async fn a_file_system_of_the_host_is_local() {
 
     let memory = fixture.dir().join("memory");
     let _mounted = TestMount::roomy(&memory);
-    assert_verdict(&fixture, &memory, 0, "local", own).await;
+    assert_result(&fixture, &memory, 0, "local", own).await;
     let (_, remarks) = doctor(&fixture, &memory).await;
     assert_eq!(remarks.iter().filter(|remark| remark["state"] == "ok").count(), 10);
     let facts = &on(&remarks, "result")["about"];
@@ -64,7 +64,7 @@ async fn an_overlay_is_not_what_lies_below() {
     let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
     let kind = Some("overlay");
     mount(kind, &merged, kind, MsFlags::empty(), Some(options.as_str())).unwrap();
-    assert_verdict(
+    assert_result(
         &fixture,
         &merged,
         78,
@@ -79,13 +79,13 @@ async fn an_overlay_is_not_what_lies_below() {
 async fn a_conflicting_lock_is_distinguished_from_a_lost_one() {
     let fixture = Fixture::builder().without_daemon().start().await;
     let Some(served) = Served::mount(&fixture, &[]).await else { return };
-    assert_verdict(&fixture, &served.at, 78, "not-shared", "it is served by a process").await;
+    assert_result(&fixture, &served.at, 78, "not-shared", "it is served by a process").await;
     assert_eq!(names(&served.behind), Vec::<std::path::PathBuf>::new());
     drop(served);
 
     let fixture = Fixture::builder().without_daemon().start().await;
     let Some(served) = Served::mount(&fixture, &FORWARDING).await else { return };
-    assert_verdict(&fixture, &served.at, 1, "unusable", "both acquired the lock").await;
+    assert_result(&fixture, &served.at, 1, "unusable", "both acquired the lock").await;
     let (_, remarks) = doctor(&fixture, &served.at).await;
     assert_eq!(on(&remarks, "files")["state"], "danger", "{remarks:#?}");
     assert_eq!(names(&served.behind), Vec::<std::path::PathBuf>::new());
@@ -96,7 +96,7 @@ async fn a_read_only_directory_cannot_be_locked() {
     let fixture = Fixture::builder().without_daemon().start().await;
     let (from, at) = (private(&fixture.dir().join("from")), fixture.dir().join("at"));
     let mounted = TestMount::read_only(&from, &at);
-    assert_verdict(&fixture, &at, 1, "unusable", "read-only").await;
+    assert_result(&fixture, &at, 1, "unusable", "read-only").await;
     drop(mounted);
     // No process is root here.
     fs::set_permissions(&from, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();

@@ -9,7 +9,7 @@ use crate::fixture::{Daemon, Fixture, TestMount, within};
 use crate::methods::none;
 
 /// Returns the result for a lockspace once there is one.
-async fn verdict(fixture: &Fixture, name: &str) -> String {
+async fn result(fixture: &Fixture, name: &str) -> String {
     let bus = fixture.connection().await;
     let lockspace = vmlockd::client::LockspaceProxy::builder(&bus);
     let path = format!("/org/vmlockd1/lockspace/{name}");
@@ -17,9 +17,9 @@ async fn verdict(fixture: &Fixture, name: &str) -> String {
     let lockspace = lockspace.build().await.unwrap();
     let looked = async {
         loop {
-            let verdict = lockspace.self_test_result().await.unwrap();
-            if !verdict.is_empty() {
-                return verdict;
+            let result = lockspace.self_test_result().await.unwrap();
+            if !result.is_empty() {
+                return result;
             }
         }
     };
@@ -42,7 +42,7 @@ async fn where_locks_do_not_work_nothing_is_locked() {
     assert_eq!(refused.name, "NotLockable", "{refused:?}");
     let at = served.at.display().to_string();
     assert!(refused.message.contains(&at) && refused.message.contains("both acquired the lock"));
-    assert_eq!(verdict(&fixture, "file").await, "unusable");
+    assert_eq!(result(&fixture, "file").await, "unusable");
     assert_eq!(names(&served.behind), Vec::<std::path::PathBuf>::new());
     assert!(web1.locks().await.is_empty());
     let said = || daemon.stderr().matches("refusing new locks in lockspace").count();
@@ -115,7 +115,7 @@ async fn a_replaced_directory_is_tested_again() {
 async fn a_record_only_lockspace_is_reported() {
     let config = "auto_disk_leases = false\nrequire_lease_for_disks = false\n";
     let fixture = Fixture::builder().config(config).start().await;
-    assert_eq!(verdict(&fixture, "direct").await, "recorded");
+    assert_eq!(result(&fixture, "direct").await, "recorded");
     let (code, remarks) = of_service(&fixture).await;
     assert_eq!((code, &on(&remarks, "lockspace")["state"]), (78, &"warning".into()));
 }

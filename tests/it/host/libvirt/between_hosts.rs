@@ -59,7 +59,7 @@ async fn each_keeps_the_other_out(pair: &Pair, file: &Path, resource: &str) {
         assert_eq!(has.byte(file), Byte::Exclusive);
         has.destroy(&web1, &[file]).await;
     }
-    other.knows_nobody().await;
+    other.wait_until_no_owners().await;
 }
 
 #[tokio::test]

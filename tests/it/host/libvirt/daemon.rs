@@ -12,8 +12,8 @@ pub(super) enum LockDaemon {
 }
 
 impl LockDaemon {
-    /// Lets the daemon replace the other one as its documentation describes; libvirt is stopped.
-    /// After a boot, the other one serves.
+    /// Replaces the other daemon by this one as its documentation describes; libvirt is stopped. After
+    /// a boot, the other one serves.
     pub(super) async fn take_over(self, host: &Host) {
         match self {
             // It is there when libvirt is installed.

@@ -67,7 +67,7 @@ pub(super) async fn lock_files_have_hashed_names(daemon: LockDaemon) {
     hypervisor.holds(&web1, &[(&file, Byte::Exclusive), (&shared, Byte::Shared)]).await;
     hypervisor.destroy(&web1, &[&file]).await;
     hypervisor.destroy(&web3, &[&shared]).await;
-    hypervisor.knows_nobody().await;
+    hypervisor.wait_until_no_owners().await;
     assert_eq!(hypervisor.lock_files(), 0);
 }
 
@@ -98,10 +98,10 @@ pub(super) async fn a_lease_is_a_lock_file_with_a_name(daemon: LockDaemon) {
     hypervisor.virsh(&["resume", "web1"]).await;
     hypervisor.holds(&web1, &[(&own, Byte::Exclusive), (&lease, Byte::Exclusive)]).await;
     hypervisor.destroy(&web1, &[&lease, &own]).await;
-    hypervisor.knows_nobody().await;
+    hypervisor.wait_until_no_owners().await;
     assert_eq!(hypervisor.lock_files(), 1);
 
     let unknown = "Lockspace for path /srv/leases does not exist";
     hypervisor.cannot_start(&elsewhere, unknown).await;
-    hypervisor.knows_nobody().await;
+    hypervisor.wait_until_no_owners().await;
 }

@@ -45,5 +45,5 @@ async fn a_disk_is_one_disk_under_all_its_names() {
     hypervisor.refuses_to_start(&web1, disk.to_str().unwrap(), &web2).await;
     hypervisor.destroy(&web2, &[&disk]).await;
     hypervisor.destroy(&web3, &[&other]).await;
-    hypervisor.knows_nobody().await;
+    hypervisor.wait_until_no_owners().await;
 }

@@ -50,7 +50,7 @@ impl Hypervisor {
     }
 
     /// Waits until the lock daemon knows of no guest any more.
-    pub(super) async fn knows_nobody(&self) {
+    pub(super) async fn wait_until_no_owners(&self) {
         if self.daemon == LockDaemon::Virtlockd {
             return;
         }

@@ -86,7 +86,7 @@ async fn a_suspended_guest_has_its_disk_no_more_than_the_grace_period() {
     hypervisor.virsh(&["resume", "web1"]).await;
     hypervisor.holds(&web1, &[(&disk, Byte::Exclusive)]).await;
     hypervisor.destroy(&web1, &[&disk]).await;
-    hypervisor.knows_nobody().await;
+    hypervisor.wait_until_no_owners().await;
 }
 
 /// `virsh snapshot-revert` ends QEMU and starts it again. Nothing is reserved then: the waiter gets the

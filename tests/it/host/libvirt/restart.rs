@@ -68,7 +68,7 @@ async fn locks_outlive_the_service() {
     hypervisor.destroy(&web1, &[&own, &hot, &both]).await;
     hypervisor.start(&foreign_holder).await;
     hypervisor.destroy(&foreign_holder, &[&own]).await;
-    hypervisor.knows_nobody().await;
+    hypervisor.wait_until_no_owners().await;
 }
 
 /// libvirt tells of a lockspace when it starts, and never again.
@@ -92,5 +92,5 @@ async fn lock_files_outlive_the_service() {
     hypervisor.holds(&web2, &[(&second, Byte::Exclusive)]).await;
     hypervisor.destroy(&web1, &[&file]).await;
     hypervisor.destroy(&web2, &[&second]).await;
-    hypervisor.knows_nobody().await;
+    hypervisor.wait_until_no_owners().await;
 }

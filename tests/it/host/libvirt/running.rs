@@ -50,7 +50,7 @@ pub(super) async fn a_disk_is_plugged_in_and_out(daemon: LockDaemon) {
     // Hot-plugged disks are unlocked with the guest, too.
     plug::disk_in(&hypervisor, &web1, &hot).await.ok();
     hypervisor.destroy(&web1, &[&own, &hot]).await;
-    hypervisor.knows_nobody().await;
+    hypervisor.wait_until_no_owners().await;
 }
 
 /// libvirt releases the locks of a guest that it pauses, and acquires them again when it resumes.
@@ -78,7 +78,7 @@ pub(super) async fn a_paused_guest_has_no_lock(daemon: LockDaemon) {
     hypervisor.virsh(&["destroy", "web1"]).await;
     hypervisor.holds(&web2, &[(&disk, Byte::Exclusive)]).await;
     hypervisor.destroy(&web2, &[&disk]).await;
-    hypervisor.knows_nobody().await;
+    hypervisor.wait_until_no_owners().await;
 }
 
 /// The lock is on what the guest writes: on the overlay after a snapshot, on the base again after
@@ -100,5 +100,5 @@ pub(super) async fn locks_follow_snapshots(daemon: LockDaemon) {
     assert_eq!(hypervisor.byte(&overlay), Byte::Free);
     hypervisor.refuses_to_start(&web2, base.to_str().unwrap(), &web1).await;
     hypervisor.destroy(&web1, &[&base]).await;
-    hypervisor.knows_nobody().await;
+    hypervisor.wait_until_no_owners().await;
 }

@@ -36,7 +36,7 @@ impl Session {
         for folder in folders.map(|folder| host.at(folder)) {
             fs::create_dir_all(&folder).unwrap();
             fs::set_permissions(&folder, Permissions::from_mode(0o700)).unwrap();
-            give(&folder);
+            set_owner(&folder);
         }
         let session = Session { host };
         let place = format!("VIRTLOCKD_PATH={PROGRAMS}");
@@ -72,7 +72,7 @@ impl Session {
     /// An image of the user's.
     fn image(&self, name: &str) -> PathBuf {
         let path = self.host.image(name);
-        give(&self.host.at(&path));
+        set_owner(&self.host.at(&path));
         path
     }
 
@@ -102,7 +102,7 @@ fn of_the_user(words: &[&str]) -> Vec<String> {
     all
 }
 
-fn give(path: &Path) {
+fn set_owner(path: &Path) {
     let Account { uid, gid } = Account::of(GAMES);
     chown(path, Some(uid), Some(gid)).unwrap();
 }

@@ -30,11 +30,11 @@ pub(super) async fn guests_share_what_all_call_shareable(daemon: LockDaemon) {
     hypervisor.holds(&alone, &[(&disk, Byte::Exclusive)]).await;
     hypervisor.refuses_to_start(&web1, resource, &alone).await;
     hypervisor.destroy(&alone, &[&disk]).await;
-    hypervisor.knows_nobody().await;
+    hypervisor.wait_until_no_owners().await;
 }
 
 /// libvirt does not even ask for a lock on what a guest only reads.
-pub(super) async fn what_is_only_read_is_not_locked(daemon: LockDaemon) {
+pub(super) async fn disks_that_are_only_read_are_not_locked(daemon: LockDaemon) {
     let Some(hypervisor) = Hypervisor::boot(daemon).await else { return };
     let (own, read) = (hypervisor.image("own.img"), hypervisor.image("read.img"));
     let reader = Guest::on("web1", &own).with(&read, Use::ReadOnly);
@@ -47,5 +47,5 @@ pub(super) async fn what_is_only_read_is_not_locked(daemon: LockDaemon) {
     hypervisor.destroy(&reader, &[&own]).await;
     hypervisor.holds(&writer, &[(&read, Byte::Exclusive)]).await;
     hypervisor.destroy(&writer, &[&read]).await;
-    hypervisor.knows_nobody().await;
+    hypervisor.wait_until_no_owners().await;
 }

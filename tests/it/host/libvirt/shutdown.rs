@@ -22,7 +22,7 @@ pub(super) async fn a_killed_guest_leaves_nothing(daemon: LockDaemon) {
     hypervisor.holds(&again, &[(&one, Byte::Exclusive)]).await;
     hypervisor.destroy(&again, &[&one]).await;
     hypervisor.destroy(&web2, &[&two]).await;
-    hypervisor.knows_nobody().await;
+    hypervisor.wait_until_no_owners().await;
 }
 
 /// libvirt can be stopped and killed while guests run; it finds them again.
@@ -49,5 +49,5 @@ pub(super) async fn guests_outlive_libvirt(daemon: LockDaemon) {
         hypervisor.holds(&web1, &[(&disk, Byte::Exclusive)]).await;
     }
     hypervisor.destroy(&web1, &[&disk]).await;
-    hypervisor.knows_nobody().await;
+    hypervisor.wait_until_no_owners().await;
 }

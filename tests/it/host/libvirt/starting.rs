@@ -27,7 +27,7 @@ pub(super) async fn a_disk_is_locked_for_one_guest(daemon: LockDaemon) {
     hypervisor.holds(&web2, &[(&one, Byte::Exclusive)]).await;
     hypervisor.refuses_to_start(&web1, resource, &web2).await;
     hypervisor.destroy(&web2, &[&one]).await;
-    hypervisor.knows_nobody().await;
+    hypervisor.wait_until_no_owners().await;
 }
 
 pub(super) async fn eight_disks_are_one_guests_or_none_is(daemon: LockDaemon) {
@@ -47,7 +47,7 @@ pub(super) async fn eight_disks_are_one_guests_or_none_is(daemon: LockDaemon) {
     hypervisor.refuses_to_start(&many, all[7].to_str().unwrap(), &last).await;
     hypervisor.freed(&all[..7]).await;
     hypervisor.destroy(&last, &all).await;
-    hypervisor.knows_nobody().await;
+    hypervisor.wait_until_no_owners().await;
 }
 
 /// The end of one run may be seen after the beginning of the next: that is no reason to refuse.
@@ -60,5 +60,5 @@ pub(super) async fn a_guest_is_started_again_at_once(daemon: LockDaemon) {
         hypervisor.virsh(&["destroy", &guest.name]).await;
     }
     hypervisor.freed(&[&disk]).await;
-    hypervisor.knows_nobody().await;
+    hypervisor.wait_until_no_owners().await;
 }

@@ -39,7 +39,7 @@ async fn a_guest_suspended_while_the_service_was_down_resumes() {
     assert_eq!(hypervisor.byte(&disk), Byte::Free);
     hypervisor.virsh(&["resume", "web1"]).await;
     hypervisor.destroy(&web1, &[&disk]).await;
-    hypervisor.knows_nobody().await;
+    hypervisor.wait_until_no_owners().await;
 }
 
 /// libvirt leaves the lock of the base image behind when it commits an image that is not the active

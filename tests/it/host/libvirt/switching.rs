@@ -38,7 +38,7 @@ async fn a_running_guest_moves_over() {
     hypervisor.destroy(&web1, &[&disk]).await;
     hypervisor.start(&web2).await;
     hypervisor.destroy(&web2, &[&disk]).await;
-    hypervisor.knows_nobody().await;
+    hypervisor.wait_until_no_owners().await;
 
     // The requirements of libvirt's own units are met, and virtlockd does not run.
     let state = ["show", "--property=ActiveState", "--value"];

@@ -12,7 +12,7 @@ use crate::methods::none;
 use crate::snapshot::Listed;
 
 /// Returns the refusal for a VM that requests a disk.
-async fn told(machine: &TestVm, disk: &Path) -> String {
+async fn refusal_for(machine: &TestVm, disk: &Path) -> String {
     let refused = machine.acquire(&[exclusive(disk)]).await.unwrap_err();
     assert_eq!(refused.name, "LockHeldElsewhere", "{refused:?}");
     refused.message
@@ -34,7 +34,7 @@ async fn the_holder_on_the_other_host_is_named(files: Files) {
         let qemu = process(&pair, "web1");
         web1.owner.bind_pid(qemu.pid(), none()).await.unwrap();
         web1.acquire(&[exclusive(&disk)]).await.unwrap();
-        let message = told(&web2, &disk).await;
+        let message = refusal_for(&web2, &disk).await;
         let uuid = web1.owner.uuid().await.unwrap();
         let holder =
             format!("VM \"web1\" ({uuid}, pid {}, user root) on host {name} since ", qemu.pid());
@@ -64,14 +64,14 @@ async fn a_killed_service_is_not_named(files: Files) {
     let disk = pair.shared.disk("disk");
     let (web1, web2) = (pair.a.machine("web1").await, pair.b.machine("web2").await);
     web1.acquire(&[exclusive(&disk)]).await.unwrap();
-    assert!(told(&web2, &disk).await.contains("on host host-a"));
+    assert!(refusal_for(&web2, &disk).await.contains("on host host-a"));
     pair.a.daemon.kill9().await;
     until_got(&web2, &disk).await;
     drop(web1);
     pair.a.daemon.start_again().await;
     let gone = async || Listed::by(&pair.a.bus).await.owners.is_empty();
     until("the machine's end", gone).await;
-    let message = told(&pair.a.machine("web3").await, &disk).await;
+    let message = refusal_for(&pair.a.machine("web3").await, &disk).await;
     assert!(message.contains("VM \"web2\"") && message.contains("on host host-b"), "{message}");
     assert!(!message.contains("web1"), "{message}");
 }

@@ -6,7 +6,7 @@ use super::pair::shared_with;
 use crate::fixture::{Fixture, ForeignHolder, LockType, SharedFileSystem, program, run};
 
 /// Returns the result of `doctor` on the first host: its word, its sentence, and the exit code.
-async fn verdict(fixture: &Fixture, shared: &SharedFileSystem) -> (String, String, i32) {
+async fn result_of(fixture: &Fixture, shared: &SharedFileSystem) -> (String, String, i32) {
     let inside = shared.hosts()[0].inside();
     let mut command = fixture.command(&inside[0]);
     command.args(&inside[1..]).arg(program("vmlockctl"));
@@ -35,7 +35,7 @@ fn both_lock(shared: &SharedFileSystem) -> bool {
 async fn a_mount_that_keeps_its_locks_is_not_called_shared() {
     let fixture = Fixture::builder().without_daemon().start().await;
     let Some(shared) = shared_with(&["-o", "mfsnoposixlocks"]).await else { return };
-    let (word, sentence, code) = verdict(&fixture, &shared).await;
+    let (word, sentence, code) = result_of(&fixture, &shared).await;
     assert!(both_lock(&shared));
     assert_eq!((word.as_str(), code), ("not-shared", 78), "{sentence}");
     assert!(sentence.contains("the kernel does not pass locks to that process"), "{sentence}");
@@ -45,7 +45,7 @@ async fn a_mount_that_keeps_its_locks_is_not_called_shared() {
 async fn a_mount_that_passes_its_locks_on_is_called_shared() {
     let fixture = Fixture::builder().without_daemon().start().await;
     let Some(shared) = shared_with(&[]).await else { return };
-    let (word, sentence, code) = verdict(&fixture, &shared).await;
+    let (word, sentence, code) = result_of(&fixture, &shared).await;
     assert!(!both_lock(&shared));
     assert_eq!((word.as_str(), code), ("shared", 0), "{sentence}");
 }
@@ -55,7 +55,7 @@ async fn a_mount_that_passes_its_locks_on_is_called_shared() {
 async fn a_mount_of_a_type_that_is_not_known_is_unknown() {
     let fixture = Fixture::builder().without_daemon().start().await;
     let Some(shared) = shared_with(&["-o", "subtype=other"]).await else { return };
-    let (word, sentence, code) = verdict(&fixture, &shared).await;
+    let (word, sentence, code) = result_of(&fixture, &shared).await;
     assert_eq!((word.as_str(), code), ("unknown", 78), "{sentence}");
     assert!(
         sentence.contains("it is unknown whether they are enforced on other hosts"),

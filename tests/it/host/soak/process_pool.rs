@@ -24,12 +24,12 @@ impl ProcessPool {
     /// A new process; its number in the host comes back.
     pub(crate) async fn begin(&self) -> u32 {
         let mut tool = self.0.lock().await;
-        tool.say("begin");
+        tool.write_line("begin");
         tool.line().await.parse().expect("a process number")
     }
 
     /// Ends one.
     pub(crate) async fn end(&self, process: u32) {
-        self.0.lock().await.say(&format!("end {process}"));
+        self.0.lock().await.write_line(&format!("end {process}"));
     }
 }

@@ -35,7 +35,7 @@ impl CallError {
 }
 
 /// The errors that the bus sends for a service that does not reply.
-const NOBODY: [&str; 7] = [
+const NO_REPLY: [&str; 7] = [
     "DBus.Error.NoReply",
     "DBus.Error.ServiceUnknown",
     "DBus.Error.NameHasNoOwner",
@@ -52,8 +52,8 @@ pub(crate) async fn ask<T>(
 ) -> Result<T, CallError> {
     within(what, call).await.map_err(|error| {
         let refused = Refused::from(error);
-        let nobody = NOBODY.iter().any(|name| refused.name.starts_with(name));
-        if nobody { CallError::Unanswered } else { CallError::Refused(refused) }
+        let is_unanswered = NO_REPLY.iter().any(|name| refused.name.starts_with(name));
+        if is_unanswered { CallError::Unanswered } else { CallError::Refused(refused) }
     })
 }
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use super::STATE;
-use super::scenario::{Place, Scenario};
+use super::scenario::{Scenario, ServiceHost};
 
 /// Returns the kind of a record.
 fn kind(line: &[u8]) -> &'static str {
@@ -55,7 +55,7 @@ fn write(file: &Path, at: usize, bytes: &[u8]) {
     file.write_all_at(bytes, at as u64).unwrap();
 }
 
-fn assert_said(place: &Place, journal: &str) {
+fn assert_said(place: &ServiceHost, journal: &str) {
     assert!(journal.contains("the state file is damaged"), "{journal}");
     assert!(place.host.at(format!("{STATE}.damaged")).exists());
 }
@@ -64,7 +64,7 @@ fn assert_said(place: &Place, journal: &str) {
 type Spot = fn(usize) -> usize;
 
 async fn a_damaged_line_frees_nothing(config: &str, spots: &[Spot]) {
-    let Some(mut place) = Place::boot(config).await else { return };
+    let Some(mut place) = ServiceHost::boot(config).await else { return };
     for number in 0..9 {
         let mut scenario = Scenario::set_up(&mut place).await;
         let lines = lines(&scenario.state());
@@ -99,7 +99,7 @@ async fn where_lock_files_are_hashed() {
 
 #[tokio::test]
 async fn a_truncated_file_frees_nothing() {
-    let Some(mut place) = Place::boot("").await else { return };
+    let Some(mut place) = ServiceHost::boot("").await else { return };
     for number in 0..9 {
         let scenario = Scenario::set_up(&mut place).await;
         let lines = lines(&scenario.state());
@@ -116,7 +116,7 @@ async fn a_truncated_file_frees_nothing() {
 
 #[tokio::test]
 async fn a_file_that_is_gone_or_empty_frees_nothing() {
-    let Some(mut place) = Place::boot("").await else { return };
+    let Some(mut place) = ServiceHost::boot("").await else { return };
     let remove = |file: &Path| fs::remove_file(file).unwrap();
     Scenario::set_up(&mut place).await.outlives("removed", 4, remove).await;
     let journal = place.host.journal().await;
@@ -131,7 +131,7 @@ async fn a_file_that_is_gone_or_empty_frees_nothing() {
 /// All that follows the head can be read, and is known.
 #[tokio::test]
 async fn a_damaged_head_frees_nothing() {
-    let Some(mut place) = Place::boot("").await else { return };
+    let Some(mut place) = ServiceHost::boot("").await else { return };
     let head = fs::read_to_string(place.host.at(STATE)).unwrap();
     let head = head.lines().next().unwrap().to_owned();
     let boot = head.match_indices(' ').nth(1).unwrap().0 + 1;

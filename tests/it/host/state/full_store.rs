@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use super::scenario::Place;
+use super::scenario::ServiceHost;
 use crate::dbus_client::{TestVm, exclusive};
 use crate::fixture::{ForeignHolder, LockProber, LockType};
 use crate::methods::none;
@@ -12,7 +12,7 @@ use crate::snapshot::Listed;
 
 /// Locks one disk after the other until that is refused, for lack of room and without a trace.
 /// Tells which it has got.
-async fn until_full(place: &Place, machine: &TestVm) -> Vec<PathBuf> {
+async fn until_full(place: &ServiceHost, machine: &TestVm) -> Vec<PathBuf> {
     let mut got = Vec::new();
     loop {
         let disk = place.host.image(&format!("{}.img", got.len()));
@@ -25,8 +25,8 @@ async fn until_full(place: &Place, machine: &TestVm) -> Vec<PathBuf> {
     }
 }
 
-async fn what_was_given_is_kept(unit: &str) {
-    let Some(mut place) = Place::boot("").await else { return };
+async fn a_full_store_keeps_the_stored_descriptors(unit: &str) {
+    let Some(mut place) = ServiceHost::boot("").await else { return };
     let bus = place.bus.clone();
     let machine = TestVm::open(&bus, "web1").await;
     let first = place.host.image("first.img");
@@ -54,11 +54,11 @@ async fn what_was_given_is_kept(unit: &str) {
 
 #[tokio::test]
 async fn a_store_for_one_pair() {
-    what_was_given_is_kept("FileDescriptorStoreMax=2").await;
+    a_full_store_keeps_the_stored_descriptors("FileDescriptorStoreMax=2").await;
 }
 
 /// All that a user's processes have in flight counts, so it may be reached at once.
 #[tokio::test]
 async fn few_open_files() {
-    what_was_given_is_kept("LimitNOFILE=64").await;
+    a_full_store_keeps_the_stored_descriptors("LimitNOFILE=64").await;
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tokio::task::spawn_blocking;
 use zbus::Connection;
 
-use super::scenario::Place;
+use super::scenario::ServiceHost;
 use crate::dbus_client::{Refused, TestVm, exclusive};
 use crate::fixture::{
     Daemon, Fixture, ForeignHolder, Launch, LockProber, LockType, TestMount, within,
@@ -155,7 +155,7 @@ impl Lack {
     }
 
     /// Kills the service, with the lack there when the next one starts.
-    async fn kill(self, place: &mut Place) {
+    async fn kill(self, place: &mut ServiceHost) {
         if self == Self::Writing {
             let gate = place.host.at("/srv/gate");
             place.host.run(&["mkfifo", "/srv/gate"]).await.ok();
@@ -193,7 +193,7 @@ impl Lack {
 /// Killed where nothing can be written, the service starts all the same, keeps all locks, refuses new
 /// ones, and goes on once something can be written again.
 async fn starts_without(lack: Lack) {
-    let Some(mut place) = Place::boot("").await else { return };
+    let Some(mut place) = ServiceHost::boot("").await else { return };
     lack.prepare(&place.host).await;
     place.host.systemctl(&["restart", "vmlockd"]).await;
     place.came_back().await;
@@ -265,7 +265,7 @@ async fn a_successor_starts_where_all_of_run_is_full() {
 /// The state file is written again by itself once that is possible, without a request.
 #[tokio::test]
 async fn the_state_is_written_as_soon_as_there_is_room() {
-    let Some(mut place) = Place::boot("").await else { return };
+    let Some(mut place) = ServiceHost::boot("").await else { return };
     Lack::Bytes.prepare(&place.host).await;
     place.host.systemctl(&["restart", "vmlockd"]).await;
     place.came_back().await;
@@ -289,7 +289,7 @@ async fn the_state_is_written_as_soon_as_there_is_room() {
 /// Where another directory is in the place of its own, the service does not start, and says why.
 #[tokio::test]
 async fn a_directory_that_is_read_only() {
-    let Some(mut place) = Place::boot("").await else { return };
+    let Some(mut place) = ServiceHost::boot("").await else { return };
     let mut scenario = super::scenario::Scenario::set_up(&mut place).await;
     let place = scenario.place();
     let mount = ["mount", "-t", "tmpfs", "-o", "ro", "none", "/run/vmlockd"];

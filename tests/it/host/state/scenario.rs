@@ -22,7 +22,7 @@ const LIVES: [&str; 3] = ["sh", "-c", "echo $$; exec cat"];
 pub(super) const RECOVERED: &str = "recovered";
 
 /// A host with the service, and a process in it that machines live by.
-pub(super) struct Place {
+pub(super) struct ServiceHost {
     pub(super) host: Host,
     pub(super) bus: Connection,
     watch: NameWatch,
@@ -34,13 +34,13 @@ pub(super) struct Place {
 
 /// `web1` lives by a lifeline and `web2` by its process; they share a disk.
 pub(super) struct Scenario<'p> {
-    place: &'p mut Place,
+    service_host: &'p mut ServiceHost,
     web1: TestVm,
     before: Listed,
     lock_prober: LockProber,
 }
 
-impl Place {
+impl ServiceHost {
     pub(super) async fn boot(config: &str) -> Option<Self> {
         let host = Host::boot(Tree::Own).await?;
         host.drop_in("restart", RESTART).await;
@@ -90,59 +90,59 @@ impl Place {
 
 impl<'p> Scenario<'p> {
     /// The machines get their disks, and an prober begins.
-    pub(super) async fn set_up(place: &'p mut Place) -> Self {
-        let [own, both, other] = &place.disks;
-        let web1 = TestVm::open(&place.bus, "web1").await;
+    pub(super) async fn set_up(service_host: &'p mut ServiceHost) -> Self {
+        let [own, both, other] = &service_host.disks;
+        let web1 = TestVm::open(&service_host.bus, "web1").await;
         web1.acquire(&[exclusive(own), shared(both)]).await.unwrap();
-        let manager = manager(&place.bus).await;
-        let web2 = manager.register_owner("", "web2", place.pid, none()).await.unwrap();
-        let web2 = owner(&place.bus, web2).await;
+        let manager = manager(&service_host.bus).await;
+        let web2 = manager.register_owner("", "web2", service_host.pid, none()).await.unwrap();
+        let web2 = owner(&service_host.bus, web2).await;
         web2.acquire(&[shared(both), exclusive(other)], none()).await.unwrap();
-        let before = Listed::by(&place.bus).await;
+        let before = Listed::by(&service_host.bus).await;
         assert_eq!((before.owners.len(), before.locks.len()), (2, 4));
         let mut files: Vec<PathBuf> =
-            before.locks.values().map(|lock| place.host.at(&lock["lock-file"])).collect();
+            before.locks.values().map(|lock| service_host.host.at(&lock["lock-file"])).collect();
         files.sort();
         files.dedup();
-        let lock_prober = LockProber::at(&files, &place.host.log());
-        Self { place, web1, before, lock_prober }
+        let lock_prober = LockProber::at(&files, &service_host.host.log());
+        Self { service_host, web1, before, lock_prober }
     }
 
-    pub(super) fn place(&mut self) -> &mut Place {
-        self.place
+    pub(super) fn service_host(&mut self) -> &mut ServiceHost {
+        self.service_host
     }
 
     /// The bytes of the state file.
     pub(super) fn state(&self) -> Vec<u8> {
-        fs::read(self.place.host.at(STATE)).unwrap()
+        fs::read(self.service_host.host.at(STATE)).unwrap()
     }
 
     /// Kills the service with its records damaged, then without. Checks each time that no disk is
     /// free, that all other objects are unchanged, and that `recovered` locks are recovered.
     pub(super) async fn outlives(self, what: &str, recovered: usize, damage: impl FnOnce(&Path)) {
-        let Self { place, web1, before, lock_prober } = self;
-        place.kill(damage).await;
-        let once = Listed::by(&place.bus).await;
+        let Self { service_host, web1, before, lock_prober } = self;
+        service_host.kill(damage).await;
+        let once = Listed::by(&service_host.bus).await;
         compare(what, &before, &once, recovered);
-        refuse_others(place, &once).await;
-        place.kill(|_| ()).await;
-        let twice = Listed::by(&place.bus).await;
+        refuse_others(service_host, &once).await;
+        service_host.kill(|_| ()).await;
+        let twice = Listed::by(&service_host.bus).await;
         assert_eq!(twice, once, "{what}");
-        refuse_others(place, &twice).await;
+        refuse_others(service_host, &twice).await;
         let attempts = lock_prober.stop();
         assert!(attempts.news.is_empty(), "{what}: {attempts:#?}");
         attempts.were_refused();
-        end(place, web1, &twice).await;
+        end(service_host, web1, &twice).await;
     }
 
     /// As before.
     pub(super) async fn comes_back_as_it_was(self) {
-        let Self { place, web1, before, lock_prober } = self;
-        let after = Listed::by(&place.bus).await;
+        let Self { service_host, web1, before, lock_prober } = self;
+        let after = Listed::by(&service_host.bus).await;
         assert_eq!(after, before);
-        refuse_others(place, &after).await;
+        refuse_others(service_host, &after).await;
         lock_prober.stop().were_refused();
-        end(place, web1, &after).await;
+        end(service_host, web1, &after).await;
     }
 }
 
@@ -172,9 +172,9 @@ fn compare(what: &str, before: &Listed, after: &Listed, recovered: usize) {
 }
 
 /// Another machine gets no disk, and is told who has it, as far as that is known.
-async fn refuse_others(place: &Place, listed: &Listed) {
-    let other = TestVm::open(&place.bus, "other").await;
-    for disk in &place.disks {
+async fn refuse_others(service_host: &ServiceHost, listed: &Listed) {
+    let other = TestVm::open(&service_host.bus, "other").await;
+    for disk in &service_host.disks {
         let refused = other.acquire(&[exclusive(disk)]).await.unwrap_err();
         let names: Vec<&str> =
             listed.on(disk.to_str().unwrap()).map(|lock| &*lock["name"]).collect();
@@ -192,26 +192,26 @@ async fn refuse_others(place: &Place, listed: &Listed) {
 }
 
 /// Ends all there is; nothing stays locked.
-async fn end(place: &Place, web1: TestVm, listed: &Listed) {
-    let mut released = manager(&place.bus).await.receive_lock_released().await.unwrap();
+async fn end(service_host: &ServiceHost, web1: TestVm, listed: &Listed) {
+    let mut released = manager(&service_host.bus).await.receive_lock_released().await.unwrap();
     drop(web1);
     // Its lifeline is watched still, whatever is known of its locks.
     for _ in listed.locks.values().filter(|lock| lock["name"] == "web1") {
         let told = within("a release", released.next()).await.unwrap();
         assert_eq!(told.args().unwrap().reason(), "owner-gone");
     }
-    for path in Listed::by(&place.bus).await.owners.into_keys() {
+    for path in Listed::by(&service_host.bus).await.owners.into_keys() {
         let path = zbus::OwnedObjectPath::try_from(path).unwrap();
-        match owner(&place.bus, path).await.close(none()).await {
+        match owner(&service_host.bus, path).await.close(none()).await {
             // web1's own, which ends by itself.
             Ok(()) | Err(zbus::Error::FDO(_) | zbus::Error::MethodError(..)) => {}
             Err(error) => panic!("{error}"),
         }
     }
-    let left = Listed::by(&place.bus).await;
+    let left = Listed::by(&service_host.bus).await;
     assert!(left.owners.is_empty() && left.locks.is_empty(), "{left:#?}");
     for lock in listed.locks.values() {
-        let file = place.host.at(&lock["lock-file"]);
+        let file = service_host.host.at(&lock["lock-file"]);
         if file.exists() {
             let free = ForeignHolder::try_once(&file, LockType::Ofd, true);
             free.unwrap_or_else(|errno| panic!("{} stays locked: {errno}", file.display()));

@@ -7,7 +7,7 @@ use std::path::Path;
 use vmlockd::keep::state::{OLDEST, VERSION};
 
 use super::STATE;
-use super::scenario::{Place, Scenario};
+use super::scenario::{Scenario, ServiceHost};
 
 /// Where the head has the version.
 const PLACE: u64 = 14;
@@ -26,7 +26,7 @@ fn set_version(file: &Path, digit: u8) {
 /// The service refuses to begin and leaves all as it is, as often as systemd tries; with a state
 /// that it knows it comes back.
 async fn another_version_is_left_alone(digit: u8) {
-    let Some(mut place) = Place::boot("").await else { return };
+    let Some(mut place) = ServiceHost::boot("").await else { return };
     let mut scenario = Scenario::set_up(&mut place).await;
     let place = scenario.place();
     place.stop(|file| set_version(file, digit));

@@ -19,11 +19,11 @@ struct Scenario {
     service: MainProcess,
     /// Serves what is mounted.
     server: MainProcess,
-    far: PathBuf,
-    near: PathBuf,
+    remote_disk: PathBuf,
+    local_disk: PathBuf,
     machine: Tool,
     /// The reported locks of the service.
-    known: Value,
+    reported: Value,
     /// At the disk that can be reached all the time.
     lock_prober: LockProber,
 }
@@ -38,36 +38,45 @@ impl Scenario {
             return skip("bindfs is not installed here");
         }
         let service = host.enable().await;
-        let near = host.image("near.img");
-        let behind = host.image("far.img");
-        let far = Path::new(MOUNTED).join(behind.file_name().unwrap());
+        let local_disk = host.image("local_disk.img");
+        let behind = host.image("remote_disk.img");
+        let remote_disk = Path::new(MOUNTED).join(behind.file_name().unwrap());
         fs::create_dir(host.at(MOUNTED)).unwrap();
         host.run(&["mknod", "/dev/fuse", "c", "10", "229"]).await.ok();
         // It goes into the background when it has mounted.
         let line = ["bindfs", behind.parent().unwrap().to_str().unwrap(), MOUNTED];
         let server = host.start("server", "forking", &line).await;
 
-        let [far_disk, near_disk] = [&far, &near].map(|disk| disk.to_str().unwrap());
+        let [far_disk, near_disk] = [&remote_disk, &local_disk].map(|disk| disk.to_str().unwrap());
         let line = ["vmlockctl", "run", "--disk", far_disk, "--disk", near_disk, "--"];
         let mut machine = host.spawn(&[&line[..], &LIVES].concat());
         machine.line().await;
-        let known = host.json(&["vmlockctl", "--json", "list"]).await;
-        assert_eq!(known.as_array().unwrap().len(), 2);
-        let lock_prober = LockProber::at(&[host.at(&near)], &host.log());
-        Some(Self { host, service, server, far, near, machine, known, lock_prober })
+        let reported = host.json(&["vmlockctl", "--json", "list"]).await;
+        assert_eq!(reported.as_array().unwrap().len(), 2);
+        let lock_prober = LockProber::at(&[host.at(&local_disk)], &host.log());
+        Some(Self {
+            host,
+            service,
+            server,
+            remote_disk,
+            local_disk,
+            machine,
+            reported,
+            lock_prober,
+        })
     }
 
     /// The service that came after knows both locks, and gives them up when the machine ends.
     async fn goes_on_as_before(mut self) {
-        let known = self.host.json(&["vmlockctl", "--json", "list"]).await;
+        let reported = self.host.json(&["vmlockctl", "--json", "list"]).await;
         self.lock_prober.stop().were_refused();
-        assert_eq!(but_for_looks(known), but_for_looks(self.known));
-        let near = self.near.to_str().unwrap();
-        let ran = self.host.run(&["vmlockctl", "run", "--disk", near, "--", "true"]).await;
+        assert_eq!(but_for_looks(reported), but_for_looks(self.reported));
+        let local_disk = self.local_disk.to_str().unwrap();
+        let ran = self.host.run(&["vmlockctl", "run", "--disk", local_disk, "--", "true"]).await;
         assert_eq!(ran.status.code(), Some(75), "{ran:?}");
         let mut releases = Releases::follow(&self.host.bus().await).await;
-        releases.at_the_end_of(&mut self.machine, &[&self.near, &self.far]).await;
-        self.host.run(&["vmlockctl", "run", "--disk", near, "--", "true"]).await.ok();
+        releases.at_the_end_of(&mut self.machine, &[&self.local_disk, &self.remote_disk]).await;
+        self.host.run(&["vmlockctl", "run", "--disk", local_disk, "--", "true"]).await.ok();
     }
 }
 
@@ -77,7 +86,7 @@ async fn locks_outlive_a_kill_where_a_file_system_is_dead() {
     let server = pidfd(scenario.server.outside);
     scenario.server.signal(Signal::SIGKILL);
     within("the server's end", gone(server)).await;
-    fs::metadata(scenario.host.at(&scenario.far)).unwrap_err();
+    fs::metadata(scenario.host.at(&scenario.remote_disk)).unwrap_err();
 
     let mut watch = scenario.host.watch().await;
     scenario.service.signal(Signal::SIGKILL);
@@ -103,8 +112,8 @@ async fn locks_outlive_a_kill_where_a_file_system_hangs() {
     scenario.server.signal(Signal::SIGSTOP);
     scenario.service.signal(Signal::SIGKILL);
     let second = scenario.host.successor(&mut watch, scenario.service).await;
-    let known = scenario.host.json(&["vmlockctl", "--json", "list"]).await;
-    assert_eq!(but_for_looks(known), but_for_looks(scenario.known.clone()));
+    let reported = scenario.host.json(&["vmlockctl", "--json", "list"]).await;
+    assert_eq!(but_for_looks(reported), but_for_looks(scenario.reported.clone()));
     second.signal(Signal::SIGKILL);
     scenario.host.successor(&mut watch, second).await;
     scenario.server.signal(Signal::SIGCONT);

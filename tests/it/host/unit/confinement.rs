@@ -212,7 +212,7 @@ const MOST_EXPOSURE: u32 = 16;
 
 /// The exposure stays as low as it is, and each open item has its reason in the unit.
 #[tokio::test]
-async fn what_is_open_has_a_reason() {
+async fn each_open_descriptor_has_a_reason() {
     let Some(host) = Host::boot(Tree::Release("trixie")).await else { return };
     let unit = "/usr/lib/systemd/system/vmlockd.service";
     let line = ["systemd-analyze", "--no-pager", "--offline=true", "security", unit];

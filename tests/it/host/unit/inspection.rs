@@ -104,7 +104,7 @@ async fn locks_without_a_store_are_found_again(tree: Tree) {
     host.enable().await;
     let mut leased =
         host.spawn_as("games", &["vmlockctl", "--system", "run", "--disk", a, "--", "cat"]);
-    leased.say("up");
+    leased.write_line("up");
     assert_eq!(leased.line().await, "up");
     let mut bound = host.spawn_as("games", &["sh", "-c", "echo $$; exec cat"]);
     let pid = bound.line().await.parse().unwrap();

@@ -90,7 +90,7 @@ impl Scenario {
 }
 
 #[tokio::test]
-async fn who_and_doctor_report_a_suspect_lease_and_unlock_releases_it() {
+async fn the_commands_report_a_suspect_lease_and_unlock_releases_it() {
     let scenario = Scenario::set_up("shared").await;
     damage(&scenario.fixture, "\"since\"", "\"sinze\"").await;
     says(&scenario.fixture, &locked(&scenario.file)).await;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::fixture::rpc::{Answer, Arguments, Frame, Owner, Rpc, arguments, procedure};
 
-use super::super::case::{Case, row, said, tell};
+use super::super::case::{Case, row, text_of, texts_of};
 use super::super::environment::Environment;
 
 const UNDECODABLE: &str = "39/7 Unable to decode message payload";
@@ -30,7 +30,10 @@ fn every(place: &Environment, flags: u32) -> [(i32, Arguments); 8] {
 
 /// Calls some of them on one connection.
 fn call_all(rpc: &mut Rpc, calls: impl IntoIterator<Item = (i32, Arguments)>) -> Vec<String> {
-    calls.into_iter().map(|(procedure, arguments)| tell(rpc.call(procedure, arguments))).collect()
+    calls
+        .into_iter()
+        .map(|(procedure, arguments)| text_of(rpc.call(procedure, arguments)))
+        .collect()
 }
 
 pub(in super::super) fn all() -> Vec<Case> {
@@ -52,7 +55,7 @@ fn cut() -> Vec<Case> {
                     let (procedure, whole) = every(place, 0)[which].clone();
                     for length in 0..whole.0.len() {
                         let part = Arguments::default().raw(&whole.0[..length]);
-                        answers.insert(tell(rpc.call(procedure, part)));
+                        answers.insert(text_of(rpc.call(procedure, part)));
                     }
                     answers.into_iter().collect()
                 },
@@ -69,7 +72,7 @@ fn too_much() -> Vec<Case> {
             move |place| {
                 let text = Arguments::default().text("").number(length);
                 let text = text.raw(&vec![b'/'; there]).number(0);
-                said([place.vm().call(procedure::ACQUIRE, text)])
+                texts_of([place.vm().call(procedure::ACQUIRE, text)])
             },
             &[UNDECODABLE],
         )
@@ -85,7 +88,7 @@ fn too_much() -> Vec<Case> {
             "a string of 65,536 bytes",
             |place| {
                 let path = format!("/{}", "a".repeat(65_535));
-                said([place.vm().acquire("", path, 0)])
+                texts_of([place.vm().acquire("", path, 0)])
             },
             &["38/51 Unable to open resource /aaaaaaaa"],
         )
@@ -96,7 +99,7 @@ fn too_much() -> Vec<Case> {
                 let (disk, mut vm) = (place.disk("a"), place.vm());
                 let more = arguments::resource("", &disk, 0).raw(b"and so on");
                 let acquired = vm.call(procedure::ACQUIRE, more);
-                said([acquired, vm.release("", &disk, 0)])
+                texts_of([acquired, vm.release("", &disk, 0)])
             },
             &["granted", "granted"],
         ),
@@ -113,7 +116,7 @@ fn too_much() -> Vec<Case> {
                     padded.0[from..].fill(0xFF);
                     vm.call(procedure::ACQUIRE, padded.number(0))
                 });
-                said(answers)
+                texts_of(answers)
             },
             &["granted", "granted"],
         ),
@@ -127,7 +130,7 @@ fn flags() -> Vec<Case> {
     {
         rows.push(row(
             format!("ACQUIRE with flags {flags:#x}"),
-            move |place| vec![tell(place.vm().acquire("", place.disk("a"), flags))],
+            move |place| vec![text_of(place.vm().acquire("", place.disk("a"), flags))],
             &[said],
         ));
     }
@@ -138,9 +141,9 @@ fn flags() -> Vec<Case> {
                 let (disk, mut vm) = (place.disk("a"), place.vm());
                 vm.acquire("", &disk, 0).granted();
                 let refused = vm.release("", &disk, flags);
-                vec![tell(refused), tell(vm.release("", &disk, 0))]
+                vec![text_of(refused), text_of(vm.release("", &disk, 0))]
             },
-            &[said, "granted"],
+            &[texts_of, "granted"],
         ));
     }
     rows.push(row(
@@ -157,7 +160,7 @@ fn flags() -> Vec<Case> {
         |place| {
             let (disk, mut rpc) = (place.disk("a"), place.connect());
             let register = arguments::register(&place.web1(), 1);
-            said([rpc.call(procedure::REGISTER, register), rpc.acquire("", disk, 0)])
+            texts_of([rpc.call(procedure::REGISTER, register), rpc.acquire("", disk, 0)])
         },
         &["8/7 unsupported flags (0x1)", UNREGISTERED],
     ));
@@ -180,7 +183,7 @@ fn states() -> Vec<Case> {
             "CREATE_LOCKSPACE before REGISTER, and what is there already",
             |place| {
                 let (mut rpc, space) = (place.connect(), place.folder("space"));
-                said([rpc.create_lockspace(&space), rpc.create_lockspace(space)])
+                texts_of([rpc.create_lockspace(&space), rpc.create_lockspace(space)])
             },
             &["granted", "granted"],
         ),
@@ -198,7 +201,7 @@ fn states() -> Vec<Case> {
             |place| {
                 let mut rpc = place.vm();
                 rpc.restrict().granted();
-                said([
+                texts_of([
                     rpc.ping(),
                     rpc.call(9, Arguments::default()),
                     rpc.call(6, Arguments::default()),
@@ -213,7 +216,7 @@ fn states() -> Vec<Case> {
                 first.acquire("", &disk, 0).granted();
                 first.restrict().granted();
                 let refused = first.release("", &disk, 0);
-                said([refused, second.release("", disk, 0)])
+                texts_of([refused, second.release("", disk, 0)])
             },
             &[RESTRICTED, "granted"],
         ),
@@ -221,7 +224,7 @@ fn states() -> Vec<Case> {
             "RESTRICT before REGISTER does not restrict",
             |place| {
                 let mut rpc = place.connect();
-                said([rpc.restrict(), rpc.register(&place.web1())])
+                texts_of([rpc.restrict(), rpc.register(&place.web1())])
             },
             &[UNREGISTERED, "granted"],
         ),
@@ -232,7 +235,7 @@ fn states() -> Vec<Case> {
                 let resource = || arguments::resource("", &disk, 0);
                 let calls = [6, 7, 7, 6, 6, 7].map(|procedure| vm.next(procedure, resource()));
                 vm.send(&calls.each_ref().map(Frame::bytes).concat());
-                let answer = |call| tell(Answer::to(call, vm.receive()));
+                let answer = |call| text_of(Answer::to(call, vm.receive()));
                 calls.each_ref().map(answer).into()
             },
             &[
@@ -256,7 +259,7 @@ fn states() -> Vec<Case> {
                     rpc.send(&[byte]);
                 }
                 let answer = |call, rpc: &mut Rpc| Answer::to(call, rpc.receive());
-                said([answer(&register, &mut rpc), answer(&acquire, &mut rpc)])
+                texts_of([answer(&register, &mut rpc), answer(&acquire, &mut rpc)])
             },
             &["granted", "granted"],
         ),

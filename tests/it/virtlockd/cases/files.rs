@@ -11,7 +11,7 @@ use nix::unistd::mkfifo;
 use crate::fixture::rpc::{AUTOCREATE, Answer, SHARED};
 use crate::fixture::{ForeignHolder, LockType, OpenWatch};
 
-use super::super::case::{Case, row, said, tell};
+use super::super::case::{Case, row, text_of, texts_of};
 use super::super::environment::{Environment, there};
 
 const MISSING: &str = "38/51 Unable to open resource @DIR@/a: No such file or directory";
@@ -24,7 +24,7 @@ pub(in super::super) fn all() -> Vec<Case> {
     rows.extend(names());
     rows.extend(aliases());
     rows.extend(created());
-    rows.extend(strangers());
+    rows.extend(foreign_holders());
     rows
 }
 
@@ -42,7 +42,7 @@ fn asked_for(
             if answer == Answer::Granted {
                 vm.release("", &name, 0).granted();
             }
-            answers.push(tell(answer));
+            answers.push(text_of(answer));
         }
         answers
     };
@@ -90,7 +90,8 @@ fn no_disks() -> Vec<Case> {
                 let fifo = place.made("a");
                 mkfifo(Path::new(&fifo), Mode::S_IRWXU).unwrap();
                 let (opened, mut vm) = (OpenWatch::watch([Path::new(&fifo)]), place.vm());
-                let mut answers = said([vm.acquire("", &fifo, 0), vm.acquire("", &fifo, SHARED)]);
+                let mut answers =
+                    texts_of([vm.acquire("", &fifo, 0), vm.acquire("", &fifo, SHARED)]);
                 answers.push(if opened.any() { "opened" } else { "not opened" }.to_owned());
                 answers
             },
@@ -133,7 +134,7 @@ fn names() -> Vec<Case> {
                 let (disk, mut vm) = (place.disk("a"), place.vm());
                 let locked = vm.acquire("", format!("{disk}\0.bak"), 0);
                 let by_others = ForeignHolder::try_once(&disk, LockType::Posix, true);
-                vec![tell(locked), by_others.map_or("locked", |()| "free").to_owned()]
+                vec![text_of(locked), by_others.map_or("locked", |()| "free").to_owned()]
             },
             &["granted", "locked"],
         )
@@ -143,7 +144,7 @@ fn names() -> Vec<Case> {
             |place| {
                 let (disk, mut vm) = (place.disk("a"), place.vm());
                 let long = "a/".repeat(3000);
-                said([
+                texts_of([
                     vm.release("", "", 0),
                     vm.release("", "Cargo.toml", 0),
                     vm.release("", format!("{disk}\0.bak"), 0),
@@ -189,7 +190,7 @@ fn aliases() -> Vec<Case> {
                     let (disk, mut vm, mut other) = (place.disk("a"), place.vm(), place.other());
                     let alias = name(place, &disk);
                     vm.acquire("", &disk, 0).granted();
-                    said([other.acquire("", &alias, 0), other.acquire("", &alias, SHARED)])
+                    texts_of([other.acquire("", &alias, 0), other.acquire("", &alias, SHARED)])
                 },
                 &["granted", "87/51 resource busy: Lockspace resource '"],
             )
@@ -203,7 +204,7 @@ fn aliases() -> Vec<Case> {
                 let (disk, mut vm) = (place.disk("a"), place.vm());
                 let alias = name(place, &disk);
                 vm.acquire("", &disk, 0).granted();
-                said([vm.release("", &alias, 0), vm.release("", &disk, 0)])
+                texts_of([vm.release("", &alias, 0), vm.release("", &disk, 0)])
             },
             &["87/51 resource busy: Lockspace resource '@DIR@/*' is not locked", "granted"],
         ));
@@ -220,8 +221,8 @@ fn created() -> Vec<Case> {
             "a disk is made, and removed, if it is not there",
             |place| {
                 let (disk, mut vm) = (place.path("a"), place.vm());
-                let mut answers = vec![tell(vm.acquire("", &disk, AUTOCREATE)), there(&disk)];
-                answers.extend([tell(vm.release("", &disk, 0)), there(&disk)]);
+                let mut answers = vec![text_of(vm.acquire("", &disk, AUTOCREATE)), there(&disk)];
+                answers.extend([text_of(vm.release("", &disk, 0)), there(&disk)]);
                 answers
             },
             &["granted", "there", "granted", "not there"],
@@ -241,7 +242,7 @@ fn created() -> Vec<Case> {
         row(
             "a relative name is made in the server's folder",
             |place| {
-                let answer = tell(place.vm().acquire("", "made-here", AUTOCREATE));
+                let answer = text_of(place.vm().acquire("", "made-here", AUTOCREATE));
                 vec![answer, place.in_folder("made-here")]
             },
             &["granted", "there"],
@@ -251,7 +252,7 @@ fn created() -> Vec<Case> {
             "CREATE_RESOURCE makes any file",
             |place| {
                 let name = place.path("a");
-                vec![tell(place.vm().create_resource("", &name)), there(name)]
+                vec![text_of(place.vm().create_resource("", &name)), there(name)]
             },
             &["granted", "there"],
         )
@@ -260,7 +261,7 @@ fn created() -> Vec<Case> {
             "DELETE_RESOURCE removes any file",
             |place| {
                 let name = place.disk("a");
-                vec![tell(place.vm().delete_resource("", &name)), there(name)]
+                vec![text_of(place.vm().delete_resource("", &name)), there(name)]
             },
             &["granted", "not there"],
         )
@@ -269,7 +270,7 @@ fn created() -> Vec<Case> {
 }
 
 /// Another process holds it: the kernel says no.
-fn strangers() -> Vec<Case> {
+fn foreign_holders() -> Vec<Case> {
     let held = |what: &str, kind: LockType, exclusive: bool, answers: &[&'static str]| {
         row(
             what,
@@ -278,7 +279,7 @@ fn strangers() -> Vec<Case> {
                 let foreign_holder = ForeignHolder::hold(&disk, kind, exclusive).unwrap();
                 let answers = [vm.acquire("", &disk, 0), vm.acquire("", &disk, SHARED)];
                 drop(foreign_holder);
-                said(answers)
+                texts_of(answers)
             },
             answers,
         )

@@ -11,7 +11,7 @@ use crate::fixture::rpc::{
     Answer, Arguments, Frame, KEEPALIVE, LONGEST, Rpc, SHORTEST, arguments, kind, procedure,
 };
 
-use super::super::case::{Case, end, nothing_more, row, said, tell};
+use super::super::case::{Case, end, nothing_more, row, text_of, texts_of};
 use super::super::environment::Environment;
 
 const UNDECODABLE: &str = "39/7 Unable to decode message payload";
@@ -91,7 +91,7 @@ fn headers() -> Vec<Case> {
                 change(&mut wrong);
                 let answer = rpc.exchange(&wrong);
                 let right = call(place, &mut rpc);
-                said([answer, rpc.exchange(&right)])
+                texts_of([answer, rpc.exchange(&right)])
             },
             &[answer, NOT_FOUND],
         )
@@ -131,7 +131,7 @@ fn kinds() -> Vec<Case> {
                 rpc.send(&wrong.bytes());
                 let more = nothing_more(&mut rpc);
                 let right = call(place, &mut rpc);
-                vec![more, tell(rpc.exchange(&right))]
+                vec![more, text_of(rpc.exchange(&right))]
             },
             &["nothing", NOT_FOUND],
         ));
@@ -146,7 +146,7 @@ fn kinds() -> Vec<Case> {
                 if let Some(count) = count {
                     wrong.payload.splice(0..0, count.to_be_bytes());
                 }
-                said([rpc.exchange(&wrong)])
+                texts_of([rpc.exchange(&wrong)])
             },
             &[answer],
         )
@@ -163,7 +163,7 @@ fn kinds() -> Vec<Case> {
             let mut rpc = place.vm();
             let call = call(place, &mut rpc);
             send_with_descriptors(&rpc, &call.bytes(), 10);
-            vec![tell(Answer::to(&call, rpc.receive()))]
+            vec![text_of(Answer::to(&call, rpc.receive()))]
         },
         &[NOT_FOUND],
     ));
@@ -225,7 +225,7 @@ fn keepalive() -> Vec<Case> {
                 let mut rpc = place.connect();
                 let mut ping = rpc.next(1, Arguments::default());
                 ping.program = KEEPALIVE;
-                said([rpc.exchange(&ping), rpc.ping()])
+                texts_of([rpc.exchange(&ping), rpc.ping()])
             },
             &["39/7 Cannot find program 1801807216 version 1", "granted"],
         ),

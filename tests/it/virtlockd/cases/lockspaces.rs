@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::fixture::rpc::{AUTOCREATE, Rpc};
 
-use super::super::case::{Case, row, said, tell};
+use super::super::case::{Case, row, text_of, texts_of};
 use super::super::environment::{Environment, there};
 
 const NOT_THERE: &str = "1/7 internal error: Lockspace for path @DIR@/space does not exist";
@@ -38,7 +38,7 @@ fn made() -> Vec<Case> {
             "a lockspace that nobody has made",
             |place| {
                 let (space, mut vm) = (place.folder("space"), place.vm());
-                said([
+                texts_of([
                     vm.acquire(&space, "name", AUTOCREATE),
                     vm.release(&space, "name", 0),
                     vm.create_resource(&space, "name"),
@@ -51,7 +51,7 @@ fn made() -> Vec<Case> {
             "NEW of what is there",
             |place| {
                 let (space, mut vm) = space(place);
-                said([vm.new_lockspace(&space), vm.create_lockspace(&space)])
+                texts_of([vm.new_lockspace(&space), vm.create_lockspace(&space)])
             },
             &["1/7 internal error: Lockspace for path @DIR@/space already exists", "granted"],
         ),
@@ -59,7 +59,7 @@ fn made() -> Vec<Case> {
             "NEW",
             |place| {
                 let (space, mut vm) = (place.folder("space"), place.vm());
-                said([vm.new_lockspace(&space), vm.new_lockspace(&space)])
+                texts_of([vm.new_lockspace(&space), vm.new_lockspace(&space)])
             },
             &["granted", "1/7 internal error: Lockspace for path @DIR@/space already exists"],
         ),
@@ -68,7 +68,7 @@ fn made() -> Vec<Case> {
             |place| {
                 let mut vm = place.vm();
                 let made = [vm.create_lockspace("lockspace-1"), vm.new_lockspace("lockspace-2")];
-                let mut answers = said(made);
+                let mut answers = texts_of(made);
                 answers.extend(["lockspace-1", "lockspace-2"].map(|name| place.in_folder(name)));
                 answers
             },
@@ -79,7 +79,7 @@ fn made() -> Vec<Case> {
             "CREATE_LOCKSPACE and NEW of nothing",
             |place| {
                 let mut vm = place.vm();
-                said([vm.create_lockspace(""), vm.new_lockspace("")])
+                texts_of([vm.create_lockspace(""), vm.new_lockspace("")])
             },
             &[
                 "granted",
@@ -93,7 +93,7 @@ fn made() -> Vec<Case> {
                 let space = place.folder("space");
                 let mut vm = place.vm();
                 let made = vm.create_lockspace(format!("{space}\0/other"));
-                said([made, vm.acquire(&space, "name", 0)])
+                texts_of([made, vm.acquire(&space, "name", 0)])
             },
             &["granted", "38/51 Unable to open resource @DIR@/space/name: No such file"],
         )
@@ -109,7 +109,7 @@ fn not_there() -> Vec<Case> {
             |place| {
                 let (file, mut vm) = (place.disk("space"), place.vm());
                 let below = format!("{file}/below");
-                said([
+                texts_of([
                     vm.create_lockspace(&file),
                     vm.new_lockspace(&file),
                     vm.create_lockspace(below),
@@ -132,7 +132,7 @@ fn not_there() -> Vec<Case> {
             |place| {
                 let (space, mut vm) = space(place);
                 fs::remove_dir(&space).unwrap();
-                let answer = tell(vm.acquire(&space, "name", AUTOCREATE));
+                let answer = text_of(vm.acquire(&space, "name", AUTOCREATE));
                 fs::create_dir(space).unwrap();
                 vec![answer]
             },
@@ -145,10 +145,10 @@ fn not_there() -> Vec<Case> {
                 // So it is, too, when shared storage is mounted after all.
                 fs::rename(&space, place.made("aside")).unwrap();
                 fs::create_dir(&space).unwrap();
-                let mut answers = said([vm.create_lockspace(&space)]);
-                answers.push(tell(vm.acquire(&space, "name", AUTOCREATE)));
+                let mut answers = texts_of([vm.create_lockspace(&space)]);
+                answers.push(text_of(vm.acquire(&space, "name", AUTOCREATE)));
                 answers.extend(["space/name", "aside/name"].map(|name| there(place.path(name))));
-                answers.push(tell(vm.release(&space, "name", 0)));
+                answers.push(text_of(vm.release(&space, "name", 0)));
                 answers
             },
             &["granted", "granted", "there", "not there", "granted"],
@@ -164,7 +164,7 @@ fn names() -> Vec<Case> {
             move |place| {
                 let (space, mut vm) = space(place);
                 let made = Path::new(&space).join(name.trim_start_matches('/'));
-                let mut answers = said([
+                let mut answers = texts_of([
                     vm.acquire(&space, name, AUTOCREATE),
                     vm.create_resource(&space, name),
                     vm.delete_resource(&space, name),
@@ -206,7 +206,7 @@ fn names() -> Vec<Case> {
             |place| {
                 let (space, mut vm) = space(place);
                 vec![
-                    tell(vm.acquire(&space, "name\0d", AUTOCREATE)),
+                    text_of(vm.acquire(&space, "name\0d", AUTOCREATE)),
                     there(format!("{space}/name")),
                 ]
             },
@@ -217,7 +217,7 @@ fn names() -> Vec<Case> {
             "a name that is too long",
             |place| {
                 let (space, mut vm) = space(place);
-                said([vm.acquire(&space, "a".repeat(300), AUTOCREATE)])
+                texts_of([vm.acquire(&space, "a".repeat(300), AUTOCREATE)])
             },
             &["38/51 Unable to open/create resource @DIR@/space/aaa"],
         )
@@ -227,7 +227,7 @@ fn names() -> Vec<Case> {
             |place| {
                 let (space, mut vm) = space(place);
                 symlink("../out", place.made("space/name")).unwrap();
-                let answer = tell(vm.acquire(&space, "name", AUTOCREATE));
+                let answer = text_of(vm.acquire(&space, "name", AUTOCREATE));
                 vec![answer, there(place.path("out"))]
             },
             &["granted", "there"],
@@ -238,7 +238,7 @@ fn names() -> Vec<Case> {
             |place| {
                 let (space, mut vm) = space(place);
                 place.folder("space/name");
-                said([vm.acquire(&space, "name", AUTOCREATE)])
+                texts_of([vm.acquire(&space, "name", AUTOCREATE)])
             },
             &["38/51 Unable to open/create resource @DIR@/space/name: Is a directory"],
         ),
@@ -252,11 +252,11 @@ fn resources() -> Vec<Case> {
             |place| {
                 let (space, mut vm) = space(place);
                 let file = format!("{space}/name");
-                let mut answers = vec![tell(vm.acquire(&space, "name", 0)), there(&file)];
-                answers.extend([tell(vm.acquire(&space, "name", AUTOCREATE)), there(&file)]);
-                answers.push(tell(vm.acquire(&space, "name", AUTOCREATE)));
-                answers.extend([tell(vm.release(&space, "name", 0)), there(&file)]);
-                answers.push(tell(vm.release(&space, "name", 0)));
+                let mut answers = vec![text_of(vm.acquire(&space, "name", 0)), there(&file)];
+                answers.extend([text_of(vm.acquire(&space, "name", AUTOCREATE)), there(&file)]);
+                answers.push(text_of(vm.acquire(&space, "name", AUTOCREATE)));
+                answers.extend([text_of(vm.release(&space, "name", 0)), there(&file)]);
+                answers.push(text_of(vm.release(&space, "name", 0)));
                 answers
             },
             &[
@@ -275,7 +275,7 @@ fn resources() -> Vec<Case> {
             |place| {
                 let (space, mut vm) = space(place);
                 let file = place.disk("space/name");
-                said([vm.acquire(&space, "name", 0), vm.release(&space, "name", 0)])
+                texts_of([vm.acquire(&space, "name", 0), vm.release(&space, "name", 0)])
                     .into_iter()
                     .chain([there(file)])
                     .collect()
@@ -287,10 +287,12 @@ fn resources() -> Vec<Case> {
             |place| {
                 let (space, mut vm) = space(place);
                 let file = format!("{space}/name");
-                let mut answers =
-                    said([vm.create_resource(&space, "name"), vm.create_resource(&space, "name")]);
+                let mut answers = texts_of([
+                    vm.create_resource(&space, "name"),
+                    vm.create_resource(&space, "name"),
+                ]);
                 answers.push(there(&file));
-                answers.extend(said([
+                answers.extend(texts_of([
                     vm.delete_resource(&space, "name"),
                     vm.delete_resource(&space, "name"),
                 ]));
@@ -304,7 +306,7 @@ fn resources() -> Vec<Case> {
             |place| {
                 let ((space, mut vm), mut other) = (space(place), place.other());
                 vm.acquire(&space, "name", AUTOCREATE).granted();
-                said([
+                texts_of([
                     other.create_resource(&space, "name"),
                     other.delete_resource(&space, "name"),
                     other.acquire(&space, "name", AUTOCREATE),

@@ -2,7 +2,7 @@
 
 use crate::fixture::rpc::{Owner, SHARED};
 
-use super::super::case::{Case, row, said};
+use super::super::case::{Case, row, texts_of};
 use super::super::environment::Environment;
 
 const UNREGISTERED: &str =
@@ -27,7 +27,7 @@ fn registered_as(what: &str, owner: fn(&Environment) -> Owner, answers: &[&'stat
         move |place| {
             let (disk, mut rpc) = (place.disk("a"), place.connect());
             let registered = rpc.register(&owner(place));
-            said([registered, rpc.acquire("", &disk, 0), rpc.release("", &disk, 0)])
+            texts_of([registered, rpc.acquire("", &disk, 0), rpc.release("", &disk, 0)])
         },
         answers,
     )
@@ -62,7 +62,7 @@ fn registering() -> Vec<Case> {
             "REGISTER twice",
             |place| {
                 let mut vm = place.vm();
-                said([vm.register(&place.web1()), vm.register(&place.web1())])
+                texts_of([vm.register(&place.web1()), vm.register(&place.web1())])
             },
             &["granted", "granted"],
         ),
@@ -72,9 +72,9 @@ fn registering() -> Vec<Case> {
                 let (disk, mut vm) = (place.disk("a"), place.vm());
                 vm.acquire("", &disk, 0).granted();
                 let again = vm.register(&place.web2());
-                let not_his = vm.release("", &disk, 0);
+                let not_owned = vm.release("", &disk, 0);
                 let back = vm.register(&place.web1());
-                said([again, not_his, back, vm.release("", &disk, 0)])
+                texts_of([again, not_owned, back, vm.release("", &disk, 0)])
             },
             &[
                 "granted",
@@ -93,7 +93,7 @@ fn names() -> Vec<Case> {
             move |place| {
                 let (disk, mut rpc) = (place.disk("a"), place.connect());
                 let registered = rpc.register(&Owner { name: name(), ..place.web1() });
-                said([registered, rpc.acquire("", &disk, 0), rpc.release("", disk, 0)])
+                texts_of([registered, rpc.acquire("", &disk, 0), rpc.release("", disk, 0)])
             },
             &["granted"; 3],
         )
@@ -112,7 +112,7 @@ fn holding() -> Vec<Case> {
     vec![
         row(
             "RELEASE of what nobody holds",
-            |place| said([place.vm().release("", place.disk("a"), 0)]),
+            |place| texts_of([place.vm().release("", place.disk("a"), 0)]),
             &[NOT_LOCKED],
         ),
         row(
@@ -120,7 +120,7 @@ fn holding() -> Vec<Case> {
             |place| {
                 let (disk, mut vm) = (place.disk("a"), place.vm());
                 vm.acquire("", &disk, 0).granted();
-                said([vm.release("", &disk, 0), vm.release("", &disk, 0)])
+                texts_of([vm.release("", &disk, 0), vm.release("", &disk, 0)])
             },
             &["granted", NOT_LOCKED],
         ),
@@ -129,7 +129,7 @@ fn holding() -> Vec<Case> {
             |place| {
                 let (disk, mut vm, mut other) = (place.disk("a"), place.vm(), place.other());
                 vm.acquire("", &disk, 0).granted();
-                said([other.release("", &disk, 0), other.acquire("", &disk, 0)])
+                texts_of([other.release("", &disk, 0), other.acquire("", &disk, 0)])
             },
             &["1/51 internal error: owner @WEB2@ does not hold the resource lock", BUSY],
         )
@@ -142,7 +142,7 @@ fn holding() -> Vec<Case> {
             |place| {
                 let (disk, mut vm, mut other) = (place.disk("a"), place.vm(), place.other());
                 vm.acquire("", &disk, 0).granted();
-                said([other.acquire("", &disk, 0), other.acquire("", &disk, SHARED)])
+                texts_of([other.acquire("", &disk, 0), other.acquire("", &disk, SHARED)])
             },
             &[BUSY, BUSY],
         )
@@ -157,7 +157,7 @@ fn sharing() -> Vec<Case> {
             |place| {
                 let (disk, mut vm, mut other) = (place.disk("a"), place.vm(), place.other());
                 vm.acquire("", &disk, SHARED).granted();
-                said([other.acquire("", &disk, 0), other.acquire("", &disk, SHARED)])
+                texts_of([other.acquire("", &disk, 0), other.acquire("", &disk, SHARED)])
             },
             &[BUSY, "granted"],
         )
@@ -167,7 +167,7 @@ fn sharing() -> Vec<Case> {
             |place| {
                 let (disk, mut vm) = (place.disk("a"), place.vm());
                 vm.acquire("", &disk, 0).granted();
-                said([vm.acquire("", &disk, 0), vm.acquire("", &disk, SHARED)])
+                texts_of([vm.acquire("", &disk, 0), vm.acquire("", &disk, SHARED)])
             },
             &[BUSY, BUSY],
         ),
@@ -176,7 +176,7 @@ fn sharing() -> Vec<Case> {
             |place| {
                 let (disk, mut vm) = (place.disk("a"), place.vm());
                 vm.acquire("", &disk, SHARED).granted();
-                said([vm.acquire("", &disk, 0), vm.release("", &disk, 0)])
+                texts_of([vm.acquire("", &disk, 0), vm.release("", &disk, 0)])
             },
             &[BUSY, "granted"],
         ),
@@ -189,7 +189,7 @@ fn sharing() -> Vec<Case> {
                 vm.release("", &disk, 0).granted();
                 let held = other.acquire("", &disk, 0);
                 vm.release("", &disk, 0).granted();
-                said([held, vm.release("", &disk, 0), other.acquire("", &disk, 0)])
+                texts_of([held, vm.release("", &disk, 0), other.acquire("", &disk, 0)])
             },
             &[BUSY, NOT_LOCKED, "granted"],
         )
@@ -202,7 +202,7 @@ fn sharing() -> Vec<Case> {
                 other.acquire("", &disk, SHARED).granted();
                 let answers = [vm.release("", &disk, 0), vm.release("", &disk, 0)];
                 other.release("", &disk, 0).granted();
-                said(answers)
+                texts_of(answers)
             },
             &["granted", "1/51 internal error: owner @WEB1@ does not hold the resource lock"],
         ),
@@ -212,7 +212,7 @@ fn sharing() -> Vec<Case> {
                 let (disk, mut first) = (place.disk("a"), place.vm());
                 first.acquire("", &disk, 0).granted();
                 drop(first);
-                said([place.vm().release("", disk, 0)])
+                texts_of([place.vm().release("", disk, 0)])
             },
             &["granted"],
         ),

@@ -43,11 +43,11 @@ fn a_doctor_knows_how_it_is_exported_and_mounted() {
         ip link set lo up
         systemctl start rpcbind rpc-statd nfs-server"
     ));
-    for (options, export, code, verdict, words) in CASES {
+    for (options, export, code, result, words) in CASES {
         vm.script(&format!("mount -t nfs -o {options},hard 127.0.0.1:/srv/{export} {PLACE}"));
         let (ended, remarks) = doctor(vm);
-        let told = on_verdict(&remarks);
-        assert_eq!(told["about"]["result"], verdict, "{options} {export}: {remarks:#?}");
+        let told = about_result(&remarks);
+        assert_eq!(told["about"]["result"], result, "{options} {export}: {remarks:#?}");
         assert!(told["message"].as_str().unwrap().contains(words), "{told:#}");
         assert_eq!(ended, code, "{options} {export}: {remarks:#?}");
         // Nothing is left behind.
@@ -68,12 +68,12 @@ fn doctor(vm: &Vm) -> (i32, Vec<Value>) {
         let ran = vm.run(&["vmlockctl", "--json", "doctor", PLACE]);
         let remarks: Vec<Value> =
             serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{ran:#?}"));
-        if on_verdict(&remarks)["about"]["result"] != "untested" || since.elapsed() > PATIENCE {
+        if about_result(&remarks)["about"]["result"] != "untested" || since.elapsed() > PATIENCE {
             return (ran.status.code().unwrap(), remarks);
         }
     }
 }
 
-fn on_verdict(remarks: &[Value]) -> &Value {
+fn about_result(remarks: &[Value]) -> &Value {
     remarks.iter().find(|remark| remark["check"] == "result").unwrap()
 }
