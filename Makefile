@@ -39,7 +39,7 @@ polkitactionsdir = /usr/share/polkit-1/actions
 # updated when it is installed: by journalctl --update-catalog.
 catalogdir = $(unitdir)/catalog
 
-# What starts the service beside systemd and the message bus: nothing, openrc or lsb.
+# The init system that starts the service beside systemd and the message bus: none, openrc or lsb.
 # These look into /etc/init.d only.
 INIT    =
 initdir = /etc/init.d
@@ -177,8 +177,8 @@ demo:
 bench:
 	$(CARGO) bench --locked
 
-# Some minutes, on one core. What is found beyond the corpus goes below the target directory, and
-# into the corpus only by `cargo fuzz cmin`.
+# Some minutes, on one core. New inputs are written below the target directory, and into the corpus
+# only by `cargo fuzz cmin`.
 VMLOCKD_FUZZ_RUNS ?= 10000000
 
 fuzz: fuzz-frame fuzz-payload

@@ -27,7 +27,7 @@ pub fn failpoint(name: &str) {
     }
 }
 
-/// Does nothing in a release build.
+/// Has no effect in a release build.
 #[cfg(not(debug_assertions))]
 #[inline]
 pub fn failpoint(_name: &str) {}

@@ -78,7 +78,7 @@ const FUNCTIONS: &[&str] =
 const FUNCTION_STARTS: &[&str] = &["give", "say", "see_to", "let_go", "tell"];
 
 /// The first words of the names of functions, tests among them, that begin with a relative clause.
-const CLAUSE_STARTS: &[&str] = &["those_who_", "what_", "who_", "whose_"];
+const CLAUSE_STARTS: &[&str] = &["those_who_", "what_", "who_"];
 
 /// Names of fields that have another one.
 const FIELDS: &[&str] = &[

@@ -232,8 +232,9 @@ pub(super) fn findings(text: &str, language: Language) -> Vec<(usize, String)> {
         if word.initial && word.text == "who" {
             found.push((word.line, "Who".to_owned()));
         }
+        let is_phrase = words.get(place + 1).is_some_and(|word| word.text == "to");
         let is_question = || words[place..].iter().find_map(|word| word.end) == Some('?');
-        if language == Language::Comment && word.initial && !is_question() {
+        if language == Language::Comment && word.initial && !is_phrase && !is_question() {
             let starts =
                 SENTENCE_STARTS.iter().find(|start| matches(start, &words[place..]).is_some());
             found.extend(starts.map(|start| (word.line, format!("sentence begins with {start}"))));
@@ -255,7 +256,9 @@ pub(super) fn findings(text: &str, language: Language) -> Vec<(usize, String)> {
 /// Returns the phrase of [`DOC_STARTS`] with which a doc comment begins.
 pub(super) fn doc_start(text: &str) -> Option<&'static str> {
     let words = words(text, Language::Comment);
-    DOC_STARTS.iter().find(|start| matches(start, &words).is_some()).copied()
+    // "What to do" is a phrase, and no clause.
+    let is_phrase = words.get(1).is_some_and(|word| word.text == "to");
+    DOC_STARTS.iter().find(|start| !is_phrase && matches(start, &words).is_some()).copied()
 }
 
 #[test]
@@ -270,6 +273,7 @@ fn phrases_forbidden_in_comments_are_found() {
     assert_eq!(doc_start(" Tells what."), Some("tells"));
     assert_eq!(doc_start("The same for a\n disk."), Some("the same"));
     assert_eq!(doc_start("Whether it has ended."), None);
+    assert_eq!(doc_start("What to do if it has ended."), None);
 }
 
 #[test]
