@@ -12,8 +12,8 @@ use nix::sys::stat::{Mode, SFlag, mknod};
 use crate::dbus_client::{TestVm, exclusive, lock, manager, option, shared};
 use crate::fixture::{Fixture, ForeignHolder, LockType, run, within};
 
-/// A fixture whose lock files are in a directory of hashed names.
-async fn hashed_house() -> Fixture {
+/// Starts a fixture whose lock files have hashed names in one directory.
+async fn hashed_fixture() -> Fixture {
     let fixture = Fixture::builder().folder("locks");
     fixture.config("file_lockspace_dir = \"@DIR@/locks\"").start().await
 }
@@ -61,7 +61,7 @@ async fn a_second_vm_is_refused_and_the_refusal_names_the_holder() {
 
 #[tokio::test]
 async fn every_other_name_of_a_disk_is_the_same_disk() {
-    for fixture in [Fixture::builder().start().await, hashed_house().await] {
+    for fixture in [Fixture::builder().start().await, hashed_fixture().await] {
         let (bus, image) = (fixture.connection().await, fixture.image("a.qcow2").await);
         let dir = fixture.dir();
         let (hard, soft) = (dir.join("hard"), dir.join("soft"));
@@ -79,8 +79,7 @@ async fn every_other_name_of_a_disk_is_the_same_disk() {
             dir.join("..").join(name).join("a.qcow2"),
             PathBuf::from(format!("{}//./a.qcow2", dir.display())),
         ];
-        let web1 = TestVm::open(&bus, "web1").await;
-        let web2 = TestVm::open(&bus, "web2").await;
+        let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
         for alias in &aliases {
             for (first, second) in [(&image, alias), (alias, &image)] {
                 let locks = web1.acquire(&[exclusive(first)]).await.unwrap();
@@ -105,8 +104,7 @@ async fn all_or_nothing_in_the_order_of_the_request() {
     for n in 0..4 {
         images.push(fixture.image(&format!("{n}.qcow2")).await);
     }
-    let web1 = TestVm::open(&bus, "web1").await;
-    let web2 = TestVm::open(&bus, "web2").await;
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
     web2.acquire(&[exclusive(&images[2])]).await.unwrap();
     let all: Vec<_> = images.iter().map(|image| exclusive(image)).collect();
     assert_eq!(web1.acquire(&all).await.unwrap_err().name, "LockHeld");
@@ -134,8 +132,7 @@ async fn all_or_nothing_in_the_order_of_the_request() {
 async fn shared_locks_conversion_and_repeated_requests() {
     let fixture = Fixture::builder().start().await;
     let (bus, image) = (fixture.connection().await, fixture.image("iso").await);
-    let web1 = TestVm::open(&bus, "web1").await;
-    let web2 = TestVm::open(&bus, "web2").await;
+    let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
     let mine = web1.acquire(&[shared(&image)]).await.unwrap();
     let other = web2.acquire(&[shared(&image)]).await.unwrap();
     assert_ne!(mine, other);
@@ -184,7 +181,7 @@ async fn the_same_disk_in_two_modes_is_no_request() {
 
 #[tokio::test]
 async fn lock_files_are_libvirts_and_do_not_stay() {
-    let fixture = hashed_house().await;
+    let fixture = hashed_fixture().await;
     let (bus, image) = (fixture.connection().await, fixture.image("a.qcow2").await);
     let soft = fixture.dir().join("soft");
     symlink(&image, &soft).unwrap();
@@ -219,7 +216,7 @@ async fn lock_files_are_libvirts_and_do_not_stay() {
 
 #[tokio::test]
 async fn a_hashed_lock_conflicts_with_a_direct_holder_and_a_foreign_one() {
-    let fixture = hashed_house().await;
+    let fixture = hashed_fixture().await;
     let (bus, image) = (fixture.connection().await, fixture.image("a.qcow2").await);
     let web1 = TestVm::open(&bus, "web1").await;
     let direct = ForeignHolder::hold(&image, LockType::Ofd, true).unwrap();
@@ -387,8 +384,7 @@ mod host {
         let device = fs::metadata(&node).unwrap().rdev();
         mknod(&second, SFlag::S_IFBLK, Mode::S_IRUSR | Mode::S_IWUSR, device).unwrap();
 
-        let web1 = TestVm::open(&bus, "web1").await;
-        let web2 = TestVm::open(&bus, "web2").await;
+        let (web1, web2) = (TestVm::open(&bus, "web1").await, TestVm::open(&bus, "web2").await);
         let locks = web1.acquire(&[exclusive(&node)]).await.unwrap();
         let refused = web2.acquire(&[exclusive(&second)]).await.unwrap_err();
         let identity = lock(&bus, &locks[0]).await.identity().await.unwrap();
@@ -396,7 +392,6 @@ mod host {
         let mut detach = tokio::process::Command::new("losetup");
         detach.arg("--detach").arg(&node);
         run(detach).await.ok();
-
         assert_eq!(refused.name, "LockHeld");
         assert!(refused.message.contains(&format!("through {}", node.display())), "{refused:?}");
         let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));

@@ -73,7 +73,7 @@ async fn a_damaged_line_frees_nothing(config: &str, spots: &[Spot]) {
         let spot = spots[number % spots.len()](line.len());
         // As one thing about each, so that a failure tells which.
         let what = format!("byte {spot} of {}", line.escape_ascii());
-        let aside = scenario.place().host.at(format!("{STATE}.damaged"));
+        let aside = scenario.service_host().host.at(format!("{STATE}.damaged"));
         let _ = fs::remove_file(&aside);
         scenario.outlives(&what, recovered(line), |file| flip(file, at + spot)).await;
         assert!(aside.exists(), "{what}");

@@ -270,7 +270,7 @@ async fn the_state_is_written_as_soon_as_there_is_room() {
     place.host.systemctl(&["restart", "vmlockd"]).await;
     place.came_back().await;
     let mut scenario = super::scenario::Scenario::set_up(&mut place).await;
-    let place = scenario.place();
+    let place = scenario.service_host();
     let before = fs::metadata(place.host.at(super::STATE)).unwrap().ino();
     Lack::Bytes.begin(&place.host);
     place.kill(|_| ()).await;
@@ -291,7 +291,7 @@ async fn the_state_is_written_as_soon_as_there_is_room() {
 async fn a_directory_that_is_read_only() {
     let Some(mut place) = ServiceHost::boot("").await else { return };
     let mut scenario = super::scenario::Scenario::set_up(&mut place).await;
-    let place = scenario.place();
+    let place = scenario.service_host();
     let mount = ["mount", "-t", "tmpfs", "-o", "ro", "none", "/run/vmlockd"];
     place.host.run(&mount).await.ok();
     place.stop(|_| ());

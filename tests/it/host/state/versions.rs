@@ -28,7 +28,7 @@ fn set_version(file: &Path, digit: u8) {
 async fn another_version_is_left_alone(digit: u8) {
     let Some(mut place) = ServiceHost::boot("").await else { return };
     let mut scenario = Scenario::set_up(&mut place).await;
-    let place = scenario.place();
+    let place = scenario.service_host();
     place.stop(|file| set_version(file, digit));
     let state = place.host.at(STATE);
     let before = fs::read(&state).unwrap();
