@@ -22,7 +22,7 @@ impl ObservedState {
         let mut observed = Self::default();
         observed.owners.extend(owners.iter().map(|owner| owner.id));
         for lock in &locks {
-            observed.enter(lock);
+            observed.insert(lock);
         }
         let observed = Arc::new(Mutex::new(observed));
         let ours = Arc::clone(&observed);

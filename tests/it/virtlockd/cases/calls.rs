@@ -143,7 +143,7 @@ fn flags() -> Vec<Case> {
                 let refused = vm.release("", &disk, flags);
                 vec![text_of(refused), text_of(vm.release("", &disk, 0))]
             },
-            &[texts_of, "granted"],
+            &[said, "granted"],
         ));
     }
     rows.push(row(
