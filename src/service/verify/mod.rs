@@ -1,12 +1,14 @@
-//! Looking whether restored locks are there.
+//! Verification of restored locks, and the periodic verification (audit) of locks on remote
+//! storage.
 //!
-//! What was parked is there, and nearly always so is its lock; but a network file system may have
-//! lost it meanwhile, and a lock of which only the record is left has to be taken again. Either
-//! asks the storage, which may be dead; so it happens while the service serves, device by device and
-//! user by user ([`order`]), and one that hangs holds up no other.
+//! The descriptors that systemd's store returns are valid, and nearly always their locks still
+//! exist. But a network file system may have lost one meanwhile, and a lock that only the state
+//! file remembers has to be acquired again. Both access storage that may hang, so they happen while
+//! the service already serves requests, device by device and user by user ([`order`]); hung storage
+//! delays no other.
 //!
-//! A lock that is not there is *lost*: it is said loudly, and tried again now and then, since its
-//! machine may still be writing. Until then it stays in the way of all other owners.
+//! A lock that no longer exists is *lost*: it is logged and retried at intervals, since its VM may
+//! still be writing. Until then it conflicts with the locks of all other owners, as before.
 
 pub mod name_states;
 pub(super) mod renewal;
@@ -29,18 +31,18 @@ use crate::service::core::state::State;
 use crate::service::report::event_log;
 
 impl Service {
-    /// Looks at every lock that nobody has looked at since it was restored. Returns at once.
+    /// Verifies every lock that was restored and not verified since. Returns at once.
     pub(super) fn verify_all(&self) {
         self.verify_these(&self.locks());
     }
 
-    /// The same for some: who passes to another owner has another number from then on, under which
-    /// nobody would look at it.
+    /// Verifies some locks. A lock that is transferred to another owner gets a new number, under
+    /// which no earlier verification finds it.
     pub(super) fn verify_these<'l>(&self, locks: impl IntoIterator<Item = &'l Lock>) {
         self.verify_in_order(locks.into_iter().filter(|lock| lock.proof != Proof::Verified));
     }
 
-    /// Looks at one.
+    /// Verifies one lock.
     pub(super) async fn verify(&self, number: u64) -> Found {
         let away = {
             let state = self.state();
@@ -48,7 +50,7 @@ impl Service {
             let lock = state.table.lock(number).filter(|_| away);
             lock.and_then(|lock| lock.want.lock_files.first().cloned())
         };
-        // What has no name can't be asked about: it stays as it is.
+        // A lockspace that is away has no name to look up: the lock stays as it is.
         if away.is_some_and(|file| !file.is_absolute()) {
             return Found::Unknown;
         }
@@ -57,7 +59,7 @@ impl Service {
         let story = Story { service: self.clone(), number, want };
         match self.storage().run_for(uid, story).await {
             Ok(found) => found,
-            // That is said already.
+            // The mount gate has logged this.
             Err(Error::Silent(_)) => Found::Unknown,
             Err(error) => {
                 tracing::error!(%error, lock = number, "cannot verify lock {number}");
@@ -66,7 +68,7 @@ impl Service {
         }
     }
 
-    /// Enters what was seen, and says it, unless it was known.
+    /// Sets the proof of a lock to what was seen. Publishes and logs a change.
     fn enter_proof(&self, number: u64, seen: Result<(), Lost>) {
         let proof = if seen.is_ok() { Proof::Verified } else { Proof::Lost };
         let before = {
@@ -102,8 +104,8 @@ impl Service {
         }
     }
 
-    /// Lets go of what can never be locked again: the next time that it is looked at, the lock is
-    /// taken by another description.
+    /// Releases the lock handle of an expired lock, which can never lock again; the retry acquires
+    /// the lock through a new open file description.
     fn forsake(&self, lock: &Lock) {
         let Some(held) = self.state().held.remove(&lock.id) else { return };
         for failure in held.forsake() {
@@ -114,7 +116,7 @@ impl Service {
         }
     }
 
-    /// Takes a lock again of which there is no descriptor.
+    /// Acquires a lock again that has no lock handle.
     fn retake(&self, lock: &Lock) -> Result<(), Lost> {
         let held = Arc::new({
             let (want, signature) = (lock.want.clone(), self.signer(lock.owner)(lock));
@@ -149,18 +151,18 @@ impl Service {
     }
 }
 
-/// What looking at a lock has shown.
+/// The result of the verification of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
-    /// It is there, or was given up.
+    /// The lock exists, or was released.
     There,
-    /// It is lost.
+    /// The lock is lost.
     Lost,
-    /// Its file system does not tell.
+    /// The state is unknown: the file system does not respond.
     Unknown,
 }
 
-/// Whose answer a lock depends on: the device of its disk, or the directory of its lock file.
+/// The server that a lock depends on: the device of its disk, or the directory of its lock file.
 pub(super) type Server = (u64, Option<PathBuf>);
 
 pub(super) fn server(lock: &Lock) -> Server {
@@ -177,11 +179,11 @@ pub(super) fn server(lock: &Lock) -> Server {
     }
 }
 
-/// A look at one lock.
+/// The verification of one lock.
 pub(super) struct Story {
     service: Service,
     number: u64,
-    /// What it is on.
+    /// The target of the lock.
     want: Want,
 }
 
@@ -190,8 +192,8 @@ impl Story {
         Self { service: service.clone(), number: lock.id, want: lock.want.clone() }
     }
 
-    /// Looks at the lock, after every other thread that is just looking at it: two that acquire one
-    /// lock again would each meet the other as a foreign holder.
+    /// Verifies the lock, after any other thread that is verifying it: two threads that acquire one
+    /// lock again would each see the other as a foreign holder.
     pub(super) fn look(self) -> Found {
         let gate = self.service.state().look_gate(self.number);
         let _looking = gate.lock().unwrap_or_else(PoisonError::into_inner);
@@ -200,7 +202,7 @@ impl Story {
 }
 
 impl State {
-    /// Returns the mutex that is held while this lock is being looked at.
+    /// Returns the mutex that is held during the verification of this lock.
     fn look_gate(&mut self, number: u64) -> Arc<Mutex<()>> {
         if let Some(gate) = self.looks.get(&number).and_then(Weak::upgrade) {
             return gate;
@@ -217,7 +219,7 @@ impl Work for Story {
 
     fn asks(&self) -> Vec<Asked<'_>> {
         let mut asks = self.want.asks();
-        // Where nothing is left but the record, the disk is looked for there.
+        // A lock without a lock handle is also looked up by its canonical path from the state file.
         if !self.service.state().held.contains_key(&self.number) {
             let canonical = self.want.canonical.as_deref().map(Path::new);
             asks.extend(

@@ -1,10 +1,11 @@
-//! Whether the names of locks still lead to their disks: looked up when a caller asks.
+//! Looks up, when a caller asks, whether the names of locks still lead to their disks.
 //!
-//! A lookup may hang, and any user may ask. So each check counts as a request of the user that asks
-//! ([`crate::service::io::executor`]). Names are looked up in batches, each by one thread, and a name by one thread at
-//! a time for ordinary users, and by one for the administrator. A batch that makes no progress is left
-//! behind, and its other names are looked up one by one. A name whose lookup hangs is not looked up
-//! again before it returns: its state is not known meanwhile.
+//! A lookup may hang, and any user may ask. So each lookup counts as a request of the user that
+//! asks ([`crate::service::io::executor`]). Names are looked up in batches, each on one worker
+//! thread, and one name by at most one thread at a time for ordinary users and one for the
+//! administrator. A batch that makes no progress is abandoned, and its other names are looked up
+//! one by one. A name whose lookup hangs is not looked up again before that lookup returns; its
+//! state is unknown meanwhile.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,17 +24,17 @@ use crate::service::Service;
 use crate::service::io::executor::Storage;
 use crate::service::io::mount_gate::locked;
 
-/// How long all names of one question may take. What is not known by then is not told.
+/// The time limit of one question. A name that is not looked up by then is unknown.
 const LIMIT: Duration = Duration::from_secs(5);
-/// A lookup on a local file system that has taken this long hangs. Of remote ones [`crate::service::io::mount_gate`] knows
-/// whether they answer, and it may wait for them.
+/// A lookup on a local file system that takes this long hangs. Remote ones have more time:
+/// [`crate::service::io::mount_gate`] knows whether they respond, and may wait for them.
 const HUNG: Duration = Duration::from_secs(1);
 /// How many names one thread looks up, one after the other.
 const BATCH: usize = 64;
 /// How many batches of one question are looked up at a time.
 const BATCHES: usize = 4;
 
-/// What has been found out, by name.
+/// The states that were found, by name.
 type Found = Arc<Mutex<HashMap<CheckName, NameState>>>;
 
 /// The names that are being looked up.
@@ -49,8 +50,9 @@ pub(in crate::service) struct NameChecks {
 #[derive(Debug, Default)]
 struct Running {
     last: u64,
-    /// Each with a number of its own, and when it will hang. Lookups for ordinary users, which may have to
-    /// wait for their turn, must not delay the administrator's.
+    /// Each with its number and the time from which it counts as hung. The flag separates lookups
+    /// for ordinary users, which may have to wait for a permit, from the administrator's, which
+    /// they must not delay.
     checks: HashMap<(CheckName, bool), (u64, Instant)>,
 }
 
@@ -67,9 +69,9 @@ impl Default for NameChecks {
 /// Whether a name may be looked up now.
 enum Turn {
     Now(Mark),
-    /// It is being looked up by another thread.
+    /// Another thread is looking it up.
     Later,
-    /// That thread hangs.
+    /// The lookup in another thread hangs.
     Never,
 }
 
@@ -116,8 +118,9 @@ impl NameChecks {
         Turn::Now(Mark { checks: Arc::clone(self), name, number })
     }
 
-    /// Takes names off the front of a list for one thread, as far as they may be looked up now. Names
-    /// whose lookup hangs are dropped, and those whose lookup is in progress go to the end.
+    /// Takes names off the front of a list for one thread, if they may be looked up now. Names
+    /// whose lookup hangs are dropped, and those whose lookup is in progress go to the end of the
+    /// list.
     fn batch(
         self: &Arc<Self>,
         names: &mut VecDeque<CheckName>,
@@ -146,13 +149,14 @@ struct Batch {
     marks: Vec<Arc<Mark>>,
     /// How many were looked up.
     done: AtomicUsize,
-    /// No further one is to be looked up.
+    /// Set to make the thread stop before the next name.
     is_stopped: AtomicBool,
 }
 
 impl Batch {
-    /// Stops the thread before its next lookup. Returns the names that are not looked up, which other
-    /// threads may look up from now on: except where it is a single one, which may hang.
+    /// Stops the thread before its next lookup. Returns the names that are not looked up, which
+    /// other threads may look up from now on; a single name is not returned, since its lookup may
+    /// hang.
     fn stop(&self) -> Vec<CheckName> {
         self.is_stopped.store(true, Ordering::Release);
         if self.marks.len() < 2 {
@@ -164,7 +168,7 @@ impl Batch {
         left
     }
 
-    /// Wakes those that wait for a name of this batch.
+    /// Wakes the tasks that wait for a name of this batch.
     fn notify(&self) {
         if let Some(mark) = self.marks.first() {
             mark.checks.ended.notify_waiters();
@@ -172,7 +176,7 @@ impl Batch {
     }
 }
 
-/// Stops a batch whose result is not awaited any longer.
+/// Stops a batch whose result is no longer awaited.
 struct StopOnDrop(Arc<Batch>);
 
 impl Drop for StopOnDrop {
@@ -207,13 +211,13 @@ impl Work for LookUp {
             mark.remove();
             batch.done.fetch_add(1, Ordering::AcqRel);
         }
-        // A single one that was given up as hanging may be looked up again.
+        // A single name that was abandoned as hung may be looked up again.
         batch.marks.iter().for_each(|mark| mark.remove());
         batch.notify();
     }
 }
 
-/// Has the names of one group looked up, for a user.
+/// The lookup of one group of names for a user.
 struct Group {
     checks: Arc<NameChecks>,
     storage: Arc<Storage>,
@@ -225,15 +229,15 @@ struct Group {
 
 impl Group {
     async fn look_up(self, names: Vec<CheckName>, turns: Arc<Semaphore>) {
-        // It is never closed.
+        // The semaphore is never closed.
         let Ok(_turn) = turns.acquire_owned().await else { return };
         let (mut names, mut size) = (VecDeque::from(names), BATCH);
-        // The administrator, and the user whose instance this is, have no quota.
+        // The administrator and the user that this instance runs as have no quota.
         let is_ordinary = self.uid != 0 && self.uid != rustix::process::geteuid().as_raw();
         while !names.is_empty() {
             let ended = self.checks.ended.notified();
             tokio::pin!(ended);
-            // Before the marks are looked at, so that no end is missed.
+            // Enabled before the marks are read, so that no lookup ends unnoticed.
             ended.as_mut().enable();
             let batch = self.checks.batch(&mut names, size, (is_ordinary, self.patience));
             if batch.marks.is_empty() {
@@ -242,25 +246,25 @@ impl Group {
             }
             let left = self.run(batch).await;
             if !left.is_empty() {
-                // Which of them hangs, or is refused, is found out one by one.
+                // A lookup hangs or is refused: one by one shows which.
                 size = 1;
                 left.into_iter().rev().for_each(|name| names.push_front(name));
             }
         }
     }
 
-    /// Has a batch looked up. Returns the names that were not, and that may be tried again.
+    /// Looks up a batch. Returns the names that were not looked up and may be retried.
     async fn run(&self, batch: Arc<Batch>) -> Vec<CheckName> {
         let _stop = StopOnDrop(Arc::clone(&batch));
         let look_up = LookUp { batch: Arc::clone(&batch), found: Arc::clone(&self.found) };
         let (storage, uid) = (Arc::clone(&self.storage), self.uid);
-        // A task of its own: a request that hangs is counted for as long as it does.
+        // In a task of its own: a hung request is counted for as long as it hangs.
         let mut run = tokio::spawn(async move { storage.run_for(uid, look_up).await });
         let mut before = 0;
         loop {
             match timeout(self.patience, &mut run).await {
                 Ok(Ok(Ok(()))) => return Vec::new(),
-                // Refused, or a thread that panicked.
+                // The request was refused, or the thread panicked.
                 Ok(_) => return batch.stop(),
                 Err(_) => {}
             }
@@ -272,7 +276,7 @@ impl Group {
     }
 }
 
-/// The names of some locks that a user asks about.
+/// A user's question about the names of some locks.
 #[derive(Debug)]
 pub struct NameQuestion {
     uid: u32,
@@ -282,15 +286,16 @@ pub struct NameQuestion {
     groups: BTreeMap<GroupKey, Vec<CheckName>>,
 }
 
-/// One user's names, or one mount, must not keep the names of others from being told: first come those of
-/// the administrator's locks, then those of the asking user's.
+/// The order and the separation of groups, so that the names of one user or mount cannot keep those
+/// of others from being looked up: first the administrator's locks, then the asking user's, then
+/// the rest.
 type GroupKey = (bool, bool, u32, Option<Place>);
 
 /// The mount that a name is on if no link leads elsewhere, and whether it is remote.
 type Place = (u64, bool);
 
 impl NameQuestion {
-    /// A question about the names of these locks. Touches no file system.
+    /// Creates a question about the names of these locks. Accesses no file system.
     pub fn new<'l>(uid: u32, locks: impl IntoIterator<Item = &'l Lock>) -> Self {
         let mounts = Mounts::current().unwrap_or_default();
         let place = |mount: &Mount| (mount.id, mount.is_far());
@@ -311,7 +316,7 @@ impl NameQuestion {
     }
 }
 
-/// Where the names lead that a user has asked about.
+/// The answer to a [`NameQuestion`].
 #[derive(Debug)]
 pub struct NameAnswer {
     checks: Vec<Option<CheckName>>,
@@ -319,8 +324,8 @@ pub struct NameAnswer {
 }
 
 impl NameAnswer {
-    /// Returns where the names lead, in the order of the locks; `None` where a disk has no name, or that
-    /// can't be told in time.
+    /// Returns the states of the names in the order of the locks; `None` where a disk has no name
+    /// or the state is not known in time.
     #[must_use]
     pub fn states(&self) -> Vec<Option<NameState>> {
         let found = locked(&self.found);
@@ -347,7 +352,7 @@ async fn answer(
         running.spawn(group.look_up(names, Arc::clone(&turns)));
     }
     let all = async { while running.join_next().await.is_some() {} };
-    // What has been found out by then is told.
+    // At the limit, the answer has what was found until then.
     let _ = timeout(LIMIT, all).await;
     NameAnswer { checks: question.checks, found }
 }

@@ -1,10 +1,10 @@
 //! The order in which locks are verified and acquired again.
 //!
-//! Until a lock of which only the record is left is acquired again, other programs and hosts can get
-//! its disk. A user can make the lookup of its own disks slow, and has many of them. So the locks of
-//! root and libvirt come first; those of other users follow in lanes, one for each user and device, of
-//! which only some are in progress at a time. Their turns are in order of request, so a user with many
-//! locks does not delay a user with few.
+//! Until a lock that only the state file remembers is acquired again, other programs and hosts can
+//! lock its disk. A user can make the lookup of its own disks slow, and can have many of them. So
+//! the locks of root and libvirt come first. Those of other users follow in queues, one for each
+//! user and device; a semaphore bounds how many of these are in progress at a time. It is fair, so
+//! a user with many locks cannot starve a user with few (no starvation).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,24 +19,24 @@ use crate::lock::{Lock, OwnerId};
 use crate::service::Service;
 use crate::service::recover::suspects::SUSPECT;
 
-/// How long until a lost lock is tried again.
+/// The retry interval of a lost lock.
 const AGAIN: Duration = Duration::from_secs(10);
-/// How long users' locks wait for those of root and libvirt, whose storage may hang.
+/// How long the locks of users wait for those of root and libvirt, whose storage may hang.
 const HEAD_START: Duration = Duration::from_secs(2);
-/// How many locks of ordinary users are looked at at a time.
+/// How many locks of ordinary users are verified at a time.
 const AT_ONCE: usize = 4;
-/// How long a lock has one of these turns. It is still looked at afterwards, beside the others.
+/// How long a lock occupies one of these permits. Its verification goes on without it afterwards.
 const TURN: Duration = Duration::from_millis(500);
 
-/// The numbers of locks that are looked at one after the other.
+/// The numbers of locks that are verified one after the other.
 type Lane = Vec<u64>;
 
-/// All lanes of some locks.
+/// All queues of some locks.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Plan {
-    /// Those of root and libvirt, one for each device.
+    /// The locks of root and libvirt, one queue for each device.
     first: Vec<Lane>,
-    /// Those of others, one for each user and device.
+    /// The locks of other users, one queue for each user and device.
     then: Vec<Lane>,
 }
 
@@ -56,25 +56,26 @@ impl Plan {
     }
 }
 
-/// The user of a lane; `None` for suspects.
+/// The user of a queue; `None` for suspects.
 type OwnerUser = Option<u32>;
 
-/// The suspects' owner is root's, but their names are from records of any user.
+/// The suspects' owner belongs to root, but the names of suspects come from holder records of any
+/// user.
 fn user_of(owner: OwnerId) -> OwnerUser {
     (owner != SUSPECT).then_some(owner.uid)
 }
 
-/// Whether no quota applies to the owner's user: root, and the user whose instance this is. Libvirt's
-/// owners are theirs.
+/// Whether the owner's user has no quota: root, and the user that this instance runs as. Libvirt's
+/// owners belong to one of them.
 fn is_first(owner: OwnerId) -> bool {
     user_of(owner).is_some_and(|uid| uid == 0 || uid == geteuid().as_raw())
 }
 
 impl Service {
-    /// Looks at locks until none of them is lost. Returns at once.
+    /// Verifies locks and retries until none of them is lost. Returns at once.
     pub(super) fn verify_in_order<'l>(&self, locks: impl Iterator<Item = &'l Lock>) {
         let Plan { first, then } = Plan::new(locks, is_first);
-        // Closed once the first round of each of the first lanes is over.
+        // Closed once every queue of root and libvirt was verified once.
         let (over, mut all_over) = mpsc::channel::<()>(1);
         for lane in first {
             let (service, over) = (self.clone(), over.clone());
@@ -90,7 +91,7 @@ impl Service {
         }
         let service = self.clone();
         tokio::spawn(async move {
-            // Where it takes too long, the others begin all the same.
+            // If that takes too long, the others start all the same.
             let _ = timeout(HEAD_START, all_over.recv()).await;
             let turns = Arc::new(Semaphore::new(AT_ONCE));
             for lane in then {
@@ -110,7 +111,7 @@ impl Service {
         }
     }
 
-    /// Looks at locks, one after the other. Returns those that are not there, or not known to be.
+    /// Verifies locks one after the other. Returns those that are lost or whose state is unknown.
     async fn verify_lane(&self, lane: Lane, turns: Option<&Semaphore>) -> Lane {
         let mut lost = Lane::new();
         for number in lane {
@@ -127,9 +128,9 @@ impl Service {
     }
 }
 
-/// Has something done in its turn, which ends after [`TURN`].
+/// Runs a future with a permit, which it holds for [`TURN`] at most.
 async fn in_turn<T>(turns: &Semaphore, done: impl Future<Output = T>) -> T {
-    // It is never closed.
+    // The semaphore is never closed.
     let turn = turns.acquire().await.ok();
     tokio::pin!(done);
     if let Ok(done) = timeout(TURN, &mut done).await {
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lookup_that_hangs_keeps_its_turn_for_a_bounded_time() {
+    async fn a_hung_lookup_holds_its_permit_for_a_bounded_time() {
         let turns = Arc::new(Semaphore::new(1));
         let hung = Arc::clone(&turns);
         let hung = tokio::spawn(async move { in_turn(&hung, pending::<()>()).await });

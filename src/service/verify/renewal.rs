@@ -1,5 +1,5 @@
-//! Looks again at what locked disks lie on: before another lock is granted, after a restart, and when
-//! a caller asks who holds what.
+//! Renews the device stacks of locked disks (what each disk lies on): before another lock is
+//! granted, after a restart, and when a caller lists locks.
 
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use crate::lock::text::escape::shown;
 use crate::lock::{self, Lock, OwnerId, Table};
 use crate::service::{Error, Service};
 
-/// How long a caller that only asks waits until the disks have been looked at.
+/// How long a query waits for the renewal.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Held while disks are looked at for a caller that only asks: local storage may hang, and any user may
-/// ask, so there is one such request at a time.
+/// Held during a renewal for a query. Local storage may hang, and any user may query, so there is
+/// one such renewal at a time.
 pub(in crate::service) type Renewals = Mutex<()>;
 
-/// Looks at what locked disks lie on.
+/// Renews the stacks of locked disks.
 pub(in crate::service) struct Renew(pub(in crate::service) Service);
 
 impl Work for Renew {
@@ -36,19 +36,20 @@ impl Work for Renew {
 }
 
 impl Service {
-    /// Enters into the table what locked disks lie on by now. Costs nothing where no disk is locked that
-    /// may lie on something else than before. For a storage thread.
+    /// Renews the stacks of locked disks in the table. Free of cost if no locked disk can lie on
+    /// something else than before. Call it on a worker thread.
     pub fn renew_stacks(&self) {
         self.look_again(&[], &Snapshot::default(), |_, _| {});
     }
 
-    /// Enters into the table what locked disks lie on by now, before an owner is granted locks on `goals`.
-    /// Takes what the kernel says from `host`, which must not have been used for the lookup of the goals:
-    /// a loop device may have been changed since.
+    /// Renews the stacks of locked disks in the table, before an owner is granted locks on `goals`.
+    /// Reads the kernel's state from `host`, which must not have been used for the lookup of the
+    /// goals: a loop device may have been changed since.
     ///
     /// # Errors
     ///
-    /// [`lock::Error::NotLockable`] for a goal that may be the copy of another owner's file of an overlay.
+    /// [`lock::Error::NotLockable`] for a goal that may be the copy of another owner's file of an
+    /// overlay.
     pub(in crate::service) fn renew_stacks_for(
         &self,
         id: OwnerId,
@@ -74,8 +75,8 @@ impl Service {
         Err(lock::Error::not_lockable(name, why).into())
     }
 
-    /// Enters into the table what locked disks lie on by now, and reports each lock with a target that
-    /// may be the copy of its disk.
+    /// Renews the stacks of locked disks in the table, and reports each lock with a target that may
+    /// be the copy of its disk.
     fn look_again(
         &self,
         targets: &[&Target],
@@ -104,8 +105,8 @@ impl Service {
         }
     }
 
-    /// As [`Self::renew_stacks`], for a caller that only asks, and that does not wait for storage that
-    /// hangs: what can't be looked at in time is as it was.
+    /// Renews the stacks as [`Self::renew_stacks`] does, for a query, which must not wait for hung
+    /// storage: a stack that is not renewed in time stays as it was.
     pub async fn renew_stacks_soon(&self) {
         if self.state().table.changeable().is_empty() {
             return;
@@ -113,7 +114,7 @@ impl Service {
         let (service, turn) = (self.clone(), Arc::clone(&self.0.renewals).lock_owned());
         let renew = async move {
             let turn = turn.await;
-            // A task of its own, which keeps its turn for as long as the request takes.
+            // In a task of its own, which holds the mutex for as long as the request takes.
             let renewing = tokio::spawn(async move {
                 let _ = service.storage().run(Renew(service.clone())).await;
                 drop(turn);
@@ -123,7 +124,7 @@ impl Service {
         let _ = timeout(PATIENCE, renew).await;
     }
 
-    /// Whether each of these locks conflicts with one of another owner.
+    /// Returns for each lock whether it conflicts with a lock of another owner.
     #[must_use]
     pub fn conflicts<'l>(&self, locks: impl IntoIterator<Item = &'l Lock>) -> Vec<bool> {
         let state = self.state();

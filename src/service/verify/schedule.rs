@@ -1,8 +1,8 @@
-//! Rounds: looking now and then whether the locks are there that somebody else's storage could lose.
+//! Periodic verification (audit) of the locks on remote storage.
 //!
-//! A server may give a lock up without a word, when it has not heard of this host for too long, or
-//! when it was started anew; and whoever serves a file system may simply forget one. What is on this
-//! host's own file systems is kept by its kernel, and need not be looked at.
+//! A server may drop a lock without notice: it has not heard from this host for too long, or it was
+//! restarted; a file system in user space may lose one too. Locks on this host's own file systems
+//! are kept by its kernel and need no audit.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,12 +15,12 @@ use crate::lock::{Lock, Proof};
 use crate::service::Service;
 use crate::service::verify::{Found, Server, server};
 
-/// Locks by whom they have to be asked of.
+/// Locks by the server that they depend on.
 type Beats = BTreeMap<Server, Vec<u64>>;
 
 impl Service {
-    /// Goes its rounds until the service ends: every so often as the settings say, at once when these
-    /// have changed, and when storage answers again that did not.
+    /// Verifies locks on remote storage every `verify_interval`, at once after a change of the
+    /// settings, and when unresponsive storage responds again. Runs until the service ends.
     pub async fn go_rounds(self) {
         let mut under_way = JoinSet::new();
         let mut busy: Vec<Server> = Vec::new();
@@ -36,11 +36,12 @@ impl Service {
             tokio::select! {
                 () = due => {}
                 () = self.storage().heard() => {}
-                // Otherwise there is nothing to wait for here.
+                // Otherwise there is no task to wait for.
                 Some(done) = under_way.join_next() => {
                     match done {
                         Ok(server) => busy.retain(|one| *one != server),
-                        // It panicked, and is not known by name: what it did is done again.
+                        // A task that panicked does not return its server: all servers are verified
+                        // again.
                         Err(error) => {
                             tracing::error!(%error, "cannot verify locks");
                             busy.clear();
@@ -56,7 +57,7 @@ impl Service {
             let look = Look { service: self.clone(), locks: self.locks() };
             let Ok(beats) = self.storage().run(look).await else { continue };
             for (server, locks) in beats {
-                // Whoever takes longer than that is not asked twice at a time.
+                // A server whose previous verification still runs is skipped.
                 if !busy.contains(&server) {
                     busy.push(server.clone());
                     let service = self.clone();
@@ -69,14 +70,14 @@ impl Service {
         }
     }
 
-    /// Looks at these; what is lost is tried again from now on, as after a restart.
+    /// Verifies these locks; lost ones are retried from now on, as after a restart.
     async fn look_at(&self, numbers: Vec<u64>) {
         let mut lost = Vec::new();
         for number in numbers {
             match self.verify(number).await {
                 Found::There => {}
                 Found::Lost => lost.extend(self.lock(number)),
-                // The others would not be found out about either.
+                // The server does not respond for the other locks either.
                 Found::Unknown => break,
             }
         }
@@ -84,7 +85,7 @@ impl Service {
     }
 }
 
-/// Finds out which locks lie with others. Asks none of them.
+/// Finds the locks that depend on a remote server. Accesses none of the servers.
 struct Look {
     service: Service,
     locks: Vec<Lock>,
@@ -99,7 +100,7 @@ impl Work for Look {
 
     fn perform(self) -> Beats {
         let mut beats = Beats::new();
-        // Others are being looked at already, until they are there.
+        // All other locks are unverified or lost; their verification is in progress already.
         for lock in self.locks.iter().filter(|lock| lock.proof == Proof::Verified) {
             if self.service.storage().is_far(&lock.want.asks()) {
                 beats.entry(server(lock)).or_default().push(lock.id);
@@ -109,5 +110,5 @@ impl Work for Look {
     }
 }
 
-/// How often, where nobody says.
+/// The interval if the configuration sets none.
 pub(in crate::service) const INTERVAL: Duration = Duration::from_secs(30);

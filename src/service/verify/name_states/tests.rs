@@ -50,7 +50,7 @@ fn check(path: &Path) -> CheckName {
 }
 
 #[tokio::test]
-async fn a_name_that_hangs_takes_few_threads_and_hides_no_other() {
+async fn a_hung_lookup_occupies_few_threads_and_hides_no_other_name() {
     let dir = tempfile::tempdir().unwrap();
     let names: Vec<CheckName> = (0..2 * BATCH)
         .map(|n| {
@@ -80,7 +80,7 @@ async fn a_name_that_hangs_takes_few_threads_and_hides_no_other() {
         assert_eq!((state, missing, hanging()), (None, 1, 2), "{uid}");
         assert!(time < HUNG, "{time:?}");
     }
-    // The administrator does not depend on the turns of others.
+    // The administrator's lookups do not depend on the permits of other users.
     for _ in 0..2 {
         let (state, missing, _) = ask(0).await;
         assert_eq!((state, missing, hanging()), (None, 1, 4));
@@ -96,7 +96,7 @@ async fn a_name_that_hangs_takes_few_threads_and_hides_no_other() {
 }
 
 #[tokio::test]
-async fn names_that_others_look_up_are_told_as_well() {
+async fn names_that_other_threads_look_up_are_answered_too() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("disk");
     std::fs::write(&path, "").unwrap();
