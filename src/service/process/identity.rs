@@ -1,4 +1,4 @@
-//! What identifies processes, and whose they are, as an inspector tells it: the service itself reads
+//! The identity and the user of processes, as an inspector reports them: the service itself reads
 //! nothing of other processes.
 
 use std::collections::HashMap;
@@ -10,11 +10,11 @@ use crate::lock::OwnerId;
 use crate::lock::request::Work;
 use crate::service::{Error, Service};
 
-/// The users that run the processes of owners, by process.
+/// The users that run the processes of owners, by process number.
 pub type Users = HashMap<u32, u32>;
 
 impl Service {
-    /// Identifies a process that lives. For a storage thread.
+    /// Returns the identity of a live process. Call it on a worker thread.
     ///
     /// # Errors
     ///
@@ -31,7 +31,7 @@ impl Service {
         found.ok_or_else(|| life::Error::NoSuchProcess(pid).into())
     }
 
-    /// Finds out whose a process is, for a user that binds it.
+    /// Returns the user of a process, on behalf of a user that binds the process to an owner.
     ///
     /// # Errors
     ///
@@ -47,15 +47,15 @@ impl Service {
         self.run_in_turn(turn, Identify { service: self.clone(), requester, process }).await?
     }
 
-    /// Adds to a process what it is found by after a crash without a store, where the kernel does not
-    /// number pidfds. For a storage thread.
+    /// Adds to a process the data by which it is found after a crash without a descriptor store, if
+    /// the kernel does not number pidfds. Call it on a worker thread.
     pub(in crate::service) fn findable(&self, requester: Requester, process: Process) -> Process {
         if process.inode().is_ok_and(|inode| inode != 0) {
             return process;
         }
         match self.identity(requester, &process) {
             Ok(identity) => process.with_start_time(identity.start),
-            // Should its descriptor be lost, whatever has its number by then is taken for it.
+            // If its descriptor is lost, the process that then has the number is taken for it.
             Err(error) => {
                 tracing::debug!(%error, pid = process.pid(), "cannot read the start time of process {}", process.pid());
                 process
@@ -63,8 +63,9 @@ impl Service {
         }
     }
 
-    /// Returns the users that run the processes of owners of root's: libvirt's are root's, and their
-    /// processes run as another user. What is not known in time is missing. For a storage thread.
+    /// Returns the users that run the processes of root's owners: libvirt's owners belong to root,
+    /// and their processes run as another user. A user that is not known in time is missing. Call
+    /// it on a worker thread.
     pub(in crate::service) fn users_of(
         &self,
         requester: Requester,
@@ -81,7 +82,7 @@ impl Service {
     }
 }
 
-/// Finds out whose a process is, for a caller that binds it.
+/// Finds the user of a process, for a caller that binds the process to an owner.
 #[derive(Debug)]
 struct Identify {
     service: Service,

@@ -1,5 +1,6 @@
-//! Processes, as an inspector describes them: whose they are ([`identity`]), which process a number
-//! means ([`pids`]) and where a name leads for a caller in another namespace ([`views`]).
+//! Processes, as an inspector reports them: the user of a process ([`identity`]), the process that
+//! a number means ([`pids`]), the processes that use a disk ([`naming`]), and the file that a name
+//! leads to for a caller in another namespace ([`views`]).
 
 pub mod identity;
 pub mod naming;

@@ -1,5 +1,4 @@
-//! Names the processes that hold or use what a caller asks for, as far as the inspector finds them in
-//! time.
+//! Names the processes that hold or use a requested disk, if the inspector finds them in time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +13,13 @@ use crate::lock::{self, Front, OwnerId, Want};
 use crate::service::{Error, Service};
 
 impl Service {
-    /// The one on whose behalf an owner's questions are asked.
+    /// Returns the requester on whose behalf an owner's questions are put to an inspector.
     pub(in crate::service) fn requester(&self, id: OwnerId) -> Requester {
         let front = self.state().table.owner(id).map(|owner| owner.front);
         if front == Some(Front::Virtlockd) { Requester::Libvirt } else { Requester::User(id.uid) }
     }
 
-    /// Names the processes of a foreign holder that an owner has met. For a storage thread.
+    /// Names the processes of a foreign holder that refused an owner. Call it on a worker thread.
     pub(in crate::service) fn name_holder(&self, id: OwnerId, error: &mut Error) {
         if let Error::Lock(error) = error {
             self.name_holder_for(self.requester(id), error);
@@ -31,7 +30,7 @@ impl Service {
         }
     }
 
-    /// Names the processes of a foreign holder. For a storage thread.
+    /// Names the processes of a foreign holder. Call it on a worker thread.
     pub(in crate::service) fn name_holder_for(
         &self,
         requester: Requester,
@@ -44,9 +43,9 @@ impl Service {
         }
     }
 
-    /// Adds to a refusal of the table's, which knows nothing of them, the processes that have the disk
-    /// open and those that hold a lifeline of a holder without a process: only if they are found in
-    /// time. For a storage thread.
+    /// Adds processes to a refusal by the table: those that have the disk open, and those that hold
+    /// a lifeline of a holder without a process, if they are found in time. Call it on a worker
+    /// thread.
     pub(in crate::service) fn with_users(
         &self,
         id: OwnerId,
@@ -63,7 +62,7 @@ impl Service {
             if search.is_empty() {
                 return error;
             }
-            // What holds a disk is worth more time than what else has it open.
+            // The holder of a disk is worth more time than further processes that have it open.
             let patience =
                 if search.lifelines.is_empty() { timeouts::remark() } else { timeouts::refusal() };
             let found = self.search(self.requester(id), search, patience).unwrap_or_default();
@@ -82,22 +81,22 @@ impl Service {
     }
 }
 
-/// Whether a process is that of one of these holders, or keeps one.
+/// Whether a process is the process of one of these holders, or keeps one of them alive.
 #[must_use]
 pub fn is_known(process: &Process, holders: &[Holder]) -> bool {
     holders.iter().any(|holder| holder.pid == process.pid || holder.kept_by.has(process.pid))
 }
 
-/// Names the processes that have to do with a disk, for a caller that asks for just that.
+/// Names the processes that are related to a disk, for a caller that queries just this.
 #[derive(Debug)]
 pub struct NameProcesses {
     /// The service.
     pub service: Service,
-    /// On whose behalf.
+    /// The requester.
     pub requester: Requester,
     /// The foreign holder.
     pub stranger: Option<Stranger>,
-    /// What to look for in order to find the users.
+    /// The search for the users of the disk.
     pub users: Option<Search>,
     /// The processes of owners.
     pub bound: Vec<u32>,
@@ -105,7 +104,7 @@ pub struct NameProcesses {
     pub lifelines: Vec<u64>,
 }
 
-/// What was found.
+/// The processes that were found.
 #[derive(Debug)]
 pub struct Named {
     /// The foreign holder, with its processes.
@@ -119,8 +118,8 @@ pub struct Named {
 }
 
 impl NameProcesses {
-    /// Asks an inspector once it is the requester's turn. Where that does not come in time, nothing is
-    /// named.
+    /// Queries an inspector in the requester's turn. If the turn does not come in time, no process
+    /// is named.
     ///
     /// # Errors
     ///
@@ -136,7 +135,7 @@ impl NameProcesses {
         }
     }
 
-    /// Returns what is known without a question.
+    /// Returns the answer without any process, for a query that no inspector answers.
     fn unnamed(self) -> Named {
         let mut stranger = self.stranger;
         if let Some(stranger) = &mut stranger {

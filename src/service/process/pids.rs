@@ -1,8 +1,9 @@
-//! Process numbers that callers send.
+//! Translation of process numbers that callers send.
 //!
-//! To a caller in another pid namespace, a number means the process that has it there; the service may
-//! see another process by that number. So it is translated, or refused: an owner that is bound to a
-//! process that the caller does not mean would live for as long as that one.
+//! For a caller in another pid namespace, a number means the process that has it there; in the
+//! service's namespace another process may have that number. So the number is translated, or the
+//! request is refused: an owner that is bound to another process than the caller means would live
+//! as long as that process.
 
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -15,12 +16,13 @@ use crate::lock::resolve::view::{Look, Numbered};
 use crate::service::{Error, Service};
 
 impl Service {
-    /// Finds the process that has a number for a caller in another pid namespace; `None` for a caller
-    /// in that of the service, to which the number means the same. For a storage thread.
+    /// Finds the process that has a number for a caller in another pid namespace; returns `None`
+    /// for a caller in the service's namespace, where the number means the same. Call it on a
+    /// worker thread.
     ///
     /// # Errors
     ///
-    /// [`Error::ForeignPid`] where the number can't be translated.
+    /// [`Error::ForeignPid`] if the number cannot be translated.
     pub fn translate_pid(
         &self,
         caller: &CallerProcess,
@@ -50,7 +52,8 @@ impl Service {
         }
         let found = found.ok_or_else(|| foreign("there is no such process".to_owned()))?;
         let process = Process::from_pidfd(found)?;
-        // What was read of it was read before this.
+        // The process is alive now, so what was read before belongs to it and not to a successor of
+        // its number.
         process.check_alive()?;
         Ok(Some(process))
     }

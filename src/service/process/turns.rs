@@ -1,7 +1,7 @@
-//! Requests that do nothing but ask an inspector wait for their turn on the event loop.
+//! Requests that only query an inspector wait for their turn on the event loop.
 //!
-//! A requester has one question at a time, and the answer to it can take seconds. A request that waits on
-//! a thread for the questions before it would take that thread from requests of other users.
+//! A requester has one query at a time, and an answer may take seconds. A request that waited for
+//! it on a worker thread would take that thread from the requests of other users.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ use crate::service::{Error, Service};
 pub(in crate::service) struct Turns {
     /// One permit for each worker that ordinary users may occupy.
     ordinary: Arc<Semaphore>,
-    /// One permit for each requester that has or waits for a turn.
+    /// One permit for each requester that is in turn or waits for its turn.
     requesters: Mutex<HashMap<Requester, Arc<Semaphore>>>,
 }
 
@@ -44,11 +44,12 @@ impl Turns {
     async fn next(&self, requester: Requester) -> Turn {
         let own = {
             let mut requesters = locked(&self.requesters);
-            // Those that only this map has.
+            // Removes requesters to which only this map refers.
             requesters.retain(|_, turns| Arc::strong_count(turns) > 1);
             Arc::clone(requesters.entry(requester).or_insert_with(|| Arc::new(Semaphore::new(1))))
         };
-        // They are never closed. The own one first: a requester has one place among all.
+        // They are never closed. The requester's own permit comes first, so that a requester waits
+        // for the shared permits only once: a user cannot starve others.
         let own = own.acquire_owned().await.ok();
         let ordinary = if requester.is_privileged() {
             None
@@ -74,7 +75,7 @@ impl Service {
         turn.map_err(|_| inspector::Error::Late)
     }
 
-    /// Has a request performed that only asks an inspector.
+    /// Performs a request that only queries an inspector.
     ///
     /// # Errors
     ///
@@ -88,7 +89,7 @@ impl Service {
     }
 }
 
-/// A request with the turn that it keeps until it is performed, also where its caller has left.
+/// A request with its turn, held until it is performed even if its caller has disconnected.
 struct InTurn<W> {
     work: W,
     turn: Turn,
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_asker_has_one_turn_and_ordinary_ones_leave_some_to_others() {
+    async fn a_requester_has_one_turn_and_ordinary_users_leave_workers_to_root() {
         let turns = Turns::default();
         let first = turns.next(Requester::User(7)).await;
         assert!(is_refused(&turns, Requester::User(7)).await);

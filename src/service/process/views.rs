@@ -1,18 +1,18 @@
-//! Names and process numbers of callers in other namespaces.
+//! File names and process numbers of callers in other namespaces.
 //!
-//! A name means what it leads to for the process that sends it. The service looks names up in its own
-//! mount namespace; where that, and its root directory, are not the caller's, a name counts only if it
-//! leads to the same file for both. Anything else is refused before it is locked, opened or created:
-//! the caller's file would stay unlocked, and another one would be locked in its place. A descriptor
-//! means one file everywhere.
+//! A name means the file that it leads to for the process that sends it. The service looks names up
+//! in its own mount namespace and root directory; if these are not the caller's, a name is accepted
+//! only if it leads to the same file for both. Any other name is refused before anything is locked,
+//! opened or created: otherwise the caller's file would stay unlocked, and another file would be
+//! locked in its place. A descriptor means one file everywhere.
 //!
-//! The inspector compares ([`crate::inspector`]), since looking at another process takes a privilege
-//! that the service does not have, and may block. That the names of a process lead where they lead for
-//! the service is remembered for its connection. A process that enters another mount namespace or
-//! root directory after its first request by name is not noticed; it is told to connect anew
-//! (org.vmlockd1(5)). A caller gains nothing by that: polkit has judged the string, and a caller that
-//! may lock a name from one namespace may lock it from any other. That a name is *not* proven, and
-//! what each name of another namespace leads to, is asked for each request.
+//! The inspector compares the names ([`crate::inspector`]), since access to another process takes a
+//! privilege that the service does not have, and may block. A positive result for the namespaces of
+//! a process is cached for its connection. A process that enters another mount namespace or root
+//! directory after its first request by name is not noticed; org.vmlockd1(5) requires it to open a
+//! new connection. A caller gains nothing by this: polkit has judged the string, and a caller that
+//! may lock a name from one namespace may lock it from any other. A negative result, and the file
+//! that each name of another namespace leads to, are queried for each request.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -30,20 +30,20 @@ use crate::lock::resolve::view::{FileId, ForeignName, Kind, Look, Names, View, W
 use crate::lock::resolve::{Resolve, Target, Wanted};
 use crate::service::{Error, Service};
 
-/// Why nothing more is known of a caller.
+/// Why no more is known of a caller.
 pub(in crate::service) const ENDED: &str = "the process that opened the connection has ended";
 
-/// The process that a connection belongs to, and what is known of its namespaces.
+/// The process that a connection belongs to, and the cached facts about its namespaces.
 #[derive(Debug)]
 pub struct CallerProcess {
     pub(in crate::service) uid: u32,
-    /// 0 where it is not known.
+    /// 0 if unknown.
     pub(in crate::service) pid: u32,
-    /// What its descriptor is known by, so that another process that gets its number is noticed.
+    /// The inode of its pidfd: a successor of its number has another one.
     inode: Option<u64>,
-    /// Set once its names are known to lead where they lead for the service.
+    /// Set once its names are known to lead to the same files as the service's.
     same_names: OnceLock<()>,
-    /// Whether process numbers mean the same to it and to the service. It can't change.
+    /// Whether process numbers mean the same to it and to the service. This cannot change.
     pub(in crate::service) same_pids: OnceLock<bool>,
 }
 
@@ -56,7 +56,7 @@ pub(in crate::service) struct Named {
 }
 
 impl CallerProcess {
-    /// A process of a user, by its number and, where there is one, its descriptor.
+    /// Creates a process of a user from its number and its pidfd, if there is one.
     #[must_use]
     pub fn new(uid: u32, pid: Option<u32>, pidfd: Option<OwnedFd>) -> Self {
         let inode = pidfd.and_then(|pidfd| life::process::pidfd_inode(pidfd.as_fd()));
@@ -64,23 +64,23 @@ impl CallerProcess {
         Self { uid, pid: pid.unwrap_or(0), inode, same_names, same_pids }
     }
 
-    /// The process that opened a connection of its own.
+    /// Returns the process at the other end of a private connection.
     #[must_use]
     pub fn of_peer(connection: &Connection, uid: u32, pid: u32) -> Self {
         Self::new(uid, Some(pid), connection.peer_pidfd())
     }
 
-    /// Its user.
+    /// Returns its user.
     #[must_use]
     pub fn uid(&self) -> u32 {
         self.uid
     }
 
-    /// Opens the process, before it is looked at.
+    /// Opens the process, before anything of it is read.
     ///
     /// # Errors
     ///
-    /// Why there is nothing to be looked at.
+    /// The reason why the process cannot be examined.
     pub fn open(&self) -> Result<OwnedFd, &'static str> {
         if self.pid == 0 {
             return Err("the process of the caller is not visible from here");
@@ -96,21 +96,22 @@ impl CallerProcess {
     }
 }
 
-/// Why it can't be told what a process sees.
+/// Why the view of a process is unknown.
 #[derive(Debug)]
 pub(in crate::service) enum Unseen {
-    /// The process can't be looked at.
+    /// The process cannot be examined.
     Caller(&'static str),
-    /// The inspector does not answer.
+    /// The inspector does not respond.
     Inspector(inspector::Error),
 }
 
 impl Unseen {
-    /// The error of the inspector where it does not work, and another one about the caller.
+    /// Returns the inspector's error if the inspector fails, and otherwise an error about the
+    /// caller.
     pub(in crate::service) fn or(self, about_caller: impl FnOnce(String) -> Error) -> Error {
         match self {
             Self::Caller(why) => about_caller(why.to_owned()),
-            // The lookup takes long, which says something about the caller.
+            // The lookup takes too long, which is a property of the caller's name.
             Self::Inspector(error @ inspector::Error::Late) => about_caller(error.to_string()),
             Self::Inspector(error) => Error::Inspector(error),
         }
@@ -118,14 +119,14 @@ impl Unseen {
 }
 
 impl Named {
-    /// The name of a disk or of a lease's directory.
+    /// Returns the name of a disk or of a lease's directory.
     fn as_pair(&self) -> (&Path, Kind) {
         (&self.path, self.kind)
     }
 }
 
 impl Service {
-    /// Asks what a process sees. For a storage thread.
+    /// Queries what a process sees. Call it on a worker thread.
     ///
     /// # Errors
     ///
@@ -151,19 +152,19 @@ impl Service {
         Ok(view)
     }
 
-    /// Whether the names of a process are known to lead where they lead for the service. For a
-    /// storage thread.
+    /// Whether the names of a process are known to lead to the same files as the service's. Call it
+    /// on a worker thread.
     fn shares_names(&self, caller: &CallerProcess) -> bool {
         caller.same_names.get().is_some()
             || self.look(caller, Look::at(caller.pid)).is_ok_and(|view| view.names == Names::Same)
     }
 
-    /// Compares what names lead to for their caller with what the service has found by them. For a
-    /// storage thread.
+    /// Compares the files that names lead to for their caller with those that the service found.
+    /// Call it on a worker thread.
     ///
     /// # Errors
     ///
-    /// [`Error::ForeignName`] for the first that is not proven.
+    /// [`Error::ForeignName`] for the first name that is not proven.
     fn compare(
         &self,
         caller: &CallerProcess,
@@ -196,17 +197,18 @@ impl Service {
         }
         match rest.next() {
             None => Ok(()),
-            // Of a worker that answers less than it was asked.
+            // A worker answered fewer names than it was asked.
             Some((name, _)) => Err(caller.foreign(*name, Why::Unknown("no response".to_owned()))),
         }
     }
 
-    /// Checks that what was found by the names of a request is what they lead to for the caller;
-    /// nothing for what has no name. For a storage thread.
+    /// Checks that the files that the service found are those that the names lead to for the
+    /// caller; a file without a name passes. Call it on a worker thread.
     ///
     /// # Errors
     ///
-    /// [`Error::ForeignName`]; [`lock::Error::Changed`] where a name leads elsewhere here by now.
+    /// [`Error::ForeignName`]; [`lock::Error::Changed`] if a name leads to another file here by
+    /// now.
     pub(in crate::service) fn prove(
         &self,
         goals: &[Arc<Goal>],
@@ -220,7 +222,7 @@ impl Service {
             }
         }
         let Some((first, ..)) = found.first() else { return Ok(()) };
-        // One request has one caller.
+        // A request has one caller.
         let pairs: Vec<_> = found.iter().map(|(named, _, id)| (named.as_pair(), *id)).collect();
         self.compare(&first.by, &pairs).map_err(|error| {
             let replaced = found.iter().find_map(|(_, goal, _)| match &***goal {
@@ -231,8 +233,8 @@ impl Service {
         })
     }
 
-    /// Replaces the error for a name that leads to nothing here, where that says nothing about the
-    /// caller. For a storage thread.
+    /// Replaces the error for a name that does not exist here, which does not mean that it does not
+    /// exist for the caller. Call it on a worker thread.
     pub(in crate::service) fn explain_missing(&self, named: Option<&Named>, error: Error) -> Error {
         let missing = |error: &Error| {
             matches!(error, Error::Lock(lock::Error::Missing(_) | lock::Error::NoSuchLockspace(_)))
@@ -245,12 +247,12 @@ impl Service {
         }
     }
 
-    /// Checks that the directory of a lockspace is what its name leads to for the caller. For a storage
-    /// thread.
+    /// Checks that the directory of a lockspace is the one that its name leads to for the caller.
+    /// Call it on a worker thread.
     ///
     /// # Errors
     ///
-    /// [`Error::ForeignName`], and what looking at the directory fails with.
+    /// [`Error::ForeignName`], and the errors of the access to the directory.
     pub fn check_lockspace(
         &self,
         caller: &CallerProcess,
@@ -264,8 +266,8 @@ impl Service {
         self.compare(caller, &[((name, Kind::Directory), id)])
     }
 
-    /// Checks that a directory that a caller names is there, and the same for the caller, unless the
-    /// caller's names lead where they lead for the service. For a storage thread.
+    /// Checks that a caller's directory exists and is the same one for the caller, unless the
+    /// caller's names lead to the same files as the service's. Call it on a worker thread.
     ///
     /// # Errors
     ///
@@ -286,7 +288,7 @@ impl Service {
         }
     }
 
-    /// Checks that a caller's names lead where they lead for the service, for a name that is not
+    /// Checks that a caller's names lead to the same files as the service's, for a name that is not
     /// looked up.
     ///
     /// # Errors
@@ -314,7 +316,7 @@ impl Service {
     }
 }
 
-/// Returns the id of what was found.
+/// Returns the id of the file that was found.
 fn id_of(goal: &Goal) -> Result<FileId, Error> {
     Ok(match goal {
         Goal::Disk(target) => target.file_id(),
@@ -342,14 +344,15 @@ impl Work for CheckShared {
     }
 }
 
-/// Resolves names and descriptors for a caller: each name has to lead to the same file for both.
+/// Resolves names and descriptors for a caller: each name must lead to the same file for the caller
+/// and for the service.
 #[derive(Debug)]
 pub struct ResolveFor {
     /// The service.
     pub service: Service,
     /// The caller.
     pub caller: Arc<CallerProcess>,
-    /// What to resolve.
+    /// The names and descriptors to resolve.
     pub requests: Vec<Resolve>,
 }
 
@@ -377,7 +380,7 @@ impl Work for ResolveFor {
     }
 }
 
-/// The name that a lookup is about; `None` for a descriptor.
+/// Returns the name in a lookup; `None` for a descriptor.
 pub(in crate::service) fn named_disk(by: &Arc<CallerProcess>, resolve: &Resolve) -> Option<Named> {
     match &resolve.wanted {
         Wanted::Path(path) => {
@@ -388,7 +391,7 @@ pub(in crate::service) fn named_disk(by: &Arc<CallerProcess>, resolve: &Resolve)
     }
 }
 
-/// The directory that the name of a lease begins with.
+/// Returns the directory that the name of a lease begins with.
 pub(in crate::service) fn named_lease(by: &Arc<CallerProcess>, lease: &LeaseName) -> Named {
     Named { by: Arc::clone(by), path: lease.directory().to_owned(), kind: Kind::Directory }
 }

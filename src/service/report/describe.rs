@@ -1,7 +1,8 @@
-//! A refusal in a sentence that a person can act on.
+//! Descriptions of refusals for people: a sentence with the holder, its user and its process.
 //!
-//! The table knows numbers; people know users. Looking those up reads the user database, which may be
-//! on the network, so it is a request like those to the file system, and made for refusals only.
+//! The table has user numbers; people know user names. A lookup of names reads the user database,
+//! which may be on the network, so it runs on the executor as file-system requests do, and only for
+//! refusals.
 //!
 //! Times are in UTC, since the reader may be in another time zone than the service. `vmlockctl` converts
 //! them to the user's.
@@ -20,10 +21,10 @@ use crate::service::lock::reclaim::wall_clock_of;
 use crate::service::process::identity::Users;
 use crate::service::report::user_names::user_name;
 
-/// How many holders are named; a disk may be shared by hundreds.
+/// The maximum number of holders that are named; hundreds may share a disk.
 pub(in crate::service) const NAMED: usize = 3;
 
-/// Describes the owners of this service that hold what was asked for.
+/// Describes the owners of this service that hold the requested resource.
 #[derive(Debug)]
 pub struct DescribeRefusal {
     /// The refusal.
@@ -32,20 +33,20 @@ pub struct DescribeRefusal {
     pub users: Users,
 }
 
-/// Says who else holds what was asked for.
+/// Describes the foreign holder of the requested resource.
 #[derive(Debug)]
 pub struct DescribeStranger(pub Stranger);
 
-/// Finds the names of the users that run holders' VMs. Comes with what is known of the process of
-/// each.
+/// Looks up the names of the users that run the VMs of holders. Takes each holder with its process,
+/// if known.
 #[derive(Debug)]
 pub struct HolderUsers(pub Vec<(Holder, Option<Process>)>);
 
-/// Finds the names of the users whose processes these are.
+/// Looks up the names of the users that run these processes.
 #[derive(Debug)]
 pub struct ProcessUsers(pub Processes);
 
-/// Users by name, and times in UTC.
+/// Formats users by name and times in UTC.
 struct Local;
 
 impl Words for Local {
@@ -85,7 +86,7 @@ impl Work for DescribeRefusal {
     }
 }
 
-/// The first of several holders in words, and how many more there are.
+/// Describes the first holders, and how many more there are.
 fn list(verb: &str, holders: &[&Holder], words: impl Fn(&Holder) -> String) -> String {
     if holders.is_empty() {
         return String::new();
@@ -98,7 +99,7 @@ fn list(verb: &str, holders: &[&Holder], words: impl Fn(&Holder) -> String) -> S
     format!("{verb}{}{more}", named.join(", and "))
 }
 
-/// Describes a holder, whose process this user runs.
+/// Describes a holder, whose process runs as `run_by`.
 fn sentence(resource: &str, holder: &Holder, run_by: Option<u32>) -> String {
     let (vm, through) = (vm(holder, run_by), through(resource, holder));
     let kept = kept_by(&holder.kept_by);
@@ -111,7 +112,7 @@ fn reservation(resource: &str, holder: &Holder, run_by: Option<u32>) -> String {
     format!("for {vm} until {}{through}", utc(until))
 }
 
-/// A VM with its UUID, process and user.
+/// Formats a VM with its UUID, process and user.
 fn vm(holder: &Holder, run_by: Option<u32>) -> String {
     let Holder { owner, name, why, pid, .. } = holder;
     let pid = if *pid == 0 { String::new() } else { format!(", pid {pid}") };
@@ -119,7 +120,7 @@ fn vm(holder: &Holder, run_by: Option<u32>) -> String {
     format!("VM \"{name}\" ({}{pid}, user {user}{})", owner.uuid, remark(why))
 }
 
-/// The name by which a holder locked the resource, where it is another one.
+/// Returns the name by which a holder locked the resource, if it is another one.
 fn through(resource: &str, holder: &Holder) -> String {
     let through = shown(&holder.resource);
     if through == resource {
@@ -140,7 +141,7 @@ impl Work for HolderUsers {
     type Answer = Vec<(Holder, String)>;
 
     fn perform(self) -> Self::Answer {
-        // Under libvirt the owner is root's, and its process runs as another user.
+        // Under libvirt the owner belongs to root, and its process runs as another user.
         let named = |(holder, process): (Holder, Option<Process>)| {
             let uid = process.map_or(holder.owner.uid, |process| process.uid);
             (holder, user_name(uid))
@@ -161,13 +162,13 @@ impl Work for ProcessUsers {
     }
 }
 
-/// A time to the second, in UTC, as RFC 3339 has it.
+/// Formats a time to the second, in UTC, as in RFC 3339.
 fn utc(micros: u64) -> String {
     let stamp = i64::try_from(micros).ok().and_then(|n| Timestamp::from_microsecond(n).ok());
     stamp.map_or_else(|| "an unknown time".to_owned(), |stamp| format!("{stamp:.0}"))
 }
 
-/// A time, and how long ago that is.
+/// Formats a time and how long ago it is.
 fn point_in_time(micros: u64) -> String {
     let then = utc(micros);
     match age(micros, crate::service::now()) {
@@ -183,7 +184,7 @@ mod tests {
     use crate::lock::{Mode, OwnerId};
 
     #[test]
-    fn a_refusal_reads_like_a_sentence() {
+    fn a_refusal_is_described_in_a_sentence() {
         let holder = Holder {
             lock: 1,
             owner: OwnerId::new(0, uuid::Uuid::from_u128(5)),

@@ -1,4 +1,5 @@
-//! The event log: what happens to owners and locks, as messages for people and fields for programs.
+//! The event log: what happens to owners and locks, as messages for people and as fields for
+//! programs.
 //!
 //! Every message of a kind ([`LogEvent`]) is logged here, except the refusal of a client of virtlockd's
 //! socket; so all messages of a kind have the same fields. A field holds its value unchanged; in a
@@ -35,7 +36,7 @@ impl Unsaid {
         Self { name, events }
     }
 
-    /// Logs that the owner holds again what it held before it was suspended.
+    /// Logs that the owner holds its locks from before its suspension again.
     pub(in crate::service) fn resumed(&self, id: OwnerId, locks: usize) {
         resumed(id, &self.name, locks);
     }
@@ -67,7 +68,7 @@ impl Service {
     }
 }
 
-/// Logs that an owner was opened; `why` is what its locks are for, if stated.
+/// Logs that an owner was opened; `why` is the purpose of its locks, if stated.
 pub fn opened(id: OwnerId, name: &str, why: &str) {
     tracing::info!(
         event = LogEvent::OwnerOpened.as_str(),
@@ -164,7 +165,7 @@ pub fn released(lock: &Lock, name: &str, reason: Reason) {
     );
 }
 
-/// Logs that an owner has the locks of another one; each is logged as acquired besides.
+/// Logs that an owner has the locks of another one; each lock is also logged as acquired.
 pub fn handed_over(to: (OwnerId, &str), from: (OwnerId, &str), locks: usize) {
     tracing::info!(
         event = LogEvent::HandedOver.as_str(),
@@ -190,12 +191,12 @@ pub(in crate::service) fn elsewhere(error: &Error) -> String {
     }
 }
 
-/// Returns one property of all holders, a line each.
+/// Returns one property of each holder, one line per holder.
 fn each(refusal: &Refusal, what: fn(&Holder) -> String) -> String {
     refusal.holders.iter().map(what).collect::<Vec<_>>().join("\n")
 }
 
-/// Logs that an owner is refused what other owners hold; `message` names them.
+/// Logs that an owner is refused a resource that other owners hold; `message` names them.
 pub fn refused(id: OwnerId, name: &str, refusal: &Refusal, message: &str) {
     tracing::info!(
         event = LogEvent::Refused.as_str(),
@@ -211,7 +212,7 @@ pub fn refused(id: OwnerId, name: &str, refusal: &Refusal, message: &str) {
     );
 }
 
-/// Logs that an owner is refused what a foreign holder has locked.
+/// Logs that an owner is refused a resource that a foreign holder has locked.
 pub fn refused_elsewhere(id: OwnerId, name: &str, resource: &str, message: &str) {
     tracing::info!(
         event = LogEvent::Refused.as_str(),
@@ -225,7 +226,7 @@ pub fn refused_elsewhere(id: OwnerId, name: &str, resource: &str, message: &str)
     );
 }
 
-/// Logs that the user `by` forces the release of locks; each is logged as released besides.
+/// Logs that the user `by` forces the release of locks; each lock is also logged as released.
 pub fn broken(id: OwnerId, name: &str, locks: &[u64], by: u32) {
     let numbers =
         |between: &str| locks.iter().map(ToString::to_string).collect::<Vec<_>>().join(between);
@@ -263,7 +264,7 @@ pub fn lost(lock: &Lock, name: &str, lost: &Lost) {
     );
 }
 
-/// Logs that a lock that was lost is held again.
+/// Logs that a lost lock is held again.
 pub fn regained(lock: &Lock, name: &str) {
     tracing::warn!(
         event = LogEvent::Regained.as_str(),
@@ -280,7 +281,7 @@ pub fn regained(lock: &Lock, name: &str) {
     );
 }
 
-/// Logs that an owner is suspended; each of its locks is logged as released besides.
+/// Logs that an owner is suspended; each of its locks is also logged as released.
 pub fn suspended(id: OwnerId, name: &str, locks: usize, by: u32) {
     tracing::info!(
         event = LogEvent::Suspended.as_str(),
@@ -295,7 +296,7 @@ pub fn suspended(id: OwnerId, name: &str, locks: usize, by: u32) {
     );
 }
 
-/// Logs that an owner is resumed; each of its locks is logged as acquired besides.
+/// Logs that an owner is resumed; each of its locks is also logged as acquired.
 pub fn resumed(id: OwnerId, name: &str, locks: usize) {
     tracing::info!(
         event = LogEvent::Resumed.as_str(),
@@ -309,7 +310,7 @@ pub fn resumed(id: OwnerId, name: &str, locks: usize) {
     );
 }
 
-/// Logs what the service has restored from the instance before it.
+/// Logs what the service restored from the previous instance.
 pub fn restored(owners: usize, locks: usize) {
     if owners > 0 {
         let s = if owners == 1 { "" } else { "s" };

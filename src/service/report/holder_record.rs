@@ -1,4 +1,4 @@
-//! Who takes a lock, as the record beside it tells other hosts.
+//! Holder records beside locks, which name the holder to other hosts.
 
 use std::cell::OnceCell;
 use std::sync::Arc;
@@ -15,20 +15,22 @@ use crate::service::core::state::State;
 use crate::service::report::user_names::recent_name;
 
 impl Service {
-    /// This host, as records name it; `None` where nothing tells it from others.
+    /// Returns this host as holder records name it; `None` if nothing distinguishes it from other
+    /// hosts.
     #[must_use]
     pub fn host(&self) -> Option<Arc<Host>> {
         self.state().settings.lockspaces.host.clone()
     }
 
-    /// What this host is called.
+    /// Returns the name of this host.
     #[must_use]
     pub fn host_name(&self) -> String {
         self.host().map_or_else(system_name, |host| host.name())
     }
 
-    /// Signs locks that an owner gets now. Its user is looked up where he will be recorded, and once
-    /// for all of them; so this is for a storage thread.
+    /// Returns a function that makes the holder records of locks that an owner acquires now. The
+    /// name of the owner's user is looked up if a record needs it, once for all locks; so call it
+    /// on a worker thread.
     pub(in crate::service) fn signer(&self, id: OwnerId) -> impl Fn(&Lock) -> Signature {
         let of_owner = of_owner(&self.state(), id, 0);
         let user = OnceCell::new();
@@ -44,7 +46,7 @@ impl Service {
         }
     }
 
-    /// Says where holders can't be recorded.
+    /// Logs lockspaces and disks in which holder records cannot be written.
     pub(in crate::service) fn say_unrecorded(held: &[Arc<Held>]) {
         for Unrecorded { directory, cause } in held.iter().filter_map(|held| held.unrecorded()) {
             let directory = shown_path(&directory);
@@ -55,7 +57,8 @@ impl Service {
         }
     }
 
-    /// Has the records beside an owner's locks say what is known of it by now. For a storage thread.
+    /// Rewrites the holder records of an owner's locks with the owner's current state. Call it on a
+    /// worker thread.
     pub(in crate::service) fn sign_anew(&self, id: OwnerId) {
         let held: Vec<(u64, u64, Arc<Held>)> = {
             let state = self.state();
@@ -81,7 +84,7 @@ impl Service {
     }
 }
 
-/// The signature of an owner, its user not looked up.
+/// Returns the holder record of an owner without the name of its user.
 pub(in crate::service) fn of_owner(state: &State, id: OwnerId, since: u64) -> Signature {
     let lockspaces = &state.settings.lockspaces;
     let owner = state.table.owner(id);

@@ -1,8 +1,8 @@
-//! How often what happened, and how long it took: numbers for whoever watches a host.
+//! Metrics: counters and histograms for the monitoring of a host.
 //!
-//! They begin at zero with the program; only the locks that it took up are counted at once, so that
-//! those restored and those granted, less those released, are the ones that there are. Each number
-//! is counted for itself: read together, they may be apart by what is just happening.
+//! All counters start at zero with the program, except that restored locks are counted at once; so
+//! the locks restored and granted, minus those released, are the locks that exist. Each counter is
+//! updated separately: a snapshot of all of them may differ by the events in progress.
 
 use std::array;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use crate::lock::{Event, Proof};
 use crate::service::{Service, now};
 
-/// The upper bounds of what grants take, in microseconds.
+/// The upper bounds of the buckets for the time to a grant, in microseconds.
 const GRANTS: [u64; 16] = [
     50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
     1_000_000, 2_500_000, 10_000_000,
 ];
 
-/// The upper bounds of what waiting takes, in microseconds: a disk is waited for until a machine
-/// ends, and that may take the night.
+/// The upper bounds of the buckets for the time of a wait, in microseconds. A wait for a disk lasts
+/// until a VM ends, which may be hours.
 const WAITS: [u64; 12] = [
     1_000,
     10_000,
@@ -34,7 +34,7 @@ const WAITS: [u64; 12] = [
     28_800_000_000,
 ];
 
-/// A number that grows.
+/// A counter that only grows.
 #[derive(Debug, Default)]
 struct Counter(AtomicU64);
 
@@ -48,11 +48,11 @@ impl Counter {
     }
 }
 
-/// How many took how long.
+/// A histogram of durations.
 #[derive(Debug)]
 struct Times<const N: usize> {
     bounds: &'static [u64; N],
-    /// One for each bound: those that took no longer, but longer than the bound before.
+    /// For each bound, the number of durations up to this bound and above the previous one.
     counts: [AtomicU64; N],
     longer: AtomicU64,
     sum: AtomicU64,
@@ -83,7 +83,7 @@ impl<const N: usize> Times<N> {
     }
 }
 
-/// What is counted.
+/// The counters of the service.
 #[derive(Debug)]
 pub struct Counts {
     since: u64,
@@ -128,23 +128,24 @@ impl Default for Counts {
 }
 
 impl Counts {
-    /// An owner was opened.
+    /// Counts an owner that was opened.
     pub fn opened(&self) {
         self.opened.add(1);
     }
 
-    /// An owner has ended.
+    /// Counts an owner that has ended.
     pub fn ended(&self) {
         self.ended.add(1);
     }
 
-    /// So many locks were taken up from the program before this one.
+    /// Counts locks that were restored from the previous instance of the program.
     pub fn restored(&self, locks: usize) {
         self.restored.add(locks);
     }
 
-    /// So many locks were given to a request that was begun then. How long one took that had to
-    /// wait is told by [`Self::waited`] instead; and one that got nothing new took nothing.
+    /// Counts locks that were granted to a request that started at `begun`. The duration is
+    /// recorded unless the request waited ([`Self::waited`] records that) or was granted no new
+    /// lock.
     pub fn granted(&self, locks: usize, begun: Instant, waited: bool) {
         self.granted.add(locks);
         if locks > 0 && !waited {
@@ -152,93 +153,93 @@ impl Counts {
         }
     }
 
-    /// What of these is the end of a lock.
+    /// Counts the releases among these events.
     pub fn released(&self, events: &[Event]) {
         let ends = events.iter().filter(|event| matches!(event, Event::LockReleased(..)));
         self.released.add(ends.count());
     }
 
-    /// Locks that one owner has in another's place: these are given and given up.
+    /// Counts the locks that were transferred to another owner, each as granted and as released.
     pub fn moved(&self, events: &[Event]) {
         let given = events.iter().filter(|event| matches!(event, Event::LockAcquired(_)));
         self.granted.add(given.count());
         self.released(events);
     }
 
-    /// So many locks are given up because somebody else than their owner wants that.
+    /// Counts locks whose release was forced.
     pub fn broken(&self, locks: usize) {
         self.broken.add(locks);
     }
 
-    /// A lock is not there.
+    /// Counts a lock that was found lost.
     pub fn lost(&self) {
         self.lost.add(1);
     }
 
-    /// One that was lost is there again.
+    /// Counts a lost lock that is held again.
     pub fn regained(&self) {
         self.regained.add(1);
     }
 
-    /// A request was refused for what somebody else holds.
+    /// Counts a request that was refused because of another holder.
     pub fn refused(&self) {
         self.refused.add(1);
     }
 
-    /// A request waited so long, whatever came of it.
+    /// Counts a request that waited, and records for how long, whatever its outcome.
     pub fn waited(&self, time: Duration) {
         self.waited.add(1);
         self.waits.add(time);
     }
 
-    /// It got nothing by then; [`Self::waited`] is told besides.
+    /// Counts a wait that timed out; [`Self::waited`] is called as well.
     pub fn timed_out(&self) {
         self.timed_out.add(1);
     }
 
-    /// It was withdrawn; [`Self::waited`] is told besides.
+    /// Counts a wait that was cancelled; [`Self::waited`] is called as well.
     pub fn cancelled(&self) {
         self.cancelled.add(1);
     }
 
-    /// A caller may not do what he asked for.
+    /// Counts a request whose caller is not authorized.
     pub fn denied(&self) {
         self.denied.add(1);
     }
 }
 
-/// How many took how long.
+/// A histogram of durations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Histogram {
-    /// Upper bounds in microseconds, and how many took no longer than that.
+    /// Upper bounds in microseconds, each with the number of durations up to it (cumulative).
     pub buckets: Vec<(u64, u64)>,
-    /// How many there were, those above the last bound included.
+    /// The number of all durations, including those above the last bound.
     pub count: u64,
-    /// All their times together, in microseconds.
+    /// The sum of all durations, in microseconds.
     pub sum: u64,
 }
 
-/// What was counted, and what there is.
+/// A snapshot of all counters, gauges and histograms.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    /// Since when it is counted, in microseconds since 1970.
+    /// When counting started, in microseconds since 1970.
     pub since: u64,
-    /// What grows, and what there is at this moment, by the keys used on the bus.
+    /// Counters and gauges by their keys on the bus.
     pub numbers: Vec<(&'static str, u64)>,
-    /// What grants took.
+    /// Times to a grant.
     pub grants: Histogram,
-    /// What waiting took.
+    /// Times of waits.
     pub waits: Histogram,
 }
 
 impl Service {
-    /// What is counted.
+    /// Returns the counters of the service.
     #[must_use]
     pub fn counts(&self) -> &Counts {
         &self.0.counts
     }
 
-    /// All numbers.
+    /// Returns a snapshot of all metrics.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         let (owners, locks, lost, waiting) = {
@@ -281,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_time_is_in_its_bucket_and_in_those_above() {
+    fn a_duration_counts_in_its_bucket_and_in_higher_ones() {
         let times = Times::within(&GRANTS);
         for usec in [0, 50, 51, 2_000_000, 3_600_000_000] {
             times.add(Duration::from_micros(usec));

@@ -1,5 +1,5 @@
-//! What the service reports: the event log ([`event_log`]), metrics ([`metrics`]), refusals in words
-//! ([`describe`]) and holder records for other hosts ([`holder_record`]).
+//! Reports of the service: the event log ([`event_log`]), metrics ([`metrics`]), descriptions of
+//! refusals ([`describe`]) and holder records for other hosts ([`holder_record`]).
 
 pub mod describe;
 pub mod event_log;

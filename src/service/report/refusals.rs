@@ -1,4 +1,4 @@
-//! Refusals on their way to whoever asked, and to those who watch.
+//! Refusals: described for the caller and published for observers.
 
 use super::describe::{DescribeRefusal, DescribeStranger, NAMED};
 use crate::inspector::Requester;
@@ -12,7 +12,7 @@ use crate::service::report::event_log;
 use crate::service::{Error, Service};
 
 impl Service {
-    /// Describes the owners that hold these locks on a resource; `None` where there are none.
+    /// Describes the owners that hold these locks on a resource; `None` if there are none.
     pub async fn describe_holders(
         &self,
         requester: Requester,
@@ -26,18 +26,19 @@ impl Service {
         let refusal = Refusal { resource, holders, ahead: None, users: Processes::default() };
         let error = lock::Error::Held(Box::new(refusal)).into();
         let tell = Tell { service: self.clone(), requester, error };
-        // Without the description the refusal says less; a failure is logged where it happens.
+        // Without the description the refusal has fewer details; the failure is logged where it
+        // happens.
         self.storage().run(tell).await.ok().map(|error| error.to_string())
     }
 
-    /// Puts a refusal into a sentence, and tells those who watch the resource of it. Looks users
-    /// up, so it is for a storage thread.
+    /// Describes a refusal and publishes it to the observers of the resource. Looks up users: call
+    /// it on a worker thread.
     pub(in crate::service) fn describe(&self, id: OwnerId, mut error: Error) -> Error {
         self.name_holder(id, &mut error);
         self.say_refused(id, &event_log::elsewhere(&error), self.contended(id, error))
     }
 
-    /// Describes why a request waits. A foreign holder is named in the table, too.
+    /// Describes why a request waits. A foreign holder is entered in the table as well.
     pub(in crate::service) fn describe_wait(
         &self,
         id: OwnerId,
@@ -60,7 +61,7 @@ impl Service {
                 holders: refusal.holders.iter().map(|holder| holder.owner).collect(),
                 owner: id,
             };
-            // For others: the one who is refused has his answer.
+            // For other observers; the refused caller has the error itself.
             drop(self.state().publish(vec![event]));
         }
         match (self.told(self.requester(id), error), own) {
@@ -71,7 +72,7 @@ impl Service {
         }
     }
 
-    /// Puts a refusal into a sentence. Looks users up, so it is for a storage thread.
+    /// Describes a refusal. Looks up users: call it on a worker thread.
     pub(in crate::service) fn told(&self, requester: Requester, error: Error) -> Error {
         match error {
             Error::Lock(lock::Error::Held(refusal)) => {
@@ -90,16 +91,17 @@ impl Service {
     }
 }
 
-/// Returns the lock of the refused owner itself that is in its way. Over libvirt's protocol every
-/// request counts as one of another owner, since a guest that lists one disk twice must not start.
+/// Returns the lock of the refused owner itself that conflicts with its request. Over libvirt's
+/// protocol every request conflicts with the owner's own locks too, since a guest that lists one
+/// disk twice must not start.
 fn own_lock(id: OwnerId, error: &Error) -> Option<u64> {
     let Error::Lock(lock::Error::Held(refusal)) = error else { return None };
     let own = |holder: &&Holder| holder.owner == id && holder.reserved_until.is_none();
     refusal.holders.iter().find(own).map(|holder| holder.lock)
 }
 
-/// Says what an owner can do about its own lock. libvirt 9 to 12 leaves the lock of a base image
-/// behind after `snapshot-delete` and after `blockcommit` of an inactive image.
+/// Returns advice on an owner's own lock. libvirt 9 to 12 does not release the lock of a base image
+/// after `snapshot-delete` and after `blockcommit` of an inactive image.
 fn advice_on_own(lock: &Lock) -> String {
     let number = lock.id;
     let lost = match lock.proof {
@@ -112,7 +114,7 @@ fn advice_on_own(lock: &Lock) -> String {
     )
 }
 
-/// Puts a refusal into a sentence.
+/// Describes a refusal on a worker thread.
 #[derive(Debug)]
 pub(in crate::service) struct Tell {
     pub(in crate::service) service: Service,

@@ -1,39 +1,39 @@
 //! The names of users.
 //!
-//! The user database may be on the network and not answer, and any user can cause lookups, by being
-//! refused or by asking who holds a disk. So a user is looked up by one thread at a time, and not again
-//! while that hangs, and no user is looked up while several lookups hang: the number stands for the name
-//! then.
+//! The user database may be on the network and hang, and any user can cause lookups: by a refused
+//! request or by a query for the holder of a disk. So one user is looked up by one thread at a
+//! time, and not again while that lookup hangs, and no user is looked up while several lookups
+//! hang; the number then replaces the name.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A lookup that has taken this long hangs.
+/// A lookup that takes this long hangs.
 const HUNG: Duration = Duration::from_secs(1);
-/// How many lookups may hang before no further one begins.
+/// How many lookups may hang before no further one starts.
 const HUNG_MAX: usize = 4;
 
-/// How long a name is taken for what it was.
+/// How long a cached name is valid.
 const FRESH: Duration = Duration::from_secs(60);
-/// How many are remembered; more are looked up each time.
+/// The size of the cache; further users are looked up each time.
 const REMEMBERED: usize = 1024;
 
-/// Names that were looked up a short while ago.
+/// The cache of names that were looked up recently.
 static KNOWN: Mutex<Option<HashMap<u32, (String, Instant)>>> = Mutex::new(None);
 
-/// Lookups in the user database.
+/// The lookups in the user database.
 static LOOKUPS: Lookups = Lookups { running: Mutex::new(BTreeMap::new()), ended: Condvar::new() };
 
 #[derive(Debug)]
 struct Lookups {
-    /// The users that are looked up, each with the time from which on the lookup hangs.
+    /// The users that are being looked up, each with the time from which its lookup counts as hung.
     running: Mutex<BTreeMap<u32, Instant>>,
     ended: Condvar,
 }
 
 impl Lookups {
-    /// Returns a user's name; `None` where there is none, or the lookup hangs.
+    /// Returns a user's name; `None` if there is none or the lookup hangs.
     fn name(&self, uid: u32, look_up: impl FnOnce(u32) -> Option<String>) -> Option<String> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -58,15 +58,15 @@ impl Lookups {
     }
 }
 
-/// A user's name, or the number where there is none. The user database may be on the network.
+/// Returns a user's name, or the number if there is none. The user database may be on the network.
 pub(in crate::service) fn user_name(uid: u32) -> String {
     let look_up = |uid: u32| nix::unistd::User::from_uid(uid.into()).ok().flatten();
-    // No such user, or a user database that fails: the number says it too.
+    // No such user, or the user database fails: the number identifies the user too.
     let name = LOOKUPS.name(uid, |uid| look_up(uid).map(|user| user.name));
     name.unwrap_or_else(|| uid.to_string())
 }
 
-/// The same, for who asks often: it may be out of date by a minute.
+/// Returns a user's name for a frequent caller: it is cached, so up to one minute old.
 pub(in crate::service) fn recent_name(uid: u32) -> String {
     let now = Instant::now();
     let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,14 +92,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_the_same_twice() {
+    fn a_cached_name_is_the_same() {
         assert_eq!((user_name(0), recent_name(0)), ("root".to_owned(), "root".to_owned()));
         assert_eq!(recent_name(0), "root");
         assert_eq!(recent_name(4_000_000_000), "4000000000");
     }
 
     #[test]
-    fn lookups_that_hang_take_few_threads() {
+    fn hung_lookups_occupy_few_threads() {
         use std::sync::mpsc::channel;
         let lookups = Lookups { running: Mutex::default(), ended: Condvar::new() };
         let name = |name: &str| Some(name.to_owned());
@@ -119,7 +119,7 @@ mod tests {
                 });
                 begins.recv().unwrap();
             }
-            // Waits until that lookup hangs, and does not begin another one.
+            // Waits until that lookup hangs, and starts no other one.
             assert_eq!(lookups.name(2, |_| panic!("looked up twice")), None);
             assert_eq!(lookups.name(9, |_| name("web")), name("web"));
             let hangs_at = Instant::now();

@@ -1,4 +1,4 @@
-//! Requests that are not authorized.
+//! Log messages on requests that are not authorized.
 
 use std::fmt::Display;
 
@@ -6,7 +6,7 @@ use super::words::short;
 use crate::catalog::LogEvent;
 use crate::lock::text::escape::shown;
 
-/// Logs that a caller of the user `uid` is not authorized for what it requested.
+/// Logs that a caller of the user `uid` is not authorized for its request.
 pub fn denied(uid: u32, deed: &Denied<'_>, error: impl Display) {
     // An owner that is to be opened may have no UUID yet.
     let uuid = deed.uuid.filter(|uuid| !uuid.is_empty());
@@ -33,7 +33,7 @@ pub fn denied(uid: u32, deed: &Denied<'_>, error: impl Display) {
 /// A request for which its caller is not authorized.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Denied<'d> {
-    /// The cause, in a word.
+    /// The cause, in one word.
     pub why: &'d str,
     /// The caller's connection to the bus.
     pub sender: Option<&'d str>,
@@ -43,8 +43,8 @@ pub struct Denied<'d> {
     pub action: Option<&'d str>,
     /// The resource that was requested.
     pub resource: Option<&'d str>,
-    /// The UUID of the VM, as far as it is known.
+    /// The UUID of the VM, if known.
     pub uuid: Option<&'d str>,
-    /// The name of the VM, as far as it is known.
+    /// The name of the VM, if known.
     pub vm: Option<&'d str>,
 }

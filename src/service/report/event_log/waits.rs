@@ -1,4 +1,4 @@
-//! Requests that wait.
+//! Log messages on requests that wait.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::lock::model::refusal::Refusal;
 use crate::lock::text::escape::shown;
 use crate::lock::{Mode, OwnerId};
 
-/// Logs that an owner begins to wait for what other owners hold, or are to be granted first.
+/// Logs that an owner starts to wait for a resource that other owners hold or have priority for.
 pub fn waiting(id: OwnerId, name: &str, refusal: &Refusal, message: &str) {
     tracing::info!(
         event = LogEvent::Waiting.as_str(),
@@ -25,7 +25,7 @@ pub fn waiting(id: OwnerId, name: &str, refusal: &Refusal, message: &str) {
     );
 }
 
-/// Logs that an owner begins to wait for what a foreign holder has locked.
+/// Logs that an owner starts to wait for a resource that a foreign holder has locked.
 pub fn waiting_elsewhere(id: OwnerId, name: &str, resource: &str, message: &str) {
     tracing::info!(
         event = LogEvent::Waiting.as_str(),
@@ -46,9 +46,9 @@ pub enum Outcome {
     Granted,
     /// The time limit of the wait has expired.
     TimedOut,
-    /// The wait was cancelled, or its caller or owner is gone.
+    /// The wait was cancelled, or its caller or owner no longer exists.
     Cancelled,
-    /// The locks can't be granted any more.
+    /// The locks can no longer be granted.
     Failed,
 }
 

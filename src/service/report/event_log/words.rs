@@ -1,4 +1,4 @@
-//! How log messages name a VM, a number of locks, a length of time, and the reason of a release.
+//! The forms of a VM, a number of locks, a duration and the reason of a release in log messages.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,10 +6,10 @@ use std::time::Duration;
 use crate::lock::text::escape::shown;
 use crate::lock::{OwnerId, Reason};
 
-/// The number of digits of a UUID in a message; the fields of the entry have all of it.
+/// The number of digits of a UUID in a message; the fields of the entry have the whole UUID.
 const DIGITS: usize = 8;
 
-/// Returns the beginning of a UUID, or of what a caller passed as one.
+/// Returns the beginning of a UUID, or of a caller's string in its place.
 pub(super) fn short(uuid: &str) -> String {
     shown(&uuid.chars().take(DIGITS).collect::<String>())
 }
@@ -23,7 +23,7 @@ pub struct Vm<'v>(pub OwnerId, pub &'v str);
 impl fmt::Display for Vm<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(OwnerId { uid, uuid, process }, name) = self;
-        // An owner that has been removed meanwhile has no name any more.
+        // An owner that was removed meanwhile has no name.
         let name = if name.is_empty() { String::new() } else { format!(" \"{}\"", shown(name)) };
         write!(f, "VM{name} ({}, uid {uid}", short(&uuid.to_string()))?;
         if *process != 0 {
@@ -42,7 +42,7 @@ impl fmt::Display for Locks {
     }
 }
 
-/// A length of time in a message: `0.3 s`, `75 s`.
+/// A duration in a message: `0.3 s`, `75 s`.
 pub(in crate::service) fn seconds(time: Duration) -> String {
     if time < Duration::from_secs(10) {
         format!("{:.1} s", time.as_secs_f64())
@@ -51,7 +51,7 @@ pub(in crate::service) fn seconds(time: Duration) -> String {
     }
 }
 
-/// Returns why an owner ended, as it stands behind a colon.
+/// Returns the reason why an owner ended, in the form that follows a colon.
 pub(super) fn because_ended(reason: Reason) -> &'static str {
     match reason {
         Reason::OwnerGone => "its last process, lifeline or connection ended",
@@ -59,7 +59,7 @@ pub(super) fn because_ended(reason: Reason) -> &'static str {
     }
 }
 
-/// Returns why a lock was released, as it stands behind a colon.
+/// Returns the reason why a lock was released, in the form that follows a colon.
 pub(super) fn because(reason: Reason) -> &'static str {
     match reason {
         Reason::Released => "released on request",
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_caller_passed_as_a_uuid_is_cut_at_a_character() {
+    fn a_string_in_place_of_a_uuid_is_cut_at_a_character() {
         assert_eq!(short("4dea22b3-1d52"), "4dea22b3");
         assert_eq!(short("äöüäöüäöü"), "äöüäöüäö");
         assert_eq!(short("a\n"), "a\\n");
